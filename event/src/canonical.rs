@@ -1,0 +1,346 @@
+//! The canonical event: what every provider's deliveries become, on the bus and in the event store.
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::{EmailHash, Identifier, MailboxProvider, Timestamp, UniversalId};
+
+/// The version of [`Event`]'s stored form that this build writes. It reads every version up to it.
+pub const SCHEMA_VERSION: u16 = 1;
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the names are the documentation; wit/1.0.0/connector.wit tells each in a sentence")]
+pub enum EventType {
+    Sent,
+    Delivered,
+    Deferred,
+    Bounced,
+    Rejected,
+    Opened,
+    Clicked,
+    Unsubscribed,
+    Resubscribed,
+    MarkedSpam,
+    Replied,
+    Converted,
+    SiteVisit,
+    ProductView,
+    SmsClick,
+    PushClick,
+    SupportTicket,
+}
+
+impl EventType {
+    /// All types, in the order of the contract.
+    pub const ALL: [Self; 17] = [
+        Self::Sent,
+        Self::Delivered,
+        Self::Deferred,
+        Self::Bounced,
+        Self::Rejected,
+        Self::Opened,
+        Self::Clicked,
+        Self::Unsubscribed,
+        Self::Resubscribed,
+        Self::MarkedSpam,
+        Self::Replied,
+        Self::Converted,
+        Self::SiteVisit,
+        Self::ProductView,
+        Self::SmsClick,
+        Self::PushClick,
+        Self::SupportTicket,
+    ];
+
+    /// The type's name in stored data and APIs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sent => "sent",
+            Self::Delivered => "delivered",
+            Self::Deferred => "deferred",
+            Self::Bounced => "bounced",
+            Self::Rejected => "rejected",
+            Self::Opened => "opened",
+            Self::Clicked => "clicked",
+            Self::Unsubscribed => "unsubscribed",
+            Self::Resubscribed => "resubscribed",
+            Self::MarkedSpam => "marked_spam",
+            Self::Replied => "replied",
+            Self::Converted => "converted",
+            Self::SiteVisit => "site_visit",
+            Self::ProductView => "product_view",
+            Self::SmsClick => "sms_click",
+            Self::PushClick => "push_click",
+            Self::SupportTicket => "support_ticket",
+        }
+    }
+
+    /// The type with this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|event_type| event_type.as_str() == name)
+    }
+}
+
+impl fmt::Display for EventType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Whether a bounce is for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BounceType {
+    /// For good.
+    Hard,
+    /// For now.
+    Soft,
+}
+
+impl BounceType {
+    /// The name in stored data and APIs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Hard => "hard",
+            Self::Soft => "soft",
+        }
+    }
+}
+
+/// One event about one person. Holds no raw address: the host hashes identities and redacts free text before it
+/// makes one. Serialized as JSON on the bus; additions only append, and bump [`SCHEMA_VERSION`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Version of this form, see [`SCHEMA_VERSION`].
+    pub schema_version: u16,
+    /// Deterministic id, see [`event_id`].
+    pub event_id: String,
+    /// What happened.
+    pub event_type: EventType,
+    /// When it happened.
+    pub timestamp: Timestamp,
+    /// The provider's slug.
+    pub esp: String,
+    /// The operator's account at the provider.
+    pub account: String,
+    /// The person, as this event alone tells it.
+    pub universal_id: UniversalId,
+    /// Hash of the recipient's address, where the event has one.
+    pub recipient_email_hash: Option<EmailHash>,
+    /// Coarse class of the recipient's mailbox, where the event has an address.
+    pub mailbox_provider: Option<MailboxProvider>,
+    /// All identities that the event shows, strongest first, the address's hash included.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub identifiers: Vec<Identifier>,
+    /// Campaign id.
+    pub campaign_id: Option<String>,
+    /// Campaign name.
+    pub campaign_name: Option<String>,
+    /// The provider's id of the message.
+    pub message_id: Option<String>,
+    /// Subject.
+    pub subject: Option<String>,
+    /// Link that was followed.
+    pub click_url: Option<String>,
+    /// Hard or soft, for bounces.
+    pub bounce_type: Option<BounceType>,
+    /// The provider's words.
+    pub reason: Option<String>,
+    /// User agent of the recipient.
+    pub user_agent: Option<String>,
+    /// Network address of the recipient's device.
+    pub ip_address: Option<String>,
+    /// Tags or categories.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// What the sender attached.
+    #[serde(default)]
+    pub metadata: BTreeMap<String, String>,
+    /// The provider's own word on whether a machine did it.
+    pub is_machine: Option<bool>,
+    /// The provider's own id of this event.
+    pub provider_event_id: Option<String>,
+    /// Plugin that read it, `slug@version`.
+    pub plugin: String,
+    /// When the host took it in.
+    pub ingested_at: Timestamp,
+}
+
+/// A stored event has a form that this build does not know.
+#[derive(Debug, thiserror::Error)]
+pub enum UnsupportedSchema {
+    /// Written by a newer build.
+    #[error("event has schema version {found}, this build reads up to {SCHEMA_VERSION}: upgrade the reader")]
+    TooNew {
+        /// The version found.
+        found: u16,
+    },
+    /// Not an event at all.
+    #[error("not an event: {0}")]
+    Malformed(#[from] serde_json::Error),
+}
+
+impl Event {
+    /// The event as it is written to the bus.
+    pub fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("an event has only string keys and serializable values")
+    }
+
+    /// Reads an event of any version up to [`SCHEMA_VERSION`].
+    ///
+    /// # Errors
+    /// [`UnsupportedSchema`] when it is newer than that, or no event.
+    pub fn from_json(bytes: &[u8]) -> Result<Self, UnsupportedSchema> {
+        #[derive(Deserialize)]
+        struct Version {
+            schema_version: u16,
+        }
+        let Version { schema_version } = serde_json::from_slice(bytes)?;
+        if schema_version > SCHEMA_VERSION {
+            return Err(UnsupportedSchema::TooNew { found: schema_version });
+        }
+        Ok(serde_json::from_slice(bytes)?)
+    }
+}
+
+/// The id of an event: the first 128 bits of a SHA-256, as 32 hexadecimal digits, over provider, account, type,
+/// time, person and the provider's event id; where it gives none, over everything that the event says. The same
+/// delivery read twice gives the same ids; the people of one fanned-out message get different ones.
+///
+/// `event.event_id`, `plugin`, `ingested_at` and `schema_version` do not enter it.
+pub fn event_id(event: &Event) -> String {
+    let mut hash = Sha256::new();
+    // Length-prefixed, so that no two different lists of fields give the same bytes.
+    let mut field = |bytes: &[u8]| {
+        hash.update((bytes.len() as u64).to_le_bytes());
+        hash.update(bytes);
+    };
+    field(b"sendflowr/event-id/1");
+    field(event.esp.as_bytes());
+    field(event.account.as_bytes());
+    field(event.event_type.as_str().as_bytes());
+    field(&event.timestamp.as_millis().to_le_bytes());
+    field(event.universal_id.as_str().as_bytes());
+    match &event.provider_event_id {
+        Some(id) => {
+            field(b"provider");
+            field(id.as_bytes());
+        }
+        None => {
+            field(b"content");
+            let optional = [
+                &event.campaign_id,
+                &event.campaign_name,
+                &event.message_id,
+                &event.subject,
+                &event.click_url,
+                &event.reason,
+                &event.user_agent,
+                &event.ip_address,
+            ];
+            for text in optional {
+                field(text.as_deref().unwrap_or_default().as_bytes());
+            }
+            field(event.bounce_type.map_or("", BounceType::as_str).as_bytes());
+            field(&[event.is_machine.map_or(2, u8::from)]);
+            for tag in &event.tags {
+                field(tag.as_bytes());
+            }
+            for (name, value) in &event.metadata {
+                field(name.as_bytes());
+                field(value.as_bytes());
+            }
+        }
+    }
+    hex::encode(&hash.finalize()[..16])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Hasher;
+
+    fn sample() -> Event {
+        let identifier = Hasher::new().email_identifier("ann@example.com").unwrap();
+        Event {
+            schema_version: SCHEMA_VERSION,
+            event_id: String::new(),
+            event_type: EventType::Clicked,
+            timestamp: "2026-01-10T12:00:00.123Z".parse().unwrap(),
+            esp: "sendgrid".into(),
+            account: "default".into(),
+            universal_id: UniversalId::from_identifier(&identifier),
+            recipient_email_hash: EmailHash::parse(&identifier.value),
+            mailbox_provider: Some(MailboxProvider::Other),
+            identifiers: vec![identifier],
+            campaign_id: None,
+            campaign_name: None,
+            message_id: Some("m1".into()),
+            subject: None,
+            click_url: Some("https://example.com/".into()),
+            bounce_type: None,
+            reason: None,
+            user_agent: None,
+            ip_address: None,
+            tags: vec!["news".into()],
+            metadata: BTreeMap::from([("order".into(), "42".into())]),
+            is_machine: None,
+            provider_event_id: None,
+            plugin: "sendgrid@1.0.0".into(),
+            ingested_at: "2026-01-10T12:00:01.000Z".parse().unwrap(),
+        }
+    }
+
+    #[test]
+    fn survives_the_bus() {
+        let event = sample();
+        assert_eq!(Event::from_json(&event.to_json()).unwrap(), event);
+    }
+
+    /// One sample of every version is kept for good: a build that cannot read one of them must not ship.
+    #[test]
+    fn reads_every_stored_version() {
+        let v1 = include_bytes!("../samples/event-v1.json");
+        let event = Event::from_json(v1).unwrap();
+        assert_eq!(event.event_type, EventType::Clicked);
+        assert_eq!(event.metadata["order"], "42");
+    }
+
+    #[test]
+    fn refuses_newer_versions_by_name() {
+        let mut event = sample();
+        event.schema_version = SCHEMA_VERSION + 1;
+        let error = Event::from_json(&event.to_json()).unwrap_err();
+        assert!(matches!(error, UnsupportedSchema::TooNew { found } if found == SCHEMA_VERSION + 1));
+        assert!(matches!(Event::from_json(b"{}"), Err(UnsupportedSchema::Malformed(_))));
+    }
+
+    #[test]
+    fn the_id_follows_from_what_happened_only() {
+        let event = sample();
+        let id = event_id(&event);
+        let later = Event { ingested_at: event.ingested_at.plus_millis(5), plugin: "x@2".into(), ..event.clone() };
+        assert_eq!(event_id(&later), id);
+        let other_url = Event { click_url: Some("https://example.com/2".into()), ..event.clone() };
+        assert_ne!(event_id(&other_url), id);
+
+        let named = Event { provider_event_id: Some("e1".into()), ..event };
+        let renamed_link = Event { click_url: None, ..named.clone() };
+        assert_eq!(event_id(&named), event_id(&renamed_link), "the provider's id speaks for the content");
+        let other_account = Event { account: "eu".into(), ..named.clone() };
+        assert_ne!(event_id(&other_account), event_id(&named));
+    }
+
+    #[test]
+    fn every_type_has_one_name() {
+        for event_type in EventType::ALL {
+            assert_eq!(EventType::parse(event_type.as_str()), Some(event_type));
+            assert_eq!(serde_json::to_value(event_type).unwrap(), event_type.as_str());
+        }
+        assert_eq!(EventType::parse("open"), None);
+    }
+}

@@ -1,0 +1,301 @@
+//! From addresses and provider ids to hashes and universal ids.
+//!
+//! Raw addresses and phone numbers never leave the host: what leaves it is what [`Hasher`] makes of them. Every
+//! function here is deterministic, so that ingestion never waits for a database: the universal id of an event follows
+//! from the event alone, and what is learned later about who belongs together is recorded as aliases.
+
+use std::fmt;
+
+use hmac::{Hmac, KeyInit, Mac};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use unicode_normalization::UnicodeNormalization;
+
+/// Hex SHA-256 of a normalized address, or HMAC-SHA-256 of it when a pepper is configured. 64 lower-case digits.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct EmailHash(String);
+
+impl EmailHash {
+    /// Takes a hash made elsewhere (by the caller of an API), or `None` when it is not 64 hexadecimal digits.
+    pub fn parse(text: &str) -> Option<Self> {
+        let valid = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        valid.then(|| Self(text.to_ascii_lowercase()))
+    }
+
+    /// The 64 digits.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What an identifier is. The order is that of strength: the universal id follows from the first kind present.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IdentifierKind {
+    /// Hash of an e-mail address. Strong.
+    EmailHash,
+    /// Hash of an E.164 phone number. Strong.
+    PhoneNumber,
+    /// Klaviyo profile id.
+    KlaviyoId,
+    /// Shopify customer id.
+    ShopifyCustomerId,
+    /// The sender's own id of the person.
+    ExternalId,
+    /// A provider's own id of the person; its value is prefixed with provider and account.
+    EspUserId,
+}
+
+impl IdentifierKind {
+    /// All kinds, strongest first.
+    pub const ALL: [Self; 6] = [
+        Self::EmailHash,
+        Self::PhoneNumber,
+        Self::KlaviyoId,
+        Self::ShopifyCustomerId,
+        Self::ExternalId,
+        Self::EspUserId,
+    ];
+
+    /// The kind's name in stored data and APIs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::EmailHash => "email_hash",
+            Self::PhoneNumber => "phone_number",
+            Self::KlaviyoId => "klaviyo_id",
+            Self::ShopifyCustomerId => "shopify_customer_id",
+            Self::ExternalId => "external_id",
+            Self::EspUserId => "esp_user_id",
+        }
+    }
+
+    /// The kind with this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
+    }
+
+    /// Whether it stands for a person on its own. Weak identifiers attach to strong ones, never the other way round.
+    pub fn is_strong(self) -> bool {
+        matches!(self, Self::EmailHash | Self::PhoneNumber)
+    }
+}
+
+/// One identity of a person, in the form in which it may be stored: addresses and phone numbers hashed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Identifier {
+    /// What it is.
+    pub kind: IdentifierKind,
+    /// Its value, hashed where the kind asks for it.
+    pub value: String,
+}
+
+/// `sf_` and 32 hexadecimal digits: 128 bits, so that a billion people do not collide.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct UniversalId(String);
+
+impl UniversalId {
+    /// The id that follows from one identifier: the first 128 bits of a SHA-256 over kind and value.
+    pub fn from_identifier(identifier: &Identifier) -> Self {
+        let mut hash = Sha256::new();
+        hash.update(b"sendflowr/universal-id/1\0");
+        hash.update(identifier.kind.as_str().as_bytes());
+        hash.update(b"\0");
+        hash.update(identifier.value.as_bytes());
+        Self(format!("sf_{}", hex::encode(&hash.finalize()[..16])))
+    }
+
+    /// The id that follows from the strongest of `identifiers`, or `None` when there is none. Among several of the
+    /// strongest kind the first in text order counts, so that their order of arrival does not matter.
+    pub fn from_identifiers(identifiers: &[Identifier]) -> Option<Self> {
+        identifiers.iter().min().map(Self::from_identifier)
+    }
+
+    /// Takes an id from outside, or `None` when it has not the form of one.
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = text.strip_prefix("sf_")?;
+        let valid = digits.len() == 32 && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        valid.then(|| Self(text.to_owned()))
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for UniversalId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Hashes addresses and phone numbers, with the operator's pepper when there is one.
+#[derive(Clone, Default)]
+pub struct Hasher {
+    pepper: Option<Vec<u8>>,
+}
+
+impl fmt::Debug for Hasher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hasher").field("peppered", &self.pepper.is_some()).finish()
+    }
+}
+
+/// A text is not an e-mail address; the text itself is not repeated, because it may be personal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not an e-mail address")]
+pub struct InvalidEmail;
+
+/// A text is not a phone number in E.164 form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a phone number in E.164 form (`+` and 7 to 15 digits)")]
+pub struct InvalidPhone;
+
+/// Longest address that SMTP can carry (RFC 5321, 4.5.3.1.3), with room for multi-byte letters.
+const MAX_EMAIL_BYTES: usize = 1024;
+
+/// The form of an address that is hashed: NFKC, trimmed, lower case.
+///
+/// # Errors
+/// [`InvalidEmail`] when there is no text before and after the last `@`, or when it is absurdly long.
+pub fn normalize_email(raw: &str) -> Result<String, InvalidEmail> {
+    if raw.len() > MAX_EMAIL_BYTES {
+        return Err(InvalidEmail);
+    }
+    let composed: String = raw.nfkc().collect();
+    // Lower-casing can undo composition, so it is composed once more: normalizing twice changes nothing.
+    let normalized: String = composed.trim().to_lowercase().nfkc().collect();
+    let (local, domain) = normalized.rsplit_once('@').ok_or(InvalidEmail)?;
+    let blank = normalized.chars().any(|c| c.is_whitespace() || c.is_control());
+    if local.is_empty() || domain.is_empty() || blank {
+        return Err(InvalidEmail);
+    }
+    Ok(normalized)
+}
+
+/// The form of a phone number that is hashed: `+` and digits. Blanks, dots, hyphens and brackets are dropped.
+///
+/// # Errors
+/// [`InvalidPhone`] when what is left is not E.164.
+pub fn normalize_phone(raw: &str) -> Result<String, InvalidPhone> {
+    let compact: String =
+        raw.chars().filter(|c| !c.is_whitespace() && !matches!(c, '-' | '.' | '(' | ')')).collect();
+    let digits = compact.strip_prefix('+').ok_or(InvalidPhone)?;
+    let valid = (7..=15).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
+    if valid { Ok(compact) } else { Err(InvalidPhone) }
+}
+
+impl Hasher {
+    /// Hashes without a pepper: plain SHA-256, as other systems that match on hashed addresses do.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Hashes with HMAC-SHA-256 under `pepper`, so that a leaked store cannot be searched for known addresses. An
+    /// empty pepper is none.
+    pub fn with_pepper(pepper: Vec<u8>) -> Self {
+        Self { pepper: (!pepper.is_empty()).then_some(pepper) }
+    }
+
+    /// The hash of an address in any form.
+    ///
+    /// # Errors
+    /// [`InvalidEmail`] when it is none.
+    pub fn email(&self, raw: &str) -> Result<EmailHash, InvalidEmail> {
+        normalize_email(raw).map(|normalized| EmailHash(self.digest(normalized.as_bytes())))
+    }
+
+    /// The identifier of an address in any form.
+    ///
+    /// # Errors
+    /// [`InvalidEmail`] when it is none.
+    pub fn email_identifier(&self, raw: &str) -> Result<Identifier, InvalidEmail> {
+        Ok(Identifier { kind: IdentifierKind::EmailHash, value: self.email(raw)?.0 })
+    }
+
+    /// The identifier of a phone number.
+    ///
+    /// # Errors
+    /// [`InvalidPhone`] when it is not in E.164 form.
+    pub fn phone_identifier(&self, raw: &str) -> Result<Identifier, InvalidPhone> {
+        let value = self.digest(normalize_phone(raw)?.as_bytes());
+        Ok(Identifier { kind: IdentifierKind::PhoneNumber, value })
+    }
+
+    fn digest(&self, bytes: &[u8]) -> String {
+        match &self.pepper {
+            None => hex::encode(Sha256::digest(bytes)),
+            Some(pepper) => {
+                let mut mac = Hmac::<Sha256>::new_from_slice(pepper).expect("HMAC takes keys of any length");
+                mac.update(bytes);
+                hex::encode(mac.finalize().into_bytes())
+            }
+        }
+    }
+}
+
+/// The stored value of a provider's own user id, which is unique only within provider and account.
+pub fn scoped_esp_user_id(esp: &str, account: &str, value: &str) -> String {
+    format!("{esp}:{account}:{value}")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn hashes_what_other_systems_hash() {
+        let hash = Hasher::new().email("  Ann.Example@Example.COM ").unwrap();
+        // printf 'ann.example@example.com' | sha256sum
+        assert_eq!(hash.as_str(), hex::encode(Sha256::digest(b"ann.example@example.com")));
+        assert_ne!(Hasher::with_pepper(b"p".to_vec()).email("a@b").unwrap(), Hasher::new().email("a@b").unwrap());
+        assert_eq!(Hasher::with_pepper(vec![]).email("a@b").unwrap(), Hasher::new().email("a@b").unwrap());
+    }
+
+    #[test]
+    fn full_width_letters_are_the_same_person() {
+        assert_eq!(normalize_email("ａｎｎ@example.com").unwrap(), "ann@example.com");
+    }
+
+    #[test]
+    fn refuses_what_is_no_address() {
+        for text in ["", "ann", "@example.com", "ann@", "a b@example.com", "a\n@b.c"] {
+            assert_eq!(normalize_email(text), Err(InvalidEmail), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn phone_numbers_lose_their_punctuation() {
+        assert_eq!(normalize_phone("+1 (415) 555-0100").unwrap(), "+14155550100");
+        assert_eq!(normalize_phone("415 555 0100"), Err(InvalidPhone));
+    }
+
+    #[test]
+    fn the_strongest_identifier_decides() {
+        let email = Hasher::new().email_identifier("a@b.c").unwrap();
+        let weak = Identifier { kind: IdentifierKind::KlaviyoId, value: "01H".into() };
+        let id = UniversalId::from_identifiers(&[weak.clone(), email.clone()]).unwrap();
+        assert_eq!(id, UniversalId::from_identifier(&email));
+        assert_eq!(UniversalId::parse(id.as_str()), Some(id));
+        assert_ne!(UniversalId::from_identifiers(&[weak]).unwrap(), UniversalId::from_identifier(&email));
+        assert_eq!(UniversalId::from_identifiers(&[]), None);
+    }
+
+    #[test]
+    fn debug_hides_the_pepper() {
+        assert_eq!(format!("{:?}", Hasher::with_pepper(b"secret".to_vec())), "Hasher { peppered: true }");
+    }
+
+    proptest! {
+        #[test]
+        fn normalizing_twice_changes_nothing(raw in "\\PC{0,20}@\\PC{0,20}") {
+            if let Ok(once) = normalize_email(&raw) {
+                prop_assert_eq!(normalize_email(&once), Ok(once));
+            }
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! The words that every part of SendFlowr shares: the canonical [`Event`], the week's [`grid`], [`identity`]
+//! hashing, and [`redact`]ion of addresses. A leaf crate: it performs no I/O and reads no clock.
+
+mod canonical;
+pub mod grid;
+pub mod identity;
+mod mailbox;
+pub mod profile;
+pub mod redact;
+mod timestamp;
+
+pub use canonical::{BounceType, Event, EventType, SCHEMA_VERSION, UnsupportedSchema, event_id};
+pub use identity::{EmailHash, Hasher, Identifier, IdentifierKind, UniversalId};
+pub use mailbox::MailboxProvider;
+pub use timestamp::Timestamp;

@@ -1,0 +1,200 @@
+//! Takes addresses out of free text.
+//!
+//! Providers repeat the recipient's address in bounce reasons, senders put it into links and metadata. None of it may
+//! leave the host, so every free text passes through [`Redactor::text`] before an event is made of it.
+
+use std::borrow::Cow;
+
+/// What stands where an address stood.
+pub const PLACEHOLDER: &str = "[address]";
+
+/// Redacts anything that looks like an address and, whatever it looks like, the recipient's own.
+#[derive(Debug, Clone, Default)]
+pub struct Redactor {
+    /// Spellings of the recipient's address, lower case, longest first.
+    own: Vec<String>,
+}
+
+impl Redactor {
+    /// A redactor for texts about the person with this raw address, if the event has one.
+    pub fn for_recipient(raw: Option<&str>) -> Self {
+        let Some(address) = raw.map(|raw| raw.trim().to_lowercase()).filter(|address| !address.is_empty()) else {
+            return Self::default();
+        };
+        let percent = percent_encoded(&address);
+        let mut own = vec![percent.replace("%40", "@"), percent, address];
+        own.sort_by_key(|spelling| std::cmp::Reverse(spelling.len()));
+        own.dedup();
+        Self { own }
+    }
+
+    /// The text without the recipient's own address; other addresses stay. For message ids, which have the form of an
+    /// address without being one.
+    pub fn own_address<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        let mut result = Cow::Borrowed(text);
+        for spelling in &self.own {
+            if let Some(replaced) = replace_ignoring_case(&result, spelling) {
+                result = Cow::Owned(replaced);
+            }
+        }
+        result
+    }
+
+    /// The text without anything that looks like an address.
+    pub fn text<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        let without_own = self.own_address(text);
+        match redact_addresses(&without_own) {
+            Some(redacted) => Cow::Owned(redacted),
+            None => without_own,
+        }
+    }
+}
+
+/// Percent-encodes what the `application/x-www-form-urlencoded` rules encode, in lower case.
+fn percent_encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len() + 2);
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'*') {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02x}"));
+        }
+    }
+    encoded
+}
+
+/// `text` with every occurrence of `needle` (lower case) replaced, or `None` when there is none.
+fn replace_ignoring_case(text: &str, needle: &str) -> Option<String> {
+    // Lower-casing may change the length of non-ASCII letters, so positions are compared letter by letter.
+    let mut result = String::new();
+    let mut copied = 0;
+    let mut position = 0;
+    while position < text.len() {
+        if let Some(length) = prefix_ignoring_case(&text[position..], needle) {
+            result.push_str(&text[copied..position]);
+            result.push_str(PLACEHOLDER);
+            position += length;
+            copied = position;
+        } else {
+            position += text[position..].chars().next().map_or(1, char::len_utf8);
+        }
+    }
+    if copied == 0 {
+        return None;
+    }
+    result.push_str(&text[copied..]);
+    Some(result)
+}
+
+/// How many bytes of `text` spell `needle` in any letter case, if its beginning does.
+fn prefix_ignoring_case(text: &str, needle: &str) -> Option<usize> {
+    let mut wanted = needle.chars();
+    let mut next = wanted.next()?;
+    for (position, letter) in text.char_indices() {
+        for lower in letter.to_lowercase() {
+            if lower != next {
+                return None;
+            }
+            match wanted.next() {
+                Some(letter) => next = letter,
+                None => return Some(position + letter.len_utf8()),
+            }
+        }
+    }
+    None
+}
+
+/// Marks an `@`, also in percent-encoded and HTML-encoded text.
+const AT_SIGNS: [&str; 5] = ["@", "%40", "%2540", "&#64;", "\\u0040"];
+
+/// `text` without anything of the form local@domain.tld, or `None` when there is nothing to take out.
+fn redact_addresses(text: &str) -> Option<String> {
+    let mut result = String::new();
+    let mut copied = 0;
+    let mut search = 0;
+    while let Some((at, sign)) = next_at_sign(text, search) {
+        let after = at + sign.len();
+        let local = text[copied..at].char_indices().rev().take_while(|(_, c)| is_local(*c)).last();
+        let start = local.map(|(offset, _)| copied + offset);
+        let domain: usize = text[after..].chars().take_while(|c| is_domain(*c)).map(char::len_utf8).sum();
+        let domain = text[after..after + domain].trim_end_matches(['.', '-']).len();
+        search = after;
+        let Some(start) = start else { continue };
+        let has_dot = text[after..after + domain].trim_start_matches('.').contains('.');
+        if domain == 0 || !has_dot {
+            continue;
+        }
+        result.push_str(&text[copied..start]);
+        result.push_str(PLACEHOLDER);
+        copied = after + domain;
+        search = copied;
+    }
+    if copied == 0 {
+        return None;
+    }
+    result.push_str(&text[copied..]);
+    Some(result)
+}
+
+fn next_at_sign(text: &str, from: usize) -> Option<(usize, &'static str)> {
+    AT_SIGNS.iter().filter_map(|sign| text[from..].find(sign).map(|at| (from + at, *sign))).min()
+}
+
+/// Letters of a local part. Percent-encoding (`%2B` for a plus sign) belongs to it; what separates it from its
+/// surroundings in links and SMTP answers (`=`, `&`, `/`, `<`, `:`, quotes, blanks) does not.
+fn is_local(letter: char) -> bool {
+    letter.is_alphanumeric() || matches!(letter, '.' | '_' | '-' | '+' | '%' | '\'' | '!' | '#' | '$' | '*' | '~')
+}
+
+fn is_domain(letter: char) -> bool {
+    letter.is_alphanumeric() || matches!(letter, '.' | '-')
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn text(input: &str) -> String {
+        Redactor::for_recipient(Some("Ann+News@Example.com")).text(input).into_owned()
+    }
+
+    #[test]
+    fn takes_addresses_out_of_reasons_and_links() {
+        assert_eq!(text("550 5.1.1 <bob@example.org>: unknown"), "550 5.1.1 <[address]>: unknown");
+        assert_eq!(text("https://x.test/?u=ann%2Bnews%40example.com&a=1"), "https://x.test/?u=[address]&a=1");
+        assert_eq!(text("https://x.test/?u=ann%2bnews@EXAMPLE.com"), "https://x.test/?u=[address]");
+        assert_eq!(text("to ANN+NEWS@example.COM."), "to [address].");
+        assert_eq!(text("a@b.co,c@d.co"), "[address],[address]");
+    }
+
+    #[test]
+    fn leaves_what_is_no_address() {
+        for plain in ["", "@", "50 % @ noon", "user@localhost", "https://example.com/@handle", "a @ b.c"] {
+            assert_eq!(text(plain), plain);
+        }
+        assert!(matches!(Redactor::default().text("nothing here"), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn message_ids_keep_their_form() {
+        let redactor = Redactor::for_recipient(Some("ann@example.com"));
+        assert_eq!(redactor.own_address("<14c5@ismtpd-555.example.net>"), "<14c5@ismtpd-555.example.net>");
+        assert_eq!(redactor.own_address("ann@example.com/7"), "[address]/7");
+    }
+
+    #[test]
+    fn an_address_without_a_dot_is_still_the_persons_own() {
+        assert_eq!(Redactor::for_recipient(Some("root@localhost")).text("for Root@Localhost"), "for [address]");
+    }
+
+    proptest! {
+        #[test]
+        fn never_leaves_the_recipients_address(before in "\\PC{0,12}", after in "\\PC{0,12}", local in "[a-zA-Z0-9._+-]{1,8}") {
+            let address = format!("{local}@Example.org");
+            let redacted = Redactor::for_recipient(Some(&address)).text(&format!("{before}{address}{after}")).to_lowercase();
+            prop_assert!(!redacted.contains(&address.to_lowercase()));
+        }
+    }
+}

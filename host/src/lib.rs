@@ -1,0 +1,3 @@
+//! Loads provider plugins, proves deliveries genuine, normalizes and publishes them.
+
+pub mod plugin;

@@ -1,0 +1,5 @@
+//! Plugins: loading, limits, calls.
+
+mod bindings;
+
+pub use bindings::types;

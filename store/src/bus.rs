@@ -1,0 +1,118 @@
+//! The bus: append records durably, read them in order as a consumer group, commit.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use async_trait::async_trait;
+use event::Timestamp;
+
+use crate::StoreError;
+
+/// Topic of canonical events, keyed by universal id.
+pub const EVENTS_TOPIC: &str = "email-events";
+
+/// Topic of what could not be read, sealed.
+pub const DEAD_LETTERS_TOPIC: &str = "email-events-dlq";
+
+/// A record to append.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewRecord {
+    /// Topic.
+    pub topic: String,
+    /// Key: records of one key keep their order.
+    pub key: String,
+    /// Value.
+    pub value: Vec<u8>,
+    /// Small named texts that travel along (trace id, cause).
+    pub headers: BTreeMap<String, String>,
+}
+
+/// A record as read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Where it stands.
+    pub position: Position,
+    /// Key.
+    pub key: String,
+    /// Value.
+    pub value: Vec<u8>,
+    /// Headers.
+    pub headers: BTreeMap<String, String>,
+    /// When it was appended.
+    pub appended_at: Timestamp,
+}
+
+/// A place in a topic.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Position {
+    /// Topic.
+    pub topic: String,
+    /// Partition, from 0.
+    pub partition: u32,
+    /// Offset within the partition; grows, may have gaps.
+    pub offset: u64,
+}
+
+/// How far a group is behind in one partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lag {
+    /// Topic.
+    pub topic: String,
+    /// Partition.
+    pub partition: u32,
+    /// Records appended and not yet committed by the group.
+    pub records: u64,
+}
+
+/// An append-only log with topics and consumer groups.
+#[async_trait]
+pub trait Bus: Send + Sync {
+    /// Appends all of `records` or none, in order. When it returns, they are on disk (or acknowledged by all in-sync
+    /// replicas). Concurrent calls share the cost of one flush.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when the log cannot take them now; the caller tells its own caller to try again.
+    async fn append(&self, records: Vec<NewRecord>) -> Result<(), StoreError>;
+
+    /// Joins `group` as a reader of `topics`, from the group's committed offsets on (from the beginning for a new
+    /// group). Members of one group share the partitions; a partition is read by one member at a time.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the log cannot be reached.
+    async fn subscribe(&self, group: &str, topics: &[&str]) -> Result<Box<dyn Subscription>, StoreError>;
+
+    /// How far `group` is behind in every partition of `topics`.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the log cannot be reached.
+    async fn lag(&self, group: &str, topics: &[&str]) -> Result<Vec<Lag>, StoreError>;
+
+    /// Checks that the log takes reads and writes.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it does not.
+    async fn ping(&self) -> Result<(), StoreError>;
+}
+
+/// A member of a consumer group. Dropping it leaves the group; what it did not commit is read again by others.
+#[async_trait]
+pub trait Subscription: Send {
+    /// The next records, at most `max`, in order within each partition; waits up to `wait` for the first, then returns
+    /// what is there. Empty when nothing came. Does not move the group's committed offsets.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the log cannot be read.
+    async fn poll(&mut self, max: usize, wait: Duration) -> Result<Vec<Record>, StoreError>;
+
+    /// Commits everything that [`Subscription::poll`] has returned up to now.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it could not be committed, or the partitions have moved to another member meanwhile; the
+    /// records are then read again.
+    async fn commit(&mut self) -> Result<(), StoreError>;
+
+    /// Goes back to the committed offsets: the next poll returns again what was not committed.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the log cannot be reached.
+    async fn rewind(&mut self) -> Result<(), StoreError>;
+}

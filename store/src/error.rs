@@ -1,0 +1,34 @@
+//! One error for all ports, classified by what the caller should do.
+
+/// Why an engine could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// Out of reach or busy: try again later.
+    #[error("{engine} is unavailable: {source}")]
+    Unavailable {
+        /// The engine, `sqlite` for example.
+        engine: &'static str,
+        /// What it said.
+        source: Unavailable,
+    },
+    /// The engine refused this input and always will.
+    #[error("{engine} refused the data: {message}")]
+    Rejected {
+        /// The engine.
+        engine: &'static str,
+        /// Why, without the data itself.
+        message: String,
+    },
+    /// Wrong address, password, schema or file: an operator must act.
+    #[error("{engine} is not usable: {message}")]
+    Misconfigured {
+        /// The engine.
+        engine: &'static str,
+        /// What is wrong and which setting to look at.
+        message: String,
+    },
+}
+
+/// The cause of an outage, kept for the log.
+pub type Unavailable = Box<dyn std::error::Error + Send + Sync>;

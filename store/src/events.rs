@@ -1,0 +1,149 @@
+//! The event store: enriched events, a person's history, what models learn from, and explanations.
+
+use async_trait::async_trait;
+use event::{Event, MailboxProvider, Timestamp, UniversalId};
+use serde::{Deserialize, Serialize};
+
+use crate::StoreError;
+
+/// An event with what the consumer found out about it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredEvent {
+    /// The event as it came over the bus.
+    #[serde(flatten)]
+    pub event: Event,
+    /// The consumer's findings.
+    #[serde(flatten)]
+    pub enrichment: Enrichment,
+}
+
+/// What the consumer adds to an event.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Enrichment {
+    /// Whether a machine, not the person, opened or clicked. `false` for all other types.
+    pub machine: bool,
+    /// Rules that speak for a machine, by name, with their points: `click_within_2s:3`.
+    pub machine_reasons: Vec<String>,
+    /// Of a delivered event: milliseconds from the sent event of the same message to it.
+    pub delivery_latency_ms: Option<i64>,
+}
+
+/// What a write changed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct WriteReport {
+    /// Events that were not there before (at least; an engine that dedupes later counts all).
+    pub inserted: usize,
+    /// Events that were there already.
+    pub duplicates: usize,
+}
+
+/// One observed delay from sending to delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LatencySample {
+    /// The person, so that samples can be split by person.
+    pub universal_id: UniversalId,
+    /// Provider.
+    pub esp: String,
+    /// Campaign, where known.
+    pub campaign_id: Option<String>,
+    /// Class of the mailbox, where known.
+    pub mailbox_provider: Option<MailboxProvider>,
+    /// When it was delivered.
+    pub delivered_at: Timestamp,
+    /// The delay, milliseconds.
+    pub latency_ms: i64,
+}
+
+/// How many events there are of one provider and type.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct EventCount {
+    /// Provider.
+    pub esp: String,
+    /// Type.
+    pub event_type: String,
+    /// Distinct events.
+    pub events: u64,
+}
+
+/// A stored explanation of a decision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredExplanation {
+    /// The reference that the decision's answer carries.
+    pub reference: String,
+    /// The person.
+    pub universal_id: UniversalId,
+    /// When it was decided.
+    pub decided_at: Timestamp,
+    /// The explanation, JSON.
+    pub body: String,
+}
+
+/// Keeps events and explanations.
+#[async_trait]
+pub trait Events: Send + Sync {
+    /// Writes a batch. An event whose id is already there changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Rejected`] when the batch holds something that can never be stored, [`StoreError::Unavailable`]
+    /// when it may be tried again. Nothing of the batch is stored then.
+    async fn write(&self, batch: &[StoredEvent]) -> Result<WriteReport, StoreError>;
+
+    /// The events of one person, under all of `ids` (a person's id and its aliases), from `since` on, oldest first; the
+    /// newest `limit` of them.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store cannot be read.
+    async fn history(
+        &self,
+        ids: &[UniversalId],
+        since: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<StoredEvent>, StoreError>;
+
+    /// When the messages of these (universal id, message id) pairs were sent; `None` where no sent event is stored.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store cannot be read.
+    async fn sent_times(&self, messages: &[(UniversalId, String)]) -> Result<Vec<Option<Timestamp>>, StoreError>;
+
+    /// People with events at or after `since`, in the order of their ids, beginning after `after`; at most `limit`.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store cannot be read.
+    async fn people(
+        &self,
+        since: Timestamp,
+        after: Option<&UniversalId>,
+        limit: usize,
+    ) -> Result<Vec<UniversalId>, StoreError>;
+
+    /// Delivery delays observed at or after `since`, newest first, at most `limit`.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store cannot be read.
+    async fn latency_samples(&self, since: Timestamp, limit: usize) -> Result<Vec<LatencySample>, StoreError>;
+
+    /// Distinct events by provider and type.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store cannot be read.
+    async fn counts(&self) -> Result<Vec<EventCount>, StoreError>;
+
+    /// Keeps an explanation; one that is there already under the reference stays as it is.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it could not be kept.
+    async fn save_explanation(&self, explanation: &StoredExplanation) -> Result<(), StoreError>;
+
+    /// The explanation with this reference.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store cannot be read.
+    async fn explanation(&self, reference: &str) -> Result<Option<StoredExplanation>, StoreError>;
+
+    /// Checks that the store takes reads and writes.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it does not.
+    async fn ping(&self) -> Result<(), StoreError>;
+}

@@ -1,0 +1,112 @@
+//! The identity graph: who belongs together, and why we think so.
+//!
+//! Events carry identifiers; identifiers that occur together belong to one person. A weak identifier (a provider's or
+//! the sender's id) attaches to a strong one (hash of an address or phone number) and never joins two strong ones. A
+//! person is a set of universal ids, one of them canonical (that of its strongest identifier); the others are aliases.
+
+use async_trait::async_trait;
+use event::{Identifier, Timestamp, UniversalId};
+use serde::{Deserialize, Serialize};
+
+use crate::StoreError;
+
+/// Identifiers that one source says belong to one person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sighting {
+    /// Identifiers, at least one.
+    pub identifiers: Vec<Identifier>,
+    /// Who says so: `event:<event id>` or `api:<request id>`.
+    pub source: String,
+    /// When.
+    pub seen_at: Timestamp,
+}
+
+/// A person, as the graph knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Person {
+    /// The id under which the person is addressed.
+    pub canonical: UniversalId,
+    /// All ids of the person, the canonical one first, then in text order.
+    pub ids: Vec<UniversalId>,
+    /// All identifiers known, strongest first.
+    pub identifiers: Vec<Identifier>,
+}
+
+impl Person {
+    /// A person of whom the graph knows nothing but this id.
+    pub fn unknown(id: UniversalId) -> Self {
+        Self { canonical: id.clone(), ids: vec![id], identifiers: Vec::new() }
+    }
+}
+
+/// What an audit entry records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AuditAction {
+    /// An identifier was seen for the first time.
+    Created,
+    /// An identifier was attached to a person.
+    Attached,
+    /// Two people became one.
+    Merged,
+    /// A weak identifier was seen with a second strong one and stayed where it was.
+    Conflict,
+}
+
+/// One step in the history of the graph.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditEntry {
+    /// What was done.
+    pub action: AuditAction,
+    /// The person it was done to.
+    pub universal_id: UniversalId,
+    /// The other person, for a merge or a conflict.
+    pub other: Option<UniversalId>,
+    /// The identifier, where it is about one.
+    pub identifier: Option<Identifier>,
+    /// Who said so.
+    pub source: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// Keeps the identity graph.
+#[async_trait]
+pub trait Identities: Send + Sync {
+    /// Records sightings, in order. Recording one twice changes nothing. Strong identifiers of one sighting become one
+    /// person; weak ones attach to it unless they belong to another strong one already.
+    ///
+    /// # Errors
+    /// [`StoreError`] when nothing was recorded.
+    async fn record(&self, sightings: &[Sighting]) -> Result<(), StoreError>;
+
+    /// Makes one person of all identifiers, whatever their strength: the operator's word. Answers with that person.
+    ///
+    /// # Errors
+    /// [`StoreError`] when nothing was recorded.
+    async fn link(&self, sighting: &Sighting) -> Result<Person, StoreError>;
+
+    /// The people that own these ids, in their order; [`Person::unknown`] for an id that the graph does not know.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the graph cannot be read.
+    async fn people(&self, ids: &[UniversalId]) -> Result<Vec<Person>, StoreError>;
+
+    /// The person that owns any of `identifiers` (the strongest known one counts), if the graph knows one.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the graph cannot be read.
+    async fn resolve(&self, identifiers: &[Identifier]) -> Result<Option<Person>, StoreError>;
+
+    /// The person's history in the graph, oldest first, at most `limit` entries.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the graph cannot be read.
+    async fn audit(&self, id: &UniversalId, limit: usize) -> Result<Vec<AuditEntry>, StoreError>;
+
+    /// Checks that the graph takes reads and writes.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it does not.
+    async fn ping(&self) -> Result<(), StoreError>;
+}

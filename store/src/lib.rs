@@ -1,0 +1,19 @@
+//! The four ports through which SendFlowr keeps things, and their engines.
+//!
+//! | port | what it keeps | embedded engine |
+//! |---|---|---|
+//! | [`bus`] | records in order, read by consumer groups | SQLite log |
+//! | [`events`] | enriched events, decisions' explanations | SQLite |
+//! | [`identity`] | identifiers, edges, aliases, audit log | SQLite |
+//! | [`profiles`] | a person's compact timing features | memory |
+//!
+//! Every engine of a port passes the same tests.
+
+pub mod bus;
+pub mod events;
+pub mod identity;
+pub mod profiles;
+
+mod error;
+
+pub use error::{StoreError, Unavailable};
