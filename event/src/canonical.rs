@@ -13,7 +13,10 @@ pub const SCHEMA_VERSION: u16 = 1;
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[expect(missing_docs, reason = "the names are the documentation; wit/1.0.0/connector.wit tells each in a sentence")]
+#[expect(
+    missing_docs,
+    reason = "the names are the documentation; wit/1.0.0/connector.wit tells each in a sentence"
+)]
 pub enum EventType {
     Sent,
     Delivered,
@@ -81,7 +84,9 @@ impl EventType {
 
     /// The type with this name.
     pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|event_type| event_type.as_str() == name)
+        Self::ALL
+            .into_iter()
+            .find(|event_type| event_type.as_str() == name)
     }
 }
 
@@ -201,7 +206,9 @@ impl Event {
         }
         let Version { schema_version } = serde_json::from_slice(bytes)?;
         if schema_version > SCHEMA_VERSION {
-            return Err(UnsupportedSchema::TooNew { found: schema_version });
+            return Err(UnsupportedSchema::TooNew {
+                found: schema_version,
+            });
         }
         Ok(serde_json::from_slice(bytes)?)
     }
@@ -316,22 +323,45 @@ mod tests {
         event.schema_version = SCHEMA_VERSION + 1;
         let error = Event::from_json(&event.to_json()).unwrap_err();
         assert!(matches!(error, UnsupportedSchema::TooNew { found } if found == SCHEMA_VERSION + 1));
-        assert!(matches!(Event::from_json(b"{}"), Err(UnsupportedSchema::Malformed(_))));
+        assert!(matches!(
+            Event::from_json(b"{}"),
+            Err(UnsupportedSchema::Malformed(_))
+        ));
     }
 
     #[test]
     fn the_id_follows_from_what_happened_only() {
         let event = sample();
         let id = event_id(&event);
-        let later = Event { ingested_at: event.ingested_at.plus_millis(5), plugin: "x@2".into(), ..event.clone() };
+        let later = Event {
+            ingested_at: event.ingested_at.plus_millis(5),
+            plugin: "x@2".into(),
+            ..event.clone()
+        };
         assert_eq!(event_id(&later), id);
-        let other_url = Event { click_url: Some("https://example.com/2".into()), ..event.clone() };
+        let other_url = Event {
+            click_url: Some("https://example.com/2".into()),
+            ..event.clone()
+        };
         assert_ne!(event_id(&other_url), id);
 
-        let named = Event { provider_event_id: Some("e1".into()), ..event };
-        let renamed_link = Event { click_url: None, ..named.clone() };
-        assert_eq!(event_id(&named), event_id(&renamed_link), "the provider's id speaks for the content");
-        let other_account = Event { account: "eu".into(), ..named.clone() };
+        let named = Event {
+            provider_event_id: Some("e1".into()),
+            ..event
+        };
+        let renamed_link = Event {
+            click_url: None,
+            ..named.clone()
+        };
+        assert_eq!(
+            event_id(&named),
+            event_id(&renamed_link),
+            "the provider's id speaks for the content"
+        );
+        let other_account = Event {
+            account: "eu".into(),
+            ..named.clone()
+        };
         assert_ne!(event_id(&other_account), event_id(&named));
     }
 

@@ -115,7 +115,10 @@ impl UniversalId {
     /// Takes an id from outside, or `None` when it has not the form of one.
     pub fn parse(text: &str) -> Option<Self> {
         let digits = text.strip_prefix("sf_")?;
-        let valid = digits.len() == 32 && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let valid = digits.len() == 32
+            && digits
+                .bytes()
+                .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
         valid.then(|| Self(text.to_owned()))
     }
 
@@ -139,7 +142,9 @@ pub struct Hasher {
 
 impl fmt::Debug for Hasher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hasher").field("peppered", &self.pepper.is_some()).finish()
+        f.debug_struct("Hasher")
+            .field("peppered", &self.pepper.is_some())
+            .finish()
     }
 }
 
@@ -180,8 +185,10 @@ pub fn normalize_email(raw: &str) -> Result<String, InvalidEmail> {
 /// # Errors
 /// [`InvalidPhone`] when what is left is not E.164.
 pub fn normalize_phone(raw: &str) -> Result<String, InvalidPhone> {
-    let compact: String =
-        raw.chars().filter(|c| !c.is_whitespace() && !matches!(c, '-' | '.' | '(' | ')')).collect();
+    let compact: String = raw
+        .chars()
+        .filter(|c| !c.is_whitespace() && !matches!(c, '-' | '.' | '(' | ')'))
+        .collect();
     let digits = compact.strip_prefix('+').ok_or(InvalidPhone)?;
     let valid = (7..=15).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
     if valid { Ok(compact) } else { Err(InvalidPhone) }
@@ -196,7 +203,9 @@ impl Hasher {
     /// Hashes with HMAC-SHA-256 under `pepper`, so that a leaked store cannot be searched for known addresses. An
     /// empty pepper is none.
     pub fn with_pepper(pepper: Vec<u8>) -> Self {
-        Self { pepper: (!pepper.is_empty()).then_some(pepper) }
+        Self {
+            pepper: (!pepper.is_empty()).then_some(pepper),
+        }
     }
 
     /// The hash of an address in any form.
@@ -212,7 +221,10 @@ impl Hasher {
     /// # Errors
     /// [`InvalidEmail`] when it is none.
     pub fn email_identifier(&self, raw: &str) -> Result<Identifier, InvalidEmail> {
-        Ok(Identifier { kind: IdentifierKind::EmailHash, value: self.email(raw)?.0 })
+        Ok(Identifier {
+            kind: IdentifierKind::EmailHash,
+            value: self.email(raw)?.0,
+        })
     }
 
     /// The identifier of a phone number.
@@ -221,7 +233,10 @@ impl Hasher {
     /// [`InvalidPhone`] when it is not in E.164 form.
     pub fn phone_identifier(&self, raw: &str) -> Result<Identifier, InvalidPhone> {
         let value = self.digest(normalize_phone(raw)?.as_bytes());
-        Ok(Identifier { kind: IdentifierKind::PhoneNumber, value })
+        Ok(Identifier {
+            kind: IdentifierKind::PhoneNumber,
+            value,
+        })
     }
 
     fn digest(&self, bytes: &[u8]) -> String {
@@ -251,9 +266,18 @@ mod tests {
     fn hashes_what_other_systems_hash() {
         let hash = Hasher::new().email("  Ann.Example@Example.COM ").unwrap();
         // printf 'ann.example@example.com' | sha256sum
-        assert_eq!(hash.as_str(), hex::encode(Sha256::digest(b"ann.example@example.com")));
-        assert_ne!(Hasher::with_pepper(b"p".to_vec()).email("a@b").unwrap(), Hasher::new().email("a@b").unwrap());
-        assert_eq!(Hasher::with_pepper(vec![]).email("a@b").unwrap(), Hasher::new().email("a@b").unwrap());
+        assert_eq!(
+            hash.as_str(),
+            hex::encode(Sha256::digest(b"ann.example@example.com"))
+        );
+        assert_ne!(
+            Hasher::with_pepper(b"p".to_vec()).email("a@b").unwrap(),
+            Hasher::new().email("a@b").unwrap()
+        );
+        assert_eq!(
+            Hasher::with_pepper(vec![]).email("a@b").unwrap(),
+            Hasher::new().email("a@b").unwrap()
+        );
     }
 
     #[test]
@@ -277,17 +301,26 @@ mod tests {
     #[test]
     fn the_strongest_identifier_decides() {
         let email = Hasher::new().email_identifier("a@b.c").unwrap();
-        let weak = Identifier { kind: IdentifierKind::KlaviyoId, value: "01H".into() };
+        let weak = Identifier {
+            kind: IdentifierKind::KlaviyoId,
+            value: "01H".into(),
+        };
         let id = UniversalId::from_identifiers(&[weak.clone(), email.clone()]).unwrap();
         assert_eq!(id, UniversalId::from_identifier(&email));
         assert_eq!(UniversalId::parse(id.as_str()), Some(id));
-        assert_ne!(UniversalId::from_identifiers(&[weak]).unwrap(), UniversalId::from_identifier(&email));
+        assert_ne!(
+            UniversalId::from_identifiers(&[weak]).unwrap(),
+            UniversalId::from_identifier(&email)
+        );
         assert_eq!(UniversalId::from_identifiers(&[]), None);
     }
 
     #[test]
     fn debug_hides_the_pepper() {
-        assert_eq!(format!("{:?}", Hasher::with_pepper(b"secret".to_vec())), "Hasher { peppered: true }");
+        assert_eq!(
+            format!("{:?}", Hasher::with_pepper(b"secret".to_vec())),
+            "Hasher { peppered: true }"
+        );
     }
 
     proptest! {

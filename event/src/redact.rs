@@ -18,7 +18,10 @@ pub struct Redactor {
 impl Redactor {
     /// A redactor for texts about the person with this raw address, if the event has one.
     pub fn for_recipient(raw: Option<&str>) -> Self {
-        let Some(address) = raw.map(|raw| raw.trim().to_lowercase()).filter(|address| !address.is_empty()) else {
+        let Some(address) = raw
+            .map(|raw| raw.trim().to_lowercase())
+            .filter(|address| !address.is_empty())
+        else {
             return Self::default();
         };
         let percent = percent_encoded(&address);
@@ -114,9 +117,17 @@ fn redact_addresses(text: &str) -> Option<String> {
     let mut search = 0;
     while let Some((at, sign)) = next_at_sign(text, search) {
         let after = at + sign.len();
-        let local = text[copied..at].char_indices().rev().take_while(|(_, c)| is_local(*c)).last();
+        let local = text[copied..at]
+            .char_indices()
+            .rev()
+            .take_while(|(_, c)| is_local(*c))
+            .last();
         let start = local.map(|(offset, _)| copied + offset);
-        let domain: usize = text[after..].chars().take_while(|c| is_domain(*c)).map(char::len_utf8).sum();
+        let domain: usize = text[after..]
+            .chars()
+            .take_while(|c| is_domain(*c))
+            .map(char::len_utf8)
+            .sum();
         let domain = text[after..after + domain].trim_end_matches(['.', '-']).len();
         search = after;
         let Some(start) = start else { continue };
@@ -137,13 +148,20 @@ fn redact_addresses(text: &str) -> Option<String> {
 }
 
 fn next_at_sign(text: &str, from: usize) -> Option<(usize, &'static str)> {
-    AT_SIGNS.iter().filter_map(|sign| text[from..].find(sign).map(|at| (from + at, *sign))).min()
+    AT_SIGNS
+        .iter()
+        .filter_map(|sign| text[from..].find(sign).map(|at| (from + at, *sign)))
+        .min()
 }
 
 /// Letters of a local part. Percent-encoding (`%2B` for a plus sign) belongs to it; what separates it from its
 /// surroundings in links and SMTP answers (`=`, `&`, `/`, `<`, `:`, quotes, blanks) does not.
 fn is_local(letter: char) -> bool {
-    letter.is_alphanumeric() || matches!(letter, '.' | '_' | '-' | '+' | '%' | '\'' | '!' | '#' | '$' | '*' | '~')
+    letter.is_alphanumeric()
+        || matches!(
+            letter,
+            '.' | '_' | '-' | '+' | '%' | '\'' | '!' | '#' | '$' | '*' | '~'
+        )
 }
 
 fn is_domain(letter: char) -> bool {
@@ -157,36 +175,63 @@ mod tests {
     use super::*;
 
     fn text(input: &str) -> String {
-        Redactor::for_recipient(Some("Ann+News@Example.com")).text(input).into_owned()
+        Redactor::for_recipient(Some("Ann+News@Example.com"))
+            .text(input)
+            .into_owned()
     }
 
     #[test]
     fn takes_addresses_out_of_reasons_and_links() {
-        assert_eq!(text("550 5.1.1 <bob@example.org>: unknown"), "550 5.1.1 <[address]>: unknown");
-        assert_eq!(text("https://x.test/?u=ann%2Bnews%40example.com&a=1"), "https://x.test/?u=[address]&a=1");
-        assert_eq!(text("https://x.test/?u=ann%2bnews@EXAMPLE.com"), "https://x.test/?u=[address]");
+        assert_eq!(
+            text("550 5.1.1 <bob@example.org>: unknown"),
+            "550 5.1.1 <[address]>: unknown"
+        );
+        assert_eq!(
+            text("https://x.test/?u=ann%2Bnews%40example.com&a=1"),
+            "https://x.test/?u=[address]&a=1"
+        );
+        assert_eq!(
+            text("https://x.test/?u=ann%2bnews@EXAMPLE.com"),
+            "https://x.test/?u=[address]"
+        );
         assert_eq!(text("to ANN+NEWS@example.COM."), "to [address].");
         assert_eq!(text("a@b.co,c@d.co"), "[address],[address]");
     }
 
     #[test]
     fn leaves_what_is_no_address() {
-        for plain in ["", "@", "50 % @ noon", "user@localhost", "https://example.com/@handle", "a @ b.c"] {
+        for plain in [
+            "",
+            "@",
+            "50 % @ noon",
+            "user@localhost",
+            "https://example.com/@handle",
+            "a @ b.c",
+        ] {
             assert_eq!(text(plain), plain);
         }
-        assert!(matches!(Redactor::default().text("nothing here"), Cow::Borrowed(_)));
+        assert!(matches!(
+            Redactor::default().text("nothing here"),
+            Cow::Borrowed(_)
+        ));
     }
 
     #[test]
     fn message_ids_keep_their_form() {
         let redactor = Redactor::for_recipient(Some("ann@example.com"));
-        assert_eq!(redactor.own_address("<14c5@ismtpd-555.example.net>"), "<14c5@ismtpd-555.example.net>");
+        assert_eq!(
+            redactor.own_address("<14c5@ismtpd-555.example.net>"),
+            "<14c5@ismtpd-555.example.net>"
+        );
         assert_eq!(redactor.own_address("ann@example.com/7"), "[address]/7");
     }
 
     #[test]
     fn an_address_without_a_dot_is_still_the_persons_own() {
-        assert_eq!(Redactor::for_recipient(Some("root@localhost")).text("for Root@Localhost"), "for [address]");
+        assert_eq!(
+            Redactor::for_recipient(Some("root@localhost")).text("for Root@Localhost"),
+            "for [address]"
+        );
     }
 
     proptest! {

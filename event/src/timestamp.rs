@@ -50,7 +50,9 @@ impl Timestamp {
 
 impl From<std::time::SystemTime> for Timestamp {
     fn from(time: std::time::SystemTime) -> Self {
-        let since_epoch = time.duration_since(std::time::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        let since_epoch = time
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap_or(Duration::ZERO);
         Self::from_millis_clamped(i64::try_from(since_epoch.as_millis()).unwrap_or(MAX_MS))
     }
 }
@@ -96,9 +98,18 @@ mod tests {
     fn writes_three_decimals_and_reads_offsets() {
         let moment: Timestamp = "2014-08-01T13:28:10.2735393-04:00".parse().unwrap();
         assert_eq!(moment.to_string(), "2014-08-01T17:28:10.273Z");
-        assert_eq!(Timestamp::try_from_millis(0).unwrap().to_string(), "1970-01-01T00:00:00.000Z");
-        assert_eq!(serde_json::to_string(&moment).unwrap(), "\"2014-08-01T17:28:10.273Z\"");
-        assert_eq!(serde_json::from_str::<Timestamp>("\"2014-08-01T17:28:10.273Z\"").unwrap(), moment);
+        assert_eq!(
+            Timestamp::try_from_millis(0).unwrap().to_string(),
+            "1970-01-01T00:00:00.000Z"
+        );
+        assert_eq!(
+            serde_json::to_string(&moment).unwrap(),
+            "\"2014-08-01T17:28:10.273Z\""
+        );
+        assert_eq!(
+            serde_json::from_str::<Timestamp>("\"2014-08-01T17:28:10.273Z\"").unwrap(),
+            moment
+        );
     }
 
     #[test]
@@ -106,6 +117,9 @@ mod tests {
         assert!(Timestamp::try_from_millis(-1).is_none());
         assert!("1969-12-31T23:59:59Z".parse::<Timestamp>().is_err());
         assert!("yesterday".parse::<Timestamp>().is_err());
-        assert_eq!(Timestamp::from_millis_clamped(i64::MAX).to_string(), "9999-12-30T22:00:00.000Z");
+        assert_eq!(
+            Timestamp::from_millis_clamped(i64::MAX).to_string(),
+            "9999-12-30T22:00:00.000Z"
+        );
     }
 }

@@ -1,1 +1,3 @@
-//! Under construction.
+//! Made-up people, mail and engagement, for demonstrations and for testing what learns from them.
+
+pub mod delivery;
