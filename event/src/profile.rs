@@ -1,39 +1,408 @@
 //! What is remembered of a person for timing decisions, in at most 4 kB.
+//!
+//! A decision reads this and nothing else, so the profile has to answer two questions by itself: when did mail lie in
+//! front of the person, and when did the person act. It keeps the pairs themselves (deliveries, opens, clicks), not
+//! sums over them, because a late delivery event, a duplicate or a better model then needs no second look at the past.
+//!
+//! Events arrive late, twice and in any order, so the profile is a join semilattice: a set of records under keys that
+//! never change, each with a value that only ever takes the minimum, cut to the newest records that fit. Whatever the
+//! order, the same events give the same profile, and merging two profiles equals taking all their events into one.
 
-use crate::{Event, Timestamp};
+mod record;
+mod stored;
 
-/// A person's compact timing features.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Profile {}
+use crate::{BounceType, Event, EventType, MailboxProvider, Timestamp};
+use record::{Kind, Record, StandAlone, Tick};
 
-/// Bytes are no profile of a version that this build reads.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("not a stored profile: {0}")]
-pub struct InvalidProfile(pub &'static str);
+pub use stored::{InvalidProfile, MAX_BYTES};
 
-impl Profile {
-    /// Takes an event in. Taking one in twice, or late, gives the same profile as once and in order.
-    /// `machine` says that a machine opened or clicked.
-    pub fn apply(&mut self, _event: &Event, _machine: bool) {}
+/// Room for records, in stored bytes: what [`MAX_BYTES`] leaves beside signals, machine opens and the header.
+const RECORD_BUDGET_BYTES: usize = 3_760;
 
-    /// Takes in everything that `other` remembers: two ids turned out to be one person.
-    pub fn merge(&mut self, _other: &Self) {}
+/// Machine opens remembered. Enough to tell a mailbox that prefetches from one that does not.
+const MACHINE_OPENS: usize = 32;
 
-    /// When the message was delivered, if it is among those remembered.
-    pub fn delivered_at(&self, _message_id: &str) -> Option<Timestamp> {
-        None
-    }
+/// Times remembered of each signal: the newest counts, the others serve when a decision is replayed for an earlier
+/// moment.
+const SIGNAL_TIMES: usize = 4;
 
-    /// The stored form, at most 4,096 bytes.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        Vec::new()
-    }
+/// Something other than mail engagement that changes the next decisions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[expect(
+    missing_docs,
+    reason = "each is the event type of the same name; a hard bounce is a bounce for good"
+)]
+pub enum Signal {
+    SiteVisit,
+    ProductView,
+    SmsClick,
+    PushClick,
+    MarkedSpam,
+    SupportTicket,
+    Unsubscribed,
+    Resubscribed,
+    HardBounce,
+}
 
-    /// Reads the stored form of any version up to this build's.
-    ///
-    /// # Errors
-    /// [`InvalidProfile`] when it is none.
-    pub fn from_bytes(_bytes: &[u8]) -> Result<Self, InvalidProfile> {
-        Ok(Self {})
+impl Signal {
+    /// All signals, in the order of the stored form.
+    pub const ALL: [Self; 9] = [
+        Self::SiteVisit,
+        Self::ProductView,
+        Self::SmsClick,
+        Self::PushClick,
+        Self::MarkedSpam,
+        Self::SupportTicket,
+        Self::Unsubscribed,
+        Self::Resubscribed,
+        Self::HardBounce,
+    ];
+
+    /// The signal that an event gives, if any.
+    pub fn of(event: &Event) -> Option<Self> {
+        match event.event_type {
+            EventType::SiteVisit => Some(Self::SiteVisit),
+            EventType::ProductView => Some(Self::ProductView),
+            EventType::SmsClick => Some(Self::SmsClick),
+            EventType::PushClick => Some(Self::PushClick),
+            EventType::MarkedSpam => Some(Self::MarkedSpam),
+            EventType::SupportTicket => Some(Self::SupportTicket),
+            EventType::Unsubscribed => Some(Self::Unsubscribed),
+            EventType::Resubscribed => Some(Self::Resubscribed),
+            EventType::Bounced if event.bounce_type == Some(BounceType::Hard) => Some(Self::HardBounce),
+            _ => None,
+        }
     }
 }
+
+/// A mail that reached the person's mailbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mail {
+    /// When it arrived.
+    pub delivered_at: Timestamp,
+    /// The first open by the person, where one is known.
+    pub opened_at: Option<Timestamp>,
+    /// The first click, reply or conversion, where one is known.
+    pub clicked_at: Option<Timestamp>,
+}
+
+/// Engagement whose mail is not known: no delivery event, no message id, or a delivery too old to be kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Activity {
+    /// When it happened, to the minute.
+    pub at: Timestamp,
+    /// Whether it was a click, reply or conversion, not merely an open.
+    pub strong: bool,
+}
+
+/// A person's mail and engagement up to a moment, as the timing model reads it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct History {
+    /// Mails, oldest first.
+    pub mails: Vec<Mail>,
+    /// Engagement without a known mail, oldest first.
+    pub activities: Vec<Activity>,
+    /// Machine opens among the last 32 that fall into the time that `mails` covers.
+    pub machine_opens: usize,
+}
+
+/// How much is remembered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Delivered mails.
+    pub deliveries: usize,
+    /// Human opens, one a message and day.
+    pub opens: usize,
+    /// Human clicks, one a message and day, or one each half hour where the message is not known.
+    pub clicks: usize,
+    /// Replies, counted like clicks.
+    pub replies: usize,
+    /// Conversions, counted like clicks.
+    pub conversions: usize,
+}
+
+/// A person's compact timing features.
+///
+/// Taking in an event twice, or late, gives the same profile as once and in order.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Profile {
+    /// What concerns a known message; sorted by key, oldest first.
+    records: Vec<Record>,
+    /// What concerns no known message; sorted by key, oldest first.
+    stand_alone: Vec<StandAlone>,
+    /// Minutes of machine opens, sorted, no duplicates.
+    machine_opens: Vec<u32>,
+    /// Seconds of each signal, sorted, no duplicates.
+    signals: [Vec<u32>; Signal::ALL.len()],
+    /// The newest known mailbox class and when it was seen.
+    mailbox: Option<(Tick, MailboxProvider)>,
+}
+
+impl Profile {
+    /// Takes an event in. `machine` says that a machine opened or clicked: such opens only count as a sign that the
+    /// mailbox prefetches, such clicks not at all.
+    ///
+    /// An event must come with the same verdict each time it is taken in.
+    pub fn apply(&mut self, event: &Event, machine: bool) {
+        let tick = Tick::of(event.timestamp);
+        if let Some(class) = event.mailbox_provider {
+            self.mailbox = self.mailbox.max(Some((tick, class)));
+        }
+        if let Some(signal) = Signal::of(event) {
+            insert_newest(&mut self.signals[signal as usize], tick.seconds(), SIGNAL_TIMES);
+            return;
+        }
+        let kind = match event.event_type {
+            EventType::Opened if machine => {
+                insert_newest(&mut self.machine_opens, tick.minutes(), MACHINE_OPENS);
+                return;
+            }
+            EventType::Clicked if machine => return,
+            EventType::Delivered => Kind::Delivered,
+            EventType::Opened => Kind::Opened,
+            EventType::Clicked => Kind::Clicked,
+            EventType::Replied => Kind::Replied,
+            EventType::Converted => Kind::Converted,
+            _ => return,
+        };
+        match &event.message_id {
+            Some(message_id) => {
+                record::insert(
+                    &mut self.records,
+                    Record::new(tick, kind, record::message_key(message_id)),
+                );
+            }
+            None => record::insert(&mut self.stand_alone, StandAlone::new(tick, kind)),
+        }
+        self.forget_oldest();
+    }
+
+    /// Takes in everything that `other` remembers: two ids turned out to be one person.
+    pub fn merge(&mut self, other: &Self) {
+        for record in &other.records {
+            record::insert(&mut self.records, *record);
+        }
+        for activity in &other.stand_alone {
+            record::insert(&mut self.stand_alone, *activity);
+        }
+        for minute in &other.machine_opens {
+            insert_newest(&mut self.machine_opens, *minute, MACHINE_OPENS);
+        }
+        for (mine, theirs) in self.signals.iter_mut().zip(&other.signals) {
+            for second in theirs {
+                insert_newest(mine, *second, SIGNAL_TIMES);
+            }
+        }
+        self.mailbox = self.mailbox.max(other.mailbox);
+        self.forget_oldest();
+    }
+
+    /// Keeps records, newest first, until the budget is used up, and drops the rest.
+    ///
+    /// The last one kept may overstep the budget, so that a record goes exactly when the newer ones fill the budget:
+    /// whatever arrives later, it would go again, and the order of events does not matter.
+    fn forget_oldest(&mut self) {
+        let (mut records, mut stand_alone) = (self.records.len(), self.stand_alone.len());
+        if records * Record::STORED_BYTES + stand_alone * StandAlone::STORED_BYTES <= RECORD_BUDGET_BYTES {
+            return;
+        }
+        let mut kept_bytes = 0;
+        while kept_bytes < RECORD_BUDGET_BYTES {
+            let newest_record = records.checked_sub(1).map(|index| self.records[index].age_key());
+            let newest_alone = stand_alone
+                .checked_sub(1)
+                .map(|index| self.stand_alone[index].age_key());
+            if newest_record > newest_alone {
+                records -= 1;
+                kept_bytes += Record::STORED_BYTES;
+            } else {
+                stand_alone -= 1;
+                kept_bytes += StandAlone::STORED_BYTES;
+            }
+        }
+        self.records.drain(..records);
+        self.stand_alone.drain(..stand_alone);
+    }
+
+    /// Whether nothing is remembered.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// When the message was first delivered, to 0.1 s, if it is among those remembered.
+    pub fn delivered_at(&self, message_id: &str) -> Option<Timestamp> {
+        let message = record::message_key(message_id);
+        let delivery = self
+            .records
+            .iter()
+            .find(|r| r.kind() == Kind::Delivered && r.message() == message)?;
+        Some(delivery.tick().timestamp())
+    }
+
+    /// Deliveries after `since` and up to `until`, oldest first.
+    pub fn deliveries(&self, since: Timestamp, until: Timestamp) -> Vec<Timestamp> {
+        let with_message = self
+            .records
+            .iter()
+            .filter(|r| r.kind() == Kind::Delivered)
+            .map(|r| r.tick());
+        let without = self
+            .stand_alone
+            .iter()
+            .filter(|a| a.kind() == Kind::Delivered)
+            .map(|a| a.tick());
+        let mut times: Vec<Timestamp> = with_message
+            .chain(without)
+            .map(Tick::timestamp)
+            .filter(|delivered_at| since < *delivered_at && *delivered_at <= until)
+            .collect();
+        times.sort_unstable();
+        times
+    }
+
+    /// The last time of a signal up to `now`, to the second.
+    pub fn latest(&self, signal: Signal, now: Timestamp) -> Option<Timestamp> {
+        let times = self.signals[signal as usize].iter().rev();
+        times
+            .map(|seconds| Tick::of_seconds(*seconds).timestamp())
+            .find(|time| *time <= now)
+    }
+
+    /// When the person unsubscribed, unless they subscribed again since; both up to `now`.
+    pub fn unsubscribed_at(&self, now: Timestamp) -> Option<Timestamp> {
+        let unsubscribed = self.latest(Signal::Unsubscribed, now)?;
+        let resubscribed = self.latest(Signal::Resubscribed, now);
+        resubscribed
+            .is_none_or(|time| time < unsubscribed)
+            .then_some(unsubscribed)
+    }
+
+    /// The class of the person's mailbox, as last seen.
+    pub fn mailbox_provider(&self) -> Option<MailboxProvider> {
+        self.mailbox.map(|(_, class)| class)
+    }
+
+    /// The last time that the person opened or clicked mail, replied or converted, up to `now`.
+    pub fn last_human_activity(&self, now: Timestamp) -> Option<Timestamp> {
+        let with_message = self
+            .records
+            .iter()
+            .filter(|r| r.kind() != Kind::Delivered)
+            .map(|r| r.tick());
+        let without = self
+            .stand_alone
+            .iter()
+            .filter(|a| a.kind() != Kind::Delivered)
+            .map(|a| a.tick());
+        with_message
+            .chain(without)
+            .map(Tick::timestamp)
+            .filter(|time| *time <= now)
+            .max()
+    }
+
+    /// How much is remembered.
+    pub fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        let kinds = self
+            .records
+            .iter()
+            .map(|r| r.kind())
+            .chain(self.stand_alone.iter().map(|a| a.kind()));
+        for kind in kinds {
+            match kind {
+                Kind::Delivered => counts.deliveries += 1,
+                Kind::Opened => counts.opens += 1,
+                Kind::Clicked => counts.clicks += 1,
+                Kind::Replied => counts.replies += 1,
+                Kind::Converted => counts.conversions += 1,
+            }
+        }
+        counts
+    }
+
+    /// Mail and engagement up to `now`; nothing later is looked at.
+    ///
+    /// Engagement belongs to the last delivery of its message before it. Where there is none it stands alone.
+    pub fn history(&self, now: Timestamp) -> History {
+        let mut history = History::default();
+        // (message, delivery time, place in `mails`), to be searched by message.
+        let mut places: Vec<(u32, Timestamp, usize)> = Vec::new();
+        let mut times: Vec<(Timestamp, Option<u32>)> = Vec::new();
+        for record in self.records.iter().filter(|r| r.kind() == Kind::Delivered) {
+            times.push((record.tick().timestamp(), Some(record.message())));
+        }
+        for delivery in self.stand_alone.iter().filter(|a| a.kind() == Kind::Delivered) {
+            times.push((delivery.tick().timestamp(), None));
+        }
+        times.retain(|(delivered_at, _)| *delivered_at <= now);
+        times.sort_unstable();
+        for (delivered_at, message) in times {
+            if let Some(message) = message {
+                places.push((message, delivered_at, history.mails.len()));
+            }
+            history.mails.push(Mail {
+                delivered_at,
+                opened_at: None,
+                clicked_at: None,
+            });
+        }
+        places.sort_unstable();
+
+        for record in self.records.iter().filter(|r| r.kind() != Kind::Delivered) {
+            let at = record.tick().timestamp();
+            if at > now {
+                continue;
+            }
+            let strong = record.kind() != Kind::Opened;
+            let after = places.partition_point(|(message, delivered_at, _)| {
+                (*message, *delivered_at) <= (record.message(), at)
+            });
+            match after.checked_sub(1).map(|index| places[index]) {
+                Some((message, _, place)) if message == record.message() => {
+                    let mail = &mut history.mails[place];
+                    let first = if strong {
+                        &mut mail.clicked_at
+                    } else {
+                        &mut mail.opened_at
+                    };
+                    *first = Some(first.map_or(at, |earlier| earlier.min(at)));
+                }
+                _ => history.activities.push(Activity { at, strong }),
+            }
+        }
+        for activity in self.stand_alone.iter().filter(|a| a.kind() != Kind::Delivered) {
+            let at = activity.tick().timestamp();
+            if at <= now {
+                history.activities.push(Activity {
+                    at,
+                    strong: activity.kind() != Kind::Opened,
+                });
+            }
+        }
+        history
+            .activities
+            .sort_unstable_by_key(|activity| (activity.at, activity.strong));
+        let first_mail = history.mails.first().map_or(now, |mail| mail.delivered_at);
+        let covered = Tick::of(first_mail).minutes()..=Tick::of(now).minutes();
+        history.machine_opens = self
+            .machine_opens
+            .iter()
+            .filter(|minute| covered.contains(minute))
+            .count();
+        history
+    }
+}
+
+/// Puts `value` into a sorted list without duplicates that keeps its `capacity` largest.
+fn insert_newest(list: &mut Vec<u32>, value: u32, capacity: usize) {
+    if let Err(place) = list.binary_search(&value) {
+        list.insert(place, value);
+        if list.len() > capacity {
+            list.remove(0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,272 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{Hasher, SCHEMA_VERSION, UniversalId};
+
+fn event(event_type: EventType, ms: i64, message_id: Option<&str>) -> Event {
+    let identifier = Hasher::new().email_identifier("ann@example.com").unwrap();
+    Event {
+        schema_version: SCHEMA_VERSION,
+        event_id: String::new(),
+        event_type,
+        timestamp: Timestamp::try_from_millis(ms).unwrap(),
+        esp: "sendgrid".into(),
+        account: "default".into(),
+        universal_id: UniversalId::from_identifier(&identifier),
+        recipient_email_hash: None,
+        mailbox_provider: None,
+        identifiers: vec![identifier],
+        campaign_id: None,
+        campaign_name: None,
+        message_id: message_id.map(str::to_owned),
+        subject: None,
+        click_url: None,
+        bounce_type: (event_type == EventType::Bounced).then_some(BounceType::Hard),
+        reason: None,
+        user_agent: None,
+        ip_address: None,
+        tags: Vec::new(),
+        metadata: BTreeMap::new(),
+        is_machine: None,
+        provider_event_id: None,
+        plugin: "sendgrid@1.0.0".into(),
+        ingested_at: Timestamp::default(),
+    }
+}
+
+const START_MS: i64 = 1_767_571_200_000; // 2026-01-05, a Monday
+const HOUR_MS: i64 = 3_600_000;
+
+fn at(hours: i64) -> Timestamp {
+    Timestamp::try_from_millis(START_MS + hours * HOUR_MS).unwrap()
+}
+
+fn profile_of<'a>(events: impl IntoIterator<Item = &'a (Event, bool)>) -> Profile {
+    let mut profile = Profile::default();
+    for (event, machine) in events {
+        profile.apply(event, *machine);
+    }
+    profile
+}
+
+#[test]
+fn a_click_before_its_delivery_event_finds_its_mail() {
+    let mut profile = Profile::default();
+    profile.apply(
+        &event(EventType::Clicked, START_MS + 2 * HOUR_MS, Some("m1")),
+        false,
+    );
+    profile.apply(
+        &event(EventType::Clicked, START_MS + 3 * HOUR_MS, Some("m2")),
+        false,
+    );
+    profile.apply(
+        &event(EventType::Delivered, START_MS + HOUR_MS, Some("m1")),
+        false,
+    );
+    profile.apply(&event(EventType::Opened, START_MS + HOUR_MS, Some("m1")), true);
+    let history = profile.history(at(10));
+    assert_eq!(
+        history.mails,
+        [Mail {
+            delivered_at: at(1),
+            opened_at: None,
+            clicked_at: Some(at(2))
+        }]
+    );
+    assert_eq!(
+        history.activities,
+        [Activity {
+            at: at(3),
+            strong: true
+        }]
+    );
+    assert_eq!(history.machine_opens, 1);
+    assert_eq!(profile.delivered_at("m1"), Some(at(1)));
+    assert_eq!(profile.delivered_at("m2"), None);
+    assert_eq!(profile.last_human_activity(at(10)), Some(at(3)));
+    assert_eq!(profile.deliveries(at(0), at(1)), [at(1)]);
+    assert_eq!(profile.deliveries(at(1), at(9)), []);
+}
+
+#[test]
+fn nothing_after_now_is_seen() {
+    let mut profile = Profile::default();
+    profile.apply(&event(EventType::Delivered, START_MS, Some("m1")), false);
+    profile.apply(
+        &event(EventType::Clicked, START_MS + 5 * HOUR_MS, Some("m1")),
+        false,
+    );
+    profile.apply(&event(EventType::SiteVisit, START_MS + 5 * HOUR_MS, None), false);
+    profile.apply(&event(EventType::SiteVisit, START_MS + HOUR_MS, None), false);
+    let history = profile.history(at(4));
+    assert_eq!(
+        history.mails,
+        [Mail {
+            delivered_at: at(0),
+            opened_at: None,
+            clicked_at: None
+        }]
+    );
+    assert_eq!(profile.latest(Signal::SiteVisit, at(4)), Some(at(1)));
+    assert_eq!(profile.latest(Signal::SiteVisit, at(6)), Some(at(5)));
+    assert_eq!(profile.last_human_activity(at(4)), None);
+}
+
+#[test]
+fn subscribing_again_ends_an_unsubscription() {
+    let mut profile = Profile::default();
+    profile.apply(&event(EventType::Unsubscribed, START_MS + HOUR_MS, None), false);
+    assert_eq!(profile.unsubscribed_at(at(2)), Some(at(1)));
+    profile.apply(
+        &event(EventType::Resubscribed, START_MS + 3 * HOUR_MS, None),
+        false,
+    );
+    assert_eq!(profile.unsubscribed_at(at(2)), Some(at(1)));
+    assert_eq!(profile.unsubscribed_at(at(4)), None);
+    profile.apply(
+        &event(EventType::Unsubscribed, START_MS + 5 * HOUR_MS, None),
+        false,
+    );
+    assert_eq!(profile.unsubscribed_at(at(6)), Some(at(5)));
+}
+
+#[test]
+fn a_long_life_fits_and_the_newest_stays() {
+    let mut profile = Profile::default();
+    for hour in 0..20_000_i64 {
+        let message = format!("m{}", hour / 3);
+        let kind = [EventType::Delivered, EventType::Opened, EventType::Clicked][hour as usize % 3];
+        profile.apply(&event(kind, START_MS + hour * HOUR_MS, Some(&message)), false);
+        profile.apply(
+            &event(EventType::Opened, START_MS + hour * HOUR_MS, Some(&message)),
+            true,
+        );
+        profile.apply(
+            &event(EventType::ProductView, START_MS + hour * HOUR_MS, None),
+            false,
+        );
+    }
+    let bytes = profile.to_bytes();
+    assert!(bytes.len() <= MAX_BYTES, "{} bytes", bytes.len());
+    assert!(
+        bytes.len() > MAX_BYTES * 9 / 10,
+        "the room is used: {} bytes",
+        bytes.len()
+    );
+    assert_eq!(profile.delivered_at("m6666"), Some(at(19_998)));
+    assert_eq!(profile.delivered_at("m6000"), None);
+}
+
+/// Profiles written by this version stay readable.
+#[test]
+fn reads_the_first_version() {
+    let mut profile = Profile::default();
+    profile.apply(&event(EventType::Delivered, START_MS, Some("m1")), false);
+    profile.apply(&event(EventType::Clicked, START_MS + HOUR_MS, None), false);
+    profile.apply(&event(EventType::MarkedSpam, START_MS + HOUR_MS, None), false);
+    let stored = "010000000000000000000100010000000000000100000000ca0df20060dfd8417c84c121100d5b69";
+    assert_eq!(hex::encode(profile.to_bytes()), stored);
+    assert_eq!(Profile::from_bytes(&profile.to_bytes()), Ok(profile));
+}
+
+fn any_event() -> impl Strategy<Value = (Event, bool)> {
+    // Few messages and hours, so that duplicates, ties and the borders of days and visits occur.
+    let message = prop_oneof![Just(None), (0..40_u32).prop_map(Some)];
+    (
+        0..EventType::ALL.len(),
+        0..300_i64,
+        0..4_i64,
+        message,
+        any::<bool>(),
+    )
+        .prop_map(|(kind, hours, minutes, message, machine)| {
+            let ms = START_MS + hours * HOUR_MS + minutes * 17 * 60_000;
+            let message = message.map(|number| format!("m{number}"));
+            let mut event = event(EventType::ALL[kind], ms, message.as_deref());
+            event.mailbox_provider = (hours % 3 == 0).then_some(MailboxProvider::ALL[hours as usize % 5]);
+            (event, machine && hours % 2 == 0)
+        })
+}
+
+/// Enough engagement to overflow the record budget several times.
+fn crowded() -> impl Strategy<Value = Vec<(Event, bool)>> {
+    prop::collection::vec((0..5_usize, 0..4_000_i64, 0..3_000_u32, any::<bool>()), 0..1_200).prop_map(
+        |rows| {
+            let kinds = [
+                EventType::Delivered,
+                EventType::Opened,
+                EventType::Clicked,
+                EventType::Replied,
+                EventType::Converted,
+            ];
+            let event_of = |(kind, hours, message, known): (usize, i64, u32, bool)| {
+                let message = known.then(|| format!("m{message}"));
+                (
+                    event(kinds[kind], START_MS + hours * HOUR_MS, message.as_deref()),
+                    false,
+                )
+            };
+            rows.into_iter().map(event_of).collect()
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn order_and_duplicates_do_not_matter(
+        (events, shuffled) in prop::collection::vec(any_event(), 0..120)
+            .prop_flat_map(|events| { let twice = [events.clone(), events.clone()].concat(); (Just(events), Just(twice).prop_shuffle()) }),
+    ) {
+        let profile = profile_of(&events);
+        prop_assert_eq!(&profile, &profile_of(&shuffled));
+        prop_assert_eq!(Profile::from_bytes(&profile.to_bytes()), Ok(profile));
+    }
+
+    #[test]
+    fn order_does_not_matter_when_records_are_forgotten(
+        (events, shuffled) in crowded().prop_flat_map(|events| (Just(events.clone()), Just(events).prop_shuffle())),
+    ) {
+        let profile = profile_of(&events);
+        prop_assert!(profile.to_bytes().len() <= MAX_BYTES);
+        prop_assert_eq!(&profile, &profile_of(&shuffled));
+        prop_assert_eq!(Profile::from_bytes(&profile.to_bytes()), Ok(profile));
+    }
+
+    #[test]
+    fn merging_equals_taking_in_all(events in crowded(), cut in 0.0..1.0_f64) {
+        let (left, right) = events.split_at((events.len() as f64 * cut) as usize);
+        let (mut merged, other) = (profile_of(left), profile_of(right));
+        let mut reversed = other.clone();
+        reversed.merge(&merged);
+        merged.merge(&other);
+        prop_assert_eq!(&merged, &reversed);
+        prop_assert_eq!(&merged, &profile_of(&events));
+    }
+
+    #[test]
+    fn foreign_bytes_are_refused_or_read_back_the_same(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let versioned = [vec![1, 0], bytes.clone()].concat();
+        for bytes in [bytes, versioned] {
+            if let Ok(profile) = Profile::from_bytes(&bytes) {
+                profile.history(at(0));
+                prop_assert_eq!(Profile::from_bytes(&profile.to_bytes()), Ok(profile));
+            }
+        }
+    }
+
+    #[test]
+    fn damaged_bytes_never_panic(events in prop::collection::vec(any_event(), 0..40), place in any::<prop::sample::Index>(), value in any::<u8>()) {
+        let mut bytes = profile_of(&events).to_bytes();
+        let place = place.index(bytes.len());
+        bytes[place] = value;
+        if let Ok(profile) = Profile::from_bytes(&bytes) {
+            profile.history(at(100));
+            profile.counts();
+        }
+    }
+}
