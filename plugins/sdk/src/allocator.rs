@@ -1,0 +1,97 @@
+//! The guest's allocator: it hands out memory from the end of what is used and never takes any back.
+//!
+//! The host makes a fresh instance for every delivery and drops it with its whole memory afterwards, so freeing
+//! block by block is work for nothing: on a large delivery it costs as much as reading the JSON. A delivery's
+//! memory stays bounded by its size, and the host's limit on linear memory bounds it in any case.
+#![allow(unsafe_code)]
+
+use core::alloc::{GlobalAlloc, Layout};
+use core::arch::wasm32;
+use core::cell::Cell;
+
+/// Size of a WebAssembly page, fixed by its specification.
+const PAGE_BYTES: usize = 64 * 1024;
+
+struct Bump {
+    /// Address of the first byte that is not handed out; 0 before the first call.
+    next: Cell<usize>,
+    /// Address behind the last byte of memory that this allocator owns.
+    end: Cell<usize>,
+}
+
+// SAFETY: a component has one thread.
+unsafe impl Sync for Bump {}
+
+#[global_allocator]
+static ALLOCATOR: Bump = Bump { next: Cell::new(0), end: Cell::new(0) };
+
+impl Bump {
+    /// Makes at least `missing` bytes more available; false when the host's limit is reached.
+    #[cold]
+    fn grow(&self, layout: Layout) -> bool {
+        // Doubling would overshoot the host's limit; a quarter keeps the number of calls logarithmic all the same.
+        let held_pages = wasm32::memory_size::<0>();
+        let wanted_pages = (layout.size() + layout.align()).div_ceil(PAGE_BYTES);
+        let generous_pages = wanted_pages.max(held_pages / 4);
+        let mut grown_from = wasm32::memory_grow::<0>(generous_pages);
+        let mut grown_by = generous_pages;
+        if grown_from == usize::MAX {
+            grown_from = wasm32::memory_grow::<0>(wanted_pages);
+            grown_by = wanted_pages;
+        }
+        if grown_from == usize::MAX {
+            return false;
+        }
+        let grown_at = grown_from * PAGE_BYTES;
+        if self.end.get() != grown_at {
+            self.next.set(grown_at);
+        }
+        self.end.set(grown_at + grown_by * PAGE_BYTES);
+        true
+    }
+}
+
+// SAFETY: a block is cut from memory that `memory.grow` gave to this allocator alone, aligned as asked, and is
+// never handed out twice; `realloc` extends only the block that ends where free memory begins.
+unsafe impl GlobalAlloc for Bump {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        loop {
+            let start = (self.next.get() + layout.align() - 1) & !(layout.align() - 1);
+            // The end of memory is 4 GiB at most, which this sum reaches only when the size itself is absurd.
+            match start.checked_add(layout.size()) {
+                Some(end) if end <= self.end.get() => {
+                    self.next.set(end);
+                    return start as *mut u8;
+                }
+                Some(_) => {}
+                None => return core::ptr::null_mut(),
+            }
+            if !self.grow(layout) {
+                return core::ptr::null_mut();
+            }
+        }
+    }
+
+    unsafe fn dealloc(&self, _block: *mut u8, _layout: Layout) {}
+
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        let start = block as usize;
+        if new_size <= layout.size() {
+            return block;
+        }
+        if start + layout.size() == self.next.get()
+            && let Some(end) = start.checked_add(new_size)
+            && end <= self.end.get()
+        {
+            self.next.set(end);
+            return block;
+        }
+        // SAFETY: the caller guarantees that the new size fits the layout's alignment.
+        let moved = unsafe { self.alloc(Layout::from_size_align_unchecked(new_size, layout.align())) };
+        if !moved.is_null() {
+            // SAFETY: the new block is larger than the old one and apart from it.
+            unsafe { core::ptr::copy_nonoverlapping(block, moved, layout.size()) };
+        }
+        moved
+    }
+}

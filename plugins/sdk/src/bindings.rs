@@ -1,0 +1,11 @@
+//! The contract's types and the shell around a component, generated from `wit/1.0.0`.
+#![allow(unsafe_code, missing_docs, unreachable_pub, clippy::all)]
+
+wit_bindgen::generate!({
+    path: "../../wit/1.0.0",
+    world: "connector",
+    pub_export_macro: true,
+    export_macro_name: "export_connector",
+    default_bindings_module: "sendflowr_plugin_sdk::bindings",
+    additional_derives: [PartialEq],
+});

@@ -1,0 +1,86 @@
+//! `multipart/form-data` (RFC 7578).
+
+use super::into_text;
+
+/// A parameter of a header's value, unquoted: `boundary` of `; boundary="x"`.
+pub(super) fn parameter(parameters: &str, name: &str) -> Option<String> {
+    let mut rest = parameters;
+    loop {
+        let (found, after) = rest.trim_start_matches([';', ' ', '\t']).split_once('=')?;
+        let value;
+        (value, rest) = match after.strip_prefix('"') {
+            Some(quoted) => unquote(quoted),
+            None => {
+                let end = after.find(';').unwrap_or(after.len());
+                (after[..end].trim().to_owned(), &after[end..])
+            }
+        };
+        if found.trim().eq_ignore_ascii_case(name) {
+            return Some(value);
+        }
+    }
+}
+
+/// The text up to the closing quote, its escapes taken off, and what follows.
+fn unquote(quoted: &str) -> (String, &str) {
+    let mut value = String::new();
+    let mut characters = quoted.char_indices();
+    while let Some((at, character)) = characters.next() {
+        match character {
+            '"' => return (value, &quoted[at + 1..]),
+            '\\' => value.extend(characters.next().map(|(_, escaped)| escaped)),
+            other => value.push(other),
+        }
+    }
+    (value, "")
+}
+
+/// The named fields between the boundaries, files left out; none when the closing boundary is missing.
+pub(super) fn fields(body: &[u8], boundary: &str) -> Option<Vec<(String, String)>> {
+    let delimiter = format!("--{boundary}");
+    let mut fields = Vec::new();
+    let mut part_from = None;
+    let mut line_from = 0;
+    while line_from < body.len() {
+        let rest = &body[line_from..];
+        let line_length = rest.iter().position(|byte| *byte == b'\n').map_or(rest.len(), |at| at + 1);
+        if let Some(tail) = rest[..line_length].strip_prefix(delimiter.as_bytes())
+            && (tail.starts_with(b"--") || tail.trim_ascii().is_empty())
+        {
+            if let Some(from) = part_from {
+                fields.extend(field(&body[from..line_from]));
+            }
+            if tail.starts_with(b"--") {
+                return Some(fields);
+            }
+            part_from = Some(line_from + line_length);
+        }
+        line_from += line_length;
+    }
+    None
+}
+
+/// Name and content of one part, whose last line end belongs to the boundary; none for a file.
+fn field(part: &[u8]) -> Option<(String, String)> {
+    let part = part.strip_suffix(b"\n")?;
+    let part = part.strip_suffix(b"\r").unwrap_or(part);
+    let mut name = None;
+    let mut rest = part;
+    loop {
+        let end = rest.iter().position(|byte| *byte == b'\n')?;
+        let line = rest[..end].trim_ascii_end();
+        rest = &rest[end + 1..];
+        if line.is_empty() {
+            return Some((name?, into_text(rest.to_vec())));
+        }
+        let line = into_text(line.to_vec());
+        let Some((header, value)) = line.split_once(':') else { continue };
+        if header.eq_ignore_ascii_case("content-disposition") {
+            let (_, parameters) = value.split_once(';')?;
+            if parameter(parameters, "filename").is_some() {
+                return None;
+            }
+            name = parameter(parameters, "name");
+        }
+    }
+}

@@ -1,0 +1,362 @@
+//! The parser: text to nodes in one pass.
+
+/// Nesting that is still read. Real payloads stay below ten levels; this many frames fit the guest's 1 MiB stack
+/// many times over.
+const MAX_DEPTH: usize = 128;
+
+/// What a node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// No value: what a lookup without a result gives.
+    Missing,
+    Null,
+    True,
+    False,
+    Number,
+    /// A string without escapes.
+    Text,
+    /// A string with escapes.
+    EscapedText,
+    Array,
+    Object,
+}
+
+/// One value or name, and where it stands. Nodes follow each other in the order of the text.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Node {
+    pub(super) kind: Kind,
+    /// Position of the first byte; of a string, behind its opening quote.
+    pub(super) start: u32,
+    /// Position behind the last byte; of a string, of its closing quote.
+    pub(super) end: u32,
+    /// Index of the first node that is not below this one.
+    pub(super) next: u32,
+}
+
+impl Node {
+    pub(super) const MISSING: Node = Node { kind: Kind::Missing, start: 0, end: 0, next: 1 };
+}
+
+type Fault = &'static str;
+
+/// A position in the text. Faults name no content, which may be personal.
+pub(super) struct Parser<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    depth: usize,
+}
+
+impl<'a> Parser<'a> {
+    pub(super) fn new(text: &'a str) -> Parser<'a> {
+        Parser { bytes: text.as_bytes(), at: 0, depth: 0 }
+    }
+
+    pub(super) fn position(&self) -> usize {
+        self.at
+    }
+
+    #[inline]
+    fn peek(&self) -> Option<u8> {
+        self.bytes.get(self.at).copied()
+    }
+
+    /// The next byte that is no blank, not taken.
+    #[inline]
+    fn skip_blanks(&mut self) -> Option<u8> {
+        loop {
+            match self.peek() {
+                Some(b' ' | b'\n' | b'\r' | b'\t') => self.at += 1,
+                other => return other,
+            }
+        }
+    }
+
+    /// Demands that nothing but blanks follows.
+    pub(super) fn end(&mut self) -> Result<(), Fault> {
+        match self.skip_blanks() {
+            None => Ok(()),
+            Some(_) => Err("unexpected text after the value"),
+        }
+    }
+
+    /// Takes the opening bracket and tells whether an element follows; `None` when the text begins otherwise.
+    pub(super) fn begin_array(&mut self) -> Result<Option<bool>, Fault> {
+        match self.skip_blanks() {
+            Some(b'[') => self.at += 1,
+            Some(_) => return Ok(None),
+            None => return Err("no text"),
+        }
+        self.depth += 1;
+        if self.skip_blanks() == Some(b']') {
+            self.at += 1;
+            return Ok(Some(false));
+        }
+        Ok(Some(true))
+    }
+
+    /// Takes what stands behind an element and tells whether another one follows.
+    #[inline]
+    pub(super) fn another_element(&mut self) -> Result<bool, Fault> {
+        match self.skip_blanks() {
+            Some(b',') => {
+                self.at += 1;
+                Ok(true)
+            }
+            Some(b']') => {
+                self.at += 1;
+                Ok(false)
+            }
+            _ => Err("`,` or `]` expected"),
+        }
+    }
+
+    /// Takes one value and appends its nodes.
+    pub(super) fn value(&mut self, nodes: &mut Vec<Node>) -> Result<(), Fault> {
+        let index = nodes.len();
+        let first = self.skip_blanks();
+        let start = self.at;
+        let kind = match first {
+            Some(b'"') => return self.string(nodes),
+            Some(b'{') => {
+                nodes.push(Node { kind: Kind::Object, start: start as u32, end: 0, next: 0 });
+                self.object(nodes)?;
+                Kind::Object
+            }
+            Some(b'[') => {
+                nodes.push(Node { kind: Kind::Array, start: start as u32, end: 0, next: 0 });
+                self.array(nodes)?;
+                Kind::Array
+            }
+            Some(b'-' | b'0'..=b'9') => self.number()?,
+            Some(b't') => self.word(b"true", Kind::True)?,
+            Some(b'f') => self.word(b"false", Kind::False)?,
+            Some(b'n') => self.word(b"null", Kind::Null)?,
+            Some(_) => return Err("a value expected"),
+            None => return Err("a value expected, but the text ends"),
+        };
+        if index == nodes.len() {
+            nodes.push(Node { kind, start: start as u32, end: self.at as u32, next: index as u32 + 1 });
+        } else {
+            nodes[index].end = self.at as u32;
+            nodes[index].next = nodes.len() as u32;
+        }
+        Ok(())
+    }
+
+    fn object(&mut self, nodes: &mut Vec<Node>) -> Result<(), Fault> {
+        self.enter()?;
+        if self.skip_blanks() == Some(b'}') {
+            return self.leave();
+        }
+        loop {
+            if self.skip_blanks() != Some(b'"') {
+                return Err("a name expected");
+            }
+            self.string(nodes)?;
+            if self.skip_blanks() != Some(b':') {
+                return Err("`:` expected");
+            }
+            self.at += 1;
+            self.value(nodes)?;
+            match self.skip_blanks() {
+                Some(b',') => self.at += 1,
+                Some(b'}') => return self.leave(),
+                _ => return Err("`,` or `}` expected"),
+            }
+        }
+    }
+
+    fn array(&mut self, nodes: &mut Vec<Node>) -> Result<(), Fault> {
+        self.enter()?;
+        if self.skip_blanks() == Some(b']') {
+            return self.leave();
+        }
+        loop {
+            self.value(nodes)?;
+            if !self.another_element()? {
+                self.depth -= 1;
+                return Ok(());
+            }
+        }
+    }
+
+    fn enter(&mut self) -> Result<(), Fault> {
+        self.at += 1;
+        self.depth += 1;
+        if self.depth > MAX_DEPTH { Err("nested too deeply") } else { Ok(()) }
+    }
+
+    fn leave(&mut self) -> Result<(), Fault> {
+        self.at += 1;
+        self.depth -= 1;
+        Ok(())
+    }
+
+    fn word(&mut self, word: &[u8], kind: Kind) -> Result<Kind, Fault> {
+        if !self.bytes[self.at..].starts_with(word) {
+            return Err("a value expected");
+        }
+        self.at += word.len();
+        Ok(kind)
+    }
+
+    fn digits(&mut self) -> Result<(), Fault> {
+        let from = self.at;
+        while self.peek().is_some_and(|byte| byte.is_ascii_digit()) {
+            self.at += 1;
+        }
+        if self.at == from { Err("a digit expected") } else { Ok(()) }
+    }
+
+    fn number(&mut self) -> Result<Kind, Fault> {
+        if self.peek() == Some(b'-') {
+            self.at += 1;
+        }
+        if self.peek() == Some(b'0') {
+            self.at += 1;
+        } else {
+            self.digits()?;
+        }
+        if self.peek() == Some(b'.') {
+            self.at += 1;
+            self.digits()?;
+        }
+        if let Some(b'e' | b'E') = self.peek() {
+            self.at += 1;
+            if let Some(b'+' | b'-') = self.peek() {
+                self.at += 1;
+            }
+            self.digits()?;
+        }
+        Ok(Kind::Number)
+    }
+
+    /// Takes a string, opening quote included.
+    #[inline]
+    fn string(&mut self, nodes: &mut Vec<Node>) -> Result<(), Fault> {
+        self.at += 1;
+        let start = self.at;
+        let mut kind = Kind::Text;
+        loop {
+            self.skip_plain();
+            match self.peek() {
+                Some(b'"') => break,
+                Some(b'\\') => {
+                    kind = Kind::EscapedText;
+                    self.escape()?;
+                }
+                Some(_) => return Err("a control character in a string"),
+                None => return Err("a string without end"),
+            }
+        }
+        let next = nodes.len() as u32 + 1;
+        nodes.push(Node { kind, start: start as u32, end: self.at as u32, next });
+        self.at += 1;
+        Ok(())
+    }
+
+    /// Takes everything up to a quote, a backslash, a control character or the end, eight bytes at a time.
+    #[inline]
+    fn skip_plain(&mut self) {
+        while let Some(chunk) = self.bytes[self.at..].first_chunk::<8>() {
+            let special = special_bytes(u64::from_le_bytes(*chunk));
+            if special != 0 {
+                self.at += special.trailing_zeros() as usize / 8;
+                return;
+            }
+            self.at += 8;
+        }
+        while self.peek().is_some_and(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
+            self.at += 1;
+        }
+    }
+
+    fn escape(&mut self) -> Result<(), Fault> {
+        match self.bytes.get(self.at + 1) {
+            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => self.at += 2,
+            Some(b'u') => match self.bytes.get(self.at + 2..self.at + 6) {
+                Some(code) if code.iter().all(u8::is_ascii_hexdigit) => self.at += 6,
+                _ => return Err("four hexadecimal digits expected"),
+            },
+            _ => return Err("an unknown escape in a string"),
+        }
+        Ok(())
+    }
+}
+
+/// The high bit of every byte that is a quote, a backslash or a control character. Bytes above the lowest such one may
+/// be marked wrongly, because the subtractions borrow; only the lowest counts.
+#[inline]
+fn special_bytes(word: u64) -> u64 {
+    const ONES: u64 = u64::MAX / 255;
+    let quote = word ^ (ONES * b'"' as u64);
+    let backslash = word ^ (ONES * b'\\' as u64);
+    let below_ones = (quote.wrapping_sub(ONES) & !quote) | (backslash.wrapping_sub(ONES) & !backslash);
+    let below_blank = word.wrapping_sub(ONES * b' ' as u64) & !word;
+    (below_ones | below_blank) & (ONES * 0x80)
+}
+
+/// The characters of a string whose escapes the parser has checked; half a surrogate pair becomes U+FFFD.
+pub(super) fn unescape(raw: &str) -> String {
+    let mut out = String::with_capacity(raw.len());
+    let mut rest = raw;
+    while let Some((plain, escaped)) = rest.split_once('\\') {
+        out.push_str(plain);
+        let mut length = 1;
+        match escaped.as_bytes().first() {
+            Some(b'b') => out.push('\u{8}'),
+            Some(b'f') => out.push('\u{c}'),
+            Some(b'n') => out.push('\n'),
+            Some(b'r') => out.push('\r'),
+            Some(b't') => out.push('\t'),
+            Some(b'u') => {
+                let (character, taken) = unicode(escaped);
+                out.push(character);
+                length = taken;
+            }
+            Some(other) => out.push(char::from(*other)),
+            None => break,
+        }
+        rest = escaped.get(length..).unwrap_or_default();
+    }
+    out.push_str(rest);
+    out
+}
+
+/// The character behind `uXXXX` or `uXXXX\uXXXX`, and how many bytes were taken.
+fn unicode(escaped: &str) -> (char, usize) {
+    let unit = |from: usize| escaped.get(from..from + 4).and_then(|hex| u32::from_str_radix(hex, 16).ok());
+    let high = unit(1).unwrap_or(0xfffd);
+    if (0xd800..0xdc00).contains(&high)
+        && escaped.get(5..7) == Some("\\u")
+        && let Some(low @ 0xdc00..0xe000) = unit(7)
+    {
+        let code = 0x10000 + ((high - 0xd800) << 10) + (low - 0xdc00);
+        return (char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER), 11);
+    }
+    (char::from_u32(high).unwrap_or(char::REPLACEMENT_CHARACTER), 5)
+}
+
+/// Appends a JSON string with only the escapes that JSON demands.
+pub(super) fn escape(text: &str, out: &mut String) {
+    out.push('"');
+    for character in text.chars() {
+        match character {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\u{8}' => out.push_str("\\b"),
+            '\u{c}' => out.push_str("\\f"),
+            control @ '\0'..'\u{20}' => {
+                out.push_str("\\u00");
+                let code = control as u8;
+                out.push(char::from(b'0' + code / 16));
+                out.push(char::from(b"0123456789abcdef"[usize::from(code % 16)]));
+            }
+            other => out.push(other),
+        }
+    }
+    out.push('"');
+}

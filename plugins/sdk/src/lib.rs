@@ -1,0 +1,68 @@
+#![doc = include_str!("../README.md")]
+
+#[cfg(target_family = "wasm")]
+mod allocator;
+pub mod batch;
+pub mod bindings;
+mod descriptor;
+pub mod form;
+pub mod json;
+pub mod log;
+pub mod proof;
+mod request;
+pub mod text;
+pub mod time;
+
+pub use batch::{Element, Unused, reject, skip};
+pub use bindings::sendflowr::connector::types::{
+    BasicAuth, Batch, BounceType, Descriptor, Encoding, Event, EventType, Freshness, Hash, HashConstruction, HashKey,
+    Header, Identifier, IdentifierKind, KeyedHash, Message, Outcome, Pair, Part, Proof, PublicKey, PublicKeySignature,
+    Rejected, Rejection, Reply, Request, SecretKey, SecretSpec, Setting, SettingSpec, SharedSecret, Signature,
+    SignatureScheme, Skipped, Statuses,
+};
+pub use form::Form;
+pub use json::{Document, Value};
+pub use proof::Proofs;
+
+/// A provider plugin: three pure functions over one delivery.
+///
+/// The same request always gives the same answer. There is no clock (`Request::received_at_ms` is the time), no
+/// network and no secret; the host checks the proofs, hashes addresses and owns every retry.
+pub trait Plugin {
+    /// Tells what the plugin is; the same on every call.
+    fn describe() -> Descriptor;
+
+    /// Tells what must hold for this delivery to be genuine. All proofs must hold; none means that nothing can be
+    /// checked, which the host refuses unless the operator allows unsigned deliveries.
+    fn authenticate(request: &Request) -> Result<Vec<Proof>, Rejection>;
+
+    /// Turns a genuine delivery into events, or into the answer that a handshake asks for.
+    fn normalize(request: &Request) -> Result<Outcome, Rejection>;
+}
+
+impl<P: Plugin> bindings::exports::sendflowr::connector::plugin::Guest for P {
+    fn describe() -> Descriptor {
+        P::describe()
+    }
+
+    fn authenticate(request: Request) -> Result<Vec<Proof>, Rejection> {
+        P::authenticate(&request)
+    }
+
+    fn normalize(request: Request) -> Result<Outcome, Rejection> {
+        P::normalize(&request)
+    }
+}
+
+/// Makes a [`Plugin`] the component's plugin. Expands to nothing off WebAssembly, so that a plugin's logic is an
+/// ordinary library in tests.
+#[macro_export]
+macro_rules! export {
+    ($plugin:ident) => {
+        #[cfg(target_family = "wasm")]
+        #[allow(unsafe_code, missing_docs)]
+        const _: () = {
+            $crate::bindings::export_connector!($plugin with_types_in $crate::bindings);
+        };
+    };
+}

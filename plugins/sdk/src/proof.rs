@@ -1,0 +1,325 @@
+//! Saying what must hold for a delivery to be genuine.
+//!
+//! [`Proofs`] collects the proofs under the rule "whatever is configured must hold": each of its methods adds a proof
+//! when the operator has configured what it needs, and refuses the delivery when what would prove it is missing.
+
+use crate::{
+    BasicAuth, Encoding, Freshness, Hash, HashConstruction, HashKey, KeyedHash, Part, Proof, PublicKey,
+    PublicKeySignature, Rejection, Request, SecretKey, SharedSecret, Signature, SignatureScheme,
+};
+
+/// The contract's limit on candidate signatures.
+const MAX_SIGNATURES: usize = 16;
+
+/// The proofs of one delivery.
+pub struct Proofs<'a> {
+    request: &'a Request,
+    proofs: Vec<Proof>,
+}
+
+impl<'a> Proofs<'a> {
+    /// No proofs yet.
+    pub fn new(request: &'a Request) -> Proofs<'a> {
+        Proofs { request, proofs: Vec::new() }
+    }
+
+    /// Adds a proof.
+    pub fn push(&mut self, proof: impl Into<Proof>) {
+        self.proofs.push(proof.into());
+    }
+
+    /// Demands basic authentication when the secret `basic_auth_user` or `basic_auth_password` is configured.
+    pub fn basic_auth(&mut self) -> Result<(), Rejection> {
+        let (user, password) = ("basic_auth_user", "basic_auth_password");
+        if self.request.has_secret(user) || self.request.has_secret(password) {
+            let authorization = self.request.proof_header("authorization")?.to_owned();
+            self.push(Proof::BasicAuth(BasicAuth {
+                authorization,
+                user: user.to_owned(),
+                password: password.to_owned(),
+            }));
+        }
+        Ok(())
+    }
+
+    /// Demands `Authorization: Bearer …` when the secret `bearer_token` is configured.
+    pub fn bearer_token(&mut self) -> Result<(), Rejection> {
+        let secret = "bearer_token";
+        if self.request.has_secret(secret) {
+            let authorization = self.request.proof_header("authorization")?;
+            let token = match authorization.trim().split_once(' ') {
+                Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim(),
+                _ => return Err(Rejection::InvalidProof("header `authorization` is no bearer token".to_owned())),
+            };
+            self.shared_secret("header `authorization`", secret, [token]);
+        }
+        Ok(())
+    }
+
+    /// Demands the header that the setting `header_name` names when it or the secret `header_value` is configured.
+    /// One without the other refuses everything: half a configuration must not let deliveries through unchecked.
+    pub fn shared_header(&mut self) -> Result<(), Rejection> {
+        let secret = "header_value";
+        match (self.request.setting("header_name"), self.request.has_secret(secret)) {
+            (None, false) => Ok(()),
+            (None, true) => {
+                Err(Rejection::InvalidProof("secret `header_value` is set, setting `header_name` is not".to_owned()))
+            }
+            (Some(_), false) => {
+                Err(Rejection::InvalidProof("setting `header_name` is set, secret `header_value` is not".to_owned()))
+            }
+            (Some(name), true) => {
+                let name = name.trim().to_ascii_lowercase();
+                let presented = self.request.proof_header(&name)?;
+                self.shared_secret(&format!("header `{name}`"), secret, [presented]);
+                Ok(())
+            }
+        }
+    }
+
+    /// Demands that one of `presented` equals the secret; `source` tells where they stood.
+    pub fn shared_secret<'p>(&mut self, source: &str, secret: &str, presented: impl IntoIterator<Item = &'p str>) {
+        let presented = presented.into_iter().take(MAX_SIGNATURES).map(str::to_owned).collect();
+        self.push(Proof::SharedSecret(SharedSecret { source: source.to_owned(), secret: secret.to_owned(), presented }));
+    }
+
+    /// Demands a signing time within the setting `timestamp_tolerance_seconds` of the receipt; nothing when it is
+    /// unset. `read` is one of the [`time`](crate::time) functions. A text that is no time is refused in either case,
+    /// since no provider sends that.
+    pub fn fresh(&mut self, source: &str, text: &str, read: fn(&str) -> Option<i64>) -> Result<(), Rejection> {
+        let signed_at_ms = read_time(source, text, read)?;
+        if let Some(seconds) = self.request.setting_u64("timestamp_tolerance_seconds")? {
+            self.push_fresh(source, signed_at_ms, seconds);
+        }
+        Ok(())
+    }
+
+    /// Demands a signing time within `tolerance_seconds` of the receipt, or within the setting
+    /// `timestamp_tolerance_seconds` where the operator has set one.
+    pub fn fresh_within(
+        &mut self,
+        tolerance_seconds: u64,
+        source: &str,
+        text: &str,
+        read: fn(&str) -> Option<i64>,
+    ) -> Result<(), Rejection> {
+        let signed_at_ms = read_time(source, text, read)?;
+        let configured = self.request.setting_u64("timestamp_tolerance_seconds")?;
+        self.push_fresh(source, signed_at_ms, configured.unwrap_or(tolerance_seconds));
+        Ok(())
+    }
+
+    fn push_fresh(&mut self, source: &str, signed_at_ms: i64, tolerance_seconds: u64) {
+        let tolerance_ms = tolerance_seconds.saturating_mul(1000);
+        self.push(Proof::Fresh(Freshness { source: source.to_owned(), signed_at_ms, tolerance_ms }));
+    }
+
+    /// The proofs, for `authenticate` to return.
+    pub fn finish(self) -> Vec<Proof> {
+        self.proofs
+    }
+}
+
+fn read_time(source: &str, text: &str, read: fn(&str) -> Option<i64>) -> Result<i64, Rejection> {
+    read(text).ok_or_else(|| Rejection::InvalidProof(format!("{source} holds no readable time")))
+}
+
+/// A part of a signed message: this text, or these bytes. [`Part::Body`] stands for the body.
+pub fn part(bytes: impl AsRef<[u8]>) -> Part {
+    Part::Bytes(bytes.as_ref().to_vec())
+}
+
+impl KeyedHash {
+    /// An HMAC under a secret whose text is the key. `source` tells where the signature stood, for example
+    /// "header `x-signature`". Messages and signatures are added with the methods below.
+    pub fn hmac(hash: Hash, secret: &str, source: &str) -> KeyedHash {
+        let key =
+            SecretKey { name: secret.to_owned(), encoding: Encoding::Utf8, strip_prefix: String::new() };
+        KeyedHash {
+            source: source.to_owned(),
+            construction: HashConstruction::Hmac,
+            hash,
+            key: HashKey::Secret(key),
+            messages: Vec::new(),
+            signatures: Vec::new(),
+        }
+    }
+
+    /// The same with another construction than HMAC.
+    pub fn construction(mut self, construction: HashConstruction) -> KeyedHash {
+        self.construction = construction;
+        self
+    }
+
+    /// The same with another key: an encoded secret, or one that the provider publishes.
+    pub fn key(mut self, key: HashKey) -> KeyedHash {
+        self.key = key;
+        self
+    }
+
+    /// Adds a message that may have been signed: its parts, joined without separators. At most 8.
+    pub fn message(mut self, parts: impl Into<Vec<Part>>) -> KeyedHash {
+        self.messages.push(parts.into());
+        self
+    }
+
+    /// Adds a signature of which one must fit; more than 16 are not looked at.
+    pub fn signature(mut self, text: &str, encoding: Encoding) -> KeyedHash {
+        if self.signatures.len() < MAX_SIGNATURES {
+            self.signatures.push(Signature { text: text.to_owned(), encoding });
+        }
+        self
+    }
+}
+
+impl PublicKeySignature {
+    /// A signature under a public key. `source` tells where it stood.
+    pub fn new(scheme: SignatureScheme, key: PublicKey, source: &str) -> PublicKeySignature {
+        PublicKeySignature {
+            source: source.to_owned(),
+            scheme,
+            key,
+            messages: Vec::new(),
+            signatures: Vec::new(),
+        }
+    }
+
+    /// Adds a message that may have been signed: its parts, joined without separators. At most 8.
+    pub fn message(mut self, parts: impl Into<Vec<Part>>) -> PublicKeySignature {
+        self.messages.push(parts.into());
+        self
+    }
+
+    /// Adds a signature of which one must fit; more than 16 are not looked at.
+    pub fn signature(mut self, text: &str, encoding: Encoding) -> PublicKeySignature {
+        if self.signatures.len() < MAX_SIGNATURES {
+            self.signatures.push(Signature { text: text.to_owned(), encoding });
+        }
+        self
+    }
+}
+
+impl From<KeyedHash> for Proof {
+    fn from(proof: KeyedHash) -> Proof {
+        Proof::KeyedHash(proof)
+    }
+}
+
+impl From<PublicKeySignature> for Proof {
+    fn from(proof: PublicKeySignature) -> Proof {
+        Proof::PublicKey(proof)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Header, Setting, time};
+
+    fn request(headers: &[(&str, &str)], settings: &[(&str, &str)], secrets: &[&str]) -> Request {
+        Request {
+            method: "POST".to_owned(),
+            path: String::new(),
+            query: String::new(),
+            headers: headers
+                .iter()
+                .map(|(name, value)| Header { name: (*name).to_owned(), value: (*value).to_owned() })
+                .collect(),
+            body: Vec::new(),
+            received_at_ms: 0,
+            settings: settings
+                .iter()
+                .map(|(name, value)| Setting { name: (*name).to_owned(), value: (*value).to_owned() })
+                .collect(),
+            secrets: secrets.iter().map(|name| (*name).to_owned()).collect(),
+        }
+    }
+
+    fn all(request: &Request) -> Result<Vec<Proof>, Rejection> {
+        let mut proofs = Proofs::new(request);
+        proofs.basic_auth()?;
+        proofs.bearer_token()?;
+        proofs.shared_header()?;
+        Ok(proofs.finish())
+    }
+
+    #[test]
+    fn nothing_configured_demands_nothing() {
+        assert_eq!(all(&request(&[("authorization", "Bearer x")], &[], &[])), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn what_is_configured_is_demanded() {
+        for secret in ["basic_auth_user", "basic_auth_password", "bearer_token"] {
+            let refused = all(&request(&[("authorization", " ")], &[], &[secret]));
+            let expected = "header `authorization` is missing or empty".to_owned();
+            assert_eq!(refused, Err(Rejection::MissingProof(expected)), "{secret}");
+        }
+        let refused = all(&request(&[], &[("header_name", "X-Key")], &["header_value"]));
+        assert_eq!(refused, Err(Rejection::MissingProof("header `x-key` is missing or empty".to_owned())));
+    }
+
+    #[test]
+    fn a_header_half_configured_refuses() {
+        for (settings, secrets) in [(&[("header_name", "x-key")][..], &[][..]), (&[][..], &["header_value"][..])] {
+            let refused = all(&request(&[("x-key", "v")], settings, secrets));
+            assert!(matches!(refused, Err(Rejection::InvalidProof(_))), "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn presents_token_and_header() {
+        let request = request(
+            &[("authorization", "bearer  tok=en"), ("x-key", "v")],
+            &[("header_name", "X-Key")],
+            &["bearer_token", "header_value"],
+        );
+        let presented: Vec<_> = all(&request)
+            .unwrap()
+            .into_iter()
+            .map(|proof| match proof {
+                Proof::SharedSecret(proof) => (proof.secret, proof.presented),
+                other => panic!("unexpected {other:?}"),
+            })
+            .collect();
+        let expected = [("bearer_token", "tok=en"), ("header_value", "v")]
+            .map(|(name, value)| (name.to_owned(), vec![value.to_owned()]));
+        assert_eq!(presented, expected);
+    }
+
+    #[test]
+    fn another_scheme_is_no_bearer_token() {
+        let refused = all(&request(&[("authorization", "Basic eDp5")], &[], &["bearer_token"]));
+        assert!(matches!(refused, Err(Rejection::InvalidProof(_))));
+    }
+
+    #[test]
+    fn freshness_is_optional_unless_the_provider_prescribes_it() {
+        let unset = request(&[], &[], &[]);
+        let set = request(&[], &[("timestamp_tolerance_seconds", "60")], &[]);
+        let tolerances = |request: &Request| {
+            let mut proofs = Proofs::new(request);
+            proofs.fresh("header `t`", "10", time::seconds).unwrap();
+            proofs.fresh_within(300, "header `t`", "10", time::seconds).unwrap();
+            let tolerance = |proof| match proof {
+                Proof::Fresh(fresh) => (fresh.signed_at_ms, fresh.tolerance_ms),
+                other => panic!("unexpected {other:?}"),
+            };
+            proofs.finish().into_iter().map(tolerance).collect::<Vec<_>>()
+        };
+        assert_eq!(tolerances(&unset), [(10_000, 300_000)]);
+        assert_eq!(tolerances(&set), [(10_000, 60_000), (10_000, 60_000)]);
+        let refused = Proofs::new(&unset).fresh("header `t`", "soon", time::seconds);
+        assert_eq!(refused, Err(Rejection::InvalidProof("header `t` holds no readable time".to_owned())));
+    }
+
+    #[test]
+    fn no_more_than_sixteen_signatures_are_presented() {
+        let mut hash = KeyedHash::hmac(Hash::Sha256, "key", "header `s`").message([part("v0:"), Part::Body]);
+        for _ in 0..40 {
+            hash = hash.signature("ab", Encoding::Hex);
+        }
+        assert_eq!(hash.signatures.len(), 16);
+        assert_eq!(hash.messages, [vec![Part::Bytes(b"v0:".to_vec()), Part::Body]]);
+    }
+}
