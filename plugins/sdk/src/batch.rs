@@ -25,12 +25,17 @@ pub type Element = Result<Event, Unused>;
 
 /// An element that was understood and gives no event; `provider_type` is the provider's name for it.
 pub fn skip(provider_type: impl Into<String>, reason: impl Into<String>) -> Unused {
-    Unused::Skipped { provider_type: provider_type.into(), reason: reason.into() }
+    Unused::Skipped {
+        provider_type: provider_type.into(),
+        reason: reason.into(),
+    }
 }
 
 /// An element that should have given an event and could not be read. The reason holds no personal data.
 pub fn reject(reason: impl Into<String>) -> Unused {
-    Unused::Rejected { reason: reason.into() }
+    Unused::Rejected {
+        reason: reason.into(),
+    }
 }
 
 impl Event {
@@ -63,27 +68,38 @@ impl Event {
 impl Batch {
     /// A batch of nothing.
     pub fn new() -> Batch {
-        Batch { events: Vec::new(), skipped: Vec::new(), rejected: Vec::new() }
+        Batch {
+            events: Vec::new(),
+            skipped: Vec::new(),
+            rejected: Vec::new(),
+        }
     }
 
     /// Adds what the element at `index` gave; an element may be added several times when it fans out.
     ///
-    /// An event that names nobody, neither by address nor by another identifier, is rejected: nothing could be
-    /// learned from it.
+    /// An event that neither names a person, by address or another identifier, nor a message is rejected: nothing could
+    /// be learned from it. The message counts because an earlier event about it may have named the person.
     pub fn add(&mut self, index: usize, element: Element) {
         // Bodies are far below 4 Gi elements; a guest could not even hold them.
         let index = u32::try_from(index).unwrap_or(u32::MAX);
         match element {
-            Ok(event) if event.recipient_email.is_none() && event.identifiers.is_empty() => {
-                let reason = "the event names no recipient".to_owned();
+            Ok(event) if !names_anyone(&event) => {
+                let reason = "the event names neither recipient nor message".to_owned();
                 self.rejected.push(Rejected { index, reason });
             }
             Ok(mut event) => {
                 event.index = index;
                 self.events.push(event);
             }
-            Err(Unused::Skipped { provider_type, reason }) => {
-                self.skipped.push(Skipped { index, provider_type, reason });
+            Err(Unused::Skipped {
+                provider_type,
+                reason,
+            }) => {
+                self.skipped.push(Skipped {
+                    index,
+                    provider_type,
+                    reason,
+                });
             }
             Err(Unused::Rejected { reason }) => self.rejected.push(Rejected { index, reason }),
         }
@@ -96,6 +112,10 @@ impl Batch {
         json::for_each_element(body, |index, value| batch.add(index, read(value)))?;
         Ok(batch)
     }
+}
+
+fn names_anyone(event: &Event) -> bool {
+    event.recipient_email.is_some() || !event.identifiers.is_empty() || event.message_id.is_some()
 }
 
 impl Default for Batch {
@@ -138,7 +158,10 @@ mod tests {
 
     fn read(value: Value<'_>) -> Element {
         match value.str("event").as_ref() {
-            "open" => Ok(Event { recipient_email: value.text("email"), ..Event::new(EventType::Opened, 1) }),
+            "open" => Ok(Event {
+                recipient_email: value.text("email"),
+                ..Event::new(EventType::Opened, 1)
+            }),
             "bad" => Err(reject("no time")),
             other => Err(skip(other, "not used")),
         }
@@ -148,16 +171,39 @@ mod tests {
     fn every_element_keeps_its_index() {
         let body = br#"[{"event":"bad"},{"event":"open","email":"a@b.c"},{"event":"x"},{"event":"open"},7]"#;
         let batch = Batch::of_array(body, read).unwrap();
-        assert_eq!(batch.events.iter().map(|event| event.index).collect::<Vec<_>>(), [1]);
-        assert_eq!(batch.skipped.iter().map(|skipped| skipped.index).collect::<Vec<_>>(), [2, 4]);
-        assert_eq!(batch.rejected.iter().map(|rejected| rejected.index).collect::<Vec<_>>(), [0, 3]);
-        assert_eq!(batch.rejected[1].reason, "the event names no recipient");
+        assert_eq!(
+            batch.events.iter().map(|event| event.index).collect::<Vec<_>>(),
+            [1]
+        );
+        assert_eq!(
+            batch
+                .skipped
+                .iter()
+                .map(|skipped| skipped.index)
+                .collect::<Vec<_>>(),
+            [2, 4]
+        );
+        assert_eq!(
+            batch
+                .rejected
+                .iter()
+                .map(|rejected| rejected.index)
+                .collect::<Vec<_>>(),
+            [0, 3]
+        );
+        assert_eq!(
+            batch.rejected[1].reason,
+            "the event names neither recipient nor message"
+        );
     }
 
     #[test]
     fn a_body_that_is_no_array_is_malformed() {
         for body in [&b"{}"[..], b"", b"[1", b"[1] x", b"nope"] {
-            assert!(matches!(Batch::of_array(body, read), Err(Rejection::Malformed(_))), "{body:?}");
+            assert!(
+                matches!(Batch::of_array(body, read), Err(Rejection::Malformed(_))),
+                "{body:?}"
+            );
         }
         assert_eq!(Batch::of_array(b" [ ] ", read), Ok(Batch::new()));
     }

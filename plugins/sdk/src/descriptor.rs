@@ -14,49 +14,84 @@ impl Descriptor {
             secrets: Vec::new(),
             settings: Vec::new(),
             hosts: Vec::new(),
-            statuses: Statuses { unproven: 401, malformed: 400, unavailable: 503 },
+            statuses: Statuses {
+                unproven: 401,
+                malformed: 400,
+                unavailable: 503,
+            },
         }
     }
 
     /// Adds a secret that the operator may configure.
     pub fn secret(mut self, name: &str, summary: &str) -> Descriptor {
-        self.secrets.push(SecretSpec { name: name.to_owned(), summary: summary.to_owned(), required: false });
+        self.secrets.push(SecretSpec {
+            name: name.to_owned(),
+            summary: summary.to_owned(),
+            required: false,
+        });
         self
     }
 
     /// Adds a secret without which deliveries cannot be proven.
     pub fn required_secret(mut self, name: &str, summary: &str) -> Descriptor {
-        self.secrets.push(SecretSpec { name: name.to_owned(), summary: summary.to_owned(), required: true });
+        self.secrets.push(SecretSpec {
+            name: name.to_owned(),
+            summary: summary.to_owned(),
+            required: true,
+        });
         self
     }
 
     /// Adds a setting that the operator may configure.
     pub fn setting(mut self, name: &str, summary: &str) -> Descriptor {
-        self.settings.push(SettingSpec { name: name.to_owned(), summary: summary.to_owned(), required: false });
+        self.settings.push(SettingSpec {
+            name: name.to_owned(),
+            summary: summary.to_owned(),
+            required: false,
+        });
         self
     }
 
     /// Adds a setting without which the plugin cannot work.
     pub fn required_setting(mut self, name: &str, summary: &str) -> Descriptor {
-        self.settings.push(SettingSpec { name: name.to_owned(), summary: summary.to_owned(), required: true });
+        self.settings.push(SettingSpec {
+            name: name.to_owned(),
+            summary: summary.to_owned(),
+            required: true,
+        });
         self
     }
 
     /// Adds the secrets that [`Proofs::basic_auth`](crate::Proofs::basic_auth) reads.
     pub fn basic_auth(self) -> Descriptor {
-        self.secret("basic_auth_user", "User name that the webhook's URL or its authentication setting carries.")
-            .secret("basic_auth_password", "Password that goes with `basic_auth_user`.")
+        self.secret(
+            "basic_auth_user",
+            "User name that the webhook's URL or its authentication setting carries.",
+        )
+        .secret(
+            "basic_auth_password",
+            "Password that goes with `basic_auth_user`.",
+        )
     }
 
     /// Adds the secret that [`Proofs::bearer_token`](crate::Proofs::bearer_token) reads.
     pub fn bearer_token(self) -> Descriptor {
-        self.secret("bearer_token", "Token that the webhook sends as `Authorization: Bearer`.")
+        self.secret(
+            "bearer_token",
+            "Token that the webhook sends as `Authorization: Bearer`.",
+        )
     }
 
     /// Adds the secret and the setting that [`Proofs::shared_header`](crate::Proofs::shared_header) reads.
     pub fn shared_header(self) -> Descriptor {
-        self.secret("header_value", "Value of the custom header that the webhook is configured to send.")
-            .setting("header_name", "Name of the custom header that carries `header_value`.")
+        self.secret(
+            "header_value",
+            "Value of the custom header that the webhook is configured to send.",
+        )
+        .setting(
+            "header_name",
+            "Name of the custom header that carries `header_value`.",
+        )
     }
 
     /// Adds the setting that [`Proofs::fresh`](crate::Proofs::fresh) reads.

@@ -19,15 +19,21 @@ impl Form {
         let (kind, parameters) = content_type.split_once(';').unwrap_or((content_type, ""));
         let kind = kind.trim();
         if kind.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
-            return Ok(Form { fields: decode_pairs(&request.body) });
+            return Ok(Form {
+                fields: decode_pairs(&request.body),
+            });
         }
         if kind.eq_ignore_ascii_case("multipart/form-data") {
             let Some(boundary) = multipart::parameter(parameters, "boundary") else {
-                return Err(Rejection::Malformed("the content type `multipart/form-data` names no boundary".to_owned()));
+                return Err(Rejection::Malformed(
+                    "the content type `multipart/form-data` names no boundary".to_owned(),
+                ));
             };
             return match multipart::fields(&request.body, &boundary) {
                 Some(fields) => Ok(Form { fields }),
-                None => Err(Rejection::Malformed("the body is not the announced multipart form".to_owned())),
+                None => Err(Rejection::Malformed(
+                    "the body is not the announced multipart form".to_owned(),
+                )),
             };
         }
         Err(Rejection::Malformed("the body is not a form".to_owned()))
@@ -50,7 +56,10 @@ impl Form {
 
     /// All fields of this name, in order.
     pub fn all(&self, name: &str) -> impl Iterator<Item = &str> {
-        self.fields.iter().filter(move |(found, _)| found == name).map(|(_, value)| value.as_str())
+        self.fields
+            .iter()
+            .filter(move |(found, _)| found == name)
+            .map(|(_, value)| value.as_str())
     }
 
     /// The first field of this name for an event; blank counts as missing.
@@ -118,7 +127,10 @@ mod tests {
             method: "POST".to_owned(),
             path: String::new(),
             query: String::new(),
-            headers: vec![Header { name: "content-type".to_owned(), value: content_type.to_owned() }],
+            headers: vec![Header {
+                name: "content-type".to_owned(),
+                value: content_type.to_owned(),
+            }],
             body: body.to_vec(),
             received_at_ms: 0,
             settings: Vec::new(),
@@ -141,7 +153,10 @@ mod tests {
 
     #[test]
     fn bytes_that_are_no_utf8_are_replaced() {
-        assert_eq!(decode_pairs(b"a=%FFx"), [("a".to_owned(), "\u{fffd}x".to_owned())]);
+        assert_eq!(
+            decode_pairs(b"a=%FFx"),
+            [("a".to_owned(), "\u{fffd}x".to_owned())]
+        );
     }
 
     #[test]
@@ -150,10 +165,13 @@ mod tests {
             --b0\r\ncontent-type: text/plain\r\nCONTENT-DISPOSITION: form-data; name=text\r\n\r\ntwo\r\nlines --b0 \r\n\
             --b0\r\nContent-Disposition: form-data; name=\"attachment-1\"; filename=\"a;b.txt\"\r\n\r\nfile\r\n--b0--\r\n";
         let form = form("multipart/form-data; boundary=\"b0\"", body).unwrap();
-        assert_eq!(form.fields(), [
-            ("event".to_owned(), "opened".to_owned()),
-            ("text".to_owned(), "two\r\nlines --b0 ".to_owned()),
-        ]);
+        assert_eq!(
+            form.fields(),
+            [
+                ("event".to_owned(), "opened".to_owned()),
+                ("text".to_owned(), "two\r\nlines --b0 ".to_owned()),
+            ]
+        );
     }
 
     #[test]
@@ -162,9 +180,15 @@ mod tests {
             ("application/json", &b"{}"[..]),
             ("multipart/form-data", b"--b\r\n"),
             ("multipart/form-data; boundary=b", b"no boundary in here"),
-            ("multipart/form-data; boundary=b", b"--b\r\nContent-Disposition: form-data; name=a\r\n\r\ncut off"),
+            (
+                "multipart/form-data; boundary=b",
+                b"--b\r\nContent-Disposition: form-data; name=a\r\n\r\ncut off",
+            ),
         ] {
-            assert!(matches!(form(content_type, body), Err(Rejection::Malformed(_))), "{content_type}");
+            assert!(
+                matches!(form(content_type, body), Err(Rejection::Malformed(_))),
+                "{content_type}"
+            );
         }
     }
 }

@@ -36,7 +36,11 @@ impl<'a> Document<'a> {
 
     /// The outermost value.
     pub fn root(&self) -> Value<'_> {
-        Value { text: self.text, nodes: &self.nodes, index: 1 }
+        Value {
+            text: self.text,
+            nodes: &self.nodes,
+            index: 1,
+        }
     }
 }
 
@@ -59,7 +63,14 @@ pub fn for_each_element(body: &[u8], mut visit: impl FnMut(usize, Value<'_>)) ->
             Ok(more) => more,
             Err(fault) => return Err(malformed(fault, &parser)),
         };
-        visit(index, Value { text, nodes: &nodes, index: 1 });
+        visit(
+            index,
+            Value {
+                text,
+                nodes: &nodes,
+                index: 1,
+            },
+        );
         index += 1;
     }
     parser.end().map_err(|fault| malformed(fault, &parser))
@@ -75,7 +86,10 @@ fn utf8(body: &[u8]) -> Result<&str, Rejection> {
 }
 
 fn malformed(fault: &str, parser: &Parser<'_>) -> Rejection {
-    Rejection::Malformed(format!("the body is not JSON: {fault} at byte {}", parser.position()))
+    Rejection::Malformed(format!(
+        "the body is not JSON: {fault} at byte {}",
+        parser.position()
+    ))
 }
 
 /// One value of a [`Document`], or the absence of one, which reads like `null`.
@@ -133,7 +147,8 @@ impl<'a> Value<'a> {
 
     /// Name and value of the object's fields, in order; none when the value is no object.
     pub fn entries(self) -> impl Iterator<Item = (Cow<'a, str>, Value<'a>)> {
-        self.fields().map(|(key, value)| (key.string().unwrap_or_default(), value))
+        self.fields()
+            .map(|(key, value)| (key.string().unwrap_or_default(), value))
     }
 
     /// The array's elements, in order; none when the value is no array.
@@ -251,7 +266,10 @@ impl<'a> Value<'a> {
     /// The object's entries as metadata: see [`to_metadata`](Self::to_metadata); no entries when it is no object.
     pub fn to_pairs(self) -> Vec<Pair> {
         let pair = |(name, value): (Cow<'_, str>, Value<'_>)| {
-            Some(Pair { name: name.into_owned(), value: value.to_metadata()? })
+            Some(Pair {
+                name: name.into_owned(),
+                value: value.to_metadata()?,
+            })
         };
         self.entries().filter_map(pair).collect()
     }

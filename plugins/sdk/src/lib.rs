@@ -15,10 +15,10 @@ pub mod time;
 
 pub use batch::{Element, Unused, reject, skip};
 pub use bindings::sendflowr::connector::types::{
-    BasicAuth, Batch, BounceType, Descriptor, Encoding, Event, EventType, Freshness, Hash, HashConstruction, HashKey,
-    Header, Identifier, IdentifierKind, KeyedHash, Message, Outcome, Pair, Part, Proof, PublicKey, PublicKeySignature,
-    Rejected, Rejection, Reply, Request, SecretKey, SecretSpec, Setting, SettingSpec, SharedSecret, Signature,
-    SignatureScheme, Skipped, Statuses,
+    BasicAuth, Batch, BounceType, Descriptor, Encoding, Event, EventType, Freshness, Hash, HashConstruction,
+    HashKey, Header, Identifier, IdentifierKind, KeyedHash, Message, Outcome, Pair, Part, Proof, PublicKey,
+    PublicKeySignature, Rejected, Rejection, Reply, Request, SecretKey, SecretSpec, Setting, SettingSpec,
+    SharedSecret, Signature, SignatureScheme, Skipped, Statuses,
 };
 pub use form::Form;
 pub use json::{Document, Value};
@@ -62,7 +62,7 @@ macro_rules! export {
         #[cfg(target_family = "wasm")]
         #[allow(unsafe_code, missing_docs)]
         const _: () = {
-            $crate::bindings::export_connector!($plugin with_types_in $crate::bindings);
+    $crate::bindings::export_connector!($plugin with_types_in $crate::bindings);
         };
     };
 }

@@ -20,7 +20,10 @@ pub struct Proofs<'a> {
 impl<'a> Proofs<'a> {
     /// No proofs yet.
     pub fn new(request: &'a Request) -> Proofs<'a> {
-        Proofs { request, proofs: Vec::new() }
+        Proofs {
+            request,
+            proofs: Vec::new(),
+        }
     }
 
     /// Adds a proof.
@@ -49,7 +52,11 @@ impl<'a> Proofs<'a> {
             let authorization = self.request.proof_header("authorization")?;
             let token = match authorization.trim().split_once(' ') {
                 Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim(),
-                _ => return Err(Rejection::InvalidProof("header `authorization` is no bearer token".to_owned())),
+                _ => {
+                    return Err(Rejection::InvalidProof(
+                        "header `authorization` is no bearer token".to_owned(),
+                    ));
+                }
             };
             self.shared_secret("header `authorization`", secret, [token]);
         }
@@ -60,14 +67,17 @@ impl<'a> Proofs<'a> {
     /// One without the other refuses everything: half a configuration must not let deliveries through unchecked.
     pub fn shared_header(&mut self) -> Result<(), Rejection> {
         let secret = "header_value";
-        match (self.request.setting("header_name"), self.request.has_secret(secret)) {
+        match (
+            self.request.setting("header_name"),
+            self.request.has_secret(secret),
+        ) {
             (None, false) => Ok(()),
-            (None, true) => {
-                Err(Rejection::InvalidProof("secret `header_value` is set, setting `header_name` is not".to_owned()))
-            }
-            (Some(_), false) => {
-                Err(Rejection::InvalidProof("setting `header_name` is set, secret `header_value` is not".to_owned()))
-            }
+            (None, true) => Err(Rejection::InvalidProof(
+                "secret `header_value` is set, setting `header_name` is not".to_owned(),
+            )),
+            (Some(_), false) => Err(Rejection::InvalidProof(
+                "setting `header_name` is set, secret `header_value` is not".to_owned(),
+            )),
             (Some(name), true) => {
                 let name = name.trim().to_ascii_lowercase();
                 let presented = self.request.proof_header(&name)?;
@@ -78,15 +88,33 @@ impl<'a> Proofs<'a> {
     }
 
     /// Demands that one of `presented` equals the secret; `source` tells where they stood.
-    pub fn shared_secret<'p>(&mut self, source: &str, secret: &str, presented: impl IntoIterator<Item = &'p str>) {
-        let presented = presented.into_iter().take(MAX_SIGNATURES).map(str::to_owned).collect();
-        self.push(Proof::SharedSecret(SharedSecret { source: source.to_owned(), secret: secret.to_owned(), presented }));
+    pub fn shared_secret<'p>(
+        &mut self,
+        source: &str,
+        secret: &str,
+        presented: impl IntoIterator<Item = &'p str>,
+    ) {
+        let presented = presented
+            .into_iter()
+            .take(MAX_SIGNATURES)
+            .map(str::to_owned)
+            .collect();
+        self.push(Proof::SharedSecret(SharedSecret {
+            source: source.to_owned(),
+            secret: secret.to_owned(),
+            presented,
+        }));
     }
 
     /// Demands a signing time within the setting `timestamp_tolerance_seconds` of the receipt; nothing when it is
     /// unset. `read` is one of the [`time`](crate::time) functions. A text that is no time is refused in either case,
     /// since no provider sends that.
-    pub fn fresh(&mut self, source: &str, text: &str, read: fn(&str) -> Option<i64>) -> Result<(), Rejection> {
+    pub fn fresh(
+        &mut self,
+        source: &str,
+        text: &str,
+        read: fn(&str) -> Option<i64>,
+    ) -> Result<(), Rejection> {
         let signed_at_ms = read_time(source, text, read)?;
         if let Some(seconds) = self.request.setting_u64("timestamp_tolerance_seconds")? {
             self.push_fresh(source, signed_at_ms, seconds);
@@ -111,7 +139,11 @@ impl<'a> Proofs<'a> {
 
     fn push_fresh(&mut self, source: &str, signed_at_ms: i64, tolerance_seconds: u64) {
         let tolerance_ms = tolerance_seconds.saturating_mul(1000);
-        self.push(Proof::Fresh(Freshness { source: source.to_owned(), signed_at_ms, tolerance_ms }));
+        self.push(Proof::Fresh(Freshness {
+            source: source.to_owned(),
+            signed_at_ms,
+            tolerance_ms,
+        }));
     }
 
     /// The proofs, for `authenticate` to return.
@@ -133,8 +165,11 @@ impl KeyedHash {
     /// An HMAC under a secret whose text is the key. `source` tells where the signature stood, for example
     /// "header `x-signature`". Messages and signatures are added with the methods below.
     pub fn hmac(hash: Hash, secret: &str, source: &str) -> KeyedHash {
-        let key =
-            SecretKey { name: secret.to_owned(), encoding: Encoding::Utf8, strip_prefix: String::new() };
+        let key = SecretKey {
+            name: secret.to_owned(),
+            encoding: Encoding::Utf8,
+            strip_prefix: String::new(),
+        };
         KeyedHash {
             source: source.to_owned(),
             construction: HashConstruction::Hmac,
@@ -166,7 +201,10 @@ impl KeyedHash {
     /// Adds a signature of which one must fit; more than 16 are not looked at.
     pub fn signature(mut self, text: &str, encoding: Encoding) -> KeyedHash {
         if self.signatures.len() < MAX_SIGNATURES {
-            self.signatures.push(Signature { text: text.to_owned(), encoding });
+            self.signatures.push(Signature {
+                text: text.to_owned(),
+                encoding,
+            });
         }
         self
     }
@@ -193,7 +231,10 @@ impl PublicKeySignature {
     /// Adds a signature of which one must fit; more than 16 are not looked at.
     pub fn signature(mut self, text: &str, encoding: Encoding) -> PublicKeySignature {
         if self.signatures.len() < MAX_SIGNATURES {
-            self.signatures.push(Signature { text: text.to_owned(), encoding });
+            self.signatures.push(Signature {
+                text: text.to_owned(),
+                encoding,
+            });
         }
         self
     }
@@ -223,13 +264,19 @@ mod tests {
             query: String::new(),
             headers: headers
                 .iter()
-                .map(|(name, value)| Header { name: (*name).to_owned(), value: (*value).to_owned() })
+                .map(|(name, value)| Header {
+                    name: (*name).to_owned(),
+                    value: (*value).to_owned(),
+                })
                 .collect(),
             body: Vec::new(),
             received_at_ms: 0,
             settings: settings
                 .iter()
-                .map(|(name, value)| Setting { name: (*name).to_owned(), value: (*value).to_owned() })
+                .map(|(name, value)| Setting {
+                    name: (*name).to_owned(),
+                    value: (*value).to_owned(),
+                })
                 .collect(),
             secrets: secrets.iter().map(|name| (*name).to_owned()).collect(),
         }
@@ -245,7 +292,10 @@ mod tests {
 
     #[test]
     fn nothing_configured_demands_nothing() {
-        assert_eq!(all(&request(&[("authorization", "Bearer x")], &[], &[])), Ok(Vec::new()));
+        assert_eq!(
+            all(&request(&[("authorization", "Bearer x")], &[], &[])),
+            Ok(Vec::new())
+        );
     }
 
     #[test]
@@ -256,12 +306,20 @@ mod tests {
             assert_eq!(refused, Err(Rejection::MissingProof(expected)), "{secret}");
         }
         let refused = all(&request(&[], &[("header_name", "X-Key")], &["header_value"]));
-        assert_eq!(refused, Err(Rejection::MissingProof("header `x-key` is missing or empty".to_owned())));
+        assert_eq!(
+            refused,
+            Err(Rejection::MissingProof(
+                "header `x-key` is missing or empty".to_owned()
+            ))
+        );
     }
 
     #[test]
     fn a_header_half_configured_refuses() {
-        for (settings, secrets) in [(&[("header_name", "x-key")][..], &[][..]), (&[][..], &["header_value"][..])] {
+        for (settings, secrets) in [
+            (&[("header_name", "x-key")][..], &[][..]),
+            (&[][..], &["header_value"][..]),
+        ] {
             let refused = all(&request(&[("x-key", "v")], settings, secrets));
             assert!(matches!(refused, Err(Rejection::InvalidProof(_))), "{refused:?}");
         }
@@ -289,7 +347,11 @@ mod tests {
 
     #[test]
     fn another_scheme_is_no_bearer_token() {
-        let refused = all(&request(&[("authorization", "Basic eDp5")], &[], &["bearer_token"]));
+        let refused = all(&request(
+            &[("authorization", "Basic eDp5")],
+            &[],
+            &["bearer_token"],
+        ));
         assert!(matches!(refused, Err(Rejection::InvalidProof(_))));
     }
 
@@ -300,7 +362,9 @@ mod tests {
         let tolerances = |request: &Request| {
             let mut proofs = Proofs::new(request);
             proofs.fresh("header `t`", "10", time::seconds).unwrap();
-            proofs.fresh_within(300, "header `t`", "10", time::seconds).unwrap();
+            proofs
+                .fresh_within(300, "header `t`", "10", time::seconds)
+                .unwrap();
             let tolerance = |proof| match proof {
                 Proof::Fresh(fresh) => (fresh.signed_at_ms, fresh.tolerance_ms),
                 other => panic!("unexpected {other:?}"),
@@ -310,7 +374,12 @@ mod tests {
         assert_eq!(tolerances(&unset), [(10_000, 300_000)]);
         assert_eq!(tolerances(&set), [(10_000, 60_000), (10_000, 60_000)]);
         let refused = Proofs::new(&unset).fresh("header `t`", "soon", time::seconds);
-        assert_eq!(refused, Err(Rejection::InvalidProof("header `t` holds no readable time".to_owned())));
+        assert_eq!(
+            refused,
+            Err(Rejection::InvalidProof(
+                "header `t` holds no readable time".to_owned()
+            ))
+        );
     }
 
     #[test]

@@ -12,12 +12,16 @@ impl Request {
 
     /// All headers of this (lower-cased) name that are not blank, in order of arrival.
     pub fn headers(&self, name: &str) -> impl Iterator<Item = &str> {
-        self.headers.iter().filter(move |header| header.name == name).filter_map(|header| present(&header.value))
+        self.headers
+            .iter()
+            .filter(move |header| header.name == name)
+            .filter_map(|header| present(&header.value))
     }
 
     /// The first header of this name, which carries a proof: without it the delivery is refused.
     pub fn proof_header(&self, name: &str) -> Result<&str, Rejection> {
-        self.header(name).ok_or_else(|| Rejection::MissingProof(format!("header `{name}` is missing or empty")))
+        self.header(name)
+            .ok_or_else(|| Rejection::MissingProof(format!("header `{name}` is missing or empty")))
     }
 
     /// The operator's value of a setting; blank counts as unset.
@@ -29,10 +33,14 @@ impl Request {
     /// The operator's value of a setting that is a whole number; one that is not is refused, never ignored, so that
     /// a typing error cannot switch a check off.
     pub fn setting_u64(&self, name: &str) -> Result<Option<u64>, Rejection> {
-        let Some(value) = self.setting(name) else { return Ok(None) };
+        let Some(value) = self.setting(name) else {
+            return Ok(None);
+        };
         match value.trim().parse() {
             Ok(number) => Ok(Some(number)),
-            Err(_) => Err(Rejection::InvalidProof(format!("setting `{name}` is not a whole number"))),
+            Err(_) => Err(Rejection::InvalidProof(format!(
+                "setting `{name}` is not a whole number"
+            ))),
         }
     }
 
@@ -74,12 +82,18 @@ mod tests {
             path: "/webhooks/x".to_owned(),
             query: "a=&secret=s%2Bt+u&secret=second".to_owned(),
             headers: [("x-a", "  "), ("x-a", "1"), ("x-a", "2"), ("x-empty", "")]
-                .map(|(name, value)| Header { name: name.to_owned(), value: value.to_owned() })
+                .map(|(name, value)| Header {
+                    name: name.to_owned(),
+                    value: value.to_owned(),
+                })
                 .to_vec(),
             body: b"[1]".to_vec(),
             received_at_ms: 0,
             settings: [("limit", "300"), ("typo", "5m"), ("blank", " ")]
-                .map(|(name, value)| Setting { name: name.to_owned(), value: value.to_owned() })
+                .map(|(name, value)| Setting {
+                    name: name.to_owned(),
+                    value: value.to_owned(),
+                })
                 .to_vec(),
             secrets: vec!["key".to_owned()],
         }
@@ -94,7 +108,9 @@ mod tests {
         assert_eq!(request.setting("blank"), None);
         assert_eq!(
             request.proof_header("x-empty"),
-            Err(Rejection::MissingProof("header `x-empty` is missing or empty".to_owned()))
+            Err(Rejection::MissingProof(
+                "header `x-empty` is missing or empty".to_owned()
+            ))
         );
     }
 
@@ -103,7 +119,10 @@ mod tests {
         let request = request();
         assert_eq!(request.setting_u64("limit"), Ok(Some(300)));
         assert_eq!(request.setting_u64("unset"), Ok(None));
-        assert!(matches!(request.setting_u64("typo"), Err(Rejection::InvalidProof(_))));
+        assert!(matches!(
+            request.setting_u64("typo"),
+            Err(Rejection::InvalidProof(_))
+        ));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Small readings of text that several providers share.
 
-use crate::{BounceType, IdentifierKind, Identifier, Pair};
+use crate::{BounceType, Identifier, IdentifierKind, Pair};
 
 /// The text, unless it is blank: providers send empty text where they mean "none".
 pub fn present(text: &str) -> Option<&str> {
@@ -44,7 +44,10 @@ impl Identifier {
 impl Pair {
     /// One pair of metadata.
     pub fn new(name: impl Into<String>, value: impl Into<String>) -> Pair {
-        Pair { name: name.into(), value: value.into() }
+        Pair {
+            name: name.into(),
+            value: value.into(),
+        }
     }
 }
 
@@ -55,7 +58,10 @@ mod tests {
     #[test]
     fn takes_the_address_out_of_a_mailbox() {
         assert_eq!(bare_address("Ann <ann@example.com>"), Some("ann@example.com"));
-        assert_eq!(bare_address("\"<Ann>\" <ann@example.com>"), Some("ann@example.com"));
+        assert_eq!(
+            bare_address("\"<Ann>\" <ann@example.com>"),
+            Some("ann@example.com")
+        );
         assert_eq!(bare_address(" ann@example.com "), Some("ann@example.com"));
         assert_eq!(bare_address("Ann <>"), None);
     }

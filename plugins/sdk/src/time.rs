@@ -22,7 +22,11 @@ pub fn milliseconds(text: &str) -> Option<i64> {
 
 /// Seconds since the epoch, or milliseconds where the value is 10^11 or more.
 pub fn seconds_or_milliseconds(text: &str) -> Option<i64> {
-    if decimal(text, 0)? >= MILLISECONDS_FROM { milliseconds(text) } else { seconds(text) }
+    if decimal(text, 0)? >= MILLISECONDS_FROM {
+        milliseconds(text)
+    } else {
+        seconds(text)
+    }
 }
 
 /// A date and time with `Z` or an offset: RFC 3339, with any number of fractional digits, and also with a blank for
@@ -41,8 +45,9 @@ pub fn utc(text: &str) -> Option<i64> {
 
 /// An HTTP date: `Thu, 04 Jan 2024 18:05:25 GMT`.
 pub fn http_date(text: &str) -> Option<i64> {
-    const MONTHS: [&str; 12] =
-        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    const MONTHS: [&str; 12] = [
+        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+    ];
     let (_weekday, rest) = text.trim().split_once(", ")?;
     let mut words = rest.split_ascii_whitespace();
     let (day, month, year) = (words.next()?, words.next()?, words.next()?);
@@ -67,7 +72,12 @@ fn decimal(text: &str, shift: i64) -> Option<i64> {
         None => (text, 0),
     };
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-    if whole.is_empty() || !whole.bytes().chain(fraction.bytes()).all(|byte| byte.is_ascii_digit()) {
+    if whole.is_empty()
+        || !whole
+            .bytes()
+            .chain(fraction.bytes())
+            .all(|byte| byte.is_ascii_digit())
+    {
         return None;
     }
     // A whole part of 18 digits is beyond every time in range, so the sum below cannot overflow.
@@ -177,7 +187,11 @@ fn days_ms(year: i64, month: i64, day: i64) -> Option<i64> {
     }
     // Counted in years that begin in March, so that the leap day is the last of its year; 306 days lie between the
     // first of March and the first of January, 719,468 between 0000-03-01 and 1970-01-01.
-    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let (year, month) = if month > 2 {
+        (year, month - 3)
+    } else {
+        (year - 1, month + 9)
+    };
     let day_of_year = (153 * month + 2) / 5 + day - 1;
     let leap_days = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
     Some((year * 365 + leap_days + day_of_year - 719_468) * 86_400_000)
@@ -199,7 +213,19 @@ mod tests {
         assert_eq!(seconds(" 1.5E1 "), Some(15_000));
         assert_eq!(seconds("0.999"), Some(999));
         assert_eq!(milliseconds("1513299569123.9"), Some(1_513_299_569_123));
-        for bad in ["", "-1", "1e99999999999", "1e400", "soon", ".5", "1.2.3", "0x10", "99999999999999999999", "NaN", "1_0"] {
+        for bad in [
+            "",
+            "-1",
+            "1e99999999999",
+            "1e400",
+            "soon",
+            ".5",
+            "1.2.3",
+            "0x10",
+            "99999999999999999999",
+            "NaN",
+            "1_0",
+        ] {
             assert_eq!(seconds(bad), None, "{bad}");
         }
     }
@@ -238,15 +264,34 @@ mod tests {
     #[test]
     fn refuses_what_is_no_time() {
         for bad in [
-            "", "2016-12-02", "2016-12-02T18:51", "2016-12-02T18:51:45", "2016-13-02T18:51:45Z", "2016-02-30T00:00:00Z",
-            "2015-02-29T00:00:00Z", "2016-12-02T24:00:00Z", "2016-12-02T18:51:61Z", "2016-12-02T18:51:45.Z",
-            "2016-12-02T18:51:45+24:00", "2016-12-02T18:51:45+1:00", "2016/12/02T18:51:45Z", "1969-12-31T23:59:59Z",
-            "2016-12-02X18:51:45Z", "２016-12-02T18:51:45Z", "2016-12-02T18:51:45é",
+            "",
+            "2016-12-02",
+            "2016-12-02T18:51",
+            "2016-12-02T18:51:45",
+            "2016-13-02T18:51:45Z",
+            "2016-02-30T00:00:00Z",
+            "2015-02-29T00:00:00Z",
+            "2016-12-02T24:00:00Z",
+            "2016-12-02T18:51:61Z",
+            "2016-12-02T18:51:45.Z",
+            "2016-12-02T18:51:45+24:00",
+            "2016-12-02T18:51:45+1:00",
+            "2016/12/02T18:51:45Z",
+            "1969-12-31T23:59:59Z",
+            "2016-12-02X18:51:45Z",
+            "２016-12-02T18:51:45Z",
+            "2016-12-02T18:51:45é",
         ] {
             assert_eq!(rfc3339(bad), None, "{bad}");
         }
-        for bad in ["", "Fri, 02 Dec 2016 18:51:45", "Fri, 02 Foo 2016 18:51:45 GMT", "Fri, 31 Apr 2016 18:51:45 GMT",
-            "Fri, 02 Dec 2016 18:51:45 CET", "Fri, 02 Dec 2016 18:51:45 GMT x"] {
+        for bad in [
+            "",
+            "Fri, 02 Dec 2016 18:51:45",
+            "Fri, 02 Foo 2016 18:51:45 GMT",
+            "Fri, 31 Apr 2016 18:51:45 GMT",
+            "Fri, 02 Dec 2016 18:51:45 CET",
+            "Fri, 02 Dec 2016 18:51:45 GMT x",
+        ] {
             assert_eq!(http_date(bad), None, "{bad}");
         }
     }
@@ -258,7 +303,9 @@ mod tests {
         while second < 253_402_300_799 {
             let moment = jiff::Timestamp::from_second(second).unwrap();
             assert_eq!(rfc3339(&moment.to_string()), Some(second * 1000), "{moment}");
-            let http = jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&moment).unwrap();
+            let http = jiff::fmt::rfc2822::DateTimePrinter::new()
+                .timestamp_to_rfc9110_string(&moment)
+                .unwrap();
             assert_eq!(http_date(&http), Some(second * 1000), "{http}");
             second += 3_196_817;
         }

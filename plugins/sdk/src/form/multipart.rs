@@ -43,7 +43,10 @@ pub(super) fn fields(body: &[u8], boundary: &str) -> Option<Vec<(String, String)
     let mut line_from = 0;
     while line_from < body.len() {
         let rest = &body[line_from..];
-        let line_length = rest.iter().position(|byte| *byte == b'\n').map_or(rest.len(), |at| at + 1);
+        let line_length = rest
+            .iter()
+            .position(|byte| *byte == b'\n')
+            .map_or(rest.len(), |at| at + 1);
         if let Some(tail) = rest[..line_length].strip_prefix(delimiter.as_bytes())
             && (tail.starts_with(b"--") || tail.trim_ascii().is_empty())
         {
@@ -74,7 +77,9 @@ fn field(part: &[u8]) -> Option<(String, String)> {
             return Some((name?, into_text(rest.to_vec())));
         }
         let line = into_text(line.to_vec());
-        let Some((header, value)) = line.split_once(':') else { continue };
+        let Some((header, value)) = line.split_once(':') else {
+            continue;
+        };
         if header.eq_ignore_ascii_case("content-disposition") {
             let (_, parameters) = value.split_once(';')?;
             if parameter(parameters, "filename").is_some() {

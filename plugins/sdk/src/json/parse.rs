@@ -34,7 +34,12 @@ pub(super) struct Node {
 }
 
 impl Node {
-    pub(super) const MISSING: Node = Node { kind: Kind::Missing, start: 0, end: 0, next: 1 };
+    pub(super) const MISSING: Node = Node {
+        kind: Kind::Missing,
+        start: 0,
+        end: 0,
+        next: 1,
+    };
 }
 
 type Fault = &'static str;
@@ -48,7 +53,11 @@ pub(super) struct Parser<'a> {
 
 impl<'a> Parser<'a> {
     pub(super) fn new(text: &'a str) -> Parser<'a> {
-        Parser { bytes: text.as_bytes(), at: 0, depth: 0 }
+        Parser {
+            bytes: text.as_bytes(),
+            at: 0,
+            depth: 0,
+        }
     }
 
     pub(super) fn position(&self) -> usize {
@@ -118,12 +127,22 @@ impl<'a> Parser<'a> {
         let kind = match first {
             Some(b'"') => return self.string(nodes),
             Some(b'{') => {
-                nodes.push(Node { kind: Kind::Object, start: start as u32, end: 0, next: 0 });
+                nodes.push(Node {
+                    kind: Kind::Object,
+                    start: start as u32,
+                    end: 0,
+                    next: 0,
+                });
                 self.object(nodes)?;
                 Kind::Object
             }
             Some(b'[') => {
-                nodes.push(Node { kind: Kind::Array, start: start as u32, end: 0, next: 0 });
+                nodes.push(Node {
+                    kind: Kind::Array,
+                    start: start as u32,
+                    end: 0,
+                    next: 0,
+                });
                 self.array(nodes)?;
                 Kind::Array
             }
@@ -135,7 +154,12 @@ impl<'a> Parser<'a> {
             None => return Err("a value expected, but the text ends"),
         };
         if index == nodes.len() {
-            nodes.push(Node { kind, start: start as u32, end: self.at as u32, next: index as u32 + 1 });
+            nodes.push(Node {
+                kind,
+                start: start as u32,
+                end: self.at as u32,
+                next: index as u32 + 1,
+            });
         } else {
             nodes[index].end = self.at as u32;
             nodes[index].next = nodes.len() as u32;
@@ -183,7 +207,11 @@ impl<'a> Parser<'a> {
     fn enter(&mut self) -> Result<(), Fault> {
         self.at += 1;
         self.depth += 1;
-        if self.depth > MAX_DEPTH { Err("nested too deeply") } else { Ok(()) }
+        if self.depth > MAX_DEPTH {
+            Err("nested too deeply")
+        } else {
+            Ok(())
+        }
     }
 
     fn leave(&mut self) -> Result<(), Fault> {
@@ -205,7 +233,11 @@ impl<'a> Parser<'a> {
         while self.peek().is_some_and(|byte| byte.is_ascii_digit()) {
             self.at += 1;
         }
-        if self.at == from { Err("a digit expected") } else { Ok(()) }
+        if self.at == from {
+            Err("a digit expected")
+        } else {
+            Ok(())
+        }
     }
 
     fn number(&mut self) -> Result<Kind, Fault> {
@@ -250,7 +282,12 @@ impl<'a> Parser<'a> {
             }
         }
         let next = nodes.len() as u32 + 1;
-        nodes.push(Node { kind, start: start as u32, end: self.at as u32, next });
+        nodes.push(Node {
+            kind,
+            start: start as u32,
+            end: self.at as u32,
+            next,
+        });
         self.at += 1;
         Ok(())
     }
@@ -266,7 +303,10 @@ impl<'a> Parser<'a> {
             }
             self.at += 8;
         }
-        while self.peek().is_some_and(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
+        while self
+            .peek()
+            .is_some_and(|byte| byte >= b' ' && byte != b'"' && byte != b'\\')
+        {
             self.at += 1;
         }
     }
@@ -325,7 +365,11 @@ pub(super) fn unescape(raw: &str) -> String {
 
 /// The character behind `uXXXX` or `uXXXX\uXXXX`, and how many bytes were taken.
 fn unicode(escaped: &str) -> (char, usize) {
-    let unit = |from: usize| escaped.get(from..from + 4).and_then(|hex| u32::from_str_radix(hex, 16).ok());
+    let unit = |from: usize| {
+        escaped
+            .get(from..from + 4)
+            .and_then(|hex| u32::from_str_radix(hex, 16).ok())
+    };
     let high = unit(1).unwrap_or(0xfffd);
     if (0xd800..0xdc00).contains(&high)
         && escaped.get(5..7) == Some("\\u")

@@ -43,14 +43,27 @@ fn strings_end_where_they_end_at_every_alignment() {
         let escaped = plain.clone() + "\\\"" + &plain;
         let text = format!(r#"["{plain}","{escaped}",1]"#);
         let document = parse(&text);
-        let strings: Vec<_> = document.root().elements().map(|value| value.string().unwrap_or_default()).collect();
-        assert_eq!(strings, [plain.clone(), format!("{plain}\"{plain}"), String::new()]);
+        let strings: Vec<_> = document
+            .root()
+            .elements()
+            .map(|value| value.string().unwrap_or_default())
+            .collect();
+        assert_eq!(
+            strings,
+            [plain.clone(), format!("{plain}\"{plain}"), String::new()]
+        );
     }
 }
 
 #[test]
 fn the_last_of_a_repeated_name_counts() {
-    assert_eq!(parse(r#"{"a": 1, "b": {"a": 9}, "\u0061": 2}"#).root().text("a").as_deref(), Some("2"));
+    assert_eq!(
+        parse(r#"{"a": 1, "b": {"a": 9}, "\u0061": 2}"#)
+            .root()
+            .text("a")
+            .as_deref(),
+        Some("2")
+    );
 }
 
 #[test]
@@ -76,7 +89,12 @@ fn metadata_is_text() {
         "{\"s\": \" as is \", \"n\": 1.50, \"b\": true, \"z\": null, \"e\": \"\",
           \"o\": { \"x\" : [ 1 , \"\\u00e9\\/\\u0001\\\"\" , null, { } ] , \"y\" : false }}",
     );
-    let pairs: Vec<_> = document.root().to_pairs().into_iter().map(|pair| (pair.name, pair.value)).collect();
+    let pairs: Vec<_> = document
+        .root()
+        .to_pairs()
+        .into_iter()
+        .map(|pair| (pair.name, pair.value))
+        .collect();
     let expected = [
         ("s", " as is "),
         ("n", "1.50"),
@@ -84,20 +102,66 @@ fn metadata_is_text() {
         ("e", ""),
         ("o", "{\"x\":[1,\"é/\\u0001\\\"\",null,{}],\"y\":false}"),
     ];
-    assert_eq!(pairs, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    assert_eq!(
+        pairs,
+        expected.map(|(name, value)| (name.to_owned(), value.to_owned()))
+    );
     assert_eq!(parse("[1]").root().to_pairs(), []);
 }
 
 #[test]
 fn agrees_with_another_parser_on_what_is_json() {
     for text in [
-        "", " ", "{", "}", "[", "[1,]", "[,1]", "{\"a\"}", "{\"a\":}", "{\"a\":1,}", "{a:1}", "{\"a\":1 \"b\":2}", "01", "1.",
-        ".1", "-", "+1", "1e", "1e+", "1.5e-3", "-0", "nul", "nullx", "true", "tru", "\"", "\"\\x\"", "\"\\u12g4\"",
-        "\"\\u1234\"", "\"\t\"", "\"a\u{1}bcdefgh\"", "\"\u{7f}\"", "[1]]", "[1] 2", "[[[]]]", "{\"\":{}}", "NaN", "'a'",
-        "[1,2,3]\r\n", "\u{a0}1", "[\"a\",\"b]", "\"\\", "\"\\u12",
+        "",
+        " ",
+        "{",
+        "}",
+        "[",
+        "[1,]",
+        "[,1]",
+        "{\"a\"}",
+        "{\"a\":}",
+        "{\"a\":1,}",
+        "{a:1}",
+        "{\"a\":1 \"b\":2}",
+        "01",
+        "1.",
+        ".1",
+        "-",
+        "+1",
+        "1e",
+        "1e+",
+        "1.5e-3",
+        "-0",
+        "nul",
+        "nullx",
+        "true",
+        "tru",
+        "\"",
+        "\"\\x\"",
+        "\"\\u12g4\"",
+        "\"\\u1234\"",
+        "\"\t\"",
+        "\"a\u{1}bcdefgh\"",
+        "\"\u{7f}\"",
+        "[1]]",
+        "[1] 2",
+        "[[[]]]",
+        "{\"\":{}}",
+        "NaN",
+        "'a'",
+        "[1,2,3]\r\n",
+        "\u{a0}1",
+        "[\"a\",\"b]",
+        "\"\\",
+        "\"\\u12",
     ] {
         let ours = Document::parse(text.as_bytes()).is_ok();
-        assert_eq!(ours, serde_json::from_str::<serde_json::Value>(text).is_ok(), "{text:?}");
+        assert_eq!(
+            ours,
+            serde_json::from_str::<serde_json::Value>(text).is_ok(),
+            "{text:?}"
+        );
     }
 }
 
@@ -108,7 +172,9 @@ fn every_prefix_and_every_changed_byte_is_read_or_refused() {
         if let Ok(document) = Document::parse(body) {
             document.root().to_metadata();
         }
-        let _ = for_each_element(body, |_, value| drop((value.to_metadata(), value.to_list(), value.text("b"))));
+        let _ = for_each_element(body, |_, value| {
+            drop((value.to_metadata(), value.to_list(), value.text("b")))
+        });
     };
     for end in 0..text.len() {
         touch(&text.as_bytes()[..end]);
@@ -132,9 +198,13 @@ fn deep_nesting_is_refused_not_followed() {
 
 #[test]
 fn faults_tell_where_and_never_what() {
-    let Err(Rejection::Malformed(text)) = Document::parse(b"{\"email\": ann@example.com}") else { panic!() };
+    let Err(Rejection::Malformed(text)) = Document::parse(b"{\"email\": ann@example.com}") else {
+        panic!()
+    };
     assert_eq!(text, "the body is not JSON: a value expected at byte 10");
-    assert!(matches!(Document::parse(b"\"\xff\""), Err(Rejection::Malformed(text)) if text.contains("UTF-8")));
+    assert!(
+        matches!(Document::parse(b"\"\xff\""), Err(Rejection::Malformed(text)) if text.contains("UTF-8"))
+    );
 }
 
 #[test]
@@ -145,7 +215,10 @@ fn a_byte_order_mark_is_no_content() {
 #[test]
 fn elements_are_visited_in_order() {
     let mut seen = Vec::new();
-    for_each_element(b" [ 1 , {\"a\": [2]} , \"x\" ] ", |index, value| seen.push((index, value.to_metadata()))).unwrap();
+    for_each_element(b" [ 1 , {\"a\": [2]} , \"x\" ] ", |index, value| {
+        seen.push((index, value.to_metadata()))
+    })
+    .unwrap();
     let expected = [(0, "1"), (1, "{\"a\":[2]}"), (2, "x")];
     assert_eq!(seen, expected.map(|(index, text)| (index, Some(text.to_owned()))));
 }

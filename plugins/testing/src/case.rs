@@ -1,0 +1,159 @@
+//! Reading case files.
+
+use std::path::Path;
+
+use sendflowr_plugin_sdk::{Descriptor, Header, Request, Setting};
+use serde_json::Value;
+
+/// The moment of receipt where a case names none: 2026-01-10T12:00:00Z, so that runs can be repeated.
+const DEFAULT_NOW_MS: i64 = 1_768_046_400_000;
+
+/// Entries of `config` that only a host's test double reads: certificates in place of fetching them.
+const HOST_ONLY: [&str; 1] = ["signing_certs"];
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Expected {
+    Accepted,
+    Unauthorized,
+    BadRequest,
+}
+
+/// One case file.
+pub(crate) struct Case {
+    pub(crate) name: String,
+    pub(crate) provider: String,
+    pub(crate) expected: Expected,
+    pub(crate) events: Vec<Value>,
+    pub(crate) skipped: usize,
+    json: Value,
+}
+
+impl Case {
+    /// Reads all `*.json` files of a folder, by name; panics when one cannot be read.
+    pub(crate) fn read_all(folder: &Path) -> Vec<Case> {
+        let entries =
+            std::fs::read_dir(folder).unwrap_or_else(|error| panic!("`{}`: {error}", folder.display()));
+        let mut paths: Vec<_> = entries
+            .map(|entry| entry.expect("the folder can be listed").path())
+            .collect();
+        paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
+        paths.sort();
+        paths.iter().map(|path| Case::read(path)).collect()
+    }
+
+    fn read(path: &Path) -> Case {
+        let text =
+            std::fs::read_to_string(path).unwrap_or_else(|error| panic!("`{}`: {error}", path.display()));
+        let json: Value =
+            serde_json::from_str(&text).unwrap_or_else(|error| panic!("`{}`: {error}", path.display()));
+        let expect = &json["expect"];
+        let expected = match expect["outcome"].as_str() {
+            Some("accepted") => Expected::Accepted,
+            Some("unauthorized") => Expected::Unauthorized,
+            Some("bad_request") => Expected::BadRequest,
+            other => panic!("`{}`: unknown outcome {other:?}", path.display()),
+        };
+        Case {
+            name: json["name"].as_str().unwrap_or_default().to_owned(),
+            provider: json["provider"].as_str().unwrap_or_default().to_owned(),
+            expected,
+            events: expect["events"].as_array().cloned().unwrap_or_default(),
+            skipped: expect["skipped"]
+                .as_u64()
+                .and_then(|skipped| usize::try_from(skipped).ok())
+                .unwrap_or(0),
+            json,
+        }
+    }
+
+    /// The request as a host would hand it to the plugin: secrets by name only, settings with their values.
+    pub(crate) fn request(&self, descriptor: &Descriptor) -> Result<Request, String> {
+        let mut secrets = Vec::new();
+        let mut settings = Vec::new();
+        let configured = self.json["config"].as_object().into_iter().flatten();
+        for (name, value) in configured.filter(|(name, _)| !HOST_ONLY.contains(&name.as_str())) {
+            if descriptor.secrets.iter().any(|secret| secret.name == *name) {
+                secrets.push(name.clone());
+            } else if descriptor.settings.iter().any(|setting| setting.name == *name) {
+                settings.push(Setting {
+                    name: name.clone(),
+                    value: text(value),
+                });
+            } else {
+                return Err(format!(
+                    "the plugin declares neither a secret nor a setting `{name}`"
+                ));
+            }
+        }
+        let now = self.json["now"].as_str();
+        let received_at_ms = match now.map(str::parse::<jiff::Timestamp>) {
+            Some(Ok(now)) => now.as_millisecond(),
+            Some(Err(error)) => return Err(format!("`now` is unreadable: {error}")),
+            None => DEFAULT_NOW_MS,
+        };
+        let request = &self.json["request"];
+        let headers = request["headers"].as_object().into_iter().flatten();
+        Ok(Request {
+            method: request["method"].as_str().unwrap_or("POST").to_owned(),
+            path: format!("/webhooks/{}", self.provider),
+            query: request["query"].as_str().unwrap_or_default().to_owned(),
+            headers: headers
+                .map(|(name, value)| Header {
+                    name: name.to_ascii_lowercase(),
+                    value: text(value),
+                })
+                .collect(),
+            body: body(request)?,
+            received_at_ms,
+            settings,
+            secrets,
+        })
+    }
+}
+
+fn body(request: &Value) -> Result<Vec<u8>, String> {
+    match request["body_base64"].as_str() {
+        Some(encoded) => base64(encoded).ok_or_else(|| "`body_base64` is no base64".to_owned()),
+        None => Ok(request["body"].as_str().unwrap_or_default().as_bytes().to_vec()),
+    }
+}
+
+/// A configured value as text: strings as they are, everything else as written.
+fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// Decodes padded or unpadded standard base64.
+fn base64(encoded: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut buffer = 0_u32;
+    let mut bits = 0;
+    for byte in encoded.trim_end_matches('=').bytes() {
+        let value = match byte {
+            b'A'..=b'Z' => byte - b'A',
+            b'a'..=b'z' => byte - b'a' + 26,
+            b'0'..=b'9' => byte - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            _ => return None,
+        };
+        buffer = (buffer << 6) | u32::from(value);
+        bits += 6;
+        if bits >= 8 {
+            bits -= 8;
+            bytes.push((buffer >> bits) as u8);
+        }
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn decodes_base64() {
+        assert_eq!(super::base64("Zm9vYmE=").as_deref(), Some(&b"fooba"[..]));
+        assert_eq!(super::base64("Zm9vYg").as_deref(), Some(&b"foob"[..]));
+        assert_eq!(super::base64("/+8=").as_deref(), Some(&[0xff, 0xef][..]));
+        assert_eq!(super::base64("a b"), None);
+    }
+}
