@@ -1,3 +1,67 @@
-//! Under construction.
+//! When should this person get the next mail? The timing model, the latency model, and the HTTP service that answers.
+//!
+//! A decision reads one profile, makes the person's weekly curve from it and the population's tables ([`model`]), narrows
+//! the asked window by guards and circuit breakers, takes the best minute that is left and subtracts the delay expected
+//! of the provider. Every decision can be read again as its explanation.
+//!
+//! [`run`] serves until it is told to stop; [`train`] fits the population's tables, for the command line.
 
 pub mod model;
+
+mod config;
+mod error;
+mod http;
+mod metrics;
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex},
+};
+
+use prometheus_client::registry::Registry;
+use store::{events::Events, identity::Identities, profiles::Profiles};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+pub use config::{
+    HotPath, InferenceConfig, InvalidConfig, LatencyConfig, PolicyConfig, RawBreakersConfig, RawHotPath, RawHotPathsConfig,
+    RawInferenceConfig, RawLatencyConfig,
+};
+pub use error::{ErrorBody, ErrorDetails, InferenceError};
+
+/// What the service works with.
+#[derive(Clone)]
+pub struct Dependencies {
+    /// Histories, delays and explanations.
+    pub events: Arc<dyn Events>,
+    /// Who is who.
+    pub identities: Arc<dyn Identities>,
+    /// Profiles, only ever read.
+    pub profiles: Arc<dyn Profiles>,
+    /// Hashes the addresses that callers send. Must be the host's: another pepper makes everybody a stranger.
+    pub hasher: event::Hasher,
+    /// Where metrics are registered and read from by `/metrics`; may be shared with other parts of the process.
+    pub registry: Arc<Mutex<Registry>>,
+}
+
+impl fmt::Debug for Dependencies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dependencies").finish_non_exhaustive()
+    }
+}
+
+/// Serves decisions on `listener` until `shutdown`, then lets open requests end, stores what waits to be stored and
+/// returns.
+///
+/// # Errors
+/// [`InferenceError`] when the listener fails.
+pub async fn run(
+    config: InferenceConfig,
+    dependencies: Dependencies,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) -> Result<(), InferenceError> {
+    let router = http::router(&config, &dependencies);
+    axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await?;
+    Ok(())
+}

@@ -1,0 +1,308 @@
+//! The service's settings: parsed by [`RawInferenceConfig`], checked by [`InferenceConfig`].
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use serde::Deserialize;
+
+/// `[inference]` as it is written in the configuration. Unknown keys are errors.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawInferenceConfig {
+    /// Address to listen on. Default `127.0.0.1:8001`.
+    pub listen: Option<SocketAddr>,
+    /// Folder in which fitted population tables are kept over restarts. Default: `model` in the data folder.
+    pub model_folder: Option<PathBuf>,
+    /// Seconds between two fits of the population tables. Default 86,400.
+    pub refit_interval_seconds: Option<u64>,
+    /// How many people a fit learns from at most. Default 5,000.
+    pub training_people: Option<usize>,
+    /// Seconds of a person's past that a decision looks back on. Default 31,536,000 (a year).
+    pub history_seconds: Option<u64>,
+    /// Newest events that are read when a profile has to be rebuilt. Default 2,000.
+    pub history_events: Option<usize>,
+    /// Seconds for which the ids of a person are remembered. Default 5.
+    pub person_cache_seconds: Option<u64>,
+    /// Milliseconds for which a rebuilt profile is remembered. Default 1,500.
+    pub rebuilt_profile_cache_ms: Option<u64>,
+    /// Curves kept in memory. Default 512.
+    pub curve_cache_entries: Option<usize>,
+    /// Largest request body. Default 1,048,576.
+    pub max_body_bytes: Option<usize>,
+    /// Milliseconds after which a request is given up. Default 10,000.
+    pub request_timeout_ms: Option<u64>,
+    /// Explanations waiting to be stored before decisions have to wait for them. Default 4,096.
+    pub explanation_queue: Option<usize>,
+    /// `[inference.latency]`.
+    pub latency: RawLatencyConfig,
+    /// `[inference.hot_paths]`.
+    pub hot_paths: RawHotPathsConfig,
+    /// `[inference.breakers]`.
+    pub breakers: RawBreakersConfig,
+}
+
+/// `[inference.latency]`: the delay between trigger and delivery.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawLatencyConfig {
+    /// Which quantile of the observed delays is expected, 0.01 to 0.99. Default 0.5, the median.
+    pub quantile: Option<f64>,
+    /// What is expected when nothing is known. Default 60.
+    pub default_seconds: Option<u64>,
+    /// Seconds between two readings of the observed delays. Default 60.
+    pub refresh_seconds: Option<u64>,
+    /// How far back delays are looked at. Default 2,592,000 (30 days).
+    pub window_seconds: Option<u64>,
+}
+
+/// `[inference.hot_paths]`: how much a recent sign of presence raises the next minutes.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawHotPathsConfig {
+    /// A visit to the site. Default weight 0.5, half-life 1,800 s.
+    pub site_visit: Option<RawHotPath>,
+    /// A look at a product. Default weight 1.0, half-life 3,600 s.
+    pub product_view: Option<RawHotPath>,
+    /// A click in a text message. Default weight 1.0, half-life 1,800 s.
+    pub sms_click: Option<RawHotPath>,
+    /// A click on a push notification. Default weight 0.8, half-life 1,800 s.
+    pub push_click: Option<RawHotPath>,
+}
+
+/// One hot path: the factor `1 + weight · 2^(-age / half-life)` on every later minute.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawHotPath {
+    /// Weight at the moment of the signal, 0 (off) to 10.
+    pub weight: f64,
+    /// Seconds in which the weight halves.
+    pub half_life_seconds: u64,
+}
+
+/// `[inference.breakers]`: how long a person is left alone. 0 switches a breaker off.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawBreakersConfig {
+    /// After a complaint. Default 172,800 (48 h).
+    pub marked_spam_seconds: Option<u64>,
+    /// After a support ticket. Default 172,800 (48 h).
+    pub support_ticket_seconds: Option<u64>,
+    /// After an unsubscription, unless the person subscribes again. Default 604,800 (168 h).
+    pub unsubscribed_seconds: Option<u64>,
+    /// After a hard bounce. Default 0: providers keep suppression lists of dead addresses themselves, and a bounce of one
+    /// provider says little about another.
+    pub hard_bounce_seconds: Option<u64>,
+}
+
+/// A checked configuration.
+#[derive(Debug, Clone)]
+pub struct InferenceConfig {
+    /// Address to listen on.
+    pub listen: SocketAddr,
+    /// Folder of fitted population tables; `None` keeps them in memory only.
+    pub model_folder: Option<PathBuf>,
+    /// Time between two fits of the population tables.
+    pub refit_interval: Duration,
+    /// How many people a fit learns from at most.
+    pub training_people: usize,
+    /// How far back a person's past is read.
+    pub history: Duration,
+    /// Newest events read to rebuild a profile.
+    pub history_events: usize,
+    /// How long a person's ids are remembered.
+    pub person_cache: Duration,
+    /// How long a rebuilt profile is remembered.
+    pub rebuilt_profile_cache: Duration,
+    /// Curves kept in memory.
+    pub curve_cache_entries: usize,
+    /// Largest request body.
+    pub max_body_bytes: usize,
+    /// When a request is given up.
+    pub request_timeout: Duration,
+    /// Explanations that may wait to be stored.
+    pub explanation_queue: usize,
+    /// The delay between trigger and delivery.
+    pub latency: LatencyConfig,
+    /// What decisions do with signals.
+    pub policy: PolicyConfig,
+}
+
+/// How delays are learned.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LatencyConfig {
+    /// The quantile of the observed delays that is expected.
+    pub quantile: f64,
+    /// What is expected when nothing is known.
+    pub default: Duration,
+    /// Time between two readings of the observed delays.
+    pub refresh: Duration,
+    /// How far back delays are looked at.
+    pub window: Duration,
+}
+
+/// What decisions do with signals.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PolicyConfig {
+    /// A visit to the site.
+    pub site_visit: HotPath,
+    /// A look at a product.
+    pub product_view: HotPath,
+    /// A click in a text message.
+    pub sms_click: HotPath,
+    /// A click on a push notification.
+    pub push_click: HotPath,
+    /// Silence after a complaint.
+    pub marked_spam: Duration,
+    /// Silence after a support ticket.
+    pub support_ticket: Duration,
+    /// Silence after an unsubscription.
+    pub unsubscribed: Duration,
+    /// Silence after a hard bounce.
+    pub hard_bounce: Duration,
+}
+
+/// The factor `1 + weight · 2^(-age / half_life)` on every minute after a signal.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct HotPath {
+    /// Weight at the moment of the signal.
+    pub weight: f64,
+    /// Time in which the weight halves.
+    pub half_life: Duration,
+}
+
+/// A setting is out of its range.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`inference.{key}` must be {expected}")]
+pub struct InvalidConfig {
+    key: String,
+    expected: &'static str,
+}
+
+/// A signal of weight 1 doubles the value of its own minute. A person's good hours are worth two to three times an average
+/// one and nights a tenth of it, so that a signal can win the choice among waking hours and never moves mail into the night.
+/// A visit says less than a look at a product or a click out of a message. People stay on a site for minutes and come back
+/// within the hour: half-lives of that order let the factor fade before the next part of the day.
+const SITE_VISIT: HotPath = HotPath { weight: 0.5, half_life: Duration::from_secs(1_800) };
+const PRODUCT_VIEW: HotPath = HotPath { weight: 1.0, half_life: Duration::from_secs(3_600) };
+const SMS_CLICK: HotPath = HotPath { weight: 1.0, half_life: Duration::from_secs(1_800) };
+const PUSH_CLICK: HotPath = HotPath { weight: 0.8, half_life: Duration::from_secs(1_800) };
+
+/// Two days: a complaint or a ticket is usually settled by then.
+const COMPLAINT_SECONDS: u64 = 48 * 3_600;
+
+/// A week: the time in which an unsubscription has surely reached every list of the sender.
+const UNSUBSCRIBED_SECONDS: u64 = 168 * 3_600;
+
+/// Longest breaker: beyond ten years a mistyped unit is likelier than an intention.
+const MAX_BREAKER_SECONDS: u64 = 10 * 365 * 86_400;
+
+/// Largest hot-path weight: eleven times an average minute already beats every curve.
+const MAX_WEIGHT: f64 = 10.0;
+
+impl TryFrom<RawInferenceConfig> for InferenceConfig {
+    type Error = InvalidConfig;
+
+    fn try_from(raw: RawInferenceConfig) -> Result<Self, InvalidConfig> {
+        let seconds = |key: &str, value: Option<u64>, default: u64, range: std::ops::RangeInclusive<u64>| {
+            let value = value.unwrap_or(default);
+            if range.contains(&value) {
+                Ok(Duration::from_secs(value))
+            } else {
+                Err(InvalidConfig { key: key.to_owned(), expected: "a number of seconds within the documented range" })
+            }
+        };
+        let count = |key: &str, value: Option<usize>, default: usize| match value.unwrap_or(default) {
+            0 => Err(InvalidConfig { key: key.to_owned(), expected: "at least 1" }),
+            value => Ok(value),
+        };
+        let quantile = raw.latency.quantile.unwrap_or(0.5);
+        if !(0.01..=0.99).contains(&quantile) {
+            return Err(InvalidConfig { key: "latency.quantile".to_owned(), expected: "a number from 0.01 to 0.99" });
+        }
+        let breaker = |key: &str, value, default| seconds(key, value, default, 0..=MAX_BREAKER_SECONDS);
+        let breakers = &raw.breakers;
+        let paths = raw.hot_paths;
+        Ok(Self {
+            listen: raw.listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8001))),
+            model_folder: raw.model_folder,
+            refit_interval: seconds("refit_interval_seconds", raw.refit_interval_seconds, 86_400, 1..=31_536_000)?,
+            training_people: count("training_people", raw.training_people, 5_000)?,
+            history: seconds("history_seconds", raw.history_seconds, 31_536_000, 86_400..=315_360_000)?,
+            history_events: count("history_events", raw.history_events, 2_000)?,
+            person_cache: seconds("person_cache_seconds", raw.person_cache_seconds, 5, 0..=3_600)?,
+            rebuilt_profile_cache: Duration::from_millis(raw.rebuilt_profile_cache_ms.unwrap_or(1_500).min(60_000)),
+            curve_cache_entries: count("curve_cache_entries", raw.curve_cache_entries, 512)?,
+            max_body_bytes: count("max_body_bytes", raw.max_body_bytes, 1024 * 1024)?,
+            request_timeout: Duration::from_millis(raw.request_timeout_ms.unwrap_or(10_000).max(1)),
+            explanation_queue: count("explanation_queue", raw.explanation_queue, 4_096)?,
+            latency: LatencyConfig {
+                quantile,
+                default: seconds("latency.default_seconds", raw.latency.default_seconds, 60, 0..=86_400)?,
+                refresh: seconds("latency.refresh_seconds", raw.latency.refresh_seconds, 60, 1..=86_400)?,
+                window: seconds("latency.window_seconds", raw.latency.window_seconds, 2_592_000, 3_600..=31_536_000)?,
+            },
+            policy: PolicyConfig {
+                site_visit: hot_path("site_visit", paths.site_visit, SITE_VISIT)?,
+                product_view: hot_path("product_view", paths.product_view, PRODUCT_VIEW)?,
+                sms_click: hot_path("sms_click", paths.sms_click, SMS_CLICK)?,
+                push_click: hot_path("push_click", paths.push_click, PUSH_CLICK)?,
+                marked_spam: breaker("breakers.marked_spam_seconds", breakers.marked_spam_seconds, COMPLAINT_SECONDS)?,
+                support_ticket: breaker(
+                    "breakers.support_ticket_seconds",
+                    breakers.support_ticket_seconds,
+                    COMPLAINT_SECONDS,
+                )?,
+                unsubscribed: breaker(
+                    "breakers.unsubscribed_seconds",
+                    breakers.unsubscribed_seconds,
+                    UNSUBSCRIBED_SECONDS,
+                )?,
+                hard_bounce: breaker("breakers.hard_bounce_seconds", breakers.hard_bounce_seconds, 0)?,
+            },
+        })
+    }
+}
+
+fn hot_path(name: &str, raw: Option<RawHotPath>, default: HotPath) -> Result<HotPath, InvalidConfig> {
+    let Some(raw) = raw else { return Ok(default) };
+    if !(0.0..=MAX_WEIGHT).contains(&raw.weight) {
+        return Err(InvalidConfig { key: format!("hot_paths.{name}.weight"), expected: "a number from 0 to 10" });
+    }
+    if raw.half_life_seconds == 0 || raw.half_life_seconds > MAX_BREAKER_SECONDS {
+        let key = format!("hot_paths.{name}.half_life_seconds");
+        return Err(InvalidConfig { key, expected: "a number of seconds, at least 1" });
+    }
+    Ok(HotPath { weight: raw.weight, half_life: Duration::from_secs(raw.half_life_seconds) })
+}
+
+impl Default for InferenceConfig {
+    fn default() -> Self {
+        Self::try_from(RawInferenceConfig::default()).expect("the defaults are within their ranges")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_name_the_key() {
+        let error = |raw| InferenceConfig::try_from(raw).unwrap_err().to_string();
+        let latency = RawLatencyConfig { quantile: Some(1.0), ..RawLatencyConfig::default() };
+        assert_eq!(
+            error(RawInferenceConfig { latency, ..RawInferenceConfig::default() }),
+            "`inference.latency.quantile` must be a number from 0.01 to 0.99"
+        );
+        let hot_paths = RawHotPathsConfig {
+            sms_click: Some(RawHotPath { weight: f64::NAN, half_life_seconds: 1 }),
+            ..RawHotPathsConfig::default()
+        };
+        assert_eq!(
+            error(RawInferenceConfig { hot_paths, ..RawInferenceConfig::default() }),
+            "`inference.hot_paths.sms_click.weight` must be a number from 0 to 10"
+        );
+        assert_eq!(
+            error(RawInferenceConfig { training_people: Some(0), ..RawInferenceConfig::default() }),
+            "`inference.training_people` must be at least 1"
+        );
+    }
+}

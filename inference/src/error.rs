@@ -1,0 +1,158 @@
+//! Every failure of the service, and the one place where failures become responses.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    http::{StatusCode, header::RETRY_AFTER},
+    response::{IntoResponse, Response},
+};
+use event::{Timestamp, redact::Redactor};
+use serde::{Deserialize, Serialize};
+use store::StoreError;
+use utoipa::ToSchema;
+
+/// Why [`crate::run`] ended early or could not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InferenceError {
+    /// The listener failed.
+    #[error("the decision service cannot serve: {0}")]
+    Serve(#[from] std::io::Error),
+}
+
+/// Why a request has no answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum ApiError {
+    #[error("{message}")]
+    MalformedJson { message: String },
+    #[error("`{field}` {message}")]
+    InvalidField { field: String, message: String },
+    #[error("the body is larger than {limit_bytes} bytes: send fewer requests at once")]
+    BodyTooLarge { limit_bytes: usize },
+    #[error("{message}")]
+    Suppressed {
+        reason: &'static str,
+        message: String,
+        first_allowed_at: Option<Timestamp>,
+    },
+    #[error("{0}")]
+    NotFound(&'static str),
+    #[error("this path does not answer that method: see `/docs`")]
+    MethodNotAllowed,
+    #[error("{what} cannot be read now: try again")]
+    Unavailable {
+        what: &'static str,
+        #[source]
+        source: Arc<StoreError>,
+    },
+    #[error("no answer within the time allowed: try again")]
+    TimedOut,
+    #[error("the service is stopping: try again")]
+    Stopping,
+    #[error("something broke while answering; the log has the details under the request id")]
+    Internal,
+}
+
+impl ApiError {
+    /// A field that cannot be taken as it is; `message` goes on after the field's name: "must be …".
+    pub(crate) fn field(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::InvalidField { field: field.into(), message: message.into() }
+    }
+
+    /// A store that did not answer. `what` completes "… cannot be read now".
+    pub(crate) fn unavailable(what: &'static str, source: StoreError) -> Self {
+        Self::Unavailable { what, source: Arc::new(source) }
+    }
+
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            Self::MalformedJson { .. } => StatusCode::BAD_REQUEST,
+            Self::InvalidField { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Suppressed { .. } => StatusCode::CONFLICT,
+            Self::NotFound(_) => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Unavailable { .. } | Self::TimedOut | Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// The stable code, also the label of metrics.
+    pub(crate) fn code(&self) -> &'static str {
+        match self {
+            Self::MalformedJson { .. } => "malformed_json",
+            Self::InvalidField { .. } => "invalid_field",
+            Self::BodyTooLarge { .. } => "body_too_large",
+            Self::Suppressed { .. } => "suppressed",
+            Self::NotFound(_) => "not_found",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::Unavailable { .. } => "unavailable",
+            Self::TimedOut => "timed_out",
+            Self::Stopping => "stopping",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// What the caller reads. Callers' words may come back in it, but never anything that looks like an address.
+    pub(crate) fn body(&self) -> ErrorDetails {
+        let redactor = Redactor::default();
+        let mut details = ErrorDetails {
+            code: self.code().to_owned(),
+            message: redactor.text(&self.to_string()).into_owned(),
+            field: None,
+            reason: None,
+            first_allowed_at: None,
+        };
+        match self {
+            Self::InvalidField { field, .. } => details.field = Some(redactor.text(field).into_owned()),
+            Self::Suppressed { reason, first_allowed_at, .. } => {
+                details.reason = Some((*reason).to_owned());
+                details.first_allowed_at = *first_allowed_at;
+            }
+            _ => {}
+        }
+        details
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        if let Self::Unavailable { what, source } = &self {
+            tracing::warn!(store.what = what, error = %source, "{what} cannot be read: {source}");
+        }
+        let mut response = (self.status(), Json(ErrorBody { error: self.body() })).into_response();
+        if self.status() == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(RETRY_AFTER, axum::http::HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+/// The body of every answer that is not a success.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ErrorBody {
+    /// What is wrong.
+    pub error: ErrorDetails,
+}
+
+/// What is wrong with a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ErrorDetails {
+    /// Stable code: `invalid_field`, `suppressed`, `unavailable` …
+    #[schema(example = "invalid_field")]
+    pub code: String,
+    /// One sentence for a person.
+    #[schema(example = "`window_hours` must be a number from 1 to 336")]
+    pub message: String,
+    /// The field that is meant, for `invalid_field`: `signals[0].type`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+    /// What suppresses the person, for `suppressed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The first moment at which mail may arrive again, for `suppressed`; absent when there is none within a year.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub first_allowed_at: Option<Timestamp>,
+}
