@@ -1,0 +1,249 @@
+#![doc = include_str!("../README.md")]
+
+use sendflowr_plugin_sdk::{
+    BounceType, Descriptor, Element, Encoding, Event, EventType, Hash, Identifier, IdentifierKind, KeyedHash,
+    Outcome, Part, Plugin, Proof, Proofs, Rejection, Request, Value, export, proof, reject, skip, time,
+};
+
+/// The plugin.
+pub struct Klaviyo;
+
+export!(Klaviyo);
+
+/// Klaviyo prescribes no tolerance; five minutes is what its own verification samples and most schemes of this kind use.
+const TOLERANCE_SECONDS: u64 = 300;
+
+impl Plugin for Klaviyo {
+    fn describe() -> Descriptor {
+        let docs = "https://developers.klaviyo.com/en/docs/working_with_system_webhooks";
+        Descriptor::new("klaviyo", "Klaviyo", env!("CARGO_PKG_VERSION"), docs)
+            .required_secret("signing_secret", "The secret given when the webhook was created.")
+            .timestamp_tolerance()
+    }
+
+    fn authenticate(request: &Request) -> Result<Vec<Proof>, Rejection> {
+        let mut proofs = Proofs::new(request);
+        if !request.has_secret("signing_secret") {
+            return Ok(proofs.finish());
+        }
+        if let Some(signature) = request
+            .header("x-klaviyo-signature")
+            .filter(|_| !is_system_webhook(request))
+        {
+            let hash = KeyedHash::hmac(Hash::Sha256, "signing_secret", "header `x-klaviyo-signature`");
+            proofs.push(hash.message([Part::Body]).signature(signature, Encoding::Base64));
+            return Ok(proofs.finish());
+        }
+        let signature = request.proof_header("klaviyo-signature")?;
+        let timestamp = request.proof_header("klaviyo-timestamp")?;
+        proofs.fresh_within(
+            TOLERANCE_SECONDS,
+            "header `klaviyo-timestamp`",
+            timestamp,
+            date_or_seconds,
+        )?;
+        let hash = KeyedHash::hmac(Hash::Sha256, "signing_secret", "header `klaviyo-signature`");
+        // The header's own text is signed, never a date written anew.
+        proofs.push(
+            hash.message([Part::Body, proof::part(timestamp)])
+                .signature(signature, Encoding::Hex),
+        );
+        check_webhook_id(request)?;
+        Ok(proofs.finish())
+    }
+
+    fn normalize(request: &Request) -> Result<Outcome, Rejection> {
+        let document = request.json_object()?;
+        let data = document.root().get("data");
+        if data.is_array() {
+            return Ok(Outcome::of_elements(data.elements().map(system_event)));
+        }
+        if data.is_object() {
+            return Ok(Outcome::of_one(single_event(data)));
+        }
+        Err(Rejection::Malformed(
+            "the body has neither a list nor an object `data`".to_owned(),
+        ))
+    }
+}
+
+/// The two shapes tell themselves apart by their signature headers.
+fn is_system_webhook(request: &Request) -> bool {
+    request.header("klaviyo-signature").is_some()
+}
+
+fn date_or_seconds(text: &str) -> Option<i64> {
+    if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        time::seconds(text)
+    } else {
+        time::http_date(text)
+    }
+}
+
+/// Klaviyo advises to compare the id in the body, which is signed, with the one in the header. A body that is no JSON is
+/// for `normalize` to refuse, once its signature has held.
+fn check_webhook_id(request: &Request) -> Result<(), Rejection> {
+    let Ok(document) = request.json() else {
+        return Ok(());
+    };
+    let in_body = document.root().get("meta").str("klaviyo_webhook_id");
+    let in_header = request.header("klaviyo-webhook-id").unwrap_or_default();
+    if in_body.trim() == in_header.trim() {
+        return Ok(());
+    }
+    let message = "header `klaviyo-webhook-id` differs from `meta.klaviyo_webhook_id` in the body";
+    Err(Rejection::InvalidProof(message.to_owned()))
+}
+
+/// One element of a system webhook.
+fn system_event(element: Value<'_>) -> Element {
+    let topic = element.str("topic");
+    let (integration, slug) = topic
+        .trim_start_matches("event:")
+        .split_once('.')
+        .unwrap_or(("", &topic));
+    let kind = kind_of_topic(integration, slug).map_err(|reason| skip(topic.as_ref(), reason))?;
+    let payload = element.get("payload");
+    let event = payload.get("data");
+    let attributes = event.get("attributes");
+    let properties = attributes.get("event_properties");
+    let timestamp = attributes
+        .time("datetime", time::rfc3339)
+        .or_else(|| attributes.time("timestamp", time::seconds));
+    let Some(timestamp) = timestamp else {
+        return Err(reject("neither `datetime` nor `timestamp` is a time"));
+    };
+    let profile_id = event.get("relationships").get("profile").get("data").text("id");
+    let profile = payload
+        .get("included")
+        .elements()
+        .find(|included| included.str("type") == "profile")
+        .map(|included| included.get("attributes"));
+    let of_profile = |name| profile.and_then(|profile| profile.text(name));
+    let identifiers = [
+        (IdentifierKind::KlaviyoId, profile_id),
+        (IdentifierKind::PhoneNumber, of_profile("phone_number")),
+        (IdentifierKind::ExternalId, of_profile("external_id")),
+    ];
+    let machine = match kind {
+        EventType::Opened => properties.is_true("machine_open"),
+        EventType::Clicked => properties.is_true("Bot Click"),
+        _ => false,
+    };
+    Ok(Event {
+        provider_event_id: element.text("external_id"),
+        recipient_email: of_profile("email").or_else(|| properties.text("Recipient Email Address")),
+        identifiers: identifiers
+            .into_iter()
+            .filter_map(|(kind, value)| Identifier::of(kind, value))
+            .collect(),
+        campaign_id: properties.first_text(["$flow", "$message"]),
+        campaign_name: properties.text("Campaign Name"),
+        message_id: properties.text("$message"),
+        subject: properties.text("Subject"),
+        click_url: if kind == EventType::Clicked {
+            properties.text("URL")
+        } else {
+            None
+        },
+        bounce_type: bounce_type(kind, properties),
+        is_machine: machine.then_some(true),
+        ..Event::new(kind, timestamp)
+    })
+}
+
+/// The one event of the JSON:API shape.
+fn single_event(data: Value<'_>) -> Element {
+    let attributes = data.get("attributes");
+    let of = |name| attributes.get(name).get("data");
+    let metric = of("metric").get("attributes").str("name");
+    let kind = kind_of_metric(&metric).map_err(|reason| skip(metric.as_ref(), reason))?;
+    let Some(timestamp) = attributes.time("datetime", time::rfc3339) else {
+        return Err(reject("`datetime` is no time"));
+    };
+    let profile = of("profile");
+    let campaign = of("campaign");
+    Ok(Event {
+        provider_event_id: data.text("id"),
+        recipient_email: profile.get("attributes").text("email"),
+        identifiers: Identifier::of(IdentifierKind::KlaviyoId, profile.text("id"))
+            .into_iter()
+            .collect(),
+        campaign_id: campaign.text("id"),
+        campaign_name: campaign.get("attributes").text("name"),
+        message_id: attributes.text("message_id"),
+        subject: attributes.text("subject"),
+        click_url: if kind == EventType::Clicked {
+            attributes.text("url")
+        } else {
+            None
+        },
+        user_agent: attributes.text("user_agent"),
+        ip_address: attributes.text("ip_address"),
+        bounce_type: bounce_type(kind, attributes.get("event_properties")),
+        ..Event::new(kind, timestamp)
+    })
+}
+
+/// Topics are `event:<integration>.<slug>`; those about mail are Klaviyo's own, those about a shop are any integration's.
+fn kind_of_topic(integration: &str, slug: &str) -> Result<EventType, &'static str> {
+    match slug {
+        "active_on_site" => return Ok(EventType::SiteVisit),
+        "viewed_product" => return Ok(EventType::ProductView),
+        "placed_order" => return Ok(EventType::Converted),
+        _ if integration != "klaviyo" => return Err("an event of another integration that is not used"),
+        _ => {}
+    }
+    Ok(match slug {
+        "sent_email" => EventType::Sent,
+        "received_email" | "email_delivered" => EventType::Delivered,
+        "opened_email" => EventType::Opened,
+        "clicked_email" => EventType::Clicked,
+        "bounced_email" => EventType::Bounced,
+        "dropped_email" => EventType::Rejected,
+        "marked_email_as_spam" => EventType::MarkedSpam,
+        "unsubscribed_from_email_marketing" => EventType::Unsubscribed,
+        "subscribed_to_email_marketing" => EventType::Resubscribed,
+        "clicked_sms" => EventType::SmsClick,
+        "opened_push" => EventType::PushClick,
+        "clicked_email_to_unsubscribe" => return Err("the unsubscription follows as an event of its own"),
+        _ if slug.starts_with("manually_") => return Err("done by an operator, not by the recipient"),
+        "updated_email_preferences" => return Err("not a global state"),
+        _ => return Err("not used"),
+    })
+}
+
+fn kind_of_metric(metric: &str) -> Result<EventType, &'static str> {
+    Ok(match metric {
+        "Sent Email" => EventType::Sent,
+        "Received Email" => EventType::Delivered,
+        "Opened Email" => EventType::Opened,
+        "Clicked Email" => EventType::Clicked,
+        "Bounced Email" => EventType::Bounced,
+        "Dropped Email" => EventType::Rejected,
+        "Marked Email as Spam" => EventType::MarkedSpam,
+        "Unsubscribed" | "Unsubscribed from Email Marketing" | "Unsubscribed from List" => {
+            EventType::Unsubscribed
+        }
+        "Subscribed to Email Marketing" => EventType::Resubscribed,
+        "Clicked SMS" => EventType::SmsClick,
+        "Opened Push" => EventType::PushClick,
+        "Active on Site" => EventType::SiteVisit,
+        "Viewed Product" => EventType::ProductView,
+        "Placed Order" => EventType::Converted,
+        _ => return Err("a metric that is not used"),
+    })
+}
+
+/// `Hard`, `HardBounce`, `soft` … by how it begins; not every bounce says.
+fn bounce_type(kind: EventType, properties: Value<'_>) -> Option<BounceType> {
+    let kind = (kind == EventType::Bounced).then(|| properties.str("Bounce Type").to_ascii_lowercase())?;
+    match kind.as_str() {
+        hard if hard.starts_with("hard") => Some(BounceType::Hard),
+        soft if soft.starts_with("soft") => Some(BounceType::Soft),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

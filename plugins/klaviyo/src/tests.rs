@@ -1,0 +1,114 @@
+use sendflowr_plugin_sdk::{BounceType, EventType, IdentifierKind, Plugin, Rejection};
+use sendflowr_plugin_testing::{RequestExt, normalize, post};
+
+use crate::Klaviyo;
+
+#[test]
+fn case_files_hold() {
+    sendflowr_plugin_testing::run_cases::<Klaviyo>(concat!(env!("CARGO_MANIFEST_DIR"), "/cases"));
+}
+
+fn element(topic: &str, properties: &str) -> String {
+    format!(
+        r#"{{"topic":"event:{topic}","external_id":"e","payload":{{"data":{{
+            "attributes":{{"timestamp":1700503941,"event_properties":{properties}}},
+            "relationships":{{"profile":{{"data":{{"id":"01H"}}}}}}}}}}}}"#
+    )
+}
+
+#[test]
+fn events_without_an_address_keep_the_profile() {
+    let batch = normalize::<Klaviyo>(&format!(
+        r#"{{"data":[{}]}}"#,
+        element("klaviyo.opened_email", "{}")
+    ));
+    let event = &batch.events[0];
+    assert_eq!(
+        (event.event_type, event.timestamp_ms),
+        (EventType::Opened, 1_700_503_941_000)
+    );
+    assert_eq!(event.recipient_email, None);
+    assert_eq!(event.identifiers[0].kind, IdentifierKind::KlaviyoId);
+    assert_eq!(event.identifiers[0].value, "01H");
+}
+
+#[test]
+fn shop_events_count_from_any_integration() {
+    for (topic, expected) in [
+        ("shopify.placed_order", Some(EventType::Converted)),
+        ("api.viewed_product", Some(EventType::ProductView)),
+        ("klaviyo.active_on_site", Some(EventType::SiteVisit)),
+        ("shopify.opened_email", None),
+        ("klaviyo.manually_suppressed_from_email_marketing", None),
+        ("klaviyo.clicked_email_to_unsubscribe", None),
+    ] {
+        let batch = normalize::<Klaviyo>(&format!(r#"{{"data":[{}]}}"#, element(topic, "{}")));
+        assert_eq!(
+            batch.events.first().map(|event| event.event_type),
+            expected,
+            "{topic}"
+        );
+        assert_eq!(batch.skipped.len(), usize::from(expected.is_none()), "{topic}");
+    }
+}
+
+#[test]
+fn bounces_and_machines_are_read_in_any_spelling() {
+    let elements = [
+        element("klaviyo.bounced_email", r#"{"Bounce Type":"HardBounce"}"#),
+        element("klaviyo.bounced_email", r#"{"Bounce Type":"soft"}"#),
+        element("klaviyo.bounced_email", "{}"),
+        element(
+            "klaviyo.clicked_email",
+            r#"{"Bot Click":"true","URL":"https://example.com"}"#,
+        ),
+        element("klaviyo.opened_email", r#"{"machine_open":false}"#),
+    ];
+    let batch = normalize::<Klaviyo>(&format!(r#"{{"data":[{}]}}"#, elements.join(",")));
+    let bounces: Vec<_> = batch.events[..3].iter().map(|event| event.bounce_type).collect();
+    assert_eq!(bounces, [Some(BounceType::Hard), Some(BounceType::Soft), None]);
+    assert_eq!(batch.events[3].is_machine, Some(true));
+    assert_eq!(batch.events[4].is_machine, None);
+}
+
+#[test]
+fn one_bad_element_does_not_harm_the_rest() {
+    let bad = r#"{"topic":"event:klaviyo.opened_email","payload":{}}"#;
+    let batch = normalize::<Klaviyo>(&format!(
+        r#"{{"data":[{bad},7,{}]}}"#,
+        element("klaviyo.opened_email", "{}")
+    ));
+    assert_eq!(batch.events[0].index, 2);
+    assert_eq!(batch.rejected[0].index, 0);
+    assert_eq!(batch.skipped[0].index, 1);
+}
+
+#[test]
+fn a_dateless_or_mismatched_delivery_is_refused() {
+    let request = || {
+        post("{}")
+            .with_secret("signing_secret")
+            .with_header("klaviyo-signature", "aa")
+    };
+    assert!(matches!(
+        Klaviyo::authenticate(&request()),
+        Err(Rejection::MissingProof(_))
+    ));
+    let undated = request().with_header("klaviyo-timestamp", "yesterday");
+    assert!(matches!(
+        Klaviyo::authenticate(&undated),
+        Err(Rejection::InvalidProof(_))
+    ));
+    let other = request()
+        .with_header("klaviyo-timestamp", "1700503941")
+        .with_header("klaviyo-webhook-id", "w");
+    assert!(matches!(
+        Klaviyo::authenticate(&other),
+        Err(Rejection::InvalidProof(_))
+    ));
+    let neither = post("{}").with_secret("signing_secret");
+    assert!(matches!(
+        Klaviyo::authenticate(&neither),
+        Err(Rejection::MissingProof(_))
+    ));
+}

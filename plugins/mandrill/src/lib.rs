@@ -1,0 +1,138 @@
+#![doc = include_str!("../README.md")]
+
+use sendflowr_plugin_sdk::{
+    BounceType, Descriptor, Element, Encoding, Event, EventType, Form, Hash, KeyedHash, Outcome, Plugin,
+    Proof, Proofs, Rejection, Request, Value, export, proof, reject, skip, time,
+};
+
+/// The plugin.
+pub struct Mandrill;
+
+export!(Mandrill);
+
+impl Plugin for Mandrill {
+    fn describe() -> Descriptor {
+        let docs = "https://mailchimp.com/developer/transactional/guides/track-respond-activity-webhooks/";
+        Descriptor::new(
+            "mandrill",
+            "Mandrill (Mailchimp Transactional)",
+            env!("CARGO_PKG_VERSION"),
+            docs,
+        )
+        .required_secret("webhook_key", "The webhook's own key, under Settings > Webhooks.")
+        .required_setting(
+            "webhook_url",
+            "The webhook's URL exactly as it was entered in Mandrill; it is signed.",
+        )
+        .basic_auth()
+    }
+
+    fn authenticate(request: &Request) -> Result<Vec<Proof>, Rejection> {
+        if is_address_check(request) {
+            return Ok(vec![Proof::Handshake]);
+        }
+        let mut proofs = Proofs::new(request);
+        proofs.basic_auth()?;
+        if request.has_secret("webhook_key") {
+            let signature = request.proof_header("x-mandrill-signature")?;
+            let Some(url) = request.setting("webhook_url") else {
+                return Err(Rejection::InvalidProof(
+                    "setting `webhook_url`, which Mandrill signs, is not set".to_owned(),
+                ));
+            };
+            let form = Form::of(request)?;
+            let mut fields: Vec<&(String, String)> = form.fields().iter().collect();
+            fields.sort_by(|one, other| one.0.cmp(&other.0));
+            let mut message = vec![proof::part(url)];
+            message.extend(
+                fields
+                    .into_iter()
+                    .flat_map(|(name, value)| [proof::part(name), proof::part(value)]),
+            );
+            let hash = KeyedHash::hmac(Hash::Sha1, "webhook_key", "header `x-mandrill-signature`");
+            proofs.push(hash.message(message).signature(signature, Encoding::Base64));
+        }
+        Ok(proofs.finish())
+    }
+
+    fn normalize(request: &Request) -> Result<Outcome, Rejection> {
+        if is_address_check(request) {
+            return Ok(Outcome::nothing());
+        }
+        let form = Form::of(request)?;
+        let Some(events) = form.first("mandrill_events") else {
+            return Err(Rejection::Malformed(
+                "the form has no field `mandrill_events`".to_owned(),
+            ));
+        };
+        Outcome::of_array(events.as_bytes(), event)
+    }
+}
+
+/// Mandrill asks with HEAD whether the address exists, before the webhook has a key to sign with.
+fn is_address_check(request: &Request) -> bool {
+    request.method == "HEAD"
+}
+
+fn event(element: Value<'_>) -> Element {
+    let name = element.str("event");
+    let (kind, bounce_type) = match name.as_ref() {
+        "send" => (EventType::Sent, None),
+        "delivered" => (EventType::Delivered, None),
+        "deferral" => (EventType::Deferred, None),
+        "hard_bounce" => (EventType::Bounced, Some(BounceType::Hard)),
+        "soft_bounce" => (EventType::Bounced, Some(BounceType::Soft)),
+        "open" => (EventType::Opened, None),
+        "click" => (EventType::Clicked, None),
+        "spam" => (EventType::MarkedSpam, None),
+        "unsub" => (EventType::Unsubscribed, None),
+        "reject" => (EventType::Rejected, None),
+        "inbound" => return Err(skip("inbound", "an incoming message")),
+        "" => {
+            return Err(skip(
+                element.str("type"),
+                "synchronisation of a list, not about a message",
+            ));
+        }
+        other => return Err(skip(other, "not used")),
+    };
+    let Some(timestamp) = element.time("ts", time::seconds) else {
+        return Err(reject("`ts` is no time"));
+    };
+    let message = element.get("msg");
+    let reason = match kind {
+        EventType::Bounced => message.first_text(["diag", "bounce_description"]),
+        // The last attempt is the one that this event is about.
+        EventType::Deferred => message
+            .get("smtp_events")
+            .elements()
+            .last()
+            .and_then(|attempt| attempt.text("diag")),
+        _ => None,
+    };
+    let robot = element
+        .get("user_agent_parsed")
+        .str("type")
+        .eq_ignore_ascii_case("robot");
+    Ok(Event {
+        recipient_email: message.text("email"),
+        message_id: message.text("_id").or_else(|| element.text("_id")),
+        subject: message.text("subject"),
+        click_url: if kind == EventType::Clicked {
+            element.text("url")
+        } else {
+            None
+        },
+        user_agent: element.text("user_agent"),
+        ip_address: element.text("ip"),
+        bounce_type,
+        reason,
+        tags: message.list("tags"),
+        metadata: message.pairs("metadata"),
+        is_machine: robot.then_some(true),
+        ..Event::new(kind, timestamp)
+    })
+}
+
+#[cfg(test)]
+mod tests;

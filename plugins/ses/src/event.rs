@@ -1,0 +1,195 @@
+//! What SES reports: one message, one event for each recipient that it is about.
+
+use sendflowr_plugin_sdk::{
+    Batch, BounceType, Event, EventType, Pair, Unused, Value, reject, skip, text::present, time,
+};
+
+/// One recipient, and what was said about them.
+struct About {
+    address: String,
+    reason: Option<String>,
+}
+
+/// The events of one SES message. `message_id` is SNS's, shared by all; `received` stands in for a missing time.
+pub(crate) fn batch(message: Value<'_>, message_id: Option<String>, received: Option<i64>) -> Batch {
+    let mut batch = Batch::new();
+    match events(message, message_id, received) {
+        Ok(events) => events.into_iter().for_each(|event| batch.add(0, Ok(event))),
+        Err(unused) => batch.add(0, Err(unused)),
+    }
+    batch
+}
+
+fn events(
+    message: Value<'_>,
+    message_id: Option<String>,
+    received: Option<i64>,
+) -> Result<Vec<Event>, Unused> {
+    let mail = message.get("mail");
+    // Event publishing says `eventType`, identity notifications say `notificationType`; the shapes are the same.
+    let name = message
+        .first_text(["eventType", "notificationType"])
+        .unwrap_or_default();
+    let about =
+        |part: Value<'_>, recipients: &str, address: &str| of_recipients(part.get(recipients), address);
+    let (kind, part, people) = match name.as_str() {
+        "Send" => (EventType::Sent, mail, destinations(mail, None)),
+        "Delivery" => {
+            let part = message.get("delivery");
+            let people = part
+                .list("recipients")
+                .into_iter()
+                .map(|address| About {
+                    address,
+                    reason: None,
+                })
+                .collect();
+            (EventType::Delivered, part, people)
+        }
+        "Bounce" => {
+            let part = message.get("bounce");
+            (
+                EventType::Bounced,
+                part,
+                about(part, "bouncedRecipients", "emailAddress"),
+            )
+        }
+        "DeliveryDelay" => {
+            let part = message.get("deliveryDelay");
+            (
+                EventType::Deferred,
+                part,
+                about(part, "delayedRecipients", "emailAddress"),
+            )
+        }
+        "Complaint" => complaint(message.get("complaint"))?,
+        "Reject" => (
+            EventType::Rejected,
+            mail,
+            destinations(mail, message.get("reject").text("reason")),
+        ),
+        "Rendering Failure" => (
+            EventType::Rejected,
+            mail,
+            destinations(mail, message.get("failure").text("errorMessage")),
+        ),
+        "Open" => (EventType::Opened, message.get("open"), destinations(mail, None)),
+        "Click" => (EventType::Clicked, message.get("click"), destinations(mail, None)),
+        "Subscription" => {
+            let part = message.get("subscription");
+            (subscription(part)?, part, destinations(mail, None))
+        }
+        other => return Err(skip(other, "not about a recipient of an outgoing message")),
+    };
+    let Some(timestamp) = part.time("timestamp", time::rfc3339).or(received) else {
+        return Err(reject("`timestamp` is no time"));
+    };
+    if people.is_empty() {
+        return Err(reject("the message names no recipient"));
+    }
+    let shows_device = matches!(kind, EventType::Opened | EventType::Clicked);
+    let of_device = |name| if shows_device { part.text(name) } else { None };
+    let event = |person: About| Event {
+        provider_event_id: message_id.clone(),
+        recipient_email: Some(person.address),
+        message_id: mail.text("messageId"),
+        subject: mail.get("commonHeaders").text("subject"),
+        click_url: if kind == EventType::Clicked {
+            part.text("link")
+        } else {
+            None
+        },
+        user_agent: of_device("userAgent"),
+        ip_address: of_device("ipAddress"),
+        bounce_type: bounce_type(kind, part),
+        reason: person.reason,
+        metadata: tags(mail.get("tags")),
+        ..Event::new(kind, timestamp)
+    };
+    Ok(people.into_iter().map(event).collect())
+}
+
+fn of_recipients(list: Value<'_>, address: &str) -> Vec<About> {
+    let about = |entry: Value<'_>| {
+        Some(About {
+            address: entry.text(address)?,
+            reason: entry.text("diagnosticCode"),
+        })
+    };
+    list.elements().filter_map(about).collect()
+}
+
+/// Everybody the message went to: it cannot say which of them opened or clicked.
+fn destinations(mail: Value<'_>, reason: Option<String>) -> Vec<About> {
+    let about = |address| About {
+        address,
+        reason: reason.clone(),
+    };
+    mail.list("destination").into_iter().map(about).collect()
+}
+
+/// Only the type decides; undetermined bounces are reported after SES gave up, and may work another time.
+fn bounce_type(kind: EventType, bounce: Value<'_>) -> Option<BounceType> {
+    match (kind, bounce.str("bounceType").as_ref()) {
+        (EventType::Bounced, "Permanent") => Some(BounceType::Hard),
+        (EventType::Bounced, _) => Some(BounceType::Soft),
+        _ => None,
+    }
+}
+
+fn complaint(part: Value<'_>) -> Result<(EventType, Value<'_>, Vec<About>), Unused> {
+    if part.str("complaintFeedbackType") == "not-spam" {
+        return Err(skip("Complaint", "the recipient says that it is not spam"));
+    }
+    let mut people = of_recipients(part.get("complainedRecipients"), "emailAddress");
+    let sub_type = part.str("complaintSubType");
+    if sub_type != "OnAccountSuppressionList" {
+        return Ok((EventType::MarkedSpam, part, people));
+    }
+    // Never sent: the address stands on the account's own suppression list.
+    for person in &mut people {
+        person.reason = Some(sub_type.clone().into_owned());
+    }
+    Ok((EventType::Rejected, part, people))
+}
+
+/// What a change of preferences amounts to: leaving or rejoining everything, else leaving or joining a topic.
+fn subscription(part: Value<'_>) -> Result<EventType, Unused> {
+    let (old, new) = (part.get("oldTopicPreferences"), part.get("newTopicPreferences"));
+    match (old.is_true("unsubscribeAll"), new.is_true("unsubscribeAll")) {
+        (false, true) => return Ok(EventType::Unsubscribed),
+        (true, false) => return Ok(EventType::Resubscribed),
+        _ => {}
+    }
+    let topics = "topicSubscriptionStatus";
+    let mut rejoined = false;
+    for topic in new.get(topics).elements() {
+        let name = topic.str("topicName");
+        let before = old
+            .get(topics)
+            .elements()
+            .find(|entry| entry.str("topicName") == name);
+        let before = before
+            .map(|entry| entry.str("subscriptionStatus"))
+            .unwrap_or_default();
+        match (before.as_ref(), topic.str("subscriptionStatus").as_ref()) {
+            ("OptIn", "OptOut") => return Ok(EventType::Unsubscribed),
+            ("OptOut", "OptIn") => rejoined = true,
+            _ => {}
+        }
+    }
+    if rejoined {
+        Ok(EventType::Resubscribed)
+    } else {
+        Err(skip("Subscription", "no preference changed"))
+    }
+}
+
+/// The sender's message tags: name to values, joined with a comma. SES's own begin with `ses:`.
+fn tags(tags: Value<'_>) -> Vec<Pair> {
+    tags.entries()
+        .filter(|(name, _)| !name.starts_with("ses:"))
+        .map(|(name, values)| Pair::new(name, values.to_list().join(",")))
+        .filter(|pair| present(&pair.value).is_some())
+        .collect()
+}

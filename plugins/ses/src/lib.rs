@@ -1,0 +1,86 @@
+#![doc = include_str!("../README.md")]
+
+mod event;
+mod sns;
+
+use sendflowr_plugin_sdk::{
+    Batch, Descriptor, Document, Outcome, Plugin, Proof, Proofs, Rejection, Request, export, skip,
+};
+
+use crate::sns::{Envelope, Kind};
+
+/// The plugin.
+pub struct Ses;
+
+export!(Ses);
+
+/// What SES publishes once, as plain text, when a topic is attached.
+const TOPIC_VALIDATION: &str = "Successfully validated SNS topic for Amazon SES event publishing.";
+
+impl Plugin for Ses {
+    fn describe() -> Descriptor {
+        let docs = "https://docs.aws.amazon.com/ses/latest/dg/event-publishing-retrieving-sns-contents.html";
+        Descriptor::new("ses", "Amazon SES (through SNS)", env!("CARGO_PKG_VERSION"), docs)
+            .required_setting(
+                "topic_arn",
+                "ARN of the SNS topic; a good signature alone only proves that some AWS account sent it.",
+            )
+            .basic_auth()
+            .timestamp_tolerance()
+            .host("sns.*.amazonaws.com")
+            .host("sns.*.amazonaws.com.cn")
+    }
+
+    fn authenticate(request: &Request) -> Result<Vec<Proof>, Rejection> {
+        let mut proofs = Proofs::new(request);
+        proofs.basic_auth()?;
+        if sns::is_raw(request) {
+            // Without the envelope there is no signature: only basic authentication can prove it.
+            return Ok(proofs.finish());
+        }
+        let document = request.json_object()?;
+        Envelope::of(&document)?.prove(request, &mut proofs)?;
+        Ok(proofs.finish())
+    }
+
+    fn normalize(request: &Request) -> Result<Outcome, Rejection> {
+        let document = request.json_object()?;
+        if sns::is_raw(request) {
+            let id = request.header("x-amz-sns-message-id").map(str::to_owned);
+            return Ok(Outcome::Events(event::batch(document.root(), id, None)));
+        }
+        let envelope = Envelope::of(&document)?;
+        match envelope.kind {
+            Kind::SubscriptionConfirmation => {
+                Ok(Outcome::Confirm(envelope.text("SubscribeURL")?.into_owned()))
+            }
+            // Fetching the URL of this one would subscribe again.
+            Kind::UnsubscribeConfirmation => Ok(Outcome::nothing()),
+            Kind::Notification => notification(&envelope),
+        }
+    }
+}
+
+fn notification(envelope: &Envelope<'_>) -> Result<Outcome, Rejection> {
+    let message = envelope.text("Message")?;
+    if message.trim() == TOPIC_VALIDATION {
+        let mut batch = Batch::new();
+        batch.add(
+            0,
+            Err(skip("topic-validation", "sent once, when the topic is attached")),
+        );
+        return Ok(Outcome::Events(batch));
+    }
+    let inner = Document::parse(message.as_bytes())?;
+    if !inner.root().is_object() {
+        return Err(Rejection::Malformed("`Message` is not a JSON object".to_owned()));
+    }
+    Ok(Outcome::Events(event::batch(
+        inner.root(),
+        envelope.optional("MessageId"),
+        envelope.time(),
+    )))
+}
+
+#[cfg(test)]
+mod tests;
