@@ -1,1 +1,80 @@
-//! Under construction.
+#![doc = include_str!("../README.md")]
+
+mod config;
+mod dead_letter;
+mod decode;
+mod enrich;
+mod error;
+mod events;
+mod identity;
+mod metrics;
+mod poll;
+mod recent;
+mod retry;
+
+use std::sync::Arc;
+
+use store::{bus::Bus, events::Events, identity::Identities, profiles::Profiles};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+pub use config::{ConsumerConfig, InvalidConfig, IpRange, RawConsumerConfig};
+pub use dead_letter::header;
+pub use error::ConsumerError;
+pub use metrics::Metrics;
+
+/// Group that stores events and keeps profiles current.
+pub const EVENTS_GROUP: &str = "sendflowr-events";
+
+/// Group that feeds the identity graph.
+pub const IDENTITY_GROUP: &str = "sendflowr-identity";
+
+/// The ports that the consumer works on.
+#[derive(Clone)]
+pub struct Dependencies {
+    /// Where events come from and dead letters go.
+    pub bus: Arc<dyn Bus>,
+    /// Where events are kept.
+    pub events: Arc<dyn Events>,
+    /// Where profiles are kept. The consumer is their only writer, see the crate's documentation.
+    pub profiles: Arc<dyn Profiles>,
+    /// The identity graph.
+    pub identities: Arc<dyn Identities>,
+    /// Where the consumer counts.
+    pub metrics: Metrics,
+}
+
+/// Consumes until `shutdown` is cancelled, then finishes the batch in hand, commits and returns.
+///
+/// Outages are waited out: the batch in hand is held, nothing more is read, and nothing is committed before it is
+/// stored. When `shutdown` comes during an outage the batch is left uncommitted, to be read again at the next start.
+/// Dropping the future is safe at any point for the same reason.
+///
+/// # Errors
+/// [`ConsumerError`] when an operator must act: the bus or the event store is misconfigured.
+pub async fn run(
+    config: ConsumerConfig,
+    dependencies: Dependencies,
+    shutdown: CancellationToken,
+) -> Result<(), ConsumerError> {
+    let config = Arc::new(config);
+    // A child, so that one task's failure stops the others and not the caller.
+    let stop = shutdown.child_token();
+    // Dropping the set aborts its tasks.
+    let mut tasks = JoinSet::new();
+    tasks.spawn(events::run(config.clone(), dependencies.clone(), stop.clone()));
+    tasks.spawn(identity::run(config.clone(), dependencies.clone(), stop.clone()));
+    tasks.spawn(metrics::watch_lag(dependencies.bus, dependencies.metrics, stop.clone()));
+    let mut result = Ok(());
+    while let Some(ended) = tasks.join_next().await {
+        let ended = match ended {
+            Ok(ended) => ended,
+            Err(failure) if failure.is_panic() => std::panic::resume_unwind(failure.into_panic()),
+            Err(failure) => unreachable!("no task is aborted while the set is read: {failure}"),
+        };
+        stop.cancel();
+        // The first failure is the cause, later ones may follow from it.
+        result = result.and(ended);
+    }
+    result
+}

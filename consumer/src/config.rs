@@ -1,0 +1,190 @@
+//! `[consumer]`: batches, patience and memory.
+
+use std::{net::IpAddr, time::Duration};
+
+use serde::Deserialize;
+
+/// `[consumer]` as it stands in the configuration. Every key may be left out.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawConsumerConfig {
+    /// Most events in one write. 1 to 50,000, default 1,000: writes of this size use a store well, and one takes
+    /// about a megabyte.
+    pub batch_events: usize,
+    /// Longest that an event waits for others to share its write. 1 to 10,000, default 200: several clicks of one
+    /// visit fall together, and a lone event is visible within a second.
+    pub batch_wait_ms: u64,
+    /// First pause after a failed attempt. 1 to 60,000, default 100.
+    pub retry_initial_ms: u64,
+    /// Longest pause between attempts. At least the first one, at most 600,000, default 30,000.
+    pub retry_max_ms: u64,
+    /// Longest wait for the profile store. 1 to 60,000, default 2,000: it is a cache and may not hold up events.
+    pub profile_timeout_ms: u64,
+    /// Entries kept in each of the memories of recent deliveries, visits, addresses and events. 1,000 to 10,000,000,
+    /// default 100,000, which takes some 60 MB when all are full.
+    pub memory_entries: usize,
+    /// Networks from which mailboxes prefetch pictures, in CIDR form. Default: Apple's own network. Apple publishes
+    /// its relay's other ranges at `https://mask-api.icloud.com/egress-ip-ranges.csv`.
+    pub relay_ranges: Vec<String>,
+}
+
+impl Default for RawConsumerConfig {
+    fn default() -> Self {
+        Self {
+            batch_events: 1_000,
+            batch_wait_ms: 200,
+            retry_initial_ms: 100,
+            retry_max_ms: 30_000,
+            profile_timeout_ms: 2_000,
+            memory_entries: 100_000,
+            relay_ranges: vec!["17.0.0.0/8".to_owned()],
+        }
+    }
+}
+
+/// Validated configuration of the consumer.
+#[derive(Debug, Clone)]
+pub struct ConsumerConfig {
+    /// Most events in one write.
+    pub batch_events: usize,
+    /// Longest that an event waits for others.
+    pub batch_wait: Duration,
+    /// First pause after a failed attempt.
+    pub retry_initial: Duration,
+    /// Longest pause between attempts.
+    pub retry_max: Duration,
+    /// Longest wait for the profile store.
+    pub profile_timeout: Duration,
+    /// Entries kept in each memory.
+    pub memory_entries: usize,
+    /// Networks from which mailboxes prefetch pictures.
+    pub relay_ranges: Vec<IpRange>,
+}
+
+impl Default for ConsumerConfig {
+    fn default() -> Self {
+        Self::try_from(RawConsumerConfig::default()).expect("the defaults are in range")
+    }
+}
+
+/// A key of `[consumer]` has a value that cannot work.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidConfig {
+    /// A number outside its range.
+    #[error("`consumer.{key}` is {value}, it must be between {min} and {max}")]
+    OutOfRange {
+        /// The key.
+        key: &'static str,
+        /// What it is set to.
+        value: u64,
+        /// Least possible value.
+        min: u64,
+        /// Greatest possible value.
+        max: u64,
+    },
+    /// A network that is none.
+    #[error("`consumer.relay_ranges` holds `{0}`, which is no network like `17.0.0.0/8` or `2001:db8::/32`")]
+    BadRange(String),
+}
+
+impl TryFrom<RawConsumerConfig> for ConsumerConfig {
+    type Error = InvalidConfig;
+
+    fn try_from(raw: RawConsumerConfig) -> Result<Self, InvalidConfig> {
+        let in_range = |key, value: u64, min: u64, max: u64| {
+            let fits = (min..=max).contains(&value);
+            if fits { Ok(value) } else { Err(InvalidConfig::OutOfRange { key, value, min, max }) }
+        };
+        in_range("batch_events", raw.batch_events as u64, 1, 50_000)?;
+        in_range("memory_entries", raw.memory_entries as u64, 1_000, 10_000_000)?;
+        let millis = |key, value, min, max| in_range(key, value, min, max).map(Duration::from_millis);
+        let mut relay_ranges = Vec::with_capacity(raw.relay_ranges.len());
+        for range in raw.relay_ranges {
+            relay_ranges.push(IpRange::parse(&range).ok_or(InvalidConfig::BadRange(range))?);
+        }
+        Ok(Self {
+            batch_events: raw.batch_events,
+            batch_wait: millis("batch_wait_ms", raw.batch_wait_ms, 1, 10_000)?,
+            retry_initial: millis("retry_initial_ms", raw.retry_initial_ms, 1, 60_000)?,
+            retry_max: millis("retry_max_ms", raw.retry_max_ms, raw.retry_initial_ms, 600_000)?,
+            profile_timeout: millis("profile_timeout_ms", raw.profile_timeout_ms, 1, 60_000)?,
+            memory_entries: raw.memory_entries,
+            relay_ranges,
+        })
+    }
+}
+
+/// A network: all addresses that share a prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct IpRange {
+    address: IpAddr,
+    prefix: u8,
+}
+
+impl IpRange {
+    /// The network of `address` with this prefix length; a longer prefix than the address has is the address itself.
+    pub fn new(address: IpAddr, prefix: u8) -> Self {
+        let address = match address {
+            IpAddr::V4(v4) => IpAddr::V4(std::net::Ipv4Addr::from_bits(
+                v4.to_bits() & u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0),
+            )),
+            IpAddr::V6(v6) => IpAddr::V6(std::net::Ipv6Addr::from_bits(
+                v6.to_bits() & u128::MAX.checked_shl(128 - u32::from(prefix.min(128))).unwrap_or(0),
+            )),
+        };
+        Self { address, prefix }
+    }
+
+    /// Reads `17.0.0.0/8` or `2001:db8::/32`; an address without a prefix is a network of one.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (address, prefix) = text.split_once('/').unwrap_or((text, ""));
+        let address: IpAddr = address.parse().ok()?;
+        let longest = if address.is_ipv4() { 32 } else { 128 };
+        let prefix = if text.contains('/') { prefix.parse().ok()? } else { longest };
+        (prefix <= longest).then(|| Self::new(address, prefix))
+    }
+
+    /// Whether `address` lies in the network.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.address.is_ipv4() == address.is_ipv4() && Self::new(address, self.prefix) == *self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_the_key_that_cannot_work() {
+        let error = |raw| ConsumerConfig::try_from(raw).unwrap_err().to_string();
+        let raw = RawConsumerConfig { batch_events: 0, ..Default::default() };
+        assert_eq!(error(raw), "`consumer.batch_events` is 0, it must be between 1 and 50000");
+        let raw = RawConsumerConfig { retry_initial_ms: 500, retry_max_ms: 100, ..Default::default() };
+        assert_eq!(error(raw), "`consumer.retry_max_ms` is 100, it must be between 500 and 600000");
+        let raw = RawConsumerConfig { relay_ranges: vec!["17.0.0.0/33".into()], ..Default::default() };
+        assert!(error(raw).contains("`17.0.0.0/33`"));
+    }
+
+    #[test]
+    fn refuses_unknown_keys() {
+        let error = serde_json::from_str::<RawConsumerConfig>(r#"{"batch_event": 5}"#).unwrap_err();
+        assert!(error.to_string().contains("`batch_event`"));
+    }
+
+    #[test]
+    fn networks_contain_what_shares_their_prefix() {
+        let apple = IpRange::parse("17.0.0.0/8").unwrap();
+        assert!(apple.contains("17.58.97.4".parse().unwrap()));
+        assert!(!apple.contains("18.0.0.1".parse().unwrap()));
+        assert!(!apple.contains("1100::1".parse().unwrap()));
+        let v6 = IpRange::parse("2001:db8::/32").unwrap();
+        assert!(v6.contains("2001:db8:ffff::1".parse().unwrap()));
+        assert!(!v6.contains("2001:db9::1".parse().unwrap()));
+        let everything = IpRange::parse("0.0.0.0/0").unwrap();
+        assert!(everything.contains("255.1.2.3".parse().unwrap()));
+        assert!(IpRange::parse("192.0.2.1").unwrap().contains("192.0.2.1".parse().unwrap()));
+        for text in ["", "/", "x/8", "1.2.3.4/", "1.2.3.4/-1", "1.2.3.4/8/8"] {
+            assert_eq!(IpRange::parse(text), None, "{text}");
+        }
+    }
+}

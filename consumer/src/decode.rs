@@ -1,0 +1,60 @@
+//! From a record's bytes to an event, by schema version.
+
+use event::{Event, UnsupportedSchema};
+use store::bus::Record;
+
+use crate::dead_letter::{Cause, DeadLetter};
+
+/// The event in `record`, or why it cannot be read.
+pub(crate) fn decode(record: &Record) -> Result<Event, DeadLetter> {
+    Event::from_json(&record.value).map_err(|error| {
+        let (cause, message) = match error {
+            UnsupportedSchema::TooNew { .. } => (Cause::SchemaTooNew, error.to_string()),
+            // The parser's own message quotes the input, which may be personal.
+            UnsupportedSchema::Malformed(error) => {
+                let what = match error.classify() {
+                    serde_json::error::Category::Io => "cannot be read",
+                    serde_json::error::Category::Syntax => "is not json",
+                    serde_json::error::Category::Data => "has not the fields of an event",
+                    serde_json::error::Category::Eof => "ends too early",
+                };
+                let place = format!("line {} column {}", error.line(), error.column());
+                (Cause::Undecodable, format!("the record {what} at {place}"))
+            }
+        };
+        DeadLetter::new(record, cause, message)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use store::bus::{EVENTS_TOPIC, Position};
+
+    use super::*;
+
+    fn letter(value: &str) -> DeadLetter {
+        let record = Record {
+            position: Position { topic: EVENTS_TOPIC.into(), partition: 1, offset: 7 },
+            key: "k".into(),
+            value: value.into(),
+            headers: Default::default(),
+            appended_at: Default::default(),
+        };
+        decode(&record).unwrap_err()
+    }
+
+    #[test]
+    fn says_what_is_wrong_and_quotes_nothing() {
+        let newer = letter(r#"{"schema_version": 9, "who": "ann@example.com"}"#);
+        assert_eq!(newer.cause, Cause::SchemaTooNew);
+        assert_eq!(newer.message, "event has schema version 9, this build reads up to 1: upgrade the reader");
+        for (value, message) in [
+            ("ann@example.com", "the record is not json at line 1 column 1"),
+            (r#"{"schema_version": "ann@example.com"}"#, "the record has not the fields of an event at line 1 column 36"),
+            (r#"{"schema_version": 1"#, "the record ends too early at line 1 column 20"),
+        ] {
+            let letter = letter(value);
+            assert_eq!((letter.cause, letter.message.as_str()), (Cause::Undecodable, message));
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! How long a message took from sending to delivery.
+//!
+//! The time of sending comes from the sent event of the same message: one seen lately, else the stored one, else what
+//! the delivered event's metadata says in `latency_seconds`. A sent event that arrives after its delivered one is only
+//! used when both are in the same batch.
+
+use std::collections::HashMap;
+
+use event::{Event, EventType, Timestamp, UniversalId};
+
+use super::Fingerprints;
+use crate::recent::Recent;
+
+/// Person and message id.
+pub(crate) type MessageRef = (UniversalId, String);
+
+/// Longest delay that is believed. Mail servers give up after about five days; what is longer is a message id used
+/// twice or a wrong clock.
+const MAX_LATENCY_MS: i64 = 7 * 24 * 60 * 60 * 1_000;
+
+/// Name of the metadata entry in which senders (and made-up events) tell the delay themselves.
+const METADATA_KEY: &str = "latency_seconds";
+
+/// Remembers when messages were sent.
+#[derive(Debug)]
+pub(super) struct Latencies {
+    fingerprints: Fingerprints,
+    sent: Recent<u64, Timestamp>,
+}
+
+impl Latencies {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self { fingerprints: Fingerprints::default(), sent: Recent::new(capacity) }
+    }
+
+    /// Takes in the sent events of `batch`, then lists the delivered messages whose sending is not remembered.
+    pub(super) fn learn_and_list_unknown(&mut self, batch: &[Event]) -> Vec<MessageRef> {
+        for event in batch {
+            if let (EventType::Sent, Some(key)) = (event.event_type, self.key(event)) {
+                let first = self.sent.entry(key, || event.timestamp);
+                *first = event.timestamp.min(*first);
+            }
+        }
+        let mut unknown = Vec::new();
+        for event in batch {
+            if let (EventType::Delivered, Some(message_id)) = (event.event_type, &event.message_id) {
+                if self.key(event).is_some_and(|key| self.sent.get(&key).is_none()) {
+                    unknown.push((event.universal_id.clone(), message_id.clone()));
+                }
+            }
+        }
+        unknown
+    }
+
+    /// The delay of a delivered event in milliseconds; `None` for other events and where no believable one is known.
+    pub(super) fn of(&self, event: &Event, sent_times: &HashMap<MessageRef, Timestamp>) -> Option<i64> {
+        if event.event_type != EventType::Delivered {
+            return None;
+        }
+        let remembered = self.key(event).and_then(|key| self.sent.get(&key).copied());
+        let stored = || {
+            let message_id = event.message_id.clone()?;
+            sent_times.get(&(event.universal_id.clone(), message_id)).copied()
+        };
+        let measured = remembered.or_else(stored).map(|sent_at| event.timestamp.millis_since(sent_at));
+        measured.filter(believable).or_else(|| told(event).filter(believable))
+    }
+
+    fn key(&self, event: &Event) -> Option<u64> {
+        let message_id = event.message_id.as_deref()?;
+        Some(self.fingerprints.of(&[event.universal_id.as_str(), message_id]))
+    }
+}
+
+fn believable(latency_ms: &i64) -> bool {
+    (0..=MAX_LATENCY_MS).contains(latency_ms)
+}
+
+/// What the metadata say.
+fn told(event: &Event) -> Option<i64> {
+    let seconds: f64 = event.metadata.get(METADATA_KEY)?.trim().parse().ok()?;
+    // A cast of what is not a number or out of range saturates, and is then not believed.
+    seconds.is_finite().then(|| (seconds * 1_000.0).round() as i64)
+}

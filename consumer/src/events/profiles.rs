@@ -1,0 +1,234 @@
+//! Keeps profiles current without ever holding up events.
+//!
+//! The profile store is a cache. Four rules keep what it says true:
+//! 1. **One writer.** Only the consumer puts profiles. A reader that misses one rebuilds it from history for its own
+//!    use and does not put it: between its look at the history and its put the consumer may have put a newer one,
+//!    which would be lost.
+//! 2. **Events first.** A profile is put after its events are stored, so history never knows less than a profile.
+//! 3. **A missing profile is rebuilt from history**, this batch included, before it is put: a profile that only knows
+//!    the events since a restart would look complete and be wrong.
+//! 4. **A profile that could not be updated is remembered as stale** and rebuilt once the store answers again.
+//!
+//! Events taken in for the second time may get another verdict on whether a machine made them; the stored verdict is
+//! the first one. So when a batch held events that were stored already, its profiles are rebuilt from history too.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    future::Future,
+    sync::Arc,
+    time::Duration,
+};
+
+use event::{Event, Timestamp, UniversalId, profile::Profile};
+use store::{
+    StoreError,
+    events::{Events, StoredEvent},
+    profiles::Profiles,
+};
+use tokio::time::Instant;
+
+use crate::{
+    ConsumerConfig, Dependencies, Metrics,
+    retry::{jittered, pause},
+};
+
+/// People whose history is read in one query. Few enough that a query stays short, enough that a batch of strangers
+/// takes twenty queries and not a thousand.
+const PEOPLE_PER_QUERY: usize = 50;
+
+/// Events read in one such query; some 10 MB. When it is not enough for all, each is asked for alone.
+const EVENTS_PER_QUERY: usize = 10_000;
+
+/// Events read of one person: a full profile is made of fewer than 1,000 deliveries, opens and clicks, and for each
+/// of them there may be sent events and machine opens that leave no trace.
+const EVENTS_PER_PERSON: usize = 4_000;
+
+/// People known to be stale that are remembered: some 10 MB. What goes beyond is dropped with a warning.
+const MAX_STALE: usize = 100_000;
+
+/// Stale people rebuilt between two batches, so that repair does not hold up events.
+const REPAIRS_AT_ONCE: usize = 200;
+
+/// Updates profiles after events are stored.
+pub(super) struct ProfileKeeper {
+    store: Arc<dyn Profiles>,
+    history: Arc<dyn Events>,
+    metrics: Metrics,
+    config: ConsumerConfig,
+    stale: BTreeSet<UniversalId>,
+    failures: u32,
+    /// While an outage lasts: when to try again. Until then the store is not asked, so that its time-outs do not slow
+    /// events down.
+    closed_until: Option<Instant>,
+}
+
+/// Why profiles could not be read or put.
+#[derive(Debug, thiserror::Error)]
+enum ProfileFailure {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("no answer within {0:?}")]
+    TimedOut(Duration),
+}
+
+impl ProfileKeeper {
+    pub(super) fn new(config: &ConsumerConfig, dependencies: &Dependencies) -> Self {
+        Self {
+            store: dependencies.profiles.clone(),
+            history: dependencies.events.clone(),
+            metrics: dependencies.metrics.clone(),
+            config: config.clone(),
+            stale: BTreeSet::new(),
+            failures: 0,
+            closed_until: None,
+        }
+    }
+
+    /// The profiles of the people in `batch` that are there. None at all when the store does not answer.
+    pub(super) async fn load(&mut self, batch: &[Event]) -> HashMap<UniversalId, Profile> {
+        let people: BTreeSet<&UniversalId> = batch.iter().map(|event| &event.universal_id).collect();
+        let ids: Vec<UniversalId> = people.into_iter().cloned().collect();
+        let store = self.store.clone();
+        let Some(found) = self.call(store.get(&ids)).await else { return HashMap::new() };
+        ids.into_iter().zip(found).filter_map(|(id, profile)| Some((id, profile?))).collect()
+    }
+
+    /// Applies stored events to the profiles of their people. `known` are those that [`ProfileKeeper::load`] found;
+    /// `rebuild` tells that some of the events were stored earlier.
+    pub(super) async fn apply(
+        &mut self,
+        batch: &[StoredEvent],
+        mut known: HashMap<UniversalId, Profile>,
+        rebuild: bool,
+    ) {
+        let people: BTreeSet<&UniversalId> = batch.iter().map(|stored| &stored.event.universal_id).collect();
+        if self.closed() {
+            self.remember_stale(people.into_iter().cloned());
+            return;
+        }
+        known.retain(|id, _| !rebuild && people.contains(id) && !self.stale.contains(id));
+        for stored in batch {
+            if let Some(profile) = known.get_mut(&stored.event.universal_id) {
+                profile.apply(&stored.event, stored.enrichment.machine);
+            }
+        }
+        let lost: Vec<UniversalId> = people.into_iter().filter(|id| !known.contains_key(*id)).cloned().collect();
+        let updated: Vec<(UniversalId, Profile)> = known.into_iter().collect();
+        self.put(updated).await;
+        self.rebuild(lost).await;
+    }
+
+    /// Rebuilds some of the profiles known to be stale, if there are any and the store can be asked.
+    pub(super) async fn repair(&mut self) {
+        if !self.stale.is_empty() && !self.closed() {
+            let some: Vec<UniversalId> = self.stale.iter().take(REPAIRS_AT_ONCE).cloned().collect();
+            self.rebuild(some).await;
+        }
+    }
+
+    /// Makes the profiles of these people from their history and puts them. Those that cannot be made or put become
+    /// stale.
+    async fn rebuild(&mut self, people: Vec<UniversalId>) {
+        for some in people.chunks(PEOPLE_PER_QUERY) {
+            if self.closed() {
+                self.remember_stale(some.iter().cloned());
+                continue;
+            }
+            match self.from_history(some).await {
+                Ok(rebuilt) => {
+                    self.metrics.profiles_rebuilt(rebuilt.len());
+                    self.put(rebuilt).await;
+                }
+                Err(error) => {
+                    self.failed(&error.into());
+                    self.remember_stale(some.iter().cloned());
+                }
+            }
+        }
+    }
+
+    async fn from_history(&self, people: &[UniversalId]) -> Result<Vec<(UniversalId, Profile)>, StoreError> {
+        let beginning = Timestamp::default();
+        let mut events = self.history.history(people, beginning, EVENTS_PER_QUERY).await?;
+        if events.len() >= EVENTS_PER_QUERY {
+            // Somebody's events may be missing.
+            events.clear();
+            for person in people {
+                let own = self.history.history(std::slice::from_ref(person), beginning, EVENTS_PER_PERSON).await?;
+                events.extend(own);
+            }
+        }
+        let mut profiles: HashMap<&UniversalId, Profile> = HashMap::new();
+        for StoredEvent { event, enrichment } in &events {
+            profiles.entry(&event.universal_id).or_default().apply(event, enrichment.machine);
+        }
+        Ok(profiles.into_iter().map(|(id, profile)| (id.clone(), profile)).collect())
+    }
+
+    async fn put(&mut self, profiles: Vec<(UniversalId, Profile)>) {
+        if profiles.is_empty() {
+            return;
+        }
+        let store = self.store.clone();
+        let done = self.call(store.put(&profiles)).await.is_some();
+        let people = profiles.into_iter().map(|(id, _)| id);
+        if done {
+            for id in people {
+                self.stale.remove(&id);
+            }
+            self.metrics.profiles_stale(self.stale.len());
+        } else {
+            self.remember_stale(people);
+        }
+    }
+
+    /// Whether an outage was met so lately that the store is not asked again yet.
+    fn closed(&self) -> bool {
+        self.closed_until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// The store's answer, or `None` when it fails, is late or is not asked.
+    async fn call<T>(&mut self, answer: impl Future<Output = Result<T, StoreError>>) -> Option<T> {
+        if self.closed() {
+            return None;
+        }
+        let limit = self.config.profile_timeout;
+        let failure = match tokio::time::timeout(limit, answer).await {
+            Ok(Ok(answer)) => {
+                if self.failures > 0 {
+                    tracing::info!(profiles.stale = self.stale.len(), "the profile store works again");
+                }
+                (self.failures, self.closed_until) = (0, None);
+                return Some(answer);
+            }
+            Ok(Err(error)) => ProfileFailure::Store(error),
+            Err(_) => ProfileFailure::TimedOut(limit),
+        };
+        self.failed(&failure);
+        None
+    }
+
+    fn failed(&mut self, error: &ProfileFailure) {
+        self.failures = self.failures.saturating_add(1);
+        self.metrics.profile_failed();
+        self.closed_until = Some(Instant::now() + jittered(pause(&self.config, self.failures)));
+        if self.failures == 1 {
+            tracing::warn!(%error, "profiles cannot be updated; events are stored all the same");
+        }
+    }
+
+    fn remember_stale(&mut self, people: impl Iterator<Item = UniversalId>) {
+        self.stale.extend(people);
+        let excess = self.stale.len().saturating_sub(MAX_STALE);
+        if excess > 0 {
+            tracing::warn!(
+                profiles.forgotten = excess,
+                "more than {MAX_STALE} profiles lack events; rebuild profiles when the profile store works again"
+            );
+            for _ in 0..excess {
+                self.stale.pop_last();
+            }
+        }
+        self.metrics.profiles_stale(self.stale.len());
+    }
+}

@@ -1,0 +1,124 @@
+//! The second group: tells the identity graph which identifiers occur together.
+//!
+//! A group of its own, because ingestion must never wait for the graph: when the graph is down, only this group stands
+//! still. For the same reason a graph that is misconfigured does not end the consumer; it is tried again.
+
+use std::{
+    collections::HashSet,
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+};
+
+use event::Event;
+use store::identity::Sighting;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    ConsumerConfig, ConsumerError, Dependencies, IDENTITY_GROUP,
+    decode::decode,
+    error::{Disposition, Interrupted},
+    poll::Reader,
+    recent::Recent,
+    retry::Attempts,
+};
+
+/// Runs the group until `shutdown`.
+pub(crate) async fn run(
+    config: Arc<ConsumerConfig>,
+    dependencies: Dependencies,
+    shutdown: CancellationToken,
+) -> Result<(), ConsumerError> {
+    match consume(&config, &dependencies, &shutdown).await {
+        Ok(never) => match never {},
+        Err(Interrupted::Shutdown) => Ok(()),
+        Err(Interrupted::Fatal(error)) => Err(error),
+    }
+}
+
+async fn consume(
+    config: &ConsumerConfig,
+    dependencies: &Dependencies,
+    shutdown: &CancellationToken,
+) -> Result<std::convert::Infallible, Interrupted> {
+    let Dependencies { bus, identities, metrics, .. } = dependencies;
+    let mut reader = Reader::join(bus.as_ref(), IDENTITY_GROUP, config, metrics, shutdown).await?;
+    let mut known = Known { seen: Recent::new(config.memory_entries), fingerprints: RandomState::new() };
+    loop {
+        let records = reader.next_batch().await?;
+        if records.is_empty() {
+            continue;
+        }
+        // What cannot be read is set aside by the events group.
+        let events: Vec<Event> = records.iter().filter_map(|record| decode(record).ok()).collect();
+        let sightings: Vec<Sighting> = known.news(&events);
+        let mut attempts = Attempts::new(config, metrics, shutdown, IDENTITY_GROUP, "record");
+        let mut pending = vec![sightings.as_slice()];
+        while let Some(part) = pending.pop() {
+            if part.is_empty() {
+                continue;
+            }
+            loop {
+                let Err(error) = identities.record(part).await else {
+                    attempts.succeeded();
+                    break;
+                };
+                match Disposition::of(&error) {
+                    Disposition::Retry | Disposition::Fatal => attempts.wait(&error).await?,
+                    Disposition::DeadLetter => {
+                        if let [refused] = part {
+                            // The event itself is stored by the other group, nothing is lost with the sighting but an edge.
+                            tracing::error!(
+                                identity.source = refused.source,
+                                %error,
+                                "the identity graph refuses what `{}` says", refused.source
+                            );
+                        } else {
+                            let (first, second) = part.split_at(part.len() / 2);
+                            // The last one pushed is worked on next: the order stays.
+                            pending.extend([second, first]);
+                        }
+                        break;
+                    }
+                }
+            }
+        }
+        known.remember(&sightings);
+        metrics.sightings(sightings.len(), events.len() - sightings.len());
+        reader.commit().await?;
+    }
+}
+
+/// Sets of identifiers that were recorded lately, by fingerprint, so that a person's hundredth click costs the graph
+/// nothing.
+struct Known {
+    seen: Recent<u64, ()>,
+    fingerprints: RandomState,
+}
+
+impl Known {
+    /// The sightings of `events` that the graph may not know yet, each set of identifiers once.
+    fn news(&self, events: &[Event]) -> Vec<Sighting> {
+        let mut sightings: Vec<Sighting> = Vec::new();
+        let mut in_batch = HashSet::new();
+        for event in events {
+            let identifiers = &event.identifiers;
+            let fingerprint = self.fingerprints.hash_one(identifiers);
+            if identifiers.is_empty() || self.seen.get(&fingerprint).is_some() || !in_batch.insert(fingerprint) {
+                continue;
+            }
+            sightings.push(Sighting {
+                identifiers: identifiers.clone(),
+                source: format!("event:{}", event.event_id),
+                seen_at: event.ingested_at,
+            });
+        }
+        sightings
+    }
+
+    /// Only what the graph has taken is remembered.
+    fn remember(&mut self, sightings: &[Sighting]) {
+        for sighting in sightings {
+            self.seen.insert(self.fingerprints.hash_one(&sighting.identifiers), ());
+        }
+    }
+}

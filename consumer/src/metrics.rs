@@ -1,0 +1,197 @@
+//! What the consumer counts. All label values come from short fixed lists.
+
+use std::{sync::Arc, time::Duration};
+
+use event::EventType;
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::{Registry, Unit},
+};
+use store::bus::{Bus, EVENTS_TOPIC};
+use tokio_util::sync::CancellationToken;
+
+use crate::{ConsumerError, EVENTS_GROUP, IDENTITY_GROUP, dead_letter::Cause};
+
+/// How often the distance to the end of the bus is asked for: often enough for alerts by the minute, and cheap.
+const LAG_INTERVAL: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabels {
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CauseLabels {
+    cause: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct VerdictLabels {
+    event_type: &'static str,
+    verdict: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RetryLabels {
+    group: &'static str,
+    operation: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct GroupLabels {
+    group: &'static str,
+}
+
+/// The consumer's metrics. Clones count together.
+#[derive(Debug, Clone)]
+pub struct Metrics(Arc<Families>);
+
+#[derive(Debug)]
+struct Families {
+    events: Family<OutcomeLabels, Counter>,
+    dead_letters: Family<CauseLabels, Counter>,
+    verdicts: Family<VerdictLabels, Counter>,
+    retries: Family<RetryLabels, Counter>,
+    lag: Family<GroupLabels, Gauge>,
+    batch_events: Histogram,
+    batch_seconds: Histogram,
+    visible_seconds: Histogram,
+    profile_failures: Counter,
+    profiles_rebuilt: Counter,
+    profiles_stale: Gauge,
+    sightings: Family<OutcomeLabels, Counter>,
+}
+
+impl Metrics {
+    /// Adds the consumer's metrics to `registry`.
+    pub fn register(registry: &mut Registry) -> Self {
+        // Batches: 1 to 65,536 events. Times: 1 ms to 65 s, by factors of two.
+        let families = Families {
+            events: Family::default(),
+            dead_letters: Family::default(),
+            verdicts: Family::default(),
+            retries: Family::default(),
+            lag: Family::default(),
+            batch_events: Histogram::new(prometheus_client::metrics::histogram::exponential_buckets(1.0, 4.0, 9)),
+            batch_seconds: Histogram::new(prometheus_client::metrics::histogram::exponential_buckets(0.001, 2.0, 17)),
+            visible_seconds: Histogram::new(prometheus_client::metrics::histogram::exponential_buckets(0.001, 2.0, 17)),
+            profile_failures: Counter::default(),
+            profiles_rebuilt: Counter::default(),
+            profiles_stale: Gauge::default(),
+            sightings: Family::default(),
+        };
+        let Families {
+            events,
+            dead_letters,
+            verdicts,
+            retries,
+            lag,
+            batch_events,
+            batch_seconds,
+            visible_seconds,
+            profile_failures,
+            profiles_rebuilt,
+            profiles_stale,
+            sightings,
+        } = &families;
+        let consumer = registry.sub_registry_with_prefix("sendflowr_consumer");
+        consumer.register("events", "Events read, by what became of them", events.clone());
+        consumer.register("dead_letters", "Records set aside, by cause", dead_letters.clone());
+        consumer.register("verdicts", "Opens and clicks, by who is held to have made them", verdicts.clone());
+        consumer.register("retries", "Attempts that failed and were made again", retries.clone());
+        consumer.register("lag_records", "Records on the bus that the group has not committed", lag.clone());
+        consumer.register("batch_events", "Events in one write", batch_events.clone());
+        let seconds = Unit::Seconds;
+        consumer.register_with_unit(
+            "batch",
+            "Time to enrich and store one batch, outages included",
+            seconds.clone(),
+            batch_seconds.clone(),
+        );
+        consumer.register_with_unit(
+            "visible",
+            "Time from the append of a batch's oldest event to its effect on profiles",
+            seconds,
+            visible_seconds.clone(),
+        );
+        consumer.register("profile_failures", "Failed calls of the profile store", profile_failures.clone());
+        consumer.register("profiles_rebuilt", "Profiles rebuilt from history", profiles_rebuilt.clone());
+        consumer.register("profiles_stale", "Profiles known to lack events", profiles_stale.clone());
+        consumer.register("sightings", "Events seen by the identity group, by what was done", sightings.clone());
+        Self(Arc::new(families))
+    }
+
+    pub(crate) fn stored(&self, inserted: usize, duplicates: usize) {
+        self.count(&self.0.events, "stored", inserted);
+        self.count(&self.0.events, "duplicate", duplicates);
+    }
+
+    pub(crate) fn dead_lettered(&self, cause: Cause) {
+        self.count(&self.0.events, "dead_lettered", 1);
+        self.0.dead_letters.get_or_create(&CauseLabels { cause: cause.as_str() }).inc();
+    }
+
+    /// A record that not even the dead letter topic took.
+    pub(crate) fn left_behind(&self) {
+        self.count(&self.0.events, "left_behind", 1);
+    }
+
+    pub(crate) fn judged(&self, event_type: EventType, machine: bool) {
+        let verdict = if machine { "machine" } else { "human" };
+        self.0.verdicts.get_or_create(&VerdictLabels { event_type: event_type.as_str(), verdict }).inc();
+    }
+
+    pub(crate) fn retried(&self, group: &'static str, operation: &'static str) {
+        self.0.retries.get_or_create(&RetryLabels { group, operation }).inc();
+    }
+
+    pub(crate) fn batch(&self, events: usize, took: Duration) {
+        self.0.batch_events.observe(events as f64);
+        self.0.batch_seconds.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn visible_after(&self, millis: i64) {
+        self.0.visible_seconds.observe(millis.max(0) as f64 / 1_000.0);
+    }
+
+    pub(crate) fn profile_failed(&self) {
+        self.0.profile_failures.inc();
+    }
+
+    pub(crate) fn profiles_rebuilt(&self, profiles: usize) {
+        self.0.profiles_rebuilt.inc_by(profiles as u64);
+    }
+
+    pub(crate) fn profiles_stale(&self, profiles: usize) {
+        self.0.profiles_stale.set(profiles as i64);
+    }
+
+    pub(crate) fn sightings(&self, recorded: usize, skipped: usize) {
+        self.count(&self.0.sightings, "recorded", recorded);
+        self.count(&self.0.sightings, "skipped", skipped);
+    }
+
+    fn count(&self, family: &Family<OutcomeLabels, Counter>, outcome: &'static str, by: usize) {
+        family.get_or_create(&OutcomeLabels { outcome }).inc_by(by as u64);
+    }
+}
+
+/// Keeps the lag of both groups current until `stop`.
+pub(crate) async fn watch_lag(bus: Arc<dyn Bus>, metrics: Metrics, stop: CancellationToken) -> Result<(), ConsumerError> {
+    while !stop.is_cancelled() {
+        for group in [EVENTS_GROUP, IDENTITY_GROUP] {
+            match bus.lag(group, &[EVENTS_TOPIC]).await {
+                Ok(lags) => {
+                    let records: u64 = lags.iter().map(|lag| lag.records).sum();
+                    let gauge = metrics.0.lag.get_or_create(&GroupLabels { group });
+                    gauge.set(i64::try_from(records).unwrap_or(i64::MAX));
+                }
+                // The groups themselves report an outage of the bus; here only a number grows old.
+                Err(error) => tracing::debug!(consumer.group = group, %error, "cannot read the lag of {group}"),
+            }
+        }
+        stop.run_until_cancelled(tokio::time::sleep(LAG_INTERVAL)).await;
+    }
+    Ok(())
+}

@@ -1,0 +1,106 @@
+//! Waiting out an outage: exponential pauses with jitter and a ceiling.
+
+use std::time::Duration;
+
+use store::StoreError;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    ConsumerConfig, ConsumerError, Metrics,
+    error::{Disposition, Interrupted},
+};
+
+/// The pause after the `failures`-th failure in a row, before jitter.
+pub(crate) fn pause(config: &ConsumerConfig, failures: u32) -> Duration {
+    let doublings = failures.saturating_sub(1).min(31);
+    config.retry_initial.saturating_mul(1 << doublings).min(config.retry_max)
+}
+
+/// Between half of `pause` and all of it, so that many consumers do not come back at the same moment.
+pub(crate) fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(rand::random_range(0.5..=1.0))
+}
+
+/// The attempts at one operation. Logs the beginning of an outage and its end, not every attempt.
+pub(crate) struct Attempts<'a> {
+    config: &'a ConsumerConfig,
+    metrics: &'a Metrics,
+    shutdown: &'a CancellationToken,
+    group: &'static str,
+    operation: &'static str,
+    failures: u32,
+}
+
+impl<'a> Attempts<'a> {
+    pub(crate) fn new(
+        config: &'a ConsumerConfig,
+        metrics: &'a Metrics,
+        shutdown: &'a CancellationToken,
+        group: &'static str,
+        operation: &'static str,
+    ) -> Self {
+        Self { config, metrics, shutdown, group, operation, failures: 0 }
+    }
+
+    /// After a failure: pauses when another attempt makes sense, gives the error back when it is the data's fault.
+    pub(crate) async fn failed(&mut self, error: StoreError) -> Result<Option<StoreError>, Interrupted> {
+        match Disposition::of(&error) {
+            Disposition::Retry => self.wait(&error).await.map(|()| None),
+            Disposition::DeadLetter => Ok(Some(error)),
+            Disposition::Fatal => Err(self.fatal(error)),
+        }
+    }
+
+    /// Pauses before the next attempt, whatever the error was.
+    pub(crate) async fn wait(&mut self, error: &StoreError) -> Result<(), Interrupted> {
+        self.failures = self.failures.saturating_add(1);
+        self.metrics.retried(self.group, self.operation);
+        if self.failures == 1 {
+            tracing::warn!(
+                consumer.group = self.group,
+                consumer.operation = self.operation,
+                %error,
+                "{} fails at {}, waiting for it to work again", self.group, self.operation
+            );
+        }
+        let pause = jittered(pause(self.config, self.failures));
+        match self.shutdown.run_until_cancelled(tokio::time::sleep(pause)).await {
+            Some(()) => Ok(()),
+            None => Err(Interrupted::Shutdown),
+        }
+    }
+
+    /// The error that ends the consumer.
+    pub(crate) fn fatal(&self, source: StoreError) -> Interrupted {
+        Interrupted::Fatal(ConsumerError::Port { group: self.group, operation: self.operation, source })
+    }
+
+    /// After a success.
+    pub(crate) fn succeeded(&mut self) {
+        if self.failures > 0 {
+            tracing::info!(
+                consumer.group = self.group,
+                consumer.operation = self.operation,
+                consumer.failed_attempts = self.failures,
+                "{} works again at {}", self.group, self.operation
+            );
+            self.failures = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_the_ceiling() {
+        let config = ConsumerConfig::default();
+        let seconds: Vec<f64> = [1, 2, 3, 9, 10, 4_000_000].map(|n| pause(&config, n).as_secs_f64()).into();
+        assert_eq!(seconds, [0.1, 0.2, 0.4, 25.6, 30.0, 30.0]);
+        for _ in 0..100 {
+            let pause = jittered(Duration::from_secs(2));
+            assert!((Duration::from_secs(1)..=Duration::from_secs(2)).contains(&pause));
+        }
+    }
+}
