@@ -27,7 +27,7 @@ impl<'a> Document<'a> {
     /// Parses the whole of `body`, which is malformed when it is no JSON.
     pub fn parse(body: &'a [u8]) -> Result<Document<'a>, Rejection> {
         let text = utf8(body)?;
-        let mut nodes = vec![Node::MISSING];
+        let mut nodes = Vec::new();
         let mut parser = Parser::new(text);
         let parsed = parser.value(&mut nodes).and_then(|()| parser.end());
         parsed.map_err(|fault| malformed(fault, &parser))?;
@@ -39,7 +39,7 @@ impl<'a> Document<'a> {
         Value {
             text: self.text,
             nodes: &self.nodes,
-            index: 1,
+            index: 0,
         }
     }
 }
@@ -49,7 +49,7 @@ impl<'a> Document<'a> {
 /// array, possibly after some elements were visited.
 pub fn for_each_element(body: &[u8], mut visit: impl FnMut(usize, Value<'_>)) -> Result<(), Rejection> {
     let text = utf8(body)?;
-    let mut nodes = vec![Node::MISSING];
+    let mut nodes = Vec::new();
     let mut parser = Parser::new(text);
     let mut more = match parser.begin_array() {
         Ok(Some(more)) => more,
@@ -58,7 +58,7 @@ pub fn for_each_element(body: &[u8], mut visit: impl FnMut(usize, Value<'_>)) ->
     };
     let mut index = 0;
     while more {
-        nodes.truncate(1);
+        nodes.clear();
         more = match parser.value(&mut nodes).and_then(|()| parser.another_element()) {
             Ok(more) => more,
             Err(fault) => return Err(malformed(fault, &parser)),
@@ -68,7 +68,7 @@ pub fn for_each_element(body: &[u8], mut visit: impl FnMut(usize, Value<'_>)) ->
             Value {
                 text,
                 nodes: &nodes,
-                index: 1,
+                index: 0,
             },
         );
         index += 1;
@@ -101,6 +101,13 @@ pub struct Value<'a> {
 }
 
 impl<'a> Value<'a> {
+    /// A value that is missing.
+    pub const MISSING: Value<'static> = Value {
+        text: "",
+        nodes: &[Node::MISSING],
+        index: 0,
+    };
+
     fn node(&self) -> &'a Node {
         &self.nodes[self.index]
     }
@@ -132,7 +139,7 @@ impl<'a> Value<'a> {
 
     /// The field of this name; missing when there is none or the value is no object.
     pub fn get(self, name: &str) -> Value<'a> {
-        let mut found = self.at(0);
+        let mut found = Value::MISSING;
         for (key, value) in self.fields() {
             if key.node().kind == Kind::Text {
                 if key.raw() == name {
@@ -158,7 +165,7 @@ impl<'a> Value<'a> {
 
     /// The element at `position`; missing when there is none.
     pub fn element(self, position: usize) -> Value<'a> {
-        self.elements().nth(position).unwrap_or(self.at(0))
+        self.elements().nth(position).unwrap_or(Value::MISSING)
     }
 
     fn fields(self) -> impl Iterator<Item = (Value<'a>, Value<'a>)> {

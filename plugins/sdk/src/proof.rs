@@ -107,19 +107,17 @@ impl<'a> Proofs<'a> {
     }
 
     /// Demands a signing time within the setting `timestamp_tolerance_seconds` of the receipt; nothing when it is
-    /// unset. `read` is one of the [`time`](crate::time) functions. A text that is no time is refused in either case,
-    /// since no provider sends that.
+    /// unset. `read` is one of the [`time`](crate::time) functions.
     pub fn fresh(
         &mut self,
         source: &str,
         text: &str,
         read: fn(&str) -> Option<i64>,
     ) -> Result<(), Rejection> {
-        let signed_at_ms = read_time(source, text, read)?;
-        if let Some(seconds) = self.request.setting_u64("timestamp_tolerance_seconds")? {
-            self.push_fresh(source, signed_at_ms, seconds);
+        match self.request.setting_u64("timestamp_tolerance_seconds")? {
+            Some(seconds) => self.push_fresh(seconds, source, text, read),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Demands a signing time within `tolerance_seconds` of the receipt, or within the setting
@@ -131,29 +129,35 @@ impl<'a> Proofs<'a> {
         text: &str,
         read: fn(&str) -> Option<i64>,
     ) -> Result<(), Rejection> {
-        let signed_at_ms = read_time(source, text, read)?;
         let configured = self.request.setting_u64("timestamp_tolerance_seconds")?;
-        self.push_fresh(source, signed_at_ms, configured.unwrap_or(tolerance_seconds));
-        Ok(())
+        self.push_fresh(configured.unwrap_or(tolerance_seconds), source, text, read)
     }
 
-    fn push_fresh(&mut self, source: &str, signed_at_ms: i64, tolerance_seconds: u64) {
+    fn push_fresh(
+        &mut self,
+        tolerance_seconds: u64,
+        source: &str,
+        text: &str,
+        read: fn(&str) -> Option<i64>,
+    ) -> Result<(), Rejection> {
+        let Some(signed_at_ms) = read(text) else {
+            return Err(Rejection::InvalidProof(format!(
+                "{source} holds no readable time"
+            )));
+        };
         let tolerance_ms = tolerance_seconds.saturating_mul(1000);
         self.push(Proof::Fresh(Freshness {
             source: source.to_owned(),
             signed_at_ms,
             tolerance_ms,
         }));
+        Ok(())
     }
 
     /// The proofs, for `authenticate` to return.
     pub fn finish(self) -> Vec<Proof> {
         self.proofs
     }
-}
-
-fn read_time(source: &str, text: &str, read: fn(&str) -> Option<i64>) -> Result<i64, Rejection> {
-    read(text).ok_or_else(|| Rejection::InvalidProof(format!("{source} holds no readable time")))
 }
 
 /// A part of a signed message: this text, or these bytes. [`Part::Body`] stands for the body.
@@ -373,12 +377,16 @@ mod tests {
         };
         assert_eq!(tolerances(&unset), [(10_000, 300_000)]);
         assert_eq!(tolerances(&set), [(10_000, 60_000), (10_000, 60_000)]);
-        let refused = Proofs::new(&unset).fresh("header `t`", "soon", time::seconds);
+        let unreadable = Err(Rejection::InvalidProof(
+            "header `t` holds no readable time".to_owned(),
+        ));
         assert_eq!(
-            refused,
-            Err(Rejection::InvalidProof(
-                "header `t` holds no readable time".to_owned()
-            ))
+            Proofs::new(&set).fresh("header `t`", "soon", time::seconds),
+            unreadable
+        );
+        assert_eq!(
+            Proofs::new(&unset).fresh_within(300, "header `t`", "soon", time::seconds),
+            unreadable
         );
     }
 
