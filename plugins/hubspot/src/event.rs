@@ -1,0 +1,147 @@
+//! The two kinds of objects that reach this webhook.
+
+use sendflowr_plugin_sdk::{
+    BounceType, Element, Event, EventType, Identifier, IdentifierKind, Unused, Value, reject, skip, time,
+};
+
+/// Objects of the Email Events API have a `type`, notifications about contacts a `subscriptionType`.
+pub(crate) fn read(element: Value<'_>) -> Element {
+    if element.text("subscriptionType").is_some() {
+        return notification(element);
+    }
+    if element.text("type").is_some() {
+        return email_event(element);
+    }
+    Err(skip("unknown", "neither a notification nor an e-mail event"))
+}
+
+/// A property of a contact changed. It names no address and no message.
+fn notification(element: Value<'_>) -> Element {
+    let subscription = element.str("subscriptionType");
+    let about_contact = match subscription.as_ref() {
+        "contact.propertyChange" => true,
+        "object.propertyChange" => element.str("objectTypeId") == "0-1",
+        _ => false,
+    };
+    if !about_contact {
+        return Err(skip(subscription, "not a property of a contact"));
+    }
+    let property = element.str("propertyName");
+    // Blank where a value was cleared.
+    let value = element.str("propertyValue");
+    let kind = property_kind(&property, &value)?;
+    let is_date = property.starts_with("hs_email_last_");
+    let timestamp = if is_date {
+        element.time("propertyValue", time::milliseconds)
+    } else {
+        element.time("occurredAt", time::milliseconds)
+    };
+    let Some(timestamp) = timestamp else {
+        return Err(reject(if is_date {
+            "`propertyValue` is no time"
+        } else {
+            "`occurredAt` is no time"
+        }));
+    };
+    let bounced = kind == EventType::Bounced;
+    Ok(Event {
+        provider_event_id: element.text("eventId"),
+        identifiers: Identifier::of(IdentifierKind::EspUserId, element.text("objectId"))
+            .into_iter()
+            .collect(),
+        bounce_type: bounced.then_some(BounceType::Hard),
+        reason: bounced.then(|| value.into_owned()),
+        ..Event::new(kind, timestamp)
+    })
+}
+
+fn property_kind(property: &str, value: &str) -> Result<EventType, Unused> {
+    let cleared = value.is_empty();
+    let kind = match property {
+        "hs_email_optout" if value.eq_ignore_ascii_case("true") => return Ok(EventType::Unsubscribed),
+        "hs_email_optout" if cleared || value.eq_ignore_ascii_case("false") => {
+            return Ok(EventType::Resubscribed);
+        }
+        "hs_email_last_send_date" => EventType::Sent,
+        "hs_email_last_open_date" => EventType::Opened,
+        "hs_email_last_click_date" => EventType::Clicked,
+        "hs_email_last_reply_date" => EventType::Replied,
+        "hs_email_hard_bounce_reason_enum" => EventType::Bounced,
+        _ if property.starts_with("hs_email_optout_") => return Err(skip(property, "one subscription type")),
+        _ => return Err(skip(property, "a counter, a copy, or not about mail")),
+    };
+    if cleared {
+        Err(skip(property, "a value was cleared"))
+    } else {
+        Ok(kind)
+    }
+}
+
+/// An object of the Email Events API, forwarded by a relay.
+fn email_event(element: Value<'_>) -> Element {
+    let name = element.str("type");
+    let kind = match name.as_ref() {
+        "SENT" => EventType::Sent,
+        "DELIVERED" => EventType::Delivered,
+        "DEFERRED" => EventType::Deferred,
+        "DROPPED" => EventType::Rejected,
+        "BOUNCE" => EventType::Bounced,
+        "OPEN" => EventType::Opened,
+        "CLICK" => EventType::Clicked,
+        "SPAMREPORT" => EventType::MarkedSpam,
+        "STATUSCHANGE" => match element.str("portalSubscriptionStatus").as_ref() {
+            "UNSUBSCRIBED" => EventType::Unsubscribed,
+            "SUBSCRIBED" => EventType::Resubscribed,
+            _ => return Err(skip(name, "one subscription type")),
+        },
+        _ => return Err(skip(name, "not used")),
+    };
+    let Some(timestamp) = element.time("created", time::milliseconds) else {
+        return Err(reject("`created` is no time"));
+    };
+    let message_id = element.get("sentBy").text("id");
+    Ok(Event {
+        provider_event_id: element.text("id"),
+        recipient_email: element.text("recipient"),
+        campaign_id: element.text("emailCampaignId"),
+        message_id: if kind == EventType::Sent {
+            element.text("id")
+        } else {
+            message_id
+        },
+        subject: element.text("subject"),
+        click_url: if kind == EventType::Clicked {
+            element.text("url")
+        } else {
+            None
+        },
+        user_agent: element.text("userAgent"),
+        ip_address: element.text("ipAddress"),
+        bounce_type: if kind == EventType::Bounced {
+            bounce_type(element)
+        } else {
+            None
+        },
+        reason: match kind {
+            EventType::Deferred | EventType::Bounced => element.text("response"),
+            EventType::Rejected => element.first_text(["dropMessage", "dropReason"]),
+            _ => None,
+        },
+        ..Event::new(kind, timestamp)
+    })
+}
+
+/// By the SMTP status where there is one, else by HubSpot's category.
+fn bounce_type(element: Value<'_>) -> Option<BounceType> {
+    match (
+        element.str("status").bytes().next(),
+        element.str("category").as_ref(),
+    ) {
+        (Some(b'5'), _) | (None, "UNKNOWN_USER") => Some(BounceType::Hard),
+        (Some(b'4'), _) => Some(BounceType::Soft),
+        (None, category) if category == "MAILBOX_FULL" || category.starts_with("TEMPORARY") => {
+            Some(BounceType::Soft)
+        }
+        _ => None,
+    }
+}

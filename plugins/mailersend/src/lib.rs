@@ -1,0 +1,107 @@
+#![doc = include_str!("../README.md")]
+
+use sendflowr_plugin_sdk::{
+    BounceType, Descriptor, Element, Encoding, Event, EventType, Hash, HashKey, Identifier, IdentifierKind,
+    KeyedHash, Outcome, Part, Plugin, Proof, Proofs, Rejection, Request, Value, export, reject, skip, time,
+};
+
+/// The plugin.
+pub struct MailerSend;
+
+export!(MailerSend);
+
+/// The key that MailerSend publishes for the ping by which a new webhook is tested: the receiver cannot know the
+/// webhook's own key yet.
+const PING_KEY: &str = "test_Am3L1GuOIc4blLUuHqAPxxwkZaJyEk8G";
+
+/// The `type` of the ping.
+const PING: &str = "webhook.test";
+
+impl Plugin for MailerSend {
+    fn describe() -> Descriptor {
+        let docs = "https://developers.mailersend.com/api/v1/webhooks.html";
+        Descriptor::new("mailersend", "MailerSend", env!("CARGO_PKG_VERSION"), docs)
+            .required_secret("signing_secret", "Signing secret of the webhook.")
+    }
+
+    fn authenticate(request: &Request) -> Result<Vec<Proof>, Rejection> {
+        let mut proofs = Proofs::new(request);
+        if request.has_secret("signing_secret") {
+            let signature = request.proof_header("signature")?;
+            let mut hash = KeyedHash::hmac(Hash::Sha256, "signing_secret", "header `signature`");
+            if is_ping(request) {
+                hash = hash.key(HashKey::Published(PING_KEY.as_bytes().to_vec()));
+            }
+            proofs.push(hash.message([Part::Body]).signature(signature, Encoding::Hex));
+        }
+        Ok(proofs.finish())
+    }
+
+    fn normalize(request: &Request) -> Result<Outcome, Rejection> {
+        let document = request.json_object()?;
+        if document.root().text("type").is_none() {
+            return Err(Rejection::Malformed("the body has no `type`".to_owned()));
+        }
+        Ok(Outcome::of_one(event(document.root())))
+    }
+}
+
+/// The published key proves nothing, so it counts for a body that gives no event, and for no other.
+fn is_ping(request: &Request) -> bool {
+    request
+        .json()
+        .is_ok_and(|document| document.root().str("type") == PING)
+}
+
+fn event(root: Value<'_>) -> Element {
+    let name = root.str("type");
+    let (kind, bounce_type) = match name.strip_prefix("activity.").unwrap_or_default() {
+        "sent" => (EventType::Sent, None),
+        "delivered" => (EventType::Delivered, None),
+        "deferred" => (EventType::Deferred, None),
+        "soft_bounced" => (EventType::Bounced, Some(BounceType::Soft)),
+        "hard_bounced" => (EventType::Bounced, Some(BounceType::Hard)),
+        "opened" | "opened_unique" => (EventType::Opened, None),
+        "clicked" | "clicked_unique" => (EventType::Clicked, None),
+        "unsubscribed" => (EventType::Unsubscribed, None),
+        "spam_complaint" => (EventType::MarkedSpam, None),
+        _ if name == PING => return Err(skip(name, "the ping by which a webhook is tested")),
+        _ => return Err(skip(name, "not about a recipient of an outgoing message")),
+    };
+    let data = root.get("data");
+    let Some(timestamp) = data.time("created_at", time::rfc3339) else {
+        return Err(reject("`data.created_at` is no time"));
+    };
+    let email = data.get("email");
+    let recipient = email.get("recipient");
+    // What it holds depends on the event; null for those that have nothing to add.
+    let morph = data.get("morph");
+    Ok(Event {
+        provider_event_id: data.text("id"),
+        recipient_email: recipient.text("email"),
+        identifiers: Identifier::of(IdentifierKind::EspUserId, recipient.text("id"))
+            .into_iter()
+            .collect(),
+        message_id: email.get("message").text("id"),
+        subject: email.text("subject"),
+        click_url: if kind == EventType::Clicked {
+            morph.text("url")
+        } else {
+            None
+        },
+        ip_address: match kind {
+            EventType::Opened | EventType::Clicked => morph.text("ip"),
+            _ => None,
+        },
+        bounce_type,
+        reason: match kind {
+            EventType::Bounced | EventType::Deferred => morph.first_text(["readable_reason", "reason"]),
+            _ => None,
+        },
+        tags: email.list("tags"),
+        ..Event::new(kind, timestamp)
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,100 @@
+#![doc = include_str!("../README.md")]
+
+use sendflowr_plugin_sdk::{
+    BounceType, Descriptor, Document, Element, Event, EventType, Identifier, IdentifierKind, Outcome, Pair,
+    Plugin, Proof, Proofs, Rejection, Request, Value, export, reject, skip, text::present, time,
+};
+
+/// The plugin.
+pub struct Mailjet;
+
+export!(Mailjet);
+
+impl Plugin for Mailjet {
+    fn describe() -> Descriptor {
+        let docs = "https://dev.mailjet.com/email/guides/webhooks/";
+        Descriptor::new("mailjet", "Mailjet", env!("CARGO_PKG_VERSION"), docs).basic_auth()
+    }
+
+    fn authenticate(request: &Request) -> Result<Vec<Proof>, Rejection> {
+        let mut proofs = Proofs::new(request);
+        proofs.basic_auth()?;
+        Ok(proofs.finish())
+    }
+
+    fn normalize(request: &Request) -> Result<Outcome, Rejection> {
+        let document = request.json()?;
+        let root = document.root();
+        if root.is_array() {
+            return Ok(Outcome::of_elements(root.elements().map(event)));
+        }
+        if root.is_object() {
+            return Ok(Outcome::of_one(event(root)));
+        }
+        Err(Rejection::Malformed(
+            "the body is neither an object nor a list".to_owned(),
+        ))
+    }
+}
+
+fn event(root: Value<'_>) -> Element {
+    let name = root.str("event");
+    let (kind, bounce_type) = match name.as_ref() {
+        // Reported once the recipient's server has taken the message.
+        "sent" => (EventType::Delivered, None),
+        "open" => (EventType::Opened, None),
+        "click" => (EventType::Clicked, None),
+        "bounce" if root.is_true("hard_bounce") => (EventType::Bounced, Some(BounceType::Hard)),
+        "bounce" if root.str("error") == "greylisted" => (EventType::Deferred, None),
+        "bounce" => (EventType::Bounced, Some(BounceType::Soft)),
+        "blocked" => (EventType::Rejected, None),
+        "spam" => (EventType::MarkedSpam, None),
+        "unsub" => (EventType::Unsubscribed, None),
+        _ => return Err(skip(name, "not used")),
+    };
+    let Some(timestamp) = root.time("time", time::seconds) else {
+        return Err(reject("`time` is no time"));
+    };
+    let reason = match name.as_ref() {
+        "bounce" => root.first_text(["comment", "error"]),
+        "blocked" => root.text("error"),
+        _ => None,
+    };
+    Ok(Event {
+        recipient_email: root.text("email"),
+        identifiers: Identifier::of(IdentifierKind::EspUserId, root.id("mj_contact_id"))
+            .into_iter()
+            .collect(),
+        campaign_id: root.id("mj_campaign_id"),
+        campaign_name: root.text("customcampaign"),
+        message_id: root.text("MessageID"),
+        click_url: if kind == EventType::Clicked {
+            root.text("url")
+        } else {
+            None
+        },
+        user_agent: root.text("agent"),
+        ip_address: root.text("ip"),
+        bounce_type,
+        reason,
+        metadata: metadata(root),
+        ..Event::new(kind, timestamp)
+    })
+}
+
+/// What the sender attached: the entries of a payload that is a JSON object, else the payload as it is, and the custom id.
+fn metadata(root: Value<'_>) -> Vec<Pair> {
+    let payload = root.get("Payload").string().unwrap_or_default();
+    let mut pairs = match Document::parse(payload.as_bytes()) {
+        Ok(document) if document.root().is_object() => document.root().to_pairs(),
+        _ => present(&payload)
+            .map(|text| Pair::new("payload", text))
+            .into_iter()
+            .collect(),
+    };
+    pairs.extend(root.text("CustomID").map(|id| Pair::new("custom_id", id)));
+    pairs
+}
+
+#[cfg(test)]
+mod tests;
