@@ -1,10 +1,13 @@
 //! The bus: append records durably, read them in order as a consumer group, commit.
 
+mod sqlite;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
 use event::Timestamp;
 
+pub use self::sqlite::{AppendCounts, SqliteBus, SqliteBusConfig};
 use crate::StoreError;
 
 /// Topic of canonical events, keyed by universal id.

@@ -15,5 +15,6 @@ pub mod identity;
 pub mod profiles;
 
 mod error;
+mod sqlite;
 
 pub use error::{StoreError, Unavailable};

@@ -1,0 +1,49 @@
+//! What an operator may set about the embedded bus.
+
+use std::time::Duration;
+
+use crate::bus::DEAD_LETTERS_TOPIC;
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How long the embedded bus keeps things.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SqliteBusConfig {
+    /// Age at which a record is removed once every group has read it, or no group reads its topic. 7 days by default:
+    /// a week of traffic can be read again after a faulty release.
+    pub retention: Duration,
+    /// The same for dead letters. 30 days by default: a plugin has to be mended before they can be read again.
+    pub dead_letter_retention: Duration,
+    /// After how long without a reader a group is forgotten, so that one that never comes back does not keep records
+    /// for ever. 30 days by default. If it does come back, it begins with the oldest record kept.
+    pub group_expiry: Duration,
+    /// How long a reader that stops without leaving keeps its partitions. 6 seconds by default: it is renewed three
+    /// times in that time, and a killed consumer's successor begins that soon.
+    pub lease: Duration,
+}
+
+impl Default for SqliteBusConfig {
+    fn default() -> Self {
+        Self {
+            retention: 7 * DAY,
+            dead_letter_retention: 30 * DAY,
+            group_expiry: 30 * DAY,
+            lease: Duration::from_secs(6),
+        }
+    }
+}
+
+impl SqliteBusConfig {
+    pub(super) fn retention_of(&self, topic: &str) -> Duration {
+        if topic == DEAD_LETTERS_TOPIC {
+            self.dead_letter_retention
+        } else {
+            self.retention
+        }
+    }
+}
+
+/// `duration` in milliseconds, at most the largest number there is.
+pub(super) fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}

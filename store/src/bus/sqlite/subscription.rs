@@ -1,0 +1,291 @@
+//! Reading as a member of a group.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use event::Timestamp;
+use futures::TryStreamExt;
+use sqlx::Row;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
+
+use super::{Shared, groups::Member};
+use crate::{
+    StoreError,
+    bus::{Position, Record, Subscription},
+    sqlite::{classify, malformed, unavailable},
+};
+
+/// How often the files are looked at for what other processes did: records appended, partitions freed. A tenth of a
+/// second is soon for a person and costs a few indexed lookups.
+const OTHER_PROCESSES: Duration = Duration::from_millis(100);
+
+/// How many bytes of values one poll returns at most, beyond the first record: sealed dead letters are megabytes each,
+/// and a batch of a thousand of them would not fit into memory.
+const POLL_BYTES: usize = 16 * 1024 * 1024;
+
+/// Renewals within the duration of a lease: two may fail before it is lost.
+const RENEWALS: u32 = 3;
+
+/// Until when this member knows its lease on each topic to be valid. Shared with the task that renews them.
+type Leases = Arc<Mutex<HashMap<String, Instant>>>;
+
+pub(super) struct SqliteSubscription {
+    shared: Arc<Shared>,
+    member: Member,
+    partitions: Vec<Partition>,
+    leases: Leases,
+    appended: watch::Receiver<u64>,
+    /// The partition that is read first next time, so that a busy topic does not starve the others.
+    first: usize,
+    /// Ends the renewing task, which then gives the leases up.
+    _leave: DropGuard,
+}
+
+struct Partition {
+    topic: String,
+    /// Next offset to read; `None` while this member does not have the partition.
+    next: Option<i64>,
+    /// Whether poll returned records that are not committed yet.
+    pending: bool,
+    /// Whether the partition moved while records were pending.
+    lost: bool,
+}
+
+impl SqliteSubscription {
+    pub(super) fn start(
+        shared: Arc<Shared>,
+        member: Member,
+        topics: &[&str],
+        tasks: &TaskTracker,
+        stop: CancellationToken,
+    ) -> Self {
+        let leases = Leases::default();
+        tasks.spawn(renew(
+            Arc::clone(&shared),
+            member.clone(),
+            Arc::clone(&leases),
+            stop.clone(),
+        ));
+        let appended = shared.appended.subscribe();
+        let partitions = topics
+            .iter()
+            .map(|topic| Partition {
+                topic: (*topic).to_owned(),
+                next: None,
+                pending: false,
+                lost: false,
+            })
+            .collect();
+        Self {
+            shared,
+            member,
+            partitions,
+            leases,
+            appended,
+            first: 0,
+            _leave: stop.drop_guard(),
+        }
+    }
+
+    /// Takes every partition that nobody else reads, and lets go of those whose lease was lost.
+    async fn take_partitions(&mut self) -> Result<(), StoreError> {
+        for partition in &mut self.partitions {
+            let began = Instant::now();
+            let held_until = lock(&self.leases).get(&partition.topic).copied();
+            if partition.next.is_some() && held_until.is_some_and(|until| began < until) {
+                continue;
+            }
+            partition.next = None;
+            partition.lost |= partition.pending;
+            partition.pending = false;
+            let lease = self.shared.config.lease;
+            if let Some(committed) = self
+                .shared
+                .groups
+                .take(&self.member, &partition.topic, lease)
+                .await?
+            {
+                lock(&self.leases).insert(partition.topic.clone(), began + lease);
+                partition.next = Some(committed);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads on in all partitions held, without waiting.
+    async fn read(&mut self, max: usize) -> Result<Vec<Record>, StoreError> {
+        let mut records = Vec::new();
+        let mut room = POLL_BYTES;
+        // Kept aside until all is read: a poll that is dropped half-way has read nothing.
+        let mut ends = Vec::new();
+        let count = self.partitions.len();
+        for step in 0..count {
+            let index = (self.first + step) % count;
+            let partition = &self.partitions[index];
+            let Some(next) = partition.next else { continue };
+            let mut rows = sqlx::query(
+                "SELECT record_offset, record_key, value, headers, appended_at_ms FROM records \
+                 WHERE topic_id = (SELECT topic_id FROM topics WHERE name = ?1) AND record_offset >= ?2 \
+                 ORDER BY record_offset LIMIT ?3",
+            )
+            .bind(&partition.topic)
+            .bind(next)
+            .bind(i64::try_from(max - records.len()).unwrap_or(i64::MAX))
+            .fetch(self.shared.log.readers());
+            while let Some(row) = rows.try_next().await.map_err(classify)? {
+                let offset: i64 = row.try_get(0).map_err(classify)?;
+                let record = record(&partition.topic, offset, &row)?;
+                if record.value.len() > room && !records.is_empty() {
+                    room = 0;
+                    break;
+                }
+                room = room.saturating_sub(record.value.len());
+                records.push(record);
+                ends.push((index, offset + 1));
+            }
+            if records.len() == max || room == 0 {
+                break;
+            }
+        }
+        for (index, end) in ends {
+            self.partitions[index].next = Some(end);
+            self.partitions[index].pending = true;
+            self.first = index + 1;
+        }
+        Ok(records)
+    }
+}
+
+#[async_trait]
+impl Subscription for SqliteSubscription {
+    async fn poll(&mut self, max: usize, wait: Duration) -> Result<Vec<Record>, StoreError> {
+        let deadline = Instant::now() + wait;
+        loop {
+            // Before reading, so that a record appended while it reads ends the wait below.
+            self.appended.borrow_and_update();
+            self.take_partitions().await?;
+            let records = self.read(max).await?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            if !records.is_empty() || left.is_zero() {
+                return Ok(records);
+            }
+            // Whichever comes first: a record of this process, or time to look for those of others.
+            let _ = timeout(left.min(OTHER_PROCESSES), self.appended.changed()).await;
+        }
+    }
+
+    async fn commit(&mut self) -> Result<(), StoreError> {
+        if self.partitions.iter().any(|partition| partition.lost) {
+            for partition in &mut self.partitions {
+                partition.lost = false;
+            }
+            return Err(unavailable(
+                "another member of the group took over before the commit",
+            ));
+        }
+        let mut offsets = Vec::with_capacity(self.partitions.len());
+        for partition in &self.partitions {
+            if let (Some(next), true) = (partition.next, partition.pending) {
+                offsets.push((partition.topic.as_str(), next));
+            }
+        }
+        if offsets.is_empty() {
+            return Ok(());
+        }
+        self.shared.groups.commit(&self.member, &offsets).await?;
+        for partition in &mut self.partitions {
+            partition.pending = false;
+        }
+        Ok(())
+    }
+
+    async fn rewind(&mut self) -> Result<(), StoreError> {
+        for partition in &mut self.partitions {
+            if partition.next.is_some() {
+                let committed = self
+                    .shared
+                    .groups
+                    .committed(&self.member.group, &partition.topic)
+                    .await?;
+                partition.next = Some(committed);
+            }
+            partition.pending = false;
+            partition.lost = false;
+        }
+        Ok(())
+    }
+}
+
+fn record(topic: &str, offset: i64, row: &sqlx::sqlite::SqliteRow) -> Result<Record, StoreError> {
+    let headers: Option<&str> = row.try_get(3).map_err(classify)?;
+    let headers = match headers {
+        Some(json) => serde_json::from_str(json).map_err(|_| malformed("records", "headers"))?,
+        None => Default::default(),
+    };
+    Ok(Record {
+        position: Position {
+            topic: topic.to_owned(),
+            partition: 0,
+            offset: u64::try_from(offset).map_err(|_| malformed("records", "record_offset"))?,
+        },
+        key: row.try_get(1).map_err(classify)?,
+        value: row.try_get(2).map_err(classify)?,
+        headers,
+        appended_at: Timestamp::from_millis_clamped(row.try_get(4).map_err(classify)?),
+    })
+}
+
+fn lock(leases: &Leases) -> std::sync::MutexGuard<'_, HashMap<String, Instant>> {
+    leases.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Renews the leases while the member works on what it has read, however long that takes; leaves when told to stop.
+async fn renew(shared: Arc<Shared>, member: Member, leases: Leases, stop: CancellationToken) {
+    let lease = shared.config.lease;
+    while stop
+        .run_until_cancelled(tokio::time::sleep(lease / RENEWALS))
+        .await
+        .is_some()
+    {
+        let before = lock(&leases).clone();
+        if before.is_empty() {
+            continue;
+        }
+        let began = Instant::now();
+        match shared.groups.renew(&member, lease).await {
+            Ok(topics) => {
+                let mut leases = lock(&leases);
+                // What is not in the answer is lost, unless the member took it anew meanwhile.
+                leases.retain(|topic, until| topics.contains(topic) || before.get(topic) != Some(until));
+                for topic in topics {
+                    leases.insert(topic, began + lease);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(
+                    bus.group = %member.group,
+                    error = %error,
+                    "could not renew the lease of group `{}`", member.group
+                );
+            }
+        }
+    }
+    if let Err(error) = shared.groups.leave(&member).await {
+        tracing::debug!(
+            bus.group = %member.group,
+            error = %error,
+            "left group `{}` without giving its partitions back; they are free when the lease runs out", member.group
+        );
+    }
+}

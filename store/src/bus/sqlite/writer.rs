@@ -1,0 +1,235 @@
+//! Appending: one task commits what many callers hand in, with one flush for all that has queued up meanwhile.
+
+use std::{
+    mem,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use event::Timestamp;
+use sqlx::{Sqlite, Transaction};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio_util::task::TaskTracker;
+
+use super::{AppendCounts, Shared};
+use crate::{
+    StoreError,
+    bus::NewRecord,
+    sqlite::{classify, now, rejected, unavailable},
+};
+
+/// Longest value of a record. A sealed dead letter holds a whole delivery, at most 5 MiB by default; this leaves room
+/// for an operator's larger limit.
+const MAX_VALUE_BYTES: usize = 32 * 1024 * 1024;
+
+/// What may wait for the disk, in KiB: 64 MiB. More would cost memory that a small machine lacks, and several seconds
+/// to write, in which callers give up.
+const QUEUE_KIB: u32 = 64 * 1024;
+
+/// How long an append waits for room in the queue. A queue that is full that long is not emptying: the caller does
+/// better to tell its own caller, who comes back later.
+const QUEUE_WAIT: Duration = Duration::from_millis(500);
+
+/// After how many records a commit is not made larger: about 20 ms of work, so that no caller waits long for the rest
+/// of a batch that others filled.
+const BATCH_RECORDS: usize = 1_000;
+
+/// After how many bytes a commit is not made larger: what a slow disk still writes in a tenth of a second.
+const BATCH_BYTES: usize = 4 * 1024 * 1024;
+
+/// One call of append, waiting.
+struct Append {
+    records: Vec<NewRecord>,
+    bytes: usize,
+    done: oneshot::Sender<Result<(), StoreError>>,
+    /// Its share of the queue, given back when it is committed.
+    _share: OwnedSemaphorePermit,
+}
+
+/// Hands appends to the writing task.
+#[derive(Debug)]
+pub(super) struct Writer {
+    /// `None` once stopped.
+    queue: Mutex<Option<mpsc::UnboundedSender<Append>>>,
+    room: Arc<Semaphore>,
+    counters: Arc<Counters>,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    records: AtomicU64,
+    commits: AtomicU64,
+}
+
+impl Writer {
+    pub(super) fn spawn(shared: Arc<Shared>, tasks: &TaskTracker) -> Self {
+        // Unbounded as a channel: `room` bounds what is in it, by size.
+        let (queue, queued) = mpsc::unbounded_channel();
+        let counters = Arc::new(Counters::default());
+        tasks.spawn(run(shared, queued, Arc::clone(&counters)));
+        Self {
+            queue: Mutex::new(Some(queue)),
+            room: Arc::new(Semaphore::new(QUEUE_KIB as usize)),
+            counters,
+        }
+    }
+
+    pub(super) async fn append(&self, records: Vec<NewRecord>) -> Result<(), StoreError> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        if records.iter().any(|record| record.value.len() > MAX_VALUE_BYTES) {
+            return Err(rejected(format!(
+                "a record's value is longer than {MAX_VALUE_BYTES} bytes"
+            )));
+        }
+        let bytes = records.iter().map(size).sum();
+        // A call larger than the whole queue waits until it has the queue for itself.
+        let kib = u32::try_from(bytes / 1024 + 1)
+            .unwrap_or(QUEUE_KIB)
+            .min(QUEUE_KIB);
+        let room = Arc::clone(&self.room).acquire_many_owned(kib);
+        let Ok(Ok(share)) = tokio::time::timeout(QUEUE_WAIT, room).await else {
+            return Err(unavailable("too many records are waiting to be written"));
+        };
+        let (done, outcome) = oneshot::channel();
+        {
+            let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+            let append = Append {
+                records,
+                bytes,
+                done,
+                _share: share,
+            };
+            if queue.as_ref().is_none_or(|queue| queue.send(append).is_err()) {
+                return Err(unavailable("the bus is closed"));
+            }
+        }
+        outcome
+            .await
+            .unwrap_or_else(|_| Err(unavailable("the bus was closed before the commit")))
+    }
+
+    /// Takes no more appends; those in the queue are still committed.
+    pub(super) fn stop(&self) {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    pub(super) fn counts(&self) -> AppendCounts {
+        AppendCounts {
+            records: self.counters.records.load(Ordering::Relaxed),
+            commits: self.counters.commits.load(Ordering::Relaxed),
+        }
+    }
+}
+
+fn size(record: &NewRecord) -> usize {
+    let headers: usize = record
+        .headers
+        .iter()
+        .map(|(name, value)| name.len() + value.len())
+        .sum();
+    record.topic.len() + record.key.len() + record.value.len() + headers
+}
+
+async fn run(shared: Arc<Shared>, mut queued: mpsc::UnboundedReceiver<Append>, counters: Arc<Counters>) {
+    let mut batch = Vec::new();
+    while let Some(first) = queued.recv().await {
+        let mut records = first.records.len();
+        let mut bytes = first.bytes;
+        batch.push(first);
+        while records < BATCH_RECORDS && bytes < BATCH_BYTES {
+            let Ok(next) = queued.try_recv() else { break };
+            records += next.records.len();
+            bytes += next.bytes;
+            batch.push(next);
+        }
+        let outcome = commit(&shared, &batch).await;
+        if outcome.is_ok() {
+            counters.records.fetch_add(records as u64, Ordering::Relaxed);
+            counters.commits.fetch_add(1, Ordering::Relaxed);
+            shared.appended.send_modify(|commits| *commits += 1);
+        }
+        for append in mem::take(&mut batch) {
+            // A caller that no longer waits has no use for the outcome.
+            let _ = append.done.send(outcome.as_ref().copied().map_err(same_for_each));
+        }
+    }
+}
+
+/// The error of a batch for one of its callers: they share its fate and its cause.
+fn same_for_each(error: &StoreError) -> StoreError {
+    match error {
+        StoreError::Unavailable { engine, source } => StoreError::Unavailable {
+            engine,
+            source: source.to_string().into(),
+        },
+        StoreError::Rejected { engine, message } => StoreError::Rejected {
+            engine,
+            message: message.clone(),
+        },
+        StoreError::Misconfigured { engine, message } => StoreError::Misconfigured {
+            engine,
+            message: message.clone(),
+        },
+    }
+}
+
+async fn commit(shared: &Shared, batch: &[Append]) -> Result<(), StoreError> {
+    let mut transaction = shared.log.begin().await?;
+    // Taken inside the transaction: times grow with offsets as long as the clock does.
+    let appended_at = now();
+    let records: Vec<&NewRecord> = batch.iter().flat_map(|append| &append.records).collect();
+    let mut topics: Vec<(&str, i64)> = Vec::new();
+    for record in &records {
+        match topics.iter_mut().find(|(topic, _)| *topic == record.topic) {
+            Some((_, count)) => *count += 1,
+            None => topics.push((&record.topic, 1)),
+        }
+    }
+    for (topic, count) in topics {
+        let (topic_id, end): (i64, i64) = sqlx::query_as(
+            "INSERT INTO topics (name, next_offset) VALUES (?1, ?2) \
+             ON CONFLICT (name) DO UPDATE SET next_offset = next_offset + excluded.next_offset \
+             RETURNING topic_id, next_offset",
+        )
+        .bind(topic)
+        .bind(count)
+        .fetch_one(&mut *transaction)
+        .await
+        .map_err(classify)?;
+        let of_topic = records.iter().filter(|record| record.topic == topic);
+        for (offset, record) in (end - count..end).zip(of_topic) {
+            insert(&mut transaction, topic_id, offset, record, appended_at).await?;
+        }
+    }
+    transaction.commit().await.map_err(classify)
+}
+
+async fn insert(
+    transaction: &mut Transaction<'static, Sqlite>,
+    topic_id: i64,
+    offset: i64,
+    record: &NewRecord,
+    appended_at: Timestamp,
+) -> Result<(), StoreError> {
+    let headers = (!record.headers.is_empty())
+        .then(|| serde_json::to_string(&record.headers).expect("a map of texts is always valid JSON"));
+    sqlx::query(
+        "INSERT INTO records (topic_id, record_offset, record_key, value, headers, appended_at_ms) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+    )
+    .bind(topic_id)
+    .bind(offset)
+    .bind(&record.key)
+    .bind(&record.value)
+    .bind(headers)
+    .bind(appended_at.as_millis())
+    .execute(&mut **transaction)
+    .await
+    .map_err(classify)?;
+    Ok(())
+}

@@ -1,0 +1,378 @@
+//! What the embedded engines share: opening a database file, one writer beside several readers, and errors.
+//!
+//! Every file is in write-ahead mode, so that readers never wait for the writer, and may be open in several processes
+//! at once. Within a process, writers take turns in the order in which they came; between processes, the one that finds
+//! the file free is next.
+
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use event::Timestamp;
+use sqlx::{
+    ConnectOptions, Sqlite, SqlitePool, Transaction,
+    migrate::{MigrateError, Migration, MigrationType, Migrator},
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+use tokio::time::Instant;
+
+use crate::StoreError;
+
+/// The engine's name in errors.
+const ENGINE: &str = "sqlite";
+
+/// How long a writer waits for the others, in this process or another, before it reports the file as busy. Longer than
+/// the largest batch takes to write, shorter than a webhook provider waits for an answer (5 s and more).
+const WRITE_WAIT: Duration = Duration::from_secs(4);
+
+/// How long SQLite itself waits for a lock before [`Database::begin`] asks anew. SQLite looks again after 1, 2, 5 and
+/// then ever more milliseconds, up to 100; asking anew after these few keeps the pauses short, so that a process finds
+/// the gap between two transactions of a busy one.
+const LOCK_WAIT: Duration = Duration::from_millis(8);
+
+/// How long a reader waits where even it must: while the log of a crashed process is recovered.
+const READ_WAIT: Duration = Duration::from_secs(4);
+
+/// Reading connections a file. Reads take well under a millisecond each, so a few serve many callers; each costs a
+/// thread and up to 2 MiB of cache.
+const READERS: u32 = 4;
+
+/// One step of a file's schema.
+pub(crate) struct Step {
+    pub(crate) version: i64,
+    pub(crate) name: &'static str,
+    pub(crate) sql: &'static str,
+}
+
+/// What a commit survives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Durability {
+    /// Loss of power: every commit is flushed.
+    PowerLoss,
+    /// A crash of the process. The last commits before a loss of power may be gone, the file stays sound.
+    ProcessCrash,
+}
+
+/// An open database file.
+#[derive(Debug, Clone)]
+pub(crate) struct Database {
+    writer: SqlitePool,
+    readers: SqlitePool,
+}
+
+impl Database {
+    /// Opens the file, makes it when it is missing, and brings its schema up to date.
+    ///
+    /// # Errors
+    /// [`StoreError::Misconfigured`] when the file cannot be opened, is damaged, or was written by a newer build.
+    pub(crate) async fn open(
+        path: &Path,
+        steps: &[Step],
+        durability: Durability,
+    ) -> Result<Self, StoreError> {
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .foreign_keys(true)
+            .disable_statement_logging();
+        let synchronous = match durability {
+            Durability::PowerLoss => SqliteSynchronous::Full,
+            Durability::ProcessCrash => SqliteSynchronous::Normal,
+        };
+        let writing = options
+            .clone()
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(synchronous)
+            .busy_timeout(LOCK_WAIT);
+        let reading = options.busy_timeout(READ_WAIT).pragma("query_only", "on");
+
+        let writer = connect(path, pool(1), writing).await?;
+        let database = Self {
+            readers: pool(READERS).connect_lazy_with(reading),
+            writer,
+        };
+        database.migrate(path, steps).await?;
+        Ok(database)
+    }
+
+    async fn migrate(&self, path: &Path, steps: &[Step]) -> Result<(), StoreError> {
+        let migrations = steps.iter().map(|step| {
+            Migration::new(
+                step.version,
+                step.name.into(),
+                MigrationType::Simple,
+                sqlx::SqlStr::from_static(step.sql),
+                false,
+            )
+        });
+        let migrator = Migrator::with_migrations(migrations.collect());
+        // One transaction around all, so that of several processes that open a new file one migrates it.
+        let mut transaction = self.begin().await?;
+        migrator.run(&mut *transaction).await.map_err(|error| {
+            let newest = steps.last().map_or(0, |step| step.version);
+            wrong_schema(path, newest, error)
+        })?;
+        transaction.commit().await.map_err(classify)
+    }
+
+    /// Begins to write. Waits for other writers, at most [`WRITE_WAIT`] for those of this process and as long again
+    /// for those of others. Dropping the transaction undoes it.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when the others do not let go.
+    pub(crate) async fn begin(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
+        let deadline = Instant::now() + WRITE_WAIT;
+        loop {
+            match self.writer.begin_with("BEGIN IMMEDIATE").await {
+                Err(error) if is_busy(&error) && Instant::now() < deadline => {}
+                result => return result.map_err(classify),
+            }
+        }
+    }
+
+    /// Connections to read with.
+    pub(crate) fn readers(&self) -> &SqlitePool {
+        &self.readers
+    }
+
+    /// Commits a row and reads it back.
+    pub(crate) async fn ping(&self) -> Result<(), StoreError> {
+        let mut transaction = self.begin().await?;
+        sqlx::query("INSERT OR REPLACE INTO ping (id, at_ms) VALUES (1, ?1)")
+            .bind(now().as_millis())
+            .execute(&mut *transaction)
+            .await
+            .map_err(classify)?;
+        transaction.commit().await.map_err(classify)?;
+        sqlx::query_scalar::<_, i64>("SELECT at_ms FROM ping")
+            .fetch_one(&self.readers)
+            .await
+            .map_err(classify)?;
+        Ok(())
+    }
+
+    /// Waits for what runs, then closes all connections; the last one of a file folds its log into it.
+    pub(crate) async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+}
+
+/// The wall clock. Processes on one folder share it, so leases and ages of records go by it.
+pub(crate) fn now() -> Timestamp {
+    Timestamp::from(SystemTime::now())
+}
+
+fn pool(connections: u32) -> SqlitePoolOptions {
+    SqlitePoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(WRITE_WAIT)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        // A connection to a file does not go stale.
+        .test_before_acquire(false)
+}
+
+/// Connects, waiting for other processes: while one of them switches a new file to write-ahead mode, it is locked.
+async fn connect(
+    path: &Path,
+    pool: SqlitePoolOptions,
+    options: SqliteConnectOptions,
+) -> Result<SqlitePool, StoreError> {
+    let deadline = Instant::now() + WRITE_WAIT;
+    loop {
+        match pool.clone().connect_with(options.clone()).await {
+            Ok(pool) => return Ok(pool),
+            Err(error) if is_busy(&error) && Instant::now() < deadline => tokio::time::sleep(LOCK_WAIT).await,
+            Err(error) if is_busy(&error) => return Err(classify(error)),
+            Err(error) => {
+                return Err(StoreError::Misconfigured {
+                    engine: ENGINE,
+                    message: format!("cannot open `{}`: {error}", path.display()),
+                });
+            }
+        }
+    }
+}
+
+fn wrong_schema(path: &Path, newest: i64, error: MigrateError) -> StoreError {
+    let path = PathBuf::from(path);
+    let message = match error {
+        MigrateError::VersionMissing(version) if version > newest => format!(
+            "`{}` was written by a newer build: it has schema {version}, this build knows up to {newest}; upgrade \
+             this build or use another data folder",
+            path.display()
+        ),
+        MigrateError::VersionMissing(version) | MigrateError::VersionMismatch(version) => format!(
+            "`{}` has a schema {version} that is not the one of this build; use another data folder",
+            path.display()
+        ),
+        MigrateError::Execute(error) => return classify(error),
+        other => format!(
+            "cannot bring the schema of `{}` up to date: {other}",
+            path.display()
+        ),
+    };
+    StoreError::Misconfigured {
+        engine: ENGINE,
+        message,
+    }
+}
+
+/// An outage with these words.
+pub(crate) fn unavailable(message: impl Into<crate::Unavailable>) -> StoreError {
+    StoreError::Unavailable {
+        engine: ENGINE,
+        source: message.into(),
+    }
+}
+
+/// A refusal with these words.
+pub(crate) fn rejected(message: impl Into<String>) -> StoreError {
+    StoreError::Rejected {
+        engine: ENGINE,
+        message: message.into(),
+    }
+}
+
+/// A stored row has not the form that this build writes. Names the place, never the content.
+pub(crate) fn malformed(table: &str, column: &str) -> StoreError {
+    StoreError::Misconfigured {
+        engine: ENGINE,
+        message: format!("`{table}` holds a row whose `{column}` this build cannot read"),
+    }
+}
+
+/// The primary result code of an error of the database itself.
+fn primary_code(error: &sqlx::Error) -> Option<i32> {
+    let code: i32 = error.as_database_error()?.code()?.parse().ok()?;
+    Some(code & 0xff)
+}
+
+fn is_busy(error: &sqlx::Error) -> bool {
+    // SQLITE_BUSY, SQLITE_LOCKED
+    matches!(primary_code(error), Some(5 | 6))
+}
+
+/// Says what the caller should do about an error. SQLite's texts name tables and columns, never values.
+pub(crate) fn classify(error: sqlx::Error) -> StoreError {
+    if let Some(code) = primary_code(&error) {
+        return match code {
+            // SQLITE_TOOBIG, SQLITE_CONSTRAINT, SQLITE_MISMATCH, SQLITE_RANGE
+            18 | 19 | 20 | 25 => rejected(error.to_string()),
+            // SQLITE_ERROR (no such table, for example), SQLITE_PERM, SQLITE_READONLY, SQLITE_CORRUPT, SQLITE_CANTOPEN,
+            // SQLITE_AUTH, SQLITE_NOTADB
+            1 | 3 | 8 | 11 | 14 | 23 | 26 => StoreError::Misconfigured {
+                engine: ENGINE,
+                message: error.to_string(),
+            },
+            // SQLITE_BUSY, SQLITE_LOCKED, SQLITE_IOERR, SQLITE_FULL, SQLITE_NOMEM and what else may pass.
+            _ => unavailable(error),
+        };
+    }
+    match error {
+        sqlx::Error::ColumnDecode { index, .. } => StoreError::Misconfigured {
+            engine: ENGINE,
+            message: format!("column {index} does not hold what this build writes"),
+        },
+        sqlx::Error::Encode(_) | sqlx::Error::InvalidArgument(_) => rejected(error.to_string()),
+        other => unavailable(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIRST: Step = Step {
+        version: 1,
+        name: "things",
+        sql: "CREATE TABLE things (id INTEGER PRIMARY KEY, name TEXT NOT NULL);
+              CREATE TABLE ping (id INTEGER PRIMARY KEY, at_ms INTEGER);",
+    };
+
+    #[tokio::test]
+    async fn many_may_open_a_new_file_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("things.db");
+        let opening = (0..8).map(|_| Database::open(&path, &[FIRST], Durability::PowerLoss));
+        for opened in futures::future::join_all(opening).await {
+            opened.unwrap().ping().await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_of_a_newer_build_is_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("things.db");
+        let second = Step {
+            version: 2,
+            name: "more",
+            sql: "CREATE TABLE more (id INTEGER)",
+        };
+        let newer = Database::open(&path, &[FIRST, second], Durability::PowerLoss)
+            .await
+            .unwrap();
+        newer.close().await;
+        let error = Database::open(&path, &[FIRST], Durability::PowerLoss)
+            .await
+            .unwrap_err();
+        assert!(matches!(error, StoreError::Misconfigured { .. }), "{error}");
+        assert!(error.to_string().contains("written by a newer build"), "{error}");
+        assert!(
+            error.to_string().contains("schema 2, this build knows up to 1"),
+            "{error}"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_is_no_database_is_misconfigured() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("things.db");
+        std::fs::write(
+            &path,
+            "not a database, but long enough to hold a header of one hundred bytes".repeat(4),
+        )
+        .unwrap();
+        let error = Database::open(&path, &[FIRST], Durability::PowerLoss)
+            .await
+            .unwrap_err();
+        assert!(matches!(error, StoreError::Misconfigured { .. }), "{error}");
+        let missing = folder.path().join("missing/things.db");
+        let error = Database::open(&missing, &[FIRST], Durability::PowerLoss)
+            .await
+            .unwrap_err();
+        assert!(error.to_string().contains("missing/things.db"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_locked_file_is_unavailable_and_bad_data_rejected() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("things.db");
+        let one = Database::open(&path, &[FIRST], Durability::PowerLoss)
+            .await
+            .unwrap();
+        let other = Database::open(&path, &[FIRST], Durability::PowerLoss)
+            .await
+            .unwrap();
+        let mut held = one.begin().await.unwrap();
+        let error = other.begin().await.unwrap_err();
+        assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
+        let error = sqlx::query("INSERT INTO things (id) VALUES (1)")
+            .execute(&mut *held)
+            .await
+            .unwrap_err();
+        assert!(matches!(classify(error), StoreError::Rejected { .. }));
+        drop(held);
+        other.begin().await.unwrap();
+        let error = sqlx::query("DELETE FROM things")
+            .execute(other.readers())
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(classify(error), StoreError::Misconfigured { .. }),
+            "readers cannot write"
+        );
+    }
+}
