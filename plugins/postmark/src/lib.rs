@@ -12,8 +12,8 @@ pub struct Postmark;
 
 impl Plugin for Postmark {
     fn describe() -> Descriptor {
-        // Postmark never tries again after 403 alone, so none of these is one: a wrong password can be put right
-        // while the deliveries wait.
+        // Postmark never tries again after 403 alone, so none of these is one: a wrong password can be put
+        // right while the deliveries wait.
         Descriptor::new(
             "postmark",
             "Postmark",

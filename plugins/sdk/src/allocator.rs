@@ -1,8 +1,8 @@
 //! The guest's allocator: it hands out memory from the end of what is used and never takes any back.
 //!
-//! The host makes a fresh instance for every delivery and drops it with its whole memory afterwards, so freeing
-//! block by block is work for nothing: on a large delivery it costs as much as reading the JSON. A delivery's
-//! memory stays bounded by its size, and the host's limit on linear memory bounds it in any case.
+//! The host makes a fresh instance for every delivery and drops it with its whole memory afterwards, so
+//! freeing block by block is work for nothing: on a large delivery it costs as much as reading the JSON. A
+//! delivery's memory stays bounded by its size, and the host's limit on linear memory bounds it in any case.
 #![allow(unsafe_code)]
 
 use core::alloc::{GlobalAlloc, Layout};
@@ -32,7 +32,8 @@ impl Bump {
     /// Makes at least `missing` bytes more available; false when the host's limit is reached.
     #[cold]
     fn grow(&self, layout: Layout) -> bool {
-        // Doubling would overshoot the host's limit; a quarter keeps the number of calls logarithmic all the same.
+        // Doubling would overshoot the host's limit; a quarter keeps the number of calls logarithmic all the
+        // same.
         let held_pages = wasm32::memory_size::<0>();
         let wanted_pages = (layout.size() + layout.align()).div_ceil(PAGE_BYTES);
         let generous_pages = wanted_pages.max(held_pages / 4);
@@ -54,8 +55,8 @@ impl Bump {
     }
 }
 
-// SAFETY: a block is cut from memory that `memory.grow` gave to this allocator alone, aligned as asked, and is
-// never handed out twice; `realloc` extends only the block that ends where free memory begins.
+// SAFETY: a block is cut from memory that `memory.grow` gave to this allocator alone, aligned as asked, and
+// is never handed out twice; `realloc` extends only the block that ends where free memory begins.
 unsafe impl GlobalAlloc for Bump {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         loop {

@@ -3,8 +3,8 @@
 use crate::{Descriptor, SecretSpec, SettingSpec, Statuses};
 
 impl Descriptor {
-    /// A descriptor without secrets, settings and hosts, with the status codes that suit providers which retry
-    /// everything but 2xx: 401, 400, 503. `version` is `env!("CARGO_PKG_VERSION")`.
+    /// A descriptor without secrets, settings and hosts, with the status codes that suit providers which
+    /// retry everything but 2xx: 401, 400, 503. `version` is `env!("CARGO_PKG_VERSION")`.
     pub fn new(slug: &str, display_name: &str, version: &str, docs_url: &str) -> Descriptor {
         Descriptor {
             slug: slug.to_owned(),

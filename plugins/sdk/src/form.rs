@@ -5,7 +5,8 @@ mod multipart;
 use crate::text::present;
 use crate::{Rejection, Request};
 
-/// The fields of a form, decoded, in order; a repeated name stays repeated. Bytes that are no UTF-8 become U+FFFD.
+/// The fields of a form, decoded, in order; a repeated name stays repeated. Bytes that are no UTF-8 become
+/// U+FFFD.
 pub struct Form {
     fields: Vec<(String, String)>,
 }
@@ -68,7 +69,8 @@ impl Form {
     }
 }
 
-/// Decodes `name=value&…`: `+` is a blank, `%XX` a byte; a malformed escape stays as it is. Empty pieces are left out.
+/// Decodes `name=value&…`: `+` is a blank, `%XX` a byte; a malformed escape stays as it is. Empty pieces are
+/// left out.
 pub fn decode_pairs(encoded: &[u8]) -> Vec<(String, String)> {
     let mut pairs = Vec::new();
     for piece in encoded.split(|byte| *byte == b'&') {

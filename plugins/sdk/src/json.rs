@@ -1,9 +1,10 @@
 //! JSON, read once into a flat list of positions and looked up by name.
 //!
-//! Providers' payloads are read field by field with all their deviations (numbers as text, text for a list, null,
-//! fields of another type), and numbers must survive digit by digit: ids beyond 2^53, `1.50`. So nothing is
-//! converted on the way in: a [`Value`] is a place in the text, text without escapes is borrowed from it, and a
-//! missing field reads like `null`, which lets lookups chain: `event.get("message").get("headers").text("subject")`.
+//! Providers' payloads are read field by field with all their deviations (numbers as text, text for a list,
+//! null, fields of another type), and numbers must survive digit by digit: ids beyond 2^53, `1.50`. So
+//! nothing is converted on the way in: a [`Value`] is a place in the text, text without escapes is borrowed
+//! from it, and a missing field reads like `null`, which lets lookups chain:
+//! `event.get("message").get("headers").text("subject")`.
 //!
 //! Guarantees: time and memory linear in the text; nesting beyond 128 levels is malformed rather than a stack
 //! overflow; no input panics. Of a repeated name the last one counts.
@@ -44,9 +45,9 @@ impl<'a> Document<'a> {
     }
 }
 
-/// Calls `visit` with index and value of every element of a body that is a JSON array; each element is parsed into
-/// the same memory, so a large batch needs no more than its largest element. Malformed when the body is no JSON or no
-/// array, possibly after some elements were visited.
+/// Calls `visit` with index and value of every element of a body that is a JSON array; each element is parsed
+/// into the same memory, so a large batch needs no more than its largest element. Malformed when the body is
+/// no JSON or no array, possibly after some elements were visited.
 pub fn for_each_element(body: &[u8], mut visit: impl FnMut(usize, Value<'_>)) -> Result<(), Rejection> {
     let text = utf8(body)?;
     let mut nodes = Vec::new();
@@ -77,7 +78,7 @@ pub fn for_each_element(body: &[u8], mut visit: impl FnMut(usize, Value<'_>)) ->
 }
 
 fn utf8(body: &[u8]) -> Result<&str, Rejection> {
-    match simdutf8::basic::from_utf8(body) {
+    match std::str::from_utf8(body) {
         // Positions are kept in 32 bits; a guest's whole memory is no larger.
         Ok(text) if u32::try_from(text.len()).is_ok() => Ok(text.strip_prefix('\u{feff}').unwrap_or(text)),
         Ok(_) => Err(Rejection::Malformed("the body is larger than 4 GiB".to_owned())),
@@ -257,7 +258,8 @@ impl<'a> Value<'a> {
         self.get(name).as_bool() == Some(true)
     }
 
-    /// A list of texts: the array's texts and numbers, or the one text that stands for a list; blank ones left out.
+    /// A list of texts: the array's texts and numbers, or the one text that stands for a list; blank ones
+    /// left out.
     pub fn to_list(self) -> Vec<String> {
         match self.to_text() {
             Some(one) => vec![one],
@@ -270,7 +272,8 @@ impl<'a> Value<'a> {
         self.get(name).to_list()
     }
 
-    /// The object's entries as metadata: see [`to_metadata`](Self::to_metadata); no entries when it is no object.
+    /// The object's entries as metadata: see [`to_metadata`](Self::to_metadata); no entries when it is no
+    /// object.
     pub fn to_pairs(self) -> Vec<Pair> {
         let pair = |(name, value): (Cow<'_, str>, Value<'_>)| {
             Some(Pair {
@@ -286,8 +289,8 @@ impl<'a> Value<'a> {
         self.get(name).to_pairs()
     }
 
-    /// The value as metadata: strings as they are, numbers and booleans as written, objects and arrays as compact
-    /// JSON; nothing for `null`.
+    /// The value as metadata: strings as they are, numbers and booleans as written, objects and arrays as
+    /// compact JSON; nothing for `null`.
     pub fn to_metadata(self) -> Option<String> {
         match self.node().kind {
             Kind::Missing | Kind::Null => None,

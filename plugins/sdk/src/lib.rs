@@ -26,14 +26,14 @@ pub use proof::Proofs;
 
 /// A provider plugin: three pure functions over one delivery.
 ///
-/// The same request always gives the same answer. There is no clock (`Request::received_at_ms` is the time), no
-/// network and no secret; the host checks the proofs, hashes addresses and owns every retry.
+/// The same request always gives the same answer. There is no clock (`Request::received_at_ms` is the time),
+/// no network and no secret; the host checks the proofs, hashes addresses and owns every retry.
 pub trait Plugin {
     /// Tells what the plugin is; the same on every call.
     fn describe() -> Descriptor;
 
-    /// Tells what must hold for this delivery to be genuine. All proofs must hold; none means that nothing can be
-    /// checked, which the host refuses unless the operator allows unsigned deliveries.
+    /// Tells what must hold for this delivery to be genuine. All proofs must hold; none means that nothing
+    /// can be checked, which the host refuses unless the operator allows unsigned deliveries.
     fn authenticate(request: &Request) -> Result<Vec<Proof>, Rejection>;
 
     /// Turns a genuine delivery into events, or into the answer that a handshake asks for.
@@ -54,8 +54,8 @@ impl<P: Plugin> bindings::exports::sendflowr::connector::plugin::Guest for P {
     }
 }
 
-/// Makes a [`Plugin`] the component's plugin. Expands to nothing off WebAssembly, so that a plugin's logic is an
-/// ordinary library in tests.
+/// Makes a [`Plugin`] the component's plugin. Expands to nothing off WebAssembly, so that a plugin's logic is
+/// an ordinary library in tests.
 #[macro_export]
 macro_rules! export {
     ($plugin:ident) => {

@@ -1,7 +1,8 @@
 //! Saying what must hold for a delivery to be genuine.
 //!
-//! [`Proofs`] collects the proofs under the rule "whatever is configured must hold": each of its methods adds a proof
-//! when the operator has configured what it needs, and refuses the delivery when what would prove it is missing.
+//! [`Proofs`] collects the proofs under the rule "whatever is configured must hold": each of its methods adds
+//! a proof when the operator has configured what it needs, and refuses the delivery when what would prove it
+//! is missing.
 
 use crate::{
     BasicAuth, Encoding, Freshness, Hash, HashConstruction, HashKey, KeyedHash, Part, Proof, PublicKey,
@@ -63,8 +64,9 @@ impl<'a> Proofs<'a> {
         Ok(())
     }
 
-    /// Demands the header that the setting `header_name` names when it or the secret `header_value` is configured.
-    /// One without the other refuses everything: half a configuration must not let deliveries through unchecked.
+    /// Demands the header that the setting `header_name` names when it or the secret `header_value` is
+    /// configured. One without the other refuses everything: half a configuration must not let deliveries
+    /// through unchecked.
     pub fn shared_header(&mut self) -> Result<(), Rejection> {
         let secret = "header_value";
         match (
@@ -106,8 +108,8 @@ impl<'a> Proofs<'a> {
         }));
     }
 
-    /// Demands a signing time within the setting `timestamp_tolerance_seconds` of the receipt; nothing when it is
-    /// unset. `read` is one of the [`time`](crate::time) functions.
+    /// Demands a signing time within the setting `timestamp_tolerance_seconds` of the receipt; nothing when
+    /// it is unset. `read` is one of the [`time`](crate::time) functions.
     pub fn fresh(
         &mut self,
         source: &str,

@@ -30,8 +30,8 @@ impl Request {
         present(&setting.value)
     }
 
-    /// The operator's value of a setting that is a whole number; one that is not is refused, never ignored, so that
-    /// a typing error cannot switch a check off.
+    /// The operator's value of a setting that is a whole number; one that is not is refused, never ignored,
+    /// so that a typing error cannot switch a check off.
     pub fn setting_u64(&self, name: &str) -> Result<Option<u64>, Rejection> {
         let Some(value) = self.setting(name) else {
             return Ok(None);

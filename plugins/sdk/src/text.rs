@@ -4,7 +4,13 @@ use crate::{BounceType, Identifier, IdentifierKind, Pair};
 
 /// The text, unless it is blank: providers send empty text where they mean "none".
 pub fn present(text: &str) -> Option<&str> {
-    if text.trim().is_empty() { None } else { Some(text) }
+    // Most text begins with a letter or digit, which spares the search for a character that is no blank.
+    let begins_visibly = text.as_bytes().first().is_some_and(u8::is_ascii_graphic);
+    if begins_visibly || !text.trim().is_empty() {
+        Some(text)
+    } else {
+        None
+    }
 }
 
 /// The address alone out of `Name <user@example.com>` or `user@example.com`; none where nothing is left.
@@ -16,8 +22,8 @@ pub fn bare_address(mailbox: &str) -> Option<&str> {
     present(inside.trim())
 }
 
-/// Hard or soft by the SMTP code with which an answer begins: `550 …` and `5.1.1 …` are hard, `4…` soft, other text
-/// tells nothing.
+/// Hard or soft by the SMTP code with which an answer begins: `550 …` and `5.1.1 …` are hard, `4…` soft,
+/// other text tells nothing.
 pub fn smtp_bounce(answer: &str) -> Option<BounceType> {
     let answer = answer.trim_start().as_bytes();
     let kind = match answer.first()? {

@@ -1,13 +1,15 @@
-//! Times as providers write them, to milliseconds since the Unix epoch; finer digits are cut off, never rounded.
+//! Times as providers write them, to milliseconds since the Unix epoch; finer digits are cut off, never
+//! rounded.
 //!
-//! Each function reads one form and gives `None` for everything else, and for times before 1970 or after 9999.
-//! Written by hand because providers deviate from every standard form: blanks in odd places, seven or more
-//! fractional digits, seconds and milliseconds under one name. The tests hold it against a date library.
+//! Each function reads one form and gives `None` for everything else, and for times before 1970 or after
+//! 9999. Written by hand because providers deviate from every standard form: blanks in odd places, seven or
+//! more fractional digits, seconds and milliseconds under one name. The tests hold it against a date library.
 
 /// The first millisecond of the year 10000.
 const END_MS: i64 = 253_402_300_800_000;
 
-/// From here on a count of seconds is one of milliseconds: 10^11 seconds are in the year 5138, 10^11 ms in 1973.
+/// From here on a count of seconds is one of milliseconds: 10^11 seconds are in the year 5138, 10^11 ms in
+/// 1973.
 const MILLISECONDS_FROM: i64 = 100_000_000_000;
 
 /// Seconds since the epoch, with or without a fraction: `1529006854.329574`.
@@ -22,15 +24,16 @@ pub fn milliseconds(text: &str) -> Option<i64> {
 
 /// Seconds since the epoch, or milliseconds where the value is 10^11 or more.
 pub fn seconds_or_milliseconds(text: &str) -> Option<i64> {
-    if decimal(text, 0)? >= MILLISECONDS_FROM {
-        milliseconds(text)
+    let in_seconds = decimal(text, 3)?;
+    in_range(if in_seconds >= MILLISECONDS_FROM * 1000 {
+        in_seconds / 1000
     } else {
-        seconds(text)
-    }
+        in_seconds
+    })
 }
 
-/// A date and time with `Z` or an offset: RFC 3339, with any number of fractional digits, and also with a blank for
-/// the `T`, blanks before the offset and an offset without its colon or minutes.
+/// A date and time with `Z` or an offset: RFC 3339, with any number of fractional digits, and also with a
+/// blank for the `T`, blanks before the offset and an offset without its colon or minutes.
 pub fn rfc3339(text: &str) -> Option<i64> {
     let (local_ms, zone) = date_time(text)?;
     in_range(local_ms - offset_ms(zone)?)
@@ -64,9 +67,16 @@ fn in_range(ms: i64) -> Option<i64> {
     if (0..END_MS).contains(&ms) { Some(ms) } else { None }
 }
 
-/// The whole part of `text` × 10^`shift`, from the decimal digits: a binary fraction would be off by one now and then.
-fn decimal(text: &str, shift: i64) -> Option<i64> {
+/// The whole part of `text` × 10^`shift`, from the decimal digits: a binary fraction would be off by one now
+/// and then.
+fn decimal(text: &str, shift: u32) -> Option<i64> {
     let text = text.trim();
+    // Nearly all are plain digits; 15 of them and three more stay within 18.
+    if (1..=15).contains(&text.len())
+        && let Some(value) = digits(text, text.len())
+    {
+        return Some(value * 10_i64.pow(shift));
+    }
     let (mantissa, exponent) = match text.split_once(['e', 'E']) {
         Some((mantissa, exponent)) => (mantissa, exponent.parse::<i32>().ok()?),
         None => (text, 0),
@@ -81,7 +91,7 @@ fn decimal(text: &str, shift: i64) -> Option<i64> {
         return None;
     }
     // A whole part of 18 digits is beyond every time in range, so the sum below cannot overflow.
-    let kept = i64::try_from(whole.len()).ok()? + i64::from(exponent) + shift;
+    let kept = i64::try_from(whole.len()).ok()? + i64::from(exponent) + i64::from(shift);
     if !(0..=18).contains(&kept) {
         return None;
     }
@@ -185,8 +195,8 @@ fn days_ms(year: i64, month: i64, day: i64) -> Option<i64> {
     if day < 1 || day > month_days {
         return None;
     }
-    // Counted in years that begin in March, so that the leap day is the last of its year; 306 days lie between the
-    // first of March and the first of January, 719,468 between 0000-03-01 and 1970-01-01.
+    // Counted in years that begin in March, so that the leap day is the last of its year; 306 days lie
+    // between the first of March and the first of January, 719,468 between 0000-03-01 and 1970-01-01.
     let (year, month) = if month > 2 {
         (year, month - 3)
     } else {
@@ -236,6 +246,14 @@ mod tests {
         assert_eq!(seconds_or_milliseconds("1705851135123"), Some(1_705_851_135_123));
         assert_eq!(seconds_or_milliseconds("99999999999"), Some(99_999_999_999_000));
         assert_eq!(seconds_or_milliseconds("100000000000"), Some(100_000_000_000));
+        assert_eq!(
+            seconds_or_milliseconds("1705851135123.9"),
+            Some(1_705_851_135_123)
+        );
+        assert_eq!(
+            seconds_or_milliseconds("1705851135.1239"),
+            Some(1_705_851_135_123)
+        );
     }
 
     #[test]

@@ -144,7 +144,8 @@ fn bounce_type(fields: &Fields<'_>) -> BounceType {
     }
 }
 
-/// The fields of one element, sorted in one pass: the names that SendGrid reserves, and the sender's custom arguments.
+/// The fields of one element, sorted in one pass: the names that SendGrid reserves, and the sender's custom
+/// arguments.
 struct Fields<'a> {
     category: Value<'a>,
     email: Value<'a>,

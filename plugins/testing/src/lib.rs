@@ -11,9 +11,9 @@ use case::{Case, Expected};
 
 /// Runs every case file in the folder against `P` and panics with all differences when any does not hold.
 ///
-/// Natively no proof is checked, that is the host's work: a case that must be refused for its proof passes when
-/// `authenticate` refuses it or demands a proof, one that must be accepted when `authenticate` demands what the case
-/// configures and `normalize` gives the events.
+/// Natively no proof is checked, that is the host's work: a case that must be refused for its proof passes
+/// when `authenticate` refuses it or demands a proof, one that must be accepted when `authenticate` demands
+/// what the case configures and `normalize` gives the events.
 pub fn run_cases<P: Plugin>(folder: impl AsRef<Path>) {
     let folder = folder.as_ref();
     let cases = Case::read_all(folder);

@@ -1,7 +1,7 @@
 //! The parser: text to nodes in one pass.
 
-/// Nesting that is still read. Real payloads stay below ten levels; this many frames fit the guest's 1 MiB stack
-/// many times over.
+/// Nesting that is still read. Real payloads stay below ten levels; this many frames fit the guest's 1 MiB
+/// stack many times over.
 const MAX_DEPTH: usize = 128;
 
 /// What a node is.
@@ -324,8 +324,8 @@ impl<'a> Parser<'a> {
     }
 }
 
-/// The high bit of every byte that is a quote, a backslash or a control character. Bytes above the lowest such one may
-/// be marked wrongly, because the subtractions borrow; only the lowest counts.
+/// The high bit of every byte that is a quote, a backslash or a control character. Bytes above the lowest
+/// such one may be marked wrongly, because the subtractions borrow; only the lowest counts.
 #[inline]
 fn special_bytes(word: u64) -> u64 {
     const ONES: u64 = u64::MAX / 255;
