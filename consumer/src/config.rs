@@ -93,7 +93,11 @@ impl TryFrom<RawConsumerConfig> for ConsumerConfig {
     fn try_from(raw: RawConsumerConfig) -> Result<Self, InvalidConfig> {
         let in_range = |key, value: u64, min: u64, max: u64| {
             let fits = (min..=max).contains(&value);
-            if fits { Ok(value) } else { Err(InvalidConfig::OutOfRange { key, value, min, max }) }
+            if fits {
+                Ok(value)
+            } else {
+                Err(InvalidConfig::OutOfRange { key, value, min, max })
+            }
         };
         in_range("batch_events", raw.batch_events as u64, 1, 50_000)?;
         in_range("memory_entries", raw.memory_entries as u64, 1_000, 10_000_000)?;
@@ -129,7 +133,10 @@ impl IpRange {
                 v4.to_bits() & u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0),
             )),
             IpAddr::V6(v6) => IpAddr::V6(std::net::Ipv6Addr::from_bits(
-                v6.to_bits() & u128::MAX.checked_shl(128 - u32::from(prefix.min(128))).unwrap_or(0),
+                v6.to_bits()
+                    & u128::MAX
+                        .checked_shl(128 - u32::from(prefix.min(128)))
+                        .unwrap_or(0),
             )),
         };
         Self { address, prefix }
@@ -140,7 +147,11 @@ impl IpRange {
         let (address, prefix) = text.split_once('/').unwrap_or((text, ""));
         let address: IpAddr = address.parse().ok()?;
         let longest = if address.is_ipv4() { 32 } else { 128 };
-        let prefix = if text.contains('/') { prefix.parse().ok()? } else { longest };
+        let prefix = if text.contains('/') {
+            prefix.parse().ok()?
+        } else {
+            longest
+        };
         (prefix <= longest).then(|| Self::new(address, prefix))
     }
 
@@ -156,12 +167,28 @@ mod tests {
 
     #[test]
     fn names_the_key_that_cannot_work() {
-        let error = |raw| ConsumerConfig::try_from(raw).unwrap_err().to_string();
-        let raw = RawConsumerConfig { batch_events: 0, ..Default::default() };
-        assert_eq!(error(raw), "`consumer.batch_events` is 0, it must be between 1 and 50000");
-        let raw = RawConsumerConfig { retry_initial_ms: 500, retry_max_ms: 100, ..Default::default() };
-        assert_eq!(error(raw), "`consumer.retry_max_ms` is 100, it must be between 500 and 600000");
-        let raw = RawConsumerConfig { relay_ranges: vec!["17.0.0.0/33".into()], ..Default::default() };
+        let error = |raw: RawConsumerConfig| ConsumerConfig::try_from(raw).unwrap_err().to_string();
+        let raw = RawConsumerConfig {
+            batch_events: 0,
+            ..Default::default()
+        };
+        assert_eq!(
+            error(raw),
+            "`consumer.batch_events` is 0, it must be between 1 and 50000"
+        );
+        let raw = RawConsumerConfig {
+            retry_initial_ms: 500,
+            retry_max_ms: 100,
+            ..Default::default()
+        };
+        assert_eq!(
+            error(raw),
+            "`consumer.retry_max_ms` is 100, it must be between 500 and 600000"
+        );
+        let raw = RawConsumerConfig {
+            relay_ranges: vec!["17.0.0.0/33".into()],
+            ..Default::default()
+        };
         assert!(error(raw).contains("`17.0.0.0/33`"));
     }
 
@@ -182,7 +209,11 @@ mod tests {
         assert!(!v6.contains("2001:db9::1".parse().unwrap()));
         let everything = IpRange::parse("0.0.0.0/0").unwrap();
         assert!(everything.contains("255.1.2.3".parse().unwrap()));
-        assert!(IpRange::parse("192.0.2.1").unwrap().contains("192.0.2.1".parse().unwrap()));
+        assert!(
+            IpRange::parse("192.0.2.1")
+                .unwrap()
+                .contains("192.0.2.1".parse().unwrap())
+        );
         for text in ["", "/", "x/8", "1.2.3.4/", "1.2.3.4/-1", "1.2.3.4/8/8"] {
             assert_eq!(IpRange::parse(text), None, "{text}");
         }

@@ -54,7 +54,11 @@ pub(crate) struct DeadLetter {
 
 impl DeadLetter {
     pub(crate) fn new(record: &Record, cause: Cause, message: String) -> Self {
-        let Position { topic, partition, offset } = &record.position;
+        let Position {
+            topic,
+            partition,
+            offset,
+        } = &record.position;
         Self {
             source: format!("{topic}/{partition}/{offset}"),
             cause,

@@ -34,7 +34,11 @@ mod tests {
 
     fn letter(value: &str) -> DeadLetter {
         let record = Record {
-            position: Position { topic: EVENTS_TOPIC.into(), partition: 1, offset: 7 },
+            position: Position {
+                topic: EVENTS_TOPIC.into(),
+                partition: 1,
+                offset: 7,
+            },
             key: "k".into(),
             value: value.into(),
             headers: Default::default(),
@@ -47,14 +51,26 @@ mod tests {
     fn says_what_is_wrong_and_quotes_nothing() {
         let newer = letter(r#"{"schema_version": 9, "who": "ann@example.com"}"#);
         assert_eq!(newer.cause, Cause::SchemaTooNew);
-        assert_eq!(newer.message, "event has schema version 9, this build reads up to 1: upgrade the reader");
+        assert_eq!(
+            newer.message,
+            "event has schema version 9, this build reads up to 1: upgrade the reader"
+        );
         for (value, message) in [
             ("ann@example.com", "the record is not json at line 1 column 1"),
-            (r#"{"schema_version": "ann@example.com"}"#, "the record has not the fields of an event at line 1 column 36"),
-            (r#"{"schema_version": 1"#, "the record ends too early at line 1 column 20"),
+            (
+                r#"{"schema_version": "ann@example.com"}"#,
+                "the record has not the fields of an event at line 1 column 36",
+            ),
+            (
+                r#"{"schema_version": 1"#,
+                "the record ends too early at line 1 column 20",
+            ),
         ] {
             let letter = letter(value);
-            assert_eq!((letter.cause, letter.message.as_str()), (Cause::Undecodable, message));
+            assert_eq!(
+                (letter.cause, letter.message.as_str()),
+                (Cause::Undecodable, message)
+            );
         }
     }
 }

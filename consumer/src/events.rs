@@ -65,7 +65,8 @@ struct Pipeline<'a> {
 impl Pipeline<'_> {
     async fn consume(&mut self) -> Result<std::convert::Infallible, Interrupted> {
         let Dependencies { bus, metrics, .. } = self.dependencies;
-        let mut reader = Reader::join(bus.as_ref(), EVENTS_GROUP, self.config, metrics, self.shutdown).await?;
+        let mut reader =
+            Reader::join(bus.as_ref(), EVENTS_GROUP, self.config, metrics, self.shutdown).await?;
         loop {
             let records = reader.next_batch().await?;
             if !records.is_empty() {
@@ -130,24 +131,39 @@ impl Pipeline<'_> {
         if incoming.is_empty() {
             return Ok(Vec::new());
         }
-        let (records, events): (Vec<Record>, Vec<Event>) =
-            incoming.into_iter().map(|Incoming { record, event }| (record, event)).unzip();
+        let (records, events): (Vec<Record>, Vec<Event>) = incoming
+            .into_iter()
+            .map(|Incoming { record, event }| (record, event))
+            .unzip();
         let known = self.profiles.load(&events).await;
         let wanted = self.enricher.wanted_sent_times(&events);
         let sent_times = self.sent_times(wanted).await?;
         let findings = self.enricher.enrich(&events, &sent_times, &known);
         let mut rows = Vec::with_capacity(events.len());
         for (event, enrichment) in events.into_iter().zip(findings) {
-            if enrichment.machine || matches!(event.event_type, event::EventType::Opened | event::EventType::Clicked) {
-                self.dependencies.metrics.judged(event.event_type, enrichment.machine);
+            if enrichment.machine
+                || matches!(
+                    event.event_type,
+                    event::EventType::Opened | event::EventType::Clicked
+                )
+            {
+                self.dependencies
+                    .metrics
+                    .judged(event.event_type, enrichment.machine);
             }
             rows.push(StoredEvent { event, enrichment });
         }
         let attempts = self.attempts("write");
         let written = write::write(self.dependencies.events.as_ref(), &rows, attempts).await?;
-        self.dependencies.metrics.stored(written.report.inserted, written.report.duplicates);
+        self.dependencies
+            .metrics
+            .stored(written.report.inserted, written.report.duplicates);
         for (index, message) in &written.refused {
-            letters.push(DeadLetter::new(&records[*index], crate::dead_letter::Cause::StoreRejected, message.clone()));
+            letters.push(DeadLetter::new(
+                &records[*index],
+                crate::dead_letter::Cause::StoreRejected,
+                message.clone(),
+            ));
         }
         let refused: HashSet<usize> = written.refused.into_iter().map(|(index, _)| index).collect();
         let mut index = 0;
@@ -156,12 +172,17 @@ impl Pipeline<'_> {
             !refused.contains(&(index - 1))
         });
         // Only after the write: whoever rebuilds a profile from history from here on sees these events.
-        self.profiles.apply(&rows, known, written.report.duplicates > 0).await;
+        self.profiles
+            .apply(&rows, known, written.report.duplicates > 0)
+            .await;
         Ok(rows.into_iter().map(|row| row.event).collect())
     }
 
     /// When messages were sent, as far as the event store knows.
-    async fn sent_times(&self, wanted: Vec<MessageRef>) -> Result<HashMap<MessageRef, Timestamp>, Interrupted> {
+    async fn sent_times(
+        &self,
+        wanted: Vec<MessageRef>,
+    ) -> Result<HashMap<MessageRef, Timestamp>, Interrupted> {
         if wanted.is_empty() {
             return Ok(HashMap::new());
         }
@@ -171,7 +192,9 @@ impl Pipeline<'_> {
                 Ok(times) => {
                     attempts.succeeded();
                     let known = wanted.into_iter().zip(times);
-                    return Ok(known.filter_map(|(message, time)| Some((message, time?))).collect());
+                    return Ok(known
+                        .filter_map(|(message, time)| Some((message, time?)))
+                        .collect());
                 }
                 Err(error) => {
                     if let Some(refusal) = attempts.failed(error).await? {
@@ -184,7 +207,13 @@ impl Pipeline<'_> {
     }
 
     fn attempts(&self, operation: &'static str) -> Attempts<'_> {
-        Attempts::new(self.config, &self.dependencies.metrics, self.shutdown, EVENTS_GROUP, operation)
+        Attempts::new(
+            self.config,
+            &self.dependencies.metrics,
+            self.shutdown,
+            EVENTS_GROUP,
+            operation,
+        )
     }
 }
 
@@ -192,5 +221,9 @@ impl Pipeline<'_> {
 /// are not remembered; the event store knows them.
 fn numeric_id(event: &Event) -> Option<u128> {
     let id = &event.event_id;
-    if id.len() == 32 { u128::from_str_radix(id, 16).ok() } else { None }
+    if id.len() == 32 {
+        u128::from_str_radix(id, 16).ok()
+    } else {
+        None
+    }
 }

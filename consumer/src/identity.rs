@@ -40,9 +40,17 @@ async fn consume(
     dependencies: &Dependencies,
     shutdown: &CancellationToken,
 ) -> Result<std::convert::Infallible, Interrupted> {
-    let Dependencies { bus, identities, metrics, .. } = dependencies;
+    let Dependencies {
+        bus,
+        identities,
+        metrics,
+        ..
+    } = dependencies;
     let mut reader = Reader::join(bus.as_ref(), IDENTITY_GROUP, config, metrics, shutdown).await?;
-    let mut known = Known { seen: Recent::new(config.memory_entries), fingerprints: RandomState::new() };
+    let mut known = Known {
+        seen: Recent::new(config.memory_entries),
+        fingerprints: RandomState::new(),
+    };
     loop {
         let records = reader.next_batch().await?;
         if records.is_empty() {
@@ -103,7 +111,10 @@ impl Known {
         for event in events {
             let identifiers = &event.identifiers;
             let fingerprint = self.fingerprints.hash_one(identifiers);
-            if identifiers.is_empty() || self.seen.get(&fingerprint).is_some() || !in_batch.insert(fingerprint) {
+            if identifiers.is_empty()
+                || self.seen.get(&fingerprint).is_some()
+                || !in_batch.insert(fingerprint)
+            {
                 continue;
             }
             sightings.push(Sighting {
@@ -118,7 +129,8 @@ impl Known {
     /// Only what the graph has taken is remembered.
     fn remember(&mut self, sightings: &[Sighting]) {
         for sighting in sightings {
-            self.seen.insert(self.fingerprints.hash_one(&sighting.identifiers), ());
+            self.seen
+                .insert(self.fingerprints.hash_one(&sighting.identifiers), ());
         }
     }
 }

@@ -64,7 +64,11 @@ pub async fn run(
     let mut tasks = JoinSet::new();
     tasks.spawn(events::run(config.clone(), dependencies.clone(), stop.clone()));
     tasks.spawn(identity::run(config.clone(), dependencies.clone(), stop.clone()));
-    tasks.spawn(metrics::watch_lag(dependencies.bus, dependencies.metrics, stop.clone()));
+    tasks.spawn(metrics::watch_lag(
+        dependencies.bus,
+        dependencies.metrics,
+        stop.clone(),
+    ));
     let mut result = Ok(());
     while let Some(ended) = tasks.join_next().await {
         let ended = match ended {

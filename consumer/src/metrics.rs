@@ -73,9 +73,15 @@ impl Metrics {
             verdicts: Family::default(),
             retries: Family::default(),
             lag: Family::default(),
-            batch_events: Histogram::new(prometheus_client::metrics::histogram::exponential_buckets(1.0, 4.0, 9)),
-            batch_seconds: Histogram::new(prometheus_client::metrics::histogram::exponential_buckets(0.001, 2.0, 17)),
-            visible_seconds: Histogram::new(prometheus_client::metrics::histogram::exponential_buckets(0.001, 2.0, 17)),
+            batch_events: Histogram::new(prometheus_client::metrics::histogram::exponential_buckets(
+                1.0, 4.0, 9,
+            )),
+            batch_seconds: Histogram::new(prometheus_client::metrics::histogram::exponential_buckets(
+                0.001, 2.0, 17,
+            )),
+            visible_seconds: Histogram::new(prometheus_client::metrics::histogram::exponential_buckets(
+                0.001, 2.0, 17,
+            )),
             profile_failures: Counter::default(),
             profiles_rebuilt: Counter::default(),
             profiles_stale: Gauge::default(),
@@ -97,10 +103,26 @@ impl Metrics {
         } = &families;
         let consumer = registry.sub_registry_with_prefix("sendflowr_consumer");
         consumer.register("events", "Events read, by what became of them", events.clone());
-        consumer.register("dead_letters", "Records set aside, by cause", dead_letters.clone());
-        consumer.register("verdicts", "Opens and clicks, by who is held to have made them", verdicts.clone());
-        consumer.register("retries", "Attempts that failed and were made again", retries.clone());
-        consumer.register("lag_records", "Records on the bus that the group has not committed", lag.clone());
+        consumer.register(
+            "dead_letters",
+            "Records set aside, by cause",
+            dead_letters.clone(),
+        );
+        consumer.register(
+            "verdicts",
+            "Opens and clicks, by who is held to have made them",
+            verdicts.clone(),
+        );
+        consumer.register(
+            "retries",
+            "Attempts that failed and were made again",
+            retries.clone(),
+        );
+        consumer.register(
+            "lag_records",
+            "Records on the bus that the group has not committed",
+            lag.clone(),
+        );
         consumer.register("batch_events", "Events in one write", batch_events.clone());
         let seconds = Unit::Seconds;
         consumer.register_with_unit(
@@ -115,10 +137,26 @@ impl Metrics {
             seconds,
             visible_seconds.clone(),
         );
-        consumer.register("profile_failures", "Failed calls of the profile store", profile_failures.clone());
-        consumer.register("profiles_rebuilt", "Profiles rebuilt from history", profiles_rebuilt.clone());
-        consumer.register("profiles_stale", "Profiles known to lack events", profiles_stale.clone());
-        consumer.register("sightings", "Events seen by the identity group, by what was done", sightings.clone());
+        consumer.register(
+            "profile_failures",
+            "Failed calls of the profile store",
+            profile_failures.clone(),
+        );
+        consumer.register(
+            "profiles_rebuilt",
+            "Profiles rebuilt from history",
+            profiles_rebuilt.clone(),
+        );
+        consumer.register(
+            "profiles_stale",
+            "Profiles known to lack events",
+            profiles_stale.clone(),
+        );
+        consumer.register(
+            "sightings",
+            "Events seen by the identity group, by what was done",
+            sightings.clone(),
+        );
         Self(Arc::new(families))
     }
 
@@ -129,7 +167,12 @@ impl Metrics {
 
     pub(crate) fn dead_lettered(&self, cause: Cause) {
         self.count(&self.0.events, "dead_lettered", 1);
-        self.0.dead_letters.get_or_create(&CauseLabels { cause: cause.as_str() }).inc();
+        self.0
+            .dead_letters
+            .get_or_create(&CauseLabels {
+                cause: cause.as_str(),
+            })
+            .inc();
     }
 
     /// A record that not even the dead letter topic took.
@@ -139,11 +182,20 @@ impl Metrics {
 
     pub(crate) fn judged(&self, event_type: EventType, machine: bool) {
         let verdict = if machine { "machine" } else { "human" };
-        self.0.verdicts.get_or_create(&VerdictLabels { event_type: event_type.as_str(), verdict }).inc();
+        self.0
+            .verdicts
+            .get_or_create(&VerdictLabels {
+                event_type: event_type.as_str(),
+                verdict,
+            })
+            .inc();
     }
 
     pub(crate) fn retried(&self, group: &'static str, operation: &'static str) {
-        self.0.retries.get_or_create(&RetryLabels { group, operation }).inc();
+        self.0
+            .retries
+            .get_or_create(&RetryLabels { group, operation })
+            .inc();
     }
 
     pub(crate) fn batch(&self, events: usize, took: Duration) {
@@ -178,7 +230,11 @@ impl Metrics {
 }
 
 /// Keeps the lag of both groups current until `stop`.
-pub(crate) async fn watch_lag(bus: Arc<dyn Bus>, metrics: Metrics, stop: CancellationToken) -> Result<(), ConsumerError> {
+pub(crate) async fn watch_lag(
+    bus: Arc<dyn Bus>,
+    metrics: Metrics,
+    stop: CancellationToken,
+) -> Result<(), ConsumerError> {
     while !stop.is_cancelled() {
         for group in [EVENTS_GROUP, IDENTITY_GROUP] {
             match bus.lag(group, &[EVENTS_TOPIC]).await {
@@ -188,7 +244,9 @@ pub(crate) async fn watch_lag(bus: Arc<dyn Bus>, metrics: Metrics, stop: Cancell
                     gauge.set(i64::try_from(records).unwrap_or(i64::MAX));
                 }
                 // The groups themselves report an outage of the bus; here only a number grows old.
-                Err(error) => tracing::debug!(consumer.group = group, %error, "cannot read the lag of {group}"),
+                Err(error) => {
+                    tracing::debug!(consumer.group = group, %error, "cannot read the lag of {group}")
+                }
             }
         }
         stop.run_until_cancelled(tokio::time::sleep(LAG_INTERVAL)).await;

@@ -26,6 +26,8 @@ pub(crate) struct Reader<'a> {
     metrics: &'a Metrics,
     shutdown: &'a CancellationToken,
     group: &'static str,
+    /// Whether the last commit failed.
+    commit_owed: bool,
 }
 
 impl<'a> Reader<'a> {
@@ -42,7 +44,14 @@ impl<'a> Reader<'a> {
             match bus.subscribe(group, &[EVENTS_TOPIC]).await {
                 Ok(subscription) => {
                     attempts.succeeded();
-                    return Ok(Self { subscription, config, metrics, shutdown, group });
+                    return Ok(Self {
+                        subscription,
+                        config,
+                        metrics,
+                        shutdown,
+                        group,
+                        commit_owed: false,
+                    });
                 }
                 Err(error) => {
                     if let Some(refusal) = attempts.failed(error).await? {
@@ -76,13 +85,20 @@ impl<'a> Reader<'a> {
                 }
             }
         };
+        if batch.is_empty() && self.commit_owed {
+            self.commit().await?;
+        }
         let deadline = Instant::now() + self.config.batch_wait;
         while !batch.is_empty() && batch.len() < self.config.batch_events && !self.shutdown.is_cancelled() {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
             }
-            match self.subscription.poll(self.config.batch_events - batch.len(), left).await {
+            match self
+                .subscription
+                .poll(self.config.batch_events - batch.len(), left)
+                .await
+            {
                 Ok(records) => batch.extend(records),
                 // What is in hand goes first; the next batch meets the error again and waits it out.
                 Err(_) => break,
@@ -91,18 +107,24 @@ impl<'a> Reader<'a> {
         Ok(batch)
     }
 
-    /// Commits what was read. A commit that fails is not tried again: the next one covers it, and until then the
-    /// worst is that records are read twice.
+    /// Commits what was read. A commit that fails is made good by the next one, or when there is nothing to read; until
+    /// then the worst is that records are read twice.
     pub(crate) async fn commit(&mut self) -> Result<(), Interrupted> {
-        let Err(error) = self.subscription.commit().await else { return Ok(()) };
+        let Err(error) = self.subscription.commit().await else {
+            self.commit_owed = false;
+            return Ok(());
+        };
         self.metrics.retried(self.group, "commit");
         match Disposition::of(&error) {
             Disposition::Retry | Disposition::DeadLetter => {
-                tracing::warn!(
-                    consumer.group = self.group,
-                    %error,
-                    "{} could not commit; the records will be read again", self.group
-                );
+                if !self.commit_owed {
+                    tracing::warn!(
+                        consumer.group = self.group,
+                        %error,
+                        "{} could not commit; records may be read again", self.group
+                    );
+                }
+                self.commit_owed = true;
                 Ok(())
             }
             Disposition::Fatal => {

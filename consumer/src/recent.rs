@@ -15,7 +15,11 @@ pub(crate) struct Recent<K, V> {
 
 impl<K: Hash + Eq, V> Recent<K, V> {
     pub(crate) fn new(capacity: usize) -> Self {
-        Self { young: HashMap::new(), old: HashMap::new(), generation: (capacity / 2).max(1) }
+        Self {
+            young: HashMap::new(),
+            old: HashMap::new(),
+            generation: (capacity / 2).max(1),
+        }
     }
 
     pub(crate) fn get(&self, key: &K) -> Option<&V> {

@@ -13,7 +13,10 @@ use crate::{
 /// The pause after the `failures`-th failure in a row, before jitter.
 pub(crate) fn pause(config: &ConsumerConfig, failures: u32) -> Duration {
     let doublings = failures.saturating_sub(1).min(31);
-    config.retry_initial.saturating_mul(1 << doublings).min(config.retry_max)
+    config
+        .retry_initial
+        .saturating_mul(1 << doublings)
+        .min(config.retry_max)
 }
 
 /// Between half of `pause` and all of it, so that many consumers do not come back at the same moment.
@@ -39,7 +42,14 @@ impl<'a> Attempts<'a> {
         group: &'static str,
         operation: &'static str,
     ) -> Self {
-        Self { config, metrics, shutdown, group, operation, failures: 0 }
+        Self {
+            config,
+            metrics,
+            shutdown,
+            group,
+            operation,
+            failures: 0,
+        }
     }
 
     /// After a failure: pauses when another attempt makes sense, gives the error back when it is the data's fault.
@@ -72,7 +82,11 @@ impl<'a> Attempts<'a> {
 
     /// The error that ends the consumer.
     pub(crate) fn fatal(&self, source: StoreError) -> Interrupted {
-        Interrupted::Fatal(ConsumerError::Port { group: self.group, operation: self.operation, source })
+        Interrupted::Fatal(ConsumerError::Port {
+            group: self.group,
+            operation: self.operation,
+            source,
+        })
     }
 
     /// After a success.
@@ -82,7 +96,9 @@ impl<'a> Attempts<'a> {
                 consumer.group = self.group,
                 consumer.operation = self.operation,
                 consumer.failed_attempts = self.failures,
-                "{} works again at {}", self.group, self.operation
+                "{} works again at {}",
+                self.group,
+                self.operation
             );
             self.failures = 0;
         }
@@ -96,7 +112,9 @@ mod tests {
     #[test]
     fn pauses_double_up_to_the_ceiling() {
         let config = ConsumerConfig::default();
-        let seconds: Vec<f64> = [1, 2, 3, 9, 10, 4_000_000].map(|n| pause(&config, n).as_secs_f64()).into();
+        let seconds: Vec<f64> = [1, 2, 3, 9, 10, 4_000_000]
+            .map(|n| pause(&config, n).as_secs_f64())
+            .into();
         assert_eq!(seconds, [0.1, 0.2, 0.4, 25.6, 30.0, 30.0]);
         for _ in 0..100 {
             let pause = jittered(Duration::from_secs(2));

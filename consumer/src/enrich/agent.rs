@@ -42,10 +42,15 @@ const TOOLS: [&str; 34] = [
 /// Proxies through which a mailbox shows pictures at the moment when the person opens the mail. Lower case.
 const PICTURE_PROXIES: [&str; 2] = ["googleimageproxy", "yahoomailproxy"];
 
-/// Whether the agent names a tool or is blank. An agent that the provider did not report is not blank.
+/// Whether the agent names a tool.
 pub(super) fn is_tool(agent: &str) -> bool {
-    let agent = agent.trim().to_ascii_lowercase();
-    agent.is_empty() || TOOLS.iter().any(|tool| agent.contains(tool))
+    let agent = agent.to_ascii_lowercase();
+    TOOLS.iter().any(|tool| agent.contains(tool))
+}
+
+/// Whether the agent is blank. One that the provider did not report is not: many report none.
+pub(super) fn is_blank(agent: &str) -> bool {
+    agent.trim().is_empty()
 }
 
 /// Whether the agent is a proxy that fetches when the person opens.
@@ -67,15 +72,21 @@ mod tests {
     fn tools_are_told_from_browsers() {
         let browser = "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0 Safari/537.36";
         let office = "Mozilla/4.0 (compatible; MSIE 7.0; Windows NT 10.0; Microsoft Outlook 16.0.5)";
-        let proxy = "Mozilla/5.0 (Windows NT 5.1; rv:11.0) Gecko Firefox/11.0 (via ggpht.com GoogleImageProxy)";
+        let proxy =
+            "Mozilla/5.0 (Windows NT 5.1; rv:11.0) Gecko Firefox/11.0 (via ggpht.com GoogleImageProxy)";
         let phone = "Mozilla/5.0 (Linux; Android 9; CUBOT_X18_Plus) AppleWebKit/537.36 Chrome/114.0 Mobile Safari/537.36";
         for person in [browser, office, proxy, phone, "Mozilla/5.0"] {
             assert!(!is_tool(person), "{person}");
         }
-        for tool in ["", "  ", "python-requests/2.31", "Mozilla/5.0 (X11) HeadlessChrome/120.0", "Wget/1.21"] {
+        for tool in [
+            "python-requests/2.31",
+            "Mozilla/5.0 (X11) HeadlessChrome/120.0",
+            "Wget/1.21",
+        ] {
             assert!(is_tool(tool), "{tool}");
         }
         assert!(is_picture_proxy(proxy) && !is_picture_proxy(browser));
+        assert!(is_blank(" ") && !is_blank(browser));
         assert!(is_bare("Mozilla/5.0 ") && !is_bare(browser));
     }
 }

@@ -30,7 +30,10 @@ pub(super) struct Latencies {
 
 impl Latencies {
     pub(super) fn new(capacity: usize) -> Self {
-        Self { fingerprints: Fingerprints::default(), sent: Recent::new(capacity) }
+        Self {
+            fingerprints: Fingerprints::default(),
+            sent: Recent::new(capacity),
+        }
     }
 
     /// Takes in the sent events of `batch`, then lists the delivered messages whose sending is not remembered.
@@ -62,8 +65,12 @@ impl Latencies {
             let message_id = event.message_id.clone()?;
             sent_times.get(&(event.universal_id.clone(), message_id)).copied()
         };
-        let measured = remembered.or_else(stored).map(|sent_at| event.timestamp.millis_since(sent_at));
-        measured.filter(believable).or_else(|| told(event).filter(believable))
+        let measured = remembered
+            .or_else(stored)
+            .map(|sent_at| event.timestamp.millis_since(sent_at));
+        measured
+            .filter(believable)
+            .or_else(|| told(event).filter(believable))
     }
 
     fn key(&self, event: &Event) -> Option<u64> {

@@ -89,8 +89,13 @@ impl ProfileKeeper {
         let people: BTreeSet<&UniversalId> = batch.iter().map(|event| &event.universal_id).collect();
         let ids: Vec<UniversalId> = people.into_iter().cloned().collect();
         let store = self.store.clone();
-        let Some(found) = self.call(store.get(&ids)).await else { return HashMap::new() };
-        ids.into_iter().zip(found).filter_map(|(id, profile)| Some((id, profile?))).collect()
+        let Some(found) = self.call(store.get(&ids)).await else {
+            return HashMap::new();
+        };
+        ids.into_iter()
+            .zip(found)
+            .filter_map(|(id, profile)| Some((id, profile?)))
+            .collect()
     }
 
     /// Applies stored events to the profiles of their people. `known` are those that [`ProfileKeeper::load`] found;
@@ -112,7 +117,11 @@ impl ProfileKeeper {
                 profile.apply(&stored.event, stored.enrichment.machine);
             }
         }
-        let lost: Vec<UniversalId> = people.into_iter().filter(|id| !known.contains_key(*id)).cloned().collect();
+        let lost: Vec<UniversalId> = people
+            .into_iter()
+            .filter(|id| !known.contains_key(*id))
+            .cloned()
+            .collect();
         let updated: Vec<(UniversalId, Profile)> = known.into_iter().collect();
         self.put(updated).await;
         self.rebuild(lost).await;
@@ -154,15 +163,24 @@ impl ProfileKeeper {
             // Somebody's events may be missing.
             events.clear();
             for person in people {
-                let own = self.history.history(std::slice::from_ref(person), beginning, EVENTS_PER_PERSON).await?;
+                let own = self
+                    .history
+                    .history(std::slice::from_ref(person), beginning, EVENTS_PER_PERSON)
+                    .await?;
                 events.extend(own);
             }
         }
         let mut profiles: HashMap<&UniversalId, Profile> = HashMap::new();
         for StoredEvent { event, enrichment } in &events {
-            profiles.entry(&event.universal_id).or_default().apply(event, enrichment.machine);
+            profiles
+                .entry(&event.universal_id)
+                .or_default()
+                .apply(event, enrichment.machine);
         }
-        Ok(profiles.into_iter().map(|(id, profile)| (id.clone(), profile)).collect())
+        Ok(profiles
+            .into_iter()
+            .map(|(id, profile)| (id.clone(), profile))
+            .collect())
     }
 
     async fn put(&mut self, profiles: Vec<(UniversalId, Profile)>) {

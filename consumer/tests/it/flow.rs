@@ -1,0 +1,227 @@
+//! From the bus to the stores, with everything working.
+
+use std::time::Duration;
+
+use consumer::{ConsumerConfig, EVENTS_GROUP, header};
+use event::EventType::{Clicked, Delivered, Opened, Sent};
+
+use crate::world::{World, deliveries, event, ids, person, profile_of, until};
+
+#[tokio::test(start_paused = true)]
+async fn events_are_enriched_stored_and_felt_in_profiles() {
+    let world = World::default();
+    let mut tool = event("ann", Clicked, "m1", 60);
+    tool.user_agent = Some("curl/8.5.0".into());
+    let events = [
+        event("ann", Sent, "m1", 0),
+        event("ann", Delivered, "m1", 7),
+        tool,
+        event("ann", Clicked, "m1", 600),
+    ];
+    world.bus.put_events(&events);
+    let running = world.start();
+    world.caught_up().await;
+
+    let rows = world.events.rows();
+    assert_eq!(world.events.ids(), ids(&events));
+    let latencies: Vec<_> = rows
+        .iter()
+        .map(|row| row.enrichment.delivery_latency_ms)
+        .collect();
+    assert_eq!(latencies, [None, Some(7_000), None, None]);
+    assert_eq!(
+        rows[2].enrichment.machine_reasons,
+        ["click_within_60s:1", "tool_agent:7"]
+    );
+    assert!(rows[2].enrichment.machine && !rows[3].enrichment.machine);
+    let history = world.profiles.of(&person("ann")).history(events[3].timestamp);
+    assert_eq!(history.mails.len(), 1);
+    assert_eq!(history.mails[0].clicked_at, Some(events[3].timestamp));
+
+    assert_eq!(
+        running.metric("sendflowr_consumer_events_total{outcome=\"stored\"}"),
+        4.0
+    );
+    let judged = |verdict| {
+        format!("sendflowr_consumer_verdicts_total{{event_type=\"clicked\",verdict=\"{verdict}\"}}")
+    };
+    assert_eq!(
+        (
+            running.metric(&judged("machine")),
+            running.metric(&judged("human"))
+        ),
+        (1.0, 1.0)
+    );
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn latency_comes_from_memory_then_the_store_then_the_metadata() {
+    let world = World::default();
+    world.bus.put_events(&[
+        event("ann", Sent, "stored", 0),
+        event("ann", Sent, "wrong-clock", 500),
+    ]);
+    let running = world.start();
+    world.caught_up().await;
+    running.stop().await.unwrap();
+
+    // Another process: it remembers nothing of the sent events.
+    let mut told = event("ann", Delivered, "told", 30);
+    told.metadata.insert("latency_seconds".into(), "2.5".into());
+    let mut nonsense = event("ann", Delivered, "nonsense", 30);
+    nonsense.metadata.insert("latency_seconds".into(), "-1".into());
+    let mut wrong_clock = event("ann", Delivered, "wrong-clock", 100);
+    wrong_clock.metadata.insert("latency_seconds".into(), "3".into());
+    let late = event("ann", Delivered, "stored", 8 * 24 * 3_600);
+    world.bus.put_events(&[
+        event("ann", Delivered, "stored", 9),
+        told,
+        nonsense,
+        wrong_clock,
+        late,
+    ]);
+    let running = world.start();
+    world.caught_up().await;
+    let rows = world.events.rows();
+    let latencies: Vec<_> = rows[2..]
+        .iter()
+        .map(|row| row.enrichment.delivery_latency_ms)
+        .collect();
+    assert_eq!(latencies, [Some(9_000), Some(2_500), None, Some(3_000), None]);
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lone_event_is_visible_within_a_second() {
+    let world = World::default();
+    let running = world.start();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let start = tokio::time::Instant::now();
+    world.bus.put_events(&[event("ann", Opened, "m1", 0)]);
+    until("the profile knows it", || {
+        world.profiles.of(&person("ann")).counts().opens == 1
+    })
+    .await;
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn batches_are_as_large_as_allowed() {
+    let world = World::default();
+    world.bus.put_events(&deliveries(1_050, 30));
+    let running = world.start_with(ConsumerConfig {
+        batch_events: 250,
+        ..ConsumerConfig::default()
+    });
+    world.caught_up().await;
+    assert_eq!(world.events.writes.load(std::sync::atomic::Ordering::SeqCst), 5);
+    assert_eq!(running.metric("sendflowr_consumer_batch_events_count"), 5.0);
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn repeats_change_nothing() {
+    let world = World::default();
+    let events = deliveries(40, 3);
+    world.bus.put_events(&events);
+    world.bus.put_events(&events);
+    let running = world.start();
+    world.caught_up().await;
+    world.bus.put_events(&events);
+    world.caught_up().await;
+    assert_eq!(world.events.ids(), ids(&events));
+    assert_eq!(
+        running.metric("sendflowr_consumer_events_total{outcome=\"stored\"}"),
+        40.0
+    );
+    assert_eq!(
+        running.metric("sendflowr_consumer_events_total{outcome=\"duplicate\"}"),
+        80.0
+    );
+    let rows = world.events.rows();
+    for name in ["p0", "p1", "p2"] {
+        assert_eq!(world.profiles.of(&person(name)), profile_of(&rows, &person(name)));
+    }
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_read_is_set_aside_and_holds_up_nothing() {
+    let world = World::default();
+    let events = deliveries(2, 1);
+    let mut newer: serde_json::Value = serde_json::from_slice(&events[0].to_json()).unwrap();
+    newer["schema_version"] = 9.into();
+    world.bus.put(events[0].to_json());
+    world.bus.put(b"ann@example.com is no event".to_vec());
+    world.bus.put(newer.to_string().into_bytes());
+    world.bus.put(events[1].to_json());
+    let running = world.start();
+    world.caught_up().await;
+
+    assert_eq!(world.events.ids(), ids(&events));
+    let letters = world.bus.dead_letters();
+    let headers = |name: &str| {
+        letters
+            .iter()
+            .map(|letter| letter.headers[name].clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(headers(header::CAUSE), ["undecodable", "schema_too_new"]);
+    assert_eq!(headers(header::SOURCE), ["email-events/0/1", "email-events/0/2"]);
+    assert_eq!(headers(header::STAGE), ["consumer", "consumer"]);
+    assert_eq!(
+        headers("trace"),
+        ["t1", "t1"],
+        "the record's own headers travel along"
+    );
+    assert_eq!(
+        headers(header::MESSAGE),
+        [
+            "the record is not json at line 1 column 1",
+            "event has schema version 9, this build reads up to 1: upgrade the reader",
+        ]
+    );
+    assert_eq!(
+        letters[1].value,
+        newer.to_string().into_bytes(),
+        "to be put back after the upgrade"
+    );
+    assert_eq!(
+        running.metric("sendflowr_consumer_dead_letters_total{cause=\"schema_too_new\"}"),
+        1.0
+    );
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_finishes_the_batch_in_hand() {
+    let world = World::default();
+    let running = world.start();
+    let events = deliveries(10, 2);
+    world.bus.put_events(&events);
+    until("the batch is in hand", || {
+        world.bus.handed_out.load(std::sync::atomic::Ordering::SeqCst) == 10
+    })
+    .await;
+    assert_eq!(world.events.ids(), [""; 0], "it still waits for others to join");
+    running.stop().await.unwrap();
+    assert_eq!(world.events.ids(), ids(&events));
+    assert_eq!(world.bus.committed(EVENTS_GROUP), 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn lag_is_told() {
+    let world = World::default();
+    world.identities.down.on();
+    world.bus.put_events(&deliveries(3, 1));
+    let running = world.start();
+    world.caught_up().await;
+    let lag = |group| running.metric(&format!("sendflowr_consumer_lag_records{{group=\"{group}\"}}"));
+    until("the gauges are current", || {
+        lag(EVENTS_GROUP) == 0.0 && lag(consumer::IDENTITY_GROUP) == 3.0
+    })
+    .await;
+    running.stop().await.unwrap();
+}

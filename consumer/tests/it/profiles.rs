@@ -1,0 +1,135 @@
+//! Profiles stay true whatever happens to their store.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use event::EventType::{Clicked, Delivered, Opened};
+
+use crate::world::{World, deliveries, event, ids, person, profile_of, until};
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_of_the_profile_store_holds_up_no_event_and_is_made_good() {
+    for hangs in [false, true] {
+        let world = World::default();
+        let events = deliveries(3_000, 300);
+        world.bus.put_events(&events[..500]);
+        let running = world.start();
+        world.caught_up().await;
+        let switch = if hangs {
+            &world.profiles.hangs
+        } else {
+            &world.profiles.down
+        };
+        switch.on();
+        let calls_before = world.profiles.calls.load(Ordering::SeqCst);
+        let start = tokio::time::Instant::now();
+        world.bus.put_events(&events[500..]);
+        world.caught_up().await;
+        assert_eq!(world.events.ids(), ids(&events));
+        assert!(
+            start.elapsed() < Duration::from_secs(10),
+            "{:?} with hangs {hangs}",
+            start.elapsed()
+        );
+        let calls = world.profiles.calls.load(Ordering::SeqCst) - calls_before;
+        assert!(calls < 20, "{calls} calls for 25 batches");
+        assert!(running.metric("sendflowr_consumer_profiles_stale") > 0.0);
+
+        switch.off();
+        until("profiles are repaired", || {
+            running.metric("sendflowr_consumer_profiles_stale") == 0.0
+        })
+        .await;
+        let rows = world.events.rows();
+        for name in 0..300 {
+            let id = person(&format!("p{name}"));
+            assert_eq!(world.profiles.of(&id), profile_of(&rows, &id));
+        }
+        running.stop().await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_profile_is_rebuilt_from_history_before_it_is_put() {
+    let world = World::default();
+    world.bus.put_events(&deliveries(600, 120));
+    let running = world.start();
+    world.caught_up().await;
+    running.stop().await.unwrap();
+
+    // A restart of the embedded engine.
+    world.profiles.forget_all();
+    world.bus.put_events(&[event("p5", Opened, "m5", 9_000)]);
+    let running = world.start();
+    world.caught_up().await;
+    let counts = world.profiles.of(&person("p5")).counts();
+    assert_eq!((counts.deliveries, counts.opens), (5, 1));
+    assert!(
+        world.profiles.of(&person("p6")).is_empty(),
+        "who does nothing is rebuilt by readers"
+    );
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn people_with_long_histories_are_rebuilt_in_full() {
+    let world = World::default();
+    // One batch of people whose common history is more than one query takes.
+    world.bus.put_events(&deliveries(12_000, 40));
+    let running = world.start();
+    world.caught_up().await;
+    running.stop().await.unwrap();
+    world.profiles.forget_all();
+    let opens: Vec<_> = (0..40)
+        .map(|n| event(&format!("p{n}"), Opened, "m1", 100_000))
+        .collect();
+    world.bus.put_events(&opens);
+    let running = world.start();
+    world.caught_up().await;
+    let rows = world.events.rows();
+    for name in ["p0", "p17", "p39"] {
+        let profile = world.profiles.of(&person(name));
+        assert_eq!(profile, profile_of(&rows, &person(name)));
+        assert_eq!((profile.counts().deliveries, profile.counts().opens), (300, 1));
+    }
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_stored_verdict_counts_when_an_event_comes_again() {
+    let world = World::default();
+    // Judged as a machine's because its delivery is known.
+    let click = event("ann", Clicked, "m1", 1);
+    world
+        .bus
+        .put_events(&[event("ann", Delivered, "m1", 0), click.clone()]);
+    let running = world.start();
+    world.caught_up().await;
+    running.stop().await.unwrap();
+    assert!(world.events.rows()[1].enrichment.machine);
+
+    // Again in another process, with the profile gone: nothing tells now that it came right after delivery.
+    world.profiles.forget_all();
+    world.bus.put_events(&[click]);
+    let running = world.start();
+    world.caught_up().await;
+    let counts = world.profiles.of(&person("ann")).counts();
+    assert_eq!((counts.deliveries, counts.clicks), (1, 0));
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_profile_knows_deliveries_that_memory_does_not() {
+    let world = World::default();
+    world.bus.put_events(&[event("ann", Delivered, "m1", 0)]);
+    let running = world.start();
+    world.caught_up().await;
+    running.stop().await.unwrap();
+    world.bus.put_events(&[event("ann", Clicked, "m1", 1)]);
+    let running = world.start();
+    world.caught_up().await;
+    assert_eq!(
+        world.events.rows()[1].enrichment.machine_reasons,
+        ["click_within_2s:3"]
+    );
+    running.stop().await.unwrap();
+}
