@@ -181,10 +181,22 @@ pub struct InvalidConfig {
 /// one and nights a tenth of it, so that a signal can win the choice among waking hours and never moves mail into the night.
 /// A visit says less than a look at a product or a click out of a message. People stay on a site for minutes and come back
 /// within the hour: half-lives of that order let the factor fade before the next part of the day.
-const SITE_VISIT: HotPath = HotPath { weight: 0.5, half_life: Duration::from_secs(1_800) };
-const PRODUCT_VIEW: HotPath = HotPath { weight: 1.0, half_life: Duration::from_secs(3_600) };
-const SMS_CLICK: HotPath = HotPath { weight: 1.0, half_life: Duration::from_secs(1_800) };
-const PUSH_CLICK: HotPath = HotPath { weight: 0.8, half_life: Duration::from_secs(1_800) };
+const SITE_VISIT: HotPath = HotPath {
+    weight: 0.5,
+    half_life: Duration::from_secs(1_800),
+};
+const PRODUCT_VIEW: HotPath = HotPath {
+    weight: 1.0,
+    half_life: Duration::from_secs(3_600),
+};
+const SMS_CLICK: HotPath = HotPath {
+    weight: 1.0,
+    half_life: Duration::from_secs(1_800),
+};
+const PUSH_CLICK: HotPath = HotPath {
+    weight: 0.8,
+    half_life: Duration::from_secs(1_800),
+};
 
 /// Two days: a complaint or a ticket is usually settled by then.
 const COMPLAINT_SECONDS: u64 = 48 * 3_600;
@@ -207,16 +219,25 @@ impl TryFrom<RawInferenceConfig> for InferenceConfig {
             if range.contains(&value) {
                 Ok(Duration::from_secs(value))
             } else {
-                Err(InvalidConfig { key: key.to_owned(), expected: "a number of seconds within the documented range" })
+                Err(InvalidConfig {
+                    key: key.to_owned(),
+                    expected: "a number of seconds within the documented range",
+                })
             }
         };
         let count = |key: &str, value: Option<usize>, default: usize| match value.unwrap_or(default) {
-            0 => Err(InvalidConfig { key: key.to_owned(), expected: "at least 1" }),
+            0 => Err(InvalidConfig {
+                key: key.to_owned(),
+                expected: "at least 1",
+            }),
             value => Ok(value),
         };
         let quantile = raw.latency.quantile.unwrap_or(0.5);
         if !(0.01..=0.99).contains(&quantile) {
-            return Err(InvalidConfig { key: "latency.quantile".to_owned(), expected: "a number from 0.01 to 0.99" });
+            return Err(InvalidConfig {
+                key: "latency.quantile".to_owned(),
+                expected: "a number from 0.01 to 0.99",
+            });
         }
         let breaker = |key: &str, value, default| seconds(key, value, default, 0..=MAX_BREAKER_SECONDS);
         let breakers = &raw.breakers;
@@ -224,28 +245,59 @@ impl TryFrom<RawInferenceConfig> for InferenceConfig {
         Ok(Self {
             listen: raw.listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8001))),
             model_folder: raw.model_folder,
-            refit_interval: seconds("refit_interval_seconds", raw.refit_interval_seconds, 86_400, 1..=31_536_000)?,
+            refit_interval: seconds(
+                "refit_interval_seconds",
+                raw.refit_interval_seconds,
+                86_400,
+                1..=31_536_000,
+            )?,
             training_people: count("training_people", raw.training_people, 5_000)?,
-            history: seconds("history_seconds", raw.history_seconds, 31_536_000, 86_400..=315_360_000)?,
+            history: seconds(
+                "history_seconds",
+                raw.history_seconds,
+                31_536_000,
+                86_400..=315_360_000,
+            )?,
             history_events: count("history_events", raw.history_events, 2_000)?,
             person_cache: seconds("person_cache_seconds", raw.person_cache_seconds, 5, 0..=3_600)?,
-            rebuilt_profile_cache: Duration::from_millis(raw.rebuilt_profile_cache_ms.unwrap_or(1_500).min(60_000)),
+            rebuilt_profile_cache: Duration::from_millis(
+                raw.rebuilt_profile_cache_ms.unwrap_or(1_500).min(60_000),
+            ),
             curve_cache_entries: count("curve_cache_entries", raw.curve_cache_entries, 512)?,
             max_body_bytes: count("max_body_bytes", raw.max_body_bytes, 1024 * 1024)?,
             request_timeout: Duration::from_millis(raw.request_timeout_ms.unwrap_or(10_000).max(1)),
             explanation_queue: count("explanation_queue", raw.explanation_queue, 4_096)?,
             latency: LatencyConfig {
                 quantile,
-                default: seconds("latency.default_seconds", raw.latency.default_seconds, 60, 0..=86_400)?,
-                refresh: seconds("latency.refresh_seconds", raw.latency.refresh_seconds, 60, 1..=86_400)?,
-                window: seconds("latency.window_seconds", raw.latency.window_seconds, 2_592_000, 3_600..=31_536_000)?,
+                default: seconds(
+                    "latency.default_seconds",
+                    raw.latency.default_seconds,
+                    60,
+                    0..=86_400,
+                )?,
+                refresh: seconds(
+                    "latency.refresh_seconds",
+                    raw.latency.refresh_seconds,
+                    60,
+                    1..=86_400,
+                )?,
+                window: seconds(
+                    "latency.window_seconds",
+                    raw.latency.window_seconds,
+                    2_592_000,
+                    3_600..=31_536_000,
+                )?,
             },
             policy: PolicyConfig {
                 site_visit: hot_path("site_visit", paths.site_visit, SITE_VISIT)?,
                 product_view: hot_path("product_view", paths.product_view, PRODUCT_VIEW)?,
                 sms_click: hot_path("sms_click", paths.sms_click, SMS_CLICK)?,
                 push_click: hot_path("push_click", paths.push_click, PUSH_CLICK)?,
-                marked_spam: breaker("breakers.marked_spam_seconds", breakers.marked_spam_seconds, COMPLAINT_SECONDS)?,
+                marked_spam: breaker(
+                    "breakers.marked_spam_seconds",
+                    breakers.marked_spam_seconds,
+                    COMPLAINT_SECONDS,
+                )?,
                 support_ticket: breaker(
                     "breakers.support_ticket_seconds",
                     breakers.support_ticket_seconds,
@@ -265,13 +317,22 @@ impl TryFrom<RawInferenceConfig> for InferenceConfig {
 fn hot_path(name: &str, raw: Option<RawHotPath>, default: HotPath) -> Result<HotPath, InvalidConfig> {
     let Some(raw) = raw else { return Ok(default) };
     if !(0.0..=MAX_WEIGHT).contains(&raw.weight) {
-        return Err(InvalidConfig { key: format!("hot_paths.{name}.weight"), expected: "a number from 0 to 10" });
+        return Err(InvalidConfig {
+            key: format!("hot_paths.{name}.weight"),
+            expected: "a number from 0 to 10",
+        });
     }
     if raw.half_life_seconds == 0 || raw.half_life_seconds > MAX_BREAKER_SECONDS {
         let key = format!("hot_paths.{name}.half_life_seconds");
-        return Err(InvalidConfig { key, expected: "a number of seconds, at least 1" });
+        return Err(InvalidConfig {
+            key,
+            expected: "a number of seconds, at least 1",
+        });
     }
-    Ok(HotPath { weight: raw.weight, half_life: Duration::from_secs(raw.half_life_seconds) })
+    Ok(HotPath {
+        weight: raw.weight,
+        half_life: Duration::from_secs(raw.half_life_seconds),
+    })
 }
 
 impl Default for InferenceConfig {
@@ -287,21 +348,36 @@ mod tests {
     #[test]
     fn errors_name_the_key() {
         let error = |raw| InferenceConfig::try_from(raw).unwrap_err().to_string();
-        let latency = RawLatencyConfig { quantile: Some(1.0), ..RawLatencyConfig::default() };
+        let latency = RawLatencyConfig {
+            quantile: Some(1.0),
+            ..RawLatencyConfig::default()
+        };
         assert_eq!(
-            error(RawInferenceConfig { latency, ..RawInferenceConfig::default() }),
+            error(RawInferenceConfig {
+                latency,
+                ..RawInferenceConfig::default()
+            }),
             "`inference.latency.quantile` must be a number from 0.01 to 0.99"
         );
         let hot_paths = RawHotPathsConfig {
-            sms_click: Some(RawHotPath { weight: f64::NAN, half_life_seconds: 1 }),
+            sms_click: Some(RawHotPath {
+                weight: f64::NAN,
+                half_life_seconds: 1,
+            }),
             ..RawHotPathsConfig::default()
         };
         assert_eq!(
-            error(RawInferenceConfig { hot_paths, ..RawInferenceConfig::default() }),
+            error(RawInferenceConfig {
+                hot_paths,
+                ..RawInferenceConfig::default()
+            }),
             "`inference.hot_paths.sms_click.weight` must be a number from 0 to 10"
         );
         assert_eq!(
-            error(RawInferenceConfig { training_people: Some(0), ..RawInferenceConfig::default() }),
+            error(RawInferenceConfig {
+                training_people: Some(0),
+                ..RawInferenceConfig::default()
+            }),
             "`inference.training_people` must be at least 1"
         );
     }

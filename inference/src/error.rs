@@ -57,12 +57,18 @@ pub(crate) enum ApiError {
 impl ApiError {
     /// A field that cannot be taken as it is; `message` goes on after the field's name: "must be …".
     pub(crate) fn field(field: impl Into<String>, message: impl Into<String>) -> Self {
-        Self::InvalidField { field: field.into(), message: message.into() }
+        Self::InvalidField {
+            field: field.into(),
+            message: message.into(),
+        }
     }
 
     /// A store that did not answer. `what` completes "… cannot be read now".
     pub(crate) fn unavailable(what: &'static str, source: StoreError) -> Self {
-        Self::Unavailable { what, source: Arc::new(source) }
+        Self::Unavailable {
+            what,
+            source: Arc::new(source),
+        }
     }
 
     pub(crate) fn status(&self) -> StatusCode {
@@ -106,7 +112,11 @@ impl ApiError {
         };
         match self {
             Self::InvalidField { field, .. } => details.field = Some(redactor.text(field).into_owned()),
-            Self::Suppressed { reason, first_allowed_at, .. } => {
+            Self::Suppressed {
+                reason,
+                first_allowed_at,
+                ..
+            } => {
                 details.reason = Some((*reason).to_owned());
                 details.first_allowed_at = *first_allowed_at;
             }
@@ -123,7 +133,9 @@ impl IntoResponse for ApiError {
         }
         let mut response = (self.status(), Json(ErrorBody { error: self.body() })).into_response();
         if self.status() == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(RETRY_AFTER, axum::http::HeaderValue::from_static("1"));
+            response
+                .headers_mut()
+                .insert(RETRY_AFTER, axum::http::HeaderValue::from_static("1"));
         }
         response
     }

@@ -1,9 +1,160 @@
-//! Routes.
-use axum::{Router, routing::get};
-use crate::{Dependencies, InferenceConfig, error::ApiError, metrics::Metrics};
+//! The HTTP face: routes, what surrounds every request, and the description of it all.
 
-pub(crate) fn router(_config: &InferenceConfig, dependencies: &Dependencies) -> Router {
-    let mut registry = dependencies.registry.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let _metrics = Metrics::register(&mut registry);
-    Router::new().route("/health", get(|| async { "ok" })).fallback(|| async { ApiError::NotFound("no such path: see `/docs`") })
+mod body;
+mod curves;
+mod decide;
+mod people;
+pub(crate) mod question;
+mod status;
+mod who;
+
+use std::{
+    any::Any,
+    sync::{Arc, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, MatchedPath, Request, State},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+};
+use event::Timestamp;
+use tower::ServiceBuilder;
+use tower_http::{
+    catch_panic::CatchPanicLayer,
+    request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer},
+};
+use utoipa::OpenApi;
+use utoipa_axum::{router::OpenApiRouter, routes};
+use utoipa_swagger_ui::SwaggerUi;
+
+use crate::{error::ApiError, service::Service};
+
+/// What handlers work with.
+#[derive(Clone)]
+pub(crate) struct App {
+    pub(crate) service: Arc<Service>,
+    pub(crate) max_body_bytes: usize,
+    pub(crate) request_timeout: Duration,
+}
+
+impl App {
+    /// The server's clock, read once a request.
+    pub(crate) fn clock(&self) -> Timestamp {
+        Timestamp::from(SystemTime::now())
+    }
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "SendFlowr decisions",
+        description = "When should this person get the next mail? Ask `POST /timing/decide`. Every answer that is no success has \
+                       the body `{\"error\": {\"code\", \"message\", …}}` with a stable code."
+    ),
+    tags(
+        (name = "decisions", description = "When to send, and why."),
+        (name = "people", description = "What is known of a person."),
+        (name = "learning", description = "What was learned of providers and people at large."),
+        (name = "service", description = "The service itself.")
+    )
+)]
+struct Description;
+
+/// All routes, each described by the code that serves it.
+fn described() -> OpenApiRouter<App> {
+    OpenApiRouter::with_openapi(Description::openapi())
+        .routes(routes!(decide::decide))
+        .routes(routes!(decide::decide_alias))
+        .routes(routes!(decide::decide_batch))
+        .routes(routes!(decide::explanation))
+        .routes(routes!(curves::predict))
+        .routes(routes!(curves::latency))
+        .routes(routes!(people::features))
+        .routes(routes!(people::compute_features))
+        .routes(routes!(people::compute_features_of))
+        .routes(routes!(people::resolve_identity))
+        .routes(routes!(people::link_identifiers))
+        .routes(routes!(status::index))
+        .routes(routes!(status::health))
+        .routes(routes!(status::ready))
+        .routes(routes!(status::metrics))
+}
+
+/// The description as it is served under `/openapi.json`.
+pub(crate) fn openapi() -> utoipa::openapi::OpenApi {
+    described().into_openapi()
+}
+
+/// The whole service as a router.
+pub(crate) fn router(app: App) -> Router {
+    let (router, openapi) = described().split_for_parts();
+    let max_body_bytes = app.max_body_bytes;
+    router
+        .merge(SwaggerUi::new("/docs").url("/openapi.json", openapi))
+        .fallback(|| async { ApiError::NotFound("there is nothing under this path: see `/docs`") })
+        .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
+        .layer(DefaultBodyLimit::max(max_body_bytes))
+        .layer(
+            ServiceBuilder::new()
+                .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
+                .layer(PropagateRequestIdLayer::x_request_id())
+                .layer(middleware::from_fn_with_state(app.clone(), observe))
+                .layer(CatchPanicLayer::custom(panicked)),
+        )
+        .with_state(app)
+}
+
+/// Bounds the time of a request, counts it, and logs what went wrong on our side.
+async fn observe(State(app): State<App>, request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let route = match request.extensions().get::<MatchedPath>() {
+        Some(path) => path.as_str().to_owned(),
+        None => "none".to_owned(),
+    };
+    let request_id = request_id(&request);
+    let answer = tokio::time::timeout(app.request_timeout, next.run(request)).await;
+    let response = answer.unwrap_or_else(|_| ApiError::TimedOut.into_response());
+    let status = response.status();
+    if status.is_server_error() {
+        tracing::warn!(
+            request.id = request_id,
+            http.route = route,
+            http.status = status.as_u16(),
+            "request `{request_id}` to `{route}` ended with {status}"
+        );
+    }
+    app.service
+        .metrics
+        .request(&route, status.as_u16(), started.elapsed());
+    response
+}
+
+/// The id of a request, made by us or taken over from the caller.
+fn request_id(request: &Request) -> String {
+    let id = request.extensions().get::<RequestId>();
+    id.and_then(|id| id.header_value().to_str().ok())
+        .unwrap_or("none")
+        .to_owned()
+}
+
+fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no message");
+    tracing::error!(panic.message = text, "a handler panicked: {text}");
+    ApiError::Internal.into_response()
+}
+
+/// The registry, whatever happened to a thread that held it: it holds numbers only.
+pub(crate) fn registry(app: &App) -> std::sync::MutexGuard<'_, prometheus_client::registry::Registry> {
+    app.service
+        .dependencies
+        .registry
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
 }

@@ -9,9 +9,16 @@
 pub mod model;
 
 mod config;
+mod decision;
 mod error;
+mod explanation;
 mod http;
+mod latency;
 mod metrics;
+mod person;
+mod population;
+mod server;
+mod service;
 
 use std::{
     fmt,
@@ -20,14 +27,14 @@ use std::{
 
 use prometheus_client::registry::Registry;
 use store::{events::Events, identity::Identities, profiles::Profiles};
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 
 pub use config::{
     HotPath, InferenceConfig, InvalidConfig, LatencyConfig, PolicyConfig, RawBreakersConfig, RawHotPath, RawHotPathsConfig,
     RawInferenceConfig, RawLatencyConfig,
 };
 pub use error::{ErrorBody, ErrorDetails, InferenceError};
+pub use population::{TrainError, load as load_population, save as save_population, train};
+pub use server::{Server, run};
 
 /// What the service works with.
 #[derive(Clone)]
@@ -48,20 +55,4 @@ impl fmt::Debug for Dependencies {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Dependencies").finish_non_exhaustive()
     }
-}
-
-/// Serves decisions on `listener` until `shutdown`, then lets open requests end, stores what waits to be stored and
-/// returns.
-///
-/// # Errors
-/// [`InferenceError`] when the listener fails.
-pub async fn run(
-    config: InferenceConfig,
-    dependencies: Dependencies,
-    listener: TcpListener,
-    shutdown: CancellationToken,
-) -> Result<(), InferenceError> {
-    let router = http::router(&config, &dependencies);
-    axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await?;
-    Ok(())
 }

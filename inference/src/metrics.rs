@@ -57,8 +57,9 @@ pub(crate) struct Metrics {
 }
 
 /// From a cached decision (tens of microseconds) to the request timeout (10 s), finest around the target of 5 ms.
-const REQUEST_BUCKETS: [f64; 14] =
-    [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0];
+const REQUEST_BUCKETS: [f64; 14] = [
+    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0,
+];
 
 impl Metrics {
     /// Metrics that are shown by `registry`.
@@ -77,8 +78,16 @@ impl Metrics {
             "Decisions by outcome and by what the curve rests on",
             metrics.decisions.clone(),
         );
-        registry.register("sendflowr_inference_cache_lookups", "Cache look-ups by result", metrics.caches.clone());
-        registry.register("sendflowr_inference_refits", "Fits of a model by result", metrics.refits.clone());
+        registry.register(
+            "sendflowr_inference_cache_lookups",
+            "Cache look-ups by result",
+            metrics.caches.clone(),
+        );
+        registry.register(
+            "sendflowr_inference_refits",
+            "Fits of a model by result",
+            metrics.refits.clone(),
+        );
         registry.register(
             "sendflowr_inference_requests",
             "HTTP requests by route and class of status",
@@ -104,7 +113,9 @@ impl Metrics {
 
     /// Counts a decision or a refusal. `rung` is `none` where no curve was made.
     pub(crate) fn decision(&self, outcome: &'static str, rung: &'static str) {
-        self.decisions.get_or_create(&DecisionLabels { outcome, rung }).inc();
+        self.decisions
+            .get_or_create(&DecisionLabels { outcome, rung })
+            .inc();
     }
 
     /// Counts a look-up in a cache.
@@ -125,9 +136,16 @@ impl Metrics {
             400..500 => "4xx",
             500.. => "5xx",
         };
-        self.requests.get_or_create(&RequestLabels { route: route.to_owned(), status }).inc();
+        self.requests
+            .get_or_create(&RequestLabels {
+                route: route.to_owned(),
+                status,
+            })
+            .inc();
         self.request_seconds
-            .get_or_create(&RouteLabels { route: route.to_owned() })
+            .get_or_create(&RouteLabels {
+                route: route.to_owned(),
+            })
             .observe(took.as_secs_f64());
     }
 }

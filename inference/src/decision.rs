@@ -1,0 +1,288 @@
+//! The decision: from a question and what is known of the person to the minute of arrival. Pure.
+//!
+//! Guards and breakers narrow the window's minutes first; the optimum is taken inside what is left, so that a guard never
+//! pushes mail to its own border. What could no longer arrive in time, because of the provider's delay, is not a
+//! candidate either.
+
+mod breakers;
+mod guards;
+mod hot_path;
+
+use std::ops::Range;
+
+use event::{
+    Timestamp,
+    grid::{self, MINUTE_MS},
+    profile::{Profile, Signal},
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+pub(crate) use breakers::{Breaker, open as open_breakers};
+pub(crate) use guards::{DAY_MINUTES, DaySpan, LocalRules, day_number};
+pub(crate) use hot_path::WarmPath;
+
+use crate::{
+    config::PolicyConfig,
+    latency::{ExpectedLatency, WeekOfLatency},
+    model::Curve,
+};
+use guards::{Minutes, first_minute_at, moment};
+use hot_path::Heat;
+
+/// How far the first allowed moment is looked for when a window has none: a year and a month, so that a rule that repeats
+/// yearly is seen to its end.
+const SEARCH_MS: i64 = 400 * DAY_MINUTES * MINUTE_MS;
+
+/// A signal that the caller told with the question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SeenSignal {
+    pub(crate) signal: Signal,
+    pub(crate) at: Timestamp,
+}
+
+/// What is asked, checked and without any raw identity.
+#[derive(Debug, Clone)]
+pub(crate) struct Question {
+    /// The moment that counts as now.
+    pub(crate) now: Timestamp,
+    /// Where arrival is wanted; half-open.
+    pub(crate) window: Range<Timestamp>,
+    /// No arrival before it.
+    pub(crate) not_before: Option<Timestamp>,
+    /// No arrival after it.
+    pub(crate) deadline: Option<Timestamp>,
+    /// Rules in local time.
+    pub(crate) local: LocalRules,
+    /// Least time between the last delivered mail and this one.
+    pub(crate) minimum_gap_ms: Option<i64>,
+    /// What the caller knows of the person's latest moves.
+    pub(crate) signals: Vec<SeenSignal>,
+}
+
+/// What is known.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Facts<'a> {
+    pub(crate) profile: &'a Profile,
+    pub(crate) curve: &'a Curve,
+    pub(crate) latency: &'a WeekOfLatency,
+    pub(crate) policy: &'a PolicyConfig,
+}
+
+/// How many minutes a guard took away, of those that the guards before it had left.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub(crate) struct GuardEffect {
+    /// `not_before`, `deadline`, a breaker's name, `minimum_gap`, `latency`, `allowed_hours`, `quiet_hours` or
+    /// `blackout_days`.
+    #[schema(example = "quiet_hours")]
+    pub guard: &'static str,
+    /// Minutes taken away.
+    pub minutes_removed: i64,
+}
+
+/// The window after all guards.
+#[derive(Debug, Clone, PartialEq)]
+struct Narrowed {
+    left: Minutes,
+    minutes_asked: i64,
+    effects: Vec<GuardEffect>,
+}
+
+/// A decision.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Choice {
+    /// Arrival, the beginning of a minute.
+    pub(crate) arrive_at: Timestamp,
+    /// When to hand the mail to the provider.
+    pub(crate) trigger_at: Timestamp,
+    /// The delay between the two.
+    pub(crate) latency: ExpectedLatency,
+    /// The chosen minute's score times the factor of hot paths.
+    pub(crate) value: f64,
+    /// The factor of hot paths at the chosen minute.
+    pub(crate) factor: f64,
+    /// Probability that the person acts in the two hours after, given that they act among the candidates.
+    pub(crate) confidence: f64,
+    /// The minutes that were left to choose from.
+    pub(crate) candidates: Vec<Range<Timestamp>>,
+    /// Minutes in the window as asked.
+    pub(crate) minutes_asked: i64,
+    /// Minutes left to choose from.
+    pub(crate) minutes_left: i64,
+    /// What the guards did.
+    pub(crate) guards: Vec<GuardEffect>,
+    /// Breakers that are open now.
+    pub(crate) breakers: Vec<Breaker>,
+    /// Hot paths that are warm now.
+    pub(crate) hot_paths: Vec<WarmPath>,
+}
+
+/// Nothing may arrive within the window.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Suppressed {
+    /// The guard or breaker that took the last minutes.
+    pub(crate) reason: &'static str,
+    /// The first moment that all rules but window and deadline allow, within a year.
+    pub(crate) first_allowed_at: Option<Timestamp>,
+}
+
+impl Choice {
+    /// The slot of the week, 0 to 10,079.
+    pub(crate) fn target_minute(&self) -> usize {
+        grid::slot(self.arrive_at)
+    }
+
+    /// The factor of hot paths at any moment.
+    pub(crate) fn factor_at(&self, moment: Timestamp) -> f64 {
+        Heat {
+            paths: self.hot_paths.clone(),
+        }
+        .factor(moment)
+    }
+
+    /// Whether a minute could have been chosen.
+    pub(crate) fn was_candidate(&self, minute: Timestamp) -> bool {
+        self.candidates.iter().any(|range| range.contains(&minute))
+    }
+}
+
+/// Decides.
+///
+/// # Errors
+/// [`Suppressed`] when the guards and breakers leave no minute of the window.
+pub(crate) fn decide(question: &Question, facts: Facts<'_>) -> Result<Choice, Suppressed> {
+    let breakers = breakers::open(facts.profile, &question.signals, facts.policy, question.now);
+    let window = Minutes::starting_in(question.window.start, question.window.end);
+    let narrowed = narrow(window, question.deadline, question, facts, &breakers);
+    if narrowed.left.is_empty() {
+        let reason = narrowed.effects.last().map_or("window", |effect| effect.guard);
+        return Err(Suppressed {
+            reason,
+            first_allowed_at: first_allowed(question, facts, &breakers),
+        });
+    }
+    let heat = Heat::at(facts.profile, &question.signals, facts.policy, question.now);
+    let candidates = narrowed.left.to_ranges();
+    let best = if heat.paths.is_empty() {
+        facts.curve.best(&candidates)
+    } else {
+        facts
+            .curve
+            .best_weighted(&candidates, |moment| heat.factor(moment))
+    };
+    let best = best.expect("there is a best among at least one candidate");
+    let latency = facts.latency.arriving_at(best.at);
+    Ok(Choice {
+        arrive_at: best.at,
+        trigger_at: best.at.plus_millis(-latency.as_millis()),
+        latency,
+        value: best.score,
+        factor: heat.factor(best.at),
+        confidence: facts.curve.confidence(best.at, &candidates),
+        minutes_asked: narrowed.minutes_asked,
+        minutes_left: narrowed.left.count(),
+        candidates,
+        guards: narrowed.effects,
+        breakers,
+        hot_paths: heat.paths,
+    })
+}
+
+/// Applies all guards to `window`, those that silence the person first: where several rules leave nothing, the reason
+/// given is the weightiest.
+fn narrow(
+    window: Minutes,
+    deadline: Option<Timestamp>,
+    question: &Question,
+    facts: Facts<'_>,
+    breakers: &[Breaker],
+) -> Narrowed {
+    let mut narrowed = Narrowed {
+        minutes_asked: window.count(),
+        left: window,
+        effects: Vec::new(),
+    };
+    for breaker in breakers {
+        narrowed.remove_before(breaker.reason, breaker.until);
+    }
+    if let Some(not_before) = question.not_before {
+        narrowed.remove_before("not_before", not_before);
+    }
+    if let Some(deadline) = deadline {
+        // A mail that arrives at the very moment of the deadline is in time.
+        let end = narrowed.left.hull().end;
+        narrowed.remove(
+            "deadline",
+            &Minutes::of_ranges(vec![first_minute_at(deadline.plus_millis(1))..end]),
+        );
+    }
+    if let Some(gap_ms) = question.minimum_gap_ms {
+        let past = facts.profile.deliveries(Timestamp::default(), question.now);
+        if let Some(last) = past.last() {
+            narrowed.remove_before("minimum_gap", last.plus_millis(gap_ms));
+        }
+    }
+    narrowed.remove(
+        "latency",
+        &unreachable_minutes(&narrowed.left, question.now, facts.latency),
+    );
+    let local = &question.local;
+    narrowed.remove("allowed_hours", &local.outside_allowed(&narrowed.left));
+    narrowed.remove("quiet_hours", &local.quiet(&narrowed.left));
+    narrowed.remove("blackout_days", &local.blackout(&narrowed.left));
+    narrowed
+}
+
+impl Narrowed {
+    fn remove(&mut self, guard: &'static str, minutes: &Minutes) {
+        let left = self.left.subtract(minutes);
+        let minutes_removed = self.left.count() - left.count();
+        if minutes_removed > 0 {
+            self.effects.push(GuardEffect {
+                guard,
+                minutes_removed,
+            });
+            self.left = left;
+        }
+    }
+
+    fn remove_before(&mut self, guard: &'static str, moment: Timestamp) {
+        let start = self.left.hull().start;
+        self.remove(guard, &Minutes::of_ranges(vec![start..first_minute_at(moment)]));
+    }
+}
+
+/// Minutes at which a mail can no longer arrive if it is triggered now.
+fn unreachable_minutes(candidates: &Minutes, now: Timestamp, latency: &WeekOfLatency) -> Minutes {
+    let start = candidates.hull().start;
+    let end = first_minute_at(now.plus_millis(latency.longest_ms()));
+    let mut ranges = Vec::new();
+    let first_future = first_minute_at(now);
+    ranges.push(start..first_future);
+    for minute in first_future.max(start)..end {
+        let arrival = moment(minute);
+        if arrival.plus_millis(-latency.arriving_at(arrival).as_millis()) < now {
+            ranges.push(minute..minute + 1);
+        }
+    }
+    Minutes::of_ranges(ranges)
+}
+
+fn first_allowed(question: &Question, facts: Facts<'_>, breakers: &[Breaker]) -> Option<Timestamp> {
+    let from = question.window.start.max(question.now);
+    let search = Minutes::starting_in(from, from.plus_millis(SEARCH_MS));
+    let narrowed = narrow(search, None, question, facts, breakers);
+    (!narrowed.left.is_empty()).then(|| moment(narrowed.left.hull().start))
+}
+
+/// The last time of a signal up to `now`, from the profile or as told with the question.
+fn latest(profile: &Profile, told: &[SeenSignal], signal: Signal, now: Timestamp) -> Option<Timestamp> {
+    let told = told
+        .iter()
+        .filter(|seen| seen.signal == signal && seen.at <= now)
+        .map(|seen| seen.at);
+    told.max().max(profile.latest(signal, now))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,61 @@
+//! Circuit breakers: after some signals a person is left alone, whatever the curve says.
+
+use std::time::Duration;
+
+use event::{
+    Timestamp,
+    profile::{Profile, Signal},
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::SeenSignal;
+use crate::config::PolicyConfig;
+
+/// A breaker that is open now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub(crate) struct Breaker {
+    /// `unsubscribed`, `marked_spam`, `support_ticket` or `hard_bounce`.
+    #[schema(example = "marked_spam")]
+    pub reason: &'static str,
+    /// When the signal came.
+    #[schema(value_type = String, format = DateTime)]
+    pub since: Timestamp,
+    /// Nothing arrives before this moment.
+    #[schema(value_type = String, format = DateTime)]
+    pub until: Timestamp,
+}
+
+/// The breakers that are open at `now`, the one that lasts longest first.
+pub(crate) fn open(
+    profile: &Profile,
+    told: &[SeenSignal],
+    policy: &PolicyConfig,
+    now: Timestamp,
+) -> Vec<Breaker> {
+    let latest = |signal| super::latest(profile, told, signal, now);
+    let resubscribed = latest(Signal::Resubscribed);
+    let unsubscribed =
+        latest(Signal::Unsubscribed).filter(|gone| resubscribed.is_none_or(|returned| returned < *gone));
+    let causes: [(&'static str, Option<Timestamp>, Duration); 4] = [
+        ("unsubscribed", unsubscribed, policy.unsubscribed),
+        ("marked_spam", latest(Signal::MarkedSpam), policy.marked_spam),
+        (
+            "support_ticket",
+            latest(Signal::SupportTicket),
+            policy.support_ticket,
+        ),
+        ("hard_bounce", latest(Signal::HardBounce), policy.hard_bounce),
+    ];
+    let mut open = Vec::new();
+    for (reason, since, silence) in causes {
+        let Some(since) = since else { continue };
+        let silence_ms = i64::try_from(silence.as_millis()).unwrap_or(i64::MAX);
+        let until = since.plus_millis(silence_ms);
+        if until > now {
+            open.push(Breaker { reason, since, until });
+        }
+    }
+    open.sort_by_key(|breaker| std::cmp::Reverse(breaker.until));
+    open
+}

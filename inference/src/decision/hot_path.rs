@@ -1,0 +1,92 @@
+//! Hot paths: a recent sign that the person is there raises the minutes that follow, and fades.
+
+use std::time::Duration;
+
+use event::{
+    Timestamp,
+    profile::{Profile, Signal},
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::SeenSignal;
+use crate::config::{HotPath, PolicyConfig};
+
+/// After so many half-lives a weight is below a millionth: it cannot change which minute is best, and is taken as zero.
+const FORGOTTEN_HALF_LIVES: f64 = 20.0;
+
+/// A hot path that is warm at the time of the decision.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub(crate) struct WarmPath {
+    /// `site_visit`, `product_view`, `sms_click` or `push_click`.
+    #[schema(example = "site_visit")]
+    pub signal: &'static str,
+    /// When the signal came.
+    #[schema(value_type = String, format = DateTime)]
+    pub at: Timestamp,
+    /// Weight at that moment.
+    pub weight: f64,
+    /// Seconds in which the weight halves.
+    pub half_life_seconds: u64,
+    /// Weight left at the time of the decision.
+    pub weight_now: f64,
+}
+
+/// The warm paths of a decision and the factor that they make.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct Heat {
+    pub(crate) paths: Vec<WarmPath>,
+}
+
+impl Heat {
+    /// The paths that are warm at `now`. Of each kind of signal the latest counts: ten page views are one visit.
+    pub(crate) fn at(profile: &Profile, told: &[SeenSignal], policy: &PolicyConfig, now: Timestamp) -> Self {
+        let kinds: [(Signal, &'static str, HotPath); 4] = [
+            (Signal::SiteVisit, "site_visit", policy.site_visit),
+            (Signal::ProductView, "product_view", policy.product_view),
+            (Signal::SmsClick, "sms_click", policy.sms_click),
+            (Signal::PushClick, "push_click", policy.push_click),
+        ];
+        let mut paths = Vec::new();
+        for (signal, name, HotPath { weight, half_life }) in kinds {
+            let Some(at) = super::latest(profile, told, signal, now) else {
+                continue;
+            };
+            let weight_now = remaining(weight, half_life, at, now);
+            if weight_now > 0.0 {
+                paths.push(WarmPath {
+                    signal: name,
+                    at,
+                    weight,
+                    half_life_seconds: half_life.as_secs(),
+                    weight_now,
+                });
+            }
+        }
+        Self { paths }
+    }
+
+    /// Π(1 + ω(t)) over the paths.
+    pub(crate) fn factor(&self, t: Timestamp) -> f64 {
+        let mut factor = 1.0;
+        for path in &self.paths {
+            factor *= 1.0
+                + remaining(
+                    path.weight,
+                    Duration::from_secs(path.half_life_seconds),
+                    path.at,
+                    t,
+                );
+        }
+        factor
+    }
+}
+
+fn remaining(weight: f64, half_life: Duration, at: Timestamp, t: Timestamp) -> f64 {
+    let half_lives = t.millis_since(at) as f64 / half_life.as_millis() as f64;
+    if half_lives > FORGOTTEN_HALF_LIVES {
+        0.0
+    } else {
+        weight * (-half_lives).exp2()
+    }
+}

@@ -1,0 +1,303 @@
+use std::collections::BTreeMap;
+
+use event::{BounceType, Event, EventType, Hasher, SCHEMA_VERSION, UniversalId};
+use jiff::tz::TimeZone;
+
+use super::*;
+use crate::{config::InferenceConfig, latency::LatencySource, model::Population};
+
+const HOUR_MS: i64 = 3_600_000;
+
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+fn now() -> Timestamp {
+    at("2026-01-07T10:00:00Z")
+}
+
+fn event(event_type: EventType, timestamp: Timestamp) -> Event {
+    let identifier = Hasher::new().email_identifier("ann@example.com").unwrap();
+    Event {
+        schema_version: SCHEMA_VERSION,
+        event_id: String::new(),
+        event_type,
+        timestamp,
+        esp: "sendgrid".into(),
+        account: "default".into(),
+        universal_id: UniversalId::from_identifier(&identifier),
+        recipient_email_hash: None,
+        mailbox_provider: None,
+        identifiers: vec![identifier],
+        campaign_id: None,
+        campaign_name: None,
+        message_id: None,
+        subject: None,
+        click_url: None,
+        bounce_type: (event_type == EventType::Bounced).then_some(BounceType::Hard),
+        reason: None,
+        user_agent: None,
+        ip_address: None,
+        tags: Vec::new(),
+        metadata: BTreeMap::new(),
+        is_machine: None,
+        provider_event_id: None,
+        plugin: "sendgrid@1.0.0".into(),
+        ingested_at: timestamp,
+    }
+}
+
+/// A person who clicked every evening of the last four weeks at 19:30 UTC, 14 hours before [`now`] the last time.
+fn evening_person() -> Profile {
+    let mut profile = Profile::default();
+    for day in 0..28 {
+        let clicked_at = at("2026-01-06T19:30:00Z").plus_millis(-day * 24 * HOUR_MS);
+        profile.apply(&event(EventType::Clicked, clicked_at), false);
+    }
+    profile
+}
+
+fn question() -> Question {
+    Question {
+        now: now(),
+        window: now()..now().plus_millis(24 * HOUR_MS),
+        not_before: None,
+        deadline: None,
+        local: LocalRules {
+            zone: TimeZone::UTC,
+            allowed: Vec::new(),
+            quiet: None,
+            blackout_dates: Vec::new(),
+            blackout_weekdays: [false; 7],
+        },
+        minimum_gap_ms: None,
+        signals: Vec::new(),
+    }
+}
+
+fn latency(seconds: f64) -> WeekOfLatency {
+    WeekOfLatency::constant(ExpectedLatency {
+        seconds,
+        source: LatencySource::Caller,
+        samples: 0,
+    })
+}
+
+fn decide_for(profile: &Profile, question: &Question, latency: &WeekOfLatency) -> Result<Choice, Suppressed> {
+    let curve = Population::builtin().curve(Some(profile), question.now);
+    let policy = InferenceConfig::default().policy;
+    decide(
+        question,
+        Facts {
+            profile,
+            curve: &curve,
+            latency,
+            policy: &policy,
+        },
+    )
+}
+
+fn decide_now(profile: &Profile, question: &Question) -> Result<Choice, Suppressed> {
+    decide_for(profile, question, &latency(0.0))
+}
+
+#[test]
+fn the_trigger_comes_earlier_by_the_latency() {
+    let choice = decide_for(&evening_person(), &question(), &latency(90.0)).unwrap();
+    assert_eq!(choice.arrive_at.millis_since(choice.trigger_at), 90_000);
+    assert_eq!(choice.arrive_at.as_millis() % MINUTE_MS, 0);
+    assert!(
+        choice
+            .guards
+            .iter()
+            .any(|effect| effect.guard == "latency" && effect.minutes_removed == 2)
+    );
+}
+
+#[test]
+fn what_the_latency_eats_is_not_chosen() {
+    let mut question = question();
+    question.window.end = now().plus_millis(HOUR_MS);
+    let choice = decide_for(&evening_person(), &question, &latency(59.0 * 60.0)).unwrap();
+    assert_eq!(choice.arrive_at, at("2026-01-07T10:59:00Z"));
+    assert_eq!(choice.trigger_at, now());
+    let refusal = decide_for(&evening_person(), &question, &latency(3_600.0)).unwrap_err();
+    let first_allowed_at = Some(at("2026-01-07T11:00:00Z"));
+    assert_eq!(
+        refusal,
+        Suppressed {
+            reason: "latency",
+            first_allowed_at
+        }
+    );
+}
+
+#[test]
+fn the_optimum_is_taken_again_inside_the_guards() {
+    let free = decide_now(&evening_person(), &question()).unwrap();
+    let mut guarded = question();
+    let chosen = u16::try_from(free.target_minute() % 1_440).unwrap();
+    guarded.local.quiet = Some(DaySpan {
+        start: chosen - 180,
+        end: chosen + 180,
+    });
+    let choice = decide_now(&evening_person(), &guarded).unwrap();
+    assert!(
+        !choice
+            .candidates
+            .iter()
+            .any(|range| range.contains(&free.arrive_at))
+    );
+    assert_eq!(
+        choice.guards,
+        [GuardEffect {
+            guard: "quiet_hours",
+            minutes_removed: 360
+        }]
+    );
+    let curve = Population::builtin().curve(Some(&evening_person()), now());
+    for range in &choice.candidates {
+        let mut moment = range.start;
+        while moment < range.end {
+            assert!(curve.score(moment) <= curve.score(choice.arrive_at) + 1e-9);
+            moment = moment.plus_millis(MINUTE_MS);
+        }
+    }
+}
+
+#[test]
+fn a_breaker_overrides_hot_paths() {
+    let mut profile = evening_person();
+    profile.apply(&event(EventType::MarkedSpam, now().plus_millis(-HOUR_MS)), false);
+    profile.apply(&event(EventType::SiteVisit, now().plus_millis(-60_000)), false);
+    let refusal = decide_now(&profile, &question()).unwrap_err();
+    assert_eq!(refusal.reason, "marked_spam");
+    assert_eq!(refusal.first_allowed_at, Some(now().plus_millis(47 * HOUR_MS)));
+    // A window that reaches beyond it has minutes left.
+    let mut longer = question();
+    longer.window.end = now().plus_millis(72 * HOUR_MS);
+    let choice = decide_now(&profile, &longer).unwrap();
+    assert!(choice.arrive_at >= now().plus_millis(47 * HOUR_MS));
+    assert_eq!(choice.breakers[0].reason, "marked_spam");
+}
+
+#[test]
+fn the_first_allowed_moment_obeys_the_other_guards() {
+    let mut profile = Profile::default();
+    profile.apply(&event(EventType::Unsubscribed, at("2026-01-07T00:00:00Z")), false);
+    let mut question = question();
+    question.local.quiet = Some(DaySpan {
+        start: 22 * 60,
+        end: 7 * 60,
+    });
+    question.local.blackout_weekdays[2] = true;
+    let refusal = decide_now(&profile, &question).unwrap_err();
+    // 168 hours end on Wednesday 2026-01-14 at midnight; Wednesdays are out; Thursday begins quietly.
+    assert_eq!(
+        refusal,
+        Suppressed {
+            reason: "unsubscribed",
+            first_allowed_at: Some(at("2026-01-15T07:00:00Z"))
+        }
+    );
+}
+
+#[test]
+fn subscribing_again_lifts_the_unsubscription() {
+    let mut profile = Profile::default();
+    profile.apply(
+        &event(EventType::Unsubscribed, now().plus_millis(-2 * HOUR_MS)),
+        false,
+    );
+    assert_eq!(
+        decide_now(&profile, &question()).unwrap_err().reason,
+        "unsubscribed"
+    );
+    let mut told = question();
+    told.signals.push(SeenSignal {
+        signal: Signal::Resubscribed,
+        at: now().plus_millis(-HOUR_MS),
+    });
+    assert!(decide_now(&profile, &told).is_ok());
+    profile.apply(
+        &event(EventType::Resubscribed, now().plus_millis(-HOUR_MS)),
+        false,
+    );
+    assert!(decide_now(&profile, &question()).is_ok());
+}
+
+#[test]
+fn nothing_after_now_is_used() {
+    let mut profile = evening_person();
+    let before = decide_now(&profile, &question()).unwrap();
+    profile.apply(&event(EventType::Unsubscribed, now().plus_millis(1_000)), false);
+    profile.apply(&event(EventType::SiteVisit, now().plus_millis(60_000)), false);
+    profile.apply(&event(EventType::Delivered, now().plus_millis(60_000)), false);
+    let gap = Question {
+        minimum_gap_ms: Some(48 * HOUR_MS),
+        ..question()
+    };
+    assert_eq!(decide_now(&profile, &gap).unwrap(), before);
+}
+
+#[test]
+fn the_gap_counts_from_the_last_delivery() {
+    let mut profile = Profile::default();
+    profile.apply(&event(EventType::Delivered, at("2026-01-07T09:30:00Z")), false);
+    let question = Question {
+        minimum_gap_ms: Some(24 * HOUR_MS),
+        ..question()
+    };
+    let choice = decide_now(&profile, &question).unwrap();
+    assert!(choice.arrive_at >= at("2026-01-08T09:30:00Z"));
+    assert_eq!(choice.minutes_left, 30);
+}
+
+#[test]
+fn a_visit_just_now_raises_the_next_minutes() {
+    let mut question = question();
+    question.signals.push(SeenSignal {
+        signal: Signal::ProductView,
+        at: now(),
+    });
+    let choice = decide_now(&Profile::default(), &question).unwrap();
+    let curve = Population::builtin().curve(None, now());
+    let expected = curve.score(choice.arrive_at) * choice.factor_at(choice.arrive_at);
+    assert!(
+        (choice.value - expected).abs() < 1e-6 * expected,
+        "{} {expected}",
+        choice.value
+    );
+    assert!((choice.factor_at(now()) - 2.0).abs() < 1e-9);
+    assert!((choice.factor_at(now().plus_millis(HOUR_MS)) - 1.5).abs() < 1e-9);
+}
+
+#[test]
+fn deadline_and_not_before_are_inclusive() {
+    let minute = at("2026-01-07T15:00:00Z");
+    let question = Question {
+        not_before: Some(minute),
+        deadline: Some(minute),
+        ..question()
+    };
+    let choice = decide_now(&evening_person(), &question).unwrap();
+    assert_eq!(choice.arrive_at, minute);
+    assert_eq!(choice.minutes_left, 1);
+}
+
+#[test]
+fn windows_go_over_the_weeks_end() {
+    let sunday = at("2026-01-11T20:00:00Z");
+    let question = Question {
+        now: sunday,
+        window: sunday..sunday.plus_millis(24 * HOUR_MS),
+        ..question()
+    };
+    let question = Question {
+        not_before: Some(at("2026-01-12T00:05:00Z")),
+        ..question
+    };
+    let choice = decide_now(&evening_person(), &question).unwrap();
+    assert!(choice.arrive_at > at("2026-01-12T00:00:00Z") && choice.arrive_at < question.window.end);
+    assert_eq!(choice.target_minute(), grid::slot(choice.arrive_at));
+}

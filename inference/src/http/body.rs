@@ -1,0 +1,118 @@
+//! Reads request bodies: capped, and with errors that name the field.
+
+use axum::{
+    body::Bytes,
+    extract::{FromRequest, Request, rejection::BytesRejection},
+    http::StatusCode,
+};
+use serde::de::DeserializeOwned;
+
+use super::App;
+use crate::error::ApiError;
+
+/// A JSON body. Without a body, or with an empty one, `T` is read from `{}`.
+pub(crate) struct Body<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
+        let limit_bytes = app.max_body_bytes;
+        let bytes = Bytes::from_request(request, app)
+            .await
+            .map_err(|rejection| match rejection {
+                BytesRejection::FailedToBufferBody(failure)
+                    if failure.status() == StatusCode::PAYLOAD_TOO_LARGE =>
+                {
+                    ApiError::BodyTooLarge { limit_bytes }
+                }
+                _ => ApiError::MalformedJson {
+                    message: "the body broke off: send it again".to_owned(),
+                },
+            })?;
+        let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
+        parse(text).map(Self)
+    }
+}
+
+/// Parses a whole JSON text.
+pub(crate) fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, ApiError> {
+    let mut deserializer = serde_json::Deserializer::from_slice(text);
+    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        let path = error.path().to_string();
+        explain(&path, error.inner())
+    })?;
+    deserializer.end().map_err(|error| explain(".", &error))?;
+    Ok(value)
+}
+
+/// Reads one element of a batch.
+pub(crate) fn parse_value<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, ApiError> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let path = error.path().to_string();
+        explain(&path, error.inner())
+    })
+}
+
+/// Puts the parser's words in ours. They repeat the value that did not fit, which may be an address: only what was
+/// expected is passed on.
+fn explain(path: &str, error: &serde_json::Error) -> ApiError {
+    if error.is_syntax() || error.is_eof() {
+        let message = format!(
+            "the body is not JSON: line {}, column {}",
+            error.line(),
+            error.column()
+        );
+        return ApiError::MalformedJson { message };
+    }
+    let text = error.to_string();
+    let text = text.split(" at line ").next().unwrap_or_default();
+    let parent = if path == "." { "" } else { path };
+    if let Some(name) = quoted_after(text, "missing field ") {
+        return ApiError::field(join(parent, name), "is missing");
+    }
+    if let Some(name) = quoted_after(text, "unknown field ") {
+        let field = if parent.rsplit('.').next() == Some(name) {
+            parent.to_owned()
+        } else {
+            join(parent, name)
+        };
+        return ApiError::field(field, "is not a field of this request: see `/docs`");
+    }
+    if let Some(name) = quoted_after(text, "duplicate field ") {
+        let field = if parent.rsplit('.').next() == Some(name) {
+            parent.to_owned()
+        } else {
+            join(parent, name)
+        };
+        return ApiError::field(field, "is given twice");
+    }
+    let field = if parent.is_empty() { "body" } else { parent };
+    match text.rsplit_once(", expected ") {
+        Some((_, expected)) => ApiError::field(field, format!("must be {}", in_plain_words(expected))),
+        None => ApiError::field(field, format!("is {text}")),
+    }
+}
+
+/// `struct DecideRequest` is our word, not the caller's.
+fn in_plain_words(expected: &str) -> &str {
+    match expected {
+        "f64" => "a number",
+        "u8" | "u16" | "u32" | "usize" => "a whole number",
+        "a sequence" => "a list",
+        expected if expected.starts_with("struct ") || expected == "a map" => "an object",
+        expected => expected,
+    }
+}
+
+fn quoted_after<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
+    text.strip_prefix(prefix)?.strip_prefix('`')?.split('`').next()
+}
+
+fn join(parent: &str, name: &str) -> String {
+    if parent.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{parent}.{name}")
+    }
+}

@@ -1,0 +1,336 @@
+//! What is known of a person, and who is who.
+
+use std::collections::BTreeMap;
+
+use axum::{
+    Json,
+    extract::{FromRequest, Path, Request, State},
+};
+use event::{Timestamp, UniversalId, profile::Signal};
+use serde::{Deserialize, Serialize};
+use store::identity::{Person, Sighting};
+use utoipa::ToSchema;
+
+use super::{
+    App,
+    body::Body,
+    curves::{HourShare, best_hours, by_hour},
+    who::{self, IdentifierInput, IdentifierOutput, Identity, Who},
+};
+use crate::{
+    decision::{Breaker, open_breakers},
+    error::{ApiError, ErrorBody},
+    explanation::Evidence,
+    person::Known,
+    service::{Service, signal_name},
+};
+
+/// Best hours told with a person's features.
+const TOP_HOURS: usize = 5;
+
+/// Names one person, by any one of the fields.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PersonRequest {
+    /// The person's id.
+    pub universal_id: Option<String>,
+    /// The person's address. Hashed at once; never stored, logged or repeated.
+    #[schema(example = "ann@example.com")]
+    pub email: Option<String>,
+    /// Hash of the person's address.
+    pub email_hash: Option<String>,
+    /// The person's phone number in E.164 form. Hashed at once.
+    pub phone_number: Option<String>,
+    /// Identities of the person; the strongest decides.
+    pub identifiers: Option<Vec<IdentifierInput>>,
+}
+
+impl PersonRequest {
+    fn who(self) -> Who {
+        Who {
+            universal_id: self.universal_id,
+            email: self.email,
+            email_hash: self.email_hash,
+            phone_number: self.phone_number,
+            identifiers: self.identifiers,
+        }
+    }
+}
+
+/// What is remembered of a person for decisions.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Features {
+    /// The person, under the id by which they are addressed.
+    pub universal_id: String,
+    /// All ids of the person, that one first.
+    pub ids: Vec<String>,
+    /// Whether anything is remembered at all.
+    pub known: bool,
+    /// How much is remembered.
+    pub counts: FeatureCounts,
+    /// Machine opens among the last 32 that fall into the time of the deliveries remembered.
+    pub machine_opens: usize,
+    /// Class of the mailbox.
+    #[schema(example = "gmail")]
+    pub mailbox_provider: Option<&'static str>,
+    /// The last mail delivered.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub last_delivery_at: Option<Timestamp>,
+    /// The last time that the person opened or clicked mail, replied or converted.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub last_activity_at: Option<Timestamp>,
+    /// The last time of each other signal, by name.
+    #[schema(value_type = BTreeMap<String, String>)]
+    pub signals: BTreeMap<&'static str, Timestamp>,
+    /// Breakers that are open now.
+    pub breakers: Vec<Breaker>,
+    /// The hours of the week in which the person acts most.
+    pub top_hours: Vec<HourShare>,
+    /// How well founded that is.
+    pub evidence: Evidence,
+    /// Digest of the profile.
+    pub profile_digest: String,
+    /// The moment that counts as now.
+    #[schema(value_type = String, format = DateTime)]
+    pub computed_at: Timestamp,
+}
+
+/// How much is remembered of a person.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct FeatureCounts {
+    /// Delivered mails.
+    pub deliveries: usize,
+    /// Human opens, one a message and day.
+    pub opens: usize,
+    /// Human clicks, one a message and day.
+    pub clicks: usize,
+    /// Replies.
+    pub replies: usize,
+    /// Conversions.
+    pub conversions: usize,
+}
+
+fn features_of(service: &Service, known: &Known, now: Timestamp) -> Features {
+    let profile = &known.profile;
+    let counts = profile.counts();
+    let curve = service.curve(known, now);
+    let mut signals = BTreeMap::new();
+    for signal in Signal::ALL {
+        if let Some(at) = profile.latest(signal, now) {
+            signals.insert(signal_name(signal), at);
+        }
+    }
+    Features {
+        universal_id: known.person.canonical.to_string(),
+        ids: known.person.ids.iter().map(UniversalId::to_string).collect(),
+        known: !profile.is_empty(),
+        counts: FeatureCounts {
+            deliveries: counts.deliveries,
+            opens: counts.opens,
+            clicks: counts.clicks,
+            replies: counts.replies,
+            conversions: counts.conversions,
+        },
+        machine_opens: profile.history(now).machine_opens,
+        mailbox_provider: profile.mailbox_provider().map(|class| class.as_str()),
+        last_delivery_at: profile.deliveries(Timestamp::default(), now).last().copied(),
+        last_activity_at: profile.last_human_activity(now),
+        signals,
+        breakers: open_breakers(profile, &[], &service.policy, now),
+        top_hours: best_hours(&by_hour(&curve.curve), TOP_HOURS),
+        evidence: Service::evidence(&curve, known),
+        profile_digest: known.digest.to_hex(),
+        computed_at: now,
+    }
+}
+
+/// What is remembered of a person for decisions.
+#[utoipa::path(
+    get, path = "/features/{universal_id}", tag = "people",
+    params(("universal_id" = String, Path, description = "Any id of the person")),
+    responses(
+        (status = 200, description = "The features; empty ones where nothing is known", body = Features),
+        (status = 422, description = "Not a universal id", body = ErrorBody),
+        (status = 503, description = "A store does not answer: try again", body = ErrorBody),
+    )
+)]
+pub(crate) async fn features(
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<Json<Features>, ApiError> {
+    let id = who::universal_id(&id)?;
+    let clock = app.clock();
+    let known = app.service.people.read(&[id], clock).await.remove(0)?;
+    Ok(Json(features_of(&app.service, &known, clock)))
+}
+
+/// Recomputes a person's features from all their events.
+#[utoipa::path(
+    post, path = "/compute-features", tag = "people", request_body = PersonRequest,
+    responses(
+        (status = 200, description = "The features, as the events tell them", body = Features),
+        (status = 422, description = "A field cannot be taken as it is; `field` names it", body = ErrorBody),
+        (status = 503, description = "The event store does not answer: try again", body = ErrorBody),
+    )
+)]
+pub(crate) async fn compute_features(
+    State(app): State<App>,
+    Body(request): Body<PersonRequest>,
+) -> Result<Json<Features>, ApiError> {
+    let id = request.who().identity(&app.service.dependencies.hasher)?.id();
+    recomputed(&app, &id).await
+}
+
+/// Recomputes a person's features from all their events.
+#[utoipa::path(
+    post, path = "/compute-features/{universal_id}", tag = "people",
+    params(("universal_id" = String, Path, description = "Any id of the person")),
+    responses(
+        (status = 200, description = "The features, as the events tell them", body = Features),
+        (status = 422, description = "Not a universal id", body = ErrorBody),
+        (status = 503, description = "The event store does not answer: try again", body = ErrorBody),
+    )
+)]
+pub(crate) async fn compute_features_of(
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<Json<Features>, ApiError> {
+    recomputed(&app, &who::universal_id(&id)?).await
+}
+
+async fn recomputed(app: &App, id: &UniversalId) -> Result<Json<Features>, ApiError> {
+    let clock = app.clock();
+    let known = app.service.people.recompute(id, clock).await?;
+    Ok(Json(features_of(&app.service, &known, clock)))
+}
+
+/// A person, as the identity graph knows them.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct PersonAnswer {
+    /// Whether the graph knows the person. If not, `universal_id` is the id that the person's events will have.
+    pub known: bool,
+    /// The id under which the person is addressed.
+    pub universal_id: String,
+    /// Other ids of the person.
+    pub aliases: Vec<String>,
+    /// All identifiers known, strongest first; addresses and phone numbers hashed.
+    pub identifiers: Vec<IdentifierOutput>,
+}
+
+impl PersonAnswer {
+    fn known(person: &Person) -> Self {
+        let aliases = person.ids.iter().filter(|id| **id != person.canonical);
+        Self {
+            known: true,
+            universal_id: person.canonical.to_string(),
+            aliases: aliases.map(UniversalId::to_string).collect(),
+            identifiers: person.identifiers.iter().map(IdentifierOutput::from).collect(),
+        }
+    }
+}
+
+/// Tells who somebody is.
+#[utoipa::path(
+    post, path = "/resolve-identity", tag = "people", request_body = PersonRequest,
+    responses(
+        (status = 200, description = "The person; `known` tells whether the identity graph knows them", body = PersonAnswer),
+        (status = 422, description = "A field cannot be taken as it is; `field` names it", body = ErrorBody),
+        (status = 503, description = "The identity graph does not answer: try again", body = ErrorBody),
+    )
+)]
+pub(crate) async fn resolve_identity(
+    State(app): State<App>,
+    Body(request): Body<PersonRequest>,
+) -> Result<Json<PersonAnswer>, ApiError> {
+    let identity = request.who().identity(&app.service.dependencies.hasher)?;
+    let identities = &app.service.dependencies.identities;
+    let unavailable = |error| ApiError::unavailable("the identity graph", error);
+    let person = match &identity {
+        Identity::Id(id) => {
+            let people = identities
+                .people(std::slice::from_ref(id))
+                .await
+                .map_err(unavailable)?;
+            people.into_iter().find(|person| !person.identifiers.is_empty())
+        }
+        Identity::Identifiers(identifiers) => identities.resolve(identifiers).await.map_err(unavailable)?,
+    };
+    let answer = match (&person, &identity) {
+        (Some(person), _) => PersonAnswer::known(person),
+        (None, Identity::Id(id)) => PersonAnswer {
+            known: false,
+            universal_id: id.to_string(),
+            aliases: Vec::new(),
+            identifiers: Vec::new(),
+        },
+        (None, Identity::Identifiers(identifiers)) => PersonAnswer {
+            known: false,
+            universal_id: identity.id().to_string(),
+            aliases: Vec::new(),
+            identifiers: identifiers.iter().map(IdentifierOutput::from).collect(),
+        },
+    };
+    Ok(Json(answer))
+}
+
+/// Says that identifiers belong to one person. At least two in all.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LinkRequest {
+    /// An address. Hashed at once; never stored, logged or repeated.
+    #[schema(example = "ann@example.com")]
+    pub email: Option<String>,
+    /// Hash of an address.
+    pub email_hash: Option<String>,
+    /// A phone number in E.164 form. Hashed at once.
+    pub phone_number: Option<String>,
+    /// Identifiers of any kind.
+    pub identifiers: Option<Vec<IdentifierInput>>,
+    /// Who says so, for the audit log. Default: the id of this request.
+    #[schema(example = "crm")]
+    pub source: Option<String>,
+}
+
+/// Makes one person of several identifiers.
+#[utoipa::path(
+    post, path = "/link-identifiers", tag = "people", request_body = LinkRequest,
+    responses(
+        (status = 200, description = "The person after it", body = PersonAnswer),
+        (status = 422, description = "Fewer than two identifiers, or a field that cannot be taken as it is", body = ErrorBody),
+        (status = 503, description = "The identity graph does not answer: try again", body = ErrorBody),
+    )
+)]
+pub(crate) async fn link_identifiers(
+    State(app): State<App>,
+    request: Request,
+) -> Result<Json<PersonAnswer>, ApiError> {
+    let request_id = super::request_id(&request);
+    let Body(request) = Body::<LinkRequest>::from_request(request, &app).await?;
+    let source = match request.source {
+        Some(source) => who::provider("source", &source)?,
+        None => request_id,
+    };
+    let who = Who {
+        universal_id: None,
+        email: request.email,
+        email_hash: request.email_hash,
+        phone_number: request.phone_number,
+        identifiers: request.identifiers,
+    };
+    let identifiers = who.identifiers(&app.service.dependencies.hasher)?;
+    if identifiers.len() < 2 {
+        return Err(ApiError::field(
+            "identifiers",
+            "must name at least two different identities",
+        ));
+    }
+    let sighting = Sighting {
+        identifiers,
+        source: format!("api:{source}"),
+        seen_at: app.clock(),
+    };
+    let linked = app.service.dependencies.identities.link(&sighting).await;
+    let person = linked.map_err(|error| ApiError::unavailable("the identity graph", error))?;
+    app.service.people.forget(&person);
+    Ok(Json(PersonAnswer::known(&person)))
+}

@@ -1,0 +1,482 @@
+//! What a decision request may say, and its way to a checked [`Inquiry`].
+
+use std::fmt;
+
+use event::{Hasher, Timestamp, grid::MINUTE_MS, profile::Signal, redact::Redactor};
+use jiff::tz::TimeZone;
+use serde::{Deserialize, Deserializer, de};
+use utoipa::ToSchema;
+
+use super::who::{self, IdentifierInput, Identity, Who};
+use crate::{
+    decision::{DaySpan, LocalRules, Question, SeenSignal, day_number},
+    error::ApiError,
+};
+
+/// Longest window: two weeks. A weekly curve has nothing to say about which of three equal Tuesdays is best.
+const MAX_WINDOW_HOURS: f64 = 336.0;
+
+/// Window when none is given.
+const DEFAULT_WINDOW_HOURS: f64 = 24.0;
+
+/// How far ahead a window may end. A mistyped year is likelier than a mail planned beyond.
+const MAX_AHEAD_DAYS: i64 = 366;
+
+/// Longest latency that a caller may tell, and longest gap between mails: beyond, a mistyped unit is likelier.
+const MAX_LATENCY_SECONDS: f64 = 43_200.0;
+const MAX_GAP_HOURS: f64 = 8_760.0;
+
+/// Most blackout days (a year and a bit) and signals in a request.
+const MAX_BLACKOUT_DAYS: usize = 400;
+const MAX_SIGNALS: usize = 100;
+
+const HOUR_MS: f64 = 3_600_000.0;
+
+/// Asks when one person should get a mail. The person is named by any one of the first five fields.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DecideRequest {
+    /// The person's id.
+    #[schema(example = "sf_0123456789abcdef0123456789abcdef")]
+    pub universal_id: Option<String>,
+    /// The person's address. Hashed at once; never stored, logged or repeated.
+    #[schema(example = "ann@example.com")]
+    pub email: Option<String>,
+    /// Hash of the person's address.
+    pub email_hash: Option<String>,
+    /// The person's phone number in E.164 form. Hashed at once.
+    pub phone_number: Option<String>,
+    /// Identities of the person; the strongest decides.
+    pub identifiers: Option<Vec<IdentifierInput>>,
+    /// Length of the window from now on, 1 to 336. Default 24.
+    #[schema(example = 24)]
+    pub window_hours: Option<f64>,
+    /// The window by its ends, instead of `window_hours`.
+    pub window: Option<WindowInput>,
+    /// No arrival before this moment.
+    pub not_before: Option<Moment>,
+    /// No arrival after this moment.
+    pub deadline: Option<Moment>,
+    /// IANA name of the zone in which hours and days are meant. Default `UTC`.
+    #[schema(example = "Europe/Berlin")]
+    pub time_zone: Option<String>,
+    /// No arrival in this part of the day.
+    pub quiet_hours: Option<DaySpanInput>,
+    /// Arrival in this part of the day only.
+    pub allowed_window: Option<DaySpanInput>,
+    /// Arrival in these hours of the day only, 0 to 23; instead of `allowed_window`.
+    pub allowed_hours: Option<Vec<u8>>,
+    /// No arrival on these days: dates (`2026-12-24`) or days of the week (`sunday`).
+    #[schema(example = json!(["sunday", "2026-12-24"]))]
+    pub blackout_days: Option<Vec<String>>,
+    /// Least number of hours after the last mail that was delivered to the person.
+    pub minimum_gap_hours: Option<f64>,
+    /// The provider that will send the mail.
+    #[schema(example = "sendgrid")]
+    pub esp: Option<String>,
+    /// The campaign, for the record.
+    pub campaign_id: Option<String>,
+    /// Seconds from trigger to delivery, used until enough was learned about the provider.
+    pub latency_seconds: Option<f64>,
+    /// Another name of `latency_seconds`.
+    pub latency_estimate_seconds: Option<f64>,
+    /// What the caller knows of the person's latest moves.
+    pub signals: Option<Vec<SignalInput>>,
+    /// Decide as if it were this moment. For tests and replays. Default: the server's clock.
+    pub now: Option<Moment>,
+    /// Whether the answer carries the explanation. It is stored in any case.
+    #[serde(default)]
+    pub explain: bool,
+}
+
+/// A span of real time, half-open.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct WindowInput {
+    /// First moment.
+    pub start: Moment,
+    /// Moment after the last.
+    pub end: Moment,
+}
+
+/// A part of the day, over midnight when `start` is later than `end`.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DaySpanInput {
+    /// First minute, `HH:MM`.
+    #[schema(example = "22:00")]
+    pub start: String,
+    /// Minute after the last, `HH:MM`; `24:00` is the end of the day.
+    #[schema(example = "07:00")]
+    pub end: String,
+}
+
+/// A sign of the person's presence or displeasure that has not come as an event yet.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SignalInput {
+    /// `site_visit`, `product_view`, `sms_click`, `push_click`, `marked_spam`, `support_ticket`, `unsubscribed` or
+    /// `resubscribed`.
+    #[serde(rename = "type")]
+    #[schema(example = "site_visit")]
+    pub kind: String,
+    /// When it was.
+    pub at: Option<Moment>,
+    /// Seconds ago, instead of `at`.
+    #[schema(example = 120)]
+    pub age_seconds: Option<f64>,
+}
+
+/// A moment: RFC 3339 text, or a number of seconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
+#[schema(value_type = String, format = DateTime, example = "2026-01-07T10:00:00Z")]
+pub(crate) struct Moment(pub Timestamp);
+
+impl<'de> Deserialize<'de> for Moment {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        impl de::Visitor<'_> for Visitor {
+            type Value = Moment;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an RFC 3339 time or seconds since 1970, between 1970 and 9999")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Moment, E> {
+                text.parse()
+                    .map(Moment)
+                    .map_err(|_| E::invalid_value(de::Unexpected::Other("text"), &self))
+            }
+
+            fn visit_i64<E: de::Error>(self, seconds: i64) -> Result<Moment, E> {
+                let moment = seconds.checked_mul(1_000).and_then(Timestamp::try_from_millis);
+                moment
+                    .map(Moment)
+                    .ok_or_else(|| E::invalid_value(de::Unexpected::Signed(seconds), &self))
+            }
+
+            fn visit_u64<E: de::Error>(self, seconds: u64) -> Result<Moment, E> {
+                self.visit_i64(i64::try_from(seconds).unwrap_or(i64::MAX))
+            }
+
+            fn visit_f64<E: de::Error>(self, seconds: f64) -> Result<Moment, E> {
+                // Casts saturate: what is out of range stays out of range.
+                let moment = Timestamp::try_from_millis((seconds * 1_000.0).round() as i64);
+                moment
+                    .filter(|_| seconds.is_finite())
+                    .map(Moment)
+                    .ok_or_else(|| E::invalid_value(de::Unexpected::Float(seconds), &self))
+            }
+        }
+
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+/// A checked request.
+#[derive(Debug, Clone)]
+pub(crate) struct Inquiry {
+    pub(crate) identity: Identity,
+    pub(crate) question: Question,
+    pub(crate) time_zone: String,
+    pub(crate) esp: Option<String>,
+    pub(crate) campaign_id: Option<String>,
+    pub(crate) caller_latency_seconds: Option<f64>,
+    pub(crate) explain: bool,
+}
+
+impl DecideRequest {
+    /// Checks every field; `clock` is now where the request does not say.
+    pub(crate) fn check(self, hasher: &Hasher, clock: Timestamp) -> Result<Inquiry, ApiError> {
+        let now = self.now.map_or(clock, |moment| moment.0);
+        let identity = Who {
+            universal_id: self.universal_id,
+            email: self.email,
+            email_hash: self.email_hash,
+            phone_number: self.phone_number,
+            identifiers: self.identifiers,
+        }
+        .identity(hasher)?;
+        let window = window(now, self.window_hours, self.window)?;
+        let not_before = self.not_before.map(|moment| moment.0);
+        let deadline = self.deadline.map(|moment| moment.0);
+        if not_before.is_some_and(|not_before| not_before >= window.end) {
+            return Err(ApiError::field(
+                "not_before",
+                "must be earlier than the end of the window",
+            ));
+        }
+        if deadline
+            .is_some_and(|deadline| deadline < window.start.max(now).max(not_before.unwrap_or_default()))
+        {
+            return Err(ApiError::field(
+                "deadline",
+                "must not be earlier than now, `not_before` or the start of the window",
+            ));
+        }
+        let zone_name = self.time_zone.unwrap_or_else(|| "UTC".to_owned());
+        let zone = TimeZone::get(&zone_name)
+            .map_err(|_| ApiError::field("time_zone", "must be an IANA time zone such as `Europe/Berlin`"))?;
+        let time_zone = zone.iana_name().unwrap_or("UTC").to_owned();
+        let (blackout_dates, blackout_weekdays) = blackout_days(&self.blackout_days.unwrap_or_default())?;
+        let local = LocalRules {
+            zone,
+            allowed: allowed(self.allowed_window, self.allowed_hours)?,
+            quiet: self
+                .quiet_hours
+                .map(|span| day_span("quiet_hours", &span))
+                .transpose()?,
+            blackout_dates,
+            blackout_weekdays,
+        };
+        let gap_hours = in_range("minimum_gap_hours", self.minimum_gap_hours, 0.0, MAX_GAP_HOURS)?;
+        if self.latency_seconds.is_some() && self.latency_estimate_seconds.is_some() {
+            return Err(ApiError::field(
+                "latency_estimate_seconds",
+                "must not be given together with `latency_seconds`",
+            ));
+        }
+        let latency = in_range("latency_seconds", self.latency_seconds, 0.0, MAX_LATENCY_SECONDS)?;
+        let estimate = in_range(
+            "latency_estimate_seconds",
+            self.latency_estimate_seconds,
+            0.0,
+            MAX_LATENCY_SECONDS,
+        )?;
+        let campaign_id = self.campaign_id.as_deref();
+        if campaign_id.is_some_and(|id| id.is_empty() || id.len() > 256) {
+            return Err(ApiError::field("campaign_id", "must have 1 to 256 bytes"));
+        }
+        Ok(Inquiry {
+            identity,
+            question: Question {
+                now,
+                window,
+                not_before,
+                deadline,
+                local,
+                minimum_gap_ms: gap_hours.map(|hours| (hours * HOUR_MS).round() as i64),
+                signals: signals(self.signals.unwrap_or_default(), now)?,
+            },
+            time_zone,
+            esp: self.esp.map(|esp| who::provider("esp", &esp)).transpose()?,
+            campaign_id: campaign_id.map(|id| Redactor::default().text(id).into_owned()),
+            caller_latency_seconds: latency.or(estimate),
+            explain: self.explain,
+        })
+    }
+}
+
+fn window(
+    now: Timestamp,
+    hours: Option<f64>,
+    window: Option<WindowInput>,
+) -> Result<std::ops::Range<Timestamp>, ApiError> {
+    let Some(WindowInput {
+        start: Moment(start),
+        end: Moment(end),
+    }) = window
+    else {
+        let hours = in_range("window_hours", hours, 1.0, MAX_WINDOW_HOURS)?.unwrap_or(DEFAULT_WINDOW_HOURS);
+        return Ok(now..now.plus_millis((hours * HOUR_MS).round() as i64));
+    };
+    if hours.is_some() {
+        return Err(ApiError::field(
+            "window",
+            "must not be given together with `window_hours`",
+        ));
+    }
+    if end.millis_since(start) < MINUTE_MS {
+        return Err(ApiError::field(
+            "window.end",
+            "must be at least a minute later than `window.start`",
+        ));
+    }
+    if end.millis_since(start) as f64 > MAX_WINDOW_HOURS * HOUR_MS {
+        return Err(ApiError::field(
+            "window.end",
+            format!("must be at most {MAX_WINDOW_HOURS} hours later than `window.start`"),
+        ));
+    }
+    if end <= now {
+        return Err(ApiError::field("window.end", "must be later than now"));
+    }
+    if end.millis_since(now) > MAX_AHEAD_DAYS * 86_400_000 {
+        return Err(ApiError::field(
+            "window.end",
+            format!("must be within {MAX_AHEAD_DAYS} days from now"),
+        ));
+    }
+    Ok(start..end)
+}
+
+fn in_range(field: &str, value: Option<f64>, min: f64, max: f64) -> Result<Option<f64>, ApiError> {
+    match value {
+        Some(value) if !(min..=max).contains(&value) => Err(ApiError::field(
+            field,
+            format!("must be a number from {min} to {max}"),
+        )),
+        value => Ok(value),
+    }
+}
+
+fn allowed(window: Option<DaySpanInput>, hours: Option<Vec<u8>>) -> Result<Vec<DaySpan>, ApiError> {
+    match (window, hours) {
+        (Some(_), Some(_)) => Err(ApiError::field(
+            "allowed_hours",
+            "must not be given together with `allowed_window`",
+        )),
+        (Some(span), None) => Ok(vec![day_span("allowed_window", &span)?]),
+        (None, Some(hours)) if hours.is_empty() => Err(ApiError::field(
+            "allowed_hours",
+            "must name at least one hour, or be left out",
+        )),
+        (None, Some(hours)) => {
+            let mut spans = Vec::with_capacity(hours.len());
+            for (index, hour) in hours.into_iter().enumerate() {
+                if hour > 23 {
+                    return Err(ApiError::field(
+                        format!("allowed_hours[{index}]"),
+                        "must be an hour from 0 to 23",
+                    ));
+                }
+                let start = u16::from(hour) * 60;
+                spans.push(DaySpan {
+                    start,
+                    end: start + 60,
+                });
+            }
+            spans.sort_unstable_by_key(|span| span.start);
+            spans.dedup();
+            Ok(spans)
+        }
+        (None, None) => Ok(Vec::new()),
+    }
+}
+
+fn day_span(field: &str, input: &DaySpanInput) -> Result<DaySpan, ApiError> {
+    let time = |name: &str, text: &str, latest: u16| {
+        let minute = minute_of_day(text).filter(|minute| *minute <= latest);
+        minute.ok_or_else(|| ApiError::field(format!("{field}.{name}"), "must be a time of day, `HH:MM`"))
+    };
+    let start = time("start", &input.start, 1_439)?;
+    let end = match time("end", &input.end, 1_440)? {
+        // Midnight is the end of a span, never its empty beginning.
+        0 => 1_440,
+        end => end,
+    };
+    if start == end {
+        return Err(ApiError::field(
+            format!("{field}.end"),
+            format!("must not be the same as `{field}.start`"),
+        ));
+    }
+    Ok(DaySpan { start, end })
+}
+
+fn minute_of_day(text: &str) -> Option<u16> {
+    let (hours, minutes) = text.split_once(':')?;
+    let number = |digits: &str| {
+        let valid = digits.len() == 2 && digits.bytes().all(|byte| byte.is_ascii_digit());
+        valid.then(|| digits.parse::<u16>().ok()).flatten()
+    };
+    let (hours, minutes) = (number(hours)?, number(minutes)?);
+    (hours <= 24 && minutes <= 59).then_some(hours * 60 + minutes)
+}
+
+fn blackout_days(days: &[String]) -> Result<(Vec<i64>, [bool; 7]), ApiError> {
+    if days.len() > MAX_BLACKOUT_DAYS {
+        return Err(ApiError::field(
+            "blackout_days",
+            format!("must have at most {MAX_BLACKOUT_DAYS} elements"),
+        ));
+    }
+    let (mut dates, mut weekdays) = (Vec::new(), [false; 7]);
+    for (index, day) in days.iter().enumerate() {
+        if let Some(weekday) = weekday_named(day) {
+            weekdays[weekday] = true;
+        } else if let Ok(date) = day.parse::<jiff::civil::Date>() {
+            dates.push(day_number(date));
+        } else {
+            return Err(ApiError::field(
+                format!("blackout_days[{index}]"),
+                "must be a date (`2026-12-24`) or a day of the week (`sunday`)",
+            ));
+        }
+    }
+    dates.sort_unstable();
+    dates.dedup();
+    Ok((dates, weekdays))
+}
+
+/// Days of the week in order, Monday first.
+pub(crate) const WEEKDAYS: [&str; 7] = [
+    "monday",
+    "tuesday",
+    "wednesday",
+    "thursday",
+    "friday",
+    "saturday",
+    "sunday",
+];
+
+fn weekday_named(text: &str) -> Option<usize> {
+    let text = text.to_ascii_lowercase();
+    WEEKDAYS
+        .iter()
+        .position(|name| *name == text || name[..3] == text)
+}
+
+fn signals(inputs: Vec<SignalInput>, now: Timestamp) -> Result<Vec<SeenSignal>, ApiError> {
+    if inputs.len() > MAX_SIGNALS {
+        return Err(ApiError::field(
+            "signals",
+            format!("must have at most {MAX_SIGNALS} elements"),
+        ));
+    }
+    let mut signals = Vec::with_capacity(inputs.len());
+    for (index, input) in inputs.into_iter().enumerate() {
+        let signal = match input.kind.as_str() {
+            "site_visit" => Signal::SiteVisit,
+            "product_view" => Signal::ProductView,
+            "sms_click" => Signal::SmsClick,
+            "push_click" => Signal::PushClick,
+            "marked_spam" => Signal::MarkedSpam,
+            "support_ticket" => Signal::SupportTicket,
+            "unsubscribed" => Signal::Unsubscribed,
+            "resubscribed" => Signal::Resubscribed,
+            _ => {
+                return Err(ApiError::field(
+                    format!("signals[{index}].type"),
+                    "must be one of `site_visit`, `product_view`, `sms_click`, `push_click`, `marked_spam`, `support_ticket`, \
+                     `unsubscribed`, `resubscribed`",
+                ));
+            }
+        };
+        let at = match (input.at, input.age_seconds) {
+            (Some(Moment(at)), None) if at <= now => at,
+            (Some(_), None) => {
+                return Err(ApiError::field(
+                    format!("signals[{index}].at"),
+                    "must not be later than now",
+                ));
+            }
+            (None, Some(age)) if age >= 0.0 => now.plus_millis((age * -1_000.0).round() as i64),
+            (None, Some(_)) => {
+                return Err(ApiError::field(
+                    format!("signals[{index}].age_seconds"),
+                    "must be at least 0",
+                ));
+            }
+            _ => {
+                return Err(ApiError::field(
+                    format!("signals[{index}].at"),
+                    "must be given, or `age_seconds` instead of it",
+                ));
+            }
+        };
+        signals.push(SeenSignal { signal, at });
+    }
+    Ok(signals)
+}

@@ -1,0 +1,291 @@
+//! Who is meant: identities as callers send them. Addresses are hashed here, at once; nothing behind this knows them.
+
+use event::{EmailHash, Hasher, Identifier, IdentifierKind, UniversalId, identity, redact::Redactor};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::error::ApiError;
+
+/// Longest value of a weak identifier, the longest that providers are known to use being 255.
+const MAX_VALUE_BYTES: usize = 512;
+
+/// Most identifiers of one person in one request.
+const MAX_IDENTIFIERS: usize = 32;
+
+/// One identity of a person.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct IdentifierInput {
+    /// `email`, `email_hash`, `phone_number`, `klaviyo_id`, `shopify_customer_id`, `external_id` or `esp_user_id`.
+    #[schema(example = "klaviyo_id")]
+    pub kind: String,
+    /// Its value. Addresses and phone numbers may be given raw or hashed; raw ones are hashed at once and never kept.
+    #[schema(example = "01HXYZ")]
+    pub value: String,
+    /// The provider whose id it is, for `esp_user_id`.
+    pub esp: Option<String>,
+    /// The account at that provider, for `esp_user_id`. Default `default`.
+    pub account: Option<String>,
+}
+
+/// An identity in the form in which it is stored: addresses and phone numbers hashed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub(crate) struct IdentifierOutput {
+    /// What it is.
+    #[schema(example = "email_hash")]
+    pub kind: &'static str,
+    /// Its value.
+    pub value: String,
+}
+
+impl From<&Identifier> for IdentifierOutput {
+    fn from(identifier: &Identifier) -> Self {
+        Self {
+            kind: identifier.kind.as_str(),
+            value: identifier.value.clone(),
+        }
+    }
+}
+
+/// Identity fields of any request.
+pub(crate) struct Who {
+    pub(crate) universal_id: Option<String>,
+    pub(crate) email: Option<String>,
+    pub(crate) email_hash: Option<String>,
+    pub(crate) phone_number: Option<String>,
+    pub(crate) identifiers: Option<Vec<IdentifierInput>>,
+}
+
+/// A person, as a request names them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Identity {
+    /// By the universal id itself.
+    Id(UniversalId),
+    /// By identifiers, at least one, strongest first.
+    Identifiers(Vec<Identifier>),
+}
+
+impl Identity {
+    /// The id that the request's words alone give.
+    pub(crate) fn id(&self) -> UniversalId {
+        match self {
+            Self::Id(id) => id.clone(),
+            Self::Identifiers(identifiers) => {
+                UniversalId::from_identifiers(identifiers).expect("an identity has at least one identifier")
+            }
+        }
+    }
+}
+
+impl Who {
+    /// Checks the fields. The universal id, where given, decides alone; else the strongest identifier.
+    pub(crate) fn identity(self, hasher: &Hasher) -> Result<Identity, ApiError> {
+        if let Some(text) = &self.universal_id {
+            return universal_id(text).map(Identity::Id);
+        }
+        let identifiers = self.identifiers(hasher)?;
+        if identifiers.is_empty() {
+            return Err(ApiError::field(
+                "universal_id",
+                "is missing: name the person by `universal_id`, `email`, `email_hash`, `phone_number` or `identifiers`",
+            ));
+        }
+        Ok(Identity::Identifiers(identifiers))
+    }
+
+    /// All identifiers given, strongest first, without duplicates.
+    pub(crate) fn identifiers(self, hasher: &Hasher) -> Result<Vec<Identifier>, ApiError> {
+        let mut identifiers = Vec::new();
+        if let Some(email) = self.email {
+            identifiers.push(email_identifier(hasher, "email", &email)?);
+        }
+        if let Some(hash) = self.email_hash {
+            identifiers.push(hash_identifier("email_hash", &hash)?);
+        }
+        if let Some(phone) = self.phone_number {
+            identifiers.push(phone_identifier(hasher, "phone_number", &phone)?);
+        }
+        let given = self.identifiers.unwrap_or_default();
+        if given.len() > MAX_IDENTIFIERS {
+            return Err(ApiError::field(
+                "identifiers",
+                format!("must have at most {MAX_IDENTIFIERS} elements"),
+            ));
+        }
+        for (index, input) in given.into_iter().enumerate() {
+            identifiers.push(identifier(hasher, &format!("identifiers[{index}]"), input)?);
+        }
+        identifiers.sort();
+        identifiers.dedup();
+        Ok(identifiers)
+    }
+}
+
+/// A universal id out of a path or a body.
+pub(crate) fn universal_id(text: &str) -> Result<UniversalId, ApiError> {
+    UniversalId::parse(text).ok_or_else(|| {
+        ApiError::field(
+            "universal_id",
+            "must be `sf_` and 32 lower-case hexadecimal digits",
+        )
+    })
+}
+
+fn identifier(hasher: &Hasher, path: &str, input: IdentifierInput) -> Result<Identifier, ApiError> {
+    let value_path = format!("{path}.value");
+    let is_esp_user_id = input.kind == IdentifierKind::EspUserId.as_str();
+    if !is_esp_user_id && (input.esp.is_some() || input.account.is_some()) {
+        return Err(ApiError::field(
+            format!("{path}.esp"),
+            "belongs to identifiers of kind `esp_user_id` only",
+        ));
+    }
+    let kind = match IdentifierKind::parse(&input.kind) {
+        None if input.kind == "email" => return email_identifier(hasher, &value_path, &input.value),
+        None => {
+            return Err(ApiError::field(
+                format!("{path}.kind"),
+                "must be one of `email`, `email_hash`, `phone_number`, `klaviyo_id`, `shopify_customer_id`, `external_id`, \
+                 `esp_user_id`",
+            ));
+        }
+        Some(IdentifierKind::EmailHash) => return hash_identifier(&value_path, &input.value),
+        Some(IdentifierKind::PhoneNumber) => return phone_identifier(hasher, &value_path, &input.value),
+        Some(kind) => kind,
+    };
+    let value = input.value.trim();
+    if value.is_empty() || value.len() > MAX_VALUE_BYTES {
+        return Err(ApiError::field(
+            value_path,
+            format!("must have 1 to {MAX_VALUE_BYTES} bytes"),
+        ));
+    }
+    if Redactor::default().text(value) != value {
+        return Err(ApiError::field(
+            value_path,
+            "looks like an address: give it as kind `email`, so that it is hashed",
+        ));
+    }
+    let value = if is_esp_user_id {
+        let Some(esp) = input.esp else {
+            return Err(ApiError::field(
+                format!("{path}.esp"),
+                "is missing: an `esp_user_id` is one provider's",
+            ));
+        };
+        let esp = provider(&format!("{path}.esp"), &esp)?;
+        let account = provider(
+            &format!("{path}.account"),
+            input.account.as_deref().unwrap_or("default"),
+        )?;
+        identity::scoped_esp_user_id(&esp, &account, value)
+    } else {
+        value.to_owned()
+    };
+    Ok(Identifier { kind, value })
+}
+
+/// The slug of a provider or account, which becomes part of stored values.
+pub(crate) fn provider(path: &str, slug: &str) -> Result<String, ApiError> {
+    let valid = (1..=64).contains(&slug.len())
+        && slug
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+    if valid {
+        Ok(slug.to_ascii_lowercase())
+    } else {
+        Err(ApiError::field(
+            path,
+            "must have 1 to 64 letters, digits, hyphens or underscores",
+        ))
+    }
+}
+
+fn email_identifier(hasher: &Hasher, path: &str, raw: &str) -> Result<Identifier, ApiError> {
+    hasher
+        .email_identifier(raw)
+        .map_err(|error| ApiError::field(path, format!("is {error}")))
+}
+
+fn hash_identifier(path: &str, text: &str) -> Result<Identifier, ApiError> {
+    match EmailHash::parse(text) {
+        Some(hash) => Ok(Identifier {
+            kind: IdentifierKind::EmailHash,
+            value: hash.as_str().to_owned(),
+        }),
+        None => Err(ApiError::field(
+            path,
+            "must be the 64 hexadecimal digits of a hashed address",
+        )),
+    }
+}
+
+/// A phone number, raw or, when it has the form of a hash, hashed already.
+fn phone_identifier(hasher: &Hasher, path: &str, text: &str) -> Result<Identifier, ApiError> {
+    match EmailHash::parse(text) {
+        Some(hash) => Ok(Identifier {
+            kind: IdentifierKind::PhoneNumber,
+            value: hash.as_str().to_owned(),
+        }),
+        None => hasher
+            .phone_identifier(text)
+            .map_err(|error| ApiError::field(path, format!("is {error}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn input(kind: &str, value: &str) -> IdentifierInput {
+        IdentifierInput {
+            kind: kind.to_owned(),
+            value: value.to_owned(),
+            esp: None,
+            account: None,
+        }
+    }
+
+    fn identified(input: IdentifierInput) -> Result<Identifier, ApiError> {
+        identifier(&Hasher::new(), "identifiers[0]", input)
+    }
+
+    #[test]
+    fn raw_and_hashed_addresses_are_one_identity() {
+        let raw = identified(input("email", " Ann@Example.com ")).unwrap();
+        assert_eq!(
+            identified(input("email_hash", &raw.value.to_uppercase())).unwrap(),
+            raw
+        );
+        let phone = identified(input("phone_number", "+1 (415) 555-0100")).unwrap();
+        assert_eq!(identified(input("phone_number", &phone.value)).unwrap(), phone);
+    }
+
+    #[test]
+    fn provider_ids_are_scoped_as_in_events() {
+        let given = IdentifierInput {
+            esp: Some("Braze".into()),
+            ..input("esp_user_id", "7")
+        };
+        assert_eq!(identified(given).unwrap().value, "braze:default:7");
+    }
+
+    #[test]
+    fn refusals_name_the_field_and_repeat_no_address() {
+        let field = |input| match identified(input) {
+            Err(ApiError::InvalidField { field, message }) => {
+                assert!(!message.contains("ann"), "{message}");
+                field
+            }
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(field(input("email", "ann")), "identifiers[0].value");
+        assert_eq!(
+            field(input("external_id", "ann@example.com")),
+            "identifiers[0].value"
+        );
+        assert_eq!(field(input("cookie", "x")), "identifiers[0].kind");
+        assert_eq!(field(input("esp_user_id", "x")), "identifiers[0].esp");
+        assert_eq!(field(input("klaviyo_id", " ")), "identifiers[0].value");
+    }
+}

@@ -1,0 +1,297 @@
+//! What is known of people: their ids, and the profile that these ids have together.
+//!
+//! Profiles are read from their store, and rebuilt from the event store where it has none. Rebuilt ones are remembered for
+//! a second or two and never put: the consumer alone writes profiles (see `docs/adr`).
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use event::{Timestamp, UniversalId, profile::Profile};
+use futures::{StreamExt, stream};
+use quick_cache::sync::Cache;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use store::{events::Events, identity::Person, profiles::Profiles};
+use utoipa::ToSchema;
+
+use crate::{Dependencies, InferenceConfig, error::ApiError, metrics::Metrics};
+
+/// People whose ids are remembered. About 200 bytes each: 13 MB when full, and the bound of a burst of strangers.
+const PEOPLE_REMEMBERED: usize = 65_536;
+
+/// Rebuilt profiles remembered: at most 4 kB each, 16 MB when full.
+const REBUILT_REMEMBERED: usize = 4_096;
+
+/// Histories read at once, so that a batch of strangers does not occupy the whole event store.
+const CONCURRENT_REBUILDS: usize = 8;
+
+/// Where a profile came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ProfileSource {
+    /// The profile store.
+    Stored,
+    /// The person's events, because the profile store had no profile of one of the ids.
+    History,
+    /// The person's events, because the profile store does not answer.
+    HistoryProfilesUnreachable,
+}
+
+/// Where the ids of a person came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum IdentitySource {
+    /// The identity graph.
+    Graph,
+    /// The request alone: the graph does not answer, and other ids of the person may exist.
+    RequestGraphUnreachable,
+}
+
+/// A person and what is known of them.
+#[derive(Debug, Clone)]
+pub(crate) struct Known {
+    pub(crate) person: Arc<Person>,
+    pub(crate) identity_source: IdentitySource,
+    pub(crate) profile: Profile,
+    pub(crate) profile_source: ProfileSource,
+    /// Digest of the profile's stored form.
+    pub(crate) digest: ProfileDigest,
+}
+
+/// The first 128 bits of a SHA-256.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct ProfileDigest(u128);
+
+impl ProfileDigest {
+    pub(crate) fn of(profile: &Profile) -> Self {
+        let hash = Sha256::digest(profile.to_bytes());
+        Self(u128::from_be_bytes(
+            hash[..16].try_into().expect("a SHA-256 has 32 bytes"),
+        ))
+    }
+
+    pub(crate) fn to_hex(self) -> String {
+        format!("{:032x}", self.0)
+    }
+}
+
+/// Reads people.
+pub(crate) struct People {
+    dependencies: Dependencies,
+    history: Duration,
+    history_events: usize,
+    person_ttl: Duration,
+    rebuilt_ttl: Duration,
+    persons: Cache<UniversalId, (Instant, Arc<Person>)>,
+    rebuilt: Cache<UniversalId, (Instant, Arc<Profile>)>,
+    metrics: Metrics,
+}
+
+impl People {
+    pub(crate) fn new(config: &InferenceConfig, dependencies: Dependencies, metrics: Metrics) -> Self {
+        Self {
+            dependencies,
+            history: config.history,
+            history_events: config.history_events,
+            person_ttl: config.person_cache,
+            rebuilt_ttl: config.rebuilt_profile_cache,
+            persons: Cache::new(PEOPLE_REMEMBERED),
+            rebuilt: Cache::new(REBUILT_REMEMBERED),
+            metrics,
+        }
+    }
+
+    /// What is known of these people, in their order, with one look at each store for all of them. `clock` bounds how far
+    /// back histories are read.
+    pub(crate) async fn read(&self, ids: &[UniversalId], clock: Timestamp) -> Vec<Result<Known, ApiError>> {
+        let persons = self.persons(ids).await;
+        let mut all_ids: Vec<UniversalId> = persons
+            .iter()
+            .flat_map(|(person, _)| person.ids.iter().cloned())
+            .collect();
+        all_ids.sort_unstable();
+        all_ids.dedup();
+        let profiles = self.profiles(&all_ids, clock).await;
+        let known = persons.into_iter().map(|(person, identity_source)| {
+            let mut merged: Option<Profile> = None;
+            let mut profile_source = ProfileSource::Stored;
+            for id in &person.ids {
+                let (profile, source) = profiles[id].clone()?;
+                match &mut merged {
+                    Some(merged) => merged.merge(&profile),
+                    None => merged = Some(Arc::unwrap_or_clone(profile)),
+                }
+                if source != ProfileSource::Stored {
+                    profile_source = source;
+                }
+            }
+            let profile = merged.unwrap_or_default();
+            let digest = ProfileDigest::of(&profile);
+            Ok(Known {
+                person,
+                identity_source,
+                profile,
+                profile_source,
+                digest,
+            })
+        });
+        known.collect()
+    }
+
+    /// What the event store alone says of a person.
+    pub(crate) async fn recompute(&self, id: &UniversalId, clock: Timestamp) -> Result<Known, ApiError> {
+        let (person, identity_source) = self.persons(std::slice::from_ref(id)).await.remove(0);
+        let since = self.since(clock);
+        let profile = rebuild(
+            &*self.dependencies.events,
+            &person.ids,
+            since,
+            self.history_events,
+        )
+        .await;
+        let profile = profile.map_err(|error| ApiError::unavailable("the event store", error))?;
+        let digest = ProfileDigest::of(&profile);
+        Ok(Known {
+            person,
+            identity_source,
+            profile,
+            profile_source: ProfileSource::History,
+            digest,
+        })
+    }
+
+    /// Forgets what was remembered of a person's ids: the graph has changed.
+    pub(crate) fn forget(&self, person: &Person) {
+        for id in &person.ids {
+            self.persons.remove(id);
+        }
+    }
+
+    fn since(&self, clock: Timestamp) -> Timestamp {
+        clock.plus_millis(-i64::try_from(self.history.as_millis()).unwrap_or(i64::MAX))
+    }
+
+    async fn persons(&self, ids: &[UniversalId]) -> Vec<(Arc<Person>, IdentitySource)> {
+        let mut found: Vec<Option<Arc<Person>>> = Vec::with_capacity(ids.len());
+        for id in ids {
+            let remembered = self
+                .persons
+                .get(id)
+                .filter(|(read_at, _)| read_at.elapsed() < self.person_ttl);
+            self.metrics.cache("person", remembered.is_some());
+            found.push(remembered.map(|(_, person)| person));
+        }
+        let missing: Vec<usize> = (0..ids.len()).filter(|index| found[*index].is_none()).collect();
+        if !missing.is_empty() {
+            let asked: Vec<UniversalId> = missing.iter().map(|index| ids[*index].clone()).collect();
+            match self.dependencies.identities.people(&asked).await {
+                Ok(people) => {
+                    for (index, person) in missing.into_iter().zip(people) {
+                        let person = Arc::new(person);
+                        self.persons
+                            .insert(ids[index].clone(), (Instant::now(), Arc::clone(&person)));
+                        found[index] = Some(person);
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(error = %error, "the identity graph cannot be read, people are taken as named: {error}");
+                }
+            }
+        }
+        let with_source = |(person, id): (Option<Arc<Person>>, &UniversalId)| match person {
+            Some(person) => (person, IdentitySource::Graph),
+            None => (
+                Arc::new(Person::unknown(id.clone())),
+                IdentitySource::RequestGraphUnreachable,
+            ),
+        };
+        found.into_iter().zip(ids).map(with_source).collect()
+    }
+
+    /// The profile of each id.
+    async fn profiles(&self, ids: &[UniversalId], clock: Timestamp) -> HashMap<UniversalId, ProfileOrError> {
+        let (stored, on_miss) = match self.dependencies.profiles.get(ids).await {
+            Ok(stored) => (stored, ProfileSource::History),
+            Err(error) => {
+                tracing::warn!(error = %error, "profiles cannot be read, they are rebuilt from events: {error}");
+                (vec![None; ids.len()], ProfileSource::HistoryProfilesUnreachable)
+            }
+        };
+        let mut profiles: HashMap<UniversalId, ProfileOrError> = HashMap::with_capacity(ids.len());
+        let mut missing = Vec::new();
+        for (id, stored) in ids.iter().zip(stored) {
+            self.metrics.cache("profile", stored.is_some());
+            match stored {
+                Some(profile) => {
+                    profiles.insert(id.clone(), Ok((Arc::new(profile), ProfileSource::Stored)));
+                }
+                None => missing.push(id.clone()),
+            }
+        }
+        let rebuilt = stream::iter(missing)
+            .map(|id| async move {
+                let profile = self.rebuilt(&id, clock).await;
+                (id, profile.map(|profile| (profile, on_miss)))
+            })
+            .buffer_unordered(CONCURRENT_REBUILDS);
+        profiles.extend(rebuilt.collect::<Vec<_>>().await);
+        profiles
+    }
+
+    async fn rebuilt(&self, id: &UniversalId, clock: Timestamp) -> Result<Arc<Profile>, ApiError> {
+        if let Some((read_at, profile)) = self.rebuilt.get(id)
+            && read_at.elapsed() < self.rebuilt_ttl
+        {
+            return Ok(profile);
+        }
+        let read_at = Instant::now();
+        let ids = std::slice::from_ref(id);
+        let profile = rebuild(
+            &*self.dependencies.events,
+            ids,
+            self.since(clock),
+            self.history_events,
+        )
+        .await;
+        let profile = Arc::new(profile.map_err(|error| ApiError::unavailable("the event store", error))?);
+        self.rebuilt.insert(id.clone(), (read_at, Arc::clone(&profile)));
+        Ok(profile)
+    }
+}
+
+type ProfileOrError = Result<(Arc<Profile>, ProfileSource), ApiError>;
+
+/// A profile from events.
+async fn rebuild(
+    events: &dyn Events,
+    ids: &[UniversalId],
+    since: Timestamp,
+    limit: usize,
+) -> Result<Profile, store::StoreError> {
+    let mut profile = Profile::default();
+    for stored in events.history(ids, since, limit).await? {
+        profile.apply(&stored.event, stored.enrichment.machine);
+    }
+    Ok(profile)
+}
+
+/// The whole profile of a person for training: from the profile store, and from events where that has none.
+pub(crate) async fn whole_profile(
+    events: &dyn Events,
+    profiles: &dyn Profiles,
+    person: &Person,
+    since: Timestamp,
+    limit: usize,
+) -> Result<Profile, store::StoreError> {
+    let mut whole = Profile::default();
+    for (id, stored) in person.ids.iter().zip(profiles.get(&person.ids).await?) {
+        match stored {
+            Some(profile) => whole.merge(&profile),
+            None => whole.merge(&rebuild(events, std::slice::from_ref(id), since, limit).await?),
+        }
+    }
+    Ok(whole)
+}

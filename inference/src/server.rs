@@ -1,0 +1,190 @@
+//! Puts the service together, runs what happens on a schedule, and ends it in order.
+
+use std::{
+    sync::{Arc, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+use axum::Router;
+use event::Timestamp;
+use tokio::{net::TcpListener, task::JoinHandle, time::MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Dependencies, InferenceConfig, InferenceError,
+    explanation::{ExplanationWriters, Explanations},
+    http::{self, App},
+    latency::LatencyModel,
+    metrics::Metrics,
+    population,
+    service::Service,
+};
+
+/// Delays read to learn from: enough for every cell of twenty providers, and read in well under a second.
+const LATENCY_SAMPLES: usize = 100_000;
+
+/// How long after the start tables are fitted for the first time: the start itself is for answering.
+const FIRST_REFIT: Duration = Duration::from_secs(60);
+
+/// The service without a listener: its router, and the tasks behind it.
+pub struct Server {
+    router: Router,
+    writers: ExplanationWriters,
+    schedules: Vec<JoinHandle<()>>,
+    background: CancellationToken,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// Starts everything but the listening. Must be called within a tokio runtime.
+    pub fn start(config: &InferenceConfig, dependencies: Dependencies) -> Self {
+        let metrics = {
+            let mut registry = dependencies
+                .registry
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            Metrics::register(&mut registry)
+        };
+        let events = Arc::clone(&dependencies.events);
+        let (explanations, writers) = Explanations::start(events, config.explanation_queue, metrics.clone());
+        let current = Arc::new(ArcSwap::from_pointee(population::initial(config)));
+        let service = Service::new(
+            config,
+            dependencies.clone(),
+            explanations,
+            Arc::clone(&current),
+            metrics.clone(),
+        );
+        let service = Arc::new(service);
+        let background = CancellationToken::new();
+        let latency = {
+            let (service, config) = (Arc::clone(&service), config.clone());
+            on_schedule(
+                background.clone(),
+                Duration::ZERO,
+                config.latency.refresh,
+                move || {
+                    let (service, config) = (Arc::clone(&service), config.clone());
+                    async move { learn_latency(&service, &config).await }
+                },
+            )
+        };
+        let tables = {
+            let config = config.clone();
+            let first = FIRST_REFIT.min(config.refit_interval);
+            on_schedule(background.clone(), first, config.refit_interval, move || {
+                let (config, dependencies) = (config.clone(), dependencies.clone());
+                let (current, metrics) = (Arc::clone(&current), metrics.clone());
+                async move { population::refit(&config, &dependencies, &current, &metrics, clock()).await }
+            })
+        };
+        let router = http::router(App {
+            service,
+            max_body_bytes: config.max_body_bytes,
+            request_timeout: config.request_timeout,
+        });
+        Self {
+            router,
+            writers,
+            schedules: vec![latency, tables],
+            background,
+        }
+    }
+
+    /// The routes, for tests and for serving in other ways. Every clone must be gone before [`Server::stop`] can end.
+    pub fn router(&self) -> Router {
+        self.router.clone()
+    }
+
+    /// The description of all routes.
+    pub fn openapi() -> utoipa::openapi::OpenApi {
+        http::openapi()
+    }
+
+    /// Ends the schedules and waits until every explanation is stored, ten seconds at most.
+    pub async fn stop(self) {
+        self.background.cancel();
+        futures::future::join_all(self.schedules).await;
+        drop(self.router);
+        self.writers.drain().await;
+    }
+}
+
+/// Serves decisions on `listener` until `shutdown`, then lets open requests end, stores what waits to be stored and
+/// returns.
+///
+/// # Errors
+/// [`InferenceError`] when the listener fails.
+pub async fn run(
+    config: InferenceConfig,
+    dependencies: Dependencies,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) -> Result<(), InferenceError> {
+    let server = Server::start(&config, dependencies);
+    let served = axum::serve(listener, server.router())
+        .with_graceful_shutdown(shutdown.cancelled_owned())
+        .await;
+    server.stop().await;
+    Ok(served?)
+}
+
+fn clock() -> Timestamp {
+    Timestamp::from(SystemTime::now())
+}
+
+/// Runs `work` after `first` and then every `period`, one run at a time, until `stop`. A run that is cut short by it has
+/// changed nothing that others see.
+fn on_schedule<F>(
+    stop: CancellationToken,
+    first: Duration,
+    period: Duration,
+    work: impl Fn() -> F + Send + 'static,
+) -> JoinHandle<()>
+where
+    F: Future<Output = ()> + Send,
+{
+    tokio::spawn(async move {
+        let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + first, period);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            if stop.run_until_cancelled(work()).await.is_none() {
+                return;
+            }
+        }
+    })
+}
+
+async fn learn_latency(service: &Service, config: &InferenceConfig) {
+    let now = clock();
+    let window_ms = i64::try_from(config.latency.window.as_millis()).unwrap_or(i64::MAX);
+    let samples = service
+        .dependencies
+        .events
+        .latency_samples(now.plus_millis(-window_ms), LATENCY_SAMPLES)
+        .await;
+    match samples {
+        Ok(samples) => {
+            let model = LatencyModel::fit(config.latency, &samples, now);
+            service.metrics.refit(
+                "latency",
+                if samples.is_empty() {
+                    "too_little_data"
+                } else {
+                    "fitted"
+                },
+            );
+            service.latency.store(Arc::new(model));
+        }
+        Err(error) => {
+            tracing::warn!(error = %error, "expected delays stay as they are, they cannot be read: {error}");
+            service.metrics.refit("latency", "failed");
+        }
+    }
+}

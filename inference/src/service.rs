@@ -1,0 +1,308 @@
+//! From checked inquiries to decisions: reads people, makes curves, decides, hands explanations over.
+
+mod narrative;
+mod record;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use event::{Timestamp, UniversalId};
+use quick_cache::sync::Cache;
+use serde::Serialize;
+use store::events::StoredExplanation;
+use utoipa::ToSchema;
+
+pub(crate) use record::signal_name;
+
+use crate::{
+    Dependencies, InferenceConfig, PolicyConfig,
+    decision::{self, Choice, Facts, Suppressed},
+    error::ApiError,
+    explanation::{Evidence, Explanation, Explanations, Window},
+    http::question::Inquiry,
+    latency::{ExpectedLatency, LatencyModel},
+    metrics::Metrics,
+    model::{Curve, Population},
+    person::{Known, People, ProfileDigest},
+    population::CurrentPopulation,
+};
+
+/// Peaks of the week kept with a curve: enough to see a person's morning and evening on work days and at weekends.
+const PEAKS: usize = 5;
+
+const HOUR_MS: i64 = 3_600_000;
+
+/// A decision: when to hand the mail over, so that it arrives at the best minute.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub(crate) struct Decision {
+    /// Follows from everything that entered the decision: the same question about the same past has the same id.
+    #[schema(example = "dec_0123456789abcdef0123456789abcdef")]
+    pub decision_id: String,
+    /// The person, under the id by which they are addressed.
+    pub universal_id: String,
+    /// Slot of the week at which the mail should arrive, 0 to 10,079; 0 is Monday 00:00 UTC.
+    #[schema(example = 3810)]
+    pub target_minute: usize,
+    /// The same as a moment.
+    #[schema(value_type = String, format = DateTime)]
+    pub target_timestamp: Timestamp,
+    /// The same as `target_timestamp`.
+    #[schema(value_type = String, format = DateTime)]
+    pub arrive_at: Timestamp,
+    /// When to hand the mail to the provider: arrival minus the delay expected. Never in the past.
+    #[schema(value_type = String, format = DateTime)]
+    pub trigger_at: Timestamp,
+    /// Probability that the person acts in the two hours after arrival, given that they act in the allowed minutes at all.
+    pub confidence: f64,
+    /// Response expected, relative to a mail that arrives at a random minute of the week; hot paths included.
+    pub response_value: f64,
+    /// The delay expected.
+    pub expected_latency_seconds: f64,
+    /// Where that delay comes from.
+    pub latency: ExpectedLatency,
+    /// Where the whole explanation can be read: `GET /explanations/{explanation_ref}`.
+    pub explanation_ref: String,
+    /// How well founded the decision is.
+    pub evidence: Evidence,
+    /// The window that was asked for.
+    pub window: Window,
+    /// The moment that counted as now.
+    #[schema(value_type = String, format = DateTime)]
+    pub decided_at: Timestamp,
+    /// The decision in sentences.
+    pub why: Vec<String>,
+    /// The explanation itself, if the request asked for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub explanation: Option<Explanation>,
+}
+
+/// A person's curve with its peaks.
+#[derive(Debug)]
+pub(crate) struct PersonCurve {
+    pub(crate) curve: Curve,
+    pub(crate) peaks: Vec<(usize, f64)>,
+    pub(crate) as_of: Timestamp,
+}
+
+/// What a curve follows from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct CurveKey {
+    profile: ProfileDigest,
+    population: Arc<str>,
+    as_of: Timestamp,
+}
+
+/// Everything that answers need.
+pub(crate) struct Service {
+    pub(crate) dependencies: Dependencies,
+    pub(crate) policy: PolicyConfig,
+    pub(crate) people: People,
+    pub(crate) explanations: Explanations,
+    pub(crate) population: CurrentPopulation,
+    pub(crate) latency: ArcSwap<LatencyModel>,
+    pub(crate) metrics: Metrics,
+    curves: Cache<CurveKey, Arc<PersonCurve>>,
+}
+
+impl Service {
+    pub(crate) fn new(
+        config: &InferenceConfig,
+        dependencies: Dependencies,
+        explanations: Explanations,
+        population: CurrentPopulation,
+        metrics: Metrics,
+    ) -> Self {
+        Self {
+            policy: config.policy,
+            people: People::new(config, dependencies.clone(), metrics.clone()),
+            explanations,
+            population,
+            latency: ArcSwap::from_pointee(LatencyModel::empty(config.latency)),
+            curves: Cache::new(config.curve_cache_entries),
+            metrics,
+            dependencies,
+        }
+    }
+
+    /// Decides one inquiry.
+    pub(crate) async fn decide(&self, inquiry: &Inquiry, clock: Timestamp) -> Result<Decision, ApiError> {
+        let known = self.people.read(&[inquiry.identity.id()], clock).await.remove(0);
+        let answer = known.and_then(|known| self.decide_known(inquiry, &known));
+        self.deliver(answer, inquiry.explain).await
+    }
+
+    /// Decides many inquiries, in their order, with one look at each store.
+    pub(crate) async fn decide_all(
+        self: Arc<Self>,
+        inquiries: Vec<Inquiry>,
+        clock: Timestamp,
+    ) -> Vec<Result<Decision, ApiError>> {
+        let ids: Vec<UniversalId> = inquiries.iter().map(|inquiry| inquiry.identity.id()).collect();
+        let known = self.people.read(&ids, clock).await;
+        let explain: Vec<bool> = inquiries.iter().map(|inquiry| inquiry.explain).collect();
+        let service = Arc::clone(&self);
+        // A thousand curves take a good part of a second: too long for a thread that serves other requests.
+        let computing = tokio::task::spawn_blocking(move || {
+            let pairs = inquiries.iter().zip(known);
+            pairs
+                .map(|(inquiry, known)| service.decide_known(inquiry, &known?))
+                .collect::<Vec<_>>()
+        });
+        let Ok(answers) = computing.await else {
+            return explain.iter().map(|_| Err(ApiError::Internal)).collect();
+        };
+        let mut decisions = Vec::with_capacity(answers.len());
+        for (answer, explain) in answers.into_iter().zip(explain) {
+            decisions.push(self.deliver(answer, explain).await);
+        }
+        decisions
+    }
+
+    /// Hands the explanation over before the decision is told, and counts the outcome.
+    async fn deliver(
+        &self,
+        answer: Result<(Decision, Explanation), ApiError>,
+        explain: bool,
+    ) -> Result<Decision, ApiError> {
+        let kept = match answer {
+            Ok((decision, explanation)) => self.keep(decision, explanation, explain).await,
+            Err(error) => Err(error),
+        };
+        match &kept {
+            Ok(decision) => self.metrics.decision("decided", decision.evidence.rung),
+            Err(error) => self.metrics.decision(error.code(), "none"),
+        }
+        kept
+    }
+
+    async fn keep(
+        &self,
+        mut decision: Decision,
+        explanation: Explanation,
+        explain: bool,
+    ) -> Result<Decision, ApiError> {
+        let body = serde_json::to_string(&explanation)
+            .expect("an explanation has only string keys and finite numbers");
+        let stored = StoredExplanation {
+            reference: explanation.explanation_ref.clone(),
+            universal_id: UniversalId::parse(&explanation.universal_id)
+                .expect("it was made from a universal id"),
+            decided_at: explanation.decided_at,
+            body,
+        };
+        self.explanations.save(stored).await?;
+        if explain {
+            decision.explanation = Some(explanation);
+        }
+        Ok(decision)
+    }
+
+    fn decide_known(&self, inquiry: &Inquiry, known: &Known) -> Result<(Decision, Explanation), ApiError> {
+        let question = &inquiry.question;
+        let curve = self.curve(known, question.now);
+        let latency = self.latency.load().week(
+            inquiry.esp.as_deref(),
+            known.profile.mailbox_provider(),
+            inquiry.caller_latency_seconds,
+        );
+        let facts = Facts {
+            profile: &known.profile,
+            curve: &curve.curve,
+            latency: &latency,
+            policy: &self.policy,
+        };
+        let choice = decision::decide(question, facts).map_err(|suppressed| refusal(&suppressed))?;
+        let explanation = record::explanation(inquiry, known, &curve, &choice);
+        Ok((answer(known, &choice, &explanation), explanation))
+    }
+
+    /// The person's curve. It uses what happened up to the beginning of the hour of `now`, or up to the last event before
+    /// `now` if that is later: so it follows every event at once, and follows from profile and `now` alone, cached or not.
+    pub(crate) fn curve(&self, known: &Known, now: Timestamp) -> Arc<PersonCurve> {
+        let population = self.population.load_full();
+        let hour = now.plus_millis(-now.as_millis().rem_euclid(HOUR_MS));
+        let last_delivery = known.profile.deliveries(hour, now).last().copied();
+        let last_activity = known.profile.last_human_activity(now);
+        let as_of = hour
+            .max(last_delivery.unwrap_or(hour))
+            .max(last_activity.unwrap_or(hour));
+        let key = CurveKey {
+            profile: known.digest,
+            population: population.version().into(),
+            as_of,
+        };
+        let cached = self.curves.get(&key);
+        self.metrics.cache("curve", cached.is_some());
+        if let Some(curve) = cached {
+            return curve;
+        }
+        let profile = (!known.profile.is_empty()).then_some(&known.profile);
+        let curve = population.curve(profile, as_of);
+        let peaks = curve.peaks(PEAKS);
+        let curve = Arc::new(PersonCurve { curve, peaks, as_of });
+        self.curves.insert(key, Arc::clone(&curve));
+        curve
+    }
+
+    /// How well founded a curve is.
+    pub(crate) fn evidence(curve: &PersonCurve, known: &Known) -> Evidence {
+        let evidence = curve.curve.evidence();
+        Evidence {
+            source: if evidence.events == 0 {
+                "population_prior"
+            } else {
+                "person"
+            },
+            n: evidence.events,
+            effective_n: evidence.effective_events,
+            prior_weight: evidence.prior_weight,
+            rung: evidence.rung.as_str(),
+            population_version: evidence.population_version.to_string(),
+            profile_source: known.profile_source,
+            identity_source: known.identity_source,
+        }
+    }
+
+    /// The tables in use.
+    pub(crate) fn population(&self) -> Arc<Population> {
+        self.population.load_full()
+    }
+}
+
+fn refusal(suppressed: &Suppressed) -> ApiError {
+    let Suppressed {
+        reason,
+        first_allowed_at,
+    } = *suppressed;
+    let until = match first_allowed_at {
+        Some(moment) => format!("the first minute allowed is {moment}"),
+        None => "no minute of the year ahead is allowed".to_owned(),
+    };
+    let message = format!("no minute of the window is allowed, the last were taken by `{reason}`: {until}");
+    ApiError::Suppressed {
+        reason,
+        message,
+        first_allowed_at,
+    }
+}
+
+fn answer(known: &Known, choice: &Choice, explanation: &Explanation) -> Decision {
+    Decision {
+        decision_id: explanation.explanation_ref.clone(),
+        universal_id: known.person.canonical.to_string(),
+        target_minute: choice.target_minute(),
+        target_timestamp: choice.arrive_at,
+        arrive_at: choice.arrive_at,
+        trigger_at: choice.trigger_at,
+        confidence: choice.confidence,
+        response_value: choice.value,
+        expected_latency_seconds: choice.latency.seconds,
+        latency: choice.latency,
+        explanation_ref: explanation.explanation_ref.clone(),
+        evidence: explanation.evidence.clone(),
+        window: explanation.request.window.clone(),
+        decided_at: explanation.decided_at,
+        why: explanation.why.clone(),
+        explanation: None,
+    }
+}

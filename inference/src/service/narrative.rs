@@ -1,0 +1,99 @@
+//! Tells a decision in a few sentences.
+
+use crate::{
+    decision::Choice,
+    explanation::Explanation,
+    http::question::Inquiry,
+    latency::LatencySource,
+    person::{IdentitySource, ProfileSource},
+};
+
+pub(super) fn sentences(inquiry: &Inquiry, choice: &Choice, explanation: &Explanation) -> Vec<String> {
+    let mut why = vec![evidence(explanation)];
+    if explanation.evidence.identity_source == IdentitySource::RequestGraphUnreachable {
+        why.push(
+            "The identity graph did not answer: other ids of this person may exist and were not looked at."
+                .to_owned(),
+        );
+    }
+    if explanation.evidence.profile_source == ProfileSource::HistoryProfilesUnreachable {
+        why.push(
+            "The profile store did not answer: the profile was rebuilt from the person's events.".to_owned(),
+        );
+    }
+    if !choice.guards.is_empty() {
+        let taken: Vec<String> = choice
+            .guards
+            .iter()
+            .map(|effect| {
+                format!(
+                    "{} took {}",
+                    effect.guard.replace('_', " "),
+                    effect.minutes_removed
+                )
+            })
+            .collect();
+        why.push(format!(
+            "Of {} minutes asked for, {}; the best of the {} left was chosen.",
+            choice.minutes_asked,
+            taken.join(", "),
+            choice.minutes_left
+        ));
+    }
+    for path in &choice.hot_paths {
+        let minutes = inquiry.question.now.millis_since(path.at) / 60_000;
+        why.push(format!(
+            "A {} {minutes} minutes ago raises the minutes that follow.",
+            path.signal.replace('_', " ")
+        ));
+    }
+    if choice.factor > 1.0 {
+        why.push(format!(
+            "At the chosen minute hot paths multiply the value by {:.2}.",
+            choice.factor
+        ));
+    }
+    why.push(format!(
+        "Arriving then is worth {:.2} times a random minute of the week.",
+        choice.value
+    ));
+    why.push(latency(inquiry, explanation));
+    why
+}
+
+fn evidence(explanation: &Explanation) -> String {
+    let evidence = &explanation.evidence;
+    if evidence.n == 0 {
+        return format!(
+            "Nothing is known of when this person acts: the population's curve (tables `{}`) decides.",
+            evidence.population_version
+        );
+    }
+    format!(
+        "The curve rests on {} human events of this person (worth {:.1} after their age); {:.0} % of it comes from other \
+         people.",
+        evidence.n,
+        evidence.effective_n,
+        100.0 * evidence.prior_weight
+    )
+}
+
+fn latency(inquiry: &Inquiry, explanation: &Explanation) -> String {
+    let expected = &explanation.latency;
+    let whose = inquiry
+        .esp
+        .as_deref()
+        .map_or("The provider".to_owned(), |esp| format!("`{esp}`"));
+    let source = match expected.source {
+        LatencySource::Learned => format!("learned from {} deliveries", expected.samples),
+        LatencySource::LearnedAcrossProviders => {
+            format!("learned from {} deliveries of all providers", expected.samples)
+        }
+        LatencySource::Caller => "the caller's estimate".to_owned(),
+        LatencySource::Default => "the default, nothing being known".to_owned(),
+    };
+    format!(
+        "{whose} is expected to take {:.1} s ({source}): the trigger comes that much earlier.",
+        expected.seconds
+    )
+}

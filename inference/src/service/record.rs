@@ -1,0 +1,135 @@
+//! Writes down what a decision was made of.
+
+use event::{Timestamp, grid, profile::Signal};
+use sha2::{Digest, Sha256};
+
+use super::{PersonCurve, Service, narrative};
+use crate::{
+    decision::{Choice, DAY_MINUTES, DaySpan},
+    explanation::{Explanation, NormalizedRequest, Point, ToldSignal, Window},
+    http::question::{Inquiry, WEEKDAYS},
+    person::Known,
+};
+
+/// The explanation of a choice, under the reference that follows from its content.
+pub(super) fn explanation(
+    inquiry: &Inquiry,
+    known: &Known,
+    curve: &PersonCurve,
+    choice: &Choice,
+) -> Explanation {
+    let question = &inquiry.question;
+    let mut explanation = Explanation {
+        explanation_ref: String::new(),
+        universal_id: known.person.canonical.to_string(),
+        decided_at: question.now,
+        service_version: env!("CARGO_PKG_VERSION"),
+        request: normalized(inquiry),
+        evidence: Service::evidence(curve, known),
+        profile_digest: known.digest.to_hex(),
+        curve_as_of: curve.as_of,
+        minutes_asked: choice.minutes_asked,
+        minutes_left: choice.minutes_left,
+        guards: choice.guards.clone(),
+        breakers: choice.breakers.clone(),
+        hot_paths: choice.hot_paths.clone(),
+        latency: choice.latency,
+        chosen: point(curve, choice, choice.arrive_at),
+        peaks: Vec::with_capacity(curve.peaks.len()),
+        trigger_at: choice.trigger_at,
+        confidence: choice.confidence,
+        why: Vec::new(),
+    };
+    let start = question.window.start.max(question.now);
+    for (slot, _) in &curve.peaks {
+        explanation
+            .peaks
+            .push(point(curve, choice, next_occurrence(*slot, start)));
+    }
+    explanation.why = narrative::sentences(inquiry, choice, &explanation);
+    let content =
+        serde_json::to_vec(&explanation).expect("an explanation has only string keys and finite numbers");
+    let digest = Sha256::digest(&content);
+    let prefix = u128::from_be_bytes(digest[..16].try_into().expect("a SHA-256 has 32 bytes"));
+    explanation.explanation_ref = format!("dec_{prefix:032x}");
+    explanation
+}
+
+fn point(curve: &PersonCurve, choice: &Choice, at: Timestamp) -> Point {
+    let p_base = curve.curve.density(at);
+    let factor = choice.factor_at(at);
+    Point {
+        slot: grid::slot(at),
+        at,
+        candidate: choice.was_candidate(at),
+        p_base,
+        factor,
+        p_final: p_base * factor,
+        response: curve.curve.score(at),
+    }
+}
+
+/// The first moment from `start` on at which `slot` begins.
+fn next_occurrence(slot: usize, start: Timestamp) -> Timestamp {
+    let offset_ms = slot as i64 * grid::MINUTE_MS - grid::week_offset_ms(start);
+    start.plus_millis(offset_ms.rem_euclid(grid::WEEK_MS))
+}
+
+fn normalized(inquiry: &Inquiry) -> NormalizedRequest {
+    let question = &inquiry.question;
+    let local = &question.local;
+    let mut blackout_days: Vec<String> = Vec::new();
+    for day in &local.blackout_dates {
+        let midnight = Timestamp::from_millis_clamped(day * DAY_MINUTES * grid::MINUTE_MS);
+        blackout_days.push(midnight.to_jiff().strftime("%Y-%m-%d").to_string());
+    }
+    for (name, out) in WEEKDAYS.iter().zip(local.blackout_weekdays) {
+        if out {
+            blackout_days.push((*name).to_owned());
+        }
+    }
+    NormalizedRequest {
+        window: Window {
+            start: question.window.start,
+            end: question.window.end,
+        },
+        not_before: question.not_before,
+        deadline: question.deadline,
+        time_zone: inquiry.time_zone.clone(),
+        allowed_hours: local.allowed.iter().copied().map(span_text).collect(),
+        quiet_hours: local.quiet.map(span_text),
+        blackout_days,
+        minimum_gap_seconds: question.minimum_gap_ms.map(|ms| ms as f64 / 1_000.0),
+        esp: inquiry.esp.clone(),
+        campaign_id: inquiry.campaign_id.clone(),
+        caller_latency_seconds: inquiry.caller_latency_seconds,
+        signals: question
+            .signals
+            .iter()
+            .map(|seen| ToldSignal {
+                kind: signal_name(seen.signal).to_owned(),
+                at: seen.at,
+            })
+            .collect(),
+    }
+}
+
+fn span_text(span: DaySpan) -> String {
+    let time = |minute: u16| format!("{:02}:{:02}", minute / 60, minute % 60);
+    format!("{}-{}", time(span.start), time(span.end))
+}
+
+/// The name of a signal in requests and answers.
+pub(crate) fn signal_name(signal: Signal) -> &'static str {
+    match signal {
+        Signal::SiteVisit => "site_visit",
+        Signal::ProductView => "product_view",
+        Signal::SmsClick => "sms_click",
+        Signal::PushClick => "push_click",
+        Signal::MarkedSpam => "marked_spam",
+        Signal::SupportTicket => "support_ticket",
+        Signal::Unsubscribed => "unsubscribed",
+        Signal::Resubscribed => "resubscribed",
+        Signal::HardBounce => "hard_bounce",
+    }
+}
