@@ -4,6 +4,10 @@ use std::{ops::Range, sync::Arc};
 
 use event::{Timestamp, grid};
 
+use super::exposure::{AGE_EDGES, AGES};
+use super::tables::CONFIDENCE_TERMS;
+use super::week::{BINS, Week};
+
 /// What the curve of a person rests on, from the least to the most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rung {
@@ -18,6 +22,16 @@ pub enum Rung {
 }
 
 impl Rung {
+    /// The rung for this many events.
+    pub(super) fn of(events: usize) -> Self {
+        match events {
+            0 => Self::Population,
+            1..=2 => Self::Sparse,
+            3..=9 => Self::Blended,
+            10.. => Self::Personal,
+        }
+    }
+
     /// The name in answers and explanations.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -34,10 +48,12 @@ impl Rung {
 pub struct Evidence {
     /// The person's human events that were used.
     pub events: usize,
-    /// The same, each weighed by its age.
+    /// The same, each weighed by its age, opens below clicks.
     pub effective_events: f64,
     /// How much of the curve comes from other people, 0 to 1.
     pub prior_weight: f64,
+    /// How much the person's last weeks outweigh the long memory, 0 to 1: high for people whose habits changed.
+    pub recent_weight: f64,
     /// Where the curve stands between the population and the person.
     pub rung: Rung,
     /// The tables used.
@@ -49,26 +65,76 @@ pub struct Evidence {
 pub struct Best {
     /// The moment of arrival: the start of a minute, or of a range that begins within one.
     pub at: Timestamp,
-    /// Its score.
+    /// Its score, weight included.
     pub score: f64,
 }
 
+/// Quarter hours in a week: the grid of the value.
+const QUARTERS: usize = 4 * BINS;
+
+const QUARTER_MINUTES: usize = 15;
+const QUARTER_MS: i64 = QUARTER_MINUTES as i64 * grid::MINUTE_MS;
+
+/// Minutes after arrival that count for its value.
+const HORIZON_MINUTES: usize = 1_440;
+
+/// Minutes within which [`Curve::confidence`] promises an act.
+const CONFIDENCE_MS: i64 = 2 * 3_600_000;
+
 /// A person's week: how likely they act at each minute, and what arriving at each minute is worth.
+///
+/// Small (3.4 kB) and cheap to read, so that it can be kept.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Curve {
     evidence: Evidence,
+    /// Activity by hour of the week, 1 on average; the values stand at the middles of the hours.
+    density: Box<Week>,
+    /// Value of arriving at the start of each quarter hour, 1 on average: coefficients of a cubic spline.
+    value: Box<[f32; QUARTERS]>,
+    confidence: [f32; CONFIDENCE_TERMS],
 }
 
 impl Curve {
-    pub(super) fn flat(population_version: Arc<str>) -> Self {
-        let evidence = Evidence {
-            events: 0,
-            effective_events: 0.0,
-            prior_weight: 1.0,
-            rung: Rung::Population,
-            population_version,
-        };
-        Self { evidence }
+    /// The curve over a person's week, where attention to a mail fades like `attention`.
+    pub(super) fn new(
+        week: Week,
+        attention: &[f32; AGES],
+        evidence: Evidence,
+        confidence: [f32; CONFIDENCE_TERMS],
+    ) -> Self {
+        let density = Box::new(week);
+        let mut sums = Vec::with_capacity(2 * QUARTERS + 1);
+        let mut sum = 0.0_f64;
+        sums.push(sum);
+        for quarter in 0..2 * QUARTERS {
+            sum += f64::from(interpolate(&density, (quarter % QUARTERS) as f32 / 4.0 + 0.125));
+            sums.push(sum);
+        }
+        let mut value = Box::new([0.0; QUARTERS]);
+        let mut total = 0.0;
+        for (quarter, slot) in value.iter_mut().enumerate() {
+            let mut worth = 0.0;
+            for (band, edges) in attention.iter().zip(AGE_EDGES.windows(2)) {
+                if edges[0] >= HORIZON_MINUTES {
+                    break;
+                }
+                let (from, to) = (
+                    edges[0] / QUARTER_MINUTES,
+                    edges[1].min(HORIZON_MINUTES) / QUARTER_MINUTES,
+                );
+                worth += f64::from(*band) * (sums[quarter + to] - sums[quarter + from]);
+            }
+            *slot = worth as f32;
+            total += worth;
+        }
+        let mean = (total / QUARTERS as f64) as f32;
+        value.iter_mut().for_each(|slot| *slot /= mean);
+        Self {
+            evidence,
+            density,
+            value,
+            confidence,
+        }
     }
 
     /// What the curve rests on.
@@ -79,29 +145,88 @@ impl Curve {
     /// `P_base`: for each of the week's 10,080 minutes, the share of the person's activity that falls into it if mail
     /// is always at hand. Sums to 1.
     pub fn minutes(&self) -> Vec<f32> {
-        vec![1.0 / grid::SLOTS as f32; grid::SLOTS]
+        (0..grid::SLOTS)
+            .map(|slot| self.density_at_slot(slot) as f32)
+            .collect()
     }
 
     /// `P_base` at the minute of `at`.
-    pub fn density(&self, _at: Timestamp) -> f64 {
-        1.0 / grid::SLOTS as f64
+    pub fn density(&self, at: Timestamp) -> f64 {
+        self.density_at_slot(grid::slot(at))
     }
 
-    /// The share of a week's activity that falls between two moments, in real time; above 1 over more than a week.
+    fn density_at_slot(&self, slot: usize) -> f64 {
+        f64::from(interpolate(&self.density, (slot as f32 + 0.5) / 60.0)) / grid::SLOTS as f64
+    }
+
+    /// The value of arriving at each minute of the week, see [`Curve::score`].
+    pub fn scores(&self) -> Vec<f32> {
+        (0..grid::SLOTS).map(|slot| self.score_at_slot(slot)).collect()
+    }
+
+    /// The share of a week's activity that falls between two moments, in real time; above 1 over more than a week, 0
+    /// when `to` is not after `from`.
     pub fn mass(&self, from: Timestamp, to: Timestamp) -> f64 {
-        to.millis_since(from).max(0) as f64 / grid::WEEK_MS as f64
+        if to <= from {
+            return 0.0;
+        }
+        let weeks = to.millis_since(from) / grid::WEEK_MS;
+        let rest_ms = to.millis_since(from) % grid::WEEK_MS;
+        let (first, offset_ms) = {
+            let offset_ms = grid::week_offset_ms(from);
+            ((offset_ms / QUARTER_MS) as usize, offset_ms % QUARTER_MS)
+        };
+        // Quarter hours touched by the rest, the first and the last in part.
+        let (mut quarter, mut begin_ms, mut left_ms, mut mass) = (first, offset_ms, rest_ms, 0.0);
+        while left_ms > 0 {
+            let part_ms = (QUARTER_MS - begin_ms).min(left_ms);
+            let middle = interpolate(&self.density, (quarter % QUARTERS) as f32 / 4.0 + 0.125);
+            mass += f64::from(middle) * part_ms as f64;
+            left_ms -= part_ms;
+            begin_ms = 0;
+            quarter += 1;
+        }
+        weeks as f64 + mass / grid::WEEK_MS as f64
     }
 
-    /// The value of arriving at `at`, relative to a random minute of the week (1 on average): the expected response
-    /// while attention fades. This is what a decision maximizes.
-    pub fn score(&self, _at: Timestamp) -> f64 {
-        1.0
+    /// The value of arriving in the minute of `at`, relative to a random minute of the week (1 on average): the
+    /// expected response while attention fades. This is what a decision maximizes.
+    pub fn score(&self, at: Timestamp) -> f64 {
+        f64::from(self.score_at_slot(grid::slot(at)))
+    }
+
+    fn score_at_slot(&self, slot: usize) -> f32 {
+        spline(
+            self.coefficients(slot / QUARTER_MINUTES),
+            (slot % QUARTER_MINUTES) as f32 / QUARTER_MINUTES as f32,
+        )
+    }
+
+    /// The four coefficients that shape the value within a quarter hour. It lies between the lowest and the highest.
+    fn coefficients(&self, quarter: usize) -> [f32; 4] {
+        let at = |lag: usize| self.value[(quarter + QUARTERS - 1 + lag) % QUARTERS];
+        [at(0), at(1), at(2), at(3)]
     }
 
     /// The best minute to arrive in any of `ranges` (half-open, in real time, in any order); the earliest of equals.
     /// `None` when all are empty.
     pub fn best(&self, ranges: &[Range<Timestamp>]) -> Option<Best> {
-        self.best_weighted(ranges, |_| 1.0)
+        let mut best: Option<Best> = None;
+        for_each_quarter(ranges, |quarter, minutes| {
+            let coefficients = self.coefficients(quarter);
+            let highest = f64::from(coefficients.into_iter().fold(f32::MIN, f32::max));
+            // Rounding may lift the spline above its coefficients by a part in a million.
+            if best.is_some_and(|best| highest * (1.0 + 1e-5) < best.score) {
+                return;
+            }
+            for (minute, at) in minutes {
+                let score = f64::from(spline(coefficients, minute as f32 / QUARTER_MINUTES as f32));
+                if is_better(best, at, score) {
+                    best = Some(Best { at, score });
+                }
+            }
+        });
+        best
     }
 
     /// Like [`Curve::best`], with each minute's score multiplied by `weight`: the factors of hot paths.
@@ -110,23 +235,131 @@ impl Curve {
         ranges: &[Range<Timestamp>],
         weight: impl Fn(Timestamp) -> f64,
     ) -> Option<Best> {
-        let candidates = ranges.iter().filter(|range| !range.is_empty());
-        let at = candidates.map(|range| range.start).min()?;
-        Some(Best {
-            at,
-            score: weight(at),
-        })
+        let mut best: Option<Best> = None;
+        for_each_quarter(ranges, |quarter, minutes| {
+            let coefficients = self.coefficients(quarter);
+            for (minute, at) in minutes {
+                let score =
+                    f64::from(spline(coefficients, minute as f32 / QUARTER_MINUTES as f32)) * weight(at);
+                if is_better(best, at, score) {
+                    best = Some(Best { at, score });
+                }
+            }
+        });
+        best
     }
 
     /// The week's highest local maxima of the score: slot and score, best first, at most `count`, at least two hours
     /// apart.
-    pub fn peaks(&self, _count: usize) -> Vec<(usize, f64)> {
-        Vec::new()
+    pub fn peaks(&self, count: usize) -> Vec<(usize, f64)> {
+        let scores = self.scores();
+        let slots = grid::SLOTS;
+        let mut maxima: Vec<(usize, f64)> = (0..slots)
+            .filter(|slot| {
+                let (before, after) = (scores[(slot + slots - 1) % slots], scores[(slot + 1) % slots]);
+                scores[*slot] > before && scores[*slot] >= after
+            })
+            .map(|slot| (slot, f64::from(scores[slot])))
+            .collect();
+        maxima.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        let mut peaks: Vec<(usize, f64)> = Vec::new();
+        for (slot, score) in maxima {
+            let apart = |other: usize| slot.abs_diff(other).min(slots - slot.abs_diff(other)) >= 120;
+            if peaks.len() < count && peaks.iter().all(|(other, _)| apart(*other)) {
+                peaks.push((slot, score));
+            }
+        }
+        peaks
     }
 
     /// The probability that the person acts within two hours of `chosen`, given that they act within `ranges` at all.
-    /// Calibrated on people that the tables were not fitted to.
-    pub fn confidence(&self, _chosen: Timestamp, _ranges: &[Range<Timestamp>]) -> f64 {
-        0.0
+    ///
+    /// A logistic map of the curve's share of the ranges, the number of events and the length of the ranges, fitted to
+    /// what people did whose curves were made without them.
+    pub fn confidence(&self, chosen: Timestamp, ranges: &[Range<Timestamp>]) -> f64 {
+        let terms = self.confidence_terms(chosen, ranges);
+        let odds: f64 = terms
+            .iter()
+            .zip(self.confidence)
+            .map(|(term, weight)| term * f64::from(weight))
+            .sum();
+        1.0 / (1.0 + (-odds).exp())
     }
+
+    /// What the confidence map is a function of.
+    pub(super) fn confidence_terms(
+        &self,
+        chosen: Timestamp,
+        ranges: &[Range<Timestamp>],
+    ) -> [f64; CONFIDENCE_TERMS] {
+        let soon = chosen..chosen.plus_millis(CONFIDENCE_MS);
+        let (mut all, mut near, mut length_ms) = (0.0, 0.0, 0);
+        for range in ranges.iter().filter(|range| !range.is_empty()) {
+            all += self.mass(range.start, range.end);
+            near += self.mass(range.start.max(soon.start), range.end.min(soon.end));
+            length_ms += range.end.millis_since(range.start);
+        }
+        // A window shorter than the two hours leaves no doubt but its own.
+        let share = if all > 0.0 {
+            (near / all).clamp(0.001, 0.999)
+        } else {
+            0.5
+        };
+        let days = (length_ms as f64 / 86_400_000.0).max(1.0 / 24.0);
+        [
+            1.0,
+            (share / (1.0 - share)).ln(),
+            (1.0 + self.evidence.events as f64).ln(),
+            days.ln(),
+        ]
+    }
+}
+
+/// The earlier of two equal scores is better, whatever the order of the ranges.
+fn is_better(best: Option<Best>, at: Timestamp, score: f64) -> bool {
+    best.is_none_or(|best| score > best.score || (score == best.score && at < best.at))
+}
+
+/// Calls `visit` for each quarter hour of the week that the ranges touch, in the order of time within a range, with the
+/// minutes in it: the minute of the quarter hour, and the moment.
+fn for_each_quarter(
+    ranges: &[Range<Timestamp>],
+    mut visit: impl FnMut(usize, &mut dyn Iterator<Item = (usize, Timestamp)>),
+) {
+    for range in ranges {
+        let mut at = range.start;
+        while at < range.end {
+            let slot = grid::slot(at);
+            let (quarter, first) = (slot / QUARTER_MINUTES, slot % QUARTER_MINUTES);
+            let minute_start = grid::floor_minute(at);
+            let mut minutes = (first..QUARTER_MINUTES)
+                .map(|minute| {
+                    let start = minute_start.plus_millis((minute - first) as i64 * grid::MINUTE_MS);
+                    (minute, start.max(at))
+                })
+                .take_while(|(_, moment)| *moment < range.end);
+            visit(quarter, &mut minutes);
+            let next = minute_start.plus_millis((QUARTER_MINUTES - first) as i64 * grid::MINUTE_MS);
+            if next <= at {
+                // The end of representable time.
+                break;
+            }
+            at = next;
+        }
+    }
+}
+
+/// The value between the middles of two hours; `hours` is the place in the week.
+fn interpolate(week: &Week, hours: f32) -> f32 {
+    let place = hours + BINS as f32 - 0.5;
+    let (first, share) = (place as usize, place.fract());
+    week[first % BINS] * (1.0 - share) + week[(first + 1) % BINS] * share
+}
+
+/// A uniform cubic B-spline at `x` (0 to 1) of its interval.
+fn spline([a, b, c, d]: [f32; 4], x: f32) -> f32 {
+    let y = 1.0 - x;
+    let (x2, y2) = (x * x, y * y);
+    (a * y2 * y + b * (4.0 - 6.0 * x2 + 3.0 * x2 * x) + c * (4.0 - 6.0 * y2 + 3.0 * y2 * y) + d * x2 * x)
+        / 6.0
 }

@@ -1,0 +1,83 @@
+//! The cost of a person's curve and of a decision on it, by how much is remembered of the person.
+
+use std::hint::black_box;
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use event::{Event, EventType, Hasher, Timestamp, profile::Profile};
+use sendflowr_inference::model::Population;
+
+const HOUR_MS: i64 = 3_600_000;
+
+fn now() -> Timestamp {
+    "2026-06-01T12:00:00Z".parse().expect("a moment")
+}
+
+/// A person with this many clicks in the last year, on mails delivered five hours before when `with_mail`.
+fn person(clicks: i64, with_mail: bool) -> Profile {
+    let template = synth::mock_events(1, 1, now(), &Hasher::new()).remove(0);
+    let mut profile = Profile::default();
+    for click in 0..clicks {
+        let at = now().plus_millis(-(click + 1) * 365 * 24 * HOUR_MS / clicks - click % 7 * HOUR_MS);
+        let message_id = with_mail.then(|| format!("m{click}"));
+        let clicked = Event {
+            timestamp: at,
+            event_type: EventType::Clicked,
+            message_id,
+            ..template.clone()
+        };
+        if with_mail {
+            let delivered = Event {
+                timestamp: at.plus_millis(-5 * HOUR_MS),
+                event_type: EventType::Delivered,
+                ..clicked.clone()
+            };
+            profile.apply(&delivered, false);
+        }
+        profile.apply(&clicked, false);
+    }
+    profile
+}
+
+fn curve(criterion: &mut Criterion) {
+    let population = Population::builtin();
+    let day = [now()..now().plus_millis(24 * HOUR_MS)];
+    let week = [now()..now().plus_millis(168 * HOUR_MS)];
+    for (name, with_mail) in [("clicks", false), ("mails_and_clicks", true)] {
+        let mut group = criterion.benchmark_group(format!("curve_and_decision/{name}"));
+        for clicks in [0, 10, 100, 400, 1_000] {
+            let profile = person(clicks, with_mail);
+            group.bench_with_input(
+                BenchmarkId::from_parameter(clicks),
+                &profile,
+                |bencher, profile| {
+                    bencher.iter(|| {
+                        let curve = population.curve(Some(black_box(profile)), now());
+                        let best = curve.best(&day).expect("the window is not empty");
+                        (best, curve.confidence(best.at, &day))
+                    });
+                },
+            );
+        }
+    }
+    let cached = population.curve(Some(&person(400, false)), now());
+    for (name, ranges) in [("day", &day), ("week", &week)] {
+        criterion.bench_function(&format!("cached_decision/{name}"), |bencher| {
+            bencher.iter(|| {
+                let best = cached.best(black_box(ranges)).expect("the window is not empty");
+                (best, cached.confidence(best.at, ranges))
+            });
+        });
+        criterion.bench_function(&format!("cached_decision_with_hot_path/{name}"), |bencher| {
+            let weight = |at: Timestamp| 1.0 + (-(at.millis_since(now()) as f64) / HOUR_MS as f64).exp();
+            bencher.iter(|| cached.best_weighted(black_box(ranges), weight));
+        });
+    }
+    let profile = person(400, true);
+    criterion.bench_function("profile/read", |bencher| {
+        let bytes = profile.to_bytes();
+        bencher.iter(|| Profile::from_bytes(black_box(&bytes)));
+    });
+}
+
+criterion_group!(benches, curve);
+criterion_main!(benches);

@@ -1,0 +1,58 @@
+//! Compares the timing model with what else one could do, and prints the tables that the documentation quotes.
+//!
+//! ```text
+//! cargo run -p sendflowr-inference --release --example compare -- [--people 1500] [--seeds 1,2] [--activity DIR]
+//! ```
+//!
+//! Two comparisons. On simulated people, whose true response is known and whose mail goes out at the brand's fixed
+//! hours: the share of the best possible gain over a random minute. With `--activity` on real activity times (a folder
+//! of `dev_history.csv.gz`, `dev_future.csv.gz` and `dev_users.csv.gz`): bits per future event over a uniform week, and
+//! how often the person acts within two hours of the chosen minute. Tables are always fitted to other people than those
+//! scored, or, on the simulation, to what was seen before the decisions.
+//!
+//! `--write-builtin FILE` fits the tables that ship with the product to all of the activity times.
+
+#![allow(clippy::print_stdout, reason = "a command's output")]
+
+mod activity;
+mod rivals;
+mod simulated;
+
+use std::path::PathBuf;
+
+/// Sizes of a person's history by which results are shown.
+pub(crate) const SIZES: [(usize, usize); 5] = [(0, 1), (1, 3), (3, 10), (10, 50), (50, usize::MAX)];
+
+/// The names of [`SIZES`].
+pub(crate) const SIZE_NAMES: [&str; 5] = ["0", "1-2", "3-9", "10-49", "50+"];
+
+fn main() {
+    let (mut people, mut seeds, mut activity, mut builtin) = (1_500, vec![1, 2], None, None);
+    let mut arguments = std::env::args().skip(1);
+    while let Some(name) = arguments.next() {
+        let value = arguments
+            .next()
+            .unwrap_or_else(|| panic!("`{name}` needs a value"));
+        match name.as_str() {
+            "--people" => people = value.parse().expect("`--people` is a number"),
+            "--seeds" => {
+                seeds = value
+                    .split(',')
+                    .map(|seed| seed.parse().expect("`--seeds` are numbers"))
+                    .collect();
+            }
+            "--activity" => activity = Some(PathBuf::from(value)),
+            "--write-builtin" => builtin = Some(PathBuf::from(value)),
+            _ => panic!("unknown option `{name}`"),
+        }
+    }
+    if people > 0 {
+        simulated::compare(people, &seeds);
+    }
+    if let Some(folder) = activity {
+        activity::compare(&folder);
+        if let Some(file) = builtin {
+            activity::write_builtin(&folder, &file);
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! What else one could do: policies that score every minute.
+
+use event::{Timestamp, grid, profile::History};
+use sendflowr_inference::model::Curve;
+
+/// Scores a minute of arrival; the highest of a window is chosen, the earliest of equals.
+pub(crate) type Policy<'a> = Box<dyn Fn(Timestamp) -> f64 + 'a>;
+
+const HOUR_MS: i64 = 3_600_000;
+const DAY_MS: i64 = 24 * HOUR_MS;
+
+/// The minute that a policy chooses, on a grid of five minutes.
+pub(crate) fn choose(policy: &Policy<'_>, start: Timestamp, hours: i64) -> Timestamp {
+    let mut best = (start, f64::MIN);
+    for step in 0..hours * 12 {
+        let at = start.plus_millis(step * 5 * grid::MINUTE_MS);
+        let score = policy(at);
+        if score > best.1 {
+            best = (at, score);
+        }
+    }
+    best.0
+}
+
+/// The earliest minute.
+pub(crate) fn send_now<'a>() -> Policy<'a> {
+    Box::new(|_| 0.0)
+}
+
+/// The brand's usual minute of the day.
+pub(crate) fn usual_hour<'a>(slot: usize) -> Policy<'a> {
+    Box::new(move |at| {
+        let away = (grid::slot(at) % 1440).abs_diff(slot % 1440);
+        -(away.min(1440 - away) as f64)
+    })
+}
+
+/// The hour of the day at which the person acted most; the population's where the person never did.
+pub(crate) fn best_hour<'a>(times: &[Timestamp], everybody: &'a [f64; 24]) -> Policy<'a> {
+    let mut hours = [0.0; 24];
+    for time in times {
+        hours[hour_of_day(*time)] += 1.0;
+    }
+    let hours = if times.is_empty() { *everybody } else { hours };
+    Box::new(move |at| hours[hour_of_day(at)])
+}
+
+/// Clicks per mail by two-hour slot of the day, drawn to everybody's with the weight of 300 mails.
+pub(crate) fn two_hour_slots<'a>(history: &History, everybody: &[f64; 12]) -> Policy<'a> {
+    let (mut clicked, mut sent) = ([0.0; 12], [0.0; 12]);
+    for mail in &history.mails {
+        let slot = hour_of_day(mail.delivered_at) / 2;
+        sent[slot] += 1.0;
+        clicked[slot] += f64::from(u8::from(mail.clicked_at.is_some()));
+    }
+    let rate: [f64; 12] =
+        std::array::from_fn(|slot| (clicked[slot] + 300.0 * everybody[slot]) / (sent[slot] + 300.0));
+    Box::new(move |at| rate[hour_of_day(at) / 2])
+}
+
+/// A Gaussian of an hour around each act, halved every three days, over a flat floor of a thousandth a minute.
+pub(crate) fn fresh_kernel<'a>(times: &[Timestamp], now: Timestamp) -> Policy<'a> {
+    const SIGMA: f64 = 60.0;
+    let mut minutes = vec![0.001; grid::SLOTS];
+    for time in times {
+        let weight = (-(now.millis_since(*time) as f64) / (3 * DAY_MS) as f64).exp2();
+        let height = weight / (SIGMA * std::f64::consts::TAU.sqrt());
+        let slot = grid::slot(*time) as i64;
+        for lag in -240..=240_i64 {
+            let at = (slot + lag).rem_euclid(grid::SLOTS as i64) as usize;
+            minutes[at] += height * (-0.5 * (lag as f64 / SIGMA).powi(2)).exp();
+        }
+    }
+    let total: f64 = minutes.iter().sum();
+    Box::new(move |at| minutes[grid::slot(at)] / total * grid::SLOTS as f64)
+}
+
+/// A curve's value.
+pub(crate) fn curve(curve: &Curve) -> Policy<'_> {
+    Box::new(|at| curve.score(at))
+}
+
+/// Hour of the day, UTC.
+pub(crate) fn hour_of_day(at: Timestamp) -> usize {
+    grid::slot(at) / 60 % 24
+}

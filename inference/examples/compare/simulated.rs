@@ -1,0 +1,227 @@
+//! The comparison on simulated people: the share of the best possible gain over a random minute.
+
+use event::{
+    Hasher, Timestamp,
+    profile::{History, Profile},
+};
+use sendflowr_inference::model::{Population, TrainingPerson};
+use synth::{Truth, World};
+
+use crate::rivals::{self, Policy, choose, hour_of_day};
+use crate::{SIZE_NAMES, SIZES};
+
+const WINDOWS_HOURS: [i64; 2] = [24, 168];
+
+struct Subject {
+    profile: Profile,
+    history: History,
+    truth: Truth,
+    clicks: usize,
+}
+
+/// Gains of a policy and of the best choice, over a random minute, by window and history size.
+#[derive(Default, Clone)]
+struct Gains {
+    name: String,
+    gained: [[f64; SIZES.len()]; 2],
+    possible: [[f64; SIZES.len()]; 2],
+    worse_than_random: usize,
+    choices: usize,
+}
+
+pub(crate) fn compare(people: usize, seeds: &[u64]) {
+    let mut table: Vec<Gains> = Vec::new();
+    for seed in seeds {
+        compare_world(people, *seed, &mut table);
+    }
+    println!("\nsimulated people, mail at the brand's hours: share of the best gain over a random minute");
+    print!("{:<44} {:>6} {:>6} {:>7} ", "policy", "24 h", "168 h", "worse");
+    println!("{}", SIZE_NAMES.map(|name| format!("{name:>6}")).join(" "));
+    for gains in &table {
+        let share = |window: usize| {
+            gains.gained[window].iter().sum::<f64>() / gains.possible[window].iter().sum::<f64>()
+        };
+        print!("{:<44} {:>6.2} {:>6.2} ", gains.name, share(0), share(1));
+        print!(
+            "{:>6.0}% ",
+            100.0 * gains.worse_than_random as f64 / gains.choices as f64
+        );
+        for size in 0..SIZES.len() {
+            let of = |window: usize| gains.gained[window][size] / gains.possible[window][size];
+            print!("{:>6.2} ", (of(0) + of(1)) / 2.0);
+        }
+        println!();
+    }
+}
+
+fn compare_world(people: usize, seed: u64, table: &mut Vec<Gains>) {
+    let now: Timestamp = "2026-06-01T12:00:00Z".parse().expect("a moment");
+    let world = World::new(seed, people, now);
+    let hasher = Hasher::new();
+    let subject = |index| {
+        let mut profile = Profile::default();
+        for simulated in world.events(index, &hasher) {
+            profile.apply(&simulated.event, simulated.machine);
+        }
+        let history = profile.history(now);
+        let clicks = history
+            .mails
+            .iter()
+            .filter(|mail| mail.clicked_at.is_some())
+            .count();
+        Subject {
+            profile,
+            history,
+            truth: world.truth(index, now),
+            clicks,
+        }
+    };
+    let subjects: Vec<Subject> = (0..people).map(subject).collect();
+    let train = || {
+        subjects.iter().map(|subject| TrainingPerson {
+            profile: subject.profile.clone(),
+        })
+    };
+
+    let started = std::time::Instant::now();
+    let fitted = Population::fit(train(), now).expect("there are events");
+    println!(
+        "seed {seed}: {people} people, {} events, fitted in {:.1?}",
+        fitted.events(),
+        started.elapsed()
+    );
+    let builtin = Population::builtin();
+
+    let clicks_of = |subject: &Subject| -> Vec<Timestamp> {
+        subject
+            .history
+            .mails
+            .iter()
+            .filter_map(|mail| mail.clicked_at)
+            .collect()
+    };
+    let opens_of = |subject: &Subject| -> Vec<Timestamp> {
+        subject
+            .history
+            .mails
+            .iter()
+            .filter_map(|mail| mail.opened_at)
+            .collect()
+    };
+    let hours = |times: &dyn Fn(&Subject) -> Vec<Timestamp>| -> [f64; 24] {
+        let mut hours = [0.0; 24];
+        subjects
+            .iter()
+            .flat_map(times)
+            .for_each(|time| hours[hour_of_day(time)] += 1.0);
+        hours
+    };
+    let (all_clicks, all_opens) = (hours(&clicks_of), hours(&opens_of));
+    let (mut clicked, mut sent) = ([1.0; 12], [20.0; 12]);
+    for mail in subjects.iter().flat_map(|subject| &subject.history.mails) {
+        sent[hour_of_day(mail.delivered_at) / 2] += 1.0;
+        clicked[hour_of_day(mail.delivered_at) / 2] += f64::from(u8::from(mail.clicked_at.is_some()));
+    }
+    let slots: [f64; 12] = std::array::from_fn(|slot| clicked[slot] / sent[slot]);
+    let usual = world.usual_slot();
+
+    type Make<'a> = Box<dyn Fn(&Subject, &mut dyn FnMut(&Policy<'_>)) + 'a>;
+    let policies: Vec<(&str, Make<'_>)> = vec![
+        ("send now", Box::new(|_, score| score(&rivals::send_now()))),
+        (
+            "brand's usual hour",
+            Box::new(|_, score| score(&rivals::usual_hour(usual))),
+        ),
+        (
+            "best hour of opens",
+            Box::new(|s, score| score(&rivals::best_hour(&opens_of(s), &all_opens))),
+        ),
+        (
+            "best hour of clicks",
+            Box::new(|s, score| score(&rivals::best_hour(&clicks_of(s), &all_clicks))),
+        ),
+        (
+            "two-hour slots, clicks per mail",
+            Box::new(|s, score| score(&rivals::two_hour_slots(&s.history, &slots))),
+        ),
+        (
+            "fresh kernel (60 min, 72 h)",
+            Box::new(|s, score| score(&rivals::fresh_kernel(&clicks_of(s), now))),
+        ),
+        (
+            "ours, one curve for all",
+            Box::new(|_, score| score(&rivals::curve(&fitted.curve(None, now)))),
+        ),
+        (
+            "ours, exposure left out",
+            Box::new(|s, score| {
+                score(&rivals::curve(
+                    &fitted.curve(Some(&without_deliveries(s, now)), now),
+                ));
+            }),
+        ),
+        (
+            "ours, built-in tables",
+            Box::new(|s, score| score(&rivals::curve(&builtin.curve(Some(&s.profile), now)))),
+        ),
+        (
+            "ours",
+            Box::new(|s, score| score(&rivals::curve(&fitted.curve(Some(&s.profile), now)))),
+        ),
+    ];
+    for (row, (name, make)) in policies.iter().enumerate() {
+        if table.len() <= row {
+            table.push(Gains {
+                name: (*name).to_owned(),
+                ..Gains::default()
+            });
+        }
+        let gains = &mut table[row];
+        for (index, subject) in subjects.iter().enumerate() {
+            // Decisions fall on all hours of the week.
+            let start = now.plus_millis((index as i64 * 37 % 168) * 3_600_000);
+            let size = SIZES
+                .iter()
+                .position(|(from, to)| (*from..*to).contains(&subject.clicks))
+                .expect("sizes cover all");
+            make(subject, &mut |policy| {
+                for (window, hours) in WINDOWS_HOURS.into_iter().enumerate() {
+                    let chosen = subject.truth.response(choose(policy, start, hours));
+                    let responses = (0..hours * 4)
+                        .map(|quarter| subject.truth.response(start.plus_millis(quarter * 900_000)));
+                    let (sum, best) = responses.fold((0.0, 0.0_f64), |(sum, best), response| {
+                        (sum + response, best.max(response))
+                    });
+                    let mean = sum / (hours * 4) as f64;
+                    gains.gained[window][size] += chosen - mean;
+                    gains.possible[window][size] += best - mean;
+                    gains.worse_than_random += usize::from(chosen < mean);
+                    gains.choices += 1;
+                }
+            });
+        }
+    }
+}
+
+/// The same clicks and opens with no word of deliveries.
+fn without_deliveries(subject: &Subject, now: Timestamp) -> Profile {
+    let mut profile = Profile::default();
+    let template = synth::mock_events(1, 1, now, &Hasher::new()).remove(0);
+    for mail in &subject.history.mails {
+        for (at, event_type) in [
+            (mail.opened_at, event::EventType::Opened),
+            (mail.clicked_at, event::EventType::Clicked),
+        ] {
+            if let Some(timestamp) = at {
+                let event = event::Event {
+                    timestamp,
+                    event_type,
+                    message_id: None,
+                    ..template.clone()
+                };
+                profile.apply(&event, false);
+            }
+        }
+    }
+    profile
+}

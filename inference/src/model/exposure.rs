@@ -1,0 +1,222 @@
+//! When mail lay in front of a person, and when the person acted: the sums that all estimates are made of.
+//!
+//! Nobody clicks a mail that has not arrived, so clicks alone repeat the sender's habits. What tells about the person is
+//! clicks over exposure: the time that unclicked mail spent in the mailbox, weighed by how attention to it fades.
+
+use event::{Timestamp, profile::History};
+
+use super::week::{BINS, Week, add_shared, bin_of};
+
+/// The ages, in minutes, between which attention is taken as constant. The first hours are told apart finely because
+/// most clicks fall into them; nothing after three days counts.
+pub(super) const AGE_EDGES: [usize; 13] = [
+    0, 15, 30, 60, 120, 240, 480, 720, 1_080, 1_440, 2_160, 2_880, 4_320,
+];
+
+/// Bands between the [`AGE_EDGES`].
+pub(super) const AGES: usize = AGE_EDGES.len() - 1;
+
+const END: usize = AGE_EDGES[AGES];
+
+/// Hours that a mail of the last age touches: three days, and the rest of the hour of delivery.
+const ROW: usize = END / 60 + 1;
+
+/// How attention to a mail fades with its age; 1 for a fresh one.
+#[derive(Debug, Clone)]
+pub(super) struct Attention {
+    /// Attention to a mail of age 0..=END minutes, summed from 0, in hours.
+    sums: Vec<f32>,
+    /// For each minute of the hour at which a mail may arrive: its exposure in this hour and those after.
+    rows: Vec<[f32; ROW]>,
+}
+
+impl Attention {
+    pub(super) fn new(bands: &[f32; AGES]) -> Self {
+        let mut sums = Vec::with_capacity(END + 1);
+        let mut sum = 0.0_f64;
+        sums.push(0.0);
+        for (band, edges) in bands.iter().zip(AGE_EDGES.windows(2)) {
+            for _ in edges[0]..edges[1] {
+                sum += f64::from(*band) / 60.0;
+                sums.push(sum as f32);
+            }
+        }
+        let row = |minute: usize| -> [f32; ROW] {
+            std::array::from_fn(|hour| {
+                let from = (hour * 60).saturating_sub(minute);
+                let to = ((hour + 1) * 60 - minute).min(END);
+                sums[to.max(from)] - sums[from]
+            })
+        };
+        let rows = (0..60).map(row).collect();
+        Self { sums, rows }
+    }
+
+    /// Adds the exposure of a mail that arrived in `bin` at `minute` and lay there for `minutes`.
+    pub(super) fn add(&self, week: &mut Week, (bin, minute): (usize, usize), minutes: usize, weight: f32) {
+        let row = &self.rows[minute];
+        let minutes = minutes.min(END);
+        // Hours that passed entirely, then the one in which the exposure ends.
+        let whole = ((minute + minutes) / 60).min(ROW);
+        let before_wrap = whole.min(BINS - bin);
+        for (sum, exposure) in week[bin..].iter_mut().zip(&row[..before_wrap]) {
+            *sum += weight * exposure;
+        }
+        for (sum, exposure) in week.iter_mut().zip(&row[before_wrap..whole]) {
+            *sum += weight * exposure;
+        }
+        let from = (whole * 60).saturating_sub(minute);
+        if from < minutes {
+            week[(bin + whole) % BINS] += weight * (self.sums[minutes] - self.sums[from]);
+        }
+    }
+}
+
+/// A person's decayed sums.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Sums {
+    /// First clicks of mails.
+    pub(super) clicks: Engagement,
+    /// First opens of mails, or clicks where those came first. Empty where opens are mostly a machine's.
+    pub(super) opens: Engagement,
+    /// Engagement without a known mail. Its exposure is taken as flat.
+    pub(super) alone: Option<Box<Week>>,
+    /// Their weight.
+    pub(super) alone_count: f32,
+}
+
+/// Events by hour, and the exposure to them.
+#[derive(Debug, Clone)]
+pub(super) struct Engagement {
+    pub(super) events: Week,
+    pub(super) exposure: Week,
+    /// Σ events.
+    pub(super) count: f32,
+    /// Whether there is any exposure.
+    pub(super) exposed: bool,
+}
+
+impl Default for Engagement {
+    fn default() -> Self {
+        Self {
+            events: [0.0; BINS],
+            exposure: [0.0; BINS],
+            count: 0.0,
+            exposed: false,
+        }
+    }
+}
+
+/// An open without a known mail, against a click: the share that the comparison of both on simulated mail gave.
+const OPEN_WEIGHT_ALONE: f32 = 0.4;
+
+/// Above this share of machine opens among mails, a person's opens say nothing about the person.
+const MACHINE_OPEN_LIMIT: f32 = 0.3;
+
+/// Machine opens that a profile remembers at most, so that shares are taken over as many mails.
+const MACHINE_OPENS_KEPT: usize = 32;
+
+/// Minutes from `earlier` to `later`, at least one: a click within the minute of arrival had some exposure too.
+fn minutes_between(earlier: Timestamp, later: Timestamp) -> usize {
+    (later.millis_since(earlier) / 60_000).max(1) as usize
+}
+
+impl Sums {
+    /// The sums of a history as of `now`, each mail or activity weighing half after `half_life_days`.
+    pub(super) fn of(history: &History, now: Timestamp, attention: &Attention, half_life_days: f32) -> Self {
+        let mut sums = Self::default();
+        let weigh = |at: Timestamp| (-(now.millis_since(at) as f32) / (half_life_days * 86_400_000.0)).exp2();
+        let recent_mails = history.mails.len().min(MACHINE_OPENS_KEPT);
+        let opens_count = history.machine_opens as f32 <= MACHINE_OPEN_LIMIT * recent_mails as f32;
+        for mail in &history.mails {
+            let weight = weigh(mail.delivered_at);
+            let arrived = bin_of(mail.delivered_at);
+            sums.clicks.take(
+                attention,
+                mail.delivered_at,
+                arrived,
+                mail.clicked_at,
+                now,
+                weight,
+            );
+            if opens_count {
+                let first = match (mail.opened_at, mail.clicked_at) {
+                    (Some(opened), Some(clicked)) => Some(opened.min(clicked)),
+                    (opened, clicked) => opened.or(clicked),
+                };
+                sums.opens
+                    .take(attention, mail.delivered_at, arrived, first, now, weight);
+            }
+        }
+        if sums.opens.count == 0.0 {
+            // Images are blocked: no open was ever seen, and none missing one means anything.
+            sums.opens = Engagement::default();
+        }
+        for activity in &history.activities {
+            let weight = weigh(activity.at) * if activity.strong { 1.0 } else { OPEN_WEIGHT_ALONE };
+            add_shared(
+                sums.alone.get_or_insert_with(|| Box::new([0.0; BINS])),
+                activity.at,
+                weight,
+            );
+            sums.alone_count += weight;
+        }
+        sums
+    }
+
+    /// The weight of all events, opens counting as far as they say something of their own.
+    pub(super) fn count(&self) -> f32 {
+        self.clicks.count
+            + self.alone_count
+            + OPEN_WEIGHT_ALONE * (self.opens.count - self.clicks.count).max(0.0)
+    }
+}
+
+impl Engagement {
+    fn take(
+        &mut self,
+        attention: &Attention,
+        delivered_at: Timestamp,
+        arrived: (usize, usize),
+        first: Option<Timestamp>,
+        now: Timestamp,
+        weight: f32,
+    ) {
+        self.exposed = true;
+        let minutes = minutes_between(delivered_at, first.unwrap_or(now));
+        attention.add(&mut self.exposure, arrived, minutes, weight);
+        if let Some(first) = first
+            && minutes <= END
+        {
+            self.events[bin_of(first).0] += weight;
+            self.count += weight;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exposure_is_all_of_attention_and_wraps_around_the_week() {
+        let attention = Attention::new(&[1.0; AGES]);
+        for (bin, minute, minutes) in [
+            (0, 0, 30),
+            (166, 59, 4_000),
+            (167, 1, 4_320),
+            (3, 17, 100_000),
+            (5, 50, 10),
+        ] {
+            let mut week = [0.0; BINS];
+            attention.add(&mut week, (bin, minute), minutes, 2.0);
+            let hours = minutes.min(END) as f32 / 60.0;
+            assert!(
+                (week.iter().sum::<f32>() - 2.0 * hours).abs() < 1e-3,
+                "{bin} {minute} {minutes}"
+            );
+            let first = (60 - minute).min(minutes) as f32 / 60.0;
+            assert!((week[bin] - 2.0 * first).abs() < 1e-4, "{bin} {minute} {minutes}");
+        }
+    }
+}

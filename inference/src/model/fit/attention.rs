@@ -1,0 +1,104 @@
+//! How attention to a mail fades: clicks at each age, over the clicks expected there from when people act.
+
+use event::{Timestamp, profile::History};
+
+use crate::model::Population;
+use crate::model::drift::LONG_DAYS;
+use crate::model::exposure::{AGE_EDGES, AGES, Sums};
+use crate::model::posterior::posterior;
+use crate::model::tables::{Derived, Tables};
+use crate::model::week::{BINS, bin_of, dot};
+
+/// Clicked mails below which attention cannot be told from chance.
+const ENOUGH_CLICKS: usize = 200;
+
+/// Clicks' worth, in each band, of the attention that the fit started from.
+const PRIOR_CLICKS: f32 = 20.0;
+
+/// People beyond this change no band by a hundredth.
+const MOST_PEOPLE: usize = 4_000;
+
+/// Hours of a day and night that normalize attention: the level of engagement takes up the rest.
+const NORMAL_MINUTES: usize = 1_440;
+
+/// Whether there are enough clicks on known mails to learn from.
+pub(super) fn enough(histories: &[History]) -> bool {
+    let clicked = histories
+        .iter()
+        .flat_map(|history| &history.mails)
+        .filter(|mail| mail.clicked_at.is_some());
+    clicked.take(ENOUGH_CLICKS).count() == ENOUGH_CLICKS
+}
+
+/// Refits `tables.attention`, given the weeks of the people (`personal`) or everybody's.
+pub(super) fn refit(
+    tables: &mut Tables,
+    prior: &Population,
+    histories: &[History],
+    people: &[Sums],
+    now: Timestamp,
+    personal: bool,
+) {
+    let derived = Derived::new(tables);
+    let mut clicks = [PRIOR_CLICKS; AGES];
+    let mut expected = [PRIOR_CLICKS; AGES];
+    let bands = tables.attention_bands();
+    let stride = histories.len().div_ceil(MOST_PEOPLE);
+    for (history, sums) in histories.iter().zip(people).step_by(stride) {
+        if !sums.clicks.exposed {
+            continue;
+        }
+        let mut week = [0.0; BINS];
+        if personal {
+            week = posterior(tables, &derived, sums).week;
+        } else {
+            week.copy_from_slice(&tables.pooled);
+        }
+        let shape = tables.level_shape;
+        let exposed = dot(&sums.clicks.exposure, &week);
+        let level = (shape + sums.clicks.count) / (shape / tables.click_level + exposed);
+        for mail in &history.mails {
+            let age_days = now.millis_since(mail.delivered_at) as f32 / 86_400_000.0;
+            let weight = (-age_days / LONG_DAYS).exp2();
+            let minutes = mail.clicked_at.unwrap_or(now).millis_since(mail.delivered_at) / 60_000;
+            let minutes = minutes.max(1) as usize;
+            let (bin, minute) = bin_of(mail.delivered_at);
+            for band in 0..AGES {
+                let (from, to) = (AGE_EDGES[band], AGE_EDGES[band + 1].min(minutes));
+                if from >= to {
+                    break;
+                }
+                expected[band] += weight * level * bands[band] * activity(&week, bin * 60 + minute, from, to);
+                if mail.clicked_at.is_some() && minutes < AGE_EDGES[band + 1] && minutes >= from {
+                    clicks[band] += weight;
+                }
+            }
+        }
+    }
+    let mut refitted: [f32; AGES] = std::array::from_fn(|band| bands[band] * clicks[band] / expected[band]);
+    let day = |bands: &[f32]| -> f32 {
+        let hours = AGE_EDGES
+            .windows(2)
+            .take_while(|edges| edges[1] <= NORMAL_MINUTES);
+        hours
+            .zip(bands)
+            .map(|(edges, band)| (edges[1] - edges[0]) as f32 * band)
+            .sum()
+    };
+    let scale = day(&prior.tables.attention) / day(&refitted);
+    refitted.iter_mut().for_each(|band| *band *= scale);
+    tables.attention = refitted.to_vec();
+}
+
+/// The integral of a week's activity over ages `from` to `to` (minutes) of a mail delivered at minute `start` of the
+/// week, in hours.
+fn activity(week: &[f32; BINS], start: usize, from: usize, to: usize) -> f32 {
+    let (mut at, end) = (start + from, start + to);
+    let mut sum = 0.0;
+    while at < end {
+        let hour_end = ((at / 60 + 1) * 60).min(end);
+        sum += week[at / 60 % BINS] * (hour_end - at) as f32 / 60.0;
+        at = hour_end;
+    }
+    sum
+}

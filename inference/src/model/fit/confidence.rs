@@ -1,0 +1,160 @@
+//! The map from a curve to the chance that it is right, fitted to what people did afterwards.
+//!
+//! Each person's last four weeks are held back; the curve of what came before decides at a moment in them, and the
+//! person's own acts tell whether it was right. Only people without known deliveries take part: the acts of the others
+//! crowd where the sender sent, whatever the person likes.
+
+use event::{
+    Timestamp,
+    profile::{Activity, History},
+};
+
+use crate::model::Population;
+use crate::model::tables::CONFIDENCE_TERMS;
+
+/// How long before a person's last act the curve stops learning.
+const HELD_BACK_MS: i64 = 28 * DAY_MS;
+
+const DAY_MS: i64 = 86_400_000;
+const HOUR_MS: i64 = 3_600_000;
+
+/// Windows that are tried, in hours.
+const WINDOWS_HOURS: [i64; 2] = [24, 168];
+
+/// Fewer outcomes than this leave the map as it was.
+const ENOUGH: usize = 400;
+
+/// Outcomes' worth of the map that the fit started from.
+const PRIOR: f64 = 20.0;
+
+/// People beyond this change the map in the third digit only.
+const MOST_PEOPLE: usize = 4_000;
+
+/// Steps of Newton's method; it stands still after six.
+const STEPS: usize = 10;
+
+/// The refitted map, or `None` when there is too little to fit it to.
+pub(super) fn refit(population: &Population, histories: &[History]) -> Option<[f32; CONFIDENCE_TERMS]> {
+    let mut outcomes = Vec::new();
+    let stride = histories.len().div_ceil(MOST_PEOPLE).max(1);
+    for (index, history) in histories.iter().enumerate().step_by(stride) {
+        if !history.mails.is_empty() {
+            continue;
+        }
+        let Some(last) = history.activities.last() else {
+            continue;
+        };
+        // Anywhere in the first three of the four weeks, by the person's number: reproducible, and at all hours.
+        let spread_ms = (index as i64).wrapping_mul(6_364_136_223) % (21 * DAY_MS);
+        let cut = last.at.plus_millis(-HELD_BACK_MS + spread_ms);
+        outcomes.extend(outcomes_at(population, &history.activities, cut));
+    }
+    if outcomes.len() < ENOUGH {
+        return None;
+    }
+    let start: [f64; CONFIDENCE_TERMS] =
+        std::array::from_fn(|term| f64::from(population.tables.confidence[term]));
+    Some(logistic(&outcomes, start).map(|term| term as f32))
+}
+
+/// One outcome: the terms of the map, and whether the person acted within two hours of the chosen minute.
+type Outcome = ([f64; CONFIDENCE_TERMS], bool);
+
+fn outcomes_at(population: &Population, activities: &[Activity], cut: Timestamp) -> Vec<Outcome> {
+    let split = activities.partition_point(|activity| activity.at <= cut);
+    let (past, future) = activities.split_at(split);
+    let history = History {
+        activities: past.to_vec(),
+        ..History::default()
+    };
+    let curve = population.curve_of(&history, cut);
+    let mut outcomes = Vec::new();
+    for hours in WINDOWS_HOURS {
+        let window = cut..cut.plus_millis(hours * HOUR_MS);
+        if !future.iter().any(|activity| window.contains(&activity.at)) {
+            continue;
+        }
+        let ranges = [window.clone()];
+        let Some(best) = curve.best(&ranges) else { continue };
+        let end = best.at.plus_millis(2 * HOUR_MS).min(window.end);
+        let hit = future
+            .iter()
+            .any(|activity| best.at <= activity.at && activity.at < end);
+        outcomes.push((curve.confidence_terms(best.at, &ranges), hit));
+    }
+    outcomes
+}
+
+/// Logistic regression by Newton's method, drawn towards `start`.
+fn logistic(outcomes: &[Outcome], start: [f64; CONFIDENCE_TERMS]) -> [f64; CONFIDENCE_TERMS] {
+    let mut weights = start;
+    for _ in 0..STEPS {
+        let mut gradient: [f64; CONFIDENCE_TERMS] =
+            std::array::from_fn(|term| PRIOR * (start[term] - weights[term]));
+        let mut curvature = [[0.0; CONFIDENCE_TERMS]; CONFIDENCE_TERMS];
+        for (term, row) in curvature.iter_mut().enumerate() {
+            row[term] = PRIOR;
+        }
+        for (terms, hit) in outcomes {
+            let odds: f64 = terms
+                .iter()
+                .zip(weights)
+                .map(|(term, weight)| term * weight)
+                .sum();
+            let chance = 1.0 / (1.0 + (-odds).exp());
+            for row in 0..CONFIDENCE_TERMS {
+                gradient[row] += terms[row] * (f64::from(u8::from(*hit)) - chance);
+                for column in 0..CONFIDENCE_TERMS {
+                    curvature[row][column] += terms[row] * terms[column] * chance * (1.0 - chance);
+                }
+            }
+        }
+        let step = solve(curvature, gradient);
+        for (weight, step) in weights.iter_mut().zip(step) {
+            *weight += step;
+        }
+    }
+    weights
+}
+
+/// Solves a small positive definite system by elimination.
+fn solve<const N: usize>(mut matrix: [[f64; N]; N], mut right: [f64; N]) -> [f64; N] {
+    for pivot in 0..N {
+        for row in pivot + 1..N {
+            let factor = matrix[row][pivot] / matrix[pivot][pivot];
+            for column in pivot..N {
+                matrix[row][column] -= factor * matrix[pivot][column];
+            }
+            right[row] -= factor * right[pivot];
+        }
+    }
+    for row in (0..N).rev() {
+        for column in row + 1..N {
+            right[row] -= matrix[row][column] * right[column];
+        }
+        right[row] /= matrix[row][row];
+    }
+    right
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logistic_regression_finds_the_map_that_made_the_data() {
+        let truth = [-0.4, 0.9, 0.2, -0.3];
+        let mut outcomes = Vec::new();
+        for index in 0..40_000_u32 {
+            let noise = |salt: u32| {
+                f64::from(index.wrapping_mul(2_654_435_761).wrapping_mul(salt) >> 8) / f64::from(1 << 24)
+            };
+            let terms = [1.0, 4.0 * noise(3) - 2.0, 3.0 * noise(5), 2.0 * noise(7)];
+            let odds: f64 = terms.iter().zip(truth).map(|(term, weight)| term * weight).sum();
+            outcomes.push((terms, noise(11) < 1.0 / (1.0 + (-odds).exp())));
+        }
+        for (found, truth) in logistic(&outcomes, [0.0; 4]).into_iter().zip(truth) {
+            assert!((found - truth).abs() < 0.1, "{found} for {truth}");
+        }
+    }
+}
