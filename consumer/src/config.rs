@@ -21,7 +21,7 @@ pub struct RawConsumerConfig {
     /// Longest wait for the profile store. 1 to 60,000, default 2,000: it is a cache and may not hold up events.
     pub profile_timeout_ms: u64,
     /// Entries kept in each of the memories of recent deliveries, visits, addresses and events. 1,000 to 10,000,000,
-    /// default 100,000, which takes some 60 MB when all are full.
+    /// default 100,000, which takes 60 to 120 MB when all are full.
     pub memory_entries: usize,
     /// Networks from which mailboxes prefetch pictures, in CIDR form. Default: Apple's own network. Apple publishes
     /// its relay's other ranges at `https://mask-api.icloud.com/egress-ip-ranges.csv`.

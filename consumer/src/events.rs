@@ -9,13 +9,13 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use event::{Event, Timestamp};
+use event::{Event, EventType, Timestamp};
 use store::{bus::Record, events::StoredEvent};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     ConsumerConfig, ConsumerError, Dependencies, EVENTS_GROUP,
-    dead_letter::DeadLetter,
+    dead_letter::{Cause, DeadLetter},
     decode::decode,
     enrich::{Enricher, MessageRef},
     error::Interrupted,
@@ -131,46 +131,36 @@ impl Pipeline<'_> {
         if incoming.is_empty() {
             return Ok(Vec::new());
         }
-        let (records, events): (Vec<Record>, Vec<Event>) = incoming
+        let (records, batch): (Vec<Record>, Vec<Event>) = incoming
             .into_iter()
             .map(|Incoming { record, event }| (record, event))
             .unzip();
-        let known = self.profiles.load(&events).await;
-        let wanted = self.enricher.wanted_sent_times(&events);
+        let known = self.profiles.load(&batch).await;
+        let wanted = self.enricher.wanted_sent_times(&batch);
         let sent_times = self.sent_times(wanted).await?;
-        let findings = self.enricher.enrich(&events, &sent_times, &known);
-        let mut rows = Vec::with_capacity(events.len());
-        for (event, enrichment) in events.into_iter().zip(findings) {
-            if enrichment.machine
-                || matches!(
-                    event.event_type,
-                    event::EventType::Opened | event::EventType::Clicked
-                )
-            {
-                self.dependencies
-                    .metrics
-                    .judged(event.event_type, enrichment.machine);
+        let findings = self.enricher.enrich(&batch, &sent_times, &known);
+        let Dependencies { events, metrics, .. } = self.dependencies;
+        let mut rows = Vec::with_capacity(batch.len());
+        for (event, enrichment) in batch.into_iter().zip(findings) {
+            if matches!(event.event_type, EventType::Opened | EventType::Clicked) {
+                metrics.judged(event.event_type, enrichment.machine);
             }
             rows.push(StoredEvent { event, enrichment });
         }
         let attempts = self.attempts("write");
-        let written = write::write(self.dependencies.events.as_ref(), &rows, attempts).await?;
-        self.dependencies
-            .metrics
-            .stored(written.report.inserted, written.report.duplicates);
+        let written = write::write(events.as_ref(), &rows, attempts).await?;
+        metrics.stored(written.report.inserted, written.report.duplicates);
         for (index, message) in &written.refused {
             letters.push(DeadLetter::new(
                 &records[*index],
-                crate::dead_letter::Cause::StoreRejected,
+                Cause::StoreRejected,
                 message.clone(),
             ));
         }
-        let refused: HashSet<usize> = written.refused.into_iter().map(|(index, _)| index).collect();
-        let mut index = 0;
-        rows.retain(|_| {
-            index += 1;
-            !refused.contains(&(index - 1))
-        });
+        // From the last to the first, so that the places of those before stay what they are.
+        for (index, _) in written.refused.iter().rev() {
+            rows.remove(*index);
+        }
         // Only after the write: whoever rebuilds a profile from history from here on sees these events.
         self.profiles
             .apply(&rows, known, written.report.duplicates > 0)

@@ -46,10 +46,10 @@ impl Latencies {
         }
         let mut unknown = Vec::new();
         for event in batch {
-            if let (EventType::Delivered, Some(message_id)) = (event.event_type, &event.message_id) {
-                if self.key(event).is_some_and(|key| self.sent.get(&key).is_none()) {
-                    unknown.push((event.universal_id.clone(), message_id.clone()));
-                }
+            if let (EventType::Delivered, Some(message_id)) = (event.event_type, &event.message_id)
+                && self.key(event).is_some_and(|key| self.sent.get(&key).is_none())
+            {
+                unknown.push((event.universal_id.clone(), message_id.clone()));
             }
         }
         unknown

@@ -143,7 +143,7 @@ impl ProfileKeeper {
                 self.remember_stale(some.iter().cloned());
                 continue;
             }
-            match self.from_history(some).await {
+            match self.profiles_by_history(some).await {
                 Ok(rebuilt) => {
                     self.metrics.profiles_rebuilt(rebuilt.len());
                     self.put(rebuilt).await;
@@ -156,7 +156,10 @@ impl ProfileKeeper {
         }
     }
 
-    async fn from_history(&self, people: &[UniversalId]) -> Result<Vec<(UniversalId, Profile)>, StoreError> {
+    async fn profiles_by_history(
+        &self,
+        people: &[UniversalId],
+    ) -> Result<Vec<(UniversalId, Profile)>, StoreError> {
         let beginning = Timestamp::default();
         let mut events = self.history.history(people, beginning, EVENTS_PER_QUERY).await?;
         if events.len() >= EVENTS_PER_QUERY {
@@ -170,17 +173,14 @@ impl ProfileKeeper {
                 events.extend(own);
             }
         }
-        let mut profiles: HashMap<&UniversalId, Profile> = HashMap::new();
+        let mut profiles: HashMap<UniversalId, Profile> =
+            people.iter().map(|id| (id.clone(), Profile::default())).collect();
         for StoredEvent { event, enrichment } in &events {
-            profiles
-                .entry(&event.universal_id)
-                .or_default()
-                .apply(event, enrichment.machine);
+            if let Some(profile) = profiles.get_mut(&event.universal_id) {
+                profile.apply(event, enrichment.machine);
+            }
         }
-        Ok(profiles
-            .into_iter()
-            .map(|(id, profile)| (id.clone(), profile))
-            .collect())
+        Ok(profiles.into_iter().collect())
     }
 
     async fn put(&mut self, profiles: Vec<(UniversalId, Profile)>) {

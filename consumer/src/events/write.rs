@@ -8,7 +8,7 @@ use crate::{error::Interrupted, retry::Attempts};
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Written {
     pub(super) report: WriteReport,
-    /// Places in the batch of events that the store will never take, and why.
+    /// Places in the batch of events that the store will never take, ascending, and why.
     pub(super) refused: Vec<(usize, String)>,
 }
 
@@ -21,10 +21,10 @@ pub(super) async fn write(
 ) -> Result<Written, Interrupted> {
     let mut written = Written::default();
     // Ranges still to write, the next one last.
-    let mut pending = vec![0..batch.len()];
-    while let Some(range) = pending.pop() {
+    let mut pending = vec![(0, batch.len())];
+    while let Some((start, end)) = pending.pop() {
         let refusal = loop {
-            match events.write(&batch[range.clone()]).await {
+            match events.write(&batch[start..end]).await {
                 Ok(report) => {
                     attempts.succeeded();
                     written.report.inserted += report.inserted;
@@ -40,11 +40,11 @@ pub(super) async fn write(
         };
         match refusal {
             None => {}
-            Some(refusal) if range.len() == 1 => written.refused.push((range.start, refusal.to_string())),
+            Some(refusal) if end - start == 1 => written.refused.push((start, refusal.to_string())),
             Some(_) => {
-                let middle = range.start + range.len() / 2;
-                pending.push(middle..range.end);
-                pending.push(range.start..middle);
+                let middle = start + (end - start) / 2;
+                pending.push((middle, end));
+                pending.push((start, middle));
             }
         }
     }

@@ -1,8 +1,11 @@
 //! The consumer over fakes of its ports and over the embedded engines.
 
+#![expect(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
 // Under the name that the other crates of the workspace know it by.
 extern crate sendflowr_consumer as consumer;
 
+mod fakes;
 mod faults;
 mod flow;
 mod identity;

@@ -1,0 +1,452 @@
+//! Fakes of the four ports that can be taken down.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use event::{Event, EventType, Identifier, Timestamp, UniversalId, profile::Profile};
+use store::{
+    StoreError,
+    bus::{Bus, DEAD_LETTERS_TOPIC, EVENTS_TOPIC, Lag, NewRecord, Position, Record, Subscription},
+    events::{EventCount, Events, LatencySample, StoredEvent, StoredExplanation, WriteReport},
+    identity::{AuditEntry, Identities, Person, Sighting},
+    profiles::Profiles,
+};
+use tokio::sync::Notify;
+
+/// A switch that a test throws.
+#[derive(Default)]
+pub(crate) struct Switch(AtomicBool);
+
+impl Switch {
+    pub(crate) fn on(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn off(&self) {
+        self.0.store(false, Ordering::SeqCst);
+    }
+
+    fn is_on(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+fn unavailable() -> StoreError {
+    StoreError::Unavailable {
+        engine: "fake",
+        source: "down for the test".into(),
+    }
+}
+
+fn rejected() -> StoreError {
+    StoreError::Rejected {
+        engine: "fake",
+        message: "a value is out of range".into(),
+    }
+}
+
+fn misconfigured() -> StoreError {
+    StoreError::Misconfigured {
+        engine: "fake",
+        message: "the table is missing, look at `events.database`".into(),
+    }
+}
+
+/// A log of one partition per topic.
+#[derive(Default)]
+pub(crate) struct FakeBus {
+    records: Mutex<HashMap<String, Vec<Record>>>,
+    committed: Mutex<HashMap<String, usize>>,
+    news: Notify,
+    pub(crate) appends_fail: Switch,
+    pub(crate) polls_fail: Switch,
+    pub(crate) commits_fail: Switch,
+    pub(crate) commits_hang: Switch,
+    /// Records handed out to the events group.
+    pub(crate) handed_out: AtomicUsize,
+}
+
+impl FakeBus {
+    pub(crate) fn put(&self, value: Vec<u8>) {
+        let record = NewRecord {
+            topic: EVENTS_TOPIC.into(),
+            key: "key".into(),
+            value,
+            headers: BTreeMap::from([("trace".into(), "t1".into())]),
+        };
+        self.take(record);
+    }
+
+    pub(crate) fn put_events(&self, events: &[Event]) {
+        for event in events {
+            self.put(event.to_json());
+        }
+    }
+
+    fn take(&self, record: NewRecord) {
+        let mut topics = self.records.lock().unwrap();
+        let topic = topics.entry(record.topic.clone()).or_default();
+        topic.push(Record {
+            position: Position {
+                topic: record.topic,
+                partition: 0,
+                offset: topic.len() as u64,
+            },
+            key: record.key,
+            value: record.value,
+            headers: record.headers,
+            appended_at: Timestamp::default(),
+        });
+        drop(topics);
+        self.news.notify_waiters();
+    }
+
+    pub(crate) fn dead_letters(&self) -> Vec<Record> {
+        self.records
+            .lock()
+            .unwrap()
+            .get(DEAD_LETTERS_TOPIC)
+            .cloned()
+            .unwrap_or_default()
+    }
+
+    pub(crate) fn committed(&self, group: &str) -> usize {
+        self.committed.lock().unwrap().get(group).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn length(&self) -> usize {
+        self.records.lock().unwrap().get(EVENTS_TOPIC).map_or(0, Vec::len)
+    }
+}
+
+struct FakeSubscription {
+    bus: Arc<FakeBus>,
+    group: String,
+    next: usize,
+}
+
+/// The bus as a port; subscriptions share the fake.
+pub(crate) struct SharedBus(pub(crate) Arc<FakeBus>);
+
+#[async_trait]
+impl Bus for SharedBus {
+    async fn append(&self, records: Vec<NewRecord>) -> Result<(), StoreError> {
+        if self.0.appends_fail.is_on() {
+            return Err(unavailable());
+        }
+        records.into_iter().for_each(|record| self.0.take(record));
+        Ok(())
+    }
+
+    async fn subscribe(&self, group: &str, topics: &[&str]) -> Result<Box<dyn Subscription>, StoreError> {
+        assert_eq!(topics, [EVENTS_TOPIC]);
+        let next = self.0.committed(group);
+        Ok(Box::new(FakeSubscription {
+            bus: self.0.clone(),
+            group: group.into(),
+            next,
+        }))
+    }
+
+    async fn lag(&self, group: &str, _: &[&str]) -> Result<Vec<Lag>, StoreError> {
+        let records = (self.0.length() - self.0.committed(group)) as u64;
+        Ok(vec![Lag {
+            topic: EVENTS_TOPIC.into(),
+            partition: 0,
+            records,
+        }])
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Subscription for FakeSubscription {
+    async fn poll(&mut self, max: usize, wait: Duration) -> Result<Vec<Record>, StoreError> {
+        if self.bus.polls_fail.is_on() {
+            return Err(unavailable());
+        }
+        let deadline = tokio::time::Instant::now() + wait;
+        loop {
+            let news = self.bus.news.notified();
+            tokio::pin!(news);
+            news.as_mut().enable();
+            let taken: Vec<Record> = {
+                let topics = self.bus.records.lock().unwrap();
+                let records = topics.get(EVENTS_TOPIC).map_or(&[][..], Vec::as_slice);
+                records.iter().skip(self.next).take(max).cloned().collect()
+            };
+            if !taken.is_empty() {
+                self.next += taken.len();
+                if self.group == consumer::EVENTS_GROUP {
+                    self.bus.handed_out.fetch_add(taken.len(), Ordering::SeqCst);
+                }
+                return Ok(taken);
+            }
+            if tokio::time::timeout_at(deadline, news).await.is_err() {
+                return Ok(vec![]);
+            }
+        }
+    }
+
+    async fn commit(&mut self) -> Result<(), StoreError> {
+        if self.bus.commits_hang.is_on() && self.group == consumer::EVENTS_GROUP {
+            std::future::pending::<()>().await;
+        }
+        if self.bus.commits_fail.is_on() {
+            return Err(unavailable());
+        }
+        self.bus
+            .committed
+            .lock()
+            .unwrap()
+            .insert(self.group.clone(), self.next);
+        Ok(())
+    }
+
+    async fn rewind(&mut self) -> Result<(), StoreError> {
+        self.next = self.bus.committed(&self.group);
+        Ok(())
+    }
+}
+
+/// Events in order of arrival, one of each id.
+#[derive(Default)]
+pub(crate) struct FakeEvents {
+    rows: Mutex<Vec<StoredEvent>>,
+    pub(crate) down: Switch,
+    pub(crate) broken: Switch,
+    /// Ids that are refused.
+    pub(crate) poison: Mutex<Vec<String>>,
+    pub(crate) writes: AtomicUsize,
+    /// Answers as an engine does that dedupes later: all were inserted.
+    pub(crate) cannot_tell_duplicates: Switch,
+}
+
+impl FakeEvents {
+    pub(crate) fn rows(&self) -> Vec<StoredEvent> {
+        self.rows.lock().unwrap().clone()
+    }
+
+    pub(crate) fn ids(&self) -> Vec<String> {
+        self.rows().into_iter().map(|row| row.event.event_id).collect()
+    }
+
+    fn check(&self) -> Result<(), StoreError> {
+        if self.broken.is_on() {
+            return Err(misconfigured());
+        }
+        if self.down.is_on() {
+            Err(unavailable())
+        } else {
+            Ok(())
+        }
+    }
+}
+
+#[async_trait]
+impl Events for FakeEvents {
+    async fn write(&self, batch: &[StoredEvent]) -> Result<WriteReport, StoreError> {
+        self.writes.fetch_add(1, Ordering::SeqCst);
+        self.check()?;
+        let poison = self.poison.lock().unwrap();
+        if batch.iter().any(|row| poison.contains(&row.event.event_id)) {
+            return Err(rejected());
+        }
+        let mut report = WriteReport::default();
+        let mut rows = self.rows.lock().unwrap();
+        for row in batch {
+            if rows
+                .iter()
+                .any(|known| known.event.event_id == row.event.event_id)
+            {
+                report.duplicates += 1;
+            } else {
+                rows.push(row.clone());
+                report.inserted += 1;
+            }
+        }
+        if self.cannot_tell_duplicates.is_on() {
+            report = WriteReport {
+                inserted: batch.len(),
+                duplicates: 0,
+            };
+        }
+        Ok(report)
+    }
+
+    async fn history(
+        &self,
+        ids: &[UniversalId],
+        since: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
+        self.check()?;
+        let mut rows = self.rows();
+        rows.retain(|row| ids.contains(&row.event.universal_id) && row.event.timestamp >= since);
+        rows.sort_by_key(|row| row.event.timestamp);
+        let excess = rows.len().saturating_sub(limit);
+        Ok(rows.split_off(excess))
+    }
+
+    async fn sent_times(
+        &self,
+        messages: &[(UniversalId, String)],
+    ) -> Result<Vec<Option<Timestamp>>, StoreError> {
+        self.check()?;
+        let rows = self.rows();
+        let sent = messages.iter().map(|(person, message)| {
+            let row = rows.iter().find(|row| {
+                row.event.event_type == EventType::Sent
+                    && row.event.universal_id == *person
+                    && row.event.message_id.as_ref() == Some(message)
+            });
+            row.map(|row| row.event.timestamp)
+        });
+        Ok(sent.collect())
+    }
+
+    async fn people(
+        &self,
+        _: Timestamp,
+        _: Option<&UniversalId>,
+        _: usize,
+    ) -> Result<Vec<UniversalId>, StoreError> {
+        Err(misconfigured())
+    }
+
+    async fn latency_samples(&self, _: Timestamp, _: usize) -> Result<Vec<LatencySample>, StoreError> {
+        Err(misconfigured())
+    }
+
+    async fn counts(&self) -> Result<Vec<EventCount>, StoreError> {
+        Err(misconfigured())
+    }
+
+    async fn save_explanation(&self, _: &StoredExplanation) -> Result<(), StoreError> {
+        Err(misconfigured())
+    }
+
+    async fn explanation(&self, _: &str) -> Result<Option<StoredExplanation>, StoreError> {
+        Err(misconfigured())
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.check()
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct FakeProfiles {
+    profiles: Mutex<HashMap<UniversalId, Profile>>,
+    pub(crate) down: Switch,
+    pub(crate) hangs: Switch,
+    pub(crate) calls: AtomicUsize,
+}
+
+impl FakeProfiles {
+    pub(crate) fn of(&self, id: &UniversalId) -> Profile {
+        self.profiles.lock().unwrap().get(id).cloned().unwrap_or_default()
+    }
+
+    pub(crate) fn forget_all(&self) {
+        self.profiles.lock().unwrap().clear();
+    }
+
+    async fn check(&self) -> Result<(), StoreError> {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        if self.hangs.is_on() {
+            std::future::pending::<()>().await;
+        }
+        if self.down.is_on() {
+            Err(unavailable())
+        } else {
+            Ok(())
+        }
+    }
+}
+
+#[async_trait]
+impl Profiles for FakeProfiles {
+    async fn get(&self, ids: &[UniversalId]) -> Result<Vec<Option<Profile>>, StoreError> {
+        self.check().await?;
+        let profiles = self.profiles.lock().unwrap();
+        Ok(ids.iter().map(|id| profiles.get(id).cloned()).collect())
+    }
+
+    async fn put(&self, profiles: &[(UniversalId, Profile)]) -> Result<(), StoreError> {
+        self.check().await?;
+        self.profiles.lock().unwrap().extend(profiles.iter().cloned());
+        Ok(())
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.check().await
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct FakeIdentities {
+    sightings: Mutex<Vec<Sighting>>,
+    pub(crate) down: Switch,
+    pub(crate) broken: Switch,
+    /// Values of identifiers that are refused.
+    pub(crate) poison: Mutex<Vec<String>>,
+}
+
+impl FakeIdentities {
+    pub(crate) fn sightings(&self) -> Vec<Sighting> {
+        self.sightings.lock().unwrap().clone()
+    }
+}
+
+#[async_trait]
+impl Identities for FakeIdentities {
+    async fn record(&self, sightings: &[Sighting]) -> Result<(), StoreError> {
+        if self.down.is_on() {
+            return Err(unavailable());
+        }
+        if self.broken.is_on() {
+            return Err(misconfigured());
+        }
+        let poison = self.poison.lock().unwrap();
+        if sightings
+            .iter()
+            .flat_map(|s| &s.identifiers)
+            .any(|identifier| poison.contains(&identifier.value))
+        {
+            return Err(rejected());
+        }
+        self.sightings.lock().unwrap().extend_from_slice(sightings);
+        Ok(())
+    }
+
+    async fn link(&self, _: &Sighting) -> Result<Person, StoreError> {
+        Err(misconfigured())
+    }
+
+    async fn people(&self, _: &[UniversalId]) -> Result<Vec<Person>, StoreError> {
+        Err(misconfigured())
+    }
+
+    async fn resolve(&self, _: &[Identifier]) -> Result<Option<Person>, StoreError> {
+        Err(misconfigured())
+    }
+
+    async fn audit(&self, _: &UniversalId, _: usize) -> Result<Vec<AuditEntry>, StoreError> {
+        Err(misconfigured())
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
