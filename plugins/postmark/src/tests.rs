@@ -8,6 +8,11 @@ fn case_files_hold() {
     sendflowr_plugin_testing::run_cases::<Postmark>(concat!(env!("CARGO_MANIFEST_DIR"), "/cases"));
 }
 
+#[test]
+fn damaged_deliveries_are_survived() {
+    sendflowr_plugin_testing::survives_damage::<Postmark>(concat!(env!("CARGO_MANIFEST_DIR"), "/cases"));
+}
+
 fn record(kind: &str, fields: &str) -> String {
     format!(
         r#"{{"RecordType":"{kind}","Email":"a@example.com","BouncedAt":"2014-08-01T13:28:10.2735393-04:00"{fields}}}"#

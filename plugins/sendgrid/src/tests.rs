@@ -8,6 +8,11 @@ fn case_files_hold() {
     sendflowr_plugin_testing::run_cases::<SendGrid>(concat!(env!("CARGO_MANIFEST_DIR"), "/cases"));
 }
 
+#[test]
+fn damaged_deliveries_are_survived() {
+    sendflowr_plugin_testing::survives_damage::<SendGrid>(concat!(env!("CARGO_MANIFEST_DIR"), "/cases"));
+}
+
 fn one(name: &str, fields: &str) -> Event {
     let body = format!(r#"[{{"event":"{name}","email":"a@example.com","timestamp":1513299569{fields}}}]"#);
     normalize::<SendGrid>(&body).events.remove(0)

@@ -42,18 +42,21 @@ impl Case {
     }
 
     fn read(path: &Path) -> Case {
-        let text =
-            std::fs::read_to_string(path).unwrap_or_else(|error| panic!("`{}`: {error}", path.display()));
-        let json: Value =
-            serde_json::from_str(&text).unwrap_or_else(|error| panic!("`{}`: {error}", path.display()));
+        let case = std::fs::read_to_string(path).map_err(|error| error.to_string());
+        let case = case.and_then(|text| Case::parse(&text));
+        case.unwrap_or_else(|error| panic!("`{}`: {error}", path.display()))
+    }
+
+    pub(crate) fn parse(text: &str) -> Result<Case, String> {
+        let json: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
         let expect = &json["expect"];
         let expected = match expect["outcome"].as_str() {
             Some("accepted") => Expected::Accepted,
             Some("unauthorized") => Expected::Unauthorized,
             Some("bad_request") => Expected::BadRequest,
-            other => panic!("`{}`: unknown outcome {other:?}", path.display()),
+            other => return Err(format!("unknown outcome {other:?}")),
         };
-        Case {
+        Ok(Case {
             name: json["name"].as_str().unwrap_or_default().to_owned(),
             provider: json["provider"].as_str().unwrap_or_default().to_owned(),
             expected,
@@ -63,7 +66,7 @@ impl Case {
                 .and_then(|skipped| usize::try_from(skipped).ok())
                 .unwrap_or(0),
             json,
-        }
+        })
     }
 
     /// The request as a host would hand it to the plugin: secrets by name only, settings with their values.

@@ -2,6 +2,7 @@
 
 mod case;
 mod compare;
+mod mutate;
 
 use std::path::Path;
 
@@ -69,6 +70,22 @@ fn run_case<P: Plugin>(case: &Case) -> Vec<String> {
         (Expected::BadRequest, other) => vec![format!("expected a malformed delivery, got {other:?}")],
         (_, Err(refused)) => vec![format!("expected events, got {refused:?}")],
         (_, Ok(outcome)) => compare::differences(case, &descriptor.slug, outcome),
+    }
+}
+
+/// Damages the deliveries of all case files in the folder (fields dropped, types changed, nested deeper, cut off, other
+/// bytes) and panics when `P` does, when it takes ten times as long as for the whole delivery, or when it makes an
+/// event without time or identity.
+pub fn survives_damage<P: Plugin>(folder: impl AsRef<Path>) {
+    let descriptor = P::describe();
+    for (number, case) in (0..).zip(&Case::read_all(folder.as_ref())) {
+        if let Ok(request) = case.request(&descriptor) {
+            mutate::check::<P>(
+                &case.name,
+                &request,
+                &mut mutate::Random::new(0x5eed << 16 | number),
+            );
+        }
     }
 }
 
@@ -157,3 +174,6 @@ pub fn batch(outcome: Result<Outcome, Rejection>) -> Batch {
 pub fn normalize<P: Plugin>(body: &str) -> Batch {
     batch(P::normalize(&post(body)))
 }
+
+#[cfg(test)]
+mod tests;

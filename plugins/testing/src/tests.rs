@@ -1,0 +1,117 @@
+use std::panic::catch_unwind;
+
+use sendflowr_plugin_sdk::{
+    Batch, Descriptor, Event, EventType, Outcome, Plugin, Proof, Proofs, Rejection, Request,
+};
+
+use crate::case::Case;
+use crate::{mutate, post, run_case};
+
+/// Reads one object; what it does wrong is chosen by the parameter.
+struct Sample<const FAULT: u8>;
+
+const NONE: u8 = 0;
+const PANICS: u8 = 1;
+const NAMES_NOBODY: u8 = 2;
+const DEMANDS_NOTHING: u8 = 3;
+
+impl<const FAULT: u8> Plugin for Sample<FAULT> {
+    fn describe() -> Descriptor {
+        Descriptor::new("sample", "Sample", "1.0.0", "https://example.com").bearer_token()
+    }
+
+    fn authenticate(request: &Request) -> Result<Vec<Proof>, Rejection> {
+        let mut proofs = Proofs::new(request);
+        if FAULT != DEMANDS_NOTHING {
+            proofs.bearer_token()?;
+        }
+        Ok(proofs.finish())
+    }
+
+    fn normalize(request: &Request) -> Result<Outcome, Rejection> {
+        let document = request.json_object()?;
+        let email = document.root().text("email");
+        assert!(FAULT != PANICS || email.is_some(), "no address");
+        let mut event = Event {
+            recipient_email: email,
+            ..Event::new(EventType::Opened, 1_000)
+        };
+        if FAULT == NAMES_NOBODY {
+            event.recipient_email = None;
+            return Ok(Outcome::Events(Batch {
+                events: vec![event],
+                skipped: Vec::new(),
+                rejected: Vec::new(),
+            }));
+        }
+        Ok(Outcome::of_one(Ok(event)))
+    }
+}
+
+fn case(expect: &str) -> Case {
+    let json = format!(
+        r#"{{"provider":"sample","name":"one","config":{{"bearer_token":"t"}},
+            "request":{{"headers":{{"Authorization":"Bearer t"}},"body":"{{\"email\":\"a@example.com\"}}"}},
+            "expect":{expect}}}"#
+    );
+    Case::parse(&json).unwrap()
+}
+
+const ACCEPTED: &str = r#"{"outcome":"accepted","skipped":0,"events":[{"event_type":"opened","esp":"sample",
+    "timestamp":"1970-01-01T01:00:01+01:00","recipient_email":"a@example.com","subject":null,"tags":null}]}"#;
+
+#[test]
+fn a_case_that_holds_has_no_differences() {
+    assert_eq!(run_case::<Sample<NONE>>(&case(ACCEPTED)), [""; 0]);
+    assert_eq!(
+        run_case::<Sample<NONE>>(&case(r#"{"outcome":"unauthorized"}"#)),
+        [""; 0]
+    );
+}
+
+#[test]
+fn every_deviation_is_told() {
+    for (from, to, told) in [
+        ("opened", "clicked", "`event_type`"),
+        ("01:00:01", "01:00:02", "`timestamp`"),
+        ("a@example.com", "b@example.com", "`recipient_email`"),
+        (r#""subject":null"#, r#""subject":"Hi""#, "`subject`"),
+        (r#""skipped":0"#, r#""skipped":1"#, "without an event"),
+        (r#""subject""#, r#""subjekt""#, "no field `subjekt`"),
+        ("accepted", "bad_request", "malformed"),
+    ] {
+        let differences = run_case::<Sample<NONE>>(&case(&ACCEPTED.replace(from, to)));
+        assert!(
+            differences.len() == 1 && differences[0].contains(told),
+            "{to}: {differences:?}"
+        );
+    }
+    let none = case(r#"{"outcome":"accepted","events":[],"skipped":0}"#);
+    assert_eq!(run_case::<Sample<NONE>>(&none), ["expected 0 events, got 1"]);
+}
+
+#[test]
+fn a_plugin_that_demands_nothing_is_found_out() {
+    for expect in [ACCEPTED, r#"{"outcome":"unauthorized"}"#] {
+        assert_eq!(run_case::<Sample<DEMANDS_NOTHING>>(&case(expect)).len(), 1);
+    }
+}
+
+#[test]
+fn damage_finds_the_plugin_that_cannot_take_it() {
+    let request = post(r#"{"email":"a@example.com","at":1}"#);
+    let mut random = mutate::Random::new(1);
+    mutate::check::<Sample<NONE>>("sound", &request, &mut random);
+    let found = |check: fn(&str, &Request, &mut mutate::Random)| {
+        catch_unwind(|| {
+            check(
+                "faulty",
+                &post(r#"{"email":"a@example.com"}"#),
+                &mut mutate::Random::new(1),
+            )
+        })
+        .is_err()
+    };
+    assert!(found(mutate::check::<Sample<PANICS>>));
+    assert!(found(mutate::check::<Sample<NAMES_NOBODY>>));
+}
