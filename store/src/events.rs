@@ -1,9 +1,12 @@
 //! The event store: enriched events, a person's history, what models learn from, and explanations.
 
+mod sqlite;
+
 use async_trait::async_trait;
 use event::{Event, MailboxProvider, Timestamp, UniversalId};
 use serde::{Deserialize, Serialize};
 
+pub use self::sqlite::SqliteEvents;
 use crate::StoreError;
 
 /// An event with what the consumer found out about it.
@@ -104,7 +107,10 @@ pub trait Events: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError`] when the store cannot be read.
-    async fn sent_times(&self, messages: &[(UniversalId, String)]) -> Result<Vec<Option<Timestamp>>, StoreError>;
+    async fn sent_times(
+        &self,
+        messages: &[(UniversalId, String)],
+    ) -> Result<Vec<Option<Timestamp>>, StoreError>;
 
     /// People with events at or after `since`, in the order of their ids, beginning after `after`; at most `limit`.
     ///
@@ -121,7 +127,8 @@ pub trait Events: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError`] when the store cannot be read.
-    async fn latency_samples(&self, since: Timestamp, limit: usize) -> Result<Vec<LatencySample>, StoreError>;
+    async fn latency_samples(&self, since: Timestamp, limit: usize)
+    -> Result<Vec<LatencySample>, StoreError>;
 
     /// Distinct events by provider and type.
     ///

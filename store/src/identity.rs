@@ -4,10 +4,14 @@
 //! the sender's id) attaches to a strong one (hash of an address or phone number) and never joins two strong ones. A
 //! person is a set of universal ids, one of them canonical (that of its strongest identifier); the others are aliases.
 
+mod graph;
+mod sqlite;
+
 use async_trait::async_trait;
 use event::{Identifier, Timestamp, UniversalId};
 use serde::{Deserialize, Serialize};
 
+pub use self::sqlite::SqliteIdentities;
 use crate::StoreError;
 
 /// Identifiers that one source says belong to one person.
@@ -35,7 +39,11 @@ pub struct Person {
 impl Person {
     /// A person of whom the graph knows nothing but this id.
     pub fn unknown(id: UniversalId) -> Self {
-        Self { canonical: id.clone(), ids: vec![id], identifiers: Vec::new() }
+        Self {
+            canonical: id.clone(),
+            ids: vec![id],
+            identifiers: Vec::new(),
+        }
     }
 }
 
@@ -51,6 +59,25 @@ pub enum AuditAction {
     Merged,
     /// A weak identifier was seen with a second strong one and stayed where it was.
     Conflict,
+}
+
+impl AuditAction {
+    /// The action's name in stored data and APIs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Attached => "attached",
+            Self::Merged => "merged",
+            Self::Conflict => "conflict",
+        }
+    }
+
+    /// The action with this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::Created, Self::Attached, Self::Merged, Self::Conflict]
+            .into_iter()
+            .find(|action| action.as_str() == name)
+    }
 }
 
 /// One step in the history of the graph.

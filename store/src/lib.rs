@@ -10,11 +10,15 @@
 //! Every engine of a port passes the same tests.
 
 pub mod bus;
+#[cfg(any(test, feature = "testing"))]
+pub mod conformance;
+pub mod embedded;
 pub mod events;
 pub mod identity;
 pub mod profiles;
 
 mod error;
+mod metrics;
 mod sqlite;
 
 pub use error::{StoreError, Unavailable};

@@ -2,9 +2,12 @@
 //!
 //! A cache by nature: a lost profile is rebuilt from the event store, so losing this port costs speed, never an answer.
 
+mod memory;
+
 use async_trait::async_trait;
 use event::{UniversalId, profile::Profile};
 
+pub use self::memory::{MemoryProfiles, MemoryProfilesConfig};
 use crate::StoreError;
 
 /// Keeps one profile per universal id. People with aliases have one for each; readers merge them.

@@ -28,6 +28,7 @@ use self::{groups::Groups, writer::Writer};
 use super::{Bus, Lag, NewRecord, Subscription};
 use crate::{
     StoreError,
+    metrics::BusCounters,
     sqlite::{Database, Durability, Step, classify, unavailable},
 };
 
@@ -113,7 +114,16 @@ impl SqliteBus {
 
     /// How much was appended through this handle.
     pub fn append_counts(&self) -> AppendCounts {
-        self.writer.counts()
+        let counters = self.writer.counters();
+        AppendCounts {
+            records: counters.records.get(),
+            commits: counters.commits.get(),
+        }
+    }
+
+    /// The counts as metrics.
+    pub(crate) fn counters(&self) -> &BusCounters {
+        self.writer.counters()
     }
 
     /// Removes the records that may go at `now`, as the background work does every minute; answers with their number.

@@ -2,10 +2,7 @@
 
 use std::{
     mem,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -14,10 +11,11 @@ use sqlx::{Sqlite, Transaction};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
-use super::{AppendCounts, Shared};
+use super::Shared;
 use crate::{
     StoreError,
     bus::NewRecord,
+    metrics::BusCounters,
     sqlite::{classify, now, rejected, unavailable},
 };
 
@@ -55,21 +53,15 @@ pub(super) struct Writer {
     /// `None` once stopped.
     queue: Mutex<Option<mpsc::UnboundedSender<Append>>>,
     room: Arc<Semaphore>,
-    counters: Arc<Counters>,
-}
-
-#[derive(Debug, Default)]
-struct Counters {
-    records: AtomicU64,
-    commits: AtomicU64,
+    counters: BusCounters,
 }
 
 impl Writer {
     pub(super) fn spawn(shared: Arc<Shared>, tasks: &TaskTracker) -> Self {
         // Unbounded as a channel: `room` bounds what is in it, by size.
         let (queue, queued) = mpsc::unbounded_channel();
-        let counters = Arc::new(Counters::default());
-        tasks.spawn(run(shared, queued, Arc::clone(&counters)));
+        let counters = BusCounters::default();
+        tasks.spawn(run(shared, queued, counters.clone()));
         Self {
             queue: Mutex::new(Some(queue)),
             room: Arc::new(Semaphore::new(QUEUE_KIB as usize)),
@@ -118,11 +110,8 @@ impl Writer {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    pub(super) fn counts(&self) -> AppendCounts {
-        AppendCounts {
-            records: self.counters.records.load(Ordering::Relaxed),
-            commits: self.counters.commits.load(Ordering::Relaxed),
-        }
+    pub(super) fn counters(&self) -> &BusCounters {
+        &self.counters
     }
 }
 
@@ -135,7 +124,7 @@ fn size(record: &NewRecord) -> usize {
     record.topic.len() + record.key.len() + record.value.len() + headers
 }
 
-async fn run(shared: Arc<Shared>, mut queued: mpsc::UnboundedReceiver<Append>, counters: Arc<Counters>) {
+async fn run(shared: Arc<Shared>, mut queued: mpsc::UnboundedReceiver<Append>, counters: BusCounters) {
     let mut batch = Vec::new();
     while let Some(first) = queued.recv().await {
         let mut records = first.records.len();
@@ -149,8 +138,8 @@ async fn run(shared: Arc<Shared>, mut queued: mpsc::UnboundedReceiver<Append>, c
         }
         let outcome = commit(&shared, &batch).await;
         if outcome.is_ok() {
-            counters.records.fetch_add(records as u64, Ordering::Relaxed);
-            counters.commits.fetch_add(1, Ordering::Relaxed);
+            counters.records.inc_by(records as u64);
+            counters.commits.inc();
             shared.appended.send_modify(|commits| *commits += 1);
         }
         for append in mem::take(&mut batch) {

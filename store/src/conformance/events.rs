@@ -1,0 +1,305 @@
+use std::{collections::BTreeMap, sync::Arc};
+
+use event::{
+    BounceType, EmailHash, Event, EventType, IdentifierKind, MailboxProvider, SCHEMA_VERSION, Timestamp,
+    UniversalId,
+};
+
+use super::{identifier, moment, unique};
+use crate::events::{Enrichment, Events, StoredEvent, StoredExplanation};
+
+/// Checks an event store.
+pub async fn events(store: Arc<dyn Events>) {
+    let store = store.as_ref();
+    store.ping().await.unwrap();
+    events_come_back_whole(store).await;
+    writing_twice_changes_nothing(store).await;
+    history_is_the_newest_in_order(store).await;
+    sent_times_answer_in_order(store).await;
+    people_are_listed_page_by_page(store).await;
+    latency_samples_come_newest_first(store).await;
+    counts_are_by_provider_and_type(store).await;
+    explanations_stay_as_they_are(store).await;
+}
+
+fn person(name: &str) -> UniversalId {
+    UniversalId::from_identifier(&identifier(&unique("run"), IdentifierKind::ExternalId, name))
+}
+
+/// An event with nothing in it that is not needed.
+fn bare(person: &UniversalId, event_type: EventType, timestamp: Timestamp) -> StoredEvent {
+    let event = Event {
+        schema_version: SCHEMA_VERSION,
+        event_id: unique("event"),
+        event_type,
+        timestamp,
+        esp: "sendgrid".into(),
+        account: "default".into(),
+        universal_id: person.clone(),
+        recipient_email_hash: None,
+        mailbox_provider: None,
+        identifiers: Vec::new(),
+        campaign_id: None,
+        campaign_name: None,
+        message_id: None,
+        subject: None,
+        click_url: None,
+        bounce_type: None,
+        reason: None,
+        user_agent: None,
+        ip_address: None,
+        tags: Vec::new(),
+        metadata: BTreeMap::new(),
+        is_machine: None,
+        provider_event_id: None,
+        plugin: "sendgrid@1.0.0".into(),
+        ingested_at: timestamp.plus_millis(1_500),
+    };
+    StoredEvent {
+        event,
+        enrichment: Enrichment::default(),
+    }
+}
+
+fn full(person: &UniversalId) -> StoredEvent {
+    let hash = EmailHash::parse(&"0f".repeat(32)).unwrap();
+    let mut stored = bare(person, EventType::Bounced, moment("2026-01-10T12:00:00.007Z"));
+    let event = &mut stored.event;
+    event.identifiers = vec![
+        event::Identifier {
+            kind: IdentifierKind::EmailHash,
+            value: hash.as_str().to_owned(),
+        },
+        identifier("run", IdentifierKind::EspUserId, "sendgrid/default/7"),
+    ];
+    event.recipient_email_hash = Some(hash);
+    event.mailbox_provider = Some(MailboxProvider::Icloud);
+    event.campaign_id = Some("c1".into());
+    event.campaign_name = Some("Größe, 'quoted' \"twice\"".into());
+    event.message_id = Some("<m1@mail>".into());
+    event.subject = Some(String::new());
+    event.click_url = Some("https://example.com/?a=1&b=%20".into());
+    event.bounce_type = Some(BounceType::Soft);
+    event.reason = Some("452 mailbox full\n\ttry later \u{1F4EC}".into());
+    event.user_agent = Some("agent/1.0".into());
+    event.ip_address = Some("2001:db8::1".into());
+    event.tags = vec!["b".into(), "a".into(), String::new()];
+    event.metadata = BTreeMap::from([("order.id".into(), "42".into()), ("empty".into(), String::new())]);
+    event.is_machine = Some(false);
+    event.provider_event_id = Some("e-1".into());
+    stored.enrichment = Enrichment {
+        machine: true,
+        machine_reasons: vec!["click_within_2s:3".into(), "data_centre:2".into()],
+        delivery_latency_ms: Some(-5),
+    };
+    stored
+}
+
+async fn events_come_back_whole(store: &dyn Events) {
+    let person = person("whole");
+    let full = full(&person);
+    let bare = bare(&person, EventType::Opened, moment("2026-01-10T12:00:01.000Z"));
+    store.write(&[full.clone(), bare.clone()]).await.unwrap();
+    let history = store.history(&[person], Timestamp::default(), 10).await.unwrap();
+    assert_eq!(history, [full, bare]);
+}
+
+async fn writing_twice_changes_nothing(store: &dyn Events) {
+    let person = person("twice");
+    let one = bare(&person, EventType::Opened, moment("2026-01-10T12:00:00Z"));
+    let two = bare(&person, EventType::Opened, moment("2026-01-10T12:00:01Z"));
+    let report = store.write(&[one.clone(), one.clone()]).await.unwrap();
+    assert!(report.inserted >= 1, "{report:?}");
+    assert_eq!(report.inserted + report.duplicates, 2);
+    let report = store.write(&[one.clone(), two.clone()]).await.unwrap();
+    assert!(report.inserted >= 1, "{report:?}");
+    assert_eq!(report.inserted + report.duplicates, 2);
+    assert_eq!(store.write(&[]).await.unwrap(), Default::default());
+    let history = store.history(&[person], Timestamp::default(), 10).await.unwrap();
+    assert_eq!(history, [one, two]);
+}
+
+async fn history_is_the_newest_in_order(store: &dyn Events) {
+    let (own, alias, stranger) = (person("own"), person("alias"), person("stranger"));
+    let start = moment("2026-01-10T12:00:00Z");
+    let at = |seconds: i64| start.plus_millis(seconds * 1_000);
+    let mut expected = Vec::new();
+    for second in 0..10 {
+        let id = if second % 2 == 0 { &own } else { &alias };
+        expected.push(bare(id, EventType::Clicked, at(second)));
+    }
+    let mut batch = expected.clone();
+    batch.reverse();
+    batch.push(bare(&stranger, EventType::Clicked, at(5)));
+    store.write(&batch).await.unwrap();
+
+    let ids = [own.clone(), alias, own.clone()];
+    assert_eq!(
+        store.history(&ids, Timestamp::default(), 100).await.unwrap(),
+        expected
+    );
+    assert_eq!(
+        store.history(&ids, at(4), 100).await.unwrap(),
+        expected[4..],
+        "since is included"
+    );
+    assert_eq!(
+        store.history(&ids, Timestamp::default(), 3).await.unwrap(),
+        expected[7..],
+        "the newest are kept"
+    );
+    assert_eq!(
+        store.history(&ids, at(4).plus_millis(1), 100).await.unwrap(),
+        expected[5..]
+    );
+    assert_eq!(store.history(&[], Timestamp::default(), 100).await.unwrap(), []);
+    assert_eq!(
+        store
+            .history(&[person("nobody")], Timestamp::default(), 100)
+            .await
+            .unwrap(),
+        []
+    );
+}
+
+async fn sent_times_answer_in_order(store: &dyn Events) {
+    let (ann, bob) = (person("ann"), person("bob"));
+    let start = moment("2026-01-10T12:00:00Z");
+    let message = |person: &UniversalId, event_type, id: &str, seconds: i64| {
+        let mut stored = bare(person, event_type, start.plus_millis(seconds * 1_000));
+        stored.event.message_id = Some(id.to_owned());
+        stored
+    };
+    store
+        .write(&[
+            message(&ann, EventType::Sent, "m1", 1),
+            message(&ann, EventType::Sent, "m \"2\"", 2),
+            message(&ann, EventType::Sent, "m \"2\"", 9),
+            message(&ann, EventType::Delivered, "m3", 3),
+            message(&bob, EventType::Sent, "m1", 4),
+        ])
+        .await
+        .unwrap();
+    let asked = [
+        (bob.clone(), "m1".to_owned()),
+        (ann.clone(), "m3".to_owned()),
+        (ann.clone(), "m1".to_owned()),
+        (ann.clone(), "m \"2\"".to_owned()),
+        (bob, "m \"2\"".to_owned()),
+        (ann, "m1".to_owned()),
+    ];
+    let after = |seconds: i64| Some(start.plus_millis(seconds * 1_000));
+    let times = store.sent_times(&asked).await.unwrap();
+    assert_eq!(
+        times,
+        [after(4), None, after(1), after(2), None, after(1)],
+        "the first time of a message counts"
+    );
+    assert_eq!(store.sent_times(&[]).await.unwrap(), []);
+}
+
+async fn people_are_listed_page_by_page(store: &dyn Events) {
+    let start = moment("2031-01-01T00:00:00Z");
+    let mut ours: Vec<UniversalId> = (0..7).map(|n| person(&n.to_string())).collect();
+    let early = person("early");
+    let mut batch = vec![bare(&early, EventType::Opened, start.plus_millis(-1))];
+    for person in &ours {
+        batch.push(bare(person, EventType::Opened, start));
+        batch.push(bare(person, EventType::Clicked, start.plus_millis(5)));
+    }
+    store.write(&batch).await.unwrap();
+    ours.sort();
+
+    let mut listed: Vec<UniversalId> = Vec::new();
+    loop {
+        let page = store.people(start, listed.last(), 3).await.unwrap();
+        assert!(page.len() <= 3);
+        if page.is_empty() {
+            break;
+        }
+        listed.extend(page);
+    }
+    assert!(
+        listed.windows(2).all(|pair| pair[0] < pair[1]),
+        "in the order of their ids, each once"
+    );
+    assert!(ours.iter().all(|person| listed.contains(person)));
+    assert!(!listed.contains(&early));
+}
+
+async fn latency_samples_come_newest_first(store: &dyn Events) {
+    let person = person("latency");
+    let start = moment("2032-01-01T00:00:00Z");
+    let mut batch = vec![bare(&person, EventType::Delivered, start.plus_millis(1))];
+    for n in 0..4 {
+        let mut stored = bare(&person, EventType::Delivered, start.plus_millis(n * 1_000));
+        stored.event.esp = "mailgun".into();
+        stored.event.campaign_id = (n > 0).then(|| "c".into());
+        stored.event.mailbox_provider = Some(MailboxProvider::Gmail);
+        stored.enrichment.delivery_latency_ms = Some(n * 10);
+        batch.push(stored);
+    }
+    store.write(&batch).await.unwrap();
+    let samples = store.latency_samples(start, 1_000).await.unwrap();
+    let ours: Vec<_> = samples
+        .iter()
+        .filter(|sample| sample.universal_id == person)
+        .collect();
+    let delays: Vec<i64> = ours.iter().map(|sample| sample.latency_ms).collect();
+    assert_eq!(delays, [30, 20, 10, 0]);
+    assert_eq!(ours[0].esp, "mailgun");
+    assert_eq!(
+        (&ours[0].campaign_id, &ours[3].campaign_id),
+        (&Some("c".into()), &None)
+    );
+    assert_eq!(ours[0].mailbox_provider, Some(MailboxProvider::Gmail));
+    assert_eq!(ours[0].delivered_at, start.plus_millis(3_000));
+    assert!(
+        store
+            .latency_samples(start.plus_millis(1), 1_000)
+            .await
+            .unwrap()
+            .len()
+            < samples.len()
+    );
+    assert_eq!(store.latency_samples(start, 2).await.unwrap(), samples[..2]);
+}
+
+async fn counts_are_by_provider_and_type(store: &dyn Events) {
+    let (person, esp) = (person("counts"), unique("esp"));
+    let start = moment("2026-01-10T12:00:00Z");
+    let mut batch = Vec::new();
+    for event_type in [EventType::Opened, EventType::Opened, EventType::MarkedSpam] {
+        let mut stored = bare(&person, event_type, start);
+        stored.event.esp = esp.clone();
+        batch.push(stored);
+    }
+    store.write(&batch).await.unwrap();
+    store.write(&batch).await.unwrap();
+    let counts = store.counts().await.unwrap();
+    let mut ours: Vec<(&str, u64)> = counts
+        .iter()
+        .filter(|count| count.esp == esp)
+        .map(|count| (count.event_type.as_str(), count.events))
+        .collect();
+    ours.sort_unstable();
+    assert_eq!(ours, [("marked_spam", 1), ("opened", 2)]);
+}
+
+async fn explanations_stay_as_they_are(store: &dyn Events) {
+    let reference = unique("explanation");
+    assert_eq!(store.explanation(&reference).await.unwrap(), None);
+    let explanation = StoredExplanation {
+        reference: reference.clone(),
+        universal_id: person("decided"),
+        decided_at: moment("2026-01-10T12:00:00.250Z"),
+        body: r#"{"why": "größer"}"#.into(),
+    };
+    store.save_explanation(&explanation).await.unwrap();
+    let other = StoredExplanation {
+        body: "{}".into(),
+        ..explanation.clone()
+    };
+    store.save_explanation(&other).await.unwrap();
+    assert_eq!(store.explanation(&reference).await.unwrap(), Some(explanation));
+}

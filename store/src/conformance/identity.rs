@@ -1,0 +1,326 @@
+use std::sync::Arc;
+
+use event::{Identifier, IdentifierKind, UniversalId};
+
+use super::{identifier, moment, unique};
+use crate::identity::{AuditAction, Identities, Person, Sighting};
+
+/// Checks an identity graph.
+pub async fn identities(graph: Arc<dyn Identities>) {
+    graph.ping().await.unwrap();
+    strong_identifiers_become_one_person(graph.as_ref()).await;
+    weak_identifiers_attach_and_never_join_strong_ones(graph.as_ref()).await;
+    weak_identifiers_alone_become_one_person(graph.as_ref()).await;
+    recording_twice_changes_nothing(graph.as_ref()).await;
+    a_link_joins_everything(graph.as_ref()).await;
+    links_in_any_order_give_the_same_person(graph.as_ref()).await;
+    people_and_identifiers_resolve(graph.as_ref()).await;
+    the_history_follows_the_person(graph.as_ref()).await;
+    concurrent_sightings_become_one_person(graph).await;
+}
+
+/// Two addresses, a phone number and two weak identifiers that no other run uses, strongest first.
+struct Names {
+    ann: Identifier,
+    bob: Identifier,
+    phone: Identifier,
+    klaviyo: Identifier,
+    external: Identifier,
+}
+
+fn names() -> Names {
+    let run = unique("run");
+    Names {
+        ann: identifier(&run, IdentifierKind::EmailHash, "ann"),
+        bob: identifier(&run, IdentifierKind::EmailHash, "bob"),
+        phone: identifier(&run, IdentifierKind::PhoneNumber, "phone"),
+        klaviyo: identifier(&run, IdentifierKind::KlaviyoId, "klaviyo"),
+        external: identifier(&run, IdentifierKind::ExternalId, "external"),
+    }
+}
+
+fn sighting(identifiers: &[&Identifier]) -> Sighting {
+    Sighting {
+        identifiers: identifiers
+            .iter()
+            .map(|identifier| (*identifier).clone())
+            .collect(),
+        source: "event:1".into(),
+        seen_at: moment("2026-01-10T12:00:00.123Z"),
+    }
+}
+
+fn id(identifier: &Identifier) -> UniversalId {
+    UniversalId::from_identifier(identifier)
+}
+
+async fn record(graph: &dyn Identities, identifiers: &[&Identifier]) {
+    graph.record(&[sighting(identifiers)]).await.unwrap();
+}
+
+async fn person_of(graph: &dyn Identities, identifier: &Identifier) -> Person {
+    let mut people = graph.people(&[id(identifier)]).await.unwrap();
+    assert_eq!(people.len(), 1);
+    people.remove(0)
+}
+
+async fn actions(graph: &dyn Identities, identifier: &Identifier) -> Vec<AuditAction> {
+    let entries = graph.audit(&id(identifier), 100).await.unwrap();
+    entries.iter().map(|entry| entry.action).collect()
+}
+
+/// What the graph must answer for the person that has exactly these identifiers.
+fn expected(identifiers: &[&Identifier]) -> Person {
+    let mut identifiers: Vec<Identifier> = identifiers
+        .iter()
+        .map(|identifier| (*identifier).clone())
+        .collect();
+    identifiers.sort();
+    let canonical = UniversalId::from_identifiers(&identifiers).unwrap();
+    let mut aliases: Vec<UniversalId> = identifiers.iter().map(id).filter(|id| *id != canonical).collect();
+    aliases.sort();
+    let mut ids = vec![canonical.clone()];
+    ids.extend(aliases);
+    Person {
+        canonical,
+        ids,
+        identifiers,
+    }
+}
+
+async fn strong_identifiers_become_one_person(graph: &dyn Identities) {
+    let Names { ann, bob, phone, .. } = names();
+    record(graph, &[&ann]).await;
+    record(graph, &[&phone]).await;
+    assert_eq!(person_of(graph, &phone).await, expected(&[&phone]));
+    record(graph, &[&phone, &ann]).await;
+    record(graph, &[&phone, &bob]).await;
+    let person = expected(&[&ann, &bob, &phone]);
+    for identifier in [&ann, &bob, &phone] {
+        assert_eq!(person_of(graph, identifier).await, person);
+    }
+}
+
+async fn weak_identifiers_attach_and_never_join_strong_ones(graph: &dyn Identities) {
+    let Names {
+        ann,
+        bob,
+        klaviyo,
+        external,
+        ..
+    } = names();
+    // Known alone first, with another weak one: both go where the strong one is.
+    record(graph, &[&external, &klaviyo]).await;
+    record(graph, &[&klaviyo, &ann]).await;
+    assert_eq!(
+        person_of(graph, &external).await,
+        expected(&[&ann, &klaviyo, &external])
+    );
+    // Seen with a second strong one: it stays, and that is written down.
+    record(graph, &[&klaviyo, &bob]).await;
+    assert_eq!(
+        person_of(graph, &klaviyo).await,
+        expected(&[&ann, &klaviyo, &external])
+    );
+    assert_eq!(person_of(graph, &bob).await, expected(&[&bob]));
+    let entries = graph.audit(&id(&bob), 100).await.unwrap();
+    let conflict = entries
+        .iter()
+        .find(|entry| entry.action == AuditAction::Conflict)
+        .unwrap();
+    assert_eq!(
+        (&conflict.universal_id, &conflict.other),
+        (&id(&ann), &Some(id(&bob)))
+    );
+    assert_eq!(conflict.identifier, Some(klaviyo.clone()));
+
+    // Weak ones of two strong people, seen together.
+    let Names { external: of_bob, .. } = names();
+    record(graph, &[&bob, &of_bob]).await;
+    record(graph, &[&klaviyo, &of_bob]).await;
+    assert_eq!(person_of(graph, &of_bob).await, expected(&[&bob, &of_bob]));
+    assert_eq!(
+        person_of(graph, &klaviyo).await,
+        expected(&[&ann, &klaviyo, &external])
+    );
+}
+
+async fn weak_identifiers_alone_become_one_person(graph: &dyn Identities) {
+    let Names {
+        klaviyo, external, ..
+    } = names();
+    record(graph, &[&external, &klaviyo]).await;
+    let person = expected(&[&klaviyo, &external]);
+    assert_eq!(person_of(graph, &external).await, person);
+    assert_eq!(person.canonical, id(&klaviyo), "the strongest kind gives the id");
+}
+
+async fn recording_twice_changes_nothing(graph: &dyn Identities) {
+    let Names {
+        ann,
+        bob,
+        klaviyo,
+        external,
+        ..
+    } = names();
+    let sightings = [
+        sighting(&[&ann, &klaviyo]),
+        sighting(&[&bob, &klaviyo]),
+        sighting(&[&external]),
+        sighting(&[&external, &ann, &external]),
+    ];
+    graph.record(&sightings).await.unwrap();
+    let person = person_of(graph, &ann).await;
+    let history = graph.audit(&id(&ann), 100).await.unwrap();
+    graph.record(&sightings).await.unwrap();
+    for sighting in sightings.iter().rev() {
+        let later = Sighting {
+            source: "event:2".into(),
+            ..sighting.clone()
+        };
+        graph.record(&[later]).await.unwrap();
+    }
+    assert_eq!(person_of(graph, &ann).await, person);
+    assert_eq!(graph.audit(&id(&ann), 100).await.unwrap(), history);
+    let conflicts = history
+        .iter()
+        .filter(|entry| entry.action == AuditAction::Conflict);
+    assert_eq!(conflicts.count(), 1);
+}
+
+async fn a_link_joins_everything(graph: &dyn Identities) {
+    let Names {
+        ann,
+        bob,
+        klaviyo,
+        external,
+        ..
+    } = names();
+    record(graph, &[&ann, &klaviyo]).await;
+    record(graph, &[&bob, &external]).await;
+    let person = graph.link(&sighting(&[&klaviyo, &external])).await.unwrap();
+    assert_eq!(person, expected(&[&ann, &bob, &klaviyo, &external]));
+    assert_eq!(person_of(graph, &bob).await, person);
+    assert!(actions(graph, &bob).await.contains(&AuditAction::Merged));
+    let again = graph.link(&sighting(&[&external, &klaviyo])).await.unwrap();
+    assert_eq!(again, person);
+    graph.link(&sighting(&[])).await.unwrap_err();
+}
+
+async fn links_in_any_order_give_the_same_person(graph: &dyn Identities) {
+    let orders = [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1], [1, 3, 0, 2]];
+    for order in orders {
+        let Names {
+            ann,
+            bob,
+            phone,
+            klaviyo,
+            external,
+        } = names();
+        let links = [
+            [&ann, &klaviyo],
+            [&external, &klaviyo],
+            [&phone, &external],
+            [&bob, &phone],
+        ];
+        for index in order {
+            graph.link(&sighting(&links[index])).await.unwrap();
+            graph.link(&sighting(&links[order[0]])).await.unwrap();
+        }
+        assert_eq!(
+            person_of(graph, &external).await,
+            expected(&[&ann, &bob, &phone, &klaviyo, &external])
+        );
+    }
+}
+
+async fn people_and_identifiers_resolve(graph: &dyn Identities) {
+    let Names {
+        ann,
+        bob,
+        phone,
+        klaviyo,
+        external,
+    } = names();
+    record(graph, &[&ann, &klaviyo]).await;
+    record(graph, &[&phone]).await;
+    let people = graph
+        .people(&[id(&bob), id(&klaviyo), id(&phone), id(&klaviyo)])
+        .await
+        .unwrap();
+    let ann_known = expected(&[&ann, &klaviyo]);
+    let asked = [
+        Person::unknown(id(&bob)),
+        ann_known.clone(),
+        expected(&[&phone]),
+        ann_known.clone(),
+    ];
+    assert_eq!(people, asked);
+    assert_eq!(graph.people(&[]).await.unwrap(), []);
+
+    assert_eq!(
+        graph.resolve(&[klaviyo.clone()]).await.unwrap(),
+        Some(ann_known.clone())
+    );
+    let strongest_known = graph
+        .resolve(&[klaviyo, phone.clone(), bob.clone()])
+        .await
+        .unwrap();
+    assert_eq!(strongest_known, Some(expected(&[&phone])));
+    assert_eq!(graph.resolve(&[bob, external]).await.unwrap(), None);
+    assert_eq!(graph.resolve(&[]).await.unwrap(), None);
+}
+
+async fn the_history_follows_the_person(graph: &dyn Identities) {
+    use AuditAction::{Attached, Created, Merged};
+    let Names {
+        ann,
+        bob,
+        phone,
+        klaviyo,
+        ..
+    } = names();
+    record(graph, &[&phone]).await;
+    record(graph, &[&ann, &klaviyo]).await;
+    record(graph, &[&ann, &phone]).await;
+    let history = [Created, Created, Created, Attached, Merged];
+    assert_eq!(
+        actions(graph, &phone).await,
+        history,
+        "oldest first, under every id of the person"
+    );
+    assert_eq!(actions(graph, &ann).await, history);
+    let entries = graph.audit(&id(&ann), 100).await.unwrap();
+    assert_eq!(entries[0].identifier, Some(phone.clone()));
+    assert_eq!(
+        (&entries[3].universal_id, &entries[3].identifier),
+        (&id(&ann), &Some(klaviyo))
+    );
+    assert_eq!(
+        (&entries[4].universal_id, &entries[4].other),
+        (&id(&ann), &Some(id(&phone)))
+    );
+    assert_eq!(
+        (entries[4].source.as_str(), entries[4].at),
+        ("event:1", moment("2026-01-10T12:00:00.123Z"))
+    );
+    assert_eq!(graph.audit(&id(&ann), 2).await.unwrap(), entries[..2]);
+    assert_eq!(graph.audit(&id(&bob), 100).await.unwrap(), []);
+}
+
+async fn concurrent_sightings_become_one_person(graph: Arc<dyn Identities>) {
+    let run = unique("run");
+    let numbers: Vec<Identifier> = (0..12)
+        .map(|n| identifier(&run, IdentifierKind::PhoneNumber, &format!("{n:02}")))
+        .collect();
+    let tasks = numbers.windows(2).map(|pair| {
+        let graph = Arc::clone(&graph);
+        let sighting = sighting(&[&pair[1], &pair[0]]);
+        tokio::spawn(async move { graph.record(&[sighting]).await })
+    });
+    for recorded in futures::future::join_all(tasks).await {
+        recorded.unwrap().unwrap();
+    }
+    let all: Vec<&Identifier> = numbers.iter().collect();
+    assert_eq!(person_of(graph.as_ref(), &numbers[11]).await, expected(&all));
+}

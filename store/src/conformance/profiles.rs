@@ -1,0 +1,50 @@
+use std::sync::Arc;
+
+use event::{Event, IdentifierKind, UniversalId, profile::Profile};
+
+use super::{identifier, unique};
+use crate::profiles::Profiles;
+
+/// Checks a profile store.
+pub async fn profiles(store: Arc<dyn Profiles>) {
+    store.ping().await.unwrap();
+    let run = unique("run");
+    let id = |name| UniversalId::from_identifier(&identifier(&run, IdentifierKind::ExternalId, name));
+    let (ann, bob, nobody) = (id("ann"), id("bob"), id("nobody"));
+    let one = profile(&["2026-01-10T12:00:00Z"]);
+    let two = profile(&["2026-01-10T12:00:00Z", "2026-01-11T08:30:00Z"]);
+    assert_ne!(one, two);
+
+    assert_eq!(store.get(&[]).await.unwrap(), []);
+    store.put(&[]).await.unwrap();
+    store
+        .put(&[(ann.clone(), one.clone()), (bob.clone(), Profile::default())])
+        .await
+        .unwrap();
+    let found = store.get(&[bob.clone(), nobody, ann.clone(), bob]).await.unwrap();
+    let empty = Some(Profile::default());
+    assert_eq!(
+        found,
+        [empty.clone(), None, Some(one), empty],
+        "in the order asked, nothing where there is none"
+    );
+
+    store.put(&[(ann.clone(), two.clone())]).await.unwrap();
+    assert_eq!(
+        store.get(&[ann]).await.unwrap(),
+        [Some(two)],
+        "a newer profile replaces the older"
+    );
+}
+
+/// The profile of somebody who clicked at these times.
+fn profile(clicks: &[&str]) -> Profile {
+    let sample = include_bytes!("../../../event/samples/event-v1.json");
+    let mut event = Event::from_json(sample).unwrap();
+    let mut profile = Profile::default();
+    for click in clicks {
+        event.timestamp = super::moment(click);
+        profile.apply(&event, false);
+    }
+    profile
+}

@@ -1,0 +1,258 @@
+//! The embedded event store: SQLite.
+//!
+//! Two files. `events.db` is written by the consumer; a batch is flushed to disk before its write returns, because the
+//! bus forgets what the consumer has committed. `explanations.db` is written by decisions, which so never wait for a
+//! batch of events, nor for the disk: an explanation survives a crash of the process at once, a loss of power within
+//! seconds.
+
+mod rows;
+
+use std::path::Path;
+
+use async_trait::async_trait;
+use event::{Timestamp, UniversalId};
+use sqlx::Row;
+
+use super::{EventCount, Events, LatencySample, StoredEvent, StoredExplanation, WriteReport};
+use crate::{
+    StoreError,
+    sqlite::{Database, Durability, Step, classify, malformed},
+};
+
+const EVENT_STEPS: &[Step] = &[Step {
+    version: 1,
+    name: "events",
+    sql: include_str!("../../migrations/events/0001_events.sql"),
+}];
+
+const EXPLANATION_STEPS: &[Step] = &[Step {
+    version: 1,
+    name: "explanations",
+    sql: include_str!("../../migrations/explanations/0001_explanations.sql"),
+}];
+
+/// The event store as two SQLite files in one folder.
+#[derive(Debug)]
+pub struct SqliteEvents {
+    events: Database,
+    explanations: Database,
+}
+
+impl SqliteEvents {
+    /// Opens the event store in `folder`, which must exist.
+    ///
+    /// # Errors
+    /// [`StoreError::Misconfigured`] when the files cannot be opened or were written by a newer build.
+    pub async fn open(folder: &Path) -> Result<Self, StoreError> {
+        let events = Database::open(&folder.join("events.db"), EVENT_STEPS, Durability::PowerLoss).await?;
+        let explanations = Database::open(
+            &folder.join("explanations.db"),
+            EXPLANATION_STEPS,
+            Durability::ProcessCrash,
+        )
+        .await?;
+        Ok(Self { events, explanations })
+    }
+
+    /// Waits for what runs and closes the files. Later calls fail.
+    pub async fn close(&self) {
+        self.events.close().await;
+        self.explanations.close().await;
+    }
+
+    /// The newest `limit` events of one id, newest first.
+    async fn history_of(
+        &self,
+        id: &UniversalId,
+        since: Timestamp,
+        limit: i64,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
+        let rows = sqlx::query(rows::HISTORY)
+            .bind(id.as_str())
+            .bind(since.to_string())
+            .bind(limit)
+            .fetch_all(self.events.readers())
+            .await
+            .map_err(classify)?;
+        rows.iter().map(rows::read).collect()
+    }
+}
+
+#[async_trait]
+impl Events for SqliteEvents {
+    async fn write(&self, batch: &[StoredEvent]) -> Result<WriteReport, StoreError> {
+        if batch.is_empty() {
+            return Ok(WriteReport::default());
+        }
+        let mut transaction = self.events.begin().await?;
+        let mut inserted = 0;
+        for stored in batch {
+            let done = rows::insert(stored)
+                .execute(&mut *transaction)
+                .await
+                .map_err(classify)?;
+            if done.rows_affected() > 0 {
+                inserted += 1;
+            }
+        }
+        transaction.commit().await.map_err(classify)?;
+        Ok(WriteReport {
+            inserted,
+            duplicates: batch.len() - inserted,
+        })
+    }
+
+    async fn history(
+        &self,
+        ids: &[UniversalId],
+        since: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
+        let per_id = i64::try_from(limit).unwrap_or(i64::MAX);
+        let mut history = Vec::new();
+        // One id at a time: each is read in the order of the index, and people have few.
+        for (index, id) in ids.iter().enumerate() {
+            if !ids[..index].contains(id) {
+                history.append(&mut self.history_of(id, since, per_id).await?);
+            }
+        }
+        history.sort_by(|a, b| {
+            (a.event.timestamp, &a.event.event_id).cmp(&(b.event.timestamp, &b.event.event_id))
+        });
+        Ok(history.split_off(history.len().saturating_sub(limit)))
+    }
+
+    async fn sent_times(
+        &self,
+        messages: &[(UniversalId, String)],
+    ) -> Result<Vec<Option<Timestamp>>, StoreError> {
+        if messages.is_empty() {
+            return Ok(Vec::new());
+        }
+        let pairs = serde_json::to_string(messages).expect("pairs of texts are always valid JSON");
+        let times: Vec<Option<String>> = sqlx::query_scalar(
+            "SELECT (SELECT MIN(timestamp) FROM email_events WHERE event_type = 'sent' \
+             AND universal_id = pair.value ->> 0 AND message_id = pair.value ->> 1) \
+             FROM json_each(?1) AS pair ORDER BY pair.key",
+        )
+        .bind(pairs)
+        .fetch_all(self.events.readers())
+        .await
+        .map_err(classify)?;
+        times
+            .iter()
+            .map(|time| {
+                time.as_deref()
+                    .map(|text| rows::timestamp(text, "timestamp"))
+                    .transpose()
+            })
+            .collect()
+    }
+
+    async fn people(
+        &self,
+        since: Timestamp,
+        after: Option<&UniversalId>,
+        limit: usize,
+    ) -> Result<Vec<UniversalId>, StoreError> {
+        // The empty text sorts before every id. Read in the order of the index on person and time.
+        let ids: Vec<String> = sqlx::query_scalar(
+            "SELECT DISTINCT universal_id FROM email_events WHERE universal_id > ?1 AND timestamp >= ?2 \
+             ORDER BY universal_id LIMIT ?3",
+        )
+        .bind(after.map_or("", UniversalId::as_str))
+        .bind(since.to_string())
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(self.events.readers())
+        .await
+        .map_err(classify)?;
+        ids.iter().map(|id| rows::universal_id(id)).collect()
+    }
+
+    async fn latency_samples(
+        &self,
+        since: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<LatencySample>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT universal_id, esp, campaign_id, mailbox_provider, timestamp, delivery_latency_ms \
+             FROM email_events WHERE delivery_latency_ms IS NOT NULL AND timestamp >= ?1 \
+             ORDER BY timestamp DESC, event_id DESC LIMIT ?2",
+        )
+        .bind(since.to_string())
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(self.events.readers())
+        .await
+        .map_err(classify)?;
+        let mut samples = Vec::with_capacity(rows.len());
+        for row in rows {
+            samples.push(LatencySample {
+                universal_id: rows::universal_id(row.try_get(0).map_err(classify)?)?,
+                esp: row.try_get(1).map_err(classify)?,
+                campaign_id: row.try_get(2).map_err(classify)?,
+                mailbox_provider: rows::mailbox_provider(row.try_get(3).map_err(classify)?)?,
+                delivered_at: rows::timestamp(row.try_get(4).map_err(classify)?, "timestamp")?,
+                latency_ms: row.try_get(5).map_err(classify)?,
+            });
+        }
+        Ok(samples)
+    }
+
+    async fn counts(&self) -> Result<Vec<EventCount>, StoreError> {
+        let rows: Vec<(String, String, i64)> = sqlx::query_as(
+            "SELECT esp, event_type, COUNT(*) FROM email_events GROUP BY esp, event_type ORDER BY esp, event_type",
+        )
+        .fetch_all(self.events.readers())
+        .await
+        .map_err(classify)?;
+        let counts = rows.into_iter().map(|(esp, event_type, events)| EventCount {
+            esp,
+            event_type,
+            events: events.unsigned_abs(),
+        });
+        Ok(counts.collect())
+    }
+
+    async fn save_explanation(&self, explanation: &StoredExplanation) -> Result<(), StoreError> {
+        let mut transaction = self.explanations.begin().await?;
+        sqlx::query(
+            "INSERT INTO timing_explanations (reference, universal_id, decided_at, body) VALUES (?1, ?2, ?3, ?4) \
+             ON CONFLICT (reference) DO NOTHING",
+        )
+        .bind(&explanation.reference)
+        .bind(explanation.universal_id.as_str())
+        .bind(explanation.decided_at.to_string())
+        .bind(&explanation.body)
+        .execute(&mut *transaction)
+        .await
+        .map_err(classify)?;
+        transaction.commit().await.map_err(classify)
+    }
+
+    async fn explanation(&self, reference: &str) -> Result<Option<StoredExplanation>, StoreError> {
+        let row: Option<(String, String, String)> = sqlx::query_as(
+            "SELECT universal_id, decided_at, body FROM timing_explanations WHERE reference = ?1",
+        )
+        .bind(reference)
+        .fetch_optional(self.explanations.readers())
+        .await
+        .map_err(classify)?;
+        let Some((universal_id, decided_at, body)) = row else {
+            return Ok(None);
+        };
+        Ok(Some(StoredExplanation {
+            reference: reference.to_owned(),
+            universal_id: UniversalId::parse(&universal_id)
+                .ok_or_else(|| malformed("timing_explanations", "universal_id"))?,
+            decided_at: decided_at
+                .parse()
+                .map_err(|_| malformed("timing_explanations", "decided_at"))?,
+            body,
+        }))
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.events.ping().await?;
+        self.explanations.ping().await
+    }
+}

@@ -1,0 +1,144 @@
+//! Between events and rows of `email_events`.
+
+use event::{BounceType, EmailHash, Event, EventType, MailboxProvider, Timestamp, UniversalId};
+use serde::{Serialize, de::DeserializeOwned};
+use sqlx::{
+    Row, Sqlite,
+    query::Query,
+    sqlite::{SqliteArguments, SqliteRow},
+};
+
+use crate::{
+    StoreError,
+    events::{Enrichment, StoredEvent},
+    sqlite::{classify, malformed},
+};
+
+const INSERT: &str = "\
+INSERT INTO email_events (event_id, event_type, timestamp, esp, universal_id, recipient_email_hash, campaign_id, \
+campaign_name, message_id, subject, click_url, bounce_type, user_agent, ip_address, metadata, ingested_at, \
+schema_version, account, mailbox_provider, identifiers, reason, tags, is_machine, provider_event_id, plugin, machine, \
+machine_reasons, delivery_latency_ms) \
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, \
+?25, ?26, ?27, ?28) \
+ON CONFLICT (event_id) DO NOTHING";
+
+/// The newest events of one id; its columns are those that [`read`] takes.
+pub(super) const HISTORY: &str = "\
+SELECT event_id, event_type, timestamp, esp, universal_id, recipient_email_hash, campaign_id, campaign_name, \
+message_id, subject, click_url, bounce_type, user_agent, ip_address, metadata, ingested_at, schema_version, account, \
+mailbox_provider, identifiers, reason, tags, is_machine, provider_event_id, plugin, machine, machine_reasons, \
+delivery_latency_ms \
+FROM email_events WHERE universal_id = ?1 AND timestamp >= ?2 ORDER BY timestamp DESC, event_id DESC LIMIT ?3";
+
+/// The statement that stores an event.
+pub(super) fn insert(stored: &StoredEvent) -> Query<'_, Sqlite, SqliteArguments> {
+    let StoredEvent { event, enrichment } = stored;
+    sqlx::query(INSERT)
+        .bind(&event.event_id)
+        .bind(event.event_type.as_str())
+        .bind(event.timestamp.to_string())
+        .bind(&event.esp)
+        .bind(event.universal_id.as_str())
+        .bind(event.recipient_email_hash.as_ref().map(EmailHash::as_str))
+        .bind(&event.campaign_id)
+        .bind(&event.campaign_name)
+        .bind(&event.message_id)
+        .bind(&event.subject)
+        .bind(&event.click_url)
+        .bind(event.bounce_type.map(BounceType::as_str))
+        .bind(&event.user_agent)
+        .bind(&event.ip_address)
+        .bind(json(&event.metadata))
+        .bind(event.ingested_at.to_string())
+        .bind(event.schema_version)
+        .bind(&event.account)
+        .bind(event.mailbox_provider.map(MailboxProvider::as_str))
+        .bind(json(&event.identifiers))
+        .bind(&event.reason)
+        .bind(json(&event.tags))
+        .bind(event.is_machine)
+        .bind(&event.provider_event_id)
+        .bind(&event.plugin)
+        .bind(enrichment.machine)
+        .bind(json(&enrichment.machine_reasons))
+        .bind(enrichment.delivery_latency_ms)
+}
+
+/// The event in a row of [`HISTORY`].
+pub(super) fn read(row: &SqliteRow) -> Result<StoredEvent, StoreError> {
+    let text = |index: usize| row.try_get::<&str, _>(index).map_err(classify);
+    let owned = |index: usize| row.try_get::<String, _>(index).map_err(classify);
+    let optional = |index: usize| row.try_get::<Option<String>, _>(index).map_err(classify);
+    let bounce_type = match optional(11)?.as_deref() {
+        None => None,
+        Some("hard") => Some(BounceType::Hard),
+        Some("soft") => Some(BounceType::Soft),
+        Some(_) => return Err(unreadable("bounce_type")),
+    };
+    let recipient_email_hash = match optional(5)? {
+        Some(hash) => Some(EmailHash::parse(&hash).ok_or_else(|| unreadable("recipient_email_hash"))?),
+        None => None,
+    };
+    let event = Event {
+        event_id: owned(0)?,
+        event_type: EventType::parse(text(1)?).ok_or_else(|| unreadable("event_type"))?,
+        timestamp: timestamp(text(2)?, "timestamp")?,
+        esp: owned(3)?,
+        universal_id: universal_id(text(4)?)?,
+        recipient_email_hash,
+        campaign_id: optional(6)?,
+        campaign_name: optional(7)?,
+        message_id: optional(8)?,
+        subject: optional(9)?,
+        click_url: optional(10)?,
+        bounce_type,
+        user_agent: optional(12)?,
+        ip_address: optional(13)?,
+        metadata: parsed(text(14)?, "metadata")?,
+        ingested_at: timestamp(text(15)?, "ingested_at")?,
+        schema_version: row.try_get(16).map_err(classify)?,
+        account: owned(17)?,
+        mailbox_provider: mailbox_provider(row.try_get(18).map_err(classify)?)?,
+        identifiers: parsed(text(19)?, "identifiers")?,
+        reason: optional(20)?,
+        tags: parsed(text(21)?, "tags")?,
+        is_machine: row.try_get(22).map_err(classify)?,
+        provider_event_id: optional(23)?,
+        plugin: owned(24)?,
+    };
+    let enrichment = Enrichment {
+        machine: row.try_get(25).map_err(classify)?,
+        machine_reasons: parsed(text(26)?, "machine_reasons")?,
+        delivery_latency_ms: row.try_get(27).map_err(classify)?,
+    };
+    Ok(StoredEvent { event, enrichment })
+}
+
+pub(super) fn timestamp(text: &str, column: &str) -> Result<Timestamp, StoreError> {
+    text.parse().map_err(|_| unreadable(column))
+}
+
+pub(super) fn universal_id(text: &str) -> Result<UniversalId, StoreError> {
+    UniversalId::parse(text).ok_or_else(|| unreadable("universal_id"))
+}
+
+pub(super) fn mailbox_provider(name: Option<&str>) -> Result<Option<MailboxProvider>, StoreError> {
+    let Some(name) = name else { return Ok(None) };
+    let class = MailboxProvider::ALL
+        .into_iter()
+        .find(|class| class.as_str() == name);
+    class.map(Some).ok_or_else(|| unreadable("mailbox_provider"))
+}
+
+fn unreadable(column: &str) -> StoreError {
+    malformed("email_events", column)
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("lists and maps of texts are always valid JSON")
+}
+
+fn parsed<T: DeserializeOwned>(text: &str, column: &str) -> Result<T, StoreError> {
+    serde_json::from_str(text).map_err(|_| unreadable(column))
+}

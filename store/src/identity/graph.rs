@@ -1,0 +1,400 @@
+//! The rules of the identity graph, apart from where it is kept.
+//!
+//! An engine loads the people that a batch touches, whole, and the pairs of the batch that were seen before; applies the
+//! sightings; and stores the [`Changes`], all under one lock.
+//!
+//! Who belongs together does not depend on the order of sightings, with one exception that lies in the rule itself: a
+//! weak identifier seen with two strong people stays with the first.
+
+use std::collections::{HashMap, HashSet};
+
+use event::{Identifier, Timestamp, UniversalId};
+
+use super::{AuditAction, AuditEntry, Person, Sighting};
+
+/// Two identifiers seen together, by their universal ids.
+pub(crate) type Pair = (UniversalId, UniversalId);
+
+/// A part of the graph, in memory.
+#[derive(Debug, Default)]
+pub(crate) struct Graph {
+    /// Each person's identifiers; empty for one that became part of another.
+    people: Vec<Vec<Identifier>>,
+    /// Where in `people` an identifier is.
+    owners: HashMap<Identifier, usize>,
+    /// The canonical ids as loaded.
+    loaded: HashMap<Identifier, UniversalId>,
+    pairs: HashSet<Pair>,
+    new_pairs: Vec<NewPair>,
+    created: Vec<(Identifier, Timestamp)>,
+    audit: Vec<AuditEntry>,
+}
+
+/// A pair that was not known before.
+#[derive(Debug)]
+pub(crate) struct NewPair {
+    pub(crate) pair: Pair,
+    pub(crate) source: String,
+    pub(crate) seen_at: Timestamp,
+}
+
+/// An identifier that was not known before.
+#[derive(Debug)]
+pub(crate) struct NewIdentifier {
+    pub(crate) identifier: Identifier,
+    pub(crate) universal_id: UniversalId,
+    pub(crate) canonical: UniversalId,
+    pub(crate) seen_at: Timestamp,
+}
+
+/// What an engine has to store.
+#[derive(Debug)]
+pub(crate) struct Changes {
+    pub(crate) created: Vec<NewIdentifier>,
+    /// Identifiers, by their universal id, and their person's new canonical id.
+    pub(crate) moved: Vec<(UniversalId, UniversalId)>,
+    pub(crate) pairs: Vec<NewPair>,
+    pub(crate) audit: Vec<AuditEntry>,
+}
+
+/// The identifiers of a sighting, strongest first, each once.
+pub(crate) fn in_order(sighting: &Sighting) -> Vec<Identifier> {
+    let mut identifiers = sighting.identifiers.clone();
+    identifiers.sort();
+    identifiers.dedup();
+    identifiers
+}
+
+/// The pairs that stand for a sighting: its strongest identifier with each of the others. A sighting whose pairs are
+/// all known (or whose only identifier is) was recorded, by itself or as part of others.
+pub(crate) fn pairs_of(identifiers: &[Identifier]) -> Vec<Pair> {
+    let Some((first, others)) = identifiers.split_first() else {
+        return Vec::new();
+    };
+    let first = UniversalId::from_identifier(first);
+    others
+        .iter()
+        .map(|other| (first.clone(), UniversalId::from_identifier(other)))
+        .collect()
+}
+
+/// The person that has these identifiers; there is at least one.
+pub(crate) fn person(mut identifiers: Vec<Identifier>) -> Person {
+    identifiers.sort();
+    let mut ids: Vec<UniversalId> = identifiers.iter().map(UniversalId::from_identifier).collect();
+    let canonical = ids[0].clone();
+    ids[1..].sort();
+    Person {
+        canonical,
+        ids,
+        identifiers,
+    }
+}
+
+impl Graph {
+    /// Takes in what is stored: every identifier of the people in question with its canonical id, and known pairs.
+    pub(crate) fn new(
+        stored: impl IntoIterator<Item = (Identifier, UniversalId)>,
+        pairs: impl IntoIterator<Item = Pair>,
+    ) -> Self {
+        let mut graph = Self {
+            pairs: pairs.into_iter().collect(),
+            ..Self::default()
+        };
+        let mut indexes: HashMap<UniversalId, usize> = HashMap::new();
+        for (identifier, canonical) in stored {
+            let index = *indexes.entry(canonical.clone()).or_insert_with(|| {
+                graph.people.push(Vec::new());
+                graph.people.len() - 1
+            });
+            graph.people[index].push(identifier.clone());
+            graph.owners.insert(identifier.clone(), index);
+            graph.loaded.insert(identifier, canonical);
+        }
+        graph
+    }
+
+    /// Records that the identifiers of `sighting` occurred together.
+    pub(crate) fn record(&mut self, sighting: &Sighting) {
+        self.apply(sighting, false);
+    }
+
+    /// Makes one person of the identifiers of `sighting`.
+    pub(crate) fn link(&mut self, sighting: &Sighting) {
+        self.apply(sighting, true);
+    }
+
+    fn apply(&mut self, sighting: &Sighting, always_join: bool) {
+        let identifiers = in_order(sighting);
+        let mut fresh = HashSet::new();
+        for identifier in &identifiers {
+            if !self.owners.contains_key(identifier) {
+                self.create(identifier, sighting);
+                fresh.insert(identifier);
+            }
+        }
+        let Some((first, others)) = identifiers.split_first() else {
+            return;
+        };
+        for (other, pair) in others.iter().zip(pairs_of(&identifiers)) {
+            let new_pair = self.pairs.insert(pair.clone());
+            let (hub, person) = (self.owners[first], self.owners[other]);
+            if hub != person {
+                // A strong identifier stands behind a stronger or equal one here: both are strong.
+                let joins = always_join
+                    || other.kind.is_strong()
+                    || !self.has_strong(hub)
+                    || !self.has_strong(person);
+                if joins {
+                    self.join(hub, person, &fresh, sighting);
+                } else if new_pair {
+                    self.note(
+                        AuditAction::Conflict,
+                        self.canonical(person),
+                        Some(self.canonical(hub)),
+                        Some(other),
+                        sighting,
+                    );
+                }
+            }
+            if new_pair {
+                self.new_pairs.push(NewPair {
+                    pair,
+                    source: sighting.source.clone(),
+                    seen_at: sighting.seen_at,
+                });
+            }
+        }
+    }
+
+    fn create(&mut self, identifier: &Identifier, sighting: &Sighting) {
+        self.owners.insert(identifier.clone(), self.people.len());
+        self.people.push(vec![identifier.clone()]);
+        self.created.push((identifier.clone(), sighting.seen_at));
+        let universal_id = UniversalId::from_identifier(identifier);
+        self.note(
+            AuditAction::Created,
+            universal_id,
+            None,
+            Some(identifier),
+            sighting,
+        );
+    }
+
+    /// Makes one person of two. One that consists of a new identifier only is attached to the other.
+    fn join(&mut self, hub: usize, person: usize, fresh: &HashSet<&Identifier>, sighting: &Sighting) {
+        let before = [self.canonical(hub), self.canonical(person)];
+        let attached = [person, hub]
+            .into_iter()
+            .find_map(|index| match self.people[index].as_slice() {
+                [only] if fresh.contains(only) => Some(only.clone()),
+                _ => None,
+            });
+        let (into, from) = if self.people[hub].len() >= self.people[person].len() {
+            (hub, person)
+        } else {
+            (person, hub)
+        };
+        for identifier in std::mem::take(&mut self.people[from]) {
+            self.owners.insert(identifier.clone(), into);
+            self.people[into].push(identifier);
+        }
+        let after = self.canonical(into);
+        match attached {
+            Some(identifier) => self.note(AuditAction::Attached, after, None, Some(&identifier), sighting),
+            None => {
+                let other = before.into_iter().find(|canonical| *canonical != after);
+                self.note(AuditAction::Merged, after, other, None, sighting);
+            }
+        }
+    }
+
+    fn has_strong(&self, person: usize) -> bool {
+        self.people[person]
+            .iter()
+            .any(|identifier| identifier.kind.is_strong())
+    }
+
+    fn canonical(&self, person: usize) -> UniversalId {
+        UniversalId::from_identifiers(&self.people[person])
+            .expect("an owner has at least the identifier it owns")
+    }
+
+    fn note(
+        &mut self,
+        action: AuditAction,
+        universal_id: UniversalId,
+        other: Option<UniversalId>,
+        identifier: Option<&Identifier>,
+        sighting: &Sighting,
+    ) {
+        self.audit.push(AuditEntry {
+            action,
+            universal_id,
+            other,
+            identifier: identifier.cloned(),
+            source: sighting.source.clone(),
+            at: sighting.seen_at,
+        });
+    }
+
+    /// The person that owns `identifier`.
+    pub(crate) fn person_of(&self, identifier: &Identifier) -> Option<Person> {
+        let index = *self.owners.get(identifier)?;
+        Some(person(self.people[index].clone()))
+    }
+
+    /// What is different from what was loaded.
+    pub(crate) fn into_changes(self) -> Changes {
+        let canonicals: Vec<Option<UniversalId>> = self
+            .people
+            .iter()
+            .map(|identifiers| UniversalId::from_identifiers(identifiers))
+            .collect();
+        let canonical_of = |identifier: &Identifier| {
+            canonicals[self.owners[identifier]]
+                .clone()
+                .expect("an owner has at least the identifier it owns")
+        };
+        let mut created = Vec::with_capacity(self.created.len());
+        for (identifier, seen_at) in &self.created {
+            created.push(NewIdentifier {
+                identifier: identifier.clone(),
+                universal_id: UniversalId::from_identifier(identifier),
+                canonical: canonical_of(identifier),
+                seen_at: *seen_at,
+            });
+        }
+        let mut moved = Vec::new();
+        for (identifier, before) in &self.loaded {
+            let after = canonical_of(identifier);
+            if after != *before {
+                moved.push((UniversalId::from_identifier(identifier), after));
+            }
+        }
+        Changes {
+            created,
+            moved,
+            pairs: self.new_pairs,
+            audit: self.audit,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use event::IdentifierKind;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn sighting(identifiers: &[Identifier]) -> Sighting {
+        Sighting {
+            identifiers: identifiers.to_vec(),
+            source: "event:1".into(),
+            seen_at: Timestamp::default(),
+        }
+    }
+
+    fn identifier() -> impl Strategy<Value = Identifier> {
+        (0..IdentifierKind::ALL.len(), 0..3).prop_map(|(kind, value)| Identifier {
+            kind: IdentifierKind::ALL[kind],
+            value: value.to_string(),
+        })
+    }
+
+    fn sightings(
+        identifier: impl Strategy<Value = Identifier>,
+    ) -> impl Strategy<Value = (Vec<Vec<Identifier>>, Vec<Vec<Identifier>>)> {
+        prop::collection::vec(prop::collection::vec(identifier, 1..4), 1..8).prop_flat_map(|list| {
+            let mut repeated = list.clone();
+            repeated.extend(list.clone());
+            (Just(list), Just(repeated).prop_shuffle())
+        })
+    }
+
+    fn people(graph: &Graph) -> BTreeSet<Vec<Identifier>> {
+        graph
+            .owners
+            .keys()
+            .map(|identifier| graph.person_of(identifier).unwrap().identifiers)
+            .collect()
+    }
+
+    fn apply_all(list: &[Vec<Identifier>], link: bool) -> Graph {
+        let mut graph = Graph::default();
+        for identifiers in list {
+            graph.apply(&sighting(identifiers), link);
+        }
+        graph
+    }
+
+    proptest! {
+        #[test]
+        fn links_in_any_order_and_number_give_the_same_people((list, other_order) in sightings(identifier())) {
+            prop_assert_eq!(people(&apply_all(&list, true)), people(&apply_all(&other_order, true)));
+        }
+
+        #[test]
+        fn strong_sightings_in_any_order_and_number_give_the_same_people(
+            (list, other_order) in sightings(identifier().prop_filter("strong", |id| id.kind.is_strong()))
+        ) {
+            prop_assert_eq!(people(&apply_all(&list, false)), people(&apply_all(&other_order, false)));
+        }
+
+        #[test]
+        fn recording_all_again_changes_nothing((list, _) in sightings(identifier())) {
+            let mut graph = apply_all(&list, false);
+            let (before, entries, pairs) = (people(&graph), graph.audit.clone(), graph.new_pairs.len());
+            for identifiers in list.iter().rev() {
+                graph.record(&sighting(identifiers));
+            }
+            prop_assert_eq!(people(&graph), before);
+            prop_assert_eq!(graph.audit, entries);
+            prop_assert_eq!(graph.new_pairs.len(), pairs);
+        }
+
+        /// Two strong identifiers share a person only if a chain of strong sightings joins them.
+        #[test]
+        fn weak_identifiers_never_join_strong_people((list, _) in sightings(identifier())) {
+            let strong_only: Vec<Vec<Identifier>> = list
+                .iter()
+                .map(|ids| ids.iter().filter(|id| id.kind.is_strong()).cloned().collect())
+                .collect();
+            let strong_part = |people: BTreeSet<Vec<Identifier>>| -> BTreeSet<Vec<Identifier>> {
+                people
+                    .into_iter()
+                    .map(|ids| ids.into_iter().filter(|id| id.kind.is_strong()).collect::<Vec<_>>())
+                    .filter(|ids| !ids.is_empty())
+                    .collect()
+            };
+            prop_assert_eq!(
+                strong_part(people(&apply_all(&list, false))),
+                strong_part(people(&apply_all(&strong_only, false)))
+            );
+        }
+
+        /// What an engine stores and loads again between any two sightings is the same as doing all at once.
+        #[test]
+        fn changes_hold_everything((list, _) in sightings(identifier())) {
+            let mut stored: HashMap<UniversalId, (Identifier, UniversalId)> = HashMap::new();
+            let mut pairs: Vec<Pair> = Vec::new();
+            for identifiers in &list {
+                let mut graph = Graph::new(stored.values().cloned(), pairs.iter().cloned());
+                graph.record(&sighting(identifiers));
+                let changes = graph.into_changes();
+                for new in changes.created {
+                    stored.insert(new.universal_id, (new.identifier, new.canonical));
+                }
+                for (id, canonical) in changes.moved {
+                    stored.get_mut(&id).unwrap().1 = canonical;
+                }
+                pairs.extend(changes.pairs.into_iter().map(|new| new.pair));
+            }
+            let reloaded = Graph::new(stored.into_values(), pairs);
+            prop_assert_eq!(people(&reloaded), people(&apply_all(&list, false)));
+        }
+    }
+}

@@ -1,0 +1,392 @@
+//! The embedded identity graph: SQLite, `identity.db`.
+//!
+//! Steady traffic shows the same sightings again and again. Those met recently are known by a fingerprint in memory and
+//! cost nothing; those recorded longer ago cost two reads; only news is written.
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, RandomState},
+    path::Path,
+};
+
+use async_trait::async_trait;
+use event::{Identifier, IdentifierKind, UniversalId};
+use quick_cache::sync::Cache;
+use serde::Serialize;
+use sqlx::{Row, Sqlite, SqliteExecutor, Transaction};
+
+use super::{
+    AuditAction, AuditEntry, Identities, Person, Sighting,
+    graph::{Changes, Graph, Pair, in_order, pairs_of, person},
+};
+use crate::{
+    StoreError,
+    sqlite::{Database, Durability, Step, classify, malformed, rejected},
+};
+
+const STEPS: &[Step] = &[Step {
+    version: 1,
+    name: "identity",
+    sql: include_str!("../../migrations/identity/0001_identity.sql"),
+}];
+
+/// Sightings remembered: those of 100,000 people, at about 50 bytes each.
+const REMEMBERED: usize = 100_000;
+
+/// The identity graph as a SQLite file.
+#[derive(Debug)]
+pub struct SqliteIdentities {
+    database: Database,
+    /// Fingerprints of sightings that are recorded. Keyed at random, so that nobody can make two of them equal; by
+    /// chance that happens once in 10^14 sightings.
+    remembered: Cache<u64, ()>,
+    fingerprints: RandomState,
+}
+
+impl SqliteIdentities {
+    /// Opens the graph in `folder`, which must exist.
+    ///
+    /// # Errors
+    /// [`StoreError::Misconfigured`] when the file cannot be opened or was written by a newer build.
+    pub async fn open(folder: &Path) -> Result<Self, StoreError> {
+        let database = Database::open(&folder.join("identity.db"), STEPS, Durability::PowerLoss).await?;
+        Ok(Self {
+            database,
+            remembered: Cache::new(REMEMBERED),
+            fingerprints: RandomState::new(),
+        })
+    }
+
+    /// Waits for what runs and closes the file. Later calls fail.
+    pub async fn close(&self) {
+        self.database.close().await;
+    }
+
+    /// Those of `sightings` that are not recorded yet.
+    async fn news<'a>(&self, sightings: &[(u64, &'a Sighting)]) -> Result<Vec<&'a Sighting>, StoreError> {
+        let mut singles = Vec::new();
+        let mut pairs = Vec::new();
+        for (_, sighting) in sightings {
+            match in_order(sighting).as_slice() {
+                [only] => singles.push(UniversalId::from_identifier(only)),
+                several => pairs.extend(pairs_of(several)),
+            }
+        }
+        let known = known_ids(self.database.readers(), &singles).await?;
+        let known_pairs = known_pairs(self.database.readers(), &pairs).await?;
+        let mut news = Vec::new();
+        for (_, sighting) in sightings {
+            let recorded = match in_order(sighting).as_slice() {
+                [only] => known.contains(&UniversalId::from_identifier(only)),
+                several => pairs_of(several).iter().all(|pair| known_pairs.contains(pair)),
+            };
+            if !recorded {
+                news.push(*sighting);
+            }
+        }
+        Ok(news)
+    }
+
+    /// Loads what `sightings` touch, under the lock of `transaction`.
+    async fn load(
+        &self,
+        transaction: &mut Transaction<'static, Sqlite>,
+        sightings: &[&Sighting],
+    ) -> Result<Graph, StoreError> {
+        let mut ids = Vec::new();
+        let mut pairs = Vec::new();
+        for sighting in sightings {
+            let identifiers = in_order(sighting);
+            ids.extend(identifiers.iter().map(UniversalId::from_identifier));
+            pairs.extend(pairs_of(&identifiers));
+        }
+        let stored = members(&mut **transaction, &ids).await?;
+        let known = known_pairs(&mut **transaction, &pairs).await?;
+        Ok(Graph::new(stored, known))
+    }
+
+    /// The people that own these ids.
+    async fn owners(&self, ids: &[UniversalId]) -> Result<HashMap<UniversalId, Person>, StoreError> {
+        let mut identifiers_of: HashMap<UniversalId, Vec<Identifier>> = HashMap::new();
+        for (identifier, canonical) in members(self.database.readers(), ids).await? {
+            identifiers_of.entry(canonical).or_default().push(identifier);
+        }
+        let mut owners = HashMap::new();
+        for identifiers in identifiers_of.into_values() {
+            let person = person(identifiers);
+            for id in &person.ids {
+                owners.insert(id.clone(), person.clone());
+            }
+        }
+        Ok(owners)
+    }
+}
+
+#[async_trait]
+impl Identities for SqliteIdentities {
+    async fn record(&self, sightings: &[Sighting]) -> Result<(), StoreError> {
+        let mut unfamiliar = Vec::new();
+        for sighting in sightings {
+            let fingerprint = self.fingerprints.hash_one(in_order(sighting));
+            if self.remembered.get(&fingerprint).is_none() {
+                unfamiliar.push((fingerprint, sighting));
+            }
+        }
+        if unfamiliar.is_empty() {
+            return Ok(());
+        }
+        let news = self.news(&unfamiliar).await?;
+        if !news.is_empty() {
+            let mut transaction = self.database.begin().await?;
+            let mut graph = self.load(&mut transaction, &news).await?;
+            for sighting in news {
+                graph.record(sighting);
+            }
+            store(&mut transaction, graph.into_changes()).await?;
+            transaction.commit().await.map_err(classify)?;
+        }
+        for (fingerprint, _) in unfamiliar {
+            self.remembered.insert(fingerprint, ());
+        }
+        Ok(())
+    }
+
+    async fn link(&self, sighting: &Sighting) -> Result<Person, StoreError> {
+        let Some(strongest) = sighting.identifiers.iter().min() else {
+            return Err(rejected("a link names no identifier"));
+        };
+        let mut transaction = self.database.begin().await?;
+        let mut graph = self.load(&mut transaction, &[sighting]).await?;
+        graph.link(sighting);
+        let person = graph
+            .person_of(strongest)
+            .expect("a link makes all of its identifiers known");
+        store(&mut transaction, graph.into_changes()).await?;
+        transaction.commit().await.map_err(classify)?;
+        Ok(person)
+    }
+
+    async fn people(&self, ids: &[UniversalId]) -> Result<Vec<Person>, StoreError> {
+        let owners = self.owners(ids).await?;
+        let person = |id: &UniversalId| {
+            owners
+                .get(id)
+                .cloned()
+                .unwrap_or_else(|| Person::unknown(id.clone()))
+        };
+        Ok(ids.iter().map(person).collect())
+    }
+
+    async fn resolve(&self, identifiers: &[Identifier]) -> Result<Option<Person>, StoreError> {
+        let mut strongest_first = identifiers.to_vec();
+        strongest_first.sort();
+        let ids: Vec<UniversalId> = strongest_first.iter().map(UniversalId::from_identifier).collect();
+        let mut owners = self.owners(&ids).await?;
+        Ok(ids.iter().find_map(|id| owners.remove(id)))
+    }
+
+    async fn audit(&self, id: &UniversalId, limit: usize) -> Result<Vec<AuditEntry>, StoreError> {
+        let rows = sqlx::query(
+            "WITH ids AS (SELECT universal_id FROM resolved_identities WHERE canonical_id = \
+             (SELECT canonical_id FROM resolved_identities WHERE universal_id = ?1)) \
+             SELECT action, universal_id, other_universal_id, identifier_type, identifier_value, source, at \
+             FROM identity_audit_log WHERE universal_id IN ids OR other_universal_id IN ids \
+             ORDER BY entry_id LIMIT ?2",
+        )
+        .bind(id.as_str())
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(self.database.readers())
+        .await
+        .map_err(classify)?;
+        rows.iter().map(audit_entry).collect()
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.database.ping().await
+    }
+}
+
+fn audit_entry(row: &sqlx::sqlite::SqliteRow) -> Result<AuditEntry, StoreError> {
+    let unreadable = |column| malformed("identity_audit_log", column);
+    let text = |index: usize| row.try_get::<&str, _>(index).map_err(classify);
+    let optional = |index: usize| row.try_get::<Option<String>, _>(index).map_err(classify);
+    let other = match optional(2)? {
+        Some(id) => Some(UniversalId::parse(&id).ok_or_else(|| unreadable("other_universal_id"))?),
+        None => None,
+    };
+    let identifier = match (optional(3)?, optional(4)?) {
+        (Some(kind), Some(value)) => {
+            let kind = IdentifierKind::parse(&kind).ok_or_else(|| unreadable("identifier_type"))?;
+            Some(Identifier { kind, value })
+        }
+        _ => None,
+    };
+    Ok(AuditEntry {
+        action: AuditAction::parse(text(0)?).ok_or_else(|| unreadable("action"))?,
+        universal_id: UniversalId::parse(text(1)?).ok_or_else(|| unreadable("universal_id"))?,
+        other,
+        identifier,
+        source: text(5)?.to_owned(),
+        at: text(6)?.parse().map_err(|_| unreadable("at"))?,
+    })
+}
+
+/// Every identifier, with its canonical id, of the people that own any of `ids`.
+async fn members(
+    executor: impl SqliteExecutor<'_>,
+    ids: &[UniversalId],
+) -> Result<Vec<(Identifier, UniversalId)>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT identifier_type, identifier_value, canonical_id FROM resolved_identities WHERE canonical_id IN \
+         (SELECT canonical_id FROM resolved_identities WHERE universal_id IN (SELECT value FROM json_each(?1)))",
+    )
+    .bind(json(&ids))
+    .fetch_all(executor)
+    .await
+    .map_err(classify)?;
+    let unreadable = |column| malformed("resolved_identities", column);
+    let mut members = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let kind = IdentifierKind::parse(row.try_get(0).map_err(classify)?)
+            .ok_or_else(|| unreadable("identifier_type"))?;
+        let value = row.try_get(1).map_err(classify)?;
+        let canonical = UniversalId::parse(row.try_get(2).map_err(classify)?)
+            .ok_or_else(|| unreadable("canonical_id"))?;
+        members.push((Identifier { kind, value }, canonical));
+    }
+    Ok(members)
+}
+
+/// Which of `ids` are those of a known identifier.
+async fn known_ids(
+    executor: impl SqliteExecutor<'_>,
+    ids: &[UniversalId],
+) -> Result<std::collections::HashSet<UniversalId>, StoreError> {
+    if ids.is_empty() {
+        return Ok(Default::default());
+    }
+    let positions: Vec<i64> = sqlx::query_scalar(
+        "SELECT asked.key FROM json_each(?1) AS asked \
+         WHERE EXISTS (SELECT 1 FROM resolved_identities WHERE universal_id = asked.value)",
+    )
+    .bind(json(&ids))
+    .fetch_all(executor)
+    .await
+    .map_err(classify)?;
+    Ok(at_positions(ids, &positions))
+}
+
+/// Which of `pairs` were seen together before.
+async fn known_pairs(
+    executor: impl SqliteExecutor<'_>,
+    pairs: &[Pair],
+) -> Result<std::collections::HashSet<Pair>, StoreError> {
+    if pairs.is_empty() {
+        return Ok(Default::default());
+    }
+    let positions: Vec<i64> = sqlx::query_scalar(
+        "SELECT asked.key FROM json_each(?1) AS asked WHERE EXISTS (SELECT 1 FROM identity_graph \
+         WHERE universal_id_a = asked.value ->> 0 AND universal_id_b = asked.value ->> 1)",
+    )
+    .bind(json(&pairs))
+    .fetch_all(executor)
+    .await
+    .map_err(classify)?;
+    Ok(at_positions(pairs, &positions))
+}
+
+fn at_positions<T: Clone + Eq + std::hash::Hash>(
+    list: &[T],
+    positions: &[i64],
+) -> std::collections::HashSet<T> {
+    let indexes = positions
+        .iter()
+        .filter_map(|position| usize::try_from(*position).ok());
+    indexes.filter_map(|index| list.get(index).cloned()).collect()
+}
+
+/// Stores changes, one statement a table.
+async fn store(transaction: &mut Transaction<'static, Sqlite>, changes: Changes) -> Result<(), StoreError> {
+    let created: Vec<_> = changes
+        .created
+        .iter()
+        .map(|new| {
+            let kind = new.identifier.kind.as_str();
+            (
+                &new.universal_id,
+                &new.canonical,
+                kind,
+                &new.identifier.value,
+                new.seen_at,
+            )
+        })
+        .collect();
+    let pairs: Vec<_> = changes
+        .pairs
+        .iter()
+        .map(|new| (&new.pair.0, &new.pair.1, &new.source, new.seen_at))
+        .collect();
+    let audit: Vec<_> = changes
+        .audit
+        .iter()
+        .map(|entry| {
+            let kind = entry
+                .identifier
+                .as_ref()
+                .map(|identifier| identifier.kind.as_str());
+            let value = entry.identifier.as_ref().map(|identifier| &identifier.value);
+            (
+                entry.action.as_str(),
+                &entry.universal_id,
+                &entry.other,
+                kind,
+                value,
+                &entry.source,
+                entry.at,
+            )
+        })
+        .collect();
+    let statements = [
+        (
+            "INSERT INTO resolved_identities \
+             (universal_id, canonical_id, identifier_type, identifier_value, first_seen_at) \
+             SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM json_each(?1)",
+            created.len(),
+            json(&created),
+        ),
+        (
+            "UPDATE resolved_identities SET canonical_id = change.value ->> 1 FROM json_each(?1) AS change \
+             WHERE universal_id = change.value ->> 0",
+            changes.moved.len(),
+            json(&changes.moved),
+        ),
+        (
+            "INSERT INTO identity_graph (universal_id_a, universal_id_b, source, first_seen_at) \
+             SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(?1)",
+            pairs.len(),
+            json(&pairs),
+        ),
+        (
+            "INSERT INTO identity_audit_log \
+             (action, universal_id, other_universal_id, identifier_type, identifier_value, source, at) \
+             SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6 \
+             FROM json_each(?1) ORDER BY key",
+            audit.len(),
+            json(&audit),
+        ),
+    ];
+    for (statement, rows, values) in statements {
+        if rows > 0 {
+            sqlx::query(statement)
+                .bind(values)
+                .execute(&mut **transaction)
+                .await
+                .map_err(classify)?;
+        }
+    }
+    Ok(())
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("lists of texts are always valid JSON")
+}

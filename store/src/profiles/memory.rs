@@ -1,0 +1,108 @@
+//! The embedded profile store: memory, bounded, most useful profiles kept.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use event::{UniversalId, profile::Profile};
+use quick_cache::{Weighter, sync::Cache};
+use tokio::time::Instant;
+
+use super::Profiles;
+use crate::StoreError;
+
+/// What an entry costs besides its profile: the id (35 bytes), two allocations and the cache's own entry.
+const OVERHEAD_BYTES: usize = 160;
+
+/// Size of a usual entry, from which the cache guesses how many it will hold.
+const USUAL_BYTES: u64 = 512;
+
+/// Bounds of the profiles in memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemoryProfilesConfig {
+    /// Bytes of profiles kept at most; those least used make room for others. 64 MiB by default: 100,000 people with a
+    /// usual history, 16,000 with the longest.
+    pub capacity_bytes: u64,
+    /// After how long a profile counts as missing, so that it is read anew from the event store. `None`, the default,
+    /// is right where the consumer that learns of events shares this memory; where it is another process, this is how
+    /// old a decision's knowledge may be.
+    pub max_age: Option<Duration>,
+}
+
+impl Default for MemoryProfilesConfig {
+    fn default() -> Self {
+        Self {
+            capacity_bytes: 64 * 1024 * 1024,
+            max_age: None,
+        }
+    }
+}
+
+/// Profiles in the memory of this process.
+#[derive(Debug)]
+pub struct MemoryProfiles {
+    profiles: Cache<UniversalId, Entry, ByBytes>,
+    max_age: Option<Duration>,
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    /// In its stored form, a fraction of what the same profile takes when it is spread out.
+    bytes: Arc<[u8]>,
+    stored_at: Instant,
+}
+
+#[derive(Debug, Clone)]
+struct ByBytes;
+
+impl Weighter<UniversalId, Entry> for ByBytes {
+    fn weight(&self, _: &UniversalId, entry: &Entry) -> u64 {
+        (entry.bytes.len() + OVERHEAD_BYTES) as u64
+    }
+}
+
+impl MemoryProfiles {
+    /// An empty store.
+    pub fn new(config: &MemoryProfilesConfig) -> Self {
+        let usual_count = usize::try_from(config.capacity_bytes / USUAL_BYTES).unwrap_or(usize::MAX);
+        Self {
+            profiles: Cache::with_weighter(usual_count, config.capacity_bytes, ByBytes),
+            max_age: config.max_age,
+        }
+    }
+
+    fn get_one(&self, id: &UniversalId) -> Option<Profile> {
+        let entry = self.profiles.get(id)?;
+        if self
+            .max_age
+            .is_some_and(|max_age| entry.stored_at.elapsed() > max_age)
+        {
+            return None;
+        }
+        Some(Profile::from_bytes(&entry.bytes).expect("this process wrote these bytes from a profile"))
+    }
+}
+
+#[async_trait]
+impl Profiles for MemoryProfiles {
+    async fn get(&self, ids: &[UniversalId]) -> Result<Vec<Option<Profile>>, StoreError> {
+        Ok(ids.iter().map(|id| self.get_one(id)).collect())
+    }
+
+    async fn put(&self, profiles: &[(UniversalId, Profile)]) -> Result<(), StoreError> {
+        let stored_at = Instant::now();
+        for (id, profile) in profiles {
+            self.profiles.insert(
+                id.clone(),
+                Entry {
+                    bytes: profile.to_bytes().into(),
+                    stored_at,
+                },
+            );
+        }
+        Ok(())
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}

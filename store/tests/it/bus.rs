@@ -1,0 +1,264 @@
+use std::{sync::Arc, time::Duration};
+
+use event::Timestamp;
+use store::{
+    StoreError,
+    bus::{Bus, DEAD_LETTERS_TOPIC, SqliteBus, SqliteBusConfig},
+};
+
+use crate::support::{next, open_bus, record, values};
+
+const SILENCE: Duration = Duration::from_millis(250);
+
+#[tokio::test]
+async fn concurrent_appends_share_commits() {
+    let folder = tempfile::tempdir().unwrap();
+    let bus = Arc::new(open_bus(folder.path()).await);
+    let appends = (0..1_000).map(|n: u32| {
+        let bus = Arc::clone(&bus);
+        tokio::spawn(async move { bus.append(vec![record("t", n.to_string())]).await })
+    });
+    for appended in futures::future::join_all(appends).await {
+        appended.unwrap().unwrap();
+    }
+    let counts = bus.append_counts();
+    assert_eq!(counts.records, 1_000);
+    assert!(counts.commits <= 100, "{counts:?}");
+}
+
+#[tokio::test]
+async fn an_append_is_all_or_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let bus = open_bus(folder.path()).await;
+    let error = bus
+        .append(vec![record("t", "small"), record("t", vec![0; 33 << 20])])
+        .await
+        .unwrap_err();
+    assert!(matches!(error, StoreError::Rejected { .. }), "{error}");
+    assert_eq!(bus.lag("g", &["t"]).await.unwrap()[0].records, 0);
+}
+
+#[tokio::test]
+async fn a_full_queue_answers_soon() {
+    let folder = tempfile::tempdir().unwrap();
+    let bus = Arc::new(open_bus(folder.path()).await);
+    // Somebody else writes and does not end.
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(folder.path().join("bus.db"));
+    let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
+    let held = pool.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    let waiting: Vec<_> = (0..4)
+        .map(|_| {
+            let bus = Arc::clone(&bus);
+            tokio::spawn(async move { bus.append(vec![record("t", vec![0; 16 << 20])]).await })
+        })
+        .collect();
+    // All but a few bytes of the queue are taken; wait until they are.
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(3);
+    let error = loop {
+        let started = tokio::time::Instant::now();
+        match tokio::time::timeout(
+            Duration::from_secs(1),
+            bus.append(vec![record("t", vec![0; 20 << 20])]),
+        )
+        .await
+        {
+            Ok(Err(error)) => {
+                assert!(started.elapsed() < Duration::from_secs(1));
+                break error;
+            }
+            outcome => assert!(tokio::time::Instant::now() < deadline, "{outcome:?}"),
+        }
+    };
+    assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
+    assert!(error.to_string().contains("waiting to be written"), "{error}");
+    drop(held);
+    for append in waiting {
+        append.abort();
+    }
+}
+
+#[tokio::test]
+async fn a_partition_has_one_reader_at_a_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let bus = open_bus(folder.path()).await;
+    let other_process = open_bus(folder.path()).await;
+    bus.append(vec![record("t", "1")]).await.unwrap();
+    let mut first = bus.subscribe("g", &["t"]).await.unwrap();
+    assert_eq!(values(&next(first.as_mut()).await), ["1"]);
+    let mut second = other_process.subscribe("g", &["t"]).await.unwrap();
+    assert_eq!(second.poll(10, SILENCE).await.unwrap(), []);
+    first.commit().await.unwrap();
+    drop(first);
+    bus.append(vec![record("t", "2")]).await.unwrap();
+    assert_eq!(
+        values(&next(second.as_mut()).await),
+        ["2"],
+        "the second reads on where the first ended"
+    );
+}
+
+#[tokio::test]
+async fn work_longer_than_the_lease_keeps_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = SqliteBusConfig {
+        lease: Duration::from_millis(600),
+        ..Default::default()
+    };
+    let bus = SqliteBus::open(folder.path(), config).await.unwrap();
+    bus.append(vec![record("t", "1")]).await.unwrap();
+    let mut worker = bus.subscribe("g", &["t"]).await.unwrap();
+    next(worker.as_mut()).await;
+    let mut idle = bus.subscribe("g", &["t"]).await.unwrap();
+    assert_eq!(idle.poll(10, Duration::from_millis(1_800)).await.unwrap(), []);
+    worker.commit().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lost_lease_refuses_the_commit() {
+    let folder = tempfile::tempdir().unwrap();
+    let bus = open_bus(folder.path()).await;
+    bus.append(vec![record("t", "1")]).await.unwrap();
+    let mut sleeper = bus.subscribe("g", &["t"]).await.unwrap();
+    next(sleeper.as_mut()).await;
+    // The lease runs out, as it does when the process sleeps, and another member takes over.
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(folder.path().join("bus-groups.db"));
+    let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
+    sqlx::query("UPDATE group_partitions SET lease_expires_at_ms = 0")
+        .execute(&pool)
+        .await
+        .unwrap();
+    let mut heir = bus.subscribe("g", &["t"]).await.unwrap();
+    assert_eq!(values(&next(heir.as_mut()).await), ["1"]);
+
+    let error = sleeper.commit().await.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
+    assert_eq!(bus.lag("g", &["t"]).await.unwrap()[0].records, 1);
+    heir.commit().await.unwrap();
+    assert_eq!(bus.lag("g", &["t"]).await.unwrap()[0].records, 0);
+}
+
+#[tokio::test]
+async fn appends_of_another_process_are_seen_soon() {
+    let folder = tempfile::tempdir().unwrap();
+    let host = open_bus(folder.path()).await;
+    let consumer = open_bus(folder.path()).await;
+    let mut subscription = consumer.subscribe("g", &["t"]).await.unwrap();
+    assert_eq!(subscription.poll(10, SILENCE).await.unwrap(), []);
+    let polling = tokio::spawn(async move { subscription.poll(10, Duration::from_secs(20)).await });
+    host.append(vec![record("t", "1")]).await.unwrap();
+    let started = tokio::time::Instant::now();
+    assert_eq!(values(&polling.await.unwrap().unwrap()), ["1"]);
+    assert!(started.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn closing_frees_partitions_and_reopening_reads_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let bus = open_bus(folder.path()).await;
+    bus.append(vec![record("t", "1"), record("t", "2")])
+        .await
+        .unwrap();
+    let mut subscription = bus.subscribe("g", &["t"]).await.unwrap();
+    subscription.poll(1, SILENCE).await.unwrap();
+    subscription.commit().await.unwrap();
+    bus.close().await;
+    assert!(matches!(
+        bus.append(vec![record("t", "3")]).await,
+        Err(StoreError::Unavailable { .. })
+    ));
+    assert!(bus.subscribe("g", &["t"]).await.is_err());
+    subscription.poll(1, SILENCE).await.unwrap_err();
+
+    let bus = open_bus(folder.path()).await;
+    let mut subscription = bus.subscribe("g", &["t"]).await.unwrap();
+    let records = subscription.poll(10, Duration::ZERO).await.unwrap();
+    assert_eq!(values(&records), ["2"], "at once, without waiting for a lease");
+}
+
+/// Offsets of a log that was deleted must not hide the records of the new one.
+#[tokio::test]
+async fn a_new_log_is_read_from_its_beginning() {
+    let folder = tempfile::tempdir().unwrap();
+    let bus = open_bus(folder.path()).await;
+    bus.append(vec![record("t", "1"), record("t", "2")])
+        .await
+        .unwrap();
+    let mut subscription = bus.subscribe("g", &["t"]).await.unwrap();
+    next(subscription.as_mut()).await;
+    subscription.commit().await.unwrap();
+    drop(subscription);
+    bus.close().await;
+    std::fs::remove_file(folder.path().join("bus.db")).unwrap();
+
+    let bus = open_bus(folder.path()).await;
+    bus.append(vec![record("t", "new")]).await.unwrap();
+    let mut subscription = bus.subscribe("g", &["t"]).await.unwrap();
+    assert_eq!(values(&next(subscription.as_mut()).await), ["new"]);
+}
+
+#[tokio::test]
+async fn old_records_go_when_every_group_has_read_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let bus = open_bus(folder.path()).await;
+    let many = (0..1_200).map(|n: u32| record("read", n.to_string())).collect();
+    bus.append(many).await.unwrap();
+    bus.append(vec![
+        record("unread", "1"),
+        record("nobody", "1"),
+        record(DEAD_LETTERS_TOPIC, "1"),
+    ])
+    .await
+    .unwrap();
+    let mut slow = bus.subscribe("slow", &["read", "unread"]).await.unwrap();
+    let mut fast = bus.subscribe("fast", &["read"]).await.unwrap();
+    assert_eq!(slow.poll(1_100, SILENCE).await.unwrap().len(), 1_100);
+    slow.commit().await.unwrap();
+    assert_eq!(fast.poll(2_000, SILENCE).await.unwrap().len(), 1_200);
+    fast.commit().await.unwrap();
+
+    let now = Timestamp::from(std::time::SystemTime::now());
+    let days = |days: i64| now.plus_millis(days * 24 * 60 * 60 * 1_000);
+    assert_eq!(bus.trim(days(6)).await.unwrap(), 0, "too young");
+    assert_eq!(
+        bus.trim(days(8)).await.unwrap(),
+        1_101,
+        "read by both, or of no interest to anybody"
+    );
+    assert_eq!(
+        bus.trim(days(29)).await.unwrap(),
+        0,
+        "dead letters are kept longer"
+    );
+    assert_eq!(
+        bus.lag("slow", &["read", "unread"]).await.unwrap()[0].records,
+        100
+    );
+    assert_eq!(
+        bus.lag("late", &["read"]).await.unwrap()[0].records,
+        100,
+        "what is gone is not counted"
+    );
+    assert_eq!(slow.poll(2_000, SILENCE).await.unwrap().len(), 101);
+    // Groups that nobody reads with any more hold nothing back.
+    assert_eq!(bus.trim(days(31)).await.unwrap(), 102);
+
+    // Offsets are not used again.
+    bus.append(vec![record("read", "after")]).await.unwrap();
+    let mut late = bus.subscribe("late", &["read"]).await.unwrap();
+    assert_eq!(next(late.as_mut()).await[0].position.offset, 1_200);
+}
+
+#[tokio::test]
+async fn large_records_come_in_bounded_polls() {
+    let folder = tempfile::tempdir().unwrap();
+    let bus = open_bus(folder.path()).await;
+    for _ in 0..5 {
+        bus.append(vec![record("t", vec![7; 6 << 20])]).await.unwrap();
+    }
+    let mut subscription = bus.subscribe("g", &["t"]).await.unwrap();
+    let mut polls = Vec::new();
+    while polls.iter().sum::<usize>() < 5 {
+        polls.push(next(subscription.as_mut()).await.len());
+    }
+    assert_eq!(polls, [2, 2, 1]);
+}

@@ -1,0 +1,47 @@
+use std::time::Duration;
+
+use event::{Identifier, IdentifierKind, UniversalId, profile::Profile};
+use store::profiles::{MemoryProfiles, MemoryProfilesConfig, Profiles};
+
+fn person(n: usize) -> UniversalId {
+    UniversalId::from_identifier(&Identifier {
+        kind: IdentifierKind::ExternalId,
+        value: n.to_string(),
+    })
+}
+
+#[tokio::test]
+async fn memory_is_bounded() {
+    let config = MemoryProfilesConfig {
+        capacity_bytes: 20_000,
+        max_age: None,
+    };
+    let profiles = MemoryProfiles::new(&config);
+    let all: Vec<_> = (0..1_000).map(|n| (person(n), Profile::default())).collect();
+    profiles.put(&all).await.unwrap();
+    let ids: Vec<_> = all.into_iter().map(|(id, _)| id).collect();
+    let found = profiles.get(&ids).await.unwrap().into_iter().flatten().count();
+    let entry_bytes = Profile::default().to_bytes().len();
+    assert!(found > 0);
+    assert!(
+        found * entry_bytes <= 20_000,
+        "{found} profiles of {entry_bytes} bytes"
+    );
+}
+
+#[tokio::test]
+async fn old_profiles_count_as_missing() {
+    let config = MemoryProfilesConfig {
+        max_age: Some(Duration::from_millis(100)),
+        ..Default::default()
+    };
+    let profiles = MemoryProfiles::new(&config);
+    let is_there = async || profiles.get(&[person(1)]).await.unwrap()[0].is_some();
+    profiles.put(&[(person(1), Profile::default())]).await.unwrap();
+    assert!(is_there().await);
+    while is_there().await {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    profiles.put(&[(person(1), Profile::default())]).await.unwrap();
+    assert!(is_there().await, "written again, it is new again");
+}
