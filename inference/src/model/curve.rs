@@ -196,10 +196,7 @@ impl Curve {
     }
 
     fn score_at_slot(&self, slot: usize) -> f32 {
-        spline(
-            self.coefficients(slot / QUARTER_MINUTES),
-            (slot % QUARTER_MINUTES) as f32 / QUARTER_MINUTES as f32,
-        )
+        spline(self.coefficients(slot / QUARTER_MINUTES), slot % QUARTER_MINUTES)
     }
 
     /// The four coefficients that shape the value within a quarter hour. It lies between the lowest and the highest.
@@ -212,20 +209,20 @@ impl Curve {
     /// `None` when all are empty.
     pub fn best(&self, ranges: &[Range<Timestamp>]) -> Option<Best> {
         let mut best: Option<Best> = None;
-        for_each_quarter(ranges, |quarter, minutes| {
-            let coefficients = self.coefficients(quarter);
+        for quarter in ranges.iter().flat_map(quarters) {
+            let coefficients = self.coefficients(quarter.index);
             let highest = f64::from(coefficients.into_iter().fold(f32::MIN, f32::max));
             // Rounding may lift the spline above its coefficients by a part in a million.
             if best.is_some_and(|best| highest * (1.0 + 1e-5) < best.score) {
-                return;
+                continue;
             }
-            for (minute, at) in minutes {
-                let score = f64::from(spline(coefficients, minute as f32 / QUARTER_MINUTES as f32));
+            for (minute, at) in quarter.minutes() {
+                let score = f64::from(spline(coefficients, minute));
                 if is_better(best, at, score) {
                     best = Some(Best { at, score });
                 }
             }
-        });
+        }
         best
     }
 
@@ -236,16 +233,15 @@ impl Curve {
         weight: impl Fn(Timestamp) -> f64,
     ) -> Option<Best> {
         let mut best: Option<Best> = None;
-        for_each_quarter(ranges, |quarter, minutes| {
-            let coefficients = self.coefficients(quarter);
-            for (minute, at) in minutes {
-                let score =
-                    f64::from(spline(coefficients, minute as f32 / QUARTER_MINUTES as f32)) * weight(at);
+        for quarter in ranges.iter().flat_map(quarters) {
+            let coefficients = self.coefficients(quarter.index);
+            for (minute, at) in quarter.minutes() {
+                let score = f64::from(spline(coefficients, minute)) * weight(at);
                 if is_better(best, at, score) {
                     best = Some(Best { at, score });
                 }
             }
-        });
+        }
         best
     }
 
@@ -320,33 +316,54 @@ fn is_better(best: Option<Best>, at: Timestamp, score: f64) -> bool {
     best.is_none_or(|best| score > best.score || (score == best.score && at < best.at))
 }
 
-/// Calls `visit` for each quarter hour of the week that the ranges touch, in the order of time within a range, with the
-/// minutes in it: the minute of the quarter hour, and the moment.
-fn for_each_quarter(
-    ranges: &[Range<Timestamp>],
-    mut visit: impl FnMut(usize, &mut dyn Iterator<Item = (usize, Timestamp)>),
-) {
-    for range in ranges {
-        let mut at = range.start;
-        while at < range.end {
-            let slot = grid::slot(at);
-            let (quarter, first) = (slot / QUARTER_MINUTES, slot % QUARTER_MINUTES);
-            let minute_start = grid::floor_minute(at);
-            let mut minutes = (first..QUARTER_MINUTES)
-                .map(|minute| {
-                    let start = minute_start.plus_millis((minute - first) as i64 * grid::MINUTE_MS);
-                    (minute, start.max(at))
-                })
-                .take_while(|(_, moment)| *moment < range.end);
-            visit(quarter, &mut minutes);
-            let next = minute_start.plus_millis((QUARTER_MINUTES - first) as i64 * grid::MINUTE_MS);
-            if next <= at {
-                // The end of representable time.
-                break;
-            }
-            at = next;
-        }
+/// The part of a range that lies in one quarter hour of the week.
+struct Quarter {
+    /// Which quarter hour of the week.
+    index: usize,
+    /// The first minute in it, and when that minute begins.
+    first_minute: usize,
+    first_start: Timestamp,
+    /// The part.
+    range: Range<Timestamp>,
+}
+
+impl Quarter {
+    /// The minute within the quarter hour, and the moment at which it begins or the range does.
+    fn minutes(&self) -> impl Iterator<Item = (usize, Timestamp)> {
+        (self.first_minute..QUARTER_MINUTES)
+            .map(|minute| {
+                let since_first = (minute - self.first_minute) as i64 * grid::MINUTE_MS;
+                (
+                    minute,
+                    self.first_start.plus_millis(since_first).max(self.range.start),
+                )
+            })
+            .take_while(|(_, at)| *at < self.range.end)
     }
+}
+
+/// The quarter hours that a range touches, in the order of time.
+fn quarters(range: &Range<Timestamp>) -> impl Iterator<Item = Quarter> + use<> {
+    let end = range.end;
+    let mut at = range.start;
+    std::iter::from_fn(move || {
+        if at >= end {
+            return None;
+        }
+        let slot = grid::slot(at);
+        let (index, first_minute) = (slot / QUARTER_MINUTES, slot % QUARTER_MINUTES);
+        let first_start = grid::floor_minute(at);
+        let next = first_start.plus_millis((QUARTER_MINUTES - first_minute) as i64 * grid::MINUTE_MS);
+        let quarter = Quarter {
+            index,
+            first_minute,
+            first_start,
+            range: at..next.min(end),
+        };
+        // At the end of representable time there is no next quarter hour.
+        at = if next > at { next } else { end };
+        Some(quarter)
+    })
 }
 
 /// The value between the middles of two hours; `hours` is the place in the week.
@@ -356,10 +373,26 @@ fn interpolate(week: &Week, hours: f32) -> f32 {
     week[first % BINS] * (1.0 - share) + week[(first + 1) % BINS] * share
 }
 
-/// A uniform cubic B-spline at `x` (0 to 1) of its interval.
-fn spline([a, b, c, d]: [f32; 4], x: f32) -> f32 {
-    let y = 1.0 - x;
-    let (x2, y2) = (x * x, y * y);
-    (a * y2 * y + b * (4.0 - 6.0 * x2 + 3.0 * x2 * x) + c * (4.0 - 6.0 * y2 + 3.0 * y2 * y) + d * x2 * x)
-        / 6.0
+/// The weights of a uniform cubic B-spline's four coefficients at each minute of a quarter hour.
+static SPLINE: [[f32; 4]; QUARTER_MINUTES] = {
+    let mut weights = [[0.0; 4]; QUARTER_MINUTES];
+    let mut minute = 0;
+    while minute < QUARTER_MINUTES {
+        let x = minute as f32 / QUARTER_MINUTES as f32;
+        let y = 1.0 - x;
+        weights[minute] = [
+            y * y * y / 6.0,
+            (4.0 - 6.0 * x * x + 3.0 * x * x * x) / 6.0,
+            (4.0 - 6.0 * y * y + 3.0 * y * y * y) / 6.0,
+            x * x * x / 6.0,
+        ];
+        minute += 1;
+    }
+    weights
+};
+
+/// The spline with these coefficients at a minute of its quarter hour.
+fn spline([a, b, c, d]: [f32; 4], minute: usize) -> f32 {
+    let weights = &SPLINE[minute];
+    a * weights[0] + b * weights[1] + c * weights[2] + d * weights[3]
 }
