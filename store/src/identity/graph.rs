@@ -299,7 +299,7 @@ mod tests {
     }
 
     fn identifier() -> impl Strategy<Value = Identifier> {
-        (0..IdentifierKind::ALL.len(), 0..3).prop_map(|(kind, value)| Identifier {
+        (0..IdentifierKind::ALL.len(), 0..3_u8).prop_map(|(kind, value)| Identifier {
             kind: IdentifierKind::ALL[kind],
             value: value.to_string(),
         })

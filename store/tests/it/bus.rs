@@ -1,7 +1,7 @@
 use std::{sync::Arc, time::Duration};
 
 use event::Timestamp;
-use store::{
+use sendflowr_store::{
     StoreError,
     bus::{Bus, DEAD_LETTERS_TOPIC, SqliteBus, SqliteBusConfig},
 };

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use store::{
+use sendflowr_store::{
     conformance,
     embedded::{self, Embedded},
     profiles::{MemoryProfiles, MemoryProfilesConfig},
@@ -55,6 +55,6 @@ async fn a_folder_that_cannot_be_made_is_named() {
     let file = folder.path().join("file");
     std::fs::write(&file, "").unwrap();
     let error = embedded::open(&file.join("data")).await.unwrap_err();
-    assert!(matches!(error, store::StoreError::Misconfigured { .. }));
+    assert!(matches!(error, sendflowr_store::StoreError::Misconfigured { .. }));
     assert!(error.to_string().contains("file/data"), "{error}");
 }

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use store::bus::{Bus, SqliteBusConfig};
+use sendflowr_store::bus::{Bus, SqliteBusConfig};
 
 use crate::support::{next, open_bus, record};
 

@@ -1,5 +1,5 @@
 use event::{Identifier, IdentifierKind, Timestamp, UniversalId};
-use store::identity::{Identities, Sighting, SqliteIdentities};
+use sendflowr_store::identity::{Identities, Sighting, SqliteIdentities};
 
 fn sighting(names: &[(IdentifierKind, &str)]) -> Sighting {
     let identifiers = names

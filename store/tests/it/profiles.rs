@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use event::{Identifier, IdentifierKind, UniversalId, profile::Profile};
-use store::profiles::{MemoryProfiles, MemoryProfilesConfig, Profiles};
+use sendflowr_store::profiles::{MemoryProfiles, MemoryProfilesConfig, Profiles};
 
 fn person(n: usize) -> UniversalId {
     UniversalId::from_identifier(&Identifier {

@@ -1,6 +1,6 @@
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
-use store::bus::{NewRecord, Record, SqliteBus, SqliteBusConfig, Subscription};
+use sendflowr_store::bus::{NewRecord, Record, SqliteBus, SqliteBusConfig, Subscription};
 use tokio::time::Instant;
 
 pub(crate) async fn open_bus(folder: &Path) -> SqliteBus {
