@@ -12,7 +12,8 @@
 //! - a click that arrives before its delivered event: its delay is not known then;
 //! - what was learned before a restart, or has fallen out of the bounded memory.
 //!
-//! All of them make it milder: a machine passes for a person, not the other way round.
+//! Nearly all of this makes it milder: a machine passes for a person. The other way round, a person who clicks late
+//! from a scanner's address passes for the scanner when the mail's delivery is not known.
 
 mod reputation;
 mod rules;

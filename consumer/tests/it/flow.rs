@@ -136,6 +136,8 @@ async fn repeats_change_nothing() {
         running.metric("sendflowr_consumer_events_total{outcome=\"stored\"}"),
         40.0
     );
+    let writes = world.events.writes.load(std::sync::atomic::Ordering::SeqCst);
+    assert_eq!(writes, 1, "what was stored lately is not written again");
     assert_eq!(
         running.metric("sendflowr_consumer_events_total{outcome=\"duplicate\"}"),
         80.0

@@ -5,6 +5,7 @@
 // Under the name that the other crates of the workspace know it by.
 extern crate sendflowr_consumer as consumer;
 
+mod embedded;
 mod fakes;
 mod faults;
 mod flow;

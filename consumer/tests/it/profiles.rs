@@ -2,7 +2,10 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use event::EventType::{Clicked, Delivered, Opened};
+use event::{
+    EventType::{Clicked, Delivered, Opened},
+    event_id,
+};
 
 use crate::world::{World, deliveries, event, ids, person, profile_of, until};
 
@@ -46,6 +49,31 @@ async fn an_outage_of_the_profile_store_holds_up_no_event_and_is_made_good() {
         }
         running.stop().await.unwrap();
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_profile_that_lacks_events_is_not_taken_for_whole_when_more_come() {
+    let world = World::default();
+    let events = deliveries(3_000, 1_000);
+    world.bus.put_events(&events[..1_000]);
+    let running = world.start();
+    world.caught_up().await;
+    world.profiles.down.on();
+    world.bus.put_events(&events[1_000..2_000]);
+    world.caught_up().await;
+    world.profiles.down.off();
+    let stale = || running.metric("sendflowr_consumer_profiles_stale");
+    until("the repair has begun", || stale() < 1_000.0).await;
+    assert!(stale() > 0.0, "and is not done");
+    world.bus.put_events(&events[2_000..]);
+    world.caught_up().await;
+    until("the repair is done", || stale() == 0.0).await;
+    let rows = world.events.rows();
+    for name in 0..1_000 {
+        let id = person(&format!("p{name}"));
+        assert_eq!(world.profiles.of(&id), profile_of(&rows, &id), "p{name}");
+    }
+    running.stop().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -96,25 +124,43 @@ async fn people_with_long_histories_are_rebuilt_in_full() {
 
 #[tokio::test(start_paused = true)]
 async fn the_stored_verdict_counts_when_an_event_comes_again() {
-    let world = World::default();
-    // Judged as a machine's because its delivery is known.
-    let click = event("ann", Clicked, "m1", 1);
-    world
-        .bus
-        .put_events(&[event("ann", Delivered, "m1", 0), click.clone()]);
-    let running = world.start();
-    world.caught_up().await;
-    running.stop().await.unwrap();
-    assert!(world.events.rows()[1].enrichment.machine);
+    for profile_lost in [false, true] {
+        let world = World::default();
+        // Two links at once, half a minute after delivery: a machine.
+        let mut clicks = [event("ann", Clicked, "m1", 30), event("ann", Clicked, "m1", 30)];
+        for (n, click) in clicks.iter_mut().enumerate() {
+            click.click_url = Some(format!("https://shop.example/{n}"));
+            click.event_id = event_id(click);
+        }
+        world.bus.put_events(&[event("ann", Delivered, "m1", 0)]);
+        world.bus.put_events(&clicks);
+        let running = world.start();
+        world.caught_up().await;
+        running.stop().await.unwrap();
+        assert_eq!(
+            world.events.rows()[1].enrichment.machine_reasons,
+            ["click_within_60s:1", "click_burst:2"]
+        );
 
-    // Again in another process, with the profile gone: nothing tells now that it came right after delivery.
-    world.profiles.forget_all();
-    world.bus.put_events(&[click]);
-    let running = world.start();
-    world.caught_up().await;
-    let counts = world.profiles.of(&person("ann")).counts();
-    assert_eq!((counts.deliveries, counts.clicks), (1, 0));
-    running.stop().await.unwrap();
+        // One of them again, in a process that knows nothing of the other: alone it looks like a person's.
+        if profile_lost {
+            world.profiles.forget_all();
+        }
+        world.bus.put_events(&clicks[..1]);
+        let running = world.start();
+        world.caught_up().await;
+        assert_eq!(
+            running.metric("sendflowr_consumer_verdicts_total{event_type=\"clicked\",verdict=\"human\"}"),
+            1.0
+        );
+        let counts = world.profiles.of(&person("ann")).counts();
+        assert_eq!(
+            (counts.deliveries, counts.clicks),
+            (1, 0),
+            "profile lost: {profile_lost}"
+        );
+        running.stop().await.unwrap();
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -20,8 +20,8 @@ impl Standard {
         least_visits: 3,
         suspect_percent: 60,
     };
-    /// A network has many tenants: more evidence is asked for. Of people's visits to made-up traffic one in six is
-    /// suspect, of those of scanners that wait and follow few links two in three.
+    /// A network has many tenants: more evidence is asked for. The share is what the made-up scanners reach that wait,
+    /// follow few links and change address and agent each time; people stay far below it.
     pub(super) const NETWORK: Self = Self {
         least_visits: 20,
         suspect_percent: 65,
