@@ -1,0 +1,169 @@
+//! How much the embedded engines take on this machine and disk.
+//!
+//! `cargo run --release -p sendflowr-store --example throughput -- /path/on/the/disk`
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a measurement that cannot be taken ends, and prints what it found"
+)]
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use event::{Event, Identifier, IdentifierKind, UniversalId};
+use sendflowr_store::{
+    bus::{Bus, NewRecord, SqliteBus, SqliteBusConfig},
+    events::{Enrichment, Events, SqliteEvents, StoredEvent},
+    identity::{Identities, Sighting, SqliteIdentities},
+};
+
+/// Callers that append at the same time.
+const APPENDERS: usize = 64;
+
+/// How long appending is measured: dozens of checkpoints of the write-ahead log.
+const APPENDING: Duration = Duration::from_secs(10);
+
+/// Events in a batch, as the consumer writes them.
+const BATCH: usize = 1_000;
+
+/// Batches written.
+const BATCHES: usize = 50;
+
+#[tokio::main]
+async fn main() {
+    let parent = std::env::args_os()
+        .nth(1)
+        .map_or_else(std::env::temp_dir, PathBuf::from);
+    let folder = tempfile::tempdir_in(parent).unwrap();
+    let bus = Arc::new(
+        SqliteBus::open(folder.path(), SqliteBusConfig::default())
+            .await
+            .unwrap(),
+    );
+    append(&bus).await;
+    read(&bus).await;
+    bus.close().await;
+    write_events(&SqliteEvents::open(folder.path()).await.unwrap()).await;
+    record_sightings(&SqliteIdentities::open(folder.path()).await.unwrap()).await;
+}
+
+async fn append(bus: &Arc<SqliteBus>) {
+    let started = Instant::now();
+    let appenders = (0..APPENDERS).map(|n| {
+        let bus = Arc::clone(bus);
+        tokio::spawn(async move {
+            let mut waits = Vec::new();
+            while started.elapsed() < APPENDING {
+                let record = NewRecord {
+                    topic: "measured".into(),
+                    key: format!("sf_{n:032x}"),
+                    value: vec![b'x'; 1_000],
+                    headers: BTreeMap::new(),
+                };
+                let called = Instant::now();
+                bus.append(vec![record]).await.unwrap();
+                waits.push(called.elapsed());
+            }
+            waits
+        })
+    });
+    let mut waits: Vec<Duration> = futures::future::join_all(appenders)
+        .await
+        .into_iter()
+        .flat_map(Result::unwrap)
+        .collect();
+    let elapsed = started.elapsed();
+    waits.sort_unstable();
+    let counts = bus.append_counts();
+    println!(
+        "bus: {:.0} records/s from {APPENDERS} appenders of 1 kB, p50 {:.1?}, p99 {:.1?}, {:.1} records a commit",
+        rate(waits.len(), elapsed),
+        waits[waits.len() / 2],
+        waits[waits.len() * 99 / 100],
+        counts.records as f64 / counts.commits as f64,
+    );
+}
+
+async fn read(bus: &SqliteBus) {
+    let mut subscription = bus.subscribe("measuring", &["measured"]).await.unwrap();
+    let started = Instant::now();
+    let mut count = 0;
+    loop {
+        let records = subscription.poll(1_000, Duration::ZERO).await.unwrap();
+        if records.is_empty() {
+            break;
+        }
+        count += records.len();
+        subscription.commit().await.unwrap();
+    }
+    println!(
+        "bus: {:.0} records/s read and committed by 1,000",
+        rate(count, started.elapsed())
+    );
+}
+
+async fn write_events(events: &SqliteEvents) {
+    let sample = Event::from_json(include_bytes!("../../event/samples/event-v1.json")).unwrap();
+    let mut taken = Duration::ZERO;
+    for batch in 0..BATCHES {
+        let mut stored = Vec::with_capacity(BATCH);
+        for n in 0..BATCH {
+            let number = batch * BATCH + n;
+            let mut event = sample.clone();
+            event.universal_id =
+                UniversalId::from_identifier(&identifier(IdentifierKind::EmailHash, number % 20_000));
+            event.timestamp = event.timestamp.plus_millis(i64::try_from(number).unwrap());
+            event.event_id = event::event_id(&event);
+            stored.push(StoredEvent {
+                event,
+                enrichment: Enrichment::default(),
+            });
+        }
+        let started = Instant::now();
+        let report = events.write(&stored).await.unwrap();
+        taken += started.elapsed();
+        assert_eq!(report.inserted, BATCH);
+    }
+    println!(
+        "events: {:.0} events/s written by {BATCH}",
+        rate(BATCH * BATCHES, taken)
+    );
+}
+
+async fn record_sightings(identities: &SqliteIdentities) {
+    let sightings: Vec<Sighting> = (0..20_000)
+        .map(|n| Sighting {
+            identifiers: vec![
+                identifier(IdentifierKind::EmailHash, n),
+                identifier(IdentifierKind::EspUserId, n),
+            ],
+            source: "event:0".into(),
+            seen_at: event::Timestamp::default(),
+        })
+        .collect();
+    for what in ["new", "known"] {
+        let started = Instant::now();
+        for batch in sightings.chunks(BATCH) {
+            identities.record(batch).await.unwrap();
+        }
+        println!(
+            "identity: {:.0} {what} sightings/s recorded by {BATCH}",
+            rate(sightings.len(), started.elapsed())
+        );
+    }
+}
+
+fn identifier(kind: IdentifierKind, n: usize) -> Identifier {
+    Identifier {
+        kind,
+        value: format!("{n:064x}"),
+    }
+}
+
+fn rate(count: usize, elapsed: Duration) -> f64 {
+    count as f64 / elapsed.as_secs_f64()
+}
