@@ -2,9 +2,8 @@
 //!
 //! Points and thresholds were chosen together on made-up traffic (`traffic.rs`), where they find 99 % of the machines'
 //! clicks and take 2 % of the people's for machines'; real scanners are untidier, so expect less. No rule on time alone
-//! is enough: scanners click for half an hour and
-//! longer, and people in an open inbox click within seconds. That a provider says "no machine" gives no points: it
-//! only means that it knows none.
+//! is enough: scanners click for half an hour and longer, and people in an open inbox click within seconds. That a
+//! provider says "no machine" gives no points: it only means that it knows none.
 
 /// With this many points it was a machine.
 const MACHINE: i32 = 3;
