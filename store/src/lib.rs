@@ -7,7 +7,8 @@
 //! | [`identity`] | identifiers, edges, aliases, audit log | SQLite |
 //! | [`profiles`] | a person's compact timing features | memory |
 //!
-//! Every engine of a port passes the same tests.
+//! [`embedded::open`] opens all embedded engines in one folder. Every engine of a port passes the same tests, those of
+//! `conformance` (feature `testing`).
 
 pub mod bus;
 #[cfg(any(test, feature = "testing"))]

@@ -34,6 +34,9 @@ const LOCK_WAIT: Duration = Duration::from_millis(8);
 /// How long a reader waits where even it must: while the log of a crashed process is recovered.
 const READ_WAIT: Duration = Duration::from_secs(4);
 
+/// Size, in bytes, to which a write-ahead log that grew in a busy hour is cut back: 64 MiB.
+const LOG_BYTES: &str = "67108864";
+
 /// Reading connections a file. Reads take well under a millisecond each, so a few serve many callers; each costs a
 /// thread and up to 2 MiB of cache.
 const READERS: u32 = 4;
@@ -84,6 +87,7 @@ impl Database {
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(synchronous)
+            .pragma("journal_size_limit", LOG_BYTES)
             .busy_timeout(LOCK_WAIT);
         let reading = options.busy_timeout(READ_WAIT).pragma("query_only", "on");
 

@@ -259,7 +259,7 @@ async fn people_and_identifiers_resolve(graph: &dyn Identities) {
     assert_eq!(graph.people(&[]).await.unwrap(), []);
 
     assert_eq!(
-        graph.resolve(&[klaviyo.clone()]).await.unwrap(),
+        graph.resolve(std::slice::from_ref(&klaviyo)).await.unwrap(),
         Some(ann_known.clone())
     );
     let strongest_known = graph

@@ -152,6 +152,30 @@ async fn appends_of_another_process_are_seen_soon() {
 }
 
 #[tokio::test]
+async fn a_second_process_gets_its_turn_beside_a_busy_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let busy = Arc::new(open_bus(folder.path()).await);
+    let other = open_bus(folder.path()).await;
+    let appending: Vec<_> = (0..32)
+        .map(|_| {
+            let busy = Arc::clone(&busy);
+            tokio::spawn(async move {
+                loop {
+                    busy.append(vec![record("t", "busy")]).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for _ in 0..20 {
+        other.append(vec![record("t", "other")]).await.unwrap();
+    }
+    for task in appending {
+        assert!(!task.is_finished(), "the busy one goes on, too");
+        task.abort();
+    }
+}
+
+#[tokio::test]
 async fn closing_frees_partitions_and_reopening_reads_on() {
     let folder = tempfile::tempdir().unwrap();
     let bus = open_bus(folder.path()).await;
