@@ -347,7 +347,7 @@ mod tests {
 
     #[test]
     fn errors_name_the_key() {
-        let error = |raw| InferenceConfig::try_from(raw).unwrap_err().to_string();
+        let error = |raw: RawInferenceConfig| InferenceConfig::try_from(raw).unwrap_err().to_string();
         let latency = RawLatencyConfig {
             quantile: Some(1.0),
             ..RawLatencyConfig::default()

@@ -213,7 +213,7 @@ fn narrow(
         let end = narrowed.left.hull().end;
         narrowed.remove(
             "deadline",
-            &Minutes::of_ranges(vec![first_minute_at(deadline.plus_millis(1))..end]),
+            &Minutes::between(first_minute_at(deadline.plus_millis(1)), end),
         );
     }
     if let Some(gap_ms) = question.minimum_gap_ms {
@@ -248,7 +248,7 @@ impl Narrowed {
 
     fn remove_before(&mut self, guard: &'static str, moment: Timestamp) {
         let start = self.left.hull().start;
-        self.remove(guard, &Minutes::of_ranges(vec![start..first_minute_at(moment)]));
+        self.remove(guard, &Minutes::between(start, first_minute_at(moment)));
     }
 }
 

@@ -19,7 +19,12 @@ pub(crate) struct Minutes(Vec<Range<i64>>);
 impl Minutes {
     /// The minutes that begin in `[from, to)`.
     pub(crate) fn starting_in(from: Timestamp, to: Timestamp) -> Self {
-        Self::of_ranges(vec![first_minute_at(from)..first_minute_at(to)])
+        Self::between(first_minute_at(from), first_minute_at(to))
+    }
+
+    /// The minutes from `start` up to, not including, `end`; none when there are none between them.
+    pub(crate) fn between(start: i64, end: i64) -> Self {
+        Self::of_ranges(std::iter::once(start..end).collect())
     }
 
     /// The union of `ranges`.

@@ -72,20 +72,10 @@ fn explain(path: &str, error: &serde_json::Error) -> ApiError {
         return ApiError::field(join(parent, name), "is missing");
     }
     if let Some(name) = quoted_after(text, "unknown field ") {
-        let field = if parent.rsplit('.').next() == Some(name) {
-            parent.to_owned()
-        } else {
-            join(parent, name)
-        };
-        return ApiError::field(field, "is not a field of this request: see `/docs`");
+        return ApiError::field(place(parent, name), "is not a field of this request: see `/docs`");
     }
     if let Some(name) = quoted_after(text, "duplicate field ") {
-        let field = if parent.rsplit('.').next() == Some(name) {
-            parent.to_owned()
-        } else {
-            join(parent, name)
-        };
-        return ApiError::field(field, "is given twice");
+        return ApiError::field(place(parent, name), "is given twice");
     }
     let field = if parent.is_empty() { "body" } else { parent };
     match text.rsplit_once(", expected ") {
@@ -107,6 +97,17 @@ fn in_plain_words(expected: &str) -> &str {
 
 fn quoted_after<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
     text.strip_prefix(prefix)?.strip_prefix('`')?.split('`').next()
+}
+
+/// Where a field is that the parser stumbled over: the path may or may not end in its name already.
+fn place(path: &str, name: &str) -> String {
+    let before = path.strip_suffix(name);
+    let ends_in_name = before.is_some_and(|before| before.is_empty() || before.ends_with('.'));
+    if ends_in_name {
+        path.to_owned()
+    } else {
+        join(path, name)
+    }
 }
 
 fn join(parent: &str, name: &str) -> String {

@@ -177,13 +177,13 @@ fn check(
         ..rules(zone)
     };
     rules.blackout_weekdays[weekday_off] = true;
-    let window = Minutes::of_ranges(vec![start_minute..start_minute + length]);
+    let window = Minutes::between(start_minute, start_minute + length);
     let mut left = window.subtract(&rules.outside_allowed(&window));
     left = left.subtract(&rules.quiet(&left));
     left = left.subtract(&rules.blackout(&left));
 
     let obeys = |minute: i64| {
-        let local = moment(minute).to_jiff().to_zoned(rules.zone.clone());
+        let local = moment(minute).to_jiff().to_zoned_datetime(rules.zone.clone());
         let minute_of_day =
             u16::try_from(local.hour()).unwrap() * 60 + u16::try_from(local.minute()).unwrap();
         let weekday = usize::try_from(local.weekday().to_monday_zero_offset()).unwrap();

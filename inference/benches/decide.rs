@@ -1,0 +1,118 @@
+//! Decisions through the router, with profiles in their store: how many a second, and the slowest of a hundred.
+
+// The fakes serve the integration tests too and have more than is used here.
+#[allow(dead_code)]
+#[path = "../tests/it/fakes.rs"]
+mod fakes;
+
+use std::time::{Duration, Instant, SystemTime};
+
+use axum::{
+    Router,
+    body::Body,
+    http::{Request, StatusCode},
+};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use futures::StreamExt;
+use sendflowr_inference::{InferenceConfig, Server};
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+use tower::ServiceExt;
+
+use fakes::{Stores, evening_clicks};
+
+/// People with 40 mails and clicks each: fewer than curves are cached, so that both kinds of decision can be measured.
+const PEOPLE: usize = 256;
+
+/// Decisions of which the slowest hundredth is told.
+const SAMPLES: usize = 5_000;
+
+/// The target: 99 of 100 decisions take no longer.
+const TARGET_P99: Duration = Duration::from_millis(5);
+
+async fn answer(router: &Router, path: &str, body: String) -> StatusCode {
+    let response = router
+        .clone()
+        .oneshot(Request::post(path).body(Body::from(body)).unwrap())
+        .await
+        .unwrap();
+    let status = response.status();
+    let mut chunks = response.into_body().into_data_stream();
+    while let Some(chunk) = chunks.next().await {
+        std::hint::black_box(chunk.unwrap());
+    }
+    status
+}
+
+fn request(person: usize, window_hours: usize) -> Value {
+    json!({
+        "email": format!("p{person}@example.com"), "window_hours": window_hours, "time_zone": "Europe/Berlin",
+        "quiet_hours": {"start": "22:00", "end": "07:00"}, "esp": "sendgrid",
+    })
+}
+
+fn benchmark(criterion: &mut Criterion) {
+    let runtime = Runtime::new().unwrap();
+    let stores = Stores::default();
+    for person in 0..PEOPLE {
+        evening_clicks(
+            &stores,
+            &format!("p{person}@example.com"),
+            40,
+            SystemTime::now().into(),
+        );
+    }
+    let server = {
+        let _inside = runtime.enter();
+        Server::start(&InferenceConfig::default(), stores.dependencies())
+    };
+    // A server of its own without a curve in memory: each decision computes one.
+    let uncached = {
+        let _inside = runtime.enter();
+        let config = InferenceConfig {
+            curve_cache_entries: 1,
+            ..InferenceConfig::default()
+        };
+        Server::start(&config, stores.dependencies())
+    };
+
+    let mut group = criterion.benchmark_group("decide");
+    group.throughput(Throughput::Elements(1));
+    for (name, server) in [("cached curve", &server), ("new curve", &uncached)] {
+        let router = server.router();
+        let mut took = Vec::with_capacity(SAMPLES);
+        for sample in 0..SAMPLES {
+            let body = request(sample % PEOPLE, 24).to_string();
+            let started = Instant::now();
+            assert_eq!(
+                runtime.block_on(answer(&router, "/timing/decide", body)),
+                StatusCode::OK
+            );
+            took.push(started.elapsed());
+        }
+        took.sort_unstable();
+        let (p50, p99) = (took[SAMPLES / 2], took[SAMPLES * 99 / 100]);
+        println!(
+            "decide, {name}: p50 {p50:?}, p99 {p99:?}, {:.2} of the target of {TARGET_P99:?}",
+            p99.as_secs_f64() / TARGET_P99.as_secs_f64()
+        );
+        let mut person = 0;
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                person = (person + 1) % PEOPLE;
+                runtime.block_on(answer(&router, "/timing/decide", request(person, 24).to_string()))
+            });
+        });
+    }
+    let router = server.router();
+    let batch =
+        json!({"requests": (0..PEOPLE).map(|person| request(person, 168)).collect::<Vec<_>>()}).to_string();
+    group.throughput(Throughput::Elements(PEOPLE as u64));
+    group.bench_function("batch, window of a week", |bencher| {
+        bencher.iter(|| runtime.block_on(answer(&router, "/timing/decide/batch", batch.clone())));
+    });
+    group.finish();
+}
+
+criterion_group!(benches, benchmark);
+criterion_main!(benches);

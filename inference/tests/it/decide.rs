@@ -1,0 +1,325 @@
+//! Decisions, batches and explanations.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use axum::http::StatusCode;
+use event::{EventType, MailboxProvider, Timestamp};
+use sendflowr_inference::InferenceConfig;
+use serde_json::{Value, json};
+use store::events::LatencySample;
+
+use crate::{
+    NOW, TestApp,
+    fakes::{Stores, evening_clicks, event, id_of},
+    now,
+};
+
+fn moment(value: &Value) -> Timestamp {
+    value.as_str().unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_stranger_gets_the_populations_answer() {
+    let app = TestApp::start(Stores::default());
+    let (status, decision) = app
+        .post(
+            "/timing/decide",
+            &json!({"email": "nobody@example.com", "now": NOW}),
+        )
+        .await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(decision["evidence"]["source"], "population_prior");
+    assert_eq!(decision["evidence"]["n"], 0);
+    assert_eq!(decision["universal_id"], id_of("nobody@example.com").as_str());
+    assert!(
+        decision["why"][0]
+            .as_str()
+            .unwrap()
+            .starts_with("Nothing is known")
+    );
+    let arrive_at = moment(&decision["arrive_at"]);
+    assert!(arrive_at >= now() && arrive_at < now().plus_millis(24 * 3_600_000));
+    assert_eq!(decision["target_minute"], event::grid::slot(arrive_at));
+    assert_eq!(decision["expected_latency_seconds"], 60.0);
+    assert_eq!(decision["latency"]["source"], "default");
+    assert_eq!(arrive_at.millis_since(moment(&decision["trigger_at"])), 60_000);
+    assert!(!decision.to_string().contains("nobody@"));
+}
+
+#[tokio::test]
+async fn a_person_who_clicks_in_the_evening_gets_mail_before_it() {
+    let stores = Stores::default();
+    evening_clicks(&stores, "ann@example.com", 40, now());
+    let app = TestApp::start(stores);
+    let (status, decision) = app
+        .post("/timing/decide", &json!({"email": "ann@example.com", "now": NOW}))
+        .await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(decision["evidence"]["source"], "person");
+    assert_eq!(decision["evidence"]["profile_source"], "stored");
+    let minute_of_day = decision["target_minute"].as_u64().unwrap() % 1_440;
+    assert!((16 * 60..=20 * 60 + 30).contains(&minute_of_day), "{decision:#}");
+}
+
+#[tokio::test]
+async fn the_same_question_has_the_same_answer_byte_for_byte() {
+    let stores = Stores::default();
+    evening_clicks(&stores, "ann@example.com", 20, now());
+    let request = json!({
+        "email": "ann@example.com", "now": NOW, "window_hours": 48, "time_zone": "Europe/Berlin", "explain": true,
+        "quiet_hours": {"start": "22:00", "end": "07:00"}, "signals": [{"type": "site_visit", "age_seconds": 60}],
+    });
+    let (_, first) = TestApp::start(stores.clone())
+        .post("/timing/decide", &request)
+        .await;
+    let app = TestApp::start(stores);
+    let (_, cold) = app.post("/timing/decide", &request).await;
+    let (_, cached) = app.post("/timing-decision", &request).await;
+    assert_eq!(first.to_string(), cold.to_string());
+    assert_eq!(cold.to_string(), cached.to_string());
+    assert_eq!(first["explanation"]["explanation_ref"], first["decision_id"]);
+}
+
+#[tokio::test]
+async fn the_explanation_is_readable_at_once_and_stored_behind() {
+    let stores = Stores::default();
+    evening_clicks(&stores, "ann@example.com", 20, now());
+    let app = TestApp::start(stores);
+    // With the store switched off it can only wait.
+    app.events.down.store(true, Ordering::SeqCst);
+    let request = json!({
+        "email": "ann@example.com", "now": NOW, "campaign_id": "spring to bob@example.com",
+        "quiet_hours": {"start": "18:00", "end": "20:00"}, "explain": true,
+    });
+    let (status, decision) = app.post("/timing/decide", &request).await;
+    assert_eq!(status, StatusCode::OK);
+    let path = format!("/explanations/{}", decision["explanation_ref"].as_str().unwrap());
+    let (status, waiting) = app.get(&path).await;
+    assert_eq!((status, &waiting), (StatusCode::OK, &decision["explanation"]));
+    assert_eq!(
+        waiting["guards"],
+        json!([
+            {"guard": "latency", "minutes_removed": 1}, {"guard": "quiet_hours", "minutes_removed": 120}
+        ])
+    );
+    assert_eq!(waiting["request"]["campaign_id"], "spring to [address]");
+    assert_eq!(waiting["minutes_left"], 1_440 - 121);
+    assert_eq!(waiting["chosen"]["candidate"], true);
+
+    app.events.down.store(false, Ordering::SeqCst);
+    let stores = app.stores.clone();
+    app.server.stop().await;
+    let stored = stores.events.explanations.lock().unwrap();
+    let stored = &stored[decision["explanation_ref"].as_str().unwrap()];
+    assert_eq!(serde_json::from_str::<Value>(&stored.body).unwrap(), waiting);
+    assert!(!stored.body.contains("example.com"));
+}
+
+#[tokio::test]
+async fn an_event_changes_the_next_decision() {
+    let stores = Stores::default();
+    evening_clicks(&stores, "ann@example.com", 20, now());
+    let app = TestApp::start(stores);
+    let request = json!({"email": "ann@example.com", "now": NOW});
+    assert_eq!(app.post("/timing/decide", &request).await.0, StatusCode::OK);
+    app.consume(event(
+        "ann@example.com",
+        EventType::MarkedSpam,
+        now().plus_millis(-1_000),
+    ));
+    let (status, refusal) = app.post("/timing/decide", &request).await;
+    assert_eq!(status, StatusCode::CONFLICT);
+    assert_eq!(refusal["error"]["code"], "suppressed");
+    assert_eq!(refusal["error"]["reason"], "marked_spam");
+    assert_eq!(
+        refusal["error"]["first_allowed_at"],
+        "2026-01-09T09:59:59.000Z".replace("09:59:59", "10:00:00")
+    );
+}
+
+#[tokio::test]
+async fn lost_profiles_are_rebuilt_and_never_put() {
+    let stores = Stores::default();
+    evening_clicks(&stores, "ann@example.com", 20, now());
+    let config = InferenceConfig {
+        rebuilt_profile_cache: Duration::ZERO,
+        ..InferenceConfig::default()
+    };
+    let app = TestApp::start_with(stores, &config);
+    let request = json!({"email": "ann@example.com", "now": NOW});
+    let (_, stored) = app.post("/timing/decide", &request).await;
+    app.profiles.stored.lock().unwrap().clear();
+    let (_, rebuilt) = app.post("/timing/decide", &request).await;
+    assert_eq!(rebuilt["evidence"]["profile_source"], "history");
+    assert_eq!(rebuilt["arrive_at"], stored["arrive_at"]);
+    // What comes in meanwhile counts at the next decision.
+    app.store_event(event("ann@example.com", EventType::Unsubscribed, now()));
+    assert_eq!(app.post("/timing/decide", &request).await.0, StatusCode::CONFLICT);
+    assert_eq!(app.profiles.puts.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn a_rebuilt_profile_is_remembered_for_a_moment() {
+    let app = TestApp::start(Stores::default());
+    let request = json!({"email": "ann@example.com", "now": NOW});
+    for _ in 0..5 {
+        assert_eq!(app.post("/timing/decide", &request).await.0, StatusCode::OK);
+    }
+    assert_eq!(app.events.histories_read.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn ids_of_one_person_share_their_past() {
+    let stores = Stores::default();
+    evening_clicks(&stores, "ann@example.com", 10, now());
+    let app = TestApp::start(stores);
+    let link =
+        json!({"email": "ann@example.com", "identifiers": [{"kind": "email", "value": "ann@work.example"}]});
+    assert_eq!(app.post("/link-identifiers", &link).await.0, StatusCode::OK);
+    let (_, decision) = app
+        .post(
+            "/timing/decide",
+            &json!({"email": "ann@work.example", "now": NOW}),
+        )
+        .await;
+    assert_eq!(decision["evidence"]["source"], "person");
+}
+
+#[tokio::test]
+async fn stores_that_do_not_answer_cost_evidence_before_they_cost_answers() {
+    let stores = Stores::default();
+    evening_clicks(&stores, "ann@example.com", 10, now());
+    let app = TestApp::start(stores);
+    let request = json!({"email": "ann@example.com", "now": NOW});
+    app.identities.down.store(true, Ordering::SeqCst);
+    app.profiles.down.store(true, Ordering::SeqCst);
+    let (status, decision) = app.post("/timing/decide", &request).await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(
+        decision["evidence"]["identity_source"],
+        "request_graph_unreachable"
+    );
+    assert_eq!(
+        decision["evidence"]["profile_source"],
+        "history_profiles_unreachable"
+    );
+    assert!(decision["evidence"]["n"].as_u64().unwrap() > 0);
+    let (status, ready) = app.get("/ready").await;
+    assert_eq!((status, &ready["status"]), (StatusCode::OK, &json!("degraded")));
+
+    // Nothing that tells whether the person may be mailed at all: no answer.
+    app.events.down.store(true, Ordering::SeqCst);
+    let (status, refusal) = app
+        .post("/timing/decide", &json!({"email": "bob@example.com", "now": NOW}))
+        .await;
+    assert_eq!(
+        (status, &refusal["error"]["code"]),
+        (StatusCode::SERVICE_UNAVAILABLE, &json!("unavailable"))
+    );
+    assert_eq!(app.get("/ready").await.0, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn a_batch_keeps_its_order_and_its_errors_apart() {
+    let stores = Stores::default();
+    evening_clicks(&stores, "ann@example.com", 20, now());
+    let spam = event(
+        "bob@example.com",
+        EventType::MarkedSpam,
+        now().plus_millis(-1_000),
+    );
+    stores.consume(spam);
+    let app = TestApp::start(stores);
+    let ann = json!({"email": "ann@example.com", "now": NOW});
+    let batch = json!({"requests": [
+        ann, {"email": "bob@example.com", "now": NOW}, {"email": "x"}, {"email": "c@example.com", "nwo": NOW}, 7,
+        {"email": "nobody@example.com", "now": NOW},
+    ]});
+    let (status, answer) = app.post("/timing/decide/batch", &batch).await;
+    assert_eq!(status, StatusCode::OK);
+    let outcomes: Vec<String> = answer["results"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|result| {
+            format!(
+                "{} {} {}",
+                result["index"], result["status"], result["error"]["field"]
+            )
+        })
+        .collect();
+    assert_eq!(
+        outcomes,
+        [
+            "0 200 null",
+            "1 409 null",
+            "2 422 \"email\"",
+            "3 422 \"nwo\"",
+            "4 422 \"body\"",
+            "5 200 null"
+        ]
+    );
+    assert_eq!((&answer["decided"], &answer["failed"]), (&json!(2), &json!(4)));
+    let (_, alone) = app.post("/timing/decide", &ann).await;
+    assert_eq!(answer["results"][0]["decision"], alone);
+}
+
+#[tokio::test]
+async fn delays_are_learned_by_provider() {
+    let stores = Stores::default();
+    let clock = Timestamp::from(std::time::SystemTime::now());
+    let sample = LatencySample {
+        universal_id: id_of("ann@example.com"),
+        esp: "sendgrid".into(),
+        campaign_id: None,
+        mailbox_provider: Some(MailboxProvider::Gmail),
+        delivered_at: clock,
+        latency_ms: 12_000,
+    };
+    stores.events.latencies.lock().unwrap().extend(vec![sample; 50]);
+    let app = TestApp::start(stores);
+    let mut summary = json!(null);
+    for _ in 0..200 {
+        summary = app.get("/latency").await.1;
+        if !summary["learned_at"].is_null() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(summary["rows"].as_array().unwrap().len(), 3);
+    assert_eq!(summary["rows"][1]["esp"], "sendgrid");
+    assert_eq!(summary["rows"][1]["p50_seconds"], 12.0);
+    let request = json!({"email": "ann@example.com", "esp": "SendGrid", "latency_seconds": 99});
+    let (_, decision) = app.post("/timing/decide", &request).await;
+    assert_eq!(
+        decision["latency"],
+        json!({"seconds": 12.0, "source": "learned", "samples": 50})
+    );
+    let request = json!({"email": "ann@example.com", "esp": "mailgun", "latency_estimate_seconds": 99});
+    let (_, decision) = app.post("/timing/decide", &request).await;
+    assert_eq!(
+        decision["latency"],
+        json!({"seconds": 99.0, "source": "caller", "samples": 0})
+    );
+}
+
+#[tokio::test]
+async fn the_week_by_the_hour_sums_to_one() {
+    let stores = Stores::default();
+    evening_clicks(&stores, "ann@example.com", 40, now());
+    let app = TestApp::start(stores);
+    let (status, prediction) = app
+        .post(
+            "/predict",
+            &json!({"email": "ann@example.com", "now": NOW, "top": 3}),
+        )
+        .await;
+    assert_eq!(status, StatusCode::OK);
+    let hours: Vec<f64> = serde_json::from_value(prediction["probabilities"].clone()).unwrap();
+    assert_eq!(hours.len(), 168);
+    assert!((hours.iter().sum::<f64>() - 1.0).abs() < 1e-3);
+    assert_eq!(prediction["best_hours"].as_array().unwrap().len(), 3);
+    // The clicks come at half past seven, the border of two hours.
+    let hour = prediction["best_hours"][0]["hour"].as_u64().unwrap();
+    assert!((19..=20).contains(&hour), "{hour}");
+}

@@ -1,0 +1,318 @@
+//! Stores in memory that can be switched off.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use event::{
+    BounceType, Event, EventType, Hasher, Identifier, MailboxProvider, SCHEMA_VERSION, Timestamp,
+    UniversalId, profile::Profile,
+};
+use prometheus_client::registry::Registry;
+use sendflowr_inference::Dependencies;
+use store::{
+    StoreError,
+    events::{EventCount, Events, LatencySample, StoredEvent, StoredExplanation, WriteReport},
+    identity::{AuditEntry, Identities, Person, Sighting},
+    profiles::Profiles,
+};
+
+/// All stores.
+#[derive(Clone, Default)]
+pub(crate) struct Stores {
+    pub(crate) events: Arc<FakeEvents>,
+    pub(crate) identities: Arc<FakeIdentities>,
+    pub(crate) profiles: Arc<FakeProfiles>,
+}
+
+impl Stores {
+    pub(crate) fn dependencies(&self) -> Dependencies {
+        Dependencies {
+            events: Arc::clone(&self.events) as Arc<dyn Events>,
+            identities: Arc::clone(&self.identities) as Arc<dyn Identities>,
+            profiles: Arc::clone(&self.profiles) as Arc<dyn Profiles>,
+            hasher: Hasher::new(),
+            registry: Arc::new(Mutex::new(Registry::default())),
+        }
+    }
+
+    /// What the consumer does: the event first, then the profile.
+    pub(crate) fn consume(&self, event: Event) {
+        let id = event.universal_id.clone();
+        let mut profiles = self.profiles.stored.lock().unwrap();
+        profiles.entry(id).or_default().apply(&event, false);
+        drop(profiles);
+        self.store_event(event);
+    }
+
+    /// The event only: the profile was lost.
+    pub(crate) fn store_event(&self, event: Event) {
+        let stored = StoredEvent {
+            event,
+            enrichment: store::events::Enrichment::default(),
+        };
+        self.events.stored.lock().unwrap().push(stored);
+    }
+}
+
+fn unavailable(down: &AtomicBool) -> Result<(), StoreError> {
+    if down.load(Ordering::SeqCst) {
+        return Err(StoreError::Unavailable {
+            engine: "fake",
+            source: "switched off".into(),
+        });
+    }
+    Ok(())
+}
+
+#[derive(Default)]
+pub(crate) struct FakeEvents {
+    pub(crate) down: AtomicBool,
+    pub(crate) histories_read: AtomicUsize,
+    pub(crate) stored: Mutex<Vec<StoredEvent>>,
+    pub(crate) latencies: Mutex<Vec<LatencySample>>,
+    pub(crate) explanations: Mutex<HashMap<String, StoredExplanation>>,
+}
+
+#[async_trait]
+impl Events for FakeEvents {
+    async fn write(&self, batch: &[StoredEvent]) -> Result<WriteReport, StoreError> {
+        unavailable(&self.down)?;
+        self.stored.lock().unwrap().extend_from_slice(batch);
+        Ok(WriteReport {
+            inserted: batch.len(),
+            duplicates: 0,
+        })
+    }
+
+    async fn history(
+        &self,
+        ids: &[UniversalId],
+        since: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
+        unavailable(&self.down)?;
+        self.histories_read.fetch_add(1, Ordering::SeqCst);
+        let stored = self.stored.lock().unwrap();
+        let mut history: Vec<StoredEvent> = stored
+            .iter()
+            .filter(|stored| ids.contains(&stored.event.universal_id) && stored.event.timestamp >= since)
+            .cloned()
+            .collect();
+        history.sort_by_key(|stored| stored.event.timestamp);
+        Ok(history.split_off(history.len().saturating_sub(limit)))
+    }
+
+    async fn sent_times(
+        &self,
+        messages: &[(UniversalId, String)],
+    ) -> Result<Vec<Option<Timestamp>>, StoreError> {
+        Ok(vec![None; messages.len()])
+    }
+
+    async fn people(
+        &self,
+        since: Timestamp,
+        after: Option<&UniversalId>,
+        limit: usize,
+    ) -> Result<Vec<UniversalId>, StoreError> {
+        unavailable(&self.down)?;
+        let stored = self.stored.lock().unwrap();
+        let ids: std::collections::BTreeSet<&UniversalId> = stored
+            .iter()
+            .filter(|s| s.event.timestamp >= since)
+            .map(|s| &s.event.universal_id)
+            .collect();
+        Ok(ids
+            .into_iter()
+            .filter(|id| after.is_none_or(|after| *id > after))
+            .take(limit)
+            .cloned()
+            .collect())
+    }
+
+    async fn latency_samples(
+        &self,
+        since: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<LatencySample>, StoreError> {
+        unavailable(&self.down)?;
+        let latencies = self.latencies.lock().unwrap();
+        Ok(latencies
+            .iter()
+            .filter(|sample| sample.delivered_at >= since)
+            .take(limit)
+            .cloned()
+            .collect())
+    }
+
+    async fn counts(&self) -> Result<Vec<EventCount>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn save_explanation(&self, explanation: &StoredExplanation) -> Result<(), StoreError> {
+        unavailable(&self.down)?;
+        let mut explanations = self.explanations.lock().unwrap();
+        explanations
+            .entry(explanation.reference.clone())
+            .or_insert_with(|| explanation.clone());
+        Ok(())
+    }
+
+    async fn explanation(&self, reference: &str) -> Result<Option<StoredExplanation>, StoreError> {
+        unavailable(&self.down)?;
+        Ok(self.explanations.lock().unwrap().get(reference).cloned())
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        unavailable(&self.down)
+    }
+}
+
+/// Groups of identifiers; enough of a graph for tests.
+#[derive(Default)]
+pub(crate) struct FakeIdentities {
+    pub(crate) down: AtomicBool,
+    pub(crate) linked: Mutex<Vec<Sighting>>,
+}
+
+fn person(identifiers: &[Identifier]) -> Person {
+    let mut identifiers = identifiers.to_vec();
+    identifiers.sort();
+    let mut ids: Vec<UniversalId> = identifiers.iter().map(UniversalId::from_identifier).collect();
+    ids[1..].sort();
+    Person {
+        canonical: ids[0].clone(),
+        ids,
+        identifiers,
+    }
+}
+
+#[async_trait]
+impl Identities for FakeIdentities {
+    async fn record(&self, sightings: &[Sighting]) -> Result<(), StoreError> {
+        self.linked.lock().unwrap().extend_from_slice(sightings);
+        Ok(())
+    }
+
+    async fn link(&self, sighting: &Sighting) -> Result<Person, StoreError> {
+        unavailable(&self.down)?;
+        self.linked.lock().unwrap().push(sighting.clone());
+        Ok(person(&sighting.identifiers))
+    }
+
+    async fn people(&self, ids: &[UniversalId]) -> Result<Vec<Person>, StoreError> {
+        unavailable(&self.down)?;
+        let linked = self.linked.lock().unwrap();
+        let people = ids.iter().map(|id| {
+            let of_id = linked
+                .iter()
+                .map(|sighting| person(&sighting.identifiers))
+                .find(|p| p.ids.contains(id));
+            of_id.unwrap_or_else(|| Person::unknown(id.clone()))
+        });
+        Ok(people.collect())
+    }
+
+    async fn resolve(&self, identifiers: &[Identifier]) -> Result<Option<Person>, StoreError> {
+        unavailable(&self.down)?;
+        let linked = self.linked.lock().unwrap();
+        let owner = linked
+            .iter()
+            .find(|s| s.identifiers.iter().any(|own| identifiers.contains(own)));
+        Ok(owner.map(|sighting| person(&sighting.identifiers)))
+    }
+
+    async fn audit(&self, _id: &UniversalId, _limit: usize) -> Result<Vec<AuditEntry>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        unavailable(&self.down)
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct FakeProfiles {
+    pub(crate) down: AtomicBool,
+    pub(crate) puts: AtomicUsize,
+    pub(crate) stored: Mutex<HashMap<UniversalId, Profile>>,
+}
+
+#[async_trait]
+impl Profiles for FakeProfiles {
+    async fn get(&self, ids: &[UniversalId]) -> Result<Vec<Option<Profile>>, StoreError> {
+        unavailable(&self.down)?;
+        let stored = self.stored.lock().unwrap();
+        Ok(ids.iter().map(|id| stored.get(id).cloned()).collect())
+    }
+
+    async fn put(&self, profiles: &[(UniversalId, Profile)]) -> Result<(), StoreError> {
+        self.puts.fetch_add(profiles.len(), Ordering::SeqCst);
+        Ok(())
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        unavailable(&self.down)
+    }
+}
+
+/// The identifier of an address.
+pub(crate) fn email(address: &str) -> Identifier {
+    Hasher::new().email_identifier(address).unwrap()
+}
+
+/// The id of an address.
+pub(crate) fn id_of(address: &str) -> UniversalId {
+    UniversalId::from_identifier(&email(address))
+}
+
+/// An event of the person with this address.
+pub(crate) fn event(address: &str, event_type: EventType, timestamp: Timestamp) -> Event {
+    Event {
+        schema_version: SCHEMA_VERSION,
+        event_id: format!("{address}-{event_type}-{timestamp}"),
+        event_type,
+        timestamp,
+        esp: "sendgrid".into(),
+        account: "default".into(),
+        universal_id: id_of(address),
+        recipient_email_hash: None,
+        mailbox_provider: Some(MailboxProvider::Gmail),
+        identifiers: vec![email(address)],
+        campaign_id: None,
+        campaign_name: None,
+        message_id: None,
+        subject: None,
+        click_url: None,
+        bounce_type: (event_type == EventType::Bounced).then_some(BounceType::Hard),
+        reason: None,
+        user_agent: None,
+        ip_address: None,
+        tags: Vec::new(),
+        metadata: BTreeMap::new(),
+        is_machine: None,
+        provider_event_id: None,
+        plugin: "sendgrid@1.0.0".into(),
+        ingested_at: timestamp,
+    }
+}
+
+/// Clicks every evening at 19:30 UTC for `days` days before `now`, each on a mail delivered at 09:00.
+pub(crate) fn evening_clicks(stores: &Stores, address: &str, days: i64, now: Timestamp) {
+    const DAY_MS: i64 = 86_400_000;
+    let midnight = now.plus_millis(-now.as_millis().rem_euclid(DAY_MS));
+    for day in 1..=days {
+        let start = midnight.plus_millis(-day * DAY_MS);
+        for (kind, minutes) in [(EventType::Delivered, 9 * 60), (EventType::Clicked, 19 * 60 + 30)] {
+            let mut event = event(address, kind, start.plus_millis(minutes * 60_000));
+            event.message_id = Some(format!("m{day}"));
+            stores.consume(event);
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! The service around the decisions: description, metrics, training, shutdown.
+
+use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
+
+use axum::http::StatusCode;
+use sendflowr_inference::{
+    InferenceConfig, InferenceError, Server, load_population, model::Population, save_population, train,
+};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    NOW, TestApp,
+    fakes::{Stores, evening_clicks},
+    now,
+};
+
+#[tokio::test]
+async fn the_description_contains_every_route_and_is_served() {
+    let app = TestApp::start(Stores::default());
+    let (status, served) = app.get("/openapi.json").await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(served, serde_json::to_value(Server::openapi()).unwrap());
+    let mut routes = BTreeSet::new();
+    for (path, methods) in served["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            assert!(
+                operation["responses"]["200"].is_object(),
+                "{method} {path} tells no success"
+            );
+            routes.insert(format!("{} {path}", method.to_uppercase()));
+        }
+    }
+    let expected = [
+        "GET /",
+        "GET /explanations/{reference}",
+        "GET /features/{universal_id}",
+        "GET /health",
+        "GET /latency",
+        "GET /metrics",
+        "GET /ready",
+        "POST /compute-features",
+        "POST /compute-features/{universal_id}",
+        "POST /link-identifiers",
+        "POST /predict",
+        "POST /resolve-identity",
+        "POST /timing-decision",
+        "POST /timing/decide",
+        "POST /timing/decide/batch",
+    ];
+    assert_eq!(routes, expected.iter().map(|route| (*route).to_owned()).collect());
+    // Every reference of the description leads somewhere.
+    let text = served.to_string();
+    for reference in text.split("\"#/components/schemas/").skip(1) {
+        let name = reference.split('"').next().unwrap();
+        assert!(
+            served["components"]["schemas"][name].is_object(),
+            "schema `{name}` is missing"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_documentation_needs_no_network() {
+    let app = TestApp::start(Stores::default());
+    let (status, page) = app.get("/docs/").await;
+    assert_eq!(status, StatusCode::OK);
+    let page = page.as_str().unwrap();
+    assert!(page.contains("swagger-ui") && !page.contains("https://"));
+    assert_eq!(app.get("/docs/swagger-ui-bundle.js").await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn metrics_count_decisions_by_outcome() {
+    let app = TestApp::start(Stores::default());
+    app.post("/timing/decide", &json!({"email": "a@example.com", "now": NOW}))
+        .await;
+    app.post("/timing/decide", &json!({"email": "a@example.com", "now": NOW}))
+        .await;
+    app.post("/timing/decide", &json!({"email": "a"})).await;
+    let (status, text) = app.get("/metrics").await;
+    assert_eq!(status, StatusCode::OK);
+    let text = text.as_str().unwrap();
+    for line in [
+        "sendflowr_inference_decisions_total{outcome=\"decided\",rung=\"population\"} 2",
+        "sendflowr_inference_cache_lookups_total{cache=\"curve\",result=\"hit\"} 1",
+        "sendflowr_inference_requests_total{route=\"/timing/decide\",status=\"4xx\"} 1",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn health_and_index_answer() {
+    let app = TestApp::start(Stores::default());
+    assert_eq!(
+        app.get("/health").await,
+        (StatusCode::OK, json!({"status": "ok"}))
+    );
+    assert_eq!(app.get("/ready").await.1["status"], "ready");
+    let (_, index) = app.get("/").await;
+    assert_eq!(index["population_version"], Population::builtin().version());
+}
+
+#[tokio::test]
+async fn a_slow_store_ends_in_a_timeout() {
+    let stores = Stores::default();
+    let config = InferenceConfig {
+        request_timeout: Duration::from_millis(50),
+        explanation_queue: 1,
+        ..InferenceConfig::default()
+    };
+    let app = TestApp::start_with(stores, &config);
+    // People are known, explanations cannot be stored: writers and queue fill up, then decisions wait.
+    app.post("/timing/decide", &json!({"email": "a@example.com", "now": NOW}))
+        .await;
+    app.events.down.store(true, Ordering::SeqCst);
+    let mut last = (StatusCode::OK, Value::Null);
+    for window_hours in 2..20 {
+        let request = json!({"email": "a@example.com", "now": NOW, "window_hours": window_hours});
+        last = app.post("/timing/decide", &request).await;
+        if last.0 != StatusCode::OK {
+            break;
+        }
+    }
+    assert_eq!(
+        (last.0, &last.1["error"]["code"]),
+        (StatusCode::SERVICE_UNAVAILABLE, &json!("timed_out"))
+    );
+}
+
+#[tokio::test]
+async fn training_gives_tables_that_survive_the_disk() {
+    let stores = Stores::default();
+    for person in 0..60 {
+        evening_clicks(&stores, &format!("p{person}@example.com"), 12, now());
+    }
+    let config = InferenceConfig::default();
+    let fit = train(
+        &config,
+        &*stores.events,
+        &*stores.identities,
+        &*stores.profiles,
+        now(),
+    );
+    let tables = fit
+        .await
+        .unwrap()
+        .expect("sixty people with twelve clicks each are something to learn from");
+    assert_ne!(tables.version(), Population::builtin().version());
+    assert_eq!(tables.people(), 60);
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(load_population(folder.path()).unwrap(), None);
+    save_population(folder.path(), &tables).unwrap();
+    assert_eq!(load_population(folder.path()).unwrap(), Some(tables.clone()));
+
+    let config = InferenceConfig {
+        model_folder: Some(folder.path().to_owned()),
+        ..config
+    };
+    let app = TestApp::start_with(stores, &config);
+    assert_eq!(app.get("/").await.1["population_version"], tables.version());
+    std::fs::write(folder.path().join("population.json"), "{}").unwrap();
+    assert!(load_population(folder.path()).is_err());
+}
+
+#[tokio::test]
+async fn a_refit_is_swapped_in_without_a_restart() {
+    let stores = Stores::default();
+    for person in 0..60 {
+        evening_clicks(
+            &stores,
+            &format!("p{person}@example.com"),
+            12,
+            std::time::SystemTime::now().into(),
+        );
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let config = InferenceConfig {
+        refit_interval: Duration::from_millis(10),
+        model_folder: Some(folder.path().to_owned()),
+        ..InferenceConfig::default()
+    };
+    let app = TestApp::start_with(stores, &config);
+    let builtin = Population::builtin();
+    for _ in 0..500 {
+        if app.get("/").await.1["population_version"] != builtin.version() {
+            assert!(load_population(folder.path()).unwrap().is_some());
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("the tables were never swapped");
+}
+
+#[tokio::test]
+async fn shutdown_stores_what_waits() {
+    let stores = Stores::default();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let shutdown = CancellationToken::new();
+    let running = tokio::spawn(sendflowr_inference::run(
+        InferenceConfig::default(),
+        stores.dependencies(),
+        listener,
+        shutdown.clone(),
+    ));
+    let body = json!({"email": "a@example.com", "now": NOW}).to_string();
+    let request = format!(
+        "POST /timing/decide HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut stream, request.as_bytes())
+        .await
+        .unwrap();
+    let mut answer = String::new();
+    tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut answer)
+        .await
+        .unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.contains("x-request-id"),
+        "{answer}"
+    );
+    shutdown.cancel();
+    let ended: Result<(), InferenceError> = running.await.unwrap();
+    assert!(ended.is_ok());
+    assert_eq!(stores.events.explanations.lock().unwrap().len(), 1);
+}
