@@ -151,22 +151,22 @@ async fn appends_of_another_process_are_seen_soon() {
     assert!(started.elapsed() < Duration::from_secs(5));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_second_process_gets_its_turn_beside_a_busy_one() {
     let folder = tempfile::tempdir().unwrap();
     let busy = Arc::new(open_bus(folder.path()).await);
     let other = open_bus(folder.path()).await;
-    let appending: Vec<_> = (0..32)
+    let appending: Vec<_> = (0..64)
         .map(|_| {
             let busy = Arc::clone(&busy);
             tokio::spawn(async move {
                 loop {
-                    busy.append(vec![record("t", "busy")]).await.unwrap();
+                    busy.append(vec![record("t", vec![0; 8_192])]).await.unwrap();
                 }
             })
         })
         .collect();
-    for _ in 0..20 {
+    for _ in 0..50 {
         other.append(vec![record("t", "other")]).await.unwrap();
     }
     for task in appending {
