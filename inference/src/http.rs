@@ -20,7 +20,7 @@ use axum::{
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
-use event::Timestamp;
+use event::{Timestamp, redact::Redactor};
 use tower::ServiceBuilder;
 use tower_http::{
     catch_panic::CatchPanicLayer,
@@ -132,12 +132,20 @@ async fn observe(State(app): State<App>, request: Request, next: Next) -> Respon
     response
 }
 
-/// The id of a request, made by us or taken over from the caller.
+/// Longest request id that is repeated in logs and the audit log: our own have 36 letters.
+const MAX_REQUEST_ID: usize = 64;
+
+/// The id of a request, made by us or taken over from the caller, who may have put an address into it.
 fn request_id(request: &Request) -> String {
     let id = request.extensions().get::<RequestId>();
-    id.and_then(|id| id.header_value().to_str().ok())
-        .unwrap_or("none")
-        .to_owned()
+    let id = id
+        .and_then(|id| id.header_value().to_str().ok())
+        .unwrap_or("none");
+    Redactor::default()
+        .text(id)
+        .chars()
+        .take(MAX_REQUEST_ID)
+        .collect()
 }
 
 fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 
 use event::{BounceType, Event, EventType, Hasher, SCHEMA_VERSION, UniversalId};
 use jiff::tz::TimeZone;
+use proptest::prelude::*;
 
 use super::*;
 use crate::{config::InferenceConfig, latency::LatencySource, model::Population};
@@ -300,4 +301,78 @@ fn windows_go_over_the_weeks_end() {
     let choice = decide_now(&evening_person(), &question).unwrap();
     assert!(choice.arrive_at > at("2026-01-12T00:00:00Z") && choice.arrive_at < question.window.end);
     assert_eq!(choice.target_minute(), grid::slot(choice.arrive_at));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
+
+    /// Whatever the guards: what is chosen obeys all of them and is the best of what obeys, and a refusal is right.
+    #[test]
+    fn the_choice_is_the_best_minute_that_every_guard_allows(
+        start_hours in -30_i64..200,
+        length_minutes in 1_i64..3_000,
+        not_before in prop::option::of(0_i64..3_000),
+        deadline in prop::option::of(0_i64..6_000),
+        quiet in prop::option::of((0_u16..1_439, 1_u16..1_440)),
+        gap_hours in prop::option::of(0_i64..72),
+        latency_seconds in 0_i64..7_200,
+        spam_hours_ago in prop::option::of(0_i64..60),
+        visit_minutes_ago in prop::option::of(0_i64..60),
+    ) {
+        let minutes = |count: i64| now().plus_millis(count * MINUTE_MS);
+        let mut profile = evening_person();
+        let delivered_at = now().plus_millis(-3 * HOUR_MS);
+        profile.apply(&event(EventType::Delivered, delivered_at), false);
+        let complained_at = spam_hours_ago.map(|hours| now().plus_millis(-hours * HOUR_MS));
+        if let Some(at) = complained_at {
+            profile.apply(&event(EventType::MarkedSpam, at), false);
+        }
+        let mut question = question();
+        let start = now().plus_millis(start_hours * HOUR_MS);
+        question.window = start..start.plus_millis(length_minutes * MINUTE_MS);
+        question.not_before = not_before.map(minutes);
+        question.deadline = deadline.map(minutes);
+        question.minimum_gap_ms = gap_hours.map(|hours| hours * HOUR_MS);
+        question.local.quiet = quiet.filter(|(start, end)| start != end).map(|(start, end)| DaySpan { start, end });
+        if let Some(ago) = visit_minutes_ago {
+            question.signals.push(SeenSignal { signal: Signal::SiteVisit, at: minutes(-ago) });
+        }
+        let heat = Heat::at(&profile, &question.signals, &InferenceConfig::default().policy, now());
+        let curve = Population::builtin().curve(Some(&profile), now());
+
+        let obeys = |minute: Timestamp| {
+            let of_day = u16::try_from(grid::slot(minute) % 1_440).unwrap();
+            minute.millis_since(now()) >= latency_seconds * 1_000
+                && question.not_before.is_none_or(|earliest| minute >= earliest)
+                && question.deadline.is_none_or(|latest| minute <= latest)
+                && question.minimum_gap_ms.is_none_or(|gap| minute.millis_since(delivered_at) >= gap)
+                && complained_at.is_none_or(|at| minute.millis_since(at) >= 48 * HOUR_MS)
+                && !question.local.quiet.is_some_and(|DaySpan { start, end }| {
+                    if start < end { (start..end).contains(&of_day) } else { of_day >= start || of_day < end }
+                })
+        };
+        let mut best: Option<f64> = None;
+        for minute in 0..length_minutes {
+            let minute = start.plus_millis(minute * MINUTE_MS);
+            if obeys(minute) {
+                let value = curve.score(minute) * heat.factor(minute);
+                best = Some(best.map_or(value, |best| best.max(value)));
+            }
+        }
+        match (decide_for(&profile, &question, &latency(latency_seconds as f64)), best) {
+            (Ok(choice), Some(best)) => {
+                prop_assert!(obeys(choice.arrive_at) && question.window.contains(&choice.arrive_at));
+                prop_assert!(choice.trigger_at >= now());
+                let value = curve.score(choice.arrive_at) * heat.factor(choice.arrive_at);
+                prop_assert!((value - best).abs() <= 1e-5 * best, "{value} is not {best}");
+            }
+            (Err(refusal), None) => {
+                if let Some(first) = refusal.first_allowed_at {
+                    let rest = Question { deadline: None, window: first..first.plus_millis(MINUTE_MS), ..question.clone() };
+                    prop_assert!(decide_for(&profile, &rest, &latency(latency_seconds as f64)).is_ok());
+                }
+            }
+            (decided, best) => prop_assert!(false, "{decided:?} {best:?}"),
+        }
+    }
 }
