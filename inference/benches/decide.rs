@@ -1,7 +1,16 @@
 //! Decisions through the router, with profiles in their store: how many a second, and the slowest of a hundred.
 
-// The fakes serve the integration tests too and have more than is used here.
-#[allow(dead_code)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    missing_docs,
+    reason = "a benchmark fails loudly and prints what it found"
+)]
+
+#[allow(
+    dead_code,
+    reason = "the fakes serve the integration tests, which use all of them"
+)]
 #[path = "../tests/it/fakes.rs"]
 mod fakes;
 

@@ -1,5 +1,7 @@
 //! The decision service through its router, on stores in memory.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
 mod bad_input;
 mod decide;
 mod fakes;
