@@ -8,6 +8,11 @@ fn case_files_hold() {
     sendflowr_plugin_testing::run_cases::<Braze>(concat!(env!("CARGO_MANIFEST_DIR"), "/cases"));
 }
 
+#[test]
+fn damaged_deliveries_are_survived() {
+    sendflowr_plugin_testing::survives_damage::<Braze>(concat!(env!("CARGO_MANIFEST_DIR"), "/cases"));
+}
+
 fn event(name: &str, properties: &str) -> String {
     format!(
         r#"{{"event_type":"users.{name}","id":"e","time":1477502783,"user":{{"user_id":"u","external_user_id":null}},

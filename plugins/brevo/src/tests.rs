@@ -8,6 +8,11 @@ fn case_files_hold() {
     sendflowr_plugin_testing::run_cases::<Brevo>(concat!(env!("CARGO_MANIFEST_DIR"), "/cases"));
 }
 
+#[test]
+fn damaged_deliveries_are_survived() {
+    sendflowr_plugin_testing::survives_damage::<Brevo>(concat!(env!("CARGO_MANIFEST_DIR"), "/cases"));
+}
+
 fn event(fields: &str) -> String {
     format!(r#"{{"event":"click","email":"a@example.com",{fields}}}"#)
 }

@@ -8,6 +8,11 @@ fn case_files_hold() {
     sendflowr_plugin_testing::run_cases::<CustomerIo>(concat!(env!("CARGO_MANIFEST_DIR"), "/cases"));
 }
 
+#[test]
+fn damaged_deliveries_are_survived() {
+    sendflowr_plugin_testing::survives_damage::<CustomerIo>(concat!(env!("CARGO_MANIFEST_DIR"), "/cases"));
+}
+
 fn body(object: &str, metric: &str, data: &str) -> String {
     format!(
         r#"{{"event_id":"e","object_type":"{object}","metric":"{metric}","timestamp":"1613063089","data":{{{data}}}}}"#

@@ -10,6 +10,11 @@ fn case_files_hold() {
     sendflowr_plugin_testing::run_cases::<HubSpot>(concat!(env!("CARGO_MANIFEST_DIR"), "/cases"));
 }
 
+#[test]
+fn damaged_deliveries_are_survived() {
+    sendflowr_plugin_testing::survives_damage::<HubSpot>(concat!(env!("CARGO_MANIFEST_DIR"), "/cases"));
+}
+
 fn request() -> Request {
     post("[]")
         .with_secret("client_secret")

@@ -9,6 +9,11 @@ fn case_files_hold() {
 }
 
 #[test]
+fn damaged_deliveries_are_survived() {
+    sendflowr_plugin_testing::survives_damage::<Iterable>(concat!(env!("CARGO_MANIFEST_DIR"), "/cases"));
+}
+
+#[test]
 fn the_token_may_come_bare() {
     let presented = |authorization: &str, auth_type: &str| {
         let request = post("{}")

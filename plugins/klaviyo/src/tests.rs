@@ -8,6 +8,11 @@ fn case_files_hold() {
     sendflowr_plugin_testing::run_cases::<Klaviyo>(concat!(env!("CARGO_MANIFEST_DIR"), "/cases"));
 }
 
+#[test]
+fn damaged_deliveries_are_survived() {
+    sendflowr_plugin_testing::survives_damage::<Klaviyo>(concat!(env!("CARGO_MANIFEST_DIR"), "/cases"));
+}
+
 fn element(topic: &str, properties: &str) -> String {
     format!(
         r#"{{"topic":"event:{topic}","external_id":"e","payload":{{"data":{{

@@ -9,6 +9,11 @@ fn case_files_hold() {
 }
 
 #[test]
+fn damaged_deliveries_are_survived() {
+    sendflowr_plugin_testing::survives_damage::<MailerSend>(concat!(env!("CARGO_MANIFEST_DIR"), "/cases"));
+}
+
+#[test]
 fn the_published_key_is_for_the_ping_alone() {
     let published = |body: &str| {
         let request = post(body)

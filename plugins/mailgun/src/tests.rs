@@ -8,6 +8,11 @@ fn case_files_hold() {
     sendflowr_plugin_testing::run_cases::<Mailgun>(concat!(env!("CARGO_MANIFEST_DIR"), "/cases"));
 }
 
+#[test]
+fn damaged_deliveries_are_survived() {
+    sendflowr_plugin_testing::survives_damage::<Mailgun>(concat!(env!("CARGO_MANIFEST_DIR"), "/cases"));
+}
+
 fn failure(fields: &str) -> (EventType, Option<BounceType>, Option<String>) {
     let body = format!(
         r#"{{"event-data":{{"event":"failed","timestamp":1.5,"recipient":"a@example.com",{fields}}}}}"#

@@ -8,6 +8,11 @@ fn case_files_hold() {
     sendflowr_plugin_testing::run_cases::<Mandrill>(concat!(env!("CARGO_MANIFEST_DIR"), "/cases"));
 }
 
+#[test]
+fn damaged_deliveries_are_survived() {
+    sendflowr_plugin_testing::survives_damage::<Mandrill>(concat!(env!("CARGO_MANIFEST_DIR"), "/cases"));
+}
+
 fn form(body: &str) -> Request {
     post(body).with_header("content-type", "application/x-www-form-urlencoded")
 }

@@ -9,6 +9,11 @@ fn case_files_hold() {
 }
 
 #[test]
+fn damaged_deliveries_are_survived() {
+    sendflowr_plugin_testing::survives_damage::<Resend>(concat!(env!("CARGO_MANIFEST_DIR"), "/cases"));
+}
+
+#[test]
 fn only_signatures_of_version_1_count() {
     let signed = |header: &str| {
         let request = post("{}")

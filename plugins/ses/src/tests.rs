@@ -8,6 +8,11 @@ fn case_files_hold() {
     sendflowr_plugin_testing::run_cases::<Ses>(concat!(env!("CARGO_MANIFEST_DIR"), "/cases"));
 }
 
+#[test]
+fn damaged_deliveries_are_survived() {
+    sendflowr_plugin_testing::survives_damage::<Ses>(concat!(env!("CARGO_MANIFEST_DIR"), "/cases"));
+}
+
 fn notification(message: &str) -> String {
     let quoted = message
         .replace('\\', "\\\\")

@@ -8,6 +8,11 @@ fn case_files_hold() {
     sendflowr_plugin_testing::run_cases::<SparkPost>(concat!(env!("CARGO_MANIFEST_DIR"), "/cases"));
 }
 
+#[test]
+fn damaged_deliveries_are_survived() {
+    sendflowr_plugin_testing::survives_damage::<SparkPost>(concat!(env!("CARGO_MANIFEST_DIR"), "/cases"));
+}
+
 fn element(fields: &str) -> String {
     format!(
         r#"{{"msys":{{"message_event":{{"rcpt_to":"a@example.com","timestamp":"1454442600",{fields}}}}}}}"#
