@@ -17,7 +17,7 @@ use record::{Kind, Record, StandAlone, Tick};
 pub use stored::{InvalidProfile, MAX_BYTES};
 
 /// Room for records, in stored bytes: what [`MAX_BYTES`] leaves beside signals, machine opens and the header.
-const RECORD_BUDGET_BYTES: usize = 3_760;
+const RECORD_BUDGET_BYTES: usize = 3_600;
 
 /// Machine opens remembered. Enough to tell a mailbox that prefetches from one that does not.
 const MACHINE_OPENS: usize = 32;
@@ -89,7 +89,7 @@ pub struct Mail {
 /// Engagement whose mail is not known: no delivery event, no message id, or a delivery too old to be kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Activity {
-    /// When it happened, to the minute.
+    /// When it happened, to the second.
     pub at: Timestamp,
     /// Whether it was a click, reply or conversion, not merely an open.
     pub strong: bool,
@@ -130,10 +130,10 @@ pub struct Profile {
     records: Vec<Record>,
     /// What concerns no known message; sorted by key, oldest first.
     stand_alone: Vec<StandAlone>,
-    /// Minutes of machine opens, sorted, no duplicates.
+    /// Seconds of machine opens, sorted, no duplicates.
     machine_opens: Vec<u32>,
-    /// Seconds of each signal, sorted, no duplicates.
-    signals: [Vec<u32>; Signal::ALL.len()],
+    /// Milliseconds of each signal, sorted, no duplicates.
+    signals: [Vec<u64>; Signal::ALL.len()],
     /// The newest known mailbox class and when it was seen.
     mailbox: Option<(Tick, MailboxProvider)>,
 }
@@ -149,12 +149,13 @@ impl Profile {
             self.mailbox = self.mailbox.max(Some((tick, class)));
         }
         if let Some(signal) = Signal::of(event) {
-            insert_newest(&mut self.signals[signal as usize], tick.seconds(), SIGNAL_TIMES);
+            let ms = u64::try_from(event.timestamp.as_millis()).expect("a timestamp is not before 1970");
+            insert_newest(&mut self.signals[signal as usize], ms, SIGNAL_TIMES);
             return;
         }
         let kind = match event.event_type {
             EventType::Opened if machine => {
-                insert_newest(&mut self.machine_opens, tick.minutes(), MACHINE_OPENS);
+                insert_newest(&mut self.machine_opens, tick.seconds(), MACHINE_OPENS);
                 return;
             }
             EventType::Clicked if machine => return,
@@ -185,12 +186,12 @@ impl Profile {
         for activity in &other.stand_alone {
             record::insert(&mut self.stand_alone, *activity);
         }
-        for minute in &other.machine_opens {
-            insert_newest(&mut self.machine_opens, *minute, MACHINE_OPENS);
+        for second in &other.machine_opens {
+            insert_newest(&mut self.machine_opens, *second, MACHINE_OPENS);
         }
         for (mine, theirs) in self.signals.iter_mut().zip(&other.signals) {
-            for second in theirs {
-                insert_newest(mine, *second, SIGNAL_TIMES);
+            for ms in theirs {
+                insert_newest(mine, *ms, SIGNAL_TIMES);
             }
         }
         self.mailbox = self.mailbox.max(other.mailbox);
@@ -229,7 +230,7 @@ impl Profile {
         *self == Self::default()
     }
 
-    /// When the message was first delivered, to 0.1 s, if it is among those remembered.
+    /// When the message was first delivered, rounded up to 0.1 s, if it is among those remembered.
     pub fn delivered_at(&self, message_id: &str) -> Option<Timestamp> {
         let message = record::message_key(message_id);
         let delivery = self
@@ -260,11 +261,11 @@ impl Profile {
         times
     }
 
-    /// The last time of a signal up to `now`, to the second.
+    /// The last time of a signal up to `now`.
     pub fn latest(&self, signal: Signal, now: Timestamp) -> Option<Timestamp> {
-        let times = self.signals[signal as usize].iter().rev();
-        times
-            .map(|seconds| Tick::of_seconds(*seconds).timestamp())
+        let newest_first = self.signals[signal as usize].iter().rev();
+        newest_first
+            .map(|ms| Timestamp::from_millis_clamped((*ms).try_into().unwrap_or(i64::MAX)))
             .find(|time| *time <= now)
     }
 
@@ -321,7 +322,7 @@ impl Profile {
         counts
     }
 
-    /// Mail and engagement up to `now`; nothing later is looked at.
+    /// Mail and engagement up to `now`; nothing later is looked at. Times are rounded up, never into the past.
     ///
     /// Engagement belongs to the last delivery of its message before it. Where there is none it stands alone.
     pub fn history(&self, now: Timestamp) -> History {
@@ -384,18 +385,17 @@ impl Profile {
             .activities
             .sort_unstable_by_key(|activity| (activity.at, activity.strong));
         let first_mail = history.mails.first().map_or(now, |mail| mail.delivered_at);
-        let covered = Tick::of(first_mail).minutes()..=Tick::of(now).minutes();
-        history.machine_opens = self
-            .machine_opens
-            .iter()
-            .filter(|minute| covered.contains(minute))
-            .count();
+        let covered = |second: &&u32| {
+            let at = Tick::of_seconds(**second).timestamp();
+            first_mail <= at && at <= now
+        };
+        history.machine_opens = self.machine_opens.iter().filter(covered).count();
         history
     }
 }
 
 /// Puts `value` into a sorted list without duplicates that keeps its `capacity` largest.
-fn insert_newest(list: &mut Vec<u32>, value: u32, capacity: usize) {
+fn insert_newest<T: Ord>(list: &mut Vec<T>, value: T, capacity: usize) {
     if let Err(place) = list.binary_search(&value) {
         list.insert(place, value);
         if list.len() > capacity {

@@ -178,3 +178,6 @@ fn event_times(history: &History) -> Vec<Timestamp> {
     times.sort_unstable();
     times
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,21 +4,21 @@ use sha2::{Digest, Sha256};
 
 use crate::Timestamp;
 
-/// A moment in tenths of a second since the Unix epoch. Fine enough to tell a scanner's click two seconds after
-/// delivery from a person's, and 36 bits reach to the year 2187.
+/// A moment in tenths of a second since the Unix epoch, rounded up: what happened after `now` must not seem to have
+/// happened before. Fine enough to tell a scanner's click two seconds after delivery from a person's, and 36 bits reach
+/// to the year 2187.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Tick(u64);
 
-const TICK_MS: i64 = 100;
+const TICK_MS: u64 = 100;
 const TICKS_PER_SECOND: u64 = 10;
-const TICKS_PER_MINUTE: u64 = 60 * TICKS_PER_SECOND;
 const TICK_BITS: u32 = 36;
 
 impl Tick {
     pub(super) fn of(moment: Timestamp) -> Self {
-        let ticks = u64::try_from(moment.as_millis() / TICK_MS).expect("a timestamp is not before 1970");
+        let ms = u64::try_from(moment.as_millis()).expect("a timestamp is not before 1970");
         // Seconds must fit 32 bits (the year 2106): what lies beyond is a broken clock, kept at the end.
-        Self(ticks.min(u64::from(u32::MAX) * TICKS_PER_SECOND))
+        Self(ms.div_ceil(TICK_MS).min(u64::from(u32::MAX) * TICKS_PER_SECOND))
     }
 
     pub(super) fn of_seconds(seconds: u32) -> Self {
@@ -33,16 +33,13 @@ impl Tick {
         self.0
     }
 
+    /// Whole seconds, rounded up.
     pub(super) fn seconds(self) -> u32 {
-        u32::try_from(self.0 / TICKS_PER_SECOND).expect("ticks are bounded when made")
-    }
-
-    pub(super) fn minutes(self) -> u32 {
-        self.seconds() / 60
+        u32::try_from(self.0.div_ceil(TICKS_PER_SECOND)).expect("ticks are bounded when made")
     }
 
     pub(super) fn timestamp(self) -> Timestamp {
-        Timestamp::from_millis_clamped(i64::try_from(self.0).expect("ticks are bounded when made") * TICK_MS)
+        Timestamp::from_millis_clamped(i64::try_from(self.0 * TICK_MS).expect("ticks are bounded when made"))
     }
 }
 
@@ -106,7 +103,7 @@ pub(super) fn insert<R: Keyed>(list: &mut Vec<R>, record: R) {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Record(u64);
 
-const TICKS_PER_DAY: u64 = 24 * 60 * TICKS_PER_MINUTE;
+const TICKS_PER_DAY: u64 = 86_400 * TICKS_PER_SECOND;
 
 impl Record {
     pub(super) const STORED_BYTES: usize = 8;
@@ -160,48 +157,51 @@ impl Keyed for Record {
     }
 }
 
-/// Something that happened with no message id: minute and kind in 32 bits. One for each kind and half hour of the
-/// clock, because a person's clicks within half an hour are one visit.
+/// Something that happened with no message id, to the second. One for each kind and half hour of the clock, because a
+/// person's clicks within half an hour are one visit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct StandAlone(u32);
+pub(super) struct StandAlone {
+    second: u32,
+    kind: Kind,
+}
 
-const MINUTE_BITS: u32 = 32 - KIND_BITS;
-const VISIT_MINUTES: u32 = 30;
+const VISIT_SECONDS: u32 = 30 * 60;
 
 impl StandAlone {
-    pub(super) const STORED_BYTES: usize = 4;
+    pub(super) const STORED_BYTES: usize = 5;
 
     pub(super) fn new(tick: Tick, kind: Kind) -> Self {
-        Self((kind as u32) << MINUTE_BITS | tick.minutes())
-    }
-
-    fn minute(self) -> u32 {
-        self.0 & ((1 << MINUTE_BITS) - 1)
+        Self {
+            second: tick.seconds(),
+            kind,
+        }
     }
 
     pub(super) fn tick(self) -> Tick {
-        Tick(u64::from(self.minute()) * TICKS_PER_MINUTE)
+        Tick::of_seconds(self.second)
     }
 
     pub(super) fn kind(self) -> Kind {
-        Kind::from_bits(self.0 >> MINUTE_BITS).expect("a record is made of a kind, or checked when read")
+        self.kind
     }
 
     pub(super) fn to_bytes(self) -> [u8; Self::STORED_BYTES] {
-        self.0.to_le_bytes()
+        let [a, b, c, d] = self.second.to_le_bytes();
+        [a, b, c, d, self.kind as u8]
     }
 
-    pub(super) fn from_bytes(bytes: [u8; Self::STORED_BYTES]) -> Option<Self> {
-        let record = Self(u32::from_le_bytes(bytes));
-        Kind::from_bits(record.0 >> MINUTE_BITS)?;
-        (record.minute() <= u32::MAX / 60).then_some(record)
+    pub(super) fn from_bytes([a, b, c, d, kind]: [u8; Self::STORED_BYTES]) -> Option<Self> {
+        Some(Self {
+            second: u32::from_le_bytes([a, b, c, d]),
+            kind: Kind::from_bits(u32::from(kind))?,
+        })
     }
 
     /// Where the record stands among all of the profile, [`Record`]s included.
     pub(super) fn age_key(self) -> (u64, u32, u32) {
         let (visit, kind) = self.key();
         (
-            u64::from(visit * VISIT_MINUTES) * TICKS_PER_MINUTE,
+            u64::from(visit * VISIT_SECONDS) * TICKS_PER_SECOND,
             0,
             kind as u32,
         )
@@ -212,7 +212,7 @@ impl Keyed for StandAlone {
     type Key = (u32, Kind);
 
     fn key(self) -> Self::Key {
-        (self.minute() / VISIT_MINUTES, self.kind())
+        (self.second / VISIT_SECONDS, self.kind)
     }
 
     fn tick(self) -> Tick {

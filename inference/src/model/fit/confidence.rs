@@ -145,13 +145,17 @@ mod tests {
     fn logistic_regression_finds_the_map_that_made_the_data() {
         let truth = [-0.4, 0.9, 0.2, -0.3];
         let mut outcomes = Vec::new();
-        for index in 0..40_000_u32 {
-            let noise = |salt: u32| {
-                f64::from(index.wrapping_mul(2_654_435_761).wrapping_mul(salt) >> 8) / f64::from(1 << 24)
-            };
-            let terms = [1.0, 4.0 * noise(3) - 2.0, 3.0 * noise(5), 2.0 * noise(7)];
+        let mut state = 1_u64;
+        let mut noise = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 11) as f64 / (1_u64 << 53) as f64
+        };
+        for _ in 0..40_000 {
+            let terms = [1.0, 4.0 * noise() - 2.0, 3.0 * noise(), 2.0 * noise()];
             let odds: f64 = terms.iter().zip(truth).map(|(term, weight)| term * weight).sum();
-            outcomes.push((terms, noise(11) < 1.0 / (1.0 + (-odds).exp())));
+            outcomes.push((terms, noise() < 1.0 / (1.0 + (-odds).exp())));
         }
         for (found, truth) in logistic(&outcomes, [0.0; 4]).into_iter().zip(truth) {
             assert!((found - truth).abs() < 0.1, "{found} for {truth}");

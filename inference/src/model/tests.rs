@@ -1,0 +1,381 @@
+//! What must hold of any timing model, whatever its formulas.
+
+mod simulated;
+
+use event::{Event, EventType, Hasher, grid};
+use proptest::prelude::*;
+
+use super::*;
+
+pub(super) const HOUR_MS: i64 = 3_600_000;
+pub(super) const DAY_MS: i64 = 24 * HOUR_MS;
+
+/// A Monday, 00:00 UTC.
+pub(super) fn monday() -> Timestamp {
+    "2026-06-01T00:00:00Z".parse().unwrap()
+}
+
+/// An event of `event_type` at `at`, about `message_id`.
+pub(super) fn event(event_type: EventType, at: Timestamp, message_id: Option<String>) -> Event {
+    let template = synth::mock_events(1, 1, monday(), &Hasher::new()).remove(0);
+    Event {
+        event_type,
+        timestamp: at,
+        message_id,
+        ..template
+    }
+}
+
+fn clicks(times: impl IntoIterator<Item = Timestamp>) -> Profile {
+    let mut profile = Profile::default();
+    let template = event(EventType::Clicked, monday(), None);
+    for timestamp in times {
+        profile.apply(
+            &Event {
+                timestamp,
+                ..template.clone()
+            },
+            false,
+        );
+    }
+    profile
+}
+
+/// Clicks on working days around `hour` (UTC), the last `days` before [`monday`].
+fn office_hours(days: i64, hour: i64) -> Vec<Timestamp> {
+    (1..=days)
+        .map(|day| monday().plus_millis(-day * DAY_MS + hour * HOUR_MS + day * 13 % 50 * 60_000))
+        .filter(|at| grid::slot(*at) < 5 * 1440)
+        .collect()
+}
+
+fn window(start: Timestamp, hours: i64) -> [std::ops::Range<Timestamp>; 1] {
+    [start..start.plus_millis(hours * HOUR_MS)]
+}
+
+fn hour_of(at: Timestamp) -> usize {
+    grid::slot(at) / 60 % 24
+}
+
+#[test]
+fn shifting_all_events_shifts_the_curve() {
+    // Tables that know nothing of where people live.
+    let population = Population::plain();
+    let at_home = population
+        .curve(Some(&clicks(office_hours(90, 9))), monday())
+        .minutes();
+    for hours in 1..=8 {
+        let moved = office_hours(90, 9)
+            .into_iter()
+            .map(|at| at.plus_millis(hours * HOUR_MS));
+        let abroad = population
+            .curve(Some(&clicks(moved)), monday().plus_millis(hours * HOUR_MS))
+            .minutes();
+        let lag = hours as usize * 60;
+        let apart: f32 = (0..grid::SLOTS)
+            .map(|slot| (at_home[slot] - abroad[(slot + lag) % grid::SLOTS]).abs())
+            .sum::<f32>()
+            / 2.0;
+        assert!(apart < 0.06, "{hours} h: {apart} of the mass elsewhere");
+    }
+}
+
+#[test]
+fn a_mover_is_followed_within_three_weeks() {
+    let population = Population::builtin();
+    let old_life = |day: i64| monday().plus_millis(-day * DAY_MS + 9 * HOUR_MS + day * 13 % 50 * 60_000);
+    let steady = clicks((1..=150).map(old_life));
+    let moved =
+        clicks((1..=150).map(|day| old_life(day).plus_millis(if day <= 21 { -7 * HOUR_MS } else { 0 })));
+    let choice = |profile: &Profile| {
+        population
+            .curve(Some(profile), monday())
+            .best(&window(monday(), 24))
+            .unwrap()
+    };
+    assert!(
+        (7..=9).contains(&hour_of(choice(&steady).at)),
+        "{}",
+        choice(&steady).at
+    );
+    assert!(
+        (0..=2).contains(&hour_of(choice(&moved).at)),
+        "{}",
+        choice(&moved).at
+    );
+    assert!(population.curve(Some(&moved), monday()).evidence().recent_weight > 0.5);
+    assert!(population.curve(Some(&steady), monday()).evidence().recent_weight < 0.2);
+}
+
+#[test]
+fn what_machines_do_changes_nothing() {
+    let population = Population::builtin();
+    let mut profile = Profile::default();
+    for day in 1..40_i64 {
+        let delivered = monday().plus_millis(-day * DAY_MS + 8 * HOUR_MS);
+        let message = Some(format!("m{day}"));
+        profile.apply(&event(EventType::Delivered, delivered, message.clone()), false);
+        if day % 3 == 0 {
+            profile.apply(
+                &event(EventType::Clicked, delivered.plus_millis(11 * HOUR_MS), message),
+                false,
+            );
+        }
+    }
+    let curve = population.curve(Some(&profile), monday());
+    for day in 1..40_i64 {
+        let scanned = monday().plus_millis(-day * DAY_MS + 8 * HOUR_MS + 1_500);
+        profile.apply(&event(EventType::Clicked, scanned, Some(format!("m{day}"))), true);
+        profile.apply(&event(EventType::Opened, scanned, Some(format!("m{day}"))), true);
+    }
+    assert_eq!(population.curve(Some(&profile), monday()), curve);
+}
+
+#[test]
+fn nothing_after_now_is_used() {
+    let population = Population::builtin();
+    let mut profile = Profile::default();
+    for day in 1..30_i64 {
+        let delivered = monday().plus_millis(-day * DAY_MS);
+        profile.apply(
+            &event(EventType::Delivered, delivered, Some(format!("m{day}"))),
+            false,
+        );
+        profile.apply(
+            &event(
+                EventType::Clicked,
+                delivered.plus_millis(5 * HOUR_MS),
+                Some(format!("m{day}")),
+            ),
+            false,
+        );
+    }
+    let before = population.curve(Some(&profile), monday());
+    // A late click on a mail delivered before, and a life to come.
+    profile.apply(&event(EventType::Clicked, monday().plus_millis(1), None), false);
+    for day in 0..30_i64 {
+        let delivered = monday().plus_millis(day * DAY_MS + HOUR_MS);
+        profile.apply(
+            &event(EventType::Delivered, delivered, Some(format!("n{day}"))),
+            false,
+        );
+        profile.apply(
+            &event(
+                EventType::Opened,
+                delivered.plus_millis(HOUR_MS),
+                Some(format!("n{day}")),
+            ),
+            false,
+        );
+        profile.apply(
+            &event(EventType::Opened, delivered, Some(format!("n{day}"))),
+            true,
+        );
+    }
+    assert_eq!(population.curve(Some(&profile), monday()), before);
+    assert_ne!(
+        population.curve(Some(&profile), monday().plus_millis(30 * DAY_MS)),
+        before
+    );
+}
+
+#[test]
+fn any_number_of_events_gives_a_curve() {
+    let population = Population::builtin();
+    let at = |index: i64| monday().plus_millis(-index * 97 * 60_000);
+    for count in [0, 1, 2, 9, 100_000] {
+        let profile = clicks((0..count).map(at));
+        let curve = population.curve(Some(&profile), monday());
+        let minutes = curve.minutes();
+        assert!(
+            minutes.iter().all(|share| share.is_finite() && *share > 0.0),
+            "{count}"
+        );
+        assert!(
+            (minutes.iter().map(|share| f64::from(*share)).sum::<f64>() - 1.0).abs() < 1e-4,
+            "{count}"
+        );
+        assert!(
+            curve
+                .scores()
+                .iter()
+                .all(|score| score.is_finite() && *score > 0.0),
+            "{count}"
+        );
+        assert_eq!(
+            curve,
+            population.curve(Some(&profile), monday()),
+            "the same bits again"
+        );
+        let confidence = curve.confidence(monday(), &window(monday(), 24));
+        assert!((0.0..=1.0).contains(&confidence), "{count}");
+    }
+    let unknown = population.curve(None, monday());
+    assert_eq!(unknown, population.curve(Some(&Profile::default()), monday()));
+    assert_eq!(
+        (unknown.evidence().rung, unknown.evidence().events),
+        (Rung::Population, 0)
+    );
+    assert!((unknown.evidence().prior_weight - 1.0).abs() < 1e-6);
+}
+
+#[test]
+fn events_from_the_far_past_count_for_nothing_but_break_nothing() {
+    let population = Population::builtin();
+    let ancient = clicks([
+        Timestamp::try_from_millis(0).unwrap(),
+        Timestamp::try_from_millis(DAY_MS).unwrap(),
+    ]);
+    let curve = population.curve(Some(&ancient), "2090-01-01T00:00:00Z".parse().unwrap());
+    assert!(curve.scores().iter().all(|score| score.is_finite()));
+    assert!(curve.evidence().effective_events < 1e-6);
+}
+
+/// The heart of the matter: most clicks come after the sender's hour, and it is still not the person's hour.
+#[test]
+fn clicks_are_judged_by_the_mail_that_was_there() {
+    let population = Population::builtin();
+    let mut profile = Profile::default();
+    for day in 1..=60_i64 {
+        let evening = day % 6 == 0;
+        let delivered = monday().plus_millis(-day * DAY_MS + if evening { 19 } else { 9 } * HOUR_MS);
+        profile.apply(
+            &event(EventType::Delivered, delivered, Some(format!("m{day}"))),
+            false,
+        );
+        // Ten of fifty morning mails are clicked at once, and eight of ten evening mails.
+        if if evening { day % 5 != 0 } else { day % 5 == 0 } {
+            let clicked = delivered.plus_millis(20 * 60_000);
+            profile.apply(
+                &event(EventType::Clicked, clicked, Some(format!("m{day}"))),
+                false,
+            );
+        }
+    }
+    let curve = population.curve(Some(&profile), monday());
+    let at = |hour: i64| curve.density(monday().plus_millis(hour * HOUR_MS + HOUR_MS / 2));
+    assert!(at(19) > 1.1 * at(9), "evening {} morning {}", at(19), at(9));
+}
+
+#[test]
+fn rungs_follow_the_evidence() {
+    let population = Population::builtin();
+    for (count, rung) in [(0, "population"), (1, "sparse"), (5, "blended"), (40, "personal")] {
+        let profile = clicks((0..count).map(|day| monday().plus_millis(-day * DAY_MS - HOUR_MS)));
+        let evidence = population.curve(Some(&profile), monday()).evidence().clone();
+        assert_eq!(evidence.rung.as_str(), rung);
+        assert_eq!(evidence.events, count as usize);
+        assert!(evidence.effective_events <= count as f64);
+        assert_eq!(&*evidence.population_version, population.version());
+    }
+}
+
+#[test]
+fn a_flat_week_is_answered_with_the_first_minute() {
+    let flat = Curve::new(
+        [1.0; 168],
+        &[1.0; AGES],
+        population_evidence(),
+        [0.0, 1.0, 0.0, 0.0],
+    );
+    let start = monday().plus_millis(3 * DAY_MS + 12_345);
+    let best = flat.best(&window(start, 72)).unwrap();
+    assert_eq!(best.at, start);
+    assert!((best.score - 1.0).abs() < 1e-6);
+    let later = start.plus_millis(-DAY_MS);
+    let ranges = [
+        start..start.plus_millis(HOUR_MS),
+        later..later.plus_millis(HOUR_MS),
+    ];
+    assert_eq!(
+        flat.best(&ranges).unwrap().at,
+        later,
+        "whatever the order of the ranges"
+    );
+    assert_eq!(flat.best(&[]), None);
+    assert_eq!(flat.best(std::slice::from_ref(&(start..start))), None);
+    // Two hours of a day, on a flat curve.
+    assert!((flat.confidence(start, &window(start, 24)) - 2.0 / 24.0).abs() < 1e-6);
+}
+
+fn population_evidence() -> Evidence {
+    Population::plain().curve(None, monday()).evidence().clone()
+}
+
+#[test]
+fn mass_is_counted_in_real_time() {
+    let curve = Population::builtin().curve(Some(&clicks(office_hours(60, 14))), monday());
+    let week = curve.mass(monday(), monday().plus_millis(7 * DAY_MS));
+    assert!((week - 1.0).abs() < 1e-6, "{week}");
+    let start = monday().plus_millis(6 * DAY_MS + 23 * HOUR_MS + 123_456);
+    let across = curve.mass(start, start.plus_millis(2 * HOUR_MS));
+    let middle = start.plus_millis(47 * 60_000);
+    let parts = curve.mass(start, middle) + curve.mass(middle, start.plus_millis(2 * HOUR_MS));
+    assert!((across - parts).abs() < 1e-9, "{across} {parts}");
+    let minutes = curve.minutes();
+    let noon: f64 = minutes[720..840].iter().map(|share| f64::from(*share)).sum();
+    let measured = curve.mass(
+        monday().plus_millis(12 * HOUR_MS),
+        monday().plus_millis(14 * HOUR_MS),
+    );
+    assert!((noon - measured).abs() < 0.01 * noon, "{noon} {measured}");
+    assert_eq!(curve.mass(monday(), monday()), 0.0);
+}
+
+#[test]
+fn peaks_are_apart_and_in_order() {
+    let curve = Population::builtin().curve(Some(&clicks(office_hours(60, 14))), monday());
+    let peaks = curve.peaks(5);
+    assert!(!peaks.is_empty() && peaks.len() <= 5);
+    assert!(peaks.is_sorted_by(|a, b| a.1 >= b.1));
+    let whole_week = curve.best(&window(monday(), 168)).unwrap();
+    assert_eq!(
+        peaks[0].0,
+        grid::slot(whole_week.at),
+        "the highest is what a free week is answered with"
+    );
+    assert!((peaks[0].1 - whole_week.score).abs() < 1e-9);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_best_minute_is_the_best_of_all_minutes(
+        hours in prop::collection::vec(0..2_000_i64, 0..40),
+        spans in prop::collection::vec((0..20_000_i64, 0..3_000_i64, 0..60_000_i64), 0..4),
+        fade in 0.0..3.0_f64,
+    ) {
+        let profile = clicks(hours.iter().map(|hour| monday().plus_millis(-hour * HOUR_MS)));
+        let curve = Population::builtin().curve(Some(&profile), monday());
+        let ranges: Vec<_> = spans
+            .iter()
+            .map(|(start, minutes, ms)| {
+                let start = monday().plus_millis(start * 60_000 + ms);
+                start..start.plus_millis(minutes * 60_000)
+            })
+            .collect();
+        let weight = |at: Timestamp| 1.0 + fade * (-(at.millis_since(monday()) as f64) / (DAY_MS as f64)).exp();
+        let mut expected: Option<(f64, f64)> = None;
+        for range in &ranges {
+            let mut at = range.start;
+            while at < range.end {
+                let plain = curve.score(at);
+                let weighted = plain * weight(at);
+                let (best, best_weighted) = expected.unwrap_or((plain, weighted));
+                expected = Some((best.max(plain), best_weighted.max(weighted)));
+                at = grid::floor_minute(at).plus_millis(60_000);
+            }
+        }
+        let best = curve.best(&ranges);
+        let weighted = curve.best_weighted(&ranges, weight);
+        prop_assert_eq!(best.map(|best| best.score), expected.map(|(best, _)| best));
+        prop_assert_eq!(weighted.map(|best| best.score), expected.map(|(_, weighted)| weighted));
+        for best in best.iter().chain(&weighted) {
+            prop_assert!(ranges.iter().any(|range| range.contains(&best.at)));
+        }
+        if let Some(best) = best {
+            prop_assert_eq!(curve.score(best.at), best.score);
+        }
+    }
+}
