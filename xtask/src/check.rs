@@ -29,7 +29,7 @@ fn dependency_policy() -> anyhow::Result<()> {
         run_command(&mut cargo(&["install", "cargo-deny", "--locked", "--debug", "--no-default-features"]))?;
     }
     for manifest in ["Cargo.toml", "plugins/Cargo.toml"] {
-        let arguments = ["deny", "--manifest-path", manifest, "check", "--config", "deny.toml"];
+        let arguments = ["deny", "--manifest-path", manifest, "--config", "deny.toml", "check"];
         run_command(cargo(&arguments).args(["licenses", "bans", "sources"]))?;
     }
     Ok(())

@@ -14,6 +14,9 @@ const SLOWER_AT_MOST: u32 = 10;
 /// Times below this are noise of the machine: real work on a sample takes far less, a blow-up far more.
 const NOISE: Duration = Duration::from_millis(50);
 
+/// How often a delivery that took too long is measured again before it counts.
+const SECOND_LOOKS: usize = 5;
+
 /// Pseudo-random numbers (xorshift), the same on every run, so that a failure can be repeated.
 pub(crate) struct Random(u64);
 
@@ -43,7 +46,13 @@ pub(crate) fn check<P: Plugin>(name: &str, request: &Request, random: &mut Rando
         mutant.body = damaged(&request.body, number, random);
         let _ = P::authenticate(&mutant);
         let mut outcome = None;
-        let spent = timed(|| outcome = Some(P::normalize(&mutant)));
+        let mut spent = timed(|| outcome = Some(P::normalize(&mutant)));
+        // A machine that was busy with something else is not busy every time; a slow plugin is slow every time.
+        for _ in 0..SECOND_LOOKS {
+            if spent > limit {
+                spent = spent.min(timed(|| outcome = Some(P::normalize(&mutant))));
+            }
+        }
         let shown = String::from_utf8_lossy(&mutant.body);
         assert!(
             spent <= limit,
