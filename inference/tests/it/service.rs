@@ -228,3 +228,24 @@ async fn shutdown_stores_what_waits() {
     assert!(ended.is_ok());
     assert_eq!(stores.events.explanations.lock().unwrap().len(), 1);
 }
+
+#[tokio::test]
+async fn people_do_not_share_curves() {
+    let stores = Stores::default();
+    let clock = event::Timestamp::from(std::time::SystemTime::now());
+    for (person, days) in [("a@example.com", 10), ("b@example.com", 20)] {
+        evening_clicks(&stores, person, days, clock);
+    }
+    let app = TestApp::start(stores);
+    let mut curves = BTreeSet::new();
+    for person in ["a@example.com", "b@example.com", "stranger@example.com"] {
+        let (_, decision) = app
+            .post("/timing/decide", &json!({"email": person, "explain": true}))
+            .await;
+        curves.insert(decision["explanation"]["profile_digest"].to_string());
+    }
+    assert_eq!(curves.len(), 3);
+    let (_, text) = app.get("/metrics").await;
+    let misses = "sendflowr_inference_cache_lookups_total{cache=\"curve\",result=\"miss\"} 3";
+    assert!(text.as_str().unwrap().contains(misses), "{text}");
+}
