@@ -7,7 +7,10 @@
 //! The simulation is of a mailbox, not of the timing model's formulas: people look into their mailbox at hours of their
 //! own, notice some of the unread mail, and mail that was noticed is mostly used up whether or not it was clicked.
 //! Brands send at fixed hours, providers need time, scanners click and mailboxes prefetch.
+//!
+//! [`delivery`] makes webhook deliveries in the providers' own formats.
 
+pub mod delivery;
 mod mail;
 mod person;
 mod random;

@@ -1,1 +1,369 @@
-//! Under construction.
+//! Starts the real binary on a folder of its own, and talks to it the way users do.
+//!
+//! `cargo xtask test` builds the binary and the plugins and tells where they are: `SENDFLOWR_BIN` and
+//! `SENDFLOWR_PLUGINS`.
+
+use std::{
+    fs,
+    future::Future,
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// How long anything may take that is expected to happen. Far more than it takes on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The binary under test.
+pub fn binary() -> PathBuf {
+    from_environment("SENDFLOWR_BIN")
+}
+
+/// The folder of the compiled plugins.
+pub fn plugins() -> PathBuf {
+    from_environment("SENDFLOWR_PLUGINS")
+}
+
+fn from_environment(name: &str) -> PathBuf {
+    let value =
+        std::env::var_os(name).unwrap_or_else(|| panic!("`{name}` is not set: run `cargo xtask test`"));
+    let path = PathBuf::from(value);
+    assert!(
+        path.exists(),
+        "`{}`, which `{name}` names, is not there",
+        path.display()
+    );
+    path
+}
+
+/// The repository's top folder.
+pub fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .map(Path::to_owned)
+        .unwrap_or_default()
+}
+
+/// A running `sendflowr up` with a folder of its own for data, configuration, plugins and logs.
+pub struct System {
+    folder: TempDir,
+    child: Option<Child>,
+    arguments: Vec<String>,
+    /// Address of the host.
+    pub host: SocketAddr,
+    /// Address of the inference service.
+    pub inference: SocketAddr,
+    /// For requests.
+    pub http: reqwest::Client,
+}
+
+impl System {
+    /// Starts with this configuration (TOML) and the named plugins, all of them when none is named.
+    pub async fn start(configuration: &str, slugs: &[&str]) -> Self {
+        Self::start_with(configuration, slugs, &[]).await
+    }
+
+    /// The same with more arguments for `sendflowr up`.
+    pub async fn start_with(configuration: &str, slugs: &[&str], arguments: &[&str]) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        fs::write(folder.path().join("sendflowr.toml"), configuration)
+            .expect("the configuration can be written");
+        fs::create_dir(folder.path().join("plugins")).expect("a folder can be made");
+        for entry in fs::read_dir(plugins()).expect("the plugins can be listed") {
+            let path = entry.expect("the plugins can be listed").path();
+            let slug = path
+                .file_stem()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            let is_wanted = slugs.is_empty() || slugs.contains(&slug.as_str());
+            if is_wanted && path.extension().is_some_and(|extension| extension == "wasm") {
+                fs::copy(
+                    &path,
+                    folder
+                        .path()
+                        .join("plugins")
+                        .join(path.file_name().unwrap_or_default()),
+                )
+                .expect("a plugin can be copied");
+            }
+        }
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut system = Self {
+            folder,
+            child: None,
+            arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
+            host: nowhere,
+            inference: nowhere,
+            http: client(),
+        };
+        system.launch().await;
+        system
+    }
+
+    /// Starts (again) on the same folder and waits until it is ready.
+    pub async fn launch(&mut self) {
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.log_file())
+            .expect("a log can be written");
+        let mut child = Command::new(binary())
+            .current_dir(self.folder.path())
+            .args([
+                "up",
+                "--host-listen",
+                "127.0.0.1:0",
+                "--inference-listen",
+                "127.0.0.1:0",
+            ])
+            .args([
+                "--plugins",
+                "plugins",
+                "--data",
+                "data",
+                "--log",
+                "debug,sqlx=info,hyper=info,h2=info",
+            ])
+            .args(&self.arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .expect("the binary starts");
+        let stdout = child.stdout.take().expect("the output was asked for");
+        self.child = Some(child);
+        let (ready, is_ready) = tokio::sync::oneshot::channel();
+        let out_file = self.folder.path().join("stdout.txt");
+        // Reads on after the first line, so that the pipe never fills.
+        std::thread::spawn(move || {
+            let mut ready = Some(ready);
+            let mut printed = String::new();
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if let (Some(addresses), true) = (addresses(&line), ready.is_some()) {
+                    // Nobody waits any more when the test has ended.
+                    let _ = ready.take().map(|ready| ready.send(addresses));
+                }
+                printed.push_str(&line);
+                printed.push('\n');
+                // A test that reads what was printed reads it whole.
+                let _ = fs::write(&out_file, &printed);
+            }
+        });
+        let started = tokio::time::timeout(PATIENCE, is_ready).await;
+        let Ok(Ok((host, inference))) = started else {
+            panic!("sendflowr did not become ready; its log:\n{}", self.log());
+        };
+        self.host = host;
+        self.inference = inference;
+    }
+
+    /// Kills the process at once, as a power failure of the process would.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("the process can be killed");
+            child.wait().expect("the process has ended");
+        }
+    }
+
+    /// Asks the process to stop and waits for it; answers whether it ended in success.
+    pub async fn stop(&mut self) -> bool {
+        let Some(mut child) = self.child.take() else {
+            return true;
+        };
+        let asked = Command::new("kill")
+            .args(["-TERM", &child.id().to_string()])
+            .status();
+        assert!(
+            asked.is_ok_and(|status| status.success()),
+            "the process cannot be asked to stop"
+        );
+        let start = Instant::now();
+        loop {
+            if let Some(status) = child.try_wait().expect("the process can be waited for") {
+                return status.success();
+            }
+            assert!(
+                start.elapsed() < PATIENCE,
+                "the process does not stop; its log:\n{}",
+                self.log()
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// The folder with everything that the process wrote.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The data folder.
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// What the process logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    /// What the process printed since its last start.
+    pub fn printed(&self) -> String {
+        fs::read_to_string(self.folder.path().join("stdout.txt")).unwrap_or_default()
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.folder.path().join("log.txt")
+    }
+
+    /// Posts a delivery to `/webhooks/{path}`.
+    pub async fn webhook(
+        &self,
+        path: &str,
+        headers: &[(String, String)],
+        body: impl Into<reqwest::Body>,
+    ) -> Answer {
+        let mut request = self
+            .http
+            .post(format!("http://{}/webhooks/{path}", self.host))
+            .body(body);
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        Answer::of(request).await
+    }
+
+    /// Posts JSON to the inference service.
+    pub async fn ask(&self, path: &str, body: &Value) -> Answer {
+        Answer::of(
+            self.http
+                .post(format!("http://{}{path}", self.inference))
+                .json(body),
+        )
+        .await
+    }
+
+    /// Gets from the inference service.
+    pub async fn look(&self, path: &str) -> Answer {
+        Answer::of(self.http.get(format!("http://{}{path}", self.inference))).await
+    }
+
+    /// Gets from the host.
+    pub async fn host_get(&self, path: &str) -> Answer {
+        Answer::of(self.http.get(format!("http://{}{path}", self.host))).await
+    }
+
+    /// The stores of the running (or stopped) system, opened beside it.
+    pub async fn stores(&self) -> store::embedded::Embedded {
+        store::embedded::open(&self.data())
+            .await
+            .expect("the data folder opens")
+    }
+
+    /// Distinct stored events, in all.
+    pub async fn stored_events(&self) -> u64 {
+        let counts = self
+            .stores()
+            .await
+            .events
+            .counts()
+            .await
+            .expect("the events can be counted");
+        counts.iter().map(|count| count.events).sum()
+    }
+}
+
+impl Drop for System {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            // The folder goes with the test; what explains the failure is shown.
+            let log = self.log();
+            let from = log.len().saturating_sub(8_000);
+            let tail = log
+                .char_indices()
+                .find(|(at, _)| *at >= from)
+                .map_or("", |(at, _)| &log[at..]);
+            println!("the end of the log:\n{tail}");
+        }
+    }
+}
+
+/// A status and a JSON body.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// Status code.
+    pub status: u16,
+    /// Body, `null` when it is no JSON.
+    pub body: Value,
+    /// Body as text.
+    pub text: String,
+    /// `Retry-After`, where there is one.
+    pub retry_after: Option<String>,
+}
+
+impl Answer {
+    /// Sends the request and reads the answer.
+    pub async fn of(request: reqwest::RequestBuilder) -> Self {
+        let response = request.send().await.expect("the service answers");
+        let retry_after = response.headers().get("retry-after");
+        let retry_after = retry_after
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned);
+        let status = response.status().as_u16();
+        let text = response.text().await.expect("the answer is readable");
+        let body = serde_json::from_str(&text).unwrap_or(Value::Null);
+        Self {
+            status,
+            body,
+            text,
+            retry_after,
+        }
+    }
+
+    /// The stable code of an error.
+    pub fn error_code(&self) -> &str {
+        self.body["error"]["code"].as_str().unwrap_or_default()
+    }
+}
+
+fn addresses(line: &str) -> Option<(SocketAddr, SocketAddr)> {
+    let rest = line.strip_prefix("sendflowr is ready: webhooks http://")?;
+    let (host, inference) = rest.split_once("  timing http://")?;
+    Some((host.parse().ok()?, inference.parse().ok()?))
+}
+
+/// A client for loopback. The product's TLS provider is the only one that is compiled in.
+pub fn client() -> reqwest::Client {
+    // Fails only when it has been set already, by another test of this process.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder()
+        .timeout(Duration::from_secs(30))
+        .build()
+        .expect("a client can be made")
+}
+
+/// Waits until `condition` holds, looking every few milliseconds.
+///
+/// # Panics
+/// When it does not hold within [`PATIENCE`].
+pub async fn eventually<F, Fut>(what: &str, mut condition: F)
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = bool>,
+{
+    let start = Instant::now();
+    while !condition().await {
+        assert!(
+            start.elapsed() < PATIENCE,
+            "{what}: not within {} s",
+            PATIENCE.as_secs()
+        );
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+}

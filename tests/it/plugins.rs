@@ -1,0 +1,124 @@
+//! Plugins dropped in, replaced, broken and removed while the host serves.
+
+use std::{fs, time::Duration};
+
+use integration_tests::{System, eventually, plugins};
+
+use crate::{POSTMARK, postmark_click, postmark_headers};
+
+fn click() -> String {
+    postmark_click("ann@example.com", "m", "2026-01-05T18:30:00Z")
+}
+
+#[tokio::test]
+async fn a_file_is_served_when_it_comes_and_gone_when_it_goes() {
+    let system = System::start(POSTMARK, &["mailgun"]).await;
+    assert_eq!(
+        system
+            .webhook("postmark", &postmark_headers(), click())
+            .await
+            .status,
+        404
+    );
+    let dropped = system.folder().join("plugins/postmark.wasm");
+    fs::copy(plugins().join("postmark.wasm"), &dropped).expect("the plugin can be copied");
+    eventually("the plugin is served", || async {
+        system
+            .webhook("postmark", &postmark_headers(), click())
+            .await
+            .status
+            == 200
+    })
+    .await;
+    let list = system.host_get("/plugins").await;
+    let slugs: Vec<_> = list.body["plugins"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|plugin| plugin["slug"].clone())
+        .collect();
+    assert_eq!(slugs, ["mailgun", "postmark"], "{}", list.text);
+    fs::remove_file(&dropped).expect("the plugin can be removed");
+    eventually("the plugin is gone", || async {
+        system
+            .webhook("postmark", &postmark_headers(), click())
+            .await
+            .status
+            == 404
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_bad_file_is_reported_and_the_old_plugin_serves_on() {
+    let system = System::start(POSTMARK, &["postmark"]).await;
+    fs::write(system.folder().join("plugins/postmark.wasm"), "not a component")
+        .expect("the plugin can be overwritten");
+    eventually("the bad file is reported", || async {
+        let list = system.host_get("/plugins").await;
+        list.body["plugins"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .any(|plugin| plugin["problem"].is_string())
+    })
+    .await;
+    assert_eq!(
+        system
+            .webhook("postmark", &postmark_headers(), click())
+            .await
+            .status,
+        200
+    );
+}
+
+#[tokio::test]
+async fn swapping_under_load_fails_no_delivery() {
+    let system = System::start(POSTMARK, &["postmark"]).await;
+    let file = system.folder().join("plugins/postmark.wasm");
+    let original = fs::read(&file).expect("the plugin is there");
+    // A custom section more: another file of the same plugin.
+    let mut other = original.clone();
+    other.extend_from_slice(&[0, 5, 4, b'n', b'o', b't', b'e']);
+    let url = format!("http://{}/webhooks/postmark", system.host);
+    let http = system.http.clone();
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let stopped = stop.clone();
+    let load = tokio::spawn(async move {
+        let mut statuses = Vec::new();
+        while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+            let mut request = http.post(&url).body(click());
+            for (name, value) in postmark_headers() {
+                request = request.header(name, value);
+            }
+            statuses.push(
+                request
+                    .send()
+                    .await
+                    .map_or(0, |response| response.status().as_u16()),
+            );
+        }
+        statuses
+    });
+    let digest = |body: &serde_json::Value| {
+        body["plugins"][0]["digest"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    for bytes in [&other, &original, &other] {
+        let before = digest(&system.host_get("/plugins").await.body);
+        let beside = system.folder().join("plugins/postmark.new");
+        fs::write(&beside, bytes).expect("a file can be written");
+        fs::rename(&beside, &file).expect("a file can be renamed");
+        eventually("the new file is served", || async {
+            digest(&system.host_get("/plugins").await.body) != before
+        })
+        .await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let statuses = load.await.expect("the load does not panic");
+    assert!(statuses.len() > 10, "only {} deliveries", statuses.len());
+    assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}");
+}
