@@ -126,8 +126,15 @@ fn compare_world(people: usize, seed: u64, table: &mut Vec<Gains>) {
     let usual = world.usual_slot();
 
     type Make<'a> = Box<dyn Fn(&Subject, &mut dyn FnMut(&Policy<'_>)) + 'a>;
-    let average = |at: Timestamp| subjects.iter().map(|subject| subject.truth.response(at)).sum::<f64>();
-    let averages: Vec<f64> = (0..672).map(|quarter| average(now.plus_millis(quarter * 900_000))).collect();
+    let average = |at: Timestamp| {
+        subjects
+            .iter()
+            .map(|subject| subject.truth.response(at))
+            .sum::<f64>()
+    };
+    let averages: Vec<f64> = (0..672)
+        .map(|quarter| average(now.plus_millis(quarter * 900_000)))
+        .collect();
     let best_single = move |at: Timestamp| averages[(at.millis_since(now) / 900_000 % 672) as usize];
     let policies: Vec<(&str, Make<'_>)> = vec![
         ("send now", Box::new(|_, score| score(&rivals::send_now()))),
