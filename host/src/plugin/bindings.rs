@@ -1,6 +1,146 @@
-//! Bindings of every contract version that this host serves. The rest of the host sees the newest version's types.
+//! Bindings of every contract version that this host serves.
+//!
+//! The rest of the host sees the newest version's types: the module of an older version only converts. A new version
+//! adds a variant to each enum here, and the compiler then names every place that must know it.
 
+use std::fmt;
+
+use semver::Version;
+use wasmtime::{
+    Engine, Store,
+    component::{Component, HasSelf, Linker},
+};
+
+use super::sandbox::Sandbox;
+
+#[expect(
+    missing_docs,
+    reason = "the generator documents only what the contract documents"
+)]
 pub(crate) mod v1_0;
 
 /// The types of the contract, newest version.
 pub use v1_0::sendflowr::connector::types;
+
+/// The package of the contract's interfaces, as component imports and exports spell it.
+pub(crate) const PACKAGE: &str = "sendflowr:connector/";
+
+/// The contract versions that this host serves, for messages.
+pub(crate) const SERVED: &str = "1.0";
+
+/// A contract version that this host serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Contract {
+    /// 1.0, every patch of it.
+    V1_0,
+}
+
+/// Which side is behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unsupported {
+    /// The plugin was built for a contract that this host does not know yet.
+    TooNew,
+    /// The plugin was built for a contract that this host serves no longer.
+    TooOld,
+}
+
+impl Contract {
+    /// The oldest and the newest version that are served.
+    const OLDEST: (u64, u64) = (1, 0);
+    const NEWEST: (u64, u64) = (1, 0);
+
+    /// The contract of a plugin that exports this version's interface. Patch versions of one minor version share
+    /// their types.
+    pub(crate) fn of(version: &Version) -> Result<Self, Unsupported> {
+        match (version.major, version.minor) {
+            Self::OLDEST => Ok(Self::V1_0),
+            minor if minor > Self::NEWEST => Err(Unsupported::TooNew),
+            _ => Err(Unsupported::TooOld),
+        }
+    }
+}
+
+impl fmt::Display for Contract {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::V1_0 => "1.0",
+        })
+    }
+}
+
+/// A component linked to what its contract names and to nothing else.
+pub(crate) enum Bindings {
+    V1_0(v1_0::ConnectorPre<Sandbox>),
+}
+
+impl Bindings {
+    pub(crate) fn link(engine: &Engine, contract: Contract, component: &Component) -> wasmtime::Result<Self> {
+        let mut linker = Linker::new(engine);
+        match contract {
+            Contract::V1_0 => {
+                v1_0::Connector::add_to_linker::<_, HasSelf<Sandbox>>(&mut linker, |sandbox| sandbox)?;
+                Ok(Self::V1_0(v1_0::ConnectorPre::new(
+                    linker.instantiate_pre(component)?,
+                )?))
+            }
+        }
+    }
+
+    /// Makes a fresh instance. Runs the component's start functions, so the store's fences must stand.
+    pub(crate) fn instantiate(&self, store: &mut Store<Sandbox>) -> wasmtime::Result<Instance> {
+        match self {
+            Self::V1_0(pre) => Ok(Instance::V1_0(pre.instantiate(store)?)),
+        }
+    }
+}
+
+/// One instance of a plugin, whatever contract it was built for.
+pub(crate) enum Instance {
+    V1_0(v1_0::Connector),
+}
+
+impl Instance {
+    pub(crate) fn describe(&self, store: &mut Store<Sandbox>) -> wasmtime::Result<types::Descriptor> {
+        match self {
+            Self::V1_0(connector) => connector.sendflowr_connector_plugin().call_describe(store),
+        }
+    }
+
+    pub(crate) fn authenticate(
+        &self,
+        store: &mut Store<Sandbox>,
+        request: &types::Request,
+    ) -> wasmtime::Result<Result<Vec<types::Proof>, types::Rejection>> {
+        match self {
+            Self::V1_0(connector) => connector
+                .sendflowr_connector_plugin()
+                .call_authenticate(store, request),
+        }
+    }
+
+    pub(crate) fn normalize(
+        &self,
+        store: &mut Store<Sandbox>,
+        request: &types::Request,
+    ) -> wasmtime::Result<Result<types::Outcome, types::Rejection>> {
+        match self {
+            Self::V1_0(connector) => connector
+                .sendflowr_connector_plugin()
+                .call_normalize(store, request),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_which_side_is_behind() {
+        assert_eq!(Contract::of(&Version::new(1, 0, 0)), Ok(Contract::V1_0));
+        assert_eq!(Contract::of(&Version::new(1, 0, 7)), Ok(Contract::V1_0));
+        assert_eq!(Contract::of(&Version::new(1, 1, 0)), Err(Unsupported::TooNew));
+        assert_eq!(Contract::of(&Version::new(2, 0, 0)), Err(Unsupported::TooNew));
+        assert_eq!(Contract::of(&Version::new(0, 9, 0)), Err(Unsupported::TooOld));
+    }
+}

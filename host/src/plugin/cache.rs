@@ -1,0 +1,216 @@
+//! Compiled code, kept between starts.
+//!
+//! Machine code is as trusted as the host's own, so an entry is used only when this installation has written it: the
+//! folder and the key belong to this user alone, and every entry carries a MAC under that key over its code, the digest
+//! of the plugin it was compiled from and the engine it was compiled for. Whatever does not fit is compiled again.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    hash::{DefaultHasher, Hash, Hasher},
+    io::{self, ErrorKind, Read, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use ring::{hmac, rand::SecureRandom};
+use subtle::ConstantTimeEq;
+use wasmtime::{Engine, component::Component};
+
+use super::load::Digest;
+
+/// Says what the MAC is for, and changes when the layout of an entry does.
+const PURPOSE: &[u8] = b"sendflowr compiled plugin 1\0";
+
+/// HMAC-SHA-256.
+const MAC_BYTES: usize = 32;
+
+const KEY_BYTES: usize = 32;
+
+const KEY_FILE: &str = "key";
+
+/// Entries that are kept: three versions of each of twenty plugins, about 2 MB each.
+const MOST_ENTRIES: usize = 64;
+
+/// A folder of compiled plugins.
+pub(crate) struct CodeCache {
+    folder: PathBuf,
+    key: hmac::Key,
+    engine: String,
+}
+
+impl CodeCache {
+    /// Opens the folder, makes it where it is missing, and drops entries that no longer serve.
+    pub(crate) fn open(folder: &Path, engine: &Engine) -> io::Result<Self> {
+        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        let key = key(folder)?;
+        let mut hasher = DefaultHasher::new();
+        engine.precompile_compatibility_hash().hash(&mut hasher);
+        let cache = Self {
+            folder: folder.to_owned(),
+            key: hmac::Key::new(hmac::HMAC_SHA256, &key),
+            engine: format!("{:016x}", hasher.finish()),
+        };
+        cache.prune()?;
+        Ok(cache)
+    }
+
+    /// The compiled form of the plugin with this digest, if there is one that can be trusted.
+    pub(crate) fn get(&self, engine: &Engine, digest: &Digest) -> Option<Component> {
+        let path = self.path(digest);
+        let entry = match fs::read(&path) {
+            Ok(entry) => entry,
+            Err(error) if error.kind() == ErrorKind::NotFound => return None,
+            Err(error) => {
+                tracing::warn!(cache.entry = %path.display(), %error, "compiled plugin cannot be read; compiling it again");
+                return None;
+            }
+        };
+        let component = self.open_entry(engine, digest, &entry);
+        match component {
+            Ok(component) => {
+                // Keeps the entry from being the oldest; losing that only costs a compilation one day.
+                let _ = File::open(&path).and_then(|file| file.set_modified(SystemTime::now()));
+                Some(component)
+            }
+            Err(reason) => {
+                tracing::warn!(cache.entry = %path.display(), %reason, "compiled plugin is not usable; compiling it again");
+                None
+            }
+        }
+    }
+
+    #[expect(
+        unsafe_code,
+        reason = "deserializing is unsafe because the bytes become code. These bytes carry a MAC under a key that only \
+                  this user can read, made by `put` over what this engine's compiler gave for this very plugin; they \
+                  are checked in memory and not read again, so they are the compiler's own output. wasmtime itself \
+                  refuses what another version or configuration of it has made"
+    )]
+    fn open_entry(&self, engine: &Engine, digest: &Digest, entry: &[u8]) -> Result<Component, String> {
+        let Some((mac, code)) = entry.split_at_checked(MAC_BYTES) else {
+            return Err("it is cut short".to_owned());
+        };
+        if !bool::from(self.mac(digest, code).as_ref().ct_eq(mac)) {
+            return Err("its MAC is wrong".to_owned());
+        }
+        // SAFETY: see the reason above.
+        unsafe { Component::deserialize(engine, code) }.map_err(|error| error.to_string())
+    }
+
+    /// Keeps the compiled form of the plugin with this digest.
+    pub(crate) fn put(&self, digest: &Digest, component: &Component) -> io::Result<()> {
+        let code = component
+            .serialize()
+            .map_err(|error| io::Error::other(error.to_string()))?;
+        let path = self.path(digest);
+        let unfinished = path.with_extension("tmp");
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&unfinished)?;
+        file.write_all(self.mac(digest, &code).as_ref())?;
+        file.write_all(&code)?;
+        // No fsync: an entry that a crash cuts short has a wrong MAC.
+        drop(file);
+        fs::rename(&unfinished, &path)
+    }
+
+    fn path(&self, digest: &Digest) -> PathBuf {
+        self.folder.join(format!("{digest}-{}.bin", self.engine))
+    }
+
+    fn mac(&self, digest: &Digest, code: &[u8]) -> hmac::Tag {
+        let mut context = hmac::Context::with_key(&self.key);
+        // Purpose, digest and engine have fixed lengths, so their joint cannot be read in two ways.
+        context.update(PURPOSE);
+        context.update(digest.as_str().as_bytes());
+        context.update(self.engine.as_bytes());
+        context.update(code);
+        context.sign()
+    }
+
+    /// Drops what other engines have compiled, what was never finished, and the oldest beyond [`MOST_ENTRIES`].
+    fn prune(&self) -> io::Result<()> {
+        let mut entries = Vec::new();
+        for entry in fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            let path = entry.path();
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let of_this_engine = name
+                .strip_suffix(".bin")
+                .is_some_and(|name| name.ends_with(&self.engine));
+            if of_this_engine {
+                entries.push((entry.metadata()?.modified()?, path));
+            } else if name.ends_with(".bin") || name.ends_with(".tmp") {
+                fs::remove_file(path)?;
+            }
+        }
+        entries.sort();
+        let surplus = entries.len().saturating_sub(MOST_ENTRIES);
+        for (_, path) in entries.into_iter().take(surplus) {
+            fs::remove_file(path)?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads the key of the folder, or makes it, after checking that folder and key are this user's alone.
+fn key(folder: &Path) -> io::Result<[u8; KEY_BYTES]> {
+    // A file made just now belongs to whom this process runs as.
+    let probe = folder.join(format!("owner-{}.tmp", std::process::id()));
+    let us = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&probe)?
+        .metadata()?
+        .uid();
+    fs::remove_file(&probe)?;
+    check_private(folder, us)?;
+
+    let path = folder.join(KEY_FILE);
+    let mut key = [0; KEY_BYTES];
+    match OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&path)
+    {
+        Ok(mut file) => {
+            ring::rand::SystemRandom::new()
+                .fill(&mut key)
+                .map_err(|_| io::Error::other("the system gives no random bytes"))?;
+            file.write_all(&key)?;
+        }
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            check_private(&path, us)?;
+            let mut file = File::open(&path)?;
+            if file.metadata()?.len() != KEY_BYTES as u64 {
+                return Err(io::Error::other(
+                    "the key has the wrong length; remove it to have a new one made",
+                ));
+            }
+            file.read_exact(&mut key)?;
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(key)
+}
+
+fn check_private(path: &Path, us: u32) -> io::Result<()> {
+    let metadata = fs::symlink_metadata(path)?;
+    if metadata.is_symlink() || metadata.uid() != us || metadata.mode() & 0o077 != 0 {
+        return Err(io::Error::new(
+            ErrorKind::PermissionDenied,
+            format!(
+                "`{}` must belong to this user and be closed to others (mode 700 or 600)",
+                path.display()
+            ),
+        ));
+    }
+    Ok(())
+}

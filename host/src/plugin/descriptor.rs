@@ -1,0 +1,246 @@
+//! Checks what a plugin says about itself.
+
+use std::collections::BTreeSet;
+
+use semver::Version;
+
+use super::bindings::types::Descriptor;
+
+/// As the contract says.
+const SLUG_LETTERS: usize = 32;
+/// Long enough for any provider's name, short enough for a table.
+const NAME_LETTERS: usize = 64;
+/// A sentence or two.
+const SUMMARY_LETTERS: usize = 500;
+/// Twice what HTTP software commonly takes as a line.
+const URL_LETTERS: usize = 2048;
+/// No provider needs more than a handful.
+const MOST_SPECS: usize = 32;
+const MOST_HOSTS: usize = 16;
+
+/// Says what is wrong with a descriptor, if anything is.
+pub(crate) fn check(descriptor: &Descriptor) -> Result<(), String> {
+    let slug = &descriptor.slug;
+    if !is_slug(slug) {
+        let shown: String = slug.chars().take(SLUG_LETTERS).collect();
+        return Err(format!(
+            "slug `{}` must be 1 to {SLUG_LETTERS} lower-case letters, digits and inner hyphens",
+            shown.escape_default()
+        ));
+    }
+    check_text("display name", &descriptor.display_name, NAME_LETTERS)?;
+    check_text("version", &descriptor.version, NAME_LETTERS)?;
+    if let Err(error) = Version::parse(&descriptor.version) {
+        return Err(format!("version `{}` is not SemVer: {error}", descriptor.version));
+    }
+    check_text("documentation URL", &descriptor.docs_url, URL_LETTERS)?;
+    if !descriptor.docs_url.starts_with("https://") {
+        return Err(format!(
+            "documentation URL `{}` is not `https`",
+            descriptor.docs_url
+        ));
+    }
+    check_specs(descriptor)?;
+    if descriptor.hosts.len() > MOST_HOSTS {
+        return Err(format!(
+            "{} hosts; a plugin may name {MOST_HOSTS}",
+            descriptor.hosts.len()
+        ));
+    }
+    for host in &descriptor.hosts {
+        check_host(host)?;
+    }
+    let statuses = &descriptor.statuses;
+    for (name, status) in [
+        ("unproven", statuses.unproven),
+        ("malformed", statuses.malformed),
+        ("unavailable", statuses.unavailable),
+    ] {
+        if !(400..=599).contains(&status) {
+            return Err(format!(
+                "status `{status}` for `{name}` is not between 400 and 599"
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn is_slug(slug: &str) -> bool {
+    (1..=SLUG_LETTERS).contains(&slug.len())
+        && slug
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+        && !slug.starts_with('-')
+        && !slug.ends_with('-')
+}
+
+fn check_text(what: &str, text: &str, letters: usize) -> Result<(), String> {
+    let count = text.chars().count();
+    if count == 0 || count > letters {
+        return Err(format!("{what} has {count} letters; it must have 1 to {letters}"));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(format!("{what} has control characters"));
+    }
+    Ok(())
+}
+
+/// Secrets and settings stand in one table of the configuration, so they share their names.
+fn check_specs(descriptor: &Descriptor) -> Result<(), String> {
+    let secrets = descriptor.secrets.iter().map(|spec| (&spec.name, &spec.summary));
+    let settings = descriptor.settings.iter().map(|spec| (&spec.name, &spec.summary));
+    let count = descriptor.secrets.len() + descriptor.settings.len();
+    if count > MOST_SPECS {
+        return Err(format!(
+            "{count} secrets and settings; a plugin may have {MOST_SPECS}"
+        ));
+    }
+    let mut names = BTreeSet::new();
+    for (name, summary) in secrets.chain(settings) {
+        check_text("the name of a secret or setting", name, NAME_LETTERS)?;
+        let snake = name
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+            && name.starts_with(|letter: char| letter.is_ascii_lowercase());
+        if !snake {
+            return Err(format!("secret or setting `{name}` is not `snake_case`"));
+        }
+        if !names.insert(name) {
+            return Err(format!("two secrets or settings are called `{name}`"));
+        }
+        check_text(&format!("the summary of `{name}`"), summary, SUMMARY_LETTERS)?;
+    }
+    Ok(())
+}
+
+/// A host is a name of at least two labels, of which one before the last two may be `*`.
+fn check_host(host: &str) -> Result<(), String> {
+    check_text("a host", host, 253)?;
+    let labels: Vec<&str> = host.split('.').collect();
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+    };
+    let fixed = labels.len().saturating_sub(2);
+    let stars = labels.iter().filter(|label| **label == "*").count();
+    let last_has_letter = labels
+        .last()
+        .is_some_and(|label| label.bytes().any(|byte| byte.is_ascii_lowercase()));
+    let labels_fit = labels
+        .iter()
+        .enumerate()
+        .all(|(position, label)| is_label(label) || (*label == "*" && position < fixed));
+    if labels.len() < 2 || stars > 1 || !last_has_letter || !labels_fit {
+        return Err(format!(
+            "host `{host}` must be a lower-case name of at least two labels; one label before the last two may be `*`"
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugin::types::{SecretSpec, SettingSpec, Statuses};
+
+    fn descriptor() -> Descriptor {
+        Descriptor {
+            slug: "acme-mail".to_owned(),
+            display_name: "Acme Mail".to_owned(),
+            version: "1.2.3-rc.1".to_owned(),
+            docs_url: "https://acme.test/webhooks".to_owned(),
+            secrets: vec![SecretSpec {
+                name: "signing_key".to_owned(),
+                summary: "Console, Webhooks, Signing key.".to_owned(),
+                required: true,
+            }],
+            settings: Vec::new(),
+            hosts: vec!["sns.*.amazonaws.com".to_owned(), "acme.test".to_owned()],
+            statuses: Statuses {
+                unproven: 401,
+                malformed: 400,
+                unavailable: 503,
+            },
+        }
+    }
+
+    #[track_caller]
+    fn refused(change: impl FnOnce(&mut Descriptor), part: &str) {
+        let mut descriptor = descriptor();
+        change(&mut descriptor);
+        let reason = check(&descriptor).unwrap_err();
+        assert!(reason.contains(part), "{reason}");
+    }
+
+    #[test]
+    fn takes_what_the_contract_allows() {
+        assert_eq!(check(&descriptor()), Ok(()));
+    }
+
+    #[test]
+    fn refuses_slugs_that_are_no_path_segment() {
+        for slug in ["", "Acme", "a/b", "-a", "a-", "ä", &"a".repeat(33)] {
+            refused(|descriptor| slug.clone_into(&mut descriptor.slug), "slug");
+        }
+    }
+
+    #[test]
+    fn refuses_versions_names_and_urls() {
+        refused(|descriptor| "1.2".clone_into(&mut descriptor.version), "SemVer");
+        refused(
+            |descriptor| "a\nb".clone_into(&mut descriptor.display_name),
+            "control",
+        );
+        refused(|descriptor| descriptor.display_name.clear(), "display name");
+        refused(
+            |descriptor| "http://x.test".clone_into(&mut descriptor.docs_url),
+            "https",
+        );
+    }
+
+    #[test]
+    fn refuses_statuses_that_would_look_like_success() {
+        refused(|descriptor| descriptor.statuses.unproven = 200, "`unproven`");
+        refused(
+            |descriptor| descriptor.statuses.unavailable = 600,
+            "`unavailable`",
+        );
+    }
+
+    #[test]
+    fn refuses_hosts_that_are_too_wide() {
+        for host in [
+            "*",
+            "*.com",
+            "com",
+            "a.*.com",
+            "*.*.a.com",
+            "10.0.0.1",
+            "A.com",
+            "a..com",
+            "a.com:80",
+        ] {
+            refused(|descriptor| descriptor.hosts = vec![host.to_owned()], "host");
+        }
+    }
+
+    #[test]
+    fn secrets_and_settings_share_their_names() {
+        refused(
+            |descriptor| {
+                descriptor.settings.push(SettingSpec {
+                    name: "signing_key".to_owned(),
+                    summary: "Twice.".to_owned(),
+                    required: false,
+                });
+            },
+            "`signing_key`",
+        );
+        refused(
+            |descriptor| descriptor.secrets[0].name = "Signing-Key".to_owned(),
+            "snake_case",
+        );
+    }
+}

@@ -1,0 +1,85 @@
+//! The wasmtime engine: one for all plugins of a folder.
+
+use std::{io, thread, time::Duration};
+
+use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig};
+
+use super::{error::PluginError, limits::Limits};
+
+/// How often the epoch advances. One hundredth of the CPU time that a delivery has by default, so a runaway guest
+/// overshoots by about one percent; the thread that ticks takes under half a percent of a core.
+pub(crate) const TICK: Duration = Duration::from_millis(1);
+
+/// Memory that an instance leaves behind in its slot for the next one of the same plugin, so that this one takes no
+/// page faults. A delivery of a few events touches less.
+const KEPT_RESIDENT_BYTES: usize = 1 << 20;
+
+/// The same for tables: 8,000 elements, more than Rust plugins have.
+const KEPT_TABLE_BYTES: usize = 64 << 10;
+
+/// Slots that stay warm while no delivery uses them. With what a slot keeps resident this bounds the idle memory
+/// of all plugins together to 32 MiB.
+const WARM_SLOTS: u32 = 32;
+
+/// An engine for at most `deliveries` instances at once, and the thread that advances its epoch. The thread ends
+/// with the engine.
+pub(crate) fn engine(limits: &Limits, deliveries: usize) -> Result<Engine, PluginError> {
+    let engine = Engine::new(&config(limits, deliveries))
+        .map_err(|error| PluginError::host("the engine cannot be made", error.into_boxed_dyn_error()))?;
+    start_ticker(&engine).map_err(|error| PluginError::host("the epoch thread cannot be started", error))?;
+    Ok(engine)
+}
+
+fn config(limits: &Limits, deliveries: usize) -> Config {
+    // `Limits` keeps this below 512.
+    let deliveries = u32::try_from(deliveries).unwrap_or(u32::MAX);
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(deliveries)
+        .total_core_instances(deliveries.saturating_mul(limits.instances))
+        .total_memories(deliveries.saturating_mul(limits.memories))
+        .total_tables(deliveries.saturating_mul(limits.tables))
+        .max_core_instances_per_component(limits.instances)
+        .max_memories_per_component(limits.memories)
+        .max_tables_per_component(limits.tables)
+        .max_memories_per_module(limits.memories)
+        .max_tables_per_module(limits.tables)
+        .max_memory_size(limits.memory_bytes)
+        .table_elements(limits.table_elements)
+        .linear_memory_keep_resident(KEPT_RESIDENT_BYTES)
+        .table_keep_resident(KEPT_TABLE_BYTES)
+        .max_unused_warm_slots(WARM_SLOTS)
+        // Resets only the pages that were touched, where the kernel can tell (Linux 6.7).
+        .pagemap_scan(Enabled::Auto);
+    let mut config = Config::new();
+    config
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
+        .memory_init_cow(true)
+        .epoch_interruption(true)
+        .max_wasm_stack(limits.stack_bytes)
+        .cranelift_opt_level(OptLevel::Speed)
+        // The same delivery gives the same bytes on every machine, NaN and relaxed SIMD included.
+        .cranelift_nan_canonicalization(true)
+        .relaxed_simd_deterministic(true)
+        // Bounds checks of 64-bit memories cannot be elided; nothing that we serve uses them.
+        .wasm_memory64(false)
+        // Traps are reported by function name; offsets and unwind tables would only take memory.
+        .generate_address_map(false)
+        .native_unwind_info(false);
+    config
+}
+
+fn start_ticker(engine: &Engine) -> io::Result<()> {
+    let engine = engine.weak();
+    thread::Builder::new()
+        .name("plugin-epoch".to_owned())
+        .spawn(move || {
+            loop {
+                thread::sleep(TICK);
+                match engine.upgrade() {
+                    Some(engine) => engine.increment_epoch(),
+                    None => return,
+                }
+            }
+        })?;
+    Ok(())
+}

@@ -1,0 +1,304 @@
+//! What goes wrong with a plugin, whose fault it is, and by which limit's name operators know it.
+
+use std::{fmt, io, time::Duration};
+
+use semver::Version;
+
+use super::bindings::SERVED;
+
+/// A fence that a delivery can run into. The codes are stable: metrics, responses and alerts use them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Limit {
+    /// CPU time of one delivery.
+    CpuTime,
+    /// Linear memory of one delivery, all memories together.
+    Memory,
+    /// Table elements of one delivery, all tables together.
+    Table,
+    /// Instances, memories or tables of one delivery.
+    Instances,
+    /// The guest's call stack.
+    Stack,
+    /// Bytes that one call hands back.
+    OutputBytes,
+    /// Elements of one batch.
+    Events,
+    /// An answer that breaks the contract: bad UTF-8, a pointer out of range, a reply with status 500.
+    InvalidOutput,
+    /// Any other trap: a panic, a division by zero.
+    Trap,
+    /// Time in the host's queues and calls, the guest's own CPU time included.
+    WallClock,
+    /// Deliveries of one plugin, or of all, in flight at once.
+    Concurrency,
+    /// The plugin failed too often and rests.
+    Quarantined,
+}
+
+impl Limit {
+    /// The faults of a guest, in the order in which status and metrics list them.
+    pub(crate) const OF_GUESTS: [Self; 9] = [
+        Self::CpuTime,
+        Self::Memory,
+        Self::Table,
+        Self::Instances,
+        Self::Stack,
+        Self::OutputBytes,
+        Self::Events,
+        Self::InvalidOutput,
+        Self::Trap,
+    ];
+
+    /// The stable name.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::CpuTime => "cpu_time",
+            Self::Memory => "memory",
+            Self::Table => "table",
+            Self::Instances => "instances",
+            Self::Stack => "stack",
+            Self::OutputBytes => "output_bytes",
+            Self::Events => "events",
+            Self::InvalidOutput => "invalid_output",
+            Self::Trap => "trap",
+            Self::WallClock => "wall_clock",
+            Self::Concurrency => "concurrency",
+            Self::Quarantined => "quarantined",
+        }
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.code())
+    }
+}
+
+/// Whose fault a failure is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The plugin broke a limit or the contract: another delivery may fare no better (502).
+    Guest,
+    /// The host is overloaded or broken, or the plugin rests: try again later (503).
+    Host,
+}
+
+/// Why a plugin gave no answer, or does not serve.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PluginError {
+    /// The guest broke a fence.
+    #[error("plugin `{plugin}` hit its limit `{limit}` in `{call}`: {detail}")]
+    Guest {
+        /// `slug@version`.
+        plugin: String,
+        /// The fence.
+        limit: Limit,
+        /// What the plugin was doing: `instantiate`, `describe`, `authenticate` or `normalize`.
+        call: &'static str,
+        /// What happened, one line, nothing of the delivery in it.
+        detail: String,
+    },
+    /// The delivery spent too long in the host's queues and calls.
+    #[error("a delivery for plugin `{plugin}` took longer than {} ms", waited.as_millis())]
+    WallClock {
+        /// `slug@version`.
+        plugin: String,
+        /// The limit.
+        waited: Duration,
+    },
+    /// Too many deliveries in flight.
+    #[error("plugin `{plugin}` has as many deliveries in flight as it may")]
+    Busy {
+        /// `slug@version`.
+        plugin: String,
+    },
+    /// The plugin failed too often and rests.
+    #[error("plugin `{plugin}` is quarantined after repeated failures; next attempt in {} s", retry_after.as_secs() + 1)]
+    Quarantined {
+        /// `slug@version`.
+        plugin: String,
+        /// When the next delivery is let through.
+        retry_after: Duration,
+    },
+    /// The file is no plugin that this host serves.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The host cannot do its part.
+    #[error("plugin runtime: {what}")]
+    Host {
+        /// What could not be done.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl PluginError {
+    /// The stable code of the limit that was hit; none when no limit is to blame.
+    pub fn limit(&self) -> Option<&'static str> {
+        let limit = match self {
+            Self::Guest { limit, .. } => *limit,
+            Self::WallClock { .. } => Limit::WallClock,
+            Self::Busy { .. } => Limit::Concurrency,
+            Self::Quarantined { .. } => Limit::Quarantined,
+            Self::Load(LoadError::Describe { source, .. }) => return source.limit(),
+            Self::Load(_) | Self::Host { .. } => return None,
+        };
+        Some(limit.code())
+    }
+
+    /// Whose fault it is.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Guest { .. } | Self::Load(_) => Fault::Guest,
+            Self::WallClock { .. } | Self::Busy { .. } | Self::Quarantined { .. } | Self::Host { .. } => {
+                Fault::Host
+            }
+        }
+    }
+
+    /// When another attempt makes sense, where that is known.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Quarantined { retry_after, .. } => Some(*retry_after),
+            // Both pass as soon as the deliveries in flight have ended.
+            Self::Busy { .. } | Self::WallClock { .. } => Some(Duration::from_secs(1)),
+            Self::Guest { .. } | Self::Load(_) | Self::Host { .. } => None,
+        }
+    }
+
+    pub(crate) fn host(
+        what: &'static str,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self::Host {
+            what,
+            source: source.into(),
+        }
+    }
+}
+
+/// Why a file is not served.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// The file cannot be read.
+    #[error("cannot be read")]
+    Read(#[source] io::Error),
+    /// A folder, a pipe or a device.
+    #[error("is not a regular file")]
+    NotAFile,
+    /// The file grows or changes while it is read.
+    #[error("changes while it is read; it is tried again when it rests")]
+    Changing,
+    /// The file is over the size limit.
+    #[error("has more than {limit} bytes (`file_bytes`)")]
+    TooLarge {
+        /// The limit.
+        limit: u64,
+    },
+    /// Something else than WebAssembly, or a broken file.
+    #[error("is not a WebAssembly component: {0}")]
+    NotWebAssembly(String),
+    /// A core module.
+    #[error(
+        "is a core WebAssembly module, not a component; build it with `cargo xtask plugins` or `wasm-tools component new`"
+    )]
+    CoreModule,
+    /// A component of another world.
+    #[error(
+        "does not export `sendflowr:connector/plugin`, so it is no SendFlowr plugin; it exports {exports}"
+    )]
+    NotAPlugin {
+        /// The names that it exports.
+        exports: String,
+    },
+    /// The host is behind.
+    #[error(
+        "plugin `{plugin}`{} is built for contract {contract}, this host serves {SERVED}: upgrade the host",
+        version_suffix(version)
+    )]
+    TooNew {
+        /// The plugin's name, as far as the file tells.
+        plugin: String,
+        /// The plugin's version, where the file tells.
+        version: Option<String>,
+        /// The contract that it is built for.
+        contract: Version,
+    },
+    /// The plugin is behind.
+    #[error(
+        "plugin `{plugin}`{} is built for contract {contract}, this host serves {SERVED}: rebuild the plugin with a newer SDK",
+        version_suffix(version)
+    )]
+    TooOld {
+        /// The plugin's name, as far as the file tells.
+        plugin: String,
+        /// The plugin's version, where the file tells.
+        version: Option<String>,
+        /// The contract that it is built for.
+        contract: Version,
+    },
+    /// The component asks for something that plugins do not get.
+    #[error("imports `{import}`, which plugins do not get")]
+    Import {
+        /// The name of the import.
+        import: String,
+    },
+    /// The component is made of more pieces than a plugin may have.
+    #[error("is made of {count} {pieces}; a plugin may have {limit}")]
+    TooManyPieces {
+        /// What there is too much of.
+        pieces: &'static str,
+        /// How much there is.
+        count: u64,
+        /// How much there may be.
+        limit: u64,
+    },
+    /// Compiling or linking failed.
+    #[error("cannot be compiled: {0}")]
+    Compile(String),
+    /// Compiling took too long.
+    #[error("takes longer than {} s to compile", .0.as_secs())]
+    CompileTime(Duration),
+    /// `describe` failed.
+    #[error("does not describe itself")]
+    Describe {
+        /// How.
+        #[source]
+        source: Box<PluginError>,
+    },
+    /// `describe` answered what the contract does not allow.
+    #[error("describes itself wrongly: {0}")]
+    Descriptor(String),
+    /// Another file serves this slug.
+    #[error("claims the slug `{slug}`, which `{owner}` serves already; remove one of the two files")]
+    DuplicateSlug {
+        /// The slug.
+        slug: String,
+        /// The other file.
+        owner: String,
+    },
+}
+
+fn version_suffix(version: &Option<String>) -> String {
+    version
+        .as_ref()
+        .map(|version| format!(" {version}"))
+        .unwrap_or_default()
+}
+
+/// An error and its causes in one line, for status and logs.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

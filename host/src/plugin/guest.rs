@@ -1,0 +1,417 @@
+//! One plugin at work: turns, instances, calls.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task, time,
+};
+use wasmtime::{Engine, PoolConcurrencyLimitError, Store, Trap};
+
+use super::{
+    bindings::{
+        Bindings, Contract, Instance,
+        types::{Descriptor, Outcome, Proof, Rejection, Request},
+    },
+    error::{Limit, PluginError},
+    limits::Limits,
+    load::Digest,
+    log::PluginLog,
+    metrics::PluginStats,
+    output::{self, Breach},
+    quarantine::{Entry, Quarantine},
+    sandbox::{Exceeded, Sandbox, memory_bytes, start_clock, stop_clock},
+};
+
+/// Deliveries that may wait per turn. A turn takes well under a millisecond, so a longer queue could not drain within
+/// `queue_wait`; each waiting delivery holds its body.
+const WAITING_PER_TURN: usize = 64;
+
+/// A plugin that is loaded: compiled, linked and checked.
+pub struct Plugin {
+    pub(crate) descriptor: Descriptor,
+    pub(crate) tag: String,
+    pub(crate) digest: Digest,
+    pub(crate) contract: Contract,
+    pub(crate) bindings: Bindings,
+    pub(crate) engine: Engine,
+    pub(crate) limits: Arc<Limits>,
+    /// Deliveries of this plugin that may be in flight.
+    pub(crate) turns: Arc<Semaphore>,
+    /// Deliveries of all plugins that may be in flight: the slots of the engine's pool.
+    pub(crate) places: Arc<Semaphore>,
+    pub(crate) waiting: AtomicUsize,
+    pub(crate) quarantine: Quarantine,
+    pub(crate) log: Arc<PluginLog>,
+    pub(crate) stats: Arc<PluginStats>,
+}
+
+impl std::fmt::Debug for Plugin {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_tuple("Plugin")
+            .field(&self.tag)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Plugin {
+    /// What the plugin says about itself.
+    pub fn descriptor(&self) -> &Descriptor {
+        &self.descriptor
+    }
+
+    /// `slug@version`, for events and logs.
+    pub fn tag(&self) -> &str {
+        &self.tag
+    }
+
+    /// SHA-256 of the plugin's file, in lower-case hex.
+    pub fn digest(&self) -> &str {
+        self.digest.as_str()
+    }
+
+    /// Waits for a turn and reserves a fresh instance for one delivery.
+    ///
+    /// The wait is bounded in time and in number of waiting deliveries. The instance itself is made by the first
+    /// call, off the caller's thread, because making it may run the guest's code.
+    pub async fn instantiate(self: &Arc<Self>) -> Result<Guest, PluginError> {
+        let entry =
+            self.quarantine
+                .enter(Instant::now())
+                .map_err(|retry_after| PluginError::Quarantined {
+                    plugin: self.tag.clone(),
+                    retry_after,
+                })?;
+        // Built first, so that a probe which gets no turn gives its place back.
+        let mut guest = Guest {
+            plugin: Arc::clone(self),
+            entry,
+            outcome: Settled::Nothing,
+            running: None,
+            took: Duration::ZERO,
+            _turn: None,
+        };
+        guest._turn = Some(self.turn().await?);
+        self.stats.deliveries.inc();
+        Ok(guest)
+    }
+
+    async fn turn(&self) -> Result<Turn, PluginError> {
+        let busy = || {
+            self.stats.busy.inc();
+            PluginError::Busy {
+                plugin: self.tag.clone(),
+            }
+        };
+        let began = Instant::now();
+        let waiting = Waiting::enter(&self.waiting);
+        if waiting.ahead >= self.limits.concurrency * WAITING_PER_TURN {
+            return Err(busy());
+        }
+        let both = async {
+            let turn = Arc::clone(&self.turns).acquire_owned().await;
+            let place = Arc::clone(&self.places).acquire_owned().await;
+            turn.and_then(|turn| {
+                place.map(|place| Turn {
+                    _turn: turn,
+                    _place: place,
+                })
+            })
+        };
+        match time::timeout(self.limits.queue_wait, both).await {
+            Ok(turn) => {
+                self.stats.waited(began.elapsed());
+                turn.map_err(|error| PluginError::host("the semaphore is closed", error))
+            }
+            Err(_) => Err(busy()),
+        }
+    }
+
+    fn failed(&self, entry: Entry, limit: Limit) {
+        self.stats.trapped(limit);
+        if let Some(rest) = self.quarantine.failed(entry, Instant::now()) {
+            self.stats.quarantined.set(1);
+            tracing::warn!(
+                plugin = %self.tag,
+                plugin.limit = limit.code(),
+                quarantine.seconds = rest.as_secs(),
+                "plugin `{}` rests after repeated failures, the latest by its limit `{limit}`",
+                self.tag
+            );
+        }
+    }
+
+    fn completed(&self, entry: Entry) {
+        if self.quarantine.completed(entry, Instant::now()) {
+            self.stats.quarantined.set(0);
+            tracing::info!(plugin = %self.tag, "plugin `{}` works again and serves", self.tag);
+        }
+    }
+}
+
+/// The right to be in flight, of the plugin and of all plugins.
+struct Turn {
+    _turn: OwnedSemaphorePermit,
+    _place: OwnedSemaphorePermit,
+}
+
+/// Counts who waits, also when the caller gives up.
+struct Waiting<'a> {
+    count: &'a AtomicUsize,
+    ahead: usize,
+}
+
+impl<'a> Waiting<'a> {
+    fn enter(count: &'a AtomicUsize) -> Self {
+        Self {
+            count,
+            ahead: count.fetch_add(1, Ordering::Relaxed),
+        }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What a delivery has told about its plugin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Settled {
+    /// Nothing yet.
+    Nothing,
+    /// It was normalized, or its plugin failed: the quarantine knows.
+    Told,
+}
+
+/// One delivery's instance of a plugin. Calls run on a blocking thread; an instance whose call has failed is gone.
+pub struct Guest {
+    plugin: Arc<Plugin>,
+    entry: Entry,
+    outcome: Settled,
+    running: Option<Running>,
+    took: Duration,
+    _turn: Option<Turn>,
+}
+
+struct Running {
+    store: Store<Sandbox>,
+    instance: Instance,
+}
+
+impl std::fmt::Debug for Guest {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_tuple("Guest")
+            .field(&self.plugin.tag)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Guest {
+    /// Asks what must hold for the delivery to be genuine, and hands the instance back for [`Guest::normalize`].
+    pub async fn authenticate(
+        self,
+        request: Arc<Request>,
+    ) -> Result<(Self, Result<Vec<Proof>, Rejection>), PluginError> {
+        self.on_blocking_thread(move |mut guest, deadline| {
+            let answer = guest.call("authenticate", deadline, |instance, store| {
+                instance.authenticate(store, &request)
+            })?;
+            if let Ok(proofs) = &answer {
+                guest.check("authenticate", output::check_proofs(proofs))?;
+            }
+            Ok((guest, answer))
+        })
+        .await
+    }
+
+    /// Asks what the delivery means. The instance ends with the call.
+    pub async fn normalize(self, request: Arc<Request>) -> Result<Result<Outcome, Rejection>, PluginError> {
+        self.on_blocking_thread(move |mut guest, deadline| {
+            let answer = guest.call("normalize", deadline, |instance, store| {
+                instance.normalize(store, &request)
+            })?;
+            if let Ok(outcome) = &answer {
+                guest.check(
+                    "normalize",
+                    output::check_outcome(outcome, guest.plugin.limits.events),
+                )?;
+            }
+            guest.outcome = Settled::Told;
+            guest.plugin.completed(guest.entry);
+            let stats = &guest.plugin.stats;
+            match &answer {
+                Ok(Outcome::Events(batch)) => {
+                    stats.events.inc_by(batch.events.len() as u64);
+                    stats.rejects.inc_by(batch.rejected.len() as u64);
+                }
+                Ok(Outcome::Reply(_) | Outcome::Confirm(_)) => {}
+                Err(_) => {
+                    stats.rejects.inc();
+                }
+            }
+            Ok(answer)
+        })
+        .await
+    }
+
+    /// Runs `work` where it may block. When it takes longer than it may, the caller gets its answer at once; the turn
+    /// stays taken until the thread is free again.
+    async fn on_blocking_thread<R: Send + 'static>(
+        self,
+        work: impl FnOnce(Self, Instant) -> Result<R, PluginError> + Send + 'static,
+    ) -> Result<R, PluginError> {
+        let plugin = Arc::clone(&self.plugin);
+        let limit = plugin.limits.wall_clock;
+        let deadline = Instant::now() + limit;
+        match time::timeout_at(
+            deadline.into(),
+            task::spawn_blocking(move || work(self, deadline)),
+        )
+        .await
+        {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => Err(PluginError::host("a call has panicked", error)),
+            Err(_) => Err(PluginError::WallClock {
+                plugin: plugin.tag.clone(),
+                waited: limit,
+            }),
+        }
+    }
+
+    /// Calls into the instance, with the delivery's clock running.
+    fn call<R>(
+        &mut self,
+        call: &'static str,
+        deadline: Instant,
+        work: impl FnOnce(&Instance, &mut Store<Sandbox>) -> wasmtime::Result<R>,
+    ) -> Result<R, PluginError> {
+        let began = Instant::now();
+        if began >= deadline {
+            // All blocking threads were busy that long; the caller has gone.
+            let waited = self.plugin.limits.wall_clock;
+            return Err(PluginError::WallClock {
+                plugin: self.plugin.tag.clone(),
+                waited,
+            });
+        }
+        let stats = Arc::clone(&self.plugin.stats);
+        let result = match self.running(deadline) {
+            Ok(Running { store, instance }) => {
+                start_clock(store, deadline);
+                let result = work(instance, store);
+                stop_clock(store);
+                stats.took_memory(memory_bytes(store));
+                result.map_err(|error| (call, error))
+            }
+            Err(error) => Err(("instantiate", error)),
+        };
+        self.took += began.elapsed();
+        result.map_err(|(call, error)| {
+            let error = fault(&self.plugin.tag, call, self.plugin.limits.wall_clock, &error);
+            if let PluginError::Guest { limit, .. } = &error {
+                self.outcome = Settled::Told;
+                self.plugin.failed(self.entry, *limit);
+            }
+            error
+        })
+    }
+
+    /// The delivery's instance, made on first use.
+    fn running(&mut self, deadline: Instant) -> wasmtime::Result<&mut Running> {
+        if self.running.is_none() {
+            let plugin = &self.plugin;
+            let mut store = Sandbox::store(&plugin.engine, &plugin.limits, Arc::clone(&plugin.log));
+            start_clock(&mut store, deadline);
+            let instance = plugin.bindings.instantiate(&mut store)?;
+            stop_clock(&mut store);
+            self.running = Some(Running { store, instance });
+        }
+        Ok(self.running.as_mut().expect("set just above"))
+    }
+
+    /// Turns a breach of the contract into the plugin's fault.
+    fn check(&mut self, call: &'static str, result: Result<(), Breach>) -> Result<(), PluginError> {
+        result.map_err(|Breach { limit, detail }| {
+            self.outcome = Settled::Told;
+            self.plugin.failed(self.entry, limit);
+            PluginError::Guest {
+                plugin: self.plugin.tag.clone(),
+                limit,
+                call,
+                detail,
+            }
+        })
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        if self.took > Duration::ZERO {
+            self.plugin.stats.took(self.took);
+        }
+        if self.entry == Entry::Probe && self.outcome == Settled::Nothing {
+            self.plugin.quarantine.probe_abandoned(Instant::now());
+        }
+    }
+}
+
+/// Says which limit an error of wasmtime stands for.
+pub(crate) fn fault(
+    plugin: &str,
+    call: &'static str,
+    wall_clock: Duration,
+    error: &wasmtime::Error,
+) -> PluginError {
+    let plugin = plugin.to_owned();
+    let (limit, detail) = if let Some(exceeded) = error.downcast_ref::<Exceeded>() {
+        if exceeded.limit == Limit::WallClock {
+            return PluginError::WallClock {
+                plugin,
+                waited: wall_clock,
+            };
+        }
+        (exceeded.limit, exceeded.detail.clone())
+    } else if error.downcast_ref::<PoolConcurrencyLimitError>().is_some() {
+        return PluginError::Busy { plugin };
+    } else if let Some(trap) = error.downcast_ref::<Trap>() {
+        (of_trap(*trap), trap.to_string())
+    } else {
+        let reason = error.root_cause().to_string();
+        // wasmtime does not export the type of this error.
+        let limit = if reason.contains("fuel allocated for hostcalls has been exhausted") {
+            Limit::OutputBytes
+        } else if reason.starts_with("resource limit exceeded") {
+            Limit::Instances
+        } else {
+            Limit::InvalidOutput
+        };
+        (limit, reason)
+    };
+    PluginError::Guest {
+        plugin,
+        limit,
+        call,
+        detail,
+    }
+}
+
+fn of_trap(trap: Trap) -> Limit {
+    match trap {
+        Trap::StackOverflow => Limit::Stack,
+        Trap::Interrupt => Limit::CpuTime,
+        Trap::InvalidDiscriminant | Trap::InvalidChar | Trap::StringOutOfBounds | Trap::ListOutOfBounds => {
+            Limit::InvalidOutput
+        }
+        _ => Limit::Trap,
+    }
+}

@@ -1,0 +1,189 @@
+//! Reads a plugin file without compiling it: what it is, which contract it is built for, what it imports.
+//!
+//! Everything that can be refused cheaply is refused here, before the compiler spends time on it.
+
+use semver::Version;
+use wasmparser::{ComponentTypeRef, Encoding, Instance, Parser, Payload};
+
+use super::{
+    bindings::{Contract, PACKAGE, Unsupported},
+    error::LoadError,
+    limits::Limits,
+};
+
+/// What a file tells about itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Inspection {
+    pub(crate) contract: Contract,
+    /// The exact version of the contract's package that the component exports.
+    pub(crate) contract_version: Version,
+}
+
+/// Component instances that a file may write down. In-tree plugins have one; one more for each adapter it is composed
+/// with. Nested components may be instantiated again and again, each time with all they instantiate themselves, so
+/// this also bounds the powers of two (or three: 3^4) that a small file could grow to in the compiler.
+const MOST_COMPONENT_INSTANCES: u64 = 12;
+
+/// Imports and exports of the outer component: the contract has four. Bounds the length of messages too.
+const MOST_EXTERNS: u64 = 100;
+
+/// Names shown in a message.
+const MOST_NAMES_SHOWN: usize = 5;
+
+/// Inspects a file; `name` is how messages call it.
+pub(crate) fn inspect(bytes: &[u8], name: &str, limits: &Limits) -> Result<Inspection, LoadError> {
+    if !bytes.starts_with(b"\0asm") {
+        return Err(LoadError::NotWebAssembly("it does not begin like one".to_owned()));
+    }
+    if Parser::is_core_wasm(bytes) {
+        return Err(LoadError::CoreModule);
+    }
+    let mut seen = Seen::default();
+    seen.read(bytes)
+        .map_err(|error| LoadError::NotWebAssembly(error.to_string()))?;
+    at_most(
+        "component instances",
+        seen.component_instances,
+        MOST_COMPONENT_INSTANCES,
+    )?;
+    at_most("core instances", seen.core_instances, u64::from(limits.instances))?;
+    at_most("imports and exports", seen.externs, MOST_EXTERNS)?;
+
+    let exported = seen.exports.iter().find_map(|name| {
+        name.strip_prefix(PACKAGE)?
+            .strip_prefix("plugin@")
+            .and_then(|version| Version::parse(version).ok())
+    });
+    let Some(contract_version) = exported else {
+        return Err(LoadError::NotAPlugin {
+            exports: listed(&seen.exports),
+        });
+    };
+    let plugin = name.to_owned();
+    let version = seen.version;
+    let contract = match Contract::of(&contract_version) {
+        Ok(contract) => contract,
+        Err(Unsupported::TooNew) => {
+            return Err(LoadError::TooNew {
+                plugin,
+                version,
+                contract: contract_version,
+            });
+        }
+        Err(Unsupported::TooOld) => {
+            return Err(LoadError::TooOld {
+                plugin,
+                version,
+                contract: contract_version,
+            });
+        }
+    };
+    let ours = [
+        format!("{PACKAGE}types@{contract_version}"),
+        format!("{PACKAGE}logging@{contract_version}"),
+    ];
+    if let Some(import) = seen.imports.into_iter().find(|import| !ours.contains(import)) {
+        return Err(LoadError::Import { import });
+    }
+    Ok(Inspection {
+        contract,
+        contract_version,
+    })
+}
+
+fn at_most(pieces: &'static str, count: u64, limit: u64) -> Result<(), LoadError> {
+    if count > limit {
+        return Err(LoadError::TooManyPieces { pieces, count, limit });
+    }
+    Ok(())
+}
+
+fn listed(names: &[String]) -> String {
+    if names.is_empty() {
+        return "nothing".to_owned();
+    }
+    let mut text = String::new();
+    for name in names.iter().take(MOST_NAMES_SHOWN) {
+        if !text.is_empty() {
+            text.push_str(", ");
+        }
+        text.push('`');
+        text.push_str(name);
+        text.push('`');
+    }
+    if names.len() > MOST_NAMES_SHOWN {
+        text.push_str(", …");
+    }
+    text
+}
+
+/// What the parser came across. Counts are over all nested components, names only of the outer one.
+#[derive(Debug, Default)]
+struct Seen {
+    imports: Vec<String>,
+    exports: Vec<String>,
+    externs: u64,
+    component_instances: u64,
+    core_instances: u64,
+    /// The version that build tools leave in a custom section.
+    version: Option<String>,
+}
+
+impl Seen {
+    fn read(&mut self, bytes: &[u8]) -> wasmparser::Result<()> {
+        // 0 outside, 1 in the outer component, more in what it contains.
+        let mut depth = 0_u32;
+        for payload in Parser::new(0).parse_all(bytes) {
+            match payload? {
+                Payload::Version { encoding, .. } => {
+                    depth += 1;
+                    debug_assert!(depth > 1 || encoding == Encoding::Component);
+                }
+                Payload::End(_) => depth = depth.saturating_sub(1),
+                Payload::ComponentImportSection(section) if depth == 1 => {
+                    for import in section {
+                        let import = import?;
+                        // A type alone gives the component nothing to call.
+                        if !matches!(import.ty, ComponentTypeRef::Type(_)) {
+                            self.imports.push(import.name.name.to_owned());
+                        }
+                        self.externs += 1;
+                        if self.externs > MOST_EXTERNS {
+                            return Ok(());
+                        }
+                    }
+                }
+                Payload::ComponentExportSection(section) if depth == 1 => {
+                    for export in section {
+                        self.exports.push(export?.name.name.to_owned());
+                        self.externs += 1;
+                        if self.externs > MOST_EXTERNS {
+                            return Ok(());
+                        }
+                    }
+                }
+                Payload::InstanceSection(section) => {
+                    for instance in section {
+                        if matches!(instance?, Instance::Instantiate { .. }) {
+                            self.core_instances += 1;
+                        }
+                    }
+                }
+                Payload::ComponentInstanceSection(section) => {
+                    for instance in section {
+                        if matches!(instance?, wasmparser::ComponentInstance::Instantiate { .. }) {
+                            self.component_instances += 1;
+                        }
+                    }
+                }
+                Payload::CustomSection(section) if depth == 1 && section.name() == "version" => {
+                    let text = String::from_utf8_lossy(section.data());
+                    // Semantic versions are short; anything else is not worth showing.
+                    self.version = Version::parse(&text).ok().map(|version| version.to_string());
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,164 @@
+//! A plugin's own log lines.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use event::redact::Redactor;
+
+use super::{limits::Limits, metrics::PluginStats};
+
+/// How serious a plugin thinks a line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Severity {
+    Debug,
+    Info,
+    Warn,
+    Error,
+}
+
+/// A plugin's log: limited in rate and length, without addresses. Shared by all deliveries of the plugin.
+pub(crate) struct PluginLog {
+    tag: String,
+    line_bytes: usize,
+    bucket: Mutex<Bucket>,
+    stats: Arc<PluginStats>,
+}
+
+/// Seconds' worth of lines that may come at once.
+const LOG_BURST_SECONDS: u32 = 10;
+
+/// Bytes beyond a line's length that are read, so that a line which redaction shortens is still full. Enough for a
+/// long address or two.
+const MARGIN_BYTES: usize = 1024;
+
+impl PluginLog {
+    /// A log whose lines carry `tag`.
+    pub(crate) fn new(tag: String, limits: &Limits, stats: Arc<PluginStats>) -> Self {
+        Self {
+            tag,
+            line_bytes: limits.log_line_bytes,
+            bucket: Mutex::new(Bucket::full(limits.log_lines_per_second, Instant::now())),
+            stats,
+        }
+    }
+
+    /// Writes one line, or drops it.
+    pub(crate) fn write(&self, severity: Severity, message: &str) {
+        let allowed = self
+            .bucket
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take(Instant::now());
+        if !allowed {
+            self.stats.log_lines_dropped.inc();
+            return;
+        }
+        let line = printable(message, self.line_bytes);
+        match severity {
+            Severity::Debug => tracing::debug!(plugin = %self.tag, "{line}"),
+            Severity::Info => tracing::info!(plugin = %self.tag, "{line}"),
+            Severity::Warn => tracing::warn!(plugin = %self.tag, "{line}"),
+            Severity::Error => tracing::error!(plugin = %self.tag, "{line}"),
+        }
+    }
+}
+
+/// `message` as one line of at most `limit` bytes without addresses and control characters.
+fn printable(message: &str, limit: usize) -> String {
+    let mut seen = cut(message, limit + MARGIN_BYTES);
+    if seen.len() < message.len() {
+        // The last word may be half an address, which would not be recognised.
+        seen = seen.trim_end_matches(|letter: char| !letter.is_whitespace());
+    }
+    let redacted = Redactor::default().text(seen).into_owned();
+    let line = cut(&redacted, limit);
+    line.chars()
+        .map(|letter| if letter.is_control() { ' ' } else { letter })
+        .collect()
+}
+
+/// The longest beginning of `text` that has at most `limit` bytes.
+fn cut(text: &str, limit: usize) -> &str {
+    let mut end = text.len().min(limit);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+/// A token bucket.
+struct Bucket {
+    per_second: f64,
+    most: f64,
+    tokens: f64,
+    filled_at: Instant,
+}
+
+impl Bucket {
+    fn full(per_second: u32, now: Instant) -> Self {
+        let most = f64::from(per_second) * f64::from(LOG_BURST_SECONDS);
+        Self {
+            per_second: f64::from(per_second),
+            most,
+            tokens: most,
+            filled_at: now,
+        }
+    }
+
+    fn take(&mut self, now: Instant) -> bool {
+        let passed = now.saturating_duration_since(self.filled_at).as_secs_f64();
+        self.tokens = (self.tokens + passed * self.per_second).min(self.most);
+        self.filled_at = now;
+        if self.tokens < 1.0 {
+            return false;
+        }
+        self.tokens -= 1.0;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn lines_have_no_addresses_and_no_control_characters() {
+        assert_eq!(
+            printable("for ann@example.com\nok \u{1b}[31m", 100),
+            "for [address] ok  [31m"
+        );
+    }
+
+    #[test]
+    fn an_address_across_the_cut_is_not_shown() {
+        let line = printable(&format!("{} ann@example.com", "x".repeat(60)), 64);
+        assert!(!line.contains("ann"), "{line}");
+        assert!(line.len() <= 64);
+        let line = printable(&"x".repeat(5_000), 64);
+        assert_eq!(line, "");
+    }
+
+    #[test]
+    fn cuts_between_characters() {
+        assert_eq!(cut("aéz", 2), "a");
+        assert_eq!(cut("aéz", 3), "aé");
+    }
+
+    #[test]
+    fn a_burst_passes_and_then_the_rate_holds() {
+        let start = Instant::now();
+        let mut bucket = Bucket::full(2, start);
+        for _ in 0..20 {
+            assert!(bucket.take(start));
+        }
+        assert!(!bucket.take(start));
+        let later = start + Duration::from_secs(1);
+        assert!(bucket.take(later));
+        assert!(bucket.take(later));
+        assert!(!bucket.take(later));
+    }
+}

@@ -1,0 +1,399 @@
+//! Which file serves which slug.
+//!
+//! A file serves from the moment it has passed every check until another state of the same file has passed them, or
+//! until the file is gone. A bad file is reported and changes nothing. Deliveries in flight keep the plugin they
+//! began with.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use tokio::{task, time};
+
+use super::{
+    error::{LoadError, PluginError, chain},
+    guest::Plugin,
+    load::{Candidate, Fingerprint, Loader},
+    status::{PluginDetails, PluginState, PluginStatus},
+};
+
+/// How long a file must rest before it is read: copies write in steps closer to each other than this.
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// How long a file must be gone before its plugin goes. Replacing a file by removing and copying it, or renaming it,
+/// then leaves no gap.
+const GONE: Duration = Duration::from_millis(600);
+
+/// The plugins of a folder.
+pub(crate) struct Registry {
+    folder: PathBuf,
+    loader: Arc<Loader>,
+    serving: ArcSwap<HashMap<String, Arc<Plugin>>>,
+    files: Mutex<BTreeMap<PathBuf, KnownFile>>,
+}
+
+/// A file of the folder as it was last seen.
+struct KnownFile {
+    seen: Seen,
+    /// What serves of it.
+    plugin: Option<Arc<Plugin>>,
+    /// Why the present state of the file is not served.
+    problem: Option<Problem>,
+}
+
+enum Seen {
+    /// It has changed and is to be read when it rests.
+    Changed {
+        fingerprint: Option<Fingerprint>,
+        since: Instant,
+    },
+    /// Its present state has been dealt with.
+    Settled { fingerprint: Option<Fingerprint> },
+    /// It is not there.
+    Gone { since: Instant },
+}
+
+struct Problem {
+    text: String,
+    /// The slug that another file had. The file is read again when the slug is free.
+    wanted_slug: Option<String>,
+}
+
+impl Registry {
+    pub(crate) fn new(folder: PathBuf, loader: Loader) -> Self {
+        Self {
+            folder,
+            loader: Arc::new(loader),
+            serving: ArcSwap::default(),
+            files: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn get(&self, slug: &str) -> Option<Arc<Plugin>> {
+        self.serving.load().get(slug).cloned()
+    }
+
+    pub(crate) fn slugs(&self) -> Vec<String> {
+        let mut slugs: Vec<String> = self.serving.load().keys().cloned().collect();
+        slugs.sort();
+        slugs
+    }
+
+    pub(crate) fn status(&self) -> Vec<PluginStatus> {
+        self.files()
+            .iter()
+            .map(|(path, file)| PluginStatus {
+                file: file_name(path),
+                state: file
+                    .plugin
+                    .as_deref()
+                    .map_or(PluginState::Refused, PluginState::of),
+                problem: file.problem.as_ref().map(|problem| problem.text.clone()),
+                plugin: file.plugin.as_deref().map(PluginDetails::of),
+            })
+            // Not yet read, not yet forgotten: neither serves nor is refused.
+            .filter(|status| status.plugin.is_some() || status.problem.is_some())
+            .collect()
+    }
+
+    /// Looks at the folder and brings what serves in line with it. At the first look nothing has to rest. Says whether
+    /// something has yet to rest, so that another look is due soon.
+    pub(crate) async fn look(&self, first: bool) -> bool {
+        let folder = self.folder.clone();
+        let found = task::spawn_blocking(move || list(&folder)).await;
+        match found {
+            Ok(Ok(found)) => self.note(found, Instant::now()),
+            Ok(Err(error)) => {
+                // What serves goes on serving: a folder that cannot be read says nothing about its files.
+                tracing::warn!(plugin.folder = %self.folder.display(), %error, "plugin folder cannot be read");
+                return false;
+            }
+            Err(error) => {
+                tracing::error!(%error, "listing the plugin folder has panicked");
+                return false;
+            }
+        }
+        let settle = if first { Duration::ZERO } else { SETTLE };
+        for path in self.due(settle, Instant::now()) {
+            self.load(&path).await;
+        }
+        self.drop_gone(Instant::now());
+        for path in self.waiting_for_a_free_slug() {
+            self.load(&path).await;
+        }
+        let files = self.files();
+        let refused = files.values().filter(|file| file.problem.is_some()).count();
+        self.loader.metrics.set_refused_files(refused);
+        files
+            .values()
+            .any(|file| !matches!(file.seen, Seen::Settled { .. }))
+    }
+
+    fn note(&self, found: BTreeMap<PathBuf, Option<Fingerprint>>, now: Instant) {
+        let mut files = self.files();
+        for (path, file) in files.iter_mut() {
+            if !found.contains_key(path) && !matches!(file.seen, Seen::Gone { .. }) {
+                file.seen = Seen::Gone { since: now };
+            }
+        }
+        for (path, fingerprint) in found {
+            let changed = Seen::Changed {
+                fingerprint,
+                since: now,
+            };
+            match files.get_mut(&path) {
+                None => {
+                    files.insert(
+                        path,
+                        KnownFile {
+                            seen: changed,
+                            plugin: None,
+                            problem: None,
+                        },
+                    );
+                }
+                Some(file) => match &file.seen {
+                    Seen::Changed {
+                        fingerprint: before, ..
+                    }
+                    | Seen::Settled { fingerprint: before } => {
+                        if *before != fingerprint {
+                            file.seen = changed;
+                        }
+                    }
+                    Seen::Gone { .. } => file.seen = changed,
+                },
+            }
+        }
+    }
+
+    /// Files that have rested long enough to be read.
+    fn due(&self, settle: Duration, now: Instant) -> Vec<PathBuf> {
+        let files = self.files();
+        let rested = files.iter().filter(|(_, file)| match file.seen {
+            Seen::Changed { since, .. } => now.saturating_duration_since(since) >= settle,
+            Seen::Settled { .. } | Seen::Gone { .. } => false,
+        });
+        rested.map(|(path, _)| path.clone()).collect()
+    }
+
+    /// Ends what serves of files that have been gone long enough.
+    fn drop_gone(&self, now: Instant) {
+        let mut files = self.files();
+        let gone: Vec<PathBuf> = files
+            .iter()
+            .filter(|(_, file)| match file.seen {
+                Seen::Gone { since } => now.saturating_duration_since(since) >= GONE,
+                Seen::Changed { .. } | Seen::Settled { .. } => false,
+            })
+            .map(|(path, _)| path.clone())
+            .collect();
+        for path in gone {
+            if let Some(plugin) = files.remove(&path).and_then(|file| file.plugin) {
+                tracing::info!(
+                    plugin = %plugin.tag(),
+                    plugin.file = %file_name(&path),
+                    "plugin `{}` is gone with its file",
+                    plugin.tag()
+                );
+            }
+        }
+        self.publish(&files);
+    }
+
+    /// Files that were refused because another file had their slug, which it has no longer.
+    fn waiting_for_a_free_slug(&self) -> Vec<PathBuf> {
+        let serving = self.serving.load();
+        let files = self.files();
+        let waiting = files.iter().filter(|(_, file)| {
+            let wanted = file
+                .problem
+                .as_ref()
+                .and_then(|problem| problem.wanted_slug.as_ref());
+            wanted.is_some_and(|slug| !serving.contains_key(slug))
+        });
+        waiting.map(|(path, _)| path.clone()).collect()
+    }
+
+    /// Reads a file, and lets it serve when it passes.
+    async fn load(&self, path: &Path) {
+        match self.candidate(path).await {
+            Ok(candidate) => self.admit(path, candidate),
+            Err(error) => self.refuse(path, &error),
+        }
+    }
+
+    async fn candidate(&self, path: &Path) -> Result<Candidate, LoadError> {
+        let loader = Arc::clone(&self.loader);
+        let limit = loader.limits().compile_time;
+        let owned = path.to_owned();
+        // A compiler cannot be stopped: one that takes too long ends on its own, unheard.
+        match time::timeout(limit, task::spawn_blocking(move || loader.candidate(&owned))).await {
+            Ok(Ok(candidate)) => candidate,
+            Ok(Err(panic)) => Err(LoadError::Compile(panic.to_string())),
+            Err(_) => Err(LoadError::CompileTime(limit)),
+        }
+    }
+
+    fn admit(&self, path: &Path, candidate: Candidate) {
+        let slug = candidate.descriptor.slug.clone();
+        let mut files = self.files();
+        let owner = files.iter().find(|(other, file)| {
+            other.as_path() != path
+                && !matches!(file.seen, Seen::Gone { .. })
+                && file
+                    .plugin
+                    .as_ref()
+                    .is_some_and(|plugin| plugin.descriptor().slug == slug)
+        });
+        if let Some((other, _)) = owner {
+            let error = LoadError::DuplicateSlug {
+                slug: slug.clone(),
+                owner: file_name(other),
+            };
+            drop(files);
+            self.refuse(path, &error);
+            return;
+        }
+        // A file that is gone for now and comes back under another name hands its slug over.
+        for file in files.values_mut() {
+            let gone = matches!(file.seen, Seen::Gone { .. });
+            if gone
+                && file
+                    .plugin
+                    .as_ref()
+                    .is_some_and(|plugin| plugin.descriptor().slug == slug)
+            {
+                file.plugin = None;
+            }
+        }
+        let Some(file) = files.get_mut(path) else {
+            return;
+        };
+        file.seen = Seen::Settled {
+            fingerprint: Some(candidate.fingerprint),
+        };
+        file.problem = None;
+        if file
+            .plugin
+            .as_ref()
+            .is_some_and(|plugin| plugin.digest == candidate.digest)
+        {
+            // Touched, or back as it was: the plugin keeps its state.
+            return;
+        }
+        let current = self.serving.load().get(&slug).cloned();
+        let stats = current.map_or_else(
+            || self.loader.metrics.of(&slug),
+            |plugin| Arc::clone(&plugin.stats),
+        );
+        let plugin = Arc::new(self.loader.plugin(candidate, stats));
+        let before = file.plugin.replace(Arc::clone(&plugin));
+        self.publish(&files);
+        drop(files);
+        tracing::info!(
+            plugin = %plugin.tag(),
+            plugin.file = %file_name(path),
+            plugin.digest = %plugin.digest(),
+            plugin.before = before.as_ref().map(|before| before.tag()),
+            "plugin `{}` serves",
+            plugin.tag()
+        );
+    }
+
+    fn refuse(&self, path: &Path, error: &LoadError) {
+        let name = file_name(path);
+        let mut files = self.files();
+        let Some(file) = files.get_mut(path) else {
+            return;
+        };
+        let fingerprint = match file.seen {
+            Seen::Changed { fingerprint, .. } | Seen::Settled { fingerprint } => fingerprint,
+            Seen::Gone { .. } => None,
+        };
+        if matches!(error, LoadError::Changing) {
+            file.seen = Seen::Changed {
+                fingerprint,
+                since: Instant::now(),
+            };
+            return;
+        }
+        file.seen = Seen::Settled { fingerprint };
+        let wanted_slug = match error {
+            LoadError::DuplicateSlug { slug, .. } => Some(slug.clone()),
+            _ => None,
+        };
+        let text = format!("`{name}` {}", chain(error));
+        let known = file.problem.as_ref().is_some_and(|problem| problem.text == text);
+        let serves = file.plugin.as_ref().map(|plugin| plugin.tag().to_owned());
+        file.problem = Some(Problem {
+            text: text.clone(),
+            wanted_slug,
+        });
+        drop(files);
+        if !known {
+            match serves {
+                Some(tag) => tracing::warn!(
+                    plugin.file = %name, plugin = %tag, "plugin file is refused, `{tag}` goes on serving: {text}"
+                ),
+                None => tracing::warn!(plugin.file = %name, "plugin file is refused: {text}"),
+            }
+        }
+    }
+
+    /// Makes the map of what serves from the files, and ends the series of what serves no longer.
+    fn publish(&self, files: &BTreeMap<PathBuf, KnownFile>) {
+        let mut serving = HashMap::new();
+        for file in files.values() {
+            if let Some(plugin) = &file.plugin {
+                serving.insert(plugin.descriptor().slug.clone(), Arc::clone(plugin));
+            }
+        }
+        let before = self.serving.swap(Arc::new(serving));
+        let now = self.serving.load();
+        for slug in before.keys().filter(|slug| !now.contains_key(*slug)) {
+            self.loader.metrics.forget(slug);
+        }
+    }
+
+    fn files(&self) -> MutexGuard<'_, BTreeMap<PathBuf, KnownFile>> {
+        // Every change leaves the map consistent at each step, so a panic elsewhere does not spoil it.
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Makes the folder where it is missing.
+pub(crate) fn make_folder(folder: &Path) -> Result<(), PluginError> {
+    fs::create_dir_all(folder).map_err(|error| PluginError::host("the plugin folder cannot be made", error))
+}
+
+/// Everything in the folder that is called like a plugin. What is no regular file has no fingerprint: it is reported
+/// when it is read. Names that begin with a dot are left to editors and copying tools.
+fn list(folder: &Path) -> io::Result<BTreeMap<PathBuf, Option<Fingerprint>>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let hidden = path
+            .file_name()
+            .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        let is_plugin = path.extension().is_some_and(|extension| extension == "wasm");
+        if is_plugin && !hidden {
+            let fingerprint = Fingerprint::at(&path).ok();
+            found.insert(path, fingerprint);
+        }
+    }
+    Ok(found)
+}
+
+/// The file's name for people: control characters and what is not UTF-8 are replaced.
+fn file_name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.chars()
+        .map(|letter| if letter.is_control() { '\u{fffd}' } else { letter })
+        .collect()
+}

@@ -1,0 +1,49 @@
+//! Watches the plugin folder.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::{sync::Notify, time};
+
+use super::registry::Registry;
+
+/// How long after a change the folder is looked at, so that the many changes of one copy cost one look, and how
+/// often while something has yet to rest.
+const DEBOUNCE: Duration = Duration::from_millis(100);
+
+/// How often the folder is looked at when nothing tells of a change: notifications get lost on network file systems,
+/// through symlinks, and when the folder itself is replaced. A look costs a listing of the folder.
+const RESCAN: Duration = Duration::from_secs(1);
+
+/// Keeps `registry` in line with `folder` until the task is aborted.
+pub(crate) async fn watch(folder: Arc<Path>, registry: Arc<Registry>, pending: bool) {
+    let changed = Arc::new(Notify::new());
+    let watcher = start_watcher(&folder, Arc::clone(&changed));
+    if let Err(error) = &watcher {
+        tracing::warn!(
+            plugin.folder = %folder.display(),
+            %error,
+            "plugin folder cannot be watched; it is looked at every second instead"
+        );
+    }
+    let mut pending = pending;
+    loop {
+        if pending {
+            time::sleep(DEBOUNCE).await;
+        } else if time::timeout(RESCAN, changed.notified()).await.is_ok() {
+            time::sleep(DEBOUNCE).await;
+        }
+        pending = registry.look(false).await;
+    }
+}
+
+fn start_watcher(folder: &Path, changed: Arc<Notify>) -> notify::Result<RecommendedWatcher> {
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        // Reading the files is an event too, and must not lead to reading them again. An error may hide a change.
+        if !event.is_ok_and(|event| event.kind.is_access()) {
+            changed.notify_one();
+        }
+    })?;
+    watcher.watch(folder, RecursiveMode::NonRecursive)?;
+    Ok(watcher)
+}

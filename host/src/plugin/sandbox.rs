@@ -1,0 +1,231 @@
+//! What surrounds one instance: its clock, its memory fence and its log.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use cpu_time::ThreadTime;
+use wasmtime::{Engine, ResourceLimiter, Store, UpdateDeadline};
+
+use super::{
+    engine::TICK,
+    error::Limit,
+    limits::Limits,
+    log::{PluginLog, Severity},
+};
+
+/// Ends a guest's call, naming the fence.
+#[derive(Debug, thiserror::Error)]
+#[error("{detail}")]
+pub(crate) struct Exceeded {
+    pub(crate) limit: Limit,
+    pub(crate) detail: String,
+}
+
+/// The state of one store.
+pub(crate) struct Sandbox {
+    meter: Meter,
+    fence: Fence,
+    log: Arc<PluginLog>,
+}
+
+impl Sandbox {
+    /// A fresh store with every fence up.
+    pub(crate) fn store(engine: &Engine, limits: &Limits, log: Arc<PluginLog>) -> Store<Self> {
+        let sandbox = Self {
+            meter: Meter {
+                left: limits.cpu_time,
+                started: Duration::ZERO,
+                deadline: Instant::now(),
+            },
+            fence: Fence {
+                memory_bytes_left: limits.memory_bytes,
+                memory_bytes: limits.memory_bytes,
+                table_elements_left: limits.table_elements,
+                table_elements: limits.table_elements,
+                instances: widen(limits.instances),
+                memories: widen(limits.memories),
+                tables: widen(limits.tables),
+            },
+            log,
+        };
+        let mut store = Store::new(engine, sandbox);
+        store.limiter(|sandbox| &mut sandbox.fence);
+        store.epoch_deadline_callback(|mut context| context.data_mut().meter.check());
+        // Lists may point at the same bytes again and again, so a small guest memory can describe any amount of
+        // output. This bounds what the host allocates for one call before anything is allocated.
+        store.set_hostcall_fuel(limits.output_bytes);
+        store
+    }
+
+    /// Writes one line of the plugin's own log.
+    pub(crate) fn log(&mut self, severity: Severity, message: &str) {
+        self.log.write(severity, message);
+    }
+}
+
+/// Starts the clock of a call that must end by `deadline`.
+pub(crate) fn start_clock(store: &mut Store<Sandbox>, deadline: Instant) {
+    let meter = &mut store.data_mut().meter;
+    meter.started = ThreadTime::now().as_duration();
+    meter.deadline = deadline;
+    let ticks = ticks(meter.left.min(deadline.saturating_duration_since(Instant::now())));
+    store.set_epoch_deadline(ticks);
+}
+
+/// Stops the clock: what the call has used is gone for the delivery's next call.
+pub(crate) fn stop_clock(store: &mut Store<Sandbox>) {
+    let meter = &mut store.data_mut().meter;
+    meter.left = meter.left.saturating_sub(meter.used());
+}
+
+/// Linear memory that the delivery has taken so far, all memories together.
+pub(crate) fn memory_bytes(store: &Store<Sandbox>) -> usize {
+    let fence = &store.data().fence;
+    fence.memory_bytes - fence.memory_bytes_left
+}
+
+/// Limits in a configuration are `u32`, in wasmtime `usize`.
+fn widen(limit: u32) -> usize {
+    usize::try_from(limit).unwrap_or(usize::MAX)
+}
+
+/// Ticks after which `time` has certainly passed; at least one.
+fn ticks(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos().div_ceil(TICK.as_nanos())).unwrap_or(u64::MAX - 1) + 1
+}
+
+/// Measures CPU time, so that a thread that waits for its turn on a busy machine does not look like an endless loop.
+/// Epochs count time on the wall: they only say when to look.
+struct Meter {
+    /// CPU time that the delivery still has.
+    left: Duration,
+    /// The thread's CPU time when the call began.
+    started: Duration,
+    /// When the call must have ended.
+    deadline: Instant,
+}
+
+impl Meter {
+    fn used(&self) -> Duration {
+        ThreadTime::now().as_duration().saturating_sub(self.started)
+    }
+
+    fn check(&mut self) -> wasmtime::Result<UpdateDeadline> {
+        let used = self.used();
+        if used >= self.left {
+            let detail = "the delivery has used up its CPU time".to_owned();
+            return Err(Exceeded {
+                limit: Limit::CpuTime,
+                detail,
+            }
+            .into());
+        }
+        let wall = self.deadline.saturating_duration_since(Instant::now());
+        if wall.is_zero() {
+            let detail = "the call has used up its time".to_owned();
+            return Err(Exceeded {
+                limit: Limit::WallClock,
+                detail,
+            }
+            .into());
+        }
+        Ok(UpdateDeadline::Continue(ticks((self.left - used).min(wall))))
+    }
+}
+
+/// Counts memory and table elements over the whole store. Growth over the limit traps instead of failing softly: an
+/// allocator would only turn the soft failure into a panic that no longer tells its reason.
+struct Fence {
+    memory_bytes_left: usize,
+    memory_bytes: usize,
+    table_elements_left: usize,
+    table_elements: usize,
+    instances: usize,
+    memories: usize,
+    tables: usize,
+}
+
+impl ResourceLimiter for Fence {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let growth = desired.saturating_sub(current);
+        let total = self.memory_bytes;
+        // A memory may also declare a maximum of its own: growing beyond that fails softly, as the guest asked for.
+        if growth <= self.memory_bytes_left && maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
+        match self.memory_bytes_left.checked_sub(growth) {
+            Some(left) => {
+                self.memory_bytes_left = left;
+                Ok(true)
+            }
+            None => {
+                let detail =
+                    format!("its memories would grow by {growth} bytes beyond the {total} it may have");
+                Err(Exceeded {
+                    limit: Limit::Memory,
+                    detail,
+                }
+                .into())
+            }
+        }
+    }
+
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let growth = desired.saturating_sub(current);
+        let total = self.table_elements;
+        if growth <= self.table_elements_left && maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
+        match self.table_elements_left.checked_sub(growth) {
+            Some(left) => {
+                self.table_elements_left = left;
+                Ok(true)
+            }
+            None => {
+                let detail =
+                    format!("its tables would grow by {growth} elements beyond the {total} it may have");
+                Err(Exceeded {
+                    limit: Limit::Table,
+                    detail,
+                }
+                .into())
+            }
+        }
+    }
+
+    fn instances(&self) -> usize {
+        self.instances
+    }
+
+    fn tables(&self) -> usize {
+        self.tables
+    }
+
+    fn memories(&self) -> usize {
+        self.memories
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_cover_the_time() {
+        assert_eq!(ticks(Duration::ZERO), 1);
+        assert_eq!(ticks(Duration::from_micros(1)), 2);
+        assert_eq!(ticks(Duration::from_millis(100)), 101);
+    }
+}

@@ -1,0 +1,139 @@
+//! What `GET /plugins` shows.
+
+use std::{collections::BTreeMap, time::Instant};
+
+use serde::Serialize;
+
+use super::guest::Plugin;
+
+/// One file of the plugin folder, and the plugin that it serves.
+#[derive(Debug, Clone, Serialize)]
+pub struct PluginStatus {
+    /// Name of the file.
+    pub file: String,
+    /// Whether the plugin serves.
+    #[serde(flatten)]
+    pub state: PluginState,
+    /// Why the file as it is now is not served. Beside a plugin that serves, this is about a file that came after it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// The plugin; absent when the file has never been served.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub plugin: Option<PluginDetails>,
+}
+
+/// Whether a plugin serves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum PluginState {
+    /// It serves.
+    Serving,
+    /// It failed too often and rests.
+    Quarantined {
+        /// Seconds until a delivery is let through.
+        retry_after_seconds: u64,
+    },
+    /// The file is no plugin that can be served.
+    Refused,
+}
+
+/// A plugin that is loaded.
+#[derive(Debug, Clone, Serialize)]
+pub struct PluginDetails {
+    /// Path segment under `/webhooks/`.
+    pub slug: String,
+    /// The provider's name.
+    pub display_name: String,
+    /// Version of the plugin.
+    pub version: String,
+    /// Where the provider documents its webhook.
+    pub docs_url: String,
+    /// SHA-256 of the file.
+    pub digest: String,
+    /// Contract that the plugin was built for.
+    pub contract: String,
+    /// Secrets that the operator can configure.
+    pub secrets: Vec<SpecStatus>,
+    /// Settings that the operator can configure.
+    pub settings: Vec<SpecStatus>,
+    /// Deliveries handed to the plugin.
+    pub deliveries: u64,
+    /// Events that it gave.
+    pub events: u64,
+    /// Deliveries and elements that it could not use.
+    pub rejects: u64,
+    /// Deliveries that broke a limit, by the limit's code.
+    pub traps: BTreeMap<&'static str, u64>,
+    /// Deliveries turned away because too many were in flight.
+    pub busy: u64,
+    /// Log lines over the plugin's rate.
+    pub log_lines_dropped: u64,
+    /// Half of the deliveries spent less in the plugin; at most a fifth too high.
+    pub p50_us: Option<u64>,
+    /// 99 in 100 deliveries spent less in the plugin; at most a fifth too high.
+    pub p99_us: Option<u64>,
+    /// Most linear memory that one delivery has taken.
+    pub memory_peak_bytes: i64,
+}
+
+/// A secret or setting that a plugin declares.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SpecStatus {
+    /// Name in the configuration.
+    pub name: String,
+    /// What it is.
+    pub summary: String,
+    /// Whether the plugin cannot work without it.
+    pub required: bool,
+}
+
+impl PluginDetails {
+    pub(crate) fn of(plugin: &Plugin) -> Self {
+        let descriptor = plugin.descriptor();
+        let secrets = descriptor.secrets.iter();
+        let settings = descriptor.settings.iter();
+        let spec = |name: &String, summary: &String, required: bool| SpecStatus {
+            name: name.clone(),
+            summary: summary.clone(),
+            required,
+        };
+        let stats = &plugin.stats;
+        Self {
+            slug: descriptor.slug.clone(),
+            display_name: descriptor.display_name.clone(),
+            version: descriptor.version.clone(),
+            docs_url: descriptor.docs_url.clone(),
+            digest: plugin.digest().to_owned(),
+            contract: plugin.contract.to_string(),
+            secrets: secrets
+                .map(|secret| spec(&secret.name, &secret.summary, secret.required))
+                .collect(),
+            settings: settings
+                .map(|setting| spec(&setting.name, &setting.summary, setting.required))
+                .collect(),
+            deliveries: stats.deliveries.get(),
+            events: stats.events.get(),
+            rejects: stats.rejects.get(),
+            traps: stats
+                .traps()
+                .map(|(limit, count)| (limit.code(), count))
+                .collect(),
+            busy: stats.busy.get(),
+            log_lines_dropped: stats.log_lines_dropped.get(),
+            p50_us: stats.quantile_us(0.5),
+            p99_us: stats.quantile_us(0.99),
+            memory_peak_bytes: stats.memory_peak_bytes(),
+        }
+    }
+}
+
+impl PluginState {
+    pub(crate) fn of(plugin: &Plugin) -> Self {
+        match plugin.quarantine.resting(Instant::now()) {
+            None => Self::Serving,
+            Some(rest) => Self::Quarantined {
+                retry_after_seconds: rest.as_secs_f64().ceil() as u64,
+            },
+        }
+    }
+}
