@@ -70,6 +70,11 @@ impl System {
 
     /// The same with more arguments for `sendflowr up`.
     pub async fn start_with(configuration: &str, slugs: &[&str], arguments: &[&str]) -> Self {
+        Self::start_logging(configuration, slugs, arguments, "debug,sqlx=info,hyper=info,h2=info").await
+    }
+
+    /// The same with another log filter: tests read the log, benches must not pay for it.
+    pub async fn start_logging(configuration: &str, slugs: &[&str], arguments: &[&str], log: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         fs::write(folder.path().join("sendflowr.toml"), configuration)
             .expect("the configuration can be written");
@@ -97,7 +102,7 @@ impl System {
         let mut system = Self {
             folder,
             child: None,
-            arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
+            arguments: arguments.iter().copied().chain(["--log", log]).map(str::to_owned).collect(),
             host: nowhere,
             inference: nowhere,
             http: client(),
@@ -122,14 +127,7 @@ impl System {
                 "--inference-listen",
                 "127.0.0.1:0",
             ])
-            .args([
-                "--plugins",
-                "plugins",
-                "--data",
-                "data",
-                "--log",
-                "debug,sqlx=info,hyper=info,h2=info",
-            ])
+            .args(["--plugins", "plugins", "--data", "data"])
             .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -263,6 +261,14 @@ impl System {
         store::embedded::open(&self.data())
             .await
             .expect("the data folder opens")
+    }
+
+    /// Memory of the process, in kB.
+    pub fn resident_kb(&self) -> u64 {
+        let id = self.child.as_ref().map(Child::id).unwrap_or_default();
+        let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or_default();
+        line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).unwrap_or_default()
     }
 
     /// Distinct stored events, in all.

@@ -15,6 +15,7 @@ Usage: cargo xtask <command>
   up [arguments]      installs what is missing, builds plugins and binary, runs `sendflowr up --demo`
   test                installs what is missing and runs every test
   check               formatting, lints, documentation, dependency policy
+  load                measures deliveries and decisions a second of the release binary
   plugins [slug …]    builds plugins into target/plugins (all, or those named)
   setup               installs what is missing: the WebAssembly target, a C compiler
 ";
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         "up" => up::run(rest),
         "test" => test::run(),
         "check" => check::run(),
+        "load" => up::load(),
         "plugins" => plugins::run(rest),
         "setup" => setup::run(),
         "help" | "--help" | "-h" => {
