@@ -73,7 +73,7 @@ pub(crate) struct Dispatch {
     pub(crate) appeal: f64,
 }
 
-/// The mailing of week `week` for one person, or `None` if the person is not in it.
+/// One of the mailings of the week that begins at `week_start`, for one person.
 pub(crate) fn draw_mailing(
     rng: &mut impl Rng,
     brand: &Brand,

@@ -175,10 +175,10 @@ impl Person {
 
     /// The chance that a look at age `hours` notices the mail.
     pub(crate) fn notices(&self, hours: f64) -> f64 {
-        if hours < 0.0 || hours > ATTENTION_END_HOURS {
-            0.0
-        } else {
+        if (0.0..=ATTENTION_END_HOURS).contains(&hours) {
             NOTICE * (-hours / self.attention_hours).exp()
+        } else {
+            0.0
         }
     }
 

@@ -120,12 +120,14 @@ fn logistic(outcomes: &[Outcome], start: [f64; CONFIDENCE_TERMS]) -> [f64; CONFI
 /// Solves a small positive definite system by elimination.
 fn solve<const N: usize>(mut matrix: [[f64; N]; N], mut right: [f64; N]) -> [f64; N] {
     for pivot in 0..N {
-        for row in pivot + 1..N {
-            let factor = matrix[row][pivot] / matrix[pivot][pivot];
-            for column in pivot..N {
-                matrix[row][column] -= factor * matrix[pivot][column];
+        let (above, below) = matrix.split_at_mut(pivot + 1);
+        let pivot_row = &above[pivot];
+        for (row, values) in below.iter_mut().enumerate() {
+            let factor = values[pivot] / pivot_row[pivot];
+            for (value, subtrahend) in values.iter_mut().zip(pivot_row) {
+                *value -= factor * subtrahend;
             }
-            right[row] -= factor * right[pivot];
+            right[pivot + 1 + row] -= factor * right[pivot];
         }
     }
     for row in (0..N).rev() {
