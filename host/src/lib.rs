@@ -1,3 +1,30 @@
-//! Loads provider plugins, proves deliveries genuine, normalizes and publishes them.
+#![doc = include_str!("../README.md")]
 
+pub mod cases;
 pub mod plugin;
+pub mod proof;
+
+mod accounts;
+mod canonical;
+mod config;
+mod dead_letter;
+mod delivery;
+mod error;
+mod fetch;
+mod http;
+mod intake;
+mod metrics;
+mod seal;
+mod secret;
+mod server;
+
+pub use accounts::{Account, Accounts, DEFAULT_ACCOUNT, Findings, InvalidAccount, RawAccounts};
+pub use config::{HostConfig, InvalidConfig, RawHostConfig, RawHostPluginsConfig};
+pub use dead_letter::header;
+pub use delivery::{Delivery, DeliveryError, Unverified, Verified};
+pub use error::HostError;
+pub use fetch::{AddressRefused, FetchAddress, FetchError, Fetcher};
+pub use intake::{Counts, Intake, IntakeError, ReplayError};
+pub use seal::{OpenError, RawDelivery, SealContext, SealKeyError, Sealer};
+pub use secret::Secret;
+pub use server::{Dependencies, Server, open_intake, run};

@@ -1,0 +1,358 @@
+//! The operator's accounts at the providers: their secrets and settings.
+//!
+//! A provider may have several accounts (`/webhooks/{provider}/{account}`); the one without a name in the path is
+//! called `default`. The configuration does not say what is a secret and what a setting, the plugin's descriptor does,
+//! and it may change with the plugin: values are therefore kept by name and looked at through a descriptor.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    plugin::types::{Descriptor, Setting},
+    proof::Refusal,
+    secret::Secret,
+};
+
+/// The account of `/webhooks/{provider}`.
+pub const DEFAULT_ACCOUNT: &str = "default";
+
+/// The one name in an account's section that is neither a secret nor a setting.
+const ALLOW_UNSIGNED: &str = "allow_unsigned";
+
+/// Values a secret may have at once. A rotation needs two; four leave room for one that overlaps the next, and keep
+/// the work that a forged delivery causes small.
+const MAX_VALUES: usize = 4;
+
+/// Longest name of an account. It becomes part of paths, of keys and of stored ids.
+const MAX_ACCOUNT_NAME: usize = 64;
+
+/// `[accounts]` as it stands in the configuration: `[accounts.<provider>.<account>]` holds `name = value`, where a value
+/// is a text, a number, a flag, or a list of texts for a secret that is being rotated. `allow_unsigned = true` accepts
+/// deliveries that nothing proves, as long as the account has no secret.
+#[derive(Clone, Default, Deserialize)]
+#[serde(transparent)]
+pub struct RawAccounts(BTreeMap<String, BTreeMap<String, BTreeMap<String, RawValue>>>);
+
+#[derive(Clone, Deserialize)]
+#[serde(untagged)]
+enum RawValue {
+    Flag(bool),
+    Integer(i64),
+    Float(f64),
+    Text(String),
+    Texts(Vec<String>),
+}
+
+impl fmt::Debug for RawAccounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.0.iter().map(|(provider, accounts)| (provider, accounts.keys().collect::<Vec<_>>()));
+        f.debug_map().entries(names).finish()
+    }
+}
+
+/// An entry of `[accounts]` that cannot work. Names the key, never the value.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidAccount {
+    /// No provider can have this name.
+    #[error("`accounts.{0}`: a provider is called by lower-case letters, digits and hyphens")]
+    Provider(String),
+    /// No account can have this name.
+    #[error(
+        "`accounts.{provider}.{account}`: an account is called by letters, digits, `-`, `_` and `.`, \
+         at most {MAX_ACCOUNT_NAME}"
+    )]
+    Account {
+        /// The provider.
+        provider: String,
+        /// The account.
+        account: String,
+    },
+    /// A value that nothing can be done with.
+    #[error("`accounts.{provider}.{account}.{name}` {problem}")]
+    Value {
+        /// The provider.
+        provider: String,
+        /// The account.
+        account: String,
+        /// The secret or setting.
+        name: String,
+        /// What is wrong, to be read after the key.
+        problem: &'static str,
+    },
+}
+
+/// One account of one provider.
+#[derive(Debug, Clone)]
+pub struct Account {
+    provider: String,
+    name: String,
+    values: BTreeMap<String, Vec<Secret>>,
+    allow_unsigned: bool,
+}
+
+impl Account {
+    /// An account from named values, each of which may have several texts at once. Empty texts count as not set.
+    pub fn new(
+        provider: &str,
+        name: &str,
+        values: impl IntoIterator<Item = (String, Vec<String>)>,
+        allow_unsigned: bool,
+    ) -> Self {
+        let mut kept = BTreeMap::new();
+        for (name, texts) in values {
+            let texts: Vec<Secret> =
+                texts.into_iter().filter(|text| !text.trim().is_empty()).map(Secret::new).collect();
+            if !texts.is_empty() {
+                kept.insert(name, texts);
+            }
+        }
+        Self { provider: provider.to_owned(), name: name.to_owned(), values: kept, allow_unsigned }
+    }
+
+    /// The provider.
+    pub fn provider(&self) -> &str {
+        &self.provider
+    }
+
+    /// The account's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether a delivery may go through with nothing that proves it: the operator said so, and there is no secret that
+    /// it could be proven with.
+    pub(crate) fn takes_unsigned(&self, descriptor: &Descriptor) -> bool {
+        self.allow_unsigned && !descriptor.secrets.iter().any(|secret| self.values.contains_key(&secret.name))
+    }
+
+    /// The settings that the plugin declares, with their values.
+    pub(crate) fn settings(&self, descriptor: &Descriptor) -> Vec<Setting> {
+        let mut settings = Vec::new();
+        for spec in &descriptor.settings {
+            // A list makes sense for secrets alone; of a setting's the first counts.
+            if let Some(value) = self.values.get(&spec.name).and_then(|values| values.first()) {
+                settings.push(Setting { name: spec.name.clone(), value: value.expose().to_owned() });
+            }
+        }
+        settings
+    }
+
+    /// The names of the declared secrets that are configured.
+    pub(crate) fn secret_names(&self, descriptor: &Descriptor) -> Vec<String> {
+        let configured = descriptor.secrets.iter().filter(|secret| self.values.contains_key(&secret.name));
+        configured.map(|secret| secret.name.clone()).collect()
+    }
+
+    /// The values of a secret that the plugin asks for; at least one.
+    pub(crate) fn secret(&self, descriptor: &Descriptor, name: &str) -> Result<&[Secret], Refusal> {
+        if !descriptor.secrets.iter().any(|secret| secret.name == name) {
+            return Err(Refusal::SecretUndeclared { name: short_name(name) });
+        }
+        match self.values.get(name) {
+            Some(values) => Ok(values),
+            None => Err(Refusal::SecretNotConfigured { name: name.to_owned(), key: self.key(name) }),
+        }
+    }
+
+    /// Where a value stands in the configuration.
+    pub(crate) fn key(&self, name: &str) -> String {
+        format!("accounts.{}.{}.{name}", self.provider, self.name)
+    }
+
+    /// What the account lacks and has too much of, seen from the plugin.
+    pub fn findings(&self, descriptor: &Descriptor) -> Findings {
+        let secrets = descriptor.secrets.iter().map(|spec| (&spec.name, spec.required));
+        let settings = descriptor.settings.iter().map(|spec| (&spec.name, spec.required));
+        let declared: Vec<(&String, bool)> = secrets.chain(settings).collect();
+        let missing = declared.iter().filter(|(name, required)| *required && !self.values.contains_key(*name));
+        let unknown = self.values.keys().filter(|name| !declared.iter().any(|(declared, _)| declared == name));
+        Findings {
+            provider: self.provider.clone(),
+            account: self.name.clone(),
+            missing: missing.map(|(name, _)| (*name).clone()).collect(),
+            unknown: unknown.cloned().collect(),
+            takes_unsigned: self.takes_unsigned(descriptor),
+        }
+    }
+}
+
+/// A name from a plugin, short enough for an error's text.
+fn short_name(name: &str) -> String {
+    name.chars().filter(|letter| !letter.is_control()).take(MAX_ACCOUNT_NAME).collect()
+}
+
+/// How an account's configuration fits its plugin. Names only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Findings {
+    /// The provider.
+    pub provider: String,
+    /// The account.
+    pub account: String,
+    /// Required secrets and settings that are not configured.
+    pub missing: Vec<String>,
+    /// Configured names that the plugin does not know.
+    pub unknown: Vec<String>,
+    /// Whether deliveries that nothing proves are accepted.
+    pub takes_unsigned: bool,
+}
+
+/// All accounts.
+#[derive(Debug, Clone, Default)]
+pub struct Accounts {
+    providers: BTreeMap<String, BTreeMap<String, Arc<Account>>>,
+    allow_unsigned_by_default: bool,
+}
+
+impl Accounts {
+    /// Checks what the configuration says. `allow_unsigned_by_default` counts for accounts that do not say
+    /// `allow_unsigned` themselves, and for providers without any account.
+    ///
+    /// # Errors
+    /// [`InvalidAccount`] with the key that is wrong.
+    pub fn try_new(raw: RawAccounts, allow_unsigned_by_default: bool) -> Result<Self, InvalidAccount> {
+        let mut providers = BTreeMap::new();
+        for (provider, raw_accounts) in raw.0 {
+            let is_slug = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+            if provider.is_empty() || !provider.bytes().all(is_slug) {
+                return Err(InvalidAccount::Provider(provider));
+            }
+            let mut accounts = BTreeMap::new();
+            for (name, values) in raw_accounts {
+                let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+                if name.is_empty() || name.len() > MAX_ACCOUNT_NAME || !name.bytes().all(is_plain) {
+                    return Err(InvalidAccount::Account { provider, account: name });
+                }
+                let account = parse_account(&provider, &name, values, allow_unsigned_by_default)?;
+                accounts.insert(name, Arc::new(account));
+            }
+            providers.insert(provider, accounts);
+        }
+        Ok(Self { providers, allow_unsigned_by_default })
+    }
+
+    /// The account of a provider that exists, or the names of those that do. A provider without any configured account
+    /// has the account `default`, with nothing in it.
+    ///
+    /// # Errors
+    /// The names of the accounts that there are.
+    pub fn get(&self, provider: &str, account: &str) -> Result<Arc<Account>, Vec<String>> {
+        match self.providers.get(provider).filter(|accounts| !accounts.is_empty()) {
+            Some(accounts) => accounts.get(account).cloned().ok_or_else(|| accounts.keys().cloned().collect()),
+            None if account == DEFAULT_ACCOUNT => Ok(Arc::new(self.implicit(provider))),
+            None => Err(vec![DEFAULT_ACCOUNT.to_owned()]),
+        }
+    }
+
+    /// How every account of the descriptor's provider fits it.
+    pub fn findings(&self, descriptor: &Descriptor) -> Vec<Findings> {
+        match self.providers.get(&descriptor.slug).filter(|accounts| !accounts.is_empty()) {
+            Some(accounts) => accounts.values().map(|account| account.findings(descriptor)).collect(),
+            None => vec![self.implicit(&descriptor.slug).findings(descriptor)],
+        }
+    }
+
+    /// Providers that have a section, in order.
+    pub fn providers(&self) -> impl Iterator<Item = &str> {
+        self.providers.keys().map(String::as_str)
+    }
+
+    fn implicit(&self, provider: &str) -> Account {
+        Account::new(provider, DEFAULT_ACCOUNT, [], self.allow_unsigned_by_default)
+    }
+}
+
+fn parse_account(
+    provider: &str,
+    account: &str,
+    raw: BTreeMap<String, RawValue>,
+    mut allow_unsigned: bool,
+) -> Result<Account, InvalidAccount> {
+    let invalid = |name: &str, problem| InvalidAccount::Value {
+        provider: provider.to_owned(),
+        account: account.to_owned(),
+        name: name.to_owned(),
+        problem,
+    };
+    let mut values = BTreeMap::new();
+    for (name, value) in raw {
+        if name == ALLOW_UNSIGNED {
+            let RawValue::Flag(flag) = value else {
+                return Err(invalid(&name, "must be `true` or `false`"));
+            };
+            allow_unsigned = flag;
+            continue;
+        }
+        let texts = match value {
+            RawValue::Flag(flag) => vec![flag.to_string()],
+            RawValue::Integer(number) => vec![number.to_string()],
+            RawValue::Float(number) => vec![number.to_string()],
+            RawValue::Text(text) => vec![text],
+            RawValue::Texts(texts) => texts,
+        };
+        if texts.is_empty() || texts.iter().any(|text| text.trim().is_empty()) {
+            return Err(invalid(&name, "is empty: give it a value or leave it out"));
+        }
+        if texts.len() > MAX_VALUES {
+            return Err(invalid(&name, "has more than 4 values: drop those that are no longer in use"));
+        }
+        values.insert(name, texts);
+    }
+    Ok(Account::new(provider, account, values, allow_unsigned))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proof::testing::descriptor;
+
+    fn accounts(toml: &str) -> Result<Accounts, InvalidAccount> {
+        Accounts::try_new(toml::from_str(toml).unwrap(), false)
+    }
+
+    #[test]
+    fn values_are_sorted_by_the_descriptor() {
+        let accounts = accounts(
+            "[acme.eu]\ntoken = ['s3cret-old', 's3cret-new']\nurl = 'https://x.test'\ntolerance = 300\nother = true",
+        )
+        .unwrap();
+        let account = accounts.get("acme", "eu").unwrap();
+        let descriptor = descriptor(&[("token", true), ("key", true)], &[("url", true), ("tolerance", false)]);
+        assert_eq!(account.secret_names(&descriptor), ["token"]);
+        let settings: Vec<_> = account.settings(&descriptor).into_iter().map(|s| (s.name, s.value)).collect();
+        assert_eq!(settings, [("url".into(), "https://x.test".into()), ("tolerance".into(), "300".into())]);
+        assert_eq!(account.secret(&descriptor, "token").unwrap().len(), 2);
+        let findings = account.findings(&descriptor);
+        assert_eq!(findings.missing, ["key"]);
+        assert_eq!(findings.unknown, ["other"]);
+        let shown = format!("{accounts:?}{account:?}");
+        assert!(!shown.contains("s3cret"), "{shown}");
+    }
+
+    #[test]
+    fn names_what_it_does_not_have() {
+        let accounts = accounts("[acme.eu]\ntoken = 'x'\n[acme.us]\ntoken = 'y'").unwrap();
+        assert_eq!(accounts.get("acme", "default").unwrap_err(), ["eu", "us"]);
+        assert_eq!(accounts.get("other", "eu").unwrap_err(), ["default"]);
+        assert_eq!(accounts.get("other", "default").unwrap().name(), "default");
+    }
+
+    #[test]
+    fn secrets_end_unsigned_deliveries() {
+        let descriptor = descriptor(&[("token", true)], &[]);
+        let accounts =
+            accounts("[a.x]\nallow_unsigned = true\n[a.y]\nallow_unsigned = true\ntoken = 't'\n[a.z]").unwrap();
+        let takes = |name| accounts.get("a", name).unwrap().takes_unsigned(&descriptor);
+        assert_eq!((takes("x"), takes("y"), takes("z")), (true, false, false));
+    }
+
+    #[test]
+    fn errors_name_the_key_and_not_the_value() {
+        let error = |toml| accounts(toml).unwrap_err().to_string();
+        assert_eq!(error("[a.b]\nk = ''"), "`accounts.a.b.k` is empty: give it a value or leave it out");
+        assert!(error("[a.b]\nk = ['1', '2', '3', '4', '5']").starts_with("`accounts.a.b.k` has more than 4 values"));
+        assert_eq!(error("[a.b]\nallow_unsigned = 'yes'"), "`accounts.a.b.allow_unsigned` must be `true` or `false`");
+        assert!(error("[A.b]").starts_with("`accounts.A`"));
+        assert!(error("[a.'b:c']").starts_with("`accounts.a.b:c`"));
+    }
+}

@@ -1,0 +1,263 @@
+//! From what a plugin read to canonical events.
+//!
+//! Here the raw address ends: it is hashed, and taken out of every text. What a plugin gives is not trusted to be short
+//! or well-formed either: every field has a limit, so that no delivery makes records that a store refuses.
+//!
+//! | field | limit | what is longer |
+//! |---|---|---|
+//! | ids of events, messages, campaigns, people | 512 bytes | is replaced by its SHA-256, for ids must stay distinct |
+//! | `click_url` | 4,096 bytes | is cut |
+//! | `reason` | 2,048 bytes | is cut |
+//! | `campaign_name`, `subject`, `user_agent`, metadata values | 1,024 bytes | is cut |
+//! | tags, metadata names | 256 bytes | is cut |
+//! | tags, metadata pairs | 64 each | the rest is dropped |
+//! | identifiers | 16 | the rest is dropped |
+
+pub(crate) mod scrub;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use event::{
+    Event, EventType, Hasher, Identifier, IdentifierKind, MailboxProvider, SCHEMA_VERSION, Timestamp, UniversalId,
+    event_id,
+    identity::{normalize_email, scoped_esp_user_id},
+};
+
+use self::scrub::Scrubber;
+use crate::plugin::types;
+
+/// Longest `click_url`. Real ones with tracking parameters stay below 2,000; browsers and servers take 4,096 and more.
+const MAX_URL_BYTES: usize = 4096;
+
+/// Longest `reason`. SMTP answers of many lines stay below.
+const MAX_REASON_BYTES: usize = 2048;
+
+/// Longest text of one line. A subject is cut at 998 by RFC 5322.
+const MAX_LINE_BYTES: usize = 1024;
+
+/// Longest tag or metadata name, twice what the most generous provider allows.
+const MAX_NAME_BYTES: usize = 256;
+
+/// Most tags, and most metadata pairs. Providers allow 10 to 50.
+const MAX_ENTRIES: usize = 64;
+
+/// Most identifiers; there are five kinds.
+const MAX_IDENTIFIERS: usize = 16;
+
+/// How far after its receipt an event may have happened: a day takes in every mix-up of time zones. Later ones would
+/// stand in the future of every person's profile.
+const MAX_AHEAD_MS: i64 = 24 * 3600 * 1000;
+
+/// 2000-01-01T00:00:00Z, before any of the providers. Seconds read as milliseconds land in January 1970.
+const EARLIEST_MS: i64 = 946_684_800_000;
+
+/// What all events of one delivery share.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Origin<'a> {
+    pub(crate) provider: &'a str,
+    pub(crate) account: &'a str,
+    /// `slug@version`.
+    pub(crate) plugin: &'a str,
+    pub(crate) received_at: Timestamp,
+}
+
+/// An element that gives no event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RejectedElement {
+    pub(crate) index: u32,
+    pub(crate) reason: String,
+}
+
+/// What became of a batch.
+#[derive(Debug, Default)]
+pub(crate) struct Converted {
+    pub(crate) events: Vec<Event>,
+    /// The plugin's own rejections and ours, by index.
+    pub(crate) rejected: Vec<RejectedElement>,
+    pub(crate) skipped: Vec<types::Skipped>,
+    /// Identifiers that were no phone number, or held an address that is not the event's own.
+    pub(crate) identifiers_dropped: u64,
+}
+
+/// Converts a batch.
+pub(crate) fn convert(batch: types::Batch, hasher: &Hasher, origin: &Origin<'_>) -> Converted {
+    let mut converted = Converted { skipped: batch.skipped, ..Converted::default() };
+    for rejected in batch.rejected {
+        let reason = scrub::sentence(&rejected.reason);
+        converted.rejected.push(RejectedElement { index: rejected.index, reason });
+    }
+    converted.events.reserve(batch.events.len());
+    for raw in batch.events {
+        let index = raw.index;
+        match convert_event(raw, hasher, origin, &mut converted.identifiers_dropped) {
+            Ok(event) => converted.events.push(event),
+            Err(reason) => converted.rejected.push(RejectedElement { index, reason: reason.to_owned() }),
+        }
+    }
+    converted.rejected.sort_by_key(|rejected| rejected.index);
+    converted
+}
+
+fn convert_event(
+    raw: types::Event,
+    hasher: &Hasher,
+    origin: &Origin<'_>,
+    identifiers_dropped: &mut u64,
+) -> Result<Event, &'static str> {
+    let timestamp = timestamp(raw.timestamp_ms, origin.received_at)?;
+    let address = address(&raw);
+    let scrubber = Scrubber::new(raw.recipient_email.as_deref(), address.as_deref());
+
+    let recipient_email_hash = match &address {
+        Some(address) => hasher.email(address).ok(),
+        None => None,
+    };
+    let mailbox_provider = address.as_deref().map(MailboxProvider::of_address);
+    let mut identifiers = Vec::with_capacity(1 + raw.identifiers.len().min(MAX_IDENTIFIERS));
+    if let Some(hash) = &recipient_email_hash {
+        identifiers.push(Identifier { kind: IdentifierKind::EmailHash, value: hash.as_str().to_owned() });
+    }
+    for identifier in raw.identifiers.into_iter().take(MAX_IDENTIFIERS) {
+        match convert_identifier(identifier, hasher, origin) {
+            Some(identifier) => identifiers.push(identifier),
+            None => *identifiers_dropped += 1,
+        }
+    }
+    identifiers.sort();
+    identifiers.dedup();
+    let Some(universal_id) = UniversalId::from_identifiers(&identifiers) else {
+        return Err("there is no address and no other identity of the recipient");
+    };
+
+    let mut tags = Vec::with_capacity(raw.tags.len().min(MAX_ENTRIES));
+    for tag in raw.tags.into_iter().take(MAX_ENTRIES) {
+        tags.extend(scrubber.text(tag, MAX_NAME_BYTES));
+    }
+    let mut metadata = BTreeMap::new();
+    for types::Pair { name, value } in raw.metadata.into_iter().take(MAX_ENTRIES) {
+        if let Some(name) = scrubber.text(name, MAX_NAME_BYTES) {
+            metadata.insert(name, scrubber.text(value, MAX_LINE_BYTES).unwrap_or_default());
+        }
+    }
+    let line = |text: Option<String>| text.and_then(|text| scrubber.text(text, MAX_LINE_BYTES));
+    let mut event = Event {
+        schema_version: SCHEMA_VERSION,
+        event_id: String::new(),
+        event_type: event_type(raw.event_type),
+        timestamp,
+        esp: origin.provider.to_owned(),
+        account: origin.account.to_owned(),
+        universal_id,
+        recipient_email_hash,
+        mailbox_provider,
+        identifiers,
+        campaign_id: raw.campaign_id.and_then(|id| scrubber.text(id, usize::MAX)).map(scrub::shorten_id),
+        campaign_name: line(raw.campaign_name),
+        message_id: raw.message_id.and_then(|id| scrubber.id(id)),
+        subject: line(raw.subject),
+        click_url: raw.click_url.and_then(|url| scrubber.text(url, MAX_URL_BYTES)),
+        bounce_type: raw.bounce_type.map(|bounce_type| match bounce_type {
+            types::BounceType::Hard => event::BounceType::Hard,
+            types::BounceType::Soft => event::BounceType::Soft,
+        }),
+        reason: raw.reason.and_then(|reason| scrubber.text(reason, MAX_REASON_BYTES)),
+        user_agent: line(raw.user_agent),
+        ip_address: raw
+            .ip_address
+            .and_then(|text| text.trim().parse::<IpAddr>().ok())
+            .map(|address| address.to_string()),
+        tags,
+        metadata,
+        is_machine: raw.is_machine,
+        provider_event_id: raw.provider_event_id.and_then(|id| scrubber.id(id)),
+        plugin: origin.plugin.to_owned(),
+        ingested_at: origin.received_at,
+    };
+    event.event_id = event_id(&event);
+    Ok(event)
+}
+
+/// The event's normalized address: the recipient's, or failing that an identifier that is an address, as senders use
+/// them for ids of their own.
+fn address(raw: &types::Event) -> Option<String> {
+    let email = raw.recipient_email.as_deref().and_then(|email| normalize_email(email).ok());
+    email.or_else(|| {
+        let kept = raw.identifiers.iter().take(MAX_IDENTIFIERS);
+        kept.filter(|identifier| identifier.kind != types::IdentifierKind::PhoneNumber)
+            .find_map(|identifier| normalize_email(&identifier.value).ok())
+    })
+}
+
+/// An identifier as it may be stored, or `None` when it is empty, no phone number, or shows an address.
+fn convert_identifier(raw: types::Identifier, hasher: &Hasher, origin: &Origin<'_>) -> Option<Identifier> {
+    let kind = match raw.kind {
+        types::IdentifierKind::PhoneNumber => return hasher.phone_identifier(&raw.value).ok(),
+        types::IdentifierKind::KlaviyoId => IdentifierKind::KlaviyoId,
+        types::IdentifierKind::EspUserId => IdentifierKind::EspUserId,
+        types::IdentifierKind::ShopifyCustomerId => IdentifierKind::ShopifyCustomerId,
+        types::IdentifierKind::ExternalId => IdentifierKind::ExternalId,
+    };
+    let value = raw.value.trim();
+    // Redacting would make one person of all whose ids hold an address, so such an id is not used. The first that is
+    // an address has become the event's address if it had none.
+    if value.is_empty() || scrub::shows_address(value) {
+        return None;
+    }
+    let value = scrub::shorten_id(scrub::without_nul(value.to_owned()));
+    let value = match kind {
+        IdentifierKind::EspUserId => scoped_esp_user_id(origin.provider, origin.account, &value),
+        _ => value,
+    };
+    Some(Identifier { kind, value })
+}
+
+fn timestamp(ms: i64, received_at: Timestamp) -> Result<Timestamp, &'static str> {
+    let timestamp = Timestamp::try_from_millis(ms).ok_or("its time is outside the years 1970 to 9999")?;
+    if ms < EARLIEST_MS {
+        return Err("its time is before the year 2000");
+    }
+    if timestamp.millis_since(received_at) > MAX_AHEAD_MS {
+        return Err("its time is more than a day after its receipt");
+    }
+    Ok(timestamp)
+}
+
+fn event_type(event_type: types::EventType) -> EventType {
+    match event_type {
+        types::EventType::Sent => EventType::Sent,
+        types::EventType::Delivered => EventType::Delivered,
+        types::EventType::Deferred => EventType::Deferred,
+        types::EventType::Bounced => EventType::Bounced,
+        types::EventType::Rejected => EventType::Rejected,
+        types::EventType::Opened => EventType::Opened,
+        types::EventType::Clicked => EventType::Clicked,
+        types::EventType::Unsubscribed => EventType::Unsubscribed,
+        types::EventType::Resubscribed => EventType::Resubscribed,
+        types::EventType::MarkedSpam => EventType::MarkedSpam,
+        types::EventType::Replied => EventType::Replied,
+        types::EventType::Converted => EventType::Converted,
+        types::EventType::SiteVisit => EventType::SiteVisit,
+        types::EventType::ProductView => EventType::ProductView,
+        types::EventType::SmsClick => EventType::SmsClick,
+        types::EventType::PushClick => EventType::PushClick,
+        types::EventType::SupportTicket => EventType::SupportTicket,
+    }
+}
+
+/// The canonical name of a type.
+pub(crate) fn event_type_name(raw: types::EventType) -> &'static str {
+    event_type(raw).as_str()
+}
+
+/// The canonical name of an identifier's kind.
+pub(crate) fn identifier_kind_name(kind: types::IdentifierKind) -> &'static str {
+    match kind {
+        types::IdentifierKind::PhoneNumber => IdentifierKind::PhoneNumber.as_str(),
+        types::IdentifierKind::KlaviyoId => IdentifierKind::KlaviyoId.as_str(),
+        types::IdentifierKind::EspUserId => IdentifierKind::EspUserId.as_str(),
+        types::IdentifierKind::ShopifyCustomerId => IdentifierKind::ShopifyCustomerId.as_str(),
+        types::IdentifierKind::ExternalId => IdentifierKind::ExternalId.as_str(),
+    }
+}

@@ -1,0 +1,149 @@
+//! Texts without addresses, within their limits.
+
+use std::borrow::Cow;
+
+use event::redact::{PLACEHOLDER, Redactor};
+use ring::digest::{SHA256, digest};
+
+/// Longest id. The longest of known providers have 200 bytes.
+const MAX_ID_BYTES: usize = 512;
+
+/// Longest sentence of a plugin in an answer, a log line or a dead letter's header.
+const MAX_SENTENCE_BYTES: usize = 300;
+
+/// How often a text may be percent-encoded and still be looked through: links carry links.
+const PERCENT_LAYERS: usize = 3;
+
+/// Cleans the texts of one event.
+pub(super) struct Scrubber {
+    redactor: Redactor,
+    /// The recipient's address, in lower case, as given and normalized.
+    own: Vec<String>,
+}
+
+impl Scrubber {
+    /// For an event whose recipient is given as `raw` and whose normalized address is `address`.
+    pub(super) fn new(raw: Option<&str>, address: Option<&str>) -> Self {
+        // A recipient that is no address at all (`-`) must not be cut out of every text.
+        let raw = raw.map(str::trim).filter(|raw| raw.contains('@'));
+        let mut own: Vec<String> = [raw, address].into_iter().flatten().map(str::to_lowercase).collect();
+        own.dedup();
+        Self { redactor: Redactor::for_recipient(raw.or(address)), own }
+    }
+
+    /// A text for people: no address in it, at most `max` bytes; `None` when nothing is left.
+    pub(super) fn text(&self, text: String, max: usize) -> Option<String> {
+        let text = without_nul(text);
+        let redacted = match self.redactor.text(&text) {
+            Cow::Borrowed(_) => None,
+            Cow::Owned(redacted) => Some(redacted),
+        };
+        let mut text = redacted.unwrap_or(text);
+        if self.still_shows_own(&text) {
+            PLACEHOLDER.clone_into(&mut text);
+        }
+        // Cut after redacting: half an address would not be found.
+        cut(&mut text, max);
+        is_said(text)
+    }
+
+    /// An id: may have the form of an address, but is not the recipient's.
+    pub(super) fn id(&self, id: String) -> Option<String> {
+        let id = without_nul(id);
+        let redacted = match self.redactor.own_address(&id) {
+            Cow::Borrowed(_) => None,
+            Cow::Owned(redacted) => Some(redacted),
+        };
+        let id = redacted.unwrap_or(id);
+        if self.still_shows_own(&id) {
+            // Ids must stay distinct, so this one is not replaced by a placeholder.
+            return Some(hashed(&id));
+        }
+        is_said(shorten_id(id))
+    }
+
+    /// Whether the recipient's address is there in a spelling that the redactor does not know: any letter may be
+    /// percent-encoded, several times over, and full-width letters are letters.
+    fn still_shows_own(&self, text: &str) -> bool {
+        if self.own.is_empty() || (text.is_ascii() && !text.contains('%')) {
+            return false;
+        }
+        let mut layer = Cow::Borrowed(text);
+        for _ in 0..=PERCENT_LAYERS {
+            let folded = layer.to_lowercase();
+            if self.own.iter().any(|own| folded.contains(own.as_str())) {
+                return true;
+            }
+            match percent_decoded(&layer) {
+                Some(decoded) => layer = Cow::Owned(decoded),
+                None => return false,
+            }
+        }
+        false
+    }
+}
+
+/// A sentence of a plugin, fit for answers, logs and headers.
+pub(crate) fn sentence(text: &str) -> String {
+    let mut text: String = text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
+    if let Cow::Owned(redacted) = Redactor::default().text(&text) {
+        text = redacted;
+    }
+    cut(&mut text, MAX_SENTENCE_BYTES);
+    text
+}
+
+/// Whether an address can be seen in a text.
+pub(super) fn shows_address(text: &str) -> bool {
+    matches!(Redactor::default().text(text), Cow::Owned(_)) || event::identity::normalize_email(text).is_ok()
+}
+
+/// The id, or its hash when it is longer than ids may be.
+pub(super) fn shorten_id(id: String) -> String {
+    if id.len() <= MAX_ID_BYTES { id } else { hashed(&id) }
+}
+
+/// The text without NUL, which PostgreSQL does not store.
+pub(super) fn without_nul(mut text: String) -> String {
+    if text.contains('\0') {
+        text.retain(|letter| letter != '\0');
+    }
+    text
+}
+
+fn hashed(id: &str) -> String {
+    format!("sha256:{}", hex::encode(digest(&SHA256, id.as_bytes())))
+}
+
+fn is_said(text: String) -> Option<String> {
+    if text.trim().is_empty() { None } else { Some(text) }
+}
+
+/// Cuts a text at a letter's border.
+fn cut(text: &mut String, max: usize) {
+    if text.len() > max {
+        text.truncate(text.floor_char_boundary(max));
+    }
+}
+
+/// The text with one layer of percent-encoding taken off, or `None` when there is none.
+fn percent_decoded(text: &str) -> Option<String> {
+    let bytes = text.as_bytes();
+    let digit = |byte: Option<&u8>| byte.and_then(|byte| char::from(*byte).to_digit(16));
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut position = 0;
+    while position < bytes.len() {
+        let pair = (digit(bytes.get(position + 1)), digit(bytes.get(position + 2)));
+        match (bytes[position], pair) {
+            (b'%', (Some(high), Some(low))) => {
+                decoded.push((high * 16 + low) as u8);
+                position += 3;
+            }
+            (byte, _) => {
+                decoded.push(byte);
+                position += 1;
+            }
+        }
+    }
+    if decoded.len() == bytes.len() { None } else { Some(String::from_utf8_lossy(&decoded).into_owned()) }
+}

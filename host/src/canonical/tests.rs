@@ -1,0 +1,246 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const RECEIVED: &str = "2026-01-10T12:00:00.000Z";
+
+fn origin() -> Origin<'static> {
+    Origin { provider: "acme", account: "eu", plugin: "acme@1.2.3", received_at: RECEIVED.parse().unwrap() }
+}
+
+fn raw() -> types::Event {
+    types::Event {
+        index: 0,
+        event_type: types::EventType::Clicked,
+        timestamp_ms: 1_768_046_399_123,
+        provider_event_id: None,
+        recipient_email: Some("Ann@Example.com".into()),
+        identifiers: vec![],
+        campaign_id: None,
+        campaign_name: None,
+        message_id: None,
+        subject: None,
+        click_url: None,
+        user_agent: None,
+        ip_address: None,
+        bounce_type: None,
+        reason: None,
+        tags: vec![],
+        metadata: vec![],
+        is_machine: None,
+    }
+}
+
+fn identifier(kind: types::IdentifierKind, value: &str) -> types::Identifier {
+    types::Identifier { kind, value: value.into() }
+}
+
+fn convert_one(raw: types::Event) -> Converted {
+    let batch = types::Batch { events: vec![raw], skipped: vec![], rejected: vec![] };
+    convert(batch, &Hasher::new(), &origin())
+}
+
+fn event(raw: types::Event) -> Event {
+    let mut converted = convert_one(raw);
+    assert!(converted.rejected.is_empty(), "{:?}", converted.rejected);
+    converted.events.remove(0)
+}
+
+fn rejection(raw: types::Event) -> String {
+    let mut converted = convert_one(raw);
+    assert!(converted.events.is_empty());
+    converted.rejected.remove(0).reason
+}
+
+#[test]
+fn hashes_who_it_is() {
+    let event = event(types::Event {
+        identifiers: vec![
+            identifier(types::IdentifierKind::EspUserId, "77"),
+            identifier(types::IdentifierKind::PhoneNumber, "+1 415 555 0100"),
+        ],
+        ..raw()
+    });
+    let email = Hasher::new().email("ann@example.com").unwrap();
+    assert_eq!(event.recipient_email_hash.as_ref(), Some(&email));
+    assert_eq!(event.mailbox_provider, Some(MailboxProvider::Other));
+    let shown: Vec<_> = event.identifiers.iter().map(|i| (i.kind, i.value.as_str())).collect();
+    let phone = Hasher::new().phone_identifier("+14155550100").unwrap();
+    assert_eq!(
+        shown,
+        [
+            (IdentifierKind::EmailHash, email.as_str()),
+            (IdentifierKind::PhoneNumber, phone.value.as_str()),
+            (IdentifierKind::EspUserId, "acme:eu:77"),
+        ]
+    );
+    assert_eq!(Some(event.universal_id.clone()), UniversalId::from_identifiers(&event.identifiers[..1]));
+    assert_eq!(event.event_id, event_id(&event));
+    assert_eq!((event.esp.as_str(), event.account.as_str(), event.plugin.as_str()), ("acme", "eu", "acme@1.2.3"));
+}
+
+#[test]
+fn an_id_that_is_an_address_becomes_one() {
+    let id = || identifier(types::IdentifierKind::ExternalId, "Ann@example.com");
+    let alone = event(types::Event {
+        recipient_email: None,
+        identifiers: vec![id()],
+        reason: Some("to ann@example.com".into()),
+        ..raw()
+    });
+    assert_eq!(alone.recipient_email_hash, Hasher::new().email("ann@example.com").ok());
+    assert_eq!(alone.identifiers.len(), 1);
+    assert_eq!(alone.reason.as_deref(), Some("to [address]"));
+
+    let beside = convert_one(types::Event { identifiers: vec![id()], ..raw() });
+    assert_eq!(beside.events[0].identifiers.len(), 1);
+    assert_eq!(beside.identifiers_dropped, 1);
+}
+
+#[test]
+fn ids_that_hold_an_address_do_not_join_people() {
+    let converted = convert_one(types::Event {
+        recipient_email: None,
+        identifiers: vec![
+            identifier(types::IdentifierKind::ExternalId, "crm:bob@example.org"),
+            identifier(types::IdentifierKind::KlaviyoId, "01H"),
+            identifier(types::IdentifierKind::PhoneNumber, "none"),
+        ],
+        ..raw()
+    });
+    assert_eq!(converted.identifiers_dropped, 2);
+    assert_eq!(converted.events[0].identifiers.len(), 1);
+}
+
+#[test]
+fn an_event_about_nobody_is_rejected() {
+    for email in [None, Some(""), Some("no address")] {
+        let reason = rejection(types::Event { recipient_email: email.map(str::to_owned), ..raw() });
+        assert_eq!(reason, "there is no address and no other identity of the recipient");
+    }
+}
+
+#[test]
+fn impossible_times_are_rejected() {
+    let received = origin().received_at.as_millis();
+    let at = |ms| types::Event { timestamp_ms: ms, ..raw() };
+    assert_eq!(rejection(at(-1)), "its time is outside the years 1970 to 9999");
+    assert_eq!(rejection(at(1_768_046_399)), "its time is before the year 2000");
+    assert_eq!(rejection(at(received + MAX_AHEAD_MS + 1)), "its time is more than a day after its receipt");
+    assert_eq!(event(at(received + MAX_AHEAD_MS)).timestamp.as_millis(), received + MAX_AHEAD_MS);
+}
+
+#[test]
+fn texts_are_redacted_then_cut() {
+    let padding = "x".repeat(MAX_LINE_BYTES - 8);
+    let event = event(types::Event {
+        subject: Some(format!("{padding} bob@example.org and more")),
+        reason: Some("é".repeat(MAX_REASON_BYTES)),
+        message_id: Some("<17@mx.example.net>".into()),
+        provider_event_id: Some("e".repeat(2000)),
+        user_agent: Some("  ".into()),
+        ip_address: Some(" 2001:DB8::1 ".into()),
+        tags: vec!["a".into(), String::new(), "bob@example.org".into()],
+        metadata: vec![types::Pair { name: "who".into(), value: "ANN%40example.COM\0".into() }],
+        ..raw()
+    });
+    assert_eq!(event.subject.unwrap(), format!("{padding} [addres"));
+    assert_eq!(event.reason.unwrap().len(), MAX_REASON_BYTES);
+    assert_eq!(event.message_id.as_deref(), Some("<17@mx.example.net>"));
+    assert_eq!(event.provider_event_id.unwrap().len(), "sha256:".len() + 64);
+    assert_eq!(event.user_agent, None);
+    assert_eq!(event.ip_address.as_deref(), Some("2001:db8::1"));
+    assert_eq!(event.tags, ["a", "[address]"]);
+    assert_eq!(event.metadata["who"], "[address]");
+}
+
+#[test]
+fn a_recipient_that_is_no_address_leaves_texts_alone() {
+    let event = event(types::Event {
+        recipient_email: Some("-".into()),
+        identifiers: vec![identifier(types::IdentifierKind::KlaviyoId, "k-1")],
+        subject: Some("a - b".into()),
+        ..raw()
+    });
+    assert_eq!(event.subject.as_deref(), Some("a - b"));
+}
+
+#[test]
+fn rejections_of_the_plugin_keep_their_place() {
+    let rejected = |index| types::Rejected { index, reason: "for bob@example.org".into() };
+    let batch = types::Batch {
+        events: vec![types::Event { index: 1, recipient_email: None, ..raw() }],
+        skipped: vec![],
+        rejected: vec![rejected(0), rejected(2)],
+    };
+    let converted = convert(batch, &Hasher::new(), &origin());
+    let indexes: Vec<_> = converted.rejected.iter().map(|rejected| rejected.index).collect();
+    assert_eq!(indexes, [0, 1, 2]);
+    assert_eq!(converted.rejected[0].reason, "for [address]");
+}
+
+/// Percent-encodes the letters that `picked` picks, `layers` times over.
+fn encoded(text: &str, picked: u64, layers: usize) -> String {
+    let mut text = text.to_owned();
+    for _ in 0..layers {
+        text = text
+            .bytes()
+            .enumerate()
+            .map(|(position, byte)| match (picked >> (position % 64)) & 1 == 1 || byte == b'%' {
+                true => format!("%{byte:02x}"),
+                false => char::from(byte).to_string(),
+            })
+            .collect();
+    }
+    text
+}
+
+proptest! {
+    #[test]
+    fn the_raw_address_is_nowhere(
+        local in "[a-zA-Z0-9][a-zA-Z0-9._+/=-]{0,8}",
+        domain in "[a-zA-Z0-9-]{1,8}(\\.[a-z]{2,4}){0,2}",
+        before in "\\PC{0,8}",
+        after in "\\PC{0,8}",
+        picked: u64,
+        layers in 0_usize..3,
+        upper: bool,
+    ) {
+        let address = format!("{local}@{domain}");
+        let spelled = if upper { address.to_uppercase() } else { address.clone() };
+        let hidden = encoded(&spelled, picked, layers);
+        let text = || Some(format!("{before}{hidden}{after}"));
+        let converted = convert_one(types::Event {
+            recipient_email: Some(address.clone()),
+            identifiers: vec![identifier(types::IdentifierKind::ExternalId, &address)],
+            provider_event_id: text(),
+            campaign_id: text(),
+            campaign_name: text(),
+            message_id: text(),
+            subject: text(),
+            click_url: text(),
+            user_agent: text(),
+            ip_address: text(),
+            reason: text(),
+            tags: vec![text().unwrap()],
+            metadata: vec![types::Pair { name: text().unwrap(), value: text().unwrap() }],
+            ..raw()
+        });
+        let mut json = String::from_utf8(converted.events[0].to_json()).unwrap().to_lowercase();
+        for _ in 0..4 {
+            prop_assert!(!json.contains(&address.to_lowercase()), "{address} in {json}");
+            json = encoded_back(&json).to_lowercase();
+        }
+    }
+}
+
+fn encoded_back(text: &str) -> String {
+    let mut decoded = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((first, tail)) = rest.split_first() {
+        let hex = tail.get(..2).and_then(|pair| hex::decode(pair).ok()).filter(|_| *first == b'%');
+        decoded.push(hex.as_ref().map_or(*first, |hex| hex[0]));
+        rest = if hex.is_some() { &tail[2..] } else { tail };
+    }
+    String::from_utf8_lossy(&decoded).into_owned()
+}

@@ -1,0 +1,193 @@
+//! Case files: one delivery each, and what must come of it, run through a compiled plugin with the host's own proof
+//! checker. Also reads a single delivery, for a look at what a plugin makes of it.
+
+mod compare;
+mod file;
+
+use std::sync::Arc;
+
+use event::Timestamp;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+pub use file::{Case, CaseRequest, Expected, InvalidCase};
+
+use crate::{
+    accounts::Account,
+    canonical,
+    delivery::{Delivery, DeliveryError},
+    fetch::FetchAddress,
+    intake::{Incoming, request_for},
+    plugin::{
+        Plugin, PluginError,
+        types::{self, Batch, Outcome},
+    },
+    proof::GivenCertificates,
+};
+
+/// Whether a case holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CaseResult {
+    /// `provider/name`.
+    pub case: String,
+    /// Whether everything is as expected.
+    pub pass: bool,
+    /// What is not, one sentence each.
+    pub diff: Vec<String>,
+}
+
+/// What a plugin and the host make of a delivery, before addresses are hashed. For the eyes of whoever has the delivery.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum Reading {
+    /// Understood.
+    Accepted {
+        /// Events, under the canonical names.
+        events: Vec<Value>,
+        /// Elements that give no event: index, provider's type, reason.
+        skipped: Vec<Value>,
+        /// Elements that could not be read: index and reason.
+        rejected: Vec<Value>,
+        /// The answer or confirmation that a handshake asks for.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        handshake: Option<Value>,
+    },
+    /// The proof is missing, wrong or stale.
+    Unauthorized {
+        /// Stable code.
+        code: &'static str,
+        /// Which check failed.
+        message: String,
+    },
+    /// Cannot be understood.
+    BadRequest {
+        /// The plugin's reason.
+        message: String,
+    },
+}
+
+/// Runs a case. `now` is the time of receipt where the case names none.
+pub async fn run_case(plugin: &Arc<Plugin>, case: &Case, now: Timestamp) -> CaseResult {
+    let diff = match check(plugin, case, now).await {
+        Ok(diff) => diff,
+        Err(problem) => vec![problem],
+    };
+    CaseResult { case: format!("{}/{}", case.provider, case.name), pass: diff.is_empty(), diff }
+}
+
+async fn check(plugin: &Arc<Plugin>, case: &Case, now: Timestamp) -> Result<Vec<String>, String> {
+    let reading = normalize_one(plugin, case, now).await.map_err(|error| error.to_string())?;
+    Ok(compare::differences(&case.expect, &reading))
+}
+
+/// A delivery cannot be tried.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadingError {
+    /// The file says something that cannot be.
+    #[error(transparent)]
+    Case(#[from] InvalidCase),
+    /// The file is for another plugin.
+    #[error("the case is for `{expected}`, the plugin is `{slug}`")]
+    OtherPlugin {
+        /// The case's provider.
+        expected: String,
+        /// The plugin's.
+        slug: String,
+    },
+    /// The plugin failed.
+    #[error("the plugin failed: {0}")]
+    Plugin(#[from] PluginError),
+}
+
+/// Reads the delivery of a case: proofs checked against the case's own configuration and certificates, at the case's
+/// own time or else at `now`. Nothing is fetched and nothing is stored.
+///
+/// # Errors
+/// [`ReadingError`] when it cannot be tried; a delivery that is refused is no error.
+pub async fn normalize_one(plugin: &Arc<Plugin>, case: &Case, now: Timestamp) -> Result<Reading, ReadingError> {
+    let descriptor = plugin.descriptor();
+    if descriptor.slug != case.provider {
+        return Err(ReadingError::OtherPlugin { expected: case.provider.clone(), slug: descriptor.slug.clone() });
+    }
+    let account = case.account(descriptor)?;
+    let certificates = GivenCertificates::new(case.certificates()?);
+    let request = Arc::new(request_for(plugin, &account, case.incoming(now)?));
+    let read = read(plugin, &account, &certificates, request).await;
+    let outcome = match read {
+        Ok(outcome) => outcome,
+        Err(DeliveryError::Refused(refusal)) => {
+            return Ok(Reading::Unauthorized { code: refusal.code(), message: refusal.to_string() });
+        }
+        Err(DeliveryError::Malformed { reason, .. }) => return Ok(Reading::BadRequest { message: reason }),
+        Err(DeliveryError::Plugin(error)) => return Err(error.into()),
+    };
+    let handshake = match outcome {
+        Outcome::Events(batch) => return Ok(accepted(&descriptor.slug, batch)),
+        Outcome::Reply(reply) => {
+            json!({ "reply": { "status": reply.status, "body": String::from_utf8_lossy(&reply.body) } })
+        }
+        Outcome::Confirm(url) => {
+            if let Err(refused) = FetchAddress::parse(&url, &descriptor.hosts) {
+                let message = format!("the confirmation's address is refused: {refused}");
+                return Ok(Reading::Unauthorized { code: "confirmation_refused", message });
+            }
+            json!({ "confirm": url })
+        }
+    };
+    Ok(Reading::Accepted { events: vec![], skipped: vec![], rejected: vec![], handshake: Some(handshake) })
+}
+
+async fn read(
+    plugin: &Arc<Plugin>,
+    account: &Account,
+    certificates: &GivenCertificates,
+    request: Arc<types::Request>,
+) -> Result<Outcome, DeliveryError> {
+    Delivery::new(plugin, request).await?.verify(plugin, account, certificates).await?.normalize().await
+}
+
+fn accepted(slug: &str, batch: Batch) -> Reading {
+    let skipped = batch.skipped.iter().map(|element| {
+        json!({ "index": element.index, "type": element.provider_type, "reason": element.reason })
+    });
+    let rejected = batch.rejected.iter().map(|element| json!({ "index": element.index, "reason": element.reason }));
+    Reading::Accepted {
+        events: batch.events.iter().map(|event| shown(slug, event)).collect(),
+        skipped: skipped.collect(),
+        rejected: rejected.collect(),
+        handshake: None,
+    }
+}
+
+/// A plugin's event under the canonical names.
+fn shown(slug: &str, event: &types::Event) -> Value {
+    let identifiers = event.identifiers.iter().map(|identifier| {
+        json!({ "kind": canonical::identifier_kind_name(identifier.kind), "value": identifier.value })
+    });
+    let metadata: Map<String, Value> =
+        event.metadata.iter().map(|pair| (pair.name.clone(), pair.value.clone().into())).collect();
+    json!({
+        "event_type": canonical::event_type_name(event.event_type),
+        "timestamp": Timestamp::try_from_millis(event.timestamp_ms),
+        "esp": slug,
+        "provider_event_id": event.provider_event_id,
+        "recipient_email": event.recipient_email,
+        "identifiers": identifiers.collect::<Vec<_>>(),
+        "campaign_id": event.campaign_id,
+        "campaign_name": event.campaign_name,
+        "message_id": event.message_id,
+        "subject": event.subject,
+        "click_url": event.click_url,
+        "user_agent": event.user_agent,
+        "ip_address": event.ip_address,
+        "bounce_type": event.bounce_type.map(|bounce_type| match bounce_type {
+            types::BounceType::Hard => "hard",
+            types::BounceType::Soft => "soft",
+        }),
+        "reason": event.reason,
+        "tags": event.tags,
+        "metadata": metadata,
+        "is_machine": event.is_machine,
+    })
+}

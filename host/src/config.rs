@@ -1,0 +1,231 @@
+//! The host's settings: parsed by [`RawHostConfig`], checked by [`HostConfig`].
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::Deserialize;
+
+use crate::{
+    accounts::{Accounts, InvalidAccount, RawAccounts},
+    plugin::{PluginsConfig, PluginsConfigError, RawLimits, RawPluginsConfig, RawQuarantineConfig},
+    secret::Secret,
+};
+
+/// Where the host listens unless told otherwise: the address in the providers' documentation, on this machine alone.
+const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 5215);
+
+/// Where plugins are looked for unless configured otherwise: where the build puts them.
+const DEFAULT_PLUGIN_FOLDER: &str = "target/plugins";
+
+/// Largest body unless configured otherwise. Providers send at most 3 MiB; SendGrid's batches stay below 800 KiB.
+const DEFAULT_MAX_BODY_BYTES: usize = 5 * 1024 * 1024;
+
+/// Largest body that can be configured: it is in memory up to three times, once within the plugin's 64 MiB.
+const MAX_MAX_BODY_BYTES: usize = 16 * 1024 * 1024;
+
+/// `[host]` as it stands in the configuration. Every key may be left out; unknown keys are errors.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawHostConfig {
+    /// Address to listen on. Default `127.0.0.1:5215`.
+    pub listen: Option<SocketAddr>,
+    /// Largest body, as sent and decompressed. 1,024 to 16,777,216, default 5,242,880.
+    pub max_body_bytes: Option<usize>,
+    /// Milliseconds for a whole request. 100 to 120,000, default 15,000: providers give up after 5 to 30 s.
+    pub request_timeout_ms: Option<u64>,
+    /// Milliseconds in which a body must have arrived. 100 to 120,000, default 10,000.
+    pub body_timeout_ms: Option<u64>,
+    /// Milliseconds that open requests have for ending after the signal to stop. 0 to 120,000, default 20,000.
+    pub drain_timeout_ms: Option<u64>,
+    /// Deliveries under way at once; more get a 503. 1 to 100,000, default 1,024, a few of which are ever at work and the
+    /// rest wait for the same flush.
+    pub max_concurrent_deliveries: Option<usize>,
+    /// Connections open at once; more wait to be accepted. 1 to 100,000, default 4,096.
+    pub max_connections: Option<usize>,
+    /// Whether accounts that do not say so themselves, and providers without an account, take deliveries that nothing
+    /// proves, as long as no secret is configured. Default `false`. For trying things out.
+    pub allow_unsigned_by_default: bool,
+    /// Whether `POST /api/mock/events/generate` makes events. Default: only when listening on this machine alone, for
+    /// anybody who reaches the port can use it.
+    pub allow_mock_events: Option<bool>,
+    /// Key that seals dead letters: 32 bytes, as 64 hexadecimal digits or base64. Default: made once and kept in
+    /// `seal.key` in the data folder. Several hosts that share a bus need the same one.
+    pub seal_key: Option<Secret>,
+    /// `[host.plugins]`.
+    pub plugins: RawHostPluginsConfig,
+}
+
+/// `[host.plugins]`: where plugins come from and what they may use.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawHostPluginsConfig {
+    /// Folder that is watched for plugins. Default `target/plugins`, where `cargo xtask plugins` puts them.
+    pub folder: Option<PathBuf>,
+    /// Folder of compiled plugins, which must belong to this user alone. Default: `compiled-plugins` in the data folder.
+    pub cache_folder: Option<PathBuf>,
+    /// `[host.plugins.limits]`.
+    pub limits: RawLimits,
+    /// `[host.plugins.quarantine]`.
+    pub quarantine: RawQuarantineConfig,
+}
+
+/// Validated configuration of the host.
+#[derive(Debug, Clone)]
+pub struct HostConfig {
+    /// Address to listen on.
+    pub listen: SocketAddr,
+    /// Largest body, as sent and decompressed.
+    pub max_body_bytes: usize,
+    /// Time for a whole request.
+    pub request_timeout: Duration,
+    /// Time in which a body must have arrived.
+    pub body_timeout: Duration,
+    /// Time for open requests after the signal to stop.
+    pub drain_timeout: Duration,
+    /// Deliveries under way at once.
+    pub max_concurrent_deliveries: usize,
+    /// Connections open at once.
+    pub max_connections: usize,
+    /// Whether mock events can be made.
+    pub allow_mock_events: bool,
+    /// Key of the dead letters, where one is configured.
+    pub seal_key: Option<Secret>,
+    /// File that holds the key otherwise.
+    pub seal_key_path: PathBuf,
+    /// The providers' accounts.
+    pub accounts: Accounts,
+    /// The plugins.
+    pub plugins: PluginsConfig,
+}
+
+/// A key of the configuration has a value that cannot work.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidConfig {
+    /// A number outside its range.
+    #[error("`host.{key}` is {value}, it must be between {min} and {max}")]
+    OutOfRange {
+        /// The key.
+        key: &'static str,
+        /// What it is set to.
+        value: u64,
+        /// Least possible value.
+        min: u64,
+        /// Greatest possible value.
+        max: u64,
+    },
+    /// An account that cannot work.
+    #[error(transparent)]
+    Account(#[from] InvalidAccount),
+    /// Settings of the plugins that cannot work.
+    #[error(transparent)]
+    Plugins(#[from] PluginsConfigError),
+}
+
+impl HostConfig {
+    /// Checks `[host]` and `[accounts]`; paths that are not configured lie in the data folder.
+    ///
+    /// # Errors
+    /// [`InvalidConfig`] naming the key.
+    pub fn try_new(raw: RawHostConfig, accounts: RawAccounts, data_folder: &Path) -> Result<Self, InvalidConfig> {
+        let listen = raw.listen.unwrap_or(DEFAULT_LISTEN);
+        Ok(Self {
+            listen,
+            max_body_bytes: size("max_body_bytes", raw.max_body_bytes, DEFAULT_MAX_BODY_BYTES, 1024, MAX_MAX_BODY_BYTES)?,
+            request_timeout: millis("request_timeout_ms", raw.request_timeout_ms, 15_000, 100)?,
+            body_timeout: millis("body_timeout_ms", raw.body_timeout_ms, 10_000, 100)?,
+            drain_timeout: millis("drain_timeout_ms", raw.drain_timeout_ms, 20_000, 0)?,
+            max_concurrent_deliveries: size(
+                "max_concurrent_deliveries",
+                raw.max_concurrent_deliveries,
+                1024,
+                1,
+                100_000,
+            )?,
+            max_connections: size("max_connections", raw.max_connections, 4096, 1, 100_000)?,
+            allow_mock_events: raw.allow_mock_events.unwrap_or(listen.ip().is_loopback()),
+            seal_key: raw.seal_key,
+            seal_key_path: data_folder.join("seal.key"),
+            accounts: Accounts::try_new(accounts, raw.allow_unsigned_by_default)?,
+            plugins: plugins(raw.plugins, data_folder)?,
+        })
+    }
+}
+
+fn plugins(raw: RawHostPluginsConfig, data_folder: &Path) -> Result<PluginsConfig, PluginsConfigError> {
+    PluginsConfig::try_from(RawPluginsConfig {
+        folder: raw.folder.unwrap_or_else(|| PathBuf::from(DEFAULT_PLUGIN_FOLDER)),
+        cache_folder: raw.cache_folder.unwrap_or_else(|| data_folder.join("compiled-plugins")),
+        limits: raw.limits,
+        quarantine: raw.quarantine,
+    })
+}
+
+fn size(
+    key: &'static str,
+    value: Option<usize>,
+    default: usize,
+    min: usize,
+    max: usize,
+) -> Result<usize, InvalidConfig> {
+    let value = value.unwrap_or(default);
+    if (min..=max).contains(&value) {
+        return Ok(value);
+    }
+    Err(InvalidConfig::OutOfRange { key, value: value as u64, min: min as u64, max: max as u64 })
+}
+
+/// Two minutes are longer than any provider waits.
+const MAX_MILLIS: u64 = 120_000;
+
+fn millis(key: &'static str, value: Option<u64>, default: u64, min: u64) -> Result<Duration, InvalidConfig> {
+    let value = value.unwrap_or(default);
+    if (min..=MAX_MILLIS).contains(&value) {
+        return Ok(Duration::from_millis(value));
+    }
+    Err(InvalidConfig::OutOfRange { key, value, min, max: MAX_MILLIS })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(toml: &str) -> Result<HostConfig, InvalidConfig> {
+        HostConfig::try_new(toml::from_str(toml).unwrap(), RawAccounts::default(), Path::new("data"))
+    }
+
+    #[test]
+    fn everything_has_a_default() {
+        let config = config("").unwrap();
+        assert_eq!(config.listen.to_string(), "127.0.0.1:5215");
+        assert_eq!(config.max_body_bytes, 5 * 1024 * 1024);
+        assert!(config.allow_mock_events);
+        assert_eq!(config.seal_key_path, Path::new("data/seal.key"));
+    }
+
+    #[test]
+    fn mock_events_are_for_this_machine() {
+        assert!(!config("listen = '0.0.0.0:5215'").unwrap().allow_mock_events);
+        assert!(config("listen = '0.0.0.0:5215'\nallow_mock_events = true").unwrap().allow_mock_events);
+    }
+
+    #[test]
+    fn errors_name_the_key() {
+        let error = |toml| config(toml).unwrap_err().to_string();
+        assert_eq!(error("max_body_bytes = 1"), "`host.max_body_bytes` is 1, it must be between 1024 and 16777216");
+        assert_eq!(
+            error("request_timeout_ms = 5"),
+            "`host.request_timeout_ms` is 5, it must be between 100 and 120000"
+        );
+        assert!(toml::from_str::<RawHostConfig>("listne = 'x'").is_err());
+    }
+
+    #[test]
+    fn debug_hides_the_key() {
+        let config = config("seal_key = 'abcdef'").unwrap();
+        assert!(!format!("{config:?}").contains("abcdef"));
+    }
+}

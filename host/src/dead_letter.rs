@@ -1,0 +1,133 @@
+//! What goes to the dead letters, and how much of it.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Mutex, PoisonError},
+};
+
+use event::Timestamp;
+use store::bus::{DEAD_LETTERS_TOPIC, NewRecord};
+
+use crate::{
+    canonical::RejectedElement,
+    seal::{RawDelivery, Sealer},
+};
+
+/// Headers of a dead letter of the host. Its value is the sealed delivery, its key `provider/account`.
+pub mod header {
+    /// Who set it aside; always `host` here.
+    pub const STAGE: &str = "dead-letter-stage";
+    /// Why: `malformed` or `rejected_elements`.
+    pub const CAUSE: &str = "dead-letter-cause";
+    /// The cause in a sentence, without personal data.
+    pub const MESSAGE: &str = "dead-letter-message";
+    /// Where it came in: `provider/account`.
+    pub const SOURCE: &str = "dead-letter-source";
+    /// The provider's slug.
+    pub const PROVIDER: &str = "dead-letter-provider";
+    /// The account.
+    pub const ACCOUNT: &str = "dead-letter-account";
+    /// The plugin that could not read it, `slug@version`.
+    pub const PLUGIN: &str = "dead-letter-plugin";
+    /// Positions of the rejected elements, separated by commas; the first hundred.
+    pub const INDEXES: &str = "dead-letter-indexes";
+    /// Id of the request, as in the log and in the answer.
+    pub const REQUEST_ID: &str = "dead-letter-request-id";
+}
+
+/// Positions that a header names at most; the count stands in the message.
+const MAX_INDEXES: usize = 100;
+
+/// Unproven letters that an account may leave in a minute: enough to see a provider's change of format, too few for a
+/// stranger to fill a disk (with [`MAX_UNPROVEN_BYTES`], less than a gigabyte a day).
+const UNPROVEN_PER_MINUTE: u32 = 10;
+
+/// Longest body of an unproven letter. Real deliveries of a few events have 1 to 10 KiB.
+const MAX_UNPROVEN_BYTES: usize = 64 * 1024;
+
+/// Why a delivery is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cause<'a> {
+    /// The plugin cannot read it, in its words.
+    Malformed(&'a str),
+    /// The plugin cannot read some of its elements.
+    Rejected(&'a [RejectedElement]),
+}
+
+/// The record that keeps a delivery.
+pub(crate) fn record(
+    sealer: &Sealer,
+    delivery: &RawDelivery,
+    plugin: &str,
+    request_id: &str,
+    cause: Cause<'_>,
+) -> NewRecord {
+    let source = format!("{}/{}", delivery.provider, delivery.account);
+    let mut headers = BTreeMap::new();
+    let mut put = |name: &str, value: String| headers.insert(name.to_owned(), value);
+    put(header::STAGE, "host".to_owned());
+    put(header::SOURCE, source.clone());
+    put(header::PROVIDER, delivery.provider.clone());
+    put(header::ACCOUNT, delivery.account.clone());
+    put(header::PLUGIN, plugin.to_owned());
+    put(header::REQUEST_ID, request_id.to_owned());
+    match cause {
+        Cause::Malformed(reason) => {
+            put(header::CAUSE, "malformed".to_owned());
+            put(header::MESSAGE, reason.to_owned());
+        }
+        Cause::Rejected(elements) => {
+            let named = elements.iter().take(MAX_INDEXES).map(|element| element.index.to_string());
+            let first = elements.first().map_or("", |element| element.reason.as_str());
+            put(header::CAUSE, "rejected_elements".to_owned());
+            put(header::MESSAGE, format!("{} elements were rejected, the first: {first}", elements.len()));
+            put(header::INDEXES, named.collect::<Vec<_>>().join(","));
+        }
+    }
+    NewRecord {
+        topic: DEAD_LETTERS_TOPIC.to_owned(),
+        key: source,
+        value: sealer.seal(delivery, plugin),
+        headers,
+    }
+}
+
+/// Bounds how many letters of unproven deliveries are kept, an account at a time.
+#[derive(Debug, Default)]
+pub(crate) struct UnprovenBudget {
+    // Bounded by the accounts that exist: deliveries to others never come this far.
+    spent: Mutex<HashMap<(String, String), (i64, u32)>>,
+}
+
+impl UnprovenBudget {
+    /// Whether one more, of this length, may be kept in this minute.
+    pub(crate) fn take(&self, provider: &str, account: &str, body_bytes: usize, now: Timestamp) -> bool {
+        if body_bytes > MAX_UNPROVEN_BYTES {
+            return false;
+        }
+        let minute = now.as_seconds() / 60;
+        let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = spent.entry((provider.to_owned(), account.to_owned())).or_insert((minute, 0));
+        if entry.0 != minute {
+            *entry = (minute, 0);
+        }
+        entry.1 += 1;
+        entry.1 <= UNPROVEN_PER_MINUTE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_cannot_fill_the_disk() {
+        let budget = UnprovenBudget::default();
+        let now: Timestamp = "2026-01-10T12:00:00.000Z".parse().unwrap();
+        let taken = (0..100).filter(|_| budget.take("acme", "default", 1, now)).count();
+        assert_eq!(taken, UNPROVEN_PER_MINUTE as usize);
+        assert!(budget.take("acme", "eu", 1, now), "accounts do not share it");
+        assert!(budget.take("acme", "default", 1, now.plus_millis(60_000)));
+        assert!(!budget.take("acme", "eu", MAX_UNPROVEN_BYTES + 1, now));
+    }
+}

@@ -1,0 +1,113 @@
+//! Every failure of the HTTP face, and the one place where failures become responses.
+
+use axum::{
+    Json,
+    http::{StatusCode, header::RETRY_AFTER},
+    response::{IntoResponse, Response},
+};
+use serde_json::{Map, Value, json};
+
+use crate::{config::InvalidConfig, plugin::PluginError, seal::SealKeyError};
+
+/// Why the host cannot start, or ended early.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HostError {
+    /// The configuration cannot work.
+    #[error(transparent)]
+    Config(#[from] InvalidConfig),
+    /// The key of the dead letters is not usable.
+    #[error(transparent)]
+    SealKey(#[from] SealKeyError),
+    /// The plugins cannot be served at all.
+    #[error("plugins cannot be run: {0}")]
+    Plugins(#[from] PluginError),
+    /// The listener failed.
+    #[error("the host cannot accept connections: {0}")]
+    Listener(#[source] std::io::Error),
+}
+
+/// An answer that is no success: `{"error": {"code", "message", …details}}`.
+#[derive(Debug)]
+pub(crate) struct ApiError {
+    pub(crate) status: StatusCode,
+    pub(crate) code: &'static str,
+    message: String,
+    retry_after_seconds: Option<u32>,
+    details: Map<String, Value>,
+}
+
+impl ApiError {
+    /// An error with a stable code and a sentence that says what is wrong and what to do.
+    pub(crate) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), retry_after_seconds: None, details: Map::new() }
+    }
+
+    /// Says when to come back.
+    pub(crate) fn retry_after(mut self, seconds: u32) -> Self {
+        self.retry_after_seconds = Some(seconds);
+        self
+    }
+
+    /// Adds a detail beside code and message.
+    pub(crate) fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.details.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// What went wrong, for the log.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
+    pub(crate) fn not_found() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", "there is nothing under this path: `GET /` lists what there is")
+    }
+
+    pub(crate) fn method_not_allowed() -> Self {
+        let message = "this path does not answer that method: `GET /` lists what there is";
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
+    }
+
+    pub(crate) fn body_too_large(limit_bytes: usize) -> Self {
+        let message = format!("the body is larger than {limit_bytes} bytes, or decompresses to more");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message).with("limit_bytes", limit_bytes)
+    }
+
+    pub(crate) fn overloaded() -> Self {
+        let message = "too many deliveries are under way: send it again";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message).retry_after(1)
+    }
+
+    pub(crate) fn timed_out() -> Self {
+        let message = "no answer within the time allowed: send it again";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "timed_out", message).retry_after(5)
+    }
+
+    pub(crate) fn panicked() -> Self {
+        let message = "something broke while answering; the log has the details under the request id";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
+    }
+}
+
+/// The code of an error, left on its response for metrics and the log.
+#[derive(Debug, Clone)]
+pub(crate) struct ErrorNote {
+    pub(crate) code: &'static str,
+    pub(crate) message: String,
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut error = Map::new();
+        error.insert("code".to_owned(), self.code.into());
+        error.insert("message".to_owned(), self.message.clone().into());
+        error.extend(self.details);
+        let mut response = (self.status, Json(json!({ "error": error }))).into_response();
+        if let Some(seconds) = self.retry_after_seconds {
+            response.headers_mut().insert(RETRY_AFTER, seconds.into());
+        }
+        response.extensions_mut().insert(ErrorNote { code: self.code, message: self.message });
+        response
+    }
+}

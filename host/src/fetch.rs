@@ -1,0 +1,190 @@
+//! The few requests that the host itself makes: certificates and confirmations, from hosts that a plugin declared.
+
+use std::{fmt, sync::OnceLock, time::Duration};
+
+use reqwest::{Client, StatusCode, Url, redirect::Policy};
+
+/// Longest wait for a whole answer. Providers wait 5 s and more for ours, and send again after that.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Most bytes taken from an answer. A certificate with its chain has less than 10 KiB.
+const MAX_ANSWER_BYTES: usize = 64 * 1024;
+
+/// An address that may be fetched: https on its usual port, no user, on a host that the plugin declared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FetchAddress(Url);
+
+/// Why an address is not fetched. The address is not repeated: it comes from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AddressRefused {
+    /// Not an address at all.
+    #[error("it is no URL")]
+    NoUrl,
+    /// Another scheme, a port, a user or a password.
+    #[error("it is not plain https on port 443")]
+    NotPlainHttps,
+    /// A host that the plugin does not declare.
+    #[error("its host is none that the provider is known to use")]
+    Host,
+}
+
+impl FetchAddress {
+    /// Takes an address when it may be fetched. `hosts` are names, or names in which one whole label is `*`.
+    ///
+    /// # Errors
+    /// [`AddressRefused`] when it may not.
+    pub fn parse(text: &str, hosts: &[String]) -> Result<Self, AddressRefused> {
+        let url = Url::parse(text).map_err(|_| AddressRefused::NoUrl)?;
+        let is_plain = url.scheme() == "https"
+            && url.port().is_none()
+            && url.username().is_empty()
+            && url.password().is_none();
+        if !is_plain {
+            return Err(AddressRefused::NotPlainHttps);
+        }
+        let host = url.host_str().unwrap_or_default();
+        if !hosts.iter().any(|pattern| host_fits(host, pattern)) {
+            return Err(AddressRefused::Host);
+        }
+        Ok(Self(url))
+    }
+
+    /// The address as text.
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+
+    /// Its host.
+    pub fn host(&self) -> &str {
+        self.0.host_str().unwrap_or_default()
+    }
+}
+
+/// Whether every label is the pattern's, `*` standing for one whole label.
+fn host_fits(host: &str, pattern: &str) -> bool {
+    let mut labels = host.split('.');
+    let mut wanted = pattern.split('.');
+    loop {
+        match (labels.next(), wanted.next()) {
+            (None, None) => return true,
+            (Some(label), Some("*")) if !label.is_empty() => {}
+            (Some(label), Some(wanted)) if label.eq_ignore_ascii_case(wanted) => {}
+            _ => return false,
+        }
+    }
+}
+
+/// Why nothing usable came back.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FetchError {
+    /// No client could be made, for lack of root certificates for example.
+    #[error("no https client could be made")]
+    Client(#[source] reqwest::Error),
+    /// No answer.
+    #[error("no answer from the provider's server")]
+    Unreachable(#[source] reqwest::Error),
+    /// An answer that is no success.
+    #[error("the provider's server answered {0}")]
+    Status(StatusCode),
+    /// An answer that is far too long.
+    #[error("the provider's server answered more than {MAX_ANSWER_BYTES} bytes")]
+    TooLong,
+}
+
+/// Makes requests: no redirects, five seconds, 64 KiB. Uses the proxy that the process's environment names, if any.
+#[derive(Default)]
+pub struct Fetcher {
+    // Made at the first use: most hosts never fetch anything, and loading root certificates takes time and memory.
+    client: OnceLock<Client>,
+}
+
+impl fmt::Debug for Fetcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fetcher").finish_non_exhaustive()
+    }
+}
+
+impl Fetcher {
+    /// A fetcher that has not made a connection yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The body of what is at the address.
+    ///
+    /// # Errors
+    /// [`FetchError`] when there is no successful answer of acceptable length in time.
+    pub async fn get(&self, address: &FetchAddress) -> Result<Vec<u8>, FetchError> {
+        let request = self.client()?.get(address.0.clone());
+        let mut response = request.send().await.map_err(FetchError::Unreachable)?;
+        if !response.status().is_success() {
+            return Err(FetchError::Status(response.status()));
+        }
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(FetchError::Unreachable)? {
+            if body.len() + chunk.len() > MAX_ANSWER_BYTES {
+                return Err(FetchError::TooLong);
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    }
+
+    fn client(&self) -> Result<&Client, FetchError> {
+        if let Some(client) = self.client.get() {
+            return Ok(client);
+        }
+        // Fails when the process has chosen a provider already, which then serves as well.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = Client::builder()
+            .https_only(true)
+            .redirect(Policy::none())
+            .timeout(TIMEOUT)
+            .user_agent(concat!("sendflowr/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(FetchError::Client)?;
+        Ok(self.client.get_or_init(|| client))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_declared_hosts_only() {
+        let hosts = ["sns.*.amazonaws.com".to_owned(), "keys.acme.test".to_owned()];
+        let parse = |text| FetchAddress::parse(text, &hosts).map(|address| address.as_str().to_owned());
+        assert!(parse("https://sns.us-east-1.amazonaws.com/a.pem").is_ok());
+        assert!(parse("https://SNS.us-east-1.AMAZONAWS.com:443/a.pem").is_ok());
+        assert!(parse("https://keys.acme.test/").is_ok());
+        for refused in [
+            "https://sns.us-east-1.amazonaws.com.evil.test/a.pem",
+            "https://sns.a.b.amazonaws.com/a.pem",
+            "https://sns..amazonaws.com/a.pem",
+            "https://evil.test/sns.us-east-1.amazonaws.com/a.pem",
+            "https://evil.test\\@keys.acme.test/",
+            "https://evil.test#@keys.acme.test/",
+            "https://keys.acme.test./",
+            "https://127.0.0.1/",
+        ] {
+            assert_eq!(parse(refused), Err(AddressRefused::Host), "{refused}");
+        }
+        for refused in [
+            "http://keys.acme.test/",
+            "https://keys.acme.test:8443/",
+            "https://user@keys.acme.test/",
+            "https://:pw@keys.acme.test/",
+            "file:///etc/passwd",
+        ] {
+            assert_eq!(parse(refused), Err(AddressRefused::NotPlainHttps), "{refused}");
+        }
+        assert_eq!(parse("sns"), Err(AddressRefused::NoUrl));
+    }
+
+    #[tokio::test]
+    async fn a_client_can_be_made() {
+        assert!(Fetcher::new().client().is_ok());
+    }
+}

@@ -1,0 +1,153 @@
+//! The HTTP face: routes, and what surrounds every request.
+
+mod admin;
+mod body;
+mod health;
+mod webhook;
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::{Request, State},
+    http::{HeaderName, HeaderValue},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{MethodFilter, get, on, post},
+};
+use futures::FutureExt;
+use prometheus_client::registry::Registry;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    HostConfig,
+    error::{ApiError, ErrorNote},
+    intake::Intake,
+};
+
+/// The header that carries a request's id in both directions.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Longest id taken over from a caller; a trace id has 55 letters.
+const MAX_REQUEST_ID: usize = 128;
+
+/// What handlers work with.
+#[derive(Clone)]
+pub(crate) struct App(Arc<Shared>);
+
+pub(crate) struct Shared {
+    pub(crate) intake: Arc<Intake>,
+    pub(crate) registry: Arc<std::sync::Mutex<Registry>>,
+    pub(crate) permits: Semaphore,
+    pub(crate) max_body_bytes: usize,
+    pub(crate) body_timeout: Duration,
+    pub(crate) request_timeout: Duration,
+    pub(crate) allow_mock_events: bool,
+    pub(crate) shutdown: CancellationToken,
+}
+
+impl std::ops::Deref for App {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+impl App {
+    pub(crate) fn new(
+        config: &HostConfig,
+        intake: Arc<Intake>,
+        registry: Arc<std::sync::Mutex<Registry>>,
+        shutdown: CancellationToken,
+    ) -> Self {
+        Self(Arc::new(Shared {
+            intake,
+            registry,
+            permits: Semaphore::new(config.max_concurrent_deliveries),
+            max_body_bytes: config.max_body_bytes,
+            body_timeout: config.body_timeout,
+            request_timeout: config.request_timeout,
+            allow_mock_events: config.allow_mock_events,
+            shutdown,
+        }))
+    }
+}
+
+/// A request's id: the caller's, or one made here.
+#[derive(Debug, Clone)]
+pub(crate) struct RequestId(HeaderValue);
+
+impl RequestId {
+    fn of(request: &Request) -> Self {
+        let given = request.headers().get(&REQUEST_ID);
+        let usable = given.filter(|id| {
+            !id.is_empty() && id.len() <= MAX_REQUEST_ID && id.as_bytes().iter().all(u8::is_ascii_graphic)
+        });
+        Self(usable.cloned().unwrap_or_else(|| {
+            let id = uuid::Uuid::now_v7().to_string();
+            HeaderValue::try_from(id).expect("a UUID has only letters that a header may have")
+        }))
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        self.0.to_str().unwrap_or_default()
+    }
+}
+
+/// All routes.
+pub(crate) fn router(app: App) -> Router {
+    // Providers validate addresses with GET and HEAD; plugins decide what those mean.
+    let methods = MethodFilter::POST.or(MethodFilter::GET).or(MethodFilter::HEAD);
+    let mut router = Router::new();
+    for prefix in ["/webhooks", "/api/webhook"] {
+        router = router
+            .route(&format!("{prefix}/{{provider}}"), on(methods, webhook::default_account))
+            .route(&format!("{prefix}/{{provider}}/"), on(methods, webhook::default_account))
+            .route(&format!("{prefix}/{{provider}}/{{account}}"), on(methods, webhook::account))
+            .route(&format!("{prefix}/{{provider}}/{{account}}/"), on(methods, webhook::account));
+    }
+    router
+        .route("/", get(admin::index))
+        .route("/plugins", get(admin::plugins))
+        .route("/api/mock/events/generate", post(admin::generate))
+        .route("/health", get(health::health))
+        .route("/ready", get(health::ready))
+        .route("/metrics", get(health::metrics))
+        .fallback(|| async { ApiError::not_found() })
+        .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
+        .layer(middleware::from_fn_with_state(app.clone(), surround))
+        .with_state(app)
+}
+
+/// Gives every request an id, bounds its time, catches panics, and logs what went wrong on our side.
+async fn surround(State(app): State<App>, mut request: Request, next: Next) -> Response {
+    let id = RequestId::of(&request);
+    request.extensions_mut().insert(id.clone());
+    // Handlers share nothing that a panic could leave half changed: each lock's content is valid at every step.
+    let answer = AssertUnwindSafe(tokio::time::timeout(app.request_timeout, next.run(request))).catch_unwind();
+    let mut response = match answer.await {
+        Ok(Ok(response)) => response,
+        Ok(Err(_elapsed)) => ApiError::timed_out().into_response(),
+        Err(_panic) => {
+            // The panic hook has written where and why.
+            app.intake.metrics.panics.inc();
+            ApiError::panicked().into_response()
+        }
+    };
+    if response.status().is_server_error() {
+        let note = response.extensions().get::<ErrorNote>();
+        let (code, message) = note.map_or(("none", "no details"), |note| (note.code, note.message.as_str()));
+        tracing::warn!(
+            request.id = id.as_str(),
+            http.status = response.status().as_u16(),
+            code,
+            "request `{}` was answered {}: {message}",
+            id.as_str(),
+            response.status().as_u16()
+        );
+    }
+    response.headers_mut().insert(REQUEST_ID, id.0);
+    response
+}

@@ -1,0 +1,265 @@
+//! Deliveries.
+
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
+
+use axum::{
+    Extension, Json,
+    body::Body,
+    extract::{Path, Request, State},
+    http::{HeaderName, HeaderValue, StatusCode, request::Parts},
+    response::{IntoResponse, Response},
+};
+use event::Timestamp;
+
+use super::{App, RequestId, body};
+use crate::{
+    accounts::{Account, DEFAULT_ACCOUNT},
+    error::ApiError,
+    intake::{Incoming, IntakeError, Taken},
+    plugin::{
+        Fault, Plugin, PluginError,
+        types::{Header, Reply, Statuses},
+    },
+};
+
+/// When a provider that heeds it comes back after an outage. Outages of a bus last longer; providers without such a
+/// header wait a minute and more.
+const RETRY_AFTER_SECONDS: u32 = 10;
+
+/// Headers of a plugin's reply that are not passed on: they belong to the connection, or would set state.
+const DROPPED_HEADERS: [&str; 12] = [
+    "connection",
+    "content-length",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-connection",
+    "set-cookie",
+    "set-cookie2",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "x-request-id",
+];
+
+/// `/webhooks/{provider}`.
+pub(super) async fn default_account(
+    State(app): State<App>,
+    Path(provider): Path<String>,
+    Extension(id): Extension<RequestId>,
+    request: Request,
+) -> Response {
+    answer(&app, &provider, DEFAULT_ACCOUNT, &id, request).await
+}
+
+/// `/webhooks/{provider}/{account}`.
+pub(super) async fn account(
+    State(app): State<App>,
+    Path((provider, account)): Path<(String, String)>,
+    Extension(id): Extension<RequestId>,
+    request: Request,
+) -> Response {
+    answer(&app, &provider, &account, &id, request).await
+}
+
+async fn answer(app: &App, provider: &str, account: &str, id: &RequestId, request: Request) -> Response {
+    let started = Instant::now();
+    app.intake.metrics.in_flight.inc();
+    let in_flight = InFlight(app);
+    // Only slugs of installed plugins become labels.
+    let (label, taken) = match app.intake.plugins.get(provider) {
+        None => (Arc::from("none"), Err(unknown_provider(app, provider))),
+        Some(plugin) => (Arc::from(provider), deliver(app, &plugin, account, id, request).await),
+    };
+    drop(in_flight);
+    let (outcome, response) = match taken {
+        Ok(Taken::Stored(counts)) => ("stored", Json(counts).into_response()),
+        Ok(Taken::Reply(reply)) => ("reply", reply_response(reply)),
+        Ok(Taken::Confirmed) => ("confirmed", Json(serde_json::json!({ "confirmed": true })).into_response()),
+        Err(error) => {
+            // Refusals are the sender's business, but the operator wants to see them when a secret is wrong.
+            tracing::debug!(
+                request.id = id.as_str(),
+                provider = &*label,
+                code = error.code,
+                "delivery refused: {}",
+                error.message()
+            );
+            (error.code, error.into_response())
+        }
+    };
+    app.intake.metrics.delivery(&label, outcome, started.elapsed());
+    response
+}
+
+/// Counts down when the request ends, also when it is given up.
+struct InFlight<'a>(&'a App);
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.intake.metrics.in_flight.dec();
+    }
+}
+
+async fn deliver(
+    app: &App,
+    plugin: &Arc<Plugin>,
+    account: &str,
+    id: &RequestId,
+    request: Request,
+) -> Result<Taken, ApiError> {
+    let provider = plugin.descriptor().slug.as_str();
+    let account: Arc<Account> =
+        app.intake.accounts.get(provider, account).map_err(|known| unknown_account(provider, account, known))?;
+    let Ok(_permit) = app.permits.try_acquire() else {
+        return Err(ApiError::overloaded());
+    };
+    let received_at = Timestamp::from(SystemTime::now());
+    let (head, body) = request.into_parts();
+    let incoming = incoming(app, head, body, received_at).await?;
+    let taken = app.intake.take(plugin, &account, incoming, id.as_str()).await;
+    taken.map_err(|error| api_error(error, &plugin.descriptor().statuses))
+}
+
+async fn incoming(app: &App, head: Parts, body: Body, received_at: Timestamp) -> Result<Incoming, ApiError> {
+    let body = body::read(app, &head.headers, body).await?;
+    let headers = head.headers.iter().map(|(name, value)| Header { name: name.as_str().to_owned(), value: latin1(value) });
+    Ok(Incoming {
+        method: head.method.as_str().to_owned(),
+        path: head.uri.path().to_owned(),
+        query: head.uri.query().unwrap_or_default().to_owned(),
+        headers: headers.collect(),
+        body,
+        received_at,
+    })
+}
+
+/// Each byte as one letter, which loses nothing and never fails.
+fn latin1(value: &HeaderValue) -> String {
+    match value.to_str() {
+        Ok(ascii) => ascii.to_owned(),
+        Err(_) => value.as_bytes().iter().copied().map(char::from).collect(),
+    }
+}
+
+fn unknown_provider(app: &App, provider: &str) -> ApiError {
+    let known = app.intake.plugins.slugs();
+    let message = match is_plain(provider) {
+        true => format!("no plugin serves `{provider}`: put one into the plugin folder, or use one of the known"),
+        false => "no plugin serves this provider: use one of the known".to_owned(),
+    };
+    ApiError::new(StatusCode::NOT_FOUND, "unknown_provider", message).with("known_providers", known)
+}
+
+fn unknown_account(provider: &str, account: &str, known: Vec<String>) -> ApiError {
+    let message = match is_plain(account) {
+        true => format!("`{provider}` has no account `{account}`: configure `accounts.{provider}.{account}`"),
+        false => format!("`{provider}` has no such account: use one of the known"),
+    };
+    ApiError::new(StatusCode::NOT_FOUND, "unknown_account", message).with("known_accounts", known)
+}
+
+/// Whether a name from the path may be repeated in an answer: people put addresses everywhere.
+fn is_plain(name: &str) -> bool {
+    name.len() <= 64 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+}
+
+/// What a failure is answered with, in the status codes that the provider understands.
+fn api_error(error: IntakeError, statuses: &Statuses) -> ApiError {
+    let status = |code: u16| StatusCode::from_u16(code).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+    let unavailable = status(statuses.unavailable);
+    match error {
+        IntakeError::Refused(refusal) if refusal.is_temporary() => {
+            ApiError::new(unavailable, refusal.code(), refusal.to_string()).retry_after(RETRY_AFTER_SECONDS)
+        }
+        IntakeError::Refused(refusal) => {
+            ApiError::new(status(statuses.unproven), refusal.code(), crate::canonical::scrub::sentence(&refusal.to_string()))
+        }
+        IntakeError::Malformed(reason) => ApiError::new(status(statuses.malformed), "malformed", reason),
+        IntakeError::Plugin(error) => plugin_failure(&error, unavailable),
+        IntakeError::Bus(error) => {
+            tracing::warn!(error = %error, "the bus does not take events: {error}");
+            let message = "the event cannot be stored now: send it again";
+            ApiError::new(unavailable, "bus_unavailable", message).retry_after(RETRY_AFTER_SECONDS)
+        }
+        IntakeError::ConfirmationRefused(refused) => {
+            let message = format!("the confirmation's address is refused: {refused}");
+            ApiError::new(status(statuses.unproven), "confirmation_refused", message)
+        }
+        IntakeError::Confirmation(error) => {
+            let message = format!("the webhook could not be confirmed: {error}");
+            ApiError::new(unavailable, "confirmation_failed", message).retry_after(RETRY_AFTER_SECONDS)
+        }
+    }
+}
+
+fn plugin_failure(error: &PluginError, unavailable: StatusCode) -> ApiError {
+    let (status, code) = match error.fault() {
+        // 502 tells whose fault it is; a provider that asks for a status of its own gets that.
+        Fault::Guest if unavailable == StatusCode::SERVICE_UNAVAILABLE => (StatusCode::BAD_GATEWAY, "plugin_trapped"),
+        Fault::Guest => (unavailable, "plugin_trapped"),
+        Fault::Host => (unavailable, "plugin_unavailable"),
+    };
+    let seconds = error.retry_after().map_or(RETRY_AFTER_SECONDS, |after| {
+        u32::try_from(after.as_millis().div_ceil(1000)).unwrap_or(RETRY_AFTER_SECONDS)
+    });
+    let limit = error.limit().unwrap_or("none");
+    let message = match error.limit() {
+        Some(limit) => format!("the plugin could not read the delivery, its limit is `{limit}`: the log has more"),
+        None => "the plugin could not be run: the log has more".to_owned(),
+    };
+    ApiError::new(status, code, message).with("limit", limit).retry_after(seconds)
+}
+
+/// The reply of a handshake, without what a plugin may not decide.
+fn reply_response(reply: Reply) -> Response {
+    let status = StatusCode::from_u16(reply.status).ok().filter(StatusCode::is_success).unwrap_or(StatusCode::OK);
+    let mut response = (status, reply.body).into_response();
+    response.headers_mut().clear();
+    for Header { name, value } in reply.headers {
+        let name = name.to_ascii_lowercase();
+        if DROPPED_HEADERS.contains(&name.as_str()) {
+            continue;
+        }
+        // Latin-1 back to bytes; what is no header is left out.
+        let bytes: Option<Vec<u8>> = value.chars().map(|letter| u8::try_from(u32::from(letter)).ok()).collect();
+        let value = bytes.and_then(|bytes| HeaderValue::from_bytes(&bytes).ok());
+        if let (Ok(name), Some(value)) = (HeaderName::try_from(name), value) {
+            response.headers_mut().append(name, value);
+        }
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replies_do_not_touch_the_connection() {
+        let header = |name: &str, value: &str| Header { name: name.into(), value: value.into() };
+        let response = reply_response(Reply {
+            status: 500,
+            headers: vec![
+                header("Content-Type", "text/plain"),
+                header("transfer-encoding", "chunked"),
+                header("Set-Cookie", "a=b"),
+                header("x-bad", "a\nb"),
+                header("x-latin", "é"),
+            ],
+            body: b"ok".to_vec(),
+        });
+        assert_eq!(response.status(), StatusCode::OK);
+        let names: Vec<_> = response.headers().keys().map(HeaderName::as_str).collect();
+        assert_eq!(names, ["content-type", "x-latin"]);
+        assert_eq!(response.headers()["x-latin"].as_bytes(), [0xe9]);
+    }
+
+    #[test]
+    fn header_bytes_become_letters() {
+        assert_eq!(latin1(&HeaderValue::from_bytes(&[b'a', 0xe9]).unwrap()), "aé");
+    }
+}

@@ -1,0 +1,414 @@
+//! The way of one delivery, without HTTP: proof, plugin, canonical events, bus.
+//!
+//! Nothing is answered as stored before the bus has acknowledged it, and everything of one delivery (events and the dead
+//! letter of its unreadable elements) goes to the bus in one append: all of it or nothing.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use event::{Event, Hasher, Timestamp};
+use store::{
+    StoreError,
+    bus::{Bus, EVENTS_TOPIC, NewRecord, Record},
+};
+
+use crate::{
+    accounts::{Account, Accounts},
+    canonical::{self, Converted, Origin, scrub},
+    dead_letter::{self, Cause, UnprovenBudget, header},
+    delivery::{Delivery, DeliveryError},
+    fetch::{AddressRefused, FetchAddress, FetchError, Fetcher},
+    metrics::Metrics,
+    plugin::{
+        Plugin, PluginError, Plugins,
+        types::{Batch, Header, Outcome, Reply, Request, Skipped},
+    },
+    proof::{CertificateSource, Refusal},
+    seal::{OpenError, RawDelivery, SealContext, Sealer},
+};
+
+/// Events of one delivery above which hashing and redacting them leaves the threads that serve everybody: at some 5 µs
+/// each, about a millisecond.
+const INLINE_EVENTS: usize = 200;
+
+/// Names of skipped types remembered for a provider. The longest list of a documented provider has 40.
+const MAX_SKIPPED_TYPES: usize = 64;
+
+/// A delivery as HTTP brought it.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    pub(crate) method: String,
+    pub(crate) path: String,
+    pub(crate) query: String,
+    pub(crate) headers: Vec<Header>,
+    pub(crate) body: Vec<u8>,
+    pub(crate) received_at: Timestamp,
+}
+
+/// How many elements of a delivery became what.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Counts {
+    /// Events that were stored.
+    pub accepted: usize,
+    /// Elements that were understood and give no event.
+    pub skipped: usize,
+    /// Elements that could not be read.
+    pub rejected: usize,
+}
+
+/// What a genuine delivery is answered with.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    Stored(Counts),
+    Reply(Reply),
+    Confirmed,
+}
+
+/// Why a delivery was not taken.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IntakeError {
+    /// Its proof is missing, wrong or stale.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// It cannot be understood, in the plugin's words.
+    #[error("{0}")]
+    Malformed(String),
+    /// The plugin failed.
+    #[error(transparent)]
+    Plugin(#[from] PluginError),
+    /// The bus does not take it now.
+    #[error("the bus does not take events: {0}")]
+    Bus(#[from] StoreError),
+    /// The plugin asks to confirm at an address that is not the provider's.
+    #[error("the confirmation's address is refused: {0}")]
+    ConfirmationRefused(#[from] AddressRefused),
+    /// The confirmation could not be made.
+    #[error("the confirmation failed: {0}")]
+    Confirmation(#[from] FetchError),
+}
+
+impl From<DeliveryError> for IntakeError {
+    fn from(error: DeliveryError) -> Self {
+        match error {
+            DeliveryError::Refused(refusal) => Self::Refused(refusal),
+            DeliveryError::Malformed { reason, .. } => Self::Malformed(scrub::sentence(&reason)),
+            DeliveryError::Plugin(error) => Self::Plugin(error),
+        }
+    }
+}
+
+/// Why a dead letter could not be replayed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReplayError {
+    /// Not sealed by a host.
+    #[error("the dead letter is none of a host: it has no header `{0}`")]
+    NotOurs(&'static str),
+    /// It does not open.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// Its plugin is not installed any more.
+    #[error("no plugin serves `{0}`")]
+    UnknownProvider(String),
+    /// Its account is not configured any more.
+    #[error("`{provider}` has no account `{account}`")]
+    UnknownAccount {
+        /// The provider.
+        provider: String,
+        /// The account.
+        account: String,
+    },
+    /// It fails again.
+    #[error(transparent)]
+    Intake(#[from] IntakeError),
+}
+
+/// Takes deliveries in.
+pub struct Intake {
+    pub(crate) plugins: Plugins,
+    pub(crate) accounts: Accounts,
+    pub(crate) hasher: Hasher,
+    pub(crate) bus: Arc<dyn Bus>,
+    pub(crate) metrics: Metrics,
+    pub(crate) certificates: Arc<dyn CertificateSource>,
+    pub(crate) fetcher: Arc<Fetcher>,
+    pub(crate) sealer: Sealer,
+    pub(crate) unproven: UnprovenBudget,
+    pub(crate) skipped: SkippedTypes,
+}
+
+impl std::fmt::Debug for Intake {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Intake").finish_non_exhaustive()
+    }
+}
+
+impl Intake {
+    /// The installed plugins.
+    pub fn plugins(&self) -> &Plugins {
+        &self.plugins
+    }
+
+    /// The configured accounts.
+    pub fn accounts(&self) -> &Accounts {
+        &self.accounts
+    }
+
+    /// Takes one delivery in. When it returns a success, everything of it is on the bus.
+    pub(crate) async fn take(
+        &self,
+        plugin: &Arc<Plugin>,
+        account: &Account,
+        incoming: Incoming,
+        request_id: &str,
+    ) -> Result<Taken, IntakeError> {
+        let received_at = incoming.received_at;
+        let request = Arc::new(request_for(plugin, account, incoming));
+        let delivery = Delivery::new(plugin, Arc::clone(&request)).await?;
+        let outcome = match delivery.verify(plugin, account, &*self.certificates).await {
+            Ok(verified) => verified.normalize().await,
+            Err(error) => Err(error),
+        };
+        match outcome {
+            Ok(Outcome::Events(batch)) => {
+                let converted = self.convert(batch, plugin, account, received_at).await;
+                let mut records = Vec::with_capacity(converted.records.len() + 1);
+                records.extend(converted.records);
+                if !converted.rejected.is_empty() {
+                    let raw = raw_delivery(&request, account, received_at, true);
+                    let cause = Cause::Rejected(&converted.rejected);
+                    records.push(dead_letter::record(&self.sealer, &raw, plugin.tag(), request_id, cause));
+                }
+                if !records.is_empty() {
+                    self.bus.append(records).await?;
+                }
+                self.count(account.provider(), converted.counts, &converted.skipped);
+                self.metrics.identifiers_dropped(account.provider(), converted.identifiers_dropped);
+                if !converted.rejected.is_empty() {
+                    self.metrics.dead_letter(account.provider(), "rejected_elements");
+                }
+                Ok(Taken::Stored(converted.counts))
+            }
+            Ok(Outcome::Reply(reply)) => Ok(Taken::Reply(reply)),
+            Ok(Outcome::Confirm(url)) => {
+                let address = FetchAddress::parse(&url, &plugin.descriptor().hosts)?;
+                self.fetcher.get(&address).await?;
+                tracing::info!(
+                    provider = account.provider(),
+                    account = account.name(),
+                    "confirmed the webhook of `{}` account `{}` at `{}`",
+                    account.provider(),
+                    account.name(),
+                    address.host()
+                );
+                Ok(Taken::Confirmed)
+            }
+            Err(DeliveryError::Malformed { reason, is_proven }) => {
+                let reason = scrub::sentence(&reason);
+                self.keep_malformed(plugin, account, &request, received_at, request_id, &reason, is_proven).await?;
+                Err(IntakeError::Malformed(reason))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Runs a dead letter through the plugin that is installed now. Events that had been stored before get the same
+    /// ids and are stored once. Elements that are still rejected are counted and not set aside again.
+    ///
+    /// # Errors
+    /// [`ReplayError`] when nothing could be made of it; the letter should then be kept.
+    pub async fn replay(&self, letter: &Record) -> Result<Counts, ReplayError> {
+        let header = |name| letter.headers.get(name).map(String::as_str).ok_or(ReplayError::NotOurs(name));
+        let context = SealContext {
+            provider: header(header::PROVIDER)?,
+            account: header(header::ACCOUNT)?,
+            plugin: header(header::PLUGIN)?,
+        };
+        let raw = self.sealer.open(&letter.value, &context)?;
+        let plugin =
+            self.plugins.get(&raw.provider).ok_or_else(|| ReplayError::UnknownProvider(raw.provider.clone()))?;
+        let account = self.accounts.get(&raw.provider, &raw.account).map_err(|_| ReplayError::UnknownAccount {
+            provider: raw.provider.clone(),
+            account: raw.account.clone(),
+        })?;
+        let (received_at, is_proven) = (raw.received_at, raw.is_proven);
+        let incoming = Incoming {
+            method: raw.method,
+            path: raw.path,
+            query: raw.query,
+            headers: raw.headers.into_iter().map(|(name, value)| Header { name, value }).collect(),
+            body: raw.body,
+            received_at,
+        };
+        let request = Arc::new(request_for(&plugin, &account, incoming));
+        let delivery = Delivery::new(&plugin, request).await.map_err(IntakeError::from)?;
+        // What was proven then stays proven: the secret may have been rotated since.
+        let verified = match is_proven {
+            true => delivery.proven_at_receipt(),
+            false => {
+                delivery.verify(&plugin, &account, &*self.certificates).await.map_err(IntakeError::from)?
+            }
+        };
+        let Outcome::Events(batch) = verified.normalize().await.map_err(IntakeError::from)? else {
+            return Ok(Counts::default());
+        };
+        let converted = self.convert(batch, &plugin, &account, received_at).await;
+        if !converted.records.is_empty() {
+            self.bus.append(converted.records).await.map_err(IntakeError::from)?;
+        }
+        self.count(account.provider(), converted.counts, &converted.skipped);
+        Ok(converted.counts)
+    }
+
+    /// Keeps what the plugin could not read. When it cannot be kept now the provider must send it again.
+    #[expect(clippy::too_many_arguments, reason = "what a letter tells, each of it once")]
+    async fn keep_malformed(
+        &self,
+        plugin: &Plugin,
+        account: &Account,
+        request: &Request,
+        received_at: Timestamp,
+        request_id: &str,
+        reason: &str,
+        is_proven: bool,
+    ) -> Result<(), StoreError> {
+        let (provider, name) = (account.provider(), account.name());
+        if !is_proven && !self.unproven.take(provider, name, request.body.len(), received_at) {
+            self.metrics.dead_letter(provider, "malformed_not_kept");
+            return Ok(());
+        }
+        let raw = raw_delivery(request, account, received_at, is_proven);
+        let cause = Cause::Malformed(reason);
+        let letter = dead_letter::record(&self.sealer, &raw, plugin.tag(), request_id, cause);
+        self.bus.append(vec![letter]).await?;
+        self.metrics.dead_letter(provider, "malformed");
+        Ok(())
+    }
+
+    async fn convert(
+        &self,
+        batch: Batch,
+        plugin: &Plugin,
+        account: &Account,
+        received_at: Timestamp,
+    ) -> ReadyBatch {
+        if batch.events.len() <= INLINE_EVENTS {
+            let origin =
+                Origin { provider: account.provider(), account: account.name(), plugin: plugin.tag(), received_at };
+            return ReadyBatch::new(canonical::convert(batch, &self.hasher, &origin));
+        }
+        let hasher = self.hasher.clone();
+        let (provider, name) = (account.provider().to_owned(), account.name().to_owned());
+        let tag = plugin.tag().to_owned();
+        let converted = tokio::task::spawn_blocking(move || {
+            let origin = Origin { provider: &provider, account: &name, plugin: &tag, received_at };
+            ReadyBatch::new(canonical::convert(batch, &hasher, &origin))
+        });
+        match converted.await {
+            Ok(converted) => converted,
+            Err(failure) => match failure.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => unreachable!("the conversion is not aborted while it is waited for"),
+            },
+        }
+    }
+
+    fn count(&self, provider: &str, counts: Counts, skipped: &[Skipped]) {
+        self.metrics.elements(provider, counts);
+        self.skipped.add(provider, skipped);
+    }
+}
+
+/// A batch ready for the bus.
+struct ReadyBatch {
+    records: Vec<NewRecord>,
+    rejected: Vec<canonical::RejectedElement>,
+    skipped: Vec<Skipped>,
+    identifiers_dropped: u64,
+    counts: Counts,
+}
+
+impl ReadyBatch {
+    fn new(converted: Converted) -> Self {
+        let Converted { events, rejected, skipped, identifiers_dropped } = converted;
+        let counts = Counts { accepted: events.len(), skipped: skipped.len(), rejected: rejected.len() };
+        Self { records: events.iter().map(event_record).collect(), rejected, skipped, identifiers_dropped, counts }
+    }
+}
+
+/// The record of an event. Its key keeps a person's events in order.
+pub(crate) fn event_record(event: &Event) -> NewRecord {
+    NewRecord {
+        topic: EVENTS_TOPIC.to_owned(),
+        key: event.universal_id.as_str().to_owned(),
+        value: event.to_json(),
+        headers: BTreeMap::new(),
+    }
+}
+
+/// The request as the plugin gets it: settings with their values, secrets by name only.
+pub(crate) fn request_for(plugin: &Plugin, account: &Account, incoming: Incoming) -> Request {
+    let descriptor = plugin.descriptor();
+    Request {
+        method: incoming.method,
+        path: incoming.path,
+        query: incoming.query,
+        headers: incoming.headers,
+        body: incoming.body,
+        received_at_ms: incoming.received_at.as_millis(),
+        settings: account.settings(descriptor),
+        secrets: account.secret_names(descriptor),
+    }
+}
+
+fn raw_delivery(request: &Request, account: &Account, received_at: Timestamp, is_proven: bool) -> RawDelivery {
+    let headers = request.headers.iter().map(|header| (header.name.clone(), header.value.clone()));
+    RawDelivery {
+        provider: account.provider().to_owned(),
+        account: account.name().to_owned(),
+        method: request.method.clone(),
+        path: request.path.clone(),
+        query: request.query.clone(),
+        headers: headers.collect(),
+        body: request.body.clone(),
+        received_at,
+        is_proven,
+    }
+}
+
+/// Which of a provider's types gave no event, and how often, so that a type that is new is seen.
+#[derive(Debug, Default)]
+pub(crate) struct SkippedTypes(Mutex<BTreeMap<String, BTreeMap<String, u64>>>);
+
+impl SkippedTypes {
+    fn add(&self, provider: &str, skipped: &[Skipped]) {
+        if skipped.is_empty() {
+            return;
+        }
+        let mut providers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let types = providers.entry(provider.to_owned()).or_default();
+        for element in skipped {
+            let name = scrub::sentence(&element.provider_type);
+            if let Some(count) = types.get_mut(&name) {
+                *count += 1;
+            } else if types.len() < MAX_SKIPPED_TYPES {
+                tracing::info!(
+                    provider,
+                    r#type = name,
+                    "first element of type `{name}` of `{provider}` skipped: {}",
+                    scrub::sentence(&element.reason)
+                );
+                types.insert(name, 1);
+            }
+        }
+    }
+
+    /// Types and their counts since the start.
+    pub(crate) fn of(&self, provider: &str) -> BTreeMap<String, u64> {
+        let providers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        providers.get(provider).cloned().unwrap_or_default()
+    }
+}

@@ -1,0 +1,127 @@
+//! Names and labels of everything the host counts, its plugins apart.
+
+use std::{sync::Arc, time::Duration};
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+
+use crate::intake::Counts;
+
+/// `provider` is the slug of an installed plugin, or `none`; `outcome` is `stored`, `reply`, `confirmed` or an error's
+/// code: all from fixed lists.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DeliveryLabels {
+    provider: Arc<str>,
+    outcome: &'static str,
+}
+
+/// `result` is `accepted`, `skipped` or `rejected`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ElementLabels {
+    provider: Arc<str>,
+    result: &'static str,
+}
+
+/// `cause` is `malformed`, `malformed_not_kept` or `rejected_elements`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LetterLabels {
+    provider: Arc<str>,
+    cause: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ProviderLabels {
+    provider: Arc<str>,
+}
+
+/// From a delivery refused at once (tens of microseconds) to the request timeout (15 s), finest around the few
+/// milliseconds of a flush.
+const DELIVERY_BUCKETS: [f64; 14] =
+    [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002, 0.004, 0.008, 0.015, 0.025, 0.05, 0.1, 0.5, 2.0, 15.0];
+
+/// What the host counts.
+#[derive(Debug, Clone)]
+pub(crate) struct Metrics {
+    deliveries: Family<DeliveryLabels, Counter>,
+    delivery_seconds: Family<ProviderLabels, Histogram, fn() -> Histogram>,
+    elements: Family<ElementLabels, Counter>,
+    dead_letters: Family<LetterLabels, Counter>,
+    identifiers_dropped: Family<ProviderLabels, Counter>,
+    /// Deliveries under way.
+    pub(crate) in_flight: Gauge,
+    /// Panics caught.
+    pub(crate) panics: Counter,
+}
+
+impl Metrics {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let buckets: fn() -> Histogram = || Histogram::new(DELIVERY_BUCKETS);
+        let metrics = Self {
+            deliveries: Family::default(),
+            delivery_seconds: Family::new_with_constructor(buckets),
+            elements: Family::default(),
+            dead_letters: Family::default(),
+            identifiers_dropped: Family::default(),
+            in_flight: Gauge::default(),
+            panics: Counter::default(),
+        };
+        registry.register(
+            "sendflowr_host_deliveries",
+            "Deliveries, by provider and what became of them",
+            metrics.deliveries.clone(),
+        );
+        registry.register(
+            "sendflowr_host_delivery_seconds",
+            "Time from a delivery's head to its answer",
+            metrics.delivery_seconds.clone(),
+        );
+        registry.register(
+            "sendflowr_host_elements",
+            "Elements of deliveries, by provider and what became of them",
+            metrics.elements.clone(),
+        );
+        registry.register(
+            "sendflowr_host_dead_letters",
+            "Deliveries sealed into the dead letters, by provider and cause",
+            metrics.dead_letters.clone(),
+        );
+        registry.register(
+            "sendflowr_host_identifiers_dropped",
+            "Identifiers that were no phone number or held an address",
+            metrics.identifiers_dropped.clone(),
+        );
+        registry.register("sendflowr_host_deliveries_in_flight", "Deliveries under way", metrics.in_flight.clone());
+        registry.register("sendflowr_host_panics", "Panics caught while answering", metrics.panics.clone());
+        metrics
+    }
+
+    pub(crate) fn delivery(&self, provider: &Arc<str>, outcome: &'static str, took: Duration) {
+        let labels = DeliveryLabels { provider: Arc::clone(provider), outcome };
+        self.deliveries.get_or_create(&labels).inc();
+        let labels = ProviderLabels { provider: Arc::clone(provider) };
+        self.delivery_seconds.get_or_create(&labels).observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn elements(&self, provider: &str, counts: Counts) {
+        let results = [("accepted", counts.accepted), ("skipped", counts.skipped), ("rejected", counts.rejected)];
+        for (result, count) in results {
+            if count > 0 {
+                let labels = ElementLabels { provider: provider.into(), result };
+                self.elements.get_or_create(&labels).inc_by(count as u64);
+            }
+        }
+    }
+
+    pub(crate) fn dead_letter(&self, provider: &str, cause: &'static str) {
+        self.dead_letters.get_or_create(&LetterLabels { provider: provider.into(), cause }).inc();
+    }
+
+    pub(crate) fn identifiers_dropped(&self, provider: &str, count: u64) {
+        if count > 0 {
+            self.identifiers_dropped.get_or_create(&ProviderLabels { provider: provider.into() }).inc_by(count);
+        }
+    }
+}

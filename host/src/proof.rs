@@ -1,0 +1,190 @@
+//! Checks that deliveries are genuine.
+//!
+//! A plugin says what must hold ([`Proof`]); the secrets and the cryptography are here. Everything that compares with a
+//! secret takes the same time whether it fits or not. What a forged delivery can make the host do is bounded: the
+//! number of candidates by the contract, the bytes hashed and the signatures verified by `Work`.
+
+mod certificate;
+mod credentials;
+mod encoding;
+mod keyed_hash;
+mod public_key;
+mod refusal;
+mod signatures;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use certificate::{Certificate, CertificateSource, FetchedCertificates, GivenCertificates};
+pub use refusal::Refusal;
+
+use crate::{
+    accounts::Account,
+    plugin::types::{Descriptor, Freshness, HashKey, Message, Part, Proof, Request},
+};
+
+/// Proofs that a delivery may need; the most that a known provider needs is three.
+const MAX_PROOFS: usize = 16;
+
+/// Candidate messages of one proof, as the contract says.
+const MAX_MESSAGES: usize = 8;
+
+/// Candidate signatures or tokens of one proof, as the contract says.
+const MAX_SIGNATURES: usize = 16;
+
+/// Bytes hashed for one delivery: the largest body (5 MiB) under every value of a rotated secret, and some. Takes some
+/// 50 ms at most.
+const MAX_HASHED_BYTES: usize = 32 * 1024 * 1024;
+
+/// Public-key signatures verified for one delivery: two messages, four signatures, four keys. Each takes up to 100 µs.
+const MAX_VERIFICATIONS: usize = 32;
+
+/// How much a delivery is trusted once its proofs have held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trust {
+    /// Something that only the provider can know proves it.
+    Genuine,
+    /// Nothing proves it, and the operator allows that.
+    Unsigned,
+    /// Signed with a key that everybody knows: the provider's test delivery. May carry no event.
+    PublishedKey,
+    /// A handshake from before there is a key. May carry nothing.
+    Handshake,
+}
+
+/// What proofs are checked against.
+pub(crate) struct Evidence<'a> {
+    pub(crate) descriptor: &'a Descriptor,
+    pub(crate) account: &'a Account,
+    pub(crate) request: &'a Request,
+    pub(crate) certificates: &'a dyn CertificateSource,
+}
+
+/// Checks that all proofs hold, in their order, and says how far they go.
+pub(crate) async fn check(proofs: &[Proof], evidence: &Evidence<'_>) -> Result<Trust, Refusal> {
+    if let [Proof::Handshake] = proofs {
+        return Ok(Trust::Handshake);
+    }
+    if proofs.len() > MAX_PROOFS {
+        return Err(Refusal::PluginFault("it demands more than 16 proofs"));
+    }
+    // Looked at before anything else, so that a plugin's fault does not depend on what the delivery presents.
+    if proofs.iter().any(|proof| matches!(proof, Proof::Handshake)) {
+        return Err(Refusal::PluginFault("a handshake stands beside other proofs"));
+    }
+    let mut work = Work { bytes_left: MAX_HASHED_BYTES, verifications_left: MAX_VERIFICATIONS };
+    let mut is_genuine = false;
+    let mut has_published_key = false;
+    for proof in proofs {
+        match proof {
+            Proof::KeyedHash(proof) => {
+                check_messages(&proof.messages)?;
+                keyed_hash::check(proof, evidence, &mut work)?;
+                match proof.key {
+                    HashKey::Secret(_) => is_genuine = true,
+                    HashKey::Published(_) => has_published_key = true,
+                }
+            }
+            Proof::PublicKey(proof) => {
+                check_messages(&proof.messages)?;
+                public_key::check(proof, evidence, &mut work).await?;
+                is_genuine = true;
+            }
+            Proof::SharedSecret(proof) => {
+                credentials::check_token(proof, evidence)?;
+                is_genuine = true;
+            }
+            Proof::BasicAuth(proof) => {
+                credentials::check_basic(proof, evidence)?;
+                is_genuine = true;
+            }
+            // Anybody can write a recent time: it proves nothing by itself.
+            Proof::Fresh(proof) => check_fresh(proof, evidence.request.received_at_ms)?,
+            Proof::Handshake => {}
+        }
+    }
+    if is_genuine {
+        Ok(Trust::Genuine)
+    } else if has_published_key {
+        Ok(Trust::PublishedKey)
+    } else if evidence.account.takes_unsigned(evidence.descriptor) {
+        Ok(Trust::Unsigned)
+    } else {
+        Err(unproven(evidence))
+    }
+}
+
+fn unproven(evidence: &Evidence<'_>) -> Refusal {
+    let Evidence { descriptor, account, .. } = evidence;
+    if !account.secret_names(descriptor).is_empty() {
+        return Refusal::NoProofDemanded;
+    }
+    let key = |name: &str| format!("`{}`", account.key(name));
+    let required = descriptor.secrets.iter().filter(|secret| secret.required);
+    let mut keys: Vec<String> = required.map(|secret| key(&secret.name)).collect();
+    if keys.is_empty() {
+        keys = descriptor.secrets.iter().map(|secret| key(&secret.name)).collect();
+    }
+    if keys.is_empty() {
+        keys.push(key("allow_unsigned"));
+    }
+    Refusal::NoProofConfigured { keys }
+}
+
+fn check_messages(messages: &[Message]) -> Result<(), Refusal> {
+    match messages.len() {
+        0 => Err(Refusal::PluginFault("a proof has no message")),
+        1..=MAX_MESSAGES => Ok(()),
+        _ => Err(Refusal::PluginFault("a proof has more than 8 messages")),
+    }
+}
+
+fn check_fresh(proof: &Freshness, received_at_ms: i64) -> Result<(), Refusal> {
+    let by_ms = received_at_ms.abs_diff(proof.signed_at_ms);
+    if by_ms <= proof.tolerance_ms {
+        return Ok(());
+    }
+    Err(Refusal::TimestampStale {
+        origin: proof.source.clone(),
+        by_ms,
+        is_future: proof.signed_at_ms > received_at_ms,
+        tolerance_ms: proof.tolerance_ms,
+    })
+}
+
+/// What may still be spent on one delivery.
+struct Work {
+    bytes_left: usize,
+    verifications_left: usize,
+}
+
+impl Work {
+    /// Takes the hashing of a message.
+    fn hash(&mut self, message: &Message, body: &[u8]) -> Result<(), Refusal> {
+        for part in message {
+            self.take_bytes(match part {
+                Part::Body => body.len(),
+                Part::Bytes(bytes) => bytes.len(),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Takes one public-key verification of a message of this length.
+    fn verify_signature(&mut self, message_bytes: usize) -> Result<(), Refusal> {
+        self.verifications_left = self
+            .verifications_left
+            .checked_sub(1)
+            .ok_or(Refusal::PluginFault("there are too many signatures to check"))?;
+        self.take_bytes(message_bytes)
+    }
+
+    fn take_bytes(&mut self, bytes: usize) -> Result<(), Refusal> {
+        self.bytes_left = self
+            .bytes_left
+            .checked_sub(bytes)
+            .ok_or(Refusal::PluginFault("the messages to check are too long together"))?;
+        Ok(())
+    }
+}

@@ -1,0 +1,85 @@
+//! Keyed hashes: HMAC, and the plain hash of key and message.
+
+use ring::{digest, hmac};
+use subtle::ConstantTimeEq;
+
+use super::{Evidence, Refusal, Work, encoding::decode, signatures};
+use crate::plugin::types::{Hash, HashConstruction, HashKey, KeyedHash, Message, Part, SecretKey};
+
+/// Checks that any signature fits any message under any value of the key.
+pub(super) fn check(proof: &KeyedHash, evidence: &Evidence<'_>, work: &mut Work) -> Result<(), Refusal> {
+    let presented = signatures::decode_all(&proof.source, &proof.signatures)?;
+    for key in keys(&proof.key, evidence)? {
+        for message in &proof.messages {
+            work.hash(message, &evidence.request.body)?;
+            let expected = tag(proof.construction, proof.hash, &key, message, &evidence.request.body);
+            for signature in &presented {
+                if bool::from(expected.as_slice().ct_eq(signature)) {
+                    return Ok(());
+                }
+            }
+        }
+    }
+    Err(Refusal::SignatureMismatch { origin: proof.source.clone() })
+}
+
+/// All values of the key. A value that cannot be a key is an error only when no other value can.
+fn keys(key: &HashKey, evidence: &Evidence<'_>) -> Result<Vec<Vec<u8>>, Refusal> {
+    let secret = match key {
+        HashKey::Published(bytes) => return Ok(vec![bytes.clone()]),
+        HashKey::Secret(secret) => secret,
+    };
+    let mut keys = Vec::new();
+    let mut unusable = None;
+    for value in evidence.account.secret(evidence.descriptor, &secret.name)? {
+        match secret_key(secret, value.expose()) {
+            Ok(key) => keys.push(key),
+            Err(problem) => unusable = Some(Refusal::SecretUnusable { name: secret.name.clone(), problem }),
+        }
+    }
+    match unusable {
+        Some(refusal) if keys.is_empty() => Err(refusal),
+        _ => Ok(keys),
+    }
+}
+
+fn secret_key(secret: &SecretKey, configured: &str) -> Result<Vec<u8>, &'static str> {
+    // A line break at the end is what a file or a copy leaves behind, never part of a key.
+    let text = configured.trim();
+    let text = text.strip_prefix(secret.strip_prefix.as_str()).unwrap_or(text);
+    match decode(text, secret.encoding) {
+        Some(key) if key.is_empty() => Err("is empty behind its prefix"),
+        Some(key) => Ok(key),
+        None => Err("is not written in the encoding that the provider gives it in: copy it once more"),
+    }
+}
+
+fn tag(construction: HashConstruction, hash: Hash, key: &[u8], message: &Message, body: &[u8]) -> Vec<u8> {
+    let parts = message.iter().map(|part| match part {
+        Part::Body => body,
+        Part::Bytes(bytes) => bytes.as_slice(),
+    });
+    match construction {
+        HashConstruction::Hmac => {
+            let algorithm = match hash {
+                Hash::Sha1 => hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY,
+                Hash::Sha256 => hmac::HMAC_SHA256,
+                Hash::Sha512 => hmac::HMAC_SHA512,
+            };
+            let mut context = hmac::Context::with_key(&hmac::Key::new(algorithm, key));
+            parts.for_each(|part| context.update(part));
+            context.sign().as_ref().to_vec()
+        }
+        HashConstruction::KeyThenMessage => {
+            let algorithm = match hash {
+                Hash::Sha1 => &digest::SHA1_FOR_LEGACY_USE_ONLY,
+                Hash::Sha256 => &digest::SHA256,
+                Hash::Sha512 => &digest::SHA512,
+            };
+            let mut context = digest::Context::new(algorithm);
+            context.update(key);
+            parts.for_each(|part| context.update(part));
+            context.finish().as_ref().to_vec()
+        }
+    }
+}

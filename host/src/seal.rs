@@ -1,0 +1,324 @@
+//! Deliveries that could not be used, kept so that nobody but this host can read them.
+//!
+//! A raw delivery holds addresses and authorization headers, so it is sealed (ChaCha20-Poly1305) before it goes
+//! to the dead letters, and opened again when it is replayed through a newer plugin. Layout: one byte version, twelve
+//! bytes nonce, then the sealed zlib-compressed JSON. Provider, account and plugin stand beside it in clear text and
+//! are bound to it: a letter moved to another account does not open.
+
+use std::{
+    fmt,
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+};
+
+use base64::Engine;
+use event::Timestamp;
+use flate2::{Compression, read::ZlibDecoder, write::ZlibEncoder};
+use ring::{
+    aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
+    rand::{SecureRandom, SystemRandom},
+};
+use serde::{Deserialize, Serialize};
+
+/// The layout that is written. Every layout up to it is read.
+const VERSION: u8 = 1;
+
+/// Length of the key, that of the cipher.
+const KEY_BYTES: usize = 32;
+
+/// Most bytes that a letter unpacks to: the largest body as base64 within JSON, its headers, and room.
+const MAX_UNPACKED_BYTES: u64 = 64 * 1024 * 1024;
+
+/// A delivery as it was received.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RawDelivery {
+    /// The provider's slug.
+    pub provider: String,
+    /// The account.
+    pub account: String,
+    /// Upper-case method.
+    pub method: String,
+    /// Path, percent-encoded.
+    pub path: String,
+    /// Query, percent-encoded, without the question mark.
+    pub query: String,
+    /// Headers in order, names in lower case, values as Latin-1 text.
+    pub headers: Vec<(String, String)>,
+    /// The body, after any content encoding was removed.
+    #[serde(with = "as_base64")]
+    pub body: Vec<u8>,
+    /// When it was received.
+    pub received_at: Timestamp,
+    /// Whether its proofs held when it was received.
+    pub is_proven: bool,
+}
+
+mod as_base64 {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&STANDARD.encode(bytes))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        STANDARD.decode(text).map_err(|_| D::Error::custom("the body is no base64"))
+    }
+}
+
+/// What stands beside a sealed delivery in clear text and is bound to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SealContext<'a> {
+    /// The provider's slug.
+    pub provider: &'a str,
+    /// The account.
+    pub account: &'a str,
+    /// The plugin that could not use it, `slug@version`.
+    pub plugin: &'a str,
+}
+
+impl SealContext<'_> {
+    fn associated_data(&self) -> Aad<Vec<u8>> {
+        // None of the three can hold a zero byte.
+        let parts = ["sendflowr/dead-letter", self.provider, self.account, self.plugin];
+        Aad::from(parts.join("\0").into_bytes())
+    }
+}
+
+/// A sealed delivery cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// Written by a newer build.
+    #[error("the letter has layout {0}, this build reads up to {VERSION}: upgrade it")]
+    TooNew(u8),
+    /// Another key, another provider, account or plugin than it was sealed for, or damaged.
+    #[error("the letter was sealed with another key (`host.seal_key`), for another account, or is damaged")]
+    Sealed,
+    /// Opened, but not what should be inside.
+    #[error("the letter holds no delivery that this build reads")]
+    Content,
+}
+
+/// The key is not usable.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SealKeyError {
+    /// Neither 64 hexadecimal digits nor base64 of 32 bytes.
+    #[error("{0} must be 32 bytes, as 64 hexadecimal digits or base64: `openssl rand -hex 32` makes one")]
+    Malformed(String),
+    /// The file cannot be read or made.
+    #[error("the seal key `{}` cannot be read or made", .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Seals and opens.
+pub struct Sealer {
+    key: LessSafeKey,
+    random: SystemRandom,
+}
+
+impl fmt::Debug for Sealer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sealer").finish_non_exhaustive()
+    }
+}
+
+impl Sealer {
+    /// Seals with this key.
+    pub fn new(key: &[u8; KEY_BYTES]) -> Self {
+        let key = UnboundKey::new(&CHACHA20_POLY1305, key).expect("the cipher's keys have 32 bytes");
+        Self { key: LessSafeKey::new(key), random: SystemRandom::new() }
+    }
+
+    /// Seals with a key as it is configured.
+    ///
+    /// # Errors
+    /// [`SealKeyError::Malformed`], naming `origin`, when the text is no key.
+    pub fn from_text(text: &str, origin: &str) -> Result<Self, SealKeyError> {
+        let text = text.trim();
+        let bytes = match hex::decode(text) {
+            Ok(bytes) => Some(bytes),
+            Err(_) => base64::engine::general_purpose::STANDARD.decode(text).ok(),
+        };
+        let key = bytes.and_then(|bytes| <[u8; KEY_BYTES]>::try_from(bytes).ok());
+        key.map(|key| Self::new(&key)).ok_or_else(|| SealKeyError::Malformed(origin.to_owned()))
+    }
+
+    /// Seals with the key in a file, which is made when it is not there, readable for its owner alone. Processes that
+    /// start at the same time end up with the same key.
+    ///
+    /// # Errors
+    /// [`SealKeyError`] when the file holds no key, or cannot be read or made.
+    pub fn from_file(path: &Path) -> Result<Self, SealKeyError> {
+        let file = |source| SealKeyError::File { path: path.to_owned(), source };
+        let text = match std::fs::read_to_string(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                create_key(path).map_err(file)?;
+                std::fs::read_to_string(path).map_err(file)?
+            }
+            read => read.map_err(file)?,
+        };
+        Self::from_text(&text, &format!("`{}`", path.display()))
+    }
+
+    /// Seals a delivery.
+    pub fn seal(&self, delivery: &RawDelivery, plugin: &str) -> Vec<u8> {
+        let mut nonce = [0; NONCE_LEN];
+        // 96 random bits: after a billion letters the chance of a repeated nonce is still one in 10^11.
+        self.random.fill(&mut nonce).expect("the system's random source does not fail once it is up");
+        let mut packed = pack(delivery);
+        let context = SealContext { provider: &delivery.provider, account: &delivery.account, plugin };
+        self.key
+            .seal_in_place_append_tag(
+                Nonce::assume_unique_for_key(nonce),
+                context.associated_data(),
+                &mut packed,
+            )
+            .expect("a delivery is far shorter than the cipher's limit of 256 GiB");
+        let mut sealed = Vec::with_capacity(1 + NONCE_LEN + packed.len());
+        sealed.push(VERSION);
+        sealed.extend_from_slice(&nonce);
+        sealed.extend_from_slice(&packed);
+        sealed
+    }
+
+    /// Opens what [`Sealer::seal`] made.
+    ///
+    /// # Errors
+    /// [`OpenError`] when it was sealed otherwise.
+    pub fn open(&self, sealed: &[u8], context: &SealContext<'_>) -> Result<RawDelivery, OpenError> {
+        let (version, rest) = sealed.split_first().ok_or(OpenError::Sealed)?;
+        if *version != VERSION {
+            return Err(OpenError::TooNew(*version));
+        }
+        let (nonce, sealed) = rest.split_first_chunk::<NONCE_LEN>().ok_or(OpenError::Sealed)?;
+        let mut buffer = sealed.to_vec();
+        let packed = self
+            .key
+            .open_in_place(Nonce::assume_unique_for_key(*nonce), context.associated_data(), &mut buffer)
+            .map_err(|_| OpenError::Sealed)?;
+        serde_json::from_reader(io::BufReader::new(ZlibDecoder::new(&*packed).take(MAX_UNPACKED_BYTES)))
+            .map_err(|_| OpenError::Content)
+    }
+}
+
+fn pack(delivery: &RawDelivery) -> Vec<u8> {
+    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::fast());
+    serde_json::to_writer(&mut encoder, delivery)
+        .expect("a delivery has only serializable fields, and writing to memory does not fail");
+    encoder.finish().expect("writing to memory does not fail")
+}
+
+/// Makes a key file, or leaves the one that somebody else has made meanwhile.
+fn create_key(path: &Path) -> io::Result<()> {
+    let mut key = [0; KEY_BYTES];
+    SystemRandom::new().fill(&mut key).map_err(|_| io::Error::other("the system has no random numbers"))?;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder)?;
+    // Written under another name and linked, so that nobody ever reads half a key, and the first one stays.
+    let draft = folder.join(format!(".seal-{}", uuid::Uuid::now_v7().simple()));
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let written = options.open(&draft).and_then(|mut file| {
+        writeln!(file, "{}", hex::encode(key))?;
+        file.sync_all()?;
+        match std::fs::hard_link(&draft, path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            linked => linked,
+        }
+    });
+    let removed = std::fs::remove_file(&draft);
+    written.and(removed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn delivery() -> RawDelivery {
+        RawDelivery {
+            provider: "acme".into(),
+            account: "eu".into(),
+            method: "POST".into(),
+            path: "/webhooks/acme/eu".into(),
+            query: "a=1".into(),
+            headers: vec![("authorization".into(), "Basic x".into())],
+            body: b"{\"email\":\"ann@example.com\"\xff}".repeat(3),
+            received_at: "2026-01-10T12:00:00.000Z".parse().unwrap(),
+            is_proven: true,
+        }
+    }
+
+    const CONTEXT: SealContext<'_> = SealContext { provider: "acme", account: "eu", plugin: "acme@1.0.0" };
+
+    #[test]
+    fn opens_what_it_sealed_and_nothing_else() {
+        let sealer = Sealer::new(&[7; 32]);
+        let sealed = sealer.seal(&delivery(), "acme@1.0.0");
+        assert_eq!(sealer.open(&sealed, &CONTEXT).unwrap(), delivery());
+        assert!(!sealed.windows(3).any(|bytes| bytes == b"ann"));
+        assert_ne!(sealer.seal(&delivery(), "acme@1.0.0"), sealed, "every letter has a nonce of its own");
+
+        let elsewhere = SealContext { account: "us", ..CONTEXT };
+        assert!(matches!(sealer.open(&sealed, &elsewhere), Err(OpenError::Sealed)));
+        assert!(matches!(Sealer::new(&[8; 32]).open(&sealed, &CONTEXT), Err(OpenError::Sealed)));
+        for position in [1, 13, sealed.len() - 1] {
+            let mut damaged = sealed.clone();
+            damaged[position] ^= 1;
+            assert!(matches!(sealer.open(&damaged, &CONTEXT), Err(OpenError::Sealed)));
+        }
+        let mut newer = sealed;
+        newer[0] = 2;
+        assert!(matches!(sealer.open(&newer, &CONTEXT), Err(OpenError::TooNew(2))));
+        assert!(matches!(sealer.open(&[], &CONTEXT), Err(OpenError::Sealed)));
+    }
+
+    /// A letter of every layout is kept for good: replay must read it.
+    #[test]
+    fn reads_every_stored_layout() {
+        let sealed = include_bytes!("../tests/data/letter-v1.bin");
+        assert_eq!(Sealer::new(&[7; 32]).open(sealed, &CONTEXT).unwrap(), delivery());
+    }
+
+    #[test]
+    fn a_key_file_is_made_once_and_private() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("data/seal.key");
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                let path = path.clone();
+                std::thread::spawn(move || Sealer::from_file(&path).unwrap().seal(&delivery(), "acme@1.0.0"))
+            })
+            .collect();
+        let sealer = Sealer::from_file(&path).unwrap();
+        for thread in threads {
+            assert_eq!(sealer.open(&thread.join().unwrap(), &CONTEXT).unwrap(), delivery());
+        }
+        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no drafts are left");
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+    }
+
+    #[test]
+    fn keys_are_hexadecimal_or_base64() {
+        let sealed = Sealer::new(&[7; 32]).seal(&delivery(), "acme@1.0.0");
+        let base64 = base64::engine::general_purpose::STANDARD.encode([7; 32]);
+        for text in [hex::encode([7; 32]), base64] {
+            assert!(Sealer::from_text(&text, "x").unwrap().open(&sealed, &CONTEXT).is_ok());
+        }
+        let error = Sealer::from_text("secret", "`host.seal_key`").unwrap_err().to_string();
+        assert!(error.starts_with("`host.seal_key` must be 32 bytes") && !error.contains("secret"), "{error}");
+    }
+}
