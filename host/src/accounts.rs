@@ -44,6 +44,14 @@ enum RawValue {
     Texts(Vec<String>),
 }
 
+impl RawAccounts {
+    /// Sets one value, as if it stood in the configuration.
+    pub fn set(&mut self, provider: &str, account: &str, name: &str, value: &str) {
+        let accounts = self.0.entry(provider.to_owned()).or_default();
+        accounts.entry(account.to_owned()).or_default().insert(name.to_owned(), RawValue::Text(value.to_owned()));
+    }
+}
+
 impl fmt::Debug for RawAccounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = self.0.iter().map(|(provider, accounts)| (provider, accounts.keys().collect::<Vec<_>>()));

@@ -1,1 +1,30 @@
-fn main() {}
+#![doc = include_str!("../README.md")]
+
+mod cli;
+mod config;
+mod demo;
+mod output;
+mod plugin;
+mod replay;
+mod roles;
+mod synth;
+mod telemetry;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    match cli.run() {
+        Ok(code) => code,
+        Err(error) => {
+            // Before logging is set up, and for commands that print rather than serve, this is the only channel.
+            #[expect(clippy::print_stderr, reason = "the process ends here")]
+            {
+                eprintln!("error: {error:#}");
+            }
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! The command line.
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::{
+    config::{self, RawConfig},
+    demo, plugin, replay,
+    roles::{self, Role},
+    synth,
+    telemetry::{self, LogFormat},
+};
+
+/// Takes the webhooks of e-mail platforms and answers when to mail each person.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Flags of every command.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// Configuration file. Without it, `sendflowr.toml` in this folder when there is one.
+    #[arg(long, global = true, env = "SENDFLOWR_CONFIG")]
+    config: Option<PathBuf>,
+    /// Folder of the embedded engines, keys and caches [default: data]
+    #[arg(long, global = true)]
+    data: Option<PathBuf>,
+    /// Folder of the plugins [default: target/plugins]
+    #[arg(long, global = true)]
+    plugins: Option<PathBuf>,
+    /// What to log: `info`, or `warn,sendflowr_host=debug`.
+    #[arg(long, global = true, env = "SENDFLOWR_LOG", default_value = "info")]
+    log: String,
+    /// How to write log lines.
+    #[arg(long, global = true, value_enum, default_value = "text")]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs host, consumer and inference in one process.
+    Up {
+        /// Sends itself signed sample deliveries of every provider and shows what became of them.
+        #[arg(long)]
+        demo: bool,
+        #[command(flatten)]
+        listen: Listen,
+    },
+    /// Runs the host: webhooks in, events out to the bus.
+    Host {
+        /// Address to listen on [default: 127.0.0.1:5215]
+        #[arg(long)]
+        listen: Option<SocketAddr>,
+    },
+    /// Runs the consumer: from the bus to events, profiles and the identity graph.
+    Consumer,
+    /// Runs the inference service: decisions and explanations.
+    Inference {
+        /// Address to listen on [default: 127.0.0.1:8001]
+        #[arg(long)]
+        listen: Option<SocketAddr>,
+    },
+    /// Plugins: test them, list them, look at one delivery.
+    #[command(subcommand)]
+    Plugin(plugin::PluginCommand),
+    /// Puts synthetic events on the bus.
+    Synth {
+        /// How many events.
+        #[arg(long, default_value_t = 1_000)]
+        count: usize,
+        /// The same seed gives the same people and events.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+    /// Runs the dead letters through the plugins that are installed now.
+    Replay {
+        /// Only those of this provider.
+        #[arg(long)]
+        provider: Option<String>,
+        /// Says what would be done, and does nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// Where `up` listens.
+#[derive(Debug, Args)]
+struct Listen {
+    /// Address of the host [default: 127.0.0.1:5215]
+    #[arg(long)]
+    host_listen: Option<SocketAddr>,
+    /// Address of the inference service [default: 127.0.0.1:8001]
+    #[arg(long)]
+    inference_listen: Option<SocketAddr>,
+}
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Cli {
+    /// Does what the command line says.
+    ///
+    /// # Errors
+    /// What went wrong, with the setting, file or address it is about.
+    pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+        let Self { global, command } = self;
+        telemetry::init(&global.log, global.log_format).context("cannot read `--log`")?;
+        // Building the runtime by hand keeps `main` free of macros and lets every command share one.
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        runtime.block_on(dispatch(global, command))
+    }
+}
+
+async fn dispatch(global: Global, command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Up { demo, listen } => {
+            let mut config = global.load()?;
+            set(&mut config.host.listen, listen.host_listen);
+            set(&mut config.inference.listen, listen.inference_listen);
+            let demo = if demo { Some(demo::Demo::prepare(&mut config)?) } else { None };
+            roles::up(config, demo).await?;
+        }
+        Command::Host { listen } => {
+            let mut config = global.load()?;
+            set(&mut config.host.listen, listen);
+            roles::one(config, Role::Host).await?;
+        }
+        Command::Consumer => roles::one(global.load()?, Role::Consumer).await?,
+        Command::Inference { listen } => {
+            let mut config = global.load()?;
+            set(&mut config.inference.listen, listen);
+            roles::one(config, Role::Inference).await?;
+        }
+        Command::Plugin(command) => return plugin::run(command, global).await,
+        Command::Synth { count, seed } => synth::run(global.load()?, count, seed).await?,
+        Command::Replay { provider, dry_run } => replay::run(global.load()?, provider.as_deref(), dry_run).await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Global {
+    /// The configuration: file, environment, then the flags given.
+    pub(crate) fn load(&self) -> anyhow::Result<RawConfig> {
+        let default = PathBuf::from("sendflowr.toml");
+        let file = self.config.clone().or_else(|| default.exists().then_some(default));
+        let environment = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
+        let mut config = config::load(file.as_deref(), &environment)?;
+        if let Some(folder) = &self.data {
+            config.data_folder = Some(folder.clone());
+        }
+        if let Some(folder) = &self.plugins {
+            config.host.plugins.folder = Some(folder.clone());
+        }
+        Ok(config)
+    }
+}
+
+fn set(key: &mut Option<SocketAddr>, flag: Option<SocketAddr>) {
+    if flag.is_some() {
+        *key = flag;
+    }
+}

@@ -1,0 +1,218 @@
+//! `sendflowr up --demo`: the whole way shown on made-up people, from signed webhooks to an explained decision.
+
+mod person;
+mod picture;
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    time::{Duration, Instant, SystemTime},
+};
+
+use anyhow::{Context, bail};
+use event::Timestamp;
+use serde_json::{Value, json};
+use synth::delivery::{Account, Action, Delivery, Kind, PROVIDERS};
+
+use crate::{config::RawConfig, output};
+
+/// Account that the demonstration's deliveries are for, so that real accounts stay untouched.
+const ACCOUNT: &str = "demo";
+
+/// Account with well-known credentials, for the README's example of a webhook by hand. On the demonstration's own
+/// machine only, like everything that `--demo` sets up.
+const TRY_ACCOUNT: (&str, &str) = ("postmark", "try");
+const TRY_CREDENTIALS: [(&str, &str); 2] = [("basic_auth_user", "demo"), ("basic_auth_password", "demo")];
+
+/// How long stored events may take to show in a decision. Far more than it takes; only a broken installation waits so long.
+const VISIBLE_WITHIN: Duration = Duration::from_secs(30);
+
+/// Accounts of every provider with keys made for this run.
+pub(crate) struct Demo {
+    accounts: Vec<Account>,
+}
+
+/// What one provider's deliveries came to.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Tally {
+    deliveries: u64,
+    accepted: u64,
+    skipped: u64,
+    rejected: u64,
+    refused: u64,
+}
+
+impl Demo {
+    /// Makes the accounts and adds them to the configuration.
+    pub(crate) fn prepare(config: &mut RawConfig) -> anyhow::Result<Self> {
+        let mut accounts = Vec::with_capacity(PROVIDERS.len());
+        for provider in PROVIDERS {
+            let url = format!("https://demo.example.com/webhooks/{provider}/{ACCOUNT}");
+            let account = Account::generate(provider, &url).with_context(|| format!("no deliveries for `{provider}`"))?;
+            for (name, value) in account.config() {
+                config.accounts.set(provider, ACCOUNT, name, value);
+            }
+            accounts.push(account);
+        }
+        let (provider, account) = TRY_ACCOUNT;
+        for (name, value) in TRY_CREDENTIALS {
+            config.accounts.set(provider, account, name, value);
+        }
+        Ok(Self { accounts })
+    }
+
+    /// Sends the deliveries and shows what became of them.
+    ///
+    /// # Errors
+    /// When a service cannot be reached, or what was stored does not show.
+    pub(crate) async fn run(self, host: SocketAddr, inference: SocketAddr) -> anyhow::Result<()> {
+        // Fails only when it has been installed already; the client speaks to this machine, in plain HTTP, but wants one.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::builder().timeout(Duration::from_secs(15)).build()?;
+        let now = Timestamp::from(SystemTime::now());
+        let served = served_providers(&http, host).await?;
+        output::line("\nSending signed sample deliveries, as the providers would:\n");
+        let mut tallies = BTreeMap::new();
+        for account in self.accounts.iter().filter(|account| served.iter().any(|slug| slug == account.provider())) {
+            tallies.insert(account.provider(), deliver(&http, host, account, now).await?);
+        }
+        output::line(&table(&tallies));
+        if let Some(missing) = PROVIDERS.iter().find(|provider| !tallies.contains_key(*provider)) {
+            output::line(&format!("\n(`{missing}` and possibly others have no plugin in the plugin folder)"));
+        }
+        output::line("\n\"refused\" is a delivery sent on purpose without its proof; \"skipped\" an event of an unknown type.");
+        let decision = decide(&http, inference).await?;
+        show_person(&http, inference, &decision).await?;
+        output::line(&format!(
+            "\nOpen next:\n  http://{inference}/docs          the timing API, to try in the browser\n  \
+             http://{host}/plugins       the plugins: versions, states, times\n  \
+             http://{host}/metrics       Prometheus metrics\n\nStop with Ctrl-C."
+        ));
+        Ok(())
+    }
+}
+
+async fn served_providers(http: &reqwest::Client, host: SocketAddr) -> anyhow::Result<Vec<String>> {
+    let plugins: Value = http.get(format!("http://{host}/plugins")).send().await?.json().await?;
+    let list = plugins["plugins"].as_array().context("the host lists no plugins")?;
+    Ok(list.iter().filter_map(|plugin| plugin["slug"].as_str().map(str::to_owned)).collect())
+}
+
+/// The person's history at providers that report to this one, one event of an unknown type, and one delivery without proof.
+async fn deliver(
+    http: &reqwest::Client,
+    host: SocketAddr,
+    account: &Account,
+    now: Timestamp,
+) -> anyhow::Result<Tally> {
+    let mut actions = person::history(account.provider(), now);
+    let sample = Action {
+        kind: Kind::Unknown,
+        at: now,
+        email: person::EMAIL.to_owned(),
+        message: format!("{}-unknown", account.provider()),
+    };
+    actions.push(sample);
+    let mut tally = Tally::default();
+    let mut last = None;
+    for delivery in account.deliver(&actions, now) {
+        let (status, answer) = send(http, host, account.provider(), &delivery).await?;
+        tally.deliveries += 1;
+        if status != 200 {
+            bail!("`{}` answered {status} to a genuine delivery: {}", account.provider(), answer["error"]["message"]);
+        }
+        tally.accepted += answer["accepted"].as_u64().unwrap_or_default();
+        tally.skipped += answer["skipped"].as_u64().unwrap_or_default();
+        tally.rejected += answer["rejected"].as_u64().unwrap_or_default();
+        last = Some(delivery);
+    }
+    if let Some(mut unproven) = last {
+        unproven.query.clear();
+        unproven.headers.retain(|(name, _)| name == "content-type");
+        // One provider signs inside the body.
+        let text = String::from_utf8_lossy(&unproven.body).replace("\"signature\"", "\"unsigned\"");
+        unproven.body = text.into_bytes();
+        let (status, _) = send(http, host, account.provider(), &unproven).await?;
+        tally.deliveries += 1;
+        tally.refused += u64::from(status == 401);
+    }
+    Ok(tally)
+}
+
+async fn send(
+    http: &reqwest::Client,
+    host: SocketAddr,
+    provider: &str,
+    delivery: &Delivery,
+) -> anyhow::Result<(u16, Value)> {
+    let mut url = format!("http://{host}/webhooks/{provider}/{ACCOUNT}");
+    if !delivery.query.is_empty() {
+        url = format!("{url}?{}", delivery.query);
+    }
+    let mut request = http.post(url).body(delivery.body.clone());
+    for (name, value) in &delivery.headers {
+        request = request.header(name, value);
+    }
+    let response = request.send().await.with_context(|| format!("cannot reach the host at {host}"))?;
+    Ok((response.status().as_u16(), response.json().await.unwrap_or(Value::Null)))
+}
+
+fn table(tallies: &BTreeMap<&str, Tally>) -> String {
+    let row = |(provider, tally): (&&str, &Tally)| {
+        let numbers = [tally.deliveries, tally.accepted, tally.skipped, tally.rejected, tally.refused];
+        let mut row = vec![(*provider).to_owned()];
+        row.extend(numbers.map(|number| number.to_string()));
+        row
+    };
+    let rows: Vec<Vec<String>> = tallies.iter().map(row).collect();
+    output::table(&["provider", "deliveries", "accepted", "skipped", "rejected", "refused"], &rows)
+}
+
+/// Asks for a decision until it rests on the person's own history.
+async fn decide(http: &reqwest::Client, inference: SocketAddr) -> anyhow::Result<Value> {
+    let start = Instant::now();
+    loop {
+        let question = json!({ "email": person::EMAIL, "window_hours": 24, "esp": "sendgrid" });
+        let response = http.post(format!("http://{inference}/timing/decide")).json(&question).send().await;
+        let response = response.with_context(|| format!("cannot reach the inference service at {inference}"))?;
+        let status = response.status();
+        let decision: Value = response.json().await?;
+        if !status.is_success() {
+            bail!("the decision failed with {status}: {}", decision["error"]["message"]);
+        }
+        if decision["evidence"]["n"].as_f64().unwrap_or_default() >= person::CLICKS as f64 {
+            return Ok(decision);
+        }
+        if start.elapsed() > VISIBLE_WITHIN {
+            bail!("the events of the demonstration do not show in decisions after {} s", VISIBLE_WITHIN.as_secs());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn show_person(http: &reqwest::Client, inference: SocketAddr, decision: &Value) -> anyhow::Result<()> {
+    let prediction: Value = http
+        .post(format!("http://{inference}/predict"))
+        .json(&json!({ "email": person::EMAIL }))
+        .send()
+        .await?
+        .json()
+        .await?;
+    let shares: Vec<f64> =
+        prediction["probabilities"].as_array().into_iter().flatten().filter_map(Value::as_f64).collect();
+    output::line(&format!("\n{}'s week, as learned from these events (UTC):\n", person::NAME));
+    output::line(&picture::week(&shares));
+    let text = |name: &str| decision[name].as_str().unwrap_or_default().to_owned();
+    output::line(&format!(
+        "\nThe best minute of the next 24 hours for a mail to {}:\n  arrive {}  trigger {}  confidence {:.2}",
+        person::NAME,
+        text("arrive_at"),
+        text("trigger_at"),
+        decision["confidence"].as_f64().unwrap_or_default(),
+    ));
+    for sentence in decision["why"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        output::line(&format!("  · {sentence}"));
+    }
+    output::line(&format!("  explanation: http://{inference}/explanations/{}", text("explanation_ref")));
+    Ok(())
+}

@@ -1,0 +1,48 @@
+//! What commands print for people and programs: results on standard output, logs go to standard error.
+
+use std::io::Write;
+
+/// Prints one line. A closed pipe (`sendflowr … | head`) is no error.
+pub(crate) fn line(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{text}");
+    let _ = out.flush();
+}
+
+/// A table: the header, a rule, and one line per row, columns aligned. Columns whose every cell is a number are aligned
+/// to the right.
+pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+    let columns = header.len();
+    let cell = |row: &Vec<String>, column: usize| row.get(column).cloned().unwrap_or_default();
+    let width = |column: usize| {
+        let cells = rows.iter().map(|row| cell(row, column).chars().count());
+        cells.chain([header[column].chars().count()]).max().unwrap_or_default()
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let numeric: Vec<bool> = (0..columns)
+        .map(|column| !rows.is_empty() && rows.iter().all(|row| cell(row, column).parse::<f64>().is_ok()))
+        .collect();
+    let render = |cells: Vec<String>| {
+        let padded = cells.into_iter().enumerate().map(|(column, text)| {
+            let padding = " ".repeat(widths[column] - text.chars().count());
+            if numeric[column] { padding + &text } else { text + &padding }
+        });
+        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    let mut lines = vec![render(header.iter().map(|name| (*name).to_owned()).collect())];
+    lines.push(widths.iter().map(|width| "─".repeat(*width)).collect::<Vec<_>>().join("  "));
+    lines.extend(rows.iter().map(|row| render((0..columns).map(|column| cell(row, column)).collect())));
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_align_numbers_to_the_right() {
+        let rows = vec![vec!["sendgrid".to_owned(), "12".to_owned()], vec!["ses".to_owned(), "3".to_owned()]];
+        let expected = "provider  accepted\n────────  ────────\nsendgrid        12\nses              3";
+        assert_eq!(table(&["provider", "accepted"], &rows), expected);
+    }
+}

@@ -1,0 +1,262 @@
+//! Opens the stores and runs the roles until a signal asks to stop.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use consumer::ConsumerConfig;
+use event::Hasher;
+use host::HostConfig;
+use inference::InferenceConfig;
+use prometheus_client::registry::Registry;
+use store::embedded::{self, Embedded, EmbeddedConfig};
+use tokio::{net::TcpListener, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::{RawConfig, RawIdentityConfig},
+    demo::Demo,
+    output,
+};
+
+/// Where the embedded engines live when nothing else is configured.
+const DEFAULT_DATA_FOLDER: &str = "data";
+
+/// Age at which a process that does not consume itself takes its profiles for lost: another process writes the events, so
+/// a profile may miss the latest. Short enough for an event to change the next decision within seconds.
+const FOREIGN_PROFILE_AGE: Duration = Duration::from_secs(2);
+
+/// A role that can run in a process of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Webhooks in, events out to the bus.
+    Host,
+    /// From the bus to the stores.
+    Consumer,
+    /// Decisions.
+    Inference,
+}
+
+/// Runs all roles in this process, and the demonstration once they are ready.
+///
+/// # Errors
+/// What kept a role from starting, or ended it.
+pub(crate) async fn up(config: RawConfig, demo: Option<Demo>) -> anyhow::Result<()> {
+    let mut process = Process::open(config, false).await?;
+    let host = process.host().await?;
+    process.consumer()?;
+    let inference = process.inference().await?;
+    output::line(&format!("sendflowr is ready: webhooks http://{host}  timing http://{inference}"));
+    if let Some(demo) = demo {
+        let stop = process.stop.clone();
+        process.tasks.spawn(async move {
+            tokio::select! {
+                result = demo.run(host, inference) => result.context("the demonstration failed")?,
+                () = stop.cancelled() => {}
+            }
+            // The first task to end stops the process, and a demonstration that went well must not.
+            stop.cancelled().await;
+            Ok(())
+        });
+    }
+    process.run().await
+}
+
+/// Runs one role in this process.
+///
+/// # Errors
+/// What kept the role from starting, or ended it.
+pub(crate) async fn one(config: RawConfig, role: Role) -> anyhow::Result<()> {
+    let mut process = Process::open(config, role == Role::Inference).await?;
+    match role {
+        Role::Host => {
+            let address = process.host().await?;
+            output::line(&format!("sendflowr host is ready: webhooks http://{address}"));
+        }
+        Role::Consumer => {
+            process.consumer()?;
+            output::line("sendflowr consumer is ready");
+        }
+        Role::Inference => {
+            let address = process.inference().await?;
+            output::line(&format!("sendflowr inference is ready: timing http://{address}"));
+        }
+    }
+    process.run().await
+}
+
+/// What hashes identities; the same in every role.
+pub(crate) fn hasher(config: &RawIdentityConfig) -> Hasher {
+    match &config.pepper {
+        Some(pepper) => Hasher::with_pepper(pepper.as_bytes().to_vec()),
+        None => Hasher::new(),
+    }
+}
+
+/// The folder of the embedded engines, keys and caches.
+pub(crate) fn data_folder(config: &RawConfig) -> PathBuf {
+    config.data_folder.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_DATA_FOLDER))
+}
+
+/// Opens the four ports.
+///
+/// # Errors
+/// When a file cannot be used, with the setting to look at.
+pub(crate) async fn open_stores(config: &RawConfig) -> anyhow::Result<Embedded> {
+    open_engines(&data_folder(config), EmbeddedConfig::try_from(config.store.clone())?).await
+}
+
+async fn open_engines(folder: &Path, config: EmbeddedConfig) -> anyhow::Result<Embedded> {
+    embedded::open_with(folder, config)
+        .await
+        .with_context(|| format!("cannot use the data folder `{}` (`data_folder`)", folder.display()))
+}
+
+/// The parts that the roles of one process share.
+struct Process {
+    config: RawConfig,
+    data_folder: PathBuf,
+    hasher: Hasher,
+    stores: Embedded,
+    registry: Arc<Mutex<Registry>>,
+    tasks: JoinSet<anyhow::Result<()>>,
+    stop: CancellationToken,
+}
+
+impl Process {
+    /// Opens the stores. `foreign_events` says that another process writes the events this one reads.
+    async fn open(config: RawConfig, foreign_events: bool) -> anyhow::Result<Self> {
+        let data_folder = data_folder(&config);
+        let mut engines = EmbeddedConfig::try_from(config.store.clone()).context("`[store]`")?;
+        if foreign_events {
+            engines.profiles.max_age = engines.profiles.max_age.or(Some(FOREIGN_PROFILE_AGE));
+        }
+        let stores = open_engines(&data_folder, engines).await?;
+        let mut registry = Registry::default();
+        stores.register_metrics(&mut registry);
+        Ok(Self {
+            hasher: hasher(&config.identity),
+            config,
+            data_folder,
+            stores,
+            registry: Arc::new(Mutex::new(registry)),
+            tasks: JoinSet::new(),
+            stop: CancellationToken::new(),
+        })
+    }
+
+    /// Starts the host and answers its address.
+    async fn host(&mut self) -> anyhow::Result<SocketAddr> {
+        let (raw, accounts) = (self.config.host.clone(), self.config.accounts.clone());
+        let config = HostConfig::try_new(raw, accounts, &self.data_folder)?;
+        let listener = listen(config.listen, "host.listen").await?;
+        let address = listener.local_addr()?;
+        let dependencies = host::Dependencies {
+            bus: self.stores.bus.clone(),
+            hasher: self.hasher.clone(),
+            registry: self.registry.clone(),
+        };
+        let server = host::Server::start(config, dependencies).await?;
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move { server.serve(listener, stop).await.context("the host failed") });
+        Ok(address)
+    }
+
+    /// Starts the consumer.
+    fn consumer(&mut self) -> anyhow::Result<()> {
+        let config = ConsumerConfig::try_from(self.config.consumer.clone()).context("`[consumer]`")?;
+        let metrics = {
+            let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+            consumer::Metrics::register(&mut registry)
+        };
+        let dependencies = consumer::Dependencies {
+            bus: self.stores.bus.clone(),
+            events: self.stores.events.clone(),
+            profiles: self.stores.profiles.clone(),
+            identities: self.stores.identities.clone(),
+            metrics,
+        };
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move { consumer::run(config, dependencies, stop).await.context("the consumer failed") });
+        Ok(())
+    }
+
+    /// Starts the inference service and answers its address.
+    async fn inference(&mut self) -> anyhow::Result<SocketAddr> {
+        let mut raw = self.config.inference.clone();
+        raw.model_folder.get_or_insert_with(|| self.data_folder.join("model"));
+        let config = InferenceConfig::try_from(raw).context("`[inference]`")?;
+        let listener = listen(config.listen, "inference.listen").await?;
+        let address = listener.local_addr()?;
+        let dependencies = inference::Dependencies {
+            events: self.stores.events.clone(),
+            identities: self.stores.identities.clone(),
+            profiles: self.stores.profiles.clone(),
+            hasher: self.hasher.clone(),
+            registry: self.registry.clone(),
+        };
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            inference::run(config, dependencies, listener, stop).await.context("the inference service failed")
+        });
+        Ok(address)
+    }
+
+    /// Waits for a signal or for a role that ends, stops the others in order, and closes the stores.
+    async fn run(mut self) -> anyhow::Result<()> {
+        let first = tokio::select! {
+            () = stop_signal() => Ok(()),
+            ended = self.tasks.join_next() => flatten(ended),
+        };
+        tracing::info!("stopping: open requests and batches end first");
+        self.stop.cancel();
+        let mut result = first;
+        while let Ok(ended) = tokio::time::timeout(STOP_WITHIN, self.tasks.join_next()).await {
+            if ended.is_none() {
+                break;
+            }
+            result = result.and(flatten(ended));
+        }
+        self.tasks.abort_all();
+        self.stores.close().await;
+        result
+    }
+}
+
+/// How long a role may take to stop: longer than the host gives its open requests.
+const STOP_WITHIN: Duration = Duration::from_secs(30);
+
+fn flatten(ended: Option<Result<anyhow::Result<()>, tokio::task::JoinError>>) -> anyhow::Result<()> {
+    match ended {
+        Some(Ok(result)) => result,
+        Some(Err(failure)) => bail!("a role ended unexpectedly: {failure}"),
+        None => Ok(()),
+    }
+}
+
+async fn listen(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address} (`{key}`)"))
+}
+
+/// Ends at Ctrl-C or SIGTERM.
+async fn stop_signal() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+            return;
+        }
+    }
+    // Without a handler the process ends at the signal as it would anyway; waiting forever is then right.
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}

@@ -1,0 +1,35 @@
+//! `sendflowr synth`: synthetic events through the real bus.
+
+use std::time::SystemTime;
+
+use anyhow::Context;
+use event::{Event, Timestamp};
+use store::bus::{EVENTS_TOPIC, NewRecord};
+
+use crate::{config::RawConfig, output, roles};
+
+/// How many events are appended at once: a batch large enough that flushing does not matter.
+const BATCH_EVENTS: usize = 1_000;
+
+/// Makes `count` events that end now and puts them on the bus. The same seed gives the same people and events, shifted
+/// in time.
+pub(crate) async fn run(config: RawConfig, count: usize, seed: u64) -> anyhow::Result<()> {
+    let hasher = roles::hasher(&config.identity);
+    let stores = roles::open_stores(&config).await?;
+    let now = Timestamp::from(SystemTime::now());
+    let events = synth::mock_events(count, seed, now, &hasher);
+    for batch in events.chunks(BATCH_EVENTS) {
+        stores.bus.append(batch.iter().map(record).collect()).await.context("cannot put events on the bus")?;
+    }
+    output::line(&format!("{} events on the bus, topic `{EVENTS_TOPIC}`", events.len()));
+    Ok(())
+}
+
+fn record(event: &Event) -> NewRecord {
+    NewRecord {
+        topic: EVENTS_TOPIC.to_owned(),
+        key: event.universal_id.as_str().to_owned(),
+        value: event.to_json(),
+        headers: Default::default(),
+    }
+}
