@@ -117,24 +117,25 @@ fn redact_addresses(text: &str) -> Option<String> {
     let mut search = 0;
     while let Some((at, sign)) = next_at_sign(text, search) {
         let after = at + sign.len();
-        let local = text[copied..at]
-            .char_indices()
-            .rev()
-            .take_while(|(_, c)| is_local(*c))
-            .last();
-        let start = local.map(|(offset, _)| copied + offset);
+        search = after;
+        // The domain comes first: looking back for the local part is only worth it, and only bounded, when there is one.
         let domain: usize = text[after..]
             .chars()
             .take_while(|c| is_domain(*c))
             .map(char::len_utf8)
             .sum();
         let domain = text[after..after + domain].trim_end_matches(['.', '-']).len();
-        search = after;
-        let Some(start) = start else { continue };
-        let has_dot = text[after..after + domain].trim_start_matches('.').contains('.');
-        if domain == 0 || !has_dot {
+        if !text[after..after + domain].trim_start_matches('.').contains('.') {
             continue;
         }
+        let local = text[copied..at]
+            .char_indices()
+            .rev()
+            .take_while(|(_, c)| is_local(*c))
+            .last();
+        let Some(start) = local.map(|(offset, _)| copied + offset) else {
+            continue;
+        };
         result.push_str(&text[copied..start]);
         result.push_str(PLACEHOLDER);
         copied = after + domain;
@@ -147,11 +148,19 @@ fn redact_addresses(text: &str) -> Option<String> {
     Some(result)
 }
 
+/// The next at sign from this position on, found in one pass whatever stands there.
 fn next_at_sign(text: &str, from: usize) -> Option<(usize, &'static str)> {
-    AT_SIGNS
-        .iter()
-        .filter_map(|sign| text[from..].find(sign).map(|at| (from + at, *sign)))
-        .min()
+    for (offset, byte) in text.as_bytes()[from..].iter().enumerate() {
+        if !matches!(byte, b'@' | b'%' | b'&' | b'\\') {
+            continue;
+        }
+        let at = from + offset;
+        let sign = AT_SIGNS.iter().find(|sign| text.as_bytes()[at..].starts_with(sign.as_bytes()));
+        if let Some(sign) = sign {
+            return Some((at, sign));
+        }
+    }
+    None
 }
 
 /// Letters of a local part. Percent-encoding (`%2B` for a plus sign) belongs to it; what separates it from its

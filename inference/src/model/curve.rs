@@ -78,7 +78,10 @@ const QUARTER_MS: i64 = QUARTER_MINUTES as i64 * grid::MINUTE_MS;
 /// Minutes after arrival that count for its value.
 const HORIZON_MINUTES: usize = 1_440;
 
-/// Minutes within which [`Curve::confidence`] promises an act.
+/// Rounding may lift the spline above its highest coefficient by a part in a million.
+const ROUNDING: f64 = 1e-5;
+
+/// The time within which [`Curve::confidence`] promises an act.
 const CONFIDENCE_MS: i64 = 2 * 3_600_000;
 
 /// A person's week: how likely they act at each minute, and what arriving at each minute is worth.
@@ -212,8 +215,7 @@ impl Curve {
         for quarter in ranges.iter().flat_map(quarters) {
             let coefficients = self.coefficients(quarter.index);
             let highest = f64::from(coefficients.into_iter().fold(f32::MIN, f32::max));
-            // Rounding may lift the spline above its coefficients by a part in a million.
-            if best.is_some_and(|best| highest * (1.0 + 1e-5) < best.score) {
+            if best.is_some_and(|best| highest * (1.0 + ROUNDING) < best.score) {
                 continue;
             }
             for (minute, at) in quarter.minutes() {
@@ -226,7 +228,8 @@ impl Curve {
         best
     }
 
-    /// Like [`Curve::best`], with each minute's score multiplied by `weight`: the factors of hot paths.
+    /// Like [`Curve::best`], with each minute's score multiplied by `weight`: the factors of hot paths, which must not
+    /// rise and fall within one quarter of an hour, because minutes between two ends that cannot win are passed over.
     pub fn best_weighted(
         &self,
         ranges: &[Range<Timestamp>],
@@ -235,6 +238,11 @@ impl Curve {
         let mut best: Option<Best> = None;
         for quarter in ranges.iter().flat_map(quarters) {
             let coefficients = self.coefficients(quarter.index);
+            let highest = f64::from(coefficients.into_iter().fold(f32::MIN, f32::max));
+            let heaviest = weight(quarter.range.start).max(weight(quarter.range.end));
+            if best.is_some_and(|best| highest * heaviest * (1.0 + ROUNDING) < best.score) {
+                continue;
+            }
             for (minute, at) in quarter.minutes() {
                 let score = f64::from(spline(coefficients, minute)) * weight(at);
                 if is_better(best, at, score) {
