@@ -155,7 +155,9 @@ fn next_at_sign(text: &str, from: usize) -> Option<(usize, &'static str)> {
             continue;
         }
         let at = from + offset;
-        let sign = AT_SIGNS.iter().find(|sign| text.as_bytes()[at..].starts_with(sign.as_bytes()));
+        let sign = AT_SIGNS
+            .iter()
+            .find(|sign| text.as_bytes()[at..].starts_with(sign.as_bytes()));
         if let Some(sign) = sign {
             return Some((at, sign));
         }

@@ -48,13 +48,19 @@ impl RawAccounts {
     /// Sets one value, as if it stood in the configuration.
     pub fn set(&mut self, provider: &str, account: &str, name: &str, value: &str) {
         let accounts = self.0.entry(provider.to_owned()).or_default();
-        accounts.entry(account.to_owned()).or_default().insert(name.to_owned(), RawValue::Text(value.to_owned()));
+        accounts
+            .entry(account.to_owned())
+            .or_default()
+            .insert(name.to_owned(), RawValue::Text(value.to_owned()));
     }
 }
 
 impl fmt::Debug for RawAccounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = self.0.iter().map(|(provider, accounts)| (provider, accounts.keys().collect::<Vec<_>>()));
+        let names = self
+            .0
+            .iter()
+            .map(|(provider, accounts)| (provider, accounts.keys().collect::<Vec<_>>()));
         f.debug_map().entries(names).finish()
     }
 }
@@ -109,13 +115,21 @@ impl Account {
     ) -> Self {
         let mut kept = BTreeMap::new();
         for (name, texts) in values {
-            let texts: Vec<Secret> =
-                texts.into_iter().filter(|text| !text.trim().is_empty()).map(Secret::new).collect();
+            let texts: Vec<Secret> = texts
+                .into_iter()
+                .filter(|text| !text.trim().is_empty())
+                .map(Secret::new)
+                .collect();
             if !texts.is_empty() {
                 kept.insert(name, texts);
             }
         }
-        Self { provider: provider.to_owned(), name: name.to_owned(), values: kept, allow_unsigned }
+        Self {
+            provider: provider.to_owned(),
+            name: name.to_owned(),
+            values: kept,
+            allow_unsigned,
+        }
     }
 
     /// The provider.
@@ -131,7 +145,11 @@ impl Account {
     /// Whether a delivery may go through with nothing that proves it: the operator said so, and there is no secret that
     /// it could be proven with.
     pub(crate) fn takes_unsigned(&self, descriptor: &Descriptor) -> bool {
-        self.allow_unsigned && !descriptor.secrets.iter().any(|secret| self.values.contains_key(&secret.name))
+        self.allow_unsigned
+            && !descriptor
+                .secrets
+                .iter()
+                .any(|secret| self.values.contains_key(&secret.name))
     }
 
     /// The settings that the plugin declares, with their values.
@@ -140,7 +158,10 @@ impl Account {
         for spec in &descriptor.settings {
             // A list makes sense for secrets alone; of a setting's the first counts.
             if let Some(value) = self.values.get(&spec.name).and_then(|values| values.first()) {
-                settings.push(Setting { name: spec.name.clone(), value: value.expose().to_owned() });
+                settings.push(Setting {
+                    name: spec.name.clone(),
+                    value: value.expose().to_owned(),
+                });
             }
         }
         settings
@@ -148,18 +169,26 @@ impl Account {
 
     /// The names of the declared secrets that are configured.
     pub(crate) fn secret_names(&self, descriptor: &Descriptor) -> Vec<String> {
-        let configured = descriptor.secrets.iter().filter(|secret| self.values.contains_key(&secret.name));
+        let configured = descriptor
+            .secrets
+            .iter()
+            .filter(|secret| self.values.contains_key(&secret.name));
         configured.map(|secret| secret.name.clone()).collect()
     }
 
     /// The values of a secret that the plugin asks for; at least one.
     pub(crate) fn secret(&self, descriptor: &Descriptor, name: &str) -> Result<&[Secret], Refusal> {
         if !descriptor.secrets.iter().any(|secret| secret.name == name) {
-            return Err(Refusal::SecretUndeclared { name: short_name(name) });
+            return Err(Refusal::SecretUndeclared {
+                name: short_name(name),
+            });
         }
         match self.values.get(name) {
             Some(values) => Ok(values),
-            None => Err(Refusal::SecretNotConfigured { name: name.to_owned(), key: self.key(name) }),
+            None => Err(Refusal::SecretNotConfigured {
+                name: name.to_owned(),
+                key: self.key(name),
+            }),
         }
     }
 
@@ -173,8 +202,13 @@ impl Account {
         let secrets = descriptor.secrets.iter().map(|spec| (&spec.name, spec.required));
         let settings = descriptor.settings.iter().map(|spec| (&spec.name, spec.required));
         let declared: Vec<(&String, bool)> = secrets.chain(settings).collect();
-        let missing = declared.iter().filter(|(name, required)| *required && !self.values.contains_key(*name));
-        let unknown = self.values.keys().filter(|name| !declared.iter().any(|(declared, _)| declared == name));
+        let missing = declared
+            .iter()
+            .filter(|(name, required)| *required && !self.values.contains_key(*name));
+        let unknown = self
+            .values
+            .keys()
+            .filter(|name| !declared.iter().any(|(declared, _)| declared == name));
         Findings {
             provider: self.provider.clone(),
             account: self.name.clone(),
@@ -187,7 +221,10 @@ impl Account {
 
 /// A name from a plugin, short enough for an error's text.
 fn short_name(name: &str) -> String {
-    name.chars().filter(|letter| !letter.is_control()).take(MAX_ACCOUNT_NAME).collect()
+    name.chars()
+        .filter(|letter| !letter.is_control())
+        .take(MAX_ACCOUNT_NAME)
+        .collect()
 }
 
 /// How an account's configuration fits its plugin. Names only.
@@ -229,14 +266,20 @@ impl Accounts {
             for (name, values) in raw_accounts {
                 let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
                 if name.is_empty() || name.len() > MAX_ACCOUNT_NAME || !name.bytes().all(is_plain) {
-                    return Err(InvalidAccount::Account { provider, account: name });
+                    return Err(InvalidAccount::Account {
+                        provider,
+                        account: name,
+                    });
                 }
                 let account = parse_account(&provider, &name, values, allow_unsigned_by_default)?;
                 accounts.insert(name, Arc::new(account));
             }
             providers.insert(provider, accounts);
         }
-        Ok(Self { providers, allow_unsigned_by_default })
+        Ok(Self {
+            providers,
+            allow_unsigned_by_default,
+        })
     }
 
     /// The account of a provider that exists, or the names of those that do. A provider without any configured account
@@ -245,8 +288,15 @@ impl Accounts {
     /// # Errors
     /// The names of the accounts that there are.
     pub fn get(&self, provider: &str, account: &str) -> Result<Arc<Account>, Vec<String>> {
-        match self.providers.get(provider).filter(|accounts| !accounts.is_empty()) {
-            Some(accounts) => accounts.get(account).cloned().ok_or_else(|| accounts.keys().cloned().collect()),
+        match self
+            .providers
+            .get(provider)
+            .filter(|accounts| !accounts.is_empty())
+        {
+            Some(accounts) => accounts
+                .get(account)
+                .cloned()
+                .ok_or_else(|| accounts.keys().cloned().collect()),
             None if account == DEFAULT_ACCOUNT => Ok(Arc::new(self.implicit(provider))),
             None => Err(vec![DEFAULT_ACCOUNT.to_owned()]),
         }
@@ -254,8 +304,15 @@ impl Accounts {
 
     /// How every account of the descriptor's provider fits it.
     pub fn findings(&self, descriptor: &Descriptor) -> Vec<Findings> {
-        match self.providers.get(&descriptor.slug).filter(|accounts| !accounts.is_empty()) {
-            Some(accounts) => accounts.values().map(|account| account.findings(descriptor)).collect(),
+        match self
+            .providers
+            .get(&descriptor.slug)
+            .filter(|accounts| !accounts.is_empty())
+        {
+            Some(accounts) => accounts
+                .values()
+                .map(|account| account.findings(descriptor))
+                .collect(),
             None => vec![self.implicit(&descriptor.slug).findings(descriptor)],
         }
     }
@@ -302,7 +359,10 @@ fn parse_account(
             return Err(invalid(&name, "is empty: give it a value or leave it out"));
         }
         if texts.len() > MAX_VALUES {
-            return Err(invalid(&name, "has more than 4 values: drop those that are no longer in use"));
+            return Err(invalid(
+                &name,
+                "has more than 4 values: drop those that are no longer in use",
+            ));
         }
         values.insert(name, texts);
     }
@@ -325,10 +385,23 @@ mod tests {
         )
         .unwrap();
         let account = accounts.get("acme", "eu").unwrap();
-        let descriptor = descriptor(&[("token", true), ("key", true)], &[("url", true), ("tolerance", false)]);
+        let descriptor = descriptor(
+            &[("token", true), ("key", true)],
+            &[("url", true), ("tolerance", false)],
+        );
         assert_eq!(account.secret_names(&descriptor), ["token"]);
-        let settings: Vec<_> = account.settings(&descriptor).into_iter().map(|s| (s.name, s.value)).collect();
-        assert_eq!(settings, [("url".into(), "https://x.test".into()), ("tolerance".into(), "300".into())]);
+        let settings: Vec<_> = account
+            .settings(&descriptor)
+            .into_iter()
+            .map(|s| (s.name, s.value))
+            .collect();
+        assert_eq!(
+            settings,
+            [
+                ("url".into(), "https://x.test".into()),
+                ("tolerance".into(), "300".into())
+            ]
+        );
         assert_eq!(account.secret(&descriptor, "token").unwrap().len(), 2);
         let findings = account.findings(&descriptor);
         assert_eq!(findings.missing, ["key"]);
@@ -349,7 +422,8 @@ mod tests {
     fn secrets_end_unsigned_deliveries() {
         let descriptor = descriptor(&[("token", true)], &[]);
         let accounts =
-            accounts("[a.x]\nallow_unsigned = true\n[a.y]\nallow_unsigned = true\ntoken = 't'\n[a.z]").unwrap();
+            accounts("[a.x]\nallow_unsigned = true\n[a.y]\nallow_unsigned = true\ntoken = 't'\n[a.z]")
+                .unwrap();
         let takes = |name| accounts.get("a", name).unwrap().takes_unsigned(&descriptor);
         assert_eq!((takes("x"), takes("y"), takes("z")), (true, false, false));
     }
@@ -357,9 +431,18 @@ mod tests {
     #[test]
     fn errors_name_the_key_and_not_the_value() {
         let error = |toml| accounts(toml).unwrap_err().to_string();
-        assert_eq!(error("[a.b]\nk = ''"), "`accounts.a.b.k` is empty: give it a value or leave it out");
-        assert!(error("[a.b]\nk = ['1', '2', '3', '4', '5']").starts_with("`accounts.a.b.k` has more than 4 values"));
-        assert_eq!(error("[a.b]\nallow_unsigned = 'yes'"), "`accounts.a.b.allow_unsigned` must be `true` or `false`");
+        assert_eq!(
+            error("[a.b]\nk = ''"),
+            "`accounts.a.b.k` is empty: give it a value or leave it out"
+        );
+        assert!(
+            error("[a.b]\nk = ['1', '2', '3', '4', '5']")
+                .starts_with("`accounts.a.b.k` has more than 4 values")
+        );
+        assert_eq!(
+            error("[a.b]\nallow_unsigned = 'yes'"),
+            "`accounts.a.b.allow_unsigned` must be `true` or `false`"
+        );
         assert!(error("[A.b]").starts_with("`accounts.A`"));
         assert!(error("[a.'b:c']").starts_with("`accounts.a.b:c`"));
     }

@@ -20,8 +20,8 @@ mod tests;
 use std::{collections::BTreeMap, net::IpAddr};
 
 use event::{
-    Event, EventType, Hasher, Identifier, IdentifierKind, MailboxProvider, SCHEMA_VERSION, Timestamp, UniversalId,
-    event_id,
+    Event, EventType, Hasher, Identifier, IdentifierKind, MailboxProvider, SCHEMA_VERSION, Timestamp,
+    UniversalId, event_id,
     identity::{normalize_email, scoped_esp_user_id},
 };
 
@@ -83,17 +83,26 @@ pub(crate) struct Converted {
 
 /// Converts a batch.
 pub(crate) fn convert(batch: types::Batch, hasher: &Hasher, origin: &Origin<'_>) -> Converted {
-    let mut converted = Converted { skipped: batch.skipped, ..Converted::default() };
+    let mut converted = Converted {
+        skipped: batch.skipped,
+        ..Converted::default()
+    };
     for rejected in batch.rejected {
         let reason = scrub::sentence(&rejected.reason);
-        converted.rejected.push(RejectedElement { index: rejected.index, reason });
+        converted.rejected.push(RejectedElement {
+            index: rejected.index,
+            reason,
+        });
     }
     converted.events.reserve(batch.events.len());
     for raw in batch.events {
         let index = raw.index;
         match convert_event(raw, hasher, origin, &mut converted.identifiers_dropped) {
             Ok(event) => converted.events.push(event),
-            Err(reason) => converted.rejected.push(RejectedElement { index, reason: reason.to_owned() }),
+            Err(reason) => converted.rejected.push(RejectedElement {
+                index,
+                reason: reason.to_owned(),
+            }),
         }
     }
     converted.rejected.sort_by_key(|rejected| rejected.index);
@@ -117,7 +126,10 @@ fn convert_event(
     let mailbox_provider = address.as_deref().map(MailboxProvider::of_address);
     let mut identifiers = Vec::with_capacity(1 + raw.identifiers.len().min(MAX_IDENTIFIERS));
     if let Some(hash) = &recipient_email_hash {
-        identifiers.push(Identifier { kind: IdentifierKind::EmailHash, value: hash.as_str().to_owned() });
+        identifiers.push(Identifier {
+            kind: IdentifierKind::EmailHash,
+            value: hash.as_str().to_owned(),
+        });
     }
     for identifier in raw.identifiers.into_iter().take(MAX_IDENTIFIERS) {
         match convert_identifier(identifier, hasher, origin) {
@@ -153,7 +165,10 @@ fn convert_event(
         recipient_email_hash,
         mailbox_provider,
         identifiers,
-        campaign_id: raw.campaign_id.and_then(|id| scrubber.text(id, usize::MAX)).map(scrub::shorten_id),
+        campaign_id: raw
+            .campaign_id
+            .and_then(|id| scrubber.text(id, usize::MAX))
+            .map(scrub::shorten_id),
         campaign_name: line(raw.campaign_name),
         message_id: raw.message_id.and_then(|id| scrubber.id(id)),
         subject: line(raw.subject),
@@ -162,7 +177,9 @@ fn convert_event(
             types::BounceType::Hard => event::BounceType::Hard,
             types::BounceType::Soft => event::BounceType::Soft,
         }),
-        reason: raw.reason.and_then(|reason| scrubber.text(reason, MAX_REASON_BYTES)),
+        reason: raw
+            .reason
+            .and_then(|reason| scrubber.text(reason, MAX_REASON_BYTES)),
         user_agent: line(raw.user_agent),
         ip_address: raw
             .ip_address
@@ -182,7 +199,10 @@ fn convert_event(
 /// The event's normalized address: the recipient's, or failing that an identifier that is an address, as senders use
 /// them for ids of their own.
 fn address(raw: &types::Event) -> Option<String> {
-    let email = raw.recipient_email.as_deref().and_then(|email| normalize_email(email).ok());
+    let email = raw
+        .recipient_email
+        .as_deref()
+        .and_then(|email| normalize_email(email).ok());
     email.or_else(|| {
         let kept = raw.identifiers.iter().take(MAX_IDENTIFIERS);
         kept.filter(|identifier| identifier.kind != types::IdentifierKind::PhoneNumber)

@@ -72,11 +72,17 @@ pub async fn run_case(plugin: &Arc<Plugin>, case: &Case, now: Timestamp) -> Case
         Ok(diff) => diff,
         Err(problem) => vec![problem],
     };
-    CaseResult { case: format!("{}/{}", case.provider, case.name), pass: diff.is_empty(), diff }
+    CaseResult {
+        case: format!("{}/{}", case.provider, case.name),
+        pass: diff.is_empty(),
+        diff,
+    }
 }
 
 async fn check(plugin: &Arc<Plugin>, case: &Case, now: Timestamp) -> Result<Vec<String>, String> {
-    let reading = normalize_one(plugin, case, now).await.map_err(|error| error.to_string())?;
+    let reading = normalize_one(plugin, case, now)
+        .await
+        .map_err(|error| error.to_string())?;
     Ok(compare::differences(&case.expect, &reading))
 }
 
@@ -105,10 +111,17 @@ pub enum ReadingError {
 ///
 /// # Errors
 /// [`ReadingError`] when it cannot be tried; a delivery that is refused is no error.
-pub async fn normalize_one(plugin: &Arc<Plugin>, case: &Case, now: Timestamp) -> Result<Reading, ReadingError> {
+pub async fn normalize_one(
+    plugin: &Arc<Plugin>,
+    case: &Case,
+    now: Timestamp,
+) -> Result<Reading, ReadingError> {
     let descriptor = plugin.descriptor();
     if descriptor.slug != case.provider {
-        return Err(ReadingError::OtherPlugin { expected: case.provider.clone(), slug: descriptor.slug.clone() });
+        return Err(ReadingError::OtherPlugin {
+            expected: case.provider.clone(),
+            slug: descriptor.slug.clone(),
+        });
     }
     let account = case.account(descriptor)?;
     let certificates = GivenCertificates::new(case.certificates()?);
@@ -117,7 +130,10 @@ pub async fn normalize_one(plugin: &Arc<Plugin>, case: &Case, now: Timestamp) ->
     let outcome = match read {
         Ok(outcome) => outcome,
         Err(DeliveryError::Refused(refusal)) => {
-            return Ok(Reading::Unauthorized { code: refusal.code(), message: refusal.to_string() });
+            return Ok(Reading::Unauthorized {
+                code: refusal.code(),
+                message: refusal.to_string(),
+            });
         }
         Err(DeliveryError::Malformed { reason, .. }) => return Ok(Reading::BadRequest { message: reason }),
         Err(DeliveryError::Plugin(error)) => return Err(error.into()),
@@ -130,12 +146,20 @@ pub async fn normalize_one(plugin: &Arc<Plugin>, case: &Case, now: Timestamp) ->
         Outcome::Confirm(url) => {
             if let Err(refused) = FetchAddress::parse(&url, &descriptor.hosts) {
                 let message = format!("the confirmation's address is refused: {refused}");
-                return Ok(Reading::Unauthorized { code: "confirmation_refused", message });
+                return Ok(Reading::Unauthorized {
+                    code: "confirmation_refused",
+                    message,
+                });
             }
             json!({ "confirm": url })
         }
     };
-    Ok(Reading::Accepted { events: vec![], skipped: vec![], rejected: vec![], handshake: Some(handshake) })
+    Ok(Reading::Accepted {
+        events: vec![],
+        skipped: vec![],
+        rejected: vec![],
+        handshake: Some(handshake),
+    })
 }
 
 async fn read(
@@ -144,14 +168,22 @@ async fn read(
     certificates: &GivenCertificates,
     request: Arc<types::Request>,
 ) -> Result<Outcome, DeliveryError> {
-    Delivery::new(plugin, request).await?.verify(plugin, account, certificates).await?.normalize().await
+    Delivery::new(plugin, request)
+        .await?
+        .verify(plugin, account, certificates)
+        .await?
+        .normalize()
+        .await
 }
 
 fn accepted(slug: &str, batch: Batch) -> Reading {
-    let skipped = batch.skipped.iter().map(|element| {
-        json!({ "index": element.index, "type": element.provider_type, "reason": element.reason })
-    });
-    let rejected = batch.rejected.iter().map(|element| json!({ "index": element.index, "reason": element.reason }));
+    let skipped = batch.skipped.iter().map(
+        |element| json!({ "index": element.index, "type": element.provider_type, "reason": element.reason }),
+    );
+    let rejected = batch
+        .rejected
+        .iter()
+        .map(|element| json!({ "index": element.index, "reason": element.reason }));
     Reading::Accepted {
         events: batch.events.iter().map(|event| shown(slug, event)).collect(),
         skipped: skipped.collect(),
@@ -165,8 +197,11 @@ fn shown(slug: &str, event: &types::Event) -> Value {
     let identifiers = event.identifiers.iter().map(|identifier| {
         json!({ "kind": canonical::identifier_kind_name(identifier.kind), "value": identifier.value })
     });
-    let metadata: Map<String, Value> =
-        event.metadata.iter().map(|pair| (pair.name.clone(), pair.value.clone().into())).collect();
+    let metadata: Map<String, Value> = event
+        .metadata
+        .iter()
+        .map(|pair| (pair.name.clone(), pair.value.clone().into()))
+        .collect();
     json!({
         "event_type": canonical::event_type_name(event.event_type),
         "timestamp": Timestamp::try_from_millis(event.timestamp_ms),

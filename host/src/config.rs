@@ -130,11 +130,21 @@ impl HostConfig {
     ///
     /// # Errors
     /// [`InvalidConfig`] naming the key.
-    pub fn try_new(raw: RawHostConfig, accounts: RawAccounts, data_folder: &Path) -> Result<Self, InvalidConfig> {
+    pub fn try_new(
+        raw: RawHostConfig,
+        accounts: RawAccounts,
+        data_folder: &Path,
+    ) -> Result<Self, InvalidConfig> {
         let listen = raw.listen.unwrap_or(DEFAULT_LISTEN);
         Ok(Self {
             listen,
-            max_body_bytes: size("max_body_bytes", raw.max_body_bytes, DEFAULT_MAX_BODY_BYTES, 1024, MAX_MAX_BODY_BYTES)?,
+            max_body_bytes: size(
+                "max_body_bytes",
+                raw.max_body_bytes,
+                DEFAULT_MAX_BODY_BYTES,
+                1024,
+                MAX_MAX_BODY_BYTES,
+            )?,
             request_timeout: millis("request_timeout_ms", raw.request_timeout_ms, 15_000, 100)?,
             body_timeout: millis("body_timeout_ms", raw.body_timeout_ms, 10_000, 100)?,
             drain_timeout: millis("drain_timeout_ms", raw.drain_timeout_ms, 20_000, 0)?,
@@ -158,7 +168,9 @@ impl HostConfig {
 fn plugins(raw: RawHostPluginsConfig, data_folder: &Path) -> Result<PluginsConfig, PluginsConfigError> {
     PluginsConfig::try_from(RawPluginsConfig {
         folder: raw.folder.unwrap_or_else(|| PathBuf::from(DEFAULT_PLUGIN_FOLDER)),
-        cache_folder: raw.cache_folder.unwrap_or_else(|| data_folder.join("compiled-plugins")),
+        cache_folder: raw
+            .cache_folder
+            .unwrap_or_else(|| data_folder.join("compiled-plugins")),
         limits: raw.limits,
         quarantine: raw.quarantine,
     })
@@ -175,7 +187,12 @@ fn size(
     if (min..=max).contains(&value) {
         return Ok(value);
     }
-    Err(InvalidConfig::OutOfRange { key, value: value as u64, min: min as u64, max: max as u64 })
+    Err(InvalidConfig::OutOfRange {
+        key,
+        value: value as u64,
+        min: min as u64,
+        max: max as u64,
+    })
 }
 
 /// Two minutes are longer than any provider waits.
@@ -186,7 +203,12 @@ fn millis(key: &'static str, value: Option<u64>, default: u64, min: u64) -> Resu
     if (min..=MAX_MILLIS).contains(&value) {
         return Ok(Duration::from_millis(value));
     }
-    Err(InvalidConfig::OutOfRange { key, value, min, max: MAX_MILLIS })
+    Err(InvalidConfig::OutOfRange {
+        key,
+        value,
+        min,
+        max: MAX_MILLIS,
+    })
 }
 
 #[cfg(test)]
@@ -194,7 +216,11 @@ mod tests {
     use super::*;
 
     fn config(toml: &str) -> Result<HostConfig, InvalidConfig> {
-        HostConfig::try_new(toml::from_str(toml).unwrap(), RawAccounts::default(), Path::new("data"))
+        HostConfig::try_new(
+            toml::from_str(toml).unwrap(),
+            RawAccounts::default(),
+            Path::new("data"),
+        )
     }
 
     #[test]
@@ -209,13 +235,20 @@ mod tests {
     #[test]
     fn mock_events_are_for_this_machine() {
         assert!(!config("listen = '0.0.0.0:5215'").unwrap().allow_mock_events);
-        assert!(config("listen = '0.0.0.0:5215'\nallow_mock_events = true").unwrap().allow_mock_events);
+        assert!(
+            config("listen = '0.0.0.0:5215'\nallow_mock_events = true")
+                .unwrap()
+                .allow_mock_events
+        );
     }
 
     #[test]
     fn errors_name_the_key() {
         let error = |toml| config(toml).unwrap_err().to_string();
-        assert_eq!(error("max_body_bytes = 1"), "`host.max_body_bytes` is 1, it must be between 1024 and 16777216");
+        assert_eq!(
+            error("max_body_bytes = 1"),
+            "`host.max_body_bytes` is 1, it must be between 1024 and 16777216"
+        );
         assert_eq!(
             error("request_timeout_ms = 5"),
             "`host.request_timeout_ms` is 5, it must be between 100 and 120000"

@@ -77,10 +77,16 @@ pub(crate) fn record(
             put(header::MESSAGE, reason.to_owned());
         }
         Cause::Rejected(elements) => {
-            let named = elements.iter().take(MAX_INDEXES).map(|element| element.index.to_string());
+            let named = elements
+                .iter()
+                .take(MAX_INDEXES)
+                .map(|element| element.index.to_string());
             let first = elements.first().map_or("", |element| element.reason.as_str());
             put(header::CAUSE, "rejected_elements".to_owned());
-            put(header::MESSAGE, format!("{} elements were rejected, the first: {first}", elements.len()));
+            put(
+                header::MESSAGE,
+                format!("{} elements were rejected, the first: {first}", elements.len()),
+            );
             put(header::INDEXES, named.collect::<Vec<_>>().join(","));
         }
     }
@@ -107,7 +113,9 @@ impl UnprovenBudget {
         }
         let minute = now.as_seconds() / 60;
         let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
-        let entry = spent.entry((provider.to_owned(), account.to_owned())).or_insert((minute, 0));
+        let entry = spent
+            .entry((provider.to_owned(), account.to_owned()))
+            .or_insert((minute, 0));
         if entry.0 != minute {
             *entry = (minute, 0);
         }
@@ -124,7 +132,9 @@ mod tests {
     fn strangers_cannot_fill_the_disk() {
         let budget = UnprovenBudget::default();
         let now: Timestamp = "2026-01-10T12:00:00.000Z".parse().unwrap();
-        let taken = (0..100).filter(|_| budget.take("acme", "default", 1, now)).count();
+        let taken = (0..100)
+            .filter(|_| budget.take("acme", "default", 1, now))
+            .count();
         assert_eq!(taken, UNPROVEN_PER_MINUTE as usize);
         assert!(budget.take("acme", "eu", 1, now), "accounts do not share it");
         assert!(budget.take("acme", "default", 1, now.plus_millis(60_000)));

@@ -52,7 +52,11 @@ impl Delivery<Unverified> {
     /// Makes a fresh instance of the plugin for this request.
     pub async fn new(plugin: &Arc<Plugin>, request: Arc<Request>) -> Result<Self, PluginError> {
         let guest = plugin.instantiate().await?;
-        Ok(Self { request, guest, state: Unverified })
+        Ok(Self {
+            request,
+            guest,
+            state: Unverified,
+        })
     }
 
     /// Asks the plugin what must hold, and checks it.
@@ -65,26 +69,48 @@ impl Delivery<Unverified> {
         let Self { request, guest, .. } = self;
         let (guest, proofs) = guest.authenticate(Arc::clone(&request)).await?;
         let proofs = proofs.map_err(|rejection| refused(rejection, false))?;
-        let evidence = Evidence { descriptor: plugin.descriptor(), account, request: &request, certificates };
+        let evidence = Evidence {
+            descriptor: plugin.descriptor(),
+            account,
+            request: &request,
+            certificates,
+        };
         let trust = proof::check(&proofs, &evidence).await?;
-        Ok(Delivery { request, guest, state: Verified(trust) })
+        Ok(Delivery {
+            request,
+            guest,
+            state: Verified(trust),
+        })
     }
 
     /// Takes over that the proofs held when the delivery came in: it was sealed by this host with that remark.
     pub(crate) fn proven_at_receipt(self) -> Delivery<Verified> {
         let Self { request, guest, .. } = self;
-        Delivery { request, guest, state: Verified(Trust::Genuine) }
+        Delivery {
+            request,
+            guest,
+            state: Verified(Trust::Genuine),
+        }
     }
 }
 
 impl Delivery<Verified> {
     /// Lets the plugin read the delivery. One whose proof is not worth events gives none.
     pub async fn normalize(self) -> Result<Outcome, DeliveryError> {
-        let Self { request, guest, state: Verified(trust) } = self;
-        let outcome = guest.normalize(request).await?.map_err(|rejection| refused(rejection, true))?;
+        let Self {
+            request,
+            guest,
+            state: Verified(trust),
+        } = self;
+        let outcome = guest
+            .normalize(request)
+            .await?
+            .map_err(|rejection| refused(rejection, true))?;
         let is_worth_it = match (&outcome, trust) {
             (_, Trust::Genuine | Trust::Unsigned) | (Outcome::Reply(_), _) => true,
-            (Outcome::Events(batch), Trust::PublishedKey) => batch.events.is_empty() && batch.rejected.is_empty(),
+            (Outcome::Events(batch), Trust::PublishedKey) => {
+                batch.events.is_empty() && batch.rejected.is_empty()
+            }
             (Outcome::Events(batch), Trust::Handshake) => {
                 batch.events.is_empty() && batch.rejected.is_empty() && batch.skipped.is_empty()
             }

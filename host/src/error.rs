@@ -40,7 +40,13 @@ pub(crate) struct ApiError {
 impl ApiError {
     /// An error with a stable code and a sentence that says what is wrong and what to do.
     pub(crate) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), retry_after_seconds: None, details: Map::new() }
+        Self {
+            status,
+            code,
+            message: message.into(),
+            retry_after_seconds: None,
+            details: Map::new(),
+        }
     }
 
     /// Says when to come back.
@@ -61,7 +67,11 @@ impl ApiError {
     }
 
     pub(crate) fn not_found() -> Self {
-        Self::new(StatusCode::NOT_FOUND, "not_found", "there is nothing under this path: `GET /` lists what there is")
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "not_found",
+            "there is nothing under this path: `GET /` lists what there is",
+        )
     }
 
     pub(crate) fn method_not_allowed() -> Self {
@@ -107,7 +117,10 @@ impl IntoResponse for ApiError {
         if let Some(seconds) = self.retry_after_seconds {
             response.headers_mut().insert(RETRY_AFTER, seconds.into());
         }
-        response.extensions_mut().insert(ErrorNote { code: self.code, message: self.message });
+        response.extensions_mut().insert(ErrorNote {
+            code: self.code,
+            message: self.message,
+        });
         response
     }
 }

@@ -103,10 +103,22 @@ pub(crate) fn router(app: App) -> Router {
     let mut router = Router::new();
     for prefix in ["/webhooks", "/api/webhook"] {
         router = router
-            .route(&format!("{prefix}/{{provider}}"), on(methods, webhook::default_account))
-            .route(&format!("{prefix}/{{provider}}/"), on(methods, webhook::default_account))
-            .route(&format!("{prefix}/{{provider}}/{{account}}"), on(methods, webhook::account))
-            .route(&format!("{prefix}/{{provider}}/{{account}}/"), on(methods, webhook::account));
+            .route(
+                &format!("{prefix}/{{provider}}"),
+                on(methods, webhook::default_account),
+            )
+            .route(
+                &format!("{prefix}/{{provider}}/"),
+                on(methods, webhook::default_account),
+            )
+            .route(
+                &format!("{prefix}/{{provider}}/{{account}}"),
+                on(methods, webhook::account),
+            )
+            .route(
+                &format!("{prefix}/{{provider}}/{{account}}/"),
+                on(methods, webhook::account),
+            );
     }
     router
         .route("/", get(admin::index))
@@ -126,7 +138,8 @@ async fn surround(State(app): State<App>, mut request: Request, next: Next) -> R
     let id = RequestId::of(&request);
     request.extensions_mut().insert(id.clone());
     // Handlers share nothing that a panic could leave half changed: each lock's content is valid at every step.
-    let answer = AssertUnwindSafe(tokio::time::timeout(app.request_timeout, next.run(request))).catch_unwind();
+    let answer =
+        AssertUnwindSafe(tokio::time::timeout(app.request_timeout, next.run(request))).catch_unwind();
     let mut response = match answer.await {
         Ok(Ok(response)) => response,
         Ok(Err(_elapsed)) => ApiError::timed_out().into_response(),

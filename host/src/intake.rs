@@ -180,13 +180,20 @@ impl Intake {
                 if !converted.rejected.is_empty() {
                     let raw = raw_delivery(&request, account, received_at, true);
                     let cause = Cause::Rejected(&converted.rejected);
-                    records.push(dead_letter::record(&self.sealer, &raw, plugin.tag(), request_id, cause));
+                    records.push(dead_letter::record(
+                        &self.sealer,
+                        &raw,
+                        plugin.tag(),
+                        request_id,
+                        cause,
+                    ));
                 }
                 if !records.is_empty() {
                     self.bus.append(records).await?;
                 }
                 self.count(account.provider(), converted.counts, &converted.skipped);
-                self.metrics.identifiers_dropped(account.provider(), converted.identifiers_dropped);
+                self.metrics
+                    .identifiers_dropped(account.provider(), converted.identifiers_dropped);
                 if !converted.rejected.is_empty() {
                     self.metrics.dead_letter(account.provider(), "rejected_elements");
                 }
@@ -208,7 +215,16 @@ impl Intake {
             }
             Err(DeliveryError::Malformed { reason, is_proven }) => {
                 let reason = scrub::sentence(&reason);
-                self.keep_malformed(plugin, account, &request, received_at, request_id, &reason, is_proven).await?;
+                self.keep_malformed(
+                    plugin,
+                    account,
+                    &request,
+                    received_at,
+                    request_id,
+                    &reason,
+                    is_proven,
+                )
+                .await?;
                 Err(IntakeError::Malformed(reason))
             }
             Err(error) => Err(error.into()),
@@ -221,25 +237,40 @@ impl Intake {
     /// # Errors
     /// [`ReplayError`] when nothing could be made of it; the letter should then be kept.
     pub async fn replay(&self, letter: &Record) -> Result<Counts, ReplayError> {
-        let header = |name| letter.headers.get(name).map(String::as_str).ok_or(ReplayError::NotOurs(name));
+        let header = |name| {
+            letter
+                .headers
+                .get(name)
+                .map(String::as_str)
+                .ok_or(ReplayError::NotOurs(name))
+        };
         let context = SealContext {
             provider: header(header::PROVIDER)?,
             account: header(header::ACCOUNT)?,
             plugin: header(header::PLUGIN)?,
         };
         let raw = self.sealer.open(&letter.value, &context)?;
-        let plugin =
-            self.plugins.get(&raw.provider).ok_or_else(|| ReplayError::UnknownProvider(raw.provider.clone()))?;
-        let account = self.accounts.get(&raw.provider, &raw.account).map_err(|_| ReplayError::UnknownAccount {
-            provider: raw.provider.clone(),
-            account: raw.account.clone(),
-        })?;
+        let plugin = self
+            .plugins
+            .get(&raw.provider)
+            .ok_or_else(|| ReplayError::UnknownProvider(raw.provider.clone()))?;
+        let account =
+            self.accounts
+                .get(&raw.provider, &raw.account)
+                .map_err(|_| ReplayError::UnknownAccount {
+                    provider: raw.provider.clone(),
+                    account: raw.account.clone(),
+                })?;
         let (received_at, is_proven) = (raw.received_at, raw.is_proven);
         let incoming = Incoming {
             method: raw.method,
             path: raw.path,
             query: raw.query,
-            headers: raw.headers.into_iter().map(|(name, value)| Header { name, value }).collect(),
+            headers: raw
+                .headers
+                .into_iter()
+                .map(|(name, value)| Header { name, value })
+                .collect(),
             body: raw.body,
             received_at,
         };
@@ -248,16 +279,20 @@ impl Intake {
         // What was proven then stays proven: the secret may have been rotated since.
         let verified = match is_proven {
             true => delivery.proven_at_receipt(),
-            false => {
-                delivery.verify(&plugin, &account, &*self.certificates).await.map_err(IntakeError::from)?
-            }
+            false => delivery
+                .verify(&plugin, &account, &*self.certificates)
+                .await
+                .map_err(IntakeError::from)?,
         };
         let Outcome::Events(batch) = verified.normalize().await.map_err(IntakeError::from)? else {
             return Ok(Counts::default());
         };
         let converted = self.convert(batch, &plugin, &account, received_at).await;
         if !converted.records.is_empty() {
-            self.bus.append(converted.records).await.map_err(IntakeError::from)?;
+            self.bus
+                .append(converted.records)
+                .await
+                .map_err(IntakeError::from)?;
         }
         self.count(account.provider(), converted.counts, &converted.skipped);
         Ok(converted.counts)
@@ -276,7 +311,11 @@ impl Intake {
         is_proven: bool,
     ) -> Result<(), StoreError> {
         let (provider, name) = (account.provider(), account.name());
-        if !is_proven && !self.unproven.take(provider, name, request.body.len(), received_at) {
+        if !is_proven
+            && !self
+                .unproven
+                .take(provider, name, request.body.len(), received_at)
+        {
             self.metrics.dead_letter(provider, "malformed_not_kept");
             return Ok(());
         }
@@ -296,15 +335,24 @@ impl Intake {
         received_at: Timestamp,
     ) -> ReadyBatch {
         if batch.events.len() <= INLINE_EVENTS {
-            let origin =
-                Origin { provider: account.provider(), account: account.name(), plugin: plugin.tag(), received_at };
+            let origin = Origin {
+                provider: account.provider(),
+                account: account.name(),
+                plugin: plugin.tag(),
+                received_at,
+            };
             return ReadyBatch::new(canonical::convert(batch, &self.hasher, &origin));
         }
         let hasher = self.hasher.clone();
         let (provider, name) = (account.provider().to_owned(), account.name().to_owned());
         let tag = plugin.tag().to_owned();
         let converted = tokio::task::spawn_blocking(move || {
-            let origin = Origin { provider: &provider, account: &name, plugin: &tag, received_at };
+            let origin = Origin {
+                provider: &provider,
+                account: &name,
+                plugin: &tag,
+                received_at,
+            };
             ReadyBatch::new(canonical::convert(batch, &hasher, &origin))
         });
         match converted.await {
@@ -333,9 +381,24 @@ struct ReadyBatch {
 
 impl ReadyBatch {
     fn new(converted: Converted) -> Self {
-        let Converted { events, rejected, skipped, identifiers_dropped } = converted;
-        let counts = Counts { accepted: events.len(), skipped: skipped.len(), rejected: rejected.len() };
-        Self { records: events.iter().map(event_record).collect(), rejected, skipped, identifiers_dropped, counts }
+        let Converted {
+            events,
+            rejected,
+            skipped,
+            identifiers_dropped,
+        } = converted;
+        let counts = Counts {
+            accepted: events.len(),
+            skipped: skipped.len(),
+            rejected: rejected.len(),
+        };
+        Self {
+            records: events.iter().map(event_record).collect(),
+            rejected,
+            skipped,
+            identifiers_dropped,
+            counts,
+        }
     }
 }
 
@@ -364,8 +427,16 @@ pub(crate) fn request_for(plugin: &Plugin, account: &Account, incoming: Incoming
     }
 }
 
-fn raw_delivery(request: &Request, account: &Account, received_at: Timestamp, is_proven: bool) -> RawDelivery {
-    let headers = request.headers.iter().map(|header| (header.name.clone(), header.value.clone()));
+fn raw_delivery(
+    request: &Request,
+    account: &Account,
+    received_at: Timestamp,
+    is_proven: bool,
+) -> RawDelivery {
+    let headers = request
+        .headers
+        .iter()
+        .map(|header| (header.name.clone(), header.value.clone()));
     RawDelivery {
         provider: account.provider().to_owned(),
         account: account.name().to_owned(),

@@ -39,8 +39,9 @@ struct ProviderLabels {
 
 /// From a delivery refused at once (tens of microseconds) to the request timeout (15 s), finest around the few
 /// milliseconds of a flush.
-const DELIVERY_BUCKETS: [f64; 14] =
-    [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002, 0.004, 0.008, 0.015, 0.025, 0.05, 0.1, 0.5, 2.0, 15.0];
+const DELIVERY_BUCKETS: [f64; 14] = [
+    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002, 0.004, 0.008, 0.015, 0.025, 0.05, 0.1, 0.5, 2.0, 15.0,
+];
 
 /// What the host counts.
 #[derive(Debug, Clone)]
@@ -93,35 +94,66 @@ impl Metrics {
             "Identifiers that were no phone number or held an address",
             metrics.identifiers_dropped.clone(),
         );
-        registry.register("sendflowr_host_deliveries_in_flight", "Deliveries under way", metrics.in_flight.clone());
-        registry.register("sendflowr_host_panics", "Panics caught while answering", metrics.panics.clone());
+        registry.register(
+            "sendflowr_host_deliveries_in_flight",
+            "Deliveries under way",
+            metrics.in_flight.clone(),
+        );
+        registry.register(
+            "sendflowr_host_panics",
+            "Panics caught while answering",
+            metrics.panics.clone(),
+        );
         metrics
     }
 
     pub(crate) fn delivery(&self, provider: &Arc<str>, outcome: &'static str, took: Duration) {
-        let labels = DeliveryLabels { provider: Arc::clone(provider), outcome };
+        let labels = DeliveryLabels {
+            provider: Arc::clone(provider),
+            outcome,
+        };
         self.deliveries.get_or_create(&labels).inc();
-        let labels = ProviderLabels { provider: Arc::clone(provider) };
-        self.delivery_seconds.get_or_create(&labels).observe(took.as_secs_f64());
+        let labels = ProviderLabels {
+            provider: Arc::clone(provider),
+        };
+        self.delivery_seconds
+            .get_or_create(&labels)
+            .observe(took.as_secs_f64());
     }
 
     pub(crate) fn elements(&self, provider: &str, counts: Counts) {
-        let results = [("accepted", counts.accepted), ("skipped", counts.skipped), ("rejected", counts.rejected)];
+        let results = [
+            ("accepted", counts.accepted),
+            ("skipped", counts.skipped),
+            ("rejected", counts.rejected),
+        ];
         for (result, count) in results {
             if count > 0 {
-                let labels = ElementLabels { provider: provider.into(), result };
+                let labels = ElementLabels {
+                    provider: provider.into(),
+                    result,
+                };
                 self.elements.get_or_create(&labels).inc_by(count as u64);
             }
         }
     }
 
     pub(crate) fn dead_letter(&self, provider: &str, cause: &'static str) {
-        self.dead_letters.get_or_create(&LetterLabels { provider: provider.into(), cause }).inc();
+        self.dead_letters
+            .get_or_create(&LetterLabels {
+                provider: provider.into(),
+                cause,
+            })
+            .inc();
     }
 
     pub(crate) fn identifiers_dropped(&self, provider: &str, count: u64) {
         if count > 0 {
-            self.identifiers_dropped.get_or_create(&ProviderLabels { provider: provider.into() }).inc_by(count);
+            self.identifiers_dropped
+                .get_or_create(&ProviderLabels {
+                    provider: provider.into(),
+                })
+                .inc_by(count);
         }
     }
 }

@@ -46,6 +46,7 @@ pub use self::{
 use self::{
     load::Loader,
     registry::{Registry, make_folder},
+    reload::Watch,
 };
 
 /// The plugins of a folder. Clones share them; the folder is watched until the last one is dropped.
@@ -73,16 +74,16 @@ impl Plugins {
     /// Loads the plugins of the configured folder and keeps watching it. Bad files are reported by [`Plugins::status`]
     /// and in the log. Fails only when the host itself cannot run plugins.
     pub async fn open(config: PluginsConfig, metrics: PluginMetrics) -> Result<Self, PluginError> {
-        let folder: Arc<Path> = config.folder.clone().into();
-        let loader = task::spawn_blocking(move || {
+        let (registry, watch) = task::spawn_blocking(move || {
             make_folder(&config.folder)?;
-            Loader::for_folder(&config, metrics)
+            let watch = Watch::start(&config.folder);
+            let loader = Loader::for_folder(&config, metrics)?;
+            Ok::<_, PluginError>((Arc::new(Registry::new(config.folder, loader)), watch))
         })
         .await
         .map_err(|error| PluginError::host("starting has panicked", error))??;
-        let registry = Arc::new(Registry::new(folder.to_path_buf(), loader));
         let pending = registry.look(true).await;
-        let watch = tokio::spawn(reload::watch(folder, Arc::clone(&registry), pending)).abort_handle();
+        let watch = tokio::spawn(watch.keep(Arc::clone(&registry), pending)).abort_handle();
         Ok(Self(Arc::new(Shared { registry, watch })))
     }
 

@@ -73,7 +73,10 @@ pub(crate) async fn check(proofs: &[Proof], evidence: &Evidence<'_>) -> Result<T
     if proofs.iter().any(|proof| matches!(proof, Proof::Handshake)) {
         return Err(Refusal::PluginFault("a handshake stands beside other proofs"));
     }
-    let mut work = Work { bytes_left: MAX_HASHED_BYTES, verifications_left: MAX_VERIFICATIONS };
+    let mut work = Work {
+        bytes_left: MAX_HASHED_BYTES,
+        verifications_left: MAX_VERIFICATIONS,
+    };
     let mut is_genuine = false;
     let mut has_published_key = false;
     for proof in proofs {
@@ -116,7 +119,9 @@ pub(crate) async fn check(proofs: &[Proof], evidence: &Evidence<'_>) -> Result<T
 }
 
 fn unproven(evidence: &Evidence<'_>) -> Refusal {
-    let Evidence { descriptor, account, .. } = evidence;
+    let Evidence {
+        descriptor, account, ..
+    } = evidence;
     if !account.secret_names(descriptor).is_empty() {
         return Refusal::NoProofDemanded;
     }
@@ -124,7 +129,11 @@ fn unproven(evidence: &Evidence<'_>) -> Refusal {
     let required = descriptor.secrets.iter().filter(|secret| secret.required);
     let mut keys: Vec<String> = required.map(|secret| key(&secret.name)).collect();
     if keys.is_empty() {
-        keys = descriptor.secrets.iter().map(|secret| key(&secret.name)).collect();
+        keys = descriptor
+            .secrets
+            .iter()
+            .map(|secret| key(&secret.name))
+            .collect();
     }
     if keys.is_empty() {
         keys.push(key("allow_unsigned"));
@@ -181,10 +190,9 @@ impl Work {
     }
 
     fn take_bytes(&mut self, bytes: usize) -> Result<(), Refusal> {
-        self.bytes_left = self
-            .bytes_left
-            .checked_sub(bytes)
-            .ok_or(Refusal::PluginFault("the messages to check are too long together"))?;
+        self.bytes_left = self.bytes_left.checked_sub(bytes).ok_or(Refusal::PluginFault(
+            "the messages to check are too long together",
+        ))?;
         Ok(())
     }
 }

@@ -63,7 +63,9 @@ mod as_base64 {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
         let text = String::deserialize(deserializer)?;
-        STANDARD.decode(text).map_err(|_| D::Error::custom("the body is no base64"))
+        STANDARD
+            .decode(text)
+            .map_err(|_| D::Error::custom("the body is no base64"))
     }
 }
 
@@ -134,7 +136,10 @@ impl Sealer {
     /// Seals with this key.
     pub fn new(key: &[u8; KEY_BYTES]) -> Self {
         let key = UnboundKey::new(&CHACHA20_POLY1305, key).expect("the cipher's keys have 32 bytes");
-        Self { key: LessSafeKey::new(key), random: SystemRandom::new() }
+        Self {
+            key: LessSafeKey::new(key),
+            random: SystemRandom::new(),
+        }
     }
 
     /// Seals with a key as it is configured.
@@ -148,7 +153,8 @@ impl Sealer {
             Err(_) => base64::engine::general_purpose::STANDARD.decode(text).ok(),
         };
         let key = bytes.and_then(|bytes| <[u8; KEY_BYTES]>::try_from(bytes).ok());
-        key.map(|key| Self::new(&key)).ok_or_else(|| SealKeyError::Malformed(origin.to_owned()))
+        key.map(|key| Self::new(&key))
+            .ok_or_else(|| SealKeyError::Malformed(origin.to_owned()))
     }
 
     /// Seals with the key in a file, which is made when it is not there, readable for its owner alone. Processes that
@@ -157,7 +163,10 @@ impl Sealer {
     /// # Errors
     /// [`SealKeyError`] when the file holds no key, or cannot be read or made.
     pub fn from_file(path: &Path) -> Result<Self, SealKeyError> {
-        let file = |source| SealKeyError::File { path: path.to_owned(), source };
+        let file = |source| SealKeyError::File {
+            path: path.to_owned(),
+            source,
+        };
         let text = match std::fs::read_to_string(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 create_key(path).map_err(file)?;
@@ -172,9 +181,15 @@ impl Sealer {
     pub fn seal(&self, delivery: &RawDelivery, plugin: &str) -> Vec<u8> {
         let mut nonce = [0; NONCE_LEN];
         // 96 random bits: after a billion letters the chance of a repeated nonce is still one in 10^11.
-        self.random.fill(&mut nonce).expect("the system's random source does not fail once it is up");
+        self.random
+            .fill(&mut nonce)
+            .expect("the system's random source does not fail once it is up");
         let mut packed = pack(delivery);
-        let context = SealContext { provider: &delivery.provider, account: &delivery.account, plugin };
+        let context = SealContext {
+            provider: &delivery.provider,
+            account: &delivery.account,
+            plugin,
+        };
         self.key
             .seal_in_place_append_tag(
                 Nonce::assume_unique_for_key(nonce),
@@ -202,10 +217,16 @@ impl Sealer {
         let mut buffer = sealed.to_vec();
         let packed = self
             .key
-            .open_in_place(Nonce::assume_unique_for_key(*nonce), context.associated_data(), &mut buffer)
+            .open_in_place(
+                Nonce::assume_unique_for_key(*nonce),
+                context.associated_data(),
+                &mut buffer,
+            )
             .map_err(|_| OpenError::Sealed)?;
-        serde_json::from_reader(io::BufReader::new(ZlibDecoder::new(&*packed).take(MAX_UNPACKED_BYTES)))
-            .map_err(|_| OpenError::Content)
+        serde_json::from_reader(io::BufReader::new(
+            ZlibDecoder::new(&*packed).take(MAX_UNPACKED_BYTES),
+        ))
+        .map_err(|_| OpenError::Content)
     }
 }
 
@@ -219,7 +240,9 @@ fn pack(delivery: &RawDelivery) -> Vec<u8> {
 /// Makes a key file, or leaves the one that somebody else has made meanwhile.
 fn create_key(path: &Path) -> io::Result<()> {
     let mut key = [0; KEY_BYTES];
-    SystemRandom::new().fill(&mut key).map_err(|_| io::Error::other("the system has no random numbers"))?;
+    SystemRandom::new()
+        .fill(&mut key)
+        .map_err(|_| io::Error::other("the system has no random numbers"))?;
     let folder = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder)?;
     // Written under another name and linked, so that nobody ever reads half a key, and the first one stays.
@@ -258,7 +281,11 @@ mod tests {
         }
     }
 
-    const CONTEXT: SealContext<'_> = SealContext { provider: "acme", account: "eu", plugin: "acme@1.0.0" };
+    const CONTEXT: SealContext<'_> = SealContext {
+        provider: "acme",
+        account: "eu",
+        plugin: "acme@1.0.0",
+    };
 
     #[test]
     fn opens_what_it_sealed_and_nothing_else() {
@@ -266,11 +293,21 @@ mod tests {
         let sealed = sealer.seal(&delivery(), "acme@1.0.0");
         assert_eq!(sealer.open(&sealed, &CONTEXT).unwrap(), delivery());
         assert!(!sealed.windows(3).any(|bytes| bytes == b"ann"));
-        assert_ne!(sealer.seal(&delivery(), "acme@1.0.0"), sealed, "every letter has a nonce of its own");
+        assert_ne!(
+            sealer.seal(&delivery(), "acme@1.0.0"),
+            sealed,
+            "every letter has a nonce of its own"
+        );
 
-        let elsewhere = SealContext { account: "us", ..CONTEXT };
+        let elsewhere = SealContext {
+            account: "us",
+            ..CONTEXT
+        };
         assert!(matches!(sealer.open(&sealed, &elsewhere), Err(OpenError::Sealed)));
-        assert!(matches!(Sealer::new(&[8; 32]).open(&sealed, &CONTEXT), Err(OpenError::Sealed)));
+        assert!(matches!(
+            Sealer::new(&[8; 32]).open(&sealed, &CONTEXT),
+            Err(OpenError::Sealed)
+        ));
         for position in [1, 13, sealed.len() - 1] {
             let mut damaged = sealed.clone();
             damaged[position] ^= 1;
@@ -301,13 +338,23 @@ mod tests {
             .collect();
         let sealer = Sealer::from_file(&path).unwrap();
         for thread in threads {
-            assert_eq!(sealer.open(&thread.join().unwrap(), &CONTEXT).unwrap(), delivery());
+            assert_eq!(
+                sealer.open(&thread.join().unwrap(), &CONTEXT).unwrap(),
+                delivery()
+            );
         }
-        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no drafts are left");
+        assert_eq!(
+            std::fs::read_dir(path.parent().unwrap()).unwrap().count(),
+            1,
+            "no drafts are left"
+        );
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;
-            assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+            assert_eq!(
+                std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+                0o600
+            );
         }
     }
 
@@ -316,9 +363,19 @@ mod tests {
         let sealed = Sealer::new(&[7; 32]).seal(&delivery(), "acme@1.0.0");
         let base64 = base64::engine::general_purpose::STANDARD.encode([7; 32]);
         for text in [hex::encode([7; 32]), base64] {
-            assert!(Sealer::from_text(&text, "x").unwrap().open(&sealed, &CONTEXT).is_ok());
+            assert!(
+                Sealer::from_text(&text, "x")
+                    .unwrap()
+                    .open(&sealed, &CONTEXT)
+                    .is_ok()
+            );
         }
-        let error = Sealer::from_text("secret", "`host.seal_key`").unwrap_err().to_string();
-        assert!(error.starts_with("`host.seal_key` must be 32 bytes") && !error.contains("secret"), "{error}");
+        let error = Sealer::from_text("secret", "`host.seal_key`")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with("`host.seal_key` must be 32 bytes") && !error.contains("secret"),
+            "{error}"
+        );
     }
 }

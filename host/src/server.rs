@@ -123,7 +123,10 @@ impl Server {
         let give_up = CancellationToken::new();
         let mut failures = 0;
         let mut result = Ok(());
-        while let Some(accepted) = shutdown.run_until_cancelled(accept(&listener, &connections)).await {
+        while let Some(accepted) = shutdown
+            .run_until_cancelled(accept(&listener, &connections))
+            .await
+        {
             match accepted {
                 Ok((stream, permit)) => {
                     failures = 0;
@@ -151,8 +154,15 @@ impl Server {
         drop(listener);
         self.stopping.cancel();
         open.close();
-        if tokio::time::timeout(self.drain_timeout, open.wait()).await.is_err() {
-            tracing::warn!(connections = open.len(), "{} connections did not end in time and are cut", open.len());
+        if tokio::time::timeout(self.drain_timeout, open.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                connections = open.len(),
+                "{} connections did not end in time and are cut",
+                open.len()
+            );
             give_up.cancel();
             open.wait().await;
         }
@@ -165,12 +175,20 @@ async fn accept(
     listener: &TcpListener,
     connections: &Arc<Semaphore>,
 ) -> std::io::Result<(TcpStream, OwnedSemaphorePermit)> {
-    let permit = Arc::clone(connections).acquire_owned().await.expect("the semaphore is never closed");
+    let permit = Arc::clone(connections)
+        .acquire_owned()
+        .await
+        .expect("the semaphore is never closed");
     let (stream, _address) = listener.accept().await?;
     Ok((stream, permit))
 }
 
-async fn serve_connection(stream: TcpStream, router: Router, shutdown: CancellationToken, give_up: CancellationToken) {
+async fn serve_connection(
+    stream: TcpStream,
+    router: Router,
+    shutdown: CancellationToken,
+    give_up: CancellationToken,
+) {
     // Answers are one small write each; waiting to fill a packet would only delay them. A connection that is gone
     // already shows in the next read.
     let _ = stream.set_nodelay(true);
@@ -201,8 +219,14 @@ pub async fn open_intake(config: &HostConfig, dependencies: Dependencies) -> Res
         None => Sealer::from_file(&config.seal_key_path)?,
     };
     let (metrics, plugin_metrics) = {
-        let mut registry = dependencies.registry.lock().unwrap_or_else(PoisonError::into_inner);
-        (Metrics::register(&mut registry), PluginMetrics::register(&mut registry))
+        let mut registry = dependencies
+            .registry
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        (
+            Metrics::register(&mut registry),
+            PluginMetrics::register(&mut registry),
+        )
     };
     let plugins = Plugins::open(config.plugins.clone(), plugin_metrics).await?;
     let fetcher = Arc::new(Fetcher::new());
@@ -230,7 +254,10 @@ pub async fn run(
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<(), HostError> {
-    Server::start(config, dependencies).await?.serve(listener, shutdown).await
+    Server::start(config, dependencies)
+        .await?
+        .serve(listener, shutdown)
+        .await
 }
 
 /// Tells the operator what the accounts lack. Providers that nobody has configured are left out: every plugin in the
@@ -238,13 +265,27 @@ pub async fn run(
 fn report_accounts(intake: &Intake) {
     for provider in intake.accounts.providers() {
         let Some(plugin) = intake.plugins.get(provider) else {
-            tracing::warn!(provider, "`accounts.{provider}` is configured, but no plugin serves `{provider}`");
+            tracing::warn!(
+                provider,
+                "`accounts.{provider}` is configured, but no plugin serves `{provider}`"
+            );
             continue;
         };
-        for Findings { account, missing, unknown, takes_unsigned, .. } in intake.accounts.findings(plugin.descriptor()) {
+        for Findings {
+            account,
+            missing,
+            unknown,
+            takes_unsigned,
+            ..
+        } in intake.accounts.findings(plugin.descriptor())
+        {
             if !missing.is_empty() {
                 let names = missing.join("`, `");
-                tracing::warn!(provider, account, "`accounts.{provider}.{account}` lacks `{names}`");
+                tracing::warn!(
+                    provider,
+                    account,
+                    "`accounts.{provider}.{account}` lacks `{names}`"
+                );
             }
             if !unknown.is_empty() {
                 let names = unknown.join("`, `");

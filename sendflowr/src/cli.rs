@@ -130,7 +130,11 @@ async fn dispatch(global: Global, command: Command) -> anyhow::Result<ExitCode> 
             let mut config = global.load()?;
             set(&mut config.host.listen, listen.host_listen);
             set(&mut config.inference.listen, listen.inference_listen);
-            let demo = if demo { Some(demo::Demo::prepare(&mut config)?) } else { None };
+            let demo = if demo {
+                Some(demo::Demo::prepare(&mut config)?)
+            } else {
+                None
+            };
             roles::up(config, demo).await?;
         }
         Command::Host { listen } => {
@@ -146,7 +150,9 @@ async fn dispatch(global: Global, command: Command) -> anyhow::Result<ExitCode> 
         }
         Command::Plugin(command) => return plugin::run(command, global).await,
         Command::Synth { count, seed } => synth::run(global.load()?, count, seed).await?,
-        Command::Replay { provider, dry_run } => replay::run(global.load()?, provider.as_deref(), dry_run).await?,
+        Command::Replay { provider, dry_run } => {
+            replay::run(global.load()?, provider.as_deref(), dry_run).await?
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -155,7 +161,10 @@ impl Global {
     /// The configuration: file, environment, then the flags given.
     pub(crate) fn load(&self) -> anyhow::Result<RawConfig> {
         let default = PathBuf::from("sendflowr.toml");
-        let file = self.config.clone().or_else(|| default.exists().then_some(default));
+        let file = self
+            .config
+            .clone()
+            .or_else(|| default.exists().then_some(default));
         let environment = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect();

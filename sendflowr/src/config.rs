@@ -61,20 +61,33 @@ pub(crate) fn load(file: Option<&Path>, environment: &BTreeMap<String, String>) 
     let base = file.and_then(Path::parent).unwrap_or(Path::new(""));
     resolve_files(&mut table, base, "")?;
     // The error of `toml` quotes the input around the mistake; only its message may be shown.
-    RawConfig::deserialize(Value::Table(table)).map_err(|error| anyhow::anyhow!("configuration: {}", error.message()))
+    RawConfig::deserialize(Value::Table(table))
+        .map_err(|error| anyhow::anyhow!("configuration: {}", error.message()))
 }
 
 fn read_file(path: &Path) -> anyhow::Result<Table> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read configuration `{}`", path.display()))?;
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read configuration `{}`", path.display()))?;
     text.parse::<Table>().map_err(|error| {
-        let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
-        anyhow::anyhow!("configuration `{}`, line {line}: {}", path.display(), error.message())
+        let line = error.span().map_or(0, |span| {
+            text[..span.start.min(text.len())].matches('\n').count() + 1
+        });
+        anyhow::anyhow!(
+            "configuration `{}`, line {line}: {}",
+            path.display(),
+            error.message()
+        )
     })
 }
 
 fn merge_environment(table: &mut Table, environment: &BTreeMap<String, String>) -> anyhow::Result<()> {
     for (name, value) in environment {
-        let Some(path) = name.strip_prefix(PREFIX).filter(|_| !RESERVED.contains(&name.as_str())) else { continue };
+        let Some(path) = name
+            .strip_prefix(PREFIX)
+            .filter(|_| !RESERVED.contains(&name.as_str()))
+        else {
+            continue;
+        };
         // Variables of the test and build tooling share the prefix without being paths.
         if !path.contains("__") && path != "DATA_FOLDER" {
             continue;
@@ -102,10 +115,10 @@ fn merge_environment(table: &mut Table, environment: &BTreeMap<String, String>) 
 /// The value of a variable, typed as the same text in the file would be. Secrets of accounts stay text: `0123` must not
 /// become a number.
 fn typed(key: &str, value: &str, is_account: bool) -> Value {
-    if !is_account || key == "allow_unsigned" {
-        if let Ok(flag) = value.parse::<bool>() {
-            return Value::Boolean(flag);
-        }
+    if let Ok(flag) = value.parse::<bool>()
+        && (!is_account || key == "allow_unsigned")
+    {
+        return Value::Boolean(flag);
     }
     if !is_account {
         if let Ok(number) = value.parse::<i64>() {
@@ -123,12 +136,18 @@ fn typed(key: &str, value: &str, is_account: bool) -> Value {
 fn resolve_files(table: &mut Table, base: &Path, section: &str) -> anyhow::Result<()> {
     let keys: Vec<String> = table.keys().cloned().collect();
     for key in keys {
-        let full = if section.is_empty() { key.clone() } else { format!("{section}.{key}") };
+        let full = if section.is_empty() {
+            key.clone()
+        } else {
+            format!("{section}.{key}")
+        };
         if let Some(Value::Table(inner)) = table.get_mut(&key) {
             resolve_files(inner, base, &full)?;
             continue;
         }
-        let Some(target) = key.strip_suffix("_file") else { continue };
+        let Some(target) = key.strip_suffix("_file") else {
+            continue;
+        };
         if table.contains_key(target) {
             bail!("configuration sets both `{full}` and the same key without `_file`: keep one");
         }
@@ -144,7 +163,9 @@ fn resolve_files(table: &mut Table, base: &Path, section: &str) -> anyhow::Resul
             Some(Value::Array(paths)) => {
                 let mut contents = Vec::with_capacity(paths.len());
                 for path in &paths {
-                    let path = path.as_str().with_context(|| format!("`{full}` must be a list of paths"))?;
+                    let path = path
+                        .as_str()
+                        .with_context(|| format!("`{full}` must be a list of paths"))?;
                     contents.push(read(path)?);
                 }
                 Value::Array(contents)
@@ -162,7 +183,10 @@ mod tests {
 
     fn merged(file: &str, environment: &[(&str, &str)]) -> anyhow::Result<Table> {
         let mut table: Table = file.parse()?;
-        let environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let environment = environment
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect();
         merge_environment(&mut table, &environment)?;
         Ok(table)
     }
@@ -171,7 +195,11 @@ mod tests {
     fn the_environment_wins_over_the_file() {
         let table = merged(
             "[host]\nlisten = '1.2.3.4:5'\nmax_body_bytes = 7",
-            &[("SENDFLOWR_HOST__LISTEN", "0.0.0.0:80"), ("SENDFLOWR_CONSUMER__BATCH_EVENTS", "10"), ("PATH", "x")],
+            &[
+                ("SENDFLOWR_HOST__LISTEN", "0.0.0.0:80"),
+                ("SENDFLOWR_CONSUMER__BATCH_EVENTS", "10"),
+                ("PATH", "x"),
+            ],
         );
         let expected = "[host]\nlisten = '0.0.0.0:80'\nmax_body_bytes = 7\n[consumer]\nbatch_events = 10";
         assert_eq!(table.unwrap(), expected.parse::<Table>().unwrap());
@@ -197,11 +225,19 @@ mod tests {
         std::fs::write(folder.path().join("new"), "new secret\n").unwrap();
         let mut table: Table = "[a.b]\nkey_file = ['old', 'new']".parse().unwrap();
         resolve_files(&mut table, folder.path(), "").unwrap();
-        assert_eq!(table, "[a.b]\nkey = ['old secret', 'new secret']".parse::<Table>().unwrap());
+        assert_eq!(
+            table,
+            "[a.b]\nkey = ['old secret', 'new secret']"
+                .parse::<Table>()
+                .unwrap()
+        );
 
         let mut missing: Table = "[a]\nkey_file = 'nowhere'".parse().unwrap();
         let error = resolve_files(&mut missing, folder.path(), "").unwrap_err();
-        assert_eq!(error.to_string(), "cannot read the file `nowhere` that `a.key_file` names");
+        assert_eq!(
+            error.to_string(),
+            "cannot read the file `nowhere` that `a.key_file` names"
+        );
     }
 
     #[test]

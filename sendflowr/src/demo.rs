@@ -48,7 +48,8 @@ impl Demo {
         let mut accounts = Vec::with_capacity(PROVIDERS.len());
         for provider in PROVIDERS {
             let url = format!("https://demo.example.com/webhooks/{provider}/{ACCOUNT}");
-            let account = Account::generate(provider, &url).with_context(|| format!("no deliveries for `{provider}`"))?;
+            let account = Account::generate(provider, &url)
+                .with_context(|| format!("no deliveries for `{provider}`"))?;
             for (name, value) in account.config() {
                 config.accounts.set(provider, ACCOUNT, name, value);
             }
@@ -68,19 +69,29 @@ impl Demo {
     pub(crate) async fn run(self, host: SocketAddr, inference: SocketAddr) -> anyhow::Result<()> {
         // Fails only when it has been installed already; the client speaks to this machine, in plain HTTP, but wants one.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::builder().timeout(Duration::from_secs(15)).build()?;
+        let http = reqwest::Client::builder()
+            .timeout(Duration::from_secs(15))
+            .build()?;
         let now = Timestamp::from(SystemTime::now());
         let served = served_providers(&http, host).await?;
         output::line("\nSending signed sample deliveries, as the providers would:\n");
         let mut tallies = BTreeMap::new();
-        for account in self.accounts.iter().filter(|account| served.iter().any(|slug| slug == account.provider())) {
+        for account in self
+            .accounts
+            .iter()
+            .filter(|account| served.iter().any(|slug| slug == account.provider()))
+        {
             tallies.insert(account.provider(), deliver(&http, host, account, now).await?);
         }
         output::line(&table(&tallies));
         if let Some(missing) = PROVIDERS.iter().find(|provider| !tallies.contains_key(*provider)) {
-            output::line(&format!("\n(`{missing}` and possibly others have no plugin in the plugin folder)"));
+            output::line(&format!(
+                "\n(`{missing}` and possibly others have no plugin in the plugin folder)"
+            ));
         }
-        output::line("\n\"refused\" is a delivery sent on purpose without its proof; \"skipped\" an event of an unknown type.");
+        output::line(
+            "\n\"refused\" is a delivery sent on purpose without its proof; \"skipped\" an event of an unknown type.",
+        );
         let decision = decide(&http, inference).await?;
         show_person(&http, inference, &decision).await?;
         output::line(&format!(
@@ -93,9 +104,19 @@ impl Demo {
 }
 
 async fn served_providers(http: &reqwest::Client, host: SocketAddr) -> anyhow::Result<Vec<String>> {
-    let plugins: Value = http.get(format!("http://{host}/plugins")).send().await?.json().await?;
-    let list = plugins["plugins"].as_array().context("the host lists no plugins")?;
-    Ok(list.iter().filter_map(|plugin| plugin["slug"].as_str().map(str::to_owned)).collect())
+    let plugins: Value = http
+        .get(format!("http://{host}/plugins"))
+        .send()
+        .await?
+        .json()
+        .await?;
+    let list = plugins["plugins"]
+        .as_array()
+        .context("the host lists no plugins")?;
+    Ok(list
+        .iter()
+        .filter_map(|plugin| plugin["slug"].as_str().map(str::to_owned))
+        .collect())
 }
 
 /// The person's history at providers that report to this one, one event of an unknown type, and one delivery without proof.
@@ -119,7 +140,11 @@ async fn deliver(
         let (status, answer) = send(http, host, account.provider(), &delivery).await?;
         tally.deliveries += 1;
         if status != 200 {
-            bail!("`{}` answered {status} to a genuine delivery: {}", account.provider(), answer["error"]["message"]);
+            bail!(
+                "`{}` answered {status} to a genuine delivery: {}",
+                account.provider(),
+                answer["error"]["message"]
+            );
         }
         tally.accepted += answer["accepted"].as_u64().unwrap_or_default();
         tally.skipped += answer["skipped"].as_u64().unwrap_or_default();
@@ -153,19 +178,41 @@ async fn send(
     for (name, value) in &delivery.headers {
         request = request.header(name, value);
     }
-    let response = request.send().await.with_context(|| format!("cannot reach the host at {host}"))?;
-    Ok((response.status().as_u16(), response.json().await.unwrap_or(Value::Null)))
+    let response = request
+        .send()
+        .await
+        .with_context(|| format!("cannot reach the host at {host}"))?;
+    Ok((
+        response.status().as_u16(),
+        response.json().await.unwrap_or(Value::Null),
+    ))
 }
 
 fn table(tallies: &BTreeMap<&str, Tally>) -> String {
     let row = |(provider, tally): (&&str, &Tally)| {
-        let numbers = [tally.deliveries, tally.accepted, tally.skipped, tally.rejected, tally.refused];
+        let numbers = [
+            tally.deliveries,
+            tally.accepted,
+            tally.skipped,
+            tally.rejected,
+            tally.refused,
+        ];
         let mut row = vec![(*provider).to_owned()];
         row.extend(numbers.map(|number| number.to_string()));
         row
     };
     let rows: Vec<Vec<String>> = tallies.iter().map(row).collect();
-    output::table(&["provider", "deliveries", "accepted", "skipped", "rejected", "refused"], &rows)
+    output::table(
+        &[
+            "provider",
+            "deliveries",
+            "accepted",
+            "skipped",
+            "rejected",
+            "refused",
+        ],
+        &rows,
+    )
 }
 
 /// Asks for a decision until it rests on the person's own history.
@@ -173,18 +220,29 @@ async fn decide(http: &reqwest::Client, inference: SocketAddr) -> anyhow::Result
     let start = Instant::now();
     loop {
         let question = json!({ "email": person::EMAIL, "window_hours": 24, "esp": "sendgrid" });
-        let response = http.post(format!("http://{inference}/timing/decide")).json(&question).send().await;
-        let response = response.with_context(|| format!("cannot reach the inference service at {inference}"))?;
+        let response = http
+            .post(format!("http://{inference}/timing/decide"))
+            .json(&question)
+            .send()
+            .await;
+        let response =
+            response.with_context(|| format!("cannot reach the inference service at {inference}"))?;
         let status = response.status();
         let decision: Value = response.json().await?;
         if !status.is_success() {
-            bail!("the decision failed with {status}: {}", decision["error"]["message"]);
+            bail!(
+                "the decision failed with {status}: {}",
+                decision["error"]["message"]
+            );
         }
         if decision["evidence"]["n"].as_f64().unwrap_or_default() >= person::CLICKS as f64 {
             return Ok(decision);
         }
         if start.elapsed() > VISIBLE_WITHIN {
-            bail!("the events of the demonstration do not show in decisions after {} s", VISIBLE_WITHIN.as_secs());
+            bail!(
+                "the events of the demonstration do not show in decisions after {} s",
+                VISIBLE_WITHIN.as_secs()
+            );
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -198,9 +256,16 @@ async fn show_person(http: &reqwest::Client, inference: SocketAddr, decision: &V
         .await?
         .json()
         .await?;
-    let shares: Vec<f64> =
-        prediction["probabilities"].as_array().into_iter().flatten().filter_map(Value::as_f64).collect();
-    output::line(&format!("\n{}'s week, as learned from these events (UTC):\n", person::NAME));
+    let shares: Vec<f64> = prediction["probabilities"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_f64)
+        .collect();
+    output::line(&format!(
+        "\n{}'s week, as learned from these events (UTC):\n",
+        person::NAME
+    ));
     output::line(&picture::week(&shares));
     let text = |name: &str| decision[name].as_str().unwrap_or_default().to_owned();
     output::line(&format!(
@@ -210,9 +275,17 @@ async fn show_person(http: &reqwest::Client, inference: SocketAddr, decision: &V
         text("trigger_at"),
         decision["confidence"].as_f64().unwrap_or_default(),
     ));
-    for sentence in decision["why"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+    for sentence in decision["why"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+    {
         output::line(&format!("  · {sentence}"));
     }
-    output::line(&format!("  explanation: http://{inference}/explanations/{}", text("explanation_ref")));
+    output::line(&format!(
+        "  explanation: http://{inference}/explanations/{}",
+        text("explanation_ref")
+    ));
     Ok(())
 }

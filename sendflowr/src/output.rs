@@ -16,7 +16,10 @@ pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let cell = |row: &Vec<String>, column: usize| row.get(column).cloned().unwrap_or_default();
     let width = |column: usize| {
         let cells = rows.iter().map(|row| cell(row, column).chars().count());
-        cells.chain([header[column].chars().count()]).max().unwrap_or_default()
+        cells
+            .chain([header[column].chars().count()])
+            .max()
+            .unwrap_or_default()
     };
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let numeric: Vec<bool> = (0..columns)
@@ -25,13 +28,26 @@ pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let render = |cells: Vec<String>| {
         let padded = cells.into_iter().enumerate().map(|(column, text)| {
             let padding = " ".repeat(widths[column] - text.chars().count());
-            if numeric[column] { padding + &text } else { text + &padding }
+            if numeric[column] {
+                padding + &text
+            } else {
+                text + &padding
+            }
         });
         padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
     let mut lines = vec![render(header.iter().map(|name| (*name).to_owned()).collect())];
-    lines.push(widths.iter().map(|width| "─".repeat(*width)).collect::<Vec<_>>().join("  "));
-    lines.extend(rows.iter().map(|row| render((0..columns).map(|column| cell(row, column)).collect())));
+    lines.push(
+        widths
+            .iter()
+            .map(|width| "─".repeat(*width))
+            .collect::<Vec<_>>()
+            .join("  "),
+    );
+    lines.extend(
+        rows.iter()
+            .map(|row| render((0..columns).map(|column| cell(row, column)).collect())),
+    );
     lines.join("\n")
 }
 
@@ -41,7 +57,10 @@ mod tests {
 
     #[test]
     fn tables_align_numbers_to_the_right() {
-        let rows = vec![vec!["sendgrid".to_owned(), "12".to_owned()], vec!["ses".to_owned(), "3".to_owned()]];
+        let rows = vec![
+            vec!["sendgrid".to_owned(), "12".to_owned()],
+            vec!["ses".to_owned(), "3".to_owned()],
+        ];
         let expected = "provider  accepted\n────────  ────────\nsendgrid        12\nses              3";
         assert_eq!(table(&["provider", "accepted"], &rows), expected);
     }

@@ -63,7 +63,11 @@ pub(crate) enum PluginCommand {
 /// Files that cannot be read, and plugins that cannot be loaded.
 pub(crate) async fn run(command: PluginCommand, global: Global) -> anyhow::Result<ExitCode> {
     match command {
-        PluginCommand::Test { plugins, cases, format } => test(&plugins, &cases, format).await,
+        PluginCommand::Test {
+            plugins,
+            cases,
+            format,
+        } => test(&plugins, &cases, format).await,
         PluginCommand::List { format } => list(global, format).await,
         PluginCommand::Normalize { plugin, delivery } => normalize(&plugin, &delivery).await,
     }
@@ -95,7 +99,11 @@ async fn test(files: &[PathBuf], cases: &Path, format: Format) -> anyhow::Result
         })?,
         Format::Text => print_results(&results, without_plugin),
     }
-    Ok(if results.iter().all(|result| result.pass) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if results.iter().all(|result| result.pass) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn print_results(results: &[CaseResult], without_plugin: usize) {
@@ -112,14 +120,20 @@ fn print_results(results: &[CaseResult], without_plugin: usize) {
     output::line(&output::table(&["case", "result", "difference"], &rows));
     for result in results.iter().filter(|result| result.diff.len() > 1) {
         output::line(&format!("\n{}:", result.case));
-        result.diff.iter().for_each(|difference| output::line(&format!("  {difference}")));
+        result
+            .diff
+            .iter()
+            .for_each(|difference| output::line(&format!("  {difference}")));
     }
     let failed = results.iter().filter(|result| !result.pass).count();
     let others = match without_plugin {
         0 => String::new(),
         cases => format!("; {cases} cases are for providers whose plugin was not given"),
     };
-    output::line(&format!("\n{} passed, {failed} failed{others}", results.len() - failed));
+    output::line(&format!(
+        "\n{} passed, {failed} failed{others}",
+        results.len() - failed
+    ));
 }
 
 async fn list(global: Global, format: Format) -> anyhow::Result<ExitCode> {
@@ -128,7 +142,9 @@ async fn list(global: Global, format: Format) -> anyhow::Result<ExitCode> {
     let config = HostConfig::try_new(config.host, config.accounts, &data_folder)?;
     let mut files = Vec::new();
     let folder = &config.plugins.folder;
-    for entry in fs::read_dir(folder).with_context(|| format!("cannot read the plugin folder `{}`", folder.display()))? {
+    for entry in fs::read_dir(folder)
+        .with_context(|| format!("cannot read the plugin folder `{}`", folder.display()))?
+    {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == "wasm") {
             files.push(path);
@@ -137,13 +153,24 @@ async fn list(global: Global, format: Format) -> anyhow::Result<ExitCode> {
     files.sort();
     let mut rows = Vec::new();
     for file in files {
-        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = file
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         let plugin = match load(&file).await {
             Ok(plugin) => plugin,
             Err(error) => {
                 match format {
-                    Format::Json => output::line(&json!({ "file": name, "problem": format!("{error:#}") }).to_string()),
-                    Format::Text => rows.push(vec![name, String::new(), String::new(), format!("refused: {error:#}")]),
+                    Format::Json => {
+                        output::line(&json!({ "file": name, "problem": format!("{error:#}") }).to_string())
+                    }
+                    Format::Text => rows.push(vec![
+                        name,
+                        String::new(),
+                        String::new(),
+                        format!("refused: {error:#}"),
+                    ]),
                 }
                 continue;
             }
@@ -164,10 +191,24 @@ async fn list(global: Global, format: Format) -> anyhow::Result<ExitCode> {
             output::line(&line.to_string());
             continue;
         }
-        let mark = |name: &String, required: bool| if required { format!("{name}*") } else { name.clone() };
-        let mut names: Vec<String> =
-            descriptor.secrets.iter().map(|secret| mark(&secret.name, secret.required)).collect();
-        names.extend(descriptor.settings.iter().map(|setting| mark(&setting.name, setting.required)));
+        let mark = |name: &String, required: bool| {
+            if required {
+                format!("{name}*")
+            } else {
+                name.clone()
+            }
+        };
+        let mut names: Vec<String> = descriptor
+            .secrets
+            .iter()
+            .map(|secret| mark(&secret.name, secret.required))
+            .collect();
+        names.extend(
+            descriptor
+                .settings
+                .iter()
+                .map(|setting| mark(&setting.name, setting.required)),
+        );
         let accounts: Vec<String> = findings
             .iter()
             .map(|finding| {
@@ -180,11 +221,28 @@ async fn list(global: Global, format: Format) -> anyhow::Result<ExitCode> {
                 }
             })
             .collect();
-        let accounts = if accounts.is_empty() { "none configured".to_owned() } else { accounts.join("; ") };
-        rows.push(vec![descriptor.slug.clone(), descriptor.version.clone(), names.join(", "), accounts]);
+        let accounts = if accounts.is_empty() {
+            "none configured".to_owned()
+        } else {
+            accounts.join("; ")
+        };
+        rows.push(vec![
+            descriptor.slug.clone(),
+            descriptor.version.clone(),
+            names.join(", "),
+            accounts,
+        ]);
     }
     if format == Format::Text {
-        output::line(&output::table(&["provider", "version", "secrets and settings (* required)", "accounts"], &rows));
+        output::line(&output::table(
+            &[
+                "provider",
+                "version",
+                "secrets and settings (* required)",
+                "accounts",
+            ],
+            &rows,
+        ));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -193,7 +251,9 @@ async fn normalize(plugin: &Path, delivery: &Path) -> anyhow::Result<ExitCode> {
     let plugin = load(plugin).await?;
     let case = if delivery == Path::new("-") {
         let mut bytes = Vec::new();
-        std::io::stdin().read_to_end(&mut bytes).context("cannot read standard input")?;
+        std::io::stdin()
+            .read_to_end(&mut bytes)
+            .context("cannot read standard input")?;
         Case::from_json(&bytes).context("standard input")?
     } else {
         read_case(delivery)?
@@ -227,7 +287,11 @@ fn case_files(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
         let entries = fs::read_dir(&folder).with_context(|| format!("cannot read `{}`", folder.display()))?;
         for entry in entries {
             let path = entry?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let name = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
             if path.is_dir() && name != "target" && !name.starts_with('.') {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "json") {

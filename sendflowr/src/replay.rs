@@ -47,7 +47,11 @@ pub(crate) async fn run(config: RawConfig, provider: Option<&str>, dry_run: bool
         registry: Arc::new(Mutex::new(Registry::default())),
     };
     let intake = host::open_intake(&host_config, dependencies).await?;
-    let mut letters = stores.bus.subscribe(GROUP, &[DEAD_LETTERS_TOPIC]).await.context("cannot read the dead letters")?;
+    let mut letters = stores
+        .bus
+        .subscribe(GROUP, &[DEAD_LETTERS_TOPIC])
+        .await
+        .context("cannot read the dead letters")?;
     let mut tally = Tally::default();
     loop {
         let batch = letters.poll(BATCH, END_AFTER).await?;
@@ -84,9 +88,16 @@ pub(crate) async fn run(config: RawConfig, provider: Option<&str>, dry_run: bool
     }
     drop(letters);
     stores.close().await;
-    let Tally { replayed, events, failed, others } = tally;
+    let Tally {
+        replayed,
+        events,
+        failed,
+        others,
+    } = tally;
     let verb = if dry_run { "would be replayed" } else { "replayed" };
-    output::line(&format!("{replayed} letters {verb}, {events} events, {failed} letters failed, {others} left alone"));
+    output::line(&format!(
+        "{replayed} letters {verb}, {events} events, {failed} letters failed, {others} left alone"
+    ));
     Ok(())
 }
 

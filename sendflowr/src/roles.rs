@@ -50,7 +50,9 @@ pub(crate) async fn up(config: RawConfig, demo: Option<Demo>) -> anyhow::Result<
     let host = process.host().await?;
     process.consumer()?;
     let inference = process.inference().await?;
-    output::line(&format!("sendflowr is ready: webhooks http://{host}  timing http://{inference}"));
+    output::line(&format!(
+        "sendflowr is ready: webhooks http://{host}  timing http://{inference}"
+    ));
     if let Some(demo) = demo {
         let stop = process.stop.clone();
         process.tasks.spawn(async move {
@@ -99,7 +101,10 @@ pub(crate) fn hasher(config: &RawIdentityConfig) -> Hasher {
 
 /// The folder of the embedded engines, keys and caches.
 pub(crate) fn data_folder(config: &RawConfig) -> PathBuf {
-    config.data_folder.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_DATA_FOLDER))
+    config
+        .data_folder
+        .clone()
+        .unwrap_or_else(|| PathBuf::from(DEFAULT_DATA_FOLDER))
 }
 
 /// Opens the four ports.
@@ -107,13 +112,20 @@ pub(crate) fn data_folder(config: &RawConfig) -> PathBuf {
 /// # Errors
 /// When a file cannot be used, with the setting to look at.
 pub(crate) async fn open_stores(config: &RawConfig) -> anyhow::Result<Embedded> {
-    open_engines(&data_folder(config), EmbeddedConfig::try_from(config.store.clone())?).await
+    open_engines(
+        &data_folder(config),
+        EmbeddedConfig::try_from(config.store.clone())?,
+    )
+    .await
 }
 
 async fn open_engines(folder: &Path, config: EmbeddedConfig) -> anyhow::Result<Embedded> {
-    embedded::open_with(folder, config)
-        .await
-        .with_context(|| format!("cannot use the data folder `{}` (`data_folder`)", folder.display()))
+    embedded::open_with(folder, config).await.with_context(|| {
+        format!(
+            "cannot use the data folder `{}` (`data_folder`)",
+            folder.display()
+        )
+    })
 }
 
 /// The parts that the roles of one process share.
@@ -162,7 +174,8 @@ impl Process {
         };
         let server = host::Server::start(config, dependencies).await?;
         let stop = self.stop.clone();
-        self.tasks.spawn(async move { server.serve(listener, stop).await.context("the host failed") });
+        self.tasks
+            .spawn(async move { server.serve(listener, stop).await.context("the host failed") });
         Ok(address)
     }
 
@@ -181,14 +194,19 @@ impl Process {
             metrics,
         };
         let stop = self.stop.clone();
-        self.tasks.spawn(async move { consumer::run(config, dependencies, stop).await.context("the consumer failed") });
+        self.tasks.spawn(async move {
+            consumer::run(config, dependencies, stop)
+                .await
+                .context("the consumer failed")
+        });
         Ok(())
     }
 
     /// Starts the inference service and answers its address.
     async fn inference(&mut self) -> anyhow::Result<SocketAddr> {
         let mut raw = self.config.inference.clone();
-        raw.model_folder.get_or_insert_with(|| self.data_folder.join("model"));
+        raw.model_folder
+            .get_or_insert_with(|| self.data_folder.join("model"));
         let config = InferenceConfig::try_from(raw).context("`[inference]`")?;
         let listener = listen(config.listen, "inference.listen").await?;
         let address = listener.local_addr()?;
@@ -201,7 +219,9 @@ impl Process {
         };
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
-            inference::run(config, dependencies, listener, stop).await.context("the inference service failed")
+            inference::run(config, dependencies, listener, stop)
+                .await
+                .context("the inference service failed")
         });
         Ok(address)
     }
@@ -239,7 +259,9 @@ fn flatten(ended: Option<Result<anyhow::Result<()>, tokio::task::JoinError>>) ->
 }
 
 async fn listen(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address} (`{key}`)"))
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address} (`{key}`)"))
 }
 
 /// Ends at Ctrl-C or SIGTERM.

@@ -19,9 +19,16 @@ pub(crate) async fn run(config: RawConfig, count: usize, seed: u64) -> anyhow::R
     let now = Timestamp::from(SystemTime::now());
     let events = synth::mock_events(count, seed, now, &hasher);
     for batch in events.chunks(BATCH_EVENTS) {
-        stores.bus.append(batch.iter().map(record).collect()).await.context("cannot put events on the bus")?;
+        stores
+            .bus
+            .append(batch.iter().map(record).collect())
+            .await
+            .context("cannot put events on the bus")?;
     }
-    output::line(&format!("{} events on the bus, topic `{EVENTS_TOPIC}`", events.len()));
+    output::line(&format!(
+        "{} events on the bus, topic `{EVENTS_TOPIC}`",
+        events.len()
+    ));
     Ok(())
 }
 

@@ -28,7 +28,10 @@ const DECISIONS: usize = 4_000;
 
 #[expect(clippy::print_stdout, reason = "the figures are the result")]
 fn main() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime can be made");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime can be made");
     runtime.block_on(async {
         let account = Account::generate("sendgrid", "").expect("SendGrid is known");
         let mut configuration = "[accounts.sendgrid.default]\n".to_owned();
@@ -42,23 +45,46 @@ fn main() {
         let start = Instant::now();
         let mut times = send(&system, &deliveries, WARM_UP..WARM_UP + MEASURED).await;
         let rate = MEASURED as f64 / start.elapsed().as_secs_f64();
-        println!("deliveries, one event each, durable  {rate:>8.0} /s   {}", percentiles(&mut times));
+        println!(
+            "deliveries, one event each, durable  {rate:>8.0} /s   {}",
+            percentiles(&mut times)
+        );
         let all = (WARM_UP + MEASURED) as u64;
-        eventually("all events are stored", || async { system.stored_events().await == all }).await;
-        println!("  all in the event store             {:>8.1} s after the first was sent", start.elapsed().as_secs_f64());
+        eventually("all events are stored", || async {
+            system.stored_events().await == all
+        })
+        .await;
+        println!(
+            "  all in the event store             {:>8.1} s after the first was sent",
+            start.elapsed().as_secs_f64()
+        );
 
         let baseline = bare_bus().await;
-        println!("the bare bus, records of that size   {baseline:>8.0} /s   ratio {:.2}", rate / baseline);
+        println!(
+            "the bare bus, records of that size   {baseline:>8.0} /s   ratio {:.2}",
+            rate / baseline
+        );
 
         let mut times = decide(&system).await;
         let total: Duration = times.iter().sum();
-        println!("decisions, one caller                {:>8.0} /s   {}", times.len() as f64 / total.as_secs_f64(), percentiles(&mut times));
-        println!("memory: {} MB idle with all plugins, {} MB now", idle / 1024, system.resident_kb() / 1024);
+        println!(
+            "decisions, one caller                {:>8.0} /s   {}",
+            times.len() as f64 / total.as_secs_f64(),
+            percentiles(&mut times)
+        );
+        println!(
+            "memory: {} MB idle with all plugins, {} MB now",
+            idle / 1024,
+            system.resident_kb() / 1024
+        );
 
         system.stop().await;
         let start = Instant::now();
         system.launch().await;
-        println!("second start to ready                {:>8.2} s", start.elapsed().as_secs_f64());
+        println!(
+            "second start to ready                {:>8.2} s",
+            start.elapsed().as_secs_f64()
+        );
     });
 }
 
@@ -78,11 +104,18 @@ fn deliveries(account: &Account, count: usize) -> Vec<Delivery> {
         .collect()
 }
 
-async fn send(system: &System, deliveries: &Arc<Vec<Delivery>>, range: std::ops::Range<usize>) -> Vec<Duration> {
+async fn send(
+    system: &System,
+    deliveries: &Arc<Vec<Delivery>>,
+    range: std::ops::Range<usize>,
+) -> Vec<Duration> {
     let next = Arc::new(std::sync::atomic::AtomicUsize::new(range.start));
     let mut senders = tokio::task::JoinSet::new();
     for _ in 0..CONNECTIONS {
-        let (http, url) = (system.http.clone(), format!("http://{}/webhooks/sendgrid", system.host));
+        let (http, url) = (
+            system.http.clone(),
+            format!("http://{}/webhooks/sendgrid", system.host),
+        );
         let (deliveries, next, end) = (deliveries.clone(), next.clone(), range.end);
         senders.spawn(async move {
             let mut times = Vec::new();

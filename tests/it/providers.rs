@@ -93,7 +93,7 @@ async fn signed_deliveries_of_every_provider_become_rows() {
         let id = UniversalId::from_identifier(&identifier);
         let history = stores
             .events
-            .history(&[id.clone()], Timestamp::default(), 100)
+            .history(std::slice::from_ref(&id), Timestamp::default(), 100)
             .await
             .expect("a history");
         assert_eq!(history.len() as u64, accepted[provider], "{provider}");

@@ -70,7 +70,13 @@ impl System {
 
     /// The same with more arguments for `sendflowr up`.
     pub async fn start_with(configuration: &str, slugs: &[&str], arguments: &[&str]) -> Self {
-        Self::start_logging(configuration, slugs, arguments, "debug,sqlx=info,hyper=info,h2=info").await
+        Self::start_logging(
+            configuration,
+            slugs,
+            arguments,
+            "debug,sqlx=info,hyper=info,h2=info",
+        )
+        .await
     }
 
     /// The same with another log filter: tests read the log, benches must not pay for it.
@@ -102,7 +108,12 @@ impl System {
         let mut system = Self {
             folder,
             child: None,
-            arguments: arguments.iter().copied().chain(["--log", log]).map(str::to_owned).collect(),
+            arguments: arguments
+                .iter()
+                .copied()
+                .chain(["--log", log])
+                .map(str::to_owned)
+                .collect(),
             host: nowhere,
             inference: nowhere,
             http: client(),
@@ -267,8 +278,14 @@ impl System {
     pub fn resident_kb(&self) -> u64 {
         let id = self.child.as_ref().map(Child::id).unwrap_or_default();
         let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or_default();
-        line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).unwrap_or_default()
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmRSS:"))
+            .unwrap_or_default();
+        line.split_whitespace()
+            .nth(1)
+            .and_then(|number| number.parse().ok())
+            .unwrap_or_default()
     }
 
     /// Distinct stored events, in all.
@@ -295,7 +312,10 @@ impl Drop for System {
                 .char_indices()
                 .find(|(at, _)| *at >= from)
                 .map_or("", |(at, _)| &log[at..]);
-            println!("the end of the log:\n{tail}");
+            #[expect(clippy::print_stdout, reason = "the test harness shows it beside the failure")]
+            {
+                println!("the end of the log:\n{tail}");
+            }
         }
     }
 }

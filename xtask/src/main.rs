@@ -7,43 +7,73 @@ mod setup;
 mod test;
 mod up;
 
-use std::process::ExitCode;
+use std::{io::Write, process::ExitCode};
+
+use anyhow::bail;
 
 const HELP: &str = "\
 Usage: cargo xtask <command>
 
-  up [arguments]      installs what is missing, builds plugins and binary, runs `sendflowr up --demo`
-  test                installs what is missing and runs every test
-  check               formatting, lints, documentation, dependency policy
-  load                measures deliveries and decisions a second of the release binary
-  plugins [slug …]    builds plugins into target/plugins (all, or those named)
-  setup               installs what is missing: the WebAssembly target, a C compiler
+  up [arguments]    Installs what is missing, builds plugins and binary (release), then runs
+                    `sendflowr up --demo`; the arguments go to it, see `sendflowr up --help`.
+  test [--fast]     Installs what is missing, then runs every test: the plugins natively, their
+                    case files through the compiled plugins, the workspace, end to end.
+                    The last line is `N passed, N failed`. --fast leaves out the workspace's
+                    integration and documentation tests.
+  check             Formatting, dependency policy (deny.toml), lints, documentation.
+  plugins [--out FOLDER] [slug …]
+                    Builds plugins (all, or those named) into target/plugins, or FOLDER.
+  setup             Installs what is missing: the WebAssembly target, clippy, rustfmt.
+  load              Measures the release binary under load.
+
+Environment:
+  CARGO_TARGET_DIR  Where everything is built, instead of `target` and `plugins/target`.
+  CI=true           Installs cargo-deny when it is missing; lock files must be up to date.
+  SENDFLOWR_WASM_TOOLCHAIN=debian
+                    Compiles the plugins with Debian's Rust even where rustup has the target.
 ";
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let (command, rest) = match arguments.split_first() {
-        Some((command, rest)) => (command.as_str(), rest),
-        None => ("help", &[][..]),
-    };
-    let result = match command {
-        "up" => up::run(rest),
-        "test" => test::run(),
-        "check" => check::run(),
-        "load" => up::load(),
-        "plugins" => plugins::run(rest),
-        "setup" => setup::run(),
-        "help" | "--help" | "-h" => {
-            process::say(HELP);
-            Ok(())
-        }
-        unknown => Err(anyhow::anyhow!("there is no command `{unknown}`; `cargo xtask help` lists them")),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
+    match dispatch(&std::env::args().skip(1).collect::<Vec<String>>()) {
+        Ok(code) => code,
         Err(error) => {
-            process::say(&format!("error: {error:#}"));
+            // Nothing is left to be done where even this cannot be written.
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn dispatch(arguments: &[String]) -> anyhow::Result<ExitCode> {
+    let Some((command, rest)) = arguments.split_first() else {
+        process::say(HELP);
+        return Ok(ExitCode::FAILURE);
+    };
+    // `cargo xtask up -- --data x` is as good as `cargo xtask up --data x`.
+    let rest = if rest.first().is_some_and(|first| first == "--") {
+        &rest[1..]
+    } else {
+        rest
+    };
+    // Before `--help`: `up` hands it on to nobody, since that would first build everything.
+    let asks_for_help = rest
+        .iter()
+        .any(|argument| argument == "--help" || argument == "-h");
+    match command.as_str() {
+        _ if asks_for_help => process::say(HELP),
+        "help" | "--help" | "-h" => process::say(HELP),
+        "up" => up::run(rest)?,
+        "test" => match rest {
+            [] => return test::run(test::Extent::Everything),
+            [flag] if flag == "--fast" => return test::run(test::Extent::Fast),
+            [other, ..] => bail!("`test` knows `--fast`, not `{other}`"),
+        },
+        "plugins" => plugins::run(rest)?,
+        "check" | "setup" | "load" if !rest.is_empty() => bail!("`{command}` takes no arguments"),
+        "check" => check::run()?,
+        "setup" => setup::run()?,
+        "load" => up::load()?,
+        unknown => bail!("there is no command `{unknown}`; `cargo xtask help` lists them"),
+    }
+    Ok(ExitCode::SUCCESS)
 }

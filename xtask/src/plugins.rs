@@ -1,66 +1,98 @@
 //! Builds the provider plugins: from Rust to a core module, from there to a component.
 
 use std::{
+    ffi::OsStr,
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use anyhow::{Context, bail};
 use wit_component::ComponentEncoder;
 
 use crate::{
-    process::{plugins_cargo, root, run as run_command, say, target_folder},
+    process::{Workspace, cargo_at, compiling, run as run_command, say},
     setup::{self, TARGET, WasmToolchain},
 };
 
-/// Folder of the finished plugins.
+/// Folder of the finished plugins, which the binary looks into by default.
 pub(crate) fn folder() -> PathBuf {
-    target_folder().join("plugins")
+    Workspace::Main.target_folder().join("plugins")
 }
 
 /// `cargo xtask plugins`.
-pub(crate) fn run(slugs: &[String]) -> anyhow::Result<()> {
-    let built = build(slugs)?;
-    for (slug, bytes) in built {
-        say(&format!("{slug:12} {:>4} kB", bytes.div_ceil(1000)));
+pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
+    let mut out = folder();
+    let mut slugs = Vec::new();
+    let mut rest = arguments.iter();
+    while let Some(argument) = rest.next() {
+        if argument == "--out" {
+            out = rest.next().context("`--out` wants a folder after it")?.into();
+        } else if argument.starts_with('-') {
+            bail!("`plugins` knows `--out` and the names of plugins, not `{argument}`");
+        } else {
+            slugs.push(argument.clone());
+        }
     }
-    say(&format!("plugins are in {}", folder().display()));
+    let built = build(&slugs, &out)?;
+    for plugin in &built {
+        let note = if plugin.is_new { "written" } else { "as before" };
+        say(&format!(
+            "{:12} {:>4} kB  {note}",
+            plugin.slug,
+            plugin.bytes.div_ceil(1000)
+        ));
+    }
+    say(&format!("{} plugins in {}", built.len(), out.display()));
     Ok(())
 }
 
-/// Builds the named plugins, or all, and answers slug and size of each. A plugin that did not change is not written again,
-/// so that a host that watches the folder stays quiet.
-pub(crate) fn build(slugs: &[String]) -> anyhow::Result<Vec<(String, usize)>> {
+/// One finished plugin.
+pub(crate) struct Built {
+    /// The provider's short name.
+    pub(crate) slug: String,
+    /// The component.
+    pub(crate) path: PathBuf,
+    bytes: usize,
+    is_new: bool,
+}
+
+/// Builds the named plugins, or all, into the folder. A plugin that did not change is not written again, so that a host that
+/// watches the folder stays quiet.
+pub(crate) fn build(slugs: &[String], out: &Path) -> anyhow::Result<Vec<Built>> {
     let known = provider_crates()?;
-    let wanted: Vec<&String> = if slugs.is_empty() { known.iter().collect() } else { slugs.iter().collect() };
-    for slug in &wanted {
-        if !known.contains(slug) {
-            bail!("there is no plugin `{slug}`; there are {}", known.join(", "));
-        }
+    if let Some(slug) = slugs.iter().find(|slug| !known.contains(slug)) {
+        bail!("there is no plugin `{slug}`; there are {}", known.join(", "));
     }
-    let modules = compile(&wanted)?;
-    let out = folder();
-    fs::create_dir_all(&out).with_context(|| format!("cannot create `{}`", out.display()))?;
+    let wanted = if slugs.is_empty() { &known } else { slugs };
+    let modules = compile(wanted)?;
+    fs::create_dir_all(out).with_context(|| format!("cannot create `{}`", out.display()))?;
     let mut built = Vec::with_capacity(wanted.len());
     for slug in wanted {
-        let module = modules.join(format!("{}.wasm", slug.replace('-', "_")));
-        let component = to_component(&module)?;
-        write_if_changed(&out.join(format!("{slug}.wasm")), &component)?;
-        built.push((slug.clone(), component.len()));
+        let component = to_component(&modules.join(format!("{}.wasm", slug.replace('-', "_"))))?;
+        let path = out.join(format!("{slug}.wasm"));
+        let is_new = write_if_changed(&path, &component)?;
+        built.push(Built {
+            slug: slug.clone(),
+            path,
+            bytes: component.len(),
+            is_new,
+        });
     }
     Ok(built)
 }
 
-/// The members of the plugins' workspace that become plugins: those that build a `cdylib`.
+/// The crates of the plugins' workspace that become plugins: those that build a `cdylib`. Folder, crate and slug have one name.
 fn provider_crates() -> anyhow::Result<Vec<String>> {
-    let folder = root().join("plugins");
+    let folder = Workspace::Plugins.folder();
     let mut slugs = Vec::new();
     for entry in fs::read_dir(&folder).with_context(|| format!("cannot read `{}`", folder.display()))? {
-        let manifest = entry?.path().join("Cargo.toml");
-        let Ok(text) = fs::read_to_string(&manifest) else { continue };
-        if text.contains("\"cdylib\"") {
-            let name = manifest.parent().and_then(Path::file_name).unwrap_or_default();
-            slugs.push(name.to_string_lossy().into_owned());
+        let entry = entry?;
+        let Ok(manifest) = fs::read_to_string(entry.path().join("Cargo.toml")) else {
+            continue;
+        };
+        if manifest.contains("\"cdylib\"") {
+            slugs.push(entry.file_name().to_string_lossy().into_owned());
         }
     }
     slugs.sort();
@@ -68,40 +100,55 @@ fn provider_crates() -> anyhow::Result<Vec<String>> {
 }
 
 /// Compiles the crates for WebAssembly and answers the folder of the core modules.
-fn compile(slugs: &[&String]) -> anyhow::Result<PathBuf> {
-    let toolchain = setup::ensure()?;
-    let mut arguments = vec!["build", "--release", "--locked", "--target", TARGET];
-    if toolchain == WasmToolchain::Debian {
-        arguments.insert(1, "-Zbuild-std=std,panic_abort");
-    }
+fn compile(slugs: &[String]) -> anyhow::Result<PathBuf> {
+    let toolchain = setup::wasm_toolchain()?;
+    let mut arguments = vec!["build", "--release", "--target", TARGET];
     for slug in slugs {
         arguments.extend(["--package", slug.as_str()]);
     }
-    let mut command = plugins_cargo(&arguments);
-    let build_folder = match toolchain {
-        WasmToolchain::Rustup => target_folder().join("plugins-build"),
+    let (mut command, build_folder) = match toolchain {
+        WasmToolchain::Rustup => (
+            compiling(Workspace::Plugins, &arguments),
+            Workspace::Plugins.target_folder(),
+        ),
         WasmToolchain::Debian => {
-            // Debian's tools stand in /usr/bin; rustup's must not be found before them, nor choose a toolchain.
-            let path = std::env::var("PATH").unwrap_or_default();
-            command = debian(&arguments);
-            command.env("PATH", format!("/usr/bin:{path}"));
-            target_folder().join("plugins-build-debian")
+            let build_folder = Workspace::Plugins.target_folder().join("debian");
+            (debian(&arguments, &build_folder), build_folder)
         }
     };
-    command.env("CARGO_TARGET_DIR", &build_folder);
+    // The same sources must give the same digest everywhere. Incremental compilation cuts the code in other pieces, and panic
+    // messages name source files, those of dependencies by their place in somebody's home folder.
+    command.env("CARGO_INCREMENTAL", "0");
+    if let Some(registry) = cargo_home() {
+        command.env(
+            "CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS",
+            format!("--remap-path-prefix={}=/cargo", registry.display()),
+        );
+    }
     run_command(&mut command)?;
     Ok(build_folder.join(TARGET).join("release"))
 }
 
-fn debian(arguments: &[&str]) -> std::process::Command {
-    let mut command = std::process::Command::new("/usr/bin/cargo");
+fn cargo_home() -> Option<PathBuf> {
+    std::env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::home_dir().map(|home| home.join(".cargo")))
+}
+
+/// Debian's cargo, which brings no std for WebAssembly but its sources: std is compiled once into the build folder.
+fn debian(arguments: &[&str], build_folder: &Path) -> Command {
+    let mut arguments = arguments.to_vec();
+    arguments.insert(1, "-Zbuild-std=std,panic_abort");
+    let mut command = cargo_at(OsStr::new("/usr/bin/cargo"), Workspace::Plugins, &arguments);
+    // Its own rustc must be found before rustup's. `-Z` wants a nightly, or this.
+    let path = std::env::var("PATH").unwrap_or_default();
     command
-        .args(arguments)
-        .current_dir(root().join("plugins"))
+        .env("PATH", format!("/usr/bin:{path}"))
         .env("RUSTC_BOOTSTRAP", "1")
-        .env("RUSTC", "/usr/bin/rustc")
-        .env_remove("RUSTUP_TOOLCHAIN")
-        .env_remove("CARGO");
+        .env("CARGO_TARGET_DIR", build_folder);
+    for rustups in ["CARGO", "RUSTC", "RUSTUP_TOOLCHAIN", "LD_LIBRARY_PATH"] {
+        command.env_remove(rustups);
+    }
     command
 }
 
@@ -115,12 +162,13 @@ fn to_component(module: &Path) -> anyhow::Result<Vec<u8>> {
         .with_context(|| format!("`{}` cannot be made a component", module.display()))
 }
 
-/// Through a file beside it: whoever watches the folder never sees half a plugin.
-fn write_if_changed(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+/// Writes through a file beside it, so that whoever watches the folder never sees half a plugin; answers whether it did.
+fn write_if_changed(path: &Path, bytes: &[u8]) -> anyhow::Result<bool> {
     if fs::read(path).is_ok_and(|present| present == bytes) {
-        return Ok(());
+        return Ok(false);
     }
     let beside = path.with_extension("wasm.new");
     fs::write(&beside, bytes).with_context(|| format!("cannot write `{}`", beside.display()))?;
-    fs::rename(&beside, path).with_context(|| format!("cannot write `{}`", path.display()))
+    fs::rename(&beside, path).with_context(|| format!("cannot write `{}`", path.display()))?;
+    Ok(true)
 }

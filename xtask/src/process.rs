@@ -1,6 +1,7 @@
 //! Running other programs, with errors that tell which one failed.
 
 use std::{
+    ffi::OsStr,
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -22,28 +23,87 @@ pub(crate) fn root() -> PathBuf {
     here.parent().unwrap_or(here).to_owned()
 }
 
-/// The build folder of the main workspace.
-pub(crate) fn target_folder() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+/// The repository's two cargo workspaces.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Workspace {
+    /// The programs and their libraries.
+    Main,
+    /// The provider plugins, which compile to WebAssembly with a profile of their own.
+    Plugins,
 }
 
-/// A cargo command in the main workspace.
-pub(crate) fn cargo(arguments: &[&str]) -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.args(arguments).current_dir(root());
+impl Workspace {
+    /// Both of them.
+    pub(crate) const BOTH: [Self; 2] = [Self::Main, Self::Plugins];
+
+    /// The workspace's top folder.
+    pub(crate) fn folder(self) -> PathBuf {
+        match self {
+            Self::Main => root(),
+            Self::Plugins => root().join("plugins"),
+        }
+    }
+
+    /// The workspace's build folder. A `CARGO_TARGET_DIR` holds both, apart from each other, so that neither waits for the
+    /// other's lock.
+    pub(crate) fn target_folder(self) -> PathBuf {
+        // Relative to where the user stands; the commands run elsewhere.
+        let chosen = std::env::var_os("CARGO_TARGET_DIR").and_then(|folder| std::path::absolute(folder).ok());
+        match (self, chosen) {
+            (Self::Main, Some(chosen)) => chosen,
+            (Self::Plugins, Some(chosen)) => chosen.join("plugins-build"),
+            (_, None) => self.folder().join("target"),
+        }
+    }
+}
+
+/// A cargo command in the workspace.
+pub(crate) fn cargo(workspace: Workspace, arguments: &[&str]) -> Command {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = cargo_at(&cargo, workspace, arguments);
+    command.env("CARGO_TARGET_DIR", workspace.target_folder());
     command
 }
 
-/// A cargo command in the plugins' workspace, with a build folder of its own.
-pub(crate) fn plugins_cargo(arguments: &[&str]) -> Command {
-    let mut command = cargo(arguments);
-    command.current_dir(root().join("plugins")).env("CARGO_TARGET_DIR", target_folder().join("plugins-build"));
+/// A cargo command in the workspace that compiles. In CI it may not change the lock file; at a desk, where a crate has just
+/// been added, it may.
+pub(crate) fn compiling(workspace: Workspace, arguments: &[&str]) -> Command {
+    let mut arguments = arguments.to_vec();
+    if in_ci() {
+        arguments.insert(1, "--locked");
+    }
+    cargo(workspace, &arguments)
+}
+
+/// Some cargo, with nothing of the environment in which cargo started this program: build scripts look at these variables and
+/// would run again, and everything above them compile again, each time somebody calls cargo directly in between.
+pub(crate) fn cargo_at(cargo: &OsStr, workspace: Workspace, arguments: &[&str]) -> Command {
+    let mut command = Command::new(cargo);
+    command.args(arguments).current_dir(workspace.folder());
+    for (name, _) in std::env::vars_os() {
+        let is_ours = name
+            .to_str()
+            .is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"));
+        if is_ours {
+            command.env_remove(name);
+        }
+    }
     command
+}
+
+/// Whether this runs unattended, where tools are installed without asking and the lock files must be up to date.
+pub(crate) fn in_ci() -> bool {
+    std::env::var("CI").is_ok_and(|value| !value.is_empty() && value != "false")
 }
 
 fn shown(command: &Command) -> String {
-    let mut words = vec![command.get_program().to_string_lossy().into_owned()];
-    words.extend(command.get_args().map(|argument| argument.to_string_lossy().into_owned()));
+    let program = Path::new(command.get_program()).file_name().unwrap_or_default();
+    let mut words = vec![program.to_string_lossy().into_owned()];
+    words.extend(
+        command
+            .get_args()
+            .map(|argument| argument.to_string_lossy().into_owned()),
+    );
     words.join(" ")
 }
 
@@ -52,7 +112,9 @@ fn shown(command: &Command) -> String {
 /// # Errors
 /// When it cannot be started or fails; the text names it.
 pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
-    let status = command.status().with_context(|| format!("cannot start `{}`", shown(command)))?;
+    let status = command
+        .status()
+        .with_context(|| format!("cannot start `{}`", shown(command)))?;
     if !status.success() {
         bail!("`{}` failed ({status})", shown(command));
     }
@@ -61,16 +123,24 @@ pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
 
 /// Whether the command can be started and succeeds, without any output.
 pub(crate) fn succeeds(command: &mut Command) -> bool {
-    command.stdout(Stdio::null()).stderr(Stdio::null()).stdin(Stdio::null()).status().is_ok_and(|status| status.success())
+    command
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .stdin(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
 }
 
 /// What the command prints, trimmed; `None` when it fails.
 pub(crate) fn output(command: &mut Command) -> Option<String> {
     let output = command.stderr(Stdio::null()).output().ok()?;
-    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    output
+        .status
+        .success()
+        .then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// Runs the command, lets its standard output through line by line and hands each line to `look`.
+/// Runs the command and hands each line of its standard output to `look`, which prints what people should see of it.
 ///
 /// # Errors
 /// As [`run`]; `look` has seen everything by then.
@@ -80,10 +150,9 @@ pub(crate) fn watch(command: &mut Command, mut look: impl FnMut(&str)) -> anyhow
         .spawn()
         .with_context(|| format!("cannot start `{}`", shown(command)))?;
     let stdout = child.stdout.take().context("the child's output was asked for")?;
-    for line in BufReader::new(stdout).lines() {
-        let line = line?;
-        say(&line);
-        look(&line);
+    for line in BufReader::new(stdout).split(b'\n') {
+        // A test may print anything.
+        look(String::from_utf8_lossy(&line?).trim_end_matches('\r'));
     }
     let status = child.wait()?;
     if !status.success() {

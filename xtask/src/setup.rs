@@ -1,7 +1,7 @@
-//! What the build needs beyond cargo: a WebAssembly target and a C compiler.
+//! What the work needs beyond cargo: a WebAssembly target, and for the checks the linter and the formatter.
 //!
 //! The target comes from rustup where rustup can fetch it. Where it cannot (a machine that reaches package registries
-//! only), Debian's own Rust for WebAssembly is installed beside it, whose std is built from source.
+//! only), Debian's own Rust for WebAssembly is installed beside it, whose std is compiled along with the plugins.
 
 use std::{path::Path, process::Command};
 
@@ -12,8 +12,15 @@ use crate::process::{output, root, run as run_command, say, succeeds};
 /// The plugins' target: its components import nothing but the plugin contract.
 pub(crate) const TARGET: &str = "wasm32-unknown-unknown";
 
-/// Debian's packages with a Rust that knows WebAssembly, its sources and its linker.
-const DEBIAN_RUST: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src", "lld-22"];
+/// Debian's packages with a Rust that knows WebAssembly, its sources, and the linker: `rust-web-llvm` only links to `lld-22`,
+/// the one of the LLVM it was built with.
+const DEBIAN_RUST: [&str; 5] = [
+    "rustc-web",
+    "cargo-web",
+    "rust-web-src",
+    "rust-web-llvm",
+    "lld-22",
+];
 
 /// Chooses where the WebAssembly compiler comes from, for trying the second way where the first one works:
 /// `SENDFLOWR_WASM_TOOLCHAIN=debian`.
@@ -28,77 +35,114 @@ pub(crate) enum WasmToolchain {
     Debian,
 }
 
-/// Installs what is missing and answers where WebAssembly is compiled.
-pub(crate) fn ensure() -> anyhow::Result<WasmToolchain> {
-    c_compiler()?;
-    wasm_toolchain()
-}
-
 /// `cargo xtask setup`.
 pub(crate) fn run() -> anyhow::Result<()> {
-    match ensure()? {
-        WasmToolchain::Rustup => say("everything is there"),
-        WasmToolchain::Debian => say("everything is there; WebAssembly is compiled by Debian's Rust"),
+    match wasm_toolchain()? {
+        WasmToolchain::Rustup => say(&format!("WebAssembly: the toolchain has the target {TARGET}")),
+        WasmToolchain::Debian => say("WebAssembly: Debian's Rust compiles the plugins"),
+    }
+    components()?;
+    say("linter and formatter: there");
+    Ok(())
+}
+
+/// Finds or installs a compiler for WebAssembly.
+///
+/// # Errors
+/// Where nothing may be installed; the text has the commands that would.
+pub(crate) fn wasm_toolchain() -> anyhow::Result<WasmToolchain> {
+    match std::env::var(CHOICE).ok().as_deref() {
+        Some("debian") => return debian(),
+        None | Some("" | "rustup") => {}
+        Some(other) => bail!("`{CHOICE}` is `{other}`; it may be `rustup` or `debian`"),
+    }
+    if has_target() {
+        return Ok(WasmToolchain::Rustup);
+    }
+    say(&format!("adding the target {TARGET} with rustup"));
+    match run_command(
+        Command::new("rustup")
+            .args(["target", "add", TARGET])
+            .current_dir(root()),
+    ) {
+        Ok(()) if has_target() => return Ok(WasmToolchain::Rustup),
+        Ok(()) => say(
+            "rustup added it to another toolchain than the one that is used; trying Debian's Rust for WebAssembly",
+        ),
+        Err(error) => say(&format!("{error:#}; trying Debian's Rust for WebAssembly")),
+    }
+    debian().with_context(|| format!("the target {TARGET} is missing: run `rustup target add {TARGET}`"))
+}
+
+/// Finds or installs the linter and the formatter.
+///
+/// # Errors
+/// When rustup cannot fetch them.
+pub(crate) fn components() -> anyhow::Result<()> {
+    for (component, program) in [("clippy", "cargo-clippy"), ("rustfmt", "rustfmt")] {
+        if succeeds(Command::new(program).arg("--version").current_dir(root())) {
+            continue;
+        }
+        say(&format!("adding the component {component} with rustup"));
+        run_command(
+            Command::new("rustup")
+                .args(["component", "add", component])
+                .current_dir(root()),
+        )
+        .with_context(|| format!("the checks need `{component}`"))?;
     }
     Ok(())
 }
 
-fn wasm_toolchain() -> anyhow::Result<WasmToolchain> {
-    let forced_debian = std::env::var(CHOICE).is_ok_and(|choice| choice == "debian");
-    if !forced_debian && has_target() {
-        return Ok(WasmToolchain::Rustup);
-    }
-    if !forced_debian {
-        say(&format!("adding the target {TARGET} with rustup"));
-        let add = Command::new("rustup").args(["target", "add", TARGET]).current_dir(root()).status();
-        if add.is_ok_and(|status| status.success()) && has_target() {
-            return Ok(WasmToolchain::Rustup);
-        }
-        say("rustup could not add it; trying Debian's Rust for WebAssembly");
-    }
-    if !Path::new("/usr/bin/rustc").exists() || !debian_sources().is_some_and(|sources| Path::new(&sources).exists()) {
-        install(&DEBIAN_RUST).with_context(|| format!("the target {TARGET} is missing; `rustup target add {TARGET}` adds it"))?;
-    }
-    Ok(WasmToolchain::Debian)
-}
-
 /// Whether the toolchain that cargo uses here has the target's std.
 fn has_target() -> bool {
-    let sysroot = output(Command::new("rustc").args(["--print", "sysroot"]).current_dir(root()));
-    sysroot.is_some_and(|sysroot| Path::new(&sysroot).join("lib/rustlib").join(TARGET).join("lib").exists())
+    let asked = ["--print", "target-libdir", "--target", TARGET];
+    output(Command::new("rustc").args(asked).current_dir(root()))
+        .is_some_and(|folder| Path::new(&folder).exists())
 }
 
-fn debian_sources() -> Option<String> {
-    let sysroot = output(Command::new("/usr/bin/rustc").args(["--print", "sysroot"]))?;
-    Some(format!("{sysroot}/lib/rustlib/src/rust/library"))
-}
-
-/// SQLite and the cryptography are compiled from C.
-fn c_compiler() -> anyhow::Result<()> {
-    if succeeds(Command::new("cc").arg("--version")) {
-        return Ok(());
+/// Finds or installs Debian's Rust for WebAssembly.
+fn debian() -> anyhow::Result<WasmToolchain> {
+    let asked = ["--show", "--showformat", "${db:Status-Status}\n"];
+    let is_there = output(Command::new("dpkg-query").args(asked).args(DEBIAN_RUST))
+        .is_some_and(|states| states.lines().all(|state| state == "installed"));
+    if !is_there {
+        install(&DEBIAN_RUST)?;
     }
-    install(&["gcc", "libc6-dev"]).context("a C compiler is missing")
+    Ok(WasmToolchain::Debian)
 }
 
 /// Installs Debian packages, or says which command would.
 fn install(packages: &[&str]) -> anyhow::Result<()> {
     let list = packages.join(" ");
+    if !succeeds(Command::new("apt-get").arg("--version")) {
+        bail!("this is not Debian: its packages {list} cannot be installed instead");
+    }
     let is_root = output(Command::new("id").arg("-u")).is_some_and(|id| id == "0");
-    let by_sudo = !is_root && succeeds(Command::new("sudo").args(["-n", "true"]));
-    if !succeeds(Command::new("apt-get").arg("--version")) || !(is_root || by_sudo) {
-        bail!("may not install here; run `sudo apt-get update && sudo apt-get install -y {list}` and try again");
+    if !is_root && !succeeds(Command::new("sudo").args(["-n", "true"])) {
+        bail!(
+            "may not install here: run `sudo apt-get update && sudo apt-get install --no-install-recommends -y {list}`"
+        );
     }
     say(&format!("installing {list} with apt-get"));
     let apt = |arguments: &[&str]| {
-        let mut command = if by_sudo { Command::new("sudo") } else { Command::new("apt-get") };
-        if by_sudo {
-            command.args(["-n", "apt-get"]);
+        let mut command = if is_root {
+            Command::new("env")
+        } else {
+            Command::new("sudo")
+        };
+        if !is_root {
+            command.args(["-n", "env"]);
         }
-        command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
+        command
+            .args(["DEBIAN_FRONTEND=noninteractive", "apt-get"])
+            .args(arguments);
         command
     };
-    run_command(&mut apt(&["update", "-q"]))?;
+    // One unreachable mirror of several fails it, and need not matter.
+    if let Err(error) = run_command(&mut apt(&["update", "-q"])) {
+        say(&format!("{error:#}; going on with the lists that are there"));
+    }
     let mut arguments = vec!["install", "-y", "-q", "--no-install-recommends"];
     arguments.extend(packages);
     run_command(&mut apt(&arguments))

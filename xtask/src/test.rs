@@ -1,101 +1,178 @@
 //! `cargo xtask test`: every test there is.
 
 use std::{
-    process::Command,
+    process::{Command, ExitCode},
     time::{Duration, Instant},
 };
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 
 use crate::{
-    plugins,
-    process::{cargo, plugins_cargo, root, run as run_command, say, target_folder, watch},
+    plugins::{self, Built},
+    process::{Workspace, compiling, root, run as run_command, say, watch},
+    setup,
 };
 
-/// Counts over all stages.
+/// How much is tested.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Extent {
+    /// All of it.
+    Everything,
+    /// Not the workspace's integration and documentation tests.
+    Fast,
+}
+
+/// Runs the stages in order and stops at the first that fails. The last line is `N passed, N failed`.
+pub(crate) fn run(extent: Extent) -> anyhow::Result<ExitCode> {
+    let mut report = Report::default();
+    let result = stages(extent, &mut report);
+    say("");
+    for (stage, time) in &report.times {
+        say(&format!("{:>7.1} s  {stage}", time.as_secs_f64()));
+    }
+    let Count { passed, mut failed } = report.count;
+    if let Err(error) = &result {
+        // What does not even compile is a failure too.
+        failed = failed.max(1);
+        say(&format!("error: {error:#}"));
+    }
+    say(&format!("{passed} passed, {failed} failed"));
+    Ok(if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn stages(extent: Extent, report: &mut Report) -> anyhow::Result<()> {
+    report.stage("find or install what is needed", |_| {
+        setup::wasm_toolchain().map(drop)
+    })?;
+    let built = report.stage("build the plugins", |_| plugins::build(&[], &plugins::folder()))?;
+    report.tests("test the plugins natively", |count| {
+        let mut command = compiling(Workspace::Plugins, &["test", "--workspace", "--no-fail-fast"]);
+        watch(&mut command, |line| {
+            say(line);
+            count.cargo(line);
+        })
+    })?;
+    // With the tests: together they take what cargo resolves for both, and nothing is compiled twice.
+    report.stage("build the binary and the tests", |_| {
+        run_command(&mut compiling(
+            Workspace::Main,
+            &["build", "--workspace", "--bins", "--tests"],
+        ))
+    })?;
+    report.tests("run the case files through the compiled plugins", |count| {
+        cases(&built, count)
+    })?;
+    report.tests("test the workspace", |count| {
+        let mut arguments = vec!["test", "--workspace", "--no-fail-fast"];
+        if extent == Extent::Fast {
+            arguments.extend(["--lib", "--bins"]);
+        }
+        let mut command = compiling(Workspace::Main, &arguments);
+        command
+            .env("SENDFLOWR_BIN", binary())
+            .env("SENDFLOWR_PLUGINS", plugins::folder());
+        watch(&mut command, |line| {
+            say(line);
+            count.cargo(line);
+        })
+    })
+}
+
+fn cases(built: &[Built], count: &mut Count) -> anyhow::Result<()> {
+    let mut command = Command::new(binary());
+    command.current_dir(root()).args([
+        "--log", "warn", "plugin", "test", "--cases", "plugins", "--format", "json",
+    ]);
+    command.args(built.iter().map(|plugin| &plugin.path));
+    watch(&mut command, |line| {
+        let passed = count.passed;
+        count.case(line);
+        // One line for each of the many that passed would hide those that did not.
+        if count.passed == passed {
+            say(line);
+        }
+    })
+}
+
+/// The binary as the tests start it.
+fn binary() -> std::path::PathBuf {
+    Workspace::Main
+        .target_folder()
+        .join("debug")
+        .join(format!("sendflowr{}", std::env::consts::EXE_SUFFIX))
+}
+
+/// What came of the stages so far.
 #[derive(Default)]
+struct Report {
+    count: Count,
+    times: Vec<(&'static str, Duration)>,
+}
+
+impl Report {
+    fn stage<T>(
+        &mut self,
+        name: &'static str,
+        work: impl FnOnce(&mut Count) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        say(&format!("── {name}"));
+        let start = Instant::now();
+        let result = work(&mut self.count);
+        self.times.push((name, start.elapsed()));
+        result.with_context(|| format!("could not {name}"))
+    }
+
+    /// A stage that must run at least one test: none at all is a mistake in how they are found.
+    fn tests(
+        &mut self,
+        name: &'static str,
+        work: impl FnOnce(&mut Count) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let before = self.count;
+        self.stage(name, work)?;
+        if self.count == before {
+            bail!("could not {name}: no test ran");
+        }
+        Ok(())
+    }
+}
+
+/// Counts over all stages.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Count {
     passed: u64,
     failed: u64,
 }
 
-/// Runs the stages in order and stops at the first that fails. The last line is `N passed, N failed`.
-pub(crate) fn run() -> anyhow::Result<()> {
-    let mut count = Count::default();
-    let mut times: Vec<(&str, Duration)> = Vec::new();
-    let result = stages(&mut count, &mut times);
-    for (stage, time) in &times {
-        say(&format!("{:>6.1} s  {stage}", time.as_secs_f64()));
-    }
-    if let Err(error) = &result {
-        // Whatever failed outside a counted test is a failure too.
-        count.failed = count.failed.max(1);
-        say(&format!("error: {error:#}"));
-    }
-    say(&format!("{} passed, {} failed", count.passed, count.failed));
-    if count.passed == 0 {
-        bail!("no test ran");
-    }
-    if result.is_err() { bail!("tests failed") } else { Ok(()) }
-}
-
-fn stages(count: &mut Count, times: &mut Vec<(&'static str, Duration)>) -> anyhow::Result<()> {
-    let mut stage = |name: &'static str, work: &mut dyn FnMut() -> anyhow::Result<()>| {
-        say(&format!("── {name}"));
-        let start = Instant::now();
-        let result = work();
-        times.push((name, start.elapsed()));
-        result
-    };
-    stage("build the plugins", &mut || plugins::build(&[]).map(drop))?;
-    stage("plugins, natively", &mut || {
-        watch(&mut plugins_cargo(&["test", "--workspace", "--locked"]), |line| count.cargo(line))
-    })?;
-    stage("build the binary", &mut || {
-        run_command(&mut cargo(&["build", "--locked", "--package", "sendflowr"]))
-    })?;
-    stage("case files through the compiled plugins", &mut || {
-        let mut command = Command::new(binary());
-        command.current_dir(root()).args(["--log", "warn", "plugin", "test", "--cases", "plugins", "--format", "json"]);
-        for plugin in std::fs::read_dir(plugins::folder())? {
-            let path = plugin?.path();
-            if path.extension().is_some_and(|extension| extension == "wasm") {
-                command.arg(path);
-            }
-        }
-        watch(&mut command, |line| count.case(line))
-    })?;
-    stage("workspace", &mut || {
-        let mut command = cargo(&["test", "--workspace", "--locked"]);
-        command.env("SENDFLOWR_BIN", binary()).env("SENDFLOWR_PLUGINS", plugins::folder());
-        watch(&mut command, |line| count.cargo(line))
-    })
-}
-
-fn binary() -> std::path::PathBuf {
-    target_folder().join("debug/sendflowr")
-}
-
 impl Count {
     /// Reads cargo's summary of one test binary: `test result: ok. 12 passed; 0 failed; …`.
     fn cargo(&mut self, line: &str) {
-        let Some(summary) = line.strip_prefix("test result:") else { return };
-        let mut words = summary.split_whitespace().peekable();
-        while let Some(word) = words.next() {
-            let Ok(number) = word.parse::<u64>() else { continue };
-            match words.peek().map(|kind| kind.trim_end_matches(';')) {
-                Some("passed") => self.passed += number,
-                Some("failed") => self.failed += number,
+        let Some(summary) = line.strip_prefix("test result:") else {
+            return;
+        };
+        let words: Vec<&str> = summary.split_whitespace().collect();
+        for pair in words.windows(2) {
+            let Ok(number) = pair[0].parse::<u64>() else {
+                continue;
+            };
+            match pair[1] {
+                "passed;" => self.passed += number,
+                "failed;" => self.failed += number,
                 _ => {}
             }
         }
     }
 
-    /// Reads one line of `plugin test --format json`.
+    /// Reads one line of `plugin test --format json`. Quotation marks inside its texts are escaped, so that none of them
+    /// looks like a verdict.
     fn case(&mut self, line: &str) {
-        if line.contains("\"pass\":true") {
+        if line.contains(r#""pass":true"#) {
             self.passed += 1;
-        } else if line.contains("\"pass\":false") {
+        } else if line.contains(r#""pass":false"#) {
             self.failed += 1;
         }
     }
@@ -108,10 +185,37 @@ mod tests {
     #[test]
     fn summaries_are_added_up() {
         let mut count = Count::default();
-        count.cargo("test result: ok. 12 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.1s");
+        count.cargo("test result: FAILED. 12 passed; 1 failed; 2 ignored; 0 measured; 3 filtered out; finished in 0.1s");
         count.cargo("running 3 tests");
+        count.cargo(
+            "test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.1s",
+        );
+        assert_eq!(
+            count,
+            Count {
+                passed: 15,
+                failed: 1
+            }
+        );
+    }
+
+    #[test]
+    fn cases_are_counted_by_their_own_verdict() {
+        let mut count = Count::default();
         count.case(r#"{"case":"sendgrid/click","pass":true,"diff":[]}"#);
-        count.case(r#"{"case":"sendgrid/open","pass":false,"diff":["x"]}"#);
-        assert_eq!((count.passed, count.failed), (13, 2));
+        count.case(r#"{"case":"sendgrid/open","pass":false,"diff":["is \"pass\":true"]}"#);
+        count.case("something else");
+        assert_eq!(count, Count { passed: 1, failed: 1 });
+    }
+
+    #[test]
+    fn stages_without_tests_fail() {
+        let mut report = Report::default();
+        assert!(report.tests("count nothing", |_| Ok(())).is_err());
+        let counting = |count: &mut Count| {
+            count.passed += 1;
+            Ok(())
+        };
+        assert!(report.tests("count one", counting).is_ok());
     }
 }

@@ -4,30 +4,44 @@ use std::{path::PathBuf, process::Command};
 
 use crate::{
     plugins,
-    process::{cargo, run as run_command, say, target_folder},
+    process::{Workspace, compiling, run as run_command, say},
 };
 
 /// Builds what is missing and becomes `sendflowr up --demo`.
 pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
-    say("SendFlowr: building the plugins and the binary. The first time takes about ten minutes on two cores.");
+    say(
+        "Building the plugins and the binary, then starting it. Only the first time takes minutes: about ten on two cores.",
+    );
     let mut command = Command::new(build()?);
-    command.args(["up", "--demo", "--plugins"]).arg(plugins::folder()).args(arguments);
-    become_program(&mut command)
+    command.args(["up", "--demo"]);
+    let has_folder = arguments
+        .iter()
+        .any(|argument| argument.split('=').next() == Some("--plugins"));
+    if !has_folder {
+        command.arg("--plugins").arg(plugins::folder());
+    }
+    become_program(command.args(arguments))
 }
 
 /// Measures the release binary under load.
 pub(crate) fn load() -> anyhow::Result<()> {
     let binary = build()?;
-    let mut command = cargo(&["bench", "--locked", "--package", "integration-tests", "--bench", "load"]);
-    command.env("SENDFLOWR_BIN", binary).env("SENDFLOWR_PLUGINS", plugins::folder());
+    let bench = ["bench", "--package", "integration-tests", "--bench", "load"];
+    let mut command = compiling(Workspace::Main, &bench);
+    command
+        .env("SENDFLOWR_BIN", binary)
+        .env("SENDFLOWR_PLUGINS", plugins::folder());
     run_command(&mut command)
 }
 
 /// Builds plugins and binary for use, and answers where the binary is.
 fn build() -> anyhow::Result<PathBuf> {
-    plugins::build(&[])?;
-    run_command(&mut cargo(&["build", "--release", "--locked", "--package", "sendflowr"]))?;
-    Ok(target_folder().join("release/sendflowr"))
+    plugins::build(&[], &plugins::folder())?;
+    run_command(&mut compiling(
+        Workspace::Main,
+        &["build", "--release", "--package", "sendflowr"],
+    ))?;
+    Ok(Workspace::Main.target_folder().join("release/sendflowr"))
 }
 
 /// Signals reach the program itself, not a parent that would have to hand them on.

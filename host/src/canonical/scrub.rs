@@ -26,9 +26,16 @@ impl Scrubber {
     pub(super) fn new(raw: Option<&str>, address: Option<&str>) -> Self {
         // A recipient that is no address at all (`-`) must not be cut out of every text.
         let raw = raw.map(str::trim).filter(|raw| raw.contains('@'));
-        let mut own: Vec<String> = [raw, address].into_iter().flatten().map(str::to_lowercase).collect();
+        let mut own: Vec<String> = [raw, address]
+            .into_iter()
+            .flatten()
+            .map(str::to_lowercase)
+            .collect();
         own.dedup();
-        Self { redactor: Redactor::for_recipient(raw.or(address)), own }
+        Self {
+            redactor: Redactor::for_recipient(raw.or(address)),
+            own,
+        }
     }
 
     /// A text for people: no address in it, at most `max` bytes; `None` when nothing is left.
@@ -85,7 +92,10 @@ impl Scrubber {
 
 /// A sentence of a plugin, fit for answers, logs and headers.
 pub(crate) fn sentence(text: &str) -> String {
-    let mut text: String = text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
+    let mut text: String = text
+        .chars()
+        .map(|letter| if letter.is_control() { ' ' } else { letter })
+        .collect();
     if let Cow::Owned(redacted) = Redactor::default().text(&text) {
         text = redacted;
     }
@@ -145,5 +155,9 @@ fn percent_decoded(text: &str) -> Option<String> {
             }
         }
     }
-    if decoded.len() == bytes.len() { None } else { Some(String::from_utf8_lossy(&decoded).into_owned()) }
+    if decoded.len() == bytes.len() {
+        None
+    } else {
+        Some(String::from_utf8_lossy(&decoded).into_owned())
+    }
 }

@@ -5,7 +5,12 @@ use super::*;
 const RECEIVED: &str = "2026-01-10T12:00:00.000Z";
 
 fn origin() -> Origin<'static> {
-    Origin { provider: "acme", account: "eu", plugin: "acme@1.2.3", received_at: RECEIVED.parse().unwrap() }
+    Origin {
+        provider: "acme",
+        account: "eu",
+        plugin: "acme@1.2.3",
+        received_at: RECEIVED.parse().unwrap(),
+    }
 }
 
 fn raw() -> types::Event {
@@ -32,11 +37,18 @@ fn raw() -> types::Event {
 }
 
 fn identifier(kind: types::IdentifierKind, value: &str) -> types::Identifier {
-    types::Identifier { kind, value: value.into() }
+    types::Identifier {
+        kind,
+        value: value.into(),
+    }
 }
 
 fn convert_one(raw: types::Event) -> Converted {
-    let batch = types::Batch { events: vec![raw], skipped: vec![], rejected: vec![] };
+    let batch = types::Batch {
+        events: vec![raw],
+        skipped: vec![],
+        rejected: vec![],
+    };
     convert(batch, &Hasher::new(), &origin())
 }
 
@@ -64,7 +76,11 @@ fn hashes_who_it_is() {
     let email = Hasher::new().email("ann@example.com").unwrap();
     assert_eq!(event.recipient_email_hash.as_ref(), Some(&email));
     assert_eq!(event.mailbox_provider, Some(MailboxProvider::Other));
-    let shown: Vec<_> = event.identifiers.iter().map(|i| (i.kind, i.value.as_str())).collect();
+    let shown: Vec<_> = event
+        .identifiers
+        .iter()
+        .map(|i| (i.kind, i.value.as_str()))
+        .collect();
     let phone = Hasher::new().phone_identifier("+14155550100").unwrap();
     assert_eq!(
         shown,
@@ -74,9 +90,15 @@ fn hashes_who_it_is() {
             (IdentifierKind::EspUserId, "acme:eu:77"),
         ]
     );
-    assert_eq!(Some(event.universal_id.clone()), UniversalId::from_identifiers(&event.identifiers[..1]));
+    assert_eq!(
+        Some(event.universal_id.clone()),
+        UniversalId::from_identifiers(&event.identifiers[..1])
+    );
     assert_eq!(event.event_id, event_id(&event));
-    assert_eq!((event.esp.as_str(), event.account.as_str(), event.plugin.as_str()), ("acme", "eu", "acme@1.2.3"));
+    assert_eq!(
+        (event.esp.as_str(), event.account.as_str(), event.plugin.as_str()),
+        ("acme", "eu", "acme@1.2.3")
+    );
 }
 
 #[test]
@@ -88,11 +110,17 @@ fn an_id_that_is_an_address_becomes_one() {
         reason: Some("to ann@example.com".into()),
         ..raw()
     });
-    assert_eq!(alone.recipient_email_hash, Hasher::new().email("ann@example.com").ok());
+    assert_eq!(
+        alone.recipient_email_hash,
+        Hasher::new().email("ann@example.com").ok()
+    );
     assert_eq!(alone.identifiers.len(), 1);
     assert_eq!(alone.reason.as_deref(), Some("to [address]"));
 
-    let beside = convert_one(types::Event { identifiers: vec![id()], ..raw() });
+    let beside = convert_one(types::Event {
+        identifiers: vec![id()],
+        ..raw()
+    });
     assert_eq!(beside.events[0].identifiers.len(), 1);
     assert_eq!(beside.identifiers_dropped, 1);
 }
@@ -102,7 +130,7 @@ fn ids_that_hold_an_address_do_not_join_people() {
     let converted = convert_one(types::Event {
         recipient_email: None,
         identifiers: vec![
-            identifier(types::IdentifierKind::ExternalId, "crm:bob@example.org"),
+            identifier(types::IdentifierKind::ExternalId, "crm bob@example.org"),
             identifier(types::IdentifierKind::KlaviyoId, "01H"),
             identifier(types::IdentifierKind::PhoneNumber, "none"),
         ],
@@ -115,19 +143,34 @@ fn ids_that_hold_an_address_do_not_join_people() {
 #[test]
 fn an_event_about_nobody_is_rejected() {
     for email in [None, Some(""), Some("no address")] {
-        let reason = rejection(types::Event { recipient_email: email.map(str::to_owned), ..raw() });
-        assert_eq!(reason, "there is no address and no other identity of the recipient");
+        let reason = rejection(types::Event {
+            recipient_email: email.map(str::to_owned),
+            ..raw()
+        });
+        assert_eq!(
+            reason,
+            "there is no address and no other identity of the recipient"
+        );
     }
 }
 
 #[test]
 fn impossible_times_are_rejected() {
     let received = origin().received_at.as_millis();
-    let at = |ms| types::Event { timestamp_ms: ms, ..raw() };
+    let at = |ms| types::Event {
+        timestamp_ms: ms,
+        ..raw()
+    };
     assert_eq!(rejection(at(-1)), "its time is outside the years 1970 to 9999");
     assert_eq!(rejection(at(1_768_046_399)), "its time is before the year 2000");
-    assert_eq!(rejection(at(received + MAX_AHEAD_MS + 1)), "its time is more than a day after its receipt");
-    assert_eq!(event(at(received + MAX_AHEAD_MS)).timestamp.as_millis(), received + MAX_AHEAD_MS);
+    assert_eq!(
+        rejection(at(received + MAX_AHEAD_MS + 1)),
+        "its time is more than a day after its receipt"
+    );
+    assert_eq!(
+        event(at(received + MAX_AHEAD_MS)).timestamp.as_millis(),
+        received + MAX_AHEAD_MS
+    );
 }
 
 #[test]
@@ -141,7 +184,10 @@ fn texts_are_redacted_then_cut() {
         user_agent: Some("  ".into()),
         ip_address: Some(" 2001:DB8::1 ".into()),
         tags: vec!["a".into(), String::new(), "bob@example.org".into()],
-        metadata: vec![types::Pair { name: "who".into(), value: "ANN%40example.COM\0".into() }],
+        metadata: vec![types::Pair {
+            name: "who".into(),
+            value: "ANN%40example.COM\0".into(),
+        }],
         ..raw()
     });
     assert_eq!(event.subject.unwrap(), format!("{padding} [addres"));
@@ -167,9 +213,16 @@ fn a_recipient_that_is_no_address_leaves_texts_alone() {
 
 #[test]
 fn rejections_of_the_plugin_keep_their_place() {
-    let rejected = |index| types::Rejected { index, reason: "for bob@example.org".into() };
+    let rejected = |index| types::Rejected {
+        index,
+        reason: "for bob@example.org".into(),
+    };
     let batch = types::Batch {
-        events: vec![types::Event { index: 1, recipient_email: None, ..raw() }],
+        events: vec![types::Event {
+            index: 1,
+            recipient_email: None,
+            ..raw()
+        }],
         skipped: vec![],
         rejected: vec![rejected(0), rejected(2)],
     };
@@ -186,10 +239,12 @@ fn encoded(text: &str, picked: u64, layers: usize) -> String {
         text = text
             .bytes()
             .enumerate()
-            .map(|(position, byte)| match (picked >> (position % 64)) & 1 == 1 || byte == b'%' {
-                true => format!("%{byte:02x}"),
-                false => char::from(byte).to_string(),
-            })
+            .map(
+                |(position, byte)| match (picked >> (position % 64)) & 1 == 1 || byte == b'%' {
+                    true => format!("%{byte:02x}"),
+                    false => char::from(byte).to_string(),
+                },
+            )
             .collect();
     }
     text
@@ -238,7 +293,10 @@ fn encoded_back(text: &str) -> String {
     let mut decoded = Vec::new();
     let mut rest = text.as_bytes();
     while let Some((first, tail)) = rest.split_first() {
-        let hex = tail.get(..2).and_then(|pair| hex::decode(pair).ok()).filter(|_| *first == b'%');
+        let hex = tail
+            .get(..2)
+            .and_then(|pair| hex::decode(pair).ok())
+            .filter(|_| *first == b'%');
         decoded.push(hex.as_ref().map_or(*first, |hex| hex[0]));
         rest = if hex.is_some() { &tail[2..] } else { tail };
     }

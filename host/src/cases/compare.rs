@@ -19,7 +19,13 @@ pub(super) fn differences(expected: &Expected, reading: &Reading) -> Vec<String>
         // What follows from another outcome would only hide it.
         return vec![format!("outcome: expected `{wanted}`, got `{outcome}`{detail}")];
     }
-    let Reading::Accepted { events, skipped, rejected, .. } = reading else {
+    let Reading::Accepted {
+        events,
+        skipped,
+        rejected,
+        ..
+    } = reading
+    else {
         return differences;
     };
     let unused = skipped.len() + rejected.len();
@@ -27,7 +33,10 @@ pub(super) fn differences(expected: &Expected, reading: &Reading) -> Vec<String>
         && wanted != unused
     {
         let reasons: Vec<String> = skipped.iter().chain(rejected).map(Value::to_string).collect();
-        differences.push(format!("skipped: expected {wanted}, got {unused} [{}]", reasons.join(", ")));
+        differences.push(format!(
+            "skipped: expected {wanted}, got {unused} [{}]",
+            reasons.join(", ")
+        ));
     }
     let Some(wanted) = &expected.events else {
         return differences;
@@ -39,7 +48,9 @@ pub(super) fn differences(expected: &Expected, reading: &Reading) -> Vec<String>
         for (field, wanted) in wanted {
             let got = event.get(field).unwrap_or(&Value::Null);
             if !fits(field, wanted, got) {
-                differences.push(format!("events[{position}].{field}: expected {wanted}, got {got}"));
+                differences.push(format!(
+                    "events[{position}].{field}: expected {wanted}, got {got}"
+                ));
             }
         }
     }

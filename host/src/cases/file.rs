@@ -88,7 +88,10 @@ pub enum InvalidCase {
 }
 
 fn invalid(key: impl Into<String>, problem: &'static str) -> InvalidCase {
-    InvalidCase::Value { key: key.into(), problem }
+    InvalidCase::Value {
+        key: key.into(),
+        problem,
+    }
 }
 
 impl Case {
@@ -119,7 +122,12 @@ impl Case {
             };
             values.push((name.clone(), texts));
         }
-        Ok(Account::new(&self.provider, DEFAULT_ACCOUNT, values, self.config.is_none()))
+        Ok(Account::new(
+            &self.provider,
+            DEFAULT_ACCOUNT,
+            values,
+            self.config.is_none(),
+        ))
     }
 
     /// The certificates that take the place of fetched ones.
@@ -129,9 +137,13 @@ impl Case {
             return Ok(certificates);
         };
         let key = format!("config.{SIGNING_CERTS}");
-        let given = given.as_object().ok_or_else(|| invalid(&key, "must be an object of PEM texts by address"))?;
+        let given = given
+            .as_object()
+            .ok_or_else(|| invalid(&key, "must be an object of PEM texts by address"))?;
         for (url, pem) in given {
-            let pem = pem.as_str().ok_or_else(|| invalid(format!("{key}.{url}"), "must be a PEM text"))?;
+            let pem = pem
+                .as_str()
+                .ok_or_else(|| invalid(format!("{key}.{url}"), "must be a PEM text"))?;
             certificates.insert(url.clone(), pem.to_owned());
         }
         Ok(certificates)
@@ -140,7 +152,9 @@ impl Case {
     /// The delivery, received at the case's own time or else at `now`.
     pub(super) fn incoming(&self, now: Timestamp) -> Result<Incoming, InvalidCase> {
         let received_at = match &self.now {
-            Some(text) => text.parse().map_err(|_| invalid("now", "must be an RFC 3339 time"))?,
+            Some(text) => text
+                .parse()
+                .map_err(|_| invalid("now", "must be an RFC 3339 time"))?,
             None => now,
         };
         let request = &self.request;
@@ -152,12 +166,22 @@ impl Case {
         };
         let mut headers = Vec::with_capacity(request.headers.len());
         for (name, value) in &request.headers {
-            headers.push(Header { name: name.to_ascii_lowercase(), value: text(value) });
+            headers.push(Header {
+                name: name.to_ascii_lowercase(),
+                value: text(value),
+            });
         }
         Ok(Incoming {
             method: request.method.as_deref().unwrap_or("POST").to_ascii_uppercase(),
-            path: request.path.clone().unwrap_or_else(|| format!("/webhooks/{}", self.provider)),
-            query: request.query.strip_prefix('?').unwrap_or(&request.query).to_owned(),
+            path: request
+                .path
+                .clone()
+                .unwrap_or_else(|| format!("/webhooks/{}", self.provider)),
+            query: request
+                .query
+                .strip_prefix('?')
+                .unwrap_or(&request.query)
+                .to_owned(),
             headers,
             body,
             received_at,

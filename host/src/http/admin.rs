@@ -48,7 +48,10 @@ pub(super) async fn index(State(app): State<App>) -> Json<Value> {
 pub(super) async fn plugins(State(app): State<App>) -> Response {
     let mut plugins = Vec::new();
     for status in app.intake.plugins.status() {
-        let plugin = status.plugin.as_ref().and_then(|details| app.intake.plugins.get(&details.slug));
+        let plugin = status
+            .plugin
+            .as_ref()
+            .and_then(|details| app.intake.plugins.get(&details.slug));
         let mut shown = match serde_json::to_value(&status) {
             Ok(Value::Object(shown)) => shown,
             _ => unreachable!("a status is a record of serializable fields"),
@@ -57,7 +60,10 @@ pub(super) async fn plugins(State(app): State<App>) -> Response {
             let descriptor = plugin.descriptor();
             let findings = app.intake.accounts.findings(descriptor);
             shown.insert("accounts".to_owned(), json!(findings));
-            shown.insert("skipped_types".to_owned(), json!(app.intake.skipped.of(&descriptor.slug)));
+            shown.insert(
+                "skipped_types".to_owned(),
+                json!(app.intake.skipped.of(&descriptor.slug)),
+            );
         }
         plugins.push(Value::Object(shown));
     }
@@ -78,15 +84,19 @@ pub(super) async fn generate(
     query: Result<Query<Generate>, QueryRejection>,
 ) -> Result<Response, ApiError> {
     if !app.allow_mock_events {
-        let message = "mock events are off because the host listens beyond this machine: set `host.allow_mock_events`";
+        let message =
+            "mock events are off because the host listens beyond this machine: set `host.allow_mock_events`";
         return Err(ApiError::new(StatusCode::FORBIDDEN, "mock_events_off", message));
     }
     let invalid = |message: String| ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_query", message);
-    let Query(Generate { count, seed }) =
-        query.map_err(|_| invalid("`count` and `seed` are numbers, and there is nothing else to set".to_owned()))?;
+    let Query(Generate { count, seed }) = query.map_err(|_| {
+        invalid("`count` and `seed` are numbers, and there is nothing else to set".to_owned())
+    })?;
     let count = count.unwrap_or(DEFAULT_MOCK_EVENTS);
     if !(1..=MAX_MOCK_EVENTS).contains(&count) {
-        return Err(invalid(format!("`count` must be between 1 and {MAX_MOCK_EVENTS}")));
+        return Err(invalid(format!(
+            "`count` must be between 1 and {MAX_MOCK_EVENTS}"
+        )));
     }
     let now = Timestamp::from(SystemTime::now());
     let seed = seed.unwrap_or(now.as_millis().unsigned_abs());

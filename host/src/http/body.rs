@@ -30,12 +30,18 @@ pub(super) async fn read(app: &Shared, headers: &HeaderMap, body: Body) -> Resul
     // A few bytes may decompress to the limit, which takes milliseconds.
     match tokio::task::spawn_blocking(move || decompress(body, &encodings, limit)).await {
         Ok(decompressed) => decompressed,
-        Err(failure) => Err(if failure.is_panic() { ApiError::panicked() } else { ApiError::timed_out() }),
+        Err(failure) => Err(if failure.is_panic() {
+            ApiError::panicked()
+        } else {
+            ApiError::timed_out()
+        }),
     }
 }
 
 async fn collect(headers: &HeaderMap, body: Body, limit: usize) -> Result<Vec<u8>, ApiError> {
-    let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    let announced = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     if announced.is_some_and(|announced| announced > limit) {
         return Err(ApiError::body_too_large(limit));
     }
@@ -43,7 +49,11 @@ async fn collect(headers: &HeaderMap, body: Body, limit: usize) -> Result<Vec<u8
     let mut chunks = body.into_data_stream();
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.map_err(|_| {
-            ApiError::new(StatusCode::BAD_REQUEST, "body_incomplete", "the connection ended within the body")
+            ApiError::new(
+                StatusCode::BAD_REQUEST,
+                "body_incomplete",
+                "the connection ended within the body",
+            )
         })?;
         if collected.len() + chunk.len() > limit {
             return Err(ApiError::body_too_large(limit));
@@ -63,7 +73,11 @@ enum Encoding {
 fn encodings(headers: &HeaderMap) -> Result<Vec<Encoding>, ApiError> {
     let unsupported = || {
         let message = "the body's encoding is not supported: send it plain, or as `gzip` or `deflate`";
-        ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "encoding_unsupported", message)
+        ApiError::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "encoding_unsupported",
+            message,
+        )
     };
     let mut encodings = Vec::new();
     for value in headers.get_all(header::CONTENT_ENCODING) {
@@ -76,7 +90,11 @@ fn encodings(headers: &HeaderMap) -> Result<Vec<Encoding>, ApiError> {
             }
         }
     }
-    if encodings.len() > MAX_ENCODINGS { Err(unsupported()) } else { Ok(encodings) }
+    if encodings.len() > MAX_ENCODINGS {
+        Err(unsupported())
+    } else {
+        Ok(encodings)
+    }
 }
 
 fn decompress(mut body: Vec<u8>, encodings: &[Encoding], limit: usize) -> Result<Vec<u8>, ApiError> {
@@ -133,7 +151,10 @@ mod tests {
         assert_eq!(undone(gzip(b"hello"), &[Encoding::Gzip]), b"hello");
         assert_eq!(undone(zlib.finish().unwrap(), &[Encoding::Deflate]), b"hello");
         assert_eq!(undone(bare.finish().unwrap(), &[Encoding::Deflate]), b"hello");
-        assert_eq!(undone(gzip(&gzip(b"hello")), &[Encoding::Gzip, Encoding::Gzip]), b"hello");
+        assert_eq!(
+            undone(gzip(&gzip(b"hello")), &[Encoding::Gzip, Encoding::Gzip]),
+            b"hello"
+        );
         let error = decompress(b"hello".to_vec(), &[Encoding::Gzip], 100).unwrap_err();
         assert_eq!(error.code, "encoding_invalid");
     }
@@ -142,7 +163,15 @@ mod tests {
     fn stops_at_the_limit() {
         let bomb = gzip(&vec![0; 1_000_000]);
         assert!(bomb.len() < 2000);
-        assert_eq!(decompress(bomb, &[Encoding::Gzip], 1000).unwrap_err().status, StatusCode::PAYLOAD_TOO_LARGE);
-        assert_eq!(decompress(gzip(&[0; 1000]), &[Encoding::Gzip], 1000).unwrap().len(), 1000);
+        assert_eq!(
+            decompress(bomb, &[Encoding::Gzip], 1000).unwrap_err().status,
+            StatusCode::PAYLOAD_TOO_LARGE
+        );
+        assert_eq!(
+            decompress(gzip(&[0; 1000]), &[Encoding::Gzip], 1000)
+                .unwrap()
+                .len(),
+            1000
+        );
     }
 }

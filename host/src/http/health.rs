@@ -40,7 +40,9 @@ pub(super) async fn ready(State(app): State<App>) -> Response {
 }
 
 fn not_ready(code: &'static str, message: &str) -> Response {
-    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, code, message).retry_after(1).into_response()
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, code, message)
+        .retry_after(1)
+        .into_response()
 }
 
 /// Everything counted, in the OpenMetrics text format.
@@ -51,9 +53,14 @@ pub(super) async fn metrics(State(app): State<App>) -> Response {
         prometheus_client::encoding::text::encode(&mut text, &registry)
     };
     match encoded {
-        Ok(()) => {
-            ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
-        }
+        Ok(()) => (
+            [(
+                CONTENT_TYPE,
+                "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            )],
+            text,
+        )
+            .into_response(),
         Err(std::fmt::Error) => ApiError::panicked().into_response(),
     }
 }

@@ -72,13 +72,19 @@ async fn answer(app: &App, provider: &str, account: &str, id: &RequestId, reques
     // Only slugs of installed plugins become labels.
     let (label, taken) = match app.intake.plugins.get(provider) {
         None => (Arc::from("none"), Err(unknown_provider(app, provider))),
-        Some(plugin) => (Arc::from(provider), deliver(app, &plugin, account, id, request).await),
+        Some(plugin) => (
+            Arc::from(provider),
+            deliver(app, &plugin, account, id, request).await,
+        ),
     };
     drop(in_flight);
     let (outcome, response) = match taken {
         Ok(Taken::Stored(counts)) => ("stored", Json(counts).into_response()),
         Ok(Taken::Reply(reply)) => ("reply", reply_response(reply)),
-        Ok(Taken::Confirmed) => ("confirmed", Json(serde_json::json!({ "confirmed": true })).into_response()),
+        Ok(Taken::Confirmed) => (
+            "confirmed",
+            Json(serde_json::json!({ "confirmed": true })).into_response(),
+        ),
         Err(error) => {
             // Refusals are the sender's business, but the operator wants to see them when a secret is wrong.
             tracing::debug!(
@@ -112,8 +118,11 @@ async fn deliver(
     request: Request,
 ) -> Result<Taken, ApiError> {
     let provider = plugin.descriptor().slug.as_str();
-    let account: Arc<Account> =
-        app.intake.accounts.get(provider, account).map_err(|known| unknown_account(provider, account, known))?;
+    let account: Arc<Account> = app
+        .intake
+        .accounts
+        .get(provider, account)
+        .map_err(|known| unknown_account(provider, account, known))?;
     let Ok(_permit) = app.permits.try_acquire() else {
         return Err(ApiError::overloaded());
     };
@@ -126,7 +135,10 @@ async fn deliver(
 
 async fn incoming(app: &App, head: Parts, body: Body, received_at: Timestamp) -> Result<Incoming, ApiError> {
     let body = body::read(app, &head.headers, body).await?;
-    let headers = head.headers.iter().map(|(name, value)| Header { name: name.as_str().to_owned(), value: latin1(value) });
+    let headers = head.headers.iter().map(|(name, value)| Header {
+        name: name.as_str().to_owned(),
+        value: latin1(value),
+    });
     Ok(Incoming {
         method: head.method.as_str().to_owned(),
         path: head.uri.path().to_owned(),
@@ -148,7 +160,9 @@ fn latin1(value: &HeaderValue) -> String {
 fn unknown_provider(app: &App, provider: &str) -> ApiError {
     let known = app.intake.plugins.slugs();
     let message = match is_plain(provider) {
-        true => format!("no plugin serves `{provider}`: put one into the plugin folder, or use one of the known"),
+        true => {
+            format!("no plugin serves `{provider}`: put one into the plugin folder, or use one of the known")
+        }
         false => "no plugin serves this provider: use one of the known".to_owned(),
     };
     ApiError::new(StatusCode::NOT_FOUND, "unknown_provider", message).with("known_providers", known)
@@ -164,7 +178,10 @@ fn unknown_account(provider: &str, account: &str, known: Vec<String>) -> ApiErro
 
 /// Whether a name from the path may be repeated in an answer: people put addresses everywhere.
 fn is_plain(name: &str) -> bool {
-    name.len() <= 64 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+    name.len() <= 64
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
 }
 
 /// What a failure is answered with, in the status codes that the provider understands.
@@ -175,9 +192,11 @@ fn api_error(error: IntakeError, statuses: &Statuses) -> ApiError {
         IntakeError::Refused(refusal) if refusal.is_temporary() => {
             ApiError::new(unavailable, refusal.code(), refusal.to_string()).retry_after(RETRY_AFTER_SECONDS)
         }
-        IntakeError::Refused(refusal) => {
-            ApiError::new(status(statuses.unproven), refusal.code(), crate::canonical::scrub::sentence(&refusal.to_string()))
-        }
+        IntakeError::Refused(refusal) => ApiError::new(
+            status(statuses.unproven),
+            refusal.code(),
+            crate::canonical::scrub::sentence(&refusal.to_string()),
+        ),
         IntakeError::Malformed(reason) => ApiError::new(status(statuses.malformed), "malformed", reason),
         IntakeError::Plugin(error) => plugin_failure(&error, unavailable),
         IntakeError::Bus(error) => {
@@ -199,7 +218,9 @@ fn api_error(error: IntakeError, statuses: &Statuses) -> ApiError {
 fn plugin_failure(error: &PluginError, unavailable: StatusCode) -> ApiError {
     let (status, code) = match error.fault() {
         // 502 tells whose fault it is; a provider that asks for a status of its own gets that.
-        Fault::Guest if unavailable == StatusCode::SERVICE_UNAVAILABLE => (StatusCode::BAD_GATEWAY, "plugin_trapped"),
+        Fault::Guest if unavailable == StatusCode::SERVICE_UNAVAILABLE => {
+            (StatusCode::BAD_GATEWAY, "plugin_trapped")
+        }
         Fault::Guest => (unavailable, "plugin_trapped"),
         Fault::Host => (unavailable, "plugin_unavailable"),
     };
@@ -208,15 +229,22 @@ fn plugin_failure(error: &PluginError, unavailable: StatusCode) -> ApiError {
     });
     let limit = error.limit().unwrap_or("none");
     let message = match error.limit() {
-        Some(limit) => format!("the plugin could not read the delivery, its limit is `{limit}`: the log has more"),
+        Some(limit) => {
+            format!("the plugin could not read the delivery, its limit is `{limit}`: the log has more")
+        }
         None => "the plugin could not be run: the log has more".to_owned(),
     };
-    ApiError::new(status, code, message).with("limit", limit).retry_after(seconds)
+    ApiError::new(status, code, message)
+        .with("limit", limit)
+        .retry_after(seconds)
 }
 
 /// The reply of a handshake, without what a plugin may not decide.
 fn reply_response(reply: Reply) -> Response {
-    let status = StatusCode::from_u16(reply.status).ok().filter(StatusCode::is_success).unwrap_or(StatusCode::OK);
+    let status = StatusCode::from_u16(reply.status)
+        .ok()
+        .filter(StatusCode::is_success)
+        .unwrap_or(StatusCode::OK);
     let mut response = (status, reply.body).into_response();
     response.headers_mut().clear();
     for Header { name, value } in reply.headers {
@@ -225,7 +253,10 @@ fn reply_response(reply: Reply) -> Response {
             continue;
         }
         // Latin-1 back to bytes; what is no header is left out.
-        let bytes: Option<Vec<u8>> = value.chars().map(|letter| u8::try_from(u32::from(letter)).ok()).collect();
+        let bytes: Option<Vec<u8>> = value
+            .chars()
+            .map(|letter| u8::try_from(u32::from(letter)).ok())
+            .collect();
         let value = bytes.and_then(|bytes| HeaderValue::from_bytes(&bytes).ok());
         if let (Ok(name), Some(value)) = (HeaderName::try_from(name), value) {
             response.headers_mut().append(name, value);
@@ -240,7 +271,10 @@ mod tests {
 
     #[test]
     fn replies_do_not_touch_the_connection() {
-        let header = |name: &str, value: &str| Header { name: name.into(), value: value.into() };
+        let header = |name: &str, value: &str| Header {
+            name: name.into(),
+            value: value.into(),
+        };
         let response = reply_response(Reply {
             status: 500,
             headers: vec![

@@ -15,25 +15,41 @@ const DEBOUNCE: Duration = Duration::from_millis(100);
 /// through symlinks, and when the folder itself is replaced. A look costs a listing of the folder.
 const RESCAN: Duration = Duration::from_secs(1);
 
-/// Keeps `registry` in line with `folder` until the task is aborted.
-pub(crate) async fn watch(folder: Arc<Path>, registry: Arc<Registry>, pending: bool) {
-    let changed = Arc::new(Notify::new());
-    let watcher = start_watcher(&folder, Arc::clone(&changed));
-    if let Err(error) = &watcher {
-        tracing::warn!(
-            plugin.folder = %folder.display(),
-            %error,
-            "plugin folder cannot be watched; it is looked at every second instead"
-        );
-    }
-    let mut pending = pending;
-    loop {
-        if pending {
-            time::sleep(DEBOUNCE).await;
-        } else if time::timeout(RESCAN, changed.notified()).await.is_ok() {
-            time::sleep(DEBOUNCE).await;
+/// Tells when the folder may have changed.
+pub(crate) struct Watch {
+    changed: Arc<Notify>,
+    _watcher: Option<RecommendedWatcher>,
+}
+
+impl Watch {
+    /// Starts watching. Started before the first look, so that no change falls between the two.
+    pub(crate) fn start(folder: &Path) -> Self {
+        let changed = Arc::new(Notify::new());
+        let watcher = start_watcher(folder, Arc::clone(&changed));
+        if let Err(error) = &watcher {
+            tracing::warn!(
+                plugin.folder = %folder.display(),
+                %error,
+                "plugin folder cannot be watched; it is looked at every second instead"
+            );
         }
-        pending = registry.look(false).await;
+        Self {
+            changed,
+            _watcher: watcher.ok(),
+        }
+    }
+
+    /// Keeps `registry` in line with the folder until the task is aborted; `pending` says whether something has yet
+    /// to rest.
+    pub(crate) async fn keep(self, registry: Arc<Registry>, pending: bool) {
+        let mut pending = pending;
+        loop {
+            // What has yet to rest is looked at again soon; else a change, or the time for another look, is waited for.
+            if pending || time::timeout(RESCAN, self.changed.notified()).await.is_ok() {
+                time::sleep(DEBOUNCE).await;
+            }
+            pending = registry.look(false).await;
+        }
     }
 }
 

@@ -44,12 +44,19 @@ impl Certificate {
     /// # Errors
     /// [`Refusal::CertificateInvalid`] when there is none that can be used.
     pub fn from_pem(pem: &[u8]) -> Result<Self, Refusal> {
-        let (_, block) = parse_x509_pem(pem).map_err(|_| Refusal::CertificateInvalid("it is not in PEM form"))?;
-        let certificate = block.parse_x509().map_err(|_| Refusal::CertificateInvalid("it is no X.509 certificate"))?;
+        let (_, block) =
+            parse_x509_pem(pem).map_err(|_| Refusal::CertificateInvalid("it is not in PEM form"))?;
+        let certificate = block
+            .parse_x509()
+            .map_err(|_| Refusal::CertificateInvalid("it is no X.509 certificate"))?;
         let key = PublicKey::from_info(certificate.public_key())
             .map_err(|_| Refusal::CertificateInvalid("its key is of an unknown kind"))?;
         let validity = certificate.validity();
-        Ok(Self { key, not_before: validity.not_before, not_after: validity.not_after })
+        Ok(Self {
+            key,
+            not_before: validity.not_before,
+            not_after: validity.not_after,
+        })
     }
 
     /// The key, when the certificate is valid at this time.
@@ -96,7 +103,9 @@ impl CertificateSource for GivenCertificates {
     async fn certificate(&self, address: &FetchAddress) -> Result<Arc<Certificate>, Refusal> {
         match self.0.get(address.as_str()) {
             Some(pem) => Certificate::from_pem(pem.as_bytes()).map(Arc::new),
-            None => Err(Refusal::CertificateUnavailable("it is not among those given".to_owned())),
+            None => Err(Refusal::CertificateUnavailable(
+                "it is not among those given".to_owned(),
+            )),
         }
     }
 }
@@ -126,7 +135,12 @@ impl FetchedCertificates {
     pub fn new(fetcher: Arc<Fetcher>) -> Self {
         // Failures have a memory of their own: made-up addresses must not push real certificates out.
         let (known, failed) = (Cache::new(REMEMBERED), Cache::new(REMEMBERED));
-        Self { fetcher, known, failed, permits: Semaphore::new(FETCHES_AT_ONCE) }
+        Self {
+            fetcher,
+            known,
+            failed,
+            permits: Semaphore::new(FETCHES_AT_ONCE),
+        }
     }
 
     async fn fetch(&self, address: &FetchAddress) -> Result<Known, Refusal> {
@@ -137,14 +151,19 @@ impl FetchedCertificates {
         }
         let Ok(_permit) = self.permits.try_acquire() else {
             // Not remembered: it says nothing about this address.
-            return Err(Refusal::CertificateUnavailable("too many are being fetched".to_owned()));
+            return Err(Refusal::CertificateUnavailable(
+                "too many are being fetched".to_owned(),
+            ));
         };
         let fetched = match self.fetcher.get(address).await {
             Ok(body) => Certificate::from_pem(&body),
             Err(error) => Err(Refusal::CertificateUnavailable(error.to_string())),
         };
         match fetched {
-            Ok(certificate) => Ok(Known { certificate: Arc::new(certificate), since: Instant::now() }),
+            Ok(certificate) => Ok(Known {
+                certificate: Arc::new(certificate),
+                since: Instant::now(),
+            }),
             Err(refusal) => {
                 tracing::warn!(
                     certificate.host = address.host(),
@@ -152,7 +171,8 @@ impl FetchedCertificates {
                     "a certificate from `{}` is not there: {refusal}",
                     address.host()
                 );
-                self.failed.insert(address.as_str().to_owned(), (refusal.clone(), Instant::now()));
+                self.failed
+                    .insert(address.as_str().to_owned(), (refusal.clone(), Instant::now()));
                 Err(refusal)
             }
         }
@@ -166,9 +186,13 @@ impl CertificateSource for FetchedCertificates {
             if known.since.elapsed() < FRESH_FOR {
                 return Ok(known.certificate);
             }
-            self.known.remove_if(address.as_str(), |known| known.since.elapsed() >= FRESH_FOR);
+            self.known
+                .remove_if(address.as_str(), |known| known.since.elapsed() >= FRESH_FOR);
         }
-        let known = self.known.get_or_insert_async(address.as_str(), self.fetch(address)).await?;
+        let known = self
+            .known
+            .get_or_insert_async(address.as_str(), self.fetch(address))
+            .await?;
         Ok(known.certificate)
     }
 }

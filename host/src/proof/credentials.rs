@@ -19,20 +19,30 @@ pub(super) fn check_token(proof: &SharedSecret, evidence: &Evidence<'_>) -> Resu
     }
     let values = evidence.account.secret(evidence.descriptor, &proof.secret)?;
     if proof.presented.iter().all(String::is_empty) {
-        return Err(Refusal::CredentialsMissing { origin: proof.source.clone() });
+        return Err(Refusal::CredentialsMissing {
+            origin: proof.source.clone(),
+        });
     }
     let mut matches = Choice::from(0);
     for presented in &proof.presented {
         matches |= is_any(presented.as_bytes(), values);
     }
-    if bool::from(matches) { Ok(()) } else { Err(Refusal::CredentialsMismatch { origin: proof.source.clone() }) }
+    if bool::from(matches) {
+        Ok(())
+    } else {
+        Err(Refusal::CredentialsMismatch {
+            origin: proof.source.clone(),
+        })
+    }
 }
 
 /// Checks user and password. During a rotation each may have any of its values.
 pub(super) fn check_basic(proof: &BasicAuth, evidence: &Evidence<'_>) -> Result<(), Refusal> {
     let users = evidence.account.secret(evidence.descriptor, &proof.user)?;
     let passwords = evidence.account.secret(evidence.descriptor, &proof.password)?;
-    let missing = || Refusal::CredentialsMissing { origin: AUTHORIZATION.to_owned() };
+    let missing = || Refusal::CredentialsMissing {
+        origin: AUTHORIZATION.to_owned(),
+    };
     let (scheme, encoded) = proof.authorization.trim().split_once(' ').ok_or_else(missing)?;
     if !scheme.eq_ignore_ascii_case("basic") {
         return Err(missing());
@@ -41,12 +51,17 @@ pub(super) fn check_basic(proof: &BasicAuth, evidence: &Evidence<'_>) -> Result<
         origin: AUTHORIZATION.to_owned(),
         encoding: crate::plugin::types::Encoding::Base64,
     })?;
-    let colon = decoded.iter().position(|byte| *byte == b':').ok_or_else(missing)?;
+    let colon = decoded
+        .iter()
+        .position(|byte| *byte == b':')
+        .ok_or_else(missing)?;
     let fits = is_any(&decoded[..colon], users) & is_any(&decoded[colon + 1..], passwords);
     if bool::from(fits) {
         Ok(())
     } else {
-        Err(Refusal::CredentialsMismatch { origin: AUTHORIZATION.to_owned() })
+        Err(Refusal::CredentialsMismatch {
+            origin: AUTHORIZATION.to_owned(),
+        })
     }
 }
 

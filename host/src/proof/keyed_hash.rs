@@ -12,7 +12,13 @@ pub(super) fn check(proof: &KeyedHash, evidence: &Evidence<'_>, work: &mut Work)
     for key in keys(&proof.key, evidence)? {
         for message in &proof.messages {
             work.hash(message, &evidence.request.body)?;
-            let expected = tag(proof.construction, proof.hash, &key, message, &evidence.request.body);
+            let expected = tag(
+                proof.construction,
+                proof.hash,
+                &key,
+                message,
+                &evidence.request.body,
+            );
             for signature in &presented {
                 if bool::from(expected.as_slice().ct_eq(signature)) {
                     return Ok(());
@@ -20,7 +26,9 @@ pub(super) fn check(proof: &KeyedHash, evidence: &Evidence<'_>, work: &mut Work)
             }
         }
     }
-    Err(Refusal::SignatureMismatch { origin: proof.source.clone() })
+    Err(Refusal::SignatureMismatch {
+        origin: proof.source.clone(),
+    })
 }
 
 /// All values of the key. A value that cannot be a key is an error only when no other value can.
@@ -34,7 +42,12 @@ fn keys(key: &HashKey, evidence: &Evidence<'_>) -> Result<Vec<Vec<u8>>, Refusal>
     for value in evidence.account.secret(evidence.descriptor, &secret.name)? {
         match secret_key(secret, value.expose()) {
             Ok(key) => keys.push(key),
-            Err(problem) => unusable = Some(Refusal::SecretUnusable { name: secret.name.clone(), problem }),
+            Err(problem) => {
+                unusable = Some(Refusal::SecretUnusable {
+                    name: secret.name.clone(),
+                    problem,
+                })
+            }
         }
     }
     match unusable {

@@ -36,14 +36,21 @@ impl PublicKey {
         // Environment variables often hold the two characters `\n` where the PEM has line breaks.
         let text = text.replace("\\n", "\n");
         let body = match text.split_once("-----BEGIN PUBLIC KEY-----") {
-            Some((_, rest)) => rest.split_once("-----END").ok_or("is a PEM block without an end")?.0,
+            Some((_, rest)) => {
+                rest.split_once("-----END")
+                    .ok_or("is a PEM block without an end")?
+                    .0
+            }
             None if text.contains("-----BEGIN") => return Err("is a PEM block, but none of a `PUBLIC KEY`"),
             None => &text,
         };
         let base64: String = body.split_whitespace().collect();
         let der = decode_base64(&base64).ok_or("is neither PEM nor base64")?;
         if der.len() == ED25519_PUBLIC_KEY_LEN {
-            return Ok(Self { algorithm: Algorithm::Ed25519, bytes: der });
+            return Ok(Self {
+                algorithm: Algorithm::Ed25519,
+                bytes: der,
+            });
         }
         let (_, info) = SubjectPublicKeyInfo::from_der(&der).map_err(|_| "is no public key in DER form")?;
         Self::from_info(&info)
@@ -55,7 +62,10 @@ impl PublicKey {
         let algorithm = if *oid == oid_registry::OID_PKCS1_RSAENCRYPTION {
             Algorithm::Rsa
         } else if *oid == oid_registry::OID_KEY_TYPE_EC_PUBLIC_KEY {
-            let curve = info.algorithm.parameters().and_then(|parameters| parameters.as_oid().ok());
+            let curve = info
+                .algorithm
+                .parameters()
+                .and_then(|parameters| parameters.as_oid().ok());
             if curve != Some(oid_registry::OID_EC_P256) {
                 return Err("is an elliptic curve key, but not on P-256");
             }
@@ -65,7 +75,10 @@ impl PublicKey {
         } else {
             return Err("is a key of an unknown kind");
         };
-        Ok(Self { algorithm, bytes: info.subject_public_key.data.to_vec() })
+        Ok(Self {
+            algorithm,
+            bytes: info.subject_public_key.data.to_vec(),
+        })
     }
 
     fn fits(&self, scheme: SignatureScheme) -> bool {
@@ -104,7 +117,9 @@ pub(super) async fn check(
             }
         }
     }
-    Err(Refusal::SignatureMismatch { origin: proof.source.clone() })
+    Err(Refusal::SignatureMismatch {
+        origin: proof.source.clone(),
+    })
 }
 
 /// All values of the key that suit the scheme. A value that cannot be used is an error only when no other can.
@@ -116,7 +131,9 @@ async fn keys(proof: &PublicKeySignature, evidence: &Evidence<'_>) -> Result<Vec
             let certificate = evidence.certificates.certificate(&address).await?;
             let key = certificate.key_at(evidence.request.received_at_ms)?;
             if !key.fits(proof.scheme) {
-                return Err(Refusal::CertificateInvalid("its key is of another kind than the signature"));
+                return Err(Refusal::CertificateInvalid(
+                    "its key is of another kind than the signature",
+                ));
             }
             return Ok(vec![key.clone()]);
         }
@@ -132,7 +149,10 @@ async fn keys(proof: &PublicKeySignature, evidence: &Evidence<'_>) -> Result<Vec
         }
     }
     match unusable {
-        Some(problem) if keys.is_empty() => Err(Refusal::SecretUnusable { name: name.clone(), problem }),
+        Some(problem) if keys.is_empty() => Err(Refusal::SecretUnusable {
+            name: name.clone(),
+            problem,
+        }),
         _ => Ok(keys),
     }
 }
@@ -169,9 +189,11 @@ mod tests {
 
     #[test]
     fn reads_keys_in_every_form() {
-        for (pem, algorithm) in
-            [(P256, Algorithm::EcdsaP256), (RSA, Algorithm::Rsa), (ED25519_KEY, Algorithm::Ed25519)]
-        {
+        for (pem, algorithm) in [
+            (P256, Algorithm::EcdsaP256),
+            (RSA, Algorithm::Rsa),
+            (ED25519_KEY, Algorithm::Ed25519),
+        ] {
             let key = PublicKey::parse(pem).unwrap();
             assert_eq!(key.algorithm, algorithm);
             let bare: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
@@ -192,6 +214,9 @@ mod tests {
             error("-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----"),
             "is a PEM block, but none of a `PUBLIC KEY`"
         );
-        assert_eq!(error("-----BEGIN PUBLIC KEY-----\nMF"), "is a PEM block without an end");
+        assert_eq!(
+            error("-----BEGIN PUBLIC KEY-----\nMF"),
+            "is a PEM block without an end"
+        );
     }
 }

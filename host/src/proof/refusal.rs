@@ -28,7 +28,9 @@ pub enum Refusal {
         encoding: Encoding,
     },
     /// The signature does not fit.
-    #[error("the signature in {origin} does not fit the delivery: check the configured secret, and that nothing changes the body on its way")]
+    #[error(
+        "the signature in {origin} does not fit the delivery: check the configured secret, and that nothing changes the body on its way"
+    )]
     SignatureMismatch {
         /// Where it stands.
         origin: String,

@@ -19,7 +19,12 @@ pub(super) fn decode_all(origin: &str, signatures: &[Signature]) -> Result<Vec<V
     }
     match unreadable {
         _ if !decoded.is_empty() => Ok(decoded),
-        Some(encoding) => Err(Refusal::SignatureEncoding { origin: origin.to_owned(), encoding }),
-        None => Err(Refusal::SignatureMissing { origin: origin.to_owned() }),
+        Some(encoding) => Err(Refusal::SignatureEncoding {
+            origin: origin.to_owned(),
+            encoding,
+        }),
+        None => Err(Refusal::SignatureMissing {
+            origin: origin.to_owned(),
+        }),
     }
 }

@@ -22,6 +22,10 @@ pub(crate) fn descriptor(secrets: &[(&str, bool)], settings: &[(&str, bool)]) ->
         secrets: secrets.collect(),
         settings: settings.collect(),
         hosts: vec!["keys.acme.test".to_owned()],
-        statuses: Statuses { unproven: 401, malformed: 400, unavailable: 503 },
+        statuses: Statuses {
+            unproven: 401,
+            malformed: 400,
+            unavailable: 503,
+        },
     }
 }

@@ -10,8 +10,8 @@ use ring::{
 
 use super::{testing::descriptor, *};
 use crate::plugin::types::{
-    BasicAuth, Encoding, Hash, HashConstruction, KeyedHash, PublicKey, PublicKeySignature, SecretKey, SharedSecret,
-    Signature, SignatureScheme,
+    BasicAuth, Encoding, Hash, HashConstruction, KeyedHash, PublicKey, PublicKeySignature, SecretKey,
+    SharedSecret, Signature, SignatureScheme,
 };
 
 const BODY: &[u8] = b"{\"event\":\"click\"}";
@@ -31,11 +31,17 @@ impl Scene {
     fn new(secrets: &[(&str, &[&str])]) -> Self {
         let specs: Vec<(&str, bool)> = secrets.iter().map(|(name, _)| (*name, true)).collect();
         let values = secrets.iter().map(|(name, texts)| {
-            ((*name).to_owned(), texts.iter().map(|text| (*text).to_owned()).collect())
+            (
+                (*name).to_owned(),
+                texts.iter().map(|text| (*text).to_owned()).collect(),
+            )
         });
         let pem = BTreeMap::from([
             (CERTIFICATE_URL.to_owned(), CERTIFICATE.to_owned()),
-            ("https://keys.acme.test/broken.pem".to_owned(), "nothing".to_owned()),
+            (
+                "https://keys.acme.test/broken.pem".to_owned(),
+                "nothing".to_owned(),
+            ),
         ]);
         Self {
             descriptor: descriptor(&specs, &[]),
@@ -71,7 +77,10 @@ impl Scene {
 }
 
 fn signature(bytes: impl AsRef<[u8]>) -> Signature {
-    Signature { text: STANDARD.encode(bytes), encoding: Encoding::Base64 }
+    Signature {
+        text: STANDARD.encode(bytes),
+        encoding: Encoding::Base64,
+    }
 }
 
 fn keyed_hash(signatures: Vec<Signature>) -> KeyedHash {
@@ -79,19 +88,29 @@ fn keyed_hash(signatures: Vec<Signature>) -> KeyedHash {
         source: "header `x-acme-signature`".into(),
         construction: HashConstruction::Hmac,
         hash: Hash::Sha256,
-        key: HashKey::Secret(SecretKey { name: "key".into(), encoding: Encoding::Utf8, strip_prefix: String::new() }),
+        key: HashKey::Secret(SecretKey {
+            name: "key".into(),
+            encoding: Encoding::Utf8,
+            strip_prefix: String::new(),
+        }),
         messages: vec![vec![Part::Bytes(b"1.".to_vec()), Part::Body]],
         signatures,
     }
 }
 
 fn hmac_of(algorithm: hmac::Algorithm, key: &[u8], message: &[u8]) -> Vec<u8> {
-    hmac::sign(&hmac::Key::new(algorithm, key), message).as_ref().to_vec()
+    hmac::sign(&hmac::Key::new(algorithm, key), message)
+        .as_ref()
+        .to_vec()
 }
 
 fn signed(key: &str) -> Proof {
     let message = [b"1.", BODY].concat();
-    Proof::KeyedHash(keyed_hash(vec![signature(hmac_of(hmac::HMAC_SHA256, key.as_bytes(), &message))]))
+    Proof::KeyedHash(keyed_hash(vec![signature(hmac_of(
+        hmac::HMAC_SHA256,
+        key.as_bytes(),
+        &message,
+    ))]))
 }
 
 #[test]
@@ -101,43 +120,103 @@ fn accepts_any_value_of_a_rotated_secret() {
     assert_eq!(scene.check(&[signed("new")]), Ok(Trust::Genuine));
     let refusal = scene.check(&[signed("other")]).unwrap_err();
     assert_eq!(refusal.code(), "signature_mismatch");
-    assert!(refusal.to_string().contains("header `x-acme-signature`"), "{refusal}");
+    assert!(
+        refusal.to_string().contains("header `x-acme-signature`"),
+        "{refusal}"
+    );
 }
 
 #[test]
 fn every_hash_and_construction_is_the_standard_one() {
     let message = [b"1.", BODY].concat();
-    let plain = |algorithm| digest::digest(algorithm, &[b"k3y".as_slice(), &message].concat()).as_ref().to_vec();
+    let plain = |algorithm| {
+        digest::digest(algorithm, &[b"k3y".as_slice(), &message].concat())
+            .as_ref()
+            .to_vec()
+    };
     let cases = [
-        (HashConstruction::Hmac, Hash::Sha1, hmac_of(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, b"k3y", &message)),
-        (HashConstruction::Hmac, Hash::Sha256, hmac_of(hmac::HMAC_SHA256, b"k3y", &message)),
-        (HashConstruction::Hmac, Hash::Sha512, hmac_of(hmac::HMAC_SHA512, b"k3y", &message)),
-        (HashConstruction::KeyThenMessage, Hash::Sha1, plain(&digest::SHA1_FOR_LEGACY_USE_ONLY)),
-        (HashConstruction::KeyThenMessage, Hash::Sha256, plain(&digest::SHA256)),
-        (HashConstruction::KeyThenMessage, Hash::Sha512, plain(&digest::SHA512)),
+        (
+            HashConstruction::Hmac,
+            Hash::Sha1,
+            hmac_of(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, b"k3y", &message),
+        ),
+        (
+            HashConstruction::Hmac,
+            Hash::Sha256,
+            hmac_of(hmac::HMAC_SHA256, b"k3y", &message),
+        ),
+        (
+            HashConstruction::Hmac,
+            Hash::Sha512,
+            hmac_of(hmac::HMAC_SHA512, b"k3y", &message),
+        ),
+        (
+            HashConstruction::KeyThenMessage,
+            Hash::Sha1,
+            plain(&digest::SHA1_FOR_LEGACY_USE_ONLY),
+        ),
+        (
+            HashConstruction::KeyThenMessage,
+            Hash::Sha256,
+            plain(&digest::SHA256),
+        ),
+        (
+            HashConstruction::KeyThenMessage,
+            Hash::Sha512,
+            plain(&digest::SHA512),
+        ),
     ];
     let scene = Scene::new(&[("key", &["k3y"])]);
     for (construction, hash, tag) in cases {
-        let hex = Signature { text: hex::encode_upper(&tag), encoding: Encoding::Hex };
-        let good = KeyedHash { construction, hash, ..keyed_hash(vec![hex]) };
-        assert_eq!(scene.check(&[Proof::KeyedHash(good)]), Ok(Trust::Genuine), "{construction:?} {hash:?}");
-        let cut = KeyedHash { construction, hash, ..keyed_hash(vec![signature(&tag[1..])]) };
+        let hex = Signature {
+            text: hex::encode_upper(&tag),
+            encoding: Encoding::Hex,
+        };
+        let good = KeyedHash {
+            construction,
+            hash,
+            ..keyed_hash(vec![hex])
+        };
+        assert_eq!(
+            scene.check(&[Proof::KeyedHash(good)]),
+            Ok(Trust::Genuine),
+            "{construction:?} {hash:?}"
+        );
+        let cut = KeyedHash {
+            construction,
+            hash,
+            ..keyed_hash(vec![signature(&tag[1..])])
+        };
         assert_eq!(scene.code(&[Proof::KeyedHash(cut)]), "signature_mismatch");
     }
 }
 
 #[test]
 fn keys_are_decoded_as_the_provider_writes_them() {
-    let key = SecretKey { name: "key".into(), encoding: Encoding::Base64, strip_prefix: "whsec_".into() };
+    let key = SecretKey {
+        name: "key".into(),
+        encoding: Encoding::Base64,
+        strip_prefix: "whsec_".into(),
+    };
     let message = [b"1.", BODY].concat();
-    let proof = |tag| KeyedHash { key: HashKey::Secret(key.clone()), ..keyed_hash(vec![signature(tag)]) };
+    let proof = |tag| KeyedHash {
+        key: HashKey::Secret(key.clone()),
+        ..keyed_hash(vec![signature(tag)])
+    };
     let tag = hmac_of(hmac::HMAC_SHA256, &[1, 2, 3], &message);
     for configured in ["whsec_AQID", "AQID", "whsec_AQID\n"] {
         let scene = Scene::new(&[("key", &[configured])]);
-        assert_eq!(scene.check(&[Proof::KeyedHash(proof(&tag))]), Ok(Trust::Genuine), "{configured}");
+        assert_eq!(
+            scene.check(&[Proof::KeyedHash(proof(&tag))]),
+            Ok(Trust::Genuine),
+            "{configured}"
+        );
     }
     let rotated = Scene::new(&[("key", &["§", "AQID"])]);
-    assert_eq!(rotated.check(&[Proof::KeyedHash(proof(&tag))]), Ok(Trust::Genuine));
+    assert_eq!(
+        rotated.check(&[Proof::KeyedHash(proof(&tag))]),
+        Ok(Trust::Genuine)
+    );
     for unusable in ["whsec_§", "whsec_"] {
         let scene = Scene::new(&[("key", &[unusable])]);
         let refusal = scene.check(&[Proof::KeyedHash(proof(&tag))]).unwrap_err();
@@ -149,14 +228,23 @@ fn keys_are_decoded_as_the_provider_writes_them() {
 #[test]
 fn says_when_a_signature_is_absent_or_unreadable() {
     let scene = Scene::new(&[("key", &["k"])]);
-    let text = |text: &str, encoding| Signature { text: text.into(), encoding };
-    assert_eq!(scene.code(&[Proof::KeyedHash(keyed_hash(vec![]))]), "signature_missing");
+    let text = |text: &str, encoding| Signature {
+        text: text.into(),
+        encoding,
+    };
+    assert_eq!(
+        scene.code(&[Proof::KeyedHash(keyed_hash(vec![]))]),
+        "signature_missing"
+    );
     let empty = keyed_hash(vec![text("", Encoding::Hex)]);
     assert_eq!(scene.code(&[Proof::KeyedHash(empty)]), "signature_missing");
     let unreadable = keyed_hash(vec![text("xyz", Encoding::Hex)]);
     let refusal = scene.check(&[Proof::KeyedHash(unreadable)]).unwrap_err();
     assert_eq!(refusal.code(), "signature_encoding");
-    assert_eq!(refusal.to_string(), "header `x-acme-signature` is not hexadecimal");
+    assert_eq!(
+        refusal.to_string(),
+        "header `x-acme-signature` is not hexadecimal"
+    );
 }
 
 #[test]
@@ -164,7 +252,10 @@ fn secrets_that_are_not_there_are_named() {
     let mut scene = Scene::new(&[("key", &[])]);
     let refusal = scene.check(&[signed("k")]).unwrap_err();
     assert_eq!(refusal.code(), "secret_not_configured");
-    assert_eq!(refusal.to_string(), "the secret `key` is not configured: set `accounts.acme.default.key`");
+    assert_eq!(
+        refusal.to_string(),
+        "the secret `key` is not configured: set `accounts.acme.default.key`"
+    );
     scene.descriptor.secrets.clear();
     assert_eq!(scene.code(&[signed("k")]), "secret_undeclared");
 }
@@ -200,22 +291,39 @@ fn checks_ecdsa_and_ed25519() {
         Ed25519KeyPair::from_pkcs8(Ed25519KeyPair::generate_pkcs8(&random).unwrap().as_ref()).unwrap();
     let ecdsa_key = published(P256_PREFIX, ecdsa.public_key().as_ref());
     let ed25519_key = published(ED25519_PREFIX, ed25519.public_key().as_ref());
-    let by_ecdsa = public_key(SignatureScheme::EcdsaP256Sha256, signature(ecdsa.sign(&random, &message).unwrap()));
+    let by_ecdsa = public_key(
+        SignatureScheme::EcdsaP256Sha256,
+        signature(ecdsa.sign(&random, &message).unwrap()),
+    );
     let by_ed25519 = public_key(SignatureScheme::Ed25519, signature(ed25519.sign(&message)));
 
-    let other = published(P256_PREFIX, EcdsaKeyPair::from_pkcs8(
-        &ECDSA_P256_SHA256_ASN1_SIGNING,
-        EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &random).unwrap().as_ref(),
-        &random,
-    ).unwrap().public_key().as_ref());
+    let other = published(
+        P256_PREFIX,
+        EcdsaKeyPair::from_pkcs8(
+            &ECDSA_P256_SHA256_ASN1_SIGNING,
+            EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &random)
+                .unwrap()
+                .as_ref(),
+            &random,
+        )
+        .unwrap()
+        .public_key()
+        .as_ref(),
+    );
     let scene = Scene::new(&[("key", &[&other, &ecdsa_key])]);
-    assert_eq!(scene.check(&[Proof::PublicKey(by_ecdsa.clone())]), Ok(Trust::Genuine));
+    assert_eq!(
+        scene.check(&[Proof::PublicKey(by_ecdsa.clone())]),
+        Ok(Trust::Genuine)
+    );
     let mut tampered = Scene::new(&[("key", &[&ecdsa_key])]);
     tampered.request.body[0] ^= 1;
     assert_eq!(tampered.code(&[Proof::PublicKey(by_ecdsa)]), "signature_mismatch");
 
     let scene = Scene::new(&[("key", &[&ed25519_key])]);
-    assert_eq!(scene.check(&[Proof::PublicKey(by_ed25519.clone())]), Ok(Trust::Genuine));
+    assert_eq!(
+        scene.check(&[Proof::PublicKey(by_ed25519.clone())]),
+        Ok(Trust::Genuine)
+    );
     let scene = Scene::new(&[("key", &[&ecdsa_key])]);
     assert_eq!(scene.code(&[Proof::PublicKey(by_ed25519)]), "secret_unusable");
 }
@@ -228,7 +336,13 @@ fn by_certificate(scheme: SignatureScheme, url: &str) -> PublicKeySignature {
     PublicKeySignature {
         key: PublicKey::CertificateUrl(url.into()),
         messages: vec![vec![Part::Bytes(b"signed text".to_vec())]],
-        ..public_key(scheme, Signature { text: text.into(), encoding: Encoding::Base64 })
+        ..public_key(
+            scheme,
+            Signature {
+                text: text.into(),
+                encoding: Encoding::Base64,
+            },
+        )
     }
 }
 
@@ -236,18 +350,36 @@ fn by_certificate(scheme: SignatureScheme, url: &str) -> PublicKeySignature {
 fn checks_rsa_by_certificate() {
     let mut scene = Scene::new(&[]);
     for scheme in [SignatureScheme::RsaPkcs1Sha1, SignatureScheme::RsaPkcs1Sha256] {
-        assert_eq!(scene.check(&[Proof::PublicKey(by_certificate(scheme, CERTIFICATE_URL))]), Ok(Trust::Genuine));
+        assert_eq!(
+            scene.check(&[Proof::PublicKey(by_certificate(scheme, CERTIFICATE_URL))]),
+            Ok(Trust::Genuine)
+        );
         let mut other = by_certificate(scheme, CERTIFICATE_URL);
         other.messages[0].push(Part::Body);
         assert_eq!(scene.code(&[Proof::PublicKey(other)]), "signature_mismatch");
     }
     let code = |scene: &Scene, scheme, url| scene.code(&[Proof::PublicKey(by_certificate(scheme, url))]);
     let sha256 = SignatureScheme::RsaPkcs1Sha256;
-    assert_eq!(code(&scene, SignatureScheme::Ed25519, CERTIFICATE_URL), "certificate_invalid");
-    assert_eq!(code(&scene, sha256, "https://keys.acme.test/broken.pem"), "certificate_invalid");
-    assert_eq!(code(&scene, sha256, "https://keys.acme.test/other.pem"), "certificate_unavailable");
-    assert_eq!(code(&scene, sha256, "https://evil.test/signing.pem"), "certificate_address_refused");
-    assert_eq!(code(&scene, sha256, "http://keys.acme.test/signing.pem"), "certificate_address_refused");
+    assert_eq!(
+        code(&scene, SignatureScheme::Ed25519, CERTIFICATE_URL),
+        "certificate_invalid"
+    );
+    assert_eq!(
+        code(&scene, sha256, "https://keys.acme.test/broken.pem"),
+        "certificate_invalid"
+    );
+    assert_eq!(
+        code(&scene, sha256, "https://keys.acme.test/other.pem"),
+        "certificate_unavailable"
+    );
+    assert_eq!(
+        code(&scene, sha256, "https://evil.test/signing.pem"),
+        "certificate_address_refused"
+    );
+    assert_eq!(
+        code(&scene, sha256, "http://keys.acme.test/signing.pem"),
+        "certificate_address_refused"
+    );
     // 2019 and 2041: the certificate is valid from 2020 to 2039.
     for received_at_ms in [1_560_000_000_000, 2_250_000_000_000] {
         scene.request.received_at_ms = received_at_ms;
@@ -267,7 +399,10 @@ fn token(presented: &[&str]) -> Proof {
 fn checks_tokens() {
     let scene = Scene::new(&[("token", &["t-new", "t-old"])]);
     assert_eq!(scene.check(&[token(&["no", "t-old"])]), Ok(Trust::Genuine));
-    assert_eq!(scene.code(&[token(&["t-ne", "t-new2", ""])]), "credentials_mismatch");
+    assert_eq!(
+        scene.code(&[token(&["t-ne", "t-new2", ""])]),
+        "credentials_mismatch"
+    );
     assert_eq!(scene.code(&[token(&[])]), "credentials_missing");
     assert_eq!(scene.code(&[token(&[""])]), "credentials_missing");
 }
@@ -284,30 +419,57 @@ fn basic(authorization: impl Into<String>) -> Proof {
 fn checks_basic_authentication() {
     let scene = Scene::new(&[("user", &["ann"]), ("password", &["p:w", "old"])]);
     for good in ["ann:p:w", "ann:old"] {
-        assert_eq!(scene.check(&[basic(format!("basic {}", STANDARD.encode(good)))]), Ok(Trust::Genuine));
+        assert_eq!(
+            scene.check(&[basic(format!("basic {}", STANDARD.encode(good)))]),
+            Ok(Trust::Genuine)
+        );
     }
     for bad in ["ann:p", "bob:old", ":old", "ann:"] {
-        assert_eq!(scene.code(&[basic(format!("Basic {}", STANDARD.encode(bad)))]), "credentials_mismatch");
+        assert_eq!(
+            scene.code(&[basic(format!("Basic {}", STANDARD.encode(bad)))]),
+            "credentials_mismatch"
+        );
     }
     assert_eq!(scene.code(&[basic("Bearer abc")]), "credentials_missing");
     assert_eq!(scene.code(&[basic("")]), "credentials_missing");
     assert_eq!(scene.code(&[basic("Basic §")]), "signature_encoding");
-    assert_eq!(scene.code(&[basic(format!("Basic {}", STANDARD.encode("ann")))]), "credentials_missing");
+    assert_eq!(
+        scene.code(&[basic(format!("Basic {}", STANDARD.encode("ann")))]),
+        "credentials_missing"
+    );
 }
 
 fn fresh(signed_at_ms: i64) -> Proof {
-    Proof::Fresh(Freshness { source: "field `t`".into(), signed_at_ms, tolerance_ms: 300_000 })
+    Proof::Fresh(Freshness {
+        source: "field `t`".into(),
+        signed_at_ms,
+        tolerance_ms: 300_000,
+    })
 }
 
 #[test]
 fn says_how_stale_a_delivery_is() {
     let scene = Scene::new(&[("key", &["k"])]);
     for signed_at_ms in [NOW_MS - 300_000, NOW_MS + 300_000] {
-        assert_eq!(scene.check(&[signed("k"), fresh(signed_at_ms)]), Ok(Trust::Genuine));
+        assert_eq!(
+            scene.check(&[signed("k"), fresh(signed_at_ms)]),
+            Ok(Trust::Genuine)
+        );
     }
-    let text = |signed_at_ms| scene.check(&[signed("k"), fresh(signed_at_ms)]).unwrap_err().to_string();
-    assert_eq!(text(NOW_MS - 300_001), "field `t` is 301 s old, at most 300 s are allowed");
-    assert_eq!(text(NOW_MS + 400_000), "field `t` is 400 s in the future, at most 300 s are allowed");
+    let text = |signed_at_ms| {
+        scene
+            .check(&[signed("k"), fresh(signed_at_ms)])
+            .unwrap_err()
+            .to_string()
+    };
+    assert_eq!(
+        text(NOW_MS - 300_001),
+        "field `t` is 301 s old, at most 300 s are allowed"
+    );
+    assert_eq!(
+        text(NOW_MS + 400_000),
+        "field `t` is 400 s in the future, at most 300 s are allowed"
+    );
     assert_eq!(scene.code(&[signed("k"), fresh(i64::MIN)]), "timestamp_stale");
 }
 
@@ -316,7 +478,12 @@ fn nothing_proves_nothing() {
     let unconfigured = Scene::new(&[("key", &[])]);
     let refusal = unconfigured.check(&[]).unwrap_err();
     assert_eq!(refusal.code(), "no_proof_configured");
-    assert!(refusal.to_string().ends_with("configure `accounts.acme.default.key`"), "{refusal}");
+    assert!(
+        refusal
+            .to_string()
+            .ends_with("configure `accounts.acme.default.key`"),
+        "{refusal}"
+    );
     // A recent time is no proof: anybody can write one.
     assert_eq!(unconfigured.code(&[fresh(NOW_MS)]), "no_proof_configured");
     let configured = Scene::new(&[("key", &["k"])]);
@@ -327,7 +494,12 @@ fn nothing_proves_nothing() {
     assert_eq!(open.check(&[]), Ok(Trust::Unsigned));
     assert_eq!(open.code(&[fresh(0)]), "timestamp_stale");
     let mut closed = Scene::new(&[("key", &["k"])]);
-    closed.account = Account::new("acme", "default", [("key".to_owned(), vec!["k".to_owned()])], true);
+    closed.account = Account::new(
+        "acme",
+        "default",
+        [("key".to_owned(), vec!["k".to_owned()])],
+        true,
+    );
     assert_eq!(closed.code(&[]), "no_proof_demanded");
 }
 
@@ -379,37 +551,66 @@ fn any_signatures() -> impl Strategy<Value = Vec<Signature>> {
 }
 
 fn any_messages() -> impl Strategy<Value = Vec<Message>> {
-    let part = prop_oneof![Just(Part::Body), prop::collection::vec(any::<u8>(), 0..40).prop_map(Part::Bytes)];
+    let part = prop_oneof![
+        Just(Part::Body),
+        prop::collection::vec(any::<u8>(), 0..40).prop_map(Part::Bytes)
+    ];
     prop::collection::vec(prop::collection::vec(part, 0..4), 0..10)
 }
 
 fn any_proof() -> impl Strategy<Value = Proof> {
     let hash = prop_oneof![Just(Hash::Sha1), Just(Hash::Sha256), Just(Hash::Sha512)];
-    let construction = prop_oneof![Just(HashConstruction::Hmac), Just(HashConstruction::KeyThenMessage)];
+    let construction = prop_oneof![
+        Just(HashConstruction::Hmac),
+        Just(HashConstruction::KeyThenMessage)
+    ];
     let scheme = prop_oneof![
         Just(SignatureScheme::EcdsaP256Sha256),
         Just(SignatureScheme::RsaPkcs1Sha1),
         Just(SignatureScheme::RsaPkcs1Sha256),
         Just(SignatureScheme::Ed25519),
     ];
-    let hash_key = ("[a-z]{0,3}|key", any_encoding(), ".{0,3}")
-        .prop_map(|(name, encoding, strip_prefix)| HashKey::Secret(SecretKey { name, encoding, strip_prefix }));
-    let source = prop_oneof!["key|token".prop_map(PublicKey::Secret), ".{0,40}".prop_map(PublicKey::CertificateUrl)];
+    let hash_key = ("[a-z]{0,3}|key", any_encoding(), ".{0,3}").prop_map(|(name, encoding, strip_prefix)| {
+        HashKey::Secret(SecretKey {
+            name,
+            encoding,
+            strip_prefix,
+        })
+    });
+    let source = prop_oneof![
+        "key|token".prop_map(PublicKey::Secret),
+        ".{0,40}".prop_map(PublicKey::CertificateUrl)
+    ];
     prop_oneof![
         (construction, hash, hash_key, any_messages(), any_signatures()).prop_map(
             |(construction, hash, key, messages, signatures)| Proof::KeyedHash(KeyedHash {
-                source: "x".into(), construction, hash, key, messages, signatures,
+                source: "x".into(),
+                construction,
+                hash,
+                key,
+                messages,
+                signatures,
             })
         ),
         (scheme, source, any_messages(), any_signatures()).prop_map(|(scheme, key, messages, signatures)| {
-            Proof::PublicKey(PublicKeySignature { source: "x".into(), scheme, key, messages, signatures })
+            Proof::PublicKey(PublicKeySignature {
+                source: "x".into(),
+                scheme,
+                key,
+                messages,
+                signatures,
+            })
         }),
         prop::collection::vec(".{0,20}", 0..20).prop_map(|presented| Proof::SharedSecret(SharedSecret {
-            source: "x".into(), secret: "token".into(), presented,
+            source: "x".into(),
+            secret: "token".into(),
+            presented,
         })),
         ".{0,60}".prop_map(basic),
         (any::<i64>(), any::<u64>()).prop_map(|(signed_at_ms, tolerance_ms)| Proof::Fresh(Freshness {
-            source: "x".into(), signed_at_ms, tolerance_ms,
+            source: "x".into(),
+            signed_at_ms,
+            tolerance_ms,
         })),
         Just(Proof::Handshake),
     ]

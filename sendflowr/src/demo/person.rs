@@ -25,7 +25,11 @@ const DAY: i64 = 24 * HOUR;
 /// What a provider has to tell of her. The newsletter arrives in the mornings and sits until she reads mail in the
 /// evening; the other providers report one message each, so that every plugin has something to do.
 pub(super) fn history(provider: &str, now: Timestamp) -> Vec<Action> {
-    if provider == NEWSLETTER { newsletter(now) } else { one_message(provider, now) }
+    if provider == NEWSLETTER {
+        newsletter(now)
+    } else {
+        one_message(provider, now)
+    }
 }
 
 /// Tuesdays and Thursdays at 9:00, clicked at about 19:40 of the same day.
@@ -38,8 +42,16 @@ fn newsletter(now: Timestamp) -> Vec<Action> {
             // Between 19:20 and 20:00, a little different every time.
             let evening = morning + 10 * HOUR + 20 + (week * 7 + day * 3) % 40;
             let message = format!("newsletter-{week}-{issue}");
-            for (kind, minute) in [(Kind::Delivered, morning), (Kind::Opened, evening - 1), (Kind::Clicked, evening)] {
-                actions.push(action(kind, monday.plus_millis(minute * grid::MINUTE_MS), message.clone()));
+            for (kind, minute) in [
+                (Kind::Delivered, morning),
+                (Kind::Opened, evening - 1),
+                (Kind::Clicked, evening),
+            ] {
+                actions.push(action(
+                    kind,
+                    monday.plus_millis(minute * grid::MINUTE_MS),
+                    message.clone(),
+                ));
             }
         }
     }
@@ -49,16 +61,26 @@ fn newsletter(now: Timestamp) -> Vec<Action> {
 /// Delivered in the morning of the day before yesterday, opened and clicked in that evening.
 fn one_message(provider: &str, now: Timestamp) -> Vec<Action> {
     let message = format!("{provider}-message");
-    let midnight = now.plus_millis(-now.as_millis().rem_euclid(DAY * grid::MINUTE_MS) - 2 * DAY * grid::MINUTE_MS);
+    let midnight =
+        now.plus_millis(-now.as_millis().rem_euclid(DAY * grid::MINUTE_MS) - 2 * DAY * grid::MINUTE_MS);
     let at = |minute: i64| midnight.plus_millis(minute * grid::MINUTE_MS);
     let evening = 19 * HOUR + 30;
-    [(Kind::Delivered, 9 * HOUR), (Kind::Opened, evening), (Kind::Clicked, evening + 1)]
-        .map(|(kind, minute)| action(kind, at(minute), message.clone()))
-        .to_vec()
+    [
+        (Kind::Delivered, 9 * HOUR),
+        (Kind::Opened, evening),
+        (Kind::Clicked, evening + 1),
+    ]
+    .map(|(kind, minute)| action(kind, at(minute), message.clone()))
+    .to_vec()
 }
 
 fn action(kind: Kind, at: Timestamp, message: String) -> Action {
-    Action { kind, at, email: EMAIL.to_owned(), message }
+    Action {
+        kind,
+        at,
+        email: EMAIL.to_owned(),
+        message,
+    }
 }
 
 #[cfg(test)]
@@ -69,7 +91,10 @@ mod tests {
     fn the_newsletter_is_clicked_in_the_evening_and_never_in_the_future() {
         let now: Timestamp = "2026-01-07T08:00:00Z".parse().unwrap();
         let actions = newsletter(now);
-        let clicks: Vec<_> = actions.iter().filter(|action| action.kind == Kind::Clicked).collect();
+        let clicks: Vec<_> = actions
+            .iter()
+            .filter(|action| action.kind == Kind::Clicked)
+            .collect();
         assert_eq!(clicks.len() as i64, CLICKS);
         for click in clicks {
             let minute = grid::slot(click.at) % 1440;

@@ -17,8 +17,13 @@ pub(super) fn week(hours: &[f64]) -> String {
         let columns: String = hours.iter().flat_map(|share| [block(*share); 2]).collect();
         format!("  {day} {columns}")
     });
-    let hours = (0..24).step_by(3).map(|hour| format!("{hour:<6}")).collect::<String>();
-    rows.chain([format!("      {hours}").trim_end().to_owned()]).collect::<Vec<_>>().join("\n")
+    let hours = (0..24)
+        .step_by(3)
+        .map(|hour| format!("{hour:<6}"))
+        .collect::<String>();
+    rows.chain([format!("      {hours}").trim_end().to_owned()])
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 #[cfg(test)]
@@ -32,7 +37,10 @@ mod tests {
         hours[24 + 20] = 0.25;
         let picture = week(&hours);
         let tuesday = picture.lines().nth(1).unwrap();
-        assert_eq!(tuesday, format!("  Tue {}██▅▅{}", "▁▁".repeat(19), "▁▁".repeat(3)));
+        assert_eq!(
+            tuesday,
+            format!("  Tue {}██▅▅{}", "▁▁".repeat(19), "▁▁".repeat(3))
+        );
         assert_eq!(picture.lines().count(), 8);
     }
 }
