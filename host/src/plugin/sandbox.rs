@@ -67,17 +67,13 @@ impl Sandbox {
 
 /// Starts the clock of a call that must end by `deadline`.
 pub(crate) fn start_clock(store: &mut Store<Sandbox>, deadline: Instant) {
-    let meter = &mut store.data_mut().meter;
-    meter.started = ThreadTime::now().as_duration();
-    meter.deadline = deadline;
-    let ticks = ticks(meter.left.min(deadline.saturating_duration_since(Instant::now())));
+    let ticks = store.data_mut().meter.start(deadline);
     store.set_epoch_deadline(ticks);
 }
 
 /// Stops the clock: what the call has used is gone for the delivery's next call.
 pub(crate) fn stop_clock(store: &mut Store<Sandbox>) {
-    let meter = &mut store.data_mut().meter;
-    meter.left = meter.left.saturating_sub(meter.used());
+    store.data_mut().meter.stop();
 }
 
 /// Linear memory that the delivery has taken so far, all memories together.
@@ -108,6 +104,18 @@ struct Meter {
 }
 
 impl Meter {
+    /// Begins a call. Gives the ticks after which to look.
+    fn start(&mut self, deadline: Instant) -> u64 {
+        self.started = ThreadTime::now().as_duration();
+        self.deadline = deadline;
+        ticks(self.left.min(deadline.saturating_duration_since(Instant::now())))
+    }
+
+    /// Ends a call.
+    fn stop(&mut self) {
+        self.left = self.left.saturating_sub(self.used());
+    }
+
     fn used(&self) -> Duration {
         ThreadTime::now().as_duration().saturating_sub(self.started)
     }
@@ -221,6 +229,60 @@ impl ResourceLimiter for Fence {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Uses up CPU time of this thread.
+    fn work(time: Duration) {
+        let until = ThreadTime::now().as_duration() + time;
+        while ThreadTime::now().as_duration() < until {
+            std::hint::spin_loop();
+        }
+    }
+
+    fn limit(meter: &mut Meter) -> Option<Limit> {
+        let error = meter.check().err()?;
+        Some(
+            error
+                .downcast_ref::<Exceeded>()
+                .expect("the meter's own error")
+                .limit,
+        )
+    }
+
+    fn meter(left: Duration) -> Meter {
+        Meter {
+            left,
+            started: Duration::ZERO,
+            deadline: Instant::now(),
+        }
+    }
+
+    /// Far away for tests.
+    fn later() -> Instant {
+        Instant::now() + Duration::from_secs(60)
+    }
+
+    #[test]
+    fn calls_of_one_delivery_share_the_cpu_time() {
+        let mut meter = meter(Duration::from_millis(50));
+        meter.start(later());
+        work(Duration::from_millis(30));
+        assert_eq!(limit(&mut meter), None);
+        meter.stop();
+        meter.start(later());
+        assert_eq!(limit(&mut meter), None);
+        work(Duration::from_millis(21));
+        assert_eq!(limit(&mut meter), Some(Limit::CpuTime));
+    }
+
+    #[test]
+    fn waiting_uses_no_cpu_time_but_ends_at_the_deadline() {
+        let mut meter = meter(Duration::from_millis(20));
+        meter.start(later());
+        std::thread::sleep(Duration::from_millis(40));
+        assert_eq!(limit(&mut meter), None);
+        meter.start(Instant::now());
+        assert_eq!(limit(&mut meter), Some(Limit::WallClock));
+    }
 
     #[test]
     fn ticks_cover_the_time() {

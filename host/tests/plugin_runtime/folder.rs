@@ -1,0 +1,309 @@
+//! The folder is watched: files that come, change, go bad and go take effect by themselves.
+
+use std::{
+    ffi::OsStr,
+    fs::{self, File},
+    io::Write,
+    os::unix::{ffi::OsStrExt, fs::symlink},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use sendflowr_host::plugin::{Limits, LoadError, PluginError, PluginState, Plugins};
+
+use super::{World, deliver, eventually, guest::guest, rename_into, request};
+
+/// From the end of the copy to being served, compiling a small plugin included.
+const SOON: Duration = Duration::from_secs(1);
+
+fn version(version: &str) -> Vec<u8> {
+    guest("acme").version(version).build()
+}
+
+fn serves(world: &World, tag: &str) -> bool {
+    world
+        .plugins
+        .get("acme")
+        .is_some_and(|plugin| plugin.tag() == tag)
+}
+
+#[tokio::test]
+async fn a_file_that_is_dropped_in_is_served_and_one_that_is_removed_is_gone() {
+    let world = World::alone(&[]).await;
+    assert!(world.plugins.get("acme").is_none());
+    fs::write(world.path("acme.wasm"), version("1.0.0")).unwrap();
+    let took = eventually("it serves", || serves(&world, "acme@1.0.0")).await;
+    assert!(took < SOON, "{took:?}");
+    assert_eq!(world.deliver("acme").await.unwrap(), 1);
+    assert!(world.metrics().contains("plugin=\"acme\""));
+
+    fs::remove_file(world.path("acme.wasm")).unwrap();
+    let took = eventually("it is gone", || world.plugins.get("acme").is_none()).await;
+    assert!(took < 2 * SOON, "{took:?}");
+    assert!(world.plugins.status().is_empty());
+    assert!(!world.metrics().contains("plugin=\"acme\""));
+}
+
+#[tokio::test]
+async fn a_slow_copy_is_served_when_it_is_whole() {
+    let world = World::with(&[]).await;
+    let bytes = version("1.0.0");
+    let mut file = File::create(world.path("acme.wasm")).unwrap();
+    for part in bytes.chunks(bytes.len().div_ceil(8)) {
+        file.write_all(part).unwrap();
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        assert!(
+            world
+                .plugins
+                .status()
+                .iter()
+                .all(|status| status.problem.is_none()),
+            "half a file is not judged"
+        );
+    }
+    eventually("it serves", || serves(&world, "acme@1.0.0")).await;
+}
+
+#[tokio::test]
+async fn a_copy_that_stalls_is_refused_and_then_served() {
+    let world = World::with(&[]).await;
+    let bytes = version("1.0.0");
+    let mut file = File::create(world.path("acme.wasm")).unwrap();
+    file.write_all(&bytes[..100]).unwrap();
+    eventually("half a file is refused", || !world.plugins.status().is_empty()).await;
+    assert!(
+        world
+            .problem("acme.wasm")
+            .contains("is not a WebAssembly component")
+    );
+    file.write_all(&bytes[100..]).unwrap();
+    eventually("it serves", || serves(&world, "acme@1.0.0")).await;
+    assert_eq!(world.status("acme.wasm").problem, None);
+}
+
+#[tokio::test]
+async fn a_delivery_ends_on_the_plugin_that_it_began_with() {
+    let world = World::with(&[("acme.wasm", version("1.0.0"))]).await;
+    let old = world.plugin("acme");
+    let (guest, _) = old
+        .instantiate()
+        .await
+        .unwrap()
+        .authenticate(request(b""))
+        .await
+        .unwrap();
+    let mut newer = guest_with_events(3);
+    newer = newer.version("2.0.0");
+    fs::write(world.path("acme.wasm"), newer.build()).unwrap();
+    eventually("the new one serves", || serves(&world, "acme@2.0.0")).await;
+    let outcome = guest.normalize(request(b"")).await.unwrap().unwrap();
+    let sendflowr_host::plugin::types::Outcome::Events(batch) = outcome else {
+        panic!("{outcome:?}");
+    };
+    assert_eq!(batch.events.len(), 1, "the old one answers");
+    assert_eq!(world.deliver("acme").await.unwrap(), 3);
+    assert_eq!(
+        world.metric("sendflowr_plugin_deliveries_total{plugin=\"acme\"}"),
+        2,
+        "counted on"
+    );
+}
+
+fn guest_with_events(events: u32) -> super::guest::Guest {
+    let mut plugin = guest("acme");
+    plugin.events = events;
+    plugin
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_delivery_fails_while_plugins_are_swapped() {
+    let world = Arc::new(World::with(&[("acme.wasm", version("1.0.0"))]).await);
+    let stop = Arc::new(AtomicBool::new(false));
+    let delivered = Arc::new(AtomicUsize::new(0));
+    let mut senders = Vec::new();
+    for _ in 0..4 {
+        let (world, stop, delivered) = (Arc::clone(&world), Arc::clone(&stop), Arc::clone(&delivered));
+        senders.push(tokio::spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                let plugin = world.plugins.get("acme").expect("served all the time");
+                assert_eq!(deliver(&plugin, b"").await.unwrap(), 1);
+                delivered.fetch_add(1, Ordering::Relaxed);
+            }
+        }));
+    }
+    for round in 1..=6 {
+        let tag = format!("acme@1.0.{round}");
+        let bytes = version(&format!("1.0.{round}"));
+        if round % 2 == 0 {
+            fs::write(world.path("acme.wasm"), bytes).unwrap();
+        } else {
+            rename_into(&world.path("acme.wasm"), &bytes);
+        }
+        let before = delivered.load(Ordering::Relaxed);
+        eventually("the next one serves", || serves(&world, &tag)).await;
+        eventually("deliveries go on", || delivered.load(Ordering::Relaxed) > before).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    for sender in senders {
+        sender.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_bad_file_is_reported_and_the_old_one_serves_on() {
+    let world = World::with(&[("acme.wasm", version("1.0.0"))]).await;
+    fs::write(world.path("acme.wasm"), "broken").unwrap();
+    eventually("the bad file is reported", || {
+        world.status("acme.wasm").problem.is_some()
+    })
+    .await;
+    let status = world.status("acme.wasm");
+    assert_eq!(status.state, PluginState::Serving);
+    assert_eq!(status.plugin.unwrap().version, "1.0.0");
+    assert_eq!(world.deliver("acme").await.unwrap(), 1);
+
+    fs::write(world.path("acme.wasm"), version("1.0.1")).unwrap();
+    eventually("the good file serves", || serves(&world, "acme@1.0.1")).await;
+    assert_eq!(world.status("acme.wasm").problem, None);
+}
+
+#[tokio::test]
+async fn a_slug_belongs_to_the_file_that_serves_it() {
+    let world = World::with(&[
+        ("first.wasm", version("1.0.0")),
+        ("second.wasm", version("2.0.0")),
+    ])
+    .await;
+    assert!(serves(&world, "acme@1.0.0"));
+    assert_eq!(
+        world.problem("second.wasm"),
+        "`second.wasm` claims the slug `acme`, which `first.wasm` serves already; remove one of the two files"
+    );
+    assert_eq!(world.status("second.wasm").state, PluginState::Refused);
+    fs::remove_file(world.path("first.wasm")).unwrap();
+    eventually("the second takes over", || serves(&world, "acme@2.0.0")).await;
+    assert_eq!(world.status("second.wasm").problem, None);
+}
+
+#[tokio::test]
+async fn renaming_a_file_leaves_no_gap() {
+    let world = World::with(&[("old.wasm", version("1.0.0"))]).await;
+    fs::rename(world.path("old.wasm"), world.path("new.wasm")).unwrap();
+    let moved = || {
+        world
+            .plugins
+            .status()
+            .iter()
+            .any(|status| status.file == "new.wasm" && status.plugin.is_some())
+    };
+    eventually("the new name serves", || {
+        assert!(world.plugins.get("acme").is_some(), "no gap");
+        moved()
+    })
+    .await;
+    eventually("the old name is gone", || world.plugins.status().len() == 1).await;
+    assert!(serves(&world, "acme@1.0.0"));
+}
+
+#[tokio::test]
+async fn a_file_may_change_its_slug() {
+    let world = World::with(&[("acme.wasm", version("1.0.0"))]).await;
+    fs::write(world.path("acme.wasm"), guest("other").build()).unwrap();
+    eventually("the new slug serves", || world.plugins.slugs() == ["other"]).await;
+    assert!(!world.metrics().contains("plugin=\"acme\""));
+}
+
+#[tokio::test]
+async fn touching_a_file_changes_nothing() {
+    let world = World::with(&[("acme.wasm", version("1.0.0"))]).await;
+    let before = world.plugin("acme");
+    fs::write(world.path("acme.wasm"), version("1.0.0")).unwrap();
+    fs::write(world.path("later.wasm"), guest("later").build()).unwrap();
+    eventually("what came later serves", || world.plugins.get("later").is_some()).await;
+    assert!(Arc::ptr_eq(&before, &world.plugin("acme")));
+}
+
+#[tokio::test]
+async fn odd_names_and_links_are_served_and_other_files_left_alone() {
+    let data = tempfile::TempDir::new().unwrap();
+    let outside = data.path().join("release-7");
+    fs::write(&outside, version("1.0.0")).unwrap();
+    let world = World::with(&[
+        ("späte Post (1).wasm", guest("late").build()),
+        (".acme.wasm.swp", b"x".to_vec()),
+        (".hidden.wasm", b"x".to_vec()),
+        ("README.md", b"x".to_vec()),
+        ("acme.wasm.part", b"x".to_vec()),
+    ])
+    .await;
+    let odd = world.config.folder.join(OsStr::from_bytes(b"\xff\n.wasm"));
+    fs::write(odd, guest("odd").build()).unwrap();
+    symlink(&outside, world.path("acme.wasm")).unwrap();
+    eventually("all serve", || world.plugins.slugs() == ["acme", "late", "odd"]).await;
+    let files: Vec<String> = world
+        .plugins
+        .status()
+        .into_iter()
+        .map(|status| status.file)
+        .collect();
+    assert_eq!(
+        files,
+        ["acme.wasm", "späte Post (1).wasm", "\u{fffd}\u{fffd}.wasm"]
+    );
+
+    // What the link leads to is replaced elsewhere, where nothing is watched.
+    rename_into(&outside, &version("1.0.1"));
+    eventually("the new target serves", || serves(&world, "acme@1.0.1")).await;
+}
+
+#[tokio::test]
+async fn a_folder_that_is_replaced_is_still_watched() {
+    let world = World::with(&[("acme.wasm", version("1.0.0"))]).await;
+    fs::remove_dir_all(&world.config.folder).unwrap();
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert!(
+        serves(&world, "acme@1.0.0"),
+        "a folder that cannot be read says nothing about its files"
+    );
+    fs::create_dir(&world.config.folder).unwrap();
+    fs::write(world.path("acme.wasm"), version("1.0.1")).unwrap();
+    eventually("the new file serves", || serves(&world, "acme@1.0.1")).await;
+}
+
+#[tokio::test]
+async fn one_file_is_loaded_without_a_folder() {
+    let data = tempfile::TempDir::new().unwrap();
+    let path = data.path().join("acme.wasm");
+    fs::write(&path, version("1.2.3")).unwrap();
+    let plugin = Plugins::load_file(&path, &Limits::default()).unwrap();
+    assert_eq!(plugin.tag(), "acme@1.2.3");
+    assert_eq!(deliver(&plugin, b"").await.unwrap(), 1);
+
+    fs::write(&path, "broken").unwrap();
+    let error = Plugins::load_file(&path, &Limits::default()).unwrap_err();
+    assert!(
+        matches!(error, PluginError::Load(LoadError::NotWebAssembly(_))),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn status_tells_what_a_plugin_is_and_does() {
+    let world = World::with(&[("acme.wasm", version("1.0.0"))]).await;
+    world.deliver("acme").await.unwrap();
+    let status = serde_json::to_value(world.status("acme.wasm")).unwrap();
+    assert_eq!(status["file"], "acme.wasm");
+    assert_eq!(status["state"], "serving");
+    assert_eq!(status["slug"], "acme");
+    assert_eq!(status["version"], "1.0.0");
+    assert_eq!(status["contract"], "1.0");
+    assert_eq!(status["digest"].as_str().unwrap().len(), 64);
+    assert_eq!(status["deliveries"], 1);
+    assert_eq!(status["events"], 1);
+    assert!(status["p50_us"].as_u64().unwrap() <= status["p99_us"].as_u64().unwrap());
+    // Two pages.
+    assert_eq!(status["memory_peak_bytes"], 131_072);
+}

@@ -1,0 +1,177 @@
+//! Builds plugins by hand, healthy ones and others.
+
+use std::fmt::Write;
+
+use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
+use wit_parser::Resolve;
+
+const TEMPLATE: &str = include_str!("../../../tests/guests/guest.wat");
+const CONTRACT: &str = include_str!("../../../wit/1.0.0/connector.wit");
+
+/// Where the template keeps things.
+const TEXTS_AT: u32 = 1024;
+const HEAP_AT: u32 = 4096;
+const EVENTS_AT: u32 = 65536;
+
+/// A plugin to be built. Function bodies are WebAssembly text; those that are not replaced do the right thing.
+#[derive(Clone)]
+pub(crate) struct Guest {
+    pub(crate) slug: String,
+    pub(crate) version: String,
+    pub(crate) unproven_status: u16,
+    pub(crate) hosts: Vec<String>,
+    /// Events of zeros that `normalize` gives.
+    pub(crate) events: u32,
+    /// Version of the contract that it is built for.
+    pub(crate) contract: &'static str,
+    /// Interface that the world imports besides the contract's, as WIT text, and its import in the module.
+    pub(crate) wants: Option<(&'static str, &'static str)>,
+    pub(crate) memory: &'static str,
+    pub(crate) items: String,
+    pub(crate) realloc: String,
+    pub(crate) describe: String,
+    pub(crate) authenticate: String,
+    pub(crate) normalize: String,
+}
+
+/// A healthy plugin.
+pub(crate) fn guest(slug: &str) -> Guest {
+    Guest {
+        slug: slug.to_owned(),
+        version: "1.0.0".to_owned(),
+        unproven_status: 401,
+        hosts: Vec::new(),
+        events: 1,
+        contract: "1.0.0",
+        wants: None,
+        memory: "2",
+        items: String::new(),
+        realloc: BUMP.to_owned(),
+        describe: "i32.const 64".to_owned(),
+        authenticate: "i32.const 512".to_owned(),
+        normalize: "i32.const 768".to_owned(),
+    }
+}
+
+/// Hands out memory from `$free` upwards, and grows it when it is used up.
+const BUMP: &str = "
+    (local $start i32)
+    (local.set $start
+      (i32.and
+        (i32.add (global.get $free) (i32.sub (local.get $align) (i32.const 1)))
+        (i32.sub (i32.const 0) (local.get $align))))
+    (global.set $free (i32.add (local.get $start) (local.get $size)))
+    (if (i32.gt_u (global.get $free) (i32.mul (memory.size) (i32.const 65536)))
+      (then
+        (drop (memory.grow (i32.add (i32.const 1) (i32.div_u (local.get $size) (i32.const 65536)))))))
+    (local.get $start)";
+
+impl Guest {
+    pub(crate) fn version(mut self, version: &str) -> Self {
+        version.clone_into(&mut self.version);
+        self
+    }
+
+    pub(crate) fn authenticate(mut self, body: &str) -> Self {
+        body.clone_into(&mut self.authenticate);
+        self
+    }
+
+    pub(crate) fn normalize(mut self, body: &str) -> Self {
+        body.clone_into(&mut self.normalize);
+        self
+    }
+
+    pub(crate) fn items(mut self, items: &str) -> Self {
+        items.clone_into(&mut self.items);
+        self
+    }
+
+    /// The plugin as a component.
+    pub(crate) fn build(&self) -> Vec<u8> {
+        let mut texts = String::new();
+        let mut place = |text: &str| {
+            let at = TEXTS_AT + u32::try_from(texts.len()).unwrap();
+            texts.push_str(text);
+            (at, u32::try_from(text.len()).unwrap())
+        };
+        let strings = [
+            place(&self.slug),
+            place("Test"),
+            place(&self.version),
+            place("https://docs.test/"),
+        ];
+        let hosts: Vec<(u32, u32)> = self.hosts.iter().map(|host| place(host)).collect();
+        // The table of hosts, as a text so that it lies behind the other texts, aligned.
+        while !texts.len().is_multiple_of(4) {
+            texts.push(' ');
+        }
+        let hosts_at = TEXTS_AT + u32::try_from(texts.len()).unwrap();
+        let mut text_bytes = texts.into_bytes();
+        for (at, length) in &hosts {
+            text_bytes.extend(at.to_le_bytes());
+            text_bytes.extend(length.to_le_bytes());
+        }
+        assert!(text_bytes.len() < usize::try_from(HEAP_AT - TEXTS_AT).unwrap());
+
+        let mut descriptor = Vec::new();
+        for (at, length) in strings {
+            descriptor.extend(at.to_le_bytes());
+            descriptor.extend(length.to_le_bytes());
+        }
+        // No secrets, no settings.
+        descriptor.extend([0; 16]);
+        descriptor.extend(hosts_at.to_le_bytes());
+        descriptor.extend(u32::try_from(hosts.len()).unwrap().to_le_bytes());
+        for status in [self.unproven_status, 400, 503] {
+            descriptor.extend(status.to_le_bytes());
+        }
+        // `ok`, `events`, the list.
+        let mut batch = vec![0; 8];
+        batch.extend(EVENTS_AT.to_le_bytes());
+        batch.extend(self.events.to_le_bytes());
+
+        let (interface, import) = self.wants.unwrap_or_default();
+        let module = TEMPLATE
+            .replace("{contract}", self.contract)
+            .replace("{imports}", import)
+            .replace("{memory}", self.memory)
+            .replace("{items}", &self.items)
+            .replace("{descriptor}", &escaped(&descriptor))
+            .replace("{batch}", &escaped(&batch))
+            .replace("{texts}", &escaped(&text_bytes))
+            .replace("{realloc}", &self.realloc)
+            .replace("{describe}", &self.describe)
+            .replace("{authenticate}", &self.authenticate)
+            .replace("{normalize}", &self.normalize);
+        let mut module = wat::parse_str(&module).unwrap_or_else(|error| panic!("{error}\n{module}"));
+
+        let mut contract = CONTRACT.replace("@1.0.0", &format!("@{}", self.contract));
+        if self.wants.is_some() {
+            contract.push_str(interface);
+            contract = contract.replace("import logging;", "import logging;\n    import wanted;");
+        }
+        let mut resolve = Resolve::default();
+        let package = resolve.push_source("connector.wit", &contract).unwrap();
+        let world = resolve.select_world(&[package], Some("connector")).unwrap();
+        embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).unwrap();
+        ComponentEncoder::default()
+            .module(&module)
+            .unwrap()
+            .encode()
+            .unwrap()
+    }
+}
+
+fn escaped(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for byte in bytes {
+        write!(text, "\\{byte:02x}").unwrap();
+    }
+    text
+}
+
+/// A component that is not made from the template.
+pub(crate) fn component(text: &str) -> Vec<u8> {
+    wat::parse_str(text).unwrap()
+}

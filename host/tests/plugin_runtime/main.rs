@@ -1,0 +1,209 @@
+//! The plugin runtime, from outside: plugins made by hand in a folder, deliveries through the public face.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod cache;
+mod fair;
+mod folder;
+mod guest;
+mod hostile;
+mod quarantine;
+mod refused;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use prometheus_client::registry::Registry;
+use sendflowr_host::plugin::{
+    Limits, Plugin, PluginError, PluginMetrics, PluginStatus, Plugins, PluginsConfig, QuarantineConfig,
+    types::{Outcome, Request},
+};
+use tempfile::TempDir;
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// Most tests run beside each other; those that measure the machine run alone.
+static MACHINE: RwLock<()> = RwLock::const_new(());
+
+/// What a test holds of [`MACHINE`]. A test opens one world after the other, never two at a time: while another test
+/// waits to be alone, the second would wait for that one, and that one for the first.
+#[expect(dead_code, reason = "held, never read")]
+enum Turn {
+    Shared(RwLockReadGuard<'static, ()>),
+    Alone(RwLockWriteGuard<'static, ()>),
+}
+
+/// A plugin folder with a runtime over it.
+struct World {
+    plugins: Plugins,
+    registry: Registry,
+    config: PluginsConfig,
+    // Removed after the runtime.
+    _data: Option<TempDir>,
+    _turn: Turn,
+}
+
+/// Where a test's folders lie.
+fn config(data: &TempDir) -> PluginsConfig {
+    PluginsConfig {
+        folder: data.path().join("plugins"),
+        cache_folder: data.path().join("compiled"),
+        limits: Limits::default(),
+        quarantine: QuarantineConfig::default(),
+    }
+}
+
+impl World {
+    /// A folder with these files.
+    async fn with(files: &[(&str, Vec<u8>)]) -> Self {
+        Self::configured(files, |_| {}).await
+    }
+
+    /// The same, with the machine to itself.
+    async fn alone(files: &[(&str, Vec<u8>)]) -> Self {
+        let turn = Turn::Alone(MACHINE.write().await);
+        Self::filled(files, |_| {}, turn).await
+    }
+
+    async fn configured(files: &[(&str, Vec<u8>)], change: impl FnOnce(&mut PluginsConfig)) -> Self {
+        let turn = Turn::Shared(MACHINE.read().await);
+        Self::filled(files, change, turn).await
+    }
+
+    async fn filled(files: &[(&str, Vec<u8>)], change: impl FnOnce(&mut PluginsConfig), turn: Turn) -> Self {
+        let data = TempDir::new().unwrap();
+        let mut config = config(&data);
+        change(&mut config);
+        fs::create_dir(&config.folder).unwrap();
+        for (name, bytes) in files {
+            fs::write(config.folder.join(name), bytes).unwrap();
+        }
+        Self::over(config, Some(data), turn).await
+    }
+
+    /// A runtime over folders that are there.
+    async fn open(config: PluginsConfig) -> Self {
+        let turn = Turn::Shared(MACHINE.read().await);
+        Self::over(config, None, turn).await
+    }
+
+    async fn over(config: PluginsConfig, data: Option<TempDir>, turn: Turn) -> Self {
+        let mut registry = Registry::default();
+        let metrics = PluginMetrics::register(&mut registry);
+        let plugins = Plugins::open(config.clone(), metrics).await.unwrap();
+        Self {
+            plugins,
+            registry,
+            config,
+            _data: data,
+            _turn: turn,
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.config.folder.join(name)
+    }
+
+    fn plugin(&self, slug: &str) -> Arc<Plugin> {
+        self.plugins
+            .get(slug)
+            .unwrap_or_else(|| panic!("`{slug}` does not serve: {:?}", self.plugins.status()))
+    }
+
+    async fn deliver(&self, slug: &str) -> Result<usize, PluginError> {
+        deliver(&self.plugin(slug), b"").await
+    }
+
+    fn status(&self, file: &str) -> PluginStatus {
+        let status = self.plugins.status();
+        status
+            .iter()
+            .find(|status| status.file == file)
+            .unwrap_or_else(|| panic!("no `{file}` in {status:?}"))
+            .clone()
+    }
+
+    /// Why this file is not served.
+    fn problem(&self, file: &str) -> String {
+        self.status(file)
+            .problem
+            .unwrap_or_else(|| panic!("`{file}` has no problem"))
+    }
+
+    fn metrics(&self) -> String {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
+        text
+    }
+
+    /// The value of the one series that begins like this.
+    #[track_caller]
+    fn metric(&self, series: &str) -> i64 {
+        let text = self.metrics();
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no `{series}` in\n{text}"))
+            .parse()
+            .unwrap()
+    }
+}
+
+/// One whole delivery; gives the number of events.
+async fn deliver(plugin: &Arc<Plugin>, body: &[u8]) -> Result<usize, PluginError> {
+    let request = request(body);
+    let (guest, proofs) = plugin
+        .instantiate()
+        .await?
+        .authenticate(Arc::clone(&request))
+        .await?;
+    proofs.expect("these guests refuse nothing");
+    match guest
+        .normalize(request)
+        .await?
+        .expect("these guests refuse nothing")
+    {
+        Outcome::Events(batch) => Ok(batch.events.len()),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn request(body: &[u8]) -> Arc<Request> {
+    Arc::new(Request {
+        method: "POST".to_owned(),
+        path: "/webhooks/test".to_owned(),
+        query: String::new(),
+        headers: Vec::new(),
+        body: body.to_vec(),
+        received_at_ms: 1_700_000_000_000,
+        settings: Vec::new(),
+        secrets: Vec::new(),
+    })
+}
+
+/// Waits until `condition` holds.
+#[track_caller]
+fn eventually(what: &str, condition: impl Fn() -> bool) -> impl Future<Output = Duration> {
+    let caller = std::panic::Location::caller();
+    async move {
+        let began = Instant::now();
+        while !condition() {
+            assert!(
+                began.elapsed() < Duration::from_secs(20),
+                "{what} did not come true, {caller}"
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        began.elapsed()
+    }
+}
+
+/// Puts a file in place in one step.
+fn rename_into(path: &Path, bytes: &[u8]) {
+    let unfinished = path.with_extension("part");
+    fs::write(&unfinished, bytes).unwrap();
+    fs::rename(unfinished, path).unwrap();
+}

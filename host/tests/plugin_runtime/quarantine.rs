@@ -1,0 +1,164 @@
+//! A plugin that keeps failing rests, alone, and comes back by itself.
+
+use std::{fs, time::Duration};
+
+use sendflowr_host::plugin::{Fault, PluginError, PluginState};
+
+use super::{World, deliver, eventually, guest::guest, request};
+
+/// Traps when the delivery has a body.
+fn moody() -> Vec<u8> {
+    guest("moody")
+        .normalize("(if (local.get $body_length) (then unreachable)) i32.const 768")
+        .build()
+}
+
+async fn world(first_rest: Duration) -> World {
+    World::configured(
+        &[
+            ("moody.wasm", moody()),
+            ("healthy.wasm", guest("healthy").build()),
+        ],
+        |config| {
+            config.quarantine.first_rest = first_rest;
+        },
+    )
+    .await
+}
+
+async fn fail(world: &World, times: usize) {
+    for _ in 0..times {
+        let error = deliver(&world.plugin("moody"), b"x").await.unwrap_err();
+        assert_eq!(error.limit(), Some("trap"));
+    }
+}
+
+const QUARANTINED: &str = "sendflowr_plugin_quarantined{plugin=\"moody\"}";
+
+#[tokio::test]
+async fn rests_after_five_failures_and_costs_only_itself() {
+    let world = world(Duration::from_secs(60)).await;
+    fail(&world, 5).await;
+    let error = deliver(&world.plugin("moody"), b"").await.unwrap_err();
+    assert_eq!(error.limit(), Some("quarantined"));
+    assert_eq!(error.fault(), Fault::Host);
+    assert!(error.retry_after().unwrap() > Duration::from_secs(50));
+    assert!(matches!(
+        world.status("moody.wasm").state,
+        PluginState::Quarantined {
+            retry_after_seconds: 50..=60
+        }
+    ));
+    assert_eq!(world.metric(QUARANTINED), 1);
+    assert_eq!(world.deliver("healthy").await.unwrap(), 1);
+    assert_eq!(world.status("healthy.wasm").state, PluginState::Serving);
+}
+
+#[tokio::test]
+async fn comes_back_when_a_probe_succeeds() {
+    let world = world(Duration::from_millis(300)).await;
+    fail(&world, 5).await;
+    eventually("the rest ends", || {
+        world.status("moody.wasm").state
+            == PluginState::Quarantined {
+                retry_after_seconds: 0,
+            }
+    })
+    .await;
+    // The probe fails: twice the rest.
+    fail(&world, 1).await;
+    let error = deliver(&world.plugin("moody"), b"").await.unwrap_err();
+    let retry_after = error.retry_after().unwrap();
+    assert!(
+        retry_after > Duration::from_millis(300) && retry_after <= Duration::from_millis(600),
+        "{retry_after:?}"
+    );
+    tokio::time::sleep(retry_after).await;
+    // A probe whose proof does not hold tells nothing; the next one does.
+    let unproven = world
+        .plugin("moody")
+        .instantiate()
+        .await
+        .unwrap()
+        .authenticate(request(b""))
+        .await
+        .unwrap();
+    drop(unproven);
+    assert_ne!(world.status("moody.wasm").state, PluginState::Serving);
+    assert_eq!(world.deliver("moody").await.unwrap(), 1);
+    assert_eq!(world.status("moody.wasm").state, PluginState::Serving);
+    assert_eq!(world.metric(QUARANTINED), 0);
+}
+
+#[tokio::test]
+async fn only_one_probe_runs_at_a_time() {
+    let world = world(Duration::from_millis(100)).await;
+    fail(&world, 5).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let plugin = world.plugin("moody");
+    let probe = plugin.instantiate().await.unwrap();
+    assert_eq!(
+        plugin.instantiate().await.unwrap_err().limit(),
+        Some("quarantined")
+    );
+    drop(probe);
+    assert_eq!(world.deliver("moody").await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_new_file_serves_at_once() {
+    let world = world(Duration::from_secs(60)).await;
+    fail(&world, 5).await;
+    fs::write(world.path("moody.wasm"), guest("moody").version("1.0.1").build()).unwrap();
+    eventually("the fixed one serves", || {
+        world.plugin("moody").tag() == "moody@1.0.1"
+    })
+    .await;
+    assert_eq!(deliver(&world.plugin("moody"), b"x").await.unwrap(), 1);
+    assert_eq!(world.metric(QUARANTINED), 0);
+}
+
+#[tokio::test]
+async fn turns_are_limited_and_the_wait_is_bounded() {
+    let world = World::configured(&[("acme.wasm", guest("acme").build())], |config| {
+        config.limits.concurrency = 2;
+        config.limits.queue_wait = Duration::from_millis(100);
+    })
+    .await;
+    let plugin = world.plugin("acme");
+    let first = plugin.instantiate().await.unwrap();
+    let second = plugin.instantiate().await.unwrap();
+    let error = plugin.instantiate().await.unwrap_err();
+    assert!(matches!(error, PluginError::Busy { .. }), "{error}");
+    assert_eq!((error.limit(), error.fault()), (Some("concurrency"), Fault::Host));
+    assert_eq!(world.metric("sendflowr_plugin_busy_total{plugin=\"acme\"}"), 1);
+    drop(first);
+    let third = plugin.instantiate().await.unwrap();
+    // A turn that becomes free while one waits goes to who waits.
+    let waiting = tokio::spawn({
+        let plugin = world.plugin("acme");
+        async move { deliver(&plugin, b"").await }
+    });
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    drop((second, third));
+    assert_eq!(waiting.await.unwrap().unwrap(), 1);
+}
+
+#[tokio::test]
+async fn one_plugin_does_not_take_the_turns_of_another() {
+    let files = [
+        ("acme.wasm", guest("acme").build()),
+        ("other.wasm", guest("other").build()),
+    ];
+    let world = World::configured(&files, |config| {
+        config.limits.concurrency = 1;
+        config.limits.queue_wait = Duration::from_millis(50);
+    })
+    .await;
+    let _held = world.plugin("acme").instantiate().await.unwrap();
+    assert_eq!(
+        world.deliver("acme").await.unwrap_err().limit(),
+        Some("concurrency")
+    );
+    assert_eq!(world.deliver("other").await.unwrap(), 1);
+}

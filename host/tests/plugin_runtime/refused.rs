@@ -1,0 +1,256 @@
+//! Files that are no plugins, or not ones that this host serves. Each is refused for a reason that says what to do.
+
+use std::{fs, os::unix::fs::symlink};
+
+use super::{
+    World,
+    guest::{Guest, component, guest},
+};
+
+/// Why this file is refused, beside a healthy one that serves.
+async fn refusal(bytes: Vec<u8>) -> String {
+    let world = World::with(&[("bad.wasm", bytes), ("healthy.wasm", guest("healthy").build())]).await;
+    assert_eq!(world.plugins.slugs(), ["healthy"]);
+    assert_eq!(world.deliver("healthy").await.unwrap(), 1);
+    assert_eq!(world.metric("sendflowr_plugin_refused_files"), 1);
+    world.problem("bad.wasm")
+}
+
+fn described(change: impl FnOnce(&mut Guest)) -> Vec<u8> {
+    let mut plugin = guest("bad");
+    change(&mut plugin);
+    plugin.build()
+}
+
+#[tokio::test]
+async fn text() {
+    assert_eq!(
+        refusal(b"hello".to_vec()).await,
+        "`bad.wasm` is not a WebAssembly component: it does not begin like one"
+    );
+    assert!(
+        refusal(Vec::new())
+            .await
+            .contains("is not a WebAssembly component")
+    );
+}
+
+#[tokio::test]
+async fn half_a_component() {
+    let mut bytes = guest("bad").build();
+    bytes.truncate(bytes.len() / 2);
+    assert!(
+        refusal(bytes)
+            .await
+            .starts_with("`bad.wasm` is not a WebAssembly component: ")
+    );
+}
+
+#[tokio::test]
+async fn a_core_module() {
+    assert_eq!(
+        refusal(component("(module)")).await,
+        "`bad.wasm` is a core WebAssembly module, not a component; build it with `cargo xtask plugins` or \
+         `wasm-tools component new`"
+    );
+}
+
+#[tokio::test]
+async fn a_component_of_another_world() {
+    assert_eq!(
+        refusal(component("(component)")).await,
+        "`bad.wasm` does not export `sendflowr:connector/plugin`, so it is no SendFlowr plugin; it exports nothing"
+    );
+    let other = refusal(component(
+        r#"(component (instance $i) (export "acme:other/thing@1.0.0" (instance $i)))"#,
+    ))
+    .await;
+    assert!(other.ends_with("it exports `acme:other/thing@1.0.0`"), "{other}");
+}
+
+#[tokio::test]
+async fn a_contract_that_is_too_new_or_too_old() {
+    let too_new = refusal(described(|plugin| plugin.contract = "1.1.0")).await;
+    assert_eq!(
+        too_new,
+        "`bad.wasm` plugin `bad` is built for contract 1.1.0, this host serves 1.0: upgrade the host"
+    );
+    let too_old = refusal(described(|plugin| plugin.contract = "0.9.0")).await;
+    assert_eq!(
+        too_old,
+        "`bad.wasm` plugin `bad` is built for contract 0.9.0, this host serves 1.0: rebuild the plugin with a newer SDK"
+    );
+}
+
+#[tokio::test]
+async fn a_patch_of_the_contract_is_served() {
+    let world = World::with(&[("patched.wasm", described(|plugin| plugin.contract = "1.0.3"))]).await;
+    assert_eq!(world.deliver("bad").await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn an_import_that_plugins_do_not_get() {
+    let curious = described(|plugin| {
+        plugin.wants = Some((
+            "interface wanted { now: func() -> s64; }",
+            r#"(import "sendflowr:connector/wanted@1.0.0" "now" (func $now (result i64)))"#,
+        ));
+        plugin.normalize = "(drop (call $now)) i32.const 768".to_owned();
+    });
+    assert_eq!(
+        refusal(curious).await,
+        "`bad.wasm` imports `sendflowr:connector/wanted@1.0.0`, which plugins do not get"
+    );
+}
+
+#[tokio::test]
+async fn wrong_types_behind_the_right_name() {
+    let liar = component(
+        r#"(component
+             (core module $m (func (export "f") (result i32) i32.const 0))
+             (core instance $i (instantiate $m))
+             (func $f (result u32) (canon lift (core func $i "f")))
+             (instance $plugin (export "describe" (func $f)))
+             (export "sendflowr:connector/plugin@1.0.0" (instance $plugin)))"#,
+    );
+    let reason = refusal(liar).await;
+    assert!(reason.starts_with("`bad.wasm` cannot be compiled: "), "{reason}");
+}
+
+#[tokio::test]
+async fn a_small_file_that_would_grow_in_the_compiler() {
+    // Each level instantiates the one before twice: 2^20 instances from 20 lines.
+    let mut bomb = "(component (component $l0 (core module $m) (core instance (instantiate $m)))".to_owned();
+    for level in 1..=20 {
+        let before = level - 1;
+        bomb.push_str(&format!(
+            "(component $l{level} (alias outer 1 $l{before} (component $b)) (instance (instantiate $b)) (instance (instantiate $b)))"
+        ));
+    }
+    bomb.push_str("(instance (instantiate $l20)))");
+    assert_eq!(
+        refusal(component(&bomb)).await,
+        "`bad.wasm` is made of 41 component instances; a plugin may have 12"
+    );
+}
+
+#[tokio::test]
+async fn too_many_core_instances_imports_and_memories() {
+    let many = format!(
+        "(component (core module $m) {})",
+        "(core instance (instantiate $m))".repeat(65)
+    );
+    assert_eq!(
+        refusal(component(&many)).await,
+        "`bad.wasm` is made of 65 core instances; a plugin may have 64"
+    );
+
+    let imports: String = (0..10_000)
+        .map(|n| format!(r#"(import "i{n}" (func))"#))
+        .collect();
+    assert_eq!(
+        refusal(component(&format!("(component {imports})"))).await,
+        "`bad.wasm` is made of 101 imports and exports; a plugin may have 100"
+    );
+
+    let reason = refusal(described(|plugin| plugin.items = "(memory 1)".repeat(4))).await;
+    assert!(reason.starts_with("`bad.wasm` cannot be compiled: "), "{reason}");
+    assert!(reason.contains("memories"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_memory_that_begins_over_the_limit() {
+    let reason = refusal(described(|plugin| plugin.memory = "1025")).await;
+    assert!(reason.contains("memory"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_file_over_the_size_limit() {
+    let bytes = described(|plugin| plugin.items = format!("(data \"{}\")", "x".repeat(10_000)));
+    let world = World::configured(&[("bad.wasm", bytes)], |config| config.limits.file_bytes = 10_000).await;
+    assert_eq!(
+        world.problem("bad.wasm"),
+        "`bad.wasm` has more than 10000 bytes (`file_bytes`)"
+    );
+}
+
+#[tokio::test]
+async fn a_plugin_that_does_not_describe_itself() {
+    let loops = refusal(described(|plugin| {
+        plugin.describe = "(loop $again (br $again)) unreachable".to_owned()
+    }))
+    .await;
+    assert_eq!(
+        loops,
+        "`bad.wasm` does not describe itself: plugin `bad` hit its limit `cpu_time` in `describe`: the delivery has \
+         used up its CPU time"
+    );
+    let starts = refusal(described(|plugin| {
+        plugin.items = "(func $main (loop $again (br $again))) (start $main)".to_owned();
+    }))
+    .await;
+    assert!(starts.contains("`cpu_time`"), "{starts}");
+    let panics = refusal(described(|plugin| plugin.describe = "unreachable".to_owned())).await;
+    assert!(panics.contains("`trap`"), "{panics}");
+}
+
+#[tokio::test]
+async fn a_description_that_the_contract_does_not_allow() {
+    let slug = refusal(described(|plugin| plugin.slug = "Not A Slug".to_owned())).await;
+    assert!(
+        slug.contains("describes itself wrongly: slug `Not A Slug`"),
+        "{slug}"
+    );
+    let version = refusal(described(|plugin| plugin.version = "one".to_owned())).await;
+    assert!(version.contains("version `one` is not SemVer"), "{version}");
+    let status = refusal(described(|plugin| plugin.unproven_status = 200)).await;
+    assert!(status.contains("status `200` for `unproven`"), "{status}");
+    let hosts = refusal(described(|plugin| plugin.hosts = vec!["*.com".to_owned()])).await;
+    assert!(hosts.contains("host `*.com`"), "{hosts}");
+}
+
+#[tokio::test]
+async fn a_description_that_changes() {
+    // Another status at the second call.
+    let fickle = described(|plugin| {
+        plugin.describe =
+            "(i32.store8 (i32.const 120) (i32.add (i32.load8_u (i32.const 120)) (i32.const 1))) i32.const 64"
+                .to_owned();
+    });
+    assert_eq!(
+        refusal(fickle).await,
+        "`bad.wasm` describes itself wrongly: a second call gives another answer"
+    );
+}
+
+#[tokio::test]
+async fn what_is_no_regular_file() {
+    let world = World::with(&[("healthy.wasm", guest("healthy").build())]).await;
+    fs::create_dir(world.path("folder.wasm")).unwrap();
+    symlink("/nowhere", world.path("dangling.wasm")).unwrap();
+    symlink("/dev/zero", world.path("device.wasm")).unwrap();
+    let made = std::process::Command::new("mkfifo")
+        .arg(world.path("pipe.wasm"))
+        .status()
+        .unwrap();
+    assert!(made.success());
+    super::eventually("all are reported", || {
+        world
+            .plugins
+            .status()
+            .iter()
+            .filter(|status| status.problem.is_some())
+            .count()
+            == 4
+    })
+    .await;
+    for name in ["folder.wasm", "device.wasm", "pipe.wasm"] {
+        assert_eq!(world.problem(name), format!("`{name}` is not a regular file"));
+    }
+    assert!(
+        world
+            .problem("dangling.wasm")
+            .starts_with("`dangling.wasm` cannot be read: ")
+    );
+    assert_eq!(world.deliver("healthy").await.unwrap(), 1);
+}
