@@ -3,7 +3,9 @@
 //! `Delivery<Unverified>` has no way to events; [`Delivery::verify`] is the only way to a `Delivery<Verified>`, save for
 //! a delivery that this host itself sealed as proven and opens again.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
+
+use futures::FutureExt;
 
 use crate::{
     accounts::Account,
@@ -60,9 +62,12 @@ impl Delivery<Unverified> {
     }
 
     /// Asks the plugin what must hold, and checks it.
+    ///
+    /// While a certificate is fetched the plugin's turn is given back: anybody can name one that nobody has asked for
+    /// before, and must not keep genuine deliveries waiting by it.
     pub async fn verify(
         self,
-        plugin: &Plugin,
+        plugin: &Arc<Plugin>,
         account: &Account,
         certificates: &dyn CertificateSource,
     ) -> Result<Delivery<Verified>, DeliveryError> {
@@ -75,7 +80,19 @@ impl Delivery<Unverified> {
             request: &request,
             certificates,
         };
-        let trust = proof::check(&proofs, &evidence).await?;
+        let (guest, trust) = {
+            let mut check = pin!(proof::check(&proofs, &evidence));
+            match check.as_mut().now_or_never() {
+                Some(checked) => (guest, checked?),
+                None => {
+                    drop(guest);
+                    let trust = check.await?;
+                    // The same request on another instance gives the same proofs; the contract wants the calls in order.
+                    let guest = plugin.instantiate().await?;
+                    (guest.authenticate(Arc::clone(&request)).await?.0, trust)
+                }
+            }
+        };
         Ok(Delivery {
             request,
             guest,

@@ -35,7 +35,7 @@ use crate::{
     seal::Sealer,
 };
 
-/// Longest head of a request. Proxies in front of services allow 8 to 32 KiB.
+/// Longest head of a request, give or take the piece that is read last. Proxies in front of services allow 8 to 32 KiB.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 
 /// Longest wait for a request's head, and for the next request on an open connection. Longer than the keep-alive of

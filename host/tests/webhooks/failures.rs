@@ -1,0 +1,184 @@
+//! What is answered when something goes wrong, and what is on the bus then.
+
+use sendflowr_host::{SealContext, Sealer, header};
+use store::bus::{DEAD_LETTERS_TOPIC, NewRecord, Position, Record};
+
+use crate::{HANDSHAKE, Host, MALFORMED, Mood, REPLY, guest::guest};
+
+/// A letter as the bus gives it back.
+fn read_back(letter: &NewRecord) -> Record {
+    Record {
+        position: Position {
+            topic: letter.topic.clone(),
+            partition: 0,
+            offset: 0,
+        },
+        key: letter.key.clone(),
+        value: letter.value.clone(),
+        headers: letter.headers.clone(),
+        appended_at: "2026-01-10T12:00:00.000Z".parse().unwrap(),
+    }
+}
+
+fn opened(host: &Host, letter: &NewRecord) -> sendflowr_host::RawDelivery {
+    let sealer = Sealer::from_file(&host._data.path().join("seal.key")).unwrap();
+    let context = SealContext {
+        provider: &letter.headers[header::PROVIDER],
+        account: &letter.headers[header::ACCOUNT],
+        plugin: &letter.headers[header::PLUGIN],
+    };
+    sealer.open(&letter.value, &context).unwrap()
+}
+
+/// The guest's one event says nothing of anybody, so it is an element that cannot be used.
+#[tokio::test]
+async fn elements_that_cannot_be_used_are_sealed_and_can_be_replayed() {
+    let host = Host::open(guest("acme")).await;
+    let answer = host.post("/webhooks/acme?a=1", "for ann@example.com").await;
+    assert_eq!(
+        (answer.status, answer.text.as_str()),
+        (200, r#"{"accepted":0,"skipped":0,"rejected":1}"#)
+    );
+    let appends = host.bus.appends();
+    assert_eq!(appends.len(), 1, "everything of a delivery goes in one append");
+    let [letter] = appends[0].as_slice() else {
+        panic!("{appends:?}")
+    };
+    assert_eq!(
+        (letter.topic.as_str(), letter.key.as_str()),
+        (DEAD_LETTERS_TOPIC, "acme/default")
+    );
+    assert_eq!(letter.headers[header::CAUSE], "rejected_elements");
+    assert_eq!(letter.headers[header::INDEXES], "0");
+    assert_eq!(letter.headers[header::PLUGIN], "acme@1.0.0");
+    assert_eq!(letter.headers[header::REQUEST_ID], answer.headers["x-request-id"]);
+    let raw = opened(&host, letter);
+    assert_eq!(
+        (raw.method.as_str(), raw.path.as_str(), raw.query.as_str()),
+        ("POST", "/webhooks/acme", "a=1")
+    );
+    assert_eq!(raw.body, b"for ann@example.com");
+    assert!(raw.is_proven);
+
+    let counts = host.intake.replay(&read_back(letter)).await.unwrap();
+    assert_eq!((counts.accepted, counts.rejected), (0, 1));
+    assert_eq!(host.bus.appends().len(), 1, "a replay sets nothing aside again");
+    let mut moved = read_back(letter);
+    moved
+        .headers
+        .insert(header::ACCOUNT.to_owned(), "other".to_owned());
+    assert!(
+        host.intake.replay(&moved).await.is_err(),
+        "a letter opens only where it came in"
+    );
+}
+
+#[tokio::test]
+async fn nothing_is_stored_when_the_bus_is_down() {
+    let host = Host::start(
+        &[guest("acme"), guest("odd").normalize(MALFORMED)],
+        "allow_unsigned_by_default = true",
+        "",
+    )
+    .await;
+    host.bus.set(Mood::IsDown);
+    // A malformed delivery is only answered as such once it is kept.
+    for path in ["/webhooks/acme", "/webhooks/odd"] {
+        let answer = host.post(path, "x").await;
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (503, "bus_unavailable"),
+            "{path}"
+        );
+        assert_eq!(answer.headers["retry-after"], "10");
+    }
+    assert!(host.bus.appends().is_empty());
+    assert_eq!(host.get("/ready").await.status, 503);
+    assert_eq!(host.get("/health").await.status, 200);
+    host.bus.set(Mood::Takes);
+    assert_eq!(host.post("/webhooks/acme", "x").await.status, 200);
+    assert_eq!(host.get("/ready").await.status, 200);
+}
+
+#[tokio::test]
+async fn what_the_plugin_cannot_read_is_kept() {
+    let host = Host::open(guest("acme").normalize(MALFORMED)).await;
+    let answer = host.post("/webhooks/acme", "ann@example.com").await;
+    assert_eq!((answer.status, answer.code().as_str()), (400, "malformed"));
+    assert_eq!(
+        answer.json()["error"]["message"],
+        "[address]",
+        "the plugin's words are redacted"
+    );
+    let appends = host.bus.appends();
+    let letter = &appends[0][0];
+    assert_eq!(letter.headers[header::CAUSE], "malformed");
+    assert_eq!(letter.headers[header::MESSAGE], "[address]");
+    assert!(opened(&host, letter).is_proven);
+    assert!(!letter.value.windows(3).any(|bytes| bytes == b"ann"));
+}
+
+#[tokio::test]
+async fn strangers_leave_a_few_letters_only() {
+    let host = Host::open(guest("acme").authenticate(MALFORMED)).await;
+    for _ in 0..30 {
+        assert_eq!(host.post("/webhooks/acme", "x").await.status, 400);
+    }
+    let letters = host.bus.appends().len();
+    // Ten a minute; the thirty deliveries may lie on both sides of a minute's border.
+    assert!((10..=20).contains(&letters), "{letters}");
+    assert!(!opened(&host, &host.bus.appends()[0][0]).is_proven);
+}
+
+#[tokio::test]
+async fn a_plugin_that_traps_costs_its_own_provider_only() {
+    let broken = guest("broken").normalize("unreachable");
+    let host = Host::start(&[broken, guest("acme")], "allow_unsigned_by_default = true", "").await;
+    let answer = host.post("/webhooks/broken", "x").await;
+    assert_eq!((answer.status, answer.code().as_str()), (502, "plugin_trapped"));
+    assert_eq!(answer.json()["error"]["limit"], "trap");
+    assert!(answer.headers.contains_key("retry-after"));
+    assert_eq!(host.post("/webhooks/acme", "x").await.status, 200);
+}
+
+#[tokio::test]
+async fn handshakes_answer_and_store_nothing() {
+    let answering = guest("acme").authenticate(HANDSHAKE).normalize(REPLY);
+    let lying = guest("liar").authenticate(HANDSHAKE);
+    let host = Host::start(&[answering, lying], "", "[acme.default]\nunknown = 'x'").await;
+    let answer = host.get("/webhooks/acme").await;
+    assert_eq!((answer.status, answer.text.as_str()), (202, "hi"));
+    let answer = host.post("/webhooks/liar", "x").await;
+    assert_eq!((answer.status, answer.code().as_str()), (401, "plugin_fault"));
+    assert!(host.bus.appends().is_empty());
+}
+
+#[tokio::test]
+async fn what_nothing_proves_is_refused() {
+    let mut plugin = guest("acme");
+    plugin.unproven_status = 406;
+    let host = Host::start(&[plugin], "", "").await;
+    let answer = host.post("/webhooks/acme", "x").await;
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (406, "no_proof_configured")
+    );
+    assert!(host.bus.appends().is_empty());
+}
+
+#[tokio::test]
+async fn a_panic_is_one_answer_and_no_more() {
+    let host = Host::open(guest("acme")).await;
+    host.bus.set(Mood::Panics);
+    let answer = host.post("/webhooks/acme", "x").await;
+    assert_eq!((answer.status, answer.code().as_str()), (500, "internal_error"));
+    assert!(answer.headers.contains_key("x-request-id"));
+    host.bus.set(Mood::Takes);
+    assert_eq!(host.post("/webhooks/acme", "x").await.status, 200);
+    let metrics = host.get("/metrics").await.text;
+    assert!(metrics.contains("sendflowr_host_panics_total 1\n"), "{metrics}");
+    assert!(
+        metrics.contains("sendflowr_host_deliveries_in_flight 0\n"),
+        "{metrics}"
+    );
+}

@@ -1,0 +1,156 @@
+//! Sizes, times and numbers that are bounded, and stopping.
+
+use std::{io::Write, time::Duration};
+
+use flate2::{Compression, write::GzEncoder};
+use reqwest::Method;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use crate::{Host, Mood, guest::guest, send};
+
+const OPEN: &str = "allow_unsigned_by_default = true";
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[tokio::test]
+async fn bodies_are_bounded_as_sent_and_unpacked() {
+    let host = Host::start(&[guest("acme")], &format!("{OPEN}\nmax_body_bytes = 2000"), "").await;
+    assert_eq!(host.post("/webhooks/acme", vec![0; 2000]).await.status, 200);
+    let answer = host.post("/webhooks/acme", vec![0; 2001]).await;
+    assert_eq!((answer.status, answer.code().as_str()), (413, "body_too_large"));
+    assert_eq!(answer.json()["error"]["limit_bytes"], 2000);
+
+    let encoded = |encoding: &str, body| {
+        let request = host
+            .request(Method::POST, "/webhooks/acme")
+            .header("content-encoding", encoding);
+        send(request.body::<Vec<u8>>(body))
+    };
+    assert_eq!(encoded("gzip", gzip(&[0; 2000])).await.status, 200);
+    assert_eq!(encoded("gzip", gzip(&[0; 2001])).await.status, 413);
+    assert_eq!(
+        encoded("gzip", b"plain".to_vec()).await.code(),
+        "encoding_invalid"
+    );
+    let unknown = encoded("br", b"x".to_vec()).await;
+    assert_eq!(
+        (unknown.status, unknown.code().as_str()),
+        (415, "encoding_unsupported")
+    );
+}
+
+/// The status line of the answer to these bytes, sent as they are.
+async fn raw(host: &Host, request: &[u8]) -> String {
+    let mut stream = TcpStream::connect(host.address.trim_start_matches("http://"))
+        .await
+        .unwrap();
+    stream.write_all(request).await.unwrap();
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).await.unwrap();
+    String::from_utf8(answer.to_vec()).unwrap()
+}
+
+#[tokio::test]
+async fn a_body_without_an_announced_length_is_bounded_too() {
+    let host = Host::start(&[guest("acme")], &format!("{OPEN}\nmax_body_bytes = 2000"), "").await;
+    let mut request =
+        b"POST /webhooks/acme HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n".to_vec();
+    for _ in 0..3 {
+        request.extend_from_slice(b"3e8\r\n");
+        request.extend_from_slice(&[b'x'; 1000]);
+        request.extend_from_slice(b"\r\n");
+    }
+    request.extend_from_slice(b"0\r\n\r\n");
+    assert_eq!(raw(&host, &request).await, "HTTP/1.1 413");
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_is_given_up() {
+    let host = Host::start(&[guest("acme")], &format!("{OPEN}\nbody_timeout_ms = 100"), "").await;
+    let request = b"POST /webhooks/acme HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nxx";
+    assert_eq!(raw(&host, request).await, "HTTP/1.1 408");
+    assert!(host.bus.appends().is_empty());
+}
+
+#[tokio::test]
+async fn a_request_that_takes_too_long_is_given_up() {
+    let host = Host::start(&[guest("acme")], &format!("{OPEN}\nrequest_timeout_ms = 300"), "").await;
+    host.bus.set(Mood::Waits);
+    let answer = host.post("/webhooks/acme", "x").await;
+    assert_eq!((answer.status, answer.code().as_str()), (503, "timed_out"));
+    assert!(answer.headers.contains_key("retry-after"));
+}
+
+#[tokio::test]
+async fn more_deliveries_than_there_is_room_for_are_sent_back() {
+    let host = Host::start(
+        &[guest("acme")],
+        &format!("{OPEN}\nmax_concurrent_deliveries = 1"),
+        "",
+    )
+    .await;
+    host.bus.set(Mood::Waits);
+    let first = host.post("/webhooks/acme", "x");
+    let second = async {
+        host.bus.waiting.acquire().await.unwrap().forget();
+        let answer = host.post("/webhooks/acme", "x").await;
+        host.bus.gate.add_permits(1);
+        answer
+    };
+    let (first, second) = tokio::join!(first, second);
+    assert_eq!(first.status, 200);
+    assert_eq!((second.status, second.code().as_str()), (503, "overloaded"));
+    assert_eq!(host.bus.appends().len(), 1);
+}
+
+#[tokio::test]
+async fn a_long_head_is_refused() {
+    let host = Host::start(&[guest("acme")], OPEN, "").await;
+    let request = host
+        .request(Method::POST, "/webhooks/acme")
+        .header("x-long", "x".repeat(200_000));
+    let status = request.send().await.map(|response| response.status().as_u16());
+    // The connection may be closed before the client has written all of it.
+    assert!(matches!(status, Ok(431) | Err(_)), "{status:?}");
+    assert!(host.bus.appends().is_empty());
+}
+
+#[tokio::test]
+async fn a_stop_lets_open_requests_end() {
+    let host = Host::start(&[guest("acme")], OPEN, "").await;
+    host.bus.set(Mood::Waits);
+    let delivery = tokio::spawn(send(host.request(Method::POST, "/webhooks/acme").body("x")));
+    host.bus.waiting.acquire().await.unwrap().forget();
+    host.shutdown.cancel();
+    // The listener is gone at once, the open request is not.
+    while TcpStream::connect(host.address.trim_start_matches("http://"))
+        .await
+        .is_ok()
+    {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(!host.served.is_finished());
+    host.bus.gate.add_permits(1);
+    assert_eq!(delivery.await.unwrap().status, 200);
+    host.served.await.unwrap().unwrap();
+    assert_eq!(host.bus.appends().len(), 1);
+}
+
+#[tokio::test]
+async fn a_stop_does_not_wait_for_good() {
+    let host = Host::start(&[guest("acme")], &format!("{OPEN}\ndrain_timeout_ms = 100"), "").await;
+    host.bus.set(Mood::Waits);
+    let delivery = tokio::spawn(host.request(Method::POST, "/webhooks/acme").body("x").send());
+    host.bus.waiting.acquire().await.unwrap().forget();
+    host.shutdown.cancel();
+    host.served.await.unwrap().unwrap();
+    assert!(delivery.await.unwrap().is_err());
+    assert!(host.bus.appends().is_empty());
+}

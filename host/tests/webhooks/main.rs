@@ -1,0 +1,240 @@
+//! The host from outside: real HTTP, plugins made by hand, and a bus that does as it is told.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod failures;
+#[path = "../plugin_runtime/guest.rs"]
+#[allow(
+    dead_code,
+    reason = "the builder of the plugin runtime's tests, which need more of it"
+)]
+mod guest;
+mod limits;
+mod service;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use guest::Guest;
+use reqwest::{Client, Method, RequestBuilder};
+use sendflowr_host::{Dependencies, HostConfig, HostError, Intake, RawAccounts, RawHostConfig, Server};
+use serde_json::Value;
+use store::{
+    StoreError,
+    bus::{Bus, Lag, NewRecord, Subscription},
+};
+use tempfile::TempDir;
+use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+/// What the bus does with an append.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mood {
+    Takes,
+    IsDown,
+    Panics,
+    /// Waits for a permit of [`FakeBus::gate`].
+    Waits,
+}
+
+/// A bus in memory.
+struct FakeBus {
+    mood: Mutex<Mood>,
+    gate: Semaphore,
+    waiting: Semaphore,
+    appends: Mutex<Vec<Vec<NewRecord>>>,
+}
+
+impl FakeBus {
+    fn set(&self, mood: Mood) {
+        *self.mood.lock().unwrap() = mood;
+    }
+
+    /// What was appended, one list a call.
+    fn appends(&self) -> Vec<Vec<NewRecord>> {
+        self.appends.lock().unwrap().clone()
+    }
+
+    fn down() -> StoreError {
+        StoreError::Unavailable {
+            engine: "fake",
+            source: "it was told to be down".into(),
+        }
+    }
+}
+
+#[async_trait]
+impl Bus for FakeBus {
+    async fn append(&self, records: Vec<NewRecord>) -> Result<(), StoreError> {
+        let mood = *self.mood.lock().unwrap();
+        match mood {
+            Mood::Takes => {}
+            Mood::IsDown => return Err(Self::down()),
+            Mood::Panics => panic!("the bus was told to panic"),
+            Mood::Waits => {
+                self.waiting.add_permits(1);
+                self.gate.acquire().await.unwrap().forget();
+            }
+        }
+        self.appends.lock().unwrap().push(records);
+        Ok(())
+    }
+
+    async fn subscribe(&self, _group: &str, _topics: &[&str]) -> Result<Box<dyn Subscription>, StoreError> {
+        Err(Self::down())
+    }
+
+    async fn lag(&self, _group: &str, _topics: &[&str]) -> Result<Vec<Lag>, StoreError> {
+        Err(Self::down())
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        if *self.mood.lock().unwrap() == Mood::IsDown {
+            Err(Self::down())
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// A host that listens.
+struct Host {
+    address: String,
+    bus: Arc<FakeBus>,
+    intake: Arc<Intake>,
+    client: Client,
+    shutdown: CancellationToken,
+    served: JoinHandle<Result<(), HostError>>,
+    _data: TempDir,
+}
+
+/// An answer.
+#[derive(Debug)]
+struct Answer {
+    status: u16,
+    headers: BTreeMap<String, String>,
+    text: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|_| panic!("no JSON: {self:?}"))
+    }
+
+    fn code(&self) -> String {
+        self.json()["error"]["code"]
+            .as_str()
+            .unwrap_or_else(|| panic!("no error: {self:?}"))
+            .to_owned()
+    }
+}
+
+impl Host {
+    /// A host with these plugins, `[host]` and `[accounts]`, both TOML.
+    async fn start(plugins: &[Guest], host: &str, accounts: &str) -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let data = TempDir::new().unwrap();
+        let folder = data.path().join("plugins");
+        std::fs::create_dir(&folder).unwrap();
+        for plugin in plugins {
+            std::fs::write(folder.join(format!("{}.wasm", plugin.slug)), plugin.build()).unwrap();
+        }
+        let mut raw: RawHostConfig = toml::from_str(host).unwrap();
+        raw.plugins.folder = Some(folder);
+        let accounts: RawAccounts = toml::from_str(accounts).unwrap();
+        let config = HostConfig::try_new(raw, accounts, data.path()).unwrap();
+        let bus = Arc::new(FakeBus {
+            mood: Mutex::new(Mood::Takes),
+            gate: Semaphore::new(0),
+            waiting: Semaphore::new(0),
+            appends: Mutex::default(),
+        });
+        let dependencies = Dependencies {
+            bus: Arc::<FakeBus>::clone(&bus),
+            hasher: event::Hasher::new(),
+            registry: Arc::default(),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let server = Server::start(config, dependencies).await.unwrap();
+        let intake = Arc::clone(server.intake());
+        let shutdown = CancellationToken::new();
+        let served = tokio::spawn(server.serve(listener, shutdown.clone()));
+        let client = Client::builder()
+            .no_proxy()
+            .timeout(Duration::from_secs(30))
+            .build()
+            .unwrap();
+        Self {
+            address,
+            bus,
+            intake,
+            client,
+            shutdown,
+            served,
+            _data: data,
+        }
+    }
+
+    /// One with this plugin, which takes unsigned deliveries.
+    async fn open(plugin: Guest) -> Self {
+        Self::start(&[plugin], "allow_unsigned_by_default = true", "").await
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, format!("{}{path}", self.address))
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        send(self.request(Method::GET, path)).await
+    }
+
+    async fn post(&self, path: &str, body: impl Into<reqwest::Body>) -> Answer {
+        send(self.request(Method::POST, path).body(body)).await
+    }
+}
+
+async fn send(request: RequestBuilder) -> Answer {
+    let response = request.send().await.unwrap();
+    let headers = response.headers().iter();
+    let headers = headers
+        .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
+        .collect();
+    Answer {
+        status: response.status().as_u16(),
+        headers,
+        text: response.text().await.unwrap(),
+    }
+}
+
+/// `authenticate` that demands nothing but says that this is a handshake.
+const HANDSHAKE: &str = "
+    (i32.store8 (i32.const 560) (i32.const 0))
+    (i32.store (i32.const 564) (i32.const 3584))
+    (i32.store (i32.const 568) (i32.const 1))
+    (i32.store8 (i32.const 3584) (i32.const 5))
+    (i32.const 560)";
+
+/// `normalize` that replies 202 with the body `hi`.
+const REPLY: &str = "
+    (i32.store8 (i32.const 600) (i32.const 0))
+    (i32.store8 (i32.const 604) (i32.const 1))
+    (i32.store16 (i32.const 608) (i32.const 202))
+    (i32.store (i32.const 620) (i32.const 640))
+    (i32.store (i32.const 624) (i32.const 2))
+    (i32.store16 (i32.const 640) (i32.const 0x6968))
+    (i32.const 600)";
+
+/// `normalize` or `authenticate` that finds the delivery malformed because of `a@b.co`.
+const MALFORMED: &str = "
+    (i32.store8 (i32.const 600) (i32.const 1))
+    (i32.store8 (i32.const 604) (i32.const 2))
+    (i32.store (i32.const 608) (i32.const 640))
+    (i32.store (i32.const 612) (i32.const 6))
+    (i32.store (i32.const 640) (i32.const 0x2e624061))
+    (i32.store16 (i32.const 644) (i32.const 0x6f63))
+    (i32.const 600)";

@@ -1,0 +1,132 @@
+//! Everything that is no delivery.
+
+use event::Event;
+use reqwest::Method;
+use serde_json::json;
+use store::bus::EVENTS_TOPIC;
+
+use crate::{Host, guest::guest, send};
+
+#[tokio::test]
+async fn says_what_there_is_under_other_paths() {
+    let host = Host::start(&[guest("acme"), guest("beta")], "", "[acme.eu]\ntoken = 'x'").await;
+    let unknown = host.post("/webhooks/nobody", "x").await;
+    assert_eq!(
+        (unknown.status, unknown.code().as_str()),
+        (404, "unknown_provider")
+    );
+    assert_eq!(
+        unknown.json()["error"]["known_providers"],
+        json!(["acme", "beta"])
+    );
+    for path in ["/webhooks/acme", "/webhooks/acme/us", "/api/webhook/acme/us/"] {
+        let unknown = host.post(path, "x").await;
+        assert_eq!(
+            (unknown.status, unknown.code().as_str()),
+            (404, "unknown_account"),
+            "{path}"
+        );
+        assert_eq!(unknown.json()["error"]["known_accounts"], json!(["eu"]));
+    }
+    assert!(
+        !host
+            .post("/webhooks/ann@example.com", "x")
+            .await
+            .text
+            .contains("ann@")
+    );
+    assert_eq!(host.get("/nothing").await.code(), "not_found");
+    let put = send(host.request(Method::PUT, "/webhooks/acme/eu")).await;
+    assert_eq!((put.status, put.code().as_str()), (405, "method_not_allowed"));
+    assert_eq!(host.get("/").await.json()["providers"], json!(["acme", "beta"]));
+}
+
+#[tokio::test]
+async fn both_prefixes_and_all_methods_reach_the_plugin() {
+    let host = Host::open(guest("acme")).await;
+    for path in [
+        "/webhooks/acme",
+        "/webhooks/acme/",
+        "/webhooks/acme/default",
+        "/api/webhook/acme",
+    ] {
+        for method in [Method::POST, Method::GET, Method::HEAD] {
+            assert_eq!(
+                send(host.request(method.clone(), path)).await.status,
+                200,
+                "{method} {path}"
+            );
+        }
+    }
+    assert_eq!(host.bus.appends().len(), 12);
+}
+
+#[tokio::test]
+async fn every_answer_has_the_request_id() {
+    let host = Host::start(&[], "", "").await;
+    let with = |id: &'static str| send(host.request(Method::GET, "/nothing").header("x-request-id", id));
+    assert_eq!(with("trace-1").await.headers["x-request-id"], "trace-1");
+    let made = host.get("/health").await.headers["x-request-id"].clone();
+    assert_eq!(made.len(), 36);
+    for unusable in ["", "a b", "a@b\u{7f}"] {
+        let Ok(value) = reqwest::header::HeaderValue::from_bytes(unusable.as_bytes()) else {
+            continue;
+        };
+        let request = host.request(Method::GET, "/health").header("x-request-id", value);
+        assert_eq!(
+            send(request).await.headers["x-request-id"].len(),
+            36,
+            "{unusable:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn shows_how_accounts_fit_their_plugins() {
+    let host = Host::start(&[guest("acme")], "", "[acme.eu]\ntoken = 's3cret'").await;
+    host.post("/webhooks/acme/eu", "x").await;
+    let shown = host.get("/plugins").await;
+    assert!(!shown.text.contains("s3cret"));
+    let plugin = &shown.json()["plugins"][0];
+    assert_eq!(
+        (plugin["slug"].as_str(), plugin["state"].as_str()),
+        (Some("acme"), Some("serving"))
+    );
+    assert_eq!(
+        plugin["accounts"],
+        json!([{ "provider": "acme", "account": "eu", "missing": [], "unknown": ["token"], "takes_unsigned": false }])
+    );
+    let metrics = host.get("/metrics").await;
+    assert!(metrics.headers["content-type"].starts_with("application/openmetrics-text"));
+    let series = "sendflowr_host_deliveries_total{provider=\"acme\",outcome=\"no_proof_configured\"} 1\n";
+    assert!(metrics.text.contains(series), "{}", metrics.text);
+}
+
+#[tokio::test]
+async fn makes_mock_events_where_that_is_allowed() {
+    let host = Host::start(&[], "", "").await;
+    let path = "/api/mock/events/generate";
+    let answer = host.post(&format!("{path}?count=7&seed=1"), "").await;
+    assert_eq!((answer.status, &answer.json()["generated"]), (200, &json!(7)));
+    assert_eq!(host.post(path, "").await.json()["generated"], 5);
+    let appends = host.bus.appends();
+    assert_eq!((appends[0].len(), appends[1].len()), (7, 5));
+    for record in &appends[0] {
+        assert_eq!(record.topic, EVENTS_TOPIC);
+        assert_eq!(
+            Event::from_json(&record.value).unwrap().universal_id.as_str(),
+            record.key
+        );
+    }
+    for query in ["count=0", "count=10001", "count=x", "cuont=5"] {
+        let answer = host.post(&format!("{path}?{query}"), "").await;
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (422, "invalid_query"),
+            "{query}"
+        );
+    }
+    let closed = Host::start(&[], "allow_mock_events = false", "").await;
+    assert_eq!(closed.post(path, "").await.code(), "mock_events_off");
+    assert!(closed.bus.appends().is_empty());
+}
