@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod certificates;
 mod failures;
 #[path = "../plugin_runtime/guest.rs"]
 #[allow(

@@ -1,0 +1,109 @@
+//! Waiting for a certificate.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use sendflowr_host::{
+    Account, Delivery, FetchAddress,
+    plugin::types::{Outcome, Request},
+    proof::{Certificate, CertificateSource, Refusal},
+};
+use tokio::sync::Semaphore;
+
+use crate::{
+    Host,
+    guest::{Guest, guest},
+};
+
+const PEM: &str = include_str!("../data/certificate.pem");
+const SIGNATURE: &str = include_str!("../data/rsa-sha256.sig");
+const URL: &str = "https://keys.acme.test/signing.pem";
+
+/// A plugin that wants the body signed by the certificate at [`URL`].
+fn signed_by_certificate() -> Guest {
+    let mut guest = guest("acme").items(&format!(
+        "(data (i32.const 3000) \"{URL}\") (data (i32.const 2048) \"{SIGNATURE}\")"
+    ));
+    guest.hosts = vec!["keys.acme.test".to_owned()];
+    let (url, signature) = (URL.len(), SIGNATURE.len());
+    // One proof at 3584 (`public-key`, RSA with SHA-256), its message at 3700 (the body), its signature at 3800.
+    guest.authenticate(&format!(
+        "(i32.store8 (i32.const 560) (i32.const 0))
+         (i32.store (i32.const 564) (i32.const 3584))
+         (i32.store (i32.const 568) (i32.const 1))
+         (i32.store8 (i32.const 3584) (i32.const 1))
+         (i32.store8 (i32.const 3600) (i32.const 2))
+         (i32.store8 (i32.const 3604) (i32.const 1))
+         (i32.store (i32.const 3608) (i32.const 3000))
+         (i32.store (i32.const 3612) (i32.const {url}))
+         (i32.store (i32.const 3616) (i32.const 3700))
+         (i32.store (i32.const 3620) (i32.const 1))
+         (i32.store (i32.const 3624) (i32.const 3800))
+         (i32.store (i32.const 3628) (i32.const 1))
+         (i32.store (i32.const 3700) (i32.const 3720))
+         (i32.store (i32.const 3704) (i32.const 1))
+         (i32.store8 (i32.const 3720) (i32.const 1))
+         (i32.store (i32.const 3800) (i32.const 2048))
+         (i32.store (i32.const 3804) (i32.const {signature}))
+         (i32.store8 (i32.const 3808) (i32.const 2))
+         (i32.const 560)"
+    ))
+}
+
+/// Gives its certificate when it is told to.
+struct Slow {
+    asked: Semaphore,
+    given: Semaphore,
+}
+
+#[async_trait]
+impl CertificateSource for Slow {
+    async fn certificate(&self, address: &FetchAddress) -> Result<Arc<Certificate>, Refusal> {
+        assert_eq!(address.as_str(), URL);
+        self.asked.add_permits(1);
+        self.given.acquire().await.unwrap().forget();
+        Certificate::from_pem(PEM.as_bytes()).map(Arc::new)
+    }
+}
+
+#[tokio::test]
+async fn others_take_their_turn_while_a_certificate_is_fetched() {
+    let host = Host::start(
+        &[signed_by_certificate()],
+        "[plugins.limits]\nconcurrency = 1",
+        "",
+    )
+    .await;
+    let plugin = host.intake.plugins().get("acme").unwrap();
+    let account = Account::new("acme", "default", [], false);
+    let request = Arc::new(Request {
+        method: "POST".to_owned(),
+        path: "/webhooks/acme".to_owned(),
+        query: String::new(),
+        headers: Vec::new(),
+        body: b"signed text".to_vec(),
+        received_at_ms: 1_768_046_400_000,
+        settings: Vec::new(),
+        secrets: Vec::new(),
+    });
+    let slow = Slow {
+        asked: Semaphore::new(0),
+        given: Semaphore::new(0),
+    };
+    let delivery = Delivery::new(&plugin, request).await.unwrap();
+    let verified = delivery.verify(&plugin, &account, &slow);
+    let meanwhile = async {
+        slow.asked.acquire().await.unwrap().forget();
+        // There is one turn, and the delivery that waits has given it back.
+        plugin.instantiate().await.unwrap();
+        slow.given.add_permits(1);
+    };
+    let (verified, ()) = tokio::join!(verified, meanwhile);
+    let outcome = verified
+        .map_err(|error| error.to_string())
+        .unwrap()
+        .normalize()
+        .await
+        .unwrap();
+    assert!(matches!(outcome, Outcome::Events(batch) if batch.events.len() == 1));
+}
