@@ -91,6 +91,12 @@ impl<'a> Envelope<'a> {
                 "`SigningCertURL` names no .pem file".to_owned(),
             ));
         }
+        // `sns.s3.amazonaws.com` fits the pattern of SNS's hosts and is a bucket that anybody might own.
+        if url.to_ascii_lowercase().starts_with("https://sns.s3") {
+            return Err(Rejection::InvalidProof(
+                "`SigningCertURL` lies in a bucket, not at SNS".to_owned(),
+            ));
+        }
         let signed = PublicKeySignature::new(scheme, PublicKey::CertificateUrl(url), "field `Signature`");
         proofs.push(
             signed

@@ -163,3 +163,15 @@ fn raw_delivery_needs_basic_authentication() {
         Err(Rejection::MissingProof(_))
     ));
 }
+
+#[test]
+fn a_certificate_in_a_bucket_is_not_snss() {
+    for host in ["sns.s3.amazonaws.com", "SNS.s3-eu-west-1.amazonaws.com"] {
+        let body = format!(
+            r#"{{"Type":"Notification","Message":"x","Timestamp":"2026-01-01T00:00:00Z","SignatureVersion":"2",
+                "Signature":"c2ln","SigningCertURL":"https://{host}/a.pem"}}"#
+        );
+        let refused = Ses::authenticate(&post(body));
+        assert!(matches!(refused, Err(Rejection::InvalidProof(_))), "{host}");
+    }
+}
