@@ -1,0 +1,195 @@
+//! `sendflowr decide`: decisions for a list of requests from a file of events, without any store or service.
+//!
+//! A decision at a time uses events before that time and nothing else, for the person and for the population's tables
+//! alike; see [`sweep`] for how that is guaranteed. The same files give the same bytes.
+
+pub(crate) mod events;
+mod requests;
+pub(crate) mod sweep;
+mod table;
+
+use std::{
+    collections::HashSet,
+    fs::File,
+    io::{self, BufWriter, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::Context;
+use event::{Timestamp, grid};
+use inference::model::Curve;
+use serde::Serialize;
+use serde_json::Number;
+
+use crate::output;
+use events::EventLog;
+use requests::Request;
+use sweep::Moment;
+
+/// What `decide` reads and writes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct DecideArgs {
+    /// Events, CSV or gzipped CSV: `user_id,timestamp_utc` and, where known,
+    /// `event_type,message_id,campaign_id,esp,user_agent,ip_address,is_machine`, in any order. Times are epoch seconds
+    /// or RFC 3339; without an `event_type` an event is a click.
+    #[arg(long, value_name = "FILE")]
+    events: PathBuf,
+    /// Requests, CSV or gzipped CSV: `user_id,decision_time,window_hours`.
+    #[arg(long, value_name = "FILE")]
+    requests: PathBuf,
+    /// Where the decisions go, one JSON object a line in the order of the requests, times in epoch seconds.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Where each person's week goes at their first decision, CSV: `user_id,p0,…,p10079`, the share of the person's
+    /// activity in each minute of the week. Minute 0 is Monday 00:00 UTC; the shares sum to 1.
+    #[arg(long, value_name = "FILE")]
+    curves: Option<PathBuf>,
+}
+
+/// One answer.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Decision {
+    user_id: String,
+    decision_time: Number,
+    window_hours: Number,
+    /// The minute of arrival.
+    target_timestamp: i64,
+    /// The chance that the person acts within two hours of it, given that they act in the window.
+    confidence: f64,
+}
+
+/// Decides what is asked for and writes it.
+///
+/// # Errors
+/// A file that cannot be read or written, or a mistake in one, with its line and column.
+pub(crate) fn run(args: &DecideArgs) -> anyhow::Result<ExitCode> {
+    let requests = requests::open(&args.requests)?;
+    let log = EventLog::open(&args.events)?;
+    let (decisions, curves) = decide(&log, &requests);
+    write_file(&args.out, |out| {
+        for decision in &decisions {
+            serde_json::to_writer(&mut *out, decision)?;
+            out.write_all(b"\n")?;
+        }
+        Ok(())
+    })?;
+    if let Some(path) = &args.curves {
+        write_file(path, |out| write_curves(out, &requests, &curves))?;
+    }
+    output::line(&format!(
+        "{} decisions from {} events of {} people",
+        decisions.len(),
+        log.events().len(),
+        log.people().len()
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The decision on each request, and the curve that it was taken from.
+fn decide(log: &EventLog, requests: &[Request]) -> (Vec<Decision>, Vec<Curve>) {
+    let moments: Vec<Moment> = requests
+        .iter()
+        .map(|request| Moment {
+            person: log.place(&request.user_id),
+            at: request.decision_time,
+        })
+        .collect();
+    let mut answers: Vec<Option<(Decision, Curve)>> = vec![None; requests.len()];
+    sweep::sweep(log, &moments, |index, known| {
+        let decision = decision(&requests[index], &known.curve);
+        answers[index] = Some((decision, known.curve));
+    });
+    answers
+        .into_iter()
+        .map(|answer| answer.expect("the sweep stops at every moment"))
+        .unzip()
+}
+
+fn decision(request: &Request, curve: &Curve) -> Decision {
+    let window = request.decision_time..request.window_end();
+    // Mail arrives at whole minutes, the first of them not before the decision.
+    let up = request.decision_time.plus_millis(grid::MINUTE_MS - 1);
+    let first_minute = grid::floor_minute(up);
+    let whole_minutes = first_minute..window.end;
+    let candidates = if whole_minutes.is_empty() {
+        window.clone()
+    } else {
+        whole_minutes
+    };
+    let best = curve.best(&[candidates]);
+    let target = best.map_or(request.decision_time, |best| best.at);
+    let confidence = curve.confidence(target, &[window]);
+    Decision {
+        user_id: request.user_id.clone(),
+        decision_time: number(request.decision_time.as_millis() as f64 / 1000.0),
+        window_hours: number(request.window_hours),
+        target_timestamp: target.as_seconds(),
+        // More digits than the calibration can vouch for, and few enough to read.
+        confidence: (confidence * 1e4).round() / 1e4,
+    }
+}
+
+/// A number as people write it: `24`, not `24.0`.
+fn number(value: f64) -> Number {
+    if value.fract() == 0.0 {
+        return Number::from(value as i64);
+    }
+    Number::from_f64(value).expect("times and windows are finite")
+}
+
+/// One row per person: the curve of their earliest decision, so that it holds nothing of what came after any of them.
+fn write_curves(out: &mut impl Write, requests: &[Request], curves: &[Curve]) -> io::Result<()> {
+    let mut header = String::from("user_id");
+    for slot in 0..grid::SLOTS {
+        header += &format!(",p{slot}");
+    }
+    writeln!(out, "{header}")?;
+    for index in earliest_of_each(requests) {
+        write!(out, "{}", quoted(&requests[index].user_id))?;
+        let minutes = curves[index].minutes();
+        let total: f64 = minutes.iter().map(|share| f64::from(*share)).sum();
+        for share in minutes {
+            // Six digits: their rounding moves the sum by less than a ten-millionth.
+            write!(out, ",{:.5e}", f64::from(share) / total)?;
+        }
+        out.write_all(b"\n")?;
+    }
+    Ok(())
+}
+
+/// Each person's earliest request, in the order in which the people come up.
+fn earliest_of_each(requests: &[Request]) -> Vec<usize> {
+    let mut by_time: Vec<usize> = (0..requests.len()).collect();
+    by_time.sort_by_key(|index| requests[*index].decision_time);
+    let mut seen: HashSet<&str> = HashSet::new();
+    let mut earliest: Vec<usize> = by_time
+        .into_iter()
+        .filter(|index| seen.insert(&requests[*index].user_id))
+        .collect();
+    earliest.sort_unstable();
+    earliest
+}
+
+fn quoted(text: &str) -> String {
+    if text.contains([',', '"', '\n', '\r']) {
+        format!("\"{}\"", text.replace('"', "\"\""))
+    } else {
+        text.to_owned()
+    }
+}
+
+pub(crate) fn write_file(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+) -> anyhow::Result<()> {
+    let result = File::create(path).and_then(|file| {
+        let mut out = BufWriter::with_capacity(1 << 16, file);
+        write(&mut out)?;
+        out.flush()
+    });
+    result.with_context(|| format!("cannot write `{}`", path.display()))
+}
+
+#[cfg(test)]
+mod tests;

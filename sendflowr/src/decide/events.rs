@@ -1,0 +1,189 @@
+//! The event log that offline commands learn from: a CSV file, read whole and put in the order of time.
+
+use std::{collections::HashMap, path::Path};
+
+use event::{EventType, Timestamp};
+
+use super::table::{Row, Table};
+
+const REQUIRED: [&str; 2] = ["user_id", "timestamp_utc"];
+const OPTIONAL: [&str; 3] = ["event_type", "message_id", "is_machine"];
+
+const USER_ID: usize = 0;
+const TIMESTAMP: usize = 1;
+const EVENT_TYPE: usize = 2;
+const MESSAGE_ID: usize = 3;
+const IS_MACHINE: usize = 4;
+
+/// One event of the log.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct LoggedEvent {
+    /// When it happened.
+    pub(crate) at: Timestamp,
+    /// Place of the person in [`EventLog::people`].
+    pub(crate) person: usize,
+    /// What happened.
+    pub(crate) event_type: EventType,
+    /// The provider's word that a machine did it.
+    pub(crate) machine: bool,
+    /// The message, where it is known.
+    pub(crate) message: Option<Box<str>>,
+}
+
+/// Everybody's events.
+#[derive(Debug, Default)]
+pub(crate) struct EventLog {
+    people: Vec<String>,
+    places: HashMap<String, usize>,
+    events: Vec<LoggedEvent>,
+}
+
+impl EventLog {
+    /// Reads a log.
+    ///
+    /// # Errors
+    /// The first mistake in the file, naming line and column.
+    pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
+        Self::from_table(Table::open(path, &REQUIRED, &OPTIONAL)?)
+    }
+
+    fn from_table(mut table: Table) -> anyhow::Result<Self> {
+        let mut log = Self::default();
+        while let Some(row) = table.next_row()? {
+            log.take(&row)?;
+        }
+        // The order of the file says nothing, so it must not matter.
+        log.events.sort_unstable();
+        Ok(log)
+    }
+
+    fn take(&mut self, row: &Row<'_>) -> anyhow::Result<()> {
+        let user_id = row.text(USER_ID);
+        if user_id.is_empty() {
+            return Err(row.wrong(USER_ID, "empty"));
+        }
+        let at = row.moment(TIMESTAMP)?;
+        let event_type = match row.text(EVENT_TYPE) {
+            "" => EventType::Clicked,
+            name => EventType::parse(&name.to_ascii_lowercase())
+                .ok_or_else(|| row.wrong(EVENT_TYPE, &unknown_type(name)))?,
+        };
+        let machine = match &*row.text(IS_MACHINE).to_ascii_lowercase() {
+            "" | "false" | "0" | "no" => false,
+            "true" | "1" | "yes" => true,
+            other => return Err(row.wrong(IS_MACHINE, &format!("`{other}` is neither `true` nor `false`"))),
+        };
+        let message = Some(row.text(MESSAGE_ID)).filter(|id| !id.is_empty());
+        let person = self.place_or_insert(user_id);
+        self.events.push(LoggedEvent {
+            at,
+            person,
+            event_type,
+            machine,
+            message: message.map(Into::into),
+        });
+        Ok(())
+    }
+
+    fn place_or_insert(&mut self, user_id: &str) -> usize {
+        if let Some(place) = self.places.get(user_id) {
+            return *place;
+        }
+        let place = self.people.len();
+        self.people.push(user_id.to_owned());
+        self.places.insert(user_id.to_owned(), place);
+        place
+    }
+
+    /// The people, in the order of their first lines in the file.
+    pub(crate) fn people(&self) -> &[String] {
+        &self.people
+    }
+
+    /// The place of a person, or `None` for somebody without a line.
+    pub(crate) fn place(&self, user_id: &str) -> Option<usize> {
+        self.places.get(user_id).copied()
+    }
+
+    /// All events, oldest first.
+    pub(crate) fn events(&self) -> &[LoggedEvent] {
+        &self.events
+    }
+}
+
+fn unknown_type(name: &str) -> String {
+    let known: Vec<&str> = EventType::ALL
+        .iter()
+        .map(|event_type| event_type.as_str())
+        .collect();
+    format!("`{name}` is not one of `{}`", known.join("`, `"))
+}
+
+/// For tests of what is made of logs.
+#[cfg(test)]
+pub(crate) fn parse(text: &str) -> anyhow::Result<EventLog> {
+    let source = std::io::Cursor::new(text.as_bytes().to_vec());
+    EventLog::from_table(Table::read(
+        "events.csv".to_owned(),
+        source,
+        &REQUIRED,
+        &OPTIONAL,
+    )?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_events_in_any_order_of_lines_and_columns() {
+        let log = parse(
+            "is_machine,user_id,esp,event_type,timestamp_utc\n,b,x,,20\nTRUE,a,x,Opened,10.5\n\
+             no,b,x,delivered,1970-01-01T00:00:05Z\n",
+        )
+        .unwrap();
+        assert_eq!(log.people(), ["b", "a"]);
+        let short: Vec<(i64, usize, EventType, bool)> = log
+            .events()
+            .iter()
+            .map(|event| {
+                (
+                    event.at.as_millis(),
+                    event.person,
+                    event.event_type,
+                    event.machine,
+                )
+            })
+            .collect();
+        let expected = [
+            (5_000, 0, EventType::Delivered, false),
+            (10_500, 1, EventType::Opened, true),
+            (20_000, 0, EventType::Clicked, false),
+        ];
+        assert_eq!(short, expected);
+        assert_eq!((log.place("a"), log.place("c")), (Some(1), None));
+    }
+
+    #[test]
+    fn names_line_and_column_of_a_mistake() {
+        let message = |text: &str| parse(text).unwrap_err().to_string();
+        assert_eq!(
+            message("user_id,timestamp_utc\na,1\nb,soon\n"),
+            "`events.csv`, line 3, column `timestamp_utc`: `soon` is neither epoch seconds nor an RFC 3339 time between \
+             1970 and 9999"
+        );
+        assert_eq!(
+            message("user_id,timestamp_utc\n ,1\n"),
+            "`events.csv`, line 2, column `user_id`: empty"
+        );
+        let unknown = message("user_id,timestamp_utc,event_type\na,1,click\n");
+        assert!(
+            unknown.starts_with("`events.csv`, line 2, column `event_type`: `click` is not one of `sent`, "),
+            "{unknown}"
+        );
+        assert_eq!(
+            message("user_id,timestamp_utc,is_machine\na,1,maybe\n"),
+            "`events.csv`, line 2, column `is_machine`: `maybe` is neither `true` nor `false`"
+        );
+    }
+}

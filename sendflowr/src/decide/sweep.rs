@@ -1,0 +1,200 @@
+//! Goes through an event log once, in the order of time, and stops at moments to look at what is known by then.
+//!
+//! That nothing from the future is used follows from the order: at a moment `t` the events at or after `t` have not been
+//! read yet, neither into the person's profile nor into what the population's tables are fitted to.
+
+use event::{
+    Event, EventType, Identifier, IdentifierKind, SCHEMA_VERSION, Timestamp, UniversalId, profile::Profile,
+};
+use inference::model::{Curve, Population, TrainingPerson};
+
+use super::events::{EventLog, LoggedEvent};
+
+/// Population tables are fitted at most this many times. They change slowly, so that tables as old as a twelfth of the
+/// time between the first and the last moment lose nothing visible, and a fit to thousands of people takes seconds.
+const MAX_FITS: i64 = 12;
+
+/// Tables are kept for a day at least: nothing more is learned of a population within one.
+const MIN_STEP_MS: i64 = 24 * 3_600_000;
+
+/// A stop.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moment {
+    /// Place of the person in the log; `None` for somebody who is not in it.
+    pub(crate) person: Option<usize>,
+    /// When.
+    pub(crate) at: Timestamp,
+}
+
+/// What is known at a moment.
+pub(crate) struct Known<'a> {
+    /// The person's curve.
+    pub(crate) curve: Curve,
+    /// The curve of somebody of whom nothing is known.
+    pub(crate) population: &'a Population,
+    /// Everybody's events before the moment, oldest first.
+    pub(crate) events: &'a [LoggedEvent],
+}
+
+/// Stops at every one of `moments`, in the order of their times, and calls `visit` with its place in the list.
+///
+/// The tables at a moment are fitted at the last checkpoint not after it, to events before that checkpoint. The
+/// checkpoints follow from the moments alone: the first moment, and even steps after it.
+pub(crate) fn sweep(log: &EventLog, moments: &[Moment], mut visit: impl FnMut(usize, Known<'_>)) {
+    let mut order: Vec<usize> = (0..moments.len()).collect();
+    order.sort_by_key(|index| moments[*index].at);
+    let (Some(first), Some(last)) = (order.first(), order.last()) else {
+        return;
+    };
+    let first = moments[*first].at;
+    let span_ms = moments[*last].at.millis_since(first);
+    let step_ms = MIN_STEP_MS.max(span_ms / MAX_FITS + 1);
+
+    let mut past = Past::new(log);
+    let mut population = Population::builtin();
+    let mut fitted_at = None;
+    for index in order {
+        let moment = moments[index];
+        let checkpoint = first.plus_millis(moment.at.millis_since(first) / step_ms * step_ms);
+        if fitted_at != Some(checkpoint) {
+            past.advance(checkpoint);
+            population = past.fit(checkpoint);
+            fitted_at = Some(checkpoint);
+        }
+        past.advance(moment.at);
+        let profile = moment.person.map(|person| &past.profiles[person]);
+        visit(
+            index,
+            Known {
+                curve: population.curve(profile, moment.at),
+                population: &population,
+                events: &log.events()[..past.read],
+            },
+        );
+    }
+}
+
+/// The events read so far, as profiles.
+struct Past<'a> {
+    log: &'a EventLog,
+    profiles: Vec<Profile>,
+    read: usize,
+    /// Carries one event after another into the profiles.
+    carrier: Event,
+}
+
+impl<'a> Past<'a> {
+    fn new(log: &'a EventLog) -> Self {
+        Self {
+            log,
+            profiles: vec![Profile::default(); log.people().len()],
+            read: 0,
+            carrier: carrier(),
+        }
+    }
+
+    /// Reads the events before `until`.
+    fn advance(&mut self, until: Timestamp) {
+        while let Some(event) = self.log.events().get(self.read)
+            && event.at < until
+        {
+            self.carrier.event_type = event.event_type;
+            self.carrier.timestamp = event.at;
+            self.carrier.message_id = event.message.as_deref().map(str::to_owned);
+            self.profiles[event.person].apply(&self.carrier, event.machine);
+            self.read += 1;
+        }
+    }
+
+    fn fit(&self, now: Timestamp) -> Population {
+        let people = self.profiles.iter().map(|profile| TrainingPerson {
+            profile: profile.clone(),
+        });
+        Population::fit(people, now).unwrap_or_else(Population::builtin)
+    }
+}
+
+/// An event of nobody about nothing. A profile reads its type, time and message alone, and those are filled in.
+fn carrier() -> Event {
+    Event {
+        schema_version: SCHEMA_VERSION,
+        event_id: String::new(),
+        event_type: EventType::Clicked,
+        timestamp: Timestamp::default(),
+        esp: String::new(),
+        account: String::new(),
+        universal_id: universal_id(""),
+        recipient_email_hash: None,
+        mailbox_provider: None,
+        identifiers: Vec::new(),
+        campaign_id: None,
+        campaign_name: None,
+        message_id: None,
+        subject: None,
+        click_url: None,
+        bounce_type: None,
+        reason: None,
+        user_agent: None,
+        ip_address: None,
+        tags: Vec::new(),
+        metadata: Default::default(),
+        is_machine: None,
+        provider_event_id: None,
+        plugin: String::new(),
+        ingested_at: Timestamp::default(),
+    }
+}
+
+/// The id of the person whom a file calls `user_id`.
+pub(crate) fn universal_id(user_id: &str) -> UniversalId {
+    UniversalId::from_identifier(&Identifier {
+        kind: IdentifierKind::ExternalId,
+        value: user_id.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::events::parse;
+    use super::*;
+
+    #[test]
+    fn at_a_moment_only_earlier_events_are_known_and_tables_are_refitted_on_the_way() {
+        let hour = 3_600;
+        let lines: String = (0..400).map(|n| format!("p{},{}\n", n % 9, n * hour)).collect();
+        let log = parse(&format!("user_id,timestamp_utc\n{lines}")).unwrap();
+        let moment = |hours: i64, person| Moment {
+            person,
+            at: Timestamp::from_millis_clamped(hours * hour * 1000),
+        };
+        let moments = [
+            moment(300, Some(1)),
+            moment(100, Some(1)),
+            moment(100, None),
+            moment(0, Some(2)),
+        ];
+        let mut seen = vec![None; moments.len()];
+        sweep(&log, &moments, |index, known| {
+            seen[index] = Some((
+                known.events.len(),
+                known.curve.evidence().events,
+                known.population.events(),
+            ));
+        });
+        let seen: Vec<(usize, usize, usize)> = seen.into_iter().flatten().collect();
+        // An event at the very moment is not known.
+        assert_eq!(
+            seen.iter().map(|(events, ..)| *events).collect::<Vec<_>>(),
+            [300, 100, 100, 0]
+        );
+        assert_eq!(
+            seen.iter().map(|(_, own, _)| *own).collect::<Vec<_>>(),
+            [34, 11, 0, 0]
+        );
+        // The step is 25 hours and a little: checkpoints at 275 and 75 hours.
+        assert_eq!(
+            seen.iter().map(|(.., fitted)| *fitted).collect::<Vec<_>>(),
+            [276, 76, 76, Population::builtin().events()]
+        );
+    }
+}
