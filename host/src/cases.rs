@@ -125,7 +125,7 @@ pub async fn normalize_one(
     }
     let account = case.account(descriptor)?;
     let certificates = GivenCertificates::new(case.certificates()?);
-    let request = Arc::new(request_for(plugin, &account, case.incoming(now)?));
+    let request = Arc::new(request(plugin, case, now)?);
     let read = read(plugin, &account, &certificates, request).await;
     let outcome = match read {
         Ok(outcome) => outcome,
@@ -160,6 +160,16 @@ pub async fn normalize_one(
         rejected: vec![],
         handshake: Some(handshake),
     })
+}
+
+/// What the plugin is handed for the delivery of a case: secrets by name only. Received at the case's own time or else
+/// at `now`.
+///
+/// # Errors
+/// [`InvalidCase`] for what a delivery cannot be.
+pub fn request(plugin: &Plugin, case: &Case, now: Timestamp) -> Result<types::Request, InvalidCase> {
+    let account = case.account(plugin.descriptor())?;
+    Ok(request_for(plugin, &account, case.incoming(now)?))
 }
 
 async fn read(

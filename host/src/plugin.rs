@@ -21,6 +21,7 @@ mod inspect;
 mod limits;
 mod load;
 mod log;
+mod measure;
 mod metrics;
 mod output;
 mod quarantine;
@@ -39,6 +40,7 @@ pub use self::{
     error::{Fault, Limit, LoadError, PluginError},
     guest::{Guest, Plugin},
     limits::{LimitOutOfRange, Limits, RawLimits},
+    measure::Measured,
     metrics::PluginMetrics,
     quarantine::{QuarantineConfig, QuarantineOutOfRange, RawQuarantineConfig},
     status::{PluginDetails, PluginState, PluginStatus, SpecStatus},
@@ -104,7 +106,16 @@ impl Plugins {
 
     /// Loads one file without a folder, for tools. Blocks on the compiler.
     pub fn load_file(path: &Path, limits: &Limits) -> Result<Arc<Plugin>, PluginError> {
-        let loader = Loader::for_file(limits)?;
+        Self::load(path, Loader::for_file(limits)?)
+    }
+
+    /// Like [`Plugins::load_file`], with code that counts the instructions it executes: the same number on every
+    /// machine, in up to twice the time. For [`Plugin::measure`].
+    pub fn load_counting(path: &Path, limits: &Limits) -> Result<Arc<Plugin>, PluginError> {
+        Self::load(path, Loader::counting(limits)?)
+    }
+
+    fn load(path: &Path, loader: Loader) -> Result<Arc<Plugin>, PluginError> {
         let candidate = loader.candidate(path)?;
         let stats = loader.metrics.of(&candidate.descriptor.slug);
         Ok(Arc::new(loader.plugin(candidate, stats)))

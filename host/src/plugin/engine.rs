@@ -22,9 +22,15 @@ const KEPT_TABLE_BYTES: usize = 64 << 10;
 const WARM_SLOTS: u32 = 32;
 
 /// An engine for at most `deliveries` instances at once, and the thread that advances its epoch. The thread ends
-/// with the engine.
-pub(crate) fn engine(limits: &Limits, deliveries: usize) -> Result<Engine, PluginError> {
-    let engine = Engine::new(&config(limits, deliveries))
+/// with the engine. Counting instructions is for tools: it slows the guests down.
+pub(crate) fn engine(
+    limits: &Limits,
+    deliveries: usize,
+    counts_instructions: bool,
+) -> Result<Engine, PluginError> {
+    let mut config = config(limits, deliveries);
+    config.consume_fuel(counts_instructions);
+    let engine = Engine::new(&config)
         .map_err(|error| PluginError::host("the engine cannot be made", error.into_boxed_dyn_error()))?;
     start_ticker(&engine).map_err(|error| PluginError::host("the epoch thread cannot be started", error))?;
     Ok(engine)

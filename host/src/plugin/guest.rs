@@ -26,7 +26,7 @@ use super::{
     metrics::PluginStats,
     output::{self, Breach},
     quarantine::{Entry, Quarantine},
-    sandbox::{Exceeded, Sandbox, memory_bytes, start_clock, stop_clock},
+    sandbox::{Exceeded, Sandbox, count_instructions, memory_bytes, start_clock, stop_clock},
 };
 
 /// Deliveries that may wait per turn. A turn takes well under a millisecond, so a longer queue could not drain within
@@ -41,6 +41,7 @@ pub struct Plugin {
     pub(crate) contract: Contract,
     pub(crate) bindings: Bindings,
     pub(crate) engine: Engine,
+    pub(crate) counts_instructions: bool,
     pub(crate) limits: Arc<Limits>,
     /// Deliveries of this plugin that may be in flight.
     pub(crate) turns: Arc<Semaphore>,
@@ -134,6 +135,18 @@ impl Plugin {
         }
     }
 
+    /// Makes a fresh instance behind fresh fences.
+    pub(crate) fn run(&self, deadline: Instant) -> wasmtime::Result<Running> {
+        let mut store = Sandbox::store(&self.engine, &self.limits, Arc::clone(&self.log));
+        if self.counts_instructions {
+            count_instructions(&mut store);
+        }
+        start_clock(&mut store, deadline);
+        let instance = self.bindings.instantiate(&mut store)?;
+        stop_clock(&mut store);
+        Ok(Running { store, instance })
+    }
+
     fn failed(&self, entry: Entry, limit: Limit) {
         self.stats.trapped(limit);
         if let Some(rest) = self.quarantine.failed(entry, Instant::now()) {
@@ -202,9 +215,10 @@ pub struct Guest {
     _turn: Option<Turn>,
 }
 
-struct Running {
-    store: Store<Sandbox>,
-    instance: Instance,
+/// An instance and what surrounds it.
+pub(crate) struct Running {
+    pub(crate) store: Store<Sandbox>,
+    pub(crate) instance: Instance,
 }
 
 impl std::fmt::Debug for Guest {
@@ -329,12 +343,7 @@ impl Guest {
     /// The delivery's instance, made on first use.
     fn running(&mut self, deadline: Instant) -> wasmtime::Result<&mut Running> {
         if self.running.is_none() {
-            let plugin = &self.plugin;
-            let mut store = Sandbox::store(&plugin.engine, &plugin.limits, Arc::clone(&plugin.log));
-            start_clock(&mut store, deadline);
-            let instance = plugin.bindings.instantiate(&mut store)?;
-            stop_clock(&mut store);
-            self.running = Some(Running { store, instance });
+            self.running = Some(self.plugin.run(deadline)?);
         }
         Ok(self.running.as_mut().expect("set just above"))
     }

@@ -28,7 +28,7 @@ use super::{
     log::PluginLog,
     metrics::{PluginMetrics, PluginStats},
     quarantine::{Quarantine, QuarantineConfig},
-    sandbox::{Sandbox, start_clock, stop_clock},
+    sandbox::{Sandbox, count_instructions, start_clock, stop_clock},
 };
 
 /// SHA-256 of a plugin file, in lower-case hex.
@@ -119,6 +119,7 @@ fn read(path: &Path, limit: u64) -> Result<(Vec<u8>, Fingerprint), LoadError> {
 /// Makes plugins of files. All that it makes share one engine and its limits.
 pub(crate) struct Loader {
     engine: Engine,
+    counts_instructions: bool,
     limits: Arc<Limits>,
     quarantine: QuarantineConfig,
     cache: Option<CodeCache>,
@@ -139,7 +140,13 @@ impl Loader {
     /// A loader for a folder's plugins. Blocks on the disk.
     pub(crate) fn for_folder(config: &PluginsConfig, metrics: PluginMetrics) -> Result<Self, PluginError> {
         let places = config.limits.total_concurrency;
-        let mut loader = Self::new(config.limits.clone(), places, config.quarantine.clone(), metrics)?;
+        let mut loader = Self::new(
+            config.limits.clone(),
+            places,
+            config.quarantine.clone(),
+            metrics,
+            false,
+        )?;
         match CodeCache::open(&config.cache_folder, &loader.engine) {
             Ok(cache) => loader.cache = Some(cache),
             Err(error) => tracing::warn!(
@@ -153,12 +160,22 @@ impl Loader {
 
     /// A loader for a single file, which keeps no compiled code and takes less address space.
     pub(crate) fn for_file(limits: &Limits) -> Result<Self, PluginError> {
+        Self::for_one(limits, false)
+    }
+
+    /// The same, for code that counts the instructions it executes.
+    pub(crate) fn counting(limits: &Limits) -> Result<Self, PluginError> {
+        Self::for_one(limits, true)
+    }
+
+    fn for_one(limits: &Limits, counts_instructions: bool) -> Result<Self, PluginError> {
         let metrics = PluginMetrics::register(&mut Registry::default());
         Self::new(
             limits.clone(),
             limits.concurrency,
             QuarantineConfig::default(),
             metrics,
+            counts_instructions,
         )
     }
 
@@ -167,9 +184,11 @@ impl Loader {
         places: usize,
         quarantine: QuarantineConfig,
         metrics: PluginMetrics,
+        counts_instructions: bool,
     ) -> Result<Self, PluginError> {
         Ok(Self {
-            engine: engine(&limits, places)?,
+            engine: engine(&limits, places, counts_instructions)?,
+            counts_instructions,
             limits: Arc::new(limits),
             quarantine,
             cache: None,
@@ -228,6 +247,9 @@ impl Loader {
         let stats = PluginMetrics::register(&mut Registry::default()).of(name);
         let log = PluginLog::new(name.to_owned(), &self.limits, stats);
         let mut store = Sandbox::store(&self.engine, &self.limits, Arc::new(log));
+        if self.counts_instructions {
+            count_instructions(&mut store);
+        }
         let failed = |error: wasmtime::Error| LoadError::Describe {
             source: Box::new(guest::fault(name, "describe", self.limits.wall_clock, &error)),
         };
@@ -263,6 +285,7 @@ impl Loader {
             contract,
             bindings,
             engine: self.engine.clone(),
+            counts_instructions: self.counts_instructions,
             limits: Arc::clone(&self.limits),
             turns: Arc::new(Semaphore::new(self.limits.concurrency)),
             places: Arc::clone(&self.places),

@@ -82,6 +82,21 @@ pub(crate) fn memory_bytes(store: &Store<Sandbox>) -> usize {
     fence.memory_bytes - fence.memory_bytes_left
 }
 
+/// Gives the guest more instructions than it can execute, in an engine that counts them: it begins with none.
+pub(crate) fn count_instructions(store: &mut Store<Sandbox>) {
+    store
+        .set_fuel(u64::MAX)
+        .expect("only engines that count instructions come here");
+}
+
+/// Instructions since [`count_instructions`].
+pub(crate) fn used_instructions(store: &Store<Sandbox>) -> u64 {
+    u64::MAX
+        - store
+            .get_fuel()
+            .expect("only engines that count instructions come here")
+}
+
 /// Limits in a configuration are `u32`, in wasmtime `usize`.
 fn widen(limit: u32) -> usize {
     usize::try_from(limit).unwrap_or(usize::MAX)

@@ -1,0 +1,81 @@
+//! What a delivery costs in a plugin, for tools: the steps of a [`Guest`](super::Guest), on the caller's thread.
+
+use std::time::{Duration, Instant};
+
+use super::{
+    bindings::types::{Outcome, Proof, Rejection, Request},
+    error::PluginError,
+    guest::{Plugin, Running, fault},
+    output::{self, Breach},
+    sandbox::{memory_bytes, start_clock, stop_clock, used_instructions},
+};
+
+/// What one delivery has cost, and what came of it.
+#[derive(Debug)]
+pub struct Measured {
+    /// What the plugin demands as proof. Nothing was checked.
+    pub proofs: Result<Vec<Proof>, Rejection>,
+    /// What the delivery means.
+    pub outcome: Result<Outcome, Rejection>,
+    /// Time to make the instance.
+    pub instantiate: Duration,
+    /// Time for everything: making the instance, both calls, and giving the instance back.
+    pub total: Duration,
+    /// Linear memory that the instance has taken.
+    pub memory_bytes: usize,
+    /// Instructions that the guest has executed; only from a plugin of [`Plugins::load_counting`](super::Plugins::load_counting).
+    pub instructions: Option<u64>,
+}
+
+impl Plugin {
+    /// Runs both calls on a fresh instance, whatever `authenticate` answers, within the limits of a delivery. Waits for
+    /// no turn, checks no proof and counts nothing in the plugin's statistics. Blocks.
+    ///
+    /// # Errors
+    /// [`PluginError`] as a delivery would get it.
+    pub fn measure(&self, request: &Request) -> Result<Measured, PluginError> {
+        let wall_clock = self.limits.wall_clock;
+        let failed =
+            |call: &'static str| move |error: wasmtime::Error| fault(self.tag(), call, wall_clock, &error);
+        let breach = |call: &'static str| {
+            move |Breach { limit, detail }: Breach| PluginError::Guest {
+                plugin: self.tag().to_owned(),
+                limit,
+                call,
+                detail,
+            }
+        };
+        let began = Instant::now();
+        let deadline = began + wall_clock;
+        let Running { mut store, instance } = self.run(deadline).map_err(failed("instantiate"))?;
+        let instantiate = began.elapsed();
+        start_clock(&mut store, deadline);
+        let proofs = instance
+            .authenticate(&mut store, request)
+            .map_err(failed("authenticate"))?;
+        stop_clock(&mut store);
+        start_clock(&mut store, deadline);
+        let outcome = instance
+            .normalize(&mut store, request)
+            .map_err(failed("normalize"))?;
+        stop_clock(&mut store);
+        let memory_bytes = memory_bytes(&store);
+        let instructions = self.counts_instructions.then(|| used_instructions(&store));
+        drop(store);
+        let total = began.elapsed();
+        if let Ok(proofs) = &proofs {
+            output::check_proofs(proofs).map_err(breach("authenticate"))?;
+        }
+        if let Ok(outcome) = &outcome {
+            output::check_outcome(outcome, self.limits.events).map_err(breach("normalize"))?;
+        }
+        Ok(Measured {
+            proofs,
+            outcome,
+            instantiate,
+            total,
+            memory_bytes,
+            instructions,
+        })
+    }
+}
