@@ -1,0 +1,231 @@
+//! `sendflowr plugin bench`: what a plugin costs.
+
+mod deliveries;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use anyhow::Context;
+use event::Timestamp;
+use host::{
+    cases,
+    plugin::{Limits, Plugin, Plugins, types::Request},
+};
+use serde::Serialize;
+
+use self::deliveries::{Deliveries, Sample};
+use super::files::{case_files, load, read_case};
+use crate::{cli::Format, output};
+
+/// Runs before the measuring begins: caches, branch predictors and the pool's slots are warm by then.
+const WARM_UP: usize = 200;
+
+/// Runs measured: twenty lie above the 99th percentile.
+const RUNS: usize = 2_000;
+
+/// Slow guests (interpreters take milliseconds) get fewer runs, so that no measurement takes much longer than this.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What one plugin costs.
+#[derive(Debug, Serialize)]
+struct Report {
+    provider: String,
+    version: String,
+    bytes: u64,
+    one: Cost,
+    /// Absent where the provider sends no batches, or no case has one.
+    batch: Option<Cost>,
+    /// CPU time that a delivery may take.
+    limit_us: f64,
+}
+
+/// What one delivery costs.
+#[derive(Debug, Serialize)]
+struct Cost {
+    delivery: String,
+    events: usize,
+    runs: usize,
+    instantiate_p50_us: f64,
+    p50_us: f64,
+    p99_us: f64,
+    /// The same on every machine.
+    instructions: u64,
+    memory_bytes: usize,
+}
+
+/// Measures the plugins, one after the other.
+///
+/// # Errors
+/// Files that cannot be read, plugins that cannot be loaded, and plugins without a delivery that gives one event.
+pub(crate) async fn run(
+    files: &[PathBuf],
+    folder: Option<&Path>,
+    format: Format,
+) -> anyhow::Result<ExitCode> {
+    let now = Timestamp::from(SystemTime::now());
+    let mut cases = Vec::new();
+    if let Some(folder) = folder {
+        for file in case_files(folder)? {
+            cases.push(read_case(&file)?);
+        }
+    }
+    let mut reports = Vec::with_capacity(files.len());
+    for file in files {
+        let plugin = load(file).await?;
+        let found = match folder {
+            Some(folder) => deliveries::of_cases(&plugin, &cases, now)
+                .await
+                .with_context(|| format!("`{}`", folder.display()))?,
+            None => deliveries::made_up(&plugin, now).await?,
+        };
+        let report = report(file, &plugin, found, now).await?;
+        match format {
+            Format::Json => output::line(&serde_json::to_string(&report)?),
+            Format::Text => reports.push(report),
+        }
+    }
+    if format == Format::Text {
+        print(&reports);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn report(
+    file: &Path,
+    plugin: &Arc<Plugin>,
+    found: Deliveries,
+    now: Timestamp,
+) -> anyhow::Result<Report> {
+    let path = file.to_owned();
+    let plugin = Arc::clone(plugin);
+    // Off the threads that run tasks: compiling and measuring take their time.
+    tokio::task::spawn_blocking(move || {
+        let counting = Plugins::load_counting(&path, &Limits::default())?;
+        let batch = found.batch.map(|sample| cost(&plugin, &counting, &sample, now));
+        Ok(Report {
+            provider: plugin.descriptor().slug.clone(),
+            version: plugin.descriptor().version.clone(),
+            bytes: fs::metadata(&path)?.len(),
+            one: cost(&plugin, &counting, &found.one, now)?,
+            batch: batch.transpose()?,
+            limit_us: micros(Limits::default().cpu_time),
+        })
+    })
+    .await?
+}
+
+fn cost(plugin: &Plugin, counting: &Plugin, sample: &Sample, now: Timestamp) -> anyhow::Result<Cost> {
+    let request = cases::request(plugin, &sample.case, now)?;
+    let counted = counting.measure(&request)?;
+    let began = Instant::now();
+    measured(plugin, &request, WARM_UP, began)?;
+    let times = measured(plugin, &request, RUNS, Instant::now())?;
+    let (mut totals, mut instantiations): (Vec<_>, Vec<_>) = times.into_iter().unzip();
+    totals.sort_unstable();
+    instantiations.sort_unstable();
+    Ok(Cost {
+        delivery: sample.case.name.clone(),
+        events: sample.events,
+        runs: totals.len(),
+        instantiate_p50_us: micros(at(&instantiations, 50)),
+        p50_us: micros(at(&totals, 50)),
+        p99_us: micros(at(&totals, 99)),
+        instructions: counted
+            .instructions
+            .context("the plugin counts no instructions")?,
+        memory_bytes: counted.memory_bytes,
+    })
+}
+
+/// Total time and time to make the instance, of up to `runs` deliveries and of one at least.
+fn measured(
+    plugin: &Plugin,
+    request: &Request,
+    runs: usize,
+    began: Instant,
+) -> anyhow::Result<Vec<(Duration, Duration)>> {
+    let mut times = Vec::with_capacity(runs);
+    while times.len() < runs && (times.is_empty() || began.elapsed() < PATIENCE) {
+        let run = plugin.measure(request)?;
+        times.push((run.total, run.instantiate));
+    }
+    Ok(times)
+}
+
+/// The time that this many in a hundred do not exceed; `sorted` holds one at least.
+fn at(sorted: &[Duration], percent: usize) -> Duration {
+    let rank = (sorted.len() * percent).div_ceil(100).max(1);
+    sorted[rank - 1]
+}
+
+fn micros(time: Duration) -> f64 {
+    // A tenth of a microsecond is below what can be measured.
+    (time.as_secs_f64() * 1e7).round() / 10.0
+}
+
+fn print(reports: &[Report]) {
+    let header = [
+        "provider",
+        "kB",
+        "instance µs",
+        "1 event µs",
+        "p99",
+        "k instr",
+        "events",
+        "batch µs",
+        "p99",
+        "k instr",
+        "memory kB",
+        "% of limit",
+    ];
+    let rows: Vec<Vec<String>> = reports.iter().map(row).collect();
+    output::line(&output::table(&header, &rows));
+    output::line(
+        "\nA fresh instance for each delivery, both calls, in the plugin alone: half of the deliveries take less than the \
+         time beside `µs`. Memory, and the share of the CPU time that a delivery may use (p99), are of the larger delivery.",
+    );
+}
+
+fn row(report: &Report) -> Vec<String> {
+    let Report { one, batch, .. } = report;
+    let thousands = |instructions: u64| instructions.div_ceil(1_000).to_string();
+    let mut row = vec![
+        report.provider.clone(),
+        report.bytes.div_ceil(1_000).to_string(),
+        format!("{:.1}", one.instantiate_p50_us),
+        format!("{:.1}", one.p50_us),
+        format!("{:.1}", one.p99_us),
+        thousands(one.instructions),
+    ];
+    match batch {
+        Some(batch) => row.extend([
+            batch.events.to_string(),
+            format!("{:.0}", batch.p50_us),
+            format!("{:.0}", batch.p99_us),
+            thousands(batch.instructions),
+        ]),
+        None => row.extend(["-"; 4].map(str::to_owned)),
+    }
+    let larger = batch.as_ref().unwrap_or(one);
+    row.push((larger.memory_bytes / 1_000).to_string());
+    row.push(format!("{:.2}", larger.p99_us * 100.0 / report.limit_us));
+    row
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_times_that_were_measured() {
+        let times: Vec<Duration> = (1..=200).map(Duration::from_micros).collect();
+        assert_eq!(at(&times, 50), Duration::from_micros(100));
+        assert_eq!(at(&times, 99), Duration::from_micros(198));
+        assert_eq!(at(&times[..1], 99), Duration::from_micros(1));
+    }
+}
