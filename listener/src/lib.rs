@@ -1,0 +1,13 @@
+#![doc = include_str!("../README.md")]
+
+mod access;
+mod exposition;
+mod ready;
+mod serve;
+mod tls;
+
+pub use access::{Access, InvalidAccess, RawToken, require_token};
+pub use exposition::exposition;
+pub use ready::{Dependency, NotReady, Probe, Readiness, probe};
+pub use serve::{Limits, serve};
+pub use tls::{InvalidTls, RawTlsConfig, TlsConfig};

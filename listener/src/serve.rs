@@ -1,0 +1,190 @@
+//! Accepts connections within limits and ends in order.
+
+use std::{io, pin::pin, sync::Arc, time::Duration};
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::tls::{Certificates, TlsConfig};
+
+/// Longest head of a request, give or take the piece that is read last. Proxies in front of services allow 8 to 32 KiB.
+const MAX_HEAD_BYTES: usize = 64 * 1024;
+
+/// Longest wait for a request's head, and for the next request on an open connection. Longer than the keep-alive of
+/// common proxies would only hold connections that nobody uses.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// Longest TLS handshake: two round trips, with room for the worst of mobile networks.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Pause after a failed accept, which mostly means that there are no file descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Failures one after the other after which the listener is given up: a minute of [`ACCEPT_PAUSE`]s. By then it is not
+/// a lack of file descriptors that passes.
+const MAX_ACCEPT_FAILURES: u32 = 600;
+
+/// How much a listener takes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections open at once; more wait to be accepted.
+    pub max_connections: usize,
+    /// Time that open requests have for ending after the signal to stop.
+    pub drain_timeout: Duration,
+}
+
+impl Default for Limits {
+    /// 4,096 connections, some 100 MB when all are busy, and 20 seconds, less than orchestrators wait before they kill.
+    fn default() -> Self {
+        Self {
+            max_connections: 4_096,
+            drain_timeout: Duration::from_secs(20),
+        }
+    }
+}
+
+/// Serves `router` on `listener`, over TLS when `tls` is given, until `shutdown`; then lets open requests end within the
+/// limits' time and cuts what is left.
+///
+/// # Errors
+/// When the certificate cannot be used at the start, or no connection could be accepted for a minute; `shutdown` is then
+/// cancelled.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    tls: Option<TlsConfig>,
+    limits: Limits,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
+    let mut acceptor = None;
+    // Ends with this function, however it ends.
+    let _watch = match tls {
+        Some(tls) => {
+            let certificates = Certificates::open(tls).map_err(io::Error::other)?;
+            acceptor = Some(TlsAcceptor::from(certificates.server_config()));
+            let stop = shutdown.child_token();
+            tokio::spawn(certificates.watch(stop.clone()));
+            Some(stop.drop_guard())
+        }
+        None => None,
+    };
+    let connections = Arc::new(Semaphore::new(limits.max_connections));
+    let open = TaskTracker::new();
+    let give_up = CancellationToken::new();
+    let mut failures = 0;
+    let mut result = Ok(());
+    while let Some(accepted) = shutdown
+        .run_until_cancelled(accept(&listener, &connections))
+        .await
+    {
+        match accepted {
+            Ok((stream, permit)) => {
+                failures = 0;
+                let connection = Connection {
+                    router: router.clone(),
+                    shutdown: shutdown.clone(),
+                    give_up: give_up.clone(),
+                };
+                let acceptor = acceptor.clone();
+                open.spawn(async move {
+                    connection.run(stream, acceptor).await;
+                    drop(permit);
+                });
+            }
+            Err(error) if failures < MAX_ACCEPT_FAILURES => {
+                failures += 1;
+                if failures == 1 {
+                    tracing::warn!(error = %error, "connections cannot be accepted: {error}");
+                }
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+            Err(error) => {
+                result = Err(error);
+                shutdown.cancel();
+                break;
+            }
+        }
+    }
+    drop(listener);
+    open.close();
+    if tokio::time::timeout(limits.drain_timeout, open.wait())
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            connections = open.len(),
+            "{} connections did not end in time and are cut",
+            open.len()
+        );
+        give_up.cancel();
+        open.wait().await;
+    }
+    result
+}
+
+/// The next connection, once there is room for it.
+async fn accept(
+    listener: &TcpListener,
+    connections: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    let permit = Arc::clone(connections)
+        .acquire_owned()
+        .await
+        .expect("the semaphore is never closed");
+    let (stream, _address) = listener.accept().await?;
+    Ok((stream, permit))
+}
+
+struct Connection {
+    router: Router,
+    shutdown: CancellationToken,
+    give_up: CancellationToken,
+}
+
+impl Connection {
+    async fn run(self, stream: TcpStream, acceptor: Option<TlsAcceptor>) {
+        // Answers are one small write each; waiting to fill a packet would only delay them. A connection that is gone
+        // already shows in the next read.
+        let _ = stream.set_nodelay(true);
+        let Some(acceptor) = acceptor else {
+            return self.serve(stream).await;
+        };
+        let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream));
+        match self.shutdown.run_until_cancelled(handshake).await {
+            Some(Ok(Ok(stream))) => self.serve(stream).await,
+            // Scanners and callers with plain HTTP: the other side's business.
+            Some(Ok(Err(error))) => tracing::debug!(error = %error, "a TLS handshake failed: {error}"),
+            Some(Err(_elapsed)) => tracing::debug!("a TLS handshake took too long"),
+            None => {}
+        }
+    }
+
+    async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin) {
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .max_buf_size(MAX_HEAD_BYTES)
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(self.router));
+        let mut connection = pin!(connection);
+        // What goes wrong on a connection (resets, broken requests) is the other side's business and answered by hyper.
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            () = self.shutdown.cancelled() => connection.as_mut().graceful_shutdown(),
+        }
+        tokio::select! {
+            _ = connection => {}
+            () = self.give_up.cancelled() => {}
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! TLS with a certificate that may be replaced while it is in use.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use rustls::{
+    ServerConfig,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::{ClientHello, ResolvesServerCert},
+    sign::CertifiedKey,
+};
+use serde::Deserialize;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+/// How often the files are looked at unless configured otherwise. Certificates are renewed days before they expire.
+const DEFAULT_RELOAD_SECONDS: u64 = 30;
+
+/// Longest time between two looks: a day, so that a renewed certificate is in use before the old one expires.
+const MAX_RELOAD_SECONDS: u64 = 86_400;
+
+/// `[….tls]` as it stands in the configuration. Both files, or neither.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawTlsConfig {
+    /// PEM file with the certificate and what leads from it to a root.
+    pub certificate: Option<PathBuf>,
+    /// PEM file with its private key.
+    pub key: Option<PathBuf>,
+    /// Seconds between two looks whether the files have changed. 1 to 86,400, default 30.
+    pub reload_seconds: Option<u64>,
+}
+
+/// Validated TLS settings of one listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// The section, for messages.
+    section: &'static str,
+    certificate: PathBuf,
+    key: PathBuf,
+    reload: Duration,
+}
+
+/// TLS cannot be served with these settings.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidTls {
+    /// One file without the other.
+    #[error("`{section}.tls` needs both `certificate` and `key`, it has only `{given}`")]
+    Half {
+        /// The listener's section.
+        section: &'static str,
+        /// The key that is set.
+        given: &'static str,
+    },
+    /// A number outside its range.
+    #[error("`{section}.tls.reload_seconds` is {value}, it must be between 1 and {MAX_RELOAD_SECONDS}")]
+    Reload {
+        /// The listener's section.
+        section: &'static str,
+        /// What it is set to.
+        value: u64,
+    },
+    /// A file that cannot be used.
+    #[error("`{section}.tls.{key}`: the file `{path}` {problem}")]
+    File {
+        /// The listener's section.
+        section: &'static str,
+        /// The key that names the file.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+impl TlsConfig {
+    /// Checks the settings of the listener of `section`; `None` when there are none.
+    ///
+    /// # Errors
+    /// [`InvalidTls`] naming the key.
+    pub fn try_new(section: &'static str, raw: RawTlsConfig) -> Result<Option<Self>, InvalidTls> {
+        let value = raw.reload_seconds.unwrap_or(DEFAULT_RELOAD_SECONDS);
+        if !(1..=MAX_RELOAD_SECONDS).contains(&value) {
+            return Err(InvalidTls::Reload { section, value });
+        }
+        let (certificate, key) = match (raw.certificate, raw.key) {
+            (Some(certificate), Some(key)) => (certificate, key),
+            (None, None) => return Ok(None),
+            (Some(_), None) => {
+                let given = "certificate";
+                return Err(InvalidTls::Half { section, given });
+            }
+            (None, Some(_)) => {
+                let given = "key";
+                return Err(InvalidTls::Half { section, given });
+            }
+        };
+        let config = Self {
+            section,
+            certificate,
+            key,
+            reload: Duration::from_secs(value),
+        };
+        // A mistake shows before anything is started.
+        config.read()?.certified_key(&config)?;
+        Ok(Some(config))
+    }
+
+    fn read(&self) -> Result<Pair, InvalidTls> {
+        let read = |key, path: &Path| {
+            fs::read(path).map_err(|error| self.file_error(key, format!("cannot be read: {error}")))
+        };
+        Ok(Pair {
+            certificate: read("certificate", &self.certificate)?,
+            key: read("key", &self.key)?,
+        })
+    }
+
+    fn file_error(&self, key: &'static str, problem: impl Into<String>) -> InvalidTls {
+        let path = if key == "key" {
+            &self.key
+        } else {
+            &self.certificate
+        };
+        InvalidTls::File {
+            section: self.section,
+            key,
+            path: path.clone(),
+            problem: problem.into(),
+        }
+    }
+}
+
+/// The content of both files.
+#[derive(PartialEq, Eq)]
+struct Pair {
+    certificate: Vec<u8>,
+    key: Vec<u8>,
+}
+
+impl Pair {
+    fn certified_key(&self, config: &TlsConfig) -> Result<CertifiedKey, InvalidTls> {
+        let chain: Result<Vec<CertificateDer<'static>>, _> =
+            CertificateDer::pem_slice_iter(&self.certificate).collect();
+        let chain = chain
+            .map_err(|error| config.file_error("certificate", format!("is no PEM certificate: {error}")))?;
+        if chain.is_empty() {
+            return Err(config.file_error("certificate", "holds no PEM certificate"));
+        }
+        // The parser's words may repeat what it read, and this is a private key.
+        let key = PrivateKeyDer::from_pem_slice(&self.key)
+            .map_err(|_| config.file_error("key", "holds no PEM private key"))?;
+        CertifiedKey::from_der(chain, key, &ring::default_provider())
+            .map_err(|error| config.file_error("key", format!("does not fit the certificate: {error}")))
+    }
+}
+
+/// The certificate in use.
+pub(crate) struct Certificates {
+    config: TlsConfig,
+    served: Arc<Served>,
+    /// What the files held when they were last looked at, good or bad, so that a bad pair is reported once.
+    seen: Pair,
+}
+
+/// What handshakes take their certificate from.
+#[derive(Debug)]
+struct Served(ArcSwap<CertifiedKey>);
+
+impl ResolvesServerCert for Served {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.load_full())
+    }
+}
+
+impl Certificates {
+    pub(crate) fn open(config: TlsConfig) -> Result<Self, InvalidTls> {
+        let seen = config.read()?;
+        let served = Arc::new(Served(ArcSwap::from_pointee(seen.certified_key(&config)?)));
+        Ok(Self { config, served, seen })
+    }
+
+    /// Settings for handshakes, which always take the newest certificate.
+    pub(crate) fn server_config(&self) -> Arc<ServerConfig> {
+        let mut server = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("ring offers the default protocol versions")
+            .with_no_client_auth()
+            .with_cert_resolver(self.served.clone());
+        server.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Arc::new(server)
+    }
+
+    /// Looks at the files until `stop` and puts a new pair in use. A pair that cannot be used, such as a certificate
+    /// whose key has not been written yet, is reported once and the old one stays.
+    pub(crate) async fn watch(mut self, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(self.config.reload);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            // Two small files: quicker than handing the work to another thread.
+            let renewed = match self.config.read() {
+                Ok(pair) if pair == self.seen => continue,
+                Ok(pair) => {
+                    self.seen = pair;
+                    self.seen.certified_key(&self.config)
+                }
+                Err(error) => {
+                    tracing::debug!(error = %error, "the certificate stays as it is: {error}");
+                    continue;
+                }
+            };
+            match renewed {
+                Ok(certified) => {
+                    self.served.0.store(Arc::new(certified));
+                    let path = self.config.certificate.display();
+                    tracing::info!(tls.certificate = %path, "serving the new certificate of `{path}`");
+                }
+                Err(error) => {
+                    tracing::warn!(error = %error, "the certificate stays as it is: {error}");
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

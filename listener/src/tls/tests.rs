@@ -1,0 +1,158 @@
+use std::net::SocketAddr;
+
+use axum::{Router, routing::get};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+use super::*;
+use crate::{Limits, serve};
+
+/// A certificate of its own root for `localhost`, as PEM: certificate and key.
+fn certificate() -> (String, String) {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    (made.cert.pem(), made.signing_key.serialize_pem())
+}
+
+fn write(folder: &TempDir, (certificate, key): &(String, String)) {
+    fs::write(folder.path().join("key.pem"), key).unwrap();
+    fs::write(folder.path().join("cert.pem"), certificate).unwrap();
+}
+
+fn raw(folder: &TempDir) -> RawTlsConfig {
+    RawTlsConfig {
+        certificate: Some(folder.path().join("cert.pem")),
+        key: Some(folder.path().join("key.pem")),
+        reload_seconds: Some(1),
+    }
+}
+
+fn problem(raw: RawTlsConfig) -> String {
+    TlsConfig::try_new("host", raw).unwrap_err().to_string()
+}
+
+/// A client that trusts this certificate alone and opens a connection for every request.
+fn client((certificate, _): &(String, String), address: SocketAddr) -> reqwest::Client {
+    // Fails only when another test of this process has installed it.
+    let _ = ring::default_provider().install_default();
+    let root = reqwest::Certificate::from_pem(certificate.as_bytes()).unwrap();
+    reqwest::Client::builder()
+        .tls_certs_only([root])
+        .resolve("localhost", address)
+        .pool_max_idle_per_host(0)
+        .build()
+        .unwrap()
+}
+
+/// Serves `GET /` over TLS with the certificate in `folder`.
+async fn served(folder: &TempDir, stop: &CancellationToken) -> SocketAddr {
+    let tls = TlsConfig::try_new("host", raw(folder)).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = Router::new().route("/", get(|| async { "hello" }));
+    tokio::spawn(serve(listener, router, tls, Limits::default(), stop.clone()));
+    address
+}
+
+#[tokio::test]
+async fn https_is_served_and_plain_http_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let pair = certificate();
+    write(&folder, &pair);
+    let stop = CancellationToken::new();
+    let _stop = stop.clone().drop_guard();
+    let address = served(&folder, &stop).await;
+    let url = format!("https://localhost:{}/", address.port());
+    let answer = client(&pair, address).get(&url).send().await.unwrap();
+    assert_eq!(answer.text().await.unwrap(), "hello");
+
+    let stranger = client(&certificate(), address).get(&url).send().await;
+    assert!(stranger.is_err(), "a certificate that is not trusted was taken");
+
+    let mut plain = TcpStream::connect(address).await.unwrap();
+    plain
+        .write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answer = Vec::new();
+    // A reset is as good as an end.
+    let _ = plain.read_to_end(&mut answer).await;
+    assert!(!answer.starts_with(b"HTTP/"), "plain HTTP was answered");
+}
+
+#[tokio::test]
+async fn a_new_certificate_is_served_and_open_connections_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let old = certificate();
+    write(&folder, &old);
+    let stop = CancellationToken::new();
+    let _stop = stop.clone().drop_guard();
+    let address = served(&folder, &stop).await;
+    let url = format!("https://localhost:{}/", address.port());
+    let root = reqwest::Certificate::from_pem(old.0.as_bytes());
+    let _ = ring::default_provider().install_default();
+    let open = reqwest::Client::builder()
+        .tls_certs_only([root.unwrap()])
+        .resolve("localhost", address)
+        .build()
+        .unwrap();
+    assert_eq!(
+        open.get(&url).send().await.unwrap().text().await.unwrap(),
+        "hello"
+    );
+
+    // A certificate without its key changes nothing; with it, it is served.
+    let new = certificate();
+    fs::write(folder.path().join("cert.pem"), &new.0).unwrap();
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert!(client(&old, address).get(&url).send().await.is_ok());
+    fs::write(folder.path().join("key.pem"), &new.1).unwrap();
+    let started = std::time::Instant::now();
+    while client(&new, address).get(&url).send().await.is_err() {
+        assert!(
+            started.elapsed() < Duration::from_secs(30),
+            "the new certificate is not served"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(client(&old, address).get(&url).send().await.is_err());
+    assert_eq!(
+        open.get(&url).send().await.unwrap().text().await.unwrap(),
+        "hello"
+    );
+}
+
+#[test]
+fn errors_name_the_setting_and_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(TlsConfig::try_new("host", RawTlsConfig::default()).unwrap(), None);
+    let half = RawTlsConfig {
+        key: None,
+        ..raw(&folder)
+    };
+    assert_eq!(
+        problem(half),
+        "`host.tls` needs both `certificate` and `key`, it has only `certificate`"
+    );
+    let never = RawTlsConfig {
+        reload_seconds: Some(0),
+        ..RawTlsConfig::default()
+    };
+    assert_eq!(
+        problem(never),
+        "`host.tls.reload_seconds` is 0, it must be between 1 and 86400"
+    );
+    assert!(problem(raw(&folder)).starts_with("`host.tls.certificate`: the file `"));
+
+    let (mine, other) = (certificate(), certificate());
+    write(&folder, &(mine.0.clone(), other.1));
+    let mismatch = problem(raw(&folder));
+    assert!(mismatch.starts_with("`host.tls.key`: the file `"), "{mismatch}");
+    assert!(mismatch.contains("does not fit the certificate"), "{mismatch}");
+    write(&folder, &(mine.0, "no key at all".to_owned()));
+    assert!(problem(raw(&folder)).ends_with("holds no PEM private key"));
+    write(&folder, &(String::new(), mine.1));
+    assert!(problem(raw(&folder)).ends_with("holds no PEM certificate"));
+}
