@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     config::{self, RawConfig},
-    demo, plugin, replay,
+    decide, demo, plugin, replay,
     roles::{self, Role},
     synth,
     telemetry::{self, LogFormat},
@@ -79,6 +79,8 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Decides offline, from files of events and requests.
+    Decide(decide::DecideArgs),
     /// Runs the dead letters through the plugins that are installed now.
     Replay {
         /// Only those of this provider.
@@ -150,6 +152,7 @@ async fn dispatch(global: Global, command: Command) -> anyhow::Result<ExitCode> 
         }
         Command::Plugin(command) => return plugin::run(command, global).await,
         Command::Synth { count, seed } => synth::run(global.load()?, count, seed).await?,
+        Command::Decide(args) => return tokio::task::block_in_place(|| decide::run(&args)),
         Command::Replay { provider, dry_run } => {
             replay::run(global.load()?, provider.as_deref(), dry_run).await?
         }

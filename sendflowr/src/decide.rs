@@ -3,9 +3,9 @@
 //! A decision at a time uses events before that time and nothing else, for the person and for the population's tables
 //! alike; see [`sweep`] for how that is guaranteed. The same files give the same bytes.
 
-pub(crate) mod events;
+mod events;
 mod requests;
-pub(crate) mod sweep;
+mod sweep;
 mod table;
 
 use std::{
@@ -17,7 +17,7 @@ use std::{
 };
 
 use anyhow::Context;
-use event::{Timestamp, grid};
+use event::grid;
 use inference::model::Curve;
 use serde::Serialize;
 use serde_json::Number;
@@ -96,9 +96,8 @@ fn decide(log: &EventLog, requests: &[Request]) -> (Vec<Decision>, Vec<Curve>) {
         })
         .collect();
     let mut answers: Vec<Option<(Decision, Curve)>> = vec![None; requests.len()];
-    sweep::sweep(log, &moments, |index, known| {
-        let decision = decision(&requests[index], &known.curve);
-        answers[index] = Some((decision, known.curve));
+    sweep::sweep(log, &moments, |index, curve| {
+        answers[index] = Some((decision(&requests[index], &curve), curve));
     });
     answers
         .into_iter()
@@ -179,10 +178,7 @@ fn quoted(text: &str) -> String {
     }
 }
 
-pub(crate) fn write_file(
-    path: &Path,
-    write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
-) -> anyhow::Result<()> {
+fn write_file(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> anyhow::Result<()> {
     let result = File::create(path).and_then(|file| {
         let mut out = BufWriter::with_capacity(1 << 16, file);
         write(&mut out)?;

@@ -8,7 +8,7 @@ use event::{
 };
 use inference::model::{Curve, Population, TrainingPerson};
 
-use super::events::{EventLog, LoggedEvent};
+use super::events::EventLog;
 
 /// Population tables are fitted at most this many times. They change slowly, so that tables as old as a twelfth of the
 /// time between the first and the last moment lose nothing visible, and a fit to thousands of people takes seconds.
@@ -26,21 +26,12 @@ pub(crate) struct Moment {
     pub(crate) at: Timestamp,
 }
 
-/// What is known at a moment.
-pub(crate) struct Known<'a> {
-    /// The person's curve.
-    pub(crate) curve: Curve,
-    /// The curve of somebody of whom nothing is known.
-    pub(crate) population: &'a Population,
-    /// Everybody's events before the moment, oldest first.
-    pub(crate) events: &'a [LoggedEvent],
-}
-
-/// Stops at every one of `moments`, in the order of their times, and calls `visit` with its place in the list.
+/// Stops at every one of `moments`, in the order of their times, and calls `visit` with its place in the list and the
+/// person's curve, made of what is known by then.
 ///
 /// The tables at a moment are fitted at the last checkpoint not after it, to events before that checkpoint. The
 /// checkpoints follow from the moments alone: the first moment, and even steps after it.
-pub(crate) fn sweep(log: &EventLog, moments: &[Moment], mut visit: impl FnMut(usize, Known<'_>)) {
+pub(crate) fn sweep(log: &EventLog, moments: &[Moment], mut visit: impl FnMut(usize, Curve)) {
     let mut order: Vec<usize> = (0..moments.len()).collect();
     order.sort_by_key(|index| moments[*index].at);
     let (Some(first), Some(last)) = (order.first(), order.last()) else {
@@ -63,14 +54,7 @@ pub(crate) fn sweep(log: &EventLog, moments: &[Moment], mut visit: impl FnMut(us
         }
         past.advance(moment.at);
         let profile = moment.person.map(|person| &past.profiles[person]);
-        visit(
-            index,
-            Known {
-                curve: population.curve(profile, moment.at),
-                population: &population,
-                events: &log.events()[..past.read],
-            },
-        );
+        visit(index, population.curve(profile, moment.at));
     }
 }
 
@@ -159,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn at_a_moment_only_earlier_events_are_known_and_tables_are_refitted_on_the_way() {
+    fn at_a_moment_only_earlier_events_are_known() {
         let hour = 3_600;
         let lines: String = (0..400).map(|n| format!("p{},{}\n", n % 9, n * hour)).collect();
         let log = parse(&format!("user_id,timestamp_utc\n{lines}")).unwrap();
@@ -173,28 +157,11 @@ mod tests {
             moment(100, None),
             moment(0, Some(2)),
         ];
-        let mut seen = vec![None; moments.len()];
-        sweep(&log, &moments, |index, known| {
-            seen[index] = Some((
-                known.events.len(),
-                known.curve.evidence().events,
-                known.population.events(),
-            ));
+        let mut seen = vec![0; moments.len()];
+        sweep(&log, &moments, |index, curve| {
+            seen[index] = curve.evidence().events
         });
-        let seen: Vec<(usize, usize, usize)> = seen.into_iter().flatten().collect();
         // An event at the very moment is not known.
-        assert_eq!(
-            seen.iter().map(|(events, ..)| *events).collect::<Vec<_>>(),
-            [300, 100, 100, 0]
-        );
-        assert_eq!(
-            seen.iter().map(|(_, own, _)| *own).collect::<Vec<_>>(),
-            [34, 11, 0, 0]
-        );
-        // The step is 25 hours and a little: checkpoints at 275 and 75 hours.
-        assert_eq!(
-            seen.iter().map(|(.., fitted)| *fitted).collect::<Vec<_>>(),
-            [276, 76, 76, Population::builtin().events()]
-        );
+        assert_eq!(seen, [34, 11, 0, 0]);
     }
 }
