@@ -1,13 +1,27 @@
 //! `[consumer]`: batches, patience and memory.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
+use listener::{Access, InvalidAccess, InvalidTls, RawTlsConfig, RawToken, TlsConfig};
 use serde::Deserialize;
 
 /// `[consumer]` as it stands in the configuration. Every key may be left out.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawConsumerConfig {
+    /// Address of `/health`, `/ready` and `/metrics`. Default `127.0.0.1:8002`; where all roles share a process they are
+    /// only served when this is set, because the other roles tell the same.
+    pub listen: Option<SocketAddr>,
+    /// Token that `/metrics` asks for as `Authorization: Bearer …`; 16 or more characters. Default: none, which is only
+    /// taken on loopback.
+    pub token: Option<RawToken>,
+    /// Whether `/metrics` may be open to everybody who reaches the address. Default `false`.
+    pub allow_anonymous: bool,
+    /// `[consumer.tls]`: certificate and key to serve HTTPS with. Default: HTTP.
+    pub tls: RawTlsConfig,
     /// Most events in one write. 1 to 50,000, default 1,000: writes of this size use a store well, and one takes
     /// about a megabyte.
     pub batch_events: usize,
@@ -31,6 +45,10 @@ pub struct RawConsumerConfig {
 impl Default for RawConsumerConfig {
     fn default() -> Self {
         Self {
+            listen: None,
+            token: None,
+            allow_anonymous: false,
+            tls: RawTlsConfig::default(),
             batch_events: 1_000,
             batch_wait_ms: 200,
             retry_initial_ms: 100,
@@ -42,9 +60,15 @@ impl Default for RawConsumerConfig {
     }
 }
 
+/// Where the consumer's status is served unless told otherwise: beside the inference service's 8001, on this machine
+/// alone.
+const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8002);
+
 /// Validated configuration of the consumer.
 #[derive(Debug, Clone)]
 pub struct ConsumerConfig {
+    /// How its status is served.
+    pub status: StatusConfig,
     /// Most events in one write.
     pub batch_events: usize,
     /// Longest that an event waits for others.
@@ -61,6 +85,17 @@ pub struct ConsumerConfig {
     pub relay_ranges: Vec<IpRange>,
 }
 
+/// How the consumer's status is served.
+#[derive(Debug, Clone)]
+pub struct StatusConfig {
+    /// Address to listen on.
+    pub listen: SocketAddr,
+    /// Who may read the metrics.
+    pub access: Access,
+    /// HTTPS, where it is configured.
+    pub tls: Option<TlsConfig>,
+}
+
 impl Default for ConsumerConfig {
     fn default() -> Self {
         Self::try_from(RawConsumerConfig::default()).expect("the defaults are in range")
@@ -68,8 +103,15 @@ impl Default for ConsumerConfig {
 }
 
 /// A key of `[consumer]` has a value that cannot work.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum InvalidConfig {
+    /// An address beyond this machine without a token, or a token that is none.
+    #[error(transparent)]
+    Access(#[from] InvalidAccess),
+    /// A certificate that cannot be served.
+    #[error(transparent)]
+    Tls(#[from] InvalidTls),
     /// A number outside its range.
     #[error("`consumer.{key}` is {value}, it must be between {min} and {max}")]
     OutOfRange {
@@ -106,7 +148,13 @@ impl TryFrom<RawConsumerConfig> for ConsumerConfig {
         for range in raw.relay_ranges {
             relay_ranges.push(IpRange::parse(&range).ok_or(InvalidConfig::BadRange(range))?);
         }
+        let listen = raw.listen.unwrap_or(DEFAULT_LISTEN);
         Ok(Self {
+            status: StatusConfig {
+                listen,
+                access: Access::try_new("consumer", "token", listen, raw.token, raw.allow_anonymous)?,
+                tls: TlsConfig::try_new("consumer", raw.tls)?,
+            },
             batch_events: raw.batch_events,
             batch_wait: millis("batch_wait_ms", raw.batch_wait_ms, 1, 10_000)?,
             retry_initial: millis("retry_initial_ms", raw.retry_initial_ms, 1, 60_000)?,

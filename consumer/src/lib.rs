@@ -11,6 +11,7 @@ mod metrics;
 mod poll;
 mod recent;
 mod retry;
+mod status;
 
 use std::sync::Arc;
 
@@ -18,10 +19,11 @@ use store::{bus::Bus, events::Events, identity::Identities, profiles::Profiles};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use config::{ConsumerConfig, InvalidConfig, IpRange, RawConsumerConfig};
+pub use config::{ConsumerConfig, InvalidConfig, IpRange, RawConsumerConfig, StatusConfig};
 pub use dead_letter::header;
 pub use error::ConsumerError;
 pub use metrics::Metrics;
+pub use status::serve_status;
 
 /// Group that stores events and keeps profiles current.
 pub const EVENTS_GROUP: &str = "sendflowr-events";

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use listener::{Access, InvalidAccess, InvalidTls, Limits, RawTlsConfig, RawToken, TlsConfig};
 use serde::Deserialize;
 
 use crate::{
@@ -54,6 +55,13 @@ pub struct RawHostConfig {
     /// Key that seals dead letters: 32 bytes, as 64 hexadecimal digits or base64. Default: made once and kept in
     /// `seal.key` in the data folder. Several hosts that share a bus need the same one.
     pub seal_key: Option<Secret>,
+    /// Token that `/plugins`, `/metrics` and `/api/mock/…` ask for as `Authorization: Bearer …`; 16 or more characters.
+    /// Webhooks are open, their proofs protect them. Default: none, which is only taken on loopback.
+    pub admin_token: Option<RawToken>,
+    /// Whether those routes may be open to everybody who reaches the address. Default `false`.
+    pub allow_anonymous: bool,
+    /// `[host.tls]`: certificate and key to serve HTTPS with. Default: HTTP.
+    pub tls: RawTlsConfig,
     /// `[host.plugins]`.
     pub plugins: RawHostPluginsConfig,
 }
@@ -83,12 +91,14 @@ pub struct HostConfig {
     pub request_timeout: Duration,
     /// Time in which a body must have arrived.
     pub body_timeout: Duration,
-    /// Time for open requests after the signal to stop.
-    pub drain_timeout: Duration,
     /// Deliveries under way at once.
     pub max_concurrent_deliveries: usize,
-    /// Connections open at once.
-    pub max_connections: usize,
+    /// Connections, and their end.
+    pub limits: Limits,
+    /// Who may use the routes that are not for providers.
+    pub access: Access,
+    /// HTTPS, where it is configured.
+    pub tls: Option<TlsConfig>,
     /// Whether mock events can be made.
     pub allow_mock_events: bool,
     /// Key of the dead letters, where one is configured.
@@ -117,6 +127,12 @@ pub enum InvalidConfig {
         /// Greatest possible value.
         max: u64,
     },
+    /// An address beyond this machine without a token, or a token that is none.
+    #[error(transparent)]
+    Access(#[from] InvalidAccess),
+    /// A certificate that cannot be served.
+    #[error(transparent)]
+    Tls(#[from] InvalidTls),
     /// An account that cannot work.
     #[error(transparent)]
     Account(#[from] InvalidAccount),
@@ -147,7 +163,6 @@ impl HostConfig {
             )?,
             request_timeout: millis("request_timeout_ms", raw.request_timeout_ms, 15_000, 100)?,
             body_timeout: millis("body_timeout_ms", raw.body_timeout_ms, 10_000, 100)?,
-            drain_timeout: millis("drain_timeout_ms", raw.drain_timeout_ms, 20_000, 0)?,
             max_concurrent_deliveries: size(
                 "max_concurrent_deliveries",
                 raw.max_concurrent_deliveries,
@@ -155,7 +170,18 @@ impl HostConfig {
                 1,
                 100_000,
             )?,
-            max_connections: size("max_connections", raw.max_connections, 4096, 1, 100_000)?,
+            limits: Limits {
+                max_connections: size("max_connections", raw.max_connections, 4096, 1, 100_000)?,
+                drain_timeout: millis("drain_timeout_ms", raw.drain_timeout_ms, 20_000, 0)?,
+            },
+            access: Access::try_new(
+                "host",
+                "admin_token",
+                listen,
+                raw.admin_token,
+                raw.allow_anonymous,
+            )?,
+            tls: TlsConfig::try_new("host", raw.tls)?,
             allow_mock_events: raw.allow_mock_events.unwrap_or(listen.ip().is_loopback()),
             seal_key: raw.seal_key,
             seal_key_path: data_folder.join("seal.key"),
@@ -234,9 +260,10 @@ mod tests {
 
     #[test]
     fn mock_events_are_for_this_machine() {
-        assert!(!config("listen = '0.0.0.0:5215'").unwrap().allow_mock_events);
+        let everywhere = "listen = '0.0.0.0:5215'\nallow_anonymous = true\n";
+        assert!(!config(everywhere).unwrap().allow_mock_events);
         assert!(
-            config("listen = '0.0.0.0:5215'\nallow_mock_events = true")
+            config(&format!("{everywhere}allow_mock_events = true"))
                 .unwrap()
                 .allow_mock_events
         );
@@ -257,8 +284,15 @@ mod tests {
     }
 
     #[test]
-    fn debug_hides_the_key() {
-        let config = config("seal_key = 'abcdef'").unwrap();
+    fn beyond_this_machine_a_token_is_needed() {
+        let error = config("listen = '0.0.0.0:5215'").unwrap_err().to_string();
+        assert!(error.contains("set `host.admin_token`"), "{error}");
+        assert!(config("listen = '0.0.0.0:5215'\nadmin_token = '0123456789abcdef'").is_ok());
+    }
+
+    #[test]
+    fn debug_hides_secrets() {
+        let config = config("seal_key = 'abcdef'\nadmin_token = 'abcdef0123456789'").unwrap();
         assert!(!format!("{config:?}").contains("abcdef"));
     }
 }

@@ -16,6 +16,7 @@ use axum::{
     routing::{MethodFilter, get, on, post},
 };
 use futures::FutureExt;
+use listener::Access;
 use prometheus_client::registry::Registry;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -44,6 +45,7 @@ pub(crate) struct Shared {
     pub(crate) body_timeout: Duration,
     pub(crate) request_timeout: Duration,
     pub(crate) allow_mock_events: bool,
+    pub(crate) access: Access,
     pub(crate) shutdown: CancellationToken,
 }
 
@@ -70,6 +72,7 @@ impl App {
             body_timeout: config.body_timeout,
             request_timeout: config.request_timeout,
             allow_mock_events: config.allow_mock_events,
+            access: config.access.clone(),
             shutdown,
         }))
     }
@@ -120,13 +123,19 @@ pub(crate) fn router(app: App) -> Router {
                 on(methods, webhook::account),
             );
     }
-    router
-        .route("/", get(admin::index))
+    let for_operators = Router::new()
         .route("/plugins", get(admin::plugins))
         .route("/api/mock/events/generate", post(admin::generate))
+        .route("/metrics", get(health::metrics))
+        .route_layer(middleware::from_fn_with_state(
+            app.access.clone(),
+            listener::require_token,
+        ));
+    router
+        .merge(for_operators)
+        .route("/", get(admin::index))
         .route("/health", get(health::health))
         .route("/ready", get(health::ready))
-        .route("/metrics", get(health::metrics))
         .fallback(|| async { ApiError::not_found() })
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
         .layer(middleware::from_fn_with_state(app.clone(), surround))

@@ -2,25 +2,16 @@
 
 use std::{
     fmt,
-    pin::pin,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use axum::Router;
 use event::Hasher;
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
+use listener::{Limits, TlsConfig};
 use prometheus_client::registry::Registry;
 use store::bus::Bus;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
-};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     HostConfig, HostError,
@@ -34,20 +25,6 @@ use crate::{
     proof::FetchedCertificates,
     seal::Sealer,
 };
-
-/// Longest head of a request, give or take the piece that is read last. Proxies in front of services allow 8 to 32 KiB.
-const MAX_HEAD_BYTES: usize = 64 * 1024;
-
-/// Longest wait for a request's head, and for the next request on an open connection. Longer than the keep-alive of
-/// common proxies would only hold connections that nobody uses.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
-
-/// Pause after a failed accept, which mostly means that there are no file descriptors left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// Failures one after the other after which the listener is given up: a minute of [`ACCEPT_PAUSE`]s. By then it is not
-/// a lack of file descriptors that passes.
-const MAX_ACCEPT_FAILURES: u32 = 600;
 
 /// What the host works with.
 #[derive(Clone)]
@@ -70,8 +47,8 @@ impl fmt::Debug for Dependencies {
 pub struct Server {
     intake: Arc<Intake>,
     router: Router,
-    max_connections: usize,
-    drain_timeout: Duration,
+    limits: Limits,
+    tls: Option<TlsConfig>,
     /// Cancelled when the host begins to stop, so that `/ready` says so.
     stopping: CancellationToken,
 }
@@ -97,8 +74,8 @@ impl Server {
         Ok(Self {
             intake,
             router: http::router(app),
-            max_connections: config.max_connections,
-            drain_timeout: config.drain_timeout,
+            limits: config.limits,
+            tls: config.tls,
             stopping,
         })
     }
@@ -116,96 +93,26 @@ impl Server {
     /// Accepts connections until `shutdown`, then lets open requests end, for as long as the configuration grants them.
     ///
     /// # Errors
-    /// [`HostError::Listener`] when no connection could be accepted for a minute.
+    /// [`HostError::Listener`] when the certificate cannot be used any more, or no connection could be accepted for a
+    /// minute.
     pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), HostError> {
-        let connections = Arc::new(Semaphore::new(self.max_connections));
-        let open = TaskTracker::new();
-        let give_up = CancellationToken::new();
-        let mut failures = 0;
-        let mut result = Ok(());
-        while let Some(accepted) = shutdown
-            .run_until_cancelled(accept(&listener, &connections))
-            .await
-        {
-            match accepted {
-                Ok((stream, permit)) => {
-                    failures = 0;
-                    let router = self.router.clone();
-                    let connection = serve_connection(stream, router, shutdown.clone(), give_up.clone());
-                    open.spawn(async move {
-                        connection.await;
-                        drop(permit);
-                    });
-                }
-                Err(error) if failures < MAX_ACCEPT_FAILURES => {
-                    failures += 1;
-                    if failures == 1 {
-                        tracing::warn!(error = %error, "connections cannot be accepted: {error}");
-                    }
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-                Err(error) => {
-                    result = Err(HostError::Listener(error));
-                    shutdown.cancel();
-                    break;
-                }
-            }
-        }
-        drop(listener);
-        self.stopping.cancel();
-        open.close();
-        if tokio::time::timeout(self.drain_timeout, open.wait())
-            .await
-            .is_err()
-        {
-            tracing::warn!(
-                connections = open.len(),
-                "{} connections did not end in time and are cut",
-                open.len()
-            );
-            give_up.cancel();
-            open.wait().await;
-        }
-        result
-    }
-}
-
-/// The next connection, once there is room for it.
-async fn accept(
-    listener: &TcpListener,
-    connections: &Arc<Semaphore>,
-) -> std::io::Result<(TcpStream, OwnedSemaphorePermit)> {
-    let permit = Arc::clone(connections)
-        .acquire_owned()
-        .await
-        .expect("the semaphore is never closed");
-    let (stream, _address) = listener.accept().await?;
-    Ok((stream, permit))
-}
-
-async fn serve_connection(
-    stream: TcpStream,
-    router: Router,
-    shutdown: CancellationToken,
-    give_up: CancellationToken,
-) {
-    // Answers are one small write each; waiting to fill a packet would only delay them. A connection that is gone
-    // already shows in the next read.
-    let _ = stream.set_nodelay(true);
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(MAX_HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    let mut connection = pin!(connection);
-    // What goes wrong on a connection (resets, broken requests) is the other side's business and answered by hyper.
-    tokio::select! {
-        _ = connection.as_mut() => return,
-        () = shutdown.cancelled() => connection.as_mut().graceful_shutdown(),
-    }
-    tokio::select! {
-        _ = connection => {}
-        () = give_up.cancelled() => {}
+        let Self {
+            router,
+            limits,
+            tls,
+            stopping,
+            ..
+        } = self;
+        let told = async {
+            shutdown.cancelled().await;
+            stopping.cancel();
+        };
+        // A listener that fails cancels `shutdown` too.
+        let (served, ()) = tokio::join!(
+            listener::serve(listener, router, tls, limits, shutdown.clone()),
+            told
+        );
+        served.map_err(HostError::Listener)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use listener::{Access, InvalidAccess, InvalidTls, Limits, RawTlsConfig, RawToken, TlsConfig};
 use serde::Deserialize;
 
 /// `[inference]` as it is written in the configuration. Unknown keys are errors.
@@ -10,6 +11,13 @@ use serde::Deserialize;
 pub struct RawInferenceConfig {
     /// Address to listen on. Default `127.0.0.1:8001`.
     pub listen: Option<SocketAddr>,
+    /// Token that every route but `/`, `/health`, `/ready` and the API's description asks for as `Authorization: Bearer …`;
+    /// 16 or more characters. Default: none, which is only taken on loopback.
+    pub token: Option<RawToken>,
+    /// Whether those routes may be open to everybody who reaches the address. Default `false`.
+    pub allow_anonymous: bool,
+    /// `[inference.tls]`: certificate and key to serve HTTPS with. Default: HTTP.
+    pub tls: RawTlsConfig,
     /// Folder in which fitted population tables are kept over restarts. Default: `model` in the data folder.
     pub model_folder: Option<PathBuf>,
     /// Seconds between two fits of the population tables. Default 86,400.
@@ -98,6 +106,12 @@ pub struct RawBreakersConfig {
 pub struct InferenceConfig {
     /// Address to listen on.
     pub listen: SocketAddr,
+    /// Who may ask.
+    pub access: Access,
+    /// HTTPS, where it is configured.
+    pub tls: Option<TlsConfig>,
+    /// Connections, and their end.
+    pub limits: Limits,
     /// Folder of fitted population tables; `None` keeps them in memory only.
     pub model_folder: Option<PathBuf>,
     /// Time between two fits of the population tables.
@@ -169,10 +183,25 @@ pub struct HotPath {
     pub half_life: Duration,
 }
 
+/// A setting of `[inference]` cannot work.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidConfig {
+    /// A number outside its range.
+    #[error(transparent)]
+    OutOfRange(#[from] OutOfRange),
+    /// An address beyond this machine without a token, or a token that is none.
+    #[error(transparent)]
+    Access(#[from] InvalidAccess),
+    /// A certificate that cannot be served.
+    #[error(transparent)]
+    Tls(#[from] InvalidTls),
+}
+
 /// A setting is out of its range.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`inference.{key}` must be {expected}")]
-pub struct InvalidConfig {
+pub struct OutOfRange {
     key: String,
     expected: &'static str,
 }
@@ -219,14 +248,14 @@ impl TryFrom<RawInferenceConfig> for InferenceConfig {
             if range.contains(&value) {
                 Ok(Duration::from_secs(value))
             } else {
-                Err(InvalidConfig {
+                Err(OutOfRange {
                     key: key.to_owned(),
                     expected: "a number of seconds within the documented range",
                 })
             }
         };
         let count = |key: &str, value: Option<usize>, default: usize| match value.unwrap_or(default) {
-            0 => Err(InvalidConfig {
+            0 => Err(OutOfRange {
                 key: key.to_owned(),
                 expected: "at least 1",
             }),
@@ -234,16 +263,20 @@ impl TryFrom<RawInferenceConfig> for InferenceConfig {
         };
         let quantile = raw.latency.quantile.unwrap_or(0.5);
         if !(0.01..=0.99).contains(&quantile) {
-            return Err(InvalidConfig {
+            return Err(InvalidConfig::OutOfRange(OutOfRange {
                 key: "latency.quantile".to_owned(),
                 expected: "a number from 0.01 to 0.99",
-            });
+            }));
         }
         let breaker = |key: &str, value, default| seconds(key, value, default, 0..=MAX_BREAKER_SECONDS);
         let breakers = &raw.breakers;
         let paths = raw.hot_paths;
+        let listen = raw.listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8001)));
         Ok(Self {
-            listen: raw.listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8001))),
+            listen,
+            access: Access::try_new("inference", "token", listen, raw.token, raw.allow_anonymous)?,
+            tls: TlsConfig::try_new("inference", raw.tls)?,
+            limits: Limits::default(),
             model_folder: raw.model_folder,
             refit_interval: seconds(
                 "refit_interval_seconds",
@@ -314,17 +347,17 @@ impl TryFrom<RawInferenceConfig> for InferenceConfig {
     }
 }
 
-fn hot_path(name: &str, raw: Option<RawHotPath>, default: HotPath) -> Result<HotPath, InvalidConfig> {
+fn hot_path(name: &str, raw: Option<RawHotPath>, default: HotPath) -> Result<HotPath, OutOfRange> {
     let Some(raw) = raw else { return Ok(default) };
     if !(0.0..=MAX_WEIGHT).contains(&raw.weight) {
-        return Err(InvalidConfig {
+        return Err(OutOfRange {
             key: format!("hot_paths.{name}.weight"),
             expected: "a number from 0 to 10",
         });
     }
     if raw.half_life_seconds == 0 || raw.half_life_seconds > MAX_BREAKER_SECONDS {
         let key = format!("hot_paths.{name}.half_life_seconds");
-        return Err(InvalidConfig {
+        return Err(OutOfRange {
             key,
             expected: "a number of seconds, at least 1",
         });

@@ -10,7 +10,7 @@ mod who;
 
 use std::{
     any::Any,
-    sync::{Arc, PoisonError},
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -21,12 +21,20 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use event::{Timestamp, redact::Redactor};
+use listener::Access;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceBuilder;
 use tower_http::{
     catch_panic::CatchPanicLayer,
     request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer},
 };
-use utoipa::OpenApi;
+use utoipa::{
+    OpenApi as _,
+    openapi::{
+        ContentBuilder, OpenApi, Ref, ResponseBuilder,
+        security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
+    },
+};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use utoipa_swagger_ui::SwaggerUi;
 
@@ -38,6 +46,8 @@ pub(crate) struct App {
     pub(crate) service: Arc<Service>,
     pub(crate) max_body_bytes: usize,
     pub(crate) request_timeout: Duration,
+    pub(crate) access: Access,
+    pub(crate) stopping: CancellationToken,
 }
 
 impl App {
@@ -47,7 +57,7 @@ impl App {
     }
 }
 
-#[derive(OpenApi)]
+#[derive(utoipa::OpenApi)]
 #[openapi(
     info(
         title = "SendFlowr decisions",
@@ -64,8 +74,8 @@ impl App {
 struct Description;
 
 /// All routes, each described by the code that serves it.
-fn described() -> OpenApiRouter<App> {
-    OpenApiRouter::with_openapi(Description::openapi())
+fn described(access: &Access) -> OpenApiRouter<App> {
+    let mut for_callers = OpenApiRouter::new()
         .routes(routes!(decide::decide))
         .routes(routes!(decide::decide_alias))
         .routes(routes!(decide::decide_batch))
@@ -77,20 +87,59 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(people::compute_features_of))
         .routes(routes!(people::resolve_identity))
         .routes(routes!(people::link_identifiers))
+        .routes(routes!(status::metrics))
+        .route_layer(middleware::from_fn_with_state(
+            access.clone(),
+            listener::require_token,
+        ));
+    describe_token(for_callers.get_openapi_mut());
+    OpenApiRouter::with_openapi(Description::openapi())
+        .merge(for_callers)
         .routes(routes!(status::index))
         .routes(routes!(status::health))
         .routes(routes!(status::ready))
-        .routes(routes!(status::metrics))
+}
+
+/// Says of every operation that it may ask for the token, and what it answers without.
+fn describe_token(openapi: &mut OpenApi) {
+    let bearer = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .description(Some("The token of `inference.token`, where one is configured."))
+        .build();
+    openapi
+        .components
+        .get_or_insert_default()
+        .add_security_scheme("bearer", SecurityScheme::Http(bearer));
+    let refusal = ResponseBuilder::new()
+        .description("A token is configured and the request does not carry it")
+        .content(
+            "application/json",
+            ContentBuilder::new()
+                .schema(Some(Ref::from_schema_name("ErrorBody")))
+                .build(),
+        )
+        .build();
+    for item in openapi.paths.paths.values_mut() {
+        for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
+            let asked_for = SecurityRequirement::new("bearer", Vec::<String>::new());
+            // The empty one says that it may do without.
+            operation.security = Some(vec![SecurityRequirement::default(), asked_for]);
+            operation
+                .responses
+                .responses
+                .insert("401".to_owned(), refusal.clone().into());
+        }
+    }
 }
 
 /// The description as it is served under `/openapi.json`.
-pub(crate) fn openapi() -> utoipa::openapi::OpenApi {
-    described().into_openapi()
+pub(crate) fn openapi() -> OpenApi {
+    described(&Access::open()).into_openapi()
 }
 
 /// The whole service as a router.
 pub(crate) fn router(app: App) -> Router {
-    let (router, openapi) = described().split_for_parts();
+    let (router, openapi) = described(&app.access).split_for_parts();
     let max_body_bytes = app.max_body_bytes;
     router
         .merge(SwaggerUi::new("/docs").url("/openapi.json", openapi))
@@ -156,13 +205,4 @@ fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
         .unwrap_or("no message");
     tracing::error!(panic.message = text, "a handler panicked: {text}");
     ApiError::Internal.into_response()
-}
-
-/// The registry, whatever happened to a thread that held it: it holds numbers only.
-pub(crate) fn registry(app: &App) -> std::sync::MutexGuard<'_, prometheus_client::registry::Registry> {
-    app.service
-        .dependencies
-        .registry
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
 }

@@ -29,8 +29,8 @@ use prometheus_client::registry::Registry;
 use store::{events::Events, identity::Identities, profiles::Profiles};
 
 pub use config::{
-    HotPath, InferenceConfig, InvalidConfig, LatencyConfig, PolicyConfig, RawBreakersConfig, RawHotPath,
-    RawHotPathsConfig, RawInferenceConfig, RawLatencyConfig,
+    HotPath, InferenceConfig, InvalidConfig, LatencyConfig, OutOfRange, PolicyConfig, RawBreakersConfig,
+    RawHotPath, RawHotPathsConfig, RawInferenceConfig, RawLatencyConfig,
 };
 pub use error::{ErrorBody, ErrorDetails, InferenceError};
 pub use population::{TrainError, load as load_population, save as save_population, train};

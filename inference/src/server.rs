@@ -33,6 +33,8 @@ pub struct Server {
     writers: ExplanationWriters,
     schedules: Vec<JoinHandle<()>>,
     background: CancellationToken,
+    /// Cancelled when the service begins to stop, so that `/ready` says so.
+    stopping: CancellationToken,
 }
 
 impl std::fmt::Debug for Server {
@@ -63,6 +65,7 @@ impl Server {
         );
         let service = Arc::new(service);
         let background = CancellationToken::new();
+        let stopping = CancellationToken::new();
         let latency = {
             let (service, config) = (Arc::clone(&service), config.clone());
             on_schedule(
@@ -88,12 +91,15 @@ impl Server {
             service,
             max_body_bytes: config.max_body_bytes,
             request_timeout: config.request_timeout,
+            access: config.access.clone(),
+            stopping: stopping.clone(),
         });
         Self {
             router,
             writers,
             schedules: vec![latency, tables],
             background,
+            stopping,
         }
     }
 
@@ -127,10 +133,17 @@ pub async fn run(
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<(), InferenceError> {
+    let InferenceConfig { tls, limits, .. } = config.clone();
     let server = Server::start(&config, dependencies);
-    let served = axum::serve(listener, server.router())
-        .with_graceful_shutdown(shutdown.cancelled_owned())
-        .await;
+    let told = async {
+        shutdown.cancelled().await;
+        server.stopping.cancel();
+    };
+    // A listener that fails cancels `shutdown` too.
+    let (served, ()) = tokio::join!(
+        listener::serve(listener, server.router(), tls, limits, shutdown.clone()),
+        told
+    );
     server.stop().await;
     Ok(served?)
 }

@@ -60,7 +60,11 @@ enum Command {
         listen: Option<SocketAddr>,
     },
     /// Runs the consumer: from the bus to events, profiles and the identity graph.
-    Consumer,
+    Consumer {
+        /// Address of its status [default: 127.0.0.1:8002]
+        #[arg(long)]
+        listen: Option<SocketAddr>,
+    },
     /// Runs the inference service: decisions and explanations.
     Inference {
         /// Address to listen on [default: 127.0.0.1:8001]
@@ -144,7 +148,11 @@ async fn dispatch(global: Global, command: Command) -> anyhow::Result<ExitCode> 
             set(&mut config.host.listen, listen);
             roles::one(config, Role::Host).await?;
         }
-        Command::Consumer => roles::one(global.load()?, Role::Consumer).await?,
+        Command::Consumer { listen } => {
+            let mut config = global.load()?;
+            set(&mut config.consumer.listen, listen);
+            roles::one(config, Role::Consumer).await?;
+        }
         Command::Inference { listen } => {
             let mut config = global.load()?;
             set(&mut config.inference.listen, listen);

@@ -1,6 +1,7 @@
 //! Opens the stores and runs the roles until a signal asks to stop.
 
 use std::{
+    fmt,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -48,16 +49,22 @@ pub(crate) enum Role {
 pub(crate) async fn up(config: RawConfig, demo: Option<Demo>) -> anyhow::Result<()> {
     let mut process = Process::open(config, false).await?;
     let host = process.host().await?;
-    process.consumer()?;
+    // The other roles tell what the consumer's own listener would, so it is only there when it is asked for.
+    if process.config.consumer.listen.is_some() {
+        let status = process.consumer_with_status().await?;
+        tracing::info!("the consumer's status is served on {status}");
+    } else {
+        process.consumer()?;
+    }
     let inference = process.inference().await?;
     output::line(&format!(
-        "sendflowr is ready: webhooks http://{host}  timing http://{inference}"
+        "sendflowr is ready: webhooks {host}  timing {inference}"
     ));
     if let Some(demo) = demo {
         let stop = process.stop.clone();
         process.tasks.spawn(async move {
             tokio::select! {
-                result = demo.run(host, inference) => result.context("the demonstration failed")?,
+                result = demo.run(host.address, inference.address) => result.context("the demonstration failed")?,
                 () = stop.cancelled() => {}
             }
             // The first task to end stops the process, and a demonstration that went well must not.
@@ -77,15 +84,15 @@ pub(crate) async fn one(config: RawConfig, role: Role) -> anyhow::Result<()> {
     match role {
         Role::Host => {
             let address = process.host().await?;
-            output::line(&format!("sendflowr host is ready: webhooks http://{address}"));
+            output::line(&format!("sendflowr host is ready: webhooks {address}"));
         }
         Role::Consumer => {
-            process.consumer()?;
-            output::line("sendflowr consumer is ready");
+            let address = process.consumer_with_status().await?;
+            output::line(&format!("sendflowr consumer is ready: status {address}"));
         }
         Role::Inference => {
             let address = process.inference().await?;
-            output::line(&format!("sendflowr inference is ready: timing http://{address}"));
+            output::line(&format!("sendflowr inference is ready: timing {address}"));
         }
     }
     process.run().await
@@ -161,12 +168,12 @@ impl Process {
         })
     }
 
-    /// Starts the host and answers its address.
-    async fn host(&mut self) -> anyhow::Result<SocketAddr> {
+    /// Starts the host and answers where.
+    async fn host(&mut self) -> anyhow::Result<Served> {
         let (raw, accounts) = (self.config.host.clone(), self.config.accounts.clone());
         let config = HostConfig::try_new(raw, accounts, &self.data_folder)?;
         let listener = listen(config.listen, "host.listen").await?;
-        let address = listener.local_addr()?;
+        let served = Served::new(&listener, config.tls.is_some())?;
         let dependencies = host::Dependencies {
             bus: self.stores.bus.clone(),
             hasher: self.hasher.clone(),
@@ -176,12 +183,27 @@ impl Process {
         let stop = self.stop.clone();
         self.tasks
             .spawn(async move { server.serve(listener, stop).await.context("the host failed") });
-        Ok(address)
+        Ok(served)
     }
 
-    /// Starts the consumer.
-    fn consumer(&mut self) -> anyhow::Result<()> {
+    /// Starts the consumer and its listener, and answers where that is.
+    async fn consumer_with_status(&mut self) -> anyhow::Result<Served> {
+        let (config, dependencies) = self.consumer()?;
+        let listener = listen(config.listen, "consumer.listen").await?;
+        let served = Served::new(&listener, config.tls.is_some())?;
+        let (registry, stop) = (self.registry.clone(), self.stop.clone());
+        self.tasks.spawn(async move {
+            consumer::serve_status(config, dependencies, registry, listener, stop)
+                .await
+                .context("the consumer's listener failed")
+        });
+        Ok(served)
+    }
+
+    /// Starts the consumer. Answers what its listener needs.
+    fn consumer(&mut self) -> anyhow::Result<(consumer::StatusConfig, consumer::Dependencies)> {
         let config = ConsumerConfig::try_from(self.config.consumer.clone()).context("`[consumer]`")?;
+        let status = config.status.clone();
         let metrics = {
             let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
             consumer::Metrics::register(&mut registry)
@@ -194,22 +216,23 @@ impl Process {
             metrics,
         };
         let stop = self.stop.clone();
+        let shared = dependencies.clone();
         self.tasks.spawn(async move {
-            consumer::run(config, dependencies, stop)
+            consumer::run(config, shared, stop)
                 .await
                 .context("the consumer failed")
         });
-        Ok(())
+        Ok((status, dependencies))
     }
 
-    /// Starts the inference service and answers its address.
-    async fn inference(&mut self) -> anyhow::Result<SocketAddr> {
+    /// Starts the inference service and answers where.
+    async fn inference(&mut self) -> anyhow::Result<Served> {
         let mut raw = self.config.inference.clone();
         raw.model_folder
             .get_or_insert_with(|| self.data_folder.join("model"));
         let config = InferenceConfig::try_from(raw).context("`[inference]`")?;
         let listener = listen(config.listen, "inference.listen").await?;
-        let address = listener.local_addr()?;
+        let served = Served::new(&listener, config.tls.is_some())?;
         let dependencies = inference::Dependencies {
             events: self.stores.events.clone(),
             identities: self.stores.identities.clone(),
@@ -223,7 +246,7 @@ impl Process {
                 .await
                 .context("the inference service failed")
         });
-        Ok(address)
+        Ok(served)
     }
 
     /// Waits for a signal or for a role that ends, stops the others in order, and closes the stores.
@@ -255,6 +278,27 @@ fn flatten(ended: Option<Result<anyhow::Result<()>, tokio::task::JoinError>>) ->
         Some(Ok(result)) => result,
         Some(Err(failure)) => bail!("a role ended unexpectedly: {failure}"),
         None => Ok(()),
+    }
+}
+
+/// Where a role is served; shows as a URL.
+#[derive(Debug, Clone, Copy)]
+struct Served {
+    address: SocketAddr,
+    is_tls: bool,
+}
+
+impl Served {
+    fn new(listener: &TcpListener, is_tls: bool) -> anyhow::Result<Self> {
+        let address = listener.local_addr()?;
+        Ok(Self { address, is_tls })
+    }
+}
+
+impl fmt::Display for Served {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.is_tls { "https" } else { "http" };
+        write!(f, "{scheme}://{}", self.address)
     }
 }
 

@@ -3,14 +3,13 @@
 use axum::{
     Json,
     extract::State,
-    http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
 };
+use listener::{Readiness, probe};
 use serde::Serialize;
-use store::StoreError;
 use utoipa::ToSchema;
 
-use super::{App, registry};
+use super::App;
 use crate::error::ApiError;
 
 /// What this is and where to read on.
@@ -55,53 +54,26 @@ pub(crate) async fn health() -> Json<Health> {
     Json(Health { status: "ok" })
 }
 
-/// What the service needs, and whether it answers.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Readiness {
-    /// `ready`, `degraded` (answers are given, with less behind them) or `not_ready`.
-    #[schema(example = "ready")]
-    pub status: &'static str,
-    /// The event store, without which new people and explanations have no place.
-    pub events: &'static str,
-    /// The identity graph, without which people are taken as named.
-    pub identities: &'static str,
-    /// The profile store, without which profiles are rebuilt from events.
-    pub profiles: &'static str,
-}
-
 /// Whether the stores answer.
 #[utoipa::path(
     get, path = "/ready", tag = "service",
     responses(
         (status = 200, description = "Decisions are given", body = Readiness),
-        (status = 503, description = "The event store does not answer", body = Readiness),
+        (status = 503, description = "The event store does not answer, or the service is stopping", body = Readiness),
     )
 )]
 pub(crate) async fn ready(State(app): State<App>) -> Response {
+    if app.stopping.is_cancelled() {
+        return Readiness::stopping().into_response();
+    }
     let dependencies = &app.service.dependencies;
+    // Without the graph people are taken as named, without profiles these are rebuilt from events.
     let (events, identities, profiles) = tokio::join!(
-        dependencies.events.ping(),
-        dependencies.identities.ping(),
-        dependencies.profiles.ping()
+        probe("events", true, dependencies.events.ping()),
+        probe("identities", false, dependencies.identities.ping()),
+        probe("profiles", false, dependencies.profiles.ping())
     );
-    let status = match (&events, &identities, &profiles) {
-        (Err(_), _, _) => "not_ready",
-        (Ok(()), Ok(()), Ok(())) => "ready",
-        _ => "degraded",
-    };
-    let told = |result: &Result<(), StoreError>| if result.is_ok() { "ok" } else { "unreachable" };
-    let readiness = Readiness {
-        status,
-        events: told(&events),
-        identities: told(&identities),
-        profiles: told(&profiles),
-    };
-    let code = if events.is_ok() {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
-    (code, Json(readiness)).into_response()
+    Readiness::of([events, identities, profiles]).into_response()
 }
 
 /// Numbers for Prometheus.
@@ -110,15 +82,5 @@ pub(crate) async fn ready(State(app): State<App>) -> Response {
     responses((status = 200, description = "Metrics in the OpenMetrics text format", body = String))
 )]
 pub(crate) async fn metrics(State(app): State<App>) -> Result<Response, ApiError> {
-    let mut text = String::new();
-    let encoded = prometheus_client::encoding::text::encode(&mut text, &registry(&app));
-    encoded.map_err(|_| ApiError::Internal)?;
-    Ok((
-        [(
-            CONTENT_TYPE,
-            "application/openmetrics-text; version=1.0.0; charset=utf-8",
-        )],
-        text,
-    )
-        .into_response())
+    listener::exposition(&app.service.dependencies.registry).map_err(|std::fmt::Error| ApiError::Internal)
 }

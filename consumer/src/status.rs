@@ -1,0 +1,105 @@
+//! What the consumer says about itself over HTTP: whether it lives, whether it can work, and what it has counted.
+
+use std::{
+    io,
+    sync::{Arc, Mutex},
+};
+
+use axum::{
+    Json, Router,
+    extract::State,
+    http::StatusCode,
+    middleware,
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use listener::{Limits, Readiness, probe};
+use prometheus_client::registry::Registry;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{Dependencies, StatusConfig};
+
+#[derive(Clone)]
+struct Status {
+    dependencies: Dependencies,
+    registry: Arc<Mutex<Registry>>,
+    shutdown: CancellationToken,
+}
+
+/// Serves `/health`, `/ready` and `/metrics` on `listener` until `shutdown`.
+///
+/// # Errors
+/// When the certificate cannot be used, or the listener fails.
+pub async fn serve_status(
+    config: StatusConfig,
+    dependencies: Dependencies,
+    registry: Arc<Mutex<Registry>>,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
+    let StatusConfig { access, tls, .. } = config;
+    let status = Status {
+        dependencies,
+        registry,
+        shutdown: shutdown.clone(),
+    };
+    let router = Router::new()
+        .route("/metrics", get(metrics))
+        .route_layer(middleware::from_fn_with_state(access, listener::require_token))
+        .route("/health", get(health))
+        .route("/ready", get(ready))
+        .fallback(|| async {
+            refusal(
+                StatusCode::NOT_FOUND,
+                "not_found",
+                "there are `/health`, `/ready` and `/metrics`",
+            )
+        })
+        .method_not_allowed_fallback(|| async {
+            refusal(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "this path answers `GET` only",
+            )
+        })
+        .with_state(status);
+    listener::serve(listener, router, tls, Limits::default(), shutdown).await
+}
+
+fn refusal(status: StatusCode, code: &str, message: &str) -> Response {
+    let body = json!({ "error": { "code": code, "message": message } });
+    (status, Json(body)).into_response()
+}
+
+/// Whether the process serves requests. Looks at nothing else.
+async fn health() -> Json<Value> {
+    Json(json!({ "status": "ok" }))
+}
+
+/// Whether events can be moved from the bus into the store.
+async fn ready(State(status): State<Status>) -> Readiness {
+    if status.shutdown.is_cancelled() {
+        return Readiness::stopping();
+    }
+    let dependencies = &status.dependencies;
+    // Profiles and the graph are made up for when they are back.
+    let (bus, events, identities, profiles) = tokio::join!(
+        probe("bus", true, dependencies.bus.ping()),
+        probe("events", true, dependencies.events.ping()),
+        probe("identities", false, dependencies.identities.ping()),
+        probe("profiles", false, dependencies.profiles.ping())
+    );
+    Readiness::of([bus, events, identities, profiles])
+}
+
+async fn metrics(State(status): State<Status>) -> Response {
+    listener::exposition(&status.registry).unwrap_or_else(|std::fmt::Error| {
+        refusal(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal_error",
+            "a metric cannot be written",
+        )
+    })
+}
