@@ -66,7 +66,7 @@ struct Decision {
 pub(crate) fn run(args: &DecideArgs) -> anyhow::Result<ExitCode> {
     let requests = requests::open(&args.requests)?;
     let log = EventLog::open(&args.events)?;
-    let (decisions, curves) = decide(&log, &requests);
+    let (decisions, curves) = decide(&log, &requests, args.curves.is_some());
     write_file(&args.out, |out| {
         for decision in &decisions {
             serde_json::to_writer(&mut *out, decision)?;
@@ -86,8 +86,8 @@ pub(crate) fn run(args: &DecideArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The decision on each request, and the curve that it was taken from.
-fn decide(log: &EventLog, requests: &[Request]) -> (Vec<Decision>, Vec<Curve>) {
+/// The decision on each request; and the curve of each person's earliest one, by its place, when `with_curves`. Nothing else is kept, so that memory grows by the answers alone.
+fn decide(log: &EventLog, requests: &[Request], with_curves: bool) -> (Vec<Decision>, Vec<(usize, Curve)>) {
     let moments: Vec<Moment> = requests
         .iter()
         .map(|request| Moment {
@@ -95,14 +95,25 @@ fn decide(log: &EventLog, requests: &[Request]) -> (Vec<Decision>, Vec<Curve>) {
             at: request.decision_time,
         })
         .collect();
-    let mut answers: Vec<Option<(Decision, Curve)>> = vec![None; requests.len()];
-    sweep::sweep(log, &moments, |index, curve| {
-        answers[index] = Some((decision(&requests[index], &curve), curve));
+    let first_of_each = if with_curves {
+        earliest_of_each(requests)
+    } else {
+        Vec::new()
+    };
+    let mut decisions = vec![None; requests.len()];
+    let mut curves = Vec::with_capacity(first_of_each.len());
+    sweep::sweep(log, &moments, |index, curve, _| {
+        decisions[index] = Some(decision(&requests[index], &curve));
+        if first_of_each.binary_search(&index).is_ok() {
+            curves.push((index, curve));
+        }
     });
-    answers
+    curves.sort_by_key(|(index, _)| *index);
+    let decisions = decisions
         .into_iter()
-        .map(|answer| answer.expect("the sweep stops at every moment"))
-        .unzip()
+        .map(|decision| decision.expect("the sweep stops at every moment"))
+        .collect();
+    (decisions, curves)
 }
 
 fn decision(request: &Request, curve: &Curve) -> Decision {
@@ -138,15 +149,15 @@ fn number(value: f64) -> Number {
 }
 
 /// One row per person: the curve of their earliest decision, so that it holds nothing of what came after any of them.
-fn write_curves(out: &mut impl Write, requests: &[Request], curves: &[Curve]) -> io::Result<()> {
+fn write_curves(out: &mut impl Write, requests: &[Request], curves: &[(usize, Curve)]) -> io::Result<()> {
     let mut header = String::from("user_id");
     for slot in 0..grid::SLOTS {
         header += &format!(",p{slot}");
     }
     writeln!(out, "{header}")?;
-    for index in earliest_of_each(requests) {
-        write!(out, "{}", quoted(&requests[index].user_id))?;
-        let minutes = curves[index].minutes();
+    for (index, curve) in curves {
+        write!(out, "{}", quoted(&requests[*index].user_id))?;
+        let minutes = curve.minutes();
         let total: f64 = minutes.iter().map(|share| f64::from(*share)).sum();
         for share in minutes {
             // Six digits: their rounding moves the sum by less than a ten-millionth.
@@ -157,7 +168,7 @@ fn write_curves(out: &mut impl Write, requests: &[Request], curves: &[Curve]) ->
     Ok(())
 }
 
-/// Each person's earliest request, in the order in which the people come up.
+/// Each person's earliest request, in the order of the requests.
 fn earliest_of_each(requests: &[Request]) -> Vec<usize> {
     let mut by_time: Vec<usize> = (0..requests.len()).collect();
     by_time.sort_by_key(|index| requests[*index].decision_time);

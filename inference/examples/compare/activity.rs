@@ -172,8 +172,9 @@ pub(crate) fn compare(folder: &Path) {
             .flat_map(|person| person.future.last())
             .max()
             .expect("there is a future");
+        // The people held back are decided for while the others' last weeks are still to come, so these teach nothing.
         let train = training.iter().map(|(_, person)| TrainingPerson {
-            profile: person.profile(&template, true),
+            profile: person.profile(&template, false),
         });
         let population = Population::plain().refit(train, *end).expect("there are events");
         let mut hours = [0.0; 24];

@@ -14,8 +14,9 @@ use super::events::EventLog;
 /// time between the first and the last moment lose nothing visible, and a fit to thousands of people takes seconds.
 const MAX_FITS: i64 = 12;
 
-/// Tables are kept for a day at least: nothing more is learned of a population within one.
-const MIN_STEP_MS: i64 = 24 * 3_600_000;
+/// Tables are kept for whole weeks. Tables fitted in the middle of one have seen some of its days once more than the
+/// others, and say that everybody likes those: on development data that cost 0.03 bits per future event.
+const WEEK_MS: i64 = 7 * 24 * 3_600_000;
 
 /// A stop.
 #[derive(Debug, Clone, Copy)]
@@ -26,12 +27,16 @@ pub(crate) struct Moment {
     pub(crate) at: Timestamp,
 }
 
-/// Stops at every one of `moments`, in the order of their times, and calls `visit` with its place in the list and the
-/// person's curve, made of what is known by then.
+/// Stops at every one of `moments`, in the order of their times, and calls `visit` with its place in the list, the
+/// person's curve and the profile it was made from, which hold what is known by then.
 ///
 /// The tables at a moment are fitted at the last checkpoint not after it, to events before that checkpoint. The
 /// checkpoints follow from the moments alone: the first moment, and even steps after it.
-pub(crate) fn sweep(log: &EventLog, moments: &[Moment], mut visit: impl FnMut(usize, Curve)) {
+pub(crate) fn sweep(
+    log: &EventLog,
+    moments: &[Moment],
+    mut visit: impl FnMut(usize, Curve, Option<&Profile>),
+) {
     let mut order: Vec<usize> = (0..moments.len()).collect();
     order.sort_by_key(|index| moments[*index].at);
     let (Some(first), Some(last)) = (order.first(), order.last()) else {
@@ -39,7 +44,7 @@ pub(crate) fn sweep(log: &EventLog, moments: &[Moment], mut visit: impl FnMut(us
     };
     let first = moments[*first].at;
     let span_ms = moments[*last].at.millis_since(first);
-    let step_ms = MIN_STEP_MS.max(span_ms / MAX_FITS + 1);
+    let step_ms = WEEK_MS * (span_ms / MAX_FITS / WEEK_MS + 1);
 
     let mut past = Past::new(log);
     let mut population = Population::builtin();
@@ -54,7 +59,7 @@ pub(crate) fn sweep(log: &EventLog, moments: &[Moment], mut visit: impl FnMut(us
         }
         past.advance(moment.at);
         let profile = moment.person.map(|person| &past.profiles[person]);
-        visit(index, population.curve(profile, moment.at));
+        visit(index, population.curve(profile, moment.at), profile);
     }
 }
 
@@ -158,7 +163,7 @@ mod tests {
             moment(0, Some(2)),
         ];
         let mut seen = vec![0; moments.len()];
-        sweep(&log, &moments, |index, curve| {
+        sweep(&log, &moments, |index, curve, _| {
             seen[index] = curve.evidence().events
         });
         // An event at the very moment is not known.

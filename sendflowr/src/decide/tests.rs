@@ -32,7 +32,7 @@ fn asked() -> Vec<Request> {
 }
 
 fn decisions(events: &str) -> Vec<Decision> {
-    decide(&log(&format!("{HEADER}{events}")).unwrap(), &asked()).0
+    decide(&log(&format!("{HEADER}{events}")).unwrap(), &asked(), false).0
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn an_empty_log_is_answered_from_the_built_in_tables() {
 fn curves_are_written_once_a_person_and_sum_to_one() {
     let asked = requests("user_id,decision_time,window_hours\n\"a,b\",9,1\nc,8,1\n\"a,b\",7,1\n").unwrap();
     assert_eq!(earliest_of_each(&asked), [1, 2]);
-    let (_, curves) = decide(&log(HEADER).unwrap(), &asked);
+    let (_, curves) = decide(&log(HEADER).unwrap(), &asked, true);
     let mut bytes = Vec::new();
     write_curves(&mut bytes, &asked, &curves).unwrap();
     let text = String::from_utf8(bytes).unwrap();
