@@ -64,3 +64,29 @@ impl Enricher {
         findings.collect()
     }
 }
+
+/// Tells machines from people in a log of the past, as the consumer does in the stream.
+///
+/// Nothing later than a batch is looked at when it is judged, and the memory of the past is bounded.
+#[derive(Debug)]
+pub struct MachineFilter {
+    judge: machine::Judge,
+    no_profiles: HashMap<UniversalId, Profile>,
+}
+
+impl MachineFilter {
+    /// A filter that has seen nothing yet.
+    pub fn new(config: &ConsumerConfig) -> Self {
+        Self {
+            judge: machine::Judge::new(config),
+            no_profiles: HashMap::new(),
+        }
+    }
+
+    /// For each event of `batch` whether a machine made it. Batches come in the order of time; what happened within
+    /// seconds belongs into one, so that a scanner's first click is judged together with its next.
+    pub fn judge(&mut self, batch: &[Event]) -> Vec<bool> {
+        let verdicts = self.judge.judge(batch, &self.no_profiles);
+        verdicts.into_iter().map(|verdict| verdict.machine).collect()
+    }
+}

@@ -1,19 +1,32 @@
 //! The event log that offline commands learn from: a CSV file, read whole and put in the order of time.
 
-use std::{collections::HashMap, path::Path};
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+    path::Path,
+    sync::Arc,
+};
 
 use event::{EventType, Timestamp};
 
 use super::table::{Row, Table};
 
 const REQUIRED: [&str; 2] = ["user_id", "timestamp_utc"];
-const OPTIONAL: [&str; 3] = ["event_type", "message_id", "is_machine"];
+const OPTIONAL: [&str; 5] = [
+    "event_type",
+    "message_id",
+    "is_machine",
+    "user_agent",
+    "ip_address",
+];
 
 const USER_ID: usize = 0;
 const TIMESTAMP: usize = 1;
 const EVENT_TYPE: usize = 2;
 const MESSAGE_ID: usize = 3;
 const IS_MACHINE: usize = 4;
+const USER_AGENT: usize = 5;
+const IP_ADDRESS: usize = 6;
 
 /// One event of the log.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,6 +41,10 @@ pub(crate) struct LoggedEvent {
     pub(crate) machine: bool,
     /// The message, where it is known.
     pub(crate) message: Option<Box<str>>,
+    /// What opened or clicked, where it is known. Shared, because a log has few of them.
+    pub(crate) user_agent: Option<Arc<str>>,
+    /// From where, where it is known.
+    pub(crate) ip_address: Option<IpAddr>,
 }
 
 /// Everybody's events.
@@ -36,6 +53,7 @@ pub(crate) struct EventLog {
     people: Vec<String>,
     places: HashMap<String, usize>,
     events: Vec<LoggedEvent>,
+    user_agents: HashSet<Arc<str>>,
 }
 
 impl EventLog {
@@ -74,6 +92,10 @@ impl EventLog {
             other => return Err(row.wrong(IS_MACHINE, &format!("`{other}` is neither `true` nor `false`"))),
         };
         let message = Some(row.text(MESSAGE_ID)).filter(|id| !id.is_empty());
+        let user_agent = Some(row.text(USER_AGENT)).filter(|agent| !agent.is_empty());
+        let user_agent = user_agent.map(|agent| self.shared_agent(agent));
+        // Logs hold all kinds of placeholders here, and an address that is none says nothing.
+        let ip_address = row.text(IP_ADDRESS).parse().ok();
         let person = self.place_or_insert(user_id);
         self.events.push(LoggedEvent {
             at,
@@ -81,8 +103,19 @@ impl EventLog {
             event_type,
             machine,
             message: message.map(Into::into),
+            user_agent,
+            ip_address,
         });
         Ok(())
+    }
+
+    fn shared_agent(&mut self, agent: &str) -> Arc<str> {
+        if let Some(shared) = self.user_agents.get(agent) {
+            return Arc::clone(shared);
+        }
+        let shared: Arc<str> = agent.into();
+        self.user_agents.insert(Arc::clone(&shared));
+        shared
     }
 
     fn place_or_insert(&mut self, user_id: &str) -> usize {

@@ -104,6 +104,33 @@ fn machines_teach_nothing() {
 }
 
 #[test]
+fn scanners_are_recognized_by_what_they_do() {
+    let mail = |message: i64| {
+        let at = MONDAY - message * 5 * HOUR;
+        format!("ann,{at},delivered,m{message},,\n")
+    };
+    let mails: String = (1..200).map(mail).collect();
+    let scans: String = (1..200)
+        .map(|message| {
+            let at = MONDAY - message * 5 * HOUR + 1;
+            format!(
+                "ann,{at},clicked,m{message},10.0.0.{},python-requests/2.31\n",
+                message % 9
+            )
+        })
+        .collect();
+    let header = "user_id,timestamp_utc,event_type,message_id,ip_address,user_agent\n";
+    let decided = |events: &str| decide(&log(&format!("{header}{events}")).unwrap(), &asked(), false).0;
+    let habit: String = (1..=56)
+        .map(|days| format!("ann,{},,,,\n", MONDAY - days * DAY + 9 * HOUR))
+        .collect();
+    assert_eq!(
+        decided(&(habit.clone() + &mails)),
+        decided(&(habit + &mails + &scans))
+    );
+}
+
+#[test]
 fn an_empty_log_is_answered_from_the_built_in_tables() {
     let decisions = decisions("");
     assert_eq!(decisions.len(), 5);
