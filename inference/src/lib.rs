@@ -7,6 +7,7 @@
 //! [`run`] serves until it is told to stop; [`train`] fits the population's tables, for the command line.
 
 pub mod model;
+pub mod rivals;
 
 mod config;
 mod decision;

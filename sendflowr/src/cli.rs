@@ -6,6 +6,7 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
+    backtest,
     config::{self, RawConfig},
     decide, demo, plugin, replay,
     roles::{self, Role},
@@ -85,6 +86,8 @@ enum Command {
     },
     /// Decides offline, from files of events and requests.
     Decide(decide::DecideArgs),
+    /// Compares timing with what else one could do, on one's own past, and says whether it is worth switching on.
+    Backtest(backtest::BacktestArgs),
     /// Runs the dead letters through the plugins that are installed now.
     Replay {
         /// Only those of this provider.
@@ -161,6 +164,7 @@ async fn dispatch(global: Global, command: Command) -> anyhow::Result<ExitCode> 
         Command::Plugin(command) => return plugin::run(command, global).await,
         Command::Synth { count, seed } => synth::run(global.load()?, count, seed).await?,
         Command::Decide(args) => return tokio::task::block_in_place(|| decide::run(&args)),
+        Command::Backtest(args) => return backtest::run(&args, &global).await,
         Command::Replay { provider, dry_run } => {
             replay::run(global.load()?, provider.as_deref(), dry_run).await?
         }

@@ -3,10 +3,10 @@
 //! A decision at a time uses events before that time and nothing else, for the person and for the population's tables
 //! alike; see [`sweep`] for how that is guaranteed. The same files give the same bytes.
 
-mod events;
+pub(crate) mod events;
 mod requests;
-mod sweep;
-mod table;
+pub(crate) mod sweep;
+pub(crate) mod table;
 
 use std::{
     collections::HashSet,

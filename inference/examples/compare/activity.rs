@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, fs::File, io::Read as _, path::Path};
 use event::{Event, EventType, Hasher, Timestamp, profile::Profile};
 use flate2::read::MultiGzDecoder;
 use sendflowr_inference::model::{Curve, Population, TrainingPerson};
+use sendflowr_inference::rivals::{self, Policy, choose, hour_of_day};
 
-use crate::rivals::{self, Policy, choose, hour_of_day};
 use crate::{SIZE_NAMES, SIZES};
 
 const HOUR_MS: i64 = 3_600_000;
@@ -211,14 +211,7 @@ fn score_person(
         Some(bits.iter().sum::<f64>() / bits.len() as f64)
     };
     let curve_density = |curve: &Curve, at: Timestamp| curve.density(at) * event::grid::SLOTS as f64;
-    let smoothed_hour = |at: Timestamp| {
-        let same = person
-            .history
-            .iter()
-            .filter(|time| hour_of_day(**time) == hour_of_day(at))
-            .count();
-        (same as f64 * 24.0 + 16.0) / (person.history.len() as f64 + 16.0)
-    };
+    let smoothed_hour = rivals::hour_density(&person.history);
     let kernel = rivals::fresh_kernel(&person.history, person.cut);
     let policies: Vec<(&'static str, Policy<'_>, Option<f64>)> = vec![
         ("send now (uniform)", rivals::send_now(), Some(0.0)),

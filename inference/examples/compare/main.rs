@@ -15,7 +15,6 @@
 #![allow(clippy::print_stdout, reason = "a command's output")]
 
 mod activity;
-mod rivals;
 mod simulated;
 
 use std::path::PathBuf;

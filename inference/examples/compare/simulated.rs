@@ -5,9 +5,9 @@ use event::{
     profile::{History, Profile},
 };
 use sendflowr_inference::model::{Population, TrainingPerson};
+use sendflowr_inference::rivals::{self, Policy, choose, hour_of_day};
 use synth::{Truth, World};
 
-use crate::rivals::{self, Policy, choose, hour_of_day};
 use crate::{SIZE_NAMES, SIZES};
 
 const WINDOWS_HOURS: [i64; 2] = [24, 168];

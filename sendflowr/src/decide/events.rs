@@ -47,6 +47,18 @@ pub(crate) struct LoggedEvent {
     pub(crate) ip_address: Option<IpAddr>,
 }
 
+/// An event on its way into a log.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Logged<'a> {
+    /// See [`LoggedEvent`].
+    pub(crate) at: Timestamp,
+    pub(crate) event_type: EventType,
+    pub(crate) machine: bool,
+    pub(crate) message: Option<&'a str>,
+    pub(crate) user_agent: Option<&'a str>,
+    pub(crate) ip_address: Option<IpAddr>,
+}
+
 /// Everybody's events.
 #[derive(Debug, Default)]
 pub(crate) struct EventLog {
@@ -70,8 +82,7 @@ impl EventLog {
         while let Some(row) = table.next_row()? {
             log.take(&row)?;
         }
-        // The order of the file says nothing, so it must not matter.
-        log.events.sort_unstable();
+        log.sort();
         Ok(log)
     }
 
@@ -93,20 +104,40 @@ impl EventLog {
         };
         let message = Some(row.text(MESSAGE_ID)).filter(|id| !id.is_empty());
         let user_agent = Some(row.text(USER_AGENT)).filter(|agent| !agent.is_empty());
-        let user_agent = user_agent.map(|agent| self.shared_agent(agent));
         // Logs hold all kinds of placeholders here, and an address that is none says nothing.
         let ip_address = row.text(IP_ADDRESS).parse().ok();
-        let person = self.place_or_insert(user_id);
-        self.events.push(LoggedEvent {
-            at,
-            person,
-            event_type,
-            machine,
-            message: message.map(Into::into),
-            user_agent,
-            ip_address,
-        });
+        self.push(
+            user_id,
+            Logged {
+                at,
+                event_type,
+                machine,
+                message,
+                user_agent,
+                ip_address,
+            },
+        );
         Ok(())
+    }
+
+    /// Takes in an event of a person; [`EventLog::sort`] must follow the last one.
+    pub(crate) fn push(&mut self, user_id: &str, event: Logged<'_>) {
+        let person = self.place_or_insert(user_id);
+        let user_agent = event.user_agent.map(|agent| self.shared_agent(agent));
+        self.events.push(LoggedEvent {
+            at: event.at,
+            person,
+            event_type: event.event_type,
+            machine: event.machine,
+            message: event.message.map(Into::into),
+            user_agent,
+            ip_address: event.ip_address,
+        });
+    }
+
+    /// Puts the events in order: that of their coming says nothing, so it must not matter.
+    pub(crate) fn sort(&mut self) {
+        self.events.sort_unstable();
     }
 
     fn shared_agent(&mut self, agent: &str) -> Arc<str> {

@@ -212,7 +212,8 @@ impl<'a> Row<'a> {
     }
 }
 
-fn moment(text: &str) -> Result<Timestamp, String> {
+/// Epoch seconds, possibly with a fraction, or RFC 3339.
+pub(crate) fn moment(text: &str) -> Result<Timestamp, String> {
     let Ok(seconds) = text.parse::<f64>() else {
         return text.parse().map_err(|_| {
             format!("`{text}` is neither epoch seconds nor an RFC 3339 time between 1970 and 9999")

@@ -1,16 +1,19 @@
-//! What else one could do: policies that score every minute.
+//! What else one could do: policies that score every minute, for comparisons with the model.
+//!
+//! Times are of the person's own acts, oldest first; a policy knows nothing but what it is made from.
 
 use event::{Timestamp, grid, profile::History};
-use sendflowr_inference::model::Curve;
+
+use crate::model::Curve;
 
 /// Scores a minute of arrival; the highest of a window is chosen, the earliest of equals.
-pub(crate) type Policy<'a> = Box<dyn Fn(Timestamp) -> f64 + 'a>;
+pub type Policy<'a> = Box<dyn Fn(Timestamp) -> f64 + 'a>;
 
 const HOUR_MS: i64 = 3_600_000;
 const DAY_MS: i64 = 24 * HOUR_MS;
 
 /// The minute that a policy chooses, on a grid of five minutes.
-pub(crate) fn choose(policy: &Policy<'_>, start: Timestamp, hours: i64) -> Timestamp {
+pub fn choose(policy: &Policy<'_>, start: Timestamp, hours: i64) -> Timestamp {
     let mut best = (start, f64::MIN);
     for step in 0..hours * 12 {
         let at = start.plus_millis(step * 5 * grid::MINUTE_MS);
@@ -23,12 +26,12 @@ pub(crate) fn choose(policy: &Policy<'_>, start: Timestamp, hours: i64) -> Times
 }
 
 /// The earliest minute.
-pub(crate) fn send_now<'a>() -> Policy<'a> {
+pub fn send_now<'a>() -> Policy<'a> {
     Box::new(|_| 0.0)
 }
 
 /// The brand's usual minute of the day.
-pub(crate) fn usual_hour<'a>(slot: usize) -> Policy<'a> {
+pub fn usual_hour<'a>(slot: usize) -> Policy<'a> {
     Box::new(move |at| {
         let away = (grid::slot(at) % 1440).abs_diff(slot % 1440);
         -(away.min(1440 - away) as f64)
@@ -36,7 +39,7 @@ pub(crate) fn usual_hour<'a>(slot: usize) -> Policy<'a> {
 }
 
 /// The hour of the day at which the person acted most; the population's where the person never did.
-pub(crate) fn best_hour<'a>(times: &[Timestamp], everybody: &'a [f64; 24]) -> Policy<'a> {
+pub fn best_hour<'a>(times: &[Timestamp], everybody: &'a [f64; 24]) -> Policy<'a> {
     let mut hours = [0.0; 24];
     for time in times {
         hours[hour_of_day(*time)] += 1.0;
@@ -45,13 +48,18 @@ pub(crate) fn best_hour<'a>(times: &[Timestamp], everybody: &'a [f64; 24]) -> Po
     Box::new(move |at| hours[hour_of_day(at)])
 }
 
-/// Clicks per mail by two-hour slot of the day, drawn to everybody's with the weight of 300 mails.
-pub(crate) fn two_hour_slots<'a>(history: &History, everybody: &[f64; 12]) -> Policy<'a> {
+/// Clicks per mail by two-hour slot of the day, drawn to everybody's with the weight of 300 mails: the posterior mean of
+/// the usual bandit. Where no mail is known each act counts as one mail clicked in its slot and missed in the others.
+pub fn two_hour_slots<'a>(history: &History, everybody: &[f64; 12]) -> Policy<'a> {
     let (mut clicked, mut sent) = ([0.0; 12], [0.0; 12]);
     for mail in &history.mails {
         let slot = hour_of_day(mail.delivered_at) / 2;
         sent[slot] += 1.0;
         clicked[slot] += f64::from(u8::from(mail.clicked_at.is_some()));
+    }
+    for activity in history.activities.iter().filter(|activity| activity.strong) {
+        clicked[hour_of_day(activity.at) / 2] += 1.0;
+        sent.iter_mut().for_each(|sent| *sent += 1.0);
     }
     let rate: [f64; 12] =
         std::array::from_fn(|slot| (clicked[slot] + 300.0 * everybody[slot]) / (sent[slot] + 300.0));
@@ -59,7 +67,7 @@ pub(crate) fn two_hour_slots<'a>(history: &History, everybody: &[f64; 12]) -> Po
 }
 
 /// A Gaussian of an hour around each act, halved every three days, over a flat floor of a thousandth a minute.
-pub(crate) fn fresh_kernel<'a>(times: &[Timestamp], now: Timestamp) -> Policy<'a> {
+pub fn fresh_kernel<'a>(times: &[Timestamp], now: Timestamp) -> Policy<'a> {
     const SIGMA: f64 = 60.0;
     let mut minutes = vec![0.001; grid::SLOTS];
     for time in times {
@@ -76,11 +84,19 @@ pub(crate) fn fresh_kernel<'a>(times: &[Timestamp], now: Timestamp) -> Policy<'a
 }
 
 /// A curve's value.
-pub(crate) fn curve(curve: &Curve) -> Policy<'_> {
+pub fn curve(curve: &Curve) -> Policy<'_> {
     Box::new(|at| curve.score(at))
 }
 
+/// The hour of the day of each act as a density over the week relative to a uniform one, with 16 acts' worth of uniform.
+pub fn hour_density(times: &[Timestamp]) -> impl Fn(Timestamp) -> f64 + use<> {
+    let mut hours = [0.0; 24];
+    times.iter().for_each(|time| hours[hour_of_day(*time)] += 1.0);
+    let all = times.len() as f64;
+    move |at| (hours[hour_of_day(at)] * 24.0 + 16.0) / (all + 16.0)
+}
+
 /// Hour of the day, UTC.
-pub(crate) fn hour_of_day(at: Timestamp) -> usize {
+pub fn hour_of_day(at: Timestamp) -> usize {
     grid::slot(at) / 60 % 24
 }

@@ -1,0 +1,78 @@
+//! `sendflowr backtest`: what timing would have done for one's own people, before it is switched on.
+//!
+//! The log is split by time; every policy chooses knowing what came before and is scored on what came after, see
+//! [`score`]. The same log and seed give the same report.
+
+mod report;
+mod score;
+mod source;
+mod statistics;
+mod verdict;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Context, bail};
+
+use crate::{cli::Global, decide::events::EventLog, output, roles};
+
+/// What `backtest` reads and writes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct BacktestArgs {
+    /// Events: CSV as for `decide`, or JSON lines with the same names (`.jsonl`, `.ndjson`), plain or gzipped. Without it
+    /// the event store is read.
+    #[arg(long, value_name = "FILE")]
+    events: Option<PathBuf>,
+    /// Where the comparison goes as one HTML page with plots.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// The same seed gives the same windows and intervals.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+/// People read from the event store.
+const STORE_PEOPLE: usize = 20_000;
+
+/// Events read of each of them: what a profile remembers, and the tested weeks.
+const STORE_EVENTS_EACH: usize = 2_000;
+
+/// Scores, prints and reports.
+///
+/// # Errors
+/// Events that cannot be read or span too little time, and a report that cannot be written.
+pub(crate) async fn run(args: &BacktestArgs, global: &Global) -> anyhow::Result<ExitCode> {
+    let log = match &args.events {
+        Some(path) => tokio::task::block_in_place(|| source::read(path))?,
+        None => {
+            let stores = roles::open_stores(&global.load()?).await?;
+            source::from_store(
+                &*stores.events,
+                &*stores.identities,
+                STORE_PEOPLE,
+                STORE_EVENTS_EACH,
+            )
+            .await?
+        }
+    };
+    let page = tokio::task::block_in_place(|| backtest(&log, args.seed))?;
+    output::line(&page.text);
+    if let Some(path) = &args.report {
+        std::fs::write(path, page.html).with_context(|| format!("cannot write `{}`", path.display()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn backtest(log: &EventLog, seed: u64) -> anyhow::Result<report::Page> {
+    let scores = match score::score(log, seed) {
+        Ok(scores) => scores,
+        Err(score::TooShort { days, needed_days }) => {
+            bail!("the events span {days} days; a backtest needs at least {needed_days}")
+        }
+    };
+    let rows = verdict::rows(&scores, seed);
+    let verdict = verdict::verdict(scores.measure, &rows);
+    Ok(report::page(&scores, &rows, &verdict))
+}
+
+#[cfg(test)]
+mod tests;

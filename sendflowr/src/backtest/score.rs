@@ -1,0 +1,490 @@
+//! Replays a log: every policy chooses knowing only what came before, and what came after tells how it did.
+//!
+//! Two ways to tell, by what the log holds:
+//! - *acts* (no deliveries): people act when they like, so a policy did well when the person acted within two hours of
+//!   the chosen minute. Only windows in which the person acted at all count.
+//! - *mail* (deliveries): people can only click mail that is there, so the clicks crowd where the sender sent. A mail
+//!   speaks for a policy when it happened to arrive within an hour of what the policy would have chosen for the day
+//!   around it, and the fewer mails arrive at that time of day, the more it weighs (SNIPS, with the log's own hours as
+//!   the propensity). The reward is a click within a day.
+
+use event::{Timestamp, grid, profile::History};
+use inference::{
+    model::Curve,
+    rivals::{self, Policy, hour_of_day},
+};
+
+use crate::decide::{
+    events::EventLog,
+    sweep::{self, Moment},
+};
+
+use super::statistics::{Random, Ratio};
+
+const HOUR_MS: i64 = 3_600_000;
+const DAY_MS: i64 = 24 * HOUR_MS;
+const WEEK_MS: i64 = 7 * DAY_MS;
+
+/// The last weeks of the log are tested, as many as there are up to four: less says little, more is history that the
+/// policies should know.
+const MOST_WEEKS: i64 = 4;
+
+/// History that must precede the tested weeks, so that there is something to learn from.
+const LEAST_HISTORY_MS: i64 = 3 * WEEK_MS;
+
+/// People beyond this narrow the intervals too little for the time they take.
+const MOST_PEOPLE: usize = 20_000;
+
+/// Mails tested of one person. One in twelve matches a choice, and more of the same person tell little more.
+const MOST_MAILS: usize = 16;
+
+/// An act this soon after the chosen minute counts as a hit.
+const HIT_MS: i64 = 2 * HOUR_MS;
+
+/// A mail this close to the chosen minute speaks for it.
+const MATCH_MINUTES: i64 = 60;
+
+/// Mails at times of day with less than this share of all weigh no more than at those with it: one lucky click at an
+/// odd hour must not decide.
+const LEAST_SHARE: f64 = 0.01;
+
+/// The policies, the model last.
+pub(crate) const POLICIES: [&str; 8] = [
+    "send now",
+    "a random minute",
+    "the brand's usual hour",
+    "best hour of opens",
+    "best hour of clicks",
+    "two-hour bandit",
+    "fresh clicks (60 min, 72 h)",
+    "sendflowr",
+];
+
+/// What is done without any timing.
+pub(crate) const UNTIMED: [usize; 3] = [0, 1, 2];
+
+/// The place of the model among [`POLICIES`].
+pub(crate) const OURS: usize = POLICIES.len() - 1;
+
+/// Sizes of history by which results are shown, and their names.
+pub(crate) const SIZES: [(usize, usize, &str); 5] = [
+    (0, 1, "0"),
+    (1, 3, "1-2"),
+    (3, 10, "3-9"),
+    (10, 50, "10-49"),
+    (50, usize::MAX, "50+"),
+];
+
+/// How the log can be judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Measure {
+    /// Acts within two hours of the chosen minute.
+    Acts,
+    /// Clicks within a day of mails that match the chosen minute.
+    Mail,
+}
+
+impl Measure {
+    /// The windows that are scored, in hours. For a week's window matching mails are seven times rarer.
+    pub(crate) fn windows(self) -> &'static [i64] {
+        match self {
+            Self::Acts => &[24, 168],
+            Self::Mail => &[24],
+        }
+    }
+}
+
+/// What one person told.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Tested {
+    /// Place among [`SIZES`].
+    pub(crate) size: usize,
+    /// By window and policy.
+    pub(crate) rates: [[Ratio; POLICIES.len()]; 2],
+    /// Bits per later act over a uniform week, for policies that are densities.
+    pub(crate) bits: Option<[Option<f64>; POLICIES.len()]>,
+}
+
+/// Everything that was scored.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Scores {
+    pub(crate) measure: Measure,
+    /// Which of [`POLICIES`] the log has the data for.
+    pub(crate) known: [bool; POLICIES.len()],
+    pub(crate) people: Vec<Tested>,
+    pub(crate) from: Timestamp,
+    pub(crate) until: Timestamp,
+    /// The model's confidence and whether it hit, where that can be seen.
+    pub(crate) confidences: Vec<(f64, bool)>,
+}
+
+/// The log is too short to be split.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TooShort {
+    pub(crate) days: i64,
+    pub(crate) needed_days: i64,
+}
+
+/// A window that policies choose in.
+struct Trial {
+    person: usize,
+    start: Timestamp,
+    /// The mail that shows how it went, in [`Measure::Mail`].
+    mail: Option<(Timestamp, bool)>,
+}
+
+/// What everybody did before the tested weeks.
+struct Everybody {
+    clicks: [f64; 24],
+    opens: [f64; 24],
+    slots: [f64; 12],
+    usual_slot: Option<usize>,
+    /// Share of all mail by minute of the day, within [`MATCH_MINUTES`] of it.
+    mail_near: Vec<f64>,
+}
+
+/// Scores all policies on the last weeks of the log.
+pub(crate) fn score(log: &EventLog, seed: u64) -> Result<Scores, TooShort> {
+    let needed_days = (LEAST_HISTORY_MS + 2 * WEEK_MS) / DAY_MS;
+    let (Some(first), Some(last)) = (log.events().first(), log.events().last()) else {
+        return Err(TooShort { days: 0, needed_days });
+    };
+    // Times in profiles are rounded up by seconds.
+    let end = last.at.plus_millis(grid::MINUTE_MS);
+    let span_ms = end.millis_since(first.at);
+    // One week more than is tested: everybody's windows begin at another moment of it.
+    let weeks = ((span_ms - LEAST_HISTORY_MS) / WEEK_MS - 1).min(MOST_WEEKS);
+    if weeks < 1 {
+        return Err(TooShort {
+            days: span_ms / DAY_MS,
+            needed_days,
+        });
+    }
+    let from = end.plus_millis(-(weeks + 1) * WEEK_MS);
+
+    let people = sample(log.people().len(), seed);
+    let known_at = |at: Timestamp| -> Vec<Moment> {
+        let moment = |person: &usize| Moment {
+            person: Some(*person),
+            at,
+        };
+        people.iter().map(moment).collect()
+    };
+    let mut histories = vec![History::default(); people.len()];
+    sweep::sweep(log, &known_at(end), |index, _, profile| {
+        histories[index] = profile.map(|profile| profile.history(end)).unwrap_or_default();
+    });
+    let mails: usize = histories.iter().map(|history| history.mails.len()).sum();
+    let acts: usize = histories.iter().map(|history| strong_times(history).len()).sum();
+    let measure = if mails > acts {
+        Measure::Mail
+    } else {
+        Measure::Acts
+    };
+    let everybody = Everybody::of(&histories, from);
+    let trials = trials(measure, &histories, from, end, weeks, seed);
+
+    let mut tested: Vec<Option<Tested>> = vec![None; people.len()];
+    let mut confidences = Vec::new();
+    let moments: Vec<Moment> = trials
+        .iter()
+        .map(|trial| Moment {
+            person: Some(people[trial.person]),
+            at: trial.start,
+        })
+        .collect();
+    let mut random = Random::new(seed);
+    sweep::sweep(log, &moments, |index, curve, profile| {
+        let trial = &trials[index];
+        let past = profile
+            .map(|profile| profile.history(trial.start))
+            .unwrap_or_default();
+        let person = tested[trial.person].get_or_insert_with(|| Tested {
+            size: size_of(&past),
+            rates: Default::default(),
+            bits: None,
+        });
+        let chooser = Chooser {
+            everybody: &everybody,
+            past: &past,
+            curve: &curve,
+            start: trial.start,
+        };
+        let future = &histories[trial.person];
+        for (window, hours) in measure.windows().iter().enumerate() {
+            let outcome = Outcome {
+                measure,
+                trial,
+                future,
+                end: trial.start.plus_millis(hours * HOUR_MS),
+            };
+            if !outcome.is_telling() {
+                continue;
+            }
+            let random_minute = trial
+                .start
+                .plus_millis(random.below((hours * 60) as usize) as i64 * grid::MINUTE_MS);
+            for (policy, chosen) in chooser.choices(*hours, random_minute).into_iter().enumerate() {
+                let Some(chosen) = chosen else { continue };
+                if let Some((weight, reward)) = outcome.of(chosen, &everybody) {
+                    person.rates[window][policy].count(weight, reward);
+                }
+                if policy == OURS && measure == Measure::Acts {
+                    let confidence = curve.confidence(chosen, &[trial.start..outcome.end]);
+                    let hit = outcome.acts_in(chosen, chosen.plus_millis(HIT_MS).min(outcome.end));
+                    confidences.push((confidence, hit));
+                }
+            }
+        }
+        if measure == Measure::Acts && person.bits.is_none() {
+            person.bits = chooser.bits(future, end);
+        }
+    });
+    let has_opens = everybody.opens.iter().any(|count| *count > 0.0);
+    let mut known = [true; POLICIES.len()];
+    known[2] = everybody.usual_slot.is_some();
+    known[3] = has_opens;
+    Ok(Scores {
+        measure,
+        known,
+        people: tested.into_iter().flatten().collect(),
+        from,
+        until: end,
+        confidences,
+    })
+}
+
+/// At most [`MOST_PEOPLE`], drawn by the seed.
+fn sample(people: usize, seed: u64) -> Vec<usize> {
+    let mut all: Vec<usize> = (0..people).collect();
+    if people > MOST_PEOPLE {
+        let mut random = Random::new(seed);
+        for place in 0..MOST_PEOPLE {
+            all.swap(place, place + random.below(people - place));
+        }
+        all.truncate(MOST_PEOPLE);
+    }
+    all
+}
+
+fn trials(
+    measure: Measure,
+    histories: &[History],
+    from: Timestamp,
+    end: Timestamp,
+    weeks: i64,
+    seed: u64,
+) -> Vec<Trial> {
+    let mut random = Random::new(seed ^ 1);
+    let mut trials = Vec::new();
+    for (person, history) in histories.iter().enumerate() {
+        match measure {
+            Measure::Acts => {
+                // A moment of the week of the person's own, and not one of their acts.
+                let start = from.plus_millis(random.below(WEEK_MS as usize) as i64);
+                for week in 0..weeks {
+                    let start = start.plus_millis(week * WEEK_MS);
+                    trials.push(Trial {
+                        person,
+                        start,
+                        mail: None,
+                    });
+                }
+            }
+            Measure::Mail => {
+                let told = |at: Timestamp| from <= at && at.plus_millis(DAY_MS) <= end;
+                for mail in history
+                    .mails
+                    .iter()
+                    .filter(|mail| told(mail.delivered_at))
+                    .take(MOST_MAILS)
+                {
+                    let clicked = mail
+                        .clicked_at
+                        .is_some_and(|at| at.millis_since(mail.delivered_at) <= DAY_MS);
+                    // The day around the mail begins anywhere before it, so that "now" is any time of day.
+                    let start = mail
+                        .delivered_at
+                        .plus_millis(-(random.below(DAY_MS as usize) as i64));
+                    trials.push(Trial {
+                        person,
+                        start,
+                        mail: Some((mail.delivered_at, clicked)),
+                    });
+                }
+            }
+        }
+    }
+    trials
+}
+
+/// Clicks, replies and conversions.
+fn strong_times(history: &History) -> Vec<Timestamp> {
+    let of_mails = history.mails.iter().filter_map(|mail| mail.clicked_at);
+    let alone = history
+        .activities
+        .iter()
+        .filter(|activity| activity.strong)
+        .map(|activity| activity.at);
+    let mut times: Vec<Timestamp> = of_mails.chain(alone).collect();
+    times.sort_unstable();
+    times
+}
+
+fn open_times(history: &History) -> Vec<Timestamp> {
+    let of_mails = history.mails.iter().filter_map(|mail| mail.opened_at);
+    let alone = history
+        .activities
+        .iter()
+        .filter(|activity| !activity.strong)
+        .map(|activity| activity.at);
+    let mut times: Vec<Timestamp> = of_mails.chain(alone).collect();
+    times.sort_unstable();
+    times
+}
+
+fn size_of(history: &History) -> usize {
+    let count = strong_times(history).len();
+    SIZES
+        .iter()
+        .position(|(from, to, _)| (*from..*to).contains(&count))
+        .expect("the sizes cover all counts")
+}
+
+impl Everybody {
+    fn of(histories: &[History], until: Timestamp) -> Self {
+        let (mut clicks, mut opens) = ([0.0; 24], [0.0; 24]);
+        // A few mails at the usual rate, so that no slot is without.
+        let (mut clicked, mut sent) = ([1.0; 12], [20.0; 12]);
+        let mut minutes = vec![0.0; 1_440];
+        for history in histories {
+            let before = |time: &Timestamp| *time < until;
+            strong_times(history)
+                .into_iter()
+                .filter(before)
+                .for_each(|time| clicks[hour_of_day(time)] += 1.0);
+            open_times(history)
+                .into_iter()
+                .filter(before)
+                .for_each(|time| opens[hour_of_day(time)] += 1.0);
+            for mail in &history.mails {
+                minutes[grid::slot(mail.delivered_at) % 1_440] += 1.0;
+                if mail.delivered_at < until {
+                    let slot = hour_of_day(mail.delivered_at) / 2;
+                    sent[slot] += 1.0;
+                    clicked[slot] += f64::from(u8::from(mail.clicked_at.is_some()));
+                }
+            }
+        }
+        let total: f64 = minutes.iter().sum();
+        let near = |minute: usize| -> f64 {
+            let window = 1_440 - MATCH_MINUTES as usize..=1_440 + MATCH_MINUTES as usize;
+            window.map(|lag| minutes[(minute + lag) % 1_440]).sum::<f64>()
+        };
+        let mail_near: Vec<f64> = (0..1_440)
+            .map(|minute| near(minute) / f64::max(total, 1.0))
+            .collect();
+        let busiest = (0..1_440).max_by(|a, b| mail_near[*a].total_cmp(&mail_near[*b]).then(b.cmp(a)));
+        let slots = if total > 0.0 {
+            std::array::from_fn(|slot| clicked[slot] / sent[slot])
+        } else {
+            let all: f64 = clicks.iter().sum::<f64>().max(1.0);
+            std::array::from_fn(|slot| (clicks[2 * slot] + clicks[2 * slot + 1]) / all)
+        };
+        Self {
+            clicks,
+            opens,
+            slots,
+            usual_slot: busiest.filter(|_| total > 0.0),
+            mail_near,
+        }
+    }
+}
+
+/// Lets every policy choose, from what is known at the start of a window.
+struct Chooser<'a> {
+    everybody: &'a Everybody,
+    past: &'a History,
+    curve: &'a Curve,
+    start: Timestamp,
+}
+
+impl Chooser<'_> {
+    fn choices(&self, hours: i64, random_minute: Timestamp) -> [Option<Timestamp>; POLICIES.len()] {
+        let start = grid::floor_minute(self.start.plus_millis(grid::MINUTE_MS - 1));
+        let choose = |policy: Policy<'_>| Some(rivals::choose(&policy, start, hours));
+        let clicks = strong_times(self.past);
+        let best = self.curve.best(&[start..start.plus_millis(hours * HOUR_MS)]);
+        [
+            Some(start),
+            Some(random_minute),
+            self.everybody
+                .usual_slot
+                .and_then(|slot| choose(rivals::usual_hour(slot))),
+            choose(rivals::best_hour(&open_times(self.past), &self.everybody.opens)),
+            choose(rivals::best_hour(&clicks, &self.everybody.clicks)),
+            choose(rivals::two_hour_slots(self.past, &self.everybody.slots)),
+            choose(rivals::fresh_kernel(&clicks, self.start)),
+            best.map(|best| best.at),
+        ]
+    }
+
+    /// Bits per later act over a uniform week, each act at least -10.
+    fn bits(&self, future: &History, end: Timestamp) -> Option<[Option<f64>; POLICIES.len()]> {
+        let later: Vec<Timestamp> = strong_times(future)
+            .into_iter()
+            .filter(|time| self.start <= *time && *time < end)
+            .collect();
+        if later.is_empty() {
+            return None;
+        }
+        let mean = |density: &dyn Fn(Timestamp) -> f64| {
+            let bits = later.iter().map(|time| density(*time).log2().max(-10.0));
+            Some(bits.sum::<f64>() / later.len() as f64)
+        };
+        let clicks = strong_times(self.past);
+        let fresh = rivals::fresh_kernel(&clicks, self.start);
+        let mut bits = [None; POLICIES.len()];
+        bits[1] = Some(0.0);
+        bits[4] = mean(&rivals::hour_density(&clicks));
+        bits[6] = mean(&fresh);
+        bits[OURS] = mean(&|at| self.curve.density(at) * grid::SLOTS as f64);
+        Some(bits)
+    }
+}
+
+/// How a window went.
+struct Outcome<'a> {
+    measure: Measure,
+    trial: &'a Trial,
+    future: &'a History,
+    end: Timestamp,
+}
+
+impl Outcome<'_> {
+    fn acts_in(&self, from: Timestamp, to: Timestamp) -> bool {
+        let acts = self.future.activities.iter().filter(|activity| activity.strong);
+        let mut acts = acts
+            .map(|activity| activity.at)
+            .chain(self.future.mails.iter().filter_map(|mail| mail.clicked_at));
+        acts.any(|at| from <= at && at < to)
+    }
+
+    /// Whether the window can tell policies apart.
+    fn is_telling(&self) -> bool {
+        self.measure == Measure::Mail || self.acts_in(self.trial.start, self.end)
+    }
+
+    /// The weight and the reward of a choice, or `None` when nothing shows how it would have gone.
+    fn of(&self, chosen: Timestamp, everybody: &Everybody) -> Option<(f64, bool)> {
+        let Some((delivered_at, clicked)) = self.trial.mail else {
+            return Some((1.0, self.acts_in(chosen, chosen.plus_millis(HIT_MS))));
+        };
+        let away_ms = delivered_at.millis_since(chosen).abs();
+        if away_ms > MATCH_MINUTES * grid::MINUTE_MS {
+            return None;
+        }
+        let share = everybody.mail_near[grid::slot(chosen) % 1_440].max(LEAST_SHARE);
+        Some((1.0 / share, clicked))
+    }
+}

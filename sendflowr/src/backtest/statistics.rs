@@ -1,0 +1,141 @@
+//! Rates, and how sure they are: bootstrap over people, because the windows of one person hang together.
+
+/// Draws of people. 400 make the ends of a 95 % interval steady to a twentieth of its width.
+const DRAWS: usize = 400;
+
+/// A weighted rate, in parts that can be added up.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Ratio {
+    pub(crate) reward: f64,
+    pub(crate) weight: f64,
+    pub(crate) weight_squares: f64,
+}
+
+impl Ratio {
+    pub(crate) fn count(&mut self, weight: f64, reward: bool) {
+        self.weight += weight;
+        self.weight_squares += weight * weight;
+        if reward {
+            self.reward += weight;
+        }
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.reward += other.reward;
+        self.weight += other.weight;
+        self.weight_squares += other.weight_squares;
+    }
+
+    /// The rate, 0 where nothing was counted.
+    pub(crate) fn rate(&self) -> f64 {
+        if self.weight > 0.0 {
+            self.reward / self.weight
+        } else {
+            0.0
+        }
+    }
+
+    /// How many trials of equal weight would tell as much.
+    pub(crate) fn effective(&self) -> f64 {
+        if self.weight_squares > 0.0 {
+            self.weight * self.weight / self.weight_squares
+        } else {
+            0.0
+        }
+    }
+}
+
+/// A value and its 95 % interval.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(crate) struct Estimate {
+    pub(crate) value: f64,
+    pub(crate) low: f64,
+    pub(crate) high: f64,
+}
+
+/// A statistic of people, with its interval by drawing as many people again, with replacement. The same seed gives the
+/// same interval.
+pub(crate) fn bootstrap(
+    people: usize,
+    seed: u64,
+    statistic: impl Fn(&mut dyn Iterator<Item = usize>) -> f64,
+) -> Estimate {
+    let value = statistic(&mut (0..people));
+    if people == 0 {
+        return Estimate {
+            value,
+            low: value,
+            high: value,
+        };
+    }
+    let mut random = Random::new(seed);
+    let mut values: Vec<f64> = (0..DRAWS)
+        .map(|_| statistic(&mut (0..people).map(|_| random.below(people))))
+        .collect();
+    values.sort_by(f64::total_cmp);
+    Estimate {
+        value,
+        low: values[DRAWS / 40],
+        high: values[DRAWS - 1 - DRAWS / 40],
+    }
+}
+
+/// SplitMix64: small, seedable and even enough for drawing people.
+#[derive(Debug, Clone)]
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intervals_hold_the_truth_and_repeat() {
+        // 2,000 people of whom every fourth hits: a standard error of a hundredth.
+        let mean = |picked: &mut dyn Iterator<Item = usize>| {
+            let (mut hits, mut all) = (0.0, 0.0);
+            for person in picked {
+                hits += f64::from(u8::from(person % 4 == 0));
+                all += 1.0;
+            }
+            hits / all
+        };
+        let estimate = bootstrap(2_000, 7, mean);
+        assert_eq!(estimate.value, 0.25);
+        assert!(
+            (estimate.low - 0.231).abs() < 0.004 && (estimate.high - 0.269).abs() < 0.004,
+            "{estimate:?}"
+        );
+        assert_eq!(estimate, bootstrap(2_000, 7, mean));
+        assert_ne!(estimate, bootstrap(2_000, 8, mean));
+    }
+
+    #[test]
+    fn unequal_weights_tell_less() {
+        let mut ratio = Ratio::default();
+        ratio.count(1.0, true);
+        ratio.count(1.0, false);
+        assert_eq!((ratio.rate(), ratio.effective()), (0.5, 2.0));
+        ratio.count(8.0, true);
+        assert_eq!(ratio.rate(), 0.9);
+        assert!(ratio.effective() < 1.6);
+        assert_eq!(Ratio::default().rate(), 0.0);
+    }
+}

@@ -1,0 +1,155 @@
+//! Backtests of logs whose truth is known.
+
+use super::{
+    score::{Measure, POLICIES, Scores, score},
+    statistics::Random,
+    verdict::{Verdict, rows, verdict},
+    *,
+};
+use crate::decide::events::Logged;
+use event::{EventType, Timestamp};
+
+const HOUR: i64 = 3_600;
+const DAY: i64 = 24 * HOUR;
+
+/// Monday 2025-09-01T00:00:00Z.
+const START: i64 = 1_756_684_800;
+const DAYS: i64 = 63;
+
+fn click(log: &mut EventLog, person: usize, at: i64) {
+    push(log, person, at, EventType::Clicked, None);
+}
+
+fn push(log: &mut EventLog, person: usize, at: i64, event_type: EventType, message: Option<&str>) {
+    let event = Logged {
+        at: Timestamp::from_millis_clamped(at * 1000),
+        event_type,
+        machine: false,
+        message,
+        user_agent: None,
+        ip_address: None,
+    };
+    log.push(&format!("p{person}"), event);
+}
+
+/// People who act on half of the days, at the hour that `hour` says with some scatter.
+fn acts(people: usize, hour: impl Fn(usize, &mut Random) -> i64) -> EventLog {
+    let mut log = EventLog::default();
+    let mut random = Random::new(5);
+    for person in 0..people {
+        for day in 0..DAYS {
+            if random.below(2) == 0 {
+                let at = START + day * DAY + hour(person, &mut random) * HOUR + random.below(3_600) as i64;
+                click(&mut log, person, at);
+            }
+        }
+    }
+    log.sort();
+    log
+}
+
+/// Everybody gets a mail a day at any minute; clicks come at once, by the chance that `chance` gives an hour.
+fn mail(people: usize, chance: impl Fn(usize, usize) -> f64) -> EventLog {
+    let mut log = EventLog::default();
+    let mut random = Random::new(6);
+    for person in 0..people {
+        for day in 0..DAYS {
+            let second = random.below(DAY as usize);
+            let at = START + day * DAY + second as i64;
+            let message = format!("{person}-{day}");
+            push(&mut log, person, at, EventType::Delivered, Some(&message));
+            let drawn = random.below(1_000) as f64 / 1_000.0;
+            if drawn < chance(person, second / 3_600) {
+                push(
+                    &mut log,
+                    person,
+                    at + 300 + random.below(600) as i64,
+                    EventType::Clicked,
+                    Some(&message),
+                );
+            }
+        }
+    }
+    log.sort();
+    log
+}
+
+fn judged(log: &EventLog) -> (Scores, Verdict) {
+    let scores = score(log, 1).unwrap();
+    let verdict = verdict(scores.measure, &rows(&scores, 1));
+    (scores, verdict)
+}
+
+#[test]
+fn acts_at_any_hour_end_in_do_not_bother() {
+    let (scores, verdict) = judged(&acts(300, |_, random| random.below(24) as i64));
+    assert_eq!(scores.measure, Measure::Acts);
+    assert!(matches!(verdict, Verdict::DoNotBother { .. }), "{verdict:?}");
+}
+
+#[test]
+fn strong_hours_of_acts_end_in_switch_it_on() {
+    let (scores, verdict) = judged(&acts(300, |person, _| (person * 7 % 24) as i64));
+    assert!(matches!(verdict, Verdict::SwitchItOn { .. }), "{verdict:?}");
+    let ours = rows(&scores, 1).pop().unwrap();
+    assert!(ours.rates[0].value > 0.8, "{:?}", ours.rates);
+    assert!(ours.bits.unwrap().value > 1.0);
+}
+
+#[test]
+fn mail_that_is_clicked_at_any_hour_ends_in_do_not_bother() {
+    let (scores, verdict) = judged(&mail(1_200, |_, _| 0.06));
+    assert_eq!(scores.measure, Measure::Mail);
+    assert!(matches!(verdict, Verdict::DoNotBother { .. }), "{verdict:?}");
+}
+
+#[test]
+fn mail_that_is_clicked_at_personal_hours_ends_in_switch_it_on() {
+    let near = |person: usize, hour: usize| {
+        let away = (person * 7 % 24).abs_diff(hour);
+        if away.min(24 - away) <= 2 { 0.5 } else { 0.02 }
+    };
+    let (scores, verdict) = judged(&mail(1_200, near));
+    assert!(matches!(verdict, Verdict::SwitchItOn { .. }), "{verdict:?}");
+    let ours = rows(&scores, 1).pop().unwrap();
+    // The truth is 0.5 for who chooses the right hour, and 0.12 for who chooses at random.
+    assert!(ours.rates[0].value > 0.4, "{:?}", ours.rates);
+}
+
+#[test]
+fn few_people_end_in_not_enough_data() {
+    let (_, verdict) = judged(&acts(20, |person, _| (person % 24) as i64));
+    let Verdict::NotEnoughData { have, need } = verdict else {
+        panic!("{verdict:?}")
+    };
+    assert!(have < need, "{have} of {need}");
+}
+
+#[test]
+fn reports_repeat_and_hold_every_policy() {
+    let log = acts(60, |person, _| (person * 5 % 24) as i64);
+    let page = backtest(&log, 3).unwrap();
+    assert_eq!(page, backtest(&log, 3).unwrap());
+    assert_ne!(page, backtest(&log, 4).unwrap());
+    // Neither deliveries nor opens are in the log.
+    for (policy, name) in POLICIES.iter().enumerate() {
+        let known = policy != 2 && policy != 3;
+        assert_eq!(page.text.contains(name), known, "{name}\n{}", page.text);
+    }
+    assert!(page.text.contains("\nverdict: "));
+    assert!(page.html.starts_with("<!doctype html>") && page.html.contains("<svg"));
+    assert!(
+        !page.html.contains("http://") && !page.html.contains("https://"),
+        "nothing comes from elsewhere"
+    );
+}
+
+#[test]
+fn says_when_a_log_is_too_short() {
+    let mut log = EventLog::default();
+    (0..20).for_each(|day| click(&mut log, 0, START + day * DAY));
+    log.sort();
+    let message = backtest(&log, 1).unwrap_err().to_string();
+    assert_eq!(message, "the events span 19 days; a backtest needs at least 35");
+    assert!(backtest(&EventLog::default(), 1).is_err());
+}

@@ -1,0 +1,203 @@
+//! From scores to figures, and from figures to a verdict.
+
+use super::score::{Measure, OURS, POLICIES, SIZES, Scores, Tested, UNTIMED};
+use super::statistics::{Estimate, Ratio, bootstrap};
+
+/// Fewer telling windows than this leave intervals wider than any gain worth having.
+const LEAST_WINDOWS: f64 = 400.0;
+
+/// Fewer effective matches than this cannot tell two policies apart whose click rates are 5 and 7 %.
+const LEAST_MATCHES: f64 = 1_000.0;
+
+/// One policy's figures.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Row {
+    pub(crate) policy: usize,
+    /// By window.
+    pub(crate) rates: Vec<Estimate>,
+    /// The model minus this policy, by window.
+    pub(crate) behind: Vec<Estimate>,
+    pub(crate) bits: Option<Estimate>,
+    /// In the first window, by size of history: rate, and how many trials stand behind it.
+    pub(crate) by_size: Vec<(Estimate, f64)>,
+    /// How many trials of equal weight stand behind the first window's rate.
+    pub(crate) effective: f64,
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Verdict {
+    /// The model beats what is done without timing.
+    SwitchItOn {
+        /// The first window's gain over the best of it.
+        over: usize,
+        gain: Estimate,
+        /// A simpler policy that does as well here.
+        simpler: Option<usize>,
+    },
+    /// It does not, or something simpler is better.
+    DoNotBother { against: usize, gain: Estimate },
+    /// Nobody can tell yet.
+    NotEnoughData { have: f64, need: f64 },
+}
+
+/// The figures of every policy that the log has the data for.
+pub(crate) fn rows(scores: &Scores, seed: u64) -> Vec<Row> {
+    let people = &scores.people;
+    let windows = scores.measure.windows().len();
+    let rate = |picked: &mut dyn Iterator<Item = usize>, window: usize, policy: usize| {
+        sum(people, picked, window, policy).rate()
+    };
+    let row = |policy: usize| {
+        let rates =
+            (0..windows).map(|window| bootstrap(people.len(), seed, |picked| rate(picked, window, policy)));
+        let behind = (0..windows).map(|window| {
+            bootstrap(people.len(), seed, |picked| {
+                let (mut ours, mut theirs) = (Ratio::default(), Ratio::default());
+                for person in picked {
+                    ours.add(&people[person].rates[window][OURS]);
+                    theirs.add(&people[person].rates[window][policy]);
+                }
+                ours.rate() - theirs.rate()
+            })
+        });
+        let by_size = (0..SIZES.len()).map(|size| {
+            let of_size: Vec<&Tested> = people.iter().filter(|person| person.size == size).collect();
+            let total = |picked: &mut dyn Iterator<Item = usize>| {
+                let mut total = Ratio::default();
+                picked.for_each(|person| total.add(&of_size[person].rates[0][policy]));
+                total
+            };
+            let effective = total(&mut (0..of_size.len())).effective();
+            (
+                bootstrap(of_size.len(), seed, |picked| total(picked).rate()),
+                effective,
+            )
+        });
+        Row {
+            policy,
+            rates: rates.collect(),
+            behind: behind.collect(),
+            bits: bits(people, policy, seed),
+            by_size: by_size.collect(),
+            effective: sum(people, &mut (0..people.len()), 0, policy).effective(),
+        }
+    };
+    (0..POLICIES.len())
+        .filter(|policy| scores.known[*policy])
+        .map(row)
+        .collect()
+}
+
+fn sum(people: &[Tested], picked: &mut dyn Iterator<Item = usize>, window: usize, policy: usize) -> Ratio {
+    let mut total = Ratio::default();
+    picked.for_each(|person| total.add(&people[person].rates[window][policy]));
+    total
+}
+
+fn bits(people: &[Tested], policy: usize, seed: u64) -> Option<Estimate> {
+    let bits: Vec<f64> = people.iter().filter_map(|person| person.bits?[policy]).collect();
+    let mean = |picked: &mut dyn Iterator<Item = usize>| {
+        let (mut sum, mut count) = (0.0, 0.0);
+        for person in picked {
+            sum += bits[person];
+            count += 1.0;
+        }
+        sum / count
+    };
+    (!bits.is_empty()).then(|| bootstrap(bits.len(), seed, mean))
+}
+
+/// The verdict, by the first window.
+pub(crate) fn verdict(measure: Measure, rows: &[Row]) -> Verdict {
+    let ours = rows.last().expect("the model is always scored");
+    let need = match measure {
+        Measure::Acts => LEAST_WINDOWS,
+        Measure::Mail => LEAST_MATCHES,
+    };
+    // What too little mail speaks for cannot be compared with.
+    let untimed = || {
+        rows.iter()
+            .filter(|row| UNTIMED.contains(&row.policy) && row.effective >= need)
+    };
+    if ours.effective < need || untimed().next().is_none() {
+        let most = |most: f64, row: &Row| most.max(row.effective);
+        let without = rows
+            .iter()
+            .filter(|row| UNTIMED.contains(&row.policy))
+            .fold(0.0, most);
+        let have = ours.effective.min(without);
+        return Verdict::NotEnoughData { have, need };
+    }
+    let smallest_gain = |a: &&Row, b: &&Row| a.behind[0].value.total_cmp(&b.behind[0].value);
+    let timed = || {
+        rows.iter()
+            .filter(|row| !UNTIMED.contains(&row.policy) && row.policy != OURS)
+    };
+    let strongest = timed().filter(|row| row.effective >= need).min_by(smallest_gain);
+    if let Some(better) = strongest.filter(|row| row.behind[0].high < 0.0) {
+        return Verdict::DoNotBother {
+            against: better.policy,
+            gain: better.behind[0],
+        };
+    }
+    // All of them must be beaten: which one is the best is not known beforehand.
+    let unbeaten = untimed()
+        .filter(|row| row.behind[0].low <= 0.0)
+        .min_by(smallest_gain);
+    if let Some(unbeaten) = unbeaten {
+        return Verdict::DoNotBother {
+            against: unbeaten.policy,
+            gain: unbeaten.behind[0],
+        };
+    }
+    let hardest = untimed()
+        .min_by(smallest_gain)
+        .expect("there is one, or there would be too little data");
+    Verdict::SwitchItOn {
+        over: hardest.policy,
+        gain: hardest.behind[0],
+        simpler: strongest
+            .filter(|row| row.behind[0].low <= 0.0)
+            .map(|row| row.policy),
+    }
+}
+
+impl Verdict {
+    /// The verdict in words.
+    pub(crate) fn sentence(&self, measure: Measure) -> String {
+        let what = match measure {
+            Measure::Acts => "of the windows are hit within two hours",
+            Measure::Mail => "of the mails are clicked within a day",
+        };
+        let points = |gain: &Estimate| {
+            format!(
+                "{:+.1} points {what} (95 % interval {:+.1} to {:+.1})",
+                100.0 * gain.value,
+                100.0 * gain.low,
+                100.0 * gain.high
+            )
+        };
+        match self {
+            Self::SwitchItOn { over, gain, simpler } => {
+                let mut text = format!("switch it on: {} against `{}`", points(gain), POLICIES[*over]);
+                if let Some(simpler) = simpler {
+                    text += &format!("; `{}` does as well on this data", POLICIES[*simpler]);
+                }
+                text
+            }
+            Self::DoNotBother { against, gain } => {
+                format!("do not bother: {} against `{}`", points(gain), POLICIES[*against])
+            }
+            Self::NotEnoughData { have, need } => {
+                let of = match measure {
+                    Measure::Acts => "windows in which somebody acted",
+                    Measure::Mail => {
+                        "effective mails at the times that the policies choose; a few per cent of mail at random minutes helps"
+                    }
+                };
+                format!("not enough data yet: {have:.0} of at least {need:.0} {of}")
+            }
+        }
+    }
+}
