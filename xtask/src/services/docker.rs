@@ -1,0 +1,103 @@
+//! The servers of `compose.yml`, in a project of their own.
+
+use std::{
+    fs::{self, File},
+    process::Command,
+};
+
+use anyhow::Context;
+
+use super::{
+    Service, Stop, logs, ports,
+    state::{Engine, Running, State},
+};
+use crate::process::{root, run as run_command};
+
+/// Apart from what `docker compose up` runs in the same folder.
+const PROJECT: &str = "sendflowr-tests";
+
+/// The password of each server: there is nothing to protect in a test's data, but a wrong password must be refused.
+const PASSWORD: &str = "sendflowr";
+
+/// Starts the servers and waits until they are healthy.
+pub(super) fn up(wanted: &[Service]) -> anyhow::Result<State> {
+    let state = State {
+        engine: Engine::Docker,
+        folder: std::env::temp_dir().join(format!("sendflowr-services-{}", std::process::id())),
+        running: wanted
+            .iter()
+            .zip(ports::free(wanted.len())?)
+            .map(|(service, port)| Running {
+                service: *service,
+                port,
+                pid: None,
+                address: address(*service, port),
+            })
+            .collect(),
+    };
+    let secrets = state.folder.join("secrets");
+    fs::create_dir_all(&secrets).with_context(|| format!("cannot create `{}`", secrets.display()))?;
+    for name in ["clickhouse_password", "postgres_password", "redis_password"] {
+        fs::write(secrets.join(name), PASSWORD)?;
+    }
+    state.write()?;
+    let mut command = compose(&state, &["up", "--detach", "--wait"]);
+    let result = run_command(command.args(wanted.iter().map(|service| service.name())));
+    if result.is_err() {
+        super::down()?;
+    }
+    result.map(|()| state)
+}
+
+/// Stops and removes them with their data; what they logged is kept.
+pub(super) fn down(state: &State) -> anyhow::Result<()> {
+    fs::create_dir_all(logs())?;
+    let log = File::create(logs().join("docker.log"))?;
+    run_command(compose(state, &["logs", "--no-color"]).stdout(log))?;
+    run_command(&mut compose(state, &["down", "--volumes"]))
+}
+
+/// Stops one; it keeps its port and its data.
+pub(super) fn stop(state: &State, service: Service, how: Stop) -> anyhow::Result<()> {
+    let verb = match how {
+        Stop::Gracefully => "stop",
+        Stop::Kill => "kill",
+    };
+    run_command(&mut compose(state, &[verb, service.name()]))
+}
+
+/// Starts one that was stopped, and waits until it is healthy.
+pub(super) fn start(state: &State, service: Service) -> anyhow::Result<()> {
+    run_command(&mut compose(state, &["up", "--detach", "--wait", service.name()]))
+}
+
+/// `docker compose` with what `compose.yml` lets one choose.
+fn compose(state: &State, arguments: &[&str]) -> Command {
+    let mut command = Command::new("docker");
+    command.args(["compose", "--project-name", PROJECT, "--file", "compose.yml"]);
+    command.args(arguments).current_dir(root());
+    command.env("SENDFLOWR_SECRETS", state.folder.join("secrets"));
+    for running in &state.running {
+        command.env(port_variable(running.service), running.port.to_string());
+    }
+    command
+}
+
+/// The variable of `compose.yml` that says on which port of this machine a server is reached.
+fn port_variable(service: Service) -> &'static str {
+    match service {
+        Service::Kafka => "KAFKA_HOST_PORT",
+        Service::ClickHouse => "CLICKHOUSE_HOST_PORT",
+        Service::Postgres => "POSTGRES_HOST_PORT",
+        Service::Redis => "REDIS_HOST_PORT",
+    }
+}
+
+fn address(service: Service, port: u16) -> String {
+    match service {
+        Service::Kafka => format!("127.0.0.1:{port}"),
+        Service::ClickHouse => format!("http://sendflowr:{PASSWORD}@127.0.0.1:{port}"),
+        Service::Postgres => format!("postgres://sendflowr:{PASSWORD}@127.0.0.1:{port}/sendflowr"),
+        Service::Redis => format!("redis://:{PASSWORD}@127.0.0.1:{port}"),
+    }
+}

@@ -1,0 +1,172 @@
+//! PostgreSQL of Debian, or whichever is installed.
+
+use std::{
+    fs,
+    io::Write,
+    path::PathBuf,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, bail};
+
+use super::{native::Place, ports};
+use crate::{
+    process::{output, run as run_command},
+    setup,
+};
+
+/// User, password and database, all three: there is nothing to protect in a test's database, but a wrong password must be
+/// refused.
+const NAME: &str = "sendflowr";
+
+/// The account under which the server runs where this program is root's, which PostgreSQL refuses. Debian's package makes it.
+const ACCOUNT: &str = "postgres";
+
+/// What the tests connect to.
+pub(super) fn address(port: u16) -> String {
+    format!("postgres://{NAME}:{NAME}@127.0.0.1:{port}/{NAME}")
+}
+
+/// Finds or installs the server.
+pub(super) fn install() -> anyhow::Result<()> {
+    if programs().is_some() {
+        return Ok(());
+    }
+    setup::install(&["postgresql"])
+}
+
+/// Makes a cluster with the user and the database.
+pub(super) fn prepare(place: &Place) -> anyhow::Result<()> {
+    let data = &place.data;
+    fs::create_dir_all(data)?;
+    let account = account()?;
+    if let Some((user, group)) = account {
+        own(data, user, group)?;
+    }
+    let password = data.with_extension("password");
+    fs::write(&password, NAME)?;
+    let mut init = program("initdb")?;
+    init.arg("--pgdata").arg(data).arg("--pwfile").arg(&password);
+    init.args([
+        "--username",
+        NAME,
+        "--encoding",
+        "UTF8",
+        "--locale",
+        "C.UTF-8",
+        "--no-sync",
+    ]);
+    init.args(["--auth-local", "trust", "--auth-host", "scram-sha-256"]);
+    run_command(init.stdout(Stdio::null()))?;
+    fs::remove_file(&password)?;
+    // In a server of its own, which reads commands from its input: nothing to wait for.
+    let mut single = program("postgres")?;
+    single.arg("--single").arg("-D").arg(data);
+    single.args(["-c", "log_checkpoints=off", "postgres"]);
+    let mut child = single
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .context("cannot start `postgres --single`")?;
+    if let Some(mut input) = child.stdin.take() {
+        writeln!(input, "CREATE DATABASE {NAME}")?;
+    }
+    if !child.wait()?.success() {
+        bail!("`postgres --single` could not create the database");
+    }
+    Ok(())
+}
+
+/// The command that runs it.
+pub(super) fn server(place: &Place) -> anyhow::Result<Command> {
+    let mut command = program("postgres")?;
+    command.arg("-D").arg(&place.data);
+    command.args(["-p", &place.port.to_string()]);
+    for setting in [
+        "listen_addresses=127.0.0.1",
+        // Its folder may be too deep for the name of a socket.
+        "unix_socket_directories=",
+        "shared_buffers=32MB",
+        "max_connections=50",
+        // A test's database need not survive the machine; it does survive a killed process.
+        "fsync=off",
+    ] {
+        command.args(["-c", setting]);
+    }
+    Ok(command)
+}
+
+/// Whether it is ready. A server that starts or recovers answers the first message with an error.
+pub(super) fn answers(port: u16) -> bool {
+    let mut message = Vec::new();
+    // Version 3.0, then pairs of name and value, then an empty name.
+    message.extend(196_608_u32.to_be_bytes());
+    message.extend(format!("user\0{NAME}\0database\0{NAME}\0\0").as_bytes());
+    let length = u32::try_from(message.len() + 4).unwrap_or_default();
+    let mut bytes = length.to_be_bytes().to_vec();
+    bytes.extend(message);
+    // `R`: it asks for the password.
+    ports::exchange(port, &bytes).is_some_and(|answer| answer.first() == Some(&b'R'))
+}
+
+/// One of PostgreSQL's programs, to be run under an account that it accepts.
+fn program(name: &str) -> anyhow::Result<Command> {
+    let folder = programs().context("the programs of PostgreSQL are not installed")?;
+    let mut command = Command::new(folder.join(name));
+    if let Some((user, group)) = account()? {
+        become_account(&mut command, user, group);
+    }
+    // Wherever this program was started, that account may not be allowed to be there.
+    command.current_dir(std::env::temp_dir());
+    Ok(command)
+}
+
+/// The folder of `initdb` and `postgres`: of the newest version where there are several. Debian keeps them out of the path.
+fn programs() -> Option<PathBuf> {
+    if let Some(folder) = output(Command::new("pg_config").arg("--bindir")).map(PathBuf::from)
+        && folder.join("initdb").exists()
+    {
+        return Some(folder);
+    }
+    let mut found: Vec<(u32, PathBuf)> = Vec::new();
+    for entry in fs::read_dir("/usr/lib/postgresql").ok()?.flatten() {
+        let folder = entry.path().join("bin");
+        let version = entry.file_name().to_string_lossy().parse().unwrap_or_default();
+        if folder.join("initdb").exists() {
+            found.push((version, folder));
+        }
+    }
+    found.into_iter().max().map(|(_, folder)| folder)
+}
+
+/// User and group to run as, where this program is root's.
+fn account() -> anyhow::Result<Option<(u32, u32)>> {
+    if !setup::is_root() {
+        return Ok(None);
+    }
+    let ask = |what| -> anyhow::Result<u32> {
+        output(Command::new("id").args([what, ACCOUNT]))
+            .and_then(|number| number.parse().ok())
+            .with_context(|| format!("PostgreSQL does not run as root, and there is no account `{ACCOUNT}`"))
+    };
+    Ok(Some((ask("-u")?, ask("-g")?)))
+}
+
+#[cfg(unix)]
+fn become_account(command: &mut Command, user: u32, group: u32) {
+    use std::os::unix::process::CommandExt;
+    command.uid(user).gid(group);
+}
+
+#[cfg(unix)]
+fn own(folder: &std::path::Path, user: u32, group: u32) -> anyhow::Result<()> {
+    Ok(std::os::unix::fs::chown(folder, Some(user), Some(group))?)
+}
+
+#[cfg(not(unix))]
+fn become_account(_: &mut Command, _: u32, _: u32) {}
+
+#[cfg(not(unix))]
+fn own(_: &std::path::Path, _: u32, _: u32) -> anyhow::Result<()> {
+    Ok(())
+}

@@ -1,0 +1,40 @@
+//! Redis of Debian, or whichever is installed.
+
+use std::{fs, process::Command};
+
+use super::{native::Place, ports};
+use crate::setup;
+
+/// Finds or installs the server.
+pub(super) fn install() -> anyhow::Result<()> {
+    if setup::has_program("redis-server") {
+        return Ok(());
+    }
+    setup::install(&["redis-server"])
+}
+
+/// Makes its folder.
+pub(super) fn prepare(place: &Place) -> anyhow::Result<()> {
+    Ok(fs::create_dir_all(&place.data)?)
+}
+
+/// The command that runs it.
+pub(super) fn server(place: &Place) -> anyhow::Result<Command> {
+    let mut command = Command::new("redis-server");
+    command.args(["--bind", "127.0.0.1", "--port", &place.port.to_string()]);
+    command.arg("--dir").arg(&place.data);
+    // Profiles can be made again from the events: writing them down when it stops is enough, and costs nothing before.
+    command.args(["--save", "3600", "1", "--appendonly", "no"]);
+    // The tests hold some thousand profiles of at most 4 kB.
+    command.args(["--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru"]);
+    // Its command line must go on naming the folder.
+    command.args(["--set-proc-title", "no"]);
+    Ok(command)
+}
+
+/// Whether it is ready.
+pub(super) fn answers(port: u16) -> bool {
+    // One that wants a password says so with an error; that is an answer too.
+    ports::exchange(port, b"PING\r\n")
+        .is_some_and(|answer| answer.starts_with(b"+PONG") || answer.starts_with(b"-NOAUTH"))
+}
