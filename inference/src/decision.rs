@@ -101,8 +101,10 @@ pub(crate) struct Choice {
     pub(crate) value: f64,
     /// The factor of hot paths at the chosen minute.
     pub(crate) factor: f64,
-    /// Probability that the person acts in the two hours after, given that they act among the candidates.
+    /// See [`Curve::confidence`].
     pub(crate) confidence: f64,
+    /// The time that the confidence speaks of.
+    pub(crate) confidence_span_seconds: i64,
     /// The minutes that were left to choose from.
     pub(crate) candidates: Vec<Range<Timestamp>>,
     /// Minutes in the window as asked.
@@ -179,6 +181,7 @@ pub(crate) fn decide(question: &Question, facts: Facts<'_>) -> Result<Choice, Su
         value: best.score,
         factor: heat.factor(best.at),
         confidence: facts.curve.confidence(best.at, &candidates),
+        confidence_span_seconds: facts.curve.span_ms() / 1_000,
         minutes_asked: narrowed.minutes_asked,
         minutes_left: narrowed.left.count(),
         candidates,

@@ -160,8 +160,11 @@ pub(crate) struct Explanation {
     /// When to hand the mail to the provider.
     #[schema(value_type = String, format = DateTime)]
     pub trigger_at: Timestamp,
-    /// Probability that the person acts in the two hours after arrival, given that they act in the allowed minutes at all.
+    /// Probability that the person acts within `confidence_span_seconds` of arrival, given that they act at all from the first
+    /// allowed minute to the last, or to the end of that span.
     pub confidence: f64,
+    /// The time that `confidence` speaks of: while half of the first attention to a mail is left, and at least two hours.
+    pub confidence_span_seconds: i64,
     /// The decision in sentences.
     pub why: Vec<String>,
 }

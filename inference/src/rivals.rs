@@ -57,7 +57,8 @@ pub fn two_hour_slots<'a>(history: &History, everybody: &[f64; 12]) -> Policy<'a
         sent[slot] += 1.0;
         clicked[slot] += f64::from(u8::from(mail.clicked_at.is_some()));
     }
-    for activity in history.activities.iter().filter(|activity| activity.strong) {
+    let alone = history.activities.iter().filter(|activity| activity.strong);
+    for activity in alone.filter(|_| history.mails.is_empty()) {
         clicked[hour_of_day(activity.at) / 2] += 1.0;
         sent.iter_mut().for_each(|sent| *sent += 1.0);
     }

@@ -52,8 +52,11 @@ pub(crate) struct Decision {
     /// When to hand the mail to the provider: arrival minus the delay expected. Never in the past.
     #[schema(value_type = String, format = DateTime)]
     pub trigger_at: Timestamp,
-    /// Probability that the person acts in the two hours after arrival, given that they act in the allowed minutes at all.
+    /// Probability that the person acts within `confidence_span_seconds` of arrival, given that they act at all from the first
+    /// allowed minute to the last, or to the end of that span.
     pub confidence: f64,
+    /// The time that `confidence` speaks of: while half of the first attention to a mail is left, and at least two hours.
+    pub confidence_span_seconds: i64,
     /// Response expected, relative to a mail that arrives at a random minute of the week; hot paths included.
     pub response_value: f64,
     /// The delay expected.
@@ -295,6 +298,7 @@ fn answer(known: &Known, choice: &Choice, explanation: &Explanation) -> Decision
         arrive_at: choice.arrive_at,
         trigger_at: choice.trigger_at,
         confidence: choice.confidence,
+        confidence_span_seconds: choice.confidence_span_seconds,
         response_value: choice.value,
         expected_latency_seconds: choice.latency.seconds,
         latency: choice.latency,

@@ -12,6 +12,7 @@ use crate::{
     roles::{self, Role},
     synth,
     telemetry::{self, LogFormat},
+    train,
 };
 
 /// Takes the webhooks of e-mail platforms and answers when to mail each person.
@@ -88,6 +89,8 @@ enum Command {
     Decide(decide::DecideArgs),
     /// Compares timing with what else one could do, on one's own past, and says whether it is worth switching on.
     Backtest(backtest::BacktestArgs),
+    /// Fits the population's tables to the event store and keeps them.
+    Train,
     /// Runs the dead letters through the plugins that are installed now.
     Replay {
         /// Only those of this provider.
@@ -165,6 +168,7 @@ async fn dispatch(global: Global, command: Command) -> anyhow::Result<ExitCode> 
         Command::Synth { count, seed } => synth::run(global.load()?, count, seed).await?,
         Command::Decide(args) => return tokio::task::block_in_place(|| decide::run(&args)),
         Command::Backtest(args) => return backtest::run(&args, &global).await,
+        Command::Train => train::run(global.load()?).await?,
         Command::Replay { provider, dry_run } => {
             replay::run(global.load()?, provider.as_deref(), dry_run).await?
         }

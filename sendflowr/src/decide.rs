@@ -55,7 +55,7 @@ struct Decision {
     window_hours: Number,
     /// The minute of arrival.
     target_timestamp: i64,
-    /// The chance that the person acts within two hours of it, given that they act in the window.
+    /// The chance that the person acts soon after it, given that they act in the window: see `docs/timing.md`.
     confidence: f64,
 }
 

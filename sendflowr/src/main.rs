@@ -11,6 +11,7 @@ mod replay;
 mod roles;
 mod synth;
 mod telemetry;
+mod train;
 
 use std::process::ExitCode;
 

@@ -114,6 +114,12 @@ pub(crate) fn data_folder(config: &RawConfig) -> PathBuf {
         .unwrap_or_else(|| PathBuf::from(DEFAULT_DATA_FOLDER))
 }
 
+/// Where the population's tables are kept.
+pub(crate) fn model_folder(config: &RawConfig) -> PathBuf {
+    let configured = config.inference.model_folder.clone();
+    configured.unwrap_or_else(|| data_folder(config).join("model"))
+}
+
 /// Opens the four ports.
 ///
 /// # Errors
@@ -228,8 +234,7 @@ impl Process {
     /// Starts the inference service and answers where.
     async fn inference(&mut self) -> anyhow::Result<Served> {
         let mut raw = self.config.inference.clone();
-        raw.model_folder
-            .get_or_insert_with(|| self.data_folder.join("model"));
+        raw.model_folder = Some(model_folder(&self.config));
         let config = InferenceConfig::try_from(raw).context("`[inference]`")?;
         let listener = listen(config.listen, "inference.listen").await?;
         let served = Served::new(&listener, config.tls.is_some())?;

@@ -187,6 +187,17 @@ impl Person {
         (self.click_chance * f64::from(self.ready[self.quarter(at)])).min(0.95)
     }
 
+    /// Looks an hour times the chance of a click at one, at each UTC quarter hour of the week around `now`.
+    pub(crate) fn activity(&self, now: Timestamp) -> Vec<f64> {
+        let local = self.zone_ms(now) / QUARTER_MS;
+        (0..QUARTERS as i64)
+            .map(|quarter| {
+                let at = (local + quarter).rem_euclid(QUARTERS as i64) as usize;
+                f64::from(self.looking[at] * self.ready[at])
+            })
+            .collect()
+    }
+
     /// The chance that a mail of average appeal delivered at each UTC quarter hour of the week around `now` is clicked
     /// within 24 hours.
     pub(crate) fn response(&self, now: Timestamp) -> Vec<f64> {

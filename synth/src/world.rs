@@ -27,9 +27,17 @@ pub struct Truth {
     pub persona: Persona,
     /// By quarter hour of the week (UTC): chance that a mail of average appeal delivered then is clicked within 24 h.
     response: Vec<f64>,
+    /// By quarter hour of the week (UTC): looks into the mailbox that would end in a click if there were something new.
+    activity: Vec<f64>,
 }
 
 impl Truth {
+    /// How active the person is in the quarter hour of `at`: looks an hour times the chance of a click at one.
+    pub fn activity(&self, at: Timestamp) -> f64 {
+        let place = grid::week_offset_ms(at) / (15 * grid::MINUTE_MS);
+        self.activity[place as usize]
+    }
+
     /// The chance that a mail of average appeal delivered at `at` is clicked within 24 hours.
     pub fn response(&self, at: Timestamp) -> f64 {
         let place = grid::week_offset_ms(at) as f64 / (15 * grid::MINUTE_MS) as f64;
@@ -107,6 +115,7 @@ impl World {
         Truth {
             persona: person.persona,
             response: person.response(now),
+            activity: person.activity(now),
         }
     }
 

@@ -161,7 +161,7 @@ pub(crate) fn compare(folder: &Path) {
     let people = read(folder);
     let template = template(people[0].cut);
     let mut table: Vec<Scores> = Vec::new();
-    let mut outcomes: Vec<(f64, bool)> = Vec::new();
+    let mut outcomes: Vec<(f64, f64)> = Vec::new();
     for fold in 0..2 {
         let (training, held_back): (Vec<_>, Vec<_>) = people
             .iter()
@@ -189,7 +189,7 @@ pub(crate) fn compare(folder: &Path) {
         }
     }
     print_table(&table);
-    print_calibration(&outcomes);
+    crate::print_calibration(&outcomes);
 }
 
 fn score_person(
@@ -198,7 +198,7 @@ fn score_person(
     population: &Population,
     hours: &[f64; 24],
     table: &mut Vec<Scores>,
-    outcomes: &mut Vec<(f64, bool)>,
+    outcomes: &mut Vec<(f64, f64)>,
 ) {
     let curve = population.curve(Some(&person.profile(template, false)), person.cut);
     let nobody = population.curve(None, person.cut);
@@ -268,10 +268,7 @@ fn score_person(
                 hits += f64::from(u8::from(within(0, 2 * HOUR_MS)));
                 near += f64::from(u8::from(within(-HOUR_MS / 2, HOUR_MS / 2)));
                 if name == "ours" {
-                    let hit = person
-                        .future
-                        .iter()
-                        .any(|time| (chosen..chosen.plus_millis(2 * HOUR_MS).min(end)).contains(time));
+                    let hit = f64::from(u8::from(within(0, curve.span_ms())));
                     outcomes.push((curve.confidence(chosen, std::slice::from_ref(&(start..end))), hit));
                 }
             }
@@ -358,21 +355,4 @@ fn interval(people: usize, statistic: impl Fn(&[usize]) -> f64) -> (f64, f64) {
         .collect();
     values.sort_by(f64::total_cmp);
     (values[10], values[389])
-}
-
-fn print_calibration(outcomes: &[(f64, bool)]) {
-    let mut sorted = outcomes.to_vec();
-    sorted.sort_by(|a, b| a.0.total_cmp(&b.0));
-    println!("confidence: stated, happened, by tenth");
-    let mut error = 0.0;
-    for tenth in sorted.chunks(sorted.len().div_ceil(10)) {
-        let stated = tenth.iter().map(|(confidence, _)| confidence).sum::<f64>() / tenth.len() as f64;
-        let happened = tenth.iter().filter(|(_, hit)| *hit).count() as f64 / tenth.len() as f64;
-        error += (stated - happened).abs() * tenth.len() as f64 / sorted.len() as f64;
-        println!("  {stated:.3} {happened:.3}");
-    }
-    println!(
-        "expected calibration error {error:.3} over {} windows",
-        sorted.len()
-    );
 }

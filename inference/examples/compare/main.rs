@@ -55,3 +55,21 @@ fn main() {
         }
     }
 }
+
+/// Prints what was stated and what came true, or what the true chance was.
+pub(crate) fn print_calibration(outcomes: &[(f64, f64)]) {
+    let mut sorted = outcomes.to_vec();
+    sorted.sort_by(|a, b| a.0.total_cmp(&b.0));
+    println!("confidence: stated, happened, by tenth");
+    let mut error = 0.0;
+    for tenth in sorted.chunks(sorted.len().div_ceil(10)) {
+        let stated = tenth.iter().map(|(confidence, _)| confidence).sum::<f64>() / tenth.len() as f64;
+        let happened = tenth.iter().map(|(_, truth)| truth).sum::<f64>() / tenth.len() as f64;
+        error += (stated - happened).abs() * tenth.len() as f64 / sorted.len() as f64;
+        println!("  {stated:.3} {happened:.3}");
+    }
+    println!(
+        "expected calibration error {error:.3} over {} windows",
+        sorted.len()
+    );
+}

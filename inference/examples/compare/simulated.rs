@@ -31,8 +31,9 @@ struct Gains {
 
 pub(crate) fn compare(people: usize, seeds: &[u64]) {
     let mut table: Vec<Gains> = Vec::new();
+    let mut confidences = Vec::new();
     for seed in seeds {
-        compare_world(people, *seed, &mut table);
+        compare_world(people, *seed, &mut table, &mut confidences);
     }
     println!("\nsimulated people, mail at the brand's hours: share of the best gain over a random minute");
     print!("{:<44} {:>6} {:>6} {:>7} ", "policy", "24 h", "168 h", "worse");
@@ -52,9 +53,23 @@ pub(crate) fn compare(people: usize, seeds: &[u64]) {
         }
         println!();
     }
+    crate::print_calibration(&confidences);
 }
 
-fn compare_world(people: usize, seed: u64, table: &mut Vec<Gains>) {
+/// The true chance that belongs to a confidence: the share of the person's activity in the window, or to the end of the
+/// span, that falls into the span after the chosen minute.
+fn true_confidence(truth: &Truth, chosen: Timestamp, span_ms: i64, start: Timestamp, hours: i64) -> f64 {
+    let activity = |from: Timestamp, to: Timestamp| -> f64 {
+        let quarters = to.millis_since(from) / 900_000;
+        (0..quarters)
+            .map(|quarter| truth.activity(from.plus_millis(quarter * 900_000)))
+            .sum()
+    };
+    let end = chosen.plus_millis(span_ms);
+    activity(chosen, end) / activity(start, end.max(start.plus_millis(hours * 3_600_000)))
+}
+
+fn compare_world(people: usize, seed: u64, table: &mut Vec<Gains>, confidences: &mut Vec<(f64, f64)>) {
     let now: Timestamp = "2026-06-01T12:00:00Z".parse().expect("a moment");
     let world = World::new(seed, people, now);
     let hasher = Hasher::new();
@@ -183,6 +198,22 @@ fn compare_world(people: usize, seed: u64, table: &mut Vec<Gains>) {
             Box::new(|s, score| score(&rivals::curve(&fitted.curve(Some(&s.profile), now)))),
         ),
     ];
+    for (index, subject) in subjects.iter().enumerate() {
+        let start = now.plus_millis((index as i64 * 37 % 168) * 3_600_000);
+        let curve = fitted.curve(Some(&subject.profile), now);
+        for hours in WINDOWS_HOURS {
+            let window = [start..start.plus_millis(hours * 3_600_000)];
+            let chosen = curve.best(&window).expect("the window is not empty").at;
+            let truth = true_confidence(&subject.truth, chosen, curve.span_ms(), start, hours);
+            confidences.push((curve.confidence(chosen, &window), truth));
+        }
+        if index == 0 {
+            println!(
+                "the confidence speaks of {:.0} h",
+                curve.span_ms() as f64 / 3_600_000.0
+            );
+        }
+    }
     for (row, (name, make)) in policies.iter().enumerate() {
         if table.len() <= row {
             table.push(Gains {

@@ -81,8 +81,11 @@ const HORIZON_MINUTES: usize = 1_440;
 /// Rounding may lift the spline above its highest coefficient by a part in a million.
 const ROUNDING: f64 = 1e-5;
 
-/// The time within which [`Curve::confidence`] promises an act.
-const CONFIDENCE_MS: i64 = 2 * 3_600_000;
+/// [`Curve::confidence`] promises an act while at least this share of the first attention is left.
+const ATTENTION_LEFT: f32 = 0.5;
+
+/// The promised time is never shorter: acts are known to half an hour, and habits to an hour or two.
+const LEAST_SPAN_MINUTES: usize = 120;
 
 /// A person's week: how likely they act at each minute, and what arriving at each minute is worth.
 ///
@@ -95,6 +98,8 @@ pub struct Curve {
     /// Value of arriving at the start of each quarter hour, 1 on average: coefficients of a cubic spline.
     value: Box<[f32; QUARTERS]>,
     confidence: [f32; CONFIDENCE_TERMS],
+    /// The time within which the confidence promises an act.
+    span_minutes: usize,
 }
 
 impl Curve {
@@ -137,6 +142,7 @@ impl Curve {
             density,
             value,
             confidence,
+            span_minutes: span_minutes(attention),
         }
     }
 
@@ -276,9 +282,17 @@ impl Curve {
         peaks
     }
 
-    /// The probability that the person acts within two hours of `chosen`, given that they act within `ranges` at all.
+    /// The time after arrival that [`Curve::confidence`] speaks of: while half of the first attention to a mail is left.
+    /// It is the part of the look-ahead that the score earns most in, so that what the choice aims at is what the
+    /// confidence promises. Two hours where no delivery is known, more where people were seen to return to mail later.
+    pub fn span_ms(&self) -> i64 {
+        self.span_minutes as i64 * grid::MINUTE_MS
+    }
+
+    /// The probability that the person acts within [`Curve::span_ms`] of `chosen`, given that they act at all from the
+    /// beginning of `ranges` to their end, or to the end of the span where that is later.
     ///
-    /// A logistic map of the curve's share of the ranges, the number of events and the length of the ranges, fitted to
+    /// A logistic map of the curve's share of that time, the number of events and the length of the ranges, fitted to
     /// what people did whose curves were made without them.
     pub fn confidence(&self, chosen: Timestamp, ranges: &[Range<Timestamp>]) -> f64 {
         let terms = self.confidence_terms(chosen, ranges);
@@ -296,14 +310,14 @@ impl Curve {
         chosen: Timestamp,
         ranges: &[Range<Timestamp>],
     ) -> [f64; CONFIDENCE_TERMS] {
-        let soon = chosen..chosen.plus_millis(CONFIDENCE_MS);
-        let (mut all, mut near, mut length_ms) = (0.0, 0.0, 0);
+        let soon = chosen..chosen.plus_millis(self.span_ms());
+        let (mut first, mut last, mut length_ms) = (soon.start, soon.end, 0);
         for range in ranges.iter().filter(|range| !range.is_empty()) {
-            all += self.mass(range.start, range.end);
-            near += self.mass(range.start.max(soon.start), range.end.min(soon.end));
+            (first, last) = (first.min(range.start), last.max(range.end));
             length_ms += range.end.millis_since(range.start);
         }
-        // A window shorter than the two hours leaves no doubt but its own.
+        let (near, all) = (self.mass(soon.start, soon.end), self.mass(first, last));
+        // A window no longer than the span leaves no doubt but its own.
         let share = if all > 0.0 {
             (near / all).clamp(0.001, 0.999)
         } else {
@@ -317,6 +331,15 @@ impl Curve {
             days.ln(),
         ]
     }
+}
+
+/// How long at least [`ATTENTION_LEFT`] of the first attention is left.
+fn span_minutes(attention: &[f32; AGES]) -> usize {
+    let left = attention
+        .iter()
+        .take_while(|band| **band >= ATTENTION_LEFT * attention[0])
+        .count();
+    AGE_EDGES[left].clamp(LEAST_SPAN_MINUTES, HORIZON_MINUTES)
 }
 
 /// The earlier of two equal scores is better, whatever the order of the ranges.

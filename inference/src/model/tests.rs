@@ -294,8 +294,33 @@ fn a_flat_week_is_answered_with_the_first_minute() {
     );
     assert_eq!(flat.best(&[]), None);
     assert_eq!(flat.best(std::slice::from_ref(&(start..start))), None);
-    // Two hours of a day, on a flat curve.
-    assert!((flat.confidence(start, &window(start, 24)) - 2.0 / 24.0).abs() < 1e-6);
+}
+
+#[test]
+fn confidence_speaks_of_the_time_in_which_half_of_the_attention_is_left() {
+    let flat = |attention: [f32; AGES]| {
+        let identity = [0.0, 1.0, 0.0, 0.0];
+        Curve::new([1.0; 168], &attention, population_evidence(), identity)
+    };
+    let start = monday();
+    let fading = |hours: f32| std::array::from_fn(|band| (-(AGE_EDGES[band] as f32) / 60.0 / hours).exp());
+    for (curve, hours) in [
+        (flat(fading(0.5)), 2),
+        (flat(fading(8.0)), 8),
+        (flat([1.0; AGES]), 24),
+    ] {
+        assert_eq!(curve.span_ms(), hours * HOUR_MS);
+        // On a flat curve the chance is the span's share of a window of two days.
+        let stated = curve.confidence(start, &window(start, 48));
+        assert!((stated - hours as f64 / 48.0).abs() < 1e-6, "{hours}: {stated}");
+        // At the window's end the rest of the span is still waited for.
+        let last = start.plus_millis(47 * HOUR_MS);
+        let stated = curve.confidence(last, &window(start, 48));
+        assert!(
+            (stated - hours as f64 / (47 + hours) as f64).abs() < 1e-6,
+            "{hours}: {stated}"
+        );
+    }
 }
 
 fn population_evidence() -> Evidence {

@@ -38,6 +38,7 @@ pub(super) fn explanation(
         peaks: Vec::with_capacity(curve.peaks.len()),
         trigger_at: choice.trigger_at,
         confidence: choice.confidence,
+        confidence_span_seconds: choice.confidence_span_seconds,
         why: Vec::new(),
     };
     let start = question.window.start.max(question.now);

@@ -231,7 +231,7 @@ pub(crate) fn score(log: &EventLog, seed: u64) -> Result<Scores, TooShort> {
                 }
                 if policy == OURS && measure == Measure::Acts {
                     let confidence = curve.confidence(chosen, &[trial.start..outcome.end]);
-                    let hit = outcome.acts_in(chosen, chosen.plus_millis(HIT_MS).min(outcome.end));
+                    let hit = outcome.acts_in(chosen, chosen.plus_millis(curve.span_ms()));
                     confidences.push((confidence, hit));
                 }
             }

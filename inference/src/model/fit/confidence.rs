@@ -57,7 +57,7 @@ pub(super) fn refit(population: &Population, histories: &[History]) -> Option<[f
     Some(logistic(&outcomes, start).map(|term| term as f32))
 }
 
-/// One outcome: the terms of the map, and whether the person acted within two hours of the chosen minute.
+/// One outcome: the terms of the map, and whether the person acted soon enough after the chosen minute.
 type Outcome = ([f64; CONFIDENCE_TERMS], bool);
 
 fn outcomes_at(population: &Population, activities: &[Activity], cut: Timestamp) -> Vec<Outcome> {
@@ -76,7 +76,7 @@ fn outcomes_at(population: &Population, activities: &[Activity], cut: Timestamp)
         }
         let ranges = [window.clone()];
         let Some(best) = curve.best(&ranges) else { continue };
-        let end = best.at.plus_millis(2 * HOUR_MS).min(window.end);
+        let end = best.at.plus_millis(curve.span_ms());
         let hit = future
             .iter()
             .any(|activity| best.at <= activity.at && activity.at < end);

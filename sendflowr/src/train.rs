@@ -1,0 +1,42 @@
+//! `sendflowr train`: fits the population's tables to the event store now, instead of waiting for the schedule.
+
+use std::time::SystemTime;
+
+use anyhow::Context;
+use event::Timestamp;
+use inference::InferenceConfig;
+
+use crate::{config::RawConfig, output, roles};
+
+/// Fits the tables and keeps them in the model folder, where the inference service finds them at its next start; a
+/// running one refits by itself.
+///
+/// # Errors
+/// When the stores cannot be read or the tables cannot be kept.
+pub(crate) async fn run(config: RawConfig) -> anyhow::Result<()> {
+    let stores = roles::open_stores(&config).await?;
+    let folder = roles::model_folder(&config);
+    let config = InferenceConfig::try_from(config.inference).context("`[inference]`")?;
+    let now = Timestamp::from(SystemTime::now());
+    let fitted = inference::train(
+        &config,
+        &*stores.events,
+        &*stores.identities,
+        &*stores.profiles,
+        now,
+    )
+    .await?;
+    let Some(population) = fitted else {
+        output::line("no person has clicked or opened yet: the tables stay as they are");
+        return Ok(());
+    };
+    inference::save_population(&folder, &population)?;
+    output::line(&format!(
+        "population tables `{}` from {} events of {} people are in `{}`",
+        population.version(),
+        population.events(),
+        population.people(),
+        folder.display()
+    ));
+    Ok(())
+}
