@@ -16,6 +16,7 @@ mod config;
 mod descriptor;
 mod engine;
 mod error;
+mod examine;
 mod guest;
 mod inspect;
 mod limits;
@@ -29,6 +30,7 @@ mod registry;
 mod reload;
 mod sandbox;
 mod status;
+mod wasi;
 
 use std::{path::Path, sync::Arc};
 
@@ -37,7 +39,9 @@ use tokio::task::{self, AbortHandle};
 pub use self::{
     bindings::types,
     config::{PluginsConfig, PluginsConfigError, RawPluginsConfig},
+    descriptor::is_slug,
     error::{Fault, Limit, LoadError, PluginError},
+    examine::{Examination, LimitUse},
     guest::{Guest, Plugin},
     limits::{LimitOutOfRange, Limits, RawLimits},
     measure::Measured,

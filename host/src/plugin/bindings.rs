@@ -11,7 +11,7 @@ use wasmtime::{
     component::{Component, HasSelf, Linker},
 };
 
-use super::sandbox::Sandbox;
+use super::{sandbox::Sandbox, wasi};
 
 #[expect(
     missing_docs,
@@ -68,7 +68,7 @@ impl fmt::Display for Contract {
     }
 }
 
-/// A component linked to what its contract names and to nothing else.
+/// A component linked to what its contract names, to the closed WASI as far as it imports that, and to nothing else.
 pub(crate) enum Bindings {
     V1_0(v1_0::ConnectorPre<Sandbox>),
 }
@@ -76,6 +76,7 @@ pub(crate) enum Bindings {
 impl Bindings {
     pub(crate) fn link(engine: &Engine, contract: Contract, component: &Component) -> wasmtime::Result<Self> {
         let mut linker = Linker::new(engine);
+        wasi::link(&mut linker, component)?;
         match contract {
             Contract::V1_0 => {
                 v1_0::Connector::add_to_linker::<_, HasSelf<Sandbox>>(&mut linker, |sandbox| sandbox)?;

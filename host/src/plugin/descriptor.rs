@@ -65,7 +65,8 @@ pub(crate) fn check(descriptor: &Descriptor) -> Result<(), String> {
     Ok(())
 }
 
-fn is_slug(slug: &str) -> bool {
+/// Whether the text can be a plugin's slug.
+pub fn is_slug(slug: &str) -> bool {
     (1..=SLUG_LETTERS).contains(&slug.len())
         && slug
             .bytes()

@@ -27,6 +27,7 @@ use super::{
     output::{self, Breach},
     quarantine::{Entry, Quarantine},
     sandbox::{Exceeded, Sandbox, count_instructions, memory_bytes, start_clock, stop_clock},
+    wasi::ClosedWorld,
 };
 
 /// Deliveries that may wait per turn. A turn takes well under a millisecond, so a longer queue could not drain within
@@ -39,6 +40,7 @@ pub struct Plugin {
     pub(crate) tag: String,
     pub(crate) digest: Digest,
     pub(crate) contract: Contract,
+    pub(crate) imports_wasi: bool,
     pub(crate) bindings: Bindings,
     pub(crate) engine: Engine,
     pub(crate) counts_instructions: bool,
@@ -135,9 +137,13 @@ impl Plugin {
         }
     }
 
-    /// Makes a fresh instance behind fresh fences.
-    pub(crate) fn run(&self, deadline: Instant) -> wasmtime::Result<Running> {
-        let mut store = Sandbox::store(&self.engine, &self.limits, Arc::clone(&self.log));
+    /// Makes a fresh instance behind fresh fences. What it sees of a world follows from `delivery`.
+    pub(crate) fn run(&self, deadline: Instant, delivery: &Arc<Request>) -> wasmtime::Result<Running> {
+        let log = Arc::clone(&self.log);
+        let wasi = self
+            .imports_wasi
+            .then(|| Box::new(ClosedWorld::new(Some(Arc::clone(delivery)), Arc::clone(&log))));
+        let mut store = Sandbox::store(&self.engine, &self.limits, log, wasi);
         if self.counts_instructions {
             count_instructions(&mut store);
         }
@@ -237,7 +243,7 @@ impl Guest {
         request: Arc<Request>,
     ) -> Result<(Self, Result<Vec<Proof>, Rejection>), PluginError> {
         self.on_blocking_thread(move |mut guest, deadline| {
-            let answer = guest.call("authenticate", deadline, |instance, store| {
+            let answer = guest.call("authenticate", deadline, &request, |instance, store| {
                 instance.authenticate(store, &request)
             })?;
             if let Ok(proofs) = &answer {
@@ -251,7 +257,7 @@ impl Guest {
     /// Asks what the delivery means. The instance ends with the call.
     pub async fn normalize(self, request: Arc<Request>) -> Result<Result<Outcome, Rejection>, PluginError> {
         self.on_blocking_thread(move |mut guest, deadline| {
-            let answer = guest.call("normalize", deadline, |instance, store| {
+            let answer = guest.call("normalize", deadline, &request, |instance, store| {
                 instance.normalize(store, &request)
             })?;
             if let Ok(outcome) = &answer {
@@ -307,6 +313,7 @@ impl Guest {
         &mut self,
         call: &'static str,
         deadline: Instant,
+        delivery: &Arc<Request>,
         work: impl FnOnce(&Instance, &mut Store<Sandbox>) -> wasmtime::Result<R>,
     ) -> Result<R, PluginError> {
         let began = Instant::now();
@@ -319,7 +326,7 @@ impl Guest {
             });
         }
         let stats = Arc::clone(&self.plugin.stats);
-        let result = match self.running(deadline) {
+        let result = match self.running(deadline, delivery) {
             Ok(Running { store, instance }) => {
                 start_clock(store, deadline);
                 let result = work(instance, store);
@@ -341,9 +348,9 @@ impl Guest {
     }
 
     /// The delivery's instance, made on first use.
-    fn running(&mut self, deadline: Instant) -> wasmtime::Result<&mut Running> {
+    fn running(&mut self, deadline: Instant, delivery: &Arc<Request>) -> wasmtime::Result<&mut Running> {
         if self.running.is_none() {
-            self.running = Some(self.plugin.run(deadline)?);
+            self.running = Some(self.plugin.run(deadline, delivery)?);
         }
         Ok(self.running.as_mut().expect("set just above"))
     }

@@ -9,6 +9,7 @@ use super::{
     bindings::{Contract, PACKAGE, Unsupported},
     error::LoadError,
     limits::Limits,
+    wasi,
 };
 
 /// What a file tells about itself.
@@ -17,6 +18,19 @@ pub(crate) struct Inspection {
     pub(crate) contract: Contract,
     /// The exact version of the contract's package that the component exports.
     pub(crate) contract_version: Version,
+    /// Names of what it imports, types aside.
+    pub(crate) imports: Vec<String>,
+    /// Core instances that it writes down.
+    pub(crate) core_instances: u64,
+}
+
+impl Inspection {
+    /// Whether it needs the closed WASI.
+    pub(crate) fn imports_wasi(&self) -> bool {
+        self.imports
+            .iter()
+            .any(|import| wasi::interface(import).is_some())
+    }
 }
 
 /// Component instances that a file may write down. In-tree plugins have one; one more for each adapter it is composed
@@ -82,12 +96,19 @@ pub(crate) fn inspect(bytes: &[u8], name: &str, limits: &Limits) -> Result<Inspe
         format!("{PACKAGE}types@{contract_version}"),
         format!("{PACKAGE}logging@{contract_version}"),
     ];
-    if let Some(import) = seen.imports.into_iter().find(|import| !ours.contains(import)) {
+    if let Some(import) = seen
+        .imports
+        .iter()
+        .find(|import| !ours.contains(import) && wasi::interface(import).is_none())
+    {
+        let import = import.clone();
         return Err(LoadError::Import { import });
     }
     Ok(Inspection {
         contract,
         contract_version,
+        imports: seen.imports,
+        core_instances: seen.core_instances,
     })
 }
 

@@ -16,19 +16,20 @@ use tokio::sync::Semaphore;
 use wasmtime::{Engine, component::Component};
 
 use super::{
-    bindings::{Bindings, Contract, types::Descriptor},
+    bindings::{Bindings, types::Descriptor},
     cache::CodeCache,
     config::PluginsConfig,
     descriptor,
     engine::engine,
     error::{LoadError, PluginError},
     guest::{self, Plugin},
-    inspect::inspect,
+    inspect::{Inspection, inspect},
     limits::Limits,
     log::PluginLog,
     metrics::{PluginMetrics, PluginStats},
     quarantine::{Quarantine, QuarantineConfig},
     sandbox::{Sandbox, count_instructions, start_clock, stop_clock},
+    wasi::ClosedWorld,
 };
 
 /// SHA-256 of a plugin file, in lower-case hex.
@@ -71,6 +72,11 @@ impl Fingerprint {
             modified: (metadata.mtime(), metadata.mtime_nsec()),
             changed: (metadata.ctime(), metadata.ctime_nsec()),
         }
+    }
+
+    /// Size of the file in bytes.
+    pub(crate) fn size(&self) -> u64 {
+        self.size
     }
 
     /// The fingerprint of what `path` leads to, symlinks followed.
@@ -132,7 +138,7 @@ pub(crate) struct Candidate {
     pub(crate) descriptor: Descriptor,
     pub(crate) digest: Digest,
     pub(crate) fingerprint: Fingerprint,
-    contract: Contract,
+    pub(crate) inspection: Inspection,
     bindings: Bindings,
 }
 
@@ -210,13 +216,13 @@ impl Loader {
         let component = self.compiled(&bytes, &digest)?;
         let bindings = Bindings::link(&self.engine, inspection.contract, &component)
             .map_err(|error| LoadError::Compile(format!("{error:#}")))?;
-        let descriptor = self.describe(&bindings, &name)?;
+        let descriptor = self.describe(&bindings, &name, inspection.imports_wasi())?;
         descriptor::check(&descriptor).map_err(LoadError::Descriptor)?;
         Ok(Candidate {
             descriptor,
             digest,
             fingerprint,
-            contract: inspection.contract,
+            inspection,
             bindings,
         })
     }
@@ -242,11 +248,12 @@ impl Loader {
     }
 
     /// Asks the plugin twice who it is, within the limits of a delivery each time.
-    fn describe(&self, bindings: &Bindings, name: &str) -> Result<Descriptor, LoadError> {
+    fn describe(&self, bindings: &Bindings, name: &str, imports_wasi: bool) -> Result<Descriptor, LoadError> {
         // No series before the plugin is served.
         let stats = PluginMetrics::register(&mut Registry::default()).of(name);
-        let log = PluginLog::new(name.to_owned(), &self.limits, stats);
-        let mut store = Sandbox::store(&self.engine, &self.limits, Arc::new(log));
+        let log = Arc::new(PluginLog::new(name.to_owned(), &self.limits, stats));
+        let wasi = imports_wasi.then(|| Box::new(ClosedWorld::new(None, Arc::clone(&log))));
+        let mut store = Sandbox::store(&self.engine, &self.limits, log, wasi);
         if self.counts_instructions {
             count_instructions(&mut store);
         }
@@ -271,7 +278,7 @@ impl Loader {
         let Candidate {
             descriptor,
             digest,
-            contract,
+            inspection,
             bindings,
             ..
         } = candidate;
@@ -282,7 +289,8 @@ impl Loader {
             tag,
             descriptor,
             digest,
-            contract,
+            contract: inspection.contract,
+            imports_wasi: inspection.imports_wasi(),
             bindings,
             engine: self.engine.clone(),
             counts_instructions: self.counts_instructions,

@@ -1,6 +1,9 @@
 //! What a delivery costs in a plugin, for tools: the steps of a [`Guest`](super::Guest), on the caller's thread.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{
     bindings::types::{Outcome, Proof, Rejection, Request},
@@ -45,9 +48,11 @@ impl Plugin {
                 detail,
             }
         };
+        // An instance keeps what a closed WASI follows from; deliveries share it anyway, so this is not measured.
+        let delivery = Arc::new(request.clone());
         let began = Instant::now();
         let deadline = began + wall_clock;
-        let Running { mut store, instance } = self.run(deadline).map_err(failed("instantiate"))?;
+        let Running { mut store, instance } = self.run(deadline, &delivery).map_err(failed("instantiate"))?;
         let instantiate = began.elapsed();
         start_clock(&mut store, deadline);
         let proofs = instance

@@ -13,6 +13,7 @@ use super::{
     error::Limit,
     limits::Limits,
     log::{PluginLog, Severity},
+    wasi::ClosedWorld,
 };
 
 /// Ends a guest's call, naming the fence.
@@ -28,11 +29,18 @@ pub(crate) struct Sandbox {
     meter: Meter,
     fence: Fence,
     log: Arc<PluginLog>,
+    /// Only for components that import WASI.
+    wasi: Option<Box<ClosedWorld>>,
 }
 
 impl Sandbox {
     /// A fresh store with every fence up.
-    pub(crate) fn store(engine: &Engine, limits: &Limits, log: Arc<PluginLog>) -> Store<Self> {
+    pub(crate) fn store(
+        engine: &Engine,
+        limits: &Limits,
+        log: Arc<PluginLog>,
+        wasi: Option<Box<ClosedWorld>>,
+    ) -> Store<Self> {
         let sandbox = Self {
             meter: Meter {
                 left: limits.cpu_time,
@@ -49,6 +57,7 @@ impl Sandbox {
                 tables: widen(limits.tables),
             },
             log,
+            wasi,
         };
         let mut store = Store::new(engine, sandbox);
         store.limiter(|sandbox| &mut sandbox.fence);
@@ -62,6 +71,13 @@ impl Sandbox {
     /// Writes one line of the plugin's own log.
     pub(crate) fn log(&mut self, severity: Severity, message: &str) {
         self.log.write(severity, message);
+    }
+
+    /// The closed WASI. It is there for every component that imports it.
+    pub(crate) fn wasi(&mut self) -> wasmtime::Result<&mut ClosedWorld> {
+        self.wasi
+            .as_deref_mut()
+            .ok_or_else(|| wasmtime::Error::msg("the store was made without WASI"))
     }
 }
 
@@ -80,6 +96,12 @@ pub(crate) fn stop_clock(store: &mut Store<Sandbox>) {
 pub(crate) fn memory_bytes(store: &Store<Sandbox>) -> usize {
     let fence = &store.data().fence;
     fence.memory_bytes - fence.memory_bytes_left
+}
+
+/// Table elements that the delivery has taken so far, all tables together.
+pub(crate) fn table_elements(store: &Store<Sandbox>) -> usize {
+    let fence = &store.data().fence;
+    fence.table_elements - fence.table_elements_left
 }
 
 /// Gives the guest more instructions than it can execute, in an engine that counts them: it begins with none.

@@ -26,12 +26,25 @@ pub(crate) struct Guest {
     pub(crate) contract: &'static str,
     /// Interface that the world imports besides the contract's, as WIT text, and its import in the module.
     pub(crate) wants: Option<(&'static str, &'static str)>,
+    /// Interfaces of other packages that the world imports.
+    pub(crate) foreign: Vec<Foreign>,
     pub(crate) memory: &'static str,
     pub(crate) items: String,
     pub(crate) realloc: String,
     pub(crate) describe: String,
     pub(crate) authenticate: String,
     pub(crate) normalize: String,
+}
+
+/// An interface of another package, and what the module imports of it.
+#[derive(Clone)]
+pub(crate) struct Foreign {
+    /// Its name with package and version.
+    pub(crate) name: &'static str,
+    /// The package as WIT text.
+    pub(crate) package: &'static str,
+    /// The imports, as WebAssembly text.
+    pub(crate) imports: &'static str,
 }
 
 /// A healthy plugin.
@@ -44,6 +57,7 @@ pub(crate) fn guest(slug: &str) -> Guest {
         events: 1,
         contract: "1.0.0",
         wants: None,
+        foreign: Vec::new(),
         memory: "2",
         items: String::new(),
         realloc: BUMP.to_owned(),
@@ -132,9 +146,13 @@ impl Guest {
         batch.extend(self.events.to_le_bytes());
 
         let (interface, import) = self.wants.unwrap_or_default();
+        let mut imports = import.to_owned();
+        for foreign in &self.foreign {
+            imports.push_str(foreign.imports);
+        }
         let module = TEMPLATE
             .replace("{contract}", self.contract)
-            .replace("{imports}", import)
+            .replace("{imports}", &imports)
             .replace("{memory}", self.memory)
             .replace("{items}", &self.items)
             .replace("{descriptor}", &escaped(&descriptor))
@@ -152,6 +170,11 @@ impl Guest {
             contract = contract.replace("import logging;", "import logging;\n    import wanted;");
         }
         let mut resolve = Resolve::default();
+        for foreign in &self.foreign {
+            resolve.push_source("foreign.wit", foreign.package).unwrap();
+            let import = format!("import logging;\n    import {};", foreign.name);
+            contract = contract.replace("import logging;", &import);
+        }
         let package = resolve.push_source("connector.wit", &contract).unwrap();
         let world = resolve.select_world(&[package], Some("connector")).unwrap();
         embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).unwrap();

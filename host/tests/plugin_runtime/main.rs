@@ -9,6 +9,7 @@ mod guest;
 mod hostile;
 mod quarantine;
 mod refused;
+mod wasi;
 
 use std::{
     fs,

@@ -1,0 +1,114 @@
+//! A close look at one plugin file, for tools.
+
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use serde::Serialize;
+
+use super::{
+    Plugins,
+    bindings::types::Request,
+    error::PluginError,
+    guest::{Plugin, fault},
+    limits::Limits,
+    load::Loader,
+    sandbox::{memory_bytes, table_elements},
+};
+
+/// What a plugin is made of, and how near it comes to its limits before any real delivery.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Examination {
+    /// Exact version of the contract that it is built for.
+    pub contract: String,
+    /// What it imports, types aside.
+    pub imports: Vec<String>,
+    /// What it takes of its limits, in the order in which they come into play.
+    pub uses: Vec<LimitUse>,
+}
+
+/// What a plugin takes of one limit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LimitUse {
+    /// Key of the limit in the configuration; the unit is in the name.
+    pub limit: &'static str,
+    /// What it takes.
+    pub used: u64,
+    /// What it may take.
+    pub most: u64,
+}
+
+impl Plugins {
+    /// Loads one file as [`Plugins::load_file`] does, makes an instance, and hands it a delivery without any content.
+    /// Blocks on the compiler.
+    ///
+    /// # Errors
+    /// Why the file is not served, or how the plugin fails on that delivery.
+    pub fn examine(path: &Path, limits: &Limits) -> Result<(Arc<Plugin>, Examination), PluginError> {
+        let loader = Loader::for_file(limits)?;
+        let began = Instant::now();
+        let candidate = loader.candidate(path)?;
+        let loading = began.elapsed();
+        let inspection = candidate.inspection.clone();
+        let file_bytes = candidate.fingerprint.size();
+        let stats = loader.metrics.of(&candidate.descriptor.slug);
+        let plugin = loader.plugin(candidate, stats);
+
+        let delivery = Arc::new(empty_delivery(plugin.descriptor().slug.as_str()));
+        let running = plugin
+            .run(Instant::now() + limits.wall_clock, &delivery)
+            .map_err(|error| fault(plugin.tag(), "instantiate", limits.wall_clock, &error))?;
+        let memory = memory_bytes(&running.store);
+        let tables = table_elements(&running.store);
+        drop(running);
+        let empty = plugin.measure(&delivery)?;
+
+        let of = |limit, used, most| LimitUse { limit, used, most };
+        let uses = vec![
+            of("file_bytes", file_bytes, limits.file_bytes),
+            of(
+                "compile_time_seconds",
+                loading.as_secs(),
+                limits.compile_time.as_secs(),
+            ),
+            of("instances", inspection.core_instances, limits.instances.into()),
+            of(
+                "memory_bytes",
+                wide(memory.max(empty.memory_bytes)),
+                wide(limits.memory_bytes),
+            ),
+            of("table_elements", wide(tables), wide(limits.table_elements)),
+            of("cpu_time_ms", millis(empty.total), millis(limits.cpu_time)),
+        ];
+        let examination = Examination {
+            contract: inspection.contract_version.to_string(),
+            imports: inspection.imports,
+            uses,
+        };
+        Ok((Arc::new(plugin), examination))
+    }
+}
+
+/// What anybody may send: nothing at all.
+fn empty_delivery(slug: &str) -> Request {
+    Request {
+        method: "POST".to_owned(),
+        path: format!("/webhooks/{slug}"),
+        query: String::new(),
+        headers: Vec::new(),
+        body: Vec::new(),
+        received_at_ms: 0,
+        settings: Vec::new(),
+        secrets: Vec::new(),
+    }
+}
+
+fn wide(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
