@@ -1,6 +1,7 @@
-//! `cargo xtask check`: formatting, lints, dependency policy.
+//! `cargo xtask check`: formatting, what is deployed, dependency policy, lints, documentation.
 
 use crate::{
+    deploy,
     process::{Workspace, cargo, compiling, in_ci, run as run_command, say, succeeds},
     setup,
 };
@@ -11,10 +12,13 @@ const CARGO_DENY: &str = "cargo-deny@0.20.2";
 /// Runs every check; the first that fails ends it.
 pub(crate) fn run() -> anyhow::Result<()> {
     setup::components()?;
+    setup::native_libraries()?;
     say("── formatting");
     for workspace in Workspace::BOTH {
         run_command(&mut cargo(workspace, &["fmt", "--all", "--check"]))?;
     }
+    say("── deployment files");
+    deploy::check()?;
     // Before the slow ones, and it needs nothing compiled but itself.
     say("── dependency policy");
     dependency_policy()?;
@@ -23,6 +27,9 @@ pub(crate) fn run() -> anyhow::Result<()> {
         let lints = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
         run_command(&mut compiling(workspace, &lints))?;
     }
+    say("── documentation");
+    let documentation = ["doc", "--workspace", "--no-deps"];
+    run_command(compiling(Workspace::Main, &documentation).env("RUSTDOCFLAGS", "-D warnings"))?;
     say("all checks passed");
     Ok(())
 }

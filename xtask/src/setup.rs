@@ -1,4 +1,5 @@
-//! What the work needs beyond cargo: a WebAssembly target, and for the checks the linter and the formatter.
+//! What the work needs beyond cargo: a WebAssembly target, what libraries in C are built with, and for the checks the linter
+//! and the formatter.
 //!
 //! The target comes from rustup where rustup can fetch it. Where it cannot (a machine that reaches package registries
 //! only), Debian's own Rust for WebAssembly is installed beside it, whose std is compiled along with the plugins.
@@ -22,6 +23,14 @@ const DEBIAN_RUST: [&str; 5] = [
     "lld-22",
 ];
 
+/// What Kafka's client library is built with: programs and the Debian packages that have them. Its TLS is the system's OpenSSL.
+const FOR_KAFKA: [(&str, &str); 4] = [
+    ("cmake", "cmake"),
+    ("c++", "g++"),
+    ("make", "make"),
+    ("pkg-config", "pkg-config"),
+];
+
 /// Chooses where the WebAssembly compiler comes from, for trying the second way where the first one works:
 /// `SENDFLOWR_WASM_TOOLCHAIN=debian`.
 const CHOICE: &str = "SENDFLOWR_WASM_TOOLCHAIN";
@@ -41,6 +50,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
         WasmToolchain::Rustup => say(&format!("WebAssembly: the toolchain has the target {TARGET}")),
         WasmToolchain::Debian => say("WebAssembly: Debian's Rust compiles the plugins"),
     }
+    native_libraries()?;
     components()?;
     say("linter and formatter: there");
     Ok(())
@@ -72,6 +82,31 @@ pub(crate) fn wasm_toolchain() -> anyhow::Result<WasmToolchain> {
         Err(error) => say(&format!("{error:#}; trying Debian's Rust for WebAssembly")),
     }
     debian().with_context(|| format!("the target {TARGET} is missing: run `rustup target add {TARGET}`"))
+}
+
+/// Finds or installs what the libraries written in C need, that cargo builds along.
+///
+/// # Errors
+/// Where nothing may be installed; the text has the commands that would.
+pub(crate) fn native_libraries() -> anyhow::Result<()> {
+    let locked = root().join("Cargo.lock");
+    let locked =
+        std::fs::read_to_string(&locked).with_context(|| format!("cannot read `{}`", locked.display()))?;
+    if !locked.contains("name = \"rdkafka-sys\"") {
+        return Ok(());
+    }
+    let mut missing: Vec<&str> = FOR_KAFKA
+        .into_iter()
+        .filter(|(program, _)| !has_program(program))
+        .map(|(_, package)| package)
+        .collect();
+    if !succeeds(Command::new("pkg-config").args(["--exists", "openssl"])) {
+        missing.push("libssl-dev");
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    install(&missing)
 }
 
 /// Finds or installs the linter and the formatter.

@@ -47,6 +47,7 @@ pub(crate) fn run(extent: Extent) -> anyhow::Result<ExitCode> {
 
 fn stages(extent: Extent, report: &mut Report) -> anyhow::Result<()> {
     report.stage("find or install what is needed", |_| {
+        setup::native_libraries()?;
         setup::wasm_toolchain().map(drop)
     })?;
     let built = report.stage("build the plugins", |_| plugins::build(&[], &plugins::folder()))?;

@@ -5,6 +5,7 @@ use std::{path::PathBuf, process::Command};
 use crate::{
     plugins,
     process::{Workspace, compiling, run as run_command, say},
+    setup,
 };
 
 /// Builds what is missing and becomes `sendflowr up --demo`.
@@ -36,6 +37,7 @@ pub(crate) fn load() -> anyhow::Result<()> {
 
 /// Builds plugins and binary for use, and answers where the binary is.
 fn build() -> anyhow::Result<PathBuf> {
+    setup::native_libraries()?;
     plugins::build(&[], &plugins::folder())?;
     run_command(&mut compiling(
         Workspace::Main,

@@ -37,7 +37,13 @@ pub(super) fn up(wanted: &[Service]) -> anyhow::Result<State> {
     };
     let secrets = state.folder.join("secrets");
     fs::create_dir_all(&secrets).with_context(|| format!("cannot create `{}`", secrets.display()))?;
-    for name in ["clickhouse_password", "postgres_password", "redis_password"] {
+    for name in [
+        "clickhouse_password",
+        "postgres_password",
+        "redis_password",
+        "api_token",
+        "seal_key",
+    ] {
         fs::write(secrets.join(name), PASSWORD)?;
     }
     state.write()?;
@@ -78,18 +84,23 @@ fn compose(state: &State, arguments: &[&str]) -> Command {
     command.args(arguments).current_dir(root());
     command.env("SENDFLOWR_SECRETS", state.folder.join("secrets"));
     for running in &state.running {
-        command.env(port_variable(running.service), running.port.to_string());
+        let (port, second) = port_variables(running.service);
+        command.env(port, running.port.to_string());
+        if let Some(second) = second {
+            command.env(second, (running.port + 1).to_string());
+        }
     }
     command
 }
 
-/// The variable of `compose.yml` that says on which port of this machine a server is reached.
-fn port_variable(service: Service) -> &'static str {
+/// The variables of `compose.yml` that say on which ports of this machine a server is reached: the one that the tests use, and
+/// a second where it publishes two.
+fn port_variables(service: Service) -> (&'static str, Option<&'static str>) {
     match service {
-        Service::Kafka => "KAFKA_HOST_PORT",
-        Service::ClickHouse => "CLICKHOUSE_HOST_PORT",
-        Service::Postgres => "POSTGRES_HOST_PORT",
-        Service::Redis => "REDIS_HOST_PORT",
+        Service::Kafka => ("KAFKA_HOST_PORT", Some("KAFKA_INTERNAL_HOST_PORT")),
+        Service::ClickHouse => ("CLICKHOUSE_HOST_PORT", Some("CLICKHOUSE_NATIVE_HOST_PORT")),
+        Service::Postgres => ("POSTGRES_HOST_PORT", None),
+        Service::Redis => ("REDIS_HOST_PORT", None),
     }
 }
 
