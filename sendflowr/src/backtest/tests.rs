@@ -153,3 +153,31 @@ fn says_when_a_log_is_too_short() {
     assert_eq!(message, "the events span 19 days; a backtest needs at least 35");
     assert!(backtest(&EventLog::default(), 1).is_err());
 }
+
+#[test]
+fn mail_at_fixed_hours_ends_in_not_enough_data() {
+    // A simulated brand, scanners and prefetching mailboxes included: only 2 % of its mail shows what other hours are
+    // worth.
+    let end: Timestamp = "2026-06-01T12:00:00Z".parse().unwrap();
+    let world = synth::World::new(2, 250, end).weeks(16).mails_per_week(4.0);
+    let mut log = EventLog::default();
+    for person in 0..world.people() {
+        for simulated in world.events(person, &event::Hasher::new()) {
+            let event = &simulated.event;
+            let address = event.ip_address.as_deref();
+            let logged = Logged {
+                at: event.timestamp,
+                event_type: event.event_type,
+                machine: event.is_machine == Some(true),
+                message: event.message_id.as_deref(),
+                user_agent: event.user_agent.as_deref(),
+                ip_address: address.and_then(|address| address.parse().ok()),
+            };
+            log.push(&format!("p{person}"), logged);
+        }
+    }
+    log.sort();
+    let (scores, verdict) = judged(&log);
+    assert_eq!(scores.measure, Measure::Mail);
+    assert!(matches!(verdict, Verdict::NotEnoughData { .. }), "{verdict:?}");
+}
