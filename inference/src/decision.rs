@@ -163,7 +163,7 @@ pub(crate) fn decide(question: &Question, facts: Facts<'_>) -> Result<Choice, Su
             first_allowed_at: first_allowed(question, facts, &breakers),
         });
     }
-    let heat = Heat::at(facts.profile, &question.signals, facts.policy, question.now);
+    let heat = Heat::at(&question.signals, facts, question.now);
     let candidates = narrowed.left.to_ranges();
     let best = if heat.paths.is_empty() {
         facts.curve.best(&candidates)

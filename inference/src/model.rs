@@ -4,7 +4,8 @@
 //! zone has to be known), times what the person did more or less often than that mixture expects. Expectation is over
 //! *exposure*, the time that unclicked mail lay in the mailbox: without it a model learns the sender's schedule. Where
 //! no deliveries are known exposure is flat and the same formulas hold. The value of a minute looks ahead through the
-//! fading attention to a mail.
+//! fading attention to a mail; where no deliveries are known it is the activity of the two hours after it, which count
+//! for more while the person was just there.
 //!
 //! Pure: it performs no I/O and reads no clock, and sums in a fixed order, so the same profile, tables and `now` give
 //! the same bits.
@@ -15,6 +16,7 @@ mod drift;
 mod exposure;
 mod fit;
 mod posterior;
+mod presence;
 mod tables;
 mod week;
 
@@ -32,6 +34,7 @@ use tables::{Derived, Tables};
 
 pub use curve::{Best, Curve, Evidence, Rung};
 pub use fit::TrainingPerson;
+pub use presence::Presence;
 pub use tables::InvalidTables;
 
 /// What is known of people in general: the tables that a person's own data are weighed against.
@@ -149,15 +152,16 @@ impl Population {
             rung: Rung::of(times.len()),
             population_version: Arc::clone(&self.version),
         };
-        let attention = if self.tables.attention_learned || !history.mails.is_empty() {
-            self.tables.attention_bands()
+        let (attention, presence) = if self.tables.attention_learned || !history.mails.is_empty() {
+            (self.tables.attention_bands(), None)
         } else {
-            std::array::from_fn(|band| f32::from(u8::from(AGE_EDGES[band] < SOON_MINUTES)))
+            let soon = std::array::from_fn(|band| f32::from(u8::from(AGE_EDGES[band] < SOON_MINUTES)));
+            (soon, Presence::of(history, self.tables.presence))
         };
         let confidence = self.tables.confidence[..]
             .try_into()
             .expect("the length is checked when tables are made");
-        Curve::new(week, &attention, evidence, confidence)
+        Curve::new(week, &attention, evidence, confidence, presence)
     }
 }
 

@@ -84,9 +84,9 @@ pub fn fresh_kernel<'a>(times: &[Timestamp], now: Timestamp) -> Policy<'a> {
     Box::new(move |at| minutes[grid::slot(at)] / total * grid::SLOTS as f64)
 }
 
-/// A curve's value.
+/// A curve's value, raised by the person's presence.
 pub fn curve(curve: &Curve) -> Policy<'_> {
-    Box::new(|at| curve.score(at))
+    Box::new(|at| curve.score(at) * curve.presence().map_or(1.0, |presence| presence.factor(at)))
 }
 
 /// The hour of the day of each act as a density over the week relative to a uniform one, with 16 acts' worth of uniform.

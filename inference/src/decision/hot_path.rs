@@ -2,15 +2,12 @@
 
 use std::time::Duration;
 
-use event::{
-    Timestamp,
-    profile::{Profile, Signal},
-};
+use event::{Timestamp, profile::Signal};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::SeenSignal;
-use crate::config::{HotPath, PolicyConfig};
+use super::{Facts, SeenSignal};
+use crate::config::HotPath;
 
 /// After so many half-lives a weight is below a millionth: it cannot change which minute is best, and is taken as zero.
 const FORGOTTEN_HALF_LIVES: f64 = 20.0;
@@ -18,7 +15,7 @@ const FORGOTTEN_HALF_LIVES: f64 = 20.0;
 /// A hot path that is warm at the time of the decision.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub(crate) struct WarmPath {
-    /// `site_visit`, `product_view`, `sms_click` or `push_click`.
+    /// `site_visit`, `product_view`, `sms_click`, `push_click` or `recent_activity`, whose weight is learned.
     #[schema(example = "site_visit")]
     pub signal: &'static str,
     /// When the signal came.
@@ -40,7 +37,14 @@ pub(crate) struct Heat {
 
 impl Heat {
     /// The paths that are warm at `now`. Of each kind of signal the latest counts: ten page views are one visit.
-    pub(crate) fn at(profile: &Profile, told: &[SeenSignal], policy: &PolicyConfig, now: Timestamp) -> Self {
+    /// The person's last act is a path of its own where the model learned a weight for it.
+    pub(super) fn at(told: &[SeenSignal], facts: Facts<'_>, now: Timestamp) -> Self {
+        let Facts {
+            profile,
+            policy,
+            curve,
+            ..
+        } = facts;
         let kinds: [(Signal, &'static str, HotPath); 4] = [
             (Signal::SiteVisit, "site_visit", policy.site_visit),
             (Signal::ProductView, "product_view", policy.product_view),
@@ -59,6 +63,18 @@ impl Heat {
                     at,
                     weight,
                     half_life_seconds: half_life.as_secs(),
+                    weight_now,
+                });
+            }
+        }
+        if let Some(presence) = curve.presence() {
+            let weight_now = presence.factor(now) - 1.0;
+            if weight_now > 0.0 {
+                paths.push(WarmPath {
+                    signal: "recent_activity",
+                    at: presence.since,
+                    weight: presence.weight,
+                    half_life_seconds: (presence.half_life_hours * 3_600.0) as u64,
                     weight_now,
                 });
             }

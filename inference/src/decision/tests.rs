@@ -337,8 +337,10 @@ proptest! {
         if let Some(ago) = visit_minutes_ago {
             question.signals.push(SeenSignal { signal: Signal::SiteVisit, at: minutes(-ago) });
         }
-        let heat = Heat::at(&profile, &question.signals, &InferenceConfig::default().policy, now());
         let curve = Population::builtin().curve(Some(&profile), now());
+        let (latency, policy) = (latency(latency_seconds as f64), InferenceConfig::default().policy);
+        let facts = Facts { profile: &profile, curve: &curve, latency: &latency, policy: &policy };
+        let heat = Heat::at(&question.signals, facts, now());
 
         let obeys = |minute: Timestamp| {
             let of_day = u16::try_from(grid::slot(minute) % 1_440).unwrap();
@@ -359,7 +361,7 @@ proptest! {
                 best = Some(best.map_or(value, |best| best.max(value)));
             }
         }
-        match (decide_for(&profile, &question, &latency(latency_seconds as f64)), best) {
+        match (decide_for(&profile, &question, &latency), best) {
             (Ok(choice), Some(best)) => {
                 prop_assert!(obeys(choice.arrive_at) && question.window.contains(&choice.arrive_at));
                 prop_assert!(choice.trigger_at >= now());
@@ -369,7 +371,7 @@ proptest! {
             (Err(refusal), None) => {
                 if let Some(first) = refusal.first_allowed_at {
                     let rest = Question { deadline: None, window: first..first.plus_millis(MINUTE_MS), ..question.clone() };
-                    prop_assert!(decide_for(&profile, &rest, &latency(latency_seconds as f64)).is_ok());
+                    prop_assert!(decide_for(&profile, &rest, &latency).is_ok());
                 }
             }
             (decided, best) => prop_assert!(false, "{decided:?} {best:?}"),

@@ -5,6 +5,7 @@ use std::{ops::Range, sync::Arc};
 use event::{Timestamp, grid};
 
 use super::exposure::{AGE_EDGES, AGES};
+use super::presence::Presence;
 use super::tables::CONFIDENCE_TERMS;
 use super::week::{BINS, Week};
 
@@ -100,15 +101,18 @@ pub struct Curve {
     confidence: [f32; CONFIDENCE_TERMS],
     /// The time within which the confidence promises an act.
     span_minutes: usize,
+    presence: Option<Presence>,
 }
 
 impl Curve {
-    /// The curve over a person's week, where attention to a mail fades like `attention`.
+    /// The curve over a person's week, where attention to a mail fades like `attention`, for somebody last seen as
+    /// `presence` says.
     pub(super) fn new(
         week: Week,
         attention: &[f32; AGES],
         evidence: Evidence,
         confidence: [f32; CONFIDENCE_TERMS],
+        presence: Option<Presence>,
     ) -> Self {
         let density = Box::new(week);
         let mut sums = Vec::with_capacity(2 * QUARTERS + 1);
@@ -143,12 +147,18 @@ impl Curve {
             value,
             confidence,
             span_minutes: span_minutes(attention),
+            presence,
         }
     }
 
     /// What the curve rests on.
     pub fn evidence(&self) -> &Evidence {
         &self.evidence
+    }
+
+    /// How much the person's last act raises the minutes that follow, where it does.
+    pub fn presence(&self) -> Option<Presence> {
+        self.presence
     }
 
     /// `P_base`: for each of the week's 10,080 minutes, the share of the person's activity that falls into it if mail
@@ -198,6 +208,22 @@ impl Curve {
         weeks as f64 + mass / grid::WEEK_MS as f64
     }
 
+    /// Like [`Curve::mass`], raised by the presence.
+    fn expected(&self, from: Timestamp, to: Timestamp) -> f64 {
+        let mut sum = self.mass(from, to);
+        if let Some(presence) = self.presence {
+            let raised = from..to.min(presence.forgotten_at());
+            let mut begin = raised.start;
+            while begin < raised.end {
+                let end = begin.plus_millis(QUARTER_MS).min(raised.end);
+                let middle = begin.plus_millis(end.millis_since(begin) / 2);
+                sum += (presence.factor(middle) - 1.0) * self.mass(begin, end);
+                begin = end;
+            }
+        }
+        sum
+    }
+
     /// The value of arriving in the minute of `at`, relative to a random minute of the week (1 on average): the
     /// expected response while attention fades. This is what a decision maximizes.
     pub fn score(&self, at: Timestamp) -> f64 {
@@ -214,9 +240,12 @@ impl Curve {
         [at(0), at(1), at(2), at(3)]
     }
 
-    /// The best minute to arrive in any of `ranges` (half-open, in real time, in any order); the earliest of equals.
-    /// `None` when all are empty.
+    /// The best minute to arrive in any of `ranges` (half-open, in real time, in any order), the score of each multiplied
+    /// by the factor of [`Curve::presence`]; the earliest of equals. `None` when all are empty.
     pub fn best(&self, ranges: &[Range<Timestamp>]) -> Option<Best> {
+        if let Some(presence) = self.presence {
+            return self.best_weighted(ranges, |at| presence.factor(at));
+        }
         let mut best: Option<Best> = None;
         for quarter in ranges.iter().flat_map(quarters) {
             let coefficients = self.coefficients(quarter.index);
@@ -234,8 +263,9 @@ impl Curve {
         best
     }
 
-    /// Like [`Curve::best`], with each minute's score multiplied by `weight`: the factors of hot paths, which must not
-    /// rise and fall within one quarter of an hour, because minutes between two ends that cannot win are passed over.
+    /// Like [`Curve::best`], with each minute's score multiplied by `weight` in place of the presence alone: the factors of
+    /// hot paths, which must not rise and fall within one quarter of an hour, because minutes between two ends that
+    /// cannot win are passed over.
     pub fn best_weighted(
         &self,
         ranges: &[Range<Timestamp>],
@@ -316,7 +346,7 @@ impl Curve {
             (first, last) = (first.min(range.start), last.max(range.end));
             length_ms += range.end.millis_since(range.start);
         }
-        let (near, all) = (self.mass(soon.start, soon.end), self.mass(first, last));
+        let (near, all) = (self.expected(soon.start, soon.end), self.expected(first, last));
         // A window no longer than the span leaves no doubt but its own.
         let share = if all > 0.0 {
             (near / all).clamp(0.001, 0.999)

@@ -5,6 +5,8 @@
 
 mod attention;
 mod confidence;
+mod held_back;
+mod presence;
 
 use event::{
     Timestamp,
@@ -98,6 +100,12 @@ pub(super) fn fit(
     }
     let mut population =
         Population::try_from(tables).expect("fitted tables are positive and of the right lengths");
+    // The map is fitted to decisions as they will be made, so after the weight that enters them.
+    if let Some(presence) = presence::refit(&population, &histories) {
+        let mut tables = population.tables;
+        tables.presence = presence;
+        population = Population::try_from(tables).expect("the weight and half-life tried are in range");
+    }
     if let Some(terms) = confidence::refit(&population, &histories) {
         let mut tables = population.tables;
         tables.confidence = terms.to_vec();

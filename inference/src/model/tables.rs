@@ -34,6 +34,9 @@ pub(super) struct Tables {
     pub(super) level_shape: f32,
     /// The confidence map: constant, log odds of the window's share, log(1 + events), log window.
     pub(super) confidence: Vec<f32>,
+    /// Weight of a person's last act for the minutes that follow, and the hours in which it halves, see
+    /// [`super::Presence`].
+    pub(super) presence: [f32; 2],
     /// People and events that the tables were fitted to.
     pub(super) people: usize,
     pub(super) events: usize,
@@ -66,6 +69,10 @@ impl Tables {
         }
         if self.confidence.len() != CONFIDENCE_TERMS || !self.confidence.iter().all(|term| term.is_finite()) {
             return Err(InvalidTables("confidence"));
+        }
+        let [weight, half_life_hours] = self.presence;
+        if !(weight.is_finite() && weight >= 0.0 && positive(&[half_life_hours])) {
+            return Err(InvalidTables("presence"));
         }
         Ok(())
     }

@@ -277,6 +277,7 @@ fn a_flat_week_is_answered_with_the_first_minute() {
         &[1.0; AGES],
         population_evidence(),
         [0.0, 1.0, 0.0, 0.0],
+        None,
     );
     let start = monday().plus_millis(3 * DAY_MS + 12_345);
     let best = flat.best(&window(start, 72)).unwrap();
@@ -300,7 +301,7 @@ fn a_flat_week_is_answered_with_the_first_minute() {
 fn confidence_speaks_of_the_time_in_which_half_of_the_attention_is_left() {
     let flat = |attention: [f32; AGES]| {
         let identity = [0.0, 1.0, 0.0, 0.0];
-        Curve::new([1.0; 168], &attention, population_evidence(), identity)
+        Curve::new([1.0; 168], &attention, population_evidence(), identity, None)
     };
     let start = monday();
     let fading = |hours: f32| std::array::from_fn(|band| (-(AGE_EDGES[band] as f32) / 60.0 / hours).exp());
@@ -353,7 +354,7 @@ fn peaks_are_apart_and_in_order() {
     let peaks = curve.peaks(5);
     assert!(!peaks.is_empty() && peaks.len() <= 5);
     assert!(peaks.is_sorted_by(|a, b| a.1 >= b.1));
-    let whole_week = curve.best(&window(monday(), 168)).unwrap();
+    let whole_week = curve.best_weighted(&window(monday(), 168), |_| 1.0).unwrap();
     assert_eq!(
         peaks[0].0,
         grid::slot(whole_week.at),
@@ -381,12 +382,13 @@ proptest! {
             })
             .collect();
         let weight = |at: Timestamp| 1.0 + fade * (-(at.millis_since(monday()) as f64) / (DAY_MS as f64)).exp();
+        let presence = |at: Timestamp| curve.presence().map_or(1.0, |presence| presence.factor(at));
         let mut expected: Option<(f64, f64)> = None;
         for range in &ranges {
             let mut at = range.start;
             while at < range.end {
-                let plain = curve.score(at);
-                let weighted = plain * weight(at);
+                let plain = curve.score(at) * presence(at);
+                let weighted = curve.score(at) * weight(at);
                 let (best, best_weighted) = expected.unwrap_or((plain, weighted));
                 expected = Some((best.max(plain), best_weighted.max(weighted)));
                 at = grid::floor_minute(at).plus_millis(60_000);
@@ -400,7 +402,7 @@ proptest! {
             prop_assert!(ranges.iter().any(|range| range.contains(&best.at)));
         }
         if let Some(best) = best {
-            prop_assert_eq!(curve.score(best.at), best.score);
+            prop_assert_eq!(curve.score(best.at) * presence(best.at), best.score);
         }
     }
 }

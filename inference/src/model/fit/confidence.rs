@@ -1,21 +1,13 @@
 //! The map from a curve to the chance that it is right, fitted to what people did afterwards.
 //!
-//! Each person's last four weeks are held back; the curve of what came before decides at a moment in them, and the
-//! person's own acts tell whether it was right. Only people without known deliveries take part: the acts of the others
-//! crowd where the sender sent, whatever the person likes.
+//! The curve of what came before a moment decides at it, and the person's own acts tell whether it was right.
 
-use event::{
-    Timestamp,
-    profile::{Activity, History},
-};
+use event::profile::History;
 
+use super::held_back::{HeldBack, moments};
 use crate::model::Population;
 use crate::model::tables::CONFIDENCE_TERMS;
 
-/// How long before a person's last act the curve stops learning.
-const HELD_BACK_MS: i64 = 28 * DAY_MS;
-
-const DAY_MS: i64 = 86_400_000;
 const HOUR_MS: i64 = 3_600_000;
 
 /// Windows that are tried, in hours.
@@ -27,28 +19,14 @@ const ENOUGH: usize = 400;
 /// Outcomes' worth of the map that the fit started from.
 const PRIOR: f64 = 20.0;
 
-/// People beyond this change the map in the third digit only.
-const MOST_PEOPLE: usize = 4_000;
-
 /// Steps of Newton's method; it stands still after six.
 const STEPS: usize = 10;
 
 /// The refitted map, or `None` when there is too little to fit it to.
 pub(super) fn refit(population: &Population, histories: &[History]) -> Option<[f32; CONFIDENCE_TERMS]> {
-    let mut outcomes = Vec::new();
-    let stride = histories.len().div_ceil(MOST_PEOPLE).max(1);
-    for (index, history) in histories.iter().enumerate().step_by(stride) {
-        if !history.mails.is_empty() {
-            continue;
-        }
-        let Some(last) = history.activities.last() else {
-            continue;
-        };
-        // Anywhere in the first three of the four weeks, by the person's number: reproducible, and at all hours.
-        let spread_ms = (index as i64).wrapping_mul(6_364_136_223) % (21 * DAY_MS);
-        let cut = last.at.plus_millis(-HELD_BACK_MS + spread_ms);
-        outcomes.extend(outcomes_at(population, &history.activities, cut));
-    }
+    let outcomes: Vec<Outcome> = moments(population, histories)
+        .flat_map(|moment| outcomes_at(&moment))
+        .collect();
     if outcomes.len() < ENOUGH {
         return None;
     }
@@ -60,17 +38,13 @@ pub(super) fn refit(population: &Population, histories: &[History]) -> Option<[f
 /// One outcome: the terms of the map, and whether the person acted soon enough after the chosen minute.
 type Outcome = ([f64; CONFIDENCE_TERMS], bool);
 
-fn outcomes_at(population: &Population, activities: &[Activity], cut: Timestamp) -> Vec<Outcome> {
-    let split = activities.partition_point(|activity| activity.at <= cut);
-    let (past, future) = activities.split_at(split);
-    let history = History {
-        activities: past.to_vec(),
-        ..History::default()
-    };
-    let curve = population.curve_of(&history, cut);
+fn outcomes_at(moment: &HeldBack<'_>) -> Vec<Outcome> {
+    let HeldBack {
+        cut, curve, future, ..
+    } = moment;
     let mut outcomes = Vec::new();
     for hours in WINDOWS_HOURS {
-        let window = cut..cut.plus_millis(hours * HOUR_MS);
+        let window = *cut..cut.plus_millis(hours * HOUR_MS);
         if !future.iter().any(|activity| window.contains(&activity.at)) {
             continue;
         }

@@ -1,0 +1,61 @@
+//! Moments in people's past at which their future is known: what maps and weights are fitted to.
+//!
+//! Each person's last four weeks are held back; the curve is made of what came before a moment in them. Only people
+//! without known deliveries take part: the acts of the others crowd where the sender sent, whatever the person likes.
+
+use event::{
+    Timestamp,
+    profile::{Activity, History},
+};
+
+use crate::model::{Curve, Population};
+
+/// How long before a person's last act the curve stops learning.
+const HELD_BACK_MS: i64 = 28 * DAY_MS;
+
+const DAY_MS: i64 = 86_400_000;
+
+/// People beyond this change what is fitted in the third digit only.
+const MOST_PEOPLE: usize = 4_000;
+
+/// A moment in a person's past.
+pub(super) struct HeldBack<'a> {
+    /// The moment.
+    pub(super) cut: Timestamp,
+    /// The person's curve, made of what happened up to then.
+    pub(super) curve: Curve,
+    /// The person's last act up to then.
+    pub(super) last: Option<Timestamp>,
+    /// What the person did afterwards, in the order of time.
+    pub(super) future: &'a [Activity],
+}
+
+/// A moment of every person who may take part.
+pub(super) fn moments<'a>(
+    population: &'a Population,
+    histories: &'a [History],
+) -> impl Iterator<Item = HeldBack<'a>> {
+    let stride = histories.len().div_ceil(MOST_PEOPLE).max(1);
+    let people = histories.iter().enumerate().step_by(stride);
+    people.filter_map(|(index, history)| {
+        if !history.mails.is_empty() {
+            return None;
+        }
+        let end = history.activities.last()?.at;
+        // Anywhere in the first three of the four weeks, by the person's number: reproducible, and at all hours.
+        let spread_ms = (index as i64).wrapping_mul(6_364_136_223) % (21 * DAY_MS);
+        let cut = end.plus_millis(-HELD_BACK_MS + spread_ms);
+        let split = history.activities.partition_point(|activity| activity.at <= cut);
+        let (past, future) = history.activities.split_at(split);
+        let known = History {
+            activities: past.to_vec(),
+            ..History::default()
+        };
+        Some(HeldBack {
+            cut,
+            curve: population.curve_of(&known, cut),
+            last: past.last().map(|activity| activity.at),
+            future,
+        })
+    })
+}

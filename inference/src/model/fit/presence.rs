@@ -1,0 +1,153 @@
+//! How much the last act raises the next hours, by maximum likelihood of what people did within a week of a moment.
+
+use event::{Timestamp, profile::History};
+
+use super::held_back::{HeldBack, moments};
+use crate::model::Population;
+
+/// Weights and half-lives that are tried. Beyond a weight of 8 the likelihood of real activity may still grow, since
+/// every burst adds to it, while hits within two hours of the chosen minute fall.
+const WEIGHTS: [f64; 6] = [0.0, 0.5, 1.0, 2.0, 4.0, 8.0];
+const HALF_LIVES_HOURS: [f64; 4] = [4.0, 8.0, 16.0, 32.0];
+
+/// How far the acts are looked at: within a week every hour of it comes once.
+const HORIZON_QUARTERS: usize = 672;
+const QUARTER_MS: i64 = 900_000;
+
+/// Fewer people than this leave the weight as it was.
+const ENOUGH: usize = 400;
+
+/// Log likelihood that a person must gain on average before weight and half-life are changed: the noise of 400 people
+/// stays below it.
+const LEAST_GAIN: f64 = 0.01;
+
+/// Gains over no factor, by half-life and weight.
+type Gains = [[f64; WEIGHTS.len()]; HALF_LIVES_HOURS.len()];
+
+/// The refitted weight and half-life, or `None` when there is too little to fit them to or too little to gain.
+pub(super) fn refit(population: &Population, histories: &[History]) -> Option<[f32; 2]> {
+    let mut gains: Gains = Default::default();
+    let fading: Vec<[f64; HALF_LIVES_HOURS.len()]> = (0..HORIZON_QUARTERS).map(fading_after).collect();
+    let mut people = 0;
+    for moment in moments(population, histories) {
+        people += usize::from(add(&mut gains, &moment, &fading));
+    }
+    if people < ENOUGH {
+        return None;
+    }
+    let (mut best, mut of_start) = ((f64::MIN, [0.0, 0.0]), 0.0);
+    for (half_life, gains) in HALF_LIVES_HOURS.iter().zip(gains) {
+        for (weight, gain) in WEIGHTS.iter().zip(gains) {
+            let candidate = [*weight as f32, *half_life as f32];
+            if candidate == population.tables.presence {
+                of_start = gain;
+            }
+            if gain > best.0 {
+                best = (gain, candidate);
+            }
+        }
+    }
+    (best.0 - of_start > LEAST_GAIN * people as f64).then_some(best.1)
+}
+
+/// What is left of a weight after so many quarter hours, for each half-life.
+fn fading_after(quarters: usize) -> [f64; HALF_LIVES_HOURS.len()] {
+    let hours = (quarters as f64 + 0.5) / 4.0;
+    HALF_LIVES_HOURS.map(|half_life| (-hours / half_life).exp2())
+}
+
+/// Adds a person's gain of each candidate over no factor; `false` when the person has nothing to tell.
+fn add(gains: &mut Gains, moment: &HeldBack<'_>, fading: &[[f64; HALF_LIVES_HOURS.len()]]) -> bool {
+    let quarter_of = |at: Timestamp| (at.millis_since(moment.cut) / QUARTER_MS) as usize;
+    let acts: Vec<usize> = moment
+        .future
+        .iter()
+        .map(|activity| quarter_of(activity.at))
+        .take_while(|quarter| *quarter < HORIZON_QUARTERS)
+        .collect();
+    let (Some(last), false) = (moment.last, acts.is_empty()) else {
+        return false;
+    };
+    let since_hours = moment.cut.millis_since(last) as f64 / 3_600_000.0;
+    let mut total = 0.0;
+    let mut faded = [0.0; HALF_LIVES_HOURS.len()];
+    for (quarter, left) in fading.iter().enumerate() {
+        let middle = moment
+            .cut
+            .plus_millis(quarter as i64 * QUARTER_MS + QUARTER_MS / 2);
+        let density = moment.curve.density(middle);
+        total += density;
+        for (sum, left) in faded.iter_mut().zip(left) {
+            *sum += density * left;
+        }
+    }
+    for (place, half_life) in HALF_LIVES_HOURS.iter().enumerate() {
+        let left_at_cut = (-since_hours / half_life).exp2();
+        for (gain, weight) in gains[place].iter_mut().zip(WEIGHTS) {
+            let now = weight * left_at_cut;
+            let of_acts: f64 = acts
+                .iter()
+                .map(|quarter| (1.0 + now * fading[*quarter][place]).ln())
+                .sum();
+            *gain += of_acts / acts.len() as f64 - (1.0 + now * faded[place] / total).ln();
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use event::profile::Activity;
+
+    use super::*;
+
+    const HOUR_MS: i64 = 3_600_000;
+
+    /// 900 people over 150 days: spells of six acts, two hours apart, or single acts, at arbitrary hours.
+    fn histories(acts_in_a_spell: i64) -> Vec<History> {
+        let mut state = 1_u64;
+        let mut below = |bound: i64| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state % bound as u64) as i64
+        };
+        let mut histories = Vec::new();
+        for _ in 0..900 {
+            let mut times: Vec<i64> = Vec::new();
+            for _ in 0..120 / acts_in_a_spell {
+                let begin = below(150 * 24 * HOUR_MS);
+                times.extend((0..acts_in_a_spell).map(|act| begin + act * 2 * HOUR_MS));
+            }
+            times.sort_unstable();
+            let activity = |time: i64| Activity {
+                at: Timestamp::from_millis_clamped(1_700_000_000_000 + time),
+                strong: true,
+            };
+            histories.push(History {
+                activities: times.into_iter().map(activity).collect(),
+                ..History::default()
+            });
+        }
+        histories
+    }
+
+    #[test]
+    fn spells_give_the_last_act_weight_and_lone_acts_take_it() {
+        let with = |presence| {
+            let mut tables = Population::plain().tables;
+            tables.presence = presence;
+            Population::try_from(tables).unwrap()
+        };
+        let [weight, half_life_hours] = refit(&with([0.0, 16.0]), &histories(6)).unwrap();
+        assert!(
+            weight >= 2.0 && half_life_hours <= 8.0,
+            "{weight} {half_life_hours}"
+        );
+        let [weight, _] = refit(&with([8.0, 16.0]), &histories(1)).unwrap();
+        assert_eq!(weight, 0.0);
+        // Nothing to gain, and too few people.
+        assert_eq!(refit(&with([0.0, 16.0]), &histories(1)), None);
+        assert_eq!(refit(&with([0.0, 16.0]), &histories(6)[..300]), None);
+    }
+}
