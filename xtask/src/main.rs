@@ -8,6 +8,7 @@ mod services;
 mod setup;
 mod test;
 mod up;
+mod ways;
 
 use std::{io::Write, process::ExitCode};
 
@@ -26,6 +27,11 @@ Usage: cargo xtask <command>
                     documentation.
   plugins [--out FOLDER] [slug …]
                     Builds plugins (all, or those named) into target/plugins, or FOLDER.
+  plugins --with cargo-component|wasip2|javascript|python [slug …]
+                    Builds them the other way (`mandrill`, when none is named) into target/ways, runs
+                    their cases. Installs cargo-component where it is missing: some minutes.
+  plugins --examples
+                    The same with the examples in other languages.
   setup             Installs what is missing: the WebAssembly target, clippy, rustfmt, cmake.
   services up|down|status|stop NAME [--kill]|start NAME
                     Real servers for the tests: kafka, clickhouse, postgres, redis. With Docker

@@ -11,8 +11,9 @@ use anyhow::{Context, bail};
 use wit_component::ComponentEncoder;
 
 use crate::{
-    process::{Workspace, cargo_at, compiling, run as run_command, say},
+    process::{Workspace, cargo, cargo_at, compiling, run as run_command, say},
     setup::{self, TARGET, WasmToolchain},
+    ways::{self, Way},
 };
 
 /// Folder of the finished plugins, which the binary looks into by default.
@@ -24,15 +25,25 @@ pub(crate) fn folder() -> PathBuf {
 pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
     let mut out = folder();
     let mut slugs = Vec::new();
+    let mut ways = Vec::new();
     let mut rest = arguments.iter();
     while let Some(argument) = rest.next() {
         if argument == "--out" {
             out = rest.next().context("`--out` wants a folder after it")?.into();
+        } else if argument == "--with" {
+            ways.push(Way::named(rest.next().context("`--with` wants a way after it")?)?);
+        } else if argument == "--examples" {
+            ways.extend(Way::EXAMPLES);
         } else if argument.starts_with('-') {
-            bail!("`plugins` knows `--out` and the names of plugins, not `{argument}`");
+            bail!(
+                "`plugins` knows `--out`, `--with`, `--examples` and the names of plugins, not `{argument}`"
+            );
         } else {
             slugs.push(argument.clone());
         }
+    }
+    if !ways.is_empty() {
+        return build_and_try(&slugs, &ways);
     }
     let built = build(&slugs, &out)?;
     for plugin in &built {
@@ -44,6 +55,38 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
         ));
     }
     say(&format!("{} plugins in {}", built.len(), out.display()));
+    Ok(())
+}
+
+/// Builds plugins in other ways, and runs their cases through what came out.
+fn build_and_try(slugs: &[String], ways: &[Way]) -> anyhow::Result<()> {
+    let example = [ways::example().to_owned()];
+    let wanted = if slugs.is_empty() { &example } else { slugs };
+    for slug in wanted {
+        let mut built = Vec::new();
+        for way in ways {
+            built.extend(way.build(slug)?);
+        }
+        let cases = Workspace::Plugins.folder().join(slug).join("cases");
+        for component in built {
+            // One at a time: of several files for one provider, the last one would answer for all.
+            let test = [
+                "run",
+                "--quiet",
+                "--bin",
+                "sendflowr",
+                "--",
+                "--log",
+                "warn",
+                "plugin",
+                "test",
+            ];
+            let mut command = cargo(Workspace::Main, &test);
+            run_command(command.arg("--cases").arg(&cases).arg(&component))?;
+            let size = fs::metadata(&component)?.len().div_ceil(1000);
+            say(&format!("{size:>6} kB  {}", component.display()));
+        }
+    }
     Ok(())
 }
 
@@ -65,7 +108,7 @@ pub(crate) fn build(slugs: &[String], out: &Path) -> anyhow::Result<Vec<Built>> 
         bail!("there is no plugin `{slug}`; there are {}", known.join(", "));
     }
     let wanted = if slugs.is_empty() { &known } else { slugs };
-    let modules = compile(wanted)?;
+    let modules = compile_in(&Workspace::Plugins.folder(), wanted)?;
     fs::create_dir_all(out).with_context(|| format!("cannot create `{}`", out.display()))?;
     let mut built = Vec::with_capacity(wanted.len());
     for slug in wanted {
@@ -99,16 +142,21 @@ fn provider_crates() -> anyhow::Result<Vec<String>> {
     Ok(slugs)
 }
 
-/// Compiles the crates for WebAssembly and answers the folder of the core modules.
-fn compile(slugs: &[String]) -> anyhow::Result<PathBuf> {
+/// Compiles the crates of the workspace in `folder` for WebAssembly and answers the folder of the core modules. The lock
+/// file of another workspace than the plugins' may change.
+pub(crate) fn compile_in(folder: &Path, slugs: &[String]) -> anyhow::Result<PathBuf> {
     let toolchain = setup::wasm_toolchain()?;
     let mut arguments = vec!["build", "--release", "--target", TARGET];
     for slug in slugs {
         arguments.extend(["--package", slug.as_str()]);
     }
     let (mut command, build_folder) = match toolchain {
-        WasmToolchain::Rustup => (
+        WasmToolchain::Rustup if folder == Workspace::Plugins.folder() => (
             compiling(Workspace::Plugins, &arguments),
+            Workspace::Plugins.target_folder(),
+        ),
+        WasmToolchain::Rustup => (
+            cargo(Workspace::Plugins, &arguments),
             Workspace::Plugins.target_folder(),
         ),
         WasmToolchain::Debian => {
@@ -118,7 +166,7 @@ fn compile(slugs: &[String]) -> anyhow::Result<PathBuf> {
     };
     // The same sources must give the same digest everywhere. Incremental compilation cuts the code in other pieces, and panic
     // messages name source files, those of dependencies by their place in somebody's home folder.
-    command.env("CARGO_INCREMENTAL", "0");
+    command.current_dir(folder).env("CARGO_INCREMENTAL", "0");
     if let Some(registry) = cargo_home() {
         command.env(
             "CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS",
