@@ -1,12 +1,16 @@
 //! The event store: enriched events, a person's history, what models learn from, and explanations.
 
+mod clickhouse;
 mod sqlite;
 
 use async_trait::async_trait;
 use event::{Event, MailboxProvider, Timestamp, UniversalId};
 use serde::{Deserialize, Serialize};
 
-pub use self::sqlite::SqliteEvents;
+pub use self::{
+    clickhouse::{ClickHouseConfig, ClickHouseEvents, InvalidClickHouseConfig, RawClickHouseConfig},
+    sqlite::SqliteEvents,
+};
 use crate::StoreError;
 
 /// An event with what the consumer found out about it.

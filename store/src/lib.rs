@@ -20,6 +20,8 @@ pub mod profiles;
 
 mod error;
 mod metrics;
+mod secret;
 mod sqlite;
 
 pub use error::{StoreError, Unavailable};
+pub use secret::Secret;

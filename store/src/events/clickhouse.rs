@@ -1,0 +1,268 @@
+//! The event store that scales out: ClickHouse, by its HTTP interface.
+//!
+//! An event that is written again changes nothing that can be read: the table keeps one row an id, and until its parts
+//! are merged the queries do. A batch goes in one insert. When that fails, some of it may be stored; it is told as a
+//! failure, and writing the whole batch again is always right.
+
+mod config;
+mod connection;
+mod error;
+mod rows;
+mod schema;
+
+use std::{collections::HashMap, time::Duration};
+
+use async_trait::async_trait;
+use clickhouse::{Client, error::Error};
+use event::{Timestamp, UniversalId};
+use tokio::time::timeout;
+use twox_hash::XxHash64;
+
+pub use self::config::{ClickHouseConfig, InvalidClickHouseConfig, RawClickHouseConfig};
+use self::{
+    error::Failure,
+    rows::{EventRow, ExplanationRow, LatencyRow},
+};
+use super::{EventCount, Events, LatencySample, StoredEvent, StoredExplanation, WriteReport};
+use crate::StoreError;
+
+/// The engine's name in errors.
+const ENGINE: &str = "clickhouse";
+
+/// How long opening may take in all: an operator who waits for a mistake to show waits 10 s at most.
+const OPEN_WITHIN: Duration = Duration::from_secs(9);
+
+/// Messages asked for in one query: 20 digits each make half of the 256 KiB that the server takes as a query.
+const MESSAGES_PER_QUERY: usize = 5_000;
+
+/// People up to which a history is read by one thread. A person is a few granules a month: starting threads for them
+/// takes longer than reading them.
+const PEOPLE_PER_THREAD: usize = 4;
+
+/// The event store in a ClickHouse database.
+#[derive(Debug, Clone)]
+pub struct ClickHouseEvents {
+    client: Client,
+    request_timeout: Duration,
+}
+
+impl ClickHouseEvents {
+    /// Connects, makes the database when it is missing, and brings its tables up to date. Takes 10 s at most.
+    ///
+    /// # Errors
+    /// [`StoreError::Misconfigured`], naming the settings to look at, when the server cannot be reached, refuses the user,
+    /// or does not let it do what is needed.
+    pub async fn connect(config: ClickHouseConfig) -> Result<Self, StoreError> {
+        let server = connection::client(&config)?;
+        let opened = match timeout(OPEN_WITHIN, Self::open(server, &config)).await {
+            Ok(opened) => opened,
+            Err(_) => Err(Failure::TimedOut(OPEN_WITHIN)),
+        };
+        opened.map_err(|failure| failure.at_start(&config))
+    }
+
+    async fn open(server: Client, config: &ClickHouseConfig) -> Result<Self, Failure> {
+        schema::make_database(&server, config).await?;
+        let client = server.with_database(&config.database);
+        schema::migrate(&client).await?;
+        schema::set_ttl(&client, config.ttl_days).await?;
+        let client = client
+            // Batches are made by the writer, and its word that a batch is stored must mean that.
+            .with_setting("async_insert", "0")
+            // A batch that catches up may span any number of months.
+            .with_setting("max_partitions_per_insert_block", "0");
+        Ok(Self {
+            client,
+            request_timeout: config.request_timeout,
+        })
+    }
+
+    /// Waits for an answer, not for ever.
+    async fn answer<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, StoreError> {
+        let answered = match timeout(self.request_timeout, work).await {
+            Ok(answered) => answered.map_err(Failure::from),
+            Err(_) => Err(Failure::TimedOut(self.request_timeout)),
+        };
+        Ok(answered?)
+    }
+}
+
+#[async_trait]
+impl Events for ClickHouseEvents {
+    async fn write(&self, batch: &[StoredEvent]) -> Result<WriteReport, StoreError> {
+        if batch.is_empty() {
+            return Ok(WriteReport::default());
+        }
+        self.answer(async {
+            let mut insert = self.client.insert::<EventRow<'_>>("email_events").await?;
+            for stored in batch {
+                insert.write(&EventRow::from(stored)).await?;
+            }
+            insert.end().await
+        })
+        .await?;
+        // Which of them were there already shows only when the server merges.
+        Ok(WriteReport {
+            inserted: batch.len(),
+            duplicates: 0,
+        })
+    }
+
+    async fn history(
+        &self,
+        ids: &[UniversalId],
+        since: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ids: Vec<&str> = ids.iter().map(UniversalId::as_str).collect();
+        let mut query = self.client.query(
+            "SELECT ?fields FROM email_events \
+             WHERE universal_id IN ? AND timestamp >= fromUnixTimestamp64Milli(toInt64(?), 'UTC') \
+             ORDER BY timestamp DESC, event_id DESC, version DESC LIMIT 1 BY event_id LIMIT ?",
+        );
+        if ids.len() <= PEOPLE_PER_THREAD {
+            query = query.with_setting("max_threads", "1");
+        }
+        let mut cursor = query
+            .bind(ids)
+            .bind(since.as_millis())
+            .bind(limit as u64)
+            .fetch::<EventRow<'_>>()
+            .map_err(Failure::from)?;
+        let mut history = Vec::new();
+        self.answer(async {
+            while let Some(row) = cursor.next().await? {
+                history.push(row.read());
+            }
+            Ok(())
+        })
+        .await?;
+        // Newest first came the newest; told are the oldest first.
+        history.into_iter().rev().collect()
+    }
+
+    async fn sent_times(
+        &self,
+        messages: &[(UniversalId, String)],
+    ) -> Result<Vec<Option<Timestamp>>, StoreError> {
+        let keys: Vec<u64> = messages
+            .iter()
+            .map(|(person, message)| message_key(person, message))
+            .collect();
+        let mut sent = HashMap::with_capacity(keys.len());
+        for some in keys.chunks(MESSAGES_PER_QUERY) {
+            let query = self.client.query(
+                "SELECT message_key, min(sent_at) FROM message_sent_times WHERE message_key IN ? GROUP BY message_key",
+            );
+            let found: Vec<(u64, i64)> = self.answer(query.bind(some).fetch_all()).await?;
+            sent.extend(found);
+        }
+        let mut times = Vec::with_capacity(keys.len());
+        for key in keys {
+            times.push(match sent.get(&key) {
+                Some(&ms) => Some(rows::timestamp(ms, "message_sent_times", "sent_at")?),
+                None => None,
+            });
+        }
+        Ok(times)
+    }
+
+    async fn people(
+        &self,
+        since: Timestamp,
+        after: Option<&UniversalId>,
+        limit: usize,
+    ) -> Result<Vec<UniversalId>, StoreError> {
+        // The empty text sorts before every id.
+        let query = self
+            .client
+            .query(
+                "SELECT DISTINCT universal_id FROM email_events \
+                 WHERE universal_id > ? AND timestamp >= fromUnixTimestamp64Milli(toInt64(?), 'UTC') \
+                 ORDER BY universal_id LIMIT ?",
+            )
+            .bind(after.map_or("", UniversalId::as_str))
+            .bind(since.as_millis())
+            .bind(limit as u64);
+        let ids: Vec<String> = self.answer(query.fetch_all()).await?;
+        ids.iter()
+            .map(|id| rows::universal_id(id, "email_events"))
+            .collect()
+    }
+
+    async fn latency_samples(
+        &self,
+        since: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<LatencySample>, StoreError> {
+        let query = self
+            .client
+            .query(
+                "SELECT ?fields FROM latency_training \
+                 WHERE delivered_at >= fromUnixTimestamp64Milli(toInt64(?), 'UTC') \
+                 ORDER BY delivered_at DESC, event_id DESC LIMIT 1 BY event_id LIMIT ?",
+            )
+            .bind(since.as_millis())
+            .bind(limit as u64);
+        let samples: Vec<LatencyRow> = self.answer(query.fetch_all()).await?;
+        samples.into_iter().map(LatencyRow::read).collect()
+    }
+
+    async fn counts(&self) -> Result<Vec<EventCount>, StoreError> {
+        let query = self.client.query(
+            "SELECT esp, event_type, count() FROM email_events FINAL GROUP BY esp, event_type ORDER BY esp, event_type",
+        );
+        let counts: Vec<(String, String, u64)> = self.answer(query.fetch_all()).await?;
+        let counts = counts.into_iter().map(|(esp, event_type, events)| EventCount {
+            esp,
+            event_type,
+            events,
+        });
+        Ok(counts.collect())
+    }
+
+    async fn save_explanation(&self, explanation: &StoredExplanation) -> Result<(), StoreError> {
+        self.answer(async {
+            let insert = self
+                .client
+                .insert::<ExplanationRow>("timing_explanations")
+                .await?;
+            // They come one by one: the server gathers those of some milliseconds, of all who decide, and answers when they
+            // are stored.
+            let mut insert = insert
+                .with_setting("async_insert", "1")
+                .with_setting("wait_for_async_insert", "1");
+            insert.write(&ExplanationRow::from(explanation)).await?;
+            insert.end().await
+        })
+        .await
+    }
+
+    async fn explanation(&self, reference: &str) -> Result<Option<StoredExplanation>, StoreError> {
+        let query = self
+            .client
+            .query(
+                "SELECT ?fields FROM timing_explanations WHERE reference = ? ORDER BY version DESC LIMIT 1",
+            )
+            .bind(reference);
+        let row: Option<ExplanationRow> = self.answer(query.fetch_optional()).await?;
+        row.map(ExplanationRow::read).transpose()
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        // Reads what a history reads, and writes where nothing is kept.
+        let query = self
+            .client
+            .query("INSERT INTO ping SELECT max(timestamp) FROM email_events WHERE universal_id = ''");
+        self.answer(query.execute()).await
+    }
+}
+
+/// The key of a message in `message_sent_times`, as the table's view computes it. An id has always the same length, so that
+/// the two together are unambiguous. Of a billion messages, a given one shares its key with another once in 18 billion.
+fn message_key(person: &UniversalId, message: &str) -> u64 {
+    XxHash64::oneshot(0, format!("{person}{message}").as_bytes())
+}

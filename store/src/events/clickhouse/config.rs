@@ -1,0 +1,273 @@
+//! `[clickhouse]`: where the server is and how it is used.
+
+use std::{ops::RangeInclusive, time::Duration};
+
+use serde::Deserialize;
+
+use crate::Secret;
+
+/// Port of the server's HTTP interface, and of the same with TLS: the server's own defaults.
+const PORT: u16 = 8123;
+const SECURE_PORT: u16 = 8443;
+
+/// A hundred years: whoever wants more wants no limit.
+const TTL_DAYS: RangeInclusive<u64> = 1..=36_500;
+
+/// From a quick answer within a rack to a slow one around the world.
+const CONNECT_TIMEOUT_MS: RangeInclusive<u64> = 10..=8_000;
+
+/// Long enough for one query of a person, short enough for a server that hangs to be noticed.
+const REQUEST_TIMEOUT_SECONDS: RangeInclusive<u64> = 1..=600;
+
+/// `[clickhouse]` as it stands in the configuration. Every key may be left out; without `host` the embedded store is used.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawClickHouseConfig {
+    /// Name or address of the server, without scheme and port.
+    pub host: Option<String>,
+    /// Port of its HTTP interface. Default 8123, with `secure` 8443.
+    pub port: Option<u16>,
+    /// The database, made when it is missing. Default `sendflowr`.
+    pub database: String,
+    /// The user. Default `default`.
+    pub user: String,
+    /// The user's password. Default: none.
+    pub password: Secret,
+    /// Whether to speak HTTPS. Default `false`.
+    pub secure: bool,
+    /// Certificates, PEM, that vouch for the server instead of the system's. Needs `secure`. Default: the system's.
+    pub ca: Option<String>,
+    /// Whether bodies are compressed with LZ4. Default `true`: it costs less than sending ten times as much.
+    pub compression: bool,
+    /// Days after which events, sending times and explanations are dropped. 1 to 36,500. Default: never.
+    pub ttl_days: Option<u64>,
+    /// Longest wait for a connection. 10 to 8,000, default 3,000: two lost packets are sent again within it.
+    pub connect_timeout_ms: u64,
+    /// Longest wait for an answer. 1 to 600, default 30: a write takes milliseconds, counting everything seconds.
+    pub request_timeout_seconds: u64,
+}
+
+impl Default for RawClickHouseConfig {
+    fn default() -> Self {
+        Self {
+            host: None,
+            port: None,
+            database: "sendflowr".to_owned(),
+            user: "default".to_owned(),
+            password: Secret::default(),
+            secure: false,
+            ca: None,
+            compression: true,
+            ttl_days: None,
+            connect_timeout_ms: 3_000,
+            request_timeout_seconds: 30,
+        }
+    }
+}
+
+/// Validated configuration of the ClickHouse event store.
+#[derive(Debug, Clone)]
+pub struct ClickHouseConfig {
+    pub(super) host: String,
+    pub(super) port: u16,
+    pub(super) database: String,
+    pub(super) user: String,
+    pub(super) password: Secret,
+    pub(super) secure: bool,
+    pub(super) ca: Option<String>,
+    pub(super) compression: bool,
+    pub(super) ttl_days: Option<u64>,
+    pub(super) connect_timeout: Duration,
+    pub(super) request_timeout: Duration,
+}
+
+impl ClickHouseConfig {
+    /// Address of the HTTP interface.
+    pub(super) fn url(&self) -> String {
+        let scheme = if self.secure { "https" } else { "http" };
+        format!("{scheme}://{}/", self.address())
+    }
+
+    /// Host and port, for messages.
+    pub(super) fn address(&self) -> String {
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// A key of `[clickhouse]` has a value that cannot work.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidClickHouseConfig {
+    /// No server.
+    #[error("`clickhouse.host` is not set")]
+    NoHost,
+    /// More than a name or address.
+    #[error(
+        "`clickhouse.host` is `{0}`, it must be a name or an address alone; the port goes into `clickhouse.port`"
+    )]
+    Host(String),
+    /// A name that would have to be quoted.
+    #[error("`clickhouse.database` is `{0}`, it must be 1 to 64 letters, digits and `_`, not a digit first")]
+    Database(String),
+    /// Nobody.
+    #[error("`clickhouse.user` is empty")]
+    User,
+    /// Certificates without TLS.
+    #[error("`clickhouse.ca` is set, but `clickhouse.secure` is not, so nothing would be checked")]
+    CaWithoutTls,
+    /// A number outside its range.
+    #[error("`clickhouse.{key}` is {value}, it must be between {min} and {max}")]
+    OutOfRange {
+        /// The key.
+        key: &'static str,
+        /// What it is set to.
+        value: u64,
+        /// Least possible value.
+        min: u64,
+        /// Greatest possible value.
+        max: u64,
+    },
+}
+
+impl TryFrom<RawClickHouseConfig> for ClickHouseConfig {
+    type Error = InvalidClickHouseConfig;
+
+    fn try_from(raw: RawClickHouseConfig) -> Result<Self, InvalidClickHouseConfig> {
+        let host = raw.host.ok_or(InvalidClickHouseConfig::NoHost)?;
+        let is_address = host.parse::<std::net::IpAddr>().is_ok();
+        let is_name = !host.is_empty()
+            && host
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'));
+        if !is_address && !is_name {
+            return Err(InvalidClickHouseConfig::Host(host));
+        }
+        let database = raw.database;
+        let is_identifier = database.len() <= 64
+            && database.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
+            && database
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        if !is_identifier {
+            return Err(InvalidClickHouseConfig::Database(database));
+        }
+        if raw.user.is_empty() {
+            return Err(InvalidClickHouseConfig::User);
+        }
+        if raw.ca.is_some() && !raw.secure {
+            return Err(InvalidClickHouseConfig::CaWithoutTls);
+        }
+        if let Some(days) = raw.ttl_days {
+            in_range("ttl_days", days, TTL_DAYS)?;
+        }
+        let connect_ms = in_range("connect_timeout_ms", raw.connect_timeout_ms, CONNECT_TIMEOUT_MS)?;
+        let request_seconds = in_range(
+            "request_timeout_seconds",
+            raw.request_timeout_seconds,
+            REQUEST_TIMEOUT_SECONDS,
+        )?;
+        Ok(Self {
+            host,
+            port: raw.port.unwrap_or(if raw.secure { SECURE_PORT } else { PORT }),
+            database,
+            user: raw.user,
+            password: raw.password,
+            secure: raw.secure,
+            ca: raw.ca,
+            compression: raw.compression,
+            ttl_days: raw.ttl_days,
+            connect_timeout: Duration::from_millis(connect_ms),
+            request_timeout: Duration::from_secs(request_seconds),
+        })
+    }
+}
+
+fn in_range(
+    key: &'static str,
+    value: u64,
+    range: RangeInclusive<u64>,
+) -> Result<u64, InvalidClickHouseConfig> {
+    if range.contains(&value) {
+        return Ok(value);
+    }
+    let (min, max) = range.into_inner();
+    Err(InvalidClickHouseConfig::OutOfRange { key, value, min, max })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_host(host: &str) -> RawClickHouseConfig {
+        RawClickHouseConfig {
+            host: Some(host.to_owned()),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn the_port_follows_from_tls() {
+        let config = ClickHouseConfig::try_from(with_host("db.example")).unwrap();
+        assert_eq!(config.url(), "http://db.example:8123/");
+        let secure = RawClickHouseConfig {
+            secure: true,
+            ..with_host("::1")
+        };
+        let config = ClickHouseConfig::try_from(secure).unwrap();
+        assert_eq!(config.url(), "https://[::1]:8443/");
+    }
+
+    #[test]
+    fn names_the_key_that_cannot_work() {
+        let error = |raw: RawClickHouseConfig| ClickHouseConfig::try_from(raw).unwrap_err().to_string();
+        assert_eq!(
+            error(RawClickHouseConfig::default()),
+            "`clickhouse.host` is not set"
+        );
+        for host in ["", "http://db", "db:8123", "db/x", "a b"] {
+            assert!(error(with_host(host)).starts_with(&format!("`clickhouse.host` is `{host}`")));
+        }
+        for database in ["", "1db", "a-b", "a`b", &"x".repeat(65)] {
+            let raw = RawClickHouseConfig {
+                database: database.to_owned(),
+                ..with_host("db")
+            };
+            assert!(error(raw).starts_with("`clickhouse.database` is"));
+        }
+        let raw = RawClickHouseConfig {
+            ttl_days: Some(0),
+            ..with_host("db")
+        };
+        assert_eq!(
+            error(raw),
+            "`clickhouse.ttl_days` is 0, it must be between 1 and 36500"
+        );
+        let raw = RawClickHouseConfig {
+            connect_timeout_ms: 9_000,
+            ..with_host("db")
+        };
+        assert!(error(raw).starts_with("`clickhouse.connect_timeout_ms` is 9000"));
+        let raw = RawClickHouseConfig {
+            ca: Some(String::new()),
+            ..with_host("db")
+        };
+        assert!(error(raw).starts_with("`clickhouse.ca` is set"));
+    }
+
+    #[test]
+    fn refuses_unknown_keys_and_hides_the_password() {
+        let error = serde_json::from_str::<RawClickHouseConfig>(r#"{"hots": "db"}"#).unwrap_err();
+        assert!(error.to_string().contains("`hots`"));
+        let raw: RawClickHouseConfig =
+            serde_json::from_str(r#"{"host": "db", "password": "hunter2"}"#).unwrap();
+        let config = ClickHouseConfig::try_from(raw.clone()).unwrap();
+        assert_eq!(config.password.expose(), "hunter2");
+        for shown in [format!("{raw:?}"), format!("{config:?}")] {
+            assert!(!shown.contains("hunter2"));
+        }
+    }
+}

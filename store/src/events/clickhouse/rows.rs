@@ -1,0 +1,245 @@
+//! Between events and rows.
+
+use clickhouse::Row;
+use event::{
+    BounceType, EmailHash, Event, EventType, Identifier, IdentifierKind, MailboxProvider, Timestamp,
+    UniversalId,
+};
+use serde::{Deserialize, Serialize};
+
+use super::error::malformed;
+use crate::{
+    StoreError,
+    events::{Enrichment, LatencySample, StoredEvent, StoredExplanation},
+};
+
+const EVENTS: &str = "email_events";
+
+/// A row of `email_events`; the fields are its columns. Times are milliseconds, as `DateTime64(3)` keeps them.
+#[derive(Row, Serialize, Deserialize)]
+pub(super) struct EventRow<'a> {
+    event_id: &'a str,
+    event_type: &'a str,
+    timestamp: i64,
+    esp: &'a str,
+    universal_id: &'a str,
+    #[serde(borrow)]
+    recipient_email_hash: Option<&'a str>,
+    #[serde(borrow)]
+    campaign_id: Option<&'a str>,
+    #[serde(borrow)]
+    campaign_name: Option<&'a str>,
+    #[serde(borrow)]
+    message_id: Option<&'a str>,
+    #[serde(borrow)]
+    subject: Option<&'a str>,
+    #[serde(borrow)]
+    click_url: Option<&'a str>,
+    #[serde(borrow)]
+    bounce_type: Option<&'a str>,
+    #[serde(borrow)]
+    user_agent: Option<&'a str>,
+    #[serde(borrow)]
+    ip_address: Option<&'a str>,
+    #[serde(borrow)]
+    metadata: Vec<(&'a str, &'a str)>,
+    ingested_at: i64,
+    schema_version: u16,
+    account: &'a str,
+    #[serde(borrow)]
+    mailbox_provider: Option<&'a str>,
+    #[serde(borrow)]
+    identifiers: Vec<(&'a str, &'a str)>,
+    #[serde(borrow)]
+    reason: Option<&'a str>,
+    #[serde(borrow)]
+    tags: Vec<&'a str>,
+    is_machine: Option<bool>,
+    #[serde(borrow)]
+    provider_event_id: Option<&'a str>,
+    plugin: &'a str,
+    machine: bool,
+    #[serde(borrow)]
+    machine_reasons: Vec<&'a str>,
+    delivery_latency_ms: Option<i64>,
+}
+
+impl<'a> From<&'a StoredEvent> for EventRow<'a> {
+    fn from(StoredEvent { event, enrichment }: &'a StoredEvent) -> Self {
+        Self {
+            event_id: &event.event_id,
+            event_type: event.event_type.as_str(),
+            timestamp: event.timestamp.as_millis(),
+            esp: &event.esp,
+            universal_id: event.universal_id.as_str(),
+            recipient_email_hash: event.recipient_email_hash.as_ref().map(EmailHash::as_str),
+            campaign_id: event.campaign_id.as_deref(),
+            campaign_name: event.campaign_name.as_deref(),
+            message_id: event.message_id.as_deref(),
+            subject: event.subject.as_deref(),
+            click_url: event.click_url.as_deref(),
+            bounce_type: event.bounce_type.map(BounceType::as_str),
+            user_agent: event.user_agent.as_deref(),
+            ip_address: event.ip_address.as_deref(),
+            metadata: event
+                .metadata
+                .iter()
+                .map(|(name, value)| (name.as_str(), value.as_str()))
+                .collect(),
+            ingested_at: event.ingested_at.as_millis(),
+            schema_version: event.schema_version,
+            account: &event.account,
+            mailbox_provider: event.mailbox_provider.map(MailboxProvider::as_str),
+            identifiers: event
+                .identifiers
+                .iter()
+                .map(|identifier| (identifier.kind.as_str(), identifier.value.as_str()))
+                .collect(),
+            reason: event.reason.as_deref(),
+            tags: event.tags.iter().map(String::as_str).collect(),
+            is_machine: event.is_machine,
+            provider_event_id: event.provider_event_id.as_deref(),
+            plugin: &event.plugin,
+            machine: enrichment.machine,
+            machine_reasons: enrichment.machine_reasons.iter().map(String::as_str).collect(),
+            delivery_latency_ms: enrichment.delivery_latency_ms,
+        }
+    }
+}
+
+impl EventRow<'_> {
+    /// The event in the row.
+    pub(super) fn read(&self) -> Result<StoredEvent, StoreError> {
+        let owned = |text: Option<&str>| text.map(str::to_owned);
+        let bounce_type = match self.bounce_type {
+            None => None,
+            Some("hard") => Some(BounceType::Hard),
+            Some("soft") => Some(BounceType::Soft),
+            Some(_) => return Err(malformed(EVENTS, "bounce_type")),
+        };
+        let recipient_email_hash = match self.recipient_email_hash {
+            None => None,
+            Some(hash) => {
+                Some(EmailHash::parse(hash).ok_or_else(|| malformed(EVENTS, "recipient_email_hash"))?)
+            }
+        };
+        let mut identifiers = Vec::with_capacity(self.identifiers.len());
+        for (kind, value) in &self.identifiers {
+            identifiers.push(Identifier {
+                kind: IdentifierKind::parse(kind).ok_or_else(|| malformed(EVENTS, "identifiers"))?,
+                value: (*value).to_owned(),
+            });
+        }
+        let event = Event {
+            schema_version: self.schema_version,
+            event_id: self.event_id.to_owned(),
+            event_type: EventType::parse(self.event_type).ok_or_else(|| malformed(EVENTS, "event_type"))?,
+            timestamp: timestamp(self.timestamp, EVENTS, "timestamp")?,
+            esp: self.esp.to_owned(),
+            account: self.account.to_owned(),
+            universal_id: universal_id(self.universal_id, EVENTS)?,
+            recipient_email_hash,
+            mailbox_provider: mailbox_provider(self.mailbox_provider)?,
+            identifiers,
+            campaign_id: owned(self.campaign_id),
+            campaign_name: owned(self.campaign_name),
+            message_id: owned(self.message_id),
+            subject: owned(self.subject),
+            click_url: owned(self.click_url),
+            bounce_type,
+            reason: owned(self.reason),
+            user_agent: owned(self.user_agent),
+            ip_address: owned(self.ip_address),
+            tags: self.tags.iter().map(|tag| (*tag).to_owned()).collect(),
+            metadata: self
+                .metadata
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+            is_machine: self.is_machine,
+            provider_event_id: owned(self.provider_event_id),
+            plugin: self.plugin.to_owned(),
+            ingested_at: timestamp(self.ingested_at, EVENTS, "ingested_at")?,
+        };
+        let enrichment = Enrichment {
+            machine: self.machine,
+            machine_reasons: self.machine_reasons.iter().map(|why| (*why).to_owned()).collect(),
+            delivery_latency_ms: self.delivery_latency_ms,
+        };
+        Ok(StoredEvent { event, enrichment })
+    }
+}
+
+/// A row of `latency_training`.
+#[derive(Row, Deserialize)]
+pub(super) struct LatencyRow {
+    universal_id: String,
+    esp: String,
+    campaign_id: Option<String>,
+    mailbox_provider: Option<String>,
+    delivered_at: i64,
+    latency_ms: i64,
+}
+
+impl LatencyRow {
+    pub(super) fn read(self) -> Result<LatencySample, StoreError> {
+        Ok(LatencySample {
+            universal_id: universal_id(&self.universal_id, EVENTS)?,
+            esp: self.esp,
+            campaign_id: self.campaign_id,
+            mailbox_provider: mailbox_provider(self.mailbox_provider.as_deref())?,
+            delivered_at: timestamp(self.delivered_at, EVENTS, "timestamp")?,
+            latency_ms: self.latency_ms,
+        })
+    }
+}
+
+/// A row of `timing_explanations`.
+#[derive(Row, Serialize, Deserialize)]
+pub(super) struct ExplanationRow {
+    reference: String,
+    universal_id: String,
+    decided_at: i64,
+    body: String,
+}
+
+impl From<&StoredExplanation> for ExplanationRow {
+    fn from(explanation: &StoredExplanation) -> Self {
+        Self {
+            reference: explanation.reference.clone(),
+            universal_id: explanation.universal_id.as_str().to_owned(),
+            decided_at: explanation.decided_at.as_millis(),
+            body: explanation.body.clone(),
+        }
+    }
+}
+
+impl ExplanationRow {
+    pub(super) fn read(self) -> Result<StoredExplanation, StoreError> {
+        let table = "timing_explanations";
+        Ok(StoredExplanation {
+            reference: self.reference,
+            universal_id: universal_id(&self.universal_id, table)?,
+            decided_at: timestamp(self.decided_at, table, "decided_at")?,
+            body: self.body,
+        })
+    }
+}
+
+pub(super) fn timestamp(ms: i64, table: &str, column: &str) -> Result<Timestamp, StoreError> {
+    Timestamp::try_from_millis(ms).ok_or_else(|| malformed(table, column))
+}
+
+pub(super) fn universal_id(text: &str, table: &str) -> Result<UniversalId, StoreError> {
+    UniversalId::parse(text).ok_or_else(|| malformed(table, "universal_id"))
+}
+
+fn mailbox_provider(name: Option<&str>) -> Result<Option<MailboxProvider>, StoreError> {
+    let Some(name) = name else { return Ok(None) };
+    let class = MailboxProvider::ALL
+        .into_iter()
+        .find(|class| class.as_str() == name);
+    class
+        .map(Some)
+        .ok_or_else(|| malformed(EVENTS, "mailbox_provider"))
+}

@@ -1,0 +1,189 @@
+//! Bringing the database up to date.
+//!
+//! Steps run once, in order, and are noted in `schema_migrations`. Every statement of a step may run again and beside
+//! itself (`IF NOT EXISTS`), because ClickHouse has no transactions: of several processes that start at once all may run a
+//! step, and one that dies in the middle leaves it to the next. A database of a newer build is taken as it is: steps only
+//! add, and what is older must keep working beside what is newer. A user who may only read and write can open a database
+//! that is up to date.
+
+use clickhouse::{Client, Row, sql::Identifier};
+use serde::{Deserialize, Serialize};
+
+use super::{config::ClickHouseConfig, error::Failure};
+
+struct Step {
+    version: u32,
+    name: &'static str,
+    sql: &'static str,
+}
+
+const STEPS: &[Step] = &[
+    Step {
+        version: 1,
+        name: "events",
+        sql: include_str!("../../../migrations/clickhouse/0001_events.sql"),
+    },
+    Step {
+        version: 2,
+        name: "explanations",
+        sql: include_str!("../../../migrations/clickhouse/0002_explanations.sql"),
+    },
+];
+
+const MIGRATIONS_TABLE: &str = "\
+CREATE TABLE IF NOT EXISTS schema_migrations (
+    version    UInt32,
+    name       String,
+    applied_at DateTime64(3, 'UTC') DEFAULT now64(3)
+) ENGINE = ReplacingMergeTree ORDER BY version";
+
+/// Tables whose rows end with `clickhouse.ttl_days`, and the column that their age counts from.
+const AGEING: [(&str, &str); 3] = [
+    ("email_events", "timestamp"),
+    ("message_sent_times", "sent_at"),
+    ("timing_explanations", "decided_at"),
+];
+
+#[derive(Row, Serialize, Deserialize)]
+struct Applied {
+    version: u32,
+    name: String,
+}
+
+/// Makes the database when it is missing. `server` is a client without a database.
+pub(super) async fn make_database(server: &Client, config: &ClickHouseConfig) -> Result<(), Failure> {
+    let database = Identifier(&config.database);
+    let exists: u8 = server
+        .query("EXISTS DATABASE ?")
+        .bind(database)
+        .fetch_one()
+        .await?;
+    // Asked first: making what is there needs the right to make it.
+    if exists == 0 {
+        tracing::info!(
+            clickhouse.database = config.database,
+            "the database `{}` is made",
+            config.database
+        );
+        server
+            .query("CREATE DATABASE IF NOT EXISTS ?")
+            .bind(database)
+            .execute()
+            .await?;
+    }
+    Ok(())
+}
+
+/// Runs the steps that have not run yet.
+pub(super) async fn migrate(client: &Client) -> Result<(), Failure> {
+    let applied = match applied(client).await {
+        Err(failure) if failure.is_missing_table() => {
+            client.query(MIGRATIONS_TABLE).execute().await?;
+            Vec::new()
+        }
+        other => other?,
+    };
+    for step in STEPS {
+        if applied.iter().any(|done| done.version == step.version) {
+            continue;
+        }
+        tracing::info!(
+            clickhouse.migration = step.version,
+            "schema step {} (`{}`) runs",
+            step.version,
+            step.name
+        );
+        for statement in statements(step.sql) {
+            client.query_raw(&statement).execute().await?;
+        }
+        let mut insert = client.insert::<Applied>("schema_migrations").await?;
+        let note = Applied {
+            version: step.version,
+            name: step.name.to_owned(),
+        };
+        insert.write(&note).await?;
+        insert.end().await?;
+    }
+    Ok(())
+}
+
+async fn applied(client: &Client) -> Result<Vec<Applied>, Failure> {
+    let query = client.query("SELECT ?fields FROM schema_migrations FINAL ORDER BY version");
+    Ok(query.fetch_all().await?)
+}
+
+/// The statements of a step. A semicolon ends one; none stands in a text of theirs.
+fn statements(sql: &str) -> Vec<String> {
+    let lines = sql.lines().filter(|line| !line.trim_start().starts_with("--"));
+    let code = lines.collect::<Vec<_>>().join("\n");
+    let statements = code.split(';').map(str::trim);
+    statements
+        .filter(|statement| !statement.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Sets or removes the age after which rows are dropped. Changes nothing when it is as it should be, since a change
+/// rewrites what is stored.
+pub(super) async fn set_ttl(client: &Client, days: Option<u64>) -> Result<(), Failure> {
+    for (table, column) in AGEING {
+        let engine: String = client
+            .query("SELECT engine_full FROM system.tables WHERE database = currentDatabase() AND name = ?")
+            .bind(table)
+            .fetch_one()
+            .await?;
+        let present = present_ttl(&engine);
+        let wanted = days.map(|days| format!("toDateTime({column}) + toIntervalDay({days})"));
+        if present == wanted.as_deref() {
+            continue;
+        }
+        let change = match &wanted {
+            Some(expression) => format!("ALTER TABLE {table} MODIFY TTL {expression}"),
+            None => format!("ALTER TABLE {table} REMOVE TTL"),
+        };
+        tracing::info!(
+            clickhouse.table = table,
+            clickhouse.ttl_days = days,
+            "the age after which rows of `{table}` are dropped changes"
+        );
+        client.query_raw(&change).execute().await?;
+    }
+    Ok(())
+}
+
+/// The TTL in a table's definition, which ends where its settings begin.
+fn present_ttl(engine: &str) -> Option<&str> {
+    let (_, rest) = engine.split_once(" TTL ")?;
+    let (expression, _) = rest.split_once(" SETTINGS ").unwrap_or((rest, ""));
+    Some(expression)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_statement_may_run_again() {
+        for (index, step) in STEPS.iter().enumerate() {
+            assert_eq!(step.version as usize, index + 1, "steps count up from 1");
+            let statements = statements(step.sql);
+            assert!(!statements.is_empty());
+            for statement in statements {
+                let may_run_again =
+                    statement.contains(" IF NOT EXISTS ") || statement.contains(" IF EXISTS ");
+                assert!(may_run_again, "{statement}");
+            }
+        }
+    }
+
+    #[test]
+    fn finds_the_ttl_in_a_definition() {
+        let engine = "ReplacingMergeTree(version) ORDER BY a TTL toDateTime(timestamp) + toIntervalDay(30) SETTINGS \
+                      index_granularity = 1024";
+        assert_eq!(
+            present_ttl(engine),
+            Some("toDateTime(timestamp) + toIntervalDay(30)")
+        );
+        assert_eq!(present_ttl("MergeTree ORDER BY a SETTINGS x = 1"), None);
+    }
+}
