@@ -21,6 +21,7 @@ pub mod profiles;
 mod error;
 mod metrics;
 mod secret;
+mod server;
 mod sqlite;
 
 pub use error::{StoreError, Unavailable};

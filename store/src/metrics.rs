@@ -22,3 +22,32 @@ pub(crate) fn register(registry: &mut Registry, bus: &BusCounters) {
         bus.commits.clone(),
     );
 }
+
+/// What happens to profiles in Redis.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ProfileCounters {
+    pub(crate) unreadable: Counter,
+    pub(crate) outdated: Counter,
+    pub(crate) conflicts: Counter,
+}
+
+impl ProfileCounters {
+    /// Shows the counts in `registry`; `_total` is added to their names.
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "sendflowr_profiles_unreadable",
+            "Stored profiles that this build cannot read; they are made again from events",
+            self.unreadable.clone(),
+        );
+        registry.register(
+            "sendflowr_profiles_outdated",
+            "Stored profiles from before the profile store's last start; they are made again from events",
+            self.outdated.clone(),
+        );
+        registry.register(
+            "sendflowr_profiles_conflicts",
+            "Profiles deleted because two consumers had written them; they are made again from events",
+            self.conflicts.clone(),
+        );
+    }
+}

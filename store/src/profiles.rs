@@ -3,11 +3,15 @@
 //! A cache by nature: a lost profile is rebuilt from the event store, so losing this port costs speed, never an answer.
 
 mod memory;
+mod redis;
 
 use async_trait::async_trait;
 use event::{UniversalId, profile::Profile};
 
-pub use self::memory::{MemoryProfiles, MemoryProfilesConfig};
+pub use self::{
+    memory::{MemoryProfiles, MemoryProfilesConfig},
+    redis::{InvalidRedisConfig, RawRedisConfig, RedisConfig, RedisProfiles},
+};
 use crate::StoreError;
 
 /// Keeps one profile per universal id. People with aliases have one for each; readers merge them.
@@ -19,11 +23,18 @@ pub trait Profiles: Send + Sync {
     /// [`StoreError`] when they cannot be read.
     async fn get(&self, ids: &[UniversalId]) -> Result<Vec<Option<Profile>>, StoreError>;
 
-    /// Stores profiles, replacing older ones.
+    /// Stores profiles, each id at most once, replacing older ones. An engine may forget a profile instead, where it
+    /// cannot tell whether the new one or the old one knows more.
     ///
     /// # Errors
     /// [`StoreError`] when they cannot be stored.
     async fn put(&self, profiles: &[(UniversalId, Profile)]) -> Result<(), StoreError>;
+
+    /// Forgets all profiles: they may lack events, and nobody knows which.
+    ///
+    /// # Errors
+    /// [`StoreError`] when some may be left.
+    async fn clear(&self) -> Result<(), StoreError>;
 
     /// Checks that the engine answers.
     ///

@@ -15,6 +15,11 @@ impl Secret {
         Self(text.into())
     }
 
+    /// Whether there is none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The secret itself, for handing it to its server.
     pub(crate) fn expose(&self) -> &str {
         &self.0

@@ -389,6 +389,12 @@ impl Profiles for FakeProfiles {
         Ok(())
     }
 
+    async fn clear(&self) -> Result<(), StoreError> {
+        self.check().await?;
+        self.forget_all();
+        Ok(())
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         self.check().await
     }

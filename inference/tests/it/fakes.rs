@@ -257,6 +257,11 @@ impl Profiles for FakeProfiles {
         Ok(())
     }
 
+    async fn clear(&self) -> Result<(), StoreError> {
+        self.stored.lock().unwrap().clear();
+        Ok(())
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         unavailable(&self.down)
     }

@@ -102,6 +102,11 @@ impl Profiles for MemoryProfiles {
         Ok(())
     }
 
+    async fn clear(&self) -> Result<(), StoreError> {
+        self.profiles.clear();
+        Ok(())
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         Ok(())
     }

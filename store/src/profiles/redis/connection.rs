@@ -1,0 +1,273 @@
+//! The connection to Redis: made again in the background when it is lost, so that nobody waits for that.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisConnectionInfo,
+    RedisError, ServerErrorKind, TlsCertificates, aio::MultiplexedConnection,
+};
+use tokio::time::Instant;
+
+use super::{ENGINE, RedisConfig};
+use crate::{StoreError, server};
+
+/// Longest wait for a connection: two lost packets are sent again within it, and opening stays below 10 s.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long opening waits for a server that does not listen yet or still loads its snapshot.
+const OPEN_WITHIN: Duration = Duration::from_secs(5);
+
+/// Pauses between attempts to connect: the first short, because most losses are those of one connection; the longest
+/// short enough that profiles are read again a second after the server is back.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Hexadecimal digits of the run id that values begin with: 32 bits, enough to tell apart the few starts of a server
+/// that fall into the life of a value.
+pub(super) const STAMP_BYTES: usize = 8;
+
+/// A connection to one process of the server.
+#[derive(Clone)]
+pub(super) struct Session {
+    /// Tells this connection from those before and after it.
+    number: u64,
+    pub(super) connection: MultiplexedConnection,
+    /// What the values begin with that were written to this process of the server.
+    pub(super) stamp: [u8; STAMP_BYTES],
+}
+
+/// The way to the server, with the present connection if there is one.
+pub(super) struct Link {
+    client: Client,
+    options: AsyncConnectionConfig,
+    address: String,
+    state: Mutex<State>,
+}
+
+enum State {
+    Connected(Session),
+    /// A task is about to make the next connection; this is what it met last.
+    Lost {
+        trouble: String,
+    },
+}
+
+impl std::fmt::Debug for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Link")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Link {
+    /// Connects for the first time.
+    pub(super) async fn open(config: &RedisConfig) -> Result<Arc<Self>, StoreError> {
+        let address = server::address(&config.host, config.port);
+        let client = client(config)
+            .map_err(|error| misconfigured(format!("`redis.ca` holds no certificates: {error}")))?;
+        let options = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(Some(config.response_timeout));
+        let deadline = Instant::now() + OPEN_WITHIN;
+        let session = loop {
+            match connect(&client, &options, 0).await {
+                Ok(session) => break session,
+                Err(StoreError::Unavailable { .. }) if Instant::now() < deadline => {
+                    tokio::time::sleep(FIRST_PAUSE).await;
+                }
+                Err(StoreError::Unavailable { source, .. }) => {
+                    return Err(misconfigured(format!(
+                        "`{address}` cannot be reached: {source}; look at `redis.host`, `redis.port` and `redis.secure`"
+                    )));
+                }
+                Err(other) => return Err(other),
+            }
+        };
+        Ok(Arc::new(Self {
+            client,
+            options,
+            address,
+            state: Mutex::new(State::Connected(session)),
+        }))
+    }
+
+    /// The present connection.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] at once when there is none.
+    pub(super) fn session(&self) -> Result<Session, StoreError> {
+        match &*self.state.lock().unwrap_or_else(PoisonError::into_inner) {
+            State::Connected(session) => Ok(session.clone()),
+            State::Lost { trouble } => Err(unavailable(format!(
+                "the connection to `{}` is lost: {trouble}",
+                self.address
+            ))),
+        }
+    }
+
+    /// Says what a failure of `session` means to the caller, and begins to connect again when it means that the
+    /// connection is gone.
+    pub(super) fn failed(self: &Arc<Self>, session: &Session, error: RedisError) -> StoreError {
+        if error.is_io_error() || error.is_unrecoverable_error() {
+            self.lost(session, &error);
+        }
+        classify(error)
+    }
+
+    fn lost(self: &Arc<Self>, session: &Session, error: &RedisError) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if !matches!(&*state, State::Connected(present) if present.number == session.number) {
+            return;
+        }
+        *state = State::Lost {
+            trouble: error.to_string(),
+        };
+        tokio::spawn(connect_again(Arc::downgrade(self), session.number + 1));
+    }
+
+    /// Takes what an attempt to connect came to. Answers whether there is a connection now.
+    fn settle(&self, outcome: Result<Session, StoreError>) -> bool {
+        let state = match outcome {
+            Ok(session) => State::Connected(session),
+            Err(error) => State::Lost {
+                trouble: error.to_string(),
+            },
+        };
+        let is_connected = matches!(state, State::Connected(_));
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+        is_connected
+    }
+}
+
+/// Tries to connect until it works, or nobody needs it any more.
+async fn connect_again(link: Weak<Link>, number: u64) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let Some(link) = link.upgrade() else { return };
+        if link.settle(connect(&link.client, &link.options, number).await) {
+            return;
+        }
+        drop(link);
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+fn client(config: &RedisConfig) -> Result<Client, RedisError> {
+    let host = config.host.clone();
+    let address = if config.secure {
+        ConnectionAddr::TcpTls {
+            host,
+            port: config.port,
+            insecure: false,
+            tls_params: None,
+        }
+    } else {
+        ConnectionAddr::Tcp(host, config.port)
+    };
+    let mut settings = RedisConnectionInfo::default()
+        .set_db(config.database)
+        .set_lib_name("sendflowr", env!("CARGO_PKG_VERSION"));
+    if let Some(user) = &config.user {
+        settings = settings.set_username(user);
+    }
+    if !config.password.is_empty() {
+        settings = settings.set_password(config.password.expose());
+    }
+    let information = address.into_connection_info()?.set_redis_settings(settings);
+    match &config.ca {
+        Some(ca) => Client::build_with_tls(
+            information,
+            TlsCertificates {
+                client_tls: None,
+                root_cert: Some(ca.clone().into_bytes()),
+            },
+        ),
+        None => Client::open(information),
+    }
+}
+
+/// Connects and asks for the run id of the server's process, which is 40 hexadecimal digits and new at every start.
+async fn connect(
+    client: &Client,
+    options: &AsyncConnectionConfig,
+    number: u64,
+) -> Result<Session, StoreError> {
+    let connecting = client.get_multiplexed_async_connection_with_config(options);
+    let mut connection = connecting.await.map_err(classify)?;
+    let mut command = redis::cmd("INFO");
+    command.arg("server");
+    let text: String = command.query_async(&mut connection).await.map_err(classify)?;
+    let stamp = stamp(&text).ok_or_else(|| {
+        misconfigured(
+            "the server's `INFO server` tells no `run_id`, without which lost profiles would not be noticed",
+        )
+    })?;
+    Ok(Session {
+        number,
+        connection,
+        stamp,
+    })
+}
+
+fn stamp(information: &str) -> Option<[u8; STAMP_BYTES]> {
+    let run_id = information
+        .lines()
+        .find_map(|line| line.strip_prefix("run_id:"))?;
+    run_id.trim().as_bytes().first_chunk().copied()
+}
+
+/// Says what the caller should do about an error. The server's texts name commands and users, never values.
+fn classify(error: RedisError) -> StoreError {
+    let refused = |setting: &str| misconfigured(format!("the server refuses: {error}; look at {setting}"));
+    match (error.kind(), error.code()) {
+        (ErrorKind::AuthenticationFailed, _) | (_, Some("NOAUTH" | "WRONGPASS")) => {
+            refused("`redis.user` and `redis.password`")
+        }
+        (ErrorKind::Server(ServerErrorKind::NoPerm), _) => refused("the rights of `redis.user`"),
+        (
+            ErrorKind::Server(ServerErrorKind::Moved | ServerErrorKind::Ask | ServerErrorKind::CrossSlot),
+            _,
+        ) => refused("`redis.host`: a cluster does not serve, one server does"),
+        (_, Some("WRONGTYPE")) => refused("`redis.key_prefix`: another program uses such keys"),
+        (ErrorKind::Server(ServerErrorKind::ResponseError), _) if error.to_string().contains("DB index") => {
+            refused("`redis.database`")
+        }
+        (ErrorKind::Parse, _) => misconfigured(format!(
+            "the server is not a Redis ({error}); look at `redis.port` and `redis.secure`"
+        )),
+        _ => unavailable(error),
+    }
+}
+
+fn misconfigured(message: impl Into<String>) -> StoreError {
+    StoreError::Misconfigured {
+        engine: ENGINE,
+        message: message.into(),
+    }
+}
+
+fn unavailable(source: impl Into<crate::Unavailable>) -> StoreError {
+    StoreError::Unavailable {
+        engine: ENGINE,
+        source: source.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stamp_is_the_beginning_of_the_run_id() {
+        let information =
+            "# Server\r\nredis_version:7.0.15\r\nrun_id:0123456789abcdef0123456789abcdef01234567\r\n";
+        assert_eq!(stamp(information), Some(*b"01234567"));
+        assert_eq!(stamp("# Server\r\nredis_version:7.0.15\r\n"), None);
+        assert_eq!(stamp("run_id:0123\r\n"), None);
+    }
+}
