@@ -10,11 +10,14 @@ import argparse
 import base64
 import hmac
 import json
+import os
 import re
+import shutil
 import signal
 import socket
 import struct
 import sys
+import tempfile
 import threading
 from email.parser import BytesParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -86,11 +89,15 @@ class Engine:
     """The engine and who may use it."""
 
     def __init__(self, folder, user, password):
-        self.folder = folder
+        self.folder = os.path.abspath(folder)
         self.user = user
         self.password = password
         # Held open: with its last session the engine would shut down.
-        self.root = Session(folder)
+        self.root = Session(self.folder)
+        # Bodies on their way in; what a kill left there is of no use.
+        self.incoming = os.path.join(self.folder, "incoming")
+        shutil.rmtree(self.incoming, ignore_errors=True)
+        os.makedirs(self.incoming)
         self.version = self.root.query("SELECT version()", "TabSeparated").bytes().decode().strip()
 
     def check(self, user, password):
@@ -129,16 +136,16 @@ class Engine:
         finally:
             session.close()
 
-    @staticmethod
-    def insert(session, statement, data_format, data):
-        with session.send_insert(statement, data_format) as inserter:
-            if data:
-                inserter.append(data)
-            done = inserter.finish()
+    def insert(self, session, statement, data_format, data):
+        # By way of a file: the library's own stream of data answers that all is well when the table refuses a row.
+        with tempfile.NamedTemporaryFile(dir=self.incoming, suffix=".bin") as file:
+            file.write(data)
+            file.flush()
+            done = session.query(f"{statement} FROM INFILE {quoted(file.name)} FORMAT {data_format}")
         return {
-            "written_rows": done.rows_written,
-            "written_bytes": done.bytes_written,
-            "elapsed_ns": int(done.elapsed * 1e9),
+            "written_rows": done.rows_written(),
+            "written_bytes": done.bytes_written(),
+            "elapsed_ns": int(done.elapsed() * 1e9),
         }
 
 

@@ -1,0 +1,319 @@
+//! ClickHouse.
+
+mod proxy;
+mod world;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use event::{EventType, Timestamp};
+use futures::future::join_all;
+use sendflowr_store::{
+    Secret, StoreError, conformance,
+    events::{ClickHouseConfig, ClickHouseEvents, Events, RawClickHouseConfig, WriteReport},
+};
+use tokio::net::TcpListener;
+
+use self::{
+    proxy::Proxy,
+    world::{Database, deliveries, event, person},
+};
+
+#[tokio::test]
+#[ignore = "needs servers; cargo xtask test starts them"]
+async fn conformance_with_compression() {
+    let database = Database::new();
+    conformance::events(Arc::new(database.open().await)).await;
+}
+
+#[tokio::test]
+#[ignore = "needs servers; cargo xtask test starts them"]
+async fn conformance_without_compression() {
+    let database = Database::new();
+    let raw = RawClickHouseConfig {
+        compression: false,
+        ..database.settings()
+    };
+    conformance::events(Arc::new(connect(raw).await.unwrap())).await;
+}
+
+async fn connect(raw: RawClickHouseConfig) -> Result<ClickHouseEvents, StoreError> {
+    ClickHouseEvents::connect(ClickHouseConfig::try_from(raw).unwrap()).await
+}
+
+#[tokio::test]
+#[ignore = "needs servers; cargo xtask test starts them"]
+async fn a_batch_written_again_changes_no_count() {
+    let database = Database::new();
+    let store = database.open().await;
+    let batch = deliveries(1_000, 50);
+    store.write(&batch).await.unwrap();
+    let counts = store.counts().await.unwrap();
+    assert_eq!(counts.iter().map(|count| count.events).sum::<u64>(), 1_000);
+    let samples = store.latency_samples(Timestamp::default(), 10_000).await.unwrap();
+    let history = store
+        .history(&[person(7)], Timestamp::default(), 100)
+        .await
+        .unwrap();
+
+    // Whole, in other slices, by several at once, and read differently by a newer plugin.
+    let mut newer = batch.clone();
+    for stored in &mut newer {
+        stored.event.plugin = "sendgrid@2.0.0".into();
+    }
+    let again = [
+        &batch[..],
+        &batch[..300],
+        &batch[200..],
+        &newer[..],
+        &newer[500..600],
+    ];
+    for outcome in join_all(again.map(|slice| store.write(slice))).await {
+        outcome.unwrap();
+    }
+    for merged in [false, true] {
+        if merged {
+            database.run("OPTIMIZE TABLE email_events FINAL").await;
+        }
+        assert_eq!(store.counts().await.unwrap(), counts, "merged: {merged}");
+        assert_eq!(
+            store.latency_samples(Timestamp::default(), 10_000).await.unwrap(),
+            samples,
+            "merged: {merged}"
+        );
+        assert_eq!(
+            store
+                .history(&[person(7)], Timestamp::default(), 100)
+                .await
+                .unwrap(),
+            history,
+            "the first form stays, merged: {merged}"
+        );
+    }
+    assert_eq!(database.number("SELECT count() FROM email_events").await, 1_000);
+}
+
+#[tokio::test]
+#[ignore = "needs servers; cargo xtask test starts them"]
+async fn many_may_open_a_missing_database_at_once_and_again() {
+    let database = Database::new();
+    for _ in 0..2 {
+        let opened = join_all((0..8).map(|_| connect(database.settings()))).await;
+        for store in opened {
+            let store = store.unwrap();
+            store.ping().await.unwrap();
+        }
+    }
+    let steps = database
+        .number("SELECT count() FROM schema_migrations FINAL")
+        .await;
+    assert_eq!(
+        steps,
+        database
+            .number("SELECT max(version) FROM schema_migrations")
+            .await
+    );
+}
+
+#[tokio::test]
+#[ignore = "needs servers; cargo xtask test starts them"]
+async fn what_is_configured_wrongly_is_named_within_ten_seconds() {
+    let database = Database::new();
+    let right = database.settings();
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let closed = {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        listener.local_addr().unwrap().port()
+    };
+    let wrong = [
+        (
+            "`clickhouse.password`",
+            RawClickHouseConfig {
+                password: Secret::new("wrong-one"),
+                ..right.clone()
+            },
+        ),
+        (
+            "`clickhouse.user`",
+            RawClickHouseConfig {
+                user: "nobody".into(),
+                ..right.clone()
+            },
+        ),
+        (
+            "`clickhouse.port`",
+            RawClickHouseConfig {
+                port: Some(closed),
+                ..right.clone()
+            },
+        ),
+        (
+            "`clickhouse.port`",
+            RawClickHouseConfig {
+                port: Some(silent.local_addr().unwrap().port()),
+                ..right.clone()
+            },
+        ),
+        (
+            "`clickhouse.secure`",
+            RawClickHouseConfig {
+                secure: true,
+                port: right.port,
+                ..right.clone()
+            },
+        ),
+        (
+            "`clickhouse.host`",
+            RawClickHouseConfig {
+                host: Some("no-such-host.invalid".into()),
+                ..right
+            },
+        ),
+    ];
+    for (setting, raw) in wrong {
+        let started = Instant::now();
+        let error = connect(raw).await.unwrap_err();
+        assert!(started.elapsed() < Duration::from_secs(10), "{setting}");
+        assert!(matches!(error, StoreError::Misconfigured { .. }), "{error}");
+        let told = error.to_string();
+        assert!(told.contains(setting), "{told}");
+        assert!(!told.contains("wrong-one"), "{told}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs servers; cargo xtask test starts them"]
+async fn a_history_reads_one_persons_granules() {
+    let database = Database::new();
+    let proxy = Proxy::to(&database).await;
+    let store = connect(proxy.settings(&database)).await.unwrap();
+    // A hundred granules of one month.
+    for batch in deliveries(102_400, 2_048).chunks(25_600) {
+        store.write(batch).await.unwrap();
+    }
+    database.run("OPTIMIZE TABLE email_events FINAL").await;
+    let history = store
+        .history(&[person(77)], Timestamp::default(), 1_000)
+        .await
+        .unwrap();
+    assert_eq!(history.len(), 50);
+
+    // The query as it went over the wire.
+    let query = proxy.last_query("SELECT `event_id`");
+    let plan = database.lines(&format!("EXPLAIN indexes = 1 {query}")).await;
+    let granules: Vec<&str> = plan
+        .iter()
+        .filter_map(|line| line.trim().strip_prefix("Granules: "))
+        .collect();
+    let (read, of) = granules.last().unwrap().split_once('/').unwrap();
+    assert!(plan.iter().any(|line| line.contains("PrimaryKey")), "{plan:#?}");
+    assert!(read.parse::<u32>().unwrap() <= 2, "{plan:#?}");
+    assert!(of.parse::<u32>().unwrap() >= 100, "{plan:#?}");
+}
+
+#[tokio::test]
+#[ignore = "needs servers; cargo xtask test starts them"]
+async fn a_refused_event_can_be_found_by_halving() {
+    let database = Database::new();
+    let store = database.open().await;
+    database
+        .run("ALTER TABLE email_events ADD CONSTRAINT no_poison CHECK esp != 'poison'")
+        .await;
+    let mut batch = deliveries(8, 8);
+    batch[5].event.esp = "poison".into();
+    let refused = |outcome: Result<WriteReport, StoreError>| {
+        let error = outcome.unwrap_err();
+        assert!(matches!(error, StoreError::Rejected { .. }), "{error}");
+    };
+    refused(store.write(&batch).await);
+    assert_eq!(
+        store.counts().await.unwrap(),
+        [],
+        "nothing of a refused batch is stored"
+    );
+    store.write(&batch[..4]).await.unwrap();
+    refused(store.write(&batch[4..]).await);
+    refused(store.write(&batch[5..6]).await);
+    store.write(&batch[6..]).await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs servers; cargo xtask test starts them"]
+async fn an_outage_is_told_as_one_and_ends() {
+    let database = Database::new();
+    let mut proxy = Proxy::to(&database).await;
+    let store = connect(proxy.settings(&database)).await.unwrap();
+    let batch = deliveries(10, 2);
+    store.write(&batch).await.unwrap();
+    proxy.stop().await;
+    let error = store.write(&batch).await.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
+    let error = store.ping().await.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
+    proxy.start().await;
+    store.write(&batch).await.unwrap();
+    store.ping().await.unwrap();
+    database.run("DROP TABLE email_events").await;
+    let error = store.ping().await.unwrap_err();
+    assert!(matches!(error, StoreError::Misconfigured { .. }), "{error}");
+}
+
+#[tokio::test]
+#[ignore = "needs servers; cargo xtask test starts them"]
+async fn a_batch_may_span_any_time() {
+    let database = Database::new();
+    let store = database.open().await;
+    let mut batch = deliveries(200, 1);
+    for (month, stored) in batch.iter_mut().enumerate() {
+        stored.event.timestamp = Timestamp::from_millis_clamped(month as i64 * 31 * 86_400_000);
+    }
+    batch[199].event.timestamp = Timestamp::from_millis_clamped(i64::MAX);
+    store.write(&batch).await.unwrap();
+    let history = store
+        .history(&[person(0)], Timestamp::default(), 1_000)
+        .await
+        .unwrap();
+    assert_eq!(history, batch);
+    let since = batch[150].event.timestamp;
+    let history = store.history(&[person(0)], since, 1_000).await.unwrap();
+    assert_eq!(history, batch[150..]);
+}
+
+#[tokio::test]
+#[ignore = "needs servers; cargo xtask test starts them"]
+async fn old_events_end_when_an_age_is_set() {
+    let database = Database::new();
+    let now = Timestamp::from(SystemTime::now());
+    let aged = |days| RawClickHouseConfig {
+        ttl_days: days,
+        ..database.settings()
+    };
+    let store = connect(aged(Some(30))).await.unwrap();
+    let days_ago = |days: i64| now.plus_millis(-days * 86_400_000);
+    let batch = [
+        event(1, EventType::Opened, days_ago(31)),
+        event(1, EventType::Opened, days_ago(1)),
+    ];
+    store.write(&batch).await.unwrap();
+    database.run("OPTIMIZE TABLE email_events FINAL").await;
+    let history = store
+        .history(&[person(1)], Timestamp::default(), 10)
+        .await
+        .unwrap();
+    assert_eq!(history, batch[1..]);
+
+    let ages =
+        "SELECT count() FROM system.tables WHERE database = currentDatabase() AND engine_full LIKE '%TTL%'";
+    assert_eq!(database.number(ages).await, 3);
+    connect(aged(Some(60))).await.unwrap();
+    assert_eq!(
+        database
+            .number(&format!("{ages} AND engine_full LIKE '%toIntervalDay(60)%'"))
+            .await,
+        3
+    );
+    connect(aged(None)).await.unwrap();
+    assert_eq!(database.number(ages).await, 0);
+}

@@ -1,0 +1,158 @@
+use std::{
+    collections::BTreeMap,
+    hash::{BuildHasher, RandomState},
+};
+
+use clickhouse::Client;
+use event::{
+    Event, EventType, Identifier, IdentifierKind, MailboxProvider, SCHEMA_VERSION, Timestamp, UniversalId,
+};
+use sendflowr_store::{
+    Secret,
+    events::{ClickHouseConfig, ClickHouseEvents, Enrichment, RawClickHouseConfig, StoredEvent},
+};
+
+use crate::support::address;
+
+/// A database of the test's own, dropped at its end.
+pub(crate) struct Database {
+    name: String,
+    user: String,
+    password: String,
+    host: String,
+    port: u16,
+}
+
+impl Database {
+    pub(crate) fn new() -> Self {
+        let address = address("SENDFLOWR_TEST_CLICKHOUSE");
+        let (login, place) = address
+            .strip_prefix("http://")
+            .and_then(|rest| rest.split_once('@'))
+            .expect("the address is like `http://user[:password]@host:port`");
+        let (user, password) = login.split_once(':').unwrap_or((login, ""));
+        let (host, port) = place.trim_end_matches('/').rsplit_once(':').unwrap();
+        Self {
+            name: format!("test_{:016x}", RandomState::new().hash_one("database")),
+            user: user.to_owned(),
+            password: password.to_owned(),
+            host: host.to_owned(),
+            port: port.parse().unwrap(),
+        }
+    }
+
+    pub(crate) fn place(&self) -> (&str, u16) {
+        (&self.host, self.port)
+    }
+
+    pub(crate) fn settings(&self) -> RawClickHouseConfig {
+        RawClickHouseConfig {
+            host: Some(self.host.clone()),
+            port: Some(self.port),
+            database: self.name.clone(),
+            user: self.user.clone(),
+            password: Secret::new(&self.password),
+            ..Default::default()
+        }
+    }
+
+    pub(crate) async fn open(&self) -> ClickHouseEvents {
+        let config = ClickHouseConfig::try_from(self.settings()).unwrap();
+        ClickHouseEvents::connect(config).await.unwrap()
+    }
+
+    /// A client that knows nothing of the engine under test.
+    fn client(&self) -> Client {
+        Client::default()
+            .with_url(format!("http://{}:{}/", self.host, self.port))
+            .with_user(&self.user)
+            .with_password(&self.password)
+            .with_database(&self.name)
+    }
+
+    pub(crate) async fn run(&self, statement: &str) {
+        self.client().query_raw(statement).execute().await.unwrap();
+    }
+
+    pub(crate) async fn lines(&self, query: &str) -> Vec<String> {
+        self.client().query_raw(query).fetch_all().await.unwrap()
+    }
+
+    pub(crate) async fn number(&self, query: &str) -> u64 {
+        let query = format!("SELECT assumeNotNull(toUInt64(({query})))");
+        self.client().query_raw(&query).fetch_one().await.unwrap()
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let client = self.client().with_database("default");
+        let statement = format!("DROP DATABASE IF EXISTS {}", self.name);
+        let dropped = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(client.query_raw(&statement).execute())
+        });
+        // Only said: a panic here would hide what the test says.
+        if !matches!(dropped.join(), Ok(Ok(()))) {
+            eprintln!("the database `{}` could not be dropped", self.name);
+        }
+    }
+}
+
+pub(crate) fn person(number: usize) -> UniversalId {
+    UniversalId::from_identifier(&Identifier {
+        kind: IdentifierKind::ExternalId,
+        value: format!("person-{number}"),
+    })
+}
+
+/// An event of a person, with the fields that most events have.
+pub(crate) fn event(number: usize, event_type: EventType, timestamp: Timestamp) -> StoredEvent {
+    let event = Event {
+        schema_version: SCHEMA_VERSION,
+        event_id: format!("{:032x}", RandomState::new().hash_one(number)),
+        event_type,
+        timestamp,
+        esp: "sendgrid".into(),
+        account: "default".into(),
+        universal_id: person(number),
+        recipient_email_hash: None,
+        mailbox_provider: Some(MailboxProvider::Gmail),
+        identifiers: Vec::new(),
+        campaign_id: Some("c1".into()),
+        campaign_name: Some("Spring".into()),
+        message_id: Some(format!("<{number}@mail>")),
+        subject: Some("Hello".into()),
+        click_url: None,
+        bounce_type: None,
+        reason: None,
+        user_agent: Some("agent/1.0".into()),
+        ip_address: None,
+        tags: vec!["news".into()],
+        metadata: BTreeMap::from([("order".into(), number.to_string())]),
+        is_machine: None,
+        provider_event_id: None,
+        plugin: "sendgrid@1.0.0".into(),
+        ingested_at: timestamp.plus_millis(1_500),
+    };
+    StoredEvent {
+        event,
+        enrichment: Enrichment::default(),
+    }
+}
+
+/// Deliveries of one month to so many people in turn, a second apart.
+pub(crate) fn deliveries(count: usize, people: usize) -> Vec<StoredEvent> {
+    let start: Timestamp = "2026-03-01T00:00:00Z".parse().unwrap();
+    let mut batch = Vec::with_capacity(count);
+    for index in 0..count {
+        let at = start.plus_millis(index as i64 * 1_000);
+        let mut stored = event(index % people, EventType::Delivered, at);
+        stored.enrichment.delivery_latency_ms = Some(index as i64);
+        batch.push(stored);
+    }
+    batch
+}
