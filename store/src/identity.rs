@@ -4,14 +4,19 @@
 //! the sender's id) attaches to a strong one (hash of an address or phone number) and never joins two strong ones. A
 //! person is a set of universal ids, one of them canonical (that of its strongest identifier); the others are aliases.
 
+mod familiar;
 mod graph;
+mod postgres;
 mod sqlite;
 
 use async_trait::async_trait;
 use event::{Identifier, Timestamp, UniversalId};
 use serde::{Deserialize, Serialize};
 
-pub use self::sqlite::SqliteIdentities;
+pub use self::{
+    postgres::{InvalidPostgresConfig, PostgresConfig, PostgresIdentities, PostgresTls, RawPostgresConfig},
+    sqlite::SqliteIdentities,
+};
 use crate::StoreError;
 
 /// Identifiers that one source says belong to one person.

@@ -1,6 +1,10 @@
 //! What the engines count.
 
-use prometheus_client::{metrics::counter::Counter, registry::Registry};
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
 
 /// Counts of the embedded bus.
 #[derive(Debug, Clone, Default)]
@@ -28,7 +32,7 @@ pub(crate) fn register(registry: &mut Registry, bus: &BusCounters) {
 pub(crate) struct ProfileCounters {
     pub(crate) unreadable: Counter,
     pub(crate) outdated: Counter,
-    pub(crate) conflicts: Counter,
+    pub(crate) disputes: Counter,
 }
 
 impl ProfileCounters {
@@ -45,9 +49,77 @@ impl ProfileCounters {
             self.outdated.clone(),
         );
         registry.register(
-            "sendflowr_profiles_conflicts",
-            "Profiles deleted because two consumers had written them; they are made again from events",
-            self.conflicts.clone(),
+            "sendflowr_profiles_disputes",
+            "Profiles that two consumers wrote at once; for a minute each is made from events",
+            self.disputes.clone(),
+        );
+    }
+}
+
+/// What the Kafka bus does.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct KafkaCounters {
+    appended: Counter,
+    failed: Family<FailureLabels, Counter>,
+    queued_bytes: Gauge,
+    assigned: Counter,
+    revoked: Counter,
+}
+
+/// Why an append failed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FailureLabels {
+    reason: &'static str,
+}
+
+impl KafkaCounters {
+    pub(crate) fn appended(&self, records: usize) {
+        self.appended.inc_by(records as u64);
+    }
+
+    /// Counts a failed append; `reason` is one of a few words.
+    pub(crate) fn failed(&self, reason: &'static str) {
+        self.failed.get_or_create(&FailureLabels { reason }).inc();
+    }
+
+    pub(crate) fn queued(&self, bytes: usize) {
+        self.queued_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn assigned(&self, partitions: usize) {
+        self.assigned.inc_by(partitions as u64);
+    }
+
+    pub(crate) fn revoked(&self, partitions: usize) {
+        self.revoked.inc_by(partitions as u64);
+    }
+
+    /// Shows the counts in `registry`; `_total` is added to the names of counters.
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "sendflowr_kafka_appended_records",
+            "Records that Kafka has acknowledged",
+            self.appended.clone(),
+        );
+        registry.register(
+            "sendflowr_kafka_failed_appends",
+            "Appends that failed, by reason: queue_full, unavailable, rejected, misconfigured",
+            self.failed.clone(),
+        );
+        registry.register(
+            "sendflowr_kafka_queued_bytes",
+            "Bytes that wait for Kafka's acknowledgement",
+            self.queued_bytes.clone(),
+        );
+        registry.register(
+            "sendflowr_kafka_assigned_partitions",
+            "Partitions that a consumer group has given to this process",
+            self.assigned.clone(),
+        );
+        registry.register(
+            "sendflowr_kafka_revoked_partitions",
+            "Partitions that a consumer group has taken from this process",
+            self.revoked.clone(),
         );
     }
 }

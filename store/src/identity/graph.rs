@@ -79,7 +79,7 @@ pub(crate) fn pairs_of(identifiers: &[Identifier]) -> Vec<Pair> {
 }
 
 /// The person that has these identifiers; there is at least one.
-pub(crate) fn person(mut identifiers: Vec<Identifier>) -> Person {
+fn person(mut identifiers: Vec<Identifier>) -> Person {
     identifiers.sort();
     let mut ids: Vec<UniversalId> = identifiers.iter().map(UniversalId::from_identifier).collect();
     let canonical = ids[0].clone();
@@ -88,6 +88,44 @@ pub(crate) fn person(mut identifiers: Vec<Identifier>) -> Person {
         canonical,
         ids,
         identifiers,
+    }
+}
+
+/// People, to be found by any of their ids.
+#[derive(Debug)]
+pub(crate) struct Owners(HashMap<UniversalId, Person>);
+
+impl Owners {
+    /// Takes in every identifier of some people with its canonical id.
+    pub(crate) fn new(stored: impl IntoIterator<Item = (Identifier, UniversalId)>) -> Self {
+        let mut identifiers_of: HashMap<UniversalId, Vec<Identifier>> = HashMap::new();
+        for (identifier, canonical) in stored {
+            identifiers_of.entry(canonical).or_default().push(identifier);
+        }
+        let mut owners = HashMap::new();
+        for identifiers in identifiers_of.into_values() {
+            let person = person(identifiers);
+            for id in &person.ids {
+                owners.insert(id.clone(), person.clone());
+            }
+        }
+        Self(owners)
+    }
+
+    /// The owner of each id.
+    pub(crate) fn people(&self, ids: &[UniversalId]) -> Vec<Person> {
+        let person = |id: &UniversalId| {
+            self.0
+                .get(id)
+                .cloned()
+                .unwrap_or_else(|| Person::unknown(id.clone()))
+        };
+        ids.iter().map(person).collect()
+    }
+
+    /// The owner of the first id that has one.
+    pub(crate) fn first_of(mut self, ids: &[UniversalId]) -> Option<Person> {
+        ids.iter().find_map(|id| self.0.remove(id))
     }
 }
 

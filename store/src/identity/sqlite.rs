@@ -3,21 +3,17 @@
 //! Steady traffic shows the same sightings again and again. Those met recently are known by a fingerprint in memory and
 //! cost nothing; those recorded longer ago cost two reads; only news is written.
 
-use std::{
-    collections::HashMap,
-    hash::{BuildHasher, RandomState},
-    path::Path,
-};
+use std::path::Path;
 
 use async_trait::async_trait;
 use event::{Identifier, IdentifierKind, UniversalId};
-use quick_cache::sync::Cache;
 use serde::Serialize;
 use sqlx::{Row, Sqlite, SqliteExecutor, Transaction};
 
 use super::{
     AuditAction, AuditEntry, Identities, Person, Sighting,
-    graph::{Changes, Graph, Pair, in_order, pairs_of, person},
+    familiar::{Familiar, news, touched, traces},
+    graph::{Changes, Graph, Owners, Pair},
 };
 use crate::{
     StoreError,
@@ -30,17 +26,11 @@ const STEPS: &[Step] = &[Step {
     sql: include_str!("../../migrations/identity/0001_identity.sql"),
 }];
 
-/// Sightings remembered: those of 100,000 people, at about 50 bytes each.
-const REMEMBERED: usize = 100_000;
-
 /// The identity graph as a SQLite file.
 #[derive(Debug)]
 pub struct SqliteIdentities {
     database: Database,
-    /// Fingerprints of sightings that are recorded. Keyed at random, so that nobody can make two of them equal; by
-    /// chance that happens once in 10^14 sightings.
-    remembered: Cache<u64, ()>,
-    fingerprints: RandomState,
+    familiar: Familiar,
 }
 
 impl SqliteIdentities {
@@ -52,8 +42,7 @@ impl SqliteIdentities {
         let database = Database::open(&folder.join("identity.db"), STEPS, Durability::PowerLoss).await?;
         Ok(Self {
             database,
-            remembered: Cache::new(REMEMBERED),
-            fingerprints: RandomState::new(),
+            familiar: Familiar::new(),
         })
     }
 
@@ -62,80 +51,35 @@ impl SqliteIdentities {
         self.database.close().await;
     }
 
-    /// Those of `sightings` that are not recorded yet.
-    async fn news<'a>(&self, sightings: &[(u64, &'a Sighting)]) -> Result<Vec<&'a Sighting>, StoreError> {
-        let mut singles = Vec::new();
-        let mut pairs = Vec::new();
-        for (_, sighting) in sightings {
-            match in_order(sighting).as_slice() {
-                [only] => singles.push(UniversalId::from_identifier(only)),
-                several => pairs.extend(pairs_of(several)),
-            }
-        }
-        let known = known_ids(self.database.readers(), &singles).await?;
-        let known_pairs = known_pairs(self.database.readers(), &pairs).await?;
-        let mut news = Vec::new();
-        for (_, sighting) in sightings {
-            let recorded = match in_order(sighting).as_slice() {
-                [only] => known.contains(&UniversalId::from_identifier(only)),
-                several => pairs_of(several).iter().all(|pair| known_pairs.contains(pair)),
-            };
-            if !recorded {
-                news.push(*sighting);
-            }
-        }
-        Ok(news)
-    }
-
     /// Loads what `sightings` touch, under the lock of `transaction`.
     async fn load(
         &self,
         transaction: &mut Transaction<'static, Sqlite>,
         sightings: &[&Sighting],
     ) -> Result<Graph, StoreError> {
-        let mut ids = Vec::new();
-        let mut pairs = Vec::new();
-        for sighting in sightings {
-            let identifiers = in_order(sighting);
-            ids.extend(identifiers.iter().map(UniversalId::from_identifier));
-            pairs.extend(pairs_of(&identifiers));
-        }
+        let (ids, pairs) = touched(sightings);
         let stored = members(&mut **transaction, &ids).await?;
         let known = known_pairs(&mut **transaction, &pairs).await?;
         Ok(Graph::new(stored, known))
     }
 
     /// The people that own these ids.
-    async fn owners(&self, ids: &[UniversalId]) -> Result<HashMap<UniversalId, Person>, StoreError> {
-        let mut identifiers_of: HashMap<UniversalId, Vec<Identifier>> = HashMap::new();
-        for (identifier, canonical) in members(self.database.readers(), ids).await? {
-            identifiers_of.entry(canonical).or_default().push(identifier);
-        }
-        let mut owners = HashMap::new();
-        for identifiers in identifiers_of.into_values() {
-            let person = person(identifiers);
-            for id in &person.ids {
-                owners.insert(id.clone(), person.clone());
-            }
-        }
-        Ok(owners)
+    async fn owners(&self, ids: &[UniversalId]) -> Result<Owners, StoreError> {
+        Ok(Owners::new(members(self.database.readers(), ids).await?))
     }
 }
 
 #[async_trait]
 impl Identities for SqliteIdentities {
     async fn record(&self, sightings: &[Sighting]) -> Result<(), StoreError> {
-        let mut unfamiliar = Vec::new();
-        for sighting in sightings {
-            let fingerprint = self.fingerprints.hash_one(in_order(sighting));
-            if self.remembered.get(&fingerprint).is_none() {
-                unfamiliar.push((fingerprint, sighting));
-            }
-        }
+        let unfamiliar = self.familiar.unfamiliar(sightings);
         if unfamiliar.is_empty() {
             return Ok(());
         }
-        let news = self.news(&unfamiliar).await?;
+        let (singles, pairs) = traces(&unfamiliar);
+        let known = known_ids(self.database.readers(), &singles).await?;
+        let known_pairs = known_pairs(self.database.readers(), &pairs).await?;
+        let news = news(&unfamiliar, &known, &known_pairs);
         if !news.is_empty() {
             let mut transaction = self.database.begin().await?;
             let mut graph = self.load(&mut transaction, &news).await?;
@@ -145,9 +89,7 @@ impl Identities for SqliteIdentities {
             store(&mut transaction, graph.into_changes()).await?;
             transaction.commit().await.map_err(classify)?;
         }
-        for (fingerprint, _) in unfamiliar {
-            self.remembered.insert(fingerprint, ());
-        }
+        self.familiar.remember(&unfamiliar);
         Ok(())
     }
 
@@ -167,22 +109,14 @@ impl Identities for SqliteIdentities {
     }
 
     async fn people(&self, ids: &[UniversalId]) -> Result<Vec<Person>, StoreError> {
-        let owners = self.owners(ids).await?;
-        let person = |id: &UniversalId| {
-            owners
-                .get(id)
-                .cloned()
-                .unwrap_or_else(|| Person::unknown(id.clone()))
-        };
-        Ok(ids.iter().map(person).collect())
+        Ok(self.owners(ids).await?.people(ids))
     }
 
     async fn resolve(&self, identifiers: &[Identifier]) -> Result<Option<Person>, StoreError> {
         let mut strongest_first = identifiers.to_vec();
         strongest_first.sort();
         let ids: Vec<UniversalId> = strongest_first.iter().map(UniversalId::from_identifier).collect();
-        let mut owners = self.owners(&ids).await?;
-        Ok(ids.iter().find_map(|id| owners.remove(id)))
+        Ok(self.owners(&ids).await?.first_of(&ids))
     }
 
     async fn audit(&self, id: &UniversalId, limit: usize) -> Result<Vec<AuditEntry>, StoreError> {

@@ -8,10 +8,10 @@
 //!   written to, and counts as missing on any other. A connection learns the run id before it is used for anything else,
 //!   so that not even the first read after a restart or a failover sees an old value. Nothing is deleted for that: the
 //!   next put replaces the value.
-//! - **Who would overwrite something it does not know, deletes it.** A put first looks at what is there. Profiles are
-//!   sets that only grow, so it can tell whether the new one holds all of the old one; and Redis replaces the value only
-//!   if it is still the one that was looked at. Otherwise two writers have met: what they wrote is deleted, and the next
-//!   of them to come rebuilds it.
+//! - **Nobody overwrites what it does not know.** A put first looks at what is there. Profiles are sets that only grow, so
+//!   it can tell whether the new one holds all of the old one; and Redis replaces the value only if it is still the one
+//!   that was looked at. Otherwise two writers have met, and neither may know everything: the profile is disputed. For a
+//!   minute it then counts as missing and nobody may put it, until whatever either of them had in hand is settled.
 //!
 //! Loss of the connection costs callers no time. The first to notice fails after the response time-out at the latest, all
 //! others fail at once until the connection, which is made again in the background, is back.
@@ -42,11 +42,18 @@ const PROFILES_AT_ONCE: usize = 200;
 /// Keys looked at and deleted in one exchange when all profiles are forgotten, for the same reason.
 const KEYS_AT_ONCE: usize = 1_000;
 
-/// Replaces a value that is still the one that was looked at, and deletes it if it is not. An empty text stands for no
-/// value: none of ours is empty. Answers with 1 if it replaced.
+/// How long a profile stays disputed: longer than anybody takes from reading a person's events to putting what follows
+/// from them.
+const DISPUTE_SECONDS: u64 = 60;
+
+/// What stands for a disputed profile, after the stamp: a version that no profile has.
+const DISPUTED: &[u8] = &[0];
+
+/// Replaces a value that is still the one that was looked at; if it is not, it is disputed from now on. An empty text
+/// stands for no value: none of ours is empty. Answers with 1 if it replaced.
 const REPLACE: &str = "if (redis.call('GET', KEYS[1]) or '') == ARGV[1] then \
      redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3]) return 1 end \
-     redis.call('DEL', KEYS[1]) return 0";
+     redis.call('SET', KEYS[1], ARGV[4], 'EX', ARGV[5]) return 0";
 
 /// Profiles in a Redis server.
 #[derive(Debug)]
@@ -55,6 +62,14 @@ pub struct RedisProfiles {
     key_prefix: String,
     ttl: Duration,
     counters: ProfileCounters,
+}
+
+/// What a value says.
+enum Found {
+    /// Nothing: there is none, or none that this build or this life of the server has written.
+    Nothing,
+    Disputed,
+    Known(Profile),
 }
 
 impl RedisProfiles {
@@ -96,32 +111,47 @@ impl RedisProfiles {
         values.map_err(|error| self.link.failed(session, error))
     }
 
-    fn read(&self, stamp: &[u8; STAMP_BYTES], value: Option<&[u8]>) -> Option<Profile> {
-        let Some(bytes) = value?.strip_prefix(stamp) else {
-            self.counters.outdated.inc();
-            return None;
+    fn read(&self, stamp: &[u8; STAMP_BYTES], value: Option<&[u8]>) -> Found {
+        let Some(value) = value else {
+            return Found::Nothing;
         };
-        let profile = Profile::from_bytes(bytes);
-        if profile.is_err() {
-            self.counters.unreadable.inc();
+        let Some(bytes) = value.strip_prefix(stamp) else {
+            self.counters.outdated.inc();
+            return Found::Nothing;
+        };
+        if bytes == DISPUTED {
+            return Found::Disputed;
         }
-        profile.ok()
+        match Profile::from_bytes(bytes) {
+            Ok(profile) => Found::Known(profile),
+            Err(_) => {
+                self.counters.unreadable.inc();
+                Found::Nothing
+            }
+        }
     }
 
     async fn put_some(&self, profiles: &[(UniversalId, Profile)]) -> Result<(), StoreError> {
         let session = self.link.session()?;
         let before = self.values(&session, profiles.iter().map(|(id, _)| id)).await?;
+        let disputed = [&session.stamp, DISPUTED].concat();
         let mut pipeline = redis::pipe();
-        let mut conflicts = 0;
         for ((id, profile), before) in profiles.iter().zip(before) {
-            let known = self.read(&session.stamp, before.as_deref());
-            if known.is_some_and(|known| !holds_all_of(profile, &known)) {
-                pipeline.del(self.key(id)).ignore();
-                conflicts += 1;
-                continue;
-            }
-            let mut value = session.stamp.to_vec();
-            value.extend(profile.to_bytes());
+            let is_whole = match self.read(&session.stamp, before.as_deref()) {
+                Found::Nothing => true,
+                Found::Disputed => continue,
+                Found::Known(known) => holds_all_of(profile, &known),
+            };
+            let value = if is_whole {
+                [&session.stamp, profile.to_bytes().as_slice()].concat()
+            } else {
+                disputed.clone()
+            };
+            let seconds = if is_whole {
+                self.ttl.as_secs()
+            } else {
+                DISPUTE_SECONDS
+            };
             pipeline
                 .cmd("EVAL")
                 .arg(REPLACE)
@@ -129,13 +159,21 @@ impl RedisProfiles {
                 .arg(self.key(id))
                 .arg(before.unwrap_or_default())
                 .arg(value)
-                .arg(self.ttl.as_secs());
+                .arg(seconds)
+                .arg(&disputed)
+                .arg(DISPUTE_SECONDS);
+            if !is_whole {
+                self.counters.disputes.inc();
+            }
+        }
+        if pipeline.is_empty() {
+            return Ok(());
         }
         let mut connection = session.connection.clone();
         let answers = pipeline.query_async(&mut connection).await;
         let replaced: Vec<u64> = answers.map_err(|error| self.link.failed(&session, error))?;
-        conflicts += replaced.iter().filter(|replaced| **replaced == 0).count();
-        self.counters.conflicts.inc_by(conflicts as u64);
+        let overtaken = replaced.iter().filter(|replaced| **replaced == 0).count();
+        self.counters.disputes.inc_by(overtaken as u64);
         Ok(())
     }
 }
@@ -154,7 +192,10 @@ impl Profiles for RedisProfiles {
         for some in ids.chunks(PROFILES_AT_ONCE) {
             let session = self.link.session()?;
             for value in self.values(&session, some.iter()).await? {
-                profiles.push(self.read(&session.stamp, value.as_deref()));
+                profiles.push(match self.read(&session.stamp, value.as_deref()) {
+                    Found::Known(profile) => Some(profile),
+                    Found::Nothing | Found::Disputed => None,
+                });
             }
         }
         Ok(profiles)

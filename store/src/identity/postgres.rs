@@ -1,0 +1,255 @@
+//! The identity graph that scales out: PostgreSQL.
+//!
+//! # Merges
+//! A change loads the people that it touches, whole, applies the rules of [`graph`](super::graph) and stores what is
+//! different. Two changes of one person must not overlap, wherever they run. So a change first locks all people that it
+//! touches, by advisory locks of its transaction:
+//! - A lock stands for an id. A change holds the locks of all identifiers that it names and of the canonical ids of all
+//!   people that own them. Two changes that touch one person both hold the lock of that person's canonical id; two that
+//!   bring the same new identifier both hold that one's.
+//! - Which people own an identifier may change until the locks are held. So the owners are looked up before and again
+//!   under the locks; if one of them is not locked, the change lets go of everything and begins anew with more locks.
+//! - All locks are taken at once and in rising order, so that no two changes wait for each other.
+//!
+//! Ids share 256 locks, by their first byte: a batch of a thousand sightings then holds 256 places of the server's lock
+//! table at most (which has 6,400 by default), and changes of a few people still run side by side nearly always.
+//! `SERIALIZABLE` would need no locks of ours, but large batches that run side by side would then undo each other again
+//! and again, since PostgreSQL notes what they read by the page.
+//!
+//! # Outages
+//! Reads are on the way of decisions: while the server is away, only one of them asks it twice a second, the others fail
+//! at once. A connection whose work did not end is closed, not used again.
+
+mod config;
+mod connection;
+mod rows;
+
+use std::{collections::BTreeSet, future::Future, time::Duration};
+
+use async_trait::async_trait;
+use event::{Identifier, UniversalId};
+use sqlx::{Connection, PgPool};
+
+pub use self::config::{InvalidPostgresConfig, PostgresConfig, PostgresTls, RawPostgresConfig};
+use self::connection::{Lease, Outage, classify, rejected, unavailable};
+use super::{
+    AuditEntry, Identities, Person, Sighting,
+    familiar::{Familiar, news, touched, traces},
+    graph::{Graph, Owners},
+};
+use crate::StoreError;
+
+/// The engine's name in errors.
+const ENGINE: &str = "postgres";
+
+/// Begins a change. Each statement has to see what others committed before its locks were granted, whatever the
+/// database's default is. A lock is waited for 4 s: longer than any batch takes to write, shorter than a write's time-out.
+/// A process that falls silent in the middle (it sleeps, or the network is cut) holds others up for 10 s at most.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '4s'; \
+     SET LOCAL idle_in_transaction_session_timeout = '10s'";
+
+/// Marks our locks among the advisory locks of the database: `SFid`.
+const LOCK_SPACE: i32 = i32::from_be_bytes(*b"SFid");
+
+/// How often a change begins anew because people merged while it waited for their locks. Each time that happens, others
+/// have got on; a person merges a few times in a lifetime.
+const ROUNDS: usize = 8;
+
+/// The identity graph in a PostgreSQL database.
+#[derive(Debug)]
+pub struct PostgresIdentities {
+    pool: PgPool,
+    familiar: Familiar,
+    outage: Outage,
+    read_timeout: Duration,
+    write_timeout: Duration,
+}
+
+impl PostgresIdentities {
+    /// Connects and brings the tables up to date. Takes 10 s at most; a server that just starts is waited for half of
+    /// that. Any number of processes may do this at once.
+    ///
+    /// # Errors
+    /// [`StoreError::Misconfigured`], naming the settings to look at, when the server cannot be reached, refuses the user,
+    /// has no such database, or was used by a newer build.
+    pub async fn connect(config: PostgresConfig) -> Result<Self, StoreError> {
+        Ok(Self {
+            pool: connection::open(&config).await?,
+            familiar: Familiar::new(),
+            outage: Outage::default(),
+            read_timeout: config.read_timeout,
+            write_timeout: config.write_timeout,
+        })
+    }
+
+    /// Waits for what runs and closes all connections. Later calls fail.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+
+    /// The result of a read, if it comes in time.
+    async fn read<T>(&self, work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        self.outage.ask()?;
+        let result = within(self.read_timeout, work).await;
+        self.outage.learn(&result);
+        result
+    }
+
+    /// The people that own these ids.
+    async fn owners(&self, ids: &[UniversalId]) -> Result<Owners, StoreError> {
+        if ids.is_empty() {
+            return Ok(Owners::new([]));
+        }
+        self.read(async {
+            let mut lease = Lease::take(&self.pool).await?;
+            let members = rows::members(lease.connection(), ids).await?;
+            lease.give_back();
+            Ok(Owners::new(members))
+        })
+        .await
+    }
+
+    /// Those of `sightings` that are not recorded.
+    async fn news<'a>(&self, sightings: &[(u64, &'a Sighting)]) -> Result<Vec<&'a Sighting>, StoreError> {
+        let (singles, pairs) = traces(sightings);
+        let mut lease = Lease::take(&self.pool).await?;
+        let known = rows::known_ids(lease.connection(), &singles).await?;
+        let known_pairs = rows::known_pairs(lease.connection(), &pairs).await?;
+        lease.give_back();
+        Ok(news(sightings, &known, &known_pairs))
+    }
+
+    /// Changes the part of the graph that `sightings` touch, under the locks of the people in it.
+    async fn change<T>(
+        &self,
+        sightings: &[&Sighting],
+        apply: impl Fn(&mut Graph) -> T + Send + Sync,
+    ) -> Result<T, StoreError> {
+        let (ids, pairs) = touched(sightings);
+        let mut lease = Lease::take(&self.pool).await?;
+        let mut locks: BTreeSet<i32> = ids.iter().map(lock_of).collect();
+        let before = rows::members(lease.connection(), &ids).await?;
+        locks.extend(before.iter().map(|(_, canonical)| lock_of(canonical)));
+        for _ in 0..ROUNDS {
+            let mut transaction = lease.connection().begin_with(BEGIN).await.map_err(classify)?;
+            rows::lock(&mut transaction, LOCK_SPACE, &locks).await?;
+            let members = rows::members(&mut transaction, &ids).await?;
+            let owners: BTreeSet<i32> = members.iter().map(|(_, canonical)| lock_of(canonical)).collect();
+            if !owners.is_subset(&locks) {
+                locks.extend(owners);
+                transaction.rollback().await.map_err(classify)?;
+                continue;
+            }
+            let known = rows::known_pairs(&mut transaction, &pairs).await?;
+            let mut graph = Graph::new(members, known);
+            let answer = apply(&mut graph);
+            rows::store(&mut transaction, &graph.into_changes()).await?;
+            transaction.commit().await.map_err(classify)?;
+            lease.give_back();
+            return Ok(answer);
+        }
+        Err(unavailable(
+            "the people in question merge faster than they can be locked",
+        ))
+    }
+}
+
+/// The lock that stands for an id.
+fn lock_of(id: &UniversalId) -> i32 {
+    let digits = id.as_str().get(3..5).expect("an id has 32 digits after `sf_`");
+    i32::from_str_radix(digits, 16).expect("an id's digits are hexadecimal")
+}
+
+/// The result of `work`, if it comes in time.
+async fn within<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    match tokio::time::timeout(limit, work).await {
+        Ok(result) => result,
+        Err(_) => Err(unavailable(format!("no answer within {limit:?}"))),
+    }
+}
+
+#[async_trait]
+impl Identities for PostgresIdentities {
+    async fn record(&self, sightings: &[Sighting]) -> Result<(), StoreError> {
+        let unfamiliar = self.familiar.unfamiliar(sightings);
+        if unfamiliar.is_empty() {
+            return Ok(());
+        }
+        within(self.write_timeout, async {
+            let news = self.news(&unfamiliar).await?;
+            if news.is_empty() {
+                return Ok(());
+            }
+            let record_all = |graph: &mut Graph| {
+                for sighting in &news {
+                    graph.record(sighting);
+                }
+            };
+            self.change(&news, record_all).await
+        })
+        .await?;
+        self.familiar.remember(&unfamiliar);
+        Ok(())
+    }
+
+    async fn link(&self, sighting: &Sighting) -> Result<Person, StoreError> {
+        let Some(strongest) = sighting.identifiers.iter().min() else {
+            return Err(rejected("a link names no identifier"));
+        };
+        let link = |graph: &mut Graph| {
+            graph.link(sighting);
+            graph
+                .person_of(strongest)
+                .expect("a link makes all of its identifiers known")
+        };
+        within(self.write_timeout, self.change(&[sighting], link)).await
+    }
+
+    async fn people(&self, ids: &[UniversalId]) -> Result<Vec<Person>, StoreError> {
+        Ok(self.owners(ids).await?.people(ids))
+    }
+
+    async fn resolve(&self, identifiers: &[Identifier]) -> Result<Option<Person>, StoreError> {
+        let mut strongest_first = identifiers.to_vec();
+        strongest_first.sort();
+        let ids: Vec<UniversalId> = strongest_first.iter().map(UniversalId::from_identifier).collect();
+        Ok(self.owners(&ids).await?.first_of(&ids))
+    }
+
+    async fn audit(&self, id: &UniversalId, limit: usize) -> Result<Vec<AuditEntry>, StoreError> {
+        self.read(async {
+            let mut lease = Lease::take(&self.pool).await?;
+            let entries = rows::audit(lease.connection(), id, limit).await?;
+            lease.give_back();
+            Ok(entries)
+        })
+        .await
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.read(async {
+            let mut lease = Lease::take(&self.pool).await?;
+            rows::ping(lease.connection()).await?;
+            lease.give_back();
+            Ok(())
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_has_the_lock_of_its_first_byte() {
+        let id = |digits: &str| UniversalId::parse(&format!("sf_{digits}{}", "0".repeat(30))).unwrap();
+        assert_eq!(
+            ["00", "0f", "a0", "ff"].map(|digits| lock_of(&id(digits))),
+            [0, 15, 160, 255]
+        );
+    }
+}

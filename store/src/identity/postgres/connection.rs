@@ -1,0 +1,270 @@
+//! Connecting to PostgreSQL, and what its errors mean.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use sqlx::{
+    ConnectOptions, Connection, PgConnection, PgPool, Postgres,
+    migrate::{MigrateError, Migration, MigrationType, Migrator},
+    pool::PoolConnection,
+    postgres::{PgConnectOptions, PgPoolOptions, PgSslMode},
+};
+use tokio::time::Instant;
+
+use super::{ENGINE, PostgresConfig, PostgresTls};
+use crate::{StoreError, server};
+
+/// How long opening waits for a server that does not listen yet, recovers or has no place for another connection.
+const OPEN_WITHIN: Duration = Duration::from_secs(5);
+
+/// Pause between two attempts of that.
+const OPEN_PAUSE: Duration = Duration::from_millis(100);
+
+/// Longest wait for a connection, new or of the pool: two lost packets are sent again within it.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long reads fail at once after one has met an outage. Half a second: that is how much longer than the server they
+/// are away at most, and a hundred processes that ask it twice a second are no load.
+const OUTAGE_PAUSE: Duration = Duration::from_millis(500);
+
+/// Table in which the steps are noted that the schema has seen; a name of our own, since the database may be shared.
+const STEPS_TABLE: &str = "sendflowr_schema_steps";
+
+/// The schema's steps, oldest first.
+const STEPS: &[(i64, &str, &str)] = &[(
+    1,
+    "identity",
+    include_str!("../../../migrations/postgres/0001_identity.sql"),
+)];
+
+/// Opens the pool and brings the schema up to date.
+pub(super) async fn open(config: &PostgresConfig) -> Result<PgPool, StoreError> {
+    let options = options(config);
+    let mut connection = first_connection(config, &options).await?;
+    migrate(&mut connection).await?;
+    // The pool has connections of its own; whether this one says goodbye in order is of no matter.
+    let _ = connection.close().await;
+    Ok(PgPoolOptions::new()
+        .max_connections(config.max_connections)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .connect_lazy_with(options))
+}
+
+fn options(config: &PostgresConfig) -> PgConnectOptions {
+    let mode = match config.tls {
+        PostgresTls::Disable => PgSslMode::Disable,
+        PostgresTls::Prefer => PgSslMode::Prefer,
+        PostgresTls::Require => PgSslMode::Require,
+        PostgresTls::VerifyCa => PgSslMode::VerifyCa,
+        PostgresTls::VerifyFull => PgSslMode::VerifyFull,
+    };
+    // An empty password, too: otherwise one that the environment has for PostgreSQL's own programs would be used.
+    let mut options = PgConnectOptions::new_without_pgpass()
+        .host(&config.host)
+        .port(config.port)
+        .username(&config.user)
+        .password(config.password.expose())
+        .database(&config.database)
+        .application_name("sendflowr")
+        .ssl_mode(mode)
+        .disable_statement_logging();
+    if let Some(ca) = &config.ca {
+        options = options.ssl_root_cert_from_pem(ca.clone().into_bytes());
+    }
+    options
+}
+
+/// Connects once, for an error that says what is wrong: the pool would only say that it waited.
+async fn first_connection(
+    config: &PostgresConfig,
+    options: &PgConnectOptions,
+) -> Result<PgConnection, StoreError> {
+    let address = server::address(&config.host, config.port);
+    let deadline = Instant::now() + OPEN_WITHIN;
+    loop {
+        let error = match tokio::time::timeout(ACQUIRE_TIMEOUT, options.connect()).await {
+            Ok(Ok(connection)) => return Ok(connection),
+            Ok(Err(error)) => opening(&address, error),
+            Err(_) => unavailable(format!("no answer within {ACQUIRE_TIMEOUT:?}")),
+        };
+        match error {
+            StoreError::Unavailable { .. } if Instant::now() < deadline => {
+                tokio::time::sleep(OPEN_PAUSE).await
+            }
+            StoreError::Unavailable { source, .. } => {
+                return Err(misconfigured(format!(
+                    "`{address}` cannot be reached: {source}; look at `postgres.host` and `postgres.port`"
+                )));
+            }
+            other => return Err(other),
+        }
+    }
+}
+
+/// What an error means while connecting for the first time.
+fn opening(address: &str, error: sqlx::Error) -> StoreError {
+    match error {
+        sqlx::Error::Tls(error) => misconfigured(format!(
+            "no TLS with `{address}`: {error}; look at `postgres.tls` and `postgres.ca`"
+        )),
+        sqlx::Error::Protocol(message) => misconfigured(format!(
+            "`{address}` is not a PostgreSQL server ({message}); look at `postgres.port`"
+        )),
+        other => classify(other),
+    }
+}
+
+async fn migrate(connection: &mut PgConnection) -> Result<(), StoreError> {
+    let steps = STEPS.iter().map(|(version, name, sql)| {
+        let sql = sqlx::SqlStr::from_static(sql);
+        Migration::new(*version, (*name).into(), MigrationType::Simple, sql, false)
+    });
+    let mut migrator = Migrator::with_migrations(steps.collect());
+    migrator.dangerous_set_table_name(STEPS_TABLE);
+    // The migrator lets processes take turns. That waits for the others' steps, which takes moments.
+    sqlx::query("SET lock_timeout = '4s'")
+        .execute(&mut *connection)
+        .await
+        .map_err(classify)?;
+    let newest = STEPS.last().map_or(0, |(version, ..)| *version);
+    migrator.run(connection).await.map_err(|error| match error {
+        MigrateError::VersionMissing(version) if version > newest => misconfigured(format!(
+            "the database was used by a newer build: it has schema {version}, this build knows up to {newest}; upgrade \
+             this build or set another `postgres.database`"
+        )),
+        MigrateError::VersionMissing(version) | MigrateError::VersionMismatch(version) => misconfigured(format!(
+            "the database has a schema {version} that is not the one of this build; set another `postgres.database`"
+        )),
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => classify(error),
+        other => misconfigured(format!("the tables in `postgres.database` cannot be brought up to date: {other}")),
+    })
+}
+
+/// A connection of the pool on loan. It goes back only when its work has come to its end; otherwise it is closed,
+/// because nobody knows what state it is in, or whether there still is somebody at its other end.
+pub(super) struct Lease(Option<PoolConnection<Postgres>>);
+
+impl Lease {
+    pub(super) async fn take(pool: &PgPool) -> Result<Self, StoreError> {
+        Ok(Self(Some(pool.acquire().await.map_err(classify)?)))
+    }
+
+    pub(super) fn connection(&mut self) -> &mut PgConnection {
+        self.0.as_mut().expect("it is there until the lease ends")
+    }
+
+    pub(super) fn give_back(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(connection) = self.0.take() {
+            drop(connection.detach());
+        }
+    }
+}
+
+/// Spares readers the wait while the server is away.
+#[derive(Debug, Default)]
+pub(super) struct Outage {
+    /// During an outage: when the server may be asked again.
+    asked_again_at: Mutex<Option<Instant>>,
+}
+
+impl Outage {
+    /// Whether the caller may ask the server. During an outage one caller at a time may, after each pause.
+    pub(super) fn ask(&self) -> Result<(), StoreError> {
+        let mut asked_again_at = self.asked_again_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        match &mut *asked_again_at {
+            None => Ok(()),
+            Some(at) if *at <= now => {
+                *at = now + OUTAGE_PAUSE;
+                Ok(())
+            }
+            Some(_) => Err(unavailable(
+                "it did not answer a moment ago and is asked again in another",
+            )),
+        }
+    }
+
+    /// Takes what an asker met.
+    pub(super) fn learn<T>(&self, result: &Result<T, StoreError>) {
+        let is_away = matches!(result, Err(StoreError::Unavailable { .. }));
+        let mut asked_again_at = self.asked_again_at.lock().unwrap_or_else(PoisonError::into_inner);
+        *asked_again_at = is_away.then(|| Instant::now() + OUTAGE_PAUSE);
+    }
+}
+
+/// Says what the caller should do about an error. Texts of the server that may quote values are not repeated.
+pub(super) fn classify(error: sqlx::Error) -> StoreError {
+    let sqlx::Error::Database(database) = &error else {
+        return match error {
+            sqlx::Error::ColumnDecode { index, .. } => {
+                misconfigured(format!("column {index} does not hold what this build writes"))
+            }
+            sqlx::Error::Encode(_) | sqlx::Error::InvalidArgument(_) => rejected(error.to_string()),
+            sqlx::Error::Configuration(_) => misconfigured(error.to_string()),
+            other => unavailable(other),
+        };
+    };
+    let code = database.code().unwrap_or_default().into_owned();
+    let refused = |setting: &str| misconfigured(format!("{}; look at {setting}", database.message()));
+    match (code.get(..2).unwrap_or_default(), code.as_str()) {
+        ("28", _) => refused("`postgres.user` and `postgres.password`"),
+        ("3D", _) => refused("`postgres.database`"),
+        (_, "42501") => refused("the rights of `postgres.user`"),
+        // Data that no column takes: characters, lengths, constraints.
+        ("22" | "23", _) => rejected(format!("SQLSTATE {code}")),
+        // Tables that somebody has changed.
+        ("42", _) => refused("the tables in `postgres.database`"),
+        // Connections, resources, deadlocks, time-outs, shutdowns, a server that became a replica, and what else passes.
+        _ => unavailable(error),
+    }
+}
+
+pub(super) fn unavailable(source: impl Into<crate::Unavailable>) -> StoreError {
+    StoreError::Unavailable {
+        engine: ENGINE,
+        source: source.into(),
+    }
+}
+
+pub(super) fn rejected(message: impl Into<String>) -> StoreError {
+    StoreError::Rejected {
+        engine: ENGINE,
+        message: message.into(),
+    }
+}
+
+pub(super) fn misconfigured(message: impl Into<String>) -> StoreError {
+    StoreError::Misconfigured {
+        engine: ENGINE,
+        message: message.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn in_an_outage_one_reader_asks_for_all() {
+        let outage = Outage::default();
+        outage.ask().unwrap();
+        outage.ask().unwrap();
+        outage.learn::<()>(&Err(unavailable("away")));
+        outage.ask().unwrap_err();
+        tokio::time::advance(OUTAGE_PAUSE).await;
+        outage.ask().unwrap();
+        outage.ask().unwrap_err();
+        outage.learn(&Ok(()));
+        outage.ask().unwrap();
+        outage.learn::<()>(&Err(rejected("bad data is no outage")));
+        outage.ask().unwrap();
+    }
+}

@@ -1,0 +1,329 @@
+//! The statements, and rows as the rules see them.
+
+use std::collections::{BTreeSet, HashSet};
+
+use event::{Identifier, IdentifierKind, Timestamp, UniversalId};
+use sqlx::{PgConnection, Row, postgres::PgRow};
+
+use super::connection::{classify, misconfigured};
+use crate::{
+    StoreError,
+    identity::{
+        AuditAction, AuditEntry,
+        graph::{Changes, Pair},
+    },
+};
+
+/// Takes locks until the end of the transaction, in rising order.
+pub(super) async fn lock(
+    connection: &mut PgConnection,
+    space: i32,
+    locks: &BTreeSet<i32>,
+) -> Result<(), StoreError> {
+    let rising: Vec<i32> = locks.iter().copied().collect();
+    sqlx::query("SELECT pg_advisory_xact_lock($1, lock) FROM unnest($2::integer[]) AS lock")
+        .bind(space)
+        .bind(rising)
+        .execute(connection)
+        .await
+        .map_err(classify)?;
+    Ok(())
+}
+
+/// Every identifier, with its canonical id, of the people that own any of `ids`.
+pub(super) async fn members(
+    connection: &mut PgConnection,
+    ids: &[UniversalId],
+) -> Result<Vec<(Identifier, UniversalId)>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT identifier_type, identifier_value, canonical_id FROM resolved_identities WHERE canonical_id IN \
+         (SELECT canonical_id FROM resolved_identities WHERE universal_id = ANY ($1))",
+    )
+    .bind(texts(ids))
+    .fetch_all(connection)
+    .await
+    .map_err(classify)?;
+    let unreadable = |column| malformed("resolved_identities", column);
+    let mut members = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let kind = IdentifierKind::parse(row.try_get(0).map_err(classify)?)
+            .ok_or_else(|| unreadable("identifier_type"))?;
+        let value = row.try_get(1).map_err(classify)?;
+        let canonical = UniversalId::parse(row.try_get(2).map_err(classify)?)
+            .ok_or_else(|| unreadable("canonical_id"))?;
+        members.push((Identifier { kind, value }, canonical));
+    }
+    Ok(members)
+}
+
+/// Which of `ids` are those of a known identifier.
+pub(super) async fn known_ids(
+    connection: &mut PgConnection,
+    ids: &[UniversalId],
+) -> Result<HashSet<UniversalId>, StoreError> {
+    if ids.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let positions: Vec<i64> = sqlx::query_scalar(
+        "SELECT asked.position FROM unnest($1::text[]) WITH ORDINALITY AS asked (id, position) \
+         WHERE EXISTS (SELECT 1 FROM resolved_identities WHERE universal_id = asked.id)",
+    )
+    .bind(texts(ids))
+    .fetch_all(connection)
+    .await
+    .map_err(classify)?;
+    Ok(at_positions(ids, &positions))
+}
+
+/// Which of `pairs` were seen together before.
+pub(super) async fn known_pairs(
+    connection: &mut PgConnection,
+    pairs: &[Pair],
+) -> Result<HashSet<Pair>, StoreError> {
+    if pairs.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let positions: Vec<i64> = sqlx::query_scalar(
+        "SELECT asked.position FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS asked (a, b, position) \
+         WHERE EXISTS (SELECT 1 FROM identity_graph WHERE universal_id_a = asked.a AND universal_id_b = asked.b)",
+    )
+    .bind(pairs.iter().map(|(a, _)| a.as_str()).collect::<Vec<_>>())
+    .bind(pairs.iter().map(|(_, b)| b.as_str()).collect::<Vec<_>>())
+    .fetch_all(connection)
+    .await
+    .map_err(classify)?;
+    Ok(at_positions(pairs, &positions))
+}
+
+/// The entries of a list at positions that count from 1.
+fn at_positions<T: Clone + Eq + std::hash::Hash>(list: &[T], positions: &[i64]) -> HashSet<T> {
+    let indexes = positions
+        .iter()
+        .filter_map(|position| usize::try_from(*position).ok()?.checked_sub(1));
+    indexes.filter_map(|index| list.get(index).cloned()).collect()
+}
+
+fn texts(ids: &[UniversalId]) -> Vec<&str> {
+    ids.iter().map(UniversalId::as_str).collect()
+}
+
+/// Stores changes, one statement a table. Times go as milliseconds.
+pub(super) async fn store(connection: &mut PgConnection, changes: &Changes) -> Result<(), StoreError> {
+    create(connection, changes).await?;
+    r#move(connection, changes).await?;
+    pair(connection, changes).await?;
+    note(connection, changes).await
+}
+
+async fn create(connection: &mut PgConnection, Changes { created, .. }: &Changes) -> Result<(), StoreError> {
+    if created.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "INSERT INTO resolved_identities \
+         (universal_id, canonical_id, identifier_type, identifier_value, first_seen_at) \
+         SELECT id, canonical, kind, value, 'epoch'::timestamptz + ms * interval '1 millisecond' \
+         FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[]) \
+         AS new (id, canonical, kind, value, ms)",
+    )
+    .bind(
+        created
+            .iter()
+            .map(|new| new.universal_id.as_str())
+            .collect::<Vec<_>>(),
+    )
+    .bind(
+        created
+            .iter()
+            .map(|new| new.canonical.as_str())
+            .collect::<Vec<_>>(),
+    )
+    .bind(
+        created
+            .iter()
+            .map(|new| new.identifier.kind.as_str())
+            .collect::<Vec<_>>(),
+    )
+    .bind(
+        created
+            .iter()
+            .map(|new| new.identifier.value.as_str())
+            .collect::<Vec<_>>(),
+    )
+    .bind(
+        created
+            .iter()
+            .map(|new| new.seen_at.as_millis())
+            .collect::<Vec<_>>(),
+    )
+    .execute(connection)
+    .await
+    .map_err(classify)?;
+    Ok(())
+}
+
+async fn r#move(connection: &mut PgConnection, Changes { moved, .. }: &Changes) -> Result<(), StoreError> {
+    if moved.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "UPDATE resolved_identities SET canonical_id = change.canonical \
+         FROM unnest($1::text[], $2::text[]) AS change (id, canonical) WHERE universal_id = change.id",
+    )
+    .bind(moved.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>())
+    .bind(
+        moved
+            .iter()
+            .map(|(_, canonical)| canonical.as_str())
+            .collect::<Vec<_>>(),
+    )
+    .execute(connection)
+    .await
+    .map_err(classify)?;
+    Ok(())
+}
+
+async fn pair(connection: &mut PgConnection, Changes { pairs, .. }: &Changes) -> Result<(), StoreError> {
+    if pairs.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "INSERT INTO identity_graph (universal_id_a, universal_id_b, source, first_seen_at) \
+         SELECT a, b, source, 'epoch'::timestamptz + ms * interval '1 millisecond' \
+         FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) AS new (a, b, source, ms)",
+    )
+    .bind(pairs.iter().map(|new| new.pair.0.as_str()).collect::<Vec<_>>())
+    .bind(pairs.iter().map(|new| new.pair.1.as_str()).collect::<Vec<_>>())
+    .bind(pairs.iter().map(|new| new.source.as_str()).collect::<Vec<_>>())
+    .bind(
+        pairs
+            .iter()
+            .map(|new| new.seen_at.as_millis())
+            .collect::<Vec<_>>(),
+    )
+    .execute(connection)
+    .await
+    .map_err(classify)?;
+    Ok(())
+}
+
+async fn note(connection: &mut PgConnection, Changes { audit, .. }: &Changes) -> Result<(), StoreError> {
+    if audit.is_empty() {
+        return Ok(());
+    }
+    let identifiers = || audit.iter().map(|entry| entry.identifier.as_ref());
+    sqlx::query(
+        "INSERT INTO identity_audit_log \
+         (action, universal_id, other_universal_id, identifier_type, identifier_value, source, at) \
+         SELECT action, id, other, kind, value, source, 'epoch'::timestamptz + ms * interval '1 millisecond' \
+         FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[]) \
+         WITH ORDINALITY AS new (action, id, other, kind, value, source, ms, position) ORDER BY position",
+    )
+    .bind(
+        audit
+            .iter()
+            .map(|entry| entry.action.as_str())
+            .collect::<Vec<_>>(),
+    )
+    .bind(
+        audit
+            .iter()
+            .map(|entry| entry.universal_id.as_str())
+            .collect::<Vec<_>>(),
+    )
+    .bind(
+        audit
+            .iter()
+            .map(|entry| entry.other.as_ref().map(UniversalId::as_str))
+            .collect::<Vec<_>>(),
+    )
+    .bind(
+        identifiers()
+            .map(|found| found.map(|identifier| identifier.kind.as_str()))
+            .collect::<Vec<_>>(),
+    )
+    .bind(
+        identifiers()
+            .map(|found| found.map(|identifier| identifier.value.as_str()))
+            .collect::<Vec<_>>(),
+    )
+    .bind(
+        audit
+            .iter()
+            .map(|entry| entry.source.as_str())
+            .collect::<Vec<_>>(),
+    )
+    .bind(audit.iter().map(|entry| entry.at.as_millis()).collect::<Vec<_>>())
+    .execute(connection)
+    .await
+    .map_err(classify)?;
+    Ok(())
+}
+
+/// The history of the person that owns `id`, oldest first.
+pub(super) async fn audit(
+    connection: &mut PgConnection,
+    id: &UniversalId,
+    limit: usize,
+) -> Result<Vec<AuditEntry>, StoreError> {
+    // Two looks, each with an index of its own.
+    let rows = sqlx::query(
+        "WITH ids AS (SELECT universal_id FROM resolved_identities WHERE canonical_id = \
+         (SELECT canonical_id FROM resolved_identities WHERE universal_id = $1)), \
+         entries AS (SELECT * FROM identity_audit_log WHERE universal_id IN (SELECT universal_id FROM ids) \
+         UNION SELECT * FROM identity_audit_log WHERE other_universal_id IN (SELECT universal_id FROM ids)) \
+         SELECT action, universal_id, other_universal_id, identifier_type, identifier_value, source, \
+         (extract(epoch FROM at) * 1000)::bigint FROM entries ORDER BY entry_id LIMIT $2",
+    )
+    .bind(id.as_str())
+    .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+    .fetch_all(connection)
+    .await
+    .map_err(classify)?;
+    rows.iter().map(audit_entry).collect()
+}
+
+fn audit_entry(row: &PgRow) -> Result<AuditEntry, StoreError> {
+    let unreadable = |column| malformed("identity_audit_log", column);
+    let text = |index: usize| row.try_get::<&str, _>(index).map_err(classify);
+    let optional = |index: usize| row.try_get::<Option<&str>, _>(index).map_err(classify);
+    let other = match optional(2)? {
+        Some(id) => Some(UniversalId::parse(id).ok_or_else(|| unreadable("other_universal_id"))?),
+        None => None,
+    };
+    let identifier = match (optional(3)?, optional(4)?) {
+        (Some(kind), Some(value)) => {
+            let kind = IdentifierKind::parse(kind).ok_or_else(|| unreadable("identifier_type"))?;
+            let value = value.to_owned();
+            Some(Identifier { kind, value })
+        }
+        _ => None,
+    };
+    let ms = row.try_get::<i64, _>(6).map_err(classify)?;
+    Ok(AuditEntry {
+        action: AuditAction::parse(text(0)?).ok_or_else(|| unreadable("action"))?,
+        universal_id: UniversalId::parse(text(1)?).ok_or_else(|| unreadable("universal_id"))?,
+        other,
+        identifier,
+        source: text(5)?.to_owned(),
+        at: Timestamp::try_from_millis(ms).ok_or_else(|| unreadable("at"))?,
+    })
+}
+
+/// Commits a row and reads it back.
+pub(super) async fn ping(connection: &mut PgConnection) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO identity_ping (id, at) VALUES (1, now()) ON CONFLICT (id) DO UPDATE SET at = excluded.at RETURNING at",
+    )
+    .fetch_one(connection)
+    .await
+    .map_err(classify)?;
+    Ok(())
+}
+
+/// A stored row has not the form that this build writes. Names the place, never the content.
+fn malformed(table: &str, column: &str) -> StoreError {
+    misconfigured(format!(
+        "`{table}` holds a row whose `{column}` this build cannot read"
+    ))
+}
