@@ -1,5 +1,6 @@
 //! The bus: append records durably, read them in order as a consumer group, commit.
 
+mod kafka;
 mod sqlite;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -7,7 +8,12 @@ use std::{collections::BTreeMap, time::Duration};
 use async_trait::async_trait;
 use event::Timestamp;
 
-pub use self::sqlite::{AppendCounts, SqliteBus, SqliteBusConfig};
+pub use self::{
+    kafka::{
+        InvalidKafkaConfig, KafkaBus, KafkaConfig, PartitionDescription, RawKafkaConfig, TopicDescription,
+    },
+    sqlite::{AppendCounts, SqliteBus, SqliteBusConfig},
+};
 use crate::StoreError;
 
 /// Topic of canonical events, keyed by universal id.
@@ -69,11 +75,14 @@ pub struct Lag {
 /// An append-only log with topics and consumer groups.
 #[async_trait]
 pub trait Bus: Send + Sync {
-    /// Appends all of `records` or none, in order. When it returns, they are on disk (or acknowledged by all in-sync
+    /// Appends `records`, those of one key in their order. When it returns, they are on disk (or acknowledged by all in-sync
     /// replicas). Concurrent calls share the cost of one flush.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] when the log cannot take them now; the caller tells its own caller to try again.
+    /// [`StoreError::Rejected`] when it never will, because a record is too long. An engine that spans several disks may
+    /// have appended some of the records when it fails. Appending all of them again is right: those who read tell repeated
+    /// events by their ids.
     async fn append(&self, records: Vec<NewRecord>) -> Result<(), StoreError>;
 
     /// Joins `group` as a reader of `topics`, from the group's committed offsets on (from the beginning for a new

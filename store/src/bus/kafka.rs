@@ -1,0 +1,266 @@
+//! The bus that scales out: Kafka.
+//!
+//! An append returns when all in-sync replicas have its records. Kafka writes each partition's records in one piece and in
+//! order, but not the partitions of one append together: an append that fails may have left some of its records behind.
+//! Appending all of them again is always right, because whoever reads tells repeated events by their ids. Transactions
+//! would make it all or nothing, at the price of one append at a time: hundreds a second in place of thousands.
+//!
+//! Topics are made when they are missing. Offsets have gaps. Everything that waits for brokers runs on the library's own
+//! threads or on those that may block.
+
+mod client;
+mod config;
+mod error;
+mod lag;
+mod producer;
+mod subscription;
+mod topics;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use prometheus_client::registry::Registry;
+use rdkafka::producer::Producer as _;
+use tokio::time::{Instant, timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use self::{
+    client::{REQUEST_TIMEOUT, blocking},
+    error::Failure,
+    producer::Producer,
+    subscription::KafkaSubscription,
+    topics::Topics,
+};
+pub use self::{
+    config::{InvalidKafkaConfig, KafkaConfig, RawKafkaConfig},
+    topics::{PartitionDescription, TopicDescription},
+};
+use super::{Bus, DEAD_LETTERS_TOPIC, EVENTS_TOPIC, Lag, NewRecord, Subscription};
+use crate::{StoreError, metrics::KafkaCounters};
+
+/// How long opening may take in all: an operator who waits for a mistake to show waits 10 s at most.
+const OPEN_WITHIN: Duration = Duration::from_secs(9);
+
+/// How long brokers may take to answer for the first time; the rest of [`OPEN_WITHIN`] is for making topics.
+const ANSWER_WITHIN: Duration = Duration::from_secs(6);
+
+/// How long one attempt to reach them takes before its cause is looked at.
+const ATTEMPT: Duration = Duration::from_secs(1);
+
+/// Longest wait for the answer to a ping: less than what those wait who ask whether this process is ready.
+const PING_WITHIN: Duration = Duration::from_secs(3);
+
+/// The bus on a Kafka cluster. Dropping it gives up what waits for acknowledgement; [`KafkaBus::close`] waits for it.
+pub struct KafkaBus {
+    config: Arc<KafkaConfig>,
+    producer: Producer,
+    topics: Topics,
+    counters: KafkaCounters,
+    /// Members that leave their groups.
+    tasks: TaskTracker,
+    closed: CancellationToken,
+}
+
+impl fmt::Debug for KafkaBus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KafkaBus").finish_non_exhaustive()
+    }
+}
+
+impl KafkaBus {
+    /// Connects, and makes the topics of events and dead letters when they are missing. Takes 10 s at most.
+    ///
+    /// # Errors
+    /// [`StoreError::Misconfigured`], naming the settings to look at, when no broker can be reached, the brokers refuse the
+    /// user, or do not let it do what is needed.
+    pub async fn connect(config: KafkaConfig) -> Result<Self, StoreError> {
+        let config = Arc::new(config);
+        let counters = KafkaCounters::default();
+        let started = {
+            let (config, counters) = (Arc::clone(&config), counters.clone());
+            blocking(move || Producer::start(config, counters)).await
+        };
+        let bus = Self {
+            producer: started?,
+            topics: Topics::new(Arc::clone(&config)),
+            counters,
+            tasks: TaskTracker::new(),
+            closed: CancellationToken::new(),
+            config,
+        };
+        let opened = match timeout(OPEN_WITHIN, bus.open()).await {
+            Ok(opened) => opened,
+            Err(_) => Err(Failure::TimedOut),
+        };
+        match opened {
+            Ok(()) => Ok(bus),
+            Err(failure) => Err(failure.at_start(bus.producer.trouble(), &bus.config)),
+        }
+    }
+
+    async fn open(&self) -> Result<(), Failure> {
+        self.reach().await?;
+        for topic in [EVENTS_TOPIC, DEAD_LETTERS_TOPIC] {
+            self.topics.ensure(self.producer.native(), topic).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for a first answer. A refused login or certificate is not tried for long; brokers that are starting are.
+    async fn reach(&self) -> Result<(), Failure> {
+        let deadline = Instant::now() + ANSWER_WITHIN;
+        loop {
+            let native = self.producer.native();
+            let answer = blocking(move || client::topic(native.client(), EVENTS_TOPIC, ATTEMPT)).await;
+            let Err(failure) = answer else {
+                return Ok(());
+            };
+            let is_refused = self
+                .producer
+                .trouble()
+                .is_some_and(|trouble| trouble.is_refusal());
+            if is_refused || Instant::now() >= deadline {
+                return Err(failure);
+            }
+        }
+    }
+
+    /// Makes those of the named topics that are missing.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the brokers cannot be reached or refuse it.
+    pub async fn create_topics(&self, names: &[&str]) -> Result<(), StoreError> {
+        for name in names {
+            self.ensure(name).await?;
+        }
+        Ok(())
+    }
+
+    /// Describes those of the named topics that are there.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the brokers cannot be reached.
+    pub async fn topics(&self, names: &[&str]) -> Result<Vec<TopicDescription>, StoreError> {
+        let native = self.producer.native();
+        let names = owned(names);
+        let described = blocking(move || {
+            let mut descriptions = Vec::with_capacity(names.len());
+            for name in &names {
+                descriptions.extend(topics::describe(&native, name)?);
+            }
+            Ok(descriptions)
+        });
+        Ok(described.await?)
+    }
+
+    /// Counts what the bus does in `registry`.
+    pub fn register_metrics(&self, registry: &mut Registry) {
+        self.counters.register(registry);
+    }
+
+    /// Waits for what waits for acknowledgement, and leaves all groups whose subscriptions were dropped. Later calls fail.
+    pub async fn close(&self) {
+        self.closed.cancel();
+        let native = self.producer.native();
+        // Appends do not wait longer either; they have told their callers what became of them.
+        let within = self.config.delivery_timeout;
+        if let Err(error) = blocking(move || Ok(native.flush(within)?)).await {
+            tracing::warn!(%error, "the bus is closed while records wait for acknowledgement");
+        }
+        self.tasks.close();
+        if timeout(REQUEST_TIMEOUT, self.tasks.wait()).await.is_err() {
+            tracing::warn!("the bus is closed before all readers have left their groups");
+        }
+    }
+
+    fn check_open(&self) -> Result<(), Failure> {
+        if self.closed.is_cancelled() {
+            return Err(Failure::Closed);
+        }
+        Ok(())
+    }
+
+    /// Makes a topic unless it is known to be there. Waits as long as a delivery does.
+    async fn ensure(&self, name: &str) -> Result<(), Failure> {
+        if self.topics.is_known(name) {
+            return Ok(());
+        }
+        let ensured = self.topics.ensure(self.producer.native(), name);
+        timeout(self.config.delivery_timeout, ensured)
+            .await
+            .map_err(|_| Failure::TimedOut)?
+    }
+
+    async fn append_all(&self, records: &[NewRecord]) -> Result<(), Failure> {
+        self.check_open()?;
+        for record in records {
+            self.ensure(&record.topic).await?;
+        }
+        let appended = self.producer.append(records).await;
+        if appended.as_ref().is_err_and(Failure::is_unknown_topic) {
+            for record in records {
+                self.topics.forget(&record.topic);
+            }
+        }
+        appended
+    }
+}
+
+#[async_trait]
+impl Bus for KafkaBus {
+    async fn append(&self, records: Vec<NewRecord>) -> Result<(), StoreError> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let appended = self.append_all(&records).await;
+        self.counters.queued(self.producer.waiting_bytes());
+        match appended {
+            Ok(()) => {
+                self.counters.appended(records.len());
+                Ok(())
+            }
+            Err(failure) => {
+                self.counters.failed(failure.label());
+                Err(failure.into())
+            }
+        }
+    }
+
+    async fn subscribe(&self, group: &str, topics: &[&str]) -> Result<Box<dyn Subscription>, StoreError> {
+        self.check_open()?;
+        for topic in topics {
+            // Asks the brokers in any case: a group that cannot be joined now shows here.
+            self.topics.forget(topic);
+            self.ensure(topic).await?;
+        }
+        let config = Arc::clone(&self.config);
+        let (group, topics) = (group.to_owned(), owned(topics));
+        let (tasks, counters) = (self.tasks.clone(), self.counters.clone());
+        let joined = blocking(move || KafkaSubscription::join(&config, &group, &topics, tasks, counters));
+        Ok(Box::new(joined.await?))
+    }
+
+    async fn lag(&self, group: &str, topics: &[&str]) -> Result<Vec<Lag>, StoreError> {
+        let config = Arc::clone(&self.config);
+        let (group, topics) = (group.to_owned(), owned(topics));
+        Ok(blocking(move || lag::read(&config, &group, &topics)).await?)
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.check_open()?;
+        let native = self.producer.native();
+        let found = blocking(move || client::topic(native.client(), EVENTS_TOPIC, PING_WITHIN)).await?;
+        match found {
+            Some(topic) if topic.is_settled() => Ok(()),
+            Some(_) => {
+                let text = format!("a partition of the topic `{EVENTS_TOPIC}` has no leader");
+                Err(Failure::Library(text).into())
+            }
+            None => Err(Failure::Library(format!("the topic `{EVENTS_TOPIC}` is missing")).into()),
+        }
+    }
+}
+
+fn owned(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}

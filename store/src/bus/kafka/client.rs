@@ -1,0 +1,216 @@
+//! What all clients of the library have in common: how they connect, and where their words go.
+
+use std::{
+    fmt,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use rdkafka::{
+    ClientConfig, ClientContext,
+    client::Client,
+    config::RDKafkaLogLevel,
+    error::{KafkaError, RDKafkaErrorCode},
+};
+
+use super::{config::KafkaConfig, error::Failure};
+
+/// Longest wait for the answer to one request. A broker that is well answers in milliseconds; the longest request by
+/// design, a fetch, waits half a second for records.
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Longest wait between two attempts to connect again, so that an outage ends within a second of the brokers' return.
+const RECONNECT_WITHIN_MS: u32 = 1_000;
+
+/// The settings that producers and readers share.
+pub(super) fn settings(config: &KafkaConfig) -> ClientConfig {
+    let mut settings = ClientConfig::new();
+    settings
+        .set_log_level(RDKafkaLogLevel::Info)
+        .set("client.id", "sendflowr")
+        .set("bootstrap.servers", &config.bootstrap_servers)
+        .set("security.protocol", protocol(config))
+        .set("socket.timeout.ms", millis(REQUEST_TIMEOUT))
+        .set("socket.connection.setup.timeout.ms", millis(REQUEST_TIMEOUT))
+        .set("socket.keepalive.enable", "true")
+        .set("reconnect.backoff.max.ms", RECONNECT_WITHIN_MS.to_string())
+        // Brokers close what was idle for long; that is no news.
+        .set("log.connection.close", "false")
+        // A topic made by the brokers on first sight would have their number of partitions instead of ours.
+        .set("allow.auto.create.topics", "false")
+        .set("enable.metrics.push", "false");
+    if let Some(sasl) = &config.sasl {
+        settings
+            .set("sasl.mechanism", sasl.mechanism)
+            .set("sasl.username", &sasl.username)
+            .set("sasl.password", sasl.password.expose());
+    }
+    if let Some(tls) = &config.tls {
+        if let Some(ca) = &tls.ca {
+            settings.set("ssl.ca.pem", ca);
+        }
+        if let Some(client) = &tls.client {
+            settings
+                .set("ssl.certificate.pem", &client.certificate)
+                .set("ssl.key.pem", client.key.expose());
+        }
+    }
+    settings
+}
+
+fn protocol(config: &KafkaConfig) -> &'static str {
+    match (&config.tls, &config.sasl) {
+        (None, None) => "plaintext",
+        (Some(_), None) => "ssl",
+        (None, Some(_)) => "sasl_plaintext",
+        (Some(_), Some(_)) => "sasl_ssl",
+    }
+}
+
+/// A duration as the library reads it.
+pub(super) fn millis(duration: Duration) -> String {
+    duration.as_millis().to_string()
+}
+
+/// Hands on what a client says of its own accord: to the log, and to those who wait for a connection.
+#[derive(Debug, Default)]
+pub(super) struct Listener {
+    trouble: Mutex<Option<Trouble>>,
+}
+
+/// Why there is no connection, in the library's words. They name addresses and never secrets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Trouble {
+    pub(super) code: RDKafkaErrorCode,
+    pub(super) reason: String,
+}
+
+impl Trouble {
+    /// Whether brokers answered, and will not have this client.
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(
+            self.code,
+            RDKafkaErrorCode::Authentication
+                | RDKafkaErrorCode::SaslAuthenticationFailed
+                | RDKafkaErrorCode::UnsupportedSASLMechanism
+                | RDKafkaErrorCode::SSL
+        )
+    }
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+impl Listener {
+    /// The latest trouble. That no broker is left says less than what became of each.
+    pub(super) fn trouble(&self) -> Option<Trouble> {
+        self.trouble
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+impl ClientContext for Listener {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        // The library mends its connections itself, and what it cannot mend comes back from a call.
+        match level {
+            RDKafkaLogLevel::Emerg
+            | RDKafkaLogLevel::Alert
+            | RDKafkaLogLevel::Critical
+            | RDKafkaLogLevel::Error
+            | RDKafkaLogLevel::Warning
+                if facility != "CONFWARN" =>
+            {
+                tracing::warn!(kafka.facility = facility, "kafka client: {message}");
+            }
+            RDKafkaLogLevel::Notice => {
+                tracing::info!(kafka.facility = facility, "kafka client: {message}");
+            }
+            // Also warnings of settings that only one kind of client reads.
+            _ => tracing::debug!(kafka.facility = facility, "kafka client: {message}"),
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, "kafka client: {reason}");
+        let Some(code) = error.rdkafka_error_code() else {
+            return;
+        };
+        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        if code != RDKafkaErrorCode::AllBrokersDown || trouble.is_none() {
+            *trouble = Some(Trouble {
+                code,
+                reason: reason.to_owned(),
+            });
+        }
+    }
+}
+
+/// What the brokers know of a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct TopicMetadata {
+    pub(super) partitions: Vec<PartitionMetadata>,
+}
+
+/// What the brokers know of a partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct PartitionMetadata {
+    pub(super) number: i32,
+    pub(super) has_leader: bool,
+    pub(super) replicas: usize,
+    pub(super) in_sync: usize,
+}
+
+impl TopicMetadata {
+    /// Whether all its partitions can be written and read.
+    pub(super) fn is_settled(&self) -> bool {
+        !self.partitions.is_empty() && self.partitions.iter().all(|partition| partition.has_leader)
+    }
+}
+
+/// Asks the brokers for a topic; `None` when there is none of that name. Blocks.
+pub(super) fn topic<C: ClientContext>(
+    client: &Client<C>,
+    name: &str,
+    within: Duration,
+) -> Result<Option<TopicMetadata>, Failure> {
+    let metadata = client.fetch_metadata(Some(name), within)?;
+    let Some(topic) = metadata.topics().first() else {
+        return Ok(None);
+    };
+    match topic.error().map(RDKafkaErrorCode::from) {
+        None | Some(RDKafkaErrorCode::LeaderNotAvailable) => {}
+        Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => return Ok(None),
+        Some(code) => return Err(Failure::of_topic(name, code)),
+    }
+    let mut partitions: Vec<PartitionMetadata> = topic
+        .partitions()
+        .iter()
+        .map(|partition| PartitionMetadata {
+            number: partition.id(),
+            has_leader: partition.leader() >= 0,
+            replicas: partition.replicas().len(),
+            in_sync: partition.isr().len(),
+        })
+        .collect();
+    partitions.sort_unstable_by_key(|partition| partition.number);
+    Ok(Some(TopicMetadata { partitions }))
+}
+
+/// Runs `work` that waits for brokers on a thread that may wait.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Only the end of the process cancels it.
+            Err(_) => Err(Failure::Closed),
+        },
+    }
+}

@@ -1,0 +1,509 @@
+//! `[kafka]`: where the brokers are and how they are used.
+
+use std::{ops::RangeInclusive, time::Duration};
+
+use serde::Deserialize;
+
+use crate::Secret;
+
+const MIB: u64 = 1024 * 1024;
+
+/// Kafka itself allows more; a cluster spends memory and file handles on each.
+const PARTITIONS: RangeInclusive<u64> = 1..=1_000;
+
+/// More replicas than this slow down every append and are worth nothing.
+const REPLICATION_FACTOR: RangeInclusive<u64> = 1..=9;
+
+/// From a broker in the same rack to callers who wait a minute. Timeouts are looked for once a second, so that less than
+/// one second would promise too much.
+const DELIVERY_TIMEOUT_MS: RangeInclusive<u64> = 1_000..=60_000;
+
+/// The group protocol's heartbeats, three a session, have to come in time; brokers take 6 s to 30 min unless told otherwise.
+const SESSION_TIMEOUT_MS: RangeInclusive<u64> = 6_000..=300_000;
+
+/// From what every broker takes to what fits one response.
+const MAX_RECORD_BYTES: RangeInclusive<u64> = MIB..=64 * MIB;
+
+/// From some deliveries to a good part of a machine.
+const QUEUE_BYTES: RangeInclusive<u64> = MIB..=1024 * MIB;
+
+/// From a few batches to a good part of a machine.
+const FETCH_BYTES: RangeInclusive<u64> = MIB..=1024 * MIB;
+
+/// Dead letters are kept for a minute at least, as by the embedded bus, and for ten years at most.
+const RETENTION_SECONDS: RangeInclusive<u64> = 60..=315_360_000;
+
+/// `[kafka]` as it stands in the configuration. Every key may be left out; without `bootstrap_servers` the embedded bus is
+/// used.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawKafkaConfig {
+    /// Some of the brokers, `host:port` separated by commas; the others are learnt from them.
+    pub bootstrap_servers: Option<String>,
+    /// `plaintext`, `ssl`, `sasl_plaintext` or `sasl_ssl`. Default `plaintext`.
+    pub security_protocol: String,
+    /// `PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`; needed by the two `sasl_` protocols.
+    pub sasl_mechanism: Option<String>,
+    /// The user; needed by the two `sasl_` protocols.
+    pub sasl_username: Option<String>,
+    /// The user's password.
+    pub sasl_password: Secret,
+    /// Certificates, PEM, that vouch for the brokers instead of the system's. Default: the system's.
+    pub ca: Option<String>,
+    /// Certificate, PEM, by which the brokers know this client. Needs `client_key`. Default: none.
+    pub client_certificate: Option<String>,
+    /// The private key of `client_certificate`, PEM, not encrypted.
+    pub client_key: Secret,
+    /// `lz4`, `zstd` or `none`. Default `lz4`: JSON becomes a third of its size for next to no processor time; `zstd`
+    /// saves another third and costs about four times as much.
+    pub compression: String,
+    /// Partitions of a topic that has to be made, 1 to 1,000. Default 3. As many consumers share the work; a topic that is
+    /// there is left as it is.
+    pub partitions: u64,
+    /// Replicas of a topic that has to be made, 1 to 9. Default: what the brokers are configured to.
+    pub replication_factor: Option<u64>,
+    /// Longest wait for the brokers' acknowledgement. 1,000 to 60,000, default 4,000: the least patient providers hang up
+    /// after 5 s, and one that is told to come again is better off than one that heard nothing.
+    pub delivery_timeout_ms: u64,
+    /// Most bytes that wait for acknowledgement; what comes on top is refused at once. 1 MiB to 1 GiB, default 64 MiB:
+    /// several seconds of traffic at 10,000 events a second.
+    pub queue_bytes: u64,
+    /// Most bytes that a reader fetches ahead. 1 MiB to 1 GiB, default 32 MiB: dozens of batches.
+    pub fetch_bytes: u64,
+    /// Longest record, also of the topics that have to be made. 1 MiB to 64 MiB, default 8 MiB: a sealed dead letter of the
+    /// largest delivery, 5 MiB, and what managed clusters commonly allow. Raise it with `host.max_body_bytes`.
+    pub max_record_bytes: u64,
+    /// How long a reader that stops without leaving keeps its partitions. 6,000 to 300,000, default 10,000: three lost
+    /// heartbeats. Brokers may allow less or more.
+    pub session_timeout_ms: u64,
+    /// How long a topic of dead letters, if it has to be made, keeps them. 60 to 315,360,000, default 2,592,000 (30 days): a
+    /// plugin has to be mended before they can be read again. Other topics keep what the brokers are configured to.
+    pub dead_letter_retention_seconds: u64,
+}
+
+impl Default for RawKafkaConfig {
+    fn default() -> Self {
+        Self {
+            bootstrap_servers: None,
+            security_protocol: "plaintext".to_owned(),
+            sasl_mechanism: None,
+            sasl_username: None,
+            sasl_password: Secret::default(),
+            ca: None,
+            client_certificate: None,
+            client_key: Secret::default(),
+            compression: "lz4".to_owned(),
+            partitions: 3,
+            replication_factor: None,
+            delivery_timeout_ms: 4_000,
+            queue_bytes: 64 * MIB,
+            fetch_bytes: 32 * MIB,
+            max_record_bytes: 8 * MIB,
+            session_timeout_ms: 10_000,
+            dead_letter_retention_seconds: 30 * 24 * 60 * 60,
+        }
+    }
+}
+
+/// Validated configuration of the Kafka bus.
+#[derive(Debug, Clone)]
+pub struct KafkaConfig {
+    pub(super) bootstrap_servers: String,
+    pub(super) sasl: Option<Sasl>,
+    pub(super) tls: Option<Tls>,
+    pub(super) compression: &'static str,
+    pub(super) partitions: i32,
+    /// -1 leaves it to the brokers.
+    pub(super) replication_factor: i32,
+    pub(super) delivery_timeout: Duration,
+    pub(super) queue_bytes: usize,
+    pub(super) fetch_bytes: usize,
+    pub(super) max_record_bytes: usize,
+    pub(super) session_timeout: Duration,
+    pub(super) dead_letter_retention: Duration,
+}
+
+/// How the client proves who it is.
+#[derive(Debug, Clone)]
+pub(super) struct Sasl {
+    pub(super) mechanism: &'static str,
+    pub(super) username: String,
+    pub(super) password: Secret,
+}
+
+/// How connections are encrypted.
+#[derive(Debug, Clone)]
+pub(super) struct Tls {
+    pub(super) ca: Option<String>,
+    pub(super) client: Option<ClientCertificate>,
+}
+
+/// What the brokers know the client by.
+#[derive(Debug, Clone)]
+pub(super) struct ClientCertificate {
+    pub(super) certificate: String,
+    pub(super) key: Secret,
+}
+
+/// A key of `[kafka]` has a value that cannot work.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidKafkaConfig {
+    /// No broker.
+    #[error("`kafka.bootstrap_servers` is not set")]
+    NoServers,
+    /// Not a list of brokers.
+    #[error(
+        "`kafka.bootstrap_servers` is `{0}`, it must be `host:port`, several separated by commas, without a scheme"
+    )]
+    Servers(String),
+    /// A word that is none of those it may be.
+    #[error("`kafka.{key}` is `{value}`, it must be one of {allowed}")]
+    Word {
+        /// The key.
+        key: &'static str,
+        /// What it is set to.
+        value: String,
+        /// What it may be.
+        allowed: &'static str,
+    },
+    /// Something that another key calls for.
+    #[error("`kafka.{missing}` is not set, but `kafka.{because}` calls for it")]
+    Missing {
+        /// The key that is not set.
+        missing: &'static str,
+        /// The key that calls for it.
+        because: &'static str,
+    },
+    /// Something that would have no effect.
+    #[error("`kafka.{key}` is set, but `kafka.security_protocol` is `{protocol}`, so it would not be used")]
+    Unused {
+        /// The key.
+        key: &'static str,
+        /// The protocol.
+        protocol: String,
+    },
+    /// A number outside its range.
+    #[error("`kafka.{key}` is {value}, it must be between {min} and {max}")]
+    OutOfRange {
+        /// The key.
+        key: &'static str,
+        /// What it is set to.
+        value: u64,
+        /// Least possible value.
+        min: u64,
+        /// Greatest possible value.
+        max: u64,
+    },
+}
+
+impl TryFrom<RawKafkaConfig> for KafkaConfig {
+    type Error = InvalidKafkaConfig;
+
+    fn try_from(raw: RawKafkaConfig) -> Result<Self, InvalidKafkaConfig> {
+        let bootstrap_servers = match &raw.bootstrap_servers {
+            None => return Err(InvalidKafkaConfig::NoServers),
+            Some(servers) if servers.split(',').all(is_broker) => servers.clone(),
+            Some(servers) => return Err(InvalidKafkaConfig::Servers(servers.clone())),
+        };
+        let (has_tls, has_sasl) = match raw.security_protocol.as_str() {
+            "plaintext" => (false, false),
+            "ssl" => (true, false),
+            "sasl_plaintext" => (false, true),
+            "sasl_ssl" => (true, true),
+            _ => {
+                return Err(InvalidKafkaConfig::Word {
+                    key: "security_protocol",
+                    value: raw.security_protocol,
+                    allowed: "`plaintext`, `ssl`, `sasl_plaintext`, `sasl_ssl`",
+                });
+            }
+        };
+        let sasl = sasl(&raw, has_sasl)?;
+        let tls = tls(&raw, has_tls)?;
+        let compression = match raw.compression.as_str() {
+            "lz4" => "lz4",
+            "zstd" => "zstd",
+            "none" => "none",
+            _ => {
+                return Err(InvalidKafkaConfig::Word {
+                    key: "compression",
+                    value: raw.compression,
+                    allowed: "`lz4`, `zstd`, `none`",
+                });
+            }
+        };
+        let replication_factor = match raw.replication_factor {
+            Some(replicas) => number("replication_factor", replicas, REPLICATION_FACTOR)?,
+            None => -1,
+        };
+        let max_record_bytes = number("max_record_bytes", raw.max_record_bytes, MAX_RECORD_BYTES)?;
+        Ok(Self {
+            bootstrap_servers,
+            sasl,
+            tls,
+            compression,
+            partitions: number("partitions", raw.partitions, PARTITIONS)?,
+            replication_factor,
+            delivery_timeout: Duration::from_millis(number(
+                "delivery_timeout_ms",
+                raw.delivery_timeout_ms,
+                DELIVERY_TIMEOUT_MS,
+            )?),
+            queue_bytes: number("queue_bytes", raw.queue_bytes, QUEUE_BYTES)?,
+            fetch_bytes: number("fetch_bytes", raw.fetch_bytes, FETCH_BYTES)?,
+            max_record_bytes,
+            session_timeout: Duration::from_millis(number(
+                "session_timeout_ms",
+                raw.session_timeout_ms,
+                SESSION_TIMEOUT_MS,
+            )?),
+            dead_letter_retention: Duration::from_secs(number(
+                "dead_letter_retention_seconds",
+                raw.dead_letter_retention_seconds,
+                RETENTION_SECONDS,
+            )?),
+        })
+    }
+}
+
+/// Whether `text` is `host:port`. Spaces around it do no harm.
+fn is_broker(text: &str) -> bool {
+    let Some((host, port)) = text.trim().rsplit_once(':') else {
+        return false;
+    };
+    let host_is_clean = host
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'[' | b']'));
+    !host.is_empty() && host_is_clean && port.parse::<u16>().is_ok_and(|port| port != 0)
+}
+
+fn sasl(raw: &RawKafkaConfig, wanted: bool) -> Result<Option<Sasl>, InvalidKafkaConfig> {
+    if !wanted {
+        return match (&raw.sasl_mechanism, &raw.sasl_username) {
+            (Some(_), _) => Err(unused("sasl_mechanism", raw)),
+            (None, Some(_)) => Err(unused("sasl_username", raw)),
+            (None, None) => Ok(None),
+        };
+    }
+    let missing = |missing| InvalidKafkaConfig::Missing {
+        missing,
+        because: "security_protocol",
+    };
+    let mechanism = match raw.sasl_mechanism.as_deref() {
+        Some("PLAIN") => "PLAIN",
+        Some("SCRAM-SHA-256") => "SCRAM-SHA-256",
+        Some("SCRAM-SHA-512") => "SCRAM-SHA-512",
+        None => return Err(missing("sasl_mechanism")),
+        Some(other) => {
+            return Err(InvalidKafkaConfig::Word {
+                key: "sasl_mechanism",
+                value: other.to_owned(),
+                allowed: "`PLAIN`, `SCRAM-SHA-256`, `SCRAM-SHA-512`",
+            });
+        }
+    };
+    let username = raw.sasl_username.clone().unwrap_or_default();
+    if username.is_empty() {
+        return Err(missing("sasl_username"));
+    }
+    if raw.sasl_password.expose().is_empty() {
+        return Err(missing("sasl_password"));
+    }
+    Ok(Some(Sasl {
+        mechanism,
+        username,
+        password: raw.sasl_password.clone(),
+    }))
+}
+
+fn tls(raw: &RawKafkaConfig, wanted: bool) -> Result<Option<Tls>, InvalidKafkaConfig> {
+    if !wanted {
+        return match (&raw.ca, &raw.client_certificate) {
+            (Some(_), _) => Err(unused("ca", raw)),
+            (None, Some(_)) => Err(unused("client_certificate", raw)),
+            (None, None) => Ok(None),
+        };
+    }
+    let has_key = !raw.client_key.expose().is_empty();
+    let client = match (&raw.client_certificate, has_key) {
+        (Some(certificate), true) => Some(ClientCertificate {
+            certificate: certificate.clone(),
+            key: raw.client_key.clone(),
+        }),
+        (None, false) => None,
+        (Some(_), false) => {
+            return Err(InvalidKafkaConfig::Missing {
+                missing: "client_key",
+                because: "client_certificate",
+            });
+        }
+        (None, true) => {
+            return Err(InvalidKafkaConfig::Missing {
+                missing: "client_certificate",
+                because: "client_key",
+            });
+        }
+    };
+    Ok(Some(Tls {
+        ca: raw.ca.clone(),
+        client,
+    }))
+}
+
+fn unused(key: &'static str, raw: &RawKafkaConfig) -> InvalidKafkaConfig {
+    InvalidKafkaConfig::Unused {
+        key,
+        protocol: raw.security_protocol.clone(),
+    }
+}
+
+/// `value` as the type that its setting has, if it lies within `range`.
+fn number<T: TryFrom<u64>>(
+    key: &'static str,
+    value: u64,
+    range: RangeInclusive<u64>,
+) -> Result<T, InvalidKafkaConfig> {
+    let (min, max) = range.into_inner();
+    match T::try_from(value) {
+        Ok(number) if (min..=max).contains(&value) => Ok(number),
+        _ => Err(InvalidKafkaConfig::OutOfRange { key, value, min, max }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_servers(servers: &str) -> RawKafkaConfig {
+        RawKafkaConfig {
+            bootstrap_servers: Some(servers.to_owned()),
+            ..Default::default()
+        }
+    }
+
+    fn error(raw: RawKafkaConfig) -> String {
+        KafkaConfig::try_from(raw).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn brokers_are_named_with_their_ports() {
+        for servers in [
+            "kafka:9092",
+            "a-1.example:1, b_2:65535",
+            "[::1]:9092",
+            "10.0.0.1:9092",
+        ] {
+            KafkaConfig::try_from(with_servers(servers)).unwrap();
+        }
+        assert_eq!(
+            error(RawKafkaConfig::default()),
+            "`kafka.bootstrap_servers` is not set"
+        );
+        for servers in [
+            "",
+            "kafka",
+            "kafka:",
+            ":9092",
+            "kafka:0",
+            "kafka:99999",
+            "a:1,",
+            "PLAINTEXT://a:1",
+        ] {
+            assert!(
+                error(with_servers(servers))
+                    .starts_with(&format!("`kafka.bootstrap_servers` is `{servers}`"))
+            );
+        }
+    }
+
+    #[test]
+    fn names_the_key_that_cannot_work() {
+        let with = |change: fn(&mut RawKafkaConfig)| {
+            let mut raw = with_servers("kafka:9092");
+            change(&mut raw);
+            error(raw)
+        };
+        assert_eq!(
+            with(|raw| raw.compression = "gzip".into()),
+            "`kafka.compression` is `gzip`, it must be one of `lz4`, `zstd`, `none`"
+        );
+        assert!(
+            with(|raw| raw.security_protocol = "tls".into())
+                .starts_with("`kafka.security_protocol` is `tls`")
+        );
+        assert_eq!(
+            with(|raw| raw.partitions = 0),
+            "`kafka.partitions` is 0, it must be between 1 and 1000"
+        );
+        assert!(with(|raw| raw.replication_factor = Some(0)).starts_with("`kafka.replication_factor` is 0"));
+        assert!(with(|raw| raw.delivery_timeout_ms = 10).starts_with("`kafka.delivery_timeout_ms` is 10"));
+        assert!(with(|raw| raw.queue_bytes = u64::MAX).starts_with("`kafka.queue_bytes` is"));
+        assert!(with(|raw| raw.fetch_bytes = 1).starts_with("`kafka.fetch_bytes` is 1"));
+        assert!(with(|raw| raw.max_record_bytes = 1).starts_with("`kafka.max_record_bytes` is 1"));
+        assert!(with(|raw| raw.session_timeout_ms = 1).starts_with("`kafka.session_timeout_ms` is 1"));
+        assert!(
+            with(|raw| raw.dead_letter_retention_seconds = 1)
+                .starts_with("`kafka.dead_letter_retention_seconds` is 1")
+        );
+    }
+
+    #[test]
+    fn half_a_login_is_refused() {
+        let login = RawKafkaConfig {
+            security_protocol: "sasl_ssl".to_owned(),
+            sasl_mechanism: Some("SCRAM-SHA-512".to_owned()),
+            sasl_username: Some("sendflowr".to_owned()),
+            sasl_password: Secret::new("hunter2"),
+            ..with_servers("kafka:9093")
+        };
+        let config = KafkaConfig::try_from(login.clone()).unwrap();
+        assert!(config.tls.is_some());
+        assert_eq!(config.sasl.unwrap().mechanism, "SCRAM-SHA-512");
+        let with = |change: fn(&mut RawKafkaConfig)| {
+            let mut raw = login.clone();
+            change(&mut raw);
+            error(raw)
+        };
+        assert_eq!(
+            with(|raw| raw.sasl_password = Secret::default()),
+            "`kafka.sasl_password` is not set, but `kafka.security_protocol` calls for it"
+        );
+        assert!(with(|raw| raw.sasl_username = None).starts_with("`kafka.sasl_username` is not set"));
+        assert!(with(|raw| raw.sasl_mechanism = None).starts_with("`kafka.sasl_mechanism` is not set"));
+        assert!(
+            with(|raw| raw.sasl_mechanism = Some("GSSAPI".into()))
+                .starts_with("`kafka.sasl_mechanism` is `GSSAPI`")
+        );
+        assert_eq!(
+            with(|raw| raw.security_protocol = "plaintext".into()),
+            "`kafka.sasl_mechanism` is set, but `kafka.security_protocol` is `plaintext`, so it would not be used"
+        );
+        assert!(
+            with(|raw| raw.client_certificate = Some("PEM".into()))
+                .starts_with("`kafka.client_key` is not set")
+        );
+        assert!(
+            with(|raw| {
+                raw.security_protocol = "sasl_plaintext".into();
+                raw.ca = Some("PEM".into());
+            })
+            .starts_with("`kafka.ca` is set")
+        );
+    }
+
+    #[test]
+    fn refuses_unknown_keys_and_hides_secrets() {
+        let error = serde_json::from_str::<RawKafkaConfig>(r#"{"servers": "kafka:9092"}"#).unwrap_err();
+        assert!(error.to_string().contains("`servers`"));
+        let raw: RawKafkaConfig = serde_json::from_str(
+            r#"{"bootstrap_servers": "kafka:9092", "security_protocol": "sasl_ssl", "sasl_mechanism": "PLAIN",
+                "sasl_username": "u", "sasl_password": "hunter2", "client_certificate": "c", "client_key": "hunter2"}"#,
+        )
+        .unwrap();
+        let config = KafkaConfig::try_from(raw.clone()).unwrap();
+        for shown in [format!("{raw:?}"), format!("{config:?}")] {
+            assert!(!shown.contains("hunter2"));
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! What the library's and the brokers' errors mean to whoever called.
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+
+use super::{client::Trouble, config::KafkaConfig};
+use crate::StoreError;
+
+/// The engine's name in errors.
+const ENGINE: &str = "kafka";
+
+/// Why something did not work.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    /// A broker, or the library while it waited for one.
+    #[error("{0}")]
+    Code(Code),
+    /// The library, in words.
+    #[error("{0}")]
+    Library(String),
+    /// Too much waits for acknowledgement.
+    #[error("{waiting} bytes wait for acknowledgement, `kafka.queue_bytes` allows {allowed}")]
+    QueueFull { waiting: usize, allowed: usize },
+    /// What was read is another member's now.
+    #[error("partitions have moved to another member of the group; their records are read again there")]
+    Moved,
+    /// Nothing came.
+    #[error("no answer in time")]
+    TimedOut,
+    /// After the end.
+    #[error("the bus is closed")]
+    Closed,
+    /// The data can never be appended.
+    #[error("{0}")]
+    Rejected(String),
+    /// An operator must act.
+    #[error("{0}")]
+    Misconfigured(String),
+}
+
+/// What to do about a code.
+#[derive(Debug, PartialEq, Eq)]
+enum Meaning {
+    /// The data can never be appended.
+    Data,
+    /// The user has not the right.
+    Right,
+    /// A setting does not suit the brokers.
+    Setting(&'static str),
+    /// It may pass. Also every code that is not known here: trying again loses nothing and shows in the retry counter. And
+    /// a refused login or certificate: once one was accepted, brokers that are about to stop or to start refuse it too.
+    Passing,
+}
+
+impl Meaning {
+    fn of(code: Code) -> Self {
+        match code {
+            Code::MessageSizeTooLarge | Code::InvalidMessageSize | Code::MessageBatchTooLarge => Self::Data,
+            Code::InvalidMessage | Code::InvalidRecord | Code::InvalidTimestamp | Code::InvalidTopic => {
+                Self::Data
+            }
+            Code::TopicAuthorizationFailed
+            | Code::GroupAuthorizationFailed
+            | Code::ClusterAuthorizationFailed => Self::Right,
+            Code::InvalidSessionTimeout => Self::Setting("kafka.session_timeout_ms"),
+            Code::UnsupportedCompressionType => Self::Setting("kafka.compression"),
+            Code::InvalidPartitions => Self::Setting("kafka.partitions"),
+            Code::InvalidReplicationFactor => Self::Setting("kafka.replication_factor"),
+            Code::InvalidConfig => Self::Setting("kafka.max_record_bytes"),
+            _ => Self::Passing,
+        }
+    }
+}
+
+impl From<KafkaError> for Failure {
+    fn from(error: KafkaError) -> Self {
+        if let Some(code) = error.rdkafka_error_code() {
+            return Self::Code(code);
+        }
+        match error {
+            // Not the value: it may be a secret.
+            KafkaError::ClientConfig(_, _, key, _) => {
+                Self::Misconfigured(format!("the client library does not take its setting `{key}`"))
+            }
+            KafkaError::ClientCreation(reason) => Self::Misconfigured(format!(
+                "the client library cannot start: {reason}: look at `kafka.ca`, `kafka.client_certificate` and \
+                 `kafka.client_key`"
+            )),
+            KafkaError::Nul(_) => Self::Rejected("the topic's name has a zero byte".to_owned()),
+            KafkaError::Canceled => Self::Closed,
+            other => Self::Library(other.to_string()),
+        }
+    }
+}
+
+impl Failure {
+    /// What a broker said about a topic.
+    pub(super) fn of_topic(topic: &str, code: Code) -> Self {
+        match Meaning::of(code) {
+            Meaning::Data => Self::Rejected(format!("topic `{topic}`: {code}")),
+            Meaning::Right => Self::Misconfigured(format!(
+                "the user may not use the topic `{topic}`: grant it Describe, Read and Write; {code}"
+            )),
+            Meaning::Setting(_) | Meaning::Passing => Self::Code(code),
+        }
+    }
+
+    /// What a broker said about making a topic.
+    pub(super) fn of_new_topic(topic: &str, code: Code) -> Self {
+        match code {
+            Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => {
+                Self::Misconfigured(format!(
+                    "the user may not make the topic `{topic}`, which is missing: make it, or grant Create; {code}"
+                ))
+            }
+            Code::PolicyViolation => Self::Misconfigured(format!(
+                "a policy of the brokers forbids to make the topic `{topic}`, which is missing: make it, or look at \
+                 `kafka.partitions`, `kafka.replication_factor` and `kafka.max_record_bytes`; {code}"
+            )),
+            _ => Self::of_topic(topic, code),
+        }
+    }
+
+    /// The failure as a metric's label.
+    pub(super) fn label(&self) -> &'static str {
+        match self {
+            Self::QueueFull { .. } => "queue_full",
+            Self::Rejected(_) => "rejected",
+            Self::Misconfigured(_) => "misconfigured",
+            Self::Code(code) => match Meaning::of(*code) {
+                Meaning::Data => "rejected",
+                Meaning::Right | Meaning::Setting(_) => "misconfigured",
+                Meaning::Passing => "unavailable",
+            },
+            Self::Library(_) | Self::Moved | Self::TimedOut | Self::Closed => "unavailable",
+        }
+    }
+
+    /// Whether a topic is not there (any more).
+    pub(super) fn is_unknown_topic(&self) -> bool {
+        matches!(
+            self,
+            Self::Code(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition)
+        )
+    }
+
+    /// The failure of a client that never had a connection.
+    pub(super) fn at_start(self, trouble: Option<Trouble>, config: &KafkaConfig) -> StoreError {
+        let may_pass = match &self {
+            Self::Code(code) => Meaning::of(*code) == Meaning::Passing,
+            Self::TimedOut | Self::Library(_) => true,
+            _ => false,
+        };
+        if !may_pass {
+            return self.into();
+        }
+        let servers = &config.bootstrap_servers;
+        let reason = match &trouble {
+            Some(trouble) => trouble.to_string(),
+            None => self.to_string(),
+        };
+        let message = match trouble {
+            Some(trouble) if trouble.is_refusal() && trouble.code != Code::SSL => format!(
+                "the brokers at `{servers}` refuse the user: look at `kafka.sasl_mechanism`, `kafka.sasl_username` and \
+                 `kafka.sasl_password`; {reason}"
+            ),
+            Some(trouble) if trouble.is_refusal() => format!(
+                "no encrypted connection to the brokers at `{servers}`: look at `kafka.security_protocol`, `kafka.ca` and \
+                 `kafka.client_certificate`; {reason}"
+            ),
+            _ => format!(
+                "no broker answers at `{servers}`: look at `kafka.bootstrap_servers` and `kafka.security_protocol`; \
+                 {reason}"
+            ),
+        };
+        StoreError::Misconfigured {
+            engine: ENGINE,
+            message,
+        }
+    }
+}
+
+impl From<Failure> for StoreError {
+    fn from(failure: Failure) -> Self {
+        let misconfigured = |message| Self::Misconfigured {
+            engine: ENGINE,
+            message,
+        };
+        match &failure {
+            Failure::Rejected(_) => {}
+            Failure::Misconfigured(message) => return misconfigured(message.clone()),
+            Failure::Code(code) => match Meaning::of(*code) {
+                Meaning::Data => {}
+                Meaning::Right => {
+                    return misconfigured(format!(
+                        "the user may not do what is needed: grant it Describe, Read and Write on the topics, Read on the \
+                         groups `sendflowr-*`, and IdempotentWrite on the cluster; {code}"
+                    ));
+                }
+                Meaning::Setting(key) => return misconfigured(format!("look at `{key}`; {code}")),
+                Meaning::Passing => return unavailable(failure),
+            },
+            Failure::Library(_)
+            | Failure::QueueFull { .. }
+            | Failure::Moved
+            | Failure::TimedOut
+            | Failure::Closed => return unavailable(failure),
+        }
+        Self::Rejected {
+            engine: ENGINE,
+            message: failure.to_string(),
+        }
+    }
+}
+
+fn unavailable(failure: Failure) -> StoreError {
+    StoreError::Unavailable {
+        engine: ENGINE,
+        source: Box::new(failure),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::types::RDKafkaConfRes;
+
+    use super::*;
+    use crate::bus::RawKafkaConfig;
+
+    fn config() -> KafkaConfig {
+        KafkaConfig::try_from(RawKafkaConfig {
+            bootstrap_servers: Some("kafka:9092".to_owned()),
+            ..Default::default()
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn tells_by_the_code_who_must_act() {
+        let told = |code| StoreError::from(Failure::Code(code));
+        assert!(matches!(
+            told(Code::MessageTimedOut),
+            StoreError::Unavailable { .. }
+        ));
+        assert!(matches!(
+            told(Code::NotEnoughReplicas),
+            StoreError::Unavailable { .. }
+        ));
+        assert!(matches!(
+            told(Code::Authentication),
+            StoreError::Unavailable { .. }
+        ));
+        assert!(matches!(
+            told(Code::MessageSizeTooLarge),
+            StoreError::Rejected { .. }
+        ));
+        let error = told(Code::TopicAuthorizationFailed);
+        assert!(matches!(error, StoreError::Misconfigured { .. }));
+        assert!(error.to_string().contains("grant"), "{error}");
+        let error = told(Code::InvalidSessionTimeout);
+        assert!(
+            error.to_string().contains("`kafka.session_timeout_ms`"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn what_keeps_it_from_starting_names_the_setting() {
+        let told = |code, reason: &str| {
+            let trouble = Trouble {
+                code,
+                reason: reason.to_owned(),
+            };
+            let failure = Failure::Code(Code::BrokerTransportFailure);
+            failure.at_start(Some(trouble), &config()).to_string()
+        };
+        assert_eq!(
+            told(Code::BrokerTransportFailure, "Connection refused"),
+            "kafka is not usable: no broker answers at `kafka:9092`: look at `kafka.bootstrap_servers` and \
+             `kafka.security_protocol`; Connection refused"
+        );
+        assert!(told(Code::Authentication, "x").contains("`kafka.sasl_password`"));
+        assert!(told(Code::SSL, "x").contains("`kafka.ca`"));
+        let error = Failure::Code(Code::TopicAuthorizationFailed).at_start(None, &config());
+        assert!(error.to_string().contains("grant"), "{error}");
+    }
+
+    #[test]
+    fn a_setting_that_is_refused_is_not_repeated() {
+        let error = KafkaError::ClientConfig(
+            RDKafkaConfRes::RD_KAFKA_CONF_INVALID,
+            "bad value hunter2".into(),
+            "ssl.key.pem".into(),
+            "hunter2".into(),
+        );
+        let told = StoreError::from(Failure::from(error)).to_string();
+        assert!(
+            told.contains("`ssl.key.pem`") && !told.contains("hunter2"),
+            "{told}"
+        );
+    }
+}

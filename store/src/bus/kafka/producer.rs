@@ -1,0 +1,242 @@
+//! Appending: records go to the library's queue, and the caller waits until the brokers have acknowledged all of its own.
+//!
+//! The producer is idempotent: what the library sends again after a lost answer is stored once and in order. Concurrent
+//! appends travel in the same requests. What waits for acknowledgement is counted in bytes before it is queued, and
+//! refused at once when there is no room, so that memory is bounded and the caller can tell its own.
+
+use std::sync::{
+    Arc, OnceLock, PoisonError, RwLock,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use rdkafka::{
+    ClientConfig, ClientContext,
+    config::RDKafkaLogLevel,
+    error::{KafkaError, RDKafkaErrorCode},
+    message::{DeliveryResult, Header, OwnedHeaders},
+    producer::{BaseRecord, NoCustomPartitioner, Producer as _, ProducerContext, ThreadedProducer},
+};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+use super::{
+    client::{self, Listener, Trouble},
+    config::KafkaConfig,
+    error::Failure,
+};
+use crate::{bus::NewRecord, metrics::KafkaCounters};
+
+/// How long a record waits for others to share its request. Measured with 64 callers: see `examples/throughput.rs`.
+const LINGER_MS: &str = "1";
+
+/// What the library holds of a record besides its own bytes.
+const RECORD_OVERHEAD: usize = 512;
+
+/// What a record's framing takes at most in a request: its batch's header, its own lengths, some bytes a header.
+const FRAMING: usize = 1_024;
+
+/// The library's own limit of what it queues, in KiB, is out of the way: twice the greatest that can be configured here.
+const LIBRARY_QUEUE_KBYTES: &str = "2097152";
+
+/// Records given to the library without letting other tasks run: about a millisecond.
+const RECORDS_AT_ONCE: usize = 1_000;
+
+/// The library's producer, with its thread.
+pub(super) type Native = ThreadedProducer<Deliveries>;
+
+/// Appends records.
+pub(super) struct Producer {
+    config: Arc<KafkaConfig>,
+    native: RwLock<Arc<Native>>,
+    room: Arc<Semaphore>,
+    counters: KafkaCounters,
+}
+
+/// Records of one append that wait for acknowledgement.
+pub(super) struct Pending {
+    left: AtomicUsize,
+    failure: OnceLock<RDKafkaErrorCode>,
+    done: Notify,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Pending {
+    /// Notes what became of `count` records.
+    fn settle(&self, count: usize, failure: Option<RDKafkaErrorCode>) {
+        if let Some(code) = failure {
+            // The first tells the cause; the others follow from it.
+            let _ = self.failure.set(code);
+        }
+        if self.left.fetch_sub(count, Ordering::AcqRel) == count {
+            self.done.notify_one();
+        }
+    }
+}
+
+/// Takes the brokers' acknowledgements.
+#[derive(Default)]
+pub(super) struct Deliveries {
+    listener: Listener,
+}
+
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.listener.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.listener.error(error, reason);
+    }
+}
+
+impl ProducerContext<NoCustomPartitioner> for Deliveries {
+    type DeliveryOpaque = Arc<Pending>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, pending: Arc<Pending>) {
+        let failure = match result {
+            Ok(_) => None,
+            Err((error, _)) => Some(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail)),
+        };
+        pending.settle(1, failure);
+    }
+}
+
+impl Producer {
+    /// Starts the library. Blocks while it reads certificates, and does not wait for a connection.
+    pub(super) fn start(config: Arc<KafkaConfig>, counters: KafkaCounters) -> Result<Self, Failure> {
+        let native = settings(&config).create_with_context(Deliveries::default())?;
+        Ok(Self {
+            room: Arc::new(Semaphore::new(config.queue_bytes)),
+            native: RwLock::new(Arc::new(native)),
+            config,
+            counters,
+        })
+    }
+
+    /// The library's producer, also for asking about topics.
+    pub(super) fn native(&self) -> Arc<Native> {
+        Arc::clone(&self.native.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Why there is no connection.
+    pub(super) fn trouble(&self) -> Option<Trouble> {
+        self.native().client().context().listener.trouble()
+    }
+
+    /// Bytes that wait for acknowledgement.
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.config.queue_bytes - self.room.available_permits()
+    }
+
+    /// Appends records to topics that are there. After a failure some of them may have been appended.
+    pub(super) async fn append(&self, records: &[NewRecord]) -> Result<(), Failure> {
+        let room = self.room_for(records)?;
+        self.counters.queued(self.waiting_bytes());
+        let native = self.native();
+        let pending = Arc::new(Pending {
+            left: AtomicUsize::new(records.len()),
+            failure: OnceLock::new(),
+            done: Notify::new(),
+            _room: room,
+        });
+        for (number, record) in records.iter().enumerate() {
+            if let Err(code) = send(&native, record, &pending) {
+                pending.settle(records.len() - number, Some(code));
+                break;
+            }
+            if number % RECORDS_AT_ONCE == RECORDS_AT_ONCE - 1 {
+                tokio::task::yield_now().await;
+            }
+        }
+        pending.done.notified().await;
+        let Some(code) = pending.failure.get() else {
+            return Ok(());
+        };
+        if let Some((fatal, reason)) = native.client().fatal_error() {
+            tracing::error!(kafka.code = %fatal, "kafka's producer cannot go on and is started anew: {reason}");
+            self.replace(&native);
+        }
+        Err(Failure::Code(*code))
+    }
+
+    /// Checks the records' sizes and takes the room they need. More than there is room for at all may go alone: it is in
+    /// memory already.
+    fn room_for(&self, records: &[NewRecord]) -> Result<OwnedSemaphorePermit, Failure> {
+        let mut bytes = 0;
+        for record in records {
+            let size = size(record);
+            if size + FRAMING > self.config.max_record_bytes {
+                return Err(Failure::Rejected(format!(
+                    "a record for the topic `{}` has {size} bytes, `kafka.max_record_bytes` is {}",
+                    record.topic, self.config.max_record_bytes
+                )));
+            }
+            bytes += size + RECORD_OVERHEAD;
+        }
+        let bytes = bytes.min(self.config.queue_bytes);
+        // At most 1 GiB, as configured.
+        let permits = u32::try_from(bytes).unwrap_or(u32::MAX);
+        Arc::clone(&self.room)
+            .try_acquire_many_owned(permits)
+            .map_err(|_| Failure::QueueFull {
+                waiting: self.waiting_bytes(),
+                allowed: self.config.queue_bytes,
+            })
+    }
+
+    /// Starts the library anew in the place of `failed`. What waits there fails.
+    fn replace(&self, failed: &Arc<Native>) {
+        let mut native = self.native.write().unwrap_or_else(PoisonError::into_inner);
+        if !Arc::ptr_eq(&native, failed) {
+            return;
+        }
+        match settings(&self.config).create_with_context(Deliveries::default()) {
+            Ok(new) => *native = Arc::new(new),
+            Err(error) => {
+                tracing::error!(error = %Failure::from(error), "kafka's producer could not be started anew");
+            }
+        }
+    }
+}
+
+fn settings(config: &KafkaConfig) -> ClientConfig {
+    let mut settings = client::settings(config);
+    settings
+        .set("enable.idempotence", "true")
+        .set("acks", "all")
+        .set("compression.type", config.compression)
+        .set("linger.ms", LINGER_MS)
+        .set("delivery.timeout.ms", client::millis(config.delivery_timeout))
+        .set("message.max.bytes", config.max_record_bytes.to_string())
+        .set("queue.buffering.max.messages", "0")
+        .set("queue.buffering.max.kbytes", LIBRARY_QUEUE_KBYTES)
+        // The one of Kafka's own clients: other programs find a key in the same partition.
+        .set("partitioner", "murmur2_random");
+    settings
+}
+
+fn send(native: &Native, record: &NewRecord, pending: &Arc<Pending>) -> Result<(), RDKafkaErrorCode> {
+    let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
+    for (key, value) in &record.headers {
+        headers = headers.insert(Header {
+            key,
+            value: Some(value),
+        });
+    }
+    let record = BaseRecord::with_opaque_to(&record.topic, Arc::clone(pending))
+        .key(&record.key)
+        .payload(&record.value)
+        .headers(headers);
+    native
+        .send(record)
+        .map_err(|(error, _)| error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail))
+}
+
+/// Bytes of a record.
+fn size(record: &NewRecord) -> usize {
+    let headers: usize = record
+        .headers
+        .iter()
+        .map(|(name, value)| name.len() + value.len())
+        .sum();
+    record.key.len() + record.value.len() + headers
+}

@@ -1,0 +1,368 @@
+//! A member of a consumer group.
+//!
+//! The library fetches ahead on threads of its own, within bounds; polling takes what is there and waits without holding a
+//! thread. The group's protocol is cooperative: partitions that stay are read on while others move. Partitions only move
+//! during a poll, so that between two polls everything that was returned can be committed, unless the group has given this
+//! member up for dead meanwhile.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    mem,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use event::Timestamp;
+use futures::FutureExt;
+use rdkafka::{
+    ClientConfig, ClientContext, Message, Offset, TopicPartitionList,
+    config::RDKafkaLogLevel,
+    consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance, StreamConsumer},
+    error::{KafkaError, RDKafkaErrorCode},
+    message::{BorrowedMessage, Headers},
+};
+use tokio::{
+    runtime::Handle,
+    time::{Instant, timeout, timeout_at},
+};
+use tokio_util::task::TaskTracker;
+
+use super::{
+    client::{self, Listener, REQUEST_TIMEOUT, blocking},
+    config::KafkaConfig,
+    error::Failure,
+};
+use crate::{
+    StoreError,
+    bus::{Position, Record, Subscription},
+    metrics::KafkaCounters,
+};
+
+/// Longest wait for a commit: while a group's coordinator moves to another broker, the library tries again for a session.
+const COMMIT_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long a member may go without polling before the group takes its partitions away: longer than the event store may
+/// take to write a batch, and an outage of it that is longer only costs reading that batch again.
+const POLL_INTERVAL: Duration = Duration::from_secs(5 * 60);
+
+/// How often topics are looked at for new partitions, and for having been made since.
+const METADATA_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How long a full queue keeps the library from fetching more. Its own second would let a fast reader wait for nothing.
+const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(20);
+
+/// Where a partition is: topic and number.
+type Place = (String, i32);
+
+/// What polls have returned of a partition since the last commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Span {
+    first: i64,
+    next: i64,
+}
+
+/// A member of a consumer group.
+pub(super) struct KafkaSubscription {
+    /// Always there until dropped.
+    consumer: Option<Arc<StreamConsumer<Member>>>,
+    /// Taken from the library and not returned yet, because a poll was given up half way.
+    ready: VecDeque<Record>,
+    returned: BTreeMap<Place, Span>,
+    /// Whether partitions have moved since they were read and before they were committed.
+    has_lost: bool,
+    tasks: TaskTracker,
+    runtime: Handle,
+}
+
+/// Listens to how the group shares its partitions.
+struct Member {
+    listener: Listener,
+    revoked: Mutex<Vec<Place>>,
+    counters: KafkaCounters,
+}
+
+impl ClientContext for Member {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.listener.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.listener.error(error, reason);
+    }
+}
+
+impl ConsumerContext for Member {
+    fn pre_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        match rebalance {
+            Rebalance::Assign(partitions) => {
+                tracing::debug!(
+                    kafka.partitions = partitions.count(),
+                    "partitions have come from the group"
+                );
+                self.counters.assigned(partitions.count());
+            }
+            Rebalance::Revoke(partitions) => {
+                tracing::debug!(
+                    kafka.partitions = partitions.count(),
+                    "partitions go back to the group"
+                );
+                self.counters.revoked(partitions.count());
+                let mut revoked = self.revoked.lock().unwrap_or_else(PoisonError::into_inner);
+                for partition in partitions.elements() {
+                    revoked.push((partition.topic().to_owned(), partition.partition()));
+                }
+            }
+            Rebalance::Error(error) => {
+                tracing::warn!(%error, "the group could not share its partitions anew");
+            }
+        }
+    }
+}
+
+fn settings(config: &KafkaConfig, group: &str) -> ClientConfig {
+    let mut settings = client::settings(config);
+    settings
+        .set("group.id", group)
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        // A new group begins with the oldest record, and so does one whose place was removed meanwhile.
+        .set("auto.offset.reset", "earliest")
+        .set("partition.assignment.strategy", "cooperative-sticky")
+        .set("session.timeout.ms", client::millis(config.session_timeout))
+        .set(
+            "heartbeat.interval.ms",
+            client::millis(config.session_timeout / 4),
+        )
+        .set("max.poll.interval.ms", client::millis(POLL_INTERVAL))
+        .set(
+            "topic.metadata.refresh.interval.ms",
+            client::millis(METADATA_INTERVAL),
+        )
+        .set("fetch.queue.backoff.ms", client::millis(FULL_QUEUE_PAUSE))
+        .set(
+            "queued.max.messages.kbytes",
+            (config.fetch_bytes / 1024).to_string(),
+        )
+        // A response must have room for one record of the greatest length.
+        .set(
+            "fetch.max.bytes",
+            config.fetch_bytes.max(config.max_record_bytes).to_string(),
+        )
+        .set("message.max.bytes", config.max_record_bytes.to_string());
+    settings
+}
+
+impl KafkaSubscription {
+    /// Joins `group`. Blocks while the library reads certificates, and does not wait for the group.
+    pub(super) fn join(
+        config: &KafkaConfig,
+        group: &str,
+        topics: &[String],
+        tasks: TaskTracker,
+        counters: KafkaCounters,
+    ) -> Result<Self, Failure> {
+        let member = Member {
+            listener: Listener::default(),
+            revoked: Mutex::default(),
+            counters,
+        };
+        let consumer: StreamConsumer<Member> = settings(config, group).create_with_context(member)?;
+        let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
+        consumer.subscribe(&topics)?;
+        Ok(Self {
+            consumer: Some(Arc::new(consumer)),
+            ready: VecDeque::new(),
+            returned: BTreeMap::new(),
+            has_lost: false,
+            tasks,
+            runtime: Handle::current(),
+        })
+    }
+
+    fn consumer(&self) -> Arc<StreamConsumer<Member>> {
+        Arc::clone(self.consumer.as_ref().expect("it is only taken when dropped"))
+    }
+
+    /// Takes up to `max` records from the library, waiting up to `wait` for the first.
+    async fn take(&mut self, max: usize, wait: Duration) -> Result<(), Failure> {
+        let consumer = self.consumer();
+        let deadline = Instant::now() + wait;
+        while self.ready.is_empty() {
+            match timeout_at(deadline, consumer.recv()).await {
+                Err(_) => return Ok(()),
+                Ok(Ok(message)) => self.ready.push_back(record(&message)),
+                Ok(Err(error)) => passing(error)?,
+            }
+        }
+        while self.ready.len() < max {
+            match consumer.recv().now_or_never() {
+                None => break,
+                Some(Ok(message)) => self.ready.push_back(record(&message)),
+                // What is in hand goes first. Where it matters, the library says it again.
+                Some(Err(_)) => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets what was read of partitions that are another member's now.
+    fn forget_revoked(&mut self) {
+        let consumer = self.consumer();
+        let mut revoked = consumer
+            .context()
+            .revoked
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        for place in revoked.drain(..) {
+            self.ready.retain(|record| self::place(record) != place);
+            self.has_lost |= self.returned.remove(&place).is_some();
+        }
+    }
+
+    /// Notes that a record was returned.
+    fn note(&mut self, record: &Record) {
+        let offset = offset(record);
+        let span = self.returned.entry(place(record)).or_insert(Span {
+            first: offset,
+            next: offset,
+        });
+        span.next = offset + 1;
+    }
+
+    async fn commit_returned(&mut self) -> Result<(), Failure> {
+        if self.returned.is_empty() {
+            return Ok(());
+        }
+        let mut offsets = TopicPartitionList::with_capacity(self.returned.len());
+        for ((topic, partition), span) in &self.returned {
+            offsets.add_partition_offset(topic, *partition, Offset::Offset(span.next))?;
+        }
+        let consumer = self.consumer();
+        let commit = blocking(move || Ok(consumer.commit(&offsets, CommitMode::Sync)?));
+        timeout(COMMIT_WITHIN, commit)
+            .await
+            .map_err(|_| Failure::TimedOut)??;
+        self.returned.clear();
+        Ok(())
+    }
+
+    async fn seek_back(&mut self) -> Result<(), Failure> {
+        let mut first: BTreeMap<Place, i64> = BTreeMap::new();
+        for record in self.ready.iter().rev() {
+            first.insert(place(record), offset(record));
+        }
+        for (place, span) in &self.returned {
+            first.insert(place.clone(), span.first);
+        }
+        if first.is_empty() {
+            return Ok(());
+        }
+        let mut offsets = TopicPartitionList::with_capacity(first.len());
+        for ((topic, partition), offset) in first {
+            offsets.add_partition_offset(&topic, partition, Offset::Offset(offset))?;
+        }
+        let consumer = self.consumer();
+        let sought = blocking(move || Ok(consumer.seek_partitions(offsets, REQUEST_TIMEOUT)?)).await?;
+        for partition in sought.elements() {
+            partition.error()?;
+        }
+        self.ready.clear();
+        self.returned.clear();
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Subscription for KafkaSubscription {
+    async fn poll(&mut self, max: usize, wait: Duration) -> Result<Vec<Record>, StoreError> {
+        let taken = self.take(max, wait).await;
+        self.forget_revoked();
+        taken?;
+        let count = max.min(self.ready.len());
+        let records: Vec<Record> = self.ready.drain(..count).collect();
+        for record in &records {
+            self.note(record);
+        }
+        Ok(records)
+    }
+
+    async fn commit(&mut self) -> Result<(), StoreError> {
+        self.forget_revoked();
+        self.commit_returned().await?;
+        if mem::take(&mut self.has_lost) {
+            return Err(Failure::Moved.into());
+        }
+        Ok(())
+    }
+
+    async fn rewind(&mut self) -> Result<(), StoreError> {
+        self.forget_revoked();
+        self.seek_back().await?;
+        self.has_lost = false;
+        Ok(())
+    }
+}
+
+impl Drop for KafkaSubscription {
+    fn drop(&mut self) {
+        // Leaving the group waits for its coordinator's answer.
+        let consumer = self.consumer.take();
+        self.tasks
+            .spawn_blocking_on(move || drop(consumer), &self.runtime);
+    }
+}
+
+/// Tells what ends a poll from what the library goes on after by itself.
+fn passing(error: KafkaError) -> Result<(), Failure> {
+    let code = match &error {
+        KafkaError::MessageConsumption(code) | KafkaError::Global(code) => *code,
+        _ => return Err(error.into()),
+    };
+    match code {
+        RDKafkaErrorCode::AllBrokersDown
+        | RDKafkaErrorCode::Authentication
+        | RDKafkaErrorCode::UnknownTopicOrPartition
+        | RDKafkaErrorCode::TopicAuthorizationFailed
+        | RDKafkaErrorCode::GroupAuthorizationFailed
+        | RDKafkaErrorCode::InvalidSessionTimeout => Err(error.into()),
+        _ => {
+            tracing::debug!(%error, "kafka's reader goes on after an error");
+            Ok(())
+        }
+    }
+}
+
+fn place(record: &Record) -> Place {
+    let partition = i32::try_from(record.position.partition).unwrap_or(i32::MAX);
+    (record.position.topic.clone(), partition)
+}
+
+fn offset(record: &Record) -> i64 {
+    i64::try_from(record.position.offset).unwrap_or(i64::MAX)
+}
+
+/// A record as read. Keys and headers are ours and thus text; another program's are made text.
+fn record(message: &BorrowedMessage<'_>) -> Record {
+    let mut headers = BTreeMap::new();
+    if let Some(found) = message.headers() {
+        for header in found.iter() {
+            headers.insert(header.key.to_owned(), text(header.value.unwrap_or_default()));
+        }
+    }
+    Record {
+        position: Position {
+            topic: message.topic().to_owned(),
+            partition: message.partition().unsigned_abs(),
+            offset: message.offset().unsigned_abs(),
+        },
+        key: text(message.key().unwrap_or_default()),
+        value: message.payload().unwrap_or_default().to_vec(),
+        headers,
+        appended_at: Timestamp::from_millis_clamped(message.timestamp().to_millis().unwrap_or(0)),
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
