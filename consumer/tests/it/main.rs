@@ -11,4 +11,5 @@ mod faults;
 mod flow;
 mod identity;
 mod profiles;
+mod status;
 mod world;

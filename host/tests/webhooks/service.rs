@@ -130,3 +130,51 @@ async fn makes_mock_events_where_that_is_allowed() {
     assert_eq!(closed.post(path, "").await.code(), "mock_events_off");
     assert!(closed.bus.appends().is_empty());
 }
+
+#[tokio::test]
+async fn what_is_not_for_providers_asks_for_the_token() {
+    let token = "0123456789abcdef";
+    let host = Host::start(
+        &[guest("acme")],
+        &format!("admin_token = '{token}'\nallow_unsigned_by_default = true"),
+        "",
+    )
+    .await;
+    for (method, path) in [
+        (Method::GET, "/plugins"),
+        (Method::GET, "/metrics"),
+        (Method::POST, "/api/mock/events/generate?count=1"),
+    ] {
+        let refused = send(host.request(method.clone(), path)).await;
+        assert_eq!(
+            (refused.status, refused.code().as_str()),
+            (401, "unauthorized"),
+            "{path}"
+        );
+        assert_eq!(refused.headers["www-authenticate"], "Bearer");
+        assert!(refused.text.contains("`host.admin_token`"), "{}", refused.text);
+        let wrong = send(host.request(method.clone(), path).bearer_auth("0123456789abcdeg")).await;
+        assert_eq!(wrong.status, 401, "{path}");
+        let taken = send(host.request(method, path).bearer_auth(token)).await;
+        assert_eq!(taken.status, 200, "{path}: {}", taken.text);
+    }
+    for path in ["/", "/health", "/ready"] {
+        assert_eq!(host.get(path).await.status, 200, "{path}");
+    }
+    assert_ne!(host.post("/webhooks/acme", "x").await.status, 401);
+}
+
+#[tokio::test]
+async fn readiness_tells_how_fast_the_bus_answers() {
+    let host = Host::start(&[], "", "").await;
+    let ready = host.get("/ready").await.json();
+    assert_eq!(ready["status"], "ready");
+    let bus = &ready["dependencies"]["bus"];
+    assert_eq!((&bus["status"], &bus["needed"]), (&json!("ok"), &json!(true)));
+    assert!(bus["latency_ms"].is_f64());
+    host.bus.set(crate::Mood::IsDown);
+    let answer = host.get("/ready").await;
+    assert_eq!((answer.status, answer.code().as_str()), (503, "bus_unavailable"));
+    assert_eq!(answer.headers["retry-after"], "1");
+    assert_eq!(answer.json()["dependencies"]["bus"]["status"], "unreachable");
+}

@@ -2,16 +2,20 @@
 
 use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
 
-use axum::http::StatusCode;
+use axum::{
+    body::Body,
+    http::{Request, StatusCode},
+};
 use sendflowr_inference::{
-    InferenceConfig, InferenceError, Server, load_population, model::Population, save_population, train,
+    InferenceConfig, InferenceError, RawInferenceConfig, Server, load_population, model::Population,
+    save_population, train,
 };
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    NOW, TestApp,
+    NOW, TestApp, call,
     fakes::{Stores, evening_clicks},
     now,
 };
@@ -101,6 +105,56 @@ async fn health_and_index_answer() {
     assert_eq!(app.get("/ready").await.1["status"], "ready");
     let (_, index) = app.get("/").await;
     assert_eq!(index["population_version"], Population::builtin().version());
+}
+
+#[tokio::test]
+async fn everything_but_the_probes_and_the_description_asks_for_the_token() {
+    let token = "0123456789abcdef";
+    let raw: RawInferenceConfig = serde_json::from_value(json!({ "token": token })).unwrap();
+    let app = TestApp::start_with(Stores::default(), &InferenceConfig::try_from(raw).unwrap());
+    let openapi = serde_json::to_value(Server::openapi()).unwrap();
+    assert_eq!(
+        openapi["components"]["securitySchemes"]["bearer"]["scheme"],
+        "bearer"
+    );
+    let mut guarded = 0;
+    for (path, item) in openapi["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let is_open = ["/", "/health", "/ready"].contains(&path.as_str());
+            assert_eq!(operation["security"].is_null(), is_open, "{method} {path}");
+            assert_eq!(
+                operation["responses"]["401"].is_null(),
+                is_open,
+                "{method} {path}"
+            );
+            let request = || {
+                Request::builder()
+                    .method(method.to_uppercase().as_str())
+                    .uri(path.replace(['{', '}'], ""))
+            };
+            let (status, body) = call(app.server.router(), request().body(Body::empty()).unwrap()).await;
+            assert_eq!(status == StatusCode::UNAUTHORIZED, !is_open, "{method} {path}");
+            if is_open {
+                continue;
+            }
+            assert_eq!(body["error"]["code"], "unauthorized");
+            let with_token = request().header("authorization", format!("Bearer {token}"));
+            let (status, _) = call(app.server.router(), with_token.body(Body::empty()).unwrap()).await;
+            assert_ne!(status, StatusCode::UNAUTHORIZED, "{method} {path}");
+            guarded += 1;
+        }
+    }
+    assert!(guarded >= 10, "{guarded} operations ask for the token");
+    assert_eq!(app.get("/openapi.json").await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn beyond_this_machine_a_token_is_needed() {
+    let raw = |raw: Value| serde_json::from_value::<RawInferenceConfig>(raw).unwrap();
+    let error = InferenceConfig::try_from(raw(json!({ "listen": "0.0.0.0:8001" }))).unwrap_err();
+    assert!(error.to_string().contains("set `inference.token`"), "{error}");
+    let open = raw(json!({ "listen": "0.0.0.0:8001", "allow_anonymous": true }));
+    assert!(InferenceConfig::try_from(open).is_ok());
 }
 
 #[tokio::test]

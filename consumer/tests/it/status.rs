@@ -1,0 +1,114 @@
+//! What the consumer says about itself over HTTP.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
+
+use consumer::{ConsumerConfig, Dependencies, Metrics, RawConsumerConfig, serve_status};
+use prometheus_client::registry::Registry;
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::{fakes::SharedBus, world::World};
+
+const TOKEN: &str = "0123456789abcdef";
+
+/// Serves the status of a consumer over these ports until the guard is dropped.
+async fn served(world: &World, settings: Value) -> (SocketAddr, DropGuard) {
+    let raw: RawConsumerConfig = serde_json::from_value(settings).unwrap();
+    let config = ConsumerConfig::try_from(raw).unwrap().status;
+    let mut registry = Registry::default();
+    let dependencies = Dependencies {
+        bus: Arc::new(SharedBus(world.bus.clone())),
+        events: world.events.clone(),
+        profiles: world.profiles.clone(),
+        identities: world.identities.clone(),
+        metrics: Metrics::register(&mut registry),
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let stop = CancellationToken::new();
+    let registry = Arc::new(Mutex::new(registry));
+    tokio::spawn(serve_status(
+        config,
+        dependencies,
+        registry,
+        listener,
+        stop.clone(),
+    ));
+    (address, stop.drop_guard())
+}
+
+/// Status code and body of a request with these header lines.
+async fn get(address: SocketAddr, path: &str, headers: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: consumer\r\nconnection: close\r\n{headers}\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split_whitespace().nth(1).unwrap().parse().unwrap();
+    (status, body.to_owned())
+}
+
+#[tokio::test]
+async fn readiness_follows_the_ports() {
+    let world = World::default();
+    let (address, _stop) = served(&world, json!({})).await;
+    let ready = async || {
+        let (status, body) = get(address, "/ready", "").await;
+        (status, serde_json::from_str::<Value>(&body).unwrap())
+    };
+    let (status, body) = ready().await;
+    assert_eq!((status, &body["status"]), (200, &json!("ready")));
+    for (name, needed) in [
+        ("bus", true),
+        ("events", true),
+        ("identities", false),
+        ("profiles", false),
+    ] {
+        assert_eq!(body["dependencies"][name]["needed"], json!(needed), "{name}");
+        assert!(body["dependencies"][name]["latency_ms"].is_f64(), "{name}");
+    }
+    world.profiles.down.on();
+    let (status, body) = ready().await;
+    assert_eq!((status, &body["status"]), (200, &json!("degraded")));
+    world.events.down.on();
+    let (status, body) = ready().await;
+    assert_eq!(
+        (status, &body["error"]["code"]),
+        (503, &json!("events_unavailable"))
+    );
+    assert_eq!(get(address, "/health", "").await.0, 200);
+}
+
+#[tokio::test]
+async fn metrics_ask_for_the_token() {
+    let world = World::default();
+    let (address, _stop) = served(&world, json!({ "token": TOKEN })).await;
+    assert_eq!(get(address, "/metrics", "").await.0, 401);
+    let (status, body) = get(address, "/metrics", &format!("authorization: Bearer {TOKEN}\r\n")).await;
+    assert_eq!(status, 200);
+    assert!(
+        body.contains("# TYPE sendflowr_consumer_profiles_stale gauge"),
+        "{body}"
+    );
+    assert_eq!(get(address, "/ready", "").await.0, 200);
+    let (status, body) = get(address, "/nothing", "").await;
+    assert_eq!(status, 404);
+    let body: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(body["error"]["code"], "not_found");
+}
+
+#[test]
+fn beyond_this_machine_a_token_is_needed() {
+    let raw = |raw: Value| serde_json::from_value::<RawConsumerConfig>(raw).unwrap();
+    let error = ConsumerConfig::try_from(raw(json!({ "listen": "0.0.0.0:8002" }))).unwrap_err();
+    assert!(error.to_string().contains("set `consumer.token`"), "{error}");
+    assert!(ConsumerConfig::try_from(raw(json!({ "listen": "0.0.0.0:8002", "token": TOKEN }))).is_ok());
+}
