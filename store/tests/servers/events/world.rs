@@ -95,7 +95,7 @@ impl Drop for Database {
                 .unwrap();
             runtime.block_on(client.query_raw(&statement).execute())
         });
-        // Only said: a panic here would hide what the test says.
+        #[expect(clippy::print_stderr, reason = "a panic here would hide what the test says")]
         if !matches!(dropped.join(), Ok(Ok(()))) {
             eprintln!("the database `{}` could not be dropped", self.name);
         }
