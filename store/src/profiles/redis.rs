@@ -65,7 +65,10 @@ pub struct RedisProfiles {
 }
 
 /// What a value says.
-#[expect(clippy::large_enum_variant, reason = "it lives as long as one look at a value")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it lives as long as one look at a value"
+)]
 enum Found {
     /// Nothing: there is none, or none that this build or this life of the server has written.
     Nothing,
