@@ -1,0 +1,130 @@
+use std::hash::{BuildHasher, RandomState};
+
+use sendflowr_store::{
+    Secret,
+    identity::{PostgresConfig, PostgresIdentities, RawPostgresConfig},
+};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
+
+use crate::{gate::Gate, support::address};
+
+/// A database of the test's own, dropped at its end.
+pub(crate) struct Database {
+    name: String,
+    user: String,
+    password: String,
+    host: String,
+    port: u16,
+    /// Of the database that the address names.
+    entrance: PgConnectOptions,
+}
+
+impl Database {
+    pub(crate) async fn new() -> Self {
+        let address = address("SENDFLOWR_TEST_POSTGRES");
+        let (login, place) = address
+            .strip_prefix("postgres://")
+            .and_then(|rest| rest.split_once('@'))
+            .expect("the address is like `postgres://user:password@host:port/database`");
+        let (user, password) = login.split_once(':').unwrap();
+        let (place, _) = place.split_once('/').unwrap();
+        let (host, port) = place.rsplit_once(':').unwrap();
+        let database = Self {
+            name: format!("test_{:016x}", RandomState::new().hash_one("database")),
+            user: user.to_owned(),
+            password: password.to_owned(),
+            host: host.to_owned(),
+            port: port.parse().unwrap(),
+            entrance: address.parse().unwrap(),
+        };
+        let mut connection = database.entrance.connect().await.unwrap();
+        let statement = format!("CREATE DATABASE {}", database.name);
+        sqlx::raw_sql(AssertSqlSafe(statement))
+            .execute(&mut connection)
+            .await
+            .unwrap();
+        connection.close().await.unwrap();
+        database
+    }
+
+    pub(crate) fn settings(&self) -> RawPostgresConfig {
+        RawPostgresConfig {
+            host: Some(self.host.clone()),
+            port: self.port,
+            database: self.name.clone(),
+            user: self.user.clone(),
+            password: Secret::new(&self.password),
+            // The tests together stay below the connections that the server has.
+            max_connections: 4,
+            // Patient: all tests run at once on few processors.
+            read_timeout_ms: 5_000,
+            ..Default::default()
+        }
+    }
+
+    pub(crate) async fn open(&self) -> PostgresIdentities {
+        let config = PostgresConfig::try_from(self.settings()).unwrap();
+        PostgresIdentities::connect(config).await.unwrap()
+    }
+
+    pub(crate) async fn gate(&self) -> Gate {
+        Gate::to(&self.host, self.port).await
+    }
+
+    /// A connection that knows nothing of the engine under test.
+    async fn connection(&self) -> PgConnection {
+        self.entrance
+            .clone()
+            .database(&self.name)
+            .connect()
+            .await
+            .unwrap()
+    }
+
+    pub(crate) async fn run(&self, statement: &'static str) {
+        let mut connection = self.connection().await;
+        sqlx::raw_sql(statement).execute(&mut connection).await.unwrap();
+    }
+
+    pub(crate) async fn number(&self, query: &'static str) -> i64 {
+        let mut connection = self.connection().await;
+        sqlx::query_scalar(query)
+            .fetch_one(&mut connection)
+            .await
+            .unwrap()
+    }
+
+    /// Ends all others' connections, as a restart of the server does.
+    pub(crate) async fn end_connections(&self) {
+        let ended = self
+            .number(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+                 WHERE datname = current_database() AND pid <> pg_backend_pid()",
+            )
+            .await;
+        assert!(ended > 0);
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let entrance = self.entrance.clone();
+        let statement = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name);
+        let dropped = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let mut connection = entrance.connect().await?;
+                sqlx::raw_sql(AssertSqlSafe(statement))
+                    .execute(&mut connection)
+                    .await
+            })
+        });
+        // Only said: a panic here would hide what the test says.
+        if !matches!(dropped.join(), Ok(Ok(_))) {
+            eprintln!("the database `{}` could not be dropped", self.name);
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! Redis.
+
+mod world;
+
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use event::{Event, Timestamp, UniversalId, profile::Profile};
+use futures::future::join_all;
+use prometheus_client::{encoding::text::encode, registry::Registry};
+use sendflowr_store::{
+    Secret, StoreError, conformance,
+    profiles::{Profiles, RawRedisConfig, RedisConfig, RedisProfiles},
+};
+use tokio::{net::TcpListener, sync::Barrier};
+
+use self::world::{Keys, id};
+use crate::gate::Gate;
+
+async fn connect(raw: RawRedisConfig) -> Result<RedisProfiles, StoreError> {
+    RedisProfiles::connect(RedisConfig::try_from(raw).unwrap()).await
+}
+
+/// A click of nobody in particular at a minute of its own.
+fn click(number: i64) -> Event {
+    let mut event = Event::from_json(include_bytes!("../../../event/samples/event-v1.json")).unwrap();
+    event.timestamp = Timestamp::from_millis_clamped(1_768_000_000_000 + number * 60_000);
+    event.message_id = Some(format!("message-{number}"));
+    event
+}
+
+fn profile_of<'a>(events: impl IntoIterator<Item = &'a Event>) -> Profile {
+    let mut profile = Profile::default();
+    for event in events {
+        profile.apply(event, false);
+    }
+    profile
+}
+
+fn clicks(numbers: std::ops::Range<i64>) -> Profile {
+    profile_of(&numbers.map(click).collect::<Vec<_>>())
+}
+
+async fn get(store: &RedisProfiles, id: &UniversalId) -> Option<Profile> {
+    store.get(std::slice::from_ref(id)).await.unwrap().remove(0)
+}
+
+async fn put(store: &RedisProfiles, id: &UniversalId, profile: &Profile) {
+    store.put(&[(id.clone(), profile.clone())]).await.unwrap();
+}
+
+fn count(store: &RedisProfiles, name: &str) -> u64 {
+    let mut registry = Registry::default();
+    store.register_metrics(&mut registry);
+    let mut text = String::new();
+    encode(&mut text, &registry).unwrap();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(&format!("{name}_total ")));
+    line.unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+#[ignore = "needs servers; cargo xtask test starts them"]
+async fn conformance() {
+    let keys = Keys::new();
+    conformance::profiles(Arc::new(keys.open().await)).await;
+}
+
+#[tokio::test]
+#[ignore = "needs servers; cargo xtask test starts them"]
+async fn a_thousand_full_profiles_come_back_as_they_were() {
+    let keys = Keys::new();
+    let store = keys.open().await;
+    let full = clicks(0..1_000);
+    assert!(full.to_bytes().len() > 3_600);
+    let people: Vec<(UniversalId, Profile)> = (0..1_000).map(|number| (id(number), full.clone())).collect();
+    store.put(&people).await.unwrap();
+    let ids: Vec<UniversalId> = people.iter().map(|(id, _)| id.clone()).collect();
+    let found = store.get(&ids).await.unwrap();
+    assert!(found.iter().all(|found| found.as_ref() == Some(&full)));
+    let bytes = keys.bytes(&ids[0]).await;
+    assert!(bytes.len() <= 4_096 + 8, "{} bytes", bytes.len());
+    let seconds = keys.ttl(&ids[0]).await;
+    let days = 24 * 60 * 60;
+    assert!((34 * days..=35 * days).contains(&seconds), "{seconds}");
+}
+
+#[tokio::test]
+#[ignore = "needs servers; cargo xtask test starts them"]
+async fn what_cannot_be_read_is_missing_and_is_replaced() {
+    let keys = Keys::new();
+    let store = keys.open().await;
+    let ann = id(1);
+    put(&store, &ann, &clicks(0..2)).await;
+    let mut bytes = keys.bytes(&ann).await;
+    bytes.truncate(20);
+    keys.write(&ann, &bytes).await;
+    assert_eq!(get(&store, &ann).await, None);
+    assert_eq!(count(&store, "sendflowr_profiles_unreadable"), 1);
+    put(&store, &ann, &clicks(0..3)).await;
+    assert_eq!(get(&store, &ann).await, Some(clicks(0..3)));
+}
+
+/// What a server holds after it started from a snapshot bears the run id of its earlier life.
+#[tokio::test]
+#[ignore = "needs servers; cargo xtask test starts them"]
+async fn what_an_earlier_life_of_the_server_knew_is_missing() {
+    let keys = Keys::new();
+    let store = keys.open().await;
+    let ann = id(1);
+    put(&store, &ann, &clicks(0..2)).await;
+    let mut bytes = keys.bytes(&ann).await;
+    bytes[..8].copy_from_slice(b"01234567");
+    keys.write(&ann, &bytes).await;
+    assert_eq!(get(&store, &ann).await, None);
+    assert_eq!(count(&store, "sendflowr_profiles_outdated"), 1);
+    // It holds less than what is there, and still counts more.
+    put(&store, &ann, &clicks(0..1)).await;
+    assert_eq!(get(&store, &ann).await, Some(clicks(0..1)));
+}
+
+#[tokio::test]
+#[ignore = "needs servers; cargo xtask test starts them"]
+async fn a_writer_that_was_overtaken_replaces_nothing() {
+    let keys = Keys::new();
+    let (slow, fast) = (keys.open().await, keys.open().await);
+    let ann = id(1);
+    put(&slow, &ann, &clicks(0..5)).await;
+    let mut old = get(&slow, &ann).await.unwrap();
+    put(&fast, &ann, &clicks(0..6)).await;
+    old.apply(&click(9), false);
+    put(&slow, &ann, &old).await;
+    assert_eq!(get(&fast, &ann).await, None, "neither knows everything");
+    assert_eq!(count(&slow, "sendflowr_profiles_disputes"), 1);
+    // Until the dust has settled.
+    put(&fast, &ann, &clicks(0..7)).await;
+    assert_eq!(get(&slow, &ann).await, None);
+    let seconds = keys.ttl(&ann).await;
+    assert!((50..=60).contains(&seconds), "{seconds}");
+    keys.delete(&ann).await;
+    put(&fast, &ann, &clicks(0..10)).await;
+    assert_eq!(get(&slow, &ann).await, Some(clicks(0..10)));
+}
+
+/// Eight consumers that all believe to be the only one work on the same people. What they leave behind is whole or
+/// missing.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs servers; cargo xtask test starts them"]
+async fn no_number_of_writers_leaves_a_profile_that_lacks_something() {
+    const PEOPLE: usize = 500;
+    let keys = Keys::new();
+    let histories: Arc<Vec<Mutex<Vec<Event>>>> = Arc::new((0..PEOPLE).map(|_| Mutex::default()).collect());
+    let start = Arc::new(Barrier::new(8));
+    let consumers = (0..8).map(|consumer: usize| {
+        let (keys, histories, start) = (keys.clone(), Arc::clone(&histories), Arc::clone(&start));
+        tokio::spawn(async move {
+            let store = keys.open().await;
+            start.wait().await;
+            for step in 0..150 {
+                // All begin with one person; later they meet now and then.
+                let person = step * (step + consumer * 97) % PEOPLE;
+                let (id, history) = (id(person as i64), &histories[person]);
+                let known = get(&store, &id).await;
+                let event = click((step * 8 + consumer) as i64);
+                // Events first, as the consumer has it.
+                history.lock().unwrap().push(event.clone());
+                let profile = match known {
+                    Some(mut profile) => {
+                        profile.apply(&event, false);
+                        profile
+                    }
+                    None => profile_of(history.lock().unwrap().iter()),
+                };
+                put(&store, &id, &profile).await;
+            }
+            count(&store, "sendflowr_profiles_disputes")
+        })
+    });
+    let disputes: u64 = join_all(consumers).await.into_iter().map(Result::unwrap).sum();
+    let store = keys.open().await;
+    let mut whole = 0;
+    for (person, history) in histories.iter().enumerate() {
+        let history = history.lock().unwrap().clone();
+        if let Some(profile) = get(&store, &id(person as i64)).await {
+            assert_eq!(profile, profile_of(&history), "{person}");
+            whole += 1;
+        }
+    }
+    assert!(
+        whole > 0 && disputes > 0,
+        "{whole} whole, {disputes} disputes: nothing was tried"
+    );
+}
+
+#[tokio::test]
+#[ignore = "needs servers; cargo xtask test starts them"]
+async fn clearing_takes_ones_own_profiles_only() {
+    let (mine, others) = (Keys::new(), Keys::new());
+    let (store, other_store) = (mine.open().await, others.open().await);
+    let profile = clicks(0..1);
+    let people: Vec<(UniversalId, Profile)> =
+        (0..2_500).map(|number| (id(number), profile.clone())).collect();
+    store.put(&people).await.unwrap();
+    put(&other_store, &id(1), &profile).await;
+    store.clear().await.unwrap();
+    let ids: Vec<UniversalId> = people.into_iter().map(|(id, _)| id).collect();
+    assert!(store.get(&ids).await.unwrap().iter().all(Option::is_none));
+    assert_eq!(get(&other_store, &id(1)).await, Some(profile));
+}
+
+#[tokio::test]
+#[ignore = "needs servers; cargo xtask test starts them"]
+async fn an_outage_costs_callers_nothing_and_ends_by_itself() {
+    let keys = Keys::new();
+    let gate = keys.gate().await;
+    let store = connect(RawRedisConfig {
+        port: gate.port(),
+        response_timeout_ms: 100,
+        ..keys.settings()
+    })
+    .await
+    .unwrap();
+    let ann = id(1);
+    put(&store, &ann, &clicks(0..2)).await;
+    for close in [Gate::break_all, Gate::silence] {
+        close(&gate);
+        let start = Instant::now();
+        let first = store.get(std::slice::from_ref(&ann)).await.unwrap_err();
+        assert!(matches!(first, StoreError::Unavailable { .. }), "{first}");
+        assert!(
+            start.elapsed() < Duration::from_millis(500),
+            "{:?}",
+            start.elapsed()
+        );
+        let start = Instant::now();
+        for _ in 0..100 {
+            let error = store.put(&[(ann.clone(), clicks(0..3))]).await.unwrap_err();
+            assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
+            store.ping().await.unwrap_err();
+        }
+        assert!(
+            start.elapsed() < Duration::from_millis(100),
+            "{:?}",
+            start.elapsed()
+        );
+        gate.open();
+        // A connection that was begun in silence is given up after 3 s.
+        let start = Instant::now();
+        while store.get(std::slice::from_ref(&ann)).await.ok() != Some(vec![Some(clicks(0..2))]) {
+            assert!(start.elapsed() < Duration::from_secs(6), "still away");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs servers; cargo xtask test starts them"]
+async fn wrong_settings_are_named_within_ten_seconds() {
+    let keys = Keys::new();
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let closed_port = closed.local_addr().unwrap().port();
+    drop(closed);
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent_port = silent.local_addr().unwrap().port();
+    let right = keys.settings();
+    let user = keys.make_user_without_rights().await;
+    let cases = [
+        (
+            "`redis.password`",
+            RawRedisConfig {
+                password: Secret::new("hunter2"),
+                user: Some(user.clone()),
+                ..right.clone()
+            },
+        ),
+        (
+            "`redis.password`",
+            RawRedisConfig {
+                password: Secret::new("hunter2"),
+                ..right.clone()
+            },
+        ),
+        (
+            "`redis.user`",
+            RawRedisConfig {
+                password: Secret::new("right"),
+                user: Some(user.clone()),
+                ..right.clone()
+            },
+        ),
+        (
+            "`redis.database`",
+            RawRedisConfig {
+                database: 1_000_000,
+                ..right.clone()
+            },
+        ),
+        (
+            "`redis.port`",
+            RawRedisConfig {
+                port: closed_port,
+                ..right.clone()
+            },
+        ),
+        (
+            "`redis.port`",
+            RawRedisConfig {
+                port: silent_port,
+                ..right.clone()
+            },
+        ),
+        (
+            "`redis.host`",
+            RawRedisConfig {
+                host: Some("no-such-host.invalid".into()),
+                ..right.clone()
+            },
+        ),
+        (
+            "`redis.secure`",
+            RawRedisConfig {
+                secure: true,
+                ..right.clone()
+            },
+        ),
+    ];
+    let attempts = cases.map(|(setting, raw)| async move {
+        let start = Instant::now();
+        let error = connect(raw).await.unwrap_err();
+        (setting, error, start.elapsed())
+    });
+    for (setting, error, took) in join_all(attempts).await {
+        assert!(
+            matches!(error, StoreError::Misconfigured { .. }),
+            "{setting}: {error}"
+        );
+        let text = error.to_string();
+        assert!(text.contains(setting), "{setting}: {text}");
+        assert!(!text.contains("hunter2"), "{text}");
+        assert!(took < Duration::from_secs(10), "{setting}: {took:?}");
+    }
+    keys.remove_user(&user).await;
+}
