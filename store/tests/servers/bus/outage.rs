@@ -1,0 +1,102 @@
+//! The broker goes away and comes back.
+
+use std::{sync::Arc, time::Duration};
+
+use sendflowr_store::{
+    StoreError,
+    bus::{Bus, NewRecord, RawKafkaConfig},
+};
+use tokio::time::Instant;
+
+use super::{
+    MIB, PATIENCE, numbered, read, record,
+    world::{Stopped, World, settings, unique},
+};
+
+#[tokio::test]
+#[ignore = "needs servers; cargo xtask test starts them"]
+async fn an_outage_is_told_quickly_and_ends_by_itself() {
+    let raw = RawKafkaConfig {
+        delivery_timeout_ms: 2_000,
+        queue_bytes: MIB as u64,
+        ..settings()
+    };
+    let (world, _alone) = World::alone(raw).await;
+    let world = Arc::new(world);
+    let (topic, group) = (unique("outage"), unique("group"));
+    world.append(numbered(&topic, 100)).await.unwrap();
+    let mut subscription = world.subscribe(&group, &[&topic]).await.unwrap();
+    read(subscription.as_mut(), 100).await;
+
+    let stopped = Stopped::new();
+    let started = Instant::now();
+    let error = world.append(vec![record(&topic, "during")]).await.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
+    assert!(
+        started.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        started.elapsed()
+    );
+
+    // What is more than may wait is refused at once.
+    let half = NewRecord {
+        value: vec![b'x'; MIB * 6 / 10],
+        ..record(&topic, "half")
+    };
+    let waiting = {
+        let (world, half) = (Arc::clone(&world), half.clone());
+        tokio::spawn(async move { world.append(vec![half]).await })
+    };
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let started = Instant::now();
+    let error = world.append(vec![half]).await.unwrap_err();
+    assert!(
+        started.elapsed() < Duration::from_millis(100),
+        "{:?}",
+        started.elapsed()
+    );
+    assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
+    assert!(error.to_string().contains("`kafka.queue_bytes`"), "{error}");
+    waiting.await.unwrap().unwrap_err();
+
+    assert!(world.ping().await.is_err());
+    let commit = subscription.commit().await;
+    assert!(
+        matches!(commit, Err(StoreError::Unavailable { .. })),
+        "{commit:?}"
+    );
+
+    drop(stopped);
+    let deadline = Instant::now() + PATIENCE;
+    while let Err(error) = world.append(numbered(&topic, 200)).await {
+        assert!(Instant::now() < deadline, "{error}");
+    }
+    world.ping().await.unwrap();
+    // Nothing acknowledged is lost, before the outage or after.
+    let mut successor = world.subscribe(&unique("group"), &[&topic]).await.unwrap();
+    let (keys, _) = read(successor.as_mut(), 200).await;
+    assert!(keys.contains("00000") && keys.contains("00199"));
+    // The reader goes on by itself, from where it was. First it may tell of the outage.
+    let mut left = 200;
+    while left > 0 {
+        assert!(Instant::now() < deadline, "{left} do not come");
+        match subscription.poll(500, Duration::from_millis(200)).await {
+            Ok(records) => left -= records.len(),
+            Err(error) => assert!(matches!(error, StoreError::Unavailable { .. }), "{error}"),
+        }
+    }
+    while let Err(error) = subscription.commit().await {
+        assert!(Instant::now() < deadline, "{error}");
+        subscription.poll(500, Duration::from_millis(200)).await.unwrap();
+    }
+    assert_eq!(
+        world
+            .lag(&group, &[&topic])
+            .await
+            .unwrap()
+            .iter()
+            .map(|lag| lag.records)
+            .sum::<u64>(),
+        0
+    );
+}
