@@ -71,13 +71,16 @@ impl Pipeline<'_> {
             let records = reader.next_batch().await?;
             if !records.is_empty() {
                 self.process(records).await?;
-                reader.commit().await?;
             }
             self.profiles.repair().await;
+            // What is committed is stored and felt in profiles; a successor need not look at it again.
+            if self.profiles.are_settled() {
+                reader.commit().await?;
+            }
         }
     }
 
-    /// Stores a batch and applies it to profiles. When it returns, the batch may be committed.
+    /// Stores a batch and applies it to profiles.
     async fn process(&mut self, records: Vec<Record>) -> Result<(), Interrupted> {
         let Dependencies { bus, metrics, .. } = self.dependencies;
         let started = Instant::now();

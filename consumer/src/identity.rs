@@ -53,9 +53,6 @@ async fn consume(
     };
     loop {
         let records = reader.next_batch().await?;
-        if records.is_empty() {
-            continue;
-        }
         // What cannot be read is set aside by the events group.
         let events: Vec<Event> = records.iter().filter_map(|record| decode(record).ok()).collect();
         let sightings: Vec<Sighting> = known.news(&events);

@@ -149,7 +149,7 @@ impl Metrics {
         );
         consumer.register(
             "profiles_stale",
-            "Profiles known to lack events",
+            "Profiles known to lack events; 100,000 stands for all",
             profiles_stale.clone(),
         );
         consumer.register(

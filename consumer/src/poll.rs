@@ -26,8 +26,10 @@ pub(crate) struct Reader<'a> {
     metrics: &'a Metrics,
     shutdown: &'a CancellationToken,
     group: &'static str,
+    /// Whether anything was read since the last commit.
+    uncommitted: bool,
     /// Whether the last commit failed.
-    commit_owed: bool,
+    commit_failed: bool,
 }
 
 impl<'a> Reader<'a> {
@@ -50,7 +52,8 @@ impl<'a> Reader<'a> {
                         metrics,
                         shutdown,
                         group,
-                        commit_owed: false,
+                        uncommitted: false,
+                        commit_failed: false,
                     });
                 }
                 Err(error) => {
@@ -85,9 +88,7 @@ impl<'a> Reader<'a> {
                 }
             }
         };
-        if batch.is_empty() && self.commit_owed {
-            self.commit().await?;
-        }
+        self.uncommitted |= !batch.is_empty();
         let deadline = Instant::now() + self.config.batch_wait;
         while !batch.is_empty() && batch.len() < self.config.batch_events && !self.shutdown.is_cancelled() {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -107,24 +108,27 @@ impl<'a> Reader<'a> {
         Ok(batch)
     }
 
-    /// Commits what was read. A commit that fails is made good by the next one, or when there is nothing to read; until
+    /// Commits what was read, if anything was since the last commit. One that fails is made good by the next call; until
     /// then the worst is that records are read twice.
     pub(crate) async fn commit(&mut self) -> Result<(), Interrupted> {
+        if !self.uncommitted {
+            return Ok(());
+        }
         let Err(error) = self.subscription.commit().await else {
-            self.commit_owed = false;
+            (self.uncommitted, self.commit_failed) = (false, false);
             return Ok(());
         };
         self.metrics.retried(self.group, "commit");
         match Disposition::of(&error) {
             Disposition::Retry | Disposition::DeadLetter => {
-                if !self.commit_owed {
+                if !self.commit_failed {
                     tracing::warn!(
                         consumer.group = self.group,
                         %error,
                         "{} could not commit; records may be read again", self.group
                     );
                 }
-                self.commit_owed = true;
+                self.commit_failed = true;
                 Ok(())
             }
             Disposition::Fatal => {

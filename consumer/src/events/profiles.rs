@@ -1,13 +1,20 @@
 //! Keeps profiles current without ever holding up events.
 //!
-//! The profile store is a cache. Four rules keep what it says true:
-//! 1. **One writer.** Only the consumer puts profiles. A reader that misses one rebuilds it from history for its own
-//!    use and does not put it: between its look at the history and its put the consumer may have put a newer one,
-//!    which would be lost.
+//! The profile store is a cache. Six rules keep what it says true:
+//! 1. **Only consumers write.** A reader that misses a profile rebuilds it from history for its own use and does not put
+//!    it: between its look at the history and its put the consumer may have put a newer one, which would be lost. Two
+//!    consumers may hold one person for a moment, while partitions move; an engine that several processes share must
+//!    notice when their puts cross, as Redis's does.
 //! 2. **Events first.** A profile is put after its events are stored, so history never knows less than a profile.
 //! 3. **A missing profile is rebuilt from history**, this batch included, before it is put: a profile that only knows
 //!    the events since a restart would look complete and be wrong.
 //! 4. **A profile that could not be updated is remembered as stale** and rebuilt once the store answers again.
+//! 5. **What is stale is not committed.** If this process dies before it has rebuilt it, the one that takes over reads
+//!    the events again and updates the profiles then.
+//! 6. **When too much is stale, or for too long, all profiles are forgotten** as soon as the store answers again, and
+//!    commits go on meanwhile: reading hours of events again would hold up new ones. Only if the process dies before that
+//!    and the store was merely out of reach, so that it still has what it had, profiles remain that lack events; a store
+//!    that lost its process or its memory has none to begin with.
 //!
 //! Events taken in for the second time may get another verdict on whether a machine made them; the stored verdict is
 //! the first one. So when a batch held events that were stored already, its profiles are rebuilt from history too.
@@ -25,7 +32,7 @@ use store::{
     events::{Events, StoredEvent},
     profiles::Profiles,
 };
-use tokio::time::Instant;
+use tokio::{task::JoinHandle, time::Instant};
 
 use crate::{
     ConsumerConfig, Dependencies, Metrics,
@@ -43,8 +50,17 @@ const EVENTS_PER_QUERY: usize = 10_000;
 /// of them there may be sent events and machine opens that leave no trace.
 const EVENTS_PER_PERSON: usize = 4_000;
 
-/// People known to be stale that are remembered: some 10 MB. What goes beyond is dropped with a warning.
+/// People known to be stale that are remembered: some 10 MB. To rebuild so many takes some ten minutes; beyond that it
+/// is better to rebuild those who are asked for.
 const MAX_STALE: usize = 100_000;
+
+/// How long commits wait for profiles. A consumer that takes over reads that much again: what came in ten minutes of the
+/// most that is planned for is read in less than three.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Longest pause between two attempts in an outage, however patient the configuration is with other stores. Until the
+/// stale profiles are rebuilt, a store that was merely out of reach tells readers old ones.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Stale people rebuilt between two batches, so that repair does not hold up events.
 const REPAIRS_AT_ONCE: usize = 200;
@@ -56,6 +72,12 @@ pub(super) struct ProfileKeeper {
     metrics: Metrics,
     config: ConsumerConfig,
     stale: BTreeSet<UniversalId>,
+    stale_since: Option<Instant>,
+    /// Whether profiles lack events and nobody knows which. The store is then neither read nor written before it has
+    /// forgotten all.
+    lost_track: bool,
+    /// The work of forgetting. It goes through the whole store, so events do not wait for it.
+    forgetting: Option<JoinHandle<Result<(), StoreError>>>,
     failures: u32,
     /// While an outage lasts: when to try again. Until then the store is not asked, so that its time-outs do not slow
     /// events down.
@@ -79,6 +101,9 @@ impl ProfileKeeper {
             metrics: dependencies.metrics.clone(),
             config: config.clone(),
             stale: BTreeSet::new(),
+            stale_since: None,
+            lost_track: false,
+            forgetting: None,
             failures: 0,
             closed_until: None,
         }
@@ -86,6 +111,9 @@ impl ProfileKeeper {
 
     /// The profiles of the people in `batch` that are there. None at all when the store does not answer.
     pub(super) async fn load(&mut self, batch: &[Event]) -> HashMap<UniversalId, Profile> {
+        if self.lost_track {
+            return HashMap::new();
+        }
         let people: BTreeSet<&UniversalId> = batch.iter().map(|event| &event.universal_id).collect();
         let ids: Vec<UniversalId> = people.into_iter().cloned().collect();
         let store = self.store.clone();
@@ -106,6 +134,9 @@ impl ProfileKeeper {
         mut known: HashMap<UniversalId, Profile>,
         rebuild: bool,
     ) {
+        if self.lost_track {
+            return;
+        }
         let people: BTreeSet<&UniversalId> = batch.iter().map(|stored| &stored.event.universal_id).collect();
         if self.closed() {
             self.remember_stale(people.into_iter().cloned());
@@ -127,11 +158,46 @@ impl ProfileKeeper {
         self.rebuild(lost).await;
     }
 
-    /// Rebuilds some of the profiles known to be stale, if there are any and the store can be asked.
+    /// Whether everything taken in so far is in the profiles, or is never going to be.
+    pub(super) fn are_settled(&self) -> bool {
+        self.stale.is_empty()
+    }
+
+    /// Rebuilds some of the profiles known to be stale, if there are any and the store can be asked; or sees to it that
+    /// the store forgets all of them.
     pub(super) async fn repair(&mut self) {
-        if !self.stale.is_empty() && !self.closed() {
+        if self.lost_track {
+            self.forget_all().await;
+            return;
+        }
+        if self.stale_since.is_some_and(|since| since.elapsed() > PATIENCE) {
+            self.lose_track();
+        } else if !self.stale.is_empty() && !self.closed() {
             let some: Vec<UniversalId> = self.stale.iter().take(REPAIRS_AT_ONCE).cloned().collect();
             self.rebuild(some).await;
+        }
+    }
+
+    /// Begins to have the store forget all, or looks how far that is.
+    async fn forget_all(&mut self) {
+        match self.forgetting.take() {
+            Some(work) if !work.is_finished() => self.forgetting = Some(work),
+            Some(work) => match work
+                .await
+                .expect("it is never aborted, and engines report what fails")
+            {
+                Ok(()) => {
+                    tracing::info!("all profiles are forgotten; each is made again from events");
+                    (self.lost_track, self.failures, self.closed_until) = (false, 0, None);
+                    self.metrics.profiles_stale(0);
+                }
+                Err(error) => self.failed(&error.into()),
+            },
+            None if self.closed() => {}
+            None => {
+                let store = self.store.clone();
+                self.forgetting = Some(tokio::spawn(async move { store.clear().await }));
+            }
         }
     }
 
@@ -139,6 +205,9 @@ impl ProfileKeeper {
     /// stale.
     async fn rebuild(&mut self, people: Vec<UniversalId>) {
         for some in people.chunks(PEOPLE_PER_QUERY) {
+            if self.lost_track {
+                return;
+            }
             if self.closed() {
                 self.remember_stale(some.iter().cloned());
                 continue;
@@ -194,6 +263,9 @@ impl ProfileKeeper {
             for id in people {
                 self.stale.remove(&id);
             }
+            if self.stale.is_empty() {
+                self.stale_since = None;
+            }
             self.metrics.profiles_stale(self.stale.len());
         } else {
             self.remember_stale(people);
@@ -229,24 +301,37 @@ impl ProfileKeeper {
     fn failed(&mut self, error: &ProfileFailure) {
         self.failures = self.failures.saturating_add(1);
         self.metrics.profile_failed();
-        self.closed_until = Some(Instant::now() + jittered(pause(&self.config, self.failures)));
+        let pause = pause(&self.config, self.failures).min(LONGEST_PAUSE);
+        self.closed_until = Some(Instant::now() + jittered(pause));
         if self.failures == 1 {
             tracing::warn!(%error, "profiles cannot be updated; events are stored all the same");
         }
     }
 
     fn remember_stale(&mut self, people: impl Iterator<Item = UniversalId>) {
-        self.stale.extend(people);
-        let excess = self.stale.len().saturating_sub(MAX_STALE);
-        if excess > 0 {
-            tracing::warn!(
-                profiles.forgotten = excess,
-                "more than {MAX_STALE} profiles lack events; rebuild profiles when the profile store works again"
-            );
-            for _ in 0..excess {
-                self.stale.pop_last();
-            }
+        if self.lost_track {
+            return;
         }
-        self.metrics.profiles_stale(self.stale.len());
+        self.stale.extend(people);
+        if self.stale.is_empty() {
+            return;
+        }
+        self.stale_since.get_or_insert_with(Instant::now);
+        if self.stale.len() > MAX_STALE {
+            self.lose_track();
+        } else {
+            self.metrics.profiles_stale(self.stale.len());
+        }
+    }
+
+    fn lose_track(&mut self) {
+        tracing::warn!(
+            profiles.stale = self.stale.len(),
+            "too many profiles lack events, or for too long; all will be forgotten when the profile store works again"
+        );
+        self.stale.clear();
+        (self.lost_track, self.stale_since) = (true, None);
+        // Stands for all.
+        self.metrics.profiles_stale(MAX_STALE);
     }
 }

@@ -351,6 +351,7 @@ pub(crate) struct FakeProfiles {
     pub(crate) down: Switch,
     pub(crate) hangs: Switch,
     pub(crate) calls: AtomicUsize,
+    pub(crate) clears: AtomicUsize,
 }
 
 impl FakeProfiles {
@@ -391,6 +392,7 @@ impl Profiles for FakeProfiles {
 
     async fn clear(&self) -> Result<(), StoreError> {
         self.check().await?;
+        self.clears.fetch_add(1, Ordering::SeqCst);
         self.forget_all();
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
+use consumer::EVENTS_GROUP;
 use event::{
     EventType::{Clicked, Delivered, Opened},
     event_id,
@@ -26,8 +27,7 @@ async fn an_outage_of_the_profile_store_holds_up_no_event_and_is_made_good() {
         let calls_before = world.profiles.calls.load(Ordering::SeqCst);
         let start = tokio::time::Instant::now();
         world.bus.put_events(&events[500..]);
-        world.caught_up().await;
-        assert_eq!(world.events.ids(), ids(&events));
+        until("all events are stored", || world.events.ids() == ids(&events)).await;
         assert!(
             start.elapsed() < Duration::from_secs(10),
             "{:?} with hangs {hangs}",
@@ -36,12 +36,18 @@ async fn an_outage_of_the_profile_store_holds_up_no_event_and_is_made_good() {
         let calls = world.profiles.calls.load(Ordering::SeqCst) - calls_before;
         assert!(calls < 20, "{calls} calls for 25 batches");
         assert!(running.metric("sendflowr_consumer_profiles_stale") > 0.0);
+        assert_eq!(
+            world.bus.committed(EVENTS_GROUP),
+            500,
+            "a successor would have to see to them"
+        );
 
         switch.off();
         until("profiles are repaired", || {
             running.metric("sendflowr_consumer_profiles_stale") == 0.0
         })
         .await;
+        world.caught_up().await;
         let rows = world.events.rows();
         for name in 0..300 {
             let id = person(&format!("p{name}"));
@@ -60,19 +66,78 @@ async fn a_profile_that_lacks_events_is_not_taken_for_whole_when_more_come() {
     world.caught_up().await;
     world.profiles.down.on();
     world.bus.put_events(&events[1_000..2_000]);
-    world.caught_up().await;
+    until("more events are stored", || world.events.ids().len() == 2_000).await;
     world.profiles.down.off();
     let stale = || running.metric("sendflowr_consumer_profiles_stale");
     until("the repair has begun", || stale() < 1_000.0).await;
     assert!(stale() > 0.0, "and is not done");
     world.bus.put_events(&events[2_000..]);
     world.caught_up().await;
-    until("the repair is done", || stale() == 0.0).await;
+    assert_eq!(stale(), 0.0);
     let rows = world.events.rows();
     for name in 0..1_000 {
         let id = person(&format!("p{name}"));
         assert_eq!(world.profiles.of(&id), profile_of(&rows, &id), "p{name}");
     }
+    running.stop().await.unwrap();
+}
+
+/// What it knew to be stale dies with it; its successor must not take the profiles that it finds for whole.
+#[tokio::test(start_paused = true)]
+async fn a_consumer_that_dies_in_an_outage_leaves_the_profiles_to_its_successor() {
+    let world = World::default();
+    let events = deliveries(1_000, 50);
+    world.bus.put_events(&events[..500]);
+    let running = world.start();
+    world.caught_up().await;
+    world.profiles.down.on();
+    world.bus.put_events(&events[500..]);
+    until("all events are stored", || world.events.ids().len() == 1_000).await;
+    running.kill().await;
+
+    world.profiles.down.off();
+    let running = world.start();
+    world.caught_up().await;
+    let rows = world.events.rows();
+    for name in 0..50 {
+        let id = person(&format!("p{name}"));
+        assert_eq!(world.profiles.of(&id), profile_of(&rows, &id), "p{name}");
+    }
+    running.stop().await.unwrap();
+}
+
+/// To read hours of events again would hold up new ones.
+#[tokio::test(start_paused = true)]
+async fn after_a_long_outage_all_profiles_are_forgotten() {
+    let world = World::default();
+    world.bus.put_events(&deliveries(600, 60));
+    let running = world.start();
+    world.caught_up().await;
+    world.profiles.down.on();
+    world.bus.put_events(&[event("p5", Opened, "m5", 9_000)]);
+    tokio::time::sleep(Duration::from_secs(590)).await;
+    assert_eq!(world.bus.committed(EVENTS_GROUP), 600);
+    world.caught_up().await;
+    let stale = || running.metric("sendflowr_consumer_profiles_stale");
+    assert_eq!(stale(), 100_000.0);
+    world.bus.put_events(&[event("p6", Opened, "m6", 9_000)]);
+    world.caught_up().await;
+
+    world.profiles.down.off();
+    until("all are forgotten", || stale() == 0.0).await;
+    assert_eq!(world.profiles.clears.load(Ordering::SeqCst), 1);
+    for name in ["p5", "p6", "p7"] {
+        assert!(
+            world.profiles.of(&person(name)).is_empty(),
+            "{name} is rebuilt by readers"
+        );
+    }
+    world.bus.put_events(&[event("p5", Clicked, "m5", 9_100)]);
+    world.caught_up().await;
+    assert_eq!(
+        world.profiles.of(&person("p5")),
+        profile_of(&world.events.rows(), &person("p5"))
+    );
     running.stop().await.unwrap();
 }
 
