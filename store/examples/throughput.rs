@@ -1,6 +1,7 @@
-//! How much the embedded engines take on this machine and disk.
+//! How much the embedded engines take on this machine and disk, or the Kafka bus on a broker.
 //!
-//! `cargo run --release -p sendflowr-store --example throughput -- /path/on/the/disk`
+//! `cargo run --release -p sendflowr-store --example throughput -- embedded /path/on/the/disk`
+//! `cargo run --release -p sendflowr-store --example throughput -- kafka 127.0.0.1:9092`
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -9,14 +10,14 @@
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use event::{Event, Identifier, IdentifierKind, UniversalId};
 use sendflowr_store::{
-    bus::{Bus, NewRecord, SqliteBus, SqliteBusConfig},
+    bus::{Bus, KafkaBus, KafkaConfig, NewRecord, RawKafkaConfig, SqliteBus, SqliteBusConfig},
     events::{Enrichment, Events, SqliteEvents, StoredEvent},
     identity::{Identities, Sighting, SqliteIdentities},
 };
@@ -33,37 +34,63 @@ const BATCH: usize = 1_000;
 /// Batches written.
 const BATCHES: usize = 50;
 
+/// Topic of this run alone.
+fn topic() -> String {
+    format!("measured-{}", std::process::id())
+}
+
 #[tokio::main]
 async fn main() {
-    let parent = std::env::args_os()
-        .nth(1)
-        .map_or_else(std::env::temp_dir, PathBuf::from);
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["embedded", folder] => embedded(Path::new(folder)).await,
+        ["kafka", servers] => kafka(servers).await,
+        _ => panic!("`embedded FOLDER` or `kafka HOST:PORT`"),
+    }
+}
+
+async fn embedded(parent: &Path) {
     let folder = tempfile::tempdir_in(parent).unwrap();
     let bus = Arc::new(
         SqliteBus::open(folder.path(), SqliteBusConfig::default())
             .await
             .unwrap(),
     );
-    append(&bus).await;
-    read(&bus).await;
+    append(bus.clone()).await;
+    let counts = bus.append_counts();
+    println!(
+        "bus: {:.1} records a commit",
+        counts.records as f64 / counts.commits as f64
+    );
+    read(bus.as_ref()).await;
     bus.close().await;
     write_events(&SqliteEvents::open(folder.path()).await.unwrap()).await;
     record_sightings(&SqliteIdentities::open(folder.path()).await.unwrap()).await;
 }
 
-async fn append(bus: &Arc<SqliteBus>) {
+async fn kafka(servers: &str) {
+    let raw = RawKafkaConfig {
+        bootstrap_servers: Some(servers.to_owned()),
+        ..Default::default()
+    };
+    let config = KafkaConfig::try_from(raw).unwrap();
+    let bus = Arc::new(KafkaBus::connect(config).await.unwrap());
+    append(bus.clone()).await;
+    read(bus.as_ref()).await;
+    bus.close().await;
+}
+
+async fn append(bus: Arc<dyn Bus>) {
+    // The first append of a topic makes it.
+    bus.append(vec![record(0)]).await.unwrap();
     let started = Instant::now();
     let appenders = (0..APPENDERS).map(|n| {
-        let bus = Arc::clone(bus);
+        let bus = Arc::clone(&bus);
         tokio::spawn(async move {
             let mut waits = Vec::new();
             while started.elapsed() < APPENDING {
-                let record = NewRecord {
-                    topic: "measured".into(),
-                    key: format!("sf_{n:032x}"),
-                    value: vec![b'x'; 1_000],
-                    headers: BTreeMap::new(),
-                };
+                let record = record(n);
                 let called = Instant::now();
                 bus.append(vec![record]).await.unwrap();
                 waits.push(called.elapsed());
@@ -78,25 +105,34 @@ async fn append(bus: &Arc<SqliteBus>) {
         .collect();
     let elapsed = started.elapsed();
     waits.sort_unstable();
-    let counts = bus.append_counts();
     println!(
-        "bus: {:.0} records/s from {APPENDERS} appenders of 1 kB, p50 {:.1?}, p99 {:.1?}, {:.1} records a commit",
+        "bus: {:.0} records/s from {APPENDERS} appenders of 1 kB, p50 {:.1?}, p99 {:.1?}",
         rate(waits.len(), elapsed),
         waits[waits.len() / 2],
         waits[waits.len() * 99 / 100],
-        counts.records as f64 / counts.commits as f64,
     );
 }
 
-async fn read(bus: &SqliteBus) {
-    let mut subscription = bus.subscribe("measuring", &["measured"]).await.unwrap();
+fn record(appender: usize) -> NewRecord {
+    NewRecord {
+        topic: topic(),
+        key: format!("sf_{appender:032x}"),
+        value: vec![b'x'; 1_000],
+        headers: BTreeMap::new(),
+    }
+}
+
+async fn read(bus: &dyn Bus) {
+    let group = topic();
+    let mut subscription = bus.subscribe(&group, &[&topic()]).await.unwrap();
+    let all = bus.lag(&group, &[&topic()]).await.unwrap();
+    let all: u64 = all.iter().map(|lag| lag.records).sum();
+    // Joining a group takes its time; the measured begins with the first records.
+    let first = subscription.poll(1_000, Duration::from_secs(10)).await.unwrap();
     let started = Instant::now();
     let mut count = 0;
-    loop {
-        let records = subscription.poll(1_000, Duration::ZERO).await.unwrap();
-        if records.is_empty() {
-            break;
-        }
+    while ((first.len() + count) as u64) < all {
+        let records = subscription.poll(1_000, Duration::from_secs(1)).await.unwrap();
         count += records.len();
         subscription.commit().await.unwrap();
     }

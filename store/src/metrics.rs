@@ -82,8 +82,9 @@ impl KafkaCounters {
         self.failed.get_or_create(&FailureLabels { reason }).inc();
     }
 
-    pub(crate) fn queued(&self, bytes: usize) {
-        self.queued_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    /// Counts bytes that have come to the queue or, negative, have left it.
+    pub(crate) fn queued(&self, bytes: i64) {
+        self.queued_bytes.inc_by(bytes);
     }
 
     pub(crate) fn assigned(&self, partitions: usize) {

@@ -213,7 +213,6 @@ impl Bus for KafkaBus {
             return Ok(());
         }
         let appended = self.append_all(&records).await;
-        self.counters.queued(self.producer.waiting_bytes());
         match appended {
             Ok(()) => {
                 self.counters.appended(records.len());

@@ -56,7 +56,8 @@ pub(super) struct Pending {
     left: AtomicUsize,
     failure: OnceLock<RDKafkaErrorCode>,
     done: Notify,
-    _room: OwnedSemaphorePermit,
+    room: OwnedSemaphorePermit,
+    counters: KafkaCounters,
 }
 
 impl Pending {
@@ -69,6 +70,12 @@ impl Pending {
         if self.left.fetch_sub(count, Ordering::AcqRel) == count {
             self.done.notify_one();
         }
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.counters.queued(-bytes(&self.room));
     }
 }
 
@@ -122,21 +129,17 @@ impl Producer {
         self.native().client().context().listener.trouble()
     }
 
-    /// Bytes that wait for acknowledgement.
-    pub(super) fn waiting_bytes(&self) -> usize {
-        self.config.queue_bytes - self.room.available_permits()
-    }
-
     /// Appends records to topics that are there. After a failure some of them may have been appended.
     pub(super) async fn append(&self, records: &[NewRecord]) -> Result<(), Failure> {
         let room = self.room_for(records)?;
-        self.counters.queued(self.waiting_bytes());
+        self.counters.queued(bytes(&room));
         let native = self.native();
         let pending = Arc::new(Pending {
             left: AtomicUsize::new(records.len()),
             failure: OnceLock::new(),
             done: Notify::new(),
-            _room: room,
+            room,
+            counters: self.counters.clone(),
         });
         for (number, record) in records.iter().enumerate() {
             if let Err(code) = send(&native, record, &pending) {
@@ -178,7 +181,7 @@ impl Producer {
         Arc::clone(&self.room)
             .try_acquire_many_owned(permits)
             .map_err(|_| Failure::QueueFull {
-                waiting: self.waiting_bytes(),
+                waiting: self.config.queue_bytes - self.room.available_permits(),
                 allowed: self.config.queue_bytes,
             })
     }
@@ -231,6 +234,11 @@ fn send(native: &Native, record: &NewRecord, pending: &Arc<Pending>) -> Result<(
         .map_err(|(error, _)| error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail))
 }
 
+/// Bytes that a permit stands for.
+fn bytes(room: &OwnedSemaphorePermit) -> i64 {
+    i64::try_from(room.num_permits()).unwrap_or(i64::MAX)
+}
+
 /// Bytes of a record.
 fn size(record: &NewRecord) -> usize {
     let headers: usize = record
@@ -239,4 +247,86 @@ fn size(record: &NewRecord) -> usize {
         .map(|(name, value)| name.len() + value.len())
         .sum();
     record.key.len() + record.value.len() + headers
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, time::Duration};
+
+    use rdkafka::{
+        mocking::MockCluster,
+        types::{RDKafkaApiKey, RDKafkaRespErr},
+    };
+
+    use super::*;
+    use crate::bus::RawKafkaConfig;
+
+    fn producer(servers: String) -> Producer {
+        let raw = RawKafkaConfig {
+            bootstrap_servers: Some(servers),
+            queue_bytes: 1024 * 1024,
+            delivery_timeout_ms: 1_000,
+            ..Default::default()
+        };
+        let config = KafkaConfig::try_from(raw).unwrap();
+        Producer::start(Arc::new(config), KafkaCounters::default()).unwrap()
+    }
+
+    fn record(bytes: usize) -> NewRecord {
+        NewRecord {
+            topic: "topic".to_owned(),
+            key: "key".to_owned(),
+            value: vec![b'x'; bytes],
+            headers: BTreeMap::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn goes_on_after_a_fatal_error() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("topic", 1, 1).unwrap();
+        let producer = producer(cluster.bootstrap_servers());
+        producer.append(&[record(1)]).await.unwrap();
+        let first = producer.native();
+
+        let lost = RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
+        cluster.request_errors(RDKafkaApiKey::Produce, &[lost]);
+        producer.append(&[record(1)]).await.unwrap_err();
+        assert!(first.client().fatal_error().is_some());
+        assert!(!Arc::ptr_eq(&first, &producer.native()), "it is replaced");
+        producer.append(&[record(1)]).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn refuses_what_there_is_no_room_for_and_gives_room_back() {
+        // Nobody is there: everything waits until its time is over.
+        let producer = Arc::new(producer("127.0.0.1:1".to_owned()));
+        let waiting = {
+            let producer = Arc::clone(&producer);
+            tokio::spawn(async move { producer.append(&[record(700_000)]).await })
+        };
+        while producer.room.available_permits() == producer.config.queue_bytes {
+            tokio::task::yield_now().await;
+        }
+        let refused = producer.append(&[record(700_000)]).await;
+        assert!(matches!(refused, Err(Failure::QueueFull { .. })), "{refused:?}");
+        let told = waiting.await.unwrap();
+        assert!(
+            matches!(told, Err(Failure::Code(RDKafkaErrorCode::MessageTimedOut))),
+            "{told:?}"
+        );
+        // The callback that told it holds the room for a moment more.
+        while producer.room.available_permits() < producer.config.queue_bytes {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn refuses_a_long_record_and_all_that_come_with_it() {
+        let producer = producer("127.0.0.1:1".to_owned());
+        let long = record(producer.config.max_record_bytes);
+        let refused = producer.append(&[record(1), long]).await;
+        assert!(matches!(refused, Err(Failure::Rejected(_))), "{refused:?}");
+        assert_eq!(producer.native().in_flight_count(), 0);
+    }
 }
