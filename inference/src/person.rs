@@ -5,7 +5,10 @@
 
 use std::{
     collections::HashMap,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -14,7 +17,7 @@ use futures::{StreamExt, stream};
 use quick_cache::sync::Cache;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
-use store::{events::Events, identity::Person, profiles::Profiles};
+use store::{StoreError, events::Events, identity::Person, profiles::Profiles};
 use utoipa::ToSchema;
 
 use crate::{Dependencies, InferenceConfig, error::ApiError, metrics::Metrics};
@@ -78,6 +81,40 @@ impl ProfileDigest {
     }
 }
 
+/// Whether a store answers; says in the log when that changes, and not for every decision in between.
+struct Reach {
+    store: &'static str,
+    instead: &'static str,
+    is_lost: AtomicBool,
+}
+
+impl Reach {
+    fn new(store: &'static str, instead: &'static str) -> Self {
+        Self {
+            store,
+            instead,
+            is_lost: AtomicBool::new(false),
+        }
+    }
+
+    fn answered(&self) {
+        // Looked at first: nearly always there is nothing to write, and decisions share this.
+        if self.is_lost.load(Ordering::Relaxed) && self.is_lost.swap(false, Ordering::Relaxed) {
+            tracing::info!(store = self.store, "{} answers again", self.store);
+        }
+    }
+
+    fn failed(&self, error: &StoreError) {
+        if !self.is_lost.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                store = self.store,
+                error = %error,
+                "{} cannot be read, {}: {error}", self.store, self.instead
+            );
+        }
+    }
+}
+
 /// Reads people.
 pub(crate) struct People {
     dependencies: Dependencies,
@@ -87,6 +124,8 @@ pub(crate) struct People {
     rebuilt_ttl: Duration,
     persons: Cache<UniversalId, (Instant, Arc<Person>)>,
     rebuilt: Cache<UniversalId, (Instant, Arc<Profile>)>,
+    identities_reach: Reach,
+    profiles_reach: Reach,
     metrics: Metrics,
 }
 
@@ -100,6 +139,8 @@ impl People {
             rebuilt_ttl: config.rebuilt_profile_cache,
             persons: Cache::new(PEOPLE_REMEMBERED),
             rebuilt: Cache::new(REBUILT_REMEMBERED),
+            identities_reach: Reach::new("the identity graph", "people are taken as named"),
+            profiles_reach: Reach::new("the profile store", "profiles are rebuilt from events"),
             metrics,
         }
     }
@@ -189,6 +230,7 @@ impl People {
             let asked: Vec<UniversalId> = missing.iter().map(|index| ids[*index].clone()).collect();
             match self.dependencies.identities.people(&asked).await {
                 Ok(people) => {
+                    self.identities_reach.answered();
                     for (index, person) in missing.into_iter().zip(people) {
                         let person = Arc::new(person);
                         self.persons
@@ -196,9 +238,7 @@ impl People {
                         found[index] = Some(person);
                     }
                 }
-                Err(error) => {
-                    tracing::warn!(error = %error, "the identity graph cannot be read, people are taken as named: {error}");
-                }
+                Err(error) => self.identities_reach.failed(&error),
             }
         }
         let with_source = |(person, id): (Option<Arc<Person>>, &UniversalId)| match person {
@@ -214,9 +254,12 @@ impl People {
     /// The profile of each id.
     async fn profiles(&self, ids: &[UniversalId], clock: Timestamp) -> HashMap<UniversalId, ProfileOrError> {
         let (stored, on_miss) = match self.dependencies.profiles.get(ids).await {
-            Ok(stored) => (stored, ProfileSource::History),
+            Ok(stored) => {
+                self.profiles_reach.answered();
+                (stored, ProfileSource::History)
+            }
             Err(error) => {
-                tracing::warn!(error = %error, "profiles cannot be read, they are rebuilt from events: {error}");
+                self.profiles_reach.failed(&error);
                 (vec![None; ids.len()], ProfileSource::HistoryProfilesUnreachable)
             }
         };
@@ -270,7 +313,7 @@ async fn rebuild(
     ids: &[UniversalId],
     since: Timestamp,
     limit: usize,
-) -> Result<Profile, store::StoreError> {
+) -> Result<Profile, StoreError> {
     let mut profile = Profile::default();
     for stored in events.history(ids, since, limit).await? {
         profile.apply(&stored.event, stored.enrichment.machine);
@@ -278,16 +321,19 @@ async fn rebuild(
     Ok(profile)
 }
 
-/// The whole profile of a person for training: from the profile store, and from events where that has none.
+/// The whole profile of a person for training: from the profile store, and from events where that has none or does not
+/// answer.
 pub(crate) async fn whole_profile(
     events: &dyn Events,
     profiles: &dyn Profiles,
     person: &Person,
     since: Timestamp,
     limit: usize,
-) -> Result<Profile, store::StoreError> {
+) -> Result<Profile, StoreError> {
+    let stored = profiles.get(&person.ids).await;
+    let stored = stored.unwrap_or_else(|_| vec![None; person.ids.len()]);
     let mut whole = Profile::default();
-    for (id, stored) in person.ids.iter().zip(profiles.get(&person.ids).await?) {
+    for (id, stored) in person.ids.iter().zip(stored) {
         match stored {
             Some(profile) => whole.merge(&profile),
             None => whole.merge(&rebuild(events, std::slice::from_ref(id), since, limit).await?),

@@ -204,6 +204,15 @@ async fn training_gives_tables_that_survive_the_disk() {
         .expect("sixty people with twelve clicks each are something to learn from");
     assert_ne!(tables.version(), Population::builtin().version());
     assert_eq!(tables.people(), 60);
+    stores.profiles.down.store(true, Ordering::SeqCst);
+    let fit = train(
+        &config,
+        &*stores.events,
+        &*stores.identities,
+        &*stores.profiles,
+        now(),
+    );
+    assert_eq!(fit.await.unwrap().as_ref(), Some(&tables), "events tell the same");
     let folder = tempfile::tempdir().unwrap();
     assert_eq!(load_population(folder.path()).unwrap(), None);
     save_population(folder.path(), &tables).unwrap();
