@@ -13,7 +13,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, bail};
 
-use crate::{cli::Global, decide::events::EventLog, output, roles};
+use crate::{cli::Global, decide::events::EventLog, engines::Engines, output};
 
 /// What `backtest` reads and writes.
 #[derive(Debug, clap::Args)]
@@ -44,14 +44,9 @@ pub(crate) async fn run(args: &BacktestArgs, global: &Global) -> anyhow::Result<
     let log = match &args.events {
         Some(path) => tokio::task::block_in_place(|| source::read(path))?,
         None => {
-            let stores = roles::open_stores(&global.load()?).await?;
-            source::from_store(
-                &*stores.events,
-                &*stores.identities,
-                STORE_PEOPLE,
-                STORE_EVENTS_EACH,
-            )
-            .await?
+            let engines = Engines::of(&global.load()?)?;
+            let (events, identities) = tokio::try_join!(engines.events(), engines.identities())?;
+            source::from_store(&*events, &*identities, STORE_PEOPLE, STORE_EVENTS_EACH).await?
         }
     };
     let page = tokio::task::block_in_place(|| backtest(&log, args.seed))?;

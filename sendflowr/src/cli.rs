@@ -4,15 +4,16 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use toml::Table;
 
 use crate::{
-    backtest,
+    backtest, check,
     config::{self, RawConfig},
     decide, demo, plugin, replay,
     roles::{self, Role},
     synth,
     telemetry::{self, LogFormat},
-    train,
+    topics, train,
 };
 
 /// Takes the webhooks of e-mail platforms and answers when to mail each person.
@@ -73,6 +74,11 @@ enum Command {
         #[arg(long)]
         listen: Option<SocketAddr>,
     },
+    /// The configuration: what is set, and whether the servers answer.
+    #[command(subcommand)]
+    Config(check::ConfigCommand),
+    /// Makes the topics that are missing, and shows them and how far their readers are.
+    Topics,
     /// Plugins: test them, list them, look at one delivery.
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
@@ -164,6 +170,8 @@ async fn dispatch(global: Global, command: Command) -> anyhow::Result<ExitCode> 
             set(&mut config.inference.listen, listen);
             roles::one(config, Role::Inference).await?;
         }
+        Command::Config(command) => return check::run(command, &global).await,
+        Command::Topics => topics::run(global.load()?).await?,
         Command::Plugin(command) => return plugin::run(command, global).await,
         Command::Synth { count, seed } => synth::run(global.load()?, count, seed).await?,
         Command::Decide(args) => return tokio::task::block_in_place(|| decide::run(&args)),
@@ -179,22 +187,30 @@ async fn dispatch(global: Global, command: Command) -> anyhow::Result<ExitCode> 
 impl Global {
     /// The configuration: file, environment, then the flags given.
     pub(crate) fn load(&self) -> anyhow::Result<RawConfig> {
-        let default = PathBuf::from("sendflowr.toml");
-        let file = self
-            .config
-            .clone()
-            .or_else(|| default.exists().then_some(default));
+        config::parse(self.table()?)
+    }
+
+    /// The same before its keys are given their meaning.
+    pub(crate) fn table(&self) -> anyhow::Result<Table> {
         let environment = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect();
-        let mut config = config::load(file.as_deref(), &environment)?;
+        let mut table = config::merge(self.file().as_deref(), &environment)?;
         if let Some(folder) = &self.data {
-            config.data_folder = Some(folder.clone());
+            config::set_path(&mut table, &["data_folder"], folder)?;
         }
         if let Some(folder) = &self.plugins {
-            config.host.plugins.folder = Some(folder.clone());
+            config::set_path(&mut table, &["host", "plugins", "folder"], folder)?;
         }
-        Ok(config)
+        Ok(table)
+    }
+
+    /// The configuration file that is read.
+    pub(crate) fn file(&self) -> Option<PathBuf> {
+        let default = PathBuf::from("sendflowr.toml");
+        self.config
+            .clone()
+            .or_else(|| default.exists().then_some(default))
     }
 }
 

@@ -1,16 +1,19 @@
 #![doc = include_str!("../README.md")]
 
 mod backtest;
+mod check;
 mod cli;
 mod config;
 mod decide;
 mod demo;
+mod engines;
 mod output;
 mod plugin;
 mod replay;
 mod roles;
 mod synth;
 mod telemetry;
+mod topics;
 mod train;
 
 use std::process::ExitCode;

@@ -10,7 +10,11 @@ use host::{HostConfig, header};
 use prometheus_client::registry::Registry;
 use store::bus::{DEAD_LETTERS_TOPIC, Record};
 
-use crate::{config::RawConfig, output, roles};
+use crate::{
+    config::RawConfig,
+    engines::{self, Engines},
+    output, roles,
+};
 
 /// Consumer group of replays: what one replay stored the next does not read again.
 const GROUP: &str = "sendflowr-replay";
@@ -37,18 +41,18 @@ struct Tally {
 /// # Errors
 /// When the bus or the plugins cannot be opened.
 pub(crate) async fn run(config: RawConfig, provider: Option<&str>, dry_run: bool) -> anyhow::Result<()> {
-    let stores = roles::open_stores(&config).await?;
+    let engines = Engines::of(&config)?;
+    let bus = engines.bus().await?;
     let hasher = roles::hasher(&config.identity);
-    let data_folder = roles::data_folder(&config);
+    let data_folder = engines::data_folder(&config);
     let host_config = HostConfig::try_new(config.host, config.accounts, &data_folder)?;
     let dependencies = host::Dependencies {
-        bus: stores.bus.clone(),
+        bus: bus.clone(),
         hasher,
         registry: Arc::new(Mutex::new(Registry::default())),
     };
     let intake = host::open_intake(&host_config, dependencies).await?;
-    let mut letters = stores
-        .bus
+    let mut letters = bus
         .subscribe(GROUP, &[DEAD_LETTERS_TOPIC])
         .await
         .context("cannot read the dead letters")?;
@@ -87,7 +91,7 @@ pub(crate) async fn run(config: RawConfig, provider: Option<&str>, dry_run: bool
         }
     }
     drop(letters);
-    stores.close().await;
+    engines.close().await;
     let Tally {
         replayed,
         events,

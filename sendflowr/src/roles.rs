@@ -1,9 +1,9 @@
-//! Opens the stores and runs the roles until a signal asks to stop.
+//! Opens the engines and runs the roles until a signal asks to stop.
 
 use std::{
     fmt,
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -14,22 +14,15 @@ use event::Hasher;
 use host::HostConfig;
 use inference::InferenceConfig;
 use prometheus_client::registry::Registry;
-use store::embedded::{self, Embedded, EmbeddedConfig};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{RawConfig, RawIdentityConfig},
     demo::Demo,
+    engines::{Engines, data_folder},
     output,
 };
-
-/// Where the embedded engines live when nothing else is configured.
-const DEFAULT_DATA_FOLDER: &str = "data";
-
-/// Age at which a process that does not consume itself takes its profiles for lost: another process writes the events, so
-/// a profile may miss the latest. Short enough for an event to change the next decision within seconds.
-const FOREIGN_PROFILE_AGE: Duration = Duration::from_secs(2);
 
 /// A role that can run in a process of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,14 +40,14 @@ pub(crate) enum Role {
 /// # Errors
 /// What kept a role from starting, or ended it.
 pub(crate) async fn up(config: RawConfig, demo: Option<Demo>) -> anyhow::Result<()> {
-    let mut process = Process::open(config, false).await?;
+    let mut process = Process::new(config)?;
     let host = process.host().await?;
     // The other roles tell what the consumer's own listener would, so it is only there when it is asked for.
     if process.config.consumer.listen.is_some() {
         let status = process.consumer_with_status().await?;
         tracing::info!("the consumer's status is served on {status}");
     } else {
-        process.consumer()?;
+        process.consumer().await?;
     }
     let inference = process.inference().await?;
     output::line(&format!(
@@ -80,7 +73,7 @@ pub(crate) async fn up(config: RawConfig, demo: Option<Demo>) -> anyhow::Result<
 /// # Errors
 /// What kept the role from starting, or ended it.
 pub(crate) async fn one(config: RawConfig, role: Role) -> anyhow::Result<()> {
-    let mut process = Process::open(config, role == Role::Inference).await?;
+    let mut process = Process::new(config)?;
     match role {
         Role::Host => {
             let address = process.host().await?;
@@ -91,6 +84,7 @@ pub(crate) async fn one(config: RawConfig, role: Role) -> anyhow::Result<()> {
             output::line(&format!("sendflowr consumer is ready: status {address}"));
         }
         Role::Inference => {
+            process.engines.expect_foreign_events();
             let address = process.inference().await?;
             output::line(&format!("sendflowr inference is ready: timing {address}"));
         }
@@ -106,69 +100,30 @@ pub(crate) fn hasher(config: &RawIdentityConfig) -> Hasher {
     }
 }
 
-/// The folder of the embedded engines, keys and caches.
-pub(crate) fn data_folder(config: &RawConfig) -> PathBuf {
-    config
-        .data_folder
-        .clone()
-        .unwrap_or_else(|| PathBuf::from(DEFAULT_DATA_FOLDER))
-}
-
 /// Where the population's tables are kept.
 pub(crate) fn model_folder(config: &RawConfig) -> PathBuf {
     let configured = config.inference.model_folder.clone();
     configured.unwrap_or_else(|| data_folder(config).join("model"))
 }
 
-/// Opens the four ports.
-///
-/// # Errors
-/// When a file cannot be used, with the setting to look at.
-pub(crate) async fn open_stores(config: &RawConfig) -> anyhow::Result<Embedded> {
-    open_engines(
-        &data_folder(config),
-        EmbeddedConfig::try_from(config.store.clone())?,
-    )
-    .await
-}
-
-async fn open_engines(folder: &Path, config: EmbeddedConfig) -> anyhow::Result<Embedded> {
-    embedded::open_with(folder, config).await.with_context(|| {
-        format!(
-            "cannot use the data folder `{}` (`data_folder`)",
-            folder.display()
-        )
-    })
-}
-
 /// The parts that the roles of one process share.
 struct Process {
     config: RawConfig,
-    data_folder: PathBuf,
     hasher: Hasher,
-    stores: Embedded,
+    engines: Engines,
     registry: Arc<Mutex<Registry>>,
     tasks: JoinSet<anyhow::Result<()>>,
     stop: CancellationToken,
 }
 
 impl Process {
-    /// Opens the stores. `foreign_events` says that another process writes the events this one reads.
-    async fn open(config: RawConfig, foreign_events: bool) -> anyhow::Result<Self> {
-        let data_folder = data_folder(&config);
-        let mut engines = EmbeddedConfig::try_from(config.store.clone()).context("`[store]`")?;
-        if foreign_events {
-            engines.profiles.max_age = engines.profiles.max_age.or(Some(FOREIGN_PROFILE_AGE));
-        }
-        let stores = open_engines(&data_folder, engines).await?;
-        let mut registry = Registry::default();
-        stores.register_metrics(&mut registry);
+    fn new(config: RawConfig) -> anyhow::Result<Self> {
+        let registry = Arc::new(Mutex::new(Registry::default()));
         Ok(Self {
             hasher: hasher(&config.identity),
+            engines: Engines::new(&config, registry.clone())?,
             config,
-            data_folder,
-            stores,
-            registry: Arc::new(Mutex::new(registry)),
+            registry,
             tasks: JoinSet::new(),
             stop: CancellationToken::new(),
         })
@@ -177,11 +132,11 @@ impl Process {
     /// Starts the host and answers where.
     async fn host(&mut self) -> anyhow::Result<Served> {
         let (raw, accounts) = (self.config.host.clone(), self.config.accounts.clone());
-        let config = HostConfig::try_new(raw, accounts, &self.data_folder)?;
+        let config = HostConfig::try_new(raw, accounts, &data_folder(&self.config))?;
         let listener = listen(config.listen, "host.listen").await?;
         let served = Served::new(&listener, config.tls.is_some())?;
         let dependencies = host::Dependencies {
-            bus: self.stores.bus.clone(),
+            bus: self.engines.bus().await?,
             hasher: self.hasher.clone(),
             registry: self.registry.clone(),
         };
@@ -194,7 +149,7 @@ impl Process {
 
     /// Starts the consumer and its listener, and answers where that is.
     async fn consumer_with_status(&mut self) -> anyhow::Result<Served> {
-        let (config, dependencies) = self.consumer()?;
+        let (config, dependencies) = self.consumer().await?;
         let listener = listen(config.listen, "consumer.listen").await?;
         let served = Served::new(&listener, config.tls.is_some())?;
         let (registry, stop) = (self.registry.clone(), self.stop.clone());
@@ -207,18 +162,24 @@ impl Process {
     }
 
     /// Starts the consumer. Answers what its listener needs.
-    fn consumer(&mut self) -> anyhow::Result<(consumer::StatusConfig, consumer::Dependencies)> {
+    async fn consumer(&mut self) -> anyhow::Result<(consumer::StatusConfig, consumer::Dependencies)> {
         let config = ConsumerConfig::try_from(self.config.consumer.clone()).context("`[consumer]`")?;
         let status = config.status.clone();
+        let (bus, events, profiles, identities) = tokio::try_join!(
+            self.engines.bus(),
+            self.engines.events(),
+            self.engines.profiles(),
+            self.engines.identities(),
+        )?;
         let metrics = {
             let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
             consumer::Metrics::register(&mut registry)
         };
         let dependencies = consumer::Dependencies {
-            bus: self.stores.bus.clone(),
-            events: self.stores.events.clone(),
-            profiles: self.stores.profiles.clone(),
-            identities: self.stores.identities.clone(),
+            bus,
+            events,
+            profiles,
+            identities,
             metrics,
         };
         let stop = self.stop.clone();
@@ -238,10 +199,15 @@ impl Process {
         let config = InferenceConfig::try_from(raw).context("`[inference]`")?;
         let listener = listen(config.listen, "inference.listen").await?;
         let served = Served::new(&listener, config.tls.is_some())?;
+        let (events, identities, profiles) = tokio::try_join!(
+            self.engines.events(),
+            self.engines.identities(),
+            self.engines.profiles(),
+        )?;
         let dependencies = inference::Dependencies {
-            events: self.stores.events.clone(),
-            identities: self.stores.identities.clone(),
-            profiles: self.stores.profiles.clone(),
+            events,
+            identities,
+            profiles,
             hasher: self.hasher.clone(),
             registry: self.registry.clone(),
         };
@@ -254,7 +220,7 @@ impl Process {
         Ok(served)
     }
 
-    /// Waits for a signal or for a role that ends, stops the others in order, and closes the stores.
+    /// Waits for a signal or for a role that ends, stops the others in order, and closes the engines.
     async fn run(mut self) -> anyhow::Result<()> {
         let first = tokio::select! {
             () = stop_signal() => Ok(()),
@@ -270,7 +236,7 @@ impl Process {
             result = result.and(flatten(ended));
         }
         self.tasks.abort_all();
-        self.stores.close().await;
+        self.engines.close().await;
         result
     }
 }

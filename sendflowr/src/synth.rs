@@ -6,7 +6,7 @@ use anyhow::Context;
 use event::{Event, Timestamp};
 use store::bus::{EVENTS_TOPIC, NewRecord};
 
-use crate::{config::RawConfig, output, roles};
+use crate::{config::RawConfig, engines::Engines, output, roles};
 
 /// How many events are appended at once: a batch large enough that flushing does not matter.
 const BATCH_EVENTS: usize = 1_000;
@@ -15,16 +15,16 @@ const BATCH_EVENTS: usize = 1_000;
 /// in time.
 pub(crate) async fn run(config: RawConfig, count: usize, seed: u64) -> anyhow::Result<()> {
     let hasher = roles::hasher(&config.identity);
-    let stores = roles::open_stores(&config).await?;
+    let engines = Engines::of(&config)?;
+    let bus = engines.bus().await?;
     let now = Timestamp::from(SystemTime::now());
     let events = synth::mock_events(count, seed, now, &hasher);
     for batch in events.chunks(BATCH_EVENTS) {
-        stores
-            .bus
-            .append(batch.iter().map(record).collect())
+        bus.append(batch.iter().map(record).collect())
             .await
             .context("cannot put events on the bus")?;
     }
+    engines.close().await;
     output::line(&format!(
         "{} events on the bus, topic `{EVENTS_TOPIC}`",
         events.len()

@@ -6,7 +6,7 @@ use anyhow::Context;
 use event::Timestamp;
 use inference::InferenceConfig;
 
-use crate::{config::RawConfig, output, roles};
+use crate::{config::RawConfig, engines::Engines, output, roles};
 
 /// Fits the tables and keeps them in the model folder, where the inference service finds them at its next start; a
 /// running one refits by itself.
@@ -14,18 +14,13 @@ use crate::{config::RawConfig, output, roles};
 /// # Errors
 /// When the stores cannot be read or the tables cannot be kept.
 pub(crate) async fn run(config: RawConfig) -> anyhow::Result<()> {
-    let stores = roles::open_stores(&config).await?;
+    let engines = Engines::of(&config)?;
+    let (events, identities, profiles) =
+        tokio::try_join!(engines.events(), engines.identities(), engines.profiles())?;
     let folder = roles::model_folder(&config);
     let config = InferenceConfig::try_from(config.inference).context("`[inference]`")?;
     let now = Timestamp::from(SystemTime::now());
-    let fitted = inference::train(
-        &config,
-        &*stores.events,
-        &*stores.identities,
-        &*stores.profiles,
-        now,
-    )
-    .await?;
+    let fitted = inference::train(&config, &*events, &*identities, &*profiles, now).await?;
     let Some(population) = fitted else {
         output::line("no person has clicked or opened yet: the tables stay as they are");
         return Ok(());

@@ -10,7 +10,6 @@ use crate::{
     bus::{Bus, SqliteBus, SqliteBusConfig},
     events::{Events, SqliteEvents},
     identity::{Identities, SqliteIdentities},
-    metrics,
     profiles::{MemoryProfiles, MemoryProfilesConfig, Profiles},
 };
 
@@ -163,7 +162,11 @@ pub async fn open_with(folder: &Path, config: EmbeddedConfig) -> Result<Embedded
     })
 }
 
-fn create_folder(folder: &Path) -> io::Result<()> {
+/// Makes the folder of embedded engines, for its owner only, when it is missing.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn create_folder(folder: &Path) -> io::Result<()> {
     let mut builder = std::fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]
@@ -174,7 +177,7 @@ fn create_folder(folder: &Path) -> io::Result<()> {
 impl Embedded {
     /// Counts what the engines do in `registry`.
     pub fn register_metrics(&self, registry: &mut Registry) {
-        metrics::register(registry, self.engines.bus.counters());
+        self.engines.bus.register_metrics(registry);
     }
 
     /// Commits what is queued, leaves all consumer groups and closes the files. Later calls on the ports fail. Without

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::files::load;
 use crate::{
     cli::{Format, Global},
-    output, roles,
+    engines, output,
 };
 
 /// Lists the plugins in the configured folder.
@@ -18,7 +18,7 @@ use crate::{
 /// A configuration that cannot work, and a folder that cannot be read. A bad plugin is part of the list.
 pub(crate) async fn run(global: Global, format: Format) -> anyhow::Result<ExitCode> {
     let config = global.load()?;
-    let data_folder = roles::data_folder(&config);
+    let data_folder = engines::data_folder(&config);
     let config = HostConfig::try_new(config.host, config.accounts, &data_folder)?;
     let mut files = Vec::new();
     let folder = &config.plugins.folder;

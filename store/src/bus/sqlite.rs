@@ -17,6 +17,7 @@ use std::{path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use event::Timestamp;
+use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
@@ -27,8 +28,7 @@ pub use self::config::SqliteBusConfig;
 use self::{groups::Groups, writer::Writer};
 use super::{Bus, Lag, NewRecord, Subscription};
 use crate::{
-    StoreError,
-    metrics::BusCounters,
+    StoreError, metrics,
     sqlite::{Database, Durability, Step, classify, unavailable},
 };
 
@@ -122,8 +122,9 @@ impl SqliteBus {
     }
 
     /// The counts as metrics.
-    pub(crate) fn counters(&self) -> &BusCounters {
-        self.writer.counters()
+    /// Counts what the bus does in `registry`.
+    pub fn register_metrics(&self, registry: &mut Registry) {
+        metrics::register(registry, self.writer.counters());
     }
 
     /// Removes the records that may go at `now`, as the background work does every minute; answers with their number.

@@ -1,0 +1,202 @@
+//! `sendflowr config`: what is configured, which environment variables are read, and whether the servers answer.
+
+use std::{
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use clap::Subcommand;
+use consumer::ConsumerConfig;
+use host::HostConfig;
+use inference::InferenceConfig;
+
+use crate::{
+    cli::Global,
+    config::{self, RawConfig, environment, secrets},
+    engines::{self, Engines},
+    output,
+};
+
+/// What can be done with the configuration.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Prints what is configured, secrets hidden, and asks every server whether it answers. Exit code 1 when something
+    /// cannot work.
+    Check {
+        /// Asks no server.
+        #[arg(long)]
+        offline: bool,
+    },
+    /// Prints the documented environment variables that are read, and the key that each sets.
+    Names,
+}
+
+/// How long the inference service may take to answer, as the engines may.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// Does what the command says.
+///
+/// # Errors
+/// When there is no configuration to look at: a file that cannot be read, a key that is unknown.
+pub(crate) async fn run(command: ConfigCommand, global: &Global) -> anyhow::Result<ExitCode> {
+    match command {
+        ConfigCommand::Check { offline } => check(global, offline).await,
+        ConfigCommand::Names => {
+            names();
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn names() {
+    for (variable, flag) in environment::FLAGS {
+        output::line(&format!("{variable}\t{flag}"));
+    }
+    for key in environment::TOP_LEVEL {
+        output::line(&format!("SENDFLOWR_{}\t{key}", key.to_uppercase()));
+    }
+    for name in environment::NAMES {
+        output::line(&format!("{}\t{}", name.variable, name.key));
+        output::line(&format!("{}_FILE\t{}", name.variable, name.key));
+    }
+}
+
+async fn check(global: &Global, offline: bool) -> anyhow::Result<ExitCode> {
+    let table = global.table()?;
+    let source = match global.file() {
+        Some(file) => format!("`{}` and the environment", file.display()),
+        None => "the environment alone, there is no configuration file".to_owned(),
+    };
+    output::line(&format!("# from {source}\n"));
+    output::line(&toml::to_string(&secrets::hidden(&table))?);
+    let config = config::parse(table)?;
+    let mut is_sound = true;
+    for (section, checked) in sections(&config) {
+        if let Err(error) = checked {
+            is_sound = false;
+            output::line(&format!("{section}: {error:#}"));
+        }
+    }
+    let engines = match Engines::of(&config) {
+        Ok(engines) => engines,
+        Err(error) => {
+            output::line(&format!("{error:#}"));
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    if !offline {
+        is_sound &= reach(&config, &engines).await;
+        engines.close().await;
+    }
+    output::line(if is_sound { "sound" } else { "not sound" });
+    Ok(if is_sound {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// The sections that roles check when they start.
+fn sections(config: &RawConfig) -> [(&'static str, anyhow::Result<()>); 3] {
+    let host = HostConfig::try_new(
+        config.host.clone(),
+        config.accounts.clone(),
+        &engines::data_folder(config),
+    );
+    let consumer = ConsumerConfig::try_from(config.consumer.clone());
+    let inference = InferenceConfig::try_from(config.inference.clone());
+    [
+        ("host", host.map(drop).map_err(Into::into)),
+        ("consumer", consumer.map(drop).map_err(Into::into)),
+        ("inference", inference.map(drop).map_err(Into::into)),
+    ]
+}
+
+/// Asks everything that lies beyond this machine whether it answers, all at once, and prints what came of it. Answers
+/// whether all did.
+async fn reach(config: &RawConfig, engines: &Engines) -> bool {
+    let (bus, events, identities, profiles, inference) = tokio::join!(
+        timed(async { Ok(engines.bus().await?.ping().await?) }),
+        timed(async { Ok(engines.events().await?.ping().await?) }),
+        timed(async { Ok(engines.identities().await?.ping().await?) }),
+        timed(async { Ok(engines.profiles().await?.ping().await?) }),
+        timed(async {
+            match &config.inference_url {
+                Some(url) => ask_inference(url).await,
+                None => Ok(()),
+            }
+        }),
+    );
+    let embedded = || engines::data_folder(config).display().to_string();
+    let at = |host: &Option<String>, port: u16| host.as_ref().map(|host| format!("{host}:{port}"));
+    let clickhouse_port = config.clickhouse.port.unwrap_or(8123);
+    let mut lines = Vec::new();
+    for (port, engine, address, reached) in [
+        ("bus", "kafka", config.kafka.bootstrap_servers.clone(), bus),
+        (
+            "events",
+            "clickhouse",
+            at(&config.clickhouse.host, clickhouse_port),
+            events,
+        ),
+        (
+            "identities",
+            "postgres",
+            at(&config.postgres.host, config.postgres.port),
+            identities,
+        ),
+        (
+            "profiles",
+            "redis",
+            at(&config.redis.host, config.redis.port),
+            profiles,
+        ),
+    ] {
+        let (engine, address) = match address {
+            Some(address) => (engine, address),
+            None if port == "profiles" => ("embedded", "memory".to_owned()),
+            None => ("embedded", embedded()),
+        };
+        lines.push((port, engine, address, reached));
+    }
+    if let Some(url) = &config.inference_url {
+        lines.push(("inference", "http", secrets::without_credentials(url), inference));
+    }
+    let mut all_answer = true;
+    for (port, engine, address, (took, reached)) in lines {
+        let outcome = match reached {
+            Ok(()) => format!("ok in {:.1} ms", took.as_secs_f64() * 1_000.0),
+            Err(error) => {
+                all_answer = false;
+                format!("failed after {:.1} s: {error:#}", took.as_secs_f64())
+            }
+        };
+        output::line(&format!("{port:<11} {engine:<11} {address}  {outcome}"));
+    }
+    all_answer
+}
+
+async fn timed(work: impl Future<Output = anyhow::Result<()>>) -> (Duration, anyhow::Result<()>) {
+    let started = Instant::now();
+    let result = work.await;
+    (started.elapsed(), result)
+}
+
+async fn ask_inference(url: &str) -> anyhow::Result<()> {
+    // Fails only when it has been installed already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let http = reqwest::Client::builder().timeout(ANSWER_WITHIN).build()?;
+    let ready = http
+        .get(format!("{}/ready", url.trim_end_matches('/')))
+        .send()
+        .await;
+    // The error would repeat the address with what may stand in it.
+    let ready = ready
+        .map_err(reqwest::Error::without_url)
+        .context("no answer from `inference_url`")?;
+    if !ready.status().is_success() {
+        bail!("`inference_url` answers {}", ready.status());
+    }
+    Ok(())
+}

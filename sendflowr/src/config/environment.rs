@@ -1,0 +1,323 @@
+//! Configuration from environment variables.
+//!
+//! Two kinds of names are read. `SENDFLOWR_HOST__LISTEN` sets `listen` in `[host]`: the prefix, then the path in
+//! capitals, its parts joined by two underscores; every key can be set that way. [`NAMES`] are those of the
+//! documentation that users already have; a name with our prefix wins over them. Both also exist with `_FILE` behind
+//! them, naming a file that holds the value. A variable that is empty counts as not set, as orchestrators pass on what
+//! they do not have as nothing.
+
+use std::collections::BTreeMap;
+
+use anyhow::bail;
+use toml::{Table, Value};
+
+use super::secrets;
+
+/// What begins the names of our own variables.
+const PREFIX: &str = "SENDFLOWR_";
+
+/// Keys outside of any section, which have no two underscores in their variable.
+pub(crate) const TOP_LEVEL: [&str; 2] = ["data_folder", "inference_url"];
+
+/// What ends the names of variables that name a file.
+const FILE_SUFFIX: &str = "_FILE";
+
+/// A variable of the documentation, and the key it sets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Name {
+    /// The variable, in the case it is written in.
+    pub(crate) variable: &'static str,
+    /// The path of the key.
+    pub(crate) key: &'static str,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Text,
+    Port,
+}
+
+const fn text(variable: &'static str, key: &'static str) -> Name {
+    let kind = Kind::Text;
+    Name { variable, key, kind }
+}
+
+const fn port(variable: &'static str, key: &'static str) -> Name {
+    let kind = Kind::Port;
+    Name { variable, key, kind }
+}
+
+/// Every documented variable that is read.
+pub(crate) const NAMES: [Name; 21] = [
+    text("Kafka__BootstrapServers", "kafka.bootstrap_servers"),
+    text("InferenceService__Url", "inference_url"),
+    text("ClickHouse__Host", "clickhouse.host"),
+    port("ClickHouse__Port", "clickhouse.port"),
+    text("ClickHouse__Database", "clickhouse.database"),
+    text("ClickHouse__User", "clickhouse.user"),
+    text("ClickHouse__Password", "clickhouse.password"),
+    text("CLICKHOUSE_HOST", "clickhouse.host"),
+    port("CLICKHOUSE_PORT", "clickhouse.port"),
+    text("CLICKHOUSE_DATABASE", "clickhouse.database"),
+    text("CLICKHOUSE_DB", "clickhouse.database"),
+    text("CLICKHOUSE_USER", "clickhouse.user"),
+    text("CLICKHOUSE_PASSWORD", "clickhouse.password"),
+    text("REDIS_HOST", "redis.host"),
+    port("REDIS_PORT", "redis.port"),
+    text("REDIS_PASSWORD", "redis.password"),
+    text("POSTGRES_HOST", "postgres.host"),
+    port("POSTGRES_PORT", "postgres.port"),
+    text("POSTGRES_DB", "postgres.database"),
+    text("POSTGRES_USER", "postgres.user"),
+    text("POSTGRES_PASSWORD", "postgres.password"),
+];
+
+/// Variables read by the command line parser, which are no keys.
+pub(crate) const FLAGS: [(&str, &str); 2] = [("SENDFLOWR_CONFIG", "--config"), ("SENDFLOWR_LOG", "--log")];
+
+/// Adds what the environment sets to `table`, replacing what is there.
+pub(super) fn merge(table: &mut Table, environment: &BTreeMap<String, String>) -> anyhow::Result<()> {
+    for (key, Documented { variable, value }) in documented(environment)? {
+        insert(table, &key, value, variable.as_str())?;
+    }
+    for (name, value) in environment {
+        let Some(path) = key_of(name).filter(|_| !value.is_empty()) else {
+            continue;
+        };
+        if environment
+            .get(&format!("{name}{FILE_SUFFIX}"))
+            .is_some_and(|file| !file.is_empty())
+        {
+            bail!("environment variables `{name}` and `{name}{FILE_SUFFIX}` set the same key: keep one");
+        }
+        if path.split('.').any(str::is_empty) {
+            bail!("environment variable `{name}` has an empty part in its path");
+        }
+        insert(table, &path, typed(&path, value), name)?;
+    }
+    Ok(())
+}
+
+/// The path that a variable of ours sets.
+fn key_of(name: &str) -> Option<String> {
+    if FLAGS.iter().any(|(flag, _)| *flag == name) {
+        return None;
+    }
+    let path = name.strip_prefix(PREFIX)?.to_ascii_lowercase();
+    // Variables of the test and build tooling share the prefix without being paths.
+    let is_path = path.contains("__") || TOP_LEVEL.contains(&path.as_str());
+    is_path.then(|| path.replace("__", "."))
+}
+
+/// The value of a documented key, and the variable it comes from.
+struct Documented {
+    variable: String,
+    value: Value,
+}
+
+/// What the documented variables set, by key; a key ends in `_file` where the value names a file.
+fn documented(environment: &BTreeMap<String, String>) -> anyhow::Result<BTreeMap<String, Documented>> {
+    let mut found: BTreeMap<&str, (String, Documented)> = BTreeMap::new();
+    for Name { variable, key, kind } in NAMES {
+        for is_file in [false, true] {
+            let (variable, target) = if is_file {
+                (format!("{variable}{FILE_SUFFIX}"), format!("{key}_file"))
+            } else {
+                (variable.to_owned(), key.to_owned())
+            };
+            let Some(given) = environment.get(&variable).filter(|value| !value.is_empty()) else {
+                continue;
+            };
+            let value = if kind == Kind::Port && !is_file {
+                // Kubernetes sets `REDIS_PORT=tcp://10.0.0.1:6379` on its own where there is a service `redis`.
+                if given.starts_with("tcp://") {
+                    continue;
+                }
+                let Ok(port) = given.parse::<u16>() else {
+                    bail!("environment variable `{variable}` must be a port, 1 to 65535");
+                };
+                Value::Integer(port.into())
+            } else {
+                Value::String(given.clone())
+            };
+            if let Some((earlier_target, earlier)) = found.get(key)
+                && (*earlier_target != target || earlier.value != value)
+            {
+                bail!(
+                    "environment variables `{}` and `{variable}` set `{key}` differently: keep one",
+                    earlier.variable
+                );
+            }
+            found.insert(key, (target, Documented { variable, value }));
+        }
+    }
+    Ok(found.into_values().collect())
+}
+
+/// Sets one key; what the table has under its name, or as its file, is replaced.
+fn insert(table: &mut Table, path: &str, value: Value, variable: &str) -> anyhow::Result<()> {
+    let (sections, key) = path.rsplit_once('.').unwrap_or(("", path));
+    let mut target = table;
+    for part in sections.split('.').filter(|part| !part.is_empty()) {
+        let entry = target.entry(part).or_insert_with(|| Value::Table(Table::new()));
+        let Value::Table(inner) = entry else {
+            bail!("environment variable `{variable}` goes through `{part}`, which is a value, not a section");
+        };
+        target = inner;
+    }
+    match key.strip_suffix("_file") {
+        Some(value_key) => target.remove(value_key),
+        None => target.remove(&format!("{key}_file")),
+    };
+    target.insert(key.to_owned(), value);
+    Ok(())
+}
+
+/// The value of a variable, typed as the same text in the file would be. Secrets stay text: `0123` must not become a
+/// number.
+fn typed(path: &str, value: &str) -> Value {
+    if let Ok(flag) = value.parse::<bool>()
+        && !secrets::is_secret(path)
+    {
+        return Value::Boolean(flag);
+    }
+    if !secrets::is_secret(path) && !path.ends_with("_file") {
+        if let Ok(number) = value.parse::<i64>() {
+            return Value::Integer(number);
+        }
+        if let Ok(number) = value.parse::<f64>() {
+            return Value::Float(number);
+        }
+    }
+    Value::String(value.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn merged(file: &str, environment: &[(&str, &str)]) -> anyhow::Result<Table> {
+        let mut table: Table = file.parse()?;
+        let environment = environment
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect();
+        merge(&mut table, &environment)?;
+        Ok(table)
+    }
+
+    fn error(environment: &[(&str, &str)]) -> String {
+        merged("", environment).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_file() {
+        let table = merged(
+            "[host]\nlisten = '1.2.3.4:5'\nmax_body_bytes = 7",
+            &[
+                ("SENDFLOWR_HOST__LISTEN", "0.0.0.0:80"),
+                ("SENDFLOWR_CONSUMER__BATCH_EVENTS", "10"),
+                ("SENDFLOWR_DATA_FOLDER", "/data"),
+                ("SENDFLOWR_LOG", "debug"),
+                ("SENDFLOWR_BIN", "x"),
+                ("PATH", "x"),
+            ],
+        );
+        let expected = "data_folder = '/data'\n[host]\nlisten = '0.0.0.0:80'\nmax_body_bytes = 7\n\
+                        [consumer]\nbatch_events = 10";
+        assert_eq!(table.unwrap(), expected.parse::<Table>().unwrap());
+        assert!(merged("host = 1", &[("SENDFLOWR_HOST__LISTEN", "x")]).is_err());
+        assert!(merged("", &[("SENDFLOWR_HOST____LISTEN", "x")]).is_err());
+    }
+
+    #[test]
+    fn every_documented_name_sets_its_key() {
+        for Name { variable, key, kind } in NAMES {
+            let (value, expected) = match kind {
+                Kind::Text => ("0123", Value::String("0123".to_owned())),
+                Kind::Port => ("8123", Value::Integer(8123)),
+            };
+            let mut found = Value::Table(merged("", &[(variable, value)]).unwrap());
+            for part in key.split('.') {
+                found = found[part].clone();
+            }
+            assert_eq!(found, expected, "{variable}");
+
+            let mut found = Value::Table(merged("", &[(&format!("{variable}_FILE"), "/run/x")]).unwrap());
+            for part in format!("{key}_file").split('.') {
+                found = found[part].clone();
+            }
+            assert_eq!(found, Value::String("/run/x".to_owned()), "{variable}");
+        }
+    }
+
+    #[test]
+    fn our_names_win_over_documented_ones_and_those_over_the_file() {
+        let file = "[redis]\nhost = 'file'\npassword_file = '/file'";
+        let documented = ("REDIS_HOST", "documented");
+        let table = merged(file, &[documented, ("REDIS_PASSWORD", "x")]).unwrap();
+        assert_eq!(
+            table,
+            "[redis]\nhost = 'documented'\npassword = 'x'"
+                .parse::<Table>()
+                .unwrap()
+        );
+        let table = merged(
+            file,
+            &[
+                documented,
+                ("SENDFLOWR_REDIS__HOST", "ours"),
+                ("REDIS_PASSWORD_FILE", "/x"),
+            ],
+        );
+        assert_eq!(
+            table.unwrap(),
+            "[redis]\nhost = 'ours'\npassword_file = '/x'"
+                .parse::<Table>()
+                .unwrap()
+        );
+    }
+
+    #[test]
+    fn names_that_contradict_each_other_are_refused() {
+        assert_eq!(
+            error(&[("CLICKHOUSE_DB", "a"), ("CLICKHOUSE_DATABASE", "b")]),
+            "environment variables `CLICKHOUSE_DATABASE` and `CLICKHOUSE_DB` set `clickhouse.database` differently: keep one"
+        );
+        assert!(merged("", &[("CLICKHOUSE_DB", "a"), ("ClickHouse__Database", "a")]).is_ok());
+        assert!(error(&[("REDIS_PASSWORD", "a"), ("REDIS_PASSWORD_FILE", "a")]).contains("keep one"));
+        let ours = ("SENDFLOWR_REDIS__PASSWORD", "a");
+        assert!(error(&[ours, ("SENDFLOWR_REDIS__PASSWORD_FILE", "a")]).contains("keep one"));
+    }
+
+    #[test]
+    fn what_is_empty_or_set_by_kubernetes_counts_as_not_set() {
+        let environment = [
+            ("REDIS_PORT", "tcp://10.0.0.1:6379"),
+            ("REDIS_HOST", ""),
+            ("SENDFLOWR_REDIS__PASSWORD", ""),
+        ];
+        assert_eq!(merged("", &environment).unwrap(), Table::new());
+        assert_eq!(
+            error(&[("POSTGRES_PORT", "s3cret")]),
+            "environment variable `POSTGRES_PORT` must be a port, 1 to 65535"
+        );
+    }
+
+    #[test]
+    fn secrets_stay_text() {
+        let table = merged(
+            "",
+            &[
+                ("SENDFLOWR_ACCOUNTS__MAILGUN__DEFAULT__SIGNING_KEY", "1e5"),
+                ("SENDFLOWR_ACCOUNTS__MAILGUN__DEFAULT__ALLOW_UNSIGNED", "true"),
+                ("SENDFLOWR_POSTGRES__PASSWORD", "0123"),
+                ("SENDFLOWR_IDENTITY__PEPPER", "true"),
+            ],
+        );
+        let expected = "[accounts.mailgun.default]\nsigning_key = '1e5'\nallow_unsigned = true\n\
+                        [postgres]\npassword = '0123'\n[identity]\npepper = 'true'";
+        assert_eq!(table.unwrap(), expected.parse::<Table>().unwrap());
+    }
+}

@@ -1,0 +1,119 @@
+//! Which keys hold secrets, and a configuration without them.
+
+use toml::{Table, Value};
+
+/// What a secret is shown as.
+const HIDDEN: &str = "(hidden)";
+
+/// Parts of keys that name secrets. Too much hidden costs a look into the file, too little a secret.
+const SECRET_WORDS: [&str; 7] = [
+    "password",
+    "passphrase",
+    "secret",
+    "token",
+    "pepper",
+    "key",
+    "credential",
+];
+
+/// Paths of keys that only sound like secrets.
+const NOT_SECRET: [&str; 4] = [
+    "host.tls.key",
+    "inference.tls.key",
+    "consumer.tls.key",
+    "redis.key_prefix",
+];
+
+/// Whether the key with this path holds a secret. In an account only the plugin knows what is one: everything counts.
+pub(crate) fn is_secret(path: &str) -> bool {
+    let key = path.rsplit('.').next().unwrap_or(path);
+    if path.starts_with("accounts.") {
+        return key != "allow_unsigned";
+    }
+    if NOT_SECRET.contains(&path) || key.ends_with("_file") {
+        return false;
+    }
+    // The last part alone: sections are named for what they are about.
+    SECRET_WORDS.iter().any(|word| key.contains(word))
+}
+
+/// The table with every secret replaced.
+pub(crate) fn hidden(table: &Table) -> Table {
+    hidden_in(table, "")
+}
+
+fn hidden_in(table: &Table, section: &str) -> Table {
+    let mut shown = Table::new();
+    for (key, value) in table {
+        let path = if section.is_empty() {
+            key.clone()
+        } else {
+            format!("{section}.{key}")
+        };
+        let value = match value {
+            Value::Table(inner) => Value::Table(hidden_in(inner, &path)),
+            _ if is_secret(&path) => Value::String(HIDDEN.to_owned()),
+            Value::String(text) => Value::String(without_credentials(text)),
+            other => other.clone(),
+        };
+        shown.insert(key.clone(), value);
+    }
+    shown
+}
+
+/// An address without the user and password that may stand in it.
+pub(crate) fn without_credentials(text: &str) -> String {
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return text.to_owned();
+    };
+    match rest.rsplit_once('@') {
+        Some((_, address)) => format!("{scheme}://{HIDDEN}@{address}"),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_secret_is_shown() {
+        let table: Table = "
+            inference_url = 'http://me:s3cret@inference:8001'
+            [identity]
+            pepper = 's3cret'
+            [host]
+            listen = '0.0.0.0:5215'
+            seal_key = 's3cret'
+            admin_token = 's3cret'
+            [host.tls]
+            key = '/run/tls.pem'
+            [inference]
+            token = 's3cret'
+            [kafka]
+            bootstrap_servers = 'kafka:9092'
+            sasl_password = 's3cret'
+            [clickhouse]
+            user = 'me'
+            password = 's3cret'
+            [accounts.mailgun.default]
+            signing_key = ['s3cret', 's3cret']
+            webhook = 's3cret'
+            allow_unsigned = false"
+            .parse()
+            .unwrap();
+        let shown = hidden(&table);
+        let text = toml::to_string(&shown).unwrap();
+        assert!(!text.contains("s3cret"), "{text}");
+        assert_eq!(text.matches(HIDDEN).count(), 9, "{text}");
+        for kept in [
+            "0.0.0.0:5215",
+            "/run/tls.pem",
+            "kafka:9092",
+            "\"me\"",
+            "allow_unsigned = false",
+        ] {
+            assert!(text.contains(kept), "{kept} is not in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! The engine of each port, chosen by the configuration: one that scales out where its server's address is set, else the
+//! embedded one. They mix freely.
+//!
+//! An engine is opened when it is first asked for, so that a role depends on the servers that it uses and on no others.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::Context;
+use prometheus_client::registry::Registry;
+use store::{
+    bus::{Bus, KafkaBus, KafkaConfig, SqliteBus},
+    embedded::{self, EmbeddedConfig},
+    events::{ClickHouseConfig, ClickHouseEvents, Events, SqliteEvents},
+    identity::{Identities, PostgresConfig, PostgresIdentities, SqliteIdentities},
+    profiles::{MemoryProfiles, Profiles, RedisConfig, RedisProfiles},
+};
+use tokio::sync::OnceCell;
+
+use crate::config::RawConfig;
+
+/// Where the embedded engines live when nothing else is configured.
+const DEFAULT_DATA_FOLDER: &str = "data";
+
+/// Age at which a process that does not consume itself takes profiles in its own memory for lost: another process writes
+/// the events, so a profile may miss the latest. Short enough for an event to change the next decision within seconds.
+/// Profiles in Redis are those that the consumer writes, and need no such limit.
+const FOREIGN_PROFILE_AGE: Duration = Duration::from_secs(2);
+
+/// The folder of the embedded engines, keys and caches.
+pub(crate) fn data_folder(config: &RawConfig) -> PathBuf {
+    config
+        .data_folder
+        .clone()
+        .unwrap_or_else(|| PathBuf::from(DEFAULT_DATA_FOLDER))
+}
+
+/// The four ports of this process.
+pub(crate) struct Engines {
+    folder: PathBuf,
+    embedded: EmbeddedConfig,
+    kafka: Option<KafkaConfig>,
+    clickhouse: Option<ClickHouseConfig>,
+    postgres: Option<PostgresConfig>,
+    redis: Option<RedisConfig>,
+    registry: Arc<Mutex<Registry>>,
+    bus: OnceCell<BusEngine>,
+    events: OnceCell<EventsEngine>,
+    identities: OnceCell<IdentitiesEngine>,
+    profiles: OnceCell<Arc<dyn Profiles>>,
+}
+
+enum BusEngine {
+    Sqlite(Arc<SqliteBus>),
+    Kafka(Arc<KafkaBus>),
+}
+
+enum EventsEngine {
+    Sqlite(Arc<SqliteEvents>),
+    ClickHouse(Arc<ClickHouseEvents>),
+}
+
+enum IdentitiesEngine {
+    Sqlite(Arc<SqliteIdentities>),
+    Postgres(Arc<PostgresIdentities>),
+}
+
+impl Engines {
+    /// Checks what is configured and opens nothing. What the engines count is added to `registry` as they are opened.
+    ///
+    /// # Errors
+    /// Names the setting that cannot work.
+    pub(crate) fn new(config: &RawConfig, registry: Arc<Mutex<Registry>>) -> anyhow::Result<Self> {
+        let RawConfig {
+            kafka,
+            clickhouse,
+            postgres,
+            redis,
+            ..
+        } = config;
+        Ok(Self {
+            folder: data_folder(config),
+            embedded: EmbeddedConfig::try_from(config.store.clone()).context("`[store]`")?,
+            kafka: match kafka.bootstrap_servers {
+                Some(_) => Some(KafkaConfig::try_from(kafka.clone())?),
+                None => None,
+            },
+            clickhouse: match clickhouse.host {
+                Some(_) => Some(ClickHouseConfig::try_from(clickhouse.clone())?),
+                None => None,
+            },
+            postgres: match postgres.host {
+                Some(_) => Some(PostgresConfig::try_from(postgres.clone())?),
+                None => None,
+            },
+            redis: match redis.host {
+                Some(_) => Some(RedisConfig::try_from(redis.clone())?),
+                None => None,
+            },
+            registry,
+            bus: OnceCell::new(),
+            events: OnceCell::new(),
+            identities: OnceCell::new(),
+            profiles: OnceCell::new(),
+        })
+    }
+
+    /// For commands: nobody reads what the engines count.
+    ///
+    /// # Errors
+    /// Names the setting that cannot work.
+    pub(crate) fn of(config: &RawConfig) -> anyhow::Result<Self> {
+        Self::new(config, Arc::default())
+    }
+
+    /// Says that another process writes the events that this one reads.
+    pub(crate) fn expect_foreign_events(&mut self) {
+        let profiles = &mut self.embedded.profiles;
+        profiles.max_age = profiles.max_age.or(Some(FOREIGN_PROFILE_AGE));
+    }
+
+    /// The bus.
+    ///
+    /// # Errors
+    /// What keeps it from opening, with the setting to look at.
+    pub(crate) async fn bus(&self) -> anyhow::Result<Arc<dyn Bus>> {
+        let open = async || -> anyhow::Result<BusEngine> {
+            if let Some(config) = &self.kafka {
+                let bus = KafkaBus::connect(config.clone()).await?;
+                self.count(|registry| bus.register_metrics(registry));
+                return Ok(BusEngine::Kafka(Arc::new(bus)));
+            }
+            let folder = self.data_folder()?;
+            let bus = SqliteBus::open(folder, self.embedded.bus.clone())
+                .await
+                .with_context(|| unusable(folder))?;
+            self.count(|registry| bus.register_metrics(registry));
+            Ok(BusEngine::Sqlite(Arc::new(bus)))
+        };
+        Ok(match self.bus.get_or_try_init(open).await? {
+            BusEngine::Sqlite(bus) => bus.clone(),
+            BusEngine::Kafka(bus) => bus.clone(),
+        })
+    }
+
+    /// The bus where it is Kafka's, for what only Kafka has.
+    ///
+    /// # Errors
+    /// What keeps it from opening, with the setting to look at.
+    pub(crate) async fn kafka(&self) -> anyhow::Result<Option<Arc<KafkaBus>>> {
+        self.bus().await?;
+        Ok(match self.bus.get() {
+            Some(BusEngine::Kafka(bus)) => Some(bus.clone()),
+            _ => None,
+        })
+    }
+
+    /// The event store.
+    ///
+    /// # Errors
+    /// What keeps it from opening, with the setting to look at.
+    pub(crate) async fn events(&self) -> anyhow::Result<Arc<dyn Events>> {
+        let open = async || -> anyhow::Result<EventsEngine> {
+            if let Some(config) = &self.clickhouse {
+                let events = ClickHouseEvents::connect(config.clone()).await?;
+                return Ok(EventsEngine::ClickHouse(Arc::new(events)));
+            }
+            let folder = self.data_folder()?;
+            let events = SqliteEvents::open(folder)
+                .await
+                .with_context(|| unusable(folder))?;
+            Ok(EventsEngine::Sqlite(Arc::new(events)))
+        };
+        Ok(match self.events.get_or_try_init(open).await? {
+            EventsEngine::Sqlite(events) => events.clone(),
+            EventsEngine::ClickHouse(events) => events.clone(),
+        })
+    }
+
+    /// The identity graph.
+    ///
+    /// # Errors
+    /// What keeps it from opening, with the setting to look at.
+    pub(crate) async fn identities(&self) -> anyhow::Result<Arc<dyn Identities>> {
+        let open = async || -> anyhow::Result<IdentitiesEngine> {
+            if let Some(config) = &self.postgres {
+                let identities = PostgresIdentities::connect(config.clone()).await?;
+                return Ok(IdentitiesEngine::Postgres(Arc::new(identities)));
+            }
+            let folder = self.data_folder()?;
+            let identities = SqliteIdentities::open(folder)
+                .await
+                .with_context(|| unusable(folder))?;
+            Ok(IdentitiesEngine::Sqlite(Arc::new(identities)))
+        };
+        Ok(match self.identities.get_or_try_init(open).await? {
+            IdentitiesEngine::Sqlite(identities) => identities.clone(),
+            IdentitiesEngine::Postgres(identities) => identities.clone(),
+        })
+    }
+
+    /// The profiles.
+    ///
+    /// # Errors
+    /// What keeps them from opening, with the setting to look at.
+    pub(crate) async fn profiles(&self) -> anyhow::Result<Arc<dyn Profiles>> {
+        let open = async || -> anyhow::Result<Arc<dyn Profiles>> {
+            let Some(config) = &self.redis else {
+                let memory: Arc<dyn Profiles> = Arc::new(MemoryProfiles::new(&self.embedded.profiles));
+                return Ok(memory);
+            };
+            let profiles = RedisProfiles::connect(config.clone()).await?;
+            self.count(|registry| profiles.register_metrics(registry));
+            let redis: Arc<dyn Profiles> = Arc::new(profiles);
+            Ok(redis)
+        };
+        Ok(self.profiles.get_or_try_init(open).await?.clone())
+    }
+
+    /// Commits what is queued, leaves all consumer groups and closes what was opened.
+    pub(crate) async fn close(&self) {
+        match self.bus.get() {
+            Some(BusEngine::Sqlite(bus)) => bus.close().await,
+            Some(BusEngine::Kafka(bus)) => bus.close().await,
+            None => {}
+        }
+        // ClickHouse is spoken to by requests, and Redis by a connection that ends with its last user.
+        if let Some(EventsEngine::Sqlite(events)) = self.events.get() {
+            events.close().await;
+        }
+        match self.identities.get() {
+            Some(IdentitiesEngine::Sqlite(identities)) => identities.close().await,
+            Some(IdentitiesEngine::Postgres(identities)) => identities.close().await,
+            None => {}
+        }
+    }
+
+    fn count(&self, register: impl FnOnce(&mut Registry)) {
+        register(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// The folder of the embedded engines, made when it is missing.
+    fn data_folder(&self) -> anyhow::Result<&Path> {
+        embedded::create_folder(&self.folder).with_context(|| unusable(&self.folder))?;
+        Ok(&self.folder)
+    }
+}
+
+fn unusable(folder: &Path) -> String {
+    format!(
+        "cannot use the data folder `{}` (`data_folder`)",
+        folder.display()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use toml::Table;
+
+    use super::*;
+    use crate::config;
+
+    fn engines(file: &str) -> anyhow::Result<Engines> {
+        let table: Table = file.parse()?;
+        Engines::of(&config::parse(table)?)
+    }
+
+    #[test]
+    fn an_address_selects_the_engine_that_scales_out() {
+        let mixed = engines("[kafka]\nbootstrap_servers = 'kafka:9092'\n[redis]\npassword = 'x'").unwrap();
+        assert!(mixed.kafka.is_some() && mixed.clickhouse.is_none());
+        assert!(mixed.postgres.is_none() && mixed.redis.is_none());
+        let all = engines(
+            "[kafka]\nbootstrap_servers = 'a:1'\n[clickhouse]\nhost = 'a'\n[postgres]\nhost = 'a'\n[redis]\nhost = 'a'",
+        )
+        .unwrap();
+        assert!(all.kafka.is_some() && all.clickhouse.is_some());
+        assert!(all.postgres.is_some() && all.redis.is_some());
+    }
+
+    #[test]
+    fn settings_that_cannot_work_are_named() {
+        let error = |file| format!("{:#}", engines(file).err().unwrap());
+        assert!(error("[kafka]\nbootstrap_servers = 'http://a'").contains("`kafka.bootstrap_servers`"));
+        assert!(error("[store]\nlease_ms = 1").contains("`lease_ms`"));
+    }
+
+    #[tokio::test]
+    async fn embedded_engines_open_in_the_data_folder_when_they_are_needed() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        let engines = engines(&format!("data_folder = '{}'", data.display())).unwrap();
+        assert!(!data.exists());
+        engines.bus().await.unwrap().ping().await.unwrap();
+        let files = || std::fs::read_dir(&data).unwrap().count();
+        let with_bus = files();
+        engines.identities().await.unwrap().ping().await.unwrap();
+        assert!(files() > with_bus);
+        engines.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_not_there_is_named_within_ten_seconds() {
+        let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = nobody.local_addr().unwrap().port();
+        drop(nobody);
+        let engines = engines(&format!(
+            "[kafka]\nbootstrap_servers = '127.0.0.1:{port}'\n[clickhouse]\nhost = '127.0.0.1'\nport = {port}\n\
+             [postgres]\nhost = '127.0.0.1'\nport = {port}\n[redis]\nhost = '127.0.0.1'\nport = {port}"
+        ))
+        .unwrap();
+        let started = std::time::Instant::now();
+        let (bus, events, identities, profiles) = tokio::join!(
+            engines.bus(),
+            engines.events(),
+            engines.identities(),
+            engines.profiles()
+        );
+        assert!(
+            started.elapsed() < Duration::from_secs(10),
+            "{:?}",
+            started.elapsed()
+        );
+        for (setting, error) in [
+            ("kafka.bootstrap_servers", bus.err()),
+            ("clickhouse.host", events.err()),
+            ("postgres.host", identities.err()),
+            ("redis.host", profiles.err()),
+        ] {
+            let error = format!("{:#}", error.unwrap());
+            assert!(error.contains(setting), "`{setting}` is not in: {error}");
+        }
+    }
+}
