@@ -133,6 +133,9 @@ impl Link {
     fn settle(&self, outcome: Result<Session, StoreError>) -> bool {
         let state = match outcome {
             Ok(session) => State::Connected(session),
+            Err(StoreError::Unavailable { source, .. }) => State::Lost {
+                trouble: source.to_string(),
+            },
             Err(error) => State::Lost {
                 trouble: error.to_string(),
             },

@@ -107,6 +107,7 @@ impl Database {
 }
 
 impl Drop for Database {
+    #[expect(clippy::print_stderr, reason = "a panic here would hide what the test says")]
     fn drop(&mut self) {
         let entrance = self.entrance.clone();
         let statement = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name);
@@ -122,7 +123,6 @@ impl Drop for Database {
                     .await
             })
         });
-        // Only said: a panic here would hide what the test says.
         if !matches!(dropped.join(), Ok(Ok(_))) {
             eprintln!("the database `{}` could not be dropped", self.name);
         }
