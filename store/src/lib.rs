@@ -1,11 +1,11 @@
 //! The four ports through which SendFlowr keeps things, and their engines.
 //!
-//! | port | what it keeps | embedded engine |
-//! |---|---|---|
-//! | [`bus`] | records in order, read by consumer groups | SQLite log |
-//! | [`events`] | enriched events, decisions' explanations | SQLite |
-//! | [`identity`] | identifiers, edges, aliases, audit log | SQLite |
-//! | [`profiles`] | a person's compact timing features | memory |
+//! | port | what it keeps | embedded engine | engine that scales out |
+//! |---|---|---|---|
+//! | [`bus`] | records in order, read by consumer groups | SQLite log | Kafka |
+//! | [`events`] | enriched events, decisions' explanations | SQLite | ClickHouse |
+//! | [`identity`] | identifiers, edges, aliases, audit log | SQLite | PostgreSQL |
+//! | [`profiles`] | a person's compact timing features | memory | Redis |
 //!
 //! [`embedded::open`] opens all embedded engines in one folder. Every engine of a port passes the same tests, those of
 //! `conformance` (feature `testing`).

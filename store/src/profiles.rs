@@ -1,6 +1,9 @@
 //! Profiles: what is remembered of a person for timing decisions, at most 4 kB each.
 //!
 //! A cache by nature: a lost profile is rebuilt from the event store, so losing this port costs speed, never an answer.
+//! For that a profile must know all events of its person or be missing; one that lacks some would be believed. The
+//! consumer sees to it while it can reach the store, see its crate; an engine sees to what only it can notice: that
+//! it lost its memory, or that two consumers wrote the same profile.
 
 mod memory;
 mod redis;
