@@ -346,3 +346,35 @@ async fn what_the_server_cannot_hold_is_rejected_without_being_repeated() {
     );
     graph.record(&[sighting(&[&phone(1)])]).await.unwrap();
 }
+
+#[tokio::test]
+#[ignore = "needs servers; cargo xtask test starts them"]
+async fn tls_protects_the_connection_and_checks_whom_it_is_told_to_check() {
+    let database = Database::new().await;
+    let front = database.tls_front().await;
+    let behind_tls = |tls, ca: Option<&str>| RawPostgresConfig {
+        host: Some("127.0.0.1".into()),
+        port: front.port,
+        tls,
+        ca: ca.map(str::to_owned),
+        ..database.settings()
+    };
+    let certificate = Some(front.certificate.as_str());
+    for trusting in [
+        behind_tls(PostgresTls::Prefer, None),
+        behind_tls(PostgresTls::Require, None),
+        behind_tls(PostgresTls::VerifyCa, certificate),
+        behind_tls(PostgresTls::VerifyFull, certificate),
+    ] {
+        connect(trusting).await.unwrap().ping().await.unwrap();
+    }
+    let other_name = RawPostgresConfig {
+        host: Some("localhost".into()),
+        ..behind_tls(PostgresTls::VerifyFull, certificate)
+    };
+    for wary in [behind_tls(PostgresTls::VerifyFull, None), other_name] {
+        let error = connect(wary).await.unwrap_err();
+        assert!(matches!(error, StoreError::Misconfigured { .. }), "{error}");
+        assert!(error.to_string().contains("`postgres.ca`"), "{error}");
+    }
+}

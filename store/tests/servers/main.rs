@@ -7,3 +7,4 @@ mod gate;
 mod identity;
 mod profiles;
 mod support;
+mod tls;

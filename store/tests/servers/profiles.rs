@@ -344,3 +344,31 @@ async fn wrong_settings_are_named_within_ten_seconds() {
     }
     keys.remove_user(&user).await;
 }
+
+#[tokio::test]
+#[ignore = "needs servers; cargo xtask test starts them"]
+async fn tls_protects_the_connection_and_checks_the_server() {
+    let keys = Keys::new();
+    let front = keys.tls_front().await;
+    let behind_tls = |host: &str, ca: Option<&str>| RawRedisConfig {
+        host: Some(host.to_owned()),
+        port: front.port,
+        secure: true,
+        ca: ca.map(str::to_owned),
+        ..keys.settings()
+    };
+    let certificate = Some(front.certificate.as_str());
+    let store = connect(behind_tls("127.0.0.1", certificate)).await.unwrap();
+    put(&store, &id(1), &clicks(0..2)).await;
+    assert_eq!(get(&store, &id(1)).await, Some(clicks(0..2)));
+    let attempts = [
+        connect(behind_tls("127.0.0.1", None)),
+        connect(behind_tls("localhost", certificate)),
+        connect(behind_tls("127.0.0.1", Some("no certificate"))),
+    ];
+    for refused in join_all(attempts).await {
+        let error = refused.unwrap_err();
+        assert!(matches!(error, StoreError::Misconfigured { .. }), "{error}");
+        assert!(error.to_string().contains("`redis.ca`"), "{error}");
+    }
+}

@@ -106,14 +106,20 @@ async fn first_connection(
 /// What an error means while connecting for the first time.
 fn opening(address: &str, error: sqlx::Error) -> StoreError {
     match error {
-        sqlx::Error::Tls(error) => misconfigured(format!(
-            "no TLS with `{address}`: {error}; look at `postgres.tls` and `postgres.ca`"
-        )),
+        sqlx::Error::Tls(error) => no_tls(address, &*error),
+        // What TLS makes of a certificate that it does not trust, and of a server that speaks something else.
+        sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => no_tls(address, &error),
         sqlx::Error::Protocol(message) => misconfigured(format!(
             "`{address}` is not a PostgreSQL server ({message}); look at `postgres.port`"
         )),
         other => classify(other),
     }
+}
+
+fn no_tls(address: &str, error: &dyn std::error::Error) -> StoreError {
+    misconfigured(format!(
+        "no TLS with `{address}`: {error}; look at `postgres.tls` and `postgres.ca`"
+    ))
 }
 
 async fn migrate(connection: &mut PgConnection) -> Result<(), StoreError> {

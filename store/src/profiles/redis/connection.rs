@@ -81,7 +81,8 @@ impl Link {
                 }
                 Err(StoreError::Unavailable { source, .. }) => {
                     return Err(misconfigured(format!(
-                        "`{address}` cannot be reached: {source}; look at `redis.host`, `redis.port` and `redis.secure`"
+                        "`{address}` cannot be reached: {source}; look at `redis.host`, `redis.port`, \
+                         `redis.secure` and `redis.ca`"
                     )));
                 }
                 Err(other) => return Err(other),
@@ -183,6 +184,10 @@ fn client(config: &RedisConfig) -> Result<Client, RedisError> {
     }
     let information = address.into_connection_info()?.set_redis_settings(settings);
     match &config.ca {
+        // Otherwise no server would ever be trusted, and nobody told why.
+        Some(ca) if !ca.contains("-----BEGIN CERTIFICATE-----") => {
+            Err((ErrorKind::InvalidClientConfig, "there is no `BEGIN CERTIFICATE`").into())
+        }
         Some(ca) => Client::build_with_tls(
             information,
             TlsCertificates {

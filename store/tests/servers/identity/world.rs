@@ -6,7 +6,11 @@ use sendflowr_store::{
 };
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
 
-use crate::{gate::Gate, support::address};
+use crate::{
+    gate::Gate,
+    support::address,
+    tls::{Asks, Front},
+};
 
 /// A database of the test's own, dropped at its end.
 pub(crate) struct Database {
@@ -69,6 +73,10 @@ impl Database {
 
     pub(crate) async fn gate(&self) -> Gate {
         Gate::to(&self.host, self.port).await
+    }
+
+    pub(crate) async fn tls_front(&self) -> Front {
+        Front::of(&self.host, self.port, Asks::First).await
     }
 
     /// A connection that knows nothing of the engine under test.

@@ -4,7 +4,11 @@ use event::{Identifier, IdentifierKind, UniversalId};
 use redis::{Client, Cmd, FromRedisValue};
 use sendflowr_store::profiles::{RawRedisConfig, RedisConfig, RedisProfiles};
 
-use crate::{gate::Gate, support::address};
+use crate::{
+    gate::Gate,
+    support::address,
+    tls::{Asks, Front},
+};
 
 pub(crate) fn id(number: i64) -> UniversalId {
     UniversalId::from_identifier(&Identifier {
@@ -57,6 +61,10 @@ impl Keys {
 
     pub(crate) async fn gate(&self) -> Gate {
         Gate::to(&self.0.host, self.0.port).await
+    }
+
+    pub(crate) async fn tls_front(&self) -> Front {
+        Front::of(&self.0.host, self.0.port, Asks::AtOnce).await
     }
 
     /// Sends a command as somebody who knows nothing of the engine under test.
