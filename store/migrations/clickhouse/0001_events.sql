@@ -1,7 +1,8 @@
 -- A person's events lie beside each other in the order of time, a month to a partition: a history reads a few granules of
 -- each month, and a part of a month that is merged holds an event once. An event written again keeps its first form,
 -- because the version falls with time. Times beyond the year 2100 are a provider's mistake and share a partition, so that
--- they cannot make thousands of them.
+-- they cannot make thousands of them. Granules and compressed blocks are an eighth and a quarter of the usual, so that a
+-- person's few rows in each column are read without unpacking thousands of others'; it costs two parts in a hundred of disk.
 CREATE TABLE IF NOT EXISTS email_events (
     event_id             String CODEC(ZSTD(1)),
     event_type           LowCardinality(String),
@@ -37,7 +38,7 @@ ENGINE = ReplacingMergeTree(version)
 PARTITION BY toYYYYMM(least(timestamp, toDateTime64('2100-01-01 00:00:00', 3, 'UTC')))
 PRIMARY KEY (universal_id, timestamp)
 ORDER BY (universal_id, timestamp, event_id)
-SETTINGS index_granularity = 1024;
+SETTINGS index_granularity = 1024, min_compress_block_size = 16384;
 
 -- When each message was sent, kept by the writes to email_events. The key is xxHash64 of person and message, which the
 -- reader computes too. Narrow and without partitions, because the reader asks for a thousand at a time and does not know

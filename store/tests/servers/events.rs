@@ -20,6 +20,7 @@ use self::{
     proxy::Proxy,
     world::{Database, deliveries, event, person},
 };
+use crate::gate::Gate;
 
 #[tokio::test]
 #[ignore = "needs servers; cargo xtask test starts them"]
@@ -243,18 +244,28 @@ async fn a_refused_event_can_be_found_by_halving() {
 #[ignore = "needs servers; cargo xtask test starts them"]
 async fn an_outage_is_told_as_one_and_ends() {
     let database = Database::new();
-    let mut proxy = Proxy::to(&database).await;
-    let store = connect(proxy.settings(&database)).await.unwrap();
+    let (host, port) = database.place();
+    let gate = Gate::to(host, port).await;
+    let raw = RawClickHouseConfig {
+        host: Some("127.0.0.1".into()),
+        port: Some(gate.port()),
+        request_timeout_seconds: 1,
+        ..database.settings()
+    };
+    let store = connect(raw).await.unwrap();
     let batch = deliveries(10, 2);
     store.write(&batch).await.unwrap();
-    proxy.stop().await;
-    let error = store.write(&batch).await.unwrap_err();
-    assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
-    let error = store.ping().await.unwrap_err();
-    assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
-    proxy.start().await;
-    store.write(&batch).await.unwrap();
-    store.ping().await.unwrap();
+    for close in [Gate::break_all, Gate::silence] {
+        close(&gate);
+        let error = store.write(&batch).await.unwrap_err();
+        assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
+        let error = store.ping().await.unwrap_err();
+        assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
+        gate.open();
+        store.write(&batch).await.unwrap();
+        store.ping().await.unwrap();
+    }
+    assert_eq!(store.counts().await.unwrap()[0].events, 10);
     database.run("DROP TABLE email_events").await;
     let error = store.ping().await.unwrap_err();
     assert!(matches!(error, StoreError::Misconfigured { .. }), "{error}");

@@ -4,7 +4,10 @@ use std::{ops::RangeInclusive, time::Duration};
 
 use serde::Deserialize;
 
-use crate::Secret;
+use crate::{
+    Secret,
+    server::{address, is_name_or_address},
+};
 
 /// Port of the server's HTTP interface, and of the same with TLS: the server's own defaults.
 const PORT: u16 = 8123;
@@ -90,11 +93,7 @@ impl ClickHouseConfig {
 
     /// Host and port, for messages.
     pub(super) fn address(&self) -> String {
-        if self.host.contains(':') {
-            format!("[{}]:{}", self.host, self.port)
-        } else {
-            format!("{}:{}", self.host, self.port)
-        }
+        address(&self.host, self.port)
     }
 }
 
@@ -138,12 +137,7 @@ impl TryFrom<RawClickHouseConfig> for ClickHouseConfig {
 
     fn try_from(raw: RawClickHouseConfig) -> Result<Self, InvalidClickHouseConfig> {
         let host = raw.host.ok_or(InvalidClickHouseConfig::NoHost)?;
-        let is_address = host.parse::<std::net::IpAddr>().is_ok();
-        let is_name = !host.is_empty()
-            && host
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'));
-        if !is_address && !is_name {
+        if !is_name_or_address(&host) {
             return Err(InvalidClickHouseConfig::Host(host));
         }
         let database = raw.database;

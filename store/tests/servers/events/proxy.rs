@@ -9,9 +9,8 @@ use tokio::{
 
 use super::world::Database;
 
-/// Stands between client and server: keeps what the client says, and can be stopped.
+/// Stands between client and server and keeps what the client says.
 pub(crate) struct Proxy {
-    server: String,
     port: u16,
     said: Arc<Mutex<Vec<u8>>>,
     running: JoinHandle<()>,
@@ -21,12 +20,10 @@ impl Proxy {
     pub(crate) async fn to(database: &Database) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (host, port) = database.place();
-        let server = format!("{host}:{port}");
-        let said = Arc::default();
+        let said = Arc::<Mutex<Vec<u8>>>::default();
         Self {
             port: listener.local_addr().unwrap().port(),
-            running: tokio::spawn(serve(listener, server.clone(), Arc::clone(&said))),
-            server,
+            running: tokio::spawn(serve(listener, format!("{host}:{port}"), Arc::clone(&said))),
             said,
         }
     }
@@ -45,17 +42,11 @@ impl Proxy {
         let start = said.rfind(beginning).unwrap();
         said[start..].to_owned()
     }
+}
 
-    /// Breaks all connections and takes no more.
-    pub(crate) async fn stop(&mut self) {
+impl Drop for Proxy {
+    fn drop(&mut self) {
         self.running.abort();
-        let ended = (&mut self.running).await;
-        assert!(ended.unwrap_err().is_cancelled());
-    }
-
-    pub(crate) async fn start(&mut self) {
-        let listener = TcpListener::bind(("127.0.0.1", self.port)).await.unwrap();
-        self.running = tokio::spawn(serve(listener, self.server.clone(), Arc::clone(&self.said)));
     }
 }
 
