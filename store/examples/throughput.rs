@@ -10,6 +10,7 @@
 
 use std::{
     collections::BTreeMap,
+    hash::{BuildHasher, RandomState},
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -24,6 +25,9 @@ use sendflowr_store::{
 
 /// Callers that append at the same time.
 const APPENDERS: usize = 64;
+
+/// Bytes of a record: an event as JSON.
+const RECORD_BYTES: u64 = 1_000;
 
 /// How long appending is measured: dozens of checkpoints of the write-ahead log.
 const APPENDING: Duration = Duration::from_secs(10);
@@ -113,11 +117,16 @@ async fn append(bus: Arc<dyn Bus>) {
     );
 }
 
+/// A record of 1 kB. What is in it differs from record to record, so that compression gains no more than it does on events.
 fn record(appender: usize) -> NewRecord {
+    let random = RandomState::new().hash_one(appender);
+    let value: String = (0..RECORD_BYTES / 20)
+        .map(|n| format!("{:016x}abcd", random.wrapping_mul(2 * n + 1)))
+        .collect();
     NewRecord {
         topic: topic(),
         key: format!("sf_{appender:032x}"),
-        value: vec![b'x'; 1_000],
+        value: value.into_bytes(),
         headers: BTreeMap::new(),
     }
 }

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use futures::future::join_all;
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use sendflowr_store::{
     StoreError,
@@ -360,9 +361,10 @@ async fn a_wrong_address_names_the_setting() {
     drop(listener);
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let silent_address = silent.local_addr().unwrap().to_string();
-    for servers in [closed, silent_address, "nowhere.invalid:9092".to_owned()] {
-        let error = refusal(servers.clone()).await;
+    let wrong = [closed, silent_address, "nowhere.invalid:9092".to_owned()];
+    let errors = join_all(wrong.iter().map(|servers| refusal(servers.clone()))).await;
+    for (servers, error) in wrong.iter().zip(errors) {
         assert!(error.contains("`kafka.bootstrap_servers`"), "{error}");
-        assert!(error.contains(&servers), "{error}");
+        assert!(error.contains(servers), "{error}");
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     fmt,
     sync::{Mutex, PoisonError},
+    thread,
     time::Duration,
 };
 
@@ -12,6 +13,7 @@ use rdkafka::{
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
 };
+use tokio::{runtime::Handle, sync::oneshot};
 
 use super::{config::KafkaConfig, error::Failure};
 
@@ -201,16 +203,25 @@ pub(super) fn topic<C: ClientContext>(
     Ok(Some(TopicMetadata { partitions }))
 }
 
-/// Runs `work` that waits for brokers on a thread that may wait.
+/// Runs `work` that waits for brokers on a thread of its own. The runtime's own threads for blocking work would hold up the
+/// end of the process until brokers that hang answer.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {
-    match tokio::task::spawn_blocking(work).await {
+    let (sender, receiver) = oneshot::channel();
+    let runtime = Handle::current();
+    let started = thread::Builder::new()
+        .name("kafka-call".to_owned())
+        .spawn(move || {
+            let _runtime = runtime.enter();
+            // Nobody listens when the caller has given up.
+            let _ = sender.send(work());
+        });
+    if let Err(error) = started {
+        return Err(Failure::Library(format!("no thread for it: {error}")));
+    }
+    match receiver.await {
         Ok(result) => result,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // Only the end of the process cancels it.
-            Err(_) => Err(Failure::Closed),
-        },
+        Err(_) => Err(Failure::Library("it panicked".to_owned())),
     }
 }

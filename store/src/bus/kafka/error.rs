@@ -168,8 +168,8 @@ impl Failure {
                  `kafka.client_certificate`; {reason}"
             ),
             _ => format!(
-                "no broker answers at `{servers}`: look at `kafka.bootstrap_servers` and `kafka.security_protocol`; \
-                 {reason}"
+                "no broker answers at `{servers}`: look at `kafka.bootstrap_servers`, `kafka.security_protocol` and, if the \
+                 brokers ask for it, `kafka.client_certificate`; {reason}"
             ),
         };
         StoreError::Misconfigured {
@@ -275,8 +275,8 @@ mod tests {
         };
         assert_eq!(
             told(Code::BrokerTransportFailure, "Connection refused"),
-            "kafka is not usable: no broker answers at `kafka:9092`: look at `kafka.bootstrap_servers` and \
-             `kafka.security_protocol`; Connection refused"
+            "kafka is not usable: no broker answers at `kafka:9092`: look at `kafka.bootstrap_servers`, \
+             `kafka.security_protocol` and, if the brokers ask for it, `kafka.client_certificate`; Connection refused"
         );
         assert!(told(Code::Authentication, "x").contains("`kafka.sasl_password`"));
         assert!(told(Code::SSL, "x").contains("`kafka.ca`"));

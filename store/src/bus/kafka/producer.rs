@@ -25,7 +25,9 @@ use super::{
 };
 use crate::{bus::NewRecord, metrics::KafkaCounters};
 
-/// How long a record waits for others to share its request. Measured with 64 callers: see `examples/throughput.rs`.
+/// How long a record waits for others to share its request. Of 64 callers with a record each, about three times as many were
+/// acknowledged in a second with 1 ms as with the library's own 5 ms, and half as many again as with none
+/// (`examples/throughput.rs`).
 const LINGER_MS: &str = "1";
 
 /// What the library holds of a record besides its own bytes.

@@ -9,6 +9,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     mem,
     sync::{Arc, Mutex, PoisonError},
+    thread,
     time::Duration,
 };
 
@@ -22,10 +23,7 @@ use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
     message::{BorrowedMessage, Headers},
 };
-use tokio::{
-    runtime::Handle,
-    time::{Instant, timeout, timeout_at},
-};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
 
 use super::{
@@ -72,7 +70,6 @@ pub(super) struct KafkaSubscription {
     /// Whether partitions have moved since they were read and before they were committed.
     has_lost: bool,
     tasks: TaskTracker,
-    runtime: Handle,
 }
 
 /// Listens to how the group shares its partitions.
@@ -176,7 +173,6 @@ impl KafkaSubscription {
             returned: BTreeMap::new(),
             has_lost: false,
             tasks,
-            runtime: Handle::current(),
         })
     }
 
@@ -188,11 +184,17 @@ impl KafkaSubscription {
     async fn take(&mut self, max: usize, wait: Duration) -> Result<(), Failure> {
         let consumer = self.consumer();
         let deadline = Instant::now() + wait;
+        let mut outage = None;
         while self.ready.is_empty() {
             match timeout_at(deadline, consumer.recv()).await {
-                Err(_) => return Ok(()),
+                Err(_) => return outage.map_or(Ok(()), Err),
                 Ok(Ok(message)) => self.ready.push_back(record(&message)),
-                Ok(Err(error)) => passing(error)?,
+                Ok(Err(error)) => match Trouble::of(&error) {
+                    Trouble::Ends => return Err(error.into()),
+                    // The library tells of an outage several times a second, also after its end when nobody polled.
+                    Trouble::Outage => outage = Some(error.into()),
+                    Trouble::Passes => tracing::debug!(%error, "kafka's reader goes on after an error"),
+                },
             }
         }
         while self.ready.len() < max {
@@ -306,29 +308,40 @@ impl Subscription for KafkaSubscription {
 
 impl Drop for KafkaSubscription {
     fn drop(&mut self) {
-        // Leaving the group waits for its coordinator's answer.
-        let consumer = self.consumer.take();
-        self.tasks
-            .spawn_blocking_on(move || drop(consumer), &self.runtime);
+        // Leaving the group waits for its coordinator's answer; `KafkaBus::close` waits for that, the end of the process
+        // does not. Without a thread for it, it is left here and now.
+        let (consumer, leaving) = (self.consumer.take(), self.tasks.token());
+        let leave = move || {
+            drop(consumer);
+            drop(leaving);
+        };
+        let _ = thread::Builder::new().name("kafka-leave".to_owned()).spawn(leave);
     }
 }
 
-/// Tells what ends a poll from what the library goes on after by itself.
-fn passing(error: KafkaError) -> Result<(), Failure> {
-    let code = match &error {
-        KafkaError::MessageConsumption(code) | KafkaError::Global(code) => *code,
-        _ => return Err(error.into()),
-    };
-    match code {
-        RDKafkaErrorCode::AllBrokersDown
-        | RDKafkaErrorCode::Authentication
-        | RDKafkaErrorCode::UnknownTopicOrPartition
-        | RDKafkaErrorCode::TopicAuthorizationFailed
-        | RDKafkaErrorCode::GroupAuthorizationFailed
-        | RDKafkaErrorCode::InvalidSessionTimeout => Err(error.into()),
-        _ => {
-            tracing::debug!(%error, "kafka's reader goes on after an error");
-            Ok(())
+/// What an error in the place of a record means.
+enum Trouble {
+    /// Polling again will not help.
+    Ends,
+    /// Nothing can be read now.
+    Outage,
+    /// The library goes on by itself.
+    Passes,
+}
+
+impl Trouble {
+    fn of(error: &KafkaError) -> Self {
+        let (KafkaError::MessageConsumption(code) | KafkaError::Global(code)) = error else {
+            return Self::Ends;
+        };
+        match code {
+            RDKafkaErrorCode::AllBrokersDown
+            | RDKafkaErrorCode::Authentication
+            | RDKafkaErrorCode::UnknownTopicOrPartition => Self::Outage,
+            RDKafkaErrorCode::TopicAuthorizationFailed
+            | RDKafkaErrorCode::GroupAuthorizationFailed
+            | RDKafkaErrorCode::InvalidSessionTimeout => Self::Ends,
+            _ => Self::Passes,
         }
     }
 }

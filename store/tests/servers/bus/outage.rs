@@ -19,6 +19,8 @@ async fn an_outage_is_told_quickly_and_ends_by_itself() {
     let raw = RawKafkaConfig {
         delivery_timeout_ms: 2_000,
         queue_bytes: MIB as u64,
+        // A broker that comes back waits as long for a member that may be gone.
+        session_timeout_ms: 6_000,
         ..settings()
     };
     let (world, _alone) = World::alone(raw).await;
