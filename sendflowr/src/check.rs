@@ -86,7 +86,7 @@ async fn check(global: &Global, offline: bool) -> anyhow::Result<ExitCode> {
         }
     };
     if !offline {
-        is_sound &= reach(&config, &engines).await;
+        is_sound &= Box::pin(reach(&config, &engines)).await;
         engines.close().await;
     }
     output::line(if is_sound { "sound" } else { "not sound" });

@@ -129,7 +129,8 @@ impl Engines {
     pub(crate) async fn bus(&self) -> anyhow::Result<Arc<dyn Bus>> {
         let open = async || -> anyhow::Result<BusEngine> {
             if let Some(config) = &self.kafka {
-                let bus = KafkaBus::connect(config.clone()).await?;
+                // Connecting keeps much at hand; boxed, so that what waits for it stays small.
+                let bus = Box::pin(KafkaBus::connect(config.clone())).await?;
                 self.count(|registry| bus.register_metrics(registry));
                 return Ok(BusEngine::Kafka(Arc::new(bus)));
             }
@@ -165,7 +166,7 @@ impl Engines {
     pub(crate) async fn events(&self) -> anyhow::Result<Arc<dyn Events>> {
         let open = async || -> anyhow::Result<EventsEngine> {
             if let Some(config) = &self.clickhouse {
-                let events = ClickHouseEvents::connect(config.clone()).await?;
+                let events = Box::pin(ClickHouseEvents::connect(config.clone())).await?;
                 return Ok(EventsEngine::ClickHouse(Arc::new(events)));
             }
             let folder = self.data_folder()?;
@@ -187,7 +188,7 @@ impl Engines {
     pub(crate) async fn identities(&self) -> anyhow::Result<Arc<dyn Identities>> {
         let open = async || -> anyhow::Result<IdentitiesEngine> {
             if let Some(config) = &self.postgres {
-                let identities = PostgresIdentities::connect(config.clone()).await?;
+                let identities = Box::pin(PostgresIdentities::connect(config.clone())).await?;
                 return Ok(IdentitiesEngine::Postgres(Arc::new(identities)));
             }
             let folder = self.data_folder()?;
@@ -212,7 +213,7 @@ impl Engines {
                 let memory: Arc<dyn Profiles> = Arc::new(MemoryProfiles::new(&self.embedded.profiles));
                 return Ok(memory);
             };
-            let profiles = RedisProfiles::connect(config.clone()).await?;
+            let profiles = Box::pin(RedisProfiles::connect(config.clone())).await?;
             self.count(|registry| profiles.register_metrics(registry));
             let redis: Arc<dyn Profiles> = Arc::new(profiles);
             Ok(redis)
