@@ -24,8 +24,14 @@ pub(super) fn read_case(file: &Path) -> anyhow::Result<Case> {
     Case::from_json(&bytes).with_context(|| format!("`{}`", file.display()))
 }
 
-/// The file itself, or all `.json` files below the folder, in order of their paths. Only folders named `cases`, and
-/// folders of providers, hold case files; build folders are not looked into.
+/// Folders of what build tools make or fetch.
+const BUILD_FOLDERS: [&str; 2] = ["target", "node_modules"];
+
+/// What npm keeps beside the source of a plugin in JavaScript.
+const MANIFESTS: [&str; 2] = ["package.json", "package-lock.json"];
+
+/// The file itself, or all `.json` files below the folder, in order of their paths. Build folders and hidden ones are
+/// not looked into, and npm's manifests are no cases.
 pub(super) fn case_files(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
     if path.is_file() {
         return Ok(vec![path.to_owned()]);
@@ -41,13 +47,44 @@ pub(super) fn case_files(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
                 .unwrap_or_default()
                 .to_string_lossy()
                 .into_owned();
-            if path.is_dir() && name != "target" && !name.starts_with('.') {
-                folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "json") {
+            if path.is_dir() {
+                if !BUILD_FOLDERS.contains(&name.as_str()) && !name.starts_with('.') {
+                    folders.push(path);
+                }
+            } else if path.extension().is_some_and(|extension| extension == "json")
+                && !MANIFESTS.contains(&name.as_str())
+            {
                 files.push(path);
             }
         }
     }
     files.sort();
     Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cases_are_found_among_sources_and_builds() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in [
+            "a/cases/2.json",
+            "a/cases/1.json",
+            "a/package.json",
+            "a/package-lock.json",
+            "a/node_modules/x/1.json",
+            "target/1.json",
+            ".git/1.json",
+            "a/cases/README.md",
+        ] {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "{}").unwrap();
+        }
+        let found = case_files(folder.path()).unwrap();
+        let expected = ["a/cases/1.json", "a/cases/2.json"].map(|name| folder.path().join(name));
+        assert_eq!(found, expected);
+    }
 }
