@@ -63,7 +63,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .with_url(format!("http://{place}/"))
         .with_user(user)
         .with_password(password)
-        .with_database("measure_raw");
+        .with_database("measure_raw")
+        // Like the store. Besides, the crate cannot parse the description of a tuple whose fields have names.
+        .with_validation(false)
+        // Like the store: otherwise the server waits for more rows before it answers.
+        .with_setting("async_insert", "0");
 
     let events: Vec<StoredEvent> = (0..ROWS).map(event).collect::<Result<_, _>>()?;
     for size in BATCHES {
