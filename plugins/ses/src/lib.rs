@@ -52,7 +52,13 @@ impl Plugin for Ses {
         let envelope = Envelope::of(&document)?;
         match envelope.kind {
             Kind::SubscriptionConfirmation => {
-                Ok(Outcome::Confirm(envelope.text("SubscribeURL")?.into_owned()))
+                let url = envelope.text("SubscribeURL")?;
+                if !url.starts_with("https://") {
+                    return Err(Rejection::Malformed(
+                        "`SubscribeURL` is no `https` address".to_owned(),
+                    ));
+                }
+                Ok(Outcome::Confirm(url.into_owned()))
             }
             // Fetching the URL of this one would subscribe again.
             Kind::UnsubscribeConfirmation => Ok(Outcome::nothing()),
