@@ -1,9 +1,12 @@
 //! `sendflowr plugin …`: for those who write plugins and those who run them, without running the host.
 
 mod bench;
+mod check;
 mod files;
 mod list;
+mod new;
 mod normalize;
+mod pack;
 mod test;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -15,6 +18,25 @@ use crate::cli::{Format, Global};
 /// What can be done with plugins.
 #[derive(Debug, Subcommand)]
 pub(crate) enum PluginCommand {
+    /// Makes a crate that is a working plugin, with the SDK in it: trait, cases, tests, README.
+    New {
+        /// Path segment under `/webhooks/`, and the name of the crate.
+        slug: String,
+        /// Language to write it in.
+        #[arg(long, value_enum, default_value = "rust")]
+        lang: new::Language,
+        /// Folder to make [default: the slug]
+        #[arg(long)]
+        folder: Option<PathBuf>,
+    },
+    /// Makes the component of a core module that `cargo build --target wasm32-unknown-unknown` has compiled.
+    Pack {
+        /// The core module.
+        module: PathBuf,
+        /// The component [default: the module's name, in this folder]
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
     /// Runs case files through compiled plugins, proofs included. Exit code 1 when any fails.
     Test {
         /// Compiled plugins.
@@ -44,6 +66,16 @@ pub(crate) enum PluginCommand {
         #[arg(long, value_enum, default_value = "text")]
         format: Format,
     },
+    /// Tells whether files are plugins that the host serves: contract, imports, secrets, limits. Exit code 1 when any is
+    /// not.
+    Check {
+        /// Compiled plugins.
+        #[arg(required = true)]
+        plugins: Vec<PathBuf>,
+        /// How to print the results.
+        #[arg(long, value_enum, default_value = "text")]
+        format: Format,
+    },
     /// Lists the plugins in the folder, their secrets, and what the configured accounts lack.
     List {
         /// How to print the list.
@@ -67,6 +99,8 @@ pub(crate) enum PluginCommand {
 /// Files that cannot be read, and plugins that cannot be loaded.
 pub(crate) async fn run(command: PluginCommand, global: Global) -> anyhow::Result<ExitCode> {
     match command {
+        PluginCommand::New { slug, lang, folder } => new::run(&slug, lang, folder),
+        PluginCommand::Pack { module, out } => pack::run(&module, out),
         PluginCommand::Test {
             plugins,
             cases,
@@ -77,6 +111,7 @@ pub(crate) async fn run(command: PluginCommand, global: Global) -> anyhow::Resul
             cases,
             format,
         } => bench::run(&plugins, cases.as_deref(), format).await,
+        PluginCommand::Check { plugins, format } => check::run(&plugins, format).await,
         PluginCommand::List { format } => list::run(global, format).await,
         PluginCommand::Normalize { plugin, delivery } => normalize::run(&plugin, &delivery).await,
     }

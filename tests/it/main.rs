@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod cases;
+mod damage;
 mod durability;
 mod front_door;
 mod plugins;

@@ -214,10 +214,9 @@ fn is_read(name: &str, sources: &[String]) -> bool {
             sources.iter().any(|source| source.contains(&field))
         });
     }
-    // The names that users know for the servers mean something once there is a section for each.
-    let has_servers = sources.iter().any(|source| source.contains(" kafka: "));
+    // The names that users know for the servers stand in a table of the configuration.
     let quoted = format!("\"{base}\"");
-    !has_servers || sources.iter().any(|source| source.contains(&quoted))
+    sources.iter().any(|source| source.contains(&quoted))
 }
 
 /// Whether a metric is registered under its whole name, or in a registry with a prefix, with or without a unit.

@@ -4,6 +4,7 @@ mod check;
 mod deploy;
 mod plugins;
 mod process;
+mod scaffold;
 mod services;
 mod setup;
 mod test;

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: every test there is.
 
 use std::{
+    path::Path,
     process::{Command, ExitCode},
     time::{Duration, Instant},
 };
@@ -10,6 +11,7 @@ use anyhow::{Context, bail};
 use crate::{
     plugins::{self, Built},
     process::{Workspace, compiling, root, run as run_command, say, watch},
+    scaffold::Scaffold,
     services::{self, Servers},
     setup,
 };
@@ -68,6 +70,10 @@ fn stages(extent: Extent, report: &mut Report) -> anyhow::Result<()> {
     report.tests("run the case files through the compiled plugins", |count| {
         cases(&built, count)
     })?;
+    report.tests(
+        "build a plugin made by `plugin new`, run its tests and cases",
+        scaffold,
+    )?;
     report.tests("test the workspace", |count| {
         let mut arguments = vec!["test", "--workspace", "--no-fail-fast"];
         if extent == Extent::Fast {
@@ -77,13 +83,9 @@ fn stages(extent: Extent, report: &mut Report) -> anyhow::Result<()> {
         command
             .env("SENDFLOWR_BIN", binary())
             .env("SENDFLOWR_PLUGINS", plugins::folder());
-        watch(&mut command, |line| {
-            say(line);
-            count.cargo(line);
-        })
+        watch_tests(&mut command, count)
     })?;
-    let has_tests = root().join("store/tests/servers.rs").exists();
-    if extent == Extent::Fast || !has_tests {
+    if extent == Extent::Fast {
         return Ok(());
     }
     servers(report)
@@ -120,21 +122,39 @@ fn servers(report: &mut Report) -> anyhow::Result<()> {
                 .envs(servers.environment().iter().cloned())
                 .env("SENDFLOWR_BIN", binary())
                 .env("SENDFLOWR_PLUGINS", plugins::folder());
-            watch(&mut command, |line| {
-                say(line);
-                count.cargo(line);
-            })
+            watch_tests(&mut command, count)
         })?;
     }
     Ok(())
 }
 
+/// Runs cargo's tests, shows what they say, and counts them.
+fn watch_tests(command: &mut Command, count: &mut Count) -> anyhow::Result<()> {
+    watch(command, |line| {
+        say(line);
+        count.cargo(line);
+    })
+}
+
+fn scaffold(count: &mut Count) -> anyhow::Result<()> {
+    let scaffold = Scaffold::make(binary())?;
+    watch(&mut scaffold.native_tests(), |line| count.cargo(line))?;
+    let component = scaffold.component()?;
+    run_cases(scaffold.cases(), &[component.as_path()], count)
+}
+
 fn cases(built: &[Built], count: &mut Count) -> anyhow::Result<()> {
+    let plugins: Vec<&Path> = built.iter().map(|plugin| plugin.path.as_path()).collect();
+    run_cases(Path::new("plugins"), &plugins, count)
+}
+
+/// Runs the cases in the folder through the compiled plugins.
+fn run_cases(folder: &Path, plugins: &[&Path], count: &mut Count) -> anyhow::Result<()> {
     let mut command = Command::new(binary());
-    command.current_dir(root()).args([
-        "--log", "warn", "plugin", "test", "--cases", "plugins", "--format", "json",
-    ]);
-    command.args(built.iter().map(|plugin| &plugin.path));
+    command
+        .current_dir(root())
+        .args(["--log", "warn", "plugin", "test", "--format", "json", "--cases"]);
+    command.arg(folder).args(plugins);
     watch(&mut command, |line| {
         let passed = count.passed;
         count.case(line);

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use sendflowr_plugin_sdk::{Batch, Event, Outcome, Plugin, Request};
-use serde_json::Value;
+
+use crate::damage::Damage;
 
 /// Damaged copies of each delivery. Enough to meet every field of the samples several times, in well under a second.
 const MUTANTS: usize = 400;
@@ -17,33 +18,13 @@ const NOISE: Duration = Duration::from_millis(50);
 /// How often a delivery that took too long is measured again before it counts.
 const SECOND_LOOKS: usize = 5;
 
-/// Pseudo-random numbers (xorshift), the same on every run, so that a failure can be repeated.
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(seed: u64) -> Random {
-        Random(seed | 1)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        usize::try_from(self.next() % end.max(1) as u64).unwrap_or(0)
-    }
-}
-
 /// Damages the request again and again and panics when a damaged one is not handled as it should be.
-pub(crate) fn check<P: Plugin>(name: &str, request: &Request, random: &mut Random) {
+pub(crate) fn check<P: Plugin>(name: &str, request: &Request, seed: u64) {
     let whole = timed(|| drop(P::normalize(request)));
     let limit = (whole * SLOWER_AT_MOST).max(NOISE);
-    for number in 0..MUTANTS {
+    for body in Damage::of(&request.body, seed).take(MUTANTS) {
         let mut mutant = request.clone();
-        mutant.body = damaged(&request.body, number, random);
+        mutant.body = body;
         let _ = P::authenticate(&mutant);
         let mut outcome = None;
         let mut spent = timed(|| outcome = Some(P::normalize(&mutant)));
@@ -112,97 +93,4 @@ fn blank_text(event: &Event) -> bool {
             .identifiers
             .iter()
             .any(|identifier| identifier.value.trim().is_empty())
-}
-
-fn damaged(body: &[u8], number: usize, random: &mut Random) -> Vec<u8> {
-    let json = serde_json::from_slice::<Value>(body).ok();
-    match (number % 4, json) {
-        (0, _) | (_, None) => damaged_bytes(body, random),
-        (_, Some(mut json)) => {
-            for _ in 0..=random.below(3) {
-                let target = random.below(count(&json));
-                damage_value(&mut json, target, random);
-            }
-            json.to_string().into_bytes()
-        }
-    }
-}
-
-/// Cut off, a byte changed, a stretch doubled, or something else altogether.
-fn damaged_bytes(body: &[u8], random: &mut Random) -> Vec<u8> {
-    let at = random.below(body.len());
-    let mut bytes = body.to_vec();
-    match random.below(4) {
-        0 => bytes.truncate(at),
-        1 => {
-            if let Some(byte) = bytes.get_mut(at) {
-                *byte = random.next() as u8;
-            }
-        }
-        2 => {
-            let end = at + random.below(body.len() - at);
-            bytes.splice(at..at, body[at..end].iter().copied());
-        }
-        _ => bytes = (0..random.below(200)).map(|_| random.next() as u8).collect(),
-    }
-    bytes
-}
-
-fn count(json: &Value) -> usize {
-    1 + match json {
-        Value::Array(elements) => elements.iter().map(count).sum(),
-        Value::Object(fields) => fields.values().map(count).sum(),
-        _ => 0,
-    }
-}
-
-/// Damages the value at this position in depth-first order; gives what is left of the position.
-fn damage_value(json: &mut Value, target: usize, random: &mut Random) -> Option<usize> {
-    if target == 0 {
-        *json = replacement(json, random);
-        return None;
-    }
-    let mut left = target - 1;
-    match json {
-        Value::Array(elements) => {
-            for element in elements {
-                left = damage_value(element, left, random)?;
-            }
-        }
-        Value::Object(fields) => {
-            if left < fields.len()
-                && random.below(3) == 0
-                && let Some(name) = fields.keys().nth(left).cloned()
-            {
-                fields.remove(&name);
-                return None;
-            }
-            for field in fields.values_mut() {
-                left = damage_value(field, left, random)?;
-            }
-        }
-        _ => {}
-    }
-    Some(left)
-}
-
-fn replacement(json: &Value, random: &mut Random) -> Value {
-    match random.below(10) {
-        0 => Value::Null,
-        1 => Value::Bool(random.below(2) == 0),
-        2 => Value::from(random.next()),
-        3 => Value::from(-1.5e300),
-        4 => Value::from(""),
-        5 => Value::from("\u{0}é😀 \"<@>;=&%5B"),
-        6 => Value::Array(Vec::new()),
-        7 => Value::Object(serde_json::Map::new()),
-        8 => Value::from(json.to_string()),
-        _ => {
-            let mut nested = json.clone();
-            for _ in 0..random.below(300) {
-                nested = Value::Array(vec![nested]);
-            }
-            nested
-        }
-    }
 }

@@ -5,7 +5,7 @@ use sendflowr_plugin_sdk::{
 };
 
 use crate::case::Case;
-use crate::{mutate, post, run_case};
+use crate::{damage::Damage, mutate, post, run_case};
 
 /// Reads one object; what it does wrong is chosen by the parameter.
 struct Sample<const FAULT: u8>;
@@ -98,19 +98,27 @@ fn a_plugin_that_demands_nothing_is_found_out() {
 }
 
 #[test]
+fn forms_and_documents_in_texts_are_damaged_inside() {
+    // `{"a":{"b":1}}` and `x`.
+    let form: Vec<Vec<u8>> = Damage::of(b"events=%7B%22a%22%3A%7B%22b%22%3A1%7D%7D&other=x", 1)
+        .take(400)
+        .collect();
+    let inside = |copy: &[u8]| copy.starts_with(b"events=%7B%22a%22%3A") && copy.ends_with(b"&other=x");
+    let distinct: std::collections::BTreeSet<&Vec<u8>> = form.iter().filter(|copy| inside(copy)).collect();
+    assert!(distinct.len() > 10, "{}", distinct.len());
+    assert!(form.iter().any(|copy| copy == b"other=x"));
+
+    let message = Damage::of(br#"{"Message":"{\"a\":{\"b\":1}}"}"#, 1).take(400);
+    let inside = message.filter(|copy| copy.starts_with(br#"{"Message":"{\"a\":"#));
+    assert!(inside.collect::<std::collections::BTreeSet<_>>().len() > 10);
+}
+
+#[test]
 fn damage_finds_the_plugin_that_cannot_take_it() {
     let request = post(r#"{"email":"a@example.com","at":1}"#);
-    let mut random = mutate::Random::new(1);
-    mutate::check::<Sample<NONE>>("sound", &request, &mut random);
-    let found = |check: fn(&str, &Request, &mut mutate::Random)| {
-        catch_unwind(|| {
-            check(
-                "faulty",
-                &post(r#"{"email":"a@example.com"}"#),
-                &mut mutate::Random::new(1),
-            )
-        })
-        .is_err()
+    mutate::check::<Sample<NONE>>("sound", &request, 1);
+    let found = |check: fn(&str, &Request, u64)| {
+        catch_unwind(|| check("faulty", &post(r#"{"email":"a@example.com"}"#), 1)).is_err()
     };
     assert!(found(mutate::check::<Sample<PANICS>>));
     assert!(found(mutate::check::<Sample<NAMES_NOBODY>>));

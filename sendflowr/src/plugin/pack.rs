@@ -1,0 +1,78 @@
+//! `sendflowr plugin pack`: from the core module that a compiler leaves to the component that the host serves.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context, bail};
+use wit_component::ComponentEncoder;
+
+use crate::output;
+
+/// Wraps the module into a component that imports nothing but the contract, and writes it to `out` or, without it, into
+/// this folder under the module's name with hyphens in place of underscores, as slugs have them.
+///
+/// # Errors
+/// Files that cannot be read or written, and modules that do not carry the contract's types.
+pub(crate) fn run(module: &Path, out: Option<PathBuf>) -> anyhow::Result<ExitCode> {
+    let bytes = fs::read(module).with_context(|| format!("cannot read `{}`", module.display()))?;
+    let out = match out {
+        Some(out) => out,
+        None => {
+            let name = module.file_name().context("the module's path names no file")?;
+            PathBuf::from(name.to_string_lossy().replace('_', "-"))
+        }
+    };
+    if out == module {
+        bail!(
+            "`{}` would be overwritten: name another file with `--out`",
+            out.display()
+        );
+    }
+    let component =
+        component(&bytes).with_context(|| format!("`{}` cannot be made a component", module.display()))?;
+    // Through a file beside it: a host that watches the folder never sees half a plugin.
+    let beside = out.with_extension("wasm.new");
+    fs::write(&beside, &component).with_context(|| format!("cannot write `{}`", beside.display()))?;
+    fs::rename(&beside, &out).with_context(|| format!("cannot write `{}`", out.display()))?;
+    output::line(&format!(
+        "`{}` is written, {} kB",
+        out.display(),
+        component.len().div_ceil(1_000)
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn component(module: &[u8]) -> anyhow::Result<Vec<u8>> {
+    // The header of a component differs from a module's in the fifth byte and what follows it.
+    if module.get(4..8) == Some(&[0x0d, 0, 1, 0]) {
+        bail!("it is a component already");
+    }
+    ComponentEncoder::default()
+        .validate(true)
+        .module(module)?
+        .encode()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_modules_are_packed() {
+        let error = |bytes: &[u8]| format!("{:#}", component(bytes).unwrap_err());
+        assert_eq!(error(b"\0asm\x0d\0\x01\0"), "it is a component already");
+        assert!(component(b"no WebAssembly").is_err());
+    }
+
+    #[test]
+    fn the_module_is_not_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let module = folder.path().join("acme.wasm");
+        fs::write(&module, b"\0asm\x01\0\0\0").unwrap();
+        let error = run(&module, Some(module.clone())).unwrap_err();
+        assert!(error.to_string().contains("would be overwritten"), "{error}");
+    }
+}

@@ -1,0 +1,173 @@
+//! Deliveries that can be counted afterwards: each is one click in a message of its own.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use event::{Hasher, Timestamp, UniversalId};
+use integration_tests::{Answer, eventually};
+use store::events::Events;
+use synth::delivery::{Account, Action, Kind};
+use tokio::task::JoinSet;
+
+use crate::{servers::Servers, system::System};
+
+/// People that the clicks are of.
+const PEOPLE: usize = 20;
+
+/// Deliveries under way at once.
+const SENDERS: usize = 16;
+
+/// Pause of a sender after a delivery that was not taken, shorter than the host asks for so that many are tried.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// The provider that reports the clicks: one event a delivery.
+pub(crate) fn account() -> Account {
+    Account::generate("postmark", "").unwrap()
+}
+
+/// Clicks of this test's people, by number.
+#[derive(Clone)]
+pub(crate) struct Clicks {
+    account: Arc<Account>,
+    mark: String,
+}
+
+impl Clicks {
+    pub(crate) fn new(account: Account, servers: &Servers) -> Self {
+        Self {
+            account: Arc::new(account),
+            mark: servers.mark.clone(),
+        }
+    }
+
+    pub(crate) fn email(&self, person: usize) -> String {
+        format!("person{person}-{}@example.com", self.mark)
+    }
+
+    fn message(&self, number: usize) -> String {
+        format!("{}-{number}", self.mark)
+    }
+
+    /// Reports a click over HTTP.
+    pub(crate) async fn send(&self, system: &System, number: usize) -> Answer {
+        let now = Timestamp::from(SystemTime::now());
+        let click = Action {
+            kind: Kind::Clicked,
+            // An hour apart, so that a person's clicks are visits of their own.
+            at: now.plus_millis(-3_600_000 * (number / PEOPLE % 200) as i64),
+            email: self.email(number % PEOPLE),
+            message: self.message(number),
+        };
+        let deliveries = self.account.deliver(&[click], now);
+        system.deliver(self.account.provider(), &deliveries[0]).await
+    }
+
+    /// Message ids of all stored events of the people, an event that is stored twice twice.
+    async fn stored(&self, servers: &Servers) -> Vec<String> {
+        let events = servers.events().await;
+        let mut messages = Vec::new();
+        for person in 0..PEOPLE {
+            let identifier = Hasher::new().email_identifier(&self.email(person)).unwrap();
+            let id = UniversalId::from_identifier(&identifier);
+            let history = events
+                .history(&[id], Timestamp::default(), 100_000)
+                .await
+                .unwrap();
+            messages.extend(history.into_iter().filter_map(|stored| stored.event.message_id));
+        }
+        messages
+    }
+
+    /// Waits until all of these are stored; each of them, and of all others, once.
+    pub(crate) async fn until_stored(&self, servers: &Servers, acknowledged: &BTreeSet<usize>) {
+        eventually("every acknowledged click is stored", async || {
+            let stored: BTreeSet<String> = self.stored(servers).await.into_iter().collect();
+            acknowledged
+                .iter()
+                .all(|number| stored.contains(&self.message(*number)))
+        })
+        .await;
+        let stored = self.stored(servers).await;
+        let distinct: BTreeSet<&String> = stored.iter().collect();
+        assert_eq!(distinct.len(), stored.len(), "a click is stored twice");
+    }
+}
+
+/// What became of the deliveries of a [`Load`].
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    /// Numbers of those that were answered with success.
+    pub(crate) acknowledged: BTreeSet<usize>,
+    /// Everything else that was answered.
+    pub(crate) refused: Vec<Answer>,
+}
+
+/// Sends clicks, one after the other from several senders, until it is ended.
+pub(crate) struct Load {
+    senders: JoinSet<Outcome>,
+    stop: Arc<AtomicBool>,
+    acknowledged: Arc<AtomicUsize>,
+}
+
+impl Load {
+    pub(crate) fn start(system: &Arc<System>, clicks: &Clicks, first: usize) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let acknowledged = Arc::new(AtomicUsize::new(0));
+        let next = Arc::new(AtomicUsize::new(first));
+        let mut senders = JoinSet::new();
+        for _ in 0..SENDERS {
+            let (system, clicks) = (Arc::clone(system), clicks.clone());
+            let (stop, next) = (Arc::clone(&stop), Arc::clone(&next));
+            let acknowledged = Arc::clone(&acknowledged);
+            senders.spawn(async move {
+                let mut outcome = Outcome::default();
+                while !stop.load(Ordering::SeqCst) {
+                    let number = next.fetch_add(1, Ordering::SeqCst);
+                    let answer = clicks.send(&system, number).await;
+                    if answer.status == 200 {
+                        outcome.acknowledged.insert(number);
+                        acknowledged.fetch_add(1, Ordering::SeqCst);
+                    } else {
+                        outcome.refused.push(answer);
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                }
+                outcome
+            });
+        }
+        Self {
+            senders,
+            stop,
+            acknowledged,
+        }
+    }
+
+    /// Waits until so many more clicks are acknowledged.
+    pub(crate) async fn until_more(&self, clicks: usize) {
+        let enough = self.acknowledged.load(Ordering::SeqCst) + clicks;
+        eventually("more clicks are acknowledged", async || {
+            self.acknowledged.load(Ordering::SeqCst) >= enough
+        })
+        .await;
+    }
+
+    pub(crate) async fn end(mut self) -> Outcome {
+        self.stop.store(true, Ordering::SeqCst);
+        let mut all = Outcome::default();
+        while let Some(outcome) = self.senders.join_next().await {
+            let Outcome {
+                acknowledged,
+                refused,
+            } = outcome.unwrap();
+            all.acknowledged.extend(acknowledged);
+            all.refused.extend(refused);
+        }
+        all
+    }
+}

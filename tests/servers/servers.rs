@@ -1,0 +1,131 @@
+//! Where the servers are, and the means to stop and start them.
+
+use std::{process::Command, time::SystemTime};
+
+use reqwest::Url;
+use store::{
+    Secret,
+    events::{ClickHouseConfig, ClickHouseEvents, RawClickHouseConfig},
+};
+use tokio::sync::{Mutex, MutexGuard};
+
+/// All systems share the topics and consumer groups of one Kafka, so that they run one after the other.
+static TURN: Mutex<()> = Mutex::const_new(());
+
+/// The servers, for as long as it is this test's turn.
+pub(crate) struct Servers {
+    kafka: String,
+    clickhouse: Url,
+    postgres: Url,
+    redis: Url,
+    /// Makes this test's names and people its own.
+    pub(crate) mark: String,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Servers {
+    pub(crate) async fn take() -> Self {
+        let turn = TURN.lock().await;
+        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        Self {
+            kafka: variable("SENDFLOWR_TEST_KAFKA"),
+            clickhouse: address("SENDFLOWR_TEST_CLICKHOUSE"),
+            postgres: address("SENDFLOWR_TEST_POSTGRES"),
+            redis: address("SENDFLOWR_TEST_REDIS"),
+            mark: format!("{:x}", since_1970.unwrap().as_micros()),
+            _turn: turn,
+        }
+    }
+
+    fn database(&self) -> String {
+        format!("end_to_end_{}", self.mark)
+    }
+
+    /// The sections that select these servers. The graph is shared: people have names of their own.
+    pub(crate) fn configuration(&self) -> String {
+        let server = |section: &str, url: &Url, more: &str| {
+            let user = match url.username() {
+                "" => String::new(),
+                user => format!("user = '{user}'\n"),
+            };
+            let password = url.password().unwrap_or_default();
+            format!(
+                "[{section}]\nhost = '{}'\nport = {}\npassword = '{password}'\n{user}{more}\n",
+                url.host_str().unwrap(),
+                url.port().unwrap(),
+            )
+        };
+        // The shortest session that brokers take by default: a consumer that was killed is missed soon.
+        let mut configuration = format!(
+            "[kafka]\nbootstrap_servers = '{}'\nsession_timeout_ms = 6000\n",
+            self.kafka
+        );
+        let database = format!("database = '{}'", self.database());
+        configuration += &server("clickhouse", &self.clickhouse, &database);
+        let graph = self.postgres.path().trim_start_matches('/');
+        configuration += &server("postgres", &self.postgres, &format!("database = '{graph}'"));
+        let prefix = format!("key_prefix = 'end-to-end:{}:'", self.mark);
+        configuration += &server("redis", &self.redis, &prefix);
+        configuration
+    }
+
+    /// The events as they stand in ClickHouse.
+    pub(crate) async fn events(&self) -> ClickHouseEvents {
+        let raw = RawClickHouseConfig {
+            host: self.clickhouse.host_str().map(str::to_owned),
+            port: self.clickhouse.port(),
+            database: self.database(),
+            user: self.clickhouse.username().to_owned(),
+            password: Secret::new(self.clickhouse.password().unwrap_or_default()),
+            ..RawClickHouseConfig::default()
+        };
+        let config = ClickHouseConfig::try_from(raw).unwrap();
+        ClickHouseEvents::connect(config).await.unwrap()
+    }
+
+    /// Removes what this test has made, as far as it is not shared.
+    pub(crate) async fn clean(&self, http: &reqwest::Client) {
+        let mut url = self.clickhouse.clone();
+        let (user, password) = (url.username().to_owned(), url.password().map(str::to_owned));
+        url.set_username("").unwrap();
+        url.set_password(None).unwrap();
+        let dropped = http
+            .post(url)
+            .basic_auth(user, password)
+            .body(format!("DROP DATABASE {}", self.database()))
+            .send()
+            .await
+            .unwrap();
+        assert!(dropped.status().is_success(), "{}", dropped.text().await.unwrap());
+    }
+
+    pub(crate) fn stop(&self, name: &str) {
+        control(&["stop", name]);
+    }
+
+    pub(crate) fn start(&self, name: &str) {
+        control(&["start", name]);
+    }
+}
+
+fn control(arguments: &[&str]) {
+    let output = Command::new(variable("SENDFLOWR_TEST_SERVICES"))
+        .arg("services")
+        .args(arguments)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "services {arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+fn address(name: &str) -> Url {
+    variable(name).parse().unwrap()
+}
+
+fn variable(name: &str) -> String {
+    std::env::var(name)
+        .unwrap_or_else(|_| panic!("`{name}` is not set: `cargo xtask test` starts the servers and sets it"))
+}

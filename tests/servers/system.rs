@@ -1,0 +1,166 @@
+//! The three roles as processes.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    process::{Child, Command, Stdio},
+};
+
+use integration_tests::{Answer, PATIENCE, binary, client, eventually, plugins};
+use serde_json::Value;
+use synth::delivery::{Account, Delivery};
+use tempfile::TempDir;
+
+use crate::servers::Servers;
+
+/// A role that runs.
+pub(crate) struct Role {
+    name: &'static str,
+    child: Child,
+    /// Where it is served: `http://127.0.0.1:40123`.
+    pub(crate) url: String,
+}
+
+impl Role {
+    /// Ends it as the kernel does when memory is short: no signal to handle, nothing to finish.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Memory, in kB.
+    pub(crate) fn resident_kb(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Role {
+    fn drop(&mut self) {
+        // Fails when it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Host and inference service, a folder for their files, and the servers behind them. Consumers are started by the tests.
+pub(crate) struct System {
+    pub(crate) servers: Servers,
+    pub(crate) host: Role,
+    pub(crate) inference: Role,
+    pub(crate) http: reqwest::Client,
+    folder: TempDir,
+}
+
+impl System {
+    /// Starts host and inference with these accounts.
+    pub(crate) async fn start(accounts: &[Account]) -> Self {
+        let servers = Servers::take().await;
+        let folder = tempfile::tempdir().unwrap();
+        let mut configuration = servers.configuration();
+        for account in accounts {
+            configuration += &format!("[accounts.{}.default]\n", account.provider());
+            for (name, value) in account.config() {
+                configuration += &format!("{name} = {}\n", Value::from(value.clone()));
+            }
+        }
+        fs::write(folder.path().join("sendflowr.toml"), configuration).unwrap();
+        let (host, inference) = tokio::join!(launch(&folder, "host"), launch(&folder, "inference"));
+        Self {
+            servers,
+            host,
+            inference,
+            http: client(),
+            folder,
+        }
+    }
+
+    /// One more consumer.
+    pub(crate) async fn consumer(&self) -> Role {
+        launch(&self.folder, "consumer").await
+    }
+
+    /// Sends a delivery as its provider does.
+    pub(crate) async fn deliver(&self, provider: &str, delivery: &Delivery) -> Answer {
+        let mut url = format!("{}/webhooks/{provider}", self.host.url);
+        if !delivery.query.is_empty() {
+            url = format!("{url}?{}", delivery.query);
+        }
+        let mut request = self.http.post(url).body(delivery.body.clone());
+        for (name, value) in &delivery.headers {
+            request = request.header(name, value);
+        }
+        Answer::of(request).await
+    }
+
+    pub(crate) async fn get(&self, role: &Role, path: &str) -> Answer {
+        Answer::of(self.http.get(format!("{}{path}", role.url))).await
+    }
+
+    pub(crate) async fn ask(&self, path: &str, question: &Value) -> Answer {
+        Answer::of(
+            self.http
+                .post(format!("{}{path}", self.inference.url))
+                .json(question),
+        )
+        .await
+    }
+
+    /// Waits until the role says that it is ready, or that it is not.
+    pub(crate) async fn until_ready(&self, role: &Role, status: &str) {
+        eventually(&format!("the {} is {status}", role.name), async || {
+            self.get(role, "/ready").await.body["status"] == status
+        })
+        .await;
+    }
+
+    /// What the role has counted under this name and these labels.
+    pub(crate) async fn metric(&self, role: &Role, series: &str) -> Option<f64> {
+        let metrics = self.get(role, "/metrics").await;
+        let line = metrics.text.lines().find_map(|line| line.strip_prefix(series))?;
+        line.trim().parse().ok()
+    }
+
+    /// Removes what the test has made.
+    pub(crate) async fn clean(self) {
+        self.servers.clean(&self.http).await;
+    }
+}
+
+/// Starts a role and waits until it says that it is ready.
+async fn launch(folder: &TempDir, name: &'static str) -> Role {
+    let log = fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(folder.path().join(format!("{name}.log")))
+        .unwrap();
+    let mut child = Command::new(binary())
+        .current_dir(folder.path())
+        .args([name, "--listen", "127.0.0.1:0", "--data", "data", "--plugins"])
+        .arg(plugins())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    let stdout = child.stdout.take().unwrap();
+    let (ready, is_ready) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let mut ready = Some(ready);
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            if let (Some((_, url)), true) = (line.rsplit_once(' '), line.contains("is ready"))
+                && let Some(ready) = ready.take()
+            {
+                // Nobody waits any more when the test has ended.
+                let _ = ready.send(url.to_owned());
+            }
+        }
+    });
+    let started = tokio::time::timeout(PATIENCE, is_ready).await;
+    let Ok(Ok(url)) = started else {
+        let log = fs::read_to_string(folder.path().join(format!("{name}.log"))).unwrap();
+        panic!("the {name} did not become ready; its log:\n{log}");
+    };
+    Role { name, child, url }
+}

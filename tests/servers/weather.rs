@@ -1,0 +1,122 @@
+//! Servers that are away for a while.
+
+use std::{sync::Arc, time::Duration};
+
+use integration_tests::eventually;
+use serde_json::json;
+
+use crate::{
+    load::{Clicks, Load, account},
+    system::System,
+};
+
+/// How long a server is away: several times as long as any timeout of the engines.
+const AWAY: Duration = Duration::from_secs(20);
+
+/// Clicks before and after an outage.
+const CLICKS: usize = 100;
+
+/// Most memory, in kB, that a consumer may take on top during an outage, while thousands of clicks wait on the bus: what
+/// it reads ahead is bounded.
+const MEMORY_KB: u64 = 100_000;
+
+/// The series of the consumer's distance to the end of the bus.
+const LAG: &str = "sendflowr_consumer_lag_records{group=\"sendflowr-events\"}";
+
+async fn system() -> (Arc<System>, Clicks) {
+    let account = account();
+    let system = Arc::new(System::start(std::slice::from_ref(&account)).await);
+    let clicks = Clicks::new(account, &system.servers);
+    (system, clicks)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs servers; cargo xtask test starts them"]
+async fn nothing_acknowledged_is_lost_while_kafka_is_away() {
+    let (system, clicks) = system().await;
+    let consumer = system.consumer().await;
+    let load = Load::start(&system, &clicks, 0);
+    load.until_more(CLICKS).await;
+    system.servers.stop("kafka");
+    system.until_ready(&system.host, "not_ready").await;
+    tokio::time::sleep(AWAY).await;
+    system.servers.start("kafka");
+    // By itself: nothing is restarted.
+    load.until_more(CLICKS).await;
+    let outcome = load.end().await;
+    assert!(!outcome.refused.is_empty(), "the outage was not noticed");
+    for answer in &outcome.refused {
+        assert_eq!(answer.status, 503, "{}", answer.text);
+        assert!(answer.retry_after.is_some(), "{}", answer.text);
+    }
+    clicks.until_stored(&system.servers, &outcome.acknowledged).await;
+    system.until_ready(&system.host, "ready").await;
+    drop(consumer);
+    Arc::into_inner(system).unwrap().clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs servers; cargo xtask test starts them"]
+async fn the_consumer_waits_while_clickhouse_is_away() {
+    let (system, clicks) = system().await;
+    let consumer = system.consumer().await;
+    let load = Load::start(&system, &clicks, 0);
+    load.until_more(CLICKS).await;
+    let before = consumer.resident_kb();
+    system.servers.stop("clickhouse");
+    system.until_ready(&consumer, "not_ready").await;
+    tokio::time::sleep(AWAY).await;
+    eventually("the lag grows", async || {
+        system.metric(&consumer, LAG).await.unwrap_or_default() >= CLICKS as f64
+    })
+    .await;
+    let grown = consumer.resident_kb().saturating_sub(before);
+    assert!(grown < MEMORY_KB, "the consumer grew by {grown} kB");
+    system.servers.start("clickhouse");
+    load.until_more(CLICKS).await;
+    let outcome = load.end().await;
+    assert!(outcome.refused.is_empty(), "{:?}", outcome.refused[0]);
+    clicks.until_stored(&system.servers, &outcome.acknowledged).await;
+    system.until_ready(&consumer, "ready").await;
+    drop(consumer);
+    Arc::into_inner(system).unwrap().clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs servers; cargo xtask test starts them"]
+async fn ingestion_and_decisions_go_on_while_redis_and_postgres_are_away() {
+    let (system, clicks) = system().await;
+    let consumer = system.consumer().await;
+    let load = Load::start(&system, &clicks, 0);
+    load.until_more(CLICKS).await;
+    let question = json!({ "email": clicks.email(0), "window_hours": 24 });
+    eventually("decisions know the person", async || {
+        let decision = system.ask("/timing/decide", &question).await;
+        decision.body["evidence"]["n"].as_f64().unwrap_or_default() >= 1.0
+    })
+    .await;
+    system.servers.stop("redis");
+    system.servers.stop("postgres");
+    for role in [&system.inference, &consumer] {
+        system.until_ready(role, "degraded").await;
+    }
+    load.until_more(CLICKS).await;
+    let decision = system.ask("/timing/decide", &question).await;
+    assert_eq!(decision.status, 200, "{}", decision.text);
+    let evidence = &decision.body["evidence"];
+    assert!(
+        evidence["n"].as_f64().unwrap_or_default() >= 1.0,
+        "{}",
+        decision.text
+    );
+    system.servers.start("redis");
+    system.servers.start("postgres");
+    for role in [&system.inference, &consumer] {
+        system.until_ready(role, "ready").await;
+    }
+    let outcome = load.end().await;
+    assert!(outcome.refused.is_empty(), "{:?}", outcome.refused[0]);
+    clicks.until_stored(&system.servers, &outcome.acknowledged).await;
+    drop(consumer);
+    Arc::into_inner(system).unwrap().clean().await;
+}
