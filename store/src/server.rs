@@ -1,14 +1,69 @@
 //! What settings of servers have in common.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, ops::RangeInclusive};
 
-/// Whether `host` is the name or address of a server and nothing more: no scheme, no port, no path.
-pub(crate) fn is_name_or_address(host: &str) -> bool {
+/// A number of the configuration is outside its range.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{section}.{key}` is {value}, it must be between {min} and {max}")]
+pub struct OutOfRange {
+    section: &'static str,
+    key: &'static str,
+    value: u64,
+    min: u64,
+    max: u64,
+}
+
+/// `value` as the type that its setting has, if it lies within `range`.
+pub(crate) fn number<T: TryFrom<u64>>(
+    section: &'static str,
+    key: &'static str,
+    value: u64,
+    range: RangeInclusive<u64>,
+) -> Result<T, OutOfRange> {
+    let (min, max) = range.into_inner();
+    match T::try_from(value) {
+        Ok(number) if (min..=max).contains(&value) => Ok(number),
+        _ => Err(OutOfRange {
+            section,
+            key,
+            value,
+            min,
+            max,
+        }),
+    }
+}
+
+/// A server is not named as it must be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidHost {
+    /// No server.
+    #[error("`{0}.host` is not set")]
+    Missing(&'static str),
+    /// More than a name or address.
+    #[error(
+        "`{section}.host` is `{host}`, it must be a name or an address alone; the port goes into `{section}.port`"
+    )]
+    NotAlone {
+        /// The section of the configuration.
+        section: &'static str,
+        /// What is set.
+        host: String,
+    },
+}
+
+/// The name or address of a server and nothing more: no scheme, no port, no path.
+pub(crate) fn host(section: &'static str, host: Option<String>) -> Result<String, InvalidHost> {
+    let host = host.ok_or(InvalidHost::Missing(section))?;
     let is_name = !host.is_empty()
         && host
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'));
-    is_name || host.parse::<IpAddr>().is_ok()
+    if is_name || host.parse::<IpAddr>().is_ok() {
+        Ok(host)
+    } else {
+        Err(InvalidHost::NotAlone { section, host })
+    }
 }
 
 /// Host and port, for messages.

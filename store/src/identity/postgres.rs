@@ -33,7 +33,7 @@ use sqlx::{Connection, PgPool};
 pub use self::config::{InvalidPostgresConfig, PostgresConfig, PostgresTls, RawPostgresConfig};
 use self::connection::{Lease, Outage, classify, rejected, unavailable};
 use super::{
-    AuditEntry, Identities, Person, Sighting,
+    AuditEntry, Identities, Person, Sighting, columns,
     familiar::{Familiar, news, touched, traces},
     graph::{Graph, Owners},
 };
@@ -213,9 +213,7 @@ impl Identities for PostgresIdentities {
     }
 
     async fn resolve(&self, identifiers: &[Identifier]) -> Result<Option<Person>, StoreError> {
-        let mut strongest_first = identifiers.to_vec();
-        strongest_first.sort();
-        let ids: Vec<UniversalId> = strongest_first.iter().map(UniversalId::from_identifier).collect();
+        let ids = columns::strongest_first(identifiers);
         Ok(self.owners(&ids).await?.first_of(&ids))
     }
 

@@ -3,15 +3,16 @@
 //! Steady traffic shows the same sightings again and again. Those met recently are known by a fingerprint in memory and
 //! cost nothing; those recorded longer ago cost two reads; only news is written.
 
-use std::path::Path;
+use std::{collections::HashSet, path::Path};
 
 use async_trait::async_trait;
-use event::{Identifier, IdentifierKind, UniversalId};
+use event::{Identifier, UniversalId};
 use serde::Serialize;
 use sqlx::{Row, Sqlite, SqliteExecutor, Transaction};
 
 use super::{
-    AuditAction, AuditEntry, Identities, Person, Sighting,
+    AuditEntry, Identities, Person, Sighting,
+    columns::{self, AuditColumns, at_positions},
     familiar::{Familiar, news, touched, traces},
     graph::{Changes, Graph, Owners, Pair},
 };
@@ -113,9 +114,7 @@ impl Identities for SqliteIdentities {
     }
 
     async fn resolve(&self, identifiers: &[Identifier]) -> Result<Option<Person>, StoreError> {
-        let mut strongest_first = identifiers.to_vec();
-        strongest_first.sort();
-        let ids: Vec<UniversalId> = strongest_first.iter().map(UniversalId::from_identifier).collect();
+        let ids = columns::strongest_first(identifiers);
         Ok(self.owners(&ids).await?.first_of(&ids))
     }
 
@@ -141,28 +140,18 @@ impl Identities for SqliteIdentities {
 }
 
 fn audit_entry(row: &sqlx::sqlite::SqliteRow) -> Result<AuditEntry, StoreError> {
-    let unreadable = |column| malformed("identity_audit_log", column);
     let text = |index: usize| row.try_get::<&str, _>(index).map_err(classify);
-    let optional = |index: usize| row.try_get::<Option<String>, _>(index).map_err(classify);
-    let other = match optional(2)? {
-        Some(id) => Some(UniversalId::parse(&id).ok_or_else(|| unreadable("other_universal_id"))?),
-        None => None,
+    let optional = |index: usize| row.try_get::<Option<&str>, _>(index).map_err(classify);
+    let row = AuditColumns {
+        action: text(0)?,
+        universal_id: text(1)?,
+        other: optional(2)?,
+        kind: optional(3)?,
+        value: optional(4)?,
+        source: text(5)?,
+        at: text(6)?.parse().ok(),
     };
-    let identifier = match (optional(3)?, optional(4)?) {
-        (Some(kind), Some(value)) => {
-            let kind = IdentifierKind::parse(&kind).ok_or_else(|| unreadable("identifier_type"))?;
-            Some(Identifier { kind, value })
-        }
-        _ => None,
-    };
-    Ok(AuditEntry {
-        action: AuditAction::parse(text(0)?).ok_or_else(|| unreadable("action"))?,
-        universal_id: UniversalId::parse(text(1)?).ok_or_else(|| unreadable("universal_id"))?,
-        other,
-        identifier,
-        source: text(5)?.to_owned(),
-        at: text(6)?.parse().map_err(|_| unreadable("at"))?,
-    })
+    columns::audit_entry(&row).map_err(|column| malformed("identity_audit_log", column))
 }
 
 /// Every identifier, with its canonical id, of the people that own any of `ids`.
@@ -178,15 +167,15 @@ async fn members(
     .fetch_all(executor)
     .await
     .map_err(classify)?;
-    let unreadable = |column| malformed("resolved_identities", column);
     let mut members = Vec::with_capacity(rows.len());
     for row in &rows {
-        let kind = IdentifierKind::parse(row.try_get(0).map_err(classify)?)
-            .ok_or_else(|| unreadable("identifier_type"))?;
+        let kind = row.try_get(0).map_err(classify)?;
         let value = row.try_get(1).map_err(classify)?;
-        let canonical = UniversalId::parse(row.try_get(2).map_err(classify)?)
-            .ok_or_else(|| unreadable("canonical_id"))?;
-        members.push((Identifier { kind, value }, canonical));
+        let canonical = row.try_get(2).map_err(classify)?;
+        members.push(
+            columns::member(kind, value, canonical)
+                .map_err(|column| malformed("resolved_identities", column))?,
+        );
     }
     Ok(members)
 }
@@ -195,7 +184,7 @@ async fn members(
 async fn known_ids(
     executor: impl SqliteExecutor<'_>,
     ids: &[UniversalId],
-) -> Result<std::collections::HashSet<UniversalId>, StoreError> {
+) -> Result<HashSet<UniversalId>, StoreError> {
     if ids.is_empty() {
         return Ok(Default::default());
     }
@@ -211,10 +200,7 @@ async fn known_ids(
 }
 
 /// Which of `pairs` were seen together before.
-async fn known_pairs(
-    executor: impl SqliteExecutor<'_>,
-    pairs: &[Pair],
-) -> Result<std::collections::HashSet<Pair>, StoreError> {
+async fn known_pairs(executor: impl SqliteExecutor<'_>, pairs: &[Pair]) -> Result<HashSet<Pair>, StoreError> {
     if pairs.is_empty() {
         return Ok(Default::default());
     }
@@ -227,16 +213,6 @@ async fn known_pairs(
     .await
     .map_err(classify)?;
     Ok(at_positions(pairs, &positions))
-}
-
-fn at_positions<T: Clone + Eq + std::hash::Hash>(
-    list: &[T],
-    positions: &[i64],
-) -> std::collections::HashSet<T> {
-    let indexes = positions
-        .iter()
-        .filter_map(|position| usize::try_from(*position).ok());
-    indexes.filter_map(|index| list.get(index).cloned()).collect()
 }
 
 /// Stores changes, one statement a table.

@@ -4,7 +4,10 @@ use std::{ops::RangeInclusive, time::Duration};
 
 use serde::Deserialize;
 
-use crate::Secret;
+use crate::{
+    Secret,
+    server::{self, OutOfRange},
+};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -184,17 +187,8 @@ pub enum InvalidKafkaConfig {
         protocol: String,
     },
     /// A number outside its range.
-    #[error("`kafka.{key}` is {value}, it must be between {min} and {max}")]
-    OutOfRange {
-        /// The key.
-        key: &'static str,
-        /// What it is set to.
-        value: u64,
-        /// Least possible value.
-        min: u64,
-        /// Greatest possible value.
-        max: u64,
-    },
+    #[error(transparent)]
+    OutOfRange(#[from] OutOfRange),
 }
 
 impl TryFrom<RawKafkaConfig> for KafkaConfig {
@@ -358,17 +352,13 @@ fn unused(key: &'static str, raw: &RawKafkaConfig) -> InvalidKafkaConfig {
     }
 }
 
-/// `value` as the type that its setting has, if it lies within `range`.
+/// A number of this section.
 fn number<T: TryFrom<u64>>(
     key: &'static str,
     value: u64,
     range: RangeInclusive<u64>,
-) -> Result<T, InvalidKafkaConfig> {
-    let (min, max) = range.into_inner();
-    match T::try_from(value) {
-        Ok(number) if (min..=max).contains(&value) => Ok(number),
-        _ => Err(InvalidKafkaConfig::OutOfRange { key, value, min, max }),
-    }
+) -> Result<T, OutOfRange> {
+    server::number("kafka", key, value, range)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::{
     Secret,
-    server::{address, is_name_or_address},
+    server::{self, InvalidHost, OutOfRange},
 };
 
 /// Port of the server's HTTP interface, and of the same with TLS: the server's own defaults.
@@ -93,7 +93,7 @@ impl ClickHouseConfig {
 
     /// Host and port, for messages.
     pub(super) fn address(&self) -> String {
-        address(&self.host, self.port)
+        server::address(&self.host, self.port)
     }
 }
 
@@ -101,14 +101,9 @@ impl ClickHouseConfig {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidClickHouseConfig {
-    /// No server.
-    #[error("`clickhouse.host` is not set")]
-    NoHost,
-    /// More than a name or address.
-    #[error(
-        "`clickhouse.host` is `{0}`, it must be a name or an address alone; the port goes into `clickhouse.port`"
-    )]
-    Host(String),
+    /// No server, or more than its name or address.
+    #[error(transparent)]
+    Host(#[from] InvalidHost),
     /// A name that would have to be quoted.
     #[error("`clickhouse.database` is `{0}`, it must be 1 to 64 letters, digits and `_`, not a digit first")]
     Database(String),
@@ -119,27 +114,15 @@ pub enum InvalidClickHouseConfig {
     #[error("`clickhouse.ca` is set, but `clickhouse.secure` is not, so nothing would be checked")]
     CaWithoutTls,
     /// A number outside its range.
-    #[error("`clickhouse.{key}` is {value}, it must be between {min} and {max}")]
-    OutOfRange {
-        /// The key.
-        key: &'static str,
-        /// What it is set to.
-        value: u64,
-        /// Least possible value.
-        min: u64,
-        /// Greatest possible value.
-        max: u64,
-    },
+    #[error(transparent)]
+    OutOfRange(#[from] OutOfRange),
 }
 
 impl TryFrom<RawClickHouseConfig> for ClickHouseConfig {
     type Error = InvalidClickHouseConfig;
 
     fn try_from(raw: RawClickHouseConfig) -> Result<Self, InvalidClickHouseConfig> {
-        let host = raw.host.ok_or(InvalidClickHouseConfig::NoHost)?;
-        if !is_name_or_address(&host) {
-            return Err(InvalidClickHouseConfig::Host(host));
-        }
+        let host = server::host("clickhouse", raw.host)?;
         let database = raw.database;
         let is_identifier = database.len() <= 64
             && database.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
@@ -156,10 +139,16 @@ impl TryFrom<RawClickHouseConfig> for ClickHouseConfig {
             return Err(InvalidClickHouseConfig::CaWithoutTls);
         }
         if let Some(days) = raw.ttl_days {
-            in_range("ttl_days", days, TTL_DAYS)?;
+            server::number::<u64>("clickhouse", "ttl_days", days, TTL_DAYS)?;
         }
-        let connect_ms = in_range("connect_timeout_ms", raw.connect_timeout_ms, CONNECT_TIMEOUT_MS)?;
-        let request_seconds = in_range(
+        let connect_ms = server::number(
+            "clickhouse",
+            "connect_timeout_ms",
+            raw.connect_timeout_ms,
+            CONNECT_TIMEOUT_MS,
+        )?;
+        let request_seconds = server::number(
+            "clickhouse",
             "request_timeout_seconds",
             raw.request_timeout_seconds,
             REQUEST_TIMEOUT_SECONDS,
@@ -178,18 +167,6 @@ impl TryFrom<RawClickHouseConfig> for ClickHouseConfig {
             request_timeout: Duration::from_secs(request_seconds),
         })
     }
-}
-
-fn in_range(
-    key: &'static str,
-    value: u64,
-    range: RangeInclusive<u64>,
-) -> Result<u64, InvalidClickHouseConfig> {
-    if range.contains(&value) {
-        return Ok(value);
-    }
-    let (min, max) = range.into_inner();
-    Err(InvalidClickHouseConfig::OutOfRange { key, value, min, max })
 }
 
 #[cfg(test)]

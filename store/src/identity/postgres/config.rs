@@ -4,7 +4,10 @@ use std::{ops::RangeInclusive, time::Duration};
 
 use serde::Deserialize;
 
-use crate::{Secret, server};
+use crate::{
+    Secret,
+    server::{self, InvalidHost, OutOfRange},
+};
 
 /// The server's own default.
 const PORT: u16 = 5432;
@@ -100,14 +103,9 @@ pub struct PostgresConfig {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidPostgresConfig {
-    /// No server.
-    #[error("`postgres.host` is not set")]
-    NoHost,
-    /// More than a name or address.
-    #[error(
-        "`postgres.host` is `{0}`, it must be a name or an address alone; the port goes into `postgres.port`"
-    )]
-    Host(String),
+    /// No server, or more than its name or address.
+    #[error(transparent)]
+    Host(#[from] InvalidHost),
     /// A name that is none.
     #[error("`postgres.{0}` is empty")]
     Empty(&'static str),
@@ -117,27 +115,15 @@ pub enum InvalidPostgresConfig {
     )]
     CaWithoutCheck,
     /// A number outside its range.
-    #[error("`postgres.{key}` is {value}, it must be between {min} and {max}")]
-    OutOfRange {
-        /// The key.
-        key: &'static str,
-        /// What it is set to.
-        value: u64,
-        /// Least possible value.
-        min: u64,
-        /// Greatest possible value.
-        max: u64,
-    },
+    #[error(transparent)]
+    OutOfRange(#[from] OutOfRange),
 }
 
 impl TryFrom<RawPostgresConfig> for PostgresConfig {
     type Error = InvalidPostgresConfig;
 
     fn try_from(raw: RawPostgresConfig) -> Result<Self, InvalidPostgresConfig> {
-        let host = raw.host.ok_or(InvalidPostgresConfig::NoHost)?;
-        if !server::is_name_or_address(&host) {
-            return Err(InvalidPostgresConfig::Host(host));
-        }
+        let host = server::host("postgres", raw.host)?;
         for (key, value) in [("database", &raw.database), ("user", &raw.user)] {
             if value.is_empty() {
                 return Err(InvalidPostgresConfig::Empty(key));
@@ -146,9 +132,16 @@ impl TryFrom<RawPostgresConfig> for PostgresConfig {
         if raw.ca.is_some() && !matches!(raw.tls, PostgresTls::VerifyCa | PostgresTls::VerifyFull) {
             return Err(InvalidPostgresConfig::CaWithoutCheck);
         }
-        let connections = in_range("max_connections", raw.max_connections, CONNECTIONS)?;
-        let read_ms = in_range("read_timeout_ms", raw.read_timeout_ms, READ_TIMEOUT_MS)?;
-        let write_seconds = in_range(
+        let max_connections =
+            server::number("postgres", "max_connections", raw.max_connections, CONNECTIONS)?;
+        let read_ms = server::number(
+            "postgres",
+            "read_timeout_ms",
+            raw.read_timeout_ms,
+            READ_TIMEOUT_MS,
+        )?;
+        let write_seconds = server::number(
+            "postgres",
             "write_timeout_seconds",
             raw.write_timeout_seconds,
             WRITE_TIMEOUT_SECONDS,
@@ -161,19 +154,11 @@ impl TryFrom<RawPostgresConfig> for PostgresConfig {
             password: raw.password,
             tls: raw.tls,
             ca: raw.ca,
-            max_connections: u32::try_from(connections).unwrap_or(u32::MAX),
+            max_connections,
             read_timeout: Duration::from_millis(read_ms),
             write_timeout: Duration::from_secs(write_seconds),
         })
     }
-}
-
-fn in_range(key: &'static str, value: u64, range: RangeInclusive<u64>) -> Result<u64, InvalidPostgresConfig> {
-    if range.contains(&value) {
-        return Ok(value);
-    }
-    let (min, max) = range.into_inner();
-    Err(InvalidPostgresConfig::OutOfRange { key, value, min, max })
 }
 
 #[cfg(test)]

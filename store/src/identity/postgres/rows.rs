@@ -2,14 +2,15 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use event::{Identifier, IdentifierKind, Timestamp, UniversalId};
+use event::{Identifier, Timestamp, UniversalId};
 use sqlx::{PgConnection, Row, postgres::PgRow};
 
 use super::connection::{classify, misconfigured};
 use crate::{
     StoreError,
     identity::{
-        AuditAction, AuditEntry,
+        AuditEntry,
+        columns::{self, AuditColumns, at_positions},
         graph::{Changes, Pair},
     },
 };
@@ -43,15 +44,15 @@ pub(super) async fn members(
     .fetch_all(connection)
     .await
     .map_err(classify)?;
-    let unreadable = |column| malformed("resolved_identities", column);
     let mut members = Vec::with_capacity(rows.len());
     for row in &rows {
-        let kind = IdentifierKind::parse(row.try_get(0).map_err(classify)?)
-            .ok_or_else(|| unreadable("identifier_type"))?;
+        let kind = row.try_get(0).map_err(classify)?;
         let value = row.try_get(1).map_err(classify)?;
-        let canonical = UniversalId::parse(row.try_get(2).map_err(classify)?)
-            .ok_or_else(|| unreadable("canonical_id"))?;
-        members.push((Identifier { kind, value }, canonical));
+        let canonical = row.try_get(2).map_err(classify)?;
+        members.push(
+            columns::member(kind, value, canonical)
+                .map_err(|column| malformed("resolved_identities", column))?,
+        );
     }
     Ok(members)
 }
@@ -65,7 +66,7 @@ pub(super) async fn known_ids(
         return Ok(HashSet::new());
     }
     let positions: Vec<i64> = sqlx::query_scalar(
-        "SELECT asked.position FROM unnest($1::text[]) WITH ORDINALITY AS asked (id, position) \
+        "SELECT asked.position - 1 FROM unnest($1::text[]) WITH ORDINALITY AS asked (id, position) \
          WHERE EXISTS (SELECT 1 FROM resolved_identities WHERE universal_id = asked.id)",
     )
     .bind(texts(ids))
@@ -84,23 +85,20 @@ pub(super) async fn known_pairs(
         return Ok(HashSet::new());
     }
     let positions: Vec<i64> = sqlx::query_scalar(
-        "SELECT asked.position FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS asked (a, b, position) \
+        "SELECT asked.position - 1 FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS asked (a, b, position) \
          WHERE EXISTS (SELECT 1 FROM identity_graph WHERE universal_id_a = asked.a AND universal_id_b = asked.b)",
     )
-    .bind(pairs.iter().map(|(a, _)| a.as_str()).collect::<Vec<_>>())
-    .bind(pairs.iter().map(|(_, b)| b.as_str()).collect::<Vec<_>>())
+    .bind(column(pairs, |(a, _)| a.as_str()))
+    .bind(column(pairs, |(_, b)| b.as_str()))
     .fetch_all(connection)
     .await
     .map_err(classify)?;
     Ok(at_positions(pairs, &positions))
 }
 
-/// The entries of a list at positions that count from 1.
-fn at_positions<T: Clone + Eq + std::hash::Hash>(list: &[T], positions: &[i64]) -> HashSet<T> {
-    let indexes = positions
-        .iter()
-        .filter_map(|position| usize::try_from(*position).ok()?.checked_sub(1));
-    indexes.filter_map(|index| list.get(index).cloned()).collect()
+/// One column of rows that are written at once.
+fn column<'a, T, V>(rows: &'a [T], value: impl Fn(&'a T) -> V) -> Vec<V> {
+    rows.iter().map(value).collect()
 }
 
 fn texts(ids: &[UniversalId]) -> Vec<&str> {
@@ -126,36 +124,11 @@ async fn create(connection: &mut PgConnection, Changes { created, .. }: &Changes
          FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[]) \
          AS new (id, canonical, kind, value, ms)",
     )
-    .bind(
-        created
-            .iter()
-            .map(|new| new.universal_id.as_str())
-            .collect::<Vec<_>>(),
-    )
-    .bind(
-        created
-            .iter()
-            .map(|new| new.canonical.as_str())
-            .collect::<Vec<_>>(),
-    )
-    .bind(
-        created
-            .iter()
-            .map(|new| new.identifier.kind.as_str())
-            .collect::<Vec<_>>(),
-    )
-    .bind(
-        created
-            .iter()
-            .map(|new| new.identifier.value.as_str())
-            .collect::<Vec<_>>(),
-    )
-    .bind(
-        created
-            .iter()
-            .map(|new| new.seen_at.as_millis())
-            .collect::<Vec<_>>(),
-    )
+    .bind(column(created, |new| new.universal_id.as_str()))
+    .bind(column(created, |new| new.canonical.as_str()))
+    .bind(column(created, |new| new.identifier.kind.as_str()))
+    .bind(column(created, |new| new.identifier.value.as_str()))
+    .bind(column(created, |new| new.seen_at.as_millis()))
     .execute(connection)
     .await
     .map_err(classify)?;
@@ -170,13 +143,8 @@ async fn r#move(connection: &mut PgConnection, Changes { moved, .. }: &Changes) 
         "UPDATE resolved_identities SET canonical_id = change.canonical \
          FROM unnest($1::text[], $2::text[]) AS change (id, canonical) WHERE universal_id = change.id",
     )
-    .bind(moved.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>())
-    .bind(
-        moved
-            .iter()
-            .map(|(_, canonical)| canonical.as_str())
-            .collect::<Vec<_>>(),
-    )
+    .bind(column(moved, |(id, _)| id.as_str()))
+    .bind(column(moved, |(_, canonical)| canonical.as_str()))
     .execute(connection)
     .await
     .map_err(classify)?;
@@ -192,15 +160,10 @@ async fn pair(connection: &mut PgConnection, Changes { pairs, .. }: &Changes) ->
          SELECT a, b, source, 'epoch'::timestamptz + ms * interval '1 millisecond' \
          FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) AS new (a, b, source, ms)",
     )
-    .bind(pairs.iter().map(|new| new.pair.0.as_str()).collect::<Vec<_>>())
-    .bind(pairs.iter().map(|new| new.pair.1.as_str()).collect::<Vec<_>>())
-    .bind(pairs.iter().map(|new| new.source.as_str()).collect::<Vec<_>>())
-    .bind(
-        pairs
-            .iter()
-            .map(|new| new.seen_at.as_millis())
-            .collect::<Vec<_>>(),
-    )
+    .bind(column(pairs, |new| new.pair.0.as_str()))
+    .bind(column(pairs, |new| new.pair.1.as_str()))
+    .bind(column(pairs, |new| new.source.as_str()))
+    .bind(column(pairs, |new| new.seen_at.as_millis()))
     .execute(connection)
     .await
     .map_err(classify)?;
@@ -211,7 +174,6 @@ async fn note(connection: &mut PgConnection, Changes { audit, .. }: &Changes) ->
     if audit.is_empty() {
         return Ok(());
     }
-    let identifiers = || audit.iter().map(|entry| entry.identifier.as_ref());
     sqlx::query(
         "INSERT INTO identity_audit_log \
          (action, universal_id, other_universal_id, identifier_type, identifier_value, source, at) \
@@ -219,41 +181,25 @@ async fn note(connection: &mut PgConnection, Changes { audit, .. }: &Changes) ->
          FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[]) \
          WITH ORDINALITY AS new (action, id, other, kind, value, source, ms, position) ORDER BY position",
     )
-    .bind(
-        audit
-            .iter()
-            .map(|entry| entry.action.as_str())
-            .collect::<Vec<_>>(),
-    )
-    .bind(
-        audit
-            .iter()
-            .map(|entry| entry.universal_id.as_str())
-            .collect::<Vec<_>>(),
-    )
-    .bind(
-        audit
-            .iter()
-            .map(|entry| entry.other.as_ref().map(UniversalId::as_str))
-            .collect::<Vec<_>>(),
-    )
-    .bind(
-        identifiers()
-            .map(|found| found.map(|identifier| identifier.kind.as_str()))
-            .collect::<Vec<_>>(),
-    )
-    .bind(
-        identifiers()
-            .map(|found| found.map(|identifier| identifier.value.as_str()))
-            .collect::<Vec<_>>(),
-    )
-    .bind(
-        audit
-            .iter()
-            .map(|entry| entry.source.as_str())
-            .collect::<Vec<_>>(),
-    )
-    .bind(audit.iter().map(|entry| entry.at.as_millis()).collect::<Vec<_>>())
+    .bind(column(audit, |entry| entry.action.as_str()))
+    .bind(column(audit, |entry| entry.universal_id.as_str()))
+    .bind(column(audit, |entry| {
+        entry.other.as_ref().map(UniversalId::as_str)
+    }))
+    .bind(column(audit, |entry| {
+        entry
+            .identifier
+            .as_ref()
+            .map(|identifier| identifier.kind.as_str())
+    }))
+    .bind(column(audit, |entry| {
+        entry
+            .identifier
+            .as_ref()
+            .map(|identifier| identifier.value.as_str())
+    }))
+    .bind(column(audit, |entry| entry.source.as_str()))
+    .bind(column(audit, |entry| entry.at.as_millis()))
     .execute(connection)
     .await
     .map_err(classify)?;
@@ -284,30 +230,18 @@ pub(super) async fn audit(
 }
 
 fn audit_entry(row: &PgRow) -> Result<AuditEntry, StoreError> {
-    let unreadable = |column| malformed("identity_audit_log", column);
     let text = |index: usize| row.try_get::<&str, _>(index).map_err(classify);
     let optional = |index: usize| row.try_get::<Option<&str>, _>(index).map_err(classify);
-    let other = match optional(2)? {
-        Some(id) => Some(UniversalId::parse(id).ok_or_else(|| unreadable("other_universal_id"))?),
-        None => None,
+    let row = AuditColumns {
+        action: text(0)?,
+        universal_id: text(1)?,
+        other: optional(2)?,
+        kind: optional(3)?,
+        value: optional(4)?,
+        source: text(5)?,
+        at: Timestamp::try_from_millis(row.try_get(6).map_err(classify)?),
     };
-    let identifier = match (optional(3)?, optional(4)?) {
-        (Some(kind), Some(value)) => {
-            let kind = IdentifierKind::parse(kind).ok_or_else(|| unreadable("identifier_type"))?;
-            let value = value.to_owned();
-            Some(Identifier { kind, value })
-        }
-        _ => None,
-    };
-    let ms = row.try_get::<i64, _>(6).map_err(classify)?;
-    Ok(AuditEntry {
-        action: AuditAction::parse(text(0)?).ok_or_else(|| unreadable("action"))?,
-        universal_id: UniversalId::parse(text(1)?).ok_or_else(|| unreadable("universal_id"))?,
-        other,
-        identifier,
-        source: text(5)?.to_owned(),
-        at: Timestamp::try_from_millis(ms).ok_or_else(|| unreadable("at"))?,
-    })
+    columns::audit_entry(&row).map_err(|column| malformed("identity_audit_log", column))
 }
 
 /// Commits a row and reads it back.

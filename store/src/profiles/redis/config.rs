@@ -4,7 +4,10 @@ use std::{ops::RangeInclusive, time::Duration};
 
 use serde::Deserialize;
 
-use crate::Secret;
+use crate::{
+    Secret,
+    server::{self, InvalidHost, OutOfRange},
+};
 
 /// The server's own default, with TLS and without.
 const PORT: u16 = 6379;
@@ -83,12 +86,9 @@ pub struct RedisConfig {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidRedisConfig {
-    /// No server.
-    #[error("`redis.host` is not set")]
-    NoHost,
-    /// More than a name or address.
-    #[error("`redis.host` is `{0}`, it must be a name or an address alone; the port goes into `redis.port`")]
-    Host(String),
+    /// No server, or more than its name or address.
+    #[error(transparent)]
+    Host(#[from] InvalidHost),
     /// A user whom nobody could prove to be.
     #[error("`redis.user` is set, but `redis.password` is not")]
     UserWithoutPassword,
@@ -99,27 +99,15 @@ pub enum InvalidRedisConfig {
     #[error("`redis.key_prefix` is `{0}`, it must be 1 to 64 letters, digits and `:._-`")]
     KeyPrefix(String),
     /// A number outside its range.
-    #[error("`redis.{key}` is {value}, it must be between {min} and {max}")]
-    OutOfRange {
-        /// The key.
-        key: &'static str,
-        /// What it is set to.
-        value: u64,
-        /// Least possible value.
-        min: u64,
-        /// Greatest possible value.
-        max: u64,
-    },
+    #[error(transparent)]
+    OutOfRange(#[from] OutOfRange),
 }
 
 impl TryFrom<RawRedisConfig> for RedisConfig {
     type Error = InvalidRedisConfig;
 
     fn try_from(raw: RawRedisConfig) -> Result<Self, InvalidRedisConfig> {
-        let host = raw.host.ok_or(InvalidRedisConfig::NoHost)?;
-        if !crate::server::is_name_or_address(&host) {
-            return Err(InvalidRedisConfig::Host(host));
-        }
+        let host = server::host("redis", raw.host)?;
         if raw.user.is_some() && raw.password.is_empty() {
             return Err(InvalidRedisConfig::UserWithoutPassword);
         }
@@ -134,9 +122,10 @@ impl TryFrom<RawRedisConfig> for RedisConfig {
         if !is_plain {
             return Err(InvalidRedisConfig::KeyPrefix(raw.key_prefix));
         }
-        let database = in_range("database", raw.database, DATABASES)?;
-        let ttl_seconds = in_range("ttl_seconds", raw.ttl_seconds, TTL_SECONDS)?;
-        let response_ms = in_range(
+        let database = server::number("redis", "database", raw.database, DATABASES)?;
+        let ttl_seconds = server::number("redis", "ttl_seconds", raw.ttl_seconds, TTL_SECONDS)?;
+        let response_ms = server::number(
+            "redis",
             "response_timeout_ms",
             raw.response_timeout_ms,
             RESPONSE_TIMEOUT_MS,
@@ -146,7 +135,7 @@ impl TryFrom<RawRedisConfig> for RedisConfig {
             port: raw.port,
             user: raw.user,
             password: raw.password,
-            database: i64::try_from(database).unwrap_or(i64::MAX),
+            database,
             secure: raw.secure,
             ca: raw.ca,
             key_prefix: raw.key_prefix,
@@ -154,14 +143,6 @@ impl TryFrom<RawRedisConfig> for RedisConfig {
             response_timeout: Duration::from_millis(response_ms),
         })
     }
-}
-
-fn in_range(key: &'static str, value: u64, range: RangeInclusive<u64>) -> Result<u64, InvalidRedisConfig> {
-    if range.contains(&value) {
-        return Ok(value);
-    }
-    let (min, max) = range.into_inner();
-    Err(InvalidRedisConfig::OutOfRange { key, value, min, max })
 }
 
 #[cfg(test)]

@@ -1,0 +1,71 @@
+//! What the databases of the graph keep in the same columns: texts, as the rules see them.
+//!
+//! The error of each function is the name of a column whose content this build cannot read.
+
+use std::{collections::HashSet, hash::Hash};
+
+use event::{Identifier, IdentifierKind, Timestamp, UniversalId};
+
+use super::{AuditAction, AuditEntry};
+
+/// An identifier of `resolved_identities`, with its canonical id.
+pub(super) fn member(
+    kind: &str,
+    value: String,
+    canonical: &str,
+) -> Result<(Identifier, UniversalId), &'static str> {
+    let kind = IdentifierKind::parse(kind).ok_or("identifier_type")?;
+    let canonical = UniversalId::parse(canonical).ok_or("canonical_id")?;
+    Ok((Identifier { kind, value }, canonical))
+}
+
+/// A row of `identity_audit_log`.
+pub(super) struct AuditColumns<'a> {
+    pub(super) action: &'a str,
+    pub(super) universal_id: &'a str,
+    pub(super) other: Option<&'a str>,
+    pub(super) kind: Option<&'a str>,
+    pub(super) value: Option<&'a str>,
+    pub(super) source: &'a str,
+    /// `None` where it is no time.
+    pub(super) at: Option<Timestamp>,
+}
+
+/// The entry that a row holds.
+pub(super) fn audit_entry(row: &AuditColumns<'_>) -> Result<AuditEntry, &'static str> {
+    let other = match row.other {
+        Some(id) => Some(UniversalId::parse(id).ok_or("other_universal_id")?),
+        None => None,
+    };
+    let identifier = match (row.kind, row.value) {
+        (Some(kind), Some(value)) => {
+            let kind = IdentifierKind::parse(kind).ok_or("identifier_type")?;
+            let value = value.to_owned();
+            Some(Identifier { kind, value })
+        }
+        _ => None,
+    };
+    Ok(AuditEntry {
+        action: AuditAction::parse(row.action).ok_or("action")?,
+        universal_id: UniversalId::parse(row.universal_id).ok_or("universal_id")?,
+        other,
+        identifier,
+        source: row.source.to_owned(),
+        at: row.at.ok_or("at")?,
+    })
+}
+
+/// The entries of a list at positions that count from 0.
+pub(super) fn at_positions<T: Clone + Eq + Hash>(list: &[T], positions: &[i64]) -> HashSet<T> {
+    let indexes = positions
+        .iter()
+        .filter_map(|position| usize::try_from(*position).ok());
+    indexes.filter_map(|index| list.get(index).cloned()).collect()
+}
+
+/// The ids of identifiers, the strongest identifier's first.
+pub(super) fn strongest_first(identifiers: &[Identifier]) -> Vec<UniversalId> {
+    let mut sorted = identifiers.to_vec();
+    sorted.sort();
+    sorted.iter().map(UniversalId::from_identifier).collect()
+}
