@@ -35,6 +35,7 @@ use tables::{Derived, Tables};
 pub use curve::{Best, Curve, Evidence, Rung};
 pub use fit::TrainingPerson;
 pub use presence::Presence;
+pub(crate) use presence::remaining;
 pub use tables::InvalidTables;
 
 /// What is known of people in general: the tables that a person's own data are weighed against.

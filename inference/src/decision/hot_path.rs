@@ -1,16 +1,11 @@
 //! Hot paths: a recent sign that the person is there raises the minutes that follow, and fades.
 
-use std::time::Duration;
-
 use event::{Timestamp, profile::Signal};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{Facts, SeenSignal};
-use crate::config::HotPath;
-
-/// After so many half-lives a weight is below a millionth: it cannot change which minute is best, and is taken as zero.
-const FORGOTTEN_HALF_LIVES: f64 = 20.0;
+use crate::{config::HotPath, model::remaining};
 
 /// A hot path that is warm at the time of the decision.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -56,7 +51,7 @@ impl Heat {
             let Some(at) = super::latest(profile, told, signal, now) else {
                 continue;
             };
-            let weight_now = remaining(weight, half_life, at, now);
+            let weight_now = remaining(weight, half_life.as_millis() as f64, at, now);
             if weight_now > 0.0 {
                 paths.push(WarmPath {
                     signal: name,
@@ -86,23 +81,9 @@ impl Heat {
     pub(crate) fn factor(&self, t: Timestamp) -> f64 {
         let mut factor = 1.0;
         for path in &self.paths {
-            factor *= 1.0
-                + remaining(
-                    path.weight,
-                    Duration::from_secs(path.half_life_seconds),
-                    path.at,
-                    t,
-                );
+            let half_life_ms = path.half_life_seconds as f64 * 1_000.0;
+            factor *= 1.0 + remaining(path.weight, half_life_ms, path.at, t);
         }
         factor
-    }
-}
-
-fn remaining(weight: f64, half_life: Duration, at: Timestamp, t: Timestamp) -> f64 {
-    let half_lives = t.millis_since(at) as f64 / half_life.as_millis() as f64;
-    if half_lives > FORGOTTEN_HALF_LIVES {
-        0.0
-    } else {
-        weight * (-half_lives).exp2()
     }
 }

@@ -9,10 +9,20 @@ use event::{Timestamp, profile::History};
 
 use super::event_times;
 
-/// After so many half-lives the weight is below a millionth: it changes no choice, and is taken as zero.
+/// After so many half-lives a weight is below a millionth: it cannot change which minute is best, and is taken as zero.
 const FORGOTTEN_HALF_LIVES: f64 = 20.0;
 
 const HOUR_MS: f64 = 3_600_000.0;
+
+/// What is left at `at` of a weight that halves in `half_life_ms` from `since` on.
+pub(crate) fn remaining(weight: f64, half_life_ms: f64, since: Timestamp, at: Timestamp) -> f64 {
+    let half_lives = at.millis_since(since) as f64 / half_life_ms;
+    if half_lives > FORGOTTEN_HALF_LIVES {
+        0.0
+    } else {
+        weight * (-half_lives).exp2()
+    }
+}
 
 /// How much a person's last act raises the minutes that follow.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -38,12 +48,8 @@ impl Presence {
 
     /// The factor at a moment: 1 + the weight that is left.
     pub fn factor(&self, at: Timestamp) -> f64 {
-        let half_lives = at.millis_since(self.since).max(0) as f64 / (self.half_life_hours * HOUR_MS);
-        if half_lives > FORGOTTEN_HALF_LIVES {
-            1.0
-        } else {
-            1.0 + self.weight * (-half_lives).exp2()
-        }
+        let half_life_ms = self.half_life_hours * HOUR_MS;
+        1.0 + remaining(self.weight, half_life_ms, self.since, at.max(self.since))
     }
 
     /// When nothing is left of the weight.
