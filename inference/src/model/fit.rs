@@ -101,12 +101,14 @@ pub(super) fn fit(
     let mut population =
         Population::try_from(tables).expect("fitted tables are positive and of the right lengths");
     // The map is fitted to decisions as they will be made, so after the weight that enters them.
-    if let Some(presence) = presence::refit(&population, &histories) {
+    let mut moments = held_back::moments(&population, &histories);
+    if let Some(presence) = presence::refit(population.tables.presence, &moments) {
         let mut tables = population.tables;
         tables.presence = presence;
         population = Population::try_from(tables).expect("the weight and half-life tried are in range");
+        moments = held_back::moments(&population, &histories);
     }
-    if let Some(terms) = confidence::refit(&population, &histories) {
+    if let Some(terms) = confidence::refit(&population, &moments) {
         let mut tables = population.tables;
         tables.confidence = terms.to_vec();
         population = Population::try_from(tables).expect("only the confidence map changed");

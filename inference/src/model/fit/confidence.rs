@@ -2,9 +2,7 @@
 //!
 //! The curve of what came before a moment decides at it, and the person's own acts tell whether it was right.
 
-use event::profile::History;
-
-use super::held_back::{HeldBack, moments};
+use super::held_back::HeldBack;
 use crate::model::Population;
 use crate::model::tables::CONFIDENCE_TERMS;
 
@@ -23,10 +21,8 @@ const PRIOR: f64 = 20.0;
 const STEPS: usize = 10;
 
 /// The refitted map, or `None` when there is too little to fit it to.
-pub(super) fn refit(population: &Population, histories: &[History]) -> Option<[f32; CONFIDENCE_TERMS]> {
-    let outcomes: Vec<Outcome> = moments(population, histories)
-        .flat_map(|moment| outcomes_at(&moment))
-        .collect();
+pub(super) fn refit(population: &Population, moments: &[HeldBack<'_>]) -> Option<[f32; CONFIDENCE_TERMS]> {
+    let outcomes: Vec<Outcome> = moments.iter().flat_map(outcomes_at).collect();
     if outcomes.len() < ENOUGH {
         return None;
     }

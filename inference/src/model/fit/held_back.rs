@@ -31,13 +31,10 @@ pub(super) struct HeldBack<'a> {
 }
 
 /// A moment of every person who may take part.
-pub(super) fn moments<'a>(
-    population: &'a Population,
-    histories: &'a [History],
-) -> impl Iterator<Item = HeldBack<'a>> {
+pub(super) fn moments<'a>(population: &Population, histories: &'a [History]) -> Vec<HeldBack<'a>> {
     let stride = histories.len().div_ceil(MOST_PEOPLE).max(1);
     let people = histories.iter().enumerate().step_by(stride);
-    people.filter_map(|(index, history)| {
+    let moments = people.filter_map(|(index, history)| {
         if !history.mails.is_empty() {
             return None;
         }
@@ -57,5 +54,6 @@ pub(super) fn moments<'a>(
             last: past.last().map(|activity| activity.at),
             future,
         })
-    })
+    });
+    moments.collect()
 }

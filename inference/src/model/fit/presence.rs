@@ -1,9 +1,8 @@
 //! How much the last act raises the next hours, by maximum likelihood of what people did within a week of a moment.
 
-use event::{Timestamp, profile::History};
+use event::Timestamp;
 
-use super::held_back::{HeldBack, moments};
-use crate::model::Population;
+use super::held_back::HeldBack;
 
 /// Weights and half-lives that are tried. Beyond a weight of 8 the likelihood of real activity may still grow, since
 /// every burst adds to it, while hits within two hours of the chosen minute fall.
@@ -24,13 +23,13 @@ const LEAST_GAIN: f64 = 0.01;
 /// Gains over no factor, by half-life and weight.
 type Gains = [[f64; WEIGHTS.len()]; HALF_LIVES_HOURS.len()];
 
-/// The refitted weight and half-life, or `None` when there is too little to fit them to or too little to gain.
-pub(super) fn refit(population: &Population, histories: &[History]) -> Option<[f32; 2]> {
+/// The weight and half-life refitted from `start`, or `None` when there is too little to fit them to or too little to gain.
+pub(super) fn refit(start: [f32; 2], moments: &[HeldBack<'_>]) -> Option<[f32; 2]> {
     let mut gains: Gains = Default::default();
     let fading: Vec<[f64; HALF_LIVES_HOURS.len()]> = (0..HORIZON_QUARTERS).map(fading_after).collect();
     let mut people = 0;
-    for moment in moments(population, histories) {
-        people += usize::from(add(&mut gains, &moment, &fading));
+    for moment in moments {
+        people += usize::from(add(&mut gains, moment, &fading));
     }
     if people < ENOUGH {
         return None;
@@ -39,7 +38,7 @@ pub(super) fn refit(population: &Population, histories: &[History]) -> Option<[f
     for (half_life, gains) in HALF_LIVES_HOURS.iter().zip(gains) {
         for (weight, gain) in WEIGHTS.iter().zip(gains) {
             let candidate = [*weight as f32, *half_life as f32];
-            if candidate == population.tables.presence {
+            if candidate == start {
                 of_start = gain;
             }
             if gain > best.0 {
@@ -97,9 +96,10 @@ fn add(gains: &mut Gains, moment: &HeldBack<'_>, fading: &[[f64; HALF_LIVES_HOUR
 
 #[cfg(test)]
 mod tests {
-    use event::profile::Activity;
+    use event::profile::{Activity, History};
 
     use super::*;
+    use crate::model::{Population, fit::held_back::moments};
 
     const HOUR_MS: i64 = 3_600_000;
 
@@ -134,20 +134,16 @@ mod tests {
 
     #[test]
     fn spells_give_the_last_act_weight_and_lone_acts_take_it() {
-        let with = |presence| {
-            let mut tables = Population::plain().tables;
-            tables.presence = presence;
-            Population::try_from(tables).unwrap()
-        };
-        let [weight, half_life_hours] = refit(&with([0.0, 16.0]), &histories(6)).unwrap();
+        let refit = |start, histories: &[History]| refit(start, &moments(&Population::plain(), histories));
+        let [weight, half_life_hours] = refit([0.0, 16.0], &histories(6)).unwrap();
         assert!(
             weight >= 2.0 && half_life_hours <= 8.0,
             "{weight} {half_life_hours}"
         );
-        let [weight, _] = refit(&with([8.0, 16.0]), &histories(1)).unwrap();
+        let [weight, _] = refit([8.0, 16.0], &histories(1)).unwrap();
         assert_eq!(weight, 0.0);
         // Nothing to gain, and too few people.
-        assert_eq!(refit(&with([0.0, 16.0]), &histories(1)), None);
-        assert_eq!(refit(&with([0.0, 16.0]), &histories(6)[..300]), None);
+        assert_eq!(refit([0.0, 16.0], &histories(1)), None);
+        assert_eq!(refit([0.0, 16.0], &histories(6)[..300]), None);
     }
 }
