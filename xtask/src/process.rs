@@ -55,6 +55,13 @@ impl Workspace {
             (_, None) => self.folder().join("target"),
         }
     }
+
+    /// Where cargo puts a program of the workspace in its development profile.
+    pub(crate) fn program(self, name: &str) -> PathBuf {
+        self.target_folder()
+            .join("debug")
+            .join(format!("{name}{}", std::env::consts::EXE_SUFFIX))
+    }
 }
 
 /// A cargo command in the workspace.

@@ -107,7 +107,7 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
                     running.address
                 ));
             }
-            say(&format!("export {CONTROL}={}", this_program()?.display()));
+            say(&format!("export {CONTROL}={}", this_program().display()));
         }
         ["down"] => down()?,
         ["status"] => status()?,
@@ -148,7 +148,7 @@ impl Servers {
         }
         servers
             .addresses
-            .push((CONTROL, this_program()?.display().to_string()));
+            .push((CONTROL, this_program().display().to_string()));
         Ok(servers)
     }
 
@@ -172,7 +172,7 @@ impl Drop for Servers {
 /// Starts the program that stops the servers once this one has ended, by whatever: the end of this process closes the pipe
 /// between them.
 fn spawn_guard() -> anyhow::Result<Child> {
-    let mut command = Command::new(this_program()?);
+    let mut command = Command::new(this_program());
     command.args(["services", "guard"]).stdin(Stdio::piped());
     native::detach(&mut command);
     command.spawn().context("cannot start the guard of the servers")
@@ -184,8 +184,9 @@ fn guard() -> anyhow::Result<()> {
     down()
 }
 
-fn this_program() -> anyhow::Result<PathBuf> {
-    std::env::current_exe().context("cannot tell where this program is")
+/// Not `current_exe`: building the workspace replaces the file, and the one that runs has no name from then on.
+fn this_program() -> PathBuf {
+    Workspace::Main.program("xtask")
 }
 
 /// Starts every service that is nobody else's and does not run yet.

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: every test there is.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, ExitCode},
     time::{Duration, Instant},
 };
@@ -166,11 +166,8 @@ fn run_cases(folder: &Path, plugins: &[&Path], count: &mut Count) -> anyhow::Res
 }
 
 /// The binary as the tests start it.
-fn binary() -> std::path::PathBuf {
-    Workspace::Main
-        .target_folder()
-        .join("debug")
-        .join(format!("sendflowr{}", std::env::consts::EXE_SUFFIX))
+fn binary() -> PathBuf {
+    Workspace::Main.program("sendflowr")
 }
 
 /// What came of the stages so far.
