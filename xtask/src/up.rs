@@ -8,6 +8,9 @@ use crate::{
     setup,
 };
 
+/// What `sendflowr` logs, where no flag says it.
+const LOG: &str = "SENDFLOWR_LOG";
+
 /// Builds what is missing and becomes `sendflowr up --demo`.
 pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
     say(
@@ -20,6 +23,10 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
         .any(|argument| argument.split('=').next() == Some("--plugins"));
     if !has_folder {
         command.arg("--plugins").arg(plugins::folder());
+    }
+    if std::env::var_os(LOG).is_none() {
+        // What the demonstration prints would drown in what the log says of it. `--log` among the arguments still counts.
+        command.env(LOG, "error");
     }
     become_program(command.args(arguments))
 }
