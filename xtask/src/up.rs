@@ -26,7 +26,7 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
     }
     if std::env::var_os(LOG).is_none() {
         // What the demonstration prints would drown in what the log says of it. `--log` among the arguments still counts.
-        command.env(LOG, "error");
+        command.env(LOG, "warn");
     }
     become_program(command.args(arguments))
 }

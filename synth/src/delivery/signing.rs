@@ -99,14 +99,16 @@ pub(super) fn generate(provider: &str, webhook_url: &str) -> (BTreeMap<String, S
         _ => {
             let authorization = format!("Basic {}", STANDARD.encode(format!("demo:{secret}")));
             let mut headers = vec![("authorization", authorization)];
-            if provider == "ses" {
-                // Raw delivery: the event without the envelope that would carry a signature.
-                headers.push(("x-amz-sns-rawdelivery", "true".to_owned()));
-            }
-            let config = vec![
+            let mut config = vec![
                 ("basic_auth_user", "demo".to_owned()),
                 ("basic_auth_password", secret),
             ];
+            if provider == "ses" {
+                // Raw delivery: the event without the envelope that would carry a signature.
+                headers.push(("x-amz-sns-rawdelivery", "true".to_owned()));
+                let topic = "arn:aws:sns:us-east-1:123456789012:demo";
+                config.push(("topic_arn", topic.to_owned()));
+            }
             (config, Signer::Headers(headers))
         }
     };
