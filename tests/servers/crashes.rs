@@ -2,10 +2,9 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use crate::{
-    load::{Clicks, Load, account},
-    system::System,
-};
+use integration_tests::scaled::System;
+
+use crate::load::{Clicks, Load, account};
 
 /// Clicks between two kills: several batches.
 const CLICKS: usize = 150;

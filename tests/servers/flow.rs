@@ -3,12 +3,10 @@
 use std::{collections::BTreeMap, time::SystemTime};
 
 use event::{Hasher, Timestamp, UniversalId};
-use integration_tests::eventually;
+use integration_tests::{eventually, scaled::System};
 use serde_json::json;
 use store::events::Events;
 use synth::delivery::{Account, Action, Kind, PROVIDERS};
-
-use crate::system::System;
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs servers; cargo xtask test starts them"]

@@ -10,12 +10,13 @@ use std::{
 };
 
 use event::{Hasher, Timestamp, UniversalId};
-use integration_tests::{Answer, eventually};
+use integration_tests::{
+    Answer, eventually,
+    scaled::{Servers, System},
+};
 use store::events::Events;
 use synth::delivery::{Account, Action, Kind};
 use tokio::task::JoinSet;
-
-use crate::{servers::Servers, system::System};
 
 /// People that the clicks are of.
 const PEOPLE: usize = 20;

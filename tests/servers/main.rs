@@ -6,6 +6,4 @@
 mod crashes;
 mod flow;
 mod load;
-mod servers;
-mod system;
 mod weather;

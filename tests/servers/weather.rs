@@ -2,13 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use integration_tests::eventually;
+use integration_tests::{eventually, scaled::System};
 use serde_json::json;
 
-use crate::{
-    load::{Clicks, Load, account},
-    system::System,
-};
+use crate::load::{Clicks, Load, account};
 
 /// How long a server is away: several times as long as any timeout of the engines.
 const AWAY: Duration = Duration::from_secs(20);

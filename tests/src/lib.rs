@@ -3,6 +3,8 @@
 //! `cargo xtask test` builds the binary and the plugins and tells where they are: `SENDFLOWR_BIN` and
 //! `SENDFLOWR_PLUGINS`.
 
+pub mod scaled;
+
 use std::{
     fs,
     future::Future,
@@ -276,16 +278,7 @@ impl System {
 
     /// Memory of the process, in kB.
     pub fn resident_kb(&self) -> u64 {
-        let id = self.child.as_ref().map(Child::id).unwrap_or_default();
-        let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
-        let line = status
-            .lines()
-            .find(|line| line.starts_with("VmRSS:"))
-            .unwrap_or_default();
-        line.split_whitespace()
-            .nth(1)
-            .and_then(|number| number.parse().ok())
-            .unwrap_or_default()
+        self.child.as_ref().map(resident_kb).unwrap_or_default()
     }
 
     /// Distinct stored events, in all.
@@ -318,6 +311,19 @@ impl Drop for System {
             }
         }
     }
+}
+
+/// Memory of a process, in kB.
+fn resident_kb(child: &Child) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .unwrap_or_default();
+    line.split_whitespace()
+        .nth(1)
+        .and_then(|number| number.parse().ok())
+        .unwrap_or_default()
 }
 
 /// A status and a JSON body.

@@ -15,6 +15,8 @@ use std::{io::Write, process::ExitCode};
 
 use anyhow::bail;
 
+use crate::services::Servers;
+
 const HELP: &str = "\
 Usage: cargo xtask <command>
 
@@ -37,7 +39,7 @@ Usage: cargo xtask <command>
   services up|down|status|stop NAME [--kill]|start NAME
                     Real servers for the tests: kafka, clickhouse, postgres, redis. With Docker
                     those of compose.yml, else processes from package registries.
-  load              Measures the release binary under load.
+  load [--servers]  Measures the release binary under load, on the embedded engines or on the four servers.
 
 Environment:
   CARGO_TARGET_DIR  Where everything is built, instead of `target` and `plugins/target`.
@@ -87,10 +89,14 @@ fn dispatch(arguments: &[String]) -> anyhow::Result<ExitCode> {
         },
         "plugins" => plugins::run(rest)?,
         "services" => services::run(rest)?,
-        "check" | "setup" | "load" if !rest.is_empty() => bail!("`{command}` takes no arguments"),
+        "check" | "setup" if !rest.is_empty() => bail!("`{command}` takes no arguments"),
         "check" => check::run()?,
         "setup" => setup::run()?,
-        "load" => up::load()?,
+        "load" => match rest {
+            [] => up::load(None)?,
+            [flag] if flag == "--servers" => up::load(Some(&Servers::start()?))?,
+            [other, ..] => bail!("`load` knows `--servers`, not `{other}`"),
+        },
         unknown => bail!("there is no command `{unknown}`; `cargo xtask help` lists them"),
     }
     Ok(ExitCode::SUCCESS)

@@ -5,6 +5,7 @@ use std::{path::PathBuf, process::Command};
 use crate::{
     plugins,
     process::{Workspace, compiling, run as run_command, say},
+    services::Servers,
     setup,
 };
 
@@ -31,14 +32,22 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
     become_program(command.args(arguments))
 }
 
-/// Measures the release binary under load.
-pub(crate) fn load() -> anyhow::Result<()> {
+/// Measures the release binary under load, on these servers or on the embedded engines.
+pub(crate) fn load(servers: Option<&Servers>) -> anyhow::Result<()> {
     let binary = build()?;
-    let bench = ["bench", "--package", "integration-tests", "--bench", "load"];
-    let mut command = compiling(Workspace::Main, &bench);
+    let mut arguments = vec!["bench", "--package", "integration-tests", "--bench", "load"];
+    if servers.is_some() {
+        arguments.extend(["--", "--servers"]);
+    }
+    let mut command = compiling(Workspace::Main, &arguments);
     command
+        // Writing a line for every delivery is not what is measured.
+        .env(LOG, "warn")
         .env("SENDFLOWR_BIN", binary)
         .env("SENDFLOWR_PLUGINS", plugins::folder());
+    if let Some(servers) = servers {
+        command.envs(servers.environment().iter().cloned());
+    }
     run_command(&mut command)
 }
 

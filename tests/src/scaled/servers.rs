@@ -5,6 +5,7 @@ use std::{process::Command, time::SystemTime};
 use reqwest::Url;
 use store::{
     Secret,
+    bus::RawKafkaConfig,
     events::{ClickHouseConfig, ClickHouseEvents, RawClickHouseConfig},
 };
 use tokio::sync::{Mutex, MutexGuard};
@@ -13,18 +14,19 @@ use tokio::sync::{Mutex, MutexGuard};
 static TURN: Mutex<()> = Mutex::const_new(());
 
 /// The servers, for as long as it is this test's turn.
-pub(crate) struct Servers {
+pub struct Servers {
     kafka: String,
     clickhouse: Url,
     postgres: Url,
     redis: Url,
     /// Makes this test's names and people its own.
-    pub(crate) mark: String,
+    pub mark: String,
     _turn: MutexGuard<'static, ()>,
 }
 
 impl Servers {
-    pub(crate) async fn take() -> Self {
+    /// Waits for its turn.
+    pub async fn take() -> Self {
         let turn = TURN.lock().await;
         let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         Self {
@@ -42,7 +44,7 @@ impl Servers {
     }
 
     /// The sections that select these servers. The graph is shared: people have names of their own.
-    pub(crate) fn configuration(&self) -> String {
+    pub fn configuration(&self) -> String {
         let server = |section: &str, url: &Url, more: &str| {
             let user = match url.username() {
                 "" => String::new(),
@@ -70,7 +72,7 @@ impl Servers {
     }
 
     /// The events as they stand in ClickHouse.
-    pub(crate) async fn events(&self) -> ClickHouseEvents {
+    pub async fn events(&self) -> ClickHouseEvents {
         let raw = RawClickHouseConfig {
             host: self.clickhouse.host_str().map(str::to_owned),
             port: self.clickhouse.port(),
@@ -83,27 +85,48 @@ impl Servers {
         ClickHouseEvents::connect(config).await.unwrap()
     }
 
-    /// Removes what this test has made, as far as it is not shared.
-    pub(crate) async fn clean(&self, http: &reqwest::Client) {
-        let mut url = self.clickhouse.clone();
-        let (user, password) = (url.username().to_owned(), url.password().map(str::to_owned));
-        url.set_username("").unwrap();
-        url.set_password(None).unwrap();
-        let dropped = http
-            .post(url)
-            .basic_auth(user, password)
-            .body(format!("DROP DATABASE {}", self.database()))
-            .send()
-            .await
-            .unwrap();
-        assert!(dropped.status().is_success(), "{}", dropped.text().await.unwrap());
+    /// A client of ClickHouse without anything of ours in between, in this test's database.
+    pub fn clickhouse(&self) -> clickhouse::Client {
+        let (host, port) = (
+            self.clickhouse.host_str().unwrap(),
+            self.clickhouse.port().unwrap(),
+        );
+        clickhouse::Client::default()
+            .with_url(format!("http://{host}:{port}/"))
+            .with_user(self.clickhouse.username())
+            .with_password(self.clickhouse.password().unwrap_or_default())
+            .with_database(self.database())
+            // The server would wait for more rows before it answers.
+            .with_setting("async_insert", "0")
     }
 
-    pub(crate) fn stop(&self, name: &str) {
+    /// Where Kafka is.
+    pub fn kafka(&self) -> RawKafkaConfig {
+        RawKafkaConfig {
+            bootstrap_servers: Some(self.kafka.clone()),
+            ..RawKafkaConfig::default()
+        }
+    }
+
+    /// Removes what this test has made, as far as it is not shared.
+    pub async fn clean(&self) {
+        let database = self.database();
+        let drop = format!("DROP DATABASE {database}");
+        self.clickhouse()
+            .with_database("default")
+            .query(&drop)
+            .execute()
+            .await
+            .unwrap();
+    }
+
+    /// Stops a server; it may finish what it does.
+    pub fn stop(&self, name: &str) {
         control(&["stop", name]);
     }
 
-    pub(crate) fn start(&self, name: &str) {
+    /// Starts a server that was stopped.
+    pub fn start(&self, name: &str) {
         control(&["start", name]);
     }
 }

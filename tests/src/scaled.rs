@@ -1,4 +1,7 @@
-//! The three roles as processes.
+//! The three roles as processes of their own, on Kafka, ClickHouse, PostgreSQL and Redis.
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
+
+mod servers;
 
 use std::{
     fs,
@@ -6,33 +9,31 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use integration_tests::{Answer, PATIENCE, binary, client, eventually, plugins};
 use serde_json::Value;
 use synth::delivery::{Account, Delivery};
 use tempfile::TempDir;
 
-use crate::servers::Servers;
+pub use self::servers::Servers;
+use crate::{Answer, PATIENCE, binary, client, eventually, plugins};
 
 /// A role that runs.
-pub(crate) struct Role {
+pub struct Role {
     name: &'static str,
     child: Child,
     /// Where it is served: `http://127.0.0.1:40123`.
-    pub(crate) url: String,
+    pub url: String,
 }
 
 impl Role {
     /// Ends it as the kernel does when memory is short: no signal to handle, nothing to finish.
-    pub(crate) fn kill(mut self) {
+    pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
     /// Memory, in kB.
-    pub(crate) fn resident_kb(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    pub fn resident_kb(&self) -> u64 {
+        crate::resident_kb(&self.child)
     }
 }
 
@@ -45,17 +46,21 @@ impl Drop for Role {
 }
 
 /// Host and inference service, a folder for their files, and the servers behind them. Consumers are started by the tests.
-pub(crate) struct System {
-    pub(crate) servers: Servers,
-    pub(crate) host: Role,
-    pub(crate) inference: Role,
-    pub(crate) http: reqwest::Client,
+pub struct System {
+    /// The servers.
+    pub servers: Servers,
+    /// The host.
+    pub host: Role,
+    /// The inference service.
+    pub inference: Role,
+    /// For requests.
+    pub http: reqwest::Client,
     folder: TempDir,
 }
 
 impl System {
     /// Starts host and inference with these accounts.
-    pub(crate) async fn start(accounts: &[Account]) -> Self {
+    pub async fn start(accounts: &[Account]) -> Self {
         let servers = Servers::take().await;
         let folder = tempfile::tempdir().unwrap();
         let mut configuration = servers.configuration();
@@ -77,12 +82,12 @@ impl System {
     }
 
     /// One more consumer.
-    pub(crate) async fn consumer(&self) -> Role {
+    pub async fn consumer(&self) -> Role {
         launch(&self.folder, "consumer").await
     }
 
     /// Sends a delivery as its provider does.
-    pub(crate) async fn deliver(&self, provider: &str, delivery: &Delivery) -> Answer {
+    pub async fn deliver(&self, provider: &str, delivery: &Delivery) -> Answer {
         let mut url = format!("{}/webhooks/{provider}", self.host.url);
         if !delivery.query.is_empty() {
             url = format!("{url}?{}", delivery.query);
@@ -94,11 +99,13 @@ impl System {
         Answer::of(request).await
     }
 
-    pub(crate) async fn get(&self, role: &Role, path: &str) -> Answer {
+    /// Gets from a role.
+    pub async fn get(&self, role: &Role, path: &str) -> Answer {
         Answer::of(self.http.get(format!("{}{path}", role.url))).await
     }
 
-    pub(crate) async fn ask(&self, path: &str, question: &Value) -> Answer {
+    /// Posts JSON to the inference service.
+    pub async fn ask(&self, path: &str, question: &Value) -> Answer {
         Answer::of(
             self.http
                 .post(format!("{}{path}", self.inference.url))
@@ -108,7 +115,7 @@ impl System {
     }
 
     /// Waits until the role says that it is ready, or that it is not.
-    pub(crate) async fn until_ready(&self, role: &Role, status: &str) {
+    pub async fn until_ready(&self, role: &Role, status: &str) {
         eventually(&format!("the {} is {status}", role.name), async || {
             self.get(role, "/ready").await.body["status"] == status
         })
@@ -116,15 +123,15 @@ impl System {
     }
 
     /// What the role has counted under this name and these labels.
-    pub(crate) async fn metric(&self, role: &Role, series: &str) -> Option<f64> {
+    pub async fn metric(&self, role: &Role, series: &str) -> Option<f64> {
         let metrics = self.get(role, "/metrics").await;
         let line = metrics.text.lines().find_map(|line| line.strip_prefix(series))?;
         line.trim().parse().ok()
     }
 
     /// Removes what the test has made.
-    pub(crate) async fn clean(self) {
-        self.servers.clean(&self.http).await;
+    pub async fn clean(self) {
+        self.servers.clean().await;
     }
 }
 

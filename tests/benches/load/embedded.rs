@@ -1,0 +1,111 @@
+//! One process on the embedded engines, beside the bare bus.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use integration_tests::{System, eventually};
+use store::bus::{EVENTS_TOPIC, NewRecord};
+
+use crate::traffic::{CONNECTIONS, WARM_UP, account, deliveries, email, percentiles, send};
+
+/// Deliveries measured.
+const MEASURED: usize = 12_000;
+
+/// Decisions measured.
+const DECISIONS: usize = 4_000;
+
+pub(crate) async fn run() {
+    let account = account();
+    let mut configuration = "[accounts.sendgrid.default]\n".to_owned();
+    for (name, value) in account.config() {
+        configuration.push_str(&format!("{name} = '{value}'\n"));
+    }
+    let mut system = System::start_logging(&configuration, &[], &[], "warn").await;
+    let host = format!("http://{}", system.host);
+    let deliveries = Arc::new(deliveries(&account, WARM_UP + MEASURED, ""));
+    let idle = system.resident_kb();
+    send(&system.http, &host, &deliveries, 0..WARM_UP).await;
+    let start = Instant::now();
+    let mut times = send(&system.http, &host, &deliveries, WARM_UP..WARM_UP + MEASURED).await;
+    let rate = MEASURED as f64 / start.elapsed().as_secs_f64();
+    println!(
+        "deliveries, one event each, durable  {rate:>8.0} /s   {}",
+        percentiles(&mut times, 99)
+    );
+    let all = (WARM_UP + MEASURED) as u64;
+    eventually("all events are stored", || async {
+        system.stored_events().await == all
+    })
+    .await;
+    println!(
+        "  all in the event store             {:>8.1} s after the first was sent",
+        start.elapsed().as_secs_f64()
+    );
+
+    let baseline = bare_bus().await;
+    println!(
+        "the bare bus, records of that size   {baseline:>8.0} /s   ratio {:.2}",
+        rate / baseline
+    );
+
+    let mut times = decide(&system).await;
+    let total: Duration = times.iter().sum();
+    println!(
+        "decisions, one caller                {:>8.0} /s   {}",
+        times.len() as f64 / total.as_secs_f64(),
+        percentiles(&mut times, 99)
+    );
+    println!(
+        "memory: {} MB idle with all plugins, {} MB now",
+        idle / 1024,
+        system.resident_kb() / 1024
+    );
+
+    system.stop().await;
+    let start = Instant::now();
+    system.launch().await;
+    println!(
+        "second start to ready                {:>8.2} s",
+        start.elapsed().as_secs_f64()
+    );
+}
+
+/// Appends by as many writers as there are connections, to a bus of its own on the same disk.
+async fn bare_bus() -> f64 {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let stores = store::embedded::open(folder.path()).await.expect("the bus opens");
+    let each = MEASURED / CONNECTIONS;
+    let start = Instant::now();
+    let mut writers = tokio::task::JoinSet::new();
+    for writer in 0..CONNECTIONS {
+        let bus = stores.bus.clone();
+        writers.spawn(async move {
+            for _ in 0..each {
+                // 900 bytes is what one of the events measured comes to.
+                let record = NewRecord {
+                    topic: EVENTS_TOPIC.to_owned(),
+                    key: writer.to_string(),
+                    value: vec![b'x'; 900],
+                    headers: Default::default(),
+                };
+                bus.append(vec![record]).await.expect("the bus takes records");
+            }
+        });
+    }
+    while let Some(done) = writers.join_next().await {
+        done.expect("a writer does not panic");
+    }
+    (each * CONNECTIONS) as f64 / start.elapsed().as_secs_f64()
+}
+
+async fn decide(system: &System) -> Vec<Duration> {
+    let mut times = Vec::with_capacity(DECISIONS);
+    for number in 0..DECISIONS {
+        let question = serde_json::json!({ "email": email(number, ""), "window_hours": 24 });
+        let start = Instant::now();
+        let answer = system.ask("/timing/decide", &question).await;
+        times.push(start.elapsed());
+        assert_eq!(answer.status, 200, "{}", answer.text);
+    }
+    times
+}

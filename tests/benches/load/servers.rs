@@ -1,0 +1,191 @@
+//! The three roles on the four servers: host → Kafka → consumer → ClickHouse, beside the same rows inserted by the
+//! `clickhouse` crate alone.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use bytes::Bytes;
+use clickhouse::Client;
+use event::{Hasher, Timestamp, UniversalId};
+use integration_tests::{PATIENCE, scaled::System};
+use store::{
+    bus::{Bus, EVENTS_TOPIC, KafkaBus, KafkaConfig, NewRecord},
+    events::Events,
+};
+use synth::delivery::{Account, Action, Kind};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::traffic::{WARM_UP, account, deliveries, percentiles, send, send_one};
+
+/// Deliveries measured: some seconds of load, so that batches, polls and flushes have settled.
+const MEASURED: usize = 30_000;
+
+/// Time between the deliveries whose way to ClickHouse is watched.
+const PROBE_EVERY: Duration = Duration::from_millis(100);
+
+/// Time between two looks for a probe. What is measured is too long by half of it at most.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Events that wait for the consumer when it starts.
+const BACKLOG: usize = 60_000;
+
+/// Rows of an insert by the crate alone: the consumer's `batch_events`.
+const RAW_BATCH: usize = 1_000;
+
+pub(crate) async fn run() {
+    let account = account();
+    let system = Arc::new(System::start(std::slice::from_ref(&account)).await);
+    let consumer = system.consumer().await;
+    let mark = format!("-{}", system.servers.mark);
+    let all = Arc::new(deliveries(&account, WARM_UP + MEASURED, &mark));
+    send(&system.http, &system.host.url, &all, 0..WARM_UP).await;
+
+    let over = CancellationToken::new();
+    let probes = tokio::spawn(probes(Arc::clone(&system), account, over.clone()));
+    let start = Instant::now();
+    let mut times = send(&system.http, &system.host.url, &all, WARM_UP..WARM_UP + MEASURED).await;
+    let rate = MEASURED as f64 / start.elapsed().as_secs_f64();
+    over.cancel();
+    let mut visible = probes.await.expect("no probe panics");
+    println!(
+        "deliveries, one event each, acks=all  {rate:>8.0} /s   {}   (target: 3,000 /s, p99 50 ms)",
+        percentiles(&mut times, 99)
+    );
+    println!(
+        "2xx to visible in a query             {:>8} probes   {}   (target: p95 2,000 ms)",
+        visible.len(),
+        percentiles(&mut visible, 95)
+    );
+    println!(
+        "memory: host {} MB, consumer {} MB, inference {} MB",
+        system.host.resident_kb() / 1024,
+        consumer.resident_kb() / 1024,
+        system.inference.resident_kb() / 1024
+    );
+
+    let clickhouse = system.servers.clickhouse();
+    let before = (WARM_UP + MEASURED + visible.len()) as u64;
+    until_rows(&clickhouse, before).await;
+    drop(consumer);
+    append_backlog(&system).await;
+    let consumer = system.consumer().await;
+    let drained = drained(&clickhouse, before).await;
+    let raw = insert_raw(&clickhouse).await;
+    println!(
+        "consumer, a backlog of {BACKLOG} events   {drained:>8.0} rows/s\n\
+         the clickhouse crate, the same rows   {raw:>8.0} rows/s   ratio {:.2}   (target: 0.80)",
+        drained / raw
+    );
+    println!(
+        "memory: consumer {} MB after the backlog",
+        consumer.resident_kb() / 1024
+    );
+    drop(consumer);
+    Arc::into_inner(system)
+        .expect("nobody else uses it")
+        .clean()
+        .await;
+}
+
+/// Sends deliveries of people of their own until it is over; answers how long after its 2xx each could be read.
+async fn probes(system: Arc<System>, account: Account, over: CancellationToken) -> Vec<Duration> {
+    let mut watchers = JoinSet::new();
+    let mut ticks = tokio::time::interval(PROBE_EVERY);
+    let mut number = 0;
+    while over.run_until_cancelled(ticks.tick()).await.is_some() {
+        let email = format!("probe{number}-{}@example.com", system.servers.mark);
+        let now = Timestamp::from(SystemTime::now());
+        let click = Action {
+            kind: Kind::Clicked,
+            at: now,
+            email: email.clone(),
+            message: format!("probe-{number}"),
+        };
+        let delivery = account.deliver(&[click], now).remove(0);
+        let system = Arc::clone(&system);
+        watchers.spawn(async move {
+            send_one(&system.http, &system.host.url, &delivery).await;
+            let answered = Instant::now();
+            let events = system.servers.events().await;
+            let identifier = Hasher::new().email_identifier(&email).expect("it is an address");
+            let person = [UniversalId::from_identifier(&identifier)];
+            loop {
+                let history = events.history(&person, Timestamp::default(), 1).await;
+                if !history.expect("the history can be read").is_empty() {
+                    return answered.elapsed();
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        });
+        number += 1;
+    }
+    watchers.join_all().await
+}
+
+/// Puts synthetic events on the bus, as the host would.
+async fn append_backlog(system: &System) {
+    let config = KafkaConfig::try_from(system.servers.kafka()).expect("the address is one");
+    let bus = KafkaBus::connect(config).await.expect("Kafka answers");
+    let now = Timestamp::from(SystemTime::now());
+    let seed = now.as_millis().unsigned_abs();
+    for events in synth::mock_events(BACKLOG, seed, now, &Hasher::new()).chunks(RAW_BATCH) {
+        let records = events.iter().map(|event| NewRecord {
+            topic: EVENTS_TOPIC.to_owned(),
+            key: event.universal_id.as_str().to_owned(),
+            value: event.to_json(),
+            headers: Default::default(),
+        });
+        bus.append(records.collect()).await.expect("Kafka takes records");
+    }
+    bus.close().await;
+}
+
+/// Rows a second, from the first that shows to the last; before the first the consumer waits for its partitions.
+async fn drained(clickhouse: &Client, before: u64) -> f64 {
+    until_rows(clickhouse, before + 1).await;
+    let (start, first) = (Instant::now(), rows(clickhouse).await);
+    let all = before + BACKLOG as u64;
+    until_rows(clickhouse, all).await;
+    (all - first) as f64 / start.elapsed().as_secs_f64()
+}
+
+async fn until_rows(clickhouse: &Client, count: u64) {
+    let start = Instant::now();
+    while rows(clickhouse).await < count {
+        assert!(start.elapsed() < 2 * PATIENCE, "{count} rows are not stored");
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+async fn rows(clickhouse: &Client) -> u64 {
+    let count = clickhouse.query("SELECT count() FROM email_events").fetch_one();
+    count.await.expect("ClickHouse answers")
+}
+
+/// Inserts the rows of the backlog into a table of the same form; answers rows a second.
+async fn insert_raw(clickhouse: &Client) -> f64 {
+    let create = clickhouse.query("CREATE TABLE raw_events AS email_events");
+    create.execute().await.expect("a table can be made");
+    let mut batches: Vec<Bytes> = Vec::with_capacity(BACKLOG / RAW_BATCH);
+    for number in 0..BACKLOG / RAW_BATCH {
+        let select = format!(
+            "SELECT * FROM email_events ORDER BY ingested_at DESC, event_id LIMIT {RAW_BATCH} OFFSET {}",
+            number * RAW_BATCH
+        );
+        let mut cursor = clickhouse
+            .query(&select)
+            .fetch_bytes("RowBinary")
+            .expect("it is a query");
+        batches.push(cursor.collect().await.expect("the rows can be read"));
+    }
+    let start = Instant::now();
+    for batch in batches {
+        let mut insert = clickhouse.insert_formatted_with("INSERT INTO raw_events FORMAT RowBinary");
+        insert.send(batch).await.expect("ClickHouse takes rows");
+        insert.end().await.expect("ClickHouse takes rows");
+    }
+    BACKLOG as f64 / start.elapsed().as_secs_f64()
+}

@@ -1,0 +1,101 @@
+//! One-event SendGrid deliveries, each signed, over loopback connections that stay open.
+
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use event::Timestamp;
+use synth::delivery::{Account, Action, Delivery, Kind};
+use tokio::task::JoinSet;
+
+/// Connections that send at once: enough for deliveries to share flushes, as providers' many senders do.
+pub(crate) const CONNECTIONS: usize = 48;
+
+/// Deliveries of the warm-up, so that caches, pools and the plugin's code are in place.
+pub(crate) const WARM_UP: usize = 500;
+
+/// People that the deliveries are about.
+const PEOPLE: usize = 2_000;
+
+/// The provider's account.
+pub(crate) fn account() -> Account {
+    Account::generate("sendgrid", "").expect("SendGrid is known")
+}
+
+/// The address of a person; `mark` keeps the people of several runs apart.
+pub(crate) fn email(number: usize, mark: &str) -> String {
+    format!("person{}{mark}@example.com", number % PEOPLE)
+}
+
+/// Clicks, signed now.
+pub(crate) fn deliveries(account: &Account, count: usize, mark: &str) -> Vec<Delivery> {
+    let now = Timestamp::from(SystemTime::now());
+    (0..count)
+        .flat_map(|number| {
+            let action = Action {
+                kind: Kind::Clicked,
+                at: now.plus_millis(-(number as i64) * 1_000),
+                email: email(number, mark),
+                message: format!("message-{number}{mark}"),
+            };
+            account.deliver(&[action], now)
+        })
+        .collect()
+}
+
+/// Sends a delivery and answers when its 2xx has come.
+pub(crate) async fn send_one(http: &reqwest::Client, host: &str, delivery: &Delivery) {
+    let mut request = http
+        .post(format!("{host}/webhooks/sendgrid"))
+        .body(delivery.body.clone());
+    for (name, value) in &delivery.headers {
+        request = request.header(name, value);
+    }
+    let response = request.send().await.expect("the host answers");
+    assert!(response.status().is_success(), "{}", response.status());
+    response.bytes().await.expect("the answer is readable");
+}
+
+/// Sends these deliveries over all connections; answers how long each took.
+pub(crate) async fn send(
+    http: &reqwest::Client,
+    host: &str,
+    deliveries: &Arc<Vec<Delivery>>,
+    range: Range<usize>,
+) -> Vec<Duration> {
+    let next = Arc::new(AtomicUsize::new(range.start));
+    let mut senders = JoinSet::new();
+    for _ in 0..CONNECTIONS {
+        let (http, host) = (http.clone(), host.to_owned());
+        let (deliveries, next, end) = (Arc::clone(deliveries), Arc::clone(&next), range.end);
+        senders.spawn(async move {
+            let mut times = Vec::new();
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= end {
+                    return times;
+                }
+                let start = Instant::now();
+                send_one(&http, &host, &deliveries[number]).await;
+                times.push(start.elapsed());
+            }
+        });
+    }
+    let mut times = Vec::new();
+    while let Some(done) = senders.join_next().await {
+        times.extend(done.expect("a sender does not panic"));
+    }
+    times
+}
+
+/// Median and a high percentile, in milliseconds.
+pub(crate) fn percentiles(times: &mut [Duration], high: usize) -> String {
+    times.sort_unstable();
+    let at = |percent: usize| times[(times.len() - 1) * percent / 100].as_secs_f64() * 1_000.0;
+    format!("p50 {:.2} ms  p{high} {:.2} ms", at(50), at(high))
+}
