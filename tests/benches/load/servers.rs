@@ -24,10 +24,10 @@ use crate::traffic::{WARM_UP, account, deliveries, percentiles, send, send_one};
 const MEASURED: usize = 30_000;
 
 /// Time between the deliveries whose way to ClickHouse is watched.
-const PROBE_EVERY: Duration = Duration::from_millis(100);
+const PROBE_EVERY: Duration = Duration::from_millis(250);
 
 /// Time between two looks for a probe. What is measured is too long by half of it at most.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Events that wait for the consumer when it starts.
 const BACKLOG: usize = 60_000;
@@ -92,6 +92,7 @@ pub(crate) async fn run() {
 
 /// Sends deliveries of people of their own until it is over; answers how long after its 2xx each could be read.
 async fn probes(system: Arc<System>, account: Account, over: CancellationToken) -> Vec<Duration> {
+    let events = Arc::new(system.servers.events().await);
     let mut watchers = JoinSet::new();
     let mut ticks = tokio::time::interval(PROBE_EVERY);
     let mut number = 0;
@@ -105,11 +106,10 @@ async fn probes(system: Arc<System>, account: Account, over: CancellationToken) 
             message: format!("probe-{number}"),
         };
         let delivery = account.deliver(&[click], now).remove(0);
-        let system = Arc::clone(&system);
+        let (system, events) = (Arc::clone(&system), Arc::clone(&events));
         watchers.spawn(async move {
             send_one(&system.http, &system.host.url, &delivery).await;
             let answered = Instant::now();
-            let events = system.servers.events().await;
             let identifier = Hasher::new().email_identifier(&email).expect("it is an address");
             let person = [UniversalId::from_identifier(&identifier)];
             loop {
