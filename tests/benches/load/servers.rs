@@ -31,7 +31,7 @@ const LOOKS_PER_PROBE: usize = 2;
 const BACKLOG: usize = 60_000;
 
 /// Rows of an insert by the crate alone: the consumer's `batch_events`.
-const RAW_BATCH: usize = 1_000;
+const RAW_BATCH: usize = 5_000;
 
 pub(crate) async fn run() {
     let account = account();
