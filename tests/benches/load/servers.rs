@@ -41,6 +41,8 @@ pub(crate) async fn run() {
     let all = Arc::new(deliveries(&account, WARM_UP + MEASURED, &mark));
     send(&system.http, &system.host.url, &all, 0..WARM_UP).await;
 
+    let clickhouse = system.servers.clickhouse();
+    until_rows(&clickhouse, WARM_UP as u64).await;
     let over = CancellationToken::new();
     let probes = tokio::spawn(probes(Arc::clone(&system), account, over.clone()));
     let start = Instant::now();
@@ -74,7 +76,6 @@ pub(crate) async fn run() {
         system.inference.resident_kb() / 1024
     );
 
-    let clickhouse = system.servers.clickhouse();
     let before = (WARM_UP + MEASURED + visible.len()) as u64;
     until_rows(&clickhouse, before).await;
     drop(consumer);

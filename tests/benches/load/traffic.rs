@@ -16,11 +16,12 @@ use tokio::task::JoinSet;
 /// Connections that send at once: enough for deliveries to share flushes, as providers' many senders do.
 pub(crate) const CONNECTIONS: usize = 48;
 
-/// Deliveries of the warm-up, so that caches, pools and the plugin's code are in place.
-pub(crate) const WARM_UP: usize = 500;
-
 /// People that the deliveries are about.
 const PEOPLE: usize = 2_000;
+
+/// Deliveries of the warm-up: one of each person, so that nobody is new, and caches, pools and the plugin's code are in
+/// place.
+pub(crate) const WARM_UP: usize = PEOPLE;
 
 /// The provider's account.
 pub(crate) fn account() -> Account {
