@@ -170,7 +170,7 @@ impl Engines {
                 return Ok(EventsEngine::ClickHouse(Arc::new(events)));
             }
             let folder = self.data_folder()?;
-            let events = SqliteEvents::open(folder)
+            let events = SqliteEvents::open(folder, self.embedded.events.clone())
                 .await
                 .with_context(|| unusable(folder))?;
             Ok(EventsEngine::Sqlite(Arc::new(events)))

@@ -19,7 +19,7 @@ use std::{
 use event::{Event, Identifier, IdentifierKind, UniversalId};
 use sendflowr_store::{
     bus::{Bus, KafkaBus, KafkaConfig, NewRecord, RawKafkaConfig, SqliteBus, SqliteBusConfig},
-    events::{Enrichment, Events, SqliteEvents, StoredEvent},
+    events::{Enrichment, Events, SqliteEvents, SqliteEventsConfig, StoredEvent},
     identity::{Identities, Sighting, SqliteIdentities},
 };
 
@@ -69,7 +69,12 @@ async fn embedded(parent: &Path) {
     );
     read(bus.as_ref()).await;
     bus.close().await;
-    write_events(&SqliteEvents::open(folder.path()).await.unwrap()).await;
+    write_events(
+        &SqliteEvents::open(folder.path(), SqliteEventsConfig::default())
+            .await
+            .unwrap(),
+    )
+    .await;
     record_sightings(&SqliteIdentities::open(folder.path()).await.unwrap()).await;
 }
 

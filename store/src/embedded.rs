@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::{
     StoreError,
     bus::{Bus, SqliteBus, SqliteBusConfig},
-    events::{Events, SqliteEvents},
+    events::{Events, SqliteEvents, SqliteEventsConfig},
     identity::{Identities, SqliteIdentities},
     profiles::{MemoryProfiles, MemoryProfilesConfig, Profiles},
 };
@@ -25,6 +25,8 @@ pub struct RawEmbeddedConfig {
     pub group_expiry_seconds: Option<u64>,
     /// See [`SqliteBusConfig::lease`].
     pub lease_ms: Option<u64>,
+    /// See [`SqliteEventsConfig::explanation_retention`].
+    pub explanation_retention_seconds: Option<u64>,
     /// See [`MemoryProfilesConfig::capacity_bytes`].
     pub profiles_bytes: Option<u64>,
     /// See [`MemoryProfilesConfig::max_age`].
@@ -36,6 +38,8 @@ pub struct RawEmbeddedConfig {
 pub struct EmbeddedConfig {
     /// The bus.
     pub bus: SqliteBusConfig,
+    /// The events.
+    pub events: SqliteEventsConfig,
     /// The profiles.
     pub profiles: MemoryProfilesConfig,
 }
@@ -90,6 +94,13 @@ impl TryFrom<RawEmbeddedConfig> for EmbeddedConfig {
                     default.bus.group_expiry,
                 )?,
                 lease,
+            },
+            events: SqliteEventsConfig {
+                explanation_retention: kept(
+                    raw.explanation_retention_seconds,
+                    "explanation_retention_seconds",
+                    default.events.explanation_retention,
+                )?,
             },
             profiles: MemoryProfilesConfig {
                 capacity_bytes: raw.profiles_bytes.unwrap_or(default.profiles.capacity_bytes),
@@ -150,7 +161,7 @@ pub async fn open_with(folder: &Path, config: EmbeddedConfig) -> Result<Embedded
     })?;
     let engines = Engines {
         bus: Arc::new(SqliteBus::open(folder, config.bus).await?),
-        events: Arc::new(SqliteEvents::open(folder).await?),
+        events: Arc::new(SqliteEvents::open(folder, config.events).await?),
         identities: Arc::new(SqliteIdentities::open(folder).await?),
     };
     Ok(Embedded {

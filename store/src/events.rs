@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     clickhouse::{ClickHouseConfig, ClickHouseEvents, InvalidClickHouseConfig, RawClickHouseConfig},
-    sqlite::SqliteEvents,
+    sqlite::{SqliteEvents, SqliteEventsConfig},
 };
 use crate::StoreError;
 

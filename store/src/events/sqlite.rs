@@ -7,7 +7,10 @@
 
 mod rows;
 
-use std::path::Path;
+use std::{
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use async_trait::async_trait;
 use event::{Timestamp, UniversalId};
@@ -25,17 +28,45 @@ const EVENT_STEPS: &[Step] = &[Step {
     sql: include_str!("../../migrations/events/0001_events.sql"),
 }];
 
-const EXPLANATION_STEPS: &[Step] = &[Step {
-    version: 1,
-    name: "explanations",
-    sql: include_str!("../../migrations/explanations/0001_explanations.sql"),
-}];
+const EXPLANATION_STEPS: &[Step] = &[
+    Step {
+        version: 1,
+        name: "explanations",
+        sql: include_str!("../../migrations/explanations/0001_explanations.sql"),
+    },
+    Step {
+        version: 2,
+        name: "age",
+        sql: include_str!("../../migrations/explanations/0002_age.sql"),
+    },
+];
+
+/// Explanations removed with each one that is stored, where so many are too old: fewer than two would not catch up, many
+/// would hold up a decision.
+const REMOVED_AT_ONCE: i64 = 2;
+
+/// How long things are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SqliteEventsConfig {
+    /// How long explanations are kept. Default 90 days: questions about a decision come within weeks of its mail, and a
+    /// thousand decisions a day come to some 300 MB in that time.
+    pub explanation_retention: Duration,
+}
+
+impl Default for SqliteEventsConfig {
+    fn default() -> Self {
+        Self {
+            explanation_retention: Duration::from_secs(90 * 24 * 60 * 60),
+        }
+    }
+}
 
 /// The event store as two SQLite files in one folder.
 #[derive(Debug)]
 pub struct SqliteEvents {
     events: Database,
     explanations: Database,
+    config: SqliteEventsConfig,
 }
 
 impl SqliteEvents {
@@ -43,7 +74,7 @@ impl SqliteEvents {
     ///
     /// # Errors
     /// [`StoreError::Misconfigured`] when the files cannot be opened or were written by a newer build.
-    pub async fn open(folder: &Path) -> Result<Self, StoreError> {
+    pub async fn open(folder: &Path, config: SqliteEventsConfig) -> Result<Self, StoreError> {
         let events = Database::open(&folder.join("events.db"), EVENT_STEPS, Durability::PowerLoss).await?;
         let explanations = Database::open(
             &folder.join("explanations.db"),
@@ -51,7 +82,11 @@ impl SqliteEvents {
             Durability::ProcessCrash,
         )
         .await?;
-        Ok(Self { events, explanations })
+        Ok(Self {
+            events,
+            explanations,
+            config,
+        })
     }
 
     /// Waits for what runs and closes the files. Later calls fail.
@@ -214,15 +249,27 @@ impl Events for SqliteEvents {
     }
 
     async fn save_explanation(&self, explanation: &StoredExplanation) -> Result<(), StoreError> {
+        let now = Timestamp::from(SystemTime::now());
+        let retention = i64::try_from(self.config.explanation_retention.as_millis()).unwrap_or(i64::MAX);
         let mut transaction = self.explanations.begin().await?;
         sqlx::query(
-            "INSERT INTO timing_explanations (reference, universal_id, decided_at, body) VALUES (?1, ?2, ?3, ?4) \
-             ON CONFLICT (reference) DO NOTHING",
+            "DELETE FROM timing_explanations WHERE reference IN \
+             (SELECT reference FROM timing_explanations WHERE saved_at_ms < ?1 ORDER BY saved_at_ms LIMIT ?2)",
+        )
+        .bind(now.as_millis().saturating_sub(retention))
+        .bind(REMOVED_AT_ONCE)
+        .execute(&mut *transaction)
+        .await
+        .map_err(classify)?;
+        sqlx::query(
+            "INSERT INTO timing_explanations (reference, universal_id, decided_at, body, saved_at_ms) \
+             VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (reference) DO NOTHING",
         )
         .bind(&explanation.reference)
         .bind(explanation.universal_id.as_str())
         .bind(explanation.decided_at.to_string())
         .bind(&explanation.body)
+        .bind(now.as_millis())
         .execute(&mut *transaction)
         .await
         .map_err(classify)?;

@@ -5,6 +5,7 @@ mod bus;
 mod clickhouse;
 mod conformance;
 mod crash;
+mod events;
 mod identity;
 mod profiles;
 mod support;

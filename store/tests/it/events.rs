@@ -1,0 +1,43 @@
+//! What the embedded event store does beyond what every event store does.
+
+use std::time::Duration;
+
+use event::{Identifier, IdentifierKind, Timestamp, UniversalId};
+use sendflowr_store::events::{Events, SqliteEvents, SqliteEventsConfig, StoredExplanation};
+
+fn explanation(number: usize) -> StoredExplanation {
+    let identifier = Identifier {
+        kind: IdentifierKind::EmailHash,
+        value: "0".repeat(64),
+    };
+    StoredExplanation {
+        reference: format!("dec_{number}"),
+        universal_id: UniversalId::from_identifier(&identifier),
+        // Asked about long ago: what counts is when it was stored.
+        decided_at: Timestamp::default(),
+        body: "{}".to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn explanations_are_removed_when_they_are_too_old() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = SqliteEventsConfig {
+        explanation_retention: Duration::from_millis(500),
+    };
+    let events = SqliteEvents::open(folder.path(), config).await.unwrap();
+    for number in 0..3 {
+        events.save_explanation(&explanation(number)).await.unwrap();
+    }
+    let kept = async |number: usize| {
+        let reference = format!("dec_{number}");
+        events.explanation(&reference).await.unwrap().is_some()
+    };
+    assert!(kept(0).await && kept(1).await && kept(2).await);
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    // Each removes two at most, so that no decision waits for a great removal.
+    events.save_explanation(&explanation(3)).await.unwrap();
+    assert!(!kept(0).await && !kept(1).await && kept(2).await && kept(3).await);
+    events.save_explanation(&explanation(4)).await.unwrap();
+    assert!(!kept(2).await && kept(3).await && kept(4).await);
+}
