@@ -60,6 +60,7 @@ impl Enricher {
             machine: verdict.machine,
             machine_reasons: verdict.reasons,
             delivery_latency_ms: self.latency.of(event, sent_times),
+            ..Enrichment::default()
         });
         findings.collect()
     }

@@ -9,9 +9,10 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use event::{Event, EventType, Timestamp};
+use event::{Event, EventType, Timestamp, TraceContext};
 use store::{bus::Record, events::StoredEvent};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::{
     ConsumerConfig, ConsumerError, Dependencies, EVENTS_GROUP,
@@ -19,7 +20,7 @@ use crate::{
     decode::decode,
     enrich::{Enricher, MessageRef},
     error::Interrupted,
-    poll::{Reader, set_aside},
+    poll::{Reader, set_aside, trace_of},
     recent::Recent,
     retry::Attempts,
 };
@@ -70,7 +71,7 @@ impl Pipeline<'_> {
         loop {
             let records = reader.next_batch().await?;
             if !records.is_empty() {
-                self.process(records).await?;
+                self.process(records).instrument(reader.span()).await?;
             }
             self.profiles.repair().await;
             // What is committed is stored and felt in profiles; a successor need not look at it again.
@@ -138,20 +139,27 @@ impl Pipeline<'_> {
             .into_iter()
             .map(|Incoming { record, event }| (record, event))
             .unzip();
-        let known = self.profiles.load(&batch).await;
-        let wanted = self.enricher.wanted_sent_times(&batch);
-        let sent_times = self.sent_times(wanted).await?;
-        let findings = self.enricher.enrich(&batch, &sent_times, &known);
+        let enriching = async {
+            let known = self.profiles.load(&batch).await;
+            let wanted = self.enricher.wanted_sent_times(&batch);
+            let sent_times = self.sent_times(wanted).await?;
+            let findings = self.enricher.enrich(&batch, &sent_times, &known);
+            Ok::<_, Interrupted>((known, findings))
+        };
+        let (known, findings) = enriching.instrument(tracing::debug_span!("enrich")).await?;
         let Dependencies { events, metrics, .. } = self.dependencies;
         let mut rows = Vec::with_capacity(batch.len());
-        for (event, enrichment) in batch.into_iter().zip(findings) {
+        for ((event, mut enrichment), record) in batch.into_iter().zip(findings).zip(&records) {
             if matches!(event.event_type, EventType::Opened | EventType::Clicked) {
                 metrics.judged(event.event_type, enrichment.machine);
             }
+            enrichment.trace_id = trace_of(record).map(TraceContext::trace_id);
             rows.push(StoredEvent { event, enrichment });
         }
         let attempts = self.attempts("write");
-        let written = write::write(events.as_ref(), &rows, attempts).await?;
+        let written = write::write(events.as_ref(), &rows, attempts)
+            .instrument(tracing::debug_span!("write", rows = rows.len()))
+            .await?;
         metrics.stored(written.report.inserted, written.report.duplicates);
         for (index, message) in &written.refused {
             letters.push(DeadLetter::new(
@@ -167,6 +175,7 @@ impl Pipeline<'_> {
         // Only after the write: whoever rebuilds a profile from history from here on sees these events.
         self.profiles
             .apply(&rows, known, written.report.duplicates > 0)
+            .instrument(tracing::debug_span!("profiles"))
             .await;
         Ok(rows.into_iter().map(|row| row.event).collect())
     }

@@ -10,8 +10,9 @@ use std::{
 };
 
 use event::Event;
-use store::identity::Sighting;
+use store::identity::{Identities, Sighting};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::{
     ConsumerConfig, ConsumerError, Dependencies, IDENTITY_GROUP,
@@ -56,41 +57,53 @@ async fn consume(
         // What cannot be read is set aside by the events group.
         let events: Vec<Event> = records.iter().filter_map(|record| decode(record).ok()).collect();
         let sightings: Vec<Sighting> = known.news(&events);
-        let mut attempts = Attempts::new(config, metrics, shutdown, IDENTITY_GROUP, "record");
-        let mut pending = vec![sightings.as_slice()];
-        while let Some(part) = pending.pop() {
-            if part.is_empty() {
-                continue;
-            }
-            loop {
-                let Err(error) = identities.record(part).await else {
-                    attempts.succeeded();
-                    break;
-                };
-                match Disposition::of(&error) {
-                    Disposition::Retry | Disposition::Fatal => attempts.wait(&error).await?,
-                    Disposition::DeadLetter => {
-                        if let [refused] = part {
-                            // The event itself is stored by the other group, nothing is lost with the sighting but an edge.
-                            tracing::error!(
-                                identity.source = refused.source,
-                                %error,
-                                "the identity graph refuses what `{}` says", refused.source
-                            );
-                        } else {
-                            let (first, second) = part.split_at(part.len() / 2);
-                            // The last one pushed is worked on next: the order stays.
-                            pending.extend([second, first]);
-                        }
-                        break;
-                    }
-                }
-            }
+        let attempts = Attempts::new(config, metrics, shutdown, IDENTITY_GROUP, "record");
+        if !sightings.is_empty() {
+            let span = tracing::debug_span!(parent: reader.span(), "write", sightings = sightings.len());
+            record(identities.as_ref(), &sightings, attempts)
+                .instrument(span)
+                .await?;
         }
         known.remember(&sightings);
         metrics.sightings(sightings.len(), events.len() - sightings.len());
         reader.commit().await?;
     }
+}
+
+/// Tells the graph in order. Waits out outages; what the graph refuses is halved until it stands alone, and left out.
+async fn record(
+    identities: &dyn Identities,
+    sightings: &[Sighting],
+    mut attempts: Attempts<'_>,
+) -> Result<(), Interrupted> {
+    let mut pending = vec![sightings];
+    while let Some(part) = pending.pop() {
+        loop {
+            let Err(error) = identities.record(part).await else {
+                attempts.succeeded();
+                break;
+            };
+            match Disposition::of(&error) {
+                Disposition::Retry | Disposition::Fatal => attempts.wait(&error).await?,
+                Disposition::DeadLetter => {
+                    if let [refused] = part {
+                        // The event itself is stored by the other group, nothing is lost with the sighting but an edge.
+                        tracing::error!(
+                            identity.source = refused.source,
+                            %error,
+                            "the identity graph refuses what `{}` says", refused.source
+                        );
+                    } else {
+                        let (first, second) = part.split_at(part.len() / 2);
+                        // The last one pushed is worked on next: the order stays.
+                        pending.extend([second, first]);
+                    }
+                    break;
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Sets of identifiers that were recorded lately, by fingerprint, so that a person's hundredth click costs the graph

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use event::{TRACE_HEADER, TraceContext};
 use store::{
     StoreError,
     bus::{Bus, EVENTS_TOPIC, Record, Subscription},
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span};
 
 use crate::{
     ConsumerConfig, Metrics,
@@ -30,6 +32,13 @@ pub(crate) struct Reader<'a> {
     uncommitted: bool,
     /// Whether the last commit failed.
     commit_failed: bool,
+    /// Of the batch in hand, until it is committed.
+    span: Span,
+}
+
+/// The trace of the delivery that a record tells of.
+pub(crate) fn trace_of(record: &Record) -> Option<TraceContext> {
+    record.headers.get(TRACE_HEADER)?.parse().ok()
 }
 
 impl<'a> Reader<'a> {
@@ -54,6 +63,7 @@ impl<'a> Reader<'a> {
                         group,
                         uncommitted: false,
                         commit_failed: false,
+                        span: Span::none(),
                     });
                 }
                 Err(error) => {
@@ -88,9 +98,35 @@ impl<'a> Reader<'a> {
                 }
             }
         };
-        self.uncommitted |= !batch.is_empty();
+        if batch.is_empty() {
+            return Ok(batch);
+        }
+        self.uncommitted = true;
+        self.span = tracing::debug_span!(
+            "batch",
+            otel.name = "process email-events",
+            otel.kind = "consumer",
+            messaging.operation.r#type = "process",
+            messaging.destination.name = EVENTS_TOPIC,
+            messaging.consumer.group.name = self.group,
+            messaging.batch.message_count = tracing::field::Empty,
+        );
+        let read = tracing::debug_span!(parent: &self.span, "read");
+        self.fill(&mut batch).instrument(read).await;
+        self.span.record("messaging.batch.message_count", batch.len());
+        listener::link(&self.span, batch.iter().filter_map(trace_of));
+        Ok(batch)
+    }
+
+    /// The span of the batch in hand.
+    pub(crate) fn span(&self) -> Span {
+        self.span.clone()
+    }
+
+    /// Adds to a batch what comes within its time.
+    async fn fill(&mut self, batch: &mut Vec<Record>) {
         let deadline = Instant::now() + self.config.batch_wait;
-        while !batch.is_empty() && batch.len() < self.config.batch_events && !self.shutdown.is_cancelled() {
+        while batch.len() < self.config.batch_events && !self.shutdown.is_cancelled() {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
@@ -105,7 +141,6 @@ impl<'a> Reader<'a> {
                 Err(_) => break,
             }
         }
-        Ok(batch)
     }
 
     /// Commits what was read, if anything was since the last commit. One that fails is made good by the next call; until
@@ -114,7 +149,9 @@ impl<'a> Reader<'a> {
         if !self.uncommitted {
             return Ok(());
         }
-        let Err(error) = self.subscription.commit().await else {
+        let committing = tracing::debug_span!(parent: &self.span, "commit");
+        let Err(error) = self.subscription.commit().instrument(committing).await else {
+            self.span = Span::none();
             (self.uncommitted, self.commit_failed) = (false, false);
             return Ok(());
         };

@@ -8,8 +8,10 @@ mod mailbox;
 pub mod profile;
 pub mod redact;
 mod timestamp;
+mod trace;
 
 pub use canonical::{BounceType, Event, EventType, SCHEMA_VERSION, UnsupportedSchema, event_id};
 pub use identity::{EmailHash, Hasher, Identifier, IdentifierKind, UniversalId};
 pub use mailbox::MailboxProvider;
 pub use timestamp::Timestamp;
+pub use trace::{InvalidTrace, TRACE_HEADER, TraceContext, TraceId};

@@ -5,15 +5,17 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use event::Timestamp;
+use event::{TRACE_HEADER, Timestamp};
 use store::bus::{DEAD_LETTERS_TOPIC, NewRecord};
 
 use crate::{
     canonical::RejectedElement,
+    intake::Receipt,
     seal::{RawDelivery, Sealer},
 };
 
-/// Headers of a dead letter of the host. Its value is the sealed delivery, its key `provider/account`.
+/// Headers of a dead letter of the host, beside [`event::TRACE_HEADER`]. Its value is the sealed delivery, its key
+/// `provider/account`.
 pub mod header {
     /// Who set it aside; always `host` here.
     pub const STAGE: &str = "dead-letter-stage";
@@ -59,7 +61,7 @@ pub(crate) fn record(
     sealer: &Sealer,
     delivery: &RawDelivery,
     plugin: &str,
-    request_id: &str,
+    receipt: Receipt<'_>,
     cause: Cause<'_>,
 ) -> NewRecord {
     let source = format!("{}/{}", delivery.provider, delivery.account);
@@ -70,7 +72,8 @@ pub(crate) fn record(
     put(header::PROVIDER, delivery.provider.clone());
     put(header::ACCOUNT, delivery.account.clone());
     put(header::PLUGIN, plugin.to_owned());
-    put(header::REQUEST_ID, request_id.to_owned());
+    put(header::REQUEST_ID, receipt.request_id.to_owned());
+    put(TRACE_HEADER, receipt.trace.to_string());
     match cause {
         Cause::Malformed(reason) => {
             put(header::CAUSE, "malformed".to_owned());

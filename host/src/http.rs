@@ -16,10 +16,11 @@ use axum::{
     routing::{MethodFilter, get, on, post},
 };
 use futures::FutureExt;
-use listener::Access;
+use listener::{Access, RequestTrace};
 use prometheus_client::registry::Registry;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::{
     HostConfig,
@@ -86,7 +87,9 @@ impl RequestId {
     fn of(request: &Request) -> Self {
         let given = request.headers().get(&REQUEST_ID);
         let usable = given.filter(|id| {
-            !id.is_empty() && id.len() <= MAX_REQUEST_ID && id.as_bytes().iter().all(u8::is_ascii_graphic)
+            let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:/+=".contains(byte);
+            // It goes into logs and dead letters: without `@` and `%` it holds no address.
+            !id.is_empty() && id.len() <= MAX_REQUEST_ID && id.as_bytes().iter().all(is_plain)
         });
         Self(usable.cloned().unwrap_or_else(|| {
             let id = uuid::Uuid::now_v7().to_string();
@@ -142,8 +145,19 @@ pub(crate) fn router(app: App) -> Router {
         .with_state(app)
 }
 
-/// Gives every request an id, bounds its time, catches panics, and logs what went wrong on our side.
+/// Gives every request a place in a trace, and what [`guarded`] gives it.
 async fn surround(State(app): State<App>, mut request: Request, next: Next) -> Response {
+    let trace = RequestTrace::begin(&request);
+    request.extensions_mut().insert(trace.clone());
+    let response = guarded(&app, request, next)
+        .instrument(trace.span().clone())
+        .await;
+    trace.answered(response.status());
+    response
+}
+
+/// Gives a request an id, bounds its time, catches panics, and logs what went wrong on our side.
+async fn guarded(app: &App, mut request: Request, next: Next) -> Response {
     let id = RequestId::of(&request);
     request.extensions_mut().insert(id.clone());
     // Handlers share nothing that a panic could leave half changed: each lock's content is valid at every step.

@@ -8,11 +8,12 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use event::{Event, Hasher, Timestamp};
+use event::{Event, Hasher, TRACE_HEADER, Timestamp, TraceContext};
 use store::{
     StoreError,
     bus::{Bus, EVENTS_TOPIC, NewRecord, Record},
 };
+use tracing::{Instrument, field::Empty};
 
 use crate::{
     accounts::{Account, Accounts},
@@ -45,6 +46,13 @@ pub(crate) struct Incoming {
     pub(crate) headers: Vec<Header>,
     pub(crate) body: Vec<u8>,
     pub(crate) received_at: Timestamp,
+}
+
+/// What tells where a delivery came in, in logs, on the bus and in dead letters.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Receipt<'a> {
+    pub(crate) request_id: &'a str,
+    pub(crate) trace: TraceContext,
 }
 
 /// How many elements of a delivery became what.
@@ -163,7 +171,7 @@ impl Intake {
         plugin: &Arc<Plugin>,
         account: &Account,
         incoming: Incoming,
-        request_id: &str,
+        receipt: Receipt<'_>,
     ) -> Result<Taken, IntakeError> {
         let received_at = incoming.received_at;
         let request = Arc::new(request_for(plugin, account, incoming));
@@ -174,7 +182,9 @@ impl Intake {
         };
         match outcome {
             Ok(Outcome::Events(batch)) => {
-                let converted = self.convert(batch, plugin, account, received_at).await;
+                let converted = self
+                    .convert(batch, plugin, account, received_at, Some(receipt.trace))
+                    .await;
                 let mut records = Vec::with_capacity(converted.records.len() + 1);
                 records.extend(converted.records);
                 if !converted.rejected.is_empty() {
@@ -184,12 +194,12 @@ impl Intake {
                         &self.sealer,
                         &raw,
                         plugin.tag(),
-                        request_id,
+                        receipt,
                         cause,
                     ));
                 }
                 if !records.is_empty() {
-                    self.bus.append(records).await?;
+                    self.append(records).await?;
                 }
                 self.count(account.provider(), converted.counts, &converted.skipped);
                 self.metrics
@@ -220,7 +230,7 @@ impl Intake {
                     account,
                     &request,
                     received_at,
-                    request_id,
+                    receipt,
                     &reason,
                     is_proven,
                 )
@@ -287,12 +297,12 @@ impl Intake {
         let Outcome::Events(batch) = verified.normalize().await.map_err(IntakeError::from)? else {
             return Ok(Counts::default());
         };
-        let converted = self.convert(batch, &plugin, &account, received_at).await;
+        // The trace of the delivery goes on where it was left.
+        let trace = letter.headers.get(TRACE_HEADER);
+        let trace = trace.and_then(|context| context.parse().ok());
+        let converted = self.convert(batch, &plugin, &account, received_at, trace).await;
         if !converted.records.is_empty() {
-            self.bus
-                .append(converted.records)
-                .await
-                .map_err(IntakeError::from)?;
+            self.append(converted.records).await.map_err(IntakeError::from)?;
         }
         self.count(account.provider(), converted.counts, &converted.skipped);
         Ok(converted.counts)
@@ -306,7 +316,7 @@ impl Intake {
         account: &Account,
         request: &Request,
         received_at: Timestamp,
-        request_id: &str,
+        receipt: Receipt<'_>,
         reason: &str,
         is_proven: bool,
     ) -> Result<(), StoreError> {
@@ -321,8 +331,8 @@ impl Intake {
         }
         let raw = raw_delivery(request, account, received_at, is_proven);
         let cause = Cause::Malformed(reason);
-        let letter = dead_letter::record(&self.sealer, &raw, plugin.tag(), request_id, cause);
-        self.bus.append(vec![letter]).await?;
+        let letter = dead_letter::record(&self.sealer, &raw, plugin.tag(), receipt, cause);
+        self.append(vec![letter]).await?;
         self.metrics.dead_letter(provider, "malformed");
         Ok(())
     }
@@ -333,6 +343,7 @@ impl Intake {
         plugin: &Plugin,
         account: &Account,
         received_at: Timestamp,
+        trace: Option<TraceContext>,
     ) -> ReadyBatch {
         if batch.events.len() <= INLINE_EVENTS {
             let origin = Origin {
@@ -341,7 +352,7 @@ impl Intake {
                 plugin: plugin.tag(),
                 received_at,
             };
-            return ReadyBatch::new(canonical::convert(batch, &self.hasher, &origin));
+            return ReadyBatch::new(canonical::convert(batch, &self.hasher, &origin), trace);
         }
         let hasher = self.hasher.clone();
         let (provider, name) = (account.provider().to_owned(), account.name().to_owned());
@@ -353,7 +364,7 @@ impl Intake {
                 plugin: &tag,
                 received_at,
             };
-            ReadyBatch::new(canonical::convert(batch, &hasher, &origin))
+            ReadyBatch::new(canonical::convert(batch, &hasher, &origin), trace)
         });
         match converted.await {
             Ok(converted) => converted,
@@ -362,6 +373,23 @@ impl Intake {
                 Err(_) => unreachable!("the conversion is not aborted while it is waited for"),
             },
         }
+    }
+
+    /// Puts records on the bus.
+    pub(crate) async fn append(&self, records: Vec<NewRecord>) -> Result<(), StoreError> {
+        let span = tracing::debug_span!(
+            "append",
+            otel.kind = "producer",
+            messaging.operation.r#type = "send",
+            messaging.destination.name = records.first().map(|record| record.topic.as_str()),
+            messaging.batch.message_count = records.len(),
+            otel.status_code = Empty,
+        );
+        let appended = self.bus.append(records).instrument(span.clone()).await;
+        if appended.is_err() {
+            span.record("otel.status_code", "error");
+        }
+        appended
     }
 
     fn count(&self, provider: &str, counts: Counts, skipped: &[Skipped]) {
@@ -380,7 +408,7 @@ struct ReadyBatch {
 }
 
 impl ReadyBatch {
-    fn new(converted: Converted) -> Self {
+    fn new(converted: Converted, trace: Option<TraceContext>) -> Self {
         let Converted {
             events,
             rejected,
@@ -393,7 +421,7 @@ impl ReadyBatch {
             rejected: rejected.len(),
         };
         Self {
-            records: events.iter().map(event_record).collect(),
+            records: events.iter().map(|event| event_record(event, trace)).collect(),
             rejected,
             skipped,
             identifiers_dropped,
@@ -402,13 +430,17 @@ impl ReadyBatch {
     }
 }
 
-/// The record of an event. Its key keeps a person's events in order.
-pub(crate) fn event_record(event: &Event) -> NewRecord {
+/// The record of an event. Its key keeps a person's events in order; its header tells the trace of the delivery.
+pub(crate) fn event_record(event: &Event, trace: Option<TraceContext>) -> NewRecord {
+    let mut headers = BTreeMap::new();
+    if let Some(trace) = trace {
+        headers.insert(TRACE_HEADER.to_owned(), trace.to_string());
+    }
     NewRecord {
         topic: EVENTS_TOPIC.to_owned(),
         key: event.universal_id.as_str().to_owned(),
         value: event.to_json(),
-        headers: BTreeMap::new(),
+        headers,
     }
 }
 

@@ -21,13 +21,14 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use event::{Timestamp, redact::Redactor};
-use listener::Access;
+use listener::{Access, RequestTrace};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceBuilder;
 use tower_http::{
     catch_panic::CatchPanicLayer,
     request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer},
 };
+use tracing::Instrument;
 use utoipa::{
     OpenApi as _,
     openapi::{
@@ -164,10 +165,14 @@ async fn observe(State(app): State<App>, request: Request, next: Next) -> Respon
         None => "none".to_owned(),
     };
     let request_id = request_id(&request);
-    let answer = tokio::time::timeout(app.request_timeout, next.run(request)).await;
+    let trace = RequestTrace::begin(&request);
+    let answer = tokio::time::timeout(app.request_timeout, next.run(request));
+    let answer = answer.instrument(trace.span().clone()).await;
     let response = answer.unwrap_or_else(|_| ApiError::TimedOut.into_response());
     let status = response.status();
+    trace.answered(status);
     if status.is_server_error() {
+        let _entered = trace.span().enter();
         tracing::warn!(
             request.id = request_id,
             http.route = route,

@@ -10,6 +10,7 @@ use event::{Timestamp, UniversalId};
 use quick_cache::sync::Cache;
 use serde::Serialize;
 use store::events::StoredExplanation;
+use tracing::{Instrument, field::Empty};
 use utoipa::ToSchema;
 
 pub(crate) use record::signal_name;
@@ -129,9 +130,28 @@ impl Service {
 
     /// Decides one inquiry.
     pub(crate) async fn decide(&self, inquiry: &Inquiry, clock: Timestamp) -> Result<Decision, ApiError> {
-        let known = self.people.read(&[inquiry.identity.id()], clock).await.remove(0);
-        let answer = known.and_then(|known| self.decide_known(inquiry, &known));
-        self.deliver(answer, inquiry.explain).await
+        let span = tracing::debug_span!("decide", sendflowr.outcome = Empty, sendflowr.rung = Empty);
+        let deciding = async {
+            let ids = [inquiry.identity.id()];
+            let reading = self.people.read(&ids, clock);
+            let known = reading
+                .instrument(tracing::debug_span!("read person"))
+                .await
+                .remove(0);
+            let answer = known.and_then(|known| self.decide_known(inquiry, &known));
+            self.deliver(answer, inquiry.explain).await
+        };
+        let decided = deciding.instrument(span.clone()).await;
+        match &decided {
+            Ok(decision) => {
+                span.record("sendflowr.outcome", "decided");
+                span.record("sendflowr.rung", decision.evidence.rung);
+            }
+            Err(error) => {
+                span.record("sendflowr.outcome", error.code());
+            }
+        }
+        decided
     }
 
     /// Decides many inquiries, in their order, with one look at each store.
@@ -141,7 +161,10 @@ impl Service {
         clock: Timestamp,
     ) -> Vec<Result<Decision, ApiError>> {
         let ids: Vec<UniversalId> = inquiries.iter().map(|inquiry| inquiry.identity.id()).collect();
-        let known = self.people.read(&ids, clock).await;
+        let reading = self.people.read(&ids, clock);
+        let known = reading
+            .instrument(tracing::debug_span!("read people", people = ids.len()))
+            .await;
         let explain: Vec<bool> = inquiries.iter().map(|inquiry| inquiry.explain).collect();
         let service = Arc::clone(&self);
         // A thousand curves take a good part of a second: too long for a thread that serves other requests.

@@ -5,9 +5,11 @@ mod exposition;
 mod ready;
 mod serve;
 mod tls;
+mod trace;
 
 pub use access::{Access, InvalidAccess, RawToken, require_token};
 pub use exposition::exposition;
 pub use ready::{Dependency, NotReady, Probe, Readiness, probe};
 pub use serve::{Limits, serve};
 pub use tls::{InvalidTls, RawTlsConfig, TlsConfig};
+pub use trace::{RequestTrace, link};

@@ -16,6 +16,7 @@ use crate::{
     config::{self, RawConfig, environment, secrets},
     engines::{self, Engines},
     output,
+    telemetry::TelemetryConfig,
 };
 
 /// What can be done with the configuration.
@@ -98,7 +99,7 @@ async fn check(global: &Global, offline: bool) -> anyhow::Result<ExitCode> {
 }
 
 /// The sections that roles check when they start.
-fn sections(config: &RawConfig) -> [(&'static str, anyhow::Result<()>); 3] {
+fn sections(config: &RawConfig) -> [(&'static str, anyhow::Result<()>); 4] {
     let host = HostConfig::try_new(
         config.host.clone(),
         config.accounts.clone(),
@@ -106,10 +107,12 @@ fn sections(config: &RawConfig) -> [(&'static str, anyhow::Result<()>); 3] {
     );
     let consumer = ConsumerConfig::try_from(config.consumer.clone());
     let inference = InferenceConfig::try_from(config.inference.clone());
+    let telemetry = TelemetryConfig::try_new(config.telemetry.clone());
     [
         ("host", host.map(drop).map_err(Into::into)),
         ("consumer", consumer.map(drop).map_err(Into::into)),
         ("inference", inference.map(drop).map_err(Into::into)),
+        ("telemetry", telemetry.map(drop).map_err(Into::into)),
     ]
 }
 

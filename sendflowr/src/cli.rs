@@ -12,7 +12,7 @@ use crate::{
     decide, demo, plugin, replay,
     roles::{self, Role},
     synth,
-    telemetry::{self, LogFormat},
+    telemetry::{self, Exporter, LogFormat, TelemetryConfig},
     topics, train,
 };
 
@@ -135,7 +135,6 @@ impl Cli {
     /// What went wrong, with the setting, file or address it is about.
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         let Self { global, command } = self;
-        telemetry::init(&global.log, global.log_format).context("cannot read `--log`")?;
         // Building the runtime by hand keeps `main` free of macros and lets every command share one.
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         runtime.block_on(dispatch(global, command))
@@ -143,9 +142,16 @@ impl Cli {
 }
 
 async fn dispatch(global: Global, command: Command) -> anyhow::Result<ExitCode> {
+    let is_role = matches!(
+        command,
+        Command::Up { .. } | Command::Host { .. } | Command::Consumer { .. } | Command::Inference { .. }
+    );
+    if !is_role {
+        global.log(None)?;
+    }
     match command {
         Command::Up { demo, listen } => {
-            let mut config = global.load()?;
+            let (mut config, exporter) = global.start("sendflowr")?;
             set(&mut config.host.listen, listen.host_listen);
             set(&mut config.inference.listen, listen.inference_listen);
             let demo = if demo {
@@ -153,22 +159,22 @@ async fn dispatch(global: Global, command: Command) -> anyhow::Result<ExitCode> 
             } else {
                 None
             };
-            roles::up(config, demo).await?;
+            roles::up(config, demo, exporter).await?;
         }
         Command::Host { listen } => {
-            let mut config = global.load()?;
+            let (mut config, exporter) = global.start("sendflowr-host")?;
             set(&mut config.host.listen, listen);
-            roles::one(config, Role::Host).await?;
+            roles::one(config, Role::Host, exporter).await?;
         }
         Command::Consumer { listen } => {
-            let mut config = global.load()?;
+            let (mut config, exporter) = global.start("sendflowr-consumer")?;
             set(&mut config.consumer.listen, listen);
-            roles::one(config, Role::Consumer).await?;
+            roles::one(config, Role::Consumer, exporter).await?;
         }
         Command::Inference { listen } => {
-            let mut config = global.load()?;
+            let (mut config, exporter) = global.start("sendflowr-inference")?;
             set(&mut config.inference.listen, listen);
-            roles::one(config, Role::Inference).await?;
+            roles::one(config, Role::Inference, exporter).await?;
         }
         Command::Config(command) => return check::run(command, &global).await,
         Command::Topics => topics::run(global.load()?).await?,
@@ -188,6 +194,22 @@ impl Global {
     /// The configuration: file, environment, then the flags given.
     pub(crate) fn load(&self) -> anyhow::Result<RawConfig> {
         config::parse(self.table()?)
+    }
+
+    /// The configuration of a role, which exports its spans under the name of this service where that is configured.
+    /// Logging begins here.
+    fn start(&self, service: &str) -> anyhow::Result<(RawConfig, Option<Exporter>)> {
+        let config = self.load()?;
+        let exporter = match TelemetryConfig::try_new(config.telemetry.clone())? {
+            Some(telemetry) => Some(Exporter::start(telemetry, service)?),
+            None => None,
+        };
+        self.log(exporter.as_ref())?;
+        Ok((config, exporter))
+    }
+
+    fn log(&self, exporter: Option<&Exporter>) -> anyhow::Result<()> {
+        telemetry::init(&self.log, self.log_format, exporter).context("cannot read `--log`")
     }
 
     /// The same before its keys are given their meaning.

@@ -18,6 +18,8 @@ use anyhow::Context;
 use serde::Deserialize;
 use toml::{Table, Value};
 
+use crate::telemetry::RawTelemetryConfig;
+
 /// The whole configuration, parsed but not yet validated. Unknown keys are errors.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -45,6 +47,8 @@ pub(crate) struct RawConfig {
     pub(crate) consumer: consumer::RawConsumerConfig,
     /// `[inference]`.
     pub(crate) inference: inference::RawInferenceConfig,
+    /// `[telemetry]`: spans, where `endpoint` is set.
+    pub(crate) telemetry: RawTelemetryConfig,
     /// `[accounts.<provider>.<account>]`: secrets and settings of the providers.
     pub(crate) accounts: host::RawAccounts,
 }

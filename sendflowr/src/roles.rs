@@ -22,6 +22,7 @@ use crate::{
     demo::Demo,
     engines::{Engines, data_folder},
     output,
+    telemetry::Exporter,
 };
 
 /// A role that can run in a process of its own.
@@ -39,8 +40,12 @@ pub(crate) enum Role {
 ///
 /// # Errors
 /// What kept a role from starting, or ended it.
-pub(crate) async fn up(config: RawConfig, demo: Option<Demo>) -> anyhow::Result<()> {
-    let mut process = Process::new(config)?;
+pub(crate) async fn up(
+    config: RawConfig,
+    demo: Option<Demo>,
+    exporter: Option<Exporter>,
+) -> anyhow::Result<()> {
+    let mut process = Process::new(config, exporter)?;
     let host = process.host().await?;
     // The other roles tell what the consumer's own listener would, so it is only there when it is asked for.
     if process.config.consumer.listen.is_some() {
@@ -72,8 +77,8 @@ pub(crate) async fn up(config: RawConfig, demo: Option<Demo>) -> anyhow::Result<
 ///
 /// # Errors
 /// What kept the role from starting, or ended it.
-pub(crate) async fn one(config: RawConfig, role: Role) -> anyhow::Result<()> {
-    let mut process = Process::new(config)?;
+pub(crate) async fn one(config: RawConfig, role: Role, exporter: Option<Exporter>) -> anyhow::Result<()> {
+    let mut process = Process::new(config, exporter)?;
     match role {
         Role::Host => {
             let address = process.host().await?;
@@ -114,11 +119,16 @@ struct Process {
     registry: Arc<Mutex<Registry>>,
     tasks: JoinSet<anyhow::Result<()>>,
     stop: CancellationToken,
+    exporter: Option<Exporter>,
 }
 
 impl Process {
-    fn new(config: RawConfig) -> anyhow::Result<Self> {
-        let registry = Arc::new(Mutex::new(Registry::default()));
+    fn new(config: RawConfig, exporter: Option<Exporter>) -> anyhow::Result<Self> {
+        let mut registry = Registry::default();
+        if let Some(exporter) = &exporter {
+            exporter.register(&mut registry);
+        }
+        let registry = Arc::new(Mutex::new(registry));
         Ok(Self {
             hasher: hasher(&config.identity),
             engines: Engines::new(&config, registry.clone())?,
@@ -126,6 +136,7 @@ impl Process {
             registry,
             tasks: JoinSet::new(),
             stop: CancellationToken::new(),
+            exporter,
         })
     }
 
@@ -237,6 +248,9 @@ impl Process {
         }
         self.tasks.abort_all();
         self.engines.close().await;
+        if let Some(exporter) = self.exporter {
+            exporter.shutdown().await;
+        }
         result
     }
 }

@@ -1,6 +1,20 @@
-//! Logs.
+//! Logs, and spans where they are exported.
 
-use tracing_subscriber::{EnvFilter, fmt, prelude::*};
+mod config;
+mod export;
+
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::{
+    EnvFilter, Registry,
+    filter::{FilterExt, filter_fn},
+    fmt,
+    prelude::*,
+};
+
+pub(crate) use self::{
+    config::{RawTelemetryConfig, TelemetryConfig},
+    export::Exporter,
+};
 
 /// How log lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -11,23 +25,39 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-/// Sends log lines to standard error. `filter` is a `tracing` filter such as `info` or `warn,sendflowr_host=debug`.
+/// Sends log lines to standard error and spans to the exporter, where there is one. `filter` is a `tracing` filter such as
+/// `info` or `warn,sendflowr_host=debug`, for the log alone.
 ///
 /// # Errors
 /// When the filter cannot be read.
-pub(crate) fn init(filter: &str, format: LogFormat) -> anyhow::Result<()> {
+pub(crate) fn init(filter: &str, format: LogFormat, exporter: Option<&Exporter>) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(filter)?;
-    let registry = tracing_subscriber::registry().with(filter);
-    match format {
-        LogFormat::Text => registry.with(fmt::layer().with_writer(std::io::stderr)).init(),
-        LogFormat::Json => registry
-            .with(
-                fmt::layer()
-                    .json()
-                    .flatten_event(true)
-                    .with_writer(std::io::stderr),
-            )
-            .init(),
-    }
+    let spans = exporter.map(|exporter| {
+        // Ours alone, and no log lines: what is exported is what was chosen for it.
+        let ours = filter_fn(|metadata| metadata.is_span() && metadata.target().starts_with("sendflowr"));
+        tracing_opentelemetry::layer()
+            .with_tracer(exporter.tracer())
+            .with_location(false)
+            .with_threads(false)
+            .with_tracked_inactivity(false)
+            .with_target(false)
+            .with_level(false)
+            .with_filter(ours.and(LevelFilter::DEBUG))
+    });
+    let lines = fmt::layer().with_writer(std::io::stderr);
+    let lines = match format {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => lines
+            .json()
+            .flatten_event(true)
+            // The first of the list is the request, which has the trace's id.
+            .with_current_span(false)
+            .with_span_list(true)
+            .boxed(),
+    };
+    Registry::default()
+        .with(spans)
+        .with(lines.with_filter(filter))
+        .init();
     Ok(())
 }

@@ -255,6 +255,7 @@ struct RawRow {
     machine: bool,
     machine_reasons: Vec<String>,
     delivery_latency_ms: Option<i64>,
+    trace_id: Option<String>,
 }
 
 impl From<&StoredEvent> for RawRow {
@@ -293,6 +294,7 @@ impl From<&StoredEvent> for RawRow {
             machine: enrichment.machine,
             machine_reasons: enrichment.machine_reasons.clone(),
             delivery_latency_ms: enrichment.delivery_latency_ms,
+            trace_id: enrichment.trace_id.map(|id| id.to_string()),
         }
     }
 }

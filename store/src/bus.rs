@@ -31,7 +31,7 @@ pub struct NewRecord {
     pub key: String,
     /// Value.
     pub value: Vec<u8>,
-    /// Small named texts that travel along (trace id, cause).
+    /// Small named texts that travel along ([`event::TRACE_HEADER`], the cause of a dead letter).
     pub headers: BTreeMap<String, String>,
 }
 

@@ -4,7 +4,7 @@ mod clickhouse;
 mod sqlite;
 
 use async_trait::async_trait;
-use event::{Event, MailboxProvider, Timestamp, UniversalId};
+use event::{Event, MailboxProvider, Timestamp, TraceId, UniversalId};
 use serde::{Deserialize, Serialize};
 
 pub use self::{
@@ -33,6 +33,9 @@ pub struct Enrichment {
     pub machine_reasons: Vec<String>,
     /// Of a delivered event: milliseconds from the sent event of the same message to it.
     pub delivery_latency_ms: Option<i64>,
+    /// The trace of the delivery that brought it first, from the header of its record on the bus.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<TraceId>,
 }
 
 /// What a write changed.

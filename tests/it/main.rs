@@ -7,6 +7,7 @@ mod durability;
 mod front_door;
 mod plugins;
 mod providers;
+mod telemetry;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};

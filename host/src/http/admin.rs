@@ -3,12 +3,13 @@
 use std::{sync::Arc, time::SystemTime};
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::{Query, State, rejection::QueryRejection},
     http::StatusCode,
     response::{IntoResponse, Response},
 };
 use event::Timestamp;
+use listener::RequestTrace;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -81,6 +82,7 @@ pub(super) struct Generate {
 /// Makes events of made-up people and puts them on the bus.
 pub(super) async fn generate(
     State(app): State<App>,
+    Extension(trace): Extension<RequestTrace>,
     query: Result<Query<Generate>, QueryRejection>,
 ) -> Result<Response, ApiError> {
     if !app.allow_mock_events {
@@ -101,13 +103,15 @@ pub(super) async fn generate(
     let now = Timestamp::from(SystemTime::now());
     let seed = seed.unwrap_or(now.as_millis().unsigned_abs());
     let intake = Arc::clone(&app.intake);
+    let trace = trace.context();
     let made = tokio::task::spawn_blocking(move || {
         let events = synth::mock_events(count, seed, now, &intake.hasher);
-        let records = events.iter().map(event_record).collect::<Vec<_>>();
+        let records = events.iter().map(|event| event_record(event, Some(trace)));
+        let records = records.collect::<Vec<_>>();
         (events, records)
     });
     let (events, records) = made.await.map_err(|_| ApiError::panicked())?;
-    app.intake.bus.append(records).await.map_err(|error| {
+    app.intake.append(records).await.map_err(|error| {
         let message = format!("the bus does not take events: {error}");
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "bus_unavailable", message).retry_after(5)
     })?;

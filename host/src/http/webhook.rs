@@ -13,12 +13,13 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use event::Timestamp;
+use listener::RequestTrace;
 
 use super::{App, RequestId, body};
 use crate::{
     accounts::{Account, DEFAULT_ACCOUNT},
     error::ApiError,
-    intake::{Incoming, IntakeError, Taken},
+    intake::{Incoming, IntakeError, Receipt, Taken},
     plugin::{
         Fault, Plugin, PluginError,
         types::{Header, Reply, Statuses},
@@ -50,9 +51,10 @@ pub(super) async fn default_account(
     State(app): State<App>,
     Path(provider): Path<String>,
     Extension(id): Extension<RequestId>,
+    Extension(trace): Extension<RequestTrace>,
     request: Request,
 ) -> Response {
-    answer(&app, &provider, DEFAULT_ACCOUNT, &id, request).await
+    answer(&app, &provider, DEFAULT_ACCOUNT, &id, &trace, request).await
 }
 
 /// `/webhooks/{provider}/{account}`.
@@ -60,12 +62,20 @@ pub(super) async fn account(
     State(app): State<App>,
     Path((provider, account)): Path<(String, String)>,
     Extension(id): Extension<RequestId>,
+    Extension(trace): Extension<RequestTrace>,
     request: Request,
 ) -> Response {
-    answer(&app, &provider, &account, &id, request).await
+    answer(&app, &provider, &account, &id, &trace, request).await
 }
 
-async fn answer(app: &App, provider: &str, account: &str, id: &RequestId, request: Request) -> Response {
+async fn answer(
+    app: &App,
+    provider: &str,
+    account: &str,
+    id: &RequestId,
+    trace: &RequestTrace,
+    request: Request,
+) -> Response {
     let started = Instant::now();
     app.intake.metrics.in_flight.inc();
     let in_flight = InFlight(app);
@@ -74,12 +84,15 @@ async fn answer(app: &App, provider: &str, account: &str, id: &RequestId, reques
         None => (Arc::from("none"), Err(unknown_provider(app, provider))),
         Some(plugin) => (
             Arc::from(provider),
-            deliver(app, &plugin, account, id, request).await,
+            deliver(app, &plugin, account, id, trace, request).await,
         ),
     };
     drop(in_flight);
     let (outcome, response) = match taken {
-        Ok(Taken::Stored(counts)) => ("stored", Json(counts).into_response()),
+        Ok(Taken::Stored(counts)) => {
+            trace.attribute("sendflowr.events.accepted", counts.accepted as i64);
+            ("stored", Json(counts).into_response())
+        }
         Ok(Taken::Reply(reply)) => ("reply", reply_response(reply)),
         Ok(Taken::Confirmed) => (
             "confirmed",
@@ -97,6 +110,8 @@ async fn answer(app: &App, provider: &str, account: &str, id: &RequestId, reques
             (error.code, error.into_response())
         }
     };
+    trace.attribute("sendflowr.provider", Arc::clone(&label));
+    trace.attribute("sendflowr.outcome", outcome);
     app.intake.metrics.delivery(&label, outcome, started.elapsed());
     response
 }
@@ -115,6 +130,7 @@ async fn deliver(
     plugin: &Arc<Plugin>,
     account: &str,
     id: &RequestId,
+    trace: &RequestTrace,
     request: Request,
 ) -> Result<Taken, ApiError> {
     let provider = plugin.descriptor().slug.as_str();
@@ -123,13 +139,18 @@ async fn deliver(
         .accounts
         .get(provider, account)
         .map_err(|known| unknown_account(provider, account, known))?;
+    trace.attribute("sendflowr.account", account.name().to_owned());
     let Ok(_permit) = app.permits.try_acquire() else {
         return Err(ApiError::overloaded());
     };
     let received_at = Timestamp::from(SystemTime::now());
     let (head, body) = request.into_parts();
     let incoming = incoming(app, head, body, received_at).await?;
-    let taken = app.intake.take(plugin, &account, incoming, id.as_str()).await;
+    let receipt = Receipt {
+        request_id: id.as_str(),
+        trace: trace.context(),
+    };
+    let taken = app.intake.take(plugin, &account, incoming, receipt).await;
     taken.map_err(|error| api_error(error, &plugin.descriptor().statuses))
 }
 

@@ -12,6 +12,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     task, time,
 };
+use tracing::{Instrument, Span, field::Empty};
 use wasmtime::{Engine, PoolConcurrencyLimitError, Store, Trap};
 
 use super::{
@@ -242,7 +243,7 @@ impl Guest {
         self,
         request: Arc<Request>,
     ) -> Result<(Self, Result<Vec<Proof>, Rejection>), PluginError> {
-        self.on_blocking_thread(move |mut guest, deadline| {
+        self.on_blocking_thread("plugin authenticate", move |mut guest, deadline| {
             let answer = guest.call("authenticate", deadline, &request, |instance, store| {
                 instance.authenticate(store, &request)
             })?;
@@ -256,7 +257,7 @@ impl Guest {
 
     /// Asks what the delivery means. The instance ends with the call.
     pub async fn normalize(self, request: Arc<Request>) -> Result<Result<Outcome, Rejection>, PluginError> {
-        self.on_blocking_thread(move |mut guest, deadline| {
+        self.on_blocking_thread("plugin normalize", move |mut guest, deadline| {
             let answer = guest.call("normalize", deadline, &request, |instance, store| {
                 instance.normalize(store, &request)
             })?;
@@ -284,18 +285,41 @@ impl Guest {
         .await
     }
 
-    /// Runs `work` where it may block. When it takes longer than it may, the caller gets its answer at once; the turn
+    /// Runs `work` where it may block, in a span of this name. When it takes longer than it may, the caller gets its answer at once; the turn
     /// stays taken until the thread is free again.
     async fn on_blocking_thread<R: Send + 'static>(
+        self,
+        name: &'static str,
+        work: impl FnOnce(Self, Instant) -> Result<R, PluginError> + Send + 'static,
+    ) -> Result<R, PluginError> {
+        let span = tracing::debug_span!(
+            "plugin",
+            otel.name = name,
+            plugin = self.plugin.tag,
+            error.r#type = Empty,
+            otel.status_code = Empty,
+        );
+        let answer = self.within_wall_clock(work).instrument(span.clone()).await;
+        if let Err(error) = &answer {
+            // Whose fault it is: a limit is the plugin's.
+            span.record("error.type", error.limit().unwrap_or("host"));
+            span.record("otel.status_code", "error");
+        }
+        answer
+    }
+
+    async fn within_wall_clock<R: Send + 'static>(
         self,
         work: impl FnOnce(Self, Instant) -> Result<R, PluginError> + Send + 'static,
     ) -> Result<R, PluginError> {
         let plugin = Arc::clone(&self.plugin);
+        // What the plugin logs belongs to the delivery.
+        let span = Span::current();
         let limit = plugin.limits.wall_clock;
         let deadline = Instant::now() + limit;
         match time::timeout_at(
             deadline.into(),
-            task::spawn_blocking(move || work(self, deadline)),
+            task::spawn_blocking(move || span.in_scope(|| work(self, deadline))),
         )
         .await
         {

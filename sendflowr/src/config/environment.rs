@@ -49,7 +49,7 @@ const fn port(variable: &'static str, key: &'static str) -> Name {
 }
 
 /// Every documented variable that is read.
-pub(crate) const NAMES: [Name; 21] = [
+pub(crate) const NAMES: [Name; 23] = [
     text("Kafka__BootstrapServers", "kafka.bootstrap_servers"),
     text("InferenceService__Url", "inference_url"),
     text("ClickHouse__Host", "clickhouse.host"),
@@ -71,6 +71,8 @@ pub(crate) const NAMES: [Name; 21] = [
     text("POSTGRES_DB", "postgres.database"),
     text("POSTGRES_USER", "postgres.user"),
     text("POSTGRES_PASSWORD", "postgres.password"),
+    text("OTEL_EXPORTER_OTLP_ENDPOINT", "telemetry.endpoint"),
+    text("OTEL_SERVICE_NAME", "telemetry.service_name"),
 ];
 
 /// Variables read by the command line parser, which are no keys.

@@ -30,6 +30,9 @@ pub(crate) fn is_secret(path: &str) -> bool {
     if path.starts_with("accounts.") {
         return key != "allow_unsigned";
     }
+    if path.starts_with("telemetry.headers.") {
+        return true;
+    }
     if NOT_SECRET.contains(&path) || key.ends_with("_file") {
         return false;
     }
@@ -96,6 +99,9 @@ mod tests {
             [clickhouse]
             user = 'me'
             password = 's3cret'
+            [telemetry]
+            endpoint = 'http://collector:4318'
+            headers = { x-team = 's3cret' }
             [accounts.mailgun.default]
             signing_key = ['s3cret', 's3cret']
             webhook = 's3cret'
@@ -105,11 +111,12 @@ mod tests {
         let shown = hidden(&table);
         let text = toml::to_string(&shown).unwrap();
         assert!(!text.contains("s3cret"), "{text}");
-        assert_eq!(text.matches(HIDDEN).count(), 9, "{text}");
+        assert_eq!(text.matches(HIDDEN).count(), 10, "{text}");
         for kept in [
             "0.0.0.0:5215",
             "/run/tls.pem",
             "kafka:9092",
+            "http://collector:4318",
             "\"me\"",
             "allow_unsigned = false",
         ] {

@@ -91,6 +91,7 @@ fn full(person: &UniversalId) -> StoredEvent {
         machine: true,
         machine_reasons: vec!["click_within_2s:3".into(), "data_centre:2".into()],
         delivery_latency_ms: Some(-5),
+        trace_id: event::TraceId::new(0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736),
     };
     stored
 }

@@ -22,11 +22,18 @@ use crate::{
     sqlite::{Database, Durability, Step, classify, malformed},
 };
 
-const EVENT_STEPS: &[Step] = &[Step {
-    version: 1,
-    name: "events",
-    sql: include_str!("../../migrations/events/0001_events.sql"),
-}];
+const EVENT_STEPS: &[Step] = &[
+    Step {
+        version: 1,
+        name: "events",
+        sql: include_str!("../../migrations/events/0001_events.sql"),
+    },
+    Step {
+        version: 2,
+        name: "trace id",
+        sql: include_str!("../../migrations/events/0002_trace_id.sql"),
+    },
+];
 
 const EXPLANATION_STEPS: &[Step] = &[
     Step {

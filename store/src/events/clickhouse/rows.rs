@@ -62,6 +62,7 @@ pub(super) struct EventRow<'a> {
     #[serde(borrow)]
     machine_reasons: Vec<&'a str>,
     delivery_latency_ms: Option<i64>,
+    trace_id: Option<String>,
 }
 
 impl<'a> From<&'a StoredEvent> for EventRow<'a> {
@@ -103,6 +104,7 @@ impl<'a> From<&'a StoredEvent> for EventRow<'a> {
             machine: enrichment.machine,
             machine_reasons: enrichment.machine_reasons.iter().map(String::as_str).collect(),
             delivery_latency_ms: enrichment.delivery_latency_ms,
+            trace_id: enrichment.trace_id.map(|id| id.to_string()),
         }
     }
 }
@@ -130,6 +132,10 @@ impl EventRow<'_> {
                 value: (*value).to_owned(),
             });
         }
+        let trace_id = match &self.trace_id {
+            Some(id) => Some(id.parse().map_err(|_| malformed(EVENTS, "trace_id"))?),
+            None => None,
+        };
         let event = Event {
             schema_version: self.schema_version,
             event_id: self.event_id.to_owned(),
@@ -165,6 +171,7 @@ impl EventRow<'_> {
             machine: self.machine,
             machine_reasons: self.machine_reasons.iter().map(|why| (*why).to_owned()).collect(),
             delivery_latency_ms: self.delivery_latency_ms,
+            trace_id,
         };
         Ok(StoredEvent { event, enrichment })
     }

@@ -28,6 +28,11 @@ const STEPS: &[Step] = &[
         name: "explanations",
         sql: include_str!("../../../migrations/clickhouse/0002_explanations.sql"),
     },
+    Step {
+        version: 3,
+        name: "trace id",
+        sql: include_str!("../../../migrations/clickhouse/0003_trace_id.sql"),
+    },
 ];
 
 const MIGRATIONS_TABLE: &str = "\

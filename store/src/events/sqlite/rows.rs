@@ -18,9 +18,9 @@ const INSERT: &str = "\
 INSERT INTO email_events (event_id, event_type, timestamp, esp, universal_id, recipient_email_hash, campaign_id, \
 campaign_name, message_id, subject, click_url, bounce_type, user_agent, ip_address, metadata, ingested_at, \
 schema_version, account, mailbox_provider, identifiers, reason, tags, is_machine, provider_event_id, plugin, machine, \
-machine_reasons, delivery_latency_ms) \
+machine_reasons, delivery_latency_ms, trace_id) \
 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, \
-?25, ?26, ?27, ?28) \
+?25, ?26, ?27, ?28, ?29) \
 ON CONFLICT (event_id) DO NOTHING";
 
 /// The newest events of one id; its columns are those that [`read`] takes.
@@ -28,7 +28,7 @@ pub(super) const HISTORY: &str = "\
 SELECT event_id, event_type, timestamp, esp, universal_id, recipient_email_hash, campaign_id, campaign_name, \
 message_id, subject, click_url, bounce_type, user_agent, ip_address, metadata, ingested_at, schema_version, account, \
 mailbox_provider, identifiers, reason, tags, is_machine, provider_event_id, plugin, machine, machine_reasons, \
-delivery_latency_ms \
+delivery_latency_ms, trace_id \
 FROM email_events WHERE universal_id = ?1 AND timestamp >= ?2 ORDER BY timestamp DESC, event_id DESC LIMIT ?3";
 
 /// The statement that stores an event.
@@ -63,6 +63,7 @@ pub(super) fn insert(stored: &StoredEvent) -> Query<'_, Sqlite, SqliteArguments>
         .bind(enrichment.machine)
         .bind(json(&enrichment.machine_reasons))
         .bind(enrichment.delivery_latency_ms)
+        .bind(enrichment.trace_id.map(|id| id.to_string()))
 }
 
 /// The event in a row of [`HISTORY`].
@@ -78,6 +79,10 @@ pub(super) fn read(row: &SqliteRow) -> Result<StoredEvent, StoreError> {
     };
     let recipient_email_hash = match optional(5)? {
         Some(hash) => Some(EmailHash::parse(&hash).ok_or_else(|| unreadable("recipient_email_hash"))?),
+        None => None,
+    };
+    let trace_id = match row.try_get::<Option<&str>, _>(28).map_err(classify)? {
+        Some(id) => Some(id.parse().map_err(|_| unreadable("trace_id"))?),
         None => None,
     };
     let event = Event {
@@ -111,6 +116,7 @@ pub(super) fn read(row: &SqliteRow) -> Result<StoredEvent, StoreError> {
         machine: row.try_get(25).map_err(classify)?,
         machine_reasons: parsed(text(26)?, "machine_reasons")?,
         delivery_latency_ms: row.try_get(27).map_err(classify)?,
+        trace_id,
     };
     Ok(StoredEvent { event, enrichment })
 }

@@ -1,0 +1,325 @@
+//! Sends finished spans to a collector, off the way of those who make them.
+//!
+//! Spans wait in a queue of fixed length, and one task posts them in batches. When the collector is slow or away the queue
+//! fills and what comes then is dropped and counted: nobody waits for a collector, and memory stays bounded. It is told in
+//! the log once when it begins and once when it ends.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use opentelemetry::trace::TracerProvider;
+use opentelemetry_otlp::{SpanExporter, WithExportConfig, WithHttpConfig};
+use opentelemetry_sdk::{
+    Resource,
+    error::OTelSdkResult,
+    trace::{Sampler, SdkTracer, SdkTracerProvider, Span, SpanData, SpanExporter as _, SpanProcessor},
+};
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family},
+    registry::Registry,
+};
+use tokio::{sync::mpsc, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use super::config::TelemetryConfig;
+
+/// Spans that wait at most: those of 800 deliveries, all made while one batch gathers. At about 1 kB each they take 4 MB.
+const QUEUE_SPANS: usize = 4_096;
+
+/// Spans of one export, as OpenTelemetry's own processor has it.
+const BATCH_SPANS: usize = 512;
+
+/// How long the first span of a batch waits for others. People look at traces seconds later.
+const BATCH_WAIT: Duration = Duration::from_secs(1);
+
+/// How long one export may take, repetitions included: OpenTelemetry's default.
+const EXPORT_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long the last spans may take when the process stops. Roles have taken part of the 30 s of a stop before.
+const FLUSH_WITHIN: Duration = Duration::from_secs(3);
+
+/// Labels of the spans' counter.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
+}
+
+/// What became of spans.
+#[derive(Debug, Clone)]
+struct Counts {
+    spans: Family<Outcome, Counter>,
+    exported: Counter,
+    /// They found the queue full.
+    dropped: Counter,
+    /// The collector did not take them.
+    failed: Counter,
+}
+
+impl Counts {
+    fn new() -> Self {
+        let spans = Family::<Outcome, Counter>::default();
+        let of = |outcome| spans.get_or_create_owned(&Outcome { outcome });
+        Self {
+            exported: of("exported"),
+            dropped: of("dropped"),
+            failed: of("failed"),
+            spans,
+        }
+    }
+}
+
+/// Exports the process's spans until it is shut down.
+pub(crate) struct Exporter {
+    provider: SdkTracerProvider,
+    counts: Counts,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Exporter {
+    /// Starts exporting. `service` is the name of the service where none is configured. To be called within the runtime.
+    ///
+    /// # Errors
+    /// When no HTTP client can be made.
+    pub(crate) fn start(config: TelemetryConfig, service: &str) -> anyhow::Result<Self> {
+        // Fails only when it has been installed already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = reqwest::Client::builder()
+            .timeout(EXPORT_WITHIN)
+            .build()
+            .context("spans cannot be exported")?;
+        let mut exporter = SpanExporter::builder()
+            .with_http()
+            .with_http_client(client)
+            .with_endpoint(config.traces_url)
+            .with_timeout(EXPORT_WITHIN)
+            .with_headers(HashMap::from_iter(config.headers))
+            .build()
+            .context("spans cannot be exported: look at the environment variables `OTEL_EXPORTER_…`")?;
+        let resource = Resource::builder()
+            .with_service_name(config.service_name.unwrap_or_else(|| service.to_owned()))
+            .with_attribute(opentelemetry::KeyValue::new(
+                "service.version",
+                env!("CARGO_PKG_VERSION"),
+            ))
+            .build();
+        exporter.set_resource(&resource);
+        let (queue, spans) = mpsc::channel(QUEUE_SPANS);
+        let counts = Counts::new();
+        let mut provider = SdkTracerProvider::builder()
+            .with_resource(resource)
+            .with_span_processor(Queue {
+                spans: queue,
+                dropped: counts.dropped.clone(),
+            });
+        if let Some(ratio) = config.sample_ratio {
+            let begun_here = Sampler::TraceIdRatioBased(ratio);
+            provider = provider.with_sampler(Sampler::ParentBased(Box::new(begun_here)));
+        }
+        let stop = CancellationToken::new();
+        let sender = Sender {
+            exporter,
+            spans,
+            counts: counts.clone(),
+            is_failing: false,
+            has_told_of_drops: false,
+        };
+        Ok(Self {
+            provider: provider.build(),
+            counts,
+            task: tokio::spawn(sender.run(stop.clone())),
+            stop,
+        })
+    }
+
+    /// What makes spans that are exported.
+    pub(super) fn tracer(&self) -> SdkTracer {
+        self.provider.tracer("sendflowr")
+    }
+
+    /// Adds the counter of spans.
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "sendflowr_telemetry_spans",
+            "Spans by what became of them: exported, dropped (the queue was full), failed (the collector did not take them)",
+            self.counts.spans.clone(),
+        );
+    }
+
+    /// Exports what waits, within a few seconds; what cannot be exported by then is given up.
+    pub(crate) async fn shutdown(self) {
+        self.stop.cancel();
+        let abort = self.task.abort_handle();
+        let began = Instant::now();
+        if tokio::time::timeout(FLUSH_WITHIN, self.task).await.is_err() {
+            abort.abort();
+            tracing::warn!(
+                "the last spans could not be exported within {:?}",
+                began.elapsed()
+            );
+        }
+    }
+}
+
+/// Where finished spans wait.
+#[derive(Debug)]
+struct Queue {
+    spans: mpsc::Sender<SpanData>,
+    dropped: Counter,
+}
+
+impl SpanProcessor for Queue {
+    fn on_start(&self, _span: &mut Span, _context: &opentelemetry::Context) {}
+
+    fn on_end(&self, span: SpanData) {
+        if span.span_context.is_sampled() && self.spans.try_send(span).is_err() {
+            self.dropped.inc();
+        }
+    }
+
+    /// The exporter flushes, see [`Exporter::shutdown`].
+    fn force_flush(&self) -> OTelSdkResult {
+        Ok(())
+    }
+
+    fn shutdown_with_timeout(&self, _timeout: Duration) -> OTelSdkResult {
+        Ok(())
+    }
+}
+
+/// Posts what waits.
+struct Sender {
+    exporter: SpanExporter,
+    spans: mpsc::Receiver<SpanData>,
+    counts: Counts,
+    is_failing: bool,
+    has_told_of_drops: bool,
+}
+
+impl Sender {
+    async fn run(mut self, stop: CancellationToken) {
+        let mut batch = Vec::with_capacity(BATCH_SPANS);
+        loop {
+            let filled = stop.run_until_cancelled(fill(&mut self.spans, &mut batch)).await;
+            if filled.is_none() {
+                break;
+            }
+            self.export(std::mem::take(&mut batch)).await;
+        }
+        // Nothing more is taken in; what waits goes out.
+        self.spans.close();
+        loop {
+            fill(&mut self.spans, &mut batch).await;
+            if batch.is_empty() {
+                return;
+            }
+            self.export(std::mem::take(&mut batch)).await;
+        }
+    }
+
+    async fn export(&mut self, batch: Vec<SpanData>) {
+        let spans = batch.len() as u64;
+        match self.exporter.export(batch).await {
+            Ok(()) => {
+                self.counts.exported.inc_by(spans);
+                if self.is_failing {
+                    tracing::info!("the collector of `telemetry.endpoint` takes spans again");
+                }
+                self.is_failing = false;
+            }
+            Err(error) => {
+                self.counts.failed.inc_by(spans);
+                if !self.is_failing {
+                    tracing::warn!(%error, "the collector of `telemetry.endpoint` does not take spans: {error}");
+                }
+                self.is_failing = true;
+            }
+        }
+        if !self.has_told_of_drops && self.counts.dropped.get() > 0 {
+            self.has_told_of_drops = true;
+            tracing::warn!(
+                "spans are made faster than they are exported, and dropped: see `sendflowr_telemetry_spans_total`, or \
+                 lower `telemetry.sample_ratio`"
+            );
+        }
+    }
+}
+
+/// Adds to a batch until it is full or its time is over, or no more spans will come. May be given up at any moment: what
+/// was taken is in `batch`.
+async fn fill(spans: &mut mpsc::Receiver<SpanData>, batch: &mut Vec<SpanData>) {
+    if batch.is_empty() && spans.recv_many(batch, BATCH_SPANS).await == 0 {
+        return;
+    }
+    let all = async {
+        while batch.len() < BATCH_SPANS {
+            let room = BATCH_SPANS - batch.len();
+            if spans.recv_many(batch, room).await == 0 {
+                return;
+            }
+        }
+    };
+    // When the time is over what is there goes.
+    let _ = tokio::time::timeout(BATCH_WAIT, all).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry::trace::{Span as _, Tracer as _};
+
+    use super::*;
+
+    fn exporter(url: &str) -> Exporter {
+        let raw: super::super::RawTelemetryConfig = toml::from_str(&format!("endpoint = '{url}'")).unwrap();
+        Exporter::start(TelemetryConfig::try_new(raw).unwrap().unwrap(), "test").unwrap()
+    }
+
+    fn make_spans(exporter: &Exporter, count: usize) {
+        let tracer = exporter.tracer();
+        for _ in 0..count {
+            tracer.start("work").end();
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_collector_that_hangs_costs_neither_memory_nor_the_stop() {
+        // Connections are made and never answered.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let exporter = exporter(&format!("http://{}", silent.local_addr().unwrap()));
+        let made = 5 * QUEUE_SPANS;
+        make_spans(&exporter, made);
+        let counts = exporter.counts.clone();
+        // The queue, one batch on its way and one that gathers.
+        let kept = (QUEUE_SPANS + 2 * BATCH_SPANS) as u64;
+        assert!(counts.dropped.get() >= made as u64 - kept, "{counts:?}");
+        let began = Instant::now();
+        exporter.shutdown().await;
+        assert!(
+            began.elapsed() < FLUSH_WITHIN + Duration::from_secs(1),
+            "{:?}",
+            began.elapsed()
+        );
+        assert_eq!(counts.exported.get(), 0);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_collector_that_is_away_is_counted() {
+        let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = nobody.local_addr().unwrap();
+        drop(nobody);
+        let exporter = exporter(&format!("http://{address}"));
+        make_spans(&exporter, 10);
+        let counts = exporter.counts.clone();
+        let began = Instant::now();
+        while counts.failed.get() < 10 {
+            assert!(began.elapsed() < 2 * EXPORT_WITHIN, "{counts:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!((counts.exported.get(), counts.dropped.get()), (0, 0));
+        exporter.shutdown().await;
+    }
+}
