@@ -15,7 +15,7 @@ pub const SCHEMA_VERSION: u16 = 1;
 #[serde(rename_all = "snake_case")]
 #[expect(
     missing_docs,
-    reason = "the names are the documentation; wit/1.0.0/connector.wit tells each in a sentence"
+    reason = "the names are the documentation; wit/1.1.0/connector.wit tells each in a sentence"
 )]
 pub enum EventType {
     Sent,

@@ -234,5 +234,6 @@ fn shown(slug: &str, event: &types::Event) -> Value {
         "tags": event.tags,
         "metadata": metadata,
         "is_machine": event.is_machine,
+        "sent_at": event.sent_at_ms.and_then(Timestamp::try_from_millis),
     })
 }

@@ -5,6 +5,7 @@ mod cases;
 mod damage;
 mod durability;
 mod front_door;
+mod golden;
 mod plugins;
 mod providers;
 mod telemetry;

@@ -1,7 +1,7 @@
-//! `cargo xtask check`: formatting, what is deployed, dependency policy, lints, documentation.
+//! `cargo xtask check`: formatting, the contract, what is deployed, dependency policy, lints, documentation.
 
 use crate::{
-    deploy,
+    contract, deploy,
     process::{Workspace, cargo, compiling, in_ci, run as run_command, say, succeeds},
     setup,
 };
@@ -17,6 +17,8 @@ pub(crate) fn run() -> anyhow::Result<()> {
     for workspace in Workspace::BOTH {
         run_command(&mut cargo(workspace, &["fmt", "--all", "--check"]))?;
     }
+    say("── contract");
+    contract::check()?;
     say("── deployment files");
     deploy::check()?;
     // Before the slow ones, and it needs nothing compiled but itself.

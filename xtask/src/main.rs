@@ -1,6 +1,7 @@
 //! `cargo xtask`: the repository's own commands. Few dependencies, since this is the first thing a fresh machine builds.
 
 mod check;
+mod contract;
 mod deploy;
 mod plugins;
 mod process;
@@ -26,8 +27,10 @@ Usage: cargo xtask <command>
                     case files through the compiled plugins, the workspace, end to end.
                     The last line is `N passed, N failed`. --fast leaves out the workspace's
                     integration and documentation tests.
-  check             Formatting, deployment files, dependency policy (deny.toml), lints,
-                    documentation.
+  check             Formatting, the contract, deployment files, dependency policy (deny.toml),
+                    lints, documentation.
+  contract          Writes docs/contract.md from wit/, and the digests of a new version of the contract
+                    and its golden plugins into wit/frozen.sha256; what is in there must not change.
   plugins [--out FOLDER] [slug …]
                     Builds plugins (all, or those named) into target/plugins, or FOLDER.
   plugins --with cargo-component|wasip2|javascript|python [slug …]
@@ -89,8 +92,9 @@ fn dispatch(arguments: &[String]) -> anyhow::Result<ExitCode> {
         },
         "plugins" => plugins::run(rest)?,
         "services" => services::run(rest)?,
-        "check" | "setup" if !rest.is_empty() => bail!("`{command}` takes no arguments"),
+        "check" | "contract" | "setup" if !rest.is_empty() => bail!("`{command}` takes no arguments"),
         "check" => check::run()?,
+        "contract" => contract::run()?,
         "setup" => setup::run()?,
         "load" => match rest {
             [] => up::load(None)?,

@@ -33,6 +33,7 @@ fn raw() -> types::Event {
         tags: vec![],
         metadata: vec![],
         is_machine: None,
+        sent_at_ms: None,
     }
 }
 
@@ -301,4 +302,47 @@ fn encoded_back(text: &str) -> String {
         rest = if hex.is_some() { &tail[2..] } else { tail };
     }
     String::from_utf8_lossy(&decoded).into_owned()
+}
+
+#[test]
+fn the_time_of_sending_tells_the_delay_of_a_delivered_event() {
+    let delivered = |sent_at_ms: Option<i64>| types::Event {
+        event_type: types::EventType::Delivered,
+        sent_at_ms,
+        ..raw()
+    };
+    let at = raw().timestamp_ms;
+    let latency = |raw| event(raw).metadata.get(LATENCY).cloned();
+    assert_eq!(latency(delivered(Some(at - 61_005))).as_deref(), Some("61.005"));
+    assert_eq!(latency(delivered(Some(at))).as_deref(), Some("0.000"));
+    // Not told, a clock that is ahead, longer than mail is tried, out of all bounds.
+    for sent_at_ms in [None, Some(at + 1), Some(at - MAX_LATENCY_MS - 1), Some(i64::MIN)] {
+        assert_eq!(latency(delivered(sent_at_ms)), None, "{sent_at_ms:?}");
+    }
+    let clicked = types::Event {
+        sent_at_ms: Some(at - 1),
+        ..raw()
+    };
+    assert_eq!(latency(clicked), None, "only a delivered event has a delay");
+    let told = types::Event {
+        metadata: vec![types::Pair {
+            name: LATENCY.into(),
+            value: "7".into(),
+        }],
+        ..delivered(Some(at - 1_000))
+    };
+    assert_eq!(latency(told).as_deref(), Some("7"), "the sender's own word stays");
+}
+
+#[test]
+fn the_time_of_sending_changes_no_id() {
+    let delivered = |sent_at_ms| types::Event {
+        event_type: types::EventType::Delivered,
+        sent_at_ms,
+        ..raw()
+    };
+    assert_eq!(
+        event(delivered(None)).event_id,
+        event(delivered(Some(raw().timestamp_ms - 1_000))).event_id
+    );
 }

@@ -64,7 +64,7 @@ fn fits(field: &str, wanted: &Value, got: &Value) -> bool {
             || got.as_object().is_some_and(Map::is_empty);
     }
     match (field, wanted, got) {
-        ("timestamp", Value::String(wanted), Value::String(got)) => {
+        ("timestamp" | "sent_at", Value::String(wanted), Value::String(got)) => {
             let wanted = wanted.parse::<Timestamp>();
             wanted.is_ok() && wanted == got.parse()
         }

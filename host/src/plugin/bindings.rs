@@ -13,26 +13,29 @@ use wasmtime::{
 
 use super::{sandbox::Sandbox, wasi};
 
+pub(crate) mod v1_0;
 #[expect(
     missing_docs,
     reason = "the generator documents only what the contract documents"
 )]
-pub(crate) mod v1_0;
+pub(crate) mod v1_1;
 
 /// The types of the contract, newest version.
-pub use v1_0::sendflowr::connector::types;
+pub use v1_1::sendflowr::connector::types;
 
 /// The package of the contract's interfaces, as component imports and exports spell it.
 pub(crate) const PACKAGE: &str = "sendflowr:connector/";
 
 /// The contract versions that this host serves, for messages.
-pub(crate) const SERVED: &str = "1.0";
+pub(crate) const SERVED: &str = "1.0 and 1.1";
 
 /// A contract version that this host serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Contract {
     /// 1.0, every patch of it.
     V1_0,
+    /// 1.1, every patch of it.
+    V1_1,
 }
 
 /// Which side is behind.
@@ -47,13 +50,14 @@ pub(crate) enum Unsupported {
 impl Contract {
     /// The oldest and the newest version that are served.
     const OLDEST: (u64, u64) = (1, 0);
-    const NEWEST: (u64, u64) = (1, 0);
+    const NEWEST: (u64, u64) = (1, 1);
 
     /// The contract of a plugin that exports this version's interface. Patch versions of one minor version share
     /// their types.
     pub(crate) fn of(version: &Version) -> Result<Self, Unsupported> {
         match (version.major, version.minor) {
             Self::OLDEST => Ok(Self::V1_0),
+            Self::NEWEST => Ok(Self::V1_1),
             minor if minor > Self::NEWEST => Err(Unsupported::TooNew),
             _ => Err(Unsupported::TooOld),
         }
@@ -64,6 +68,7 @@ impl fmt::Display for Contract {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::V1_0 => "1.0",
+            Self::V1_1 => "1.1",
         })
     }
 }
@@ -71,6 +76,7 @@ impl fmt::Display for Contract {
 /// A component linked to what its contract names, to the closed WASI as far as it imports that, and to nothing else.
 pub(crate) enum Bindings {
     V1_0(v1_0::ConnectorPre<Sandbox>),
+    V1_1(v1_1::ConnectorPre<Sandbox>),
 }
 
 impl Bindings {
@@ -84,6 +90,12 @@ impl Bindings {
                     linker.instantiate_pre(component)?,
                 )?))
             }
+            Contract::V1_1 => {
+                v1_1::Connector::add_to_linker::<_, HasSelf<Sandbox>>(&mut linker, |sandbox| sandbox)?;
+                Ok(Self::V1_1(v1_1::ConnectorPre::new(
+                    linker.instantiate_pre(component)?,
+                )?))
+            }
         }
     }
 
@@ -91,6 +103,7 @@ impl Bindings {
     pub(crate) fn instantiate(&self, store: &mut Store<Sandbox>) -> wasmtime::Result<Instance> {
         match self {
             Self::V1_0(pre) => Ok(Instance::V1_0(pre.instantiate(store)?)),
+            Self::V1_1(pre) => Ok(Instance::V1_1(pre.instantiate(store)?)),
         }
     }
 }
@@ -98,12 +111,17 @@ impl Bindings {
 /// One instance of a plugin, whatever contract it was built for.
 pub(crate) enum Instance {
     V1_0(v1_0::Connector),
+    V1_1(v1_1::Connector),
 }
 
 impl Instance {
     pub(crate) fn describe(&self, store: &mut Store<Sandbox>) -> wasmtime::Result<types::Descriptor> {
         match self {
-            Self::V1_0(connector) => connector.sendflowr_connector_plugin().call_describe(store),
+            Self::V1_0(connector) => connector
+                .sendflowr_connector_plugin()
+                .call_describe(store)
+                .map(Into::into),
+            Self::V1_1(connector) => connector.sendflowr_connector_plugin().call_describe(store),
         }
     }
 
@@ -114,6 +132,10 @@ impl Instance {
     ) -> wasmtime::Result<Result<Vec<types::Proof>, types::Rejection>> {
         match self {
             Self::V1_0(connector) => connector
+                .sendflowr_connector_plugin()
+                .call_authenticate(store, v1_0::RequestParts::of(request).request())
+                .map(v1_0::proofs),
+            Self::V1_1(connector) => connector
                 .sendflowr_connector_plugin()
                 .call_authenticate(store, request),
         }
@@ -126,6 +148,10 @@ impl Instance {
     ) -> wasmtime::Result<Result<types::Outcome, types::Rejection>> {
         match self {
             Self::V1_0(connector) => connector
+                .sendflowr_connector_plugin()
+                .call_normalize(store, v1_0::RequestParts::of(request).request())
+                .map(v1_0::outcome),
+            Self::V1_1(connector) => connector
                 .sendflowr_connector_plugin()
                 .call_normalize(store, request),
         }
@@ -140,7 +166,8 @@ mod tests {
     fn tells_which_side_is_behind() {
         assert_eq!(Contract::of(&Version::new(1, 0, 0)), Ok(Contract::V1_0));
         assert_eq!(Contract::of(&Version::new(1, 0, 7)), Ok(Contract::V1_0));
-        assert_eq!(Contract::of(&Version::new(1, 1, 0)), Err(Unsupported::TooNew));
+        assert_eq!(Contract::of(&Version::new(1, 1, 0)), Ok(Contract::V1_1));
+        assert_eq!(Contract::of(&Version::new(1, 2, 0)), Err(Unsupported::TooNew));
         assert_eq!(Contract::of(&Version::new(2, 0, 0)), Err(Unsupported::TooNew));
         assert_eq!(Contract::of(&Version::new(0, 9, 0)), Err(Unsupported::TooOld));
     }

@@ -7,6 +7,7 @@ use wit_parser::Resolve;
 
 const TEMPLATE: &str = include_str!("../../../tests/guests/guest.wat");
 const CONTRACT: &str = include_str!("../../../wit/1.0.0/connector.wit");
+const NEWEST_CONTRACT: &str = include_str!("../../../wit/1.1.0/connector.wit");
 
 /// Where the template keeps things.
 const TEXTS_AT: u32 = 1024;
@@ -164,7 +165,10 @@ impl Guest {
             .replace("{normalize}", &self.normalize);
         let mut module = wat::parse_str(&module).unwrap_or_else(|error| panic!("{error}\n{module}"));
 
-        let mut contract = CONTRACT.replace("@1.0.0", &format!("@{}", self.contract));
+        let mut contract = match self.contract {
+            "1.1.0" => NEWEST_CONTRACT.to_owned(),
+            other => CONTRACT.replace("@1.0.0", &format!("@{other}")),
+        };
         if self.wants.is_some() {
             contract.push_str(interface);
             contract = contract.replace("import logging;", "import logging;\n    import wanted;");

@@ -70,15 +70,46 @@ async fn a_component_of_another_world() {
 
 #[tokio::test]
 async fn a_contract_that_is_too_new_or_too_old() {
-    let too_new = refusal(described(|plugin| plugin.contract = "1.1.0")).await;
+    let too_new = refusal(described(|plugin| plugin.contract = "1.2.0")).await;
     assert_eq!(
         too_new,
-        "`bad.wasm` plugin `bad` is built for contract 1.1.0, this host serves 1.0: upgrade the host"
+        "`bad.wasm` plugin `bad` is built for contract 1.2.0, this host serves 1.0 and 1.1: upgrade the host"
     );
     let too_old = refusal(described(|plugin| plugin.contract = "0.9.0")).await;
     assert_eq!(
         too_old,
-        "`bad.wasm` plugin `bad` is built for contract 0.9.0, this host serves 1.0: rebuild the plugin with a newer SDK"
+        "`bad.wasm` plugin `bad` is built for contract 0.9.0, this host serves 1.0 and 1.1: rebuild the plugin with a newer SDK"
+    );
+}
+
+#[tokio::test]
+async fn every_minor_version_of_the_contract_is_served() {
+    for contract in ["1.0.0", "1.1.0"] {
+        let world = World::with(&[("served.wasm", described(|plugin| plugin.contract = contract))]).await;
+        assert_eq!(world.deliver("bad").await.unwrap(), 1, "{contract}");
+        let shown = world.status("served.wasm").plugin.unwrap().contract;
+        assert_eq!(shown, contract[..3]);
+    }
+}
+
+/// Its events have the shape of 1.0.
+#[tokio::test]
+async fn a_component_that_lies_about_its_contract() {
+    let reason = refusal(described(|plugin| plugin.contract = "1.1.7")).await;
+    assert!(reason.starts_with("`bad.wasm` cannot be compiled: "), "{reason}");
+}
+
+#[tokio::test]
+async fn an_import_of_another_version_than_the_export() {
+    let mixed = component(
+        r#"(component
+             (import "sendflowr:connector/logging@1.1.0" (instance $log))
+             (instance $plugin)
+             (export "sendflowr:connector/plugin@1.0.0" (instance $plugin)))"#,
+    );
+    assert_eq!(
+        refusal(mixed).await,
+        "`bad.wasm` imports `sendflowr:connector/logging@1.1.0`, which plugins do not get"
     );
 }
 

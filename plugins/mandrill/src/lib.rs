@@ -130,6 +130,7 @@ fn event(element: Value<'_>) -> Element {
         tags: message.list("tags"),
         metadata: message.pairs("metadata"),
         is_machine: robot.then_some(true),
+        sent_at_ms: message.time("ts", time::seconds),
         ..Event::new(kind, timestamp)
     })
 }

@@ -66,6 +66,15 @@ fn the_address_check_needs_no_key() {
 }
 
 #[test]
+fn the_message_tells_when_it_was_sent() {
+    let batch = events(
+        r#"[{"event":"delivered","ts":9,"msg":{"ts":7,"email":"a@example.com"}},{"event":"open","ts":9,"msg":{"email":"a@example.com"}}]"#,
+    );
+    assert_eq!(batch.events[0].sent_at_ms, Some(7_000));
+    assert_eq!(batch.events[1].sent_at_ms, None);
+}
+
+#[test]
 fn reasons_come_from_the_last_attempt() {
     let batch = events(
         r#"[{"event":"deferral","ts":1,"_id":"m","msg":{"email":"a@example.com","smtp_events":[{"diag":"first"},{"diag":"last"}]}},

@@ -64,6 +64,7 @@ impl Event {
             tags: Vec::new(),
             metadata: Vec::new(),
             is_machine: None,
+            sent_at_ms: None,
         }
     }
 }

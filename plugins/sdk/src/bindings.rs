@@ -1,8 +1,8 @@
-//! The contract's types and the shell around a component, generated from `wit/1.0.0`.
+//! The contract's types and the shell around a component, generated from `wit/1.1.0`.
 #![allow(unsafe_code, missing_docs, unreachable_pub, clippy::all)]
 
 wit_bindgen::generate!({
-    path: "../../wit/1.0.0",
+    path: "../../wit/1.1.0",
     world: "connector",
     pub_export_macro: true,
     export_macro_name: "export_connector",

@@ -104,6 +104,7 @@ fn events(
         bounce_type: bounce_type(kind, part),
         reason: person.reason,
         metadata: tags(mail.get("tags")),
+        sent_at_ms: mail.time("timestamp", time::rfc3339),
         ..Event::new(kind, timestamp)
     };
     Ok(people.into_iter().map(event).collect())

@@ -92,6 +92,7 @@ fn read(event: Value<'_>) -> Element {
         reason,
         tags: event.list("rcpt_tags"),
         metadata: event.pairs("rcpt_meta"),
+        sent_at_ms: event.time("injection_time", time::rfc3339),
         ..Event::new(kind, timestamp)
     })
 }

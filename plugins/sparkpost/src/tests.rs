@@ -80,6 +80,19 @@ fn times_come_as_text_number_and_date() {
 }
 
 #[test]
+fn an_event_tells_when_its_message_was_taken_in() {
+    let sent_at = |fields: &str| {
+        let batch = normalize::<SparkPost>(&format!("[{}]", element(fields)));
+        batch.events[0].sent_at_ms
+    };
+    assert_eq!(
+        sent_at(r#""type":"delivery","injection_time":"2016-02-02T20:00:00.000+00:00""#),
+        Some(1_454_443_200_000)
+    );
+    assert_eq!(sent_at(r#""type":"delivery""#), None);
+}
+
+#[test]
 fn the_server_of_a_delivery_is_not_the_recipients_device() {
     let batch = normalize::<SparkPost>(&format!(
         "[{}]",

@@ -48,7 +48,7 @@ fn fits(field: &str, expected: &Value, actual: &Value) -> bool {
             || actual.as_array().is_some_and(Vec::is_empty)
             || actual.as_object().is_some_and(Map::is_empty);
     }
-    if field == "timestamp"
+    if matches!(field, "timestamp" | "sent_at")
         && let (Some(expected), Some(actual)) = (expected.as_str(), actual.as_str())
     {
         return expected.parse::<jiff::Timestamp>().ok() == actual.parse().ok();
@@ -58,9 +58,11 @@ fn fits(field: &str, expected: &Value, actual: &Value) -> bool {
 
 /// The event under the canonical names.
 fn canonical(slug: &str, event: &Event) -> Value {
-    let timestamp = jiff::Timestamp::from_millisecond(event.timestamp_ms)
-        .map(|at| at.to_string())
-        .ok();
+    let time = |ms| {
+        jiff::Timestamp::from_millisecond(ms)
+            .map(|at| at.to_string())
+            .ok()
+    };
     let identifiers: Vec<_> = event
         .identifiers
         .iter()
@@ -77,7 +79,7 @@ fn canonical(slug: &str, event: &Event) -> Value {
     });
     json!({
         "event_type": event_type(event.event_type),
-        "timestamp": timestamp,
+        "timestamp": time(event.timestamp_ms),
         "esp": slug,
         "provider_event_id": event.provider_event_id,
         "recipient_email": event.recipient_email,
@@ -94,6 +96,7 @@ fn canonical(slug: &str, event: &Event) -> Value {
         "tags": event.tags,
         "metadata": metadata,
         "is_machine": event.is_machine,
+        "sent_at": event.sent_at_ms.and_then(time),
     })
 }
 

@@ -73,8 +73,8 @@ const SDK: [(&str, &str); 25] = of_plugins![
 
 /// The contract.
 const CONTRACT: (&str, &str) = (
-    "wit/1.0.0/connector.wit",
-    include_str!("../../../wit/1.0.0/connector.wit"),
+    "wit/1.1.0/connector.wit",
+    include_str!("../../../wit/1.1.0/connector.wit"),
 );
 
 /// Where the SDK's versions, and those of what it needs, are written down.

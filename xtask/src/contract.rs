@@ -1,0 +1,362 @@
+//! `cargo xtask contract`: the reference in docs/contract.md, made from the comments of the contract, and the digests that
+//! keep what is released as it is.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail};
+use sha2::{Digest, Sha256};
+use wit_parser::{Docs, Resolve, Type, TypeDefKind, TypeId};
+
+use crate::process::{root, say};
+
+/// The file of digests, in the form that `sha256sum --check` reads.
+const DIGESTS: &str = "wit/frozen.sha256";
+
+/// The reference.
+const REFERENCE: &str = "docs/contract.md";
+
+/// Folders that never change: one inside each for every version of the contract.
+const FROZEN: [&str; 2] = ["wit", "tests/golden"];
+
+/// Which host serves a contract first, and which SDK writes it. The last line is that of the SDK in the repository.
+const VERSIONS: [(&str, &str, &str); 2] = [("1.0.0", "0.1.0", "1.0.0"), ("1.1.0", "0.1.0", "1.1.0")];
+
+const INTRODUCTION: &str = "\
+<!-- Made from wit/ by `cargo xtask contract`; change the comments there. -->
+
+# The contract
+
+What a plugin and the host say to each other, made from the comments in `wit/`. [ADR 2](adr/0002-plugins-run-fresh-on-blocking-threads.md)
+tells how plugins run.
+
+## Versions
+
+A component names the contract that it is built for in its exports, and the host reads that before it compiles anything.
+A contract that is newer than the host is refused with *upgrade the host*, one that is served no longer with *rebuild the
+plugin with a newer SDK*. Patch versions of one minor version have the same types. Binaries of every version in this table
+are kept in `tests/golden/`, and run with every change of the host.
+
+| contract | served by hosts from | written by SDK |
+|---|---|---|
+";
+
+/// Writes the reference, and the digests of what is new. What is frozen and has changed is not forgiven.
+pub(crate) fn run() -> anyhow::Result<()> {
+    let (listed, there) = digests()?;
+    refuse_changes(&listed, &there)?;
+    let mut text = String::new();
+    for (path, digest) in &there {
+        writeln!(text, "{digest}  {path}")?;
+    }
+    fs::write(root().join(DIGESTS), text).with_context(|| format!("cannot write `{DIGESTS}`"))?;
+    fs::write(root().join(REFERENCE), reference()?).with_context(|| format!("cannot write `{REFERENCE}`"))?;
+    say(&format!(
+        "{} files are frozen; `{REFERENCE}` is written",
+        there.len()
+    ));
+    Ok(())
+}
+
+/// Checks that what is frozen is as it was, and that the reference is current.
+pub(crate) fn check() -> anyhow::Result<()> {
+    let (listed, there) = digests()?;
+    refuse_changes(&listed, &there)?;
+    if let Some(path) = there.keys().find(|path| !listed.contains_key(*path)) {
+        bail!("`{path}` is not in `{DIGESTS}`: `cargo xtask contract` adds it");
+    }
+    let written = fs::read_to_string(root().join(REFERENCE)).unwrap_or_default();
+    if written != reference()? {
+        bail!("`{REFERENCE}` does not say what `wit/` says: `cargo xtask contract` writes it");
+    }
+    Ok(())
+}
+
+type Digests = BTreeMap<String, String>;
+
+/// The digests that are written down, and those of the files.
+fn digests() -> anyhow::Result<(Digests, Digests)> {
+    let text = fs::read_to_string(root().join(DIGESTS)).unwrap_or_default();
+    let mut listed = Digests::new();
+    for line in text.lines() {
+        let (digest, path) = line
+            .split_once("  ")
+            .with_context(|| format!("`{DIGESTS}`: `{line}` is no digest and path"))?;
+        listed.insert(path.to_owned(), digest.to_owned());
+    }
+    let mut there = Digests::new();
+    for folder in FROZEN {
+        for version in folders(&root().join(folder))? {
+            add_files(&version, &mut there)?;
+        }
+    }
+    Ok((listed, there))
+}
+
+fn folders(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(folder).with_context(|| format!("cannot read `{}`", folder.display()))?;
+    let mut folders = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        if path.is_dir() {
+            folders.push(path);
+        }
+    }
+    folders.sort();
+    Ok(folders)
+}
+
+fn add_files(folder: &Path, digests: &mut Digests) -> anyhow::Result<()> {
+    for inner in folders(folder)? {
+        add_files(&inner, digests)?;
+    }
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_file() {
+            let bytes = fs::read(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
+            let mut digest = String::new();
+            for byte in Sha256::digest(&bytes) {
+                write!(digest, "{byte:02x}")?;
+            }
+            let name = path.strip_prefix(root())?.display().to_string();
+            digests.insert(name, digest);
+        }
+    }
+    Ok(())
+}
+
+fn refuse_changes(listed: &Digests, there: &Digests) -> anyhow::Result<()> {
+    for (path, digest) in listed {
+        match there.get(path) {
+            Some(now) if now == digest => {}
+            Some(_) => bail!(
+                "`{path}` has changed, and plugins are built for what it was: restore it, and write a new version beside it"
+            ),
+            None => bail!("`{path}` is gone, and plugins are built for it: restore it"),
+        }
+    }
+    Ok(())
+}
+
+/// What a version of the contract names, each by its path: `types.event.sent-at-ms`.
+fn reference() -> anyhow::Result<String> {
+    let mut versions = Vec::new();
+    for folder in folders(&root().join("wit"))? {
+        let mut resolve = Resolve::default();
+        resolve
+            .push_dir(&folder)
+            .with_context(|| format!("`{}` is no contract", folder.display()))?;
+        let version = folder
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        versions.push((version, resolve));
+    }
+    let known: Vec<&str> = VERSIONS.iter().map(|(contract, ..)| *contract).collect();
+    let found: Vec<&str> = versions.iter().map(|(version, _)| version.as_str()).collect();
+    if known != found {
+        bail!(
+            "`wit/` has the versions {found:?}, xtask/src/contract.rs lists {known:?}: add the line of the new one"
+        );
+    }
+    let manifest = fs::read_to_string(root().join("plugins/sdk/Cargo.toml"))?;
+    let (.., sdk) = VERSIONS[VERSIONS.len() - 1];
+    if !manifest.contains(&format!("version = \"{sdk}\"")) {
+        bail!(
+            "plugins/sdk/Cargo.toml has another version than the last line in xtask/src/contract.rs, {sdk}"
+        );
+    }
+
+    let mut text = INTRODUCTION.to_owned();
+    for (contract, host, sdk) in VERSIONS {
+        writeln!(text, "| {contract} | {host} | {sdk} |")?;
+    }
+    let mut since: BTreeMap<String, &str> = BTreeMap::new();
+    for (version, resolve) in &versions {
+        for name in names(resolve) {
+            since.entry(name).or_insert(version);
+        }
+    }
+    let (first, _) = &versions[0];
+    since.retain(|_, version| version != first);
+    let (_, newest) = versions.last().context("`wit/` is empty")?;
+    write_interfaces(&mut text, newest, &since)?;
+    Ok(text)
+}
+
+/// Every item and field, by its path.
+fn names(resolve: &Resolve) -> Vec<String> {
+    let mut names = Vec::new();
+    for (_, interface) in resolve.interfaces.iter() {
+        let place = interface.name.clone().unwrap_or_default();
+        for name in interface.functions.keys() {
+            names.push(format!("{place}.{name}"));
+        }
+        for (name, id) in &interface.types {
+            names.push(format!("{place}.{name}"));
+            for (field, ..) in members(resolve, *id) {
+                names.push(format!("{place}.{name}.{field}"));
+            }
+        }
+    }
+    names
+}
+
+/// Fields or cases of a type: name, type, documentation.
+fn members(resolve: &Resolve, id: TypeId) -> Vec<(&str, Option<Type>, &Docs)> {
+    match &resolve.types[id].kind {
+        TypeDefKind::Record(record) => {
+            let fields = record.fields.iter();
+            fields
+                .map(|field| (field.name.as_str(), Some(field.ty), &field.docs))
+                .collect()
+        }
+        TypeDefKind::Variant(variant) => {
+            let cases = variant.cases.iter();
+            cases
+                .map(|case| (case.name.as_str(), case.ty, &case.docs))
+                .collect()
+        }
+        TypeDefKind::Enum(list) => {
+            let cases = list.cases.iter();
+            cases.map(|case| (case.name.as_str(), None, &case.docs)).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn write_interfaces(
+    text: &mut String,
+    resolve: &Resolve,
+    since: &BTreeMap<String, &str>,
+) -> anyhow::Result<()> {
+    let new_in = |path: &str| match since.get(path) {
+        Some(version) => format!(" *Since {version}.*"),
+        None => String::new(),
+    };
+    // What a plugin implements comes first, then what it is offered, then what both are made of.
+    let mut interfaces: Vec<_> = resolve
+        .interfaces
+        .iter()
+        .map(|(_, interface)| interface)
+        .collect();
+    interfaces.reverse();
+    for interface in interfaces {
+        let place = interface.name.as_deref().unwrap_or_default();
+        writeln!(text, "\n## Interface `{place}`\n\n{}", sentence(&interface.docs))?;
+        for function in interface.functions.values() {
+            let parameters: Vec<String> = function
+                .params
+                .iter()
+                .map(|parameter| format!("{}: {}", parameter.name, spelled(resolve, parameter.ty)))
+                .collect();
+            let result = function
+                .result
+                .map_or_else(String::new, |result| format!(" -> {}", spelled(resolve, result)));
+            writeln!(
+                text,
+                "\n### `{}({}){result}`\n\n{}{}",
+                function.name,
+                parameters.join(", "),
+                sentence(&function.docs),
+                new_in(&format!("{place}.{}", function.name)),
+            )?;
+        }
+        for (name, id) in &interface.types {
+            let definition = &resolve.types[*id];
+            let kind = match &definition.kind {
+                TypeDefKind::Record(_) => "record",
+                TypeDefKind::Variant(_) => "variant",
+                TypeDefKind::Enum(_) => "enum",
+                // A name of another interface's type, which is told there.
+                TypeDefKind::Type(_) => continue,
+                _ => "type",
+            };
+            let path = format!("{place}.{name}");
+            writeln!(
+                text,
+                "\n### {kind} `{name}`\n\n{}{}",
+                sentence(&definition.docs),
+                new_in(&path)
+            )?;
+            let members = members(resolve, *id);
+            if !members.is_empty() {
+                writeln!(text, "\n| name | type | |\n|---|---|---|")?;
+            }
+            for (member, ty, docs) in members {
+                let ty = ty.map_or_else(String::new, |ty| format!("`{}`", spelled(resolve, ty)));
+                let new = new_in(&format!("{path}.{member}"));
+                writeln!(text, "| `{member}` | {ty} | {}{new} |", sentence(docs))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A comment on one line, fit for a table.
+fn sentence(docs: &Docs) -> String {
+    let text = docs.contents.as_deref().unwrap_or_default();
+    text.split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ")
+        .replace('|', "\\|")
+}
+
+/// A type as WIT spells it.
+fn spelled(resolve: &Resolve, ty: Type) -> String {
+    let Type::Id(id) = ty else {
+        return format!("{ty:?}").to_lowercase();
+    };
+    let definition = &resolve.types[id];
+    if let Some(name) = &definition.name {
+        return name.clone();
+    }
+    let of = |ty: &Option<Type>| ty.map_or_else(|| "_".to_owned(), |ty| spelled(resolve, ty));
+    match &definition.kind {
+        TypeDefKind::List(inner) => format!("list<{}>", spelled(resolve, *inner)),
+        TypeDefKind::Option(inner) => format!("option<{}>", spelled(resolve, *inner)),
+        TypeDefKind::Result(result) => format!("result<{}, {}>", of(&result.ok), of(&result.err)),
+        other => other.as_str().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(pairs: &[(&str, &str)]) -> Digests {
+        pairs
+            .iter()
+            .map(|(path, digest)| ((*path).to_owned(), (*digest).to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn what_is_frozen_stays() {
+        let listed = of(&[("wit/1.0.0/connector.wit", "a")]);
+        let more = of(&[("wit/1.0.0/connector.wit", "a"), ("wit/1.1.0/connector.wit", "b")]);
+        assert!(refuse_changes(&listed, &more).is_ok());
+        let changed = refuse_changes(&listed, &of(&[("wit/1.0.0/connector.wit", "b")]));
+        assert!(changed.is_err_and(|error| error.to_string().contains("has changed")));
+        let gone = refuse_changes(&listed, &of(&[]));
+        assert!(gone.is_err_and(|error| error.to_string().contains("is gone")));
+    }
+
+    #[test]
+    fn new_fields_are_marked() {
+        let text = reference().map_err(|error| error.to_string());
+        assert!(
+            text.as_ref().is_ok_and(|text| {
+                let line = text.lines().find(|line| line.starts_with("| `sent-at-ms`"));
+                line.is_some_and(|line| line.contains("`option<s64>`") && line.contains("*Since 1.1.0.*"))
+            }),
+            "{text:?}"
+        );
+        assert_eq!(text.map(|text| text.matches("*Since").count()), Ok(1));
+    }
+}
