@@ -11,14 +11,16 @@ use serde::{Deserialize, Serialize};
 use crate::{
     plugin::types::{Descriptor, Setting},
     proof::Refusal,
+    recordings::MAX_DELIVERIES,
     secret::Secret,
 };
 
 /// The account of `/webhooks/{provider}`.
 pub const DEFAULT_ACCOUNT: &str = "default";
 
-/// The one name in an account's section that is neither a secret nor a setting.
+/// The names in an account's section that are neither a secret nor a setting.
 const ALLOW_UNSIGNED: &str = "allow_unsigned";
+const RECORD_DELIVERIES: &str = "record_deliveries";
 
 /// Values a secret may have at once. A rotation needs two; four leave room for one that overlaps the next, and keep
 /// the work that a forged delivery causes small.
@@ -103,6 +105,7 @@ pub struct Account {
     name: String,
     values: BTreeMap<String, Vec<Secret>>,
     allow_unsigned: bool,
+    record_deliveries: usize,
 }
 
 impl Account {
@@ -129,7 +132,13 @@ impl Account {
             name: name.to_owned(),
             values: kept,
             allow_unsigned,
+            record_deliveries: 0,
         }
+    }
+
+    /// How many of the account's last deliveries are kept, sealed; none unless the operator says so.
+    pub(crate) fn record_deliveries(&self) -> usize {
+        self.record_deliveries
     }
 
     /// The provider.
@@ -322,6 +331,11 @@ impl Accounts {
         self.providers.keys().map(String::as_str)
     }
 
+    /// The accounts that have a section.
+    pub(crate) fn configured(&self) -> impl Iterator<Item = &Arc<Account>> {
+        self.providers.values().flat_map(BTreeMap::values)
+    }
+
     fn implicit(&self, provider: &str) -> Account {
         Account::new(provider, DEFAULT_ACCOUNT, [], self.allow_unsigned_by_default)
     }
@@ -340,7 +354,18 @@ fn parse_account(
         problem,
     };
     let mut values = BTreeMap::new();
+    let mut record_deliveries = 0;
     for (name, value) in raw {
+        if name == RECORD_DELIVERIES {
+            let number = match value {
+                RawValue::Integer(number) => usize::try_from(number).ok(),
+                _ => None,
+            };
+            record_deliveries = number
+                .filter(|number| *number <= MAX_DELIVERIES)
+                .ok_or_else(|| invalid(&name, "must be a number from 0 to 1000"))?;
+            continue;
+        }
         if name == ALLOW_UNSIGNED {
             let RawValue::Flag(flag) = value else {
                 return Err(invalid(&name, "must be `true` or `false`"));
@@ -366,7 +391,11 @@ fn parse_account(
         }
         values.insert(name, texts);
     }
-    Ok(Account::new(provider, account, values, allow_unsigned))
+    let account = Account::new(provider, account, values, allow_unsigned);
+    Ok(Account {
+        record_deliveries,
+        ..account
+    })
 }
 
 #[cfg(test)]
@@ -430,7 +459,7 @@ mod tests {
 
     #[test]
     fn errors_name_the_key_and_not_the_value() {
-        let error = |toml| accounts(toml).unwrap_err().to_string();
+        let error = |toml: &str| accounts(toml).unwrap_err().to_string();
         assert_eq!(
             error("[a.b]\nk = ''"),
             "`accounts.a.b.k` is empty: give it a value or leave it out"
@@ -443,6 +472,12 @@ mod tests {
             error("[a.b]\nallow_unsigned = 'yes'"),
             "`accounts.a.b.allow_unsigned` must be `true` or `false`"
         );
+        for number in ["-1", "1001", "'ten'", "true"] {
+            assert_eq!(
+                error(&format!("[a.b]\nrecord_deliveries = {number}")),
+                "`accounts.a.b.record_deliveries` must be a number from 0 to 1000"
+            );
+        }
         assert!(error("[A.b]").starts_with("`accounts.A`"));
         assert!(error("[a.'b:c']").starts_with("`accounts.a.b:c`"));
     }

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use crate::{
     accounts::{Accounts, InvalidAccount, RawAccounts},
     plugin::{PluginsConfig, PluginsConfigError, RawLimits, RawPluginsConfig, RawQuarantineConfig},
+    seal::{SealKeyError, Sealer},
     secret::Secret,
 };
 
@@ -105,6 +106,8 @@ pub struct HostConfig {
     pub seal_key: Option<Secret>,
     /// File that holds the key otherwise.
     pub seal_key_path: PathBuf,
+    /// Folder of recorded deliveries.
+    pub recordings_folder: PathBuf,
     /// The providers' accounts.
     pub accounts: Accounts,
     /// The plugins.
@@ -185,9 +188,18 @@ impl HostConfig {
             allow_mock_events: raw.allow_mock_events.unwrap_or(listen.ip().is_loopback()),
             seal_key: raw.seal_key,
             seal_key_path: data_folder.join("seal.key"),
+            recordings_folder: data_folder.join("recordings"),
             accounts: Accounts::try_new(accounts, raw.allow_unsigned_by_default)?,
             plugins: plugins(raw.plugins, data_folder)?,
         })
+    }
+
+    /// What dead letters and recordings are sealed with.
+    pub(crate) fn sealer(&self) -> Result<Sealer, SealKeyError> {
+        match &self.seal_key {
+            Some(key) => Sealer::from_text(key.expose(), "`host.seal_key`"),
+            None => Sealer::from_file(&self.seal_key_path),
+        }
     }
 }
 

@@ -27,6 +27,7 @@ use crate::{
         types::{Batch, Header, Outcome, Reply, Request, Skipped},
     },
     proof::{CertificateSource, Refusal},
+    recordings::{self, Recorder},
     seal::{OpenError, RawDelivery, SealContext, Sealer},
 };
 
@@ -143,7 +144,8 @@ pub struct Intake {
     pub(crate) metrics: Metrics,
     pub(crate) certificates: Arc<dyn CertificateSource>,
     pub(crate) fetcher: Arc<Fetcher>,
-    pub(crate) sealer: Sealer,
+    pub(crate) sealer: Arc<Sealer>,
+    pub(crate) recorder: Recorder,
     pub(crate) unproven: UnprovenBudget,
     pub(crate) skipped: SkippedTypes,
 }
@@ -206,6 +208,11 @@ impl Intake {
                     .identifiers_dropped(account.provider(), converted.identifiers_dropped);
                 if !converted.rejected.is_empty() {
                     self.metrics.dead_letter(account.provider(), "rejected_elements");
+                }
+                if request.body.len() <= recordings::MAX_BODY_BYTES {
+                    self.recorder.keep(account, plugin, || {
+                        raw_delivery(&request, account, received_at, true)
+                    });
                 }
                 Ok(Taken::Stored(converted.counts))
             }
@@ -272,19 +279,7 @@ impl Intake {
                     account: raw.account.clone(),
                 })?;
         let (received_at, is_proven) = (raw.received_at, raw.is_proven);
-        let incoming = Incoming {
-            method: raw.method,
-            path: raw.path,
-            query: raw.query,
-            headers: raw
-                .headers
-                .into_iter()
-                .map(|(name, value)| Header { name, value })
-                .collect(),
-            body: raw.body,
-            received_at,
-        };
-        let request = Arc::new(request_for(&plugin, &account, incoming));
+        let request = Arc::new(request_for(&plugin, &account, Incoming::from(raw)));
         let delivery = Delivery::new(&plugin, request).await.map_err(IntakeError::from)?;
         // What was proven then stays proven: the secret may have been rotated since.
         let verified = match is_proven {

@@ -3,6 +3,7 @@
 pub mod cases;
 pub mod plugin;
 pub mod proof;
+pub mod recordings;
 
 mod accounts;
 mod canonical;

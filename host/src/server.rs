@@ -23,7 +23,7 @@ use crate::{
     metrics::Metrics,
     plugin::{PluginMetrics, Plugins},
     proof::FetchedCertificates,
-    seal::Sealer,
+    recordings::Recorder,
 };
 
 /// What the host works with.
@@ -121,9 +121,13 @@ impl Server {
 /// # Errors
 /// [`HostError`] when the plugins cannot be run at all or the dead letters' key is not usable.
 pub async fn open_intake(config: &HostConfig, dependencies: Dependencies) -> Result<Intake, HostError> {
-    let sealer = match &config.seal_key {
-        Some(key) => Sealer::from_text(key.expose(), "`host.seal_key`")?,
-        None => Sealer::from_file(&config.seal_key_path)?,
+    let sealer = Arc::new(config.sealer()?);
+    let recorder = {
+        let (folder, accounts) = (config.recordings_folder.clone(), config.accounts.clone());
+        let sealer = Arc::clone(&sealer);
+        tokio::task::spawn_blocking(move || Recorder::start(&folder, &accounts, sealer))
+            .await
+            .expect("starting the recorder neither panics nor is aborted")
     };
     let (metrics, plugin_metrics) = {
         let mut registry = dependencies
@@ -146,6 +150,7 @@ pub async fn open_intake(config: &HostConfig, dependencies: Dependencies) -> Res
         certificates: Arc::new(FetchedCertificates::new(Arc::clone(&fetcher))),
         fetcher,
         sealer,
+        recorder,
         unproven: UnprovenBudget::default(),
         skipped: SkippedTypes::default(),
     })

@@ -7,6 +7,7 @@ mod list;
 mod new;
 mod normalize;
 mod pack;
+mod recorded;
 mod test;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -38,13 +39,30 @@ pub(crate) enum PluginCommand {
         out: Option<PathBuf>,
     },
     /// Runs case files through compiled plugins, proofs included. Exit code 1 when any fails.
+    ///
+    /// With `--recorded` it runs the deliveries that accounts with `record_deliveries` have kept, through the installed
+    /// plugin and through the given one, and shows the differences in what would be stored. Exit code 1 when the given
+    /// plugin fails on, or rejects elements of, a delivery that the installed one reads: those are losses. Other
+    /// differences may be why there is a new version; `--no-changes` makes them exit code 1 too.
     Test {
         /// Compiled plugins.
         #[arg(required = true)]
         plugins: Vec<PathBuf>,
         /// A case file, or a folder with case files at any depth.
+        #[arg(long, required_unless_present = "recorded", conflicts_with = "recorded")]
+        cases: Option<PathBuf>,
+        /// Runs recorded deliveries instead of cases.
         #[arg(long)]
-        cases: PathBuf,
+        recorded: bool,
+        /// Account whose recordings are run, `provider/name` [default: all of the plugin's provider]
+        #[arg(long, requires = "recorded")]
+        account: Option<String>,
+        /// Plugin to compare with [default: `<slug>.wasm` in the plugin folder]
+        #[arg(long, requires = "recorded")]
+        against: Option<PathBuf>,
+        /// Exit code 1 for any difference.
+        #[arg(long, requires = "recorded")]
+        no_changes: bool,
         /// How to print the results.
         #[arg(long, value_enum, default_value = "text")]
         format: Format,
@@ -103,9 +121,27 @@ pub(crate) async fn run(command: PluginCommand, global: Global) -> anyhow::Resul
         PluginCommand::Pack { module, out } => pack::run(&module, out),
         PluginCommand::Test {
             plugins,
-            cases,
+            cases: Some(cases),
             format,
+            ..
         } => test::run(&plugins, &cases, format).await,
+        PluginCommand::Test {
+            plugins,
+            cases: None,
+            account,
+            against,
+            no_changes,
+            format,
+            ..
+        } => {
+            let question = recorded::Question {
+                account: account.as_deref(),
+                against: against.as_deref(),
+                no_changes,
+                format,
+            };
+            recorded::run(global, &plugins, &question).await
+        }
         PluginCommand::Bench {
             plugins,
             cases,

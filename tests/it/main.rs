@@ -8,6 +8,7 @@ mod front_door;
 mod golden;
 mod plugins;
 mod providers;
+mod recorded;
 mod telemetry;
 
 use base64::{Engine, engine::general_purpose::STANDARD};

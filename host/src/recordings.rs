@@ -1,0 +1,440 @@
+//! The last deliveries of accounts whose operator wants them kept, to try a new version of a plugin on before it serves.
+//!
+//! A recording is a sealed delivery in a file of its own, below `recordings/<provider>@<account>` in the data folder; its
+//! name tells when it came in and which plugin read it. Keeping one happens on a thread of its own, and neither its
+//! failure nor its slowness is felt by a delivery: what the thread does not get done is not recorded.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    sync::mpsc::{Receiver, SyncSender, sync_channel},
+    thread,
+};
+
+use event::{Event, Hasher};
+
+use crate::{
+    accounts::{Account, Accounts},
+    canonical::{self, Origin, scrub},
+    delivery::{Delivery, DeliveryError},
+    error::HostError,
+    intake::{Incoming, request_for},
+    plugin::{
+        Plugin,
+        types::{Header, Outcome},
+    },
+    seal::{OpenError, RawDelivery, SealContext, Sealer},
+};
+
+/// Most deliveries that an account keeps: some hours of a busy sender, and a replay of a few seconds.
+pub(crate) const MAX_DELIVERIES: usize = 1000;
+
+/// Longest body that is recorded, a batch of about two thousand events. Longer ones say nothing that these do not.
+pub(crate) const MAX_BODY_BYTES: usize = 1024 * 1024;
+
+/// What an account's recordings take on the disk at most, sealed and compressed.
+const MAX_ACCOUNT_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Deliveries that may wait for the disk, with their bodies: 32 MiB at most.
+const WAITING: usize = 32;
+
+/// How a recording's name ends.
+const EXTENSION: &str = "sealed";
+
+/// One delivery on its way to the disk.
+struct Item {
+    delivery: RawDelivery,
+    plugin: String,
+    most: usize,
+}
+
+/// Keeps deliveries. Without an account that asks for it, it does nothing and has no thread.
+#[derive(Debug)]
+pub(crate) struct Recorder {
+    queue: Option<SyncSender<Item>>,
+}
+
+impl Recorder {
+    /// Erases what accounts no longer keep, and starts. Blocks on the disk.
+    pub(crate) fn start(folder: &Path, accounts: &Accounts, sealer: Arc<Sealer>) -> Self {
+        let mut kept = Kept::default();
+        let wanted = accounts.recording();
+        if let Err(error) = kept.open(folder, &wanted) {
+            tracing::warn!(%error, folder = %folder.display(), "old recordings of deliveries cannot be read or erased");
+        }
+        if wanted.is_empty() {
+            return Self { queue: None };
+        }
+        let (queue, items) = sync_channel(WAITING);
+        let folder = folder.to_owned();
+        let started = thread::Builder::new()
+            .name("recorder".to_owned())
+            .spawn(move || keep(&folder, kept, &sealer, &items));
+        match started {
+            Ok(_) => Self { queue: Some(queue) },
+            Err(error) => {
+                tracing::warn!(%error, "deliveries are not recorded: no thread can be made for it");
+                Self { queue: None }
+            }
+        }
+    }
+
+    /// Keeps a delivery of an account that wants it, if there is room in the queue. Never waits.
+    pub(crate) fn keep(&self, account: &Account, plugin: &Plugin, delivery: impl FnOnce() -> RawDelivery) {
+        if let (Some(queue), most @ 1..) = (&self.queue, account.record_deliveries()) {
+            // Full, or the thread has gone: a delivery less.
+            let _ = queue.try_send(Item {
+                delivery: delivery(),
+                plugin: plugin.tag().to_owned(),
+                most,
+            });
+        }
+    }
+}
+
+fn keep(folder: &Path, mut kept: Kept, sealer: &Sealer, items: &Receiver<Item>) {
+    let mut works = true;
+    for item in items {
+        let written = kept.add(folder, &item, sealer);
+        // Once a failure, not once a delivery.
+        if let (true, Err(error)) = (works, &written) {
+            tracing::warn!(%error, folder = %folder.display(), "deliveries cannot be recorded");
+        }
+        works = written.is_ok();
+    }
+}
+
+/// What an account's folder is called. Neither name can hold an `@`.
+fn folder_name(provider: &str, account: &str) -> String {
+    format!("{provider}@{account}")
+}
+
+/// The recordings on the disk, by folder, oldest first, with their sizes.
+#[derive(Debug, Default)]
+struct Kept(BTreeMap<String, VecDeque<(PathBuf, u64)>>);
+
+impl Kept {
+    /// Finds what there is; `wanted` are the folders that stay, and how many recordings each.
+    fn open(&mut self, folder: &Path, wanted: &BTreeMap<String, usize>) -> io::Result<()> {
+        if !folder.exists() {
+            return Ok(());
+        }
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let Some(most) = wanted.get(&name) else {
+                fs::remove_dir_all(entry.path())?;
+                continue;
+            };
+            for draft in fs::read_dir(entry.path())? {
+                let draft = draft?.path();
+                // A crash has left it.
+                if draft.extension().is_some_and(|extension| extension == "draft") {
+                    fs::remove_file(draft)?;
+                }
+            }
+            let files = self.0.entry(name).or_default();
+            for path in recordings(&entry.path())? {
+                let size = fs::metadata(&path)?.len();
+                files.push_back((path, size));
+            }
+            trim(files, *most)?;
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, folder: &Path, item: &Item, sealer: &Sealer) -> io::Result<()> {
+        let delivery = &item.delivery;
+        let name = folder_name(&delivery.provider, &delivery.account);
+        let folder = folder.join(&name);
+        fs::create_dir_all(&folder)?;
+        let sealed = sealer.seal(delivery, &item.plugin);
+        let id = uuid::Uuid::now_v7().simple();
+        // Renamed when it is whole: a reader never sees half of one.
+        let draft = folder.join(format!("{id}.draft"));
+        let path = folder.join(format!(
+            "{:015}_{id}_{}.{EXTENSION}",
+            delivery.received_at.as_millis(),
+            item.plugin
+        ));
+        fs::write(&draft, &sealed)?;
+        fs::rename(&draft, &path)?;
+        let files = self.0.entry(name).or_default();
+        files.push_back((path, sealed.len() as u64));
+        trim(files, item.most)
+    }
+}
+
+/// Removes the oldest, down to the account's bounds.
+fn trim(files: &mut VecDeque<(PathBuf, u64)>, most: usize) -> io::Result<()> {
+    let mut bytes: u64 = files.iter().map(|(_, size)| size).sum();
+    while files.len() > most || bytes > MAX_ACCOUNT_BYTES {
+        let Some((path, size)) = files.pop_front() else {
+            break;
+        };
+        bytes -= size;
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The recordings of a folder, oldest first.
+fn recordings(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == EXTENSION) {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Recorded deliveries, for tools.
+#[derive(Debug)]
+pub struct Recordings {
+    folder: PathBuf,
+    sealer: Sealer,
+    accounts: Accounts,
+    hasher: Hasher,
+}
+
+/// Why a recording cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecordingError {
+    /// The file cannot be read.
+    #[error("cannot be read")]
+    Read(#[from] io::Error),
+    /// The name is not one that a host gives.
+    #[error("is called otherwise than a host calls recordings")]
+    Name,
+    /// It does not open.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// Its account is not configured any more.
+    #[error("its account is not configured any more")]
+    UnknownAccount,
+}
+
+/// What a plugin makes of a delivery. As it would be stored: addresses hashed, texts redacted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Made {
+    /// Events.
+    Events {
+        /// In the delivery's order.
+        events: Vec<Event>,
+        /// Elements that give none.
+        skipped: usize,
+        /// Why elements cannot be read.
+        rejected: Vec<String>,
+    },
+    /// The answer to a handshake.
+    Handshake,
+    /// Nothing: it cannot read the delivery, or fails on it. Tells why.
+    Failure(String),
+}
+
+impl Recordings {
+    /// The recordings of the data folder.
+    ///
+    /// # Errors
+    /// [`HostError`] when the key that they are sealed with is not usable.
+    pub fn open(config: &crate::HostConfig, hasher: Hasher) -> Result<Self, HostError> {
+        Ok(Self {
+            folder: config.recordings_folder.clone(),
+            sealer: config.sealer()?,
+            accounts: config.accounts.clone(),
+            hasher,
+        })
+    }
+
+    /// The files of a provider's accounts, or of one of them, oldest first.
+    ///
+    /// # Errors
+    /// When the folder cannot be listed.
+    pub fn of(&self, provider: &str, account: Option<&str>) -> io::Result<Vec<PathBuf>> {
+        let mut files = Vec::new();
+        if !self.folder.exists() {
+            return Ok(files);
+        }
+        let mut folders: Vec<PathBuf> = fs::read_dir(&self.folder)?
+            .map(|entry| Ok(entry?.path()))
+            .collect::<io::Result<_>>()?;
+        folders.sort();
+        for folder in folders {
+            let name = folder.file_name().unwrap_or_default().to_string_lossy();
+            let is_wanted = match account {
+                Some(account) => name == folder_name(provider, account).as_str(),
+                None => name.split_once('@').is_some_and(|(of, _)| of == provider),
+            };
+            if is_wanted {
+                files.extend(recordings(&folder)?);
+            }
+        }
+        Ok(files)
+    }
+
+    /// Opens a recording.
+    ///
+    /// # Errors
+    /// [`RecordingError`] when it is none of this host, or damaged.
+    pub fn read(&self, file: &Path) -> Result<RawDelivery, RecordingError> {
+        let text = |part: Option<&std::ffi::OsStr>| part.unwrap_or_default().to_string_lossy().into_owned();
+        let folder = text(file.parent().and_then(Path::file_name));
+        let (provider, account) = folder.split_once('@').ok_or(RecordingError::Name)?;
+        let stem = text(file.file_stem());
+        let plugin = stem.splitn(3, '_').nth(2).ok_or(RecordingError::Name)?;
+        let context = SealContext {
+            provider,
+            account,
+            plugin,
+        };
+        Ok(self.sealer.open(&fs::read(file)?, &context)?)
+    }
+
+    /// What a plugin makes of a delivery, taken for as genuine as it was. Nothing is stored.
+    ///
+    /// # Errors
+    /// [`RecordingError::UnknownAccount`].
+    pub async fn run(&self, plugin: &Arc<Plugin>, raw: RawDelivery) -> Result<Made, RecordingError> {
+        let account = self
+            .accounts
+            .get(&raw.provider, &raw.account)
+            .map_err(|_| RecordingError::UnknownAccount)?;
+        let received_at = raw.received_at;
+        let request = Arc::new(request_for(plugin, &account, Incoming::from(raw)));
+        let outcome = match Delivery::new(plugin, request).await {
+            Ok(delivery) => delivery.proven_at_receipt().normalize().await,
+            Err(error) => Err(error.into()),
+        };
+        let batch = match outcome {
+            Ok(Outcome::Events(batch)) => batch,
+            Ok(Outcome::Reply(_) | Outcome::Confirm(_)) => return Ok(Made::Handshake),
+            Err(DeliveryError::Malformed { reason, .. }) => {
+                return Ok(Made::Failure(scrub::sentence(&reason)));
+            }
+            Err(error) => return Ok(Made::Failure(scrub::sentence(&error.to_string()))),
+        };
+        let origin = Origin {
+            provider: account.provider(),
+            account: account.name(),
+            // Every version tells its own, and that is no difference.
+            plugin: "",
+            received_at,
+        };
+        let converted = canonical::convert(batch, &self.hasher, &origin);
+        Ok(Made::Events {
+            events: converted.events,
+            skipped: converted.skipped.len(),
+            rejected: converted
+                .rejected
+                .into_iter()
+                .map(|element| format!("element {}: {}", element.index, element.reason))
+                .collect(),
+        })
+    }
+}
+
+impl From<RawDelivery> for Incoming {
+    fn from(raw: RawDelivery) -> Self {
+        let headers = raw.headers.into_iter();
+        Self {
+            method: raw.method,
+            path: raw.path,
+            query: raw.query,
+            headers: headers.map(|(name, value)| Header { name, value }).collect(),
+            body: raw.body,
+            received_at: raw.received_at,
+        }
+    }
+}
+
+impl Accounts {
+    /// Folders of the accounts that keep recordings, and how many each.
+    fn recording(&self) -> BTreeMap<String, usize> {
+        let mut folders = BTreeMap::new();
+        for account in self.configured() {
+            if account.record_deliveries() > 0 {
+                let name = folder_name(account.provider(), account.name());
+                folders.insert(name, account.record_deliveries());
+            }
+        }
+        folders
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(second: u32, body: Vec<u8>, most: usize) -> Item {
+        Item {
+            delivery: RawDelivery {
+                provider: "acme".into(),
+                account: "..".into(),
+                method: "POST".into(),
+                path: "/webhooks/acme".into(),
+                query: String::new(),
+                headers: vec![],
+                body,
+                received_at: format!("2026-01-10T12:00:{second:02}.000Z").parse().unwrap(),
+                is_proven: true,
+            },
+            plugin: "acme@1.0.0".into(),
+            most,
+        }
+    }
+
+    #[test]
+    fn the_oldest_make_room_and_nothing_stays_when_it_is_turned_off() {
+        let folder = tempfile::tempdir().unwrap();
+        let recordings_folder = folder.path().join("recordings");
+        let sealer = Sealer::new(&[7; 32]);
+        let mut kept = Kept::default();
+        for second in 0..5 {
+            kept.add(
+                &recordings_folder,
+                &item(second, b"ann@example.com".to_vec(), 3),
+                &sealer,
+            )
+            .unwrap();
+        }
+        let inner = recordings_folder.join("acme@..");
+        let files = recordings(&inner).unwrap();
+        assert_eq!(files.len(), 3);
+        let first = files[0].file_name().unwrap().to_string_lossy().into_owned();
+        assert!(first.ends_with("_acme@1.0.0.sealed"), "{first}");
+        let bytes = fs::read(&files[0]).unwrap();
+        assert!(!bytes.windows(3).any(|window| window == b"ann"));
+
+        // A start with a smaller number, and one without any.
+        let wanted = |most| BTreeMap::from([("acme@..".to_owned(), most)]);
+        Kept::default().open(&recordings_folder, &wanted(1)).unwrap();
+        assert_eq!(recordings(&inner).unwrap(), files[2..]);
+        Kept::default()
+            .open(&recordings_folder, &BTreeMap::new())
+            .unwrap();
+        assert!(!inner.exists());
+    }
+
+    #[test]
+    fn bytes_are_bounded_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut files = VecDeque::new();
+        for name in ["1", "2", "3"] {
+            let path = folder.path().join(name);
+            fs::write(&path, name).unwrap();
+            files.push_back((path, MAX_ACCOUNT_BYTES / 2));
+        }
+        trim(&mut files, 10).unwrap();
+        assert_eq!(files.len(), 2);
+        assert!(!folder.path().join("1").exists() && folder.path().join("2").exists());
+    }
+}

@@ -1,0 +1,218 @@
+//! `sendflowr plugin test --recorded`: recorded deliveries through the installed plugin and a new one.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context, bail};
+use host::{
+    HostConfig,
+    recordings::{Made, Recordings},
+};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::files::load;
+use crate::{
+    cli::{Format, Global},
+    engines, output, roles,
+};
+
+/// Differences of one delivery that are printed as text; all are in the JSON.
+const MOST_SHOWN: usize = 20;
+
+/// What is asked besides the plugins.
+pub(super) struct Question<'a> {
+    pub(super) account: Option<&'a str>,
+    pub(super) against: Option<&'a Path>,
+    pub(super) no_changes: bool,
+    pub(super) format: Format,
+}
+
+/// How one delivery compares.
+#[derive(Debug, Serialize)]
+struct Comparison {
+    recording: String,
+    /// Whether the new plugin reads less than the installed one.
+    is_loss: bool,
+    differences: Vec<String>,
+}
+
+/// Compares; the exit code tells of losses, or of any difference where none is wanted.
+///
+/// # Errors
+/// A configuration that cannot work, plugins that cannot be loaded, and no recording at all.
+pub(super) async fn run(
+    global: Global,
+    files: &[PathBuf],
+    question: &Question<'_>,
+) -> anyhow::Result<ExitCode> {
+    let config = global.load()?;
+    let data_folder = engines::data_folder(&config);
+    let hasher = roles::hasher(&config.identity);
+    let config = HostConfig::try_new(config.host, config.accounts, &data_folder)?;
+    let recordings = Recordings::open(&config, hasher)?;
+    let mut comparisons = Vec::new();
+    for file in files {
+        let new = load(file).await?;
+        let slug = new.descriptor().slug.clone();
+        let account = match question.account.map(|account| account.split_once('/')) {
+            None => None,
+            Some(Some((provider, account))) if provider == slug => Some(account),
+            Some(_) => bail!("`--account` must be `{slug}/name`, for `{slug}` is what the plugin serves"),
+        };
+        let of_slug = config.plugins.folder.join(format!("{slug}.wasm"));
+        let installed = load(question.against.unwrap_or(&of_slug))
+            .await
+            .context("the plugin to compare with; `--against` names another")?;
+        let found = recordings
+            .of(&slug, account)
+            .context("cannot list the recordings")?;
+        if found.is_empty() {
+            bail!(
+                "no delivery of `{slug}` is recorded: set `record_deliveries` in its account, `[accounts.{slug}.<name>]`"
+            );
+        }
+        for path in found {
+            let raw = recordings
+                .read(&path)
+                .with_context(|| format!("`{}`", path.display()))?;
+            let before = recordings.run(&installed, raw.clone()).await?;
+            let after = recordings.run(&new, raw).await?;
+            let recording = path.strip_prefix(&config.recordings_folder).unwrap_or(&path);
+            comparisons.push(Comparison {
+                recording: recording.display().to_string(),
+                is_loss: is_loss(&before, &after),
+                differences: differences(&before, &after)?,
+            });
+        }
+    }
+    let changed = comparisons
+        .iter()
+        .filter(|comparison| !comparison.differences.is_empty());
+    let (changed, losses) = (
+        changed.count(),
+        comparisons.iter().filter(|comparison| comparison.is_loss).count(),
+    );
+    for comparison in &comparisons {
+        match question.format {
+            Format::Json => output::line(&serde_json::to_string(comparison)?),
+            Format::Text => print(comparison),
+        }
+    }
+    if question.format == Format::Text {
+        output::line(&format!(
+            "{} deliveries: {} alike, {changed} different, {losses} of them with losses",
+            comparisons.len(),
+            comparisons.len() - changed
+        ));
+    }
+    Ok(if losses > 0 || (question.no_changes && changed > 0) {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+fn print(comparison: &Comparison) {
+    if comparison.differences.is_empty() {
+        return;
+    }
+    let loss = if comparison.is_loss { " (loss)" } else { "" };
+    output::line(&format!("{}{loss}", comparison.recording));
+    for difference in comparison.differences.iter().take(MOST_SHOWN) {
+        output::line(&format!("  {difference}"));
+    }
+    if let Some(more @ 1..) = comparison.differences.len().checked_sub(MOST_SHOWN) {
+        output::line(&format!("  and {more} more; `--format json` has them all"));
+    }
+}
+
+/// Whether less is read of a delivery than before.
+fn is_loss(before: &Made, after: &Made) -> bool {
+    match (before, after) {
+        (Made::Failure(_), _) => false,
+        (_, Made::Failure(_)) => true,
+        (Made::Events { rejected: before, .. }, Made::Events { rejected: after, .. }) => {
+            after.len() > before.len()
+        }
+        (Made::Events { events, .. }, Made::Handshake) => !events.is_empty(),
+        (Made::Handshake, _) => false,
+    }
+}
+
+/// What differs, in words. Events are compared as they would be stored, field by field, in their order.
+fn differences(before: &Made, after: &Made) -> anyhow::Result<Vec<String>> {
+    if before == after {
+        return Ok(Vec::new());
+    }
+    let (
+        Made::Events {
+            events,
+            skipped,
+            rejected,
+        },
+        Made::Events {
+            events: new_events,
+            skipped: new_skipped,
+            rejected: new_rejected,
+        },
+    ) = (before, after)
+    else {
+        return Ok(vec![format!("{} -> {}", in_words(before), in_words(after))]);
+    };
+    let mut found = Vec::new();
+    for (what, old, new) in [
+        ("events", events.len(), new_events.len()),
+        ("skipped", *skipped, *new_skipped),
+    ] {
+        if old != new {
+            found.push(format!("{what}: {old} -> {new}"));
+        }
+    }
+    if rejected != new_rejected {
+        found.push(format!("rejected: {rejected:?} -> {new_rejected:?}"));
+    }
+    for (position, (old, new)) in events.iter().zip(new_events).enumerate() {
+        let (old, new) = (serde_json::to_value(old)?, serde_json::to_value(new)?);
+        fields(&format!("events[{position}]"), &old, &new, &mut found);
+    }
+    for (position, event) in new_events.iter().enumerate().skip(events.len()) {
+        found.push(format!("events[{position}]: new, `{}`", event.event_type));
+    }
+    for (position, event) in events.iter().enumerate().skip(new_events.len()) {
+        found.push(format!("events[{position}]: gone, `{}`", event.event_type));
+    }
+    Ok(found)
+}
+
+fn fields(path: &str, old: &Value, new: &Value, found: &mut Vec<String>) {
+    let (Some(old_fields), Some(new_fields)) = (old.as_object(), new.as_object()) else {
+        if old != new {
+            found.push(format!("{path}: {old} -> {new}"));
+        }
+        return;
+    };
+    for (name, old) in old_fields {
+        fields(
+            &format!("{path}.{name}"),
+            old,
+            new_fields.get(name).unwrap_or(&Value::Null),
+            found,
+        );
+    }
+    for (name, new) in new_fields {
+        if !old_fields.contains_key(name) {
+            fields(&format!("{path}.{name}"), &Value::Null, new, found);
+        }
+    }
+}
+
+fn in_words(made: &Made) -> String {
+    match made {
+        Made::Events { events, .. } => format!("{} events", events.len()),
+        Made::Handshake => "the answer to a handshake".to_owned(),
+        Made::Failure(reason) => format!("fails: {reason}"),
+    }
+}

@@ -1,0 +1,108 @@
+//! Deliveries that are kept with the operator's consent, and what a new version of a plugin makes of them.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use integration_tests::{System, binary, eventually, plugins, repository};
+use serde_json::Value;
+
+const CASE: &str = "plugins/ses/cases/delivery-signature-v2-without-subject.json";
+
+/// Takes raw SES notifications by basic authentication; keeps the last three.
+const ACCOUNTS: &str = "[accounts.ses.default]\nbasic_auth_user = 'me'\nbasic_auth_password = 'secret'\n\
+    record_deliveries = 3\n";
+
+/// The event of SES's own sample, as SNS's raw delivery sends it.
+fn delivery() -> String {
+    let case = fs::read_to_string(repository().join(CASE)).expect("the case is there");
+    let case: Value = serde_json::from_str(&case).expect("a case is JSON");
+    let envelope: Value =
+        serde_json::from_str(case["request"]["body"].as_str().expect("a body")).expect("a notification");
+    envelope["Message"].as_str().expect("a message").to_owned()
+}
+
+fn recordings(system: &System) -> Vec<PathBuf> {
+    let folder = system.data().join("recordings/ses@default");
+    let Ok(entries) = fs::read_dir(folder) else {
+        return Vec::new();
+    };
+    let files = entries.map(|entry| entry.expect("a file").path());
+    files
+        .filter(|path| path.extension().is_some_and(|extension| extension == "sealed"))
+        .collect()
+}
+
+fn compare(system: &System, plugin: &Path, arguments: &[&str]) -> Output {
+    Command::new(binary())
+        .current_dir(system.folder())
+        .args(["--data", "data", "plugin", "test", "--recorded"])
+        .arg(plugin)
+        .args(arguments)
+        .env("SENDFLOWR_HOST__PLUGINS__FOLDER", "plugins")
+        .output()
+        .expect("the binary runs")
+}
+
+#[tokio::test]
+async fn recorded_deliveries_show_what_a_new_version_changes() {
+    let mut system = System::start(ACCOUNTS, &["ses"]).await;
+    // What is installed is the plugin of contract 1.0.0, which did not tell the time of sending yet.
+    let old = repository().join("tests/golden/1.0.0/ses.wasm");
+    for _ in 0..5 {
+        let answer = system
+            .webhook("ses", &crate::postmark_headers(), delivery())
+            .await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+    }
+    eventually("three are kept", || async { recordings(&system).len() == 3 }).await;
+    for path in recordings(&system) {
+        let bytes = fs::read(&path).expect("a recording is readable");
+        let shows = |text: &str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
+        assert!(!shows("example.com") && !shows("recipient"));
+        assert!(!path.to_string_lossy().contains("recipient"));
+    }
+
+    let new = plugins().join("ses.wasm");
+    let against = ["--against", old.to_str().expect("a path")];
+    let output = compare(&system, &new, &against);
+    let text = String::from_utf8(output.stdout).expect("text");
+    assert!(
+        output.status.success(),
+        "{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(
+        text.contains(r#"events[0].metadata.latency_seconds: null -> "11.893""#),
+        "{text}"
+    );
+    assert!(
+        text.ends_with("3 deliveries: 0 alike, 3 different, 0 of them with losses\n"),
+        "{text}"
+    );
+    assert!(!text.contains("@example.com"), "{text}");
+
+    let strict = compare(&system, &new, &[&against[..], &["--no-changes"]].concat());
+    assert_eq!(strict.status.code(), Some(1));
+    let alike = compare(
+        &system,
+        &new,
+        &["--no-changes", "--format", "json", "--account", "ses/default"],
+    );
+    assert!(alike.status.success());
+    let lines = String::from_utf8(alike.stdout).expect("text");
+    assert_eq!(lines.lines().count(), 3);
+    for line in lines.lines() {
+        let line: Value = serde_json::from_str(line).expect("a line is JSON");
+        assert_eq!(line["differences"], Value::Array(Vec::new()));
+    }
+
+    // Consent withdrawn: nothing is left after the next start.
+    system.stop().await;
+    let without = ACCOUNTS.replace("record_deliveries = 3\n", "");
+    fs::write(system.folder().join("sendflowr.toml"), without).expect("the configuration can be written");
+    system.launch().await;
+    assert!(!system.data().join("recordings/ses@default").exists());
+}
