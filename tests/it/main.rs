@@ -9,6 +9,7 @@ mod golden;
 mod plugins;
 mod providers;
 mod recorded;
+mod replay;
 mod telemetry;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
