@@ -46,7 +46,8 @@ pub(crate) enum PluginCommand {
     /// differences may be why there is a new version; `--no-changes` makes them exit code 1 too.
     Test {
         /// Compiled plugins.
-        #[arg(required = true)]
+        // Not by the name of the global `--plugins`, whose value it would be taken for.
+        #[arg(required = true, id = "components", value_name = "PLUGINS")]
         plugins: Vec<PathBuf>,
         /// A case file, or a folder with case files at any depth.
         #[arg(long, required_unless_present = "recorded", conflicts_with = "recorded")]

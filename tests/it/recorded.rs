@@ -51,10 +51,10 @@ async fn recorded_deliveries_show_what_a_new_version_changes() {
     let mut system = System::start(ACCOUNTS, &["ses"]).await;
     // What is installed is the plugin of contract 1.0.0, which did not tell the time of sending yet.
     let old = repository().join("tests/golden/1.0.0/ses.wasm");
+    let mut headers = crate::postmark_headers();
+    headers.push(("x-amz-sns-rawdelivery".to_owned(), "true".to_owned()));
     for _ in 0..5 {
-        let answer = system
-            .webhook("ses", &crate::postmark_headers(), delivery())
-            .await;
+        let answer = system.webhook("ses", &headers, delivery()).await;
         assert_eq!(answer.status, 200, "{}", answer.text);
     }
     eventually("three are kept", || async { recordings(&system).len() == 3 }).await;
@@ -91,7 +91,11 @@ async fn recorded_deliveries_show_what_a_new_version_changes() {
         &new,
         &["--no-changes", "--format", "json", "--account", "ses/default"],
     );
-    assert!(alike.status.success());
+    assert!(
+        alike.status.success(),
+        "{}",
+        String::from_utf8_lossy(&alike.stderr)
+    );
     let lines = String::from_utf8(alike.stdout).expect("text");
     assert_eq!(lines.lines().count(), 3);
     for line in lines.lines() {
