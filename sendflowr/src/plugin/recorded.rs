@@ -216,3 +216,56 @@ fn in_words(made: &Made) -> String {
         Made::Failure(reason) => format!("fails: {reason}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn made(rejected: &[&str]) -> Made {
+        Made::Events {
+            events: Vec::new(),
+            skipped: 1,
+            rejected: rejected.iter().map(|reason| (*reason).to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn what_is_read_no_more_is_a_loss() {
+        let failure = Made::Failure("no JSON".to_owned());
+        assert!(is_loss(&made(&[]), &failure));
+        assert!(is_loss(&made(&[]), &made(&["no time"])));
+        assert!(!is_loss(&made(&["no time"]), &made(&[])));
+        assert!(!is_loss(&failure, &made(&["no time"])));
+        assert!(!is_loss(&Made::Handshake, &made(&[])));
+    }
+
+    #[test]
+    fn differences_are_named() {
+        assert_eq!(differences(&made(&[]), &made(&[])).unwrap(), [""; 0]);
+        assert_eq!(
+            differences(&made(&[]), &made(&["no time"])).unwrap(),
+            [r#"rejected: [] -> ["no time"]"#]
+        );
+        assert_eq!(
+            differences(&made(&[]), &Made::Failure("no JSON".to_owned())).unwrap(),
+            ["0 events -> fails: no JSON"]
+        );
+        let mut found = Vec::new();
+        let (old, new) = (
+            json!({"a": 1, "gone": "x", "in": {"b": [1]}}),
+            json!({"a": 2, "in": {"b": [1], "c": null}, "new": true}),
+        );
+        fields("events[0]", &old, &new, &mut found);
+        found.sort();
+        assert_eq!(
+            found,
+            [
+                "events[0].a: 1 -> 2",
+                r#"events[0].gone: "x" -> null"#,
+                "events[0].new: null -> true",
+            ]
+        );
+    }
+}
