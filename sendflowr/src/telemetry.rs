@@ -3,6 +3,8 @@
 mod config;
 mod export;
 
+use std::io::IsTerminal;
+
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{
     EnvFilter, Registry,
@@ -44,7 +46,9 @@ pub(crate) fn init(filter: &str, format: LogFormat, exporter: Option<&Exporter>)
             .with_level(false)
             .with_filter(ours.and(LevelFilter::DEBUG))
     });
-    let lines = fmt::layer().with_writer(std::io::stderr);
+    let lines = fmt::layer()
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     let lines = match format {
         LogFormat::Text => lines.boxed(),
         LogFormat::Json => lines

@@ -1,4 +1,5 @@
 //! Traces and logs: from a caller's `traceparent` to the stored row, to a collector, and into the log's lines.
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 use std::{
     collections::BTreeMap,
