@@ -154,6 +154,7 @@ async fn reads(store: &ClickHouseEvents, events: &[StoredEvent]) -> Result<(), B
             universal_id: person.clone(),
             decided_at: Timestamp::default(),
             body: "{}".repeat(500),
+            trial: None,
         };
         let start = Instant::now();
         store.save_explanation(&explanation).await?;

@@ -2,6 +2,7 @@
 
 mod clickhouse;
 mod sqlite;
+mod trial;
 
 use async_trait::async_trait;
 use event::{Event, MailboxProvider, Timestamp, TraceId, UniversalId};
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     clickhouse::{ClickHouseConfig, ClickHouseEvents, InvalidClickHouseConfig, RawClickHouseConfig},
     sqlite::{SqliteEvents, SqliteEventsConfig},
+    trial::{StoredTrial, Touch, TouchKind, Trial, TrialGroup},
 };
 use crate::StoreError;
 
@@ -76,7 +78,7 @@ pub struct EventCount {
 }
 
 /// A stored explanation of a decision.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct StoredExplanation {
     /// The reference that the decision's answer carries.
     pub reference: String,
@@ -86,6 +88,8 @@ pub struct StoredExplanation {
     pub decided_at: Timestamp,
     /// The explanation, JSON.
     pub body: String,
+    /// What it means for the comparison with the control group; `None` where it takes no part in it.
+    pub trial: Option<Trial>,
 }
 
 /// Keeps events and explanations.
@@ -154,6 +158,29 @@ pub trait Events: Send + Sync {
     /// # Errors
     /// [`StoreError`] when the store cannot be read.
     async fn explanation(&self, reference: &str) -> Result<Option<StoredExplanation>, StoreError>;
+
+    /// Decisions of `[since, until)` that take part in the comparison with the control group, newest first, at most `limit`.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store cannot be read.
+    async fn trials(
+        &self,
+        since: Timestamp,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<StoredTrial>, StoreError>;
+
+    /// Mails that reached these people (under any of `ids`) in `[since, until)`, and their strong answers, in no particular
+    /// order.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store cannot be read.
+    async fn touches(
+        &self,
+        ids: &[UniversalId],
+        since: Timestamp,
+        until: Timestamp,
+    ) -> Result<Vec<Touch>, StoreError>;
 
     /// Checks that the store takes reads and writes.
     ///

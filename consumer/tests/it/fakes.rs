@@ -14,7 +14,7 @@ use event::{Event, EventType, Identifier, Timestamp, UniversalId, profile::Profi
 use store::{
     StoreError,
     bus::{Bus, DEAD_LETTERS_TOPIC, EVENTS_TOPIC, Lag, NewRecord, Position, Record, Subscription},
-    events::{EventCount, Events, LatencySample, StoredEvent, StoredExplanation, WriteReport},
+    events::{EventCount, Events, LatencySample, StoredEvent, StoredExplanation, StoredTrial, Touch, WriteReport},
     identity::{AuditEntry, Identities, Person, Sighting},
     profiles::Profiles,
 };
@@ -337,6 +337,19 @@ impl Events for FakeEvents {
     }
 
     async fn explanation(&self, _: &str) -> Result<Option<StoredExplanation>, StoreError> {
+        Err(misconfigured())
+    }
+
+    async fn trials(&self, _: Timestamp, _: Timestamp, _: usize) -> Result<Vec<StoredTrial>, StoreError> {
+        Err(misconfigured())
+    }
+
+    async fn touches(
+        &self,
+        _: &[UniversalId],
+        _: Timestamp,
+        _: Timestamp,
+    ) -> Result<Vec<Touch>, StoreError> {
         Err(misconfigured())
     }
 

@@ -6,7 +6,9 @@ use event::{
 };
 
 use super::{identifier, moment, unique};
-use crate::events::{Enrichment, Events, StoredEvent, StoredExplanation};
+use crate::events::{
+    Enrichment, Events, StoredEvent, StoredExplanation, StoredTrial, Touch, TouchKind, Trial, TrialGroup,
+};
 
 /// Checks an event store.
 pub async fn events(store: Arc<dyn Events>) {
@@ -20,6 +22,8 @@ pub async fn events(store: Arc<dyn Events>) {
     latency_samples_come_newest_first(store).await;
     counts_are_by_provider_and_type(store).await;
     explanations_stay_as_they_are(store).await;
+    trials_come_newest_first(store).await;
+    touches_are_deliveries_and_human_answers(store).await;
 }
 
 fn person(name: &str) -> UniversalId {
@@ -295,6 +299,7 @@ async fn explanations_stay_as_they_are(store: &dyn Events) {
         universal_id: person("decided"),
         decided_at: moment("2026-01-10T12:00:00.250Z"),
         body: r#"{"why": "größer"}"#.into(),
+        trial: None,
     };
     store.save_explanation(&explanation).await.unwrap();
     let other = StoredExplanation {
@@ -303,4 +308,119 @@ async fn explanations_stay_as_they_are(store: &dyn Events) {
     };
     store.save_explanation(&other).await.unwrap();
     assert_eq!(store.explanation(&reference).await.unwrap(), Some(explanation));
+}
+
+async fn trials_come_newest_first(store: &dyn Events) {
+    // A year of the test's own: the store may hold other decisions.
+    let start = moment("2033-01-01T00:00:00Z");
+    let at = |minutes: i64| start.plus_millis(minutes * 60_000);
+    let mut expected = Vec::new();
+    for (n, group) in TrialGroup::ALL.into_iter().enumerate() {
+        let minutes = n as i64;
+        let trial = Trial {
+            group,
+            target_at: at(minutes + 60),
+            model_at: at(minutes + 90),
+            propensity: 0.1 + minutes as f64 / 3.0,
+            campaign_id: (n > 0).then(|| "größe".into()),
+        };
+        let explanation = StoredExplanation {
+            reference: unique("trial"),
+            universal_id: person("tried"),
+            decided_at: at(minutes),
+            body: "{}".into(),
+            trial: Some(trial.clone()),
+        };
+        store.save_explanation(&explanation).await.unwrap();
+        // A second write changes nothing.
+        let mut other = explanation.clone();
+        other.trial.as_mut().unwrap().propensity = 1.0;
+        store.save_explanation(&other).await.unwrap();
+        assert_eq!(
+            store.explanation(&explanation.reference).await.unwrap(),
+            Some(explanation.clone())
+        );
+        expected.insert(
+            0,
+            StoredTrial {
+                reference: explanation.reference,
+                universal_id: explanation.universal_id,
+                decided_at: explanation.decided_at,
+                trial,
+            },
+        );
+    }
+    let outside = StoredExplanation {
+        reference: unique("no trial"),
+        universal_id: person("tried"),
+        decided_at: at(1),
+        body: "{}".into(),
+        trial: None,
+    };
+    store.save_explanation(&outside).await.unwrap();
+
+    let ours = |trials: Vec<StoredTrial>| -> Vec<StoredTrial> {
+        let is_ours = |trial: &StoredTrial| expected.iter().any(|own| own.reference == trial.reference);
+        trials.into_iter().filter(is_ours).collect()
+    };
+    let all = store.trials(start, at(10), 1_000).await.unwrap();
+    assert!(all.iter().all(|trial| trial.reference != outside.reference));
+    assert_eq!(ours(all.clone()), expected);
+    assert_eq!(
+        ours(store.trials(at(1), at(2), 1_000).await.unwrap()),
+        expected[1..2],
+        "since is included, until is not"
+    );
+    assert_eq!(store.trials(start, at(10), 1).await.unwrap(), all[..1]);
+}
+
+async fn touches_are_deliveries_and_human_answers(store: &dyn Events) {
+    let (ann, bob, other) = (person("ann"), person("bob"), person("other"));
+    let start = moment("2026-01-10T12:00:00Z");
+    let at = |seconds: i64| start.plus_millis(seconds * 1_000);
+    let mut batch = Vec::new();
+    for event_type in EventType::ALL {
+        let mut stored = bare(&ann, event_type, start);
+        stored.event.message_id = Some("m1".into());
+        stored.event.campaign_id = Some("c1".into());
+        batch.push(stored);
+    }
+    let mut scanner = bare(&bob, EventType::Clicked, at(1));
+    scanner.enrichment.machine = true;
+    batch.push(scanner);
+    batch.push(bare(&bob, EventType::Delivered, at(2)));
+    batch.push(bare(&bob, EventType::Delivered, at(-1)));
+    batch.push(bare(&bob, EventType::Delivered, at(5)));
+    batch.push(bare(&other, EventType::Delivered, start));
+    store.write(&batch).await.unwrap();
+    store.write(&batch).await.unwrap();
+
+    let asked = [bob.clone(), ann.clone(), bob.clone(), person("nobody")];
+    let mut touches = store.touches(&asked, start, at(5)).await.unwrap();
+    touches.sort_by_key(|touch| (touch.at, touch.kind == TouchKind::Answered));
+    let of_ann = |kind| Touch {
+        universal_id: ann.clone(),
+        at: start,
+        kind,
+        message_id: Some("m1".into()),
+        campaign_id: Some("c1".into()),
+    };
+    let of_bob = Touch {
+        universal_id: bob.clone(),
+        at: at(2),
+        kind: TouchKind::Delivered,
+        message_id: None,
+        campaign_id: None,
+    };
+    let answered = of_ann(TouchKind::Answered);
+    let expected = [
+        of_ann(TouchKind::Delivered),
+        // Clicked, replied and converted.
+        answered.clone(),
+        answered.clone(),
+        answered,
+        of_bob,
+    ];
+    assert_eq!(touches, expected);
+    assert_eq!(store.touches(&[], start, at(5)).await.unwrap(), []);
 }

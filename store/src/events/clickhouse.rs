@@ -21,9 +21,12 @@ use twox_hash::XxHash64;
 pub use self::config::{ClickHouseConfig, InvalidClickHouseConfig, RawClickHouseConfig};
 use self::{
     error::Failure,
-    rows::{EventRow, ExplanationRow, LatencyRow},
+    rows::{EventRow, ExplanationRow, LatencyRow, TouchRow, TrialRow},
 };
-use super::{EventCount, Events, LatencySample, StoredEvent, StoredExplanation, WriteReport};
+use super::{
+    EventCount, Events, LatencySample, StoredEvent, StoredExplanation, StoredTrial, Touch, TouchKind,
+    WriteReport,
+};
 use crate::StoreError;
 
 /// The engine's name in errors.
@@ -34,6 +37,9 @@ const OPEN_WITHIN: Duration = Duration::from_secs(9);
 
 /// Messages asked for in one query: 20 digits each make half of the 256 KiB that the server takes as a query.
 const MESSAGES_PER_QUERY: usize = 5_000;
+
+/// People asked for in one query: 38 letters each make three quarters of the 256 KiB that the server takes as a query.
+const PEOPLE_PER_QUERY: usize = 5_000;
 
 /// People up to which a history is read by one thread. A person is a few granules a month: starting threads for them
 /// takes longer than reading them.
@@ -250,6 +256,57 @@ impl Events for ClickHouseEvents {
             .bind(reference);
         let row: Option<ExplanationRow> = self.answer(query.fetch_optional()).await?;
         row.map(ExplanationRow::read).transpose()
+    }
+
+    async fn trials(
+        &self,
+        since: Timestamp,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<StoredTrial>, StoreError> {
+        let query = self
+            .client
+            .query(
+                "SELECT ?fields FROM timing_explanations WHERE trial_group IS NOT NULL \
+                 AND decided_at >= fromUnixTimestamp64Milli(toInt64(?), 'UTC') \
+                 AND decided_at < fromUnixTimestamp64Milli(toInt64(?), 'UTC') \
+                 ORDER BY decided_at DESC, reference DESC, version DESC LIMIT 1 BY reference LIMIT ?",
+            )
+            .bind(since.as_millis())
+            .bind(until.as_millis())
+            .bind(limit as u64);
+        let rows: Vec<TrialRow> = self.answer(query.fetch_all()).await?;
+        rows.into_iter().map(TrialRow::read).collect()
+    }
+
+    async fn touches(
+        &self,
+        ids: &[UniversalId],
+        since: Timestamp,
+        until: Timestamp,
+    ) -> Result<Vec<Touch>, StoreError> {
+        let types = TouchKind::EVENT_TYPES.map(|event_type| event_type.as_str());
+        let mut touches = Vec::new();
+        for some in ids.chunks(PEOPLE_PER_QUERY) {
+            let some: Vec<&str> = some.iter().map(UniversalId::as_str).collect();
+            let query = self
+                .client
+                .query(
+                    "SELECT ?fields FROM email_events WHERE universal_id IN ? \
+                     AND timestamp >= fromUnixTimestamp64Milli(toInt64(?), 'UTC') \
+                     AND timestamp < fromUnixTimestamp64Milli(toInt64(?), 'UTC') \
+                     AND event_type IN ? AND NOT machine ORDER BY event_id, version DESC LIMIT 1 BY event_id",
+                )
+                .bind(some)
+                .bind(since.as_millis())
+                .bind(until.as_millis())
+                .bind(&types[..]);
+            let rows: Vec<TouchRow> = self.answer(query.fetch_all()).await?;
+            for row in rows {
+                touches.push(row.read()?);
+            }
+        }
+        Ok(touches)
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -6,6 +6,7 @@
 //! seconds.
 
 mod rows;
+mod trials;
 
 use std::{
     path::Path,
@@ -16,10 +17,12 @@ use async_trait::async_trait;
 use event::{Timestamp, UniversalId};
 use sqlx::Row;
 
-use super::{EventCount, Events, LatencySample, StoredEvent, StoredExplanation, WriteReport};
+use super::{
+    EventCount, Events, LatencySample, StoredEvent, StoredExplanation, StoredTrial, Touch, WriteReport,
+};
 use crate::{
     StoreError,
-    sqlite::{Database, Durability, Step, classify, malformed},
+    sqlite::{Database, Durability, Step, classify},
 };
 
 const EVENT_STEPS: &[Step] = &[
@@ -45,6 +48,11 @@ const EXPLANATION_STEPS: &[Step] = &[
         version: 2,
         name: "age",
         sql: include_str!("../../migrations/explanations/0002_age.sql"),
+    },
+    Step {
+        version: 3,
+        name: "trials",
+        sql: include_str!("../../migrations/explanations/0003_trials.sql"),
     },
 ];
 
@@ -259,16 +267,21 @@ impl Events for SqliteEvents {
         let now = Timestamp::from(SystemTime::now());
         let retention = i64::try_from(self.config.explanation_retention.as_millis()).unwrap_or(i64::MAX);
         let mut transaction = self.explanations.begin().await?;
-        sqlx::query(
-            "DELETE FROM timing_explanations WHERE reference IN \
-             (SELECT reference FROM timing_explanations WHERE saved_at_ms < ?1 ORDER BY saved_at_ms LIMIT ?2)",
-        )
-        .bind(now.as_millis().saturating_sub(retention))
-        .bind(REMOVED_AT_ONCE)
-        .execute(&mut *transaction)
-        .await
-        .map_err(classify)?;
-        sqlx::query(
+        // The trial first: it is found by its explanation.
+        for delete in [
+            "DELETE FROM timing_trials WHERE (decided_at, reference) IN (SELECT decided_at, reference \
+             FROM timing_explanations WHERE saved_at_ms < ?1 ORDER BY saved_at_ms LIMIT ?2)",
+            "DELETE FROM timing_explanations WHERE reference IN (SELECT reference \
+             FROM timing_explanations WHERE saved_at_ms < ?1 ORDER BY saved_at_ms LIMIT ?2)",
+        ] {
+            sqlx::query(delete)
+                .bind(now.as_millis().saturating_sub(retention))
+                .bind(REMOVED_AT_ONCE)
+                .execute(&mut *transaction)
+                .await
+                .map_err(classify)?;
+        }
+        let done = sqlx::query(
             "INSERT INTO timing_explanations (reference, universal_id, decided_at, body, saved_at_ms) \
              VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (reference) DO NOTHING",
         )
@@ -280,29 +293,69 @@ impl Events for SqliteEvents {
         .execute(&mut *transaction)
         .await
         .map_err(classify)?;
+        if let Some(trial) = &explanation.trial
+            && done.rows_affected() > 0
+        {
+            trials::insert(explanation, trial)
+                .execute(&mut *transaction)
+                .await
+                .map_err(classify)?;
+        }
         transaction.commit().await.map_err(classify)
     }
 
     async fn explanation(&self, reference: &str) -> Result<Option<StoredExplanation>, StoreError> {
-        let row: Option<(String, String, String)> = sqlx::query_as(
-            "SELECT universal_id, decided_at, body FROM timing_explanations WHERE reference = ?1",
-        )
-        .bind(reference)
-        .fetch_optional(self.explanations.readers())
-        .await
-        .map_err(classify)?;
-        let Some((universal_id, decided_at, body)) = row else {
-            return Ok(None);
+        let row = sqlx::query(trials::EXPLANATION)
+            .bind(reference)
+            .fetch_optional(self.explanations.readers())
+            .await
+            .map_err(classify)?;
+        let Some(row) = row else { return Ok(None) };
+        let body = row.try_get("body").map_err(classify)?;
+        let trial = match row.try_get("trial_group").map_err(classify)? {
+            Some(group) => Some(trials::trial(&row, group)?),
+            None => None,
         };
         Ok(Some(StoredExplanation {
             reference: reference.to_owned(),
-            universal_id: UniversalId::parse(&universal_id)
-                .ok_or_else(|| malformed("timing_explanations", "universal_id"))?,
-            decided_at: decided_at
-                .parse()
-                .map_err(|_| malformed("timing_explanations", "decided_at"))?,
+            universal_id: trials::universal_id(&row)?,
+            decided_at: trials::timestamp(&row, "decided_at")?,
             body,
+            trial,
         }))
+    }
+
+    async fn trials(
+        &self,
+        since: Timestamp,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<StoredTrial>, StoreError> {
+        let rows = sqlx::query(trials::NEWEST)
+            .bind(since.to_string())
+            .bind(until.to_string())
+            .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+            .fetch_all(self.explanations.readers())
+            .await
+            .map_err(classify)?;
+        rows.iter().map(trials::read).collect()
+    }
+
+    async fn touches(
+        &self,
+        ids: &[UniversalId],
+        since: Timestamp,
+        until: Timestamp,
+    ) -> Result<Vec<Touch>, StoreError> {
+        let ids = serde_json::to_string(ids).expect("texts are always valid JSON");
+        let rows = sqlx::query(trials::TOUCHES)
+            .bind(ids)
+            .bind(since.to_string())
+            .bind(until.to_string())
+            .fetch_all(self.events.readers())
+            .await
+            .map_err(classify)?;
+        rows.iter().map(trials::touch).collect()
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -10,7 +10,10 @@ use serde::{Deserialize, Serialize};
 use super::error::malformed;
 use crate::{
     StoreError,
-    events::{Enrichment, LatencySample, StoredEvent, StoredExplanation},
+    events::{
+        Enrichment, LatencySample, StoredEvent, StoredExplanation, StoredTrial, Touch, TouchKind, Trial,
+        TrialGroup,
+    },
 };
 
 const EVENTS: &str = "email_events";
@@ -208,27 +211,122 @@ pub(super) struct ExplanationRow {
     universal_id: String,
     decided_at: i64,
     body: String,
+    trial_group: Option<String>,
+    trial_target_at: Option<i64>,
+    trial_model_at: Option<i64>,
+    trial_propensity: Option<f64>,
+    trial_campaign_id: Option<String>,
 }
+
+const EXPLANATIONS: &str = "timing_explanations";
 
 impl From<&StoredExplanation> for ExplanationRow {
     fn from(explanation: &StoredExplanation) -> Self {
+        let trial = explanation.trial.as_ref();
         Self {
             reference: explanation.reference.clone(),
             universal_id: explanation.universal_id.as_str().to_owned(),
             decided_at: explanation.decided_at.as_millis(),
             body: explanation.body.clone(),
+            trial_group: trial.map(|trial| trial.group.as_str().to_owned()),
+            trial_target_at: trial.map(|trial| trial.target_at.as_millis()),
+            trial_model_at: trial.map(|trial| trial.model_at.as_millis()),
+            trial_propensity: trial.map(|trial| trial.propensity),
+            trial_campaign_id: trial.and_then(|trial| trial.campaign_id.clone()),
         }
     }
 }
 
 impl ExplanationRow {
     pub(super) fn read(self) -> Result<StoredExplanation, StoreError> {
-        let table = "timing_explanations";
+        let trial = match self.trial_group {
+            None => None,
+            Some(group) => Some(trial(
+                &group,
+                self.trial_target_at,
+                self.trial_model_at,
+                self.trial_propensity,
+                self.trial_campaign_id,
+            )?),
+        };
         Ok(StoredExplanation {
             reference: self.reference,
-            universal_id: universal_id(&self.universal_id, table)?,
-            decided_at: timestamp(self.decided_at, table, "decided_at")?,
+            universal_id: universal_id(&self.universal_id, EXPLANATIONS)?,
+            decided_at: timestamp(self.decided_at, EXPLANATIONS, "decided_at")?,
             body: self.body,
+            trial,
+        })
+    }
+}
+
+/// The columns of a row of `timing_explanations` that the comparison with the control group reads.
+#[derive(Row, Deserialize)]
+pub(super) struct TrialRow {
+    reference: String,
+    universal_id: String,
+    decided_at: i64,
+    trial_group: Option<String>,
+    trial_target_at: Option<i64>,
+    trial_model_at: Option<i64>,
+    trial_propensity: Option<f64>,
+    trial_campaign_id: Option<String>,
+}
+
+impl TrialRow {
+    pub(super) fn read(self) -> Result<StoredTrial, StoreError> {
+        Ok(StoredTrial {
+            reference: self.reference,
+            universal_id: universal_id(&self.universal_id, EXPLANATIONS)?,
+            decided_at: timestamp(self.decided_at, EXPLANATIONS, "decided_at")?,
+            trial: trial(
+                self.trial_group.as_deref().unwrap_or_default(),
+                self.trial_target_at,
+                self.trial_model_at,
+                self.trial_propensity,
+                self.trial_campaign_id,
+            )?,
+        })
+    }
+}
+
+fn trial(
+    group: &str,
+    target_at: Option<i64>,
+    model_at: Option<i64>,
+    propensity: Option<f64>,
+    campaign_id: Option<String>,
+) -> Result<Trial, StoreError> {
+    let moment = |ms: Option<i64>, column: &str| {
+        let ms = ms.ok_or_else(|| malformed(EXPLANATIONS, column))?;
+        timestamp(ms, EXPLANATIONS, column)
+    };
+    Ok(Trial {
+        group: TrialGroup::parse(group).ok_or_else(|| malformed(EXPLANATIONS, "trial_group"))?,
+        target_at: moment(target_at, "trial_target_at")?,
+        model_at: moment(model_at, "trial_model_at")?,
+        propensity: propensity.ok_or_else(|| malformed(EXPLANATIONS, "trial_propensity"))?,
+        campaign_id,
+    })
+}
+
+/// A delivery or strong answer in `email_events`.
+#[derive(Row, Deserialize)]
+pub(super) struct TouchRow {
+    universal_id: String,
+    timestamp: i64,
+    event_type: String,
+    message_id: Option<String>,
+    campaign_id: Option<String>,
+}
+
+impl TouchRow {
+    pub(super) fn read(self) -> Result<Touch, StoreError> {
+        Ok(Touch {
+            universal_id: universal_id(&self.universal_id, EVENTS)?,
+            at: timestamp(self.timestamp, EVENTS, "timestamp")?,
+            kind: TouchKind::of(&self.event_type),
+            message_id: self.message_id,
+            campaign_id: self.campaign_id,
         })
     }
 }

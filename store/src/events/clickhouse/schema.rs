@@ -33,6 +33,11 @@ const STEPS: &[Step] = &[
         name: "trace id",
         sql: include_str!("../../../migrations/clickhouse/0003_trace_id.sql"),
     },
+    Step {
+        version: 4,
+        name: "trials",
+        sql: include_str!("../../../migrations/clickhouse/0004_trials.sql"),
+    },
 ];
 
 const MIGRATIONS_TABLE: &str = "\

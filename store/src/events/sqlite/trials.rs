@@ -1,0 +1,99 @@
+//! Between decisions of the comparison with the control group and rows.
+
+use event::{Timestamp, UniversalId};
+use sqlx::{
+    Row, Sqlite,
+    query::Query,
+    sqlite::{SqliteArguments, SqliteRow},
+};
+
+use super::rows;
+use crate::{
+    StoreError,
+    events::{StoredExplanation, StoredTrial, Touch, TouchKind, Trial, TrialGroup},
+    sqlite::{classify, malformed},
+};
+
+const TABLE: &str = "timing_trials";
+
+/// An explanation with its trial, if it has one.
+pub(super) const EXPLANATION: &str = "\
+SELECT e.universal_id, e.decided_at, e.body, t.trial_group, t.target_at, t.model_at, t.propensity, t.campaign_id \
+FROM timing_explanations AS e LEFT JOIN timing_trials AS t ON t.decided_at = e.decided_at AND t.reference = e.reference \
+WHERE e.reference = ?1";
+
+/// The newest trials of a time, read in the order of the table.
+pub(super) const NEWEST: &str = "\
+SELECT reference, universal_id, decided_at, trial_group, target_at, model_at, propensity, campaign_id \
+FROM timing_trials WHERE decided_at >= ?1 AND decided_at < ?2 ORDER BY decided_at DESC, reference DESC LIMIT ?3";
+
+/// Deliveries and strong answers of many people. The cross join makes SQLite look each person up in the index, instead of
+/// walking through all events of the time.
+pub(super) const TOUCHES: &str = "\
+SELECT e.universal_id, e.timestamp, e.event_type, e.message_id, e.campaign_id \
+FROM (SELECT DISTINCT value AS id FROM json_each(?1)) AS person CROSS JOIN email_events AS e \
+ON e.universal_id = person.id AND e.timestamp >= ?2 AND e.timestamp < ?3 \
+WHERE e.event_type IN ('delivered', 'clicked', 'replied', 'converted') AND e.machine = 0";
+
+/// The statement that stores the trial of an explanation.
+pub(super) fn insert<'a>(
+    explanation: &'a StoredExplanation,
+    trial: &'a Trial,
+) -> Query<'a, Sqlite, SqliteArguments> {
+    sqlx::query(
+        "INSERT INTO timing_trials (decided_at, reference, universal_id, trial_group, target_at, model_at, propensity, \
+         campaign_id) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+    )
+    .bind(explanation.decided_at.to_string())
+    .bind(&explanation.reference)
+    .bind(explanation.universal_id.as_str())
+    .bind(trial.group.as_str())
+    .bind(trial.target_at.to_string())
+    .bind(trial.model_at.to_string())
+    .bind(trial.propensity)
+    .bind(&trial.campaign_id)
+}
+
+/// A row of [`NEWEST`].
+pub(super) fn read(row: &SqliteRow) -> Result<StoredTrial, StoreError> {
+    Ok(StoredTrial {
+        reference: row.try_get("reference").map_err(classify)?,
+        universal_id: universal_id(row)?,
+        decided_at: timestamp(row, "decided_at")?,
+        trial: trial(row, row.try_get("trial_group").map_err(classify)?)?,
+    })
+}
+
+/// The trial in a row whose group is there.
+pub(super) fn trial(row: &SqliteRow, group: &str) -> Result<Trial, StoreError> {
+    Ok(Trial {
+        group: TrialGroup::parse(group).ok_or_else(|| malformed(TABLE, "trial_group"))?,
+        target_at: timestamp(row, "target_at")?,
+        model_at: timestamp(row, "model_at")?,
+        propensity: row.try_get("propensity").map_err(classify)?,
+        campaign_id: row.try_get("campaign_id").map_err(classify)?,
+    })
+}
+
+/// A row of [`TOUCHES`].
+pub(super) fn touch(row: &SqliteRow) -> Result<Touch, StoreError> {
+    Ok(Touch {
+        universal_id: rows::universal_id(row.try_get(0).map_err(classify)?)?,
+        at: rows::timestamp(row.try_get(1).map_err(classify)?, "timestamp")?,
+        kind: TouchKind::of(row.try_get(2).map_err(classify)?),
+        message_id: row.try_get(3).map_err(classify)?,
+        campaign_id: row.try_get(4).map_err(classify)?,
+    })
+}
+
+/// The person of a row.
+pub(super) fn universal_id(row: &SqliteRow) -> Result<UniversalId, StoreError> {
+    UniversalId::parse(row.try_get("universal_id").map_err(classify)?)
+        .ok_or_else(|| malformed("timing_explanations", "universal_id"))
+}
+
+/// A time in a row.
+pub(super) fn timestamp(row: &SqliteRow, column: &str) -> Result<Timestamp, StoreError> {
+    let text: &str = row.try_get(column).map_err(classify)?;
+    text.parse().map_err(|_| malformed("timing_explanations", column))
+}
