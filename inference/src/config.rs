@@ -1,9 +1,13 @@
 //! The service's settings: parsed by [`RawInferenceConfig`], checked by [`InferenceConfig`].
 
+mod experiment;
+
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use listener::{Access, InvalidAccess, InvalidTls, Limits, RawTlsConfig, RawToken, TlsConfig};
 use serde::Deserialize;
+
+pub use experiment::{ExperimentConfig, RawExperimentConfig};
 
 /// `[inference]` as it is written in the configuration. Unknown keys are errors.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -46,6 +50,8 @@ pub struct RawInferenceConfig {
     pub hot_paths: RawHotPathsConfig,
     /// `[inference.breakers]`.
     pub breakers: RawBreakersConfig,
+    /// `[inference.experiment]`.
+    pub experiment: RawExperimentConfig,
 }
 
 /// `[inference.latency]`: the delay between trigger and delivery.
@@ -138,6 +144,8 @@ pub struct InferenceConfig {
     pub latency: LatencyConfig,
     /// What decisions do with signals.
     pub policy: PolicyConfig,
+    /// Control group and exploration; `None` when they are switched off.
+    pub experiment: Option<ExperimentConfig>,
 }
 
 /// How delays are learned.
@@ -321,6 +329,7 @@ impl TryFrom<RawInferenceConfig> for InferenceConfig {
                     3_600..=31_536_000,
                 )?,
             },
+            experiment: raw.experiment.check()?,
             policy: PolicyConfig {
                 site_visit: hot_path("site_visit", paths.site_visit, SITE_VISIT)?,
                 product_view: hot_path("product_view", paths.product_view, PRODUCT_VIEW)?,
@@ -405,6 +414,17 @@ mod tests {
                 ..RawInferenceConfig::default()
             }),
             "`inference.hot_paths.sms_click.weight` must be a number from 0 to 10"
+        );
+        let experiment = RawExperimentConfig {
+            control_share: Some(0.51),
+            ..RawExperimentConfig::default()
+        };
+        assert_eq!(
+            error(RawInferenceConfig {
+                experiment,
+                ..RawInferenceConfig::default()
+            }),
+            "`inference.experiment.control_share` must be a number from 0 to 0.5"
         );
         assert_eq!(
             error(RawInferenceConfig {

@@ -5,6 +5,7 @@
 //! candidate either.
 
 mod breakers;
+mod experiment;
 mod guards;
 mod hot_path;
 
@@ -19,6 +20,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 pub(crate) use breakers::{Breaker, open as open_breakers};
+pub(crate) use experiment::{Draw, Drawn};
 pub(crate) use guards::{DAY_MINUTES, DaySpan, LocalRules, day_number};
 pub(crate) use hot_path::WarmPath;
 
@@ -117,6 +119,8 @@ pub(crate) struct Choice {
     pub(crate) breakers: Vec<Breaker>,
     /// Hot paths that are warm now.
     pub(crate) hot_paths: Vec<WarmPath>,
+    /// What the experiment drew; `None` for the model's choice outside of it.
+    pub(crate) experiment: Option<Drawn>,
 }
 
 /// Nothing may arrive within the window.
@@ -188,6 +192,7 @@ pub(crate) fn decide(question: &Question, facts: Facts<'_>) -> Result<Choice, Su
         guards: narrowed.effects,
         breakers,
         hot_paths: heat.paths,
+        experiment: None,
     })
 }
 

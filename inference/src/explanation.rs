@@ -10,7 +10,7 @@ use event::Timestamp;
 use serde::Serialize;
 use store::{
     StoreError,
-    events::{Events, StoredExplanation},
+    events::{Events, StoredExplanation, Trial, TrialGroup},
 };
 use tokio::{sync::mpsc, task::JoinHandle};
 use utoipa::ToSchema;
@@ -119,6 +119,29 @@ pub(crate) struct Point {
     pub response: f64,
 }
 
+/// What the experiment did to a decision.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub(crate) struct Experiment {
+    /// `treated`, `control` or `exploration`.
+    #[schema(value_type = String, example = "treated")]
+    pub group: TrialGroup,
+    /// The probability, over the draw of group and minute, that the decision fell into the quarter hour of the chosen
+    /// minute.
+    pub propensity: f64,
+    /// What the model would have chosen; the same as `chosen` for `treated`.
+    pub model_choice: Point,
+    /// What that is worth, hot paths included, relative to a random minute of the week.
+    pub model_value: f64,
+    /// Quarter hours that are nearly as good, of which exploration takes one.
+    pub quarters_near_best: usize,
+    /// Share of the people in the control group.
+    pub control_share: f64,
+    /// Share of the others' decisions that explore.
+    pub exploration_share: f64,
+    /// Whether the decision counts in `GET /lift`; one that was asked for another `now` than the server's does not.
+    pub counted: bool,
+}
+
 /// What a decision was made of.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub(crate) struct Explanation {
@@ -155,6 +178,9 @@ pub(crate) struct Explanation {
     pub latency: ExpectedLatency,
     /// The chosen minute.
     pub chosen: Point,
+    /// What the experiment did; absent where the decision takes no part in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub experiment: Option<Experiment>,
     /// The week's best minutes, best first, whether they could be chosen or not.
     pub peaks: Vec<Point>,
     /// When to hand the mail to the provider.
@@ -167,6 +193,20 @@ pub(crate) struct Explanation {
     pub confidence_span_seconds: i64,
     /// The decision in sentences.
     pub why: Vec<String>,
+}
+
+impl Explanation {
+    /// What the comparison with the control group reads of it.
+    pub(crate) fn trial(&self) -> Option<Trial> {
+        let experiment = self.experiment.as_ref().filter(|experiment| experiment.counted)?;
+        Some(Trial {
+            group: experiment.group,
+            target_at: self.chosen.at,
+            model_at: experiment.model_choice.at,
+            propensity: experiment.propensity,
+            campaign_id: self.request.campaign_id.clone(),
+        })
+    }
 }
 
 /// Pauses between attempts to store an explanation: doubling from 100 ms, so that a blip costs little, to 5 s, so that a

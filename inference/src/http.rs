@@ -3,6 +3,7 @@
 mod body;
 mod curves;
 mod decide;
+mod lift;
 mod people;
 pub(crate) mod question;
 mod status;
@@ -83,6 +84,7 @@ fn described(access: &Access) -> OpenApiRouter<App> {
         .routes(routes!(decide::explanation))
         .routes(routes!(curves::predict))
         .routes(routes!(curves::latency))
+        .routes(routes!(lift::lift))
         .routes(routes!(people::features))
         .routes(routes!(people::compute_features))
         .routes(routes!(people::compute_features_of))

@@ -15,6 +15,7 @@ mod error;
 mod explanation;
 mod http;
 mod latency;
+mod lift;
 mod metrics;
 mod person;
 mod population;
@@ -30,10 +31,12 @@ use prometheus_client::registry::Registry;
 use store::{events::Events, identity::Identities, profiles::Profiles};
 
 pub use config::{
-    HotPath, InferenceConfig, InvalidConfig, LatencyConfig, OutOfRange, PolicyConfig, RawBreakersConfig,
-    RawHotPath, RawHotPathsConfig, RawInferenceConfig, RawLatencyConfig,
+    ExperimentConfig, HotPath, InferenceConfig, InvalidConfig, LatencyConfig, OutOfRange, PolicyConfig,
+    RawBreakersConfig, RawExperimentConfig, RawHotPath, RawHotPathsConfig, RawInferenceConfig,
+    RawLatencyConfig,
 };
 pub use error::{ErrorBody, ErrorDetails, InferenceError};
+pub use lift::{Arm, Estimate, Lift, LiftError, ModelEstimate, Power, Verdict, lift};
 pub use population::{TrainError, load as load_population, save as save_population, train};
 pub use server::{Server, run};
 

@@ -9,22 +9,22 @@ use arc_swap::ArcSwap;
 use event::{Timestamp, UniversalId};
 use quick_cache::sync::Cache;
 use serde::Serialize;
-use store::events::StoredExplanation;
+use store::events::{StoredExplanation, TrialGroup};
 use tracing::{Instrument, field::Empty};
 use utoipa::ToSchema;
 
 pub(crate) use record::signal_name;
 
 use crate::{
-    Dependencies, InferenceConfig, PolicyConfig,
-    decision::{self, Choice, Facts, Suppressed},
+    Dependencies, ExperimentConfig, InferenceConfig, PolicyConfig,
+    decision::{self, Choice, Draw, Facts, Suppressed},
     error::ApiError,
     explanation::{Evidence, Explanation, Explanations, Window},
     http::question::Inquiry,
     latency::{ExpectedLatency, LatencyModel},
     metrics::Metrics,
     model::{Curve, Population},
-    person::{Known, People, ProfileDigest},
+    person::{IdentitySource, Known, People, ProfileDigest},
     population::CurrentPopulation,
 };
 
@@ -66,6 +66,11 @@ pub(crate) struct Decision {
     pub latency: ExpectedLatency,
     /// Where the whole explanation can be read: `GET /explanations/{explanation_ref}`.
     pub explanation_ref: String,
+    /// Who took the minute: `treated`, the model; `control`, a random draw, because the person is in the control group;
+    /// `exploration`, a random draw among nearly as good ones. Absent where there is no experiment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "treated")]
+    pub group: Option<TrialGroup>,
     /// How well founded the decision is.
     pub evidence: Evidence,
     /// The window that was asked for.
@@ -100,6 +105,9 @@ struct CurveKey {
 pub(crate) struct Service {
     pub(crate) dependencies: Dependencies,
     pub(crate) policy: PolicyConfig,
+    pub(crate) experiment: Option<ExperimentConfig>,
+    /// Held while a lift is reckoned: one at a time, since each reads the decisions of weeks.
+    pub(crate) lift: tokio::sync::Mutex<()>,
     pub(crate) people: People,
     pub(crate) explanations: Explanations,
     pub(crate) population: CurrentPopulation,
@@ -118,6 +126,8 @@ impl Service {
     ) -> Self {
         Self {
             policy: config.policy,
+            experiment: config.experiment.clone(),
+            lift: tokio::sync::Mutex::default(),
             people: People::new(config, dependencies.clone(), metrics.clone()),
             explanations,
             population,
@@ -215,6 +225,7 @@ impl Service {
                 .expect("it was made from a universal id"),
             decided_at: explanation.decided_at,
             body,
+            trial: explanation.trial(),
         };
         self.explanations.save(stored).await?;
         if explain {
@@ -237,9 +248,29 @@ impl Service {
             latency: &latency,
             policy: &self.policy,
         };
-        let choice = decision::decide(question, facts).map_err(|suppressed| refusal(&suppressed))?;
+        let mut choice = decision::decide(question, facts).map_err(|suppressed| refusal(&suppressed))?;
+        if let Some(draw) = self.draw(inquiry, known) {
+            choice = choice.drawn(&draw, facts);
+        }
         let explanation = record::explanation(inquiry, known, &curve, &choice);
         Ok((answer(known, &choice, &explanation), explanation))
+    }
+
+    /// How the experiment treats a decision, where there is one and the request takes part. While the identity graph does
+    /// not answer nobody does: under another id the person could change groups.
+    fn draw(&self, inquiry: &Inquiry, known: &Known) -> Option<Draw> {
+        let config = self.experiment.as_ref()?;
+        let question = &inquiry.question;
+        let takes_part = inquiry.experiment && known.identity_source == IdentitySource::Graph;
+        takes_part.then(|| {
+            let from = question.window.start.max(question.now);
+            Draw::of(
+                config,
+                &known.person.canonical,
+                inquiry.campaign_id.as_deref(),
+                from,
+            )
+        })
     }
 
     /// The person's curve. It uses what happened up to the beginning of the hour of `now`, or up to the last event before
@@ -326,6 +357,7 @@ fn answer(known: &Known, choice: &Choice, explanation: &Explanation) -> Decision
         expected_latency_seconds: choice.latency.seconds,
         latency: choice.latency,
         explanation_ref: explanation.explanation_ref.clone(),
+        group: choice.experiment.map(|drawn| drawn.group),
         evidence: explanation.evidence.clone(),
         window: explanation.request.window.clone(),
         decided_at: explanation.decided_at,

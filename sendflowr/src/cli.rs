@@ -9,7 +9,7 @@ use toml::Table;
 use crate::{
     backtest, check,
     config::{self, RawConfig},
-    decide, demo, plugin, replay,
+    decide, demo, lift, plugin, replay,
     roles::{self, Role},
     synth,
     telemetry::{self, Exporter, LogFormat, TelemetryConfig},
@@ -95,6 +95,8 @@ enum Command {
     Decide(decide::DecideArgs),
     /// Compares timing with what else one could do, on one's own past, and says whether it is worth switching on.
     Backtest(backtest::BacktestArgs),
+    /// Shows what chosen times bring against the control group's random ones.
+    Lift(lift::LiftArgs),
     /// Fits the population's tables to the event store and keeps them.
     Train,
     /// Runs the dead letters through the plugins that are installed now.
@@ -159,7 +161,7 @@ async fn dispatch(global: Global, command: Command) -> anyhow::Result<ExitCode> 
             } else {
                 None
             };
-            roles::up(config, demo, exporter).await?;
+            Box::pin(roles::up(config, demo, exporter)).await?;
         }
         Command::Host { listen } => {
             let (mut config, exporter) = global.start("sendflowr-host")?;
@@ -182,6 +184,7 @@ async fn dispatch(global: Global, command: Command) -> anyhow::Result<ExitCode> 
         Command::Synth { count, seed } => synth::run(global.load()?, count, seed).await?,
         Command::Decide(args) => return tokio::task::block_in_place(|| decide::run(&args)),
         Command::Backtest(args) => return backtest::run(&args, &global).await,
+        Command::Lift(args) => lift::run(&args, global.load()?).await?,
         Command::Train => train::run(global.load()?).await?,
         Command::Replay { provider, dry_run } => {
             replay::run(global.load()?, provider.as_deref(), dry_run).await?

@@ -7,6 +7,7 @@ mod config;
 mod decide;
 mod demo;
 mod engines;
+mod lift;
 mod output;
 mod plugin;
 mod replay;

@@ -58,7 +58,7 @@ pub(crate) enum PluginCommand {
         /// Account whose recordings are run, `provider/name` [default: all of the plugin's provider]
         #[arg(long, requires = "recorded")]
         account: Option<String>,
-        /// Plugin to compare with [default: `<slug>.wasm` in the plugin folder]
+        /// Plugin to compare with. Default: `<slug>.wasm` in the plugin folder.
         #[arg(long, requires = "recorded")]
         against: Option<PathBuf>,
         /// Exit code 1 for any difference.

@@ -6,6 +6,7 @@ mod damage;
 mod durability;
 mod front_door;
 mod golden;
+mod lift;
 mod plugins;
 mod providers;
 mod recorded;

@@ -14,7 +14,9 @@ use event::{Event, EventType, Identifier, Timestamp, UniversalId, profile::Profi
 use store::{
     StoreError,
     bus::{Bus, DEAD_LETTERS_TOPIC, EVENTS_TOPIC, Lag, NewRecord, Position, Record, Subscription},
-    events::{EventCount, Events, LatencySample, StoredEvent, StoredExplanation, StoredTrial, Touch, WriteReport},
+    events::{
+        EventCount, Events, LatencySample, StoredEvent, StoredExplanation, StoredTrial, Touch, WriteReport,
+    },
     identity::{AuditEntry, Identities, Person, Sighting},
     profiles::Profiles,
 };
@@ -344,12 +346,7 @@ impl Events for FakeEvents {
         Err(misconfigured())
     }
 
-    async fn touches(
-        &self,
-        _: &[UniversalId],
-        _: Timestamp,
-        _: Timestamp,
-    ) -> Result<Vec<Touch>, StoreError> {
+    async fn touches(&self, _: &[UniversalId], _: Timestamp, _: Timestamp) -> Result<Vec<Touch>, StoreError> {
         Err(misconfigured())
     }
 

@@ -84,6 +84,9 @@ pub(crate) struct DecideRequest {
     pub signals: Option<Vec<SignalInput>>,
     /// Decide as if it were this moment. For tests and replays. Default: the server's clock.
     pub now: Option<Moment>,
+    /// Whether the decision takes part in the experiment: by default a share of the people is a control group that gets random
+    /// minutes of those allowed, and a few decisions explore. `false` asks for the model's choice; `GET /lift` leaves it out.
+    pub experiment: Option<bool>,
     /// Whether the answer carries the explanation. It is stored in any case.
     #[serde(default)]
     pub explain: bool,
@@ -183,6 +186,10 @@ pub(crate) struct Inquiry {
     pub(crate) esp: Option<String>,
     pub(crate) campaign_id: Option<String>,
     pub(crate) caller_latency_seconds: Option<f64>,
+    /// Whether the decision takes part in the experiment, if there is one.
+    pub(crate) experiment: bool,
+    /// Whether the request said what counts as now: a test or a replay.
+    pub(crate) now_was_told: bool,
     pub(crate) explain: bool,
 }
 
@@ -263,6 +270,8 @@ impl DecideRequest {
             esp: self.esp.map(|esp| who::provider("esp", &esp)).transpose()?,
             campaign_id: campaign_id.map(|id| Redactor::default().text(id).into_owned()),
             caller_latency_seconds: latency.or(estimate),
+            experiment: self.experiment.unwrap_or(true),
+            now_was_told: self.now.is_some(),
             explain: self.explain,
         })
     }

@@ -1,5 +1,7 @@
 //! Tells a decision in a few sentences.
 
+use store::events::TrialGroup;
+
 use crate::{
     decision::Choice,
     explanation::Explanation,
@@ -9,7 +11,8 @@ use crate::{
 };
 
 pub(super) fn sentences(inquiry: &Inquiry, choice: &Choice, explanation: &Explanation) -> Vec<String> {
-    let mut why = vec![evidence(explanation)];
+    let mut why: Vec<String> = experiment(explanation).into_iter().collect();
+    why.push(evidence(explanation));
     if explanation.evidence.identity_source == IdentitySource::RequestGraphUnreachable {
         why.push(
             "The identity graph did not answer: other ids of this person may exist and were not looked at."
@@ -21,6 +24,9 @@ pub(super) fn sentences(inquiry: &Inquiry, choice: &Choice, explanation: &Explan
             "The profile store did not answer: the profile was rebuilt from the person's events.".to_owned(),
         );
     }
+    let is_models = choice
+        .experiment
+        .is_none_or(|drawn| drawn.group == TrialGroup::Treated);
     if !choice.guards.is_empty() {
         let taken: Vec<String> = choice
             .guards
@@ -34,10 +40,12 @@ pub(super) fn sentences(inquiry: &Inquiry, choice: &Choice, explanation: &Explan
             })
             .collect();
         why.push(format!(
-            "Of {} minutes asked for, {}; the best of the {} left was chosen.",
+            "Of {} minutes asked for, {}; {} of the {} left was {}.",
             choice.minutes_asked,
             taken.join(", "),
-            choice.minutes_left
+            if is_models { "the best" } else { "one" },
+            choice.minutes_left,
+            if is_models { "chosen" } else { "drawn" },
         ));
     }
     for path in &choice.hot_paths {
@@ -59,6 +67,35 @@ pub(super) fn sentences(inquiry: &Inquiry, choice: &Choice, explanation: &Explan
     ));
     why.push(latency(inquiry, explanation));
     why
+}
+
+/// Says that the minute is not the model's, and whose it is.
+fn experiment(explanation: &Explanation) -> Option<String> {
+    let experiment = explanation.experiment.as_ref()?;
+    let rule = match experiment.group {
+        TrialGroup::Treated => return None,
+        TrialGroup::Control => format!(
+            "This person is one of the {} % in the control group: the minute was drawn at random from those allowed, so that \
+             chosen times can be compared with it (`GET /lift`).",
+            percent(experiment.control_share)
+        ),
+        TrialGroup::Exploration => format!(
+            "This is one of the {} % of decisions that explore: the quarter hour was drawn at random from the {} that are \
+             nearly as good as the best.",
+            percent(experiment.exploration_share),
+            experiment.quarters_near_best
+        ),
+    };
+    Some(format!(
+        "{rule} The model would have chosen {}, worth {:.2} times a random minute of the week; ask with `\"experiment\": false` \
+         to get its choice.",
+        experiment.model_choice.at, experiment.model_value
+    ))
+}
+
+/// A share in per cent, without superfluous digits.
+fn percent(share: f64) -> f64 {
+    (1_000.0 * share).round() / 10.0
 }
 
 fn evidence(explanation: &Explanation) -> String {

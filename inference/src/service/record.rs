@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 use super::{PersonCurve, Service, narrative};
 use crate::{
     decision::{Choice, DAY_MINUTES, DaySpan},
-    explanation::{Explanation, NormalizedRequest, Point, ToldSignal, Window},
+    explanation::{Experiment, Explanation, NormalizedRequest, Point, ToldSignal, Window},
     http::question::{Inquiry, WEEKDAYS},
     person::Known,
 };
@@ -35,6 +35,7 @@ pub(super) fn explanation(
         hot_paths: choice.hot_paths.clone(),
         latency: choice.latency,
         chosen: point(curve, choice, choice.arrive_at),
+        experiment: experiment(inquiry, curve, choice),
         peaks: Vec::with_capacity(curve.peaks.len()),
         trigger_at: choice.trigger_at,
         confidence: choice.confidence,
@@ -54,6 +55,20 @@ pub(super) fn explanation(
     let prefix = u128::from_be_bytes(digest[..16].try_into().expect("a SHA-256 has 32 bytes"));
     explanation.explanation_ref = format!("dec_{prefix:032x}");
     explanation
+}
+
+fn experiment(inquiry: &Inquiry, curve: &PersonCurve, choice: &Choice) -> Option<Experiment> {
+    let drawn = choice.experiment?;
+    Some(Experiment {
+        group: drawn.group,
+        propensity: drawn.propensity,
+        model_choice: point(curve, choice, drawn.model_at),
+        model_value: drawn.model_value,
+        quarters_near_best: drawn.quarters_near_best,
+        control_share: drawn.control_share,
+        exploration_share: drawn.exploration_share,
+        counted: !inquiry.now_was_told,
+    })
 }
 
 fn point(curve: &PersonCurve, choice: &Choice, at: Timestamp) -> Point {

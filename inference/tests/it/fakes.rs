@@ -17,7 +17,10 @@ use prometheus_client::registry::Registry;
 use sendflowr_inference::Dependencies;
 use store::{
     StoreError,
-    events::{EventCount, Events, LatencySample, StoredEvent, StoredExplanation, WriteReport},
+    events::{
+        EventCount, Events, LatencySample, StoredEvent, StoredExplanation, StoredTrial, Touch, TouchKind,
+        WriteReport,
+    },
     identity::{AuditEntry, Identities, Person, Sighting},
     profiles::Profiles,
 };
@@ -167,6 +170,58 @@ impl Events for FakeEvents {
     async fn explanation(&self, reference: &str) -> Result<Option<StoredExplanation>, StoreError> {
         unavailable(&self.down)?;
         Ok(self.explanations.lock().unwrap().get(reference).cloned())
+    }
+
+    async fn trials(
+        &self,
+        since: Timestamp,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<StoredTrial>, StoreError> {
+        unavailable(&self.down)?;
+        let explanations = self.explanations.lock().unwrap();
+        let trials = explanations.values().filter_map(|explanation| {
+            Some(StoredTrial {
+                reference: explanation.reference.clone(),
+                universal_id: explanation.universal_id.clone(),
+                decided_at: explanation.decided_at,
+                trial: explanation.trial.clone()?,
+            })
+        });
+        let mut trials: Vec<StoredTrial> = trials
+            .filter(|trial| (since..until).contains(&trial.decided_at))
+            .collect();
+        trials.sort_by(|a, b| (b.decided_at, &b.reference).cmp(&(a.decided_at, &a.reference)));
+        trials.truncate(limit);
+        Ok(trials)
+    }
+
+    async fn touches(
+        &self,
+        ids: &[UniversalId],
+        since: Timestamp,
+        until: Timestamp,
+    ) -> Result<Vec<Touch>, StoreError> {
+        unavailable(&self.down)?;
+        let stored = self.stored.lock().unwrap();
+        let touches = stored.iter().filter_map(|StoredEvent { event, enrichment }| {
+            let kind = match event.event_type {
+                EventType::Delivered => TouchKind::Delivered,
+                EventType::Clicked | EventType::Replied | EventType::Converted => TouchKind::Answered,
+                _ => return None,
+            };
+            let is_wanted = !enrichment.machine
+                && ids.contains(&event.universal_id)
+                && (since..until).contains(&event.timestamp);
+            is_wanted.then(|| Touch {
+                universal_id: event.universal_id.clone(),
+                at: event.timestamp,
+                kind,
+                message_id: event.message_id.clone(),
+                campaign_id: event.campaign_id.clone(),
+            })
+        });
+        Ok(touches.collect())
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

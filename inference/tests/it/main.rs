@@ -5,6 +5,7 @@
 mod bad_input;
 mod decide;
 mod fakes;
+mod lift;
 mod people;
 mod service;
 

@@ -42,6 +42,7 @@ async fn the_description_contains_every_route_and_is_served() {
         "GET /features/{universal_id}",
         "GET /health",
         "GET /latency",
+        "GET /lift",
         "GET /metrics",
         "GET /ready",
         "POST /compute-features",

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use event::{Identifier, IdentifierKind, Timestamp, UniversalId};
-use sendflowr_store::events::{Events, SqliteEvents, SqliteEventsConfig, StoredExplanation};
+use sendflowr_store::events::{
+    Events, SqliteEvents, SqliteEventsConfig, StoredExplanation, Trial, TrialGroup,
+};
 
 fn explanation(number: usize) -> StoredExplanation {
     let identifier = Identifier {
@@ -16,6 +18,13 @@ fn explanation(number: usize) -> StoredExplanation {
         // Asked about long ago: what counts is when it was stored.
         decided_at: Timestamp::default(),
         body: "{}".to_owned(),
+        trial: Some(Trial {
+            group: TrialGroup::Treated,
+            target_at: Timestamp::default(),
+            model_at: Timestamp::default(),
+            propensity: 0.5,
+            campaign_id: None,
+        }),
     }
 }
 
@@ -40,4 +49,7 @@ async fn explanations_are_removed_when_they_are_too_old() {
     assert!(!kept(0).await && !kept(1).await && kept(2).await && kept(3).await);
     events.save_explanation(&explanation(4)).await.unwrap();
     assert!(!kept(2).await && kept(3).await && kept(4).await);
+    let since = Timestamp::default();
+    let trials = events.trials(since, since.plus_millis(1), 10).await.unwrap();
+    assert_eq!(trials.len(), 2, "what is compared goes with the explanation");
 }

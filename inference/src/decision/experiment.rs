@@ -1,0 +1,261 @@
+//! The control group and exploration: which decisions take another minute than the model's, and with what probability.
+//!
+//! The draw is a function of person, campaign and minute. A person stays in the control group, and who asks again gets the
+//! same minute while it is allowed, so that asking often is no way of choosing. Guards have narrowed the minutes before:
+//! nothing is drawn that they forbid.
+
+use std::ops::Range;
+
+use event::{Timestamp, UniversalId, grid::MINUTE_MS};
+use sha2::{Digest, Sha256};
+use store::events::TrialGroup;
+
+use super::{Choice, DAY_MINUTES, Facts, Heat};
+use crate::config::ExperimentConfig;
+
+/// Exploration takes quarter hours that are worth at least this share of the best: within it the model is often unsure
+/// which is better, and with 2 decisions in 100 the most that can be lost is 2 % of a fifth.
+const NEAR_BEST: f64 = 0.8;
+
+/// Propensities are those of a quarter hour, the grid on which minutes are valued.
+const QUARTER_MS: i64 = 15 * MINUTE_MS;
+
+/// Enters every draw: other drawings from the same ids must not follow these.
+const DOMAIN: &str = "sendflowr timing experiment 1";
+
+/// How one decision is drawn.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Draw {
+    group: TrialGroup,
+    control_share: f64,
+    exploration_share: f64,
+    seed: u64,
+}
+
+/// What was drawn.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Drawn {
+    /// By what rule.
+    pub(crate) group: TrialGroup,
+    /// The minute.
+    pub(crate) at: Timestamp,
+    /// The minute that the model would have chosen, and what it is worth.
+    pub(crate) model_at: Timestamp,
+    pub(crate) model_value: f64,
+    /// The probability of the quarter hour of `at`, over the draw of group and minute.
+    pub(crate) propensity: f64,
+    /// Quarter hours that exploration could have taken.
+    pub(crate) quarters_near_best: usize,
+    pub(crate) control_share: f64,
+    pub(crate) exploration_share: f64,
+}
+
+impl Draw {
+    /// The draw for a person and a campaign, for mail from `from` on. A person explores for a whole day (UTC) or not at
+    /// all, because a window that begins now is another one at each question.
+    pub(crate) fn of(
+        config: &ExperimentConfig,
+        person: &UniversalId,
+        campaign: Option<&str>,
+        from: Timestamp,
+    ) -> Self {
+        let hash = |what: &str, parts: &[&str]| {
+            let mut hasher = Sha256::new();
+            for part in [DOMAIN, &config.salt, what, person.as_str()].iter().chain(parts) {
+                hasher.update((part.len() as u64).to_be_bytes());
+                hasher.update(part);
+            }
+            let digest = hasher.finalize();
+            u64::from_be_bytes(digest[..8].try_into().expect("a SHA-256 has 32 bytes"))
+        };
+        let campaign = campaign.unwrap_or_default();
+        let day = from.as_millis().div_euclid(DAY_MINUTES * MINUTE_MS).to_string();
+        let group = if unit(hash("control", &[])) < config.control_share {
+            TrialGroup::Control
+        } else if unit(hash("exploration", &[campaign, &day])) < config.exploration_share {
+            TrialGroup::Exploration
+        } else {
+            TrialGroup::Treated
+        };
+        Self {
+            group,
+            control_share: config.control_share,
+            exploration_share: config.exploration_share,
+            seed: hash("minute", &[campaign]),
+        }
+    }
+
+    /// Draws among `candidates` (sorted, disjoint, whole minutes, not empty), of which the model prefers `model_at`.
+    fn take(
+        &self,
+        candidates: &[Range<Timestamp>],
+        model_at: Timestamp,
+        value: impl Fn(Timestamp) -> f64,
+    ) -> Drawn {
+        let quarters = Quarters::of(candidates, model_at, &value);
+        let at = match self.group {
+            TrialGroup::Treated => model_at,
+            TrialGroup::Control => self
+                .first(candidates.iter().flat_map(minutes))
+                .unwrap_or(model_at),
+            TrialGroup::Exploration => {
+                let near = quarters.all.iter().filter(|quarter| quarter.is_near_best);
+                let drawn = self.first(near.map(|quarter| quarter.start));
+                match drawn {
+                    Some(start) if start != quarter_of(model_at) => best_minute(candidates, start, &value),
+                    _ => model_at,
+                }
+            }
+        };
+        Drawn {
+            group: self.group,
+            at,
+            model_at,
+            model_value: value(model_at),
+            propensity: self.probability(&quarters, quarter_of(at)),
+            quarters_near_best: quarters.near_best,
+            control_share: self.control_share,
+            exploration_share: self.exploration_share,
+        }
+    }
+
+    /// The first in an order of all moments that is this draw's own: each of any set of moments is as likely to be it, and
+    /// it stays the first when others leave the set.
+    fn first(&self, moments: impl Iterator<Item = Timestamp>) -> Option<Timestamp> {
+        moments.min_by_key(|moment| mix(self.seed ^ moment.as_millis().cast_unsigned()))
+    }
+
+    /// The probability that a decision falls into a quarter hour.
+    fn probability(&self, quarters: &Quarters, start: Timestamp) -> f64 {
+        let Some(quarter) = quarters.all.iter().find(|quarter| quarter.start == start) else {
+            return 0.0;
+        };
+        let of_control = quarter.minutes as f64 / quarters.minutes as f64;
+        let of_model = f64::from(u8::from(start == quarters.model));
+        let of_exploration = f64::from(u8::from(quarter.is_near_best)) / quarters.near_best as f64;
+        let otherwise = (1.0 - self.exploration_share) * of_model + self.exploration_share * of_exploration;
+        self.control_share * of_control + (1.0 - self.control_share) * otherwise
+    }
+}
+
+impl Choice {
+    /// The same decision under the experiment: at the minute that was drawn, whichever rule drew it.
+    pub(crate) fn drawn(mut self, draw: &Draw, facts: Facts<'_>) -> Self {
+        let heat = Heat {
+            paths: self.hot_paths.clone(),
+        };
+        let value = |at: Timestamp| facts.curve.score(at) * heat.factor(at);
+        let drawn = draw.take(&self.candidates, self.arrive_at, value);
+        if drawn.at != self.arrive_at {
+            self.arrive_at = drawn.at;
+            self.latency = facts.latency.arriving_at(drawn.at);
+            self.trigger_at = drawn.at.plus_millis(-self.latency.as_millis());
+            self.factor = heat.factor(drawn.at);
+            self.value = value(drawn.at);
+            self.confidence = facts.curve.confidence(drawn.at, &self.candidates);
+        }
+        self.experiment = Some(drawn);
+        self
+    }
+}
+
+/// The quarter hours of the candidates.
+struct Quarters {
+    all: Vec<Quarter>,
+    minutes: i64,
+    near_best: usize,
+    /// The start of the model's.
+    model: Timestamp,
+}
+
+struct Quarter {
+    start: Timestamp,
+    /// Candidates in it.
+    minutes: i64,
+    is_near_best: bool,
+}
+
+impl Quarters {
+    fn of(candidates: &[Range<Timestamp>], model_at: Timestamp, value: impl Fn(Timestamp) -> f64) -> Self {
+        let model = quarter_of(model_at);
+        let least = NEAR_BEST * value(model_at);
+        let mut all: Vec<Quarter> = Vec::new();
+        let mut minutes = 0;
+        for range in candidates {
+            let mut from = range.start;
+            while from < range.end {
+                let start = quarter_of(from);
+                let to = start.plus_millis(QUARTER_MS).min(range.end);
+                // At the end of representable time there is no next quarter hour.
+                if to <= from {
+                    break;
+                }
+                let here = to.millis_since(from) / MINUTE_MS;
+                minutes += here;
+                match all.last_mut() {
+                    Some(last) if last.start == start => last.minutes += here,
+                    _ => all.push(Quarter {
+                        start,
+                        minutes: here,
+                        is_near_best: start == model || value(from) >= least,
+                    }),
+                }
+                from = to;
+            }
+        }
+        Self {
+            near_best: all.iter().filter(|quarter| quarter.is_near_best).count(),
+            all,
+            minutes,
+            model,
+        }
+    }
+}
+
+/// The best candidate of a quarter hour, the earliest of equals: at least as good as its first.
+fn best_minute(
+    candidates: &[Range<Timestamp>],
+    start: Timestamp,
+    value: impl Fn(Timestamp) -> f64,
+) -> Timestamp {
+    let end = start.plus_millis(QUARTER_MS);
+    let within = candidates
+        .iter()
+        .map(|range| range.start.max(start)..range.end.min(end));
+    let mut best = (start, f64::NEG_INFINITY);
+    for range in within {
+        for at in minutes(&range) {
+            let worth = value(at);
+            if worth > best.1 {
+                best = (at, worth);
+            }
+        }
+    }
+    best.0
+}
+
+fn minutes(range: &Range<Timestamp>) -> impl Iterator<Item = Timestamp> + use<> {
+    let (start, count) = (range.start, range.end.millis_since(range.start) / MINUTE_MS);
+    (0..count).map(move |minute| start.plus_millis(minute * MINUTE_MS))
+}
+
+fn quarter_of(at: Timestamp) -> Timestamp {
+    at.plus_millis(-at.as_millis().rem_euclid(QUARTER_MS))
+}
+
+/// A number from 0 to 1, without 1.
+fn unit(hash: u64) -> f64 {
+    // 53 bits are what a double holds exactly.
+    (hash >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+/// The finish of SplitMix64: every bit of the input turns half of the output.
+fn mix(value: u64) -> u64 {
+    let mut mixed = value.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    mixed ^ (mixed >> 31)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,74 @@
+//! What timing brings.
+
+use std::collections::BTreeMap;
+
+use axum::{
+    Json,
+    extract::{Query, State, rejection::QueryRejection},
+};
+use serde::Deserialize;
+use serde_json::Value;
+use utoipa::IntoParams;
+
+use super::{App, body, question::Moment};
+use crate::{
+    error::{ApiError, ErrorBody},
+    lift::{self, DEFAULT_DAYS, Lift, LiftError},
+};
+
+/// Longest time compared: beyond a year and a month, a mistyped year is likelier.
+const MAX_DAYS: i64 = 400;
+
+const DAY_MS: i64 = 86_400_000;
+
+/// Which decisions are compared.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct LiftQuery {
+    /// Decisions from this moment on, RFC 3339 or seconds since 1970. Default: 28 days before `until`.
+    #[param(value_type = Option<String>)]
+    since: Option<Moment>,
+    /// Decisions before this moment, as things stood then. Default: now.
+    #[param(value_type = Option<String>)]
+    until: Option<Moment>,
+}
+
+/// Compares chosen times with those of the control group by what people did.
+#[utoipa::path(
+    get, path = "/lift", tag = "learning", params(LiftQuery),
+    responses(
+        (status = 200, description = "The comparison, and what it comes to", body = Lift),
+        (status = 422, description = "A parameter cannot be taken as it is; `field` names it", body = ErrorBody),
+        (status = 503, description = "A store does not answer: try again", body = ErrorBody),
+    )
+)]
+pub(crate) async fn lift(
+    State(app): State<App>,
+    query: Result<Query<BTreeMap<String, String>>, QueryRejection>,
+) -> Result<Json<Lift>, ApiError> {
+    let Query(query) = query.map_err(|_| ApiError::field("query", "must be like `since=…&until=…`"))?;
+    let values = query.into_iter().map(|(name, text)| {
+        // Seconds are numbers wherever else a moment is told.
+        let value = text.parse::<i64>().map_or(Value::String(text), Value::from);
+        (name, value)
+    });
+    let query: LiftQuery = body::parse_value(values.collect())?;
+    let until = query.until.map_or_else(|| app.clock(), |moment| moment.0);
+    let since = query
+        .since
+        .map_or_else(|| until.plus_millis(-DEFAULT_DAYS * DAY_MS), |moment| moment.0);
+    if !(1..=MAX_DAYS * DAY_MS).contains(&until.millis_since(since)) {
+        return Err(ApiError::field(
+            "since",
+            format!("must be earlier than `until`, by {MAX_DAYS} days at most"),
+        ));
+    }
+    let stores = &app.service.dependencies;
+    let _only_one = app.service.lift.lock().await;
+    let lift = lift::lift(&*stores.events, &*stores.identities, since, until).await;
+    lift.map(Json).map_err(|error| match error {
+        LiftError::Events(source) => ApiError::unavailable("the event store", source),
+        LiftError::Identities(source) => ApiError::unavailable("the identity graph", source),
+    })
+}

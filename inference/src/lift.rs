@@ -1,0 +1,316 @@
+//! What timing brings: decisions of the model against decisions at random minutes, by what the people did.
+//!
+//! A decision counts when a mail reached the person near its target, and it succeeded when the person clicked, replied or
+//! bought within a day of it. The groups were drawn by hash, so they differ in nothing but the minute; the first thing
+//! checked is whether they still do after the mail went out.
+
+mod join;
+mod power;
+mod statistics;
+mod verdict;
+
+use std::{collections::HashMap, ops::Range};
+
+use event::{Timestamp, UniversalId, grid::MINUTE_MS};
+use serde::Serialize;
+use store::{
+    StoreError,
+    events::{Events, StoredTrial, Touch, TrialGroup},
+    identity::Identities,
+};
+use utoipa::ToSchema;
+
+use join::Outcome;
+pub use power::Power;
+use statistics::{Tally, Weighted};
+pub use verdict::Verdict;
+
+/// Answers count up to a day after the mail: what the value of a minute looks ahead.
+const SPAN_MS: i64 = 24 * 60 * MINUTE_MS;
+
+/// A mail counts for a decision when it arrives up to a quarter of an hour before its target (callers trigger in ticks) and
+/// up to an hour after it: by then mailboxes that put a first attempt off have taken the second, and the hour is still
+/// nearly the one that was chosen.
+const EARLY_MS: i64 = 15 * MINUTE_MS;
+const LATE_MS: i64 = 60 * MINUTE_MS;
+
+/// Decisions looked at, the newest: more than a lift of a tenth needs at a rate of 4 %, read in seconds and 60 MB.
+const MAX_TRIALS: usize = 250_000;
+
+/// People whose mail is read at once.
+const PEOPLE_AT_ONCE: usize = 1_000;
+
+/// How far back is looked when nothing is asked for: whole weeks, so that each day of the week counts as often.
+pub(crate) const DEFAULT_DAYS: i64 = 28;
+
+/// A value with its 95 % interval.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
+pub struct Estimate {
+    /// The value.
+    pub value: f64,
+    /// Lower end of the interval.
+    pub low: f64,
+    /// Upper end of the interval.
+    pub high: f64,
+}
+
+/// What became of the decisions of one group.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
+pub struct Arm {
+    /// Decisions whose day after the mail is over; of several for the same minute the last.
+    pub decisions: usize,
+    /// Those with a mail near their target: these are compared.
+    pub mails: usize,
+    /// The people they went to.
+    pub people: usize,
+    /// Mails that were answered: a click, reply or conversion of the person within the span.
+    pub answered: usize,
+    /// Share of the mails that were answered; Wilson's interval for as many independent mails as tell as much.
+    pub rate: Option<Estimate>,
+    /// How much less the mails tell than as many to different people: at least 1.
+    pub design_effect: f64,
+}
+
+/// The response that the model's choices would have everywhere, from all groups, each decision weighed by how rarely its
+/// quarter hour is drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
+pub struct ModelEstimate {
+    /// Inverse propensity score: the weighed answers over all mails.
+    pub ips: Estimate,
+    /// Self-normalized: the weighed answers over the weights. Steadier.
+    pub snips: Estimate,
+    /// Kish's effective sample size: as many mails of equal weight would tell as much.
+    pub effective_sample_size: f64,
+    /// Mails that arrived in the quarter hour of the model's choice, whatever the group.
+    pub mails: usize,
+}
+
+/// Chosen times against random ones.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct Lift {
+    /// Decisions from this moment on …
+    #[schema(value_type = String, format = DateTime)]
+    pub since: Timestamp,
+    /// … up to this one, at which the comparison is made.
+    #[schema(value_type = String, format = DateTime)]
+    pub until: Timestamp,
+    /// Seconds after a mail in which an answer counts.
+    pub span_seconds: i64,
+    /// A mail counts for a decision from so many seconds before its target …
+    pub early_seconds: i64,
+    /// … to so many after it.
+    pub late_seconds: i64,
+    /// The model's choices.
+    pub treated: Arm,
+    /// Random minutes of those allowed.
+    pub control: Arm,
+    /// Random quarter hours of those nearly as good.
+    pub exploration: Arm,
+    /// Decisions whose day after the mail is not over yet.
+    pub pending: usize,
+    /// Whether there were more decisions than are looked at: the newest 250,000.
+    pub truncated: bool,
+    /// Rate of `treated` minus rate of `control` (Newcombe's interval); `null` when one has no mails.
+    pub difference: Option<Estimate>,
+    /// Rate of `treated` over rate of `control`, minus 1; `null` when one has no answers.
+    pub relative_lift: Option<Estimate>,
+    /// What the model's choices would bring everywhere; `null` when no mail arrived at one.
+    pub model: Option<ModelEstimate>,
+    /// How many mails a lift of a tenth needs.
+    pub power: Power,
+    /// What it comes to.
+    pub verdict: Verdict,
+}
+
+/// A lift could not be reckoned.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LiftError {
+    /// The event store.
+    #[error("the event store cannot be read: {0}")]
+    Events(#[source] StoreError),
+    /// The identity graph.
+    #[error("the identity graph cannot be read: {0}")]
+    Identities(#[source] StoreError),
+}
+
+/// Compares the groups by the decisions of `[since, until)`, as things stood at `until`.
+///
+/// # Errors
+/// [`LiftError`] when a store cannot be read.
+pub async fn lift(
+    events: &dyn Events,
+    identities: &dyn Identities,
+    since: Timestamp,
+    until: Timestamp,
+) -> Result<Lift, LiftError> {
+    // One more tells whether there are more.
+    let mut trials = events
+        .trials(since, until, MAX_TRIALS + 1)
+        .await
+        .map_err(LiftError::Events)?;
+    let truncated = trials.len() > MAX_TRIALS;
+    trials.truncate(MAX_TRIALS);
+    let all = trials.len();
+    trials.retain(|trial| trial.trial.target_at.plus_millis(LATE_MS + SPAN_MS) <= until);
+    let pending = all - trials.len();
+    let outcomes = outcomes(events, identities, trials).await?;
+    Ok(Lift {
+        truncated,
+        pending,
+        ..compare(&outcomes, since, until)
+    })
+}
+
+/// What became of each decision, by person.
+async fn outcomes(
+    events: &dyn Events,
+    identities: &dyn Identities,
+    trials: Vec<StoredTrial>,
+) -> Result<Vec<Vec<Outcome>>, LiftError> {
+    let people = people_of(identities, trials).await?;
+    let mut outcomes = Vec::with_capacity(people.len());
+    for some in people.chunks(PEOPLE_AT_ONCE) {
+        // Mail is told under any of a person's ids.
+        let mut owner: HashMap<&UniversalId, usize> = HashMap::new();
+        let mut ids: Vec<UniversalId> = Vec::new();
+        let mut span: Option<Range<Timestamp>> = None;
+        for (index, decided) in some.iter().enumerate() {
+            for id in &decided.ids {
+                owner.insert(id, index);
+                ids.push(id.clone());
+            }
+            for trial in &decided.trials {
+                let from = trial.trial.target_at.plus_millis(-EARLY_MS);
+                let to = trial.trial.target_at.plus_millis(LATE_MS + SPAN_MS + 1);
+                span = Some(span.map_or(from..to, |span| span.start.min(from)..span.end.max(to)));
+            }
+        }
+        let span = span.unwrap_or_default();
+        let touches = events
+            .touches(&ids, span.start, span.end)
+            .await
+            .map_err(LiftError::Events)?;
+        let mut of_person: Vec<Vec<&Touch>> = vec![Vec::new(); some.len()];
+        for touch in &touches {
+            if let Some(index) = owner.get(&touch.universal_id) {
+                of_person[*index].push(touch);
+            }
+        }
+        for (decided, touches) in some.iter().zip(of_person) {
+            outcomes.push(join::join(decided.trials.iter().collect(), touches));
+        }
+    }
+    Ok(outcomes)
+}
+
+/// A person and the decisions about them.
+struct Decided {
+    ids: Vec<UniversalId>,
+    trials: Vec<StoredTrial>,
+}
+
+/// The decisions by person, as the identity graph knows people now: who was two when it was decided may be one.
+async fn people_of(identities: &dyn Identities, trials: Vec<StoredTrial>) -> Result<Vec<Decided>, LiftError> {
+    let mut ids: Vec<UniversalId> = trials.iter().map(|trial| trial.universal_id.clone()).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let mut people: Vec<Decided> = Vec::new();
+    let mut owner: HashMap<UniversalId, usize> = HashMap::with_capacity(ids.len());
+    for some in ids.chunks(PEOPLE_AT_ONCE) {
+        let found = identities.people(some).await.map_err(LiftError::Identities)?;
+        for (id, person) in some.iter().zip(found) {
+            let known = person.ids.iter().find_map(|id| owner.get(id).copied());
+            let index = known.unwrap_or(people.len());
+            if index == people.len() {
+                owner.extend(person.ids.iter().map(|id| (id.clone(), index)));
+                people.push(Decided {
+                    ids: person.ids,
+                    trials: Vec::new(),
+                });
+            }
+            owner.insert(id.clone(), index);
+        }
+    }
+    for trial in trials {
+        people[owner[&trial.universal_id]].trials.push(trial);
+    }
+    Ok(people)
+}
+
+/// The comparison of what became of people's decisions.
+fn compare(people: &[Vec<Outcome>], since: Timestamp, until: Timestamp) -> Lift {
+    let arm = |group| {
+        let of_group = people
+            .iter()
+            .map(|outcomes| outcomes.iter().filter(move |outcome| outcome.group == group));
+        let (mut decisions, mut arrivals, mut answers) = (0, Tally::default(), Tally::default());
+        for outcomes in of_group {
+            let (mut decided, mut arrived, mut answered) = (0, 0, 0);
+            for outcome in outcomes {
+                decided += 1;
+                arrived += usize::from(outcome.answered.is_some());
+                answered += usize::from(outcome.answered == Some(true));
+            }
+            decisions += decided;
+            arrivals.person(decided, arrived);
+            answers.person(arrived, answered);
+        }
+        let arm = Arm {
+            decisions,
+            mails: answers.trials(),
+            people: answers.people(),
+            answered: answers.hits(),
+            rate: (answers.trials() > 0).then(|| answers.wilson(statistics::Z_95)),
+            design_effect: answers.design_effect(),
+        };
+        (arm, arrivals, answers)
+    };
+    let (treated, treated_arrivals, treated_answers) = arm(TrialGroup::Treated);
+    let (control, control_arrivals, control_answers) = arm(TrialGroup::Control);
+    let (exploration, ..) = arm(TrialGroup::Exploration);
+    let difference = statistics::difference(&treated_answers, &control_answers, statistics::Z_95);
+    let power = Power::of(&treated, &control);
+    let verdict = Verdict::of(
+        &verdict::Findings {
+            arrivals: statistics::difference(&treated_arrivals, &control_arrivals, statistics::Z_999),
+            difference,
+            early: statistics::difference(&treated_answers, &control_answers, statistics::Z_999),
+        },
+        &treated,
+        &control,
+        &power,
+    );
+    Lift {
+        since,
+        until,
+        span_seconds: SPAN_MS / 1_000,
+        early_seconds: EARLY_MS / 1_000,
+        late_seconds: LATE_MS / 1_000,
+        treated,
+        control,
+        exploration,
+        pending: 0,
+        truncated: false,
+        difference,
+        relative_lift: statistics::relative(&treated_answers, &control_answers),
+        model: model_estimate(people),
+        power,
+        verdict,
+    }
+}
+
+/// What the model's choices would bring everywhere.
+fn model_estimate(people: &[Vec<Outcome>]) -> Option<ModelEstimate> {
+    let mut weighted = Weighted::default();
+    for outcomes in people {
+        let of_person = outcomes
+            .iter()
+            .filter_map(|outcome| Some((outcome.weight, outcome.answered?)));
+        weighted.person(of_person);
+    }
+    weighted.estimate()
+}
+
+#[cfg(test)]
+mod tests;

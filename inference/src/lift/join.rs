@@ -1,0 +1,92 @@
+//! Which mail belongs to which decision, and whether it was answered.
+
+use event::Timestamp;
+use store::events::{StoredTrial, Touch, TouchKind, TrialGroup};
+
+use super::{EARLY_MS, LATE_MS, SPAN_MS};
+
+/// Propensities are those of a quarter hour.
+const QUARTER_MS: i64 = 15 * event::grid::MINUTE_MS;
+
+/// What became of a decision.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Outcome {
+    pub(super) group: TrialGroup,
+    /// One over the propensity where the decision fell into the quarter hour of the model's choice, else 0.
+    pub(super) weight: f64,
+    /// Whether the mail was answered; `None` where none arrived near the target.
+    pub(super) answered: Option<bool>,
+}
+
+/// Matches the decisions about one person with the mail that arrived and the answers to it. Each mail counts for one decision
+/// at most, and each decision has one mail at most: the first that arrives near its target and may be of its campaign. Of
+/// several decisions that a mail could belong to, it belongs to the latest.
+pub(super) fn join(mut trials: Vec<&StoredTrial>, mut touches: Vec<&Touch>) -> Vec<Outcome> {
+    trials.sort_by(|a, b| key(a).cmp(&key(b)));
+    touches.sort_by_key(|touch| touch.at);
+    // Who asks again for the same mail gets the same minute: one decision, the last time it was asked for.
+    let mut decisions: Vec<&StoredTrial> = Vec::with_capacity(trials.len());
+    for trial in trials {
+        if decisions.last().is_some_and(|last| {
+            (last.trial.target_at, &last.trial.campaign_id)
+                == (trial.trial.target_at, &trial.trial.campaign_id)
+        }) {
+            decisions.pop();
+        }
+        decisions.push(trial);
+    }
+    let mut mails: Vec<Option<&Touch>> = vec![None; decisions.len()];
+    for mail in touches.iter().filter(|touch| touch.kind == TouchKind::Delivered) {
+        let mut latest: Option<usize> = None;
+        for (index, decision) in decisions.iter().enumerate() {
+            let may_belong = mails[index].is_none() && may_belong(mail, decision);
+            if may_belong && latest.is_none_or(|latest| decisions[latest].decided_at < decision.decided_at) {
+                latest = Some(index);
+            }
+        }
+        if let Some(index) = latest {
+            mails[index] = Some(mail);
+        }
+    }
+    let outcome = |(decision, mail): (&&StoredTrial, Option<&Touch>)| Outcome {
+        group: decision.trial.group,
+        weight: weight(decision),
+        answered: mail.map(|mail| touches.iter().any(|touch| answers(touch, mail))),
+    };
+    decisions.iter().zip(mails).map(outcome).collect()
+}
+
+fn key(trial: &StoredTrial) -> (Timestamp, &Option<String>, Timestamp) {
+    (trial.trial.target_at, &trial.trial.campaign_id, trial.decided_at)
+}
+
+fn may_belong(mail: &Touch, decision: &StoredTrial) -> bool {
+    let target = decision.trial.target_at;
+    let is_near = target.plus_millis(-EARLY_MS) <= mail.at && mail.at <= target.plus_millis(LATE_MS);
+    is_near && decision.decided_at <= mail.at && may_equal(&mail.campaign_id, &decision.trial.campaign_id)
+}
+
+fn answers(touch: &Touch, mail: &Touch) -> bool {
+    let waited_ms = touch.at.millis_since(mail.at);
+    touch.kind == TouchKind::Answered
+        && (0..=SPAN_MS).contains(&waited_ms)
+        && may_equal(&touch.message_id, &mail.message_id)
+}
+
+/// Whether two names are the same or one is not known.
+fn may_equal(a: &Option<String>, b: &Option<String>) -> bool {
+    a.is_none() || b.is_none() || a == b
+}
+
+fn weight(decision: &StoredTrial) -> f64 {
+    let quarter = |at: Timestamp| at.as_millis().div_euclid(QUARTER_MS);
+    let trial = &decision.trial;
+    if quarter(trial.target_at) == quarter(trial.model_at) && trial.propensity > 0.0 {
+        1.0 / trial.propensity
+    } else {
+        0.0
+    }
+}
+
+#[cfg(test)]
+mod tests;

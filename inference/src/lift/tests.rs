@@ -1,0 +1,107 @@
+use super::*;
+
+/// A generator that gives the same numbers for the same seed (Steele and others, SplitMix64), uniform between 0 and 1.
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self) -> f64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((mixed ^ (mixed >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
+    }
+}
+
+/// People with some mails each, who answer at a rate of their own that the group multiplies; a tenth are control.
+fn people(seed: u64, count: usize, lift: f64) -> Vec<Vec<Outcome>> {
+    let mut numbers = Numbers(seed);
+    let mut people = Vec::with_capacity(count);
+    for _ in 0..count {
+        let (group, factor) = if numbers.next() < 0.1 {
+            (TrialGroup::Control, 1.0)
+        } else {
+            (TrialGroup::Treated, 1.0 + lift)
+        };
+        // From 0 to 20 %: people differ far more than the groups do.
+        let rate = 0.2 * numbers.next() * factor;
+        let mails = 1 + (numbers.next() * 5.0) as usize;
+        let outcome = |numbers: &mut Numbers| Outcome {
+            group,
+            weight: if group == TrialGroup::Treated {
+                1.0 / 0.9
+            } else {
+                0.0
+            },
+            answered: Some(numbers.next() < rate),
+        };
+        people.push((0..mails).map(|_| outcome(&mut numbers)).collect());
+    }
+    people
+}
+
+fn compared(seed: u64, count: usize, lift: f64) -> Lift {
+    compare(
+        &people(seed, count, lift),
+        Timestamp::default(),
+        Timestamp::default(),
+    )
+}
+
+#[test]
+fn the_interval_covers_the_truth_as_often_as_it_says() {
+    let truth = 0.1 * 0.3;
+    let seeds = 400;
+    let covered = (0..seeds).filter(|seed| {
+        let difference = compared(*seed, 4_000, 0.3).difference.unwrap();
+        (difference.low..=difference.high).contains(&truth)
+    });
+    // 95 % of 400 are 380, with a standard deviation of 4.4.
+    let covered = covered.count();
+    assert!((362..=396).contains(&covered), "{covered} of {seeds}");
+}
+
+#[test]
+fn a_lift_is_found_where_there_is_one() {
+    let lift = compared(1, 40_000, 0.3);
+    assert_eq!(lift.verdict.code, "better", "{:?}", lift.verdict);
+    let relative = lift.relative_lift.unwrap();
+    assert!(relative.low < 0.3 && 0.3 < relative.high, "{relative:?}");
+    let snips = lift.model.unwrap().snips;
+    assert!((snips.value - 0.13).abs() < 0.01, "{snips:?}");
+    assert_eq!(compared(1, 40_000, -0.3).verdict.code, "worse");
+}
+
+#[test]
+fn none_is_found_where_there_is_none() {
+    let mut found = 0;
+    for seed in 0..100 {
+        let code = compared(seed, 4_000, 0.0).verdict.code;
+        found += usize::from(code == "better" || code == "worse");
+    }
+    // The early look needs 99.9 %.
+    assert!(found <= 2, "{found} of 100");
+}
+
+#[test]
+fn few_mails_are_not_enough_and_it_says_how_many_are() {
+    let lift = compared(1, 200, 0.3);
+    assert_eq!(lift.verdict.code, "not_enough_data");
+    let missing = lift.power.mails_missing.to_string();
+    assert!(lift.verdict.text.contains(&missing), "{}", lift.verdict.text);
+    let nothing = compare(&[], Timestamp::default(), Timestamp::default());
+    assert_eq!(nothing.verdict.code, "not_enough_data");
+    assert_eq!((nothing.difference, nothing.model), (None, None));
+}
+
+#[test]
+fn groups_whose_mail_does_not_arrive_alike_are_not_compared() {
+    let mut people = people(1, 4_000, 0.3);
+    for (number, outcomes) in people.iter_mut().enumerate() {
+        if outcomes[0].group == TrialGroup::Control && number % 2 == 0 {
+            outcomes.iter_mut().for_each(|outcome| outcome.answered = None);
+        }
+    }
+    let lift = compare(&people, Timestamp::default(), Timestamp::default());
+    assert_eq!(lift.verdict.code, "groups_differ", "{:?}", lift.verdict);
+}

@@ -1,0 +1,127 @@
+//! What a comparison comes to, in a word and in a sentence.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::{Arm, Estimate, Power};
+
+/// Groups whose mails arrived at rates this close are taken as alike, however sure the difference is: two mails in a
+/// hundred that are missing on one side cannot make much of a lift.
+const ARRIVALS_ALIKE: f64 = 0.02;
+
+/// Answers that each group must have before anything is said of the difference: below, an interval rests on a handful of
+/// people.
+const LEAST_ANSWERS: usize = 10;
+
+/// What the comparison comes to.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct Verdict {
+    /// `better`, `worse`, `no_difference_found`, `not_enough_data` or `groups_differ`.
+    #[schema(example = "not_enough_data")]
+    pub code: &'static str,
+    /// The same for a person.
+    pub text: String,
+}
+
+/// What the verdict rests on.
+pub(super) struct Findings {
+    /// Share of the decisions with a mail near their target, `treated` minus `control`, with a 99.9 % interval.
+    pub(super) arrivals: Option<Estimate>,
+    /// Rate of answers, `treated` minus `control`, with a 95 % interval.
+    pub(super) difference: Option<Estimate>,
+    /// The same with a 99.9 % interval, for looks before the end.
+    pub(super) early: Option<Estimate>,
+}
+
+impl Verdict {
+    pub(super) fn of(findings: &Findings, treated: &Arm, control: &Arm, power: &Power) -> Self {
+        if let Some(arrivals) = findings.arrivals
+            && excludes_zero(arrivals)
+            && arrivals.value.abs() > ARRIVALS_ALIKE
+        {
+            return Self::groups_differ(treated, control);
+        }
+        let Some(difference) = findings.difference else {
+            return Self::not_enough(treated, control, power);
+        };
+        let enough = power.mails_missing == 0;
+        let decides = if enough { Some(difference) } else { findings.early };
+        let enough_answers = treated.answered.min(control.answered) >= LEAST_ANSWERS;
+        match decides {
+            Some(decides) if enough_answers && excludes_zero(decides) => Self::decided(difference, enough),
+            _ if enough => Self::undecided(difference),
+            _ => Self::not_enough(treated, control, power),
+        }
+    }
+
+    fn decided(difference: Estimate, enough: bool) -> Self {
+        let is_better = difference.value > 0.0;
+        let early = if enough {
+            ""
+        } else {
+            " Fewer mails than planned already show it beyond the 99.9 % that an early look must reach."
+        };
+        Self {
+            code: if is_better { "better" } else { "worse" },
+            text: format!(
+                "Chosen times were answered {} often than random ones: {}.{early}",
+                if is_better { "more" } else { "less" },
+                points(difference)
+            ),
+        }
+    }
+
+    fn undecided(difference: Estimate) -> Self {
+        Self {
+            code: "no_difference_found",
+            text: format!(
+                "No difference was found, and one of a tenth would probably have shown: {}.",
+                points(difference)
+            ),
+        }
+    }
+
+    fn not_enough(treated: &Arm, control: &Arm, power: &Power) -> Self {
+        let text = format!(
+            "Not enough data yet: {} mails at chosen and {} at random times so far. To show a lift of {:.0} % four times in five \
+             takes about {} mails in all, {} more, if {:.1} % of those at random times are answered.",
+            treated.mails,
+            control.mails,
+            100.0 * power.relative_lift,
+            power.mails_needed,
+            // Where too few were answered the count alone may be reached.
+            power.mails_missing.max(1),
+            100.0 * power.control_rate
+        );
+        Self {
+            code: "not_enough_data",
+            text,
+        }
+    }
+
+    fn groups_differ(treated: &Arm, control: &Arm) -> Self {
+        let share = |arm: &Arm| 100.0 * arm.mails as f64 / arm.decisions as f64;
+        Self {
+            code: "groups_differ",
+            text: format!(
+                "The groups cannot be compared: a mail arrived near its target for {:.0} % of the decisions at chosen and {:.0} % of \
+                 those at random times. Look for what sends them differently, such as quiet hours that the requests do not tell.",
+                share(treated),
+                share(control)
+            ),
+        }
+    }
+}
+
+fn excludes_zero(estimate: Estimate) -> bool {
+    estimate.low > 0.0 || estimate.high < 0.0
+}
+
+fn points(difference: Estimate) -> String {
+    format!(
+        "{:+.2} percentage points, 95 % interval {:+.2} to {:+.2}",
+        100.0 * difference.value,
+        100.0 * difference.low,
+        100.0 * difference.high
+    )
+}

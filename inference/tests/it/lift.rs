@@ -1,0 +1,134 @@
+//! The control group: from decisions and what people did to a comparison.
+
+use std::time::{Duration, SystemTime};
+
+use axum::http::StatusCode;
+use event::{EventType, Timestamp};
+use sendflowr_inference::{InferenceConfig, RawInferenceConfig};
+use serde_json::{Value, json};
+
+use crate::{
+    NOW, TestApp,
+    fakes::{Stores, event},
+};
+
+const DAY_MS: i64 = 86_400_000;
+
+/// Enough that none of the groups is empty by chance.
+const PEOPLE: usize = 400;
+
+fn email(number: usize) -> String {
+    format!("person{number}@example.com")
+}
+
+async fn decide(app: &TestApp, question: &Value) -> Value {
+    let (status, decision) = app.post("/timing/decide", question).await;
+    assert_eq!(status, StatusCode::OK, "{decision}");
+    decision
+}
+
+/// The comparison as it will stand in three days, once all decisions are stored.
+async fn lift(app: &TestApp, decisions: u64) -> Value {
+    let until = Timestamp::from(SystemTime::now()).plus_millis(3 * DAY_MS);
+    for _ in 0..200 {
+        let (status, lift) = app.get(&format!("/lift?until={until}")).await;
+        assert_eq!(status, StatusCode::OK, "{lift}");
+        let of = |group: &str| lift[group]["decisions"].as_u64().unwrap();
+        if of("treated") + of("control") + of("exploration") == decisions {
+            return lift;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("the decisions are not stored");
+}
+
+#[tokio::test]
+async fn chosen_times_are_compared_with_random_ones() {
+    let app = TestApp::start(Stores::default());
+    let mut groups = std::collections::BTreeMap::new();
+    for number in 0..PEOPLE {
+        let decision = decide(&app, &json!({"email": email(number), "explain": true})).await;
+        let group = decision["group"].as_str().unwrap().to_owned();
+        let experiment = &decision["explanation"]["experiment"];
+        assert_eq!(experiment["group"], group.as_str());
+        let propensity = experiment["propensity"].as_f64().unwrap();
+        assert!(propensity > 0.0 && propensity <= 1.0);
+        let why = decision["why"][0].as_str().unwrap();
+        assert_eq!(why.contains("control group"), group == "control", "{why}");
+        assert_eq!(why.contains("explore"), group == "exploration", "{why}");
+
+        // Everybody gets the mail; who was not left to chance answers.
+        let arrive_at: Timestamp = decision["arrive_at"].as_str().unwrap().parse().unwrap();
+        app.store_event(event(&email(number), EventType::Delivered, arrive_at));
+        if group == "treated" {
+            app.store_event(event(
+                &email(number),
+                EventType::Clicked,
+                arrive_at.plus_millis(60_000),
+            ));
+        }
+        *groups.entry(group).or_insert(0_u64) += 1;
+    }
+    let lift = lift(&app, PEOPLE as u64).await;
+    for (group, count) in &groups {
+        assert_eq!(lift[group]["mails"], *count, "{group}");
+        assert_eq!(lift[group]["people"], *count, "{group}");
+    }
+    assert!(groups["control"] > 15 && groups["control"] < 70, "{groups:?}");
+    assert_eq!(lift["treated"]["answered"], groups["treated"]);
+    assert_eq!(lift["control"]["answered"], 0);
+    assert_eq!(lift["difference"]["value"], 1.0);
+    assert!(lift["model"]["snips"]["value"].as_f64().unwrap() > 0.8);
+    // Ten answers of each group are the least that anything is said of.
+    assert_eq!(lift["verdict"]["code"], "not_enough_data");
+}
+
+#[tokio::test]
+async fn who_wants_the_models_choice_gets_it_and_is_not_counted() {
+    let app = TestApp::start(Stores::default());
+    for number in 0..100 {
+        let decision = decide(
+            &app,
+            &json!({"email": email(number), "experiment": false, "explain": true}),
+        )
+        .await;
+        assert_eq!(
+            (&decision["group"], &decision["explanation"]["experiment"]),
+            (&Value::Null, &Value::Null)
+        );
+    }
+    // A decision about another moment than now is a test or a replay: it takes part, and does not count.
+    let told = decide(&app, &json!({"email": email(1), "now": NOW, "explain": true})).await;
+    assert_eq!(told["explanation"]["experiment"]["counted"], false);
+    decide(&app, &json!({"email": email(1)})).await;
+    lift(&app, 1).await;
+}
+
+#[tokio::test]
+async fn one_setting_switches_it_off() {
+    let raw: RawInferenceConfig = serde_json::from_value(json!({"experiment": {"enabled": false}})).unwrap();
+    let app = TestApp::start_with(Stores::default(), &InferenceConfig::try_from(raw).unwrap());
+    for number in 0..100 {
+        let decision = decide(&app, &json!({"email": email(number)})).await;
+        assert_eq!(decision["group"], Value::Null);
+    }
+    let share = json!({"experiment": {"control_share": 0.6}});
+    let raw: RawInferenceConfig = serde_json::from_value(share).unwrap();
+    let error = InferenceConfig::try_from(raw).unwrap_err().to_string();
+    assert!(error.contains("experiment.control_share"), "{error}");
+}
+
+#[tokio::test]
+async fn questions_that_make_no_sense_are_refused() {
+    let app = TestApp::start(Stores::default());
+    for (query, field) in [
+        ("since=2026-02-01T00:00:00Z&until=2026-01-01T00:00:00Z", "since"),
+        ("since=1999-01-01T00:00:00Z", "since"),
+        ("since=yesterday", "since"),
+        ("from=2026-01-01T00:00:00Z", "from"),
+    ] {
+        let (status, answer) = app.get(&format!("/lift?{query}")).await;
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{query}: {answer}");
+        assert_eq!(answer["error"]["field"], field, "{query}: {answer}");
+    }
+}

@@ -1,0 +1,127 @@
+//! `sendflowr lift`: what chosen times bring against the control group's random ones.
+
+use std::time::SystemTime;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use event::Timestamp;
+use inference::{Arm, Estimate};
+
+use crate::{cli::Format, config::RawConfig, engines::Engines, output};
+
+/// How far back is looked when nothing is asked for: whole weeks, as `GET /lift` does.
+const DEFAULT_DAYS: i64 = 28;
+
+const DAY_MS: i64 = 86_400_000;
+
+/// Which decisions are compared.
+#[derive(Debug, Args)]
+pub(crate) struct LiftArgs {
+    /// Decisions from this moment on, RFC 3339. Default: 28 days before `--until`.
+    #[arg(long)]
+    since: Option<String>,
+    /// Decisions before this moment, as things stood then. Default: now.
+    #[arg(long)]
+    until: Option<String>,
+    /// How to print it.
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+}
+
+/// Compares and prints.
+///
+/// # Errors
+/// Moments that cannot be read, and stores that cannot be.
+pub(crate) async fn run(args: &LiftArgs, config: RawConfig) -> anyhow::Result<()> {
+    let until = match &args.until {
+        Some(text) => moment("--until", text)?,
+        None => Timestamp::from(SystemTime::now()),
+    };
+    let since = match &args.since {
+        Some(text) => moment("--since", text)?,
+        None => until.plus_millis(-DEFAULT_DAYS * DAY_MS),
+    };
+    if since >= until {
+        bail!("`--since` must be earlier than `--until`");
+    }
+    let engines = Engines::of(&config)?;
+    let (events, identities) = tokio::try_join!(engines.events(), engines.identities())?;
+    let lift = inference::lift(&*events, &*identities, since, until).await?;
+    engines.close().await;
+    if args.format == Format::Json {
+        output::line(&serde_json::to_string(&lift)?);
+        return Ok(());
+    }
+    let rows = [
+        row("chosen times", &lift.treated),
+        row("random times", &lift.control),
+        row("nearly as good", &lift.exploration),
+    ];
+    let header = [
+        "group",
+        "decisions",
+        "mails",
+        "people",
+        "answered",
+        "rate",
+        "95 % interval",
+    ];
+    output::line(&format!(
+        "Decisions from {since} to {until}; {} are too young to count.\n",
+        lift.pending
+    ));
+    output::line(&output::table(&header, &rows));
+    output::line("");
+    if let Some(difference) = lift.difference {
+        output::line(&format!("difference            {}", points(difference)));
+    }
+    if let Some(relative) = lift.relative_lift {
+        output::line(&format!("relative lift         {}", points(relative)));
+    }
+    if let Some(model) = lift.model {
+        output::line(&format!("everywhere (SNIPS)    {}", points(model.snips)));
+        output::line(&format!("everywhere (IPS)      {}", points(model.ips)));
+        output::line(&format!(
+            "effective sample size {:.0}",
+            model.effective_sample_size
+        ));
+    }
+    if lift.truncated {
+        output::line("Only the newest decisions were looked at: ask for a shorter time.");
+    }
+    output::line(&lift.verdict.text);
+    Ok(())
+}
+
+fn moment(flag: &str, text: &str) -> anyhow::Result<Timestamp> {
+    text.parse()
+        .with_context(|| format!("`{flag}` must be a moment such as `2026-01-31T00:00:00Z`"))
+}
+
+fn row(name: &str, arm: &Arm) -> Vec<String> {
+    let (rate, interval) = match arm.rate {
+        Some(Estimate { value, low, high }) => (
+            format!("{:.2} %", 100.0 * value),
+            format!("{:.2} to {:.2} %", 100.0 * low, 100.0 * high),
+        ),
+        None => ("-".to_owned(), "-".to_owned()),
+    };
+    vec![
+        name.to_owned(),
+        arm.decisions.to_string(),
+        arm.mails.to_string(),
+        arm.people.to_string(),
+        arm.answered.to_string(),
+        rate,
+        interval,
+    ]
+}
+
+fn points(estimate: Estimate) -> String {
+    format!(
+        "{:+.2} % ({:+.2} to {:+.2})",
+        100.0 * estimate.value,
+        100.0 * estimate.low,
+        100.0 * estimate.high
+    )
+}
