@@ -34,6 +34,9 @@ use fakes::{Stores, evening_clicks, event};
 /// People with 40 mails and clicks each: fewer than curves are cached, so that both kinds of decision can be measured.
 const PEOPLE: usize = 256;
 
+/// Lines of a batch: several windows, so that they are worked on side by side.
+const BATCH: usize = 8 * 1_024;
+
 /// Decisions of which the slowest hundredth is told.
 const SAMPLES: usize = 5_000;
 
@@ -138,12 +141,22 @@ fn benchmark(criterion: &mut Criterion) {
         });
     }
     let router = server.router();
-    let batch =
-        json!({"requests": (0..PEOPLE).map(|person| request(person, 168)).collect::<Vec<_>>()}).to_string();
-    group.throughput(Throughput::Elements(PEOPLE as u64));
-    group.bench_function("batch, window of a week", |bencher| {
-        bencher.iter(|| runtime.block_on(answer(&router, "/timing/decide/batch", batch.clone())));
-    });
+    let lines: Vec<String> = (0..BATCH)
+        .map(|line| request(line % PEOPLE, 168).to_string())
+        .collect();
+    let batch = lines.join("\n");
+    group.throughput(Throughput::Elements(BATCH as u64));
+    for (name, path) in [
+        ("batch, window of a week", "/timing/decide/batch"),
+        (
+            "batch, window of a week, 10 mails a minute",
+            "/timing/decide/batch?capacity_per_minute=10",
+        ),
+    ] {
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| runtime.block_on(answer(&router, path, batch.clone())));
+        });
+    }
     group.finish();
 }
 

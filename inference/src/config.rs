@@ -2,7 +2,7 @@
 
 mod experiment;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use listener::{Access, InvalidAccess, InvalidTls, Limits, RawTlsConfig, RawToken, TlsConfig};
 use serde::Deserialize;
@@ -44,6 +44,9 @@ pub struct RawInferenceConfig {
     pub request_timeout_ms: Option<u64>,
     /// Explanations waiting to be stored before decisions have to wait for them. Default 4,096.
     pub explanation_queue: Option<usize>,
+    /// `[inference.capacity_per_minute]`: how many mails a provider takes in a minute, by its slug (`sendgrid = 6000`); a
+    /// batch spreads over the minutes. Default: no limit.
+    pub capacity_per_minute: BTreeMap<String, u32>,
     /// `[inference.latency]`.
     pub latency: RawLatencyConfig,
     /// `[inference.hot_paths]`.
@@ -140,6 +143,8 @@ pub struct InferenceConfig {
     pub request_timeout: Duration,
     /// Explanations that may wait to be stored.
     pub explanation_queue: usize,
+    /// How many mails a provider takes in a minute.
+    pub capacity_per_minute: BTreeMap<String, u32>,
     /// The delay between trigger and delivery.
     pub latency: LatencyConfig,
     /// What decisions do with signals.
@@ -308,6 +313,7 @@ impl TryFrom<RawInferenceConfig> for InferenceConfig {
             max_body_bytes: count("max_body_bytes", raw.max_body_bytes, 1024 * 1024)?,
             request_timeout: Duration::from_millis(raw.request_timeout_ms.unwrap_or(10_000).max(1)),
             explanation_queue: count("explanation_queue", raw.explanation_queue, 4_096)?,
+            capacity_per_minute: capacities(raw.capacity_per_minute)?,
             latency: LatencyConfig {
                 quantile,
                 default: seconds(
@@ -354,6 +360,21 @@ impl TryFrom<RawInferenceConfig> for InferenceConfig {
             },
         })
     }
+}
+
+fn capacities(raw: BTreeMap<String, u32>) -> Result<BTreeMap<String, u32>, OutOfRange> {
+    let mut capacities = BTreeMap::new();
+    for (esp, per_minute) in raw {
+        if per_minute == 0 {
+            return Err(OutOfRange {
+                key: format!("capacity_per_minute.{esp}"),
+                expected: "at least 1",
+            });
+        }
+        // Requests name providers in any case.
+        capacities.insert(esp.to_ascii_lowercase(), per_minute);
+    }
+    Ok(capacities)
 }
 
 fn hot_path(name: &str, raw: Option<RawHotPath>, default: HotPath) -> Result<HotPath, OutOfRange> {
@@ -425,6 +446,13 @@ mod tests {
                 ..RawInferenceConfig::default()
             }),
             "`inference.experiment.control_share` must be a number from 0 to 0.5"
+        );
+        assert_eq!(
+            error(RawInferenceConfig {
+                capacity_per_minute: BTreeMap::from([("sendgrid".to_owned(), 0)]),
+                ..RawInferenceConfig::default()
+            }),
+            "`inference.capacity_per_minute.sendgrid` must be at least 1"
         );
         assert_eq!(
             error(RawInferenceConfig {

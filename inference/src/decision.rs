@@ -5,6 +5,7 @@
 //! candidate either.
 
 mod breakers;
+mod crowd;
 mod experiment;
 mod guards;
 mod hot_path;
@@ -20,6 +21,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 pub(crate) use breakers::{Breaker, open as open_breakers};
+pub(crate) use crowd::{Capacity, Moved, Room};
 pub(crate) use experiment::{Draw, Drawn};
 pub(crate) use guards::{DAY_MINUTES, DaySpan, LocalRules, day_number};
 pub(crate) use hot_path::WarmPath;
@@ -121,6 +123,8 @@ pub(crate) struct Choice {
     pub(crate) hot_paths: Vec<WarmPath>,
     /// What the experiment drew; `None` for the model's choice outside of it.
     pub(crate) experiment: Option<Drawn>,
+    /// Where it was before it had to make room; `None` where it is still there.
+    pub(crate) moved: Option<Moved>,
 }
 
 /// Nothing may arrive within the window.
@@ -140,10 +144,22 @@ impl Choice {
 
     /// The factor of hot paths at any moment.
     pub(crate) fn factor_at(&self, moment: Timestamp) -> f64 {
-        Heat {
-            paths: self.hot_paths.clone(),
-        }
-        .factor(moment)
+        hot_path::factor(&self.hot_paths, moment)
+    }
+
+    /// What a mail that arrives at any moment is worth, hot paths included.
+    fn value_at(&self, moment: Timestamp, facts: Facts<'_>) -> f64 {
+        facts.curve.score(moment) * self.factor_at(moment)
+    }
+
+    /// Takes another of the candidates.
+    fn arrive(&mut self, at: Timestamp, facts: Facts<'_>) {
+        self.arrive_at = at;
+        self.latency = facts.latency.arriving_at(at);
+        self.trigger_at = at.plus_millis(-self.latency.as_millis());
+        self.factor = self.factor_at(at);
+        self.value = self.value_at(at, facts);
+        self.confidence = facts.curve.confidence(at, &self.candidates);
     }
 
     /// Whether a minute could have been chosen.
@@ -193,6 +209,7 @@ pub(crate) fn decide(question: &Question, facts: Facts<'_>) -> Result<Choice, Su
         breakers,
         hot_paths: heat.paths,
         experiment: None,
+        moved: None,
     })
 }
 

@@ -36,6 +36,12 @@ pub(crate) enum ApiError {
         message: String,
         first_allowed_at: Option<Timestamp>,
     },
+    #[error(
+        "every minute that is allowed has its {per_minute} mails: ask for a longer window, or raise the capacity"
+    )]
+    OverCapacity { per_minute: u32 },
+    #[error("a line of a batch has at most {limit_bytes} bytes")]
+    LineTooLong { limit_bytes: usize },
     #[error("{0}")]
     NotFound(&'static str),
     #[error("this path does not answer that method: see `/docs`")]
@@ -75,8 +81,8 @@ impl ApiError {
         match self {
             Self::MalformedJson { .. } => StatusCode::BAD_REQUEST,
             Self::InvalidField { .. } => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Suppressed { .. } => StatusCode::CONFLICT,
+            Self::BodyTooLarge { .. } | Self::LineTooLong { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Suppressed { .. } | Self::OverCapacity { .. } => StatusCode::CONFLICT,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Unavailable { .. } | Self::TimedOut | Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
@@ -91,6 +97,8 @@ impl ApiError {
             Self::InvalidField { .. } => "invalid_field",
             Self::BodyTooLarge { .. } => "body_too_large",
             Self::Suppressed { .. } => "suppressed",
+            Self::OverCapacity { .. } => "over_capacity",
+            Self::LineTooLong { .. } => "line_too_long",
             Self::NotFound(_) => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::Unavailable { .. } => "unavailable",

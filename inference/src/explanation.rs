@@ -138,8 +138,21 @@ pub(crate) struct Experiment {
     pub control_share: f64,
     /// Share of the others' decisions that explore.
     pub exploration_share: f64,
-    /// Whether the decision counts in `GET /lift`; one that was asked for another `now` than the server's does not.
+    /// Whether the decision counts in `GET /lift`; one that was asked for another `now` than the server's does not, nor
+    /// one that had to leave its quarter hour to make room.
     pub counted: bool,
+}
+
+/// A decision of a batch that had to make room, because the provider takes only so many mails a minute.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
+pub(crate) struct Displacement {
+    /// The minute that the person would have got alone.
+    #[schema(value_type = String, format = DateTime)]
+    pub from: Timestamp,
+    /// What the move costs, relative to a mail that arrives at a random minute of the week.
+    pub value_lost: f64,
+    /// What the provider takes in a minute.
+    pub capacity_per_minute: u32,
 }
 
 /// What a decision was made of.
@@ -178,6 +191,9 @@ pub(crate) struct Explanation {
     pub latency: ExpectedLatency,
     /// The chosen minute.
     pub chosen: Point,
+    /// Where the decision was before it had to make room; absent where it is still there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub moved: Option<Displacement>,
     /// What the experiment did; absent where the decision takes no part in it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub experiment: Option<Experiment>,

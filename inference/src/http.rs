@@ -1,5 +1,6 @@
 //! The HTTP face: routes, what surrounds every request, and the description of it all.
 
+mod batch;
 mod body;
 mod curves;
 mod decide;
@@ -9,8 +10,11 @@ pub(crate) mod question;
 mod status;
 mod who;
 
+pub(crate) use batch::MAX_BATCHES;
+
 use std::{
     any::Any,
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -23,6 +27,7 @@ use axum::{
 };
 use event::{Timestamp, redact::Redactor};
 use listener::{Access, RequestTrace};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceBuilder;
 use tower_http::{
@@ -50,6 +55,8 @@ pub(crate) struct App {
     pub(crate) request_timeout: Duration,
     pub(crate) access: Access,
     pub(crate) stopping: CancellationToken,
+    pub(crate) batches: Arc<Semaphore>,
+    pub(crate) capacity_per_minute: Arc<BTreeMap<String, u32>>,
 }
 
 impl App {
@@ -80,7 +87,7 @@ fn described(access: &Access) -> OpenApiRouter<App> {
     let mut for_callers = OpenApiRouter::new()
         .routes(routes!(decide::decide))
         .routes(routes!(decide::decide_alias))
-        .routes(routes!(decide::decide_batch))
+        .routes(routes!(batch::decide_batch))
         .routes(routes!(decide::explanation))
         .routes(routes!(curves::predict))
         .routes(routes!(curves::latency))

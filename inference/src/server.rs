@@ -8,7 +8,7 @@ use std::{
 use arc_swap::ArcSwap;
 use axum::Router;
 use event::Timestamp;
-use tokio::{net::TcpListener, task::JoinHandle, time::MissedTickBehavior};
+use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -93,6 +93,8 @@ impl Server {
             request_timeout: config.request_timeout,
             access: config.access.clone(),
             stopping: stopping.clone(),
+            batches: Arc::new(Semaphore::new(http::MAX_BATCHES)),
+            capacity_per_minute: Arc::new(config.capacity_per_minute.clone()),
         });
         Self {
             router,

@@ -1,5 +1,6 @@
 //! From checked inquiries to decisions: reads people, makes curves, decides, hands explanations over.
 
+mod batch;
 mod narrative;
 mod record;
 
@@ -13,15 +14,16 @@ use store::events::{StoredExplanation, TrialGroup};
 use tracing::{Instrument, field::Empty};
 use utoipa::ToSchema;
 
+pub(crate) use batch::{Batch, WINDOW_LINES};
 pub(crate) use record::signal_name;
 
 use crate::{
     Dependencies, ExperimentConfig, InferenceConfig, PolicyConfig,
     decision::{self, Choice, Draw, Facts, Suppressed},
     error::ApiError,
-    explanation::{Evidence, Explanation, Explanations, Window},
+    explanation::{Displacement, Evidence, Explanation, Explanations, Window},
     http::question::Inquiry,
-    latency::{ExpectedLatency, LatencyModel},
+    latency::{ExpectedLatency, LatencyModel, WeekOfLatency},
     metrics::Metrics,
     model::{Curve, Population},
     person::{IdentitySource, Known, People, ProfileDigest},
@@ -71,6 +73,9 @@ pub(crate) struct Decision {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, example = "treated")]
     pub group: Option<TrialGroup>,
+    /// Where the decision was before it had to make room in a batch; absent where it is still there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub moved: Option<Displacement>,
     /// How well founded the decision is.
     pub evidence: Evidence,
     /// The window that was asked for.
@@ -139,7 +144,7 @@ impl Service {
     }
 
     /// Decides one inquiry.
-    pub(crate) async fn decide(&self, inquiry: &Inquiry, clock: Timestamp) -> Result<Decision, ApiError> {
+    pub(crate) async fn decide(&self, inquiry: Inquiry, clock: Timestamp) -> Result<Decision, ApiError> {
         let span = tracing::debug_span!("decide", sendflowr.outcome = Empty, sendflowr.rung = Empty);
         let deciding = async {
             let ids = [inquiry.identity.id()];
@@ -148,8 +153,9 @@ impl Service {
                 .instrument(tracing::debug_span!("read person"))
                 .await
                 .remove(0);
-            let answer = known.and_then(|known| self.decide_known(inquiry, &known));
-            self.deliver(answer, inquiry.explain).await
+            let explain = inquiry.explain;
+            let weighed = known.and_then(|known| self.weigh(inquiry, known));
+            self.deliver(weighed.map(|weighed| weighed.told()), explain).await
         };
         let decided = deciding.instrument(span.clone()).await;
         match &decided {
@@ -162,36 +168,6 @@ impl Service {
             }
         }
         decided
-    }
-
-    /// Decides many inquiries, in their order, with one look at each store.
-    pub(crate) async fn decide_all(
-        self: Arc<Self>,
-        inquiries: Vec<Inquiry>,
-        clock: Timestamp,
-    ) -> Vec<Result<Decision, ApiError>> {
-        let ids: Vec<UniversalId> = inquiries.iter().map(|inquiry| inquiry.identity.id()).collect();
-        let reading = self.people.read(&ids, clock);
-        let known = reading
-            .instrument(tracing::debug_span!("read people", people = ids.len()))
-            .await;
-        let explain: Vec<bool> = inquiries.iter().map(|inquiry| inquiry.explain).collect();
-        let service = Arc::clone(&self);
-        // A thousand curves take a good part of a second: too long for a thread that serves other requests.
-        let computing = tokio::task::spawn_blocking(move || {
-            let pairs = inquiries.iter().zip(known);
-            pairs
-                .map(|(inquiry, known)| service.decide_known(inquiry, &known?))
-                .collect::<Vec<_>>()
-        });
-        let Ok(answers) = computing.await else {
-            return explain.iter().map(|_| Err(ApiError::Internal)).collect();
-        };
-        let mut decisions = Vec::with_capacity(answers.len());
-        for (answer, explain) in answers.into_iter().zip(explain) {
-            decisions.push(self.deliver(answer, explain).await);
-        }
-        decisions
     }
 
     /// Hands the explanation over before the decision is told, and counts the outcome.
@@ -234,9 +210,9 @@ impl Service {
         Ok(decision)
     }
 
-    fn decide_known(&self, inquiry: &Inquiry, known: &Known) -> Result<(Decision, Explanation), ApiError> {
-        let question = &inquiry.question;
-        let curve = self.curve(known, question.now);
+    /// Chooses the minute that a person would get alone.
+    fn weigh(&self, inquiry: Inquiry, known: Known) -> Result<Weighed, ApiError> {
+        let curve = self.curve(&known, inquiry.question.now);
         let latency = self.latency.load().week(
             inquiry.esp.as_deref(),
             known.profile.mailbox_provider(),
@@ -248,12 +224,21 @@ impl Service {
             latency: &latency,
             policy: &self.policy,
         };
-        let mut choice = decision::decide(question, facts).map_err(|suppressed| refusal(&suppressed))?;
-        if let Some(draw) = self.draw(inquiry, known) {
+        let mut choice =
+            decision::decide(&inquiry.question, facts).map_err(|suppressed| refusal(&suppressed))?;
+        if curve.curve.evidence().events == 0 {
+            choice = choice.apart(&known.person.canonical, facts);
+        }
+        if let Some(draw) = self.draw(&inquiry, &known) {
             choice = choice.drawn(&draw, facts);
         }
-        let explanation = record::explanation(inquiry, known, &curve, &choice);
-        Ok((answer(known, &choice, &explanation), explanation))
+        Ok(Weighed {
+            inquiry,
+            known,
+            curve,
+            latency,
+            choice,
+        })
     }
 
     /// How the experiment treats a decision, where there is one and the request takes part. While the identity graph does
@@ -326,6 +311,22 @@ impl Service {
     }
 }
 
+/// A choice and what it was made of.
+struct Weighed {
+    inquiry: Inquiry,
+    known: Known,
+    curve: Arc<PersonCurve>,
+    latency: WeekOfLatency,
+    choice: Choice,
+}
+
+impl Weighed {
+    fn told(&self) -> (Decision, Explanation) {
+        let explanation = record::explanation(&self.inquiry, &self.known, &self.curve, &self.choice);
+        (answer(&self.known, &self.choice, &explanation), explanation)
+    }
+}
+
 fn refusal(suppressed: &Suppressed) -> ApiError {
     let Suppressed {
         reason,
@@ -358,6 +359,7 @@ fn answer(known: &Known, choice: &Choice, explanation: &Explanation) -> Decision
         latency: choice.latency,
         explanation_ref: explanation.explanation_ref.clone(),
         group: choice.experiment.map(|drawn| drawn.group),
+        moved: explanation.moved,
         evidence: explanation.evidence.clone(),
         window: explanation.request.window.clone(),
         decided_at: explanation.decided_at,

@@ -10,7 +10,7 @@ use event::{Timestamp, UniversalId, grid::MINUTE_MS};
 use sha2::{Digest, Sha256};
 use store::events::TrialGroup;
 
-use super::{Choice, DAY_MINUTES, Facts, Heat};
+use super::{Choice, DAY_MINUTES, Facts};
 use crate::config::ExperimentConfig;
 
 /// Exploration takes quarter hours that are worth at least this share of the best: within it the model is often unsure
@@ -141,18 +141,10 @@ impl Draw {
 impl Choice {
     /// The same decision under the experiment: at the minute that was drawn, whichever rule drew it.
     pub(crate) fn drawn(mut self, draw: &Draw, facts: Facts<'_>) -> Self {
-        let heat = Heat {
-            paths: self.hot_paths.clone(),
-        };
-        let value = |at: Timestamp| facts.curve.score(at) * heat.factor(at);
+        let value = |at| self.value_at(at, facts);
         let drawn = draw.take(&self.candidates, self.arrive_at, value);
         if drawn.at != self.arrive_at {
-            self.arrive_at = drawn.at;
-            self.latency = facts.latency.arriving_at(drawn.at);
-            self.trigger_at = drawn.at.plus_millis(-self.latency.as_millis());
-            self.factor = heat.factor(drawn.at);
-            self.value = value(drawn.at);
-            self.confidence = facts.curve.confidence(drawn.at, &self.candidates);
+            self.arrive(drawn.at, facts);
         }
         self.experiment = Some(drawn);
         self
@@ -239,7 +231,8 @@ fn minutes(range: &Range<Timestamp>) -> impl Iterator<Item = Timestamp> + use<> 
     (0..count).map(move |minute| start.plus_millis(minute * MINUTE_MS))
 }
 
-fn quarter_of(at: Timestamp) -> Timestamp {
+/// The start of the quarter hour of a moment.
+pub(super) fn quarter_of(at: Timestamp) -> Timestamp {
     at.plus_millis(-at.as_millis().rem_euclid(QUARTER_MS))
 }
 
@@ -250,7 +243,7 @@ fn unit(hash: u64) -> f64 {
 }
 
 /// The finish of SplitMix64: every bit of the input turns half of the output.
-fn mix(value: u64) -> u64 {
+pub(super) fn mix(value: u64) -> u64 {
     let mut mixed = value.wrapping_add(0x9E37_79B9_7F4A_7C15);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);

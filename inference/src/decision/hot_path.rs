@@ -79,11 +79,16 @@ impl Heat {
 
     /// Π(1 + ω(t)) over the paths.
     pub(crate) fn factor(&self, t: Timestamp) -> f64 {
-        let mut factor = 1.0;
-        for path in &self.paths {
-            let half_life_ms = path.half_life_seconds as f64 * 1_000.0;
-            factor *= 1.0 + remaining(path.weight, half_life_ms, path.at, t);
-        }
-        factor
+        factor(&self.paths, t)
     }
+}
+
+/// Π(1 + ω(t)) over `paths`.
+pub(super) fn factor(paths: &[WarmPath], t: Timestamp) -> f64 {
+    let mut factor = 1.0;
+    for path in paths {
+        let half_life_ms = path.half_life_seconds as f64 * 1_000.0;
+        factor *= 1.0 + remaining(path.weight, half_life_ms, path.at, t);
+    }
+    factor
 }

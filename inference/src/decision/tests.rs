@@ -9,15 +9,15 @@ use crate::{config::InferenceConfig, latency::LatencySource, model::Population};
 
 const HOUR_MS: i64 = 3_600_000;
 
-fn at(text: &str) -> Timestamp {
+pub(super) fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
 }
 
-fn now() -> Timestamp {
+pub(super) fn now() -> Timestamp {
     at("2026-01-07T10:00:00Z")
 }
 
-fn event(event_type: EventType, timestamp: Timestamp) -> Event {
+pub(super) fn event(event_type: EventType, timestamp: Timestamp) -> Event {
     let identifier = Hasher::new().email_identifier("ann@example.com").unwrap();
     Event {
         schema_version: SCHEMA_VERSION,
@@ -58,7 +58,7 @@ fn evening_person() -> Profile {
     profile
 }
 
-fn question() -> Question {
+pub(super) fn question() -> Question {
     Question {
         now: now(),
         window: now()..now().plus_millis(24 * HOUR_MS),
@@ -76,7 +76,7 @@ fn question() -> Question {
     }
 }
 
-fn latency(seconds: f64) -> WeekOfLatency {
+pub(super) fn latency(seconds: f64) -> WeekOfLatency {
     WeekOfLatency::constant(ExpectedLatency {
         seconds,
         source: LatencySource::Caller,

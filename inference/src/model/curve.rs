@@ -271,6 +271,16 @@ impl Curve {
         ranges: &[Range<Timestamp>],
         weight: impl Fn(Timestamp) -> f64,
     ) -> Option<Best> {
+        self.best_free(ranges, weight, |_| true)
+    }
+
+    /// Like [`Curve::best_weighted`], among the minutes that are free.
+    pub(crate) fn best_free(
+        &self,
+        ranges: &[Range<Timestamp>],
+        weight: impl Fn(Timestamp) -> f64,
+        is_free: impl Fn(Timestamp) -> bool,
+    ) -> Option<Best> {
         let mut best: Option<Best> = None;
         for quarter in ranges.iter().flat_map(quarters) {
             let coefficients = self.coefficients(quarter.index);
@@ -281,12 +291,37 @@ impl Curve {
             }
             for (minute, at) in quarter.minutes() {
                 let score = f64::from(spline(coefficients, minute)) * weight(at);
-                if is_better(best, at, score) {
+                if is_better(best, at, score) && is_free(at) {
                     best = Some(Best { at, score });
                 }
             }
         }
         best
+    }
+
+    /// The minutes of `ranges` whose weighted score is at least `least`, in the order of the ranges. The weight is as for
+    /// [`Curve::best_weighted`].
+    pub(crate) fn at_least(
+        &self,
+        ranges: &[Range<Timestamp>],
+        weight: impl Fn(Timestamp) -> f64,
+        least: f64,
+    ) -> impl Iterator<Item = Timestamp> {
+        let quarters = ranges.iter().flat_map(quarters);
+        quarters.flat_map(move |quarter| {
+            let coefficients = self.coefficients(quarter.index);
+            let highest = f64::from(coefficients.into_iter().fold(f32::MIN, f32::max));
+            let heaviest = weight(quarter.range.start).max(weight(quarter.range.end));
+            let mut worthy = Vec::new();
+            if highest * heaviest * (1.0 + ROUNDING) >= least {
+                for (minute, at) in quarter.minutes() {
+                    if f64::from(spline(coefficients, minute)) * weight(at) >= least {
+                        worthy.push(at);
+                    }
+                }
+            }
+            worthy
+        })
     }
 
     /// The week's highest local maxima of the score: slot and score, best first, at most `count`, at least two hours

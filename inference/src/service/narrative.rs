@@ -61,6 +61,13 @@ pub(super) fn sentences(inquiry: &Inquiry, choice: &Choice, explanation: &Explan
             choice.factor
         ));
     }
+    if let Some(moved) = &explanation.moved {
+        why.push(format!(
+            "The provider takes {} mails a minute and {} is full: the best free minute was taken, which costs {:.2} of a random \
+             minute's worth.",
+            moved.capacity_per_minute, moved.from, moved.value_lost
+        ));
+    }
     why.push(format!(
         "Arriving then is worth {:.2} times a random minute of the week.",
         choice.value

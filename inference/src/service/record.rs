@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 use super::{PersonCurve, Service, narrative};
 use crate::{
     decision::{Choice, DAY_MINUTES, DaySpan},
-    explanation::{Experiment, Explanation, NormalizedRequest, Point, ToldSignal, Window},
+    explanation::{Displacement, Experiment, Explanation, NormalizedRequest, Point, ToldSignal, Window},
     http::question::{Inquiry, WEEKDAYS},
     person::Known,
 };
@@ -35,6 +35,7 @@ pub(super) fn explanation(
         hot_paths: choice.hot_paths.clone(),
         latency: choice.latency,
         chosen: point(curve, choice, choice.arrive_at),
+        moved: displacement(choice),
         experiment: experiment(inquiry, curve, choice),
         peaks: Vec::with_capacity(curve.peaks.len()),
         trigger_at: choice.trigger_at,
@@ -57,6 +58,15 @@ pub(super) fn explanation(
     explanation
 }
 
+fn displacement(choice: &Choice) -> Option<Displacement> {
+    let moved = choice.moved?;
+    Some(Displacement {
+        from: moved.from,
+        value_lost: moved.value - choice.value,
+        capacity_per_minute: moved.per_minute,
+    })
+}
+
 fn experiment(inquiry: &Inquiry, curve: &PersonCurve, choice: &Choice) -> Option<Experiment> {
     let drawn = choice.experiment?;
     Some(Experiment {
@@ -67,7 +77,7 @@ fn experiment(inquiry: &Inquiry, curve: &PersonCurve, choice: &Choice) -> Option
         quarters_near_best: drawn.quarters_near_best,
         control_share: drawn.control_share,
         exploration_share: drawn.exploration_share,
-        counted: !inquiry.now_was_told,
+        counted: !inquiry.now_was_told && !choice.left_its_quarter(),
     })
 }
 

@@ -170,11 +170,6 @@ async fn guards_and_signals() {
 #[tokio::test]
 async fn other_routes() {
     assert!(
-        refusals("/timing/decide/batch", &[json!({"requests": []})])
-            .await
-            .contains("1 to 1000")
-    );
-    assert!(
         refusals("/predict", &[json!({"email": "a@b.c", "top": 0})])
             .await
             .contains("`top`")

@@ -220,51 +220,6 @@ async fn stores_that_do_not_answer_cost_evidence_before_they_cost_answers() {
 }
 
 #[tokio::test]
-async fn a_batch_keeps_its_order_and_its_errors_apart() {
-    let stores = Stores::default();
-    evening_clicks(&stores, "ann@example.com", 20, now());
-    let spam = event(
-        "bob@example.com",
-        EventType::MarkedSpam,
-        now().plus_millis(-1_000),
-    );
-    stores.consume(spam);
-    let app = TestApp::start(stores);
-    let ann = json!({"email": "ann@example.com", "now": NOW});
-    let batch = json!({"requests": [
-        ann, {"email": "bob@example.com", "now": NOW}, {"email": "x"}, {"email": "c@example.com", "nwo": NOW}, 7,
-        {"email": "nobody@example.com", "now": NOW},
-    ]});
-    let (status, answer) = app.post("/timing/decide/batch", &batch).await;
-    assert_eq!(status, StatusCode::OK);
-    let outcomes: Vec<String> = answer["results"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|result| {
-            format!(
-                "{} {} {}",
-                result["index"], result["status"], result["error"]["field"]
-            )
-        })
-        .collect();
-    assert_eq!(
-        outcomes,
-        [
-            "0 200 null",
-            "1 409 null",
-            "2 422 \"email\"",
-            "3 422 \"nwo\"",
-            "4 422 \"body\"",
-            "5 200 null"
-        ]
-    );
-    assert_eq!((&answer["decided"], &answer["failed"]), (&json!(2), &json!(4)));
-    let (_, alone) = app.post("/timing/decide", &ann).await;
-    assert_eq!(answer["results"][0]["decision"], alone);
-}
-
-#[tokio::test]
 async fn delays_are_learned_by_provider() {
     let stores = Stores::default();
     let clock = Timestamp::from(std::time::SystemTime::now());

@@ -1,0 +1,121 @@
+use event::EventType;
+
+use super::*;
+use crate::{
+    config::InferenceConfig,
+    decision::{
+        decide,
+        tests::{at, event, latency, now, question},
+    },
+    latency::WeekOfLatency,
+    model::{Curve, Population},
+};
+use event::profile::Profile;
+
+const HOUR_MS: i64 = 60 * MINUTE_MS;
+
+struct One {
+    profile: Profile,
+    curve: Curve,
+    choice: Choice,
+}
+
+/// People whose best minutes lie close together: evening people, some of whom act within minutes of each other day by
+/// day and some within hours, in an order without meaning.
+fn crowd(people: usize) -> Vec<One> {
+    let (policy, latency) = (InferenceConfig::default().policy, latency(0.0));
+    let population = Population::builtin();
+    (0..people)
+        .map(|person| {
+            let mut random = mix(person as u64);
+            let mut next = |below: i64| {
+                random = mix(random);
+                (random % below.cast_unsigned()).cast_signed()
+            };
+            let (days, spread_minutes) = (1 + next(60), 1 + next(600));
+            let mut profile = Profile::default();
+            for day in 0..days {
+                let minutes = next(spread_minutes) - spread_minutes / 2;
+                let clicked_at =
+                    at("2026-01-06T19:30:00Z").plus_millis(-day * 24 * HOUR_MS + minutes * MINUTE_MS);
+                profile.apply(&event(EventType::Clicked, clicked_at.min(now())), false);
+            }
+            let curve = population.curve(Some(&profile), now());
+            let facts = facts(&profile, &curve, &latency, &policy);
+            let choice = decide(&question(), facts).unwrap();
+            One {
+                profile,
+                curve,
+                choice,
+            }
+        })
+        .collect()
+}
+
+fn facts<'a>(
+    profile: &'a Profile,
+    curve: &'a Curve,
+    latency: &'a WeekOfLatency,
+    policy: &'a crate::PolicyConfig,
+) -> Facts<'a> {
+    Facts {
+        profile,
+        curve,
+        latency,
+        policy,
+    }
+}
+
+/// What all lose together when they choose in this order.
+fn lost(people: &[One], order: impl Iterator<Item = usize>, per_minute: u32) -> f64 {
+    let (policy, latency) = (InferenceConfig::default().policy, latency(0.0));
+    let mut room = Room::default();
+    let mut lost = 0.0;
+    for person in order {
+        let one = &people[person];
+        let facts = facts(&one.profile, &one.curve, &latency, &policy);
+        let mut choice = one.choice.clone();
+        assert!(choice.make_room(facts, per_minute, room.of("esp", per_minute)));
+        room.take("esp", choice.trigger_at);
+        lost += one.choice.value - choice.value;
+    }
+    lost
+}
+
+#[test]
+fn who_loses_most_first_loses_less_together_than_the_order_of_arrival() {
+    let people = crowd(1_000);
+    let (policy, latency) = (InferenceConfig::default().policy, latency(0.0));
+    let stake = |one: &One| {
+        one.choice
+            .stake(facts(&one.profile, &one.curve, &latency, &policy))
+    };
+    let mut by_stake: Vec<usize> = (0..people.len()).collect();
+    by_stake.sort_by(|a, b| stake(&people[*b]).total_cmp(&stake(&people[*a])));
+    let all: f64 = people.iter().map(|one| one.choice.value).sum();
+    for per_minute in [1, 2, 4, 16] {
+        let arrival = lost(&people, 0..people.len(), per_minute);
+        let staked = lost(&people, by_stake.iter().copied(), per_minute);
+        println!(
+            "{per_minute} a minute: {:.2} % of the value lost in the order of arrival, {:.2} % by stake",
+            100.0 * arrival / all,
+            100.0 * staked / all
+        );
+        assert!(staked < arrival, "{per_minute}: {staked} {arrival}");
+    }
+}
+
+#[test]
+fn a_batch_beyond_all_bounds_counts_as_full() {
+    let mut room = Room::default();
+    for day in 0..MAX_DAYS as i64 {
+        let at = Timestamp::from_millis_clamped(day * DAY_MINUTES * MINUTE_MS);
+        assert!(room.of("esp", 1)(at));
+        room.take("esp", at);
+        assert!(!room.of("esp", 1)(at));
+    }
+    let beyond = Timestamp::from_millis_clamped(MAX_DAYS as i64 * DAY_MINUTES * MINUTE_MS);
+    assert!(!room.of("esp", 1)(beyond) && !room.of("other", 1)(now()));
+    // In the days that are open there is room still.
+    assert!(room.of("esp", 1)(Timestamp::from_millis_clamped(MINUTE_MS)));
+}

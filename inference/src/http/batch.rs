@@ -1,0 +1,227 @@
+//! Decisions for any number of people in one request: a line in, a line out, with bounded memory at both ends.
+
+mod lines;
+
+use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
+
+use axum::{
+    body::{Body, Bytes},
+    extract::{Query, Request, State, rejection::QueryRejection},
+    http::header::CONTENT_TYPE,
+    response::{IntoResponse, Response},
+};
+use futures::{StreamExt, stream};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tracing::Instrument;
+use utoipa::{IntoParams, ToSchema};
+
+use super::{App, body, question::DecideRequest};
+use crate::{
+    decision::Capacity,
+    error::{ApiError, ErrorBody, ErrorDetails},
+    http::question::Inquiry,
+    service::{Batch, Decision},
+};
+use lines::{Line, Lines, MAX_LINE_BYTES};
+
+/// Batches at work at once, some 80 MB each; more wait, and are told to come back when the request's time is up. Two keep
+/// two cores busy, the others wait for their callers.
+pub(crate) const MAX_BATCHES: usize = 4;
+
+/// Windows whose people are read and weighed while the one before them is told: a core each.
+const AHEAD: usize = 2;
+
+/// A caller who neither sends nor reads for so long is gone, and holds the place of another batch.
+const STALL: Duration = Duration::from_secs(60);
+
+/// Lines of JSON.
+const NDJSON: &str = "application/x-ndjson";
+
+/// More mails a minute than any provider takes: beyond, a mistyped number is likelier.
+const MAX_CAPACITY: u32 = 10_000_000;
+
+/// Settings of a whole batch.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct BatchQuery {
+    /// Mails that each provider takes in a minute, 1 to 10,000,000. Default: `[inference.capacity_per_minute]`, and no
+    /// limit for providers that are not in it. Requests that name no `esp` count as one provider.
+    #[param(example = 6000)]
+    capacity_per_minute: Option<u32>,
+}
+
+/// The answer to one line: a decision or an error.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct BatchResult {
+    /// Place of the line, from 0.
+    pub index: u64,
+    /// The status that the request would have had alone.
+    #[schema(example = 200)]
+    pub status: u16,
+    /// The decision.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decision: Option<Decision>,
+    /// Why there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<ErrorDetails>,
+}
+
+/// Decides for any number of people; one bad line does not harm the others.
+///
+/// One request a line, each as for `POST /timing/decide` and at most 64 KiB; one answer a line, in the same order, while
+/// the request is still being sent. Send and read at the same time: when answers are not read, requests are not either.
+/// Whoever neither sends nor reads for a minute is cut off. An answer that ends without its last chunk is not whole.
+///
+/// **Capacity.** Where a provider takes a limited number of mails a minute, no minute of `trigger_at` gets more of them
+/// within the batch. What other requests or batches hand over is not counted: send a campaign as one batch. Lines
+/// are placed in windows of 1,024: within a window whoever would lose most by moving chooses first, and a window never takes
+/// a minute back that an earlier one has given away. Whoever must move gets the best minute that is free and that all
+/// guards allow; `moved` tells from where and what it costs. A line for which no allowed minute is free has the error
+/// `over_capacity` (409). With a capacity a window is answered when it is full or the request has ended, so that the same
+/// lines always get the same answers; without one, lines are answered as they come.
+///
+/// **No herd.** People of whom nothing is known do not share a minute: each takes, by a hash of their id, one of those that
+/// are worth at least 99 % of the best.
+#[utoipa::path(
+    post, path = "/timing/decide/batch", tag = "decisions", params(BatchQuery),
+    request_body(content = DecideRequest, content_type = "application/x-ndjson", description = "One request a line"),
+    responses(
+        (
+            status = 200, description = "One answer a line, in the order of the requests", body = BatchResult,
+            content_type = "application/x-ndjson"
+        ),
+        (status = 422, description = "A parameter cannot be taken as it is; `field` names it", body = ErrorBody),
+        (status = 503, description = "Too many batches at once: try again", body = ErrorBody),
+    )
+)]
+pub(crate) async fn decide_batch(
+    State(app): State<App>,
+    query: Result<Query<BTreeMap<String, String>>, QueryRejection>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let capacity = Capacity {
+        of_each: capacity_per_minute(query)?,
+        by_esp: (*app.capacity_per_minute).clone(),
+    };
+    let batches = Arc::clone(&app.batches);
+    let permit = batches
+        .acquire_owned()
+        .await
+        .expect("the semaphore is never closed");
+    let (answers, told) = mpsc::channel(1);
+    let lines = Lines::of(request.into_body(), STALL, capacity.is_limited());
+    tokio::spawn(answer(app, lines, capacity, answers, permit).in_current_span());
+    let body = stream::unfold(told, |mut told| async {
+        let next = told.recv().await?;
+        Some((next, told))
+    });
+    Ok(([(CONTENT_TYPE, NDJSON)], Body::from_stream(body)).into_response())
+}
+
+fn capacity_per_minute(
+    query: Result<Query<BTreeMap<String, String>>, QueryRejection>,
+) -> Result<Option<u32>, ApiError> {
+    let Query(query) =
+        query.map_err(|_| ApiError::field("query", "must be like `capacity_per_minute=6000`"))?;
+    let values = query.into_iter().map(|(name, text)| {
+        let value = text.parse::<u32>().map_or(Value::String(text), Value::from);
+        (name, value)
+    });
+    let BatchQuery { capacity_per_minute } = body::parse_value(values.collect())?;
+    match capacity_per_minute {
+        Some(value) if !(1..=MAX_CAPACITY).contains(&value) => Err(ApiError::field(
+            "capacity_per_minute",
+            format!("must be a whole number from 1 to {MAX_CAPACITY}"),
+        )),
+        value => Ok(value),
+    }
+}
+
+type Answers = mpsc::Sender<io::Result<Bytes>>;
+
+/// Answers all lines, until they end or the caller is gone.
+async fn answer(app: App, lines: Lines, capacity: Capacity, answers: Answers, _permit: OwnedSemaphorePermit) {
+    let mut batch = Batch::new(Arc::clone(&app.service), capacity);
+    let windows = stream::unfold(lines, |mut lines| async {
+        let window = lines.window().await?;
+        Some((window, lines))
+    });
+    let weighed = windows.map(|window| {
+        let app = app.clone();
+        // On a task of its own, so that the next windows are weighed while this one is told.
+        tokio::spawn(async move {
+            let lines = window?;
+            // Read anew for each window: a large batch takes minutes, and no trigger may lie in the past.
+            let clock = app.clock();
+            let inquiries = lines.iter().map(|line| inquiry(&app, line, clock)).collect();
+            io::Result::Ok(app.service.weigh_all(inquiries, clock).await)
+        })
+    });
+    let mut weighed = std::pin::pin!(weighed.buffered(AHEAD));
+    let mut index = 0;
+    loop {
+        let next = tokio::select! {
+            next = weighed.next() => next,
+            // The caller left while nothing was to be told.
+            () = answers.closed() => None,
+        };
+        let Some(window) = next else { return };
+        let text = match window.map_err(io::Error::other).flatten() {
+            Ok(window) => {
+                let decisions = batch.tell(window).await;
+                Ok(told(decisions, &mut index))
+            }
+            Err(error) => Err(error),
+        };
+        let is_last = text.is_err();
+        let sent = tokio::time::timeout(STALL, answers.send(text)).await;
+        if is_last || !matches!(sent, Ok(Ok(()))) {
+            tracing::debug!("a batch was cut off after {index} lines");
+            return;
+        }
+    }
+}
+
+fn inquiry(app: &App, line: &Line, clock: event::Timestamp) -> Result<Inquiry, ApiError> {
+    let Line::Text(text) = line else {
+        return Err(ApiError::LineTooLong {
+            limit_bytes: MAX_LINE_BYTES,
+        });
+    };
+    let request: DecideRequest = body::parse(text).map_err(|error| match error {
+        // A line has no lines.
+        ApiError::MalformedJson { .. } => ApiError::MalformedJson {
+            message: "the line is not JSON: send one request a line".to_owned(),
+        },
+        error => error,
+    })?;
+    request.check(&app.service.dependencies.hasher, clock)
+}
+
+/// The answers as lines.
+fn told(decisions: Vec<Result<Decision, ApiError>>, index: &mut u64) -> Bytes {
+    let mut text = Vec::new();
+    for decision in decisions {
+        let result = match decision {
+            Ok(decision) => BatchResult {
+                index: *index,
+                status: 200,
+                decision: Some(decision),
+                error: None,
+            },
+            Err(error) => BatchResult {
+                index: *index,
+                status: error.status().as_u16(),
+                decision: None,
+                error: Some(error.body()),
+            },
+        };
+        serde_json::to_writer(&mut text, &result).expect("a result has only string keys and finite numbers");
+        text.push(b'\n');
+        *index += 1;
+    }
+    text.into()
+}

@@ -1,0 +1,155 @@
+//! Decides a batch window by window: what is read of people and chosen for each alone can run ahead, and then the choices
+//! of one window after the other are fitted into what the providers take.
+
+use std::sync::Arc;
+
+use event::{Timestamp, UniversalId};
+use tracing::Instrument;
+
+use super::{Decision, Service, Weighed};
+use crate::{
+    decision::{Capacity, Facts, Room},
+    error::ApiError,
+    explanation::Explanation,
+    http::question::Inquiry,
+    person::Known,
+};
+
+/// Lines decided together, and the reach of "who loses most goes first": enough for one read of each store to cost little
+/// a person, and 20 MB at most.
+pub(crate) const WINDOW_LINES: usize = 1_024;
+
+/// A batch on its way.
+pub(crate) struct Batch {
+    service: Arc<Service>,
+    capacity: Capacity,
+    room: Room,
+}
+
+/// The lines of a window, each with its choice or its error. Boxed: a choice has 4 kB of profile with it.
+pub(crate) struct Window(Vec<Result<Box<Weighed>, ApiError>>);
+
+impl Service {
+    /// Chooses for each line what it would get alone.
+    pub(crate) async fn weigh_all(
+        self: Arc<Self>,
+        lines: Vec<Result<Inquiry, ApiError>>,
+        clock: Timestamp,
+    ) -> Window {
+        let count = lines.len();
+        let inquiries = lines.iter().filter_map(|line| line.as_ref().ok());
+        let ids: Vec<UniversalId> = inquiries.map(|inquiry| inquiry.identity.id()).collect();
+        let reading = self.people.read(&ids, clock);
+        let known = reading
+            .instrument(tracing::debug_span!("read people", people = ids.len()))
+            .await;
+        // A thousand curves take a good part of a second: too long for a thread that serves other requests.
+        let weighing = tokio::task::spawn_blocking(move || self.weigh_each(lines, known));
+        Window(weighing.await.unwrap_or_else(|_| broken(count)))
+    }
+
+    fn weigh_each(
+        &self,
+        lines: Vec<Result<Inquiry, ApiError>>,
+        known: Vec<Result<Known, ApiError>>,
+    ) -> Vec<Result<Box<Weighed>, ApiError>> {
+        let mut known = known.into_iter();
+        let mut weighed = Vec::with_capacity(lines.len());
+        for line in lines {
+            let choice = line.and_then(|inquiry| {
+                let known = known.next().expect("everybody who is asked for was looked up")?;
+                self.weigh(inquiry, known).map(Box::new)
+            });
+            weighed.push(choice);
+        }
+        weighed
+    }
+}
+
+impl Batch {
+    pub(crate) fn new(service: Arc<Service>, capacity: Capacity) -> Self {
+        Self {
+            service,
+            capacity,
+            room: Room::default(),
+        }
+    }
+
+    /// Fits the window's choices into what the providers take and tells them, in their order.
+    pub(crate) async fn tell(&mut self, window: Window) -> Vec<Result<Decision, ApiError>> {
+        let count = window.0.len();
+        let (service, capacity) = (Arc::clone(&self.service), self.capacity.clone());
+        let mut room = std::mem::take(&mut self.room);
+        let telling = tokio::task::spawn_blocking(move || {
+            let mut choices = window.0;
+            make_room(&service, &mut choices, &capacity, &mut room);
+            let told: Vec<Told> = choices
+                .into_iter()
+                .map(|choice| choice.map(|weighed| (weighed.told(), weighed.inquiry.explain)))
+                .collect();
+            (told, room)
+        });
+        let Ok((told, room)) = telling.await else {
+            // Without its table nothing can be promised for the rest: every later line fails too.
+            self.capacity.of_each = Some(0);
+            return broken(count);
+        };
+        self.room = room;
+        let mut decisions = Vec::with_capacity(count);
+        for answer in told {
+            let decision = match answer {
+                Ok((told, explain)) => self.service.deliver(Ok(told), explain).await,
+                Err(error) => self.service.deliver(Err(error), false).await,
+            };
+            decisions.push(decision);
+        }
+        decisions
+    }
+}
+
+type Told = Result<((Decision, Explanation), bool), ApiError>;
+
+fn broken<T>(count: usize) -> Vec<Result<T, ApiError>> {
+    (0..count).map(|_| Err(ApiError::Internal)).collect()
+}
+
+/// Whoever loses most by moving chooses first, among equals the earlier line.
+fn make_room(
+    service: &Service,
+    choices: &mut [Result<Box<Weighed>, ApiError>],
+    capacity: &Capacity,
+    room: &mut Room,
+) {
+    let mut order: Vec<(usize, f64, u32)> = Vec::with_capacity(choices.len());
+    for (index, choice) in choices.iter().enumerate() {
+        let Ok(weighed) = choice else { continue };
+        if let Some(per_minute) = capacity.of(weighed.inquiry.esp.as_deref()) {
+            order.push((index, weighed.choice.stake(weighed.facts(service)), per_minute));
+        }
+    }
+    order.sort_by(|a, b| b.1.total_cmp(&a.1));
+    for (index, _, per_minute) in order {
+        let Ok(weighed) = &mut choices[index] else {
+            continue;
+        };
+        let esp = weighed.inquiry.esp.clone().unwrap_or_default();
+        let mut choice = weighed.choice.clone();
+        if choice.make_room(weighed.facts(service), per_minute, room.of(&esp, per_minute)) {
+            room.take(&esp, choice.trigger_at);
+            weighed.choice = choice;
+        } else {
+            choices[index] = Err(ApiError::OverCapacity { per_minute });
+        }
+    }
+}
+
+impl Weighed {
+    fn facts<'a>(&'a self, service: &'a Service) -> Facts<'a> {
+        Facts {
+            profile: &self.known.profile,
+            curve: &self.curve.curve,
+            latency: &self.latency,
+            policy: &service.policy,
+        }
+    }
+}
