@@ -166,17 +166,17 @@ async fn dispatch(global: Global, command: Command) -> anyhow::Result<ExitCode> 
         Command::Host { listen } => {
             let (mut config, exporter) = global.start("sendflowr-host")?;
             set(&mut config.host.listen, listen);
-            roles::one(config, Role::Host, exporter).await?;
+            Box::pin(roles::one(config, Role::Host, exporter)).await?;
         }
         Command::Consumer { listen } => {
             let (mut config, exporter) = global.start("sendflowr-consumer")?;
             set(&mut config.consumer.listen, listen);
-            roles::one(config, Role::Consumer, exporter).await?;
+            Box::pin(roles::one(config, Role::Consumer, exporter)).await?;
         }
         Command::Inference { listen } => {
             let (mut config, exporter) = global.start("sendflowr-inference")?;
             set(&mut config.inference.listen, listen);
-            roles::one(config, Role::Inference, exporter).await?;
+            Box::pin(roles::one(config, Role::Inference, exporter)).await?;
         }
         Command::Config(command) => return check::run(command, &global).await,
         Command::Topics => topics::run(global.load()?).await?,
