@@ -1,8 +1,8 @@
 //! Plugins dropped in, replaced, broken and removed while the host serves.
 
-use std::{fs, time::Duration};
+use std::{fs, process::Command, time::Duration};
 
-use integration_tests::{System, eventually, plugins};
+use integration_tests::{System, binary, eventually, plugins, repository};
 
 use crate::{POSTMARK, postmark_click, postmark_headers};
 
@@ -121,4 +121,20 @@ async fn swapping_under_load_fails_no_delivery() {
     let statuses = load.await.expect("the load does not panic");
     assert!(statuses.len() > 10, "only {} deliveries", statuses.len());
     assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}");
+}
+
+#[test]
+fn two_files_of_one_provider_are_not_tested_as_one() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let copy = folder.path().join("other.wasm");
+    fs::copy(plugins().join("postmark.wasm"), &copy).expect("the plugin can be copied");
+    let output = Command::new(binary())
+        .args(["plugin", "test", "--cases"])
+        .arg(repository().join("plugins/postmark/cases"))
+        .args([plugins().join("postmark.wasm"), copy])
+        .output()
+        .expect("the binary runs");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "{told}");
+    assert!(told.contains("are both plugins for `postmark`"), "{told}");
 }

@@ -17,12 +17,19 @@ use crate::{cli::Format, output};
 /// Runs the cases of the given plugins; the exit code tells whether all hold.
 ///
 /// # Errors
-/// Files that cannot be read, plugins that cannot be loaded, and no case at all.
+/// Files that cannot be read, plugins that cannot be loaded, two plugins for one provider, and no case at all.
 pub(crate) async fn run(files: &[PathBuf], cases: &Path, format: Format) -> anyhow::Result<ExitCode> {
     let mut plugins = BTreeMap::new();
     for file in files {
         let plugin = load(file).await?;
-        plugins.insert(plugin.descriptor().slug.clone(), plugin);
+        let slug = plugin.descriptor().slug.clone();
+        if let Some((other, _)) = plugins.insert(slug.clone(), (file, plugin)) {
+            bail!(
+                "`{}` and `{}` are both plugins for `{slug}`: test one after the other",
+                other.display(),
+                file.display()
+            );
+        }
     }
     let now = Timestamp::from(SystemTime::now());
     let mut results = Vec::new();
@@ -30,7 +37,7 @@ pub(crate) async fn run(files: &[PathBuf], cases: &Path, format: Format) -> anyh
     for file in case_files(cases)? {
         let case = read_case(&file)?;
         match plugins.get(&case.provider) {
-            Some(plugin) => results.push(cases::run_case(plugin, &case, now).await),
+            Some((_, plugin)) => results.push(cases::run_case(plugin, &case, now).await),
             None => without_plugin += 1,
         }
     }

@@ -263,11 +263,16 @@ mod tests {
     use super::*;
     use crate::bus::RawKafkaConfig;
 
-    fn producer(servers: String) -> Producer {
+    /// Nobody listens there.
+    const NOBODY: &str = "127.0.0.1:1";
+
+    const SOON: Duration = Duration::from_secs(1);
+
+    fn producer(servers: String, delivery_timeout: Duration) -> Producer {
         let raw = RawKafkaConfig {
             bootstrap_servers: Some(servers),
             queue_bytes: 1024 * 1024,
-            delivery_timeout_ms: 1_000,
+            delivery_timeout_ms: delivery_timeout.as_millis() as u64,
             ..Default::default()
         };
         let config = KafkaConfig::try_from(raw).unwrap();
@@ -287,7 +292,8 @@ mod tests {
     async fn goes_on_after_a_fatal_error() {
         let cluster = MockCluster::new(1).unwrap();
         cluster.create_topic("topic", 1, 1).unwrap();
-        let producer = producer(cluster.bootstrap_servers());
+        // Long enough for the busiest machine.
+        let producer = producer(cluster.bootstrap_servers(), Duration::from_secs(60));
         producer.append(&[record(1)]).await.unwrap();
         let first = producer.native();
 
@@ -302,7 +308,7 @@ mod tests {
     #[tokio::test]
     async fn refuses_what_there_is_no_room_for_and_gives_room_back() {
         // Nobody is there: everything waits until its time is over.
-        let producer = Arc::new(producer("127.0.0.1:1".to_owned()));
+        let producer = Arc::new(producer(NOBODY.to_owned(), SOON));
         let waiting = {
             let producer = Arc::clone(&producer);
             tokio::spawn(async move { producer.append(&[record(700_000)]).await })
@@ -325,7 +331,7 @@ mod tests {
 
     #[tokio::test]
     async fn refuses_a_long_record_and_all_that_come_with_it() {
-        let producer = producer("127.0.0.1:1".to_owned());
+        let producer = producer(NOBODY.to_owned(), SOON);
         let long = record(producer.config.max_record_bytes);
         let refused = producer.append(&[record(1), long]).await;
         assert!(matches!(refused, Err(Failure::Rejected(_))), "{refused:?}");
