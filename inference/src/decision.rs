@@ -32,7 +32,6 @@ use crate::{
     model::Curve,
 };
 use guards::{Minutes, first_minute_at, moment};
-use hot_path::Heat;
 
 /// How far the first allowed moment is looked for when a window has none: a year and a month, so that a rule that repeats
 /// yearly is seen to its end.
@@ -183,14 +182,13 @@ pub(crate) fn decide(question: &Question, facts: Facts<'_>) -> Result<Choice, Su
             first_allowed_at: first_allowed(question, facts, &breakers),
         });
     }
-    let heat = Heat::at(&question.signals, facts, question.now);
+    let hot_paths = hot_path::warm(&question.signals, facts, question.now);
+    let heat = |moment| hot_path::factor(&hot_paths, moment);
     let candidates = narrowed.left.to_ranges();
-    let best = if heat.paths.is_empty() {
+    let best = if hot_paths.is_empty() {
         facts.curve.best(&candidates)
     } else {
-        facts
-            .curve
-            .best_weighted(&candidates, |moment| heat.factor(moment))
+        facts.curve.best_weighted(&candidates, heat)
     };
     let best = best.expect("there is a best among at least one candidate");
     let latency = facts.latency.arriving_at(best.at);
@@ -199,7 +197,7 @@ pub(crate) fn decide(question: &Question, facts: Facts<'_>) -> Result<Choice, Su
         trigger_at: best.at.plus_millis(-latency.as_millis()),
         latency,
         value: best.score,
-        factor: heat.factor(best.at),
+        factor: heat(best.at),
         confidence: facts.curve.confidence(best.at, &candidates),
         confidence_span_seconds: facts.curve.span_ms() / 1_000,
         minutes_asked: narrowed.minutes_asked,
@@ -207,7 +205,7 @@ pub(crate) fn decide(question: &Question, facts: Facts<'_>) -> Result<Choice, Su
         candidates,
         guards: narrowed.effects,
         breakers,
-        hot_paths: heat.paths,
+        hot_paths,
         experiment: None,
         moved: None,
     })

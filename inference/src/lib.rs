@@ -36,7 +36,7 @@ pub use config::{
     RawLatencyConfig,
 };
 pub use error::{ErrorBody, ErrorDetails, InferenceError};
-pub use lift::{Arm, Estimate, Lift, LiftError, ModelEstimate, Power, Verdict, lift};
+pub use lift::{Arm, Estimate, Lift, LiftError, ModelEstimate, Power, Verdict, lift, since_by_default};
 pub use population::{TrainError, load as load_population, save as save_population, train};
 pub use server::{Server, run};
 

@@ -41,7 +41,12 @@ const MAX_TRIALS: usize = 250_000;
 const PEOPLE_AT_ONCE: usize = 1_000;
 
 /// How far back is looked when nothing is asked for: whole weeks, so that each day of the week counts as often.
-pub(crate) const DEFAULT_DAYS: i64 = 28;
+const DEFAULT_MS: i64 = 28 * 24 * 60 * MINUTE_MS;
+
+/// From when on decisions are compared, up to `until`, when nothing else is asked for: four weeks.
+pub fn since_by_default(until: Timestamp) -> Timestamp {
+    until.plus_millis(-DEFAULT_MS)
+}
 
 /// A value with its 95 % interval.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]

@@ -9,11 +9,6 @@ use inference::{Arm, Estimate};
 
 use crate::{cli::Format, config::RawConfig, engines::Engines, output};
 
-/// How far back is looked when nothing is asked for: whole weeks, as `GET /lift` does.
-const DEFAULT_DAYS: i64 = 28;
-
-const DAY_MS: i64 = 86_400_000;
-
 /// Which decisions are compared.
 #[derive(Debug, Args)]
 pub(crate) struct LiftArgs {
@@ -39,7 +34,7 @@ pub(crate) async fn run(args: &LiftArgs, config: RawConfig) -> anyhow::Result<()
     };
     let since = match &args.since {
         Some(text) => moment("--since", text)?,
-        None => until.plus_millis(-DEFAULT_DAYS * DAY_MS),
+        None => inference::since_by_default(until),
     };
     if since >= until {
         bail!("`--since` must be earlier than `--until`");

@@ -285,8 +285,8 @@ impl Guest {
         .await
     }
 
-    /// Runs `work` where it may block, in a span of this name. When it takes longer than it may, the caller gets its answer at once; the turn
-    /// stays taken until the thread is free again.
+    /// Runs `work` where it may block, in a span of this name. When it takes longer than it may, the caller gets its answer
+    /// at once; the turn stays taken until the thread is free again.
     async fn on_blocking_thread<R: Send + 'static>(
         self,
         name: &'static str,

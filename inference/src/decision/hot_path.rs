@@ -24,63 +24,50 @@ pub(crate) struct WarmPath {
     pub weight_now: f64,
 }
 
-/// The warm paths of a decision and the factor that they make.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub(crate) struct Heat {
-    pub(crate) paths: Vec<WarmPath>,
-}
-
-impl Heat {
-    /// The paths that are warm at `now`. Of each kind of signal the latest counts: ten page views are one visit.
-    /// The person's last act is a path of its own where the model learned a weight for it.
-    pub(super) fn at(told: &[SeenSignal], facts: Facts<'_>, now: Timestamp) -> Self {
-        let Facts {
-            profile,
-            policy,
-            curve,
-            ..
-        } = facts;
-        let kinds: [(Signal, &'static str, HotPath); 4] = [
-            (Signal::SiteVisit, "site_visit", policy.site_visit),
-            (Signal::ProductView, "product_view", policy.product_view),
-            (Signal::SmsClick, "sms_click", policy.sms_click),
-            (Signal::PushClick, "push_click", policy.push_click),
-        ];
-        let mut paths = Vec::new();
-        for (signal, name, HotPath { weight, half_life }) in kinds {
-            let Some(at) = super::latest(profile, told, signal, now) else {
-                continue;
-            };
-            let weight_now = remaining(weight, half_life.as_millis() as f64, at, now);
-            if weight_now > 0.0 {
-                paths.push(WarmPath {
-                    signal: name,
-                    at,
-                    weight,
-                    half_life_seconds: half_life.as_secs(),
-                    weight_now,
-                });
-            }
+/// The paths that are warm at `now`. Of each kind of signal the latest counts: ten page views are one visit.
+/// The person's last act is a path of its own where the model learned a weight for it.
+pub(super) fn warm(told: &[SeenSignal], facts: Facts<'_>, now: Timestamp) -> Vec<WarmPath> {
+    let Facts {
+        profile,
+        policy,
+        curve,
+        ..
+    } = facts;
+    let kinds: [(Signal, &'static str, HotPath); 4] = [
+        (Signal::SiteVisit, "site_visit", policy.site_visit),
+        (Signal::ProductView, "product_view", policy.product_view),
+        (Signal::SmsClick, "sms_click", policy.sms_click),
+        (Signal::PushClick, "push_click", policy.push_click),
+    ];
+    let mut paths = Vec::new();
+    for (signal, name, HotPath { weight, half_life }) in kinds {
+        let Some(at) = super::latest(profile, told, signal, now) else {
+            continue;
+        };
+        let weight_now = remaining(weight, half_life.as_millis() as f64, at, now);
+        if weight_now > 0.0 {
+            paths.push(WarmPath {
+                signal: name,
+                at,
+                weight,
+                half_life_seconds: half_life.as_secs(),
+                weight_now,
+            });
         }
-        if let Some(presence) = curve.presence() {
-            let weight_now = presence.factor(now) - 1.0;
-            if weight_now > 0.0 {
-                paths.push(WarmPath {
-                    signal: "recent_activity",
-                    at: presence.since,
-                    weight: presence.weight,
-                    half_life_seconds: (presence.half_life_hours * 3_600.0) as u64,
-                    weight_now,
-                });
-            }
+    }
+    if let Some(presence) = curve.presence() {
+        let weight_now = presence.factor(now) - 1.0;
+        if weight_now > 0.0 {
+            paths.push(WarmPath {
+                signal: "recent_activity",
+                at: presence.since,
+                weight: presence.weight,
+                half_life_seconds: (presence.half_life_hours * 3_600.0) as u64,
+                weight_now,
+            });
         }
-        Self { paths }
     }
-
-    /// Π(1 + ω(t)) over the paths.
-    pub(crate) fn factor(&self, t: Timestamp) -> f64 {
-        factor(&self.paths, t)
-    }
+    paths
 }
 
 /// Π(1 + ω(t)) over `paths`.

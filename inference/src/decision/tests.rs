@@ -340,7 +340,8 @@ proptest! {
         let curve = Population::builtin().curve(Some(&profile), now());
         let (latency, policy) = (latency(latency_seconds as f64), InferenceConfig::default().policy);
         let facts = Facts { profile: &profile, curve: &curve, latency: &latency, policy: &policy };
-        let heat = Heat::at(&question.signals, facts, now());
+        let paths = hot_path::warm(&question.signals, facts, now());
+        let heat = |moment| hot_path::factor(&paths, moment);
 
         let obeys = |minute: Timestamp| {
             let of_day = u16::try_from(grid::slot(minute) % 1_440).unwrap();
@@ -357,7 +358,7 @@ proptest! {
         for minute in 0..length_minutes {
             let minute = start.plus_millis(minute * MINUTE_MS);
             if obeys(minute) {
-                let value = curve.score(minute) * heat.factor(minute);
+                let value = curve.score(minute) * heat(minute);
                 best = Some(best.map_or(value, |best| best.max(value)));
             }
         }
@@ -365,7 +366,7 @@ proptest! {
             (Ok(choice), Some(best)) => {
                 prop_assert!(obeys(choice.arrive_at) && question.window.contains(&choice.arrive_at));
                 prop_assert!(choice.trigger_at >= now());
-                let value = curve.score(choice.arrive_at) * heat.factor(choice.arrive_at);
+                let value = curve.score(choice.arrive_at) * heat(choice.arrive_at);
                 prop_assert!((value - best).abs() <= 1e-5 * best, "{value} is not {best}");
             }
             (Err(refusal), None) => {

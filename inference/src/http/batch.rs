@@ -2,22 +2,25 @@
 
 mod lines;
 
-use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use axum::{
     body::{Body, Bytes},
-    extract::{Query, Request, State, rejection::QueryRejection},
+    extract::{Request, State},
     http::header::CONTENT_TYPE,
     response::{IntoResponse, Response},
 };
 use futures::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tracing::Instrument;
 use utoipa::{IntoParams, ToSchema};
 
-use super::{App, body, question::DecideRequest};
+use super::{
+    App,
+    body::{self, RawQuery},
+    question::DecideRequest,
+};
 use crate::{
     decision::Capacity,
     error::{ApiError, ErrorBody, ErrorDetails},
@@ -99,7 +102,7 @@ pub(crate) struct BatchResult {
 )]
 pub(crate) async fn decide_batch(
     State(app): State<App>,
-    query: Result<Query<BTreeMap<String, String>>, QueryRejection>,
+    query: RawQuery,
     request: Request,
 ) -> Result<Response, ApiError> {
     let capacity = Capacity {
@@ -121,16 +124,8 @@ pub(crate) async fn decide_batch(
     Ok(([(CONTENT_TYPE, NDJSON)], Body::from_stream(body)).into_response())
 }
 
-fn capacity_per_minute(
-    query: Result<Query<BTreeMap<String, String>>, QueryRejection>,
-) -> Result<Option<u32>, ApiError> {
-    let Query(query) =
-        query.map_err(|_| ApiError::field("query", "must be like `capacity_per_minute=6000`"))?;
-    let values = query.into_iter().map(|(name, text)| {
-        let value = text.parse::<u32>().map_or(Value::String(text), Value::from);
-        (name, value)
-    });
-    let BatchQuery { capacity_per_minute } = body::parse_value(values.collect())?;
+fn capacity_per_minute(query: RawQuery) -> Result<Option<u32>, ApiError> {
+    let BatchQuery { capacity_per_minute } = body::parse_query(query, "capacity_per_minute=6000")?;
     match capacity_per_minute {
         Some(value) if !(1..=MAX_CAPACITY).contains(&value) => Err(ApiError::field(
             "capacity_per_minute",

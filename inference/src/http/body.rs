@@ -1,14 +1,23 @@
-//! Reads request bodies: capped, and with errors that name the field.
+//! Reads request bodies and queries: capped, and with errors that name the field.
+
+use std::collections::BTreeMap;
 
 use axum::{
     body::Bytes,
-    extract::{FromRequest, Request, rejection::BytesRejection},
+    extract::{
+        FromRequest, Query, Request,
+        rejection::{BytesRejection, QueryRejection},
+    },
     http::StatusCode,
 };
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::App;
 use crate::error::ApiError;
+
+/// A query before it is read.
+pub(crate) type RawQuery = Result<Query<BTreeMap<String, String>>, QueryRejection>;
 
 /// A JSON body. Without a body, or with an empty one, `T` is read from `{}`.
 pub(crate) struct Body<T>(pub(crate) T);
@@ -46,12 +55,21 @@ pub(crate) fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, ApiError> {
     Ok(value)
 }
 
-/// Reads one element of a batch.
-pub(crate) fn parse_value<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, ApiError> {
+fn parse_value<T: DeserializeOwned>(value: Value) -> Result<T, ApiError> {
     serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
         explain(&path, error.inner())
     })
+}
+
+/// Reads a query like `example`. Whole numbers are numbers, all else is text.
+pub(crate) fn parse_query<T: DeserializeOwned>(query: RawQuery, example: &str) -> Result<T, ApiError> {
+    let Query(query) = query.map_err(|_| ApiError::field("query", format!("must be like `{example}`")))?;
+    let values = query.into_iter().map(|(name, text)| {
+        let value = text.parse::<i64>().map_or(Value::String(text), Value::from);
+        (name, value)
+    });
+    parse_value(values.collect())
 }
 
 /// Puts the parser's words in ours. They repeat the value that did not fit, which may be an address: only what was

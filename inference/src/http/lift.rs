@@ -1,19 +1,17 @@
 //! What timing brings.
 
-use std::collections::BTreeMap;
-
-use axum::{
-    Json,
-    extract::{Query, State, rejection::QueryRejection},
-};
+use axum::{Json, extract::State};
 use serde::Deserialize;
-use serde_json::Value;
 use utoipa::IntoParams;
 
-use super::{App, body, question::Moment};
+use super::{
+    App,
+    body::{self, RawQuery},
+    question::Moment,
+};
 use crate::{
     error::{ApiError, ErrorBody},
-    lift::{self, DEFAULT_DAYS, Lift, LiftError},
+    lift::{self, Lift, LiftError},
 };
 
 /// Longest time compared: beyond a year and a month, a mistyped year is likelier.
@@ -43,21 +41,12 @@ pub(crate) struct LiftQuery {
         (status = 503, description = "A store does not answer: try again", body = ErrorBody),
     )
 )]
-pub(crate) async fn lift(
-    State(app): State<App>,
-    query: Result<Query<BTreeMap<String, String>>, QueryRejection>,
-) -> Result<Json<Lift>, ApiError> {
-    let Query(query) = query.map_err(|_| ApiError::field("query", "must be like `since=…&until=…`"))?;
-    let values = query.into_iter().map(|(name, text)| {
-        // Seconds are numbers wherever else a moment is told.
-        let value = text.parse::<i64>().map_or(Value::String(text), Value::from);
-        (name, value)
-    });
-    let query: LiftQuery = body::parse_value(values.collect())?;
+pub(crate) async fn lift(State(app): State<App>, query: RawQuery) -> Result<Json<Lift>, ApiError> {
+    let query: LiftQuery = body::parse_query(query, "since=…&until=…")?;
     let until = query.until.map_or_else(|| app.clock(), |moment| moment.0);
     let since = query
         .since
-        .map_or_else(|| until.plus_millis(-DEFAULT_DAYS * DAY_MS), |moment| moment.0);
+        .map_or_else(|| lift::since_by_default(until), |moment| moment.0);
     if !(1..=MAX_DAYS * DAY_MS).contains(&until.millis_since(since)) {
         return Err(ApiError::field(
             "since",
