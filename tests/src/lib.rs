@@ -11,7 +11,7 @@ use std::{
     io::{BufRead, BufReader},
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdout, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -149,25 +149,15 @@ impl System {
             .expect("the binary starts");
         let stdout = child.stdout.take().expect("the output was asked for");
         self.child = Some(child);
-        let (ready, is_ready) = tokio::sync::oneshot::channel();
         let out_file = self.folder.path().join("stdout.txt");
-        // Reads on after the first line, so that the pipe never fills.
-        std::thread::spawn(move || {
-            let mut ready = Some(ready);
-            let mut printed = String::new();
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                if let (Some(addresses), true) = (addresses(&line), ready.is_some()) {
-                    // Nobody waits any more when the test has ended.
-                    let _ = ready.take().map(|ready| ready.send(addresses));
-                }
-                printed.push_str(&line);
-                printed.push('\n');
-                // A test that reads what was printed reads it whole.
-                let _ = fs::write(&out_file, &printed);
-            }
-        });
-        let started = tokio::time::timeout(PATIENCE, is_ready).await;
-        let Ok(Ok((host, inference))) = started else {
+        let mut printed = String::new();
+        let keep = move |line: &str| {
+            printed.push_str(line);
+            printed.push('\n');
+            // A test that reads what was printed reads it whole.
+            let _ = fs::write(&out_file, &printed);
+        };
+        let Some((host, inference)) = announced(stdout, addresses, keep).await else {
             panic!("sendflowr did not become ready; its log:\n{}", self.log());
         };
         self.host = host;
@@ -362,6 +352,27 @@ impl Answer {
     pub fn error_code(&self) -> &str {
         self.body["error"]["code"].as_str().unwrap_or_default()
     }
+}
+
+/// What the process announces in the first line in which `read` finds it; `None` when it does not within [`PATIENCE`]. Reads
+/// on after that, so that the pipe never fills, and shows every line to `see`.
+async fn announced<T: Send + 'static>(
+    stdout: ChildStdout,
+    read: fn(&str) -> Option<T>,
+    mut see: impl FnMut(&str) + Send + 'static,
+) -> Option<T> {
+    let (ready, is_ready) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let mut ready = Some(ready);
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            if let (Some(found), true) = (read(&line), ready.is_some()) {
+                // Nobody waits any more when the test has ended.
+                let _ = ready.take().map(|ready| ready.send(found));
+            }
+            see(&line);
+        }
+    });
+    tokio::time::timeout(PATIENCE, is_ready).await.ok()?.ok()
 }
 
 fn addresses(line: &str) -> Option<(SocketAddr, SocketAddr)> {

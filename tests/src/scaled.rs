@@ -5,7 +5,6 @@ mod servers;
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
     process::{Child, Command, Stdio},
 };
 
@@ -14,7 +13,7 @@ use synth::delivery::{Account, Delivery};
 use tempfile::TempDir;
 
 pub use self::servers::Servers;
-use crate::{Answer, PATIENCE, binary, client, eventually, plugins};
+use crate::{Answer, announced, binary, client, eventually, plugins};
 
 /// A role that runs.
 pub struct Role {
@@ -86,6 +85,18 @@ impl System {
         launch(&self.folder, "consumer").await
     }
 
+    /// Runs a command of the binary beside the roles, with their configuration, to its end.
+    pub fn run(&self, arguments: &[&str]) {
+        let output = Command::new(binary())
+            .current_dir(self.folder.path())
+            .args(["--data", "data"])
+            .args(arguments)
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {told}");
+    }
+
     /// Sends a delivery as its provider does.
     pub async fn deliver(&self, provider: &str, delivery: &Delivery) -> Answer {
         let mut url = format!("{}/webhooks/{provider}", self.host.url);
@@ -152,20 +163,11 @@ async fn launch(folder: &TempDir, name: &'static str) -> Role {
         .spawn()
         .unwrap();
     let stdout = child.stdout.take().unwrap();
-    let (ready, is_ready) = tokio::sync::oneshot::channel();
-    std::thread::spawn(move || {
-        let mut ready = Some(ready);
-        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-            if let (Some((_, url)), true) = (line.rsplit_once(' '), line.contains("is ready"))
-                && let Some(ready) = ready.take()
-            {
-                // Nobody waits any more when the test has ended.
-                let _ = ready.send(url.to_owned());
-            }
-        }
-    });
-    let started = tokio::time::timeout(PATIENCE, is_ready).await;
-    let Ok(Ok(url)) = started else {
+    let url = |line: &str| {
+        let (_, url) = line.rsplit_once(' ')?;
+        line.contains("is ready").then(|| url.to_owned())
+    };
+    let Some(url) = announced(stdout, url, |_| {}).await else {
         let log = fs::read_to_string(folder.path().join(format!("{name}.log"))).unwrap();
         panic!("the {name} did not become ready; its log:\n{log}");
     };

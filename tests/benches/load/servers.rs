@@ -11,7 +11,6 @@ use bytes::Bytes;
 use clickhouse::Client;
 use event::{Hasher, Timestamp, UniversalId};
 use integration_tests::{PATIENCE, scaled::System};
-use store::bus::{Bus, EVENTS_TOPIC, KafkaBus, KafkaConfig, NewRecord};
 use synth::delivery::{Account, Action, Kind};
 use tokio_util::sync::CancellationToken;
 
@@ -79,7 +78,7 @@ pub(crate) async fn run() {
     let before = (WARM_UP + MEASURED + visible.len()) as u64;
     until_rows(&clickhouse, before).await;
     drop(consumer);
-    append_backlog(&system).await;
+    system.run(&["synth", "--count", &BACKLOG.to_string()]);
     let consumer = system.consumer().await;
     let drained = drained(&clickhouse, before).await;
     let raw = insert_raw(&clickhouse).await;
@@ -134,24 +133,6 @@ async fn probes(system: Arc<System>, account: Account, over: CancellationToken) 
         visible.extend(found.iter().filter_map(|id| Some(pending.remove(id)?.elapsed())));
     }
     visible
-}
-
-/// Puts synthetic events on the bus, as the host would.
-async fn append_backlog(system: &System) {
-    let config = KafkaConfig::try_from(system.servers.kafka()).expect("the address is one");
-    let bus = KafkaBus::connect(config).await.expect("Kafka answers");
-    let now = Timestamp::from(SystemTime::now());
-    let seed = now.as_millis().unsigned_abs();
-    for events in synth::mock_events(BACKLOG, seed, now, &Hasher::new()).chunks(RAW_BATCH) {
-        let records = events.iter().map(|event| NewRecord {
-            topic: EVENTS_TOPIC.to_owned(),
-            key: event.universal_id.as_str().to_owned(),
-            value: event.to_json(),
-            headers: Default::default(),
-        });
-        bus.append(records.collect()).await.expect("Kafka takes records");
-    }
-    bus.close().await;
 }
 
 /// Rows a second, from the first that shows to the last; before the first the consumer waits for its partitions.

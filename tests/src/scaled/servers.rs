@@ -5,7 +5,6 @@ use std::{process::Command, time::SystemTime};
 use reqwest::Url;
 use store::{
     Secret,
-    bus::RawKafkaConfig,
     events::{ClickHouseConfig, ClickHouseEvents, RawClickHouseConfig},
 };
 use tokio::sync::{Mutex, MutexGuard};
@@ -98,14 +97,6 @@ impl Servers {
             .with_database(self.database())
             // The server would wait for more rows before it answers.
             .with_setting("async_insert", "0")
-    }
-
-    /// Where Kafka is.
-    pub fn kafka(&self) -> RawKafkaConfig {
-        RawKafkaConfig {
-            bootstrap_servers: Some(self.kafka.clone()),
-            ..RawKafkaConfig::default()
-        }
     }
 
     /// Removes what this test has made, as far as it is not shared.
