@@ -18,8 +18,8 @@ use crate::{cli::Global, decide::events::EventLog, engines::Engines, output};
 /// What `backtest` reads and writes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct BacktestArgs {
-    /// Events: CSV as for `decide`, or JSON lines with the same names (`.jsonl`, `.ndjson`), plain or gzipped. Without it
-    /// the event store is read.
+    /// Events: CSV as for `decide`, or JSON lines with the same names (`.jsonl`, `.ndjson`), plain or gzipped, or Parquet with
+    /// the same columns. Without it the event store is read.
     #[arg(long, value_name = "FILE")]
     events: Option<PathBuf>,
     /// Where the comparison goes as one HTML page with plots.

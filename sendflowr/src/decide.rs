@@ -150,22 +150,23 @@ fn number(value: f64) -> Number {
 
 /// One row per person: the curve of their earliest decision, so that it holds nothing of what came after any of them.
 fn write_curves(out: &mut impl Write, requests: &[Request], curves: &[(usize, Curve)]) -> io::Result<()> {
-    let mut header = String::from("user_id");
+    let mut writer = csv::Writer::from_writer(out);
+    writer.write_field("user_id")?;
     for slot in 0..grid::SLOTS {
-        header += &format!(",p{slot}");
+        writer.write_field(format!("p{slot}"))?;
     }
-    writeln!(out, "{header}")?;
+    writer.write_record(None::<&[u8]>)?;
     for (index, curve) in curves {
-        write!(out, "{}", quoted(&requests[*index].user_id))?;
+        writer.write_field(&requests[*index].user_id)?;
         let minutes = curve.minutes();
         let total: f64 = minutes.iter().map(|share| f64::from(*share)).sum();
         for share in minutes {
             // Six digits: their rounding moves the sum by less than a ten-millionth.
-            write!(out, ",{:.5e}", f64::from(share) / total)?;
+            writer.write_field(format!("{:.5e}", f64::from(share) / total))?;
         }
-        out.write_all(b"\n")?;
+        writer.write_record(None::<&[u8]>)?;
     }
-    Ok(())
+    writer.flush()
 }
 
 /// Each person's earliest request, in the order of the requests.
@@ -179,14 +180,6 @@ fn earliest_of_each(requests: &[Request]) -> Vec<usize> {
         .collect();
     earliest.sort_unstable();
     earliest
-}
-
-fn quoted(text: &str) -> String {
-    if text.contains([',', '"', '\n', '\r']) {
-        format!("\"{}\"", text.replace('"', "\"\""))
-    } else {
-        text.to_owned()
-    }
 }
 
 fn write_file(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> anyhow::Result<()> {

@@ -7,6 +7,7 @@ mod durability;
 mod front_door;
 mod golden;
 mod lift;
+mod offline;
 mod plugins;
 mod providers;
 mod recorded;

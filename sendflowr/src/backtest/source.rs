@@ -1,4 +1,6 @@
-//! Where a backtest's events come from: a file of CSV or JSON lines, or the event store.
+//! Where a backtest's events come from: a file of CSV, JSON lines or Parquet, or the event store.
+
+mod parquet;
 
 use std::{
     collections::HashSet,
@@ -41,12 +43,15 @@ struct Line {
     is_machine: Option<bool>,
 }
 
-/// Reads a file, by its name's ending JSON lines or else CSV; gzipped ones too.
+/// Reads a file: Parquet by its first bytes, JSON lines by its name's ending, or else CSV; the latter two gzipped or not.
 ///
 /// # Errors
-/// The first mistake in the file, naming its line.
+/// The first mistake in the file, naming its line or row.
 pub(crate) fn read(path: &Path) -> anyhow::Result<EventLog> {
     let name = path.display().to_string();
+    if parquet::is_parquet(path) {
+        return parquet::read(path);
+    }
     if !JSON_ENDINGS.iter().any(|ending| name.ends_with(ending)) {
         return EventLog::open(path);
     }

@@ -10,12 +10,13 @@ use std::{
 };
 
 use anyhow::{Context, anyhow, bail};
+use csv::{ByteRecord, Reader, ReaderBuilder, StringRecord, Terminator};
 use event::Timestamp;
 use flate2::bufread::MultiGzDecoder;
 
-/// A record is longer only when a quote was never closed. Far above any user agent with its neighbours, and small
-/// enough that the mistake is found at once.
-const MAX_RECORD_BYTES: usize = 64 * 1024;
+/// A record is longer only when a quote was never closed, or in a file that is no CSV. Far above any user agent with its
+/// neighbours, and small enough that the mistake is found at once.
+const MAX_RECORD_BYTES: u64 = 128 * 1024;
 
 /// The first bytes of a gzip file (RFC 1952, 2.3.1).
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
@@ -23,14 +24,12 @@ const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 /// A CSV file that is being read.
 pub(crate) struct Table {
     name: String,
-    lines: Box<dyn BufRead>,
-    /// Lines read so far.
-    line: usize,
+    reader: Reader<Source>,
     /// Fields in the header, and so in every row.
     width: usize,
     /// The wanted columns, and where each is in the file.
     columns: Vec<(&'static str, Option<usize>)>,
-    record: Record,
+    record: StringRecord,
 }
 
 impl Table {
@@ -58,37 +57,44 @@ impl Table {
         let start = source
             .fill_buf()
             .with_context(|| format!("cannot read `{name}`"))?;
-        let lines: Box<dyn BufRead> = if start.starts_with(&GZIP_MAGIC) {
-            Box::new(BufReader::with_capacity(1 << 16, MultiGzDecoder::new(source)))
+        let bytes: Box<dyn Read> = if start.starts_with(&GZIP_MAGIC) {
+            Box::new(MultiGzDecoder::new(source))
         } else {
             Box::new(source)
         };
+        // A carriage return before the line's end belongs to the last field, of which it is trimmed like any blank: with
+        // one byte that ends records, line numbers are exact.
+        let reader = ReaderBuilder::new()
+            .has_headers(false)
+            .flexible(true)
+            .terminator(Terminator::Any(b'\n'))
+            .from_reader(Source::of(bytes));
         let mut table = Self {
             name,
-            lines,
-            line: 0,
+            reader,
             width: 0,
             columns: Vec::new(),
-            record: Record::default(),
+            record: StringRecord::new(),
         };
-        if table.next_record()?.is_none() {
+        let Some(line) = table.next_record()? else {
             bail!(
                 "`{}` is empty: a header `{}` is needed",
                 table.name,
                 required.join(",")
             );
-        }
-        let header: Vec<String> = (0..table.record.len())
-            .map(|field| table.record.field(field).trim().to_ascii_lowercase())
+        };
+        let header: Vec<String> = table
+            .record
+            .iter()
+            .map(|field| field.trim().to_ascii_lowercase())
             .collect();
         table.width = header.len();
         for name in required.iter().chain(optional) {
             let place = header.iter().position(|column| column == name);
             if place.is_none() && required.contains(name) {
                 bail!(
-                    "`{}`, line {}: the header has no column `{name}`; needed are `{}`",
+                    "`{}`, line {line}: the header has no column `{name}`; needed are `{}`",
                     table.name,
-                    table.line,
                     required.join(",")
                 );
             }
@@ -117,82 +123,134 @@ impl Table {
     }
 
     /// Reads the next record that is not blank, and gives the line that it begins on.
-    fn next_record(&mut self) -> anyhow::Result<Option<usize>> {
-        self.record.text.clear();
-        let mut begins = 0;
+    fn next_record(&mut self) -> anyhow::Result<Option<u64>> {
         loop {
-            let before = self.record.text.len();
-            let read = self.read_line()?;
-            let Some(read) = read else {
-                if begins == 0 {
-                    return Ok(None);
-                }
-                bail!(
-                    "`{}`, line {begins}: a quote is opened and never closed",
-                    self.name
-                );
+            let mut record = std::mem::take(&mut self.record).into_byte_record();
+            let before = self.reader.position().line();
+            match self.reader.read_byte_record(&mut record) {
+                Ok(true) => {}
+                Ok(false) => return Ok(None),
+                Err(error) => return Err(self.unreadable(before, error)),
+            }
+            let (next_byte, next_line) = (self.reader.position().byte(), self.reader.position().line());
+            let source = self.reader.get_mut();
+            source.record_begins = next_byte;
+            if source.has_ended_at(next_byte) {
+                let line = next_line - line_ends(&record);
+                bail!("`{}`, line {line}: a quote is opened and never closed", self.name);
+            }
+            let line = next_line - 1 - line_ends(&record);
+            self.record = StringRecord::from_byte_record(record)
+                .map_err(|_| anyhow!("`{}`, line {line}: not UTF-8 text", self.name))?;
+            let is_blank = self.record.len() == 1 && self.record[0].trim().is_empty();
+            if !is_blank {
+                return Ok(Some(line));
+            }
+        }
+    }
+
+    /// Says why reading broke off in or after the record that begins on `line`.
+    fn unreadable(&self, line: u64, error: csv::Error) -> anyhow::Error {
+        let csv::ErrorKind::Io(error) = error.into_kind() else {
+            // Lengths and text are checked here, so that reading is all that can fail.
+            return anyhow!("`{}`, line {line}: no CSV", self.name);
+        };
+        match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+            Some(TooLong::Record) => {
+                anyhow!("`{}`, line {line}: a quote is opened and never closed", self.name)
+            }
+            Some(TooLong::Line) => anyhow!(
+                "`{}`, line {line}: longer than {MAX_RECORD_BYTES} bytes",
+                self.name
+            ),
+            None => anyhow::Error::new(error).context(format!("cannot read `{}`, line {line}", self.name)),
+        }
+    }
+}
+
+/// The line ends within a record's fields.
+fn line_ends(record: &ByteRecord) -> u64 {
+    record.as_slice().iter().filter(|byte| **byte == b'\n').count() as u64
+}
+
+/// What follows the file's own bytes: the end of a last line that has none, and one byte more that no record of a proper
+/// file takes in.
+const END: &[u8] = b"\n\n";
+
+/// The bytes of a file and then [`END`], never far ahead of the record that is being read.
+struct Source {
+    bytes: Box<dyn Read>,
+    /// Bytes of [`END`] given.
+    end_given: usize,
+    /// Bytes given in all.
+    given: u64,
+    /// The place after the last line end among them.
+    line_begins: u64,
+    /// The place of the record that is being read.
+    record_begins: u64,
+}
+
+/// What is longer than [`MAX_RECORD_BYTES`].
+#[derive(Debug, thiserror::Error)]
+enum TooLong {
+    #[error("the record is too long")]
+    Record,
+    #[error("the line is too long")]
+    Line,
+}
+
+impl Source {
+    fn of(bytes: Box<dyn Read>) -> Self {
+        Self {
+            bytes,
+            end_given: 0,
+            given: 0,
+            line_begins: 0,
+            record_begins: 0,
+        }
+    }
+
+    /// Whether everything was given and `byte` is the place after it: a record up to there took in [`END`].
+    fn has_ended_at(&self, byte: u64) -> bool {
+        self.end_given == END.len() && self.given == byte
+    }
+}
+
+impl Read for Source {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.given - self.record_begins > MAX_RECORD_BYTES {
+            let too_long = if self.line_begins > self.record_begins {
+                TooLong::Record
+            } else {
+                TooLong::Line
             };
-            if begins == 0 {
-                if self.record.text.trim().is_empty() {
-                    self.record.text.clear();
-                    continue;
-                }
-                begins = read;
-                // A byte order mark, as spreadsheets write it.
-                if begins == 1 && self.record.text.starts_with('\u{feff}') {
-                    self.record.text.drain(..'\u{feff}'.len_utf8());
-                }
-            }
-            // Only a quote can end a field that runs over several lines.
-            let may_be_whole = before == 0 || self.record.text[before..].contains('"');
-            if may_be_whole && self.record.split() {
-                return Ok(Some(begins));
-            }
-            if self.record.text.len() > MAX_RECORD_BYTES {
-                bail!(
-                    "`{}`, line {begins}: a quote is opened and never closed",
-                    self.name
-                );
-            }
+            return Err(io::Error::other(too_long));
         }
-    }
-
-    /// Appends a line, without its end when nothing follows it in the record, and gives its number.
-    fn read_line(&mut self) -> anyhow::Result<Option<usize>> {
-        let mut bytes = Vec::new();
-        let limit = 2 * MAX_RECORD_BYTES as u64;
-        let read = self.lines.by_ref().take(limit).read_until(b'\n', &mut bytes);
-        let number = self.line + 1;
-        let read = read.map_err(|error| self.unreadable(number, error))?;
-        if read == 0 {
-            return Ok(None);
+        let mut count = self.bytes.read(into)?;
+        if count == 0 {
+            count = (&END[self.end_given..]).read(into)?;
+            self.end_given += count;
         }
-        if read as u64 == limit {
-            bail!("`{}`, line {number}: longer than {limit} bytes", self.name);
+        let last_line_end = into[..count].iter().rposition(|byte| *byte == b'\n');
+        if let Some(place) = last_line_end {
+            self.line_begins = self.given + place as u64 + 1;
         }
-        let text = std::str::from_utf8(&bytes)
-            .map_err(|_| anyhow!("`{}`, line {number}: not UTF-8 text", self.name))?;
-        self.record.text.push_str(text);
-        self.line = number;
-        Ok(Some(number))
-    }
-
-    fn unreadable(&self, line: usize, error: io::Error) -> anyhow::Error {
-        anyhow::Error::new(error).context(format!("cannot read `{}`, line {line}", self.name))
+        self.given += count as u64;
+        Ok(count)
     }
 }
 
 /// One row of a [`Table`].
 pub(crate) struct Row<'a> {
     table: &'a Table,
-    line: usize,
+    line: u64,
 }
 
 impl<'a> Row<'a> {
     /// The field in a column, without surrounding blanks; empty where the file has no such column.
     pub(crate) fn text(&self, column: usize) -> &'a str {
         match self.table.columns[column].1 {
-            Some(place) => self.table.record.field(place).trim(),
+            Some(place) => self.table.record[place].trim(),
             None => "",
         }
     }
@@ -227,58 +285,6 @@ pub(crate) fn moment(text: &str) -> Result<Timestamp, String> {
     Timestamp::try_from_millis((seconds * 1000.0).round() as i64).ok_or_else(out_of_range)
 }
 
-/// A record's text, cut into fields.
-#[derive(Default)]
-struct Record {
-    /// As it is in the file, from one line or several.
-    text: String,
-    /// The fields one after the other, quotes removed.
-    fields: String,
-    /// Where each field ends in `fields`.
-    ends: Vec<usize>,
-}
-
-impl Record {
-    fn len(&self) -> usize {
-        self.ends.len()
-    }
-
-    fn field(&self, index: usize) -> &str {
-        let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
-        &self.fields[start..self.ends[index]]
-    }
-
-    /// Cuts the text into fields, or gives `false` when it ends inside quotes.
-    fn split(&mut self) -> bool {
-        self.fields.clear();
-        self.ends.clear();
-        let text = self.text.strip_suffix('\n').unwrap_or(&self.text);
-        let text = text.strip_suffix('\r').unwrap_or(text);
-        let mut rest = text;
-        loop {
-            if let Some(quoted) = rest.strip_prefix('"') {
-                rest = quoted;
-                loop {
-                    let Some(quote) = rest.find('"') else { return false };
-                    self.fields.push_str(&rest[..quote]);
-                    rest = &rest[quote + 1..];
-                    // Two quotes stand for one.
-                    let Some(more) = rest.strip_prefix('"') else { break };
-                    self.fields.push('"');
-                    rest = more;
-                }
-            }
-            let end = rest.find(',').unwrap_or(rest.len());
-            self.fields.push_str(&rest[..end]);
-            self.ends.push(self.fields.len());
-            if end == rest.len() {
-                return true;
-            }
-            rest = &rest[end + 1..];
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::{Cursor, Write as _};
@@ -296,7 +302,7 @@ mod tests {
         )
     }
 
-    fn all(bytes: &[u8]) -> anyhow::Result<Vec<(usize, Vec<String>)>> {
+    fn all(bytes: &[u8]) -> anyhow::Result<Vec<(u64, Vec<String>)>> {
         let mut table = table(bytes)?;
         let mut rows = Vec::new();
         while let Some(row) = table.next_row()? {
@@ -308,7 +314,7 @@ mod tests {
         Ok(rows)
     }
 
-    fn row(line: usize, fields: [&str; 3]) -> (usize, Vec<String>) {
+    fn row(line: u64, fields: [&str; 3]) -> (u64, Vec<String>) {
         (line, fields.map(str::to_owned).to_vec())
     }
 
@@ -327,6 +333,32 @@ mod tests {
             row(3, ["1", "2", "12\" pipe"]),
         ];
         assert_eq!(quotes, expected);
+        // A field that ends in line ends is closed, even as the last of the file.
+        for end in ["", "\n", "\n\n", "\r\n"] {
+            let rows = all(format!("a,c,b\n1,,\"2\n\n\"{end}").as_bytes()).unwrap();
+            assert_eq!(rows, vec![row(2, ["1", "2", ""])], "{end:?}");
+        }
+    }
+
+    #[test]
+    fn lines_are_right_wherever_reading_is_cut() {
+        let mut text = String::from("a,b,c\n");
+        let mut expected = Vec::new();
+        let mut line = 2;
+        for number in 0..4_000 {
+            let blank = ["", "\n", " \r\n"][number % 3];
+            let quoted = ["x", "\"x\"", "\"x\ny\"", "\"x\r\n\r\ny\""][number % 4];
+            text += &format!("{blank}{number},{quoted},{}\r\n", "z".repeat(number % 50));
+            line += u64::from(number % 3 > 0);
+            expected.push((line, number.to_string()));
+            line += [1, 1, 2, 3][number % 4];
+        }
+        let rows = all(text.as_bytes()).unwrap();
+        let found: Vec<(u64, String)> = rows
+            .into_iter()
+            .map(|(line, fields)| (line, fields[0].clone()))
+            .collect();
+        assert_eq!(found, expected);
     }
 
     #[test]
@@ -365,6 +397,15 @@ mod tests {
             message(b"a,b\n1,2\n\"1,2\n3,4\n"),
             "`f.csv`, line 3: a quote is opened and never closed"
         );
+        for open in ["\"1,2", "\"1,2\n", "\"1,2\n\n\n", "1,\"", "1,2\n\n\"\n"] {
+            let text = format!("a,b\n\n{open}");
+            let line = 3 + if open.starts_with("1,2") { 2 } else { 0 };
+            assert_eq!(
+                message(text.as_bytes()),
+                format!("`f.csv`, line {line}: a quote is opened and never closed"),
+                "{text:?}"
+            );
+        }
         assert_eq!(message(b"a,b\n1,\xff\n"), "`f.csv`, line 2: not UTF-8 text");
         let endless = [b"a,b\n\"".as_slice(), &b"x\n".repeat(200_000)].concat();
         assert_eq!(

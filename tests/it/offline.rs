@@ -1,0 +1,455 @@
+//! The commands that work on files: every form in which events may come, through the binary.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
+use std::{
+    fs,
+    io::Write,
+    path::Path,
+    process::{Command, Output},
+    sync::Arc,
+};
+
+use event::{Event, EventType, Hasher, SCHEMA_VERSION, Timestamp, UniversalId};
+use flate2::{Compression, write::GzEncoder};
+use integration_tests::binary;
+use parquet::{
+    basic::{Compression as ParquetCompression, ZstdLevel},
+    data_type::{BoolType, ByteArray, ByteArrayType, Int64Type},
+    file::{
+        properties::WriterProperties,
+        writer::{SerializedFileWriter, SerializedRowGroupWriter},
+    },
+    schema::parser::parse_message_type,
+};
+use serde_json::{Value, json};
+use store::events::{Enrichment, Events, SqliteEvents, SqliteEventsConfig, StoredEvent};
+use tempfile::TempDir;
+
+const PEOPLE: u64 = 30;
+const DAYS: u64 = 63;
+
+/// Monday 2025-09-01T00:00:00Z, in seconds.
+const START: u64 = 1_756_684_800;
+
+/// An event of a log.
+struct Logged {
+    person: u64,
+    second: u64,
+    event_type: &'static str,
+    is_machine: bool,
+}
+
+/// People who click or open on most days, each around an hour of their own.
+fn log() -> Vec<Logged> {
+    let mut random = 7_u64;
+    let mut below = |bound: u64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (random >> 33) % bound
+    };
+    let mut events = Vec::new();
+    for day in 0..DAYS {
+        for person in 0..PEOPLE {
+            if below(3) > 0 {
+                let second = START + day * 86_400 + (7 + person % 14) * 3_600 + below(3_600);
+                events.push(Logged {
+                    person,
+                    second,
+                    event_type: if below(4) == 0 { "opened" } else { "clicked" },
+                    is_machine: below(50) == 0,
+                });
+            }
+        }
+    }
+    events
+}
+
+fn csv(log: &[Logged]) -> String {
+    let mut text = "timestamp_utc,user_id,event_type,is_machine,note\n".to_owned();
+    for event in log {
+        text += &format!(
+            "{},\"person, {}\",{},{},\"two\nlines\"\r\n",
+            event.second, event.person, event.event_type, event.is_machine
+        );
+    }
+    text
+}
+
+fn json_lines(log: &[Logged]) -> String {
+    let mut text = String::new();
+    for event in log {
+        let line = json!({
+            "user_id": format!("person, {}", event.person), "timestamp_utc": event.second,
+            "event_type": event.event_type, "is_machine": event.is_machine,
+        });
+        text += &format!("{line}\n");
+    }
+    text
+}
+
+/// How a Parquet file tells times: the column's type, and how many of its units make a second.
+#[derive(Clone, Copy)]
+enum Times {
+    Number(&'static str, i64),
+    Text,
+}
+
+fn parquet(path: &Path, log: &[Logged], times: Times, compression: ParquetCompression) {
+    let times_type = match times {
+        Times::Number(annotation, _) => format!("INT64 timestamp_utc {annotation}"),
+        Times::Text => "BYTE_ARRAY timestamp_utc (UTF8)".to_owned(),
+    };
+    let schema = format!(
+        "message events {{
+            REQUIRED INT64 something_else;
+            REQUIRED {times_type};
+            OPTIONAL group tags (LIST) {{ REPEATED group list {{ OPTIONAL BYTE_ARRAY element (UTF8); }} }}
+            REQUIRED BYTE_ARRAY user_id (UTF8);
+            OPTIONAL BYTE_ARRAY event_type (UTF8);
+            REQUIRED BOOLEAN is_machine;
+        }}"
+    );
+    let schema = Arc::new(parse_message_type(&schema).unwrap());
+    let properties = WriterProperties::builder().set_compression(compression).build();
+    let file = fs::File::create(path).unwrap();
+    let mut writer = SerializedFileWriter::new(file, schema, Arc::new(properties)).unwrap();
+    // Two groups of rows, as large files have many.
+    for part in log.chunks(log.len().div_ceil(2).max(1)) {
+        let mut group = writer.next_row_group().unwrap();
+        let texts = |text: fn(&Logged) -> String| -> Vec<ByteArray> {
+            part.iter().map(|event| text(event).as_bytes().into()).collect()
+        };
+        longs(&mut group, &vec![0; part.len()]);
+        match times {
+            Times::Number(_, per_second) => {
+                let seconds = part.iter().map(|event| i64::try_from(event.second).unwrap());
+                longs(
+                    &mut group,
+                    &seconds.map(|second| second * per_second).collect::<Vec<_>>(),
+                );
+            }
+            Times::Text => {
+                let moments = texts(|event| moment(event.second).to_string());
+                byte_arrays(&mut group, &moments, None, None);
+            }
+        }
+        // No list in any row.
+        byte_arrays(
+            &mut group,
+            &[],
+            Some(&vec![0; part.len()]),
+            Some(&vec![0; part.len()]),
+        );
+        byte_arrays(
+            &mut group,
+            &texts(|event| format!("person, {}", event.person)),
+            None,
+            None,
+        );
+        // Without a type an event is a click.
+        let opens: Vec<ByteArray> = part
+            .iter()
+            .filter(|event| event.event_type == "opened")
+            .map(|event| event.event_type.into())
+            .collect();
+        let is_open = part.iter().map(|event| i16::from(event.event_type == "opened"));
+        byte_arrays(&mut group, &opens, Some(&is_open.collect::<Vec<_>>()), None);
+        let machines: Vec<bool> = part.iter().map(|event| event.is_machine).collect();
+        let mut column = group.next_column().unwrap().unwrap();
+        column
+            .typed::<BoolType>()
+            .write_batch(&machines, None, None)
+            .unwrap();
+        column.close().unwrap();
+        group.close().unwrap();
+    }
+    writer.close().unwrap();
+}
+
+fn longs(group: &mut SerializedRowGroupWriter<'_, fs::File>, values: &[i64]) {
+    let mut column = group.next_column().unwrap().unwrap();
+    column
+        .typed::<Int64Type>()
+        .write_batch(values, None, None)
+        .unwrap();
+    column.close().unwrap();
+}
+
+fn byte_arrays(
+    group: &mut SerializedRowGroupWriter<'_, fs::File>,
+    values: &[ByteArray],
+    defined: Option<&[i16]>,
+    repeated: Option<&[i16]>,
+) {
+    let mut column = group.next_column().unwrap().unwrap();
+    column
+        .typed::<ByteArrayType>()
+        .write_batch(values, defined, repeated)
+        .unwrap();
+    column.close().unwrap();
+}
+
+fn moment(second: u64) -> Timestamp {
+    Timestamp::from_millis_clamped(i64::try_from(second).unwrap() * 1_000)
+}
+
+fn gzip(text: &str) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(text.as_bytes()).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn run(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(binary())
+        .current_dir(folder)
+        .args(arguments)
+        .output()
+        .expect("the binary runs")
+}
+
+fn told(output: &Output) -> String {
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    format!("{out}{err}")
+}
+
+#[test]
+fn a_backtest_says_the_same_of_every_form_of_a_log() {
+    let (folder, log) = (TempDir::new().unwrap(), log());
+    let at = |name: &str| folder.path().join(name);
+    fs::write(at("a.csv"), csv(&log)).unwrap();
+    fs::write(at("a.csv.gz"), gzip(&csv(&log))).unwrap();
+    fs::write(at("a.jsonl"), json_lines(&log)).unwrap();
+    fs::write(at("a.ndjson.gz"), gzip(&json_lines(&log))).unwrap();
+    let zstd = ParquetCompression::ZSTD(ZstdLevel::default());
+    let gzipped = ParquetCompression::GZIP(Default::default());
+    let (snappy, plain) = (ParquetCompression::SNAPPY, ParquetCompression::UNCOMPRESSED);
+    let seconds = Times::Number("", 1);
+    let millis = Times::Number("(TIMESTAMP(MILLIS,true))", 1_000);
+    let micros = Times::Number("(TIMESTAMP(MICROS,true))", 1_000_000);
+    let nanos = Times::Number("(TIMESTAMP(NANOS,true))", 1_000_000_000);
+    parquet(&at("seconds.parquet"), &log, seconds, plain);
+    parquet(&at("millis.parquet"), &log, millis, snappy);
+    parquet(&at("micros.parquet"), &log, micros, zstd);
+    parquet(&at("nanos.parquet"), &log, nanos, gzipped);
+    // Known by its first bytes.
+    parquet(&at("text.bin"), &log, Times::Text, snappy);
+
+    let expected = run(
+        folder.path(),
+        &["backtest", "--events", "a.csv", "--report", "a.html"],
+    );
+    assert!(expected.status.success(), "{}", told(&expected));
+    let expected = told(&expected);
+    assert!(expected.contains(&format!("{PEOPLE} people")), "{expected}");
+    assert!(fs::read_to_string(at("a.html")).unwrap().contains("<svg"));
+    for name in [
+        "a.csv.gz",
+        "a.jsonl",
+        "a.ndjson.gz",
+        "seconds.parquet",
+        "millis.parquet",
+        "micros.parquet",
+        "nanos.parquet",
+        "text.bin",
+    ] {
+        let output = run(folder.path(), &["backtest", "--events", name]);
+        assert!(output.status.success(), "{name}: {}", told(&output));
+        assert_eq!(told(&output), expected, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_backtest_reads_the_event_store() {
+    let folder = TempDir::new().unwrap();
+    let data = folder.path().join("data");
+    fs::create_dir(&data).unwrap();
+    let stored: Vec<StoredEvent> = log().iter().enumerate().map(stored).collect();
+    let events = SqliteEvents::open(&data, SqliteEventsConfig::default())
+        .await
+        .unwrap();
+    for part in stored.chunks(500) {
+        events.write(part).await.unwrap();
+    }
+    events.close().await;
+    let output = tokio::task::spawn_blocking({
+        let path = folder.path().to_owned();
+        move || run(&path, &["--data", "data", "backtest"])
+    });
+    let output = output.await.unwrap();
+    assert!(output.status.success(), "{}", told(&output));
+    assert!(
+        told(&output).contains(&format!("{PEOPLE} people")),
+        "{}",
+        told(&output)
+    );
+}
+
+fn stored((number, logged): (usize, &Logged)) -> StoredEvent {
+    let address = format!("person{}@example.com", logged.person);
+    let identifier = Hasher::new().email_identifier(&address).unwrap();
+    let timestamp = moment(logged.second);
+    StoredEvent {
+        event: Event {
+            schema_version: SCHEMA_VERSION,
+            event_id: format!("{number:032x}"),
+            event_type: EventType::parse(logged.event_type).unwrap(),
+            timestamp,
+            esp: "sendgrid".into(),
+            account: "default".into(),
+            universal_id: UniversalId::from_identifier(&identifier),
+            recipient_email_hash: None,
+            mailbox_provider: None,
+            identifiers: vec![identifier],
+            campaign_id: None,
+            campaign_name: None,
+            message_id: None,
+            subject: None,
+            click_url: None,
+            bounce_type: None,
+            reason: None,
+            user_agent: None,
+            ip_address: None,
+            tags: Vec::new(),
+            metadata: Default::default(),
+            is_machine: None,
+            provider_event_id: None,
+            plugin: "sendgrid@1.0.0".into(),
+            ingested_at: timestamp,
+        },
+        enrichment: Enrichment {
+            machine: logged.is_machine,
+            ..Enrichment::default()
+        },
+    }
+}
+
+#[test]
+fn decisions_come_from_plain_and_gzipped_files_alike() {
+    let (folder, log) = (TempDir::new().unwrap(), log());
+    let at = |name: &str| folder.path().join(name);
+    let decided_at = START + 40 * 86_400;
+    let requests = format!(
+        "window_hours,user_id,decision_time\r\n24,\"person, 3\",{decided_at}\r\n\r\n168,\"says \"\"hi\"\"\",{}\r\n",
+        moment(decided_at)
+    );
+    fs::write(at("events.csv"), csv(&log)).unwrap();
+    fs::write(at("events.csv.gz"), gzip(&csv(&log))).unwrap();
+    fs::write(at("requests.csv"), &requests).unwrap();
+    fs::write(at("requests.gz"), gzip(&requests)).unwrap();
+    let decide = |events: &str, requests: &str, out: &str| {
+        let curves = format!("{out}.curves");
+        let output = run(
+            folder.path(),
+            &[
+                "decide",
+                "--events",
+                events,
+                "--requests",
+                requests,
+                "--out",
+                out,
+                "--curves",
+                &curves,
+            ],
+        );
+        assert!(output.status.success(), "{}", told(&output));
+        (
+            fs::read_to_string(at(out)).unwrap(),
+            fs::read_to_string(at(&curves)).unwrap(),
+        )
+    };
+    let (decisions, curves) = decide("events.csv", "requests.csv", "plain");
+    assert_eq!(
+        (decisions.clone(), curves.clone()),
+        decide("events.csv.gz", "requests.gz", "gzipped")
+    );
+
+    let lines: Vec<Value> = decisions
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let asked: Vec<&Value> = lines.iter().map(|line| &line["user_id"]).collect();
+    assert_eq!(asked, ["person, 3", "says \"hi\""]);
+    for (line, hours) in lines.iter().zip([24, 168]) {
+        let target = line["target_timestamp"].as_u64().unwrap();
+        assert!((decided_at..decided_at + hours * 3_600).contains(&target) && target.is_multiple_of(60));
+    }
+    // Person 3 acts between ten and eleven.
+    let hour = lines[0]["target_timestamp"].as_u64().unwrap() / 3_600 % 24;
+    assert!((8..=11).contains(&hour), "{hour}");
+
+    let rows: Vec<&str> = curves.lines().collect();
+    assert_eq!(rows.len(), 3);
+    assert!(rows[0].starts_with("user_id,p0,p1,") && rows[0].ends_with(",p10079"));
+    assert!(rows[1].starts_with("\"person, 3\",") && rows[2].starts_with("\"says \"\"hi\"\"\","));
+    let shares = rows[2].rsplit(',').take(10_080);
+    let sum: f64 = shares.map(|share| share.parse::<f64>().unwrap()).sum();
+    assert!((sum - 1.0).abs() < 1e-6, "{sum}");
+}
+
+#[test]
+fn mistakes_in_files_are_found_where_they_are() {
+    let folder = TempDir::new().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let header = "user_id,timestamp_utc,event_type\n";
+    let cases = [
+        (
+            "type.csv",
+            format!("{header}\na,1,clicked\n\"a\n\",2,clacked\n"),
+            "`type.csv`, line 4, column `event_type`: `clacked` is not one of",
+        ),
+        (
+            "quote.csv",
+            format!("{header}a,1,clicked\na,\"2,clicked\na,3,clicked\n"),
+            "`quote.csv`, line 3: a quote is opened and never closed",
+        ),
+        (
+            "width.csv",
+            format!("{header}a,1\n"),
+            "`width.csv`, line 2: 2 fields where the header has 3",
+        ),
+        (
+            "time.jsonl",
+            "{\"user_id\":\"a\",\"timestamp_utc\":1}\n{\"user_id\":\"a\",\"timestamp_utc\":\"soon\"}\n"
+                .to_owned(),
+            "`time.jsonl`, line 2",
+        ),
+        (
+            "cut.parquet",
+            "PAR1 and no more".to_owned(),
+            "cannot read `cut.parquet`",
+        ),
+    ];
+    for (name, text, expected) in cases {
+        fs::write(at(name), text).unwrap();
+        let output = run(folder.path(), &["backtest", "--events", name]);
+        assert!(
+            !output.status.success() && told(&output).contains(expected),
+            "{}",
+            told(&output)
+        );
+    }
+    let soon = [Logged {
+        person: 1,
+        second: 1 << 40,
+        event_type: "clicked",
+        is_machine: false,
+    }];
+    parquet(
+        &at("time.parquet"),
+        &soon,
+        Times::Number("", 1),
+        ParquetCompression::UNCOMPRESSED,
+    );
+    let output = run(folder.path(), &["backtest", "--events", "time.parquet"]);
+    let expected =
+        "`time.parquet`, row 1, column `timestamp_utc`: `1099511627776` seconds since 1970 is not between";
+    assert!(
+        !output.status.success() && told(&output).contains(expected),
+        "{}",
+        told(&output)
+    );
+}
