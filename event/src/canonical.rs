@@ -190,6 +190,37 @@ pub enum UnsupportedSchema {
 }
 
 impl Event {
+    /// An event that tells what happened, when and to whom. Texts are empty, all else is absent.
+    pub fn bare(event_type: EventType, timestamp: Timestamp, universal_id: UniversalId) -> Self {
+        Self {
+            schema_version: SCHEMA_VERSION,
+            event_id: String::new(),
+            event_type,
+            timestamp,
+            esp: String::new(),
+            account: String::new(),
+            universal_id,
+            recipient_email_hash: None,
+            mailbox_provider: None,
+            identifiers: Vec::new(),
+            campaign_id: None,
+            campaign_name: None,
+            message_id: None,
+            subject: None,
+            click_url: None,
+            bounce_type: None,
+            reason: None,
+            user_agent: None,
+            ip_address: None,
+            tags: Vec::new(),
+            metadata: BTreeMap::new(),
+            is_machine: None,
+            provider_event_id: None,
+            plugin: String::new(),
+            ingested_at: Timestamp::default(),
+        }
+    }
+
     /// The event as it is written to the bus.
     pub fn to_json(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("an event has only string keys and serializable values")
@@ -273,32 +304,24 @@ mod tests {
 
     fn sample() -> Event {
         let identifier = Hasher::new().email_identifier("ann@example.com").unwrap();
+        let universal_id = UniversalId::from_identifier(&identifier);
         Event {
-            schema_version: SCHEMA_VERSION,
-            event_id: String::new(),
-            event_type: EventType::Clicked,
-            timestamp: "2026-01-10T12:00:00.123Z".parse().unwrap(),
             esp: "sendgrid".into(),
             account: "default".into(),
-            universal_id: UniversalId::from_identifier(&identifier),
             recipient_email_hash: EmailHash::parse(&identifier.value),
             mailbox_provider: Some(MailboxProvider::Other),
             identifiers: vec![identifier],
-            campaign_id: None,
-            campaign_name: None,
             message_id: Some("m1".into()),
-            subject: None,
             click_url: Some("https://example.com/".into()),
-            bounce_type: None,
-            reason: None,
-            user_agent: None,
-            ip_address: None,
             tags: vec!["news".into()],
             metadata: BTreeMap::from([("order".into(), "42".into())]),
-            is_machine: None,
-            provider_event_id: None,
             plugin: "sendgrid@1.0.0".into(),
             ingested_at: "2026-01-10T12:00:01.000Z".parse().unwrap(),
+            ..Event::bare(
+                EventType::Clicked,
+                "2026-01-10T12:00:00.123Z".parse().unwrap(),
+                universal_id,
+            )
         }
     }
 

@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use event::{
-    Event, EventType, Hasher, MailboxProvider, SCHEMA_VERSION, Timestamp, UniversalId, event_id, grid,
-};
+use event::{Event, EventType, Hasher, MailboxProvider, Timestamp, UniversalId, event_id, grid};
 use rand::{RngExt as _, rngs::StdRng};
 
 use crate::mail::{Brand, Dispatch, draw_latency_ms, draw_mailing};
@@ -236,32 +234,15 @@ impl Sender {
         let identifier = hasher
             .email_identifier(&address)
             .expect("the address is well formed");
+        let universal_id = UniversalId::from_identifier(&identifier);
         let template = Event {
-            schema_version: SCHEMA_VERSION,
-            event_id: String::new(),
-            event_type: EventType::Sent,
-            timestamp: Timestamp::default(),
-            esp: String::new(),
             account: "default".into(),
-            universal_id: UniversalId::from_identifier(&identifier),
             recipient_email_hash: event::EmailHash::parse(&identifier.value),
             mailbox_provider: Some(mailbox),
             identifiers: vec![identifier],
-            campaign_id: None,
-            campaign_name: None,
-            message_id: None,
-            subject: None,
-            click_url: None,
-            bounce_type: None,
-            reason: None,
-            user_agent: None,
-            ip_address: None,
-            tags: Vec::new(),
             metadata: BTreeMap::from([("source".into(), "synthetic".into())]),
-            is_machine: None,
-            provider_event_id: None,
             plugin: "synth@1.0.0".into(),
-            ingested_at: Timestamp::default(),
+            ..Event::bare(EventType::Sent, Timestamp::default(), universal_id)
         };
         // Documentation networks (RFC 5737).
         let address = format!("203.0.113.{}", 1 + index % 250);

@@ -2,12 +2,11 @@
 //!
 //! Tests run on tokio's paused clock: pauses pass at once, and in their order.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use consumer::{ConsumerConfig, ConsumerError, Dependencies, Metrics};
 use event::{
-    Event, EventType, Hasher, Identifier, IdentifierKind, SCHEMA_VERSION, Timestamp, UniversalId, event_id,
-    profile::Profile,
+    Event, EventType, Hasher, Identifier, IdentifierKind, Timestamp, UniversalId, event_id, profile::Profile,
 };
 use prometheus_client::registry::Registry;
 use store::events::StoredEvent;
@@ -139,31 +138,13 @@ pub(crate) fn weak(value: &str) -> Identifier {
 pub(crate) fn event(name: &str, event_type: EventType, message: &str, seconds: i64) -> Event {
     let noon: Timestamp = "2026-01-10T12:00:00Z".parse().unwrap();
     let mut event = Event {
-        schema_version: SCHEMA_VERSION,
-        event_id: String::new(),
-        event_type,
-        timestamp: noon.plus_millis(seconds * 1_000),
         esp: "sendgrid".into(),
         account: "default".into(),
-        universal_id: person(name),
-        recipient_email_hash: None,
-        mailbox_provider: None,
         identifiers: vec![email(name)],
-        campaign_id: None,
-        campaign_name: None,
         message_id: Some(message.into()),
-        subject: None,
-        click_url: None,
-        bounce_type: None,
-        reason: None,
-        user_agent: None,
-        ip_address: None,
-        tags: vec![],
-        metadata: BTreeMap::new(),
-        is_machine: None,
-        provider_event_id: None,
         plugin: "sendgrid@1.0.0".into(),
         ingested_at: noon,
+        ..Event::bare(event_type, noon.plus_millis(seconds * 1_000), person(name))
     };
     event.event_id = event_id(&event);
     event

@@ -1,38 +1,19 @@
-use std::collections::BTreeMap;
-
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Hasher, SCHEMA_VERSION, UniversalId};
+use crate::{Hasher, UniversalId};
 
 fn event(event_type: EventType, ms: i64, message_id: Option<&str>) -> Event {
     let identifier = Hasher::new().email_identifier("ann@example.com").unwrap();
+    let universal_id = UniversalId::from_identifier(&identifier);
     Event {
-        schema_version: SCHEMA_VERSION,
-        event_id: String::new(),
-        event_type,
-        timestamp: Timestamp::try_from_millis(ms).unwrap(),
         esp: "sendgrid".into(),
         account: "default".into(),
-        universal_id: UniversalId::from_identifier(&identifier),
-        recipient_email_hash: None,
-        mailbox_provider: None,
         identifiers: vec![identifier],
-        campaign_id: None,
-        campaign_name: None,
         message_id: message_id.map(str::to_owned),
-        subject: None,
-        click_url: None,
         bounce_type: (event_type == EventType::Bounced).then_some(BounceType::Hard),
-        reason: None,
-        user_agent: None,
-        ip_address: None,
-        tags: Vec::new(),
-        metadata: BTreeMap::new(),
-        is_machine: None,
-        provider_event_id: None,
         plugin: "sendgrid@1.0.0".into(),
-        ingested_at: Timestamp::default(),
+        ..Event::bare(event_type, Timestamp::try_from_millis(ms).unwrap(), universal_id)
     }
 }
 

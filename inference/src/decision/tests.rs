@@ -1,6 +1,4 @@
-use std::collections::BTreeMap;
-
-use event::{BounceType, Event, EventType, Hasher, SCHEMA_VERSION, UniversalId};
+use event::{BounceType, Event, EventType, Hasher, UniversalId};
 use jiff::tz::TimeZone;
 use proptest::prelude::*;
 
@@ -19,32 +17,15 @@ pub(super) fn now() -> Timestamp {
 
 pub(super) fn event(event_type: EventType, timestamp: Timestamp) -> Event {
     let identifier = Hasher::new().email_identifier("ann@example.com").unwrap();
+    let universal_id = UniversalId::from_identifier(&identifier);
     Event {
-        schema_version: SCHEMA_VERSION,
-        event_id: String::new(),
-        event_type,
-        timestamp,
         esp: "sendgrid".into(),
         account: "default".into(),
-        universal_id: UniversalId::from_identifier(&identifier),
-        recipient_email_hash: None,
-        mailbox_provider: None,
         identifiers: vec![identifier],
-        campaign_id: None,
-        campaign_name: None,
-        message_id: None,
-        subject: None,
-        click_url: None,
         bounce_type: (event_type == EventType::Bounced).then_some(BounceType::Hard),
-        reason: None,
-        user_agent: None,
-        ip_address: None,
-        tags: Vec::new(),
-        metadata: BTreeMap::new(),
-        is_machine: None,
-        provider_event_id: None,
         plugin: "sendgrid@1.0.0".into(),
         ingested_at: timestamp,
+        ..Event::bare(event_type, timestamp, universal_id)
     }
 }
 

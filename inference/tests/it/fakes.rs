@@ -1,7 +1,7 @@
 //! Stores in memory that can be switched off.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -10,8 +10,8 @@ use std::{
 
 use async_trait::async_trait;
 use event::{
-    BounceType, Event, EventType, Hasher, Identifier, MailboxProvider, SCHEMA_VERSION, Timestamp,
-    UniversalId, profile::Profile,
+    BounceType, Event, EventType, Hasher, Identifier, MailboxProvider, Timestamp, UniversalId,
+    profile::Profile,
 };
 use prometheus_client::registry::Registry;
 use sendflowr_inference::Dependencies;
@@ -335,31 +335,15 @@ pub(crate) fn id_of(address: &str) -> UniversalId {
 /// An event of the person with this address.
 pub(crate) fn event(address: &str, event_type: EventType, timestamp: Timestamp) -> Event {
     Event {
-        schema_version: SCHEMA_VERSION,
         event_id: format!("{address}-{event_type}-{timestamp}"),
-        event_type,
-        timestamp,
         esp: "sendgrid".into(),
         account: "default".into(),
-        universal_id: id_of(address),
-        recipient_email_hash: None,
         mailbox_provider: Some(MailboxProvider::Gmail),
         identifiers: vec![email(address)],
-        campaign_id: None,
-        campaign_name: None,
-        message_id: None,
-        subject: None,
-        click_url: None,
         bounce_type: (event_type == EventType::Bounced).then_some(BounceType::Hard),
-        reason: None,
-        user_agent: None,
-        ip_address: None,
-        tags: Vec::new(),
-        metadata: BTreeMap::new(),
-        is_machine: None,
-        provider_event_id: None,
         plugin: "sendgrid@1.0.0".into(),
         ingested_at: timestamp,
+        ..Event::bare(event_type, timestamp, id_of(address))
     }
 }
 

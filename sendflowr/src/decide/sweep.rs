@@ -4,7 +4,7 @@
 //! read yet, neither into the person's profile nor into what the population's tables are fitted to.
 
 use consumer::{ConsumerConfig, MachineFilter};
-use event::{Event, Identifier, IdentifierKind, SCHEMA_VERSION, Timestamp, UniversalId, profile::Profile};
+use event::{Event, Identifier, IdentifierKind, Timestamp, UniversalId, profile::Profile};
 use inference::model::{Curve, Population, TrainingPerson};
 
 use super::events::{EventLog, LoggedEvent};
@@ -122,31 +122,11 @@ impl<'a> Past<'a> {
 /// What the machine filter and the profile read of an event; the rest is empty.
 fn of_logged(logged: &LoggedEvent, universal_id: &UniversalId) -> Event {
     Event {
-        schema_version: SCHEMA_VERSION,
-        event_id: String::new(),
-        event_type: logged.event_type,
-        timestamp: logged.at,
-        esp: String::new(),
-        account: String::new(),
-        universal_id: universal_id.clone(),
-        recipient_email_hash: None,
-        mailbox_provider: None,
-        identifiers: Vec::new(),
-        campaign_id: None,
-        campaign_name: None,
         message_id: logged.message.as_deref().map(str::to_owned),
-        subject: None,
-        click_url: None,
-        bounce_type: None,
-        reason: None,
         user_agent: logged.user_agent.as_deref().map(str::to_owned),
         ip_address: logged.ip_address.map(|address| address.to_string()),
-        tags: Vec::new(),
-        metadata: Default::default(),
         is_machine: logged.machine.then_some(true),
-        provider_event_id: None,
-        plugin: String::new(),
-        ingested_at: Timestamp::default(),
+        ..Event::bare(logged.event_type, logged.at, universal_id.clone())
     }
 }
 

@@ -1,8 +1,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use event::{
-    BounceType, EmailHash, Event, EventType, IdentifierKind, MailboxProvider, SCHEMA_VERSION, Timestamp,
-    UniversalId,
+    BounceType, EmailHash, Event, EventType, IdentifierKind, MailboxProvider, Timestamp, UniversalId,
 };
 
 use super::{identifier, moment, unique};
@@ -33,31 +32,12 @@ fn person(name: &str) -> UniversalId {
 /// An event with nothing in it that is not needed.
 fn bare(person: &UniversalId, event_type: EventType, timestamp: Timestamp) -> StoredEvent {
     let event = Event {
-        schema_version: SCHEMA_VERSION,
         event_id: unique("event"),
-        event_type,
-        timestamp,
         esp: "sendgrid".into(),
         account: "default".into(),
-        universal_id: person.clone(),
-        recipient_email_hash: None,
-        mailbox_provider: None,
-        identifiers: Vec::new(),
-        campaign_id: None,
-        campaign_name: None,
-        message_id: None,
-        subject: None,
-        click_url: None,
-        bounce_type: None,
-        reason: None,
-        user_agent: None,
-        ip_address: None,
-        tags: Vec::new(),
-        metadata: BTreeMap::new(),
-        is_machine: None,
-        provider_event_id: None,
         plugin: "sendgrid@1.0.0".into(),
         ingested_at: timestamp.plus_millis(1_500),
+        ..Event::bare(event_type, timestamp, person.clone())
     };
     StoredEvent {
         event,

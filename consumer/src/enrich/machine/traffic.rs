@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use event::{Event, EventType, Hasher, SCHEMA_VERSION, Timestamp, UniversalId};
+use event::{Event, EventType, Hasher, Timestamp, UniversalId};
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
 use super::Judge;
@@ -80,31 +80,13 @@ impl Traffic {
         machine: bool,
     ) -> &mut Event {
         let event = Event {
-            schema_version: SCHEMA_VERSION,
             event_id: self.events.len().to_string(),
-            event_type,
-            timestamp: Timestamp::from_millis_clamped(at),
             esp: "sendgrid".into(),
             account: "default".into(),
-            universal_id: person.id.clone(),
-            recipient_email_hash: None,
-            mailbox_provider: None,
-            identifiers: vec![],
-            campaign_id: None,
-            campaign_name: None,
             message_id: Some(message.into()),
-            subject: None,
-            click_url: None,
-            bounce_type: None,
-            reason: None,
-            user_agent: None,
-            ip_address: None,
-            tags: vec![],
-            metadata: BTreeMap::new(),
-            is_machine: None,
-            provider_event_id: None,
             plugin: "sendgrid@1.0.0".into(),
             ingested_at: Timestamp::from_millis_clamped(at),
+            ..Event::bare(event_type, Timestamp::from_millis_clamped(at), person.id.clone())
         };
         self.events.push((event, machine));
         &mut self.events.last_mut().expect("just pushed").0

@@ -4,9 +4,7 @@ use std::{
 };
 
 use clickhouse::Client;
-use event::{
-    Event, EventType, Identifier, IdentifierKind, MailboxProvider, SCHEMA_VERSION, Timestamp, UniversalId,
-};
+use event::{Event, EventType, Identifier, IdentifierKind, MailboxProvider, Timestamp, UniversalId};
 use sendflowr_store::{
     Secret,
     events::{ClickHouseConfig, ClickHouseEvents, Enrichment, RawClickHouseConfig, StoredEvent},
@@ -112,31 +110,20 @@ pub(crate) fn person(number: usize) -> UniversalId {
 /// An event of a person, with the fields that most events have.
 pub(crate) fn event(number: usize, event_type: EventType, timestamp: Timestamp) -> StoredEvent {
     let event = Event {
-        schema_version: SCHEMA_VERSION,
         event_id: format!("{:032x}", RandomState::new().hash_one(number)),
-        event_type,
-        timestamp,
         esp: "sendgrid".into(),
         account: "default".into(),
-        universal_id: person(number),
-        recipient_email_hash: None,
         mailbox_provider: Some(MailboxProvider::Gmail),
-        identifiers: Vec::new(),
         campaign_id: Some("c1".into()),
         campaign_name: Some("Spring".into()),
         message_id: Some(format!("<{number}@mail>")),
         subject: Some("Hello".into()),
-        click_url: None,
-        bounce_type: None,
-        reason: None,
         user_agent: Some("agent/1.0".into()),
-        ip_address: None,
         tags: vec!["news".into()],
         metadata: BTreeMap::from([("order".into(), number.to_string())]),
-        is_machine: None,
-        provider_event_id: None,
         plugin: "sendgrid@1.0.0".into(),
         ingested_at: timestamp.plus_millis(1_500),
+        ..Event::bare(event_type, timestamp, person(number))
     };
     StoredEvent {
         event,
