@@ -86,7 +86,8 @@ pub(crate) fn run(args: &DecideArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The decision on each request; and the curve of each person's earliest one, by its place, when `with_curves`. Nothing else is kept, so that memory grows by the answers alone.
+/// The decision on each request; and the curve of each person's earliest one, by its place, when `with_curves`. Nothing else
+/// is kept, so that memory grows by the answers alone.
 fn decide(log: &EventLog, requests: &[Request], with_curves: bool) -> (Vec<Decision>, Vec<(usize, Curve)>) {
     let moments: Vec<Moment> = requests
         .iter()

@@ -10,13 +10,13 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
-use event::{EventType, Timestamp};
+use event::Timestamp;
 use flate2::bufread::MultiGzDecoder;
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::decide::{
-    events::{EventLog, Logged},
+    events::{self, EventLog, Logged},
     table,
 };
 
@@ -90,11 +90,8 @@ fn take(log: &mut EventLog, text: &str) -> anyhow::Result<()> {
         _ => Err("neither a number nor a text".to_owned()),
     };
     let at = at.map_err(|what| anyhow!("`timestamp_utc`: {what}"))?;
-    let event_type = match line.event_type.as_deref() {
-        None | Some("") => EventType::Clicked,
-        Some(name) => EventType::parse(&name.to_ascii_lowercase())
-            .ok_or_else(|| anyhow!("`event_type`: `{name}` is not an event type"))?,
-    };
+    let event_type = events::event_type(line.event_type.as_deref().unwrap_or_default())
+        .map_err(|what| anyhow!("`event_type`: {what}"))?;
     let event = Logged {
         at,
         event_type,
@@ -155,6 +152,8 @@ pub(crate) async fn from_store(
 
 #[cfg(test)]
 mod tests {
+    use event::EventType;
+
     use super::*;
 
     #[test]

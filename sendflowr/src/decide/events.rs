@@ -1,6 +1,8 @@
-//! The event log that offline commands learn from: a CSV file, read whole and put in the order of time.
+//! The event log that offline commands learn from: a CSV file, read whole and put in the order of time. Files of other
+//! forms have the same columns.
 
 use std::{
+    borrow::Cow,
     collections::{HashMap, HashSet},
     net::IpAddr,
     path::Path,
@@ -9,16 +11,21 @@ use std::{
 
 use event::{EventType, Timestamp};
 
-use super::table::{Row, Table};
+use super::table::{Table, moment};
 
-const REQUIRED: [&str; 2] = ["user_id", "timestamp_utc"];
-const OPTIONAL: [&str; 5] = [
+/// The columns of a log by their numbers, those that are needed first.
+pub(crate) const COLUMNS: [&str; 7] = [
+    "user_id",
+    "timestamp_utc",
     "event_type",
     "message_id",
     "is_machine",
     "user_agent",
     "ip_address",
 ];
+
+/// How many of [`COLUMNS`] are needed.
+pub(crate) const NEEDED: usize = 2;
 
 const USER_ID: usize = 0;
 const TIMESTAMP: usize = 1;
@@ -74,49 +81,52 @@ impl EventLog {
     /// # Errors
     /// The first mistake in the file, naming line and column.
     pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
-        Self::from_table(Table::open(path, &REQUIRED, &OPTIONAL)?)
+        let (needed, optional) = COLUMNS.split_at(NEEDED);
+        Self::from_table(Table::open(path, needed, optional)?)
     }
 
     fn from_table(mut table: Table) -> anyhow::Result<Self> {
         let mut log = Self::default();
         while let Some(row) = table.next_row()? {
-            log.take(&row)?;
+            log.take(|column| Ok(row.text(column).into()))
+                .map_err(|(column, what)| row.wrong(column, &what))?;
         }
         log.sort();
         Ok(log)
     }
 
-    fn take(&mut self, row: &Row<'_>) -> anyhow::Result<()> {
-        let user_id = row.text(USER_ID);
+    /// Takes in a row, of which `text` gives the column of a number: without surrounding blanks, empty where there is
+    /// nothing. [`EventLog::sort`] must follow the last row.
+    ///
+    /// # Errors
+    /// The first column that is wrong, and what is wrong with it.
+    pub(crate) fn take<'a>(
+        &mut self,
+        text: impl Fn(usize) -> Result<Cow<'a, str>, String>,
+    ) -> Result<(), (usize, String)> {
+        let text = |column| text(column).map_err(|what| (column, what));
+        let user_id = text(USER_ID)?;
         if user_id.is_empty() {
-            return Err(row.wrong(USER_ID, "empty"));
+            return Err((USER_ID, "empty".to_owned()));
         }
-        let at = row.moment(TIMESTAMP)?;
-        let event_type = match row.text(EVENT_TYPE) {
-            "" => EventType::Clicked,
-            name => EventType::parse(&name.to_ascii_lowercase())
-                .ok_or_else(|| row.wrong(EVENT_TYPE, &unknown_type(name)))?,
-        };
-        let machine = match &*row.text(IS_MACHINE).to_ascii_lowercase() {
+        let at = moment(&text(TIMESTAMP)?).map_err(|what| (TIMESTAMP, what))?;
+        let event_type = event_type(&text(EVENT_TYPE)?).map_err(|what| (EVENT_TYPE, what))?;
+        let machine = match &*text(IS_MACHINE)?.to_ascii_lowercase() {
             "" | "false" | "0" | "no" => false,
             "true" | "1" | "yes" => true,
-            other => return Err(row.wrong(IS_MACHINE, &format!("`{other}` is neither `true` nor `false`"))),
+            other => return Err((IS_MACHINE, format!("`{other}` is neither `true` nor `false`"))),
         };
-        let message = Some(row.text(MESSAGE_ID)).filter(|id| !id.is_empty());
-        let user_agent = Some(row.text(USER_AGENT)).filter(|agent| !agent.is_empty());
-        // Logs hold all kinds of placeholders here, and an address that is none says nothing.
-        let ip_address = row.text(IP_ADDRESS).parse().ok();
-        self.push(
-            user_id,
-            Logged {
-                at,
-                event_type,
-                machine,
-                message,
-                user_agent,
-                ip_address,
-            },
-        );
+        let (message, user_agent) = (text(MESSAGE_ID)?, text(USER_AGENT)?);
+        let event = Logged {
+            at,
+            event_type,
+            machine,
+            message: Some(&*message).filter(|id| !id.is_empty()),
+            user_agent: Some(&*user_agent).filter(|agent| !agent.is_empty()),
+            // Logs hold all kinds of placeholders here, and an address that is none says nothing.
+            ip_address: text(IP_ADDRESS)?.parse().ok(),
+        };
+        self.push(&user_id, event);
         Ok(())
     }
 
@@ -175,24 +185,29 @@ impl EventLog {
     }
 }
 
-fn unknown_type(name: &str) -> String {
-    let known: Vec<&str> = EventType::ALL
-        .iter()
-        .map(|event_type| event_type.as_str())
-        .collect();
-    format!("`{name}` is not one of `{}`", known.join("`, `"))
+/// What a log calls `name`, in capitals or not; an event without a type is a click.
+///
+/// # Errors
+/// When it is no type, naming all there are.
+pub(crate) fn event_type(name: &str) -> Result<EventType, String> {
+    if name.is_empty() {
+        return Ok(EventType::Clicked);
+    }
+    EventType::parse(&name.to_ascii_lowercase()).ok_or_else(|| {
+        let known: Vec<&str> = EventType::ALL
+            .iter()
+            .map(|event_type| event_type.as_str())
+            .collect();
+        format!("`{name}` is not one of `{}`", known.join("`, `"))
+    })
 }
 
 /// For tests of what is made of logs.
 #[cfg(test)]
 pub(crate) fn parse(text: &str) -> anyhow::Result<EventLog> {
     let source = std::io::Cursor::new(text.as_bytes().to_vec());
-    EventLog::from_table(Table::read(
-        "events.csv".to_owned(),
-        source,
-        &REQUIRED,
-        &OPTIONAL,
-    )?)
+    let (needed, optional) = COLUMNS.split_at(NEEDED);
+    EventLog::from_table(Table::read("events.csv".to_owned(), source, needed, optional)?)
 }
 
 #[cfg(test)]

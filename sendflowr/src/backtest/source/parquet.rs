@@ -1,9 +1,8 @@
 //! Events from a Parquet file: the columns of the CSV, of whatever type tools write them.
 
-use std::{fs::File, io::Read, path::Path, sync::Arc};
+use std::{borrow::Cow, fs::File, io::Read, path::Path, sync::Arc};
 
 use anyhow::{Context, anyhow, bail};
-use event::{EventType, Timestamp};
 use parquet::{
     basic::{LogicalType, TimeUnit},
     file::{
@@ -14,24 +13,10 @@ use parquet::{
     schema::types::{Type, TypePtr},
 };
 
-use crate::decide::{
-    events::{EventLog, Logged},
-    table,
-};
+use crate::decide::events::{COLUMNS, EventLog, NEEDED};
 
 /// The first bytes of a Parquet file.
 const MAGIC: &[u8; 4] = b"PAR1";
-
-/// The columns that are read, by the names they may have; the first two are needed.
-const COLUMNS: [&[&str]; 7] = [
-    &["user_id", "universal_id"],
-    &["timestamp_utc", "timestamp"],
-    &["event_type"],
-    &["message_id"],
-    &["user_agent"],
-    &["ip_address"],
-    &["is_machine"],
-];
 
 /// Whether a file begins as Parquet does. One that cannot be read does not; reading it as something else says why.
 pub(super) fn is_parquet(path: &Path) -> bool {
@@ -54,8 +39,8 @@ pub(super) fn read(path: &Path) -> anyhow::Result<EventLog> {
     let mut wanted = Vec::with_capacity(COLUMNS.len());
     // Where each of the columns is among those that are wanted.
     let mut places: [Option<(usize, Stands)>; COLUMNS.len()] = [None; COLUMNS.len()];
-    for (column, names) in COLUMNS.iter().enumerate() {
-        let found = names
+    for (column, name_of_csv) in COLUMNS.into_iter().enumerate() {
+        let found = [name_of_csv, on_the_bus(name_of_csv)]
             .iter()
             .find_map(|name| schema.get_fields().iter().find(|field| field.name() == *name));
         match found {
@@ -64,7 +49,7 @@ pub(super) fn read(path: &Path) -> anyhow::Result<EventLog> {
                 wanted.push(Arc::clone(field));
             }
             Some(field) => bail!("`{name}`, column `{}`: not one value a row", field.name()),
-            None if column < 2 => bail!("`{name}` has no column `{}`", names[0]),
+            None if column < NEEDED => bail!("`{name}` has no column `{name_of_csv}`"),
             None => {}
         }
     }
@@ -75,17 +60,26 @@ pub(super) fn read(path: &Path) -> anyhow::Result<EventLog> {
     for (row, read) in (1_u64..).zip(rows) {
         let read = read.with_context(|| format!("cannot read `{name}`, row {row}"))?;
         let fields: Vec<&Field> = read.get_column_iter().map(|(_, field)| field).collect();
-        let value = |column: usize| match places[column] {
+        let of_column = |column: usize| match places[column] {
             Some((place, stands)) => text(fields[place], stands),
-            None => Ok(None),
+            None => Ok(Cow::Borrowed("")),
         };
-        take(&mut log, value).map_err(|(column, what)| {
+        log.take(of_column).map_err(|(column, what)| {
             let column = places[column].map_or("", |(place, _)| names[place].as_str());
             anyhow!("`{name}`, row {row}, column `{column}`: {what}")
         })?;
     }
     log.sort();
     Ok(log)
+}
+
+/// What an event on the bus calls a column.
+fn on_the_bus(column: &str) -> &str {
+    match column {
+        "user_id" => "universal_id",
+        "timestamp_utc" => "timestamp",
+        same => same,
+    }
 }
 
 /// The schema with the wanted columns only: others may be of any type, and cost nothing.
@@ -113,16 +107,19 @@ impl Stands {
     }
 }
 
-/// A value as the CSV would have it; `None` for no value.
-fn text(field: &Field, stands: Stands) -> Result<Option<String>, String> {
+/// A value as the CSV would have it; empty for no value.
+fn text(field: &Field, stands: Stands) -> Result<Cow<'_, str>, String> {
     let of_millis = |millis: i64| (millis as f64 / 1_000.0).to_string();
     let text = match field {
-        Field::Null => return Ok(None),
+        Field::Null => return Ok("".into()),
         Field::Long(nanos) if stands == Stands::Nanoseconds => of_millis(nanos.div_euclid(1_000_000)),
         Field::TimestampMillis(millis) => of_millis(*millis),
         Field::TimestampMicros(micros) => of_millis(micros.div_euclid(1_000)),
-        Field::Str(text) => text.trim().to_owned(),
-        Field::Bytes(bytes) => String::from_utf8(bytes.data().to_vec()).map_err(|_| "not UTF-8 text")?,
+        Field::Str(text) => return Ok(text.trim().into()),
+        Field::Bytes(bytes) => {
+            let text = str::from_utf8(bytes.data()).map_err(|_| "not UTF-8 text")?;
+            return Ok(text.trim().into());
+        }
         Field::Bool(value) => value.to_string(),
         Field::Byte(number) => number.to_string(),
         Field::Short(number) => number.to_string(),
@@ -136,37 +133,5 @@ fn text(field: &Field, stands: Stands) -> Result<Option<String>, String> {
         Field::Double(number) => number.to_string(),
         _ => return Err("neither text, number, time nor truth value".to_owned()),
     };
-    Ok(Some(text).filter(|text| !text.is_empty()))
-}
-
-/// Takes one row in. The error names the column by its place in [`COLUMNS`].
-fn take(
-    log: &mut EventLog,
-    value: impl Fn(usize) -> Result<Option<String>, String>,
-) -> Result<(), (usize, String)> {
-    let of = |column| value(column).map_err(|what| (column, what));
-    let needed = |column| of(column)?.ok_or_else(|| (column, "empty".to_owned()));
-    let user_id = needed(0)?;
-    let at: Timestamp = table::moment(&needed(1)?).map_err(|what| (1, what))?;
-    let event_type = match of(2)? {
-        None => EventType::Clicked,
-        Some(name) => EventType::parse(&name.to_ascii_lowercase())
-            .ok_or_else(|| (2, format!("`{name}` is not an event type")))?,
-    };
-    let (message, user_agent, ip_address) = (of(3)?, of(4)?, of(5)?);
-    let machine = match of(6)?.map(|text| text.to_ascii_lowercase()).as_deref() {
-        None | Some("false" | "0" | "no") => false,
-        Some("true" | "1" | "yes") => true,
-        Some(other) => return Err((6, format!("`{other}` is neither `true` nor `false`"))),
-    };
-    let event = Logged {
-        at,
-        event_type,
-        machine,
-        message: message.as_deref(),
-        user_agent: user_agent.as_deref(),
-        ip_address: ip_address.and_then(|address| address.parse().ok()),
-    };
-    log.push(&user_id, event);
-    Ok(())
+    Ok(text.into())
 }
