@@ -1,8 +1,6 @@
 //! Decisions of the control group, from HTTP to `sendflowr lift`.
 
-use std::process::Command;
-
-use integration_tests::{System, binary, eventually};
+use integration_tests::{System, eventually, run, told};
 use serde_json::{Value, json};
 
 #[tokio::test]
@@ -22,17 +20,11 @@ async fn decisions_of_both_groups_show_in_the_comparison() {
     assert_eq!(by_http["verdict"]["code"], "not_enough_data");
 
     let lift = |arguments: &[&str]| {
-        let output = Command::new(binary())
-            .current_dir(system.folder())
-            .args(["--data", "data", "lift"])
-            .args(arguments)
-            .output()
-            .expect("the binary runs");
-        let (out, err) = (
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr),
+        let output = run(
+            system.folder(),
+            &[&["--data", "data", "lift"], arguments].concat(),
         );
-        (output.status.success(), format!("{out}{err}"))
+        (output.status.success(), told(&output))
     };
     let (is_well, told) = lift(&["--format", "json"]);
     assert!(is_well, "{told}");

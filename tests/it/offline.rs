@@ -2,20 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
-use std::{
-    fs,
-    io::Write,
-    path::Path,
-    process::{Command, Output},
-    sync::Arc,
-};
+use std::{fs, io::Write, path::Path, sync::Arc};
 
-use event::{Event, EventType, Hasher, SCHEMA_VERSION, Timestamp, UniversalId};
+use event::{Event, EventType, Hasher, Timestamp, UniversalId};
 use flate2::{Compression, write::GzEncoder};
-use integration_tests::binary;
+use integration_tests::{run, told};
 use parquet::{
     basic::{Compression as ParquetCompression, ZstdLevel},
-    data_type::{BoolType, ByteArray, ByteArrayType, Int64Type},
+    data_type::{BoolType, ByteArray, ByteArrayType, DataType, Int64Type},
     file::{
         properties::WriterProperties,
         writer::{SerializedFileWriter, SerializedRowGroupWriter},
@@ -119,28 +113,26 @@ fn parquet(path: &Path, log: &[Logged], times: Times, compression: ParquetCompre
         let texts = |text: fn(&Logged) -> String| -> Vec<ByteArray> {
             part.iter().map(|event| text(event).as_bytes().into()).collect()
         };
-        longs(&mut group, &vec![0; part.len()]);
+        column::<Int64Type>(&mut group, &vec![0; part.len()], None, None);
         match times {
             Times::Number(_, per_second) => {
                 let seconds = part.iter().map(|event| i64::try_from(event.second).unwrap());
-                longs(
-                    &mut group,
-                    &seconds.map(|second| second * per_second).collect::<Vec<_>>(),
-                );
+                let times: Vec<i64> = seconds.map(|second| second * per_second).collect();
+                column::<Int64Type>(&mut group, &times, None, None);
             }
             Times::Text => {
                 let moments = texts(|event| moment(event.second).to_string());
-                byte_arrays(&mut group, &moments, None, None);
+                column::<ByteArrayType>(&mut group, &moments, None, None);
             }
         }
         // No list in any row.
-        byte_arrays(
+        column::<ByteArrayType>(
             &mut group,
             &[],
             Some(&vec![0; part.len()]),
             Some(&vec![0; part.len()]),
         );
-        byte_arrays(
+        column::<ByteArrayType>(
             &mut group,
             &texts(|event| format!("person, {}", event.person)),
             None,
@@ -153,37 +145,24 @@ fn parquet(path: &Path, log: &[Logged], times: Times, compression: ParquetCompre
             .map(|event| event.event_type.into())
             .collect();
         let is_open = part.iter().map(|event| i16::from(event.event_type == "opened"));
-        byte_arrays(&mut group, &opens, Some(&is_open.collect::<Vec<_>>()), None);
+        column::<ByteArrayType>(&mut group, &opens, Some(&is_open.collect::<Vec<_>>()), None);
         let machines: Vec<bool> = part.iter().map(|event| event.is_machine).collect();
-        let mut column = group.next_column().unwrap().unwrap();
-        column
-            .typed::<BoolType>()
-            .write_batch(&machines, None, None)
-            .unwrap();
-        column.close().unwrap();
+        column::<BoolType>(&mut group, &machines, None, None);
         group.close().unwrap();
     }
     writer.close().unwrap();
 }
 
-fn longs(group: &mut SerializedRowGroupWriter<'_, fs::File>, values: &[i64]) {
-    let mut column = group.next_column().unwrap().unwrap();
-    column
-        .typed::<Int64Type>()
-        .write_batch(values, None, None)
-        .unwrap();
-    column.close().unwrap();
-}
-
-fn byte_arrays(
+/// Writes a column; `defined` and `repeated` are the levels of its values where it may be absent or a list.
+fn column<T: DataType>(
     group: &mut SerializedRowGroupWriter<'_, fs::File>,
-    values: &[ByteArray],
+    values: &[T::T],
     defined: Option<&[i16]>,
     repeated: Option<&[i16]>,
 ) {
     let mut column = group.next_column().unwrap().unwrap();
     column
-        .typed::<ByteArrayType>()
+        .typed::<T>()
         .write_batch(values, defined, repeated)
         .unwrap();
     column.close().unwrap();
@@ -197,22 +176,6 @@ fn gzip(text: &str) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(text.as_bytes()).unwrap();
     encoder.finish().unwrap()
-}
-
-fn run(folder: &Path, arguments: &[&str]) -> Output {
-    Command::new(binary())
-        .current_dir(folder)
-        .args(arguments)
-        .output()
-        .expect("the binary runs")
-}
-
-fn told(output: &Output) -> String {
-    let (out, err) = (
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr),
-    );
-    format!("{out}{err}")
 }
 
 #[test]
@@ -290,34 +253,21 @@ async fn a_backtest_reads_the_event_store() {
 fn stored((number, logged): (usize, &Logged)) -> StoredEvent {
     let address = format!("person{}@example.com", logged.person);
     let identifier = Hasher::new().email_identifier(&address).unwrap();
+    let universal_id = UniversalId::from_identifier(&identifier);
     let timestamp = moment(logged.second);
     StoredEvent {
         event: Event {
-            schema_version: SCHEMA_VERSION,
             event_id: format!("{number:032x}"),
-            event_type: EventType::parse(logged.event_type).unwrap(),
-            timestamp,
             esp: "sendgrid".into(),
             account: "default".into(),
-            universal_id: UniversalId::from_identifier(&identifier),
-            recipient_email_hash: None,
-            mailbox_provider: None,
             identifiers: vec![identifier],
-            campaign_id: None,
-            campaign_name: None,
-            message_id: None,
-            subject: None,
-            click_url: None,
-            bounce_type: None,
-            reason: None,
-            user_agent: None,
-            ip_address: None,
-            tags: Vec::new(),
-            metadata: Default::default(),
-            is_machine: None,
-            provider_event_id: None,
             plugin: "sendgrid@1.0.0".into(),
             ingested_at: timestamp,
+            ..Event::bare(
+                EventType::parse(logged.event_type).unwrap(),
+                timestamp,
+                universal_id,
+            )
         },
         enrichment: Enrichment {
             machine: logged.is_machine,

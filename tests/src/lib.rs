@@ -11,7 +11,7 @@ use std::{
     io::{BufRead, BufReader},
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Child, ChildStdout, Command, Stdio},
+    process::{Child, ChildStdout, Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
@@ -24,6 +24,24 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// The binary under test.
 pub fn binary() -> PathBuf {
     from_environment("SENDFLOWR_BIN")
+}
+
+/// Runs a command of the binary in a folder, to its end.
+pub fn run(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(binary())
+        .current_dir(folder)
+        .args(arguments)
+        .output()
+        .expect("the binary runs")
+}
+
+/// All that a command has printed.
+pub fn told(output: &Output) -> String {
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    format!("{out}{err}")
 }
 
 /// The folder of the compiled plugins.

@@ -13,7 +13,7 @@ use synth::delivery::{Account, Delivery};
 use tempfile::TempDir;
 
 pub use self::servers::Servers;
-use crate::{Answer, announced, binary, client, eventually, plugins};
+use crate::{Answer, announced, binary, client, eventually, plugins, run, told};
 
 /// A role that runs.
 pub struct Role {
@@ -87,14 +87,8 @@ impl System {
 
     /// Runs a command of the binary beside the roles, with their configuration, to its end.
     pub fn run(&self, arguments: &[&str]) {
-        let output = Command::new(binary())
-            .current_dir(self.folder.path())
-            .args(["--data", "data"])
-            .args(arguments)
-            .output()
-            .unwrap();
-        let told = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{arguments:?}: {told}");
+        let output = run(self.folder.path(), &[&["--data", "data"], arguments].concat());
+        assert!(output.status.success(), "{arguments:?}: {}", told(&output));
     }
 
     /// Sends a delivery as its provider does.
