@@ -3,6 +3,11 @@
 //! A provider may have several accounts (`/webhooks/{provider}/{account}`); the one without a name in the path is
 //! called `default`. The configuration does not say what is a secret and what a setting, the plugin's descriptor does,
 //! and it may change with the plugin: values are therefore kept by name and looked at through a descriptor.
+//!
+//! Accounts stand in the configuration, or were added while hosts run: see [`stored`].
+
+mod book;
+mod stored;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -14,6 +19,9 @@ use crate::{
     recordings::MAX_DELIVERIES,
     secret::Secret,
 };
+
+pub(crate) use self::book::{AccountBook, Missing};
+pub use self::stored::AccountValues;
 
 /// The account of `/webhooks/{provider}`.
 pub const DEFAULT_ACCOUNT: &str = "default";
@@ -34,9 +42,12 @@ const MAX_ACCOUNT_NAME: usize = 64;
 /// deliveries that nothing proves, as long as the account has no secret.
 #[derive(Clone, Default, Deserialize)]
 #[serde(transparent)]
-pub struct RawAccounts(BTreeMap<String, BTreeMap<String, BTreeMap<String, RawValue>>>);
+pub struct RawAccounts(BTreeMap<String, BTreeMap<String, RawAccount>>);
 
-#[derive(Clone, Deserialize)]
+/// The values of one account, by name.
+type RawAccount = BTreeMap<String, RawValue>;
+
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(untagged)]
 enum RawValue {
     Flag(bool),
@@ -106,6 +117,7 @@ pub struct Account {
     values: BTreeMap<String, Vec<Secret>>,
     allow_unsigned: bool,
     record_deliveries: usize,
+    is_stored: bool,
 }
 
 impl Account {
@@ -133,6 +145,7 @@ impl Account {
             values: kept,
             allow_unsigned,
             record_deliveries: 0,
+            is_stored: false,
         }
     }
 
@@ -149,6 +162,11 @@ impl Account {
     /// The account's name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The names of everything that is set, in order.
+    pub fn value_names(&self) -> impl Iterator<Item = &str> {
+        self.values.keys().map(String::as_str)
     }
 
     /// Whether a delivery may go through with nothing that proves it: the operator said so, and there is no secret that
@@ -224,6 +242,7 @@ impl Account {
             missing: missing.map(|(name, _)| (*name).clone()).collect(),
             unknown: unknown.cloned().collect(),
             takes_unsigned: self.takes_unsigned(descriptor),
+            is_stored: self.is_stored,
         }
     }
 }
@@ -249,6 +268,9 @@ pub struct Findings {
     pub unknown: Vec<String>,
     /// Whether deliveries that nothing proves are accepted.
     pub takes_unsigned: bool,
+    /// Whether it was added by `sendflowr account set`; otherwise it stands in the configuration.
+    #[serde(rename = "stored")]
+    pub is_stored: bool,
 }
 
 /// All accounts.
@@ -267,19 +289,9 @@ impl Accounts {
     pub fn try_new(raw: RawAccounts, allow_unsigned_by_default: bool) -> Result<Self, InvalidAccount> {
         let mut providers = BTreeMap::new();
         for (provider, raw_accounts) in raw.0 {
-            let is_slug = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-            if provider.is_empty() || !provider.bytes().all(is_slug) {
-                return Err(InvalidAccount::Provider(provider));
-            }
+            check_provider(&provider)?;
             let mut accounts = BTreeMap::new();
             for (name, values) in raw_accounts {
-                let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-                if name.is_empty() || name.len() > MAX_ACCOUNT_NAME || !name.bytes().all(is_plain) {
-                    return Err(InvalidAccount::Account {
-                        provider,
-                        account: name,
-                    });
-                }
                 let account = parse_account(&provider, &name, values, allow_unsigned_by_default)?;
                 accounts.insert(name, Arc::new(account));
             }
@@ -311,6 +323,24 @@ impl Accounts {
         }
     }
 
+    /// Whether there is an account of this name: not the one that a provider without any has.
+    pub fn has(&self, provider: &str, account: &str) -> bool {
+        let accounts = self.providers.get(provider);
+        accounts.is_some_and(|accounts| accounts.contains_key(account))
+    }
+
+    /// These accounts and the added ones. One that is there already stays as it is.
+    fn with(&self, added: Vec<Account>) -> Self {
+        let mut all = self.clone();
+        for account in added {
+            let accounts = all.providers.entry(account.provider.clone()).or_default();
+            accounts
+                .entry(account.name.clone())
+                .or_insert_with(|| Arc::new(account));
+        }
+        all
+    }
+
     /// How every account of the descriptor's provider fits it.
     pub fn findings(&self, descriptor: &Descriptor) -> Vec<Findings> {
         match self
@@ -331,8 +361,13 @@ impl Accounts {
         self.providers.keys().map(String::as_str)
     }
 
+    /// Whether accounts that do not say so themselves take deliveries that nothing proves.
+    pub fn allows_unsigned_by_default(&self) -> bool {
+        self.allow_unsigned_by_default
+    }
+
     /// The accounts that have a section.
-    pub(crate) fn configured(&self) -> impl Iterator<Item = &Arc<Account>> {
+    pub fn configured(&self) -> impl Iterator<Item = &Arc<Account>> {
         self.providers.values().flat_map(BTreeMap::values)
     }
 
@@ -341,12 +376,27 @@ impl Accounts {
     }
 }
 
+fn check_provider(provider: &str) -> Result<(), InvalidAccount> {
+    let is_slug = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    if provider.is_empty() || !provider.bytes().all(is_slug) {
+        return Err(InvalidAccount::Provider(provider.to_owned()));
+    }
+    Ok(())
+}
+
 fn parse_account(
     provider: &str,
     account: &str,
-    raw: BTreeMap<String, RawValue>,
+    raw: RawAccount,
     mut allow_unsigned: bool,
 ) -> Result<Account, InvalidAccount> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    if account.is_empty() || account.len() > MAX_ACCOUNT_NAME || !account.bytes().all(is_plain) {
+        return Err(InvalidAccount::Account {
+            provider: provider.to_owned(),
+            account: account.to_owned(),
+        });
+    }
     let invalid = |name: &str, problem| InvalidAccount::Value {
         provider: provider.to_owned(),
         account: account.to_owned(),

@@ -194,8 +194,11 @@ impl HostConfig {
         })
     }
 
-    /// What dead letters and recordings are sealed with.
-    pub(crate) fn sealer(&self) -> Result<Sealer, SealKeyError> {
+    /// What dead letters, recordings and stored accounts are sealed with. Makes the key's file where there is none.
+    ///
+    /// # Errors
+    /// [`SealKeyError`] when the key is not usable.
+    pub fn sealer(&self) -> Result<Sealer, SealKeyError> {
         match &self.seal_key {
             Some(key) => Sealer::from_text(key.expose(), "`host.seal_key`"),
             None => Sealer::from_file(&self.seal_key_path),

@@ -16,7 +16,7 @@ use store::{
 use tracing::{Instrument, field::Empty};
 
 use crate::{
-    accounts::{Account, Accounts},
+    accounts::{Account, AccountBook, Accounts, Missing},
     canonical::{self, Converted, Origin, scrub},
     dead_letter::{self, Cause, UnprovenBudget, header},
     delivery::{Delivery, DeliveryError},
@@ -130,6 +130,9 @@ pub enum ReplayError {
         /// The account.
         account: String,
     },
+    /// Its account may be among the stored ones, which cannot be read.
+    #[error("the stored accounts cannot be read: try again when `sendflowr config check` finds no fault")]
+    AccountsUnread,
     /// It fails again.
     #[error(transparent)]
     Intake(#[from] IntakeError),
@@ -138,7 +141,7 @@ pub enum ReplayError {
 /// Takes deliveries in.
 pub struct Intake {
     pub(crate) plugins: Plugins,
-    pub(crate) accounts: Accounts,
+    pub(crate) accounts: AccountBook,
     pub(crate) hasher: Hasher,
     pub(crate) bus: Arc<dyn Bus>,
     pub(crate) metrics: Metrics,
@@ -162,9 +165,9 @@ impl Intake {
         &self.plugins
     }
 
-    /// The configured accounts.
-    pub fn accounts(&self) -> &Accounts {
-        &self.accounts
+    /// The accounts as they are now.
+    pub fn accounts(&self) -> Arc<Accounts> {
+        self.accounts.current()
     }
 
     /// Takes one delivery in. When it returns a success, everything of it is on the bus.
@@ -271,13 +274,16 @@ impl Intake {
             .plugins
             .get(&raw.provider)
             .ok_or_else(|| ReplayError::UnknownProvider(raw.provider.clone()))?;
-        let account =
-            self.accounts
-                .get(&raw.provider, &raw.account)
-                .map_err(|_| ReplayError::UnknownAccount {
+        let account = self
+            .accounts
+            .get(&raw.provider, &raw.account)
+            .map_err(|missing| match missing {
+                Missing::Unknown(_) => ReplayError::UnknownAccount {
                     provider: raw.provider.clone(),
                     account: raw.account.clone(),
-                })?;
+                },
+                Missing::Unread => ReplayError::AccountsUnread,
+            })?;
         let (received_at, is_proven) = (raw.received_at, raw.is_proven);
         let request = Arc::new(request_for(&plugin, &account, Incoming::from(raw)));
         let delivery = Delivery::new(&plugin, request).await.map_err(IntakeError::from)?;

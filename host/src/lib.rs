@@ -19,7 +19,9 @@ mod seal;
 mod secret;
 mod server;
 
-pub use accounts::{Account, Accounts, DEFAULT_ACCOUNT, Findings, InvalidAccount, RawAccounts};
+pub use accounts::{
+    Account, AccountValues, Accounts, DEFAULT_ACCOUNT, Findings, InvalidAccount, RawAccounts,
+};
 pub use config::{HostConfig, InvalidConfig, RawHostConfig, RawHostPluginsConfig};
 pub use dead_letter::header;
 pub use delivery::{Delivery, DeliveryError, Unverified, Verified};

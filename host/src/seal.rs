@@ -179,24 +179,24 @@ impl Sealer {
 
     /// Seals a delivery.
     pub fn seal(&self, delivery: &RawDelivery, plugin: &str) -> Vec<u8> {
-        let mut nonce = [0; NONCE_LEN];
-        // 96 random bits: after a billion letters the chance of a repeated nonce is still one in 10^11.
-        self.random
-            .fill(&mut nonce)
-            .expect("the system's random source does not fail once it is up");
-        let mut packed = pack(delivery);
         let context = SealContext {
             provider: &delivery.provider,
             account: &delivery.account,
             plugin,
         };
+        self.seal_bytes(pack(delivery), context.associated_data())
+    }
+
+    /// Seals bytes and binds them to what stands beside them.
+    pub(crate) fn seal_bytes(&self, mut packed: Vec<u8>, beside: Aad<Vec<u8>>) -> Vec<u8> {
+        let mut nonce = [0; NONCE_LEN];
+        // 96 random bits: after a billion letters the chance of a repeated nonce is still one in 10^11.
+        self.random
+            .fill(&mut nonce)
+            .expect("the system's random source does not fail once it is up");
         self.key
-            .seal_in_place_append_tag(
-                Nonce::assume_unique_for_key(nonce),
-                context.associated_data(),
-                &mut packed,
-            )
-            .expect("a delivery is far shorter than the cipher's limit of 256 GiB");
+            .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), beside, &mut packed)
+            .expect("what is sealed is far shorter than the cipher's limit of 256 GiB");
         let mut sealed = Vec::with_capacity(1 + NONCE_LEN + packed.len());
         sealed.push(VERSION);
         sealed.extend_from_slice(&nonce);
@@ -209,24 +209,28 @@ impl Sealer {
     /// # Errors
     /// [`OpenError`] when it was sealed otherwise.
     pub fn open(&self, sealed: &[u8], context: &SealContext<'_>) -> Result<RawDelivery, OpenError> {
+        let packed = self.open_bytes(sealed, context.associated_data())?;
+        serde_json::from_reader(io::BufReader::new(
+            ZlibDecoder::new(&*packed).take(MAX_UNPACKED_BYTES),
+        ))
+        .map_err(|_| OpenError::Content)
+    }
+
+    /// Opens what [`Sealer::seal_bytes`] made.
+    pub(crate) fn open_bytes(&self, sealed: &[u8], beside: Aad<Vec<u8>>) -> Result<Vec<u8>, OpenError> {
         let (version, rest) = sealed.split_first().ok_or(OpenError::Sealed)?;
         if *version != VERSION {
             return Err(OpenError::TooNew(*version));
         }
         let (nonce, sealed) = rest.split_first_chunk::<NONCE_LEN>().ok_or(OpenError::Sealed)?;
         let mut buffer = sealed.to_vec();
-        let packed = self
+        let length = self
             .key
-            .open_in_place(
-                Nonce::assume_unique_for_key(*nonce),
-                context.associated_data(),
-                &mut buffer,
-            )
-            .map_err(|_| OpenError::Sealed)?;
-        serde_json::from_reader(io::BufReader::new(
-            ZlibDecoder::new(&*packed).take(MAX_UNPACKED_BYTES),
-        ))
-        .map_err(|_| OpenError::Content)
+            .open_in_place(Nonce::assume_unique_for_key(*nonce), beside, &mut buffer)
+            .map_err(|_| OpenError::Sealed)?
+            .len();
+        buffer.truncate(length);
+        Ok(buffer)
     }
 }
 

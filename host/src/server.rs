@@ -9,13 +9,13 @@ use axum::Router;
 use event::Hasher;
 use listener::{Limits, TlsConfig};
 use prometheus_client::registry::Registry;
-use store::bus::Bus;
+use store::{bus::Bus, identity::StoredAccounts};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     HostConfig, HostError,
-    accounts::Findings,
+    accounts::{AccountBook, Findings},
     dead_letter::UnprovenBudget,
     fetch::Fetcher,
     http::{self, App},
@@ -31,6 +31,8 @@ use crate::{
 pub struct Dependencies {
     /// Where events and dead letters go.
     pub bus: Arc<dyn Bus>,
+    /// Where accounts are kept that are not in the configuration, if anywhere.
+    pub accounts: Option<Arc<dyn StoredAccounts>>,
     /// Hashes addresses. Must be the inference service's: another pepper makes everybody a stranger.
     pub hasher: Hasher,
     /// Where metrics are registered and read from by `/metrics`; may be shared with other parts of the process.
@@ -97,20 +99,21 @@ impl Server {
     /// minute.
     pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), HostError> {
         let Self {
+            intake,
             router,
             limits,
             tls,
             stopping,
-            ..
         } = self;
         let told = async {
             shutdown.cancelled().await;
             stopping.cancel();
         };
         // A listener that fails cancels `shutdown` too.
-        let (served, ()) = tokio::join!(
+        let (served, (), ()) = tokio::join!(
             listener::serve(listener, router, tls, limits, shutdown.clone()),
-            told
+            told,
+            intake.accounts.follow(&shutdown)
         );
         served.map_err(HostError::Listener)
     }
@@ -141,9 +144,15 @@ pub async fn open_intake(config: &HostConfig, dependencies: Dependencies) -> Res
     };
     let plugins = Plugins::open(config.plugins.clone(), plugin_metrics).await?;
     let fetcher = Arc::new(Fetcher::new());
+    let accounts = AccountBook::open(
+        config.accounts.clone(),
+        dependencies.accounts,
+        Arc::clone(&sealer),
+    )
+    .await;
     Ok(Intake {
         plugins,
-        accounts: config.accounts.clone(),
+        accounts,
         hasher: dependencies.hasher,
         bus: dependencies.bus,
         metrics,
@@ -175,7 +184,8 @@ pub async fn run(
 /// Tells the operator what the accounts lack. Providers that nobody has configured are left out: every plugin in the
 /// folder would otherwise complain.
 fn report_accounts(intake: &Intake) {
-    for provider in intake.accounts.providers() {
+    let accounts = intake.accounts();
+    for provider in accounts.providers() {
         let Some(plugin) = intake.plugins.get(provider) else {
             tracing::warn!(
                 provider,
@@ -189,7 +199,7 @@ fn report_accounts(intake: &Intake) {
             unknown,
             takes_unsigned,
             ..
-        } in intake.accounts.findings(plugin.descriptor())
+        } in accounts.findings(plugin.descriptor())
         {
             if !missing.is_empty() {
                 let names = missing.join("`, `");

@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use toml::Table;
 
 use crate::{
-    backtest, check,
+    account, backtest, check,
     config::{self, RawConfig},
     decide, demo, lift, plugin, replay,
     roles::{self, Role},
@@ -77,6 +77,9 @@ enum Command {
     /// The configuration: what is set, and whether the servers answer.
     #[command(subcommand)]
     Config(check::ConfigCommand),
+    /// Accounts at providers, added and removed while hosts run.
+    #[command(subcommand)]
+    Account(account::AccountCommand),
     /// Makes the topics that are missing, and shows them and how far their readers are.
     Topics,
     /// Plugins: test them, list them, look at one delivery.
@@ -179,6 +182,7 @@ async fn dispatch(global: Global, command: Command) -> anyhow::Result<ExitCode> 
             Box::pin(roles::one(config, Role::Inference, exporter)).await?;
         }
         Command::Config(command) => return check::run(command, &global).await,
+        Command::Account(command) => return account::run(command, &global).await,
         Command::Topics => topics::run(global.load()?).await?,
         Command::Plugin(command) => return plugin::run(command, global).await,
         Command::Synth { count, seed } => synth::run(global.load()?, count, seed).await?,

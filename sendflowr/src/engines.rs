@@ -10,15 +10,19 @@ use std::{
 };
 
 use anyhow::Context;
+use async_trait::async_trait;
 use prometheus_client::registry::Registry;
 use store::{
+    StoreError,
     bus::{Bus, KafkaBus, KafkaConfig, SqliteBus},
     embedded::{self, EmbeddedConfig},
     events::{ClickHouseConfig, ClickHouseEvents, Events, SqliteEvents},
-    identity::{Identities, PostgresConfig, PostgresIdentities, SqliteIdentities},
+    identity::{
+        Identities, PostgresConfig, PostgresIdentities, SqliteIdentities, StoredAccount, StoredAccounts,
+    },
     profiles::{MemoryProfiles, Profiles, RedisConfig, RedisProfiles},
 };
-use tokio::sync::OnceCell;
+use tokio::{runtime::Handle, sync::OnceCell};
 
 use crate::config::RawConfig;
 
@@ -186,21 +190,37 @@ impl Engines {
     /// # Errors
     /// What keeps it from opening, with the setting to look at.
     pub(crate) async fn identities(&self) -> anyhow::Result<Arc<dyn Identities>> {
-        let open = async || -> anyhow::Result<IdentitiesEngine> {
-            if let Some(config) = &self.postgres {
-                let identities = Box::pin(PostgresIdentities::connect(config.clone())).await?;
-                return Ok(IdentitiesEngine::Postgres(Arc::new(identities)));
-            }
-            let folder = self.data_folder()?;
-            let identities = SqliteIdentities::open(folder)
-                .await
-                .with_context(|| unusable(folder))?;
-            Ok(IdentitiesEngine::Sqlite(Arc::new(identities)))
-        };
-        Ok(match self.identities.get_or_try_init(open).await? {
+        Ok(match self.identities_engine().await? {
             IdentitiesEngine::Sqlite(identities) => identities.clone(),
             IdentitiesEngine::Postgres(identities) => identities.clone(),
         })
+    }
+
+    /// The accounts that stand beside the identity graph.
+    ///
+    /// # Errors
+    /// What keeps it from opening, with the setting to look at.
+    pub(crate) async fn stored_accounts(&self) -> anyhow::Result<Arc<dyn StoredAccounts>> {
+        Ok(match self.identities_engine().await? {
+            IdentitiesEngine::Sqlite(identities) => identities.clone(),
+            IdentitiesEngine::Postgres(identities) => identities.clone(),
+        })
+    }
+
+    async fn identities_engine(&self) -> anyhow::Result<&IdentitiesEngine> {
+        self.identities.get_or_try_init(|| self.open_identities()).await
+    }
+
+    async fn open_identities(&self) -> anyhow::Result<IdentitiesEngine> {
+        if let Some(config) = &self.postgres {
+            let identities = Box::pin(PostgresIdentities::connect(config.clone())).await?;
+            return Ok(IdentitiesEngine::Postgres(Arc::new(identities)));
+        }
+        let folder = self.data_folder()?;
+        let identities = SqliteIdentities::open(folder)
+            .await
+            .with_context(|| unusable(folder))?;
+        Ok(IdentitiesEngine::Sqlite(Arc::new(identities)))
     }
 
     /// The profiles.
@@ -247,6 +267,38 @@ impl Engines {
     fn data_folder(&self) -> anyhow::Result<&Path> {
         embedded::create_folder(&self.folder).with_context(|| unusable(&self.folder))?;
         Ok(&self.folder)
+    }
+}
+
+/// The stored accounts, from a store that is opened when it is first asked and may be away until then.
+pub(crate) struct LateAccounts(pub(crate) Arc<Engines>);
+
+impl LateAccounts {
+    async fn store(&self) -> Result<Arc<dyn StoredAccounts>, StoreError> {
+        let engines = Arc::clone(&self.0);
+        let runtime = Handle::current();
+        // On a thread of its own: the compiler cannot see that the migrations' future may move between threads.
+        let opened = tokio::task::spawn_blocking(move || runtime.block_on(engines.stored_accounts())).await;
+        let opened = opened.map_err(anyhow::Error::from).flatten();
+        opened.map_err(|error| StoreError::Unavailable {
+            engine: "the identity store",
+            source: error.into(),
+        })
+    }
+}
+
+#[async_trait]
+impl StoredAccounts for LateAccounts {
+    async fn accounts(&self) -> Result<Vec<StoredAccount>, StoreError> {
+        self.store().await?.accounts().await
+    }
+
+    async fn put_account(&self, account: &StoredAccount) -> Result<(), StoreError> {
+        self.store().await?.put_account(account).await
+    }
+
+    async fn remove_account(&self, provider: &str, account: &str) -> Result<bool, StoreError> {
+        self.store().await?.remove_account(provider, account).await
     }
 }
 

@@ -14,6 +14,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::Subcommand;
 
+pub(crate) use self::files::load;
 use crate::cli::{Format, Global};
 
 /// What can be done with plugins.

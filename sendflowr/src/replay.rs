@@ -12,7 +12,7 @@ use store::bus::{DEAD_LETTERS_TOPIC, Record};
 
 use crate::{
     config::RawConfig,
-    engines::{self, Engines},
+    engines::{self, Engines, LateAccounts},
     output, roles,
 };
 
@@ -41,13 +41,14 @@ struct Tally {
 /// # Errors
 /// When the bus or the plugins cannot be opened.
 pub(crate) async fn run(config: RawConfig, provider: Option<&str>, dry_run: bool) -> anyhow::Result<()> {
-    let engines = Engines::of(&config)?;
+    let engines = Arc::new(Engines::of(&config)?);
     let bus = engines.bus().await?;
     let hasher = roles::hasher(&config.identity);
     let data_folder = engines::data_folder(&config);
     let host_config = HostConfig::try_new(config.host, config.accounts, &data_folder)?;
     let dependencies = host::Dependencies {
         bus: bus.clone(),
+        accounts: Some(Arc::new(LateAccounts(Arc::clone(&engines)))),
         hasher,
         registry: Arc::new(Mutex::new(Registry::default())),
     };

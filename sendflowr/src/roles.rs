@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::{RawConfig, RawIdentityConfig},
     demo::Demo,
-    engines::{Engines, data_folder},
+    engines::{Engines, LateAccounts, data_folder},
     output,
     telemetry::Exporter,
 };
@@ -45,7 +45,7 @@ pub(crate) async fn up(
     demo: Option<Demo>,
     exporter: Option<Exporter>,
 ) -> anyhow::Result<()> {
-    let mut process = Process::new(config, exporter)?;
+    let mut process = Process::new(config, exporter, false)?;
     let host = process.host().await?;
     // The other roles tell what the consumer's own listener would, so it is only there when it is asked for.
     if process.config.consumer.listen.is_some() {
@@ -78,7 +78,7 @@ pub(crate) async fn up(
 /// # Errors
 /// What kept the role from starting, or ended it.
 pub(crate) async fn one(config: RawConfig, role: Role, exporter: Option<Exporter>) -> anyhow::Result<()> {
-    let mut process = Process::new(config, exporter)?;
+    let mut process = Process::new(config, exporter, role == Role::Inference)?;
     match role {
         Role::Host => {
             let address = process.host().await?;
@@ -89,7 +89,6 @@ pub(crate) async fn one(config: RawConfig, role: Role, exporter: Option<Exporter
             output::line(&format!("sendflowr consumer is ready: status {address}"));
         }
         Role::Inference => {
-            process.engines.expect_foreign_events();
             let address = process.inference().await?;
             output::line(&format!("sendflowr inference is ready: timing {address}"));
         }
@@ -115,7 +114,7 @@ pub(crate) fn model_folder(config: &RawConfig) -> PathBuf {
 struct Process {
     config: RawConfig,
     hasher: Hasher,
-    engines: Engines,
+    engines: Arc<Engines>,
     registry: Arc<Mutex<Registry>>,
     tasks: JoinSet<anyhow::Result<()>>,
     stop: CancellationToken,
@@ -123,15 +122,24 @@ struct Process {
 }
 
 impl Process {
-    fn new(config: RawConfig, exporter: Option<Exporter>) -> anyhow::Result<Self> {
+    /// `reads_foreign_events` tells that another process writes the events that this one reads.
+    fn new(
+        config: RawConfig,
+        exporter: Option<Exporter>,
+        reads_foreign_events: bool,
+    ) -> anyhow::Result<Self> {
         let mut registry = Registry::default();
         if let Some(exporter) = &exporter {
             exporter.register(&mut registry);
         }
         let registry = Arc::new(Mutex::new(registry));
+        let mut engines = Engines::new(&config, registry.clone())?;
+        if reads_foreign_events {
+            engines.expect_foreign_events();
+        }
         Ok(Self {
             hasher: hasher(&config.identity),
-            engines: Engines::new(&config, registry.clone())?,
+            engines: Arc::new(engines),
             config,
             registry,
             tasks: JoinSet::new(),
@@ -148,6 +156,7 @@ impl Process {
         let served = Served::new(&listener, config.tls.is_some())?;
         let dependencies = host::Dependencies {
             bus: self.engines.bus().await?,
+            accounts: Some(Arc::new(LateAccounts(Arc::clone(&self.engines)))),
             hasher: self.hasher.clone(),
             registry: self.registry.clone(),
         };

@@ -5,6 +5,7 @@
 //! behind a network.
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
+mod accounts;
 mod bus;
 mod events;
 mod identity;
@@ -14,7 +15,7 @@ use std::hash::{BuildHasher, RandomState};
 
 use event::{Identifier, IdentifierKind, Timestamp};
 
-pub use self::{bus::bus, events::events, identity::identities, profiles::profiles};
+pub use self::{accounts::accounts, bus::bus, events::events, identity::identities, profiles::profiles};
 
 /// A name that no other run uses.
 fn unique(prefix: &str) -> String {

@@ -4,6 +4,7 @@
 //! the sender's id) attaches to a strong one (hash of an address or phone number) and never joins two strong ones. A
 //! person is a set of universal ids, one of them canonical (that of its strongest identifier); the others are aliases.
 
+mod accounts;
 mod columns;
 mod familiar;
 mod graph;
@@ -15,6 +16,7 @@ use event::{Identifier, Timestamp, UniversalId};
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    accounts::{StoredAccount, StoredAccounts},
     postgres::{InvalidPostgresConfig, PostgresConfig, PostgresIdentities, PostgresTls, RawPostgresConfig},
     sqlite::SqliteIdentities,
 };

@@ -4,7 +4,7 @@
 //! |---|---|---|---|
 //! | [`bus`] | records in order, read by consumer groups | SQLite log | Kafka |
 //! | [`events`] | enriched events, decisions' explanations | SQLite | ClickHouse |
-//! | [`identity`] | identifiers, edges, aliases, audit log | SQLite | PostgreSQL |
+//! | [`identity`] | identifiers, edges, aliases, audit log, accounts | SQLite | PostgreSQL |
 //! | [`profiles`] | a person's compact timing features | memory | Redis |
 //!
 //! [`embedded::open`] opens all embedded engines in one folder. Every engine of a port passes the same tests, those of

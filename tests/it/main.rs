@@ -1,5 +1,6 @@
 //! End to end on the embedded engines: HTTP in, compiled plugins, rows and decisions out.
 
+mod accounts;
 mod bad_input;
 mod cases;
 mod damage;

@@ -48,6 +48,7 @@ pub(super) async fn index(State(app): State<App>) -> Json<Value> {
 /// The plugins: what runs, how it fares, and how the configured accounts fit it.
 pub(super) async fn plugins(State(app): State<App>) -> Response {
     let mut plugins = Vec::new();
+    let accounts = app.intake.accounts();
     for status in app.intake.plugins.status() {
         let plugin = status
             .plugin
@@ -59,7 +60,7 @@ pub(super) async fn plugins(State(app): State<App>) -> Response {
         };
         if let Some(plugin) = plugin {
             let descriptor = plugin.descriptor();
-            let findings = app.intake.accounts.findings(descriptor);
+            let findings = accounts.findings(descriptor);
             shown.insert("accounts".to_owned(), json!(findings));
             shown.insert(
                 "skipped_types".to_owned(),

@@ -22,7 +22,8 @@ pub(super) async fn ready(State(app): State<App>) -> Response {
         return Readiness::stopping().into_response();
     }
     let bus = probe("bus", true, app.intake.bus.ping()).await;
-    Readiness::of([bus]).into_response()
+    let accounts = probe("accounts", false, app.intake.accounts.refresh()).await;
+    Readiness::of([bus, accounts]).into_response()
 }
 
 /// Everything counted, in the OpenMetrics text format.

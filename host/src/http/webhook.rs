@@ -17,12 +17,12 @@ use listener::RequestTrace;
 
 use super::{App, RequestId, body};
 use crate::{
-    accounts::{Account, DEFAULT_ACCOUNT},
+    accounts::{Account, DEFAULT_ACCOUNT, Missing},
     error::ApiError,
     intake::{Incoming, IntakeError, Receipt, Taken},
     plugin::{
         Fault, Plugin, PluginError,
-        types::{Header, Reply, Statuses},
+        types::{Descriptor, Header, Reply, Statuses},
     },
 };
 
@@ -138,7 +138,7 @@ async fn deliver(
         .intake
         .accounts
         .get(provider, account)
-        .map_err(|known| unknown_account(provider, account, known))?;
+        .map_err(|missing| missing_account(plugin, account, missing))?;
     trace.attribute("sendflowr.account", account.name().to_owned());
     let Ok(_permit) = app.permits.try_acquire() else {
         return Err(ApiError::overloaded());
@@ -189,9 +189,24 @@ fn unknown_provider(app: &App, provider: &str) -> ApiError {
     ApiError::new(StatusCode::NOT_FOUND, "unknown_provider", message).with("known_providers", known)
 }
 
-fn unknown_account(provider: &str, account: &str, known: Vec<String>) -> ApiError {
+fn missing_account(plugin: &Plugin, account: &str, missing: Missing) -> ApiError {
+    let Descriptor {
+        slug: provider,
+        statuses,
+        ..
+    } = plugin.descriptor();
+    let known = match missing {
+        Missing::Unknown(known) => known,
+        Missing::Unread => {
+            let message = "the stored accounts cannot be read now: send it again";
+            return ApiError::new(status(statuses.unavailable), "accounts_unavailable", message)
+                .retry_after(RETRY_AFTER_SECONDS);
+        }
+    };
     let message = match is_plain(account) {
-        true => format!("`{provider}` has no account `{account}`: configure `accounts.{provider}.{account}`"),
+        true => format!(
+            "`{provider}` has no account `{account}`: configure `accounts.{provider}.{account}`, or add it by `sendflowr account set`"
+        ),
         false => format!("`{provider}` has no such account: use one of the known"),
     };
     ApiError::new(StatusCode::NOT_FOUND, "unknown_account", message).with("known_accounts", known)
@@ -205,9 +220,12 @@ fn is_plain(name: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
 }
 
+fn status(code: u16) -> StatusCode {
+    StatusCode::from_u16(code).unwrap_or(StatusCode::SERVICE_UNAVAILABLE)
+}
+
 /// What a failure is answered with, in the status codes that the provider understands.
 fn api_error(error: IntakeError, statuses: &Statuses) -> ApiError {
-    let status = |code: u16| StatusCode::from_u16(code).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
     let unavailable = status(statuses.unavailable);
     match error {
         IntakeError::Refused(refusal) if refusal.is_temporary() => {

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod accounts;
 mod certificates;
 mod failures;
 #[path = "../plugin_runtime/guest.rs"]
@@ -27,6 +28,7 @@ use serde_json::Value;
 use store::{
     StoreError,
     bus::{Bus, Lag, NewRecord, Subscription},
+    identity::StoredAccounts,
 };
 use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle};
@@ -137,6 +139,16 @@ impl Answer {
 impl Host {
     /// A host with these plugins, `[host]` and `[accounts]`, both TOML.
     async fn start(plugins: &[Guest], host: &str, accounts: &str) -> Self {
+        Self::start_with(plugins, host, accounts, None).await
+    }
+
+    /// The same with a store of accounts.
+    async fn start_with(
+        plugins: &[Guest],
+        host: &str,
+        configured: &str,
+        accounts: Option<Arc<dyn StoredAccounts>>,
+    ) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let data = TempDir::new().unwrap();
         let folder = data.path().join("plugins");
@@ -146,8 +158,8 @@ impl Host {
         }
         let mut raw: RawHostConfig = toml::from_str(host).unwrap();
         raw.plugins.folder = Some(folder);
-        let accounts: RawAccounts = toml::from_str(accounts).unwrap();
-        let config = HostConfig::try_new(raw, accounts, data.path()).unwrap();
+        let configured: RawAccounts = toml::from_str(configured).unwrap();
+        let config = HostConfig::try_new(raw, configured, data.path()).unwrap();
         let bus = Arc::new(FakeBus {
             mood: Mutex::new(Mood::Takes),
             gate: Semaphore::new(0),
@@ -156,6 +168,7 @@ impl Host {
         });
         let dependencies = Dependencies {
             bus: Arc::<FakeBus>::clone(&bus),
+            accounts,
             hasher: event::Hasher::new(),
             registry: Arc::default(),
         };

@@ -13,7 +13,7 @@ use host::{
 };
 
 /// Compiling keeps a thread busy for a while; the others go on.
-pub(super) async fn load(file: &Path) -> anyhow::Result<Arc<Plugin>> {
+pub(crate) async fn load(file: &Path) -> anyhow::Result<Arc<Plugin>> {
     let path = file.to_owned();
     let loaded = tokio::task::spawn_blocking(move || Plugins::load_file(&path, &Limits::default())).await?;
     loaded.with_context(|| format!("`{}`", file.display()))

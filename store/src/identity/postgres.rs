@@ -20,6 +20,7 @@
 //! Reads are on the way of decisions: while the server is away, only one of them asks it twice a second, the others fail
 //! at once. A connection whose work did not end is closed, not used again.
 
+mod accounts;
 mod config;
 mod connection;
 mod rows;

@@ -3,6 +3,8 @@
 //! Steady traffic shows the same sightings again and again. Those met recently are known by a fingerprint in memory and
 //! cost nothing; those recorded longer ago cost two reads; only news is written.
 
+mod accounts;
+
 use std::{collections::HashSet, path::Path};
 
 use async_trait::async_trait;
@@ -21,11 +23,18 @@ use crate::{
     sqlite::{Database, Durability, Step, classify, malformed, rejected},
 };
 
-const STEPS: &[Step] = &[Step {
-    version: 1,
-    name: "identity",
-    sql: include_str!("../../migrations/identity/0001_identity.sql"),
-}];
+const STEPS: &[Step] = &[
+    Step {
+        version: 1,
+        name: "identity",
+        sql: include_str!("../../migrations/identity/0001_identity.sql"),
+    },
+    Step {
+        version: 2,
+        name: "accounts",
+        sql: include_str!("../../migrations/identity/0002_accounts.sql"),
+    },
+];
 
 /// The identity graph as a SQLite file.
 #[derive(Debug)]

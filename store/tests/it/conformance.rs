@@ -3,6 +3,7 @@ use std::sync::Arc;
 use sendflowr_store::{
     conformance,
     embedded::{self, Embedded},
+    identity::SqliteIdentities,
     profiles::{MemoryProfiles, MemoryProfilesConfig},
 };
 
@@ -28,6 +29,12 @@ async fn events() {
 async fn identities() {
     let (_folder, engines) = open().await;
     conformance::identities(engines.identities).await;
+}
+
+#[tokio::test]
+async fn accounts() {
+    let folder = tempfile::tempdir().unwrap();
+    conformance::accounts(&SqliteIdentities::open(folder.path()).await.unwrap()).await;
 }
 
 #[tokio::test]

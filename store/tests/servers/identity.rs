@@ -61,7 +61,8 @@ async fn conformance() {
     let graph = Arc::new(database.open().await);
     conformance::identities(graph.clone()).await;
     // Again, on a graph that holds other people.
-    conformance::identities(graph).await;
+    conformance::identities(graph.clone()).await;
+    conformance::accounts(&*graph).await;
 }
 
 /// Four processes learn at once, pair by pair and in different orders, that a hundred people are one.

@@ -33,11 +33,18 @@ const OUTAGE_PAUSE: Duration = Duration::from_millis(500);
 const STEPS_TABLE: &str = "sendflowr_schema_steps";
 
 /// The schema's steps, oldest first.
-const STEPS: &[(i64, &str, &str)] = &[(
-    1,
-    "identity",
-    include_str!("../../../migrations/postgres/0001_identity.sql"),
-)];
+const STEPS: &[(i64, &str, &str)] = &[
+    (
+        1,
+        "identity",
+        include_str!("../../../migrations/postgres/0001_identity.sql"),
+    ),
+    (
+        2,
+        "accounts",
+        include_str!("../../../migrations/postgres/0002_accounts.sql"),
+    ),
+];
 
 /// Opens the pool and brings the schema up to date.
 pub(super) async fn open(config: &PostgresConfig) -> Result<PgPool, StoreError> {

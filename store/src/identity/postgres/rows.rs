@@ -9,7 +9,7 @@ use super::connection::{classify, misconfigured};
 use crate::{
     StoreError,
     identity::{
-        AuditEntry,
+        AuditEntry, StoredAccount,
         columns::{self, AuditColumns, at_positions},
         graph::{Changes, Pair},
     },
@@ -242,6 +242,62 @@ fn audit_entry(row: &PgRow) -> Result<AuditEntry, StoreError> {
         at: Timestamp::try_from_millis(row.try_get(6).map_err(classify)?),
     };
     columns::audit_entry(&row).map_err(|column| malformed("identity_audit_log", column))
+}
+
+/// All accounts, by provider and name.
+pub(super) async fn accounts(connection: &mut PgConnection) -> Result<Vec<StoredAccount>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT provider, account, sealed, (extract(epoch FROM updated_at) * 1000)::bigint \
+         FROM provider_accounts ORDER BY provider, account",
+    )
+    .fetch_all(connection)
+    .await
+    .map_err(classify)?;
+    let account = |row: &PgRow| {
+        let updated_at = Timestamp::try_from_millis(row.try_get(3).map_err(classify)?);
+        Ok(StoredAccount {
+            provider: row.try_get(0).map_err(classify)?,
+            account: row.try_get(1).map_err(classify)?,
+            sealed: row.try_get(2).map_err(classify)?,
+            updated_at: updated_at.ok_or_else(|| malformed("provider_accounts", "updated_at"))?,
+        })
+    };
+    rows.iter().map(account).collect()
+}
+
+/// Keeps an account, in place of the one of that provider and name.
+pub(super) async fn put_account(
+    connection: &mut PgConnection,
+    account: &StoredAccount,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO provider_accounts (provider, account, sealed, updated_at) \
+         VALUES ($1, $2, $3, 'epoch'::timestamptz + $4 * interval '1 millisecond') \
+         ON CONFLICT (provider, account) DO UPDATE SET sealed = excluded.sealed, updated_at = excluded.updated_at",
+    )
+    .bind(&account.provider)
+    .bind(&account.account)
+    .bind(&account.sealed)
+    .bind(account.updated_at.as_millis())
+    .execute(connection)
+    .await
+    .map_err(classify)?;
+    Ok(())
+}
+
+/// Forgets an account; answers whether there was one.
+pub(super) async fn remove_account(
+    connection: &mut PgConnection,
+    provider: &str,
+    account: &str,
+) -> Result<bool, StoreError> {
+    let removed = sqlx::query("DELETE FROM provider_accounts WHERE provider = $1 AND account = $2")
+        .bind(provider)
+        .bind(account)
+        .execute(connection)
+        .await
+        .map_err(classify)?;
+    Ok(removed.rows_affected() > 0)
 }
 
 /// Commits a row and reads it back.

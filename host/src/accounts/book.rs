@@ -1,0 +1,273 @@
+//! The accounts that deliveries are looked up in: those of the configuration, and those of the store as they were last
+//! read.
+//!
+//! Deliveries never wait for the store. While it is away, what was read of it goes on counting. Before it was read for
+//! the first time an account that is not configured may be in it, so that its deliveries are put off, not refused.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use store::{
+    StoreError,
+    identity::{StoredAccount, StoredAccounts},
+};
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use super::{Account, AccountValues, Accounts};
+use crate::seal::Sealer;
+
+/// How often the store is asked. Whoever adds an account then configures the provider by hand, which takes longer.
+const REFRESH_EVERY: Duration = Duration::from_secs(3);
+
+/// How long a host that starts waits for the stored accounts before it serves the configured ones alone.
+const FIRST_READ_WITHIN: Duration = Duration::from_secs(2);
+
+/// Why there is no account of a name.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Missing {
+    /// There is none; these there are.
+    Unknown(Vec<String>),
+    /// It may be in the store, of which not everything could be read yet.
+    Unread,
+}
+
+/// The accounts as they are now.
+pub(crate) struct AccountBook {
+    configured: Accounts,
+    current: ArcSwap<Accounts>,
+    store: Option<Arc<dyn StoredAccounts>>,
+    sealer: Arc<Sealer>,
+    /// What `current` was made of.
+    read: Mutex<Vec<StoredAccount>>,
+    /// Whether all stored accounts are in `current`.
+    is_complete: AtomicBool,
+}
+
+impl AccountBook {
+    /// The configured accounts, and those of the store if it answers soon.
+    pub(crate) async fn open(
+        configured: Accounts,
+        store: Option<Arc<dyn StoredAccounts>>,
+        sealer: Arc<Sealer>,
+    ) -> Self {
+        let book = Self {
+            current: ArcSwap::from_pointee(configured.clone()),
+            configured,
+            is_complete: AtomicBool::new(store.is_none()),
+            store,
+            sealer,
+            read: Mutex::default(),
+        };
+        let failure = match tokio::time::timeout(FIRST_READ_WITHIN, book.refresh()).await {
+            Ok(Ok(())) => return book,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {FIRST_READ_WITHIN:?}"),
+        };
+        tracing::warn!(
+            error = failure,
+            "stored accounts cannot be read yet; deliveries to accounts that are not configured are put off: {failure}"
+        );
+        book
+    }
+
+    /// The account of this name.
+    pub(crate) fn get(&self, provider: &str, account: &str) -> Result<Arc<Account>, Missing> {
+        // Before the accounts: what was complete stays so.
+        let is_complete = self.is_complete.load(Ordering::Acquire);
+        let current = self.current.load();
+        if !is_complete && !current.has(provider, account) {
+            return Err(Missing::Unread);
+        }
+        current.get(provider, account).map_err(Missing::Unknown)
+    }
+
+    /// All accounts.
+    pub(crate) fn current(&self) -> Arc<Accounts> {
+        self.current.load_full()
+    }
+
+    /// Reads the store.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it does not answer; the accounts are then what they were.
+    pub(crate) async fn refresh(&self) -> Result<(), StoreError> {
+        let Some(store) = &self.store else {
+            return Ok(());
+        };
+        // One at a time, so that an older answer never replaces a newer one.
+        let mut read = self.read.lock().await;
+        let stored = store.accounts().await?;
+        let is_first = !self.is_complete.load(Ordering::Relaxed);
+        if *read == stored && !is_first {
+            return Ok(());
+        }
+        let mut is_complete = true;
+        let mut added = Vec::with_capacity(stored.len());
+        for account in &stored {
+            match self.opened(account) {
+                Ok(account) => added.push(account),
+                Err(error) => {
+                    is_complete = false;
+                    // Once a version of the account, not every few seconds.
+                    if !read.contains(account) {
+                        tracing::warn!(
+                            provider = account.provider,
+                            account = account.account,
+                            "the stored `{}` account `{}` cannot be used: {error}; `sendflowr account set` puts it again",
+                            account.provider,
+                            account.account
+                        );
+                    }
+                }
+            }
+        }
+        if *read != stored {
+            tracing::info!(accounts = added.len(), "read the stored accounts");
+        }
+        self.current.store(Arc::new(self.configured.with(added)));
+        self.is_complete.store(is_complete, Ordering::Release);
+        *read = stored;
+        Ok(())
+    }
+
+    fn opened(&self, stored: &StoredAccount) -> Result<Account, String> {
+        let values = AccountValues::open(&self.sealer, stored)
+            .map_err(|_| "it was sealed with another key (`host.seal_key`), or is damaged".to_owned())?;
+        let by_default = self.configured.allow_unsigned_by_default;
+        let account = values.account(&stored.provider, &stored.account, by_default);
+        account.map_err(|error| error.to_string())
+    }
+
+    /// Follows the store until `shutdown`.
+    pub(crate) async fn follow(&self, shutdown: &CancellationToken) {
+        if self.store.is_none() {
+            return;
+        }
+        let mut works = self.is_complete.load(Ordering::Relaxed);
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(REFRESH_EVERY) => {}
+            }
+            let read = tokio::select! {
+                () = shutdown.cancelled() => return,
+                read = self.refresh() => read,
+            };
+            match &read {
+                // Once an outage, not every few seconds.
+                Err(error) if works => {
+                    tracing::warn!(%error, "stored accounts cannot be read; those read last go on counting: {error}");
+                }
+                Ok(()) if !works => tracing::info!("stored accounts can be read again"),
+                _ => {}
+            }
+            works = read.is_ok();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex as StdMutex;
+
+    use async_trait::async_trait;
+
+    use super::*;
+
+    /// A store that answers what it is told to; `None` is an outage.
+    struct Fake(StdMutex<Option<Vec<StoredAccount>>>);
+
+    impl Fake {
+        fn answer(&self, accounts: Option<Vec<StoredAccount>>) {
+            *self.0.lock().unwrap() = accounts;
+        }
+    }
+
+    #[async_trait]
+    impl StoredAccounts for Fake {
+        async fn accounts(&self) -> Result<Vec<StoredAccount>, StoreError> {
+            self.0.lock().unwrap().clone().ok_or(StoreError::Unavailable {
+                engine: "fake",
+                source: "it is away".into(),
+            })
+        }
+
+        async fn put_account(&self, _: &StoredAccount) -> Result<(), StoreError> {
+            unreachable!("hosts only read")
+        }
+
+        async fn remove_account(&self, _: &str, _: &str) -> Result<bool, StoreError> {
+            unreachable!("hosts only read")
+        }
+    }
+
+    fn sealed(sealer: &Sealer, account: &str) -> StoredAccount {
+        let mut values = AccountValues::default();
+        values.set("token", vec!["t".to_owned()]);
+        StoredAccount {
+            provider: "acme".into(),
+            account: account.into(),
+            sealed: values.seal(sealer, "acme", account),
+            updated_at: event::Timestamp::default(),
+        }
+    }
+
+    async fn book(answer: Option<Vec<StoredAccount>>) -> (Arc<Fake>, AccountBook) {
+        let configured = toml::from_str("[acme.us]\ntoken = 'x'").unwrap();
+        let configured = Accounts::try_new(configured, false).unwrap();
+        let fake = Arc::new(Fake(StdMutex::new(answer)));
+        let sealer = Arc::new(Sealer::new(&[7; 32]));
+        let book = AccountBook::open(configured, Some(fake.clone()), sealer).await;
+        (fake, book)
+    }
+
+    fn found(book: &AccountBook, account: &str) -> Result<bool, Missing> {
+        book.get("acme", account).map(|account| account.is_stored)
+    }
+
+    #[tokio::test]
+    async fn stored_accounts_come_and_go_beside_the_configured_ones() {
+        let sealer = Sealer::new(&[7; 32]);
+        let (store, book) = book(Some(vec![sealed(&sealer, "eu"), sealed(&sealer, "us")])).await;
+        assert_eq!(found(&book, "eu"), Ok(true));
+        assert_eq!(found(&book, "us"), Ok(false), "the configured one counts");
+        store.answer(None);
+        book.refresh().await.unwrap_err();
+        assert_eq!(found(&book, "eu"), Ok(true), "an outage changes nothing");
+        store.answer(Some(Vec::new()));
+        book.refresh().await.unwrap();
+        assert_eq!(found(&book, "eu"), Err(Missing::Unknown(vec!["us".to_owned()])));
+    }
+
+    #[tokio::test]
+    async fn before_the_first_read_unknown_accounts_are_put_off() {
+        let (store, book) = book(None).await;
+        assert_eq!(found(&book, "us"), Ok(false));
+        assert_eq!(found(&book, "eu"), Err(Missing::Unread));
+        assert_eq!(
+            book.get("other", "default").map(drop),
+            Err(Missing::Unread),
+            "it may have an account"
+        );
+        store.answer(Some(Vec::new()));
+        book.refresh().await.unwrap();
+        assert_eq!(found(&book, "eu"), Err(Missing::Unknown(vec!["us".to_owned()])));
+        assert!(book.get("other", "default").is_ok());
+    }
+
+    #[tokio::test]
+    async fn an_account_sealed_with_another_key_is_put_off_until_it_is_put_again() {
+        let (store, book) = book(Some(vec![sealed(&Sealer::new(&[8; 32]), "eu")])).await;
+        assert_eq!(found(&book, "eu"), Err(Missing::Unread));
+        store.answer(Some(vec![sealed(&Sealer::new(&[7; 32]), "eu")]));
+        book.refresh().await.unwrap();
+        assert_eq!(found(&book, "eu"), Ok(true));
+    }
+}

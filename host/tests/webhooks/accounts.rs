@@ -1,0 +1,120 @@
+//! Accounts that are added while the host runs, on the embedded store.
+
+use std::sync::Arc;
+
+use sendflowr_host::{AccountValues, Sealer};
+use serde_json::json;
+use store::{
+    StoreError,
+    identity::{SqliteIdentities, StoredAccount, StoredAccounts},
+};
+use tempfile::TempDir;
+
+use crate::{Host, guest::guest};
+
+const SEAL_KEY: &str = "0707070707070707070707070707070707070707070707070707070707070707";
+
+fn unsigned(account: &str) -> StoredAccount {
+    let sealer = Sealer::from_text(SEAL_KEY, "the key").unwrap();
+    let mut values = AccountValues::default();
+    values.set("allow_unsigned", vec!["true".to_owned()]);
+    StoredAccount {
+        provider: "acme".to_owned(),
+        account: account.to_owned(),
+        sealed: values.seal(&sealer, "acme", account),
+        updated_at: "2026-01-10T12:00:00Z".parse().unwrap(),
+    }
+}
+
+#[tokio::test]
+async fn accounts_are_added_and_removed_without_a_restart() {
+    let folder = TempDir::new().unwrap();
+    let store = Arc::new(SqliteIdentities::open(folder.path()).await.unwrap());
+    let config = format!("seal_key = '{SEAL_KEY}'");
+    let host = Host::start_with(&[guest("acme")], &config, "", Some(store.clone())).await;
+    assert_eq!(
+        host.post("/webhooks/acme/eu", "x").await.code(),
+        "unknown_account"
+    );
+
+    store.put_account(&unsigned("eu")).await.unwrap();
+    // Asking for readiness reads the store, so that the test need not wait for the next regular look.
+    assert_eq!(
+        host.get("/ready").await.json()["dependencies"]["accounts"]["status"],
+        "ok"
+    );
+    assert_eq!(host.post("/webhooks/acme/eu", "x").await.status, 200);
+    let plugins = host.get("/plugins").await.json();
+    let shown = &plugins["plugins"][0]["accounts"][0];
+    assert_eq!(
+        (&shown["account"], &shown["stored"]),
+        (&json!("eu"), &json!(true))
+    );
+
+    assert!(store.remove_account("acme", "eu").await.unwrap());
+    host.get("/ready").await;
+    assert_eq!(
+        host.post("/webhooks/acme/eu", "x").await.code(),
+        "unknown_account"
+    );
+}
+
+/// The regular look finds it too.
+#[tokio::test]
+async fn a_running_host_finds_a_new_account_by_itself() {
+    let folder = TempDir::new().unwrap();
+    let store = Arc::new(SqliteIdentities::open(folder.path()).await.unwrap());
+    let config = format!("seal_key = '{SEAL_KEY}'");
+    let host = Host::start_with(&[guest("acme")], &config, "", Some(store.clone())).await;
+    store.put_account(&unsigned("eu")).await.unwrap();
+    let found = async {
+        while host.post("/webhooks/acme/eu", "x").await.status != 200 {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), found)
+        .await
+        .unwrap();
+}
+
+/// A store that is away.
+struct Away;
+
+#[async_trait::async_trait]
+impl StoredAccounts for Away {
+    async fn accounts(&self) -> Result<Vec<StoredAccount>, StoreError> {
+        Err(StoreError::Unavailable {
+            engine: "postgres",
+            source: "it is away".into(),
+        })
+    }
+
+    async fn put_account(&self, _: &StoredAccount) -> Result<(), StoreError> {
+        unreachable!("hosts only read")
+    }
+
+    async fn remove_account(&self, _: &str, _: &str) -> Result<bool, StoreError> {
+        unreachable!("hosts only read")
+    }
+}
+
+#[tokio::test]
+async fn while_the_store_is_away_configured_accounts_are_served_and_others_put_off() {
+    let host = Host::start_with(
+        &[guest("acme")],
+        "",
+        "[acme.us]\nallow_unsigned = true",
+        Some(Arc::new(Away)),
+    )
+    .await;
+    assert_eq!(host.post("/webhooks/acme/us", "x").await.status, 200);
+    let put_off = host.post("/webhooks/acme/eu", "x").await;
+    assert_eq!(
+        (put_off.status, put_off.code().as_str()),
+        (503, "accounts_unavailable")
+    );
+    assert_eq!(put_off.headers["retry-after"], "10");
+    let ready = host.get("/ready").await;
+    assert_eq!(ready.status, 200, "deliveries are taken: {}", ready.text);
+    assert_eq!(ready.json()["status"], "degraded");
+}

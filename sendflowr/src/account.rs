@@ -1,0 +1,258 @@
+//! `sendflowr account`: accounts at providers that running hosts take up by themselves.
+
+use std::{fs, io::Read, process::ExitCode, time::SystemTime};
+
+use anyhow::{Context, bail};
+use clap::Subcommand;
+use event::Timestamp;
+use host::{AccountValues, DEFAULT_ACCOUNT, HostConfig, Sealer};
+use serde_json::json;
+use store::identity::{StoredAccount, StoredAccounts};
+
+use crate::{
+    cli::{Format, Global},
+    engines::{self, Engines},
+    output, plugin,
+};
+
+/// What can be done with stored accounts.
+#[derive(Debug, Subcommand)]
+pub(crate) enum AccountCommand {
+    /// Adds an account, or changes values of one. Running hosts take it up within seconds.
+    Set {
+        /// `provider`, or `provider/account`.
+        account: AccountName,
+        /// `name=value`; the same name again for a second value while a secret is being rotated. `name=@file` reads the
+        /// value from a file and `name=-` from standard input, where other users of the machine cannot see it; `name=`
+        /// removes it.
+        #[arg(required = true)]
+        values: Vec<String>,
+    },
+    /// Shows the accounts: where they stand and what they hold, values hidden.
+    List {
+        /// How to print.
+        #[arg(long, value_enum, default_value = "text")]
+        format: Format,
+    },
+    /// Removes an account. Running hosts refuse its deliveries within seconds.
+    Remove {
+        /// `provider`, or `provider/account`.
+        account: AccountName,
+    },
+}
+
+/// An account as it is named on the command line and in the webhook's path.
+#[derive(Debug, Clone)]
+pub(crate) struct AccountName {
+    provider: String,
+    account: String,
+}
+
+impl std::str::FromStr for AccountName {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (provider, account) = text.split_once('/').unwrap_or((text, DEFAULT_ACCOUNT));
+        Ok(Self {
+            provider: provider.to_owned(),
+            account: account.to_owned(),
+        })
+    }
+}
+
+impl std::fmt::Display for AccountName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "`{}` account `{}`", self.provider, self.account)
+    }
+}
+
+/// Does what the command says.
+///
+/// # Errors
+/// When the store or the seal key cannot be used, or a value cannot work.
+pub(crate) async fn run(command: AccountCommand, global: &Global) -> anyhow::Result<ExitCode> {
+    let raw = global.load()?;
+    let engines = Engines::of(&raw)?;
+    let data_folder = engines::data_folder(&raw);
+    let store = engines.stored_accounts().await?;
+    let config = HostConfig::try_new(raw.host, raw.accounts, &data_folder)?;
+    match command {
+        AccountCommand::Set { account, values } => set(&config, &*store, &account, &values).await?,
+        AccountCommand::List { format } => list(&config, &*store, format).await?,
+        AccountCommand::Remove { account } => {
+            if !store.remove_account(&account.provider, &account.account).await? {
+                bail!("no {account} is stored: `sendflowr account list` shows those that are");
+            }
+            output::line(&format!("removed {account}"));
+        }
+    }
+    engines.close().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn set(
+    config: &HostConfig,
+    store: &dyn StoredAccounts,
+    name: &AccountName,
+    values: &[String],
+) -> anyhow::Result<()> {
+    let AccountName { provider, account } = name;
+    if config.accounts.has(provider, account) {
+        bail!(
+            "`accounts.{provider}.{account}` stands in the configuration, which counts: change or remove it there"
+        );
+    }
+    let sealer = config.sealer()?;
+    let stored = store.accounts().await?;
+    let before = stored
+        .iter()
+        .find(|stored| stored.provider == *provider && stored.account == *account);
+    let mut all = match before {
+        Some(stored) => opened(&sealer, stored)?,
+        None => AccountValues::default(),
+    };
+    for (name, texts) in by_name(values)? {
+        all.set(&name, texts);
+    }
+    let parsed = all.account(provider, account, config.accounts.allows_unsigned_by_default())?;
+    let sealed = all.seal(&sealer, provider, account);
+    let stored = StoredAccount {
+        provider: provider.clone(),
+        account: account.clone(),
+        sealed,
+        updated_at: Timestamp::from(SystemTime::now()),
+    };
+    store.put_account(&stored).await?;
+    output::line(&format!(
+        "{} {name}; running hosts serve `/webhooks/{provider}/{account}` within seconds",
+        if before.is_some() { "changed" } else { "added" }
+    ));
+    let file = config.plugins.folder.join(format!("{provider}.wasm"));
+    if !file.exists() {
+        output::line(&format!("note: there is no plugin `{}` yet", file.display()));
+        return Ok(());
+    }
+    let findings = parsed.findings(plugin::load(&file).await?.descriptor());
+    for (names, what) in [
+        (findings.missing, "lacks"),
+        (findings.unknown, "has what the plugin does not know:"),
+    ] {
+        if !names.is_empty() {
+            output::line(&format!("note: it {what} `{}`", names.join("`, `")));
+        }
+    }
+    if findings.takes_unsigned {
+        output::line("note: it takes deliveries that nothing proves");
+    }
+    Ok(())
+}
+
+/// The values given for each name, in the order of the names.
+fn by_name(values: &[String]) -> anyhow::Result<Vec<(String, Vec<String>)>> {
+    let mut by_name: Vec<(String, Vec<String>)> = Vec::new();
+    for value in values {
+        let Some((name, text)) = value.split_once('=').filter(|(name, _)| !name.is_empty()) else {
+            // Not repeated here: it may be a secret.
+            bail!("a value is given as `name=value`, `name=@file` or `name=-`");
+        };
+        let text = match text.strip_prefix('@') {
+            Some(file) => fs::read_to_string(file)
+                .with_context(|| format!("cannot read the file `{file}` that `{name}` names"))?,
+            None if text == "-" => {
+                let mut text = String::new();
+                std::io::stdin()
+                    .read_to_string(&mut text)
+                    .with_context(|| format!("cannot read `{name}` from standard input"))?;
+                text
+            }
+            None => text.to_owned(),
+        };
+        let text = text.trim_end_matches(['\r', '\n']).to_owned();
+        let position = by_name.iter().position(|(known, _)| known == name);
+        let position = position.unwrap_or_else(|| {
+            by_name.push((name.to_owned(), Vec::new()));
+            by_name.len() - 1
+        });
+        if !text.is_empty() {
+            by_name[position].1.push(text);
+        }
+    }
+    Ok(by_name)
+}
+
+fn opened(sealer: &Sealer, stored: &StoredAccount) -> anyhow::Result<AccountValues> {
+    let StoredAccount {
+        provider, account, ..
+    } = stored;
+    AccountValues::open(sealer, stored).with_context(|| {
+        format!(
+            "the stored `{provider}` account `{account}` was sealed with another key than `host.seal_key`, or is \
+             damaged: set that key, or remove the account and add it again"
+        )
+    })
+}
+
+async fn list(config: &HostConfig, store: &dyn StoredAccounts, format: Format) -> anyhow::Result<()> {
+    let sealer = config.sealer()?;
+    let mut rows = Vec::new();
+    for account in config.accounts.configured() {
+        rows.push([
+            account.provider().to_owned(),
+            account.name().to_owned(),
+            "configuration".to_owned(),
+            account.value_names().collect::<Vec<_>>().join(", "),
+        ]);
+    }
+    for stored in store.accounts().await? {
+        let holds = match opened(&sealer, &stored) {
+            Ok(values) => values.names().collect::<Vec<_>>().join(", "),
+            Err(_) => "sealed with another key".to_owned(),
+        };
+        let place = match config.accounts.has(&stored.provider, &stored.account) {
+            true => "stored, the configuration's counts".to_owned(),
+            false => format!("stored {}", stored.updated_at),
+        };
+        rows.push([stored.provider, stored.account, place, holds]);
+    }
+    rows.sort();
+    match format {
+        Format::Json => {
+            for [provider, account, place, holds] in rows {
+                let line =
+                    json!({ "provider": provider, "account": account, "place": place, "holds": holds });
+                output::line(&line.to_string());
+            }
+        }
+        Format::Text => {
+            let rows: Vec<Vec<String>> = rows.into_iter().map(Vec::from).collect();
+            output::line(&output::table(&["provider", "account", "place", "holds"], &rows));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_gathered_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("key");
+        fs::write(&file, "from a file\n").unwrap();
+        let given = ["token=a", "url=https://x.test/?a=b", "token=b", "old="].map(str::to_owned);
+        let mut given = given.to_vec();
+        given.push(format!("key=@{}", file.display()));
+        let expected: Vec<(String, Vec<String>)> = [
+            ("token", vec!["a", "b"]),
+            ("url", vec!["https://x.test/?a=b"]),
+            ("old", vec![]),
+            ("key", vec!["from a file"]),
+        ]
+        .map(|(name, texts)| (name.to_owned(), texts.into_iter().map(str::to_owned).collect()))
+        .to_vec();
+        assert_eq!(by_name(&given).unwrap(), expected);
+        let error = by_name(&["s3cret".to_owned()]).unwrap_err().to_string();
+        assert!(!error.contains("s3cret"), "{error}");
+    }
+}

@@ -1,0 +1,107 @@
+//! Accounts that are added while the host runs, through the command line.
+
+use std::{fs, process::Output};
+
+use integration_tests::{System, eventually, run, told};
+
+use crate::{postmark_click, postmark_headers};
+
+const CONFIGURED: &str = "[accounts.postmark.us]\nbasic_auth_user = 'me'\nbasic_auth_password = 'other'\n";
+
+fn account(system: &System, arguments: &[&str]) -> Output {
+    let with_data = ["--data", "data", "--plugins", "plugins", "account"];
+    run(system.folder(), &[&with_data, arguments].concat())
+}
+
+#[tokio::test]
+async fn an_account_added_while_the_host_runs_is_served_and_ends_when_it_is_removed() {
+    let mut system = System::start(CONFIGURED, &["postmark"]).await;
+    let status = async |system: &System| {
+        let click = postmark_click("ann@example.com", "m-1", "2026-01-05T18:30:00Z");
+        system
+            .webhook("postmark/eu", &postmark_headers(), click)
+            .await
+            .status
+    };
+    assert_eq!(status(&system).await, 404);
+
+    fs::write(system.folder().join("password"), "secret\n").expect("a file can be written");
+    let values = ["basic_auth_user=me", "basic_auth_password=@password", "extra=1"];
+    let added = account(&system, &[&["set", "postmark/eu"], &values[..]].concat());
+    assert!(added.status.success(), "{}", told(&added));
+    assert!(
+        told(&added).contains("the plugin does not know: `extra`"),
+        "{}",
+        told(&added)
+    );
+    eventually("the host serves it", || async { status(&system).await == 200 }).await;
+
+    // It outlives the process, and no file holds the secret.
+    assert!(system.stop().await);
+    for entry in fs::read_dir(system.data()).expect("the data folder is there") {
+        let path = entry.expect("the data folder can be listed").path();
+        if path.is_file() {
+            let bytes = fs::read(&path).expect("a file can be read");
+            assert!(
+                !bytes.windows(6).any(|window| window == b"secret"),
+                "{}",
+                path.display()
+            );
+        }
+    }
+    system.launch().await;
+    assert_eq!(status(&system).await, 200);
+
+    let listed = account(&system, &["list"]);
+    let shown = told(&listed);
+    assert!(
+        shown.contains("eu") && shown.contains("basic_auth_password"),
+        "{shown}"
+    );
+    assert!(
+        shown.contains("configuration") && !shown.contains("secret"),
+        "{shown}"
+    );
+
+    let wrong_key = [("SENDFLOWR_HOST__SEAL_KEY", "ab".repeat(32))];
+    let refused = std::process::Command::new(integration_tests::binary())
+        .current_dir(system.folder())
+        .args(["--data", "data", "account", "set", "postmark/eu", "extra="])
+        .envs(wrong_key)
+        .output()
+        .expect("the binary runs");
+    assert!(!refused.status.success());
+    assert!(
+        told(&refused).contains("another key than `host.seal_key`"),
+        "{}",
+        told(&refused)
+    );
+
+    for (arguments, problem) in [
+        (
+            ["set", "postmark/us", "basic_auth_user=x"],
+            "stands in the configuration",
+        ),
+        (
+            ["set", "postmark/eu", "record_deliveries=5"],
+            "can only be set in the configuration",
+        ),
+        (
+            ["set", "postmark/e+u", "basic_auth_user=x"],
+            "an account is called by",
+        ),
+    ] {
+        let refused = account(&system, &arguments);
+        assert!(!refused.status.success(), "{arguments:?}");
+        assert!(told(&refused).contains(problem), "{}", told(&refused));
+    }
+
+    let removed = account(&system, &["remove", "postmark/eu"]);
+    assert!(removed.status.success(), "{}", told(&removed));
+    eventually("the host knows it no more", || async {
+        status(&system).await == 404
+    })
+    .await;
+    let again = account(&system, &["remove", "postmark/eu"]);
+    assert!(!again.status.success() && told(&again).contains("no `postmark` account `eu` is stored"));
+}
