@@ -12,6 +12,7 @@
 
 mod bindings;
 mod cache;
+mod compile;
 mod config;
 mod descriptor;
 mod engine;
@@ -120,7 +121,7 @@ impl Plugins {
     }
 
     fn load(path: &Path, loader: Loader) -> Result<Arc<Plugin>, PluginError> {
-        let candidate = loader.candidate(path)?;
+        let candidate = loader.candidate(path, || ())?;
         let stats = loader.metrics.of(&candidate.descriptor.slug);
         Ok(Arc::new(loader.plugin(candidate, stats)))
     }

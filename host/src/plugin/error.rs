@@ -258,6 +258,16 @@ pub enum LoadError {
         /// How much there may be.
         limit: u64,
     },
+    /// The compiler would take many times what any real plugin takes.
+    #[error("would take too long to compile: {steps} steps for {what}; a plugin may take {limit}")]
+    TooMuchWork {
+        /// What there is too much of.
+        what: &'static str,
+        /// An estimate of the compiler's work.
+        steps: u64,
+        /// The most that is compiled.
+        limit: u64,
+    },
     /// Compiling or linking failed.
     #[error("cannot be compiled: {0}")]
     Compile(String),

@@ -49,7 +49,7 @@ impl Plugins {
     pub fn examine(path: &Path, limits: &Limits) -> Result<(Arc<Plugin>, Examination), PluginError> {
         let loader = Loader::for_file(limits)?;
         let began = Instant::now();
-        let candidate = loader.candidate(path)?;
+        let candidate = loader.candidate(path, || ())?;
         let loading = began.elapsed();
         let inspection = candidate.inspection.clone();
         let file_bytes = candidate.fingerprint.size();

@@ -156,7 +156,7 @@ impl Plugin {
 
     fn failed(&self, entry: Entry, limit: Limit) {
         self.stats.trapped(limit);
-        if let Some(rest) = self.quarantine.failed(entry, Instant::now()) {
+        if let Some(rest) = self.quarantine.failed(entry, limit, Instant::now()) {
             self.stats.quarantined.set(1);
             tracing::warn!(
                 plugin = %self.tag,

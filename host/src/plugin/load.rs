@@ -18,6 +18,7 @@ use wasmtime::{Engine, component::Component};
 use super::{
     bindings::{Bindings, types::Descriptor},
     cache::CodeCache,
+    compile,
     config::PluginsConfig,
     descriptor,
     engine::engine,
@@ -207,13 +208,18 @@ impl Loader {
         &self.limits
     }
 
-    /// Reads and checks a file. Blocks: on the disk, on the compiler, and on the plugin's `describe`.
-    pub(crate) fn candidate(&self, path: &Path) -> Result<Candidate, LoadError> {
+    /// Reads and checks a file. Blocks: on the disk, on the compiler, and on the plugin's `describe`. Before the compiler
+    /// begins `compiler` waits for its turn; what it gives is held until the compiler has ended.
+    pub(crate) fn candidate<Slot>(
+        &self,
+        path: &Path,
+        compiler: impl FnOnce() -> Slot,
+    ) -> Result<Candidate, LoadError> {
         let (bytes, fingerprint) = read(path, self.limits.file_bytes)?;
         let name = path.file_stem().unwrap_or_default().to_string_lossy();
         let inspection = inspect(&bytes, &name, &self.limits)?;
         let digest = Digest::of(&bytes);
-        let component = self.compiled(&bytes, &digest)?;
+        let component = self.compiled(&bytes, &digest, compiler)?;
         let bindings = Bindings::link(&self.engine, inspection.contract, &component)
             .map_err(|error| LoadError::Compile(format!("{error:#}")))?;
         let descriptor = self.describe(&bindings, &name, inspection.imports_wasi())?;
@@ -227,7 +233,12 @@ impl Loader {
         })
     }
 
-    fn compiled(&self, bytes: &[u8], digest: &Digest) -> Result<Component, LoadError> {
+    fn compiled<Slot>(
+        &self,
+        bytes: &[u8],
+        digest: &Digest,
+        compiler: impl FnOnce() -> Slot,
+    ) -> Result<Component, LoadError> {
         if let Some(component) = self
             .cache
             .as_ref()
@@ -236,8 +247,10 @@ impl Loader {
             self.metrics.found_in_cache();
             return Ok(component);
         }
-        let component = Component::from_binary(&self.engine, bytes)
-            .map_err(|error| LoadError::Compile(format!("{error:#}")))?;
+        let component = {
+            let _slot = compiler();
+            compile::component(&self.engine, bytes)?
+        };
         self.metrics.compiled();
         if let Some(cache) = &self.cache
             && let Err(error) = cache.put(digest, &component)

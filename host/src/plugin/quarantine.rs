@@ -11,6 +11,8 @@ use std::{
 
 use serde::Deserialize;
 
+use super::error::Limit;
+
 /// When a plugin rests, and for how long.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QuarantineConfig {
@@ -121,6 +123,8 @@ struct State {
     completions: u32,
     /// Length of the latest rest.
     rest: Option<Duration>,
+    /// The limit that the latest rest began with; before the first rest it means nothing.
+    cause: Limit,
     /// When the latest rest ended well.
     recovered_at: Option<Instant>,
 }
@@ -145,6 +149,7 @@ impl Quarantine {
                 failures: 0,
                 completions: 0,
                 rest: None,
+                cause: Limit::Trap,
                 recovered_at: None,
             }),
         }
@@ -164,8 +169,8 @@ impl Quarantine {
         }
     }
 
-    /// The delivery broke a limit or the contract. Says for how long the plugin rests, if it does from now on.
-    pub(crate) fn failed(&self, entry: Entry, now: Instant) -> Option<Duration> {
+    /// The delivery broke this limit. Says for how long the plugin rests, if it does from now on.
+    pub(crate) fn failed(&self, entry: Entry, limit: Limit, now: Instant) -> Option<Duration> {
         let mut state = self.state();
         match (state.phase, entry) {
             (Phase::Serving, _) => {
@@ -188,6 +193,7 @@ impl Quarantine {
             _ => self.config.first_rest,
         };
         state.rest = Some(rest);
+        state.cause = limit;
         state.phase = Phase::Resting { until: now + rest };
         Some(rest)
     }
@@ -221,13 +227,15 @@ impl Quarantine {
         }
     }
 
-    /// How long the plugin still rests; none while it serves.
-    pub(crate) fn resting(&self, now: Instant) -> Option<Duration> {
-        match self.state().phase {
-            Phase::Serving => None,
-            Phase::Probing => Some(Duration::ZERO),
-            Phase::Resting { until } => Some(until.saturating_duration_since(now)),
-        }
+    /// How long the plugin still rests, and the limit that it last broke; none while it serves.
+    pub(crate) fn resting(&self, now: Instant) -> Option<(Duration, Limit)> {
+        let state = self.state();
+        let rest = match state.phase {
+            Phase::Serving => return None,
+            Phase::Probing => Duration::ZERO,
+            Phase::Resting { until } => until.saturating_duration_since(now),
+        };
+        Some((rest, state.cause))
     }
 
     fn roll_window(&self, state: &mut State, now: Instant) {
@@ -255,9 +263,12 @@ mod tests {
     fn broken(now: Instant) -> Quarantine {
         let quarantine = Quarantine::new(QuarantineConfig::default(), now);
         for _ in 0..4 {
-            assert_eq!(quarantine.failed(Entry::Normal, now), None);
+            assert_eq!(quarantine.failed(Entry::Normal, Limit::Trap, now), None);
         }
-        assert_eq!(quarantine.failed(Entry::Normal, now), Some(seconds(10)));
+        assert_eq!(
+            quarantine.failed(Entry::Normal, Limit::Trap, now),
+            Some(seconds(10))
+        );
         quarantine
     }
 
@@ -266,6 +277,10 @@ mod tests {
         let now = Instant::now();
         let quarantine = broken(now);
         assert_eq!(quarantine.enter(now + seconds(4)), Err(seconds(6)));
+        assert_eq!(
+            quarantine.resting(now + seconds(4)),
+            Some((seconds(6), Limit::Trap))
+        );
         let later = now + seconds(10);
         assert_eq!(quarantine.enter(later), Ok(Entry::Probe));
         assert_eq!(quarantine.enter(later), Err(PROBE_TIME), "one probe at a time");
@@ -280,9 +295,14 @@ mod tests {
         let quarantine = broken(now);
         let mut rests = Vec::new();
         for _ in 0..7 {
-            now += quarantine.resting(now).unwrap();
+            now += quarantine.resting(now).unwrap().0;
             assert_eq!(quarantine.enter(now), Ok(Entry::Probe));
-            rests.push(quarantine.failed(Entry::Probe, now).unwrap().as_secs());
+            rests.push(
+                quarantine
+                    .failed(Entry::Probe, Limit::Trap, now)
+                    .unwrap()
+                    .as_secs(),
+            );
         }
         assert_eq!(rests, [20, 40, 80, 160, 300, 300, 300]);
     }
@@ -296,9 +316,12 @@ mod tests {
         assert!(quarantine.completed(Entry::Probe, recovered));
         let much_later = recovered + seconds(300);
         for _ in 0..4 {
-            assert_eq!(quarantine.failed(Entry::Normal, much_later), None);
+            assert_eq!(quarantine.failed(Entry::Normal, Limit::Trap, much_later), None);
         }
-        assert_eq!(quarantine.failed(Entry::Normal, much_later), Some(seconds(10)));
+        assert_eq!(
+            quarantine.failed(Entry::Normal, Limit::Trap, much_later),
+            Some(seconds(10))
+        );
     }
 
     #[test]
@@ -316,7 +339,7 @@ mod tests {
         let mut now = Instant::now();
         let quarantine = Quarantine::new(QuarantineConfig::default(), now);
         for _ in 0..20 {
-            assert_eq!(quarantine.failed(Entry::Normal, now), None);
+            assert_eq!(quarantine.failed(Entry::Normal, Limit::Trap, now), None);
             now += seconds(10);
         }
     }
@@ -327,7 +350,7 @@ mod tests {
         let quarantine = Quarantine::new(QuarantineConfig::default(), now);
         for _ in 0..100 {
             quarantine.completed(Entry::Normal, now);
-            assert_eq!(quarantine.failed(Entry::Normal, now), None);
+            assert_eq!(quarantine.failed(Entry::Normal, Limit::Trap, now), None);
             quarantine.completed(Entry::Normal, now);
         }
     }
@@ -336,7 +359,7 @@ mod tests {
     fn late_ends_of_earlier_deliveries_change_nothing() {
         let now = Instant::now();
         let quarantine = broken(now);
-        assert_eq!(quarantine.failed(Entry::Normal, now), None);
+        assert_eq!(quarantine.failed(Entry::Normal, Limit::Trap, now), None);
         assert!(!quarantine.completed(Entry::Normal, now));
         assert!(quarantine.resting(now).is_some());
     }

@@ -8,12 +8,17 @@ use std::{
     collections::{BTreeMap, HashMap},
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
-use tokio::{task, time};
+use tokio::{
+    runtime::Handle,
+    sync::Semaphore,
+    task::{self, JoinHandle},
+    time,
+};
 
 use super::{
     error::{LoadError, PluginError, chain},
@@ -29,10 +34,21 @@ const SETTLE: Duration = Duration::from_millis(200);
 /// then leaves no gap.
 const GONE: Duration = Duration::from_millis(600);
 
+/// How long the next file waits for this one. Rust plugins are compiled in a fraction of it, so that files are taken in the
+/// order of their names; one in Python may take half a minute, which the others need not wait for.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Files that are being read, compiled or asked at once. Each holds a thread, of which deliveries need most.
+const LOADS_AT_ONCE: usize = 8;
+
+/// Plugins that are compiled at once: a slow one leaves a place to others.
+const COMPILERS_AT_ONCE: usize = 2;
+
 /// The plugins of a folder.
 pub(crate) struct Registry {
     folder: PathBuf,
     loader: Arc<Loader>,
+    compilers: Arc<Semaphore>,
     serving: ArcSwap<HashMap<String, Arc<Plugin>>>,
     files: Mutex<BTreeMap<PathBuf, KnownFile>>,
 }
@@ -40,6 +56,8 @@ pub(crate) struct Registry {
 /// A file of the folder as it was last seen.
 struct KnownFile {
     seen: Seen,
+    /// Whether it is being read, compiled or asked.
+    is_loading: bool,
     /// What serves of it.
     plugin: Option<Arc<Plugin>>,
     /// Why the present state of the file is not served.
@@ -69,6 +87,7 @@ impl Registry {
         Self {
             folder,
             loader: Arc::new(loader),
+            compilers: Arc::new(Semaphore::new(COMPILERS_AT_ONCE)),
             serving: ArcSwap::default(),
             files: Mutex::default(),
         }
@@ -101,9 +120,10 @@ impl Registry {
             .collect()
     }
 
-    /// Looks at the folder and brings what serves in line with it. At the first look nothing has to rest. Says whether
-    /// something has yet to rest, so that another look is due soon.
-    pub(crate) async fn look(&self, first: bool) -> bool {
+    /// Looks at the folder and brings what serves in line with it. At the first look nothing has to rest, and slow files are
+    /// waited for, for as long as one may take to compile. Says whether something has yet to rest or to be read, so that
+    /// another look is due soon.
+    pub(crate) async fn look(self: &Arc<Self>, first: bool) -> bool {
         let folder = self.folder.clone();
         let found = task::spawn_blocking(move || list(&folder)).await;
         match found {
@@ -119,19 +139,52 @@ impl Registry {
             }
         }
         let settle = if first { Duration::ZERO } else { SETTLE };
-        for path in self.due(settle, Instant::now()) {
-            self.load(&path).await;
-        }
+        let mut slow = self.load_all(self.due(settle, Instant::now()), first).await;
         self.drop_gone(Instant::now());
-        for path in self.waiting_for_a_free_slug() {
-            self.load(&path).await;
+        slow.extend(self.load_all(self.waiting_for_a_free_slug(), first).await);
+        if first {
+            let all = futures::future::join_all(slow);
+            // What takes longer still goes on beside the deliveries.
+            let _ = time::timeout(self.loader.limits().compile_time, all).await;
         }
         let files = self.files();
         let refused = files.values().filter(|file| file.problem.is_some()).count();
         self.loader.metrics.set_refused_files(refused);
         files
             .values()
-            .any(|file| !matches!(file.seen, Seen::Settled { .. }))
+            .any(|file| !file.is_loading && !matches!(file.seen, Seen::Settled { .. }))
+    }
+
+    /// Loads these files, one after the other as long as each is quick. Gives those that are not: they go on by themselves.
+    /// When too many do, the rest is left for the next look, unless this is the first.
+    async fn load_all(
+        self: &Arc<Self>,
+        due: Vec<(PathBuf, Option<Fingerprint>)>,
+        first: bool,
+    ) -> Vec<JoinHandle<()>> {
+        let mut slow: Vec<JoinHandle<()>> = Vec::new();
+        for (path, fingerprint) in due {
+            if self.loading() >= LOADS_AT_ONCE {
+                if !first || slow.is_empty() {
+                    break;
+                }
+                let _ = futures::future::select_all(&mut slow).await;
+                slow.retain(|load| !load.is_finished());
+            }
+            if let Some(file) = self.files().get_mut(&path) {
+                file.is_loading = true;
+            }
+            let registry = Arc::clone(self);
+            let mut load = task::spawn(async move { registry.load(&path, fingerprint).await });
+            if time::timeout(PATIENCE, &mut load).await.is_err() {
+                slow.push(load);
+            }
+        }
+        slow
+    }
+
+    fn loading(&self) -> usize {
+        self.files().values().filter(|file| file.is_loading).count()
     }
 
     fn note(&self, found: BTreeMap<PathBuf, Option<Fingerprint>>, now: Instant) {
@@ -152,6 +205,7 @@ impl Registry {
                         path,
                         KnownFile {
                             seen: changed,
+                            is_loading: false,
                             plugin: None,
                             problem: None,
                         },
@@ -172,14 +226,17 @@ impl Registry {
         }
     }
 
-    /// Files that have rested long enough to be read.
-    fn due(&self, settle: Duration, now: Instant) -> Vec<PathBuf> {
+    /// Files that have rested long enough to be read, as they were seen.
+    fn due(&self, settle: Duration, now: Instant) -> Vec<(PathBuf, Option<Fingerprint>)> {
         let files = self.files();
-        let rested = files.iter().filter(|(_, file)| match file.seen {
-            Seen::Changed { since, .. } => now.saturating_duration_since(since) >= settle,
-            Seen::Settled { .. } | Seen::Gone { .. } => false,
+        let rested = files.iter().filter_map(|(path, file)| match file.seen {
+            Seen::Changed { fingerprint, since } => {
+                let rests = now.saturating_duration_since(since) >= settle;
+                (rests && !file.is_loading).then(|| (path.clone(), fingerprint))
+            }
+            Seen::Settled { .. } | Seen::Gone { .. } => None,
         });
-        rested.map(|(path, _)| path.clone()).collect()
+        rested.collect()
     }
 
     /// Ends what serves of files that have been gone long enough.
@@ -207,24 +264,30 @@ impl Registry {
     }
 
     /// Files that were refused because another file had their slug, which it has no longer.
-    fn waiting_for_a_free_slug(&self) -> Vec<PathBuf> {
+    fn waiting_for_a_free_slug(&self) -> Vec<(PathBuf, Option<Fingerprint>)> {
         let serving = self.serving.load();
         let files = self.files();
-        let waiting = files.iter().filter(|(_, file)| {
-            let wanted = file
-                .problem
-                .as_ref()
-                .and_then(|problem| problem.wanted_slug.as_ref());
-            wanted.is_some_and(|slug| !serving.contains_key(slug))
+        let waiting = files.iter().filter_map(|(path, file)| {
+            let slug = file.problem.as_ref()?.wanted_slug.as_ref()?;
+            match file.seen {
+                Seen::Settled { fingerprint } if !file.is_loading && !serving.contains_key(slug) => {
+                    Some((path.clone(), fingerprint))
+                }
+                _ => None,
+            }
         });
-        waiting.map(|(path, _)| path.clone()).collect()
+        waiting.collect()
     }
 
-    /// Reads a file, and lets it serve when it passes.
-    async fn load(&self, path: &Path) {
-        match self.candidate(path).await {
+    /// Reads a file, and lets it serve when it passes. The fingerprint is the one it was seen with.
+    async fn load(&self, path: &Path, seen: Option<Fingerprint>) {
+        let candidate = self.candidate(path).await;
+        if let Some(file) = self.files().get_mut(path) {
+            file.is_loading = false;
+        }
+        match candidate {
             Ok(candidate) => self.admit(path, candidate),
-            Err(error) => self.refuse(path, &error),
+            Err(error) => self.refuse(path, seen, &error),
         }
     }
 
@@ -232,11 +295,28 @@ impl Registry {
         let loader = Arc::clone(&self.loader);
         let limit = loader.limits().compile_time;
         let owned = path.to_owned();
-        // A compiler cannot be stopped: one that takes too long ends on its own, unheard.
-        match time::timeout(limit, task::spawn_blocking(move || loader.candidate(&owned))).await {
-            Ok(Ok(candidate)) => candidate,
-            Ok(Err(panic)) => Err(LoadError::Compile(panic.to_string())),
-            Err(_) => Err(LoadError::CompileTime(limit)),
+        let compilers = Arc::clone(&self.compilers);
+        let runtime = Handle::current();
+        // Waiting for the compiler is not the file's fault: the clock starts with it.
+        let began = Arc::new(OnceLock::new());
+        let begins = Arc::clone(&began);
+        let compiler = move || {
+            let place = runtime.block_on(compilers.acquire_owned());
+            begins.get_or_init(Instant::now);
+            place
+        };
+        let mut load = task::spawn_blocking(move || loader.candidate(&owned, compiler));
+        loop {
+            let elapsed = began.get().map_or(Duration::ZERO, Instant::elapsed);
+            if elapsed >= limit {
+                // A compiler cannot be stopped: one that takes too long ends on its own, unheard.
+                return Err(LoadError::CompileTime(limit));
+            }
+            match time::timeout(limit - elapsed, &mut load).await {
+                Ok(Ok(candidate)) => return candidate,
+                Ok(Err(panic)) => return Err(LoadError::Compile(panic.to_string())),
+                Err(_) => {}
+            }
         }
     }
 
@@ -257,7 +337,7 @@ impl Registry {
                 owner: file_name(other),
             };
             drop(files);
-            self.refuse(path, &error);
+            self.refuse(path, Some(candidate.fingerprint), &error);
             return;
         }
         // A file that is gone for now and comes back under another name hands its slug over.
@@ -306,24 +386,27 @@ impl Registry {
         );
     }
 
-    fn refuse(&self, path: &Path, error: &LoadError) {
+    /// Notes why the state of the file that was seen is not served.
+    fn refuse(&self, path: &Path, seen: Option<Fingerprint>, error: &LoadError) {
         let name = file_name(path);
         let mut files = self.files();
         let Some(file) = files.get_mut(path) else {
             return;
         };
-        let fingerprint = match file.seen {
-            Seen::Changed { fingerprint, .. } | Seen::Settled { fingerprint } => fingerprint,
-            Seen::Gone { .. } => None,
-        };
+        match file.seen {
+            // It has changed meanwhile, or is gone: the next look reads it.
+            Seen::Changed { fingerprint, .. } if fingerprint != seen => return,
+            Seen::Gone { .. } => return,
+            Seen::Changed { .. } | Seen::Settled { .. } => {}
+        }
         if matches!(error, LoadError::Changing) {
             file.seen = Seen::Changed {
-                fingerprint,
+                fingerprint: seen,
                 since: Instant::now(),
             };
             return;
         }
-        file.seen = Seen::Settled { fingerprint };
+        file.seen = Seen::Settled { fingerprint: seen };
         let wanted_slug = match error {
             LoadError::DuplicateSlug { slug, .. } => Some(slug.clone()),
             _ => None,

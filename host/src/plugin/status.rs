@@ -32,6 +32,8 @@ pub enum PluginState {
     Quarantined {
         /// Seconds until a delivery is let through.
         retry_after_seconds: u64,
+        /// What it did.
+        reason: String,
     },
     /// The file is no plugin that can be served.
     Refused,
@@ -131,8 +133,9 @@ impl PluginState {
     pub(crate) fn of(plugin: &Plugin) -> Self {
         match plugin.quarantine.resting(Instant::now()) {
             None => Self::Serving,
-            Some(rest) => Self::Quarantined {
+            Some((rest, limit)) => Self::Quarantined {
                 retry_after_seconds: rest.as_secs_f64().ceil() as u64,
+                reason: format!("failed repeatedly, the latest by its limit `{limit}`"),
             },
         }
     }

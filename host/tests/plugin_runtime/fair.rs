@@ -13,7 +13,7 @@ use std::{
 use sendflowr_host::plugin::{Fault, PluginState};
 use tokio::runtime::Builder;
 
-use super::{World, deliver, guest::guest, hostile::aliasing, request};
+use super::{World, deliver, gallery::aliasing, guest::guest, hostile::memory_kb, request};
 
 /// Counts down from the time of receipt.
 const SPIN: &str = "(loop $again
@@ -108,21 +108,13 @@ fn time_in_the_hosts_queues_is_limited_and_the_hosts_fault() {
 #[tokio::test]
 async fn an_attack_on_the_hosts_memory_takes_none() {
     let world = World::alone(&[("hostile.wasm", aliasing().build())]).await;
-    let peak = || -> usize {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap();
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmHWM:"))
-            .unwrap();
-        line.trim().trim_end_matches(" kB").parse().unwrap()
-    };
     // Forgets the peak of what ran before.
     std::fs::write("/proc/self/clear_refs", "5").unwrap();
-    let before = peak();
+    let before = memory_kb("VmHWM:");
     // One delivery: each of several would leave what it has freed with the allocator of its own thread.
     let error = deliver(&world.plugin("hostile"), b"").await.unwrap_err();
     assert_eq!(error.limit(), Some("output_bytes"));
-    let grown = peak().saturating_sub(before);
+    let grown = memory_kb("VmHWM:").saturating_sub(before);
     // The answer would be a gigabyte, and wasmtime's own limit 128 MiB. Ours is 32 MiB, and the guest has 3 MiB of its own;
     // the rest is for what other tests prepare while they wait.
     assert!(grown < 80_000, "{grown} kB");

@@ -14,7 +14,9 @@ use std::{
 
 use sendflowr_host::plugin::{Limits, LoadError, PluginError, PluginState, Plugins};
 
-use super::{World, deliver, eventually, guest::guest, rename_into, request};
+use super::{
+    World, deliver, eventually, gallery::branches_and_variables, guest::guest, rename_into, request,
+};
 
 /// From the end of the copy to being served, compiling a small plugin included.
 const SOON: Duration = Duration::from_secs(1);
@@ -186,6 +188,110 @@ async fn a_slug_belongs_to_the_file_that_serves_it() {
     fs::remove_file(world.path("first.wasm")).unwrap();
     eventually("the second takes over", || serves(&world, "acme@2.0.0")).await;
     assert_eq!(world.status("second.wasm").problem, None);
+}
+
+#[tokio::test]
+async fn a_file_that_takes_to_claiming_anothers_slug_keeps_its_own() {
+    let world = World::with(&[
+        ("acme.wasm", version("1.0.0")),
+        ("other.wasm", guest("other").build()),
+    ])
+    .await;
+    fs::write(world.path("other.wasm"), version("6.6.6")).unwrap();
+    eventually("the claim is refused", || {
+        world.status("other.wasm").problem.is_some()
+    })
+    .await;
+    assert_eq!(
+        world.problem("other.wasm"),
+        "`other.wasm` claims the slug `acme`, which `acme.wasm` serves already; remove one of the two files"
+    );
+    assert!(serves(&world, "acme@1.0.0"));
+    assert_eq!(world.deliver("acme").await.unwrap(), 1);
+    assert_eq!(world.deliver("other").await.unwrap(), 1, "what it was serves on");
+}
+
+#[tokio::test]
+async fn a_file_that_changes_all_the_time_is_served_once_it_rests() {
+    let world = World::with(&[("healthy.wasm", guest("healthy").build())]).await;
+    let path = world.path("acme.wasm");
+    let (whole, half) = (version("1.0.1"), version("1.0.0")[..500].to_vec());
+    fs::write(&path, &half).unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = std::thread::spawn({
+        let stop = Arc::clone(&stop);
+        move || {
+            while !stop.load(Ordering::Relaxed) {
+                fs::write(&path, &half).unwrap();
+                fs::write(&path, &whole).unwrap();
+            }
+        }
+    });
+    // Whatever of it is seen meanwhile: only what is whole is served.
+    for _ in 0..50 {
+        assert_eq!(world.deliver("healthy").await.unwrap(), 1);
+        if let Some(plugin) = world.plugins.get("acme") {
+            assert_eq!(plugin.tag(), "acme@1.0.1");
+            assert_eq!(deliver(&plugin, b"").await.unwrap(), 1);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    writer.join().unwrap();
+    eventually("it serves", || serves(&world, "acme@1.0.1")).await;
+}
+
+#[tokio::test]
+async fn ten_thousand_files_are_reported_and_keep_nobody_waiting() {
+    let names: Vec<String> = (0..10_000).map(|number| format!("{number}.wasm")).collect();
+    let mut files: Vec<(&str, Vec<u8>)> = names
+        .iter()
+        .map(|name| (name.as_str(), b"junk".to_vec()))
+        .collect();
+    files.push(("zebra.wasm", guest("zebra").build()));
+    let world = World::with(&files).await;
+    assert_eq!(world.metric("sendflowr_plugin_refused_files"), 10_000);
+    assert_eq!(world.deliver("zebra").await.unwrap(), 1);
+    fs::write(world.path("acme.wasm"), version("1.0.0")).unwrap();
+    eventually("what comes later serves", || serves(&world, "acme@1.0.0")).await;
+}
+
+/// Takes many times as long to compile as the other plugins of these tests together.
+fn slow() -> Vec<u8> {
+    guest("slow")
+        .items(&branches_and_variables(80, 1_000).repeat(SLOW_FUNCTIONS))
+        .build()
+}
+
+const SLOW_FUNCTIONS: usize = 8;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_is_slow_to_compile_keeps_nobody_waiting_and_is_reported() {
+    let files = [("acme.wasm", version("1.0.0"))];
+    let world = World::configured(&files, |config| {
+        config.limits.compile_time = Duration::from_secs(4);
+    })
+    .await;
+    fs::write(world.path("a-slow.wasm"), slow()).unwrap();
+    // Long enough for it to be read before what comes next.
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    fs::write(world.path("other.wasm"), guest("other").build()).unwrap();
+    eventually("what comes later serves", || world.plugins.get("other").is_some()).await;
+    let status = world.plugins.status();
+    assert_eq!(
+        status.len(),
+        2,
+        "the slow one is still being compiled: {status:?}"
+    );
+    assert_eq!(world.deliver("acme").await.unwrap(), 1);
+    // Others are replaced and removed meanwhile.
+    fs::write(world.path("acme.wasm"), version("1.0.1")).unwrap();
+    eventually("the new one serves", || serves(&world, "acme@1.0.1")).await;
+    eventually("it is reported", || world.plugins.status().len() == 3).await;
+    assert_eq!(
+        world.problem("a-slow.wasm"),
+        "`a-slow.wasm` takes longer than 4 s to compile"
+    );
 }
 
 #[tokio::test]

@@ -69,7 +69,7 @@ pub(crate) fn guest(slug: &str) -> Guest {
 }
 
 /// Hands out memory from `$free` upwards, and grows it when it is used up.
-const BUMP: &str = "
+pub(crate) const BUMP: &str = "
     (local $start i32)
     (local.set $start
       (i32.and
@@ -94,6 +94,26 @@ impl Guest {
 
     pub(crate) fn normalize(mut self, body: &str) -> Self {
         body.clone_into(&mut self.normalize);
+        self
+    }
+
+    pub(crate) fn describe(mut self, body: &str) -> Self {
+        body.clone_into(&mut self.describe);
+        self
+    }
+
+    pub(crate) fn realloc(mut self, body: &str) -> Self {
+        body.clone_into(&mut self.realloc);
+        self
+    }
+
+    pub(crate) fn memory(mut self, limits: &'static str) -> Self {
+        self.memory = limits;
+        self
+    }
+
+    pub(crate) fn events(mut self, events: u32) -> Self {
+        self.events = events;
         self
     }
 

@@ -5,6 +5,7 @@
 mod cache;
 mod fair;
 mod folder;
+mod gallery;
 mod guest;
 mod hostile;
 mod quarantine;

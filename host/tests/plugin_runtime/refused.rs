@@ -4,6 +4,7 @@ use std::{fs, os::unix::fs::symlink};
 
 use super::{
     World,
+    gallery::{branches_and_variables, fickle, many_imports},
     guest::{Guest, component, guest},
 };
 
@@ -179,17 +180,65 @@ async fn too_many_core_instances_imports_and_memories() {
         "`bad.wasm` is made of 65 core instances; a plugin may have 64"
     );
 
-    let imports: String = (0..10_000)
-        .map(|n| format!(r#"(import "i{n}" (func))"#))
-        .collect();
     assert_eq!(
-        refusal(component(&format!("(component {imports})"))).await,
+        refusal(many_imports()).await,
         "`bad.wasm` is made of 101 imports and exports; a plugin may have 100"
     );
 
     let reason = refusal(described(|plugin| plugin.items = "(memory 1)".repeat(4))).await;
     assert!(reason.starts_with("`bad.wasm` cannot be compiled: "), "{reason}");
     assert!(reason.contains("memories"), "{reason}");
+}
+
+#[tokio::test]
+async fn code_that_the_compiler_would_take_too_long_for() {
+    // Some kilobytes each, over which a compiler would sit for minutes and take gigabytes.
+    let loops = described(|plugin| plugin.items = branches_and_variables(50_000, 1_000));
+    assert_eq!(
+        refusal(loops).await,
+        "`bad.wasm` is made of 50000 loops within each other; a plugin may have 100"
+    );
+    let variables = described(|plugin| plugin.items = branches_and_variables(100, 50_000));
+    let reason = refusal(variables).await;
+    assert!(
+        reason.starts_with("`bad.wasm` would take too long to compile: ")
+            && reason.ends_with(" steps for one function; a plugin may take 8000000"),
+        "{reason}"
+    );
+}
+
+#[tokio::test]
+async fn ten_thousand_functions_are_served() {
+    let many =
+        described(|plugin| plugin.items = "(func (param i32) (result i32) (local.get 0))".repeat(10_000));
+    let world = World::with(&[("many.wasm", many)]).await;
+    assert_eq!(world.deliver("bad").await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn huge_data_segments_count_as_memory_or_as_file() {
+    let data = |pages: &'static str, bytes: usize| {
+        described(|plugin| {
+            plugin.memory = pages;
+            plugin.items = format!("(data (i32.const 131072) \"{}\")", "x".repeat(bytes));
+        })
+    };
+    let world = World::with(&[("large.wasm", data("1000", 30 << 20))]).await;
+    assert_eq!(world.deliver("bad").await.unwrap(), 1);
+    assert_eq!(
+        world.metric("sendflowr_plugin_memory_peak_bytes{plugin=\"bad\"}"),
+        1000 << 16
+    );
+    drop(world);
+    assert_eq!(
+        refusal(data("1000", 32 << 20)).await,
+        "`bad.wasm` has more than 33554432 bytes (`file_bytes`)"
+    );
+    let beyond = refusal(data("2", 1)).await;
+    assert!(
+        beyond.starts_with("`bad.wasm` does not describe itself: ") && beyond.contains("out of bounds"),
+        "{beyond}"
+    );
 }
 
 #[tokio::test]
@@ -245,14 +294,8 @@ async fn a_description_that_the_contract_does_not_allow() {
 
 #[tokio::test]
 async fn a_description_that_changes() {
-    // Another status at the second call.
-    let fickle = described(|plugin| {
-        plugin.describe =
-            "(i32.store8 (i32.const 120) (i32.add (i32.load8_u (i32.const 120)) (i32.const 1))) i32.const 64"
-                .to_owned();
-    });
     assert_eq!(
-        refusal(fickle).await,
+        refusal(fickle().build()).await,
         "`bad.wasm` describes itself wrongly: a second call gives another answer"
     );
 }
@@ -263,6 +306,7 @@ async fn what_is_no_regular_file() {
     fs::create_dir(world.path("folder.wasm")).unwrap();
     symlink("/nowhere", world.path("dangling.wasm")).unwrap();
     symlink("/dev/zero", world.path("device.wasm")).unwrap();
+    symlink(world.path("around.wasm"), world.path("around.wasm")).unwrap();
     let made = std::process::Command::new("mkfifo")
         .arg(world.path("pipe.wasm"))
         .status()
@@ -275,16 +319,18 @@ async fn what_is_no_regular_file() {
             .iter()
             .filter(|status| status.problem.is_some())
             .count()
-            == 4
+            == 5
     })
     .await;
     for name in ["folder.wasm", "device.wasm", "pipe.wasm"] {
         assert_eq!(world.problem(name), format!("`{name}` is not a regular file"));
     }
-    assert!(
-        world
-            .problem("dangling.wasm")
-            .starts_with("`dangling.wasm` cannot be read: ")
-    );
+    for name in ["dangling.wasm", "around.wasm"] {
+        let problem = world.problem(name);
+        assert!(
+            problem.starts_with(&format!("`{name}` cannot be read: ")),
+            "{problem}"
+        );
+    }
     assert_eq!(world.deliver("healthy").await.unwrap(), 1);
 }

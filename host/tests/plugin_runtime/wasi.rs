@@ -48,6 +48,13 @@ const ENVIRONMENT: Foreign = Foreign {
         (import "wasi:cli/environment@0.2.6" "get-arguments" (func $arguments (param i32)))"#,
 };
 
+/// A guest that ends itself.
+pub(crate) fn quitter(slug: &str) -> Guest {
+    let mut quitter = using(EXIT, "(call $exit (i32.const 0)) unreachable");
+    slug.clone_into(&mut quitter.slug);
+    quitter
+}
+
 fn using(foreign: Foreign, normalize: &str) -> Guest {
     let mut guest = guest("wasi").normalize(normalize);
     guest.foreign = vec![foreign];
@@ -116,9 +123,8 @@ async fn there_is_no_environment_and_there_are_no_arguments() {
 
 #[tokio::test]
 async fn an_exit_is_the_plugins_fault() {
-    let quitter = using(EXIT, "(call $exit (i32.const 0)) unreachable");
     assert_eq!(
-        fault(&quitter).await,
+        fault(&quitter("wasi")).await,
         "plugin `wasi@1.0.0` hit its limit `trap` in `normalize`: it called `exit`"
     );
 }

@@ -12,6 +12,7 @@ mod failures;
 )]
 mod guest;
 mod limits;
+mod quarantine;
 mod service;
 
 use std::{

@@ -1,0 +1,103 @@
+//! What operators and providers see of a plugin that keeps failing, over HTTP.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::{Answer, Host, guest::guest};
+
+/// Traps when the delivery has a body.
+const MOODY: &str = "(if (local.get $body_length) (then unreachable)) i32.const 768";
+
+const SETTINGS: &str = "allow_unsigned_by_default = true
+[plugins.quarantine]
+failures = 3
+first_rest_seconds = 1";
+
+impl Host {
+    async fn shown(&self, slug: &str) -> Value {
+        let plugins = self.get("/plugins").await.json();
+        let plugins = plugins["plugins"].as_array().unwrap();
+        plugins
+            .iter()
+            .find(|plugin| plugin["slug"] == slug)
+            .unwrap()
+            .clone()
+    }
+
+    /// Delivers until the answer has this status.
+    async fn until(&self, body: &'static str, status: u16) -> Answer {
+        let began = Instant::now();
+        loop {
+            let answer = self.post("/webhooks/moody", body).await;
+            if answer.status == status {
+                return answer;
+            }
+            assert!(began.elapsed() < Duration::from_secs(20), "{answer:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_plugin_that_keeps_failing_rests_is_shown_so_and_comes_back_by_itself() {
+    let host = Host::start(&[guest("moody").normalize(MOODY), guest("acme")], SETTINGS, "").await;
+    assert_eq!(host.post("/webhooks/moody", "").await.status, 200);
+    for _ in 0..3 {
+        let answer = host.post("/webhooks/moody", "x").await;
+        assert_eq!((answer.status, answer.code().as_str()), (502, "plugin_trapped"));
+        assert_eq!(answer.json()["error"]["limit"], "trap");
+    }
+    let answer = host.post("/webhooks/moody", "").await;
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (503, "plugin_unavailable")
+    );
+    assert_eq!(answer.json()["error"]["limit"], "quarantined");
+    assert_eq!(answer.headers["retry-after"], "1");
+
+    let shown = host.shown("moody").await;
+    assert_eq!(shown["state"], "quarantined");
+    assert_eq!(
+        shown["reason"],
+        "failed repeatedly, the latest by its limit `trap`"
+    );
+    assert!(shown["retry_after_seconds"].as_u64().unwrap() <= 1);
+    assert_eq!(shown["traps"], json!({ "trap": 3 }));
+    assert_eq!((&shown["deliveries"], &shown["events"]), (&json!(4), &json!(1)));
+    assert!(shown["p50_us"].as_u64().unwrap() <= shown["p99_us"].as_u64().unwrap());
+    assert_eq!(shown["memory_peak_bytes"], 131_072);
+    let metrics = host.get("/metrics").await.text;
+    for series in [
+        "sendflowr_plugin_quarantined{plugin=\"moody\"} 1",
+        "sendflowr_plugin_quarantined{plugin=\"acme\"} 0",
+        "sendflowr_plugin_deliveries_total{plugin=\"moody\"} 4",
+        "sendflowr_plugin_events_total{plugin=\"moody\"} 1",
+        "sendflowr_plugin_rejects_total{plugin=\"moody\"} 0",
+        "sendflowr_plugin_traps_total{plugin=\"moody\",limit=\"trap\"} 3",
+        "sendflowr_plugin_traps_total{plugin=\"moody\",limit=\"cpu_time\"} 0",
+        "sendflowr_plugin_call_duration_seconds_count{plugin=\"moody\"} 4",
+        "sendflowr_plugin_queue_wait_seconds_count{plugin=\"moody\"} 4",
+        "sendflowr_plugin_memory_peak_bytes{plugin=\"moody\"} 131072",
+    ] {
+        assert!(
+            metrics.contains(&format!("{series}\n")),
+            "no `{series}` in\n{metrics}"
+        );
+    }
+
+    // Another provider's deliveries are taken all the while.
+    assert_eq!(host.post("/webhooks/acme", "x").await.status, 200);
+    assert_eq!(host.shown("acme").await["state"], "serving");
+
+    // The first probe fails, the next finds it well.
+    assert_eq!(host.until("x", 502).await.code(), "plugin_trapped");
+    assert_eq!(host.shown("moody").await["state"], "quarantined");
+    host.until("", 200).await;
+    let shown = host.shown("moody").await;
+    assert_eq!(shown["state"], "serving");
+    assert_eq!(shown.get("reason"), None);
+    assert_eq!(shown["traps"], json!({ "trap": 4 }));
+    let metrics = host.get("/metrics").await.text;
+    assert!(metrics.contains("sendflowr_plugin_quarantined{plugin=\"moody\"} 0\n"));
+}
