@@ -111,18 +111,41 @@ impl Plugins {
 
     /// Loads one file without a folder, for tools. Blocks on the compiler.
     pub fn load_file(path: &Path, limits: &Limits) -> Result<Arc<Plugin>, PluginError> {
-        Self::load(path, Loader::for_file(limits)?)
+        PluginLoader::try_new(limits)?.load(path)
     }
 
     /// Like [`Plugins::load_file`], with code that counts the instructions it executes: the same number on every
     /// machine, in up to twice the time. For [`Plugin::measure`].
     pub fn load_counting(path: &Path, limits: &Limits) -> Result<Arc<Plugin>, PluginError> {
-        Self::load(path, Loader::counting(limits)?)
+        PluginLoader(Loader::counting(limits)?).load(path)
+    }
+}
+
+/// Loads files one after the other into one engine, without a folder, for tools.
+pub struct PluginLoader(Loader);
+
+impl std::fmt::Debug for PluginLoader {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("PluginLoader").finish_non_exhaustive()
+    }
+}
+
+impl PluginLoader {
+    /// A loader of plugins behind these fences.
+    ///
+    /// # Errors
+    /// [`PluginError::Host`] when this machine cannot run plugins.
+    pub fn try_new(limits: &Limits) -> Result<Self, PluginError> {
+        Loader::for_file(limits).map(Self)
     }
 
-    fn load(path: &Path, loader: Loader) -> Result<Arc<Plugin>, PluginError> {
-        let candidate = loader.candidate(path, || ())?;
-        let stats = loader.metrics.of(&candidate.descriptor.slug);
-        Ok(Arc::new(loader.plugin(candidate, stats)))
+    /// Loads one file. Blocks on the compiler.
+    ///
+    /// # Errors
+    /// [`PluginError::Load`] with the reason why it would not be served.
+    pub fn load(&self, path: &Path) -> Result<Arc<Plugin>, PluginError> {
+        let candidate = self.0.candidate(path, || ())?;
+        let stats = self.0.metrics.of(&candidate.descriptor.slug);
+        Ok(Arc::new(self.0.plugin(candidate, stats)))
     }
 }

@@ -61,6 +61,26 @@ pub(crate) struct Evidence<'a> {
     pub(crate) certificates: &'a dyn CertificateSource,
 }
 
+/// Whether these proofs make a delivery genuine by a secret of the account, for tools that have no plugin to ask.
+///
+/// # Errors
+/// [`Refusal`] of the first proof that does not hold.
+pub async fn is_genuine(
+    proofs: &[Proof],
+    descriptor: &Descriptor,
+    account: &Account,
+    request: &Request,
+    certificates: &dyn CertificateSource,
+) -> Result<bool, Refusal> {
+    let evidence = Evidence {
+        descriptor,
+        account,
+        request,
+        certificates,
+    };
+    Ok(check(proofs, &evidence).await? == Trust::Genuine)
+}
+
 /// Checks that all proofs hold, in their order, and says how far they go.
 pub(crate) async fn check(proofs: &[Proof], evidence: &Evidence<'_>) -> Result<Trust, Refusal> {
     if let [Proof::Handshake] = proofs {

@@ -1,0 +1,27 @@
+//! Loading of arbitrary bytes as a plugin: refused with a reason, or a plugin that the runtime can run.
+
+use std::{fs, path::PathBuf, sync::LazyLock};
+
+use host::plugin::{Limits, PluginLoader};
+use tempfile::TempDir;
+
+struct Bench {
+    loader: PluginLoader,
+    folder: TempDir,
+}
+
+static BENCH: LazyLock<Bench> = LazyLock::new(|| Bench {
+    loader: PluginLoader::try_new(&Limits::default()).expect("the engine can be made"),
+    folder: TempDir::new().expect("there is room"),
+});
+
+/// Loads the bytes, and hands what is a plugin a delivery.
+pub fn run(bytes: &[u8]) {
+    let path: PathBuf = BENCH.folder.path().join("plugin.wasm");
+    fs::write(&path, bytes).expect("there is room");
+    match BENCH.loader.load(&path) {
+        // It may hit any of its limits; what counts is that this process goes on.
+        Ok(plugin) => drop(plugin.measure(&super::service::request(b"{}"))),
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}
