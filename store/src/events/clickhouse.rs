@@ -10,7 +10,10 @@ mod error;
 mod rows;
 mod schema;
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use clickhouse::{Client, error::Error};
@@ -148,6 +151,19 @@ impl Events for ClickHouseEvents {
         .await?;
         // Newest first came the newest; told are the oldest first.
         history.into_iter().rev().collect()
+    }
+
+    async fn known(&self, ids: &[UniversalId]) -> Result<Vec<bool>, StoreError> {
+        let mut found: HashSet<String> = HashSet::new();
+        for some in ids.chunks(PEOPLE_PER_QUERY) {
+            let some: Vec<&str> = some.iter().map(UniversalId::as_str).collect();
+            let query = self
+                .client
+                .query("SELECT DISTINCT universal_id FROM email_events WHERE universal_id IN ?");
+            let people: Vec<String> = self.answer(query.bind(some).fetch_all()).await?;
+            found.extend(people);
+        }
+        Ok(ids.iter().map(|id| found.contains(id.as_str())).collect())
     }
 
     async fn sent_times(
