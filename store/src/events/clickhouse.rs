@@ -78,6 +78,12 @@ impl ClickHouseEvents {
         let client = client
             // Batches are made by the writer, and its word that a batch is stored must mean that.
             .with_setting("async_insert", "0")
+            // Replicated tables drop a block that they have seen lately; others only with a window that is set for it. With the
+            // block goes what the table's views would make of it. A batch is written again because its outcome is not
+            // known: its rows may be stored and the times of sending not. To store rows again changes nothing, to skip
+            // them may lose those times for good. Servers since 26 look at `deduplicate_insert` instead, and hand a block
+            // that they drop on to the views all the same. Inserts that the server gathers are not compared by default.
+            .with_setting("insert_deduplicate", "0")
             // A batch that catches up may span any number of months.
             .with_setting("max_partitions_per_insert_block", "0");
         Ok(Self {
