@@ -22,8 +22,8 @@ pub struct RawConsumerConfig {
     pub allow_anonymous: bool,
     /// `[consumer.tls]`: certificate and key to serve HTTPS with. Default: HTTP.
     pub tls: RawTlsConfig,
-    /// Most events in one write. 1 to 50,000, default 5,000: a backlog is worked off twice as fast as with 1,000, and one
-    /// write takes some ten megabytes.
+    /// Most events in one write. 1 to 50,000, default 5,000: a backlog is worked off twice as fast as with 1,000, and the
+    /// four batches in hand take some 20 MB each.
     pub batch_events: usize,
     /// Longest that an event waits for others to share its write. 1 to 10,000, default 200: several clicks of one
     /// visit fall together, and a lone event is visible within a second.

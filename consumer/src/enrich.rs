@@ -5,7 +5,7 @@ mod latency;
 mod machine;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     hash::{BuildHasher, RandomState},
 };
 
@@ -46,6 +46,12 @@ impl Enricher {
     /// Messages delivered in `batch` whose time of sending must be asked for.
     pub(crate) fn wanted_sent_times(&mut self, batch: &[Event]) -> Vec<MessageRef> {
         self.latency.learn_and_list_unknown(batch)
+    }
+
+    /// People in `batch` whose profiles may know when the mail was delivered that they opened or clicked, where the memory
+    /// does not.
+    pub(crate) fn wanted_profiles(&self, batch: &[Event]) -> BTreeSet<UniversalId> {
+        self.judge.unknown_deliveries(batch)
     }
 
     /// The findings on each event of `batch`. To be called once for each batch.

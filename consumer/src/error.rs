@@ -49,3 +49,13 @@ pub(crate) enum Interrupted {
     /// The consumer cannot go on.
     Fatal(ConsumerError),
 }
+
+impl Interrupted {
+    /// How a task ends that was interrupted: a shutdown is no failure.
+    pub(crate) fn outcome(ended: Result<(), Self>) -> Result<(), ConsumerError> {
+        match ended {
+            Ok(()) | Err(Self::Shutdown) => Ok(()),
+            Err(Self::Fatal(error)) => Err(error),
+        }
+    }
+}

@@ -1,30 +1,57 @@
 //! The first group: enriches events, stores them, keeps profiles current.
+//!
+//! Four stages, each a task that owns what it works with, pass batches on in order: while one batch is written, the one
+//! after it is enriched, the next is read, and the one before it is felt in profiles.
+//!
+//! ```text
+//! read, decode ──▶ look up, enrich ──▶ write ──▶ update profiles
+//!   ▲  commit                                          │
+//!   └──────────── what is stored and felt ◀────────────┘
+//! ```
+//!
+//! - **Order.** A stage takes one batch after the other, so that the findings on a batch follow from those before it, and
+//!   an event is stored before any profile knows it.
+//! - **Memory.** A batch takes one of [`IN_FLIGHT`] places before it is read and gives it back when it is through. While a
+//!   store is out of reach its stage holds its batch, and soon nothing more is read.
+//! - **Commits.** Offsets are committed by position: those of batches that are through, never of what was read ahead. The
+//!   last stage tells the first how far that is.
+//! - **End.** At shutdown the first stage stops reading, the others finish what they have and end one after the other, and
+//!   what came through is committed. A stage that cannot finish ends the others; what they have in hand is read again.
 
+mod prepare;
+mod profile_store;
 mod profiles;
+mod read;
 mod write;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     sync::Arc,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
-use event::{Event, EventType, Timestamp, TraceContext};
-use store::{bus::Record, events::StoredEvent};
+use event::{Event, Timestamp, UniversalId};
+use store::{
+    bus::{Progress, Record},
+    events::StoredEvent,
+};
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument;
+use tracing::Span;
 
 use crate::{
-    ConsumerConfig, ConsumerError, Dependencies, EVENTS_GROUP,
-    dead_letter::{Cause, DeadLetter},
-    decode::decode,
-    enrich::{Enricher, MessageRef},
-    error::Interrupted,
-    poll::{Reader, set_aside, trace_of},
-    recent::Recent,
-    retry::Attempts,
+    ConsumerConfig, ConsumerError, Dependencies, EVENTS_GROUP, dead_letter::DeadLetter, retry::Attempts,
 };
-use profiles::ProfileKeeper;
+
+/// Batches between being read and being felt in profiles: one for each stage, so that none waits for another's.
+const IN_FLIGHT: usize = 4;
+
+/// How often the last stage looks after profiles while no batch comes, and how long the first waits for records while none
+/// is in flight: soon for an operator who waits for a shutdown, seldom enough to cost nothing.
+const IDLE_WAIT: Duration = Duration::from_millis(500);
 
 /// Runs the group until `shutdown`.
 pub(crate) async fn run(
@@ -32,190 +59,102 @@ pub(crate) async fn run(
     dependencies: Dependencies,
     shutdown: CancellationToken,
 ) -> Result<(), ConsumerError> {
-    let mut pipeline = Pipeline {
-        enricher: Enricher::new(&config),
-        profiles: ProfileKeeper::new(&config, &dependencies),
-        stored: Recent::new(config.memory_entries),
-        config: &config,
-        dependencies: &dependencies,
-        shutdown: &shutdown,
+    let stop = shutdown.child_token();
+    let context = Context {
+        config,
+        dependencies,
+        stop: stop.clone(),
     };
-    match pipeline.consume().await {
-        Ok(never) => match never {},
-        Err(Interrupted::Shutdown) => Ok(()),
-        Err(Interrupted::Fatal(error)) => Err(error),
-    }
+    // No channel is ever full: there are no more batches than that.
+    let (to_prepare, decoded) = mpsc::channel(IN_FLIGHT);
+    let (to_write, prepared) = mpsc::channel(IN_FLIGHT);
+    let (to_profiles, written) = mpsc::channel(IN_FLIGHT);
+    let (to_commit, settled) = mpsc::channel(IN_FLIGHT);
+    // Dropping the set aborts its tasks.
+    let mut stages = JoinSet::new();
+    stages.spawn(read::run(context.clone(), to_prepare, settled));
+    stages.spawn(prepare::run(context.clone(), decoded, to_write));
+    stages.spawn(write::run(context.clone(), prepared, to_profiles));
+    stages.spawn(profiles::run(context, written, to_commit));
+    crate::join(stages, &stop).await
 }
 
-/// An event of the batch in hand and the record it came in.
-struct Incoming {
-    record: Record,
-    event: Event,
+/// What every stage has at hand.
+#[derive(Clone)]
+struct Context {
+    config: Arc<ConsumerConfig>,
+    dependencies: Dependencies,
+    stop: CancellationToken,
 }
 
-struct Pipeline<'a> {
-    config: &'a ConsumerConfig,
-    dependencies: &'a Dependencies,
-    shutdown: &'a CancellationToken,
-    enricher: Enricher,
-    profiles: ProfileKeeper,
-    /// Ids of events stored lately. Providers repeat deliveries within minutes: those repeats end here.
-    stored: Recent<u128, ()>,
-}
-
-impl Pipeline<'_> {
-    async fn consume(&mut self) -> Result<std::convert::Infallible, Interrupted> {
-        let Dependencies { bus, metrics, .. } = self.dependencies;
-        let mut reader =
-            Reader::join(bus.as_ref(), EVENTS_GROUP, self.config, metrics, self.shutdown).await?;
-        loop {
-            let records = reader.next_batch().await?;
-            if !records.is_empty() {
-                self.process(records).instrument(reader.span()).await?;
-            }
-            self.profiles.repair().await;
-            // What is committed is stored and felt in profiles; a successor need not look at it again.
-            if self.profiles.are_settled() {
-                reader.commit().await?;
-            }
-        }
-    }
-
-    /// Stores a batch and applies it to profiles.
-    async fn process(&mut self, records: Vec<Record>) -> Result<(), Interrupted> {
-        let Dependencies { bus, metrics, .. } = self.dependencies;
-        let started = Instant::now();
-        let oldest = records.iter().map(|record| record.appended_at).min();
-        let size = records.len();
-        let (incoming, mut letters) = self.decode(records);
-        let stored = self.store(incoming, &mut letters).await?;
-        let attempts = self.attempts("set_aside");
-        set_aside(bus.as_ref(), letters, metrics, attempts).await?;
-        for event in &stored {
-            if let Some(id) = numeric_id(event) {
-                self.stored.insert(id, ());
-            }
-        }
-        metrics.batch(size, started.elapsed());
-        if let Some(oldest) = oldest {
-            metrics.visible_after(Timestamp::from(SystemTime::now()).millis_since(oldest));
-        }
-        Ok(())
-    }
-
-    /// Reads the records; drops events that stand twice in the batch or were stored lately.
-    fn decode(&self, records: Vec<Record>) -> (Vec<Incoming>, Vec<DeadLetter>) {
-        let (mut incoming, mut letters) = (Vec::with_capacity(records.len()), Vec::new());
-        let mut in_batch = HashSet::with_capacity(records.len());
-        let mut repeats = 0;
-        for record in records {
-            match decode(&record) {
-                Ok(event) => {
-                    let stored_lately = numeric_id(&event).is_some_and(|id| self.stored.get(&id).is_some());
-                    if stored_lately || !in_batch.insert(event.event_id.clone()) {
-                        repeats += 1;
-                    } else {
-                        incoming.push(Incoming { record, event });
-                    }
-                }
-                Err(letter) => letters.push(letter),
-            }
-        }
-        self.dependencies.metrics.stored(0, repeats);
-        (incoming, letters)
-    }
-
-    /// Enriches and stores events, then applies them to profiles. Answers with what was stored; what never can be is
-    /// added to `letters`.
-    async fn store(
-        &mut self,
-        incoming: Vec<Incoming>,
-        letters: &mut Vec<DeadLetter>,
-    ) -> Result<Vec<Event>, Interrupted> {
-        if incoming.is_empty() {
-            return Ok(Vec::new());
-        }
-        let (records, batch): (Vec<Record>, Vec<Event>) = incoming
-            .into_iter()
-            .map(|Incoming { record, event }| (record, event))
-            .unzip();
-        let enriching = async {
-            let known = self.profiles.load(&batch).await;
-            let wanted = self.enricher.wanted_sent_times(&batch);
-            let sent_times = self.sent_times(wanted).await?;
-            let findings = self.enricher.enrich(&batch, &sent_times, &known);
-            Ok::<_, Interrupted>((known, findings))
-        };
-        let (known, findings) = enriching.instrument(tracing::debug_span!("enrich")).await?;
-        let Dependencies { events, metrics, .. } = self.dependencies;
-        let mut rows = Vec::with_capacity(batch.len());
-        for ((event, mut enrichment), record) in batch.into_iter().zip(findings).zip(&records) {
-            if matches!(event.event_type, EventType::Opened | EventType::Clicked) {
-                metrics.judged(event.event_type, enrichment.machine);
-            }
-            enrichment.trace_id = trace_of(record).map(TraceContext::trace_id);
-            rows.push(StoredEvent { event, enrichment });
-        }
-        let attempts = self.attempts("write");
-        let written = write::write(events.as_ref(), &rows, attempts)
-            .instrument(tracing::debug_span!("write", rows = rows.len()))
-            .await?;
-        metrics.stored(written.report.inserted, written.report.duplicates);
-        for (index, message) in &written.refused {
-            letters.push(DeadLetter::new(
-                &records[*index],
-                Cause::StoreRejected,
-                message.clone(),
-            ));
-        }
-        // From the last to the first, so that the places of those before stay what they are.
-        for (index, _) in written.refused.iter().rev() {
-            rows.remove(*index);
-        }
-        // Only after the write: whoever rebuilds a profile from history from here on sees these events.
-        self.profiles
-            .apply(&rows, known, written.report.duplicates > 0)
-            .instrument(tracing::debug_span!("profiles"))
-            .await;
-        Ok(rows.into_iter().map(|row| row.event).collect())
-    }
-
-    /// When messages were sent, as far as the event store knows.
-    async fn sent_times(
-        &self,
-        wanted: Vec<MessageRef>,
-    ) -> Result<HashMap<MessageRef, Timestamp>, Interrupted> {
-        if wanted.is_empty() {
-            return Ok(HashMap::new());
-        }
-        let mut attempts = self.attempts("sent_times");
-        loop {
-            match self.dependencies.events.sent_times(&wanted).await {
-                Ok(times) => {
-                    attempts.succeeded();
-                    let known = wanted.into_iter().zip(times);
-                    return Ok(known
-                        .filter_map(|(message, time)| Some((message, time?)))
-                        .collect());
-                }
-                Err(error) => {
-                    if let Some(refusal) = attempts.failed(error).await? {
-                        tracing::warn!(error = %refusal, "the event store refuses to tell when messages were sent");
-                        return Ok(HashMap::new());
-                    }
-                }
-            }
-        }
-    }
-
+impl Context {
     fn attempts(&self, operation: &'static str) -> Attempts<'_> {
         Attempts::new(
-            self.config,
+            &self.config,
             &self.dependencies.metrics,
-            self.shutdown,
+            &self.stop,
             EVENTS_GROUP,
             operation,
         )
+    }
+}
+
+/// What goes with a batch from the first stage to the last.
+struct Ticket {
+    progress: Progress,
+    span: Span,
+    read_at: Instant,
+    records: usize,
+    /// When the oldest of its records was appended.
+    oldest: Option<Timestamp>,
+    /// Given back with the ticket.
+    _place: OwnedSemaphorePermit,
+}
+
+/// A batch that was read: events, each with its record, and what is none.
+struct Decoded {
+    ticket: Ticket,
+    records: Vec<Record>,
+    events: Vec<Event>,
+    letters: Vec<DeadLetter>,
+}
+
+/// A batch with the findings on its events, each still with its record.
+struct Prepared {
+    ticket: Ticket,
+    records: Vec<Record>,
+    rows: Vec<StoredEvent>,
+    letters: Vec<DeadLetter>,
+    /// People of whom this batch has all events that there are.
+    strangers: HashSet<UniversalId>,
+}
+
+/// A batch that is stored, but for the events that the store will never take.
+struct Written {
+    ticket: Ticket,
+    rows: Vec<StoredEvent>,
+    strangers: HashSet<UniversalId>,
+    /// Whether some of it was stored earlier.
+    has_repeats: bool,
+    /// Ids of events that were set aside.
+    refused: Vec<u128>,
+}
+
+/// What is stored and felt in profiles, since the last of these.
+struct Settled {
+    progress: Progress,
+    span: Span,
+    /// Ids of events that were set aside.
+    refused: Vec<u128>,
+}
+
+impl Default for Settled {
+    fn default() -> Self {
+        Self {
+            progress: Progress::default(),
+            span: Span::none(),
+            refused: Vec::new(),
+        }
     }
 }
 

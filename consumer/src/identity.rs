@@ -7,12 +7,13 @@ use std::{
     collections::HashSet,
     hash::{BuildHasher, RandomState},
     sync::Arc,
+    time::Duration,
 };
 
 use event::Event;
 use store::identity::{Identities, Sighting};
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 use crate::{
     ConsumerConfig, ConsumerError, Dependencies, IDENTITY_GROUP,
@@ -23,17 +24,17 @@ use crate::{
     retry::Attempts,
 };
 
+/// Longest wait for the first record of a batch: bounds how long an idle consumer takes to notice a shutdown.
+const IDLE_WAIT: Duration = Duration::from_millis(500);
+
 /// Runs the group until `shutdown`.
 pub(crate) async fn run(
     config: Arc<ConsumerConfig>,
     dependencies: Dependencies,
     shutdown: CancellationToken,
 ) -> Result<(), ConsumerError> {
-    match consume(&config, &dependencies, &shutdown).await {
-        Ok(never) => match never {},
-        Err(Interrupted::Shutdown) => Ok(()),
-        Err(Interrupted::Fatal(error)) => Err(error),
-    }
+    let Err(interrupted) = consume(&config, &dependencies, &shutdown).await;
+    Interrupted::outcome(Err(interrupted))
 }
 
 async fn consume(
@@ -53,20 +54,28 @@ async fn consume(
         fingerprints: RandomState::new(),
     };
     loop {
-        let records = reader.next_batch().await?;
+        let Some(batch) = reader.next_batch(IDLE_WAIT).await? else {
+            reader.commit(&Span::none()).await?;
+            continue;
+        };
         // What cannot be read is set aside by the events group.
-        let events: Vec<Event> = records.iter().filter_map(|record| decode(record).ok()).collect();
+        let events: Vec<Event> = batch
+            .records
+            .iter()
+            .filter_map(|record| decode(record).ok())
+            .collect();
         let sightings: Vec<Sighting> = known.news(&events);
         let attempts = Attempts::new(config, metrics, shutdown, IDENTITY_GROUP, "record");
         if !sightings.is_empty() {
-            let span = tracing::debug_span!(parent: reader.span(), "write", sightings = sightings.len());
+            let span = tracing::debug_span!(parent: &batch.span, "write", sightings = sightings.len());
             record(identities.as_ref(), &sightings, attempts)
                 .instrument(span)
                 .await?;
         }
         known.remember(&sightings);
         metrics.sightings(sightings.len(), events.len() - sightings.len());
-        reader.commit().await?;
+        reader.dealt_with(&batch.progress);
+        reader.commit(&batch.span).await?;
     }
 }
 

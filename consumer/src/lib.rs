@@ -47,10 +47,10 @@ pub struct Dependencies {
     pub metrics: Metrics,
 }
 
-/// Consumes until `shutdown` is cancelled, then finishes the batch in hand, commits and returns.
+/// Consumes until `shutdown` is cancelled, then finishes the batches in hand, commits and returns.
 ///
-/// Outages are waited out: the batch in hand is held, nothing more is read, and nothing is committed before it is
-/// stored. When `shutdown` comes during an outage the batch is left uncommitted, to be read again at the next start.
+/// Outages are waited out: the batches in hand are held, nothing more is read, and nothing is committed before it is
+/// stored. When `shutdown` comes during an outage they are left uncommitted, to be read again at the next start.
 /// Dropping the future is safe at any point for the same reason.
 ///
 /// # Errors
@@ -72,6 +72,15 @@ pub async fn run(
         dependencies.metrics,
         stop.clone(),
     ));
+    join(tasks, &stop).await
+}
+
+/// Waits for all tasks; the first that ends stops the others. Answers with the first failure: it is the cause, later ones
+/// may follow from it.
+async fn join(
+    mut tasks: JoinSet<Result<(), ConsumerError>>,
+    stop: &CancellationToken,
+) -> Result<(), ConsumerError> {
     let mut result = Ok(());
     while let Some(ended) = tasks.join_next().await {
         let ended = match ended {
@@ -80,7 +89,6 @@ pub async fn run(
             Err(failure) => unreachable!("no task is aborted while the set is read: {failure}"),
         };
         stop.cancel();
-        // The first failure is the cause, later ones may follow from it.
         result = result.and(ended);
     }
     result

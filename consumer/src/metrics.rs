@@ -127,7 +127,7 @@ impl Metrics {
         let seconds = Unit::Seconds;
         consumer.register_with_unit(
             "batch",
-            "Time to enrich and store one batch, outages included",
+            "Time from reading a batch to its effect on profiles, outages included",
             seconds.clone(),
             batch_seconds.clone(),
         );

@@ -5,7 +5,7 @@ use std::time::Duration;
 use event::{TRACE_HEADER, TraceContext};
 use store::{
     StoreError,
-    bus::{Bus, EVENTS_TOPIC, Record, Subscription},
+    bus::{Bus, EVENTS_TOPIC, Progress, Record, Subscription},
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -17,10 +17,6 @@ use crate::{
     retry::Attempts,
 };
 
-/// Longest wait for the first record of a batch. A poll is never given up half way, because a commit covers all that
-/// polls have taken; so this bounds how long an idle consumer takes to notice a shutdown.
-const IDLE_WAIT: Duration = Duration::from_millis(500);
-
 /// A member of one consumer group over the events topic.
 pub(crate) struct Reader<'a> {
     subscription: Box<dyn Subscription>,
@@ -28,12 +24,19 @@ pub(crate) struct Reader<'a> {
     metrics: &'a Metrics,
     shutdown: &'a CancellationToken,
     group: &'static str,
-    /// Whether anything was read since the last commit.
-    uncommitted: bool,
+    /// Dealt with and not committed.
+    due: Progress,
     /// Whether the last commit failed.
     commit_failed: bool,
-    /// Of the batch in hand, until it is committed.
-    span: Span,
+}
+
+/// Records that were read together.
+pub(crate) struct ReadBatch {
+    pub(crate) records: Vec<Record>,
+    /// What is dealt with when they are.
+    pub(crate) progress: Progress,
+    /// Of the work on them.
+    pub(crate) span: Span,
 }
 
 /// The trace of the delivery that a record tells of.
@@ -61,9 +64,8 @@ impl<'a> Reader<'a> {
                         metrics,
                         shutdown,
                         group,
-                        uncommitted: false,
+                        due: Progress::default(),
                         commit_failed: false,
-                        span: Span::none(),
                     });
                 }
                 Err(error) => {
@@ -75,18 +77,18 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The next batch: full, or as much as came within the batch's time after its first record. Empty when nothing
-    /// comes for a while.
+    /// The next batch: full, or as much as came within the batch's time after its first record. `None` when no record
+    /// comes for as long as `wait`. It may not be given up half way: what it has read would be lost until the next start.
     ///
     /// # Errors
     /// [`Interrupted::Shutdown`] when shutdown came and no record is in hand.
-    pub(crate) async fn next_batch(&mut self) -> Result<Vec<Record>, Interrupted> {
+    pub(crate) async fn next_batch(&mut self, wait: Duration) -> Result<Option<ReadBatch>, Interrupted> {
         let mut attempts = Attempts::new(self.config, self.metrics, self.shutdown, self.group, "poll");
-        let mut batch: Vec<Record> = loop {
+        let mut records: Vec<Record> = loop {
             if self.shutdown.is_cancelled() {
                 return Err(Interrupted::Shutdown);
             }
-            match self.subscription.poll(self.config.batch_events, IDLE_WAIT).await {
+            match self.subscription.poll(self.config.batch_events, wait).await {
                 Ok(records) => {
                     attempts.succeeded();
                     break records;
@@ -98,11 +100,10 @@ impl<'a> Reader<'a> {
                 }
             }
         };
-        if batch.is_empty() {
-            return Ok(batch);
+        if records.is_empty() {
+            return Ok(None);
         }
-        self.uncommitted = true;
-        self.span = tracing::debug_span!(
+        let span = tracing::debug_span!(
             "batch",
             otel.name = "process email-events",
             otel.kind = "consumer",
@@ -111,16 +112,19 @@ impl<'a> Reader<'a> {
             messaging.consumer.group.name = self.group,
             messaging.batch.message_count = tracing::field::Empty,
         );
-        let read = tracing::debug_span!(parent: &self.span, "read");
-        self.fill(&mut batch).instrument(read).await;
-        self.span.record("messaging.batch.message_count", batch.len());
-        listener::link(&self.span, batch.iter().filter_map(trace_of));
-        Ok(batch)
-    }
-
-    /// The span of the batch in hand.
-    pub(crate) fn span(&self) -> Span {
-        self.span.clone()
+        let read = tracing::debug_span!(parent: &span, "read");
+        self.fill(&mut records).instrument(read).await;
+        span.record("messaging.batch.message_count", records.len());
+        listener::link(&span, records.iter().filter_map(trace_of));
+        let mut progress = Progress::default();
+        for record in &records {
+            progress.note(&record.position);
+        }
+        Ok(Some(ReadBatch {
+            records,
+            progress,
+            span,
+        }))
     }
 
     /// Adds to a batch what comes within its time.
@@ -143,16 +147,26 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Commits what was read, if anything was since the last commit. One that fails is made good by the next call; until
-    /// then the worst is that records are read twice.
-    pub(crate) async fn commit(&mut self) -> Result<(), Interrupted> {
-        if !self.uncommitted {
+    /// Notes that these records are dealt with; the next commit covers them.
+    pub(crate) fn dealt_with(&mut self, progress: &Progress) {
+        self.due.merge(progress);
+    }
+
+    /// Commits what is dealt with, if anything is since the last commit. One that fails is made good by the next call;
+    /// until then the worst is that records are read twice.
+    pub(crate) async fn commit(&mut self, span: &Span) -> Result<(), Interrupted> {
+        if self.due.is_empty() {
             return Ok(());
         }
-        let committing = tracing::debug_span!(parent: &self.span, "commit");
-        let Err(error) = self.subscription.commit().instrument(committing).await else {
-            self.span = Span::none();
-            (self.uncommitted, self.commit_failed) = (false, false);
+        let committing = tracing::debug_span!(parent: span, "commit");
+        let committed = self
+            .subscription
+            .commit_through(&self.due)
+            .instrument(committing)
+            .await;
+        let Err(error) = committed else {
+            self.due = Progress::default();
+            self.commit_failed = false;
             return Ok(());
         };
         self.metrics.retried(self.group, "commit");

@@ -235,13 +235,16 @@ impl Event {
         struct Version {
             schema_version: u16,
         }
-        let Version { schema_version } = serde_json::from_slice(bytes)?;
-        if schema_version > SCHEMA_VERSION {
-            return Err(UnsupportedSchema::TooNew {
-                found: schema_version,
-            });
+        // Nearly all are of this version: the text is only gone through a second time when something is wrong with it.
+        let read: Result<Self, serde_json::Error> = serde_json::from_slice(bytes);
+        let found = match &read {
+            Ok(event) => event.schema_version,
+            Err(_) => serde_json::from_slice::<Version>(bytes)?.schema_version,
+        };
+        if found > SCHEMA_VERSION {
+            return Err(UnsupportedSchema::TooNew { found });
         }
-        Ok(serde_json::from_slice(bytes)?)
+        Ok(read?)
     }
 }
 

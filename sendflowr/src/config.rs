@@ -153,6 +153,17 @@ mod tests {
     }
 
     #[test]
+    fn the_documented_way_to_kafka_by_tls_and_sasl_is_accepted() {
+        let guide = include_str!("../../docs/deployment.md");
+        let (_, section) = guide.split_once("## Kafka by TLS and SASL").unwrap();
+        let (_, block) = section.split_once("```toml\n").unwrap();
+        let (block, _) = block.split_once("```").unwrap();
+        // What stands in the files is not what is documented.
+        let config = parse(block.replace("_file = ", " = ").parse().unwrap()).unwrap();
+        store::bus::KafkaConfig::try_from(config.kafka).unwrap();
+    }
+
+    #[test]
     fn every_documented_name_sets_a_key_that_exists() {
         for name in environment::NAMES {
             let value = if name.key.ends_with("port") { "1" } else { "x" };

@@ -61,6 +61,46 @@ pub struct Position {
     pub offset: u64,
 }
 
+/// How far records have been dealt with: in each partition all those before an offset.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Progress(BTreeMap<String, BTreeMap<u32, u64>>);
+
+impl Progress {
+    /// Notes that the record at `position` is dealt with, and all before it in its partition.
+    pub fn note(&mut self, position: &Position) {
+        self.advance(&position.topic, position.partition, position.offset + 1);
+    }
+
+    /// Takes in what `other` has dealt with.
+    pub fn merge(&mut self, other: &Self) {
+        for (topic, partitions) in &other.0 {
+            for (partition, next) in partitions {
+                self.advance(topic, *partition, *next);
+            }
+        }
+    }
+
+    /// The first offset of a partition that is not dealt with; `None` where nothing is.
+    pub fn next(&self, topic: &str, partition: u32) -> Option<u64> {
+        self.0.get(topic)?.get(&partition).copied()
+    }
+
+    /// Whether nothing is dealt with.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn advance(&mut self, topic: &str, partition: u32, next: u64) {
+        // Looked up first: records come by the thousand, and most are of a topic that is there.
+        let partitions = match self.0.get_mut(topic) {
+            Some(partitions) => partitions,
+            None => self.0.entry(topic.to_owned()).or_default(),
+        };
+        let known = partitions.entry(partition).or_default();
+        *known = next.max(*known);
+    }
+}
+
 /// How far a group is behind in one partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lag {
@@ -121,6 +161,14 @@ pub trait Subscription: Send {
     /// [`StoreError`] when it could not be committed, or the partitions have moved to another member meanwhile; the
     /// records are then read again.
     async fn commit(&mut self) -> Result<(), StoreError>;
+
+    /// Commits what `progress` covers of the records that [`Subscription::poll`] has returned, and nothing beyond: what was
+    /// read ahead stays uncommitted. Records of a partition that has moved meanwhile, also of one that came back, count as
+    /// not returned before they are returned again.
+    ///
+    /// # Errors
+    /// As [`Subscription::commit`].
+    async fn commit_through(&mut self, progress: &Progress) -> Result<(), StoreError>;
 
     /// Goes back to the committed offsets: the next poll returns again what was not committed.
     ///

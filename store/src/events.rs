@@ -114,6 +114,12 @@ pub trait Events: Send + Sync {
         limit: usize,
     ) -> Result<Vec<StoredEvent>, StoreError>;
 
+    /// Whether any event of each of these people is stored, in their order.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store cannot be read.
+    async fn known(&self, ids: &[UniversalId]) -> Result<Vec<bool>, StoreError>;
+
     /// When the messages of these (universal id, message id) pairs were sent; `None` where no sent event is stored.
     ///
     /// # Errors

@@ -34,6 +34,11 @@ impl Role {
     pub fn resident_kb(&self) -> u64 {
         crate::resident_kb(&self.child)
     }
+
+    /// Processor time, in seconds, that it has taken.
+    pub fn cpu_seconds(&self) -> f64 {
+        crate::cpu_seconds(self.child.id())
+    }
 }
 
 impl Drop for Role {

@@ -271,8 +271,9 @@ fn status() -> anyhow::Result<()> {
     };
     for running in &state.running {
         let is = if is_up(&state, running) { "up" } else { "down" };
+        let pid = running.pid.map(|pid| format!("  pid {pid}")).unwrap_or_default();
         say(&format!(
-            "{:11} {is:5} {}",
+            "{:11} {is:5} {}{pid}",
             running.service.name(),
             running.address
         ));

@@ -22,7 +22,10 @@ mod visit;
 #[cfg(test)]
 mod traffic;
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    net::IpAddr,
+};
 
 use event::{Event, EventType, Timestamp, UniversalId, profile::Profile};
 
@@ -92,6 +95,28 @@ impl Judge {
             neighbours: Recent::new(entries),
             habits: Recent::new(entries),
         }
+    }
+
+    /// People in `batch` who opened or clicked a mail whose delivery is not remembered.
+    pub(super) fn unknown_deliveries(&self, batch: &[Event]) -> BTreeSet<UniversalId> {
+        let delivered = batch
+            .iter()
+            .filter(|event| event.event_type == EventType::Delivered)
+            .filter_map(|event| self.message_key(event));
+        let delivered: HashSet<u64> = delivered.collect();
+        let mut people = BTreeSet::new();
+        for event in batch {
+            if !matches!(event.event_type, EventType::Opened | EventType::Clicked) {
+                continue;
+            }
+            let Some(key) = self.message_key(event) else {
+                continue;
+            };
+            if self.delivered.get(&key).is_none() && !delivered.contains(&key) {
+                people.insert(event.universal_id.clone());
+            }
+        }
+        people
     }
 
     /// A verdict for each event of `batch`; people's profiles know deliveries that this memory does not.

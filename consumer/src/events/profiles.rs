@@ -1,6 +1,6 @@
-//! Keeps profiles current without ever holding up events.
+//! The last stage: keeps profiles current without ever holding up events.
 //!
-//! The profile store is a cache. Six rules keep what it says true:
+//! The profile store is a cache. Seven rules keep what it says true:
 //! 1. **Only consumers write.** A reader that misses a profile rebuilds it from history for its own use and does not put
 //!    it: between its look at the history and its put the consumer may have put a newer one, which would be lost. Two
 //!    consumers may hold one person for a moment, while partitions move; an engine that several processes share must
@@ -20,24 +20,25 @@
 //! the first one. So when a batch held events that were stored already, its profiles are rebuilt from history too.
 
 use std::{
-    collections::{BTreeSet, HashMap},
-    future::Future,
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
-use event::{Event, Timestamp, UniversalId, profile::Profile};
+use event::{Timestamp, UniversalId, profile::Profile};
 use store::{
     StoreError,
     events::{Events, StoredEvent},
-    profiles::Profiles,
 };
-use tokio::{task::JoinHandle, time::Instant};
+use tokio::{
+    sync::mpsc,
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
+use tracing::Instrument;
 
-use crate::{
-    ConsumerConfig, Dependencies, Metrics,
-    retry::{jittered, pause},
-};
+use super::{Context, IDLE_WAIT, Settled, Written, profile_store::ProfileStore};
+use crate::{ConsumerError, Dependencies, Metrics};
 
 /// People whose history is read in one query. Few enough that a query stays short, enough that a batch of strangers
 /// takes a handful of queries and not a thousand: the rows of strangers lie together, and a query costs some milliseconds
@@ -57,19 +58,38 @@ const MAX_STALE: usize = 100_000;
 /// most that is planned for is read in less than three.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// Longest pause between two attempts in an outage, however patient the configuration is with other stores. Until the
-/// stale profiles are rebuilt, a store that was merely out of reach tells readers old ones.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-
 /// Stale people rebuilt between two batches, so that repair does not hold up events.
 const REPAIRS_AT_ONCE: usize = 200;
 
+pub(super) async fn run(
+    context: Context,
+    mut batches: mpsc::Receiver<Written>,
+    settled: mpsc::Sender<Settled>,
+) -> Result<(), ConsumerError> {
+    let mut keeper = ProfileKeeper::new(&context);
+    let mut due = Settled::default();
+    loop {
+        match timeout(IDLE_WAIT, batches.recv()).await {
+            Ok(Some(batch)) => keeper.take(batch, &mut due).await,
+            Ok(None) => return Ok(()),
+            Err(_) => {}
+        }
+        keeper.repair().await;
+        // What is committed is stored and felt in profiles; a successor need not look at it again.
+        if keeper.are_settled() && !due.progress.is_empty() {
+            let through = std::mem::take(&mut due);
+            if settled.send(through).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+}
+
 /// Updates profiles after events are stored.
-pub(super) struct ProfileKeeper {
-    store: Arc<dyn Profiles>,
+struct ProfileKeeper {
+    store: ProfileStore,
     history: Arc<dyn Events>,
     metrics: Metrics,
-    config: ConsumerConfig,
     stale: BTreeSet<UniversalId>,
     stale_since: Option<Instant>,
     /// Whether profiles lack events and nobody knows which. The store is then neither read nor written before it has
@@ -77,71 +97,68 @@ pub(super) struct ProfileKeeper {
     lost_track: bool,
     /// The work of forgetting. It goes through the whole store, so events do not wait for it.
     forgetting: Option<JoinHandle<Result<(), StoreError>>>,
-    failures: u32,
-    /// While an outage lasts: when to try again. Until then the store is not asked, so that its time-outs do not slow
-    /// events down.
-    closed_until: Option<Instant>,
-}
-
-/// Why profiles could not be read or put.
-#[derive(Debug, thiserror::Error)]
-enum ProfileFailure {
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error("no answer within {0:?}")]
-    TimedOut(Duration),
 }
 
 impl ProfileKeeper {
-    pub(super) fn new(config: &ConsumerConfig, dependencies: &Dependencies) -> Self {
+    fn new(context: &Context) -> Self {
+        let Dependencies { events, metrics, .. } = &context.dependencies;
         Self {
-            store: dependencies.profiles.clone(),
-            history: dependencies.events.clone(),
-            metrics: dependencies.metrics.clone(),
-            config: config.clone(),
+            store: ProfileStore::new(&context.config, &context.dependencies),
+            history: events.clone(),
+            metrics: metrics.clone(),
             stale: BTreeSet::new(),
             stale_since: None,
             lost_track: false,
             forgetting: None,
-            failures: 0,
-            closed_until: None,
         }
     }
 
-    /// The profiles of the people in `batch` that are there. None at all when the store does not answer.
-    pub(super) async fn load(&mut self, batch: &[Event]) -> HashMap<UniversalId, Profile> {
-        if self.lost_track {
-            return HashMap::new();
+    /// Applies a batch to the profiles of its people, and adds it to what is `due` to be committed.
+    async fn take(&mut self, batch: Written, due: &mut Settled) {
+        let Written {
+            ticket,
+            rows,
+            strangers,
+            has_repeats,
+            refused,
+        } = batch;
+        let span = tracing::debug_span!(parent: &ticket.span, "profiles");
+        self.apply(&rows, &strangers, has_repeats).instrument(span).await;
+        self.metrics.batch(ticket.records, ticket.read_at.elapsed());
+        if let Some(oldest) = ticket.oldest {
+            let now = Timestamp::from(SystemTime::now());
+            self.metrics.visible_after(now.millis_since(oldest));
         }
-        let people: BTreeSet<&UniversalId> = batch.iter().map(|event| &event.universal_id).collect();
-        let ids: Vec<UniversalId> = people.into_iter().cloned().collect();
-        let store = self.store.clone();
-        let Some(found) = self.call(store.get(&ids)).await else {
-            return HashMap::new();
-        };
-        ids.into_iter()
-            .zip(found)
-            .filter_map(|(id, profile)| Some((id, profile?)))
-            .collect()
+        due.progress.merge(&ticket.progress);
+        due.span = ticket.span.clone();
+        due.refused.extend(refused);
     }
 
-    /// Applies stored events to the profiles of their people. `known` are those that [`ProfileKeeper::load`] found;
-    /// `rebuild` tells that some of the events were stored earlier.
-    pub(super) async fn apply(
-        &mut self,
-        batch: &[StoredEvent],
-        mut known: HashMap<UniversalId, Profile>,
-        rebuild: bool,
-    ) {
-        if self.lost_track {
+    /// Applies stored events to the profiles of their people. Nothing but this batch is known of `strangers`; `rebuild`
+    /// tells that some of the events were stored earlier.
+    async fn apply(&mut self, batch: &[StoredEvent], strangers: &HashSet<UniversalId>, rebuild: bool) {
+        if self.lost_track || batch.is_empty() {
             return;
         }
         let people: BTreeSet<&UniversalId> = batch.iter().map(|stored| &stored.event.universal_id).collect();
-        if self.closed() {
+        if self.store.is_closed() {
             self.remember_stale(people.into_iter().cloned());
             return;
         }
-        known.retain(|id, _| !rebuild && people.contains(id) && !self.stale.contains(id));
+        let asked: Vec<UniversalId> = people
+            .iter()
+            .filter(|id| !rebuild && !self.stale.contains(**id))
+            .map(|id| (*id).clone())
+            .collect();
+        let Some(mut known) = self.store.get(&asked).await else {
+            self.remember_stale(people.into_iter().cloned());
+            return;
+        };
+        for id in asked {
+            if strangers.contains(&id) {
+                known.entry(id).or_default();
+            }
+        }
         for stored in batch {
             if let Some(profile) = known.get_mut(&stored.event.universal_id) {
                 profile.apply(&stored.event, stored.enrichment.machine);
@@ -158,20 +175,20 @@ impl ProfileKeeper {
     }
 
     /// Whether everything taken in so far is in the profiles, or is never going to be.
-    pub(super) fn are_settled(&self) -> bool {
+    fn are_settled(&self) -> bool {
         self.stale.is_empty()
     }
 
     /// Rebuilds some of the profiles known to be stale, if there are any and the store can be asked; or sees to it that
     /// the store forgets all of them.
-    pub(super) async fn repair(&mut self) {
+    async fn repair(&mut self) {
         if self.lost_track {
             self.forget_all().await;
             return;
         }
         if self.stale_since.is_some_and(|since| since.elapsed() > PATIENCE) {
             self.lose_track();
-        } else if !self.stale.is_empty() && !self.closed() {
+        } else if !self.stale.is_empty() && !self.store.is_closed() {
             let some: Vec<UniversalId> = self.stale.iter().take(REPAIRS_AT_ONCE).cloned().collect();
             self.rebuild(some).await;
         }
@@ -187,14 +204,15 @@ impl ProfileKeeper {
             {
                 Ok(()) => {
                     tracing::info!("all profiles are forgotten; each is made again from events");
-                    (self.lost_track, self.failures, self.closed_until) = (false, 0, None);
+                    self.lost_track = false;
+                    self.store.succeeded();
                     self.metrics.profiles_stale(0);
                 }
-                Err(error) => self.failed(&error.into()),
+                Err(error) => self.store.failed(&error.into()),
             },
-            None if self.closed() => {}
+            None if self.store.is_closed() => {}
             None => {
-                let store = self.store.clone();
+                let store = self.store.inner();
                 self.forgetting = Some(tokio::spawn(async move { store.clear().await }));
             }
         }
@@ -207,7 +225,7 @@ impl ProfileKeeper {
             if self.lost_track {
                 return;
             }
-            if self.closed() {
+            if self.store.is_closed() {
                 self.remember_stale(some.iter().cloned());
                 continue;
             }
@@ -217,7 +235,7 @@ impl ProfileKeeper {
                     self.put(rebuilt).await;
                 }
                 Err(error) => {
-                    self.failed(&error.into());
+                    self.store.failed(&error.into());
                     self.remember_stale(some.iter().cloned());
                 }
             }
@@ -255,8 +273,7 @@ impl ProfileKeeper {
         if profiles.is_empty() {
             return;
         }
-        let store = self.store.clone();
-        let done = self.call(store.put(&profiles)).await.is_some();
+        let done = self.store.put(&profiles).await.is_some();
         let people = profiles.into_iter().map(|(id, _)| id);
         if done {
             for id in people {
@@ -268,42 +285,6 @@ impl ProfileKeeper {
             self.metrics.profiles_stale(self.stale.len());
         } else {
             self.remember_stale(people);
-        }
-    }
-
-    /// Whether an outage was met so lately that the store is not asked again yet.
-    fn closed(&self) -> bool {
-        self.closed_until.is_some_and(|until| Instant::now() < until)
-    }
-
-    /// The store's answer, or `None` when it fails, is late or is not asked.
-    async fn call<T>(&mut self, answer: impl Future<Output = Result<T, StoreError>>) -> Option<T> {
-        if self.closed() {
-            return None;
-        }
-        let limit = self.config.profile_timeout;
-        let failure = match tokio::time::timeout(limit, answer).await {
-            Ok(Ok(answer)) => {
-                if self.failures > 0 {
-                    tracing::info!(profiles.stale = self.stale.len(), "the profile store works again");
-                }
-                (self.failures, self.closed_until) = (0, None);
-                return Some(answer);
-            }
-            Ok(Err(error)) => ProfileFailure::Store(error),
-            Err(_) => ProfileFailure::TimedOut(limit),
-        };
-        self.failed(&failure);
-        None
-    }
-
-    fn failed(&mut self, error: &ProfileFailure) {
-        self.failures = self.failures.saturating_add(1);
-        self.metrics.profile_failed();
-        let pause = pause(&self.config, self.failures).min(LONGEST_PAUSE);
-        self.closed_until = Some(Instant::now() + jittered(pause));
-        if self.failures == 1 {
-            tracing::warn!(%error, "profiles cannot be updated; events are stored all the same");
         }
     }
 

@@ -1,27 +1,100 @@
-//! Writing a batch, whatever is in it.
+//! The third stage: writes a batch, whatever is in it.
 
 use store::events::{Events, StoredEvent, WriteReport};
+use tokio::sync::mpsc;
+use tracing::Instrument;
 
-use crate::{error::Interrupted, retry::Attempts};
+use super::{Context, Prepared, Written, numeric_id};
+use crate::{
+    ConsumerError,
+    dead_letter::{Cause, DeadLetter},
+    error::Interrupted,
+    poll::set_aside,
+    retry::Attempts,
+};
+
+pub(super) async fn run(
+    context: Context,
+    mut batches: mpsc::Receiver<Prepared>,
+    next: mpsc::Sender<Written>,
+) -> Result<(), ConsumerError> {
+    let writing = async {
+        while let Some(batch) = batches.recv().await {
+            let span = tracing::debug_span!(parent: &batch.ticket.span, "write", rows = batch.rows.len());
+            let written = store(&context, batch).instrument(span).await?;
+            if next.send(written).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    };
+    Interrupted::outcome(writing.await)
+}
+
+/// Stores a batch, and sets aside what never can be.
+async fn store(context: &Context, batch: Prepared) -> Result<Written, Interrupted> {
+    let Prepared {
+        ticket,
+        records,
+        mut rows,
+        mut letters,
+        strangers,
+    } = batch;
+    let Context { dependencies, .. } = context;
+    let outcome = write(dependencies.events.as_ref(), &rows, context.attempts("write")).await?;
+    let WriteReport { inserted, duplicates } = outcome.report;
+    dependencies.metrics.stored(inserted, duplicates);
+    let mut refused = Vec::new();
+    for (index, message) in &outcome.refused {
+        refused.extend(numeric_id(&rows[*index].event));
+        letters.push(DeadLetter::new(
+            &records[*index],
+            Cause::StoreRejected,
+            message.clone(),
+        ));
+    }
+    // From the last to the first, so that the places of those before stay what they are.
+    for (index, _) in outcome.refused.iter().rev() {
+        rows.remove(*index);
+    }
+    set_aside(
+        dependencies.bus.as_ref(),
+        letters,
+        &dependencies.metrics,
+        context.attempts("set_aside"),
+    )
+    .await?;
+    Ok(Written {
+        ticket,
+        rows,
+        strangers,
+        has_repeats: duplicates > 0,
+        refused,
+    })
+}
 
 /// What became of a batch.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Written {
-    pub(super) report: WriteReport,
+struct Outcome {
+    report: WriteReport,
     /// Places in the batch of events that the store will never take, ascending, and why.
-    pub(super) refused: Vec<(usize, String)>,
+    refused: Vec<(usize, String)>,
 }
 
 /// Writes `batch` in order. Waits out outages. A part that the store refuses is halved until the events that it is
 /// about stand alone: `n` bad ones among `b` cost about `n · log2(b)` writes more.
-pub(super) async fn write(
+async fn write(
     events: &dyn Events,
     batch: &[StoredEvent],
     mut attempts: Attempts<'_>,
-) -> Result<Written, Interrupted> {
-    let mut written = Written::default();
+) -> Result<Outcome, Interrupted> {
+    let mut written = Outcome::default();
     // Ranges still to write, the next one last.
-    let mut pending = vec![(0, batch.len())];
+    let mut pending = if batch.is_empty() {
+        Vec::new()
+    } else {
+        vec![(0, batch.len())]
+    };
     while let Some((start, end)) = pending.pop() {
         let refusal = loop {
             match events.write(&batch[start..end]).await {

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use event::{Event, EventType, Identifier, Timestamp, UniversalId, profile::Profile};
 use store::{
     StoreError,
-    bus::{Bus, DEAD_LETTERS_TOPIC, EVENTS_TOPIC, Lag, NewRecord, Position, Record, Subscription},
+    bus::{Bus, DEAD_LETTERS_TOPIC, EVENTS_TOPIC, Lag, NewRecord, Position, Progress, Record, Subscription},
     events::{
         EventCount, Events, LatencySample, StoredEvent, StoredExplanation, StoredTrial, Touch, WriteReport,
     },
@@ -215,6 +215,17 @@ impl Subscription for FakeSubscription {
         Ok(())
     }
 
+    async fn commit_through(&mut self, progress: &Progress) -> Result<(), StoreError> {
+        let Some(covered) = progress.next(EVENTS_TOPIC, 0) else {
+            return Ok(());
+        };
+        let returned = self.next;
+        self.next = returned.min(covered as usize);
+        let committed = self.commit().await;
+        self.next = returned;
+        committed
+    }
+
     async fn rewind(&mut self) -> Result<(), StoreError> {
         self.next = self.bus.committed(&self.group);
         Ok(())
@@ -230,6 +241,8 @@ pub(crate) struct FakeEvents {
     /// Ids that are refused.
     pub(crate) poison: Mutex<Vec<String>>,
     pub(crate) writes: AtomicUsize,
+    /// People whose history was read.
+    pub(crate) histories: AtomicUsize,
     /// Answers as an engine does that dedupes later: all were inserted.
     pub(crate) cannot_tell_duplicates: Switch,
 }
@@ -286,12 +299,20 @@ impl Events for FakeEvents {
         Ok(report)
     }
 
+    async fn known(&self, ids: &[UniversalId]) -> Result<Vec<bool>, StoreError> {
+        self.check()?;
+        let rows = self.rows.lock().unwrap();
+        let is_known = |id: &UniversalId| rows.iter().any(|row| row.event.universal_id == *id);
+        Ok(ids.iter().map(is_known).collect())
+    }
+
     async fn history(
         &self,
         ids: &[UniversalId],
         since: Timestamp,
         limit: usize,
     ) -> Result<Vec<StoredEvent>, StoreError> {
+        self.histories.fetch_add(ids.len(), Ordering::SeqCst);
         self.check()?;
         let mut rows = self.rows();
         rows.retain(|row| ids.contains(&row.event.universal_id) && row.event.timestamp >= since);

@@ -163,6 +163,42 @@ async fn a_lost_profile_is_rebuilt_from_history_before_it_is_put() {
     running.stop().await.unwrap();
 }
 
+/// Whoever is new has no history to read, however their events fall into batches; whoever is not, has.
+#[tokio::test(start_paused = true)]
+async fn only_strangers_are_taken_for_strangers() {
+    let world = World::default();
+    let events = deliveries(1_200, 150);
+    world.bus.put_events(&events[..1_000]);
+    let running = world.start();
+    world.caught_up().await;
+    assert_eq!(world.events.histories.load(Ordering::SeqCst), 0);
+    let are_true = || {
+        let rows = world.events.rows();
+        (0..150)
+            .map(|name| person(&format!("p{name}")))
+            .all(|id| world.profiles.of(&id) == profile_of(&rows, &id))
+    };
+    assert!(are_true());
+
+    // The process remembers who they are, and the next does not; the event store does.
+    world.profiles.forget_all();
+    world.bus.put_events(&events[1_000..1_100]);
+    world.caught_up().await;
+    running.stop().await.unwrap();
+    world.profiles.forget_all();
+    let running = world.start();
+    world.bus.put_events(&events[1_100..]);
+    world.bus.put_events(&deliveries(1_050, 150)[1_000..]);
+    world.caught_up().await;
+    assert!(world.events.histories.load(Ordering::SeqCst) >= 200);
+    let rows = world.events.rows();
+    for event in &events[1_100..] {
+        let id = &event.universal_id;
+        assert_eq!(world.profiles.of(id), profile_of(&rows, id));
+    }
+    running.stop().await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn people_with_long_histories_are_rebuilt_in_full() {
     let world = World::default();

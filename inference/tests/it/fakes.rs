@@ -93,6 +93,13 @@ impl Events for FakeEvents {
         })
     }
 
+    async fn known(&self, ids: &[UniversalId]) -> Result<Vec<bool>, StoreError> {
+        unavailable(&self.down)?;
+        let stored = self.stored.lock().unwrap();
+        let is_known = |id: &UniversalId| stored.iter().any(|stored| stored.event.universal_id == *id);
+        Ok(ids.iter().map(is_known).collect())
+    }
+
     async fn history(
         &self,
         ids: &[UniversalId],

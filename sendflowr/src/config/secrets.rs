@@ -24,11 +24,15 @@ const NOT_SECRET: [&str; 4] = [
     "redis.key_prefix",
 ];
 
-/// Whether the key with this path holds a secret. In an account only the plugin knows what is one: everything counts.
+/// Keys of an account that are the host's own and no secrets.
+const HOSTS_OWN: [&str; 2] = ["allow_unsigned", "record_deliveries"];
+
+/// Whether the key with this path holds a secret. In an account only the plugin knows what is one: everything counts that
+/// is not the host's own.
 pub(crate) fn is_secret(path: &str) -> bool {
     let key = path.rsplit('.').next().unwrap_or(path);
     if path.starts_with("accounts.") {
-        return key != "allow_unsigned";
+        return !HOSTS_OWN.contains(&key);
     }
     if path.starts_with("telemetry.headers.") {
         return true;
@@ -105,13 +109,16 @@ mod tests {
             [accounts.mailgun.default]
             signing_key = ['s3cret', 's3cret']
             webhook = 's3cret'
-            allow_unsigned = false"
+            allow_unsigned = false
+            record_deliveries = 20
+            [accounts.mailgun.record_deliveries]
+            allow_unsigned_key = 's3cret'"
             .parse()
             .unwrap();
         let shown = hidden(&table);
         let text = toml::to_string(&shown).unwrap();
         assert!(!text.contains("s3cret"), "{text}");
-        assert_eq!(text.matches(HIDDEN).count(), 10, "{text}");
+        assert_eq!(text.matches(HIDDEN).count(), 11, "{text}");
         for kept in [
             "0.0.0.0:5215",
             "/run/tls.pem",
@@ -119,6 +126,7 @@ mod tests {
             "http://collector:4318",
             "\"me\"",
             "allow_unsigned = false",
+            "record_deliveries = 20",
         ] {
             assert!(text.contains(kept), "{kept} is not in\n{text}");
         }

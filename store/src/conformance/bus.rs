@@ -7,7 +7,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::unique;
-use crate::bus::{Bus, NewRecord, Record, Subscription};
+use crate::bus::{Bus, NewRecord, Position, Progress, Record, Subscription};
 
 /// How long to wait for records that must come. Members of a group behind a network need seconds to agree.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -20,6 +20,7 @@ pub async fn bus(bus: Arc<dyn Bus>) {
     bus.ping().await.unwrap();
     records_come_back_whole_and_in_order(bus.as_ref()).await;
     what_is_not_committed_comes_again(bus.as_ref()).await;
+    what_was_read_ahead_is_not_committed(bus.as_ref()).await;
     groups_read_independently(bus.as_ref()).await;
     a_member_takes_over_from_one_that_left(bus.as_ref()).await;
     topics_stay_apart(bus.as_ref()).await;
@@ -125,6 +126,56 @@ async fn what_is_not_committed_comes_again(bus: &dyn Bus) {
     bus.append(vec![record(&topic, "key", "5")]).await.unwrap();
     let mut subscription = bus.subscribe(&group, &[&topic]).await.unwrap();
     assert_eq!(values(&read(subscription.as_mut(), 1).await), ["5"]);
+}
+
+async fn what_was_read_ahead_is_not_committed(bus: &dyn Bus) {
+    let (topic, group) = (unique("ahead"), unique("group"));
+    let appended: Vec<NewRecord> = (0..6).map(|n| record(&topic, "key", &n.to_string())).collect();
+    bus.append(appended).await.unwrap();
+
+    let mut subscription = bus.subscribe(&group, &[&topic]).await.unwrap();
+    let first = read(subscription.as_mut(), 2).await;
+    let second = read(subscription.as_mut(), 2).await;
+    read(subscription.as_mut(), 1).await;
+    let through = |records: &[Record]| {
+        let mut progress = Progress::default();
+        for record in records {
+            progress.note(&record.position);
+        }
+        progress
+    };
+    let (first, second) = (through(&first), through(&second));
+    let behind = async || {
+        let lag = bus.lag(&group, &[&topic]).await.unwrap();
+        lag.iter().map(|lag| lag.records).sum::<u64>()
+    };
+    subscription.commit_through(&Progress::default()).await.unwrap();
+    assert_eq!(behind().await, 6);
+    subscription.commit_through(&first).await.unwrap();
+    assert_eq!(behind().await, 4);
+    subscription.commit_through(&second).await.unwrap();
+    subscription.commit_through(&first).await.unwrap();
+    assert_eq!(behind().await, 2, "a commit never goes back");
+    subscription.rewind().await.unwrap();
+    assert_eq!(
+        values(&read(subscription.as_mut(), 2).await),
+        ["4", "5"],
+        "a rewind goes back to what is committed"
+    );
+    subscription.commit_through(&second).await.unwrap();
+    drop(subscription);
+
+    let mut subscription = bus.subscribe(&group, &[&topic]).await.unwrap();
+    let rest = read(subscription.as_mut(), 2).await;
+    assert_eq!(behind().await, 2, "what was read ahead was left uncommitted");
+    bus.append(vec![record(&topic, "key", "6")]).await.unwrap();
+    let mut beyond = Progress::default();
+    beyond.note(&Position {
+        offset: rest[1].position.offset + 100,
+        ..rest[1].position.clone()
+    });
+    subscription.commit_through(&beyond).await.unwrap();
+    assert_eq!(behind().await, 1, "nothing is committed that was not returned");
 }
 
 async fn groups_read_independently(bus: &dyn Bus) {

@@ -17,6 +17,7 @@ pub async fn events(store: Arc<dyn Events>) {
     writing_twice_changes_nothing(store).await;
     history_is_the_newest_in_order(store).await;
     sent_times_answer_in_order(store).await;
+    people_are_known_by_their_events(store).await;
     people_are_listed_page_by_page(store).await;
     latency_samples_come_newest_first(store).await;
     counts_are_by_provider_and_type(store).await;
@@ -181,6 +182,19 @@ async fn sent_times_answer_in_order(store: &dyn Events) {
         "the first time of a message counts"
     );
     assert_eq!(store.sent_times(&[]).await.unwrap(), []);
+}
+
+async fn people_are_known_by_their_events(store: &dyn Events) {
+    let (ann, bob, nobody) = (person("ann"), person("bob"), person("nobody"));
+    assert!(store.known(&[]).await.unwrap().is_empty());
+    let at = moment("2026-01-10T12:00:00Z");
+    let batch = [&ann, &bob, &bob].map(|person| bare(person, EventType::Sent, at));
+    store.write(&batch).await.unwrap();
+    assert_eq!(
+        store.known(&[nobody, bob.clone(), ann, bob]).await.unwrap(),
+        [false, true, true, true],
+        "in the order asked"
+    );
 }
 
 async fn people_are_listed_page_by_page(store: &dyn Events) {

@@ -172,6 +172,19 @@ impl Events for SqliteEvents {
         Ok(history.split_off(history.len().saturating_sub(limit)))
     }
 
+    async fn known(&self, ids: &[UniversalId]) -> Result<Vec<bool>, StoreError> {
+        let people: Vec<&str> = ids.iter().map(UniversalId::as_str).collect();
+        let people = serde_json::to_string(&people).expect("texts are always valid JSON");
+        sqlx::query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM email_events WHERE universal_id = person.value) \
+             FROM json_each(?1) AS person ORDER BY person.key",
+        )
+        .bind(people)
+        .fetch_all(self.events.readers())
+        .await
+        .map_err(classify)
+    }
+
     async fn sent_times(
         &self,
         messages: &[(UniversalId, String)],

@@ -98,6 +98,29 @@ async fn a_batch_written_again_changes_no_count() {
 
 #[tokio::test]
 #[ignore = "needs servers; cargo xtask test starts them"]
+async fn a_batch_written_again_reaches_the_views_too() {
+    let database = Database::new();
+    let store = database.open().await;
+    // As replicated tables do of themselves.
+    database
+        .run("ALTER TABLE email_events MODIFY SETTING non_replicated_deduplication_window = 100")
+        .await;
+    let batch = [event(1, EventType::Sent, "2026-03-01T00:00:00Z".parse().unwrap())];
+    let message = batch[0].event.message_id.clone().unwrap();
+    let messages = [(batch[0].event.universal_id.clone(), message)];
+    store.write(&batch).await.unwrap();
+    // The server died between the table and its view, and the writer heard nothing.
+    database.run("TRUNCATE TABLE message_sent_times").await;
+    assert_eq!(store.sent_times(&messages).await.unwrap(), [None]);
+    store.write(&batch).await.unwrap();
+    assert_eq!(
+        store.sent_times(&messages).await.unwrap(),
+        [Some(batch[0].event.timestamp)]
+    );
+}
+
+#[tokio::test]
+#[ignore = "needs servers; cargo xtask test starts them"]
 async fn many_may_open_a_missing_database_at_once_and_again() {
     let database = Database::new();
     for _ in 0..2 {

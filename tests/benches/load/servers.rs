@@ -10,7 +10,10 @@ use std::{
 use bytes::Bytes;
 use clickhouse::Client;
 use event::{Hasher, Timestamp, UniversalId};
-use integration_tests::{PATIENCE, scaled::System};
+use integration_tests::{
+    PATIENCE, eventually,
+    scaled::{Role, System},
+};
 use synth::delivery::{Account, Action, Kind};
 use tokio_util::sync::CancellationToken;
 
@@ -80,13 +83,21 @@ pub(crate) async fn run() {
     drop(consumer);
     system.run(&["synth", "--count", &BACKLOG.to_string()]);
     let consumer = system.consumer().await;
+    let mut cpu = Cpu::start(&system, Some(&consumer));
     let drained = drained(&clickhouse, before).await;
-    let raw = insert_raw(&clickhouse).await;
+    until_committed(&system, &consumer).await;
+    let by_consumer = cpu.lap(&system, Some(&consumer));
+    let batches = raw_batches(&clickhouse).await;
+    let mut cpu = Cpu::start(&system, None);
+    let raw = insert_raw(&clickhouse, batches).await;
+    let by_crate = cpu.lap(&system, None);
     println!(
         "consumer, a backlog of {BACKLOG} events   {drained:>8.0} rows/s\n\
          the clickhouse crate, the same rows   {raw:>8.0} rows/s   ratio {:.2}   (target: 0.80)",
         drained / raw
     );
+    println!("  processor seconds for 100,000 rows, consumer: {by_consumer}");
+    println!("  processor seconds for 100,000 rows, the crate: {by_crate}");
     println!(
         "memory: consumer {} MB after the backlog",
         consumer.resident_kb() / 1024
@@ -157,8 +168,46 @@ async fn rows(clickhouse: &Client) -> u64 {
     count.await.expect("ClickHouse answers")
 }
 
-/// Inserts the rows of the backlog into a table of the same form; answers rows a second.
-async fn insert_raw(clickhouse: &Client) -> f64 {
+/// Waits until all that is on the bus has gone all its way, in both groups.
+async fn until_committed(system: &System, consumer: &Role) {
+    for group in ["sendflowr-events", "sendflowr-identity"] {
+        let lag = format!("sendflowr_consumer_lag_records{{group=\"{group}\"}}");
+        eventually("all is committed", async || {
+            system.metric(consumer, &lag).await == Some(0.0)
+        })
+        .await;
+    }
+}
+
+/// The processor time of everybody who takes part.
+struct Cpu(Vec<(String, f64)>);
+
+impl Cpu {
+    fn start(system: &System, consumer: Option<&Role>) -> Self {
+        let mut seconds = system.servers.cpu_seconds();
+        match consumer {
+            Some(consumer) => seconds.push(("consumer".to_owned(), consumer.cpu_seconds())),
+            None => seconds.push(("sender".to_owned(), integration_tests::own_cpu_seconds())),
+        }
+        Self(seconds)
+    }
+
+    /// What each has taken since, for 100,000 of the backlog's rows.
+    fn lap(&mut self, system: &System, consumer: Option<&Role>) -> String {
+        let before = std::mem::replace(&mut self.0, Self::start(system, consumer).0);
+        let mut told = Vec::new();
+        for ((name, before), (_, now)) in before.iter().zip(&self.0) {
+            told.push(format!(
+                "{name} {:.2}",
+                (now - before) * 100_000.0 / BACKLOG as f64
+            ));
+        }
+        told.join(", ")
+    }
+}
+
+/// The rows of the backlog as the crate sends them.
+async fn raw_batches(clickhouse: &Client) -> Vec<Bytes> {
     let create = clickhouse.query("CREATE TABLE raw_events AS email_events");
     create.execute().await.expect("a table can be made");
     let mut batches: Vec<Bytes> = Vec::with_capacity(BACKLOG / RAW_BATCH);
@@ -173,6 +222,11 @@ async fn insert_raw(clickhouse: &Client) -> f64 {
             .expect("it is a query");
         batches.push(cursor.collect().await.expect("the rows can be read"));
     }
+    batches
+}
+
+/// Inserts the rows of the backlog into a table of the same form; answers rows a second.
+async fn insert_raw(clickhouse: &Client, batches: Vec<Bytes>) -> f64 {
     let start = Instant::now();
     for batch in batches {
         let mut insert = clickhouse.insert_formatted_with("INSERT INTO raw_events FORMAT RowBinary");

@@ -111,6 +111,21 @@ impl Servers {
             .unwrap();
     }
 
+    /// Processor time, in seconds, that each server that is a process of this machine has taken, with its name.
+    pub fn cpu_seconds(&self) -> Vec<(String, f64)> {
+        let status = control(&["status"]);
+        let servers = status.lines().filter_map(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            match words.as_slice() {
+                [name, "up", _, "pid", pid] => {
+                    Some(((*name).to_owned(), crate::cpu_seconds(pid.parse().unwrap())))
+                }
+                _ => None,
+            }
+        });
+        servers.collect()
+    }
+
     /// Stops a server; it may finish what it does.
     pub fn stop(&self, name: &str) {
         control(&["stop", name]);
@@ -122,7 +137,8 @@ impl Servers {
     }
 }
 
-fn control(arguments: &[&str]) {
+/// What the program says that controls the servers.
+fn control(arguments: &[&str]) -> String {
     let output = Command::new(variable("SENDFLOWR_TEST_SERVICES"))
         .arg("services")
         .args(arguments)
@@ -133,6 +149,7 @@ fn control(arguments: &[&str]) {
         "services {arguments:?}: {}",
         String::from_utf8_lossy(&output.stderr)
     );
+    String::from_utf8(output.stdout).unwrap()
 }
 
 fn address(name: &str) -> Url {

@@ -2,8 +2,8 @@
 //!
 //! The library fetches ahead on threads of its own, within bounds; polling takes what is there and waits without holding a
 //! thread. The group's protocol is cooperative: partitions that stay are read on while others move. Partitions only move
-//! during a poll, so that between two polls everything that was returned can be committed, unless the group has given this
-//! member up for dead meanwhile.
+//! during a poll, so that what was returned since can be committed, unless the group has given this member up for dead
+//! meanwhile. What a poll finds to be another member's is forgotten: it is not committed even if it is done.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{
     StoreError,
-    bus::{Position, Record, Subscription},
+    bus::{Position, Progress, Record, Subscription},
     metrics::KafkaCounters,
 };
 
@@ -53,7 +53,7 @@ const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(20);
 /// Where a partition is: topic and number.
 type Place = (String, i32);
 
-/// What polls have returned of a partition since the last commit.
+/// What polls have returned of a partition and is not committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Span {
     first: i64,
@@ -232,20 +232,45 @@ impl KafkaSubscription {
         span.next = offset + 1;
     }
 
-    async fn commit_returned(&mut self) -> Result<(), Failure> {
-        if self.returned.is_empty() {
+    /// Commits of what was returned all that `progress` covers; all of it when there is none.
+    async fn commit_returned(&mut self, progress: Option<&Progress>) -> Result<(), Failure> {
+        let mut done = Vec::with_capacity(self.returned.len());
+        for (place, span) in &self.returned {
+            let next = match progress {
+                None => span.next,
+                Some(progress) => covered(progress, place).min(span.next),
+            };
+            if next > span.first {
+                done.push((place.clone(), next));
+            }
+        }
+        if done.is_empty() {
             return Ok(());
         }
-        let mut offsets = TopicPartitionList::with_capacity(self.returned.len());
-        for ((topic, partition), span) in &self.returned {
-            offsets.add_partition_offset(topic, *partition, Offset::Offset(span.next))?;
+        let mut offsets = TopicPartitionList::with_capacity(done.len());
+        for ((topic, partition), next) in &done {
+            offsets.add_partition_offset(topic, *partition, Offset::Offset(*next))?;
         }
         let consumer = self.consumer();
         let commit = blocking(move || Ok(consumer.commit(&offsets, CommitMode::Sync)?));
         timeout(COMMIT_WITHIN, commit)
             .await
             .map_err(|_| Failure::TimedOut)??;
-        self.returned.clear();
+        for (place, next) in done {
+            if let Some(span) = self.returned.get_mut(&place) {
+                span.first = next;
+            }
+        }
+        self.returned.retain(|_, span| span.first < span.next);
+        Ok(())
+    }
+
+    async fn commit_and_tell(&mut self, progress: Option<&Progress>) -> Result<(), StoreError> {
+        self.forget_revoked();
+        self.commit_returned(progress).await?;
+        if mem::take(&mut self.has_lost) {
+            return Err(Failure::Moved.into());
+        }
         Ok(())
     }
 
@@ -290,12 +315,11 @@ impl Subscription for KafkaSubscription {
     }
 
     async fn commit(&mut self) -> Result<(), StoreError> {
-        self.forget_revoked();
-        self.commit_returned().await?;
-        if mem::take(&mut self.has_lost) {
-            return Err(Failure::Moved.into());
-        }
-        Ok(())
+        self.commit_and_tell(None).await
+    }
+
+    async fn commit_through(&mut self, progress: &Progress) -> Result<(), StoreError> {
+        self.commit_and_tell(Some(progress)).await
     }
 
     async fn rewind(&mut self) -> Result<(), StoreError> {
@@ -344,6 +368,12 @@ impl Trouble {
             _ => Self::Passes,
         }
     }
+}
+
+/// The first offset of a partition that `progress` does not cover.
+fn covered(progress: &Progress, (topic, partition): &Place) -> i64 {
+    let next = progress.next(topic, partition.unsigned_abs());
+    i64::try_from(next.unwrap_or(0)).unwrap_or(i64::MAX)
 }
 
 fn place(record: &Record) -> Place {

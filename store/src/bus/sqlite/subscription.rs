@@ -22,7 +22,7 @@ use tokio_util::{
 use super::{Shared, groups::Member};
 use crate::{
     StoreError,
-    bus::{Position, Record, Subscription},
+    bus::{Position, Progress, Record, Subscription},
     sqlite::{classify, malformed, unavailable},
 };
 
@@ -56,8 +56,8 @@ struct Partition {
     topic: String,
     /// Next offset to read; `None` while this member does not have the partition.
     next: Option<i64>,
-    /// Whether poll returned records that are not committed yet.
-    pending: bool,
+    /// First of the records that poll returned and that are not committed yet.
+    pending: Option<i64>,
     /// Whether the partition moved while records were pending.
     lost: bool,
 }
@@ -83,7 +83,7 @@ impl SqliteSubscription {
             .map(|topic| Partition {
                 topic: (*topic).to_owned(),
                 next: None,
-                pending: false,
+                pending: None,
                 lost: false,
             })
             .collect();
@@ -107,8 +107,7 @@ impl SqliteSubscription {
                 continue;
             }
             partition.next = None;
-            partition.lost |= partition.pending;
-            partition.pending = false;
+            partition.lost |= partition.pending.take().is_some();
             let lease = self.shared.config.lease;
             if let Some(committed) = self
                 .shared
@@ -128,7 +127,7 @@ impl SqliteSubscription {
         let mut records = Vec::new();
         let mut room = POLL_BYTES;
         // Kept aside until all is read: a poll that is dropped half-way has read nothing.
-        let mut ends = Vec::new();
+        let mut read = Vec::new();
         let count = self.partitions.len();
         for step in 0..count {
             let index = (self.first + step) % count;
@@ -152,18 +151,60 @@ impl SqliteSubscription {
                 }
                 room = room.saturating_sub(record.value.len());
                 records.push(record);
-                ends.push((index, offset + 1));
+                read.push((index, offset));
             }
             if records.len() == max || room == 0 {
                 break;
             }
         }
-        for (index, end) in ends {
-            self.partitions[index].next = Some(end);
-            self.partitions[index].pending = true;
+        for (index, offset) in read {
+            let partition = &mut self.partitions[index];
+            partition.next = Some(offset + 1);
+            partition.pending.get_or_insert(offset);
             self.first = index + 1;
         }
         Ok(records)
+    }
+
+    /// Commits of what was returned all that `progress` covers; all of it when there is none.
+    async fn commit_returned(&mut self, progress: Option<&Progress>) -> Result<(), StoreError> {
+        if self.partitions.iter().any(|partition| partition.lost) {
+            for partition in &mut self.partitions {
+                partition.lost = false;
+            }
+            return Err(unavailable(
+                "another member of the group took over before the commit",
+            ));
+        }
+        let mut done = Vec::with_capacity(self.partitions.len());
+        for (index, partition) in self.partitions.iter().enumerate() {
+            let (Some(next), Some(first)) = (partition.next, partition.pending) else {
+                continue;
+            };
+            let through = match progress {
+                None => next,
+                Some(progress) => {
+                    let covered = progress.next(&partition.topic, 0).unwrap_or(0);
+                    i64::try_from(covered).unwrap_or(i64::MAX).min(next)
+                }
+            };
+            if through > first {
+                done.push((index, through));
+            }
+        }
+        if done.is_empty() {
+            return Ok(());
+        }
+        let offsets: Vec<(&str, i64)> = done
+            .iter()
+            .map(|(index, through)| (self.partitions[*index].topic.as_str(), *through))
+            .collect();
+        self.shared.groups.commit(&self.member, &offsets).await?;
+        for (index, through) in done {
+            let partition = &mut self.partitions[index];
+            partition.pending = partition.next.filter(|next| through < *next).map(|_| through);
+        }
+        Ok(())
     }
 }
 
@@ -186,28 +227,11 @@ impl Subscription for SqliteSubscription {
     }
 
     async fn commit(&mut self) -> Result<(), StoreError> {
-        if self.partitions.iter().any(|partition| partition.lost) {
-            for partition in &mut self.partitions {
-                partition.lost = false;
-            }
-            return Err(unavailable(
-                "another member of the group took over before the commit",
-            ));
-        }
-        let mut offsets = Vec::with_capacity(self.partitions.len());
-        for partition in &self.partitions {
-            if let (Some(next), true) = (partition.next, partition.pending) {
-                offsets.push((partition.topic.as_str(), next));
-            }
-        }
-        if offsets.is_empty() {
-            return Ok(());
-        }
-        self.shared.groups.commit(&self.member, &offsets).await?;
-        for partition in &mut self.partitions {
-            partition.pending = false;
-        }
-        Ok(())
+        self.commit_returned(None).await
+    }
+
+    async fn commit_through(&mut self, progress: &Progress) -> Result<(), StoreError> {
+        self.commit_returned(Some(progress)).await
     }
 
     async fn rewind(&mut self) -> Result<(), StoreError> {
@@ -220,7 +244,7 @@ impl Subscription for SqliteSubscription {
                     .await?;
                 partition.next = Some(committed);
             }
-            partition.pending = false;
+            partition.pending = None;
             partition.lost = false;
         }
         Ok(())
