@@ -75,6 +75,13 @@ pub struct RawHostPluginsConfig {
     pub folder: Option<PathBuf>,
     /// Folder of compiled plugins, which must belong to this user alone. Default: `compiled-plugins` in the data folder.
     pub cache_folder: Option<PathBuf>,
+    /// Path of the file that pins plugins to digests. Default: `plugins.lock` in the plugin folder, when there is one.
+    pub lock: Option<PathBuf>,
+    /// Whether only pinned plugins are served, and the lock file must be there. Default `false`.
+    pub locked: bool,
+    /// Public keys of minisign: only files that one of them has signed are served. Default: none, and no signature is
+    /// asked for.
+    pub trusted_keys: Vec<String>,
     /// `[host.plugins.limits]`.
     pub limits: RawLimits,
     /// `[host.plugins.quarantine]`.
@@ -212,6 +219,9 @@ fn plugins(raw: RawHostPluginsConfig, data_folder: &Path) -> Result<PluginsConfi
         cache_folder: raw
             .cache_folder
             .unwrap_or_else(|| data_folder.join("compiled-plugins")),
+        lock: raw.lock,
+        locked: raw.locked,
+        trusted_keys: raw.trusted_keys,
         limits: raw.limits,
         quarantine: raw.quarantine,
     })

@@ -6,7 +6,7 @@
 //! keeps failing rests for a while and comes back by itself. Whatever a plugin does, it costs only its own provider.
 //!
 //! ```text
-//! folder ─▶ registry ─▶ load: read ▸ inspect ▸ compile (cache) ▸ link ▸ describe ─▶ Plugin
+//! folder ─▶ registry ─▶ load: read ▸ pin and signature ▸ inspect ▸ compile (cache) ▸ link ▸ describe ─▶ Plugin
 //! delivery ─▶ Plugin::instantiate ─▶ Guest::authenticate ─▶ (proofs are checked) ─▶ Guest::normalize
 //! ```
 
@@ -18,10 +18,13 @@ mod descriptor;
 mod engine;
 mod error;
 mod examine;
+mod file;
+mod folder;
 mod guest;
 mod inspect;
 mod limits;
 mod load;
+mod lock;
 mod log;
 mod measure;
 mod metrics;
@@ -30,7 +33,9 @@ mod quarantine;
 mod registry;
 mod reload;
 mod sandbox;
+mod signature;
 mod status;
+mod trust;
 mod wasi;
 
 use std::{path::Path, sync::Arc};
@@ -45,16 +50,14 @@ pub use self::{
     examine::{Examination, LimitUse},
     guest::{Guest, Plugin},
     limits::{LimitOutOfRange, Limits, RawLimits},
+    lock::{LockError, Pin, PluginLock},
     measure::Measured,
     metrics::PluginMetrics,
     quarantine::{QuarantineConfig, QuarantineOutOfRange, RawQuarantineConfig},
+    signature::{InvalidTrustedKey, MOST_SIGNATURE_BYTES, SignatureError, TrustedKeys, signature_path},
     status::{PluginDetails, PluginState, PluginStatus, SpecStatus},
 };
-use self::{
-    load::Loader,
-    registry::{Registry, make_folder},
-    reload::Watch,
-};
+use self::{folder::make_folder, load::Loader, registry::Registry, reload::Watch};
 
 /// The plugins of a folder. Clones share them; the folder is watched until the last one is dropped.
 #[derive(Clone)]
@@ -79,11 +82,12 @@ impl std::fmt::Debug for Plugins {
 
 impl Plugins {
     /// Loads the plugins of the configured folder and keeps watching it. Bad files are reported by [`Plugins::status`]
-    /// and in the log. Fails only when the host itself cannot run plugins.
+    /// and in the log. Fails only when the host itself cannot run plugins, or when the lock file is wrong, or missing though it
+    /// is asked for.
     pub async fn open(config: PluginsConfig, metrics: PluginMetrics) -> Result<Self, PluginError> {
         let (registry, watch) = task::spawn_blocking(move || {
             make_folder(&config.folder)?;
-            let watch = Watch::start(&config.folder);
+            let watch = Watch::start(&config.folder, &config.lock);
             let loader = Loader::for_folder(&config, metrics)?;
             Ok::<_, PluginError>((Arc::new(Registry::new(config.folder, loader)), watch))
         })

@@ -16,7 +16,7 @@ impl Secret {
     }
 
     /// The secret itself, for comparing and for making keys.
-    pub(crate) fn expose(&self) -> &str {
+    pub fn expose(&self) -> &str {
         &self.0
     }
 }

@@ -4,12 +4,13 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use host::{HostConfig, plugin::PluginsConfig};
 use toml::Table;
 
 use crate::{
     account, backtest, check,
     config::{self, RawConfig},
-    decide, demo, lift, plugin, replay,
+    decide, demo, engines, lift, plugin, replay,
     roles::{self, Role},
     synth,
     telemetry::{self, Exporter, LogFormat, TelemetryConfig},
@@ -54,6 +55,8 @@ enum Command {
         #[arg(long)]
         demo: bool,
         #[command(flatten)]
+        locked: Locked,
+        #[command(flatten)]
         listen: Listen,
     },
     /// Runs the host: webhooks in, events out to the bus.
@@ -61,6 +64,8 @@ enum Command {
         /// Address to listen on [default: 127.0.0.1:5215]
         #[arg(long)]
         listen: Option<SocketAddr>,
+        #[command(flatten)]
+        locked: Locked,
     },
     /// Runs the consumer: from the bus to events, profiles and the identity graph.
     Consumer {
@@ -113,6 +118,14 @@ enum Command {
     },
 }
 
+/// Which plugins a host serves.
+#[derive(Debug, Args)]
+struct Locked {
+    /// Serves only plugins that `plugins.lock` pins, as `host.plugins.locked = true` does.
+    #[arg(long)]
+    locked: bool,
+}
+
 /// Where `up` listens.
 #[derive(Debug, Args)]
 struct Listen {
@@ -155,8 +168,9 @@ async fn dispatch(global: Global, command: Command) -> anyhow::Result<ExitCode> 
         global.log(None)?;
     }
     match command {
-        Command::Up { demo, listen } => {
+        Command::Up { demo, locked, listen } => {
             let (mut config, exporter) = global.start("sendflowr")?;
+            config.host.plugins.locked |= locked.locked;
             set(&mut config.host.listen, listen.host_listen);
             set(&mut config.inference.listen, listen.inference_listen);
             let demo = if demo {
@@ -166,8 +180,9 @@ async fn dispatch(global: Global, command: Command) -> anyhow::Result<ExitCode> 
             };
             Box::pin(roles::up(config, demo, exporter)).await?;
         }
-        Command::Host { listen } => {
+        Command::Host { listen, locked } => {
             let (mut config, exporter) = global.start("sendflowr-host")?;
+            config.host.plugins.locked |= locked.locked;
             set(&mut config.host.listen, listen);
             Box::pin(roles::one(config, Role::Host, exporter)).await?;
         }
@@ -201,6 +216,13 @@ impl Global {
     /// The configuration: file, environment, then the flags given.
     pub(crate) fn load(&self) -> anyhow::Result<RawConfig> {
         config::parse(self.table()?)
+    }
+
+    /// The plugins' part of the host's configuration.
+    pub(crate) fn plugins_config(&self) -> anyhow::Result<PluginsConfig> {
+        let config = self.load()?;
+        let data_folder = engines::data_folder(&config);
+        Ok(HostConfig::try_new(config.host, config.accounts, &data_folder)?.plugins)
     }
 
     /// The configuration of a role, which exports its spans under the name of this service where that is configured.

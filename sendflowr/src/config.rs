@@ -49,6 +49,8 @@ pub(crate) struct RawConfig {
     pub(crate) inference: inference::RawInferenceConfig,
     /// `[telemetry]`: spans, where `endpoint` is set.
     pub(crate) telemetry: RawTelemetryConfig,
+    /// `[registry]`: who we are to the registry that plugins are pulled from.
+    pub(crate) registry: crate::oci::RawRegistryConfig,
     /// `[accounts.<provider>.<account>]`: secrets and settings of the providers.
     pub(crate) accounts: host::RawAccounts,
 }

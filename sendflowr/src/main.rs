@@ -9,6 +9,7 @@ mod decide;
 mod demo;
 mod engines;
 mod lift;
+mod oci;
 mod output;
 mod plugin;
 mod replay;

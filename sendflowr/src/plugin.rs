@@ -7,6 +7,8 @@ mod list;
 mod new;
 mod normalize;
 mod pack;
+mod pin;
+mod pull;
 mod recorded;
 mod test;
 
@@ -38,7 +40,16 @@ pub(crate) enum PluginCommand {
         /// The component [default: the module's name, in this folder]
         #[arg(long)]
         out: Option<PathBuf>,
+        /// Lock file to write its digest to.
+        #[arg(long, value_name = "LOCK")]
+        pin: Option<PathBuf>,
     },
+    /// Pins plugins: writes their digests to `plugins.lock`, by which the host tells what may serve.
+    Pin(pin::PinArgs),
+    /// Pulls a plugin from an OCI registry, checks it, and puts it into the plugin folder, with its signature if it has one.
+    Pull(pull::PullArgs),
+    /// Pushes a plugin to an OCI registry, with its signature if it has one.
+    Push(pull::PushArgs),
     /// Runs case files through compiled plugins, proofs included. Exit code 1 when any fails.
     ///
     /// With `--recorded` it runs the deliveries that accounts with `record_deliveries` have kept, through the installed
@@ -120,7 +131,10 @@ pub(crate) enum PluginCommand {
 pub(crate) async fn run(command: PluginCommand, global: Global) -> anyhow::Result<ExitCode> {
     match command {
         PluginCommand::New { slug, lang, folder } => new::run(&slug, lang, folder),
-        PluginCommand::Pack { module, out } => pack::run(&module, out),
+        PluginCommand::Pack { module, out, pin } => pack::run(&module, out, pin.as_deref()).await,
+        PluginCommand::Pin(args) => pin::run(global, args).await,
+        PluginCommand::Pull(args) => Box::pin(pull::pull(global, args)).await,
+        PluginCommand::Push(args) => Box::pin(pull::push(global, args)).await,
         PluginCommand::Test {
             plugins,
             cases: Some(cases),

@@ -12,7 +12,9 @@ mod offline;
 mod plugins;
 mod providers;
 mod recorded;
+mod registry;
 mod replay;
+mod supply;
 mod telemetry;
 
 use base64::{Engine, engine::general_purpose::STANDARD};

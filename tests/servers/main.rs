@@ -6,4 +6,5 @@
 mod crashes;
 mod flow;
 mod load;
+mod registry;
 mod weather;

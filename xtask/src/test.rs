@@ -101,6 +101,20 @@ fn servers(report: &mut Report) -> anyhow::Result<()> {
         }
         Err(error) => return Err(error),
     };
+    let found = report.stage("find or install a registry of plugins", |_| {
+        if setup::has_program("docker-registry") {
+            return Ok(());
+        }
+        setup::install(&["docker-registry"])
+    });
+    let skipped: &[&str] = match found {
+        Ok(()) => &[],
+        Err(error) if services::may_be_missing() => {
+            say(&format!("skipped, what needs a registry: {error:#}"));
+            &["--skip", "registry::"]
+        }
+        Err(error) => return Err(error),
+    };
     for (name, package) in [
         ("test the engines on real servers", "sendflowr-store"),
         ("test end to end on real servers", "integration-tests"),
@@ -118,6 +132,7 @@ fn servers(report: &mut Report) -> anyhow::Result<()> {
                     "--include-ignored",
                 ],
             );
+            command.args(skipped);
             command
                 .envs(servers.environment().iter().cloned())
                 .env("SENDFLOWR_BIN", binary())

@@ -17,7 +17,7 @@ use ring::{hmac, rand::SecureRandom};
 use subtle::ConstantTimeEq;
 use wasmtime::{Engine, component::Component};
 
-use super::load::Digest;
+use super::file::Digest;
 
 /// Says what the MAC is for, and changes when the layout of an entry does.
 const PURPOSE: &[u8] = b"sendflowr compiled plugin 1\0";

@@ -7,7 +7,11 @@ use serde::Deserialize;
 use super::{
     limits::{LimitOutOfRange, Limits, RawLimits},
     quarantine::{QuarantineConfig, QuarantineOutOfRange, RawQuarantineConfig},
+    signature::{InvalidTrustedKey, TrustedKeys},
 };
+
+/// Name of the lock file in the plugin folder.
+const LOCK_FILE: &str = "plugins.lock";
 
 /// Where plugins come from and what they may use.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +20,12 @@ pub struct PluginsConfig {
     pub folder: PathBuf,
     /// Where compiled plugins are kept. Must belong to this user alone; made so when it is missing.
     pub cache_folder: PathBuf,
+    /// The file that pins plugins. Without it every file of the folder may serve.
+    pub lock: PathBuf,
+    /// Whether only what is pinned serves.
+    pub locked: bool,
+    /// Whose signatures make a file trustworthy. None: files need no signature.
+    pub trusted_keys: TrustedKeys,
     /// The fences around every plugin.
     pub limits: Limits,
     /// When a failing plugin rests.
@@ -30,6 +40,12 @@ pub struct RawPluginsConfig {
     pub folder: PathBuf,
     /// See [`PluginsConfig::cache_folder`]; `data/compiled-plugins` by default.
     pub cache_folder: PathBuf,
+    /// See [`PluginsConfig::lock`]; `plugins.lock` in the folder by default.
+    pub lock: Option<PathBuf>,
+    /// See [`PluginsConfig::locked`]; `false` by default.
+    pub locked: bool,
+    /// See [`PluginsConfig::trusted_keys`]; none by default.
+    pub trusted_keys: Vec<String>,
     /// See [`Limits`].
     pub limits: RawLimits,
     /// See [`QuarantineConfig`].
@@ -41,13 +57,16 @@ impl Default for RawPluginsConfig {
         Self {
             folder: PathBuf::from("plugins"),
             cache_folder: PathBuf::from("data/compiled-plugins"),
+            lock: None,
+            locked: false,
+            trusted_keys: Vec::new(),
             limits: RawLimits::default(),
             quarantine: RawQuarantineConfig::default(),
         }
     }
 }
 
-/// A setting of the plugin runtime is out of range.
+/// A setting of the plugin runtime cannot work.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PluginsConfigError {
@@ -57,6 +76,9 @@ pub enum PluginsConfigError {
     /// One of the quarantine's settings.
     #[error(transparent)]
     Quarantine(#[from] QuarantineOutOfRange),
+    /// One of the trusted keys.
+    #[error(transparent)]
+    TrustedKey(#[from] InvalidTrustedKey),
 }
 
 impl TryFrom<RawPluginsConfig> for PluginsConfig {
@@ -64,6 +86,9 @@ impl TryFrom<RawPluginsConfig> for PluginsConfig {
 
     fn try_from(raw: RawPluginsConfig) -> Result<Self, PluginsConfigError> {
         Ok(Self {
+            lock: raw.lock.unwrap_or_else(|| raw.folder.join(LOCK_FILE)),
+            locked: raw.locked,
+            trusted_keys: TrustedKeys::parse(&raw.trusted_keys)?,
             folder: raw.folder,
             cache_folder: raw.cache_folder,
             limits: raw.limits.try_into()?,

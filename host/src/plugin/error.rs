@@ -4,7 +4,7 @@ use std::{fmt, io, time::Duration};
 
 use semver::Version;
 
-use super::bindings::SERVED;
+use super::{bindings::SERVED, lock::LockError, signature::SignatureError};
 
 /// A fence that a delivery can run into. The codes are stable: metrics, responses and alerts use them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -125,6 +125,9 @@ pub enum PluginError {
     /// The file is no plugin that this host serves.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// The lock file is wrong, or missing though it is asked for.
+    #[error(transparent)]
+    Lock(#[from] LockError),
     /// The host cannot do its part.
     #[error("plugin runtime: {what}")]
     Host {
@@ -145,7 +148,7 @@ impl PluginError {
             Self::Busy { .. } => Limit::Concurrency,
             Self::Quarantined { .. } => Limit::Quarantined,
             Self::Load(LoadError::Describe { source, .. }) => return source.limit(),
-            Self::Load(_) | Self::Host { .. } => return None,
+            Self::Load(_) | Self::Lock(_) | Self::Host { .. } => return None,
         };
         Some(limit.code())
     }
@@ -154,9 +157,11 @@ impl PluginError {
     pub fn fault(&self) -> Fault {
         match self {
             Self::Guest { .. } | Self::Load(_) => Fault::Guest,
-            Self::WallClock { .. } | Self::Busy { .. } | Self::Quarantined { .. } | Self::Host { .. } => {
-                Fault::Host
-            }
+            Self::WallClock { .. }
+            | Self::Busy { .. }
+            | Self::Quarantined { .. }
+            | Self::Lock(_)
+            | Self::Host { .. } => Fault::Host,
         }
     }
 
@@ -166,7 +171,7 @@ impl PluginError {
             Self::Quarantined { retry_after, .. } => Some(*retry_after),
             // Both pass as soon as the deliveries in flight have ended.
             Self::Busy { .. } | Self::WallClock { .. } => Some(Duration::from_secs(1)),
-            Self::Guest { .. } | Self::Load(_) | Self::Host { .. } => None,
+            Self::Guest { .. } | Self::Load(_) | Self::Lock(_) | Self::Host { .. } => None,
         }
     }
 
@@ -195,11 +200,53 @@ pub enum LoadError {
     #[error("changes while it is read; it is tried again when it rests")]
     Changing,
     /// The file is over the size limit.
-    #[error("has more than {limit} bytes (`file_bytes`)")]
+    #[error("has more than {limit} bytes ({named})")]
     TooLarge {
         /// The limit.
         limit: u64,
+        /// What the limit is called.
+        named: &'static str,
     },
+    /// The lock file pins other bytes.
+    #[error(
+        "has the SHA-256 {found}, but `{lock}` pins `{slug}` to {pinned}: put the pinned file back, or review this one and pin \
+         it with `sendflowr plugin pin`"
+    )]
+    WrongDigest {
+        /// The pinned slug.
+        slug: String,
+        /// SHA-256 of the file.
+        found: String,
+        /// SHA-256 in the lock file.
+        pinned: String,
+        /// Name of the lock file.
+        lock: String,
+    },
+    /// Only pinned files are served, and this is none.
+    #[error(
+        "is not pinned in `{lock}` and has the SHA-256 {found}: remove it, or review it and pin it with `sendflowr plugin pin`"
+    )]
+    NotPinned {
+        /// SHA-256 of the file.
+        found: String,
+        /// Name of the lock file.
+        lock: String,
+    },
+    /// The lock file has these bytes under another slug.
+    #[error(
+        "describes itself as `{slug}`, but `{lock}` pins it as `{pinned}`: pin it anew with `sendflowr plugin pin`"
+    )]
+    PinnedAsOther {
+        /// The slug that it gives itself.
+        slug: String,
+        /// The slug that it is pinned as.
+        pinned: String,
+        /// Name of the lock file.
+        lock: String,
+    },
+    /// No trusted key has signed the file.
+    #[error(transparent)]
+    Signature(#[from] SignatureError),
     /// Something else than WebAssembly, or a broken file.
     #[error("is not a WebAssembly component: {0}")]
     NotWebAssembly(String),
@@ -292,6 +339,83 @@ pub enum LoadError {
         /// The other file.
         owner: String,
     },
+}
+
+/// Why files are refused, in the order in which metrics list it. The names are stable: alerts use them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// It cannot be read, or is too large.
+    Unreadable,
+    /// It is not the pinned one.
+    Digest,
+    /// It is not pinned.
+    Unpinned,
+    /// No trusted key has signed it.
+    Signature,
+    /// It is no plugin.
+    NotAPlugin,
+    /// It is a plugin for another contract.
+    Contract,
+    /// It cannot be compiled.
+    Compile,
+    /// It does not say well who it is.
+    Describe,
+    /// Another file has its slug.
+    Slug,
+    /// It is a lock file that is wrong or missing.
+    Lock,
+}
+
+impl Refusal {
+    pub(crate) const ALL: [Self; 10] = [
+        Self::Unreadable,
+        Self::Digest,
+        Self::Unpinned,
+        Self::Signature,
+        Self::NotAPlugin,
+        Self::Contract,
+        Self::Compile,
+        Self::Describe,
+        Self::Slug,
+        Self::Lock,
+    ];
+
+    /// The stable name.
+    pub(crate) const fn code(self) -> &'static str {
+        match self {
+            Self::Unreadable => "unreadable",
+            Self::Digest => "digest",
+            Self::Unpinned => "unpinned",
+            Self::Signature => "signature",
+            Self::NotAPlugin => "not_a_plugin",
+            Self::Contract => "contract",
+            Self::Compile => "compile",
+            Self::Describe => "describe",
+            Self::Slug => "slug",
+            Self::Lock => "lock",
+        }
+    }
+}
+
+impl LoadError {
+    /// The kind of reason.
+    pub(crate) fn refusal(&self) -> Refusal {
+        match self {
+            Self::Read(_) | Self::NotAFile | Self::Changing | Self::TooLarge { .. } => Refusal::Unreadable,
+            Self::WrongDigest { .. } | Self::PinnedAsOther { .. } => Refusal::Digest,
+            Self::NotPinned { .. } => Refusal::Unpinned,
+            Self::Signature(_) => Refusal::Signature,
+            Self::NotWebAssembly(_)
+            | Self::CoreModule
+            | Self::NotAPlugin { .. }
+            | Self::Import { .. }
+            | Self::TooManyPieces { .. } => Refusal::NotAPlugin,
+            Self::TooNew { .. } | Self::TooOld { .. } => Refusal::Contract,
+            Self::Compile(_) | Self::CompileTime(_) => Refusal::Compile,
+            Self::Describe { .. } | Self::Descriptor(_) => Refusal::Describe,
+            Self::DuplicateSlug { .. } => Refusal::Slug,
+        }
+    }
 }
 
 fn version_suffix(version: &Option<String>) -> String {

@@ -1,17 +1,12 @@
-//! From a file to a plugin: read, inspect, compile, link, ask it who it is.
+//! From a file to a plugin: read, check pin and signature, inspect, compile, link, ask it who it is.
 
 use std::{
-    fmt,
-    fs::{self, File, Metadata, OpenOptions},
-    io::Read,
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::Path,
     sync::{Arc, atomic::AtomicUsize},
     time::Instant,
 };
 
 use prometheus_client::registry::Registry;
-use ring::digest;
 use tokio::sync::Semaphore;
 use wasmtime::{Engine, component::Component};
 
@@ -23,6 +18,7 @@ use super::{
     descriptor,
     engine::engine,
     error::{LoadError, PluginError},
+    file::{self, Digest, Fingerprint},
     guest::{self, Plugin},
     inspect::{Inspection, inspect},
     limits::Limits,
@@ -30,98 +26,9 @@ use super::{
     metrics::{PluginMetrics, PluginStats},
     quarantine::{Quarantine, QuarantineConfig},
     sandbox::{Sandbox, count_instructions, start_clock, stop_clock},
+    trust::{Trust, Verdict},
     wasi::ClosedWorld,
 };
-
-/// SHA-256 of a plugin file, in lower-case hex.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct Digest(String);
-
-impl Digest {
-    fn of(bytes: &[u8]) -> Self {
-        Self(hex::encode(digest::digest(&digest::SHA256, bytes)))
-    }
-
-    pub(crate) fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for Digest {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.0)
-    }
-}
-
-/// What tells one state of a file from another without reading it. The change time sees what a copy that
-/// preserves times would hide, the inode sees a rename over the file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Fingerprint {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl Fingerprint {
-    fn of(metadata: &Metadata) -> Self {
-        Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            size: metadata.size(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        }
-    }
-
-    /// Size of the file in bytes.
-    pub(crate) fn size(&self) -> u64 {
-        self.size
-    }
-
-    /// The fingerprint of what `path` leads to, symlinks followed.
-    pub(crate) fn at(path: &Path) -> Result<Self, LoadError> {
-        let metadata = fs::metadata(path).map_err(LoadError::Read)?;
-        if !metadata.is_file() {
-            return Err(LoadError::NotAFile);
-        }
-        Ok(Self::of(&metadata))
-    }
-}
-
-/// Opening a pipe that someone put into the folder must not wait for its other end. Regular files do not care.
-const O_NONBLOCK: i32 = 0o4000;
-
-/// Reads a file once: what is hashed is what is compiled. Fails when it changes meanwhile.
-fn read(path: &Path, limit: u64) -> Result<(Vec<u8>, Fingerprint), LoadError> {
-    // Not opened unless it looks like a file, because opening a device may do something.
-    Fingerprint::at(path)?;
-    let mut file: File = OpenOptions::new()
-        .read(true)
-        .custom_flags(O_NONBLOCK)
-        .open(path)
-        .map_err(LoadError::Read)?;
-    let metadata = file.metadata().map_err(LoadError::Read)?;
-    if !metadata.is_file() {
-        return Err(LoadError::NotAFile);
-    }
-    let before = Fingerprint::of(&metadata);
-    if before.size > limit {
-        return Err(LoadError::TooLarge { limit });
-    }
-    let mut bytes = Vec::with_capacity(usize::try_from(before.size).unwrap_or(0));
-    // One byte more shows that the file grows.
-    (&mut file)
-        .take(before.size + 1)
-        .read_to_end(&mut bytes)
-        .map_err(LoadError::Read)?;
-    let after = Fingerprint::of(&file.metadata().map_err(LoadError::Read)?);
-    if before != after || u64::try_from(bytes.len()) != Ok(before.size) {
-        return Err(LoadError::Changing);
-    }
-    Ok((bytes, before))
-}
 
 /// Makes plugins of files. All that it makes share one engine and its limits.
 pub(crate) struct Loader {
@@ -130,6 +37,8 @@ pub(crate) struct Loader {
     limits: Arc<Limits>,
     quarantine: QuarantineConfig,
     cache: Option<CodeCache>,
+    /// Absent in tools, which look at any file.
+    trust: Option<Trust>,
     pub(crate) metrics: PluginMetrics,
     places: Arc<Semaphore>,
 }
@@ -140,6 +49,8 @@ pub(crate) struct Candidate {
     pub(crate) digest: Digest,
     pub(crate) fingerprint: Fingerprint,
     pub(crate) inspection: Inspection,
+    /// Whether the lock file pins it; nothing where there is none.
+    pub(crate) pinned: Option<bool>,
     bindings: Bindings,
 }
 
@@ -154,6 +65,7 @@ impl Loader {
             metrics,
             false,
         )?;
+        loader.trust = Some(Trust::open(config)?);
         match CodeCache::open(&config.cache_folder, &loader.engine) {
             Ok(cache) => loader.cache = Some(cache),
             Err(error) => tracing::warn!(
@@ -199,6 +111,7 @@ impl Loader {
             limits: Arc::new(limits),
             quarantine,
             cache: None,
+            trust: None,
             metrics,
             places: Arc::new(Semaphore::new(places)),
         })
@@ -208,6 +121,11 @@ impl Loader {
         &self.limits
     }
 
+    /// What is demanded of files, in a folder.
+    pub(crate) fn trust(&self) -> Option<&Trust> {
+        self.trust.as_ref()
+    }
+
     /// Reads and checks a file. Blocks: on the disk, on the compiler, and on the plugin's `describe`. Before the compiler
     /// begins `compiler` waits for its turn; what it gives is held until the compiler has ended.
     pub(crate) fn candidate<Slot>(
@@ -215,20 +133,26 @@ impl Loader {
         path: &Path,
         compiler: impl FnOnce() -> Slot,
     ) -> Result<Candidate, LoadError> {
-        let (bytes, fingerprint) = read(path, self.limits.file_bytes)?;
+        let (bytes, fingerprint) = file::read(path, self.limits.file_bytes, "`file_bytes`")?;
+        let digest = Digest::of(&bytes);
+        let verdict = match &self.trust {
+            Some(trust) => trust.check(path, &bytes, &digest)?,
+            None => Verdict::none(),
+        };
         let name = path.file_stem().unwrap_or_default().to_string_lossy();
         let inspection = inspect(&bytes, &name, &self.limits)?;
-        let digest = Digest::of(&bytes);
         let component = self.compiled(&bytes, &digest, compiler)?;
         let bindings = Bindings::link(&self.engine, inspection.contract, &component)
             .map_err(|error| LoadError::Compile(format!("{error:#}")))?;
         let descriptor = self.describe(&bindings, &name, inspection.imports_wasi())?;
         descriptor::check(&descriptor).map_err(LoadError::Descriptor)?;
+        let pinned = verdict.confirm(&descriptor.slug, &digest)?;
         Ok(Candidate {
             descriptor,
             digest,
             fingerprint,
             inspection,
+            pinned,
             bindings,
         })
     }

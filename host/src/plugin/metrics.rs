@@ -20,7 +20,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::error::Limit;
+use super::error::{Limit, Refusal};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PluginLabels {
@@ -31,6 +31,11 @@ struct PluginLabels {
 struct TrapLabels {
     plugin: String,
     limit: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefusalLabels {
+    reason: &'static str,
 }
 
 /// Buckets of a histogram of seconds.
@@ -76,7 +81,7 @@ struct Families {
     queue: Family<PluginLabels, Histogram, Seconds>,
     compilations: Counter,
     cache_hits: Counter,
-    refused_files: Gauge,
+    refused_files: Family<RefusalLabels, Gauge>,
 }
 
 impl PluginMetrics {
@@ -95,7 +100,7 @@ impl PluginMetrics {
             queue: Family::new_with_constructor(QUEUE_BUCKETS),
             compilations: Counter::default(),
             cache_hits: Counter::default(),
-            refused_files: Gauge::default(),
+            refused_files: Family::default(),
         };
         let plugin = registry.sub_registry_with_prefix("sendflowr_plugin");
         plugin.register(
@@ -159,7 +164,7 @@ impl PluginMetrics {
         );
         plugin.register(
             "refused_files",
-            "Files in the plugin folder that are not served",
+            "Files in the plugin folder that are not served, by reason",
             families.refused_files.clone(),
         );
         Self(Arc::new(families))
@@ -223,8 +228,16 @@ impl PluginMetrics {
         self.0.cache_hits.inc();
     }
 
-    pub(crate) fn set_refused_files(&self, count: usize) {
-        self.0.refused_files.set(i64::try_from(count).unwrap_or(i64::MAX));
+    /// Takes the reasons of all files that are refused now.
+    pub(crate) fn set_refused_files(&self, refused: &[Refusal]) {
+        for reason in Refusal::ALL {
+            let count = refused.iter().filter(|refusal| **refusal == reason).count();
+            let labels = RefusalLabels {
+                reason: reason.code(),
+            };
+            let gauge = self.0.refused_files.get_or_create_owned(&labels);
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
     }
 }
 

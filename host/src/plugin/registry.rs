@@ -3,10 +3,13 @@
 //! A file serves from the moment it has passed every check until another state of the same file has passed them, or
 //! until the file is gone. A bad file is reported and changes nothing. Deliveries in flight keep the plugin they
 //! began with.
+//!
+//! When the lock file changes every file is judged again. What serves goes on while its pin names a file that is not there
+//! yet, so that pinning before copying leaves no gap; where only pinned plugins are served, one whose slug is no longer
+//! pinned at all ends.
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fs, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
@@ -21,18 +24,13 @@ use tokio::{
 };
 
 use super::{
-    error::{LoadError, PluginError, chain},
+    error::{LoadError, Refusal, chain},
+    folder::{GONE, SETTLE, Sight, file_name, list},
     guest::Plugin,
-    load::{Candidate, Fingerprint, Loader},
+    load::{Candidate, Loader},
     status::{PluginDetails, PluginState, PluginStatus},
+    trust::{LockLook, Trust},
 };
-
-/// How long a file must rest before it is read: copies write in steps closer to each other than this.
-const SETTLE: Duration = Duration::from_millis(200);
-
-/// How long a file must be gone before its plugin goes. Replacing a file by removing and copying it, or renaming it,
-/// then leaves no gap.
-const GONE: Duration = Duration::from_millis(600);
 
 /// How long the next file waits for this one. Rust plugins are compiled in a fraction of it, so that files are taken in the
 /// order of their names; one in Python may take half a minute, which the others need not wait for.
@@ -58,6 +56,8 @@ struct KnownFile {
     seen: Seen,
     /// Whether it is being read, compiled or asked.
     is_loading: bool,
+    /// Whether it is to be judged anew once that has ended.
+    is_outdated: bool,
     /// What serves of it.
     plugin: Option<Arc<Plugin>>,
     /// Why the present state of the file is not served.
@@ -66,18 +66,16 @@ struct KnownFile {
 
 enum Seen {
     /// It has changed and is to be read when it rests.
-    Changed {
-        fingerprint: Option<Fingerprint>,
-        since: Instant,
-    },
+    Changed { sight: Sight, since: Instant },
     /// Its present state has been dealt with.
-    Settled { fingerprint: Option<Fingerprint> },
+    Settled { sight: Sight },
     /// It is not there.
     Gone { since: Instant },
 }
 
 struct Problem {
     text: String,
+    refusal: Refusal,
     /// The slug that another file had. The file is read again when the slug is free.
     wanted_slug: Option<String>,
 }
@@ -104,7 +102,19 @@ impl Registry {
     }
 
     pub(crate) fn status(&self) -> Vec<PluginStatus> {
-        self.files()
+        let trust = self.loader.trust();
+        // A lock file that cannot be used is one more file that is refused.
+        let lock = trust.and_then(|trust| {
+            Some(PluginStatus {
+                file: trust.lock_name(),
+                state: PluginState::Refused,
+                problem: Some(trust.problem()?),
+                pinned: None,
+                plugin: None,
+            })
+        });
+        let files = self.files();
+        let plugins = files
             .iter()
             .map(|(path, file)| PluginStatus {
                 file: file_name(path),
@@ -113,21 +123,34 @@ impl Registry {
                     .as_deref()
                     .map_or(PluginState::Refused, PluginState::of),
                 problem: file.problem.as_ref().map(|problem| problem.text.clone()),
+                pinned: file
+                    .plugin
+                    .as_deref()
+                    .and_then(|plugin| trust?.pins(&plugin.descriptor().slug, &plugin.digest)),
                 plugin: file.plugin.as_deref().map(PluginDetails::of),
             })
             // Not yet read, not yet forgotten: neither serves nor is refused.
-            .filter(|status| status.plugin.is_some() || status.problem.is_some())
-            .collect()
+            .filter(|status| status.plugin.is_some() || status.problem.is_some());
+        lock.into_iter().chain(plugins).collect()
     }
 
     /// Looks at the folder and brings what serves in line with it. At the first look nothing has to rest, and slow files are
     /// waited for, for as long as one may take to compile. Says whether something has yet to rest or to be read, so that
     /// another look is due soon.
     pub(crate) async fn look(self: &Arc<Self>, first: bool) -> bool {
-        let folder = self.folder.clone();
-        let found = task::spawn_blocking(move || list(&folder)).await;
-        match found {
-            Ok(Ok(found)) => self.note(found, Instant::now()),
+        let (folder, loader) = (self.folder.clone(), Arc::clone(&self.loader));
+        let found = task::spawn_blocking(move || {
+            let trust = loader.trust();
+            let lock = trust.map_or(LockLook::Same, |trust| trust.refresh(Instant::now()));
+            let signed = trust.is_some_and(Trust::asks_for_signatures);
+            list(&folder, signed).map(|found| (lock, found))
+        })
+        .await;
+        let lock = match found {
+            Ok(Ok((lock, found))) => {
+                self.note(found, lock == LockLook::Changed, Instant::now());
+                lock
+            }
             Ok(Err(error)) => {
                 // What serves goes on serving: a folder that cannot be read says nothing about its files.
                 tracing::warn!(plugin.folder = %self.folder.display(), %error, "plugin folder cannot be read");
@@ -137,7 +160,7 @@ impl Registry {
                 tracing::error!(%error, "listing the plugin folder has panicked");
                 return false;
             }
-        }
+        };
         let settle = if first { Duration::ZERO } else { SETTLE };
         let mut slow = self.load_all(self.due(settle, Instant::now()), first).await;
         self.drop_gone(Instant::now());
@@ -148,22 +171,22 @@ impl Registry {
             let _ = time::timeout(self.loader.limits().compile_time, all).await;
         }
         let files = self.files();
-        let refused = files.values().filter(|file| file.problem.is_some()).count();
-        self.loader.metrics.set_refused_files(refused);
-        files
-            .values()
-            .any(|file| !file.is_loading && !matches!(file.seen, Seen::Settled { .. }))
+        let problems = files.values().filter_map(|file| file.problem.as_ref());
+        let mut refused: Vec<Refusal> = problems.map(|problem| problem.refusal).collect();
+        let lock_problem = self.loader.trust().and_then(Trust::problem);
+        refused.extend(lock_problem.map(|_| Refusal::Lock));
+        self.loader.metrics.set_refused_files(&refused);
+        lock == LockLook::Pending
+            || files
+                .values()
+                .any(|file| !file.is_loading && !matches!(file.seen, Seen::Settled { .. }))
     }
 
     /// Loads these files, one after the other as long as each is quick. Gives those that are not: they go on by themselves.
     /// When too many do, the rest is left for the next look, unless this is the first.
-    async fn load_all(
-        self: &Arc<Self>,
-        due: Vec<(PathBuf, Option<Fingerprint>)>,
-        first: bool,
-    ) -> Vec<JoinHandle<()>> {
+    async fn load_all(self: &Arc<Self>, due: Vec<(PathBuf, Sight)>, first: bool) -> Vec<JoinHandle<()>> {
         let mut slow: Vec<JoinHandle<()>> = Vec::new();
-        for (path, fingerprint) in due {
+        for (path, sight) in due {
             if self.loading() >= LOADS_AT_ONCE {
                 if !first || slow.is_empty() {
                     break;
@@ -175,7 +198,7 @@ impl Registry {
                 file.is_loading = true;
             }
             let registry = Arc::clone(self);
-            let mut load = task::spawn(async move { registry.load(&path, fingerprint).await });
+            let mut load = task::spawn(async move { registry.load(&path, sight).await });
             if time::timeout(PATIENCE, &mut load).await.is_err() {
                 slow.push(load);
             }
@@ -187,18 +210,17 @@ impl Registry {
         self.files().values().filter(|file| file.is_loading).count()
     }
 
-    fn note(&self, found: BTreeMap<PathBuf, Option<Fingerprint>>, now: Instant) {
+    /// Takes down what was found. Files that have been dealt with are to be read again when they changed, or when all are
+    /// to be judged anew.
+    fn note(&self, found: BTreeMap<PathBuf, Sight>, anew: bool, now: Instant) {
         let mut files = self.files();
         for (path, file) in files.iter_mut() {
             if !found.contains_key(path) && !matches!(file.seen, Seen::Gone { .. }) {
                 file.seen = Seen::Gone { since: now };
             }
         }
-        for (path, fingerprint) in found {
-            let changed = Seen::Changed {
-                fingerprint,
-                since: now,
-            };
+        for (path, sight) in found {
+            let changed = Seen::Changed { sight, since: now };
             match files.get_mut(&path) {
                 None => {
                     files.insert(
@@ -206,33 +228,34 @@ impl Registry {
                         KnownFile {
                             seen: changed,
                             is_loading: false,
+                            is_outdated: false,
                             plugin: None,
                             problem: None,
                         },
                     );
                 }
-                Some(file) => match &file.seen {
-                    Seen::Changed {
-                        fingerprint: before, ..
+                Some(file) => {
+                    file.is_outdated |= anew && file.is_loading;
+                    let is_same = match &file.seen {
+                        Seen::Changed { sight: before, .. } => *before == sight,
+                        Seen::Settled { sight: before } => *before == sight && !anew,
+                        Seen::Gone { .. } => false,
+                    };
+                    if !is_same {
+                        file.seen = changed;
                     }
-                    | Seen::Settled { fingerprint: before } => {
-                        if *before != fingerprint {
-                            file.seen = changed;
-                        }
-                    }
-                    Seen::Gone { .. } => file.seen = changed,
-                },
+                }
             }
         }
     }
 
     /// Files that have rested long enough to be read, as they were seen.
-    fn due(&self, settle: Duration, now: Instant) -> Vec<(PathBuf, Option<Fingerprint>)> {
+    fn due(&self, settle: Duration, now: Instant) -> Vec<(PathBuf, Sight)> {
         let files = self.files();
         let rested = files.iter().filter_map(|(path, file)| match file.seen {
-            Seen::Changed { fingerprint, since } => {
+            Seen::Changed { sight, since } => {
                 let rests = now.saturating_duration_since(since) >= settle;
-                (rests && !file.is_loading).then(|| (path.clone(), fingerprint))
+                (rests && !file.is_loading).then(|| (path.clone(), sight))
             }
             Seen::Settled { .. } | Seen::Gone { .. } => None,
         });
@@ -264,14 +287,14 @@ impl Registry {
     }
 
     /// Files that were refused because another file had their slug, which it has no longer.
-    fn waiting_for_a_free_slug(&self) -> Vec<(PathBuf, Option<Fingerprint>)> {
+    fn waiting_for_a_free_slug(&self) -> Vec<(PathBuf, Sight)> {
         let serving = self.serving.load();
         let files = self.files();
         let waiting = files.iter().filter_map(|(path, file)| {
             let slug = file.problem.as_ref()?.wanted_slug.as_ref()?;
             match file.seen {
-                Seen::Settled { fingerprint } if !file.is_loading && !serving.contains_key(slug) => {
-                    Some((path.clone(), fingerprint))
+                Seen::Settled { sight } if !file.is_loading && !serving.contains_key(slug) => {
+                    Some((path.clone(), sight))
                 }
                 _ => None,
             }
@@ -279,15 +302,21 @@ impl Registry {
         waiting.collect()
     }
 
-    /// Reads a file, and lets it serve when it passes. The fingerprint is the one it was seen with.
-    async fn load(&self, path: &Path, seen: Option<Fingerprint>) {
+    /// Reads a file as it was seen, and lets it serve when it passes.
+    async fn load(&self, path: &Path, seen: Sight) {
         let candidate = self.candidate(path).await;
+        match candidate {
+            Ok(candidate) => self.admit(path, seen, candidate),
+            Err(error) => self.refuse(path, seen, &error),
+        }
         if let Some(file) = self.files().get_mut(path) {
             file.is_loading = false;
-        }
-        match candidate {
-            Ok(candidate) => self.admit(path, candidate),
-            Err(error) => self.refuse(path, seen, &error),
+            if std::mem::take(&mut file.is_outdated)
+                && let Seen::Settled { sight } = file.seen
+            {
+                let since = Instant::now();
+                file.seen = Seen::Changed { sight, since };
+            }
         }
     }
 
@@ -320,7 +349,11 @@ impl Registry {
         }
     }
 
-    fn admit(&self, path: &Path, candidate: Candidate) {
+    fn admit(&self, path: &Path, seen: Sight, candidate: Candidate) {
+        let seen = Sight {
+            file: Some(candidate.fingerprint),
+            ..seen
+        };
         let slug = candidate.descriptor.slug.clone();
         let mut files = self.files();
         let owner = files.iter().find(|(other, file)| {
@@ -331,19 +364,29 @@ impl Registry {
                     .as_ref()
                     .is_some_and(|plugin| plugin.descriptor().slug == slug)
         });
-        if let Some((other, _)) = owner {
+        // Of two files the pinned one has the slug.
+        let takes_over = |file: &KnownFile| {
+            candidate.pinned == Some(true)
+                && file
+                    .plugin
+                    .as_ref()
+                    .is_some_and(|plugin| plugin.digest != candidate.digest)
+        };
+        if let Some((other, owner)) = owner
+            && !takes_over(owner)
+        {
             let error = LoadError::DuplicateSlug {
                 slug: slug.clone(),
                 owner: file_name(other),
             };
             drop(files);
-            self.refuse(path, Some(candidate.fingerprint), &error);
+            self.refuse(path, seen, &error);
             return;
         }
-        // A file that is gone for now and comes back under another name hands its slug over.
-        for file in files.values_mut() {
-            let gone = matches!(file.seen, Seen::Gone { .. });
-            if gone
+        // A file that is gone for now and comes back under another name hands its slug over, and one that is not pinned to
+        // one that is.
+        for (other, file) in files.iter_mut() {
+            if other.as_path() != path
                 && file
                     .plugin
                     .as_ref()
@@ -355,9 +398,7 @@ impl Registry {
         let Some(file) = files.get_mut(path) else {
             return;
         };
-        file.seen = Seen::Settled {
-            fingerprint: Some(candidate.fingerprint),
-        };
+        file.seen = Seen::Settled { sight: seen };
         file.problem = None;
         if file
             .plugin
@@ -366,6 +407,14 @@ impl Registry {
         {
             // Touched, or back as it was: the plugin keeps its state.
             return;
+        }
+        if candidate.pinned == Some(false) {
+            let (name, lock) = (file_name(path), self.loader.trust().map(Trust::lock_name));
+            tracing::warn!(
+                plugin.file = %name,
+                "plugin file `{name}` is not pinned in `{}`; `host.plugins.locked` would refuse it",
+                lock.unwrap_or_default()
+            );
         }
         let current = self.serving.load().get(&slug).cloned();
         let stats = current.map_or_else(
@@ -387,7 +436,7 @@ impl Registry {
     }
 
     /// Notes why the state of the file that was seen is not served.
-    fn refuse(&self, path: &Path, seen: Option<Fingerprint>, error: &LoadError) {
+    fn refuse(&self, path: &Path, seen: Sight, error: &LoadError) {
         let name = file_name(path);
         let mut files = self.files();
         let Some(file) = files.get_mut(path) else {
@@ -395,29 +444,38 @@ impl Registry {
         };
         match file.seen {
             // It has changed meanwhile, or is gone: the next look reads it.
-            Seen::Changed { fingerprint, .. } if fingerprint != seen => return,
+            Seen::Changed { sight, .. } if sight != seen => return,
             Seen::Gone { .. } => return,
             Seen::Changed { .. } | Seen::Settled { .. } => {}
         }
         if matches!(error, LoadError::Changing) {
-            file.seen = Seen::Changed {
-                fingerprint: seen,
-                since: Instant::now(),
-            };
+            let since = Instant::now();
+            file.seen = Seen::Changed { sight: seen, since };
             return;
         }
-        file.seen = Seen::Settled { fingerprint: seen };
+        file.seen = Seen::Settled { sight: seen };
         let wanted_slug = match error {
             LoadError::DuplicateSlug { slug, .. } => Some(slug.clone()),
             _ => None,
         };
         let text = format!("`{name}` {}", chain(error));
         let known = file.problem.as_ref().is_some_and(|problem| problem.text == text);
+        let trust = self.loader.trust();
+        let is_pinned =
+            |plugin: &Arc<Plugin>| trust.is_some_and(|trust| trust.knows(&plugin.descriptor().slug));
+        let withdrawn = matches!(error, LoadError::NotPinned { .. })
+            .then(|| file.plugin.take_if(|plugin| !is_pinned(plugin)))
+            .flatten();
         let serves = file.plugin.as_ref().map(|plugin| plugin.tag().to_owned());
         file.problem = Some(Problem {
             text: text.clone(),
+            refusal: error.refusal(),
             wanted_slug,
         });
+        if let Some(plugin) = withdrawn {
+            self.publish(&files);
+            tracing::warn!(plugin.file = %name, plugin = %plugin.tag(), "plugin `{}` is no longer pinned and ends", plugin.tag());
+        }
         drop(files);
         if !known {
             match serves {
@@ -448,35 +506,4 @@ impl Registry {
         // Every change leaves the map consistent at each step, so a panic elsewhere does not spoil it.
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Makes the folder where it is missing.
-pub(crate) fn make_folder(folder: &Path) -> Result<(), PluginError> {
-    fs::create_dir_all(folder).map_err(|error| PluginError::host("the plugin folder cannot be made", error))
-}
-
-/// Everything in the folder that is called like a plugin. What is no regular file has no fingerprint: it is reported
-/// when it is read. Names that begin with a dot are left to editors and copying tools.
-fn list(folder: &Path) -> io::Result<BTreeMap<PathBuf, Option<Fingerprint>>> {
-    let mut found = BTreeMap::new();
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        let hidden = path
-            .file_name()
-            .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        let is_plugin = path.extension().is_some_and(|extension| extension == "wasm");
-        if is_plugin && !hidden {
-            let fingerprint = Fingerprint::at(&path).ok();
-            found.insert(path, fingerprint);
-        }
-    }
-    Ok(found)
-}
-
-/// The file's name for people: control characters and what is not UTF-8 are replaced.
-fn file_name(path: &Path) -> String {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    name.chars()
-        .map(|letter| if letter.is_control() { '\u{fffd}' } else { letter })
-        .collect()
 }

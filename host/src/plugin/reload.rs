@@ -1,4 +1,4 @@
-//! Watches the plugin folder.
+//! Watches the plugin folder and the lock file.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -23,9 +23,9 @@ pub(crate) struct Watch {
 
 impl Watch {
     /// Starts watching. Started before the first look, so that no change falls between the two.
-    pub(crate) fn start(folder: &Path) -> Self {
+    pub(crate) fn start(folder: &Path, lock: &Path) -> Self {
         let changed = Arc::new(Notify::new());
-        let watcher = start_watcher(folder, Arc::clone(&changed));
+        let watcher = start_watcher(folder, lock, Arc::clone(&changed));
         if let Err(error) = &watcher {
             tracing::warn!(
                 plugin.folder = %folder.display(),
@@ -53,7 +53,7 @@ impl Watch {
     }
 }
 
-fn start_watcher(folder: &Path, changed: Arc<Notify>) -> notify::Result<RecommendedWatcher> {
+fn start_watcher(folder: &Path, lock: &Path, changed: Arc<Notify>) -> notify::Result<RecommendedWatcher> {
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         // Reading the files is an event too, and must not lead to reading them again. An error may hide a change.
         if !event.is_ok_and(|event| event.kind.is_access()) {
@@ -61,5 +61,9 @@ fn start_watcher(folder: &Path, changed: Arc<Notify>) -> notify::Result<Recommen
         }
     })?;
     watcher.watch(folder, RecursiveMode::NonRecursive)?;
+    // Its folder, because files are replaced by renaming. Where it cannot be watched the next look finds the change.
+    if let Some(beside) = lock.parent().filter(|beside| *beside != folder) {
+        let _ = watcher.watch(beside, RecursiveMode::NonRecursive);
+    }
     Ok(watcher)
 }

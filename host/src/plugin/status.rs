@@ -17,6 +17,9 @@ pub struct PluginStatus {
     /// Why the file as it is now is not served. Beside a plugin that serves, this is about a file that came after it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+    /// Whether the lock file pins what serves; absent where there is no lock file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pinned: Option<bool>,
     /// The plugin; absent when the file has never been served.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub plugin: Option<PluginDetails>,

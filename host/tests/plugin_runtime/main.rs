@@ -10,6 +10,7 @@ mod guest;
 mod hostile;
 mod quarantine;
 mod refused;
+mod trust;
 mod wasi;
 
 use std::{
@@ -22,6 +23,7 @@ use std::{
 use prometheus_client::registry::Registry;
 use sendflowr_host::plugin::{
     Limits, Plugin, PluginError, PluginMetrics, PluginStatus, Plugins, PluginsConfig, QuarantineConfig,
+    TrustedKeys,
     types::{Outcome, Request},
 };
 use tempfile::TempDir;
@@ -53,6 +55,9 @@ fn config(data: &TempDir) -> PluginsConfig {
     PluginsConfig {
         folder: data.path().join("plugins"),
         cache_folder: data.path().join("compiled"),
+        lock: data.path().join("plugins/plugins.lock"),
+        locked: false,
+        trusted_keys: TrustedKeys::default(),
         limits: Limits::default(),
         quarantine: QuarantineConfig::default(),
     }

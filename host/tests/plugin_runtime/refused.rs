@@ -13,8 +13,19 @@ async fn refusal(bytes: Vec<u8>) -> String {
     let world = World::with(&[("bad.wasm", bytes), ("healthy.wasm", guest("healthy").build())]).await;
     assert_eq!(world.plugins.slugs(), ["healthy"]);
     assert_eq!(world.deliver("healthy").await.unwrap(), 1);
-    assert_eq!(world.metric("sendflowr_plugin_refused_files"), 1);
+    assert_eq!(refused_files(&world), 1);
     world.problem("bad.wasm")
+}
+
+/// Over all reasons.
+fn refused_files(world: &World) -> i64 {
+    let text = world.metrics();
+    let series = text
+        .lines()
+        .filter(|line| line.starts_with("sendflowr_plugin_refused_files{"));
+    series
+        .filter_map(|line| line.rsplit_once(' ')?.1.parse::<i64>().ok())
+        .sum()
 }
 
 fn described(change: impl FnOnce(&mut Guest)) -> Vec<u8> {

@@ -17,7 +17,8 @@ const SECRET_WORDS: [&str; 7] = [
 ];
 
 /// Paths of keys that only sound like secrets.
-const NOT_SECRET: [&str; 4] = [
+const NOT_SECRET: [&str; 5] = [
+    "host.plugins.trusted_keys",
     "host.tls.key",
     "inference.tls.key",
     "consumer.tls.key",

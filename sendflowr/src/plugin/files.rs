@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context;
 use host::{
     cases::Case,
-    plugin::{Limits, Plugin, Plugins},
+    plugin::{Examination, Limits, Plugin, Plugins},
 };
 
 /// Compiling keeps a thread busy for a while; the others go on.
@@ -17,6 +17,13 @@ pub(crate) async fn load(file: &Path) -> anyhow::Result<Arc<Plugin>> {
     let path = file.to_owned();
     let loaded = tokio::task::spawn_blocking(move || Plugins::load_file(&path, &Limits::default())).await?;
     loaded.with_context(|| format!("`{}`", file.display()))
+}
+
+/// The same with a close look at it.
+pub(super) async fn examine(file: &Path, limits: &Limits) -> anyhow::Result<(Arc<Plugin>, Examination)> {
+    let (path, limits) = (file.to_owned(), limits.clone());
+    let examined = tokio::task::spawn_blocking(move || Plugins::examine(&path, &limits)).await?;
+    examined.with_context(|| format!("`{}`", file.display()))
 }
 
 pub(super) fn read_case(file: &Path) -> anyhow::Result<Case> {

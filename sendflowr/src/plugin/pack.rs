@@ -1,4 +1,4 @@
-//! `sendflowr plugin pack`: from the core module that a compiler leaves to the component that the host serves.
+//! `sendflowr plugin pack`: from the core module that a compiler leaves to the component that the host serves, and to its pin.
 
 use std::{
     fs,
@@ -7,16 +7,36 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use host::plugin::Limits;
 use wit_component::ComponentEncoder;
 
-use crate::output;
+use super::{files::examine, pin};
+use crate::{oci::Digest, output};
 
 /// Wraps the module into a component that imports nothing but the contract, and writes it to `out` or, without it, into
-/// this folder under the module's name with hyphens in place of underscores, as slugs have them.
+/// this folder under the module's name with hyphens in place of underscores, as slugs have them. Pins it in `lock`, if any.
 ///
 /// # Errors
 /// Files that cannot be read or written, and modules that do not carry the contract's types.
-pub(crate) fn run(module: &Path, out: Option<PathBuf>) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(
+    module: &Path,
+    out: Option<PathBuf>,
+    lock: Option<&Path>,
+) -> anyhow::Result<ExitCode> {
+    let (out, digest) = pack(module, out)?;
+    if let Some(lock) = lock {
+        let (plugin, examination) = examine(&out, &Limits::default()).await?;
+        pin::one(lock, &out, &plugin, &examination, None)?;
+    } else {
+        output::line(&format!(
+            "{digest}; `sendflowr plugin pin {}` pins it",
+            out.display()
+        ));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn pack(module: &Path, out: Option<PathBuf>) -> anyhow::Result<(PathBuf, Digest)> {
     let bytes = fs::read(module).with_context(|| format!("cannot read `{}`", module.display()))?;
     let out = match out {
         Some(out) => out,
@@ -42,7 +62,7 @@ pub(crate) fn run(module: &Path, out: Option<PathBuf>) -> anyhow::Result<ExitCod
         out.display(),
         component.len().div_ceil(1_000)
     ));
-    Ok(ExitCode::SUCCESS)
+    Ok((out, Digest::of(&component)))
 }
 
 fn component(module: &[u8]) -> anyhow::Result<Vec<u8>> {
@@ -72,7 +92,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let module = folder.path().join("acme.wasm");
         fs::write(&module, b"\0asm\x01\0\0\0").unwrap();
-        let error = run(&module, Some(module.clone())).unwrap_err();
+        let error = pack(&module, Some(module.clone())).unwrap_err();
         assert!(error.to_string().contains("would be overwritten"), "{error}");
     }
 }

@@ -1,0 +1,62 @@
+//! What is in the plugin folder, without reading it.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::{error::PluginError, file::Fingerprint, signature::signature_path};
+
+/// How long a file must rest before it is read: copies write in steps closer to each other than this.
+pub(crate) const SETTLE: Duration = Duration::from_millis(200);
+
+/// How long a file must be gone before its plugin goes. Replacing a file by removing and copying it, or renaming it,
+/// then leaves no gap.
+pub(crate) const GONE: Duration = Duration::from_millis(600);
+
+/// A plugin file as a look at the folder shows it. A change of either part is a reason to read the file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Sight {
+    /// The file, when it is a regular one.
+    pub(crate) file: Option<Fingerprint>,
+    /// Its signature, when there is one and signatures are asked for.
+    pub(crate) signature: Option<Fingerprint>,
+}
+
+/// Makes the folder where it is missing.
+pub(crate) fn make_folder(folder: &Path) -> Result<(), PluginError> {
+    fs::create_dir_all(folder).map_err(|error| PluginError::host("the plugin folder cannot be made", error))
+}
+
+/// Everything in the folder that is called like a plugin. What is no regular file has no fingerprint: it is reported
+/// when it is read. Names that begin with a dot are left to editors and copying tools. Signatures are looked for where
+/// they are asked for.
+pub(crate) fn list(folder: &Path, with_signatures: bool) -> io::Result<BTreeMap<PathBuf, Sight>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let hidden = path
+            .file_name()
+            .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        let is_plugin = path.extension().is_some_and(|extension| extension == "wasm");
+        if is_plugin && !hidden {
+            let signature = with_signatures.then(|| Fingerprint::at(&signature_path(&path)).ok());
+            let sight = Sight {
+                file: Fingerprint::at(&path).ok(),
+                signature: signature.flatten(),
+            };
+            found.insert(path, sight);
+        }
+    }
+    Ok(found)
+}
+
+/// The file's name for people: control characters and what is not UTF-8 are replaced.
+pub(crate) fn file_name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.chars()
+        .map(|letter| if letter.is_control() { '\u{fffd}' } else { letter })
+        .collect()
+}

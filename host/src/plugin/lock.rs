@@ -1,0 +1,297 @@
+//! `plugins.lock`: the bytes that each plugin may consist of, written down for review.
+//!
+//! A table for each slug, in order, so that a change of what may be served is a change of a few lines in version control.
+//! The digest decides; file name, version and contract are for those who read it.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    descriptor::is_slug,
+    error::LoadError,
+    file::{self, Fingerprint},
+    folder::file_name,
+};
+
+/// Layout of the file that this host reads and writes.
+const FORMAT: u32 = 1;
+
+/// Largest file that is read: an entry takes some 300 bytes, so that a thousand plugins have room three times over.
+const MOST_BYTES: u64 = 1 << 20;
+
+/// What the file begins with.
+const PREAMBLE: &str = "\
+# The plugins that may be served, by the SHA-256 of their files. `sendflowr plugin pin` writes it; read its changes in
+# review as you would read code.
+";
+
+/// The content of a lock file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PluginLock {
+    plugins: BTreeMap<String, Pin>,
+}
+
+/// What one plugin must be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pin {
+    /// Name of the file in the plugin folder, without a path.
+    pub file: String,
+    /// Version of the plugin.
+    pub version: String,
+    /// Version of the contract that it is built for.
+    pub contract: String,
+    /// SHA-256 of the file, 64 lower-case hexadecimal digits.
+    pub sha256: String,
+    /// Where it was pulled from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Layout {
+    version: u32,
+    #[serde(default)]
+    plugins: BTreeMap<String, Pin>,
+}
+
+/// A lock file is missing, unreadable or wrong.
+#[derive(Debug, thiserror::Error)]
+#[error("plugin lock `{file}` {problem}")]
+pub struct LockError {
+    file: String,
+    #[source]
+    problem: LockProblem,
+}
+
+impl LockError {
+    /// Whether the file is only being written.
+    pub(crate) fn passes(&self) -> bool {
+        matches!(self.problem, LockProblem::Read(LoadError::Changing))
+    }
+
+    pub(crate) fn missing(path: &Path) -> Self {
+        LockProblem::Missing.of(path)
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum LockProblem {
+    #[error("is not there, and `host.plugins.locked` asks for it: write it with `sendflowr plugin pin`")]
+    Missing,
+    // The cause is told here, for the log takes one line.
+    #[error("cannot be used: {}", super::error::chain(.0))]
+    Read(LoadError),
+    #[error("cannot be written")]
+    Write(#[source] std::io::Error),
+    #[error("is not UTF-8 text")]
+    Text,
+    #[error("line {line}: {message}")]
+    Toml { line: usize, message: String },
+    #[error(
+        "has the layout {0}, this program reads {FORMAT}: upgrade it, or write the file anew with `sendflowr plugin pin`"
+    )]
+    Format(u32),
+    #[error("pins `{0}`, which is no slug")]
+    Slug(String),
+    #[error("pins `{0}` to something that is not 64 lower-case hexadecimal digits")]
+    Digest(String),
+    #[error("pins `{0}` and `{1}` to the same file; one file has one slug")]
+    Twice(String, String),
+}
+
+impl LockProblem {
+    fn of(self, path: &Path) -> LockError {
+        LockError {
+            file: file_name(path),
+            problem: self,
+        }
+    }
+}
+
+impl PluginLock {
+    /// Reads a lock file; none when there is no such file.
+    ///
+    /// # Errors
+    /// [`LockError`] when it cannot be read or is wrong.
+    pub fn read(path: &Path) -> Result<Option<Self>, LockError> {
+        Ok(Self::read_as_seen(path)?.map(|(lock, _)| lock))
+    }
+
+    pub(crate) fn read_as_seen(path: &Path) -> Result<Option<(Self, Fingerprint)>, LockError> {
+        let (bytes, fingerprint) = match file::read(path, MOST_BYTES, "the most that a lock file may have") {
+            Ok(read) => read,
+            Err(LoadError::Read(error)) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(LockProblem::Read(error).of(path)),
+        };
+        let text = String::from_utf8(bytes).map_err(|_| LockProblem::Text.of(path))?;
+        let lock = Self::parse(&text).map_err(|problem| problem.of(path))?;
+        Ok(Some((lock, fingerprint)))
+    }
+
+    fn parse(text: &str) -> Result<Self, LockProblem> {
+        let layout: Layout = toml::from_str(text).map_err(|error| {
+            let before = error.span().and_then(|span| text.get(..span.start));
+            LockProblem::Toml {
+                line: before.unwrap_or_default().matches('\n').count() + 1,
+                message: error.message().to_owned(),
+            }
+        })?;
+        if layout.version != FORMAT {
+            return Err(LockProblem::Format(layout.version));
+        }
+        let mut slugs = BTreeMap::new();
+        for (slug, pin) in &layout.plugins {
+            if !is_slug(slug) {
+                return Err(LockProblem::Slug(slug.clone()));
+            }
+            let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+            if pin.sha256.len() != 64 || !pin.sha256.bytes().all(is_digit) {
+                return Err(LockProblem::Digest(slug.clone()));
+            }
+            if let Some(other) = slugs.insert(&pin.sha256, slug) {
+                return Err(LockProblem::Twice(other.clone(), slug.clone()));
+            }
+        }
+        Ok(Self {
+            plugins: layout.plugins,
+        })
+    }
+
+    /// Writes the file in one step: whoever watches it never sees half of it.
+    ///
+    /// # Errors
+    /// [`LockError`] when it cannot be written.
+    pub fn write(&self, path: &Path) -> Result<(), LockError> {
+        let mut name = std::ffi::OsString::from(".");
+        name.push(path.file_name().unwrap_or_default());
+        name.push(".new");
+        let unfinished: PathBuf = path.with_file_name(name);
+        fs::write(&unfinished, self.to_text())
+            .and_then(|()| fs::rename(&unfinished, path))
+            .map_err(|error| LockProblem::Write(error).of(path))
+    }
+
+    /// The content of the file.
+    pub fn to_text(&self) -> String {
+        let layout = Layout {
+            version: FORMAT,
+            plugins: self.plugins.clone(),
+        };
+        let tables =
+            toml::to_string(&layout).expect("numbers, texts and tables of them can be written as TOML");
+        format!("{PREAMBLE}{tables}")
+    }
+
+    /// What the plugin with this slug must be.
+    pub fn get(&self, slug: &str) -> Option<&Pin> {
+        self.plugins.get(slug)
+    }
+
+    /// All pins by slug, in alphabetical order.
+    pub fn pins(&self) -> impl Iterator<Item = (&str, &Pin)> {
+        self.plugins.iter().map(|(slug, pin)| (slug.as_str(), pin))
+    }
+
+    /// Pins a plugin, and gives what it was pinned to before.
+    pub fn pin(&mut self, slug: &str, pin: Pin) -> Option<Pin> {
+        self.plugins.insert(slug.to_owned(), pin)
+    }
+
+    /// Forgets a plugin, and gives what it was pinned to.
+    pub fn unpin(&mut self, slug: &str) -> Option<Pin> {
+        self.plugins.remove(slug)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pin(digit: &str) -> Pin {
+        Pin {
+            file: "acme.wasm".to_owned(),
+            version: "1.2.0".to_owned(),
+            contract: "1.0.0".to_owned(),
+            sha256: digit.repeat(64),
+            source: None,
+        }
+    }
+
+    #[test]
+    fn it_is_written_for_review_and_read_again() {
+        let mut lock = PluginLock::default();
+        let source = Some("oci://registry.example/acme:1.2.0@sha256:00".to_owned());
+        lock.pin("zeta", Pin { source, ..pin("b") });
+        lock.pin("acme", pin("a"));
+        let text = lock.to_text();
+        let expected = format!(
+            "version = 1\n\n[plugins.acme]\nfile = \"acme.wasm\"\nversion = \"1.2.0\"\ncontract = \"1.0.0\"\nsha256 = \"{}\"\n\n\
+             [plugins.zeta]\nfile = \"acme.wasm\"\nversion = \"1.2.0\"\ncontract = \"1.0.0\"\nsha256 = \"{}\"\n\
+             source = \"oci://registry.example/acme:1.2.0@sha256:00\"\n",
+            "a".repeat(64),
+            "b".repeat(64)
+        );
+        assert_eq!(text, format!("{PREAMBLE}{expected}"));
+        assert_eq!(PluginLock::parse(&text).unwrap(), lock);
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let error = |text: &str| PluginLock::parse(text).unwrap_err().to_string();
+        let entry = |slug: &str, digest: &str| {
+            format!("[plugins.{slug}]\nfile = 'a'\nversion = '1'\ncontract = '1'\nsha256 = '{digest}'\n")
+        };
+        let good = "a".repeat(64);
+        assert!(error("version = 2").contains("has the layout 2, this program reads 1"));
+        assert!(error("").contains("missing field `version`"));
+        assert!(
+            error("version = 1\nplugin = 3").starts_with("line 2: "),
+            "unknown keys are mistakes"
+        );
+        assert_eq!(
+            error(&format!("version = 1\n{}", entry("Acme", &good))),
+            "pins `Acme`, which is no slug"
+        );
+        for bad in ["A".repeat(64), "a".repeat(63), String::new()] {
+            assert_eq!(
+                error(&format!("version = 1\n{}", entry("acme", &bad))),
+                "pins `acme` to something that is not 64 lower-case hexadecimal digits"
+            );
+        }
+        assert_eq!(
+            error(&format!(
+                "version = 1\n{}{}",
+                entry("one", &good),
+                entry("two", &good)
+            )),
+            "pins `one` and `two` to the same file; one file has one slug"
+        );
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_no_lock_and_one_that_is_too_long_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("plugins.lock");
+        assert!(PluginLock::read(&path).unwrap().is_none());
+        fs::write(&path, vec![b'#'; usize::try_from(MOST_BYTES).unwrap() + 1]).unwrap();
+        let error = PluginLock::read(&path).unwrap_err().to_string();
+        assert!(
+            error.starts_with("plugin lock `plugins.lock` cannot be used: has more than 1048576 bytes"),
+            "{error}"
+        );
+        fs::write(&path, b"\xff").unwrap();
+        assert!(
+            PluginLock::read(&path)
+                .unwrap_err()
+                .to_string()
+                .ends_with("is not UTF-8 text")
+        );
+    }
+}

@@ -1,0 +1,249 @@
+//! Which files may become plugins: those that the lock file pins, signed by a trusted key where keys are configured.
+//!
+//! Both are asked of the bytes that were read, before anything of them is parsed, compiled or run, and those same bytes
+//! are what is compiled. A lock file that cannot be read, or that is gone though it is asked for, leaves the last good one
+//! in force.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use super::{
+    config::PluginsConfig,
+    error::LoadError,
+    file::{Digest, Fingerprint},
+    folder::{GONE, SETTLE, file_name},
+    lock::{LockError, PluginLock},
+    signature::TrustedKeys,
+};
+
+/// What the operator demands of a file before it is compiled.
+pub(crate) struct Trust {
+    lock_file: PathBuf,
+    locked: bool,
+    keys: TrustedKeys,
+    state: Mutex<State>,
+}
+
+/// The lock file as it was last seen.
+struct State {
+    lock: Option<Arc<PluginLock>>,
+    /// The file that has been dealt with.
+    settled: Option<Fingerprint>,
+    /// Another one, which is to be read when it rests.
+    changed: Option<(Option<Fingerprint>, Instant)>,
+    problem: Option<String>,
+}
+
+/// What came of a look at the lock file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LockLook {
+    /// It is as it was.
+    Same,
+    /// It has changed and has yet to rest.
+    Pending,
+    /// Another lock is in force.
+    Changed,
+}
+
+/// What the lock says of a file, which has yet to tell its slug.
+pub(crate) struct Verdict {
+    lock: Option<Arc<PluginLock>>,
+    lock_name: String,
+    /// The slug that these bytes are pinned for.
+    pinned: Option<String>,
+}
+
+impl Trust {
+    /// Reads the lock file. Fails when it is wrong, or missing though it is asked for.
+    pub(crate) fn open(config: &PluginsConfig) -> Result<Self, LockError> {
+        let read = PluginLock::read_as_seen(&config.lock)?;
+        if read.is_none() && config.locked {
+            return Err(LockError::missing(&config.lock));
+        }
+        let (lock, settled) = read.unzip();
+        Ok(Self {
+            lock_file: config.lock.clone(),
+            locked: config.locked,
+            keys: config.trusted_keys.clone(),
+            state: Mutex::new(State {
+                lock: lock.map(Arc::new),
+                settled,
+                changed: None,
+                problem: None,
+            }),
+        })
+    }
+
+    /// Whether files need a signature.
+    pub(crate) fn asks_for_signatures(&self) -> bool {
+        !self.keys.is_empty()
+    }
+
+    pub(crate) fn lock_name(&self) -> String {
+        file_name(&self.lock_file)
+    }
+
+    /// Why the lock file as it is now is not in force.
+    pub(crate) fn problem(&self) -> Option<String> {
+        self.state().problem.clone()
+    }
+
+    /// Whether the lock in force pins this slug to anything.
+    pub(crate) fn knows(&self, slug: &str) -> bool {
+        self.state()
+            .lock
+            .as_ref()
+            .is_some_and(|lock| lock.get(slug).is_some())
+    }
+
+    /// Whether the lock in force pins this slug to this digest; nothing where there is no lock.
+    pub(crate) fn pins(&self, slug: &str, digest: &Digest) -> Option<bool> {
+        let state = self.state();
+        let lock = state.lock.as_ref()?;
+        Some(lock.get(slug).is_some_and(|pin| pin.sha256 == digest.as_str()))
+    }
+
+    /// Looks at the lock file, and takes it when it has changed and rested. Blocks on the disk.
+    pub(crate) fn refresh(&self, now: Instant) -> LockLook {
+        let found = Fingerprint::at(&self.lock_file).ok();
+        let mut state = self.state();
+        if found == state.settled {
+            state.changed = None;
+            return LockLook::Same;
+        }
+        // As long as plugin files: whoever replaces it by removing and writing it leaves no gap.
+        let rest = if found.is_some() { SETTLE } else { GONE };
+        match state.changed {
+            Some((seen, since)) if seen == found => {
+                if now.saturating_duration_since(since) < rest {
+                    return LockLook::Pending;
+                }
+            }
+            _ => {
+                state.changed = Some((found, now));
+                return LockLook::Pending;
+            }
+        }
+        state.changed = None;
+        let read = match PluginLock::read_as_seen(&self.lock_file) {
+            Ok(None) if self.locked => Err(LockError::missing(&self.lock_file)),
+            read => read,
+        };
+        match read {
+            Ok(read) => {
+                let (lock, settled) = read.unzip();
+                let count = lock.as_ref().map(|lock| lock.pins().count());
+                state.lock = lock.map(Arc::new);
+                state.settled = settled;
+                state.problem = None;
+                drop(state);
+                match count {
+                    Some(count) => {
+                        tracing::info!("`{}` is in force and pins {count} plugins", self.lock_name())
+                    }
+                    None => tracing::warn!("`{}` is gone: plugins are no longer pinned", self.lock_name()),
+                }
+                LockLook::Changed
+            }
+            Err(error) if error.passes() => {
+                state.changed = Some((found, now));
+                LockLook::Pending
+            }
+            Err(error) => {
+                let text = error.to_string();
+                tracing::warn!("{text}; the last good one stays in force");
+                state.settled = found;
+                state.problem = Some(text);
+                LockLook::Same
+            }
+        }
+    }
+
+    /// Says whether these bytes, read from this file, may become a plugin. What it is pinned as is confirmed later, when
+    /// the plugin has told its slug.
+    pub(crate) fn check(&self, path: &Path, bytes: &[u8], digest: &Digest) -> Result<Verdict, LoadError> {
+        let verdict = self.check_pin(path, digest)?;
+        if self.asks_for_signatures() {
+            self.keys.check_beside(path, bytes)?;
+        }
+        Ok(verdict)
+    }
+
+    fn check_pin(&self, path: &Path, digest: &Digest) -> Result<Verdict, LoadError> {
+        let lock = self.state().lock.clone();
+        let lock_name = self.lock_name();
+        let mut pinned = None;
+        if let Some(lock) = &lock {
+            pinned = lock
+                .pins()
+                .find(|(_, pin)| pin.sha256 == digest.as_str())
+                .map(|(slug, _)| slug.to_owned());
+            if pinned.is_none() {
+                let (name, stem) = (file_name(path), path.file_stem());
+                // A file that is called like a pinned one means to be it: it is refused before it can speak for itself.
+                let meant = lock
+                    .pins()
+                    .find(|(slug, pin)| pin.file == name || stem.is_some_and(|stem| stem == *slug));
+                if let Some((slug, pin)) = meant {
+                    return Err(wrong_digest(slug, &pin.sha256, digest, lock_name));
+                }
+                if self.locked {
+                    return Err(LoadError::NotPinned {
+                        found: digest.to_string(),
+                        lock: lock_name,
+                    });
+                }
+            }
+        }
+        Ok(Verdict {
+            lock,
+            lock_name,
+            pinned,
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change is a few assignments that cannot panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Verdict {
+    /// For a tool, which looks at any file.
+    pub(crate) fn none() -> Self {
+        Self {
+            lock: None,
+            lock_name: String::new(),
+            pinned: None,
+        }
+    }
+
+    /// Says whether a plugin with this slug and digest may serve, and whether it is pinned; nothing where there is no lock.
+    pub(crate) fn confirm(&self, slug: &str, digest: &Digest) -> Result<Option<bool>, LoadError> {
+        let Some(lock) = &self.lock else {
+            return Ok(None);
+        };
+        match (&self.pinned, lock.get(slug)) {
+            (Some(pinned), _) if pinned == slug => Ok(Some(true)),
+            (Some(pinned), _) => Err(LoadError::PinnedAsOther {
+                slug: slug.to_owned(),
+                pinned: pinned.clone(),
+                lock: self.lock_name.clone(),
+            }),
+            (None, Some(pin)) => Err(wrong_digest(slug, &pin.sha256, digest, self.lock_name.clone())),
+            (None, None) => Ok(Some(false)),
+        }
+    }
+}
+
+fn wrong_digest(slug: &str, pinned: &str, found: &Digest, lock: String) -> LoadError {
+    LoadError::WrongDigest {
+        slug: slug.to_owned(),
+        found: found.to_string(),
+        pinned: pinned.to_owned(),
+        lock,
+    }
+}

@@ -1,0 +1,378 @@
+//! Talks to one registry: manifests and blobs, and the proof of who we are.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use reqwest::{
+    Method, RequestBuilder, Response, StatusCode, Url,
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, LOCATION, WWW_AUTHENTICATE},
+    redirect::Policy,
+};
+use serde::Deserialize;
+
+use super::{
+    artifact::{Digest, INDEX_TYPE, MANIFEST_TYPE},
+    challenge::Challenge,
+    credentials::Credentials,
+    reference::Reference,
+};
+
+/// Longest wait for a connection.
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+
+/// Longest silence in the middle of an answer; the whole is bounded by the caller.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// Hops that an answer may take: registries send blobs from elsewhere, with one or two.
+const MOST_REDIRECTS: usize = 5;
+
+/// Largest manifest that is read: one of ours has 1 kB, and what has thousands of layers is no component.
+const MOST_MANIFEST_BYTES: u64 = 256 << 10;
+
+/// Largest token or error that is read. Tokens have a few kilobytes.
+const MOST_ANSWER_BYTES: u64 = 64 << 10;
+
+/// What the registry is asked to let us do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Operation {
+    /// Reading.
+    Pull,
+    /// Reading and writing.
+    Push,
+}
+
+impl Operation {
+    fn actions(self) -> &'static str {
+        match self {
+            Self::Pull => "pull",
+            Self::Push => "pull,push",
+        }
+    }
+}
+
+/// A connection to one repository of a registry.
+pub(crate) struct Client {
+    http: reqwest::Client,
+    base: Url,
+    repository: String,
+    operation: Operation,
+    credentials: Option<Credentials>,
+    authorization: Option<HeaderValue>,
+}
+
+#[derive(Deserialize)]
+struct TokenAnswer {
+    #[serde(alias = "access_token")]
+    token: String,
+}
+
+#[derive(Deserialize)]
+struct ErrorAnswer {
+    errors: Vec<ErrorCode>,
+}
+
+#[derive(Deserialize)]
+struct ErrorCode {
+    code: String,
+}
+
+impl Client {
+    /// A client for the repository of `reference`. HTTP is spoken to this machine, and elsewhere only where `plain_http` says
+    /// so.
+    ///
+    /// # Errors
+    /// A host that is none, and a machine without root certificates.
+    pub(crate) fn new(
+        reference: &Reference,
+        operation: Operation,
+        credentials: Option<Credentials>,
+        plain_http: bool,
+    ) -> anyhow::Result<Self> {
+        let is_plain = plain_http || reference.is_local();
+        let scheme = if is_plain { "http" } else { "https" };
+        let base = Url::parse(&format!("{scheme}://{}/", reference.registry))
+            .with_context(|| format!("`{}` is no registry", reference.registry))?;
+        // Fails when the process has chosen a provider already, which then serves as well.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let redirects = Policy::custom(move |attempt| {
+            if attempt.previous().len() > MOST_REDIRECTS {
+                attempt.error("it redirects in circles")
+            } else if !is_plain && attempt.url().scheme() != "https" {
+                attempt.error("it redirects from https to something else")
+            } else {
+                attempt.follow()
+            }
+        });
+        let mut builder = reqwest::Client::builder()
+            .redirect(redirects)
+            .connect_timeout(CONNECT_WITHIN)
+            .read_timeout(SILENCE)
+            .user_agent(concat!("sendflowr/", env!("CARGO_PKG_VERSION")));
+        if reference.is_local() {
+            builder = builder.no_proxy();
+        }
+        Ok(Self {
+            http: builder.build().context("no HTTP client can be made")?,
+            base,
+            repository: reference.repository.clone(),
+            operation,
+            credentials,
+            authorization: None,
+        })
+    }
+
+    /// The manifest with this tag or digest; none when there is none.
+    ///
+    /// # Errors
+    /// A registry that does not answer, refuses, or sends more than a manifest has.
+    pub(super) async fn manifest(&mut self, reference: &str) -> anyhow::Result<Option<Vec<u8>>> {
+        let url = self.url(&format!("manifests/{reference}"))?;
+        let accept = format!("{MANIFEST_TYPE}, {INDEX_TYPE}");
+        let response = self
+            .send(|http| http.get(url.clone()).header(ACCEPT, accept.as_str()))
+            .await?;
+        if response.status() == StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        let response = succeeded(response).await?;
+        let claimed = response.headers().get("docker-content-digest").cloned();
+        let bytes = bounded(response, MOST_MANIFEST_BYTES)
+            .await
+            .context("the manifest")?;
+        // Not needed, since the bytes have a digest of their own: a registry that contradicts itself is not to be relied on.
+        let found = Digest::of(&bytes).to_string();
+        if claimed.is_some_and(|claimed| claimed.as_bytes() != found.as_bytes()) {
+            bail!("the registry says that the manifest has another digest than it has, {found}");
+        }
+        Ok(Some(bytes))
+    }
+
+    /// The blob with this digest and size.
+    ///
+    /// # Errors
+    /// The same, and bytes that are others than those asked for.
+    pub(super) async fn blob(&mut self, digest: &Digest, size: u64) -> anyhow::Result<Vec<u8>> {
+        let url = self.url(&format!("blobs/{digest}"))?;
+        let response = succeeded(self.send(|http| http.get(url.clone())).await?).await?;
+        let bytes = bounded(response, size).await.context("the layer")?;
+        let found = Digest::of(&bytes);
+        if found != *digest {
+            bail!("the registry sent a layer with the digest {found} for {digest}");
+        }
+        Ok(bytes)
+    }
+
+    /// Uploads a blob, unless the registry has it.
+    ///
+    /// # Errors
+    /// A registry that does not answer or refuses.
+    pub(super) async fn put_blob(&mut self, bytes: &[u8]) -> anyhow::Result<Digest> {
+        let digest = Digest::of(bytes);
+        let present = self.url(&format!("blobs/{digest}"))?;
+        if self
+            .send(|http| http.head(present.clone()))
+            .await?
+            .status()
+            .is_success()
+        {
+            return Ok(digest);
+        }
+        let start = self.url("blobs/uploads/")?;
+        let begun = succeeded(self.send(|http| http.post(start.clone())).await?).await?;
+        let place = begun
+            .headers()
+            .get(LOCATION)
+            .and_then(|place| place.to_str().ok());
+        let mut place = self
+            .base
+            .join(place.context("the registry names no place for the upload")?)
+            .context("the registry names a place for the upload that is no URL")?;
+        place.query_pairs_mut().append_pair("digest", &digest.to_string());
+        let sent = self
+            .send(|http| {
+                http.put(place.clone())
+                    .header(CONTENT_TYPE, "application/octet-stream")
+                    .body(bytes.to_vec())
+            })
+            .await?;
+        succeeded(sent).await?;
+        Ok(digest)
+    }
+
+    /// Uploads a manifest under this tag.
+    ///
+    /// # Errors
+    /// The same.
+    pub(super) async fn put_manifest(&mut self, tag: &str, manifest: &[u8]) -> anyhow::Result<Digest> {
+        let url = self.url(&format!("manifests/{tag}"))?;
+        let sent = self
+            .send(|http| {
+                http.request(Method::PUT, url.clone())
+                    .header(CONTENT_TYPE, MANIFEST_TYPE)
+                    .body(manifest.to_vec())
+            })
+            .await?;
+        succeeded(sent).await?;
+        Ok(Digest::of(manifest))
+    }
+
+    fn url(&self, path: &str) -> anyhow::Result<Url> {
+        let path = format!("v2/{}/{path}", self.repository);
+        self.base
+            .join(&path)
+            .context("the address of the artifact is no URL")
+    }
+
+    /// Sends a request, and once more with a proof of who we are when it is asked for.
+    async fn send(
+        &mut self,
+        request: impl Fn(&reqwest::Client) -> RequestBuilder,
+    ) -> anyhow::Result<Response> {
+        let response = self.attempt(request(&self.http)).await?;
+        if response.status() != StatusCode::UNAUTHORIZED || self.authorization.is_some() {
+            return Ok(response);
+        }
+        let challenge = response
+            .headers()
+            .get(WWW_AUTHENTICATE)
+            .and_then(|header| Challenge::parse(header.to_str().ok()?))
+            .context("the registry wants to know who we are, in a way that is not known here")?;
+        self.authorization = Some(self.authorize(&challenge).await?);
+        self.attempt(request(&self.http)).await
+    }
+
+    async fn attempt(&self, request: RequestBuilder) -> anyhow::Result<Response> {
+        let mut request = request.build().context("the request cannot be made")?;
+        // An upload may go elsewhere: the proof is for the registry alone.
+        if let Some(authorization) = &self.authorization
+            && request.url().origin() == self.base.origin()
+        {
+            request.headers_mut().insert(AUTHORIZATION, authorization.clone());
+        }
+        answered(self.http.execute(request).await)
+    }
+
+    async fn authorize(&self, challenge: &Challenge) -> anyhow::Result<HeaderValue> {
+        let Challenge::Bearer {
+            realm,
+            service,
+            scope,
+        } = challenge
+        else {
+            let Some(credentials) = &self.credentials else {
+                bail!(
+                    "the registry asks for name and password: set `[registry]`, or log in with `docker login`"
+                );
+            };
+            let request = self.http.get(self.base.clone());
+            let request = with_credentials(request, credentials).build()?;
+            let header = request.headers().get(AUTHORIZATION);
+            return header.cloned().context("name and password cannot be sent");
+        };
+        let mut realm = Url::parse(realm).context("the registry's token server is no URL")?;
+        if realm.scheme() != "https" && self.base.scheme() == "https" {
+            bail!("the registry's token server does not speak https");
+        }
+        let own = format!("repository:{}:{}", self.repository, self.operation.actions());
+        realm
+            .query_pairs_mut()
+            .extend_pairs(service.iter().map(|service| ("service", service.as_str())))
+            .append_pair("scope", scope.as_deref().unwrap_or(&own));
+        let mut request = self.http.get(realm);
+        if let Some(credentials) = &self.credentials {
+            request = with_credentials(request, credentials);
+        }
+        let response = answered(request.send().await).context("the registry's token server")?;
+        let response = succeeded(response).await.context("the registry's token server")?;
+        let answer = bounded(response, MOST_ANSWER_BYTES).await.context("the token")?;
+        let Ok(TokenAnswer { token }) = serde_json::from_slice(&answer) else {
+            bail!("the registry's token server sent something else than a token");
+        };
+        let Ok(mut header) = HeaderValue::from_str(&format!("Bearer {token}")) else {
+            bail!("the registry's token server sent a token that cannot be sent back");
+        };
+        header.set_sensitive(true);
+        Ok(header)
+    }
+}
+
+fn with_credentials(request: RequestBuilder, credentials: &Credentials) -> RequestBuilder {
+    request.basic_auth(&credentials.username, Some(credentials.password.expose()))
+}
+
+fn answered(result: reqwest::Result<Response>) -> anyhow::Result<Response> {
+    // The address may have a token in it, and the reader knows which registry was asked.
+    result.map_err(reqwest::Error::without_url).context("no answer")
+}
+
+/// The response when it is a success, else what the registry says is wrong, as far as that is a code.
+async fn succeeded(response: Response) -> anyhow::Result<Response> {
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let body = bounded(response, MOST_ANSWER_BYTES).await.unwrap_or_default();
+    let code = serde_json::from_slice::<ErrorAnswer>(&body)
+        .ok()
+        .and_then(|answer| Some(answer.errors.into_iter().next()?.code))
+        .filter(|code| {
+            code.len() <= 64 && code.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_')
+        });
+    match (status, code) {
+        (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => {
+            bail!(
+                "{status}: the registry does not let us in; set `[registry]`, or log in with `docker login`"
+            )
+        }
+        (_, Some(code)) => bail!("the registry answered {status}, {code}"),
+        (_, None) => bail!("the registry answered {status}"),
+    }
+}
+
+/// The body of a response, when it has no more than `limit` bytes.
+async fn bounded(mut response: Response, limit: u64) -> anyhow::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response
+        .chunk()
+        .await
+        .map_err(reqwest::Error::without_url)
+        .context("the answer breaks off")?
+    {
+        if (body.len() + chunk.len()) as u64 > limit {
+            bail!("has more than {limit} bytes");
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn http_is_spoken_to_this_machine_alone_unless_it_is_asked_for() {
+        let scheme = |registry: &str, plain_http: bool| {
+            let reference = format!("oci://{registry}/acme:1").parse::<Reference>().unwrap();
+            let client = Client::new(&reference, Operation::Pull, None, plain_http).unwrap();
+            client.base.scheme().to_owned()
+        };
+        assert_eq!(scheme("127.0.0.1:5000", false), "http");
+        assert_eq!(scheme("registry.test:5000", false), "https");
+        assert_eq!(scheme("10.0.0.1:5000", false), "https");
+        assert_eq!(scheme("registry.test:5000", true), "http");
+    }
+
+    #[tokio::test]
+    async fn a_token_server_without_https_gets_no_credentials() {
+        let reference: Reference = "oci://registry.test/acme:1".parse().unwrap();
+        let credentials = Credentials {
+            username: "ann".to_owned(),
+            password: host::Secret::new("s3cret"),
+        };
+        let client = Client::new(&reference, Operation::Pull, Some(credentials), false).unwrap();
+        let challenge = Challenge::parse(r#"Bearer realm="http://registry.test/token""#).unwrap();
+        let error = client.authorize(&challenge).await.unwrap_err().to_string();
+        assert_eq!(error, "the registry's token server does not speak https");
+    }
+}

@@ -1,0 +1,169 @@
+//! `sendflowr plugin pin`: writes the digests of plugins to `plugins.lock`.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use host::plugin::{Examination, Pin, Plugin, PluginLock, PluginsConfig};
+
+use super::files::examine;
+use crate::{cli::Global, output};
+
+/// What is pinned, and where.
+#[derive(Debug, Args)]
+pub(crate) struct PinArgs {
+    /// Compiled plugins. Default: all in the plugin folder, and what is no longer there is unpinned.
+    // Not by the name of the global `--plugins`, whose value it would be taken for.
+    #[arg(id = "files", value_name = "FILES")]
+    files: Vec<PathBuf>,
+    /// Lock file [default: `host.plugins.lock`, which is `plugins.lock` in the plugin folder]
+    #[arg(long)]
+    lock: Option<PathBuf>,
+    /// Writes nothing, and ends with exit code 1 when the lock file would change.
+    #[arg(long)]
+    check: bool,
+}
+
+/// Pins plugins and tells what changed.
+///
+/// # Errors
+/// Files that the host would not serve, and a lock file that cannot be read or written. Nothing is written then.
+pub(crate) async fn run(global: Global, args: PinArgs) -> anyhow::Result<ExitCode> {
+    let config = global.plugins_config()?;
+    let path = args.lock.unwrap_or_else(|| config.lock.clone());
+    let is_whole_folder = args.files.is_empty();
+    let files = if is_whole_folder {
+        in_folder(&config)?
+    } else {
+        args.files
+    };
+    let before = PluginLock::read(&path)?.unwrap_or_default();
+    let mut after = before.clone();
+    let mut seen = BTreeSet::new();
+    for file in &files {
+        let (plugin, examination) = examine(file, &config.limits).await?;
+        let slug = plugin.descriptor().slug.clone();
+        let pin = pin(file, &plugin, &examination, before.get(&slug))?;
+        after.pin(&slug, pin);
+        if !seen.insert(slug.clone()) {
+            bail!(
+                "`{}` is a second file for the slug `{slug}`: only one can be served",
+                file.display()
+            );
+        }
+    }
+    if is_whole_folder {
+        let gone = before
+            .pins()
+            .map(|(slug, _)| slug)
+            .filter(|slug| !seen.contains(*slug));
+        for slug in gone {
+            after.unpin(slug);
+        }
+    }
+    let changes = differences(&before, &after);
+    for change in &changes {
+        output::line(change);
+    }
+    let name = path.display();
+    if changes.is_empty() {
+        output::line(&format!("`{name}` is in line with {} plugins", files.len()));
+        return Ok(ExitCode::SUCCESS);
+    }
+    if args.check {
+        output::line(&format!(
+            "`{name}` differs from the plugins; `sendflowr plugin pin` would write it"
+        ));
+        return Ok(ExitCode::FAILURE);
+    }
+    after.write(&path)?;
+    output::line(&format!("`{name}` is written"));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Pins one plugin that was put somewhere just now, and tells what changed.
+///
+/// # Errors
+/// A lock file that cannot be read or written.
+pub(super) fn one(
+    path: &Path,
+    file: &Path,
+    plugin: &Plugin,
+    examination: &Examination,
+    source: Option<String>,
+) -> anyhow::Result<()> {
+    let before = PluginLock::read(path)?.unwrap_or_default();
+    let mut after = before.clone();
+    let slug = plugin.descriptor().slug.as_str();
+    let mut pin = pin(file, plugin, examination, before.get(slug))?;
+    if source.is_some() {
+        pin.source = source;
+    }
+    after.pin(slug, pin);
+    for change in differences(&before, &after) {
+        output::line(&change);
+    }
+    after.write(path)?;
+    output::line(&format!("`{}` is written", path.display()));
+    Ok(())
+}
+
+fn pin(file: &Path, plugin: &Plugin, examination: &Examination, before: Option<&Pin>) -> anyhow::Result<Pin> {
+    let name = file.file_name().and_then(|name| name.to_str());
+    let source = before
+        .filter(|before| before.sha256 == plugin.digest())
+        .and_then(|before| before.source.clone());
+    Ok(Pin {
+        file: name
+            .with_context(|| format!("the name of `{}` is not UTF-8", file.display()))?
+            .to_owned(),
+        version: plugin.descriptor().version.clone(),
+        contract: examination.contract.clone(),
+        sha256: plugin.digest().to_owned(),
+        source,
+    })
+}
+
+/// The plugin files that the host would look at, in order.
+fn in_folder(config: &PluginsConfig) -> anyhow::Result<Vec<PathBuf>> {
+    let folder = &config.folder;
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder)
+        .with_context(|| format!("cannot read the plugin folder `{}`", folder.display()))?
+    {
+        let path = entry?.path();
+        let is_hidden = path
+            .file_name()
+            .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        if !is_hidden && path.extension().is_some_and(|extension| extension == "wasm") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// One line for each pin that differs.
+fn differences(before: &PluginLock, after: &PluginLock) -> Vec<String> {
+    let slugs: BTreeSet<&str> = before.pins().chain(after.pins()).map(|(slug, _)| slug).collect();
+    let change = |slug: &str| match (before.get(slug), after.get(slug)) {
+        (Some(old), Some(new)) if old == new => None,
+        (Some(old), Some(new)) if old.sha256 == new.sha256 => Some(format!(
+            "changed   {slug} {}: the same file, described anew",
+            new.version
+        )),
+        (Some(old), Some(new)) => Some(format!(
+            "changed   {slug} {} -> {}, sha256 {} -> {}",
+            old.version, new.version, old.sha256, new.sha256
+        )),
+        (None, Some(new)) => Some(format!("pinned    {slug} {}, sha256 {}", new.version, new.sha256)),
+        (Some(old), None) => Some(format!("unpinned  {slug} {}, whose file is gone", old.version)),
+        (None, None) => None,
+    };
+    slugs.into_iter().filter_map(change).collect()
+}

@@ -1,0 +1,250 @@
+//! `sendflowr plugin pull` and `push`: plugins from and to a registry.
+
+use std::{
+    fs::{self, Permissions},
+    io::Write,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use host::plugin::{MOST_SIGNATURE_BYTES, PluginLock, PluginsConfig, signature_path};
+use tempfile::NamedTempFile;
+
+use super::{files::examine, pin};
+use crate::{
+    cli::Global,
+    oci::{self, Client, Component, Credentials, Operation, Reference},
+    output,
+};
+
+/// How a registry is reached.
+#[derive(Debug, Args)]
+pub(crate) struct RegistryArgs {
+    /// Speaks HTTP to a registry that is not on this machine.
+    #[arg(long)]
+    plain_http: bool,
+    /// Seconds that it may take in all.
+    // A Python component of 18 MB on a line of 1 Mbit/s.
+    #[arg(long, value_name = "SECONDS", default_value_t = 180, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    timeout: u64,
+}
+
+/// What is pulled, and where to.
+#[derive(Debug, Args)]
+pub(crate) struct PullArgs {
+    /// The artifact: `oci://registry/repository:tag`, with or without `@sha256:…`.
+    source: Reference,
+    /// Folder to put it into [default: the plugin folder]
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Writes its digest and where it came from to the lock file.
+    #[arg(long)]
+    pin: bool,
+    /// Lock file [default: `host.plugins.lock`; with `--out`, `plugins.lock` in that folder]
+    #[arg(long, requires = "pin")]
+    lock: Option<PathBuf>,
+    #[command(flatten)]
+    registry: RegistryArgs,
+}
+
+/// What is pushed, and where to.
+#[derive(Debug, Args)]
+pub(crate) struct PushArgs {
+    /// Compiled plugin. `FILE.minisig` beside it goes with it.
+    file: PathBuf,
+    /// Where to: `oci://registry/repository:tag`.
+    target: Reference,
+    #[command(flatten)]
+    registry: RegistryArgs,
+}
+
+/// Pulls a plugin, checks it as `plugin check` does, and puts it into the folder.
+///
+/// # Errors
+/// A registry that fails or lies, a plugin that the host would not serve, and a folder that cannot be written. The folder is
+/// as it was then.
+pub(crate) async fn pull(global: Global, args: PullArgs) -> anyhow::Result<ExitCode> {
+    let config = global.plugins_config()?;
+    let mut client = connect(&global, &args.source, Operation::Pull, &args.registry)?;
+    let limit = config.limits.file_bytes;
+    let reference = args.source.manifest();
+    let pulling = async {
+        let component = oci::pull(&mut client, &reference, limit).await?;
+        let signature = oci::signature_of(&mut client, &component.manifest)
+            .await
+            .context("its signature")?;
+        anyhow::Ok((component, signature))
+    };
+    let (component, signature) = within(&args.registry, pulling)
+        .await
+        .with_context(|| format!("cannot pull `{}`", args.source))?;
+    let source = args.source.at(&component.manifest).to_string();
+    place(&config, args, component, signature, source).await
+}
+
+/// Checks what was pulled, and puts it into the folder.
+async fn place(
+    config: &PluginsConfig,
+    args: PullArgs,
+    component: Component,
+    signature: Option<String>,
+    source: String,
+) -> anyhow::Result<ExitCode> {
+    if !config.trusted_keys.is_empty() {
+        let Some(signature) = &signature else {
+            bail!("`{source}` is not signed, and `host.plugins.trusted_keys` asks for it");
+        };
+        let checked = config.trusted_keys.check(&component.bytes, signature);
+        checked.map_err(|error| anyhow::anyhow!("`{source}` {error}"))?;
+    }
+    let folder = args.out.clone().unwrap_or_else(|| config.folder.clone());
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
+    // Under a name that the host does not look at, until it has been checked.
+    let unchecked = beside(&folder, &component.bytes)?;
+    let (plugin, examination) = examine(unchecked.path(), &config.limits)
+        .await
+        .with_context(|| format!("what `{source}` has is refused"))?;
+    let descriptor = plugin.descriptor();
+    let file = folder.join(format!("{}.wasm", descriptor.slug));
+    let lock = match (&args.lock, &args.out) {
+        (Some(lock), _) => lock.clone(),
+        (None, Some(folder)) => folder.join("plugins.lock"),
+        (None, None) => config.lock.clone(),
+    };
+    // The signature first: a host that asks for it takes the plugin when both are there.
+    match &signature {
+        Some(signature) => put(beside(&folder, signature.as_bytes())?, &signature_path(&file))?,
+        // One of another version would be worse than none.
+        None => drop(fs::remove_file(signature_path(&file))),
+    }
+    put(unchecked, &file)?;
+    let signed = match (signature.is_some(), config.trusted_keys.is_empty()) {
+        (false, _) => "not signed",
+        (true, false) => "signed by a trusted key",
+        (true, true) => "its signature, which nobody has checked, is beside it",
+    };
+    output::line(&format!(
+        "`{}` is {} {} of `{source}`: sha256 {}, {signed}",
+        file.display(),
+        descriptor.slug,
+        descriptor.version,
+        plugin.digest()
+    ));
+    if args.pin {
+        pin::one(&lock, &file, &plugin, &examination, Some(source))?;
+    } else if let Some(lock_now) = PluginLock::read(&lock)?
+        && lock_now
+            .get(&descriptor.slug)
+            .is_none_or(|pin| pin.sha256 != plugin.digest())
+    {
+        output::line(&format!(
+            "`{}` does not pin this file: review it, and pin it with `sendflowr plugin pin {}`",
+            lock.display(),
+            file.display()
+        ));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Pushes a plugin that the host would serve, and its signature where there is one.
+///
+/// # Errors
+/// A plugin that the host would not serve, and a registry that fails or refuses.
+pub(crate) async fn push(global: Global, args: PushArgs) -> anyhow::Result<ExitCode> {
+    let config = global.plugins_config()?;
+    let (Some(tag), None) = (args.target.tag.clone(), &args.target.digest) else {
+        bail!(
+            "`{}` must name a tag, and no digest, which is known only afterwards",
+            args.target
+        );
+    };
+    let (plugin, examination) = examine(&args.file, &config.limits).await?;
+    let bytes = fs::read(&args.file).with_context(|| format!("cannot read `{}`", args.file.display()))?;
+    let signature = match fs::metadata(signature_path(&args.file)) {
+        Ok(metadata) if metadata.len() > MOST_SIGNATURE_BYTES => {
+            bail!(
+                "`{}` is too long for a signature",
+                signature_path(&args.file).display()
+            )
+        }
+        Ok(_) => Some(fs::read_to_string(signature_path(&args.file)).context("cannot read the signature")?),
+        Err(_) => None,
+    };
+    let mut client = connect(&global, &args.target, Operation::Push, &args.registry)?;
+    let version = &plugin.descriptor().version;
+    let pushing = async {
+        let manifest = oci::push(
+            &mut client,
+            &tag,
+            &bytes,
+            &examination.contract,
+            &examination.imports,
+            version,
+        )
+        .await?;
+        if let Some(signature) = &signature {
+            oci::push_signature(&mut client, &manifest, signature).await?;
+        }
+        anyhow::Ok(manifest)
+    };
+    let manifest = within(&args.registry, pushing)
+        .await
+        .with_context(|| format!("cannot push to `{}`", args.target))?;
+    output::line(&format!(
+        "`{}` is {} {version}{}",
+        args.target.at(&manifest),
+        plugin.descriptor().slug,
+        if signature.is_some() {
+            ", with its signature"
+        } else {
+            ""
+        }
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn connect(
+    global: &Global,
+    reference: &Reference,
+    operation: Operation,
+    registry: &RegistryArgs,
+) -> anyhow::Result<Client> {
+    let docker = Credentials::docker_file();
+    let credentials = Credentials::find(global.load()?.registry, &reference.registry, docker.as_deref())?;
+    Client::new(reference, operation, credentials, registry.plain_http)
+}
+
+async fn within<T>(
+    registry: &RegistryArgs,
+    work: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
+    let limit = Duration::from_secs(registry.timeout);
+    match tokio::time::timeout(limit, work).await {
+        Ok(result) => result,
+        Err(_) => bail!("it takes longer than {} s (`--timeout`)", registry.timeout),
+    }
+}
+
+/// A file in the folder, under a name that nobody looks at.
+fn beside(folder: &Path, bytes: &[u8]) -> anyhow::Result<NamedTempFile> {
+    let cannot = || format!("cannot write into `{}`", folder.display());
+    let mut file = tempfile::Builder::new()
+        .prefix(".pulled-")
+        .suffix(".new")
+        // As `cp` makes them: the host may be another user.
+        .permissions(Permissions::from_mode(0o644))
+        .tempfile_in(folder)
+        .with_context(cannot)?;
+    file.write_all(bytes).with_context(cannot)?;
+    Ok(file)
+}
+
+fn put(file: NamedTempFile, path: &Path) -> anyhow::Result<()> {
+    file.persist(path)
+        .with_context(|| format!("cannot write `{}`", path.display()))?;
+    Ok(())
+}

@@ -1,0 +1,487 @@
+//! Where plugins come from: pins, signatures and registries, through the binary.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+
+use integration_tests::{System, binary, plugins, run, told};
+use minisign::KeyPair;
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::{
+    POSTMARK, postmark_click, postmark_headers,
+    registry::{Door, Manner, Registry, USER, digest},
+};
+
+/// A folder with a plugin folder in it.
+fn folder(slugs: &[&str]) -> TempDir {
+    let folder = TempDir::new().unwrap();
+    fs::create_dir(folder.path().join("plugins")).unwrap();
+    fs::create_dir(folder.path().join("docker")).unwrap();
+    for slug in slugs {
+        let name = format!("{slug}.wasm");
+        fs::copy(plugins().join(&name), folder.path().join("plugins").join(&name)).unwrap();
+    }
+    folder
+}
+
+/// Runs `sendflowr plugin …` on the plugin folder, away from docker's credentials on this machine.
+fn plugin(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    Command::new(binary())
+        .current_dir(folder)
+        .env("DOCKER_CONFIG", folder.join("docker"))
+        .envs(environment.iter().copied())
+        .args(["--log", "warn", "--plugins", "plugins", "plugin"])
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+#[track_caller]
+fn works(folder: &Path, arguments: &[&str]) -> String {
+    let output = plugin(folder, arguments, &[]);
+    assert!(output.status.success(), "{arguments:?}: {}", told(&output));
+    told(&output)
+}
+
+/// The same for a command that must fail without leaving anything in the plugin folder.
+#[track_caller]
+fn fails(folder: &Path, arguments: &[&str]) -> String {
+    let before = listed(folder);
+    let output = plugin(folder, arguments, &[]);
+    assert!(!output.status.success(), "{arguments:?}: {}", told(&output));
+    assert_eq!(listed(folder), before, "{arguments:?} leaves something");
+    told(&output)
+}
+
+fn listed(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder.join("plugins")).unwrap();
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+/// The bytes of a plugin with a custom section more: another file that serves as well.
+fn altered(plugin: &[u8]) -> Vec<u8> {
+    [plugin, &[0, 2, 1, b'x']].concat()
+}
+
+#[test]
+fn pins_are_written_compared_and_kept_in_order() {
+    let folder = folder(&["postmark", "mailgun"]);
+    let folder = folder.path();
+    let check = || plugin(folder, &["pin", "--check"], &[]).status.code();
+    assert_eq!(check(), Some(1), "nothing is pinned yet");
+    assert_eq!(
+        listed(folder),
+        ["mailgun.wasm", "postmark.wasm"],
+        "--check writes nothing"
+    );
+    let text = works(folder, &["pin"]);
+    assert!(
+        text.contains("pinned    mailgun 1.") && text.contains("pinned    postmark 1."),
+        "{text}"
+    );
+    let lock = fs::read_to_string(folder.join("plugins/plugins.lock")).unwrap();
+    let digest = &digest(&fs::read(plugins().join("postmark.wasm")).unwrap())["sha256:".len()..];
+    assert!(lock.contains(&format!("sha256 = \"{digest}\"")), "{lock}");
+    assert!(
+        lock.find("[plugins.mailgun]") < lock.find("[plugins.postmark]"),
+        "{lock}"
+    );
+    assert_eq!(check(), Some(0));
+
+    let file = folder.join("plugins/postmark.wasm");
+    let original = fs::read(&file).unwrap();
+    fs::write(&file, altered(&original)).unwrap();
+    let output = plugin(folder, &["pin", "--check"], &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        told(&output).contains(&format!("sha256 {digest} -> ")),
+        "{}",
+        told(&output)
+    );
+    // One file alone leaves the others as they are, also from outside of the folder.
+    let elsewhere = folder.join("postmark.wasm");
+    fs::write(&elsewhere, altered(&original)).unwrap();
+    works(folder, &["pin", "postmark.wasm"]);
+    assert_eq!(check(), Some(0));
+
+    fs::remove_file(&file).unwrap();
+    let text = works(folder, &["pin"]);
+    assert!(
+        text.contains("unpinned  postmark") && !text.contains("mailgun"),
+        "{text}"
+    );
+
+    fs::write(folder.join("plugins/bad.wasm"), "no plugin").unwrap();
+    let text = fails(folder, &["pin"]);
+    assert!(
+        text.contains("bad.wasm") && text.contains("is not a WebAssembly component"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn locked_starts_only_with_a_lock_and_serves_only_what_it_pins() {
+    let place = folder(&["postmark"]);
+    let output = run(
+        place.path(),
+        &[
+            "--plugins",
+            "plugins",
+            "up",
+            "--locked",
+            "--host-listen",
+            "127.0.0.1:0",
+        ],
+    );
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        told(&output).contains("plugin lock `plugins.lock` is not there"),
+        "{}",
+        told(&output)
+    );
+
+    works(place.path(), &["pin"]);
+    let lock = place.path().join("plugins/plugins.lock");
+    let configuration = format!("[host.plugins]\nlock = '{}'\n{POSTMARK}", lock.display());
+    let system = System::start_with(&configuration, &["postmark", "mailgun"], &["--locked"]).await;
+    let click = || postmark_click("ann@example.com", "m", "2026-01-05T18:30:00Z");
+    assert_eq!(
+        system
+            .webhook("postmark", &postmark_headers(), click())
+            .await
+            .status,
+        200
+    );
+    assert_eq!(
+        system
+            .webhook("mailgun", &postmark_headers(), click())
+            .await
+            .status,
+        404
+    );
+    let list = system.host_get("/plugins").await;
+    let of = |file: &str| {
+        let plugins = list.body["plugins"].as_array().unwrap();
+        plugins
+            .iter()
+            .find(|plugin| plugin["file"] == file)
+            .unwrap()
+            .clone()
+    };
+    assert_eq!(of("postmark.wasm")["pinned"], true, "{}", list.text);
+    let problem = of("mailgun.wasm")["problem"].as_str().unwrap().to_owned();
+    assert!(problem.contains("is not pinned in `plugins.lock`"), "{problem}");
+    assert!(system.log().contains("is not pinned in `plugins.lock`"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_author_signs_and_pushes_an_operator_pulls_pins_and_serves_locked() {
+    let registry = Registry::start(Door::Open).await;
+    let author = folder(&["postmark"]);
+    let file = author.path().join("plugins/postmark.wasm");
+    let bytes = fs::read(&file).unwrap();
+    let KeyPair { pk, sk } = KeyPair::generate_unencrypted_keypair().unwrap();
+    let signature = minisign::sign(None, &sk, bytes.as_slice(), None, None).unwrap();
+    fs::write(
+        author.path().join("plugins/postmark.wasm.minisig"),
+        signature.into_string(),
+    )
+    .unwrap();
+    let target = registry.reference("1.0");
+    let pushed = works(author.path(), &["push", "plugins/postmark.wasm", &target]);
+    assert!(pushed.contains("with its signature"), "{pushed}");
+    assert_eq!(
+        works(author.path(), &["push", "plugins/postmark.wasm", &target]),
+        pushed,
+        "the same again"
+    );
+
+    let operator = folder(&[]);
+    let configuration = format!("[host.plugins]\ntrusted_keys = ['{}']\n", pk.to_base64());
+    fs::write(operator.path().join("sendflowr.toml"), &configuration).unwrap();
+    let pulled = works(operator.path(), &["pull", &target, "--pin"]);
+    assert!(pulled.contains("signed by a trusted key"), "{pulled}");
+    assert_eq!(
+        listed(operator.path()),
+        ["plugins.lock", "postmark.wasm", "postmark.wasm.minisig"]
+    );
+    assert_eq!(
+        fs::read(operator.path().join("plugins/postmark.wasm")).unwrap(),
+        bytes
+    );
+    let lock = fs::read_to_string(operator.path().join("plugins/plugins.lock")).unwrap();
+    let by_digest = pushed.split('`').nth(1).unwrap();
+    assert!(lock.contains(&format!("source = \"{by_digest}\"")), "{lock}");
+    // By its digest, and the source stays while the file does.
+    works(operator.path(), &["pull", by_digest]);
+    works(operator.path(), &["pin"]);
+    assert_eq!(
+        fs::read_to_string(operator.path().join("plugins/plugins.lock")).unwrap(),
+        lock
+    );
+
+    let folder = operator.path().join("plugins");
+    let configuration = format!(
+        "{configuration}lock = '{}'\n{POSTMARK}",
+        folder.join("plugins.lock").display()
+    );
+    let system = System::start_with(&configuration, &["none"], &["--locked"]).await;
+    for name in ["postmark.wasm.minisig", "postmark.wasm"] {
+        fs::copy(folder.join(name), system.folder().join("plugins").join(name)).unwrap();
+    }
+    let click = || postmark_click("ann@example.com", "m", "2026-01-05T18:30:00Z");
+    integration_tests::eventually("it is served", || async {
+        system
+            .webhook("postmark", &postmark_headers(), click())
+            .await
+            .status
+            == 200
+    })
+    .await;
+
+    // Another file under the same tag, signed by nobody: an operator who asks for signatures does not get it.
+    let before = listed(operator.path());
+    fs::write(&file, altered(&bytes)).unwrap();
+    fs::remove_file(author.path().join("plugins/postmark.wasm.minisig")).unwrap();
+    works(author.path(), &["push", "plugins/postmark.wasm", &target]);
+    let told = fails(operator.path(), &["pull", &target]);
+    assert!(
+        told.contains("is not signed, and `host.plugins.trusted_keys` asks for it"),
+        "{told}"
+    );
+    assert_eq!(listed(operator.path()), before);
+    // Signed, but by a stranger.
+    let stranger = KeyPair::generate_unencrypted_keypair().unwrap();
+    let signature = minisign::sign(None, &stranger.sk, altered(&bytes).as_slice(), None, None).unwrap();
+    fs::write(
+        author.path().join("plugins/postmark.wasm.minisig"),
+        signature.into_string(),
+    )
+    .unwrap();
+    works(author.path(), &["push", "plugins/postmark.wasm", &target]);
+    let told = fails(operator.path(), &["pull", &target]);
+    assert!(
+        told.contains("is signed by none of the keys in `host.plugins.trusted_keys`"),
+        "{told}"
+    );
+}
+
+/// Packages a component as `wkg` and `oras` do, by hand.
+fn packaged(
+    registry: &Registry,
+    tag: &str,
+    component: &[u8],
+    change: impl FnOnce(&mut serde_json::Value),
+) -> String {
+    let config = json!({
+        "created": "2026-01-05T18:30:00Z", "author": "Ann", "architecture": "wasm", "os": "wasip2",
+        "layerDigests": [digest(component)],
+        "component": { "exports": ["sendflowr:connector/plugin@1.1.0"], "imports": [], "target": null },
+    })
+    .to_string();
+    let mut manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": {
+            "mediaType": "application/vnd.wasm.config.v0+json",
+            "digest": registry.blob(config.as_bytes()), "size": config.len(),
+        },
+        "layers": [{ "mediaType": "application/wasm", "digest": registry.blob(component), "size": component.len() }],
+        "annotations": { "org.opencontainers.image.title": "postmark" },
+    });
+    change(&mut manifest);
+    registry.manifest(tag, manifest.to_string().as_bytes())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_components_that_the_host_would_serve_are_pulled() {
+    let registry = Registry::start(Door::Open).await;
+    let place = folder(&[]);
+    let component = fs::read(plugins().join("postmark.wasm")).unwrap();
+    let size = component.len();
+    let good = packaged(&registry, "good", &component, |_| {});
+    let other_type =
+        |manifest: &mut serde_json::Value| manifest["layers"][0]["mediaType"] = json!("application/x-tar");
+    packaged(&registry, "layer", &component, other_type);
+    packaged(&registry, "config", &component, |manifest| {
+        manifest["config"]["mediaType"] = json!("application/vnd.oci.image.config.v1+json");
+    });
+    packaged(&registry, "two", &component, |manifest| {
+        let layer = manifest["layers"][0].clone();
+        manifest["layers"] = json!([layer, layer]);
+    });
+    packaged(&registry, "large", &component, |manifest| {
+        manifest["layers"][0]["size"] = json!(40_000_000)
+    });
+    packaged(&registry, "short", &component, |manifest| {
+        manifest["layers"][0]["size"] = json!(size - 1)
+    });
+    packaged(&registry, "traversal", &component, |manifest| {
+        manifest["layers"][0]["digest"] = json!("sha256:../../../etc/passwd");
+    });
+    packaged(&registry, "index", &component, |manifest| {
+        *manifest = json!({ "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [] });
+    });
+    packaged(&registry, "text", b"no plugin", |_| {});
+    let missing = registry.reference("missing");
+    for (tag, part) in [
+        ("layer", "layer has the type `application/x-tar`"),
+        (
+            "config",
+            "the artifact is no WebAssembly component: its config has the type `application/vnd.oci.image.config.v1+json`",
+        ),
+        ("two", "the artifact has 2 layers, a component has one"),
+        (
+            "large",
+            "the component has 40000000 bytes, a plugin may have 33554432 (`host.plugins.limits.file_bytes`)",
+        ),
+        ("short", "has more than"),
+        ("traversal", "no digest"),
+        ("index", "is an index of several"),
+        ("text", "is not a WebAssembly component"),
+        ("missing", "there is no such artifact in the registry"),
+    ] {
+        let told = fails(place.path(), &["pull", &registry.reference(tag)]);
+        assert!(told.contains(part), "{tag}: {told}");
+    }
+    assert!(fails(place.path(), &["pull", &format!("{missing}@{good}x")]).contains("no digest"));
+
+    let told = works(
+        place.path(),
+        &["pull", &registry.reference("good"), "--out", "elsewhere", "--pin"],
+    );
+    assert!(told.contains("not signed"), "{told}");
+    assert_eq!(
+        fs::read(place.path().join("elsewhere/postmark.wasm")).unwrap(),
+        component
+    );
+    assert!(place.path().join("elsewhere/plugins.lock").exists());
+    assert!(listed(place.path()).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_lies_stalls_or_babbles_changes_nothing() {
+    let registry = Registry::start(Door::Open).await;
+    let place = folder(&[]);
+    let component = fs::read(plugins().join("postmark.wasm")).unwrap();
+    let good = packaged(&registry, "good", &component, |_| {});
+    let by_tag = registry.reference("good");
+    let by_digest = format!("{by_tag}@{good}");
+    let something_else = "the registry sent something else than a manifest";
+    for (manner, part) in [
+        (
+            Manner::LyingHeader,
+            "says that the manifest has another digest than it has",
+        ),
+        (Manner::Manifests(b"\xff\xfe garbage"), something_else),
+        (Manner::Manifests(b""), something_else),
+        (Manner::Manifests(b"{\"schemaVersion\":1}"), something_else),
+        (
+            Manner::LongManifests(300_000),
+            "the manifest: has more than 262144 bytes",
+        ),
+        (Manner::AlteredBlobs, "sent a layer with the digest"),
+        (Manner::LongBlobs, "the layer: has more than"),
+        (
+            Manner::Status(429),
+            "the registry answered 429 Too Many Requests, TOOMANYREQUESTS",
+        ),
+        (Manner::Status(500), "the registry answered 500"),
+        (Manner::Circles, "it redirects in circles"),
+        (Manner::Silent, "it takes longer than 1 s (`--timeout`)"),
+    ] {
+        registry.behave(manner);
+        let told = fails(place.path(), &["pull", &by_tag, "--timeout", "1"]);
+        // Some fail by the clock on a machine this busy; the manner that is meant to is the last.
+        let by_clock = manner != Manner::Silent && told.contains("(`--timeout`)");
+        let told = if by_clock {
+            fails(place.path(), &["pull", &by_tag])
+        } else {
+            told
+        };
+        assert!(told.contains(part), "{manner:?}: {told}");
+        assert!(!told.contains('\u{1b}') && !told.contains("evil"), "{told}");
+    }
+    registry.behave(Manner::Manifests(b"{}"));
+    let told = fails(place.path(), &["pull", &by_digest]);
+    assert!(
+        told.contains("the registry sent a manifest with the digest"),
+        "{told}"
+    );
+    registry.behave(Manner::Honest);
+    works(place.path(), &["pull", &by_digest]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn private_registries_get_credentials_that_nobody_else_sees() {
+    let component = fs::read(plugins().join("postmark.wasm")).unwrap();
+    for door in [Door::Basic, Door::Token] {
+        let registry = Registry::start(door).await;
+        packaged(&registry, "good", &component, |_| {});
+        let reference = registry.reference("good");
+        let place = folder(&[]);
+        let refused = fails(place.path(), &["pull", &reference]);
+        assert!(refused.contains("log in with `docker login`"), "{refused}");
+
+        let host = registry.address.to_string();
+        let given = |password: &str| {
+            let environment = [
+                ("SENDFLOWR_REGISTRY__HOST", host.as_str()),
+                ("SENDFLOWR_REGISTRY__USERNAME", USER.0),
+                ("SENDFLOWR_REGISTRY__PASSWORD", password),
+            ];
+            let output = plugin(
+                place.path(),
+                &["--log", "trace", "pull", &reference],
+                &environment,
+            );
+            (output.status.success(), told(&output))
+        };
+        let (is_pulled, text) = given("a-wrong-one");
+        assert!(
+            !is_pulled && text.contains("does not let us in") && !text.contains("a-wrong-one"),
+            "{text}"
+        );
+        let (is_pulled, text) = given(USER.1);
+        assert!(is_pulled && !text.contains(USER.1), "{text}");
+
+        // As `docker login` leaves them.
+        use base64::{Engine, engine::general_purpose::STANDARD};
+        let auth = STANDARD.encode(format!("{}:{}", USER.0, USER.1));
+        let docker = json!({ "auths": { host.as_str(): { "auth": auth } } }).to_string();
+        fs::write(place.path().join("docker/config.json"), docker).unwrap();
+        works(place.path(), &["pull", &reference]);
+        works(
+            place.path(),
+            &["push", "plugins/postmark.wasm", &registry.reference("again")],
+        );
+    }
+    let registry = Registry::start(Door::BrokenToken).await;
+    let place = folder(&[]);
+    let environment = [
+        ("SENDFLOWR_REGISTRY__HOST", registry.address.to_string()),
+        ("SENDFLOWR_REGISTRY__USERNAME", USER.0.to_owned()),
+        ("SENDFLOWR_REGISTRY__PASSWORD", USER.1.to_owned()),
+    ];
+    let environment: Vec<(&str, &str)> = environment
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
+    let output = plugin(place.path(), &["pull", &registry.reference("good")], &environment);
+    assert!(!output.status.success());
+    assert!(
+        told(&output).contains("sent a token that cannot be sent back"),
+        "{}",
+        told(&output)
+    );
+}
