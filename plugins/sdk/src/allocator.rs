@@ -18,6 +18,12 @@ const PAGE_BYTES: usize = 64 * 1024;
 /// From here on a block is worth remembering. Every free looks at this, and most are of texts.
 const LARGE_BYTES: usize = PAGE_BYTES;
 
+#[cfg(target_os = "unknown")]
+unsafe extern "C" {
+    /// Its address is where the module's own data ends; the linker puts it there.
+    static __heap_base: u8;
+}
+
 struct Bump {
     /// Address of the first byte that is not handed out; 0 before the first call.
     next: Cell<usize>,
@@ -48,9 +54,19 @@ impl Bump {
         Some(start as *mut u8)
     }
 
-    /// Makes at least `missing` bytes more available; false when the host's limit is reached.
+    /// Makes more bytes available, where it asks the host at least as many as are missing; false when the host's
+    /// limit is reached.
     #[cold]
     fn grow(&self, layout: Layout) -> bool {
+        // What is left of the memory that the module begins with is enough for a delivery of a few events, and
+        // saves asking for more, which costs the host as much as making the instance. WASI's libc takes it for
+        // itself.
+        #[cfg(target_os = "unknown")]
+        if self.end.get() == 0 {
+            self.next.set(&raw const __heap_base as usize);
+            self.end.set(wasm32::memory_size::<0>() * PAGE_BYTES);
+            return true;
+        }
         // Doubling would overshoot the host's limit; a quarter keeps the number of calls logarithmic all the
         // same.
         let held_pages = wasm32::memory_size::<0>();
@@ -74,8 +90,8 @@ impl Bump {
     }
 }
 
-// SAFETY: a block is cut from memory that `memory.grow` gave to this allocator alone, aligned as asked, or from a
-// block that was freed and is forgotten as far as it is used again; `realloc` extends only the block that ends
+// SAFETY: a block is cut from memory behind the module's data, or that `memory.grow` gave to this allocator alone, aligned
+// as asked, or from a block that was freed and is forgotten as far as it is used again; `realloc` extends only the block that ends
 // where free memory begins.
 unsafe impl GlobalAlloc for Bump {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
