@@ -19,6 +19,7 @@ mod error;
 mod examine;
 mod guest;
 mod inspect;
+mod lane;
 mod limits;
 mod load;
 mod log;

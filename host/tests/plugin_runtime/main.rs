@@ -7,6 +7,7 @@ mod fair;
 mod folder;
 mod guest;
 mod hostile;
+mod lane;
 mod quarantine;
 mod refused;
 mod wasi;
