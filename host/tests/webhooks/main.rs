@@ -12,6 +12,7 @@ mod failures;
 mod guest;
 mod limits;
 mod service;
+mod swap;
 
 use std::{
     collections::BTreeMap,
