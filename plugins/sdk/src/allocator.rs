@@ -24,7 +24,7 @@ unsafe extern "C" {
     static __heap_base: u8;
 }
 
-struct Bump {
+pub(crate) struct Bump {
     /// Address of the first byte that is not handed out; 0 before the first call.
     next: Cell<usize>,
     /// Address behind the last byte of memory that this allocator owns.
@@ -37,7 +37,7 @@ struct Bump {
 unsafe impl Sync for Bump {}
 
 #[global_allocator]
-static ALLOCATOR: Bump = Bump {
+pub(crate) static ALLOCATOR: Bump = Bump {
     next: Cell::new(0),
     end: Cell::new(0),
     freed: Cell::new((0, 0)),
@@ -94,6 +94,7 @@ impl Bump {
 // as asked, or from a block that was freed and is forgotten as far as it is used again; `realloc` extends only the block that ends
 // where free memory begins.
 unsafe impl GlobalAlloc for Bump {
+    #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if layout.size() >= LARGE_BYTES
             && let Some(block) = self.reuse(layout)

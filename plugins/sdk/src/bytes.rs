@@ -4,6 +4,14 @@
 //! is not known beforehand. So what a plugin does to every byte of a delivery goes in large steps here.
 #![allow(unsafe_code)]
 
+#[cfg(target_family = "wasm")]
+use core::alloc::{GlobalAlloc as _, Layout};
+#[cfg(target_family = "wasm")]
+use std::alloc::handle_alloc_error;
+
+#[cfg(target_family = "wasm")]
+use crate::allocator::ALLOCATOR;
+
 /// Bytes of one step through plain ASCII. One look at the clock for 64 bytes costs less than reading them.
 const STEP_BYTES: usize = 64;
 
@@ -107,16 +115,20 @@ pub(crate) fn owned(text: &str) -> String {
 #[inline]
 pub(crate) fn owned(text: &str) -> String {
     let length = text.len();
-    if length > MOST_COPIED_BYTES {
+    if length == 0 || length > MOST_COPIED_BYTES {
         return text.to_owned();
     }
-    let mut bytes = Vec::<u8>::with_capacity(length);
-    // SAFETY: the new block has room for `length` bytes and is apart from the text; all of them are written, and they are the
-    // bytes of a text.
+    // SAFETY: the layout has a size, below any limit, and the alignment of bytes. The block comes from the program's allocator,
+    // asked here without the two calls that lead there, has room for `length` bytes and is apart from the text; all of
+    // them are written, and they are the bytes of a text.
     unsafe {
-        copy(text.as_ptr(), bytes.as_mut_ptr(), length);
-        bytes.set_len(length);
-        String::from_utf8_unchecked(bytes)
+        let layout = Layout::from_size_align_unchecked(length, 1);
+        let block = ALLOCATOR.alloc(layout);
+        if block.is_null() {
+            handle_alloc_error(layout);
+        }
+        copy(text.as_ptr(), block, length);
+        String::from_raw_parts(block, length, length)
     }
 }
 
