@@ -33,8 +33,9 @@ use tokio_util::sync::CancellationToken;
 const SWAPS: usize = 60;
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Connections that send without a pause: as many as the load bench has, more than a plugin has turns.
-const CONNECTIONS: usize = 48;
+/// Connections that send without a pause: more than a plugin has turns on the machines that this is run on, so that some
+/// deliveries wait while it changes.
+const CONNECTIONS: usize = 16;
 
 /// How long a swap or the end of an old version may take before the bench gives up.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -129,7 +130,12 @@ async fn run() {
                 );
                 match client.post(&url).body(body).send().await {
                     Ok(response) if response.status() == 200 => sent.push(format!("e{id}")),
-                    Ok(response) => *refused.entry(response.status().to_string()).or_default() += 1,
+                    Ok(response) => {
+                        let status = response.status();
+                        let answer: serde_json::Value = response.json().await.unwrap_or_default();
+                        let why = format!("{status}, {}", answer["error"]["code"]);
+                        *refused.entry(why).or_default() += 1;
+                    }
                     Err(error) => *refused.entry(error.to_string()).or_default() += 1,
                 }
             }
