@@ -22,6 +22,7 @@ mod file;
 mod folder;
 mod guest;
 mod inspect;
+mod lane;
 mod limits;
 mod load;
 mod lock;

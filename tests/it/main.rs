@@ -16,6 +16,7 @@ mod registry;
 mod replay;
 mod supply;
 mod telemetry;
+mod texts;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};

@@ -29,8 +29,9 @@ const KEY_BYTES: usize = 32;
 
 const KEY_FILE: &str = "key";
 
-/// Entries that are kept: three versions of each of twenty plugins, about 2 MB each.
-const MOST_ENTRIES: usize = 64;
+/// Entries that are kept: three versions of each of fifty plugins. A Rust plugin's has half a megabyte, an interpreter's some
+/// fifty.
+const MOST_ENTRIES: usize = 150;
 
 /// A folder of compiled plugins.
 pub(crate) struct CodeCache {

@@ -22,6 +22,7 @@ use super::{
     },
     error::{Limit, PluginError},
     file::Digest,
+    lane::Lane,
     limits::Limits,
     log::PluginLog,
     metrics::PluginStats,
@@ -50,6 +51,8 @@ pub struct Plugin {
     pub(crate) turns: Arc<Semaphore>,
     /// Deliveries of all plugins that may be in flight: the slots of the engine's pool.
     pub(crate) places: Arc<Semaphore>,
+    /// Where deliveries of all plugins go on that compute long.
+    pub(crate) lane: Arc<Lane>,
     pub(crate) waiting: AtomicUsize,
     pub(crate) quarantine: Quarantine,
     pub(crate) log: Arc<PluginLog>,
@@ -144,7 +147,7 @@ impl Plugin {
         let wasi = self
             .imports_wasi
             .then(|| Box::new(ClosedWorld::new(Some(Arc::clone(delivery)), Arc::clone(&log))));
-        let mut store = Sandbox::store(&self.engine, &self.limits, log, wasi);
+        let mut store = Sandbox::store(&self.engine, &self.limits, &self.lane, log, wasi);
         if self.counts_instructions {
             count_instructions(&mut store);
         }

@@ -21,6 +21,7 @@ use super::{
     file::{self, Digest, Fingerprint},
     guest::{self, Plugin},
     inspect::{Inspection, inspect},
+    lane::Lane,
     limits::Limits,
     log::PluginLog,
     metrics::{PluginMetrics, PluginStats},
@@ -41,6 +42,7 @@ pub(crate) struct Loader {
     trust: Option<Trust>,
     pub(crate) metrics: PluginMetrics,
     places: Arc<Semaphore>,
+    lane: Arc<Lane>,
 }
 
 /// A plugin that has passed every check and is not yet served.
@@ -114,6 +116,7 @@ impl Loader {
             trust: None,
             metrics,
             places: Arc::new(Semaphore::new(places)),
+            lane: Lane::of_this_machine(),
         })
     }
 
@@ -190,7 +193,7 @@ impl Loader {
         let stats = PluginMetrics::register(&mut Registry::default()).of(name);
         let log = Arc::new(PluginLog::new(name.to_owned(), &self.limits, stats));
         let wasi = imports_wasi.then(|| Box::new(ClosedWorld::new(None, Arc::clone(&log))));
-        let mut store = Sandbox::store(&self.engine, &self.limits, log, wasi);
+        let mut store = Sandbox::store(&self.engine, &self.limits, &self.lane, log, wasi);
         if self.counts_instructions {
             count_instructions(&mut store);
         }
@@ -234,6 +237,7 @@ impl Loader {
             limits: Arc::clone(&self.limits),
             turns: Arc::new(Semaphore::new(self.limits.concurrency)),
             places: Arc::clone(&self.places),
+            lane: Arc::clone(&self.lane),
             waiting: AtomicUsize::new(0),
             quarantine: Quarantine::new(self.quarantine.clone(), Instant::now()),
             stats,

@@ -11,6 +11,7 @@ use wasmtime::{Engine, ResourceLimiter, Store, UpdateDeadline};
 use super::{
     engine::TICK,
     error::Limit,
+    lane::{BRIEF, Lane, Place},
     limits::Limits,
     log::{PluginLog, Severity},
     wasi::ClosedWorld,
@@ -38,6 +39,7 @@ impl Sandbox {
     pub(crate) fn store(
         engine: &Engine,
         limits: &Limits,
+        lane: &Arc<Lane>,
         log: Arc<PluginLog>,
         wasi: Option<Box<ClosedWorld>>,
     ) -> Store<Self> {
@@ -46,6 +48,8 @@ impl Sandbox {
                 left: limits.cpu_time,
                 started: Duration::ZERO,
                 deadline: Instant::now(),
+                lane: Arc::clone(lane),
+                pace: Pace::Brief,
             },
             fence: Fence {
                 memory_bytes_left: limits.memory_bytes,
@@ -138,6 +142,16 @@ struct Meter {
     started: Duration,
     /// When the call must have ended.
     deadline: Instant,
+    /// Where a call goes on that takes long.
+    lane: Arc<Lane>,
+    pace: Pace,
+}
+
+/// How long a call has taken so far.
+enum Pace {
+    Brief,
+    /// It has been in the lane, perhaps in vain.
+    Long(#[expect(dead_code, reason = "held, never read")] Option<Place>),
 }
 
 impl Meter {
@@ -145,16 +159,26 @@ impl Meter {
     fn start(&mut self, deadline: Instant) -> u64 {
         self.started = ThreadTime::now().as_duration();
         self.deadline = deadline;
-        ticks(self.left.min(deadline.saturating_duration_since(Instant::now())))
+        ticks(self.until_next_look(Duration::ZERO, deadline.saturating_duration_since(Instant::now())))
     }
 
     /// Ends a call.
     fn stop(&mut self) {
         self.left = self.left.saturating_sub(self.used());
+        self.pace = Pace::Brief;
     }
 
     fn used(&self) -> Duration {
         ThreadTime::now().as_duration().saturating_sub(self.started)
+    }
+
+    /// Time until the call may have passed a limit, of a call that has used so much and still has so much on the wall.
+    fn until_next_look(&self, used: Duration, wall: Duration) -> Duration {
+        let left = self.left.saturating_sub(used).min(wall);
+        match self.pace {
+            Pace::Long(_) => left,
+            Pace::Brief => left.min(BRIEF.saturating_sub(used)),
+        }
     }
 
     fn check(&mut self) -> wasmtime::Result<UpdateDeadline> {
@@ -167,6 +191,9 @@ impl Meter {
             }
             .into());
         }
+        if used >= BRIEF && matches!(self.pace, Pace::Brief) {
+            self.pace = Pace::Long(self.lane.enter(self.deadline));
+        }
         let wall = self.deadline.saturating_duration_since(Instant::now());
         if wall.is_zero() {
             let detail = "the call has used up its time".to_owned();
@@ -176,7 +203,7 @@ impl Meter {
             }
             .into());
         }
-        Ok(UpdateDeadline::Continue(ticks((self.left - used).min(wall))))
+        Ok(UpdateDeadline::Continue(ticks(self.until_next_look(used, wall))))
     }
 }
 
@@ -290,6 +317,8 @@ mod tests {
             left,
             started: Duration::ZERO,
             deadline: Instant::now(),
+            lane: Lane::of_this_machine(),
+            pace: Pace::Brief,
         }
     }
 

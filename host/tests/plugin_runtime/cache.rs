@@ -48,6 +48,29 @@ async fn the_second_start_does_not_compile() {
 }
 
 #[tokio::test]
+async fn fifty_plugins_in_three_versions_are_compiled_once_each() {
+    let data = TempDir::new().unwrap();
+    let config = config(&data);
+    fs::create_dir(&config.folder).unwrap();
+    let mut counts = Vec::new();
+    for version in ["1.0.0", "1.0.1", "1.0.2", "1.0.0"] {
+        for number in 0..50 {
+            let slug = format!("acme-{number}");
+            let bytes = guest(&slug).version(version).build();
+            fs::write(config.folder.join(format!("{slug}.wasm")), bytes).unwrap();
+        }
+        let world = World::open(config.clone()).await;
+        assert_eq!(world.plugins.slugs().len(), 50, "{:?}", world.plugins.status());
+        counts.push((
+            world.metric("sendflowr_plugin_compilations_total"),
+            world.metric("sendflowr_plugin_cache_hits_total"),
+        ));
+    }
+    // Back at the first versions, nothing is compiled.
+    assert_eq!(counts, [(50, 0), (50, 0), (50, 0), (0, 50)]);
+}
+
+#[tokio::test]
 async fn folder_and_files_are_closed_to_others() {
     let (_data, config) = folder_with_a_plugin();
     start(&config).await;

@@ -8,6 +8,7 @@ mod folder;
 mod gallery;
 mod guest;
 mod hostile;
+mod lane;
 mod quarantine;
 mod refused;
 mod trust;

@@ -14,6 +14,7 @@ mod guest;
 mod limits;
 mod quarantine;
 mod service;
+mod swap;
 
 use std::{
     collections::BTreeMap,

@@ -1,8 +1,11 @@
-//! The guest's allocator: it hands out memory from the end of what is used and never takes any back.
+//! The guest's allocator: it hands out memory from the end of what is used and takes back only what is large.
 //!
 //! The host makes a fresh instance for every delivery and drops it with its whole memory afterwards, so
 //! freeing block by block is work for nothing: on a large delivery it costs as much as reading the JSON. A
 //! delivery's memory stays bounded by its size, and the host's limit on linear memory bounds it in any case.
+//!
+//! The largest block that was freed is kept for the next one of its size: `normalize` gets the body where
+//! `authenticate` had it, in memory that is there already.
 #![allow(unsafe_code)]
 
 use core::alloc::{GlobalAlloc, Layout};
@@ -12,26 +15,58 @@ use core::cell::Cell;
 /// Size of a WebAssembly page, fixed by its specification.
 const PAGE_BYTES: usize = 64 * 1024;
 
-struct Bump {
+/// From here on a block is worth remembering. Every free looks at this, and most are of texts.
+const LARGE_BYTES: usize = PAGE_BYTES;
+
+#[cfg(target_os = "unknown")]
+unsafe extern "C" {
+    /// Its address is where the module's own data ends; the linker puts it there.
+    static __heap_base: u8;
+}
+
+pub(crate) struct Bump {
     /// Address of the first byte that is not handed out; 0 before the first call.
     next: Cell<usize>,
     /// Address behind the last byte of memory that this allocator owns.
     end: Cell<usize>,
+    /// The largest block that was freed, from its first byte to behind its last.
+    freed: Cell<(usize, usize)>,
 }
 
 // SAFETY: a component has one thread.
 unsafe impl Sync for Bump {}
 
 #[global_allocator]
-static ALLOCATOR: Bump = Bump {
+pub(crate) static ALLOCATOR: Bump = Bump {
     next: Cell::new(0),
     end: Cell::new(0),
+    freed: Cell::new((0, 0)),
 };
 
 impl Bump {
-    /// Makes at least `missing` bytes more available; false when the host's limit is reached.
+    /// A block within the freed one, when it fits.
+    #[cold]
+    fn reuse(&self, layout: Layout) -> Option<*mut u8> {
+        let (from, to) = self.freed.get();
+        let start = (from + layout.align() - 1) & !(layout.align() - 1);
+        let end = start.checked_add(layout.size()).filter(|end| *end <= to)?;
+        self.freed.set((end, to));
+        Some(start as *mut u8)
+    }
+
+    /// Makes more bytes available, where it asks the host at least as many as are missing; false when the host's
+    /// limit is reached.
     #[cold]
     fn grow(&self, layout: Layout) -> bool {
+        // What is left of the memory that the module begins with is enough for a delivery of a few events, and
+        // saves asking for more, which costs the host as much as making the instance. WASI's libc takes it for
+        // itself.
+        #[cfg(target_os = "unknown")]
+        if self.end.get() == 0 {
+            self.next.set(&raw const __heap_base as usize);
+            self.end.set(wasm32::memory_size::<0>() * PAGE_BYTES);
+            return true;
+        }
         // Doubling would overshoot the host's limit; a quarter keeps the number of calls logarithmic all the
         // same.
         let held_pages = wasm32::memory_size::<0>();
@@ -55,10 +90,17 @@ impl Bump {
     }
 }
 
-// SAFETY: a block is cut from memory that `memory.grow` gave to this allocator alone, aligned as asked, and
-// is never handed out twice; `realloc` extends only the block that ends where free memory begins.
+// SAFETY: a block is cut from memory behind the module's data, or that `memory.grow` gave to this allocator alone, aligned
+// as asked, or from a block that was freed and is forgotten as far as it is used again; `realloc` extends only the block that ends
+// where free memory begins.
 unsafe impl GlobalAlloc for Bump {
+    #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if layout.size() >= LARGE_BYTES
+            && let Some(block) = self.reuse(layout)
+        {
+            return block;
+        }
         loop {
             let start = (self.next.get() + layout.align() - 1) & !(layout.align() - 1);
             // The end of memory is 4 GiB at most, which this sum reaches only when the size itself is absurd.
@@ -76,7 +118,13 @@ unsafe impl GlobalAlloc for Bump {
         }
     }
 
-    unsafe fn dealloc(&self, _block: *mut u8, _layout: Layout) {}
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        let (from, to) = self.freed.get();
+        if layout.size() >= LARGE_BYTES && layout.size() > to - from {
+            let start = block as usize;
+            self.freed.set((start, start + layout.size()));
+        }
+    }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         let start = block as usize;
@@ -95,6 +143,8 @@ unsafe impl GlobalAlloc for Bump {
         if !moved.is_null() {
             // SAFETY: the new block is larger than the old one and apart from it.
             unsafe { core::ptr::copy_nonoverlapping(block, moved, layout.size()) };
+            // SAFETY: the caller has no more use for the old block.
+            unsafe { self.dealloc(block, layout) };
         }
         moved
     }

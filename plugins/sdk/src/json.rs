@@ -13,7 +13,8 @@ mod parse;
 
 use std::borrow::Cow;
 
-use crate::text::present;
+use crate::bytes;
+use crate::text::{owned, present};
 use crate::{Pair, Rejection};
 use parse::{Kind, Node, Parser};
 
@@ -27,19 +28,24 @@ pub struct Document<'a> {
 impl<'a> Document<'a> {
     /// Parses the whole of `body`, which is malformed when it is no JSON.
     pub fn parse(body: &'a [u8]) -> Result<Document<'a>, Rejection> {
-        let text = utf8(body)?;
-        let mut nodes = Vec::new();
-        let mut parser = Parser::new(text);
-        let parsed = parser.value(&mut nodes).and_then(|()| parser.end());
+        let mut document = Document::new(utf8(body)?);
+        let mut parser = Parser::new(document.text);
+        let parsed = parser.value(&mut document.nodes).and_then(|()| parser.end());
         parsed.map_err(|fault| malformed(fault, &parser))?;
-        Ok(Document { text, nodes })
+        Ok(document)
+    }
+
+    const fn new(text: &'a str) -> Document<'a> {
+        Document {
+            text,
+            nodes: Vec::new(),
+        }
     }
 
     /// The outermost value.
     pub fn root(&self) -> Value<'_> {
         Value {
-            text: self.text,
-            nodes: &self.nodes,
+            document: self,
             index: 0,
         }
     }
@@ -49,9 +55,8 @@ impl<'a> Document<'a> {
 /// into the same memory, so a large batch needs no more than its largest element. Malformed when the body is
 /// no JSON or no array, possibly after some elements were visited.
 pub fn for_each_element(body: &[u8], mut visit: impl FnMut(usize, Value<'_>)) -> Result<(), Rejection> {
-    let text = utf8(body)?;
-    let mut nodes = Vec::new();
-    let mut parser = Parser::new(text);
+    let mut document = Document::new(utf8(body)?);
+    let mut parser = Parser::new(document.text);
     let mut more = match parser.begin_array() {
         Ok(Some(more)) => more,
         Ok(None) => return Err(Rejection::Malformed("the body is not a JSON array".to_owned())),
@@ -59,30 +64,26 @@ pub fn for_each_element(body: &[u8], mut visit: impl FnMut(usize, Value<'_>)) ->
     };
     let mut index = 0;
     while more {
-        nodes.clear();
-        more = match parser.value(&mut nodes).and_then(|()| parser.another_element()) {
+        document.nodes.clear();
+        more = match parser
+            .value(&mut document.nodes)
+            .and_then(|()| parser.another_element())
+        {
             Ok(more) => more,
             Err(fault) => return Err(malformed(fault, &parser)),
         };
-        visit(
-            index,
-            Value {
-                text,
-                nodes: &nodes,
-                index: 0,
-            },
-        );
+        visit(index, document.root());
         index += 1;
     }
     parser.end().map_err(|fault| malformed(fault, &parser))
 }
 
 fn utf8(body: &[u8]) -> Result<&str, Rejection> {
-    match std::str::from_utf8(body) {
+    match bytes::utf8(body) {
         // Positions are kept in 32 bits; a guest's whole memory is no larger.
-        Ok(text) if u32::try_from(text.len()).is_ok() => Ok(text.strip_prefix('\u{feff}').unwrap_or(text)),
-        Ok(_) => Err(Rejection::Malformed("the body is larger than 4 GiB".to_owned())),
-        Err(_) => Err(Rejection::Malformed("the body is not UTF-8".to_owned())),
+        Some(text) if u32::try_from(text.len()).is_ok() => Ok(text.strip_prefix('\u{feff}').unwrap_or(text)),
+        Some(_) => Err(Rejection::Malformed("the body is larger than 4 GiB".to_owned())),
+        None => Err(Rejection::Malformed("the body is not UTF-8".to_owned())),
     }
 }
 
@@ -93,24 +94,26 @@ fn malformed(fault: &str, parser: &Parser<'_>) -> Rejection {
     ))
 }
 
+/// Of which every value is missing.
+static NOTHING: Document<'static> = Document::new("");
+
 /// One value of a [`Document`], or the absence of one, which reads like `null`.
 #[derive(Clone, Copy, Debug)]
 pub struct Value<'a> {
-    text: &'a str,
-    nodes: &'a [Node],
+    document: &'a Document<'a>,
+    /// Of its node.
     index: usize,
 }
 
 impl<'a> Value<'a> {
     /// A value that is missing.
     pub const MISSING: Value<'static> = Value {
-        text: "",
-        nodes: &[Node::MISSING],
+        document: &NOTHING,
         index: 0,
     };
 
     fn node(&self) -> &'a Node {
-        &self.nodes[self.index]
+        self.document.nodes.get(self.index).unwrap_or(&Node::MISSING)
     }
 
     fn at(&self, index: usize) -> Value<'a> {
@@ -120,7 +123,7 @@ impl<'a> Value<'a> {
     /// The text between the value's borders; without the quotes of a string.
     fn raw(&self) -> &'a str {
         let node = self.node();
-        &self.text[node.start as usize..node.end as usize]
+        &self.document.text[node.start as usize..node.end as usize]
     }
 
     /// Whether the value is `null` or missing.
@@ -208,7 +211,11 @@ impl<'a> Value<'a> {
 
     /// [`as_text`](Self::as_text), owned, for an event.
     pub fn to_text(self) -> Option<String> {
-        self.as_text().map(Cow::into_owned)
+        match self.node().kind {
+            // Most texts by far: copied without a detour.
+            Kind::Text => present(self.raw()).map(bytes::owned),
+            _ => self.as_text().map(owned),
+        }
     }
 
     /// [`as_text`](Self::as_text) of a field, empty when there is none: for comparing and matching.
@@ -277,7 +284,7 @@ impl<'a> Value<'a> {
     pub fn to_pairs(self) -> Vec<Pair> {
         let pair = |(name, value): (Cow<'_, str>, Value<'_>)| {
             Some(Pair {
-                name: name.into_owned(),
+                name: owned(name),
                 value: value.to_metadata()?,
             })
         };
@@ -294,8 +301,8 @@ impl<'a> Value<'a> {
     pub fn to_metadata(self) -> Option<String> {
         match self.node().kind {
             Kind::Missing | Kind::Null => None,
-            Kind::Text | Kind::EscapedText => self.string().map(Cow::into_owned),
-            Kind::True | Kind::False | Kind::Number => Some(self.raw().to_owned()),
+            Kind::Text | Kind::EscapedText => self.string().map(owned),
+            Kind::True | Kind::False | Kind::Number => Some(bytes::owned(self.raw())),
             Kind::Object | Kind::Array => {
                 let mut out = String::with_capacity(self.raw().len());
                 self.write_compact(&mut out);

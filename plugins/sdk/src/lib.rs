@@ -4,6 +4,7 @@
 mod allocator;
 pub mod batch;
 pub mod bindings;
+mod bytes;
 mod descriptor;
 pub mod form;
 pub mod json;

@@ -1,6 +1,17 @@
 //! Small readings of text that several providers share.
 
-use crate::{BounceType, Identifier, IdentifierKind, Pair};
+use std::borrow::Cow;
+
+use crate::{BounceType, Identifier, IdentifierKind, Pair, bytes};
+
+/// The text as an event wants it. Like `Cow::into_owned`, and cheaper in the sandbox, where a copy of unknown length leaves
+/// the guest's code.
+pub fn owned(text: Cow<'_, str>) -> String {
+    match text {
+        Cow::Borrowed(text) => bytes::owned(text),
+        Cow::Owned(text) => text,
+    }
+}
 
 /// The text, unless it is blank: providers send empty text where they mean "none".
 pub fn present(text: &str) -> Option<&str> {

@@ -3,7 +3,7 @@
 use sendflowr_plugin_sdk::{
     BounceType, Descriptor, Element, Encoding, Event, EventType, Outcome, Pair, Part, Plugin, Proof, Proofs,
     PublicKey, PublicKeySignature, Rejection, Request, SignatureScheme, Unused, Value, proof, reject, skip,
-    time,
+    text, time,
 };
 
 const SIGNATURE: &str = "x-twilio-email-event-webhook-signature";
@@ -240,10 +240,10 @@ impl<'a> Fields<'a> {
                 | b"tls"
                 | b"url_offset" => {}
                 _ => {
-                    if let Some(text) = value.to_metadata() {
+                    if let Some(value) = value.to_metadata() {
                         fields.metadata.push(Pair {
-                            name: name.into_owned(),
-                            value: text,
+                            name: text::owned(name),
+                            value,
                         });
                     }
                 }

@@ -1,5 +1,7 @@
 //! The parser: text to nodes in one pass.
 
+use crate::bytes::plain_bytes;
+
 /// Nesting that is still read. Real payloads stay below ten levels; this many frames fit the guest's 1 MiB
 /// stack many times over.
 const MAX_DEPTH: usize = 128;
@@ -270,7 +272,7 @@ impl<'a> Parser<'a> {
         let start = self.at;
         let mut kind = Kind::Text;
         loop {
-            self.skip_plain();
+            self.at += plain_bytes(self.bytes, self.at);
             match self.peek() {
                 Some(b'"') => break,
                 Some(b'\\') => {
@@ -292,25 +294,6 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
-    /// Takes everything up to a quote, a backslash, a control character or the end, eight bytes at a time.
-    #[inline]
-    fn skip_plain(&mut self) {
-        while let Some(chunk) = self.bytes[self.at..].first_chunk::<8>() {
-            let special = special_bytes(u64::from_le_bytes(*chunk));
-            if special != 0 {
-                self.at += special.trailing_zeros() as usize / 8;
-                return;
-            }
-            self.at += 8;
-        }
-        while self
-            .peek()
-            .is_some_and(|byte| byte >= b' ' && byte != b'"' && byte != b'\\')
-        {
-            self.at += 1;
-        }
-    }
-
     fn escape(&mut self) -> Result<(), Fault> {
         match self.bytes.get(self.at + 1) {
             Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => self.at += 2,
@@ -322,18 +305,6 @@ impl<'a> Parser<'a> {
         }
         Ok(())
     }
-}
-
-/// The high bit of every byte that is a quote, a backslash or a control character. Bytes above the lowest
-/// such one may be marked wrongly, because the subtractions borrow; only the lowest counts.
-#[inline]
-fn special_bytes(word: u64) -> u64 {
-    const ONES: u64 = u64::MAX / 255;
-    let quote = word ^ (ONES * b'"' as u64);
-    let backslash = word ^ (ONES * b'\\' as u64);
-    let below_ones = (quote.wrapping_sub(ONES) & !quote) | (backslash.wrapping_sub(ONES) & !backslash);
-    let below_blank = word.wrapping_sub(ONES * b' ' as u64) & !word;
-    (below_ones | below_blank) & (ONES * 0x80)
 }
 
 /// The characters of a string whose escapes the parser has checked; half a surrogate pair becomes U+FFFD.

@@ -1,0 +1,197 @@
+//! What a hostile plugin costs its neighbours: deliveries through SendGrid's plugin alone, and while hostile guests beside it
+//! get deliveries without a pause, one kind of attack at a time and all at once.
+//!
+//! Calm and attacked rounds take turns; told is the median of their ratios. `--no-rest` leaves the quarantine out, so that the
+//! attack goes on undiminished: what the fences do alone.
+//!
+//! Needs the compiled plugins: `cargo xtask plugins`, then `cargo bench -p sendflowr-host --bench attack`.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a bench fails by panicking and tells by printing"
+)]
+
+#[path = "../tests/plugin_runtime/guest.rs"]
+#[allow(dead_code, reason = "the builder of the tests, which need more of it")]
+mod guest;
+
+use std::{
+    env, fs,
+    hint::black_box,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use guest::guest;
+use prometheus_client::registry::Registry;
+use sendflowr_host::plugin::{
+    Plugin, PluginMetrics, Plugins, PluginsConfig, RawPluginsConfig, types::Request,
+};
+use tempfile::TempDir;
+use tokio::{task::JoinSet, time};
+
+/// Long enough for a few thousand deliveries: some dozens lie above the 99th percentile.
+const ROUND: Duration = Duration::from_secs(4);
+
+const ROUNDS: usize = 5;
+
+/// Between two good deliveries, so that the good provider alone does not fill the machine.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// Deliveries that are under way at once to each hostile guest.
+const ATTACKERS: usize = 8;
+
+/// How long an attacker waits after it was turned away. A provider would wait for seconds.
+const RETRY: Duration = Duration::from_millis(10);
+
+/// The attacks, by the slug of the guest that makes it.
+fn attacks() -> Vec<(&'static str, Vec<u8>)> {
+    let spin = guest("spin").normalize("(loop $again (br $again)) unreachable");
+    let grow = guest("grow")
+        .normalize("(loop $again (memory.fill (i32.mul (memory.grow (i32.const 16)) (i32.const 65536)) (i32.const 1) (i32.const 1048576)) (br $again)) unreachable");
+    let mut flood = guest("flood")
+        .normalize("(loop $again (call $log (i32.const 3) (i32.const 65536) (i32.const 1000000)) (br $again)) unreachable");
+    flood.memory = "20";
+    let mut events = guest("events");
+    events.memory = "900";
+    events.events = 10_000_000;
+    [spin, grow, flood, events]
+        .map(|guest| {
+            let slug: &'static str = guest.slug.clone().leak();
+            (slug, guest.build())
+        })
+        .into()
+}
+
+fn request(body: &str) -> Arc<Request> {
+    Arc::new(Request {
+        method: "POST".to_owned(),
+        path: "/webhooks/sendgrid".to_owned(),
+        query: String::new(),
+        headers: Vec::new(),
+        body: body.as_bytes().to_vec(),
+        received_at_ms: 1_760_000_000_000,
+        settings: Vec::new(),
+        secrets: Vec::new(),
+    })
+}
+
+async fn deliver(plugin: &Arc<Plugin>, request: &Arc<Request>) -> bool {
+    let Ok(guest) = plugin.instantiate().await else {
+        return false;
+    };
+    let Ok((guest, proofs)) = guest.authenticate(Arc::clone(request)).await else {
+        return false;
+    };
+    black_box(proofs).is_ok() && black_box(guest.normalize(Arc::clone(request)).await).is_ok()
+}
+
+/// Half and 99 of 100 deliveries took less, in microseconds.
+async fn good_deliveries(plugin: &Arc<Plugin>) -> [f64; 2] {
+    let request = request(
+        r#"[{"email":"ann@example.com","timestamp":1760000000,"event":"open","sg_event_id":"a","sg_message_id":"b"}]"#,
+    );
+    let end = Instant::now() + ROUND;
+    let mut times = Vec::new();
+    while Instant::now() < end {
+        let began = Instant::now();
+        assert!(deliver(plugin, &request).await, "a good delivery has failed");
+        times.push(began.elapsed());
+        time::sleep(PAUSE).await;
+    }
+    times.sort_unstable();
+    [0.5, 0.99].map(|share| times[((times.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e6)
+}
+
+/// A calm round and one under attack by these guests, over a folder of their own: no guest rests at the beginning.
+async fn pair(data: &Path, hostile: &[(&str, Vec<u8>)], rests: bool) -> ([f64; 2], [f64; 2], usize) {
+    let mut raw = RawPluginsConfig {
+        folder: data.join("plugins"),
+        cache_folder: data.join("compiled"),
+        ..RawPluginsConfig::default()
+    };
+    if !rests {
+        raw.quarantine = toml::from_str("failures = 4294967295").unwrap();
+    }
+    let config = PluginsConfig::try_from(raw).unwrap();
+    let metrics = PluginMetrics::register(&mut Registry::default());
+    let plugins = Plugins::open(config, metrics).await.unwrap();
+    let good = plugins.get("sendgrid").unwrap();
+    let calm = good_deliveries(&good).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut attackers = JoinSet::new();
+    for (slug, _) in hostile {
+        for _ in 0..ATTACKERS {
+            let (plugin, stop) = (plugins.get(slug).unwrap(), Arc::clone(&stop));
+            attackers.spawn(async move {
+                let request = request("x");
+                let mut tries = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    let began = Instant::now();
+                    assert!(!deliver(&plugin, &request).await, "the attack was served");
+                    tries += 1;
+                    time::sleep(RETRY.saturating_sub(began.elapsed())).await;
+                }
+                tries
+            });
+        }
+    }
+    let attacked = good_deliveries(&good).await;
+    stop.store(true, Ordering::Relaxed);
+    let tries = attackers.join_all().await.into_iter().sum();
+    (calm, attacked, tries)
+}
+
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}
+
+fn main() {
+    let rests = !env::args().any(|argument| argument == "--no-rest");
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/plugins/sendgrid.wasm");
+    let data = TempDir::new().unwrap();
+    let folder = data.path().join("plugins");
+    fs::create_dir(&folder).unwrap();
+    fs::copy(&built, folder.join("sendgrid.wasm"))
+        .unwrap_or_else(|error| panic!("`{}`: {error}; run `cargo xtask plugins` first", built.display()));
+    let attacks = attacks();
+    for (slug, bytes) in &attacks {
+        fs::write(folder.join(format!("{slug}.wasm")), bytes).unwrap();
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let mut kinds: Vec<(&str, &[(&str, Vec<u8>)])> = attacks
+        .iter()
+        .map(|attack| (attack.0, std::slice::from_ref(attack)))
+        .collect();
+    kinds.push(("all at once", &attacks));
+    println!(
+        "| attack | tries | p50 calm, µs | attacked, µs | ratio | p99 calm, µs | attacked, µs | ratio |"
+    );
+    println!("|---|---|---|---|---|---|---|---|");
+    for (name, hostile) in kinds {
+        let rounds: Vec<_> = (0..ROUNDS)
+            .map(|_| runtime.block_on(pair(data.path(), hostile, rests)))
+            .collect();
+        let of =
+            |figure: fn(&([f64; 2], [f64; 2], usize)) -> f64| median(rounds.iter().map(figure).collect());
+        println!(
+            "| {name} | {:.0} | {:.0} | {:.0} | {:.2} | {:.0} | {:.0} | {:.2} |",
+            of(|round| round.2 as f64),
+            of(|round| round.0[0]),
+            of(|round| round.1[0]),
+            of(|round| round.1[0] / round.0[0]),
+            of(|round| round.0[1]),
+            of(|round| round.1[1]),
+            of(|round| round.1[1] / round.0[1]),
+        );
+    }
+}

@@ -1,0 +1,94 @@
+//! Plugins that are swapped while deliveries come in without a pause.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use sendflowr_host::{header, plugin::Plugin};
+use tokio::{task::JoinSet, time};
+
+use crate::{Host, guest::guest};
+
+const SWAPS: usize = 10;
+
+/// More than a plugin has turns on a small machine, so that some deliveries wait while the plugin changes.
+const SENDERS: usize = 8;
+
+fn tag(swap: usize) -> String {
+    format!("acme@1.0.{swap}")
+}
+
+async fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !condition() {
+        assert!(
+            began.elapsed() < Duration::from_secs(20),
+            "{what} did not come true"
+        );
+        time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Deliveries on the bus, by the plugin that read them. The guest's event tells of nobody, so each delivery leaves one letter.
+fn by_plugin(host: &Host) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for record in host.bus.appends().into_iter().flatten() {
+        *counts.entry(record.headers[header::PLUGIN].clone()).or_default() += 1;
+    }
+    counts
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn swaps_and_a_rollback_under_load_lose_nothing_and_leave_nothing_behind() {
+    let version = |swap: usize| guest("acme").version(&format!("1.0.{swap}")).build();
+    let host = Arc::new(Host::open(guest("acme")).await);
+    let file = host._data.path().join("plugins/acme.wasm");
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut senders = JoinSet::new();
+    for _ in 0..SENDERS {
+        let (host, stop) = (Arc::clone(&host), Arc::clone(&stop));
+        senders.spawn(async move {
+            let mut taken = 0;
+            while !stop.load(Ordering::Relaxed) {
+                let answer = host.post("/webhooks/acme", "x").await;
+                assert_eq!(answer.status, 200, "{answer:?}");
+                taken += 1;
+            }
+            taken
+        });
+    }
+    // The last swap puts the first file back.
+    for swap in (1..=SWAPS).chain([0]) {
+        let serving = host.intake.plugins().get("acme").unwrap();
+        let old: Weak<Plugin> = Arc::downgrade(&serving);
+        drop(serving);
+        let before = by_plugin(&host).get(&tag(swap)).copied().unwrap_or_default();
+        let beside = file.with_extension("part");
+        std::fs::write(&beside, version(swap)).unwrap();
+        std::fs::rename(&beside, &file).unwrap();
+        eventually("the new version reads deliveries", || {
+            by_plugin(&host)
+                .get(&tag(swap))
+                .is_some_and(|count| *count > before)
+        })
+        .await;
+        // With the plugin goes its compiled code: nothing else holds it.
+        eventually("the old version is gone with its last delivery", || {
+            old.strong_count() == 0
+        })
+        .await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    let taken: usize = senders.join_all().await.into_iter().sum();
+    let by_plugin = by_plugin(&host);
+    assert_eq!(by_plugin.values().sum::<usize>(), taken, "{by_plugin:?}");
+    let served: Vec<_> = by_plugin.keys().cloned().collect();
+    let mut versions: Vec<_> = (0..=SWAPS).map(tag).collect();
+    versions.sort();
+    assert_eq!(served, versions);
+}
