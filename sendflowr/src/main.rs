@@ -7,6 +7,8 @@ mod config;
 mod decide;
 mod demo;
 mod engines;
+mod explain;
+mod latency;
 mod lift;
 mod output;
 mod plugin;
