@@ -21,7 +21,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 pub(crate) use breakers::{Breaker, open as open_breakers};
-pub(crate) use crowd::{Capacity, Moved, Room};
+pub(crate) use crowd::{Capacity, FullMinutes, Moved, Room};
 pub(crate) use experiment::{Draw, Drawn};
 pub(crate) use guards::{DAY_MINUTES, DaySpan, LocalRules, day_number};
 pub(crate) use hot_path::WarmPath;
@@ -124,6 +124,8 @@ pub(crate) struct Choice {
     pub(crate) experiment: Option<Drawn>,
     /// Where it was before it had to make room; `None` where it is still there.
     pub(crate) moved: Option<Moved>,
+    /// The better minutes that were full, where it had to make room and there were any.
+    pub(crate) full_minutes: Option<FullMinutes>,
 }
 
 /// Nothing may arrive within the window.
@@ -208,6 +210,7 @@ pub(crate) fn decide(question: &Question, facts: Facts<'_>) -> Result<Choice, Su
         hot_paths,
         experiment: None,
         moved: None,
+        full_minutes: None,
     })
 }
 

@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use store::StoreError;
 use utoipa::ToSchema;
 
+use crate::lift::LiftError;
+
 /// Why [`crate::run`] ended early or could not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -58,6 +60,15 @@ pub(crate) enum ApiError {
     Stopping,
     #[error("something broke while answering; the log has the details under the request id")]
     Internal,
+}
+
+impl From<LiftError> for ApiError {
+    fn from(error: LiftError) -> Self {
+        match error {
+            LiftError::Events(source) => Self::unavailable("the event store", source),
+            LiftError::Identities(source) => Self::unavailable("the identity graph", source),
+        }
+    }
 }
 
 impl ApiError {

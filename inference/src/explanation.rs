@@ -1,19 +1,23 @@
 //! Explanations: everything that a decision was made of, stored behind the answer and readable by its reference.
 
+mod inputs;
+
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use event::Timestamp;
-use serde::Serialize;
+use event::{MailboxProvider, Timestamp};
+use serde::{Deserialize, Serialize};
 use store::{
     StoreError,
-    events::{Events, StoredExplanation, Trial, TrialGroup},
+    events::{Events, Forecast, StoredExplanation, Trial, TrialGroup},
 };
 use tokio::{sync::mpsc, task::JoinHandle};
 use utoipa::ToSchema;
+
+pub(crate) use inputs::{Base64, Exact, Inputs, Policy};
 
 use crate::{
     decision::{Breaker, GuardEffect, WarmPath},
@@ -47,7 +51,7 @@ pub(crate) struct Evidence {
 }
 
 /// A span of real time, half-open.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Window {
     /// First moment.
     #[schema(value_type = String, format = DateTime)]
@@ -58,7 +62,7 @@ pub(crate) struct Window {
 }
 
 /// The request as it was understood, without any raw identity.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct NormalizedRequest {
     /// The window asked for.
     pub window: Window,
@@ -84,12 +88,15 @@ pub(crate) struct NormalizedRequest {
     pub campaign_id: Option<String>,
     /// The caller's estimate of the delay.
     pub caller_latency_seconds: Option<f64>,
+    /// Mails handed to the provider in the ten minutes before; absent where the caller does not know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue_depth: Option<u32>,
     /// Signals that the caller told.
     pub signals: Vec<ToldSignal>,
 }
 
 /// A signal that the caller told.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct ToldSignal {
     /// What it was.
     #[serde(rename = "type")]
@@ -167,7 +174,7 @@ pub(crate) struct Explanation {
     #[schema(value_type = String, format = DateTime)]
     pub decided_at: Timestamp,
     /// Version of the service.
-    pub service_version: &'static str,
+    pub service_version: String,
     /// The request as it was understood.
     pub request: NormalizedRequest,
     /// How well founded the curve is.
@@ -189,6 +196,12 @@ pub(crate) struct Explanation {
     pub hot_paths: Vec<WarmPath>,
     /// The delay expected for the chosen minute.
     pub latency: ExpectedLatency,
+    /// The class of the person's mailbox, for which it is expected.
+    #[schema(value_type = Option<String>, example = "gmail")]
+    pub mailbox_provider: Option<MailboxProvider>,
+    /// The table of delays that it comes from; absent where nothing was learned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency_version: Option<String>,
     /// The chosen minute.
     pub chosen: Point,
     /// Where the decision was before it had to make room; absent where it is still there.
@@ -209,9 +222,23 @@ pub(crate) struct Explanation {
     pub confidence_span_seconds: i64,
     /// The decision in sentences.
     pub why: Vec<String>,
+    /// What else it was reckoned from, so that it can be reckoned again (`?replay=true`).
+    pub inputs: Inputs,
 }
 
 impl Explanation {
+    /// What the audit of arrivals reads of it; `None` where it was asked for another `now` than the server's: no mail goes out
+    /// for a test or a replay.
+    pub(crate) fn forecast(&self) -> Option<Forecast> {
+        (!self.inputs.now_was_told).then(|| Forecast {
+            trigger_at: self.trigger_at,
+            target_at: self.chosen.at,
+            esp: self.request.esp.clone(),
+            mailbox_provider: self.mailbox_provider,
+            campaign_id: self.request.campaign_id.clone(),
+        })
+    }
+
     /// What the comparison with the control group reads of it.
     pub(crate) fn trial(&self) -> Option<Trial> {
         let experiment = self.experiment.as_ref().filter(|experiment| experiment.counted)?;

@@ -4,6 +4,7 @@ mod batch;
 mod body;
 mod curves;
 mod decide;
+mod latency;
 mod lift;
 mod people;
 pub(crate) mod question;
@@ -90,7 +91,7 @@ fn described(access: &Access) -> OpenApiRouter<App> {
         .routes(routes!(batch::decide_batch))
         .routes(routes!(decide::explanation))
         .routes(routes!(curves::predict))
-        .routes(routes!(curves::latency))
+        .routes(routes!(latency::latency))
         .routes(routes!(lift::lift))
         .routes(routes!(people::features))
         .routes(routes!(people::compute_features))

@@ -3,15 +3,20 @@
 //! A table: delays by provider, then by provider and mailbox class, then by these and part of the week. Each cell's
 //! quantile is drawn towards that of the cell above it, the more the fewer samples it has; on a log scale, because delays
 //! spread over four orders of magnitude. Quantiles, not means: one mail that hung for a day says nothing about the next.
+//! Queue and campaign are factors on it.
 
-use std::collections::BTreeMap;
+mod factors;
+
+use std::{collections::BTreeMap, sync::Arc};
 
 use event::{MailboxProvider, Timestamp, grid};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use store::events::LatencySample;
 use utoipa::ToSchema;
 
 use crate::config::LatencyConfig;
+use factors::{Factors, Residual};
 
 /// Parts of the week: weekdays and weekend, six parts of four hours each. Queues follow the sender's day; finer bins would
 /// leave most of them without data.
@@ -31,9 +36,9 @@ const SHORTEST_MS: f64 = 100.0;
 const LONGEST_MS: f64 = 12.0 * 3_600_000.0;
 
 /// Where an expected delay comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum LatencySource {
+pub enum LatencySource {
     /// Learned from deliveries of this provider.
     Learned,
     /// Learned from deliveries of all providers, because the request names none or an unknown one.
@@ -45,8 +50,8 @@ pub(crate) enum LatencySource {
 }
 
 /// The delay expected from trigger to arrival.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
-pub(crate) struct ExpectedLatency {
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ExpectedLatency {
     /// Seconds, to the millisecond.
     pub seconds: f64,
     /// Where it comes from.
@@ -57,7 +62,7 @@ pub(crate) struct ExpectedLatency {
 
 impl ExpectedLatency {
     /// Milliseconds.
-    pub(crate) fn as_millis(self) -> i64 {
+    pub fn as_millis(self) -> i64 {
         (self.seconds * 1_000.0).round() as i64
     }
 
@@ -72,11 +77,11 @@ impl ExpectedLatency {
 
 /// The delays expected of one provider and mailbox class over the week.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct WeekOfLatency([ExpectedLatency; BINS]);
+pub struct WeekOfLatency([ExpectedLatency; BINS]);
 
 impl WeekOfLatency {
     /// The delay expected of a mail that arrives at `arrival`.
-    pub(crate) fn arriving_at(&self, arrival: Timestamp) -> ExpectedLatency {
+    pub fn arriving_at(&self, arrival: Timestamp) -> ExpectedLatency {
         self.0[bin(arrival)]
     }
 
@@ -87,6 +92,21 @@ impl WeekOfLatency {
             .map(|expected| expected.as_millis())
             .max()
             .unwrap_or(0)
+    }
+
+    /// The milliseconds of each part of the week.
+    pub(crate) fn milliseconds(&self) -> Vec<i64> {
+        self.0.iter().map(|expected| expected.as_millis()).collect()
+    }
+
+    /// The week whose [`WeekOfLatency::milliseconds`] are these, or one value for all of them, from the source that
+    /// `of` has; `None` where they are not as many.
+    pub(crate) fn of_milliseconds(ms: &[i64], of: ExpectedLatency) -> Option<Self> {
+        let part = |ms: i64| ExpectedLatency::of_millis(ms as f64, of.source, of.samples);
+        match ms {
+            [all] => Some(Self::constant(part(*all))),
+            _ => <[i64; BINS]>::try_from(ms).ok().map(|ms| Self(ms.map(part))),
+        }
     }
 
     /// The same delay all week.
@@ -128,7 +148,7 @@ impl Cell {
 
 /// One row of the table, as `GET /latency` shows it.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
-pub(crate) struct LatencyRow {
+pub struct LatencyRow {
     /// Provider; `null` in the row of all providers.
     #[schema(example = "sendgrid")]
     pub esp: Option<String>,
@@ -149,9 +169,10 @@ pub(crate) struct LatencyRow {
 
 /// What was learned about delays.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct LatencyModel {
+pub struct LatencyModel {
     config: LatencyConfig,
     learned_at: Option<Timestamp>,
+    version: Option<Arc<str>>,
     all: Option<Cell>,
     by_esp: BTreeMap<String, EspCells>,
     rows: Vec<LatencyRow>,
@@ -159,9 +180,27 @@ pub(crate) struct LatencyModel {
 
 #[derive(Debug, Clone, PartialEq, Default)]
 struct EspCells {
+    factors: Factors,
     all: Cell,
     by_bin: [Cell; BINS],
     by_mailbox_and_bin: BTreeMap<MailboxProvider, [Cell; BINS]>,
+}
+
+impl EspCells {
+    /// The cells of a mailbox class; those of all classes where it is not known.
+    fn by_bin(&self, mailbox: Option<MailboxProvider>) -> &[Cell; BINS] {
+        let of_mailbox = mailbox.and_then(|mailbox| self.by_mailbox_and_bin.get(&mailbox));
+        of_mailbox.unwrap_or(&self.by_bin)
+    }
+}
+
+/// What a request may tell beside provider and mailbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LatencyContext<'a> {
+    /// The campaign.
+    pub campaign_id: Option<&'a str>,
+    /// How many mails go to the provider in the ten minutes before this one.
+    pub queue_depth: Option<u32>,
 }
 
 /// Delays of one provider and mailbox class: part of the week, logarithm of the delay.
@@ -169,10 +208,11 @@ type Delays = Vec<(usize, f64)>;
 
 impl LatencyModel {
     /// Knows nothing yet.
-    pub(crate) fn empty(config: LatencyConfig) -> Self {
+    pub fn empty(config: LatencyConfig) -> Self {
         Self {
             config,
             learned_at: None,
+            version: None,
             all: None,
             by_esp: BTreeMap::new(),
             rows: Vec::new(),
@@ -180,11 +220,11 @@ impl LatencyModel {
     }
 
     /// Learns from `samples`, whatever their order.
-    pub(crate) fn fit(config: LatencyConfig, samples: &[LatencySample], learned_at: Timestamp) -> Self {
+    pub fn fit(config: LatencyConfig, samples: &[LatencySample], learned_at: Timestamp) -> Self {
         let mut by_esp: BTreeMap<&str, BTreeMap<Option<MailboxProvider>, Delays>> = BTreeMap::new();
         let mut everything = Vec::with_capacity(samples.len());
         for sample in samples {
-            let delay_ln = (sample.latency_ms as f64).clamp(SHORTEST_MS, LONGEST_MS).ln();
+            let delay_ln = delay_ln(sample);
             everything.push(delay_ln);
             let esp = by_esp.entry(&sample.esp).or_default();
             esp.entry(sample.mailbox_provider)
@@ -201,10 +241,19 @@ impl LatencyModel {
         let all = Cell::fit(&mut everything, config.quantile, None);
         model.rows.push(row(None, None, &everything, &all));
         for (esp, mailboxes) in by_esp {
-            let cells = model.fit_esp(esp, &mailboxes, &all);
+            let mut cells = model.fit_esp(esp, &mailboxes, &all);
+            let of_esp = samples.iter().filter(|sample| sample.esp == esp);
+            let residuals = of_esp.map(|sample| Residual {
+                sent_at: sample.delivered_at.plus_millis(-sample.latency_ms),
+                campaign: sample.campaign_id.as_deref(),
+                ln: delay_ln(sample)
+                    - cells.by_bin(sample.mailbox_provider)[bin(sample.delivered_at)].expected_ln,
+            });
+            cells.factors = Factors::fit(residuals.collect(), config.quantile);
             model.by_esp.insert(esp.to_owned(), cells);
         }
         model.all = Some(all);
+        model.version = Some(model.digest());
         model
     }
 
@@ -230,6 +279,7 @@ impl LatencyModel {
             by_mailbox_and_bin.insert(*mailbox, fit_bins(delays_of_mailbox, q, &cell));
         }
         EspCells {
+            factors: Factors::default(),
             all: esp_cell,
             by_bin,
             by_mailbox_and_bin,
@@ -238,20 +288,23 @@ impl LatencyModel {
 
     /// The delays to expect over the week. What was learned of the provider comes first, then the caller's estimate, then
     /// what was learned of all providers, then the default.
-    pub(crate) fn week(
+    pub fn week(
         &self,
         esp: Option<&str>,
         mailbox: Option<MailboxProvider>,
         caller_seconds: Option<f64>,
+        context: LatencyContext<'_>,
     ) -> WeekOfLatency {
         let learned = esp
             .and_then(|esp| self.by_esp.get(esp))
             .filter(|cells| cells.all.samples >= MIN_SAMPLES);
         if let Some(cells) = learned {
-            let of_mailbox = mailbox.and_then(|mailbox| cells.by_mailbox_and_bin.get(&mailbox));
-            let by_bin = of_mailbox.unwrap_or(&cells.by_bin);
+            let by_bin = cells.by_bin(mailbox);
+            let shift = cells.factors.shift(context);
             return WeekOfLatency(std::array::from_fn(|bin| {
-                let ms = by_bin[bin].expected_ln.exp();
+                let ms = (by_bin[bin].expected_ln + shift)
+                    .exp()
+                    .clamp(SHORTEST_MS, LONGEST_MS);
                 ExpectedLatency::of_millis(ms, LatencySource::Learned, cells.all.samples)
             }));
         }
@@ -277,6 +330,41 @@ impl LatencyModel {
         &self.rows
     }
 
+    /// Names the table by a hash of its content; `None` where nothing was learned.
+    pub(crate) fn version(&self) -> Option<Arc<str>> {
+        self.version.clone()
+    }
+
+    fn digest(&self) -> Arc<str> {
+        let mut hash = Sha256::new();
+        let mut cell = |cell: &Cell| {
+            hash.update((cell.samples as u64).to_le_bytes());
+            hash.update(cell.expected_ln.to_le_bytes());
+        };
+        self.all.iter().for_each(&mut cell);
+        for cells in self.by_esp.values() {
+            cell(&cells.all);
+            cells.by_bin.iter().for_each(&mut cell);
+            cells.by_mailbox_and_bin.values().flatten().for_each(&mut cell);
+        }
+        for (esp, cells) in &self.by_esp {
+            hash.update(esp);
+            for mailbox in cells.by_mailbox_and_bin.keys() {
+                hash.update(mailbox.as_str());
+            }
+        }
+        for cells in self.by_esp.values() {
+            cells.factors.each(|name, samples, shift| {
+                hash.update(name);
+                hash.update((samples as u64).to_le_bytes());
+                hash.update(shift.to_le_bytes());
+            });
+        }
+        let hash = hash.finalize();
+        let prefix = u64::from_be_bytes(hash[..8].try_into().expect("a SHA-256 has 32 bytes"));
+        format!("{prefix:016x}").into()
+    }
+
     /// When it was learned; `None` before the first time.
     pub(crate) fn learned_at(&self) -> Option<Timestamp> {
         self.learned_at
@@ -285,6 +373,10 @@ impl LatencyModel {
     pub(crate) fn config(&self) -> LatencyConfig {
         self.config
     }
+}
+
+fn delay_ln(sample: &LatencySample) -> f64 {
+    (sample.latency_ms as f64).clamp(SHORTEST_MS, LONGEST_MS).ln()
 }
 
 fn logarithms(delays: &[(usize, f64)]) -> Vec<f64> {
@@ -303,7 +395,7 @@ fn fit_bins(delays: &[(usize, f64)], quantile: f64, above: &Cell) -> [Cell; BINS
 }
 
 /// The quantile of sorted values, linear between neighbours; `None` of nothing.
-fn quantile(sorted: &[f64], q: f64) -> Option<f64> {
+pub(crate) fn quantile(sorted: &[f64], q: f64) -> Option<f64> {
     let last = sorted.len().checked_sub(1)?;
     let place = q * last as f64;
     let below = place.floor() as usize;
@@ -331,106 +423,4 @@ fn row(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::InferenceConfig;
-
-    const MONDAY_MS: i64 = 1_767_571_200_000;
-
-    fn sample(esp: &str, mailbox: MailboxProvider, hour: i64, latency_ms: i64) -> LatencySample {
-        let identifier = event::Hasher::new().email_identifier("a@example.com").unwrap();
-        LatencySample {
-            universal_id: event::UniversalId::from_identifier(&identifier),
-            esp: esp.to_owned(),
-            campaign_id: None,
-            mailbox_provider: Some(mailbox),
-            delivered_at: Timestamp::from_millis_clamped(MONDAY_MS + hour * 3_600_000),
-            latency_ms,
-        }
-    }
-
-    fn fit(samples: &[LatencySample]) -> LatencyModel {
-        LatencyModel::fit(InferenceConfig::default().latency, samples, Timestamp::default())
-    }
-
-    fn monday(hour: i64) -> Timestamp {
-        Timestamp::from_millis_clamped(MONDAY_MS + hour * 3_600_000)
-    }
-
-    #[test]
-    fn falls_back_from_provider_to_caller_to_everybody_to_default() {
-        use LatencySource::{Caller, Default, Learned, LearnedAcrossProviders};
-        let samples = vec![sample("sendgrid", MailboxProvider::Gmail, 1, 4_000); 30];
-        let model = fit(&samples);
-        let source =
-            |model: &LatencyModel, esp, caller| model.week(esp, None, caller).arriving_at(monday(1)).source;
-        assert_eq!(source(&model, Some("sendgrid"), Some(99.0)), Learned);
-        assert_eq!(source(&model, Some("mailgun"), Some(99.0)), Caller);
-        assert_eq!(source(&model, Some("mailgun"), None), LearnedAcrossProviders);
-        let few = fit(&samples[..MIN_SAMPLES - 1]);
-        assert_eq!(source(&few, Some("sendgrid"), None), Default);
-        let expected = model
-            .week(Some("sendgrid"), Some(MailboxProvider::Gmail), None)
-            .arriving_at(monday(1));
-        assert_eq!(
-            expected,
-            ExpectedLatency {
-                seconds: 4.0,
-                source: Learned,
-                samples: 30
-            }
-        );
-    }
-
-    #[test]
-    fn one_mail_that_hung_changes_nothing() {
-        let mut samples: Vec<_> = (0..99)
-            .map(|n| sample("ses", MailboxProvider::Other, n, 1_000 + 10 * n))
-            .collect();
-        let before = fit(&samples)
-            .week(Some("ses"), None, None)
-            .arriving_at(monday(1))
-            .seconds;
-        samples.push(sample("ses", MailboxProvider::Other, 1, 80_000_000));
-        let after = fit(&samples)
-            .week(Some("ses"), None, None)
-            .arriving_at(monday(1))
-            .seconds;
-        assert!((after - before).abs() < 0.05, "{before} {after}");
-    }
-
-    #[test]
-    fn a_part_of_the_week_speaks_when_it_has_data() {
-        let mut samples = vec![sample("ses", MailboxProvider::Other, 10, 2_000); 400];
-        samples.extend(vec![sample("ses", MailboxProvider::Other, 17, 60_000); 200]);
-        samples.push(sample("ses", MailboxProvider::Other, 30, 60_000));
-        let week = fit(&samples).week(Some("ses"), None, None);
-        let at = |hour| week.arriving_at(monday(hour)).seconds;
-        assert!(at(10) < 2.3, "{}", at(10));
-        assert!(at(17) > 40.0, "{}", at(17));
-        assert!(
-            at(30) < 3.0,
-            "one sample of a night does not make a slow night: {}",
-            at(30)
-        );
-        assert_eq!(at(24 + 10), at(10), "weekdays share their parts");
-    }
-
-    #[test]
-    fn the_order_of_samples_does_not_matter() {
-        let mut samples: Vec<_> = (0..50)
-            .map(|n| {
-                sample(
-                    ["ses", "sendgrid"][n % 2],
-                    MailboxProvider::ALL[n % 5],
-                    n as i64 * 7,
-                    500 + 31 * n as i64,
-                )
-            })
-            .collect();
-        let one_way = fit(&samples);
-        samples.reverse();
-        assert_eq!(fit(&samples), one_way);
-        assert_eq!(one_way.rows().len(), 1 + 2 + 10);
-    }
-}
+mod tests;

@@ -9,6 +9,7 @@
 pub mod model;
 pub mod rivals;
 
+mod arrivals;
 mod config;
 mod decision;
 mod error;
@@ -16,6 +17,7 @@ mod explanation;
 mod http;
 mod latency;
 mod lift;
+mod mail;
 mod metrics;
 mod person;
 mod population;
@@ -30,15 +32,18 @@ use std::{
 use prometheus_client::registry::Registry;
 use store::{events::Events, identity::Identities, profiles::Profiles};
 
+pub use arrivals::{ArrivalRow, Arrivals, Drift, DriftState, arrivals};
 pub use config::{
     ExperimentConfig, HotPath, InferenceConfig, InvalidConfig, LatencyConfig, OutOfRange, PolicyConfig,
     RawBreakersConfig, RawExperimentConfig, RawHotPath, RawHotPathsConfig, RawInferenceConfig,
     RawLatencyConfig,
 };
 pub use error::{ErrorBody, ErrorDetails, InferenceError};
+pub use latency::{ExpectedLatency, LatencyContext, LatencyModel, LatencyRow, LatencySource, WeekOfLatency};
 pub use lift::{Arm, Estimate, Lift, LiftError, ModelEstimate, Power, Verdict, lift, since_by_default};
 pub use population::{TrainError, load as load_population, save as save_population, train};
 pub use server::{Server, run};
+pub use service::{Difference, Replay, ReplayVerdict, replay};
 
 /// What the service works with.
 #[derive(Clone)]

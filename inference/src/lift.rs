@@ -9,17 +9,16 @@ mod power;
 mod statistics;
 mod verdict;
 
-use std::{collections::HashMap, ops::Range};
-
-use event::{Timestamp, UniversalId, grid::MINUTE_MS};
+use event::{Timestamp, grid::MINUTE_MS};
 use serde::Serialize;
 use store::{
     StoreError,
-    events::{Events, StoredTrial, Touch, TrialGroup},
+    events::{Events, StoredTrial, TrialGroup},
     identity::Identities,
 };
 use utoipa::ToSchema;
 
+use crate::mail;
 use join::Outcome;
 pub use power::Power;
 use statistics::{Tally, Weighted};
@@ -36,9 +35,6 @@ const LATE_MS: i64 = 60 * MINUTE_MS;
 
 /// Decisions looked at, the newest: more than a lift of a tenth needs at a rate of 4 %, read in seconds and 60 MB.
 const MAX_TRIALS: usize = 250_000;
-
-/// People whose mail is read at once.
-const PEOPLE_AT_ONCE: usize = 1_000;
 
 /// How far back is looked when nothing is asked for: whole weeks, so that each day of the week counts as often.
 const DEFAULT_MS: i64 = 28 * 24 * 60 * MINUTE_MS;
@@ -127,7 +123,7 @@ pub struct Lift {
     pub verdict: Verdict,
 }
 
-/// A lift could not be reckoned.
+/// A lift, or an audit of arrivals, could not be reckoned.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LiftError {
@@ -173,74 +169,16 @@ async fn outcomes(
     identities: &dyn Identities,
     trials: Vec<StoredTrial>,
 ) -> Result<Vec<Vec<Outcome>>, LiftError> {
-    let people = people_of(identities, trials).await?;
-    let mut outcomes = Vec::with_capacity(people.len());
-    for some in people.chunks(PEOPLE_AT_ONCE) {
-        // Mail is told under any of a person's ids.
-        let mut owner: HashMap<&UniversalId, usize> = HashMap::new();
-        let mut ids: Vec<UniversalId> = Vec::new();
-        let mut span: Option<Range<Timestamp>> = None;
-        for (index, decided) in some.iter().enumerate() {
-            for id in &decided.ids {
-                owner.insert(id, index);
-                ids.push(id.clone());
-            }
-            for trial in &decided.trials {
-                let from = trial.trial.target_at.plus_millis(-EARLY_MS);
-                let to = trial.trial.target_at.plus_millis(LATE_MS + SPAN_MS + 1);
-                span = Some(span.map_or(from..to, |span| span.start.min(from)..span.end.max(to)));
-            }
-        }
-        let span = span.unwrap_or_default();
-        let touches = events
-            .touches(&ids, span.start, span.end)
-            .await
-            .map_err(LiftError::Events)?;
-        let mut of_person: Vec<Vec<&Touch>> = vec![Vec::new(); some.len()];
-        for touch in &touches {
-            if let Some(index) = owner.get(&touch.universal_id) {
-                of_person[*index].push(touch);
-            }
-        }
-        for (decided, touches) in some.iter().zip(of_person) {
-            outcomes.push(join::join(decided.trials.iter().collect(), touches));
-        }
-    }
+    let mut outcomes = Vec::new();
+    let span = |trial: &StoredTrial| {
+        let target_at = trial.trial.target_at;
+        target_at.plus_millis(-EARLY_MS)..target_at.plus_millis(LATE_MS + SPAN_MS + 1)
+    };
+    mail::with_touches(events, identities, trials, span, |trials, touches| {
+        outcomes.push(join::join(trials.iter().collect(), touches));
+    })
+    .await?;
     Ok(outcomes)
-}
-
-/// A person and the decisions about them.
-struct Decided {
-    ids: Vec<UniversalId>,
-    trials: Vec<StoredTrial>,
-}
-
-/// The decisions by person, as the identity graph knows people now: who was two when it was decided may be one.
-async fn people_of(identities: &dyn Identities, trials: Vec<StoredTrial>) -> Result<Vec<Decided>, LiftError> {
-    let mut ids: Vec<UniversalId> = trials.iter().map(|trial| trial.universal_id.clone()).collect();
-    ids.sort_unstable();
-    ids.dedup();
-    let mut people: Vec<Decided> = Vec::new();
-    let mut owner: HashMap<UniversalId, usize> = HashMap::with_capacity(ids.len());
-    for some in ids.chunks(PEOPLE_AT_ONCE) {
-        let found = identities.people(some).await.map_err(LiftError::Identities)?;
-        for (id, person) in some.iter().zip(found) {
-            let known = person.ids.iter().find_map(|id| owner.get(id).copied());
-            let index = known.unwrap_or(people.len());
-            if index == people.len() {
-                owner.extend(person.ids.iter().map(|id| (id.clone(), index)));
-                people.push(Decided {
-                    ids: person.ids,
-                    trials: Vec::new(),
-                });
-            }
-            owner.insert(id.clone(), index);
-        }
-    }
-    for trial in trials {
-        people[owner[&trial.universal_id]].trials.push(trial);
-    }
-    Ok(people)
 }
 
 /// The comparison of what became of people's decisions.

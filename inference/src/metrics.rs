@@ -8,6 +8,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use crate::{Drift, DriftState};
+
 /// `outcome` is `decided` or an error's code, `rung` that of the curve or `none`: both come from fixed lists.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct DecisionLabels {
@@ -42,6 +44,12 @@ pub(crate) struct RouteLabels {
     pub(crate) route: String,
 }
 
+/// `esp` is the slug of a provider whose deliveries came in.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ProviderLabels {
+    pub(crate) esp: String,
+}
+
 /// What the service counts.
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
@@ -50,6 +58,7 @@ pub(crate) struct Metrics {
     refits: Family<RefitLabels, Counter>,
     requests: Family<RequestLabels, Counter>,
     request_seconds: Family<RouteLabels, Histogram, fn() -> Histogram>,
+    latency_drift: Family<ProviderLabels, Gauge>,
     /// Explanations that wait to be stored.
     pub(crate) explanations_pending: Gauge,
     /// Attempts to store an explanation that failed and are repeated.
@@ -70,6 +79,7 @@ impl Metrics {
             refits: Family::default(),
             requests: Family::default(),
             request_seconds: Family::new_with_constructor(|| Histogram::new(REQUEST_BUCKETS)),
+            latency_drift: Family::default(),
             explanations_pending: Gauge::default(),
             explanation_retries: Counter::default(),
         };
@@ -99,6 +109,11 @@ impl Metrics {
             metrics.request_seconds.clone(),
         );
         registry.register(
+            "sendflowr_inference_latency_drift",
+            "Whether a provider's delays depart from what decisions expect, more than they did: 1 or 0; absent without enough mail",
+            metrics.latency_drift.clone(),
+        );
+        registry.register(
             "sendflowr_inference_explanations_pending",
             "Explanations that wait to be stored",
             metrics.explanations_pending.clone(),
@@ -122,6 +137,21 @@ impl Metrics {
     pub(crate) fn cache(&self, cache: &'static str, hit: bool) {
         let result = if hit { "hit" } else { "miss" };
         self.caches.get_or_create(&CacheLabels { cache, result }).inc();
+    }
+
+    /// Tells which providers drift, in place of what was told before.
+    pub(crate) fn drift(&self, found: &[Drift]) {
+        self.latency_drift.clear();
+        for drift in found
+            .iter()
+            .filter(|drift| drift.state != DriftState::NotEnoughData)
+        {
+            let labels = ProviderLabels {
+                esp: drift.esp.clone(),
+            };
+            let drifts = i64::from(drift.state == DriftState::Drifting);
+            self.latency_drift.get_or_create(&labels).set(drifts);
+        }
     }
 
     /// Counts a fit.

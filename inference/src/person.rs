@@ -15,7 +15,7 @@ use std::{
 use event::{Timestamp, UniversalId, profile::Profile};
 use futures::{StreamExt, stream};
 use quick_cache::sync::Cache;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use store::{StoreError, events::Events, identity::Person, profiles::Profiles};
 use utoipa::ToSchema;
@@ -32,7 +32,7 @@ const REBUILT_REMEMBERED: usize = 4_096;
 const CONCURRENT_REBUILDS: usize = 8;
 
 /// Where a profile came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum ProfileSource {
     /// The profile store.
@@ -44,7 +44,7 @@ pub(crate) enum ProfileSource {
 }
 
 /// Where the ids of a person came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum IdentitySource {
     /// The identity graph.

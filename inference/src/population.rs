@@ -86,8 +86,11 @@ pub async fn train(
 /// # Errors
 /// [`TrainError::File`] or [`TrainError::Malformed`].
 pub fn load(folder: &Path) -> Result<Option<Population>, TrainError> {
-    let path = folder.join(FILE);
-    let bytes = match std::fs::read(&path) {
+    read(&folder.join(FILE))
+}
+
+fn read(path: &Path) -> Result<Option<Population>, TrainError> {
+    let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(source) => {
@@ -103,6 +106,32 @@ pub fn load(folder: &Path) -> Result<Option<Population>, TrainError> {
             path: path.display().to_string(),
             message: error.to_string(),
         })
+}
+
+/// The tables of a version: the built-in ones, or what `folder` keeps. `None` where there are none.
+///
+/// # Errors
+/// [`TrainError::File`] or [`TrainError::Malformed`], also when the file holds other tables than its name says.
+pub(crate) fn of_version(version: &str, folder: Option<&Path>) -> Result<Option<Population>, TrainError> {
+    let builtin = Population::builtin();
+    if builtin.version() == version {
+        return Ok(Some(builtin));
+    }
+    // It comes out of a stored text: it must not lead out of the folder.
+    let is_plain = version
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    let Some(folder) = folder.filter(|_| is_plain) else {
+        return Ok(None);
+    };
+    let path = folder.join(format!("population-{version}.json"));
+    match read(&path)? {
+        Some(other) if other.version() != version => Err(TrainError::Malformed {
+            path: path.display().to_string(),
+            message: format!("it holds the tables `{}`", other.version()),
+        }),
+        found => Ok(found),
+    }
 }
 
 /// Keeps tables in `folder`: as the newest, and under their version for the record.

@@ -18,7 +18,7 @@ use crate::{
     latency::LatencyModel,
     metrics::Metrics,
     population,
-    service::Service,
+    service::{AUDITED_DAYS, Service},
 };
 
 /// Delays read to learn from: enough for every cell of twenty providers, and read in well under a second.
@@ -26,6 +26,9 @@ const LATENCY_SAMPLES: usize = 100_000;
 
 /// How long after the start tables are fitted for the first time: the start itself is for answering.
 const FIRST_REFIT: Duration = Duration::from_secs(60);
+
+/// Time between two audits of arrivals: they compare hours, and each reads the decisions of two weeks.
+const AUDIT_EVERY: Duration = Duration::from_secs(3_600);
 
 /// The service without a listener: its router, and the tasks behind it.
 pub struct Server {
@@ -87,6 +90,18 @@ impl Server {
                 async move { population::refit(&config, &dependencies, &current, &metrics, clock()).await }
             })
         };
+        let audit = {
+            let service = Arc::clone(&service);
+            let first = FIRST_REFIT.min(AUDIT_EVERY);
+            on_schedule(background.clone(), first, AUDIT_EVERY, move || {
+                let service = Arc::clone(&service);
+                async move {
+                    if let Err(error) = service.arrivals(AUDITED_DAYS, clock()).await {
+                        tracing::warn!(error = %error, "arrivals are not audited: {error}");
+                    }
+                }
+            })
+        };
         let router = http::router(App {
             service,
             max_body_bytes: config.max_body_bytes,
@@ -99,7 +114,7 @@ impl Server {
         Self {
             router,
             writers,
-            schedules: vec![latency, tables],
+            schedules: vec![latency, tables, audit],
             background,
             stopping,
         }

@@ -3,11 +3,12 @@
 mod batch;
 mod narrative;
 mod record;
+mod replay;
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use arc_swap::ArcSwap;
-use event::{Timestamp, UniversalId};
+use event::{Timestamp, UniversalId, profile::Profile};
 use quick_cache::sync::Cache;
 use serde::Serialize;
 use store::events::{StoredExplanation, TrialGroup};
@@ -16,14 +17,15 @@ use utoipa::ToSchema;
 
 pub(crate) use batch::{Batch, WINDOW_LINES};
 pub(crate) use record::signal_name;
+pub use replay::{Difference, Replay, ReplayVerdict, replay};
 
 use crate::{
-    Dependencies, ExperimentConfig, InferenceConfig, PolicyConfig,
+    Arrivals, Dependencies, ExperimentConfig, InferenceConfig, PolicyConfig, arrivals,
     decision::{self, Choice, Draw, Facts, Suppressed},
     error::ApiError,
     explanation::{Displacement, Evidence, Explanation, Explanations, Window},
     http::question::Inquiry,
-    latency::{ExpectedLatency, LatencyModel, WeekOfLatency},
+    latency::{ExpectedLatency, LatencyContext, LatencyModel, WeekOfLatency},
     metrics::Metrics,
     model::{Curve, Population},
     person::{IdentitySource, Known, People, ProfileDigest},
@@ -34,6 +36,9 @@ use crate::{
 const PEAKS: usize = 5;
 
 const HOUR_MS: i64 = 3_600_000;
+
+/// Days whose arrivals are audited: one against the thirteen before it, each day of the week twice.
+pub(crate) const AUDITED_DAYS: i64 = 14;
 
 /// A decision: when to hand the mail over, so that it arrives at the best minute.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -111,11 +116,12 @@ pub(crate) struct Service {
     pub(crate) dependencies: Dependencies,
     pub(crate) policy: PolicyConfig,
     pub(crate) experiment: Option<ExperimentConfig>,
-    /// Held while a lift is reckoned: one at a time, since each reads the decisions of weeks.
+    /// Held while a lift or an audit is reckoned: one at a time, since each reads the decisions of weeks.
     pub(crate) lift: tokio::sync::Mutex<()>,
     pub(crate) people: People,
     pub(crate) explanations: Explanations,
     pub(crate) population: CurrentPopulation,
+    model_folder: Option<PathBuf>,
     pub(crate) latency: ArcSwap<LatencyModel>,
     pub(crate) metrics: Metrics,
     curves: Cache<CurveKey, Arc<PersonCurve>>,
@@ -136,6 +142,7 @@ impl Service {
             people: People::new(config, dependencies.clone(), metrics.clone()),
             explanations,
             population,
+            model_folder: config.model_folder.clone(),
             latency: ArcSwap::from_pointee(LatencyModel::empty(config.latency)),
             curves: Cache::new(config.curve_cache_entries),
             metrics,
@@ -202,6 +209,7 @@ impl Service {
             decided_at: explanation.decided_at,
             body,
             trial: explanation.trial(),
+            forecast: explanation.forecast(),
         };
         self.explanations.save(stored).await?;
         if explain {
@@ -212,33 +220,25 @@ impl Service {
 
     /// Chooses the minute that a person would get alone.
     fn weigh(&self, inquiry: Inquiry, known: Known) -> Result<Weighed, ApiError> {
-        let curve = self.curve(&known, inquiry.question.now);
-        let latency = self.latency.load().week(
-            inquiry.esp.as_deref(),
-            known.profile.mailbox_provider(),
-            inquiry.caller_latency_seconds,
-        );
-        let facts = Facts {
-            profile: &known.profile,
-            curve: &curve.curve,
-            latency: &latency,
-            policy: &self.policy,
-        };
-        let mut choice =
-            decision::decide(&inquiry.question, facts).map_err(|suppressed| refusal(&suppressed))?;
-        if curve.curve.evidence().events == 0 {
-            choice = choice.apart(&known.person.canonical, facts);
-        }
-        if let Some(draw) = self.draw(&inquiry, &known) {
-            choice = choice.drawn(&draw, facts);
-        }
-        Ok(Weighed {
+        let learned = self.latency.load();
+        let basis = Basis {
+            curve: self.curve(&known, inquiry.question.now),
+            latency: learned.week(
+                inquiry.esp.as_deref(),
+                known.profile.mailbox_provider(),
+                inquiry.caller_latency_seconds,
+                LatencyContext {
+                    campaign_id: inquiry.campaign_id.as_deref(),
+                    queue_depth: inquiry.queue_depth,
+                },
+            ),
+            latency_version: learned.version(),
+            policy: self.policy,
+            draw: self.draw(&inquiry, &known),
             inquiry,
             known,
-            curve,
-            latency,
-            choice,
-        })
+        };
+        basis.choose().map_err(|suppressed| refusal(&suppressed))
     }
 
     /// How the experiment treats a decision, where there is one and the request takes part. While the identity graph does
@@ -258,16 +258,10 @@ impl Service {
         })
     }
 
-    /// The person's curve. It uses what happened up to the beginning of the hour of `now`, or up to the last event before
-    /// `now` if that is later: so it follows every event at once, and follows from profile and `now` alone, cached or not.
+    /// The person's curve.
     pub(crate) fn curve(&self, known: &Known, now: Timestamp) -> Arc<PersonCurve> {
         let population = self.population.load_full();
-        let hour = now.plus_millis(-now.as_millis().rem_euclid(HOUR_MS));
-        let last_delivery = known.profile.deliveries(hour, now).last().copied();
-        let last_activity = known.profile.last_human_activity(now);
-        let as_of = hour
-            .max(last_delivery.unwrap_or(hour))
-            .max(last_activity.unwrap_or(hour));
+        let as_of = curve_as_of(&known.profile, now);
         let key = CurveKey {
             profile: known.digest,
             population: population.version().into(),
@@ -278,10 +272,7 @@ impl Service {
         if let Some(curve) = cached {
             return curve;
         }
-        let profile = (!known.profile.is_empty()).then_some(&known.profile);
-        let curve = population.curve(profile, as_of);
-        let peaks = curve.peaks(PEAKS);
-        let curve = Arc::new(PersonCurve { curve, peaks, as_of });
+        let curve = Arc::new(PersonCurve::new(&population, &known.profile, as_of));
         self.curves.insert(key, Arc::clone(&curve));
         curve
     }
@@ -305,25 +296,95 @@ impl Service {
         }
     }
 
+    /// What the decisions of the last `days` expected of providers, against what came. Over the usual time, the metric of drift
+    /// follows it.
+    pub(crate) async fn arrivals(&self, days: i64, now: Timestamp) -> Result<Arrivals, ApiError> {
+        let stores = &self.dependencies;
+        let since = now.plus_millis(-days * 24 * HOUR_MS);
+        let _only_one = self.lift.lock().await;
+        let audited = arrivals(&*stores.events, &*stores.identities, since, now).await?;
+        if days == AUDITED_DAYS {
+            self.metrics.drift(&audited.drift);
+        }
+        Ok(audited)
+    }
+
+    /// Reckons a stored decision again.
+    pub(crate) fn replay(&self, reference: &str, body: &str) -> Replay {
+        let in_use = self.population();
+        replay(reference, body, Some(&in_use), self.model_folder.as_deref())
+    }
+
     /// The tables in use.
     pub(crate) fn population(&self) -> Arc<Population> {
         self.population.load_full()
     }
 }
 
-/// A choice and what it was made of.
-struct Weighed {
+/// Up to when a curve looks: the beginning of the hour of `now`, or the last event before `now` if that is later. So it
+/// follows every event at once, and follows from profile and `now` alone, cached or not.
+fn curve_as_of(profile: &Profile, now: Timestamp) -> Timestamp {
+    let hour = now.plus_millis(-now.as_millis().rem_euclid(HOUR_MS));
+    let last_delivery = profile.deliveries(hour, now).last().copied();
+    let last_activity = profile.last_human_activity(now);
+    hour.max(last_delivery.unwrap_or(hour))
+        .max(last_activity.unwrap_or(hour))
+}
+
+impl PersonCurve {
+    fn new(population: &Population, profile: &Profile, as_of: Timestamp) -> Self {
+        let known = (!profile.is_empty()).then_some(profile);
+        let curve = population.curve(known, as_of);
+        let peaks = curve.peaks(PEAKS);
+        Self { curve, peaks, as_of }
+    }
+}
+
+/// Everything that a choice follows from: read for a decision, or taken from its explanation for a replay.
+struct Basis {
     inquiry: Inquiry,
     known: Known,
     curve: Arc<PersonCurve>,
     latency: WeekOfLatency,
+    latency_version: Option<Arc<str>>,
+    policy: PolicyConfig,
+    draw: Option<Draw>,
+}
+
+impl Basis {
+    /// The minute that the person gets alone.
+    fn choose(self) -> Result<Weighed, Suppressed> {
+        let facts = self.facts();
+        let mut choice = decision::decide(&self.inquiry.question, facts)?;
+        if self.curve.curve.evidence().events == 0 {
+            choice = choice.apart(&self.known.person.canonical, facts);
+        }
+        if let Some(draw) = &self.draw {
+            choice = choice.drawn(draw, facts);
+        }
+        Ok(Weighed { basis: self, choice })
+    }
+
+    fn facts(&self) -> Facts<'_> {
+        Facts {
+            profile: &self.known.profile,
+            curve: &self.curve.curve,
+            latency: &self.latency,
+            policy: &self.policy,
+        }
+    }
+}
+
+/// A choice and what it was made of.
+struct Weighed {
+    basis: Basis,
     choice: Choice,
 }
 
 impl Weighed {
     fn told(&self) -> (Decision, Explanation) {
-        let explanation = record::explanation(&self.inquiry, &self.known, &self.curve, &self.choice);
-        (answer(&self.known, &self.choice, &explanation), explanation)
+        let explanation = record::explanation(self, env!("CARGO_PKG_VERSION"));
+        (answer(&self.basis.known, &self.choice, &explanation), explanation)
     }
 }
 

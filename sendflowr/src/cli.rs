@@ -10,7 +10,7 @@ use toml::Table;
 use crate::{
     account, backtest, check,
     config::{self, RawConfig},
-    decide, demo, engines, lift, plugin, replay,
+    decide, demo, engines, explain, latency, lift, plugin, replay,
     roles::{self, Role},
     synth,
     telemetry::{self, Exporter, LogFormat, TelemetryConfig},
@@ -105,6 +105,10 @@ enum Command {
     Backtest(backtest::BacktestArgs),
     /// Shows what chosen times bring against the control group's random ones.
     Lift(lift::LiftArgs),
+    /// Compares when decisions expected mail to arrive with when it did, and says whether providers slow down.
+    Latency(latency::LatencyArgs),
+    /// Shows what a stored decision was made of, or reckons it again.
+    Explain(explain::ExplainArgs),
     /// Fits the population's tables to the event store and keeps them.
     Train,
     /// Runs the dead letters through the plugins that are installed now.
@@ -204,6 +208,8 @@ async fn dispatch(global: Global, command: Command) -> anyhow::Result<ExitCode> 
         Command::Decide(args) => return tokio::task::block_in_place(|| decide::run(&args)),
         Command::Backtest(args) => return backtest::run(&args, &global).await,
         Command::Lift(args) => lift::run(&args, global.load()?).await?,
+        Command::Latency(args) => latency::run(&args, global.load()?).await?,
+        Command::Explain(args) => return explain::run(&args, global.load()?).await,
         Command::Train => train::run(global.load()?).await?,
         Command::Replay { provider, dry_run } => {
             replay::run(global.load()?, provider.as_deref(), dry_run).await?

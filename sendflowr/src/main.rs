@@ -8,6 +8,8 @@ mod config;
 mod decide;
 mod demo;
 mod engines;
+mod explain;
+mod latency;
 mod lift;
 mod oci;
 mod output;

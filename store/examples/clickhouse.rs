@@ -155,6 +155,7 @@ async fn reads(store: &ClickHouseEvents, events: &[StoredEvent]) -> Result<(), B
             decided_at: Timestamp::default(),
             body: "{}".repeat(500),
             trial: None,
+            forecast: None,
         };
         let start = Instant::now();
         store.save_explanation(&explanation).await?;

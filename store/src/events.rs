@@ -1,6 +1,7 @@
 //! The event store: enriched events, a person's history, what models learn from, and explanations.
 
 mod clickhouse;
+mod forecast;
 mod sqlite;
 mod trial;
 
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     clickhouse::{ClickHouseConfig, ClickHouseEvents, InvalidClickHouseConfig, RawClickHouseConfig},
+    forecast::{Forecast, StoredForecast},
     sqlite::{SqliteEvents, SqliteEventsConfig},
     trial::{StoredTrial, Touch, TouchKind, Trial, TrialGroup},
 };
@@ -90,6 +92,8 @@ pub struct StoredExplanation {
     pub body: String,
     /// What it means for the comparison with the control group; `None` where it takes no part in it.
     pub trial: Option<Trial>,
+    /// What it expects of the mail's way; `None` where it is left out of the audit of arrivals.
+    pub forecast: Option<Forecast>,
 }
 
 /// Keeps events and explanations.
@@ -175,6 +179,17 @@ pub trait Events: Send + Sync {
         until: Timestamp,
         limit: usize,
     ) -> Result<Vec<StoredTrial>, StoreError>;
+
+    /// Decisions of `[since, until)` that are audited, newest first, at most `limit`.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store cannot be read.
+    async fn forecasts(
+        &self,
+        since: Timestamp,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<StoredForecast>, StoreError>;
 
     /// Mails that reached these people (under any of `ids`) in `[since, until)`, and their strong answers, in no particular
     /// order.

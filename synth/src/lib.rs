@@ -10,6 +10,7 @@
 //!
 //! [`delivery`] makes webhook deliveries in the providers' own formats.
 
+mod delays;
 pub mod delivery;
 mod mail;
 mod person;
@@ -18,6 +19,7 @@ mod world;
 
 use event::{Event, Hasher, Timestamp};
 
+pub use delays::{Delay, delays};
 pub use person::Persona;
 pub use world::{Simulated, Truth, World};
 

@@ -5,6 +5,7 @@ mod bad_input;
 mod cases;
 mod damage;
 mod durability;
+mod explain;
 mod front_door;
 mod golden;
 mod lift;

@@ -8,12 +8,15 @@
 use std::collections::{BTreeMap, HashMap};
 
 use event::{Timestamp, UniversalId, grid::MINUTE_MS};
+use serde::{Deserialize, Serialize};
 use store::events::TrialGroup;
+use utoipa::ToSchema;
 
 use super::{
     Choice, DAY_MINUTES, Facts,
     experiment::{mix, quarter_of},
 };
+use crate::{explanation::Base64, model::Best};
 
 /// What a person of whom nothing is known may lose to keep out of the crowd. A hundredth is far below what the
 /// population's curve is sure of, and on the built-in curve it is more than half an hour of minutes.
@@ -104,6 +107,44 @@ pub(crate) struct Moved {
     pub(crate) per_minute: u32,
 }
 
+/// Minutes that a decision would have preferred to its own, and that were full.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct FullMinutes {
+    /// The first of them.
+    #[schema(value_type = String, format = DateTime)]
+    from: Timestamp,
+    /// A bit for each minute from there on, the lowest of each byte first, set where the minute was full; base64. An eighth of
+    /// a byte a minute: two weeks take 3.4 kB.
+    #[schema(value_type = String)]
+    minutes: Base64,
+}
+
+impl FullMinutes {
+    /// `None` of none.
+    fn of(full: Vec<Timestamp>) -> Option<Self> {
+        let from = full.iter().copied().min()?;
+        let mut bits = Base64::default();
+        for at in full {
+            let minute =
+                usize::try_from(at.millis_since(from) / MINUTE_MS).expect("none is before the first");
+            if bits.0.len() <= minute / 8 {
+                bits.0.resize(minute / 8 + 1, 0);
+            }
+            bits.0[minute / 8] |= 1 << (minute % 8);
+        }
+        Some(Self { from, minutes: bits })
+    }
+
+    /// Whether a minute was full.
+    pub(crate) fn contains(&self, at: Timestamp) -> bool {
+        let minute = usize::try_from(at.millis_since(self.from).div_euclid(MINUTE_MS));
+        let Ok(minute) = minute else { return false };
+        let byte = self.minutes.0.get(minute / 8).copied().unwrap_or(0);
+        byte & 1 << (minute % 8) != 0
+    }
+}
+
 impl Choice {
     /// The same decision for somebody of whom nothing is known: one of the minutes that are worth nearly as much as the
     /// best, each as likely as the others, and always the same for the same person.
@@ -158,17 +199,33 @@ impl Choice {
             return true;
         }
         let is_free = |at| has_room(trigger(at, facts));
+        let Some(best) = self.move_to_best(facts, per_minute, is_free) else {
+            return false;
+        };
+        let heat = |at| self.factor_at(at);
+        let as_good = facts.curve.at_least(&self.candidates, heat, best.score);
+        self.full_minutes = FullMinutes::of(as_good.filter(|at| !is_free(*at)).collect());
+        true
+    }
+
+    /// Moves to the best of the candidates that are free and tells it; `None` where there is none.
+    pub(crate) fn move_to_best(
+        &mut self,
+        facts: Facts<'_>,
+        per_minute: u32,
+        is_free: impl Fn(Timestamp) -> bool,
+    ) -> Option<Best> {
         let best = facts
             .curve
             .best_free(&self.candidates, |at| self.factor_at(at), is_free);
-        let Some(best) = best else { return false };
+        let best = best?;
         self.moved = Some(Moved {
             from: self.arrive_at,
             value: self.value,
             per_minute,
         });
         self.arrive(best.at, facts);
-        true
+        Some(best)
     }
 
     /// Whether it had to leave the quarter hour for which the experiment knows a probability.

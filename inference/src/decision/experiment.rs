@@ -7,11 +7,13 @@
 use std::ops::Range;
 
 use event::{Timestamp, UniversalId, grid::MINUTE_MS};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use store::events::TrialGroup;
+use utoipa::ToSchema;
 
 use super::{Choice, DAY_MINUTES, Facts};
-use crate::config::ExperimentConfig;
+use crate::{config::ExperimentConfig, explanation::Exact};
 
 /// Exploration takes quarter hours that are worth at least this share of the best: within it the model is often unsure
 /// which is better, and with 2 decisions in 100 the most that can be lost is 2 % of a fifth.
@@ -24,11 +26,17 @@ const QUARTER_MS: i64 = 15 * MINUTE_MS;
 const DOMAIN: &str = "sendflowr timing experiment 1";
 
 /// How one decision is drawn.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Draw {
+    /// The group that the person's id gives.
+    #[schema(value_type = String, example = "treated")]
     group: TrialGroup,
-    control_share: f64,
-    exploration_share: f64,
+    /// Share of the people in the control group.
+    control_share: Exact,
+    /// Share of the others' decisions that explore.
+    exploration_share: Exact,
+    /// Orders the minutes; follows from salt, person and campaign.
     seed: u64,
 }
 
@@ -79,8 +87,8 @@ impl Draw {
         };
         Self {
             group,
-            control_share: config.control_share,
-            exploration_share: config.exploration_share,
+            control_share: Exact(config.control_share),
+            exploration_share: Exact(config.exploration_share),
             seed: hash("minute", &[campaign]),
         }
     }
@@ -114,8 +122,8 @@ impl Draw {
             model_value: value(model_at),
             propensity: self.probability(&quarters, quarter_of(at)),
             quarters_near_best: quarters.near_best,
-            control_share: self.control_share,
-            exploration_share: self.exploration_share,
+            control_share: self.control_share.0,
+            exploration_share: self.exploration_share.0,
         }
     }
 
@@ -133,8 +141,9 @@ impl Draw {
         let of_control = quarter.minutes as f64 / quarters.minutes as f64;
         let of_model = f64::from(u8::from(start == quarters.model));
         let of_exploration = f64::from(u8::from(quarter.is_near_best)) / quarters.near_best as f64;
-        let otherwise = (1.0 - self.exploration_share) * of_model + self.exploration_share * of_exploration;
-        self.control_share * of_control + (1.0 - self.control_share) * otherwise
+        let (control, exploration) = (self.control_share.0, self.exploration_share.0);
+        let otherwise = (1.0 - exploration) * of_model + exploration * of_exploration;
+        control * of_control + (1.0 - control) * otherwise
     }
 }
 

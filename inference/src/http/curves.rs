@@ -1,7 +1,7 @@
-//! Curves by the hour, and what was learned of delays.
+//! Curves by the hour.
 
 use axum::{Json, extract::State};
-use event::{Timestamp, grid};
+use event::grid;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -14,7 +14,6 @@ use super::{
 use crate::{
     error::{ApiError, ErrorBody},
     explanation::Evidence,
-    latency::{LatencyRow, LatencySource},
     model::Curve,
     service::Service,
 };
@@ -136,41 +135,4 @@ pub(super) fn best_hours(probabilities: &[f64], count: usize) -> Vec<HourShare> 
         probability: probabilities[hour_of_week],
     });
     best.collect()
-}
-
-/// What was learned of delays from trigger to delivery.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct LatencySummary {
-    /// When it was learned; `null` before the first time.
-    #[schema(value_type = Option<String>, format = DateTime)]
-    pub learned_at: Option<Timestamp>,
-    /// The quantile that decisions expect.
-    #[schema(example = 0.5)]
-    pub quantile: f64,
-    /// What is expected when neither data nor the caller say anything.
-    pub default_seconds: f64,
-    /// What a decision expects that names no provider, and where that comes from.
-    pub without_provider: LatencySource,
-    /// All providers, then each of them, then its mailbox classes. Empty when nothing was learned.
-    pub rows: Vec<LatencyRow>,
-}
-
-/// What was learned of the delays of each provider.
-#[utoipa::path(
-    get, path = "/latency", tag = "learning",
-    responses((status = 200, description = "Delays by provider and mailbox class", body = LatencySummary))
-)]
-pub(crate) async fn latency(State(app): State<App>) -> Json<LatencySummary> {
-    let model = app.service.latency.load();
-    let config = model.config();
-    Json(LatencySummary {
-        learned_at: model.learned_at(),
-        quantile: config.quantile,
-        default_seconds: config.default.as_secs_f64(),
-        without_provider: model
-            .week(None, None, None)
-            .arriving_at(Timestamp::default())
-            .source,
-        rows: model.rows().to_vec(),
-    })
 }

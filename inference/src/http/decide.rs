@@ -7,11 +7,18 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{App, body::Body, question::DecideRequest};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::{
+    App,
+    body::{self, Body, RawQuery},
+    question::DecideRequest,
+};
 use crate::{
     error::{ApiError, ErrorBody},
     explanation::Explanation,
-    service::Decision,
+    service::{Decision, Replay},
 };
 
 /// Decides when one person should get the next mail.
@@ -50,22 +57,58 @@ pub(crate) async fn decide_alias(
     decide(state, request).await
 }
 
-/// What a decision was made of, as it was stored.
+/// How an explanation is told.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ExplanationQuery {
+    /// `true` reckons the decision again from its explanation and answers whether the same bytes come out.
+    #[param(value_type = Option<bool>, example = true)]
+    replay: Option<Switch>,
+}
+
+/// `true` or `false` in a query.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Switch {
+    True,
+    False,
+}
+
+/// Answers of `GET /explanations/{reference}`.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[expect(
+    dead_code,
+    reason = "describes the answers; the explanation is told as it is stored"
+)]
+enum Told {
+    Explanation(Box<Explanation>),
+    Replay(Replay),
+}
+
+/// What a decision was made of, as it was stored; or whether it comes out again.
 #[utoipa::path(
     get, path = "/explanations/{reference}", tag = "decisions",
-    params(("reference" = String, Path, description = "The decision's `explanation_ref`")),
+    params(("reference" = String, Path, description = "The decision's `explanation_ref`"), ExplanationQuery),
     responses(
-        (status = 200, description = "The explanation", body = Explanation),
+        (status = 200, description = "The explanation; with `replay=true` what the replay came to", body = Told),
         (status = 404, description = "No decision has this reference", body = ErrorBody),
+        (status = 422, description = "A parameter cannot be taken as it is; `field` names it", body = ErrorBody),
         (status = 503, description = "The event store does not answer: try again", body = ErrorBody),
     )
 )]
 pub(crate) async fn explanation(
     State(app): State<App>,
     Path(reference): Path<String>,
+    query: RawQuery,
 ) -> Result<Response, ApiError> {
+    let ExplanationQuery { replay } = body::parse_query(query, "replay=true")?;
     let found = app.service.explanations.get(&reference).await;
     match found.map_err(|error| ApiError::unavailable("the event store", error))? {
+        Some(body) if replay == Some(Switch::True) => {
+            Ok(Json(app.service.replay(&reference, &body)).into_response())
+        }
         Some(body) => Ok(([(CONTENT_TYPE, "application/json")], body).into_response()),
         None => Err(ApiError::NotFound("no decision has this reference")),
     }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     error::{ApiError, ErrorBody},
-    lift::{self, Lift, LiftError},
+    lift::{self, Lift},
 };
 
 /// Longest time compared: beyond a year and a month, a mistyped year is likelier.
@@ -56,8 +56,5 @@ pub(crate) async fn lift(State(app): State<App>, query: RawQuery) -> Result<Json
     let stores = &app.service.dependencies;
     let _only_one = app.service.lift.lock().await;
     let lift = lift::lift(&*stores.events, &*stores.identities, since, until).await;
-    lift.map(Json).map_err(|error| match error {
-        LiftError::Events(source) => ApiError::unavailable("the event store", source),
-        LiftError::Identities(source) => ApiError::unavailable("the identity graph", source),
-    })
+    Ok(Json(lift?))
 }

@@ -74,12 +74,16 @@ pub(crate) struct DecideRequest {
     /// The provider that will send the mail.
     #[schema(example = "sendgrid")]
     pub esp: Option<String>,
-    /// The campaign, for the record.
+    /// The campaign: for the record, and for the delay to expect where it has been sent before.
     pub campaign_id: Option<String>,
     /// Seconds from trigger to delivery, used until enough was learned about the provider.
     pub latency_seconds: Option<f64>,
     /// Another name of `latency_seconds`.
     pub latency_estimate_seconds: Option<f64>,
+    /// How many mails are handed to the provider in the ten minutes before this one, where the sender knows: providers take
+    /// longer when much is sent at once.
+    #[schema(example = 5000)]
+    pub queue_depth: Option<u32>,
     /// What the caller knows of the person's latest moves.
     pub signals: Option<Vec<SignalInput>>,
     /// Decide as if it were this moment. For tests and replays. Default: the server's clock.
@@ -186,6 +190,7 @@ pub(crate) struct Inquiry {
     pub(crate) esp: Option<String>,
     pub(crate) campaign_id: Option<String>,
     pub(crate) caller_latency_seconds: Option<f64>,
+    pub(crate) queue_depth: Option<u32>,
     /// Whether the decision takes part in the experiment, if there is one.
     pub(crate) experiment: bool,
     /// Whether the request said what counts as now: a test or a replay.
@@ -270,6 +275,7 @@ impl DecideRequest {
             esp: self.esp.map(|esp| who::provider("esp", &esp)).transpose()?,
             campaign_id: campaign_id.map(|id| Redactor::default().text(id).into_owned()),
             caller_latency_seconds: latency.or(estimate),
+            queue_depth: self.queue_depth,
             experiment: self.experiment.unwrap_or(true),
             now_was_told: self.now.is_some(),
             explain: self.explain,

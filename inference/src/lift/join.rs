@@ -4,6 +4,7 @@ use event::Timestamp;
 use store::events::{StoredTrial, Touch, TouchKind, TrialGroup};
 
 use super::{EARLY_MS, LATE_MS, SPAN_MS};
+use crate::mail::{assign, may_equal};
 
 /// Propensities are those of a quarter hour.
 const QUARTER_MS: i64 = 15 * event::grid::MINUTE_MS;
@@ -18,9 +19,8 @@ pub(super) struct Outcome {
     pub(super) answered: Option<bool>,
 }
 
-/// Matches the decisions about one person with the mail that arrived and the answers to it. Each mail counts for one decision
-/// at most, and each decision has one mail at most: the first that arrives near its target and may be of its campaign. Of
-/// several decisions that a mail could belong to, it belongs to the latest.
+/// Matches the decisions about one person with the mail that arrived near their targets and may be of their campaign, and
+/// with the answers to it.
 pub(super) fn join(mut trials: Vec<&StoredTrial>, mut touches: Vec<&Touch>) -> Vec<Outcome> {
     trials.sort_by(|a, b| key(a).cmp(&key(b)));
     touches.sort_by_key(|touch| touch.at);
@@ -35,19 +35,7 @@ pub(super) fn join(mut trials: Vec<&StoredTrial>, mut touches: Vec<&Touch>) -> V
         }
         decisions.push(trial);
     }
-    let mut mails: Vec<Option<&Touch>> = vec![None; decisions.len()];
-    for mail in touches.iter().filter(|touch| touch.kind == TouchKind::Delivered) {
-        let mut latest: Option<usize> = None;
-        for (index, decision) in decisions.iter().enumerate() {
-            let may_belong = mails[index].is_none() && may_belong(mail, decision);
-            if may_belong && latest.is_none_or(|latest| decisions[latest].decided_at < decision.decided_at) {
-                latest = Some(index);
-            }
-        }
-        if let Some(index) = latest {
-            mails[index] = Some(mail);
-        }
-    }
+    let mails = assign(&decisions, &touches, may_belong);
     let outcome = |(decision, mail): (&&StoredTrial, Option<&Touch>)| Outcome {
         group: decision.trial.group,
         weight: weight(decision),
@@ -71,11 +59,6 @@ fn answers(touch: &Touch, mail: &Touch) -> bool {
     touch.kind == TouchKind::Answered
         && (0..=SPAN_MS).contains(&waited_ms)
         && may_equal(&touch.message_id, &mail.message_id)
-}
-
-/// Whether two names are the same or one is not known.
-fn may_equal(a: &Option<String>, b: &Option<String>) -> bool {
-    a.is_none() || b.is_none() || a == b
 }
 
 fn weight(decision: &StoredTrial) -> f64 {

@@ -8,7 +8,7 @@ use tracing::Instrument;
 
 use super::{Decision, Service, Weighed};
 use crate::{
-    decision::{Capacity, Facts, Room},
+    decision::{Capacity, Room},
     error::ApiError,
     explanation::Explanation,
     http::question::Inquiry,
@@ -78,14 +78,14 @@ impl Batch {
     /// Fits the window's choices into what the providers take and tells them, in their order.
     pub(crate) async fn tell(&mut self, window: Window) -> Vec<Result<Decision, ApiError>> {
         let count = window.0.len();
-        let (service, capacity) = (Arc::clone(&self.service), self.capacity.clone());
+        let capacity = self.capacity.clone();
         let mut room = std::mem::take(&mut self.room);
         let telling = tokio::task::spawn_blocking(move || {
             let mut choices = window.0;
-            make_room(&service, &mut choices, &capacity, &mut room);
+            make_room(&mut choices, &capacity, &mut room);
             let told: Vec<Told> = choices
                 .into_iter()
-                .map(|choice| choice.map(|weighed| (weighed.told(), weighed.inquiry.explain)))
+                .map(|choice| choice.map(|weighed| (weighed.told(), weighed.basis.inquiry.explain)))
                 .collect();
             (told, room)
         });
@@ -114,17 +114,12 @@ fn broken<T>(count: usize) -> Vec<Result<T, ApiError>> {
 }
 
 /// Whoever loses most by moving chooses first, among equals the earlier line.
-fn make_room(
-    service: &Service,
-    choices: &mut [Result<Box<Weighed>, ApiError>],
-    capacity: &Capacity,
-    room: &mut Room,
-) {
+fn make_room(choices: &mut [Result<Box<Weighed>, ApiError>], capacity: &Capacity, room: &mut Room) {
     let mut order: Vec<(usize, f64, u32)> = Vec::with_capacity(choices.len());
     for (index, choice) in choices.iter().enumerate() {
         let Ok(weighed) = choice else { continue };
-        if let Some(per_minute) = capacity.of(weighed.inquiry.esp.as_deref()) {
-            order.push((index, weighed.choice.stake(weighed.facts(service)), per_minute));
+        if let Some(per_minute) = capacity.of(weighed.basis.inquiry.esp.as_deref()) {
+            order.push((index, weighed.choice.stake(weighed.basis.facts()), per_minute));
         }
     }
     order.sort_by(|a, b| b.1.total_cmp(&a.1));
@@ -132,24 +127,13 @@ fn make_room(
         let Ok(weighed) = &mut choices[index] else {
             continue;
         };
-        let esp = weighed.inquiry.esp.clone().unwrap_or_default();
+        let esp = weighed.basis.inquiry.esp.clone().unwrap_or_default();
         let mut choice = weighed.choice.clone();
-        if choice.make_room(weighed.facts(service), per_minute, room.of(&esp, per_minute)) {
+        if choice.make_room(weighed.basis.facts(), per_minute, room.of(&esp, per_minute)) {
             room.take(&esp, choice.trigger_at);
             weighed.choice = choice;
         } else {
             choices[index] = Err(ApiError::OverCapacity { per_minute });
-        }
-    }
-}
-
-impl Weighed {
-    fn facts<'a>(&'a self, service: &'a Service) -> Facts<'a> {
-        Facts {
-            profile: &self.known.profile,
-            curve: &self.curve.curve,
-            latency: &self.latency,
-            policy: &service.policy,
         }
     }
 }

@@ -3,27 +3,32 @@
 use event::{Timestamp, grid, profile::Signal};
 use sha2::{Digest, Sha256};
 
-use super::{PersonCurve, Service, narrative};
+use super::{Basis, Service, Weighed, narrative};
 use crate::{
     decision::{Choice, DAY_MINUTES, DaySpan},
-    explanation::{Displacement, Experiment, Explanation, NormalizedRequest, Point, ToldSignal, Window},
+    explanation::{
+        Displacement, Exact, Experiment, Explanation, Inputs, NormalizedRequest, Point, Policy, ToldSignal,
+        Window,
+    },
     http::question::{Inquiry, WEEKDAYS},
-    person::Known,
+    service::PersonCurve,
 };
 
-/// The explanation of a choice, under the reference that follows from its content.
-pub(super) fn explanation(
-    inquiry: &Inquiry,
-    known: &Known,
-    curve: &PersonCurve,
-    choice: &Choice,
-) -> Explanation {
+/// The explanation of a choice by this version of the service, under the reference that follows from its content.
+pub(super) fn explanation(weighed: &Weighed, service_version: &str) -> Explanation {
+    let Weighed { basis, choice } = weighed;
+    let Basis {
+        inquiry,
+        known,
+        curve,
+        ..
+    } = basis;
     let question = &inquiry.question;
     let mut explanation = Explanation {
         explanation_ref: String::new(),
         universal_id: known.person.canonical.to_string(),
         decided_at: question.now,
-        service_version: env!("CARGO_PKG_VERSION"),
+        service_version: service_version.to_owned(),
         request: normalized(inquiry),
         evidence: Service::evidence(curve, known),
         profile_digest: known.digest.to_hex(),
@@ -34,6 +39,8 @@ pub(super) fn explanation(
         breakers: choice.breakers.clone(),
         hot_paths: choice.hot_paths.clone(),
         latency: choice.latency,
+        mailbox_provider: known.profile.mailbox_provider(),
+        latency_version: basis.latency_version.as_deref().map(str::to_owned),
         chosen: point(curve, choice, choice.arrive_at),
         moved: displacement(choice),
         experiment: experiment(inquiry, curve, choice),
@@ -42,6 +49,7 @@ pub(super) fn explanation(
         confidence: choice.confidence,
         confidence_span_seconds: choice.confidence_span_seconds,
         why: Vec::new(),
+        inputs: inputs(basis, choice),
     };
     let start = question.window.start.max(question.now);
     for (slot, _) in &curve.peaks {
@@ -56,6 +64,18 @@ pub(super) fn explanation(
     let prefix = u128::from_be_bytes(digest[..16].try_into().expect("a SHA-256 has 32 bytes"));
     explanation.explanation_ref = format!("dec_{prefix:032x}");
     explanation
+}
+
+fn inputs(basis: &Basis, choice: &Choice) -> Inputs {
+    Inputs {
+        now_was_told: basis.inquiry.now_was_told,
+        caller_latency_seconds: basis.inquiry.caller_latency_seconds.map(Exact),
+        profile: Inputs::profile_of(&basis.known.profile),
+        latency_ms: Inputs::latency_of(&basis.latency),
+        policy: Policy::from(&basis.policy),
+        draw: basis.draw.clone(),
+        full_minutes: choice.full_minutes.clone(),
+    }
 }
 
 fn displacement(choice: &Choice) -> Option<Displacement> {
@@ -129,6 +149,7 @@ fn normalized(inquiry: &Inquiry) -> NormalizedRequest {
         esp: inquiry.esp.clone(),
         campaign_id: inquiry.campaign_id.clone(),
         caller_latency_seconds: inquiry.caller_latency_seconds,
+        queue_depth: inquiry.queue_depth,
         signals: question
             .signals
             .iter()

@@ -18,8 +18,8 @@ use sendflowr_inference::Dependencies;
 use store::{
     StoreError,
     events::{
-        EventCount, Events, LatencySample, StoredEvent, StoredExplanation, StoredTrial, Touch, TouchKind,
-        WriteReport,
+        EventCount, Events, LatencySample, StoredEvent, StoredExplanation, StoredForecast, StoredTrial,
+        Touch, TouchKind, WriteReport,
     },
     identity::{AuditEntry, Identities, Person, Sighting},
     profiles::Profiles,
@@ -203,6 +203,30 @@ impl Events for FakeEvents {
         Ok(trials)
     }
 
+    async fn forecasts(
+        &self,
+        since: Timestamp,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<StoredForecast>, StoreError> {
+        unavailable(&self.down)?;
+        let explanations = self.explanations.lock().unwrap();
+        let forecasts = explanations.values().filter_map(|explanation| {
+            Some(StoredForecast {
+                reference: explanation.reference.clone(),
+                universal_id: explanation.universal_id.clone(),
+                decided_at: explanation.decided_at,
+                forecast: explanation.forecast.clone()?,
+            })
+        });
+        let mut forecasts: Vec<StoredForecast> = forecasts
+            .filter(|forecast| (since..until).contains(&forecast.decided_at))
+            .collect();
+        forecasts.sort_by(|a, b| (b.decided_at, &b.reference).cmp(&(a.decided_at, &a.reference)));
+        forecasts.truncate(limit);
+        Ok(forecasts)
+    }
+
     async fn touches(
         &self,
         ids: &[UniversalId],
@@ -226,6 +250,8 @@ impl Events for FakeEvents {
                 kind,
                 message_id: event.message_id.clone(),
                 campaign_id: event.campaign_id.clone(),
+                esp: event.esp.clone(),
+                delivery_latency_ms: enrichment.delivery_latency_ms,
             })
         });
         Ok(touches.collect())

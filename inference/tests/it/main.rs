@@ -6,8 +6,10 @@ mod bad_input;
 mod batch;
 mod decide;
 mod fakes;
+mod latency;
 mod lift;
 mod people;
+mod replay;
 mod service;
 
 use std::ops::Deref;

@@ -6,7 +6,8 @@ use event::{
 
 use super::{identifier, moment, unique};
 use crate::events::{
-    Enrichment, Events, StoredEvent, StoredExplanation, StoredTrial, Touch, TouchKind, Trial, TrialGroup,
+    Enrichment, Events, Forecast, StoredEvent, StoredExplanation, StoredForecast, StoredTrial, Touch,
+    TouchKind, Trial, TrialGroup,
 };
 
 /// Checks an event store.
@@ -23,6 +24,7 @@ pub async fn events(store: Arc<dyn Events>) {
     counts_are_by_provider_and_type(store).await;
     explanations_stay_as_they_are(store).await;
     trials_come_newest_first(store).await;
+    forecasts_come_newest_first(store).await;
     touches_are_deliveries_and_human_answers(store).await;
 }
 
@@ -294,6 +296,7 @@ async fn explanations_stay_as_they_are(store: &dyn Events) {
         decided_at: moment("2026-01-10T12:00:00.250Z"),
         body: r#"{"why": "größer"}"#.into(),
         trial: None,
+        forecast: None,
     };
     store.save_explanation(&explanation).await.unwrap();
     let other = StoredExplanation {
@@ -324,6 +327,7 @@ async fn trials_come_newest_first(store: &dyn Events) {
             decided_at: at(minutes),
             body: "{}".into(),
             trial: Some(trial.clone()),
+            forecast: None,
         };
         store.save_explanation(&explanation).await.unwrap();
         // A second write changes nothing.
@@ -350,6 +354,7 @@ async fn trials_come_newest_first(store: &dyn Events) {
         decided_at: at(1),
         body: "{}".into(),
         trial: None,
+        forecast: None,
     };
     store.save_explanation(&outside).await.unwrap();
 
@@ -368,6 +373,61 @@ async fn trials_come_newest_first(store: &dyn Events) {
     assert_eq!(store.trials(start, at(10), 1).await.unwrap(), all[..1]);
 }
 
+async fn forecasts_come_newest_first(store: &dyn Events) {
+    // A year of the test's own: the store may hold other decisions.
+    let start = moment("2034-01-01T00:00:00Z");
+    let at = |minutes: i64| start.plus_millis(minutes * 60_000);
+    let mut expected = Vec::new();
+    for minutes in 0..3 {
+        let is_told = minutes > 0;
+        let forecast = Forecast {
+            trigger_at: at(minutes + 59),
+            target_at: at(minutes + 60),
+            esp: is_told.then(|| "sendgrid".into()),
+            mailbox_provider: is_told.then_some(MailboxProvider::Outlook),
+            campaign_id: is_told.then(|| "größe".into()),
+        };
+        let explanation = StoredExplanation {
+            reference: unique("forecast"),
+            universal_id: person("awaited"),
+            decided_at: at(minutes),
+            body: "{}".into(),
+            trial: None,
+            forecast: Some(forecast.clone()),
+        };
+        store.save_explanation(&explanation).await.unwrap();
+        // A second write changes nothing.
+        let mut other = explanation.clone();
+        other.forecast.as_mut().unwrap().esp = Some("mailgun".into());
+        store.save_explanation(&other).await.unwrap();
+        assert_eq!(
+            store.explanation(&explanation.reference).await.unwrap(),
+            Some(explanation.clone())
+        );
+        expected.insert(
+            0,
+            StoredForecast {
+                reference: explanation.reference,
+                universal_id: explanation.universal_id,
+                decided_at: explanation.decided_at,
+                forecast,
+            },
+        );
+    }
+    let ours = |forecasts: Vec<StoredForecast>| -> Vec<StoredForecast> {
+        let is_ours = |found: &StoredForecast| expected.iter().any(|own| own.reference == found.reference);
+        forecasts.into_iter().filter(is_ours).collect()
+    };
+    let all = store.forecasts(start, at(10), 1_000).await.unwrap();
+    assert_eq!(ours(all.clone()), expected);
+    assert_eq!(
+        ours(store.forecasts(at(1), at(2), 1_000).await.unwrap()),
+        expected[1..2],
+        "since is included, until is not"
+    );
+    assert_eq!(store.forecasts(start, at(10), 1).await.unwrap(), all[..1]);
+}
+
 async fn touches_are_deliveries_and_human_answers(store: &dyn Events) {
     let (ann, bob, other) = (person("ann"), person("bob"), person("other"));
     let start = moment("2026-01-10T12:00:00Z");
@@ -382,7 +442,9 @@ async fn touches_are_deliveries_and_human_answers(store: &dyn Events) {
     let mut scanner = bare(&bob, EventType::Clicked, at(1));
     scanner.enrichment.machine = true;
     batch.push(scanner);
-    batch.push(bare(&bob, EventType::Delivered, at(2)));
+    let mut measured = bare(&bob, EventType::Delivered, at(2));
+    measured.enrichment.delivery_latency_ms = Some(1_500);
+    batch.push(measured);
     batch.push(bare(&bob, EventType::Delivered, at(-1)));
     batch.push(bare(&bob, EventType::Delivered, at(5)));
     batch.push(bare(&other, EventType::Delivered, start));
@@ -398,6 +460,8 @@ async fn touches_are_deliveries_and_human_answers(store: &dyn Events) {
         kind,
         message_id: Some("m1".into()),
         campaign_id: Some("c1".into()),
+        esp: "sendgrid".into(),
+        delivery_latency_ms: None,
     };
     let of_bob = Touch {
         universal_id: bob.clone(),
@@ -405,6 +469,8 @@ async fn touches_are_deliveries_and_human_answers(store: &dyn Events) {
         kind: TouchKind::Delivered,
         message_id: None,
         campaign_id: None,
+        esp: "sendgrid".into(),
+        delivery_latency_ms: Some(1_500),
     };
     let answered = of_ann(TouchKind::Answered);
     let expected = [

@@ -24,11 +24,11 @@ use twox_hash::XxHash64;
 pub use self::config::{ClickHouseConfig, InvalidClickHouseConfig, RawClickHouseConfig};
 use self::{
     error::Failure,
-    rows::{EventRow, ExplanationRow, LatencyRow, TouchRow, TrialRow},
+    rows::{EventRow, ExplanationRow, ForecastRow, LatencyRow, TouchRow, TrialRow},
 };
 use super::{
-    EventCount, Events, LatencySample, StoredEvent, StoredExplanation, StoredTrial, Touch, TouchKind,
-    WriteReport,
+    EventCount, Events, LatencySample, StoredEvent, StoredExplanation, StoredForecast, StoredTrial, Touch,
+    TouchKind, WriteReport,
 };
 use crate::StoreError;
 
@@ -299,6 +299,27 @@ impl Events for ClickHouseEvents {
             .bind(limit as u64);
         let rows: Vec<TrialRow> = self.answer(query.fetch_all()).await?;
         rows.into_iter().map(TrialRow::read).collect()
+    }
+
+    async fn forecasts(
+        &self,
+        since: Timestamp,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<StoredForecast>, StoreError> {
+        let query = self
+            .client
+            .query(
+                "SELECT ?fields FROM timing_explanations WHERE forecast_trigger_at IS NOT NULL \
+                 AND decided_at >= fromUnixTimestamp64Milli(toInt64(?), 'UTC') \
+                 AND decided_at < fromUnixTimestamp64Milli(toInt64(?), 'UTC') \
+                 ORDER BY decided_at DESC, reference DESC, version DESC LIMIT 1 BY reference LIMIT ?",
+            )
+            .bind(since.as_millis())
+            .bind(until.as_millis())
+            .bind(limit as u64);
+        let rows: Vec<ForecastRow> = self.answer(query.fetch_all()).await?;
+        rows.into_iter().map(ForecastRow::read).collect()
     }
 
     async fn touches(

@@ -5,6 +5,7 @@
 //! batch of events, nor for the disk: an explanation survives a crash of the process at once, a loss of power within
 //! seconds.
 
+mod forecasts;
 mod rows;
 mod trials;
 
@@ -18,7 +19,8 @@ use event::{Timestamp, UniversalId};
 use sqlx::Row;
 
 use super::{
-    EventCount, Events, LatencySample, StoredEvent, StoredExplanation, StoredTrial, Touch, WriteReport,
+    EventCount, Events, LatencySample, StoredEvent, StoredExplanation, StoredForecast, StoredTrial, Touch,
+    WriteReport,
 };
 use crate::{
     StoreError,
@@ -53,6 +55,11 @@ const EXPLANATION_STEPS: &[Step] = &[
         version: 3,
         name: "trials",
         sql: include_str!("../../migrations/explanations/0003_trials.sql"),
+    },
+    Step {
+        version: 4,
+        name: "forecasts",
+        sql: include_str!("../../migrations/explanations/0004_forecasts.sql"),
     },
 ];
 
@@ -280,8 +287,10 @@ impl Events for SqliteEvents {
         let now = Timestamp::from(SystemTime::now());
         let retention = i64::try_from(self.config.explanation_retention.as_millis()).unwrap_or(i64::MAX);
         let mut transaction = self.explanations.begin().await?;
-        // The trial first: it is found by its explanation.
+        // Trial and forecast first: they are found by their explanation.
         for delete in [
+            "DELETE FROM timing_forecasts WHERE (decided_at, reference) IN (SELECT decided_at, reference \
+             FROM timing_explanations WHERE saved_at_ms < ?1 ORDER BY saved_at_ms LIMIT ?2)",
             "DELETE FROM timing_trials WHERE (decided_at, reference) IN (SELECT decided_at, reference \
              FROM timing_explanations WHERE saved_at_ms < ?1 ORDER BY saved_at_ms LIMIT ?2)",
             "DELETE FROM timing_explanations WHERE reference IN (SELECT reference \
@@ -306,13 +315,16 @@ impl Events for SqliteEvents {
         .execute(&mut *transaction)
         .await
         .map_err(classify)?;
-        if let Some(trial) = &explanation.trial
-            && done.rows_affected() > 0
-        {
-            trials::insert(explanation, trial)
-                .execute(&mut *transaction)
-                .await
-                .map_err(classify)?;
+        if done.rows_affected() > 0 {
+            let trial = explanation
+                .trial
+                .as_ref()
+                .map(|trial| trials::insert(explanation, trial));
+            let forecast = explanation.forecast.as_ref();
+            let forecast = forecast.map(|forecast| forecasts::insert(explanation, forecast));
+            for insert in trial.into_iter().chain(forecast) {
+                insert.execute(&mut *transaction).await.map_err(classify)?;
+            }
         }
         transaction.commit().await.map_err(classify)
     }
@@ -329,12 +341,17 @@ impl Events for SqliteEvents {
             Some(group) => Some(trials::trial(&row, group)?),
             None => None,
         };
+        let forecast = match row.try_get::<Option<&str>, _>("trigger_at").map_err(classify)? {
+            Some(_) => Some(forecasts::forecast(&row, trials::timestamp(&row, "trigger_at")?)?),
+            None => None,
+        };
         Ok(Some(StoredExplanation {
             reference: reference.to_owned(),
             universal_id: trials::universal_id(&row)?,
             decided_at: trials::timestamp(&row, "decided_at")?,
             body,
             trial,
+            forecast,
         }))
     }
 
@@ -352,6 +369,22 @@ impl Events for SqliteEvents {
             .await
             .map_err(classify)?;
         rows.iter().map(trials::read).collect()
+    }
+
+    async fn forecasts(
+        &self,
+        since: Timestamp,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<StoredForecast>, StoreError> {
+        let rows = sqlx::query(forecasts::NEWEST)
+            .bind(since.to_string())
+            .bind(until.to_string())
+            .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+            .fetch_all(self.explanations.readers())
+            .await
+            .map_err(classify)?;
+        rows.iter().map(forecasts::read).collect()
     }
 
     async fn touches(

@@ -75,6 +75,10 @@ pub struct Touch {
     pub message_id: Option<String>,
     /// The campaign, where known.
     pub campaign_id: Option<String>,
+    /// The provider.
+    pub esp: String,
+    /// Of a delivery: milliseconds since the mail was sent, where known.
+    pub delivery_latency_ms: Option<i64>,
 }
 
 /// What a [`Touch`] is.

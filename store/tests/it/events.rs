@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use event::{Identifier, IdentifierKind, Timestamp, UniversalId};
 use sendflowr_store::events::{
-    Events, SqliteEvents, SqliteEventsConfig, StoredExplanation, Trial, TrialGroup,
+    Events, Forecast, SqliteEvents, SqliteEventsConfig, StoredExplanation, Trial, TrialGroup,
 };
 
 fn explanation(number: usize) -> StoredExplanation {
@@ -23,6 +23,13 @@ fn explanation(number: usize) -> StoredExplanation {
             target_at: Timestamp::default(),
             model_at: Timestamp::default(),
             propensity: 0.5,
+            campaign_id: None,
+        }),
+        forecast: Some(Forecast {
+            trigger_at: Timestamp::default(),
+            target_at: Timestamp::default(),
+            esp: None,
+            mailbox_provider: None,
             campaign_id: None,
         }),
     }
@@ -52,4 +59,6 @@ async fn explanations_are_removed_when_they_are_too_old() {
     let since = Timestamp::default();
     let trials = events.trials(since, since.plus_millis(1), 10).await.unwrap();
     assert_eq!(trials.len(), 2, "what is compared goes with the explanation");
+    let forecasts = events.forecasts(since, since.plus_millis(1), 10).await.unwrap();
+    assert_eq!(forecasts.len(), 2, "what is audited goes with it too");
 }

@@ -33,6 +33,8 @@ fn touch(kind: TouchKind, moment: &str, message: Option<&str>, campaign: Option<
         kind,
         message_id: message.map(str::to_owned),
         campaign_id: campaign.map(str::to_owned),
+        esp: "sendgrid".to_owned(),
+        delivery_latency_ms: None,
     }
 }
 

@@ -11,8 +11,8 @@ use super::error::malformed;
 use crate::{
     StoreError,
     events::{
-        Enrichment, LatencySample, StoredEvent, StoredExplanation, StoredTrial, Touch, TouchKind, Trial,
-        TrialGroup,
+        Enrichment, Forecast, LatencySample, StoredEvent, StoredExplanation, StoredForecast, StoredTrial,
+        Touch, TouchKind, Trial, TrialGroup,
     },
 };
 
@@ -216,6 +216,11 @@ pub(super) struct ExplanationRow {
     trial_model_at: Option<i64>,
     trial_propensity: Option<f64>,
     trial_campaign_id: Option<String>,
+    forecast_trigger_at: Option<i64>,
+    forecast_target_at: Option<i64>,
+    forecast_esp: Option<String>,
+    forecast_mailbox_provider: Option<String>,
+    forecast_campaign_id: Option<String>,
 }
 
 const EXPLANATIONS: &str = "timing_explanations";
@@ -223,6 +228,7 @@ const EXPLANATIONS: &str = "timing_explanations";
 impl From<&StoredExplanation> for ExplanationRow {
     fn from(explanation: &StoredExplanation) -> Self {
         let trial = explanation.trial.as_ref();
+        let forecast = explanation.forecast.as_ref();
         Self {
             reference: explanation.reference.clone(),
             universal_id: explanation.universal_id.as_str().to_owned(),
@@ -233,6 +239,13 @@ impl From<&StoredExplanation> for ExplanationRow {
             trial_model_at: trial.map(|trial| trial.model_at.as_millis()),
             trial_propensity: trial.map(|trial| trial.propensity),
             trial_campaign_id: trial.and_then(|trial| trial.campaign_id.clone()),
+            forecast_trigger_at: forecast.map(|forecast| forecast.trigger_at.as_millis()),
+            forecast_target_at: forecast.map(|forecast| forecast.target_at.as_millis()),
+            forecast_esp: forecast.and_then(|forecast| forecast.esp.clone()),
+            forecast_mailbox_provider: forecast
+                .and_then(|forecast| forecast.mailbox_provider)
+                .map(|class| class.as_str().to_owned()),
+            forecast_campaign_id: forecast.and_then(|forecast| forecast.campaign_id.clone()),
         }
     }
 }
@@ -249,12 +262,23 @@ impl ExplanationRow {
                 self.trial_campaign_id,
             )?),
         };
+        let forecast = match self.forecast_trigger_at {
+            None => None,
+            trigger_at => Some(forecast(
+                trigger_at,
+                self.forecast_target_at,
+                self.forecast_esp,
+                self.forecast_mailbox_provider.as_deref(),
+                self.forecast_campaign_id,
+            )?),
+        };
         Ok(StoredExplanation {
             reference: self.reference,
             universal_id: universal_id(&self.universal_id, EXPLANATIONS)?,
             decided_at: timestamp(self.decided_at, EXPLANATIONS, "decided_at")?,
             body: self.body,
             trial,
+            forecast,
         })
     }
 }
@@ -296,15 +320,63 @@ fn trial(
     propensity: Option<f64>,
     campaign_id: Option<String>,
 ) -> Result<Trial, StoreError> {
-    let moment = |ms: Option<i64>, column: &str| {
-        let ms = ms.ok_or_else(|| malformed(EXPLANATIONS, column))?;
-        timestamp(ms, EXPLANATIONS, column)
-    };
     Ok(Trial {
         group: TrialGroup::parse(group).ok_or_else(|| malformed(EXPLANATIONS, "trial_group"))?,
         target_at: moment(target_at, "trial_target_at")?,
         model_at: moment(model_at, "trial_model_at")?,
         propensity: propensity.ok_or_else(|| malformed(EXPLANATIONS, "trial_propensity"))?,
+        campaign_id,
+    })
+}
+
+/// A moment that the row of a trial or forecast has.
+fn moment(ms: Option<i64>, column: &str) -> Result<Timestamp, StoreError> {
+    let ms = ms.ok_or_else(|| malformed(EXPLANATIONS, column))?;
+    timestamp(ms, EXPLANATIONS, column)
+}
+
+/// The columns of a row of `timing_explanations` that the audit of arrivals reads.
+#[derive(Row, Deserialize)]
+pub(super) struct ForecastRow {
+    reference: String,
+    universal_id: String,
+    decided_at: i64,
+    forecast_trigger_at: Option<i64>,
+    forecast_target_at: Option<i64>,
+    forecast_esp: Option<String>,
+    forecast_mailbox_provider: Option<String>,
+    forecast_campaign_id: Option<String>,
+}
+
+impl ForecastRow {
+    pub(super) fn read(self) -> Result<StoredForecast, StoreError> {
+        Ok(StoredForecast {
+            reference: self.reference,
+            universal_id: universal_id(&self.universal_id, EXPLANATIONS)?,
+            decided_at: timestamp(self.decided_at, EXPLANATIONS, "decided_at")?,
+            forecast: forecast(
+                self.forecast_trigger_at,
+                self.forecast_target_at,
+                self.forecast_esp,
+                self.forecast_mailbox_provider.as_deref(),
+                self.forecast_campaign_id,
+            )?,
+        })
+    }
+}
+
+fn forecast(
+    trigger_at: Option<i64>,
+    target_at: Option<i64>,
+    esp: Option<String>,
+    mailbox: Option<&str>,
+    campaign_id: Option<String>,
+) -> Result<Forecast, StoreError> {
+    Ok(Forecast {
+        trigger_at: moment(trigger_at, "forecast_trigger_at")?,
+        target_at: moment(target_at, "forecast_target_at")?,
+        esp,
+        mailbox_provider: mailbox_provider(mailbox)?,
         campaign_id,
     })
 }
@@ -317,6 +389,8 @@ pub(super) struct TouchRow {
     event_type: String,
     message_id: Option<String>,
     campaign_id: Option<String>,
+    esp: String,
+    delivery_latency_ms: Option<i64>,
 }
 
 impl TouchRow {
@@ -327,6 +401,8 @@ impl TouchRow {
             kind: TouchKind::of(&self.event_type),
             message_id: self.message_id,
             campaign_id: self.campaign_id,
+            esp: self.esp,
+            delivery_latency_ms: self.delivery_latency_ms,
         })
     }
 }

@@ -38,6 +38,11 @@ const STEPS: &[Step] = &[
         name: "trials",
         sql: include_str!("../../../migrations/clickhouse/0004_trials.sql"),
     },
+    Step {
+        version: 5,
+        name: "forecasts",
+        sql: include_str!("../../../migrations/clickhouse/0005_forecasts.sql"),
+    },
 ];
 
 const MIGRATIONS_TABLE: &str = "\

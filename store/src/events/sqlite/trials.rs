@@ -16,10 +16,12 @@ use crate::{
 
 const TABLE: &str = "timing_trials";
 
-/// An explanation with its trial, if it has one.
+/// An explanation with its trial and its forecast, if it has them.
 pub(super) const EXPLANATION: &str = "\
-SELECT e.universal_id, e.decided_at, e.body, t.trial_group, t.target_at, t.model_at, t.propensity, t.campaign_id \
+SELECT e.universal_id, e.decided_at, e.body, t.trial_group, t.target_at, t.model_at, t.propensity, t.campaign_id, \
+f.trigger_at, f.target_at AS arrive_at, f.esp, f.mailbox_provider, f.campaign_id AS campaign \
 FROM timing_explanations AS e LEFT JOIN timing_trials AS t ON t.decided_at = e.decided_at AND t.reference = e.reference \
+LEFT JOIN timing_forecasts AS f ON f.decided_at = e.decided_at AND f.reference = e.reference \
 WHERE e.reference = ?1";
 
 /// The newest trials of a time, read in the order of the table.
@@ -30,7 +32,7 @@ FROM timing_trials WHERE decided_at >= ?1 AND decided_at < ?2 ORDER BY decided_a
 /// Deliveries and strong answers of many people. The cross join makes SQLite look each person up in the index, instead of
 /// walking through all events of the time.
 pub(super) const TOUCHES: &str = "\
-SELECT e.universal_id, e.timestamp, e.event_type, e.message_id, e.campaign_id \
+SELECT e.universal_id, e.timestamp, e.event_type, e.message_id, e.campaign_id, e.esp, e.delivery_latency_ms \
 FROM (SELECT DISTINCT value AS id FROM json_each(?1)) AS person CROSS JOIN email_events AS e \
 ON e.universal_id = person.id AND e.timestamp >= ?2 AND e.timestamp < ?3 \
 WHERE e.event_type IN ('delivered', 'clicked', 'replied', 'converted') AND e.machine = 0";
@@ -83,6 +85,8 @@ pub(super) fn touch(row: &SqliteRow) -> Result<Touch, StoreError> {
         kind: TouchKind::of(row.try_get(2).map_err(classify)?),
         message_id: row.try_get(3).map_err(classify)?,
         campaign_id: row.try_get(4).map_err(classify)?,
+        esp: row.try_get(5).map_err(classify)?,
+        delivery_latency_ms: row.try_get(6).map_err(classify)?,
     })
 }
 

@@ -1,0 +1,271 @@
+//! The audit of arrivals: what decisions expected of providers, against what these did.
+//!
+//! A decision is audited when the mail was sent near its trigger, as its sent and delivered events tell. What counts is the
+//! delay between these two against the delay that the decision expected: a caller who triggers some minutes late does not
+//! speak against the table of delays.
+
+mod drift;
+
+use std::{collections::BTreeMap, ops::Range};
+
+use event::{MailboxProvider, Timestamp, grid::MINUTE_MS};
+use serde::Serialize;
+use store::{
+    events::{Events, StoredForecast, Touch, TouchKind},
+    identity::Identities,
+};
+use utoipa::ToSchema;
+
+use crate::{
+    latency::quantile,
+    lift::LiftError,
+    mail::{self, may_equal},
+};
+pub use drift::{Drift, DriftState};
+
+/// A mail counts for a decision when it was sent up to a quarter of an hour before or after its trigger: callers trigger in
+/// ticks, and beyond it is another mail, or another plan.
+const NEAR_MS: i64 = 15 * MINUTE_MS;
+
+/// A mail that is not there an hour after its target is no longer waited for: by then mailboxes that put a first attempt
+/// off have taken the second. One that comes later counts all the same.
+const LATE_MS: i64 = 60 * MINUTE_MS;
+
+/// Mail is looked for up to this long after its target: what takes longer is an outage, not a delay.
+const LOOK_MS: i64 = 12 * 60 * MINUTE_MS;
+
+/// Decisions looked at, the newest: each row then rests on thousands, read in seconds and 40 MB.
+const MAX_FORECASTS: usize = 100_000;
+
+/// What was expected and what came, of one provider or of one class of its mailboxes.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct ArrivalRow {
+    /// Provider; `null` in the row of all providers.
+    #[schema(example = "sendgrid")]
+    pub esp: Option<String>,
+    /// Class of the mailbox; `null` in rows of all classes.
+    #[schema(value_type = Option<String>, example = "gmail")]
+    pub mailbox_provider: Option<MailboxProvider>,
+    /// Mails sent near a decision's trigger.
+    pub mails: usize,
+    /// Median of the delays expected.
+    pub expected_p50_seconds: f64,
+    /// Median of the delays.
+    pub actual_p50_seconds: f64,
+    /// 90 of 100 were faster.
+    pub actual_p90_seconds: f64,
+    /// Median of delay minus delay expected: above 0, mail comes later than expected.
+    pub bias_seconds: f64,
+    /// Median of the difference between the two, either way.
+    pub error_p50_seconds: f64,
+    /// 90 of 100 were nearer.
+    pub error_p90_seconds: f64,
+    /// Share of the mails that took no longer than expected: what `quantile` promises.
+    pub coverage: f64,
+    /// Median of the distance between arrival and target, either way: the caller's part in it included.
+    pub off_target_p50_seconds: f64,
+}
+
+/// Predicted against actual arrival.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct Arrivals {
+    /// Decisions from this moment on …
+    #[schema(value_type = String, format = DateTime)]
+    pub since: Timestamp,
+    /// … up to this one, at which the audit is made.
+    #[schema(value_type = String, format = DateTime)]
+    pub until: Timestamp,
+    /// Decisions whose mail should have arrived; of several for the same minute the last.
+    pub decisions: usize,
+    /// Those whose mail was sent within 15 minutes of the trigger and has arrived: these are audited.
+    pub mails: usize,
+    /// Mails that arrived near a target and of which no sent event tells when they went out.
+    pub unmeasured: usize,
+    /// Decisions whose mail may still be on its way.
+    pub pending: usize,
+    /// Whether there were more decisions than are looked at: the newest 100,000.
+    pub truncated: bool,
+    /// All providers, then each of them, then its mailbox classes.
+    pub rows: Vec<ArrivalRow>,
+    /// Whether providers take longer, or less long, than they did.
+    pub drift: Vec<Drift>,
+}
+
+/// A mail that was sent near its trigger.
+#[derive(Debug, Clone, PartialEq)]
+struct Arrival {
+    esp: String,
+    mailbox_provider: Option<MailboxProvider>,
+    sent_at: Timestamp,
+    expected_ms: i64,
+    actual_ms: i64,
+    off_target_ms: i64,
+}
+
+/// Compares the arrivals that the decisions of `[since, until)` expected with what has arrived, as things stand at `until`.
+///
+/// # Errors
+/// [`LiftError`] when a store cannot be read.
+pub async fn arrivals(
+    events: &dyn Events,
+    identities: &dyn Identities,
+    since: Timestamp,
+    until: Timestamp,
+) -> Result<Arrivals, LiftError> {
+    // One more tells whether there are more.
+    let mut forecasts = events
+        .forecasts(since, until, MAX_FORECASTS + 1)
+        .await
+        .map_err(LiftError::Events)?;
+    let truncated = forecasts.len() > MAX_FORECASTS;
+    forecasts.truncate(MAX_FORECASTS);
+    let all = forecasts.len();
+    forecasts.retain(|forecast| forecast.forecast.target_at.plus_millis(LATE_MS) <= until);
+    let pending = all - forecasts.len();
+    let mut audited = Audited::default();
+    let span = |forecast: &StoredForecast| -> Range<Timestamp> {
+        let forecast = &forecast.forecast;
+        forecast.trigger_at.plus_millis(-NEAR_MS)..forecast.target_at.plus_millis(LOOK_MS).min(until)
+    };
+    mail::with_touches(events, identities, forecasts, span, |forecasts, touches| {
+        audited.take(forecasts.iter().collect(), touches);
+    })
+    .await?;
+    Ok(Arrivals {
+        since,
+        until,
+        decisions: audited.decisions,
+        mails: audited.arrivals.len(),
+        unmeasured: audited.unmeasured,
+        pending,
+        truncated,
+        rows: rows(&audited.arrivals),
+        drift: drift::by_provider(&audited.arrivals, until),
+    })
+}
+
+#[derive(Debug, Default)]
+struct Audited {
+    decisions: usize,
+    unmeasured: usize,
+    arrivals: Vec<Arrival>,
+}
+
+impl Audited {
+    /// Takes in the decisions about one person.
+    fn take(&mut self, mut forecasts: Vec<&StoredForecast>, mut touches: Vec<&Touch>) {
+        forecasts.sort_by(|a, b| key(a).cmp(&key(b)));
+        touches.sort_by_key(|touch| touch.at);
+        // Who asks again for the same mail gets the same minute: one decision, the last time it was asked for.
+        let mut decisions: Vec<&StoredForecast> = Vec::with_capacity(forecasts.len());
+        for forecast in forecasts {
+            if decisions
+                .last()
+                .is_some_and(|last| minute(last) == minute(forecast))
+            {
+                decisions.pop();
+            }
+            decisions.push(forecast);
+        }
+        self.decisions += decisions.len();
+        let mails = mail::assign(&decisions, &touches, was_sent_for);
+        for (decision, mail) in decisions.iter().zip(&mails) {
+            let Some(mail) = mail else { continue };
+            let Some(sent_at) = sent_at(mail) else { continue };
+            let forecast = &decision.forecast;
+            self.arrivals.push(Arrival {
+                esp: mail.esp.clone(),
+                mailbox_provider: forecast.mailbox_provider,
+                sent_at,
+                expected_ms: forecast.target_at.millis_since(forecast.trigger_at),
+                actual_ms: mail.at.millis_since(sent_at),
+                off_target_ms: mail.at.millis_since(forecast.target_at),
+            });
+        }
+        let is_unmeasured = |touch: &&&Touch| {
+            touch.kind == TouchKind::Delivered
+                && touch.delivery_latency_ms.is_none()
+                && decisions.iter().any(|decision| is_near_target(touch, decision))
+        };
+        self.unmeasured += touches.iter().filter(is_unmeasured).count();
+    }
+}
+
+fn minute(forecast: &StoredForecast) -> (Timestamp, &Option<String>) {
+    (forecast.forecast.target_at, &forecast.forecast.campaign_id)
+}
+
+fn key(forecast: &StoredForecast) -> (Timestamp, &Option<String>, Timestamp) {
+    let (target_at, campaign_id) = minute(forecast);
+    (target_at, campaign_id, forecast.decided_at)
+}
+
+fn sent_at(mail: &Touch) -> Option<Timestamp> {
+    Some(mail.at.plus_millis(-mail.delivery_latency_ms?))
+}
+
+fn was_sent_for(mail: &Touch, decision: &StoredForecast) -> bool {
+    let Some(sent_at) = sent_at(mail) else {
+        return false;
+    };
+    let off_ms = sent_at.millis_since(decision.forecast.trigger_at);
+    // The event's clock is the provider's, the decision's is ours: a mail may seem sent a little before its decision.
+    (-NEAR_MS..=NEAR_MS).contains(&off_ms)
+        && decision.decided_at <= sent_at.plus_millis(MINUTE_MS)
+        && is_of(mail, decision)
+}
+
+fn is_near_target(mail: &Touch, decision: &StoredForecast) -> bool {
+    let off_ms = mail.at.millis_since(decision.forecast.target_at);
+    (-NEAR_MS..=LATE_MS).contains(&off_ms) && decision.decided_at <= mail.at && is_of(mail, decision)
+}
+
+fn is_of(mail: &Touch, decision: &StoredForecast) -> bool {
+    let forecast = &decision.forecast;
+    forecast.esp.as_ref().is_none_or(|esp| *esp == mail.esp)
+        && may_equal(&mail.campaign_id, &forecast.campaign_id)
+}
+
+fn rows(arrivals: &[Arrival]) -> Vec<ArrivalRow> {
+    let mut groups: BTreeMap<(Option<&str>, Option<MailboxProvider>), Vec<&Arrival>> = BTreeMap::new();
+    for arrival in arrivals {
+        let esp = Some(arrival.esp.as_str());
+        let mut keys = vec![(None, None), (esp, None)];
+        if arrival.mailbox_provider.is_some() {
+            keys.push((esp, arrival.mailbox_provider));
+        }
+        for key in keys {
+            groups.entry(key).or_default().push(arrival);
+        }
+    }
+    groups
+        .iter()
+        .map(|((esp, mailbox), group)| row(*esp, *mailbox, group))
+        .collect()
+}
+
+fn row(esp: Option<&str>, mailbox_provider: Option<MailboxProvider>, group: &[&Arrival]) -> ArrivalRow {
+    let seconds = |q: f64, of: &dyn Fn(&Arrival) -> i64| {
+        let mut values: Vec<f64> = group.iter().map(|arrival| of(arrival) as f64 / 1_000.0).collect();
+        values.sort_unstable_by(f64::total_cmp);
+        quantile(&values, q).unwrap_or_default()
+    };
+    let error_ms = |arrival: &Arrival| arrival.actual_ms - arrival.expected_ms;
+    let in_time = group.iter().filter(|arrival| error_ms(arrival) <= 0).count();
+    ArrivalRow {
+        esp: esp.map(str::to_owned),
+        mailbox_provider,
+        mails: group.len(),
+        expected_p50_seconds: seconds(0.5, &|arrival| arrival.expected_ms),
+        actual_p50_seconds: seconds(0.5, &|arrival| arrival.actual_ms),
+        actual_p90_seconds: seconds(0.9, &|arrival| arrival.actual_ms),
+        bias_seconds: seconds(0.5, &error_ms),
+        error_p50_seconds: seconds(0.5, &|arrival| error_ms(arrival).abs()),
+        error_p90_seconds: seconds(0.9, &|arrival| error_ms(arrival).abs()),
+        coverage: in_time as f64 / group.len() as f64,
+        off_target_p50_seconds: seconds(0.5, &|arrival| arrival.off_target_ms.abs()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,90 @@
+//! What was learned of delays, and how far it holds.
+
+use axum::{Json, extract::State};
+use event::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::{
+    App,
+    body::{self, RawQuery},
+};
+use crate::{
+    arrivals::Arrivals,
+    error::{ApiError, ErrorBody},
+    latency::{LatencyContext, LatencyRow, LatencySource},
+    service::AUDITED_DAYS,
+};
+
+/// Longest time audited: explanations are kept for 90 days.
+const MAX_DAYS: i64 = 90;
+
+/// Which decisions are audited.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct LatencyQuery {
+    /// Decisions of so many days up to now, 1 to 90. Default 14.
+    #[param(value_type = Option<i64>, example = 14)]
+    days: Option<i64>,
+}
+
+/// What was learned of delays from trigger to delivery.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct LatencySummary {
+    /// When it was learned; `null` before the first time.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub learned_at: Option<Timestamp>,
+    /// The table's version, which explanations name; `null` while nothing is known.
+    #[schema(example = "0123456789abcdef")]
+    pub version: Option<String>,
+    /// The quantile that decisions expect.
+    #[schema(example = 0.5)]
+    pub quantile: f64,
+    /// What is expected when neither data nor the caller say anything.
+    pub default_seconds: f64,
+    /// What a decision expects that names no provider, and where that comes from.
+    pub without_provider: LatencySource,
+    /// All providers, then each of them, then its mailbox classes. Empty when nothing was learned.
+    pub rows: Vec<LatencyRow>,
+    /// What decisions expected, against what came.
+    pub arrivals: Arrivals,
+}
+
+/// What was learned of the delays of each provider, and how arrivals compare with what decisions expected.
+#[utoipa::path(
+    get, path = "/latency", tag = "learning", params(LatencyQuery),
+    responses(
+        (status = 200, description = "Delays by provider and mailbox class, and the audit of arrivals", body = LatencySummary),
+        (status = 422, description = "A parameter cannot be taken as it is; `field` names it", body = ErrorBody),
+        (status = 503, description = "A store does not answer: try again", body = ErrorBody),
+    )
+)]
+pub(crate) async fn latency(
+    State(app): State<App>,
+    query: RawQuery,
+) -> Result<Json<LatencySummary>, ApiError> {
+    let LatencyQuery { days } = body::parse_query(query, "days=14")?;
+    let days = days.unwrap_or(AUDITED_DAYS);
+    if !(1..=MAX_DAYS).contains(&days) {
+        return Err(ApiError::field(
+            "days",
+            format!("must be a whole number from 1 to {MAX_DAYS}"),
+        ));
+    }
+    let arrivals = app.service.arrivals(days, app.clock()).await?;
+    let model = app.service.latency.load();
+    let config = model.config();
+    Ok(Json(LatencySummary {
+        learned_at: model.learned_at(),
+        version: model.version().as_deref().map(str::to_owned),
+        quantile: config.quantile,
+        default_seconds: config.default.as_secs_f64(),
+        without_provider: model
+            .week(None, None, None, LatencyContext::default())
+            .arriving_at(Timestamp::default())
+            .source,
+        rows: model.rows().to_vec(),
+        arrivals,
+    }))
+}

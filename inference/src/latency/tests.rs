@@ -1,0 +1,161 @@
+use super::*;
+use crate::config::InferenceConfig;
+
+const MONDAY_MS: i64 = 1_767_571_200_000;
+
+fn sample(esp: &str, mailbox: MailboxProvider, hour: i64, latency_ms: i64) -> LatencySample {
+    let identifier = event::Hasher::new().email_identifier("a@example.com").unwrap();
+    LatencySample {
+        universal_id: event::UniversalId::from_identifier(&identifier),
+        esp: esp.to_owned(),
+        campaign_id: None,
+        mailbox_provider: Some(mailbox),
+        delivered_at: Timestamp::from_millis_clamped(MONDAY_MS + hour * 3_600_000),
+        latency_ms,
+    }
+}
+
+fn fit(samples: &[LatencySample]) -> LatencyModel {
+    LatencyModel::fit(InferenceConfig::default().latency, samples, Timestamp::default())
+}
+
+fn monday(hour: i64) -> Timestamp {
+    Timestamp::from_millis_clamped(MONDAY_MS + hour * 3_600_000)
+}
+
+#[test]
+fn falls_back_from_provider_to_caller_to_everybody_to_default() {
+    use LatencySource::{Caller, Default, Learned, LearnedAcrossProviders};
+    let samples = vec![sample("sendgrid", MailboxProvider::Gmail, 1, 4_000); 30];
+    let model = fit(&samples);
+    let source = |model: &LatencyModel, esp, caller| {
+        model
+            .week(esp, None, caller, LatencyContext::default())
+            .arriving_at(monday(1))
+            .source
+    };
+    assert_eq!(source(&model, Some("sendgrid"), Some(99.0)), Learned);
+    assert_eq!(source(&model, Some("mailgun"), Some(99.0)), Caller);
+    assert_eq!(source(&model, Some("mailgun"), None), LearnedAcrossProviders);
+    let few = fit(&samples[..MIN_SAMPLES - 1]);
+    assert_eq!(source(&few, Some("sendgrid"), None), Default);
+    let expected = model
+        .week(
+            Some("sendgrid"),
+            Some(MailboxProvider::Gmail),
+            None,
+            LatencyContext::default(),
+        )
+        .arriving_at(monday(1));
+    assert_eq!(
+        expected,
+        ExpectedLatency {
+            seconds: 4.0,
+            source: Learned,
+            samples: 30
+        }
+    );
+}
+
+#[test]
+fn one_mail_that_hung_changes_nothing() {
+    let mut samples: Vec<_> = (0..99)
+        .map(|n| sample("ses", MailboxProvider::Other, n, 1_000 + 10 * n))
+        .collect();
+    let before = fit(&samples)
+        .week(Some("ses"), None, None, LatencyContext::default())
+        .arriving_at(monday(1))
+        .seconds;
+    samples.push(sample("ses", MailboxProvider::Other, 1, 80_000_000));
+    let after = fit(&samples)
+        .week(Some("ses"), None, None, LatencyContext::default())
+        .arriving_at(monday(1))
+        .seconds;
+    assert!((after - before).abs() < 0.05, "{before} {after}");
+}
+
+#[test]
+fn a_part_of_the_week_speaks_when_it_has_data() {
+    let mut samples = vec![sample("ses", MailboxProvider::Other, 10, 2_000); 400];
+    samples.extend(vec![sample("ses", MailboxProvider::Other, 17, 60_000); 200]);
+    samples.push(sample("ses", MailboxProvider::Other, 30, 60_000));
+    let week = fit(&samples).week(Some("ses"), None, None, LatencyContext::default());
+    let at = |hour| week.arriving_at(monday(hour)).seconds;
+    assert!(at(10) < 2.3, "{}", at(10));
+    assert!(at(17) > 40.0, "{}", at(17));
+    assert!(
+        at(30) < 3.0,
+        "one sample of a night does not make a slow night: {}",
+        at(30)
+    );
+    assert_eq!(at(24 + 10), at(10), "weekdays share their parts");
+}
+
+#[test]
+fn the_order_of_samples_does_not_matter() {
+    let mut samples: Vec<_> = (0..50)
+        .map(|n| {
+            sample(
+                ["ses", "sendgrid"][n % 2],
+                MailboxProvider::ALL[n % 5],
+                n as i64 * 7,
+                500 + 31 * n as i64,
+            )
+        })
+        .collect();
+    let one_way = fit(&samples);
+    samples.reverse();
+    assert_eq!(fit(&samples), one_way);
+    assert_eq!(one_way.rows().len(), 1 + 2 + 10);
+}
+
+/// Mails of a provider, `at_once` at a time every hour, that take `seconds` each.
+fn burst(campaign: &str, at_once: i64, hours: i64, seconds: i64) -> Vec<LatencySample> {
+    let mut samples = Vec::new();
+    for hour in 0..hours {
+        for mail in 0..at_once {
+            let mut sample = sample("ses", MailboxProvider::Other, hour, seconds * 1_000);
+            let sent_at = monday(hour).plus_millis(mail * 100);
+            sample.delivered_at = sent_at.plus_millis(sample.latency_ms);
+            sample.campaign_id = Some(campaign.to_owned());
+            samples.push(sample);
+        }
+    }
+    samples
+}
+
+#[test]
+fn queue_and_campaign_are_learned_where_samples_tell_them() {
+    // A mailing of 400 at once in some hours, and single mails in the others.
+    let mut samples = burst("flow", 1, 480, 2);
+    for mut mail in burst("mailing", 400, 2, 40) {
+        mail.delivered_at = mail.delivered_at.plus_millis(490 * 3_600_000);
+        samples.push(mail);
+    }
+    let model = fit(&samples);
+    let expected = |campaign_id, queue_depth| {
+        let context = LatencyContext {
+            campaign_id,
+            queue_depth,
+        };
+        model
+            .week(Some("ses"), Some(MailboxProvider::Other), None, context)
+            .arriving_at(monday(490))
+            .seconds
+    };
+    let plain = expected(None, None);
+    assert!(
+        expected(None, Some(300)) > 1.5 * expected(None, Some(0)),
+        "{plain}"
+    );
+    assert!(expected(None, Some(1_000_000)) >= expected(None, Some(300)));
+    assert!(expected(Some("mailing"), None) > expected(Some("flow"), None));
+    assert_eq!(
+        expected(Some("new"), None),
+        plain,
+        "a campaign that was never seen is the provider's"
+    );
+    // Told both, the campaign adds what the queue leaves over: here next to nothing.
+    let both = expected(Some("mailing"), Some(300)) / expected(None, Some(300));
+    assert!((0.5..2.0).contains(&both), "{both}");
+}

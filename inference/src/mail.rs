@@ -1,0 +1,164 @@
+//! Which mail a decision led to: what the comparison with the control group and the audit of arrivals both ask.
+
+use std::{collections::HashMap, ops::Range};
+
+use event::{Timestamp, UniversalId};
+use store::{
+    StoreError,
+    events::{Events, StoredForecast, StoredTrial, Touch, TouchKind},
+    identity::Identities,
+};
+
+use crate::lift::LiftError;
+
+/// People whose mail is read at once.
+const PEOPLE_AT_ONCE: usize = 1_000;
+
+/// A stored decision about a person.
+pub(crate) trait Decided {
+    /// The person, under the id of the decision.
+    fn person(&self) -> &UniversalId;
+    /// When it was decided.
+    fn decided_at(&self) -> Timestamp;
+}
+
+impl Decided for StoredTrial {
+    fn person(&self) -> &UniversalId {
+        &self.universal_id
+    }
+
+    fn decided_at(&self) -> Timestamp {
+        self.decided_at
+    }
+}
+
+impl Decided for StoredForecast {
+    fn person(&self) -> &UniversalId {
+        &self.universal_id
+    }
+
+    fn decided_at(&self) -> Timestamp {
+        self.decided_at
+    }
+}
+
+/// A person and the decisions about them.
+struct Person<T> {
+    ids: Vec<UniversalId>,
+    decisions: Vec<T>,
+}
+
+/// Hands the decisions about each person to `take`, with the person's mail and answers in the time that `span` gives of the
+/// decisions, and maybe more.
+///
+/// # Errors
+/// [`LiftError`] when a store cannot be read.
+pub(crate) async fn with_touches<T: Decided>(
+    events: &dyn Events,
+    identities: &dyn Identities,
+    decisions: Vec<T>,
+    span: impl Fn(&T) -> Range<Timestamp>,
+    mut take: impl FnMut(&[T], Vec<&Touch>),
+) -> Result<(), LiftError> {
+    let people = people_of(identities, decisions)
+        .await
+        .map_err(LiftError::Identities)?;
+    for some in people.chunks(PEOPLE_AT_ONCE) {
+        // Mail is told under any of a person's ids.
+        let mut owner: HashMap<&UniversalId, usize> = HashMap::new();
+        let mut ids: Vec<UniversalId> = Vec::new();
+        let mut hull: Option<Range<Timestamp>> = None;
+        for (index, person) in some.iter().enumerate() {
+            for id in &person.ids {
+                owner.insert(id, index);
+                ids.push(id.clone());
+            }
+            for decision in &person.decisions {
+                let of_one = span(decision);
+                hull = Some(hull.map_or(of_one.clone(), |hull| {
+                    hull.start.min(of_one.start)..hull.end.max(of_one.end)
+                }));
+            }
+        }
+        let hull = hull.unwrap_or_default();
+        let touches = events
+            .touches(&ids, hull.start, hull.end)
+            .await
+            .map_err(LiftError::Events)?;
+        let mut of_person: Vec<Vec<&Touch>> = vec![Vec::new(); some.len()];
+        for touch in &touches {
+            if let Some(index) = owner.get(&touch.universal_id) {
+                of_person[*index].push(touch);
+            }
+        }
+        for (person, touches) in some.iter().zip(of_person) {
+            take(&person.decisions, touches);
+        }
+    }
+    Ok(())
+}
+
+/// The decisions by person, as the identity graph knows people now: who was two when it was decided may be one.
+async fn people_of<T: Decided>(
+    identities: &dyn Identities,
+    decisions: Vec<T>,
+) -> Result<Vec<Person<T>>, StoreError> {
+    let mut ids: Vec<UniversalId> = decisions
+        .iter()
+        .map(|decision| decision.person().clone())
+        .collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let mut people: Vec<Person<T>> = Vec::new();
+    let mut owner: HashMap<UniversalId, usize> = HashMap::with_capacity(ids.len());
+    for some in ids.chunks(PEOPLE_AT_ONCE) {
+        let found = identities.people(some).await?;
+        for (id, person) in some.iter().zip(found) {
+            let known = person.ids.iter().find_map(|id| owner.get(id).copied());
+            let index = known.unwrap_or(people.len());
+            if index == people.len() {
+                owner.extend(person.ids.iter().map(|id| (id.clone(), index)));
+                people.push(Person {
+                    ids: person.ids,
+                    decisions: Vec::new(),
+                });
+            }
+            owner.insert(id.clone(), index);
+        }
+    }
+    for decision in decisions {
+        people[owner[decision.person()]].decisions.push(decision);
+    }
+    Ok(people)
+}
+
+/// The mail of each decision about one person: each mail counts for one decision at most, each decision has one mail at most,
+/// the first of `touches` (in the order of time) that may belong to it. Of several decisions that a mail could belong to, it
+/// belongs to the latest.
+pub(crate) fn assign<'a, T: Decided>(
+    decisions: &[&T],
+    touches: &[&'a Touch],
+    may_belong: impl Fn(&Touch, &T) -> bool,
+) -> Vec<Option<&'a Touch>> {
+    let mut mails: Vec<Option<&'a Touch>> = vec![None; decisions.len()];
+    for mail in touches.iter().filter(|touch| touch.kind == TouchKind::Delivered) {
+        let mut latest: Option<usize> = None;
+        for (index, decision) in decisions.iter().enumerate() {
+            let may_belong = mails[index].is_none() && may_belong(mail, decision);
+            if may_belong
+                && latest.is_none_or(|latest| decisions[latest].decided_at() < decision.decided_at())
+            {
+                latest = Some(index);
+            }
+        }
+        if let Some(index) = latest {
+            mails[index] = Some(mail);
+        }
+    }
+    mails
+}
+
+/// Whether two names are the same or one is not known.
+pub(crate) fn may_equal(a: &Option<String>, b: &Option<String>) -> bool {
+    a.is_none() || b.is_none() || a == b
+}

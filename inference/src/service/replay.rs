@@ -1,0 +1,360 @@
+//! Reckons a stored decision again, from its explanation and the population's tables that it names, and compares.
+
+use std::{path::Path, sync::Arc};
+
+use event::{Timestamp, UniversalId};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use store::identity::Person;
+use utoipa::ToSchema;
+
+use super::{Basis, PersonCurve, curve_as_of, record};
+use crate::{
+    error::ApiError,
+    explanation::{Explanation, Inputs, NormalizedRequest},
+    http::question::{DaySpanInput, DecideRequest, Inquiry, Moment, SignalInput, WindowInput},
+    latency::{ExpectedLatency, WeekOfLatency},
+    model::Population,
+    person::{IdentitySource, Known, ProfileDigest, ProfileSource},
+    population,
+};
+
+/// Differences told: who looks into one needs the first few, and the rest follow from them.
+const MAX_DIFFERENCES: usize = 50;
+
+/// What a replay came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ReplayVerdict {
+    /// The same explanation, byte for byte.
+    Same,
+    /// Another one: `differences` tells where.
+    Different,
+    /// It was stored before explanations kept what they were reckoned from.
+    NoInputs,
+    /// The population's tables that it names are in use no more and not in the model folder.
+    TablesGone,
+    /// What is stored is no explanation.
+    Unreadable,
+}
+
+/// A value that came out otherwise.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct Difference {
+    /// Where it stands: `chosen.at`.
+    #[schema(example = "chosen.at")]
+    pub field: String,
+    /// What is stored; `null` where there is nothing.
+    #[schema(value_type = Object)]
+    pub stored: Value,
+    /// What came out; `null` where there is nothing.
+    #[schema(value_type = Object)]
+    pub replayed: Value,
+}
+
+/// A decision that was reckoned again.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct Replay {
+    /// The decision.
+    pub explanation_ref: String,
+    /// What it came to.
+    pub verdict: ReplayVerdict,
+    /// The same in a sentence.
+    pub text: String,
+    /// Version of the service that decided; `null` where that cannot be read.
+    pub decided_by: Option<String>,
+    /// Version that replayed.
+    pub replayed_by: &'static str,
+    /// Where the two differ, at most 50 places.
+    pub differences: Vec<Difference>,
+}
+
+/// What a replay reads of an explanation. All else comes out again.
+#[derive(Deserialize)]
+struct Stored {
+    universal_id: String,
+    decided_at: Timestamp,
+    service_version: String,
+    request: NormalizedRequest,
+    evidence: StoredEvidence,
+    latency: ExpectedLatency,
+    latency_version: Option<String>,
+    moved: Option<StoredMove>,
+    inputs: Option<Inputs>,
+}
+
+#[derive(Deserialize)]
+struct StoredEvidence {
+    population_version: String,
+    profile_source: ProfileSource,
+    identity_source: IdentitySource,
+}
+
+#[derive(Deserialize)]
+struct StoredMove {
+    capacity_per_minute: u32,
+}
+
+/// Why nothing could be compared.
+struct Failure(ReplayVerdict, String);
+
+impl Failure {
+    fn unreadable(why: impl std::fmt::Display) -> Self {
+        Self(
+            ReplayVerdict::Unreadable,
+            format!("what is stored under this reference is no explanation: {why}"),
+        )
+    }
+}
+
+/// Reckons the decision stored under `reference` again. The population's tables are those `in_use`, the built-in ones, or
+/// what `model_folder` keeps, whichever the explanation names.
+pub fn replay(
+    reference: &str,
+    body: &str,
+    in_use: Option<&Arc<Population>>,
+    model_folder: Option<&Path>,
+) -> Replay {
+    let mut replay = Replay {
+        explanation_ref: reference.to_owned(),
+        verdict: ReplayVerdict::Same,
+        text: String::new(),
+        decided_by: None,
+        replayed_by: env!("CARGO_PKG_VERSION"),
+        differences: Vec::new(),
+    };
+    match reckon(body, in_use, model_folder, &mut replay.decided_by) {
+        Ok(explanation) => compare(reference, body, &explanation, &mut replay),
+        Err(Failure(verdict, text)) => (replay.verdict, replay.text) = (verdict, text),
+    }
+    replay
+}
+
+fn reckon(
+    body: &str,
+    in_use: Option<&Arc<Population>>,
+    model_folder: Option<&Path>,
+    decided_by: &mut Option<String>,
+) -> Result<Explanation, Failure> {
+    let mut deserializer = serde_json::Deserializer::from_str(body);
+    let stored: Stored = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        let path = error.path().to_string();
+        Failure::unreadable(format_args!("`{path}`: {}", error.inner()))
+    })?;
+    *decided_by = Some(stored.service_version.clone());
+    let Some(inputs) = &stored.inputs else {
+        return Err(Failure(
+            ReplayVerdict::NoInputs,
+            format!(
+                "the explanation was stored by version {}, which did not keep what decisions were reckoned from: it can be \
+                 read, not replayed",
+                stored.service_version
+            ),
+        ));
+    };
+    let population = tables(&stored.evidence.population_version, in_use, model_folder)?;
+    let wrong = |field: &str| Failure::unreadable(format_args!("`{field}` cannot be taken as it is"));
+    let profile = inputs.profile().ok_or_else(|| wrong("inputs.profile"))?;
+    let latency = WeekOfLatency::of_milliseconds(&inputs.latency_ms, stored.latency);
+    let id = UniversalId::parse(&stored.universal_id).ok_or_else(|| wrong("universal_id"))?;
+    let mut inquiry = question(&stored, inputs).map_err(|error| match error {
+        ApiError::InvalidField { field, message } => {
+            Failure::unreadable(format_args!("`request`: `{field}` {message}"))
+        }
+        other => Failure::unreadable(other),
+    })?;
+    inquiry.now_was_told = inputs.now_was_told;
+    let as_of = curve_as_of(&profile, stored.decided_at);
+    let basis = Basis {
+        inquiry,
+        curve: Arc::new(PersonCurve::new(&population, &profile, as_of)),
+        known: Known {
+            person: Arc::new(Person::unknown(id)),
+            identity_source: stored.evidence.identity_source,
+            digest: ProfileDigest::of(&profile),
+            profile,
+            profile_source: stored.evidence.profile_source,
+        },
+        latency: latency.ok_or_else(|| wrong("inputs.latency_ms"))?,
+        latency_version: stored.latency_version.as_deref().map(Arc::from),
+        policy: (&inputs.policy).into(),
+        draw: inputs.draw.clone(),
+    };
+    let mut weighed = basis.choose().map_err(|suppressed| {
+        Failure(
+            ReplayVerdict::Different,
+            format!(
+                "reckoned again, no minute of the window is allowed: the last were taken by `{}`",
+                suppressed.reason
+            ),
+        )
+    })?;
+    if let Some(moved) = &stored.moved {
+        let is_free = |at| !inputs.full_minutes.as_ref().is_some_and(|full| full.contains(at));
+        let facts = weighed.basis.facts();
+        let mut choice = weighed.choice.clone();
+        if choice
+            .move_to_best(facts, moved.capacity_per_minute, is_free)
+            .is_none()
+        {
+            return Err(Failure(
+                ReplayVerdict::Different,
+                "reckoned again, every minute of the window is full".to_owned(),
+            ));
+        }
+        choice.full_minutes = inputs.full_minutes.clone();
+        weighed.choice = choice;
+    }
+    Ok(record::explanation(&weighed, &stored.service_version))
+}
+
+fn tables(
+    version: &str,
+    in_use: Option<&Arc<Population>>,
+    model_folder: Option<&Path>,
+) -> Result<Arc<Population>, Failure> {
+    if let Some(population) = in_use.filter(|population| population.version() == version) {
+        return Ok(Arc::clone(population));
+    }
+    match population::of_version(version, model_folder) {
+        Ok(Some(population)) => Ok(Arc::new(population)),
+        Ok(None) => Err(Failure(
+            ReplayVerdict::TablesGone,
+            format!(
+                "the population tables `{version}` that it was reckoned from are not in use and not in {}: keep \
+                 `population-*.json` there as long as explanations are kept",
+                match model_folder {
+                    Some(folder) => format!("the model folder `{}`", folder.display()),
+                    None => "a model folder, because none is configured".to_owned(),
+                }
+            ),
+        )),
+        Err(error) => Err(Failure(ReplayVerdict::TablesGone, error.to_string())),
+    }
+}
+
+/// The request again, through the same checks as the first time.
+fn question(stored: &Stored, inputs: &Inputs) -> Result<Inquiry, ApiError> {
+    let request = &stored.request;
+    let spans = request.allowed_hours.iter().map(|text| day_span(text));
+    let spans: Vec<DaySpanInput> = spans.collect();
+    let (allowed_window, allowed_hours) = match <[DaySpanInput; 1]>::try_from(spans) {
+        Ok([span]) => (Some(span), None),
+        Err(spans) if spans.is_empty() => (None, None),
+        // Several are hours, one beside the other.
+        Err(spans) => {
+            let hours = spans.iter().map(|span| span.start.get(..2)?.parse().ok());
+            let hours: Option<Vec<u8>> = hours.collect();
+            let bad = || ApiError::field("allowed_hours", "must be hours of the day");
+            (None, Some(hours.ok_or_else(bad)?))
+        }
+    };
+    let signals = request.signals.iter().map(|signal| SignalInput {
+        kind: signal.kind.clone(),
+        at: Some(Moment(signal.at)),
+        age_seconds: None,
+    });
+    let request = DecideRequest {
+        universal_id: Some(stored.universal_id.clone()),
+        email: None,
+        email_hash: None,
+        phone_number: None,
+        identifiers: None,
+        window_hours: None,
+        window: Some(WindowInput {
+            start: Moment(request.window.start),
+            end: Moment(request.window.end),
+        }),
+        not_before: request.not_before.map(Moment),
+        deadline: request.deadline.map(Moment),
+        time_zone: Some(request.time_zone.clone()),
+        quiet_hours: request.quiet_hours.as_deref().map(day_span),
+        allowed_window,
+        allowed_hours,
+        blackout_days: Some(request.blackout_days.clone()),
+        minimum_gap_hours: request.minimum_gap_seconds.map(|seconds| seconds / 3_600.0),
+        esp: request.esp.clone(),
+        campaign_id: request.campaign_id.clone(),
+        latency_seconds: inputs.caller_latency_seconds.map(|seconds| seconds.0),
+        latency_estimate_seconds: None,
+        queue_depth: request.queue_depth,
+        signals: Some(signals.collect()),
+        now: Some(Moment(stored.decided_at)),
+        experiment: Some(inputs.draw.is_some()),
+        explain: false,
+    };
+    request.check(&event::Hasher::new(), stored.decided_at)
+}
+
+/// A part of the day as explanations tell it, `HH:MM-HH:MM`.
+fn day_span(text: &str) -> DaySpanInput {
+    let (start, end) = text.split_once('-').unwrap_or((text, ""));
+    DaySpanInput {
+        start: start.to_owned(),
+        end: end.to_owned(),
+    }
+}
+
+fn compare(reference: &str, body: &str, explanation: &Explanation, replay: &mut Replay) {
+    let again =
+        serde_json::to_string(explanation).expect("an explanation has only string keys and finite numbers");
+    let value = |text| serde_json::from_str::<Value>(text).unwrap_or_default();
+    let (stored, replayed) = (value(body), value(&again));
+    if stored["explanation_ref"] != reference {
+        replay.differences.push(Difference {
+            field: "the reference asked for".to_owned(),
+            stored: reference.into(),
+            replayed: replayed["explanation_ref"].clone(),
+        });
+    }
+    differences("", &stored, &replayed, &mut replay.differences);
+    let more = replay.differences.len().saturating_sub(MAX_DIFFERENCES);
+    replay.differences.truncate(MAX_DIFFERENCES);
+    if replay.differences.is_empty() && again == body {
+        replay.text = format!("the same, byte for byte ({} bytes)", body.len());
+        return;
+    }
+    replay.verdict = ReplayVerdict::Different;
+    replay.text = match (replay.differences.first(), more) {
+        (None, _) => "the same values, written otherwise: what is stored was changed".to_owned(),
+        (Some(_), 0) => format!("different in {} places", replay.differences.len()),
+        (Some(_), more) => format!("different in {} places", MAX_DIFFERENCES + more),
+    };
+    let decided_by = replay.decided_by.as_deref().unwrap_or_default();
+    if decided_by != replay.replayed_by {
+        replay.text += &format!(
+            "; it was decided by version {decided_by} and replayed by {}, which may reckon otherwise",
+            replay.replayed_by
+        );
+    }
+}
+
+fn differences(path: &str, stored: &Value, replayed: &Value, found: &mut Vec<Difference>) {
+    let child = |name: &str| match path {
+        "" => name.to_owned(),
+        path => format!("{path}.{name}"),
+    };
+    match (stored, replayed) {
+        (Value::Object(a), Value::Object(b)) => {
+            for (name, value) in a {
+                differences(&child(name), value, b.get(name).unwrap_or(&Value::Null), found);
+            }
+            for (name, value) in b.iter().filter(|(name, _)| !a.contains_key(*name)) {
+                differences(&child(name), &Value::Null, value, found);
+            }
+        }
+        (Value::Array(a), Value::Array(b)) => {
+            for index in 0..a.len().max(b.len()) {
+                let at = |list: &[Value]| list.get(index).cloned().unwrap_or_default();
+                differences(&format!("{path}[{index}]"), &at(a), &at(b), found);
+            }
+        }
+        (stored, replayed) if stored != replayed => found.push(Difference {
+            field: path.to_owned(),
+            stored: stored.clone(),
+            replayed: replayed.clone(),
+        }),
+        _ => {}
+    }
+}

@@ -1,0 +1,188 @@
+//! Stored decisions that are reckoned again.
+
+use axum::http::StatusCode;
+use event::EventType;
+use sendflowr_inference::InferenceConfig;
+use serde_json::{Value, json};
+
+use crate::{
+    NOW, TestApp,
+    fakes::{Stores, evening_clicks, event, id_of},
+    now,
+};
+
+async fn replayed(app: &TestApp, reference: &str) -> Value {
+    let (status, replay) = app.get(&format!("/explanations/{reference}?replay=true")).await;
+    assert_eq!(status, StatusCode::OK, "{replay}");
+    replay
+}
+
+fn reference(decision: &Value) -> String {
+    decision["explanation_ref"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn decisions_of_every_group_come_out_again() {
+    let stores = Stores::default();
+    for person in 0..10 {
+        evening_clicks(&stores, &format!("person{person}@example.com"), 3 * person, now());
+    }
+    let app = TestApp::start(stores);
+    let mut groups = std::collections::BTreeSet::new();
+    for person in 0..120 {
+        let question = json!({
+            "email": format!("person{person}@example.com"), "now": NOW, "window_hours": 24 + person,
+            "minimum_gap_hours": 2.5, "experiment": person % 5 != 0, "latency_seconds": 0.1 + 0.2,
+            "quiet_hours": {"start": "22:00", "end": "06:30"}, "blackout_days": ["2026-01-08", "sat"],
+            "signals": [{"type": "product_view", "age_seconds": 77}, {"type": "resubscribed", "age_seconds": 9}],
+        });
+        let (status, decision) = app.post("/timing/decide", &question).await;
+        assert_eq!(status, StatusCode::OK, "{decision}");
+        let replay = replayed(&app, &reference(&decision)).await;
+        assert_eq!(replay["verdict"], "same", "{person}: {replay:#}");
+        groups.insert(decision["group"].to_string());
+    }
+    assert!(groups.len() >= 3, "the control group, too: {groups:?}");
+}
+
+#[tokio::test]
+async fn a_decision_of_a_batch_that_had_to_move_comes_out_again() {
+    let app = TestApp::start(Stores::default());
+    let line = |person: usize| {
+        json!({
+            "email": format!("person{person}@example.com"), "now": NOW, "window_hours": 6, "esp": "ses", "explain": true,
+        })
+    };
+    let lines: String = (0..250).map(|person| format!("{}\n", line(person))).collect();
+    let (status, answers) = app
+        .post_text("/timing/decide/batch?capacity_per_minute=1", lines)
+        .await;
+    assert_eq!(status, StatusCode::OK);
+    let (mut moved, mut passed_over) = (0, 0);
+    for answer in answers.as_str().unwrap().lines() {
+        let answer: Value = serde_json::from_str(answer).unwrap();
+        let decision = &answer["decision"];
+        moved += usize::from(!decision["moved"].is_null());
+        let full = &decision["explanation"]["inputs"]["full_minutes"];
+        passed_over += usize::from(!full.is_null());
+        let replay = replayed(&app, &reference(decision)).await;
+        assert_eq!(replay["verdict"], "same", "{replay:#}");
+    }
+    assert!(moved > 20 && passed_over > 20, "{moved}, {passed_over}");
+}
+
+#[tokio::test]
+async fn what_is_learned_later_changes_no_replay() {
+    let stores = Stores::default();
+    evening_clicks(&stores, "ann@example.com", 20, now());
+    let app = TestApp::start(stores);
+    let (_, decision) = app
+        .post("/timing/decide", &json!({"email": "ann@example.com", "now": NOW}))
+        .await;
+    // Events of before the decision that come late, and a service with other settings.
+    app.consume(event(
+        "ann@example.com",
+        EventType::Clicked,
+        now().plus_millis(-3_600_000),
+    ));
+    app.consume(event(
+        "ann@example.com",
+        EventType::MarkedSpam,
+        now().plus_millis(-60_000),
+    ));
+    let reference = reference(&decision);
+    assert_eq!(replayed(&app, &reference).await["verdict"], "same");
+    let mut config = InferenceConfig::default();
+    config.policy.site_visit.weight = 9.0;
+    config.experiment = None;
+    let stores = app.stores.clone();
+    app.server.stop().await;
+    let elsewhere = TestApp::start_with(stores, &config);
+    assert_eq!(replayed(&elsewhere, &reference).await["verdict"], "same");
+}
+
+#[tokio::test]
+async fn what_cannot_be_replayed_says_why() {
+    let app = TestApp::start(Stores::default());
+    let (_, decision) = app
+        .post("/timing/decide", &json!({"email": "ann@example.com", "now": NOW}))
+        .await;
+    let path = format!("/explanations/{}", reference(&decision));
+    let (_, stored) = app.get(&path).await;
+    let keep = |name: &str, change: &dyn Fn(&mut Value)| {
+        let mut body = stored.clone();
+        change(&mut body);
+        let explanation = store::events::StoredExplanation {
+            reference: name.to_owned(),
+            universal_id: id_of("ann@example.com"),
+            decided_at: now(),
+            body: body.to_string(),
+            trial: None,
+            forecast: None,
+        };
+        let mut explanations = app.events.explanations.lock().unwrap();
+        explanations.insert(name.to_owned(), explanation);
+    };
+    keep("old", &|body| {
+        drop(body.as_object_mut().unwrap().remove("inputs"))
+    });
+    keep("gone", &|body| {
+        body["evidence"]["population_version"] = json!("p1-000000000000")
+    });
+    keep("outside", &|body| {
+        body["evidence"]["population_version"] = json!("../../etc/p1")
+    });
+    keep("profile", &|body| body["inputs"]["profile"] = json!("AAAA"));
+    keep("week", &|body| body["inputs"]["latency_ms"] = json!([1, 2]));
+    keep("window", &|body| body["request"]["window"]["end"] = json!(NOW));
+    keep("zone", &|body| {
+        body["request"]["time_zone"] = json!("Europe/Nowhere")
+    });
+    for (name, verdict, text) in [
+        ("old", "no_inputs", "did not keep"),
+        ("gone", "tables_gone", "p1-000000000000"),
+        ("outside", "tables_gone", "not in use"),
+        ("profile", "unreadable", "inputs.profile"),
+        ("week", "unreadable", "inputs.latency_ms"),
+        ("window", "unreadable", "window.end"),
+        ("zone", "unreadable", "time_zone"),
+    ] {
+        let replay = replayed(&app, name).await;
+        assert_eq!(replay["verdict"], verdict, "{name}: {replay:#}");
+        assert!(replay["text"].as_str().unwrap().contains(text), "{replay:#}");
+    }
+
+    let reference = reference(&decision);
+    for (change, field) in [
+        (json!({"trigger_at": NOW}), "trigger_at"),
+        (json!({"minutes_left": 3}), "minutes_left"),
+        (json!({"added": 1}), "added"),
+    ] {
+        keep(&reference, &|body| {
+            let body = body.as_object_mut().unwrap();
+            body.extend(change.as_object().unwrap().clone());
+        });
+        // The stored one is read once the writers are done with theirs.
+        let mut replay = replayed(&app, &reference).await;
+        for _ in 0..100 {
+            if replay["verdict"] == "different" {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            replay = replayed(&app, &reference).await;
+        }
+        assert_eq!(replay["verdict"], "different", "{replay:#}");
+        let fields: Vec<&str> = replay["differences"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|difference| difference["field"].as_str().unwrap())
+            .collect();
+        assert_eq!(fields, [field], "{replay:#}");
+    }
+    let (status, refused) = app.get(&format!("{path}?replay=perhaps")).await;
+    assert_eq!(
+        (status, &refused["error"]["field"]),
+        (StatusCode::UNPROCESSABLE_ENTITY, &json!("replay"))
+    );
+}

@@ -1,0 +1,88 @@
+//! `sendflowr latency`: when decisions expected mail to arrive, against when it did.
+
+use std::time::SystemTime;
+
+use clap::Args;
+use event::Timestamp;
+use inference::{ArrivalRow, Drift};
+
+use crate::{cli::Format, config::RawConfig, engines::Engines, output};
+
+const DAY_MS: i64 = 86_400_000;
+
+/// Which decisions are audited.
+#[derive(Debug, Args)]
+pub(crate) struct LatencyArgs {
+    /// Decisions of so many days up to now.
+    #[arg(long, default_value_t = 14, value_parser = clap::value_parser!(i64).range(1..=90))]
+    days: i64,
+    /// How to print it.
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+}
+
+/// Audits and prints.
+///
+/// # Errors
+/// Stores that cannot be read.
+pub(crate) async fn run(args: &LatencyArgs, config: RawConfig) -> anyhow::Result<()> {
+    let until = Timestamp::from(SystemTime::now());
+    let since = until.plus_millis(-args.days * DAY_MS);
+    let engines = Engines::of(&config)?;
+    let (events, identities) = tokio::try_join!(engines.events(), engines.identities())?;
+    let arrivals = inference::arrivals(&*events, &*identities, since, until).await?;
+    engines.close().await;
+    if args.format == Format::Json {
+        output::line(&serde_json::to_string(&arrivals)?);
+        return Ok(());
+    }
+    output::line(&format!(
+        "{} of {} decisions had a mail that was sent near its trigger and has arrived; {} may still be on their way; of {} mails \
+         no sent event is known.\n",
+        arrivals.mails, arrivals.decisions, arrivals.pending, arrivals.unmeasured
+    ));
+    let header = [
+        "provider", "mailbox", "mails", "expected", "took", "90 %", "bias", "error", "in time",
+    ];
+    let rows: Vec<Vec<String>> = arrivals.rows.iter().map(row).collect();
+    output::line(&output::table(&header, &rows));
+    output::line("");
+    let drift: Vec<Vec<String>> = arrivals.drift.iter().map(drift).collect();
+    output::line(&output::table(
+        &["provider", "drift", "last day", "before"],
+        &drift,
+    ));
+    if arrivals.truncated {
+        output::line("Only the newest decisions were looked at: ask for fewer days.");
+    }
+    Ok(())
+}
+
+fn row(row: &ArrivalRow) -> Vec<String> {
+    let seconds = |seconds: f64| format!("{seconds:.1} s");
+    vec![
+        row.esp.clone().unwrap_or_else(|| "all".to_owned()),
+        row.mailbox_provider
+            .map_or("all", |class| class.as_str())
+            .to_owned(),
+        row.mails.to_string(),
+        seconds(row.expected_p50_seconds),
+        seconds(row.actual_p50_seconds),
+        seconds(row.actual_p90_seconds),
+        format!("{:+.1} s", row.bias_seconds),
+        seconds(row.error_p50_seconds),
+        format!("{:.0} %", 100.0 * row.coverage),
+    ]
+}
+
+fn drift(drift: &Drift) -> Vec<String> {
+    let ratio = |ratio: Option<f64>| ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2} × expected"));
+    let state = serde_json::to_value(drift.state).ok();
+    let state = state.and_then(|state| Some(state.as_str()?.replace('_', " ")));
+    vec![
+        drift.esp.clone(),
+        state.unwrap_or_default(),
+        ratio(drift.recent_ratio),
+        ratio(drift.earlier_ratio),
+    ]
+}

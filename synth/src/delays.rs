@@ -1,0 +1,200 @@
+//! A world of mail on its way: delays from sending to delivery with a structure that is known.
+//!
+//! A delay is its condition's median times noise. The median depends on the provider, the mailbox class, the hour of the week,
+//! the kind of campaign, and on how much the provider has been handed in the ten minutes before; the noise is log-normal with
+//! a tail of greylisted mail. Nothing of this is visible to a model but what a webhook tells.
+
+use event::{MailboxProvider, Timestamp, grid};
+use rand::{RngExt as _, rngs::StdRng};
+
+use crate::random::{generator, log_normal, weighted};
+
+/// One mail that was sent and has arrived.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Delay {
+    /// Number of the person, so that people can be split.
+    pub person: usize,
+    /// Provider.
+    pub esp: &'static str,
+    /// Class of the mailbox.
+    pub mailbox: MailboxProvider,
+    /// Campaign: of a mailing one that never comes again, of a flow always the same.
+    pub campaign_id: String,
+    /// When it was sent.
+    pub sent_at: Timestamp,
+    /// Mails handed to the provider in the ten minutes before.
+    pub queue_depth: u32,
+    /// Milliseconds to delivery.
+    pub latency_ms: i64,
+    /// The true median delay of a mail like this.
+    pub median_ms: f64,
+}
+
+/// Providers: share of the mail, seconds that a lone mail takes, and how fast queues grow there.
+const PROVIDERS: [(&str, f64, f64, f64); 4] = [
+    ("sendgrid", 0.55, 3.0, 0.35),
+    ("mailgun", 0.3, 7.0, 0.5),
+    ("ses", 0.13, 2.0, 0.15),
+    ("postmark", 0.02, 5.0, 0.3),
+];
+
+/// Mailbox classes: share, and factor on the delay.
+const MAILBOXES: [(MailboxProvider, f64, f64); 5] = [
+    (MailboxProvider::Gmail, 0.45, 1.0),
+    (MailboxProvider::Outlook, 0.25, 1.8),
+    (MailboxProvider::Yahoo, 0.1, 2.6),
+    (MailboxProvider::Icloud, 0.05, 1.3),
+    (MailboxProvider::Other, 0.15, 1.6),
+];
+
+/// Spread of the noise, as the logarithm's standard deviation.
+const SPREAD: f64 = 0.6;
+
+/// Share of mail whose first attempt is put off, and how much longer that takes.
+const GREYLISTED: f64 = 0.02;
+const GREYLISTED_FACTOR: f64 = 60.0;
+
+/// Draws `mails` mails to `people` people in the `weeks` up to `end`, in the order of their sending: seven in ten belong to
+/// mailings of hundreds within half an hour, the others are sent one by one.
+pub fn delays(seed: u64, mails: usize, people: usize, weeks: u32, end: Timestamp) -> Vec<Delay> {
+    const MAILING_SHARE: f64 = 0.7;
+    let mut rng = generator(seed, 0, 11);
+    let span_ms = i64::from(weeks) * grid::WEEK_MS;
+    let start = end.plus_millis(-span_ms);
+    // When, from where, of what.
+    let mut sent: Vec<(Timestamp, usize, String)> = Vec::with_capacity(mails);
+    let shares = PROVIDERS.map(|(_, share, ..)| share);
+    let mut mailing = 0;
+    while sent.len() < mails {
+        let provider = weighted(&mut rng, &shares);
+        let at = start.plus_millis(rng.random_range(0..span_ms));
+        if rng.random_bool(MAILING_SHARE) {
+            mailing += 1;
+            // At a full hour of office time.
+            let hour_ms = 60 * grid::MINUTE_MS;
+            let day_ms = 24 * hour_ms;
+            let hour = [7, 8, 9, 9, 10, 14, 16, 17][rng.random_range(0..8)];
+            let begins = at.plus_millis(-at.as_millis().rem_euclid(day_ms) + hour * hour_ms);
+            let size = (log_normal(&mut rng, 250.0, 1.0) as usize).clamp(20, 3_000);
+            for _ in 0..size.min(mails - sent.len()) {
+                let after = rng.random_range(0..30 * grid::MINUTE_MS);
+                sent.push((begins.plus_millis(after), provider, format!("mailing-{mailing}")));
+            }
+        } else {
+            // As many single mails as a mailing has.
+            for _ in 0..250.min(mails - sent.len()) {
+                let at = start.plus_millis(rng.random_range(0..span_ms));
+                let flow = ["welcome", "receipt", "reminder", "reset"][rng.random_range(0..4)];
+                sent.push((at, provider, flow.to_owned()));
+            }
+        }
+    }
+    sent.sort();
+    let mut queues: Vec<std::collections::VecDeque<Timestamp>> = vec![Default::default(); PROVIDERS.len()];
+    let mut delays = Vec::with_capacity(sent.len());
+    for (sent_at, provider, campaign_id) in sent {
+        let queue = &mut queues[provider];
+        while queue
+            .front()
+            .is_some_and(|first| first.plus_millis(10 * grid::MINUTE_MS) < sent_at)
+        {
+            queue.pop_front();
+        }
+        let queue_depth = u32::try_from(queue.len()).unwrap_or(u32::MAX);
+        queue.push_back(sent_at);
+        delays.push(delay(
+            &mut rng,
+            people,
+            sent_at,
+            provider,
+            campaign_id,
+            queue_depth,
+        ));
+    }
+    delays
+}
+
+fn delay(
+    rng: &mut StdRng,
+    people: usize,
+    sent_at: Timestamp,
+    provider: usize,
+    campaign_id: String,
+    queue_depth: u32,
+) -> Delay {
+    let (esp, _, alone_seconds, growth) = PROVIDERS[provider];
+    let person = rng.random_range(0..people);
+    // A person's mailbox is always the same.
+    let shares = MAILBOXES.map(|(_, share, _)| share);
+    let (mailbox, _, mailbox_factor) = MAILBOXES[weighted(&mut generator(person as u64, 0, 12), &shares)];
+    // Password resets and receipts go first.
+    let campaign_factor = match campaign_id.as_str() {
+        "reset" => 0.4,
+        "receipt" => 0.7,
+        _ => 1.0,
+    };
+    let queue_factor = (1.0 + f64::from(queue_depth)).powf(growth);
+    let median_ms =
+        1_000.0 * alone_seconds * mailbox_factor * congestion(sent_at) * campaign_factor * queue_factor;
+    let mut noise = log_normal(rng, 1.0, SPREAD);
+    if rng.random_bool(GREYLISTED) {
+        noise *= GREYLISTED_FACTOR;
+    }
+    Delay {
+        person,
+        esp,
+        mailbox,
+        campaign_id,
+        sent_at,
+        queue_depth,
+        latency_ms: (median_ms * noise) as i64,
+        // Greylisting shifts the median of all by a fiftieth of their ranks: a hundredth of the spread.
+        median_ms,
+    }
+}
+
+/// How much longer everybody's mail makes it take: office hours of weekdays, and the minutes after a full hour.
+fn congestion(at: Timestamp) -> f64 {
+    let slot = grid::slot(at);
+    let (day, hour, minute) = (slot / 1_440, slot / 60 % 24, slot % 60);
+    let office = if day < 5 { 1.5 } else { 0.5 };
+    let distance = (hour as f64 - 13.0) / 4.0;
+    let of_hour = 1.0 + office * (-distance * distance).exp();
+    of_hour * (1.0 + 0.8 * (-(minute as f64) / 8.0).exp())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_follow_their_condition() {
+        let end = Timestamp::from_millis_clamped(1_767_571_200_000);
+        let drawn = delays(1, 20_000, 500, 4, end);
+        assert_eq!(
+            drawn,
+            delays(1, 20_000, 500, 4, end),
+            "the same seed gives the same mail"
+        );
+        assert_eq!(drawn.len(), 20_000);
+        assert!(drawn.is_sorted_by_key(|delay| delay.sent_at));
+        let faster = drawn
+            .iter()
+            .filter(|delay| (delay.latency_ms as f64) < delay.median_ms)
+            .count();
+        assert!((faster as f64 / 20_000.0 - 0.5).abs() < 0.02, "{faster}");
+        let mean_ln = |is_wanted: &dyn Fn(&&Delay) -> bool| {
+            let wanted: Vec<f64> = drawn
+                .iter()
+                .filter(is_wanted)
+                .map(|delay| (delay.latency_ms as f64).ln())
+                .collect();
+            wanted.iter().sum::<f64>() / wanted.len() as f64
+        };
+        assert!(mean_ln(&|delay| delay.queue_depth > 50) > mean_ln(&|delay| delay.queue_depth < 5) + 0.3);
+        assert!(
+            mean_ln(&|delay| delay.mailbox == MailboxProvider::Yahoo)
+                > mean_ln(&|delay| delay.mailbox == MailboxProvider::Gmail) + 0.5
+        );
+    }
+}
