@@ -21,7 +21,7 @@ mod world;
 use std::time::{Duration, Instant};
 
 use event::{Timestamp, UniversalId};
-use sendflowr_store::events::{ClickHouseConfig, ClickHouseEvents, Events};
+use sendflowr_store::events::{ClickHouseConfig, ClickHouseEvents, Events, RawClickHouseConfig};
 
 use crate::{proxy::Proxy, world::Database};
 
@@ -57,7 +57,7 @@ async fn main() {
         _ => panic!("the only argument is `--rows NUMBER`"),
     };
     let database = Database::new();
-    let store = database.open().await;
+    let store = open(database.settings()).await;
     let world = World {
         people: rows.div_ceil(EVENTS_PER_PERSON),
         messages: rows.div_ceil(3),
@@ -73,6 +73,16 @@ async fn main() {
     }
     println!("filled in {:.0} s\n", filling.elapsed().as_secs_f64());
     world.measure(&database, &store).await;
+}
+
+/// Opens the store with patience: what takes long is to be told, not given up.
+async fn open(settings: RawClickHouseConfig) -> ClickHouseEvents {
+    let raw = RawClickHouseConfig {
+        request_timeout_seconds: 600,
+        ..settings
+    };
+    let config = ClickHouseConfig::try_from(raw).unwrap();
+    ClickHouseEvents::connect(config).await.unwrap()
 }
 
 struct World {
@@ -148,8 +158,7 @@ impl World {
 
     async fn measure(&self, database: &Database, store: &ClickHouseEvents) {
         let proxy = Proxy::to(database).await;
-        let config = ClickHouseConfig::try_from(proxy.settings(database)).unwrap();
-        let watched = ClickHouseEvents::connect(config).await.unwrap();
+        let watched = open(proxy.settings(database)).await;
         let beginning = Timestamp::default();
         let end = self.start.plus_millis(DAYS * DAY_MS);
         let month = end.plus_millis(-30 * DAY_MS);
