@@ -8,6 +8,7 @@ mod folder;
 mod gallery;
 mod guest;
 mod hostile;
+mod page;
 mod quarantine;
 mod refused;
 mod wasi;
