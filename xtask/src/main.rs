@@ -3,6 +3,7 @@
 mod check;
 mod contract;
 mod deploy;
+mod fuzz;
 mod plugins;
 mod process;
 mod scaffold;
@@ -38,6 +39,9 @@ Usage: cargo xtask <command>
                     their cases. Installs cargo-component where it is missing: some minutes.
   plugins --examples
                     The same with the examples in other languages.
+  fuzz [target] [--seconds N]
+                    Runs the targets in fuzz/ under libFuzzer, 20 seconds each; needs a nightly toolchain,
+                    and installs cargo-fuzz where it is missing.
   setup             Installs what is missing: the WebAssembly target, clippy, rustfmt, cmake.
   services up|down|status|stop NAME [--kill]|start NAME
                     Real servers for the tests: kafka, clickhouse, postgres, redis. With Docker
@@ -90,6 +94,7 @@ fn dispatch(arguments: &[String]) -> anyhow::Result<ExitCode> {
             [flag] if flag == "--fast" => return test::run(test::Extent::Fast),
             [other, ..] => bail!("`test` knows `--fast`, not `{other}`"),
         },
+        "fuzz" => fuzz::run(rest)?,
         "plugins" => plugins::run(rest)?,
         "services" => services::run(rest)?,
         "check" | "contract" | "setup" if !rest.is_empty() => bail!("`{command}` takes no arguments"),

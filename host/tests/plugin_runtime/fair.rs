@@ -106,6 +106,24 @@ fn time_in_the_hosts_queues_is_limited_and_the_hosts_fault() {
 }
 
 #[tokio::test]
+async fn all_plugins_together_are_limited() {
+    let files = [
+        ("acme.wasm", guest("acme").build()),
+        ("other.wasm", guest("other").build()),
+    ];
+    let world = World::configured(&files, |config| {
+        config.limits.total_concurrency = 1;
+        config.limits.queue_wait = Duration::from_millis(50);
+    })
+    .await;
+    let held = world.plugin("acme").instantiate().await.unwrap();
+    let error = world.deliver("other").await.unwrap_err();
+    assert_eq!((error.limit(), error.fault()), (Some("concurrency"), Fault::Host));
+    drop(held);
+    assert_eq!(world.deliver("other").await.unwrap(), 1);
+}
+
+#[tokio::test]
 async fn an_attack_on_the_hosts_memory_takes_none() {
     let world = World::alone(&[("hostile.wasm", aliasing().build())]).await;
     // Forgets the peak of what ran before.

@@ -202,6 +202,13 @@ async fn too_many_core_instances_imports_and_memories() {
 }
 
 #[tokio::test]
+async fn too_many_tables() {
+    let reason = refusal(described(|plugin| plugin.items = "(table 1 funcref)".repeat(9))).await;
+    assert!(reason.starts_with("`bad.wasm` cannot be compiled: "), "{reason}");
+    assert!(reason.contains("tables"), "{reason}");
+}
+
+#[tokio::test]
 async fn code_that_the_compiler_would_take_too_long_for() {
     // Some kilobytes each, over which a compiler would sit for minutes and take gigabytes.
     let loops = described(|plugin| plugin.items = branches_and_variables(50_000, 1_000));

@@ -1,0 +1,111 @@
+//! `cargo xtask fuzz`: runs the targets in `fuzz/` under libFuzzer.
+
+use std::{ffi::OsStr, fs, process::Command};
+
+use anyhow::{Context, bail};
+
+use crate::process::{Workspace, cargo_at, output, root, run as run_command, say, succeeds};
+
+/// The version that `fuzz/Cargo.toml` was written for.
+const CARGO_FUZZ: &str = "cargo-fuzz@0.13.2";
+
+/// Seconds for each target: enough to see that it runs. Searching takes hours.
+const SECONDS: u64 = 20;
+
+/// Targets that need nothing of the host, which takes minutes to build.
+const OF_THE_SDK: [&str; 2] = ["forms", "json"];
+
+/// Inputs beyond this only slow the search down; golden plugins have 100 kB.
+const LONGEST_INPUT_BYTES: u64 = 200_000;
+
+/// `cargo xtask fuzz [target] [--seconds N]`.
+pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
+    let mut seconds = SECONDS;
+    let mut chosen = None;
+    let mut rest = arguments.iter();
+    while let Some(argument) = rest.next() {
+        match argument.as_str() {
+            "--seconds" => {
+                let value = rest.next().context("`--seconds` takes a number")?;
+                seconds = value
+                    .parse()
+                    .with_context(|| format!("`--seconds` takes a number, not `{value}`"))?;
+            }
+            name if !name.starts_with('-') && chosen.is_none() => chosen = Some(name.to_owned()),
+            other => bail!("`fuzz` knows `[target] [--seconds N]`, not `{other}`"),
+        }
+    }
+    let known = targets()?;
+    let targets = match chosen {
+        Some(name) if known.contains(&name) => vec![name],
+        Some(name) => bail!("there is no target `{name}`; there are {}", known.join(", ")),
+        None => known,
+    };
+    if !output(Command::new("rustup").args(["toolchain", "list"]))
+        .is_some_and(|list| list.contains("nightly"))
+    {
+        bail!(
+            "fuzzing needs a nightly toolchain: run `rustup toolchain install nightly`; \
+             `cargo test --package fuzz-targets` runs the seeds without"
+        );
+    }
+    if !succeeds(&mut nightly(&["fuzz", "--version"])) {
+        say("installing cargo-fuzz, about a minute on two cores");
+        run_command(&mut nightly(&["install", "--locked", "--debug", CARGO_FUZZ]))?;
+    }
+    let folder = root().join("fuzz");
+    // What is fuzzed is what is shipped.
+    fs::copy(root().join("Cargo.lock"), folder.join("Cargo.lock"))
+        .context("cannot copy `Cargo.lock` to `fuzz`")?;
+    for target in targets {
+        say(&format!("── {target}, {seconds} s"));
+        let corpus = folder.join("corpus").join(&target);
+        fs::create_dir_all(&corpus).with_context(|| format!("cannot make `{}`", corpus.display()))?;
+        // Rust's own checks are what is looked for; the address sanitizer would make wasmtime take twice as long to build,
+        // and much longer to run.
+        let mut command = nightly(&["fuzz", "run", "--fuzz-dir", "fuzz", "--sanitizer", "none"]);
+        if OF_THE_SDK.contains(&target.as_str()) {
+            command.arg("--no-default-features");
+        }
+        command.arg(&target).arg(corpus).args(seeds(&target)).args([
+            "--".to_owned(),
+            format!("-max_total_time={seconds}"),
+            format!("-max_len={LONGEST_INPUT_BYTES}"),
+            // Gigabytes, as a plugin at its limits takes.
+            "-rss_limit_mb=4096".to_owned(),
+        ]);
+        run_command(&mut command)?;
+    }
+    Ok(())
+}
+
+/// The programs of `fuzz/`, by name.
+fn targets() -> anyhow::Result<Vec<String>> {
+    let folder = root().join("fuzz/bins");
+    let mut names = Vec::new();
+    for entry in fs::read_dir(&folder).with_context(|| format!("cannot read `{}`", folder.display()))? {
+        let path = entry?.path();
+        names.extend(path.file_stem().and_then(OsStr::to_str).map(str::to_owned));
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Where the target's seeds lie. Plugins that were built for good are not kept twice.
+fn seeds(target: &str) -> Vec<String> {
+    match target {
+        "components" => ["1.0.0", "1.1.0"]
+            .map(|version| format!("tests/golden/{version}"))
+            .into(),
+        _ => vec![format!("fuzz/seeds/{target}")],
+    }
+}
+
+fn nightly(arguments: &[&str]) -> Command {
+    let mut all = vec!["+nightly"];
+    all.extend(arguments);
+    // Only rustup's `cargo` knows `+nightly`, not the one that runs this.
+    let mut command = cargo_at(OsStr::new("cargo"), Workspace::Main, &all);
+    command.env_remove("RUSTUP_TOOLCHAIN").env_remove("CARGO");
+    command
+}
