@@ -3,7 +3,7 @@
 //! Most deliveries are over within microseconds. One that computes for milliseconds is a very large batch, or a runaway; many
 //! of them at once would keep every core busy, and each short delivery would wait for the scheduler. So a call that has used
 //! [`BRIEF`] goes on in one of a few places, and half of the cores stay with the brief ones. This is no fence: who has waited
-//! for [`PATIENCE`] goes on without a place, so that a machine with too much to do does not turn large batches away.
+//! for half of its time goes on without a place, so that a machine with too much to do does not turn large batches away.
 
 use std::{
     num::NonZero,
@@ -15,9 +15,6 @@ use std::{
 /// CPU time of a call that needs no place. The in-tree plugins read some 5,000 events in it, more than any provider sends at
 /// once.
 pub(crate) const BRIEF: Duration = Duration::from_millis(5);
-
-/// How long a call waits for a place: until five runaways have used up their 100 ms.
-const PATIENCE: Duration = Duration::from_millis(500);
 
 /// The places.
 pub(crate) struct Lane {
@@ -39,10 +36,10 @@ impl Lane {
         })
     }
 
-    /// Waits for a place; `None` when there is none for too long, or by `deadline`. Blocks.
+    /// Waits for a place; `None` when there is none for half of the time until `deadline`. Blocks.
     pub(crate) fn enter(self: &Arc<Self>, deadline: Instant) -> Option<Place> {
         let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let wait = deadline.saturating_duration_since(Instant::now()).min(PATIENCE);
+        let wait = deadline.saturating_duration_since(Instant::now()) / 2;
         let (mut free, _) = self
             .freed
             .wait_timeout_while(free, wait, |free| *free == 0)
