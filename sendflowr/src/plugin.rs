@@ -9,6 +9,7 @@ mod normalize;
 mod pack;
 mod recorded;
 mod test;
+mod watch;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -52,6 +53,9 @@ pub(crate) enum PluginCommand {
         /// A case file, or a folder with case files at any depth.
         #[arg(long, required_unless_present = "recorded", conflicts_with = "recorded")]
         cases: Option<PathBuf>,
+        /// Runs the cases again whenever a plugin or a case changes, until Ctrl-C.
+        #[arg(long, conflicts_with = "recorded")]
+        watch: bool,
         /// Runs recorded deliveries instead of cases.
         #[arg(long)]
         recorded: bool,
@@ -120,6 +124,13 @@ pub(crate) async fn run(command: PluginCommand, global: Global) -> anyhow::Resul
     match command {
         PluginCommand::New { slug, lang, folder } => new::run(&slug, lang, folder),
         PluginCommand::Pack { module, out } => pack::run(&module, out),
+        PluginCommand::Test {
+            plugins,
+            cases: Some(cases),
+            watch: true,
+            format,
+            ..
+        } => Ok(watch::run(&plugins, &cases, format).await),
         PluginCommand::Test {
             plugins,
             cases: Some(cases),

@@ -13,6 +13,7 @@ mod providers;
 mod recorded;
 mod replay;
 mod telemetry;
+mod watch;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
