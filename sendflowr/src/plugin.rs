@@ -109,10 +109,13 @@ pub(crate) enum PluginCommand {
     Normalize {
         /// Compiled plugin.
         plugin: PathBuf,
-        /// File with the delivery, in the form of a case file (`request`, and `config` when proofs are to be checked);
-        /// `-` for standard input.
+        /// File with the delivery: a case file (`request`, and `config` when proofs are to be checked), or an HTTP request
+        /// as it goes over the wire. `-` for standard input.
         #[arg(long, default_value = "-")]
         delivery: PathBuf,
+        /// A secret or setting of the account, in place of the case's `config`: with a secret, proofs are checked.
+        #[arg(long = "set", value_name = "NAME=VALUE", value_parser = normalize::configured)]
+        account: Vec<normalize::Configured>,
     },
 }
 
@@ -161,6 +164,10 @@ pub(crate) async fn run(command: PluginCommand, global: Global) -> anyhow::Resul
         } => bench::run(&plugins, cases.as_deref(), format).await,
         PluginCommand::Check { plugins, format } => check::run(&plugins, format).await,
         PluginCommand::List { format } => list::run(global, format).await,
-        PluginCommand::Normalize { plugin, delivery } => normalize::run(&plugin, &delivery).await,
+        PluginCommand::Normalize {
+            plugin,
+            delivery,
+            account,
+        } => normalize::run(&plugin, &delivery, &account).await,
     }
 }
