@@ -38,6 +38,7 @@ Usage: cargo xtask <command>
                     their cases. Installs cargo-component where it is missing: some minutes.
   plugins --examples
                     The same with the examples in other languages.
+  languages         Measures one provider in Rust, JavaScript and Python, and natively: a table in Markdown.
   setup             Installs what is missing: the WebAssembly target, clippy, rustfmt, cmake.
   services up|down|status|stop NAME [--kill]|start NAME
                     Real servers for the tests: kafka, clickhouse, postgres, redis. With Docker
@@ -92,9 +93,12 @@ fn dispatch(arguments: &[String]) -> anyhow::Result<ExitCode> {
         },
         "plugins" => plugins::run(rest)?,
         "services" => services::run(rest)?,
-        "check" | "contract" | "setup" if !rest.is_empty() => bail!("`{command}` takes no arguments"),
+        "check" | "contract" | "languages" | "setup" if !rest.is_empty() => {
+            bail!("`{command}` takes no arguments")
+        }
         "check" => check::run()?,
         "contract" => contract::run()?,
+        "languages" => ways::compare_languages()?,
         "setup" => setup::run()?,
         "load" => match rest {
             [] => up::load(None)?,
