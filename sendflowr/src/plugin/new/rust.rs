@@ -98,10 +98,12 @@ pub(super) fn filling(slug: &str) -> anyhow::Result<Filling> {
 
 /// Writes what goes along: the SDK, the contract, and the versions that the SDK is tested with.
 pub(super) fn write_rest(folder: &Path) -> anyhow::Result<()> {
+    // As in the repository, but not in the crate's own folder: cargo-component would take a `wit/` there for the plugin's own.
+    let along = folder.join("sendflowr");
     for (path, text) in SDK {
-        write(&folder.join("sendflowr").join(path), text)?;
+        write(&along.join("plugins").join(path), text)?;
     }
-    write(&folder.join(CONTRACT.0), CONTRACT.1)?;
+    write(&along.join(CONTRACT.0), CONTRACT.1)?;
     // Cargo drops what is not needed.
     write(&folder.join("Cargo.lock"), PLUGINS_LOCK)?;
     write(&folder.join(".gitignore"), "/target\n/*.wasm\n")
