@@ -11,6 +11,7 @@ mod pin;
 mod pull;
 mod recorded;
 mod test;
+mod watch;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -64,6 +65,9 @@ pub(crate) enum PluginCommand {
         /// A case file, or a folder with case files at any depth.
         #[arg(long, required_unless_present = "recorded", conflicts_with = "recorded")]
         cases: Option<PathBuf>,
+        /// Runs the cases again whenever a plugin or a case changes, until Ctrl-C.
+        #[arg(long, conflicts_with = "recorded")]
+        watch: bool,
         /// Runs recorded deliveries instead of cases.
         #[arg(long)]
         recorded: bool,
@@ -117,10 +121,13 @@ pub(crate) enum PluginCommand {
     Normalize {
         /// Compiled plugin.
         plugin: PathBuf,
-        /// File with the delivery, in the form of a case file (`request`, and `config` when proofs are to be checked);
-        /// `-` for standard input.
+        /// File with the delivery: a case file (`request`, and `config` when proofs are to be checked), or an HTTP request
+        /// as it goes over the wire. `-` for standard input.
         #[arg(long, default_value = "-")]
         delivery: PathBuf,
+        /// A secret or setting of the account, in place of the case's `config`: with a secret, proofs are checked.
+        #[arg(long = "set", value_name = "NAME=VALUE", value_parser = normalize::configured)]
+        account: Vec<normalize::Configured>,
     },
 }
 
@@ -135,6 +142,13 @@ pub(crate) async fn run(command: PluginCommand, global: Global) -> anyhow::Resul
         PluginCommand::Pin(args) => pin::run(global, args).await,
         PluginCommand::Pull(args) => Box::pin(pull::pull(global, args)).await,
         PluginCommand::Push(args) => Box::pin(pull::push(global, args)).await,
+        PluginCommand::Test {
+            plugins,
+            cases: Some(cases),
+            watch: true,
+            format,
+            ..
+        } => Ok(watch::run(&plugins, &cases, format).await),
         PluginCommand::Test {
             plugins,
             cases: Some(cases),
@@ -165,6 +179,10 @@ pub(crate) async fn run(command: PluginCommand, global: Global) -> anyhow::Resul
         } => bench::run(&plugins, cases.as_deref(), format).await,
         PluginCommand::Check { plugins, format } => check::run(&plugins, format).await,
         PluginCommand::List { format } => list::run(global, format).await,
-        PluginCommand::Normalize { plugin, delivery } => normalize::run(&plugin, &delivery).await,
+        PluginCommand::Normalize {
+            plugin,
+            delivery,
+            account,
+        } => normalize::run(&plugin, &delivery, &account).await,
     }
 }

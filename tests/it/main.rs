@@ -18,6 +18,7 @@ mod replay;
 mod supply;
 mod telemetry;
 mod texts;
+mod watch;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};

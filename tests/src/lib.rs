@@ -49,6 +49,11 @@ pub fn plugins() -> PathBuf {
     from_environment("SENDFLOWR_PLUGINS")
 }
 
+/// The folder of guests in other languages.
+pub fn guests() -> PathBuf {
+    from_environment("SENDFLOWR_GUESTS")
+}
+
 fn from_environment(name: &str) -> PathBuf {
     let value =
         std::env::var_os(name).unwrap_or_else(|| panic!("`{name}` is not set: run `cargo xtask test`"));

@@ -23,8 +23,31 @@ const REFERENCE: &str = "docs/contract.md";
 /// Folders that never change: one inside each for every version of the contract.
 const FROZEN: [&str; 2] = ["wit", "tests/golden"];
 
-/// Which host serves a contract first, and which SDK writes it. The last line is that of the SDK in the repository.
-const VERSIONS: [(&str, &str, &str); 2] = [("1.0.0", "0.1.0", "1.0.0"), ("1.1.0", "0.1.0", "1.1.0")];
+/// A version of the contract, for the table of what goes with what.
+struct Version {
+    contract: &'static str,
+    /// The first host that serves it, of which all later ones do.
+    host: &'static str,
+    /// The first SDK that writes it.
+    sdk: &'static str,
+    changed: &'static str,
+}
+
+/// In order. The last one's SDK is that in the repository.
+const VERSIONS: [Version; 2] = [
+    Version {
+        contract: "1.0.0",
+        host: "0.1.0",
+        sdk: "1.0.0",
+        changed: "the first",
+    },
+    Version {
+        contract: "1.1.0",
+        host: "0.1.0",
+        sdk: "1.1.0",
+        changed: "`event.sent-at-ms`: when the provider took the message in, from which the host takes the delay of delivery",
+    },
+];
 
 const INTRODUCTION: &str = "\
 <!-- Made from wit/ by `cargo xtask contract`; change the comments there. -->
@@ -32,17 +55,18 @@ const INTRODUCTION: &str = "\
 # The contract
 
 What a plugin and the host say to each other, made from the comments in `wit/`. [ADR 2](adr/0002-plugins-run-fresh-on-blocking-threads.md)
-tells how plugins run.
+tells how plugins run, [Write a plugin](write-a-plugin.md) how to make one.
 
 ## Versions
 
 A component names the contract that it is built for in its exports, and the host reads that before it compiles anything.
 A contract that is newer than the host is refused with *upgrade the host*, one that is served no longer with *rebuild the
-plugin with a newer SDK*. Patch versions of one minor version have the same types. Binaries of every version in this table
-are kept in `tests/golden/`, and run with every change of the host.
+plugin with a newer SDK*. So a plugin runs on the hosts of its line in this table and on all newer ones: upgrade hosts first, then
+plugins. Patch versions of one minor version have the same types. Binaries of every version in the table are kept in
+`tests/golden/`, and run with every change of the host.
 
-| contract | served by hosts from | written by SDK |
-|---|---|---|
+| contract | served by hosts from | written by the Rust SDK from | what changed |
+|---|---|---|---|
 ";
 
 /// Writes the reference, and the digests of what is new. What is frozen and has changed is not forgiven.
@@ -157,7 +181,7 @@ fn reference() -> anyhow::Result<String> {
             .into_owned();
         versions.push((version, resolve));
     }
-    let known: Vec<&str> = VERSIONS.iter().map(|(contract, ..)| *contract).collect();
+    let known: Vec<&str> = VERSIONS.iter().map(|version| version.contract).collect();
     let found: Vec<&str> = versions.iter().map(|(version, _)| version.as_str()).collect();
     if known != found {
         bail!(
@@ -165,7 +189,7 @@ fn reference() -> anyhow::Result<String> {
         );
     }
     let manifest = fs::read_to_string(root().join("plugins/sdk/Cargo.toml"))?;
-    let (.., sdk) = VERSIONS[VERSIONS.len() - 1];
+    let sdk = VERSIONS[VERSIONS.len() - 1].sdk;
     if !manifest.contains(&format!("version = \"{sdk}\"")) {
         bail!(
             "plugins/sdk/Cargo.toml has another version than the last line in xtask/src/contract.rs, {sdk}"
@@ -173,8 +197,14 @@ fn reference() -> anyhow::Result<String> {
     }
 
     let mut text = INTRODUCTION.to_owned();
-    for (contract, host, sdk) in VERSIONS {
-        writeln!(text, "| {contract} | {host} | {sdk} |")?;
+    for version in VERSIONS {
+        let Version {
+            contract,
+            host,
+            sdk,
+            changed,
+        } = version;
+        writeln!(text, "| {contract} | {host} | {sdk} | {changed} |")?;
     }
     let mut since: BTreeMap<String, &str> = BTreeMap::new();
     for (version, resolve) in &versions {

@@ -42,6 +42,7 @@ Usage: cargo xtask <command>
   fuzz [target] [--seconds N]
                     Runs the targets in fuzz/ under libFuzzer, 20 seconds each; needs a nightly toolchain,
                     and installs cargo-fuzz where it is missing.
+  languages         Measures one provider in Rust, JavaScript and Python, and natively: a table in Markdown.
   setup             Installs what is missing: the WebAssembly target, clippy, rustfmt, cmake.
   services up|down|status|stop NAME [--kill]|start NAME
                     Real servers for the tests: kafka, clickhouse, postgres, redis. With Docker
@@ -97,9 +98,12 @@ fn dispatch(arguments: &[String]) -> anyhow::Result<ExitCode> {
         "fuzz" => fuzz::run(rest)?,
         "plugins" => plugins::run(rest)?,
         "services" => services::run(rest)?,
-        "check" | "contract" | "setup" if !rest.is_empty() => bail!("`{command}` takes no arguments"),
+        "check" | "contract" | "languages" | "setup" if !rest.is_empty() => {
+            bail!("`{command}` takes no arguments")
+        }
         "check" => check::run()?,
         "contract" => contract::run()?,
+        "languages" => ways::compare_languages()?,
         "setup" => setup::run()?,
         "load" => match rest {
             [] => up::load(None)?,

@@ -11,6 +11,7 @@ use anyhow::Context;
 use crate::{
     plugins,
     process::{Workspace, cargo, run},
+    ways::{self, Way},
 };
 
 /// Its name: with a hyphen, which files and modules spell in two ways.
@@ -44,11 +45,11 @@ impl Scaffold {
         command
     }
 
-    /// Builds the component.
+    /// Builds the component, with cargo-component too where that can be.
     ///
     /// # Errors
     /// When compiling or packing fails.
-    pub(crate) fn component(&self) -> anyhow::Result<PathBuf> {
+    pub(crate) fn components(&self) -> anyhow::Result<Vec<PathBuf>> {
         let modules = plugins::compile_in(&self.folder, &[SLUG.to_owned()])?;
         let component = self.folder.join(format!("{SLUG}.wasm"));
         let mut command = Command::new(&self.binary);
@@ -56,7 +57,11 @@ impl Scaffold {
             .args(["plugin", "pack"])
             .arg(modules.join(format!("{}.wasm", SLUG.replace('-', "_"))));
         run(command.arg("--out").arg(&component))?;
-        Ok(component)
+        let mut built = vec![component];
+        if Way::CargoComponent.obstacle().is_none() {
+            built.extend(ways::cargo_component(&self.folder, SLUG, &self.folder)?);
+        }
+        Ok(built)
     }
 
     /// Its cases.

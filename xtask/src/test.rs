@@ -13,7 +13,8 @@ use crate::{
     process::{Workspace, compiling, root, run as run_command, say, watch},
     scaffold::Scaffold,
     services::{self, Servers},
-    setup,
+    setup::{self, WasmToolchain},
+    ways::{self, Way},
 };
 
 /// How much is tested.
@@ -74,6 +75,9 @@ fn stages(extent: Extent, report: &mut Report) -> anyhow::Result<()> {
         "build a plugin made by `plugin new`, run its tests and cases",
         scaffold,
     )?;
+    if extent == Extent::Everything {
+        report.tests("build a plugin in every other way, run its cases", other_ways)?;
+    }
     report.tests("test the workspace", |count| {
         let mut arguments = vec!["test", "--workspace", "--no-fail-fast"];
         if extent == Extent::Fast {
@@ -88,6 +92,7 @@ fn stages(extent: Extent, report: &mut Report) -> anyhow::Result<()> {
     if extent == Extent::Fast {
         return Ok(());
     }
+    report.tests("go the ways of plugin authors, by their tutorial", authors)?;
     servers(report)
 }
 
@@ -154,8 +159,46 @@ fn watch_tests(command: &mut Command, count: &mut Count) -> anyhow::Result<()> {
 fn scaffold(count: &mut Count) -> anyhow::Result<()> {
     let scaffold = Scaffold::make(binary())?;
     watch(&mut scaffold.native_tests(), |line| count.cargo(line))?;
-    let component = scaffold.component()?;
-    run_cases(scaffold.cases(), &[component.as_path()], count)
+    for component in scaffold.components()? {
+        run_cases(scaffold.cases(), &[&component], count)?;
+    }
+    Ok(())
+}
+
+/// What cannot be here is left out, and said.
+fn other_ways(count: &mut Count) -> anyhow::Result<()> {
+    let cases = Workspace::Plugins.folder().join(ways::example()).join("cases");
+    for way in Way::ALL {
+        if let Some(obstacle) = way.obstacle() {
+            say(&format!("skipped, what needs {}: {obstacle}", way.name()));
+            continue;
+        }
+        for component in way.build(ways::example())? {
+            run_cases(&cases, &[&component], count)?;
+        }
+    }
+    Ok(())
+}
+
+/// With the tools that a person would use, by the tutorial's commands as they stand there.
+fn authors(count: &mut Count) -> anyhow::Result<()> {
+    let test = [
+        "test",
+        "--workspace",
+        "--test",
+        "authors",
+        "--",
+        "--include-ignored",
+    ];
+    let mut command = compiling(Workspace::Main, &test);
+    if setup::wasm_toolchain()? == WasmToolchain::Debian {
+        say("skipped, the tutorial: rustup cannot add the target that its commands build for");
+        command.args(["--skip", "tutorial"]);
+    }
+    command
+        .env("SENDFLOWR_BIN", binary())
+        .env("SENDFLOWR_GUESTS", ways::guests()?);
+    watch_tests(&mut command, count)
 }
 
 fn cases(built: &[Built], count: &mut Count) -> anyhow::Result<()> {

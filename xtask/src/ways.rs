@@ -10,17 +10,21 @@ use std::{
 use anyhow::{Context, bail};
 
 use crate::{
-    process::{Workspace, cargo, output, root, run, say, succeeds},
-    setup::TARGET,
+    plugins,
+    process::{Workspace, cargo, compiling, in_ci, output, root, run, say, succeeds},
+    setup::{self, TARGET, has_program},
 };
 
 /// The release of cargo-component that is installed where there is none.
-const CARGO_COMPONENT: &str = "0.21.1";
+const CARGO_COMPONENT: &str = "cargo-component@0.21.1";
 
 /// cargo-component's own target: it links WASI in.
 const WASIP1: &str = "wasm32-wasip1";
 
 const WASIP2: &str = "wasm32-wasip2";
+
+/// The contract that the guests in other languages are built for.
+const CONTRACT: &str = "wit/1.1.0";
 
 /// The provider that the examples in other languages are written for.
 const EXAMPLE: &str = "mandrill";
@@ -56,13 +60,28 @@ impl Way {
         }
     }
 
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::CargoComponent => "cargo-component",
             Self::Wasip2 => "wasip2",
             Self::JavaScript => "javascript",
             Self::Python => "python",
         }
+    }
+
+    /// Why this way cannot be gone here, where that is no mistake: a target that rustup cannot fetch, and a tool that takes
+    /// minutes to build and is installed unasked in CI only.
+    pub(crate) fn obstacle(self) -> Option<String> {
+        let target = match self {
+            Self::CargoComponent => WASIP1,
+            Self::Wasip2 => WASIP2,
+            Self::JavaScript | Self::Python => return None,
+        };
+        if let Err(error) = need_target(target) {
+            return Some(format!("{error:#}"));
+        }
+        let is_missing = self == Self::CargoComponent && !has_cargo_component() && !in_ci();
+        is_missing.then(|| "`cargo xtask plugins --with cargo-component` installs the tool".to_owned())
     }
 
     /// Builds a provider this way, and answers the components.
@@ -78,15 +97,32 @@ impl Way {
         }
         let out = folder();
         fs::create_dir_all(&out).with_context(|| format!("cannot create `{}`", out.display()))?;
+        let plugins = Workspace::Plugins.folder();
+        let component = out.join(format!("{EXAMPLE}.{}.wasm", self.name()));
         match self {
-            Self::CargoComponent => cargo_component(slug, &out),
+            Self::CargoComponent => cargo_component(&plugins, slug, &out),
             Self::Wasip2 => {
                 need_target(WASIP2)?;
-                let built = compile(&["build"], slug, WASIP2, &out)?;
+                let built = compile(&plugins, &["build"], slug, WASIP2, &out)?;
                 Ok(vec![built])
             }
-            Self::JavaScript => javascript(&out),
-            Self::Python => python(&out),
+            Self::JavaScript => {
+                let source = plugins.join("examples/javascript");
+                npm_install(&source)?;
+                run(Command::new("node")
+                    .arg("build.js")
+                    .arg(&component)
+                    .current_dir(&source))?;
+                Ok(vec![component])
+            }
+            Self::Python => {
+                let source = plugins.join("examples/python");
+                let programs = python_programs(&source)?;
+                run(componentize_py(&programs, &source, &root().join("wit/1.0.0"))
+                    .args(["componentize", "app", "--output"])
+                    .arg(&component))?;
+                Ok(vec![component])
+            }
         }
         .with_context(|| format!("cannot build `{slug}` with {}", self.name()))
     }
@@ -97,57 +133,49 @@ pub(crate) fn example() -> &'static str {
     EXAMPLE
 }
 
-/// Folder of what is built here, and of the tools for it.
+/// Folder of what is built here.
 fn folder() -> PathBuf {
     Workspace::Main.target_folder().join("ways")
 }
 
-fn cargo_component(slug: &str, out: &Path) -> anyhow::Result<Vec<PathBuf>> {
+/// Builds a crate of the workspace in `source` with cargo-component, for its own target and for the plugins', into `out`.
+pub(crate) fn cargo_component(source: &Path, slug: &str, out: &Path) -> anyhow::Result<Vec<PathBuf>> {
     // It insists on the sysroot of its own target, whatever it builds for.
     need_target(WASIP1)?;
-    if !succeeds(Command::new("cargo-component").arg("--version")) && !installed_component().exists() {
+    if !has_cargo_component() {
         say(&format!(
-            "installing cargo-component {CARGO_COMPONENT}: some minutes"
+            "installing {CARGO_COMPONENT}, about three minutes on two cores"
         ));
-        let install = [
-            "install",
-            "cargo-component",
-            "--locked",
-            "--version",
-            CARGO_COMPONENT,
-            "--root",
-        ];
-        run(cargo(Workspace::Plugins, &install)
-            .arg(tools())
-            .env("CARGO_TARGET_DIR", tools().join("build")))?;
-        fs::remove_dir_all(tools().join("build"))
-            .context("cannot remove what cargo-component was built in")?;
+        // Unoptimised it builds in half the time, and it runs for seconds only.
+        let install = ["install", "--locked", "--debug", CARGO_COMPONENT];
+        let mut install = cargo(Workspace::Plugins, &install);
+        // In a folder of its own, which cargo removes: nobody needs what it is built from.
+        install.env_remove("CARGO_TARGET_DIR");
+        run(install.env("CARGO_PROFILE_DEV_DEBUG", "false"))?;
     }
     let mut built = Vec::new();
     for target in [WASIP1, TARGET] {
-        built.push(compile(&["component", "build"], slug, target, out)?);
+        built.push(compile(source, &["component", "build"], slug, target, out)?);
     }
     Ok(built)
 }
 
-fn tools() -> PathBuf {
-    folder().join("tools")
-}
-
-fn installed_component() -> PathBuf {
-    tools().join("bin/cargo-component")
+fn has_cargo_component() -> bool {
+    succeeds(&mut cargo(Workspace::Plugins, &["component", "--version"]))
 }
 
 /// Runs cargo for one plugin and target, in a build folder of its own: cargo-component puts components where the plugins'
 /// own build looks for core modules.
-fn compile(command: &[&str], slug: &str, target: &str, out: &Path) -> anyhow::Result<PathBuf> {
-    let build_folder = out.join("build");
+fn compile(source: &Path, command: &[&str], slug: &str, target: &str, out: &Path) -> anyhow::Result<PathBuf> {
+    let build_folder = folder().join("build");
     let mut arguments = command.to_vec();
-    arguments.extend(["--release", "--locked", "--target", target, "--package", slug]);
-    let path = std::env::var("PATH").unwrap_or_default();
+    arguments.extend(["--release", "--target", target, "--package", slug]);
+    if source == Workspace::Plugins.folder() {
+        arguments.push("--locked");
+    }
     run(cargo(Workspace::Plugins, &arguments)
-        .env("CARGO_TARGET_DIR", &build_folder)
-        .env("PATH", format!("{path}:{}", tools().join("bin").display())))?;
+        .current_dir(source)
+        .env("CARGO_TARGET_DIR", &build_folder))?;
     let module = format!("{}.wasm", slug.replace('-', "_"));
     let built = build_folder.join(target).join("release").join(module);
     let named = out.join(format!("{slug}.{}.{target}.wasm", command[0]));
@@ -177,8 +205,71 @@ fn need_target(target: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn javascript(out: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let source = root().join("plugins/examples/javascript");
+/// Builds the guests in other languages that ask for the time and for randomness; answers their folder.
+///
+/// # Errors
+/// When a tool is missing and cannot be installed, or when building fails.
+pub(crate) fn guests() -> anyhow::Result<PathBuf> {
+    let out = folder().join("guests");
+    fs::create_dir_all(&out).with_context(|| format!("cannot create `{}`", out.display()))?;
+    let sources = root().join("tests/guests/repeatable");
+    let contract = root().join(CONTRACT);
+    let examples = Workspace::Plugins.folder().join("examples");
+    npm_install(&examples.join("javascript"))?;
+    run(Command::new("node")
+        .arg("build.js")
+        .args([
+            &out.join("repeatable.javascript.wasm"),
+            &sources.join("plugin.js"),
+            &contract,
+        ])
+        .args(["clocks", "random"])
+        .current_dir(examples.join("javascript")))?;
+    let programs = python_programs(&examples.join("python"))?;
+    run(componentize_py(&programs, &sources, &contract)
+        .args(["componentize", "guest", "--output"])
+        .arg(out.join("repeatable.python.wasm")))?;
+    Ok(out)
+}
+
+/// Measures one provider in every language.
+///
+/// # Errors
+/// When one of them cannot be built, or the bench fails.
+pub(crate) fn compare_languages() -> anyhow::Result<()> {
+    let rust = plugins::build(&[EXAMPLE.to_owned()], &plugins::folder())?;
+    let bench = [
+        "bench",
+        "--package",
+        "sendflowr-host",
+        "--bench",
+        "languages",
+        "--",
+    ];
+    let mut command = compiling(Workspace::Main, &bench);
+    command.arg("Rust").arg(&rust[0].path);
+    for (way, name) in [
+        (Way::CargoComponent, "Rust, `cargo component build`"),
+        (Way::Wasip2, "Rust, `wasm32-wasip2`"),
+        (Way::JavaScript, "JavaScript, componentize-js"),
+        (Way::Python, "Python, componentize-py"),
+    ] {
+        if let Some(obstacle) = way.obstacle() {
+            say(&format!("left out, {}: {obstacle}", way.name()));
+            continue;
+        }
+        // The first of several is of the way's own target.
+        let built = way.build(EXAMPLE)?;
+        command.arg(name).arg(&built[0]);
+    }
+    run(&mut command)
+}
+
+/// Installs what the manifest in the folder names.
+fn npm_install(folder: &Path) -> anyhow::Result<()> {
+    if !has_program("npm") {
+        setup::install(&["nodejs", "npm"]).context("plugins in JavaScript are built with Node.js and npm")?;
+    }
     // Not `npm ci`: it demands that the lock file lists the optional packages of every platform. The lock file stays as it is.
     run(Command::new("npm")
         .args([
@@ -189,38 +280,36 @@ fn javascript(out: &Path) -> anyhow::Result<Vec<PathBuf>> {
             "--loglevel",
             "error",
         ])
-        .current_dir(&source))?;
-    let component = out.join(format!("{EXAMPLE}.javascript.wasm"));
-    run(Command::new("node")
-        .arg("build.js")
-        .arg(&component)
-        .current_dir(&source))?;
-    Ok(vec![component])
+        .current_dir(folder))
 }
 
-fn python(out: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let source = root().join("plugins/examples/python");
-    let environment = tools().join("python");
+/// Installs what the requirements in `source` name into an environment beside what is built; answers the folder of its
+/// programs.
+fn python_programs(source: &Path) -> anyhow::Result<PathBuf> {
+    let environment = folder().join("python");
     let programs = environment.join("bin");
     if !programs.join("pip").exists() {
+        if !succeeds(Command::new("python3").args(["-c", "import ensurepip"])) {
+            setup::install(&["python3-venv"])
+                .context("plugins in Python are built with Python 3 and its venv")?;
+        }
         run(Command::new("python3").args(["-m", "venv"]).arg(&environment))?;
     }
     run(Command::new(programs.join("pip"))
         .args(["install", "--quiet", "--requirement", "requirements.txt"])
-        .current_dir(&source))?;
-    let component = out.join(format!("{EXAMPLE}.python.wasm"));
-    run(Command::new(programs.join("componentize-py"))
-        .args([
-            "--quiet",
-            "--wit-path",
-            "../../../wit/1.0.0",
-            "--world",
-            "connector",
-        ])
-        .args(["componentize", "app", "--output"])
-        .arg(&component)
-        .current_dir(&source))?;
-    Ok(vec![component])
+        .current_dir(source))?;
+    Ok(programs)
+}
+
+/// componentize-py for the contract, in the folder; what it is to do comes behind.
+fn componentize_py(programs: &Path, folder: &Path, contract: &Path) -> Command {
+    let mut command = Command::new(programs.join("componentize-py"));
+    command
+        .args(["--quiet", "--wit-path"])
+        .arg(contract)
+        .args(["--world", "connector"])
+        .current_dir(folder);
+    command
 }
 
 #[cfg(test)]

@@ -1,18 +1,19 @@
-// Makes the component: node build.js <output.wasm>
+// Makes the component: node build.js <output.wasm> [<source.js> <contract> [<feature that the source uses> …]]
 import { readFile, writeFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 
 import { componentize } from "@bytecodealliance/componentize-js";
 
-const [output] = process.argv.slice(2);
+const here = (path) => fileURLToPath(new URL(path, import.meta.url));
+
+const [output, path = here("mandrill.js"), contract = here("../../../wit/1.0.0"), ...used] = process.argv.slice(2);
 if (output === undefined) {
-  throw new Error("usage: node build.js <output.wasm>");
+  throw new Error("usage: node build.js <output.wasm> [<source.js> <contract> [<feature> …]]");
 }
-const source = await readFile(new URL("mandrill.js", import.meta.url), "utf8");
-const { component } = await componentize(source, {
-  witPath: fileURLToPath(new URL("../../../wit/1.0.0", import.meta.url)),
+const { component } = await componentize(await readFile(path, "utf8"), {
+  witPath: contract,
   worldName: "connector",
   // A plugin needs none of them; without them the component imports nothing of WASI.
-  disableFeatures: ["clocks", "fetch-event", "http", "random", "stdio"],
+  disableFeatures: ["clocks", "fetch-event", "http", "random", "stdio"].filter((feature) => !used.includes(feature)),
 });
 await writeFile(output, component);

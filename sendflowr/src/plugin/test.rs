@@ -4,12 +4,16 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
     time::SystemTime,
 };
 
 use anyhow::bail;
 use event::Timestamp;
-use host::cases::{self, CaseResult};
+use host::{
+    cases::{self, CaseResult},
+    plugin::Plugin,
+};
 
 use super::files::{case_files, load, read_case};
 use crate::{cli::Format, output};
@@ -19,9 +23,28 @@ use crate::{cli::Format, output};
 /// # Errors
 /// Files that cannot be read, plugins that cannot be loaded, two plugins for one provider, and no case at all.
 pub(crate) async fn run(files: &[PathBuf], cases: &Path, format: Format) -> anyhow::Result<ExitCode> {
-    let mut plugins = BTreeMap::new();
+    let mut plugins = Vec::with_capacity(files.len());
     for file in files {
-        let plugin = load(file).await?;
+        plugins.push((file.as_path(), load(file).await?));
+    }
+    Ok(if run_cases(&plugins, cases, format).await? {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Runs the cases of plugins that are loaded, and prints what came of them; answers whether all hold.
+///
+/// # Errors
+/// As [`run`].
+pub(super) async fn run_cases(
+    loaded: &[(&Path, Arc<Plugin>)],
+    cases: &Path,
+    format: Format,
+) -> anyhow::Result<bool> {
+    let mut plugins = BTreeMap::new();
+    for (file, plugin) in loaded {
         let slug = plugin.descriptor().slug.clone();
         if let Some((other, _)) = plugins.insert(slug.clone(), (file, plugin)) {
             bail!(
@@ -51,11 +74,7 @@ pub(crate) async fn run(files: &[PathBuf], cases: &Path, format: Format) -> anyh
         })?,
         Format::Text => print_results(&results, without_plugin),
     }
-    Ok(if results.iter().all(|result| result.pass) {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(results.iter().all(|result| result.pass))
 }
 
 fn print_results(results: &[CaseResult], without_plugin: usize) {

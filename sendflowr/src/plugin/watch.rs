@@ -1,0 +1,119 @@
+//! `sendflowr plugin test --watch`: the cases again, whenever a plugin or a case file changes.
+
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    fs,
+    io::IsTerminal,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use host::plugin::Plugin;
+use serde_json::json;
+
+use super::{
+    files::{case_files, load},
+    test,
+};
+use crate::{cli::Format, output, roles};
+
+/// How often the files are looked at, and how long they must have rested before they are read: a build writes its file in
+/// several steps. A look costs a listing of the cases. Notifications of the system would come sooner, and get lost on
+/// network file systems, through symlinks, and when a build replaces its whole folder.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// What is seen of a file from outside: when it was written, and its size. `None` where it is missing.
+type Seen = Option<(SystemTime, u64)>;
+
+/// Tests until Ctrl-C, which is how it ends well. What cannot be read or does not load is told, and waited for.
+pub(super) async fn run(files: &[PathBuf], cases: &Path, format: Format) -> ExitCode {
+    tokio::select! {
+        never = keep_testing(files, cases, format) => match never {},
+        // Not by returning: that would wait for the plugin that is being compiled, ten seconds for an interpreter.
+        () = roles::stop_signal() => std::process::exit(0),
+    }
+}
+
+async fn keep_testing(files: &[PathBuf], cases: &Path, format: Format) -> Infallible {
+    let mut loaded = BTreeMap::new();
+    loop {
+        let seen = look(files, cases);
+        let tried = test_once(files, cases, &seen, &mut loaded, format).await;
+        match (format, tried) {
+            (_, Ok(())) => {}
+            (Format::Json, Err(error)) => {
+                output::line(&json!({ "problem": format!("{error:#}") }).to_string())
+            }
+            (Format::Text, Err(error)) => output::line(&format!("error: {error:#}")),
+        }
+        if format == Format::Text {
+            output::line(&format!("\nWatching {} files; Ctrl-C ends it.", seen.len()));
+        }
+        wait_for_change(files, cases, &seen).await;
+        if format == Format::Text {
+            clear();
+        }
+    }
+}
+
+/// Plugins that have not changed are not compiled again.
+async fn test_once(
+    files: &[PathBuf],
+    cases: &Path,
+    seen: &BTreeMap<PathBuf, Seen>,
+    loaded: &mut BTreeMap<PathBuf, (Seen, Arc<Plugin>)>,
+    format: Format,
+) -> anyhow::Result<()> {
+    let mut plugins = Vec::with_capacity(files.len());
+    for file in files {
+        let now = seen.get(file).copied().flatten();
+        let plugin = match loaded.get(file) {
+            Some((then, plugin)) if *then == now => Arc::clone(plugin),
+            _ => {
+                let plugin = load(file).await?;
+                loaded.insert(file.clone(), (now, Arc::clone(&plugin)));
+                plugin
+            }
+        };
+        plugins.push((file.as_path(), plugin));
+    }
+    test::run_cases(&plugins, cases, format).await.map(drop)
+}
+
+/// Returns once the files differ from what was seen, and have rested.
+async fn wait_for_change(files: &[PathBuf], cases: &Path, seen: &BTreeMap<PathBuf, Seen>) {
+    let mut last = seen.clone();
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let now = look(files, cases);
+        if now != *seen && now == last {
+            return;
+        }
+        last = now;
+    }
+}
+
+/// The plugins and all case files.
+fn look(files: &[PathBuf], cases: &Path) -> BTreeMap<PathBuf, Seen> {
+    // A folder that is not there (yet) has no cases; the run says so.
+    let cases = case_files(cases).unwrap_or_default();
+    let all = files.iter().cloned().chain(cases);
+    all.map(|file| {
+        let seen = fs::metadata(&file)
+            .and_then(|metadata| Ok((metadata.modified()?, metadata.len())))
+            .ok();
+        (file, seen)
+    })
+    .collect()
+}
+
+/// Takes the last report off the screen. Where the output goes to a file, all reports stay.
+fn clear() {
+    if std::io::stdout().is_terminal() {
+        // Screen, what was scrolled off it, and the cursor to its beginning.
+        output::line("\x1b[2J\x1b[3J\x1b[H");
+    }
+}
