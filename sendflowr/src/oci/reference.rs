@@ -2,7 +2,7 @@
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 
 use super::artifact::Digest;
 
@@ -29,8 +29,9 @@ impl FromStr for Reference {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> anyhow::Result<Self> {
-        parse(text).with_context(|| {
-            format!("`{text}` must look like `oci://registry/repository:tag` or `oci://registry/repository@sha256:…`")
+        // In one message: the command line shows no causes.
+        parse(text).map_err(|cause| {
+            anyhow!("{cause}; it must look like `oci://registry/repository:tag` or `oci://registry/repository@sha256:…`")
         })
     }
 }

@@ -26,6 +26,24 @@ pub(super) async fn examine(file: &Path, limits: &Limits) -> anyhow::Result<(Arc
     examined.with_context(|| format!("`{}`", file.display()))
 }
 
+/// The files of a plugin folder that the host would look at, in order.
+pub(super) fn plugin_files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(folder)
+        .with_context(|| format!("cannot read the plugin folder `{}`", folder.display()))?;
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        let is_hidden = path
+            .file_name()
+            .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        if !is_hidden && path.extension().is_some_and(|extension| extension == "wasm") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
 pub(super) fn read_case(file: &Path) -> anyhow::Result<Case> {
     let bytes = fs::read(file).with_context(|| format!("cannot read `{}`", file.display()))?;
     Case::from_json(&bytes).with_context(|| format!("`{}`", file.display()))

@@ -1,12 +1,11 @@
 //! `sendflowr plugin list`: the plugins of the folder, and what the configured accounts lack.
 
-use std::{fs, process::ExitCode};
+use std::process::ExitCode;
 
-use anyhow::Context;
 use host::HostConfig;
 use serde_json::json;
 
-use super::files::load;
+use super::files::{load, plugin_files};
 use crate::{
     cli::{Format, Global},
     engines, output,
@@ -20,19 +19,8 @@ pub(crate) async fn run(global: Global, format: Format) -> anyhow::Result<ExitCo
     let config = global.load()?;
     let data_folder = engines::data_folder(&config);
     let config = HostConfig::try_new(config.host, config.accounts, &data_folder)?;
-    let mut files = Vec::new();
-    let folder = &config.plugins.folder;
-    for entry in fs::read_dir(folder)
-        .with_context(|| format!("cannot read the plugin folder `{}`", folder.display()))?
-    {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "wasm") {
-            files.push(path);
-        }
-    }
-    files.sort();
     let mut rows = Vec::new();
-    for file in files {
+    for file in plugin_files(&config.plugins.folder)? {
         let name = file
             .file_name()
             .unwrap_or_default()

@@ -2,16 +2,15 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
 use anyhow::{Context, bail};
 use clap::Args;
-use host::plugin::{Examination, Pin, Plugin, PluginLock, PluginsConfig};
+use host::plugin::{Examination, Pin, Plugin, PluginLock};
 
-use super::files::examine;
+use super::files::{examine, plugin_files};
 use crate::{cli::Global, output};
 
 /// What is pinned, and where.
@@ -38,7 +37,7 @@ pub(crate) async fn run(global: Global, args: PinArgs) -> anyhow::Result<ExitCod
     let path = args.lock.unwrap_or_else(|| config.lock.clone());
     let is_whole_folder = args.files.is_empty();
     let files = if is_whole_folder {
-        in_folder(&config)?
+        plugin_files(&config.folder)?
     } else {
         args.files
     };
@@ -127,25 +126,6 @@ fn pin(file: &Path, plugin: &Plugin, examination: &Examination, before: Option<&
         sha256: plugin.digest().to_owned(),
         source,
     })
-}
-
-/// The plugin files that the host would look at, in order.
-fn in_folder(config: &PluginsConfig) -> anyhow::Result<Vec<PathBuf>> {
-    let folder = &config.folder;
-    let mut files = Vec::new();
-    for entry in fs::read_dir(folder)
-        .with_context(|| format!("cannot read the plugin folder `{}`", folder.display()))?
-    {
-        let path = entry?.path();
-        let is_hidden = path
-            .file_name()
-            .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        if !is_hidden && path.extension().is_some_and(|extension| extension == "wasm") {
-            files.push(path);
-        }
-    }
-    files.sort();
-    Ok(files)
 }
 
 /// One line for each pin that differs.
