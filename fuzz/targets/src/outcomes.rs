@@ -6,17 +6,23 @@ use crate::service::{self, Answer};
 /// Where the guest puts the bytes; a pointer into them is this and an offset.
 pub const ANSWER_AT: u32 = 0x0020_0000;
 
-/// The first byte chooses contract and call, the eighth and what follows are the answer.
+/// The first byte chooses contract and call, what follows is the answer.
 pub fn run(bytes: &[u8]) {
-    let Some((choice, answer)) = bytes.split_first() else {
+    let Some((status, text)) = answer(bytes) else {
         return;
     };
-    let slug = ["lift-old", "lift-new", "claim-old", "claim-new"][usize::from(choice % 4)];
-    let Answer { status, text, .. } = service::post(&format!("/webhooks/{slug}"), answer);
     match status {
         200..=299 | 400 | 401 => {}
         // The contract's limits, under their names.
         502 => assert!(text.contains("plugin_trapped"), "{text}"),
         other => panic!("{other}: {text}"),
     }
+}
+
+/// What the host answers to the delivery: status and body.
+pub fn answer(bytes: &[u8]) -> Option<(u16, String)> {
+    let (choice, answer) = bytes.split_first()?;
+    let slug = ["lift-old", "lift-new", "claim-old", "claim-new"][usize::from(choice % 4)];
+    let Answer { status, text, .. } = service::post(&format!("/webhooks/{slug}"), answer);
+    Some((status, text))
 }

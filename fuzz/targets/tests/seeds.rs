@@ -7,6 +7,7 @@ use std::{fs, path::Path};
 use fuzz_targets::{
     TARGETS,
     mutate::{Numbers, changed},
+    outcomes, webhooks,
 };
 
 /// What a target begins with, in the order of the names.
@@ -48,6 +49,38 @@ fn run(name: &str) {
             "`{name}` fails on change {number}: {:?}",
             String::from_utf8_lossy(&bytes[..bytes.len().min(4_000)])
         );
+    }
+}
+
+/// A seed that is refused at the door would leave what is behind it alone.
+#[test]
+fn seeds_reach_what_they_are_for() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../seeds");
+    let read = |name: &str| fs::read(folder.join(name)).unwrap();
+    for (name, status, part) in [
+        ("one-event-old", 200, r#""rejected":1"#),
+        ("one-event-new", 200, r#""rejected":1"#),
+        ("person-old", 200, r#""accepted":1"#),
+        ("skipped-and-rejected", 200, r#""skipped":1,"rejected":1"#),
+        ("reply", 200, "hi"),
+        ("confirm", 401, "confirmation_refused"),
+        ("malformed", 400, "text"),
+        ("no-proofs", 200, r#""rejected":1"#),
+        ("fresh", 401, "timestamp_stale"),
+    ] {
+        let (given, text) = outcomes::answer(&read(&format!("outcomes/{name}"))).unwrap();
+        assert!(given == status && text.contains(part), "{name}: {given} {text}");
+    }
+    for (name, status, part) in [
+        ("mandrill-send-deferral-bounces", 200, r#""accepted""#),
+        ("sendgrid-unsigned", 200, r#""accepted":2"#),
+        ("mailgun-unsigned", 200, r#""accepted":1"#),
+        ("sendgrid-tampered-body", 401, "signature"),
+        ("gzip", 200, r#""accepted":0"#),
+        ("no-provider", 404, "unknown_provider"),
+    ] {
+        let (given, text) = webhooks::answer(&read(&format!("webhooks/{name}"))).unwrap();
+        assert!(given == status && text.contains(part), "{name}: {given} {text}");
     }
 }
 
