@@ -411,7 +411,7 @@ impl LoadError {
             | Self::Import { .. }
             | Self::TooManyPieces { .. } => Refusal::NotAPlugin,
             Self::TooNew { .. } | Self::TooOld { .. } => Refusal::Contract,
-            Self::Compile(_) | Self::CompileTime(_) => Refusal::Compile,
+            Self::Compile(_) | Self::CompileTime(_) | Self::TooMuchWork { .. } => Refusal::Compile,
             Self::Describe { .. } | Self::Descriptor(_) => Refusal::Describe,
             Self::DuplicateSlug { .. } => Refusal::Slug,
         }
