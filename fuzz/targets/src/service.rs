@@ -96,6 +96,7 @@ static SERVICE: LazyLock<Service> = LazyLock::new(|| {
     let runtime = Runtime::new().expect("threads can be started");
     let dependencies = Dependencies {
         bus: Arc::new(LookingBus),
+        accounts: None,
         hasher: event::Hasher::new(),
         registry: Arc::default(),
     };
