@@ -16,7 +16,7 @@ use store::events::LatencySample;
 use utoipa::ToSchema;
 
 use crate::config::LatencyConfig;
-use factors::{Factors, Residual};
+use factors::{Factors, Mail};
 
 /// Parts of the week: weekdays and weekend, six parts of four hours each. Queues follow the sender's day; finer bins would
 /// leave most of them without data.
@@ -174,19 +174,50 @@ pub struct LatencyModel {
     learned_at: Option<Timestamp>,
     version: Option<Arc<str>>,
     all: Option<Cell>,
-    by_esp: BTreeMap<String, EspCells>,
+    by_esp: BTreeMap<String, EspDelays>,
     rows: Vec<LatencyRow>,
 }
 
 #[derive(Debug, Clone, PartialEq, Default)]
 struct EspCells {
-    factors: Factors,
     all: Cell,
     by_bin: [Cell; BINS],
     by_mailbox_and_bin: BTreeMap<MailboxProvider, [Cell; BINS]>,
 }
 
+/// What was learned of a provider.
+#[derive(Debug, Clone, PartialEq)]
+struct EspDelays {
+    cells: EspCells,
+    factors: Factors,
+}
+
 impl EspCells {
+    /// The cells below `all`.
+    fn fit(mailboxes: &BTreeMap<Option<MailboxProvider>, Delays>, q: f64, all: Cell) -> Self {
+        let together: Delays = mailboxes.values().flatten().copied().collect();
+        let by_bin = fit_bins(&together, q, &all);
+        let mut by_mailbox_and_bin = BTreeMap::new();
+        for (mailbox, delays) in mailboxes {
+            let Some(mailbox) = mailbox else { continue };
+            let cell = Cell::fit(&mut logarithms(delays), q, Some(&all));
+            by_mailbox_and_bin.insert(*mailbox, fit_bins(delays, q, &cell));
+        }
+        Self {
+            all,
+            by_bin,
+            by_mailbox_and_bin,
+        }
+    }
+
+    fn each(&self, take: impl FnMut(&Cell)) {
+        let of_mailboxes = self.by_mailbox_and_bin.values().flatten();
+        std::iter::once(&self.all)
+            .chain(&self.by_bin)
+            .chain(of_mailboxes)
+            .for_each(take);
+    }
+
     /// The cells of a mailbox class; those of all classes where it is not known.
     fn by_bin(&self, mailbox: Option<MailboxProvider>) -> &[Cell; BINS] {
         let of_mailbox = mailbox.and_then(|mailbox| self.by_mailbox_and_bin.get(&mailbox));
@@ -241,16 +272,17 @@ impl LatencyModel {
         let all = Cell::fit(&mut everything, config.quantile, None);
         model.rows.push(row(None, None, &everything, &all));
         for (esp, mailboxes) in by_esp {
-            let mut cells = model.fit_esp(esp, &mailboxes, &all);
+            let cells = model.fit_esp(esp, &mailboxes, &all);
             let of_esp = samples.iter().filter(|sample| sample.esp == esp);
-            let residuals = of_esp.map(|sample| Residual {
+            let mails = of_esp.map(|sample| Mail {
                 sent_at: sample.delivered_at.plus_millis(-sample.latency_ms),
+                mailbox: sample.mailbox_provider,
+                bin: bin(sample.delivered_at),
                 campaign: sample.campaign_id.as_deref(),
-                ln: delay_ln(sample)
-                    - cells.by_bin(sample.mailbox_provider)[bin(sample.delivered_at)].expected_ln,
+                ln: delay_ln(sample),
             });
-            cells.factors = Factors::fit(residuals.collect(), config.quantile);
-            model.by_esp.insert(esp.to_owned(), cells);
+            let factors = Factors::fit(mails.collect(), &cells, config.quantile);
+            model.by_esp.insert(esp.to_owned(), EspDelays { cells, factors });
         }
         model.all = Some(all);
         model.version = Some(model.digest());
@@ -268,22 +300,15 @@ impl LatencyModel {
         let mut delays = logarithms(&together);
         let esp_cell = Cell::fit(&mut delays, q, Some(all));
         self.rows.push(row(Some(esp), None, &delays, &esp_cell));
-        let by_bin = fit_bins(&together, q, &esp_cell);
-        let mut by_mailbox_and_bin = BTreeMap::new();
+        let cells = EspCells::fit(mailboxes, q, esp_cell);
         for (mailbox, delays_of_mailbox) in mailboxes {
             let Some(mailbox) = mailbox else { continue };
             let mut delays = logarithms(delays_of_mailbox);
-            let cell = Cell::fit(&mut delays, q, Some(&esp_cell));
+            let cell = Cell::fit(&mut delays, q, Some(&cells.all));
             self.rows
                 .push(row(Some(esp), Some(mailbox.as_str()), &delays, &cell));
-            by_mailbox_and_bin.insert(*mailbox, fit_bins(delays_of_mailbox, q, &cell));
         }
-        EspCells {
-            factors: Factors::default(),
-            all: esp_cell,
-            by_bin,
-            by_mailbox_and_bin,
-        }
+        cells
     }
 
     /// The delays to expect over the week. What was learned of the provider comes first, then the caller's estimate, then
@@ -297,10 +322,10 @@ impl LatencyModel {
     ) -> WeekOfLatency {
         let learned = esp
             .and_then(|esp| self.by_esp.get(esp))
-            .filter(|cells| cells.all.samples >= MIN_SAMPLES);
-        if let Some(cells) = learned {
-            let by_bin = cells.by_bin(mailbox);
-            let shift = cells.factors.shift(context);
+            .filter(|learned| learned.cells.all.samples >= MIN_SAMPLES);
+        if let Some(EspDelays { cells, factors }) = learned {
+            let (cells_told, shift) = factors.told(context, cells);
+            let by_bin = cells_told.by_bin(mailbox);
             return WeekOfLatency(std::array::from_fn(|bin| {
                 let ms = (by_bin[bin].expected_ln + shift)
                     .exp()
@@ -337,28 +362,25 @@ impl LatencyModel {
 
     fn digest(&self) -> Arc<str> {
         let mut hash = Sha256::new();
-        let mut cell = |cell: &Cell| {
-            hash.update((cell.samples as u64).to_le_bytes());
-            hash.update(cell.expected_ln.to_le_bytes());
+        let mut number = |samples: usize, ln: f64| {
+            hash.update((samples as u64).to_le_bytes());
+            hash.update(ln.to_le_bytes());
         };
-        self.all.iter().for_each(&mut cell);
-        for cells in self.by_esp.values() {
-            cell(&cells.all);
-            cells.by_bin.iter().for_each(&mut cell);
-            cells.by_mailbox_and_bin.values().flatten().for_each(&mut cell);
+        self.all
+            .iter()
+            .for_each(|all| number(all.samples, all.expected_ln));
+        for EspDelays { cells, factors } in self.by_esp.values() {
+            cells.each(|cell| number(cell.samples, cell.expected_ln));
+            factors.each(&mut number);
         }
-        for (esp, cells) in &self.by_esp {
+        for (esp, EspDelays { cells, factors }) in &self.by_esp {
             hash.update(esp);
             for mailbox in cells.by_mailbox_and_bin.keys() {
                 hash.update(mailbox.as_str());
             }
-        }
-        for cells in self.by_esp.values() {
-            cells.factors.each(|name, samples, shift| {
-                hash.update(name);
-                hash.update((samples as u64).to_le_bytes());
-                hash.update(shift.to_le_bytes());
-            });
+            for campaign in factors.campaigns() {
+                hash.update(campaign);
+            }
         }
         let hash = hash.finalize();
         let prefix = u64::from_be_bytes(hash[..8].try_into().expect("a SHA-256 has 32 bytes"));

@@ -15,7 +15,7 @@ use store::{
     StoreError,
     bus::{Bus, DEAD_LETTERS_TOPIC, EVENTS_TOPIC, Lag, NewRecord, Position, Progress, Record, Subscription},
     events::{
-        EventCount, Events, LatencySample, StoredEvent, StoredExplanation, StoredTrial, Touch, WriteReport,
+        EventCount, Events, LatencySample, StoredEvent, StoredExplanation, StoredForecast, StoredTrial, Touch, WriteReport,
     },
     identity::{AuditEntry, Identities, Person, Sighting},
     profiles::Profiles,
@@ -364,6 +364,15 @@ impl Events for FakeEvents {
     }
 
     async fn trials(&self, _: Timestamp, _: Timestamp, _: usize) -> Result<Vec<StoredTrial>, StoreError> {
+        Err(misconfigured())
+    }
+
+    async fn forecasts(
+        &self,
+        _: Timestamp,
+        _: Timestamp,
+        _: usize,
+    ) -> Result<Vec<StoredForecast>, StoreError> {
         Err(misconfigured())
     }
 

@@ -15,12 +15,13 @@ pub(super) const TEMPLATES: [Template; 4] = [
 ];
 
 /// The SDK.
-const SDK: [Template; 25] = of_plugins![
+const SDK: [Template; 26] = of_plugins![
     "sdk/Cargo.toml",
     "sdk/README.md",
     "sdk/src/allocator.rs",
     "sdk/src/batch.rs",
     "sdk/src/bindings.rs",
+    "sdk/src/bytes.rs",
     "sdk/src/descriptor.rs",
     "sdk/src/form.rs",
     "sdk/src/form/multipart.rs",
