@@ -241,7 +241,7 @@ async fn a_delivery_is_one_trace_at_the_collector() {
     };
     assert_eq!(
         of("sendflowr-events"),
-        ["commit", "enrich", "profiles", "read", "write"]
+        ["commit", "decode", "enrich", "profiles", "read", "write"]
     );
     assert_eq!(of("sendflowr-identity"), ["commit", "read", "write"]);
 

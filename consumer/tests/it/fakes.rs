@@ -15,7 +15,8 @@ use store::{
     StoreError,
     bus::{Bus, DEAD_LETTERS_TOPIC, EVENTS_TOPIC, Lag, NewRecord, Position, Progress, Record, Subscription},
     events::{
-        EventCount, Events, LatencySample, StoredEvent, StoredExplanation, StoredForecast, StoredTrial, Touch, WriteReport,
+        EventCount, Events, LatencySample, StoredEvent, StoredExplanation, StoredForecast, StoredTrial,
+        Touch, WriteReport,
     },
     identity::{AuditEntry, Identities, Person, Sighting},
     profiles::Profiles,

@@ -250,7 +250,8 @@ async fn ten_thousand_files_are_reported_and_keep_nobody_waiting() {
         .collect();
     files.push(("zebra.wasm", guest("zebra").build()));
     let world = World::with(&files).await;
-    assert_eq!(world.metric("sendflowr_plugin_refused_files"), 10_000);
+    let refused = r#"sendflowr_plugin_refused_files{reason="not_a_plugin"}"#;
+    assert_eq!(world.metric(refused), 10_000);
     assert_eq!(world.deliver("zebra").await.unwrap(), 1);
     fs::write(world.path("acme.wasm"), version("1.0.0")).unwrap();
     eventually("what comes later serves", || serves(&world, "acme@1.0.0")).await;
