@@ -169,11 +169,7 @@ fn work(body: &FunctionBody<'_>, signatures: &Signatures, seen: &mut Vec<bool>) 
                 nested_loops = nested_loops.max(loops);
             }
             Operator::Block { .. } | Operator::If { .. } => open.push(false),
-            Operator::End => {
-                if open.pop() == Some(true) {
-                    loops -= 1;
-                }
-            }
+            Operator::End => loops -= u64::from(open.pop() == Some(true)),
             _ => {}
         }
         match operator {
