@@ -155,7 +155,11 @@ impl Service {
                 .remove(0);
             let explain = inquiry.explain;
             let weighed = known.and_then(|known| self.weigh(inquiry, known));
-            self.deliver(weighed.map(|weighed| weighed.told()), explain).await
+            let told = weighed.map(|mut weighed| {
+                weighed.draw_alone(self);
+                weighed.told()
+            });
+            self.deliver(told, explain).await
         };
         let decided = deciding.instrument(span.clone()).await;
         match &decided {
@@ -210,7 +214,7 @@ impl Service {
         Ok(decision)
     }
 
-    /// Chooses the minute that a person would get alone.
+    /// Chooses the minute that the model would give a person alone.
     fn weigh(&self, inquiry: Inquiry, known: Known) -> Result<Weighed, ApiError> {
         let curve = self.curve(&known, inquiry.question.now);
         let latency = self.latency.load().week(
@@ -229,10 +233,8 @@ impl Service {
         if curve.curve.evidence().events == 0 {
             choice = choice.apart(&known.person.canonical, facts);
         }
-        if let Some(draw) = self.draw(&inquiry, &known) {
-            choice = choice.drawn(&draw, facts);
-        }
         Ok(Weighed {
+            draw: self.draw(&inquiry, &known),
             inquiry,
             known,
             curve,
@@ -311,16 +313,33 @@ impl Service {
     }
 }
 
-/// A choice and what it was made of.
+/// The model's choice, what it was made of, and how the experiment will treat it.
 struct Weighed {
     inquiry: Inquiry,
     known: Known,
     curve: Arc<PersonCurve>,
     latency: WeekOfLatency,
+    draw: Option<Draw>,
     choice: Choice,
 }
 
 impl Weighed {
+    fn facts<'a>(&'a self, service: &'a Service) -> Facts<'a> {
+        Facts {
+            profile: &self.known.profile,
+            curve: &self.curve.curve,
+            latency: &self.latency,
+            policy: &service.policy,
+        }
+    }
+
+    /// Lets the experiment draw, for somebody who need not make room.
+    fn draw_alone(&mut self, service: &Service) {
+        let mut choice = self.choice.clone();
+        choice.draw(self.draw.as_ref(), None, self.facts(service));
+        self.choice = choice;
+    }
+
     fn told(&self) -> (Decision, Explanation) {
         let explanation = record::explanation(&self.inquiry, &self.known, &self.curve, &self.choice);
         (answer(&self.known, &self.choice, &explanation), explanation)

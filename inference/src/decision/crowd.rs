@@ -2,18 +2,21 @@
 //!
 //! People of whom nothing is known share one curve and so one best minute: each takes one of the minutes that are worth
 //! nearly as much, by a hash of their own ([`Choice::apart`]). And a provider takes only so many mails a minute: within a
-//! batch a minute that is full is taken by nobody else ([`Room`]), and whoever comes later gets the best minute that is
-//! free and that the guards allow ([`Choice::make_room`]).
+//! batch a minute that is full is taken by nobody else ([`Room`]), and whoever comes later chooses among the minutes that
+//! are free and that the guards allow ([`Choice::placed`]).
+//!
+//! Who comes when and what is free is settled before the experiment draws, by what the model would choose for each: so the
+//! groups make room alike, and what was drawn is compared as it was carried out.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Range,
+};
 
 use event::{Timestamp, UniversalId, grid::MINUTE_MS};
-use store::events::TrialGroup;
 
-use super::{
-    Choice, DAY_MINUTES, Facts,
-    experiment::{mix, quarter_of},
-};
+use super::{Choice, DAY_MINUTES, Draw, Facts, experiment::mix};
+use crate::latency::WeekOfLatency;
 
 /// What a person of whom nothing is known may lose to keep out of the crowd. A hundredth is far below what the
 /// population's curve is sure of, and on the built-in curve it is more than half an hour of minutes.
@@ -27,6 +30,8 @@ const REACH_MS: i64 = 60 * MINUTE_MS;
 const MAX_DAYS: usize = 4_096;
 
 const DAY: usize = DAY_MINUTES as usize;
+
+const HOUR_MS: i64 = 60 * MINUTE_MS;
 
 /// How many mails a provider takes in a minute.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -56,16 +61,21 @@ pub(crate) struct Room {
     days: usize,
 }
 
+/// What one provider takes yet.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RoomOf<'a> {
+    days: Option<&'a HashMap<i64, Box<[u32; DAY]>>>,
+    has_new_days: bool,
+    per_minute: u32,
+}
+
 impl Room {
-    /// Whether a mail may be handed over at moments, to a provider that takes `per_minute`.
-    pub(crate) fn of(&self, esp: &str, per_minute: u32) -> impl Fn(Timestamp) -> bool {
-        let provider = self.providers.get(esp);
-        move |trigger_at| {
-            let (day, minute) = place(trigger_at);
-            match provider.and_then(|days| days.get(&day)) {
-                Some(taken) => taken[minute] < per_minute,
-                None => self.days < MAX_DAYS,
-            }
+    /// What is free at a provider that takes `per_minute`.
+    pub(crate) fn of(&self, esp: &str, per_minute: u32) -> RoomOf<'_> {
+        RoomOf {
+            days: self.providers.get(esp),
+            has_new_days: self.days < MAX_DAYS,
+            per_minute,
         }
     }
 
@@ -81,6 +91,55 @@ impl Room {
             Box::new([0; DAY])
         });
         taken[minute] += 1;
+    }
+}
+
+impl RoomOf<'_> {
+    /// Whether a mail may be handed over at a moment.
+    pub(crate) fn is_free(&self, trigger_at: Timestamp) -> bool {
+        let (day, minute) = place(trigger_at);
+        match self.days.and_then(|days| days.get(&day)) {
+            Some(taken) => taken[minute] < self.per_minute,
+            None => self.has_new_days,
+        }
+    }
+
+    /// The minutes of `candidates` for which a mail may be handed over.
+    fn free(&self, candidates: &[Range<Timestamp>], latency: &WeekOfLatency) -> Vec<Range<Timestamp>> {
+        let mut free: Vec<Range<Timestamp>> = Vec::with_capacity(candidates.len());
+        for range in candidates {
+            let mut is_open = false;
+            let mut from = range.start;
+            while from < range.end {
+                // Delays change with the clock's hour at most, so one look-up serves all its minutes.
+                let hour_ends = from.plus_millis(HOUR_MS - from.as_millis().rem_euclid(HOUR_MS));
+                let to = hour_ends.min(range.end);
+                if to <= from {
+                    break;
+                }
+                let (mut day, mut minute) = place(trigger(from, latency));
+                let mut taken = self.days.and_then(|days| days.get(&day));
+                let mut at = from;
+                while at < to {
+                    let is_free = taken.map_or(self.has_new_days, |taken| taken[minute] < self.per_minute);
+                    let next = at.plus_millis(MINUTE_MS);
+                    match free.last_mut() {
+                        Some(last) if is_free && is_open => last.end = next.min(range.end),
+                        _ if is_free => free.push(at..next.min(range.end)),
+                        _ => {}
+                    }
+                    is_open = is_free;
+                    at = next;
+                    minute += 1;
+                    if minute == DAY {
+                        (day, minute) = (day + 1, 0);
+                        taken = self.days.and_then(|days| days.get(&day));
+                    }
+                }
+                from = to;
+            }
+        }
+        free
     }
 }
 
@@ -127,12 +186,8 @@ impl Choice {
     }
 
     /// What is lost if this decision has to make room: its value above that of the best minute beyond [`REACH_MS`].
-    /// Infinite where there is none, and for a minute that the experiment drew, because another would spoil the draw.
+    /// Infinite where there is none.
     pub(crate) fn stake(&self, facts: Facts<'_>) -> f64 {
-        let is_drawn = |drawn: super::Drawn| drawn.group != TrialGroup::Treated;
-        if self.experiment.is_some_and(is_drawn) {
-            return f64::INFINITY;
-        }
         let (from, to) = (
             self.arrive_at.plus_millis(-REACH_MS),
             self.arrive_at.plus_millis(REACH_MS),
@@ -146,40 +201,34 @@ impl Choice {
         best.map_or(f64::INFINITY, |best| self.value - best.score)
     }
 
-    /// Moves to the best candidate at which the provider, which takes `per_minute`, has room for one more mail; stays where
-    /// it is if there is room. Whether there is any.
-    pub(crate) fn make_room(
-        &mut self,
-        facts: Facts<'_>,
-        per_minute: u32,
-        has_room: impl Fn(Timestamp) -> bool,
-    ) -> bool {
-        if has_room(self.trigger_at) {
-            return true;
+    /// The model's choice and the draw of the experiment, if there is one, among the minutes that are free; `None` when
+    /// none is.
+    pub(crate) fn placed(&self, draw: Option<&Draw>, facts: Facts<'_>, room: RoomOf<'_>) -> Option<Self> {
+        let free = room.free(&self.candidates, facts.latency);
+        let mut alone = self.clone();
+        alone.draw(draw, None, facts);
+        if free == self.candidates {
+            return Some(alone);
         }
-        let is_free = |at| has_room(trigger(at, facts));
-        let best = facts
-            .curve
-            .best_free(&self.candidates, |at| self.factor_at(at), is_free);
-        let Some(best) = best else { return false };
-        self.moved = Some(Moved {
-            from: self.arrive_at,
-            value: self.value,
-            per_minute,
-        });
-        self.arrive(best.at, facts);
-        true
-    }
-
-    /// Whether it had to leave the quarter hour for which the experiment knows a probability.
-    pub(crate) fn left_its_quarter(&self) -> bool {
-        self.moved
-            .is_some_and(|moved| quarter_of(moved.from) != quarter_of(self.arrive_at))
+        let mut choice = self.clone();
+        if !room.is_free(self.trigger_at) {
+            let best = facts.curve.best_weighted(&free, |at| self.factor_at(at))?;
+            choice.arrive(best.at, facts);
+        }
+        choice.draw(draw, Some(&free), facts);
+        if choice.arrive_at != alone.arrive_at {
+            choice.moved = Some(Moved {
+                from: alone.arrive_at,
+                value: alone.value,
+                per_minute: room.per_minute,
+            });
+        }
+        Some(choice)
     }
 }
 
-fn trigger(arrival: Timestamp, facts: Facts<'_>) -> Timestamp {
-    arrival.plus_millis(-facts.latency.arriving_at(arrival).as_millis())
+fn trigger(arrival: Timestamp, latency: &WeekOfLatency) -> Timestamp {
+    arrival.plus_millis(-latency.arriving_at(arrival).as_millis())
 }
 
 /// A number that follows from a person's id, all its bits alike.

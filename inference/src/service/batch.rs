@@ -8,7 +8,7 @@ use tracing::Instrument;
 
 use super::{Decision, Service, Weighed};
 use crate::{
-    decision::{Capacity, Facts, Room},
+    decision::{Capacity, Room},
     error::ApiError,
     explanation::Explanation,
     http::question::Inquiry,
@@ -113,7 +113,8 @@ fn broken<T>(count: usize) -> Vec<Result<T, ApiError>> {
     (0..count).map(|_| Err(ApiError::Internal)).collect()
 }
 
-/// Whoever loses most by moving chooses first, among equals the earlier line.
+/// Whoever loses most by moving chooses first, among equals the earlier line. What counts is the model's choice, before the
+/// experiment draws: a group that came first, or was refused less often, would not be like the other any more.
 fn make_room(
     service: &Service,
     choices: &mut [Result<Box<Weighed>, ApiError>],
@@ -121,10 +122,13 @@ fn make_room(
     room: &mut Room,
 ) {
     let mut order: Vec<(usize, f64, u32)> = Vec::with_capacity(choices.len());
-    for (index, choice) in choices.iter().enumerate() {
+    for (index, choice) in choices.iter_mut().enumerate() {
         let Ok(weighed) = choice else { continue };
-        if let Some(per_minute) = capacity.of(weighed.inquiry.esp.as_deref()) {
-            order.push((index, weighed.choice.stake(weighed.facts(service)), per_minute));
+        match capacity.of(weighed.inquiry.esp.as_deref()) {
+            Some(per_minute) => {
+                order.push((index, weighed.choice.stake(weighed.facts(service)), per_minute));
+            }
+            None => weighed.draw_alone(service),
         }
     }
     order.sort_by(|a, b| b.1.total_cmp(&a.1));
@@ -133,23 +137,16 @@ fn make_room(
             continue;
         };
         let esp = weighed.inquiry.esp.clone().unwrap_or_default();
-        let mut choice = weighed.choice.clone();
-        if choice.make_room(weighed.facts(service), per_minute, room.of(&esp, per_minute)) {
-            room.take(&esp, choice.trigger_at);
-            weighed.choice = choice;
-        } else {
-            choices[index] = Err(ApiError::OverCapacity { per_minute });
-        }
-    }
-}
-
-impl Weighed {
-    fn facts<'a>(&'a self, service: &'a Service) -> Facts<'a> {
-        Facts {
-            profile: &self.known.profile,
-            curve: &self.curve.curve,
-            latency: &self.latency,
-            policy: &service.policy,
+        let free = room.of(&esp, per_minute);
+        match weighed
+            .choice
+            .placed(weighed.draw.as_ref(), weighed.facts(service), free)
+        {
+            Some(choice) => {
+                room.take(&esp, choice.trigger_at);
+                weighed.choice = choice;
+            }
+            None => choices[index] = Err(ApiError::OverCapacity { per_minute }),
         }
     }
 }
