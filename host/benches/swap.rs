@@ -99,6 +99,7 @@ async fn run() {
     let mut subscription = bus.subscribe("bench", &[EVENTS_TOPIC]).await.unwrap();
     let dependencies = Dependencies {
         bus,
+        accounts: None,
         hasher: Hasher::new(),
         registry: Arc::default(),
     };

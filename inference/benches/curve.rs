@@ -1,10 +1,12 @@
 //! The cost of a person's curve and of a decision on it, by how much is remembered of the person.
 
-use std::hint::black_box;
+#![allow(clippy::print_stdout, reason = "a benchmark prints what it found")]
+
+use std::{hint::black_box, ops::Range, time::Instant};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use event::{Event, EventType, Hasher, Timestamp, profile::Profile};
-use sendflowr_inference::model::Population;
+use sendflowr_inference::model::{Curve, Population};
 
 const HOUR_MS: i64 = 3_600_000;
 
@@ -38,7 +40,64 @@ fn person(clicks: i64, with_mail: bool) -> Profile {
     profile
 }
 
+/// Decisions of which the median is told.
+const SAMPLES: usize = 10_000;
+
+/// The targets: a decision on a curve that is kept, and one with its curve, at 400 events.
+const TARGET_CACHED_US: f64 = 30.0;
+const TARGET_US: f64 = 150.0;
+
+/// Prints the median of what `decide` takes, beside its target.
+fn print_p50(what: &str, target_us: f64, mut decide: impl FnMut()) {
+    let mut took = Vec::with_capacity(SAMPLES);
+    for _ in 0..SAMPLES {
+        let started = Instant::now();
+        decide();
+        took.push(started.elapsed());
+    }
+    took.sort_unstable();
+    let p50_us = took[SAMPLES / 2].as_secs_f64() * 1e6;
+    println!(
+        "{what}: p50 {p50_us:.1} µs, {:.2} of the target of {target_us:.0} µs",
+        p50_us / target_us
+    );
+}
+
+/// The minutes of some days from now on: all of them, or what quiet hours leave of each day.
+fn minutes(days: i64, quiet: bool) -> Vec<Range<Timestamp>> {
+    if !quiet {
+        return vec![now()..now().plus_millis(days * 24 * HOUR_MS)];
+    }
+    let day =
+        |day: i64| now().plus_millis((day * 24 + 9) * HOUR_MS)..now().plus_millis((day * 24 + 22) * HOUR_MS);
+    (0..days).map(day).collect()
+}
+
+fn medians() {
+    let population = Population::builtin();
+    for (name, with_mail) in [("clicks", false), ("mails and clicks", true)] {
+        let profile = person(400, with_mail);
+        let cached = population.curve(Some(&profile), now());
+        for (days, quiet) in [(1, false), (1, true), (7, false), (7, true)] {
+            let ranges = minutes(days, quiet);
+            let guards = if quiet { "quiet hours" } else { "no guard" };
+            let decide = |curve: &Curve| {
+                let best = curve.best(black_box(&ranges)).expect("the window is not empty");
+                black_box((best, curve.confidence(best.at, &ranges)));
+            };
+            let what = format!("400 {name}, {} h, {guards}", days * 24);
+            print_p50(&format!("{what}, curve kept"), TARGET_CACHED_US, || {
+                decide(&cached)
+            });
+            print_p50(&format!("{what}, with the curve"), TARGET_US, || {
+                decide(&population.curve(Some(black_box(&profile)), now()));
+            });
+        }
+    }
+}
+
 fn curve(criterion: &mut Criterion) {
+    medians();
     let population = Population::builtin();
     let day = [now()..now().plus_millis(24 * HOUR_MS)];
     let week = [now()..now().plus_millis(168 * HOUR_MS)];

@@ -66,8 +66,11 @@ fn main() {
 /// What a contestant makes of the mails to learn from: a delay in milliseconds for every mail.
 type Predict = Box<dyn Fn(&Delay) -> f64>;
 
+/// Learns the quantile from delays.
+type Learn = fn(&[Delay], f64) -> Predict;
+
 fn compare(worlds: &[Vec<Delay>], quantile: f64, size: usize) {
-    let contestants: [(&str, fn(&[Delay], f64) -> Predict); 5] = [
+    let contestants: [(&str, Learn); 5] = [
         ("one delay for all", constant),
         ("table", table),
         ("table, queue and campaign", table_with_context),

@@ -162,7 +162,11 @@ impl Service {
                 .remove(0);
             let explain = inquiry.explain;
             let weighed = known.and_then(|known| self.weigh(inquiry, known));
-            self.deliver(weighed.map(|weighed| weighed.told()), explain).await
+            let told = weighed.map(|mut weighed| {
+                weighed.draw_alone();
+                weighed.told()
+            });
+            self.deliver(told, explain).await
         };
         let decided = deciding.instrument(span.clone()).await;
         match &decided {
@@ -218,7 +222,7 @@ impl Service {
         Ok(decision)
     }
 
-    /// Chooses the minute that a person would get alone.
+    /// Chooses the minute that the model would give a person alone.
     fn weigh(&self, inquiry: Inquiry, known: Known) -> Result<Weighed, ApiError> {
         let learned = self.latency.load();
         let basis = Basis {
@@ -352,15 +356,12 @@ struct Basis {
 }
 
 impl Basis {
-    /// The minute that the person gets alone.
+    /// The minute that the model would give the person alone, before the experiment draws.
     fn choose(self) -> Result<Weighed, Suppressed> {
         let facts = self.facts();
         let mut choice = decision::decide(&self.inquiry.question, facts)?;
         if self.curve.curve.evidence().events == 0 {
             choice = choice.apart(&self.known.person.canonical, facts);
-        }
-        if let Some(draw) = &self.draw {
-            choice = choice.drawn(draw, facts);
         }
         Ok(Weighed { basis: self, choice })
     }
@@ -382,6 +383,13 @@ struct Weighed {
 }
 
 impl Weighed {
+    /// Lets the experiment draw, for somebody who need not make room.
+    fn draw_alone(&mut self) {
+        let mut choice = self.choice.clone();
+        choice.draw(self.basis.draw.as_ref(), None, self.basis.facts());
+        self.choice = choice;
+    }
+
     fn told(&self) -> (Decision, Explanation) {
         let explanation = record::explanation(self, env!("CARGO_PKG_VERSION"));
         (answer(&self.basis.known, &self.choice, &explanation), explanation)

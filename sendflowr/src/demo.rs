@@ -219,7 +219,10 @@ fn table(tallies: &BTreeMap<&str, Tally>) -> String {
 async fn decide(http: &reqwest::Client, inference: SocketAddr) -> anyhow::Result<Value> {
     let start = Instant::now();
     loop {
-        let question = json!({ "email": person::EMAIL, "window_hours": 24, "esp": "sendgrid" });
+        // The model's choice: what is shown is what was learned, and not, on some days, what an experiment drew.
+        let question = json!({
+            "email": person::EMAIL, "window_hours": 24, "esp": "sendgrid", "experiment": false,
+        });
         let response = http
             .post(format!("http://{inference}/timing/decide"))
             .json(&question)

@@ -158,7 +158,7 @@ async fn reads(store: &ClickHouseEvents, events: &[StoredEvent]) -> Result<(), B
             forecast: None,
         };
         let start = Instant::now();
-        store.save_explanation(&explanation).await?;
+        store.save_explanations(&[&explanation]).await?;
         explanations.push(start.elapsed());
     }
     println!("a person's history:   {}", percentiles(&mut histories));

@@ -157,11 +157,11 @@ pub trait Events: Send + Sync {
     /// [`StoreError`] when the store cannot be read.
     async fn counts(&self) -> Result<Vec<EventCount>, StoreError>;
 
-    /// Keeps an explanation; one that is there already under the reference stays as it is.
+    /// Keeps explanations, all of them or none; one that is there already under its reference stays as it is.
     ///
     /// # Errors
-    /// [`StoreError`] when it could not be kept.
-    async fn save_explanation(&self, explanation: &StoredExplanation) -> Result<(), StoreError>;
+    /// [`StoreError::Rejected`] when one of them can never be kept, others when they may be tried again.
+    async fn save_explanations(&self, explanations: &[&StoredExplanation]) -> Result<(), StoreError>;
 
     /// The explanation with this reference.
     ///

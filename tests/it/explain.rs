@@ -101,7 +101,7 @@ async fn a_decision_comes_out_again_after_more_has_happened() {
             trial: None,
             forecast: None,
         };
-        stores.events.save_explanation(&explanation).await.unwrap();
+        stores.events.save_explanations(&[&explanation]).await.unwrap();
     }
     drop(stores);
     let (ended, told) = explain(&system, &["dec_tampered", "--replay"]);
@@ -155,7 +155,7 @@ async fn decisions_show_in_the_audit_of_arrivals() {
             campaign_id: None,
         }),
     };
-    stores.events.save_explanation(&explanation).await.unwrap();
+    stores.events.save_explanations(&[&explanation]).await.unwrap();
     let delivered = Event {
         event_id: "delivered".to_owned(),
         esp: "postmark".to_owned(),

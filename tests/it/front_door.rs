@@ -47,10 +47,17 @@ async fn the_demonstration_shows_every_provider_and_a_decision() {
     let path = explanation
         .split_once("/explanations/")
         .map(|(_, reference)| format!("/explanations/{reference}"));
+    let path = path.as_deref().unwrap_or_default();
     eventually("the explanation is stored", || async {
-        system.look(path.as_deref().unwrap_or_default()).await.status == 200
+        system.look(path).await.status == 200
     })
     .await;
+    let explanation = system.look(path).await;
+    assert!(
+        explanation.body["experiment"].is_null(),
+        "what is shown is the model's choice on every day: {}",
+        explanation.text
+    );
     assert!(system.stop().await, "{}", system.log());
 }
 
@@ -79,7 +86,8 @@ fn curl_lines_work(system: &System) {
 #[tokio::test]
 async fn events_change_the_next_decision_and_can_be_explained() {
     let system = System::start(crate::POSTMARK, &["postmark"]).await;
-    let question = json!({ "email": "bob@example.com", "window_hours": 24, "explain": true });
+    let question =
+        json!({ "email": "bob@example.com", "window_hours": 24, "explain": true, "experiment": false });
     let before = system.ask("/timing/decide", &question).await;
     assert_eq!(before.status, 200, "{}", before.text);
     let now = event::Timestamp::from(std::time::SystemTime::now());

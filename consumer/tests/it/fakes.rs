@@ -356,7 +356,7 @@ impl Events for FakeEvents {
         Err(misconfigured())
     }
 
-    async fn save_explanation(&self, _: &StoredExplanation) -> Result<(), StoreError> {
+    async fn save_explanations(&self, _: &[&StoredExplanation]) -> Result<(), StoreError> {
         Err(misconfigured())
     }
 

@@ -2,21 +2,23 @@
 //!
 //! People of whom nothing is known share one curve and so one best minute: each takes one of the minutes that are worth
 //! nearly as much, by a hash of their own ([`Choice::apart`]). And a provider takes only so many mails a minute: within a
-//! batch a minute that is full is taken by nobody else ([`Room`]), and whoever comes later gets the best minute that is
-//! free and that the guards allow ([`Choice::make_room`]).
+//! batch a minute that is full is taken by nobody else ([`Room`]), and whoever comes later chooses among the minutes that
+//! are free and that the guards allow ([`Choice::placed`]).
+//!
+//! Who comes when and what is free is settled before the experiment draws, by what the model would choose for each: so the
+//! groups make room alike, and what was drawn is compared as it was carried out.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Range,
+};
 
 use event::{Timestamp, UniversalId, grid::MINUTE_MS};
 use serde::{Deserialize, Serialize};
-use store::events::TrialGroup;
 use utoipa::ToSchema;
 
-use super::{
-    Choice, DAY_MINUTES, Facts,
-    experiment::{mix, quarter_of},
-};
-use crate::{explanation::Base64, model::Best};
+use super::{Choice, DAY_MINUTES, Draw, Facts, experiment::mix};
+use crate::{explanation::Base64, latency::WeekOfLatency};
 
 /// What a person of whom nothing is known may lose to keep out of the crowd. A hundredth is far below what the
 /// population's curve is sure of, and on the built-in curve it is more than half an hour of minutes.
@@ -30,6 +32,8 @@ const REACH_MS: i64 = 60 * MINUTE_MS;
 const MAX_DAYS: usize = 4_096;
 
 const DAY: usize = DAY_MINUTES as usize;
+
+const HOUR_MS: i64 = 60 * MINUTE_MS;
 
 /// How many mails a provider takes in a minute.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -59,16 +63,21 @@ pub(crate) struct Room {
     days: usize,
 }
 
+/// What one provider takes yet.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RoomOf<'a> {
+    days: Option<&'a HashMap<i64, Box<[u32; DAY]>>>,
+    has_new_days: bool,
+    per_minute: u32,
+}
+
 impl Room {
-    /// Whether a mail may be handed over at moments, to a provider that takes `per_minute`.
-    pub(crate) fn of(&self, esp: &str, per_minute: u32) -> impl Fn(Timestamp) -> bool {
-        let provider = self.providers.get(esp);
-        move |trigger_at| {
-            let (day, minute) = place(trigger_at);
-            match provider.and_then(|days| days.get(&day)) {
-                Some(taken) => taken[minute] < per_minute,
-                None => self.days < MAX_DAYS,
-            }
+    /// What is free at a provider that takes `per_minute`.
+    pub(crate) fn of(&self, esp: &str, per_minute: u32) -> RoomOf<'_> {
+        RoomOf {
+            days: self.providers.get(esp),
+            has_new_days: self.days < MAX_DAYS,
+            per_minute,
         }
     }
 
@@ -84,6 +93,56 @@ impl Room {
             Box::new([0; DAY])
         });
         taken[minute] += 1;
+    }
+}
+
+impl RoomOf<'_> {
+    /// Whether a mail may be handed over at a moment.
+    #[cfg(test)]
+    pub(crate) fn is_free(&self, trigger_at: Timestamp) -> bool {
+        let (day, minute) = place(trigger_at);
+        match self.days.and_then(|days| days.get(&day)) {
+            Some(taken) => taken[minute] < self.per_minute,
+            None => self.has_new_days,
+        }
+    }
+
+    /// The minutes of `candidates` for which a mail may be handed over.
+    fn free(&self, candidates: &[Range<Timestamp>], latency: &WeekOfLatency) -> Vec<Range<Timestamp>> {
+        let mut free: Vec<Range<Timestamp>> = Vec::with_capacity(candidates.len());
+        for range in candidates {
+            let mut is_open = false;
+            let mut from = range.start;
+            while from < range.end {
+                // Delays change with the clock's hour at most, so one look-up serves all its minutes.
+                let hour_ends = from.plus_millis(HOUR_MS - from.as_millis().rem_euclid(HOUR_MS));
+                let to = hour_ends.min(range.end);
+                if to <= from {
+                    break;
+                }
+                let (mut day, mut minute) = place(trigger(from, latency));
+                let mut taken = self.days.and_then(|days| days.get(&day));
+                let mut at = from;
+                while at < to {
+                    let is_free = taken.map_or(self.has_new_days, |taken| taken[minute] < self.per_minute);
+                    let next = at.plus_millis(MINUTE_MS);
+                    match free.last_mut() {
+                        Some(last) if is_free && is_open => last.end = next.min(range.end),
+                        _ if is_free => free.push(at..next.min(range.end)),
+                        _ => {}
+                    }
+                    is_open = is_free;
+                    at = next;
+                    minute += 1;
+                    if minute == DAY {
+                        (day, minute) = (day + 1, 0);
+                        taken = self.days.and_then(|days| days.get(&day));
+                    }
+                }
+                from = to;
+            }
+        }
+        free
     }
 }
 
@@ -107,7 +166,7 @@ pub(crate) struct Moved {
     pub(crate) per_minute: u32,
 }
 
-/// Minutes that a decision would have preferred to its own, and that were full.
+/// Minutes that the guards allowed and the provider had no room in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct FullMinutes {
@@ -121,23 +180,66 @@ pub(crate) struct FullMinutes {
 }
 
 impl FullMinutes {
-    /// `None` of none.
-    fn of(full: Vec<Timestamp>) -> Option<Self> {
-        let from = full.iter().copied().min()?;
-        let mut bits = Base64::default();
-        for at in full {
-            let minute =
-                usize::try_from(at.millis_since(from) / MINUTE_MS).expect("none is before the first");
-            if bits.0.len() <= minute / 8 {
-                bits.0.resize(minute / 8 + 1, 0);
+    /// The minutes of `candidates` that are not among the `free` ones, a part of them in their order; `None` of none.
+    fn between(candidates: &[Range<Timestamp>], free: &[Range<Timestamp>]) -> Option<Self> {
+        let mut full: Option<Self> = None;
+        let mut free = free.iter().peekable();
+        for range in candidates {
+            let mut at = range.start;
+            while at < range.end {
+                while free.next_if(|free| free.end <= at).is_some() {}
+                if free.peek().is_some_and(|free| free.contains(&at)) {
+                    at = free.peek().map_or(range.end, |free| free.end);
+                    continue;
+                }
+                let full = full.get_or_insert_with(|| Self {
+                    from: at,
+                    minutes: Base64::default(),
+                });
+                let minute = usize::try_from(at.millis_since(full.from) / MINUTE_MS)
+                    .expect("candidates come in the order of time");
+                let bits = &mut full.minutes.0;
+                if bits.len() <= minute / 8 {
+                    bits.resize(minute / 8 + 1, 0);
+                }
+                bits[minute / 8] |= 1 << (minute % 8);
+                let next = at.plus_millis(MINUTE_MS);
+                // At the end of representable time there is no next minute.
+                if next <= at {
+                    break;
+                }
+                at = next;
             }
-            bits.0[minute / 8] |= 1 << (minute % 8);
         }
-        Some(Self { from, minutes: bits })
+        full
     }
 
-    /// Whether a minute was full.
-    pub(crate) fn contains(&self, at: Timestamp) -> bool {
+    /// The minutes of `candidates` that were not full.
+    pub(crate) fn leave(&self, candidates: &[Range<Timestamp>]) -> Vec<Range<Timestamp>> {
+        let mut free: Vec<Range<Timestamp>> = Vec::with_capacity(candidates.len());
+        for range in candidates {
+            let mut is_open = false;
+            let mut at = range.start;
+            while at < range.end {
+                let next = at.plus_millis(MINUTE_MS).min(range.end);
+                let is_free = !self.contains(at);
+                match free.last_mut() {
+                    Some(last) if is_free && is_open => last.end = next,
+                    _ if is_free => free.push(at..next),
+                    _ => {}
+                }
+                is_open = is_free;
+                // At the end of representable time there is no next minute.
+                if next <= at {
+                    break;
+                }
+                at = next;
+            }
+        }
+        free
+    }
+
+    fn contains(&self, at: Timestamp) -> bool {
         let minute = usize::try_from(at.millis_since(self.from).div_euclid(MINUTE_MS));
         let Ok(minute) = minute else { return false };
         let byte = self.minutes.0.get(minute / 8).copied().unwrap_or(0);
@@ -168,12 +270,8 @@ impl Choice {
     }
 
     /// What is lost if this decision has to make room: its value above that of the best minute beyond [`REACH_MS`].
-    /// Infinite where there is none, and for a minute that the experiment drew, because another would spoil the draw.
+    /// Infinite where there is none.
     pub(crate) fn stake(&self, facts: Facts<'_>) -> f64 {
-        let is_drawn = |drawn: super::Drawn| drawn.group != TrialGroup::Treated;
-        if self.experiment.is_some_and(is_drawn) {
-            return f64::INFINITY;
-        }
         let (from, to) = (
             self.arrive_at.plus_millis(-REACH_MS),
             self.arrive_at.plus_millis(REACH_MS),
@@ -187,56 +285,46 @@ impl Choice {
         best.map_or(f64::INFINITY, |best| self.value - best.score)
     }
 
-    /// Moves to the best candidate at which the provider, which takes `per_minute`, has room for one more mail; stays where
-    /// it is if there is room. Whether there is any.
-    pub(crate) fn make_room(
-        &mut self,
+    /// The model's choice and the draw of the experiment, if there is one, among the minutes that are free; `None` when
+    /// none is.
+    pub(crate) fn placed(&self, draw: Option<&Draw>, facts: Facts<'_>, room: RoomOf<'_>) -> Option<Self> {
+        let free = room.free(&self.candidates, facts.latency);
+        self.placed_among(&free, draw, facts, room.per_minute)
+    }
+
+    /// The same where the `free` ones of the candidates are known, at a provider that takes `per_minute`.
+    pub(crate) fn placed_among(
+        &self,
+        free: &[Range<Timestamp>],
+        draw: Option<&Draw>,
         facts: Facts<'_>,
         per_minute: u32,
-        has_room: impl Fn(Timestamp) -> bool,
-    ) -> bool {
-        if has_room(self.trigger_at) {
-            return true;
+    ) -> Option<Self> {
+        let mut alone = self.clone();
+        alone.draw(draw, None, facts);
+        if free == self.candidates {
+            return Some(alone);
         }
-        let is_free = |at| has_room(trigger(at, facts));
-        let Some(best) = self.move_to_best(facts, per_minute, is_free) else {
-            return false;
-        };
-        let heat = |at| self.factor_at(at);
-        let as_good = facts.curve.at_least(&self.candidates, heat, best.score);
-        self.full_minutes = FullMinutes::of(as_good.filter(|at| !is_free(*at)).collect());
-        true
-    }
-
-    /// Moves to the best of the candidates that are free and tells it; `None` where there is none.
-    pub(crate) fn move_to_best(
-        &mut self,
-        facts: Facts<'_>,
-        per_minute: u32,
-        is_free: impl Fn(Timestamp) -> bool,
-    ) -> Option<Best> {
-        let best = facts
-            .curve
-            .best_free(&self.candidates, |at| self.factor_at(at), is_free);
-        let best = best?;
-        self.moved = Some(Moved {
-            from: self.arrive_at,
-            value: self.value,
-            per_minute,
-        });
-        self.arrive(best.at, facts);
-        Some(best)
-    }
-
-    /// Whether it had to leave the quarter hour for which the experiment knows a probability.
-    pub(crate) fn left_its_quarter(&self) -> bool {
-        self.moved
-            .is_some_and(|moved| quarter_of(moved.from) != quarter_of(self.arrive_at))
+        let mut choice = self.clone();
+        if !free.iter().any(|range| range.contains(&self.arrive_at)) {
+            let best = facts.curve.best_weighted(free, |at| self.factor_at(at))?;
+            choice.arrive(best.at, facts);
+        }
+        choice.draw(draw, Some(free), facts);
+        if choice.arrive_at != alone.arrive_at {
+            choice.moved = Some(Moved {
+                from: alone.arrive_at,
+                value: alone.value,
+                per_minute,
+            });
+        }
+        choice.full_minutes = FullMinutes::between(&self.candidates, free);
+        Some(choice)
     }
 }
 
-fn trigger(arrival: Timestamp, facts: Facts<'_>) -> Timestamp {
-    arrival.plus_millis(-facts.latency.arriving_at(arrival).as_millis())
+fn trigger(arrival: Timestamp, latency: &WeekOfLatency) -> Timestamp {
+    arrival.plus_millis(-latency.arriving_at(arrival).as_millis())
 }
 
 /// A number that follows from a person's id, all its bits alike.

@@ -100,28 +100,46 @@ impl Draw {
         model_at: Timestamp,
         value: impl Fn(Timestamp) -> f64,
     ) -> Drawn {
-        let quarters = Quarters::of(candidates, model_at, &value);
+        let near_best = NearBest {
+            model: quarter_of(model_at),
+            least: NEAR_BEST * value(model_at),
+            value: &value,
+        };
+        let (mut minutes, mut quarters_near_best) = (0, 0);
+        for quarter in quarters(candidates) {
+            minutes += quarter.minutes;
+            quarters_near_best += usize::from(near_best.holds(&quarter));
+        }
         let at = match self.group {
             TrialGroup::Treated => model_at,
             TrialGroup::Control => self
-                .first(candidates.iter().flat_map(minutes))
+                .first(candidates.iter().flat_map(minutes_of))
                 .unwrap_or(model_at),
             TrialGroup::Exploration => {
-                let near = quarters.all.iter().filter(|quarter| quarter.is_near_best);
+                let near = quarters(candidates).filter(|quarter| near_best.holds(quarter));
                 let drawn = self.first(near.map(|quarter| quarter.start));
                 match drawn {
-                    Some(start) if start != quarter_of(model_at) => best_minute(candidates, start, &value),
+                    Some(start) if start != near_best.model => best_minute(candidates, start, &value),
                     _ => model_at,
                 }
             }
         };
+        let of_at = quarters(candidates).find(|quarter| quarter.start == quarter_of(at));
+        let propensity = of_at.map_or(0.0, |quarter| {
+            let of_control = quarter.minutes as f64 / minutes as f64;
+            let of_model = f64::from(u8::from(quarter.start == near_best.model));
+            let of_exploration = f64::from(u8::from(near_best.holds(&quarter))) / quarters_near_best as f64;
+            let (control, exploration) = (self.control_share.0, self.exploration_share.0);
+            let otherwise = (1.0 - exploration) * of_model + exploration * of_exploration;
+            control * of_control + (1.0 - control) * otherwise
+        });
         Drawn {
             group: self.group,
             at,
             model_at,
             model_value: value(model_at),
-            propensity: self.probability(&quarters, quarter_of(at)),
-            quarters_near_best: quarters.near_best,
+            propensity,
+            quarters_near_best,
             control_share: self.control_share.0,
             exploration_share: self.exploration_share.0,
         }
@@ -132,84 +150,71 @@ impl Draw {
     fn first(&self, moments: impl Iterator<Item = Timestamp>) -> Option<Timestamp> {
         moments.min_by_key(|moment| mix(self.seed ^ moment.as_millis().cast_unsigned()))
     }
-
-    /// The probability that a decision falls into a quarter hour.
-    fn probability(&self, quarters: &Quarters, start: Timestamp) -> f64 {
-        let Some(quarter) = quarters.all.iter().find(|quarter| quarter.start == start) else {
-            return 0.0;
-        };
-        let of_control = quarter.minutes as f64 / quarters.minutes as f64;
-        let of_model = f64::from(u8::from(start == quarters.model));
-        let of_exploration = f64::from(u8::from(quarter.is_near_best)) / quarters.near_best as f64;
-        let (control, exploration) = (self.control_share.0, self.exploration_share.0);
-        let otherwise = (1.0 - exploration) * of_model + exploration * of_exploration;
-        control * of_control + (1.0 - control) * otherwise
-    }
 }
 
 impl Choice {
-    /// The same decision under the experiment: at the minute that was drawn, whichever rule drew it.
-    pub(crate) fn drawn(mut self, draw: &Draw, facts: Facts<'_>) -> Self {
-        let value = |at| self.value_at(at, facts);
-        let drawn = draw.take(&self.candidates, self.arrive_at, value);
+    /// Puts the decision under the experiment: at the minute that was drawn of the `free` ones (of all candidates by
+    /// default), whichever rule drew it. Without a draw it stays as it is.
+    pub(crate) fn draw(&mut self, draw: Option<&Draw>, free: Option<&[Range<Timestamp>]>, facts: Facts<'_>) {
+        let Some(draw) = draw else { return };
+        let minutes = free.unwrap_or(&self.candidates);
+        let drawn = draw.take(minutes, self.arrive_at, |at| self.value_at(at, facts));
         if drawn.at != self.arrive_at {
             self.arrive(drawn.at, facts);
         }
         self.experiment = Some(drawn);
-        self
     }
 }
 
-/// The quarter hours of the candidates.
-struct Quarters {
-    all: Vec<Quarter>,
-    minutes: i64,
-    near_best: usize,
-    /// The start of the model's.
-    model: Timestamp,
-}
-
+/// A quarter hour with candidates.
 struct Quarter {
     start: Timestamp,
-    /// Candidates in it.
+    /// The first of them.
+    first: Timestamp,
+    /// How many there are.
     minutes: i64,
-    is_near_best: bool,
 }
 
-impl Quarters {
-    fn of(candidates: &[Range<Timestamp>], model_at: Timestamp, value: impl Fn(Timestamp) -> f64) -> Self {
-        let model = quarter_of(model_at);
-        let least = NEAR_BEST * value(model_at);
-        let mut all: Vec<Quarter> = Vec::new();
+/// The quarter hours of the candidates, in their order.
+fn quarters(candidates: &[Range<Timestamp>]) -> impl Iterator<Item = Quarter> {
+    let mut ranges = candidates.iter().filter(|range| range.start < range.end);
+    let mut rest = ranges.next().cloned();
+    std::iter::from_fn(move || {
+        let begun = rest.clone()?;
+        let start = quarter_of(begun.start);
         let mut minutes = 0;
-        for range in candidates {
-            let mut from = range.start;
-            while from < range.end {
-                let start = quarter_of(from);
-                let to = start.plus_millis(QUARTER_MS).min(range.end);
-                // At the end of representable time there is no next quarter hour.
-                if to <= from {
-                    break;
-                }
-                let here = to.millis_since(from) / MINUTE_MS;
-                minutes += here;
-                match all.last_mut() {
-                    Some(last) if last.start == start => last.minutes += here,
-                    _ => all.push(Quarter {
-                        start,
-                        minutes: here,
-                        is_near_best: start == model || value(from) >= least,
-                    }),
-                }
-                from = to;
-            }
+        // Several ranges may lie in one quarter hour.
+        while let Some(range) = rest.clone().filter(|range| quarter_of(range.start) == start) {
+            let end = start.plus_millis(QUARTER_MS).min(range.end);
+            minutes += end.millis_since(range.start) / MINUTE_MS;
+            // At the end of representable time there is no next quarter hour.
+            let goes_on = range.start < end && end < range.end;
+            rest = if goes_on {
+                Some(end..range.end)
+            } else {
+                ranges.next().cloned()
+            };
         }
-        Self {
-            near_best: all.iter().filter(|quarter| quarter.is_near_best).count(),
-            all,
+        Some(Quarter {
+            start,
+            first: begun.start,
             minutes,
-            model,
-        }
+        })
+    })
+}
+
+/// Which quarter hours exploration may take.
+struct NearBest<V> {
+    /// The start of the model's, which is always one of them.
+    model: Timestamp,
+    /// What the first candidate of the others is worth at least.
+    least: f64,
+    value: V,
+}
+
+impl<V: Fn(Timestamp) -> f64> NearBest<V> {
+    fn holds(&self, quarter: &Quarter) -> bool {
+        quarter.start == self.model || (self.value)(quarter.first) >= self.least
     }
 }
 
@@ -225,7 +230,7 @@ fn best_minute(
         .map(|range| range.start.max(start)..range.end.min(end));
     let mut best = (start, f64::NEG_INFINITY);
     for range in within {
-        for at in minutes(&range) {
+        for at in minutes_of(&range) {
             let worth = value(at);
             if worth > best.1 {
                 best = (at, worth);
@@ -235,7 +240,7 @@ fn best_minute(
     best.0
 }
 
-fn minutes(range: &Range<Timestamp>) -> impl Iterator<Item = Timestamp> + use<> {
+fn minutes_of(range: &Range<Timestamp>) -> impl Iterator<Item = Timestamp> + use<> {
     let (start, count) = (range.start, range.end.millis_since(range.start) / MINUTE_MS);
     (0..count).map(move |minute| start.plus_millis(minute * MINUTE_MS))
 }

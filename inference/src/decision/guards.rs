@@ -252,4 +252,4 @@ pub(crate) fn day_number(date: Date) -> i64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -1,3 +1,5 @@
+mod cases;
+
 use event::{BounceType, Event, EventType, Hasher, UniversalId};
 use jiff::tz::TimeZone;
 use proptest::prelude::*;

@@ -34,7 +34,7 @@ pub(crate) struct Inputs {
     /// How the experiment drew; absent where the decision takes no part in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub draw: Option<Draw>,
-    /// Better minutes that the provider had no room in; absent where there are none.
+    /// Allowed minutes that the provider had no room in; absent where there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub full_minutes: Option<FullMinutes>,
 }

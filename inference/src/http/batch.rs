@@ -82,7 +82,7 @@ pub(crate) struct BatchResult {
 /// within the batch. What other requests or batches hand over is not counted: send a campaign as one batch. Lines
 /// are placed in windows of 1,024: within a window whoever would lose most by moving chooses first, and a window never takes
 /// a minute back that an earlier one has given away. Whoever must move gets the best minute that is free and that all
-/// guards allow; `moved` tells from where and what it costs. A line for which no allowed minute is free has the error
+/// guards allow, or, in the control group, a random one of these; `moved` tells from where and what it costs. A line for which no allowed minute is free has the error
 /// `over_capacity` (409). With a capacity a window is answered when it is full or the request has ended, so that the same
 /// lines always get the same answers; without one, lines are answered as they come.
 ///

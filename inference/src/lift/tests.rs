@@ -1,3 +1,5 @@
+mod capacity;
+
 use super::*;
 
 /// A generator that gives the same numbers for the same seed (Steele and others, SplitMix64), uniform between 0 and 1.

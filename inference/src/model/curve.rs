@@ -1,5 +1,7 @@
 //! A person's week, and the best minute in it.
 
+mod search;
+
 use std::{ops::Range, sync::Arc};
 
 use event::{Timestamp, grid};
@@ -8,6 +10,7 @@ use super::exposure::{AGE_EDGES, AGES};
 use super::presence::Presence;
 use super::tables::CONFIDENCE_TERMS;
 use super::week::{BINS, Week};
+pub use search::Best;
 
 /// What the curve of a person rests on, from the least to the most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,15 +64,6 @@ pub struct Evidence {
     pub population_version: Arc<str>,
 }
 
-/// The chosen minute.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Best {
-    /// The moment of arrival: the start of a minute, or of a range that begins within one.
-    pub at: Timestamp,
-    /// Its score, weight included.
-    pub score: f64,
-}
-
 /// Quarter hours in a week: the grid of the value.
 const QUARTERS: usize = 4 * BINS;
 
@@ -79,9 +73,6 @@ const QUARTER_MS: i64 = QUARTER_MINUTES as i64 * grid::MINUTE_MS;
 /// Minutes after arrival that count for its value.
 const HORIZON_MINUTES: usize = 1_440;
 
-/// Rounding may lift the spline above its highest coefficient by a part in a million.
-const ROUNDING: f64 = 1e-5;
-
 /// [`Curve::confidence`] promises an act while at least this share of the first attention is left.
 const ATTENTION_LEFT: f32 = 0.5;
 
@@ -90,7 +81,7 @@ const LEAST_SPAN_MINUTES: usize = 120;
 
 /// A person's week: how likely they act at each minute, and what arriving at each minute is worth.
 ///
-/// Small (3.4 kB) and cheap to read, so that it can be kept.
+/// Small (3.6 kB) and cheap to read, so that it can be kept.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Curve {
     evidence: Evidence,
@@ -98,6 +89,8 @@ pub struct Curve {
     density: Box<Week>,
     /// Value of arriving at the start of each quarter hour, 1 on average: coefficients of a cubic spline.
     value: Box<[f32; QUARTERS]>,
+    /// The highest coefficient of each block of quarter hours.
+    highest: [f32; search::BLOCKS],
     confidence: [f32; CONFIDENCE_TERMS],
     /// The time within which the confidence promises an act.
     span_minutes: usize,
@@ -144,6 +137,7 @@ impl Curve {
         Self {
             evidence,
             density,
+            highest: search::highest_of_blocks(&value),
             value,
             confidence,
             span_minutes: span_minutes(attention),
@@ -191,35 +185,46 @@ impl Curve {
         }
         let weeks = to.millis_since(from) / grid::WEEK_MS;
         let rest_ms = to.millis_since(from) % grid::WEEK_MS;
-        let (first, offset_ms) = {
-            let offset_ms = grid::week_offset_ms(from);
-            ((offset_ms / QUARTER_MS) as usize, offset_ms % QUARTER_MS)
-        };
         // Quarter hours touched by the rest, the first and the last in part.
-        let (mut quarter, mut begin_ms, mut left_ms, mut mass) = (first, offset_ms, rest_ms, 0.0);
+        let (mut quarter, mut begin_ms) = place(from);
+        let (mut left_ms, mut mass) = (rest_ms, 0.0);
         while left_ms > 0 {
             let part_ms = (QUARTER_MS - begin_ms).min(left_ms);
-            let middle = interpolate(&self.density, (quarter % QUARTERS) as f32 / 4.0 + 0.125);
-            mass += f64::from(middle) * part_ms as f64;
+            mass += self.density_of_quarter(quarter) * part_ms as f64;
             left_ms -= part_ms;
             begin_ms = 0;
-            quarter += 1;
+            quarter = next_quarter(quarter);
         }
         weeks as f64 + mass / grid::WEEK_MS as f64
     }
 
-    /// Like [`Curve::mass`], raised by the presence.
+    /// The density at the middle of a quarter hour, 1 on average.
+    fn density_of_quarter(&self, quarter: usize) -> f64 {
+        f64::from(interpolate(&self.density, quarter as f32 / 4.0 + 0.125))
+    }
+
+    /// Like [`Curve::mass`], raised by the presence: its factor in the middle of each quarter hour from `from` on.
     fn expected(&self, from: Timestamp, to: Timestamp) -> f64 {
         let mut sum = self.mass(from, to);
-        if let Some(presence) = self.presence {
-            let raised = from..to.min(presence.forgotten_at());
-            let mut begin = raised.start;
-            while begin < raised.end {
-                let end = begin.plus_millis(QUARTER_MS).min(raised.end);
-                let middle = begin.plus_millis(end.millis_since(begin) / 2);
-                sum += (presence.factor(middle) - 1.0) * self.mass(begin, end);
-                begin = end;
-            }
+        let Some(presence) = self.presence else {
+            return sum;
+        };
+        let raised = from..to.min(presence.forgotten_at());
+        // Each of these quarter hours lies in two of the week's, in the same proportion.
+        let (mut quarter, offset_ms) = place(from);
+        let mut density = self.density_of_quarter(quarter);
+        let mut begin = raised.start;
+        while begin < raised.end {
+            let end = begin.plus_millis(QUARTER_MS).min(raised.end);
+            let length_ms = end.millis_since(begin);
+            let first_ms = length_ms.min(QUARTER_MS - offset_ms);
+            let mut mass = density * first_ms as f64;
+            quarter = next_quarter(quarter);
+            density = self.density_of_quarter(quarter);
+            mass += density * (length_ms - first_ms) as f64;
+            let middle = begin.plus_millis(length_ms / 2);
+            sum += (presence.factor(middle) - 1.0) * (mass / grid::WEEK_MS as f64);
+            begin = end;
         }
         sum
     }
@@ -238,90 +243,6 @@ impl Curve {
     fn coefficients(&self, quarter: usize) -> [f32; 4] {
         let at = |lag: usize| self.value[(quarter + QUARTERS - 1 + lag) % QUARTERS];
         [at(0), at(1), at(2), at(3)]
-    }
-
-    /// The best minute to arrive in any of `ranges` (half-open, in real time, in any order), the score of each multiplied
-    /// by the factor of [`Curve::presence`]; the earliest of equals. `None` when all are empty.
-    pub fn best(&self, ranges: &[Range<Timestamp>]) -> Option<Best> {
-        if let Some(presence) = self.presence {
-            return self.best_weighted(ranges, |at| presence.factor(at));
-        }
-        let mut best: Option<Best> = None;
-        for quarter in ranges.iter().flat_map(quarters) {
-            let coefficients = self.coefficients(quarter.index);
-            let highest = f64::from(coefficients.into_iter().fold(f32::MIN, f32::max));
-            if best.is_some_and(|best| highest * (1.0 + ROUNDING) < best.score) {
-                continue;
-            }
-            for (minute, at) in quarter.minutes() {
-                let score = f64::from(spline(coefficients, minute));
-                if is_better(best, at, score) {
-                    best = Some(Best { at, score });
-                }
-            }
-        }
-        best
-    }
-
-    /// Like [`Curve::best`], with each minute's score multiplied by `weight` in place of the presence alone: the factors of
-    /// hot paths, which must not rise and fall within one quarter of an hour, because minutes between two ends that
-    /// cannot win are passed over.
-    pub fn best_weighted(
-        &self,
-        ranges: &[Range<Timestamp>],
-        weight: impl Fn(Timestamp) -> f64,
-    ) -> Option<Best> {
-        self.best_free(ranges, weight, |_| true)
-    }
-
-    /// Like [`Curve::best_weighted`], among the minutes that are free.
-    pub(crate) fn best_free(
-        &self,
-        ranges: &[Range<Timestamp>],
-        weight: impl Fn(Timestamp) -> f64,
-        is_free: impl Fn(Timestamp) -> bool,
-    ) -> Option<Best> {
-        let mut best: Option<Best> = None;
-        for quarter in ranges.iter().flat_map(quarters) {
-            let coefficients = self.coefficients(quarter.index);
-            let highest = f64::from(coefficients.into_iter().fold(f32::MIN, f32::max));
-            let heaviest = weight(quarter.range.start).max(weight(quarter.range.end));
-            if best.is_some_and(|best| highest * heaviest * (1.0 + ROUNDING) < best.score) {
-                continue;
-            }
-            for (minute, at) in quarter.minutes() {
-                let score = f64::from(spline(coefficients, minute)) * weight(at);
-                if is_better(best, at, score) && is_free(at) {
-                    best = Some(Best { at, score });
-                }
-            }
-        }
-        best
-    }
-
-    /// The minutes of `ranges` whose weighted score is at least `least`, in the order of the ranges. The weight is as for
-    /// [`Curve::best_weighted`].
-    pub(crate) fn at_least(
-        &self,
-        ranges: &[Range<Timestamp>],
-        weight: impl Fn(Timestamp) -> f64,
-        least: f64,
-    ) -> impl Iterator<Item = Timestamp> {
-        let quarters = ranges.iter().flat_map(quarters);
-        quarters.flat_map(move |quarter| {
-            let coefficients = self.coefficients(quarter.index);
-            let highest = f64::from(coefficients.into_iter().fold(f32::MIN, f32::max));
-            let heaviest = weight(quarter.range.start).max(weight(quarter.range.end));
-            let mut worthy = Vec::new();
-            if highest * heaviest * (1.0 + ROUNDING) >= least {
-                for (minute, at) in quarter.minutes() {
-                    if f64::from(spline(coefficients, minute)) * weight(at) >= least {
-                        worthy.push(at);
-                    }
-                }
-            }
-            worthy
-        })
     }
 
     /// The week's highest local maxima of the score: slot and score, best first, at most `count`, at least two hours
@@ -407,59 +328,14 @@ fn span_minutes(attention: &[f32; AGES]) -> usize {
     AGE_EDGES[left].clamp(LEAST_SPAN_MINUTES, HORIZON_MINUTES)
 }
 
-/// The earlier of two equal scores is better, whatever the order of the ranges.
-fn is_better(best: Option<Best>, at: Timestamp, score: f64) -> bool {
-    best.is_none_or(|best| score > best.score || (score == best.score && at < best.at))
+/// The quarter hour of the week that a moment lies in, and how far into it the moment is, in milliseconds.
+fn place(moment: Timestamp) -> (usize, i64) {
+    let offset_ms = grid::week_offset_ms(moment);
+    ((offset_ms / QUARTER_MS) as usize, offset_ms % QUARTER_MS)
 }
 
-/// The part of a range that lies in one quarter hour of the week.
-struct Quarter {
-    /// Which quarter hour of the week.
-    index: usize,
-    /// The first minute in it, and when that minute begins.
-    first_minute: usize,
-    first_start: Timestamp,
-    /// The part.
-    range: Range<Timestamp>,
-}
-
-impl Quarter {
-    /// The minute within the quarter hour, and the moment at which it begins or the range does.
-    fn minutes(&self) -> impl Iterator<Item = (usize, Timestamp)> {
-        (self.first_minute..QUARTER_MINUTES)
-            .map(|minute| {
-                let since_first = (minute - self.first_minute) as i64 * grid::MINUTE_MS;
-                (
-                    minute,
-                    self.first_start.plus_millis(since_first).max(self.range.start),
-                )
-            })
-            .take_while(|(_, at)| *at < self.range.end)
-    }
-}
-
-/// The quarter hours that a range touches, in the order of time.
-fn quarters(range: &Range<Timestamp>) -> impl Iterator<Item = Quarter> + use<> {
-    let end = range.end;
-    let mut at = range.start;
-    std::iter::from_fn(move || {
-        if at >= end {
-            return None;
-        }
-        let slot = grid::slot(at);
-        let (index, first_minute) = (slot / QUARTER_MINUTES, slot % QUARTER_MINUTES);
-        let first_start = grid::floor_minute(at);
-        let next = first_start.plus_millis((QUARTER_MINUTES - first_minute) as i64 * grid::MINUTE_MS);
-        let quarter = Quarter {
-            index,
-            first_minute,
-            first_start,
-            range: at..next.min(end),
-        };
-        // At the end of representable time there is no next quarter hour.
-        at = if next > at { next } else { end };
-        Some(quarter)
-    })
+fn next_quarter(quarter: usize) -> usize {
+    if quarter + 1 < QUARTERS { quarter + 1 } else { 0 }
 }
 
 /// The value between the middles of two hours; `hours` is the place in the week.

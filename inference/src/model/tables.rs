@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::exposure::{AGES, Attention};
-use super::posterior::{echo_kernel, personal_kernel};
+use super::posterior::{echo_kernel, personal_kernel, personal_kernel_of_mail};
 use super::week::{BINS, Kernel};
 
 /// Clock shifts of each shape: one for every hour, so that nobody's time zone has to be known.
@@ -104,6 +104,7 @@ pub(super) struct Derived {
     log_weights: Vec<f32>,
     pub(super) attention: Attention,
     pub(super) personal: Kernel,
+    pub(super) personal_of_mail: Kernel,
     pub(super) echo: Kernel,
 }
 
@@ -126,6 +127,7 @@ impl Derived {
                 .collect(),
             attention: Attention::new(&tables.attention_bands()),
             personal: personal_kernel(),
+            personal_of_mail: personal_kernel_of_mail(),
             echo: echo_kernel(),
         }
     }

@@ -3,7 +3,6 @@
 mod simulated;
 
 use event::{Event, EventType, Hasher, grid};
-use proptest::prelude::*;
 
 use super::*;
 
@@ -361,48 +360,4 @@ fn peaks_are_apart_and_in_order() {
         "the highest is what a free week is answered with"
     );
     assert!((peaks[0].1 - whole_week.score).abs() < 1e-9);
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
-
-    #[test]
-    fn the_best_minute_is_the_best_of_all_minutes(
-        hours in prop::collection::vec(0..2_000_i64, 0..40),
-        spans in prop::collection::vec((0..20_000_i64, 0..3_000_i64, 0..60_000_i64), 0..4),
-        fade in 0.0..3.0_f64,
-    ) {
-        let profile = clicks(hours.iter().map(|hour| monday().plus_millis(-hour * HOUR_MS)));
-        let curve = Population::builtin().curve(Some(&profile), monday());
-        let ranges: Vec<_> = spans
-            .iter()
-            .map(|(start, minutes, ms)| {
-                let start = monday().plus_millis(start * 60_000 + ms);
-                start..start.plus_millis(minutes * 60_000)
-            })
-            .collect();
-        let weight = |at: Timestamp| 1.0 + fade * (-(at.millis_since(monday()) as f64) / (DAY_MS as f64)).exp();
-        let presence = |at: Timestamp| curve.presence().map_or(1.0, |presence| presence.factor(at));
-        let mut expected: Option<(f64, f64)> = None;
-        for range in &ranges {
-            let mut at = range.start;
-            while at < range.end {
-                let plain = curve.score(at) * presence(at);
-                let weighted = curve.score(at) * weight(at);
-                let (best, best_weighted) = expected.unwrap_or((plain, weighted));
-                expected = Some((best.max(plain), best_weighted.max(weighted)));
-                at = grid::floor_minute(at).plus_millis(60_000);
-            }
-        }
-        let best = curve.best(&ranges);
-        let weighted = curve.best_weighted(&ranges, weight);
-        prop_assert_eq!(best.map(|best| best.score), expected.map(|(best, _)| best));
-        prop_assert_eq!(weighted.map(|best| best.score), expected.map(|(_, weighted)| weighted));
-        for best in best.iter().chain(&weighted) {
-            prop_assert!(ranges.iter().any(|range| range.contains(&best.at)));
-        }
-        if let Some(best) = best {
-            prop_assert_eq!(curve.score(best.at) * presence(best.at), best.score);
-        }
-    }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use event::{Timestamp, UniversalId};
 use tracing::Instrument;
 
-use super::{Decision, Service, Weighed};
+use super::{Basis, Decision, Service, Weighed};
 use crate::{
     decision::{Capacity, Room},
     error::ApiError,
@@ -113,13 +113,17 @@ fn broken<T>(count: usize) -> Vec<Result<T, ApiError>> {
     (0..count).map(|_| Err(ApiError::Internal)).collect()
 }
 
-/// Whoever loses most by moving chooses first, among equals the earlier line.
+/// Whoever loses most by moving chooses first, among equals the earlier line. What counts is the model's choice, before the
+/// experiment draws: a group that came first, or was refused less often, would not be like the other any more.
 fn make_room(choices: &mut [Result<Box<Weighed>, ApiError>], capacity: &Capacity, room: &mut Room) {
     let mut order: Vec<(usize, f64, u32)> = Vec::with_capacity(choices.len());
-    for (index, choice) in choices.iter().enumerate() {
+    for (index, choice) in choices.iter_mut().enumerate() {
         let Ok(weighed) = choice else { continue };
-        if let Some(per_minute) = capacity.of(weighed.basis.inquiry.esp.as_deref()) {
-            order.push((index, weighed.choice.stake(weighed.basis.facts()), per_minute));
+        match capacity.of(weighed.basis.inquiry.esp.as_deref()) {
+            Some(per_minute) => {
+                order.push((index, weighed.choice.stake(weighed.basis.facts()), per_minute));
+            }
+            None => weighed.draw_alone(),
         }
     }
     order.sort_by(|a, b| b.1.total_cmp(&a.1));
@@ -128,12 +132,17 @@ fn make_room(choices: &mut [Result<Box<Weighed>, ApiError>], capacity: &Capacity
             continue;
         };
         let esp = weighed.basis.inquiry.esp.clone().unwrap_or_default();
-        let mut choice = weighed.choice.clone();
-        if choice.make_room(weighed.basis.facts(), per_minute, room.of(&esp, per_minute)) {
-            room.take(&esp, choice.trigger_at);
-            weighed.choice = choice;
-        } else {
-            choices[index] = Err(ApiError::OverCapacity { per_minute });
+        let Basis { draw, .. } = &weighed.basis;
+        let facts = weighed.basis.facts();
+        match weighed
+            .choice
+            .placed(draw.as_ref(), facts, room.of(&esp, per_minute))
+        {
+            Some(choice) => {
+                room.take(&esp, choice.trigger_at);
+                weighed.choice = choice;
+            }
+            None => choices[index] = Err(ApiError::OverCapacity { per_minute }),
         }
     }
 }

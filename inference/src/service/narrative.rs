@@ -63,9 +63,15 @@ pub(super) fn sentences(inquiry: &Inquiry, choice: &Choice, explanation: &Explan
     }
     if let Some(moved) = &explanation.moved {
         why.push(format!(
-            "The provider takes {} mails a minute and {} is full: the best free minute was taken, which costs {:.2} of a random \
-             minute's worth.",
-            moved.capacity_per_minute, moved.from, moved.value_lost
+            "The provider takes {} mails a minute and {} is full: {} was taken, which costs {:.2} of a random minute's worth.",
+            moved.capacity_per_minute,
+            moved.from,
+            if is_models {
+                "the best free minute"
+            } else {
+                "another free minute"
+            },
+            moved.value_lost
         ));
     }
     why.push(format!(

@@ -97,7 +97,7 @@ fn experiment(inquiry: &Inquiry, curve: &PersonCurve, choice: &Choice) -> Option
         quarters_near_best: drawn.quarters_near_best,
         control_share: drawn.control_share,
         exploration_share: drawn.exploration_share,
-        counted: !inquiry.now_was_told && !choice.left_its_quarter(),
+        counted: !inquiry.now_was_told,
     })
 }
 

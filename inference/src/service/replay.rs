@@ -190,21 +190,24 @@ fn reckon(
             ),
         )
     })?;
-    if let Some(moved) = &stored.moved {
-        let is_free = |at| !inputs.full_minutes.as_ref().is_some_and(|full| full.contains(at));
-        let facts = weighed.basis.facts();
-        let mut choice = weighed.choice.clone();
-        if choice
-            .move_to_best(facts, moved.capacity_per_minute, is_free)
-            .is_none()
-        {
-            return Err(Failure(
-                ReplayVerdict::Different,
-                "reckoned again, every minute of the window is full".to_owned(),
-            ));
+    match &inputs.full_minutes {
+        None => weighed.draw_alone(),
+        Some(full) => {
+            let free = full.leave(&weighed.choice.candidates);
+            // Told of moves alone, which nobody makes who keeps his minute.
+            let per_minute = stored.moved.as_ref().map_or(0, |moved| moved.capacity_per_minute);
+            let Basis { draw, .. } = &weighed.basis;
+            let facts = weighed.basis.facts();
+            let placed = weighed
+                .choice
+                .placed_among(&free, draw.as_ref(), facts, per_minute);
+            weighed.choice = placed.ok_or_else(|| {
+                Failure(
+                    ReplayVerdict::Different,
+                    "reckoned again, every minute of the window is full".to_owned(),
+                )
+            })?;
         }
-        choice.full_minutes = inputs.full_minutes.clone();
-        weighed.choice = choice;
     }
     Ok(record::explanation(&weighed, &stored.service_version))
 }

@@ -431,29 +431,66 @@ async fn strangers_do_not_herd() {
 }
 
 #[tokio::test]
-async fn a_control_group_member_is_moved_only_where_the_drawn_minute_is_full() {
+async fn groups_make_room_alike_and_all_of_them_count() {
+    const PEOPLE: usize = 600;
     let experiment = toml_like(&json!({"experiment": {"control_share": 0.5, "exploration_share": 0.0}}));
     let app = TestApp::start_with(Stores::default(), &experiment);
-    let lines: Vec<String> = (0..600)
+    let lines: Vec<String> = (0..PEOPLE)
         .map(|person| {
-            json!({"email": format!("stranger{person}@example.com"), "window_hours": 4, "esp": "alpha"})
+            json!({"email": format!("stranger{person}@example.com"), "window_hours": 4, "esp": "alpha", "explain": true})
                 .to_string()
         })
         .collect();
     let free = answers(&app, "/timing/decide/batch", &lines).await;
-    let crowded = answers(&app, "/timing/decide/batch?capacity_per_minute=4", &lines).await;
-    let moved = |group: &str| {
-        let of_group = crowded.iter().filter(|a| a["decision"]["group"] == group);
-        let all: Vec<&Value> = of_group.collect();
-        let moved = all.iter().filter(|a| !a["decision"]["moved"].is_null()).count();
-        moved as f64 / all.len() as f64
-    };
+    // Some 480 find a minute.
+    let crowded = answers(&app, "/timing/decide/batch?capacity_per_minute=2", &lines).await;
     assert!(free.iter().all(|answer| answer["decision"]["moved"].is_null()));
+    let control: Vec<bool> = free
+        .iter()
+        .map(|answer| answer["decision"]["group"] == "control")
+        .collect();
+    let refused = |of_control: bool| {
+        let of_group = crowded
+            .iter()
+            .zip(&control)
+            .filter(|(_, control)| **control == of_control);
+        let statuses: Vec<bool> = of_group.map(|(answer, _)| answer["status"] == 409).collect();
+        statuses.iter().filter(|refused| **refused).count() as f64 / statuses.len() as f64
+    };
+    // Two shares of 300 people of whom a fifth is refused differ by 0.033, give or take.
+    assert!((0.1..0.3).contains(&refused(true)), "{}", refused(true));
     assert!(
-        moved("control") < 0.1 && moved("treated") > 0.3,
+        (refused(true) - refused(false)).abs() < 0.11,
         "{} {}",
-        moved("control"),
-        moved("treated")
+        refused(true),
+        refused(false)
+    );
+    let mut moved_far = 0;
+    for decision in crowded
+        .iter()
+        .map(|answer| &answer["decision"])
+        .filter(|decision| !decision.is_null())
+    {
+        let experiment = &decision["explanation"]["experiment"];
+        assert_eq!(experiment["counted"], true);
+        let propensity = experiment["propensity"].as_f64().unwrap();
+        if decision["group"] == "treated" {
+            // Half of the people are treated, and go to the best free minute for sure.
+            assert!((0.5..=1.0).contains(&propensity), "{propensity}");
+            assert_eq!(experiment["model_choice"]["at"], decision["arrive_at"]);
+        } else {
+            assert!(propensity > 0.0);
+        }
+        let from = decision["moved"]["from"]
+            .as_str()
+            .map(|_| at(&decision["moved"]["from"]));
+        moved_far += usize::from(
+            from.is_some_and(|from| from.millis_since(at(&decision["arrive_at"])).abs() > 900_000),
+        );
+    }
+    assert!(
+        moved_far > PEOPLE / 4,
+        "{moved_far} are decisions of another quarter hour"
     );
 }
 

@@ -165,12 +165,14 @@ impl Events for FakeEvents {
         Ok(Vec::new())
     }
 
-    async fn save_explanation(&self, explanation: &StoredExplanation) -> Result<(), StoreError> {
+    async fn save_explanations(&self, explanations: &[&StoredExplanation]) -> Result<(), StoreError> {
         unavailable(&self.down)?;
-        let mut explanations = self.explanations.lock().unwrap();
-        explanations
-            .entry(explanation.reference.clone())
-            .or_insert_with(|| explanation.clone());
+        let mut stored = self.explanations.lock().unwrap();
+        for explanation in explanations {
+            stored
+                .entry(explanation.reference.clone())
+                .or_insert_with(|| (*explanation).clone());
+        }
         Ok(())
     }
 

@@ -298,13 +298,32 @@ async fn explanations_stay_as_they_are(store: &dyn Events) {
         trial: None,
         forecast: None,
     };
-    store.save_explanation(&explanation).await.unwrap();
+    store.save_explanations(&[&explanation]).await.unwrap();
     let other = StoredExplanation {
         body: "{}".into(),
         ..explanation.clone()
     };
-    store.save_explanation(&other).await.unwrap();
-    assert_eq!(store.explanation(&reference).await.unwrap(), Some(explanation));
+    store.save_explanations(&[&other]).await.unwrap();
+    assert_eq!(
+        store.explanation(&reference).await.unwrap(),
+        Some(explanation.clone())
+    );
+    // Beside new ones, and in a batch of any size.
+    let many: Vec<StoredExplanation> = (0..300)
+        .map(|_| StoredExplanation {
+            reference: unique("explanation"),
+            ..explanation.clone()
+        })
+        .collect();
+    let batch: Vec<&StoredExplanation> = many.iter().chain([&other]).collect();
+    store.save_explanations(&batch).await.unwrap();
+    store.save_explanations(&[]).await.unwrap();
+    for kept in [&explanation, &many[0], &many[299]] {
+        assert_eq!(
+            store.explanation(&kept.reference).await.unwrap().as_ref(),
+            Some(kept)
+        );
+    }
 }
 
 async fn trials_come_newest_first(store: &dyn Events) {
@@ -329,11 +348,11 @@ async fn trials_come_newest_first(store: &dyn Events) {
             trial: Some(trial.clone()),
             forecast: None,
         };
-        store.save_explanation(&explanation).await.unwrap();
+        store.save_explanations(&[&explanation]).await.unwrap();
         // A second write changes nothing.
         let mut other = explanation.clone();
         other.trial.as_mut().unwrap().propensity = 1.0;
-        store.save_explanation(&other).await.unwrap();
+        store.save_explanations(&[&other]).await.unwrap();
         assert_eq!(
             store.explanation(&explanation.reference).await.unwrap(),
             Some(explanation.clone())
@@ -356,7 +375,7 @@ async fn trials_come_newest_first(store: &dyn Events) {
         trial: None,
         forecast: None,
     };
-    store.save_explanation(&outside).await.unwrap();
+    store.save_explanations(&[&outside]).await.unwrap();
 
     let ours = |trials: Vec<StoredTrial>| -> Vec<StoredTrial> {
         let is_ours = |trial: &StoredTrial| expected.iter().any(|own| own.reference == trial.reference);
@@ -395,11 +414,11 @@ async fn forecasts_come_newest_first(store: &dyn Events) {
             trial: None,
             forecast: Some(forecast.clone()),
         };
-        store.save_explanation(&explanation).await.unwrap();
+        store.save_explanations(&[&explanation]).await.unwrap();
         // A second write changes nothing.
         let mut other = explanation.clone();
         other.forecast.as_mut().unwrap().esp = Some("mailgun".into());
-        store.save_explanation(&other).await.unwrap();
+        store.save_explanations(&[&other]).await.unwrap();
         assert_eq!(
             store.explanation(&explanation.reference).await.unwrap(),
             Some(explanation.clone())

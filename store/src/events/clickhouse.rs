@@ -252,18 +252,20 @@ impl Events for ClickHouseEvents {
         Ok(counts.collect())
     }
 
-    async fn save_explanation(&self, explanation: &StoredExplanation) -> Result<(), StoreError> {
+    async fn save_explanations(&self, explanations: &[&StoredExplanation]) -> Result<(), StoreError> {
         self.answer(async {
             let insert = self
                 .client
                 .insert::<ExplanationRow>("timing_explanations")
                 .await?;
-            // They come one by one: the server gathers those of some milliseconds, of all who decide, and answers when they
-            // are stored.
+            // They come a few at a time: the server gathers those of some milliseconds, of all who decide, and answers when
+            // they are stored.
             let mut insert = insert
                 .with_setting("async_insert", "1")
                 .with_setting("wait_for_async_insert", "1");
-            insert.write(&ExplanationRow::from(explanation)).await?;
+            for explanation in explanations {
+                insert.write(&ExplanationRow::from(*explanation)).await?;
+            }
             insert.end().await
         })
         .await

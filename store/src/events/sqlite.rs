@@ -63,9 +63,12 @@ const EXPLANATION_STEPS: &[Step] = &[
     },
 ];
 
-/// Explanations removed with each one that is stored, where so many are too old: fewer than two would not catch up, many
+/// Explanations removed for each one that is stored, where so many are too old: fewer than two would not catch up, many
 /// would hold up a decision.
-const REMOVED_AT_ONCE: i64 = 2;
+const REMOVED_FOR_EACH: i64 = 2;
+
+/// Rows of one statement. From a hundred on, what a statement costs is hardly seen beside its rows.
+const ROWS_AT_ONCE: usize = 128;
 
 /// How long things are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -283,7 +286,7 @@ impl Events for SqliteEvents {
         Ok(counts.collect())
     }
 
-    async fn save_explanation(&self, explanation: &StoredExplanation) -> Result<(), StoreError> {
+    async fn save_explanations(&self, explanations: &[&StoredExplanation]) -> Result<(), StoreError> {
         let now = Timestamp::from(SystemTime::now());
         let retention = i64::try_from(self.config.explanation_retention.as_millis()).unwrap_or(i64::MAX);
         let mut transaction = self.explanations.begin().await?;
@@ -298,33 +301,15 @@ impl Events for SqliteEvents {
         ] {
             sqlx::query(delete)
                 .bind(now.as_millis().saturating_sub(retention))
-                .bind(REMOVED_AT_ONCE)
+                .bind(REMOVED_FOR_EACH * i64::try_from(explanations.len()).unwrap_or(i64::MAX))
                 .execute(&mut *transaction)
                 .await
                 .map_err(classify)?;
         }
-        let done = sqlx::query(
-            "INSERT INTO timing_explanations (reference, universal_id, decided_at, body, saved_at_ms) \
-             VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (reference) DO NOTHING",
-        )
-        .bind(&explanation.reference)
-        .bind(explanation.universal_id.as_str())
-        .bind(explanation.decided_at.to_string())
-        .bind(&explanation.body)
-        .bind(now.as_millis())
-        .execute(&mut *transaction)
-        .await
-        .map_err(classify)?;
-        if done.rows_affected() > 0 {
-            let trial = explanation
-                .trial
-                .as_ref()
-                .map(|trial| trials::insert(explanation, trial));
-            let forecast = explanation.forecast.as_ref();
-            let forecast = forecast.map(|forecast| forecasts::insert(explanation, forecast));
-            for insert in trial.into_iter().chain(forecast) {
-                insert.execute(&mut *transaction).await.map_err(classify)?;
-            }
+        for some in explanations.chunks(ROWS_AT_ONCE) {
+            let new = trials::insert_explanations(&mut transaction, some, now).await?;
+            trials::insert(&mut transaction, &new).await?;
+            forecasts::insert(&mut transaction, &new).await?;
         }
         transaction.commit().await.map_err(classify)
     }

@@ -43,7 +43,7 @@ async fn explanations_are_removed_when_they_are_too_old() {
     };
     let events = SqliteEvents::open(folder.path(), config).await.unwrap();
     for number in 0..3 {
-        events.save_explanation(&explanation(number)).await.unwrap();
+        events.save_explanations(&[&explanation(number)]).await.unwrap();
     }
     let kept = async |number: usize| {
         let reference = format!("dec_{number}");
@@ -52,9 +52,9 @@ async fn explanations_are_removed_when_they_are_too_old() {
     assert!(kept(0).await && kept(1).await && kept(2).await);
     tokio::time::sleep(Duration::from_millis(600)).await;
     // Each removes two at most, so that no decision waits for a great removal.
-    events.save_explanation(&explanation(3)).await.unwrap();
+    events.save_explanations(&[&explanation(3)]).await.unwrap();
     assert!(!kept(0).await && !kept(1).await && kept(2).await && kept(3).await);
-    events.save_explanation(&explanation(4)).await.unwrap();
+    events.save_explanations(&[&explanation(4)]).await.unwrap();
     assert!(!kept(2).await && kept(3).await && kept(4).await);
     let since = Timestamp::default();
     let trials = events.trials(since, since.plus_millis(1), 10).await.unwrap();

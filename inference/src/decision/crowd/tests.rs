@@ -74,8 +74,10 @@ fn lost(people: &[One], order: impl Iterator<Item = usize>, per_minute: u32) -> 
     for person in order {
         let one = &people[person];
         let facts = facts(&one.profile, &one.curve, &latency, &policy);
-        let mut choice = one.choice.clone();
-        assert!(choice.make_room(facts, per_minute, room.of("esp", per_minute)));
+        let choice = one
+            .choice
+            .placed(None, facts, room.of("esp", per_minute))
+            .unwrap();
         room.take("esp", choice.trigger_at);
         lost += one.choice.value - choice.value;
     }
@@ -110,12 +112,15 @@ fn a_batch_beyond_all_bounds_counts_as_full() {
     let mut room = Room::default();
     for day in 0..MAX_DAYS as i64 {
         let at = Timestamp::from_millis_clamped(day * DAY_MINUTES * MINUTE_MS);
-        assert!(room.of("esp", 1)(at));
+        assert!(room.of("esp", 1).is_free(at));
         room.take("esp", at);
-        assert!(!room.of("esp", 1)(at));
+        assert!(!room.of("esp", 1).is_free(at));
     }
     let beyond = Timestamp::from_millis_clamped(MAX_DAYS as i64 * DAY_MINUTES * MINUTE_MS);
-    assert!(!room.of("esp", 1)(beyond) && !room.of("other", 1)(now()));
+    assert!(!room.of("esp", 1).is_free(beyond) && !room.of("other", 1).is_free(now()));
     // In the days that are open there is room still.
-    assert!(room.of("esp", 1)(Timestamp::from_millis_clamped(MINUTE_MS)));
+    assert!(
+        room.of("esp", 1)
+            .is_free(Timestamp::from_millis_clamped(MINUTE_MS))
+    );
 }

@@ -144,22 +144,21 @@ const ZONES: [&str; 6] = [
     "Pacific/Apia",
 ];
 
-fn any_span() -> impl Strategy<Value = DaySpan> {
+/// A part of the day, over midnight as often as not.
+pub(in crate::decision) fn any_span() -> impl Strategy<Value = DaySpan> {
     (0..1440_u16, 1..=1440_u16)
         .prop_filter("an empty part of the day", |(start, end)| start != end)
         .prop_map(|(start, end)| DaySpan { start, end })
 }
 
-fn holds(span: DaySpan, minute_of_day: u16) -> bool {
+/// Whether a minute of the day lies in a part of it.
+pub(in crate::decision) fn holds(span: DaySpan, minute_of_day: u16) -> bool {
     if span.start < span.end {
         (span.start..span.end).contains(&minute_of_day)
     } else {
         minute_of_day >= span.start || minute_of_day < span.end
     }
 }
-
-/// Cases per property. 10,000,000 are run by `cargo test --release -p sendflowr-inference -- --ignored guards`.
-const CASES_IN_SHORT: u32 = 20_000;
 
 /// Checks one generated case against the calendar's own local time of single minutes. A case looks at the borders of all
 /// ranges, where mistakes live, instead of all minutes.
@@ -210,34 +209,19 @@ fn check(
     Ok(())
 }
 
-fn run_cases(cases: u32) {
-    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
-        cases,
-        ..ProptestConfig::default()
-    });
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 20_000, ..ProptestConfig::default() })]
+
     // Five years from 2024 on: every zone changes its clocks ten times.
-    let strategy = (
-        prop::sample::select(&ZONES[..]),
-        28_400_000..31_030_000_i64,
-        1..20_160_i64,
-        prop::collection::vec(any_span(), 0..3),
-        prop::option::of(any_span()),
-        0..7_usize,
-    );
-    runner
-        .run(&strategy, |(zone, start, length, allowed, quiet, weekday_off)| {
-            check(zone, start, length, &allowed, quiet, weekday_off)
-        })
-        .unwrap();
-}
-
-#[test]
-fn no_minute_breaks_a_rule() {
-    run_cases(CASES_IN_SHORT);
-}
-
-#[test]
-#[ignore = "takes many minutes: the long version of `no_minute_breaks_a_rule`"]
-fn no_minute_breaks_a_rule_in_ten_million_cases() {
-    run_cases(10_000_000);
+    #[test]
+    fn no_minute_breaks_a_local_rule_and_none_is_taken_without_need(
+        zone in prop::sample::select(&ZONES[..]),
+        start in 28_400_000..31_030_000_i64,
+        length in 1..20_160_i64,
+        allowed in prop::collection::vec(any_span(), 0..3),
+        quiet in prop::option::of(any_span()),
+        weekday_off in 0..7_usize,
+    ) {
+        check(zone, start, length, &allowed, quiet, weekday_off)?;
+    }
 }

@@ -2,9 +2,8 @@
 
 use event::Timestamp;
 use sqlx::{
-    Row, Sqlite,
-    query::Query,
-    sqlite::{SqliteArguments, SqliteRow},
+    QueryBuilder, Row,
+    sqlite::{SqliteConnection, SqliteRow},
 };
 
 use super::{rows, trials};
@@ -19,23 +18,34 @@ pub(super) const NEWEST: &str = "\
 SELECT reference, universal_id, decided_at, trigger_at, target_at AS arrive_at, esp, mailbox_provider, campaign_id AS campaign \
 FROM timing_forecasts WHERE decided_at >= ?1 AND decided_at < ?2 ORDER BY decided_at DESC, reference DESC LIMIT ?3";
 
-/// The statement that stores the forecast of an explanation.
-pub(super) fn insert<'a>(
-    explanation: &'a StoredExplanation,
-    forecast: &'a Forecast,
-) -> Query<'a, Sqlite, SqliteArguments> {
-    sqlx::query(
+/// Stores the forecasts of new explanations.
+pub(super) async fn insert(
+    connection: &mut SqliteConnection,
+    explanations: &[&StoredExplanation],
+) -> Result<(), StoreError> {
+    let forecasts: Vec<(&StoredExplanation, &Forecast)> = explanations
+        .iter()
+        .filter_map(|explanation| Some((*explanation, explanation.forecast.as_ref()?)))
+        .collect();
+    if forecasts.is_empty() {
+        return Ok(());
+    }
+    let mut insert = QueryBuilder::new(
         "INSERT INTO timing_forecasts (decided_at, reference, universal_id, trigger_at, target_at, esp, mailbox_provider, \
-         campaign_id) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-    )
-    .bind(explanation.decided_at.to_string())
-    .bind(&explanation.reference)
-    .bind(explanation.universal_id.as_str())
-    .bind(forecast.trigger_at.to_string())
-    .bind(forecast.target_at.to_string())
-    .bind(&forecast.esp)
-    .bind(forecast.mailbox_provider.map(|class| class.as_str()))
-    .bind(&forecast.campaign_id)
+         campaign_id) ",
+    );
+    insert.push_values(forecasts, |mut row, (explanation, forecast)| {
+        row.push_bind(explanation.decided_at.to_string())
+            .push_bind(&explanation.reference)
+            .push_bind(explanation.universal_id.as_str())
+            .push_bind(forecast.trigger_at.to_string())
+            .push_bind(forecast.target_at.to_string())
+            .push_bind(&forecast.esp)
+            .push_bind(forecast.mailbox_provider.map(|class| class.as_str()))
+            .push_bind(&forecast.campaign_id);
+    });
+    insert.build().execute(connection).await.map_err(classify)?;
+    Ok(())
 }
 
 /// A row of [`NEWEST`].

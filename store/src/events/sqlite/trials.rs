@@ -1,10 +1,11 @@
 //! Between decisions of the comparison with the control group and rows.
 
+use std::collections::HashSet;
+
 use event::{Timestamp, UniversalId};
 use sqlx::{
-    Row, Sqlite,
-    query::Query,
-    sqlite::{SqliteArguments, SqliteRow},
+    QueryBuilder, Row,
+    sqlite::{SqliteConnection, SqliteRow},
 };
 
 use super::rows;
@@ -37,23 +38,64 @@ FROM (SELECT DISTINCT value AS id FROM json_each(?1)) AS person CROSS JOIN email
 ON e.universal_id = person.id AND e.timestamp >= ?2 AND e.timestamp < ?3 \
 WHERE e.event_type IN ('delivered', 'clicked', 'replied', 'converted') AND e.machine = 0";
 
-/// The statement that stores the trial of an explanation.
-pub(super) fn insert<'a>(
-    explanation: &'a StoredExplanation,
-    trial: &'a Trial,
-) -> Query<'a, Sqlite, SqliteArguments> {
-    sqlx::query(
+/// Stores explanations; answers those that were not there before.
+pub(super) async fn insert_explanations<'a>(
+    connection: &mut SqliteConnection,
+    explanations: &[&'a StoredExplanation],
+    saved_at: Timestamp,
+) -> Result<Vec<&'a StoredExplanation>, StoreError> {
+    let mut insert = QueryBuilder::new(
+        "INSERT INTO timing_explanations (reference, universal_id, decided_at, body, saved_at_ms) ",
+    );
+    insert.push_values(explanations, |mut row, explanation| {
+        row.push_bind(&explanation.reference)
+            .push_bind(explanation.universal_id.as_str())
+            .push_bind(explanation.decided_at.to_string())
+            .push_bind(&explanation.body)
+            .push_bind(saved_at.as_millis());
+    });
+    insert.push(" ON CONFLICT (reference) DO NOTHING RETURNING reference");
+    let stored: Vec<String> = insert
+        .build_query_scalar()
+        .fetch_all(connection)
+        .await
+        .map_err(classify)?;
+    let mut stored: HashSet<String> = stored.into_iter().collect();
+    // Of two with the same reference the first was stored.
+    let new = explanations
+        .iter()
+        .filter(|explanation| stored.remove(&explanation.reference));
+    Ok(new.copied().collect())
+}
+
+/// Stores the trials of new explanations.
+pub(super) async fn insert(
+    connection: &mut SqliteConnection,
+    explanations: &[&StoredExplanation],
+) -> Result<(), StoreError> {
+    let trials: Vec<(&StoredExplanation, &Trial)> = explanations
+        .iter()
+        .filter_map(|explanation| Some((*explanation, explanation.trial.as_ref()?)))
+        .collect();
+    if trials.is_empty() {
+        return Ok(());
+    }
+    let mut insert = QueryBuilder::new(
         "INSERT INTO timing_trials (decided_at, reference, universal_id, trial_group, target_at, model_at, propensity, \
-         campaign_id) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-    )
-    .bind(explanation.decided_at.to_string())
-    .bind(&explanation.reference)
-    .bind(explanation.universal_id.as_str())
-    .bind(trial.group.as_str())
-    .bind(trial.target_at.to_string())
-    .bind(trial.model_at.to_string())
-    .bind(trial.propensity)
-    .bind(&trial.campaign_id)
+         campaign_id) ",
+    );
+    insert.push_values(trials, |mut row, (explanation, trial)| {
+        row.push_bind(explanation.decided_at.to_string())
+            .push_bind(&explanation.reference)
+            .push_bind(explanation.universal_id.as_str())
+            .push_bind(trial.group.as_str())
+            .push_bind(trial.target_at.to_string())
+            .push_bind(trial.model_at.to_string())
+            .push_bind(trial.propensity)
+            .push_bind(&trial.campaign_id);
+    });
+    insert.build().execute(connection).await.map_err(classify)?;
+    Ok(())
 }
 
 /// A row of [`NEWEST`].
