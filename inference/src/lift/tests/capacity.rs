@@ -1,8 +1,8 @@
 //! What the comparison finds where the provider's capacity moves most of the people, and refuses some.
 
-use event::{Event, EventType, Hasher, grid::MINUTE_MS, profile::Profile};
+use event::{Event, EventType, Hasher, UniversalId, grid::MINUTE_MS, profile::Profile};
 use jiff::tz::TimeZone;
-use store::events::{TouchKind, Trial};
+use store::events::{Touch, TouchKind, Trial};
 
 use super::*;
 use crate::{
@@ -87,7 +87,11 @@ impl Crowd {
     }
 
     fn kind(number: usize) -> usize {
-        if number.is_multiple_of(3) { 1 + number % 8 } else { 0 }
+        if number.is_multiple_of(3) {
+            1 + number % 8
+        } else {
+            0
+        }
     }
 }
 
@@ -184,6 +188,8 @@ fn outcome(number: usize, choice: &Choice, is_answered: bool) -> Outcome {
         kind,
         message_id: None,
         campaign_id: None,
+        esp: "sendgrid".to_owned(),
+        delivery_latency_ms: None,
     };
     let mail = touch(choice.arrive_at, TouchKind::Delivered);
     let answer = touch(choice.arrive_at.plus_millis(MINUTE_MS), TouchKind::Answered);
