@@ -290,7 +290,7 @@ impl Report<'_> {
             .map(|line| line.trim())
             .filter(|line| ["MinMax", "Partition", "PrimaryKey"].contains(line))
             .collect();
-        let granules = plan
+        let mut granules = plan
             .iter()
             .filter_map(|line| line.trim().strip_prefix("Granules: "));
         let estimate = format!("SELECT sum(rows) FROM (EXPLAIN ESTIMATE {query})");
@@ -299,7 +299,7 @@ impl Report<'_> {
             ms(50),
             ms(99),
             found as u64 / rounds,
-            granules.last().unwrap_or("-"),
+            granules.next_back().unwrap_or("-"),
             self.database.number(&estimate).await,
             keys.join(", ")
         );
