@@ -104,8 +104,7 @@ impl AccountBook {
         // One at a time, so that an older answer never replaces a newer one.
         let mut read = self.read.lock().await;
         let stored = store.accounts().await?;
-        let is_first = !self.is_complete.load(Ordering::Relaxed);
-        if *read == stored && !is_first {
+        if *read == stored && self.is_complete.load(Ordering::Relaxed) {
             return Ok(());
         }
         let mut is_complete = true;
