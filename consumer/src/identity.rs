@@ -10,14 +10,13 @@ use std::{
     time::Duration,
 };
 
-use event::Event;
+use event::Identified;
 use store::identity::{Identities, Sighting};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span};
 
 use crate::{
     ConsumerConfig, ConsumerError, Dependencies, IDENTITY_GROUP,
-    decode::decode,
     error::{Disposition, Interrupted},
     poll::Reader,
     recent::Recent,
@@ -59,10 +58,10 @@ async fn consume(
             continue;
         };
         // What cannot be read is set aside by the events group.
-        let events: Vec<Event> = batch
+        let events: Vec<Identified> = batch
             .records
             .iter()
-            .filter_map(|record| decode(record).ok())
+            .filter_map(|record| Identified::from_json(&record.value).ok())
             .collect();
         let sightings: Vec<Sighting> = known.news(&events);
         let attempts = Attempts::new(config, metrics, shutdown, IDENTITY_GROUP, "record");
@@ -124,7 +123,7 @@ struct Known {
 
 impl Known {
     /// The sightings of `events` that the graph may not know yet, each set of identifiers once.
-    fn news(&self, events: &[Event]) -> Vec<Sighting> {
+    fn news(&self, events: &[Identified]) -> Vec<Sighting> {
         let mut sightings: Vec<Sighting> = Vec::new();
         let mut in_batch = HashSet::new();
         for event in events {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 
 use crate::{EmailHash, Identifier, MailboxProvider, Timestamp, UniversalId};
@@ -231,21 +231,49 @@ impl Event {
     /// # Errors
     /// [`UnsupportedSchema`] when it is newer than that, or no event.
     pub fn from_json(bytes: &[u8]) -> Result<Self, UnsupportedSchema> {
-        #[derive(Deserialize)]
-        struct Version {
-            schema_version: u16,
-        }
-        // Nearly all are of this version: the text is only gone through a second time when something is wrong with it.
-        let read: Result<Self, serde_json::Error> = serde_json::from_slice(bytes);
-        let found = match &read {
-            Ok(event) => event.schema_version,
-            Err(_) => serde_json::from_slice::<Version>(bytes)?.schema_version,
-        };
-        if found > SCHEMA_VERSION {
-            return Err(UnsupportedSchema::TooNew { found });
-        }
-        Ok(read?)
+        read(bytes, |event: &Self| event.schema_version)
     }
+}
+
+/// Who an event is about: what the identity graph learns from it, read without the rest.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Identified {
+    schema_version: u16,
+    /// The event's id.
+    pub event_id: String,
+    /// All identities that the event shows, strongest first.
+    #[serde(default)]
+    pub identifiers: Vec<Identifier>,
+    /// When the host took it in.
+    pub ingested_at: Timestamp,
+}
+
+impl Identified {
+    /// Reads these fields of an event of any version up to [`SCHEMA_VERSION`]. What else is in it is not looked at.
+    ///
+    /// # Errors
+    /// [`UnsupportedSchema`] when it is newer than that, or lacks them.
+    pub fn from_json(bytes: &[u8]) -> Result<Self, UnsupportedSchema> {
+        read(bytes, |identified: &Self| identified.schema_version)
+    }
+}
+
+/// Reads a form of an event that knows its version.
+fn read<T: DeserializeOwned>(bytes: &[u8], version: fn(&T) -> u16) -> Result<T, UnsupportedSchema> {
+    #[derive(Deserialize)]
+    struct Version {
+        schema_version: u16,
+    }
+    // Nearly all are of this version: the text is only gone through a second time when something is wrong with it.
+    let read: Result<T, serde_json::Error> = serde_json::from_slice(bytes);
+    let found = match &read {
+        Ok(value) => version(value),
+        Err(_) => serde_json::from_slice::<Version>(bytes)?.schema_version,
+    };
+    if found > SCHEMA_VERSION {
+        return Err(UnsupportedSchema::TooNew { found });
+    }
+    Ok(read?)
 }
 
 /// The id of an event: the first 128 bits of a SHA-256, as 32 hexadecimal digits, over provider, account, type,

@@ -10,7 +10,7 @@ pub mod redact;
 mod timestamp;
 mod trace;
 
-pub use canonical::{BounceType, Event, EventType, SCHEMA_VERSION, UnsupportedSchema, event_id};
+pub use canonical::{BounceType, Event, EventType, Identified, SCHEMA_VERSION, UnsupportedSchema, event_id};
 pub use identity::{EmailHash, Hasher, Identifier, IdentifierKind, UniversalId};
 pub use mailbox::MailboxProvider;
 pub use timestamp::Timestamp;

@@ -118,7 +118,7 @@ pub trait Events: Send + Sync {
         limit: usize,
     ) -> Result<Vec<StoredEvent>, StoreError>;
 
-    /// Whether any event of each of these people is stored, in their order.
+    /// Whether any event of each of these people is stored, in their order. Whose events have aged out may still be known.
     ///
     /// # Errors
     /// [`StoreError`] when the store cannot be read.

@@ -20,7 +20,10 @@ mod telemetry;
 mod texts;
 mod watch;
 
+use std::{fs, path::Path};
+
 use base64::{Engine, engine::general_purpose::STANDARD};
+use integration_tests::{System, eventually};
 use serde_json::{Value, json};
 
 /// Postmark accounts with these credentials are what most tests deliver to: one event, one object, basic authentication.
@@ -43,4 +46,24 @@ fn postmark_click(email: &str, message: &str, at: &str) -> String {
         "OriginalLink": "https://example.com/", "UserAgent": "Mozilla/5.0 (X11; Linux x86_64) Firefox/140.0",
     });
     click.to_string()
+}
+
+/// The answer to that click, proved as [`POSTMARK`] wants it.
+async fn postmark_answer(system: &System) -> u16 {
+    let click = postmark_click("ann@example.com", "m", "2026-01-05T18:30:00Z");
+    system
+        .webhook("postmark", &postmark_headers(), click)
+        .await
+        .status
+}
+
+/// Copies the plugin from `folder` into that of the running host, and waits until it answers.
+async fn drop_postmark(system: &System, folder: &Path) {
+    let name = "postmark.wasm";
+    fs::copy(folder.join(name), system.folder().join("plugins").join(name))
+        .expect("the plugin can be copied");
+    eventually("the plugin is served", || async {
+        postmark_answer(system).await == 200
+    })
+    .await;
 }

@@ -341,6 +341,57 @@ fn decisions_come_from_plain_and_gzipped_files_alike() {
 }
 
 #[test]
+fn a_person_may_have_no_event_one_or_a_hundred_thousand() {
+    let folder = TempDir::new().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let mut events = "user_id,timestamp_utc\n".to_owned();
+    for number in 0..100_000 {
+        // A thousand a day, all between eight and nine in the evening.
+        let (day, place) = (number / 1_000, number % 1_000);
+        events += &format!("busy,{}\n", START + day * 86_400 + 20 * 3_600 + place * 3);
+    }
+    events += &format!("once,{}\n", START + 9 * 3_600);
+    let decided_at = START + 100 * 86_400 + 12 * 3_600;
+    let people = ["busy", "once", "never"];
+    let requests: String = people
+        .iter()
+        .map(|person| format!("{person},{decided_at},24\n{person},{decided_at},168\n"))
+        .collect();
+    fs::write(at("events.csv"), events).unwrap();
+    fs::write(
+        at("requests.csv"),
+        format!("user_id,decision_time,window_hours\n{requests}"),
+    )
+    .unwrap();
+    let files = [
+        "decide",
+        "--events",
+        "events.csv",
+        "--requests",
+        "requests.csv",
+        "--out",
+        "out",
+    ];
+    let output = run(folder.path(), &files);
+    assert!(output.status.success(), "{}", told(&output));
+    let out = fs::read_to_string(at("out")).unwrap();
+    let decisions: Vec<Value> = out
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(decisions.len(), 2 * people.len(), "{out}");
+    for decision in &decisions {
+        let target = decision["target_timestamp"].as_u64().unwrap();
+        let window = decided_at..decided_at + decision["window_hours"].as_u64().unwrap() * 3_600;
+        assert!(window.contains(&target), "{decision}");
+        let confidence = decision["confidence"].as_f64().unwrap();
+        assert!((0.0..=1.0).contains(&confidence), "{decision}");
+    }
+    let hour = decisions[0]["target_timestamp"].as_u64().unwrap() / 3_600 % 24;
+    assert!((18..=20).contains(&hour), "{hour}");
+}
+
+#[test]
 fn mistakes_in_files_are_found_where_they_are() {
     let folder = TempDir::new().unwrap();
     let at = |name: &str| folder.path().join(name);

@@ -4,7 +4,7 @@ use std::{fs, process::Command, time::Duration};
 
 use integration_tests::{System, binary, eventually, plugins, repository};
 
-use crate::{POSTMARK, postmark_click, postmark_headers};
+use crate::{POSTMARK, drop_postmark, postmark_answer, postmark_click, postmark_headers};
 
 fn click() -> String {
     postmark_click("ann@example.com", "m", "2026-01-05T18:30:00Z")
@@ -13,23 +13,8 @@ fn click() -> String {
 #[tokio::test]
 async fn a_file_is_served_when_it_comes_and_gone_when_it_goes() {
     let system = System::start(POSTMARK, &["mailgun"]).await;
-    assert_eq!(
-        system
-            .webhook("postmark", &postmark_headers(), click())
-            .await
-            .status,
-        404
-    );
-    let dropped = system.folder().join("plugins/postmark.wasm");
-    fs::copy(plugins().join("postmark.wasm"), &dropped).expect("the plugin can be copied");
-    eventually("the plugin is served", || async {
-        system
-            .webhook("postmark", &postmark_headers(), click())
-            .await
-            .status
-            == 200
-    })
-    .await;
+    assert_eq!(postmark_answer(&system).await, 404);
+    drop_postmark(&system, &plugins()).await;
     let list = system.host_get("/plugins").await;
     let slugs: Vec<_> = list.body["plugins"]
         .as_array()
@@ -38,13 +23,9 @@ async fn a_file_is_served_when_it_comes_and_gone_when_it_goes() {
         .map(|plugin| plugin["slug"].clone())
         .collect();
     assert_eq!(slugs, ["mailgun", "postmark"], "{}", list.text);
-    fs::remove_file(&dropped).expect("the plugin can be removed");
+    fs::remove_file(system.folder().join("plugins/postmark.wasm")).expect("the plugin can be removed");
     eventually("the plugin is gone", || async {
-        system
-            .webhook("postmark", &postmark_headers(), click())
-            .await
-            .status
-            == 404
+        postmark_answer(&system).await == 404
     })
     .await;
 }
@@ -63,13 +44,7 @@ async fn a_bad_file_is_reported_and_the_old_plugin_serves_on() {
             .any(|plugin| plugin["problem"].is_string())
     })
     .await;
-    assert_eq!(
-        system
-            .webhook("postmark", &postmark_headers(), click())
-            .await
-            .status,
-        200
-    );
+    assert_eq!(postmark_answer(&system).await, 200);
 }
 
 #[tokio::test]

@@ -35,6 +35,11 @@ impl Role {
         crate::resident_kb(&self.child)
     }
 
+    /// The number of its process.
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Processor time, in seconds, that it has taken.
     pub fn cpu_seconds(&self) -> f64 {
         crate::cpu_seconds(self.child.id())

@@ -47,7 +47,9 @@ Usage: cargo xtask <command>
   services up|down|status|stop NAME [--kill]|start NAME
                     Real servers for the tests: kafka, clickhouse, postgres, redis. With Docker
                     those of compose.yml, else processes from package registries.
-  load [--servers]  Measures the release binary under load, on the embedded engines or on the four servers.
+  load [--servers | --batch [LINES]]
+                    Measures the release binary under load: deliveries on the embedded engines or on the four servers, or
+                    decisions for a campaign to a million people.
 
 Environment:
   CARGO_TARGET_DIR  Where everything is built, instead of `target` and `plugins/target`.
@@ -59,6 +61,9 @@ Environment:
   SENDFLOWR_WASM_TOOLCHAIN=debian
                     Compiles the plugins with Debian's Rust even where rustup has the target.
 ";
+
+/// The campaign that the batch is promised to decide within four minutes on two cores.
+const A_MILLION: &str = "1000000";
 
 fn main() -> ExitCode {
     match dispatch(&std::env::args().skip(1).collect::<Vec<String>>()) {
@@ -106,9 +111,11 @@ fn dispatch(arguments: &[String]) -> anyhow::Result<ExitCode> {
         "languages" => ways::compare_languages()?,
         "setup" => setup::run()?,
         "load" => match rest {
-            [] => up::load(None)?,
-            [flag] if flag == "--servers" => up::load(Some(&Servers::start()?))?,
-            [other, ..] => bail!("`load` knows `--servers`, not `{other}`"),
+            [] => up::load(&[], None)?,
+            [flag] if flag == "--servers" => up::load(&["--servers"], Some(&Servers::start()?))?,
+            [flag] if flag == "--batch" => up::load(&["--batch", A_MILLION], None)?,
+            [flag, lines] if flag == "--batch" => up::load(&["--batch", lines], None)?,
+            _ => bail!("`load` takes nothing, `--servers` or `--batch [LINES]`"),
         },
         unknown => bail!("there is no command `{unknown}`; `cargo xtask help` lists them"),
     }

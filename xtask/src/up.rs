@@ -32,13 +32,11 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
     become_program(command.args(arguments))
 }
 
-/// Measures the release binary under load, on these servers or on the embedded engines.
-pub(crate) fn load(servers: Option<&Servers>) -> anyhow::Result<()> {
+/// Measures the release binary under the load that `what` asks for, on these servers or on the embedded engines.
+pub(crate) fn load(what: &[&str], servers: Option<&Servers>) -> anyhow::Result<()> {
     let binary = build()?;
-    let mut arguments = vec!["bench", "--package", "integration-tests", "--bench", "load"];
-    if servers.is_some() {
-        arguments.extend(["--", "--servers"]);
-    }
+    let mut arguments = vec!["bench", "--package", "integration-tests", "--bench", "load", "--"];
+    arguments.extend(what);
     let mut command = compiling(Workspace::Main, &arguments);
     command
         // Writing a line for every delivery is not what is measured.

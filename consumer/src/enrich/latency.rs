@@ -1,8 +1,8 @@
 //! How long a message took from sending to delivery.
 //!
-//! The time of sending comes from the sent event of the same message: one seen lately, else the stored one, else what
-//! the delivered event's metadata says in `latency_seconds`. A sent event that arrives after its delivered one is only
-//! used when both are in the same batch.
+//! The time of sending comes from the sent event of the same message: one seen lately, else the stored one. Where the
+//! delivered event's metadata says `latency_seconds`, the stored one is not asked for. A sent event that arrives after its
+//! delivered one is only used when both are in the same batch.
 
 use std::collections::HashMap;
 
@@ -36,7 +36,8 @@ impl Latencies {
         }
     }
 
-    /// Takes in the sent events of `batch`, then lists the delivered messages whose sending is not remembered.
+    /// Takes in the sent events of `batch`, then lists the delivered messages whose sending is not remembered and that do
+    /// not tell their delay themselves.
     pub(super) fn learn_and_list_unknown(&mut self, batch: &[Event]) -> Vec<MessageRef> {
         for event in batch {
             if let (EventType::Sent, Some(key)) = (event.event_type, self.key(event)) {
@@ -48,6 +49,7 @@ impl Latencies {
         for event in batch {
             if let (EventType::Delivered, Some(message_id)) = (event.event_type, &event.message_id)
                 && self.key(event).is_some_and(|key| self.sent.get(&key).is_none())
+                && told(event).is_none()
             {
                 unknown.push((event.universal_id.clone(), message_id.clone()));
             }
@@ -68,9 +70,7 @@ impl Latencies {
         let measured = remembered
             .or_else(stored)
             .map(|sent_at| event.timestamp.millis_since(sent_at));
-        measured
-            .filter(believable)
-            .or_else(|| told(event).filter(believable))
+        measured.filter(believable).or_else(|| told(event))
     }
 
     fn key(&self, event: &Event) -> Option<u64> {
@@ -83,9 +83,10 @@ fn believable(latency_ms: &i64) -> bool {
     (0..=MAX_LATENCY_MS).contains(latency_ms)
 }
 
-/// What the metadata say.
+/// What the metadata say, where it is believable.
 fn told(event: &Event) -> Option<i64> {
     let seconds: f64 = event.metadata.get(METADATA_KEY)?.trim().parse().ok()?;
     // A cast of what is not a number or out of range saturates, and is then not believed.
-    seconds.is_finite().then(|| (seconds * 1_000.0).round() as i64)
+    let told = seconds.is_finite().then(|| (seconds * 1_000.0).round() as i64);
+    told.filter(believable)
 }

@@ -150,15 +150,13 @@ impl ProfileKeeper {
             .filter(|id| !rebuild && !self.stale.contains(**id))
             .map(|id| (*id).clone())
             .collect();
+        // Strangers had no profile when they were looked up. Should another consumer have put one since, the store notices.
+        let (new, asked): (Vec<_>, Vec<_>) = asked.into_iter().partition(|id| strangers.contains(id));
         let Some(mut known) = self.store.get(&asked).await else {
             self.remember_stale(people.into_iter().cloned());
             return;
         };
-        for id in asked {
-            if strangers.contains(&id) {
-                known.entry(id).or_default();
-            }
-        }
+        known.extend(new.into_iter().map(|id| (id, Profile::default())));
         for stored in batch {
             if let Some(profile) = known.get_mut(&stored.event.universal_id) {
                 profile.apply(&stored.event, stored.enrichment.machine);

@@ -1,16 +1,21 @@
 //! The comparison on simulated people: the share of the best possible gain over a random minute.
 
+use consumer::{ConsumerConfig, MachineFilter};
 use event::{
-    Hasher, Timestamp,
+    Event, EventType, Hasher, Timestamp,
     profile::{History, Profile},
 };
 use sendflowr_inference::model::{Population, TrainingPerson};
 use sendflowr_inference::rivals::{self, Policy, choose, hour_of_day};
-use synth::{Truth, World};
+use synth::{Simulated, Truth, World};
 
 use crate::{SIZE_NAMES, SIZES};
 
 const WINDOWS_HOURS: [i64; 2] = [24, 168];
+
+/// What happened within this time comes to the consumer in one batch, as for offline decisions: providers post every few
+/// seconds.
+const BATCH_MS: i64 = 2_000;
 
 struct Subject {
     profile: Profile,
@@ -72,12 +77,7 @@ fn true_confidence(truth: &Truth, chosen: Timestamp, span_ms: i64, start: Timest
 fn compare_world(people: usize, seed: u64, table: &mut Vec<Gains>, confidences: &mut Vec<(f64, f64)>) {
     let now: Timestamp = "2026-06-01T12:00:00Z".parse().expect("a moment");
     let world = World::new(seed, people, now);
-    let hasher = Hasher::new();
-    let subject = |index| {
-        let mut profile = Profile::default();
-        for simulated in world.events(index, &hasher) {
-            profile.apply(&simulated.event, simulated.machine);
-        }
+    let subject = |(index, profile): (usize, Profile)| {
         let history = profile.history(now);
         let clicks = history
             .mails
@@ -91,7 +91,7 @@ fn compare_world(people: usize, seed: u64, table: &mut Vec<Gains>, confidences: 
             clicks,
         }
     };
-    let subjects: Vec<Subject> = (0..people).map(subject).collect();
+    let subjects: Vec<Subject> = profiles(&world).into_iter().enumerate().map(subject).collect();
     let train = || {
         subjects.iter().map(|subject| TrainingPerson {
             profile: subject.profile.clone(),
@@ -246,6 +246,49 @@ fn compare_world(people: usize, seed: u64, table: &mut Vec<Gains>, confidences: 
             });
         }
     }
+}
+
+/// What the consumer makes of the people's events: all in the order of time, machines told by its filter. Prints how well the
+/// filter does.
+fn profiles(world: &World) -> Vec<Profile> {
+    let hasher = Hasher::new();
+    let mut events: Vec<(usize, Simulated)> = (0..world.people())
+        .flat_map(|index| {
+            let events = world.events(index, &hasher);
+            events.into_iter().map(move |simulated| (index, simulated))
+        })
+        .collect();
+    events.sort_by(|(_, a), (_, b)| {
+        (a.event.timestamp, &a.event.event_id).cmp(&(b.event.timestamp, &b.event.event_id))
+    });
+    let mut filter = MachineFilter::new(&ConsumerConfig::default());
+    let mut profiles = vec![Profile::default(); world.people()];
+    let (mut right, mut stated, mut true_ones) = (0.0, 0.0, 0.0);
+    for batch in events.chunk_by(|(_, a), (_, b)| slot(a) == slot(b)) {
+        let judged: Vec<Event> = batch
+            .iter()
+            .map(|(_, simulated)| simulated.event.clone())
+            .collect();
+        for ((person, simulated), machine) in batch.iter().zip(filter.judge(&judged)) {
+            profiles[*person].apply(&simulated.event, machine);
+            if simulated.event.event_type == EventType::Clicked {
+                right += f64::from(u8::from(machine && simulated.machine));
+                stated += f64::from(u8::from(machine));
+                true_ones += f64::from(u8::from(simulated.machine));
+            }
+        }
+    }
+    println!(
+        "clicks by machines, {true_ones} in all: precision {:.3}, recall {:.3}",
+        right / stated,
+        right / true_ones
+    );
+    profiles
+}
+
+/// Events of one slot come to the consumer together.
+fn slot(simulated: &Simulated) -> i64 {
+    simulated.event.timestamp.as_millis().div_euclid(BATCH_MS)
 }
 
 /// The same clicks and opens with no word of deliveries.

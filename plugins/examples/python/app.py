@@ -50,6 +50,8 @@ SIGNATURE = "x-mandrill-signature"
 # 9999-12-31T23:59:59.999Z: no event is later.
 LAST_MS = 253402300799999
 
+HALF_PAIR = re.compile("[\ud800-\udfff]")
+
 EVENT_TYPES = {
     "send": (EventType.SENT, None),
     "delivered": (EventType.DELIVERED, None),
@@ -163,12 +165,22 @@ def elements(request: Request) -> List[Any]:
     if encoded is None:
         malformed("the form has no field `mandrill_events`")
     try:
-        decoded = json.loads(encoded, parse_int=Number, parse_float=Number)
+        decoded = whole(json.loads(encoded, parse_int=Number, parse_float=Number))
     except (ValueError, RecursionError):
         malformed("`mandrill_events` is not JSON")
     if not isinstance(decoded, list):
         malformed("`mandrill_events` is not a JSON array")
     return decoded
+
+
+def whole(value: Any) -> Any:
+    """The value with U+FFFD for halves of surrogate pairs: JSON's escapes can write them, UTF-8 cannot."""
+    if isinstance(value, dict):
+        return {whole(name): whole(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [whole(item) for item in value]
+    # A number is a text too, and stays a number.
+    return value if isinstance(value, Number) or not isinstance(value, str) else HALF_PAIR.sub("\ufffd", value)
 
 
 def add(batch: Batch, index: int, element: dict) -> None:

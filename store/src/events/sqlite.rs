@@ -16,7 +16,7 @@ use std::{
 
 use async_trait::async_trait;
 use event::{Timestamp, UniversalId};
-use sqlx::Row;
+use sqlx::{Row, sqlite::SqliteRow};
 
 use super::{
     EventCount, Events, LatencySample, StoredEvent, StoredExplanation, StoredForecast, StoredTrial, Touch,
@@ -118,6 +118,24 @@ impl SqliteEvents {
     pub async fn close(&self) {
         self.events.close().await;
         self.explanations.close().await;
+    }
+
+    /// The `limit` newest explanations decided in a span that this query of explanations is about, newest first.
+    async fn newest(
+        &self,
+        sql: &'static str,
+        since: Timestamp,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<SqliteRow>, StoreError> {
+        let query = sqlx::query(sql)
+            .bind(since.to_string())
+            .bind(until.to_string())
+            .bind(i64::try_from(limit).unwrap_or(i64::MAX));
+        query
+            .fetch_all(self.explanations.readers())
+            .await
+            .map_err(classify)
     }
 
     /// The newest `limit` events of one id, newest first.
@@ -346,13 +364,7 @@ impl Events for SqliteEvents {
         until: Timestamp,
         limit: usize,
     ) -> Result<Vec<StoredTrial>, StoreError> {
-        let rows = sqlx::query(trials::NEWEST)
-            .bind(since.to_string())
-            .bind(until.to_string())
-            .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-            .fetch_all(self.explanations.readers())
-            .await
-            .map_err(classify)?;
+        let rows = self.newest(trials::NEWEST, since, until, limit).await?;
         rows.iter().map(trials::read).collect()
     }
 
@@ -362,13 +374,7 @@ impl Events for SqliteEvents {
         until: Timestamp,
         limit: usize,
     ) -> Result<Vec<StoredForecast>, StoreError> {
-        let rows = sqlx::query(forecasts::NEWEST)
-            .bind(since.to_string())
-            .bind(until.to_string())
-            .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-            .fetch_all(self.explanations.readers())
-            .await
-            .map_err(classify)?;
+        let rows = self.newest(forecasts::NEWEST, since, until, limit).await?;
         rows.iter().map(forecasts::read).collect()
     }
 

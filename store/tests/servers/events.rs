@@ -111,8 +111,12 @@ async fn a_batch_written_again_reaches_the_views_too() {
     store.write(&batch).await.unwrap();
     // The server died between the table and its view, and the writer heard nothing.
     database.run("TRUNCATE TABLE message_sent_times").await;
+    database.run("TRUNCATE TABLE known_people").await;
+    let person = std::slice::from_ref(&messages[0].0);
     assert_eq!(store.sent_times(&messages).await.unwrap(), [None]);
+    assert_eq!(store.known(person).await.unwrap(), [false]);
     store.write(&batch).await.unwrap();
+    assert_eq!(store.known(person).await.unwrap(), [true]);
     assert_eq!(
         store.sent_times(&messages).await.unwrap(),
         [Some(batch[0].event.timestamp)]
@@ -139,6 +143,26 @@ async fn many_may_open_a_missing_database_at_once_and_again() {
             .number("SELECT max(version) FROM schema_migrations")
             .await
     );
+}
+
+#[tokio::test]
+#[ignore = "needs servers; cargo xtask test starts them"]
+async fn an_older_database_learns_who_has_events() {
+    let database = Database::new();
+    let store = database.open().await;
+    let batch = [event(1, EventType::Sent, "2026-03-01T00:00:00Z".parse().unwrap())];
+    store.write(&batch).await.unwrap();
+    // As a build before this step has left it.
+    for statement in [
+        "DROP TABLE known_people_writer",
+        "DROP TABLE known_people",
+        "ALTER TABLE schema_migrations DELETE WHERE version = 6 SETTINGS mutations_sync = 1",
+    ] {
+        database.run(statement).await;
+    }
+    let store = database.open().await;
+    let person = std::slice::from_ref(&batch[0].event.universal_id);
+    assert_eq!(store.known(person).await.unwrap(), [true]);
 }
 
 #[tokio::test]

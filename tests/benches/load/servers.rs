@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    process::{Command, Stdio},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -17,7 +18,10 @@ use integration_tests::{
 use synth::delivery::{Account, Action, Kind};
 use tokio_util::sync::CancellationToken;
 
-use crate::traffic::{WARM_UP, account, deliveries, percentiles, send, send_one};
+use crate::traffic::{account, deliveries, percentiles, send, send_one};
+
+/// Deliveries of the warm-up: until Kafka's own compiler has settled, which takes some seconds of load.
+const WARM_UP: usize = 12_000;
 
 /// Deliveries measured: some seconds of load, so that batches, polls and flushes have settled.
 const MEASURED: usize = 30_000;
@@ -26,11 +30,17 @@ const MEASURED: usize = 30_000;
 /// on average.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
+/// Time between two counts of the rows: seldom enough to cost the server nothing, of a backlog that takes many times as long.
+const COUNT_EVERY: Duration = Duration::from_millis(250);
+
 /// Looks for each delivery that is watched.
 const LOOKS_PER_PROBE: usize = 2;
 
 /// Events that wait for the consumer when it starts.
-const BACKLOG: usize = 60_000;
+const BACKLOG: usize = 300_000;
+
+/// More processors than there are, which the system reads as all of them.
+const ALL_PROCESSORS: &str = "0-1023";
 
 /// Rows of an insert by the crate alone: the consumer's `batch_events`.
 const RAW_BATCH: usize = 5_000;
@@ -78,35 +88,93 @@ pub(crate) async fn run() {
         system.inference.resident_kb() / 1024
     );
 
-    let before = (WARM_UP + MEASURED + visible.len()) as u64;
-    until_rows(&clickhouse, before).await;
+    until_rows(&clickhouse, (WARM_UP + MEASURED + visible.len()) as u64).await;
     drop(consumer);
-    system.run(&["synth", "--count", &BACKLOG.to_string()]);
+    for (round, apart) in [(1, false), (2, true)] {
+        work_off(&system, &clickhouse, round, apart).await;
+    }
+    Arc::into_inner(system)
+        .expect("nobody else uses it")
+        .clean()
+        .await;
+}
+
+/// Has a consumer work off a backlog, and the crate insert the same rows. With all on the same processors what is compared is
+/// the work of everybody; with ClickHouse `apart`, on a processor that nobody else uses, whether a consumer keeps it as busy
+/// as a writer can that does nothing else.
+async fn work_off(system: &System, clickhouse: &Client, round: u64, apart: bool) {
+    let before = rows(clickhouse).await;
+    let arguments = [
+        "synth",
+        "--seed",
+        &round.to_string(),
+        "--count",
+        &BACKLOG.to_string(),
+    ];
+    system.run(&arguments);
     let consumer = system.consumer().await;
-    let mut cpu = Cpu::start(&system, Some(&consumer));
-    let drained = drained(&clickhouse, before).await;
-    until_committed(&system, &consumer).await;
-    let by_consumer = cpu.lap(&system, Some(&consumer));
-    let batches = raw_batches(&clickhouse).await;
-    let mut cpu = Cpu::start(&system, None);
-    let raw = insert_raw(&clickhouse, batches).await;
-    let by_crate = cpu.lap(&system, None);
+    if apart && !run_on(system, &consumer, "0", "1") {
+        println!(
+            "the servers are not processes of this machine: ClickHouse is not given a processor of its own"
+        );
+        return;
+    }
+    let mut cpu = Cpu::start(system, Some(&consumer));
+    let drained = drained(clickhouse, before).await;
+    until_committed(system, &consumer).await;
+    let by_consumer = cpu.lap(system, Some(&consumer));
+    make_raw_events(clickhouse).await;
+    let batches = raw_batches(clickhouse).await;
+    let mut cpu = Cpu::start(system, None);
+    let raw = insert_raw(clickhouse, batches).await;
+    let by_crate = cpu.lap(system, None);
+    if apart {
+        run_on(system, &consumer, ALL_PROCESSORS, ALL_PROCESSORS);
+    }
     println!(
-        "consumer, a backlog of {BACKLOG} events   {drained:>8.0} rows/s\n\
-         the clickhouse crate, the same rows   {raw:>8.0} rows/s   ratio {:.2}   (target: 0.80)",
+        "{}\n\
+         consumer, a backlog of {BACKLOG} events {drained:>8.0} rows/s\n\
+         the clickhouse crate, the same rows  {raw:>8.0} rows/s   ratio {:.2}   (target: 0.80)",
+        if apart {
+            "ClickHouse with a processor of its own"
+        } else {
+            "all on the same processors"
+        },
         drained / raw
     );
     println!("  processor seconds for 100,000 rows, consumer: {by_consumer}");
     println!("  processor seconds for 100,000 rows, the crate: {by_crate}");
     println!(
-        "memory: consumer {} MB after the backlog",
+        "  memory: consumer {} MB after the backlog",
         consumer.resident_kb() / 1024
     );
-    drop(consumer);
-    Arc::into_inner(system)
-        .expect("nobody else uses it")
-        .clean()
-        .await;
+}
+
+/// Gives ClickHouse and everybody else these processors; answers whether that could be done.
+fn run_on(system: &System, consumer: &Role, clickhouse: &str, others: &str) -> bool {
+    let mut processes = system.servers.processes();
+    let is_here = processes.iter().any(|(name, _)| name == "clickhouse");
+    processes.extend([
+        ("consumer".to_owned(), consumer.process()),
+        ("host".to_owned(), system.host.process()),
+        ("inference".to_owned(), system.inference.process()),
+        ("sender".to_owned(), std::process::id()),
+    ]);
+    is_here
+        && processes.iter().all(|(name, process)| {
+            let processors = if name == "clickhouse" { clickhouse } else { others };
+            let moved = Command::new("taskset")
+                .args([
+                    "--all-tasks",
+                    "--cpu-list",
+                    "--pid",
+                    processors,
+                    &process.to_string(),
+                ])
+                .stdout(Stdio::null())
+                .status();
+            moved.is_ok_and(|status| status.success())
+        })
 }
 
 /// Sends deliveries of people of their own until it is over; answers how long after its 2xx each could be read.
@@ -159,7 +227,7 @@ async fn until_rows(clickhouse: &Client, count: u64) {
     let start = Instant::now();
     while rows(clickhouse).await < count {
         assert!(start.elapsed() < 2 * PATIENCE, "{count} rows are not stored");
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(COUNT_EVERY).await;
     }
 }
 
@@ -206,10 +274,35 @@ impl Cpu {
     }
 }
 
+/// A table like that of the events, with views and tables of their own like those that its writes keep.
+async fn make_raw_events(clickhouse: &Client) {
+    let run = async |sql: &str| {
+        clickhouse
+            .query(sql)
+            .execute()
+            .await
+            .expect("a table can be made")
+    };
+    run("DROP TABLE IF EXISTS raw_events").await;
+    run("CREATE TABLE raw_events AS email_events").await;
+    for kept in ["message_sent_times", "known_people"] {
+        run(&format!("DROP TABLE IF EXISTS raw_{kept}_writer")).await;
+        run(&format!("DROP TABLE IF EXISTS raw_{kept}")).await;
+        run(&format!("CREATE TABLE raw_{kept} AS {kept}")).await;
+        let select = clickhouse
+            .query("SELECT as_select FROM system.tables WHERE database = currentDatabase() AND name = ?")
+            .bind(format!("{kept}_writer"));
+        let select: String = select.fetch_one().await.expect("the view is there");
+        let select = select.replace("email_events", "raw_events");
+        run(&format!(
+            "CREATE MATERIALIZED VIEW raw_{kept}_writer TO raw_{kept} AS {select}"
+        ))
+        .await;
+    }
+}
+
 /// The rows of the backlog as the crate sends them.
 async fn raw_batches(clickhouse: &Client) -> Vec<Bytes> {
-    let create = clickhouse.query("CREATE TABLE raw_events AS email_events");
-    create.execute().await.expect("a table can be made");
     let mut batches: Vec<Bytes> = Vec::with_capacity(BACKLOG / RAW_BATCH);
     for number in 0..BACKLOG / RAW_BATCH {
         let select = format!(
@@ -225,7 +318,7 @@ async fn raw_batches(clickhouse: &Client) -> Vec<Bytes> {
     batches
 }
 
-/// Inserts the rows of the backlog into a table of the same form; answers rows a second.
+/// Inserts the rows of the backlog into the table like that of the events; answers rows a second.
 async fn insert_raw(clickhouse: &Client, batches: Vec<Bytes>) -> f64 {
     let start = Instant::now();
     for batch in batches {

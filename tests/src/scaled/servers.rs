@@ -111,19 +111,25 @@ impl Servers {
             .unwrap();
     }
 
-    /// Processor time, in seconds, that each server that is a process of this machine has taken, with its name.
-    pub fn cpu_seconds(&self) -> Vec<(String, f64)> {
+    /// Each server that is a process of this machine, with its number.
+    pub fn processes(&self) -> Vec<(String, u32)> {
         let status = control(&["status"]);
         let servers = status.lines().filter_map(|line| {
             let words: Vec<&str> = line.split_whitespace().collect();
             match words.as_slice() {
-                [name, "up", _, "pid", pid] => {
-                    Some(((*name).to_owned(), crate::cpu_seconds(pid.parse().unwrap())))
-                }
+                [name, "up", _, "pid", process] => Some(((*name).to_owned(), process.parse().unwrap())),
                 _ => None,
             }
         });
         servers.collect()
+    }
+
+    /// Processor time, in seconds, that each of these has taken.
+    pub fn cpu_seconds(&self) -> Vec<(String, f64)> {
+        let servers = self.processes().into_iter();
+        servers
+            .map(|(name, process)| (name, crate::cpu_seconds(process)))
+            .collect()
     }
 
     /// Stops a server; it may finish what it does.

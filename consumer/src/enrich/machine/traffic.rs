@@ -341,7 +341,16 @@ fn machines_are_told_from_people() {
                 score.people,
                 score.right + score.missed
             );
-            assert!(precision >= 0.95 && recall >= 0.95, "seed {seed} {event_type}");
+            // Clicks are what curves are made of: a person's must not be taken for a machine's.
+            let least_precision = if event_type == EventType::Clicked {
+                0.97
+            } else {
+                0.95
+            };
+            assert!(
+                precision >= least_precision && recall >= 0.95,
+                "seed {seed} {event_type}"
+            );
         }
     }
 }

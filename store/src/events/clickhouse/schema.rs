@@ -43,6 +43,11 @@ const STEPS: &[Step] = &[
         name: "forecasts",
         sql: include_str!("../../../migrations/clickhouse/0005_forecasts.sql"),
     },
+    Step {
+        version: 6,
+        name: "people",
+        sql: include_str!("../../../migrations/clickhouse/0006_people.sql"),
+    },
 ];
 
 const MIGRATIONS_TABLE: &str = "\
