@@ -384,6 +384,25 @@ mod tests {
     }
 
     #[test]
+    fn who_an_event_is_about_is_read_alone() {
+        let mut event = sample();
+        let identified = Identified::from_json(&event.to_json()).unwrap();
+        assert_eq!(
+            (
+                &identified.event_id,
+                &identified.identifiers,
+                identified.ingested_at
+            ),
+            (&event.event_id, &event.identifiers, event.ingested_at)
+        );
+        event.schema_version = SCHEMA_VERSION + 1;
+        assert!(matches!(
+            Identified::from_json(&event.to_json()),
+            Err(UnsupportedSchema::TooNew { .. })
+        ));
+    }
+
+    #[test]
     fn the_id_follows_from_what_happened_only() {
         let event = sample();
         let id = event_id(&event);

@@ -56,11 +56,12 @@ async fn events_are_enriched_stored_and_felt_in_profiles() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn latency_comes_from_memory_then_the_store_then_the_metadata() {
+async fn latency_comes_from_memory_then_the_metadata_then_the_store() {
     let world = World::default();
     world.bus.put_events(&[
         event("ann", Sent, "stored", 0),
         event("ann", Sent, "wrong-clock", 500),
+        event("ann", Sent, "both", 0),
     ]);
     let running = world.start();
     world.caught_up().await;
@@ -74,21 +75,28 @@ async fn latency_comes_from_memory_then_the_store_then_the_metadata() {
     let mut wrong_clock = event("ann", Delivered, "wrong-clock", 100);
     wrong_clock.metadata.insert("latency_seconds".into(), "3".into());
     let late = event("ann", Delivered, "stored", 8 * 24 * 3_600);
+    // The store would say nine seconds, and is not asked.
+    let mut both = event("ann", Delivered, "both", 9);
+    both.metadata.insert("latency_seconds".into(), "4".into());
     world.bus.put_events(&[
         event("ann", Delivered, "stored", 9),
         told,
         nonsense,
         wrong_clock,
         late,
+        both,
     ]);
     let running = world.start();
     world.caught_up().await;
     let rows = world.events.rows();
-    let latencies: Vec<_> = rows[2..]
+    let latencies: Vec<_> = rows[3..]
         .iter()
         .map(|row| row.enrichment.delivery_latency_ms)
         .collect();
-    assert_eq!(latencies, [Some(9_000), Some(2_500), None, Some(3_000), None]);
+    assert_eq!(
+        latencies,
+        [Some(9_000), Some(2_500), None, Some(3_000), None, Some(4_000)]
+    );
     running.stop().await.unwrap();
 }
 

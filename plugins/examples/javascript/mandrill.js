@@ -133,7 +133,8 @@ function elements(request) {
   }
   let list;
   try {
-    list = JSON.parse(json);
+    // Most have no escape that could be half of a surrogate pair.
+    list = /\\u[dD]/.test(json) ? JSON.parse(json, wellFormed) : JSON.parse(json);
   } catch {
     // The parser's message may quote the body.
     throw { tag: "malformed", val: "`mandrill_events` is not JSON" };
@@ -142,6 +143,17 @@ function elements(request) {
     throw { tag: "malformed", val: "`mandrill_events` is not a JSON array" };
   }
   return list;
+}
+
+/** U+FFFD for halves of surrogate pairs: JSON's escapes can write them, UTF-8 cannot. */
+function wellFormed(_, value) {
+  if (typeof value === "string") {
+    return value.toWellFormed();
+  }
+  if (value === null || typeof value !== "object" || Array.isArray(value)) {
+    return value;
+  }
+  return Object.fromEntries(Object.entries(value).map(([name, item]) => [name.toWellFormed(), item]));
 }
 
 function add(batch, index, element) {
