@@ -35,6 +35,10 @@ use sendflowr_host::plugin::{
 use tempfile::TempDir;
 use tokio::{task::JoinSet, time};
 
+/// What the product allocates with.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Long enough for a few thousand deliveries: some dozens lie above the 99th percentile.
 const ROUND: Duration = Duration::from_secs(4);
 

@@ -13,6 +13,7 @@ use std::{
     env, fs,
     path::Path,
     process::Command,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -140,7 +141,7 @@ fn load_folder(folder: &Path, cache: &Path) -> String {
         .collect();
     assert_eq!((plugins.slugs().len(), refused), (files, Vec::new()));
     let loaded = resident_mib();
-    let request = Request {
+    let request = Arc::new(Request {
         method: "POST".to_owned(),
         path: "/webhooks/test".to_owned(),
         query: String::new(),
@@ -149,7 +150,7 @@ fn load_folder(folder: &Path, cache: &Path) -> String {
         received_at_ms: 1_760_000_000_000,
         settings: Vec::new(),
         secrets: Vec::new(),
-    };
+    });
     for slug in plugins.slugs() {
         // Whether it understands the delivery does not matter.
         plugins.get(&slug).unwrap().measure(&request).unwrap();

@@ -26,6 +26,10 @@ use sendflowr_host::{
 use sendflowr_plugin_sdk::Plugin as _;
 use synth::delivery::{Account, Action, Kind};
 
+/// What the product allocates with.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Events of the larger delivery.
 const BATCH: usize = 100;
 
@@ -66,8 +70,8 @@ fn main() {
         .map(|pair| load(&pair[0], PathBuf::from(&pair[1])))
         .collect();
     let now = Timestamp::from(SystemTime::now());
-    let [one, batch] = [1, BATCH].map(|events| request(&components[0].plugin, events, now));
-    let [native_one, native_batch] = [&one, &batch].map(native);
+    let [one, batch] = [1, BATCH].map(|events| Arc::new(request(&components[0].plugin, events, now)));
+    let [native_one, native_batch] = [&one, &batch].map(|request| native(request));
     let mut native = Times::default();
     for _ in 0..PIECES {
         piece(&mut native.one, || natively(&native_one, 1));
@@ -79,7 +83,7 @@ fn main() {
                 memory_bytes,
                 ..
             } = component;
-            let mut deliver = |request: &Request, events: usize| {
+            let mut deliver = |request: &Arc<Request>, events: usize| {
                 let run = plugin.measure(request).unwrap();
                 let Ok(Outcome::Events(made)) = &run.outcome else {
                     panic!("{:?}", run.outcome)

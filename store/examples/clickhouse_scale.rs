@@ -6,7 +6,8 @@
 //! ```
 //!
 //! The server makes the rows itself, in the schema of the migrations, in the order of time, as they would have come in half
-//! a year: a part of them in every month, and parts as its own merges leave them. The database is dropped at the end.
+//! a year: a part of them in every month, and parts as its own merges leave them, which are awaited. The database is dropped at
+//! the end.
 #![expect(clippy::print_stdout, reason = "the figures are what this is for")]
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed measurement")]
 
@@ -37,6 +38,12 @@ const EVENTS_PER_PERSON: u64 = 75;
 /// One decision to so many events.
 const EVENTS_PER_DECISION: u64 = 10;
 
+/// How long the server may go on merging what it has been given.
+const MERGES: Duration = Duration::from_secs(20 * 60);
+
+/// A server that has merged nothing for so long has nothing more to merge: it looks for work every few seconds.
+const CALM: Duration = Duration::from_secs(15);
+
 const START: &str = "2026-01-01T00:00:00Z";
 const DAYS: i64 = 180;
 const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
@@ -65,13 +72,15 @@ async fn main() {
     };
     let filling = Instant::now();
     world.fill(&database, rows).await;
+    println!("filled in {:.0} s", filling.elapsed().as_secs_f64());
+    merged(&database).await;
     let sizes = "SELECT concat(table, ': ', toString(sum(rows)), ' rows, ', formatReadableSize(sum(bytes_on_disk)), ', ', \
                  toString(count()), ' parts') FROM system.parts WHERE active AND database = currentDatabase() \
                  GROUP BY table ORDER BY table";
     for line in database.lines(sizes).await {
         println!("{line}");
     }
-    println!("filled in {:.0} s\n", filling.elapsed().as_secs_f64());
+    println!();
     world.measure(&database, &store).await;
 }
 
@@ -83,6 +92,23 @@ async fn open(settings: RawClickHouseConfig) -> ClickHouseEvents {
     };
     let config = ClickHouseConfig::try_from(raw).unwrap();
     ClickHouseEvents::connect(config).await.unwrap()
+}
+
+/// Waits until the server has merged what it wants to.
+async fn merged(database: &Database) {
+    let began = Instant::now();
+    let mut calm = Instant::now();
+    while calm.elapsed() < CALM && began.elapsed() < MERGES {
+        let running = "SELECT count() FROM system.merges WHERE database = currentDatabase()";
+        if database.number(running).await > 0 {
+            calm = Instant::now();
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    println!(
+        "merged in {:.0} s more",
+        (began.elapsed() - calm.elapsed()).as_secs_f64()
+    );
 }
 
 struct World {

@@ -6,6 +6,7 @@ use std::{
     fmt::Write,
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
     thread,
 };
 
@@ -54,7 +55,7 @@ fn damaged_deliveries_never_harm() {
 /// What is wrong with a provider's plugin, one line each.
 fn check(folder: &Path) -> String {
     let mut found = String::new();
-    let mut plugin: Option<std::sync::Arc<Plugin>> = None;
+    let mut plugin: Option<Arc<Plugin>> = None;
     for (file, seed) in fs::read_dir(folder).expect("the cases can be listed").zip(1..) {
         let bytes = fs::read(file.expect("the cases can be listed").path()).expect("a case is readable");
         let case = Case::from_json(&bytes).expect("a case is one");
@@ -63,7 +64,7 @@ fn check(folder: &Path) -> String {
             Plugins::load_counting(&file, &Limits::default()).expect("a plugin loads")
         });
         let now = Timestamp::try_from_millis(1_768_046_400_000).expect("a time in range");
-        let whole = cases::request(plugin, &case, now).expect("a case has a delivery");
+        let whole = Arc::new(cases::request(plugin, &case, now).expect("a case has a delivery"));
         let name = format!("{}/{}", case.provider, case.name);
         let spent = match instructions(plugin, &whole) {
             Ok(spent) => spent,
@@ -74,10 +75,10 @@ fn check(folder: &Path) -> String {
         };
         let most = (spent * MORE_AT_MOST).max(FLOOR);
         for body in Damage::of(&whole.body, seed).take(COPIES) {
-            let copy = Request {
+            let copy = Arc::new(Request {
                 body,
-                ..whole.clone()
-            };
+                ..Request::clone(&whole)
+            });
             let fault = match instructions(plugin, &copy) {
                 Err(fault) => fault,
                 Ok(spent) if spent > most => format!("{spent} instructions, over {most}"),
@@ -94,7 +95,7 @@ fn check(folder: &Path) -> String {
 }
 
 /// Instructions that the delivery takes, or what is wrong with the answer.
-fn instructions(plugin: &Plugin, request: &Request) -> Result<u64, String> {
+fn instructions(plugin: &Plugin, request: &Arc<Request>) -> Result<u64, String> {
     let measured = plugin.measure(request).map_err(|error| error.to_string())?;
     if let Ok(Outcome::Events(batch)) = &measured.outcome {
         sound(batch)?;

@@ -1,7 +1,7 @@
 //! Texts of every length through a compiled plugin: the SDK reads and copies them in blocks there, by instructions that its
 //! own tests, compiled for this machine, do not have.
 
-use std::fmt::Write;
+use std::{fmt::Write, sync::Arc};
 
 use host::plugin::{
     Limits, Plugins,
@@ -51,7 +51,9 @@ fn texts_of_every_length_come_out_as_they_went_in() {
         );
     }
     body.push(']');
-    let measured = plugin.measure(&request(body.into_bytes())).expect("it answers");
+    let measured = plugin
+        .measure(&Arc::new(request(body.into_bytes())))
+        .expect("it answers");
     let Ok(Outcome::Events(batch)) = measured.outcome else {
         panic!("{:?}", measured.outcome);
     };
@@ -74,7 +76,10 @@ fn bytes_that_are_no_text_are_refused_wherever_they_stand() {
             body.extend(bytes);
             body.extend(vec![b' '; 70]);
             body.push(b']');
-            let outcome = plugin.measure(&request(body)).expect("it answers").outcome;
+            let outcome = plugin
+                .measure(&Arc::new(request(body)))
+                .expect("it answers")
+                .outcome;
             let told = format!("{outcome:?}");
             assert!(told.contains("the body is not UTF-8"), "{place}: {told}");
         }

@@ -1,6 +1,10 @@
 //! Loading of arbitrary bytes as a plugin: refused with a reason, or a plugin that the runtime can run.
 
-use std::{fs, path::PathBuf, sync::LazyLock};
+use std::{
+    fs,
+    path::PathBuf,
+    sync::{Arc, LazyLock},
+};
 
 use host::plugin::{Limits, PluginLoader};
 use tempfile::TempDir;
@@ -21,7 +25,7 @@ pub fn run(bytes: &[u8]) {
     fs::write(&path, bytes).expect("there is room");
     match BENCH.loader.load(&path) {
         // It may hit any of its limits; what counts is that this process goes on.
-        Ok(plugin) => drop(plugin.measure(&super::service::request(b"{}"))),
+        Ok(plugin) => drop(plugin.measure(&Arc::new(super::service::request(b"{}")))),
         Err(error) => assert!(!error.to_string().is_empty()),
     }
 }

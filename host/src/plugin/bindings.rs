@@ -100,10 +100,10 @@ impl Bindings {
     }
 
     /// Makes a fresh instance. Runs the component's start functions, so the store's fences must stand.
-    pub(crate) fn instantiate(&self, store: &mut Store<Sandbox>) -> wasmtime::Result<Instance> {
+    pub(crate) async fn instantiate(&self, store: &mut Store<Sandbox>) -> wasmtime::Result<Instance> {
         match self {
-            Self::V1_0(pre) => Ok(Instance::V1_0(pre.instantiate(store)?)),
-            Self::V1_1(pre) => Ok(Instance::V1_1(pre.instantiate(store)?)),
+            Self::V1_0(pre) => Ok(Instance::V1_0(pre.instantiate_async(store).await?)),
+            Self::V1_1(pre) => Ok(Instance::V1_1(pre.instantiate_async(store).await?)),
         }
     }
 }
@@ -115,17 +115,18 @@ pub(crate) enum Instance {
 }
 
 impl Instance {
-    pub(crate) fn describe(&self, store: &mut Store<Sandbox>) -> wasmtime::Result<types::Descriptor> {
+    pub(crate) async fn describe(&self, store: &mut Store<Sandbox>) -> wasmtime::Result<types::Descriptor> {
         match self {
             Self::V1_0(connector) => connector
                 .sendflowr_connector_plugin()
                 .call_describe(store)
+                .await
                 .map(Into::into),
-            Self::V1_1(connector) => connector.sendflowr_connector_plugin().call_describe(store),
+            Self::V1_1(connector) => connector.sendflowr_connector_plugin().call_describe(store).await,
         }
     }
 
-    pub(crate) fn authenticate(
+    pub(crate) async fn authenticate(
         &self,
         store: &mut Store<Sandbox>,
         request: &types::Request,
@@ -134,14 +135,18 @@ impl Instance {
             Self::V1_0(connector) => connector
                 .sendflowr_connector_plugin()
                 .call_authenticate(store, v1_0::RequestParts::of(request).request())
+                .await
                 .map(v1_0::proofs),
-            Self::V1_1(connector) => connector
-                .sendflowr_connector_plugin()
-                .call_authenticate(store, request),
+            Self::V1_1(connector) => {
+                connector
+                    .sendflowr_connector_plugin()
+                    .call_authenticate(store, request)
+                    .await
+            }
         }
     }
 
-    pub(crate) fn normalize(
+    pub(crate) async fn normalize(
         &self,
         store: &mut Store<Sandbox>,
         request: &types::Request,
@@ -150,10 +155,14 @@ impl Instance {
             Self::V1_0(connector) => connector
                 .sendflowr_connector_plugin()
                 .call_normalize(store, v1_0::RequestParts::of(request).request())
+                .await
                 .map(v1_0::outcome),
-            Self::V1_1(connector) => connector
-                .sendflowr_connector_plugin()
-                .call_normalize(store, request),
+            Self::V1_1(connector) => {
+                connector
+                    .sendflowr_connector_plugin()
+                    .call_normalize(store, request)
+                    .await
+            }
         }
     }
 }

@@ -8,11 +8,10 @@
 use std::thread;
 
 use rayon::ThreadPoolBuilder;
-use rustix::process::setpriority_process;
 use wasmparser::{BlockType, FunctionBody, Operator, Parser, Payload, TypeRef};
 use wasmtime::{Engine, component::Component};
 
-use super::error::LoadError;
+use super::{error::LoadError, lane::stand_back};
 
 /// Steps that the compiler may take for one function. The most that is known of a real plugin is 1.9 million, in the
 /// JavaScript engine's interpreter loop; Rust plugins stay below 150,000. One at the limit takes about a second and 130 MB.
@@ -28,10 +27,6 @@ const MOST_NESTED_LOOPS: u64 = 100;
 /// What a function costs however empty it is.
 const STEPS_OF_A_FUNCTION: u64 = 100;
 
-/// How far compiling stands back behind deliveries (`nice`): on a busy core it gets a quarter of a delivery's share, so that
-/// a large plugin is still compiled within its time.
-const STANDS_BACK: i32 = 5;
-
 /// Compiles on threads of its own, at low priority: neither a delivery nor the next plugin waits for this one.
 ///
 /// # Errors
@@ -41,10 +36,7 @@ pub(crate) fn component(engine: &Engine, bytes: &[u8]) -> Result<Component, Load
     let threads = ThreadPoolBuilder::new()
         .num_threads(thread::available_parallelism().map_or(1, |cores| cores.get()))
         .thread_name(|number| format!("plugin-compile-{number}"))
-        .start_handler(|_| {
-            // For this thread alone. Where it is forbidden, compiling competes with deliveries on equal terms.
-            let _ = setpriority_process(None, STANDS_BACK);
-        })
+        .start_handler(|_| stand_back())
         .build()
         .map_err(|error| LoadError::Compile(error.to_string()))?;
     threads

@@ -18,6 +18,10 @@ const KEPT_RESIDENT_BYTES: usize = 2 << 20;
 /// The same for tables: 8,000 elements, more than Rust plugins have.
 const KEPT_TABLE_BYTES: usize = 64 << 10;
 
+/// Stack beside the guest's own, for what the host does when a guest calls it: writing a log line, the largest of these, takes some
+/// ten kilobytes. Untouched stack takes no memory.
+const HOST_STACK_BYTES: usize = 1 << 20;
+
 /// Slots that stay warm while no delivery uses them. With what a slot keeps resident this bounds the idle memory
 /// of all plugins together to 64 MiB.
 const WARM_SLOTS: u32 = 32;
@@ -51,6 +55,7 @@ fn config(limits: &Limits, deliveries: usize) -> Config {
         .max_memories_per_module(limits.memories)
         .max_tables_per_module(limits.tables)
         .max_memory_size(limits.memory_bytes)
+        .total_stacks(deliveries)
         .table_elements(limits.table_elements)
         .linear_memory_keep_resident(KEPT_RESIDENT_BYTES)
         .table_keep_resident(KEPT_TABLE_BYTES)
@@ -63,6 +68,7 @@ fn config(limits: &Limits, deliveries: usize) -> Config {
         .memory_init_cow(true)
         .epoch_interruption(true)
         .max_wasm_stack(limits.stack_bytes)
+        .async_stack_size(limits.stack_bytes + HOST_STACK_BYTES)
         .cranelift_opt_level(OptLevel::Speed)
         // The same delivery gives the same bytes on every machine, NaN and relaxed SIMD included.
         .cranelift_nan_canonicalization(true)

@@ -13,6 +13,7 @@ use super::{
     bindings::types::Request,
     error::PluginError,
     guest::{Plugin, fault},
+    lane::to_end,
     limits::Limits,
     load::Loader,
     sandbox::{memory_bytes, table_elements},
@@ -57,8 +58,7 @@ impl Plugins {
         let plugin = loader.plugin(candidate, stats);
 
         let delivery = Arc::new(empty_delivery(plugin.descriptor().slug.as_str()));
-        let running = plugin
-            .run(Instant::now() + limits.wall_clock, &delivery)
+        let running = to_end(plugin.run(Instant::now() + limits.wall_clock, &delivery))
             .map_err(|error| fault(plugin.tag(), "instantiate", limits.wall_clock, &error))?;
         let memory = memory_bytes(&running.store);
         let tables = table_elements(&running.store);

@@ -10,9 +10,9 @@ use std::{
 
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
-    task, time,
+    time,
 };
-use tracing::{Instrument, Span, field::Empty};
+use tracing::{Instrument, field::Empty};
 use wasmtime::{Engine, PoolConcurrencyLimitError, Store, Trap};
 
 use super::{
@@ -142,17 +142,17 @@ impl Plugin {
     }
 
     /// Makes a fresh instance behind fresh fences. What it sees of a world follows from `delivery`.
-    pub(crate) fn run(&self, deadline: Instant, delivery: &Arc<Request>) -> wasmtime::Result<Running> {
+    pub(crate) async fn run(&self, deadline: Instant, delivery: &Arc<Request>) -> wasmtime::Result<Running> {
         let log = Arc::clone(&self.log);
         let wasi = self
             .imports_wasi
             .then(|| Box::new(ClosedWorld::new(Some(Arc::clone(delivery)), Arc::clone(&log))));
-        let mut store = Sandbox::store(&self.engine, &self.limits, &self.lane, log, wasi);
+        let mut store = Sandbox::store(&self.engine, &self.limits, log, wasi);
         if self.counts_instructions {
             count_instructions(&mut store);
         }
         start_clock(&mut store, deadline);
-        let instance = self.bindings.instantiate(&mut store)?;
+        let instance = self.bindings.instantiate(&mut store).await?;
         stop_clock(&mut store);
         Ok(Running { store, instance })
     }
@@ -215,7 +215,7 @@ enum Settled {
     Told,
 }
 
-/// One delivery's instance of a plugin. Calls run on a blocking thread; an instance whose call has failed is gone.
+/// One delivery's instance of a plugin. Calls run on blocking threads; an instance whose call has failed is gone.
 pub struct Guest {
     plugin: Arc<Plugin>,
     entry: Entry,
@@ -246,10 +246,10 @@ impl Guest {
         self,
         request: Arc<Request>,
     ) -> Result<(Self, Result<Vec<Proof>, Rejection>), PluginError> {
-        self.on_blocking_thread("plugin authenticate", move |mut guest, deadline| {
-            let answer = guest.call("authenticate", deadline, &request, |instance, store| {
-                instance.authenticate(store, &request)
-            })?;
+        self.on_blocking_threads("plugin authenticate", |mut guest, deadline| async move {
+            let (began, running) = guest.begin(deadline, &request).await?;
+            let result = running.instance.authenticate(&mut running.store, &request).await;
+            let answer = guest.end("authenticate", began, result)?;
             if let Ok(proofs) = &answer {
                 guest.check("authenticate", output::check_proofs(proofs))?;
             }
@@ -260,10 +260,10 @@ impl Guest {
 
     /// Asks what the delivery means. The instance ends with the call.
     pub async fn normalize(self, request: Arc<Request>) -> Result<Result<Outcome, Rejection>, PluginError> {
-        self.on_blocking_thread("plugin normalize", move |mut guest, deadline| {
-            let answer = guest.call("normalize", deadline, &request, |instance, store| {
-                instance.normalize(store, &request)
-            })?;
+        self.on_blocking_threads("plugin normalize", |mut guest, deadline| async move {
+            let (began, running) = guest.begin(deadline, &request).await?;
+            let result = running.instance.normalize(&mut running.store, &request).await;
+            let answer = guest.end("normalize", began, result)?;
             if let Ok(outcome) = &answer {
                 guest.check(
                     "normalize",
@@ -290,11 +290,15 @@ impl Guest {
 
     /// Runs `work` where it may block, in a span of this name. When it takes longer than it may, the caller gets its answer
     /// at once; the turn stays taken until the thread is free again.
-    async fn on_blocking_thread<R: Send + 'static>(
+    async fn on_blocking_threads<R, Work>(
         self,
         name: &'static str,
-        work: impl FnOnce(Self, Instant) -> Result<R, PluginError> + Send + 'static,
-    ) -> Result<R, PluginError> {
+        work: impl FnOnce(Self, Instant) -> Work,
+    ) -> Result<R, PluginError>
+    where
+        R: Send + 'static,
+        Work: Future<Output = Result<R, PluginError>> + Send + 'static,
+    {
         let span = tracing::debug_span!(
             "plugin",
             otel.name = name,
@@ -302,7 +306,19 @@ impl Guest {
             error.r#type = Empty,
             otel.status_code = Empty,
         );
-        let answer = self.within_wall_clock(work).instrument(span.clone()).await;
+        let plugin = Arc::clone(&self.plugin);
+        let limit = plugin.limits.wall_clock;
+        let deadline = Instant::now() + limit;
+        // What the plugin logs belongs to the delivery.
+        let work = work(self, deadline).instrument(span.clone());
+        let answer = match time::timeout_at(deadline.into(), plugin.lane.run(work, deadline)).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => Err(PluginError::host("a call has panicked", error)),
+            Err(_) => Err(PluginError::WallClock {
+                plugin: plugin.tag.clone(),
+                waited: limit,
+            }),
+        };
         if let Err(error) = &answer {
             // Whose fault it is: a limit is the plugin's.
             span.record("error.type", error.limit().unwrap_or("host"));
@@ -311,75 +327,60 @@ impl Guest {
         answer
     }
 
-    async fn within_wall_clock<R: Send + 'static>(
-        self,
-        work: impl FnOnce(Self, Instant) -> Result<R, PluginError> + Send + 'static,
-    ) -> Result<R, PluginError> {
-        let plugin = Arc::clone(&self.plugin);
-        // What the plugin logs belongs to the delivery.
-        let span = Span::current();
-        let limit = plugin.limits.wall_clock;
-        let deadline = Instant::now() + limit;
-        match time::timeout_at(
-            deadline.into(),
-            task::spawn_blocking(move || span.in_scope(|| work(self, deadline))),
-        )
-        .await
-        {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => Err(PluginError::host("a call has panicked", error)),
-            Err(_) => Err(PluginError::WallClock {
-                plugin: plugin.tag.clone(),
-                waited: limit,
-            }),
-        }
-    }
-
-    /// Calls into the instance, with the delivery's clock running.
-    fn call<R>(
+    /// Begins a call: makes the delivery's instance, if there is none yet, and starts its clock.
+    async fn begin(
         &mut self,
-        call: &'static str,
         deadline: Instant,
         delivery: &Arc<Request>,
-        work: impl FnOnce(&Instance, &mut Store<Sandbox>) -> wasmtime::Result<R>,
-    ) -> Result<R, PluginError> {
+    ) -> Result<(Instant, &mut Running), PluginError> {
         let began = Instant::now();
         if began >= deadline {
             // All blocking threads were busy that long; the caller has gone.
-            let waited = self.plugin.limits.wall_clock;
             return Err(PluginError::WallClock {
                 plugin: self.plugin.tag.clone(),
-                waited,
+                waited: self.plugin.limits.wall_clock,
             });
         }
-        let stats = Arc::clone(&self.plugin.stats);
-        let result = match self.running(deadline, delivery) {
-            Ok(Running { store, instance }) => {
-                start_clock(store, deadline);
-                let result = work(instance, store);
-                stop_clock(store);
-                stats.took_memory(memory_bytes(store));
-                result.map_err(|error| (call, error))
+        if self.running.is_none() {
+            match self.plugin.run(deadline, delivery).await {
+                Ok(running) => self.running = Some(running),
+                Err(error) => return Err(self.failed("instantiate", began, &error)),
             }
-            Err(error) => Err(("instantiate", error)),
-        };
-        self.took += began.elapsed();
-        result.map_err(|(call, error)| {
-            let error = fault(&self.plugin.tag, call, self.plugin.limits.wall_clock, &error);
-            if let PluginError::Guest { limit, .. } = &error {
-                self.outcome = Settled::Told;
-                self.plugin.failed(self.entry, *limit);
-            }
-            error
-        })
+        }
+        let running = self.running.as_mut().expect("set just above");
+        start_clock(&mut running.store, deadline);
+        Ok((began, running))
     }
 
-    /// The delivery's instance, made on first use.
-    fn running(&mut self, deadline: Instant, delivery: &Arc<Request>) -> wasmtime::Result<&mut Running> {
-        if self.running.is_none() {
-            self.running = Some(self.plugin.run(deadline, delivery)?);
+    /// Ends a call with its result.
+    fn end<R>(
+        &mut self,
+        call: &'static str,
+        began: Instant,
+        result: wasmtime::Result<R>,
+    ) -> Result<R, PluginError> {
+        if let Some(Running { store, .. }) = &mut self.running {
+            stop_clock(store);
+            self.plugin.stats.took_memory(memory_bytes(store));
         }
-        Ok(self.running.as_mut().expect("set just above"))
+        match result {
+            Ok(answer) => {
+                self.took += began.elapsed();
+                Ok(answer)
+            }
+            Err(error) => Err(self.failed(call, began, &error)),
+        }
+    }
+
+    /// Ends a call that has failed.
+    fn failed(&mut self, call: &'static str, began: Instant, error: &wasmtime::Error) -> PluginError {
+        self.took += began.elapsed();
+        let error = fault(&self.plugin.tag, call, self.plugin.limits.wall_clock, error);
+        if let PluginError::Guest { limit, .. } = &error {
+            self.outcome = Settled::Told;
+            self.plugin.failed(self.entry, *limit);
+        }
+        error
     }
 
     /// Turns a breach of the contract into the plugin's fault.

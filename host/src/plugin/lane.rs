@@ -1,79 +1,207 @@
 //! A lane for deliveries that compute long.
 //!
-//! Most deliveries are over within microseconds. One that computes for milliseconds is a very large batch, or a runaway; many
-//! of them at once would keep every core busy, and each short delivery would wait for the scheduler. So a call that has used
-//! [`BRIEF`] goes on in one of a few places, and half of the cores stay with the brief ones. This is no fence: who has waited
-//! for half of its time goes on without a place, so that a machine with too much to do does not turn large batches away.
+//! Most deliveries are over within a millisecond. One that computes for longer is a very large batch, or a runaway, and the
+//! short ones must not wait for it. So a call that has used [`BRIEF`] leaves its thread and goes on in one of a few places,
+//! on a thread that stands back behind others. This is no fence: who has spent half of its time there, or waiting for a
+//! place, goes on like everybody else, so that a machine with too much to do does not turn large batches away.
 
 use std::{
+    io,
     num::NonZero,
-    sync::{Arc, Condvar, Mutex, PoisonError},
+    pin::Pin,
+    task::{Context, Poll, Waker},
     thread,
     time::{Duration, Instant},
 };
 
-/// CPU time of a call that needs no place. The in-tree plugins read some 5,000 events in it, more than any provider sends at
-/// once.
-pub(crate) const BRIEF: Duration = Duration::from_millis(5);
+use rustix::process::setpriority_process;
+use tokio::{
+    runtime::{self, Handle, Runtime},
+    sync::Semaphore,
+    task::JoinError,
+    time,
+};
 
-/// The places.
+/// CPU time that a call uses like everybody else. The in-tree plugins read some 500 events in it, more than most
+/// deliveries have. Attacked by endless loops, one delivery in a hundred next to them waited longer with more.
+pub(crate) const BRIEF: Duration = Duration::from_millis(1);
+
+/// How far threads stand back behind those of brief calls (`nice`): on a busy core they get a quarter of the usual share. With
+/// the least share there is, a batch did not end within its time on a machine that was busy with other things, nor did some
+/// brief calls, perhaps behind a lock of such a thread's.
+const STANDS_BACK: i32 = 5;
+
+/// The places, and their threads.
 pub(crate) struct Lane {
-    free: Mutex<usize>,
-    freed: Condvar,
+    places: Semaphore,
+    /// Only its blocking threads are used; they start with the first long call.
+    threads: Option<Runtime>,
+}
+
+/// What became of a call on a thread.
+enum Step<F: Future> {
+    Done(F::Output),
+    /// It has left the thread.
+    Left(Pin<Box<F>>),
+}
+
+/// When a call that began now and must end by `deadline` has had half of its time.
+pub(crate) fn halfway(deadline: Instant) -> Instant {
+    let now = Instant::now();
+    now + deadline.saturating_duration_since(now) / 2
+}
+
+/// Runs a call to its end on this thread, long or not: for tools. Blocks.
+pub(crate) fn to_end<F: Future>(call: F) -> F::Output {
+    let mut call = std::pin::pin!(call);
+    loop {
+        // A guest never waits: it is not over when it leaves its thread.
+        if let Poll::Ready(answer) = call.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            return answer;
+        }
+    }
 }
 
 impl Lane {
     /// A lane with a place for every second core, at least one.
-    pub(crate) fn of_this_machine() -> Arc<Self> {
+    pub(crate) fn of_this_machine() -> io::Result<Self> {
         let cores = thread::available_parallelism().map_or(1, NonZero::get);
         Self::new((cores / 2).max(1))
     }
 
-    fn new(places: usize) -> Arc<Self> {
-        Arc::new(Self {
-            free: Mutex::new(places),
-            freed: Condvar::new(),
+    fn new(places: usize) -> io::Result<Self> {
+        let threads = runtime::Builder::new_current_thread()
+            .thread_name("plugin-long")
+            .max_blocking_threads(places)
+            .on_thread_start(stand_back)
+            .build()?;
+        Ok(Self {
+            places: Semaphore::new(places),
+            threads: Some(threads),
         })
     }
 
-    /// Waits for a place; `None` when there is none for half of the time until `deadline`. Blocks.
-    pub(crate) fn enter(self: &Arc<Self>, deadline: Instant) -> Option<Place> {
-        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let wait = deadline.saturating_duration_since(Instant::now()) / 2;
-        let (mut free, _) = self
-            .freed
-            .wait_timeout_while(free, wait, |free| *free == 0)
-            .unwrap_or_else(PoisonError::into_inner);
-        *free = free.checked_sub(1)?;
-        drop(free);
-        Some(Place(Arc::clone(self)))
+    /// Runs a call that leaves its thread when it has used [`BRIEF`], and again when half of its time is over. It must end
+    /// by `deadline` by itself.
+    ///
+    /// # Errors
+    /// The call has panicked.
+    pub(crate) async fn run<F>(&self, call: F, deadline: Instant) -> Result<F::Output, JoinError>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        let everybody = Handle::current();
+        let half = halfway(deadline);
+        let mut call = match step(&everybody, Box::pin(call)).await? {
+            Step::Done(answer) => return Ok(answer),
+            Step::Left(call) => call,
+        };
+        if let (Ok(place), Some(threads)) = (
+            time::timeout_at(half.into(), self.places.acquire()).await,
+            &self.threads,
+        ) {
+            call = match step(threads.handle(), call).await? {
+                Step::Done(answer) => return Ok(answer),
+                Step::Left(call) => call,
+            };
+            drop(place);
+        }
+        loop {
+            call = match step(&everybody, call).await? {
+                Step::Done(answer) => return Ok(answer),
+                Step::Left(call) => call,
+            };
+        }
     }
 }
 
-/// A place, until it is dropped.
-pub(crate) struct Place(Arc<Lane>);
-
-impl Drop for Place {
+impl Drop for Lane {
     fn drop(&mut self) {
-        *self.0.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-        self.0.freed.notify_one();
+        if let Some(threads) = self.threads.take() {
+            // Does not wait for them, which a task must not.
+            threads.shutdown_background();
+        }
     }
+}
+
+/// Lets the call go on, on a thread that may block, until it ends or leaves.
+async fn step<F>(threads: &Handle, mut call: Pin<Box<F>>) -> Result<Step<F>, JoinError>
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    let step = move || match call.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(answer) => Step::Done(answer),
+        Poll::Pending => Step::Left(call),
+    };
+    threads.spawn_blocking(step).await
+}
+
+/// Puts this thread behind those of brief calls. It cannot come back without privileges, so nothing else may ever run on it.
+pub(crate) fn stand_back() {
+    // For this thread alone. Where it is forbidden, it competes with brief calls on equal terms.
+    let _ = setpriority_process(None, STANDS_BACK);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_place_is_free_again_when_it_is_dropped() {
-        let lane = Lane::new(1);
+    /// Leaves its thread so many times. Gives, for each thread that it was on, whether that is one of the lane's.
+    async fn leaves(mut times: usize) -> Vec<bool> {
+        let mut in_lane = Vec::new();
+        std::future::poll_fn(move |_| {
+            in_lane.push(thread::current().name() == Some("plugin-long"));
+            if times == 0 {
+                return Poll::Ready(std::mem::take(&mut in_lane));
+            }
+            times -= 1;
+            Poll::Pending
+        })
+        .await
+    }
+
+    #[tokio::test]
+    async fn a_long_call_goes_on_in_the_lane_and_comes_back() {
+        let lane = Lane::new(1).expect("threads can be made");
         let later = Instant::now() + Duration::from_secs(60);
-        let place = lane.enter(later).expect("a free place");
-        assert!(lane.enter(Instant::now()).is_none());
-        let waits = Arc::clone(&lane);
-        let waiting = thread::spawn(move || waits.enter(later).is_some());
+        for (times, in_lane) in [
+            (0, &[false][..]),
+            (1, &[false, true]),
+            (3, &[false, true, false, false]),
+        ] {
+            assert_eq!(lane.run(leaves(times), later).await.expect("no panic"), in_lane);
+        }
+    }
+
+    #[tokio::test]
+    async fn without_a_free_place_a_call_waits_for_half_of_its_time() {
+        let lane = Lane::new(1).expect("threads can be made");
+        let place = lane.places.acquire().await.expect("a free place");
+        let began = Instant::now();
+        let deadline = began + Duration::from_millis(200);
+        assert_eq!(
+            lane.run(leaves(1), deadline).await.expect("no panic"),
+            [false, false]
+        );
+        assert!(began.elapsed() >= Duration::from_millis(100));
         drop(place);
-        assert!(waiting.join().expect("no panic"));
-        assert!(lane.enter(Instant::now()).is_some());
+        assert_eq!(
+            lane.run(leaves(1), deadline + Duration::from_secs(60))
+                .await
+                .expect("no panic"),
+            [false, true]
+        );
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_told() {
+        let lane = Lane::new(1).expect("threads can be made");
+        let call = async { panic!("as a test") };
+        let deadline = Instant::now() + Duration::from_secs(1);
+        assert!(
+            lane.run(call, deadline)
+                .await
+                .is_err_and(|error| error.is_panic())
+        );
     }
 }

@@ -21,7 +21,7 @@ use super::{
     file::{self, Digest, Fingerprint},
     guest::{self, Plugin},
     inspect::{Inspection, inspect},
-    lane::Lane,
+    lane::{Lane, to_end},
     limits::Limits,
     log::PluginLog,
     metrics::{PluginMetrics, PluginStats},
@@ -116,7 +116,10 @@ impl Loader {
             trust: None,
             metrics,
             places: Arc::new(Semaphore::new(places)),
-            lane: Lane::of_this_machine(),
+            lane: Arc::new(
+                Lane::of_this_machine()
+                    .map_err(|error| PluginError::host("the threads for long calls cannot be made", error))?,
+            ),
         })
     }
 
@@ -193,7 +196,7 @@ impl Loader {
         let stats = PluginMetrics::register(&mut Registry::default()).of(name);
         let log = Arc::new(PluginLog::new(name.to_owned(), &self.limits, stats));
         let wasi = imports_wasi.then(|| Box::new(ClosedWorld::new(None, Arc::clone(&log))));
-        let mut store = Sandbox::store(&self.engine, &self.limits, &self.lane, log, wasi);
+        let mut store = Sandbox::store(&self.engine, &self.limits, log, wasi);
         if self.counts_instructions {
             count_instructions(&mut store);
         }
@@ -201,9 +204,9 @@ impl Loader {
             source: Box::new(guest::fault(name, "describe", self.limits.wall_clock, &error)),
         };
         start_clock(&mut store, Instant::now() + self.limits.wall_clock);
-        let instance = bindings.instantiate(&mut store).map_err(failed)?;
-        let first = instance.describe(&mut store).map_err(failed)?;
-        let second = instance.describe(&mut store).map_err(failed)?;
+        let instance = to_end(bindings.instantiate(&mut store)).map_err(failed)?;
+        let first = to_end(instance.describe(&mut store)).map_err(failed)?;
+        let second = to_end(instance.describe(&mut store)).map_err(failed)?;
         stop_clock(&mut store);
         if first != second {
             return Err(LoadError::Descriptor(

@@ -11,6 +11,7 @@ use super::{
     bindings::types::{Outcome, Proof, Rejection, Request},
     error::PluginError,
     guest::{Plugin, Running, fault},
+    lane::to_end,
     output::{self, Breach},
     sandbox::{memory_bytes, start_clock, stop_clock, used_instructions},
 };
@@ -44,7 +45,7 @@ impl Plugin {
     ///
     /// # Errors
     /// [`PluginError`] as a delivery would get it.
-    pub fn measure(&self, request: &Request) -> Result<Measured, PluginError> {
+    pub fn measure(&self, request: &Arc<Request>) -> Result<Measured, PluginError> {
         let wall_clock = self.limits.wall_clock;
         let failed =
             |call: &'static str| move |error: wasmtime::Error| fault(self.tag(), call, wall_clock, &error);
@@ -56,22 +57,17 @@ impl Plugin {
                 detail,
             }
         };
-        // An instance keeps what a closed WASI follows from; deliveries share it anyway, so this is not measured.
-        let delivery = Arc::new(request.clone());
         let began = Instant::now();
         let deadline = began + wall_clock;
-        let Running { mut store, instance } = self.run(deadline, &delivery).map_err(failed("instantiate"))?;
+        let Running { mut store, instance } =
+            to_end(self.run(deadline, request)).map_err(failed("instantiate"))?;
         let instantiate = began.elapsed();
         start_clock(&mut store, deadline);
-        let proofs = instance
-            .authenticate(&mut store, request)
-            .map_err(failed("authenticate"))?;
+        let proofs = to_end(instance.authenticate(&mut store, request)).map_err(failed("authenticate"))?;
         stop_clock(&mut store);
         let authenticated = began.elapsed();
         start_clock(&mut store, deadline);
-        let outcome = instance
-            .normalize(&mut store, request)
-            .map_err(failed("normalize"))?;
+        let outcome = to_end(instance.normalize(&mut store, request)).map_err(failed("normalize"))?;
         stop_clock(&mut store);
         let normalized = began.elapsed();
         let memory_bytes = memory_bytes(&store);
@@ -96,24 +92,25 @@ impl Plugin {
             instructions,
         })
     }
+
     /// CPU time of the last of `deliveries`, at least one, on one instance that took them all: what a host would save that
     /// does not make a fresh one each time. Blocks.
     ///
     /// # Errors
     /// [`PluginError`] as a delivery would get it.
-    pub fn measure_warm(&self, request: &Request, deliveries: usize) -> Result<Duration, PluginError> {
+    pub fn measure_warm(&self, request: &Arc<Request>, deliveries: usize) -> Result<Duration, PluginError> {
         let wall_clock = self.limits.wall_clock;
         let failed =
             |call: &'static str| move |error: wasmtime::Error| fault(self.tag(), call, wall_clock, &error);
-        let delivery = Arc::new(request.clone());
         let deadline = Instant::now() + wall_clock;
-        let Running { mut store, instance } = self.run(deadline, &delivery).map_err(failed("instantiate"))?;
+        let Running { mut store, instance } =
+            to_end(self.run(deadline, request)).map_err(failed("instantiate"))?;
         let mut took = Duration::ZERO;
         for _ in 0..deliveries {
             let began = ThreadTime::now();
             start_clock(&mut store, deadline);
-            let proofs = instance.authenticate(&mut store, request);
-            let outcome = instance.normalize(&mut store, request);
+            let proofs = to_end(instance.authenticate(&mut store, request));
+            let outcome = to_end(instance.normalize(&mut store, request));
             stop_clock(&mut store);
             drop((
                 proofs.map_err(failed("authenticate"))?,

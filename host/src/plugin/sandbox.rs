@@ -11,7 +11,7 @@ use wasmtime::{Engine, ResourceLimiter, Store, UpdateDeadline};
 use super::{
     engine::TICK,
     error::Limit,
-    lane::{BRIEF, Lane, Place},
+    lane::{self, BRIEF},
     limits::Limits,
     log::{PluginLog, Severity},
     wasi::ClosedWorld,
@@ -39,16 +39,15 @@ impl Sandbox {
     pub(crate) fn store(
         engine: &Engine,
         limits: &Limits,
-        lane: &Arc<Lane>,
         log: Arc<PluginLog>,
         wasi: Option<Box<ClosedWorld>>,
     ) -> Store<Self> {
         let sandbox = Self {
             meter: Meter {
                 left: limits.cpu_time,
-                started: Duration::ZERO,
+                started: None,
                 deadline: Instant::now(),
-                lane: Arc::clone(lane),
+                halfway: Instant::now(),
                 pace: Pace::Brief,
             },
             fence: Fence {
@@ -138,27 +137,33 @@ fn ticks(time: Duration) -> u64 {
 struct Meter {
     /// CPU time that the delivery still has.
     left: Duration,
-    /// The thread's CPU time when the call began.
-    started: Duration,
+    /// The thread's CPU time when the call came to this thread; `None` until the first look there. What a thread does before
+    /// that, a tick at most, is not counted.
+    started: Option<Duration>,
     /// When the call must have ended.
     deadline: Instant,
-    /// Where a call goes on that takes long.
-    lane: Arc<Lane>,
+    /// When half of the call's time is over.
+    halfway: Instant,
     pace: Pace,
 }
 
-/// How long a call has taken so far.
+/// Where a call is on its way.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Pace {
+    /// Where every call begins.
     Brief,
-    /// It has been in the lane, perhaps in vain.
-    Long(#[expect(dead_code, reason = "held, never read")] Option<Place>),
+    /// It has computed long, and is in the [lane](super::lane) or waits for it.
+    Long,
+    /// Half of its time is over: it goes on where it began.
+    Late,
 }
 
 impl Meter {
     /// Begins a call. Gives the ticks after which to look.
     fn start(&mut self, deadline: Instant) -> u64 {
-        self.started = ThreadTime::now().as_duration();
+        self.started = Some(ThreadTime::now().as_duration());
         self.deadline = deadline;
+        self.halfway = lane::halfway(deadline);
         ticks(self.until_next_look(Duration::ZERO, deadline.saturating_duration_since(Instant::now())))
     }
 
@@ -168,16 +173,19 @@ impl Meter {
         self.pace = Pace::Brief;
     }
 
-    fn used(&self) -> Duration {
-        ThreadTime::now().as_duration().saturating_sub(self.started)
+    /// What the call has used on this thread.
+    fn used(&mut self) -> Duration {
+        let now = ThreadTime::now().as_duration();
+        now.saturating_sub(*self.started.get_or_insert(now))
     }
 
     /// Time until the call may have passed a limit, of a call that has used so much and still has so much on the wall.
     fn until_next_look(&self, used: Duration, wall: Duration) -> Duration {
         let left = self.left.saturating_sub(used).min(wall);
         match self.pace {
-            Pace::Long(_) => left,
             Pace::Brief => left.min(BRIEF.saturating_sub(used)),
+            Pace::Long => left.min(self.halfway.saturating_duration_since(Instant::now())),
+            Pace::Late => left,
         }
     }
 
@@ -191,10 +199,8 @@ impl Meter {
             }
             .into());
         }
-        if used >= BRIEF && matches!(self.pace, Pace::Brief) {
-            self.pace = Pace::Long(self.lane.enter(self.deadline));
-        }
-        let wall = self.deadline.saturating_duration_since(Instant::now());
+        let now = Instant::now();
+        let wall = self.deadline.saturating_duration_since(now);
         if wall.is_zero() {
             let detail = "the call has used up its time".to_owned();
             return Err(Exceeded {
@@ -202,6 +208,18 @@ impl Meter {
                 detail,
             }
             .into());
+        }
+        let pace = match self.pace {
+            Pace::Brief if used >= BRIEF => Pace::Long,
+            Pace::Long if now >= self.halfway => Pace::Late,
+            same => same,
+        };
+        if pace != self.pace {
+            self.pace = pace;
+            self.left -= used;
+            self.started = None;
+            // The next look is soon: it begins to count.
+            return Ok(UpdateDeadline::Yield(1));
         }
         Ok(UpdateDeadline::Continue(ticks(self.until_next_look(used, wall))))
     }
@@ -315,9 +333,9 @@ mod tests {
     fn meter(left: Duration) -> Meter {
         Meter {
             left,
-            started: Duration::ZERO,
+            started: None,
             deadline: Instant::now(),
-            lane: Lane::of_this_machine(),
+            halfway: Instant::now(),
             pace: Pace::Brief,
         }
     }
@@ -338,6 +356,24 @@ mod tests {
         assert_eq!(limit(&mut meter), None);
         work(Duration::from_millis(21));
         assert_eq!(limit(&mut meter), Some(Limit::CpuTime));
+    }
+
+    #[test]
+    fn a_call_moves_when_it_computes_long_and_when_half_of_its_time_is_over() {
+        let moves = |meter: &mut Meter| matches!(meter.check(), Ok(UpdateDeadline::Yield(_)));
+        let mut meter = meter(Duration::from_millis(100));
+        meter.start(Instant::now() + Duration::from_millis(200));
+        assert!(!moves(&mut meter));
+        work(BRIEF);
+        assert!(moves(&mut meter));
+        // On the next thread, whose own time is none of the call's.
+        assert!(!moves(&mut meter));
+        assert!(meter.left <= Duration::from_millis(100) - BRIEF);
+        assert!(meter.left > Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(moves(&mut meter));
+        work(BRIEF);
+        assert!(!moves(&mut meter));
     }
 
     #[test]

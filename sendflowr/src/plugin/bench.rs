@@ -122,7 +122,7 @@ async fn report(
 }
 
 fn cost(plugin: &Plugin, counting: &Plugin, sample: &Sample, now: Timestamp) -> anyhow::Result<Cost> {
-    let request = cases::request(plugin, &sample.case, now)?;
+    let request = Arc::new(cases::request(plugin, &sample.case, now)?);
     let counted = counting.measure(&request)?;
     let began = Instant::now();
     measured(plugin, &request, WARM_UP, began)?;
@@ -150,7 +150,7 @@ fn cost(plugin: &Plugin, counting: &Plugin, sample: &Sample, now: Timestamp) -> 
 /// Total time and time to make the instance, of up to `runs` deliveries and of one at least.
 fn measured(
     plugin: &Plugin,
-    request: &Request,
+    request: &Arc<Request>,
     runs: usize,
     began: Instant,
 ) -> anyhow::Result<Vec<(Duration, Duration)>> {

@@ -16,6 +16,7 @@ use std::{
 
 use async_trait::async_trait;
 use event::{Timestamp, UniversalId};
+use futures::{Stream, StreamExt, TryStreamExt};
 use sqlx::{Row, sqlite::SqliteRow};
 
 use super::{
@@ -121,21 +122,19 @@ impl SqliteEvents {
     }
 
     /// The `limit` newest explanations decided in a span that this query of explanations is about, newest first.
-    async fn newest(
+    async fn newest<T>(
         &self,
         sql: &'static str,
         since: Timestamp,
         until: Timestamp,
         limit: usize,
-    ) -> Result<Vec<SqliteRow>, StoreError> {
+        read: impl Fn(&SqliteRow) -> Result<T, StoreError>,
+    ) -> Result<Vec<T>, StoreError> {
         let query = sqlx::query(sql)
             .bind(since.to_string())
             .bind(until.to_string())
             .bind(i64::try_from(limit).unwrap_or(i64::MAX));
-        query
-            .fetch_all(self.explanations.readers())
-            .await
-            .map_err(classify)
+        read_all(query.fetch(self.explanations.readers()), read).await
     }
 
     /// The newest `limit` events of one id, newest first.
@@ -145,15 +144,20 @@ impl SqliteEvents {
         since: Timestamp,
         limit: i64,
     ) -> Result<Vec<StoredEvent>, StoreError> {
-        let rows = sqlx::query(rows::HISTORY)
+        let query = sqlx::query(rows::HISTORY)
             .bind(id.as_str())
             .bind(since.to_string())
-            .bind(limit)
-            .fetch_all(self.events.readers())
-            .await
-            .map_err(classify)?;
-        rows.iter().map(rows::read).collect()
+            .bind(limit);
+        read_all(query.fetch(self.events.readers()), rows::read).await
     }
+}
+
+/// Reads row by row: as the driver hands it out, a row takes several times the memory of what is read from it.
+async fn read_all<T>(
+    rows: impl Stream<Item = sqlx::Result<SqliteRow>>,
+    read: impl Fn(&SqliteRow) -> Result<T, StoreError>,
+) -> Result<Vec<T>, StoreError> {
+    rows.map(|row| read(&row.map_err(classify)?)).try_collect().await
 }
 
 #[async_trait]
@@ -265,28 +269,24 @@ impl Events for SqliteEvents {
         since: Timestamp,
         limit: usize,
     ) -> Result<Vec<LatencySample>, StoreError> {
-        let rows = sqlx::query(
+        let query = sqlx::query(
             "SELECT universal_id, esp, campaign_id, mailbox_provider, timestamp, delivery_latency_ms \
              FROM email_events WHERE delivery_latency_ms IS NOT NULL AND timestamp >= ?1 \
              ORDER BY timestamp DESC, event_id DESC LIMIT ?2",
         )
         .bind(since.to_string())
-        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-        .fetch_all(self.events.readers())
-        .await
-        .map_err(classify)?;
-        let mut samples = Vec::with_capacity(rows.len());
-        for row in rows {
-            samples.push(LatencySample {
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX));
+        read_all(query.fetch(self.events.readers()), |row| {
+            Ok(LatencySample {
                 universal_id: rows::universal_id(row.try_get(0).map_err(classify)?)?,
                 esp: row.try_get(1).map_err(classify)?,
                 campaign_id: row.try_get(2).map_err(classify)?,
                 mailbox_provider: rows::mailbox_provider(row.try_get(3).map_err(classify)?)?,
                 delivered_at: rows::timestamp(row.try_get(4).map_err(classify)?, "timestamp")?,
                 latency_ms: row.try_get(5).map_err(classify)?,
-            });
-        }
-        Ok(samples)
+            })
+        })
+        .await
     }
 
     async fn counts(&self) -> Result<Vec<EventCount>, StoreError> {
@@ -364,8 +364,8 @@ impl Events for SqliteEvents {
         until: Timestamp,
         limit: usize,
     ) -> Result<Vec<StoredTrial>, StoreError> {
-        let rows = self.newest(trials::NEWEST, since, until, limit).await?;
-        rows.iter().map(trials::read).collect()
+        self.newest(trials::NEWEST, since, until, limit, trials::read)
+            .await
     }
 
     async fn forecasts(
@@ -374,8 +374,8 @@ impl Events for SqliteEvents {
         until: Timestamp,
         limit: usize,
     ) -> Result<Vec<StoredForecast>, StoreError> {
-        let rows = self.newest(forecasts::NEWEST, since, until, limit).await?;
-        rows.iter().map(forecasts::read).collect()
+        self.newest(forecasts::NEWEST, since, until, limit, forecasts::read)
+            .await
     }
 
     async fn touches(
@@ -385,14 +385,11 @@ impl Events for SqliteEvents {
         until: Timestamp,
     ) -> Result<Vec<Touch>, StoreError> {
         let ids = serde_json::to_string(ids).expect("texts are always valid JSON");
-        let rows = sqlx::query(trials::TOUCHES)
+        let query = sqlx::query(trials::TOUCHES)
             .bind(ids)
             .bind(since.to_string())
-            .bind(until.to_string())
-            .fetch_all(self.events.readers())
-            .await
-            .map_err(classify)?;
-        rows.iter().map(trials::touch).collect()
+            .bind(until.to_string());
+        read_all(query.fetch(self.events.readers()), trials::touch).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

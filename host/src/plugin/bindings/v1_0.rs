@@ -9,6 +9,7 @@ wasmtime::component::bindgen!({
     world: "connector",
     ownership: Borrowing { duplicate_if_necessary: true },
     additional_derives: [PartialEq],
+    exports: { default: async },
 });
 
 use sendflowr::connector::{logging, types};

@@ -4,6 +4,7 @@ wasmtime::component::bindgen!({
     path: "../wit/1.1.0",
     world: "connector",
     additional_derives: [PartialEq],
+    exports: { default: async },
 });
 
 use sendflowr::connector::{logging, types};
