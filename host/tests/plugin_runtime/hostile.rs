@@ -10,6 +10,10 @@ use super::{
     guest::guest,
 };
 
+/// How much more CPU time than by default guests have that are to break another fence: where the system has no pages at hand,
+/// touching all the memory takes most of the default.
+const PATIENCE: u32 = 3;
+
 /// Delivers to the hostile guest, then to a healthy one beside it. Gives the details.
 async fn details(name: &str) -> String {
     let Attack {
@@ -19,11 +23,11 @@ async fn details(name: &str) -> String {
         ..
     } = attack(name);
     let slug = hostile.slug.clone();
-    let world = World::with(&[
+    let files = [
         ("healthy.wasm", guest("healthy").build()),
         ("hostile.wasm", hostile.build()),
-    ])
-    .await;
+    ];
+    let world = World::configured(&files, |config| config.limits.cpu_time *= PATIENCE).await;
     let error = deliver(&world.plugin(&slug), b"body").await.unwrap_err();
     assert_eq!(world.deliver("healthy").await.unwrap(), 1);
     assert_eq!(error.fault(), Fault::Guest, "{error}");
@@ -261,6 +265,7 @@ async fn the_whole_gallery() {
         World::configured(&files, |config| {
             // Every attack is to reach its fence.
             config.quarantine.failures = u32::MAX;
+            config.limits.cpu_time *= PATIENCE;
         })
         .await,
     );
