@@ -154,6 +154,18 @@ mod tests {
     }
 
     #[test]
+    fn a_boundary_follows_a_line_end_of_the_form_s_own_kind() {
+        let body = "--b\r\nContent-Disposition: form-data; name=\"text\"\r\n\r\none\n--b--\ntwo\r\n--b--\r\n";
+        for (body, text) in [
+            (body.to_owned(), "one\n--b--\ntwo"),
+            (body.replace('\r', ""), "one"),
+        ] {
+            let form = form("multipart/form-data; boundary=b", body.as_bytes()).unwrap();
+            assert_eq!(form.fields(), [("text".to_owned(), text.to_owned())]);
+        }
+    }
+
+    #[test]
     fn bytes_that_are_no_utf8_are_replaced() {
         assert_eq!(
             decode_pairs(b"a=%FFx"),

@@ -36,11 +36,15 @@ fn unquote(quoted: &str) -> (String, &str) {
 }
 
 /// The named fields between the boundaries, files left out; none when the closing boundary is missing.
+///
+/// A form whose first boundary ends with a line feed alone is read too; in any other a boundary follows a whole line end, as
+/// the RFC has it.
 pub(super) fn fields(body: &[u8], boundary: &str) -> Option<Vec<(String, String)>> {
     let delimiter = format!("--{boundary}");
     let mut fields = Vec::new();
     let mut part_from = None;
     let mut line_from = 0;
+    let mut whole_ends = false;
     while line_from < body.len() {
         let rest = &body[line_from..];
         let line_length = rest
@@ -49,7 +53,11 @@ pub(super) fn fields(body: &[u8], boundary: &str) -> Option<Vec<(String, String)
             .map_or(rest.len(), |at| at + 1);
         if let Some(tail) = rest[..line_length].strip_prefix(delimiter.as_bytes())
             && (tail.starts_with(b"--") || tail.trim_ascii().is_empty())
+            && (!whole_ends || body[..line_from].ends_with(b"\r\n"))
         {
+            if part_from.is_none() {
+                whole_ends = tail.ends_with(b"\r\n");
+            }
             if let Some(from) = part_from {
                 fields.extend(field(&body[from..line_from]));
             }
