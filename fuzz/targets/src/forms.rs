@@ -8,8 +8,8 @@ pub fn run(bytes: &[u8]) {
     assert_eq!(decode_pairs(bytes), theirs);
 
     // As fields of our own making, which must come back.
-    if !bytes.starts_with(b"--") && !bytes.windows(4).any(|window| window == b"\r\n--") {
-        let text = String::from_utf8_lossy(bytes);
+    let text = String::from_utf8_lossy(bytes);
+    if !format!("\r\n{text}").contains("\r\n--b0undary") {
         let body = format!(
             "--b0undary\r\nContent-Disposition: form-data; name=\"field\"\r\n\r\n{text}\r\n--b0undary--\r\n"
         );

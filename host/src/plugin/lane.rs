@@ -9,6 +9,7 @@ use std::{
     io,
     num::NonZero,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, Waker},
     thread,
     time::{Duration, Instant},
@@ -17,7 +18,7 @@ use std::{
 use rustix::process::setpriority_process;
 use tokio::{
     runtime::{self, Handle, Runtime},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinError,
     time,
 };
@@ -26,14 +27,14 @@ use tokio::{
 /// deliveries have. Attacked by endless loops, one delivery in a hundred next to them waited longer with more.
 pub(crate) const BRIEF: Duration = Duration::from_millis(1);
 
-/// How far threads stand back behind those of brief calls (`nice`): on a busy core they get a quarter of the usual share. With
+/// How far threads stand back behind those of brief calls (`nice`): a quarter of a core that a brief call wants too. With
 /// the least share there is, a batch did not end within its time on a machine that was busy with other things, nor did some
 /// brief calls, perhaps behind a lock of such a thread's.
 const STANDS_BACK: i32 = 5;
 
 /// The places, and their threads.
 pub(crate) struct Lane {
-    places: Semaphore,
+    places: Arc<Semaphore>,
     /// Only its blocking threads are used; they start with the first long call.
     threads: Option<Runtime>,
 }
@@ -76,7 +77,7 @@ impl Lane {
             .on_thread_start(stand_back)
             .build()?;
         Ok(Self {
-            places: Semaphore::new(places),
+            places: Arc::new(Semaphore::new(places)),
             threads: Some(threads),
         })
     }
@@ -92,22 +93,19 @@ impl Lane {
     {
         let everybody = Handle::current();
         let half = halfway(deadline);
-        let mut call = match step(&everybody, Box::pin(call)).await? {
+        let mut call = match step(&everybody, Box::pin(call), None).await? {
             Step::Done(answer) => return Ok(answer),
             Step::Left(call) => call,
         };
-        if let (Ok(place), Some(threads)) = (
-            time::timeout_at(half.into(), self.places.acquire()).await,
-            &self.threads,
-        ) {
-            call = match step(threads.handle(), call).await? {
+        let place = time::timeout_at(half.into(), Arc::clone(&self.places).acquire_owned()).await;
+        if let (Ok(Ok(place)), Some(threads)) = (place, &self.threads) {
+            call = match step(threads.handle(), call, Some(place)).await? {
                 Step::Done(answer) => return Ok(answer),
                 Step::Left(call) => call,
             };
-            drop(place);
         }
         loop {
-            call = match step(&everybody, call).await? {
+            call = match step(&everybody, call, None).await? {
                 Step::Done(answer) => return Ok(answer),
                 Step::Left(call) => call,
             };
@@ -124,14 +122,22 @@ impl Drop for Lane {
     }
 }
 
-/// Lets the call go on, on a thread that may block, until it ends or leaves.
-async fn step<F>(threads: &Handle, mut call: Pin<Box<F>>) -> Result<Step<F>, JoinError>
+/// Lets the call go on, on a thread that may block, until it ends or leaves. Its place is taken for as long, whether or not its
+/// caller still waits.
+async fn step<F>(
+    threads: &Handle,
+    mut call: Pin<Box<F>>,
+    place: Option<OwnedSemaphorePermit>,
+) -> Result<Step<F>, JoinError>
 where
     F: Future<Output: Send> + Send + 'static,
 {
-    let step = move || match call.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(answer) => Step::Done(answer),
-        Poll::Pending => Step::Left(call),
+    let step = move || {
+        let _place = place;
+        match call.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(answer) => Step::Done(answer),
+            Poll::Pending => Step::Left(call),
+        }
     };
     threads.spawn_blocking(step).await
 }
@@ -191,6 +197,26 @@ mod tests {
                 .expect("no panic"),
             [false, true]
         );
+    }
+
+    #[tokio::test]
+    async fn a_place_stays_taken_when_the_caller_is_gone() {
+        let lane = Lane::new(1).expect("threads can be made");
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let mut is_brief = true;
+        let call = std::future::poll_fn(move |_| {
+            if std::mem::take(&mut is_brief) {
+                return Poll::Pending;
+            }
+            Poll::Ready(released.recv().is_ok())
+        });
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let gone = time::timeout(Duration::from_millis(50), lane.run(call, deadline)).await;
+        assert!(gone.is_err());
+        assert_eq!(lane.places.available_permits(), 0);
+        release.send(()).expect("the call still runs");
+        let place = time::timeout(Duration::from_secs(10), lane.places.acquire()).await;
+        assert!(place.is_ok());
     }
 
     #[tokio::test]

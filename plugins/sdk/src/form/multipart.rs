@@ -55,11 +55,9 @@ pub(super) fn fields(body: &[u8], boundary: &str) -> Option<Vec<(String, String)
             && (tail.starts_with(b"--") || tail.trim_ascii().is_empty())
             && (!whole_ends || body[..line_from].ends_with(b"\r\n"))
         {
-            if part_from.is_none() {
-                whole_ends = tail.ends_with(b"\r\n");
-            }
-            if let Some(from) = part_from {
-                fields.extend(field(&body[from..line_from]));
+            match part_from {
+                None => whole_ends = tail.ends_with(b"\r\n"),
+                Some(from) => fields.extend(field(&body[from..line_from])),
             }
             if tail.starts_with(b"--") {
                 return Some(fields);
