@@ -70,12 +70,13 @@ type Predict = Box<dyn Fn(&Delay) -> f64>;
 type Learn = fn(&[Delay], f64) -> Predict;
 
 fn compare(worlds: &[Vec<Delay>], quantile: f64, size: usize) {
-    let contestants: [(&str, Learn); 5] = [
+    let contestants: [(&str, Learn); 6] = [
         ("one delay for all", constant),
         ("table", table),
-        ("table, queue and campaign", table_with_context),
+        ("table, queue and campaign", table_with_queue_and_campaign),
+        ("table, queue, campaign, type and size", table_with_all),
         ("gradient boosting, the table's inputs", boosted),
-        ("gradient boosting, queue and campaign too", boosted_with_context),
+        ("gradient boosting, all that is told", boosted_with_all),
     ];
     let mut learned = 0;
     let mut scores = vec![Score::default(); contestants.len() + 1];
@@ -129,18 +130,32 @@ fn constant(train: &[Delay], quantile: f64) -> Predict {
 }
 
 fn table(train: &[Delay], quantile: f64) -> Predict {
-    let model = fitted(train, quantile);
-    Box::new(move |mail| expected(&model, mail, LatencyContext::default()))
+    table_told(train, quantile, |_| LatencyContext::default())
 }
 
-fn table_with_context(train: &[Delay], quantile: f64) -> Predict {
+fn table_with_queue_and_campaign(train: &[Delay], quantile: f64) -> Predict {
+    table_told(train, quantile, |mail| LatencyContext {
+        campaign_id: Some(&mail.campaign_id),
+        queue_depth: Some(mail.queue_depth),
+        ..LatencyContext::default()
+    })
+}
+
+fn table_with_all(train: &[Delay], quantile: f64) -> Predict {
+    table_told(train, quantile, |mail| LatencyContext {
+        campaign_id: Some(&mail.campaign_id),
+        campaign_type: Some(mail.campaign_type),
+        payload_bytes: Some(mail.payload_bytes),
+        queue_depth: Some(mail.queue_depth),
+    })
+}
+
+/// The table, with what is told of a mail.
+fn table_told(train: &[Delay], quantile: f64, told: fn(&Delay) -> LatencyContext<'_>) -> Predict {
     let model = fitted(train, quantile);
     Box::new(move |mail| {
-        let context = LatencyContext {
-            campaign_id: Some(&mail.campaign_id),
-            queue_depth: Some(mail.queue_depth),
-        };
-        expected(&model, mail, context)
+        let week = model.week(Some(mail.esp), Some(mail.mailbox), None, told(mail));
+        week.arriving_at(mail.sent_at).as_millis() as f64
     })
 }
 
@@ -153,6 +168,8 @@ fn fitted(train: &[Delay], quantile: f64) -> LatencyModel {
             universal_id: person.clone(),
             esp: mail.esp.to_owned(),
             campaign_id: Some(mail.campaign_id.clone()),
+            campaign_type: Some(mail.campaign_type.to_owned()),
+            payload_bytes: Some(mail.payload_bytes),
             mailbox_provider: Some(mail.mailbox),
             delivered_at: mail.sent_at.plus_millis(mail.latency_ms),
             latency_ms: mail.latency_ms,
@@ -166,23 +183,19 @@ fn fitted(train: &[Delay], quantile: f64) -> LatencyModel {
     LatencyModel::fit(config, &samples, Timestamp::from_millis_clamped(END_MS))
 }
 
-fn expected(model: &LatencyModel, mail: &Delay, context: LatencyContext<'_>) -> f64 {
-    let week = model.week(Some(mail.esp), Some(mail.mailbox), None, context);
-    week.arriving_at(mail.sent_at).as_millis() as f64
-}
-
 fn boosted(train: &[Delay], quantile: f64) -> Predict {
     boost(train, quantile, |mail| features(mail)[..5].to_vec())
 }
 
-fn boosted_with_context(train: &[Delay], quantile: f64) -> Predict {
+fn boosted_with_all(train: &[Delay], quantile: f64) -> Predict {
     boost(train, quantile, |mail| features(mail).to_vec())
 }
 
-/// Provider, mailbox, day, hour, minute; queue and recurring campaign.
-fn features(mail: &Delay) -> [f64; 7] {
+/// Provider, mailbox, day, hour, minute; queue, recurring campaign, type and size.
+fn features(mail: &Delay) -> [f64; 9] {
     const PROVIDERS: [&str; 4] = ["sendgrid", "mailgun", "ses", "postmark"];
     const FLOWS: [&str; 4] = ["welcome", "receipt", "reminder", "reset"];
+    const TYPES: [&str; 4] = ["newsletter", "promotion", "automation", "transactional"];
     let place = |names: &[&str], name: &str| {
         let place = names.iter().position(|own| *own == name);
         place.map_or(names.len() as f64, |place| place as f64)
@@ -199,6 +212,8 @@ fn features(mail: &Delay) -> [f64; 7] {
         (slot % 60) as f64,
         f64::from(mail.queue_depth).ln_1p(),
         place(&FLOWS, &mail.campaign_id),
+        place(&TYPES, mail.campaign_type),
+        f64::from(mail.payload_bytes).ln_1p(),
     ]
 }
 

@@ -86,6 +86,12 @@ pub(crate) struct NormalizedRequest {
     pub esp: Option<String>,
     /// Campaign.
     pub campaign_id: Option<String>,
+    /// Type of campaign; absent where the caller does not tell it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub campaign_type: Option<String>,
+    /// Size of the mail, bytes; absent where the caller does not tell it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload_bytes: Option<u32>,
     /// The caller's estimate of the delay.
     pub caller_latency_seconds: Option<f64>,
     /// Mails handed to the provider in the ten minutes before; absent where the caller does not know.

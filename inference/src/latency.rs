@@ -3,7 +3,7 @@
 //! A table: delays by provider, then by provider and mailbox class, then by these and part of the week. Each cell's
 //! quantile is drawn towards that of the cell above it, the more the fewer samples it has; on a log scale, because delays
 //! spread over four orders of magnitude. Quantiles, not means: one mail that hung for a day says nothing about the next.
-//! Queue and campaign are factors on it.
+//! Queue, campaign, type of campaign and size are factors on it.
 
 mod factors;
 
@@ -167,6 +167,26 @@ pub struct LatencyRow {
     pub p99_seconds: f64,
 }
 
+/// How much longer, or less long, mail takes for which a request tells this.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub(crate) struct LatencyFactor {
+    /// Provider.
+    #[schema(example = "sendgrid")]
+    pub(crate) esp: String,
+    /// Field of the request: `queue_depth`, `campaign_type`, `campaign_id` or `payload_bytes`.
+    #[schema(example = "payload_bytes")]
+    pub(crate) field: &'static str,
+    /// Its value: a name, or the first and the last number of a class.
+    #[schema(example = "16383-65534")]
+    pub(crate) value: String,
+    /// Deliveries.
+    pub(crate) samples: usize,
+    /// Times the delay of the provider's table, drawn towards 1 where deliveries are few. Where several fields are told, what
+    /// their factors have in common counts once.
+    #[schema(example = 1.4)]
+    pub(crate) factor: f64,
+}
+
 /// What was learned about delays.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LatencyModel {
@@ -230,6 +250,10 @@ impl EspCells {
 pub struct LatencyContext<'a> {
     /// The campaign.
     pub campaign_id: Option<&'a str>,
+    /// Type of campaign.
+    pub campaign_type: Option<&'a str>,
+    /// Size of the mail.
+    pub payload_bytes: Option<u32>,
     /// How many mails go to the provider in the ten minutes before this one.
     pub queue_depth: Option<u32>,
 }
@@ -279,6 +303,8 @@ impl LatencyModel {
                 mailbox: sample.mailbox_provider,
                 bin: bin(sample.delivered_at),
                 campaign: sample.campaign_id.as_deref(),
+                campaign_type: sample.campaign_type.as_deref(),
+                payload_bytes: sample.payload_bytes,
                 ln: delay_ln(sample),
             });
             let factors = Factors::fit(mails.collect(), &cells, config.quantile);
@@ -355,6 +381,23 @@ impl LatencyModel {
         &self.rows
     }
 
+    /// What moves delays beside mailbox and time of week, by provider.
+    pub(crate) fn factors(&self) -> Vec<LatencyFactor> {
+        let mut rows = Vec::new();
+        for (esp, EspDelays { factors, .. }) in &self.by_esp {
+            for (field, value, (samples, shift)) in factors.rows() {
+                rows.push(LatencyFactor {
+                    esp: esp.clone(),
+                    field,
+                    value,
+                    samples,
+                    factor: (shift.exp() * 1_000.0).round() / 1_000.0,
+                });
+            }
+        }
+        rows
+    }
+
     /// Names the table by a hash of its content; `None` where nothing was learned.
     pub(crate) fn version(&self) -> Option<Arc<str>> {
         self.version.clone()
@@ -378,8 +421,8 @@ impl LatencyModel {
             for mailbox in cells.by_mailbox_and_bin.keys() {
                 hash.update(mailbox.as_str());
             }
-            for campaign in factors.campaigns() {
-                hash.update(campaign);
+            for name in factors.names() {
+                hash.update(name);
             }
         }
         let hash = hash.finalize();

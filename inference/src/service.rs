@@ -233,6 +233,8 @@ impl Service {
                 inquiry.caller_latency_seconds,
                 LatencyContext {
                     campaign_id: inquiry.campaign_id.as_deref(),
+                    campaign_type: inquiry.campaign_type.as_deref(),
+                    payload_bytes: inquiry.payload_bytes,
                     queue_depth: inquiry.queue_depth,
                 },
             ),

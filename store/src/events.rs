@@ -52,6 +52,9 @@ pub struct WriteReport {
 }
 
 /// One observed delay from sending to delivery.
+///
+/// `campaign_type` and `payload_bytes` are what the sender attached to the message under these names (custom arguments,
+/// variables, metadata), which providers repeat in its events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LatencySample {
     /// The person, so that samples can be split by person.
@@ -60,12 +63,29 @@ pub struct LatencySample {
     pub esp: String,
     /// Campaign, where known.
     pub campaign_id: Option<String>,
+    /// Type of campaign, where the sender attached it.
+    pub campaign_type: Option<String>,
+    /// Size of the message, where the sender attached it as a number of bytes.
+    pub payload_bytes: Option<u32>,
     /// Class of the mailbox, where known.
     pub mailbox_provider: Option<MailboxProvider>,
     /// When it was delivered.
     pub delivered_at: Timestamp,
     /// The delay, milliseconds.
     pub latency_ms: i64,
+}
+
+/// Longest type of campaign that is believed; what is longer is no name of a type.
+const MAX_CAMPAIGN_TYPE_BYTES: usize = 256;
+
+/// The type of campaign that a message's metadata tell.
+fn campaign_type(told: Option<String>) -> Option<String> {
+    told.filter(|name| !name.is_empty() && name.len() <= MAX_CAMPAIGN_TYPE_BYTES)
+}
+
+/// The size of the message that its metadata tell.
+fn payload_bytes(told: Option<&str>) -> Option<u32> {
+    told?.trim().parse().ok()
 }
 
 /// How many events there are of one provider and type.

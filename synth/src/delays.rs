@@ -1,7 +1,7 @@
 //! A world of mail on its way: delays from sending to delivery with a structure that is known.
 //!
 //! A delay is its condition's median times noise. The median depends on the provider, the mailbox class, the hour of the week,
-//! the kind of campaign, and on how much the provider has been handed in the ten minutes before; the noise is log-normal with
+//! the campaign and its type, the mail's size, and on how much the provider has been handed in the ten minutes before; the noise is log-normal with
 //! a tail of greylisted mail. Nothing of this is visible to a model but what a webhook tells.
 
 use event::{MailboxProvider, Timestamp, grid};
@@ -20,6 +20,10 @@ pub struct Delay {
     pub mailbox: MailboxProvider,
     /// Campaign: of a mailing one that never comes again, of a flow always the same.
     pub campaign_id: String,
+    /// Type of campaign.
+    pub campaign_type: &'static str,
+    /// Size of the mail.
+    pub payload_bytes: u32,
     /// When it was sent.
     pub sent_at: Timestamp,
     /// Mails handed to the provider in the ten minutes before.
@@ -47,6 +51,23 @@ const MAILBOXES: [(MailboxProvider, f64, f64); 5] = [
     (MailboxProvider::Other, 0.15, 1.6),
 ];
 
+/// Flows: name, type, factor on the delay (resets and receipts go first), and kilobytes of a mail.
+const FLOWS: [(&str, &str, f64, f64); 4] = [
+    ("welcome", "automation", 1.0, 40.0),
+    ("receipt", "transactional", 0.7, 25.0),
+    ("reminder", "automation", 1.0, 30.0),
+    ("reset", "transactional", 0.4, 8.0),
+];
+
+/// Types of mailings: name, factor on the delay (offers are filtered more closely), and kilobytes of a mail.
+const MAILINGS: [(&str, f64, f64); 2] = [("newsletter", 1.0, 60.0), ("promotion", 1.4, 110.0)];
+
+/// Spread of a campaign type's sizes, as the logarithm's standard deviation: some campaigns are all pictures.
+const SIZE_SPREAD: f64 = 0.8;
+
+/// How a delay grows with a mail's size beside 50 kB: what is 16 times as large takes twice as long.
+const SIZE_GROWTH: f64 = 0.25;
+
 /// Spread of the noise, as the logarithm's standard deviation.
 const SPREAD: f64 = 0.6;
 
@@ -54,15 +75,43 @@ const SPREAD: f64 = 0.6;
 const GREYLISTED: f64 = 0.02;
 const GREYLISTED_FACTOR: f64 = 60.0;
 
+/// What a mail is, whoever gets it.
+#[derive(Debug, Clone)]
+struct Content {
+    campaign_id: String,
+    campaign_type: &'static str,
+    payload_bytes: u32,
+    /// What campaign, type and size do to the delay.
+    factor: f64,
+}
+
+impl Content {
+    fn new(
+        rng: &mut StdRng,
+        campaign_id: String,
+        campaign_type: &'static str,
+        factor: f64,
+        kilobytes: f64,
+    ) -> Self {
+        let kilobytes = log_normal(rng, kilobytes, SIZE_SPREAD);
+        Self {
+            campaign_id,
+            campaign_type,
+            payload_bytes: (1_000.0 * kilobytes) as u32,
+            factor: factor * (kilobytes / 50.0).powf(SIZE_GROWTH),
+        }
+    }
+}
+
 /// Draws `mails` mails to `people` people in the `weeks` up to `end`, in the order of their sending: seven in ten belong to
-/// mailings of hundreds within half an hour, the others are sent one by one.
+/// mailings of hundreds within half an hour, all of one content; the others are sent one by one.
 pub fn delays(seed: u64, mails: usize, people: usize, weeks: u32, end: Timestamp) -> Vec<Delay> {
     const MAILING_SHARE: f64 = 0.7;
     let mut rng = generator(seed, 0, 11);
     let span_ms = i64::from(weeks) * grid::WEEK_MS;
     let start = end.plus_millis(-span_ms);
-    // When, from where, of what.
-    let mut sent: Vec<(Timestamp, usize, String)> = Vec::with_capacity(mails);
+    // When, from where, what.
+    let mut sent: Vec<(Timestamp, usize, Content)> = Vec::with_capacity(mails);
     let shares = PROVIDERS.map(|(_, share, ..)| share);
     let mut mailing = 0;
     while sent.len() < mails {
@@ -70,6 +119,14 @@ pub fn delays(seed: u64, mails: usize, people: usize, weeks: u32, end: Timestamp
         let at = start.plus_millis(rng.random_range(0..span_ms));
         if rng.random_bool(MAILING_SHARE) {
             mailing += 1;
+            let (campaign_type, factor, kilobytes) = MAILINGS[rng.random_range(0..MAILINGS.len())];
+            let content = Content::new(
+                &mut rng,
+                format!("mailing-{mailing}"),
+                campaign_type,
+                factor,
+                kilobytes,
+            );
             // At a full hour of office time.
             let hour_ms = 60 * grid::MINUTE_MS;
             let day_ms = 24 * hour_ms;
@@ -78,21 +135,29 @@ pub fn delays(seed: u64, mails: usize, people: usize, weeks: u32, end: Timestamp
             let size = (log_normal(&mut rng, 250.0, 1.0) as usize).clamp(20, 3_000);
             for _ in 0..size.min(mails - sent.len()) {
                 let after = rng.random_range(0..30 * grid::MINUTE_MS);
-                sent.push((begins.plus_millis(after), provider, format!("mailing-{mailing}")));
+                sent.push((begins.plus_millis(after), provider, content.clone()));
             }
         } else {
             // As many single mails as a mailing has.
             for _ in 0..250.min(mails - sent.len()) {
                 let at = start.plus_millis(rng.random_range(0..span_ms));
-                let flow = ["welcome", "receipt", "reminder", "reset"][rng.random_range(0..4)];
-                sent.push((at, provider, flow.to_owned()));
+                let (flow, campaign_type, factor, kilobytes) = FLOWS[rng.random_range(0..FLOWS.len())];
+                let content = Content::new(&mut rng, flow.to_owned(), campaign_type, factor, kilobytes);
+                sent.push((at, provider, content));
             }
         }
     }
-    sent.sort();
+    sent.sort_by(|(at, provider, content), (other_at, other_provider, other)| {
+        (at, provider, &content.campaign_id, content.payload_bytes).cmp(&(
+            other_at,
+            other_provider,
+            &other.campaign_id,
+            other.payload_bytes,
+        ))
+    });
     let mut queues: Vec<std::collections::VecDeque<Timestamp>> = vec![Default::default(); PROVIDERS.len()];
     let mut delays = Vec::with_capacity(sent.len());
-    for (sent_at, provider, campaign_id) in sent {
+    for (sent_at, provider, content) in sent {
         let queue = &mut queues[provider];
         while queue
             .front()
@@ -102,14 +167,7 @@ pub fn delays(seed: u64, mails: usize, people: usize, weeks: u32, end: Timestamp
         }
         let queue_depth = u32::try_from(queue.len()).unwrap_or(u32::MAX);
         queue.push_back(sent_at);
-        delays.push(delay(
-            &mut rng,
-            people,
-            sent_at,
-            provider,
-            campaign_id,
-            queue_depth,
-        ));
+        delays.push(delay(&mut rng, people, sent_at, provider, content, queue_depth));
     }
     delays
 }
@@ -119,7 +177,7 @@ fn delay(
     people: usize,
     sent_at: Timestamp,
     provider: usize,
-    campaign_id: String,
+    content: Content,
     queue_depth: u32,
 ) -> Delay {
     let (esp, _, alone_seconds, growth) = PROVIDERS[provider];
@@ -127,15 +185,9 @@ fn delay(
     // A person's mailbox is always the same.
     let shares = MAILBOXES.map(|(_, share, _)| share);
     let (mailbox, _, mailbox_factor) = MAILBOXES[weighted(&mut generator(person as u64, 0, 12), &shares)];
-    // Password resets and receipts go first.
-    let campaign_factor = match campaign_id.as_str() {
-        "reset" => 0.4,
-        "receipt" => 0.7,
-        _ => 1.0,
-    };
     let queue_factor = (1.0 + f64::from(queue_depth)).powf(growth);
     let median_ms =
-        1_000.0 * alone_seconds * mailbox_factor * congestion(sent_at) * campaign_factor * queue_factor;
+        1_000.0 * alone_seconds * mailbox_factor * congestion(sent_at) * content.factor * queue_factor;
     let mut noise = log_normal(rng, 1.0, SPREAD);
     if rng.random_bool(GREYLISTED) {
         noise *= GREYLISTED_FACTOR;
@@ -144,7 +196,9 @@ fn delay(
         person,
         esp,
         mailbox,
-        campaign_id,
+        campaign_id: content.campaign_id,
+        campaign_type: content.campaign_type,
+        payload_bytes: content.payload_bytes,
         sent_at,
         queue_depth,
         latency_ms: (median_ms * noise) as i64,
@@ -195,6 +249,15 @@ mod tests {
         assert!(
             mean_ln(&|delay| delay.mailbox == MailboxProvider::Yahoo)
                 > mean_ln(&|delay| delay.mailbox == MailboxProvider::Gmail) + 0.5
+        );
+        assert!(
+            mean_ln(&|delay| delay.campaign_id == "reminder")
+                > mean_ln(&|delay| delay.campaign_id == "reset") + 0.5
+        );
+        let of_one_campaign = |delay: &&Delay| delay.campaign_id == "receipt";
+        assert!(
+            mean_ln(&|delay| of_one_campaign(delay) && delay.payload_bytes > 50_000)
+                > mean_ln(&|delay| of_one_campaign(delay) && delay.payload_bytes < 12_500) + 0.3
         );
     }
 }

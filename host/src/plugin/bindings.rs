@@ -7,11 +7,11 @@ use std::fmt;
 
 use semver::Version;
 use wasmtime::{
-    Engine, Store,
-    component::{Component, HasSelf, Linker},
+    Engine, Store, StoreContextMut,
+    component::{Component, ComponentType, HasSelf, Lift, Linker, WasmStr},
 };
 
-use super::{sandbox::Sandbox, wasi};
+use super::{log::Severity, sandbox::Sandbox, wasi};
 
 pub(crate) mod v1_0;
 #[expect(
@@ -85,13 +85,18 @@ impl Bindings {
         wasi::link(&mut linker, component)?;
         match contract {
             Contract::V1_0 => {
-                v1_0::Connector::add_to_linker::<_, HasSelf<Sandbox>>(&mut linker, |sandbox| sandbox)?;
+                v1_0::sendflowr::connector::types::add_to_linker::<_, HasSelf<Sandbox>>(
+                    &mut linker,
+                    |own| own,
+                )?;
+                link_log::<v1_0::sendflowr::connector::logging::Level>(&mut linker, "1.0.0")?;
                 Ok(Self::V1_0(v1_0::ConnectorPre::new(
                     linker.instantiate_pre(component)?,
                 )?))
             }
             Contract::V1_1 => {
-                v1_1::Connector::add_to_linker::<_, HasSelf<Sandbox>>(&mut linker, |sandbox| sandbox)?;
+                types::add_to_linker::<_, HasSelf<Sandbox>>(&mut linker, |own| own)?;
+                link_log::<v1_1::sendflowr::connector::logging::Level>(&mut linker, "1.1.0")?;
                 Ok(Self::V1_1(v1_1::ConnectorPre::new(
                     linker.instantiate_pre(component)?,
                 )?))
@@ -106,6 +111,22 @@ impl Bindings {
             Self::V1_1(pre) => Ok(Instance::V1_1(pre.instantiate_async(store).await?)),
         }
     }
+}
+
+/// Links a plugin's log. Not by the generated function, which copies each message before anybody can say that there have been
+/// enough: a plugin that floods its log would have the host make room for megabytes again and again.
+fn link_log<Level>(linker: &mut Linker<Sandbox>, version: &str) -> wasmtime::Result<()>
+where
+    Level: ComponentType + Lift + Into<Severity> + 'static,
+{
+    let log = |store: StoreContextMut<'_, Sandbox>, (level, message): (Level, WasmStr)| {
+        let message = message.to_str(&store)?;
+        store.data().log(level.into(), &message);
+        Ok(())
+    };
+    linker
+        .instance(&format!("{PACKAGE}logging@{version}"))?
+        .func_wrap("log", log)
 }
 
 /// One instance of a plugin, whatever contract it was built for.

@@ -72,7 +72,7 @@ impl Sandbox {
     }
 
     /// Writes one line of the plugin's own log.
-    pub(crate) fn log(&mut self, severity: Severity, message: &str) {
+    pub(crate) fn log(&self, severity: Severity, message: &str) {
         self.log.write(severity, message);
     }
 

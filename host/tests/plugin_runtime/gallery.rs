@@ -195,6 +195,20 @@ pub(crate) fn gallery() -> Vec<Attack> {
          i32.const 512",
     );
     hang("bad UTF-8", bad_utf_8, "invalid_output", "authenticate");
+    let bad_line = in_normalize(
+        "(i32.store8 (i32.const 600) (i32.const 255))
+         (call $log (i32.const 0) (i32.const 600) (i32.const 1))
+         i32.const 768",
+    );
+    hang("bad UTF-8 in a log line", bad_line, "invalid_output", "normalize");
+    let long_line =
+        in_normalize("(call $log (i32.const 0) (i32.const 600) (i32.const 0x40000000)) i32.const 768");
+    hang(
+        "a log line of a gigabyte",
+        long_line,
+        "invalid_output",
+        "normalize",
+    );
     let kind = in_normalize("(i32.store8 (i32.const 65540) (i32.const 99)) i32.const 768");
     hang("an unknown kind of event", kind, "invalid_output", "normalize");
     let neither = in_normalize("(i32.store8 (i32.const 768) (i32.const 7)) i32.const 768");

@@ -149,12 +149,12 @@ async fn the_fixture_gives_the_shared_text_when_it_fits() {
 
 #[tokio::test]
 async fn a_text_of_a_gigabyte_is_no_answer() {
-    breaks(&["a text of a gigabyte"]).await;
+    breaks(&["a text of a gigabyte", "a log line of a gigabyte"]).await;
 }
 
 #[tokio::test]
 async fn bad_utf_8_is_no_answer() {
-    breaks(&["bad UTF-8"]).await;
+    breaks(&["bad UTF-8", "bad UTF-8 in a log line"]).await;
 }
 
 #[tokio::test]

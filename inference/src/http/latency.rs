@@ -12,7 +12,7 @@ use super::{
 use crate::{
     arrivals::Arrivals,
     error::{ApiError, ErrorBody},
-    latency::{LatencyContext, LatencyRow, LatencySource},
+    latency::{LatencyContext, LatencyFactor, LatencyRow, LatencySource},
     service::AUDITED_DAYS,
 };
 
@@ -47,6 +47,8 @@ pub(crate) struct LatencySummary {
     pub without_provider: LatencySource,
     /// All providers, then each of them, then its mailbox classes. Empty when nothing was learned.
     pub rows: Vec<LatencyRow>,
+    /// What a request may tell beside that, and what it does to the delay.
+    pub factors: Vec<LatencyFactor>,
     /// What decisions expected, against what came.
     pub arrivals: Arrivals,
 }
@@ -85,6 +87,7 @@ pub(crate) async fn latency(
             .arriving_at(Timestamp::default())
             .source,
         rows: model.rows().to_vec(),
+        factors: model.factors(),
         arrivals,
     }))
 }

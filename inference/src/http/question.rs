@@ -30,6 +30,9 @@ const MAX_GAP_HOURS: f64 = 8_760.0;
 const MAX_BLACKOUT_DAYS: usize = 400;
 const MAX_SIGNALS: usize = 100;
 
+/// Longest name of a campaign or of its type.
+const MAX_NAME_BYTES: usize = 256;
+
 const HOUR_MS: f64 = 3_600_000.0;
 
 /// Asks when one person should get a mail. The person is named by any one of the first five fields.
@@ -76,6 +79,12 @@ pub(crate) struct DecideRequest {
     pub esp: Option<String>,
     /// The campaign: for the record, and for the delay to expect where it has been sent before.
     pub campaign_id: Option<String>,
+    /// Type of campaign, as senders attach it to their messages as `campaign_type`: for the delay to expect.
+    #[schema(example = "newsletter")]
+    pub campaign_type: Option<String>,
+    /// Size of the mail, bytes, as senders attach it as `payload_bytes`: for the delay to expect.
+    #[schema(example = 52_000)]
+    pub payload_bytes: Option<u32>,
     /// Seconds from trigger to delivery, used until enough was learned about the provider.
     pub latency_seconds: Option<f64>,
     /// Another name of `latency_seconds`.
@@ -189,6 +198,8 @@ pub(crate) struct Inquiry {
     pub(crate) time_zone: String,
     pub(crate) esp: Option<String>,
     pub(crate) campaign_id: Option<String>,
+    pub(crate) campaign_type: Option<String>,
+    pub(crate) payload_bytes: Option<u32>,
     pub(crate) caller_latency_seconds: Option<f64>,
     pub(crate) queue_depth: Option<u32>,
     /// Whether the decision takes part in the experiment, if there is one.
@@ -256,10 +267,8 @@ impl DecideRequest {
             0.0,
             MAX_LATENCY_SECONDS,
         )?;
-        let campaign_id = self.campaign_id.as_deref();
-        if campaign_id.is_some_and(|id| id.is_empty() || id.len() > 256) {
-            return Err(ApiError::field("campaign_id", "must have 1 to 256 bytes"));
-        }
+        let campaign_id = campaign("campaign_id", self.campaign_id)?;
+        let campaign_type = campaign("campaign_type", self.campaign_type)?;
         Ok(Inquiry {
             identity,
             question: Question {
@@ -273,7 +282,9 @@ impl DecideRequest {
             },
             time_zone,
             esp: self.esp.map(|esp| who::provider("esp", &esp)).transpose()?,
-            campaign_id: campaign_id.map(|id| Redactor::default().text(id).into_owned()),
+            campaign_id,
+            campaign_type,
+            payload_bytes: self.payload_bytes,
             caller_latency_seconds: latency.or(estimate),
             queue_depth: self.queue_depth,
             experiment: self.experiment.unwrap_or(true),
@@ -324,6 +335,18 @@ fn window(
         ));
     }
     Ok(start..end)
+}
+
+/// The name of a campaign or of its type, without the addresses that may be in it.
+fn campaign(field: &str, name: Option<String>) -> Result<Option<String>, ApiError> {
+    let Some(name) = name else { return Ok(None) };
+    if name.is_empty() || name.len() > MAX_NAME_BYTES {
+        return Err(ApiError::field(
+            field,
+            format!("must have 1 to {MAX_NAME_BYTES} bytes"),
+        ));
+    }
+    Ok(Some(Redactor::default().text(&name).into_owned()))
 }
 
 fn in_range(field: &str, value: Option<f64>, min: f64, max: f64) -> Result<Option<f64>, ApiError> {

@@ -1,7 +1,10 @@
-//! What else moves a delay beside provider, mailbox and time of week: how much mail is sent at once, and the campaign.
+//! What else moves a delay beside provider, mailbox and time of week: how much mail is sent at once, the campaign and its type,
+//! and how large the mail is.
 //!
 //! Each is a factor on what the table says, learned from what the table leaves over, and drawn towards 1 where there are few
-//! samples. A request that does not tell one gets the table alone, which averages over it.
+//! samples; a campaign's towards that of its type. What a type's or a campaign's usual size does is in its own factor already:
+//! where one of them is told, size adds only what it leaves over. A request that does not tell one gets the table alone, which
+//! averages over it.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -13,9 +16,9 @@ use super::{Cell, Delays, EspCells, LatencyContext, PRIOR_SAMPLES, logarithms, q
 /// size outlast the minutes in which they are filled.
 pub(super) const AT_ONCE_MS: i64 = 10 * MINUTE_MS;
 
-/// Campaigns kept of a provider, those with the most samples: recurring ones, whose id comes again, are few; of the others
-/// each is met once and teaches nothing about the next.
-const MAX_CAMPAIGNS: usize = 200;
+/// Campaigns and types of campaign kept of a provider, those with the most samples: recurring ones, whose name comes again, are
+/// few; of the others each is met once and teaches nothing about the next.
+const MAX_NAMES: usize = 200;
 
 /// Times that table and queue are fitted by turns: what mailbox and hour explain and what the queue explains overlap, since much
 /// is sent at once at certain hours. Twice, three times or six, the loss (`examples/delays.rs`) is the same within 1.5 %.
@@ -29,6 +32,8 @@ pub(super) struct Mail<'a> {
     /// Part of the week in which it arrived.
     pub(super) bin: usize,
     pub(super) campaign: Option<&'a str>,
+    pub(super) campaign_type: Option<&'a str>,
+    pub(super) payload_bytes: Option<u32>,
     /// Logarithm of the delay.
     pub(super) ln: f64,
 }
@@ -42,9 +47,9 @@ pub(super) struct Factors {
     by_queue: BTreeMap<u32, Shift>,
     /// The table where the queue is told: of what the queue leaves over.
     after_queue: EspCells,
-    by_campaign: BTreeMap<String, Shift>,
+    of_mail: MailShifts,
     /// The same, where the queue is told too.
-    by_campaign_after_queue: BTreeMap<String, Shift>,
+    of_mail_after_queue: MailShifts,
 }
 
 impl Factors {
@@ -52,43 +57,39 @@ impl Factors {
     pub(super) fn fit(mut mails: Vec<Mail<'_>>, cells: &EspCells, q: f64) -> Self {
         mails.sort_by(|a, b| {
             let key = |mail: &Mail<'_>| (mail.sent_at, mail.ln.to_bits(), mail.bin);
-            (key(a), a.mailbox, a.campaign).cmp(&(key(b), b.mailbox, b.campaign))
+            let rest = |mail: &Mail<'_>| (mail.mailbox, mail.payload_bytes);
+            (key(a), rest(a), a.campaign, a.campaign_type).cmp(&(
+                key(b),
+                rest(b),
+                b.campaign,
+                b.campaign_type,
+            ))
         });
         let left_of =
             |cells: &EspCells, mail: &Mail<'_>| mail.ln - cells.by_bin(mail.mailbox)[mail.bin].expected_ln;
-        let left = mails.iter().map(|mail| (mail.campaign, left_of(cells, mail)));
-        let of_campaigns = by_campaign(left, q);
-        let classes = queue_classes(&mails);
+        let of_mail = MailShifts::fit(&mails, mails.iter().map(|mail| left_of(cells, mail)), q);
+        let depths = queue_depths(&mails);
         let mut after_queue = cells.clone();
         let mut by_queue: BTreeMap<u32, Shift> = BTreeMap::new();
         for _ in 0..TURNS {
-            let mut of_class: BTreeMap<u32, Vec<f64>> = BTreeMap::new();
-            for (mail, class) in mails.iter().zip(&classes) {
-                of_class
-                    .entry(*class)
-                    .or_default()
-                    .push(left_of(&after_queue, mail));
-            }
-            let shifts = of_class
-                .into_iter()
-                .map(|(class, mut left)| (class, shift(&mut left, q)));
-            by_queue = shifts.collect();
+            let left = mails.iter().zip(&depths);
+            by_queue = by_class(left.map(|(mail, depth)| (*depth, left_of(&after_queue, mail))), q);
             let mut delays: BTreeMap<Option<MailboxProvider>, Delays> = BTreeMap::new();
-            for (mail, class) in mails.iter().zip(&classes) {
+            for (mail, depth) in mails.iter().zip(&depths) {
                 let of_mailbox = delays.entry(mail.mailbox).or_default();
-                of_mailbox.push((mail.bin, mail.ln - by_queue[class].1));
+                of_mailbox.push((mail.bin, mail.ln - of_number(&by_queue, *depth)));
             }
             let together: Delays = delays.values().flatten().copied().collect();
             let all = Cell::fit(&mut logarithms(&together), q, None);
             after_queue = EspCells::fit(&delays, q, all);
         }
-        let left = mails.iter().zip(&classes);
-        let left = left.map(|(mail, class)| (mail.campaign, left_of(&after_queue, mail) - by_queue[class].1));
+        let left = mails.iter().zip(&depths);
+        let left = left.map(|(mail, depth)| left_of(&after_queue, mail) - of_number(&by_queue, *depth));
         Self {
-            by_campaign_after_queue: by_campaign(left, q),
+            of_mail_after_queue: MailShifts::fit(&mails, left, q),
             by_queue,
             after_queue,
-            by_campaign: of_campaigns,
+            of_mail,
         }
     }
 
@@ -98,26 +99,32 @@ impl Factors {
         context: LatencyContext<'_>,
         cells: &'a EspCells,
     ) -> (&'a EspCells, f64) {
-        let queue = context
-            .queue_depth
-            .and_then(|depth| self.of_queue(queue_class(depth)));
-        let (cells, campaigns) = match queue {
-            Some(_) => (&self.after_queue, &self.by_campaign_after_queue),
-            None => (cells, &self.by_campaign),
+        let queue = context.queue_depth.map(|depth| of_number(&self.by_queue, depth));
+        let (cells, of_mail) = match queue {
+            Some(_) => (&self.after_queue, &self.of_mail_after_queue),
+            None => (cells, &self.of_mail),
         };
-        let campaign = context.campaign_id.and_then(|id| campaigns.get(id));
-        (
-            cells,
-            queue.unwrap_or(0.0) + campaign.map_or(0.0, |(_, shift)| *shift),
-        )
+        let of_mail = of_mail.of(context.campaign_id, context.campaign_type, context.payload_bytes);
+        (cells, queue.unwrap_or(0.0) + of_mail)
     }
 
-    /// The shift of a class of queues, or of the nearest that was seen: a queue of ten thousand is at least as slow as one of
-    /// a thousand.
-    fn of_queue(&self, class: u32) -> Option<f64> {
-        let below = self.by_queue.range(..=class).next_back();
-        let nearest = below.or_else(|| self.by_queue.first_key_value());
-        nearest.map(|(_, (_, shift))| *shift)
+    /// The factors of the plain table, as they are told: field of a request, its value, and the shift.
+    pub(super) fn rows(&self) -> Vec<(&'static str, String, Shift)> {
+        let classes = |field: &'static str, shifts: &BTreeMap<u32, Shift>| {
+            let row = |(class, shift): (&u32, &Shift)| (field, numbers_of(*class), *shift);
+            shifts.iter().map(row).collect::<Vec<_>>()
+        };
+        let names = |field: &'static str, shifts: &BTreeMap<String, Shift>| {
+            let row = |(name, shift): (&String, &Shift)| (field, name.clone(), *shift);
+            shifts.iter().map(row).collect::<Vec<_>>()
+        };
+        [
+            classes("queue_depth", &self.by_queue),
+            names("campaign_type", &self.of_mail.by_type),
+            names("campaign_id", &self.of_mail.by_campaign),
+            classes("payload_bytes", &self.of_mail.by_size),
+        ]
+        .concat()
     }
 
     /// All numbers that were learned, for a digest.
@@ -126,61 +133,168 @@ impl Factors {
             take(*samples, *shift);
         }
         self.after_queue.each(|cell| take(cell.samples, cell.expected_ln));
-        for (samples, shift) in self
-            .by_campaign
-            .values()
-            .chain(self.by_campaign_after_queue.values())
-        {
+        for (samples, shift) in self.of_mail.each().chain(self.of_mail_after_queue.each()) {
             take(*samples, *shift);
         }
     }
 
-    /// The campaigns that are known.
-    pub(super) fn campaigns(&self) -> impl Iterator<Item = &String> {
-        self.by_campaign.keys()
+    /// The campaigns and their types that are known.
+    pub(super) fn names(&self) -> impl Iterator<Item = &String> {
+        self.of_mail.by_type.keys().chain(self.of_mail.by_campaign.keys())
     }
 }
 
-/// Powers of four: a queue four times as long moves a delay by something like a factor of two at most, and twenty classes
-/// would leave most without samples.
-fn queue_class(depth: u32) -> u32 {
-    depth.saturating_add(1).ilog2() / 2
+/// What the mail itself does to its delay.
+#[derive(Debug, Clone, PartialEq)]
+struct MailShifts {
+    by_type: BTreeMap<String, Shift>,
+    /// With what the campaign's type does.
+    by_campaign: BTreeMap<String, Shift>,
+    by_size: BTreeMap<u32, Shift>,
+    /// The same, where the type is told too.
+    by_size_after_type: BTreeMap<u32, Shift>,
+    /// The same, where the campaign is told too.
+    by_size_after_campaign: BTreeMap<u32, Shift>,
 }
 
-/// The class of each mail's queue: how many others of the provider were sent in the ten minutes before. `mails` are in the order
-/// of their sending.
-fn queue_classes(mails: &[Mail<'_>]) -> Vec<u32> {
+impl MailShifts {
+    /// Learns from what is left over of each of `mails`.
+    fn fit(mails: &[Mail<'_>], left: impl Iterator<Item = f64>, q: f64) -> Self {
+        let left: Vec<f64> = left.collect();
+        let each = || mails.iter().zip(&left);
+        let by_type = by_name(each().map(|(mail, left)| (mail.campaign_type, *left, 0.0)), q);
+        let of_type = |mail: &Mail<'_>| named(&by_type, mail.campaign_type).unwrap_or(0.0);
+        let by_campaign = by_name(
+            each().map(|(mail, left)| (mail.campaign, *left, of_type(mail))),
+            q,
+        );
+        let by_size_after = |of_name: &dyn Fn(&Mail<'_>) -> f64| {
+            let sizes = each().filter_map(|(mail, left)| Some((mail.payload_bytes?, left - of_name(mail))));
+            by_class(sizes, q)
+        };
+        Self {
+            by_size: by_size_after(&|_| 0.0),
+            by_size_after_type: by_size_after(&of_type),
+            by_size_after_campaign: by_size_after(&|mail| {
+                named(&by_campaign, mail.campaign).unwrap_or_else(|| of_type(mail))
+            }),
+            by_type,
+            by_campaign,
+        }
+    }
+
+    /// The shift for what is told of a mail. A campaign that is not known is like others of its type.
+    fn of(&self, campaign: Option<&str>, campaign_type: Option<&str>, bytes: Option<u32>) -> f64 {
+        let (of_name, sizes) = if let Some(of_campaign) = named(&self.by_campaign, campaign) {
+            (of_campaign, &self.by_size_after_campaign)
+        } else if let Some(of_type) = named(&self.by_type, campaign_type) {
+            (of_type, &self.by_size_after_type)
+        } else {
+            (0.0, &self.by_size)
+        };
+        of_name + bytes.map_or(0.0, |bytes| of_number(sizes, bytes))
+    }
+
+    /// All of them, in an order that is always the same.
+    fn each(&self) -> impl Iterator<Item = &Shift> {
+        let of_names = self.by_type.values().chain(self.by_campaign.values());
+        let of_sizes = [
+            &self.by_size,
+            &self.by_size_after_type,
+            &self.by_size_after_campaign,
+        ];
+        of_names.chain(of_sizes.into_iter().flat_map(BTreeMap::values))
+    }
+}
+
+fn named(shifts: &BTreeMap<String, Shift>, name: Option<&str>) -> Option<f64> {
+    shifts.get(name?).map(|(_, shift)| *shift)
+}
+
+/// The shift of a number: between the middles of the two classes around it; beyond those that were seen that of the nearest, since a
+/// queue of ten thousand is at least as slow as one of a thousand. None where nothing was seen.
+fn of_number(shifts: &BTreeMap<u32, Shift>, number: u32) -> f64 {
+    // Where the number lies if the middle of each class lies at its own number.
+    let place = (f64::from(number) + 1.0).log2() / 2.0 - 0.5;
+    let class = place.max(0.0) as u32;
+    let below = shifts.range(..=class).next_back();
+    let above = shifts.range(class + 1..).next();
+    match (below, above) {
+        (Some((below, (_, from))), Some((above, (_, to)))) => {
+            let share = (place - f64::from(*below)) / f64::from(above - below);
+            from + (to - from) * share.max(0.0)
+        }
+        (Some((_, (_, shift))), None) | (None, Some((_, (_, shift)))) => *shift,
+        (None, None) => 0.0,
+    }
+}
+
+/// The class of a queue or of a size. Powers of four: a queue four times as long moves a delay by something like a factor of two
+/// at most, a mail four times as large by less, and twenty classes would leave most without samples.
+fn class_of(number: u32) -> u32 {
+    number.saturating_add(1).ilog2() / 2
+}
+
+/// The numbers of a class, `3-14`.
+fn numbers_of(class: u32) -> String {
+    let first = |class: u32| 4_u64.pow(class) - 1;
+    format!("{}-{}", first(class), first(class + 1) - 1)
+}
+
+/// How many others of the provider were sent in the ten minutes before each mail. `mails` are in the order of their sending.
+fn queue_depths(mails: &[Mail<'_>]) -> Vec<u32> {
     let mut first = 0;
-    let mut classes = Vec::with_capacity(mails.len());
+    let mut depths = Vec::with_capacity(mails.len());
     for (index, mail) in mails.iter().enumerate() {
         while mails[first].sent_at.plus_millis(AT_ONCE_MS) < mail.sent_at {
             first += 1;
         }
-        classes.push(queue_class(u32::try_from(index - first).unwrap_or(u32::MAX)));
+        depths.push(u32::try_from(index - first).unwrap_or(u32::MAX));
     }
-    classes
+    depths
 }
 
-fn by_campaign<'a>(left: impl Iterator<Item = (Option<&'a str>, f64)>, q: f64) -> BTreeMap<String, Shift> {
-    let mut of_campaign: HashMap<&str, Vec<f64>> = HashMap::new();
-    for (campaign, ln) in left {
-        if let Some(campaign) = campaign {
-            of_campaign.entry(campaign).or_default().push(ln);
+/// The shift of each name, from each mail's name, what is left over of it, and the shift above it, towards whose mean the name's is
+/// drawn.
+fn by_name<'a>(mails: impl Iterator<Item = (Option<&'a str>, f64, f64)>, q: f64) -> BTreeMap<String, Shift> {
+    let mut of_name: HashMap<&str, (Vec<f64>, f64)> = HashMap::new();
+    for (name, left, above) in mails {
+        if let Some(name) = name {
+            let (of_name, sum) = of_name.entry(name).or_default();
+            of_name.push(left);
+            *sum += above;
         }
     }
-    let mut largest: Vec<(&str, Vec<f64>)> = of_campaign.into_iter().collect();
-    largest.sort_by(|a, b| (b.1.len(), a.0).cmp(&(a.1.len(), b.0)));
+    let mut largest: Vec<(&str, (Vec<f64>, f64))> = of_name.into_iter().collect();
+    largest
+        .sort_by(|(a, (left_of_a, _)), (b, (left_of_b, _))| (left_of_b.len(), a).cmp(&(left_of_a.len(), b)));
     largest
         .into_iter()
-        .take(MAX_CAMPAIGNS)
-        .map(|(campaign, mut left)| (campaign.to_owned(), shift(&mut left, q)))
+        .take(MAX_NAMES)
+        .map(|(name, (mut left, above))| {
+            let above = above / left.len() as f64;
+            (name.to_owned(), shift(&mut left, q, above))
+        })
         .collect()
 }
 
-/// The quantile of what is left over, drawn towards none.
-fn shift(left: &mut [f64], q: f64) -> Shift {
+/// The shift of each class, from each mail's number and what is left over of it.
+fn by_class(mails: impl Iterator<Item = (u32, f64)>, q: f64) -> BTreeMap<u32, Shift> {
+    let mut of_class: BTreeMap<u32, Vec<f64>> = BTreeMap::new();
+    for (number, left) in mails {
+        of_class.entry(class_of(number)).or_default().push(left);
+    }
+    let shifts = of_class
+        .into_iter()
+        .map(|(class, mut left)| (class, shift(&mut left, q, 0.0)));
+    shifts.collect()
+}
+
+/// The quantile of what is left over, drawn towards what is above.
+fn shift(left: &mut [f64], q: f64, above: f64) -> Shift {
     left.sort_unstable_by(f64::total_cmp);
     let samples = left.len();
     let weight = samples as f64 / (samples as f64 + PRIOR_SAMPLES);
-    (samples, weight * quantile(left, q).unwrap_or(0.0))
+    let own = quantile(left, q).unwrap_or(above);
+    (samples, weight * own + (1.0 - weight) * above)
 }

@@ -9,6 +9,8 @@ fn sample(esp: &str, mailbox: MailboxProvider, hour: i64, latency_ms: i64) -> La
         universal_id: event::UniversalId::from_identifier(&identifier),
         esp: esp.to_owned(),
         campaign_id: None,
+        campaign_type: None,
+        payload_bytes: None,
         mailbox_provider: Some(mailbox),
         delivered_at: Timestamp::from_millis_clamped(MONDAY_MS + hour * 3_600_000),
         latency_ms,
@@ -137,6 +139,7 @@ fn queue_and_campaign_are_learned_where_samples_tell_them() {
         let context = LatencyContext {
             campaign_id,
             queue_depth,
+            ..LatencyContext::default()
         };
         model
             .week(Some("ses"), Some(MailboxProvider::Other), None, context)
@@ -158,4 +161,56 @@ fn queue_and_campaign_are_learned_where_samples_tell_them() {
     // Told both, the campaign adds what the queue leaves over: here next to nothing.
     let both = expected(Some("mailing"), Some(300)) / expected(None, Some(300));
     assert!((0.5..2.0).contains(&both), "{both}");
+}
+
+#[test]
+fn type_and_size_are_learned_where_senders_attach_them() {
+    let mut samples = Vec::new();
+    for n in 0..1_200 {
+        // Receipts arrive in 2 s, offers in 8 s; of either, what is 64 times as large takes three times as long.
+        let (campaign_type, seconds) = [("receipt", 2), ("offer", 8)][n as usize % 2];
+        let (bytes, times) = [(4_000, 1), (256_000, 3)][n as usize / 2 % 2];
+        samples.push(LatencySample {
+            campaign_id: Some(format!("{campaign_type}-{n}")),
+            campaign_type: Some(campaign_type.to_owned()),
+            payload_bytes: Some(bytes),
+            ..sample("ses", MailboxProvider::Other, n, seconds * times * 1_000)
+        });
+    }
+    let model = fit(&samples);
+    let expected = |campaign_id, campaign_type, payload_bytes, queue_depth| {
+        let context = LatencyContext {
+            campaign_id,
+            campaign_type,
+            payload_bytes,
+            queue_depth,
+        };
+        let week = model.week(Some("ses"), Some(MailboxProvider::Other), None, context);
+        week.arriving_at(monday(1)).seconds
+    };
+    for queue_depth in [None, Some(0)] {
+        let of = |campaign_type, bytes| expected(None, campaign_type, bytes, queue_depth);
+        assert!(
+            of(Some("offer"), None) > 2.5 * of(Some("receipt"), None),
+            "{queue_depth:?}"
+        );
+        assert!(of(None, Some(256_000)) > 2.0 * of(None, Some(4_000)));
+        assert!(
+            of(None, Some(100_000_000)) >= of(None, Some(256_000)),
+            "the nearest class speaks for sizes that were never seen"
+        );
+        assert_eq!(
+            of(Some("new"), None),
+            of(None, None),
+            "a type that was never seen is the provider's"
+        );
+        // Both together come close to what such mails take.
+        let large_offer = of(Some("offer"), Some(256_000));
+        assert!((18.0..30.0).contains(&large_offer), "{large_offer}");
+        // Size adds to the type what the type leaves over.
+        assert!(of(Some("offer"), Some(256_000)) > 2.0 * of(Some("offer"), Some(4_000)));
+        // One mail says little about its campaign: the type does.
+        let of_campaign = expected(Some("offer-1"), None, None, queue_depth);
+        assert!(of_campaign > 2.0 * of(Some("receipt"), None), "{of_campaign}");
+    }
 }

@@ -148,6 +148,8 @@ fn normalized(inquiry: &Inquiry) -> NormalizedRequest {
         minimum_gap_seconds: question.minimum_gap_ms.map(|ms| ms as f64 / 1_000.0),
         esp: inquiry.esp.clone(),
         campaign_id: inquiry.campaign_id.clone(),
+        campaign_type: inquiry.campaign_type.clone(),
+        payload_bytes: inquiry.payload_bytes,
         caller_latency_seconds: inquiry.caller_latency_seconds,
         queue_depth: inquiry.queue_depth,
         signals: question

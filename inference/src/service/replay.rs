@@ -279,6 +279,8 @@ fn question(stored: &Stored, inputs: &Inputs) -> Result<Inquiry, ApiError> {
         minimum_gap_hours: request.minimum_gap_seconds.map(|seconds| seconds / 3_600.0),
         esp: request.esp.clone(),
         campaign_id: request.campaign_id.clone(),
+        campaign_type: request.campaign_type.clone(),
+        payload_bytes: request.payload_bytes,
         latency_seconds: inputs.caller_latency_seconds.map(|seconds| seconds.0),
         latency_estimate_seconds: None,
         queue_depth: request.queue_depth,

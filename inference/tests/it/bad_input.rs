@@ -128,6 +128,8 @@ async fn guards_and_signals() {
             with(json!({"latency_seconds": 1, "latency_estimate_seconds": 1})),
             with(json!({"esp": "send grid"})),
             with(json!({"campaign_id": ""})),
+            with(json!({"campaign_type": "k".repeat(257)})),
+            with(json!({"payload_bytes": -1})),
             with(json!({"signals": [{"type": "thought", "age_seconds": 1}]})),
             with(json!({"signals": [{"type": "site_visit"}]})),
             with(json!({"signals": [{"type": "site_visit", "age_seconds": -1}]})),
@@ -156,6 +158,8 @@ async fn guards_and_signals() {
     `latency_estimate_seconds` must not be given together with `latency_seconds`
     `esp` must have 1 to 64 letters, digits, hyphens or underscores
     `campaign_id` must have 1 to 256 bytes
+    `campaign_type` must have 1 to 256 bytes
+    `payload_bytes` must be a whole number
     `signals[0].type` must be one of `site_visit`, `product_view`, `sms_click`, `push_click`, `marked_spam`, `support_ticket`, `unsubscribed`, `resubscribed`
     `signals[0].at` must be given, or `age_seconds` instead of it
     `signals[0].age_seconds` must be at least 0

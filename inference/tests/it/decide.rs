@@ -227,11 +227,24 @@ async fn delays_are_learned_by_provider() {
         universal_id: id_of("ann@example.com"),
         esp: "sendgrid".into(),
         campaign_id: None,
+        campaign_type: None,
+        payload_bytes: None,
         mailbox_provider: Some(MailboxProvider::Gmail),
         delivered_at: clock,
         latency_ms: 12_000,
     };
-    stores.events.latencies.lock().unwrap().extend(vec![sample; 50]);
+    let mut samples = vec![sample.clone(); 50];
+    for (campaign_type, bytes, seconds) in [("receipt", 9_000, 3), ("promotion", 400_000, 48)] {
+        let attached = LatencySample {
+            esp: "mailjet".into(),
+            campaign_type: Some(campaign_type.into()),
+            payload_bytes: Some(bytes),
+            latency_ms: 1_000 * seconds,
+            ..sample.clone()
+        };
+        samples.extend(vec![attached; 400]);
+    }
+    stores.events.latencies.lock().unwrap().extend(samples);
     let app = TestApp::start(stores);
     let mut summary = json!(null);
     for _ in 0..200 {
@@ -241,9 +254,28 @@ async fn delays_are_learned_by_provider() {
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert_eq!(summary["rows"].as_array().unwrap().len(), 3);
-    assert_eq!(summary["rows"][1]["esp"], "sendgrid");
-    assert_eq!(summary["rows"][1]["p50_seconds"], 12.0);
+    assert_eq!(summary["rows"].as_array().unwrap().len(), 5);
+    assert_eq!(summary["rows"][3]["esp"], "sendgrid");
+    assert_eq!(summary["rows"][3]["p50_seconds"], 12.0);
+    let of_mailjet: Vec<(&str, &str, u64)> = summary["factors"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|factor| factor["esp"] == "mailjet" && factor["field"] != "queue_depth")
+        .map(|factor| {
+            let text = |name: &str| factor[name].as_str().unwrap();
+            (text("field"), text("value"), factor["samples"].as_u64().unwrap())
+        })
+        .collect();
+    assert_eq!(
+        of_mailjet,
+        [
+            ("campaign_type", "promotion", 400),
+            ("campaign_type", "receipt", 400),
+            ("payload_bytes", "4095-16382", 400),
+            ("payload_bytes", "262143-1048574", 400),
+        ]
+    );
     let request = json!({"email": "ann@example.com", "esp": "SendGrid", "latency_seconds": 99});
     let (_, decision) = app.post("/timing/decide", &request).await;
     assert_eq!(
@@ -256,6 +288,32 @@ async fn delays_are_learned_by_provider() {
         decision["latency"],
         json!({"seconds": 99.0, "source": "caller", "samples": 0})
     );
+
+    // What senders attach to their messages, and tell in their requests.
+    let mut expected = Vec::new();
+    for told in [
+        json!({"campaign_type": "receipt"}),
+        json!({"campaign_type": "promotion"}),
+        json!({"payload_bytes": 9_000}),
+        json!({"payload_bytes": 400_000}),
+    ] {
+        let mut request = json!({"email": "ann@example.com", "esp": "mailjet", "explain": true});
+        request
+            .as_object_mut()
+            .unwrap()
+            .extend(told.as_object().unwrap().clone());
+        let (status, decision) = app.post("/timing/decide", &request).await;
+        assert_eq!(status, StatusCode::OK, "{decision}");
+        for (name, value) in told.as_object().unwrap() {
+            assert_eq!(&decision["explanation"]["request"][name], value);
+        }
+        expected.push(decision["latency"]["seconds"].as_f64().unwrap());
+    }
+    let [receipt, promotion, small, large] = expected[..] else {
+        panic!("there are four")
+    };
+    assert!(promotion > 10.0 * receipt, "{promotion} {receipt}");
+    assert!(large > 10.0 * small, "{large} {small}");
 }
 
 #[tokio::test]

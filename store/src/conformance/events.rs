@@ -236,6 +236,17 @@ async fn latency_samples_come_newest_first(store: &dyn Events) {
         let mut stored = bare(&person, EventType::Delivered, start.plus_millis(n * 1_000));
         stored.event.esp = "mailgun".into();
         stored.event.campaign_id = (n > 0).then(|| "c".into());
+        let (campaign_type, size) = [
+            ("", "0 kB"),
+            ("receipt", ""),
+            ("Grüße", " 52000 "),
+            ("a'b", "4294967296"),
+        ][n as usize];
+        for (name, value) in [("campaign_type", campaign_type), ("payload_bytes", size)] {
+            if !value.is_empty() {
+                stored.event.metadata.insert(name.into(), value.into());
+            }
+        }
         stored.event.mailbox_provider = Some(MailboxProvider::Gmail);
         stored.enrichment.delivery_latency_ms = Some(n * 10);
         batch.push(stored);
@@ -252,6 +263,19 @@ async fn latency_samples_come_newest_first(store: &dyn Events) {
     assert_eq!(
         (&ours[0].campaign_id, &ours[3].campaign_id),
         (&Some("c".into()), &None)
+    );
+    let attached: Vec<_> = ours
+        .iter()
+        .map(|sample| (sample.campaign_type.as_deref(), sample.payload_bytes))
+        .collect();
+    assert_eq!(
+        attached,
+        [
+            (Some("a'b"), None),
+            (Some("Grüße"), Some(52_000)),
+            (Some("receipt"), None),
+            (None, None)
+        ]
     );
     assert_eq!(ours[0].mailbox_provider, Some(MailboxProvider::Gmail));
     assert_eq!(ours[0].delivered_at, start.plus_millis(3_000));

@@ -21,7 +21,7 @@ use sqlx::{Row, sqlite::SqliteRow};
 
 use super::{
     EventCount, Events, LatencySample, StoredEvent, StoredExplanation, StoredForecast, StoredTrial, Touch,
-    WriteReport,
+    WriteReport, campaign_type, payload_bytes,
 };
 use crate::{
     StoreError,
@@ -270,9 +270,9 @@ impl Events for SqliteEvents {
         limit: usize,
     ) -> Result<Vec<LatencySample>, StoreError> {
         let query = sqlx::query(
-            "SELECT universal_id, esp, campaign_id, mailbox_provider, timestamp, delivery_latency_ms \
-             FROM email_events WHERE delivery_latency_ms IS NOT NULL AND timestamp >= ?1 \
-             ORDER BY timestamp DESC, event_id DESC LIMIT ?2",
+            "SELECT universal_id, esp, campaign_id, mailbox_provider, timestamp, delivery_latency_ms, \
+             metadata ->> 'campaign_type', metadata ->> 'payload_bytes' FROM email_events \
+             WHERE delivery_latency_ms IS NOT NULL AND timestamp >= ?1 ORDER BY timestamp DESC, event_id DESC LIMIT ?2",
         )
         .bind(since.to_string())
         .bind(i64::try_from(limit).unwrap_or(i64::MAX));
@@ -281,6 +281,8 @@ impl Events for SqliteEvents {
                 universal_id: rows::universal_id(row.try_get(0).map_err(classify)?)?,
                 esp: row.try_get(1).map_err(classify)?,
                 campaign_id: row.try_get(2).map_err(classify)?,
+                campaign_type: campaign_type(row.try_get(6).map_err(classify)?),
+                payload_bytes: payload_bytes(row.try_get(7).map_err(classify)?),
                 mailbox_provider: rows::mailbox_provider(row.try_get(3).map_err(classify)?)?,
                 delivered_at: rows::timestamp(row.try_get(4).map_err(classify)?, "timestamp")?,
                 latency_ms: row.try_get(5).map_err(classify)?,

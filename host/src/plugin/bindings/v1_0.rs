@@ -19,15 +19,14 @@ use crate::plugin::{log::Severity, sandbox::Sandbox};
 
 impl types::Host for Sandbox {}
 
-impl logging::Host for Sandbox {
-    fn log(&mut self, level: logging::Level, message: String) {
-        let severity = match level {
-            logging::Level::Debug => Severity::Debug,
-            logging::Level::Info => Severity::Info,
-            logging::Level::Warn => Severity::Warn,
-            logging::Level::Error => Severity::Error,
-        };
-        self.log(severity, &message);
+impl From<logging::Level> for Severity {
+    fn from(level: logging::Level) -> Self {
+        match level {
+            logging::Level::Debug => Self::Debug,
+            logging::Level::Info => Self::Info,
+            logging::Level::Warn => Self::Warn,
+            logging::Level::Error => Self::Error,
+        }
     }
 }
 

@@ -15,8 +15,8 @@ const WRONG_USER: &str = "the server refuses the user: look at `clickhouse.user`
 
 /// What is told about a right that the user has not.
 const MISSING_RIGHT: &str = "the user may not do what is needed: grant `clickhouse.user` SELECT, INSERT, CREATE TABLE, \
-                             CREATE VIEW and ALTER on the database of `clickhouse.database`, and CREATE DATABASE if it is \
-                             missing";
+                             CREATE VIEW, DROP VIEW and ALTER on the database of `clickhouse.database`, and CREATE DATABASE \
+                             if it is missing";
 
 /// What is told about tables that are not as the migrations make them.
 const WRONG_SCHEMA: &str = "the server has not the tables of this build or does not take its statements: look at \

@@ -12,7 +12,7 @@ use crate::{
     StoreError,
     events::{
         Enrichment, Forecast, LatencySample, StoredEvent, StoredExplanation, StoredForecast, StoredTrial,
-        Touch, TouchKind, Trial, TrialGroup,
+        Touch, TouchKind, Trial, TrialGroup, campaign_type, payload_bytes,
     },
 };
 
@@ -186,6 +186,8 @@ pub(super) struct LatencyRow {
     universal_id: String,
     esp: String,
     campaign_id: Option<String>,
+    campaign_type: String,
+    payload_bytes: String,
     mailbox_provider: Option<String>,
     delivered_at: i64,
     latency_ms: i64,
@@ -197,6 +199,8 @@ impl LatencyRow {
             universal_id: universal_id(&self.universal_id, EVENTS)?,
             esp: self.esp,
             campaign_id: self.campaign_id,
+            campaign_type: campaign_type(Some(self.campaign_type)),
+            payload_bytes: payload_bytes(Some(&self.payload_bytes)),
             mailbox_provider: mailbox_provider(self.mailbox_provider.as_deref())?,
             delivered_at: timestamp(self.delivered_at, EVENTS, "timestamp")?,
             latency_ms: self.latency_ms,
