@@ -298,3 +298,30 @@ fn shift(left: &mut [f64], q: f64, above: f64) -> Shift {
     let own = quantile(left, q).unwrap_or(above);
     (samples, weight * own + (1.0 - weight) * above)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_between_two_classes_get_a_shift_between_theirs() {
+        let shifts = BTreeMap::from([(0, (9, 0.0)), (2, (9, 2.0))]);
+        // The middle of class 1, from 3 to 14, is 7 on a scale of powers.
+        assert!((of_number(&shifts, 7) - 1.0).abs() < 1e-9);
+        assert!((0..100).is_sorted_by_key(|number| of_number(&shifts, number)));
+        assert_eq!((of_number(&shifts, 0), of_number(&shifts, u32::MAX)), (0.0, 2.0));
+        let none = BTreeMap::new();
+        assert_eq!(of_number(&none, 7), 0.0);
+    }
+
+    #[test]
+    fn classes_are_told_by_their_first_and_last_number() {
+        for number in [0, 2, 3, 14, 15, 70_000] {
+            let numbers = numbers_of(class_of(number));
+            let (first, last) = numbers.split_once('-').unwrap();
+            let ends: [u32; 2] = [first.parse().unwrap(), last.parse().unwrap()];
+            assert!(ends[0] <= number && number <= ends[1], "{number}: {numbers}");
+            assert_eq!(class_of(ends[0]), class_of(ends[1]));
+        }
+    }
+}
