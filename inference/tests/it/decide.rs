@@ -89,6 +89,7 @@ async fn the_explanation_is_readable_at_once_and_stored_behind() {
     app.events.down.store(true, Ordering::SeqCst);
     let request = json!({
         "email": "ann@example.com", "now": NOW, "campaign_id": "spring to bob@example.com",
+        "campaign_type": "note to bob@example.com", "payload_bytes": 9_000,
         "quiet_hours": {"start": "18:00", "end": "20:00"}, "explain": true,
     });
     let (status, decision) = app.post("/timing/decide", &request).await;
@@ -103,6 +104,8 @@ async fn the_explanation_is_readable_at_once_and_stored_behind() {
         ])
     );
     assert_eq!(waiting["request"]["campaign_id"], "spring to [address]");
+    assert_eq!(waiting["request"]["campaign_type"], "note to [address]");
+    assert_eq!(waiting["request"]["payload_bytes"], 9_000);
     assert_eq!(waiting["minutes_left"], 1_440 - 121);
     assert_eq!(waiting["chosen"]["candidate"], true);
 

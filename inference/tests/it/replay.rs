@@ -33,6 +33,7 @@ async fn decisions_of_every_group_come_out_again() {
         let question = json!({
             "email": format!("person{person}@example.com"), "now": NOW, "window_hours": 24 + person,
             "minimum_gap_hours": 2.5, "experiment": person % 5 != 0, "latency_seconds": 0.1 + 0.2,
+            "campaign_type": "newsletter", "payload_bytes": 1_000 * person, "queue_depth": person,
             "quiet_hours": {"start": "22:00", "end": "06:30"}, "blackout_days": ["2026-01-08", "sat"],
             "signals": [{"type": "product_view", "age_seconds": 77}, {"type": "resubscribed", "age_seconds": 9}],
         });
