@@ -1,8 +1,8 @@
 //! A world of mail on its way: delays from sending to delivery with a structure that is known.
 //!
 //! A delay is its condition's median times noise. The median depends on the provider, the mailbox class, the hour of the week,
-//! the campaign and its type, the mail's size, and on how much the provider has been handed in the ten minutes before; the noise is log-normal with
-//! a tail of greylisted mail. Nothing of this is visible to a model but what a webhook tells.
+//! the campaign and its type, the mail's size, and on how much the provider has been handed in the ten minutes before; the noise
+//! is log-normal with a tail of greylisted mail. Nothing of this is visible to a model but what a webhook tells.
 
 use event::{MailboxProvider, Timestamp, grid};
 use rand::{RngExt as _, rngs::StdRng};
@@ -147,13 +147,8 @@ pub fn delays(seed: u64, mails: usize, people: usize, weeks: u32, end: Timestamp
             }
         }
     }
-    sent.sort_by(|(at, provider, content), (other_at, other_provider, other)| {
-        (at, provider, &content.campaign_id, content.payload_bytes).cmp(&(
-            other_at,
-            other_provider,
-            &other.campaign_id,
-            other.payload_bytes,
-        ))
+    sent.sort_by_cached_key(|(at, provider, content)| {
+        (*at, *provider, content.campaign_id.clone(), content.payload_bytes)
     });
     let mut queues: Vec<std::collections::VecDeque<Timestamp>> = vec![Default::default(); PROVIDERS.len()];
     let mut delays = Vec::with_capacity(sent.len());

@@ -8,7 +8,7 @@ use std::fmt;
 use semver::Version;
 use wasmtime::{
     Engine, Store, StoreContextMut,
-    component::{Component, ComponentType, HasSelf, Lift, Linker, WasmStr},
+    component::{Component, HasSelf, Linker, WasmStr},
 };
 
 use super::{log::Severity, sandbox::Sandbox, wasi};
@@ -89,14 +89,14 @@ impl Bindings {
                     &mut linker,
                     |own| own,
                 )?;
-                link_log::<v1_0::sendflowr::connector::logging::Level>(&mut linker, "1.0.0")?;
+                link_log(&mut linker, "1.0.0")?;
                 Ok(Self::V1_0(v1_0::ConnectorPre::new(
                     linker.instantiate_pre(component)?,
                 )?))
             }
             Contract::V1_1 => {
                 types::add_to_linker::<_, HasSelf<Sandbox>>(&mut linker, |own| own)?;
-                link_log::<v1_1::sendflowr::connector::logging::Level>(&mut linker, "1.1.0")?;
+                link_log(&mut linker, "1.1.0")?;
                 Ok(Self::V1_1(v1_1::ConnectorPre::new(
                     linker.instantiate_pre(component)?,
                 )?))
@@ -115,13 +115,10 @@ impl Bindings {
 
 /// Links a plugin's log. Not by the generated function, which copies each message before anybody can say that there have been
 /// enough: a plugin that floods its log would have the host make room for megabytes again and again.
-fn link_log<Level>(linker: &mut Linker<Sandbox>, version: &str) -> wasmtime::Result<()>
-where
-    Level: ComponentType + Lift + Into<Severity> + 'static,
-{
-    let log = |store: StoreContextMut<'_, Sandbox>, (level, message): (Level, WasmStr)| {
+fn link_log(linker: &mut Linker<Sandbox>, version: &str) -> wasmtime::Result<()> {
+    let log = |store: StoreContextMut<'_, Sandbox>, (severity, message): (Severity, WasmStr)| {
         let message = message.to_str(&store)?;
-        store.data().log(level.into(), &message);
+        store.data().log(severity, &message);
         Ok(())
     };
     linker

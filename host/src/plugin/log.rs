@@ -6,15 +6,23 @@ use std::{
 };
 
 use event::redact::Redactor;
+use wasmtime::component::{ComponentType, Lift};
 
 use super::{limits::Limits, metrics::PluginStats};
 
-/// How serious a plugin thinks a line is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How serious a plugin thinks a line is: `level` in every version of the contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ComponentType, Lift)]
+#[component(enum)]
+#[repr(u8)]
+#[expect(dead_code, reason = "the runtime makes them of what a plugin passes")]
 pub(crate) enum Severity {
+    #[component(name = "debug")]
     Debug,
+    #[component(name = "info")]
     Info,
+    #[component(name = "warn")]
     Warn,
+    #[component(name = "error")]
     Error,
 }
 

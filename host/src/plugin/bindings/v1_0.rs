@@ -12,23 +12,12 @@ wasmtime::component::bindgen!({
     exports: { default: async },
 });
 
-use sendflowr::connector::{logging, types};
+use sendflowr::connector::types;
 
 use super::types as newest;
-use crate::plugin::{log::Severity, sandbox::Sandbox};
+use crate::plugin::sandbox::Sandbox;
 
 impl types::Host for Sandbox {}
-
-impl From<logging::Level> for Severity {
-    fn from(level: logging::Level) -> Self {
-        match level {
-            logging::Level::Debug => Self::Debug,
-            logging::Level::Info => Self::Info,
-            logging::Level::Warn => Self::Warn,
-            logging::Level::Error => Self::Error,
-        }
-    }
-}
 
 /// What a plugin is handed, as its contract calls it.
 pub(crate) struct RequestParts<'a> {
