@@ -58,9 +58,9 @@ impl Signal {
         Self::HardBounce,
     ];
 
-    /// The signal that an event gives, if any.
-    pub fn of(event: &Event) -> Option<Self> {
-        match event.event_type {
+    /// The signal that an event of this type gives, if any; only a bounce for good is one.
+    fn of(event_type: EventType, bounce_type: Option<BounceType>) -> Option<Self> {
+        match event_type {
             EventType::SiteVisit => Some(Self::SiteVisit),
             EventType::ProductView => Some(Self::ProductView),
             EventType::SmsClick => Some(Self::SmsClick),
@@ -69,10 +69,27 @@ impl Signal {
             EventType::SupportTicket => Some(Self::SupportTicket),
             EventType::Unsubscribed => Some(Self::Unsubscribed),
             EventType::Resubscribed => Some(Self::Resubscribed),
-            EventType::Bounced if event.bounce_type == Some(BounceType::Hard) => Some(Self::HardBounce),
+            EventType::Bounced if bounce_type == Some(BounceType::Hard) => Some(Self::HardBounce),
             _ => None,
         }
     }
+}
+
+/// What a profile takes in of an event: all that has to be read of a stored one to make a profile again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Occurrence<'a> {
+    /// Type of the event.
+    pub event_type: EventType,
+    /// When it happened.
+    pub timestamp: Timestamp,
+    /// Of a bounce, whether it is for good.
+    pub bounce_type: Option<BounceType>,
+    /// Class of the person's mailbox, where known.
+    pub mailbox_provider: Option<MailboxProvider>,
+    /// The message, where known.
+    pub message_id: Option<&'a str>,
+    /// Whether a machine, not the person, opened or clicked.
+    pub machine: bool,
 }
 
 /// A mail that reached the person's mailbox.
@@ -144,16 +161,36 @@ impl Profile {
     ///
     /// An event must come with the same verdict each time it is taken in.
     pub fn apply(&mut self, event: &Event, machine: bool) {
-        let tick = Tick::of(event.timestamp);
-        if let Some(class) = event.mailbox_provider {
+        self.take(Occurrence {
+            event_type: event.event_type,
+            timestamp: event.timestamp,
+            bounce_type: event.bounce_type,
+            mailbox_provider: event.mailbox_provider,
+            message_id: event.message_id.as_deref(),
+            machine,
+        });
+    }
+
+    /// As [`apply`](Self::apply), of an event of which no more was read than this.
+    pub fn take(&mut self, occurrence: Occurrence<'_>) {
+        let Occurrence {
+            event_type,
+            timestamp,
+            bounce_type,
+            mailbox_provider,
+            message_id,
+            machine,
+        } = occurrence;
+        let tick = Tick::of(timestamp);
+        if let Some(class) = mailbox_provider {
             self.mailbox = self.mailbox.max(Some((tick, class)));
         }
-        if let Some(signal) = Signal::of(event) {
-            let ms = u64::try_from(event.timestamp.as_millis()).expect("a timestamp is not before 1970");
+        if let Some(signal) = Signal::of(event_type, bounce_type) {
+            let ms = u64::try_from(timestamp.as_millis()).expect("a timestamp is not before 1970");
             insert_newest(&mut self.signals[signal as usize], ms, SIGNAL_TIMES);
             return;
         }
-        let kind = match event.event_type {
+        let kind = match event_type {
             EventType::Opened if machine => {
                 insert_newest(&mut self.machine_opens, tick.seconds(), MACHINE_OPENS);
                 return;
@@ -166,7 +203,7 @@ impl Profile {
             EventType::Converted => Kind::Converted,
             _ => return,
         };
-        match &event.message_id {
+        match message_id {
             Some(message_id) => {
                 record::insert(
                     &mut self.records,

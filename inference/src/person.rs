@@ -13,7 +13,6 @@ use std::{
 };
 
 use event::{Timestamp, UniversalId, profile::Profile};
-use futures::{StreamExt, stream};
 use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -28,8 +27,9 @@ const PEOPLE_REMEMBERED: usize = 65_536;
 /// Rebuilt profiles remembered: at most 4 kB each, 16 MB when full.
 const REBUILT_REMEMBERED: usize = 4_096;
 
-/// Histories read at once, so that a batch of strangers does not occupy the whole event store.
-const CONCURRENT_REBUILDS: usize = 8;
+/// People whose events are read in one query: their rows lie together, and a query costs some milliseconds before it reads
+/// the first. So few that a query stays short.
+const PEOPLE_PER_QUERY: usize = 250;
 
 /// Where a profile came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -274,70 +274,100 @@ impl People {
                 None => missing.push(id.clone()),
             }
         }
-        let rebuilt = stream::iter(missing)
-            .map(|id| async move {
-                let profile = self.rebuilt(&id, clock).await;
-                (id, profile.map(|profile| (profile, on_miss)))
-            })
-            .buffer_unordered(CONCURRENT_REBUILDS);
-        profiles.extend(rebuilt.collect::<Vec<_>>().await);
+        for (id, profile) in self.rebuilt(missing, clock).await {
+            profiles.insert(id, profile.map(|profile| (profile, on_miss)));
+        }
         profiles
     }
 
-    async fn rebuilt(&self, id: &UniversalId, clock: Timestamp) -> Result<Arc<Profile>, ApiError> {
-        if let Some((read_at, profile)) = self.rebuilt.get(id)
-            && read_at.elapsed() < self.rebuilt_ttl
-        {
-            return Ok(profile);
+    /// Profiles made from events, remembered ones included.
+    async fn rebuilt(
+        &self,
+        ids: Vec<UniversalId>,
+        clock: Timestamp,
+    ) -> Vec<(UniversalId, Result<Arc<Profile>, ApiError>)> {
+        let mut profiles = Vec::with_capacity(ids.len());
+        let mut missing = Vec::new();
+        for id in ids {
+            match self.rebuilt.get(&id) {
+                Some((read_at, profile)) if read_at.elapsed() < self.rebuilt_ttl => {
+                    profiles.push((id, Ok(profile)));
+                }
+                _ => missing.push(id),
+            }
         }
-        let read_at = Instant::now();
-        let ids = std::slice::from_ref(id);
-        let profile = rebuild(
-            &*self.dependencies.events,
-            ids,
-            self.since(clock),
-            self.history_events,
-        )
-        .await;
-        let profile = Arc::new(profile.map_err(|error| ApiError::unavailable("the event store", error))?);
-        self.rebuilt.insert(id.clone(), (read_at, Arc::clone(&profile)));
-        Ok(profile)
+        for some in missing.chunks(PEOPLE_PER_QUERY) {
+            let read_at = Instant::now();
+            let made = self
+                .dependencies
+                .events
+                .profiles(some, self.since(clock), self.history_events)
+                .await;
+            match made {
+                Ok(made) => {
+                    for (id, profile) in some.iter().zip(made) {
+                        let profile = Arc::new(profile);
+                        self.rebuilt.insert(id.clone(), (read_at, Arc::clone(&profile)));
+                        profiles.push((id.clone(), Ok(profile)));
+                    }
+                }
+                Err(error) => {
+                    let error = ApiError::unavailable("the event store", error);
+                    profiles.extend(some.iter().map(|id| (id.clone(), Err(error.clone()))));
+                }
+            }
+        }
+        profiles
     }
 }
 
 type ProfileOrError = Result<(Arc<Profile>, ProfileSource), ApiError>;
 
-/// A profile from events.
+/// What the events of all of these ids make together: one person's.
 async fn rebuild(
     events: &dyn Events,
     ids: &[UniversalId],
     since: Timestamp,
     limit: usize,
 ) -> Result<Profile, StoreError> {
-    let mut profile = Profile::default();
-    for stored in events.history(ids, since, limit).await? {
-        profile.apply(&stored.event, stored.enrichment.machine);
-    }
-    Ok(profile)
-}
-
-/// The whole profile of a person for training: from the profile store, and from events where that has none or does not
-/// answer.
-pub(crate) async fn whole_profile(
-    events: &dyn Events,
-    profiles: &dyn Profiles,
-    person: &Person,
-    since: Timestamp,
-    limit: usize,
-) -> Result<Profile, StoreError> {
-    let stored = profiles.get(&person.ids).await;
-    let stored = stored.unwrap_or_else(|_| vec![None; person.ids.len()]);
     let mut whole = Profile::default();
-    for (id, stored) in person.ids.iter().zip(stored) {
-        match stored {
-            Some(profile) => whole.merge(&profile),
-            None => whole.merge(&rebuild(events, std::slice::from_ref(id), since, limit).await?),
-        }
+    for profile in events.profiles(ids, since, limit).await? {
+        whole.merge(&profile);
     }
     Ok(whole)
+}
+
+/// The whole profiles of these people for training: from the profile store, and from events where that has none or does
+/// not answer.
+pub(crate) async fn whole_profiles(
+    events: &dyn Events,
+    profiles: &dyn Profiles,
+    people: &[&Person],
+    since: Timestamp,
+    limit: usize,
+) -> Result<Vec<Profile>, StoreError> {
+    let ids: Vec<UniversalId> = people
+        .iter()
+        .flat_map(|person| person.ids.iter().cloned())
+        .collect();
+    let stored = profiles.get(&ids).await;
+    let stored = stored.unwrap_or_else(|_| vec![None; ids.len()]);
+    let missing = ids.iter().zip(&stored).filter(|(_, stored)| stored.is_none());
+    let missing: Vec<UniversalId> = missing.map(|(id, _)| id.clone()).collect();
+    let mut rebuilt = Vec::with_capacity(missing.len());
+    for some in missing.chunks(PEOPLE_PER_QUERY) {
+        rebuilt.append(&mut events.profiles(some, since, limit).await?);
+    }
+    let mut rebuilt = rebuilt.into_iter();
+    let mut each = stored
+        .into_iter()
+        .map(|stored| stored.unwrap_or_else(|| rebuilt.next().unwrap_or_default()));
+    let whole = people.iter().map(|person| {
+        let mut whole = Profile::default();
+        for profile in each.by_ref().take(person.ids.len()) {
+            whole.merge(&profile);
+        }
+        whole
+    });
+    Ok(whole.collect())
 }

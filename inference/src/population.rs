@@ -4,13 +4,18 @@ use std::{collections::HashSet, path::Path, sync::Arc};
 
 use arc_swap::ArcSwap;
 use event::{Timestamp, UniversalId};
-use store::{StoreError, events::Events, identity::Identities, profiles::Profiles};
+use store::{
+    StoreError,
+    events::Events,
+    identity::{Identities, Person},
+    profiles::Profiles,
+};
 
 use crate::{
     Dependencies, InferenceConfig,
     metrics::Metrics,
     model::{Population, TrainingPerson},
-    person::whole_profile,
+    person::whole_profiles,
 };
 
 /// People asked for at once when training.
@@ -67,13 +72,13 @@ pub async fn train(
         let page = events.people(since, after.as_ref(), limit).await?;
         let Some(last) = page.last() else { break };
         let persons = identities.people(&page).await?;
-        for person in &persons {
-            // A person with several ids is met under each of them, and counts once.
-            if seen.insert(person.canonical.clone()) {
-                let profile = whole_profile(events, profiles, person, since, config.history_events).await?;
-                people.push(TrainingPerson { profile });
-            }
-        }
+        // A person with several ids is met under each of them, and counts once.
+        let new = persons
+            .iter()
+            .filter(|person| seen.insert(person.canonical.clone()));
+        let new: Vec<&Person> = new.collect();
+        let whole = whole_profiles(events, profiles, &new, since, config.history_events).await?;
+        people.extend(whole.into_iter().map(|profile| TrainingPerson { profile }));
         after = Some(last.clone());
     }
     let fit = tokio::task::spawn_blocking(move || Population::fit(people, now));

@@ -124,15 +124,15 @@ async fn writes(
 }
 
 async fn reads(store: &ClickHouseEvents, events: &[StoredEvent]) -> Result<(), Box<dyn Error>> {
-    let (mut histories, mut sent, mut pings, mut explanations) = (vec![], vec![], vec![], vec![]);
+    let (mut profiles, mut sent, mut pings, mut explanations) = (vec![], vec![], vec![], vec![]);
     for round in 0..200 {
         let person = &events[round * 97].event.universal_id;
         let start = Instant::now();
-        let history = store
-            .history(std::slice::from_ref(person), Timestamp::default(), 4_000)
+        let profile = store
+            .profiles(std::slice::from_ref(person), Timestamp::default(), 4_000)
             .await?;
-        histories.push(start.elapsed());
-        assert!(!history.is_empty(), "a person's events are gone");
+        profiles.push(start.elapsed());
+        assert!(!profile[0].is_empty(), "a person's events are gone");
 
         let messages: Vec<(UniversalId, String)> = events[round * 900..][..1_000]
             .iter()
@@ -161,7 +161,7 @@ async fn reads(store: &ClickHouseEvents, events: &[StoredEvent]) -> Result<(), B
         store.save_explanations(&[&explanation]).await?;
         explanations.push(start.elapsed());
     }
-    println!("a person's history:   {}", percentiles(&mut histories));
+    println!("a person's profile:   {}", percentiles(&mut profiles));
     println!("1,000 sending times:  {}", percentiles(&mut sent));
     println!("ping:                 {}", percentiles(&mut pings));
     println!("saved explanation:    {}", percentiles(&mut explanations));

@@ -6,7 +6,7 @@ mod sqlite;
 mod trial;
 
 use async_trait::async_trait;
-use event::{Event, MailboxProvider, Timestamp, TraceId, UniversalId};
+use event::{Event, MailboxProvider, Timestamp, TraceId, UniversalId, profile::Profile};
 use serde::{Deserialize, Serialize};
 
 pub use self::{
@@ -137,6 +137,18 @@ pub trait Events: Send + Sync {
         since: Timestamp,
         limit: usize,
     ) -> Result<Vec<StoredEvent>, StoreError>;
+
+    /// The profile that the events of each of these ids from `since` on make, in the order of the ids; of each id the newest
+    /// `limit` events. Reads no more of an event than a profile takes in.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store cannot be read.
+    async fn profiles(
+        &self,
+        ids: &[UniversalId],
+        since: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Profile>, StoreError>;
 
     /// Whether any event of each of these people is stored, in their order. Whose events have aged out may still be known.
     ///

@@ -20,7 +20,7 @@
 //! the first one. So when a batch held events that were stored already, its profiles are rebuilt from history too.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashSet},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -45,10 +45,9 @@ use crate::{ConsumerError, Dependencies, Metrics};
 /// before it reads the first.
 const PEOPLE_PER_QUERY: usize = 250;
 
-/// Events read in one such query; some 10 MB. When it is not enough for all, it is asked for half of them at a time. Of one
-/// person it is more than a full profile is made of: fewer than 1,000 deliveries, opens and clicks, and for each of them
-/// there may be sent events and machine opens that leave no trace.
-const EVENTS_PER_QUERY: usize = 10_000;
+/// Events of one person that a profile is made of. More than a full one holds: fewer than 1,000 deliveries, opens and clicks,
+/// and for each of them there may be sent events and machine opens that leave no trace.
+const EVENTS_PER_PERSON: usize = 10_000;
 
 /// People known to be stale that are remembered: some 10 MB. To rebuild so many takes some ten minutes; beyond that it
 /// is better to rebuild those who are asked for.
@@ -88,7 +87,7 @@ pub(super) async fn run(
 /// Updates profiles after events are stored.
 struct ProfileKeeper {
     store: ProfileStore,
-    history: Arc<dyn Events>,
+    events: Arc<dyn Events>,
     metrics: Metrics,
     stale: BTreeSet<UniversalId>,
     stale_since: Option<Instant>,
@@ -104,7 +103,7 @@ impl ProfileKeeper {
         let Dependencies { events, metrics, .. } = &context.dependencies;
         Self {
             store: ProfileStore::new(&context.config, &context.dependencies),
-            history: events.clone(),
+            events: events.clone(),
             metrics: metrics.clone(),
             stale: BTreeSet::new(),
             stale_since: None,
@@ -227,10 +226,11 @@ impl ProfileKeeper {
                 self.remember_stale(some.iter().cloned());
                 continue;
             }
-            match self.profiles_by_history(some).await {
+            let beginning = Timestamp::default();
+            match self.events.profiles(some, beginning, EVENTS_PER_PERSON).await {
                 Ok(rebuilt) => {
                     self.metrics.profiles_rebuilt(rebuilt.len());
-                    self.put(rebuilt).await;
+                    self.put(some.iter().cloned().zip(rebuilt).collect()).await;
                 }
                 Err(error) => {
                     self.store.failed(&error.into());
@@ -238,33 +238,6 @@ impl ProfileKeeper {
                 }
             }
         }
-    }
-
-    async fn profiles_by_history(
-        &self,
-        people: &[UniversalId],
-    ) -> Result<Vec<(UniversalId, Profile)>, StoreError> {
-        let mut events = Vec::new();
-        let mut pending = vec![people];
-        while let Some(some) = pending.pop() {
-            let beginning = Timestamp::default();
-            let found = self.history.history(some, beginning, EVENTS_PER_QUERY).await?;
-            if found.len() >= EVENTS_PER_QUERY && some.len() > 1 {
-                // Somebody's events may be missing.
-                let (half, rest) = some.split_at(some.len() / 2);
-                pending.extend([half, rest]);
-            } else {
-                events.extend(found);
-            }
-        }
-        let mut profiles: HashMap<UniversalId, Profile> =
-            people.iter().map(|id| (id.clone(), Profile::default())).collect();
-        for StoredEvent { event, enrichment } in &events {
-            if let Some(profile) = profiles.get_mut(&event.universal_id) {
-                profile.apply(event, enrichment.machine);
-            }
-        }
-        Ok(profiles.into_iter().collect())
     }
 
     async fn put(&mut self, profiles: Vec<(UniversalId, Profile)>) {

@@ -322,6 +322,23 @@ impl Events for FakeEvents {
         Ok(rows.split_off(excess))
     }
 
+    async fn profiles(
+        &self,
+        ids: &[UniversalId],
+        since: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Profile>, StoreError> {
+        let mut profiles = Vec::new();
+        for id in ids {
+            let mut profile = Profile::default();
+            for row in self.history(std::slice::from_ref(id), since, limit).await? {
+                profile.apply(&row.event, row.enrichment.machine);
+            }
+            profiles.push(profile);
+        }
+        Ok(profiles)
+    }
+
     async fn sent_times(
         &self,
         messages: &[(UniversalId, String)],

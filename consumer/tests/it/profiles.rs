@@ -202,7 +202,7 @@ async fn only_strangers_are_taken_for_strangers() {
 #[tokio::test(start_paused = true)]
 async fn people_with_long_histories_are_rebuilt_in_full() {
     let world = World::default();
-    // One batch of people whose common history is more than one query takes.
+    // People who together have more events than are read of one.
     world.bus.put_events(&deliveries(12_000, 40));
     let running = world.start();
     world.caught_up().await;

@@ -28,35 +28,6 @@ use crate::{
 /// Best hours told with a person's features.
 const TOP_HOURS: usize = 5;
 
-/// Names one person, by any one of the fields.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct PersonRequest {
-    /// The person's id.
-    pub universal_id: Option<String>,
-    /// The person's address. Hashed at once; never stored, logged or repeated.
-    #[schema(example = "ann@example.com")]
-    pub email: Option<String>,
-    /// Hash of the person's address.
-    pub email_hash: Option<String>,
-    /// The person's phone number in E.164 form. Hashed at once.
-    pub phone_number: Option<String>,
-    /// Identities of the person; the strongest decides.
-    pub identifiers: Option<Vec<IdentifierInput>>,
-}
-
-impl PersonRequest {
-    fn who(self) -> Who {
-        Who {
-            universal_id: self.universal_id,
-            email: self.email,
-            email_hash: self.email_hash,
-            phone_number: self.phone_number,
-            identifiers: self.identifiers,
-        }
-    }
-}
-
 /// What is remembered of a person for decisions.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Features {
@@ -166,7 +137,7 @@ pub(crate) async fn features(
 
 /// Recomputes a person's features from all their events.
 #[utoipa::path(
-    post, path = "/compute-features", tag = "people", request_body = PersonRequest,
+    post, path = "/compute-features", tag = "people", request_body = Who,
     responses(
         (status = 200, description = "The features, as the events tell them", body = Features),
         (status = 422, description = "A field cannot be taken as it is; `field` names it", body = ErrorBody),
@@ -175,9 +146,9 @@ pub(crate) async fn features(
 )]
 pub(crate) async fn compute_features(
     State(app): State<App>,
-    Body(request): Body<PersonRequest>,
+    Body(who): Body<Who>,
 ) -> Result<Json<Features>, ApiError> {
-    let id = request.who().identity(&app.service.dependencies.hasher)?.id();
+    let id = who.identity(&app.service.dependencies.hasher)?.id();
     recomputed(&app, &id).await
 }
 
@@ -231,7 +202,7 @@ impl PersonAnswer {
 
 /// Tells who somebody is.
 #[utoipa::path(
-    post, path = "/resolve-identity", tag = "people", request_body = PersonRequest,
+    post, path = "/resolve-identity", tag = "people", request_body = Who,
     responses(
         (status = 200, description = "The person; `known` tells whether the identity graph knows them", body = PersonAnswer),
         (status = 422, description = "A field cannot be taken as it is; `field` names it", body = ErrorBody),
@@ -240,9 +211,9 @@ impl PersonAnswer {
 )]
 pub(crate) async fn resolve_identity(
     State(app): State<App>,
-    Body(request): Body<PersonRequest>,
+    Body(who): Body<Who>,
 ) -> Result<Json<PersonAnswer>, ApiError> {
-    let identity = request.who().identity(&app.service.dependencies.hasher)?;
+    let identity = who.identity(&app.service.dependencies.hasher)?;
     let identities = &app.service.dependencies.identities;
     let unavailable = |error| ApiError::unavailable("the identity graph", error);
     let person = match &identity {

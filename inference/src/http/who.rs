@@ -47,13 +47,22 @@ impl From<&Identifier> for IdentifierOutput {
     }
 }
 
-/// Identity fields of any request.
+/// Names one person, by any one of the fields.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = PersonRequest)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Who {
-    pub(crate) universal_id: Option<String>,
-    pub(crate) email: Option<String>,
-    pub(crate) email_hash: Option<String>,
-    pub(crate) phone_number: Option<String>,
-    pub(crate) identifiers: Option<Vec<IdentifierInput>>,
+    /// The person's id.
+    pub universal_id: Option<String>,
+    /// The person's address. Hashed at once; never stored, logged or repeated.
+    #[schema(example = "ann@example.com")]
+    pub email: Option<String>,
+    /// Hash of the person's address.
+    pub email_hash: Option<String>,
+    /// The person's phone number in E.164 form. Hashed at once.
+    pub phone_number: Option<String>,
+    /// Identities of the person; the strongest decides.
+    pub identifiers: Option<Vec<IdentifierInput>>,
 }
 
 /// A person, as a request names them.

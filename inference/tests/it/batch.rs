@@ -72,6 +72,29 @@ fn config() -> InferenceConfig {
     }
 }
 
+/// Without a profile store everybody is read from the events: hundreds to a query, and each gets what is theirs.
+#[tokio::test]
+async fn a_batch_without_profiles_takes_few_queries() {
+    let stores = Stores::default();
+    evening_clicks(&stores, "person77@example.com", 20, now());
+    let app = TestApp::start_with(stores, &config());
+    app.profiles.down.store(true, Ordering::SeqCst);
+    let lines: Vec<String> = (0..600)
+        .map(|number| json!({"email": format!("person{number}@example.com"), "now": NOW}).to_string())
+        .collect();
+    let answers = answers(&app, "/timing/decide/batch", &lines).await;
+    for (number, answer) in answers.iter().enumerate() {
+        let evidence = &answer["decision"]["evidence"];
+        assert_eq!(
+            evidence["profile_source"], "history_profiles_unreachable",
+            "{answer}"
+        );
+        assert_eq!(evidence["source"] == "person", number == 77, "{answer}");
+    }
+    let queries = app.events.profile_queries.load(Ordering::SeqCst);
+    assert!((3..=12).contains(&queries), "{queries} queries");
+}
+
 #[tokio::test]
 async fn each_line_has_one_answer_in_its_place() {
     let stores = Stores::default();

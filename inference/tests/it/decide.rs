@@ -168,7 +168,7 @@ async fn a_rebuilt_profile_is_remembered_for_a_moment() {
     for _ in 0..5 {
         assert_eq!(app.post("/timing/decide", &request).await.0, StatusCode::OK);
     }
-    assert_eq!(app.events.histories_read.load(Ordering::SeqCst), 1);
+    assert_eq!(app.events.profile_queries.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]

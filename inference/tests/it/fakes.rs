@@ -76,7 +76,7 @@ fn unavailable(down: &AtomicBool) -> Result<(), StoreError> {
 #[derive(Default)]
 pub(crate) struct FakeEvents {
     pub(crate) down: AtomicBool,
-    pub(crate) histories_read: AtomicUsize,
+    pub(crate) profile_queries: AtomicUsize,
     pub(crate) stored: Mutex<Vec<StoredEvent>>,
     pub(crate) latencies: Mutex<Vec<LatencySample>>,
     pub(crate) explanations: Mutex<HashMap<String, StoredExplanation>>,
@@ -107,7 +107,6 @@ impl Events for FakeEvents {
         limit: usize,
     ) -> Result<Vec<StoredEvent>, StoreError> {
         unavailable(&self.down)?;
-        self.histories_read.fetch_add(1, Ordering::SeqCst);
         let stored = self.stored.lock().unwrap();
         let mut history: Vec<StoredEvent> = stored
             .iter()
@@ -116,6 +115,24 @@ impl Events for FakeEvents {
             .collect();
         history.sort_by_key(|stored| stored.event.timestamp);
         Ok(history.split_off(history.len().saturating_sub(limit)))
+    }
+
+    async fn profiles(
+        &self,
+        ids: &[UniversalId],
+        since: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Profile>, StoreError> {
+        self.profile_queries.fetch_add(1, Ordering::SeqCst);
+        let mut profiles = Vec::new();
+        for id in ids {
+            let mut profile = Profile::default();
+            for row in self.history(std::slice::from_ref(id), since, limit).await? {
+                profile.apply(&row.event, row.enrichment.machine);
+            }
+            profiles.push(profile);
+        }
+        Ok(profiles)
     }
 
     async fn sent_times(

@@ -2,6 +2,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use event::{
     BounceType, EmailHash, Event, EventType, IdentifierKind, MailboxProvider, Timestamp, UniversalId,
+    profile::Profile,
 };
 
 use super::{identifier, moment, unique};
@@ -17,6 +18,7 @@ pub async fn events(store: Arc<dyn Events>) {
     events_come_back_whole(store).await;
     writing_twice_changes_nothing(store).await;
     history_is_the_newest_in_order(store).await;
+    profiles_are_what_events_make(store).await;
     sent_times_answer_in_order(store).await;
     people_are_known_by_their_events(store).await;
     people_are_listed_page_by_page(store).await;
@@ -147,6 +149,77 @@ async fn history_is_the_newest_in_order(store: &dyn Events) {
             .await
             .unwrap(),
         []
+    );
+}
+
+async fn profiles_are_what_events_make(store: &dyn Events) {
+    let (busy, quiet, nobody) = (person("busy"), person("quiet"), person("without events"));
+    let start = moment("2026-01-10T12:00:00Z");
+    let event = |person: &UniversalId, event_type, minutes: i64, message: Option<&str>| {
+        let mut stored = bare(person, event_type, start.plus_millis(minutes * 60_000));
+        stored.event.message_id = message.map(str::to_owned);
+        stored
+    };
+    let mut batch = Vec::new();
+    for number in 0..6 {
+        let message = format!("<m{number}@mail>");
+        for (step, event_type) in [
+            EventType::Sent,
+            EventType::Delivered,
+            EventType::Opened,
+            EventType::Clicked,
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let minutes = number * 100 + step as i64;
+            let mut stored = event(&busy, event_type, minutes, Some(&message));
+            stored.event.mailbox_provider = (number == 3).then_some(MailboxProvider::Icloud);
+            // A profile counts only the opens of these, and keeps them apart from the person's.
+            stored.enrichment.machine = number == 4 && step > 1;
+            batch.push(stored);
+        }
+    }
+    batch.push(event(&quiet, EventType::Unsubscribed, 10, None));
+    for (minutes, bounce_type) in [(20, BounceType::Hard), (30, BounceType::Soft)] {
+        let mut bounce = event(&quiet, EventType::Bounced, minutes, Some("<m9@mail>"));
+        bounce.event.bounce_type = Some(bounce_type);
+        batch.push(bounce);
+    }
+    store.write(&batch).await.unwrap();
+    // Written again an event keeps its first form.
+    let mut again = batch.clone();
+    for stored in &mut again {
+        stored.enrichment.machine = !stored.enrichment.machine;
+    }
+    store.write(&again).await.unwrap();
+
+    // Of one id, the newest `limit` from `since` on.
+    let expected = |person: &UniversalId, since: Timestamp, limit: usize| {
+        let mut profile = Profile::default();
+        let mut events: Vec<&StoredEvent> = batch.iter().collect();
+        events.retain(|stored| stored.event.universal_id == *person && stored.event.timestamp >= since);
+        for stored in events.iter().rev().take(limit) {
+            profile.apply(&stored.event, stored.enrichment.machine);
+        }
+        profile
+    };
+    let beginning = Timestamp::default();
+    let ids = [quiet.clone(), nobody.clone(), busy.clone(), quiet.clone()];
+    for (since, limit) in [
+        (beginning, 1_000),
+        (start.plus_millis(301 * 60_000), 1_000),
+        (beginning, 5),
+    ] {
+        let profiles = store.profiles(&ids, since, limit).await.unwrap();
+        let wanted: Vec<Profile> = ids.iter().map(|id| expected(id, since, limit)).collect();
+        assert_eq!(profiles, wanted, "since {since}, at most {limit}");
+    }
+    assert_ne!(expected(&busy, beginning, 5), expected(&busy, beginning, 1_000));
+    assert_eq!(store.profiles(&[], beginning, 10).await.unwrap(), []);
+    assert_eq!(
+        store.profiles(&[nobody], beginning, 10).await.unwrap(),
+        [Profile::default()]
     );
 }
 

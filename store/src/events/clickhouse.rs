@@ -17,14 +17,14 @@ use std::{
 
 use async_trait::async_trait;
 use clickhouse::{Client, RowOwned, RowRead, error::Error};
-use event::{Timestamp, UniversalId};
+use event::{Timestamp, UniversalId, profile::Profile};
 use tokio::time::timeout;
 use twox_hash::XxHash64;
 
 pub use self::config::{ClickHouseConfig, InvalidClickHouseConfig, RawClickHouseConfig};
 use self::{
     error::Failure,
-    rows::{EventRow, ExplanationRow, ForecastRow, LatencyRow, TouchRow, TrialRow},
+    rows::{EventRow, ExplanationRow, ForecastRow, LatencyRow, OccurrenceRow, TouchRow, TrialRow},
 };
 use super::{
     EventCount, Events, LatencySample, StoredEvent, StoredExplanation, StoredForecast, StoredTrial, Touch,
@@ -161,7 +161,7 @@ impl Events for ClickHouseEvents {
         let ids: Vec<&str> = ids.iter().map(UniversalId::as_str).collect();
         let mut query = self.client.query(
             "SELECT ?fields FROM email_events \
-             WHERE universal_id IN ? AND timestamp >= fromUnixTimestamp64Milli(toInt64(?), 'UTC') \
+             PREWHERE universal_id IN ? WHERE timestamp >= fromUnixTimestamp64Milli(toInt64(?), 'UTC') \
              ORDER BY timestamp DESC, event_id DESC, version DESC LIMIT 1 BY event_id LIMIT ?",
         );
         if ids.len() <= PEOPLE_PER_THREAD {
@@ -183,6 +183,49 @@ impl Events for ClickHouseEvents {
         .await?;
         // Newest first came the newest; told are the oldest first.
         history.into_iter().rev().collect()
+    }
+
+    async fn profiles(
+        &self,
+        ids: &[UniversalId],
+        since: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Profile>, StoreError> {
+        let keys: Vec<&str> = ids.iter().map(UniversalId::as_str).collect();
+        let mut profiles: HashMap<&str, Profile> = keys.iter().map(|id| (*id, Profile::default())).collect();
+        for some in keys.chunks(PEOPLE_PER_QUERY) {
+            let mut query = self.client.query(
+                "SELECT ?fields FROM (SELECT ?fields, event_id FROM email_events \
+                 PREWHERE universal_id IN ? WHERE timestamp >= fromUnixTimestamp64Milli(toInt64(?), 'UTC') \
+                 ORDER BY event_id, version DESC LIMIT 1 BY event_id) \
+                 ORDER BY universal_id, timestamp DESC, event_id DESC LIMIT ? BY universal_id",
+            );
+            if some.len() <= PEOPLE_PER_THREAD {
+                query = query.with_setting("max_threads", "1");
+            }
+            let mut cursor = query
+                .bind(some)
+                .bind(since.as_millis())
+                .bind(limit as u64)
+                .fetch::<OccurrenceRow<'_>>()
+                .map_err(Failure::from)?;
+            let taken: Result<(), StoreError> = self
+                .answer(async {
+                    while let Some(row) = cursor.next().await? {
+                        let occurrence = match row.read() {
+                            Ok(occurrence) => occurrence,
+                            Err(error) => return Ok(Err(error)),
+                        };
+                        if let Some(profile) = profiles.get_mut(row.universal_id) {
+                            profile.take(occurrence);
+                        }
+                    }
+                    Ok(Ok(()))
+                })
+                .await?;
+            taken?;
+        }
+        Ok(keys.iter().map(|id| profiles[id].clone()).collect())
     }
 
     async fn known(&self, ids: &[UniversalId]) -> Result<Vec<bool>, StoreError> {

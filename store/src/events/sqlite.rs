@@ -15,7 +15,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use event::{Timestamp, UniversalId};
+use event::{Timestamp, UniversalId, profile::Profile};
 use futures::{Stream, StreamExt, TryStreamExt};
 use sqlx::{Row, sqlite::SqliteRow};
 
@@ -202,6 +202,28 @@ impl Events for SqliteEvents {
             (a.event.timestamp, &a.event.event_id).cmp(&(b.event.timestamp, &b.event.event_id))
         });
         Ok(history.split_off(history.len().saturating_sub(limit)))
+    }
+
+    async fn profiles(
+        &self,
+        ids: &[UniversalId],
+        since: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Profile>, StoreError> {
+        let mut profiles = Vec::with_capacity(ids.len());
+        for id in ids {
+            let mut profile = Profile::default();
+            let mut rows = sqlx::query(rows::OCCURRENCES)
+                .bind(id.as_str())
+                .bind(since.to_string())
+                .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+                .fetch(self.events.readers());
+            while let Some(row) = rows.try_next().await.map_err(classify)? {
+                profile.take(rows::occurrence(&row)?);
+            }
+            profiles.push(profile);
+        }
+        Ok(profiles)
     }
 
     async fn known(&self, ids: &[UniversalId]) -> Result<Vec<bool>, StoreError> {

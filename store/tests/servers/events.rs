@@ -22,6 +22,9 @@ use self::{
 };
 use crate::gate::Gate;
 
+/// The server looks for merges every few seconds, and less often where it found none.
+const MERGE_WITHIN: Duration = Duration::from_secs(90);
+
 #[tokio::test]
 #[ignore = "needs servers; cargo xtask test starts them"]
 async fn conformance_with_compression() {
@@ -247,9 +250,16 @@ async fn a_history_reads_one_persons_granules() {
         .await
         .unwrap();
     assert_eq!(history.len(), 50);
+    reads_few_granules(&database, &proxy.last_query()).await;
+    let profiles = store
+        .profiles(&[person(78)], Timestamp::default(), 1_000)
+        .await
+        .unwrap();
+    assert!(!profiles[0].is_empty());
+    reads_few_granules(&database, &proxy.last_query()).await;
+}
 
-    // The query as it went over the wire.
-    let query = proxy.last_query("SELECT `event_id`");
+async fn reads_few_granules(database: &Database, query: &str) {
     let plan = database.lines(&format!("EXPLAIN indexes = 1 {query}")).await;
     let granules: Vec<&str> = plan
         .iter()
@@ -259,6 +269,32 @@ async fn a_history_reads_one_persons_granules() {
     assert!(plan.iter().any(|line| line.contains("PrimaryKey")), "{plan:#?}");
     assert!(read.parse::<u32>().unwrap() <= 2, "{plan:#?}");
     assert!(of.parse::<u32>().unwrap() >= 100, "{plan:#?}");
+}
+
+#[tokio::test]
+#[ignore = "needs servers; cargo xtask test starts them"]
+async fn a_month_that_is_over_becomes_one_part() {
+    let database = Database::new();
+    let store = database.open().await;
+    // So unlike in size that the server would leave them apart for weeks.
+    let batch = deliveries(20_481, 2_048);
+    store.write(&batch[..20_480]).await.unwrap();
+    store.write(&batch[20_480..]).await.unwrap();
+    let parts = "SELECT count() FROM system.parts WHERE active AND database = currentDatabase() AND table = 'email_events'";
+    assert_eq!(database.number(parts).await, 2);
+    let day = "SELECT count() FROM system.tables WHERE database = currentDatabase() AND name = 'email_events' \
+               AND engine_full LIKE '%min_age_to_force_merge_seconds = 86400%'";
+    assert_eq!(database.number(day).await, 1);
+
+    // A day has passed.
+    database
+        .run("ALTER TABLE email_events MODIFY SETTING min_age_to_force_merge_seconds = 1")
+        .await;
+    let began = Instant::now();
+    while database.number(parts).await > 1 {
+        assert!(began.elapsed() < MERGE_WITHIN, "the month was not merged");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
 }
 
 #[tokio::test]

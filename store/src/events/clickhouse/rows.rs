@@ -3,7 +3,7 @@
 use clickhouse::Row;
 use event::{
     BounceType, EmailHash, Event, EventType, Identifier, IdentifierKind, MailboxProvider, Timestamp,
-    UniversalId,
+    UniversalId, profile::Occurrence,
 };
 use serde::{Deserialize, Serialize};
 
@@ -116,12 +116,6 @@ impl EventRow<'_> {
     /// The event in the row.
     pub(super) fn read(&self) -> Result<StoredEvent, StoreError> {
         let owned = |text: Option<&str>| text.map(str::to_owned);
-        let bounce_type = match self.bounce_type {
-            None => None,
-            Some("hard") => Some(BounceType::Hard),
-            Some("soft") => Some(BounceType::Soft),
-            Some(_) => return Err(malformed(EVENTS, "bounce_type")),
-        };
         let recipient_email_hash = match self.recipient_email_hash {
             None => None,
             Some(hash) => {
@@ -142,7 +136,7 @@ impl EventRow<'_> {
         let event = Event {
             schema_version: self.schema_version,
             event_id: self.event_id.to_owned(),
-            event_type: EventType::parse(self.event_type).ok_or_else(|| malformed(EVENTS, "event_type"))?,
+            event_type: event_type(self.event_type)?,
             timestamp: timestamp(self.timestamp, EVENTS, "timestamp")?,
             esp: self.esp.to_owned(),
             account: self.account.to_owned(),
@@ -155,7 +149,7 @@ impl EventRow<'_> {
             message_id: owned(self.message_id),
             subject: owned(self.subject),
             click_url: owned(self.click_url),
-            bounce_type,
+            bounce_type: bounce_type(self.bounce_type)?,
             reason: owned(self.reason),
             user_agent: owned(self.user_agent),
             ip_address: owned(self.ip_address),
@@ -177,6 +171,34 @@ impl EventRow<'_> {
             trace_id,
         };
         Ok(StoredEvent { event, enrichment })
+    }
+}
+
+/// What a profile takes in of a row of `email_events`.
+#[derive(Row, Deserialize)]
+pub(super) struct OccurrenceRow<'a> {
+    pub(super) universal_id: &'a str,
+    event_type: &'a str,
+    timestamp: i64,
+    #[serde(borrow)]
+    bounce_type: Option<&'a str>,
+    #[serde(borrow)]
+    mailbox_provider: Option<&'a str>,
+    #[serde(borrow)]
+    message_id: Option<&'a str>,
+    machine: bool,
+}
+
+impl OccurrenceRow<'_> {
+    pub(super) fn read(&self) -> Result<Occurrence<'_>, StoreError> {
+        Ok(Occurrence {
+            event_type: event_type(self.event_type)?,
+            timestamp: timestamp(self.timestamp, EVENTS, "timestamp")?,
+            bounce_type: bounce_type(self.bounce_type)?,
+            mailbox_provider: mailbox_provider(self.mailbox_provider)?,
+            message_id: self.message_id,
+            machine: self.machine,
+        })
     }
 }
 
@@ -417,6 +439,19 @@ pub(super) fn timestamp(ms: i64, table: &str, column: &str) -> Result<Timestamp,
 
 pub(super) fn universal_id(text: &str, table: &str) -> Result<UniversalId, StoreError> {
     UniversalId::parse(text).ok_or_else(|| malformed(table, "universal_id"))
+}
+
+fn event_type(name: &str) -> Result<EventType, StoreError> {
+    EventType::parse(name).ok_or_else(|| malformed(EVENTS, "event_type"))
+}
+
+fn bounce_type(name: Option<&str>) -> Result<Option<BounceType>, StoreError> {
+    match name {
+        None => Ok(None),
+        Some("hard") => Ok(Some(BounceType::Hard)),
+        Some("soft") => Ok(Some(BounceType::Soft)),
+        Some(_) => Err(malformed(EVENTS, "bounce_type")),
+    }
 }
 
 fn mailbox_provider(name: Option<&str>) -> Result<Option<MailboxProvider>, StoreError> {

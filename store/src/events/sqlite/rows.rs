@@ -1,6 +1,8 @@
 //! Between events and rows of `email_events`.
 
-use event::{BounceType, EmailHash, Event, EventType, MailboxProvider, Timestamp, UniversalId};
+use event::{
+    BounceType, EmailHash, Event, EventType, MailboxProvider, Timestamp, UniversalId, profile::Occurrence,
+};
 use serde::{Serialize, de::DeserializeOwned};
 use sqlx::{
     Row, Sqlite,
@@ -29,6 +31,11 @@ SELECT event_id, event_type, timestamp, esp, universal_id, recipient_email_hash,
 message_id, subject, click_url, bounce_type, user_agent, ip_address, metadata, ingested_at, schema_version, account, \
 mailbox_provider, identifiers, reason, tags, is_machine, provider_event_id, plugin, machine, machine_reasons, \
 delivery_latency_ms, trace_id \
+FROM email_events WHERE universal_id = ?1 AND timestamp >= ?2 ORDER BY timestamp DESC, event_id DESC LIMIT ?3";
+
+/// What a profile takes in of the newest events of one id; its columns are those that [`occurrence`] takes.
+pub(super) const OCCURRENCES: &str = "\
+SELECT event_type, timestamp, bounce_type, mailbox_provider, message_id, machine \
 FROM email_events WHERE universal_id = ?1 AND timestamp >= ?2 ORDER BY timestamp DESC, event_id DESC LIMIT ?3";
 
 /// The statement that stores an event.
@@ -71,12 +78,7 @@ pub(super) fn read(row: &SqliteRow) -> Result<StoredEvent, StoreError> {
     let text = |index: usize| row.try_get::<&str, _>(index).map_err(classify);
     let owned = |index: usize| row.try_get::<String, _>(index).map_err(classify);
     let optional = |index: usize| row.try_get::<Option<String>, _>(index).map_err(classify);
-    let bounce_type = match optional(11)?.as_deref() {
-        None => None,
-        Some("hard") => Some(BounceType::Hard),
-        Some("soft") => Some(BounceType::Soft),
-        Some(_) => return Err(unreadable("bounce_type")),
-    };
+    let bounce_type = bounce_type(optional(11)?.as_deref())?;
     let recipient_email_hash = match optional(5)? {
         Some(hash) => Some(EmailHash::parse(&hash).ok_or_else(|| unreadable("recipient_email_hash"))?),
         None => None,
@@ -87,7 +89,7 @@ pub(super) fn read(row: &SqliteRow) -> Result<StoredEvent, StoreError> {
     };
     let event = Event {
         event_id: owned(0)?,
-        event_type: EventType::parse(text(1)?).ok_or_else(|| unreadable("event_type"))?,
+        event_type: event_type(text(1)?)?,
         timestamp: timestamp(text(2)?, "timestamp")?,
         esp: owned(3)?,
         universal_id: universal_id(text(4)?)?,
@@ -119,6 +121,33 @@ pub(super) fn read(row: &SqliteRow) -> Result<StoredEvent, StoreError> {
         trace_id,
     };
     Ok(StoredEvent { event, enrichment })
+}
+
+/// What a profile takes in of a row of [`OCCURRENCES`].
+pub(super) fn occurrence(row: &SqliteRow) -> Result<Occurrence<'_>, StoreError> {
+    let text = |index: usize| row.try_get::<&str, _>(index).map_err(classify);
+    let optional = |index: usize| row.try_get::<Option<&str>, _>(index).map_err(classify);
+    Ok(Occurrence {
+        event_type: event_type(text(0)?)?,
+        timestamp: timestamp(text(1)?, "timestamp")?,
+        bounce_type: bounce_type(optional(2)?)?,
+        mailbox_provider: mailbox_provider(optional(3)?)?,
+        message_id: optional(4)?,
+        machine: row.try_get(5).map_err(classify)?,
+    })
+}
+
+fn event_type(name: &str) -> Result<EventType, StoreError> {
+    EventType::parse(name).ok_or_else(|| unreadable("event_type"))
+}
+
+fn bounce_type(name: Option<&str>) -> Result<Option<BounceType>, StoreError> {
+    match name {
+        None => Ok(None),
+        Some("hard") => Ok(Some(BounceType::Hard)),
+        Some("soft") => Ok(Some(BounceType::Soft)),
+        Some(_) => Err(unreadable("bounce_type")),
+    }
 }
 
 pub(super) fn timestamp(text: &str, column: &str) -> Result<Timestamp, StoreError> {

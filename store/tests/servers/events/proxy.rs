@@ -36,11 +36,11 @@ impl Proxy {
         }
     }
 
-    /// The last query that begins with these words; nothing may have been said after it.
-    pub(crate) fn last_query(&self, beginning: &str) -> String {
+    /// The last query: the body of the last request.
+    pub(crate) fn last_query(&self) -> String {
         let said = String::from_utf8_lossy(&self.said.lock().unwrap()).into_owned();
-        let start = said.rfind(beginning).unwrap();
-        said[start..].to_owned()
+        let (_, query) = said.rsplit_once("\r\n\r\n").unwrap();
+        query.to_owned()
     }
 }
 
