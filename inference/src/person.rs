@@ -352,20 +352,22 @@ pub(crate) async fn whole_profiles(
         .collect();
     let stored = profiles.get(&ids).await;
     let stored = stored.unwrap_or_else(|_| vec![None; ids.len()]);
-    let missing = ids.iter().zip(&stored).filter(|(_, stored)| stored.is_none());
-    let missing: Vec<UniversalId> = missing.map(|(id, _)| id.clone()).collect();
-    let mut rebuilt = Vec::with_capacity(missing.len());
-    for some in missing.chunks(PEOPLE_PER_QUERY) {
-        rebuilt.append(&mut events.profiles(some, since, limit).await?);
+    let mut found: HashMap<&UniversalId, Profile> = HashMap::with_capacity(ids.len());
+    let mut missing: Vec<UniversalId> = Vec::new();
+    for (id, stored) in ids.iter().zip(stored) {
+        match stored {
+            Some(profile) => drop(found.insert(id, profile)),
+            None => missing.push(id.clone()),
+        }
     }
-    let mut rebuilt = rebuilt.into_iter();
-    let mut each = stored
-        .into_iter()
-        .map(|stored| stored.unwrap_or_else(|| rebuilt.next().unwrap_or_default()));
+    for some in missing.chunks(PEOPLE_PER_QUERY) {
+        let rebuilt = events.profiles(some, since, limit).await?;
+        found.extend(some.iter().zip(rebuilt));
+    }
     let whole = people.iter().map(|person| {
         let mut whole = Profile::default();
-        for profile in each.by_ref().take(person.ids.len()) {
-            whole.merge(&profile);
+        for id in &person.ids {
+            whole.merge(&found[id]);
         }
         whole
     });

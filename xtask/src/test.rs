@@ -61,7 +61,8 @@ fn stages(extent: Extent, report: &mut Report) -> anyhow::Result<()> {
             count.cargo(line);
         })
     })?;
-    // With the tests: together they take what cargo resolves for both, and nothing is compiled twice.
+    // With the tests: together they take what cargo resolves for both, and nothing is compiled twice. For the same reason every later
+    // stage is of the whole workspace, even if it runs the tests of one package.
     report.stage("build the binary and the tests", |_| {
         run_command(&mut compiling(
             Workspace::Main,
@@ -120,32 +121,24 @@ fn servers(report: &mut Report) -> anyhow::Result<()> {
         }
         Err(error) => return Err(error),
     };
-    for (name, package) in [
-        ("test the engines on real servers", "sendflowr-store"),
-        ("test end to end on real servers", "integration-tests"),
-    ] {
-        report.tests(name, |count| {
-            let mut command = compiling(
-                Workspace::Main,
-                &[
-                    "test",
-                    "--package",
-                    package,
-                    "--test",
-                    "servers",
-                    "--",
-                    "--include-ignored",
-                ],
-            );
-            command.args(skipped);
-            command
-                .envs(servers.environment().iter().cloned())
-                .env("SENDFLOWR_BIN", binary())
-                .env("SENDFLOWR_PLUGINS", plugins::folder());
-            watch_tests(&mut command, count)
-        })?;
-    }
-    Ok(())
+    report.tests("test the engines and the whole system on real servers", |count| {
+        let test = [
+            "test",
+            "--workspace",
+            "--no-fail-fast",
+            "--test",
+            "servers",
+            "--",
+            "--include-ignored",
+        ];
+        let mut command = compiling(Workspace::Main, &test);
+        command.args(skipped);
+        command
+            .envs(servers.environment().iter().cloned())
+            .env("SENDFLOWR_BIN", binary())
+            .env("SENDFLOWR_PLUGINS", plugins::folder());
+        watch_tests(&mut command, count)
+    })
 }
 
 /// Runs cargo's tests, shows what they say, and counts them.
