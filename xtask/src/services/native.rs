@@ -131,7 +131,11 @@ pub(super) fn down(state: &State) -> anyhow::Result<()> {
 /// the server's data.
 pub(super) fn is_alive(state: &State, running: &Running) -> bool {
     let Some(pid) = running.pid else { return false };
-    let data = place(state, running).data;
+    works_on(pid, &place(state, running).data)
+}
+
+/// Whether there is such a process, and its command line names the folder.
+fn works_on(pid: u32, data: &Path) -> bool {
     command_line(pid).is_some_and(|line| line.contains(&*data.to_string_lossy()))
 }
 
@@ -180,9 +184,13 @@ fn spawn(service: Service, place: &Place) -> anyhow::Result<u32> {
     let errors = log.try_clone()?;
     command.stdin(Stdio::null()).stdout(log).stderr(errors);
     detach(&mut command);
-    let child = command
+    let mut child = command
         .spawn()
         .with_context(|| format!("cannot start `{}`", service.name()))?;
+    // The system goes on with this program a moment before the new one has the command line by which it is known.
+    while !works_on(child.id(), &place.data) && child.try_wait()?.is_none() {
+        sleep(LOOK_EVERY);
+    }
     // It outlives this program; whoever reads the state ends it.
     Ok(child.id())
 }
