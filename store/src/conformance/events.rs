@@ -216,6 +216,11 @@ async fn profiles_are_what_events_make(store: &dyn Events) {
         assert_eq!(profiles, wanted, "since {since}, at most {limit}");
     }
     assert_ne!(expected(&busy, beginning, 5), expected(&busy, beginning, 1_000));
+    // More than an engine asks for at once.
+    let many = vec![ids; 150].concat();
+    let profiles = store.profiles(&many, beginning, 1_000).await.unwrap();
+    let wanted: Vec<Profile> = many.iter().map(|id| expected(id, beginning, 1_000)).collect();
+    assert!(profiles == wanted, "many at once");
     assert_eq!(store.profiles(&[], beginning, 10).await.unwrap(), []);
     assert_eq!(
         store.profiles(&[nobody], beginning, 10).await.unwrap(),

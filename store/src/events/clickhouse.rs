@@ -44,6 +44,10 @@ const MESSAGES_PER_QUERY: usize = 5_000;
 /// People asked for in one query: 38 letters each make three quarters of the 256 KiB that the server takes as a query.
 const PEOPLE_PER_QUERY: usize = 5_000;
 
+/// People whose profiles are made by one query: their rows lie together, and a query costs some milliseconds before it reads the
+/// first. So few that it stays far below a request's time: half a second with a hundred million events.
+const PROFILES_PER_QUERY: usize = 250;
+
 /// People up to which a history is read by one thread. A person is a few granules a month: starting threads for them
 /// takes longer than reading them.
 const PEOPLE_PER_THREAD: usize = 4;
@@ -193,7 +197,7 @@ impl Events for ClickHouseEvents {
     ) -> Result<Vec<Profile>, StoreError> {
         let keys: Vec<&str> = ids.iter().map(UniversalId::as_str).collect();
         let mut profiles: HashMap<&str, Profile> = keys.iter().map(|id| (*id, Profile::default())).collect();
-        for some in keys.chunks(PEOPLE_PER_QUERY) {
+        for some in keys.chunks(PROFILES_PER_QUERY) {
             let mut query = self.client.query(
                 "SELECT ?fields FROM (SELECT ?fields, event_id FROM email_events \
                  PREWHERE universal_id IN ? WHERE timestamp >= fromUnixTimestamp64Milli(toInt64(?), 'UTC') \
