@@ -356,10 +356,8 @@ pub(crate) async fn whole_profiles(
             None => missing.push(id.clone()),
         }
     }
-    if !missing.is_empty() {
-        let rebuilt = events.profiles(&missing, since, limit).await?;
-        found.extend(missing.iter().zip(rebuilt));
-    }
+    let rebuilt = events.profiles(&missing, since, limit).await?;
+    found.extend(missing.iter().zip(rebuilt));
     let whole = people.iter().map(|person| {
         let mut whole = Profile::default();
         for id in &person.ids {

@@ -40,10 +40,9 @@ use tracing::Instrument;
 use super::{Context, IDLE_WAIT, Settled, Written, profile_store::ProfileStore};
 use crate::{ConsumerError, Dependencies, Metrics};
 
-/// People whose history is read in one query. Few enough that a query stays short, enough that a batch of strangers
-/// takes a handful of queries and not a thousand: the rows of strangers lie together, and a query costs some milliseconds
-/// before it reads the first.
-const PEOPLE_PER_QUERY: usize = 250;
+/// People whose profiles are made and put before the next look at whether the profile store can still be asked: as many as the
+/// event store reads in one query.
+const REBUILT_AT_ONCE: usize = 250;
 
 /// Events of one person that a profile is made of. More than a full one holds: fewer than 1,000 deliveries, opens and clicks,
 /// and for each of them there may be sent events and machine opens that leave no trace.
@@ -218,7 +217,7 @@ impl ProfileKeeper {
     /// Makes the profiles of these people from their history and puts them. Those that cannot be made or put become
     /// stale.
     async fn rebuild(&mut self, people: Vec<UniversalId>) {
-        for some in people.chunks(PEOPLE_PER_QUERY) {
+        for some in people.chunks(REBUILT_AT_ONCE) {
             if self.lost_track {
                 return;
             }
