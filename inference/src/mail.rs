@@ -44,7 +44,8 @@ impl Decided for StoredForecast {
 
 /// A person and the decisions about them.
 struct Person<T> {
-    ids: Vec<UniversalId>,
+    /// See [`store::identity::Person::with_events`].
+    with_events: Vec<UniversalId>,
     decisions: Vec<T>,
 }
 
@@ -64,12 +65,12 @@ pub(crate) async fn with_touches<T: Decided>(
         .await
         .map_err(LiftError::Identities)?;
     for some in people.chunks(PEOPLE_AT_ONCE) {
-        // Mail is told under any of a person's ids.
+        // Mail is told under any of these ids.
         let mut owner: HashMap<&UniversalId, usize> = HashMap::new();
         let mut ids: Vec<UniversalId> = Vec::new();
         let mut hull: Option<Range<Timestamp>> = None;
         for (index, person) in some.iter().enumerate() {
-            for id in &person.ids {
+            for id in &person.with_events {
                 owner.insert(id, index);
                 ids.push(id.clone());
             }
@@ -119,7 +120,7 @@ async fn people_of<T: Decided>(
             if index == people.len() {
                 owner.extend(person.ids.iter().map(|id| (id.clone(), index)));
                 people.push(Person {
-                    ids: person.ids,
+                    with_events: person.with_events,
                     decisions: Vec::new(),
                 });
             }

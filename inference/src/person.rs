@@ -147,7 +147,7 @@ impl People {
         let persons = self.persons(ids).await;
         let mut all_ids: Vec<UniversalId> = persons
             .iter()
-            .flat_map(|(person, _)| person.ids.iter().cloned())
+            .flat_map(|(person, _)| person.with_events.iter().cloned())
             .collect();
         all_ids.sort_unstable();
         all_ids.dedup();
@@ -155,7 +155,7 @@ impl People {
         let known = persons.into_iter().map(|(person, identity_source)| {
             let mut merged: Option<Profile> = None;
             let mut profile_source = ProfileSource::Stored;
-            for id in &person.ids {
+            for id in &person.with_events {
                 let (profile, source) = profiles[id].clone()?;
                 match &mut merged {
                     Some(merged) => merged.merge(&profile),
@@ -184,7 +184,7 @@ impl People {
         let since = self.since(clock);
         let profile = rebuild(
             &*self.dependencies.events,
-            &person.ids,
+            &person.with_events,
             since,
             self.history_events,
         )
@@ -344,7 +344,7 @@ pub(crate) async fn whole_profiles(
 ) -> Result<Vec<Profile>, StoreError> {
     let ids: Vec<UniversalId> = people
         .iter()
-        .flat_map(|person| person.ids.iter().cloned())
+        .flat_map(|person| person.with_events.iter().cloned())
         .collect();
     let stored = profiles.get(&ids).await;
     let stored = stored.unwrap_or_else(|_| vec![None; ids.len()]);
@@ -360,7 +360,7 @@ pub(crate) async fn whole_profiles(
     found.extend(missing.iter().zip(rebuilt));
     let whole = people.iter().map(|person| {
         let mut whole = Profile::default();
-        for id in &person.ids {
+        for id in &person.with_events {
             whole.merge(&found[id]);
         }
         whole

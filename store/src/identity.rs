@@ -40,6 +40,9 @@ pub struct Person {
     pub canonical: UniversalId,
     /// All ids of the person, the canonical one first, then in text order.
     pub ids: Vec<UniversalId>,
+    /// Those of `ids` that events stand under, in the same order; the canonical one where the graph knows of none. An event
+    /// stands under the id of its strongest identifier, so that most of a person's ids have none.
+    pub with_events: Vec<UniversalId>,
     /// All identifiers known, strongest first.
     pub identifiers: Vec<Identifier>,
 }
@@ -49,7 +52,8 @@ impl Person {
     pub fn unknown(id: UniversalId) -> Self {
         Self {
             canonical: id.clone(),
-            ids: vec![id],
+            ids: vec![id.clone()],
+            with_events: vec![id],
             identifiers: Vec::new(),
         }
     }
@@ -108,14 +112,15 @@ pub struct AuditEntry {
 /// Keeps the identity graph.
 #[async_trait]
 pub trait Identities: Send + Sync {
-    /// Records sightings, in order. Recording one twice changes nothing. Strong identifiers of one sighting become one
+    /// Records sightings of events, in order. Recording one twice changes nothing. Strong identifiers of one sighting become one
     /// person; weak ones attach to it unless they belong to another strong one already.
     ///
     /// # Errors
     /// [`StoreError`] when nothing was recorded.
     async fn record(&self, sightings: &[Sighting]) -> Result<(), StoreError>;
 
-    /// Makes one person of all identifiers, whatever their strength: the operator's word. Answers with that person.
+    /// Makes one person of all identifiers, whatever their strength: the operator's word, which tells of no event. Answers with
+    /// that person.
     ///
     /// # Errors
     /// [`StoreError`] when nothing was recorded.

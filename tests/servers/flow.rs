@@ -103,6 +103,22 @@ async fn deliveries_of_every_provider_become_exact_rows_and_an_explained_decisio
         .await;
     assert_eq!(person.status, 200, "{}", person.text);
 
+    // What else a provider calls a person is an id too, without events of its own: nobody looks for them.
+    let question = json!({ "email": email("klaviyo") });
+    eventually("the person has another id", async || {
+        let person = system.ask("/resolve-identity", &question).await;
+        person.body["aliases"]
+            .as_array()
+            .is_some_and(|aliases| !aliases.is_empty())
+    })
+    .await;
+    let decision = system.ask("/timing/decide", &question).await;
+    assert_eq!(
+        decision.body["evidence"]["profile_source"], "stored",
+        "{}",
+        decision.text
+    );
+
     for (role, dependencies) in [(&system.host, 2), (&consumer, 4), (&system.inference, 3)] {
         let ready = system.get(role, "/ready").await;
         assert_eq!(

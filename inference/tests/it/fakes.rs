@@ -295,6 +295,7 @@ fn person(identifiers: &[Identifier]) -> Person {
     ids[1..].sort();
     Person {
         canonical: ids[0].clone(),
+        with_events: ids.clone(),
         ids,
         identifiers,
     }

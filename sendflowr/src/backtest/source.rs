@@ -130,7 +130,7 @@ pub(crate) async fn from_store(
                 continue;
             }
             let history = events
-                .history(&person.ids, Timestamp::default(), events_each)
+                .history(&person.with_events, Timestamp::default(), events_each)
                 .await?;
             for stored in history {
                 let event = Logged {

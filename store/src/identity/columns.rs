@@ -6,17 +6,22 @@ use std::{collections::HashSet, hash::Hash};
 
 use event::{Identifier, IdentifierKind, Timestamp, UniversalId};
 
-use super::{AuditAction, AuditEntry};
+use super::{AuditAction, AuditEntry, graph::Member};
 
-/// An identifier of `resolved_identities`, with its canonical id.
+/// A row of `resolved_identities`.
 pub(super) fn member(
     kind: &str,
     value: String,
     canonical: &str,
-) -> Result<(Identifier, UniversalId), &'static str> {
+    has_events: bool,
+) -> Result<Member, &'static str> {
     let kind = IdentifierKind::parse(kind).ok_or("identifier_type")?;
     let canonical = UniversalId::parse(canonical).ok_or("canonical_id")?;
-    Ok((Identifier { kind, value }, canonical))
+    Ok(Member {
+        identifier: Identifier { kind, value },
+        canonical,
+        has_events,
+    })
 }
 
 /// A row of `identity_audit_log`.

@@ -52,31 +52,32 @@ impl Familiar {
     }
 }
 
-/// What an engine is asked for to learn whether sightings are recorded: a lone identifier by its id, several by the pairs
-/// that stand for them.
+/// What an engine is asked for to learn whether sightings are recorded: whether the id of the strongest identifier has
+/// events, and the pairs that stand for the others.
 pub(super) fn traces(sightings: &[(u64, &Sighting)]) -> (Vec<UniversalId>, Vec<Pair>) {
-    let (mut singles, mut pairs) = (Vec::new(), Vec::new());
+    let (mut ids, mut pairs) = (Vec::new(), Vec::new());
     for (_, sighting) in sightings {
-        match in_order(sighting).as_slice() {
-            [only] => singles.push(UniversalId::from_identifier(only)),
-            several => pairs.extend(pairs_of(several)),
-        }
+        let identifiers = in_order(sighting);
+        ids.extend(identifiers.first().map(UniversalId::from_identifier));
+        pairs.extend(pairs_of(&identifiers));
     }
-    (singles, pairs)
+    (ids, pairs)
 }
 
 /// Those of `sightings` whose traces are not all known.
 pub(super) fn news<'a>(
     sightings: &[(u64, &'a Sighting)],
-    known_ids: &HashSet<UniversalId>,
+    with_events: &HashSet<UniversalId>,
     known_pairs: &HashSet<Pair>,
 ) -> Vec<&'a Sighting> {
     let mut news = Vec::new();
     for (_, sighting) in sightings {
-        let recorded = match in_order(sighting).as_slice() {
-            [only] => known_ids.contains(&UniversalId::from_identifier(only)),
-            several => pairs_of(several).iter().all(|pair| known_pairs.contains(pair)),
-        };
+        let identifiers = in_order(sighting);
+        let strongest = identifiers.first().map(UniversalId::from_identifier);
+        let recorded = strongest.is_none_or(|strongest| with_events.contains(&strongest))
+            && pairs_of(&identifiers)
+                .iter()
+                .all(|pair| known_pairs.contains(pair));
         if !recorded {
             news.push(*sighting);
         }

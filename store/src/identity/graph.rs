@@ -15,6 +15,16 @@ use super::{AuditAction, AuditEntry, Person, Sighting};
 /// Two identifiers seen together, by their universal ids.
 pub(crate) type Pair = (UniversalId, UniversalId);
 
+/// An identifier as it is stored.
+#[derive(Debug, Clone)]
+pub(crate) struct Member {
+    pub(crate) identifier: Identifier,
+    /// The canonical id of its person.
+    pub(crate) canonical: UniversalId,
+    /// Whether events stand under its id.
+    pub(crate) has_events: bool,
+}
+
 /// A part of the graph, in memory.
 #[derive(Debug, Default)]
 pub(crate) struct Graph {
@@ -24,6 +34,10 @@ pub(crate) struct Graph {
     owners: HashMap<Identifier, usize>,
     /// The canonical ids as loaded.
     loaded: HashMap<Identifier, UniversalId>,
+    /// Identifiers whose ids have events.
+    with_events: HashSet<Identifier>,
+    /// Those among them that were loaded as without.
+    first_events: Vec<UniversalId>,
     pairs: HashSet<Pair>,
     new_pairs: Vec<NewPair>,
     created: Vec<(Identifier, Timestamp)>,
@@ -44,6 +58,7 @@ pub(crate) struct NewIdentifier {
     pub(crate) identifier: Identifier,
     pub(crate) universal_id: UniversalId,
     pub(crate) canonical: UniversalId,
+    pub(crate) has_events: bool,
     pub(crate) seen_at: Timestamp,
 }
 
@@ -53,6 +68,8 @@ pub(crate) struct Changes {
     pub(crate) created: Vec<NewIdentifier>,
     /// Identifiers, by their universal id, and their person's new canonical id.
     pub(crate) moved: Vec<(UniversalId, UniversalId)>,
+    /// Ids that were known and now have events.
+    pub(crate) first_events: Vec<UniversalId>,
     pub(crate) pairs: Vec<NewPair>,
     pub(crate) audit: Vec<AuditEntry>,
 }
@@ -65,8 +82,8 @@ pub(crate) fn in_order(sighting: &Sighting) -> Vec<Identifier> {
     identifiers
 }
 
-/// The pairs that stand for a sighting: its strongest identifier with each of the others. A sighting whose pairs are
-/// all known (or whose only identifier is) was recorded, by itself or as part of others.
+/// The pairs that stand for a sighting: its strongest identifier with each of the others. A sighting whose pairs are all
+/// known, and whose strongest identifier has events, was recorded, by itself or as part of others.
 pub(crate) fn pairs_of(identifiers: &[Identifier]) -> Vec<Pair> {
     let Some((first, others)) = identifiers.split_first() else {
         return Vec::new();
@@ -78,16 +95,28 @@ pub(crate) fn pairs_of(identifiers: &[Identifier]) -> Vec<Pair> {
         .collect()
 }
 
-/// The person that has these identifiers; there is at least one.
-fn person(mut identifiers: Vec<Identifier>) -> Person {
-    identifiers.sort();
-    let mut ids: Vec<UniversalId> = identifiers.iter().map(UniversalId::from_identifier).collect();
-    let canonical = ids[0].clone();
+/// The person that has these identifiers, each with whether it has events; there is at least one.
+fn person(mut members: Vec<(Identifier, bool)>) -> Person {
+    members.sort();
+    let mut ids: Vec<(UniversalId, bool)> = members
+        .iter()
+        .map(|(identifier, has_events)| (UniversalId::from_identifier(identifier), *has_events))
+        .collect();
     ids[1..].sort();
+    let canonical = ids[0].0.clone();
+    let mut with_events: Vec<UniversalId> = ids
+        .iter()
+        .filter(|(_, has_events)| *has_events)
+        .map(|(id, _)| id.clone())
+        .collect();
+    if with_events.is_empty() {
+        with_events.push(canonical.clone());
+    }
     Person {
         canonical,
-        ids,
-        identifiers,
+        ids: ids.into_iter().map(|(id, _)| id).collect(),
+        with_events,
+        identifiers: members.into_iter().map(|(identifier, _)| identifier).collect(),
     }
 }
 
@@ -96,15 +125,16 @@ fn person(mut identifiers: Vec<Identifier>) -> Person {
 pub(crate) struct Owners(HashMap<UniversalId, Person>);
 
 impl Owners {
-    /// Takes in every identifier of some people with its canonical id.
-    pub(crate) fn new(stored: impl IntoIterator<Item = (Identifier, UniversalId)>) -> Self {
-        let mut identifiers_of: HashMap<UniversalId, Vec<Identifier>> = HashMap::new();
-        for (identifier, canonical) in stored {
-            identifiers_of.entry(canonical).or_default().push(identifier);
+    /// Takes in every identifier of some people.
+    pub(crate) fn new(stored: impl IntoIterator<Item = Member>) -> Self {
+        let mut members_of: HashMap<UniversalId, Vec<(Identifier, bool)>> = HashMap::new();
+        for member in stored {
+            let members = members_of.entry(member.canonical).or_default();
+            members.push((member.identifier, member.has_events));
         }
         let mut owners = HashMap::new();
-        for identifiers in identifiers_of.into_values() {
-            let person = person(identifiers);
+        for members in members_of.into_values() {
+            let person = person(members);
             for id in &person.ids {
                 owners.insert(id.clone(), person.clone());
             }
@@ -130,9 +160,9 @@ impl Owners {
 }
 
 impl Graph {
-    /// Takes in what is stored: every identifier of the people in question with its canonical id, and known pairs.
+    /// Takes in what is stored: every identifier of the people in question, and known pairs.
     pub(crate) fn new(
-        stored: impl IntoIterator<Item = (Identifier, UniversalId)>,
+        stored: impl IntoIterator<Item = Member>,
         pairs: impl IntoIterator<Item = Pair>,
     ) -> Self {
         let mut graph = Self {
@@ -140,21 +170,35 @@ impl Graph {
             ..Self::default()
         };
         let mut indexes: HashMap<UniversalId, usize> = HashMap::new();
-        for (identifier, canonical) in stored {
+        for member in stored {
+            let Member {
+                identifier,
+                canonical,
+                has_events,
+            } = member;
             let index = *indexes.entry(canonical.clone()).or_insert_with(|| {
                 graph.people.push(Vec::new());
                 graph.people.len() - 1
             });
             graph.people[index].push(identifier.clone());
+            if has_events {
+                graph.with_events.insert(identifier.clone());
+            }
             graph.owners.insert(identifier.clone(), index);
             graph.loaded.insert(identifier, canonical);
         }
         graph
     }
 
-    /// Records that the identifiers of `sighting` occurred together.
+    /// Records that the identifiers of `sighting` occurred together in an event, which stands under the strongest.
     pub(crate) fn record(&mut self, sighting: &Sighting) {
         self.apply(sighting, false);
+        let Some(strongest) = sighting.identifiers.iter().min() else {
+            return;
+        };
+        if self.with_events.insert(strongest.clone()) && self.loaded.contains_key(strongest) {
+            self.first_events.push(UniversalId::from_identifier(strongest));
+        }
     }
 
     /// Makes one person of the identifiers of `sighting`.
@@ -279,7 +323,11 @@ impl Graph {
     /// The person that owns `identifier`.
     pub(crate) fn person_of(&self, identifier: &Identifier) -> Option<Person> {
         let index = *self.owners.get(identifier)?;
-        Some(person(self.people[index].clone()))
+        let members = self.people[index].iter().map(|identifier| {
+            let has_events = self.with_events.contains(identifier);
+            (identifier.clone(), has_events)
+        });
+        Some(person(members.collect()))
     }
 
     /// What is different from what was loaded.
@@ -300,6 +348,7 @@ impl Graph {
                 identifier: identifier.clone(),
                 universal_id: UniversalId::from_identifier(identifier),
                 canonical: canonical_of(identifier),
+                has_events: self.with_events.contains(identifier),
                 seen_at: *seen_at,
             });
         }
@@ -313,6 +362,7 @@ impl Graph {
         Changes {
             created,
             moved,
+            first_events: self.first_events,
             pairs: self.new_pairs,
             audit: self.audit,
         }
@@ -417,22 +467,29 @@ mod tests {
         /// What an engine stores and loads again between any two sightings is the same as doing all at once.
         #[test]
         fn changes_hold_everything((list, _) in sightings(identifier())) {
-            let mut stored: HashMap<UniversalId, (Identifier, UniversalId)> = HashMap::new();
+            let mut stored: HashMap<UniversalId, Member> = HashMap::new();
             let mut pairs: Vec<Pair> = Vec::new();
+            let mut at_once = Graph::default();
             for identifiers in &list {
                 let mut graph = Graph::new(stored.values().cloned(), pairs.iter().cloned());
                 graph.record(&sighting(identifiers));
+                at_once.record(&sighting(identifiers));
                 let changes = graph.into_changes();
                 for new in changes.created {
-                    stored.insert(new.universal_id, (new.identifier, new.canonical));
+                    let NewIdentifier { identifier, canonical, has_events, .. } = new;
+                    stored.insert(new.universal_id, Member { identifier, canonical, has_events });
                 }
                 for (id, canonical) in changes.moved {
-                    stored.get_mut(&id).unwrap().1 = canonical;
+                    stored.get_mut(&id).unwrap().canonical = canonical;
+                }
+                for id in changes.first_events {
+                    stored.get_mut(&id).unwrap().has_events = true;
                 }
                 pairs.extend(changes.pairs.into_iter().map(|new| new.pair));
             }
             let reloaded = Graph::new(stored.into_values(), pairs);
-            prop_assert_eq!(people(&reloaded), people(&apply_all(&list, false)));
+            prop_assert_eq!(people(&reloaded), people(&at_once));
+            prop_assert_eq!(reloaded.with_events, at_once.with_events);
         }
     }
 }

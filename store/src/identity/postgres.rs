@@ -112,12 +112,12 @@ impl PostgresIdentities {
 
     /// Those of `sightings` that are not recorded.
     async fn news<'a>(&self, sightings: &[(u64, &'a Sighting)]) -> Result<Vec<&'a Sighting>, StoreError> {
-        let (singles, pairs) = traces(sightings);
+        let (ids, pairs) = traces(sightings);
         let mut lease = Lease::take(&self.pool).await?;
-        let known = rows::known_ids(lease.connection(), &singles).await?;
+        let with_events = rows::with_events(lease.connection(), &ids).await?;
         let known_pairs = rows::known_pairs(lease.connection(), &pairs).await?;
         lease.give_back();
-        Ok(news(sightings, &known, &known_pairs))
+        Ok(news(sightings, &with_events, &known_pairs))
     }
 
     /// Changes the part of the graph that `sightings` touch, under the locks of the people in it.
@@ -130,12 +130,12 @@ impl PostgresIdentities {
         let mut lease = Lease::take(&self.pool).await?;
         let mut locks: BTreeSet<i32> = ids.iter().map(lock_of).collect();
         let before = rows::members(lease.connection(), &ids).await?;
-        locks.extend(before.iter().map(|(_, canonical)| lock_of(canonical)));
+        locks.extend(before.iter().map(|member| lock_of(&member.canonical)));
         for _ in 0..ROUNDS {
             let mut transaction = lease.connection().begin_with(BEGIN).await.map_err(classify)?;
             rows::lock(&mut transaction, LOCK_SPACE, &locks).await?;
             let members = rows::members(&mut transaction, &ids).await?;
-            let owners: BTreeSet<i32> = members.iter().map(|(_, canonical)| lock_of(canonical)).collect();
+            let owners: BTreeSet<i32> = members.iter().map(|member| lock_of(&member.canonical)).collect();
             if !owners.is_subset(&locks) {
                 locks.extend(owners);
                 transaction.rollback().await.map_err(classify)?;

@@ -16,7 +16,7 @@ use super::{
     AuditEntry, Identities, Person, Sighting,
     columns::{self, AuditColumns, at_positions},
     familiar::{Familiar, news, touched, traces},
-    graph::{Changes, Graph, Owners, Pair},
+    graph::{Changes, Graph, Member, Owners, Pair},
 };
 use crate::{
     StoreError,
@@ -33,6 +33,11 @@ const STEPS: &[Step] = &[
         version: 2,
         name: "accounts",
         sql: include_str!("../../migrations/identity/0002_accounts.sql"),
+    },
+    Step {
+        version: 3,
+        name: "ids with events",
+        sql: include_str!("../../migrations/identity/0003_ids_with_events.sql"),
     },
 ];
 
@@ -86,10 +91,10 @@ impl Identities for SqliteIdentities {
         if unfamiliar.is_empty() {
             return Ok(());
         }
-        let (singles, pairs) = traces(&unfamiliar);
-        let known = known_ids(self.database.readers(), &singles).await?;
+        let (ids, pairs) = traces(&unfamiliar);
+        let with_events = with_events(self.database.readers(), &ids).await?;
         let known_pairs = known_pairs(self.database.readers(), &pairs).await?;
-        let news = news(&unfamiliar, &known, &known_pairs);
+        let news = news(&unfamiliar, &with_events, &known_pairs);
         if !news.is_empty() {
             let mut transaction = self.database.begin().await?;
             let mut graph = self.load(&mut transaction, &news).await?;
@@ -163,14 +168,12 @@ fn audit_entry(row: &sqlx::sqlite::SqliteRow) -> Result<AuditEntry, StoreError> 
     columns::audit_entry(&row).map_err(|column| malformed("identity_audit_log", column))
 }
 
-/// Every identifier, with its canonical id, of the people that own any of `ids`.
-async fn members(
-    executor: impl SqliteExecutor<'_>,
-    ids: &[UniversalId],
-) -> Result<Vec<(Identifier, UniversalId)>, StoreError> {
+/// Every identifier of the people that own any of `ids`.
+async fn members(executor: impl SqliteExecutor<'_>, ids: &[UniversalId]) -> Result<Vec<Member>, StoreError> {
     let rows = sqlx::query(
-        "SELECT identifier_type, identifier_value, canonical_id FROM resolved_identities WHERE canonical_id IN \
-         (SELECT canonical_id FROM resolved_identities WHERE universal_id IN (SELECT value FROM json_each(?1)))",
+        "SELECT identifier_type, identifier_value, canonical_id, has_events FROM resolved_identities \
+         WHERE canonical_id IN (SELECT canonical_id FROM resolved_identities \
+         WHERE universal_id IN (SELECT value FROM json_each(?1)))",
     )
     .bind(json(&ids))
     .fetch_all(executor)
@@ -181,16 +184,17 @@ async fn members(
         let kind = row.try_get(0).map_err(classify)?;
         let value = row.try_get(1).map_err(classify)?;
         let canonical = row.try_get(2).map_err(classify)?;
+        let has_events = row.try_get(3).map_err(classify)?;
         members.push(
-            columns::member(kind, value, canonical)
+            columns::member(kind, value, canonical, has_events)
                 .map_err(|column| malformed("resolved_identities", column))?,
         );
     }
     Ok(members)
 }
 
-/// Which of `ids` are those of a known identifier.
-async fn known_ids(
+/// Which of `ids` have events.
+async fn with_events(
     executor: impl SqliteExecutor<'_>,
     ids: &[UniversalId],
 ) -> Result<HashSet<UniversalId>, StoreError> {
@@ -199,7 +203,7 @@ async fn known_ids(
     }
     let positions: Vec<i64> = sqlx::query_scalar(
         "SELECT asked.key FROM json_each(?1) AS asked \
-         WHERE EXISTS (SELECT 1 FROM resolved_identities WHERE universal_id = asked.value)",
+         WHERE EXISTS (SELECT 1 FROM resolved_identities WHERE universal_id = asked.value AND has_events)",
     )
     .bind(json(&ids))
     .fetch_all(executor)
@@ -237,6 +241,7 @@ async fn store(transaction: &mut Transaction<'static, Sqlite>, changes: Changes)
                 kind,
                 &new.identifier.value,
                 new.seen_at,
+                i32::from(new.has_events),
             )
         })
         .collect();
@@ -268,8 +273,8 @@ async fn store(transaction: &mut Transaction<'static, Sqlite>, changes: Changes)
     let statements = [
         (
             "INSERT INTO resolved_identities \
-             (universal_id, canonical_id, identifier_type, identifier_value, first_seen_at) \
-             SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM json_each(?1)",
+             (universal_id, canonical_id, identifier_type, identifier_value, first_seen_at, has_events) \
+             SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5 FROM json_each(?1)",
             created.len(),
             json(&created),
         ),
@@ -278,6 +283,11 @@ async fn store(transaction: &mut Transaction<'static, Sqlite>, changes: Changes)
              WHERE universal_id = change.value ->> 0",
             changes.moved.len(),
             json(&changes.moved),
+        ),
+        (
+            "UPDATE resolved_identities SET has_events = 1 WHERE universal_id IN (SELECT value FROM json_each(?1))",
+            changes.first_events.len(),
+            json(&changes.first_events),
         ),
         (
             "INSERT INTO identity_graph (universal_id_a, universal_id_b, source, first_seen_at) \

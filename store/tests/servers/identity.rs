@@ -175,8 +175,29 @@ async fn many_may_open_a_new_database_at_once_and_again() {
         database
             .number("SELECT count(*) FROM sendflowr_schema_steps")
             .await,
-        2
+        3
     );
+}
+
+#[tokio::test]
+#[ignore = "needs servers; cargo xtask test starts them"]
+async fn every_id_that_an_older_build_has_stored_may_have_events() {
+    let database = Database::new().await;
+    let graph = database.open().await;
+    let sighting = sighting(&[&phone(1), &external("ann")]);
+    graph.record(std::slice::from_ref(&sighting)).await.unwrap();
+    graph.close().await;
+    // As it was before the third step.
+    database
+        .run("ALTER TABLE resolved_identities DROP COLUMN has_events")
+        .await;
+    database
+        .run("DELETE FROM sendflowr_schema_steps WHERE version = 3")
+        .await;
+    let graph = database.open().await;
+    let people = graph.people(&[id(&phone(1))]).await.unwrap();
+    assert_eq!(people[0].ids.len(), 2);
+    assert_eq!(people[0].with_events, people[0].ids);
 }
 
 #[tokio::test]
@@ -195,7 +216,7 @@ async fn a_database_of_a_newer_build_is_refused() {
     assert!(
         error
             .to_string()
-            .contains("has schema 99, this build knows up to 2"),
+            .contains("has schema 99, this build knows up to 3"),
         "{error}"
     );
 }

@@ -44,6 +44,11 @@ const STEPS: &[(i64, &str, &str)] = &[
         "accounts",
         include_str!("../../../migrations/postgres/0002_accounts.sql"),
     ),
+    (
+        3,
+        "ids with events",
+        include_str!("../../../migrations/postgres/0003_ids_with_events.sql"),
+    ),
 ];
 
 /// Opens the pool and brings the schema up to date.
@@ -136,8 +141,9 @@ async fn migrate(connection: &mut PgConnection) -> Result<(), StoreError> {
     });
     let mut migrator = Migrator::with_migrations(steps.collect());
     migrator.dangerous_set_table_name(STEPS_TABLE);
-    // The migrator lets processes take turns. That waits for the others' steps, which takes moments.
-    sqlx::query("SET lock_timeout = '4s'")
+    // The migrator lets processes take turns. That waits for the others' steps, which takes moments. The server need not say
+    // that the table of steps is there already.
+    sqlx::raw_sql("SET lock_timeout = '4s'; SET client_min_messages = warning")
         .execute(&mut *connection)
         .await
         .map_err(classify)?;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use event::{Identifier, Timestamp, UniversalId};
+use event::{Timestamp, UniversalId};
 use sqlx::{PgConnection, Row, postgres::PgRow};
 
 use super::connection::{classify, misconfigured};
@@ -11,7 +11,7 @@ use crate::{
     identity::{
         AuditEntry, StoredAccount,
         columns::{self, AuditColumns, at_positions},
-        graph::{Changes, Pair},
+        graph::{Changes, Member, Pair},
     },
 };
 
@@ -31,14 +31,14 @@ pub(super) async fn lock(
     Ok(())
 }
 
-/// Every identifier, with its canonical id, of the people that own any of `ids`.
+/// Every identifier of the people that own any of `ids`.
 pub(super) async fn members(
     connection: &mut PgConnection,
     ids: &[UniversalId],
-) -> Result<Vec<(Identifier, UniversalId)>, StoreError> {
+) -> Result<Vec<Member>, StoreError> {
     let rows = sqlx::query(
-        "SELECT identifier_type, identifier_value, canonical_id FROM resolved_identities WHERE canonical_id IN \
-         (SELECT canonical_id FROM resolved_identities WHERE universal_id = ANY ($1))",
+        "SELECT identifier_type, identifier_value, canonical_id, has_events FROM resolved_identities \
+         WHERE canonical_id IN (SELECT canonical_id FROM resolved_identities WHERE universal_id = ANY ($1))",
     )
     .bind(texts(ids))
     .fetch_all(connection)
@@ -49,16 +49,17 @@ pub(super) async fn members(
         let kind = row.try_get(0).map_err(classify)?;
         let value = row.try_get(1).map_err(classify)?;
         let canonical = row.try_get(2).map_err(classify)?;
+        let has_events = row.try_get(3).map_err(classify)?;
         members.push(
-            columns::member(kind, value, canonical)
+            columns::member(kind, value, canonical, has_events)
                 .map_err(|column| malformed("resolved_identities", column))?,
         );
     }
     Ok(members)
 }
 
-/// Which of `ids` are those of a known identifier.
-pub(super) async fn known_ids(
+/// Which of `ids` have events.
+pub(super) async fn with_events(
     connection: &mut PgConnection,
     ids: &[UniversalId],
 ) -> Result<HashSet<UniversalId>, StoreError> {
@@ -67,7 +68,7 @@ pub(super) async fn known_ids(
     }
     let positions: Vec<i64> = sqlx::query_scalar(
         "SELECT asked.position - 1 FROM unnest($1::text[]) WITH ORDINALITY AS asked (id, position) \
-         WHERE EXISTS (SELECT 1 FROM resolved_identities WHERE universal_id = asked.id)",
+         WHERE EXISTS (SELECT 1 FROM resolved_identities WHERE universal_id = asked.id AND has_events)",
     )
     .bind(texts(ids))
     .fetch_all(connection)
@@ -109,6 +110,7 @@ fn texts(ids: &[UniversalId]) -> Vec<&str> {
 pub(super) async fn store(connection: &mut PgConnection, changes: &Changes) -> Result<(), StoreError> {
     create(connection, changes).await?;
     r#move(connection, changes).await?;
+    mark_first_events(connection, changes).await?;
     pair(connection, changes).await?;
     note(connection, changes).await
 }
@@ -119,16 +121,17 @@ async fn create(connection: &mut PgConnection, Changes { created, .. }: &Changes
     }
     sqlx::query(
         "INSERT INTO resolved_identities \
-         (universal_id, canonical_id, identifier_type, identifier_value, first_seen_at) \
-         SELECT id, canonical, kind, value, 'epoch'::timestamptz + ms * interval '1 millisecond' \
-         FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[]) \
-         AS new (id, canonical, kind, value, ms)",
+         (universal_id, canonical_id, identifier_type, identifier_value, first_seen_at, has_events) \
+         SELECT id, canonical, kind, value, 'epoch'::timestamptz + ms * interval '1 millisecond', has_events \
+         FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::boolean[]) \
+         AS new (id, canonical, kind, value, ms, has_events)",
     )
     .bind(column(created, |new| new.universal_id.as_str()))
     .bind(column(created, |new| new.canonical.as_str()))
     .bind(column(created, |new| new.identifier.kind.as_str()))
     .bind(column(created, |new| new.identifier.value.as_str()))
     .bind(column(created, |new| new.seen_at.as_millis()))
+    .bind(column(created, |new| new.has_events))
     .execute(connection)
     .await
     .map_err(classify)?;
@@ -148,6 +151,21 @@ async fn r#move(connection: &mut PgConnection, Changes { moved, .. }: &Changes) 
     .execute(connection)
     .await
     .map_err(classify)?;
+    Ok(())
+}
+
+async fn mark_first_events(
+    connection: &mut PgConnection,
+    Changes { first_events, .. }: &Changes,
+) -> Result<(), StoreError> {
+    if first_events.is_empty() {
+        return Ok(());
+    }
+    sqlx::query("UPDATE resolved_identities SET has_events = true WHERE universal_id = ANY ($1)")
+        .bind(texts(first_events))
+        .execute(connection)
+        .await
+        .map_err(classify)?;
     Ok(())
 }
 
