@@ -21,6 +21,10 @@ const OURS: [&str; 4] = ["x-servers", "inference", "connector", "consumer"];
 /// Variables that the command line reads itself.
 const OF_THE_COMMAND_LINE: [&str; 3] = ["SENDFLOWR_CONFIG", "SENDFLOWR_LOG", "SENDFLOWR_DATA_FOLDER"];
 
+/// What a container may use unless somebody sets it. An engine refuses to start one that may use more processors than the
+/// machine has, and the smallest machine that docs/deployment.md speaks of has two.
+const PROCESSORS: f64 = 2.0;
+
 /// What the exposition appends to the names of counters and histograms.
 const APPENDED: [&str; 4] = ["_total", "_bucket", "_sum", "_count"];
 
@@ -44,6 +48,13 @@ pub(crate) fn check() -> anyhow::Result<()> {
             (".env.example", "compose.yml")
         };
         mistakes.push(format!("`{name}` is in {there} and not in {missing}"));
+    }
+    for limit in processor_limits(&compose) {
+        if !default(limit).is_some_and(|default| default <= PROCESSORS) {
+            mistakes.push(format!(
+                "compose.yml has `cpus: {limit}`: its default must be a number of at most {PROCESSORS}"
+            ));
+        }
     }
     let alerts = read("deploy/prometheus/alerts.yml")?;
     for (file, text) in [
@@ -160,6 +171,19 @@ fn interpolations(compose: &str) -> BTreeSet<String> {
         .skip(1)
         .map(|rest| word(rest).to_owned())
         .collect()
+}
+
+/// What stands behind each `cpus:`.
+fn processor_limits(compose: &str) -> impl Iterator<Item = &str> {
+    compose
+        .lines()
+        .filter_map(|line| line.trim_start().strip_prefix("cpus: "))
+}
+
+/// The number of a limit `${NAME:-2}` unless the variable is set.
+fn default(limit: &str) -> Option<f64> {
+    let (_, default) = limit.strip_suffix('}')?.split_once(":-")?;
+    default.parse().ok()
 }
 
 /// The names that the example offers, each in a line `#NAME=default`.
@@ -303,6 +327,15 @@ volumes:
         assert!(asked.iter().all(|metric| is_registered(metric, &sources)));
         assert!(!is_registered("sendflowr_consumer_batches", &sources));
         assert!(!is_registered("sendflowr_host_events", &sources));
+    }
+
+    #[test]
+    fn limits_of_processors_have_their_defaults_read() {
+        let compose = "services:\n  kafka:\n    cpus: ${KAFKA_CPUS:-2}\n    cpuset: 1\n    cpus: 4\n";
+        let limits: Vec<&str> = processor_limits(compose).collect();
+        assert_eq!(limits, ["${KAFKA_CPUS:-2}", "4"]);
+        assert_eq!(default(limits[0]), Some(2.0));
+        assert_eq!(default(limits[1]), None);
     }
 
     #[test]
