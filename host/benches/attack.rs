@@ -1,8 +1,10 @@
 //! What a hostile plugin costs its neighbours: deliveries through SendGrid's plugin alone, and while hostile guests beside it
 //! get deliveries without a pause, one kind of attack at a time and all at once.
 //!
-//! Calm and attacked rounds take turns; told is the median of their ratios. `--no-rest` leaves the quarantine out, so that the
-//! attack goes on undiminished: what the fences do alone.
+//! Every attacked round stands between two calm ones and is compared with their mean, so that a machine that becomes faster or
+//! slower meanwhile counts for neither. Told is the median of these ratios, and between which the middle half of them lies.
+//! `--no-rest` leaves the quarantine out, so that the attack goes on undiminished: what the fences do alone. `--rounds 21` makes
+//! so many.
 //!
 //! Needs the compiled plugins: `cargo xtask plugins`, then `cargo bench -p sendflowr-host --bench attack`.
 
@@ -42,6 +44,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Long enough for a few thousand deliveries: some dozens lie above the 99th percentile.
 const ROUND: Duration = Duration::from_secs(4);
 
+/// Rounds of each kind unless told otherwise: three minutes in all, which shows what is twice as slow. A tenth needs twenty.
 const ROUNDS: usize = 5;
 
 /// Between two good deliveries, so that the good provider alone does not fill the machine.
@@ -57,7 +60,11 @@ const RETRY: Duration = Duration::from_millis(10);
 type Attack = (&'static str, Vec<u8>);
 
 /// p50 and p99 of the good plugin in µs, calm and under attack, and how often the attackers tried.
-type Round = ([f64; 2], [f64; 2], usize);
+struct Round {
+    calm: [f64; 2],
+    attacked: [f64; 2],
+    tries: usize,
+}
 
 fn attacks() -> Vec<Attack> {
     let spin = guest("spin").normalize("(loop $again (br $again)) unreachable");
@@ -117,8 +124,8 @@ async fn good_deliveries(plugin: &Arc<Plugin>) -> [f64; 2] {
     [0.5, 0.99].map(|share| times[((times.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e6)
 }
 
-/// A calm round and one under attack by these guests, over a folder of their own: no guest rests at the beginning.
-async fn pair(data: &Path, hostile: &[Attack], rests: bool) -> Round {
+/// A round under attack by these guests between two calm ones, with plugins of their own: no guest rests at the beginning.
+async fn round(data: &Path, hostile: &[Attack], rests: bool) -> Round {
     let mut raw = RawPluginsConfig {
         folder: data.join("plugins"),
         cache_folder: data.join("compiled"),
@@ -131,7 +138,7 @@ async fn pair(data: &Path, hostile: &[Attack], rests: bool) -> Round {
     let metrics = PluginMetrics::register(&mut Registry::default());
     let plugins = Plugins::open(config, metrics).await.unwrap();
     let good = plugins.get("sendgrid").unwrap();
-    let calm = good_deliveries(&good).await;
+    let before = good_deliveries(&good).await;
     let stop = Arc::new(AtomicBool::new(false));
     let mut attackers = JoinSet::new();
     for (slug, _) in hostile {
@@ -153,12 +160,28 @@ async fn pair(data: &Path, hostile: &[Attack], rests: bool) -> Round {
     let attacked = good_deliveries(&good).await;
     stop.store(true, Ordering::Relaxed);
     let tries = attackers.join_all().await.into_iter().sum();
-    (calm, attacked, tries)
+    let after = good_deliveries(&good).await;
+    Round {
+        calm: [0, 1].map(|which| f64::midpoint(before[which], after[which])),
+        attacked,
+        tries,
+    }
 }
 
-fn median(mut figures: Vec<f64>) -> f64 {
+/// What a quarter, half and three quarters of the figures lie below.
+fn quartiles(mut figures: Vec<f64>) -> [f64; 3] {
     figures.sort_by(f64::total_cmp);
-    figures[figures.len() / 2]
+    [0.25, 0.5, 0.75].map(|share| figures[((figures.len() - 1) as f64 * share).round() as usize])
+}
+
+/// The number after `--rounds`.
+fn rounds() -> usize {
+    let given = env::args().skip_while(|argument| argument != "--rounds").nth(1);
+    given.map_or(ROUNDS, |given| {
+        given
+            .parse()
+            .unwrap_or_else(|_| panic!("`--rounds {given}` is no number"))
+    })
 }
 
 fn main() {
@@ -187,19 +210,19 @@ fn main() {
     );
     println!("|---|---|---|---|---|---|---|---|");
     for (name, hostile) in kinds {
-        let rounds: Vec<_> = (0..ROUNDS)
-            .map(|_| runtime.block_on(pair(data.path(), hostile, rests)))
+        let rounds: Vec<Round> = (0..rounds())
+            .map(|_| runtime.block_on(round(data.path(), hostile, rests)))
             .collect();
-        let of = |figure: fn(&Round) -> f64| median(rounds.iter().map(figure).collect());
-        println!(
-            "| {name} | {:.0} | {:.0} | {:.0} | {:.2} | {:.0} | {:.0} | {:.2} |",
-            of(|round| round.2 as f64),
-            of(|round| round.0[0]),
-            of(|round| round.1[0]),
-            of(|round| round.1[0] / round.0[0]),
-            of(|round| round.0[1]),
-            of(|round| round.1[1]),
-            of(|round| round.1[1] / round.0[1]),
-        );
+        let of = |figure: &dyn Fn(&Round) -> f64| quartiles(rounds.iter().map(figure).collect());
+        print!("| {name} | {:.0} |", of(&|round| round.tries as f64)[1]);
+        for which in [0, 1] {
+            let [low, ratio, high] = of(&|round| round.attacked[which] / round.calm[which]);
+            print!(
+                " {:.0} | {:.0} | {ratio:.2} ({low:.2} to {high:.2}) |",
+                of(&|round| round.calm[which])[1],
+                of(&|round| round.attacked[which])[1],
+            );
+        }
+        println!();
     }
 }
