@@ -48,10 +48,11 @@ fn split(variable: &str, scheme: &str) -> Result<(String, String, u16, String), 
 }
 
 async fn profiles() -> Result<(), Box<dyn Error>> {
-    let (_, host, port, _) = split("SENDFLOWR_TEST_REDIS", "redis://")?;
+    let (login, host, port, _) = split("SENDFLOWR_TEST_REDIS", "redis://")?;
     let raw = RawRedisConfig {
         host: Some(host),
         port,
+        password: Secret::new(login.trim_start_matches(':')),
         key_prefix: "measure:".to_owned(),
         response_timeout_ms: 5_000,
         ..Default::default()

@@ -46,6 +46,10 @@ pub(crate) enum Service {
     Redis,
 }
 
+/// User, password and database of each server that has such: there is nothing to protect in a test's data, but a wrong password
+/// must be refused.
+const NAME: &str = "sendflowr";
+
 impl Service {
     const ALL: [Self; 4] = [Self::Kafka, Self::ClickHouse, Self::Postgres, Self::Redis];
 
@@ -66,6 +70,16 @@ impl Service {
             Self::ClickHouse => "SENDFLOWR_TEST_CLICKHOUSE",
             Self::Postgres => "SENDFLOWR_TEST_POSTGRES",
             Self::Redis => "SENDFLOWR_TEST_REDIS",
+        }
+    }
+
+    /// What the tests find there.
+    fn address(self, port: u16) -> String {
+        match self {
+            Self::Kafka => format!("127.0.0.1:{port}"),
+            Self::ClickHouse => format!("http://{NAME}:{NAME}@127.0.0.1:{port}"),
+            Self::Postgres => format!("postgres://{NAME}:{NAME}@127.0.0.1:{port}/{NAME}"),
+            Self::Redis => format!("redis://:{NAME}@127.0.0.1:{port}"),
         }
     }
 

@@ -284,6 +284,13 @@ async fn wrong_settings_are_named_within_ten_seconds() {
             },
         ),
         (
+            "`redis.password`",
+            RawRedisConfig {
+                password: Secret::default(),
+                ..right.clone()
+            },
+        ),
+        (
             "`redis.user`",
             RawRedisConfig {
                 password: Secret::new("right"),

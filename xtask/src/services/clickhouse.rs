@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf, process::Command};
 
 use anyhow::Context;
 
-use super::{folder, native::Place, ports};
+use super::{NAME, folder, native::Place, ports};
 use crate::{
     process::{root, run as run_command, say, succeeds},
     setup,
@@ -51,6 +51,7 @@ pub(super) fn server(place: &Place) -> anyhow::Result<Command> {
     command.arg(sources().join("front.py"));
     command.args(["--port", &place.port.to_string()]);
     command.arg("--data").arg(&place.data);
+    command.args(["--user", NAME, "--password", NAME]);
     Ok(command)
 }
 

@@ -8,16 +8,13 @@ use std::{
 use anyhow::Context;
 
 use super::{
-    Service, Stop, logs, ports,
+    NAME, Service, Stop, logs, ports,
     state::{Engine, Running, State},
 };
 use crate::process::{root, run as run_command};
 
 /// Apart from what `docker compose up` runs in the same folder.
 const PROJECT: &str = "sendflowr-tests";
-
-/// The password of each server: there is nothing to protect in a test's data, but a wrong password must be refused.
-const PASSWORD: &str = "sendflowr";
 
 /// Starts the servers and waits until they are healthy.
 pub(super) fn up(wanted: &[Service]) -> anyhow::Result<State> {
@@ -31,7 +28,7 @@ pub(super) fn up(wanted: &[Service]) -> anyhow::Result<State> {
                 service: *service,
                 port,
                 pid: None,
-                address: address(*service, port),
+                address: service.address(port),
             })
             .collect(),
     };
@@ -44,7 +41,7 @@ pub(super) fn up(wanted: &[Service]) -> anyhow::Result<State> {
         "api_token",
         "seal_key",
     ] {
-        fs::write(secrets.join(name), PASSWORD)?;
+        fs::write(secrets.join(name), NAME)?;
     }
     state.write()?;
     let mut command = compose(&state, &["up", "--detach", "--wait"]);
@@ -101,14 +98,5 @@ fn port_variables(service: Service) -> (&'static str, Option<&'static str>) {
         Service::ClickHouse => ("CLICKHOUSE_HOST_PORT", Some("CLICKHOUSE_NATIVE_HOST_PORT")),
         Service::Postgres => ("POSTGRES_HOST_PORT", None),
         Service::Redis => ("REDIS_HOST_PORT", None),
-    }
-}
-
-fn address(service: Service, port: u16) -> String {
-    match service {
-        Service::Kafka => format!("127.0.0.1:{port}"),
-        Service::ClickHouse => format!("http://sendflowr:{PASSWORD}@127.0.0.1:{port}"),
-        Service::Postgres => format!("postgres://sendflowr:{PASSWORD}@127.0.0.1:{port}/sendflowr"),
-        Service::Redis => format!("redis://:{PASSWORD}@127.0.0.1:{port}"),
     }
 }

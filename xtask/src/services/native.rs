@@ -54,17 +54,11 @@ pub(super) fn up(wanted: &[Service]) -> anyhow::Result<State> {
         running: Vec::new(),
     };
     for (service, port) in wanted.iter().zip(ports) {
-        let address = match service {
-            Service::Kafka => format!("127.0.0.1:{port}"),
-            Service::ClickHouse => format!("http://default@127.0.0.1:{port}"),
-            Service::Postgres => postgres::address(port),
-            Service::Redis => format!("redis://127.0.0.1:{port}"),
-        };
         state.running.push(Running {
             service: *service,
             port,
             pid: None,
-            address,
+            address: service.address(port),
         });
     }
     // Before the first starts: a state without processes is better than processes without a state.

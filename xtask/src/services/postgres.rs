@@ -9,23 +9,14 @@ use std::{
 
 use anyhow::{Context, bail};
 
-use super::{native::Place, ports};
+use super::{NAME, native::Place, ports};
 use crate::{
     process::{output, run as run_command},
     setup,
 };
 
-/// User, password and database, all three: there is nothing to protect in a test's database, but a wrong password must be
-/// refused.
-const NAME: &str = "sendflowr";
-
 /// The account under which the server runs where this program is root's, which PostgreSQL refuses. Debian's package makes it.
 const ACCOUNT: &str = "postgres";
-
-/// What the tests connect to.
-pub(super) fn address(port: u16) -> String {
-    format!("postgres://{NAME}:{NAME}@127.0.0.1:{port}/{NAME}")
-}
 
 /// Finds or installs the server.
 pub(super) fn install() -> anyhow::Result<()> {

@@ -2,7 +2,7 @@
 
 use std::{fs, process::Command};
 
-use super::{native::Place, ports};
+use super::{NAME, native::Place, ports};
 use crate::setup;
 
 /// Finds or installs the server.
@@ -23,6 +23,7 @@ pub(super) fn server(place: &Place) -> anyhow::Result<Command> {
     let mut command = Command::new("redis-server");
     command.args(["--bind", "127.0.0.1", "--port", &place.port.to_string()]);
     command.arg("--dir").arg(&place.data);
+    command.args(["--requirepass", NAME]);
     // Profiles can be made again from the events: writing them down when it stops is enough, and costs nothing before.
     command.args(["--save", "3600", "1", "--appendonly", "no"]);
     // The tests hold some thousand profiles of at most 4 kB.
@@ -34,7 +35,6 @@ pub(super) fn server(place: &Place) -> anyhow::Result<Command> {
 
 /// Whether it is ready.
 pub(super) fn answers(port: u16) -> bool {
-    // One that wants a password says so with an error; that is an answer too.
-    ports::exchange(port, b"PING\r\n")
-        .is_some_and(|answer| answer.starts_with(b"+PONG") || answer.starts_with(b"-NOAUTH"))
+    // It wants the password, and says so once it is up.
+    ports::exchange(port, b"PING\r\n").is_some_and(|answer| answer.starts_with(b"-NOAUTH"))
 }

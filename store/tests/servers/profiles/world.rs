@@ -2,7 +2,10 @@ use std::hash::{BuildHasher, RandomState};
 
 use event::{Identifier, IdentifierKind, UniversalId};
 use redis::{Client, Cmd, FromRedisValue};
-use sendflowr_store::profiles::{RawRedisConfig, RedisConfig, RedisProfiles};
+use sendflowr_store::{
+    Secret,
+    profiles::{RawRedisConfig, RedisConfig, RedisProfiles},
+};
 
 use crate::{
     gate::Gate,
@@ -24,6 +27,7 @@ pub(crate) struct Keys(std::sync::Arc<Inner>);
 struct Inner {
     prefix: String,
     address: String,
+    password: String,
     host: String,
     port: u16,
 }
@@ -33,10 +37,12 @@ impl Keys {
         let address = address("SENDFLOWR_TEST_REDIS");
         let place = address
             .strip_prefix("redis://")
-            .expect("the address is like `redis://host:port`");
+            .expect("the address is like `redis://[:password@]host:port`");
+        let (login, place) = place.rsplit_once('@').unwrap_or(("", place));
         let (host, port) = place.trim_end_matches('/').rsplit_once(':').unwrap();
         Self(std::sync::Arc::new(Inner {
             prefix: format!("test-{:016x}:", RandomState::new().hash_one("keys")),
+            password: login.trim_start_matches(':').to_owned(),
             host: host.to_owned(),
             port: port.parse().unwrap(),
             address: address.clone(),
@@ -47,6 +53,7 @@ impl Keys {
         RawRedisConfig {
             host: Some(self.0.host.clone()),
             port: self.0.port,
+            password: Secret::new(&self.0.password),
             key_prefix: self.0.prefix.clone(),
             // Patient: all tests run at once on few processors.
             response_timeout_ms: 5_000,
