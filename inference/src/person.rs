@@ -4,7 +4,7 @@
 //! a second or two and never put: the consumer alone writes profiles (see `docs/adr`).
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -147,16 +147,18 @@ impl People {
         let persons = self.persons(ids).await;
         let mut all_ids: Vec<UniversalId> = persons
             .iter()
-            .flat_map(|(person, _)| person.with_events.iter().cloned())
+            .flat_map(|(person, _)| person.ids.iter().cloned())
             .collect();
         all_ids.sort_unstable();
         all_ids.dedup();
-        let profiles = self.profiles(&all_ids, clock).await;
+        let with_events = with_events(persons.iter().map(|(person, _)| &**person));
+        let profiles = self.profiles(&all_ids, &with_events, clock).await;
         let known = persons.into_iter().map(|(person, identity_source)| {
             let mut merged: Option<Profile> = None;
             let mut profile_source = ProfileSource::Stored;
-            for id in &person.with_events {
-                let (profile, source) = profiles[id].clone()?;
+            for id in &person.ids {
+                let Some(profile) = profiles.get(id) else { continue };
+                let (profile, source) = profile.clone()?;
                 match &mut merged {
                     Some(merged) => merged.merge(&profile),
                     None => merged = Some(Arc::unwrap_or_clone(profile)),
@@ -184,7 +186,7 @@ impl People {
         let since = self.since(clock);
         let profile = rebuild(
             &*self.dependencies.events,
-            &person.with_events,
+            &person.ids,
             since,
             self.history_events,
         )
@@ -247,8 +249,13 @@ impl People {
         found.into_iter().zip(ids).map(with_source).collect()
     }
 
-    /// The profile of each id.
-    async fn profiles(&self, ids: &[UniversalId], clock: Timestamp) -> HashMap<UniversalId, ProfileOrError> {
+    /// The stored profile of each id that has one; of those with events, and without a stored one, what the event store says.
+    async fn profiles(
+        &self,
+        ids: &[UniversalId],
+        with_events: &HashSet<&UniversalId>,
+        clock: Timestamp,
+    ) -> HashMap<UniversalId, ProfileOrError> {
         let (stored, on_miss) = match self.dependencies.profiles.get(ids).await {
             Ok(stored) => {
                 self.profiles_reach.answered();
@@ -262,12 +269,16 @@ impl People {
         let mut profiles: HashMap<UniversalId, ProfileOrError> = HashMap::with_capacity(ids.len());
         let mut missing = Vec::new();
         for (id, stored) in ids.iter().zip(stored) {
-            self.metrics.cache("profile", stored.is_some());
             match stored {
                 Some(profile) => {
+                    self.metrics.cache("profile", true);
                     profiles.insert(id.clone(), Ok((Arc::new(profile), ProfileSource::Stored)));
                 }
-                None => missing.push(id.clone()),
+                None if with_events.contains(id) => {
+                    self.metrics.cache("profile", false);
+                    missing.push(id.clone());
+                }
+                None => {}
             }
         }
         for (id, profile) in self.rebuilt(missing, clock).await {
@@ -319,6 +330,12 @@ impl People {
 
 type ProfileOrError = Result<(Arc<Profile>, ProfileSource), ApiError>;
 
+/// The ids for which the event store need be asked. The others are asked for in the profile store alone, which costs next to
+/// nothing there and tells of an id's first event before the graph does.
+fn with_events<'a>(people: impl Iterator<Item = &'a Person>) -> HashSet<&'a UniversalId> {
+    people.flat_map(|person| &person.with_events).collect()
+}
+
 /// What the events of all of these ids make together: one person's.
 async fn rebuild(
     events: &dyn Events,
@@ -344,8 +361,9 @@ pub(crate) async fn whole_profiles(
 ) -> Result<Vec<Profile>, StoreError> {
     let ids: Vec<UniversalId> = people
         .iter()
-        .flat_map(|person| person.with_events.iter().cloned())
+        .flat_map(|person| person.ids.iter().cloned())
         .collect();
+    let with_events = with_events(people.iter().copied());
     let stored = profiles.get(&ids).await;
     let stored = stored.unwrap_or_else(|_| vec![None; ids.len()]);
     let mut found: HashMap<&UniversalId, Profile> = HashMap::with_capacity(ids.len());
@@ -353,15 +371,16 @@ pub(crate) async fn whole_profiles(
     for (id, stored) in ids.iter().zip(stored) {
         match stored {
             Some(profile) => drop(found.insert(id, profile)),
-            None => missing.push(id.clone()),
+            None if with_events.contains(id) => missing.push(id.clone()),
+            None => {}
         }
     }
     let rebuilt = events.profiles(&missing, since, limit).await?;
     found.extend(missing.iter().zip(rebuilt));
     let whole = people.iter().map(|person| {
         let mut whole = Profile::default();
-        for id in &person.with_events {
-            whole.merge(&found[id]);
+        for profile in person.ids.iter().filter_map(|id| found.get(id)) {
+            whole.merge(profile);
         }
         whole
     });

@@ -3,7 +3,7 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use axum::http::StatusCode;
-use event::{EventType, MailboxProvider, Timestamp};
+use event::{EventType, Identifier, IdentifierKind, MailboxProvider, Timestamp, UniversalId};
 use sendflowr_inference::InferenceConfig;
 use serde_json::{Value, json};
 use store::events::LatencySample;
@@ -186,6 +186,29 @@ async fn ids_of_one_person_share_their_past() {
         )
         .await;
     assert_eq!(decision["evidence"]["source"], "person");
+}
+
+#[tokio::test]
+async fn ids_without_events_cost_no_look_at_the_event_store_until_they_have_some() {
+    let stores = Stores::default();
+    evening_clicks(&stores, "ann@example.com", 10, now());
+    let app = TestApp::start(stores);
+    let link =
+        json!({"email": "ann@example.com", "identifiers": [{"kind": "external_id", "value": "customer-7"}]});
+    assert_eq!(app.post("/link-identifiers", &link).await.0, StatusCode::OK);
+    let request = json!({"email": "ann@example.com", "now": NOW});
+    let (_, decision) = app.post("/timing/decide", &request).await;
+    assert_eq!(decision["evidence"]["profile_source"], "stored");
+    assert_eq!(app.events.profile_queries.load(Ordering::SeqCst), 0);
+
+    // The graph need not know yet.
+    let mut opt_out = event("ann@example.com", EventType::Unsubscribed, now());
+    opt_out.universal_id = UniversalId::from_identifier(&Identifier {
+        kind: IdentifierKind::ExternalId,
+        value: "customer-7".to_owned(),
+    });
+    app.consume(opt_out);
+    assert_eq!(app.post("/timing/decide", &request).await.0, StatusCode::CONFLICT);
 }
 
 #[tokio::test]

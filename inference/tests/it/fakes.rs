@@ -295,7 +295,8 @@ fn person(identifiers: &[Identifier]) -> Person {
     ids[1..].sort();
     Person {
         canonical: ids[0].clone(),
-        with_events: ids.clone(),
+        // As of a graph that knows of no event.
+        with_events: vec![ids[0].clone()],
         ids,
         identifiers,
     }
