@@ -8,6 +8,10 @@
 //! Makes the databases `measure_store` and `measure_raw`, and drops them at the end.
 #![expect(clippy::print_stdout, reason = "the figures are what this is for")]
 
+#[path = "../tests/servers/support.rs"]
+#[expect(dead_code, reason = "the tests need the rest of it")]
+mod support;
+
 use std::{
     collections::BTreeMap,
     error::Error,
@@ -27,6 +31,8 @@ use sendflowr_store::{
 };
 use serde::Serialize;
 
+use self::support::Server;
+
 /// Sizes of batches: the consumer's default, and what it writes at most when it catches up.
 const BATCHES: [usize; 2] = [1_000, 10_000];
 
@@ -38,19 +44,13 @@ const PEOPLE: usize = 20_000;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let address = std::env::var("SENDFLOWR_TEST_CLICKHOUSE")?;
-    let rest = address
-        .strip_prefix("http://")
-        .ok_or("the address has another scheme")?;
-    let (login, place) = rest.rsplit_once('@').ok_or("the address names no user")?;
-    let (user, password) = login.split_once(':').unwrap_or((login, ""));
-    let (host, port) = place.rsplit_once(':').ok_or("the address has no port")?;
+    let server = Server::of("SENDFLOWR_TEST_CLICKHOUSE");
     let open = async |database: &str| {
         let raw = RawClickHouseConfig {
-            host: Some(host.to_owned()),
-            port: Some(port.parse()?),
-            user: user.to_owned(),
-            password: Secret::new(password),
+            host: Some(server.host.clone()),
+            port: Some(server.port),
+            user: server.user.clone(),
+            password: Secret::new(&server.password),
             database: database.to_owned(),
             ..Default::default()
         };
@@ -60,9 +60,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let store = open("measure_store").await?;
     open("measure_raw").await?;
     let raw = Client::default()
-        .with_url(format!("http://{place}/"))
-        .with_user(user)
-        .with_password(password)
+        .with_url(format!("http://{}:{}/", server.host, server.port))
+        .with_user(&server.user)
+        .with_password(&server.password)
         .with_database("measure_raw")
         // Like the store. Besides, the crate cannot parse the description of a tuple whose fields have names.
         .with_validation(false)

@@ -14,6 +14,7 @@
 #[path = "../tests/servers/events/proxy.rs"]
 mod proxy;
 #[path = "../tests/servers/support.rs"]
+#[expect(dead_code, reason = "the tests need the rest of it")]
 mod support;
 #[path = "../tests/servers/events/world.rs"]
 #[expect(dead_code, reason = "the tests need the rest of it")]

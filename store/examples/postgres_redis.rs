@@ -8,6 +8,9 @@
 //! The database must be an empty one made for this; the keys begin with `measure:` and are removed.
 #![expect(clippy::print_stdout, reason = "the figures are what this is for")]
 
+#[path = "../tests/servers/support.rs"]
+mod support;
+
 use std::{
     error::Error,
     sync::Arc,
@@ -22,6 +25,8 @@ use sendflowr_store::{
     profiles::{Profiles, RawRedisConfig, RedisConfig, RedisProfiles},
 };
 
+use self::support::Server;
+
 /// Callers at once, where it is about how much gets through.
 const CALLERS: usize = 16;
 
@@ -31,28 +36,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
     identities().await
 }
 
-fn split(variable: &str, scheme: &str) -> Result<(String, String, u16, String), Box<dyn Error>> {
-    let address = std::env::var(variable)?;
-    let rest = address
-        .strip_prefix(scheme)
-        .ok_or("the address has another scheme")?;
-    let (login, place) = rest.rsplit_once('@').unwrap_or(("", rest));
-    let (place, database) = place.split_once('/').unwrap_or((place, ""));
-    let (host, port) = place.rsplit_once(':').ok_or("the address has no port")?;
-    Ok((
-        login.to_owned(),
-        host.to_owned(),
-        port.parse()?,
-        database.to_owned(),
-    ))
-}
-
 async fn profiles() -> Result<(), Box<dyn Error>> {
-    let (login, host, port, _) = split("SENDFLOWR_TEST_REDIS", "redis://")?;
+    let server = Server::of("SENDFLOWR_TEST_REDIS");
     let raw = RawRedisConfig {
-        host: Some(host),
-        port,
-        password: Secret::new(login.trim_start_matches(':')),
+        host: Some(server.host),
+        port: server.port,
+        password: Secret::new(server.password),
         key_prefix: "measure:".to_owned(),
         response_timeout_ms: 5_000,
         ..Default::default()
@@ -128,14 +117,17 @@ fn sighting(identifiers: Vec<Identifier>) -> Sighting {
 }
 
 async fn identities() -> Result<(), Box<dyn Error>> {
-    let (login, host, port, database) = split("SENDFLOWR_TEST_POSTGRES", "postgres://")?;
-    let (user, password) = login.split_once(':').unwrap_or((&login, ""));
+    let server = Server::of("SENDFLOWR_TEST_POSTGRES");
+    let (_, database) = server
+        .address
+        .rsplit_once('/')
+        .ok_or("the address names no database")?;
     let raw = RawPostgresConfig {
-        host: Some(host),
-        port,
-        database,
-        user: user.to_owned(),
-        password: Secret::new(password),
+        host: Some(server.host),
+        port: server.port,
+        database: database.to_owned(),
+        user: server.user,
+        password: Secret::new(server.password),
         read_timeout_ms: 5_000,
         ..Default::default()
     };

@@ -10,46 +10,33 @@ use sendflowr_store::{
     events::{ClickHouseConfig, ClickHouseEvents, Enrichment, RawClickHouseConfig, StoredEvent},
 };
 
-use crate::support::address;
+use crate::support::Server;
 
 /// A database of the test's own, dropped at its end.
 pub(crate) struct Database {
     name: String,
-    user: String,
-    password: String,
-    host: String,
-    port: u16,
+    server: Server,
 }
 
 impl Database {
     pub(crate) fn new() -> Self {
-        let address = address("SENDFLOWR_TEST_CLICKHOUSE");
-        let (login, place) = address
-            .strip_prefix("http://")
-            .and_then(|rest| rest.split_once('@'))
-            .expect("the address is like `http://user[:password]@host:port`");
-        let (user, password) = login.split_once(':').unwrap_or((login, ""));
-        let (host, port) = place.trim_end_matches('/').rsplit_once(':').unwrap();
         Self {
             name: format!("test_{:016x}", RandomState::new().hash_one("database")),
-            user: user.to_owned(),
-            password: password.to_owned(),
-            host: host.to_owned(),
-            port: port.parse().unwrap(),
+            server: Server::of("SENDFLOWR_TEST_CLICKHOUSE"),
         }
     }
 
     pub(crate) fn place(&self) -> (&str, u16) {
-        (&self.host, self.port)
+        (&self.server.host, self.server.port)
     }
 
     pub(crate) fn settings(&self) -> RawClickHouseConfig {
         RawClickHouseConfig {
-            host: Some(self.host.clone()),
-            port: Some(self.port),
+            host: Some(self.server.host.clone()),
+            port: Some(self.server.port),
             database: self.name.clone(),
-            user: self.user.clone(),
-            password: Secret::new(&self.password),
+            user: self.server.user.clone(),
+            password: Secret::new(&self.server.password),
             ..Default::default()
         }
     }
@@ -62,9 +49,9 @@ impl Database {
     /// A client that knows nothing of the engine under test.
     fn client(&self) -> Client {
         Client::default()
-            .with_url(format!("http://{}:{}/", self.host, self.port))
-            .with_user(&self.user)
-            .with_password(&self.password)
+            .with_url(format!("http://{}:{}/", self.server.host, self.server.port))
+            .with_user(&self.server.user)
+            .with_password(&self.server.password)
             .with_database(&self.name)
     }
 

@@ -8,38 +8,25 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, postgres::Pg
 
 use crate::{
     gate::Gate,
-    support::address,
+    support::Server,
     tls::{Asks, Front},
 };
 
 /// A database of the test's own, dropped at its end.
 pub(crate) struct Database {
     name: String,
-    user: String,
-    password: String,
-    host: String,
-    port: u16,
+    server: Server,
     /// Of the database that the address names.
     entrance: PgConnectOptions,
 }
 
 impl Database {
     pub(crate) async fn new() -> Self {
-        let address = address("SENDFLOWR_TEST_POSTGRES");
-        let (login, place) = address
-            .strip_prefix("postgres://")
-            .and_then(|rest| rest.split_once('@'))
-            .expect("the address is like `postgres://user:password@host:port/database`");
-        let (user, password) = login.split_once(':').unwrap();
-        let (place, _) = place.split_once('/').unwrap();
-        let (host, port) = place.rsplit_once(':').unwrap();
+        let server = Server::of("SENDFLOWR_TEST_POSTGRES");
         let database = Self {
             name: format!("test_{:016x}", RandomState::new().hash_one("database")),
-            user: user.to_owned(),
-            password: password.to_owned(),
-            host: host.to_owned(),
-            port: port.parse().unwrap(),
-            entrance: address.parse().unwrap(),
+            entrance: server.address.parse().unwrap(),
+            server,
         };
         let mut connection = database.entrance.connect().await.unwrap();
         let statement = format!("CREATE DATABASE {}", database.name);
@@ -53,11 +40,11 @@ impl Database {
 
     pub(crate) fn settings(&self) -> RawPostgresConfig {
         RawPostgresConfig {
-            host: Some(self.host.clone()),
-            port: self.port,
+            host: Some(self.server.host.clone()),
+            port: self.server.port,
             database: self.name.clone(),
-            user: self.user.clone(),
-            password: Secret::new(&self.password),
+            user: self.server.user.clone(),
+            password: Secret::new(&self.server.password),
             // The tests together stay below the connections that the server has.
             max_connections: 4,
             // Patient: all tests run at once on few processors.
@@ -72,11 +59,11 @@ impl Database {
     }
 
     pub(crate) async fn gate(&self) -> Gate {
-        Gate::to(&self.host, self.port).await
+        Gate::to(&self.server.host, self.server.port).await
     }
 
     pub(crate) async fn tls_front(&self) -> Front {
-        Front::of(&self.host, self.port, Asks::First).await
+        Front::of(&self.server.host, self.server.port, Asks::First).await
     }
 
     /// A connection that knows nothing of the engine under test.

@@ -9,7 +9,7 @@ use sendflowr_store::{
 
 use crate::{
     gate::Gate,
-    support::address,
+    support::Server,
     tls::{Asks, Front},
 };
 
@@ -26,34 +26,22 @@ pub(crate) struct Keys(std::sync::Arc<Inner>);
 
 struct Inner {
     prefix: String,
-    address: String,
-    password: String,
-    host: String,
-    port: u16,
+    server: Server,
 }
 
 impl Keys {
     pub(crate) fn new() -> Self {
-        let address = address("SENDFLOWR_TEST_REDIS");
-        let place = address
-            .strip_prefix("redis://")
-            .expect("the address is like `redis://[:password@]host:port`");
-        let (login, place) = place.rsplit_once('@').unwrap_or(("", place));
-        let (host, port) = place.trim_end_matches('/').rsplit_once(':').unwrap();
         Self(std::sync::Arc::new(Inner {
             prefix: format!("test-{:016x}:", RandomState::new().hash_one("keys")),
-            password: login.trim_start_matches(':').to_owned(),
-            host: host.to_owned(),
-            port: port.parse().unwrap(),
-            address: address.clone(),
+            server: Server::of("SENDFLOWR_TEST_REDIS"),
         }))
     }
 
     pub(crate) fn settings(&self) -> RawRedisConfig {
         RawRedisConfig {
-            host: Some(self.0.host.clone()),
-            port: self.0.port,
-            password: Secret::new(&self.0.password),
+            host: Some(self.0.server.host.clone()),
+            port: self.0.server.port,
+            password: Secret::new(&self.0.server.password),
             key_prefix: self.0.prefix.clone(),
             // Patient: all tests run at once on few processors.
             response_timeout_ms: 5_000,
@@ -67,16 +55,16 @@ impl Keys {
     }
 
     pub(crate) async fn gate(&self) -> Gate {
-        Gate::to(&self.0.host, self.0.port).await
+        Gate::to(&self.0.server.host, self.0.server.port).await
     }
 
     pub(crate) async fn tls_front(&self) -> Front {
-        Front::of(&self.0.host, self.0.port, Asks::AtOnce).await
+        Front::of(&self.0.server.host, self.0.server.port, Asks::AtOnce).await
     }
 
     /// Sends a command as somebody who knows nothing of the engine under test.
     async fn say<T: FromRedisValue>(&self, command: &Cmd) -> T {
-        let client = Client::open(self.0.address.as_str()).unwrap();
+        let client = Client::open(self.0.server.address.as_str()).unwrap();
         let mut connection = client.get_multiplexed_async_connection().await.unwrap();
         command.query_async(&mut connection).await.unwrap()
     }
@@ -122,7 +110,7 @@ impl Drop for Inner {
     #[expect(clippy::print_stderr, reason = "a panic here would hide what the test says")]
     fn drop(&mut self) {
         let delete_all = || -> redis::RedisResult<()> {
-            let mut connection = Client::open(self.address.as_str())?.get_connection()?;
+            let mut connection = Client::open(self.server.address.as_str())?.get_connection()?;
             let keys: Vec<String> = redis::cmd("KEYS")
                 .arg(format!("{}*", self.prefix))
                 .query(&mut connection)?;
