@@ -1,3 +1,3 @@
--- Whether events stand under `universal_id`: it is that of the strongest identifier of some event. Whoever reads a person's
--- events or profile need not ask under the others. Of rows that were there before nobody knows, so they may have some.
+-- Whether events stand under `universal_id`: it is that of the strongest identifier of some event. Whoever looks for a
+-- person's events need not do so under the others. Of rows that were there before nobody knows, so they may have some.
 ALTER TABLE resolved_identities ADD COLUMN has_events INTEGER NOT NULL DEFAULT 1;

@@ -32,12 +32,10 @@ pub(crate) struct Graph {
     people: Vec<Vec<Identifier>>,
     /// Where in `people` an identifier is.
     owners: HashMap<Identifier, usize>,
-    /// The canonical ids as loaded.
-    loaded: HashMap<Identifier, UniversalId>,
+    /// The canonical ids as loaded, and whether there were events.
+    loaded: HashMap<Identifier, (UniversalId, bool)>,
     /// Identifiers whose ids have events.
     with_events: HashSet<Identifier>,
-    /// Those among them that were loaded as without.
-    first_events: Vec<UniversalId>,
     pairs: HashSet<Pair>,
     new_pairs: Vec<NewPair>,
     created: Vec<(Identifier, Timestamp)>,
@@ -185,7 +183,7 @@ impl Graph {
                 graph.with_events.insert(identifier.clone());
             }
             graph.owners.insert(identifier.clone(), index);
-            graph.loaded.insert(identifier, canonical);
+            graph.loaded.insert(identifier, (canonical, has_events));
         }
         graph
     }
@@ -193,12 +191,8 @@ impl Graph {
     /// Records that the identifiers of `sighting` occurred together in an event, which stands under the strongest.
     pub(crate) fn record(&mut self, sighting: &Sighting) {
         self.apply(sighting, false);
-        let Some(strongest) = sighting.identifiers.iter().min() else {
-            return;
-        };
-        if self.with_events.insert(strongest.clone()) && self.loaded.contains_key(strongest) {
-            self.first_events.push(UniversalId::from_identifier(strongest));
-        }
+        self.with_events
+            .extend(sighting.identifiers.iter().min().cloned());
     }
 
     /// Makes one person of the identifiers of `sighting`.
@@ -352,17 +346,20 @@ impl Graph {
                 seen_at: *seen_at,
             });
         }
-        let mut moved = Vec::new();
-        for (identifier, before) in &self.loaded {
+        let (mut moved, mut first_events) = (Vec::new(), Vec::new());
+        for (identifier, (before, had_events)) in &self.loaded {
             let after = canonical_of(identifier);
             if after != *before {
                 moved.push((UniversalId::from_identifier(identifier), after));
+            }
+            if !had_events && self.with_events.contains(identifier) {
+                first_events.push(UniversalId::from_identifier(identifier));
             }
         }
         Changes {
             created,
             moved,
-            first_events: self.first_events,
+            first_events,
             pairs: self.new_pairs,
             audit: self.audit,
         }

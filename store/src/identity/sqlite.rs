@@ -241,7 +241,7 @@ async fn store(transaction: &mut Transaction<'static, Sqlite>, changes: Changes)
                 kind,
                 &new.identifier.value,
                 new.seen_at,
-                i32::from(new.has_events),
+                new.has_events,
             )
         })
         .collect();
