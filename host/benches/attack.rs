@@ -3,8 +3,8 @@
 //!
 //! Every attacked round stands between two calm ones and is compared with their mean, so that a machine that becomes faster or
 //! slower meanwhile counts for neither. Told is the median of these ratios, and between which the middle half of them lies.
-//! The name of an attack leaves out the others. `--no-rest` leaves the quarantine out, so that the attack goes on undiminished: what the fences do alone. `--rounds 21` makes
-//! so many.
+//! The name of an attack leaves out the others. `--no-rest` leaves the quarantine out, so that the attack goes on undiminished:
+//! what the fences do alone. `--rounds 21` makes so many.
 //!
 //! Needs the compiled plugins: `cargo xtask plugins`, then `cargo bench -p sendflowr-host --bench attack`.
 
@@ -205,12 +205,9 @@ fn main() {
         .map(|attack| (attack.0, std::slice::from_ref(attack)))
         .collect();
     kinds.push(("all at once", &attacks));
-    let wanted: Vec<String> = env::args().skip(1).collect();
-    if kinds
-        .iter()
-        .any(|(name, _)| wanted.iter().any(|wanted| wanted == name))
-    {
-        kinds.retain(|(name, _)| wanted.iter().any(|wanted| wanted == name));
+    let is_wanted = |(name, _): &(&str, &[Attack])| env::args().any(|argument| argument == *name);
+    if kinds.iter().any(is_wanted) {
+        kinds.retain(is_wanted);
     }
     println!(
         "| attack | tries | p50 calm, µs | attacked, µs | ratio | p99 calm, µs | attacked, µs | ratio |"

@@ -24,7 +24,7 @@ pub(super) fn server(place: &Place) -> anyhow::Result<Command> {
     command.args(["--bind", "127.0.0.1", "--port", &place.port.to_string()]);
     command.arg("--dir").arg(&place.data);
     command.args(["--requirepass", NAME]);
-    // Profiles can be made again from the events: writing them down when it stops is enough, and costs nothing before.
+    // A snapshot when it stops: what an earlier life knew must not count, so the tests let it remember.
     command.args(["--save", "3600", "1", "--appendonly", "no"]);
     // The tests hold some thousand profiles of at most 4 kB.
     command.args(["--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru"]);
