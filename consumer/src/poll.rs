@@ -17,6 +17,10 @@ use crate::{
     retry::Attempts,
 };
 
+/// Silence on the bus that ends a batch: what comes together has come by then, and a lone event need not wait for more. Twice
+/// as long as brokers let records gather.
+const SILENCE: Duration = Duration::from_millis(100);
+
 /// A member of one consumer group over the events topic.
 pub(crate) struct Reader<'a> {
     subscription: Box<dyn Subscription>,
@@ -77,7 +81,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The next batch: full, or as much as came within the batch's time after its first record. `None` when no record
+    /// The next batch: full, or as much as came within the batch's time after its first record and before a silence. `None` when no record
     /// comes for as long as `wait`. It may not be given up half way: what it has read would be lost until the next start.
     ///
     /// # Errors
@@ -127,7 +131,7 @@ impl<'a> Reader<'a> {
         }))
     }
 
-    /// Adds to a batch what comes within its time.
+    /// Adds to a batch what comes within its time, until nothing does for a while.
     async fn fill(&mut self, batch: &mut Vec<Record>) {
         let deadline = Instant::now() + self.config.batch_wait;
         while batch.len() < self.config.batch_events && !self.shutdown.is_cancelled() {
@@ -137,12 +141,12 @@ impl<'a> Reader<'a> {
             }
             match self
                 .subscription
-                .poll(self.config.batch_events - batch.len(), left)
+                .poll(self.config.batch_events - batch.len(), left.min(SILENCE))
                 .await
             {
-                Ok(records) => batch.extend(records),
-                // What is in hand goes first; the next batch meets the error again and waits it out.
-                Err(_) => break,
+                Ok(records) if !records.is_empty() => batch.extend(records),
+                // What is in hand goes first; the next batch meets an error again and waits it out.
+                Ok(_) | Err(_) => break,
             }
         }
     }

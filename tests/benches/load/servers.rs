@@ -20,8 +20,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::traffic::{account, deliveries, percentiles, send, send_one};
 
-/// Deliveries of the warm-up: until Kafka's own compiler has settled, which takes some seconds of load.
-const WARM_UP: usize = 12_000;
+/// Deliveries of the warm-up: until Kafka's own compiler has settled. After 12,000 it still took a sixth of both processors.
+const WARM_UP: usize = 50_000;
 
 /// Deliveries measured: some seconds of load, so that batches, polls and flushes have settled.
 const MEASURED: usize = 30_000;

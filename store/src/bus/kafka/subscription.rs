@@ -53,6 +53,11 @@ const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(20);
 /// Where a partition is: topic and number.
 type Place = (String, i32);
 
+/// How long a broker lets records gather before it answers a fetch, and how many bytes of them are enough. Answered for every few
+/// records, both groups would ask hundreds of times a second; fifty milliseconds are little beside the time of a batch.
+const GATHER: Duration = Duration::from_millis(50);
+const GATHER_BYTES: &str = "65536";
+
 /// What polls have returned of a partition and is not committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Span {
@@ -136,6 +141,8 @@ fn settings(config: &KafkaConfig, group: &str) -> ClientConfig {
             "topic.metadata.refresh.interval.ms",
             client::millis(METADATA_INTERVAL),
         )
+        .set("fetch.wait.max.ms", client::millis(GATHER))
+        .set("fetch.min.bytes", GATHER_BYTES)
         .set("fetch.queue.backoff.ms", client::millis(FULL_QUEUE_PAUSE))
         .set(
             "queued.max.messages.kbytes",
