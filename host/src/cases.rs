@@ -22,7 +22,7 @@ use crate::{
         Plugin, PluginError,
         types::{self, Batch, Outcome},
     },
-    proof::GivenCertificates,
+    proof::{CertificateSource, GivenCertificates},
 };
 
 /// Whether a case holds.
@@ -123,8 +123,8 @@ pub async fn normalize_one(
             slug: descriptor.slug.clone(),
         });
     }
-    let account = case.account(descriptor)?;
-    let certificates = GivenCertificates::new(case.certificates()?);
+    let account = Arc::new(case.account(descriptor)?);
+    let certificates: Arc<dyn CertificateSource> = Arc::new(GivenCertificates::new(case.certificates()?));
     let request = Arc::new(request(plugin, case, now)?);
     let read = read(plugin, &account, &certificates, request).await;
     let outcome = match read {
@@ -174,15 +174,13 @@ pub fn request(plugin: &Plugin, case: &Case, now: Timestamp) -> Result<types::Re
 
 async fn read(
     plugin: &Arc<Plugin>,
-    account: &Account,
-    certificates: &GivenCertificates,
+    account: &Arc<Account>,
+    certificates: &Arc<dyn CertificateSource>,
     request: Arc<types::Request>,
 ) -> Result<Outcome, DeliveryError> {
     Delivery::new(plugin, request)
         .await?
-        .verify(plugin, account, certificates)
-        .await?
-        .normalize()
+        .read(plugin, account, certificates)
         .await
 }
 

@@ -1,11 +1,12 @@
 //! A delivery on its way from unproven to events.
 //!
-//! `Delivery<Unverified>` has no way to events; [`Delivery::verify`] is the only way to a `Delivery<Verified>`, save for
-//! a delivery that this host itself sealed as proven and opens again.
+//! Only a `Delivery<Verified>` gives events. [`Delivery::read`] makes one when the proofs have held; the other way to one is for a
+//! delivery that this host itself sealed as proven and opens again.
 
-use std::{pin::pin, sync::Arc};
+use std::{sync::Arc, time::Instant};
 
-use futures::FutureExt;
+use futures::{FutureExt, future::BoxFuture};
+use tokio::runtime::Handle;
 
 use crate::{
     accounts::Account,
@@ -29,6 +30,14 @@ pub struct Delivery<State> {
     request: Arc<Request>,
     guest: Guest,
     state: State,
+}
+
+/// What a visit to the plugin came to.
+enum Visit {
+    /// The delivery is read.
+    Over(Outcome),
+    /// The check has to wait for something.
+    Waits(BoxFuture<'static, Result<Trust, Refusal>>),
 }
 
 /// Why a delivery did not become events.
@@ -61,43 +70,74 @@ impl Delivery<Unverified> {
         })
     }
 
-    /// Asks the plugin what must hold, and checks it.
+    /// Asks the plugin what must hold, checks it, and lets the plugin read the delivery: all on one thread, since to be handed over
+    /// takes as long as both calls.
     ///
-    /// While a certificate is fetched the plugin's turn is given back: anybody can name one that nobody has asked for
-    /// before, and must not keep genuine deliveries waiting by it.
-    pub async fn verify(
+    /// Only where a certificate has to be fetched is that left in between, and the plugin's turn given back: anybody can name one
+    /// that nobody has asked for before, and must not keep genuine deliveries waiting by it.
+    ///
+    /// # Errors
+    /// [`DeliveryError`].
+    pub async fn read(
         self,
         plugin: &Arc<Plugin>,
-        account: &Account,
-        certificates: &dyn CertificateSource,
-    ) -> Result<Delivery<Verified>, DeliveryError> {
+        account: &Arc<Account>,
+        certificates: &Arc<dyn CertificateSource>,
+    ) -> Result<Outcome, DeliveryError> {
         let Self { request, guest, .. } = self;
-        let (guest, proofs) = guest.authenticate(Arc::clone(&request)).await?;
-        let proofs = proofs.map_err(|rejection| refused(rejection, false))?;
-        let evidence = Evidence {
-            descriptor: plugin.descriptor(),
-            account,
-            request: &request,
-            certificates,
-        };
-        let (guest, trust) = {
-            let mut check = pin!(proof::check(&proofs, &evidence));
-            match check.as_mut().now_or_never() {
-                Some(checked) => (guest, checked?),
-                None => {
-                    drop(guest);
-                    let trust = check.await?;
-                    // The same request on another instance gives the same proofs; the contract wants the calls in order.
-                    let guest = plugin.instantiate().await?;
-                    (guest.authenticate(Arc::clone(&request)).await?.0, trust)
-                }
+        let visit = {
+            let (plugin, account) = (Arc::clone(plugin), Arc::clone(account));
+            let (request, certificates) = (Arc::clone(&request), Arc::clone(certificates));
+            // A check that waits does so in this runtime, not in that of the thread.
+            let waits_in = Handle::current();
+            |mut guest: Guest, deadline| async move {
+                let proofs = guest.authenticate_here(deadline, &request).await?;
+                let proofs = proofs.map_err(|rejection| refused(rejection, false))?;
+                let mut check = {
+                    let request = Arc::clone(&request);
+                    async move {
+                        let evidence = Evidence {
+                            descriptor: plugin.descriptor(),
+                            account: &account,
+                            request: &request,
+                            certificates: &*certificates,
+                        };
+                        proof::check(&proofs, &evidence).await
+                    }
+                    .boxed()
+                };
+                let checked = {
+                    let _context = waits_in.enter();
+                    check.as_mut().now_or_never()
+                };
+                let Some(trust) = checked else {
+                    return Ok(Visit::Waits(check));
+                };
+                let verified = Delivery {
+                    request,
+                    guest,
+                    state: Verified(trust?),
+                };
+                verified.normalize_here(deadline).await.map(Visit::Over)
             }
         };
-        Ok(Delivery {
-            request,
-            guest,
-            state: Verified(trust),
-        })
+        let trust = match guest.visit(visit).await? {
+            Visit::Over(outcome) => return Ok(outcome),
+            Visit::Waits(check) => check.await?,
+        };
+        let again = plugin.instantiate().await?;
+        again
+            .visit(|mut guest, deadline| async move {
+                // The same request on another instance gives the same proofs; the contract wants the calls in order.
+                let _ = guest.authenticate_here(deadline, &request).await?;
+                let verified = Delivery {
+                    request,
+                    guest,
+                    state: Verified(trust),
+                };
+                verified.normalize_here(deadline).await
+            })
+            .await
     }
 
     /// Takes over that the proofs held when the delivery came in: it was sealed by this host with that remark.
@@ -113,14 +153,33 @@ impl Delivery<Unverified> {
 
 impl Delivery<Verified> {
     /// Lets the plugin read the delivery. One whose proof is not worth events gives none.
-    pub async fn normalize(self) -> Result<Outcome, DeliveryError> {
+    pub(crate) async fn normalize(self) -> Result<Outcome, DeliveryError> {
+        let Self {
+            request,
+            guest,
+            state,
+        } = self;
+        guest
+            .visit(|guest, deadline| {
+                Delivery {
+                    request,
+                    guest,
+                    state,
+                }
+                .normalize_here(deadline)
+            })
+            .await
+    }
+
+    /// [`Delivery::normalize`] on the thread of a visit.
+    async fn normalize_here(self, deadline: Instant) -> Result<Outcome, DeliveryError> {
         let Self {
             request,
             guest,
             state: Verified(trust),
         } = self;
         let outcome = guest
-            .normalize(request)
+            .normalize_here(deadline, &request)
             .await?
             .map_err(|rejection| refused(rejection, true))?;
         let is_worth_it = match (&outcome, trust) {

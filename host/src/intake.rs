@@ -174,18 +174,14 @@ impl Intake {
     pub(crate) async fn take(
         &self,
         plugin: &Arc<Plugin>,
-        account: &Account,
+        account: &Arc<Account>,
         incoming: Incoming,
         receipt: Receipt<'_>,
     ) -> Result<Taken, IntakeError> {
         let received_at = incoming.received_at;
         let request = Arc::new(request_for(plugin, account, incoming));
         let delivery = Delivery::new(plugin, Arc::clone(&request)).await?;
-        let outcome = match delivery.verify(plugin, account, &*self.certificates).await {
-            Ok(verified) => verified.normalize().await,
-            Err(error) => Err(error),
-        };
-        match outcome {
+        match delivery.read(plugin, account, &self.certificates).await {
             Ok(Outcome::Events(batch)) => {
                 let converted = self
                     .convert(batch, plugin, account, received_at, Some(receipt.trace))
@@ -288,14 +284,11 @@ impl Intake {
         let request = Arc::new(request_for(&plugin, &account, Incoming::from(raw)));
         let delivery = Delivery::new(&plugin, request).await.map_err(IntakeError::from)?;
         // What was proven then stays proven: the secret may have been rotated since.
-        let verified = match is_proven {
-            true => delivery.proven_at_receipt(),
-            false => delivery
-                .verify(&plugin, &account, &*self.certificates)
-                .await
-                .map_err(IntakeError::from)?,
+        let outcome = match is_proven {
+            true => delivery.proven_at_receipt().normalize().await,
+            false => delivery.read(&plugin, &account, &self.certificates).await,
         };
-        let Outcome::Events(batch) = verified.normalize().await.map_err(IntakeError::from)? else {
+        let Outcome::Events(batch) = outcome.map_err(IntakeError::from)? else {
             return Ok(Counts::default());
         };
         // The trace of the delivery goes on where it was left.

@@ -12,7 +12,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time,
 };
-use tracing::{Instrument, field::Empty};
+use tracing::{Instrument, Span, field::Empty};
 use wasmtime::{Engine, PoolConcurrencyLimitError, Store, Trap};
 
 use super::{
@@ -246,13 +246,8 @@ impl Guest {
         self,
         request: Arc<Request>,
     ) -> Result<(Self, Result<Vec<Proof>, Rejection>), PluginError> {
-        self.on_blocking_threads("plugin authenticate", |mut guest, deadline| async move {
-            let (began, running) = guest.begin(deadline, &request).await?;
-            let result = running.instance.authenticate(&mut running.store, &request).await;
-            let answer = guest.end("authenticate", began, result)?;
-            if let Ok(proofs) = &answer {
-                guest.check("authenticate", output::check_proofs(proofs))?;
-            }
+        self.visit(|mut guest, deadline| async move {
+            let answer = guest.authenticate_here(deadline, &request).await?;
             Ok((guest, answer))
         })
         .await
@@ -260,19 +255,73 @@ impl Guest {
 
     /// Asks what the delivery means. The instance ends with the call.
     pub async fn normalize(self, request: Arc<Request>) -> Result<Result<Outcome, Rejection>, PluginError> {
-        self.on_blocking_threads("plugin normalize", |mut guest, deadline| async move {
-            let (began, running) = guest.begin(deadline, &request).await?;
-            let result = running.instance.normalize(&mut running.store, &request).await;
-            let answer = guest.end("normalize", began, result)?;
+        self.visit(|guest, deadline| async move { guest.normalize_here(deadline, &request).await })
+            .await
+    }
+
+    /// Runs `calls` where they may block; they must end by the time that they are told. When they take longer, the caller gets its
+    /// answer at once; the turn stays taken until the thread is free again.
+    pub(crate) async fn visit<R, E, Calls>(self, calls: impl FnOnce(Self, Instant) -> Calls) -> Result<R, E>
+    where
+        R: Send + 'static,
+        E: From<PluginError> + Send + 'static,
+        Calls: Future<Output = Result<R, E>> + Send + 'static,
+    {
+        let plugin = Arc::clone(&self.plugin);
+        let limit = plugin.limits.wall_clock;
+        let deadline = Instant::now() + limit;
+        // What the plugin logs belongs to the delivery.
+        let calls = calls(self, deadline).in_current_span();
+        match time::timeout_at(deadline.into(), plugin.lane.run(calls, deadline)).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => Err(PluginError::host("a call has panicked", error).into()),
+            Err(_) => Err(PluginError::WallClock {
+                plugin: plugin.tag.clone(),
+                waited: limit,
+            }
+            .into()),
+        }
+    }
+
+    /// [`Guest::authenticate`] on the thread of a [`Guest::visit`].
+    pub(crate) async fn authenticate_here(
+        &mut self,
+        deadline: Instant,
+        request: &Arc<Request>,
+    ) -> Result<Result<Vec<Proof>, Rejection>, PluginError> {
+        let span = self.span("plugin authenticate");
+        let call = async {
+            let (began, running) = self.begin(deadline, request).await?;
+            let result = running.instance.authenticate(&mut running.store, request).await;
+            let answer = self.end("authenticate", began, result)?;
+            if let Ok(proofs) = &answer {
+                self.check("authenticate", output::check_proofs(proofs))?;
+            }
+            Ok(answer)
+        };
+        told(&span, call.instrument(span.clone()).await)
+    }
+
+    /// [`Guest::normalize`] on the thread of a [`Guest::visit`].
+    pub(crate) async fn normalize_here(
+        mut self,
+        deadline: Instant,
+        request: &Arc<Request>,
+    ) -> Result<Result<Outcome, Rejection>, PluginError> {
+        let span = self.span("plugin normalize");
+        let call = async {
+            let (began, running) = self.begin(deadline, request).await?;
+            let result = running.instance.normalize(&mut running.store, request).await;
+            let answer = self.end("normalize", began, result)?;
             if let Ok(outcome) = &answer {
-                guest.check(
+                self.check(
                     "normalize",
-                    output::check_outcome(outcome, guest.plugin.limits.events),
+                    output::check_outcome(outcome, self.plugin.limits.events),
                 )?;
             }
-            guest.outcome = Settled::Told;
-            guest.plugin.completed(guest.entry);
-            let stats = &guest.plugin.stats;
+            self.outcome = Settled::Told;
+            self.plugin.completed(self.entry);
+            let stats = &self.plugin.stats;
             match &answer {
                 Ok(Outcome::Events(batch)) => {
                     stats.events.inc_by(batch.events.len() as u64);
@@ -284,47 +333,19 @@ impl Guest {
                 }
             }
             Ok(answer)
-        })
-        .await
+        };
+        told(&span, call.instrument(span.clone()).await)
     }
 
-    /// Runs `work` where it may block, in a span of this name. When it takes longer than it may, the caller gets its answer
-    /// at once; the turn stays taken until the thread is free again.
-    async fn on_blocking_threads<R, Work>(
-        self,
-        name: &'static str,
-        work: impl FnOnce(Self, Instant) -> Work,
-    ) -> Result<R, PluginError>
-    where
-        R: Send + 'static,
-        Work: Future<Output = Result<R, PluginError>> + Send + 'static,
-    {
-        let span = tracing::debug_span!(
+    /// The span of a call.
+    fn span(&self, name: &'static str) -> Span {
+        tracing::debug_span!(
             "plugin",
             otel.name = name,
             plugin = self.plugin.tag,
             error.r#type = Empty,
             otel.status_code = Empty,
-        );
-        let plugin = Arc::clone(&self.plugin);
-        let limit = plugin.limits.wall_clock;
-        let deadline = Instant::now() + limit;
-        // What the plugin logs belongs to the delivery.
-        let work = work(self, deadline).instrument(span.clone());
-        let answer = match time::timeout_at(deadline.into(), plugin.lane.run(work, deadline)).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => Err(PluginError::host("a call has panicked", error)),
-            Err(_) => Err(PluginError::WallClock {
-                plugin: plugin.tag.clone(),
-                waited: limit,
-            }),
-        };
-        if let Err(error) = &answer {
-            // Whose fault it is: a limit is the plugin's.
-            span.record("error.type", error.limit().unwrap_or("host"));
-            span.record("otel.status_code", "error");
-        }
-        answer
+        )
     }
 
     /// Begins a call: makes the delivery's instance, if there is none yet, and starts its clock.
@@ -407,6 +428,15 @@ impl Drop for Guest {
             self.plugin.quarantine.probe_abandoned(Instant::now());
         }
     }
+}
+
+/// Tells a call's span when it has failed, and whose fault it is: a limit is the plugin's.
+fn told<R>(span: &Span, answer: Result<R, PluginError>) -> Result<R, PluginError> {
+    if let Err(error) = &answer {
+        span.record("error.type", error.limit().unwrap_or("host"));
+        span.record("otel.status_code", "error");
+    }
+    answer
 }
 
 /// Says which limit an error of wasmtime stands for.

@@ -9,7 +9,7 @@ use serde::Deserialize;
 pub struct Limits {
     /// CPU time of one delivery, all its calls together.
     pub cpu_time: Duration,
-    /// Time that one call may take, queues included.
+    /// Time that a delivery's calls may take, queues included; anew after a certificate had to be fetched in between.
     pub wall_clock: Duration,
     /// Linear memory of one delivery, all memories together.
     pub memory_bytes: usize,

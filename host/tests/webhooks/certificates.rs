@@ -1,11 +1,14 @@
 //! Waiting for a certificate.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use sendflowr_host::{
-    Account, Delivery, FetchAddress,
-    plugin::types::{Outcome, Request},
+    Account, Delivery, FetchAddress, Unverified,
+    plugin::{
+        Plugin,
+        types::{Outcome, Request},
+    },
     proof::{Certificate, CertificateSource, Refusal},
 };
 use tokio::sync::Semaphore;
@@ -19,8 +22,13 @@ const PEM: &str = include_str!("../data/certificate.pem");
 const SIGNATURE: &str = include_str!("../data/rsa-sha256.sig");
 const URL: &str = "https://keys.acme.test/signing.pem";
 
-/// A plugin that wants the body signed by the certificate at [`URL`].
-fn signed_by_certificate() -> Guest {
+/// Computes for some milliseconds, so that the call leaves the threads of brief ones.
+const COMPUTE: &str = "(loop $again
+    (i32.store (i32.const 4000) (i32.add (i32.load (i32.const 4000)) (i32.const 1)))
+    (br_if $again (i32.lt_u (i32.load (i32.const 4000)) (i32.const 15000000))))";
+
+/// A plugin that wants the body signed by the certificate at [`URL`], after it has done something else.
+fn signed_by_certificate(before: &str) -> Guest {
     let mut guest = guest("acme").items(&format!(
         "(data (i32.const 3000) \"{URL}\") (data (i32.const 2048) \"{SIGNATURE}\")"
     ));
@@ -28,7 +36,8 @@ fn signed_by_certificate() -> Guest {
     let (url, signature) = (URL.len(), SIGNATURE.len());
     // One proof at 3584 (`public-key`, RSA with SHA-256), its message at 3700 (the body), its signature at 3800.
     guest.authenticate(&format!(
-        "(i32.store8 (i32.const 560) (i32.const 0))
+        "{before}
+         (i32.store8 (i32.const 560) (i32.const 0))
          (i32.store (i32.const 564) (i32.const 3584))
          (i32.store (i32.const 568) (i32.const 1))
          (i32.store8 (i32.const 3584) (i32.const 1))
@@ -66,17 +75,23 @@ impl CertificateSource for Slow {
     }
 }
 
-#[tokio::test]
-async fn others_take_their_turn_while_a_certificate_is_fetched() {
-    let host = Host::start(
-        &[signed_by_certificate()],
-        "[plugins.limits]\nconcurrency = 1",
-        "",
-    )
-    .await;
-    let plugin = host.intake.plugins().get("acme").unwrap();
-    let account = Account::new("acme", "default", [], false);
-    let request = Arc::new(Request {
+/// Gives its certificate after a while, by the clock of the runtime that asks.
+struct Later;
+
+#[async_trait]
+impl CertificateSource for Later {
+    async fn certificate(&self, _: &FetchAddress) -> Result<Arc<Certificate>, Refusal> {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        Certificate::from_pem(PEM.as_bytes()).map(Arc::new)
+    }
+}
+
+fn account() -> Arc<Account> {
+    Arc::new(Account::new("acme", "default", [], false))
+}
+
+async fn delivery(plugin: &Arc<Plugin>) -> Delivery<Unverified> {
+    let request = Request {
         method: "POST".to_owned(),
         path: "/webhooks/acme".to_owned(),
         query: String::new(),
@@ -85,25 +100,38 @@ async fn others_take_their_turn_while_a_certificate_is_fetched() {
         received_at_ms: 1_768_046_400_000,
         settings: Vec::new(),
         secrets: Vec::new(),
-    });
-    let slow = Slow {
+    };
+    Delivery::new(plugin, Arc::new(request)).await.unwrap()
+}
+
+#[tokio::test]
+async fn others_take_their_turn_while_a_certificate_is_fetched() {
+    let limits = "[plugins.limits]\nconcurrency = 1";
+    let host = Host::start(&[signed_by_certificate("")], limits, "").await;
+    let plugin = host.intake.plugins().get("acme").unwrap();
+    let slow = Arc::new(Slow {
         asked: Semaphore::new(0),
         given: Semaphore::new(0),
-    };
-    let delivery = Delivery::new(&plugin, request).await.unwrap();
-    let verified = delivery.verify(&plugin, &account, &slow);
+    });
+    let (account, certificates): (_, Arc<dyn CertificateSource>) = (account(), slow.clone());
+    let read = delivery(&plugin).await.read(&plugin, &account, &certificates);
     let meanwhile = async {
         slow.asked.acquire().await.unwrap().forget();
         // There is one turn, and the delivery that waits has given it back.
         plugin.instantiate().await.unwrap();
         slow.given.add_permits(1);
     };
-    let (verified, ()) = tokio::join!(verified, meanwhile);
-    let outcome = verified
-        .map_err(|error| error.to_string())
-        .unwrap()
-        .normalize()
-        .await
-        .unwrap();
+    let (outcome, ()) = tokio::join!(read, meanwhile);
+    assert!(matches!(outcome.unwrap(), Outcome::Events(batch) if batch.events.len() == 1));
+}
+
+#[tokio::test]
+async fn a_call_that_has_computed_long_can_wait_for_a_certificate_too() {
+    let host = Host::start(&[signed_by_certificate(COMPUTE)], "", "").await;
+    let plugin = host.intake.plugins().get("acme").unwrap();
+    let (account, certificates): (_, Arc<dyn CertificateSource>) = (account(), Arc::new(Later));
+    let read = delivery(&plugin).await.read(&plugin, &account, &certificates);
+    let outcome = tokio::time::timeout(Duration::from_secs(10), read).await;
+    let outcome = outcome.expect("the certificate comes").unwrap();
     assert!(matches!(outcome, Outcome::Events(batch) if batch.events.len() == 1));
 }
