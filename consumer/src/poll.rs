@@ -19,7 +19,7 @@ use crate::{
 
 /// Silence on the bus that ends a batch: what comes together has come by then, and a lone event need not wait for more. Twice
 /// as long as brokers let records gather.
-const SILENCE: Duration = Duration::from_millis(100);
+const SILENCE: Duration = Duration::from_millis(200);
 
 /// A member of one consumer group over the events topic.
 pub(crate) struct Reader<'a> {

@@ -112,7 +112,7 @@ async fn a_lone_event_does_not_wait_for_others() {
     })
     .await;
     assert!(
-        start.elapsed() < Duration::from_millis(200),
+        start.elapsed() < Duration::from_millis(300),
         "{:?}",
         start.elapsed()
     );
@@ -120,7 +120,7 @@ async fn a_lone_event_does_not_wait_for_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn events_that_keep_coming_share_a_write_a_second() {
+async fn events_that_keep_coming_share_writes() {
     let world = World::default();
     let running = world.start();
     for delivery in deliveries(100, 30) {
@@ -128,7 +128,8 @@ async fn events_that_keep_coming_share_a_write_a_second() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     world.caught_up().await;
-    assert_eq!(world.events.writes.load(Ordering::SeqCst), 5);
+    // Five seconds, of which a batch takes the fifteen events of 0.7 s.
+    assert_eq!(world.events.writes.load(Ordering::SeqCst), 7);
     running.stop().await.unwrap();
 }
 

@@ -18,7 +18,7 @@ use tokio::{runtime::Handle, sync::oneshot};
 use super::{config::KafkaConfig, error::Failure};
 
 /// Longest wait for the answer to one request. A broker that is well answers in milliseconds; the longest request by
-/// design, a fetch, waits 50 ms for records.
+/// design, a fetch, waits 100 ms for records.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Longest wait between two attempts to connect again, so that an outage ends within a second of the brokers' return.

@@ -53,10 +53,12 @@ const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(20);
 /// Where a partition is: topic and number.
 type Place = (String, i32);
 
-/// How long a broker lets records gather before it answers a fetch, and how many bytes of them are enough. Answered for every few
-/// records, both groups would ask hundreds of times a second; fifty milliseconds are little beside the time of a batch.
-const GATHER: Duration = Duration::from_millis(50);
-const GATHER_BYTES: &str = "65536";
+/// How long a broker lets records gather before it answers a fetch. Answered for every few records, both groups would ask hundreds
+/// of times a second; shorter, and those that have nothing to read would keep the brokers busy.
+const GATHER: Duration = Duration::from_millis(100);
+
+/// Bytes that need not gather further: what some thousand deliveries a second bring in that time.
+const GATHER_BYTES: &str = "262144";
 
 /// What polls have returned of a partition and is not committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
