@@ -12,7 +12,7 @@ use crate::{
     accounts::Account,
     plugin::{
         Guest, Plugin, PluginError,
-        types::{Outcome, Rejection, Request},
+        types::{Outcome, Proof, Rejection, Request},
     },
     proof::{self, CertificateSource, Evidence, Refusal, Trust},
 };
@@ -93,19 +93,7 @@ impl Delivery<Unverified> {
             |mut guest: Guest, deadline| async move {
                 let proofs = guest.authenticate_here(deadline, &request).await?;
                 let proofs = proofs.map_err(|rejection| refused(rejection, false))?;
-                let mut check = {
-                    let request = Arc::clone(&request);
-                    async move {
-                        let evidence = Evidence {
-                            descriptor: plugin.descriptor(),
-                            account: &account,
-                            request: &request,
-                            certificates: &*certificates,
-                        };
-                        proof::check(&proofs, &evidence).await
-                    }
-                    .boxed()
-                };
+                let mut check = check(proofs, plugin, account, Arc::clone(&request), certificates);
                 let checked = {
                     let _context = waits_in.enter();
                     check.as_mut().now_or_never()
@@ -197,6 +185,26 @@ impl Delivery<Verified> {
         }
         Ok(outcome)
     }
+}
+
+/// The check of a delivery's proofs, which may be waited for elsewhere than it began.
+fn check(
+    proofs: Vec<Proof>,
+    plugin: Arc<Plugin>,
+    account: Arc<Account>,
+    request: Arc<Request>,
+    certificates: Arc<dyn CertificateSource>,
+) -> BoxFuture<'static, Result<Trust, Refusal>> {
+    async move {
+        let evidence = Evidence {
+            descriptor: plugin.descriptor(),
+            account: &account,
+            request: &request,
+            certificates: &*certificates,
+        };
+        proof::check(&proofs, &evidence).await
+    }
+    .boxed()
 }
 
 fn refused(rejection: Rejection, is_proven: bool) -> DeliveryError {

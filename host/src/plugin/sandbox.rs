@@ -51,10 +51,8 @@ impl Sandbox {
                 pace: Pace::Brief,
             },
             fence: Fence {
-                memory_bytes_left: limits.memory_bytes,
-                memory_bytes: limits.memory_bytes,
-                table_elements_left: limits.table_elements,
-                table_elements: limits.table_elements,
+                memory: Budget::new(Limit::Memory, "memories", "bytes", limits.memory_bytes),
+                table: Budget::new(Limit::Table, "tables", "elements", limits.table_elements),
                 instances: widen(limits.instances),
                 memories: widen(limits.memories),
                 tables: widen(limits.tables),
@@ -97,14 +95,12 @@ pub(crate) fn stop_clock(store: &mut Store<Sandbox>) {
 
 /// Linear memory that the delivery has taken so far, all memories together.
 pub(crate) fn memory_bytes(store: &Store<Sandbox>) -> usize {
-    let fence = &store.data().fence;
-    fence.memory_bytes - fence.memory_bytes_left
+    store.data().fence.memory.used()
 }
 
 /// Table elements that the delivery has taken so far, all tables together.
 pub(crate) fn table_elements(store: &Store<Sandbox>) -> usize {
-    let fence = &store.data().fence;
-    fence.table_elements - fence.table_elements_left
+    store.data().fence.table.used()
 }
 
 /// Gives the guest more instructions than it can execute, in an engine that counts them: it begins with none.
@@ -225,16 +221,60 @@ impl Meter {
     }
 }
 
-/// Counts memory and table elements over the whole store. Growth over the limit traps instead of failing softly: an
-/// allocator would only turn the soft failure into a panic that no longer tells its reason.
+/// Counts memory and table elements over the whole store.
 struct Fence {
-    memory_bytes_left: usize,
-    memory_bytes: usize,
-    table_elements_left: usize,
-    table_elements: usize,
+    memory: Budget,
+    table: Budget,
     instances: usize,
     memories: usize,
     tables: usize,
+}
+
+/// How much may still grow. Growth over the limit traps instead of failing softly: an allocator would only turn the soft failure
+/// into a panic that no longer tells its reason.
+struct Budget {
+    limit: Limit,
+    what: &'static str,
+    unit: &'static str,
+    left: usize,
+    total: usize,
+}
+
+impl Budget {
+    fn new(limit: Limit, what: &'static str, unit: &'static str, total: usize) -> Self {
+        Self {
+            limit,
+            what,
+            unit,
+            left: total,
+            total,
+        }
+    }
+
+    fn used(&self) -> usize {
+        self.total - self.left
+    }
+
+    /// Takes the growth of one of them. `false` where that is beyond a maximum of its own: that fails softly, as the guest asked for.
+    fn grow(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        let growth = desired.saturating_sub(current);
+        let Some(left) = self.left.checked_sub(growth) else {
+            let Self {
+                limit,
+                what,
+                unit,
+                total,
+                ..
+            } = *self;
+            let detail = format!("its {what} would grow by {growth} {unit} beyond the {total} it may have");
+            return Err(Exceeded { limit, detail }.into());
+        };
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
+        self.left = left;
+        Ok(true)
+    }
 }
 
 impl ResourceLimiter for Fence {
@@ -244,27 +284,7 @@ impl ResourceLimiter for Fence {
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        let growth = desired.saturating_sub(current);
-        let total = self.memory_bytes;
-        // A memory may also declare a maximum of its own: growing beyond that fails softly, as the guest asked for.
-        if growth <= self.memory_bytes_left && maximum.is_some_and(|maximum| desired > maximum) {
-            return Ok(false);
-        }
-        match self.memory_bytes_left.checked_sub(growth) {
-            Some(left) => {
-                self.memory_bytes_left = left;
-                Ok(true)
-            }
-            None => {
-                let detail =
-                    format!("its memories would grow by {growth} bytes beyond the {total} it may have");
-                Err(Exceeded {
-                    limit: Limit::Memory,
-                    detail,
-                }
-                .into())
-            }
-        }
+        self.memory.grow(current, desired, maximum)
     }
 
     fn table_growing(
@@ -273,26 +293,7 @@ impl ResourceLimiter for Fence {
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        let growth = desired.saturating_sub(current);
-        let total = self.table_elements;
-        if growth <= self.table_elements_left && maximum.is_some_and(|maximum| desired > maximum) {
-            return Ok(false);
-        }
-        match self.table_elements_left.checked_sub(growth) {
-            Some(left) => {
-                self.table_elements_left = left;
-                Ok(true)
-            }
-            None => {
-                let detail =
-                    format!("its tables would grow by {growth} elements beyond the {total} it may have");
-                Err(Exceeded {
-                    limit: Limit::Table,
-                    detail,
-                }
-                .into())
-            }
-        }
+        self.table.grow(current, desired, maximum)
     }
 
     fn instances(&self) -> usize {
