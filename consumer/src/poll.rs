@@ -81,8 +81,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The next batch: full, or as much as came within the batch's time after its first record and before a silence. `None` when no record
-    /// comes for as long as `wait`. It may not be given up half way: what it has read would be lost until the next start.
+    /// The next batch: full, or as much as came within the batch's time after its first record and before a silence. `None` when
+    /// no record comes for as long as `wait`. It may not be given up half way: what it has read would be lost until the next start.
     ///
     /// # Errors
     /// [`Interrupted::Shutdown`] when shutdown came and no record is in hand.

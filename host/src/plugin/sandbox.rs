@@ -255,7 +255,8 @@ impl Budget {
         self.total - self.left
     }
 
-    /// Takes the growth of one of them. `false` where that is beyond a maximum of its own: that fails softly, as the guest asked for.
+    /// Takes the growth of one of them. `false` where that is beyond a maximum of its own: that fails softly, as the guest asked
+    /// for.
     fn grow(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
         let growth = desired.saturating_sub(current);
         let Some(left) = self.left.checked_sub(growth) else {
