@@ -281,11 +281,11 @@ impl Recordings {
         Ok(files)
     }
 
-    /// Opens a recording.
+    /// Opens a recording. `None` when it has made room for a newer one since it was listed: hosts go on recording.
     ///
     /// # Errors
     /// [`RecordingError`] when it is none of this host, or damaged.
-    pub fn read(&self, file: &Path) -> Result<RawDelivery, RecordingError> {
+    pub fn read(&self, file: &Path) -> Result<Option<RawDelivery>, RecordingError> {
         let text = |part: Option<&std::ffi::OsStr>| part.unwrap_or_default().to_string_lossy().into_owned();
         let folder = text(file.parent().and_then(Path::file_name));
         let (provider, account) = folder.split_once('@').ok_or(RecordingError::Name)?;
@@ -296,7 +296,11 @@ impl Recordings {
             account,
             plugin,
         };
-        Ok(self.sealer.open(&fs::read(file)?, &context)?)
+        match fs::read(file) {
+            Ok(sealed) => Ok(Some(self.sealer.open(&sealed, &context)?)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// What a plugin makes of a delivery, taken for as genuine as it was. Nothing is stored.

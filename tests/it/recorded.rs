@@ -53,17 +53,33 @@ async fn recorded_deliveries_show_what_a_new_version_changes() {
     let old = repository().join("tests/golden/1.0.0/ses.wasm");
     let mut headers = crate::postmark_headers();
     headers.push(("x-amz-sns-rawdelivery".to_owned(), "true".to_owned()));
-    for _ in 0..5 {
-        let answer = system.webhook("ses", &headers, delivery()).await;
-        assert_eq!(answer.status, 200, "{}", answer.text);
-    }
+    let deliver = async |times| {
+        for _ in 0..times {
+            let answer = system.webhook("ses", &headers, delivery()).await;
+            assert_eq!(answer.status, 200, "{}", answer.text);
+        }
+    };
+    deliver(3).await;
     eventually("three are kept", || async { recordings(&system).len() == 3 }).await;
+    let mut first = recordings(&system);
+    first.sort();
+    deliver(2).await;
+    eventually("the two oldest have made room", || async {
+        let kept = recordings(&system);
+        kept.len() == 3 && !kept.contains(&first[0]) && !kept.contains(&first[1])
+    })
+    .await;
     for path in recordings(&system) {
         let bytes = fs::read(&path).expect("a recording is readable");
         let shows = |text: &str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
         assert!(!shows("example.com") && !shows("recipient"));
         assert!(!path.to_string_lossy().contains("recipient"));
     }
+
+    // Listed and gone when it is read, as happens while a host records.
+    let folder = system.data().join("recordings/ses@default");
+    let gone = folder.join(format!("{:015}_gone_ses@1.0.0.sealed", 0));
+    std::os::unix::fs::symlink("nowhere", gone).expect("a link can be made");
 
     let new = plugins().join("ses.wasm");
     let against = ["--against", old.to_str().expect("a path")];
@@ -102,6 +118,15 @@ async fn recorded_deliveries_show_what_a_new_version_changes() {
         let line: Value = serde_json::from_str(line).expect("a line is JSON");
         assert_eq!(line["differences"], Value::Array(Vec::new()));
     }
+
+    // All of them gone by then is an error that tells what to do.
+    for path in recordings(&system).iter().filter(|path| path.is_file()) {
+        fs::remove_file(path).expect("a recording can be removed");
+    }
+    let too_late = compare(&system, &new, &against);
+    assert_eq!(too_late.status.code(), Some(2));
+    let message = String::from_utf8_lossy(&too_late.stderr).into_owned();
+    assert!(message.contains("raise `record_deliveries`"), "{message}");
 
     // Consent withdrawn: nothing is left after the next start.
     system.stop().await;

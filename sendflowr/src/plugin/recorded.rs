@@ -74,10 +74,12 @@ pub(super) async fn run(
                 "no delivery of `{slug}` is recorded: set `record_deliveries` in its account, `[accounts.{slug}.<name>]`"
             );
         }
+        let earlier = comparisons.len();
         for path in found {
-            let raw = recordings
-                .read(&path)
-                .with_context(|| format!("`{}`", path.display()))?;
+            let read = recordings.read(&path);
+            let Some(raw) = read.with_context(|| format!("`{}`", path.display()))? else {
+                continue;
+            };
             let before = recordings.run(&installed, raw.clone()).await?;
             let after = recordings.run(&new, raw).await?;
             let recording = path.strip_prefix(&config.recordings_folder).unwrap_or(&path);
@@ -86,6 +88,11 @@ pub(super) async fn run(
                 is_loss: is_loss(&before, &after),
                 differences: differences(&before, &after)?,
             });
+        }
+        if comparisons.len() == earlier {
+            bail!(
+                "every recorded delivery of `{slug}` made room for a newer one before it was read: raise `record_deliveries`"
+            );
         }
     }
     let changed = comparisons
