@@ -11,7 +11,7 @@ use std::{
 
 use event::Timestamp;
 use sqlx::{
-    ConnectOptions, Sqlite, SqlitePool, Transaction,
+    ConnectOptions, Connection, Sqlite, SqliteConnection, SqlitePool, Transaction,
     migrate::{MigrateError, Migration, MigrationType, Migrator},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
@@ -22,9 +22,15 @@ use crate::StoreError;
 /// The engine's name in errors.
 const ENGINE: &str = "sqlite";
 
+/// Takes the file's lock at once, so that a transaction never has to give up half way.
+const WRITING: &str = "BEGIN IMMEDIATE";
+
 /// How long a writer waits for the others, in this process or another, before it reports the file as busy. Longer than
 /// the largest batch takes to write, shorter than a webhook provider waits for an answer (5 s and more).
 const WRITE_WAIT: Duration = Duration::from_secs(4);
+
+/// How long opening a file waits for other processes that open it too: the first of them makes it, on a disk that may be slow.
+const OPEN_WAIT: Duration = Duration::from_secs(30);
 
 /// How long SQLite itself waits for a lock before [`Database::begin`] asks anew. SQLite looks again after 1, 2, 5 and
 /// then ever more milliseconds, up to 100; asking anew after these few keeps the pauses short, so that a process finds
@@ -65,10 +71,11 @@ pub(crate) struct Database {
 }
 
 impl Database {
-    /// Opens the file, makes it when it is missing, and brings its schema up to date.
+    /// Opens the file, makes it when it is missing, and brings its schema up to date, however long the disk takes for that.
     ///
     /// # Errors
-    /// [`StoreError::Misconfigured`] when the file cannot be opened, is damaged, or was written by a newer build.
+    /// [`StoreError::Misconfigured`] when the file cannot be opened, is damaged, or was written by a newer build;
+    /// [`StoreError::Unavailable`] when other processes do not let go of it.
     pub(crate) async fn open(
         path: &Path,
         steps: &[Step],
@@ -91,33 +98,15 @@ impl Database {
             .busy_timeout(LOCK_WAIT);
         let reading = options.busy_timeout(READ_WAIT).pragma("query_only", "on");
 
-        let writer = connect(path, pool(1), writing).await?;
+        // Not by a pool, which gives up on a connection that takes longer than a writer may wait.
+        let mut first = connect(path, &writing).await?;
+        migrate(&mut first, path, steps).await?;
         let database = Self {
+            writer: pool(1).connect_lazy_with(writing),
             readers: pool(READERS).connect_lazy_with(reading),
-            writer,
         };
-        database.migrate(path, steps).await?;
+        first.close().await.map_err(classify)?;
         Ok(database)
-    }
-
-    async fn migrate(&self, path: &Path, steps: &[Step]) -> Result<(), StoreError> {
-        let migrations = steps.iter().map(|step| {
-            Migration::new(
-                step.version,
-                step.name.into(),
-                MigrationType::Simple,
-                sqlx::SqlStr::from_static(step.sql),
-                false,
-            )
-        });
-        let migrator = Migrator::with_migrations(migrations.collect());
-        // One transaction around all, so that of several processes that open a new file one migrates it.
-        let mut transaction = self.begin().await?;
-        migrator.run(&mut *transaction).await.map_err(|error| {
-            let newest = steps.last().map_or(0, |step| step.version);
-            wrong_schema(path, newest, error)
-        })?;
-        transaction.commit().await.map_err(classify)
     }
 
     /// Begins to write. Waits for other writers, at most [`WRITE_WAIT`] for those of this process and as long again
@@ -128,7 +117,7 @@ impl Database {
     pub(crate) async fn begin(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
         let deadline = Instant::now() + WRITE_WAIT;
         loop {
-            match self.writer.begin_with("BEGIN IMMEDIATE").await {
+            match self.writer.begin_with(WRITING).await {
                 Err(error) if is_busy(&error) && Instant::now() < deadline => {}
                 result => return result.map_err(classify),
             }
@@ -179,15 +168,11 @@ fn pool(connections: u32) -> SqlitePoolOptions {
 }
 
 /// Connects, waiting for other processes: while one of them switches a new file to write-ahead mode, it is locked.
-async fn connect(
-    path: &Path,
-    pool: SqlitePoolOptions,
-    options: SqliteConnectOptions,
-) -> Result<SqlitePool, StoreError> {
-    let deadline = Instant::now() + WRITE_WAIT;
+async fn connect(path: &Path, options: &SqliteConnectOptions) -> Result<SqliteConnection, StoreError> {
+    let deadline = Instant::now() + OPEN_WAIT;
     loop {
-        match pool.clone().connect_with(options.clone()).await {
-            Ok(pool) => return Ok(pool),
+        match options.connect().await {
+            Ok(connection) => return Ok(connection),
             Err(error) if is_busy(&error) && Instant::now() < deadline => tokio::time::sleep(LOCK_WAIT).await,
             Err(error) if is_busy(&error) => return Err(classify(error)),
             Err(error) => {
@@ -198,6 +183,32 @@ async fn connect(
             }
         }
     }
+}
+
+async fn migrate(connection: &mut SqliteConnection, path: &Path, steps: &[Step]) -> Result<(), StoreError> {
+    let migrations = steps.iter().map(|step| {
+        Migration::new(
+            step.version,
+            step.name.into(),
+            MigrationType::Simple,
+            sqlx::SqlStr::from_static(step.sql),
+            false,
+        )
+    });
+    let migrator = Migrator::with_migrations(migrations.collect());
+    // One transaction around all, so that of several processes that open a new file one migrates it.
+    let deadline = Instant::now() + OPEN_WAIT;
+    let mut transaction = loop {
+        match connection.begin_with(WRITING).await {
+            Err(error) if is_busy(&error) && Instant::now() < deadline => {}
+            result => break result.map_err(classify)?,
+        }
+    };
+    migrator.run(&mut *transaction).await.map_err(|error| {
+        let newest = steps.last().map_or(0, |step| step.version);
+        wrong_schema(path, newest, error)
+    })?;
+    transaction.commit().await.map_err(classify)
 }
 
 fn wrong_schema(path: &Path, newest: i64, error: MigrateError) -> StoreError {
@@ -304,6 +315,17 @@ mod tests {
         for opened in futures::future::join_all(opening).await {
             opened.unwrap().ping().await.unwrap();
         }
+    }
+
+    // Time stands still while the test works and leaps to the next timer whenever it waits, as for a disk here: who gave the
+    // disk a time would find it over.
+    #[tokio::test(start_paused = true)]
+    async fn opening_takes_as_long_as_the_disk_takes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("things.db");
+        Database::open(&path, &[FIRST], Durability::PowerLoss)
+            .await
+            .unwrap();
     }
 
     #[tokio::test]
