@@ -26,4 +26,4 @@ mod sqlite;
 
 pub use error::{StoreError, Unavailable};
 pub use secret::Secret;
-pub use server::{InvalidHost, OutOfRange};
+pub use server::{InvalidHost, NotPem, OutOfRange};

@@ -66,6 +66,36 @@ pub(crate) fn host(section: &'static str, host: Option<String>) -> Result<String
     }
 }
 
+/// What a certificate in PEM form begins with.
+pub(crate) const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
+
+/// What the first line of every private key in PEM form ends with.
+pub(crate) const PRIVATE_KEY: &str = "PRIVATE KEY-----";
+
+/// A setting is not the PEM text that it must be. Most likely it is the name of a file.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{section}.{key}` has no `{marker}`: it must be PEM text, or `{section}.{key}_file` the name of a file with it"
+)]
+pub struct NotPem {
+    section: &'static str,
+    key: &'static str,
+    marker: &'static str,
+}
+
+/// Refuses a setting without `marker` in it. The error does not repeat what is set, which may be a secret.
+pub(crate) fn pem(
+    section: &'static str,
+    key: &'static str,
+    marker: &'static str,
+    text: Option<&str>,
+) -> Result<(), NotPem> {
+    match text {
+        Some(text) if !text.contains(marker) => Err(NotPem { section, key, marker }),
+        _ => Ok(()),
+    }
+}
+
 /// Host and port, for messages.
 pub(crate) fn address(host: &str, port: u16) -> String {
     if host.contains(':') {

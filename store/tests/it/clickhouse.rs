@@ -204,7 +204,7 @@ async fn https_is_spoken_with_a_server_that_the_configured_certificate_vouches_f
     assert!(error.to_string().contains("`clickhouse.ca`"), "{error}");
 
     let unreadable = RawClickHouseConfig {
-        ca: Some("no certificate".into()),
+        ca: Some("-----BEGIN CERTIFICATE-----\nnone\n-----END CERTIFICATE-----".into()),
         ..secure
     };
     let error = connect(unreadable).await.unwrap_err();

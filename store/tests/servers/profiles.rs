@@ -371,7 +371,10 @@ async fn tls_protects_the_connection_and_checks_the_server() {
     let attempts = [
         connect(behind_tls("127.0.0.1", None)),
         connect(behind_tls("localhost", certificate)),
-        connect(behind_tls("127.0.0.1", Some("no certificate"))),
+        connect(behind_tls(
+            "127.0.0.1",
+            Some("-----BEGIN CERTIFICATE-----\nnone\n-----END CERTIFICATE-----"),
+        )),
     ];
     for refused in join_all(attempts).await {
         let error = refused.unwrap_err();

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::{
     Secret,
-    server::{self, OutOfRange},
+    server::{self, NotPem, OutOfRange},
 };
 
 const MIB: u64 = 1024 * 1024;
@@ -186,6 +186,9 @@ pub enum InvalidKafkaConfig {
         /// The protocol.
         protocol: String,
     },
+    /// Certificates or a key that are none.
+    #[error(transparent)]
+    NotPem(#[from] NotPem),
     /// A number outside its range.
     #[error(transparent)]
     OutOfRange(#[from] OutOfRange),
@@ -320,6 +323,18 @@ fn tls(raw: &RawKafkaConfig, wanted: bool) -> Result<Option<Tls>, InvalidKafkaCo
         };
     }
     let has_key = !raw.client_key.expose().is_empty();
+    let key = has_key.then(|| raw.client_key.expose());
+    for (name, marker, text) in [
+        ("ca", server::CERTIFICATE, raw.ca.as_deref()),
+        (
+            "client_certificate",
+            server::CERTIFICATE,
+            raw.client_certificate.as_deref(),
+        ),
+        ("client_key", server::PRIVATE_KEY, key),
+    ] {
+        server::pem("kafka", name, marker, text)?;
+    }
     let client = match (&raw.client_certificate, has_key) {
         (Some(certificate), true) => Some(ClientCertificate {
             certificate: certificate.clone(),
@@ -470,9 +485,20 @@ mod tests {
             "`kafka.sasl_mechanism` is set, but `kafka.security_protocol` is `plaintext`, so it would not be used"
         );
         assert!(
-            with(|raw| raw.client_certificate = Some("PEM".into()))
+            with(|raw| raw.client_certificate = Some(server::CERTIFICATE.into()))
                 .starts_with("`kafka.client_key` is not set")
         );
+        assert_eq!(
+            with(|raw| raw.ca = Some("/etc/ssl/kafka.pem".into())),
+            "`kafka.ca` has no `-----BEGIN CERTIFICATE-----`: it must be PEM text, or `kafka.ca_file` the name of a file \
+             with it"
+        );
+        let told = with(|raw| {
+            raw.client_certificate = Some(server::CERTIFICATE.into());
+            raw.client_key = Secret::new("hunter2");
+        });
+        assert!(told.starts_with("`kafka.client_key` has no `PRIVATE KEY-----`"));
+        assert!(!told.contains("hunter2"), "{told}");
         assert!(
             with(|raw| {
                 raw.security_protocol = "sasl_plaintext".into();
@@ -488,7 +514,8 @@ mod tests {
         assert!(error.to_string().contains("`servers`"));
         let raw: RawKafkaConfig = serde_json::from_str(
             r#"{"bootstrap_servers": "kafka:9092", "security_protocol": "sasl_ssl", "sasl_mechanism": "PLAIN",
-                "sasl_username": "u", "sasl_password": "hunter2", "client_certificate": "c", "client_key": "hunter2"}"#,
+                "sasl_username": "u", "sasl_password": "hunter2", "client_certificate": "-----BEGIN CERTIFICATE-----",
+                "client_key": "-----BEGIN PRIVATE KEY-----hunter2"}"#,
         )
         .unwrap();
         let config = KafkaConfig::try_from(raw.clone()).unwrap();

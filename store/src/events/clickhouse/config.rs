@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::{
     Secret,
-    server::{self, InvalidHost, OutOfRange},
+    server::{self, InvalidHost, NotPem, OutOfRange},
 };
 
 /// Port of the server's HTTP interface, and of the same with TLS: the server's own defaults.
@@ -113,6 +113,9 @@ pub enum InvalidClickHouseConfig {
     /// Certificates without TLS.
     #[error("`clickhouse.ca` is set, but `clickhouse.secure` is not, so nothing would be checked")]
     CaWithoutTls,
+    /// Certificates that are none.
+    #[error(transparent)]
+    NotPem(#[from] NotPem),
     /// A number outside its range.
     #[error(transparent)]
     OutOfRange(#[from] OutOfRange),
@@ -138,6 +141,7 @@ impl TryFrom<RawClickHouseConfig> for ClickHouseConfig {
         if raw.ca.is_some() && !raw.secure {
             return Err(InvalidClickHouseConfig::CaWithoutTls);
         }
+        server::pem("clickhouse", "ca", server::CERTIFICATE, raw.ca.as_deref())?;
         if let Some(days) = raw.ttl_days {
             server::number::<u64>("clickhouse", "ttl_days", days, TTL_DAYS)?;
         }
@@ -227,6 +231,12 @@ mod tests {
             ..with_host("db")
         };
         assert!(error(raw).starts_with("`clickhouse.ca` is set"));
+        let raw = RawClickHouseConfig {
+            secure: true,
+            ca: Some("/etc/ssl/clickhouse.pem".to_owned()),
+            ..with_host("db")
+        };
+        assert!(error(raw).starts_with("`clickhouse.ca` has no `-----BEGIN CERTIFICATE-----`"));
     }
 
     #[test]

@@ -70,11 +70,6 @@ fn tls(config: &ClickHouseConfig) -> Result<ClientConfig, StoreError> {
                     ));
                 }
             }
-            if roots.is_empty() {
-                return Err(misconfigured(
-                    "`clickhouse.ca` holds no certificate in PEM form".into(),
-                ));
-            }
         }
         None => {
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::{
     Secret,
-    server::{self, InvalidHost, OutOfRange},
+    server::{self, InvalidHost, NotPem, OutOfRange},
 };
 
 /// The server's own default.
@@ -114,6 +114,9 @@ pub enum InvalidPostgresConfig {
         "`postgres.ca` is set, but `postgres.tls` is neither `verify-ca` nor `verify-full`, so nothing would be checked"
     )]
     CaWithoutCheck,
+    /// Certificates that are none.
+    #[error(transparent)]
+    NotPem(#[from] NotPem),
     /// A number outside its range.
     #[error(transparent)]
     OutOfRange(#[from] OutOfRange),
@@ -132,6 +135,7 @@ impl TryFrom<RawPostgresConfig> for PostgresConfig {
         if raw.ca.is_some() && !matches!(raw.tls, PostgresTls::VerifyCa | PostgresTls::VerifyFull) {
             return Err(InvalidPostgresConfig::CaWithoutCheck);
         }
+        server::pem("postgres", "ca", server::CERTIFICATE, raw.ca.as_deref())?;
         let max_connections =
             server::number("postgres", "max_connections", raw.max_connections, CONNECTIONS)?;
         let read_ms = server::number(
@@ -198,6 +202,12 @@ mod tests {
             ..with_host("db")
         };
         assert!(error(raw).starts_with("`postgres.ca` is set"));
+        let raw = RawPostgresConfig {
+            tls: PostgresTls::VerifyFull,
+            ca: Some("/etc/ssl/postgres.pem".to_owned()),
+            ..with_host("db")
+        };
+        assert!(error(raw).starts_with("`postgres.ca` has no `-----BEGIN CERTIFICATE-----`"));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::{
     Secret,
-    server::{self, InvalidHost, OutOfRange},
+    server::{self, InvalidHost, NotPem, OutOfRange},
 };
 
 /// The server's own default, with TLS and without.
@@ -98,6 +98,9 @@ pub enum InvalidRedisConfig {
     /// A prefix that cannot be searched for as it stands.
     #[error("`redis.key_prefix` is `{0}`, it must be 1 to 64 letters, digits and `:._-`")]
     KeyPrefix(String),
+    /// Certificates that are none.
+    #[error(transparent)]
+    NotPem(#[from] NotPem),
     /// A number outside its range.
     #[error(transparent)]
     OutOfRange(#[from] OutOfRange),
@@ -114,6 +117,7 @@ impl TryFrom<RawRedisConfig> for RedisConfig {
         if raw.ca.is_some() && !raw.secure {
             return Err(InvalidRedisConfig::CaWithoutTls);
         }
+        server::pem("redis", "ca", server::CERTIFICATE, raw.ca.as_deref())?;
         let is_plain = (1..=64).contains(&raw.key_prefix.len())
             && raw
                 .key_prefix
@@ -188,6 +192,12 @@ mod tests {
             ..with_host("db")
         };
         assert!(error(raw).starts_with("`redis.ca` is set"));
+        let raw = RawRedisConfig {
+            secure: true,
+            ca: Some("/etc/ssl/redis.pem".to_owned()),
+            ..with_host("db")
+        };
+        assert!(error(raw).starts_with("`redis.ca` has no `-----BEGIN CERTIFICATE-----`"));
     }
 
     #[test]
