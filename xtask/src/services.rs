@@ -33,6 +33,9 @@ const CHOICE: &str = "SENDFLOWR_SERVICES";
 /// Names the program with which a test stops and starts servers: `$SENDFLOWR_TEST_SERVICES services stop kafka`.
 const CONTROL: &str = "SENDFLOWR_TEST_SERVICES";
 
+/// Names the folder of Kafka's libraries, for the test that starts a broker of its own.
+pub(crate) const KAFKA_LIBRARIES: &str = "SENDFLOWR_TEST_KAFKA_LIBRARIES";
+
 /// A server that the scale-out engines talk to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Service {
@@ -181,6 +184,12 @@ impl Drop for Servers {
             let _ = guard.wait();
         }
     }
+}
+
+/// Finds or downloads Kafka's libraries, and Java, wherever the servers come from.
+pub(crate) fn kafka_libraries() -> anyhow::Result<PathBuf> {
+    kafka::install()?;
+    Ok(kafka::libraries())
 }
 
 /// Starts the program that stops the servers once this one has ended, by whatever: the end of this process closes the pipe

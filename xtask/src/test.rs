@@ -99,28 +99,28 @@ fn stages(extent: Extent, report: &mut Report) -> anyhow::Result<()> {
 
 /// The engines that scale out, and the whole system on them, against real servers. They run for as long as this does.
 fn servers(report: &mut Report) -> anyhow::Result<()> {
-    let servers = match report.stage("start the servers", |_| Servers::start()) {
-        Ok(servers) => servers,
-        Err(error) if services::may_be_missing() => {
-            say(&format!("skipped, what needs servers: {error:#}"));
-            return Ok(());
-        }
-        Err(error) => return Err(error),
+    let servers = report.stage("start the servers", |_| Servers::start());
+    let Some(servers) = unless_missing(servers, "servers")? else {
+        return Ok(());
     };
-    let found = report.stage("find or install a registry of plugins", |_| {
+    let mut environment = servers.environment().to_vec();
+    let mut skipped = Vec::new();
+    let registry = report.stage("find or install a registry of plugins", |_| {
         if setup::has_program("docker-registry") {
             return Ok(());
         }
         setup::install(&["docker-registry"])
     });
-    let skipped: &[&str] = match found {
-        Ok(()) => &[],
-        Err(error) if services::may_be_missing() => {
-            say(&format!("skipped, what needs a registry: {error:#}"));
-            &["--skip", "registry::"]
-        }
-        Err(error) => return Err(error),
-    };
+    if unless_missing(registry, "a registry")?.is_none() {
+        skipped.extend(["--skip", "registry::"]);
+    }
+    let libraries = report.stage("find or download Kafka's libraries", |_| {
+        services::kafka_libraries()
+    });
+    match unless_missing(libraries, "a broker of its own")? {
+        Some(folder) => environment.push((services::KAFKA_LIBRARIES, folder.display().to_string())),
+        None => skipped.extend(["--skip", "bus::secure::"]),
+    }
     report.tests("test the engines and the whole system on real servers", |count| {
         let test = [
             "test",
@@ -132,13 +132,25 @@ fn servers(report: &mut Report) -> anyhow::Result<()> {
             "--include-ignored",
         ];
         let mut command = compiling(Workspace::Main, &test);
-        command.args(skipped);
+        command.args(&skipped);
         command
-            .envs(servers.environment().iter().cloned())
+            .envs(environment.iter().cloned())
             .env("SENDFLOWR_BIN", binary())
             .env("SENDFLOWR_PLUGINS", plugins::folder());
         watch_tests(&mut command, count)
     })
+}
+
+/// What tests need, or `None` where it cannot be had and need not be; they are left out then, and that is said.
+fn unless_missing<T>(found: anyhow::Result<T>, what: &str) -> anyhow::Result<Option<T>> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if services::may_be_missing() => {
+            say(&format!("skipped, what needs {what}: {error:#}"));
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Runs cargo's tests, shows what they say, and counts them.

@@ -1,6 +1,7 @@
 //! Kafka.
 
 mod outage;
+mod secure;
 mod world;
 
 use std::{
@@ -340,12 +341,8 @@ async fn nothing_is_taken_after_the_end() {
     assert!(world.subscribe("group", &[&topic]).await.is_err());
 }
 
-/// The error that connecting to `servers` ends in, which must come within the time an operator waits.
-async fn refusal(servers: String) -> String {
-    let raw = RawKafkaConfig {
-        bootstrap_servers: Some(servers),
-        ..Default::default()
-    };
+/// The error that connecting ends in, which must come within the time an operator waits.
+async fn refusal(raw: RawKafkaConfig) -> String {
     let connecting = timeout(Duration::from_secs(10), connect(raw));
     let error = connecting.await.expect("it takes 10 s at most").unwrap_err();
     assert!(matches!(error, StoreError::Misconfigured { .. }), "{error}");
@@ -362,7 +359,13 @@ async fn a_wrong_address_names_the_setting() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let silent_address = silent.local_addr().unwrap().to_string();
     let wrong = [closed, silent_address, "nowhere.invalid:9092".to_owned()];
-    let errors = join_all(wrong.iter().map(|servers| refusal(servers.clone()))).await;
+    let errors = join_all(wrong.iter().map(|servers| {
+        refusal(RawKafkaConfig {
+            bootstrap_servers: Some(servers.clone()),
+            ..Default::default()
+        })
+    }))
+    .await;
     for (servers, error) in wrong.iter().zip(errors) {
         assert!(error.contains("`kafka.bootstrap_servers`"), "{error}");
         assert!(error.contains(servers), "{error}");

@@ -126,7 +126,7 @@ fn configuration(place: &Place) -> PathBuf {
     place.data.join("server.properties")
 }
 
-fn libraries() -> PathBuf {
+pub(super) fn libraries() -> PathBuf {
     folder().join("kafka")
 }
 

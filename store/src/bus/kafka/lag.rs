@@ -1,8 +1,14 @@
 //! How far a group is behind.
 
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
 use rdkafka::{
     Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer, ConsumerContext},
+    error::{KafkaResult, RDKafkaErrorCode as Code},
 };
 
 use super::{
@@ -11,6 +17,9 @@ use super::{
     error::Failure,
 };
 use crate::bus::Lag;
+
+/// Time between two questions to brokers that are settling who looks after a group; it takes them some tenths of a second.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 impl ConsumerContext for Listener {}
 
@@ -32,7 +41,7 @@ pub(super) fn read(config: &KafkaConfig, group: &str, topics: &[String]) -> Resu
     if wanted.count() == 0 {
         return Ok(Vec::new());
     }
-    let committed = reader.committed_offsets(wanted, REQUEST_TIMEOUT)?;
+    let committed = once_settled(|| reader.committed_offsets(wanted.clone(), REQUEST_TIMEOUT))?;
     let mut lags = Vec::with_capacity(committed.count());
     for partition in committed.elements() {
         partition.error()?;
@@ -50,4 +59,46 @@ pub(super) fn read(config: &KafkaConfig, group: &str, topics: &[String]) -> Resu
         });
     }
     Ok(lags)
+}
+
+/// What `ask` answers once the brokers have settled which of them looks after the group. They do so when a cluster hears of its
+/// first group, and when one of them has stopped.
+fn once_settled<T>(mut ask: impl FnMut() -> KafkaResult<T>) -> KafkaResult<T> {
+    let deadline = Instant::now() + REQUEST_TIMEOUT;
+    loop {
+        let answer = ask();
+        let code = answer.as_ref().err().and_then(|error| error.rdkafka_error_code());
+        let is_settling = matches!(
+            code,
+            Some(Code::CoordinatorNotAvailable | Code::CoordinatorLoadInProgress | Code::NotCoordinator)
+        );
+        if !is_settling || Instant::now() >= deadline {
+            return answer;
+        }
+        thread::sleep(ASK_AGAIN);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::error::KafkaError;
+
+    use super::*;
+
+    #[test]
+    fn brokers_that_are_settling_are_asked_again() {
+        let mut answers = [
+            Err(Code::CoordinatorNotAvailable),
+            Err(Code::CoordinatorLoadInProgress),
+            Err(Code::NotCoordinator),
+            Ok(7),
+        ]
+        .into_iter();
+        let answer = once_settled(|| answers.next().unwrap().map_err(KafkaError::OffsetFetch));
+        assert_eq!(answer, Ok(7));
+
+        let mut answers = [Err(Code::GroupAuthorizationFailed), Ok(7)].into_iter();
+        let refused = once_settled(|| answers.next().unwrap().map_err(KafkaError::OffsetFetch));
+        assert!(refused.is_err());
+    }
 }
