@@ -11,6 +11,7 @@ mod golden;
 mod lift;
 mod offline;
 mod plugins;
+mod processes;
 mod providers;
 mod recorded;
 mod registry;

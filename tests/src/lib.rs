@@ -3,6 +3,7 @@
 //! `cargo xtask test` builds the binary and the plugins and tells where they are: `SENDFLOWR_BIN` and
 //! `SENDFLOWR_PLUGINS`.
 
+mod role;
 pub mod scaled;
 
 use std::{
@@ -17,6 +18,8 @@ use std::{
 
 use serde_json::Value;
 use tempfile::TempDir;
+
+pub use self::role::Role;
 
 /// How long anything may take that is expected to happen. Far more than it takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);

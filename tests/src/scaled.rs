@@ -3,56 +3,14 @@
 
 mod servers;
 
-use std::{
-    fs,
-    process::{Child, Command, Stdio},
-};
+use std::fs;
 
 use serde_json::Value;
 use synth::delivery::{Account, Delivery};
 use tempfile::TempDir;
 
 pub use self::servers::Servers;
-use crate::{Answer, announced, binary, client, eventually, plugins, run, told};
-
-/// A role that runs.
-pub struct Role {
-    name: &'static str,
-    child: Child,
-    /// Where it is served: `http://127.0.0.1:40123`.
-    pub url: String,
-}
-
-impl Role {
-    /// Ends it as the kernel does when memory is short: no signal to handle, nothing to finish.
-    pub fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    /// Memory, in kB.
-    pub fn resident_kb(&self) -> u64 {
-        crate::resident_kb(&self.child)
-    }
-
-    /// The number of its process.
-    pub fn process(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// Processor time, in seconds, that it has taken.
-    pub fn cpu_seconds(&self) -> f64 {
-        crate::cpu_seconds(self.child.id())
-    }
-}
-
-impl Drop for Role {
-    fn drop(&mut self) {
-        // Fails when it has ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use crate::{Answer, Role, client, eventually, run, told};
 
 /// Host and inference service, a folder for their files, and the servers behind them. Consumers are started by the tests.
 pub struct System {
@@ -80,7 +38,10 @@ impl System {
             }
         }
         fs::write(folder.path().join("sendflowr.toml"), configuration).unwrap();
-        let (host, inference) = tokio::join!(launch(&folder, "host"), launch(&folder, "inference"));
+        let (host, inference) = tokio::join!(
+            Role::launch(folder.path(), "host"),
+            Role::launch(folder.path(), "inference")
+        );
         Self {
             servers,
             host,
@@ -92,7 +53,7 @@ impl System {
 
     /// One more consumer.
     pub async fn consumer(&self) -> Role {
-        launch(&self.folder, "consumer").await
+        Role::launch(self.folder.path(), "consumer").await
     }
 
     /// Runs a command of the binary beside the roles, with their configuration, to its end.
@@ -148,32 +109,4 @@ impl System {
     pub async fn clean(self) {
         self.servers.clean().await;
     }
-}
-
-/// Starts a role and waits until it says that it is ready.
-async fn launch(folder: &TempDir, name: &'static str) -> Role {
-    let log = fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(folder.path().join(format!("{name}.log")))
-        .unwrap();
-    let mut child = Command::new(binary())
-        .current_dir(folder.path())
-        .args([name, "--listen", "127.0.0.1:0", "--data", "data", "--plugins"])
-        .arg(plugins())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(log)
-        .spawn()
-        .unwrap();
-    let stdout = child.stdout.take().unwrap();
-    let url = |line: &str| {
-        let (_, url) = line.rsplit_once(' ')?;
-        line.contains("is ready").then(|| url.to_owned())
-    };
-    let Some(url) = announced(stdout, url, |_| {}).await else {
-        let log = fs::read_to_string(folder.path().join(format!("{name}.log"))).unwrap();
-        panic!("the {name} did not become ready; its log:\n{log}");
-    };
-    Role { name, child, url }
 }

@@ -135,6 +135,23 @@ async fn large_appends_come_through_whole() {
 
 #[tokio::test]
 #[ignore = "needs servers; cargo xtask test starts them"]
+async fn records_come_through_however_they_are_compressed() {
+    for compression in ["lz4", "zstd", "none"] {
+        let raw = RawKafkaConfig {
+            compression: compression.into(),
+            ..settings()
+        };
+        let world = World::with(raw).await;
+        let topic = unique(compression);
+        world.append(numbered(&topic, 1_000)).await.unwrap();
+        let mut subscription = world.subscribe(&unique("group"), &[&topic]).await.unwrap();
+        let (keys, records) = read(subscription.as_mut(), 1_000).await;
+        assert_eq!((keys.len(), records), (1_000, 1_000), "{compression}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs servers; cargo xtask test starts them"]
 async fn members_share_the_work_and_nothing_is_lost_when_one_leaves() {
     let world = World::new().await;
     let (topic, group) = (unique("shared"), unique("group"));

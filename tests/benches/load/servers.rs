@@ -11,10 +11,7 @@ use std::{
 use bytes::Bytes;
 use clickhouse::Client;
 use event::{Hasher, Timestamp, UniversalId};
-use integration_tests::{
-    PATIENCE, eventually,
-    scaled::{Role, System},
-};
+use integration_tests::{PATIENCE, Role, eventually, scaled::System};
 use synth::delivery::{Account, Action, Kind};
 use tokio_util::sync::CancellationToken;
 

@@ -1,0 +1,65 @@
+//! The three roles as processes of their own, on one folder and the embedded engines.
+
+use std::fs;
+
+use integration_tests::{Answer, Role, client, eventually};
+use serde_json::json;
+
+use crate::{POSTMARK, postmark_click, postmark_headers};
+
+/// Reports that Ann has clicked in this many messages, from the `first` on.
+async fn clicks(http: &reqwest::Client, host: &Role, first: usize, count: usize) {
+    for number in first..first + count {
+        let at = format!("2026-01-05T18:{number:02}:00Z");
+        let click = postmark_click("ann@example.com", &format!("message-{number}"), &at);
+        let mut request = http.post(format!("{}/webhooks/postmark", host.url)).body(click);
+        for (name, value) in postmark_headers() {
+            request = request.header(name, value);
+        }
+        let answer = Answer::of(request).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+    }
+}
+
+/// How many of Ann's clicks decisions know of.
+async fn known(http: &reqwest::Client, inference: &Role) -> f64 {
+    let question = json!({"email": "ann@example.com", "now": "2026-01-06T00:00:00Z"});
+    let url = format!("{}/timing/decide", inference.url);
+    let answer = Answer::of(http.post(url).json(&question)).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    answer.body["evidence"]["n"].as_f64().unwrap_or_default()
+}
+
+#[tokio::test]
+async fn three_processes_share_a_folder_and_each_may_restart_alone() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let folder = folder.path();
+    fs::write(folder.join("sendflowr.toml"), POSTMARK).expect("the configuration can be written");
+    let http = client();
+    // All at once, on a folder that none of them has seen.
+    let (host, consumer, inference) = tokio::join!(
+        Role::launch(folder, "host"),
+        Role::launch(folder, "consumer"),
+        Role::launch(folder, "inference"),
+    );
+    clicks(&http, &host, 0, 5).await;
+    eventually("the clicks show in decisions", async || {
+        known(&http, &inference).await > 0.0
+    })
+    .await;
+
+    host.kill();
+    consumer.kill();
+    let host = Role::launch(folder, "host").await;
+    clicks(&http, &host, 5, 5).await;
+    let few = known(&http, &inference).await;
+    let _consumer = Role::launch(folder, "consumer").await;
+    eventually("the later clicks show too", async || {
+        known(&http, &inference).await > few
+    })
+    .await;
+
+    inference.kill();
+    let inference = Role::launch(folder, "inference").await;
+    assert!(known(&http, &inference).await > few);
+}

@@ -1,0 +1,78 @@
+//! One role as a process of its own.
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
+
+use std::{
+    fs,
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use crate::{announced, binary, plugins};
+
+/// A role that runs.
+pub struct Role {
+    /// What it is called on the command line.
+    pub name: &'static str,
+    child: Child,
+    /// Where it is served: `http://127.0.0.1:40123`.
+    pub url: String,
+}
+
+impl Role {
+    /// Starts a role in this folder, with its configuration and data, and waits until it says that it is ready.
+    pub async fn launch(folder: &Path, name: &'static str) -> Self {
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(folder.join(format!("{name}.log")))
+            .unwrap();
+        let mut child = Command::new(binary())
+            .current_dir(folder)
+            .args([name, "--listen", "127.0.0.1:0", "--data", "data", "--plugins"])
+            .arg(plugins())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let stdout = child.stdout.take().unwrap();
+        let url = |line: &str| {
+            let (_, url) = line.rsplit_once(' ')?;
+            line.contains("is ready").then(|| url.to_owned())
+        };
+        let Some(url) = announced(stdout, url, |_| {}).await else {
+            let log = fs::read_to_string(folder.join(format!("{name}.log"))).unwrap();
+            panic!("the {name} did not become ready; its log:\n{log}");
+        };
+        Self { name, child, url }
+    }
+
+    /// Ends it as the kernel does when memory is short: no signal to handle, nothing to finish.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Memory, in kB.
+    pub fn resident_kb(&self) -> u64 {
+        crate::resident_kb(&self.child)
+    }
+
+    /// The number of its process.
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Processor time, in seconds, that it has taken.
+    pub fn cpu_seconds(&self) -> f64 {
+        crate::cpu_seconds(self.child.id())
+    }
+}
+
+impl Drop for Role {
+    fn drop(&mut self) {
+        // Fails when it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
