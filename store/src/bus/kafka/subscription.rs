@@ -197,7 +197,7 @@ impl KafkaSubscription {
         while self.ready.is_empty() {
             match timeout_at(deadline, consumer.recv()).await {
                 Err(_) => return outage.map_or(Ok(()), Err),
-                Ok(Ok(message)) => self.ready.push_back(record(&message)),
+                Ok(Ok(message)) => self.arrived(record(&message)),
                 Ok(Err(error)) => match Trouble::of(&error) {
                     Trouble::Ends => return Err(error.into()),
                     // The library tells of an outage several times a second, also after its end when nobody polled.
@@ -209,12 +209,19 @@ impl KafkaSubscription {
         while self.ready.len() < max {
             match consumer.recv().now_or_never() {
                 None => break,
-                Some(Ok(message)) => self.ready.push_back(record(&message)),
+                Some(Ok(message)) => self.arrived(record(&message)),
                 // What is in hand goes first. Where it matters, the library says it again.
                 Some(Err(_)) => break,
             }
         }
         Ok(())
+    }
+
+    /// Keeps a record that the library has handed over. Its partition may have gone and come back while this poll waited: what was read
+    /// before is forgotten now, since later it could not be told from this record, which nobody would read again.
+    fn arrived(&mut self, record: Record) {
+        self.forget_revoked();
+        self.ready.push_back(record);
     }
 
     /// Forgets what was read of partitions that are another member's now.
@@ -417,4 +424,66 @@ fn record(message: &BorrowedMessage<'_>) -> Record {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bus::RawKafkaConfig;
+
+    fn read(partition: u32, offset: u64) -> Record {
+        Record {
+            position: Position {
+                topic: "events".into(),
+                partition,
+                offset,
+            },
+            key: String::new(),
+            value: Vec::new(),
+            headers: BTreeMap::new(),
+            appended_at: Timestamp::default(),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_comes_after_a_partition_has_gone_and_come_back_is_kept() {
+        let raw = RawKafkaConfig {
+            bootstrap_servers: Some("127.0.0.1:1".into()),
+            ..RawKafkaConfig::default()
+        };
+        let config = KafkaConfig::try_from(raw).unwrap();
+        let topics = ["events".to_owned()];
+        let mut subscription = KafkaSubscription::join(
+            &config,
+            "group",
+            &topics,
+            TaskTracker::new(),
+            KafkaCounters::default(),
+        )
+        .unwrap();
+        subscription.arrived(read(0, 7));
+        subscription.arrived(read(1, 3));
+        subscription.note(&read(0, 6));
+        let revoked = |subscription: &KafkaSubscription| {
+            let consumer = subscription.consumer();
+            let mut revoked = consumer.context().revoked.lock().unwrap();
+            revoked.push(("events".to_owned(), 0));
+        };
+
+        // The group takes the partition away, gives it back, and its records come again from the one that was committed.
+        revoked(&subscription);
+        subscription.arrived(read(0, 6));
+        subscription.forget_revoked();
+
+        let left: Vec<_> = subscription
+            .ready
+            .iter()
+            .map(|record| (place(record).1, offset(record)))
+            .collect();
+        assert_eq!(left, [(1, 3), (0, 6)]);
+        assert!(
+            subscription.has_lost,
+            "what was returned before is no longer this member's to commit"
+        );
+    }
 }
