@@ -185,6 +185,18 @@ impl Engines {
         })
     }
 
+    /// Sees to it that what is too old ends, where the server does that. For the consumer alone.
+    ///
+    /// # Errors
+    /// When the server does not let it be set.
+    pub(crate) async fn retain_events(&self) -> anyhow::Result<()> {
+        if let Some(EventsEngine::ClickHouse(events)) = self.events.get() {
+            let set = events.retain().await;
+            set.context("the age after which rows are dropped (`clickhouse.ttl_days`) cannot be set")?;
+        }
+        Ok(())
+    }
+
     /// The identity graph.
     ///
     /// # Errors

@@ -191,6 +191,7 @@ impl Process {
             self.engines.profiles(),
             self.engines.identities(),
         )?;
+        self.engines.retain_events().await?;
         let metrics = {
             let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
             consumer::Metrics::register(&mut registry)

@@ -51,6 +51,10 @@ pub struct WriteReport {
     pub duplicates: usize,
 }
 
+/// Days for which explanations are kept: questions about a decision come within weeks of its mail, and a thousand decisions a day
+/// come to some 300 MB in that time.
+const EXPLANATION_DAYS: u64 = 90;
+
 /// One observed delay from sending to delivery.
 ///
 /// `campaign_type` and `payload_bytes` are what the sender attached to the message under these names (custom arguments,

@@ -57,6 +57,7 @@ const PEOPLE_PER_THREAD: usize = 4;
 pub struct ClickHouseEvents {
     client: Client,
     request_timeout: Duration,
+    ttl_days: Option<u64>,
 }
 
 impl ClickHouseEvents {
@@ -78,7 +79,6 @@ impl ClickHouseEvents {
         schema::make_database(&server, config).await?;
         let client = server.with_database(&config.database);
         schema::migrate(&client).await?;
-        schema::set_ttl(&client, config.ttl_days).await?;
         let client = client
             // Batches are made by the writer, and its word that a batch is stored must mean that.
             .with_setting("async_insert", "0")
@@ -96,7 +96,17 @@ impl ClickHouseEvents {
         Ok(Self {
             client,
             request_timeout: config.request_timeout,
+            ttl_days: config.ttl_days,
         })
+    }
+
+    /// Has the server drop rows when they are as old as `clickhouse.ttl_days` says, explanations after 90 days at the latest. One
+    /// process of a system does so, the consumer: opening the store to look at it must not change what it keeps.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the server does not answer, or does not let this user change its tables.
+    pub async fn retain(&self) -> Result<(), StoreError> {
+        self.answer(schema::set_ttl(&self.client, self.ttl_days)).await
     }
 
     /// The `limit` newest explanations decided in a span that have a value in `column`, newest first.

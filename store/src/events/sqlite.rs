@@ -20,8 +20,8 @@ use futures::{Stream, StreamExt, TryStreamExt};
 use sqlx::{Row, sqlite::SqliteRow};
 
 use super::{
-    EventCount, Events, LatencySample, StoredEvent, StoredExplanation, StoredForecast, StoredTrial, Touch,
-    WriteReport, campaign_type, payload_bytes,
+    EXPLANATION_DAYS, EventCount, Events, LatencySample, StoredEvent, StoredExplanation, StoredForecast,
+    StoredTrial, Touch, WriteReport, campaign_type, payload_bytes,
 };
 use crate::{
     StoreError,
@@ -74,15 +74,14 @@ const ROWS_AT_ONCE: usize = 128;
 /// How long things are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SqliteEventsConfig {
-    /// How long explanations are kept. Default 90 days: questions about a decision come within weeks of its mail, and a
-    /// thousand decisions a day come to some 300 MB in that time.
+    /// How long explanations are kept. Default 90 days.
     pub explanation_retention: Duration,
 }
 
 impl Default for SqliteEventsConfig {
     fn default() -> Self {
         Self {
-            explanation_retention: Duration::from_secs(90 * 24 * 60 * 60),
+            explanation_retention: Duration::from_secs(EXPLANATION_DAYS * 24 * 60 * 60),
         }
     }
 }

@@ -385,6 +385,7 @@ async fn old_events_end_when_an_age_is_set() {
         ..database.settings()
     };
     let store = connect(aged(Some(30))).await.unwrap();
+    store.retain().await.unwrap();
     let days_ago = |days: i64| now.plus_millis(-days * 86_400_000);
     let batch = [
         event(1, EventType::Opened, days_ago(31)),
@@ -401,13 +402,19 @@ async fn old_events_end_when_an_age_is_set() {
     let ages =
         "SELECT count() FROM system.tables WHERE database = currentDatabase() AND engine_full LIKE '%TTL%'";
     assert_eq!(database.number(ages).await, 3);
-    connect(aged(Some(60))).await.unwrap();
-    assert_eq!(
-        database
-            .number(&format!("{ages} AND engine_full LIKE '%toIntervalDay(60)%'"))
-            .await,
-        3
-    );
-    connect(aged(None)).await.unwrap();
-    assert_eq!(database.number(ages).await, 0);
+    let after = async |days: u64| {
+        let of_days = format!("{ages} AND engine_full LIKE '%toIntervalDay({days})%'");
+        database.number(&of_days).await
+    };
+    let other = connect(aged(Some(60))).await.unwrap();
+    assert_eq!(after(30).await, 3, "who only opens the store changes nothing");
+    other.retain().await.unwrap();
+    assert_eq!(after(60).await, 3);
+    // The longest that is allowed. What is stored stays.
+    connect(aged(Some(7_300))).await.unwrap().retain().await.unwrap();
+    assert_eq!((after(7_300).await, after(90).await), (2, 1));
+    database.run("OPTIMIZE TABLE email_events FINAL").await;
+    assert_eq!(database.number("SELECT count() FROM email_events").await, 1);
+    connect(aged(None)).await.unwrap().retain().await.unwrap();
+    assert_eq!((database.number(ages).await, after(90).await), (1, 1));
 }

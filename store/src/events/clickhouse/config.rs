@@ -13,8 +13,9 @@ use crate::{
 const PORT: u16 = 8123;
 const SECURE_PORT: u16 = 8443;
 
-/// A hundred years: whoever wants more wants no limit.
-const TTL_DAYS: RangeInclusive<u64> = 1..=36_500;
+/// Twenty years: whoever wants more wants no limit. The server reckons ages in seconds of 32 bits, which end in 2106: of a day beyond,
+/// it believes that it has long been, and drops everything.
+const TTL_DAYS: RangeInclusive<u64> = 1..=7_300;
 
 /// From a quick answer within a rack to a slow one around the world.
 const CONNECT_TIMEOUT_MS: RangeInclusive<u64> = 10..=8_000;
@@ -42,7 +43,8 @@ pub struct RawClickHouseConfig {
     pub ca: Option<String>,
     /// Whether bodies are compressed with LZ4. Default `true`: it costs less than sending ten times as much.
     pub compression: bool,
-    /// Days after which events, sending times and explanations are dropped. 1 to 36,500. Default: never.
+    /// Days after which events and sending times are dropped; the consumer sees to it. 1 to 7,300. Default: never. Explanations
+    /// are dropped after 90 days, or after these if they are fewer.
     pub ttl_days: Option<u64>,
     /// Longest wait for a connection. 10 to 8,000, default 3,000: two lost packets are sent again within it.
     pub connect_timeout_ms: u64,
@@ -219,7 +221,7 @@ mod tests {
         };
         assert_eq!(
             error(raw),
-            "`clickhouse.ttl_days` is 0, it must be between 1 and 36500"
+            "`clickhouse.ttl_days` is 0, it must be between 1 and 7300"
         );
         let raw = RawClickHouseConfig {
             connect_timeout_ms: 9_000,

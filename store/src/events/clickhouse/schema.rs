@@ -6,10 +6,11 @@
 //! steps only add, and what is older must keep working beside what is newer. A user who may only read and write can open a
 //! database that is up to date.
 
-use clickhouse::{Client, Row, sql::Identifier};
+use clickhouse::{Client, Row, error::Error, sql::Identifier};
 use serde::{Deserialize, Serialize};
 
 use super::{config::ClickHouseConfig, error::Failure};
+use crate::events::EXPLANATION_DAYS;
 
 struct Step {
     version: u32,
@@ -67,11 +68,11 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
     applied_at DateTime64(3, 'UTC') DEFAULT now64(3)
 ) ENGINE = ReplacingMergeTree ORDER BY version";
 
-/// Tables whose rows end with `clickhouse.ttl_days`, and the column that their age counts from.
-const AGEING: [(&str, &str); 3] = [
-    ("email_events", "timestamp"),
-    ("message_sent_times", "sent_at"),
-    ("timing_explanations", "decided_at"),
+/// Tables whose rows end after some time, the column that their age counts from, and the most days that they are kept.
+const AGEING: [(&str, &str, u64); 3] = [
+    ("email_events", "timestamp", u64::MAX),
+    ("message_sent_times", "sent_at", u64::MAX),
+    ("timing_explanations", "decided_at", EXPLANATION_DAYS),
 ];
 
 #[derive(Row, Serialize, Deserialize)]
@@ -155,8 +156,10 @@ fn statements(sql: &str) -> Vec<String> {
 
 /// Sets or removes the age after which rows are dropped. Changes nothing when it is as it should be, since a change
 /// rewrites what is stored.
-pub(super) async fn set_ttl(client: &Client, days: Option<u64>) -> Result<(), Failure> {
-    for (table, column) in AGEING {
+pub(super) async fn set_ttl(client: &Client, ttl_days: Option<u64>) -> Result<(), Error> {
+    for (table, column, most) in AGEING {
+        let days = ttl_days.unwrap_or(u64::MAX).min(most);
+        let days = (days < u64::MAX).then_some(days);
         let engine: String = client
             .query("SELECT engine_full FROM system.tables WHERE database = currentDatabase() AND name = ?")
             .bind(table)
