@@ -50,8 +50,8 @@ struct Item {
     most: usize,
 }
 
-/// Keeps deliveries. Without an account that asks for it, it does nothing and has no thread.
-#[derive(Debug)]
+/// Keeps deliveries. Without an account that asks for it, or before it is started, it does nothing and has no thread.
+#[derive(Debug, Default)]
 pub(crate) struct Recorder {
     queue: Option<SyncSender<Item>>,
 }

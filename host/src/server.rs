@@ -69,7 +69,15 @@ impl Server {
     /// is no error: it is logged and shown under `/plugins`.
     pub async fn start(config: HostConfig, dependencies: Dependencies) -> Result<Self, HostError> {
         let registry = Arc::clone(&dependencies.registry);
-        let intake = Arc::new(open_intake(&config, dependencies).await?);
+        let mut intake = open_intake(&config, dependencies).await?;
+        intake.recorder = {
+            let (folder, accounts) = (config.recordings_folder.clone(), config.accounts.clone());
+            let sealer = Arc::clone(&intake.sealer);
+            tokio::task::spawn_blocking(move || Recorder::start(&folder, &accounts, sealer))
+                .await
+                .expect("starting the recorder neither panics nor is aborted")
+        };
+        let intake = Arc::new(intake);
         report_accounts(&intake);
         let stopping = CancellationToken::new();
         let app = App::new(&config, Arc::clone(&intake), registry, stopping.clone());
@@ -119,19 +127,13 @@ impl Server {
     }
 }
 
-/// Opens everything that deliveries need, without serving: for [`Server::start`] and for replaying dead letters.
+/// Opens everything that deliveries need, without serving or recording them: for [`Server::start`] and for replaying dead letters,
+/// which may run beside a host.
 ///
 /// # Errors
 /// [`HostError`] when the plugins cannot be run at all or the dead letters' key is not usable.
 pub async fn open_intake(config: &HostConfig, dependencies: Dependencies) -> Result<Intake, HostError> {
     let sealer = Arc::new(config.sealer()?);
-    let recorder = {
-        let (folder, accounts) = (config.recordings_folder.clone(), config.accounts.clone());
-        let sealer = Arc::clone(&sealer);
-        tokio::task::spawn_blocking(move || Recorder::start(&folder, &accounts, sealer))
-            .await
-            .expect("starting the recorder neither panics nor is aborted")
-    };
     let (metrics, plugin_metrics) = {
         let mut registry = dependencies
             .registry
@@ -159,7 +161,7 @@ pub async fn open_intake(config: &HostConfig, dependencies: Dependencies) -> Res
         certificates: Arc::new(FetchedCertificates::new(Arc::clone(&fetcher))),
         fetcher,
         sealer,
-        recorder,
+        recorder: Recorder::default(),
         unproven: UnprovenBudget::default(),
         skipped: SkippedTypes::default(),
     })

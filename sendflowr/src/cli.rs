@@ -111,7 +111,9 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Fits the population's tables to the event store and keeps them.
     Train,
-    /// Runs the dead letters through the plugins that are installed now.
+    /// Runs the host's dead letters through the plugins that are installed now, and puts the consumer's back.
+    ///
+    /// What was stored before is not stored twice. Letters that still cannot be read stay for the next replay; the exit code is 1 then.
     Replay {
         /// Only those of this provider.
         #[arg(long)]
@@ -212,7 +214,7 @@ async fn dispatch(global: Global, command: Command) -> anyhow::Result<ExitCode> 
         Command::Explain(args) => return explain::run(&args, global.load()?).await,
         Command::Train => train::run(global.load()?).await?,
         Command::Replay { provider, dry_run } => {
-            replay::run(global.load()?, provider.as_deref(), dry_run).await?
+            return replay::run(global.load()?, provider.as_deref(), dry_run).await;
         }
     }
     Ok(ExitCode::SUCCESS)

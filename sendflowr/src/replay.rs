@@ -1,14 +1,21 @@
-//! `sendflowr replay`: dead letters, once more, through the plugins that are installed now.
+//! `sendflowr replay`: dead letters, once more. The host's go through the plugins that are installed now, the consumer's back to
+//! the events.
 
 use std::{
+    collections::{HashMap, HashSet},
+    process::ExitCode,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
-use anyhow::Context;
-use host::{HostConfig, header};
+use anyhow::{Context, bail};
+use consumer::header::STAGE;
+use event::Event;
+use host::{HostConfig, Intake, header};
 use prometheus_client::registry::Registry;
-use store::bus::{DEAD_LETTERS_TOPIC, Record};
+use store::bus::{
+    Bus, DEAD_LETTERS_TOPIC, EVENTS_TOPIC, NewRecord, Position, Progress, Record, Subscription,
+};
 
 use crate::{
     config::RawConfig,
@@ -19,13 +26,38 @@ use crate::{
 /// Consumer group of replays: what one replay stored the next does not read again.
 const GROUP: &str = "sendflowr-replay";
 
+/// What the names of a dead letter's own headers begin with.
+const LETTER_HEADERS: &str = "dead-letter-";
+
 /// Letters read at once.
 const BATCH: usize = 100;
 
-/// How long no letter must come for the topic to count as read to its end.
-const END_AFTER: Duration = Duration::from_secs(1);
+/// Longest silence while letters are still to come: a group that has just begun, on brokers that give its members three seconds
+/// to gather, needs some five; one whose last member ended badly, the ten seconds of its session more.
+const SILENCE: Duration = Duration::from_secs(30);
 
-/// What became of the letters.
+/// What is to be replayed, with what.
+struct Replay<'a> {
+    intake: Intake,
+    bus: Arc<dyn Bus>,
+    /// Only letters of this provider.
+    provider: Option<&'a str>,
+    dry_run: bool,
+}
+
+/// What became of a letter.
+enum Fate {
+    /// Dealt with; this many events of it are on the bus.
+    Replayed(usize),
+    /// Still in need of something. The events that could be made of it are on the bus.
+    Failed { events: usize, why: String },
+    /// Of another provider than asked for.
+    LeftAlone,
+    /// No letter of ours.
+    Foreign,
+}
+
+/// What became of all letters.
 #[derive(Debug, Default)]
 struct Tally {
     replayed: usize,
@@ -34,13 +66,17 @@ struct Tally {
     others: usize,
 }
 
-/// Replays every dead letter that the host sealed, of one provider or of all. Events that had been stored before are
-/// stored once. With `dry_run` only tells what there is. Letters that still cannot be read stay for the next replay, and so
-/// do those behind them.
+/// Replays every dead letter that there is, of one provider or of all. Events that had been stored before are stored once. With
+/// `dry_run` only tells what there is. Letters that still cannot be read in full stay for the next replay, as do those of other
+/// providers, and so do those behind them; the exit code is 1 then if any failed.
 ///
 /// # Errors
-/// When the bus or the plugins cannot be opened.
-pub(crate) async fn run(config: RawConfig, provider: Option<&str>, dry_run: bool) -> anyhow::Result<()> {
+/// When the bus or the plugins cannot be opened, or letters that are there do not come.
+pub(crate) async fn run(
+    config: RawConfig,
+    provider: Option<&str>,
+    dry_run: bool,
+) -> anyhow::Result<ExitCode> {
     let engines = Arc::new(Engines::of(&config)?);
     let bus = engines.bus().await?;
     let hasher = roles::hasher(&config.identity);
@@ -52,46 +88,14 @@ pub(crate) async fn run(config: RawConfig, provider: Option<&str>, dry_run: bool
         hasher,
         registry: Arc::new(Mutex::new(Registry::default())),
     };
-    let intake = host::open_intake(&host_config, dependencies).await?;
-    let mut letters = bus
-        .subscribe(GROUP, &[DEAD_LETTERS_TOPIC])
-        .await
-        .context("cannot read the dead letters")?;
-    let mut tally = Tally::default();
-    loop {
-        let batch = letters.poll(BATCH, END_AFTER).await?;
-        if batch.is_empty() {
-            break;
-        }
-        let failed_before = tally.failed;
-        for letter in &batch {
-            let of = letter.headers.get(header::PROVIDER);
-            if of.is_none() || provider.is_some_and(|wanted| of.is_none_or(|of| of != wanted)) {
-                tally.others += 1;
-                continue;
-            }
-            if dry_run {
-                output::line(&describe(letter));
-                tally.replayed += 1;
-                continue;
-            }
-            match intake.replay(letter).await {
-                Ok(counts) => {
-                    tally.replayed += 1;
-                    tally.events += counts.accepted;
-                }
-                Err(error) => {
-                    tally.failed += 1;
-                    output::line(&format!("{}: {error}", describe(letter)));
-                }
-            }
-        }
-        // Everything up to here is settled only when nothing failed and nothing was left out on purpose.
-        if !dry_run && provider.is_none() && tally.failed == failed_before {
-            letters.commit().await?;
-        }
-    }
-    drop(letters);
+    let replay = Replay {
+        intake: host::open_intake(&host_config, dependencies).await?,
+        bus,
+        provider,
+        dry_run,
+    };
+    let tally = replay.all().await?;
+    drop(replay);
     engines.close().await;
     let Tally {
         replayed,
@@ -103,16 +107,172 @@ pub(crate) async fn run(config: RawConfig, provider: Option<&str>, dry_run: bool
     output::line(&format!(
         "{replayed} letters {verb}, {events} events, {failed} letters failed, {others} left alone"
     ));
-    Ok(())
+    Ok(ExitCode::from(u8::from(failed > 0)))
 }
 
+impl Replay<'_> {
+    /// Reads the letters that are there when it begins, and those that come meanwhile.
+    async fn all(&self) -> anyhow::Result<Tally> {
+        let mut waiting: HashMap<u32, u64> = HashMap::new();
+        for lag in self.bus.lag(GROUP, &[DEAD_LETTERS_TOPIC]).await? {
+            waiting.insert(lag.partition, lag.records);
+        }
+        waiting.retain(|_, letters| *letters > 0);
+        let mut tally = Tally::default();
+        if waiting.is_empty() {
+            return Ok(tally);
+        }
+        let mut letters = self
+            .bus
+            .subscribe(GROUP, &[DEAD_LETTERS_TOPIC])
+            .await
+            .context("cannot read the dead letters")?;
+        let mut settled = Progress::default();
+        // Partitions with a letter that stays.
+        let mut held: HashSet<u32> = HashSet::new();
+        while !waiting.is_empty() {
+            for letter in next(&mut *letters, &waiting).await? {
+                let partition = letter.position.partition;
+                let stays = self.one(&letter, &mut tally).await;
+                if stays {
+                    held.insert(partition);
+                }
+                if !held.contains(&partition) {
+                    settled.note(&letter.position);
+                }
+                if let Some(left) = waiting.get_mut(&partition) {
+                    *left -= 1;
+                    if *left == 0 {
+                        waiting.remove(&partition);
+                    }
+                }
+            }
+            if !self.dry_run {
+                letters.commit_through(&settled).await?;
+            }
+        }
+        Ok(tally)
+    }
+
+    /// Deals with one letter, counts it and says whether it must stay.
+    async fn one(&self, letter: &Record, tally: &mut Tally) -> bool {
+        match self.fate(letter).await {
+            Fate::Replayed(events) => {
+                tally.replayed += 1;
+                tally.events += events;
+                if self.dry_run {
+                    output::line(&describe(letter));
+                }
+                false
+            }
+            Fate::Failed { events, why } => {
+                tally.failed += 1;
+                tally.events += events;
+                output::line(&format!("{}: {why}", describe(letter)));
+                true
+            }
+            Fate::LeftAlone => {
+                tally.others += 1;
+                true
+            }
+            Fate::Foreign => {
+                tally.others += 1;
+                false
+            }
+        }
+    }
+
+    async fn fate(&self, letter: &Record) -> Fate {
+        if let Some(of) = letter.headers.get(header::PROVIDER) {
+            if self.provider.is_some_and(|wanted| wanted != of) {
+                return Fate::LeftAlone;
+            }
+            return self.once_more(letter).await;
+        }
+        if letter.headers.get(STAGE).is_none_or(|stage| stage != "consumer") {
+            return Fate::Foreign;
+        }
+        self.put_back(letter).await
+    }
+
+    /// Takes in a delivery that the host set aside.
+    async fn once_more(&self, letter: &Record) -> Fate {
+        if self.dry_run {
+            return Fate::Replayed(0);
+        }
+        match self.intake.replay(letter).await {
+            Ok(counts) if counts.rejected == 0 => Fate::Replayed(counts.accepted),
+            Ok(counts) => Fate::Failed {
+                events: counts.accepted,
+                why: format!("{} of its elements are still rejected", counts.rejected),
+            },
+            Err(error) => Fate::Failed {
+                events: 0,
+                why: error.to_string(),
+            },
+        }
+    }
+
+    /// Puts an event that the consumer set aside back among the events.
+    async fn put_back(&self, letter: &Record) -> Fate {
+        let event = match Event::from_json(&letter.value) {
+            Ok(event) => event,
+            // Whose it is cannot be told either.
+            Err(_) if self.provider.is_some() => return Fate::LeftAlone,
+            Err(_) => {
+                return Fate::Failed {
+                    events: 0,
+                    why: "this build cannot read the event; a newer one may".to_owned(),
+                };
+            }
+        };
+        if self.provider.is_some_and(|wanted| wanted != event.esp) {
+            return Fate::LeftAlone;
+        }
+        if self.dry_run {
+            return Fate::Replayed(0);
+        }
+        let mut headers = letter.headers.clone();
+        headers.retain(|name, _| !name.starts_with(LETTER_HEADERS));
+        let record = NewRecord {
+            topic: EVENTS_TOPIC.to_owned(),
+            key: event.universal_id.as_str().to_owned(),
+            value: letter.value.clone(),
+            headers,
+        };
+        match self.bus.append(vec![record]).await {
+            Ok(()) => Fate::Replayed(1),
+            Err(error) => Fate::Failed {
+                events: 0,
+                why: error.to_string(),
+            },
+        }
+    }
+}
+
+/// The next letters. Those of `waiting` partitions are known to be there.
+async fn next(letters: &mut dyn Subscription, waiting: &HashMap<u32, u64>) -> anyhow::Result<Vec<Record>> {
+    let batch = letters.poll(BATCH, SILENCE).await?;
+    if batch.is_empty() {
+        bail!(
+            "{} dead letters are there and none came within {} s: another replay may be reading them; run this one again \
+             when it has ended",
+            waiting.values().sum::<u64>(),
+            SILENCE.as_secs()
+        );
+    }
+    Ok(batch)
+}
+
+/// Whose letter it is, where it stands and why it was set aside.
 fn describe(letter: &Record) -> String {
     let header = |name: &str| letter.headers.get(name).map_or("?", String::as_str);
+    let Position {
+        partition, offset, ..
+    } = &letter.position;
     format!(
-        "{}/{} at offset {}: {}",
-        header(header::PROVIDER),
-        header(header::ACCOUNT),
-        letter.position.offset,
+        "{} at offset {offset} of partition {partition}: {}",
+        header(header::SOURCE),
         header(header::CAUSE)
     )
 }

@@ -7,4 +7,5 @@ mod crashes;
 mod flow;
 mod load;
 mod registry;
+mod replay;
 mod weather;

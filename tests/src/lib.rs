@@ -3,6 +3,7 @@
 //! `cargo xtask test` builds the binary and the plugins and tells where they are: `SENDFLOWR_BIN` and
 //! `SENDFLOWR_PLUGINS`.
 
+pub mod letter;
 mod role;
 pub mod scaled;
 

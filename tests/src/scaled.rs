@@ -56,10 +56,11 @@ impl System {
         Role::launch(self.folder.path(), "consumer").await
     }
 
-    /// Runs a command of the binary beside the roles, with their configuration, to its end.
-    pub fn run(&self, arguments: &[&str]) {
+    /// Runs a command of the binary beside the roles, with their configuration, to its end, and answers what it told.
+    pub fn run(&self, arguments: &[&str]) -> String {
         let output = run(self.folder.path(), &[&["--data", "data"], arguments].concat());
         assert!(output.status.success(), "{arguments:?}: {}", told(&output));
+        String::from_utf8(output.stdout).unwrap()
     }
 
     /// Sends a delivery as its provider does.

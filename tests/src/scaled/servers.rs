@@ -5,6 +5,7 @@ use std::{process::Command, time::SystemTime};
 use reqwest::Url;
 use store::{
     Secret,
+    bus::{KafkaBus, KafkaConfig, RawKafkaConfig},
     events::{ClickHouseConfig, ClickHouseEvents, RawClickHouseConfig},
 };
 use tokio::sync::{Mutex, MutexGuard};
@@ -68,6 +69,16 @@ impl Servers {
         let prefix = format!("key_prefix = 'end-to-end:{}:'", self.mark);
         configuration += &server("redis", &self.redis, &prefix);
         configuration
+    }
+
+    /// The topics as they stand in Kafka.
+    pub async fn bus(&self) -> KafkaBus {
+        let raw = RawKafkaConfig {
+            bootstrap_servers: Some(self.kafka.clone()),
+            ..RawKafkaConfig::default()
+        };
+        let config = KafkaConfig::try_from(raw).unwrap();
+        KafkaBus::connect(config).await.unwrap()
     }
 
     /// The events as they stand in ClickHouse.

@@ -55,6 +55,7 @@ pub(super) fn prepare(place: &Place) -> anyhow::Result<()> {
     fs::create_dir_all(&place.data)?;
     let logs = place.data.join("logs");
     let (port, controller) = (place.port, place.port + 1);
+    // Brokers give the first members of a group three seconds to gather. Half of that shows who does not wait for them.
     fs::write(
         configuration(place),
         format!(
@@ -72,7 +73,7 @@ offsets.topic.num.partitions=4
 transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
 transaction.state.log.num.partitions=4
-group.initial.rebalance.delay.ms=0
+group.initial.rebalance.delay.ms=1500
 broker.heartbeat.interval.ms=500
 broker.session.timeout.ms=3000
 log.cleaner.dedupe.buffer.size=2097152

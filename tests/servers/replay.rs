@@ -1,0 +1,33 @@
+//! The consumer's dead letters, put back by the binary.
+
+use event::Timestamp;
+use integration_tests::{eventually, letter, scaled::System};
+use store::{bus::Bus, events::Events};
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs servers; cargo xtask test starts them"]
+async fn the_consumers_letters_become_rows() {
+    let system = System::start(&[]).await;
+    let _consumer = system.consumer().await;
+    // The topic holds what other tests have left.
+    let mark = &system.servers.mark;
+    let esp = format!("esp-{mark}");
+    let event = letter::open_of(mark, &esp);
+    let bus = system.servers.bus().await;
+    bus.append(vec![letter::too_new(&event)]).await.unwrap();
+
+    let told = system.run(&["replay", "--provider", &esp]);
+    assert!(
+        told.contains("1 letters replayed, 1 events, 0 letters failed"),
+        "{told}"
+    );
+    let events = system.servers.events().await;
+    eventually("the event is stored", async || {
+        let ids = std::slice::from_ref(&event.universal_id);
+        let history = events.history(ids, Timestamp::default(), 10).await.unwrap();
+        history.len() == 1
+    })
+    .await;
+    bus.close().await;
+    system.clean().await;
+}
