@@ -14,7 +14,7 @@ pub fn run(bytes: &[u8]) {
     match status {
         200..=299 | 400 | 401 => {}
         // The contract's limits, under their names.
-        502 => assert!(text.contains("plugin_trapped"), "{text}"),
+        503 => assert!(text.contains("plugin_trapped"), "{text}"),
         other => panic!("{other}: {text}"),
     }
 }

@@ -255,13 +255,10 @@ fn api_error(error: IntakeError, statuses: &Statuses) -> ApiError {
 }
 
 fn plugin_failure(error: &PluginError, unavailable: StatusCode) -> ApiError {
-    let (status, code) = match error.fault() {
-        // 502 tells whose fault it is; a provider that asks for a status of its own gets that.
-        Fault::Guest if unavailable == StatusCode::SERVICE_UNAVAILABLE => {
-            (StatusCode::BAD_GATEWAY, "plugin_trapped")
-        }
-        Fault::Guest => (unavailable, "plugin_trapped"),
-        Fault::Host => (unavailable, "plugin_unavailable"),
+    // Whose fault it is tells the code alone: for the provider both are temporary.
+    let code = match error.fault() {
+        Fault::Guest => "plugin_trapped",
+        Fault::Host => "plugin_unavailable",
     };
     let seconds = error.retry_after().map_or(RETRY_AFTER_SECONDS, |after| {
         u32::try_from(after.as_millis().div_ceil(1000)).unwrap_or(RETRY_AFTER_SECONDS)
@@ -273,7 +270,7 @@ fn plugin_failure(error: &PluginError, unavailable: StatusCode) -> ApiError {
         }
         None => "the plugin could not be run: the log has more".to_owned(),
     };
-    ApiError::new(status, code, message)
+    ApiError::new(unavailable, code, message)
         .with("limit", limit)
         .retry_after(seconds)
 }

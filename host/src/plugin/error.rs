@@ -78,9 +78,9 @@ impl fmt::Display for Limit {
 /// Whose fault a failure is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// The plugin broke a limit or the contract: another delivery may fare no better (502).
+    /// The plugin broke a limit or the contract: another delivery may fare no better.
     Guest,
-    /// The host is overloaded or broken, or the plugin rests: try again later (503).
+    /// The host is overloaded or broken, or the plugin rests: try again later.
     Host,
 }
 

@@ -20,6 +20,7 @@ pub(crate) struct Guest {
     pub(crate) slug: String,
     pub(crate) version: String,
     pub(crate) unproven_status: u16,
+    pub(crate) unavailable_status: u16,
     pub(crate) hosts: Vec<String>,
     /// Events of zeros that `normalize` gives.
     pub(crate) events: u32,
@@ -54,6 +55,7 @@ pub(crate) fn guest(slug: &str) -> Guest {
         slug: slug.to_owned(),
         version: "1.0.0".to_owned(),
         unproven_status: 401,
+        unavailable_status: 503,
         hosts: Vec::new(),
         events: 1,
         contract: "1.0.0",
@@ -158,7 +160,7 @@ impl Guest {
         descriptor.extend([0; 16]);
         descriptor.extend(hosts_at.to_le_bytes());
         descriptor.extend(u32::try_from(hosts.len()).unwrap().to_le_bytes());
-        for status in [self.unproven_status, 400, 503] {
+        for status in [self.unproven_status, 400, self.unavailable_status] {
             descriptor.extend(status.to_le_bytes());
         }
         // `ok`, `events`, the list.

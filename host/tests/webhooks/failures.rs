@@ -133,11 +133,19 @@ async fn strangers_leave_a_few_letters_only() {
 #[tokio::test]
 async fn a_plugin_that_traps_costs_its_own_provider_only() {
     let broken = guest("broken").normalize("unreachable");
-    let host = Host::start(&[broken, guest("acme")], "allow_unsigned_by_default = true", "").await;
-    let answer = host.post("/webhooks/broken", "x").await;
-    assert_eq!((answer.status, answer.code().as_str()), (502, "plugin_trapped"));
-    assert_eq!(answer.json()["error"]["limit"], "trap");
-    assert!(answer.headers.contains_key("retry-after"));
+    let mut peculiar = guest("peculiar").authenticate("unreachable");
+    peculiar.unavailable_status = 429;
+    let plugins = [broken, peculiar, guest("acme")];
+    let host = Host::start(&plugins, "allow_unsigned_by_default = true", "").await;
+    for (path, status) in [("/webhooks/broken", 503), ("/webhooks/peculiar", 429)] {
+        let answer = host.post(path, "x").await;
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (status, "plugin_trapped")
+        );
+        assert_eq!(answer.json()["error"]["limit"], "trap");
+        assert!(answer.headers.contains_key("retry-after"));
+    }
     assert_eq!(host.post("/webhooks/acme", "x").await.status, 200);
 }
 
