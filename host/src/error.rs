@@ -84,9 +84,9 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message).with("limit_bytes", limit_bytes)
     }
 
-    pub(crate) fn overloaded() -> Self {
+    pub(crate) fn overloaded(unavailable: StatusCode) -> Self {
         let message = "too many deliveries are under way: send it again";
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message).retry_after(1)
+        Self::new(unavailable, "overloaded", message).retry_after(1)
     }
 
     pub(crate) fn timed_out() -> Self {

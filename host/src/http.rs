@@ -22,6 +22,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+use self::body::Room;
 use crate::{
     HostConfig,
     error::{ApiError, ErrorNote},
@@ -42,6 +43,7 @@ pub(crate) struct Shared {
     pub(crate) intake: Arc<Intake>,
     pub(crate) registry: Arc<std::sync::Mutex<Registry>>,
     pub(crate) permits: Semaphore,
+    pub(crate) room: Room,
     pub(crate) max_body_bytes: usize,
     pub(crate) body_timeout: Duration,
     pub(crate) request_timeout: Duration,
@@ -69,6 +71,7 @@ impl App {
             intake,
             registry,
             permits: Semaphore::new(config.max_concurrent_deliveries),
+            room: Room::for_bodies_of(config.max_body_bytes),
             max_body_bytes: config.max_body_bytes,
             body_timeout: config.body_timeout,
             request_timeout: config.request_timeout,

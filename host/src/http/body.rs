@@ -1,6 +1,13 @@
-//! Bodies: read within limits, decompressed within the same limits.
+//! Bodies: received within limits, decompressed within the same limits.
+//!
+//! A delivery takes its place among those under way when its body is there, so that senders who take their time hold up
+//! nobody. Until then what they have sent lies in a [`Room`] of bounded size.
 
-use std::io::{self, Read};
+use std::{
+    collections::HashMap,
+    io::{self, Read},
+    sync::{Mutex, PoisonError},
+};
 
 use axum::{
     body::Body,
@@ -15,48 +22,154 @@ use crate::error::ApiError;
 /// Encodings one over the other. One is what anybody uses.
 const MAX_ENCODINGS: usize = 2;
 
-/// The whole body, decompressed. Never holds more than the limit.
-pub(super) async fn read(app: &Shared, headers: &HeaderMap, body: Body) -> Result<Vec<u8>, ApiError> {
-    let limit = app.max_body_bytes;
-    let encodings = encodings(headers)?;
-    let read = tokio::time::timeout(app.body_timeout, collect(headers, body, limit)).await;
-    let body = read.map_err(|_elapsed| {
-        let message = "the body did not arrive in time";
-        ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_timed_out", message)
-    })??;
-    if encodings.is_empty() || body.is_empty() {
-        return Ok(body);
+/// The beginning of each body, for which there is always room: more than one event of any provider takes. When every connection
+/// sends a body these are 64 MiB.
+const FREE_BYTES: usize = 16 * 1024;
+
+/// Bodies of full length that the room holds: 320 MiB of the default length, a third of the memory that the deployment gives the
+/// host.
+const BODIES_IN_ROOM: usize = 64;
+
+/// Providers that fill the room together, so that one alone leaves room to the others.
+const PROVIDERS_IN_ROOM: usize = 4;
+
+/// Room for bodies under way, beyond the beginning of each.
+pub(crate) struct Room {
+    bytes: usize,
+    /// Taken by provider. Only slugs of installed plugins come here.
+    taken: Mutex<HashMap<String, usize>>,
+}
+
+impl Room {
+    /// Room for bodies of at most so many bytes.
+    pub(crate) fn for_bodies_of(max_body_bytes: usize) -> Self {
+        Self {
+            bytes: BODIES_IN_ROOM * max_body_bytes,
+            taken: Mutex::default(),
+        }
     }
-    // A few bytes may decompress to the limit, which takes milliseconds.
-    match tokio::task::spawn_blocking(move || decompress(body, &encodings, limit)).await {
-        Ok(decompressed) => decompressed,
-        Err(failure) => Err(if failure.is_panic() {
-            ApiError::panicked()
-        } else {
-            ApiError::timed_out()
-        }),
+
+    /// Takes room for more of a provider's bytes, if there is any.
+    fn take(&self, provider: &str, more: usize) -> bool {
+        let mut taken = self.taken();
+        let of_all: usize = taken.values().sum();
+        let of_provider = taken.get(provider).copied().unwrap_or_default();
+        if of_all + more > self.bytes || of_provider + more > self.bytes / PROVIDERS_IN_ROOM {
+            return false;
+        }
+        taken.insert(provider.to_owned(), of_provider + more);
+        true
+    }
+
+    fn taken(&self) -> std::sync::MutexGuard<'_, HashMap<String, usize>> {
+        // Nothing panics while it is held.
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-async fn collect(headers: &HeaderMap, body: Body, limit: usize) -> Result<Vec<u8>, ApiError> {
+/// What one body has taken; given back when the body has come in, or does not any more.
+struct Place<'a> {
+    room: &'a Room,
+    provider: &'a str,
+    bytes: usize,
+}
+
+impl Place<'_> {
+    /// Takes as much as a body of this length needs.
+    fn grow(&mut self, body_bytes: usize) -> bool {
+        let more = body_bytes.saturating_sub(FREE_BYTES).saturating_sub(self.bytes);
+        let has_room = more == 0 || self.room.take(self.provider, more);
+        if has_room {
+            self.bytes += more;
+        }
+        has_room
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if let Some(taken) = self.room.taken().get_mut(self.provider) {
+            *taken -= self.bytes;
+        }
+    }
+}
+
+/// A body as it was sent.
+pub(super) struct Received {
+    bytes: Vec<u8>,
+    encodings: Vec<Encoding>,
+}
+
+/// Receives a body for this provider. What is temporary is answered with `unavailable`: some providers never repeat a delivery
+/// that is answered 4xx.
+pub(super) async fn receive(
+    app: &Shared,
+    provider: &str,
+    unavailable: StatusCode,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Received, ApiError> {
+    let encodings = encodings(headers)?;
+    let place = Place {
+        room: &app.room,
+        provider,
+        bytes: 0,
+    };
+    let collect = collect(headers, body, app.max_body_bytes, place, unavailable);
+    let bytes = tokio::time::timeout(app.body_timeout, collect).await;
+    let bytes = bytes.map_err(|_elapsed| {
+        let message = "the body did not arrive in time: send it again";
+        ApiError::new(unavailable, "body_timed_out", message).retry_after(1)
+    })??;
+    Ok(Received { bytes, encodings })
+}
+
+impl Received {
+    /// The body without its encodings. Never holds more than the limit.
+    pub(super) async fn decompressed(self, limit: usize) -> Result<Vec<u8>, ApiError> {
+        let Self { bytes, encodings } = self;
+        if encodings.is_empty() || bytes.is_empty() {
+            return Ok(bytes);
+        }
+        // A few bytes may decompress to the limit, which takes milliseconds.
+        match tokio::task::spawn_blocking(move || decompress(bytes, &encodings, limit)).await {
+            Ok(decompressed) => decompressed,
+            Err(failure) => Err(if failure.is_panic() {
+                ApiError::panicked()
+            } else {
+                ApiError::timed_out()
+            }),
+        }
+    }
+}
+
+async fn collect(
+    headers: &HeaderMap,
+    body: Body,
+    limit: usize,
+    mut place: Place<'_>,
+    unavailable: StatusCode,
+) -> Result<Vec<u8>, ApiError> {
     let announced = headers
         .get(header::CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     if announced.is_some_and(|announced| announced > limit) {
         return Err(ApiError::body_too_large(limit));
     }
-    let mut collected = Vec::with_capacity(announced.unwrap_or(0));
+    // Who announces much has not sent it yet.
+    let mut collected = Vec::with_capacity(announced.unwrap_or(0).min(FREE_BYTES));
     let mut chunks = body.into_data_stream();
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.map_err(|_| {
-            ApiError::new(
-                StatusCode::BAD_REQUEST,
-                "body_incomplete",
-                "the connection ended within the body",
-            )
+            let message = "the connection ended within the body: send it again";
+            ApiError::new(unavailable, "body_incomplete", message)
         })?;
-        if collected.len() + chunk.len() > limit {
+        let length = collected.len() + chunk.len();
+        if length > limit {
             return Err(ApiError::body_too_large(limit));
+        }
+        if !place.grow(length) {
+            return Err(ApiError::overloaded(unavailable));
         }
         collected.extend_from_slice(&chunk);
     }
@@ -139,6 +252,30 @@ mod tests {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
         encoder.write_all(bytes).unwrap();
         encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn a_provider_gets_a_part_of_the_room_and_all_of_them_no_more_than_there_is() {
+        let room = Room::for_bodies_of(100);
+        let place = |provider| Place {
+            room: &room,
+            provider,
+            bytes: 0,
+        };
+        let mut first = place("a");
+        assert!(first.grow(FREE_BYTES), "the beginning is free");
+        assert!(first.grow(FREE_BYTES + 1600));
+        assert!(!first.grow(FREE_BYTES + 1601));
+        assert!(!place("a").grow(FREE_BYTES + 1));
+        assert!(place("a").grow(FREE_BYTES));
+        let mut others = [place("b"), place("c"), place("d")];
+        for other in &mut others {
+            assert!(other.grow(FREE_BYTES + 1600));
+        }
+        assert!(!place("e").grow(FREE_BYTES + 1));
+        drop(first);
+        assert!(place("e").grow(FREE_BYTES + 1600));
+        assert!(place("a").grow(FREE_BYTES + 1600));
     }
 
     #[test]

@@ -7,7 +7,6 @@ use std::{
 
 use axum::{
     Extension, Json,
-    body::Body,
     extract::{Path, Request, State},
     http::{HeaderName, HeaderValue, StatusCode, request::Parts},
     response::{IntoResponse, Response},
@@ -140,34 +139,37 @@ async fn deliver(
         .get(provider, account)
         .map_err(|missing| missing_account(plugin, account, missing))?;
     trace.attribute("sendflowr.account", account.name().to_owned());
-    let Ok(_permit) = app.permits.try_acquire() else {
-        return Err(ApiError::overloaded());
-    };
     let received_at = Timestamp::from(SystemTime::now());
+    let statuses = &plugin.descriptor().statuses;
+    let unavailable = status(statuses.unavailable);
     let (head, body) = request.into_parts();
-    let incoming = incoming(app, head, body, received_at).await?;
+    let received = body::receive(app, provider, unavailable, &head.headers, body).await?;
+    let Ok(_permit) = app.permits.try_acquire() else {
+        return Err(ApiError::overloaded(unavailable));
+    };
+    let body = received.decompressed(app.max_body_bytes).await?;
     let receipt = Receipt {
         request_id: id.as_str(),
         trace: trace.context(),
     };
+    let incoming = incoming(head, body, received_at);
     let taken = app.intake.take(plugin, &account, incoming, receipt).await;
-    taken.map_err(|error| api_error(error, &plugin.descriptor().statuses))
+    taken.map_err(|error| api_error(error, statuses))
 }
 
-async fn incoming(app: &App, head: Parts, body: Body, received_at: Timestamp) -> Result<Incoming, ApiError> {
-    let body = body::read(app, &head.headers, body).await?;
+fn incoming(head: Parts, body: Vec<u8>, received_at: Timestamp) -> Incoming {
     let headers = head.headers.iter().map(|(name, value)| Header {
         name: name.as_str().to_owned(),
         value: latin1(value),
     });
-    Ok(Incoming {
+    Incoming {
         method: head.method.as_str().to_owned(),
         path: head.uri.path().to_owned(),
         query: head.uri.query().unwrap_or_default().to_owned(),
         headers: headers.collect(),
         body,
         received_at,
-    })
+    }
 }
 
 /// Each byte as one letter, which loses nothing and never fails.

@@ -62,6 +62,7 @@ fn defaults_are_those_of_the_code() {
         ("max_body_bytes", host.max_body_bytes.to_string()),
         ("body_timeout_ms", host.body_timeout.as_millis().to_string()),
         ("request_timeout_ms", host.request_timeout.as_millis().to_string()),
+        ("max_connections", host.limits.max_connections.to_string()),
         (
             "max_concurrent_deliveries",
             host.max_concurrent_deliveries.to_string(),
