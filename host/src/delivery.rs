@@ -163,9 +163,14 @@ impl Delivery<Verified> {
     async fn normalize_here(self, deadline: Instant) -> Result<Outcome, DeliveryError> {
         let Self {
             request,
-            guest,
+            mut guest,
             state: Verified(trust),
         } = self;
+        match trust {
+            Trust::Genuine | Trust::Unsigned => guest.set_proven(),
+            // Anybody can send these.
+            Trust::PublishedKey | Trust::Handshake => {}
+        }
         let outcome = guest
             .normalize_here(deadline, &request)
             .await?

@@ -27,7 +27,7 @@ use super::{
     log::PluginLog,
     metrics::PluginStats,
     output::{self, Breach},
-    quarantine::{Entry, Quarantine},
+    quarantine::{Consequence, Entry, Quarantine},
     sandbox::{Exceeded, Sandbox, count_instructions, memory_bytes, start_clock, stop_clock},
     wasi::ClosedWorld,
 };
@@ -54,7 +54,7 @@ pub struct Plugin {
     /// Where deliveries of all plugins go on that compute long.
     pub(crate) lane: Arc<Lane>,
     pub(crate) waiting: AtomicUsize,
-    pub(crate) quarantine: Quarantine,
+    pub(crate) quarantine: Arc<Quarantine>,
     pub(crate) log: Arc<PluginLog>,
     pub(crate) stats: Arc<PluginStats>,
 }
@@ -89,28 +89,28 @@ impl Plugin {
     /// The wait is bounded in time and in number of waiting deliveries. The instance itself is made by the first
     /// call, off the caller's thread, because making it may run the guest's code.
     pub async fn instantiate(self: &Arc<Self>) -> Result<Guest, PluginError> {
-        let entry =
-            self.quarantine
-                .enter(Instant::now())
-                .map_err(|retry_after| PluginError::Quarantined {
-                    plugin: self.tag.clone(),
-                    retry_after,
-                })?;
-        // Built first, so that a probe which gets no turn gives its place back.
-        let mut guest = Guest {
+        let turn = self.turn(self.enter()?).await?;
+        // One that was ahead may have sent the plugin to rest.
+        self.enter()?;
+        self.stats.deliveries.inc();
+        Ok(Guest {
             plugin: Arc::clone(self),
-            entry,
-            outcome: Settled::Nothing,
+            is_proven: false,
             running: None,
             took: Duration::ZERO,
-            _turn: None,
-        };
-        guest._turn = Some(self.turn().await?);
-        self.stats.deliveries.inc();
-        Ok(guest)
+            _turn: turn,
+        })
     }
 
-    async fn turn(&self) -> Result<Turn, PluginError> {
+    fn enter(&self) -> Result<Entry, PluginError> {
+        let entry = self.quarantine.enter(Instant::now());
+        entry.map_err(|retry_after| PluginError::Quarantined {
+            plugin: self.tag.clone(),
+            retry_after,
+        })
+    }
+
+    async fn turn(&self, entry: Entry) -> Result<Turn, PluginError> {
         let busy = || {
             self.stats.busy.inc();
             PluginError::Busy {
@@ -122,8 +122,13 @@ impl Plugin {
         if waiting.ahead >= self.limits.concurrency * WAITING_PER_TURN {
             return Err(busy());
         }
+        let turns = match entry {
+            Entry::Beside => 1,
+            // Whoever has them all is alone.
+            Entry::Alone => u32::try_from(self.limits.concurrency).expect("at most 512, by its range"),
+        };
         let both = async {
-            let turn = Arc::clone(&self.turns).acquire_owned().await;
+            let turn = Arc::clone(&self.turns).acquire_many_owned(turns).await;
             let place = Arc::clone(&self.places).acquire_owned().await;
             turn.and_then(|turn| {
                 place.map(|place| Turn {
@@ -157,23 +162,35 @@ impl Plugin {
         Ok(Running { store, instance })
     }
 
-    fn failed(&self, entry: Entry, limit: Limit) {
+    fn failed(&self, is_proven: bool, limit: Limit) {
         self.stats.trapped(limit);
-        if let Some(rest) = self.quarantine.failed(entry, limit, Instant::now()) {
-            self.stats.quarantined.set(1);
-            tracing::warn!(
+        let now = Instant::now();
+        let consequence = if is_proven {
+            self.quarantine.failed(limit, now)
+        } else {
+            self.quarantine.failed_unproven(limit, now)
+        };
+        match consequence {
+            None => {}
+            Some(Consequence::Rests(rest)) => tracing::warn!(
                 plugin = %self.tag,
                 plugin.limit = limit.code(),
                 quarantine.seconds = rest.as_secs(),
                 "plugin `{}` rests after repeated failures, the latest by its limit `{limit}`",
                 self.tag
-            );
+            ),
+            Some(Consequence::InDoubt) => tracing::warn!(
+                plugin = %self.tag,
+                plugin.limit = limit.code(),
+                "plugin `{}` fails at deliveries that nothing has proven, the latest by its limit `{limit}`: they go through one \
+                 at a time until one is proven",
+                self.tag
+            ),
         }
     }
 
-    fn completed(&self, entry: Entry) {
-        if self.quarantine.completed(entry, Instant::now()) {
-            self.stats.quarantined.set(0);
+    fn completed(&self) {
+        if self.quarantine.completed(Instant::now()) {
             tracing::info!(plugin = %self.tag, "plugin `{}` works again and serves", self.tag);
         }
     }
@@ -206,23 +223,14 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// What a delivery has told about its plugin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Settled {
-    /// Nothing yet.
-    Nothing,
-    /// It was normalized, or its plugin failed: the quarantine knows.
-    Told,
-}
-
 /// One delivery's instance of a plugin. Calls run on blocking threads; an instance whose call has failed is gone.
 pub struct Guest {
     plugin: Arc<Plugin>,
-    entry: Entry,
-    outcome: Settled,
+    /// Whether its failures are those of a genuine delivery: see [`Guest::set_proven`].
+    is_proven: bool,
     running: Option<Running>,
     took: Duration,
-    _turn: Option<Turn>,
+    _turn: Turn,
 }
 
 /// An instance and what surrounds it.
@@ -253,8 +261,17 @@ impl Guest {
         .await
     }
 
-    /// Asks what the delivery means. The instance ends with the call.
-    pub async fn normalize(self, request: Arc<Request>) -> Result<Result<Outcome, Rejection>, PluginError> {
+    /// Notes that the delivery is one that not everybody can send: from now on it tells how the plugin does for its provider.
+    pub(crate) fn set_proven(&mut self) {
+        self.is_proven = true;
+    }
+
+    /// Asks what the delivery means, once its proofs have held. The instance ends with the call.
+    pub async fn normalize(
+        mut self,
+        request: Arc<Request>,
+    ) -> Result<Result<Outcome, Rejection>, PluginError> {
+        self.set_proven();
         self.visit(|guest, deadline| async move { guest.normalize_here(deadline, &request).await })
             .await
     }
@@ -319,8 +336,9 @@ impl Guest {
                     output::check_outcome(outcome, self.plugin.limits.events),
                 )?;
             }
-            self.outcome = Settled::Told;
-            self.plugin.completed(self.entry);
+            if self.is_proven {
+                self.plugin.completed();
+            }
             let stats = &self.plugin.stats;
             match &answer {
                 Ok(Outcome::Events(batch)) => {
@@ -398,8 +416,7 @@ impl Guest {
         self.took += began.elapsed();
         let error = fault(&self.plugin.tag, call, self.plugin.limits.wall_clock, error);
         if let PluginError::Guest { limit, .. } = &error {
-            self.outcome = Settled::Told;
-            self.plugin.failed(self.entry, *limit);
+            self.plugin.failed(self.is_proven, *limit);
         }
         error
     }
@@ -407,8 +424,7 @@ impl Guest {
     /// Turns a breach of the contract into the plugin's fault.
     fn check(&mut self, call: &'static str, result: Result<(), Breach>) -> Result<(), PluginError> {
         result.map_err(|Breach { limit, detail }| {
-            self.outcome = Settled::Told;
-            self.plugin.failed(self.entry, limit);
+            self.plugin.failed(self.is_proven, limit);
             PluginError::Guest {
                 plugin: self.plugin.tag.clone(),
                 limit,
@@ -423,9 +439,6 @@ impl Drop for Guest {
     fn drop(&mut self) {
         if self.took > Duration::ZERO {
             self.plugin.stats.took(self.took);
-        }
-        if self.entry == Entry::Probe && self.outcome == Settled::Nothing {
-            self.plugin.quarantine.probe_abandoned(Instant::now());
         }
     }
 }

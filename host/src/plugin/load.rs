@@ -226,7 +226,8 @@ impl Loader {
             ..
         } = candidate;
         let tag = format!("{}@{}", descriptor.slug, descriptor.version);
-        stats.quarantined.set(0);
+        let quarantine = Arc::new(Quarantine::new(self.quarantine.clone(), Instant::now()));
+        stats.quarantined.follow(&quarantine);
         Plugin {
             log: Arc::new(PluginLog::new(tag.clone(), &self.limits, Arc::clone(&stats))),
             tag,
@@ -242,7 +243,7 @@ impl Loader {
             places: Arc::clone(&self.places),
             lane: Arc::clone(&self.lane),
             waiting: AtomicUsize::new(0),
-            quarantine: Quarantine::new(self.quarantine.clone(), Instant::now()),
+            quarantine,
             stats,
         }
     }

@@ -2,16 +2,18 @@
 //! when its file is removed.
 
 use std::{
+    fmt,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use prometheus_client::{
-    encoding::EncodeLabelSet,
+    encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder},
     metrics::{
+        MetricType, TypedMetric,
         counter::Counter,
         family::{Family, MetricConstructor},
         gauge::Gauge,
@@ -20,7 +22,10 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::error::{Limit, Refusal};
+use super::{
+    error::{Limit, Refusal},
+    quarantine::Quarantine,
+};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PluginLabels {
@@ -75,7 +80,7 @@ struct Families {
     traps: Family<TrapLabels, Counter>,
     busy: Family<PluginLabels, Counter>,
     log_lines_dropped: Family<PluginLabels, Counter>,
-    quarantined: Family<PluginLabels, Gauge>,
+    quarantined: Family<PluginLabels, QuarantineGauge>,
     memory_peak: Family<PluginLabels, Gauge>,
     call: Family<PluginLabels, Histogram, Seconds>,
     queue: Family<PluginLabels, Histogram, Seconds>,
@@ -131,7 +136,7 @@ impl PluginMetrics {
         );
         plugin.register(
             "quarantined",
-            "1 while the plugin rests after repeated failures",
+            "1 while the plugin rests after repeated failures, or its deliveries go through one at a time",
             families.quarantined.clone(),
         );
         plugin.register_with_unit(
@@ -241,6 +246,36 @@ impl PluginMetrics {
     }
 }
 
+/// Tells of the quarantine that it follows, asked when it is read: a rest ends by the clock, and deliveries that still end
+/// on an old version of the plugin say nothing of the one that serves.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct QuarantineGauge(Arc<Mutex<Option<Arc<Quarantine>>>>);
+
+impl QuarantineGauge {
+    /// Follows the plugin that serves from now on.
+    pub(crate) fn follow(&self, quarantine: &Arc<Quarantine>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(quarantine));
+    }
+}
+
+impl TypedMetric for QuarantineGauge {
+    const TYPE: MetricType = MetricType::Gauge;
+}
+
+impl EncodeMetric for QuarantineGauge {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        let followed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let trouble = followed
+            .as_ref()
+            .and_then(|quarantine| quarantine.trouble(Instant::now()));
+        encoder.encode_gauge(&i64::from(trouble.is_some()))
+    }
+
+    fn metric_type(&self) -> MetricType {
+        Self::TYPE
+    }
+}
+
 /// What is counted of one plugin, over all versions that serve one after the other.
 #[derive(Debug)]
 pub(crate) struct PluginStats {
@@ -250,7 +285,7 @@ pub(crate) struct PluginStats {
     traps: [Counter; Limit::OF_GUESTS.len()],
     pub(crate) busy: Counter,
     pub(crate) log_lines_dropped: Counter,
-    pub(crate) quarantined: Gauge,
+    pub(crate) quarantined: QuarantineGauge,
     memory_peak: Gauge,
     call: Histogram,
     queue: Histogram,

@@ -1,8 +1,18 @@
 //! Gives a plugin that keeps failing a rest, and lets it back by itself.
 //!
-//! A trap costs its sender an error and the host up to the full CPU limit. When most deliveries of a while end so,
-//! the plugin rests: its deliveries are turned away at once. After the rest one delivery goes through as a probe: if it
-//! is normalized, the plugin serves again; if it fails, the next rest is twice as long.
+//! A trap costs its sender an error and the host up to the full CPU limit. What follows from it depends on whether the proofs
+//! of the delivery had held:
+//!
+//! - They had: the provider itself has sent it. When most such deliveries of a while end so, the plugin *rests*, and all
+//!   its deliveries are turned away at once. After the rest they are let through again, but one at a time: the first whose
+//!   proofs hold decides. If it is normalized, the plugin serves again; if it fails, the next rest is twice as long.
+//! - They had not, or they rest on what everybody knows: anybody can have sent it, and must not turn genuine deliveries
+//!   away by it. While others are proven such failures are only counted. When several come and nothing is proven,
+//!   the plugin may be broken, or only strangers ask it: it is *in doubt*, and its deliveries go through one at a time, which
+//!   bounds what they cost: each waits for its turn as always. The first whose proofs hold ends that, and so does a whole
+//!   window without such a failure.
+//!
+//! So a rest begins and grows only by genuine deliveries, and ends only by one.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -16,7 +26,8 @@ use super::error::Limit;
 /// When a plugin rests, and for how long.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QuarantineConfig {
-    /// Failures within the window that send the plugin to rest, if at least half of its deliveries fail.
+    /// Failures of proven deliveries within the window that send the plugin to rest, if at least half of those fail; and of
+    /// others that put it in doubt, if none is proven.
     pub failures: u32,
     /// The window.
     pub window: Duration,
@@ -101,29 +112,57 @@ impl TryFrom<RawQuarantineConfig> for QuarantineConfig {
     }
 }
 
-/// How a delivery was let in.
+/// How a delivery is let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Entry {
-    /// Like any other.
-    Normal,
-    /// To see whether the plugin works again.
-    Probe,
+    /// Beside others.
+    Beside,
+    /// While no other of the plugin's deliveries is in flight.
+    Alone,
+}
+
+/// What a failure has led to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Consequence {
+    /// The plugin rests for so long.
+    Rests(Duration),
+    /// The plugin is in doubt.
+    InDoubt,
+}
+
+/// Why a plugin does not serve like others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Trouble {
+    /// How long all deliveries are still turned away; zero when they go through one at a time.
+    pub(crate) rest: Duration,
+    /// The limit that was broken last.
+    pub(crate) cause: Limit,
+    /// Whether it is only in doubt.
+    pub(crate) is_doubt: bool,
 }
 
 /// Whether one plugin serves or rests.
+#[derive(Debug)]
 pub(crate) struct Quarantine {
     config: QuarantineConfig,
     state: Mutex<State>,
 }
 
+#[derive(Debug)]
 struct State {
     phase: Phase,
     window_began: Instant,
+    /// Proven deliveries of the window that failed.
     failures: u32,
+    /// Proven deliveries of the window that were normalized.
     completions: u32,
+    /// Other deliveries of the window that failed.
+    unproven_failures: u32,
+    /// How long the plugin is in doubt, if nothing happens.
+    doubted_until: Option<Instant>,
     /// Length of the latest rest.
     rest: Option<Duration>,
-    /// The limit that the latest rest began with; before the first rest it means nothing.
+    /// The limit that the latest rest or doubt began with; before the first it means nothing.
     cause: Limit,
     /// When the latest rest ended well.
     recovered_at: Option<Instant>,
@@ -132,12 +171,11 @@ struct State {
 #[derive(Debug, Clone, Copy)]
 enum Phase {
     Serving,
-    Resting { until: Instant },
-    Probing,
+    /// All deliveries are turned away until then, and go through one at a time afterwards.
+    Resting {
+        until: Instant,
+    },
 }
-
-/// While a probe runs, others are told to come back after this; a probe takes far less.
-const PROBE_TIME: Duration = Duration::from_secs(1);
 
 impl Quarantine {
     pub(crate) fn new(config: QuarantineConfig, now: Instant) -> Self {
@@ -148,6 +186,8 @@ impl Quarantine {
                 window_began: now,
                 failures: 0,
                 completions: 0,
+                unproven_failures: 0,
+                doubted_until: None,
                 rest: None,
                 cause: Limit::Trap,
                 recovered_at: None,
@@ -155,34 +195,30 @@ impl Quarantine {
         }
     }
 
-    /// Lets a delivery in, or says how long the plugin still rests.
+    /// Says how a delivery may come in, or how long the plugin still rests.
     pub(crate) fn enter(&self, now: Instant) -> Result<Entry, Duration> {
-        let mut state = self.state();
-        match state.phase {
-            Phase::Serving => Ok(Entry::Normal),
-            Phase::Probing => Err(PROBE_TIME),
-            Phase::Resting { until } if now < until => Err(until - now),
-            Phase::Resting { .. } => {
-                state.phase = Phase::Probing;
-                Ok(Entry::Probe)
-            }
+        match self.trouble(now) {
+            None => Ok(Entry::Beside),
+            Some(Trouble { rest, .. }) if rest.is_zero() => Ok(Entry::Alone),
+            Some(Trouble { rest, .. }) => Err(rest),
         }
     }
 
-    /// The delivery broke this limit. Says for how long the plugin rests, if it does from now on.
-    pub(crate) fn failed(&self, entry: Entry, limit: Limit, now: Instant) -> Option<Duration> {
+    /// A delivery whose proofs had held broke this limit.
+    pub(crate) fn failed(&self, limit: Limit, now: Instant) -> Option<Consequence> {
         let mut state = self.state();
-        match (state.phase, entry) {
-            (Phase::Serving, _) => {
+        match state.phase {
+            Phase::Serving => {
                 self.roll_window(&mut state, now);
                 state.failures += 1;
+                state.doubted_until = None;
                 if state.failures < self.config.failures || state.failures < state.completions {
                     return None;
                 }
             }
-            (Phase::Probing, Entry::Probe) => {}
             // A late end of a delivery that entered before the rest tells nothing new.
-            (Phase::Resting { .. } | Phase::Probing, _) => return None,
+            Phase::Resting { until } if now < until => return None,
+            Phase::Resting { .. } => {}
         }
         // Whoever fails again soon after a rest has not really recovered.
         let soon = state
@@ -195,54 +231,66 @@ impl Quarantine {
         state.rest = Some(rest);
         state.cause = limit;
         state.phase = Phase::Resting { until: now + rest };
-        Some(rest)
+        Some(Consequence::Rests(rest))
     }
 
-    /// The delivery was normalized. True when this ends the quarantine.
-    pub(crate) fn completed(&self, entry: Entry, now: Instant) -> bool {
+    /// A delivery that anybody can have sent broke this limit.
+    pub(crate) fn failed_unproven(&self, limit: Limit, now: Instant) -> Option<Consequence> {
         let mut state = self.state();
-        match (state.phase, entry) {
-            (Phase::Serving, _) => {
+        match state.phase {
+            // It says nothing of how genuine deliveries fare.
+            Phase::Resting { .. } => return None,
+            Phase::Serving => self.roll_window(&mut state, now),
+        }
+        let was_in_doubt = is_ahead(state.doubted_until, now);
+        state.unproven_failures += 1;
+        let nothing_is_proven = state.failures == 0 && state.completions == 0;
+        if !was_in_doubt && (state.unproven_failures < self.config.failures || !nothing_is_proven) {
+            return None;
+        }
+        state.doubted_until = Some(now + self.config.window);
+        state.cause = limit;
+        (!was_in_doubt).then_some(Consequence::InDoubt)
+    }
+
+    /// A delivery whose proofs had held was normalized. True when this ends a rest or a doubt.
+    pub(crate) fn completed(&self, now: Instant) -> bool {
+        let mut state = self.state();
+        match state.phase {
+            Phase::Serving => {
                 self.roll_window(&mut state, now);
                 state.completions += 1;
-                false
+                is_ahead(state.doubted_until.take(), now)
             }
-            (Phase::Probing, Entry::Probe) => {
+            Phase::Resting { until } if now < until => false,
+            Phase::Resting { .. } => {
                 state.phase = Phase::Serving;
-                state.window_began = now;
-                state.failures = 0;
-                state.completions = 0;
+                begin_window(&mut state, now);
+                state.completions = 1;
                 state.recovered_at = Some(now);
                 true
             }
-            (Phase::Resting { .. } | Phase::Probing, _) => false,
         }
     }
 
-    /// The probe ended without telling anything, for example because its proof did not hold. The next delivery probes.
-    pub(crate) fn probe_abandoned(&self, now: Instant) {
-        let mut state = self.state();
-        if matches!(state.phase, Phase::Probing) {
-            state.phase = Phase::Resting { until: now };
-        }
-    }
-
-    /// How long the plugin still rests, and the limit that it last broke; none while it serves.
-    pub(crate) fn resting(&self, now: Instant) -> Option<(Duration, Limit)> {
+    /// Why the plugin does not serve like others; none while it does.
+    pub(crate) fn trouble(&self, now: Instant) -> Option<Trouble> {
         let state = self.state();
-        let rest = match state.phase {
+        let (rest, is_doubt) = match state.phase {
+            Phase::Resting { until } => (until.saturating_duration_since(now), false),
+            Phase::Serving if is_ahead(state.doubted_until, now) => (Duration::ZERO, true),
             Phase::Serving => return None,
-            Phase::Probing => Duration::ZERO,
-            Phase::Resting { until } => until.saturating_duration_since(now),
         };
-        Some((rest, state.cause))
+        Some(Trouble {
+            rest,
+            cause: state.cause,
+            is_doubt,
+        })
     }
 
     fn roll_window(&self, state: &mut State, now: Instant) {
         if now.saturating_duration_since(state.window_began) >= self.config.window {
-            state.window_began = now;
-            state.failures = 0;
-            state.completions = 0;
+            begin_window(state, now);
         }
     }
 
@@ -250,6 +298,17 @@ impl Quarantine {
         // Nothing panics while it is held; a poisoned state would still be consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn begin_window(state: &mut State, now: Instant) {
+    state.window_began = now;
+    state.failures = 0;
+    state.completions = 0;
+    state.unproven_failures = 0;
+}
+
+fn is_ahead(time: Option<Instant>, now: Instant) -> bool {
+    time.is_some_and(|time| now < time)
 }
 
 #[cfg(test)]
@@ -260,51 +319,67 @@ mod tests {
         Duration::from_secs(count)
     }
 
+    fn rests(count: u64) -> Option<Consequence> {
+        Some(Consequence::Rests(seconds(count)))
+    }
+
+    fn sound(now: Instant) -> Quarantine {
+        Quarantine::new(QuarantineConfig::default(), now)
+    }
+
     fn broken(now: Instant) -> Quarantine {
-        let quarantine = Quarantine::new(QuarantineConfig::default(), now);
+        let quarantine = sound(now);
         for _ in 0..4 {
-            assert_eq!(quarantine.failed(Entry::Normal, Limit::Trap, now), None);
+            assert_eq!(quarantine.failed(Limit::Trap, now), None);
+        }
+        assert_eq!(quarantine.failed(Limit::Trap, now), rests(10));
+        quarantine
+    }
+
+    fn doubted(now: Instant) -> Quarantine {
+        let quarantine = sound(now);
+        for _ in 0..4 {
+            assert_eq!(quarantine.failed_unproven(Limit::Memory, now), None);
         }
         assert_eq!(
-            quarantine.failed(Entry::Normal, Limit::Trap, now),
-            Some(seconds(10))
+            quarantine.failed_unproven(Limit::Memory, now),
+            Some(Consequence::InDoubt)
         );
         quarantine
     }
 
     #[test]
-    fn rests_after_repeated_failures_and_comes_back_by_a_probe() {
+    fn rests_after_repeated_failures_and_comes_back_by_a_delivery_that_is_normalized() {
         let now = Instant::now();
         let quarantine = broken(now);
         assert_eq!(quarantine.enter(now + seconds(4)), Err(seconds(6)));
-        assert_eq!(
-            quarantine.resting(now + seconds(4)),
-            Some((seconds(6), Limit::Trap))
-        );
+        let trouble = Trouble {
+            rest: seconds(6),
+            cause: Limit::Trap,
+            is_doubt: false,
+        };
+        assert_eq!(quarantine.trouble(now + seconds(4)), Some(trouble));
         let later = now + seconds(10);
-        assert_eq!(quarantine.enter(later), Ok(Entry::Probe));
-        assert_eq!(quarantine.enter(later), Err(PROBE_TIME), "one probe at a time");
-        assert!(quarantine.completed(Entry::Probe, later));
-        assert_eq!(quarantine.enter(later), Ok(Entry::Normal));
-        assert_eq!(quarantine.resting(later), None);
+        assert_eq!(quarantine.enter(later), Ok(Entry::Alone));
+        assert!(quarantine.completed(later));
+        assert_eq!(quarantine.enter(later), Ok(Entry::Beside));
+        assert_eq!(quarantine.trouble(later), None);
     }
 
     #[test]
-    fn rests_twice_as_long_after_each_failed_probe_up_to_the_longest() {
+    fn rests_twice_as_long_after_each_failure_behind_a_rest_up_to_the_longest() {
         let mut now = Instant::now();
         let quarantine = broken(now);
-        let mut rests = Vec::new();
+        let mut lengths = Vec::new();
         for _ in 0..7 {
-            now += quarantine.resting(now).unwrap().0;
-            assert_eq!(quarantine.enter(now), Ok(Entry::Probe));
-            rests.push(
-                quarantine
-                    .failed(Entry::Probe, Limit::Trap, now)
-                    .unwrap()
-                    .as_secs(),
-            );
+            now += quarantine.trouble(now).unwrap().rest;
+            assert_eq!(quarantine.enter(now), Ok(Entry::Alone));
+            match quarantine.failed(Limit::Trap, now) {
+                Some(Consequence::Rests(rest)) => lengths.push(rest.as_secs()),
+                other => panic!("{other:?}"),
+            }
         }
-        assert_eq!(rests, [20, 40, 80, 160, 300, 300, 300]);
+        assert_eq!(lengths, [20, 40, 80, 160, 300, 300, 300]);
     }
 
     #[test]
@@ -312,56 +387,100 @@ mod tests {
         let now = Instant::now();
         let quarantine = broken(now);
         let recovered = now + seconds(10);
-        assert_eq!(quarantine.enter(recovered), Ok(Entry::Probe));
-        assert!(quarantine.completed(Entry::Probe, recovered));
+        assert!(quarantine.completed(recovered));
         let much_later = recovered + seconds(300);
         for _ in 0..4 {
-            assert_eq!(quarantine.failed(Entry::Normal, Limit::Trap, much_later), None);
+            assert_eq!(quarantine.failed(Limit::Trap, much_later), None);
         }
-        assert_eq!(
-            quarantine.failed(Entry::Normal, Limit::Trap, much_later),
-            Some(seconds(10))
-        );
-    }
-
-    #[test]
-    fn an_abandoned_probe_leaves_its_place_to_the_next_delivery() {
-        let now = Instant::now();
-        let quarantine = broken(now);
-        let later = now + seconds(10);
-        assert_eq!(quarantine.enter(later), Ok(Entry::Probe));
-        quarantine.probe_abandoned(later);
-        assert_eq!(quarantine.enter(later), Ok(Entry::Probe));
+        assert_eq!(quarantine.failed(Limit::Trap, much_later), rests(10));
     }
 
     #[test]
     fn failures_far_apart_do_no_harm() {
         let mut now = Instant::now();
-        let quarantine = Quarantine::new(QuarantineConfig::default(), now);
+        let quarantine = sound(now);
         for _ in 0..20 {
-            assert_eq!(quarantine.failed(Entry::Normal, Limit::Trap, now), None);
+            assert_eq!(quarantine.failed(Limit::Trap, now), None);
+            assert_eq!(quarantine.failed_unproven(Limit::Trap, now), None);
             now += seconds(10);
         }
     }
 
     #[test]
-    fn a_sender_of_bad_deliveries_cannot_silence_a_plugin_that_works_for_others() {
+    fn bad_deliveries_cannot_silence_a_plugin_that_works_for_others() {
         let now = Instant::now();
-        let quarantine = Quarantine::new(QuarantineConfig::default(), now);
+        let quarantine = sound(now);
         for _ in 0..100 {
-            quarantine.completed(Entry::Normal, now);
-            assert_eq!(quarantine.failed(Entry::Normal, Limit::Trap, now), None);
-            quarantine.completed(Entry::Normal, now);
+            quarantine.completed(now);
+            assert_eq!(quarantine.failed(Limit::Trap, now), None);
+            quarantine.completed(now);
         }
+    }
+
+    #[test]
+    fn strangers_neither_begin_nor_lengthen_nor_end_a_rest() {
+        let now = Instant::now();
+        let quarantine = sound(now);
+        assert_eq!(quarantine.failed(Limit::Trap, now), None);
+        for _ in 0..100 {
+            assert_eq!(quarantine.failed_unproven(Limit::Trap, now), None);
+        }
+        assert_eq!(quarantine.enter(now), Ok(Entry::Beside));
+        let quarantine = broken(now);
+        let later = now + seconds(10);
+        for _ in 0..100 {
+            assert_eq!(quarantine.failed_unproven(Limit::Trap, later), None);
+            assert_eq!(quarantine.enter(later), Ok(Entry::Alone));
+        }
+        assert!(quarantine.completed(later));
+    }
+
+    #[test]
+    fn nothing_but_unproven_failures_raises_a_doubt_and_a_proof_that_holds_ends_it() {
+        let now = Instant::now();
+        for ends in [
+            |quarantine: &Quarantine, now| assert!(quarantine.completed(now)),
+            |quarantine: &Quarantine, now| assert_eq!(quarantine.failed(Limit::Trap, now), None),
+        ] {
+            let quarantine = doubted(now);
+            assert_eq!(quarantine.enter(now), Ok(Entry::Alone));
+            let trouble = Trouble {
+                rest: Duration::ZERO,
+                cause: Limit::Memory,
+                is_doubt: true,
+            };
+            assert_eq!(quarantine.trouble(now), Some(trouble));
+            ends(&quarantine, now);
+            assert_eq!(quarantine.enter(now), Ok(Entry::Beside));
+            // Something is proven in this window.
+            for _ in 0..10 {
+                assert_eq!(quarantine.failed_unproven(Limit::Memory, now), None);
+            }
+            assert_eq!(quarantine.trouble(now), None);
+        }
+    }
+
+    #[test]
+    fn a_doubt_lasts_as_long_as_such_failures_come() {
+        let mut now = Instant::now();
+        let quarantine = doubted(now);
+        for _ in 0..10 {
+            now += seconds(29);
+            assert_eq!(quarantine.enter(now), Ok(Entry::Alone));
+            assert_eq!(quarantine.failed_unproven(Limit::Memory, now), None);
+        }
+        now += seconds(30);
+        assert_eq!(quarantine.enter(now), Ok(Entry::Beside));
+        assert!(!quarantine.completed(now), "it was over already");
     }
 
     #[test]
     fn late_ends_of_earlier_deliveries_change_nothing() {
         let now = Instant::now();
         let quarantine = broken(now);
-        assert_eq!(quarantine.failed(Entry::Normal, Limit::Trap, now), None);
-        assert!(!quarantine.completed(Entry::Normal, now));
-        assert!(quarantine.resting(now).is_some());
+        assert_eq!(quarantine.failed(Limit::Trap, now), None);
+        assert!(!quarantine.completed(now));
+        assert!(quarantine.enter(now).is_err());
     }
 
     #[test]

@@ -31,9 +31,9 @@ pub struct PluginStatus {
 pub enum PluginState {
     /// It serves.
     Serving,
-    /// It failed too often and rests.
+    /// It failed too often: it rests, or its deliveries go through one at a time.
     Quarantined {
-        /// Seconds until a delivery is let through.
+        /// Seconds until a delivery is let through; 0 when they go through one at a time.
         retry_after_seconds: u64,
         /// What it did.
         reason: String,
@@ -134,12 +134,20 @@ impl PluginDetails {
 
 impl PluginState {
     pub(crate) fn of(plugin: &Plugin) -> Self {
-        match plugin.quarantine.resting(Instant::now()) {
-            None => Self::Serving,
-            Some((rest, limit)) => Self::Quarantined {
-                retry_after_seconds: rest.as_secs_f64().ceil() as u64,
-                reason: format!("failed repeatedly, the latest by its limit `{limit}`"),
-            },
+        let Some(trouble) = plugin.quarantine.trouble(Instant::now()) else {
+            return Self::Serving;
+        };
+        let limit = trouble.cause;
+        let reason = if trouble.is_doubt {
+            format!(
+                "failed repeatedly at deliveries that nothing has proven, the latest by its limit `{limit}`: they go through one at a time"
+            )
+        } else {
+            format!("failed repeatedly, the latest by its limit `{limit}`")
+        };
+        Self::Quarantined {
+            retry_after_seconds: trouble.rest.as_secs_f64().ceil() as u64,
+            reason,
         }
     }
 }

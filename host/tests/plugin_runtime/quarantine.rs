@@ -56,7 +56,7 @@ async fn rests_after_five_failures_and_costs_only_itself() {
 }
 
 #[tokio::test]
-async fn comes_back_when_a_probe_succeeds() {
+async fn comes_back_when_a_delivery_succeeds() {
     let world = world(Duration::from_millis(300)).await;
     fail(&world, 5).await;
     eventually("the rest ends", || {
@@ -69,7 +69,7 @@ async fn comes_back_when_a_probe_succeeds() {
         )
     })
     .await;
-    // The probe fails: twice the rest.
+    // The first behind it fails: twice the rest.
     fail(&world, 1).await;
     let error = deliver(&world.plugin("moody"), b"").await.unwrap_err();
     let retry_after = error.retry_after().unwrap();
@@ -78,7 +78,7 @@ async fn comes_back_when_a_probe_succeeds() {
         "{retry_after:?}"
     );
     tokio::time::sleep(retry_after).await;
-    // A probe whose proof does not hold tells nothing; the next one does.
+    // A delivery whose proof does not hold tells nothing; the next one does.
     let unproven = world
         .plugin("moody")
         .instantiate()
@@ -95,18 +95,105 @@ async fn comes_back_when_a_probe_succeeds() {
 }
 
 #[tokio::test]
-async fn only_one_probe_runs_at_a_time() {
+async fn deliveries_go_through_one_at_a_time_behind_a_rest() {
     let world = world(Duration::from_millis(100)).await;
     fail(&world, 5).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
     let plugin = world.plugin("moody");
-    let probe = plugin.instantiate().await.unwrap();
+    let first = plugin.instantiate().await.unwrap();
     assert_eq!(
         plugin.instantiate().await.unwrap_err().limit(),
-        Some("quarantined")
+        Some("concurrency")
     );
-    drop(probe);
+    // Whoever waits gets in when the first is over, and is turned away when that one has begun another rest.
+    let waiting = tokio::spawn({
+        let plugin = world.plugin("moody");
+        async move { deliver(&plugin, b"").await }
+    });
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let error = first.normalize(request(b"x")).await.unwrap_err();
+    assert_eq!(error.limit(), Some("trap"));
+    let error = waiting.await.unwrap().unwrap_err();
+    assert_eq!(error.limit(), Some("quarantined"));
+    tokio::time::sleep(error.retry_after().unwrap()).await;
     assert_eq!(world.deliver("moody").await.unwrap(), 1);
+    let _beside = plugin.instantiate().await.unwrap();
+    plugin.instantiate().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_rest_does_not_grow_beyond_the_longest() {
+    let longest = Duration::from_millis(700);
+    let world = World::configured(&[("moody.wasm", moody())], |config| {
+        config.quarantine.first_rest = Duration::from_millis(300);
+        config.quarantine.longest_rest = longest;
+    })
+    .await;
+    fail(&world, 5).await;
+    for _ in 0..4 {
+        let error = deliver(&world.plugin("moody"), b"").await.unwrap_err();
+        let rest = error.retry_after().unwrap();
+        assert!(rest <= longest, "{rest:?}");
+        tokio::time::sleep(rest).await;
+        fail(&world, 1).await;
+    }
+}
+
+#[tokio::test]
+async fn failures_of_a_window_that_is_over_do_not_count() {
+    let window = Duration::from_millis(500);
+    let world = World::configured(&[("moody.wasm", moody())], |config| {
+        config.quarantine.window = window
+    })
+    .await;
+    fail(&world, 4).await;
+    tokio::time::sleep(window).await;
+    fail(&world, 4).await;
+    assert_eq!(world.status("moody.wasm").state, PluginState::Serving);
+}
+
+/// Traps before any proof when the delivery has a body.
+fn touchy() -> Vec<u8> {
+    guest("touchy")
+        .authenticate("(if (local.get $body_length) (then unreachable)) i32.const 512")
+        .build()
+}
+
+#[tokio::test]
+async fn a_plugin_that_fails_at_whatever_nothing_proves_is_asked_one_delivery_at_a_time() {
+    let world = World::with(&[("touchy.wasm", touchy())]).await;
+    let plugin = world.plugin("touchy");
+    for _ in 0..5 {
+        assert_eq!(deliver(&plugin, b"x").await.unwrap_err().limit(), Some("trap"));
+    }
+    let PluginState::Quarantined {
+        retry_after_seconds: 0,
+        reason,
+    } = world.status("touchy.wasm").state
+    else {
+        panic!("{:?}", world.status("touchy.wasm"));
+    };
+    assert!(
+        reason.ends_with("by its limit `trap`: they go through one at a time"),
+        "{reason}"
+    );
+    let quarantined = "sendflowr_plugin_quarantined{plugin=\"touchy\"}";
+    assert_eq!(world.metric(quarantined), 1);
+    let alone = plugin.instantiate().await.unwrap();
+    assert_eq!(
+        plugin.instantiate().await.unwrap_err().limit(),
+        Some("concurrency")
+    );
+    drop(alone);
+    // Nobody is turned away however often it fails, and one that is proven ends it.
+    for _ in 0..20 {
+        assert_eq!(deliver(&plugin, b"x").await.unwrap_err().limit(), Some("trap"));
+    }
+    assert_eq!(world.deliver("touchy").await.unwrap(), 1);
+    assert_eq!(world.status("touchy.wasm").state, PluginState::Serving);
+    assert_eq!(world.metric(quarantined), 0);
+    let _beside = plugin.instantiate().await.unwrap();
+    plugin.instantiate().await.unwrap();
 }
 
 #[tokio::test]
@@ -119,6 +206,27 @@ async fn a_new_file_serves_at_once() {
     })
     .await;
     assert_eq!(deliver(&world.plugin("moody"), b"x").await.unwrap(), 1);
+    assert_eq!(world.metric(QUARANTINED), 0);
+}
+
+#[tokio::test]
+async fn what_still_ends_on_an_old_version_says_nothing_of_the_new_one() {
+    let world = World::configured(&[("moody.wasm", moody())], |config| config.limits.concurrency = 5).await;
+    let old = world.plugin("moody");
+    let mut open = Vec::new();
+    for _ in 0..5 {
+        open.push(old.instantiate().await.unwrap());
+    }
+    fs::write(world.path("moody.wasm"), guest("moody").version("1.0.1").build()).unwrap();
+    eventually("the fixed one serves", || {
+        world.plugin("moody").tag() == "moody@1.0.1"
+    })
+    .await;
+    for late in open {
+        late.normalize(request(b"x")).await.unwrap_err();
+    }
+    assert!(old.instantiate().await.is_err(), "the old one rests");
+    assert_eq!(world.status("moody.wasm").state, PluginState::Serving);
     assert_eq!(world.metric(QUARANTINED), 0);
 }
 

@@ -1,10 +1,17 @@
 //! What operators and providers see of a plugin that keeps failing, over HTTP.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
-use crate::{Answer, Host, guest::guest};
+use crate::{Answer, HANDSHAKE, Host, guest::guest};
 
 /// Traps when the delivery has a body.
 const MOODY: &str = "(if (local.get $body_length) (then unreachable)) i32.const 768";
@@ -100,4 +107,68 @@ async fn a_plugin_that_keeps_failing_rests_is_shown_so_and_comes_back_by_itself(
     assert_eq!(shown["traps"], json!({ "trap": 4 }));
     let metrics = host.get("/metrics").await.text;
     assert!(metrics.contains("sendflowr_plugin_quarantined{plugin=\"moody\"} 0\n"));
+}
+
+/// Traps before any proof when the delivery has these nine bytes.
+const TOUCHY: &str = "(if (i32.eq (local.get $body_length) (i32.const 9)) (then unreachable)) i32.const 512";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_do_not_get_genuine_deliveries_refused() {
+    let host = Host::start(&[guest("acme").authenticate(TOUCHY)], SETTINGS, "").await;
+    let host = Arc::new(host);
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut strangers = JoinSet::new();
+    for _ in 0..4 {
+        let (host, stop) = (Arc::clone(&host), Arc::clone(&stop));
+        strangers.spawn(async move {
+            let mut failed = 0;
+            while !stop.load(Ordering::Relaxed) {
+                let answer = host.post("/webhooks/acme", "stranger!").await;
+                assert_eq!(answer.json()["error"]["limit"], "trap", "{answer:?}");
+                failed += 1;
+            }
+            failed
+        });
+    }
+    // The first genuine delivery comes when they have brought the plugin into doubt.
+    let began = Instant::now();
+    while host.shown("acme").await["state"] != "quarantined" {
+        assert!(began.elapsed() < Duration::from_secs(20));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let metrics = host.get("/metrics").await.text;
+    assert!(metrics.contains("sendflowr_plugin_quarantined{plugin=\"acme\"} 1\n"));
+    for _ in 0..50 {
+        let answer = host.post("/webhooks/acme", "genuine").await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    assert_eq!(host.shown("acme").await["state"], "serving");
+    stop.store(true, Ordering::Relaxed);
+    let failed: usize = strangers.join_all().await.into_iter().sum();
+    assert!(failed > 5, "{failed}");
+}
+
+#[tokio::test]
+async fn strangers_do_not_lengthen_a_rest() {
+    let broken = guest("moody").authenticate(TOUCHY).normalize(MOODY);
+    let host = Host::start(&[broken], SETTINGS, "").await;
+    for _ in 0..3 {
+        host.post("/webhooks/moody", "x").await;
+    }
+    assert_eq!(host.shown("moody").await["state"], "quarantined");
+    for _ in 0..20 {
+        let answer = host.behind_the_rest("stranger!").await;
+        assert_eq!(answer.code(), "plugin_trapped");
+    }
+    assert_eq!(host.post("/webhooks/moody", "").await.status, 200);
+}
+
+#[tokio::test]
+async fn handshakes_which_anybody_can_send_count_for_nothing() {
+    let greeted = guest("moody").authenticate(HANDSHAKE).normalize("unreachable");
+    let host = Host::start(&[greeted], SETTINGS, "").await;
+    for _ in 0..10 {
+        assert_eq!(host.post("/webhooks/moody", "x").await.code(), "plugin_trapped");
+    }
+    assert_eq!(host.shown("moody").await["retry_after_seconds"], 0);
 }
