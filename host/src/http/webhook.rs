@@ -154,7 +154,12 @@ async fn deliver(
     };
     let incoming = incoming(head, body, received_at);
     let taken = app.intake.take(plugin, &account, incoming, receipt).await;
-    taken.map_err(|error| api_error(error, statuses))
+    taken.map_err(|error| {
+        if let IntakeError::Plugin(error) = &error {
+            plugin.log.failure(error, id.as_str());
+        }
+        api_error(error, statuses)
+    })
 }
 
 fn incoming(head: Parts, body: Vec<u8>, received_at: Timestamp) -> Incoming {
@@ -266,11 +271,17 @@ fn plugin_failure(error: &PluginError, unavailable: StatusCode) -> ApiError {
         u32::try_from(after.as_millis().div_ceil(1000)).unwrap_or(RETRY_AFTER_SECONDS)
     });
     let limit = error.limit().unwrap_or("none");
-    let message = match error.limit() {
-        Some(limit) => {
+    let message = match (error, error.limit()) {
+        (PluginError::Quarantined { .. }, _) => {
+            "the plugin rests after repeated failures: send it again".to_owned()
+        }
+        (PluginError::Busy { .. }, _) => {
+            "the plugin has as many deliveries in flight as it may: send it again".to_owned()
+        }
+        (_, Some(limit)) => {
             format!("the plugin could not read the delivery, its limit is `{limit}`: the log has more")
         }
-        None => "the plugin could not be run: the log has more".to_owned(),
+        (_, None) => "the plugin could not be run: the log has more".to_owned(),
     };
     ApiError::new(unavailable, code, message)
         .with("limit", limit)

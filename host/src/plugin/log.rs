@@ -1,14 +1,21 @@
-//! A plugin's own log lines.
+//! A plugin's own log lines, and those about its failures.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Instant,
 };
 
 use event::redact::Redactor;
 use wasmtime::component::{ComponentType, Lift};
 
-use super::{limits::Limits, metrics::PluginStats};
+use super::{
+    error::{PluginError, chain},
+    limits::Limits,
+    metrics::PluginStats,
+};
 
 /// How serious a plugin thinks a line is: `level` in every version of the contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ComponentType, Lift)]
@@ -31,11 +38,16 @@ pub(crate) struct PluginLog {
     tag: String,
     line_bytes: usize,
     bucket: Mutex<Bucket>,
+    failures: Mutex<Bucket>,
+    failures_left_out: AtomicU64,
     stats: Arc<PluginStats>,
 }
 
 /// Seconds' worth of lines that may come at once.
 const LOG_BURST_SECONDS: u32 = 10;
+
+/// Lines about failures. Metrics count them all; to tell what is behind them takes a few.
+const FAILURES_PER_SECOND: u32 = 1;
 
 /// Bytes beyond a line's length that are read, so that a line which redaction shortens is still full. Enough for a
 /// long address or two.
@@ -44,22 +56,20 @@ const MARGIN_BYTES: usize = 1024;
 impl PluginLog {
     /// A log whose lines carry `tag`.
     pub(crate) fn new(tag: String, limits: &Limits, stats: Arc<PluginStats>) -> Self {
+        let now = Instant::now();
         Self {
             tag,
             line_bytes: limits.log_line_bytes,
-            bucket: Mutex::new(Bucket::full(limits.log_lines_per_second, Instant::now())),
+            bucket: Mutex::new(Bucket::full(limits.log_lines_per_second, now)),
+            failures: Mutex::new(Bucket::full(FAILURES_PER_SECOND, now)),
+            failures_left_out: AtomicU64::new(0),
             stats,
         }
     }
 
     /// Writes one line, or drops it.
     pub(crate) fn write(&self, severity: Severity, message: &str) {
-        let allowed = self
-            .bucket
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take(Instant::now());
-        if !allowed {
+        if !take(&self.bucket) {
             self.stats.log_lines_dropped.inc();
             return;
         }
@@ -71,6 +81,38 @@ impl PluginLog {
             Severity::Error => tracing::error!(plugin = %self.tag, "{line}"),
         }
     }
+
+    /// Tells of a delivery that the plugin gave no answer to, and why.
+    pub(crate) fn failure(&self, error: &PluginError, request_id: &str) {
+        let why = match error {
+            // There is no more to tell than the metrics have.
+            PluginError::Busy { .. } | PluginError::Quarantined { .. } => return,
+            PluginError::Guest {
+                limit, call, detail, ..
+            } => format!("its limit `{limit}` in `{call}`: {detail}"),
+            PluginError::WallClock { waited, .. } => format!("it took longer than {} ms", waited.as_millis()),
+            PluginError::Load(_) | PluginError::Lock(_) | PluginError::Host { .. } => chain(error),
+        };
+        if !take(&self.failures) {
+            self.failures_left_out.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let left_out = self.failures_left_out.swap(0, Ordering::Relaxed);
+        let why = printable(&why, self.line_bytes);
+        tracing::warn!(
+            plugin = %self.tag,
+            request.id = request_id,
+            plugin.failures_left_out = left_out,
+            "plugin `{}` gave no answer to request `{request_id}`: {why}; {left_out} such lines were left out before",
+            self.tag
+        );
+    }
+}
+
+/// Takes a token, if there is one.
+fn take(bucket: &Mutex<Bucket>) -> bool {
+    let mut bucket = bucket.lock().unwrap_or_else(PoisonError::into_inner);
+    bucket.take(Instant::now())
 }
 
 /// `message` as one line of at most `limit` bytes without addresses and control characters.

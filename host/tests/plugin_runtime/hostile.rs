@@ -8,6 +8,7 @@ use super::{
     World, deliver, gallery,
     gallery::{Attack, attack},
     guest::guest,
+    lines,
 };
 
 /// How much more CPU time than by default guests have that are to break another fence: where the system has no pages at hand,
@@ -207,6 +208,22 @@ async fn an_endless_flood_of_large_log_lines_runs_out_of_cpu_time() {
 #[tokio::test]
 async fn nothing_is_left_for_the_next_delivery() {
     // Traps when the memory is not as the module has it.
+#[tokio::test]
+async fn a_log_line_is_cut() {
+    lines::keep();
+    // 1,500 letters, a space, 2,000 letters.
+    let wordy = guest("wordy").normalize(
+        "(memory.fill (i32.const 70000) (i32.const 120) (i32.const 1500))
+         (memory.fill (i32.const 71500) (i32.const 32) (i32.const 1))
+         (memory.fill (i32.const 71501) (i32.const 121) (i32.const 2000))
+         (call $log (i32.const 2) (i32.const 70000) (i32.const 3501))
+         i32.const 768",
+    );
+    let world = World::with(&[("wordy.wasm", wordy.build())]).await;
+    assert_eq!(world.deliver("wordy").await.unwrap(), 1);
+    assert_eq!(lines::of("wordy@1.0.0"), ["x".repeat(1024)]);
+}
+
     let forgetful = guest("forgetful").normalize(
         "(if (i32.load (i32.const 600)) (then unreachable))
          (i32.store (i32.const 600) (i32.const 1))

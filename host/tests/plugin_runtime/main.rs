@@ -9,6 +9,7 @@ mod gallery;
 mod guest;
 mod hostile;
 mod lane;
+mod lines;
 mod page;
 mod quarantine;
 mod refused;

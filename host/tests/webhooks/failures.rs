@@ -3,7 +3,7 @@
 use sendflowr_host::{SealContext, Sealer, header};
 use store::bus::{DEAD_LETTERS_TOPIC, NewRecord, Position, Record};
 
-use crate::{HANDSHAKE, Host, MALFORMED, Mood, REPLY, guest::guest};
+use crate::{HANDSHAKE, Host, MALFORMED, Mood, REPLY, guest::guest, lines};
 
 /// A letter as the bus gives it back.
 fn read_back(letter: &NewRecord) -> Record {
@@ -147,6 +147,30 @@ async fn a_plugin_that_traps_costs_its_own_provider_only() {
         assert!(answer.headers.contains_key("retry-after"));
     }
     assert_eq!(host.post("/webhooks/acme", "x").await.status, 200);
+}
+
+#[tokio::test]
+async fn the_log_has_what_a_plugin_failed_at_and_is_not_flooded() {
+    lines::keep();
+    let plugin = guest("unlogged").normalize("unreachable").version("3.2.1");
+    let settings = "allow_unsigned_by_default = true\n[plugins.quarantine]\nfailures = 1000";
+    let host = Host::start(&[plugin], settings, "").await;
+    for _ in 0..50 {
+        let answer = host.post("/webhooks/unlogged", "ann@example.com").await;
+        assert_eq!(answer.code(), "plugin_trapped");
+    }
+    let lines = lines::of("unlogged@3.2.1");
+    // Ten at once, then one a second.
+    assert!((10..40).contains(&lines.len()), "{lines:?}");
+    for line in &lines {
+        assert!(
+            line.starts_with("plugin `unlogged@3.2.1` gave no answer to request `"),
+            "{line}"
+        );
+        let why = "its limit `trap` in `normalize`: wasm trap: wasm `unreachable` instruction executed";
+        assert!(line.contains(why), "{line}");
+        assert!(!line.contains("ann@"), "{line}");
+    }
 }
 
 #[tokio::test]

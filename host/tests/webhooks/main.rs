@@ -12,6 +12,8 @@ mod failures;
 )]
 mod guest;
 mod limits;
+#[path = "../plugin_runtime/lines.rs"]
+mod lines;
 mod quarantine;
 mod service;
 mod swap;

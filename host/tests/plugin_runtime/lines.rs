@@ -1,0 +1,70 @@
+//! Log lines of this process, for tests.
+
+use std::{
+    fmt::{Debug, Write},
+    sync::{Mutex, Once},
+};
+
+use tracing::{
+    Event, Metadata, Subscriber,
+    field::{Field, Visit},
+    span,
+};
+
+/// What plugins have logged, and what was logged of their failures.
+static LINES: Mutex<Vec<Line>> = Mutex::new(Vec::new());
+
+#[derive(Clone, Default)]
+struct Line {
+    plugin: String,
+    message: String,
+}
+
+/// Keeps lines from now on. Tests run beside each other, so that each must have a plugin of its own.
+pub(crate) fn keep() {
+    static BEGUN: Once = Once::new();
+    BEGUN.call_once(|| tracing::subscriber::set_global_default(Keeper).unwrap());
+}
+
+/// The lines that carry this plugin's tag.
+pub(crate) fn of(tag: &str) -> Vec<String> {
+    let lines = LINES.lock().unwrap();
+    let of_plugin = lines.iter().filter(|line| line.plugin == tag);
+    of_plugin.map(|line| line.message.clone()).collect()
+}
+
+struct Keeper;
+
+impl Subscriber for Keeper {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_event() && metadata.target() == "sendflowr_host::plugin::log"
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let mut line = Line::default();
+        event.record(&mut line);
+        LINES.lock().unwrap().push(line);
+    }
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
+}
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        match field.name() {
+            "plugin" => write!(self.plugin, "{value:?}").unwrap(),
+            "message" => write!(self.message, "{value:?}").unwrap(),
+            _ => {}
+        }
+    }
+}
