@@ -240,6 +240,23 @@ pub(crate) fn gallery() -> Vec<Attack> {
         ));
         hang(name, proofs.memory("1000"), limit, "authenticate");
     }
+    // One proof at 3584 (`public-key`), its one message at 3700, whose parts are empty.
+    let in_pieces = in_authenticate(
+        "(i32.store (i32.const 516) (i32.const 3584))
+         (i32.store (i32.const 520) (i32.const 1))
+         (i32.store8 (i32.const 3584) (i32.const 1))
+         (i32.store (i32.const 3616) (i32.const 3700))
+         (i32.store (i32.const 3620) (i32.const 1))
+         (i32.store (i32.const 3700) (i32.const 65536))
+         (i32.store (i32.const 3704) (i32.const 10001))
+         i32.const 512",
+    );
+    hang(
+        "a message in pieces",
+        in_pieces.memory("3"),
+        "invalid_output",
+        "authenticate",
+    );
     all
 }
 

@@ -183,6 +183,14 @@ async fn more_proofs_than_anybody_needs_are_no_answer() {
 }
 
 #[tokio::test]
+async fn a_message_of_more_parts_than_any_provider_signs_is_no_answer() {
+    assert_eq!(
+        details("a message in pieces").await,
+        "10001 parts of a message; the limit is 10000"
+    );
+}
+
+#[tokio::test]
 async fn a_flood_of_log_lines_is_cut_and_counted() {
     let flood = guest("flood").normalize(
         "(local $left i32)
@@ -201,14 +209,6 @@ async fn a_flood_of_log_lines_is_cut_and_counted() {
 }
 
 #[tokio::test]
-async fn an_endless_flood_of_large_log_lines_runs_out_of_cpu_time() {
-    breaks(&["flood of large log lines"]).await;
-}
-
-#[tokio::test]
-async fn nothing_is_left_for_the_next_delivery() {
-    // Traps when the memory is not as the module has it.
-#[tokio::test]
 async fn a_log_line_is_cut() {
     lines::keep();
     // 1,500 letters, a space, 2,000 letters.
@@ -224,6 +224,14 @@ async fn a_log_line_is_cut() {
     assert_eq!(lines::of("wordy@1.0.0"), ["x".repeat(1024)]);
 }
 
+#[tokio::test]
+async fn an_endless_flood_of_large_log_lines_runs_out_of_cpu_time() {
+    breaks(&["flood of large log lines"]).await;
+}
+
+#[tokio::test]
+async fn nothing_is_left_for_the_next_delivery() {
+    // Traps when the memory is not as the module has it.
     let forgetful = guest("forgetful").normalize(
         "(if (i32.load (i32.const 600)) (then unreachable))
          (i32.store (i32.const 600) (i32.const 1))
