@@ -58,6 +58,9 @@ impl Plugin for Ses {
                         "`SubscribeURL` is no `https` address".to_owned(),
                     ));
                 }
+                if sns::path_at_sns(&url).is_none() {
+                    return Err(Rejection::InvalidProof("`SubscribeURL` is not at SNS".to_owned()));
+                }
                 Ok(Outcome::Confirm(url.into_owned()))
             }
             // Fetching the URL of this one would subscribe again.

@@ -45,6 +45,39 @@ pub(crate) fn is_raw(request: &Request) -> bool {
         .is_some_and(|raw| raw.trim().eq_ignore_ascii_case("true"))
 }
 
+/// What follows `https://sns.<region>.amazonaws.com/`, or the same of the Chinese regions; `None` when the text begins otherwise.
+///
+/// The text itself is looked at, not what a reader of URLs makes of it: `https:\\` or a blank in front would still lead somewhere.
+pub(crate) fn path_at_sns(url: &str) -> Option<&str> {
+    let (region, rest) = url.strip_prefix("https://sns.")?.split_once('.')?;
+    let path = rest
+        .strip_prefix("amazonaws.com/")
+        .or_else(|| rest.strip_prefix("amazonaws.com.cn/"))?;
+    is_region(region).then_some(path)
+}
+
+/// Words and a number with hyphens between: `eu-west-1`, `us-gov-east-1`. `sns.s3.amazonaws.com` and `sns.s3-eu-west-1.amazonaws.com`
+/// are no regions' but buckets that anybody might own.
+fn is_region(name: &str) -> bool {
+    let Some((words, number)) = name.rsplit_once('-') else {
+        return false;
+    };
+    let is_word = |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_lowercase());
+    words.contains('-')
+        && words.split('-').all(is_word)
+        && !number.is_empty()
+        && number.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Whether the address is `SimpleNotificationService-<hexadecimal>.pem` at SNS, and nothing else: a query would let SNS itself, or
+/// the sender, choose the answer, and give one certificate any number of addresses.
+fn is_certificate(url: &str) -> bool {
+    let id = path_at_sns(url)
+        .and_then(|path| path.strip_prefix("SimpleNotificationService-"))
+        .and_then(|file| file.strip_suffix(".pem"));
+    id.is_some_and(|id| !id.is_empty() && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')))
+}
+
 impl<'a> Envelope<'a> {
     pub(crate) fn of(document: &'a Document<'a>) -> Result<Envelope<'a>, Rejection> {
         let fields = document.root();
@@ -63,12 +96,21 @@ impl<'a> Envelope<'a> {
 
     /// Demands SNS's signature, the topic and, where a tolerance is set, a recent time.
     pub(crate) fn prove(&self, request: &Request, proofs: &mut Proofs<'_>) -> Result<(), Rejection> {
-        if let Some(expected) = request.setting("topic_arn")
-            && self.fields.str("TopicArn") != expected.trim()
-        {
-            return Err(Rejection::InvalidProof(
-                "`TopicArn` is not the configured topic".to_owned(),
-            ));
+        match request.setting("topic_arn") {
+            Some(expected) if self.fields.str("TopicArn") == expected.trim() => {}
+            Some(_) => {
+                return Err(Rejection::InvalidProof(
+                    "`TopicArn` is not the configured topic".to_owned(),
+                ));
+            }
+            // The operator's own user and password tell whose topic it is as well.
+            None if request.has_secret("basic_auth_user") => {}
+            None => {
+                return Err(Rejection::InvalidProof(
+                    "setting `topic_arn` is not set: SNS's signature alone proves only that some AWS account sent it"
+                        .to_owned(),
+                ));
+            }
         }
         let proof_field = |name| {
             self.fields
@@ -86,15 +128,9 @@ impl<'a> Envelope<'a> {
                 ));
             }
         };
-        if !url.ends_with(".pem") {
+        if !is_certificate(&url) {
             return Err(Rejection::InvalidProof(
-                "`SigningCertURL` names no .pem file".to_owned(),
-            ));
-        }
-        // `sns.s3.amazonaws.com` fits the pattern of SNS's hosts and is a bucket that anybody might own.
-        if url.to_ascii_lowercase().starts_with("https://sns.s3") {
-            return Err(Rejection::InvalidProof(
-                "`SigningCertURL` lies in a bucket, not at SNS".to_owned(),
+                "`SigningCertURL` is not where SNS keeps its certificates".to_owned(),
             ));
         }
         let signed = PublicKeySignature::new(scheme, PublicKey::CertificateUrl(url), "field `Signature`");

@@ -1,4 +1,4 @@
-use sendflowr_plugin_sdk::{BounceType, EventType, Outcome, Plugin, Proof, PublicKey, Rejection};
+use sendflowr_plugin_sdk::{BounceType, EventType, Outcome, Plugin, Proof, PublicKey, Rejection, Request};
 use sendflowr_plugin_testing::{RequestExt, normalize, post};
 
 use crate::Ses;
@@ -107,28 +107,94 @@ fn a_topic_left_counts_as_leaving() {
     assert_eq!(subscription("OptIn", "OptIn"), None);
 }
 
+const CERTIFICATE: &str = "https://sns.eu-west-1.amazonaws.com/SimpleNotificationService-0f.pem";
+
+/// A notification of the topic `arn:t` that says it is signed.
+fn signed(version: &str, certificate: &str) -> Request {
+    // As JSON writes a backslash.
+    let certificate = certificate.replace('\\', "\\\\");
+    post(format!(
+        r#"{{"Type":"Notification","Message":"x","MessageId":"1","Timestamp":"2026-01-01T00:00:00Z","TopicArn":"arn:t",
+            "SignatureVersion":"{version}","Signature":"c2ln","SigningCertURL":"{certificate}"}}"#
+    ))
+}
+
 #[test]
 fn the_version_chooses_the_scheme_and_the_topic_is_checked() {
-    let body = |version: &str, file: &str| {
-        format!(
-            r#"{{"Type":"Notification","Message":"x","MessageId":"1","Timestamp":"2026-01-01T00:00:00Z","TopicArn":"arn:t",
-                "SignatureVersion":"{version}","Signature":"c2ln","SigningCertURL":"https://sns.eu-west-1.amazonaws.com/{file}"}}"#
-        )
-    };
-    let proofs = Ses::authenticate(&post(body("2", "a.pem")).with_setting("topic_arn", "arn:t")).unwrap();
+    let proofs = Ses::authenticate(&signed("2", CERTIFICATE).with_setting("topic_arn", "arn:t")).unwrap();
     let [Proof::PublicKey(signature)] = proofs.as_slice() else {
         panic!("{proofs:?}")
     };
-    assert!(matches!(&signature.key, PublicKey::CertificateUrl(url) if url.ends_with("/a.pem")));
-    for (body, topic) in [
-        (body("3", "a.pem"), "arn:t"),
-        (body("2", "a.txt"), "arn:t"),
-        (body("2", "a.pem"), "arn:other"),
-    ] {
-        let refused = Ses::authenticate(&post(&body).with_setting("topic_arn", topic));
+    assert!(matches!(&signature.key, PublicKey::CertificateUrl(url) if url == CERTIFICATE));
+    for (version, topic) in [("3", "arn:t"), ("2", "arn:other")] {
+        let refused = Ses::authenticate(&signed(version, CERTIFICATE).with_setting("topic_arn", topic));
         assert!(
             matches!(refused, Err(Rejection::InvalidProof(_))),
-            "{body} {topic}"
+            "{version} {topic}"
+        );
+    }
+}
+
+#[test]
+fn without_a_topic_only_basic_authentication_proves() {
+    let Err(Rejection::InvalidProof(text)) = Ses::authenticate(&signed("2", CERTIFICATE)) else {
+        panic!("anybody's topic is taken")
+    };
+    assert!(text.contains("`topic_arn`"), "{text}");
+    let known = signed("2", CERTIFICATE)
+        .with_secret("basic_auth_user")
+        .with_secret("basic_auth_password")
+        .with_header("authorization", "Basic bWU6c2VjcmV0");
+    let proofs = Ses::authenticate(&known).unwrap();
+    assert!(
+        matches!(proofs.as_slice(), [Proof::BasicAuth(_), Proof::PublicKey(_)]),
+        "{proofs:?}"
+    );
+}
+
+#[test]
+fn certificates_lie_at_sns_under_their_own_names() {
+    let authenticate =
+        |url: &str| Ses::authenticate(&signed("2", url).with_setting("topic_arn", "arn:t")).map(|_| ());
+    for good in [
+        CERTIFICATE,
+        "https://sns.us-gov-east-1.amazonaws.com/SimpleNotificationService-9c6465fa7f48f5cacd23014631ec1136.pem",
+        "https://sns.cn-north-1.amazonaws.com.cn/SimpleNotificationService-0f.pem",
+    ] {
+        assert_eq!(authenticate(good), Ok(()), "{good}");
+    }
+    let file = "SimpleNotificationService-0f.pem";
+    for bad in [
+        // Answers of SNS that the sender has a say in.
+        "https://sns.eu-west-1.amazonaws.com/?Action=ListTopics&x=.pem".to_owned(),
+        format!("{CERTIFICATE}?n=1&.pem"),
+        format!("{CERTIFICATE}#.pem"),
+        // Buckets, however they are written.
+        format!("https://sns.s3.amazonaws.com/{file}"),
+        format!("https://SNS.s3-eu-west-1.amazonaws.com/{file}"),
+        format!("https://sns.s3-eu-west-1.amazonaws.com/{file}"),
+        format!("https:/sns.s3.amazonaws.com/{file}"),
+        format!("https:\\\\sns.s3.amazonaws.com/{file}"),
+        format!(" https://sns.s3.amazonaws.com/{file}"),
+        // Other hosts, ports and users.
+        format!("https://evil.test/sns.eu-west-1.amazonaws.com/{file}"),
+        format!("https://sns.eu-west-1.amazonaws.com.evil.test/{file}"),
+        format!("https://sns.evil.test/x.eu-west-1.amazonaws.com/{file}"),
+        format!("https://sns.eu-west-1.amazonaws.com:8443/{file}"),
+        format!("https://me@sns.eu-west-1.amazonaws.com/{file}"),
+        format!("https://sns.me@evil-1.amazonaws.com/{file}"),
+        format!("http://sns.eu-west-1.amazonaws.com/{file}"),
+        // Other names, and the same under another spelling.
+        format!("https://sns.eu-west-1.amazonaws.com/a/{file}"),
+        format!("https://sns.eu-west-1.amazonaws.com/./{file}"),
+        "https://sns.eu-west-1.amazonaws.com/SimpleNotificationService-0F.pem".to_owned(),
+        "https://sns.eu-west-1.amazonaws.com/SimpleNotificationService-.pem".to_owned(),
+        "https://sns.eu-west-1.amazonaws.com/a.pem".to_owned(),
+        "https://sns.eu-west-1.amazonaws.com/a.txt".to_owned(),
+    ] {
+        assert!(
+            matches!(authenticate(&bad), Err(Rejection::InvalidProof(_))),
+            "{bad}"
         );
     }
 }
@@ -153,6 +219,15 @@ fn an_address_to_confirm_must_be_https() {
 }
 
 #[test]
+fn an_address_to_confirm_lies_at_sns() {
+    for host in ["sns.s3.amazonaws.com", "evil.test"] {
+        let body = format!(r#"{{"Type":"SubscriptionConfirmation","SubscribeURL":"https://{host}/?Token=t"}}"#);
+        let refused = Ses::normalize(&post(body));
+        assert!(matches!(refused, Err(Rejection::InvalidProof(_))), "{host}");
+    }
+}
+
+#[test]
 fn raw_delivery_needs_basic_authentication() {
     let event = format!(r#"{{"eventType":"Send",{MAIL}}}"#);
     let raw = post(&event)
@@ -169,16 +244,4 @@ fn raw_delivery_needs_basic_authentication() {
         Ses::authenticate(&unproven),
         Err(Rejection::MissingProof(_))
     ));
-}
-
-#[test]
-fn a_certificate_in_a_bucket_is_not_snss() {
-    for host in ["sns.s3.amazonaws.com", "SNS.s3-eu-west-1.amazonaws.com"] {
-        let body = format!(
-            r#"{{"Type":"Notification","Message":"x","Timestamp":"2026-01-01T00:00:00Z","SignatureVersion":"2",
-                "Signature":"c2ln","SigningCertURL":"https://{host}/a.pem"}}"#
-        );
-        let refused = Ses::authenticate(&post(body));
-        assert!(matches!(refused, Err(Rejection::InvalidProof(_))), "{host}");
-    }
 }
