@@ -194,6 +194,13 @@ impl Account {
         settings
     }
 
+    /// The first setting that the plugin cannot work without and that is not configured.
+    pub(crate) fn missing_setting<'d>(&self, descriptor: &'d Descriptor) -> Option<&'d str> {
+        let mut required = descriptor.settings.iter().filter(|spec| spec.required);
+        let missing = required.find(|spec| !self.values.contains_key(&spec.name))?;
+        Some(&missing.name)
+    }
+
     /// The names of the declared secrets that are configured.
     pub(crate) fn secret_names(&self, descriptor: &Descriptor) -> Vec<String> {
         let configured = descriptor

@@ -26,6 +26,9 @@ pub enum AddressRefused {
     /// A host that the plugin does not declare.
     #[error("its host is none that the provider is known to use")]
     Host,
+    /// A file's address with more than its path, or in a spelling that is not the one that would be asked for.
+    #[error("it is not the plain address of a file: without query, fragment and port, spelled as it is asked for")]
+    NotPlainFile,
 }
 
 impl FetchAddress {
@@ -47,6 +50,23 @@ impl FetchAddress {
             return Err(AddressRefused::Host);
         }
         Ok(Self(url))
+    }
+
+    /// Takes the address of a file: one that [`parse`](Self::parse) takes, without a query or fragment, in the very letters in which
+    /// it would be asked for.
+    ///
+    /// A query would let the sender choose what the server answers. A text that changes when it is read (`https:/`, a blank in front,
+    /// `/./`) was perhaps checked as something else than what is asked for, and gives one file any number of addresses.
+    ///
+    /// # Errors
+    /// [`AddressRefused`] when it may not be fetched.
+    pub fn parse_file(text: &str, hosts: &[String]) -> Result<Self, AddressRefused> {
+        let address = Self::parse(text, hosts)?;
+        let Self(url) = &address;
+        if url.query().is_some() || url.fragment().is_some() || url.as_str() != text {
+            return Err(AddressRefused::NotPlainFile);
+        }
+        Ok(address)
     }
 
     /// The address as text.
@@ -181,6 +201,36 @@ mod tests {
             assert_eq!(parse(refused), Err(AddressRefused::NotPlainHttps), "{refused}");
         }
         assert_eq!(parse("sns"), Err(AddressRefused::NoUrl));
+    }
+
+    #[test]
+    fn a_file_has_one_address() {
+        let hosts = ["sns.*.amazonaws.com".to_owned()];
+        let plain = "https://sns.us-east-1.amazonaws.com/a.pem";
+        assert_eq!(FetchAddress::parse_file(plain, &hosts).unwrap().as_str(), plain);
+        for refused in [
+            "https://sns.us-east-1.amazonaws.com/?Action=ListTopics&x=.pem",
+            "https://sns.us-east-1.amazonaws.com/a.pem?",
+            "https://sns.us-east-1.amazonaws.com/a.pem?n=1&.pem",
+            "https://sns.us-east-1.amazonaws.com/a.pem#.pem",
+            "https://sns.us-east-1.amazonaws.com:443/a.pem",
+            "https://@sns.us-east-1.amazonaws.com/a.pem",
+            "HTTPS://sns.us-east-1.amazonaws.com/a.pem",
+            "https://SNS.us-east-1.amazonaws.com/a.pem",
+            "https:/sns.us-east-1.amazonaws.com/a.pem",
+            "https:\\\\sns.us-east-1.amazonaws.com/a.pem",
+            " https://sns.us-east-1.amazonaws.com/a.pem",
+            "https://sns.us-east-1.amazonaws.com/a.pem\n",
+            "https://sns.us-east-1.amazonaws.com/./a.pem",
+            "https://sns.us-east-1.amazonaws.com/b/../a.pem",
+        ] {
+            let address = FetchAddress::parse_file(refused, &hosts);
+            assert_eq!(address, Err(AddressRefused::NotPlainFile), "{refused:?}");
+        }
+        assert_eq!(
+            FetchAddress::parse_file("https://evil.test/a.pem", &hosts),
+            Err(AddressRefused::Host)
+        );
     }
 
     #[tokio::test]

@@ -21,7 +21,7 @@ pub use refusal::Refusal;
 
 use crate::{
     accounts::Account,
-    plugin::types::{Descriptor, Freshness, HashKey, Message, Part, Proof, Request},
+    plugin::types::{Descriptor, Freshness, HashKey, Message, Part, Proof, PublicKey, Request},
 };
 
 /// Proofs that a delivery may need; the most that a known provider needs is three.
@@ -98,6 +98,7 @@ pub(crate) async fn check(proofs: &[Proof], evidence: &Evidence<'_>) -> Result<T
         verifications_left: MAX_VERIFICATIONS,
     };
     let mut is_genuine = false;
+    let mut has_certificate = false;
     let mut has_published_key = false;
     for proof in proofs {
         match proof {
@@ -112,7 +113,10 @@ pub(crate) async fn check(proofs: &[Proof], evidence: &Evidence<'_>) -> Result<T
             Proof::PublicKey(proof) => {
                 check_messages(&proof.messages)?;
                 public_key::check(proof, evidence, &mut work).await?;
-                is_genuine = true;
+                match proof.key {
+                    PublicKey::Secret(_) => is_genuine = true,
+                    PublicKey::CertificateUrl(_) => has_certificate = true,
+                }
             }
             Proof::SharedSecret(proof) => {
                 credentials::check_token(proof, evidence)?;
@@ -127,14 +131,22 @@ pub(crate) async fn check(proofs: &[Proof], evidence: &Evidence<'_>) -> Result<T
             Proof::Handshake => {}
         }
     }
-    if is_genuine {
-        Ok(Trust::Genuine)
-    } else if has_published_key {
-        Ok(Trust::PublishedKey)
-    } else if evidence.account.takes_unsigned(evidence.descriptor) {
-        Ok(Trust::Unsigned)
-    } else {
-        Err(unproven(evidence))
+    // The provider signs for all of its customers with one certificate: whose delivery it is only the settings can tell.
+    let missing = evidence.account.missing_setting(evidence.descriptor);
+    if is_genuine || (has_certificate && missing.is_none()) {
+        return Ok(Trust::Genuine);
+    }
+    if has_published_key {
+        return Ok(Trust::PublishedKey);
+    }
+    if evidence.account.takes_unsigned(evidence.descriptor) {
+        return Ok(Trust::Unsigned);
+    }
+    match missing {
+        Some(name) if has_certificate => Err(Refusal::SettingNotConfigured {
+            key: evidence.account.key(name),
+        }),
+        _ => Err(unproven(evidence)),
     }
 }
 

@@ -9,7 +9,6 @@ use std::{
 
 use async_trait::async_trait;
 use quick_cache::sync::Cache;
-use reqwest::Url;
 use tokio::sync::Semaphore;
 use x509_parser::{pem::parse_x509_pem, time::ASN1Time};
 
@@ -30,6 +29,9 @@ const FAILED_FOR: Duration = Duration::from_secs(20);
 /// what that costs us and the host asked.
 const FETCHES_AT_ONCE: usize = 4;
 
+/// How a certificate in PEM form begins. The reader of PEM would look for it anywhere in a text.
+const PEM_BEGINS: &[u8] = b"-----BEGIN CERTIFICATE-----";
+
 /// A certificate's public key and the time in which it may be used.
 #[derive(Debug)]
 pub struct Certificate {
@@ -39,13 +41,17 @@ pub struct Certificate {
 }
 
 impl Certificate {
-    /// Reads the first certificate of a PEM text.
+    /// Reads the first certificate of a PEM text, with which the text has to begin: an answer that only contains one may quote whoever
+    /// asked.
     ///
     /// # Errors
     /// [`Refusal::CertificateInvalid`] when there is none that can be used.
     pub fn from_pem(pem: &[u8]) -> Result<Self, Refusal> {
-        let (_, block) =
-            parse_x509_pem(pem).map_err(|_| Refusal::CertificateInvalid("it is not in PEM form"))?;
+        let no_pem = Refusal::CertificateInvalid("it is not in PEM form");
+        if !pem.trim_ascii_start().starts_with(PEM_BEGINS) {
+            return Err(no_pem);
+        }
+        let (_, block) = parse_x509_pem(pem).map_err(|_| no_pem)?;
         let certificate = block
             .parse_x509()
             .map_err(|_| Refusal::CertificateInvalid("it is no X.509 certificate"))?;
@@ -89,12 +95,7 @@ pub struct GivenCertificates(BTreeMap<String, String>);
 impl GivenCertificates {
     /// Takes a map from addresses to PEM texts.
     pub fn new(pem_by_url: BTreeMap<String, String>) -> Self {
-        // Written as addresses are when they are looked up, so that `HTTPS://` is found too.
-        let normalized = pem_by_url.into_iter().map(|(url, pem)| match Url::parse(&url) {
-            Ok(parsed) => (parsed.into(), pem),
-            Err(_) => (url, pem),
-        });
-        Self(normalized.collect())
+        Self(pem_by_url)
     }
 }
 

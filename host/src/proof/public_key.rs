@@ -126,8 +126,8 @@ pub(super) async fn check(
 async fn keys(proof: &PublicKeySignature, evidence: &Evidence<'_>) -> Result<Vec<PublicKey>, Refusal> {
     let name = match &proof.key {
         KeySource::CertificateUrl(url) => {
-            let address =
-                FetchAddress::parse(url, &evidence.descriptor.hosts).map_err(Refusal::CertificateAddress)?;
+            let address = FetchAddress::parse_file(url, &evidence.descriptor.hosts)
+                .map_err(Refusal::CertificateAddress)?;
             let certificate = evidence.certificates.certificate(&address).await?;
             let key = certificate.key_at(evidence.request.received_at_ms)?;
             if !key.fits(proof.scheme) {

@@ -85,6 +85,12 @@ pub enum Refusal {
         /// Where to set it.
         key: String,
     },
+    /// A certificate proves who sent the delivery, and a setting that would tell whether it is the account's is not configured.
+    #[error("the signature alone does not prove that the delivery is this account's: set `{key}`")]
+    SettingNotConfigured {
+        /// Where to set it.
+        key: String,
+    },
     /// The plugin asks for a secret that it did not declare.
     #[error("the plugin asks for a secret `{name}` that it does not declare")]
     SecretUndeclared {
@@ -121,6 +127,7 @@ impl Refusal {
             Self::NoProofConfigured { .. } => "no_proof_configured",
             Self::NoProofDemanded => "no_proof_demanded",
             Self::SecretNotConfigured { .. } => "secret_not_configured",
+            Self::SettingNotConfigured { .. } => "setting_not_configured",
             Self::SecretUndeclared { .. } => "secret_undeclared",
             Self::SecretUnusable { .. } => "secret_unusable",
             Self::PluginFault(_) => "plugin_fault",

@@ -42,6 +42,10 @@ impl Scene {
                 "https://keys.acme.test/broken.pem".to_owned(),
                 "nothing".to_owned(),
             ),
+            (
+                "https://keys.acme.test/quoted.pem".to_owned(),
+                format!("<Error>no such thing as {CERTIFICATE}</Error>"),
+            ),
         ]);
         Self {
             descriptor: descriptor(&specs, &[]),
@@ -369,6 +373,14 @@ fn checks_rsa_by_certificate() {
         "certificate_invalid"
     );
     assert_eq!(
+        code(&scene, sha256, "https://keys.acme.test/quoted.pem"),
+        "certificate_invalid"
+    );
+    assert_eq!(
+        code(&scene, sha256, "https://keys.acme.test/signing.pem?n=1&.pem"),
+        "certificate_address_refused"
+    );
+    assert_eq!(
         code(&scene, sha256, "https://keys.acme.test/other.pem"),
         "certificate_unavailable"
     );
@@ -385,6 +397,37 @@ fn checks_rsa_by_certificate() {
         scene.request.received_at_ms = received_at_ms;
         assert_eq!(code(&scene, sha256, CERTIFICATE_URL), "certificate_invalid");
     }
+}
+
+#[test]
+fn a_certificate_proves_nothing_without_the_settings_that_tell_whose_it_is() {
+    let proofs = [Proof::PublicKey(by_certificate(
+        SignatureScheme::RsaPkcs1Sha256,
+        CERTIFICATE_URL,
+    ))];
+    let mut scene = Scene::new(&[("token", &["t"])]);
+    scene.descriptor = descriptor(&[("token", false)], &[("topic", true), ("tolerance", false)]);
+    let refusal = scene.check(&proofs).unwrap_err();
+    assert_eq!(refusal.code(), "setting_not_configured");
+    assert!(
+        refusal.to_string().ends_with("set `accounts.acme.default.topic`"),
+        "{refusal}"
+    );
+    // A secret tells it as well.
+    let [certificate] = &proofs;
+    assert_eq!(
+        scene.check(&[token(&["t"]), certificate.clone()]),
+        Ok(Trust::Genuine)
+    );
+    let mut with_values = |values: Vec<(String, Vec<String>)>, allow_unsigned| {
+        scene.account = Account::new("acme", "default", values, allow_unsigned);
+        scene.check(&proofs)
+    };
+    assert_eq!(
+        with_values(vec![("topic".into(), vec!["arn:t".into()])], false),
+        Ok(Trust::Genuine)
+    );
+    assert_eq!(with_values(vec![], true), Ok(Trust::Unsigned));
 }
 
 fn token(presented: &[&str]) -> Proof {
