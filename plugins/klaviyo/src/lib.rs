@@ -125,11 +125,6 @@ fn system_event(element: Value<'_>) -> Element {
         (IdentifierKind::PhoneNumber, of_profile("phone_number")),
         (IdentifierKind::ExternalId, of_profile("external_id")),
     ];
-    let machine = match kind {
-        EventType::Opened => properties.is_true("machine_open"),
-        EventType::Clicked => properties.is_true("Bot Click"),
-        _ => false,
-    };
     Ok(Event {
         provider_event_id: element.text("external_id"),
         recipient_email: of_profile("email").or_else(|| properties.text("Recipient Email Address")),
@@ -147,7 +142,7 @@ fn system_event(element: Value<'_>) -> Element {
             None
         },
         bounce_type: bounce_type(kind, properties),
-        is_machine: machine.then_some(true),
+        is_machine: is_machine(kind, properties),
         ..Event::new(kind, timestamp)
     })
 }
@@ -163,6 +158,7 @@ fn single_event(data: Value<'_>) -> Element {
     };
     let profile = of("profile");
     let campaign = of("campaign");
+    let properties = attributes.get("event_properties");
     Ok(Event {
         provider_event_id: data.text("id"),
         recipient_email: profile.get("attributes").text("email"),
@@ -180,7 +176,8 @@ fn single_event(data: Value<'_>) -> Element {
         },
         user_agent: attributes.text("user_agent"),
         ip_address: attributes.text("ip_address"),
-        bounce_type: bounce_type(kind, attributes.get("event_properties")),
+        bounce_type: bounce_type(kind, properties),
+        is_machine: is_machine(kind, properties),
         ..Event::new(kind, timestamp)
     })
 }
@@ -243,6 +240,16 @@ fn bounce_type(kind: EventType, properties: Value<'_>) -> Option<BounceType> {
         soft if soft.starts_with("soft") => Some(BounceType::Soft),
         _ => None,
     }
+}
+
+/// Opens that a mail program made ahead, and clicks of scanners. Nothing is said of people.
+fn is_machine(kind: EventType, properties: Value<'_>) -> Option<bool> {
+    let is_machine = match kind {
+        EventType::Opened => properties.is_true("machine_open"),
+        EventType::Clicked => properties.is_true("Bot Click"),
+        _ => false,
+    };
+    is_machine.then_some(true)
 }
 
 #[cfg(test)]

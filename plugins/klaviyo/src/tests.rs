@@ -77,6 +77,21 @@ fn bounces_and_machines_are_read_in_any_spelling() {
 }
 
 #[test]
+fn the_single_event_tells_of_machines_too() {
+    let single = |metric: &str, properties: &str| {
+        let body = format!(
+            r#"{{"data":{{"id":"e","attributes":{{"datetime":"2026-01-01T00:00:00Z","event_properties":{properties},
+                "metric":{{"data":{{"attributes":{{"name":"{metric}"}}}}}},"profile":{{"data":{{"id":"01H"}}}}}}}}}}"#
+        );
+        normalize::<Klaviyo>(&body).events.remove(0).is_machine
+    };
+    assert_eq!(single("Opened Email", r#"{"machine_open":true}"#), Some(true));
+    assert_eq!(single("Clicked Email", r#"{"Bot Click":"true"}"#), Some(true));
+    assert_eq!(single("Clicked Email", r#"{"machine_open":true}"#), None);
+    assert_eq!(single("Opened Email", "{}"), None);
+}
+
+#[test]
 fn one_bad_element_does_not_harm_the_rest() {
     let bad = r#"{"topic":"event:klaviyo.opened_email","payload":{}}"#;
     let batch = normalize::<Klaviyo>(&format!(

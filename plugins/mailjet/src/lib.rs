@@ -25,19 +25,24 @@ impl Plugin for Mailjet {
     fn normalize(request: &Request) -> Result<Outcome, Rejection> {
         let document = request.json()?;
         let root = document.root();
-        if root.is_array() {
+        // An empty list has nothing to tell; one without any object is no list of events.
+        let is_list = root.elements().next().is_none() || root.elements().any(Value::is_object);
+        if root.is_array() && is_list {
             return Ok(Outcome::of_elements(root.elements().map(event)));
         }
         if root.is_object() {
             return Ok(Outcome::of_one(event(root)));
         }
         Err(Rejection::Malformed(
-            "the body is neither an object nor a list".to_owned(),
+            "the body is neither an object nor a list of objects".to_owned(),
         ))
     }
 }
 
 fn event(root: Value<'_>) -> Element {
+    if !root.is_object() {
+        return Err(reject("not an object"));
+    }
     let name = root.str("event");
     let (kind, bounce_type) = match name.as_ref() {
         // Reported once the recipient's server has taken the message.

@@ -1,4 +1,4 @@
-use sendflowr_plugin_sdk::{BounceType, EventType, Plugin, Rejection};
+use sendflowr_plugin_sdk::{Batch, BounceType, EventType, Plugin, Rejection};
 use sendflowr_plugin_testing::{normalize, post};
 
 use crate::Mailjet;
@@ -71,8 +71,16 @@ fn an_event_without_an_address_keeps_the_contact() {
     );
     assert_eq!(batch.events[0].identifiers[0].value, "4");
     assert_eq!((batch.rejected[0].index, batch.skipped[0].index), (1, 2));
-    assert!(matches!(
-        Mailjet::normalize(&post("7")),
-        Err(Rejection::Malformed(_))
-    ));
+}
+
+#[test]
+fn a_body_without_any_object_is_malformed() {
+    for body in ["7", "[1]", r#"["open",null]"#, "[[]]"] {
+        let malformed = Mailjet::normalize(&post(body));
+        assert!(matches!(malformed, Err(Rejection::Malformed(_))), "{body}");
+    }
+    assert_eq!(normalize::<Mailjet>("[]"), Batch::new());
+    // An object among others is read all the same.
+    let batch = normalize::<Mailjet>(r#"[1,{"event":"open","time":1,"mj_contact_id":4}]"#);
+    assert_eq!((batch.rejected[0].index, batch.events[0].index), (0, 1));
 }
