@@ -141,9 +141,14 @@ fn is_loss(before: &Made, after: &Made) -> bool {
     match (before, after) {
         (Made::Failure(_), _) => false,
         (_, Made::Failure(_)) => true,
-        (Made::Events { rejected: before, .. }, Made::Events { rejected: after, .. }) => {
-            after.len() > before.len()
-        }
+        (
+            Made::Events { events, rejected, .. },
+            Made::Events {
+                events: new_events,
+                rejected: new_rejected,
+                ..
+            },
+        ) => new_events.len() < events.len() || new_rejected.len() > rejected.len(),
         (Made::Events { events, .. }, Made::Handshake) => !events.is_empty(),
         (Made::Handshake, _) => false,
     }
@@ -230,6 +235,17 @@ mod tests {
 
     use super::*;
 
+    /// As many events as these, all alike.
+    fn events(count: usize) -> Made {
+        let event = include_bytes!("../../../event/samples/event-v1.json");
+        let event: event::Event = event::Event::from_json(event).unwrap();
+        Made::Events {
+            events: vec![event; count],
+            skipped: 0,
+            rejected: Vec::new(),
+        }
+    }
+
     fn made(rejected: &[&str]) -> Made {
         Made::Events {
             events: Vec::new(),
@@ -246,6 +262,10 @@ mod tests {
         assert!(!is_loss(&made(&["no time"]), &made(&[])));
         assert!(!is_loss(&failure, &made(&["no time"])));
         assert!(!is_loss(&Made::Handshake, &made(&[])));
+        // What the new plugin skips, or leaves out, is read no more either.
+        assert!(is_loss(&events(2), &events(1)));
+        assert!(is_loss(&events(1), &made(&[])));
+        assert!(!is_loss(&events(1), &events(2)));
     }
 
     #[test]
