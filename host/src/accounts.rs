@@ -26,6 +26,9 @@ pub use self::stored::AccountValues;
 /// The account of `/webhooks/{provider}`.
 pub const DEFAULT_ACCOUNT: &str = "default";
 
+/// The secret by which plugins call the user of basic authentication.
+const BASIC_AUTH_USER: &str = "basic_auth_user";
+
 /// The names in an account's section that are neither a secret nor a setting.
 const ALLOW_UNSIGNED: &str = "allow_unsigned";
 const RECORD_DELIVERIES: &str = "record_deliveries";
@@ -208,6 +211,11 @@ impl Account {
             .iter()
             .filter(|secret| self.values.contains_key(&secret.name));
         configured.map(|secret| secret.name.clone()).collect()
+    }
+
+    /// Whether deliveries are to carry user and password.
+    pub(crate) fn has_basic_auth(&self, descriptor: &Descriptor) -> bool {
+        self.secret(descriptor, BASIC_AUTH_USER).is_ok()
     }
 
     /// The values of a secret that the plugin asks for; at least one.

@@ -2,7 +2,10 @@
 
 use axum::{
     Json,
-    http::{StatusCode, header::RETRY_AFTER},
+    http::{
+        HeaderValue, StatusCode,
+        header::{RETRY_AFTER, WWW_AUTHENTICATE},
+    },
     response::{IntoResponse, Response},
 };
 use serde_json::{Map, Value, json};
@@ -34,6 +37,7 @@ pub(crate) struct ApiError {
     pub(crate) code: &'static str,
     message: String,
     retry_after_seconds: Option<u32>,
+    asks_for_basic_auth: bool,
     details: Map<String, Value>,
 }
 
@@ -45,6 +49,7 @@ impl ApiError {
             code,
             message: message.into(),
             retry_after_seconds: None,
+            asks_for_basic_auth: false,
             details: Map::new(),
         }
     }
@@ -52,6 +57,12 @@ impl ApiError {
     /// Says when to come back.
     pub(crate) fn retry_after(mut self, seconds: u32) -> Self {
         self.retry_after_seconds = Some(seconds);
+        self
+    }
+
+    /// Asks for user and password, where the status is 401; no other says that they are missing.
+    pub(crate) fn ask_for_basic_auth(mut self) -> Self {
+        self.asks_for_basic_auth = self.status == StatusCode::UNAUTHORIZED;
         self
     }
 
@@ -116,6 +127,10 @@ impl IntoResponse for ApiError {
         let mut response = (self.status, Json(json!({ "error": error }))).into_response();
         if let Some(seconds) = self.retry_after_seconds {
             response.headers_mut().insert(RETRY_AFTER, seconds.into());
+        }
+        if self.asks_for_basic_auth {
+            let challenge = HeaderValue::from_static("Basic realm=\"sendflowr\"");
+            response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
         }
         response.extensions_mut().insert(ErrorNote {
             code: self.code,

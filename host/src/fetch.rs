@@ -27,7 +27,9 @@ pub enum AddressRefused {
     #[error("its host is none that the provider is known to use")]
     Host,
     /// A file's address with more than its path, or in a spelling that is not the one that would be asked for.
-    #[error("it is not the plain address of a file: without query, fragment and port, spelled as it is asked for")]
+    #[error(
+        "it is not the plain address of a file: without query, fragment and port, spelled as it is asked for"
+    )]
     NotPlainFile,
 }
 

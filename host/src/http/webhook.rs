@@ -158,7 +158,12 @@ async fn deliver(
         if let IntakeError::Plugin(error) = &error {
             plugin.log.failure(error, id.as_str());
         }
-        api_error(error, statuses)
+        let error = api_error(error, statuses);
+        match account.has_basic_auth(plugin.descriptor()) {
+            // SNS among others sends user and password only to whoever has asked for them.
+            true => error.ask_for_basic_auth(),
+            false => error,
+        }
     })
 }
 
