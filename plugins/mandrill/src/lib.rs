@@ -1,8 +1,8 @@
 #![doc = include_str!("../README.md")]
 
 use sendflowr_plugin_sdk::{
-    BounceType, Descriptor, Element, Encoding, Event, EventType, Form, Hash, KeyedHash, Outcome, Plugin,
-    Proof, Proofs, Rejection, Request, Value, export, proof, reject, skip, time,
+    BounceType, Descriptor, Element, Encoding, Event, EventType, Form, Hash, KeyedHash, Outcome, Part,
+    Plugin, Proof, Proofs, Rejection, Request, Value, export, reject, skip, time,
 };
 
 /// The plugin.
@@ -43,14 +43,19 @@ impl Plugin for Mandrill {
             let form = Form::of(request)?;
             let mut fields: Vec<&(String, String)> = form.fields().iter().collect();
             fields.sort_by(|one, other| one.0.cmp(&other.0));
-            let mut message = vec![proof::part(url)];
-            message.extend(
-                fields
-                    .into_iter()
-                    .flat_map(|(name, value)| [proof::part(name), proof::part(value)]),
-            );
+            // One part, since the parts of a message are bounded and the fields of a form are the sender's.
+            let bytes = fields.iter().map(|(name, value)| name.len() + value.len());
+            let mut message = String::with_capacity(url.len() + bytes.sum::<usize>());
+            message.push_str(url);
+            for (name, value) in fields {
+                message.push_str(name);
+                message.push_str(value);
+            }
             let hash = KeyedHash::hmac(Hash::Sha1, "webhook_key", "header `x-mandrill-signature`");
-            proofs.push(hash.message(message).signature(signature, Encoding::Base64));
+            proofs.push(
+                hash.message([Part::Bytes(message.into_bytes())])
+                    .signature(signature, Encoding::Base64),
+            );
         }
         Ok(proofs.finish())
     }

@@ -24,6 +24,10 @@ unsafe extern "C" {
     static __heap_base: u8;
 }
 
+/// Pages that are asked for beyond those needed, at most: 4 MiB, a sixteenth of what a host allows by default. Where its limit is met the
+/// host ends the delivery, so what is asked for in vain must stay small beside it.
+const MOST_SPARE_PAGES: usize = 64;
+
 pub(crate) struct Bump {
     /// Address of the first byte that is not handed out; 0 before the first call.
     next: Cell<usize>,
@@ -54,10 +58,10 @@ impl Bump {
         Some(start as *mut u8)
     }
 
-    /// Makes more bytes available, where it asks the host at least as many as are missing; false when the host's
-    /// limit is reached.
+    /// Makes at least so many more bytes available; false when memory is as large as the module itself allows. A host that allows less
+    /// ends the delivery instead.
     #[cold]
-    fn grow(&self, layout: Layout) -> bool {
+    fn grow(&self, bytes: usize) -> bool {
         // What is left of the memory that the module begins with is enough for a delivery of a few events, and
         // saves asking for more, which costs the host as much as making the instance. WASI's libc takes it for
         // itself.
@@ -67,17 +71,10 @@ impl Bump {
             self.end.set(wasm32::memory_size::<0>() * PAGE_BYTES);
             return true;
         }
-        // Doubling would overshoot the host's limit; a quarter keeps the number of calls logarithmic all the
-        // same.
-        let held_pages = wasm32::memory_size::<0>();
-        let wanted_pages = (layout.size() + layout.align()).div_ceil(PAGE_BYTES);
-        let generous_pages = wanted_pages.max(held_pages / 4);
-        let mut grown_from = wasm32::memory_grow::<0>(generous_pages);
-        let mut grown_by = generous_pages;
-        if grown_from == usize::MAX {
-            grown_from = wasm32::memory_grow::<0>(wanted_pages);
-            grown_by = wanted_pages;
-        }
+        // A quarter more than there is keeps the number of calls small.
+        let spare_pages = (wasm32::memory_size::<0>() / 4).min(MOST_SPARE_PAGES);
+        let grown_by = bytes.div_ceil(PAGE_BYTES).max(spare_pages);
+        let grown_from = wasm32::memory_grow::<0>(grown_by);
         if grown_from == usize::MAX {
             return false;
         }
@@ -112,7 +109,7 @@ unsafe impl GlobalAlloc for Bump {
                 Some(_) => {}
                 None => return core::ptr::null_mut(),
             }
-            if !self.grow(layout) {
+            if !self.grow(layout.size() + layout.align()) {
                 return core::ptr::null_mut();
             }
         }
@@ -131,12 +128,17 @@ unsafe impl GlobalAlloc for Bump {
         if new_size <= layout.size() {
             return block;
         }
-        if start + layout.size() == self.next.get()
+        // The last block grows where it is, also into memory that is not there yet: a list that doubles again and again would else
+        // take twice its size.
+        let is_last = || start + layout.size() == self.next.get();
+        if is_last()
             && let Some(end) = start.checked_add(new_size)
-            && end <= self.end.get()
         {
-            self.next.set(end);
-            return block;
+            let missing = end.saturating_sub(self.end.get());
+            if missing == 0 || (self.grow(missing) && is_last()) {
+                self.next.set(end);
+                return block;
+            }
         }
         // SAFETY: the caller guarantees that the new size fits the layout's alignment.
         let moved = unsafe { self.alloc(Layout::from_size_align_unchecked(new_size, layout.align())) };

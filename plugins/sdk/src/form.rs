@@ -5,6 +5,10 @@ mod multipart;
 use crate::text::present;
 use crate::{Rejection, Request};
 
+/// Fields of a form that are still read. Real ones have some fifty, and one for each of the sender's variables; ten thousand take
+/// 240 kB of the guest's memory, where a body of little but separators would ask for more than all of it.
+const MOST_FIELDS: usize = 10_000;
+
 /// The fields of a form, decoded, in order; a repeated name stays repeated. Bytes that are no UTF-8 become
 /// U+FFFD.
 pub struct Form {
@@ -14,15 +18,14 @@ pub struct Form {
 impl Form {
     /// The body as a form of the kind that its content type names; malformed when it names neither.
     ///
-    /// Uploaded files are left out: no provider puts facts about an event into them.
+    /// Uploaded files are left out: no provider puts facts about an event into them. A form of more than
+    /// 10,000 fields is malformed.
     pub fn of(request: &Request) -> Result<Form, Rejection> {
         let content_type = request.header("content-type").unwrap_or_default();
         let (kind, parameters) = content_type.split_once(';').unwrap_or((content_type, ""));
         let kind = kind.trim();
         if kind.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
-            return Ok(Form {
-                fields: decode_pairs(&request.body),
-            });
+            return Form::bounded(pairs(&request.body).take(MOST_FIELDS + 1).collect());
         }
         if kind.eq_ignore_ascii_case("multipart/form-data") {
             let Some(boundary) = multipart::parameter(parameters, "boundary") else {
@@ -31,13 +34,21 @@ impl Form {
                 ));
             };
             return match multipart::fields(&request.body, &boundary) {
-                Some(fields) => Ok(Form { fields }),
+                Some(fields) => Form::bounded(fields),
                 None => Err(Rejection::Malformed(
                     "the body is not the announced multipart form".to_owned(),
                 )),
             };
         }
         Err(Rejection::Malformed("the body is not a form".to_owned()))
+    }
+
+    fn bounded(fields: Vec<(String, String)>) -> Result<Form, Rejection> {
+        if fields.len() > MOST_FIELDS {
+            let message = format!("the form has more than {MOST_FIELDS} fields");
+            return Err(Rejection::Malformed(message));
+        }
+        Ok(Form { fields })
     }
 
     /// All fields in order, as sent.
@@ -72,18 +83,18 @@ impl Form {
 /// Decodes `name=value&…`: `+` is a blank, `%XX` a byte; a malformed escape stays as it is. Empty pieces are
 /// left out.
 pub fn decode_pairs(encoded: &[u8]) -> Vec<(String, String)> {
-    let mut pairs = Vec::new();
-    for piece in encoded.split(|byte| *byte == b'&') {
-        if piece.is_empty() {
-            continue;
-        }
+    pairs(encoded).collect()
+}
+
+fn pairs(encoded: &[u8]) -> impl Iterator<Item = (String, String)> {
+    let pieces = encoded.split(|byte| *byte == b'&');
+    pieces.filter(|piece| !piece.is_empty()).map(|piece| {
         let (name, value) = match piece.iter().position(|byte| *byte == b'=') {
             Some(at) => (&piece[..at], &piece[at + 1..]),
             None => (piece, &piece[piece.len()..]),
         };
-        pairs.push((decode(name), decode(value)));
-    }
-    pairs
+        (decode(name), decode(value))
+    })
 }
 
 fn decode(encoded: &[u8]) -> String {
@@ -186,6 +197,22 @@ mod tests {
                 ("text".to_owned(), "two\r\nlines --b0 ".to_owned()),
             ]
         );
+    }
+
+    #[test]
+    fn a_form_of_too_many_fields_is_malformed() {
+        let part = "--b\nContent-Disposition: form-data; name=a\n\n\n";
+        for (content_type, field, end) in [
+            ("application/x-www-form-urlencoded", "a&", ""),
+            ("multipart/form-data; boundary=b", part, "--b--\n"),
+        ] {
+            let of = |fields: usize| form(content_type, (field.repeat(fields) + end).as_bytes());
+            assert_eq!(of(10_000).unwrap().fields().len(), 10_000, "{content_type}");
+            assert!(
+                matches!(of(10_001), Err(Rejection::Malformed(_))),
+                "{content_type}"
+            );
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! `event.get("message").get("headers").text("subject")`.
 //!
 //! Guarantees: time and memory linear in the text; nesting beyond 128 levels is malformed rather than a stack
-//! overflow; no input panics. Of a repeated name the last one counts.
+//! overflow, and a large text of almost nothing but short values rather than more memory than there is; no input panics. Of a repeated name the last one counts.
 
 mod parse;
 
@@ -30,6 +30,7 @@ impl<'a> Document<'a> {
     pub fn parse(body: &'a [u8]) -> Result<Document<'a>, Rejection> {
         let mut document = Document::new(utf8(body)?);
         let mut parser = Parser::new(document.text);
+        document.nodes = parser.room();
         let parsed = parser.value(&mut document.nodes).and_then(|()| parser.end());
         parsed.map_err(|fault| malformed(fault, &parser))?;
         Ok(document)

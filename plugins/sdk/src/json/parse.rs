@@ -6,6 +6,17 @@ use crate::bytes::plain_bytes;
 /// stack many times over.
 const MAX_DEPTH: usize = 128;
 
+/// Nodes that a text may have however short it is: 1 MiB of them.
+const FEW_NODES: usize = 64 * 1024;
+
+/// Bytes that a longer text has for each node, at the least. The providers' own samples have nine and more. Of a text of nothing but
+/// `0,` the nodes would take more memory than a guest has, and anybody can send one: it is read before anything is proven.
+const BYTES_PER_NODE: usize = 4;
+
+/// Bytes for each node where nothing is known yet: as many as the densest samples have, so that few texts need more room, and so that
+/// doubling it once makes room for all that [`BYTES_PER_NODE`] allows.
+const EXPECTED_BYTES_PER_NODE: usize = 2 * BYTES_PER_NODE;
+
 /// What a node is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -51,6 +62,7 @@ pub(super) struct Parser<'a> {
     bytes: &'a [u8],
     at: usize,
     depth: usize,
+    most_nodes: usize,
 }
 
 impl<'a> Parser<'a> {
@@ -59,7 +71,13 @@ impl<'a> Parser<'a> {
             bytes: text.as_bytes(),
             at: 0,
             depth: 0,
+            most_nodes: FEW_NODES.max(text.len() / BYTES_PER_NODE),
         }
+    }
+
+    /// Room for the nodes of the whole text.
+    pub(super) fn room(&self) -> Vec<Node> {
+        Vec::with_capacity(self.bytes.len() / EXPECTED_BYTES_PER_NODE)
     }
 
     pub(super) fn position(&self) -> usize {
@@ -124,6 +142,10 @@ impl<'a> Parser<'a> {
     /// Takes one value and appends its nodes.
     pub(super) fn value(&mut self, nodes: &mut Vec<Node>) -> Result<(), Fault> {
         let index = nodes.len();
+        // A name may follow before this is looked at again.
+        if index + 2 > self.most_nodes {
+            return Err("too many values for so short a text");
+        }
         let first = self.skip_blanks();
         let start = self.at;
         let kind = match first {

@@ -30,6 +30,32 @@ fn missing_null_and_blank_read_alike() {
 }
 
 #[test]
+fn a_large_text_of_nothing_but_short_values_is_malformed() {
+    let zeros = format!("[{}0]", "0,".repeat(200_000));
+    for body in [
+        zeros.clone(),
+        format!(r#"{{"a":{zeros}}}"#),
+        format!(r#"{{{}"":0}}"#, r#""":0,"#.repeat(200_000)),
+    ] {
+        let malformed = Document::parse(body.as_bytes()).map(|_| ());
+        assert!(
+            matches!(&malformed, Err(Rejection::Malformed(text)) if text.contains("too many values")),
+            "{malformed:?}"
+        );
+    }
+    let inside = for_each_element(format!("[{zeros}]").as_bytes(), |_, _| ());
+    assert!(matches!(inside, Err(Rejection::Malformed(_))), "{inside:?}");
+    // Denser than any payload, and a small text of any density.
+    let dense = format!("[{}0]", "1234,".repeat(200_000));
+    let document = Document::parse(dense.as_bytes()).unwrap();
+    assert_eq!(document.root().elements().count(), 200_001);
+    // The room that was made at first had to be doubled once, and no more.
+    assert_eq!(document.nodes.capacity(), 2 * (dense.len() / 8));
+    let small = format!("[{}0]", "0,".repeat(60_000));
+    assert!(Document::parse(small.as_bytes()).is_ok());
+}
+
+#[test]
 fn escapes_are_decoded() {
     let document = parse(r#"{"a\u0062": "\"\\\/\b\f\n\r\t\u00fc\ud83d\ude00 \ud83d \ude00x\u0000"}"#);
     let text = document.root().text("ab").unwrap();
