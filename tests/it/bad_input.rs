@@ -39,6 +39,77 @@ async fn what_is_not_proven_is_refused_with_the_check_that_failed() {
 }
 
 #[tokio::test]
+async fn user_and_password_are_asked_for_where_they_prove() {
+    let accounts = "[accounts.ses.default]\nbasic_auth_user = 'me'\nbasic_auth_password = 'secret'\n\
+        [accounts.ses.topic]\ntopic_arn = 'arn:aws:sns:eu-west-1:123456789012:mail'\n";
+    let system = System::start(accounts, &["ses"]).await;
+    let body = r#"{"eventType":"Open","mail":{"messageId":"m","destination":["ann@example.com"]},"open":{"timestamp":"2026-01-05T18:30:00Z"}}"#;
+    let send = |path: &str| {
+        let url = format!("http://{}/webhooks/{path}", system.host);
+        let request = system.http.post(url).header("x-amz-sns-rawdelivery", "true");
+        request.body(body)
+    };
+    // What SNS does with a user and a password in its subscription's URL.
+    let refused = send("ses").send().await.expect("the service answers");
+    assert_eq!(refused.status(), 401);
+    assert_eq!(refused.headers()["www-authenticate"], "Basic realm=\"sendflowr\"");
+    let taken = send("ses").basic_auth("me", Some("secret")).send().await;
+    assert_eq!(taken.expect("the service answers").status(), 200);
+    // Nobody is asked for what would not help.
+    let refused = send("ses/topic").send().await.expect("the service answers");
+    assert_eq!(refused.status(), 401);
+    assert!(!refused.headers().contains_key("www-authenticate"));
+    eventually("the event is stored", || async {
+        system.stored_events().await == 1
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn messages_of_any_topic_are_not_taken_for_ours() {
+    let case = include_str!("../../plugins/ses/cases/bounce-signature-v1.json");
+    let case: serde_json::Value = serde_json::from_str(case).expect("a case is JSON");
+    let body = case["request"]["body"].as_str().expect("a body").to_owned();
+    let system = System::start("", &["ses"]).await;
+    let answer = system.webhook("ses", &[], body).await;
+    assert_eq!((answer.status, answer.error_code()), (401, "proof_invalid"));
+    assert!(answer.text.contains("`topic_arn`"), "{}", answer.text);
+    assert_eq!(system.stored_events().await, 0);
+}
+
+#[tokio::test]
+async fn bodies_of_nothing_but_separators_are_malformed() {
+    let accounts = "[accounts.ses.default]\ntopic_arn = 'arn:aws:sns:eu-west-1:123456789012:mail'\n\
+        [accounts.mandrill.default]\nwebhook_key = 'k'\nwebhook_url = 'https://example.com/'\n";
+    let system = System::start(accounts, &["ses", "mandrill"]).await;
+    let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let form = [
+        header("content-type", "application/x-www-form-urlencoded"),
+        header("x-mandrill-signature", "c2ln"),
+    ];
+    for (provider, headers, body) in [
+        ("ses", &[][..], format!("[{}0]", "0,".repeat(1_500_000))),
+        ("mandrill", &form, "a&".repeat(1_500_000)),
+    ] {
+        let answer = system.webhook(provider, headers, body).await;
+        assert_eq!(
+            (answer.status, answer.error_code()),
+            (400, "malformed"),
+            "{provider}: {}",
+            answer.text
+        );
+    }
+    // A form of many fields is signed like any other.
+    let answer = system.webhook("mandrill", &form, "a=b&".repeat(9_000)).await;
+    assert_eq!(
+        (answer.status, answer.error_code()),
+        (401, "signature_mismatch"),
+        "{}",
+        answer.text
+    );
+}
+
+#[tokio::test]
 async fn bodies_over_the_limit_are_refused_also_when_they_only_unpack_to_it() {
     let system = System::start(
         &format!("[host]\nmax_body_bytes = 10000\n{POSTMARK}"),

@@ -221,7 +221,8 @@ fn an_address_to_confirm_must_be_https() {
 #[test]
 fn an_address_to_confirm_lies_at_sns() {
     for host in ["sns.s3.amazonaws.com", "evil.test"] {
-        let body = format!(r#"{{"Type":"SubscriptionConfirmation","SubscribeURL":"https://{host}/?Token=t"}}"#);
+        let body =
+            format!(r#"{{"Type":"SubscriptionConfirmation","SubscribeURL":"https://{host}/?Token=t"}}"#);
         let refused = Ses::normalize(&post(body));
         assert!(matches!(refused, Err(Rejection::InvalidProof(_))), "{host}");
     }
