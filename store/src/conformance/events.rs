@@ -28,6 +28,7 @@ pub async fn events(store: Arc<dyn Events>) {
     trials_come_newest_first(store).await;
     forecasts_come_newest_first(store).await;
     touches_are_deliveries_and_human_answers(store).await;
+    the_first_verdict_on_an_event_counts(store).await;
 }
 
 fn person(name: &str) -> UniversalId {
@@ -604,4 +605,45 @@ async fn touches_are_deliveries_and_human_answers(store: &dyn Events) {
     ];
     assert_eq!(touches, expected);
     assert_eq!(store.touches(&[], start, at(5)).await.unwrap(), []);
+}
+
+async fn the_first_verdict_on_an_event_counts(store: &dyn Events) {
+    let (person, esp) = (person("judged twice"), unique("esp"));
+    let start = moment("2026-01-10T12:00:00Z");
+    let at = |seconds: i64| start.plus_millis(seconds * 1_000);
+    let click = |seconds: i64, machine: bool| {
+        let mut stored = bare(&person, EventType::Clicked, at(seconds));
+        stored.event.esp = esp.clone();
+        stored.event.message_id = Some(format!("m{seconds}"));
+        stored.enrichment.machine = machine;
+        stored
+    };
+    let first = [click(0, true), click(1, false)];
+    store.write(&first).await.unwrap();
+    let mut second = first.clone();
+    for stored in &mut second {
+        stored.enrichment.machine = !stored.enrichment.machine;
+    }
+    // Each by itself, then together: whoever writes again need not write the same batch.
+    store.write(&second[..1]).await.unwrap();
+    store.write(&second).await.unwrap();
+
+    let ids = std::slice::from_ref(&person);
+    let touches = store.touches(ids, start, at(60)).await.unwrap();
+    let answered: Vec<Timestamp> = touches.iter().map(|touch| touch.at).collect();
+    assert_eq!(answered, [at(1)], "a machine's click stays one");
+    let mut profile = Profile::default();
+    for stored in first.iter().rev() {
+        profile.apply(&stored.event, stored.enrichment.machine);
+    }
+    let beginning = Timestamp::default();
+    assert_eq!(store.profiles(ids, beginning, 10).await.unwrap(), [profile]);
+    assert_eq!(store.history(ids, beginning, 10).await.unwrap(), first);
+    let counts = store.counts().await.unwrap();
+    let ours: Vec<u64> = counts
+        .iter()
+        .filter(|count| count.esp == esp)
+        .map(|count| count.events)
+        .collect();
+    assert_eq!(ours, [2]);
 }

@@ -399,10 +399,11 @@ impl Events for ClickHouseEvents {
             let query = self
                 .client
                 .query(
-                    "SELECT ?fields FROM email_events WHERE universal_id IN ? \
+                    // The verdict of an event's first form counts, so that it is looked at when the form is chosen.
+                    "SELECT ?fields FROM (SELECT ?fields, machine FROM email_events WHERE universal_id IN ? \
                      AND timestamp >= fromUnixTimestamp64Milli(toInt64(?), 'UTC') \
                      AND timestamp < fromUnixTimestamp64Milli(toInt64(?), 'UTC') \
-                     AND event_type IN ? AND NOT machine ORDER BY event_id, version DESC LIMIT 1 BY event_id",
+                     AND event_type IN ? ORDER BY event_id, version DESC LIMIT 1 BY event_id) WHERE NOT machine",
                 )
                 .bind(some)
                 .bind(since.as_millis())
