@@ -131,37 +131,13 @@ async fn reach(config: &RawConfig, engines: &Engines) -> bool {
             }
         }),
     );
-    let embedded = || engines::data_folder(config).display().to_string();
-    let at = |host: &Option<String>, port: u16| host.as_ref().map(|host| format!("{host}:{port}"));
-    let clickhouse_port = config.clickhouse.port.unwrap_or(8123);
     let mut lines = Vec::new();
-    for (port, engine, address, reached) in [
-        ("bus", "kafka", config.kafka.bootstrap_servers.clone(), bus),
-        (
-            "events",
-            "clickhouse",
-            at(&config.clickhouse.host, clickhouse_port),
-            events,
-        ),
-        (
-            "identities",
-            "postgres",
-            at(&config.postgres.host, config.postgres.port),
-            identities,
-        ),
-        (
-            "profiles",
-            "redis",
-            at(&config.redis.host, config.redis.port),
-            profiles,
-        ),
-    ] {
-        let (engine, address) = match address {
-            Some(address) => (engine, address),
-            None if port == "profiles" => ("embedded", "memory".to_owned()),
-            None => ("embedded", embedded()),
-        };
-        lines.push((port, engine, address, reached));
+    for (place, reached) in engines
+        .places()
+        .into_iter()
+        .zip([bus, events, identities, profiles])
+    {
+        lines.push((place.port, place.engine, place.address, reached));
     }
     if let Some(url) = &config.inference_url {
         lines.push(("inference", "http", secrets::without_credentials(url), inference));

@@ -53,6 +53,10 @@ pub(crate) struct RawConfig {
     pub(crate) registry: crate::oci::RawRegistryConfig,
     /// `[accounts.<provider>.<account>]`: secrets and settings of the providers.
     pub(crate) accounts: host::RawAccounts,
+    /// What is wrong with settings of a server that lack its address. [`Engines`](crate::engines::Engines) refuse them: the
+    /// embedded engine would take the server's place unnoticed. Commands that open no engine do not mind.
+    #[serde(skip)]
+    pub(crate) server_without_address: Option<String>,
 }
 
 /// `[identity]`: how identities are hashed. Host and inference must agree on it.
@@ -107,14 +111,42 @@ pub(crate) fn set_path(table: &mut Table, keys: &[&str], path: &Path) -> anyhow:
 /// # Errors
 /// Names the key that is unknown or has the wrong type.
 pub(crate) fn parse(table: Table) -> anyhow::Result<RawConfig> {
-    serde_path_to_error::deserialize(Value::Table(table)).map_err(|error| {
+    let server_without_address = server_without_address(&table);
+    let config = serde_path_to_error::deserialize(Value::Table(table)).map_err(|error| {
         let path = error.path().to_string();
         // Messages about types repeat the value, and `password = 123` is one.
         if secrets::is_secret(&path) {
             return anyhow::anyhow!("configuration: `{path}` must be a text in quotes");
         }
         anyhow::anyhow!("configuration: `{path}`: {}", error.inner().message())
+    })?;
+    Ok(RawConfig {
+        server_without_address,
+        ..config
     })
+}
+
+/// What is wrong with a section that sets something of a server and not where it is.
+fn server_without_address(table: &Table) -> Option<String> {
+    for (section, address) in [
+        ("kafka", "bootstrap_servers"),
+        ("clickhouse", "host"),
+        ("postgres", "host"),
+        ("redis", "host"),
+    ] {
+        let Some(Value::Table(keys)) = table.get(section) else {
+            continue;
+        };
+        let has_address = keys.get(address).is_some_and(|value| value.as_str() != Some(""));
+        let other = keys.keys().find(|key| *key != address);
+        if let (false, Some(other)) = (has_address, other) {
+            return Some(format!(
+                "configuration: `{section}.{other}` is set, but `{section}.{address}` is not: set it, or remove all of \
+                 `[{section}]` and of its environment variables to use the embedded engine"
+            ));
+        }
+    }
+    None
 }
 
 fn read_file(path: &Path) -> anyhow::Result<Table> {
@@ -174,6 +206,44 @@ mod tests {
             let environment = BTreeMap::from([(name.variable.to_owned(), value.to_owned())]);
             parse(merge(None, &environment).unwrap()).unwrap();
         }
+    }
+
+    #[test]
+    fn settings_of_a_server_without_its_address_are_told() {
+        let told = |file: &str, environment: &[(&str, &str)]| {
+            let mut table: Table = file.parse().unwrap();
+            let environment = environment.iter().map(|(k, v)| ((*k).into(), (*v).into()));
+            environment::merge(&mut table, &environment.collect()).unwrap();
+            parse(table).unwrap().server_without_address
+        };
+        assert_eq!(
+            told("[redis]\npassword = 's3cret'", &[]).unwrap(),
+            "configuration: `redis.password` is set, but `redis.host` is not: set it, or remove all of `[redis]` and of \
+             its environment variables to use the embedded engine"
+        );
+        for (section, address, other) in [
+            ("kafka", "bootstrap_servers", "compression = 'zstd'"),
+            ("clickhouse", "host", "port = 8123"),
+            ("postgres", "host", "user = 'me'"),
+            ("redis", "host", "database = 0"),
+        ] {
+            let missing = format!("`{section}.{address}` is not");
+            for file in [
+                format!("[{section}]\n{other}"),
+                format!("[{section}]\n{address} = ''\n{other}"),
+            ] {
+                assert!(told(&file, &[]).unwrap().contains(&missing), "{file}");
+            }
+            assert_eq!(told(&format!("[{section}]"), &[]), None);
+            assert_eq!(told(&format!("[{section}]\n{address} = 'x'\n{other}"), &[]), None);
+        }
+        let password = ("CLICKHOUSE_PASSWORD", "s3cret");
+        assert!(
+            told("", &[password, ("CLICKHOUSE_HOST", "")])
+                .unwrap()
+                .contains("`clickhouse.host` is not")
+        );
+        assert_eq!(told("", &[password, ("CLICKHOUSE_HOST", "x")]), None);
     }
 
     #[test]

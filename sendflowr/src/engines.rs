@@ -4,12 +4,13 @@
 //! An engine is opened when it is first asked for, so that a role depends on the servers that it uses and on no others.
 
 use std::{
+    fmt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use async_trait::async_trait;
 use prometheus_client::registry::Registry;
 use store::{
@@ -25,6 +26,9 @@ use store::{
 use tokio::{runtime::Handle, sync::OnceCell};
 
 use crate::config::RawConfig;
+
+/// What an engine of ours is called beside the servers.
+const EMBEDDED: &str = "embedded";
 
 /// Where the embedded engines live when nothing else is configured.
 const DEFAULT_DATA_FOLDER: &str = "data";
@@ -57,6 +61,29 @@ pub(crate) struct Engines {
     profiles: OnceCell<Arc<dyn Profiles>>,
 }
 
+/// A port and the engine behind it; shows as `events: clickhouse at db:8123`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// `bus`, `events`, `identities` or `profiles`.
+    pub(crate) port: &'static str,
+    /// The server's kind, or [`EMBEDDED`].
+    pub(crate) engine: &'static str,
+    /// The server's address, the folder, or `memory`.
+    pub(crate) address: String,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            port,
+            engine,
+            address,
+        } = self;
+        let at = if *engine == EMBEDDED { "in" } else { "at" };
+        write!(f, "{port}: {engine} {at} {address}")
+    }
+}
+
 enum BusEngine {
     Sqlite(Arc<SqliteBus>),
     Kafka(Arc<KafkaBus>),
@@ -83,8 +110,12 @@ impl Engines {
             clickhouse,
             postgres,
             redis,
+            server_without_address,
             ..
         } = config;
+        if let Some(mistake) = server_without_address {
+            bail!("{mistake}");
+        }
         Ok(Self {
             folder: data_folder(config),
             embedded: EmbeddedConfig::try_from(config.store.clone()).context("`[store]`")?,
@@ -118,6 +149,36 @@ impl Engines {
     /// Names the setting that cannot work.
     pub(crate) fn of(config: &RawConfig) -> anyhow::Result<Self> {
         Self::new(config, Arc::default())
+    }
+
+    /// What stands behind the bus, events, identities and profiles, in this order.
+    pub(crate) fn places(&self) -> [Place; 4] {
+        let folder = self.folder.display().to_string();
+        let place = |port, engine, address: Option<String>, embedded: &str| match address {
+            Some(address) => Place {
+                port,
+                engine,
+                address,
+            },
+            None => Place {
+                port,
+                engine: EMBEDDED,
+                address: embedded.to_owned(),
+            },
+        };
+        let brokers = self
+            .kafka
+            .as_ref()
+            .map(|kafka| kafka.bootstrap_servers().to_owned());
+        let clickhouse = self.clickhouse.as_ref().map(ClickHouseConfig::address);
+        let postgres = self.postgres.as_ref().map(PostgresConfig::address);
+        let redis = self.redis.as_ref().map(RedisConfig::address);
+        [
+            place("bus", "kafka", brokers, &folder),
+            place("events", "clickhouse", clickhouse, &folder),
+            place("identities", "postgres", postgres, &folder),
+            place("profiles", "redis", redis, "memory"),
+        ]
     }
 
     /// Says that another process writes the events that this one reads.
@@ -335,7 +396,7 @@ mod tests {
 
     #[test]
     fn an_address_selects_the_engine_that_scales_out() {
-        let mixed = engines("[kafka]\nbootstrap_servers = 'kafka:9092'\n[redis]\npassword = 'x'").unwrap();
+        let mixed = engines("[kafka]\nbootstrap_servers = 'kafka:9092'\n[redis]").unwrap();
         assert!(mixed.kafka.is_some() && mixed.clickhouse.is_none());
         assert!(mixed.postgres.is_none() && mixed.redis.is_none());
         let all = engines(
@@ -347,10 +408,37 @@ mod tests {
     }
 
     #[test]
+    fn places_tell_the_address_that_is_connected_to() {
+        let shown = |file: &str| engines(file).unwrap().places().map(|place| place.to_string());
+        assert_eq!(
+            shown("data_folder = '/data'"),
+            [
+                "bus: embedded in /data",
+                "events: embedded in /data",
+                "identities: embedded in /data",
+                "profiles: embedded in memory"
+            ]
+        );
+        assert_eq!(
+            shown(
+                "[kafka]\nbootstrap_servers = 'a:1,b:2'\n[clickhouse]\nhost = 'ch'\nsecure = true\n\
+                 [postgres]\nhost = '::1'\npassword = 's3cret'\n[redis]\nhost = 'cache'\nport = 7"
+            ),
+            [
+                "bus: kafka at a:1,b:2",
+                "events: clickhouse at ch:8443",
+                "identities: postgres at [::1]:5432",
+                "profiles: redis at cache:7"
+            ]
+        );
+    }
+
+    #[test]
     fn settings_that_cannot_work_are_named() {
         let error = |file| format!("{:#}", engines(file).err().unwrap());
         assert!(error("[kafka]\nbootstrap_servers = 'http://a'").contains("`kafka.bootstrap_servers`"));
         assert!(error("[store]\nlease_ms = 1").contains("`lease_ms`"));
+        assert!(error("[redis]\npassword = 'x'").contains("`redis.host` is not"));
     }
 
     #[tokio::test]

@@ -45,7 +45,7 @@ pub(crate) async fn up(
     demo: Option<Demo>,
     exporter: Option<Exporter>,
 ) -> anyhow::Result<()> {
-    let mut process = Process::new(config, exporter, false)?;
+    let mut process = Process::new(config, exporter, None)?;
     let host = process.host().await?;
     // The other roles tell what the consumer's own listener would, so it is only there when it is asked for.
     if process.config.consumer.listen.is_some() {
@@ -78,7 +78,7 @@ pub(crate) async fn up(
 /// # Errors
 /// What kept the role from starting, or ended it.
 pub(crate) async fn one(config: RawConfig, role: Role, exporter: Option<Exporter>) -> anyhow::Result<()> {
-    let mut process = Process::new(config, exporter, role == Role::Inference)?;
+    let mut process = Process::new(config, exporter, Some(role))?;
     match role {
         Role::Host => {
             let address = process.host().await?;
@@ -122,20 +122,33 @@ struct Process {
 }
 
 impl Process {
-    /// `reads_foreign_events` tells that another process writes the events that this one reads.
-    fn new(
-        config: RawConfig,
-        exporter: Option<Exporter>,
-        reads_foreign_events: bool,
-    ) -> anyhow::Result<Self> {
+    /// For one role, or for all. Logs the engines that it uses.
+    fn new(config: RawConfig, exporter: Option<Exporter>, role: Option<Role>) -> anyhow::Result<Self> {
         let mut registry = Registry::default();
         if let Some(exporter) = &exporter {
             exporter.register(&mut registry);
         }
         let registry = Arc::new(Mutex::new(registry));
         let mut engines = Engines::new(&config, registry.clone())?;
-        if reads_foreign_events {
+        if role == Some(Role::Inference) {
+            // The consumer is another process.
             engines.expect_foreign_events();
+        }
+        for place in engines.places() {
+            let is_used = match role {
+                // Accounts stand beside the identities.
+                Some(Role::Host) => matches!(place.port, "bus" | "identities"),
+                Some(Role::Inference) => place.port != "bus",
+                Some(Role::Consumer) | None => true,
+            };
+            if is_used {
+                tracing::info!(
+                    engine.port = place.port,
+                    engine.kind = place.engine,
+                    engine.address = place.address,
+                    "{place}"
+                );
+            }
         }
         Ok(Self {
             hasher: hasher(&config.identity),

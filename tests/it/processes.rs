@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use integration_tests::{Answer, Role, client, eventually};
+use integration_tests::{Answer, Role, client, eventually, run, told};
 use serde_json::json;
 
 use crate::{POSTMARK, postmark_click, postmark_headers};
@@ -62,4 +62,23 @@ async fn three_processes_share_a_folder_and_each_may_restart_alone() {
     inference.kill();
     let inference = Role::launch(folder, "inference").await;
     assert!(known(&http, &inference).await > few);
+}
+
+#[test]
+fn a_server_without_an_address_is_refused_by_every_role() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let folder = folder.path();
+    fs::write(
+        folder.join("sendflowr.toml"),
+        "[clickhouse]\npassword = 's3cret'\n",
+    )
+    .expect("the configuration can be written");
+    for command in ["up", "host", "consumer", "inference"] {
+        let ended = run(folder, &[command]);
+        let text = told(&ended);
+        assert!(!ended.status.success(), "{command}: {text}");
+        assert!(text.contains("`clickhouse.host` is not"), "{command}: {text}");
+        assert!(!text.contains("s3cret"), "{text}");
+    }
+    assert!(!folder.join("data").exists(), "no embedded store took its place");
 }

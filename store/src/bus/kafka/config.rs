@@ -126,6 +126,13 @@ pub struct KafkaConfig {
     pub(super) dead_letter_retention: Duration,
 }
 
+impl KafkaConfig {
+    /// The brokers that are asked first, for messages.
+    pub fn bootstrap_servers(&self) -> &str {
+        &self.bootstrap_servers
+    }
+}
+
 /// How the client proves who it is.
 #[derive(Debug, Clone)]
 pub(super) struct Sasl {

@@ -94,7 +94,7 @@ impl ClickHouseConfig {
     }
 
     /// Host and port, for messages.
-    pub(super) fn address(&self) -> String {
+    pub fn address(&self) -> String {
         server::address(&self.host, self.port)
     }
 }

@@ -99,6 +99,13 @@ pub struct PostgresConfig {
     pub(super) write_timeout: Duration,
 }
 
+impl PostgresConfig {
+    /// Host and port, for messages.
+    pub fn address(&self) -> String {
+        server::address(&self.host, self.port)
+    }
+}
+
 /// A key of `[postgres]` has a value that cannot work.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

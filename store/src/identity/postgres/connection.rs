@@ -14,7 +14,7 @@ use sqlx::{
 use tokio::time::Instant;
 
 use super::{ENGINE, PostgresConfig, PostgresTls};
-use crate::{StoreError, server};
+use crate::StoreError;
 
 /// How long opening waits for a server that does not listen yet, recovers or has no place for another connection.
 const OPEN_WITHIN: Duration = Duration::from_secs(5);
@@ -93,7 +93,7 @@ async fn first_connection(
     config: &PostgresConfig,
     options: &PgConnectOptions,
 ) -> Result<PgConnection, StoreError> {
-    let address = server::address(&config.host, config.port);
+    let address = config.address();
     let deadline = Instant::now() + OPEN_WITHIN;
     loop {
         let error = match tokio::time::timeout(ACQUIRE_TIMEOUT, options.connect()).await {

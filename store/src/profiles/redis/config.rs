@@ -82,6 +82,13 @@ pub struct RedisConfig {
     pub(super) response_timeout: Duration,
 }
 
+impl RedisConfig {
+    /// Host and port, for messages.
+    pub fn address(&self) -> String {
+        server::address(&self.host, self.port)
+    }
+}
+
 /// A key of `[redis]` has a value that cannot work.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
