@@ -54,6 +54,8 @@ pub(crate) struct Engines {
     clickhouse: Option<ClickHouseConfig>,
     postgres: Option<PostgresConfig>,
     redis: Option<RedisConfig>,
+    /// Whether profiles whose server is away are no reason to fail.
+    may_lack_profiles: bool,
     registry: Arc<Mutex<Registry>>,
     bus: OnceCell<BusEngine>,
     events: OnceCell<EventsEngine>,
@@ -135,6 +137,7 @@ impl Engines {
                 Some(_) => Some(RedisConfig::try_from(redis.clone())?),
                 None => None,
             },
+            may_lack_profiles: false,
             registry,
             bus: OnceCell::new(),
             events: OnceCell::new(),
@@ -185,6 +188,11 @@ impl Engines {
     pub(crate) fn expect_foreign_events(&mut self) {
         let profiles = &mut self.embedded.profiles;
         profiles.max_age = profiles.max_age.or(Some(FOREIGN_PROFILE_AGE));
+    }
+
+    /// Lets profiles come later when their server is away: roles make them from events until then.
+    pub(crate) fn do_without_profiles(&mut self) {
+        self.may_lack_profiles = true;
     }
 
     /// The bus.
@@ -306,7 +314,11 @@ impl Engines {
                 let memory: Arc<dyn Profiles> = Arc::new(MemoryProfiles::new(&self.embedded.profiles));
                 return Ok(memory);
             };
-            let profiles = Box::pin(RedisProfiles::connect(config.clone())).await?;
+            let profiles = if self.may_lack_profiles {
+                Box::pin(RedisProfiles::connect_or_go_on(config.clone())).await?
+            } else {
+                Box::pin(RedisProfiles::connect(config.clone())).await?
+            };
             self.count(|registry| profiles.register_metrics(registry));
             let redis: Arc<dyn Profiles> = Arc::new(profiles);
             Ok(redis)

@@ -130,6 +130,7 @@ impl Process {
         }
         let registry = Arc::new(Mutex::new(registry));
         let mut engines = Engines::new(&config, registry.clone())?;
+        engines.do_without_profiles();
         if role == Some(Role::Inference) {
             // The consumer is another process.
             engines.expect_foreign_events();

@@ -1,6 +1,6 @@
 //! The three roles as processes of their own, on one folder and the embedded engines.
 
-use std::fs;
+use std::{fs, net::TcpListener};
 
 use integration_tests::{Answer, Role, client, eventually, run, told};
 use serde_json::json;
@@ -62,6 +62,56 @@ async fn three_processes_share_a_folder_and_each_may_restart_alone() {
     inference.kill();
     let inference = Role::launch(folder, "inference").await;
     assert!(known(&http, &inference).await > few);
+}
+
+#[tokio::test]
+async fn roles_start_without_redis_and_tell_which_engines_they_use() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let folder = folder.path();
+    let nobody = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let redis = nobody.local_addr().expect("it is bound");
+    drop(nobody);
+    let port = redis.port();
+    let configuration =
+        format!("{POSTMARK}\n[redis]\nhost = '127.0.0.1'\nport = {port}\npassword = 's3cret'\n");
+    fs::write(folder.join("sendflowr.toml"), configuration).expect("the configuration can be written");
+    let http = client();
+    let (host, consumer, inference) = tokio::join!(
+        Role::launch(folder, "host"),
+        Role::launch(folder, "consumer"),
+        Role::launch(folder, "inference"),
+    );
+    clicks(&http, &host, 0, 5).await;
+    eventually("the clicks show in decisions", async || {
+        known(&http, &inference).await > 0.0
+    })
+    .await;
+    for role in [&consumer, &inference] {
+        let ready = Answer::of(http.get(format!("{}/ready", role.url))).await;
+        assert_eq!(
+            (ready.status, &ready.body["status"]),
+            (200, &json!("degraded")),
+            "{}",
+            ready.text
+        );
+    }
+    let log = |role| fs::read_to_string(folder.join(format!("{role}.log"))).expect("it has logged");
+    for role in ["consumer", "inference"] {
+        let log = log(role);
+        assert!(log.contains(&format!("profiles: redis at {redis}")), "{log}");
+        assert!(log.contains("events: embedded in data"), "{log}");
+        let told = log
+            .lines()
+            .find(|line| line.contains("ERROR"))
+            .unwrap_or_default();
+        assert!(told.contains("`redis.host`"), "{log}");
+        assert!(!log.contains("s3cret"), "{log}");
+    }
+    let log = log("host");
+    assert!(
+        log.contains("bus: embedded in data") && !log.contains("redis"),
+        "{log}"
+    );
 }
 
 #[test]

@@ -91,8 +91,22 @@ impl RedisProfiles {
     /// [`StoreError::Misconfigured`], naming the settings to look at, when the server cannot be reached, refuses the
     /// password or does not let the user do what is needed.
     pub async fn connect(config: RedisConfig) -> Result<Self, StoreError> {
+        Self::open(config, false).await
+    }
+
+    /// The same for those who can do without: a server that cannot be reached is told in the log, naming the settings to
+    /// look at, and used as soon as it answers. Until then every call fails at once.
+    ///
+    /// # Errors
+    /// [`StoreError::Misconfigured`], naming the settings to look at, when the server refuses the password, speaks TLS
+    /// otherwise than configured or does not let the user do what is needed.
+    pub async fn connect_or_go_on(config: RedisConfig) -> Result<Self, StoreError> {
+        Self::open(config, true).await
+    }
+
+    async fn open(config: RedisConfig, may_be_away: bool) -> Result<Self, StoreError> {
         Ok(Self {
-            link: Link::open(&config).await?,
+            link: Link::open(&config, may_be_away).await?,
             key_prefix: config.key_prefix,
             ttl: config.ttl,
             counters: ProfileCounters::default(),

@@ -8,4 +8,5 @@ mod crash;
 mod events;
 mod identity;
 mod profiles;
+mod redis;
 mod support;

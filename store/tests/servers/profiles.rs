@@ -258,6 +258,31 @@ async fn an_outage_costs_callers_nothing_and_ends_by_itself() {
 
 #[tokio::test]
 #[ignore = "needs servers; cargo xtask test starts them"]
+async fn a_server_that_comes_later_is_used_from_then_on() {
+    let keys = Keys::new();
+    let gate = keys.gate().await;
+    gate.break_all();
+    let raw = RawRedisConfig {
+        port: gate.port(),
+        ..keys.settings()
+    };
+    let store = RedisProfiles::connect_or_go_on(RedisConfig::try_from(raw).unwrap())
+        .await
+        .unwrap();
+    let ann = id(1);
+    store.get(std::slice::from_ref(&ann)).await.unwrap_err();
+    gate.open();
+    let start = Instant::now();
+    while store.ping().await.is_err() {
+        assert!(start.elapsed() < Duration::from_secs(6), "still away");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    put(&store, &ann, &clicks(0..2)).await;
+    assert_eq!(get(&store, &ann).await, Some(clicks(0..2)));
+}
+
+#[tokio::test]
+#[ignore = "needs servers; cargo xtask test starts them"]
 async fn wrong_settings_are_named_within_ten_seconds() {
     let keys = Keys::new();
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,6 +1,8 @@
 //! The connection to Redis: made again in the background when it is lost, so that nobody waits for that.
 
 use std::{
+    error::Error,
+    io,
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
@@ -12,7 +14,7 @@ use redis::{
 use tokio::time::Instant;
 
 use super::{ENGINE, RedisConfig};
-use crate::{StoreError, server};
+use crate::{StoreError, Unavailable};
 
 /// Longest wait for a connection: two lost packets are sent again within it, and opening stays below 10 s.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -64,36 +66,51 @@ impl std::fmt::Debug for Link {
 }
 
 impl Link {
-    /// Connects for the first time.
-    pub(super) async fn open(config: &RedisConfig) -> Result<Arc<Self>, StoreError> {
-        let address = server::address(&config.host, config.port);
+    /// Connects for the first time. A server that cannot be reached is an error, or, if it `may_be_away`, tried again in the
+    /// background; one that answers and refuses is an error always.
+    pub(super) async fn open(config: &RedisConfig, may_be_away: bool) -> Result<Arc<Self>, StoreError> {
+        let address = config.address();
         let client = client(config)
             .map_err(|error| misconfigured(format!("`redis.ca` holds no certificates: {error}")))?;
         let options = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(Some(config.response_timeout));
         let deadline = Instant::now() + OPEN_WITHIN;
-        let session = loop {
+        let state = loop {
             match connect(&client, &options, 0).await {
-                Ok(session) => break session,
+                Ok(session) => break State::Connected(session),
                 Err(StoreError::Unavailable { .. }) if Instant::now() < deadline => {
                     tokio::time::sleep(FIRST_PAUSE).await;
                 }
                 Err(StoreError::Unavailable { source, .. }) => {
-                    return Err(misconfigured(format!(
+                    let message = format!(
                         "`{address}` cannot be reached: {source}; look at `redis.host`, `redis.port`, \
                          `redis.secure` and `redis.ca`"
-                    )));
+                    );
+                    if !may_be_away || is_failed_handshake(&source) {
+                        return Err(misconfigured(message));
+                    }
+                    tracing::error!(
+                        redis.address = address,
+                        "profiles are made from events until Redis answers: {message}"
+                    );
+                    let trouble = source.to_string();
+                    break State::Lost { trouble };
                 }
                 Err(other) => return Err(other),
             }
         };
-        Ok(Arc::new(Self {
+        let is_away = matches!(state, State::Lost { .. });
+        let link = Arc::new(Self {
             client,
             options,
             address,
-            state: Mutex::new(State::Connected(session)),
-        }))
+            state: Mutex::new(state),
+        });
+        if is_away {
+            tokio::spawn(connect_again(Arc::downgrade(&link), 0));
+        }
+        Ok(link)
     }
 
     /// The present connection.
@@ -248,6 +265,16 @@ fn classify(error: RedisError) -> StoreError {
     }
 }
 
+/// Whether somebody answered and TLS did not come about: with another certificate than ours vouch for, or without TLS.
+fn is_failed_handshake(error: &Unavailable) -> bool {
+    // The client hands on what the connection said in a pointer.
+    type Cause = Arc<dyn Error + Send + Sync>;
+    let cause = error.downcast_ref::<RedisError>().and_then(Error::source);
+    let cause = cause.and_then(|cause| cause.downcast_ref::<Cause>());
+    let cause = cause.and_then(|cause| cause.downcast_ref::<io::Error>());
+    cause.is_some_and(|cause| cause.kind() == io::ErrorKind::InvalidData)
+}
+
 fn misconfigured(message: impl Into<String>) -> StoreError {
     StoreError::Misconfigured {
         engine: ENGINE,
@@ -255,7 +282,7 @@ fn misconfigured(message: impl Into<String>) -> StoreError {
     }
 }
 
-fn unavailable(source: impl Into<crate::Unavailable>) -> StoreError {
+fn unavailable(source: impl Into<Unavailable>) -> StoreError {
     StoreError::Unavailable {
         engine: ENGINE,
         source: source.into(),
