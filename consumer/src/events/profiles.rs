@@ -17,7 +17,12 @@
 //!    that lost its process or its memory has none to begin with.
 //!
 //! Events taken in for the second time may get another verdict on whether a machine made them; the stored verdict is
-//! the first one. So when a batch held events that were stored already, its profiles are rebuilt from history too.
+//! the first one. So when a batch held events that were stored already, its profiles are rebuilt from history too. Not
+//! every event store tells (ClickHouse does not). The events that a predecessor may have stored and not committed before
+//! it died come first to its successor: those that it holds for a person's opens and clicks are not believed, but looked
+//! up. What no engine's word and no memory covers: with such a store, opens and clicks that a provider sends again after
+//! this process has forgotten them or started, and those of partitions that it takes over while it runs. Where such an
+//! event was a machine's and now passes for a person's, the profile has it until it is made from events the next time.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -25,7 +30,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use event::{Timestamp, UniversalId, profile::Profile};
+use event::{EventType, Timestamp, UniversalId, profile::Profile};
 use store::{
     StoreError,
     events::{Events, StoredEvent},
@@ -37,7 +42,7 @@ use tokio::{
 };
 use tracing::Instrument;
 
-use super::{Context, IDLE_WAIT, Settled, Written, profile_store::ProfileStore};
+use super::{Context, IDLE_WAIT, IN_FLIGHT, Settled, Written, profile_store::ProfileStore};
 use crate::{ConsumerError, Dependencies, Metrics};
 
 /// People whose profiles are made and put before the next look at whether the profile store can still be asked: as many as the
@@ -55,6 +60,10 @@ const MAX_STALE: usize = 100_000;
 /// How long commits wait for profiles. A consumer that takes over reads that much again: what came in ten minutes of the
 /// most that is planned for is read in less than three.
 const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Batches, full ones, from the start on in which events may be that were stored before: as many as a predecessor had in
+/// flight, and as many again that were through and whose commit was still under way.
+const MAYBE_STORED_BATCHES: usize = 2 * IN_FLIGHT;
 
 /// Stale people rebuilt between two batches, so that repair does not hold up events.
 const REPAIRS_AT_ONCE: usize = 200;
@@ -83,11 +92,29 @@ pub(super) async fn run(
     }
 }
 
+/// People in whose profiles a machine's open or click would come to stand as theirs, if these events had been stored
+/// before with the other verdict. Of strangers nothing was stored.
+fn maybe_misjudged<'a>(
+    batch: &'a [StoredEvent],
+    strangers: &HashSet<UniversalId>,
+) -> HashSet<&'a UniversalId> {
+    let judged_human = batch.iter().filter(|stored| {
+        matches!(stored.event.event_type, EventType::Opened | EventType::Clicked)
+            && !stored.enrichment.machine
+    });
+    judged_human
+        .map(|stored| &stored.event.universal_id)
+        .filter(|id| !strangers.contains(*id))
+        .collect()
+}
+
 /// Updates profiles after events are stored.
 struct ProfileKeeper {
     store: ProfileStore,
     events: Arc<dyn Events>,
     metrics: Metrics,
+    /// Records still to come that a predecessor may have stored.
+    maybe_stored: usize,
     stale: BTreeSet<UniversalId>,
     stale_since: Option<Instant>,
     /// Whether profiles lack events and nobody knows which. The store is then neither read nor written before it has
@@ -104,6 +131,7 @@ impl ProfileKeeper {
             store: ProfileStore::new(&context.config, &context.dependencies),
             events: events.clone(),
             metrics: metrics.clone(),
+            maybe_stored: MAYBE_STORED_BATCHES * context.config.batch_events,
             stale: BTreeSet::new(),
             stale_since: None,
             lost_track: false,
@@ -121,7 +149,15 @@ impl ProfileKeeper {
             refused,
         } = batch;
         let span = tracing::debug_span!(parent: &ticket.span, "profiles");
-        self.apply(&rows, &strangers, has_repeats).instrument(span).await;
+        let doubtful = if has_repeats {
+            rows.iter().map(|stored| &stored.event.universal_id).collect()
+        } else if self.maybe_stored > 0 {
+            maybe_misjudged(&rows, &strangers)
+        } else {
+            HashSet::new()
+        };
+        self.maybe_stored = self.maybe_stored.saturating_sub(ticket.records);
+        self.apply(&rows, &strangers, &doubtful).instrument(span).await;
         self.metrics.batch(ticket.records, ticket.read_at.elapsed());
         if let Some(oldest) = ticket.oldest {
             let now = Timestamp::from(SystemTime::now());
@@ -132,9 +168,14 @@ impl ProfileKeeper {
         due.refused.extend(refused);
     }
 
-    /// Applies stored events to the profiles of their people. Nothing but this batch is known of `strangers`; `rebuild`
-    /// tells that some of the events were stored earlier.
-    async fn apply(&mut self, batch: &[StoredEvent], strangers: &HashSet<UniversalId>, rebuild: bool) {
+    /// Applies stored events to the profiles of their people. Nothing but this batch is known of `strangers`; the profiles
+    /// of the `doubtful` are made from history, since some of their events may be stored with other verdicts.
+    async fn apply(
+        &mut self,
+        batch: &[StoredEvent],
+        strangers: &HashSet<UniversalId>,
+        doubtful: &HashSet<&UniversalId>,
+    ) {
         if self.lost_track || batch.is_empty() {
             return;
         }
@@ -145,7 +186,7 @@ impl ProfileKeeper {
         }
         let asked: Vec<UniversalId> = people
             .iter()
-            .filter(|id| !rebuild && !self.stale.contains(**id))
+            .filter(|id| !doubtful.contains(*id) && !self.stale.contains(**id))
             .map(|id| (*id).clone())
             .collect();
         // Strangers had no profile when they were looked up. Should another consumer have put one since, the store notices.

@@ -225,8 +225,11 @@ async fn people_with_long_histories_are_rebuilt_in_full() {
 
 #[tokio::test(start_paused = true)]
 async fn the_stored_verdict_counts_when_an_event_comes_again() {
-    for profile_lost in [false, true] {
+    for (profile_lost, cannot_tell) in [(false, false), (true, false), (false, true), (true, true)] {
         let world = World::default();
+        if cannot_tell {
+            world.events.cannot_tell_duplicates.on();
+        }
         // Two links at once, half a minute after delivery: a machine.
         let mut clicks = [event("ann", Clicked, "m1", 30), event("ann", Clicked, "m1", 30)];
         for (n, click) in clicks.iter_mut().enumerate() {
@@ -258,10 +261,35 @@ async fn the_stored_verdict_counts_when_an_event_comes_again() {
         assert_eq!(
             (counts.deliveries, counts.clicks),
             (1, 0),
-            "profile lost: {profile_lost}"
+            "profile lost: {profile_lost}, duplicates cannot be told: {cannot_tell}"
         );
         running.stop().await.unwrap();
     }
+}
+
+/// Batches of 100: 800 records may be a predecessor's.
+#[tokio::test(start_paused = true)]
+async fn verdicts_are_believed_once_no_predecessor_can_have_stored_the_events() {
+    let world = World::default();
+    world.bus.put_events(&[event("ann", Delivered, "m1", 0)]);
+    let running = world.start();
+    world.caught_up().await;
+    let rebuilt = || running.metric("sendflowr_consumer_profiles_rebuilt_total");
+    world.bus.put_events(&[event("ann", Clicked, "m1", 600)]);
+    world.caught_up().await;
+    assert_eq!(rebuilt(), 1.0, "early clicks are looked up");
+    world.bus.put_events(&deliveries(800, 5));
+    world.caught_up().await;
+    let before = rebuilt();
+    world.bus.put_events(&[event("ann", Clicked, "m2", 700)]);
+    world.caught_up().await;
+    assert_eq!(rebuilt(), before, "later ones cost no look at the history");
+    let rows = world.events.rows();
+    assert_eq!(
+        world.profiles.of(&person("ann")),
+        profile_of(&rows, &person("ann"))
+    );
+    running.stop().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
