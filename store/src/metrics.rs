@@ -124,3 +124,48 @@ impl KafkaCounters {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::encoding::text::encode;
+
+    use super::*;
+
+    #[test]
+    fn every_metric_is_documented_and_no_other() {
+        let page = include_str!("../../docs/metrics.md");
+        let mut registry = Registry::default();
+        register(&mut registry, &BusCounters::default());
+        ProfileCounters::default().register(&mut registry);
+        let kafka = KafkaCounters::default();
+        kafka.register(&mut registry);
+        // A family that has counted nothing is not told.
+        kafka.failed("queue_full");
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        let mut rows: Vec<&str> = page
+            .lines()
+            .filter(|line| {
+                let prefixes = ["bus", "profiles", "kafka"];
+                prefixes
+                    .iter()
+                    .any(|of| line.starts_with(&format!("| `sendflowr_{of}_")))
+            })
+            .collect();
+        for described in text.split("# HELP ").skip(1) {
+            let (name, rest) = described.split_once(' ').unwrap();
+            let (meaning, rest) = rest.split_once(".\n").unwrap();
+            let (_, kind) = rest.lines().next().unwrap().rsplit_once(' ').unwrap();
+            let end = if kind == "counter" { "_total" } else { "" };
+            let labels = if name.ends_with("_failed_appends") {
+                "`reason`"
+            } else {
+                "-"
+            };
+            let row = format!("| `{name}{end}` | {kind} | {labels} | {meaning} |");
+            let place = rows.iter().position(|line| *line == row);
+            rows.remove(place.unwrap_or_else(|| panic!("docs/metrics.md has no such row:\n{row}")));
+        }
+        assert!(rows.is_empty(), "not counted: {rows:?}");
+    }
+}

@@ -9,6 +9,7 @@ mod explain;
 mod front_door;
 mod golden;
 mod lift;
+mod metrics;
 mod offline;
 mod plugins;
 mod processes;
