@@ -173,6 +173,7 @@ fn fitted(train: &[Delay], quantile: f64) -> LatencyModel {
             mailbox_provider: Some(mail.mailbox),
             delivered_at: mail.sent_at.plus_millis(mail.latency_ms),
             latency_ms: mail.latency_ms,
+            stands_for: 1,
         })
         .collect();
     let config = LatencyConfig {

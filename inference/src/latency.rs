@@ -306,6 +306,7 @@ impl LatencyModel {
                 campaign_type: sample.campaign_type.as_deref(),
                 payload_bytes: sample.payload_bytes,
                 ln: delay_ln(sample),
+                stands_for: sample.stands_for,
             });
             let factors = Factors::fit(mails.collect(), &cells, config.quantile);
             model.by_esp.insert(esp.to_owned(), EspDelays { cells, factors });

@@ -21,8 +21,10 @@ use crate::{
     service::{AUDITED_DAYS, Service},
 };
 
-/// Delays read to learn from: enough for every cell of twenty providers, and read in well under a second.
-const LATENCY_SAMPLES: usize = 100_000;
+/// Delays read of a provider to learn from. Where there are more, a share of about so many is read, at least half: more than the
+/// 22,639 of the last column in `docs/timing.md`, beyond which the table has little left to learn. Of ten such providers they
+/// take some 100 MB while they are learned from.
+const LATENCY_SAMPLES_PER_PROVIDER: usize = 50_000;
 
 /// How long after the start tables are fitted for the first time: the start itself is for answering.
 const FIRST_REFIT: Duration = Duration::from_secs(60);
@@ -197,19 +199,21 @@ async fn learn_latency(service: &Service, config: &InferenceConfig) {
     let samples = service
         .dependencies
         .events
-        .latency_samples(now.plus_millis(-window_ms), LATENCY_SAMPLES)
+        .latency_samples(now.plus_millis(-window_ms), LATENCY_SAMPLES_PER_PROVIDER)
         .await;
     match samples {
         Ok(samples) => {
-            let model = LatencyModel::fit(config.latency, &samples, now);
-            service.metrics.refit(
-                "latency",
-                if samples.is_empty() {
-                    "too_little_data"
-                } else {
-                    "fitted"
-                },
-            );
+            let outcome = if samples.is_empty() {
+                "too_little_data"
+            } else {
+                "fitted"
+            };
+            let config = config.latency;
+            // Half a million samples take a good part of a second: too long for a thread that serves requests.
+            let fit = tokio::task::spawn_blocking(move || LatencyModel::fit(config, &samples, now));
+            // A cancelled fit means that the runtime ends; a panic in it is a fault of ours and has been reported.
+            let Ok(model) = fit.await else { return };
+            service.metrics.refit("latency", outcome);
             service.latency.store(Arc::new(model));
         }
         Err(error) => {

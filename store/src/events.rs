@@ -2,6 +2,7 @@
 
 mod clickhouse;
 mod forecast;
+mod shares;
 mod sqlite;
 mod trial;
 
@@ -77,6 +78,9 @@ pub struct LatencySample {
     pub delivered_at: Timestamp,
     /// The delay, milliseconds.
     pub latency_ms: i64,
+    /// How many deliveries of the provider this one stands for, itself included: more than 1 where only a share of them was
+    /// read.
+    pub stands_for: u32,
 }
 
 /// Longest type of campaign that is believed; what is longer is no name of a type.
@@ -180,12 +184,17 @@ pub trait Events: Send + Sync {
         limit: usize,
     ) -> Result<Vec<UniversalId>, StoreError>;
 
-    /// Delivery delays observed at or after `since`, newest first, at most `limit`.
+    /// Delivery delays observed at or after `since`, newest first: all of a provider's, or where it has more than
+    /// `per_provider` those of one person in so many that about as many are left, of the whole time. In all at most twice
+    /// `per_provider` times the number of providers, the newest.
     ///
     /// # Errors
     /// [`StoreError`] when the store cannot be read.
-    async fn latency_samples(&self, since: Timestamp, limit: usize)
-    -> Result<Vec<LatencySample>, StoreError>;
+    async fn latency_samples(
+        &self,
+        since: Timestamp,
+        per_provider: usize,
+    ) -> Result<Vec<LatencySample>, StoreError>;
 
     /// Distinct events by provider and type.
     ///

@@ -36,6 +36,8 @@ pub(super) struct Mail<'a> {
     pub(super) payload_bytes: Option<u32>,
     /// Logarithm of the delay.
     pub(super) ln: f64,
+    /// How many mails of the provider it stands for, where a share of them was read.
+    pub(super) stands_for: u32,
 }
 
 /// A shift of the logarithm of the delay, and how many samples it was learned from.
@@ -57,7 +59,7 @@ impl Factors {
     pub(super) fn fit(mut mails: Vec<Mail<'_>>, cells: &EspCells, q: f64) -> Self {
         mails.sort_by(|a, b| {
             let key = |mail: &Mail<'_>| (mail.sent_at, mail.ln.to_bits(), mail.bin);
-            let rest = |mail: &Mail<'_>| (mail.mailbox, mail.payload_bytes);
+            let rest = |mail: &Mail<'_>| (mail.mailbox, mail.payload_bytes, mail.stands_for);
             (key(a), rest(a), a.campaign, a.campaign_type).cmp(&(
                 key(b),
                 rest(b),
@@ -241,7 +243,8 @@ fn numbers_of(class: u32) -> String {
     format!("{}-{}", first(class), first(class + 1) - 1)
 }
 
-/// How many others of the provider were sent in the ten minutes before each mail. `mails` are in the order of their sending.
+/// How many others of the provider were sent in the ten minutes before each mail, those included that were not read. `mails` are
+/// in the order of their sending.
 fn queue_depths(mails: &[Mail<'_>]) -> Vec<u32> {
     let mut first = 0;
     let mut depths = Vec::with_capacity(mails.len());
@@ -249,7 +252,8 @@ fn queue_depths(mails: &[Mail<'_>]) -> Vec<u32> {
         while mails[first].sent_at.plus_millis(AT_ONCE_MS) < mail.sent_at {
             first += 1;
         }
-        depths.push(u32::try_from(index - first).unwrap_or(u32::MAX));
+        let read = u32::try_from(index - first).unwrap_or(u32::MAX);
+        depths.push(read.saturating_mul(mail.stands_for));
     }
     depths
 }

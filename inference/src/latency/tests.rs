@@ -14,6 +14,7 @@ fn sample(esp: &str, mailbox: MailboxProvider, hour: i64, latency_ms: i64) -> La
         mailbox_provider: Some(mailbox),
         delivered_at: Timestamp::from_millis_clamped(MONDAY_MS + hour * 3_600_000),
         latency_ms,
+        stands_for: 1,
     }
 }
 
@@ -161,6 +162,30 @@ fn queue_and_campaign_are_learned_where_samples_tell_them() {
     // Told both, the campaign adds what the queue leaves over: here next to nothing.
     let both = expected(Some("mailing"), Some(300)) / expected(None, Some(300));
     assert!((0.5..2.0).contains(&both), "{both}");
+}
+
+#[test]
+fn a_share_of_the_mail_tells_the_queue_of_all_of_it() {
+    // Mailings of 4,000 at once take 40 s and those of 40 take 2 s; of either, one person in ten was read.
+    let mut samples = burst("small", 4, 300, 2);
+    for mut mail in burst("large", 400, 6, 40) {
+        mail.delivered_at = mail.delivered_at.plus_millis(310 * 3_600_000);
+        samples.push(mail);
+    }
+    let expected = |samples: &[LatencySample], queue_depth| {
+        let context = LatencyContext {
+            queue_depth: Some(queue_depth),
+            ..LatencyContext::default()
+        };
+        let week = fit(samples).week(Some("ses"), Some(MailboxProvider::Other), None, context);
+        week.arriving_at(monday(1)).seconds
+    };
+    let as_if_all = expected(&samples, 300);
+    for sample in &mut samples {
+        sample.stands_for = 10;
+    }
+    assert!(expected(&samples, 3_000) > 2.0 * expected(&samples, 30));
+    assert!((expected(&samples, 3_000) / as_if_all - 1.0).abs() < 0.2);
 }
 
 #[test]

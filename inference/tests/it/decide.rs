@@ -258,6 +258,7 @@ async fn delays_are_learned_by_provider() {
         mailbox_provider: Some(MailboxProvider::Gmail),
         delivered_at: clock,
         latency_ms: 12_000,
+        stands_for: 1,
     };
     let mut samples = vec![sample.clone(); 50];
     for (campaign_type, bytes, seconds) in [("receipt", 9_000, 3), ("promotion", 400_000, 48)] {

@@ -163,17 +163,12 @@ impl Events for FakeEvents {
             .collect())
     }
 
-    async fn latency_samples(
-        &self,
-        since: Timestamp,
-        limit: usize,
-    ) -> Result<Vec<LatencySample>, StoreError> {
+    async fn latency_samples(&self, since: Timestamp, _: usize) -> Result<Vec<LatencySample>, StoreError> {
         unavailable(&self.down)?;
         let latencies = self.latencies.lock().unwrap();
         Ok(latencies
             .iter()
             .filter(|sample| sample.delivered_at >= since)
-            .take(limit)
             .cloned()
             .collect())
     }

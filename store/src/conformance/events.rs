@@ -23,6 +23,8 @@ pub async fn events(store: Arc<dyn Events>) {
     people_are_known_by_their_events(store).await;
     people_are_listed_page_by_page(store).await;
     latency_samples_come_newest_first(store).await;
+    providers_with_many_samples_are_thinned_by_person(store).await;
+    one_person_does_not_bring_all_samples(store).await;
     counts_are_by_provider_and_type(store).await;
     explanations_stay_as_they_are(store).await;
     trials_come_newest_first(store).await;
@@ -366,7 +368,95 @@ async fn latency_samples_come_newest_first(store: &dyn Events) {
             .len()
             < samples.len()
     );
-    assert_eq!(store.latency_samples(start, 2).await.unwrap(), samples[..2]);
+    assert!(
+        ours.iter().all(|sample| sample.stands_for == 1),
+        "nothing is left out"
+    );
+}
+
+/// Whether a person is in the sample of one in `one_in`.
+fn is_among_one_in(person: &UniversalId, one_in: u64) -> bool {
+    let hash = u64::from_str_radix(&person.as_str()["sf_".len()..][..16], 16).unwrap();
+    hash < u64::MAX / one_in
+}
+
+async fn providers_with_many_samples_are_thinned_by_person(store: &dyn Events) {
+    let start = moment("2035-01-01T00:00:00Z");
+    let hour = |n: i64| start.plus_millis(n * 3_600_000);
+    let (large, small) = (unique("large"), unique("small"));
+    let delivery = |esp: &str, person: &UniversalId, at: Timestamp| {
+        let mut stored = bare(person, EventType::Delivered, at);
+        stored.event.esp = esp.to_owned();
+        stored.enrichment.delivery_latency_ms = Some(1_000);
+        stored
+    };
+    // 400 people get a mail early, one in the middle and one late; 90 others get one each, before them all.
+    let people: Vec<UniversalId> = (0..400).map(|n| person(&format!("large {n}"))).collect();
+    let mut batch = Vec::new();
+    for (n, person) in people.iter().enumerate() {
+        for day in [1, 15, 29] {
+            batch.push(delivery(
+                &large,
+                person,
+                hour(day * 24).plus_millis(n as i64 * 1_000),
+            ));
+        }
+    }
+    for n in 0..90 {
+        batch.push(delivery(&small, &person(&format!("small {n}")), hour(1)));
+    }
+    store.write(&batch).await.unwrap();
+    store.write(&batch).await.unwrap();
+
+    // Of 1,200 one in 12 is left where 100 are wanted; an engine that dedupes later may count them twice.
+    let samples = store.latency_samples(start, 100).await.unwrap();
+    assert!(
+        samples.is_sorted_by(|a, b| a.delivered_at >= b.delivered_at),
+        "newest first"
+    );
+    let of = |esp: &str| -> Vec<_> { samples.iter().filter(|sample| sample.esp == esp).collect() };
+    assert_eq!(
+        of(&small).len(),
+        90,
+        "the other provider keeps all of its samples"
+    );
+    assert!(of(&small).iter().all(|sample| sample.stands_for == 1));
+    let of_large = of(&large);
+    let one_in = of_large[0].stands_for;
+    assert!((12..=24).contains(&one_in), "{one_in}");
+    assert!(of_large.iter().all(|sample| sample.stands_for == one_in));
+    let mut read: Vec<&UniversalId> = of_large.iter().map(|sample| &sample.universal_id).collect();
+    read.sort_unstable();
+    let mut among: Vec<&UniversalId> = people.iter().collect();
+    among.retain(|person| is_among_one_in(person, u64::from(one_in)));
+    among.sort_unstable();
+    let expected: Vec<&UniversalId> = among.iter().flat_map(|person| [*person; 3]).collect();
+    assert_eq!(
+        read, expected,
+        "all samples of a share of the people, early and late"
+    );
+}
+
+async fn one_person_does_not_bring_all_samples(store: &dyn Events) {
+    let start = moment("2036-01-01T00:00:00Z");
+    let mut names = 0..;
+    let busy =
+        names.find_map(|n: u32| Some(person(&format!("busy {n}"))).filter(|id| is_among_one_in(id, 100)));
+    let busy = busy.expect("one name in a hundred will do");
+    let mut batch = Vec::new();
+    for n in 0..200 {
+        let mut stored = bare(&busy, EventType::Delivered, start.plus_millis(n * 1_000));
+        stored.enrichment.delivery_latency_ms = Some(n);
+        batch.push(stored);
+    }
+    store.write(&batch).await.unwrap();
+    let samples = store.latency_samples(start, 4).await.unwrap();
+    let delays: Vec<i64> = samples.iter().map(|sample| sample.latency_ms).collect();
+    assert_eq!(
+        delays,
+        (192..200).rev().collect::<Vec<i64>>(),
+        "the newest twice as many"
+    );
 }
 
 async fn counts_are_by_provider_and_type(store: &dyn Events) {

@@ -28,7 +28,7 @@ use self::{
 };
 use super::{
     EventCount, Events, LatencySample, StoredEvent, StoredExplanation, StoredForecast, StoredTrial, Touch,
-    TouchKind, WriteReport,
+    TouchKind, WriteReport, shares::Shares,
 };
 use crate::StoreError;
 
@@ -308,19 +308,50 @@ impl Events for ClickHouseEvents {
     async fn latency_samples(
         &self,
         since: Timestamp,
-        limit: usize,
+        per_provider: usize,
     ) -> Result<Vec<LatencySample>, StoreError> {
-        let query = self
+        // Events that were written again count again until the server merges: then the share is smaller, and still fair.
+        let counts = self
             .client
             .query(
-                "SELECT ?fields FROM latency_training \
-                 WHERE delivered_at >= fromUnixTimestamp64Milli(toInt64(?), 'UTC') \
-                 ORDER BY delivered_at DESC, event_id DESC LIMIT 1 BY event_id LIMIT ?",
+                "SELECT esp, count() FROM latency_training \
+                 WHERE delivered_at >= fromUnixTimestamp64Milli(toInt64(?), 'UTC') GROUP BY esp",
             )
-            .bind(since.as_millis())
-            .bind(limit as u64);
-        let samples: Vec<LatencyRow> = self.answer(query.fetch_all()).await?;
-        samples.into_iter().map(LatencyRow::read).collect()
+            .bind(since.as_millis());
+        let counts: Vec<(String, u64)> = self.answer(counts.fetch_all()).await?;
+        let shares = Shares::new(counts, per_provider);
+        if shares.is_empty() {
+            return Ok(Vec::new());
+        }
+        let of_each: Vec<&str> = shares
+            .each()
+            .map(|(_, bound)| match bound {
+                Some(_) => "esp = ? AND universal_id < ?",
+                None => "esp = ?",
+            })
+            .collect();
+        let mut query = self
+            .client
+            .query(&format!(
+                "SELECT ?fields FROM latency_training \
+                 WHERE delivered_at >= fromUnixTimestamp64Milli(toInt64(?), 'UTC') AND ({}) \
+                 ORDER BY delivered_at DESC, event_id DESC LIMIT 1 BY event_id LIMIT ?",
+                of_each.join(" OR ")
+            ))
+            .bind(since.as_millis());
+        for (esp, bound) in shares.each() {
+            query = query.bind(esp);
+            if let Some(bound) = bound {
+                query = query.bind(bound);
+            }
+        }
+        let query = query.bind(shares.limit(per_provider) as u64);
+        let rows: Vec<LatencyRow> = self.answer(query.fetch_all()).await?;
+        let samples = rows.into_iter().map(|row| {
+            let stands_for = shares.stands_for(&row.esp);
+            row.read(stands_for)
+        });
+        samples.collect()
     }
 
     async fn counts(&self) -> Result<Vec<EventCount>, StoreError> {

@@ -17,11 +17,11 @@ use std::{
 use async_trait::async_trait;
 use event::{Timestamp, UniversalId, profile::Profile};
 use futures::{Stream, StreamExt, TryStreamExt};
-use sqlx::{Row, sqlite::SqliteRow};
+use sqlx::{QueryBuilder, Row, sqlite::SqliteRow};
 
 use super::{
     EXPLANATION_DAYS, EventCount, Events, LatencySample, StoredEvent, StoredExplanation, StoredForecast,
-    StoredTrial, Touch, WriteReport, campaign_type, payload_bytes,
+    StoredTrial, Touch, WriteReport, campaign_type, payload_bytes, shares::Shares,
 };
 use crate::{
     StoreError,
@@ -38,6 +38,11 @@ const EVENT_STEPS: &[Step] = &[
         version: 2,
         name: "trace id",
         sql: include_str!("../../migrations/events/0002_trace_id.sql"),
+    },
+    Step {
+        version: 3,
+        name: "latency by provider",
+        sql: include_str!("../../migrations/events/0003_latency_by_provider.sql"),
     },
 ];
 
@@ -288,19 +293,42 @@ impl Events for SqliteEvents {
     async fn latency_samples(
         &self,
         since: Timestamp,
-        limit: usize,
+        per_provider: usize,
     ) -> Result<Vec<LatencySample>, StoreError> {
-        let query = sqlx::query(
-            "SELECT universal_id, esp, campaign_id, mailbox_provider, timestamp, delivery_latency_ms, \
-             metadata ->> 'campaign_type', metadata ->> 'payload_bytes' FROM email_events \
-             WHERE delivery_latency_ms IS NOT NULL AND timestamp >= ?1 ORDER BY timestamp DESC, event_id DESC LIMIT ?2",
+        // Answered from the index alone.
+        let counts: Vec<(String, i64)> = sqlx::query_as(
+            "SELECT esp, COUNT(*) FROM email_events WHERE delivery_latency_ms IS NOT NULL AND timestamp >= ?1 GROUP BY esp",
         )
         .bind(since.to_string())
-        .bind(i64::try_from(limit).unwrap_or(i64::MAX));
-        read_all(query.fetch(self.events.readers()), |row| {
+        .fetch_all(self.events.readers())
+        .await
+        .map_err(classify)?;
+        let counts = counts.into_iter().map(|(esp, count)| (esp, count.unsigned_abs()));
+        let shares = Shares::new(counts, per_provider);
+        if shares.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut query = QueryBuilder::new(
+            "SELECT universal_id, esp, campaign_id, mailbox_provider, timestamp, delivery_latency_ms, \
+             metadata ->> 'campaign_type', metadata ->> 'payload_bytes' FROM email_events \
+             WHERE delivery_latency_ms IS NOT NULL AND timestamp >= ",
+        );
+        query.push_bind(since.to_string()).push(" AND (FALSE");
+        for (esp, bound) in shares.each() {
+            query.push(" OR esp = ").push_bind(esp);
+            if let Some(bound) = bound {
+                query.push(" AND universal_id < ").push_bind(bound);
+            }
+        }
+        query
+            .push(") ORDER BY timestamp DESC, event_id DESC LIMIT ")
+            .push_bind(i64::try_from(shares.limit(per_provider)).unwrap_or(i64::MAX));
+        read_all(query.build().fetch(self.events.readers()), |row| {
+            let esp: String = row.try_get(1).map_err(classify)?;
             Ok(LatencySample {
                 universal_id: rows::universal_id(row.try_get(0).map_err(classify)?)?,
-                esp: row.try_get(1).map_err(classify)?,
+                stands_for: shares.stands_for(&esp),
+                esp,
                 campaign_id: row.try_get(2).map_err(classify)?,
                 campaign_type: campaign_type(row.try_get(6).map_err(classify)?),
                 payload_bytes: payload_bytes(row.try_get(7).map_err(classify)?),

@@ -206,7 +206,7 @@ impl OccurrenceRow<'_> {
 #[derive(Row, Deserialize)]
 pub(super) struct LatencyRow {
     universal_id: String,
-    esp: String,
+    pub(super) esp: String,
     campaign_id: Option<String>,
     campaign_type: String,
     payload_bytes: String,
@@ -216,7 +216,8 @@ pub(super) struct LatencyRow {
 }
 
 impl LatencyRow {
-    pub(super) fn read(self) -> Result<LatencySample, StoreError> {
+    /// The sample, which stands for so many.
+    pub(super) fn read(self, stands_for: u32) -> Result<LatencySample, StoreError> {
         Ok(LatencySample {
             universal_id: universal_id(&self.universal_id, EVENTS)?,
             esp: self.esp,
@@ -226,6 +227,7 @@ impl LatencyRow {
             mailbox_provider: mailbox_provider(self.mailbox_provider.as_deref())?,
             delivered_at: timestamp(self.delivered_at, EVENTS, "timestamp")?,
             latency_ms: self.latency_ms,
+            stands_for,
         })
     }
 }
