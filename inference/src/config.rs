@@ -28,7 +28,8 @@ pub struct RawInferenceConfig {
     pub refit_interval_seconds: Option<u64>,
     /// How many people a fit learns from at most. Default 5,000.
     pub training_people: Option<usize>,
-    /// Seconds of a person's past that a decision looks back on. Default 31,536,000 (a year).
+    /// Seconds of a person's past that a decision looks back on, at least as long as every breaker: a profile that is made again
+    /// knows nothing older. 86,400 to 315,360,000. Default 31,536,000 (a year).
     pub history_seconds: Option<u64>,
     /// Newest events that are read when a profile has to be rebuilt. Default 2,000.
     pub history_events: Option<usize>,
@@ -95,7 +96,8 @@ pub struct RawHotPath {
     pub half_life_seconds: u64,
 }
 
-/// `[inference.breakers]`: how long a person is left alone. 0 switches a breaker off.
+/// `[inference.breakers]`: how long a person is left alone. 0 switches a breaker off. None may be longer than
+/// `inference.history_seconds`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawBreakersConfig {
@@ -187,6 +189,20 @@ pub struct PolicyConfig {
     pub hard_bounce: Duration,
 }
 
+impl PolicyConfig {
+    /// The key and the length of the longest breaker.
+    fn longest_breaker(&self) -> (&'static str, Duration) {
+        let breakers = [
+            ("marked_spam_seconds", self.marked_spam),
+            ("support_ticket_seconds", self.support_ticket),
+            ("unsubscribed_seconds", self.unsubscribed),
+            ("hard_bounce_seconds", self.hard_bounce),
+        ];
+        let longest = breakers.into_iter().max_by_key(|(_, length)| *length);
+        longest.expect("there are four")
+    }
+}
+
 /// The factor `1 + weight · 2^(-age / half_life)` on every minute after a signal.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct HotPath {
@@ -209,6 +225,17 @@ pub enum InvalidConfig {
     /// A certificate that cannot be served.
     #[error(transparent)]
     Tls(#[from] InvalidTls),
+    /// A breaker that reaches further back than a profile that is made again.
+    #[error(
+        "`inference.history_seconds` must be at least {seconds}, the value of `inference.breakers.{breaker}`: a person's profile \
+         that is made again from the event store would have forgotten the signal; raise `inference.history_seconds`"
+    )]
+    HistoryTooShort {
+        /// The breaker's key.
+        breaker: &'static str,
+        /// Its length.
+        seconds: u64,
+    },
 }
 
 /// A setting is out of its range.
@@ -249,6 +276,9 @@ const UNSUBSCRIBED_SECONDS: u64 = 168 * 3_600;
 /// Longest breaker: beyond ten years a mistyped unit is likelier than an intention.
 const MAX_BREAKER_SECONDS: u64 = 10 * 365 * 86_400;
 
+/// Longest history: that of the longest breaker.
+const MAX_HISTORY_SECONDS: u64 = MAX_BREAKER_SECONDS;
+
 /// Largest hot-path weight: eleven times an average minute already beats every curve.
 const MAX_WEIGHT: f64 = 10.0;
 
@@ -285,6 +315,41 @@ impl TryFrom<RawInferenceConfig> for InferenceConfig {
         let breakers = &raw.breakers;
         let paths = raw.hot_paths;
         let listen = raw.listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8001)));
+        let history = seconds(
+            "history_seconds",
+            raw.history_seconds,
+            31_536_000,
+            86_400..=MAX_HISTORY_SECONDS,
+        )?;
+        let policy = PolicyConfig {
+            site_visit: hot_path("site_visit", paths.site_visit, SITE_VISIT)?,
+            product_view: hot_path("product_view", paths.product_view, PRODUCT_VIEW)?,
+            sms_click: hot_path("sms_click", paths.sms_click, SMS_CLICK)?,
+            push_click: hot_path("push_click", paths.push_click, PUSH_CLICK)?,
+            marked_spam: breaker(
+                "breakers.marked_spam_seconds",
+                breakers.marked_spam_seconds,
+                COMPLAINT_SECONDS,
+            )?,
+            support_ticket: breaker(
+                "breakers.support_ticket_seconds",
+                breakers.support_ticket_seconds,
+                COMPLAINT_SECONDS,
+            )?,
+            unsubscribed: breaker(
+                "breakers.unsubscribed_seconds",
+                breakers.unsubscribed_seconds,
+                UNSUBSCRIBED_SECONDS,
+            )?,
+            hard_bounce: breaker("breakers.hard_bounce_seconds", breakers.hard_bounce_seconds, 0)?,
+        };
+        let (breaker, longest) = policy.longest_breaker();
+        if longest > history {
+            return Err(InvalidConfig::HistoryTooShort {
+                breaker,
+                seconds: longest.as_secs(),
+            });
+        }
         Ok(Self {
             listen,
             access: Access::try_new("inference", "token", listen, raw.token, raw.allow_anonymous)?,
@@ -298,12 +363,7 @@ impl TryFrom<RawInferenceConfig> for InferenceConfig {
                 1..=31_536_000,
             )?,
             training_people: count("training_people", raw.training_people, 5_000)?,
-            history: seconds(
-                "history_seconds",
-                raw.history_seconds,
-                31_536_000,
-                86_400..=315_360_000,
-            )?,
+            history,
             history_events: count("history_events", raw.history_events, 2_000)?,
             person_cache: seconds("person_cache_seconds", raw.person_cache_seconds, 5, 0..=3_600)?,
             rebuilt_profile_cache: Duration::from_millis(
@@ -336,28 +396,7 @@ impl TryFrom<RawInferenceConfig> for InferenceConfig {
                 )?,
             },
             experiment: raw.experiment.check()?,
-            policy: PolicyConfig {
-                site_visit: hot_path("site_visit", paths.site_visit, SITE_VISIT)?,
-                product_view: hot_path("product_view", paths.product_view, PRODUCT_VIEW)?,
-                sms_click: hot_path("sms_click", paths.sms_click, SMS_CLICK)?,
-                push_click: hot_path("push_click", paths.push_click, PUSH_CLICK)?,
-                marked_spam: breaker(
-                    "breakers.marked_spam_seconds",
-                    breakers.marked_spam_seconds,
-                    COMPLAINT_SECONDS,
-                )?,
-                support_ticket: breaker(
-                    "breakers.support_ticket_seconds",
-                    breakers.support_ticket_seconds,
-                    COMPLAINT_SECONDS,
-                )?,
-                unsubscribed: breaker(
-                    "breakers.unsubscribed_seconds",
-                    breakers.unsubscribed_seconds,
-                    UNSUBSCRIBED_SECONDS,
-                )?,
-                hard_bounce: breaker("breakers.hard_bounce_seconds", breakers.hard_bounce_seconds, 0)?,
-            },
+            policy,
         })
     }
 }
@@ -460,6 +499,39 @@ mod tests {
                 ..RawInferenceConfig::default()
             }),
             "`inference.training_people` must be at least 1"
+        );
+    }
+
+    #[test]
+    fn no_breaker_outlasts_what_a_profile_is_made_again_from() {
+        let raw = |history_seconds, hard_bounce_seconds| RawInferenceConfig {
+            history_seconds,
+            breakers: RawBreakersConfig {
+                hard_bounce_seconds: Some(hard_bounce_seconds),
+                ..RawBreakersConfig::default()
+            },
+            ..RawInferenceConfig::default()
+        };
+        const YEAR: u64 = 365 * 86_400;
+        let error = InferenceConfig::try_from(raw(None, 2 * YEAR))
+            .unwrap_err()
+            .to_string();
+        for part in [
+            "`inference.history_seconds` must be at least 63072000",
+            "`inference.breakers.hard_bounce_seconds`",
+            "raise `inference.history_seconds`",
+        ] {
+            assert!(error.contains(part), "{error}");
+        }
+        assert!(InferenceConfig::try_from(raw(None, YEAR)).is_ok());
+        assert!(InferenceConfig::try_from(raw(Some(MAX_HISTORY_SECONDS), MAX_BREAKER_SECONDS)).is_ok());
+        // The default breakers count too.
+        let error = InferenceConfig::try_from(raw(Some(86_400), 0))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("`inference.breakers.unsubscribed_seconds`"),
+            "{error}"
         );
     }
 }
