@@ -19,8 +19,9 @@ pub use stored::{InvalidProfile, MAX_BYTES};
 /// Room for records, in stored bytes: what [`MAX_BYTES`] leaves beside signals, machine opens and the header.
 const RECORD_BUDGET_BYTES: usize = 3_600;
 
-/// Machine opens remembered. Enough to tell a mailbox that prefetches from one that does not.
-const MACHINE_OPENS: usize = 32;
+/// Machine opens remembered, and mails that they are compared with. Enough to tell a mailbox that prefetches from one that does
+/// not.
+pub const MACHINE_OPENS: usize = 32;
 
 /// Times remembered of each signal: the newest counts, the others serve when a decision is replayed for an earlier
 /// moment.
@@ -119,7 +120,7 @@ pub struct History {
     pub mails: Vec<Mail>,
     /// Engagement without a known mail, oldest first.
     pub activities: Vec<Activity>,
-    /// Machine opens among the last 32 that fall into the time that `mails` covers.
+    /// Machine opens since the first of the last [`MACHINE_OPENS`] of `mails` was delivered, at most as many.
     pub machine_opens: usize,
 }
 
@@ -421,10 +422,12 @@ impl Profile {
         history
             .activities
             .sort_unstable_by_key(|activity| (activity.at, activity.strong));
-        let first_mail = history.mails.first().map_or(now, |mail| mail.delivered_at);
+        // Older ones may be forgotten, while all mails are there: only over the last mails is their number a share.
+        let first = history.mails.len().saturating_sub(MACHINE_OPENS);
+        let since = history.mails.get(first).map_or(now, |mail| mail.delivered_at);
         let covered = |second: &&u32| {
             let at = Tick::of_seconds(**second).timestamp();
-            first_mail <= at && at <= now
+            since <= at && at <= now
         };
         history.machine_opens = self.machine_opens.iter().filter(covered).count();
         history

@@ -29,7 +29,7 @@ use event::{
 use serde::{Deserialize, Serialize};
 
 use drift::{LONG_DAYS, SHORT_DAYS};
-use exposure::{AGE_EDGES, AGES, Sums};
+use exposure::{AGE_EDGES, AGES, Sums, act_times};
 use tables::{CONFIDENCE_TERMS, Derived, Tables};
 
 pub use curve::{Best, Curve, Evidence, Rung};
@@ -132,7 +132,7 @@ impl Population {
     }
 
     fn curve_of(&self, history: &History, now: Timestamp) -> Curve {
-        let times = event_times(history);
+        let times = act_times(history);
         let sums = |half_life_days| Sums::of(history, now, &self.derived.attention, half_life_days);
         let long_sums = sums(LONG_DAYS);
         let long = posterior::posterior(&self.tables, &self.derived, &long_sums);
@@ -178,19 +178,6 @@ const _: () = assert!(
     AGES > 0 && SOON_MINUTES == AGE_EDGES[4],
     "the span must end at an edge"
 );
-
-/// Times of clicks, and of opens of mails without one, oldest first.
-fn event_times(history: &History) -> Vec<Timestamp> {
-    let of_mails = history
-        .mails
-        .iter()
-        .filter_map(|mail| mail.clicked_at.or(mail.opened_at));
-    let mut times: Vec<Timestamp> = of_mails
-        .chain(history.activities.iter().map(|activity| activity.at))
-        .collect();
-    times.sort_unstable();
-    times
-}
 
 #[cfg(test)]
 mod tests;

@@ -73,6 +73,25 @@ fn a_click_before_its_delivery_event_finds_its_mail() {
 }
 
 #[test]
+fn machine_opens_are_counted_since_as_many_mails() {
+    let mut profile = Profile::default();
+    for hour in 0..200 {
+        let message = format!("m{hour}");
+        let delivered = START_MS + hour * HOUR_MS;
+        profile.apply(&event(EventType::Delivered, delivered, Some(&message)), false);
+        if hour % 20 == 0 {
+            profile.apply(&event(EventType::Opened, delivered + 1_000, Some(&message)), true);
+        }
+    }
+    assert_eq!(profile.history(at(200)).machine_opens, 1, "of the last 32 mails");
+    assert_eq!(
+        profile.history(at(21)).machine_opens,
+        2,
+        "of all, where there are fewer"
+    );
+}
+
+#[test]
 fn nothing_after_now_is_seen() {
     let mut profile = Profile::default();
     profile.apply(&event(EventType::Delivered, START_MS, Some("m1")), false);

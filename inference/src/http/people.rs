@@ -39,7 +39,7 @@ pub(crate) struct Features {
     pub known: bool,
     /// How much is remembered.
     pub counts: FeatureCounts,
-    /// Machine opens among the last 32 that fall into the time of the deliveries remembered.
+    /// Machine opens since the first of the last 32 deliveries remembered, at most 32.
     pub machine_opens: usize,
     /// Class of the mailbox.
     #[schema(example = "gmail")]

@@ -3,7 +3,10 @@
 //! Nobody clicks a mail that has not arrived, so clicks alone repeat the sender's habits. What tells about the person is
 //! clicks over exposure: the time that unclicked mail spent in the mailbox, weighed by how attention to it fades.
 
-use event::{Timestamp, profile::History};
+use event::{
+    Timestamp,
+    profile::{History, MACHINE_OPENS},
+};
 
 use super::week::{BINS, Week, add_shared, bin_of};
 
@@ -111,15 +114,37 @@ impl Default for Engagement {
 /// nothing tells how soon after delivery it came.
 const OPEN_WEIGHT_ALONE: f32 = 0.4;
 
-/// Above this share of machine opens among mails, a person's opens say nothing about the person.
+/// Above this share of machine opens among the last mails, a person's opens say nothing about the person.
 const MACHINE_OPEN_LIMIT: f32 = 0.3;
-
-/// Machine opens that a profile remembers at most, so that shares are taken over as many mails.
-const MACHINE_OPENS_KEPT: usize = 32;
 
 /// Minutes from `earlier` to `later`, at least one: a click within the minute of arrival had some exposure too.
 fn minutes_between(earlier: Timestamp, later: Timestamp) -> usize {
     (later.millis_since(earlier) / 60_000).max(1) as usize
+}
+
+/// Whether an act belongs to a mail that was delivered then: nothing after the last age counts.
+fn is_in_time(delivered_at: Timestamp, act: Timestamp) -> bool {
+    minutes_between(delivered_at, act) <= END
+}
+
+/// Whether a person's opens say anything, as far as the machine opens among the last mails tell.
+fn opens_count(history: &History) -> bool {
+    let recent_mails = history.mails.len().min(MACHINE_OPENS);
+    history.machine_opens as f32 <= MACHINE_OPEN_LIMIT * recent_mails as f32
+}
+
+/// The acts that [`Sums`] take in, oldest first: one of each mail, its click or else its open, and those without a known mail.
+pub(super) fn act_times(history: &History) -> Vec<Timestamp> {
+    let opens_count = opens_count(history);
+    let of_mails = history.mails.iter().filter_map(|mail| {
+        let in_time = |act: &Timestamp| is_in_time(mail.delivered_at, *act);
+        let opened_at = mail.opened_at.filter(|_| opens_count);
+        mail.clicked_at.filter(in_time).or(opened_at.filter(in_time))
+    });
+    let alone = history.activities.iter().map(|activity| activity.at);
+    let mut times: Vec<Timestamp> = of_mails.chain(alone).collect();
+    times.sort_unstable();
+    times
 }
 
 impl Sums {
@@ -127,8 +152,7 @@ impl Sums {
     pub(super) fn of(history: &History, now: Timestamp, attention: &Attention, half_life_days: f32) -> Self {
         let mut sums = Self::default();
         let weigh = |at: Timestamp| (-(now.millis_since(at) as f32) / (half_life_days * 86_400_000.0)).exp2();
-        let recent_mails = history.mails.len().min(MACHINE_OPENS_KEPT);
-        let opens_count = history.machine_opens as f32 <= MACHINE_OPEN_LIMIT * recent_mails as f32;
+        let opens_count = opens_count(history);
         for mail in &history.mails {
             let weight = weigh(mail.delivered_at);
             let arrived = bin_of(mail.delivered_at);
@@ -187,7 +211,7 @@ impl Engagement {
         let minutes = minutes_between(delivered_at, first.unwrap_or(now));
         attention.add(&mut self.exposure, arrived, minutes, weight);
         if let Some(first) = first
-            && minutes <= END
+            && is_in_time(delivered_at, first)
         {
             self.events[bin_of(first).0] += weight;
             self.count += weight;
@@ -197,7 +221,65 @@ impl Engagement {
 
 #[cfg(test)]
 mod tests {
+    use event::profile::{Activity, Mail};
+
     use super::*;
+
+    const MINUTE_MS: i64 = 60_000;
+
+    fn at(minute: i64) -> Timestamp {
+        let start: Timestamp = "2026-01-05T09:00:00Z".parse().unwrap();
+        start.plus_millis(minute * MINUTE_MS)
+    }
+
+    /// A mail a day, with minutes from its delivery to an open and to a click.
+    fn history(mails: &[(Option<i64>, Option<i64>)], machine_opens: usize) -> History {
+        let mails = mails.iter().enumerate().map(|(day, (opened, clicked))| {
+            let delivered = day as i64 * 1_440;
+            Mail {
+                delivered_at: at(delivered),
+                opened_at: opened.map(|after| at(delivered + after)),
+                clicked_at: clicked.map(|after| at(delivered + after)),
+            }
+        });
+        History {
+            mails: mails.collect(),
+            activities: vec![Activity {
+                at: at(77),
+                strong: true,
+            }],
+            machine_opens,
+        }
+    }
+
+    #[test]
+    fn the_acts_told_are_those_in_the_sums() {
+        const LATE: i64 = END as i64 + 1;
+        let mails = [
+            (None, None),
+            (Some(5), None),
+            (Some(5), Some(9)),
+            (Some(9), Some(5)),
+            (Some(5), Some(LATE)),
+            (Some(LATE), None),
+            (None, Some(LATE)),
+            (Some(LATE), Some(5)),
+        ];
+        let attention = Attention::new(&[1.0; AGES]);
+        // Of eight mails two machine opens are a quarter, three more than the limit.
+        for (machine_opens, expected) in [(2, 6), (3, 4)] {
+            let history = history(&mails, machine_opens);
+            // All acts weigh one.
+            let sums = Sums::of(&history, at(20_000), &attention, 1e9);
+            let counted = sums.clicks.count.max(sums.opens.count) + sums.alone_count;
+            let acts = act_times(&history);
+            assert_eq!(acts.len(), expected, "{machine_opens} machine opens");
+            assert!((counted - expected as f32).abs() < 1e-3, "{counted}");
+            assert!(acts.is_sorted());
+        }
+        let late_alone = history(&[(None, Some(LATE))], 0);
+        assert_eq!(act_times(&late_alone), [at(77)]);
+    }
 
     #[test]
     fn exposure_is_all_of_attention_and_wraps_around_the_week() {

@@ -13,12 +13,12 @@ use event::{
     profile::{History, Profile},
 };
 
+use super::Population;
 use super::drift::LONG_DAYS;
-use super::exposure::{Engagement, Sums};
+use super::exposure::{Engagement, Sums, act_times};
 use super::posterior::responsibilities;
 use super::tables::{Derived, SHIFTS, Tables};
 use super::week::{BINS, Kernel, Week, dot, normalize};
-use super::{Population, event_times};
 
 /// What a person's past looks like to the fit.
 #[derive(Debug, Clone, Default)]
@@ -69,7 +69,7 @@ pub(super) fn fit(
     now: Timestamp,
 ) -> Option<Population> {
     let histories = take_histories(people, now);
-    let events: usize = histories.iter().map(|history| event_times(history).len()).sum();
+    let events: usize = histories.iter().map(|history| act_times(history).len()).sum();
     if events == 0 {
         return None;
     }

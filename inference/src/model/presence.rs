@@ -7,7 +7,7 @@
 
 use event::{Timestamp, profile::History};
 
-use super::event_times;
+use super::exposure::act_times;
 
 /// After so many half-lives a weight is below a millionth: it cannot change which minute is best, and is taken as zero.
 const FORGOTTEN_HALF_LIVES: f64 = 20.0;
@@ -38,7 +38,7 @@ pub struct Presence {
 impl Presence {
     /// The presence that a history ends with; `None` without an act or where the tables give it no weight.
     pub(super) fn of(history: &History, [weight, half_life_hours]: [f32; 2]) -> Option<Self> {
-        let since = *event_times(history).last()?;
+        let since = *act_times(history).last()?;
         (weight > 0.0).then(|| Self {
             since,
             weight: f64::from(weight),

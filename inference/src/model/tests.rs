@@ -130,6 +130,54 @@ fn what_machines_do_changes_nothing() {
     assert_eq!(population.curve(Some(&profile), monday()), curve);
 }
 
+/// A mail a day for `mails` days; of every two one is opened by the person after an hour, and of every `machine_every` one by a
+/// machine.
+fn opens(mails: i64, machine_every: i64) -> Profile {
+    let mut profile = Profile::default();
+    for day in 1..=mails {
+        let delivered = monday().plus_millis(-day * DAY_MS);
+        let message = Some(format!("m{day}"));
+        profile.apply(&event(EventType::Delivered, delivered, message.clone()), false);
+        if day % 2 == 0 {
+            let opened = delivered.plus_millis(HOUR_MS);
+            profile.apply(&event(EventType::Opened, opened, message.clone()), false);
+        }
+        if day % machine_every == 0 {
+            profile.apply(
+                &event(EventType::Opened, delivered.plus_millis(1_000), message),
+                true,
+            );
+        }
+    }
+    profile
+}
+
+#[test]
+fn a_machine_open_now_and_then_does_not_silence_the_persons() {
+    let population = Population::builtin();
+    let evidence = |profile| population.curve(Some(&profile), monday()).evidence().clone();
+    // Ten machine opens among two hundred mails.
+    let seldom = evidence(opens(200, 20));
+    assert_eq!((seldom.events, seldom.rung), (100, Rung::Personal));
+    // Each mail is opened by a machine: what else is opened says nothing, and is not told as evidence.
+    let always = evidence(opens(200, 1));
+    assert_eq!((always.events, always.rung), (0, Rung::Population));
+    assert_eq!(always.effective_events, 0.0);
+}
+
+#[test]
+fn what_comes_days_after_its_mail_is_no_evidence() {
+    let mut profile = Profile::default();
+    let delivered = monday().plus_millis(-10 * DAY_MS);
+    let message = Some("m1".to_owned());
+    profile.apply(&event(EventType::Delivered, delivered, message.clone()), false);
+    let clicked = delivered.plus_millis(4 * DAY_MS);
+    profile.apply(&event(EventType::Clicked, clicked, message), false);
+    let curve = Population::builtin().curve(Some(&profile), monday());
+    assert_eq!(curve.evidence().events, 0);
+    assert_eq!(curve.evidence().effective_events, 0.0);
+}
+
 #[test]
 fn nothing_after_now_is_used() {
     let population = Population::builtin();
