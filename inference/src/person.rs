@@ -47,6 +47,8 @@ pub(crate) enum IdentitySource {
     Graph,
     /// The request alone: the graph does not answer, and other ids of the person may exist.
     RequestGraphUnreachable,
+    /// What was remembered of the identity graph, which does not answer now: ids that were linked since may be missing.
+    RememberedGraphUnreachable,
 }
 
 /// A person and what is known of them.
@@ -135,7 +137,10 @@ impl People {
             rebuilt_ttl: config.rebuilt_profile_cache,
             persons: Cache::new(PEOPLE_REMEMBERED),
             rebuilt: Cache::new(REBUILT_REMEMBERED),
-            identities_reach: Reach::new("the identity graph", "people are taken as named"),
+            identities_reach: Reach::new(
+                "the identity graph",
+                "people are taken as remembered, or as named",
+            ),
             profiles_reach: Reach::new("the profile store", "profiles are rebuilt from events"),
             metrics,
         }
@@ -214,16 +219,23 @@ impl People {
     }
 
     async fn persons(&self, ids: &[UniversalId]) -> Vec<(Arc<Person>, IdentitySource)> {
-        let mut found: Vec<Option<Arc<Person>>> = Vec::with_capacity(ids.len());
-        for id in ids {
-            let remembered = self
-                .persons
-                .get(id)
-                .filter(|(read_at, _)| read_at.elapsed() < self.person_ttl);
-            self.metrics.cache("person", remembered.is_some());
-            found.push(remembered.map(|(_, person)| person));
+        let mut found: Vec<Option<(Arc<Person>, IdentitySource)>> = Vec::with_capacity(ids.len());
+        let mut missing = Vec::new();
+        for (index, id) in ids.iter().enumerate() {
+            let remembered = self.persons.get(id);
+            let is_fresh = remembered
+                .as_ref()
+                .is_some_and(|(read_at, _)| read_at.elapsed() < self.person_ttl);
+            self.metrics.cache("person", is_fresh);
+            let source = if is_fresh {
+                IdentitySource::Graph
+            } else {
+                missing.push(index);
+                // Taken if the graph does not answer: an opt-out under another of the person's ids still holds then.
+                IdentitySource::RememberedGraphUnreachable
+            };
+            found.push(remembered.map(|(_, person)| (person, source)));
         }
-        let missing: Vec<usize> = (0..ids.len()).filter(|index| found[*index].is_none()).collect();
         if !missing.is_empty() {
             let asked: Vec<UniversalId> = missing.iter().map(|index| ids[*index].clone()).collect();
             match self.dependencies.identities.people(&asked).await {
@@ -233,20 +245,19 @@ impl People {
                         let person = Arc::new(person);
                         self.persons
                             .insert(ids[index].clone(), (Instant::now(), Arc::clone(&person)));
-                        found[index] = Some(person);
+                        found[index] = Some((person, IdentitySource::Graph));
                     }
                 }
                 Err(error) => self.identities_reach.failed(&error),
             }
         }
-        let with_source = |(person, id): (Option<Arc<Person>>, &UniversalId)| match person {
-            Some(person) => (person, IdentitySource::Graph),
-            None => (
-                Arc::new(Person::unknown(id.clone())),
-                IdentitySource::RequestGraphUnreachable,
-            ),
-        };
-        found.into_iter().zip(ids).map(with_source).collect()
+        let people = found.into_iter().zip(ids).map(|(person, id)| {
+            person.unwrap_or_else(|| {
+                let unknown = Arc::new(Person::unknown(id.clone()));
+                (unknown, IdentitySource::RequestGraphUnreachable)
+            })
+        });
+        people.collect()
     }
 
     /// The stored profile of each id that has one; of those with events, and without a stored one, what the event store says.

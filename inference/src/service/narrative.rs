@@ -19,6 +19,13 @@ pub(super) fn sentences(inquiry: &Inquiry, choice: &Choice, explanation: &Explan
                 .to_owned(),
         );
     }
+    if explanation.evidence.identity_source == IdentitySource::RememberedGraphUnreachable {
+        why.push(
+            "The identity graph did not answer: the person's ids are as they were remembered, and ids that were linked since \
+             were not looked at."
+                .to_owned(),
+        );
+    }
     if explanation.evidence.profile_source == ProfileSource::HistoryProfilesUnreachable {
         why.push(
             "The profile store did not answer: the profile was rebuilt from the person's events.".to_owned(),

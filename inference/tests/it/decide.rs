@@ -212,6 +212,55 @@ async fn ids_without_events_cost_no_look_at_the_event_store_until_they_have_some
 }
 
 #[tokio::test]
+async fn an_opt_out_under_another_id_holds_while_the_graph_is_away() {
+    let stores = Stores::default();
+    // Remembered no longer than the request takes.
+    let config = InferenceConfig {
+        person_cache: Duration::ZERO,
+        ..InferenceConfig::default()
+    };
+    let app = TestApp::start_with(stores, &config);
+    for name in ["ann", "bob"] {
+        let customer = json!([{"kind": "external_id", "value": format!("customer-{name}")}]);
+        let link = json!({"email": format!("{name}@example.com"), "identifiers": customer});
+        assert_eq!(app.post("/link-identifiers", &link).await.0, StatusCode::OK);
+    }
+    let mut opt_out = event("ann@example.com", EventType::Unsubscribed, now());
+    opt_out.universal_id = UniversalId::from_identifier(&Identifier {
+        kind: IdentifierKind::ExternalId,
+        value: "customer-ann".to_owned(),
+    });
+    app.consume(opt_out);
+    let request = |name: &str| json!({"email": format!("{name}@example.com"), "now": NOW});
+    assert_eq!(
+        app.post("/timing/decide", &request("ann")).await.0,
+        StatusCode::CONFLICT
+    );
+    let (_, with_graph) = app.post("/timing/decide", &request("bob")).await;
+
+    app.identities.down.store(true, Ordering::SeqCst);
+    assert_eq!(
+        app.post("/timing/decide", &request("ann")).await.0,
+        StatusCode::CONFLICT
+    );
+    let (_, remembered) = app.post("/timing/decide", &request("bob")).await;
+    assert_eq!(remembered["universal_id"], with_graph["universal_id"]);
+    assert_eq!(
+        remembered["evidence"]["identity_source"],
+        "remembered_graph_unreachable"
+    );
+    assert!(remembered["why"].to_string().contains("as they were remembered"));
+    let (_, unknown) = app.post("/timing/decide", &request("cid")).await;
+    assert_eq!(
+        unknown["evidence"]["identity_source"],
+        "request_graph_unreachable"
+    );
+    let reference = remembered["explanation_ref"].as_str().unwrap();
+    let (_, replay) = app.get(&format!("/explanations/{reference}?replay=true")).await;
+    assert_eq!(replay["verdict"], "same", "{replay:#}");
+}
+
+#[tokio::test]
 async fn stores_that_do_not_answer_cost_evidence_before_they_cost_answers() {
     let stores = Stores::default();
     evening_clicks(&stores, "ann@example.com", 10, now());
