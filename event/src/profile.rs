@@ -299,6 +299,26 @@ impl Profile {
         times
     }
 
+    /// The last moment up to `now` at which a mail may have been delivered. Of deliveries without a message id only the first of
+    /// each half hour is remembered: others may have followed to its end.
+    pub fn last_delivery_at_latest(&self, now: Timestamp) -> Option<Timestamp> {
+        let with_message = self
+            .records
+            .iter()
+            .filter(|r| r.kind() == Kind::Delivered)
+            .map(|r| (r.tick(), r.tick()));
+        let without = self
+            .stand_alone
+            .iter()
+            .filter(|a| a.kind() == Kind::Delivered)
+            .map(|a| (a.tick(), a.last_tick()));
+        with_message
+            .chain(without)
+            .filter(|(first, _)| first.timestamp() <= now)
+            .map(|(_, last)| last.timestamp().min(now))
+            .max()
+    }
+
     /// The last time of a signal up to `now`.
     pub fn latest(&self, signal: Signal, now: Timestamp) -> Option<Timestamp> {
         let newest_first = self.signals[signal as usize].iter().rev();

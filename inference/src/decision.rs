@@ -243,8 +243,7 @@ fn narrow(
         );
     }
     if let Some(gap_ms) = question.minimum_gap_ms {
-        let past = facts.profile.deliveries(Timestamp::default(), question.now);
-        if let Some(last) = past.last() {
+        if let Some(last) = facts.profile.last_delivery_at_latest(question.now) {
             narrowed.remove_before("minimum_gap", last.plus_millis(gap_ms));
         }
     }

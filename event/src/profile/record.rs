@@ -181,6 +181,12 @@ impl StandAlone {
         Tick::of_seconds(self.second)
     }
 
+    /// The last moment for which it may stand.
+    pub(super) fn last_tick(self) -> Tick {
+        let visit = self.second - self.second % VISIT_SECONDS;
+        Tick::of_seconds(visit.saturating_add(VISIT_SECONDS - 1))
+    }
+
     pub(super) fn kind(self) -> Kind {
         self.kind
     }

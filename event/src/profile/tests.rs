@@ -92,6 +92,40 @@ fn machine_opens_are_counted_since_as_many_mails() {
 }
 
 #[test]
+fn a_delivery_without_message_may_stand_for_a_later_one() {
+    const MINUTE_MS: i64 = 60_000;
+    let minute = |minute: i64| at(0).plus_millis(minute * MINUTE_MS);
+    let mut profile = Profile::default();
+    for minute in [3, 25] {
+        profile.apply(
+            &event(EventType::Delivered, START_MS + minute * MINUTE_MS, None),
+            false,
+        );
+    }
+    assert_eq!(
+        profile.deliveries(minute(0), minute(600)),
+        [minute(3)],
+        "one each half hour"
+    );
+    let latest = |profile: &Profile, now| profile.last_delivery_at_latest(now);
+    assert_eq!(latest(&profile, minute(2)), None);
+    assert_eq!(latest(&profile, minute(10)), Some(minute(10)));
+    assert_eq!(
+        latest(&profile, minute(600)),
+        Some(minute(30).plus_millis(-1_000))
+    );
+    profile.apply(
+        &event(EventType::Delivered, START_MS + 90 * MINUTE_MS, Some("m1")),
+        false,
+    );
+    assert_eq!(
+        latest(&profile, minute(600)),
+        Some(minute(90)),
+        "with a message it is told exactly"
+    );
+}
+
+#[test]
 fn nothing_after_now_is_seen() {
     let mut profile = Profile::default();
     profile.apply(&event(EventType::Delivered, START_MS, Some("m1")), false);

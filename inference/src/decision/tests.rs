@@ -31,6 +31,14 @@ pub(super) fn event(event_type: EventType, timestamp: Timestamp) -> Event {
     }
 }
 
+/// The delivery of a mail that its provider gives an id.
+pub(super) fn delivery(timestamp: Timestamp) -> Event {
+    Event {
+        message_id: Some(format!("m{timestamp}")),
+        ..event(EventType::Delivered, timestamp)
+    }
+}
+
 /// A person who clicked every evening of the last four weeks at 19:30 UTC, 14 hours before [`now`] the last time.
 fn evening_person() -> Profile {
     let mut profile = Profile::default();
@@ -225,9 +233,28 @@ fn nothing_after_now_is_used() {
 }
 
 #[test]
+fn deliveries_without_message_never_shorten_the_gap() {
+    let mut profile = Profile::default();
+    for time in ["2026-01-07T09:01:00Z", "2026-01-07T09:29:00Z"] {
+        profile.apply(&event(EventType::Delivered, at(time)), false);
+    }
+    let question = Question {
+        minimum_gap_ms: Some(24 * HOUR_MS),
+        ..question()
+    };
+    let choice = decide_now(&profile, &question).unwrap();
+    assert!(
+        choice.arrive_at >= at("2026-01-08T09:29:00Z"),
+        "{}",
+        choice.arrive_at
+    );
+    assert_eq!(choice.minutes_left, 30);
+}
+
+#[test]
 fn the_gap_counts_from_the_last_delivery() {
     let mut profile = Profile::default();
-    profile.apply(&event(EventType::Delivered, at("2026-01-07T09:30:00Z")), false);
+    profile.apply(&delivery(at("2026-01-07T09:30:00Z")), false);
     let question = Question {
         minimum_gap_ms: Some(24 * HOUR_MS),
         ..question()
@@ -305,7 +332,7 @@ proptest! {
         let minutes = |count: i64| now().plus_millis(count * MINUTE_MS);
         let mut profile = evening_person();
         let delivered_at = now().plus_millis(-3 * HOUR_MS);
-        profile.apply(&event(EventType::Delivered, delivered_at), false);
+        profile.apply(&delivery(delivered_at), false);
         let complained_at = spam_hours_ago.map(|hours| now().plus_millis(-hours * HOUR_MS));
         if let Some(at) = complained_at {
             profile.apply(&event(EventType::MarkedSpam, at), false);

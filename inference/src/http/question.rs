@@ -72,7 +72,8 @@ pub(crate) struct DecideRequest {
     /// No arrival on these days: dates (`2026-12-24`) or days of the week (`sunday`).
     #[schema(example = json!(["sunday", "2026-12-24"]))]
     pub blackout_days: Option<Vec<String>>,
-    /// Least number of hours after the last mail that was delivered to the person.
+    /// Least number of hours after the last mail that was delivered to the person. Deliveries without a message id are remembered
+    /// by the half hour; after them the gap counts from its end.
     pub minimum_gap_hours: Option<f64>,
     /// The provider that will send the mail.
     #[schema(example = "sendgrid")]

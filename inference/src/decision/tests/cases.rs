@@ -11,7 +11,7 @@ use super::super::{
     guards::tests::{any_span, holds},
     *,
 };
-use super::{HOUR_MS, event, latency};
+use super::{HOUR_MS, delivery, event, latency};
 use crate::{
     config::{ExperimentConfig, InferenceConfig},
     model::Population,
@@ -167,7 +167,7 @@ impl Cases {
         let after = |minutes: i64| now.plus_millis(minutes * MINUTE_MS);
         let delivered_at = after(-case.delivered_minutes_ago);
         let mut profile = Profile::default();
-        profile.apply(&event(EventType::Delivered, delivered_at), false);
+        profile.apply(&delivery(delivered_at), false);
         if let Some((event_type, minutes_ago)) = case.breaker {
             profile.apply(&event(event_type, after(-minutes_ago)), false);
         }
