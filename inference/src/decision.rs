@@ -49,6 +49,8 @@ pub(crate) struct SeenSignal {
 pub(crate) struct Question {
     /// The moment that counts as now.
     pub(crate) now: Timestamp,
+    /// Whether the request said so: a test or a replay, which must not know what came later.
+    pub(crate) now_was_told: bool,
     /// Where arrival is wanted; half-open.
     pub(crate) window: Range<Timestamp>,
     /// No arrival before it.
@@ -174,7 +176,13 @@ impl Choice {
 /// # Errors
 /// [`Suppressed`] when the guards and breakers leave no minute of the window.
 pub(crate) fn decide(question: &Question, facts: Facts<'_>) -> Result<Choice, Suppressed> {
-    let breakers = breakers::open(facts.profile, &question.signals, facts.policy, question.now);
+    let breakers = breakers::open(
+        facts.profile,
+        &question.signals,
+        facts.policy,
+        question.now,
+        question.now_was_told,
+    );
     let window = Minutes::starting_in(question.window.start, question.window.end);
     let narrowed = narrow(window, question.deadline, question, facts, &breakers);
     if narrowed.left.is_empty() {

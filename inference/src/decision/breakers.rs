@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use event::{
     Timestamp,
+    grid::MINUTE_MS,
     profile::{Profile, Signal},
 };
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::SeenSignal;
+use super::{DAY_MINUTES, SeenSignal};
 use crate::config::PolicyConfig;
 
 /// A breaker that is open now.
@@ -18,7 +19,7 @@ pub(crate) struct Breaker {
     /// `unsubscribed`, `marked_spam`, `support_ticket` or `hard_bounce`.
     #[schema(example = "marked_spam")]
     pub reason: &'static str,
-    /// When the signal came.
+    /// When the signal came; the time of the decision where its own is later.
     #[schema(value_type = String, format = DateTime)]
     pub since: Timestamp,
     /// Nothing arrives before this moment.
@@ -26,15 +27,28 @@ pub(crate) struct Breaker {
     pub until: Timestamp,
 }
 
+/// How far in the future of a right clock a stored signal may lie: the host takes events up to a day ahead of their receipt.
+const MOST_AHEAD_MS: i64 = DAY_MINUTES * MINUTE_MS;
+
 /// The breakers that are open at `now`, the one that lasts longest first.
+///
+/// Where `now` is the clock's, what is known has happened: a signal whose provider's clock is ahead counts as happening now, and
+/// the person need not wait for its time to be left alone. Where `now` was told, what lies after it is not looked at.
 pub(crate) fn open(
     profile: &Profile,
     told: &[SeenSignal],
     policy: &PolicyConfig,
     now: Timestamp,
+    now_was_told: bool,
 ) -> Vec<Breaker> {
-    let latest = |signal| super::latest(profile, told, signal, now);
-    let resubscribed = latest(Signal::Resubscribed);
+    let horizon = if now_was_told {
+        now
+    } else {
+        now.plus_millis(MOST_AHEAD_MS)
+    };
+    let latest = |signal| super::latest(profile, told, signal, horizon);
+    // The other way round the person waits.
+    let resubscribed = super::latest(profile, told, Signal::Resubscribed, now);
     let unsubscribed =
         latest(Signal::Unsubscribed).filter(|gone| resubscribed.is_none_or(|returned| returned < *gone));
     let causes: [(&'static str, Option<Timestamp>, Duration); 4] = [
@@ -49,7 +63,9 @@ pub(crate) fn open(
     ];
     let mut open = Vec::new();
     for (reason, since, silence) in causes {
-        let Some(since) = since else { continue };
+        let Some(since) = since.map(|at| at.min(now)) else {
+            continue;
+        };
         let silence_ms = i64::try_from(silence.as_millis()).unwrap_or(i64::MAX);
         let until = since.plus_millis(silence_ms);
         if until > now {

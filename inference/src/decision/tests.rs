@@ -52,6 +52,7 @@ fn evening_person() -> Profile {
 pub(super) fn question() -> Question {
     Question {
         now: now(),
+        now_was_told: true,
         window: now()..now().plus_millis(24 * HOUR_MS),
         not_before: None,
         deadline: None,
@@ -230,6 +231,51 @@ fn nothing_after_now_is_used() {
         ..question()
     };
     assert_eq!(decide_now(&profile, &gap).unwrap(), before);
+}
+
+#[test]
+fn an_opt_out_of_a_clock_that_is_ahead_holds_at_once() {
+    let live = Question {
+        now_was_told: false,
+        ..question()
+    };
+    for event_type in [
+        EventType::Unsubscribed,
+        EventType::MarkedSpam,
+        EventType::SupportTicket,
+    ] {
+        let mut profile = evening_person();
+        profile.apply(&event(event_type, now().plus_millis(20 * HOUR_MS)), false);
+        let refusal = decide_now(&profile, &live).unwrap_err();
+        assert_eq!(refusal.reason, event_type.as_str());
+        // What a test or a replay is told as now knows nothing of it.
+        assert!(decide_now(&profile, &question()).is_ok());
+    }
+    let mut profile = evening_person();
+    profile.apply(
+        &event(EventType::Unsubscribed, now().plus_millis(2 * HOUR_MS)),
+        false,
+    );
+    let until = decide_now(&profile, &live).unwrap_err().first_allowed_at;
+    assert_eq!(
+        until,
+        Some(now().plus_millis(168 * HOUR_MS)),
+        "as if it happened now"
+    );
+    // A later return holds when its time has come, and one before it not at all.
+    for hours in [-1, 3] {
+        let mut profile = profile.clone();
+        let returned = now().plus_millis(hours * HOUR_MS);
+        profile.apply(&event(EventType::Resubscribed, returned), false);
+        assert!(decide_now(&profile, &live).is_err(), "{hours}");
+    }
+    // Beyond what the host lets in it is a stored mistake.
+    let mut profile = evening_person();
+    profile.apply(
+        &event(EventType::Unsubscribed, now().plus_millis(25 * HOUR_MS)),
+        false,
+    );
+    assert!(decide_now(&profile, &live).is_ok());
 }
 
 #[test]

@@ -107,7 +107,7 @@ fn features_of(service: &Service, known: &Known, now: Timestamp) -> Features {
         last_delivery_at: profile.deliveries(Timestamp::default(), now).last().copied(),
         last_activity_at: profile.last_human_activity(now),
         signals,
-        breakers: open_breakers(profile, &[], &service.policy, now),
+        breakers: open_breakers(profile, &[], &service.policy, now, false),
         top_hours: best_hours(&by_hour(&curve.curve), TOP_HOURS),
         evidence: Service::evidence(&curve, known),
         profile_digest: known.digest.to_hex(),

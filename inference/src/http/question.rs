@@ -205,8 +205,6 @@ pub(crate) struct Inquiry {
     pub(crate) queue_depth: Option<u32>,
     /// Whether the decision takes part in the experiment, if there is one.
     pub(crate) experiment: bool,
-    /// Whether the request said what counts as now: a test or a replay.
-    pub(crate) now_was_told: bool,
     pub(crate) explain: bool,
 }
 
@@ -274,6 +272,7 @@ impl DecideRequest {
             identity,
             question: Question {
                 now,
+                now_was_told: self.now.is_some(),
                 window,
                 not_before,
                 deadline,
@@ -289,7 +288,6 @@ impl DecideRequest {
             caller_latency_seconds: latency.or(estimate),
             queue_depth: self.queue_depth,
             experiment: self.experiment.unwrap_or(true),
-            now_was_told: self.now.is_some(),
             explain: self.explain,
         })
     }

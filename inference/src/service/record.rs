@@ -68,7 +68,7 @@ pub(super) fn explanation(weighed: &Weighed, service_version: &str) -> Explanati
 
 fn inputs(basis: &Basis, choice: &Choice) -> Inputs {
     Inputs {
-        now_was_told: basis.inquiry.now_was_told,
+        now_was_told: basis.inquiry.question.now_was_told,
         caller_latency_seconds: basis.inquiry.caller_latency_seconds.map(Exact),
         profile: Inputs::profile_of(&basis.known.profile),
         latency_ms: Inputs::latency_of(&basis.latency),
@@ -97,7 +97,7 @@ fn experiment(inquiry: &Inquiry, curve: &PersonCurve, choice: &Choice) -> Option
         quarters_near_best: drawn.quarters_near_best,
         control_share: drawn.control_share,
         exploration_share: drawn.exploration_share,
-        counted: !inquiry.now_was_told,
+        counted: !inquiry.question.now_was_told,
     })
 }
 

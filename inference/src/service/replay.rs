@@ -164,7 +164,7 @@ fn reckon(
         }
         other => Failure::unreadable(other),
     })?;
-    inquiry.now_was_told = inputs.now_was_told;
+    inquiry.question.now_was_told = inputs.now_was_told;
     let as_of = curve_as_of(&profile, stored.decided_at);
     let basis = Basis {
         inquiry,

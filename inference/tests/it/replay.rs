@@ -73,6 +73,40 @@ async fn a_decision_of_a_batch_that_had_to_move_comes_out_again() {
 }
 
 #[tokio::test]
+async fn a_decision_that_heeded_an_opt_out_from_the_future_comes_out_again() {
+    let stores = Stores::default();
+    let clock = event::Timestamp::from(std::time::SystemTime::now());
+    evening_clicks(&stores, "ann@example.com", 20, clock);
+    stores.consume(event(
+        "ann@example.com",
+        EventType::Unsubscribed,
+        clock.plus_millis(20 * 3_600_000),
+    ));
+    let app = TestApp::start(stores);
+    let (status, refusal) = app
+        .post("/timing/decide", &json!({"email": "ann@example.com"}))
+        .await;
+    assert_eq!(status, StatusCode::CONFLICT, "{refusal}");
+    assert_eq!(refusal["error"]["reason"], "unsubscribed");
+    let after_it = json!({"email": "ann@example.com", "window_hours": 336, "explain": true});
+    let (status, decision) = app.post("/timing/decide", &after_it).await;
+    assert_eq!(status, StatusCode::OK, "{decision}");
+    let breaker = &decision["explanation"]["breakers"][0];
+    assert_eq!(
+        (&breaker["reason"], &breaker["since"]),
+        (&json!("unsubscribed"), &decision["decided_at"])
+    );
+    let replay = replayed(&app, &reference(&decision)).await;
+    assert_eq!(replay["verdict"], "same", "{replay:#}");
+    // Who tells what counts as now is told nothing of what comes after it.
+    let told = json!({"email": "ann@example.com", "now": clock.to_string(), "explain": true});
+    let (status, decision) = app.post("/timing/decide", &told).await;
+    assert_eq!(status, StatusCode::OK, "{decision}");
+    assert_eq!(decision["explanation"]["breakers"], json!([]));
+    assert_eq!(replayed(&app, &reference(&decision)).await["verdict"], "same");
+}
+
+#[tokio::test]
 async fn what_is_learned_later_changes_no_replay() {
     let stores = Stores::default();
     evening_clicks(&stores, "ann@example.com", 20, now());

@@ -174,6 +174,7 @@ impl Cases {
         let first_day = start.as_millis().div_euclid(DAY_MINUTES * MINUTE_MS);
         let question = Question {
             now,
+            now_was_told: true,
             window: start..start.plus_millis(case.length_ms),
             not_before: case.not_before_minutes.map(after),
             deadline: case.deadline_minutes.map(after),

@@ -42,6 +42,7 @@ fn evening_person(minute: i64) -> Profile {
 fn question() -> Question {
     Question {
         now: now(),
+        now_was_told: true,
         window: now()..now().plus_millis(WINDOW_MINUTES * MINUTE_MS),
         not_before: None,
         deadline: None,
