@@ -22,7 +22,7 @@ use crate::{explanation::Base64, latency::WeekOfLatency};
 
 /// What a person of whom nothing is known may lose to keep out of the crowd. A hundredth is far below what the
 /// population's curve is sure of, and on the built-in curve it is more than half an hour of minutes.
-const NEARLY_EQUAL: f64 = 0.99;
+pub(crate) const NEARLY_EQUAL: f64 = 0.99;
 
 /// How far a full minute moves people, as far as can be known before: who loses most over this distance chooses first.
 const REACH_MS: i64 = 60 * MINUTE_MS;

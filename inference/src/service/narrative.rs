@@ -3,7 +3,7 @@
 use store::events::TrialGroup;
 
 use crate::{
-    decision::Choice,
+    decision::{Choice, NEARLY_EQUAL},
     explanation::Explanation,
     http::question::Inquiry,
     latency::LatencySource,
@@ -46,13 +46,25 @@ pub(super) fn sentences(inquiry: &Inquiry, choice: &Choice, explanation: &Explan
                 )
             })
             .collect();
+        let left = choice.minutes_left;
+        let of_left = if choice.moved.is_some() {
+            // Which of them was free is told below.
+            format!("{left} were left")
+        } else if !is_models {
+            format!("one of the {left} left was drawn")
+        } else if explanation.evidence.n == 0 {
+            format!(
+                "of the {left} left one worth at least {} % of the best was taken, by a hash of the person's id, so that \
+                 strangers do not share a minute",
+                percent(NEARLY_EQUAL)
+            )
+        } else {
+            format!("the best of the {left} left was chosen")
+        };
         why.push(format!(
-            "Of {} minutes asked for, {}; {} of the {} left was {}.",
+            "Of {} minutes asked for, {}; {of_left}.",
             choice.minutes_asked,
             taken.join(", "),
-            if is_models { "the best" } else { "one" },
-            choice.minutes_left,
-            if is_models { "chosen" } else { "drawn" },
         ));
     }
     for path in &choice.hot_paths {

@@ -260,6 +260,62 @@ async fn an_opt_out_under_another_id_holds_while_the_graph_is_away() {
     assert_eq!(replay["verdict"], "same", "{replay:#}");
 }
 
+/// Who was given another minute than the best is told so.
+#[tokio::test]
+async fn the_sentences_say_whose_choice_the_minute_is() {
+    let stores = Stores::default();
+    evening_clicks(&stores, "ann@example.com", 40, now());
+    let config = InferenceConfig {
+        experiment: None,
+        ..InferenceConfig::default()
+    };
+    let app = TestApp::start_with(stores, &config);
+    let quiet = json!({"start": "22:00", "end": "07:00"});
+    let request =
+        |name: &str| json!({"email": format!("{name}@example.com"), "now": NOW, "quiet_hours": quiet});
+    let guards = |decision: &Value| -> String {
+        let why = decision["why"].as_array().unwrap().iter();
+        let mut sentences = why.map(|sentence| sentence.as_str().unwrap().to_owned());
+        sentences
+            .find(|sentence| sentence.contains("minutes asked for"))
+            .unwrap()
+    };
+    let (_, known) = app.post("/timing/decide", &request("ann")).await;
+    assert!(
+        guards(&known).ends_with("the best of the 899 left was chosen."),
+        "{}",
+        guards(&known)
+    );
+    let (_, stranger) = app.post("/timing/decide", &request("stranger")).await;
+    let told = guards(&stranger);
+    assert!(
+        told.contains("of the 899 left one worth at least 99 % of the best"),
+        "{told}"
+    );
+
+    let mut line = request("ann");
+    line["esp"] = "ses".into();
+    let (_, answers) = app
+        .post_text(
+            "/timing/decide/batch?capacity_per_minute=1",
+            format!("{line}\n{line}"),
+        )
+        .await;
+    let second: Value = serde_json::from_str(answers.as_str().unwrap().lines().nth(1).unwrap()).unwrap();
+    let decision = &second["decision"];
+    assert!(!decision["moved"].is_null(), "{decision}");
+    assert!(
+        guards(decision).ends_with("; 899 were left."),
+        "{}",
+        guards(decision)
+    );
+    assert!(
+        decision["why"]
+            .to_string()
+            .contains("the best free minute was taken")
+    );
+}
+
 #[tokio::test]
 async fn stores_that_do_not_answer_cost_evidence_before_they_cost_answers() {
     let stores = Stores::default();
