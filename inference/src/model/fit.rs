@@ -9,7 +9,7 @@ mod held_back;
 mod presence;
 
 use event::{
-    Timestamp,
+    Timestamp, grid,
     profile::{History, Profile},
 };
 
@@ -68,7 +68,8 @@ pub(super) fn fit(
     people: impl IntoIterator<Item = TrainingPerson>,
     now: Timestamp,
 ) -> Option<Population> {
-    let histories = take_histories(people, now);
+    let mut histories = take_histories(people, now);
+    keep_whole_weeks(&mut histories, now);
     let events: usize = histories.iter().map(|history| act_times(history).len()).sum();
     if events == 0 {
         return None;
@@ -135,6 +136,23 @@ fn take_histories(people: impl IntoIterator<Item = TrainingPerson>, now: Timesta
         }
     }
     histories
+}
+
+/// Leaves out activity of the part of a week with which the past begins, where there are whole weeks after it. Where no
+/// deliveries are known exposure is taken as flat, and days that occur once more than the others would count as popular.
+fn keep_whole_weeks(histories: &mut [History], now: Timestamp) {
+    let activities = histories.iter().flat_map(|history| &history.activities);
+    let Some(first) = activities.map(|activity| activity.at).min() else {
+        return;
+    };
+    let whole_ms = now.millis_since(first) / grid::WEEK_MS * grid::WEEK_MS;
+    if whole_ms == 0 {
+        return;
+    }
+    let since = now.plus_millis(-whole_ms);
+    for history in histories {
+        history.activities.retain(|activity| activity.at >= since);
+    }
 }
 
 fn sums_of(histories: &[History], now: Timestamp, derived: &Derived) -> Vec<Sums> {

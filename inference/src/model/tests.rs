@@ -226,6 +226,30 @@ fn nothing_after_now_is_used() {
     );
 }
 
+/// People who act at any hour of any day, whose past begins in the middle of a week.
+#[test]
+fn a_part_of_a_week_makes_no_day_popular() {
+    let people = |days: i64| {
+        (0..200_i64).map(move |person| {
+            let acts = (0..days * 24).filter(move |hour| (hour * 7 + person) % 12 == 0);
+            let acts = acts.map(move |hour| monday().plus_millis(-hour * HOUR_MS - person % 60 * 60_000));
+            TrainingPerson {
+                profile: clicks(acts),
+            }
+        })
+    };
+    let weekend_share = |days: i64| -> f32 {
+        let tables = Population::plain().refit(people(days), monday()).unwrap();
+        let minutes = tables.curve(None, monday()).minutes();
+        minutes[5 * 1440..].iter().sum()
+    };
+    let (whole, with_a_weekend_more) = (weekend_share(14), weekend_share(16));
+    assert!(
+        (whole - with_a_weekend_more).abs() < 1e-3,
+        "{whole}, {with_a_weekend_more}"
+    );
+}
+
 #[test]
 fn any_number_of_events_gives_a_curve() {
     let population = Population::builtin();
