@@ -248,11 +248,14 @@ impl Service {
     }
 
     /// How the experiment treats a decision, where there is one and the request takes part. While the identity graph does
-    /// not answer nobody does: under another id the person could change groups.
+    /// not answer nobody does: under another id the person could change groups. Nor does mail with a deadline: it waits for
+    /// no experiment.
     fn draw(&self, inquiry: &Inquiry, known: &Known) -> Option<Draw> {
         let config = self.experiment.as_ref()?;
         let question = &inquiry.question;
-        let takes_part = inquiry.experiment && known.identity_source == IdentitySource::Graph;
+        let takes_part = inquiry.experiment
+            && question.deadline.is_none()
+            && known.identity_source == IdentitySource::Graph;
         takes_part.then(|| {
             let from = question.window.start.max(question.now);
             Draw::of(

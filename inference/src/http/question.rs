@@ -58,7 +58,7 @@ pub(crate) struct DecideRequest {
     pub window: Option<WindowInput>,
     /// No arrival before this moment.
     pub not_before: Option<Moment>,
-    /// No arrival after this moment.
+    /// No arrival after this moment. A decision with a deadline takes no part in the experiment.
     pub deadline: Option<Moment>,
     /// IANA name of the zone in which hours and days are meant. Default `UTC`.
     #[schema(example = "Europe/Berlin")]

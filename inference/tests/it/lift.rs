@@ -105,6 +105,22 @@ async fn who_wants_the_models_choice_gets_it_and_is_not_counted() {
 }
 
 #[tokio::test]
+async fn mail_with_a_deadline_waits_for_no_experiment() {
+    let app = TestApp::start(Stores::default());
+    let clock = Timestamp::from(SystemTime::now());
+    for number in 0..100 {
+        let question = json!({"email": email(number), "deadline": clock.plus_millis(DAY_MS / 2).to_string(), "explain": true});
+        let decision = decide(&app, &question).await;
+        assert_eq!(
+            (&decision["group"], &decision["explanation"]["experiment"]),
+            (&Value::Null, &Value::Null)
+        );
+    }
+    decide(&app, &json!({"email": email(1)})).await;
+    lift(&app, 1).await;
+}
+
+#[tokio::test]
 async fn one_setting_switches_it_off() {
     let raw: RawInferenceConfig = serde_json::from_value(json!({"experiment": {"enabled": false}})).unwrap();
     let app = TestApp::start_with(Stores::default(), &InferenceConfig::try_from(raw).unwrap());
