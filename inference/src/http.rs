@@ -39,7 +39,7 @@ use tracing::Instrument;
 use utoipa::{
     OpenApi as _,
     openapi::{
-        ContentBuilder, OpenApi, Ref, ResponseBuilder,
+        ContentBuilder, OpenApi, Ref, RefOr, ResponseBuilder,
         security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
     },
 };
@@ -104,6 +104,7 @@ fn described(access: &Access) -> OpenApiRouter<App> {
             listener::require_token,
         ));
     describe_token(for_callers.get_openapi_mut());
+    describe_bodies(for_callers.get_openapi_mut());
     OpenApiRouter::with_openapi(Description::openapi())
         .merge(for_callers)
         .routes(routes!(status::index))
@@ -121,15 +122,7 @@ fn describe_token(openapi: &mut OpenApi) {
         .components
         .get_or_insert_default()
         .add_security_scheme("bearer", SecurityScheme::Http(bearer));
-    let refusal = ResponseBuilder::new()
-        .description("A token is configured and the request does not carry it")
-        .content(
-            "application/json",
-            ContentBuilder::new()
-                .schema(Some(Ref::from_schema_name("ErrorBody")))
-                .build(),
-        )
-        .build();
+    let refusal = refusal("A token is configured and the request does not carry it");
     for item in openapi.paths.paths.values_mut() {
         for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
             let asked_for = SecurityRequirement::new("bearer", Vec::<String>::new());
@@ -142,6 +135,35 @@ fn describe_token(openapi: &mut OpenApi) {
         }
     }
 }
+
+/// Says of every operation that reads a JSON body what it answers to one that cannot be read (see [`body`]).
+fn describe_bodies(openapi: &mut OpenApi) {
+    for item in openapi.paths.paths.values_mut() {
+        for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
+            let Some(RefOr::T(body)) = &operation.request_body else {
+                continue;
+            };
+            if !body.content.contains_key(JSON) {
+                continue;
+            }
+            for (status, description) in [("400", "Not JSON"), ("413", "Body too large")] {
+                let refusal = refusal(description).into();
+                operation.responses.responses.insert(status.to_owned(), refusal);
+            }
+        }
+    }
+}
+
+/// The description of an answer that is no success.
+fn refusal(description: &str) -> utoipa::openapi::Response {
+    let error = ContentBuilder::new().schema(Some(Ref::from_schema_name("ErrorBody")));
+    ResponseBuilder::new()
+        .description(description)
+        .content(JSON, error.build())
+        .build()
+}
+
+const JSON: &str = "application/json";
 
 /// The description as it is served under `/openapi.json`.
 pub(crate) fn openapi() -> OpenApi {

@@ -26,9 +26,7 @@ use crate::{
     post, path = "/timing/decide", tag = "decisions", request_body = DecideRequest,
     responses(
         (status = 200, description = "The decision; from the population's curve where the person is unknown", body = Decision),
-        (status = 400, description = "Not JSON", body = ErrorBody),
         (status = 409, description = "Nothing may arrive within the window; `first_allowed_at` tells when it may", body = ErrorBody),
-        (status = 413, description = "Body too large", body = ErrorBody),
         (status = 422, description = "A field cannot be taken as it is; `field` names it", body = ErrorBody),
         (status = 503, description = "A store does not answer: try again", body = ErrorBody),
     )

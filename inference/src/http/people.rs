@@ -135,7 +135,8 @@ pub(crate) async fn features(
     Ok(Json(features_of(&app.service, &known, clock)))
 }
 
-/// Recomputes a person's features from all their events.
+/// Recomputes a person's features from their events: those of the last `inference.history_seconds`, and of each of the person's
+/// ids the newest `inference.history_events`.
 #[utoipa::path(
     post, path = "/compute-features", tag = "people", request_body = Who,
     responses(
@@ -152,7 +153,8 @@ pub(crate) async fn compute_features(
     recomputed(&app, &id).await
 }
 
-/// Recomputes a person's features from all their events.
+/// Recomputes a person's features from their events: those of the last `inference.history_seconds`, and of each of the person's
+/// ids the newest `inference.history_events`.
 #[utoipa::path(
     post, path = "/compute-features/{universal_id}", tag = "people",
     params(("universal_id" = String, Path, description = "Any id of the person")),

@@ -67,6 +67,31 @@ async fn the_description_contains_every_route_and_is_served() {
 }
 
 #[tokio::test]
+async fn every_refusal_of_a_body_is_described() {
+    let app = TestApp::start(Stores::default());
+    let openapi = serde_json::to_value(Server::openapi()).unwrap();
+    let too_large = " ".repeat(InferenceConfig::default().max_body_bytes + 1);
+    let mut with_body = 0;
+    for (path, item) in openapi["paths"].as_object().unwrap() {
+        let operation = &item["post"];
+        if operation["requestBody"]["content"]["application/json"].is_null() {
+            continue;
+        }
+        with_body += 1;
+        for (body, expected) in [("{", "400"), (too_large.as_str(), "413")] {
+            let (status, answer) = app.post_text(path, body.to_owned()).await;
+            assert_eq!(status.as_str(), expected, "{path}: {answer}");
+            let described = &operation["responses"][expected]["content"]["application/json"]["schema"];
+            assert_eq!(
+                described["$ref"], "#/components/schemas/ErrorBody",
+                "{path} {expected}"
+            );
+        }
+    }
+    assert_eq!(with_body, 6);
+}
+
+#[tokio::test]
 async fn the_documentation_needs_no_network() {
     let app = TestApp::start(Stores::default());
     let (status, page) = app.get("/docs/").await;
