@@ -123,8 +123,14 @@ fn a_server_without_an_address_is_refused_by_every_role() {
         "[clickhouse]\npassword = 's3cret'\n",
     )
     .expect("the configuration can be written");
-    for command in ["up", "host", "consumer", "inference"] {
-        let ended = run(folder, &[command]);
+    for (command, listen) in [
+        ("up", "--host-listen"),
+        ("host", "--listen"),
+        ("consumer", "--listen"),
+        ("inference", "--listen"),
+    ] {
+        // An address of nobody's: a role that went on would end there.
+        let ended = run(folder, &[command, listen, "192.0.2.1:1"]);
         let text = told(&ended);
         assert!(!ended.status.success(), "{command}: {text}");
         assert!(text.contains("`clickhouse.host` is not"), "{command}: {text}");
