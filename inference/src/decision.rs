@@ -250,10 +250,10 @@ fn narrow(
             &Minutes::between(first_minute_at(deadline.plus_millis(1)), end),
         );
     }
-    if let Some(gap_ms) = question.minimum_gap_ms {
-        if let Some(last) = facts.profile.last_delivery_at_latest(question.now) {
-            narrowed.remove_before("minimum_gap", last.plus_millis(gap_ms));
-        }
+    if let Some(gap_ms) = question.minimum_gap_ms
+        && let Some(last) = facts.profile.last_delivery_at_latest(question.now)
+    {
+        narrowed.remove_before("minimum_gap", last.plus_millis(gap_ms));
     }
     narrowed.remove(
         "latency",
