@@ -7,7 +7,8 @@
 //! `event.get("message").get("headers").text("subject")`.
 //!
 //! Guarantees: time and memory linear in the text; nesting beyond 128 levels is malformed rather than a stack
-//! overflow, and a large text of almost nothing but short values rather than more memory than there is; no input panics. Of a repeated name the last one counts.
+//! overflow, and a large text of almost nothing but short values rather than more memory than there is; no input
+//! panics. Of a repeated name the last one counts.
 
 mod parse;
 
