@@ -113,7 +113,8 @@ enum Command {
     Train,
     /// Runs the host's dead letters through the plugins that are installed now, and puts the consumer's back.
     ///
-    /// What was stored before is not stored twice. Letters that still cannot be read stay for the next replay; the exit code is 1 then.
+    /// What was stored before is not stored twice. Letters that still cannot be read stay for the next replay; the exit code is 1
+    /// then.
     Replay {
         /// Only those of this provider.
         #[arg(long)]

@@ -25,7 +25,7 @@ mod watch;
 use std::{fs, path::Path};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use integration_tests::{System, eventually};
+use integration_tests::{Answer, Role, System, eventually};
 use serde_json::{Value, json};
 
 /// Postmark accounts with these credentials are what most tests deliver to: one event, one object, basic authentication.
@@ -48,6 +48,17 @@ fn postmark_click(email: &str, message: &str, at: &str) -> String {
         "OriginalLink": "https://example.com/", "UserAgent": "Mozilla/5.0 (X11; Linux x86_64) Firefox/140.0",
     });
     click.to_string()
+}
+
+/// Reports to a host of [`POSTMARK`]'s that Ann has clicked in a message.
+async fn report_click(http: &reqwest::Client, host: &Role, message: &str, at: &str) {
+    let click = postmark_click("ann@example.com", message, at);
+    let mut request = http.post(format!("{}/webhooks/postmark", host.url)).body(click);
+    for (name, value) in postmark_headers() {
+        request = request.header(name, value);
+    }
+    let answer = Answer::of(request).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
 }
 
 /// The answer to that click, proved as [`POSTMARK`] wants it.

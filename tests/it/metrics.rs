@@ -9,7 +9,7 @@ use std::{
 use integration_tests::{Answer, Role, client, eventually, repository};
 use serde_json::json;
 
-use crate::{POSTMARK, postmark_click, postmark_headers};
+use crate::{POSTMARK, report_click};
 
 const PAGE: &str = include_str!("../../docs/metrics.md");
 
@@ -86,18 +86,9 @@ async fn every_metric_is_documented_with_its_type_labels_and_meaning() {
     // Nothing listens there, and spans are counted all the same.
     let configuration = format!("{POSTMARK}\n[telemetry]\nendpoint = 'http://127.0.0.1:9'\n");
     fs::write(folder.join("sendflowr.toml"), configuration).expect("the configuration can be written");
-    let (host, consumer, inference) = tokio::join!(
-        Role::launch(folder, "host"),
-        Role::launch(folder, "consumer"),
-        Role::launch(folder, "inference"),
-    );
+    let (host, consumer, inference) = Role::launch_all(folder).await;
     let http = client();
-    let click = postmark_click("ann@example.com", "m", "2026-01-05T18:30:00Z");
-    let mut request = http.post(format!("{}/webhooks/postmark", host.url)).body(click);
-    for (name, value) in postmark_headers() {
-        request = request.header(name, value);
-    }
-    assert_eq!(Answer::of(request).await.status, 200);
+    report_click(&http, &host, "m", "2026-01-05T18:30:00Z").await;
     let question = json!({"email": "ann@example.com", "now": "2026-01-06T00:00:00Z"});
     let decision = http
         .post(format!("{}/timing/decide", inference.url))

@@ -5,19 +5,13 @@ use std::{fs, net::TcpListener};
 use integration_tests::{Answer, Role, client, eventually, run, told};
 use serde_json::json;
 
-use crate::{POSTMARK, postmark_click, postmark_headers};
+use crate::{POSTMARK, report_click};
 
 /// Reports that Ann has clicked in this many messages, from the `first` on.
 async fn clicks(http: &reqwest::Client, host: &Role, first: usize, count: usize) {
     for number in first..first + count {
         let at = format!("2026-01-05T18:{number:02}:00Z");
-        let click = postmark_click("ann@example.com", &format!("message-{number}"), &at);
-        let mut request = http.post(format!("{}/webhooks/postmark", host.url)).body(click);
-        for (name, value) in postmark_headers() {
-            request = request.header(name, value);
-        }
-        let answer = Answer::of(request).await;
-        assert_eq!(answer.status, 200, "{}", answer.text);
+        report_click(http, host, &format!("message-{number}"), &at).await;
     }
 }
 
@@ -30,6 +24,15 @@ async fn known(http: &reqwest::Client, inference: &Role) -> f64 {
     answer.body["evidence"]["n"].as_f64().unwrap_or_default()
 }
 
+/// Reports five clicks, and waits until decisions know of some.
+async fn first_clicks(http: &reqwest::Client, host: &Role, inference: &Role) {
+    clicks(http, host, 0, 5).await;
+    eventually("the clicks show in decisions", async || {
+        known(http, inference).await > 0.0
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn three_processes_share_a_folder_and_each_may_restart_alone() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
@@ -37,16 +40,8 @@ async fn three_processes_share_a_folder_and_each_may_restart_alone() {
     fs::write(folder.join("sendflowr.toml"), POSTMARK).expect("the configuration can be written");
     let http = client();
     // All at once, on a folder that none of them has seen.
-    let (host, consumer, inference) = tokio::join!(
-        Role::launch(folder, "host"),
-        Role::launch(folder, "consumer"),
-        Role::launch(folder, "inference"),
-    );
-    clicks(&http, &host, 0, 5).await;
-    eventually("the clicks show in decisions", async || {
-        known(&http, &inference).await > 0.0
-    })
-    .await;
+    let (host, consumer, inference) = Role::launch_all(folder).await;
+    first_clicks(&http, &host, &inference).await;
 
     host.kill();
     consumer.kill();
@@ -76,16 +71,8 @@ async fn roles_start_without_redis_and_tell_which_engines_they_use() {
         format!("{POSTMARK}\n[redis]\nhost = '127.0.0.1'\nport = {port}\npassword = 's3cret'\n");
     fs::write(folder.join("sendflowr.toml"), configuration).expect("the configuration can be written");
     let http = client();
-    let (host, consumer, inference) = tokio::join!(
-        Role::launch(folder, "host"),
-        Role::launch(folder, "consumer"),
-        Role::launch(folder, "inference"),
-    );
-    clicks(&http, &host, 0, 5).await;
-    eventually("the clicks show in decisions", async || {
-        known(&http, &inference).await > 0.0
-    })
-    .await;
+    let (host, consumer, inference) = Role::launch_all(folder).await;
+    first_clicks(&http, &host, &inference).await;
     for role in [&consumer, &inference] {
         let ready = Answer::of(http.get(format!("{}/ready", role.url))).await;
         assert_eq!(

@@ -47,6 +47,15 @@ impl Role {
         Self { name, child, url }
     }
 
+    /// Starts host, consumer and inference service at once.
+    pub async fn launch_all(folder: &Path) -> (Self, Self, Self) {
+        tokio::join!(
+            Self::launch(folder, "host"),
+            Self::launch(folder, "consumer"),
+            Self::launch(folder, "inference"),
+        )
+    }
+
     /// Ends it as the kernel does when memory is short: no signal to handle, nothing to finish.
     pub fn kill(mut self) {
         self.child.kill().unwrap();

@@ -368,30 +368,19 @@ fn checks_rsa_by_certificate() {
         code(&scene, SignatureScheme::Ed25519, CERTIFICATE_URL),
         "certificate_invalid"
     );
-    assert_eq!(
-        code(&scene, sha256, "https://keys.acme.test/broken.pem"),
-        "certificate_invalid"
-    );
-    assert_eq!(
-        code(&scene, sha256, "https://keys.acme.test/quoted.pem"),
-        "certificate_invalid"
-    );
-    assert_eq!(
-        code(&scene, sha256, "https://keys.acme.test/signing.pem?n=1&.pem"),
-        "certificate_address_refused"
-    );
-    assert_eq!(
-        code(&scene, sha256, "https://keys.acme.test/other.pem"),
-        "certificate_unavailable"
-    );
-    assert_eq!(
-        code(&scene, sha256, "https://evil.test/signing.pem"),
-        "certificate_address_refused"
-    );
-    assert_eq!(
-        code(&scene, sha256, "http://keys.acme.test/signing.pem"),
-        "certificate_address_refused"
-    );
+    for (url, refusal) in [
+        ("https://keys.acme.test/broken.pem", "certificate_invalid"),
+        ("https://keys.acme.test/quoted.pem", "certificate_invalid"),
+        (
+            "https://keys.acme.test/signing.pem?n=1&.pem",
+            "certificate_address_refused",
+        ),
+        ("https://keys.acme.test/other.pem", "certificate_unavailable"),
+        ("https://evil.test/signing.pem", "certificate_address_refused"),
+        ("http://keys.acme.test/signing.pem", "certificate_address_refused"),
+    ] {
+        assert_eq!(code(&scene, sha256, url), refusal, "{url}");
+    }
     // 2019 and 2041: the certificate is valid from 2020 to 2039.
     for received_at_ms in [1_560_000_000_000, 2_250_000_000_000] {
         scene.request.received_at_ms = received_at_ms;

@@ -217,8 +217,8 @@ impl KafkaSubscription {
         Ok(())
     }
 
-    /// Keeps a record that the library has handed over. Its partition may have gone and come back while this poll waited: what was read
-    /// before is forgotten now, since later it could not be told from this record, which nobody would read again.
+    /// Keeps a record that the library has handed over. Its partition may have gone and come back while this poll waited: what
+    /// was read before is forgotten now, since later it could not be told from this record, which nobody would read again.
     fn arrived(&mut self, record: Record) {
         self.forget_revoked();
         self.ready.push_back(record);
