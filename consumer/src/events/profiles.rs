@@ -93,10 +93,10 @@ pub(super) async fn run(
 }
 
 /// People in whose profiles a machine's open or click would come to stand as theirs, if these events had been stored
-/// before with the other verdict. Of strangers nothing was stored.
+/// before with the other verdict. Of those who were `met_as_strangers` nothing was.
 fn maybe_misjudged<'a>(
     batch: &'a [StoredEvent],
-    strangers: &HashSet<UniversalId>,
+    met_as_strangers: &HashSet<UniversalId>,
 ) -> HashSet<&'a UniversalId> {
     let judged_human = batch.iter().filter(|stored| {
         matches!(stored.event.event_type, EventType::Opened | EventType::Clicked)
@@ -104,7 +104,7 @@ fn maybe_misjudged<'a>(
     });
     judged_human
         .map(|stored| &stored.event.universal_id)
-        .filter(|id| !strangers.contains(*id))
+        .filter(|id| !met_as_strangers.contains(*id))
         .collect()
 }
 
@@ -115,6 +115,8 @@ struct ProfileKeeper {
     metrics: Metrics,
     /// Records still to come that a predecessor may have stored.
     maybe_stored: usize,
+    /// People of whom nothing was stored when they came, as long as that counts: all their events are this process's own.
+    met_as_strangers: HashSet<UniversalId>,
     stale: BTreeSet<UniversalId>,
     stale_since: Option<Instant>,
     /// Whether profiles lack events and nobody knows which. The store is then neither read nor written before it has
@@ -132,6 +134,7 @@ impl ProfileKeeper {
             events: events.clone(),
             metrics: metrics.clone(),
             maybe_stored: MAYBE_STORED_BATCHES * context.config.batch_events,
+            met_as_strangers: HashSet::new(),
             stale: BTreeSet::new(),
             stale_since: None,
             lost_track: false,
@@ -152,8 +155,10 @@ impl ProfileKeeper {
         let doubtful = if has_repeats {
             rows.iter().map(|stored| &stored.event.universal_id).collect()
         } else if self.maybe_stored > 0 {
-            maybe_misjudged(&rows, &strangers)
+            self.met_as_strangers.extend(strangers.iter().cloned());
+            maybe_misjudged(&rows, &self.met_as_strangers)
         } else {
+            self.met_as_strangers = HashSet::new();
             HashSet::new()
         };
         self.maybe_stored = self.maybe_stored.saturating_sub(ticket.records);

@@ -274,10 +274,21 @@ async fn verdicts_are_believed_once_no_predecessor_can_have_stored_the_events() 
     world.bus.put_events(&[event("ann", Delivered, "m1", 0)]);
     let running = world.start();
     world.caught_up().await;
+    running.stop().await.unwrap();
+    let running = world.start();
     let rebuilt = || running.metric("sendflowr_consumer_profiles_rebuilt_total");
+    world.bus.put_events(&[event("bob", Delivered, "m1", 0)]);
+    world.caught_up().await;
+    world.bus.put_events(&[event("bob", Clicked, "m1", 600)]);
+    world.caught_up().await;
+    assert_eq!(
+        rebuilt(),
+        0.0,
+        "of whom nothing was stored, nothing can be stored otherwise"
+    );
     world.bus.put_events(&[event("ann", Clicked, "m1", 600)]);
     world.caught_up().await;
-    assert_eq!(rebuilt(), 1.0, "early clicks are looked up");
+    assert_eq!(rebuilt(), 1.0, "others' early clicks are looked up");
     world.bus.put_events(&deliveries(800, 5));
     world.caught_up().await;
     let before = rebuilt();
