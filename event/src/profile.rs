@@ -23,8 +23,8 @@ const RECORD_BUDGET_BYTES: usize = 3_600;
 /// not.
 pub const MACHINE_OPENS: usize = 32;
 
-/// Times remembered of each signal: the newest counts, the others serve when a decision is replayed for an earlier
-/// moment.
+/// Times remembered of each signal, and of mail that was sent: the newest counts, the others serve when a decision is replayed for
+/// an earlier moment.
 const SIGNAL_TIMES: usize = 4;
 
 /// Something other than mail engagement that changes the next decisions.
@@ -152,6 +152,8 @@ pub struct Profile {
     machine_opens: Vec<u32>,
     /// Milliseconds of each signal, sorted, no duplicates.
     signals: [Vec<u64>; Signal::ALL.len()],
+    /// Milliseconds of mail that was handed to a provider, sorted, no duplicates: some never report a delivery, and none at once.
+    sent: Vec<u64>,
     /// The newest known mailbox class and when it was seen.
     mailbox: Option<(Tick, MailboxProvider)>,
 }
@@ -186,12 +188,16 @@ impl Profile {
         if let Some(class) = mailbox_provider {
             self.mailbox = self.mailbox.max(Some((tick, class)));
         }
+        let ms = u64::try_from(timestamp.as_millis()).expect("a timestamp is not before 1970");
         if let Some(signal) = Signal::of(event_type, bounce_type) {
-            let ms = u64::try_from(timestamp.as_millis()).expect("a timestamp is not before 1970");
             insert_newest(&mut self.signals[signal as usize], ms, SIGNAL_TIMES);
             return;
         }
         let kind = match event_type {
+            EventType::Sent => {
+                insert_newest(&mut self.sent, ms, SIGNAL_TIMES);
+                return;
+            }
             EventType::Opened if machine => {
                 insert_newest(&mut self.machine_opens, tick.seconds(), MACHINE_OPENS);
                 return;
@@ -231,6 +237,9 @@ impl Profile {
             for ms in theirs {
                 insert_newest(mine, *ms, SIGNAL_TIMES);
             }
+        }
+        for ms in &other.sent {
+            insert_newest(&mut self.sent, *ms, SIGNAL_TIMES);
         }
         self.mailbox = self.mailbox.max(other.mailbox);
         self.forget_oldest();
@@ -299,9 +308,9 @@ impl Profile {
         times
     }
 
-    /// The last moment up to `now` at which a mail may have been delivered. Of deliveries without a message id only the first of
-    /// each half hour is remembered: others may have followed to its end.
-    pub fn last_delivery_at_latest(&self, now: Timestamp) -> Option<Timestamp> {
+    /// The last moment up to `now` at which a mail may have been sent or delivered. Of deliveries without a message id only the first
+    /// of each half hour is remembered: others may have followed to its end.
+    pub fn last_mail_at_latest(&self, now: Timestamp) -> Option<Timestamp> {
         let with_message = self
             .records
             .iter()
@@ -312,19 +321,16 @@ impl Profile {
             .iter()
             .filter(|a| a.kind() == Kind::Delivered)
             .map(|a| (a.tick(), a.last_tick()));
-        with_message
+        let delivered = with_message
             .chain(without)
             .filter(|(first, _)| first.timestamp() <= now)
-            .map(|(_, last)| last.timestamp().min(now))
-            .max()
+            .map(|(_, last)| last.timestamp().min(now));
+        delivered.max().max(newest_up_to(&self.sent, now))
     }
 
     /// The last time of a signal up to `now`.
     pub fn latest(&self, signal: Signal, now: Timestamp) -> Option<Timestamp> {
-        let newest_first = self.signals[signal as usize].iter().rev();
-        newest_first
-            .map(|ms| Timestamp::from_millis_clamped((*ms).try_into().unwrap_or(i64::MAX)))
-            .find(|time| *time <= now)
+        newest_up_to(&self.signals[signal as usize], now)
     }
 
     /// When the person unsubscribed, unless they subscribed again since; both up to `now`.
@@ -462,6 +468,14 @@ fn insert_newest<T: Ord>(list: &mut Vec<T>, value: T, capacity: usize) {
             list.remove(0);
         }
     }
+}
+
+/// The last of some times, sorted, up to `now`.
+fn newest_up_to(times_ms: &[u64], now: Timestamp) -> Option<Timestamp> {
+    let newest_first = times_ms.iter().rev();
+    newest_first
+        .map(|ms| Timestamp::from_millis_clamped((*ms).try_into().unwrap_or(i64::MAX)))
+        .find(|time| *time <= now)
 }
 
 #[cfg(test)]

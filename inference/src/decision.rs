@@ -37,6 +37,19 @@ use guards::{Minutes, first_minute_at, moment};
 /// yearly is seen to its end.
 const SEARCH_MS: i64 = 400 * DAY_MINUTES * MINUTE_MS;
 
+/// How far in the future of a right clock a stored event may lie: the host takes events up to a day ahead of their receipt.
+const MOST_AHEAD_MS: i64 = DAY_MINUTES * MINUTE_MS;
+
+/// Up to when what is known counts. Where `now` is the clock's, it has happened: an event whose provider's clock is ahead counts as
+/// happening now. Where `now` was told, what lies after it is not looked at.
+pub(crate) fn horizon(now: Timestamp, now_was_told: bool) -> Timestamp {
+    if now_was_told {
+        now
+    } else {
+        now.plus_millis(MOST_AHEAD_MS)
+    }
+}
+
 /// A signal that the caller told with the question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SeenSignal {
@@ -59,7 +72,7 @@ pub(crate) struct Question {
     pub(crate) deadline: Option<Timestamp>,
     /// Rules in local time.
     pub(crate) local: LocalRules,
-    /// Least time between the last delivered mail and this one.
+    /// Least time between the last mail, sent or delivered, and this one.
     pub(crate) minimum_gap_ms: Option<i64>,
     /// What the caller knows of the person's latest moves.
     pub(crate) signals: Vec<SeenSignal>,
@@ -251,7 +264,7 @@ fn narrow(
         );
     }
     if let Some(gap_ms) = question.minimum_gap_ms
-        && let Some(last) = facts.profile.last_delivery_at_latest(question.now)
+        && let Some(last) = last_mail(facts.profile, question)
     {
         narrowed.remove_before("minimum_gap", last.plus_millis(gap_ms));
     }
@@ -264,6 +277,12 @@ fn narrow(
     narrowed.remove("quiet_hours", &local.quiet(&narrowed.left));
     narrowed.remove("blackout_days", &local.blackout(&narrowed.left));
     narrowed
+}
+
+/// The last moment up to now at which the person may have got a mail.
+fn last_mail(profile: &Profile, question: &Question) -> Option<Timestamp> {
+    let last = profile.last_mail_at_latest(horizon(question.now, question.now_was_told));
+    last.map(|last| last.min(question.now))
 }
 
 impl Narrowed {

@@ -1,10 +1,12 @@
 //! The stored form of a profile. All numbers are little-endian.
 //!
 //! ```text
-//! version u8 = 1 · mailbox class u8 (0 none) · its tick u64
-//! records u16 · stand-alone u16 · machine opens u8 · times of each of the 9 signals u8
-//! records u64 each · stand-alone u32 and u8 each · machine opens u32 each · signal times u64 each
+//! version u8 = 2 · mailbox class u8 (0 none) · its tick u64
+//! records u16 · stand-alone u16 · machine opens u8 · times of each of the 9 signals u8 · times of sent mail u8
+//! records u64 each · stand-alone u32 and u8 each · machine opens u32 each · signal times u64 each · sent times u64 each
 //! ```
+//!
+//! Version 1 has no times of sent mail, nor their number.
 
 use super::record::{Keyed, Record, StandAlone, Tick};
 use super::{MACHINE_OPENS, Profile, RECORD_BUDGET_BYTES, SIGNAL_TIMES, Signal};
@@ -14,16 +16,16 @@ use crate::MailboxProvider;
 pub const MAX_BYTES: usize = 4_096;
 
 /// The version that this build writes. It reads every version up to it.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
-const HEADER_BYTES: usize = 1 + 1 + 8 + 2 + 2 + 1 + Signal::ALL.len();
+const HEADER_BYTES: usize = 1 + 1 + 8 + 2 + 2 + 1 + Signal::ALL.len() + 1;
 
 const _: () = assert!(
     HEADER_BYTES
         + RECORD_BUDGET_BYTES
         + Record::STORED_BYTES
         + 4 * MACHINE_OPENS
-        + 8 * SIGNAL_TIMES * Signal::ALL.len()
+        + 8 * SIGNAL_TIMES * (Signal::ALL.len() + 1)
         <= MAX_BYTES,
     "a full profile must fit"
 );
@@ -54,10 +56,12 @@ impl Profile {
         bytes.extend(short(self.stand_alone.len()));
         bytes.push(byte(self.machine_opens.len()));
         bytes.extend(self.signals.iter().map(|times| byte(times.len())));
+        bytes.push(byte(self.sent.len()));
         bytes.extend(self.records.iter().flat_map(|record| record.to_bytes()));
         bytes.extend(self.stand_alone.iter().flat_map(|record| record.to_bytes()));
         bytes.extend(self.machine_opens.iter().flat_map(|second| second.to_le_bytes()));
-        bytes.extend(self.signals.iter().flatten().flat_map(|ms| ms.to_le_bytes()));
+        let times = self.signals.iter().flatten().chain(&self.sent);
+        bytes.extend(times.flat_map(|ms| ms.to_le_bytes()));
         bytes
     }
 
@@ -67,10 +71,11 @@ impl Profile {
     /// [`InvalidProfile`] when it is none.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, InvalidProfile> {
         let mut reader = Reader { rest: bytes };
-        match reader.take::<1>()? {
-            [VERSION] => {}
-            [newer] if newer > VERSION => return Err(InvalidProfile("its version is newer than this build")),
-            _ => return Err(InvalidProfile("its version was never written")),
+        let [version] = reader.take()?;
+        match version {
+            1..=VERSION => {}
+            0 => return Err(InvalidProfile("its version was never written")),
+            _ => return Err(InvalidProfile("its version is newer than this build")),
         }
         let [class] = reader.take()?;
         let tick =
@@ -86,10 +91,14 @@ impl Profile {
         let stand_alone = usize::from(u16::from_le_bytes(reader.take()?));
         let machine_opens = usize::from(reader.take::<1>()?[0]);
         let signals: [u8; Signal::ALL.len()] = reader.take()?;
+        let [sent] = if version == 1 { [0] } else { reader.take()? };
         let record_bytes = records * Record::STORED_BYTES + stand_alone * StandAlone::STORED_BYTES;
         let too_long = record_bytes >= RECORD_BUDGET_BYTES + Record::STORED_BYTES
             || machine_opens > MACHINE_OPENS
-            || signals.iter().any(|count| usize::from(*count) > SIGNAL_TIMES);
+            || signals
+                .iter()
+                .chain([&sent])
+                .any(|count| usize::from(*count) > SIGNAL_TIMES);
         if too_long {
             return Err(InvalidProfile("a list is longer than its capacity"));
         }
@@ -112,6 +121,7 @@ impl Profile {
         for (times, count) in profile.signals.iter_mut().zip(signals) {
             *times = reader.times(usize::from(count), u64::from_le_bytes)?;
         }
+        profile.sent = reader.times(usize::from(sent), u64::from_le_bytes)?;
         let sorted = profile.records.is_sorted_by(|a, b| a.key() < b.key())
             && profile.stand_alone.is_sorted_by(|a, b| a.key() < b.key());
         if !sorted {

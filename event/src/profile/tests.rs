@@ -107,7 +107,7 @@ fn a_delivery_without_message_may_stand_for_a_later_one() {
         [minute(3)],
         "one each half hour"
     );
-    let latest = |profile: &Profile, now| profile.last_delivery_at_latest(now);
+    let latest = |profile: &Profile, now| profile.last_mail_at_latest(now);
     assert_eq!(latest(&profile, minute(2)), None);
     assert_eq!(latest(&profile, minute(10)), Some(minute(10)));
     assert_eq!(
@@ -123,6 +123,27 @@ fn a_delivery_without_message_may_stand_for_a_later_one() {
         Some(minute(90)),
         "with a message it is told exactly"
     );
+}
+
+#[test]
+fn mail_that_was_sent_counts_before_its_delivery_is_told() {
+    let mut profile = Profile::default();
+    for hour in [8, 1, 5, 3, 7, 5] {
+        profile.apply(&event(EventType::Sent, START_MS + hour * HOUR_MS, None), false);
+    }
+    assert_eq!(profile.last_mail_at_latest(at(9)), Some(at(8)));
+    assert_eq!(profile.last_mail_at_latest(at(6)), Some(at(5)));
+    assert_eq!(
+        profile.last_mail_at_latest(at(2)),
+        None,
+        "the oldest of five is forgotten"
+    );
+    profile.apply(
+        &event(EventType::Delivered, START_MS + 9 * HOUR_MS, Some("m1")),
+        false,
+    );
+    assert_eq!(profile.last_mail_at_latest(at(10)), Some(at(9)));
+    assert_eq!(profile.history(at(10)).mails.len(), 1, "it teaches nothing");
 }
 
 #[test]
@@ -194,15 +215,21 @@ fn a_long_life_fits_and_the_newest_stays() {
     assert_eq!(profile.delivered_at("m6000"), None);
 }
 
-/// Profiles written by this version stay readable.
+/// Profiles written by these versions stay readable.
 #[test]
-fn reads_the_first_version() {
+fn reads_every_version() {
     let mut profile = Profile::default();
     profile.apply(&event(EventType::Delivered, START_MS, Some("m1")), false);
     profile.apply(&event(EventType::Clicked, START_MS + HOUR_MS, None), false);
     profile.apply(&event(EventType::MarkedSpam, START_MS + HOUR_MS, None), false);
-    let stored = "010000000000000000000100010000000000000100000000ca0df20060dfd841100d5b69028006ab8b9b010000";
-    assert_eq!(hex::encode(profile.to_bytes()), stored);
+    let first = "010000000000000000000100010000000000000100000000ca0df20060dfd841100d5b69028006ab8b9b010000";
+    assert_eq!(
+        Profile::from_bytes(&hex::decode(first).unwrap()),
+        Ok(profile.clone())
+    );
+    profile.apply(&event(EventType::Sent, START_MS, Some("m1")), false);
+    let second = "02000000000000000000010001000000000000010000000001ca0df20060dfd841100d5b69028006ab8b9b0100000018748b9b010000";
+    assert_eq!(hex::encode(profile.to_bytes()), second);
     assert_eq!(Profile::from_bytes(&profile.to_bytes()), Ok(profile));
 }
 
@@ -227,7 +254,7 @@ fn any_event() -> impl Strategy<Value = (Event, bool)> {
 
 /// Enough engagement to overflow the record budget several times.
 fn crowded() -> impl Strategy<Value = Vec<(Event, bool)>> {
-    prop::collection::vec((0..5_usize, 0..4_000_i64, 0..3_000_u32, any::<bool>()), 0..1_200).prop_map(
+    prop::collection::vec((0..6_usize, 0..4_000_i64, 0..3_000_u32, any::<bool>()), 0..1_200).prop_map(
         |rows| {
             let kinds = [
                 EventType::Delivered,
@@ -235,6 +262,7 @@ fn crowded() -> impl Strategy<Value = Vec<(Event, bool)>> {
                 EventType::Clicked,
                 EventType::Replied,
                 EventType::Converted,
+                EventType::Sent,
             ];
             let event_of = |(kind, hours, message, known): (usize, i64, u32, bool)| {
                 let message = known.then(|| format!("m{message}"));
@@ -284,8 +312,8 @@ proptest! {
 
     #[test]
     fn foreign_bytes_are_refused_or_read_back_the_same(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        let versioned = [vec![1, 0], bytes.clone()].concat();
-        for bytes in [bytes, versioned] {
+        let versioned = |version| [vec![version, 0], bytes.clone()].concat();
+        for bytes in [versioned(1), versioned(2), bytes.clone()] {
             if let Ok(profile) = Profile::from_bytes(&bytes) {
                 profile.history(at(0));
                 prop_assert_eq!(Profile::from_bytes(&profile.to_bytes()), Ok(profile));

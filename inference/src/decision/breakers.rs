@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use event::{
     Timestamp,
-    grid::MINUTE_MS,
     profile::{Profile, Signal},
 };
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{DAY_MINUTES, SeenSignal};
+use super::{SeenSignal, horizon};
 use crate::config::PolicyConfig;
 
 /// A breaker that is open now.
@@ -27,13 +26,8 @@ pub(crate) struct Breaker {
     pub until: Timestamp,
 }
 
-/// How far in the future of a right clock a stored signal may lie: the host takes events up to a day ahead of their receipt.
-const MOST_AHEAD_MS: i64 = DAY_MINUTES * MINUTE_MS;
-
-/// The breakers that are open at `now`, the one that lasts longest first.
-///
-/// Where `now` is the clock's, what is known has happened: a signal whose provider's clock is ahead counts as happening now, and
-/// the person need not wait for its time to be left alone. Where `now` was told, what lies after it is not looked at.
+/// The breakers that are open at `now`, the one that lasts longest first. Nobody need wait for the time of a clock that is ahead to
+/// be left alone: see [`horizon`].
 pub(crate) fn open(
     profile: &Profile,
     told: &[SeenSignal],
@@ -41,11 +35,7 @@ pub(crate) fn open(
     now: Timestamp,
     now_was_told: bool,
 ) -> Vec<Breaker> {
-    let horizon = if now_was_told {
-        now
-    } else {
-        now.plus_millis(MOST_AHEAD_MS)
-    };
+    let horizon = horizon(now, now_was_told);
     let latest = |signal| super::latest(profile, told, signal, horizon);
     // The other way round the person waits.
     let resubscribed = super::latest(profile, told, Signal::Resubscribed, now);

@@ -311,6 +311,45 @@ fn the_gap_counts_from_the_last_delivery() {
 }
 
 #[test]
+fn a_delivery_of_a_clock_that_is_ahead_counts_as_of_now() {
+    let mut profile = Profile::default();
+    profile.apply(&delivery(now().plus_millis(20 * HOUR_MS)), false);
+    let told = Question {
+        minimum_gap_ms: Some(12 * HOUR_MS),
+        ..question()
+    };
+    assert_eq!(
+        decide_now(&profile, &told).unwrap().minutes_left,
+        1_440,
+        "a replay knows nothing of it"
+    );
+    let live = Question {
+        now_was_told: false,
+        ..told
+    };
+    let choice = decide_now(&profile, &live).unwrap();
+    assert!(choice.arrive_at >= now().plus_millis(12 * HOUR_MS));
+    assert_eq!(
+        choice.minutes_left, 720,
+        "the time of the other clock need not come"
+    );
+}
+
+#[test]
+fn the_gap_counts_from_a_mail_whose_delivery_is_not_told() {
+    let mut profile = Profile::default();
+    profile.apply(&delivery(at("2026-01-07T04:00:00Z")), false);
+    profile.apply(&event(EventType::Sent, at("2026-01-07T09:30:00Z")), false);
+    let question = Question {
+        minimum_gap_ms: Some(24 * HOUR_MS),
+        ..question()
+    };
+    let choice = decide_now(&profile, &question).unwrap();
+    assert!(choice.arrive_at >= at("2026-01-08T09:30:00Z"));
+    assert_eq!(choice.minutes_left, 30);
+}
+
+#[test]
 fn a_visit_just_now_raises_the_next_minutes() {
     let mut question = question();
     question.signals.push(SeenSignal {
