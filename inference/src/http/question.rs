@@ -72,8 +72,8 @@ pub(crate) struct DecideRequest {
     /// No arrival on these days: dates (`2026-12-24`) or days of the week (`sunday`).
     #[schema(example = json!(["sunday", "2026-12-24"]))]
     pub blackout_days: Option<Vec<String>>,
-    /// Least number of hours after the last mail that was delivered to the person. Deliveries without a message id are remembered
-    /// by the half hour; after them the gap counts from its end.
+    /// Least number of hours after the last mail that was sent or delivered to the person. Deliveries without a message id are
+    /// remembered by the half hour; after them the gap counts from its end.
     pub minimum_gap_hours: Option<f64>,
     /// The provider that will send the mail.
     #[schema(example = "sendgrid")]
@@ -281,7 +281,7 @@ impl DecideRequest {
                 signals: signals(self.signals.unwrap_or_default(), now)?,
             },
             time_zone,
-            esp: self.esp.map(|esp| who::provider("esp", &esp)).transpose()?,
+            esp: self.esp.map(|esp| who::slug("esp", &esp)).transpose()?,
             campaign_id,
             campaign_type,
             payload_bytes: self.payload_bytes,

@@ -24,7 +24,7 @@ pub(crate) struct IdentifierInput {
     pub value: String,
     /// The provider whose id it is, for `esp_user_id`.
     pub esp: Option<String>,
-    /// The account at that provider, for `esp_user_id`. Default `default`.
+    /// The account at that provider, for `esp_user_id`, spelled as in the host's configuration. Default `default`.
     pub account: Option<String>,
 }
 
@@ -182,30 +182,47 @@ fn identifier(hasher: &Hasher, path: &str, input: IdentifierInput) -> Result<Ide
                 "is missing: an `esp_user_id` is one provider's",
             ));
         };
-        let esp = provider(&format!("{path}.esp"), &esp)?;
-        let account = provider(
-            &format!("{path}.account"),
-            input.account.as_deref().unwrap_or("default"),
-        )?;
-        identity::scoped_esp_user_id(&esp, &account, value)
+        let esp = slug(&format!("{path}.esp"), &esp)?;
+        let name = input.account.as_deref().unwrap_or("default");
+        let account = account(&format!("{path}.account"), name)?;
+        identity::scoped_esp_user_id(&esp, account, value)
     } else {
         value.to_owned()
     };
     Ok(Identifier { kind, value })
 }
 
-/// The slug of a provider or account, which becomes part of stored values.
-pub(crate) fn provider(path: &str, slug: &str) -> Result<String, ApiError> {
-    let valid = (1..=64).contains(&slug.len())
-        && slug
+/// Longest slug and name of an account, which become part of stored values: as in the host.
+const MAX_NAME_BYTES: usize = 64;
+
+/// The name of an account, as the host takes and keeps it: capitals make another account.
+fn account<'a>(path: &str, name: &'a str) -> Result<&'a str, ApiError> {
+    let valid = (1..=MAX_NAME_BYTES).contains(&name.len())
+        && name
             .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'));
     if valid {
-        Ok(slug.to_ascii_lowercase())
+        Ok(name)
     } else {
         Err(ApiError::field(
             path,
-            "must have 1 to 64 letters, digits, hyphens or underscores",
+            format!("must have 1 to {MAX_NAME_BYTES} letters, digits, hyphens, underscores or dots"),
+        ))
+    }
+}
+
+/// The slug of a provider or of a source, in small letters.
+pub(crate) fn slug(path: &str, text: &str) -> Result<String, ApiError> {
+    let valid = (1..=MAX_NAME_BYTES).contains(&text.len())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+    if valid {
+        Ok(text.to_ascii_lowercase())
+    } else {
+        Err(ApiError::field(
+            path,
+            format!("must have 1 to {MAX_NAME_BYTES} letters, digits, hyphens or underscores"),
         ))
     }
 }
@@ -277,6 +294,19 @@ mod tests {
             ..input("esp_user_id", "7")
         };
         assert_eq!(identified(given).unwrap().value, "braze:default:7");
+        // The host keeps an account's name as it stands in its configuration.
+        let of_account = |name: &str| IdentifierInput {
+            esp: Some("braze".into()),
+            account: Some(name.to_owned()),
+            ..input("esp_user_id", "7")
+        };
+        for name in ["EU.shop", "eu.shop", "a_b-9"] {
+            let value = identity::scoped_esp_user_id("braze", name, "7");
+            assert_eq!(identified(of_account(name)).unwrap().value, value);
+        }
+        for name in ["", "a:b", "a b", &"a".repeat(65)] {
+            assert!(identified(of_account(name)).is_err(), "{name}");
+        }
     }
 
     #[test]
