@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, ops::Range};
 use event::{MailboxProvider, Timestamp, grid::MINUTE_MS};
 use serde::Serialize;
 use store::{
-    events::{Events, StoredForecast, Touch, TouchKind},
+    events::{Events, Sample, StoredForecast, Touch, TouchKind},
     identity::Identities,
 };
 use utoipa::ToSchema;
@@ -34,8 +34,9 @@ const LATE_MS: i64 = 60 * MINUTE_MS;
 /// Mail is looked for up to this long after its target: what takes longer is an outage, not a delay.
 const LOOK_MS: i64 = 12 * 60 * MINUTE_MS;
 
-/// Decisions looked at, the newest: each row then rests on thousands, read in seconds and 40 MB.
-const MAX_FORECASTS: usize = 100_000;
+/// Decisions looked at, about; where there are more, those of a share of the people, so that no hour is left out: each row then rests
+/// on thousands, read in seconds and 40 MB.
+const WANTED_FORECASTS: usize = 100_000;
 
 /// What was expected and what came, of one provider or of one class of its mailboxes.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -83,8 +84,10 @@ pub struct Arrivals {
     pub unmeasured: usize,
     /// Decisions whose mail may still be on its way.
     pub pending: usize,
-    /// Whether there were more decisions than are looked at: the newest 100,000.
-    pub truncated: bool,
+    /// The share of the people whose decisions are looked at, counts included: less than 1 where there are more decisions than
+    /// 100,000.
+    #[schema(example = 1.0)]
+    pub people_share: f64,
     /// All providers, then each of them, then its mailbox classes.
     pub rows: Vec<ArrivalRow>,
     /// Whether providers take longer, or less long, than they did.
@@ -112,13 +115,24 @@ pub async fn arrivals(
     since: Timestamp,
     until: Timestamp,
 ) -> Result<Arrivals, LiftError> {
-    // One more tells whether there are more.
-    let mut forecasts = events
-        .forecasts(since, until, MAX_FORECASTS + 1)
+    arrivals_of(WANTED_FORECASTS, events, identities, since, until).await
+}
+
+/// The same, of about so many decisions.
+async fn arrivals_of(
+    wanted: usize,
+    events: &dyn Events,
+    identities: &dyn Identities,
+    since: Timestamp,
+    until: Timestamp,
+) -> Result<Arrivals, LiftError> {
+    let Sample {
+        rows: mut forecasts,
+        share,
+    } = events
+        .forecasts(since, until, wanted)
         .await
         .map_err(LiftError::Events)?;
-    let truncated = forecasts.len() > MAX_FORECASTS;
-    forecasts.truncate(MAX_FORECASTS);
     let all = forecasts.len();
     forecasts.retain(|forecast| forecast.forecast.target_at.plus_millis(LATE_MS) <= until);
     let pending = all - forecasts.len();
@@ -138,7 +152,7 @@ pub async fn arrivals(
         mails: audited.arrivals.len(),
         unmeasured: audited.unmeasured,
         pending,
-        truncated,
+        people_share: share,
         rows: rows(&audited.arrivals),
         drift: drift::by_provider(&audited.arrivals, until),
     })

@@ -163,3 +163,61 @@ pub(crate) fn assign<'a, T: Decided>(
 pub(crate) fn may_equal(a: &Option<String>, b: &Option<String>) -> bool {
     a.is_none() || b.is_none() || a == b
 }
+
+#[cfg(test)]
+pub(crate) mod fixture {
+    //! Embedded stores with decisions in them.
+
+    use event::{Event, EventType, Hasher};
+    use store::{
+        events::{Enrichment, SqliteEvents, SqliteEventsConfig, StoredEvent, StoredExplanation},
+        identity::SqliteIdentities,
+    };
+    use tempfile::TempDir;
+
+    use super::*;
+
+    pub(crate) struct Stores {
+        pub(crate) events: SqliteEvents,
+        pub(crate) identities: SqliteIdentities,
+        _folder: TempDir,
+    }
+
+    impl Stores {
+        /// With these decisions, and these mails.
+        pub(crate) async fn with(decisions: &[StoredExplanation], mails: &[StoredEvent]) -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let config = SqliteEventsConfig::default();
+            let events = SqliteEvents::open(folder.path(), config).await.unwrap();
+            let decisions: Vec<&StoredExplanation> = decisions.iter().collect();
+            events.save_explanations(&decisions).await.unwrap();
+            events.write(mails).await.unwrap();
+            let identities = SqliteIdentities::open(folder.path()).await.unwrap();
+            Self {
+                events,
+                identities,
+                _folder: folder,
+            }
+        }
+    }
+
+    pub(crate) fn person(number: usize) -> UniversalId {
+        let identifier = Hasher::new().email_identifier(&format!("person{number}@example.com"));
+        UniversalId::from_identifier(&identifier.unwrap())
+    }
+
+    /// A mail that took so long.
+    pub(crate) fn mail(person: &UniversalId, at: Timestamp, delivery_latency_ms: i64) -> StoredEvent {
+        StoredEvent {
+            event: Event {
+                event_id: format!("{person}-{at}"),
+                esp: "sendgrid".into(),
+                ..Event::bare(EventType::Delivered, at, person.clone())
+            },
+            enrichment: Enrichment {
+                delivery_latency_ms: Some(delivery_latency_ms),
+                ..Enrichment::default()
+            },
+        }
+    }
+}

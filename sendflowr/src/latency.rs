@@ -52,8 +52,11 @@ pub(crate) async fn run(args: &LatencyArgs, config: RawConfig) -> anyhow::Result
         &["provider", "drift", "last day", "before"],
         &drift,
     ));
-    if arrivals.truncated {
-        output::line("Only the newest decisions were looked at: ask for fewer days.");
+    if arrivals.people_share < 1.0 {
+        output::line(&format!(
+            "There are more decisions than are read: these are those of {:.1} % of the people.",
+            100.0 * arrivals.people_share
+        ));
     }
     Ok(())
 }

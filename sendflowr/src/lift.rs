@@ -81,8 +81,11 @@ pub(crate) async fn run(args: &LiftArgs, config: RawConfig) -> anyhow::Result<()
             model.effective_sample_size
         ));
     }
-    if lift.truncated {
-        output::line("Only the newest decisions were looked at: ask for a shorter time.");
+    if lift.people_share < 1.0 {
+        output::line(&format!(
+            "There are more decisions than are read: these are those of {:.1} % of the people.",
+            100.0 * lift.people_share
+        ));
     }
     output::line(&lift.verdict.text);
     Ok(())

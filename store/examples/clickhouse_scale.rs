@@ -289,7 +289,7 @@ impl World {
         report
             .line("trials of a day", SLOW, async |store, _| {
                 let day = end.plus_millis(-DAY_MS);
-                store.trials(day, end, 100_000).await.unwrap().len()
+                store.trials(day, end, 100_000).await.unwrap().rows.len()
             })
             .await;
         report

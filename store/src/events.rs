@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     clickhouse::{ClickHouseConfig, ClickHouseEvents, InvalidClickHouseConfig, RawClickHouseConfig},
     forecast::{Forecast, StoredForecast},
+    shares::Sample,
     sqlite::{SqliteEvents, SqliteEventsConfig},
     trial::{StoredTrial, Touch, TouchKind, Trial, TrialGroup},
 };
@@ -214,7 +215,9 @@ pub trait Events: Send + Sync {
     /// [`StoreError`] when the store cannot be read.
     async fn explanation(&self, reference: &str) -> Result<Option<StoredExplanation>, StoreError>;
 
-    /// Decisions of `[since, until)` that take part in the comparison with the control group, newest first, at most `limit`.
+    /// Decisions of `[since, until)` that take part in the comparison with the control group, newest first: all, or where there
+    /// are more than `wanted` those about a share of the people (by the decision's id) that leaves about as many, of the whole
+    /// time. At most twice `wanted`, the newest.
     ///
     /// # Errors
     /// [`StoreError`] when the store cannot be read.
@@ -222,10 +225,10 @@ pub trait Events: Send + Sync {
         &self,
         since: Timestamp,
         until: Timestamp,
-        limit: usize,
-    ) -> Result<Vec<StoredTrial>, StoreError>;
+        wanted: usize,
+    ) -> Result<Sample<StoredTrial>, StoreError>;
 
-    /// Decisions of `[since, until)` that are audited, newest first, at most `limit`.
+    /// Decisions of `[since, until)` that are audited, like [`trials`](Self::trials).
     ///
     /// # Errors
     /// [`StoreError`] when the store cannot be read.
@@ -233,8 +236,8 @@ pub trait Events: Send + Sync {
         &self,
         since: Timestamp,
         until: Timestamp,
-        limit: usize,
-    ) -> Result<Vec<StoredForecast>, StoreError>;
+        wanted: usize,
+    ) -> Result<Sample<StoredForecast>, StoreError>;
 
     /// Mails that reached these people (under any of `ids`) in `[since, until)`, and their strong answers, in no particular
     /// order.

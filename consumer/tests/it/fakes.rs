@@ -15,8 +15,8 @@ use store::{
     StoreError,
     bus::{Bus, DEAD_LETTERS_TOPIC, EVENTS_TOPIC, Lag, NewRecord, Position, Progress, Record, Subscription},
     events::{
-        EventCount, Events, LatencySample, StoredEvent, StoredExplanation, StoredForecast, StoredTrial,
-        Touch, WriteReport,
+        EventCount, Events, LatencySample, Sample, StoredEvent, StoredExplanation, StoredForecast,
+        StoredTrial, Touch, WriteReport,
     },
     identity::{AuditEntry, Identities, Person, Sighting},
     profiles::Profiles,
@@ -381,7 +381,12 @@ impl Events for FakeEvents {
         Err(misconfigured())
     }
 
-    async fn trials(&self, _: Timestamp, _: Timestamp, _: usize) -> Result<Vec<StoredTrial>, StoreError> {
+    async fn trials(
+        &self,
+        _: Timestamp,
+        _: Timestamp,
+        _: usize,
+    ) -> Result<Sample<StoredTrial>, StoreError> {
         Err(misconfigured())
     }
 
@@ -390,7 +395,7 @@ impl Events for FakeEvents {
         _: Timestamp,
         _: Timestamp,
         _: usize,
-    ) -> Result<Vec<StoredForecast>, StoreError> {
+    ) -> Result<Sample<StoredForecast>, StoreError> {
         Err(misconfigured())
     }
 

@@ -1,7 +1,8 @@
 use event::UniversalId;
-use store::events::Forecast;
+use store::events::{Forecast, StoredExplanation};
 
 use super::*;
+use crate::mail::fixture::{self, Stores};
 
 const MONDAY_MS: i64 = 1_767_571_200_000;
 
@@ -129,4 +130,47 @@ fn rows_tell_bias_error_and_coverage() {
     assert_eq!((all.bias_seconds, all.coverage), (-5.0, 0.6));
     assert_eq!((all.error_p50_seconds, all.off_target_p50_seconds), (25.0, 5.0));
     assert!((all.actual_p90_seconds - 91.0).abs() < 1e-9);
+}
+
+#[tokio::test]
+async fn drift_is_seen_where_a_day_has_more_decisions_than_are_looked_at() {
+    const HOURS: i64 = 14 * 24;
+    let (mut decisions, mut mails) = (Vec::new(), Vec::new());
+    for hour in 0..HOURS {
+        for of_hour in 0..10 {
+            let number = (hour * 10 + of_hour) as usize;
+            let trigger_at = at(hour * 3_600 + of_hour * 60);
+            decisions.push(StoredExplanation {
+                reference: format!("dec_{number}"),
+                universal_id: fixture::person(number),
+                decided_at: trigger_at,
+                body: "{}".into(),
+                trial: None,
+                forecast: Some(Forecast {
+                    trigger_at,
+                    target_at: trigger_at.plus_millis(10_000),
+                    esp: None,
+                    mailbox_provider: None,
+                    campaign_id: None,
+                }),
+            });
+            let took_ms = if hour < HOURS - 24 { 10_000 } else { 30_000 };
+            mails.push(fixture::mail(
+                &fixture::person(number),
+                trigger_at.plus_millis(took_ms),
+                took_ms,
+            ));
+        }
+    }
+    let stores = Stores::with(&decisions, &mails).await;
+    // The newest 240 are those of the last day.
+    let until = at((HOURS + 1) * 3_600);
+    let arrivals = arrivals_of(240, &stores.events, &stores.identities, at(0), until)
+        .await
+        .unwrap();
+    assert!((arrivals.people_share - 1.0 / 14.0).abs() < 1e-9);
+    assert!((120..=360).contains(&arrivals.mails), "{}", arrivals.mails);
+    let drift = &arrivals.drift[0];
+    assert_eq!(drift.state, DriftState::Drifting, "{drift:?}");
+    assert!(drift.earlier_hours > 100, "{drift:?}");
 }

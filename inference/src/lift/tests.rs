@@ -1,6 +1,9 @@
 mod capacity;
 
+use store::events::{StoredExplanation, Trial};
+
 use super::*;
+use crate::mail::fixture::{self, Stores};
 
 /// A generator that gives the same numbers for the same seed (Steele and others, SplitMix64), uniform between 0 and 1.
 struct Numbers(u64);
@@ -45,6 +48,7 @@ fn people(seed: u64, count: usize, lift: f64) -> Vec<Vec<Outcome>> {
 fn compared(seed: u64, count: usize, lift: f64) -> Lift {
     compare(
         &people(seed, count, lift),
+        1.0,
         Timestamp::default(),
         Timestamp::default(),
     )
@@ -91,7 +95,7 @@ fn few_mails_are_not_enough_and_it_says_how_many_are() {
     assert_eq!(lift.verdict.code, "not_enough_data");
     let missing = lift.power.mails_missing.to_string();
     assert!(lift.verdict.text.contains(&missing), "{}", lift.verdict.text);
-    let nothing = compare(&[], Timestamp::default(), Timestamp::default());
+    let nothing = compare(&[], 1.0, Timestamp::default(), Timestamp::default());
     assert_eq!(nothing.verdict.code, "not_enough_data");
     assert_eq!((nothing.difference, nothing.model), (None, None));
 }
@@ -104,6 +108,69 @@ fn groups_whose_mail_does_not_arrive_alike_are_not_compared() {
             outcomes.iter_mut().for_each(|outcome| outcome.answered = None);
         }
     }
-    let lift = compare(&people, Timestamp::default(), Timestamp::default());
+    let lift = compare(&people, 1.0, Timestamp::default(), Timestamp::default());
     assert_eq!(lift.verdict.code, "groups_differ", "{:?}", lift.verdict);
+}
+
+#[tokio::test]
+async fn of_more_decisions_than_are_compared_a_share_of_the_people_is() {
+    const DAY_MS: i64 = 24 * 60 * MINUTE_MS;
+    let start: Timestamp = "2026-01-05T09:00:00Z".parse().unwrap();
+    // Everybody gets a mail a day for six days; the day after the last two is not over.
+    let (mut decisions, mut mails) = (Vec::new(), Vec::new());
+    for number in 0..200 {
+        for day in 0..6 {
+            let decided_at = start.plus_millis(day * DAY_MS + number as i64 * 1_000);
+            let target_at = decided_at.plus_millis(60 * MINUTE_MS);
+            let group = if number % 5 == 0 {
+                TrialGroup::Control
+            } else {
+                TrialGroup::Treated
+            };
+            decisions.push(StoredExplanation {
+                reference: format!("dec_{number}_{day}"),
+                universal_id: fixture::person(number),
+                decided_at,
+                body: "{}".into(),
+                trial: Some(Trial {
+                    group,
+                    target_at,
+                    model_at: target_at,
+                    propensity: 0.9,
+                    campaign_id: None,
+                }),
+                forecast: None,
+            });
+            mails.push(fixture::mail(&fixture::person(number), target_at, 1_000));
+        }
+    }
+    let stores = Stores::with(&decisions, &mails).await;
+    let until = start.plus_millis(5 * DAY_MS + 120 * MINUTE_MS - 1);
+    let lift = async |wanted| {
+        lift_of(wanted, &stores.events, &stores.identities, start, until)
+            .await
+            .unwrap()
+    };
+
+    let all = lift(2_000).await;
+    assert_eq!((all.people_share, all.pending), (1.0, 400));
+    assert_eq!((all.treated.mails, all.control.mails), (640, 160));
+    assert!(
+        !all.verdict.text.contains("control_share"),
+        "{}",
+        all.verdict.text
+    );
+
+    // The newest 300 would all be too young.
+    let some = lift(300).await;
+    assert_eq!(some.people_share, 0.25);
+    let people = some.treated.people + some.control.people;
+    assert!((30..=70).contains(&people), "{people}");
+    assert_eq!(some.treated.mails + some.control.mails, 4 * people);
+    assert_eq!(some.pending, 2 * people);
+    assert!(
+        some.verdict.text.contains("of 25.0 % of the people"),
+        "{}",
+        some.verdict.text
+    );
 }

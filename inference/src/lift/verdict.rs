@@ -34,7 +34,13 @@ pub(super) struct Findings {
 }
 
 impl Verdict {
-    pub(super) fn of(findings: &Findings, treated: &Arm, control: &Arm, power: &Power) -> Self {
+    pub(super) fn of(
+        findings: &Findings,
+        treated: &Arm,
+        control: &Arm,
+        power: &Power,
+        people_share: f64,
+    ) -> Self {
         if let Some(arrivals) = findings.arrivals
             && excludes_zero(arrivals)
             && arrivals.value.abs() > ARRIVALS_ALIKE
@@ -42,7 +48,7 @@ impl Verdict {
             return Self::groups_differ(treated, control);
         }
         let Some(difference) = findings.difference else {
-            return Self::not_enough(treated, control, power);
+            return Self::not_enough(treated, control, power, people_share);
         };
         let enough = power.mails_missing == 0;
         let decides = if enough { Some(difference) } else { findings.early };
@@ -50,7 +56,7 @@ impl Verdict {
         match decides {
             Some(decides) if enough_answers && excludes_zero(decides) => Self::decided(difference, enough),
             _ if enough => Self::undecided(difference),
-            _ => Self::not_enough(treated, control, power),
+            _ => Self::not_enough(treated, control, power, people_share),
         }
     }
 
@@ -81,16 +87,29 @@ impl Verdict {
         }
     }
 
-    fn not_enough(treated: &Arm, control: &Arm, power: &Power) -> Self {
+    fn not_enough(treated: &Arm, control: &Arm, power: &Power, people_share: f64) -> Self {
+        let mails = treated.mails + control.mails;
+        // Where too few were answered the count alone may be reached.
+        let missing = power.mails_missing.max(1);
+        let outlook = if people_share < 1.0 && mails > 0 {
+            // The mails that a lift takes go with its square.
+            let shown = power.relative_lift * (1.0 + missing as f64 / mails as f64).sqrt();
+            format!(
+                "No more are compared than these, of {:.1} % of the people, and they show one of {:.0} %: a larger \
+                 `control_share` shows more.",
+                100.0 * people_share,
+                100.0 * shown
+            )
+        } else {
+            format!("That is {missing} more.")
+        };
         let text = format!(
             "Not enough data yet: {} mails at chosen and {} at random times so far. To show a lift of {:.0} % four times in five \
-             takes about {} mails in all, {} more, if {:.1} % of those at random times are answered.",
+             takes about {} mails in all, if {:.1} % of those at random times are answered. {outlook}",
             treated.mails,
             control.mails,
             100.0 * power.relative_lift,
             power.mails_needed,
-            // Where too few were answered the count alone may be reached.
-            power.mails_missing.max(1),
             100.0 * power.control_rate
         );
         Self {

@@ -18,8 +18,8 @@ use sendflowr_inference::Dependencies;
 use store::{
     StoreError,
     events::{
-        EventCount, Events, LatencySample, StoredEvent, StoredExplanation, StoredForecast, StoredTrial,
-        Touch, TouchKind, WriteReport,
+        EventCount, Events, LatencySample, Sample, StoredEvent, StoredExplanation, StoredForecast,
+        StoredTrial, Touch, TouchKind, WriteReport,
     },
     identity::{AuditEntry, Identities, Person, Sighting},
     profiles::Profiles,
@@ -197,8 +197,8 @@ impl Events for FakeEvents {
         &self,
         since: Timestamp,
         until: Timestamp,
-        limit: usize,
-    ) -> Result<Vec<StoredTrial>, StoreError> {
+        _: usize,
+    ) -> Result<Sample<StoredTrial>, StoreError> {
         unavailable(&self.down)?;
         let explanations = self.explanations.lock().unwrap();
         let trials = explanations.values().filter_map(|explanation| {
@@ -213,16 +213,18 @@ impl Events for FakeEvents {
             .filter(|trial| (since..until).contains(&trial.decided_at))
             .collect();
         trials.sort_by(|a, b| (b.decided_at, &b.reference).cmp(&(a.decided_at, &a.reference)));
-        trials.truncate(limit);
-        Ok(trials)
+        Ok(Sample {
+            rows: trials,
+            share: 1.0,
+        })
     }
 
     async fn forecasts(
         &self,
         since: Timestamp,
         until: Timestamp,
-        limit: usize,
-    ) -> Result<Vec<StoredForecast>, StoreError> {
+        _: usize,
+    ) -> Result<Sample<StoredForecast>, StoreError> {
         unavailable(&self.down)?;
         let explanations = self.explanations.lock().unwrap();
         let forecasts = explanations.values().filter_map(|explanation| {
@@ -237,8 +239,10 @@ impl Events for FakeEvents {
             .filter(|forecast| (since..until).contains(&forecast.decided_at))
             .collect();
         forecasts.sort_by(|a, b| (b.decided_at, &b.reference).cmp(&(a.decided_at, &a.reference)));
-        forecasts.truncate(limit);
-        Ok(forecasts)
+        Ok(Sample {
+            rows: forecasts,
+            share: 1.0,
+        })
     }
 
     async fn touches(

@@ -29,6 +29,8 @@ pub async fn events(store: Arc<dyn Events>) {
     explanations_stay_as_they_are(store).await;
     trials_come_newest_first(store).await;
     forecasts_come_newest_first(store).await;
+    many_decisions_are_thinned_by_person(store).await;
+    one_person_does_not_bring_all_decisions(store).await;
     touches_are_deliveries_and_human_answers(store).await;
     the_first_verdict_on_an_event_counts(store).await;
 }
@@ -374,10 +376,10 @@ async fn latency_samples_come_newest_first(store: &dyn Events) {
     );
 }
 
-/// Whether a person is in the sample of one in `one_in`.
-fn is_among_one_in(person: &UniversalId, one_in: u64) -> bool {
+/// Whether a person is in the sample of a share of the people.
+fn is_among(person: &UniversalId, share: f64) -> bool {
     let hash = u64::from_str_radix(&person.as_str()["sf_".len()..][..16], 16).unwrap();
-    hash < u64::MAX / one_in
+    (hash as f64) < u64::MAX as f64 * share
 }
 
 async fn providers_with_many_samples_are_thinned_by_person(store: &dyn Events) {
@@ -428,7 +430,7 @@ async fn providers_with_many_samples_are_thinned_by_person(store: &dyn Events) {
     let mut read: Vec<&UniversalId> = of_large.iter().map(|sample| &sample.universal_id).collect();
     read.sort_unstable();
     let mut among: Vec<&UniversalId> = people.iter().collect();
-    among.retain(|person| is_among_one_in(person, u64::from(one_in)));
+    among.retain(|person| is_among(person, 1.0 / f64::from(one_in)));
     among.sort_unstable();
     let expected: Vec<&UniversalId> = among.iter().flat_map(|person| [*person; 3]).collect();
     assert_eq!(
@@ -437,12 +439,16 @@ async fn providers_with_many_samples_are_thinned_by_person(store: &dyn Events) {
     );
 }
 
+/// A person among every hundredth.
+fn busy_person() -> UniversalId {
+    let mut names = 0..;
+    let busy = names.find_map(|n: u32| Some(person(&format!("busy {n}"))).filter(|id| is_among(id, 0.01)));
+    busy.expect("one name in a hundred will do")
+}
+
 async fn one_person_does_not_bring_all_samples(store: &dyn Events) {
     let start = moment("2036-01-01T00:00:00Z");
-    let mut names = 0..;
-    let busy =
-        names.find_map(|n: u32| Some(person(&format!("busy {n}"))).filter(|id| is_among_one_in(id, 100)));
-    let busy = busy.expect("one name in a hundred will do");
+    let busy = busy_person();
     let mut batch = Vec::new();
     for n in 0..200 {
         let mut stored = bare(&busy, EventType::Delivered, start.plus_millis(n * 1_000));
@@ -574,15 +580,16 @@ async fn trials_come_newest_first(store: &dyn Events) {
         let is_ours = |trial: &StoredTrial| expected.iter().any(|own| own.reference == trial.reference);
         trials.into_iter().filter(is_ours).collect()
     };
-    let all = store.trials(start, at(10), 1_000).await.unwrap();
+    let sample = store.trials(start, at(10), 1_000).await.unwrap();
+    assert_eq!(sample.share, 1.0);
+    let all = sample.rows;
     assert!(all.iter().all(|trial| trial.reference != outside.reference));
-    assert_eq!(ours(all.clone()), expected);
+    assert_eq!(ours(all), expected);
     assert_eq!(
-        ours(store.trials(at(1), at(2), 1_000).await.unwrap()),
+        ours(store.trials(at(1), at(2), 1_000).await.unwrap().rows),
         expected[1..2],
         "since is included, until is not"
     );
-    assert_eq!(store.trials(start, at(10), 1).await.unwrap(), all[..1]);
 }
 
 async fn forecasts_come_newest_first(store: &dyn Events) {
@@ -630,14 +637,101 @@ async fn forecasts_come_newest_first(store: &dyn Events) {
         let is_ours = |found: &StoredForecast| expected.iter().any(|own| own.reference == found.reference);
         forecasts.into_iter().filter(is_ours).collect()
     };
-    let all = store.forecasts(start, at(10), 1_000).await.unwrap();
-    assert_eq!(ours(all.clone()), expected);
+    let sample = store.forecasts(start, at(10), 1_000).await.unwrap();
+    assert_eq!(sample.share, 1.0);
+    let all = sample.rows;
+    assert_eq!(ours(all), expected);
     assert_eq!(
-        ours(store.forecasts(at(1), at(2), 1_000).await.unwrap()),
+        ours(store.forecasts(at(1), at(2), 1_000).await.unwrap().rows),
         expected[1..2],
         "since is included, until is not"
     );
-    assert_eq!(store.forecasts(start, at(10), 1).await.unwrap(), all[..1]);
+}
+
+/// A decision that is both compared and audited.
+fn decision(person: &UniversalId, decided_at: Timestamp) -> StoredExplanation {
+    let target_at = decided_at.plus_millis(60_000);
+    StoredExplanation {
+        reference: unique("decision"),
+        universal_id: person.clone(),
+        decided_at,
+        body: "{}".into(),
+        trial: Some(Trial {
+            group: TrialGroup::Treated,
+            target_at,
+            model_at: target_at,
+            propensity: 0.5,
+            campaign_id: None,
+        }),
+        forecast: Some(Forecast {
+            trigger_at: decided_at,
+            target_at,
+            esp: None,
+            mailbox_provider: None,
+            campaign_id: None,
+        }),
+    }
+}
+
+async fn many_decisions_are_thinned_by_person(store: &dyn Events) {
+    let start = moment("2037-01-01T00:00:00Z");
+    let day = |n: i64| start.plus_millis(n * 86_400_000);
+    let people: Vec<UniversalId> = (0..200).map(|n| person(&format!("thinned {n}"))).collect();
+    let mut decisions = Vec::new();
+    for (n, person) in people.iter().enumerate() {
+        for at in [day(1), day(14), day(27)] {
+            decisions.push(decision(person, at.plus_millis(n as i64 * 1_000)));
+        }
+    }
+    let batch: Vec<&StoredExplanation> = decisions.iter().collect();
+    store.save_explanations(&batch).await.unwrap();
+
+    // All decisions of a share of the people, early and late.
+    let expected = |share: f64| {
+        assert!(share > 0.0 && share <= 0.25, "{share}");
+        let of_share = decisions
+            .iter()
+            .filter(|decision| is_among(&decision.universal_id, share));
+        let mut references: Vec<&str> = of_share.map(|decision| decision.reference.as_str()).collect();
+        references.sort_unstable();
+        references
+    };
+    let trials = store.trials(start, day(30), 150).await.unwrap();
+    assert!(
+        trials.rows.is_sorted_by(|a, b| a.decided_at >= b.decided_at),
+        "newest first"
+    );
+    let mut read: Vec<&str> = trials.rows.iter().map(|row| row.reference.as_str()).collect();
+    read.retain(|reference| decisions.iter().any(|own| own.reference == *reference));
+    read.sort_unstable();
+    assert_eq!(read, expected(trials.share));
+    let forecasts = store.forecasts(start, day(30), 150).await.unwrap();
+    let mut read: Vec<&str> = forecasts.rows.iter().map(|row| row.reference.as_str()).collect();
+    read.retain(|reference| decisions.iter().any(|own| own.reference == *reference));
+    read.sort_unstable();
+    assert_eq!(read, expected(forecasts.share));
+}
+
+async fn one_person_does_not_bring_all_decisions(store: &dyn Events) {
+    let start = moment("2038-01-01T00:00:00Z");
+    let busy = busy_person();
+    let decisions: Vec<StoredExplanation> = (0..100)
+        .map(|n| decision(&busy, start.plus_millis(n * 1_000)))
+        .collect();
+    let batch: Vec<&StoredExplanation> = decisions.iter().collect();
+    store.save_explanations(&batch).await.unwrap();
+    let end = start.plus_millis(86_400_000);
+    let newest: Vec<&str> = decisions[92..]
+        .iter()
+        .rev()
+        .map(|own| own.reference.as_str())
+        .collect();
+    let trials = store.trials(start, end, 4).await.unwrap().rows;
+    let read: Vec<&str> = trials.iter().map(|row| row.reference.as_str()).collect();
+    assert_eq!(read, newest, "the newest twice as many");
+    let forecasts = store.forecasts(start, end, 4).await.unwrap().rows;
+    let read: Vec<&str> = forecasts.iter().map(|row| row.reference.as_str()).collect();
+    assert_eq!(read, newest);
 }
 
 async fn touches_are_deliveries_and_human_answers(store: &dyn Events) {

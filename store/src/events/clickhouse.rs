@@ -27,8 +27,9 @@ use self::{
     rows::{EventRow, ExplanationRow, ForecastRow, LatencyRow, OccurrenceRow, TouchRow, TrialRow},
 };
 use super::{
-    EventCount, Events, LatencySample, StoredEvent, StoredExplanation, StoredForecast, StoredTrial, Touch,
-    TouchKind, WriteReport, shares::Shares,
+    EventCount, Events, LatencySample, Sample, StoredEvent, StoredExplanation, StoredForecast, StoredTrial,
+    Touch, TouchKind, WriteReport,
+    shares::{PeopleShare, Shares},
 };
 use crate::StoreError;
 
@@ -109,27 +110,41 @@ impl ClickHouseEvents {
         self.answer(schema::set_ttl(&self.client, self.ttl_days)).await
     }
 
-    /// The `limit` newest explanations decided in a span that have a value in `column`, newest first.
-    async fn newest<R: RowOwned + RowRead>(
+    /// About `wanted` of the explanations decided in a span that have a value in `column`, newest first.
+    async fn sample<R: RowOwned + RowRead, T>(
         &self,
         column: &str,
         since: Timestamp,
         until: Timestamp,
-        limit: usize,
-    ) -> Result<Vec<R>, StoreError> {
-        let sql = format!(
-            "SELECT ?fields FROM timing_explanations WHERE {column} IS NOT NULL \
+        wanted: usize,
+        read: impl Fn(R) -> Result<T, StoreError>,
+    ) -> Result<Sample<T>, StoreError> {
+        let of_the_span = format!(
+            "FROM timing_explanations WHERE {column} IS NOT NULL \
              AND decided_at >= fromUnixTimestamp64Milli(toInt64(?), 'UTC') \
-             AND decided_at < fromUnixTimestamp64Milli(toInt64(?), 'UTC') \
-             ORDER BY decided_at DESC, reference DESC, version DESC LIMIT 1 BY reference LIMIT ?"
+             AND decided_at < fromUnixTimestamp64Milli(toInt64(?), 'UTC')"
         );
+        // What was written again counts again until the server merges: then the share is smaller, and still fair.
+        let count = self
+            .client
+            .query(&format!("SELECT count() {of_the_span}"))
+            .bind(since.as_millis())
+            .bind(until.as_millis());
+        let count: u64 = self.answer(count.fetch_one()).await?;
+        let share = PeopleShare::new(count, wanted);
         let query = self
             .client
-            .query(&sql)
+            .query(&format!(
+                "SELECT ?fields {of_the_span} AND universal_id < ? \
+                 ORDER BY decided_at DESC, reference DESC, version DESC LIMIT 1 BY reference LIMIT ?"
+            ))
             .bind(since.as_millis())
             .bind(until.as_millis())
-            .bind(limit as u64);
-        self.answer(query.fetch_all()).await
+            .bind(share.bound())
+            .bind(share.limit());
+        let rows: Vec<R> = self.answer(query.fetch_all()).await?;
+        let rows: Result<Vec<T>, StoreError> = rows.into_iter().map(read).collect();
+        Ok(share.sample(rows?))
     }
 
     /// Waits for an answer, not for ever.
@@ -401,20 +416,20 @@ impl Events for ClickHouseEvents {
         &self,
         since: Timestamp,
         until: Timestamp,
-        limit: usize,
-    ) -> Result<Vec<StoredTrial>, StoreError> {
-        let rows: Vec<TrialRow> = self.newest("trial_group", since, until, limit).await?;
-        rows.into_iter().map(TrialRow::read).collect()
+        wanted: usize,
+    ) -> Result<Sample<StoredTrial>, StoreError> {
+        self.sample("trial_group", since, until, wanted, TrialRow::read)
+            .await
     }
 
     async fn forecasts(
         &self,
         since: Timestamp,
         until: Timestamp,
-        limit: usize,
-    ) -> Result<Vec<StoredForecast>, StoreError> {
-        let rows: Vec<ForecastRow> = self.newest("forecast_trigger_at", since, until, limit).await?;
-        rows.into_iter().map(ForecastRow::read).collect()
+        wanted: usize,
+    ) -> Result<Sample<StoredForecast>, StoreError> {
+        self.sample("forecast_trigger_at", since, until, wanted, ForecastRow::read)
+            .await
     }
 
     async fn touches(

@@ -1,15 +1,64 @@
-//! How much of each provider's delays is read.
+//! How much is read of what there may be too much of.
+//!
+//! Where there is more than a reader wants, that of a share of the people is read: a fair sample of the whole time, since people
+//! are told apart by a hash.
 //!
 //! What a model of delays learns of a provider stands on that provider's mail alone, so one that sends much must not crowd out
-//! the others, nor its last mailing the weeks before. Where a provider has more samples than a reader wants, those of one
-//! person in so many are read: a fair sample of the whole time, since people are told apart by a hash, and in the order of
-//! the primary key, so that a share of the people is read and not all of them.
+//! the others, nor its last mailing the weeks before: each has a share of its own, and is read in the order of the primary key,
+//! so that a share of the people is read and not all of them. Decisions are compared and audited over weeks, and the newest
+//! alone would be those whose mail is not there yet.
 
 use std::collections::BTreeMap;
 
-/// Samples read in all, as a multiple of what is asked for of the providers together: a share is right on average, and one
-/// person with most of a provider's mail (an address that tests are sent to) must not bring all of it.
+/// Rows read in all, as a multiple of what is asked for: a share is right on average, and one person with most of them (an address
+/// that tests are sent to) must not bring all.
 const MOST: usize = 2;
+
+/// The text below which every universal id lies.
+const EVERYBODY: &str = "sg";
+
+/// What was read of all people or, where there is too much, of a share of them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sample<T> {
+    /// What was read.
+    pub rows: Vec<T>,
+    /// The share of the people that it is of: 1 where it is of all.
+    pub share: f64,
+}
+
+/// The share of the people of whom to read so that about `wanted` of `count` rows are left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct PeopleShare {
+    wanted: u64,
+    count: u64,
+}
+
+impl PeopleShare {
+    pub(super) fn new(count: u64, wanted: usize) -> Self {
+        let wanted = (wanted as u64).max(1);
+        Self {
+            wanted,
+            count: count.max(wanted),
+        }
+    }
+
+    /// The text below which the universal ids of the share lie.
+    pub(super) fn bound(self) -> String {
+        bound(self.wanted, self.count).unwrap_or_else(|| EVERYBODY.to_owned())
+    }
+
+    /// Rows to read at most.
+    pub(super) fn limit(self) -> u64 {
+        self.wanted.saturating_mul(MOST as u64)
+    }
+
+    pub(super) fn sample<T>(self, rows: Vec<T>) -> Sample<T> {
+        Sample {
+            rows,
+            share: self.wanted as f64 / self.count as f64,
+        }
+    }
+}
 
 /// The providers with samples, each with the number `n` of people of which one is read.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -33,7 +82,9 @@ impl Shares {
 
     /// Each provider, with the text below which the universal ids of its share lie; `None` where everybody is read.
     pub(super) fn each(&self) -> impl Iterator<Item = (&str, Option<String>)> {
-        self.0.iter().map(|(esp, one_in)| (esp.as_str(), bound(*one_in)))
+        self.0
+            .iter()
+            .map(|(esp, one_in)| (esp.as_str(), bound(1, u64::from(*one_in))))
     }
 
     /// How many samples one that was read stands for.
@@ -47,10 +98,11 @@ impl Shares {
     }
 }
 
-/// The text below which one universal id in `one_in` lies. Behind `sf_` an id has 32 digits of a hash: of any number of people
-/// as many begin with one as with another.
-fn bound(one_in: u32) -> Option<String> {
-    (one_in > 1).then(|| format!("sf_{:016x}", u64::MAX / u64::from(one_in)))
+/// The text below which `part` of `whole` universal ids lie; `None` where that is all. Behind `sf_` an id has 32 digits of a hash: of
+/// any number of people as many begin with one as with another.
+fn bound(part: u64, whole: u64) -> Option<String> {
+    let first_digits = u128::from(u64::MAX) * u128::from(part) / u128::from(whole.max(1));
+    (part < whole).then(|| format!("sf_{first_digits:016x}"))
 }
 
 #[cfg(test)]
@@ -60,21 +112,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_person_in_so_many_lies_below_the_bound() {
+    fn a_share_of_the_people_lies_below_the_bound() {
         let ids: Vec<UniversalId> = (0..20_000_u64)
             .map(|n| {
                 let identifier = event::Hasher::new().email_identifier(&format!("p{n}@example.com"));
                 UniversalId::from_identifier(&identifier.expect("it is an address"))
             })
             .collect();
-        for one_in in [2, 3, 7, 100] {
-            let bound = bound(one_in).unwrap();
+        for (part, whole) in [(1, 2), (1, 3), (2, 3), (3, 50), (999, 1_000)] {
+            let bound = bound(part, whole).unwrap();
             let below = ids.iter().filter(|id| id.as_str() < bound.as_str()).count();
-            let expected = ids.len() as f64 / f64::from(one_in);
+            let expected = ids.len() as f64 * part as f64 / whole as f64;
             let off = (below as f64 - expected).abs();
-            assert!(off < 5.0 * expected.sqrt(), "1 in {one_in}: {below}");
+            assert!(off < 5.0 * expected.sqrt(), "{part} in {whole}: {below}");
         }
-        assert_eq!(bound(1), None);
+        assert_eq!(bound(1, 1), None);
+        assert!(ids.iter().all(|id| id.as_str() < EVERYBODY));
+    }
+
+    #[test]
+    fn as_many_people_are_read_as_leave_what_is_wanted() {
+        let all = PeopleShare::new(250, 250);
+        assert_eq!(
+            (all.bound().as_str(), all.sample(vec![()]).share),
+            (EVERYBODY, 1.0)
+        );
+        assert_eq!(PeopleShare::new(0, 0).bound(), EVERYBODY);
+        let some = PeopleShare::new(1_000, 250);
+        assert_eq!((some.limit(), some.sample(vec![()]).share), (500, 0.25));
+        assert_eq!(some.bound(), "sf_3fffffffffffffff");
     }
 
     #[test]

@@ -20,8 +20,9 @@ use futures::{Stream, StreamExt, TryStreamExt};
 use sqlx::{QueryBuilder, Row, sqlite::SqliteRow};
 
 use super::{
-    EXPLANATION_DAYS, EventCount, Events, LatencySample, StoredEvent, StoredExplanation, StoredForecast,
-    StoredTrial, Touch, WriteReport, campaign_type, payload_bytes, shares::Shares,
+    EXPLANATION_DAYS, EventCount, Events, LatencySample, Sample, StoredEvent, StoredExplanation,
+    StoredForecast, StoredTrial, Touch, WriteReport, campaign_type, payload_bytes,
+    shares::{PeopleShare, Shares},
 };
 use crate::{
     StoreError,
@@ -125,20 +126,29 @@ impl SqliteEvents {
         self.explanations.close().await;
     }
 
-    /// The `limit` newest explanations decided in a span that this query of explanations is about, newest first.
-    async fn newest<T>(
+    /// About `wanted` of the explanations decided in a span that these queries are about, newest first.
+    async fn sample<T>(
         &self,
-        sql: &'static str,
+        (count, newest): (&'static str, &'static str),
         since: Timestamp,
         until: Timestamp,
-        limit: usize,
+        wanted: usize,
         read: impl Fn(&SqliteRow) -> Result<T, StoreError>,
-    ) -> Result<Vec<T>, StoreError> {
-        let query = sqlx::query(sql)
+    ) -> Result<Sample<T>, StoreError> {
+        let count: i64 = sqlx::query_scalar(count)
             .bind(since.to_string())
             .bind(until.to_string())
-            .bind(i64::try_from(limit).unwrap_or(i64::MAX));
-        read_all(query.fetch(self.explanations.readers()), read).await
+            .fetch_one(self.explanations.readers())
+            .await
+            .map_err(classify)?;
+        let share = PeopleShare::new(count.unsigned_abs(), wanted);
+        let query = sqlx::query(newest)
+            .bind(since.to_string())
+            .bind(until.to_string())
+            .bind(share.bound())
+            .bind(i64::try_from(share.limit()).unwrap_or(i64::MAX));
+        let rows = read_all(query.fetch(self.explanations.readers()), read).await?;
+        Ok(share.sample(rows))
     }
 
     /// The newest `limit` events of one id, newest first.
@@ -413,20 +423,20 @@ impl Events for SqliteEvents {
         &self,
         since: Timestamp,
         until: Timestamp,
-        limit: usize,
-    ) -> Result<Vec<StoredTrial>, StoreError> {
-        self.newest(trials::NEWEST, since, until, limit, trials::read)
-            .await
+        wanted: usize,
+    ) -> Result<Sample<StoredTrial>, StoreError> {
+        let queries = (trials::COUNT, trials::NEWEST);
+        self.sample(queries, since, until, wanted, trials::read).await
     }
 
     async fn forecasts(
         &self,
         since: Timestamp,
         until: Timestamp,
-        limit: usize,
-    ) -> Result<Vec<StoredForecast>, StoreError> {
-        self.newest(forecasts::NEWEST, since, until, limit, forecasts::read)
-            .await
+        wanted: usize,
+    ) -> Result<Sample<StoredForecast>, StoreError> {
+        let queries = (forecasts::COUNT, forecasts::NEWEST);
+        self.sample(queries, since, until, wanted, forecasts::read).await
     }
 
     async fn touches(

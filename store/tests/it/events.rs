@@ -58,7 +58,7 @@ async fn explanations_are_removed_when_they_are_too_old() {
     assert!(!kept(2).await && kept(3).await && kept(4).await);
     let since = Timestamp::default();
     let trials = events.trials(since, since.plus_millis(1), 10).await.unwrap();
-    assert_eq!(trials.len(), 2, "what is compared goes with the explanation");
+    assert_eq!(trials.rows.len(), 2, "what is compared goes with the explanation");
     let forecasts = events.forecasts(since, since.plus_millis(1), 10).await.unwrap();
-    assert_eq!(forecasts.len(), 2, "what is audited goes with it too");
+    assert_eq!(forecasts.rows.len(), 2, "what is audited goes with it too");
 }

@@ -162,7 +162,7 @@ fn compared(crowd: &Crowd, salt: usize, chance: Chance<'_>) -> Shown {
         all.push(vec![outcome]);
     }
     shown.truth /= told;
-    let difference = |people: &[Vec<Outcome>]| compare(people, now(), now()).difference.unwrap().value;
+    let difference = |people: &[Vec<Outcome>]| compare(people, 1.0, now(), now()).difference.unwrap().value;
     shown.found = difference(&all);
     shown.without_moved = difference(&stayed);
     shown

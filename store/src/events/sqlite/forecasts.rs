@@ -13,10 +13,15 @@ use crate::{
     sqlite::classify,
 };
 
-/// The newest forecasts of a time, read in the order of the table.
+/// How many forecasts there are of a time.
+pub(super) const COUNT: &str =
+    "SELECT COUNT(*) FROM timing_forecasts WHERE decided_at >= ?1 AND decided_at < ?2";
+
+/// The newest forecasts of a time about people below an id, read in the order of the table.
 pub(super) const NEWEST: &str = "\
 SELECT reference, universal_id, decided_at, trigger_at, target_at AS arrive_at, esp, mailbox_provider, campaign_id AS campaign \
-FROM timing_forecasts WHERE decided_at >= ?1 AND decided_at < ?2 ORDER BY decided_at DESC, reference DESC LIMIT ?3";
+FROM timing_forecasts WHERE decided_at >= ?1 AND decided_at < ?2 AND universal_id < ?3 \
+ORDER BY decided_at DESC, reference DESC LIMIT ?4";
 
 /// Stores the forecasts of new explanations.
 pub(super) async fn insert(

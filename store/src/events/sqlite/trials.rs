@@ -25,10 +25,15 @@ FROM timing_explanations AS e LEFT JOIN timing_trials AS t ON t.decided_at = e.d
 LEFT JOIN timing_forecasts AS f ON f.decided_at = e.decided_at AND f.reference = e.reference \
 WHERE e.reference = ?1";
 
-/// The newest trials of a time, read in the order of the table.
+/// How many trials there are of a time.
+pub(super) const COUNT: &str =
+    "SELECT COUNT(*) FROM timing_trials WHERE decided_at >= ?1 AND decided_at < ?2";
+
+/// The newest trials of a time about people below an id, read in the order of the table.
 pub(super) const NEWEST: &str = "\
 SELECT reference, universal_id, decided_at, trial_group, target_at, model_at, propensity, campaign_id \
-FROM timing_trials WHERE decided_at >= ?1 AND decided_at < ?2 ORDER BY decided_at DESC, reference DESC LIMIT ?3";
+FROM timing_trials WHERE decided_at >= ?1 AND decided_at < ?2 AND universal_id < ?3 \
+ORDER BY decided_at DESC, reference DESC LIMIT ?4";
 
 /// Deliveries and strong answers of many people. The cross join makes SQLite look each person up in the index, instead of
 /// walking through all events of the time.
