@@ -59,7 +59,7 @@ pub struct Estimate {
 /// What became of the decisions of one group.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
 pub struct Arm {
-    /// Decisions whose day after the mail is over; of several for the same minute the last.
+    /// Decisions whose day after the mail is over; of several for the same mail the last.
     pub decisions: usize,
     /// Those with a mail near their target: these are compared.
     pub mails: usize,
@@ -138,7 +138,7 @@ pub enum LiftError {
     Identities(#[source] StoreError),
 }
 
-/// Compares the groups by the decisions of `[since, until)`, as things stood at `until`.
+/// Compares the groups by the decisions of `[since, until)`, as things stood at `until`, which is not in the future.
 ///
 /// # Errors
 /// [`LiftError`] when a store cannot be read.

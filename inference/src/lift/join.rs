@@ -36,12 +36,32 @@ pub(super) fn join(mut trials: Vec<&StoredTrial>, mut touches: Vec<&Touch>) -> V
         decisions.push(trial);
     }
     let mails = assign(&decisions, &touches, may_belong);
+    // Who asks again before the target may get another minute, and then sends at that one. The first answer is no mail that was
+    // lost, and would look like one mostly where minutes are random. Whatever mail arrived is compared all the same: what people
+    // answered has no part in what is left out.
+    let mut asked: Vec<(&Option<String>, Timestamp)> = decisions
+        .iter()
+        .map(|decision| (&decision.trial.campaign_id, decision.decided_at))
+        .collect();
+    asked.sort_unstable();
+    let was_asked_again = |decision: &StoredTrial| {
+        let campaign_id = &decision.trial.campaign_id;
+        let later = asked.partition_point(|asked| *asked <= (campaign_id, decision.decided_at));
+        asked.get(later).is_some_and(|(campaign, decided_at)| {
+            *campaign == campaign_id && *decided_at < decision.trial.target_at
+        })
+    };
     let outcome = |(decision, mail): (&&StoredTrial, Option<&Touch>)| Outcome {
         group: decision.trial.group,
         weight: weight(decision),
         answered: mail.map(|mail| touches.iter().any(|touch| answers(touch, mail))),
     };
-    decisions.iter().zip(mails).map(outcome).collect()
+    decisions
+        .iter()
+        .zip(mails)
+        .filter(|(decision, mail)| mail.is_some() || !was_asked_again(decision))
+        .map(outcome)
+        .collect()
 }
 
 fn key(trial: &StoredTrial) -> (Timestamp, &Option<String>, Timestamp) {

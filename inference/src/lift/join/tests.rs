@@ -127,12 +127,42 @@ fn each_mail_counts_once_and_a_question_that_is_repeated_is_one_decision() {
         joined(&again, &[mail(TARGET), click("2026-01-07T19:00:00Z")]),
         [Some(true)]
     );
-    let two = [
-        decision(DECIDED, TARGET, None),
-        decision("2026-01-07T11:00:00Z", "2026-01-07T18:45:00Z", None),
-    ];
-    // The later decision has the mail.
-    assert_eq!(joined(&two, &[mail("2026-01-07T18:45:00Z")]), [None, Some(false)]);
+}
+
+#[test]
+fn who_asks_again_before_the_target_gets_one_mail() {
+    let asked = |campaigns: [Option<&str>; 2], again: &str, target: &str| {
+        [
+            decision(DECIDED, TARGET, campaigns[0]),
+            decision(again, target, campaigns[1]),
+        ]
+    };
+    let again = asked([None; 2], "2026-01-07T11:00:00Z", "2026-01-07T18:45:00Z");
+    assert_eq!(joined(&again, &[mail("2026-01-07T18:45:00Z")]), [Some(false)]);
+    // A mail that never came is one.
+    assert_eq!(joined(&again, &[]), [None]);
+    // Two mails are two, and one that followed the first answer is the first's.
+    let both = [mail(TARGET), mail("2026-01-07T18:45:00Z")];
+    assert_eq!(joined(&again, &both), [Some(false), Some(false)]);
+    assert_eq!(
+        joined(&again, &[mail("2026-01-07T18:20:00Z")]),
+        [Some(false), None]
+    );
+    // Another campaign is another mail, and so is one that is asked for after the target.
+    let other = asked(
+        [Some("spring"), Some("summer")],
+        "2026-01-07T11:00:00Z",
+        "2026-01-07T21:00:00Z",
+    );
+    assert_eq!(
+        joined(&other, &[mail("2026-01-07T21:00:00Z")]),
+        [None, Some(false)]
+    );
+    let next = asked([None; 2], "2026-01-07T18:30:00Z", "2026-01-07T21:00:00Z");
+    assert_eq!(
+        joined(&next, &[mail("2026-01-07T21:00:00Z")]),
+        [None, Some(false)]
+    );
 }
 
 #[test]
