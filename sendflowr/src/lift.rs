@@ -15,7 +15,7 @@ pub(crate) struct LiftArgs {
     /// Decisions from this moment on, RFC 3339. Default: 28 days before `--until`.
     #[arg(long)]
     since: Option<String>,
-    /// Decisions before this moment, as things stood then. Default: now.
+    /// Decisions before this moment, as things stood then. Default, and at the latest: now.
     #[arg(long)]
     until: Option<String>,
     /// How to print it.
@@ -28,9 +28,10 @@ pub(crate) struct LiftArgs {
 /// # Errors
 /// Moments that cannot be read, and stores that cannot be.
 pub(crate) async fn run(args: &LiftArgs, config: RawConfig) -> anyhow::Result<()> {
+    let clock = Timestamp::from(SystemTime::now());
     let until = match &args.until {
-        Some(text) => moment("--until", text)?,
-        None => Timestamp::from(SystemTime::now()),
+        Some(text) => moment("--until", text)?.min(clock),
+        None => clock,
     };
     let since = match &args.since {
         Some(text) => moment("--since", text)?,

@@ -27,7 +27,7 @@ pub(crate) struct LiftQuery {
     /// Decisions from this moment on, RFC 3339 or seconds since 1970. Default: 28 days before `until`.
     #[param(value_type = Option<String>)]
     since: Option<Moment>,
-    /// Decisions before this moment, as things stood then. Default: now.
+    /// Decisions before this moment, as things stood then. Default, and at the latest: now.
     #[param(value_type = Option<String>)]
     until: Option<Moment>,
 }
@@ -43,7 +43,8 @@ pub(crate) struct LiftQuery {
 )]
 pub(crate) async fn lift(State(app): State<App>, query: RawQuery) -> Result<Json<Lift>, ApiError> {
     let query: LiftQuery = body::parse_query(query, "since=…&until=…")?;
-    let until = query.until.map_or_else(|| app.clock(), |moment| moment.0);
+    let clock = app.clock();
+    let until = query.until.map_or(clock, |moment| moment.0.min(clock));
     let since = query
         .since
         .map_or_else(|| lift::since_by_default(until), |moment| moment.0);

@@ -27,19 +27,34 @@ async fn decide(app: &TestApp, question: &Value) -> Value {
     decision
 }
 
-/// The comparison as it will stand in three days, once all decisions are stored.
-async fn lift(app: &TestApp, decisions: u64) -> Value {
-    let until = Timestamp::from(SystemTime::now()).plus_millis(3 * DAY_MS);
+/// The comparison as it stands when all decisions are three days old. `asked` were made; `decisions` of them count.
+async fn lift(app: &TestApp, asked: usize, decisions: u64) -> Value {
     for _ in 0..200 {
-        let (status, lift) = app.get(&format!("/lift?until={until}")).await;
-        assert_eq!(status, StatusCode::OK, "{lift}");
-        let of = |group: &str| lift[group]["decisions"].as_u64().unwrap();
-        if of("treated") + of("control") + of("exploration") == decisions {
-            return lift;
+        if app.events.explanations.lock().unwrap().len() == asked {
+            break;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    panic!("the decisions are not stored");
+    let earlier = |moment: &mut Timestamp| *moment = moment.plus_millis(-3 * DAY_MS);
+    for explanation in app.events.explanations.lock().unwrap().values_mut() {
+        earlier(&mut explanation.decided_at);
+        if let Some(trial) = &mut explanation.trial {
+            earlier(&mut trial.target_at);
+            earlier(&mut trial.model_at);
+        }
+    }
+    for stored in app.events.stored.lock().unwrap().iter_mut() {
+        earlier(&mut stored.event.timestamp);
+    }
+    let (status, lift) = app.get("/lift").await;
+    assert_eq!(status, StatusCode::OK, "{lift}");
+    let of = |group: &str| lift[group]["decisions"].as_u64().unwrap();
+    assert_eq!(
+        of("treated") + of("control") + of("exploration"),
+        decisions,
+        "{lift}"
+    );
+    lift
 }
 
 #[tokio::test]
@@ -69,7 +84,7 @@ async fn chosen_times_are_compared_with_random_ones() {
         }
         *groups.entry(group).or_insert(0_u64) += 1;
     }
-    let lift = lift(&app, PEOPLE as u64).await;
+    let lift = lift(&app, PEOPLE, PEOPLE as u64).await;
     for (group, count) in &groups {
         assert_eq!(lift[group]["mails"], *count, "{group}");
         assert_eq!(lift[group]["people"], *count, "{group}");
@@ -101,7 +116,7 @@ async fn who_wants_the_models_choice_gets_it_and_is_not_counted() {
     let told = decide(&app, &json!({"email": email(1), "now": NOW, "explain": true})).await;
     assert_eq!(told["explanation"]["experiment"]["counted"], false);
     decide(&app, &json!({"email": email(1)})).await;
-    lift(&app, 1).await;
+    lift(&app, 102, 1).await;
 }
 
 #[tokio::test]
@@ -117,7 +132,25 @@ async fn mail_with_a_deadline_waits_for_no_experiment() {
         );
     }
     decide(&app, &json!({"email": email(1)})).await;
-    lift(&app, 1).await;
+    lift(&app, 101, 1).await;
+}
+
+#[tokio::test]
+async fn no_decision_is_over_before_its_time() {
+    let app = TestApp::start(Stores::default());
+    decide(&app, &json!({"email": email(1)})).await;
+    let next_week = Timestamp::from(SystemTime::now()).plus_millis(7 * DAY_MS);
+    for _ in 0..200 {
+        let (_, lift) = app.get(&format!("/lift?until={next_week}")).await;
+        assert_eq!(lift["treated"]["decisions"], 0, "{lift}");
+        assert_eq!(lift["control"]["decisions"], 0, "{lift}");
+        if lift["pending"] == 1 {
+            assert!(lift["until"].as_str().unwrap() < next_week.to_string().as_str());
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("the decision is not stored");
 }
 
 #[tokio::test]
