@@ -5,8 +5,8 @@
 //!   the chosen minute. Only windows in which the person acted at all count.
 //! - *mail* (deliveries): people can only click mail that is there, so the clicks crowd where the sender sent. A mail
 //!   speaks for a policy when it happened to arrive within an hour of what the policy would have chosen for the day
-//!   around it, and the fewer mails arrive at that time of day, the more it weighs (SNIPS, with the log's own hours as
-//!   the propensity). The reward is a click within a day.
+//!   around it, and the fewer mails arrive at that time of day, the more it weighs (SNIPS, with the hours of the tested
+//!   weeks as the propensity). The reward is a click within a day.
 
 use event::{Timestamp, grid, profile::History};
 use inference::{
@@ -133,13 +133,14 @@ struct Trial {
     mail: Option<(Timestamp, bool)>,
 }
 
-/// What everybody did before the tested weeks.
+/// What everybody did before the tested weeks, and when mail arrived in them.
 struct Everybody {
     clicks: [f64; 24],
     opens: [f64; 24],
     slots: [f64; 12],
     usual_slot: Option<usize>,
-    /// Share of all mail by minute of the day, within [`MATCH_MINUTES`] of it.
+    /// Share of the mail of the tested weeks by minute of the day, within [`MATCH_MINUTES`] of it: how likely a tested mail
+    /// was to show what that time is worth. Only the weights rest on it, no choice.
     mail_near: Vec<f64>,
 }
 
@@ -356,7 +357,7 @@ impl Everybody {
         let (mut clicks, mut opens) = ([0.0; 24], [0.0; 24]);
         // A few mails at the usual rate, so that no slot is without.
         let (mut clicked, mut sent) = ([1.0; 12], [20.0; 12]);
-        let mut minutes = vec![0.0; 1_440];
+        let (mut minutes, mut tested_minutes) = (vec![0.0; 1_440], vec![0.0; 1_440]);
         for history in histories {
             let before = |time: &Timestamp| *time < until;
             strong_times(history)
@@ -368,8 +369,11 @@ impl Everybody {
                 .filter(before)
                 .for_each(|time| opens[hour_of_day(time)] += 1.0);
             for mail in &history.mails {
-                minutes[grid::slot(mail.delivered_at) % 1_440] += 1.0;
-                if mail.delivered_at < until {
+                let minute = grid::slot(mail.delivered_at) % 1_440;
+                if mail.delivered_at >= until {
+                    tested_minutes[minute] += 1.0;
+                } else {
+                    minutes[minute] += 1.0;
                     let slot = hour_of_day(mail.delivered_at) / 2;
                     sent[slot] += 1.0;
                     clicked[slot] += f64::from(u8::from(mail.clicked_at.is_some()));
@@ -377,14 +381,8 @@ impl Everybody {
             }
         }
         let total: f64 = minutes.iter().sum();
-        let near = |minute: usize| -> f64 {
-            let window = 1_440 - MATCH_MINUTES as usize..=1_440 + MATCH_MINUTES as usize;
-            window.map(|lag| minutes[(minute + lag) % 1_440]).sum::<f64>()
-        };
-        let mail_near: Vec<f64> = (0..1_440)
-            .map(|minute| near(minute) / f64::max(total, 1.0))
-            .collect();
-        let busiest = (0..1_440).max_by(|a, b| mail_near[*a].total_cmp(&mail_near[*b]).then(b.cmp(a)));
+        let near = near_of(&minutes);
+        let busiest = (0..1_440).max_by(|a, b| near[*a].total_cmp(&near[*b]).then(b.cmp(a)));
         let slots = if total > 0.0 {
             std::array::from_fn(|slot| clicked[slot] / sent[slot])
         } else {
@@ -396,9 +394,19 @@ impl Everybody {
             opens,
             slots,
             usual_slot: busiest.filter(|_| total > 0.0),
-            mail_near,
+            mail_near: near_of(&tested_minutes),
         }
     }
+}
+
+/// The share of what is counted by minute of the day that lies within [`MATCH_MINUTES`] of each.
+fn near_of(minutes: &[f64]) -> Vec<f64> {
+    let total = minutes.iter().sum::<f64>().max(1.0);
+    let near = |minute: usize| -> f64 {
+        let window = 1_440 - MATCH_MINUTES as usize..=1_440 + MATCH_MINUTES as usize;
+        window.map(|lag| minutes[(minute + lag) % 1_440]).sum()
+    };
+    (0..1_440).map(|minute| near(minute) / total).collect()
 }
 
 /// Lets every policy choose, from what is known at the start of a window.

@@ -181,3 +181,36 @@ fn mail_at_fixed_hours_ends_in_not_enough_data() {
     assert_eq!(scores.measure, Measure::Mail);
     assert!(matches!(verdict, Verdict::NotEnoughData { .. }), "{verdict:?}");
 }
+
+#[test]
+fn mails_are_weighed_by_the_hours_of_the_tested_weeks() {
+    // Four weeks of mail in the morning, which nobody clicks; then, while it is tested, nearly all in the evening, which everybody
+    // clicks.
+    let mut log = EventLog::default();
+    let mut random = Random::new(7);
+    for person in 0..300 {
+        for day in 0..DAYS {
+            let is_evening = day >= 28 && random.below(20) > 0;
+            let at = START + day * DAY + if is_evening { 18 * HOUR } else { 9 * HOUR };
+            let message = format!("{person}-{day}");
+            push(&mut log, person, at, EventType::Delivered, Some(&message));
+            if is_evening {
+                let wait = 300 + random.below(600) as i64;
+                push(&mut log, person, at + wait, EventType::Clicked, Some(&message));
+            }
+        }
+    }
+    log.sort();
+    let (scores, _) = judged(&log);
+    assert_eq!(scores.measure, Measure::Mail);
+    let rows = rows(&scores, 1);
+    let value = |name: &str| {
+        let row = rows.iter().find(|row| POLICIES[row.policy] == name).unwrap();
+        row.rates[0].value
+    };
+    // It is as likely near one hour as near the other, however rarely mail came there.
+    let random_minute = value("a random minute");
+    assert!((random_minute - 0.5).abs() < 0.2, "{random_minute}");
+    // Whoever had to choose before the tested weeks knew the morning alone.
+    assert_eq!(value("the brand's usual hour"), 0.0);
+}
