@@ -69,7 +69,8 @@ pub(super) fn refit(
                     break;
                 }
                 expected[band] += weight * level * bands[band] * activity(&week, bin * 60 + minute, from, to);
-                if mail.clicked_at.is_some() && minutes < AGE_EDGES[band + 1] && minutes >= from {
+                // In the band where the exposure ends: at an edge it is the one before.
+                if mail.clicked_at.is_some() && minutes <= AGE_EDGES[band + 1] {
                     clicks[band] += weight;
                 }
             }
@@ -101,4 +102,40 @@ fn activity(week: &[f32; BINS], start: usize, from: usize, to: usize) -> f32 {
         at = hour_end;
     }
     sum
+}
+
+#[cfg(test)]
+mod tests {
+    use event::profile::Mail;
+
+    use super::*;
+
+    #[test]
+    fn a_click_at_an_edge_counts() {
+        let now: Timestamp = "2026-06-01T00:00:00Z".parse().unwrap();
+        let prior = Population::builtin();
+        for (band, edges) in AGE_EDGES.windows(2).enumerate() {
+            let mail = |day: i64| {
+                let delivered_at = now.plus_millis(-day * 86_400_000);
+                Mail {
+                    delivered_at,
+                    opened_at: None,
+                    clicked_at: Some(delivered_at.plus_millis(edges[1] as i64 * 60_000)),
+                }
+            };
+            let histories = [History {
+                mails: (4..304).rev().map(mail).collect(),
+                ..History::default()
+            }];
+            let mut tables = prior.tables.clone();
+            let sums = super::super::sums_of(&histories, now, &Derived::new(&tables));
+            refit(&mut tables, &prior, &histories, &sums, now, false);
+            assert!(
+                tables.attention[band] > prior.tables.attention[band],
+                "{} minutes: {:?}",
+                edges[1],
+                tables.attention
+            );
+        }
+    }
 }
