@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use super::who::{self, IdentifierInput, Identity, Who};
 use crate::{
-    decision::{DaySpan, LocalRules, Question, SeenSignal, day_number},
+    decision::{DaySpan, LocalRules, Question, SeenSignal, day_number, horizon},
     error::ApiError,
 };
 
@@ -137,7 +137,7 @@ pub(crate) struct SignalInput {
     #[serde(rename = "type")]
     #[schema(example = "site_visit")]
     pub kind: String,
-    /// When it was.
+    /// When it was. The caller's clock may be ahead: up to a day later than the server's counts as now, unless `now` is told.
     pub at: Option<Moment>,
     /// Seconds ago, instead of `at`.
     #[schema(example = 120)]
@@ -212,6 +212,7 @@ impl DecideRequest {
     /// Checks every field; `clock` is now where the request does not say.
     pub(crate) fn check(self, hasher: &Hasher, clock: Timestamp) -> Result<Inquiry, ApiError> {
         let now = self.now.map_or(clock, |moment| moment.0);
+        let horizon = horizon(now, self.now.is_some());
         let identity = Who {
             universal_id: self.universal_id,
             email: self.email,
@@ -278,7 +279,7 @@ impl DecideRequest {
                 deadline,
                 local,
                 minimum_gap_ms: gap_hours.map(|hours| (hours * HOUR_MS).round() as i64),
-                signals: signals(self.signals.unwrap_or_default(), now)?,
+                signals: signals(self.signals.unwrap_or_default(), now, horizon)?,
             },
             time_zone,
             esp: self.esp.map(|esp| who::slug("esp", &esp)).transpose()?,
@@ -465,7 +466,11 @@ fn weekday_named(text: &str) -> Option<usize> {
         .position(|name| *name == text || name[..3] == text)
 }
 
-fn signals(inputs: Vec<SignalInput>, now: Timestamp) -> Result<Vec<SeenSignal>, ApiError> {
+fn signals(
+    inputs: Vec<SignalInput>,
+    now: Timestamp,
+    horizon: Timestamp,
+) -> Result<Vec<SeenSignal>, ApiError> {
     if inputs.len() > MAX_SIGNALS {
         return Err(ApiError::field(
             "signals",
@@ -492,7 +497,7 @@ fn signals(inputs: Vec<SignalInput>, now: Timestamp) -> Result<Vec<SeenSignal>, 
             }
         };
         let at = match (input.at, input.age_seconds) {
-            (Some(Moment(at)), None) if at <= now => at,
+            (Some(Moment(at)), None) if at <= horizon => at.min(now),
             (Some(_), None) => {
                 return Err(ApiError::field(
                     format!("signals[{index}].at"),

@@ -81,6 +81,24 @@ async fn the_same_question_has_the_same_answer_byte_for_byte() {
 }
 
 #[tokio::test]
+async fn a_signal_of_a_clock_that_is_ahead_counts_as_of_now() {
+    let app = TestApp::start(Stores::default());
+    let ask = async |hours: i64| {
+        let at = Timestamp::from(std::time::SystemTime::now()).plus_millis(hours * 3_600_000);
+        let signals = json!([{"type": "site_visit", "at": at.to_string()}]);
+        let question = json!({"email": "ann@example.com", "signals": signals, "explain": true});
+        app.post("/timing/decide", &question).await
+    };
+    let (status, decision) = ask(23).await;
+    assert_eq!(status, StatusCode::OK, "{decision}");
+    let told = &decision["explanation"]["request"]["signals"][0];
+    assert_eq!(told["at"], decision["explanation"]["decided_at"], "{told}");
+    let (status, refused) = ask(25).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{refused}");
+    assert_eq!(refused["error"]["field"], "signals[0].at");
+}
+
+#[tokio::test]
 async fn the_explanation_is_readable_at_once_and_stored_behind() {
     let stores = Stores::default();
     evening_clicks(&stores, "ann@example.com", 20, now());
