@@ -120,7 +120,7 @@ pub struct History {
     pub mails: Vec<Mail>,
     /// Engagement without a known mail, oldest first.
     pub activities: Vec<Activity>,
-    /// Machine opens since the first of the last [`MACHINE_OPENS`] of `mails` was delivered, at most as many.
+    /// Of the last [`MACHINE_OPENS`] of `mails`, those after which a machine opened before the next was delivered.
     pub machine_opens: usize,
 }
 
@@ -448,14 +448,20 @@ impl Profile {
         history
             .activities
             .sort_unstable_by_key(|activity| (activity.at, activity.strong));
-        // Older ones may be forgotten, while all mails are there: only over the last mails is their number a share.
+        // Older opens may be forgotten, while all mails are there: only of the last mails is their number a share. Some machines
+        // open a mail again and again, and which one it was is not remembered.
         let first = history.mails.len().saturating_sub(MACHINE_OPENS);
-        let since = history.mails.get(first).map_or(now, |mail| mail.delivered_at);
-        let covered = |second: &&u32| {
-            let at = Tick::of_seconds(**second).timestamp();
-            since <= at && at <= now
-        };
-        history.machine_opens = self.machine_opens.iter().filter(covered).count();
+        let opens = self
+            .machine_opens
+            .iter()
+            .map(|second| Tick::of_seconds(*second).timestamp())
+            .filter(|at| *at <= now);
+        let mut opened: Vec<usize> = opens
+            .map(|at| history.mails.partition_point(|mail| mail.delivered_at <= at))
+            .filter(|delivered| *delivered > first)
+            .collect();
+        opened.dedup();
+        history.machine_opens = opened.len();
         history
     }
 }

@@ -92,6 +92,23 @@ fn machine_opens_are_counted_since_as_many_mails() {
 }
 
 #[test]
+fn a_mail_that_machines_open_again_and_again_is_one() {
+    let mut profile = Profile::default();
+    for hour in 0..32 {
+        let message = format!("m{hour}");
+        profile.apply(
+            &event(EventType::Delivered, START_MS + hour * HOUR_MS, Some(&message)),
+            false,
+        );
+    }
+    for minute in 1..=10 {
+        let opened = START_MS + 7 * HOUR_MS + minute * 60_000;
+        profile.apply(&event(EventType::Opened, opened, Some("m7")), true);
+    }
+    assert_eq!(profile.history(at(40)).machine_opens, 1);
+}
+
+#[test]
 fn a_delivery_without_message_may_stand_for_a_later_one() {
     const MINUTE_MS: i64 = 60_000;
     let minute = |minute: i64| at(0).plus_millis(minute * MINUTE_MS);

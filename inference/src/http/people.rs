@@ -39,7 +39,7 @@ pub(crate) struct Features {
     pub known: bool,
     /// How much is remembered.
     pub counts: FeatureCounts,
-    /// Machine opens since the first of the last 32 deliveries remembered, at most 32.
+    /// Of the last 32 deliveries remembered, those after which a machine opened before the next one.
     pub machine_opens: usize,
     /// Class of the mailbox.
     #[schema(example = "gmail")]
