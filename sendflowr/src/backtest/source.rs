@@ -9,7 +9,7 @@ use std::{
     path::Path,
 };
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use event::Timestamp;
 use flate2::bufread::MultiGzDecoder;
 use serde::Deserialize;
@@ -84,6 +84,10 @@ fn json_lines(name: &str, mut lines: impl BufRead) -> anyhow::Result<EventLog> {
 
 fn take(log: &mut EventLog, text: &str) -> anyhow::Result<()> {
     let line: Line = serde_json::from_str(text)?;
+    let user_id = line.user_id.trim();
+    if user_id.is_empty() {
+        bail!("`user_id`: empty");
+    }
     let at = match &line.timestamp_utc {
         Value::String(text) => table::moment(text),
         Value::Number(number) => table::moment(&number.to_string()),
@@ -100,7 +104,7 @@ fn take(log: &mut EventLog, text: &str) -> anyhow::Result<()> {
         user_agent: line.user_agent.as_deref(),
         ip_address: line.ip_address.and_then(|address| address.parse().ok()),
     };
-    log.push(&line.user_id, event);
+    log.push(user_id, event);
     Ok(())
 }
 
@@ -167,7 +171,12 @@ mod tests {
             .map(|event| (event.at.as_millis(), event.event_type))
             .collect();
         assert_eq!(read, [(5_000, EventType::Opened), (12_500, EventType::Clicked)]);
-        for wrong in ["{}", "{\"user_id\":\"a\",\"timestamp_utc\":\"soon\"}", "a,1"] {
+        for wrong in [
+            "{}",
+            "{\"user_id\":\"a\",\"timestamp_utc\":\"soon\"}",
+            "{\"user_id\":\" \",\"timestamp_utc\":1}",
+            "a,1",
+        ] {
             let error = json_lines("f.jsonl", format!("\n{wrong}\n").as_bytes()).unwrap_err();
             assert_eq!(error.to_string(), "`f.jsonl`, line 2", "{wrong}");
         }
