@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use axum::{
     body::Bytes,
     extract::{
-        FromRequest, Query, Request,
-        rejection::{BytesRejection, QueryRejection},
+        FromRequest, Path, Query, Request,
+        rejection::{BytesRejection, PathRejection, QueryRejection},
     },
     http::StatusCode,
 };
@@ -15,6 +15,9 @@ use serde_json::Value;
 
 use super::App;
 use crate::error::ApiError;
+
+/// A path's parameter before it is read: it may be no text.
+pub(crate) type RawPath = Result<Path<String>, PathRejection>;
 
 /// A query before it is read.
 pub(crate) type RawQuery = Result<Query<BTreeMap<String, String>>, QueryRejection>;

@@ -12,7 +12,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{
     App,
-    body::{self, Body, RawQuery},
+    body::{self, Body, RawPath, RawQuery},
     question::DecideRequest,
 };
 use crate::{
@@ -98,9 +98,11 @@ enum Told {
 )]
 pub(crate) async fn explanation(
     State(app): State<App>,
-    Path(reference): Path<String>,
+    path: RawPath,
     query: RawQuery,
 ) -> Result<Response, ApiError> {
+    let not_found = || ApiError::NotFound("no decision has this reference");
+    let Path(reference) = path.map_err(|_| not_found())?;
     let ExplanationQuery { replay } = body::parse_query(query, "replay=true")?;
     let found = app.service.explanations.get(&reference).await;
     match found.map_err(|error| ApiError::unavailable("the event store", error))? {
@@ -108,6 +110,6 @@ pub(crate) async fn explanation(
             Ok(Json(app.service.replay(&reference, &body)).into_response())
         }
         Some(body) => Ok(([(CONTENT_TYPE, "application/json")], body).into_response()),
-        None => Err(ApiError::NotFound("no decision has this reference")),
+        None => Err(not_found()),
     }
 }

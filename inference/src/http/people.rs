@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 
 use super::{
     App,
-    body::Body,
+    body::{Body, RawPath},
     curves::{HourShare, best_hours, by_hour},
     who::{self, IdentifierInput, IdentifierOutput, Identity, Who},
 };
@@ -125,11 +125,8 @@ fn features_of(service: &Service, known: &Known, now: Timestamp) -> Features {
         (status = 503, description = "A store does not answer: try again", body = ErrorBody),
     )
 )]
-pub(crate) async fn features(
-    State(app): State<App>,
-    Path(id): Path<String>,
-) -> Result<Json<Features>, ApiError> {
-    let id = who::universal_id(&id)?;
+pub(crate) async fn features(State(app): State<App>, path: RawPath) -> Result<Json<Features>, ApiError> {
+    let id = universal_id_in(path)?;
     let clock = app.clock();
     let known = app.service.people.read(&[id], clock).await.remove(0)?;
     Ok(Json(features_of(&app.service, &known, clock)))
@@ -166,9 +163,15 @@ pub(crate) async fn compute_features(
 )]
 pub(crate) async fn compute_features_of(
     State(app): State<App>,
-    Path(id): Path<String>,
+    path: RawPath,
 ) -> Result<Json<Features>, ApiError> {
-    recomputed(&app, &who::universal_id(&id)?).await
+    recomputed(&app, &universal_id_in(path)?).await
+}
+
+fn universal_id_in(path: RawPath) -> Result<UniversalId, ApiError> {
+    // What is no text is no id.
+    let text = path.map(|Path(text)| text).unwrap_or_default();
+    who::universal_id(&text)
 }
 
 async fn recomputed(app: &App, id: &UniversalId) -> Result<Json<Features>, ApiError> {

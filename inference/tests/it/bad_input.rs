@@ -237,9 +237,17 @@ async fn unknown_paths_and_methods_have_json_too() {
         (status, &answer["error"]["code"]),
         (StatusCode::METHOD_NOT_ALLOWED, &json!("method_not_allowed"))
     );
-    let (status, answer) = app.get("/explanations/dec_none").await;
+    for reference in ["dec_none", "%FF"] {
+        let (status, answer) = app.get(&format!("/explanations/{reference}")).await;
+        assert_eq!(
+            (status, &answer["error"]["code"]),
+            (StatusCode::NOT_FOUND, &json!("not_found")),
+            "{reference}"
+        );
+    }
+    let (status, answer) = app.get("/features/%FF").await;
     assert_eq!(
-        (status, &answer["error"]["code"]),
-        (StatusCode::NOT_FOUND, &json!("not_found"))
+        (status, &answer["error"]["field"]),
+        (StatusCode::UNPROCESSABLE_ENTITY, &json!("universal_id"))
     );
 }
