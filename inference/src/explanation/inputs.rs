@@ -109,7 +109,7 @@ impl<'de> Deserialize<'de> for Base64 {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Policy {
     /// Weight and half-life in seconds of each hot path: site visit, product view, SMS click, push click.
-    #[schema(value_type = Vec<Vec<Object>>)]
+    #[schema(value_type = Vec<Vec<Value>>, example = json!([["0.5", 1800]]))]
     hot_paths: [(Exact, u64); 4],
     /// Seconds of silence: complaint, support ticket, unsubscription, hard bounce.
     breaker_seconds: [u64; 4],

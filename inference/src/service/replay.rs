@@ -46,10 +46,10 @@ pub struct Difference {
     #[schema(example = "chosen.at")]
     pub field: String,
     /// What is stored; `null` where there is nothing.
-    #[schema(value_type = Object)]
+    #[schema(value_type = Value)]
     pub stored: Value,
     /// What came out; `null` where there is nothing.
-    #[schema(value_type = Object)]
+    #[schema(value_type = Value)]
     pub replayed: Value,
 }
 

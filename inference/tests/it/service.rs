@@ -66,6 +66,22 @@ async fn the_description_contains_every_route_and_is_served() {
     }
 }
 
+#[test]
+fn what_may_be_any_value_is_not_described_as_an_object() {
+    let openapi = serde_json::to_value(Server::openapi()).unwrap();
+    let schemas = &openapi["components"]["schemas"];
+    let weight_and_half_life = &schemas["Policy"]["properties"]["hot_paths"]["items"];
+    assert_eq!(weight_and_half_life["type"], "array", "{weight_and_half_life}");
+    let difference = &schemas["Difference"]["properties"];
+    for any in [
+        &weight_and_half_life["items"],
+        &difference["stored"],
+        &difference["replayed"],
+    ] {
+        assert!(any.is_object() && any["type"].is_null(), "{any}");
+    }
+}
+
 #[tokio::test]
 async fn every_refusal_of_a_body_is_described() {
     let app = TestApp::start(Stores::default());
