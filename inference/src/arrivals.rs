@@ -18,8 +18,7 @@ use utoipa::ToSchema;
 
 use crate::{
     latency::quantile,
-    lift::LiftError,
-    mail::{self, may_equal},
+    mail::{self, MailError, may_equal},
 };
 pub use drift::{Drift, DriftState};
 
@@ -108,13 +107,13 @@ struct Arrival {
 /// Compares the arrivals that the decisions of `[since, until)` expected with what has arrived, as things stand at `until`.
 ///
 /// # Errors
-/// [`LiftError`] when a store cannot be read.
+/// [`MailError`] when a store cannot be read.
 pub async fn arrivals(
     events: &dyn Events,
     identities: &dyn Identities,
     since: Timestamp,
     until: Timestamp,
-) -> Result<Arrivals, LiftError> {
+) -> Result<Arrivals, MailError> {
     arrivals_of(WANTED_FORECASTS, events, identities, since, until).await
 }
 
@@ -125,14 +124,14 @@ async fn arrivals_of(
     identities: &dyn Identities,
     since: Timestamp,
     until: Timestamp,
-) -> Result<Arrivals, LiftError> {
+) -> Result<Arrivals, MailError> {
     let Sample {
         rows: mut forecasts,
         share,
     } = events
         .forecasts(since, until, wanted)
         .await
-        .map_err(LiftError::Events)?;
+        .map_err(MailError::Events)?;
     let all = forecasts.len();
     forecasts.retain(|forecast| forecast.forecast.target_at.plus_millis(LATE_MS) <= until);
     let pending = all - forecasts.len();

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use store::StoreError;
 use utoipa::ToSchema;
 
-use crate::lift::LiftError;
+use crate::mail::MailError;
 
 /// Why [`crate::run`] ended early or could not start.
 #[derive(Debug, thiserror::Error)]
@@ -62,11 +62,11 @@ pub(crate) enum ApiError {
     Internal,
 }
 
-impl From<LiftError> for ApiError {
-    fn from(error: LiftError) -> Self {
+impl From<MailError> for ApiError {
+    fn from(error: MailError) -> Self {
         match error {
-            LiftError::Events(source) => Self::unavailable("the event store", source),
-            LiftError::Identities(source) => Self::unavailable("the identity graph", source),
+            MailError::Events(source) => Self::unavailable("the event store", source),
+            MailError::Identities(source) => Self::unavailable("the identity graph", source),
         }
     }
 }

@@ -40,7 +40,8 @@ pub use config::{
 };
 pub use error::{ErrorBody, ErrorDetails, InferenceError};
 pub use latency::{ExpectedLatency, LatencyContext, LatencyModel, LatencyRow, LatencySource, WeekOfLatency};
-pub use lift::{Arm, Estimate, Lift, LiftError, ModelEstimate, Power, Verdict, lift, since_by_default};
+pub use lift::{Arm, Estimate, Lift, ModelEstimate, Power, Verdict, lift, since_by_default};
+pub use mail::MailError;
 pub use population::{TrainError, load as load_population, save as save_population, train};
 pub use server::{Server, run};
 pub use service::{Difference, Replay, ReplayVerdict, replay};

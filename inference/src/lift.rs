@@ -12,13 +12,12 @@ mod verdict;
 use event::{Timestamp, grid::MINUTE_MS};
 use serde::Serialize;
 use store::{
-    StoreError,
     events::{Events, Sample, StoredTrial, TrialGroup},
     identity::Identities,
 };
 use utoipa::ToSchema;
 
-use crate::mail;
+use crate::mail::{self, MailError};
 use join::Outcome;
 pub use power::Power;
 use statistics::{Tally, Weighted};
@@ -126,28 +125,16 @@ pub struct Lift {
     pub verdict: Verdict,
 }
 
-/// A lift, or an audit of arrivals, could not be reckoned.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum LiftError {
-    /// The event store.
-    #[error("the event store cannot be read: {0}")]
-    Events(#[source] StoreError),
-    /// The identity graph.
-    #[error("the identity graph cannot be read: {0}")]
-    Identities(#[source] StoreError),
-}
-
 /// Compares the groups by the decisions of `[since, until)`, as things stood at `until`, which is not in the future.
 ///
 /// # Errors
-/// [`LiftError`] when a store cannot be read.
+/// [`MailError`] when a store cannot be read.
 pub async fn lift(
     events: &dyn Events,
     identities: &dyn Identities,
     since: Timestamp,
     until: Timestamp,
-) -> Result<Lift, LiftError> {
+) -> Result<Lift, MailError> {
     lift_of(WANTED_TRIALS, events, identities, since, until).await
 }
 
@@ -158,14 +145,14 @@ async fn lift_of(
     identities: &dyn Identities,
     since: Timestamp,
     until: Timestamp,
-) -> Result<Lift, LiftError> {
+) -> Result<Lift, MailError> {
     let Sample {
         rows: mut trials,
         share,
     } = events
         .trials(since, until, wanted)
         .await
-        .map_err(LiftError::Events)?;
+        .map_err(MailError::Events)?;
     let all = trials.len();
     trials.retain(|trial| trial.trial.target_at.plus_millis(LATE_MS + SPAN_MS) <= until);
     let pending = all - trials.len();
@@ -181,7 +168,7 @@ async fn outcomes(
     events: &dyn Events,
     identities: &dyn Identities,
     trials: Vec<StoredTrial>,
-) -> Result<Vec<Vec<Outcome>>, LiftError> {
+) -> Result<Vec<Vec<Outcome>>, MailError> {
     let mut outcomes = Vec::new();
     let span = |trial: &StoredTrial| {
         let target_at = trial.trial.target_at;

@@ -9,10 +9,20 @@ use store::{
     identity::Identities,
 };
 
-use crate::lift::LiftError;
-
 /// People whose mail is read at once.
 const PEOPLE_AT_ONCE: usize = 1_000;
+
+/// A lift, or an audit of arrivals, could not be reckoned.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MailError {
+    /// The event store.
+    #[error("the event store cannot be read: {0}")]
+    Events(#[source] StoreError),
+    /// The identity graph.
+    #[error("the identity graph cannot be read: {0}")]
+    Identities(#[source] StoreError),
+}
 
 /// A stored decision about a person.
 pub(crate) trait Decided {
@@ -53,17 +63,17 @@ struct Person<T> {
 /// decisions, and maybe more.
 ///
 /// # Errors
-/// [`LiftError`] when a store cannot be read.
+/// [`MailError`] when a store cannot be read.
 pub(crate) async fn with_touches<T: Decided>(
     events: &dyn Events,
     identities: &dyn Identities,
     decisions: Vec<T>,
     span: impl Fn(&T) -> Range<Timestamp>,
     mut take: impl FnMut(&[T], Vec<&Touch>),
-) -> Result<(), LiftError> {
+) -> Result<(), MailError> {
     let people = people_of(identities, decisions)
         .await
-        .map_err(LiftError::Identities)?;
+        .map_err(MailError::Identities)?;
     for some in people.chunks(PEOPLE_AT_ONCE) {
         // Mail is told under any of these ids.
         let mut owner: HashMap<&UniversalId, usize> = HashMap::new();
@@ -85,7 +95,7 @@ pub(crate) async fn with_touches<T: Decided>(
         let touches = events
             .touches(&ids, hull.start, hull.end)
             .await
-            .map_err(LiftError::Events)?;
+            .map_err(MailError::Events)?;
         let mut of_person: Vec<Vec<&Touch>> = vec![Vec::new(); some.len()];
         for touch in &touches {
             if let Some(index) = owner.get(&touch.universal_id) {

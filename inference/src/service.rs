@@ -117,7 +117,7 @@ pub(crate) struct Service {
     pub(crate) policy: PolicyConfig,
     pub(crate) experiment: Option<ExperimentConfig>,
     /// Held while a lift or an audit is reckoned: one at a time, since each reads the decisions of weeks.
-    pub(crate) lift: tokio::sync::Mutex<()>,
+    pub(crate) reckoning: tokio::sync::Mutex<()>,
     pub(crate) people: People,
     pub(crate) explanations: Explanations,
     pub(crate) population: CurrentPopulation,
@@ -138,7 +138,7 @@ impl Service {
         Self {
             policy: config.policy,
             experiment: config.experiment.clone(),
-            lift: tokio::sync::Mutex::default(),
+            reckoning: tokio::sync::Mutex::default(),
             people: People::new(config, dependencies.clone(), metrics.clone()),
             explanations,
             population,
@@ -310,7 +310,7 @@ impl Service {
     pub(crate) async fn arrivals(&self, days: i64, now: Timestamp) -> Result<Arrivals, ApiError> {
         let stores = &self.dependencies;
         let since = now.plus_millis(-days * 24 * HOUR_MS);
-        let _only_one = self.lift.lock().await;
+        let _only_one = self.reckoning.lock().await;
         let audited = arrivals(&*stores.events, &*stores.identities, since, now).await?;
         if days == AUDITED_DAYS {
             self.metrics.drift(&audited.drift);

@@ -55,7 +55,7 @@ pub(crate) async fn lift(State(app): State<App>, query: RawQuery) -> Result<Json
         ));
     }
     let stores = &app.service.dependencies;
-    let _only_one = app.service.lift.lock().await;
+    let _only_one = app.service.reckoning.lock().await;
     let lift = lift::lift(&*stores.events, &*stores.identities, since, until).await;
     Ok(Json(lift?))
 }
