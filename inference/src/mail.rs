@@ -130,7 +130,7 @@ async fn people_of<T: Decided>(
             if index == people.len() {
                 owner.extend(person.ids.iter().map(|id| (id.clone(), index)));
                 people.push(Person {
-                    with_events: person.with_events,
+                    with_events: person.with_events.clone(),
                     decisions: Vec::new(),
                 });
             }

@@ -21,7 +21,8 @@ use utoipa::ToSchema;
 
 use crate::{Dependencies, InferenceConfig, error::ApiError, metrics::Metrics};
 
-/// People whose ids are remembered. About 200 bytes each: 13 MB when full, and the bound of a burst of strangers.
+/// Ids whose people are remembered. About 200 bytes each: 13 MB when full, and the bound of a burst of strangers. Ids of one person
+/// share it, however many it has.
 const PEOPLE_REMEMBERED: usize = 65_536;
 
 /// Rebuilt profiles remembered: at most 4 kB each, 16 MB when full.
@@ -150,12 +151,10 @@ impl People {
     /// back histories are read.
     pub(crate) async fn read(&self, ids: &[UniversalId], clock: Timestamp) -> Vec<Result<Known, ApiError>> {
         let persons = self.persons(ids).await;
-        let mut all_ids: Vec<UniversalId> = persons
-            .iter()
-            .flat_map(|(person, _)| person.ids.iter().cloned())
-            .collect();
+        let mut all_ids: Vec<&UniversalId> = persons.iter().flat_map(|(person, _)| &person.ids).collect();
         all_ids.sort_unstable();
         all_ids.dedup();
+        let all_ids: Vec<UniversalId> = all_ids.into_iter().cloned().collect();
         let with_events = with_events(persons.iter().map(|(person, _)| &**person));
         let profiles = self.profiles(&all_ids, &with_events, clock).await;
         let known = persons.into_iter().map(|(person, identity_source)| {
@@ -242,7 +241,7 @@ impl People {
                 Ok(people) => {
                     self.identities_reach.answered();
                     for (index, person) in missing.into_iter().zip(people) {
-                        let person = Arc::new(person);
+                        let person = self.shared(person);
                         self.persons
                             .insert(ids[index].clone(), (Instant::now(), Arc::clone(&person)));
                         found[index] = Some((person, IdentitySource::Graph));
@@ -258,6 +257,18 @@ impl People {
             })
         });
         people.collect()
+    }
+
+    /// The person as remembered under the canonical id, where that is the same.
+    fn shared(&self, person: Arc<Person>) -> Arc<Person> {
+        match self.persons.get(&person.canonical) {
+            Some((_, remembered)) if remembered == person => remembered,
+            _ => {
+                self.persons
+                    .insert(person.canonical.clone(), (Instant::now(), Arc::clone(&person)));
+                person
+            }
+        }
     }
 
     /// The stored profile of each id that has one; of those with events, and without a stored one, what the event store says.

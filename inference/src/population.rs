@@ -76,7 +76,7 @@ pub async fn train(
         let new = persons
             .iter()
             .filter(|person| seen.insert(person.canonical.clone()));
-        let new: Vec<&Person> = new.collect();
+        let new: Vec<&Person> = new.map(AsRef::as_ref).collect();
         let whole = whole_profiles(events, profiles, &new, since, config.history_events).await?;
         people.extend(whole.into_iter().map(|profile| TrainingPerson { profile }));
         after = Some(last.clone());

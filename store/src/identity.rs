@@ -11,6 +11,8 @@ mod graph;
 mod postgres;
 mod sqlite;
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use event::{Identifier, Timestamp, UniversalId};
 use serde::{Deserialize, Serialize};
@@ -126,17 +128,18 @@ pub trait Identities: Send + Sync {
     /// [`StoreError`] when nothing was recorded.
     async fn link(&self, sighting: &Sighting) -> Result<Person, StoreError>;
 
-    /// The people that own these ids, in their order; [`Person::unknown`] for an id that the graph does not know.
+    /// The people that own these ids, in their order; [`Person::unknown`] for an id that the graph does not know. Ids of one person
+    /// share it: a mistake in a sender's data may give somebody thousands of identifiers.
     ///
     /// # Errors
     /// [`StoreError`] when the graph cannot be read.
-    async fn people(&self, ids: &[UniversalId]) -> Result<Vec<Person>, StoreError>;
+    async fn people(&self, ids: &[UniversalId]) -> Result<Vec<Arc<Person>>, StoreError>;
 
     /// The person that owns any of `identifiers` (the strongest known one counts), if the graph knows one.
     ///
     /// # Errors
     /// [`StoreError`] when the graph cannot be read.
-    async fn resolve(&self, identifiers: &[Identifier]) -> Result<Option<Person>, StoreError>;
+    async fn resolve(&self, identifiers: &[Identifier]) -> Result<Option<Arc<Person>>, StoreError>;
 
     /// The person's history in the graph, oldest first, at most `limit` entries.
     ///

@@ -381,12 +381,7 @@ impl Events for FakeEvents {
         Err(misconfigured())
     }
 
-    async fn trials(
-        &self,
-        _: Timestamp,
-        _: Timestamp,
-        _: usize,
-    ) -> Result<Sample<StoredTrial>, StoreError> {
+    async fn trials(&self, _: Timestamp, _: Timestamp, _: usize) -> Result<Sample<StoredTrial>, StoreError> {
         Err(misconfigured())
     }
 
@@ -505,11 +500,11 @@ impl Identities for FakeIdentities {
         Err(misconfigured())
     }
 
-    async fn people(&self, _: &[UniversalId]) -> Result<Vec<Person>, StoreError> {
+    async fn people(&self, _: &[UniversalId]) -> Result<Vec<Arc<Person>>, StoreError> {
         Err(misconfigured())
     }
 
-    async fn resolve(&self, _: &[Identifier]) -> Result<Option<Person>, StoreError> {
+    async fn resolve(&self, _: &[Identifier]) -> Result<Option<Arc<Person>>, StoreError> {
         Err(misconfigured())
     }
 

@@ -314,7 +314,7 @@ impl Identities for FakeIdentities {
         Ok(person(&sighting.identifiers))
     }
 
-    async fn people(&self, ids: &[UniversalId]) -> Result<Vec<Person>, StoreError> {
+    async fn people(&self, ids: &[UniversalId]) -> Result<Vec<Arc<Person>>, StoreError> {
         unavailable(&self.down)?;
         let linked = self.linked.lock().unwrap();
         let people = ids.iter().map(|id| {
@@ -322,18 +322,18 @@ impl Identities for FakeIdentities {
                 .iter()
                 .map(|sighting| person(&sighting.identifiers))
                 .find(|p| p.ids.contains(id));
-            of_id.unwrap_or_else(|| Person::unknown(id.clone()))
+            Arc::new(of_id.unwrap_or_else(|| Person::unknown(id.clone())))
         });
         Ok(people.collect())
     }
 
-    async fn resolve(&self, identifiers: &[Identifier]) -> Result<Option<Person>, StoreError> {
+    async fn resolve(&self, identifiers: &[Identifier]) -> Result<Option<Arc<Person>>, StoreError> {
         unavailable(&self.down)?;
         let linked = self.linked.lock().unwrap();
         let owner = linked
             .iter()
             .find(|s| s.identifiers.iter().any(|own| identifiers.contains(own)));
-        Ok(owner.map(|sighting| person(&sighting.identifiers)))
+        Ok(owner.map(|sighting| Arc::new(person(&sighting.identifiers))))
     }
 
     async fn audit(&self, _id: &UniversalId, _limit: usize) -> Result<Vec<AuditEntry>, StoreError> {

@@ -16,6 +16,7 @@ pub async fn identities(graph: Arc<dyn Identities>) {
     links_in_any_order_give_the_same_person(graph.as_ref()).await;
     an_id_has_events_once_it_was_the_strongest_of_one(graph.as_ref()).await;
     people_and_identifiers_resolve(graph.as_ref()).await;
+    ids_of_one_person_share_it(graph.as_ref()).await;
     the_history_follows_the_person(graph.as_ref()).await;
     concurrent_sightings_become_one_person(graph).await;
 }
@@ -62,7 +63,7 @@ async fn record(graph: &dyn Identities, identifiers: &[&Identifier]) {
 async fn person_of(graph: &dyn Identities, identifier: &Identifier) -> Person {
     let mut people = graph.people(&[id(identifier)]).await.unwrap();
     assert_eq!(people.len(), 1);
-    people.remove(0)
+    Arc::unwrap_or_clone(people.remove(0))
 }
 
 async fn actions(graph: &dyn Identities, identifier: &Identifier) -> Vec<AuditAction> {
@@ -302,20 +303,43 @@ async fn people_and_identifiers_resolve(graph: &dyn Identities) {
         expected(&[&phone], &[&phone]),
         ann_known.clone(),
     ];
-    assert_eq!(people, asked);
+    assert_eq!(people, asked.map(Arc::new));
     assert_eq!(graph.people(&[]).await.unwrap(), []);
 
     assert_eq!(
         graph.resolve(std::slice::from_ref(&klaviyo)).await.unwrap(),
-        Some(ann_known.clone())
+        Some(Arc::new(ann_known.clone()))
     );
     let strongest_known = graph
         .resolve(&[klaviyo, phone.clone(), bob.clone()])
         .await
         .unwrap();
-    assert_eq!(strongest_known, Some(expected(&[&phone], &[&phone])));
+    assert_eq!(strongest_known, Some(Arc::new(expected(&[&phone], &[&phone]))));
     assert_eq!(graph.resolve(&[bob, external]).await.unwrap(), None);
     assert_eq!(graph.resolve(&[]).await.unwrap(), None);
+}
+
+async fn ids_of_one_person_share_it(graph: &dyn Identities) {
+    let run = unique("run");
+    // A shop's own phone number in the place of its customers'.
+    let mut identifiers = vec![identifier(&run, IdentifierKind::PhoneNumber, "shop")];
+    for number in 0..2_000 {
+        identifiers.push(identifier(
+            &run,
+            IdentifierKind::EmailHash,
+            &format!("customer{number}"),
+        ));
+    }
+    let identifiers: Vec<&Identifier> = identifiers.iter().collect();
+    graph.link(&sighting(&identifiers)).await.unwrap();
+    let ids: Vec<UniversalId> = identifiers
+        .iter()
+        .take(500)
+        .map(|identifier| id(identifier))
+        .collect();
+    let people = graph.people(&ids).await.unwrap();
+    assert_eq!(people[0].identifiers.len(), 2_001);
+    assert!(people.iter().all(|person| Arc::ptr_eq(person, &people[0])));
 }
 
 async fn the_history_follows_the_person(graph: &dyn Identities) {

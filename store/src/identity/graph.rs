@@ -6,7 +6,10 @@
 //! Who belongs together does not depend on the order of sightings, with one exception that lies in the rule itself: a
 //! weak identifier seen with two strong people stays with the first.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use event::{Identifier, Timestamp, UniversalId};
 
@@ -118,9 +121,9 @@ fn person(mut members: Vec<(Identifier, bool)>) -> Person {
     }
 }
 
-/// People, to be found by any of their ids.
+/// People, to be found by any of their ids, which share them.
 #[derive(Debug)]
-pub(crate) struct Owners(HashMap<UniversalId, Person>);
+pub(crate) struct Owners(HashMap<UniversalId, Arc<Person>>);
 
 impl Owners {
     /// Takes in every identifier of some people.
@@ -132,28 +135,26 @@ impl Owners {
         }
         let mut owners = HashMap::new();
         for members in members_of.into_values() {
-            let person = person(members);
+            let person = Arc::new(person(members));
             for id in &person.ids {
-                owners.insert(id.clone(), person.clone());
+                owners.insert(id.clone(), Arc::clone(&person));
             }
         }
         Self(owners)
     }
 
     /// The owner of each id.
-    pub(crate) fn people(&self, ids: &[UniversalId]) -> Vec<Person> {
-        let person = |id: &UniversalId| {
-            self.0
-                .get(id)
-                .cloned()
-                .unwrap_or_else(|| Person::unknown(id.clone()))
+    pub(crate) fn people(&self, ids: &[UniversalId]) -> Vec<Arc<Person>> {
+        let person = |id: &UniversalId| match self.0.get(id) {
+            Some(person) => Arc::clone(person),
+            None => Arc::new(Person::unknown(id.clone())),
         };
         ids.iter().map(person).collect()
     }
 
     /// The owner of the first id that has one.
-    pub(crate) fn first_of(mut self, ids: &[UniversalId]) -> Option<Person> {
-        ids.iter().find_map(|id| self.0.remove(id))
+    pub(crate) fn first_of(&self, ids: &[UniversalId]) -> Option<Arc<Person>> {
+        ids.iter().find_map(|id| self.0.get(id).cloned())
     }
 }
 

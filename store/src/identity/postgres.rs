@@ -25,7 +25,7 @@ mod config;
 mod connection;
 mod rows;
 
-use std::{collections::BTreeSet, future::Future, time::Duration};
+use std::{collections::BTreeSet, future::Future, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use event::{Identifier, UniversalId};
@@ -209,11 +209,11 @@ impl Identities for PostgresIdentities {
         within(self.write_timeout, self.change(&[sighting], link)).await
     }
 
-    async fn people(&self, ids: &[UniversalId]) -> Result<Vec<Person>, StoreError> {
+    async fn people(&self, ids: &[UniversalId]) -> Result<Vec<Arc<Person>>, StoreError> {
         Ok(self.owners(ids).await?.people(ids))
     }
 
-    async fn resolve(&self, identifiers: &[Identifier]) -> Result<Option<Person>, StoreError> {
+    async fn resolve(&self, identifiers: &[Identifier]) -> Result<Option<Arc<Person>>, StoreError> {
         let ids = columns::strongest_first(identifiers);
         Ok(self.owners(&ids).await?.first_of(&ids))
     }

@@ -5,7 +5,7 @@
 
 mod accounts;
 
-use std::{collections::HashSet, path::Path};
+use std::{collections::HashSet, path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use event::{Identifier, UniversalId};
@@ -123,11 +123,11 @@ impl Identities for SqliteIdentities {
         Ok(person)
     }
 
-    async fn people(&self, ids: &[UniversalId]) -> Result<Vec<Person>, StoreError> {
+    async fn people(&self, ids: &[UniversalId]) -> Result<Vec<Arc<Person>>, StoreError> {
         Ok(self.owners(ids).await?.people(ids))
     }
 
-    async fn resolve(&self, identifiers: &[Identifier]) -> Result<Option<Person>, StoreError> {
+    async fn resolve(&self, identifiers: &[Identifier]) -> Result<Option<Arc<Person>>, StoreError> {
         let ids = columns::strongest_first(identifiers);
         Ok(self.owners(&ids).await?.first_of(&ids))
     }

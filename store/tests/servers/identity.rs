@@ -158,7 +158,7 @@ async fn large_batches_that_overlap_hold_nobody_up() {
         .people(&(0..2_000).map(|number| id(&phone(number))).collect::<Vec<_>>())
         .await
         .unwrap();
-    let canonical: HashSet<UniversalId> = people.into_iter().map(|person| person.canonical).collect();
+    let canonical: HashSet<UniversalId> = people.iter().map(|person| person.canonical.clone()).collect();
     assert_eq!(canonical.len(), 2_000, "weak identifiers join nobody");
 }
 
