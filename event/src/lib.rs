@@ -4,6 +4,7 @@
 mod canonical;
 pub mod grid;
 pub mod identity;
+pub mod latency;
 mod mailbox;
 pub mod profile;
 pub mod redact;

@@ -23,6 +23,7 @@ use event::{
     Event, EventType, Hasher, Identifier, IdentifierKind, MailboxProvider, SCHEMA_VERSION, Timestamp,
     UniversalId, event_id,
     identity::{normalize_email, scoped_esp_user_id},
+    latency,
 };
 
 use self::scrub::Scrubber;
@@ -52,13 +53,6 @@ const MAX_AHEAD_MS: i64 = 24 * 3600 * 1000;
 
 /// 2000-01-01T00:00:00Z, before any of the providers. Seconds read as milliseconds land in January 1970.
 const EARLIEST_MS: i64 = 946_684_800_000;
-
-/// Longest delay between sending and delivery that is passed on. Mail servers give up after about five days; what is longer
-/// is a wrong clock.
-const MAX_LATENCY_MS: i64 = 7 * 24 * 3600 * 1000;
-
-/// The metadata entry in which a delivered event tells its delay, in seconds; the consumer reads it.
-const LATENCY: &str = "latency_seconds";
 
 /// What all events of one delivery share.
 #[derive(Debug, Clone, Copy)]
@@ -203,9 +197,12 @@ fn convert_event(
     // Behind the id: a plugin that learns to tell the time of sending must not give a repeated delivery other ids.
     if let (EventType::Delivered, Some(sent_at_ms)) = (event.event_type, raw.sent_at_ms) {
         let latency_ms = timestamp.as_millis().saturating_sub(sent_at_ms);
-        if (0..=MAX_LATENCY_MS).contains(&latency_ms) {
+        if latency::is_believable(latency_ms) {
             let seconds = format!("{}.{:03}", latency_ms / 1_000, latency_ms % 1_000);
-            event.metadata.entry(LATENCY.to_owned()).or_insert(seconds);
+            event
+                .metadata
+                .entry(latency::METADATA_KEY.to_owned())
+                .or_insert(seconds);
         }
     }
     Ok(event)

@@ -6,20 +6,16 @@
 
 use std::collections::HashMap;
 
-use event::{Event, EventType, Timestamp, UniversalId};
+use event::{
+    Event, EventType, Timestamp, UniversalId,
+    latency::{METADATA_KEY, is_believable},
+};
 
 use super::Fingerprints;
 use crate::recent::Recent;
 
 /// Person and message id.
 pub(crate) type MessageRef = (UniversalId, String);
-
-/// Longest delay that is believed. Mail servers give up after about five days; what is longer is a message id used
-/// twice or a wrong clock.
-const MAX_LATENCY_MS: i64 = 7 * 24 * 60 * 60 * 1_000;
-
-/// Name of the metadata entry in which senders (and made-up events) tell the delay themselves.
-const METADATA_KEY: &str = "latency_seconds";
 
 /// Remembers when messages were sent.
 #[derive(Debug)]
@@ -70,7 +66,9 @@ impl Latencies {
         let measured = remembered
             .or_else(stored)
             .map(|sent_at| event.timestamp.millis_since(sent_at));
-        measured.filter(believable).or_else(|| told(event))
+        measured
+            .filter(|latency_ms| is_believable(*latency_ms))
+            .or_else(|| told(event))
     }
 
     fn key(&self, event: &Event) -> Option<u64> {
@@ -79,14 +77,10 @@ impl Latencies {
     }
 }
 
-fn believable(latency_ms: &i64) -> bool {
-    (0..=MAX_LATENCY_MS).contains(latency_ms)
-}
-
 /// What the metadata say, where it is believable.
 fn told(event: &Event) -> Option<i64> {
     let seconds: f64 = event.metadata.get(METADATA_KEY)?.trim().parse().ok()?;
     // A cast of what is not a number or out of range saturates, and is then not believed.
     let told = seconds.is_finite().then(|| (seconds * 1_000.0).round() as i64);
-    told.filter(believable)
+    told.filter(|latency_ms| is_believable(*latency_ms))
 }

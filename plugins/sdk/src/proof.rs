@@ -206,12 +206,7 @@ impl KeyedHash {
 
     /// Adds a signature of which one must fit; more than 16 are not looked at.
     pub fn signature(mut self, text: &str, encoding: Encoding) -> KeyedHash {
-        if self.signatures.len() < MAX_SIGNATURES {
-            self.signatures.push(Signature {
-                text: text.to_owned(),
-                encoding,
-            });
-        }
+        push_signature(&mut self.signatures, text, encoding);
         self
     }
 }
@@ -236,13 +231,17 @@ impl PublicKeySignature {
 
     /// Adds a signature of which one must fit; more than 16 are not looked at.
     pub fn signature(mut self, text: &str, encoding: Encoding) -> PublicKeySignature {
-        if self.signatures.len() < MAX_SIGNATURES {
-            self.signatures.push(Signature {
-                text: text.to_owned(),
-                encoding,
-            });
-        }
+        push_signature(&mut self.signatures, text, encoding);
         self
+    }
+}
+
+fn push_signature(signatures: &mut Vec<Signature>, text: &str, encoding: Encoding) {
+    if signatures.len() < MAX_SIGNATURES {
+        signatures.push(Signature {
+            text: text.to_owned(),
+            encoding,
+        });
     }
 }
 

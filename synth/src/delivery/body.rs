@@ -48,7 +48,6 @@ pub(super) fn bodies(provider: &str, actions: &[Action], now: Timestamp) -> Vec<
             .iter()
             .map(|element| form_body(flat_fields(element), 1))
             .collect(),
-        "ses" => elements.iter().map(|element| json_body(element, 1)).collect(),
         _ => elements.iter().map(|element| json_body(element, 1)).collect(),
     }
 }
