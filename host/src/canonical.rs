@@ -110,6 +110,11 @@ pub(crate) fn convert(batch: types::Batch, hasher: &Hasher, origin: &Origin<'_>)
     converted
 }
 
+/// Whether the event would be converted, and why not.
+pub(crate) fn check(raw: &types::Event, hasher: &Hasher, origin: &Origin<'_>) -> Result<(), &'static str> {
+    convert_event(raw.clone(), hasher, origin, &mut 0).map(drop)
+}
+
 fn convert_event(
     raw: types::Event,
     hasher: &Hasher,

@@ -6,7 +6,7 @@ mod file;
 
 use std::sync::Arc;
 
-use event::Timestamp;
+use event::{Hasher, Timestamp};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -14,7 +14,7 @@ pub use file::{Case, CaseRequest, Expected, InvalidCase};
 
 use crate::{
     accounts::Account,
-    canonical,
+    canonical::{self, Origin},
     delivery::{Delivery, DeliveryError},
     fetch::FetchAddress,
     intake::{Incoming, request_for},
@@ -42,11 +42,11 @@ pub struct CaseResult {
 pub enum Reading {
     /// Understood.
     Accepted {
-        /// Events, under the canonical names.
+        /// Events that the host takes, under the canonical names.
         events: Vec<Value>,
         /// Elements that give no event: index, provider's type, reason.
         skipped: Vec<Value>,
-        /// Elements that could not be read: index and reason.
+        /// Elements that the plugin could not read, and events that the host refuses: index and reason.
         rejected: Vec<Value>,
         /// The answer or confirmation that a handshake asks for.
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -125,7 +125,14 @@ pub async fn normalize_one(
     }
     let account = Arc::new(case.account(descriptor)?);
     let certificates: Arc<dyn CertificateSource> = Arc::new(GivenCertificates::new(case.certificates()?));
-    let request = Arc::new(request(plugin, case, now)?);
+    let incoming = case.incoming(now)?;
+    let origin = Origin {
+        provider: account.provider(),
+        account: account.name(),
+        plugin: plugin.tag(),
+        received_at: incoming.received_at,
+    };
+    let request = Arc::new(request_for(plugin, &account, incoming));
     let read = read(plugin, &account, &certificates, request).await;
     let outcome = match read {
         Ok(outcome) => outcome,
@@ -139,7 +146,7 @@ pub async fn normalize_one(
         Err(DeliveryError::Plugin(error)) => return Err(error.into()),
     };
     let handshake = match outcome {
-        Outcome::Events(batch) => return Ok(accepted(&descriptor.slug, batch)),
+        Outcome::Events(batch) => return Ok(accepted(batch, &origin)),
         Outcome::Reply(reply) => {
             json!({ "reply": { "status": reply.status, "body": String::from_utf8_lossy(&reply.body) } })
         }
@@ -184,18 +191,31 @@ async fn read(
         .await
 }
 
-fn accepted(slug: &str, batch: Batch) -> Reading {
+fn accepted(batch: Batch, origin: &Origin<'_>) -> Reading {
+    // Whose key hashes an address makes no difference to whether it is one.
+    let hasher = Hasher::new();
     let skipped = batch.skipped.iter().map(
         |element| json!({ "index": element.index, "type": element.provider_type, "reason": element.reason }),
     );
-    let rejected = batch
-        .rejected
-        .iter()
-        .map(|element| json!({ "index": element.index, "reason": element.reason }));
+    let rejected = batch.rejected.iter();
+    let mut rejected: Vec<(u32, &str)> = rejected
+        .map(|element| (element.index, element.reason.as_str()))
+        .collect();
+    let mut events = Vec::with_capacity(batch.events.len());
+    for event in &batch.events {
+        match canonical::check(event, &hasher, origin) {
+            Ok(()) => events.push(shown(origin.provider, event)),
+            Err(reason) => rejected.push((event.index, reason)),
+        }
+    }
+    rejected.sort_by_key(|(index, _)| *index);
+    let rejected = rejected.iter();
     Reading::Accepted {
-        events: batch.events.iter().map(|event| shown(slug, event)).collect(),
+        events,
         skipped: skipped.collect(),
-        rejected: rejected.collect(),
+        rejected: rejected
+            .map(|(index, reason)| json!({ "index": index, "reason": reason }))
+            .collect(),
         handshake: None,
     }
 }

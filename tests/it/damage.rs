@@ -108,13 +108,10 @@ fn instructions(plugin: &Plugin, request: &Arc<Request>) -> Result<u64, String> 
 /// Type and time of an event cannot be absent in the contract, but a time can be out of range and an identity empty.
 fn sound(batch: &Batch) -> Result<(), String> {
     for event in &batch.events {
-        let is_text = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.trim().is_empty());
-        let has_identifier = event
-            .identifiers
-            .iter()
-            .any(|identifier| !identifier.value.trim().is_empty());
-        // One that names its message alone is the host's to reject.
-        if !is_text(&event.recipient_email) && !has_identifier && !is_text(&event.message_id) {
+        let address = event.recipient_email.iter();
+        let mut names = address.chain(event.identifiers.iter().map(|identifier| &identifier.value));
+        // Whether what stands there is an address is the host's to judge.
+        if names.all(|name| name.trim().is_empty()) {
             return Err(format!("event {} names nobody", event.index));
         }
         if event.timestamp_ms < 0 || Timestamp::try_from_millis(event.timestamp_ms).is_none() {

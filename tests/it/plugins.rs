@@ -3,6 +3,7 @@
 use std::{fs, process::Command, time::Duration};
 
 use integration_tests::{System, binary, eventually, plugins, repository};
+use serde_json::{Value, json};
 
 use crate::{POSTMARK, drop_postmark, postmark_answer, postmark_click, postmark_headers};
 
@@ -75,7 +76,7 @@ async fn swapping_under_load_fails_no_delivery() {
         }
         statuses
     });
-    let digest = |body: &serde_json::Value| {
+    let digest = |body: &Value| {
         body["plugins"][0]["digest"]
             .as_str()
             .unwrap_or_default()
@@ -112,4 +113,50 @@ fn two_files_of_one_provider_are_not_tested_as_one() {
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success(), "{told}");
     assert!(told.contains("are both plugins for `postmark`"), "{told}");
+}
+
+#[test]
+fn what_the_host_refuses_is_no_event_of_a_case() {
+    // Built when the SDK let events pass that name their message alone.
+    let plugin = repository().join("tests/golden/1.1.0/mandrill.wasm");
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let cases = folder.path().join("case.json");
+    // One of the recipient, one of a message alone, one of the day after tomorrow.
+    let events = json!([
+        { "event": "open", "ts": 1_768_046_400, "msg": { "_id": "m-1", "email": "ann@example.com" } },
+        { "event": "open", "ts": 1_768_046_400, "msg": { "_id": "m-2" } },
+        { "event": "open", "ts": 1_768_219_200, "msg": { "_id": "m-3", "email": "ann@example.com" } },
+    ]);
+    let case = json!({
+        "provider": "mandrill",
+        "name": "refused-by-the-host",
+        "now": "2026-01-10T12:00:00Z",
+        "request": {
+            "headers": { "content-type": "application/x-www-form-urlencoded" },
+            "body": format!("mandrill_events={events}"),
+        },
+        "expect": { "outcome": "accepted", "events": [{ "message_id": "m-1" }], "skipped": 2 },
+    });
+    fs::write(&cases, case.to_string()).expect("the case can be written");
+
+    let run = |arguments: &[&str]| {
+        let output = Command::new(binary())
+            .arg("plugin")
+            .args(arguments)
+            .args([&cases, &plugin])
+            .output()
+            .expect("the binary runs");
+        let told = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{told}");
+        told
+    };
+    run(&["test", "--cases"]);
+    let reading: Value = serde_json::from_str(&run(&["normalize", "--delivery"])).expect("a reading");
+    assert_eq!(
+        reading["rejected"],
+        json!([
+            { "index": 1, "reason": "there is no address and no other identity of the recipient" },
+            { "index": 2, "reason": "its time is more than a day after its receipt" },
+        ])
+    );
 }

@@ -170,9 +170,8 @@ function add(batch, index, element) {
   }
   const message = element.msg ?? {};
   const recipientEmail = text(message.email);
-  const messageId = text(message._id) ?? text(element._id);
-  if (recipientEmail === undefined && messageId === undefined) {
-    batch.rejected.push({ index, reason: "the event names neither recipient nor message" });
+  if (recipientEmail === undefined) {
+    batch.rejected.push({ index, reason: "the event names no recipient" });
     return;
   }
   batch.events.push({
@@ -181,7 +180,7 @@ function add(batch, index, element) {
     timestampMs,
     recipientEmail,
     identifiers: [],
-    messageId,
+    messageId: text(message._id) ?? text(element._id),
     subject: text(message.subject),
     clickUrl: eventType === "clicked" ? text(element.url) : undefined,
     userAgent: text(element.user_agent),

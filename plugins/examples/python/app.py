@@ -195,9 +195,8 @@ def add(batch: Batch, index: int, element: dict) -> None:
         return
     message = mapping(element.get("msg"))
     recipient_email = text(message.get("email"))
-    message_id = text(message.get("_id")) or text(element.get("_id"))
-    if recipient_email is None and message_id is None:
-        batch.rejected.append(Rejected(index, "the event names neither recipient nor message"))
+    if recipient_email is None:
+        batch.rejected.append(Rejected(index, "the event names no recipient"))
         return
     robot = (text(mapping(element.get("user_agent_parsed")).get("type")) or "").lower() == "robot"
     batch.events.append(
@@ -210,7 +209,7 @@ def add(batch: Batch, index: int, element: dict) -> None:
             identifiers=[],
             campaign_id=None,
             campaign_name=None,
-            message_id=message_id,
+            message_id=text(message.get("_id")) or text(element.get("_id")),
             subject=text(message.get("subject")),
             click_url=text(element.get("url")) if event_type is EventType.CLICKED else None,
             user_agent=text(element.get("user_agent")),

@@ -38,6 +38,9 @@ pub fn reject(reason: impl Into<String>) -> Unused {
     }
 }
 
+/// Why an event that names no recipient is rejected.
+const NO_RECIPIENT: &str = "the event names no recipient";
+
 /// Size of a small element of a batch: the providers' own samples have 250 to 1,000 bytes an event.
 const SMALL_ELEMENT_BYTES: usize = 256;
 
@@ -81,15 +84,14 @@ impl Batch {
 
     /// Adds what the element at `index` gave; an element may be added several times when it fans out.
     ///
-    /// An event that neither names a person, by address or another identifier, nor a message is rejected:
-    /// nothing could be learned from it. The message counts because an earlier event about it may have named
-    /// the person.
+    /// An event that names no recipient, neither by address nor by another identifier, is rejected: the host
+    /// would refuse it, a message id tells it nothing about a person.
     pub fn add(&mut self, index: usize, element: Element) {
         // Bodies are far below 4 Gi elements; a guest could not even hold them.
         let index = u32::try_from(index).unwrap_or(u32::MAX);
         match element {
-            Ok(event) if !names_anyone(&event) => {
-                let reason = "the event names neither recipient nor message".to_owned();
+            Ok(event) if event.recipient_email.is_none() && event.identifiers.is_empty() => {
+                let reason = NO_RECIPIENT.to_owned();
                 self.rejected.push(Rejected { index, reason });
             }
             Ok(mut event) => {
@@ -120,10 +122,6 @@ impl Batch {
         json::for_each_element(body, |index, value| batch.add(index, read(value)))?;
         Ok(batch)
     }
-}
-
-fn names_anyone(event: &Event) -> bool {
-    event.recipient_email.is_some() || !event.identifiers.is_empty() || event.message_id.is_some()
 }
 
 impl Default for Batch {
@@ -168,6 +166,7 @@ mod tests {
         match value.str("event").as_ref() {
             "open" => Ok(Event {
                 recipient_email: value.text("email"),
+                message_id: value.text("message"),
                 ..Event::new(EventType::Opened, 1)
             }),
             "bad" => Err(reject("no time")),
@@ -177,7 +176,7 @@ mod tests {
 
     #[test]
     fn every_element_keeps_its_index() {
-        let body = br#"[{"event":"bad"},{"event":"open","email":"a@b.c"},{"event":"x"},{"event":"open"},7]"#;
+        let body = br#"[{"event":"bad"},{"event":"open","email":"a@b.c"},{"event":"x"},{"event":"open","message":"m"},7]"#;
         let batch = Batch::of_array(body, read).unwrap();
         assert_eq!(
             batch.events.iter().map(|event| event.index).collect::<Vec<_>>(),
@@ -199,10 +198,7 @@ mod tests {
                 .collect::<Vec<_>>(),
             [0, 3]
         );
-        assert_eq!(
-            batch.rejected[1].reason,
-            "the event names neither recipient nor message"
-        );
+        assert_eq!(batch.rejected[1].reason, NO_RECIPIENT);
     }
 
     #[test]

@@ -36,7 +36,7 @@ class Plugin(exports.Plugin):
             event_type=EventType.OPENED,
             timestamp_ms=found["clock"],
             provider_event_id=None,
-            recipient_email=None,
+            recipient_email="ann@example.com",
             identifiers=[],
             campaign_id=None,
             campaign_name=None,

@@ -32,6 +32,7 @@ export const plugin = {
       index: 0,
       eventType: "opened",
       timestampMs: BigInt(Date.now()),
+      recipientEmail: "ann@example.com",
       messageId: "m-1",
       identifiers: [],
       tags: [],
