@@ -69,7 +69,7 @@ impl Clicks {
         system.deliver(self.account.provider(), &deliveries[0]).await
     }
 
-    /// Message ids of all stored events of the people, an event that is stored twice twice.
+    /// Message ids of all stored events of the people: twice where a click became two events.
     async fn stored(&self, servers: &Servers) -> Vec<String> {
         let events = servers.events().await;
         let mut messages = Vec::new();
@@ -97,6 +97,11 @@ impl Clicks {
         let stored = self.stored(servers).await;
         let distinct: BTreeSet<&String> = stored.iter().collect();
         assert_eq!(distinct.len(), stored.len(), "a click is stored twice");
+        // A history shows each event once, however many rows there are of it. Rows of one event must be such as the table makes
+        // one of, and no row may be of anything else.
+        let query = "SELECT count(), uniqExact(event_id) FROM email_events FINAL";
+        let (rows, events): (u64, u64) = servers.clickhouse().query(query).fetch_one().await.unwrap();
+        assert_eq!((rows, events), (stored.len() as u64, stored.len() as u64));
     }
 }
 
