@@ -6,6 +6,11 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use integration_tests::{Answer, System, eventually, repository};
 use serde_json::Value;
 
+use crate::outside::Outside;
+
+/// Where SNS has the certificates of the cases, and has subscriptions confirmed.
+const SNS: &str = "sns.us-east-1.amazonaws.com";
+
 /// One case file.
 struct Case {
     provider: String,
@@ -62,6 +67,18 @@ fn configuration(cases: &[Case]) -> String {
     configuration
 }
 
+/// The certificates that the cases were signed with, by address.
+fn certificates(cases: &[Case]) -> BTreeMap<String, String> {
+    let given = cases
+        .iter()
+        .filter_map(|case| case.value["config"]["signing_certs"].as_object());
+    let text = |value: &Value| value.as_str().expect("a certificate is a text").to_owned();
+    given
+        .flatten()
+        .map(|(url, pem)| (url.clone(), text(pem)))
+        .collect()
+}
+
 async fn send(system: &System, case: &Case) -> Answer {
     let request = &case.value["request"];
     let method = request["method"]
@@ -115,15 +132,12 @@ fn files_below(folder: &Path, into: &mut BTreeMap<String, Vec<u8>>) {
 async fn every_case_ends_as_it_says_and_leaves_no_address_behind() {
     let cases = cases();
     assert!(cases.len() >= 100, "only {} cases", cases.len());
-    let mut system = System::start(&configuration(&cases), &[]).await;
+    let sns = Outside::start(SNS, certificates(&cases)).await;
+    let mut system = System::start_in(sns.environment(), &configuration(&cases)).await;
     let mut wrong = Vec::new();
     let mut answers = String::new();
     let mut expected_events = 0;
     for case in &cases {
-        // SNS certificates stand behind URLs that a test must not fetch; `plugin test` runs these cases.
-        if case.value["config"]["signing_certs"].is_object() {
-            continue;
-        }
         let answer = send(&system, case).await;
         answers.push_str(&answer.text);
         let expect = &case.value["expect"];
@@ -145,6 +159,12 @@ async fn every_case_ends_as_it_says_and_leaves_no_address_behind() {
         expected_events += number;
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    // A certificate once, however many deliveries it has signed, and the subscription that a case asks to confirm.
+    let asked = sns.asked().into_iter();
+    let (confirmed, fetched): (Vec<_>, Vec<_>) =
+        asked.partition(|url| url.contains("?Action=ConfirmSubscription&"));
+    assert_eq!(confirmed.len(), 1, "{confirmed:?}");
+    assert_eq!(fetched, certificates(&cases).into_keys().collect::<Vec<_>>());
     let sent = expected_events as u64;
     eventually("the events are stored", || async {
         // Some samples hold the same event twice; it is stored once.

@@ -11,6 +11,7 @@ mod golden;
 mod lift;
 mod metrics;
 mod offline;
+mod outside;
 mod plugins;
 mod processes;
 mod providers;

@@ -25,6 +25,9 @@ pub use self::role::Role;
 /// How long anything may take that is expected to happen. Far more than it takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// What tests have a process log: everything that is its own.
+const LOG: &str = "debug,sqlx=info,hyper=info,h2=info";
+
 /// The binary under test.
 pub fn binary() -> PathBuf {
     from_environment("SENDFLOWR_BIN")
@@ -83,6 +86,7 @@ pub struct System {
     folder: TempDir,
     child: Option<Child>,
     arguments: Vec<String>,
+    environment: Vec<(&'static str, String)>,
     /// Address of the host.
     pub host: SocketAddr,
     /// Address of the inference service.
@@ -99,17 +103,26 @@ impl System {
 
     /// The same with more arguments for `sendflowr up`.
     pub async fn start_with(configuration: &str, slugs: &[&str], arguments: &[&str]) -> Self {
-        Self::start_logging(
-            configuration,
-            slugs,
-            arguments,
-            "debug,sqlx=info,hyper=info,h2=info",
-        )
-        .await
+        Self::start_logging(configuration, slugs, arguments, LOG).await
     }
 
-    /// The same with another log filter: tests read the log, benches must not pay for it.
+    /// Starts with this configuration and all plugins in a process with these variables more.
+    pub async fn start_in(environment: Vec<(&'static str, String)>, configuration: &str) -> Self {
+        Self::start_all(environment, configuration, &[], &[], LOG).await
+    }
+
+    /// The same as [`start_with`](Self::start_with) with another log filter: tests read the log, benches must not pay for it.
     pub async fn start_logging(configuration: &str, slugs: &[&str], arguments: &[&str], log: &str) -> Self {
+        Self::start_all(Vec::new(), configuration, slugs, arguments, log).await
+    }
+
+    async fn start_all(
+        environment: Vec<(&'static str, String)>,
+        configuration: &str,
+        slugs: &[&str],
+        arguments: &[&str],
+        log: &str,
+    ) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         fs::write(folder.path().join("sendflowr.toml"), configuration)
             .expect("the configuration can be written");
@@ -143,6 +156,7 @@ impl System {
                 .chain(["--log", log])
                 .map(str::to_owned)
                 .collect(),
+            environment,
             host: nowhere,
             inference: nowhere,
             http: client(),
@@ -169,6 +183,7 @@ impl System {
             ])
             .args(["--plugins", "plugins", "--data", "data"])
             .args(&self.arguments)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)

@@ -1,0 +1,107 @@
+//! The provider's servers that the host itself asks by https. The process's environment leads it to a proxy, behind which all of them
+//! are, and names the root that they are trusted by.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use rustls::{ServerConfig, pki_types::PrivateKeyDer};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+use tokio_rustls::TlsAcceptor;
+
+pub(crate) struct Outside {
+    folder: TempDir,
+    proxy: String,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl Outside {
+    /// Starts the server of this name, which answers with these texts, by address, and to everything else with nothing.
+    pub(crate) async fn start(name: &str, texts: BTreeMap<String, String>) -> Self {
+        // Fails only when another test of this process has installed it.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let made = rcgen::generate_simple_self_signed([name.to_owned()]).expect("a certificate can be made");
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        fs::write(folder.path().join("root.pem"), made.cert.pem()).expect("a file can be written");
+        let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+        let config = ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .expect("key and certificate belong together");
+        let tls = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        let proxy = format!("http://{}", listener.local_addr().expect("it is bound"));
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let (texts, seen) = (Arc::new(texts), Arc::clone(&asked));
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (tls, texts, seen) = (tls.clone(), Arc::clone(&texts), Arc::clone(&seen));
+                tokio::spawn(async move {
+                    // A connection that fails shows in what the host answers.
+                    let _ = answer(stream, &tls, &texts, &seen).await;
+                });
+            }
+        });
+        Self { folder, proxy, asked }
+    }
+
+    /// What leads a process here.
+    pub(crate) fn environment(&self) -> Vec<(&'static str, String)> {
+        let root = self.folder.path().join("root.pem");
+        vec![
+            ("HTTPS_PROXY", self.proxy.clone()),
+            ("NO_PROXY", String::new()),
+            ("SSL_CERT_FILE", root.display().to_string()),
+        ]
+    }
+
+    /// The addresses that were asked for.
+    pub(crate) fn asked(&self) -> Vec<String> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Answers one request through the proxy, then closes the connection.
+async fn answer(
+    mut stream: TcpStream,
+    tls: &TlsAcceptor,
+    texts: &BTreeMap<String, String>,
+    seen: &Mutex<Vec<String>>,
+) -> io::Result<()> {
+    let host = target(&mut stream).await?;
+    stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await?;
+    let mut stream = tls.accept(stream).await?;
+    let address = format!(
+        "https://{}{}",
+        host.trim_end_matches(":443"),
+        target(&mut stream).await?
+    );
+    let text = texts.get(&address).map_or("", String::as_str);
+    seen.lock().unwrap_or_else(PoisonError::into_inner).push(address);
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        text.len()
+    );
+    stream.write_all(format!("{head}{text}").as_bytes()).await?;
+    stream.shutdown().await
+}
+
+/// Reads the head of a request and gives the second word of its first line.
+async fn target(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await?);
+    }
+    let head = String::from_utf8_lossy(&head);
+    Ok(head
+        .split_ascii_whitespace()
+        .nth(1)
+        .unwrap_or_default()
+        .to_owned())
+}
