@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 
 use event::Timestamp;
 
+pub use self::body::{ADDRESS, AGENT, LINK};
 use self::signing::Signer;
 
 /// The providers that deliveries can be made for, by slug.

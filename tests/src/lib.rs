@@ -17,7 +17,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use event::{Hasher, Identifier, IdentifierKind, identity::scoped_esp_user_id};
 use serde_json::Value;
+use synth::delivery::{Account, Delivery};
 use tempfile::TempDir;
 
 pub use self::role::Role;
@@ -71,6 +73,20 @@ fn from_environment(name: &str) -> PathBuf {
         path.display()
     );
     path
+}
+
+/// Whom a made-up delivery to the provider's default account names: the person of the address, or for the provider that names
+/// contacts alone the contact.
+pub fn named(account: &Account, email: &str, delivery: &Delivery) -> Identifier {
+    if account.provider() != "hubspot" {
+        return Hasher::new().email_identifier(email).expect("an address");
+    }
+    let elements: Value = serde_json::from_slice(&delivery.body).expect("the delivery is JSON");
+    let contact = elements[0]["objectId"].to_string();
+    Identifier {
+        kind: IdentifierKind::EspUserId,
+        value: scoped_esp_user_id("hubspot", "default", &contact),
+    }
 }
 
 /// The repository's top folder.

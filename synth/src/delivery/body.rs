@@ -15,10 +15,12 @@ pub(super) struct Body {
     pub(super) actions: usize,
 }
 
-const AGENT: &str = "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/17.4 Safari/605.1.15";
-/// From the block reserved for documentation (RFC 5737).
-const ADDRESS: &str = "203.0.113.24";
-const LINK: &str = "https://shop.example.com/offer";
+/// The browser of everybody who opens or clicks.
+pub const AGENT: &str = "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/17.4 Safari/605.1.15";
+/// The network address of everybody who opens or clicks, from the block reserved for documentation (RFC 5737).
+pub const ADDRESS: &str = "203.0.113.24";
+/// What everybody clicks.
+pub const LINK: &str = "https://shop.example.com/offer";
 
 /// The bodies in which `provider` reports `actions`.
 pub(super) fn bodies(provider: &str, actions: &[Action], now: Timestamp) -> Vec<Body> {
