@@ -12,8 +12,8 @@ const MUTANTS: usize = 400;
 /// A damaged delivery may take this many times the time of the whole one.
 const SLOWER_AT_MOST: u32 = 10;
 
-/// Times below this are noise of the machine: real work on a sample takes far less, a blow-up far more.
-const NOISE: Duration = Duration::from_millis(50);
+/// Times below this are noise of the machine: real work on a sample takes a fraction of it even unoptimised, a blow-up far more.
+const NOISE: Duration = Duration::from_millis(5);
 
 /// How often a delivery that took too long is measured again before it counts.
 const SECOND_LOOKS: usize = 5;

@@ -1,4 +1,4 @@
-use std::panic::catch_unwind;
+use std::{panic::catch_unwind, thread, time::Duration};
 
 use sendflowr_plugin_sdk::{
     Batch, Descriptor, Event, EventType, Outcome, Plugin, Proof, Proofs, Rejection, Request,
@@ -14,6 +14,7 @@ const NONE: u8 = 0;
 const PANICS: u8 = 1;
 const NAMES_NOBODY: u8 = 2;
 const DEMANDS_NOTHING: u8 = 3;
+const IS_SLOW: u8 = 4;
 
 impl<const FAULT: u8> Plugin for Sample<FAULT> {
     fn describe() -> Descriptor {
@@ -32,6 +33,10 @@ impl<const FAULT: u8> Plugin for Sample<FAULT> {
         let document = request.json_object()?;
         let email = document.root().text("email");
         assert!(FAULT != PANICS || email.is_some(), "no address");
+        if FAULT == IS_SLOW && email.is_none() {
+            // Too little for a person to notice in a run of the tests, a thousand times too much for a delivery.
+            thread::sleep(Duration::from_millis(20));
+        }
         let mut event = Event {
             recipient_email: email,
             ..Event::new(EventType::Opened, 1_000)
@@ -123,4 +128,5 @@ fn damage_finds_the_plugin_that_cannot_take_it() {
     };
     assert!(found(mutate::check::<Sample<PANICS>>));
     assert!(found(mutate::check::<Sample<NAMES_NOBODY>>));
+    assert!(found(mutate::check::<Sample<IS_SLOW>>));
 }
