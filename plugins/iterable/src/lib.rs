@@ -5,6 +5,9 @@ use sendflowr_plugin_sdk::{
     Rejection, Request, Unused, Value, export, reject, skip, time,
 };
 
+/// What the time of receipt is rounded to where it stands for an event's: long against the pauses before a call is made again.
+const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+
 /// The plugin.
 pub struct Iterable;
 
@@ -78,8 +81,9 @@ fn event(root: Value<'_>, received_at_ms: i64) -> Result<Event, Unused> {
     let fields = root.get("dataFields");
     let created = fields.get("createdAt");
     let timestamp = match created.as_text() {
-        // Skipped sends may come without any field.
-        None => received_at_ms,
+        // Skipped sends may come without any field. The time is part of what makes an event: one that is sent again must not
+        // become another.
+        None => received_at_ms - received_at_ms.rem_euclid(DAY_MS),
         Some(text) => time::rfc3339(&text).ok_or_else(|| reject("`createdAt` is no time"))?,
     };
     let either = |name| root.text(name).or_else(|| fields.text(name));

@@ -39,11 +39,18 @@ fn the_token_may_come_bare() {
 }
 
 #[test]
-fn an_event_without_a_time_takes_the_receipts() {
+fn an_event_without_a_time_takes_the_day_of_its_receipt() {
     let mut request = post(r#"{"eventName":"emailSendSkip","email":"a@example.com"}"#);
-    request.received_at_ms = 77;
-    let event = batch(Iterable::normalize(&request)).events.remove(0);
-    assert_eq!((event.event_type, event.timestamp_ms), (EventType::Rejected, 77));
+    let mut received = |at_ms| {
+        request.received_at_ms = at_ms;
+        batch(Iterable::normalize(&request)).events.remove(0)
+    };
+    let (first, again) = (received(1_768_046_400_077), received(1_768_050_000_000));
+    assert_eq!(
+        (first.event_type, first.timestamp_ms),
+        (EventType::Rejected, 1_768_003_200_000)
+    );
+    assert_eq!(first, again, "sent again the same day, it is the same event");
     let odd = normalize::<Iterable>(
         r#"{"eventName":"emailOpen","email":"a@example.com","dataFields":{"createdAt":"noon"}}"#,
     );
