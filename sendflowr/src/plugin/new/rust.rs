@@ -15,7 +15,7 @@ pub(super) const TEMPLATES: [Template; 4] = [
 ];
 
 /// The SDK.
-const SDK: [Template; 26] = of_plugins![
+const SDK: [Template; 27] = of_plugins![
     "sdk/Cargo.toml",
     "sdk/README.md",
     "sdk/src/allocator.rs",
@@ -38,6 +38,7 @@ const SDK: [Template; 26] = of_plugins![
     "testing/README.md",
     "testing/src/case.rs",
     "testing/src/compare.rs",
+    "testing/src/comparisons.jsonl",
     "testing/src/damage.rs",
     "testing/src/lib.rs",
     "testing/src/mutate.rs",
