@@ -74,7 +74,7 @@ export const plugin = {
     }
     if (request.secrets.includes("webhook_key")) {
       const signature = proofHeader(request, SIGNATURE);
-      const url = request.settings.find(({ name }) => name === "webhook_url")?.value;
+      const url = request.settings.find(({ name }) => name === "webhook_url")?.value.trim();
       if (isBlank(url)) {
         throw { tag: "invalid-proof", val: "setting `webhook_url`, which Mandrill signs, is not set" };
       }

@@ -104,8 +104,8 @@ class Plugin(exports.Plugin):
             proofs.append(Proof_BasicAuth(BasicAuth(authorization, "basic_auth_user", "basic_auth_password")))
         if "webhook_key" in request.secrets:
             signature = proof_header(request, SIGNATURE)
-            url = next((setting.value for setting in request.settings if setting.name == "webhook_url"), "")
-            if not url.strip():
+            url = next((setting.value for setting in request.settings if setting.name == "webhook_url"), "").strip()
+            if not url:
                 raise Err(Rejection_InvalidProof("setting `webhook_url`, which Mandrill signs, is not set"))
             # What is signed: the URL, then name and value of every field, ordered by name.
             fields = sorted(form(request), key=lambda field: field[0])

@@ -35,7 +35,7 @@ impl Plugin for Mandrill {
         proofs.basic_auth()?;
         if request.has_secret("webhook_key") {
             let signature = request.proof_header("x-mandrill-signature")?;
-            let Some(url) = request.setting("webhook_url") else {
+            let Some(url) = request.setting("webhook_url").map(str::trim) else {
                 return Err(Rejection::InvalidProof(
                     "setting `webhook_url`, which Mandrill signs, is not set".to_owned(),
                 ));

@@ -1,7 +1,9 @@
 //! What SES reports: one message, one event for each recipient that it is about.
 
 use sendflowr_plugin_sdk::{
-    Batch, BounceType, Event, EventType, Pair, Unused, Value, reject, skip, text::present, time,
+    Batch, BounceType, Event, EventType, Pair, Unused, Value, reject, skip,
+    text::{bare_address, present},
+    time,
 };
 
 /// One recipient, and what was said about them.
@@ -91,7 +93,7 @@ fn events(
     let of_device = |name| if shows_device { part.text(name) } else { None };
     let event = |person: About| Event {
         provider_event_id: message_id.clone(),
-        recipient_email: Some(person.address),
+        recipient_email: bare_address(&person.address).map(str::to_owned),
         message_id: mail.text("messageId"),
         subject: mail.get("commonHeaders").text("subject"),
         click_url: if kind == EventType::Clicked {

@@ -29,7 +29,7 @@ const MAIL: &str = r#""mail":{"timestamp":"2026-01-01T00:00:00.000Z","messageId"
 fn one_message_fans_out_to_its_recipients() {
     let bounce = format!(
         r#"{{"eventType":"Bounce",{MAIL},"bounce":{{"bounceType":"Undetermined","timestamp":"2026-01-01T00:00:01.500Z",
-            "bouncedRecipients":[{{"emailAddress":"a@example.com","diagnosticCode":"450 a"}},{{"emailAddress":"b@example.com"}}]}}}}"#
+            "bouncedRecipients":[{{"emailAddress":"Ann <a@example.com>","diagnosticCode":"450 a"}},{{"emailAddress":"b@example.com"}}]}}}}"#
     );
     let batch = normalize::<Ses>(&notification(&bounce));
     let read: Vec<_> = batch
