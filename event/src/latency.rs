@@ -1,7 +1,7 @@
 //! The delay of a delivered message, as an event tells it.
 
-/// The metadata entry in which a delivered event tells its delay, in seconds. The host writes it, as senders and made-up events do
-/// themselves, and the consumer reads it.
+/// The metadata entry in which a delivered event tells its delay, in seconds. The host writes it, as senders and
+/// made-up events do themselves, and the consumer reads it.
 pub const METADATA_KEY: &str = "latency_seconds";
 
 /// Longest delay that is believed. Mail servers give up after about five days; what is longer is a message id used

@@ -27,7 +27,8 @@ const COPIES: usize = 150;
 /// A damaged delivery may take this many times the instructions of the whole one.
 const MORE_AT_MOST: u64 = 10;
 
-/// What a delivery may take in any case: of a small one, damage makes a page of nested brackets or ten more elements.
+/// What a delivery may take in any case, as much as a few events: of a small one, damage can make several times as much to
+/// read (hundreds of nested brackets).
 const FLOOR: u64 = 150_000;
 
 #[test]

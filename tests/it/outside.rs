@@ -1,5 +1,5 @@
-//! The provider's servers that the host itself asks by https. The process's environment leads it to a proxy, behind which all of them
-//! are, and names the root that they are trusted by.
+//! The provider's servers that the host itself asks by https. The process's environment leads it to a proxy, behind
+//! which all of them are, and names the root that they are trusted by.
 
 use std::{
     collections::BTreeMap,

@@ -12,8 +12,8 @@ const CLICKS: f64 = 150.0;
 /// Consumers that are killed, one after the other.
 const KILLED: usize = 3;
 
-/// Events that this consumer has stored, by its own count. It holds partitions when there are any: a consumer that has just said that
-/// it is ready still waits for its share, and all the longer after one that was killed.
+/// Events that this consumer has stored, by its own count. It holds partitions when there are any: a consumer that has
+/// just said that it is ready still waits for its share, and all the longer after one that was killed.
 async fn stored(system: &System, consumer: &Role) -> f64 {
     let series = "sendflowr_consumer_events_total{outcome=\"stored\"}";
     system.metric(consumer, series).await.unwrap_or_default()

@@ -199,7 +199,7 @@ impl System {
             ])
             .args(["--plugins", "plugins", "--data", "data"])
             .args(&self.arguments)
-            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .envs(self.environment.clone())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)
