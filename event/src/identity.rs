@@ -159,7 +159,7 @@ pub struct InvalidEmail;
 pub struct InvalidPhone;
 
 /// Longest address that SMTP can carry (RFC 5321, 4.5.3.1.3), with room for multi-byte letters.
-const MAX_EMAIL_BYTES: usize = 1024;
+pub const MAX_EMAIL_BYTES: usize = 1024;
 
 /// The form of an address that is hashed: NFKC, trimmed, lower case.
 ///

@@ -3,7 +3,7 @@
 //! Providers repeat the recipient's address in bounce reasons, senders put it into links and metadata. None of it may
 //! leave the host, so every free text passes through [`Redactor::text`] before an event is made of it.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::VecDeque};
 
 /// What stands where an address stood.
 pub const PLACEHOLDER: &str = "[address]";
@@ -11,24 +11,25 @@ pub const PLACEHOLDER: &str = "[address]";
 /// Redacts anything that looks like an address and, whatever it looks like, the recipient's own.
 #[derive(Debug, Clone, Default)]
 pub struct Redactor {
-    /// Spellings of the recipient's address, lower case, longest first.
-    own: Vec<String>,
+    /// Spellings of the recipient's address, longest first.
+    own: Vec<Spelling>,
 }
 
 impl Redactor {
-    /// A redactor for texts about the person with this raw address, if the event has one.
+    /// A redactor for texts about the person with this raw address, if the event has one. What has no `@` is none.
     pub fn for_recipient(raw: Option<&str>) -> Self {
         let Some(address) = raw
             .map(|raw| raw.trim().to_lowercase())
-            .filter(|address| !address.is_empty())
+            .filter(|address| address.contains('@'))
         else {
             return Self::default();
         };
         let percent = percent_encoded(&address);
-        let mut own = vec![percent.replace("%40", "@"), percent, address];
-        own.sort_by_key(|spelling| std::cmp::Reverse(spelling.len()));
+        let mut own = vec![(percent.replace("%40", "@"), "@"), (percent, "%40"), (address, "@")];
+        own.sort_by_key(|(spelling, _)| std::cmp::Reverse(spelling.len()));
         own.dedup();
-        Self { own }
+        let own = own.iter().map(|(text, at_sign)| Spelling::new(text, at_sign));
+        Self { own: own.collect() }
     }
 
     /// The text without the recipient's own address; other addresses stay. For message ids, which have the form of an
@@ -36,7 +37,7 @@ impl Redactor {
     pub fn own_address<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let mut result = Cow::Borrowed(text);
         for spelling in &self.own {
-            if let Some(replaced) = replace_ignoring_case(&result, spelling) {
+            if let Some(replaced) = spelling.replaced_in(&result) {
                 result = Cow::Owned(replaced);
             }
         }
@@ -66,45 +67,78 @@ fn percent_encoded(text: &str) -> String {
     encoded
 }
 
-/// `text` with every occurrence of `needle` (lower case) replaced, or `None` when there is none.
-fn replace_ignoring_case(text: &str, needle: &str) -> Option<String> {
-    // Lower-casing may change the length of non-ASCII letters, so positions are compared letter by letter.
-    let mut result = String::new();
-    let mut copied = 0;
-    let mut position = 0;
-    while position < text.len() {
-        if let Some(length) = prefix_ignoring_case(&text[position..], needle) {
-            result.push_str(&text[copied..position]);
-            result.push_str(PLACEHOLDER);
-            position += length;
-            copied = position;
-        } else {
-            position += text[position..].chars().next().map_or(1, char::len_utf8);
-        }
-    }
-    if copied == 0 {
-        return None;
-    }
-    result.push_str(&text[copied..]);
-    Some(result)
+/// A spelling of an address, looked for in one pass over a text, however text and address repeat themselves (Knuth, Morris
+/// and Pratt): both come from strangers, and the time taken belongs to everybody.
+#[derive(Debug, Clone)]
+struct Spelling {
+    /// How its at sign is spelled. Most texts have none, and are not looked at further.
+    at_sign: &'static str,
+    /// In lower case.
+    letters: Vec<char>,
+    /// For each letter: how many of the first letters also end there, fewer than all up to it.
+    borders: Vec<usize>,
 }
 
-/// How many bytes of `text` spell `needle` in any letter case, if its beginning does.
-fn prefix_ignoring_case(text: &str, needle: &str) -> Option<usize> {
-    let mut wanted = needle.chars();
-    let mut next = wanted.next()?;
-    for (position, letter) in text.char_indices() {
-        for lower in letter.to_lowercase() {
-            if lower != next {
-                return None;
-            }
-            match wanted.next() {
-                Some(letter) => next = letter,
-                None => return Some(position + letter.len_utf8()),
-            }
+impl Spelling {
+    fn new(lower: &str, at_sign: &'static str) -> Self {
+        let letters: Vec<char> = lower.chars().collect();
+        let mut borders = vec![0; letters.len()];
+        for position in 1..letters.len() {
+            borders[position] = continued(&letters, &borders, borders[position - 1], letters[position]);
+        }
+        Self {
+            at_sign,
+            letters,
+            borders,
         }
     }
-    None
+
+    /// `text` with every occurrence in any letter case replaced, or `None` when there is none.
+    fn replaced_in(&self, text: &str) -> Option<String> {
+        if !text.contains(self.at_sign) {
+            return None;
+        }
+        let mut result = String::new();
+        let mut copied = 0;
+        let mut matched = 0;
+        // Where the last letters begin. Lower-casing makes two of a few letters; a match begins at the first of these.
+        let mut begins = VecDeque::with_capacity(self.letters.len() + 1);
+        for (position, letter) in text.char_indices() {
+            let mut begin = Some(position);
+            for lower in letter.to_lowercase() {
+                begins.push_back(begin.take());
+                if begins.len() > self.letters.len() {
+                    begins.pop_front();
+                }
+                matched = continued(&self.letters, &self.borders, matched, lower);
+                if matched < self.letters.len() {
+                    continue;
+                }
+                matched = self.borders[matched - 1];
+                if let Some(Some(start)) = begins.front() {
+                    result.push_str(&text[copied..*start]);
+                    result.push_str(PLACEHOLDER);
+                    copied = position + letter.len_utf8();
+                    matched = 0;
+                    begins.clear();
+                    break;
+                }
+            }
+        }
+        if copied == 0 {
+            return None;
+        }
+        result.push_str(&text[copied..]);
+        Some(result)
+    }
+}
+
+/// How many of the first of `letters` end with `next`, when `matched` of them, not all, ended before it.
+fn continued(letters: &[char], borders: &[usize], mut matched: usize, next: char) -> usize {
+    while matched > 0 && letters[matched] != next {
+        matched = borders[matched - 1];
+    }
+    matched + usize::from(letters[matched] == next)
 }
 
 /// Marks an `@`, also in percent-encoded and HTML-encoded text.
@@ -245,7 +279,74 @@ mod tests {
         );
     }
 
+    #[test]
+    fn letters_that_repeat_themselves_take_one_pass() {
+        // Comparing the address at each place of the text would take hours.
+        let address = format!("{}@x", "a".repeat(1_000_000));
+        let text = format!("{}@{address}", "a".repeat(2_000_000));
+        let redacted = Redactor::for_recipient(Some(&address)).own_address(&text).into_owned();
+        assert_eq!(redacted.len(), 2_000_001 + PLACEHOLDER.len());
+    }
+
+    /// What is taken out, by its definition: wherever the text spells the address in any letter case, from left to right.
+    fn replaced_slowly(text: &str, spelling: &str) -> Option<String> {
+        let mut result = String::new();
+        let mut copied = 0;
+        let mut position = 0;
+        while position < text.len() {
+            if let Some(length) = length_of(&text[position..], spelling) {
+                result.push_str(&text[copied..position]);
+                result.push_str(PLACEHOLDER);
+                position += length;
+                copied = position;
+            } else {
+                position += text[position..].chars().next().map_or(1, char::len_utf8);
+            }
+        }
+        (copied > 0).then(|| result + &text[copied..])
+    }
+
+    /// How many bytes of `text` spell `spelling`, if its beginning does.
+    fn length_of(text: &str, spelling: &str) -> Option<usize> {
+        let mut wanted = spelling.chars().peekable();
+        for (position, letter) in text.char_indices() {
+            for lower in letter.to_lowercase() {
+                if wanted.next() != Some(lower) {
+                    return None;
+                }
+                if wanted.peek().is_none() {
+                    return Some(position + letter.len_utf8());
+                }
+            }
+        }
+        None
+    }
+
     proptest! {
+        #[test]
+        fn takes_out_what_spells_the_address(
+            local in "[aAİi\u{307}%@]{0,4}",
+            domain in "[aAİi\u{307}%@]{0,4}",
+            parts in prop::collection::vec((0_usize..4, "[aAİi\u{307}%@4]{0,3}"), 0..6),
+            upper: bool,
+        ) {
+            let redactor = Redactor::for_recipient(Some(&format!("{local}@{domain}")));
+            let spellings: Vec<String> = redactor.own.iter().map(|own| own.letters.iter().collect()).collect();
+            let mut text = String::new();
+            for (spelling, other) in parts {
+                text.push_str(spellings.get(spelling).unwrap_or(&other));
+                text.push_str(&other);
+            }
+            if upper {
+                text = text.to_uppercase();
+            }
+            let mut expected = text.clone();
+            for spelling in &spellings {
+                expected = replaced_slowly(&expected, spelling).unwrap_or(expected);
+            }
+            prop_assert_eq!(redactor.own_address(&text), expected);
+        }
+
         #[test]
         fn never_leaves_the_recipients_address(before in "\\PC{0,12}", after in "\\PC{0,12}", local in "[a-zA-Z0-9._+-]{1,8}") {
             let address = format!("{local}@Example.org");

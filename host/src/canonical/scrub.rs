@@ -2,7 +2,10 @@
 
 use std::borrow::Cow;
 
-use event::redact::{PLACEHOLDER, Redactor};
+use event::{
+    identity::MAX_EMAIL_BYTES,
+    redact::{PLACEHOLDER, Redactor},
+};
 use ring::digest::{SHA256, digest};
 
 /// Longest id. The longest of known providers have 200 bytes.
@@ -24,8 +27,11 @@ pub(super) struct Scrubber {
 impl Scrubber {
     /// For an event whose recipient is given as `raw` and whose normalized address is `address`.
     pub(super) fn new(raw: Option<&str>, address: Option<&str>) -> Self {
-        // A recipient that is no address at all (`-`) must not be cut out of every text.
-        let raw = raw.map(str::trim).filter(|raw| raw.contains('@'));
+        // A recipient that is no address at all (`-`) must not be cut out of every text, and one longer than addresses are is
+        // none: it would only be looked for.
+        let raw = raw
+            .map(str::trim)
+            .filter(|raw| raw.contains('@') && raw.len() <= MAX_EMAIL_BYTES);
         let mut own: Vec<String> = [raw, address]
             .into_iter()
             .flatten()

@@ -213,6 +213,19 @@ fn a_recipient_that_is_no_address_leaves_texts_alone() {
 }
 
 #[test]
+fn a_recipient_longer_than_addresses_are_is_none() {
+    // Looking for it in the text would take hours.
+    let event = event(types::Event {
+        recipient_email: Some(format!("{}@x", "a".repeat(1_000_000))),
+        identifiers: vec![identifier(types::IdentifierKind::KlaviyoId, "k-1")],
+        subject: Some(format!("@{}", "a".repeat(2_000_000))),
+        ..raw()
+    });
+    assert_eq!(event.recipient_email_hash, None);
+    assert_eq!(event.subject.map(|subject| subject.len()), Some(MAX_LINE_BYTES));
+}
+
+#[test]
 fn rejections_of_the_plugin_keep_their_place() {
     let rejected = |index| types::Rejected {
         index,

@@ -149,6 +149,38 @@ async fn a_plugin_that_traps_costs_its_own_provider_only() {
     assert_eq!(host.post("/webhooks/acme", "x").await.status, 200);
 }
 
+/// The guest's event has a recipient of a megabyte and a subject of two, all of the same letter: looking for one in the other
+/// place by place would take hours.
+#[tokio::test]
+async fn texts_that_repeat_themselves_hold_up_nobody() {
+    let repeats = guest("repeats").memory("70").normalize(
+        "(memory.fill (i32.const 262144) (i32.const 97) (i32.const 4194304))
+         (i64.store (i32.const 65544) (local.get $received))
+         (i32.store8 (i32.const 65564) (i32.const 1))
+         (i32.store (i32.const 65568) (i32.const 262144))
+         (i32.store (i32.const 65572) (i32.const 1000002))
+         (i32.store16 (i32.const 1262144) (i32.const 0x7840))
+         (i32.store (i32.const 65576) (i32.const 3584))
+         (i32.store (i32.const 65580) (i32.const 1))
+         (i32.store8 (i32.const 3584) (i32.const 1))
+         (i32.store (i32.const 3588) (i32.const 1024))
+         (i32.store (i32.const 3592) (i32.const 7))
+         (i32.store8 (i32.const 65620) (i32.const 1))
+         (i32.store (i32.const 65624) (i32.const 2000000))
+         (i32.store (i32.const 65628) (i32.const 2000000))
+         (i32.store8 (i32.const 2000000) (i32.const 0x40))
+         i32.const 768",
+    );
+    let plugins = [repeats, guest("acme")];
+    let host = Host::start(&plugins, "allow_unsigned_by_default = true", "").await;
+    let (repeats, acme) = tokio::join!(
+        host.post("/webhooks/repeats", "x"),
+        host.post("/webhooks/acme", "x")
+    );
+    assert_eq!(repeats.text, r#"{"accepted":1,"skipped":0,"rejected":0}"#);
+    assert_eq!(acme.status, 200);
+}
+
 #[tokio::test]
 async fn the_log_has_what_a_plugin_failed_at_and_is_not_flooded() {
     lines::keep();
