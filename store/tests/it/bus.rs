@@ -138,6 +138,46 @@ async fn a_lost_lease_refuses_the_commit() {
 }
 
 #[tokio::test]
+async fn a_lease_of_a_clock_that_was_ahead_keeps_nobody_waiting() {
+    let folder = tempfile::tempdir().unwrap();
+    let bus = open_bus(folder.path()).await;
+    bus.append(vec![record("t", "1")]).await.unwrap();
+    drop(bus.subscribe("g", &["t"]).await.unwrap());
+    let ahead = Timestamp::from(std::time::SystemTime::now()).plus_millis(24 * 60 * 60 * 1_000);
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(folder.path().join("bus-groups.db"));
+    let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
+    sqlx::query("UPDATE group_partitions SET member = 'gone', lease_expires_at_ms = ?1")
+        .bind(ahead.as_millis())
+        .execute(&pool)
+        .await
+        .unwrap();
+    let mut heir = bus.subscribe("g", &["t"]).await.unwrap();
+    assert_eq!(values(&next(heir.as_mut()).await), ["1"]);
+}
+
+#[tokio::test]
+async fn dead_letters_go_with_their_age_whoever_reads_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let bus = open_bus(folder.path()).await;
+    bus.append(vec![record(DEAD_LETTERS_TOPIC, "1")]).await.unwrap();
+    // A replay that only looks commits nothing.
+    let mut looking = bus.subscribe("replay", &[DEAD_LETTERS_TOPIC]).await.unwrap();
+    next(looking.as_mut()).await;
+    let now = Timestamp::from(std::time::SystemTime::now());
+    let days = |days: i64| now.plus_millis(days * 24 * 60 * 60 * 1_000);
+    assert_eq!(bus.trim(days(29)).await.unwrap(), 0);
+    // Others look from time to time.
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(folder.path().join("bus-groups.db"));
+    let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
+    sqlx::query("UPDATE group_partitions SET active_at_ms = ?1")
+        .bind(days(31).as_millis())
+        .execute(&pool)
+        .await
+        .unwrap();
+    assert_eq!(bus.trim(days(31)).await.unwrap(), 1);
+}
+
+#[tokio::test]
 async fn appends_of_another_process_are_seen_soon() {
     let folder = tempfile::tempdir().unwrap();
     let host = open_bus(folder.path()).await;

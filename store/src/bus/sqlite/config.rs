@@ -12,7 +12,8 @@ pub struct SqliteBusConfig {
     /// Age at which a record is removed once every group has read it, or no group reads its topic. 7 days by default:
     /// a week of traffic can be read again after a faulty release.
     pub retention: Duration,
-    /// The same for dead letters. 30 days by default: a plugin has to be mended before they can be read again.
+    /// Age at which a dead letter is removed, read or not. 30 days by default: a plugin has to be mended before they can
+    /// be read again.
     pub dead_letter_retention: Duration,
     /// After how long without a reader a group is forgotten, so that one that never comes back does not keep records
     /// for ever. 30 days by default. If it does come back, it begins with the oldest record kept.

@@ -1,5 +1,8 @@
 //! Consumer groups: committed offsets, and leases that give a partition to one member at a time.
 
+use std::time::Duration;
+
+use event::Timestamp;
 use sqlx::Row;
 
 use super::config::millis;
@@ -55,23 +58,28 @@ impl Groups {
     }
 
     /// Takes the partition of `topic` for `member` when it is free or the lease on it ran out. Answers with the
-    /// group's committed offset, or `None` when another member has the partition.
+    /// group's committed offset, or `None` when another member has the partition. A lease that lasts longer than leases do
+    /// was given while the clock was ahead, and has run out.
     pub(super) async fn take(
         &self,
         member: &Member,
         topic: &str,
-        lease: std::time::Duration,
+        lease: Duration,
     ) -> Result<Option<i64>, StoreError> {
+        // Twice the lease, so that a clock that is put back by less than one, as clocks are all the time, moves nothing.
+        let longest = millis(lease).saturating_mul(2);
+        let asked = now().as_millis();
         // Read first: those who wait their turn should not keep writing.
         let free: bool = sqlx::query_scalar(
-            "SELECT member IS NULL OR member = ?4 OR lease_expires_at_ms <= ?5 FROM group_partitions \
-             WHERE log_id = ?1 AND group_name = ?2 AND topic = ?3 AND topic_partition = 0",
+            "SELECT member IS NULL OR member = ?4 OR lease_expires_at_ms <= ?5 OR lease_expires_at_ms > ?6 \
+             FROM group_partitions WHERE log_id = ?1 AND group_name = ?2 AND topic = ?3 AND topic_partition = 0",
         )
         .bind(&self.log_id)
         .bind(&member.group)
         .bind(topic)
         .bind(&member.name)
-        .bind(now().as_millis())
+        .bind(asked)
+        .bind(asked.saturating_add(longest))
         .fetch_optional(self.database.readers())
         .await
         .map_err(classify)?
@@ -88,7 +96,7 @@ impl Groups {
              VALUES (?1, ?2, ?3, 0, ?4, ?5, ?6) ON CONFLICT DO UPDATE \
              SET member = excluded.member, lease_expires_at_ms = excluded.lease_expires_at_ms, \
              active_at_ms = excluded.active_at_ms \
-             WHERE member IS NULL OR member = excluded.member OR lease_expires_at_ms <= ?6 \
+             WHERE member IS NULL OR member = excluded.member OR lease_expires_at_ms <= ?6 OR lease_expires_at_ms > ?7 \
              RETURNING committed_offset",
         )
         .bind(&self.log_id)
@@ -97,6 +105,7 @@ impl Groups {
         .bind(&member.name)
         .bind(now.saturating_add(millis(lease)))
         .bind(now)
+        .bind(now.saturating_add(longest))
         .fetch_optional(&mut *transaction)
         .await
         .map_err(classify)?;
@@ -108,7 +117,7 @@ impl Groups {
     pub(super) async fn renew(
         &self,
         member: &Member,
-        lease: std::time::Duration,
+        lease: Duration,
     ) -> Result<Vec<String>, StoreError> {
         let mut transaction = self.database.begin().await?;
         let now = now().as_millis();
@@ -188,12 +197,18 @@ impl Groups {
         Ok(committed.unwrap_or(0))
     }
 
-    /// Forgets groups that nobody has read with since `since_ms`, and those of other logs.
-    pub(super) async fn forget(&self, since_ms: i64) -> Result<(), StoreError> {
+    /// Forgets groups that nobody has read with for `expiry` at `now`, and those of other logs. Groups that were read with
+    /// while the clock was ahead are as if read with now.
+    pub(super) async fn forget(&self, now: Timestamp, expiry: Duration) -> Result<(), StoreError> {
         let mut transaction = self.database.begin().await?;
         sqlx::query("DELETE FROM group_partitions WHERE active_at_ms < ?1 OR log_id <> ?2")
-            .bind(since_ms)
+            .bind(now.plus_millis(-millis(expiry)).as_millis())
             .bind(&self.log_id)
+            .execute(&mut *transaction)
+            .await
+            .map_err(classify)?;
+        sqlx::query("UPDATE group_partitions SET active_at_ms = ?1 WHERE active_at_ms > ?1")
+            .bind(now.as_millis())
             .execute(&mut *transaction)
             .await
             .map_err(classify)?;

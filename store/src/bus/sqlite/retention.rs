@@ -1,4 +1,4 @@
-//! Removing records that every group has read and that are old enough.
+//! Removing records that every group has read and that are old enough; dead letters once they are old enough.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Shared, config::millis};
 use crate::{
     StoreError,
+    bus::DEAD_LETTERS_TOPIC,
     sqlite::{classify, now},
 };
 
@@ -16,7 +17,7 @@ use crate::{
 const ROUND: Duration = Duration::from_secs(60);
 
 /// Records removed in one transaction: a few milliseconds, so that appends in between are not held up.
-const CHUNK: i64 = 500;
+const CHUNK: usize = 500;
 
 /// Rounds until `stop`.
 pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
@@ -42,10 +43,7 @@ pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
 
 /// Removes what may go at `now`; answers with the number of records.
 pub(super) async fn trim(shared: &Shared, now: Timestamp) -> Result<u64, StoreError> {
-    shared
-        .groups
-        .forget(now.plus_millis(-millis(shared.config.group_expiry)).as_millis())
-        .await?;
+    shared.groups.forget(now, shared.config.group_expiry).await?;
     let lowest = shared.groups.lowest_committed().await?;
     let topics: Vec<(i64, String)> = sqlx::query_as("SELECT topic_id, name FROM topics")
         .fetch_all(shared.log.readers())
@@ -53,50 +51,161 @@ pub(super) async fn trim(shared: &Shared, now: Timestamp) -> Result<u64, StoreEr
         .map_err(classify)?;
     let mut removed = 0;
     for (topic_id, topic) in topics {
-        let read_by_all = lowest
-            .iter()
-            .find(|(name, _)| *name == topic)
-            .map_or(i64::MAX, |(_, offset)| *offset);
+        let below = match lowest.iter().find(|(name, _)| *name == topic) {
+            // Dead letters are deliveries as they came: whoever looks through them does not make them stay.
+            Some((_, read_by_all)) if topic != DEAD_LETTERS_TOPIC => *read_by_all,
+            _ => i64::MAX,
+        };
         let before = now.plus_millis(-millis(shared.config.retention_of(&topic)));
+        let mut from = 0;
         loop {
-            let chunk = trim_chunk(shared, topic_id, read_by_all, before).await?;
-            removed += chunk;
-            if chunk < CHUNK.unsigned_abs() {
+            let oldest = oldest(shared, topic_id, from, below).await?;
+            let old = dated(&oldest, |appended_at| appended_at < before.as_millis());
+            let ahead = dated(&oldest, |appended_at| appended_at > now.as_millis());
+            // A topic with nothing to do in its oldest records is not searched to its end.
+            if old.is_empty() && ahead.is_empty() {
                 break;
+            }
+            removed += settle(shared, topic_id, &old, &ahead, now).await?;
+            match oldest.last() {
+                Some((last, _)) if oldest.len() == CHUNK => from = last + 1,
+                _ => break,
             }
         }
     }
     Ok(removed)
 }
 
-async fn trim_chunk(
+/// Offsets and times of the oldest records of a topic in a range of offsets, at most a chunk of them.
+async fn oldest(
     shared: &Shared,
     topic_id: i64,
+    from: i64,
     below: i64,
-    before: Timestamp,
-) -> Result<u64, StoreError> {
-    // The age is looked at for the oldest chunk only: a topic with nothing to remove is not searched to its end.
-    let old: Vec<i64> = sqlx::query_scalar(
-        "SELECT rowid FROM (SELECT rowid, appended_at_ms FROM records WHERE topic_id = ?1 AND record_offset < ?2 \
-         ORDER BY record_offset LIMIT ?3) WHERE appended_at_ms < ?4",
+) -> Result<Vec<(i64, i64)>, StoreError> {
+    sqlx::query_as(
+        "SELECT record_offset, appended_at_ms FROM records \
+         WHERE topic_id = ?1 AND record_offset >= ?2 AND record_offset < ?3 ORDER BY record_offset LIMIT ?4",
     )
     .bind(topic_id)
+    .bind(from)
     .bind(below)
-    .bind(CHUNK)
-    .bind(before.as_millis())
+    .bind(CHUNK as i64)
     .fetch_all(shared.log.readers())
     .await
-    .map_err(classify)?;
-    if old.is_empty() {
-        return Ok(0);
-    }
-    let rows = serde_json::to_string(&old).expect("a list of numbers is always valid JSON");
+    .map_err(classify)
+}
+
+/// The offsets of those records that were appended when `is_wanted` says.
+fn dated(records: &[(i64, i64)], is_wanted: impl Fn(i64) -> bool) -> Vec<i64> {
+    let wanted = records.iter().filter(|(_, appended_at)| is_wanted(*appended_at));
+    wanted.map(|(offset, _)| *offset).collect()
+}
+
+/// Removes the records at the offsets `old`. Those at `ahead` were appended by a clock that was ahead: they are as if of
+/// `now`, so that they neither stay until that clock's time nor go before anybody had theirs. Answers with how many were
+/// removed.
+async fn settle(
+    shared: &Shared,
+    topic_id: i64,
+    old: &[i64],
+    ahead: &[i64],
+    now: Timestamp,
+) -> Result<u64, StoreError> {
     let mut transaction = shared.log.begin().await?;
-    let deleted = sqlx::query("DELETE FROM records WHERE rowid IN (SELECT value FROM json_each(?1))")
-        .bind(rows)
-        .execute(&mut *transaction)
-        .await
-        .map_err(classify)?;
+    // By offset, which is never used again. Another process may have removed the same records meanwhile, and row ids of
+    // records that are gone are given to new ones.
+    let deleted = sqlx::query(
+        "DELETE FROM records WHERE topic_id = ?1 AND record_offset IN (SELECT value FROM json_each(?2))",
+    )
+    .bind(topic_id)
+    .bind(json(old))
+    .execute(&mut *transaction)
+    .await
+    .map_err(classify)?;
+    sqlx::query(
+        "UPDATE records SET appended_at_ms = ?3 \
+         WHERE topic_id = ?1 AND record_offset IN (SELECT value FROM json_each(?2))",
+    )
+    .bind(topic_id)
+    .bind(json(ahead))
+    .bind(now.as_millis())
+    .execute(&mut *transaction)
+    .await
+    .map_err(classify)?;
     transaction.commit().await.map_err(classify)?;
     Ok(deleted.rows_affected())
+}
+
+fn json(offsets: &[i64]) -> String {
+    serde_json::to_string(offsets).expect("a list of numbers is always valid JSON")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::bus::{Bus, NewRecord, SqliteBus, SqliteBusConfig};
+
+    const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
+
+    async fn open(folder: &tempfile::TempDir) -> SqliteBus {
+        SqliteBus::open(folder.path(), SqliteBusConfig::default())
+            .await
+            .unwrap()
+    }
+
+    fn records(topic: &str, count: usize) -> Vec<NewRecord> {
+        let record = NewRecord {
+            topic: topic.to_owned(),
+            key: "k".to_owned(),
+            value: b"v".to_vec(),
+            headers: BTreeMap::new(),
+        };
+        vec![record; count]
+    }
+
+    /// Reads a topic from where the group is; the offsets.
+    async fn read(bus: &SqliteBus, group: &str, topic: &str) -> Vec<u64> {
+        let mut subscription = bus.subscribe(group, &[topic]).await.unwrap();
+        let records = subscription.poll(10_000, Duration::from_millis(250)).await.unwrap();
+        subscription.commit().await.unwrap();
+        records.iter().map(|record| record.position.offset).collect()
+    }
+
+    #[tokio::test]
+    async fn what_another_process_appends_during_a_round_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let bus = open(&folder).await;
+        let other_process = open(&folder).await;
+        bus.append(records("t", 3)).await.unwrap();
+        let found = oldest(&bus.shared, 1, 0, i64::MAX).await.unwrap();
+        let old = dated(&found, |_| true);
+
+        let later = now().plus_millis(8 * DAY_MS);
+        assert_eq!(other_process.trim(later).await.unwrap(), 3);
+        other_process.append(records("t", 1)).await.unwrap();
+        assert_eq!(settle(&bus.shared, 1, &old, &[], later).await.unwrap(), 0);
+        assert_eq!(read(&bus, "g", "t").await, [3]);
+    }
+
+    #[tokio::test]
+    async fn records_of_a_clock_that_was_ahead_age_from_when_that_is_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let bus = open(&folder).await;
+        bus.append(records("t", 2 * CHUNK + 1)).await.unwrap();
+        // The clock is set right: it was a year ahead.
+        let right = now().plus_millis(-365 * DAY_MS);
+        assert_eq!(read(&bus, "g", "t").await.len(), 2 * CHUNK + 1);
+        assert_eq!(bus.trim(right).await.unwrap(), 0);
+        assert_eq!(bus.trim(right.plus_millis(6 * DAY_MS)).await.unwrap(), 0);
+        let removed = bus.trim(right.plus_millis(8 * DAY_MS)).await.unwrap();
+        assert_eq!(removed, 2 * CHUNK as u64 + 1);
+        // Nor does the group, last active a year ahead, hold records back for that long.
+        bus.append(records("t", 1)).await.unwrap();
+        assert_eq!(bus.trim(right.plus_millis(9 * DAY_MS)).await.unwrap(), 0);
+        assert_eq!(bus.trim(right.plus_millis(40 * DAY_MS)).await.unwrap(), 0);
+        assert_eq!(bus.trim(right.plus_millis(48 * DAY_MS)).await.unwrap(), 1);
+    }
 }
