@@ -159,8 +159,11 @@ impl Kept {
             delivery.received_at.as_millis(),
             item.plugin
         ));
-        fs::write(&draft, &sealed)?;
-        fs::rename(&draft, &path)?;
+        if let Err(error) = fs::write(&draft, &sealed).and_then(|()| fs::rename(&draft, &path)) {
+            // What a full disk has taken of it would stay until the next start.
+            let _ = fs::remove_file(&draft);
+            return Err(error);
+        }
         let files = self.0.entry(name).or_default();
         files.push_back((path, sealed.len() as u64));
         trim(files, item.most)
@@ -426,6 +429,18 @@ mod tests {
             .open(&recordings_folder, &BTreeMap::new())
             .unwrap();
         assert!(!inner.exists());
+    }
+
+    #[test]
+    fn a_recording_that_cannot_be_kept_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut item = item(0, b"x".to_vec(), 3);
+        // No folder of this name: the file is written, and cannot be renamed.
+        item.plugin = "acme/no@1.0.0".into();
+        Kept::default()
+            .add(folder.path(), &item, &Sealer::new(&[7; 32]))
+            .unwrap_err();
+        assert_eq!(fs::read_dir(folder.path().join("acme@..")).unwrap().count(), 0);
     }
 
     #[test]
