@@ -356,6 +356,10 @@ impl Registry {
         };
         let slug = candidate.descriptor.slug.clone();
         let mut files = self.files();
+        // Removed while it was read: nobody makes way for it. If it comes back, it is read again.
+        if files.get(path).is_none_or(|file| matches!(file.seen, Seen::Gone { .. })) {
+            return;
+        }
         let owner = files.iter().find(|(other, file)| {
             other.as_path() != path
                 && !matches!(file.seen, Seen::Gone { .. })

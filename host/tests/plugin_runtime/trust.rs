@@ -1,7 +1,7 @@
 //! Only files that the lock file pins, signed by a trusted key, become plugins: checked before anything of them is compiled,
 //! and again whenever file, signature or lock file change.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 use minisign::{KeyPair, PublicKey, SecretKey};
 use sendflowr_host::plugin::{
@@ -9,7 +9,7 @@ use sendflowr_host::plugin::{
 };
 use tempfile::TempDir;
 
-use super::{World, config, eventually, guest::guest, rename_into};
+use super::{World, config, eventually, gallery::branches_and_variables, guest::guest, rename_into};
 
 fn version(version: &str) -> Vec<u8> {
     guest("acme").version(version).build()
@@ -91,6 +91,30 @@ async fn a_pinned_file_serves_and_one_that_is_not_serves_with_a_word_about_it() 
     })
     .await;
     assert_eq!(world.deliver("acme").await.unwrap(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pinned_file_that_is_gone_before_it_is_compiled_ends_nothing() {
+    let world = World::with(&[("acme.wasm", version("1.0.0"))]).await;
+    // Takes seconds to compile.
+    let slow = guest("acme")
+        .version("2.0.0")
+        .items(&branches_and_variables(80, 1_000).repeat(4))
+        .build();
+    let pins = lock(&[("acme", "b-pinned.wasm", &slow)]);
+    fs::write(world.path("plugins.lock"), pins).unwrap();
+    fs::write(world.path("b-pinned.wasm"), slow).unwrap();
+    // Long enough for it to be read.
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    fs::remove_file(world.path("b-pinned.wasm")).unwrap();
+    eventually("it is compiled", || {
+        world.metric("sendflowr_plugin_compilations_total") == 2
+    })
+    .await;
+    for _ in 0..50 {
+        assert!(serves(&world, "acme@1.0.0"), "{:?}", world.plugins.status());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 #[tokio::test]
