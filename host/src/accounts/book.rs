@@ -2,15 +2,10 @@
 //! read.
 //!
 //! Deliveries never wait for the store. While it is away, what was read of it goes on counting. Before it was read for
-//! the first time an account that is not configured may be in it, so that its deliveries are put off, not refused.
+//! the first time an account that is not configured may be in it, so that its deliveries are put off, not refused; so are those
+//! to a stored account that cannot be used, until it is put again.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use store::{
@@ -30,24 +25,29 @@ const REFRESH_EVERY: Duration = Duration::from_secs(3);
 const FIRST_READ_WITHIN: Duration = Duration::from_secs(2);
 
 /// Why there is no account of a name.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Missing {
     /// There is none; these there are.
     Unknown(Vec<String>),
-    /// It may be in the store, of which not everything could be read yet.
+    /// It may be in the store, which could not be read yet, or is there and cannot be used.
     Unread,
 }
 
 /// The accounts as they are now.
 pub(crate) struct AccountBook {
     configured: Accounts,
-    current: ArcSwap<Accounts>,
+    current: ArcSwap<Known>,
     store: Option<Arc<dyn StoredAccounts>>,
     sealer: Arc<Sealer>,
     /// What `current` was made of.
     read: Mutex<Vec<StoredAccount>>,
-    /// Whether all stored accounts are in `current`.
-    is_complete: AtomicBool,
+}
+
+/// What is known of the accounts.
+struct Known {
+    accounts: Arc<Accounts>,
+    /// Providers and names of the stored accounts that cannot be used; nothing before the first read.
+    unusable: Option<Vec<(String, String)>>,
 }
 
 impl AccountBook {
@@ -57,10 +57,13 @@ impl AccountBook {
         store: Option<Arc<dyn StoredAccounts>>,
         sealer: Arc<Sealer>,
     ) -> Self {
+        let known = Known {
+            accounts: Arc::new(configured.clone()),
+            unusable: store.is_none().then(Vec::new),
+        };
         let book = Self {
-            current: ArcSwap::from_pointee(configured.clone()),
+            current: ArcSwap::from_pointee(known),
             configured,
-            is_complete: AtomicBool::new(store.is_none()),
             store,
             sealer,
             read: Mutex::default(),
@@ -79,18 +82,30 @@ impl AccountBook {
 
     /// The account of this name.
     pub(crate) fn get(&self, provider: &str, account: &str) -> Result<Arc<Account>, Missing> {
-        // Before the accounts: what was complete stays so.
-        let is_complete = self.is_complete.load(Ordering::Acquire);
-        let current = self.current.load();
-        if !is_complete && !current.has(provider, account) {
+        let known = self.current.load();
+        let found = known.accounts.get(provider, account);
+        let is_unread = match &known.unusable {
+            _ if known.accounts.has(provider, account) => false,
+            None => true,
+            // A provider whose only accounts cannot be used is none without any, which has the account `default`.
+            Some(unusable) => unusable
+                .iter()
+                .any(|(of, name)| of == provider && (name == account || found.is_ok())),
+        };
+        if is_unread {
             return Err(Missing::Unread);
         }
-        current.get(provider, account).map_err(Missing::Unknown)
+        found.map_err(Missing::Unknown)
     }
 
     /// All accounts.
     pub(crate) fn current(&self) -> Arc<Accounts> {
-        self.current.load_full()
+        Arc::clone(&self.current.load().accounts)
+    }
+
+    /// Whether the store was read, if there is one.
+    fn is_read(&self) -> bool {
+        self.current.load().unusable.is_some()
     }
 
     /// Reads the store.
@@ -104,16 +119,16 @@ impl AccountBook {
         // One at a time, so that an older answer never replaces a newer one.
         let mut read = self.read.lock().await;
         let stored = store.accounts().await?;
-        if *read == stored && self.is_complete.load(Ordering::Relaxed) {
+        if *read == stored && self.is_read() {
             return Ok(());
         }
-        let mut is_complete = true;
+        let mut unusable = Vec::new();
         let mut added = Vec::with_capacity(stored.len());
         for account in &stored {
             match self.opened(account) {
                 Ok(account) => added.push(account),
                 Err(error) => {
-                    is_complete = false;
+                    unusable.push((account.provider.clone(), account.account.clone()));
                     // Once a version of the account, not every few seconds.
                     if !read.contains(account) {
                         tracing::warn!(
@@ -130,8 +145,10 @@ impl AccountBook {
         if *read != stored {
             tracing::info!(accounts = added.len(), "read the stored accounts");
         }
-        self.current.store(Arc::new(self.configured.with(added)));
-        self.is_complete.store(is_complete, Ordering::Release);
+        self.current.store(Arc::new(Known {
+            accounts: Arc::new(self.configured.with(added)),
+            unusable: Some(unusable),
+        }));
         *read = stored;
         Ok(())
     }
@@ -149,7 +166,7 @@ impl AccountBook {
         if self.store.is_none() {
             return;
         }
-        let mut works = self.is_complete.load(Ordering::Relaxed);
+        let mut works = self.is_read();
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -263,8 +280,25 @@ mod tests {
 
     #[tokio::test]
     async fn an_account_sealed_with_another_key_is_put_off_until_it_is_put_again() {
-        let (store, book) = book(Some(vec![sealed(&Sealer::new(&[8; 32]), "eu")])).await;
+        let elsewhere = StoredAccount {
+            provider: "other".into(),
+            ..sealed(&Sealer::new(&[8; 32]), "eu")
+        };
+        let (store, book) = book(Some(vec![sealed(&Sealer::new(&[8; 32]), "eu"), elsewhere])).await;
         assert_eq!(found(&book, "eu"), Err(Missing::Unread));
+        let unknown = Err(Missing::Unknown(vec!["us".to_owned()]));
+        assert_eq!((found(&book, "asia"), found(&book, "default")), (unknown.clone(), unknown));
+        let of = |provider, account| book.get(provider, account).map(drop);
+        assert_eq!(
+            of("other", "default"),
+            Err(Missing::Unread),
+            "the provider has an account, so that it has no implicit one"
+        );
+        assert_eq!(
+            of("other", "us"),
+            Err(Missing::Unknown(vec!["default".to_owned()]))
+        );
+        assert_eq!(of("another", "default"), Ok(()));
         store.answer(Some(vec![sealed(&Sealer::new(&[7; 32]), "eu")]));
         book.refresh().await.unwrap();
         assert_eq!(found(&book, "eu"), Ok(true));
