@@ -82,6 +82,34 @@ pub(crate) struct Converted {
     pub(crate) identifiers_dropped: u64,
 }
 
+/// About what a batch takes of memory: what converting it costs grows with that.
+pub(crate) fn bytes_of(batch: &types::Batch) -> usize {
+    let mut bytes = size_of_val(&*batch.events) + size_of_val(&*batch.skipped) + size_of_val(&*batch.rejected);
+    for event in &batch.events {
+        let texts = [
+            &event.provider_event_id,
+            &event.recipient_email,
+            &event.campaign_id,
+            &event.campaign_name,
+            &event.message_id,
+            &event.subject,
+            &event.click_url,
+            &event.user_agent,
+            &event.ip_address,
+            &event.reason,
+        ];
+        bytes += texts.into_iter().flatten().map(String::len).sum::<usize>();
+        bytes += size_of_val(&*event.identifiers) + size_of_val(&*event.tags) + size_of_val(&*event.metadata);
+        bytes += event.identifiers.iter().map(|identifier| identifier.value.len()).sum::<usize>();
+        bytes += event.tags.iter().map(String::len).sum::<usize>();
+        bytes += event.metadata.iter().map(|pair| pair.name.len() + pair.value.len()).sum::<usize>();
+    }
+    for skipped in &batch.skipped {
+        bytes += skipped.provider_type.len() + skipped.reason.len();
+    }
+    bytes + batch.rejected.iter().map(|rejected| rejected.reason.len()).sum::<usize>()
+}
+
 /// Converts a batch.
 pub(crate) fn convert(batch: types::Batch, hasher: &Hasher, origin: &Origin<'_>) -> Converted {
     let mut converted = Converted {

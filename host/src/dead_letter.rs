@@ -8,11 +8,7 @@ use std::{
 use event::{TRACE_HEADER, Timestamp};
 use store::bus::{DEAD_LETTERS_TOPIC, NewRecord};
 
-use crate::{
-    canonical::RejectedElement,
-    intake::Receipt,
-    seal::{RawDelivery, Sealer},
-};
+use crate::{accounts::Account, canonical::RejectedElement, intake::Receipt};
 
 /// Headers of a dead letter of the host, beside [`event::TRACE_HEADER`]. Its value is the sealed delivery, its key
 /// `provider/account`.
@@ -56,21 +52,21 @@ pub(crate) enum Cause<'a> {
     Rejected(&'a [RejectedElement]),
 }
 
-/// The record that keeps a delivery.
+/// The record that keeps a delivery, which is `sealed` already.
 pub(crate) fn record(
-    sealer: &Sealer,
-    delivery: &RawDelivery,
+    sealed: Vec<u8>,
+    account: &Account,
     plugin: &str,
     receipt: Receipt<'_>,
     cause: Cause<'_>,
 ) -> NewRecord {
-    let source = format!("{}/{}", delivery.provider, delivery.account);
+    let source = format!("{}/{}", account.provider(), account.name());
     let mut headers = BTreeMap::new();
     let mut put = |name: &str, value: String| headers.insert(name.to_owned(), value);
     put(header::STAGE, "host".to_owned());
     put(header::SOURCE, source.clone());
-    put(header::PROVIDER, delivery.provider.clone());
-    put(header::ACCOUNT, delivery.account.clone());
+    put(header::PROVIDER, account.provider().to_owned());
+    put(header::ACCOUNT, account.name().to_owned());
     put(header::PLUGIN, plugin.to_owned());
     put(header::REQUEST_ID, receipt.request_id.to_owned());
     put(TRACE_HEADER, receipt.trace.to_string());
@@ -96,7 +92,7 @@ pub(crate) fn record(
     NewRecord {
         topic: DEAD_LETTERS_TOPIC.to_owned(),
         key: source,
-        value: sealer.seal(delivery, plugin),
+        value: sealed,
         headers,
     }
 }

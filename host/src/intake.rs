@@ -3,10 +3,7 @@
 //! Nothing is answered as stored before the bus has acknowledged it, and everything of one delivery (events and the dead
 //! letter of its unreadable elements) goes to the bus in one append: all of it or nothing.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use event::{Event, Hasher, TRACE_HEADER, Timestamp, TraceContext};
 use store::{
@@ -24,19 +21,17 @@ use crate::{
     metrics::Metrics,
     plugin::{
         Plugin, PluginError, Plugins,
-        types::{Batch, Header, Outcome, Reply, Request, Skipped},
+        types::{Batch, Header, Outcome, Reply, Request},
     },
     proof::{CertificateSource, Refusal},
     recordings::{self, Recorder},
     seal::{OpenError, RawDelivery, SealContext, Sealer},
+    skipped::{SkippedType, SkippedTypes, skipped_types},
 };
 
-/// Events of one delivery above which hashing and redacting them leaves the threads that serve everybody: at some 5 µs
-/// each, about a millisecond.
-const INLINE_EVENTS: usize = 200;
-
-/// Names of skipped types remembered for a provider. The longest list of a documented provider has 40.
-const MAX_SKIPPED_TYPES: usize = 64;
+/// Bytes up to which a delivery is converted or sealed on the threads that serve everybody: some hundred events, about a
+/// millisecond either way.
+const INLINE_BYTES: usize = 64 * 1024;
 
 /// A delivery as HTTP brought it.
 #[derive(Debug)]
@@ -189,11 +184,11 @@ impl Intake {
                 let mut records = Vec::with_capacity(converted.records.len() + 1);
                 records.extend(converted.records);
                 if !converted.rejected.is_empty() {
-                    let raw = raw_delivery(&request, account, received_at, true);
+                    let sealed = self.sealed(plugin, account, &request, received_at, true).await;
                     let cause = Cause::Rejected(&converted.rejected);
                     records.push(dead_letter::record(
-                        &self.sealer,
-                        &raw,
+                        sealed,
+                        account,
                         plugin.tag(),
                         receipt,
                         cause,
@@ -306,9 +301,9 @@ impl Intake {
     #[expect(clippy::too_many_arguments, reason = "what a letter tells, each of it once")]
     async fn keep_malformed(
         &self,
-        plugin: &Plugin,
-        account: &Account,
-        request: &Request,
+        plugin: &Arc<Plugin>,
+        account: &Arc<Account>,
+        request: &Arc<Request>,
         received_at: Timestamp,
         receipt: Receipt<'_>,
         reason: &str,
@@ -323,50 +318,53 @@ impl Intake {
             self.metrics.dead_letter(provider, "malformed_not_kept");
             return Ok(());
         }
-        let raw = raw_delivery(request, account, received_at, is_proven);
-        let cause = Cause::Malformed(reason);
-        let letter = dead_letter::record(&self.sealer, &raw, plugin.tag(), receipt, cause);
+        let sealed = self
+            .sealed(plugin, account, request, received_at, is_proven)
+            .await;
+        let letter = dead_letter::record(sealed, account, plugin.tag(), receipt, Cause::Malformed(reason));
         self.append(vec![letter]).await?;
         self.metrics.dead_letter(provider, "malformed");
         Ok(())
     }
 
+    /// The delivery as a dead letter holds it.
+    async fn sealed(
+        &self,
+        plugin: &Arc<Plugin>,
+        account: &Arc<Account>,
+        request: &Arc<Request>,
+        received_at: Timestamp,
+        is_proven: bool,
+    ) -> Vec<u8> {
+        let (sealer, plugin) = (Arc::clone(&self.sealer), Arc::clone(plugin));
+        let (account, request) = (Arc::clone(account), Arc::clone(request));
+        compute(request.body.len(), move || {
+            let raw = raw_delivery(&request, &account, received_at, is_proven);
+            sealer.seal(&raw, plugin.tag())
+        })
+        .await
+    }
+
     async fn convert(
         &self,
         batch: Batch,
-        plugin: &Plugin,
-        account: &Account,
+        plugin: &Arc<Plugin>,
+        account: &Arc<Account>,
         received_at: Timestamp,
         trace: Option<TraceContext>,
     ) -> ReadyBatch {
-        if batch.events.len() <= INLINE_EVENTS {
+        let hasher = self.hasher.clone();
+        let (plugin, account) = (Arc::clone(plugin), Arc::clone(account));
+        compute(canonical::bytes_of(&batch), move || {
             let origin = Origin {
                 provider: account.provider(),
                 account: account.name(),
                 plugin: plugin.tag(),
                 received_at,
             };
-            return ReadyBatch::new(canonical::convert(batch, &self.hasher, &origin), trace);
-        }
-        let hasher = self.hasher.clone();
-        let (provider, name) = (account.provider().to_owned(), account.name().to_owned());
-        let tag = plugin.tag().to_owned();
-        let converted = tokio::task::spawn_blocking(move || {
-            let origin = Origin {
-                provider: &provider,
-                account: &name,
-                plugin: &tag,
-                received_at,
-            };
             ReadyBatch::new(canonical::convert(batch, &hasher, &origin), trace)
-        });
-        match converted.await {
-            Ok(converted) => converted,
-            Err(failure) => match failure.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => unreachable!("the conversion is not aborted while it is waited for"),
-            },
-        }
+        })
+        .await
     }
 
     /// Puts records on the bus.
@@ -386,9 +384,23 @@ impl Intake {
         appended
     }
 
-    fn count(&self, provider: &str, counts: Counts, skipped: &[Skipped]) {
+    fn count(&self, provider: &str, counts: Counts, skipped: &[SkippedType]) {
         self.metrics.elements(provider, counts);
         self.skipped.add(provider, skipped);
+    }
+}
+
+/// Does work on so many bytes: here when they are few, otherwise on a thread that nobody else waits for.
+async fn compute<T: Send + 'static>(bytes: usize, work: impl FnOnce() -> T + Send + 'static) -> T {
+    if bytes <= INLINE_BYTES {
+        return work();
+    }
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(failure) => match failure.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => unreachable!("the work is not aborted while it is waited for"),
+        },
     }
 }
 
@@ -396,7 +408,7 @@ impl Intake {
 struct ReadyBatch {
     records: Vec<NewRecord>,
     rejected: Vec<canonical::RejectedElement>,
-    skipped: Vec<Skipped>,
+    skipped: Vec<SkippedType>,
     identifiers_dropped: u64,
     counts: Counts,
 }
@@ -417,7 +429,7 @@ impl ReadyBatch {
         Self {
             records: events.iter().map(|event| event_record(event, trace)).collect(),
             rejected,
-            skipped,
+            skipped: skipped_types(&skipped),
             identifiers_dropped,
             counts,
         }
@@ -476,36 +488,15 @@ fn raw_delivery(
     }
 }
 
-/// Which of a provider's types gave no event, and how often, so that a type that is new is seen.
-#[derive(Debug, Default)]
-pub(crate) struct SkippedTypes(Mutex<BTreeMap<String, BTreeMap<String, u64>>>);
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl SkippedTypes {
-    fn add(&self, provider: &str, skipped: &[Skipped]) {
-        if skipped.is_empty() {
-            return;
-        }
-        let mut providers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let types = providers.entry(provider.to_owned()).or_default();
-        for element in skipped {
-            let name = scrub::sentence(&element.provider_type);
-            if let Some(count) = types.get_mut(&name) {
-                *count += 1;
-            } else if types.len() < MAX_SKIPPED_TYPES {
-                tracing::info!(
-                    provider,
-                    r#type = name,
-                    "first element of type `{name}` of `{provider}` skipped: {}",
-                    scrub::sentence(&element.reason)
-                );
-                types.insert(name, 1);
-            }
-        }
-    }
-
-    /// Types and their counts since the start.
-    pub(crate) fn of(&self, provider: &str) -> BTreeMap<String, u64> {
-        let providers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        providers.get(provider).cloned().unwrap_or_default()
+    #[tokio::test]
+    async fn much_work_leaves_the_threads_that_serve_everybody() {
+        let thread = || std::thread::current().id();
+        let here = thread();
+        assert_eq!(compute(INLINE_BYTES, thread).await, here);
+        assert_ne!(compute(INLINE_BYTES + 1, thread).await, here);
     }
 }

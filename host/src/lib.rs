@@ -18,6 +18,7 @@ mod metrics;
 mod seal;
 mod secret;
 mod server;
+mod skipped;
 
 pub use accounts::{
     Account, AccountValues, Accounts, DEFAULT_ACCOUNT, Findings, InvalidAccount, RawAccounts,

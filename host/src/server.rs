@@ -19,11 +19,12 @@ use crate::{
     dead_letter::UnprovenBudget,
     fetch::Fetcher,
     http::{self, App},
-    intake::{Intake, SkippedTypes},
+    intake::Intake,
     metrics::Metrics,
     plugin::{PluginMetrics, Plugins},
     proof::FetchedCertificates,
     recordings::Recorder,
+    skipped::SkippedTypes,
 };
 
 /// What the host works with.

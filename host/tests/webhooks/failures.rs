@@ -1,6 +1,11 @@
 //! What is answered when something goes wrong, and what is on the bus then.
 
-use sendflowr_host::{SealContext, Sealer, header};
+use std::{
+    cell::Cell,
+    time::{Duration, Instant},
+};
+
+use sendflowr_host::{RawDelivery, SealContext, Sealer, header};
 use store::bus::{DEAD_LETTERS_TOPIC, NewRecord, Position, Record};
 
 use crate::{HANDSHAKE, Host, MALFORMED, Mood, REPLY, guest::guest, lines};
@@ -71,6 +76,49 @@ async fn elements_that_cannot_be_used_are_sealed_and_can_be_replayed() {
         host.intake.replay(&moved).await.is_err(),
         "a letter opens only where it came in"
     );
+}
+
+/// All of this is on one thread, on which sealing five megabytes would be felt by everybody.
+#[tokio::test]
+async fn sealing_a_large_delivery_holds_up_nobody() {
+    let host = Host::open(guest("acme")).await;
+    // Hardly compressible.
+    let body: Vec<u8> = (0..5_u32 << 20)
+        .map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
+    let raw = RawDelivery {
+        provider: "acme".to_owned(),
+        account: "default".to_owned(),
+        method: "POST".to_owned(),
+        path: "/webhooks/acme".to_owned(),
+        query: String::new(),
+        headers: Vec::new(),
+        body: body.clone(),
+        received_at: "2026-01-10T12:00:00.000Z".parse().unwrap(),
+        is_proven: true,
+    };
+    let began = Instant::now();
+    Sealer::new(&[7; 32]).seal(&raw, "acme@1.0.0");
+    let alone = began.elapsed();
+
+    let is_answered = Cell::new(false);
+    let delivery = async {
+        let answer = host.post("/webhooks/acme", body).await;
+        is_answered.set(true);
+        answer
+    };
+    let others = async {
+        let mut longest = Duration::ZERO;
+        while !is_answered.get() {
+            let began = Instant::now();
+            assert_eq!(host.get("/health").await.status, 200);
+            longest = longest.max(began.elapsed());
+        }
+        longest
+    };
+    let (answer, longest) = tokio::join!(delivery, others);
+    assert_eq!(answer.text, r#"{"accepted":0,"skipped":0,"rejected":1}"#);
+    assert!(longest < alone / 2, "{longest:?} of {alone:?}");
 }
 
 #[tokio::test]
