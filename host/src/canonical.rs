@@ -47,7 +47,7 @@ const MAX_ENTRIES: usize = 64;
 /// Most identifiers; there are five kinds.
 const MAX_IDENTIFIERS: usize = 16;
 
-/// How far after its receipt an event may have happened: a day takes in every mix-up of time zones. Later ones would
+/// How far ahead of the clock an event may have happened: a day takes in every mix-up of time zones. Later ones would
 /// stand in the future of every person's profile.
 const MAX_AHEAD_MS: i64 = 24 * 3600 * 1000;
 
@@ -62,6 +62,8 @@ pub(crate) struct Origin<'a> {
     /// `slug@version`.
     pub(crate) plugin: &'a str,
     pub(crate) received_at: Timestamp,
+    /// The clock when it is converted: later than its receipt where it is replayed.
+    pub(crate) now: Timestamp,
 }
 
 /// An element that gives no event.
@@ -149,7 +151,7 @@ fn convert_event(
     origin: &Origin<'_>,
     identifiers_dropped: &mut u64,
 ) -> Result<Event, &'static str> {
-    let timestamp = timestamp(raw.timestamp_ms, origin.received_at)?;
+    let timestamp = timestamp(raw.timestamp_ms, origin)?;
     let address = address(&raw);
     let scrubber = Scrubber::new(raw.recipient_email.as_deref(), address.as_deref());
 
@@ -278,12 +280,13 @@ fn convert_identifier(raw: types::Identifier, hasher: &Hasher, origin: &Origin<'
     Some(Identifier { kind, value })
 }
 
-fn timestamp(ms: i64, received_at: Timestamp) -> Result<Timestamp, &'static str> {
+fn timestamp(ms: i64, origin: &Origin<'_>) -> Result<Timestamp, &'static str> {
     let timestamp = Timestamp::try_from_millis(ms).ok_or("its time is outside the years 1970 to 9999")?;
     if ms < EARLIEST_MS {
         return Err("its time is before the year 2000");
     }
-    if timestamp.millis_since(received_at) > MAX_AHEAD_MS {
+    // The clock may have been behind at the receipt, and so may one be that replays.
+    if timestamp.millis_since(origin.received_at.max(origin.now)) > MAX_AHEAD_MS {
         return Err("its time is more than a day after its receipt");
     }
     Ok(timestamp)

@@ -131,6 +131,7 @@ pub async fn normalize_one(
         account: account.name(),
         plugin: plugin.tag(),
         received_at: incoming.received_at,
+        now: incoming.received_at,
     };
     let request = Arc::new(request_for(plugin, &account, incoming));
     let read = read(plugin, &account, &certificates, request).await;

@@ -3,7 +3,7 @@
 //! Nothing is answered as stored before the bus has acknowledged it, and everything of one delivery (events and the dead
 //! letter of its unreadable elements) goes to the bus in one append: all of it or nothing.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use event::{Event, Hasher, TRACE_HEADER, Timestamp, TraceContext};
 use store::{
@@ -179,7 +179,7 @@ impl Intake {
         match delivery.read(plugin, account, &self.certificates).await {
             Ok(Outcome::Events(batch)) => {
                 let converted = self
-                    .convert(batch, plugin, account, received_at, Some(receipt.trace))
+                    .convert(batch, plugin, account, (received_at, received_at), Some(receipt.trace))
                     .await;
                 let mut records = Vec::with_capacity(converted.records.len() + 1);
                 records.extend(converted.records);
@@ -289,7 +289,10 @@ impl Intake {
         // The trace of the delivery goes on where it was left.
         let trace = letter.headers.get(TRACE_HEADER);
         let trace = trace.and_then(|context| context.parse().ok());
-        let converted = self.convert(batch, &plugin, &account, received_at, trace).await;
+        let now = Timestamp::from(SystemTime::now());
+        let converted = self
+            .convert(batch, &plugin, &account, (received_at, now), trace)
+            .await;
         if !converted.records.is_empty() {
             self.append(converted.records).await.map_err(IntakeError::from)?;
         }
@@ -345,12 +348,13 @@ impl Intake {
         .await
     }
 
+    /// Converts a batch at the times of its receipt and of now.
     async fn convert(
         &self,
         batch: Batch,
         plugin: &Arc<Plugin>,
         account: &Arc<Account>,
-        received_at: Timestamp,
+        (received_at, now): (Timestamp, Timestamp),
         trace: Option<TraceContext>,
     ) -> ReadyBatch {
         let hasher = self.hasher.clone();
@@ -361,6 +365,7 @@ impl Intake {
                 account: account.name(),
                 plugin: plugin.tag(),
                 received_at,
+                now,
             };
             ReadyBatch::new(canonical::convert(batch, &hasher, &origin), trace)
         })

@@ -335,6 +335,7 @@ impl Recordings {
             // Every version tells its own, and that is no difference.
             plugin: "",
             received_at,
+            now: received_at,
         };
         let converted = canonical::convert(batch, &self.hasher, &origin);
         Ok(Made::Events {

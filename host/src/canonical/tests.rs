@@ -10,6 +10,7 @@ fn origin() -> Origin<'static> {
         account: "eu",
         plugin: "acme@1.2.3",
         received_at: RECEIVED.parse().unwrap(),
+        now: RECEIVED.parse().unwrap(),
     }
 }
 
@@ -172,6 +173,25 @@ fn impossible_times_are_rejected() {
         event(at(received + MAX_AHEAD_MS)).timestamp.as_millis(),
         received + MAX_AHEAD_MS
     );
+}
+
+#[test]
+fn what_a_clock_that_was_behind_took_for_the_future_is_taken_in_when_it_is_replayed() {
+    let mut origin = origin();
+    let days = |days: i64| days * MAX_AHEAD_MS;
+    let batch = || types::Batch {
+        events: vec![types::Event {
+            timestamp_ms: origin.received_at.as_millis() + days(3),
+            ..raw()
+        }],
+        skipped: vec![],
+        rejected: vec![],
+    };
+    let (first, again) = (batch(), batch());
+    assert_eq!(convert(first, &Hasher::new(), &origin).rejected.len(), 1);
+    origin.now = origin.received_at.plus_millis(days(4));
+    let converted = convert(again, &Hasher::new(), &origin);
+    assert_eq!(converted.events[0].ingested_at, origin.received_at);
 }
 
 #[test]
