@@ -32,17 +32,19 @@ const BASIC_AUTH_USER: &str = "basic_auth_user";
 /// The names in an account's section that are neither a secret nor a setting.
 const ALLOW_UNSIGNED: &str = "allow_unsigned";
 const RECORD_DELIVERIES: &str = "record_deliveries";
+const EXTERNAL_ID_SCOPE: &str = "external_id_scope";
 
 /// Values a secret may have at once. A rotation needs two; four leave room for one that overlaps the next, and keep
 /// the work that a forged delivery causes small.
 const MAX_VALUES: usize = 4;
 
-/// Longest name of an account. It becomes part of paths, of keys and of stored ids.
+/// Longest name of an account, and of a scope. They become part of paths, of keys and of stored ids.
 const MAX_ACCOUNT_NAME: usize = 64;
 
 /// `[accounts]` as it stands in the configuration: `[accounts.<provider>.<account>]` holds `name = value`, where a value
 /// is a text, a number, a flag, or a list of texts for a secret that is being rotated. `allow_unsigned = true` accepts
-/// deliveries that nothing proves, as long as the account has no secret.
+/// deliveries that nothing proves, as long as the account has no secret. `external_id_scope` tells whose people the sender's own
+/// ids name, where hosts serve several senders.
 #[derive(Clone, Default, Deserialize)]
 #[serde(transparent)]
 pub struct RawAccounts(BTreeMap<String, BTreeMap<String, RawAccount>>);
@@ -120,6 +122,7 @@ pub struct Account {
     values: BTreeMap<String, Vec<Secret>>,
     allow_unsigned: bool,
     record_deliveries: usize,
+    external_id_scope: Option<String>,
     is_stored: bool,
 }
 
@@ -148,6 +151,7 @@ impl Account {
             values: kept,
             allow_unsigned,
             record_deliveries: 0,
+            external_id_scope: None,
             is_stored: false,
         }
     }
@@ -155,6 +159,11 @@ impl Account {
     /// How many of the account's last deliveries are kept, sealed; none unless the operator says so.
     pub(crate) fn record_deliveries(&self) -> usize {
         self.record_deliveries
+    }
+
+    /// Whose people the sender's own ids name; none where all accounts are of one sender.
+    pub(crate) fn external_id_scope(&self) -> Option<&str> {
+        self.external_id_scope.as_deref()
     }
 
     /// The provider.
@@ -399,14 +408,19 @@ fn check_provider(provider: &str) -> Result<(), InvalidAccount> {
     Ok(())
 }
 
+/// Whether a name can be an account's, or a scope.
+fn is_plain_name(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    (1..=MAX_ACCOUNT_NAME).contains(&name.len()) && name.bytes().all(is_plain)
+}
+
 fn parse_account(
     provider: &str,
     account: &str,
     raw: RawAccount,
     mut allow_unsigned: bool,
 ) -> Result<Account, InvalidAccount> {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    if account.is_empty() || account.len() > MAX_ACCOUNT_NAME || !account.bytes().all(is_plain) {
+    if !is_plain_name(account) {
         return Err(InvalidAccount::Account {
             provider: provider.to_owned(),
             account: account.to_owned(),
@@ -420,6 +434,7 @@ fn parse_account(
     };
     let mut values = BTreeMap::new();
     let mut record_deliveries = 0;
+    let mut external_id_scope = None;
     for (name, value) in raw {
         if name == RECORD_DELIVERIES {
             let number = match value {
@@ -436,6 +451,16 @@ fn parse_account(
                 return Err(invalid(&name, "must be `true` or `false`"));
             };
             allow_unsigned = flag;
+            continue;
+        }
+        if name == EXTERNAL_ID_SCOPE {
+            let RawValue::Text(scope) = value else {
+                return Err(invalid(&name, "must be a text"));
+            };
+            if !is_plain_name(&scope) {
+                return Err(invalid(&name, "must be 1 to 64 letters, digits, `-`, `_` and `.`"));
+            }
+            external_id_scope = Some(scope);
             continue;
         }
         let texts = match value {
@@ -459,6 +484,7 @@ fn parse_account(
     let account = Account::new(provider, account, values, allow_unsigned);
     Ok(Account {
         record_deliveries,
+        external_id_scope,
         ..account
     })
 }
@@ -537,6 +563,12 @@ mod tests {
             error("[a.b]\nallow_unsigned = 'yes'"),
             "`accounts.a.b.allow_unsigned` must be `true` or `false`"
         );
+        for scope in ["''", "'a:b'"] {
+            assert_eq!(
+                error(&format!("[a.b]\nexternal_id_scope = {scope}")),
+                "`accounts.a.b.external_id_scope` must be 1 to 64 letters, digits, `-`, `_` and `.`"
+            );
+        }
         for number in ["-1", "1001", "'ten'", "true"] {
             assert_eq!(
                 error(&format!("[a.b]\nrecord_deliveries = {number}")),

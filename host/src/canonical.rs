@@ -62,6 +62,8 @@ pub(crate) struct Origin<'a> {
     /// `slug@version`.
     pub(crate) plugin: &'a str,
     pub(crate) received_at: Timestamp,
+    /// Whose people the sender's own ids name, where that is told.
+    pub(crate) external_id_scope: Option<&'a str>,
     /// The clock when it is converted: later than its receipt where it is replayed.
     pub(crate) now: Timestamp,
 }
@@ -273,8 +275,9 @@ fn convert_identifier(raw: types::Identifier, hasher: &Hasher, origin: &Origin<'
         return None;
     }
     let value = scrub::shorten_id(scrub::without_nul(value.to_owned()));
-    let value = match kind {
-        IdentifierKind::EspUserId => scoped_esp_user_id(origin.provider, origin.account, &value),
+    let value = match (kind, origin.external_id_scope) {
+        (IdentifierKind::EspUserId, _) => scoped_esp_user_id(origin.provider, origin.account, &value),
+        (IdentifierKind::ExternalId, Some(scope)) => format!("{scope}:{value}"),
         _ => value,
     };
     Some(Identifier { kind, value })

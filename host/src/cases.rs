@@ -130,6 +130,7 @@ pub async fn normalize_one(
         provider: account.provider(),
         account: account.name(),
         plugin: plugin.tag(),
+        external_id_scope: account.external_id_scope(),
         received_at: incoming.received_at,
         now: incoming.received_at,
     };

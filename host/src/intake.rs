@@ -364,6 +364,7 @@ impl Intake {
                 provider: account.provider(),
                 account: account.name(),
                 plugin: plugin.tag(),
+                external_id_scope: account.external_id_scope(),
                 received_at,
                 now,
             };

@@ -334,6 +334,7 @@ impl Recordings {
             account: account.name(),
             // Every version tells its own, and that is no difference.
             plugin: "",
+            external_id_scope: account.external_id_scope(),
             received_at,
             now: received_at,
         };

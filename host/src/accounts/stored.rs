@@ -157,6 +157,14 @@ mod tests {
     }
 
     #[test]
+    fn the_scope_of_ids_is_a_value_like_others() {
+        let values = values(&[("external_id_scope", &["shop"])]);
+        let account = values.account("acme", "eu", false).unwrap();
+        assert_eq!(account.external_id_scope(), Some("shop"));
+        assert!(account.findings(&descriptor(&[], &[])).unknown.is_empty());
+    }
+
+    #[test]
     fn what_cannot_work_is_named() {
         let error = |values: AccountValues, provider: &str, account: &str| {
             values.account(provider, account, false).unwrap_err().to_string()

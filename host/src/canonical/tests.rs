@@ -9,6 +9,7 @@ fn origin() -> Origin<'static> {
         provider: "acme",
         account: "eu",
         plugin: "acme@1.2.3",
+        external_id_scope: None,
         received_at: RECEIVED.parse().unwrap(),
         now: RECEIVED.parse().unwrap(),
     }
@@ -140,6 +141,34 @@ fn ids_that_hold_an_address_do_not_join_people() {
     });
     assert_eq!(converted.identifiers_dropped, 2);
     assert_eq!(converted.events[0].identifiers.len(), 1);
+}
+
+#[test]
+fn the_senders_own_ids_are_shared_within_their_scope() {
+    let person = |provider, external_id_scope| {
+        let batch = types::Batch {
+            events: vec![types::Event {
+                recipient_email: None,
+                identifiers: vec![identifier(types::IdentifierKind::ExternalId, "1001")],
+                ..raw()
+            }],
+            skipped: vec![],
+            rejected: vec![],
+        };
+        let origin = Origin {
+            provider,
+            external_id_scope,
+            ..origin()
+        };
+        let event = convert(batch, &Hasher::new(), &origin).events.remove(0);
+        (event.universal_id, event.identifiers[0].value.clone())
+    };
+    assert_eq!(person("acme", None), person("other", None));
+    assert_eq!(person("acme", Some("shop")), person("other", Some("shop")));
+    let (shop, club) = (person("acme", Some("shop")), person("acme", Some("club")));
+    assert_ne!(shop.0, club.0);
+    assert_ne!(shop.0, person("acme", None).0);
+    assert_eq!(shop.1, "shop:1001");
 }
 
 #[test]

@@ -26,7 +26,7 @@ const NOT_SECRET: [&str; 5] = [
 ];
 
 /// Keys of an account that are the host's own and no secrets.
-const HOSTS_OWN: [&str; 2] = ["allow_unsigned", "record_deliveries"];
+const HOSTS_OWN: [&str; 3] = ["allow_unsigned", "external_id_scope", "record_deliveries"];
 
 /// Whether the key with this path holds a secret. In an account only the plugin knows what is one: everything counts that
 /// is not the host's own.
@@ -112,6 +112,7 @@ mod tests {
             webhook = 's3cret'
             allow_unsigned = false
             record_deliveries = 20
+            external_id_scope = 'shop'
             [accounts.mailgun.record_deliveries]
             allow_unsigned_key = 's3cret'"
             .parse()
@@ -128,6 +129,7 @@ mod tests {
             "\"me\"",
             "allow_unsigned = false",
             "record_deliveries = 20",
+            "external_id_scope = \"shop\"",
         ] {
             assert!(text.contains(kept), "{kept} is not in\n{text}");
         }
