@@ -152,6 +152,10 @@ impl Database {
     }
 }
 
+/// Rows that one statement inserts at most: the way to the connection's thread and back costs as much as writing some rows.
+/// Every number of rows is a statement of its own, of which a connection remembers a hundred.
+pub(crate) const ROWS: usize = 32;
+
 /// The wall clock. Processes on one folder share it, so leases and ages of records go by it.
 pub(crate) fn now() -> Timestamp {
     Timestamp::from(SystemTime::now())

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     StoreError,
-    sqlite::{Database, Durability, Step, classify},
+    sqlite::{Database, Durability, ROWS, Step, classify},
 };
 
 const EVENT_STEPS: &[Step] = &[
@@ -182,16 +182,13 @@ impl Events for SqliteEvents {
         }
         let mut transaction = self.events.begin().await?;
         let mut inserted = 0;
-        for stored in batch {
-            let done = rows::insert(stored)
-                .execute(&mut *transaction)
-                .await
-                .map_err(classify)?;
-            if done.rows_affected() > 0 {
-                inserted += 1;
-            }
+        for batch in batch.chunks(ROWS) {
+            let mut insert = rows::insert(batch);
+            let done = insert.build().execute(&mut *transaction).await;
+            inserted += done.map_err(classify)?.rows_affected();
         }
         transaction.commit().await.map_err(classify)?;
+        let inserted = usize::try_from(inserted).unwrap_or(batch.len());
         Ok(WriteReport {
             inserted,
             duplicates: batch.len() - inserted,

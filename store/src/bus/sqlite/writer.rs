@@ -7,7 +7,7 @@ use std::{
 };
 
 use event::Timestamp;
-use sqlx::{Sqlite, Transaction};
+use sqlx::{QueryBuilder, Sqlite, Transaction};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
@@ -16,7 +16,7 @@ use crate::{
     StoreError,
     bus::NewRecord,
     metrics::BusCounters,
-    sqlite::{classify, now, rejected, unavailable},
+    sqlite::{ROWS, classify, now, rejected, unavailable},
 };
 
 /// Longest value of a record. A sealed dead letter holds a whole delivery, at most 5 MiB by default; this leaves room
@@ -190,9 +190,10 @@ async fn commit(shared: &Shared, batch: &[Append]) -> Result<(), StoreError> {
         .fetch_one(&mut *transaction)
         .await
         .map_err(classify)?;
-        let of_topic = records.iter().filter(|record| record.topic == topic);
-        for (offset, record) in (end - count..end).zip(of_topic) {
-            insert(&mut transaction, topic_id, offset, record, appended_at).await?;
+        let of_topic = records.iter().copied().filter(|record| record.topic == topic);
+        let rows: Vec<(i64, &NewRecord)> = (end - count..end).zip(of_topic).collect();
+        for rows in rows.chunks(ROWS) {
+            insert(&mut transaction, topic_id, rows, appended_at).await?;
         }
     }
     transaction.commit().await.map_err(classify)
@@ -201,24 +202,26 @@ async fn commit(shared: &Shared, batch: &[Append]) -> Result<(), StoreError> {
 async fn insert(
     transaction: &mut Transaction<'static, Sqlite>,
     topic_id: i64,
-    offset: i64,
-    record: &NewRecord,
+    rows: &[(i64, &NewRecord)],
     appended_at: Timestamp,
 ) -> Result<(), StoreError> {
-    let headers = (!record.headers.is_empty())
-        .then(|| serde_json::to_string(&record.headers).expect("a map of texts is always valid JSON"));
-    sqlx::query(
-        "INSERT INTO records (topic_id, record_offset, record_key, value, headers, appended_at_ms) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-    )
-    .bind(topic_id)
-    .bind(offset)
-    .bind(&record.key)
-    .bind(&record.value)
-    .bind(headers)
-    .bind(appended_at.as_millis())
-    .execute(&mut **transaction)
-    .await
-    .map_err(classify)?;
+    let mut insert = QueryBuilder::new(
+        "INSERT INTO records (topic_id, record_offset, record_key, value, headers, appended_at_ms) ",
+    );
+    insert.push_values(rows, |mut row, (offset, record)| {
+        let headers = (!record.headers.is_empty())
+            .then(|| serde_json::to_string(&record.headers).expect("a map of texts is always valid JSON"));
+        row.push_bind(topic_id)
+            .push_bind(offset)
+            .push_bind(&record.key)
+            .push_bind(&record.value)
+            .push_bind(headers)
+            .push_bind(appended_at.as_millis());
+    });
+    insert
+        .build()
+        .execute(&mut **transaction)
+        .await
+        .map_err(classify)?;
     Ok(())
 }

@@ -4,11 +4,7 @@ use event::{
     BounceType, EmailHash, Event, EventType, MailboxProvider, Timestamp, UniversalId, profile::Occurrence,
 };
 use serde::{Serialize, de::DeserializeOwned};
-use sqlx::{
-    Row, Sqlite,
-    query::Query,
-    sqlite::{SqliteArguments, SqliteRow},
-};
+use sqlx::{QueryBuilder, Row, Sqlite, sqlite::SqliteRow};
 
 use crate::{
     StoreError,
@@ -20,10 +16,7 @@ const INSERT: &str = "\
 INSERT INTO email_events (event_id, event_type, timestamp, esp, universal_id, recipient_email_hash, campaign_id, \
 campaign_name, message_id, subject, click_url, bounce_type, user_agent, ip_address, metadata, ingested_at, \
 schema_version, account, mailbox_provider, identifiers, reason, tags, is_machine, provider_event_id, plugin, machine, \
-machine_reasons, delivery_latency_ms, trace_id) \
-VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, \
-?25, ?26, ?27, ?28, ?29) \
-ON CONFLICT (event_id) DO NOTHING";
+machine_reasons, delivery_latency_ms, trace_id) ";
 
 /// The newest events of one id; its columns are those that [`read`] takes.
 pub(super) const HISTORY: &str = "\
@@ -38,39 +31,42 @@ pub(super) const OCCURRENCES: &str = "\
 SELECT event_type, timestamp, bounce_type, mailbox_provider, message_id, machine \
 FROM email_events WHERE universal_id = ?1 AND timestamp >= ?2 ORDER BY timestamp DESC, event_id DESC LIMIT ?3";
 
-/// The statement that stores an event.
-pub(super) fn insert(stored: &StoredEvent) -> Query<'_, Sqlite, SqliteArguments> {
-    let StoredEvent { event, enrichment } = stored;
-    sqlx::query(INSERT)
-        .bind(&event.event_id)
-        .bind(event.event_type.as_str())
-        .bind(event.timestamp.to_string())
-        .bind(&event.esp)
-        .bind(event.universal_id.as_str())
-        .bind(event.recipient_email_hash.as_ref().map(EmailHash::as_str))
-        .bind(&event.campaign_id)
-        .bind(&event.campaign_name)
-        .bind(&event.message_id)
-        .bind(&event.subject)
-        .bind(&event.click_url)
-        .bind(event.bounce_type.map(BounceType::as_str))
-        .bind(&event.user_agent)
-        .bind(&event.ip_address)
-        .bind(json(&event.metadata))
-        .bind(event.ingested_at.to_string())
-        .bind(event.schema_version)
-        .bind(&event.account)
-        .bind(event.mailbox_provider.map(MailboxProvider::as_str))
-        .bind(json(&event.identifiers))
-        .bind(&event.reason)
-        .bind(json(&event.tags))
-        .bind(event.is_machine)
-        .bind(&event.provider_event_id)
-        .bind(&event.plugin)
-        .bind(enrichment.machine)
-        .bind(json(&enrichment.machine_reasons))
-        .bind(enrichment.delivery_latency_ms)
-        .bind(enrichment.trace_id.map(|id| id.to_string()))
+/// The statement that stores events that are not there yet.
+pub(super) fn insert(batch: &[StoredEvent]) -> QueryBuilder<Sqlite> {
+    let mut insert = QueryBuilder::new(INSERT);
+    insert.push_values(batch, |mut row, StoredEvent { event, enrichment }| {
+        row.push_bind(&event.event_id)
+            .push_bind(event.event_type.as_str())
+            .push_bind(event.timestamp.to_string())
+            .push_bind(&event.esp)
+            .push_bind(event.universal_id.as_str())
+            .push_bind(event.recipient_email_hash.as_ref().map(EmailHash::as_str))
+            .push_bind(&event.campaign_id)
+            .push_bind(&event.campaign_name)
+            .push_bind(&event.message_id)
+            .push_bind(&event.subject)
+            .push_bind(&event.click_url)
+            .push_bind(event.bounce_type.map(BounceType::as_str))
+            .push_bind(&event.user_agent)
+            .push_bind(&event.ip_address)
+            .push_bind(json(&event.metadata))
+            .push_bind(event.ingested_at.to_string())
+            .push_bind(event.schema_version)
+            .push_bind(&event.account)
+            .push_bind(event.mailbox_provider.map(MailboxProvider::as_str))
+            .push_bind(json(&event.identifiers))
+            .push_bind(&event.reason)
+            .push_bind(json(&event.tags))
+            .push_bind(event.is_machine)
+            .push_bind(&event.provider_event_id)
+            .push_bind(&event.plugin)
+            .push_bind(enrichment.machine)
+            .push_bind(json(&enrichment.machine_reasons))
+            .push_bind(enrichment.delivery_latency_ms)
+            .push_bind(enrichment.trace_id.map(|id| id.to_string()));
+    });
+    insert.push(" ON CONFLICT (event_id) DO NOTHING");
+    insert
 }
 
 /// The event in a row of [`HISTORY`].
