@@ -10,6 +10,9 @@ use crate::{EmailHash, Identifier, MailboxProvider, Timestamp, UniversalId};
 /// The version of [`Event`]'s stored form that this build writes. It reads every version up to it.
 pub const SCHEMA_VERSION: u16 = 1;
 
+/// Room that the JSON of an event begins with: most have some 800 bytes, and need no other.
+const USUAL_JSON_BYTES: usize = 1024;
+
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -223,7 +226,10 @@ impl Event {
 
     /// The event as it is written to the bus.
     pub fn to_json(&self) -> Vec<u8> {
-        serde_json::to_vec(self).expect("an event has only string keys and serializable values")
+        let mut json = Vec::with_capacity(USUAL_JSON_BYTES);
+        serde_json::to_writer(&mut json, self)
+            .expect("an event has only string keys and serializable values");
+        json
     }
 
     /// Reads an event of any version up to [`SCHEMA_VERSION`].
