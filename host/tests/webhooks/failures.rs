@@ -2,13 +2,16 @@
 
 use std::{
     cell::Cell,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
+use event::Timestamp;
 use sendflowr_host::{RawDelivery, SealContext, Sealer, header};
 use store::bus::{DEAD_LETTERS_TOPIC, NewRecord, Position, Record};
 
 use crate::{HANDSHAKE, Host, MALFORMED, Mood, REPLY, guest::guest, lines};
+
+const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
 
 /// A letter as the bus gives it back.
 fn read_back(letter: &NewRecord) -> Record {
@@ -78,25 +81,63 @@ async fn elements_that_cannot_be_used_are_sealed_and_can_be_replayed() {
     );
 }
 
-/// All of this is on one thread, on which sealing five megabytes would be felt by everybody.
-#[tokio::test]
-async fn sealing_a_large_delivery_holds_up_nobody() {
-    let host = Host::open(guest("acme")).await;
-    // Hardly compressible.
-    let body: Vec<u8> = (0..5_u32 << 20)
-        .map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8)
-        .collect();
-    let raw = RawDelivery {
+fn raw(body: Vec<u8>, received_at: Timestamp) -> RawDelivery {
+    RawDelivery {
         provider: "acme".to_owned(),
         account: "default".to_owned(),
         method: "POST".to_owned(),
         path: "/webhooks/acme".to_owned(),
         query: String::new(),
         headers: Vec::new(),
-        body: body.clone(),
-        received_at: "2026-01-10T12:00:00.000Z".parse().unwrap(),
+        body,
+        received_at,
         is_proven: true,
-    };
+    }
+}
+
+/// Makes the guest's event one of a person, so many days after its receipt.
+fn after_its_receipt(days: i64) -> String {
+    format!(
+        "(i64.store (i32.const 65544) (i64.add (local.get $received) (i64.const {})))
+         (i32.store (i32.const 65576) (i32.const 3584))
+         (i32.store (i32.const 65580) (i32.const 1))
+         (i32.store8 (i32.const 3584) (i32.const 1))
+         (i32.store (i32.const 3588) (i32.const 1024))
+         (i32.store (i32.const 3592) (i32.const 4))
+         i32.const 768",
+        days * DAY_MS
+    )
+}
+
+#[tokio::test]
+async fn a_letter_from_while_the_clock_was_behind_is_replayed_by_the_clock_of_now() {
+    let host = Host::open(guest("acme").normalize(&after_its_receipt(3))).await;
+    let answer = host.post("/webhooks/acme", "x").await;
+    assert_eq!(answer.text, r#"{"accepted":0,"skipped":0,"rejected":1}"#);
+    let letter = &host.bus.appends()[0][0];
+    let counts = host.intake.replay(&read_back(letter)).await.unwrap();
+    assert_eq!(counts.rejected, 1, "what is ahead of every clock stays so");
+
+    let behind = Timestamp::from(SystemTime::now()).plus_millis(-5 * DAY_MS);
+    let sealer = Sealer::from_file(&host._data.path().join("seal.key")).unwrap();
+    let mut letter = read_back(letter);
+    letter.value = sealer.seal(&raw(b"x".to_vec(), behind), "acme@1.0.0");
+    let counts = host.intake.replay(&letter).await.unwrap();
+    assert_eq!((counts.accepted, counts.rejected), (1, 0));
+}
+
+/// All of this is on one thread, on which sealing five megabytes would be felt by everybody.
+#[tokio::test]
+async fn sealing_a_large_delivery_holds_up_nobody() {
+    // The body lies over the place of the guest's event.
+    let plugin = guest("acme")
+        .normalize("(memory.fill (i32.const 65536) (i32.const 0) (i32.const 168)) i32.const 768");
+    let host = Host::open(plugin).await;
+    // Hardly compressible.
+    let body: Vec<u8> = (0..5_u32 << 20)
+        .map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
+    let raw = raw(body.clone(), "2026-01-10T12:00:00.000Z".parse().unwrap());
     let began = Instant::now();
     Sealer::new(&[7; 32]).seal(&raw, "acme@1.0.0");
     let alone = began.elapsed();
