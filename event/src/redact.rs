@@ -25,7 +25,11 @@ impl Redactor {
             return Self::default();
         };
         let percent = percent_encoded(&address);
-        let mut own = vec![(percent.replace("%40", "@"), "@"), (percent, "%40"), (address, "@")];
+        let mut own = vec![
+            (percent.replace("%40", "@"), "@"),
+            (percent, "%40"),
+            (address, "@"),
+        ];
         own.sort_by_key(|(spelling, _)| std::cmp::Reverse(spelling.len()));
         own.dedup();
         let own = own.iter().map(|(text, at_sign)| Spelling::new(text, at_sign));
@@ -284,7 +288,9 @@ mod tests {
         // Comparing the address at each place of the text would take hours.
         let address = format!("{}@x", "a".repeat(1_000_000));
         let text = format!("{}@{address}", "a".repeat(2_000_000));
-        let redacted = Redactor::for_recipient(Some(&address)).own_address(&text).into_owned();
+        let redacted = Redactor::for_recipient(Some(&address))
+            .own_address(&text)
+            .into_owned();
         assert_eq!(redacted.len(), 2_000_001 + PLACEHOLDER.len());
     }
 

@@ -458,7 +458,10 @@ fn parse_account(
                 return Err(invalid(&name, "must be a text"));
             };
             if !is_plain_name(&scope) {
-                return Err(invalid(&name, "must be 1 to 64 letters, digits, `-`, `_` and `.`"));
+                return Err(invalid(
+                    &name,
+                    "must be 1 to 64 letters, digits, `-`, `_` and `.`",
+                ));
             }
             external_id_scope = Some(scope);
             continue;

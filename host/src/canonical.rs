@@ -88,7 +88,8 @@ pub(crate) struct Converted {
 
 /// About what a batch takes of memory: what converting it costs grows with that.
 pub(crate) fn bytes_of(batch: &types::Batch) -> usize {
-    let mut bytes = size_of_val(&*batch.events) + size_of_val(&*batch.skipped) + size_of_val(&*batch.rejected);
+    let mut bytes =
+        size_of_val(&*batch.events) + size_of_val(&*batch.skipped) + size_of_val(&*batch.rejected);
     for event in &batch.events {
         let texts = [
             &event.provider_event_id,
@@ -104,14 +105,23 @@ pub(crate) fn bytes_of(batch: &types::Batch) -> usize {
         ];
         bytes += texts.into_iter().flatten().map(String::len).sum::<usize>();
         bytes += size_of_val(&*event.identifiers) + size_of_val(&*event.tags) + size_of_val(&*event.metadata);
-        bytes += event.identifiers.iter().map(|identifier| identifier.value.len()).sum::<usize>();
-        bytes += event.tags.iter().map(String::len).sum::<usize>();
-        bytes += event.metadata.iter().map(|pair| pair.name.len() + pair.value.len()).sum::<usize>();
+        for identifier in &event.identifiers {
+            bytes += identifier.value.len();
+        }
+        for tag in &event.tags {
+            bytes += tag.len();
+        }
+        for types::Pair { name, value } in &event.metadata {
+            bytes += name.len() + value.len();
+        }
     }
     for skipped in &batch.skipped {
         bytes += skipped.provider_type.len() + skipped.reason.len();
     }
-    bytes + batch.rejected.iter().map(|rejected| rejected.reason.len()).sum::<usize>()
+    for rejected in &batch.rejected {
+        bytes += rejected.reason.len();
+    }
+    bytes
 }
 
 /// Converts a batch.

@@ -179,20 +179,21 @@ impl Intake {
         match delivery.read(plugin, account, &self.certificates).await {
             Ok(Outcome::Events(batch)) => {
                 let converted = self
-                    .convert(batch, plugin, account, (received_at, received_at), Some(receipt.trace))
+                    .convert(
+                        batch,
+                        plugin,
+                        account,
+                        received_at,
+                        received_at,
+                        Some(receipt.trace),
+                    )
                     .await;
                 let mut records = Vec::with_capacity(converted.records.len() + 1);
                 records.extend(converted.records);
                 if !converted.rejected.is_empty() {
                     let sealed = self.sealed(plugin, account, &request, received_at, true).await;
                     let cause = Cause::Rejected(&converted.rejected);
-                    records.push(dead_letter::record(
-                        sealed,
-                        account,
-                        plugin.tag(),
-                        receipt,
-                        cause,
-                    ));
+                    records.push(dead_letter::record(sealed, account, plugin.tag(), receipt, cause));
                 }
                 if !records.is_empty() {
                     self.append(records).await?;
@@ -291,7 +292,7 @@ impl Intake {
         let trace = trace.and_then(|context| context.parse().ok());
         let now = Timestamp::from(SystemTime::now());
         let converted = self
-            .convert(batch, &plugin, &account, (received_at, now), trace)
+            .convert(batch, &plugin, &account, received_at, now, trace)
             .await;
         if !converted.records.is_empty() {
             self.append(converted.records).await.map_err(IntakeError::from)?;
@@ -348,13 +349,14 @@ impl Intake {
         .await
     }
 
-    /// Converts a batch at the times of its receipt and of now.
+    /// Converts a batch; `now` is later than its receipt where it is replayed.
     async fn convert(
         &self,
         batch: Batch,
         plugin: &Arc<Plugin>,
         account: &Arc<Account>,
-        (received_at, now): (Timestamp, Timestamp),
+        received_at: Timestamp,
+        now: Timestamp,
         trace: Option<TraceContext>,
     ) -> ReadyBatch {
         let hasher = self.hasher.clone();

@@ -287,7 +287,10 @@ mod tests {
         let (store, book) = book(Some(vec![sealed(&Sealer::new(&[8; 32]), "eu"), elsewhere])).await;
         assert_eq!(found(&book, "eu"), Err(Missing::Unread));
         let unknown = Err(Missing::Unknown(vec!["us".to_owned()]));
-        assert_eq!((found(&book, "asia"), found(&book, "default")), (unknown.clone(), unknown));
+        assert_eq!(
+            (found(&book, "asia"), found(&book, "default")),
+            (unknown.clone(), unknown)
+        );
         let of = |provider, account| book.get(provider, account).map(drop);
         assert_eq!(
             of("other", "default"),

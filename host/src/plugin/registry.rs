@@ -357,7 +357,10 @@ impl Registry {
         let slug = candidate.descriptor.slug.clone();
         let mut files = self.files();
         // Removed while it was read: nobody makes way for it. If it comes back, it is read again.
-        if files.get(path).is_none_or(|file| matches!(file.seen, Seen::Gone { .. })) {
+        if files
+            .get(path)
+            .is_none_or(|file| matches!(file.seen, Seen::Gone { .. }))
+        {
             return;
         }
         let owner = files.iter().find(|(other, file)| {

@@ -114,11 +114,7 @@ impl Groups {
     }
 
     /// Renews all leases that `member` still has; answers with their topics.
-    pub(super) async fn renew(
-        &self,
-        member: &Member,
-        lease: Duration,
-    ) -> Result<Vec<String>, StoreError> {
+    pub(super) async fn renew(&self, member: &Member, lease: Duration) -> Result<Vec<String>, StoreError> {
         let mut transaction = self.database.begin().await?;
         let now = now().as_millis();
         let topics = sqlx::query_scalar(

@@ -169,7 +169,10 @@ mod tests {
     /// Reads a topic from where the group is; the offsets.
     async fn read(bus: &SqliteBus, group: &str, topic: &str) -> Vec<u64> {
         let mut subscription = bus.subscribe(group, &[topic]).await.unwrap();
-        let records = subscription.poll(10_000, Duration::from_millis(250)).await.unwrap();
+        let records = subscription
+            .poll(10_000, Duration::from_millis(250))
+            .await
+            .unwrap();
         subscription.commit().await.unwrap();
         records.iter().map(|record| record.position.offset).collect()
     }
