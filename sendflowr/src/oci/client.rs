@@ -60,10 +60,11 @@ pub(crate) struct Client {
     authorization: Option<HeaderValue>,
 }
 
+/// The token stands under either name. Some registries fill both, some leave one of them empty.
 #[derive(Deserialize)]
 struct TokenAnswer {
-    #[serde(alias = "access_token")]
-    token: String,
+    token: Option<String>,
+    access_token: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -90,7 +91,7 @@ impl Client {
     ) -> anyhow::Result<Self> {
         let is_plain = plain_http || reference.is_local();
         let scheme = if is_plain { "http" } else { "https" };
-        let base = Url::parse(&format!("{scheme}://{}/", reference.registry))
+        let base = Url::parse(&format!("{scheme}://{}/", reference.host()))
             .with_context(|| format!("`{}` is no registry", reference.registry))?;
         // Fails when the process has chosen a provider already, which then serves as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -285,7 +286,10 @@ impl Client {
         let response = answered(request.send().await).context("the registry's token server")?;
         let response = succeeded(response).await.context("the registry's token server")?;
         let answer = bounded(response, MOST_ANSWER_BYTES).await.context("the token")?;
-        let Ok(TokenAnswer { token }) = serde_json::from_slice(&answer) else {
+        let answer: Option<TokenAnswer> = serde_json::from_slice(&answer).ok();
+        let tokens = answer.map(|answer| [answer.token, answer.access_token]);
+        let mut tokens = tokens.into_iter().flatten().flatten();
+        let Some(token) = tokens.find(|token| !token.is_empty()) else {
             bail!("the registry's token server sent something else than a token");
         };
         let Ok(mut header) = HeaderValue::from_str(&format!("Bearer {token}")) else {

@@ -11,6 +11,8 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use host::Secret;
 use serde::Deserialize;
 
+use super::reference::is_docker_hub;
+
 /// `[registry]`: credentials for one private registry of plugins. Others are found in docker's `config.json`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -73,11 +75,15 @@ impl Credentials {
         let Ok(config) = serde_json::from_str::<DockerConfig>(&text) else {
             bail!("`{}` is no configuration of docker", path.display());
         };
-        let names = [
+        let mut names = vec![
             registry.to_owned(),
             format!("https://{registry}"),
             format!("https://{registry}/v1/"),
         ];
+        if is_docker_hub(registry) {
+            // Under which `docker login` keeps them, whatever the registry was called.
+            names.push("https://index.docker.io/v1/".to_owned());
+        }
         let Some(auth) = names
             .iter()
             .find_map(|name| config.auths.get(name)?.auth.as_deref())
@@ -162,6 +168,12 @@ mod tests {
             ("ann", "s3:cret")
         );
         assert!(find("b.test").unwrap().is_none());
+        let hub = format!(r#"{{"auths":{{"https://index.docker.io/v1/":{{"auth":"{auth}"}}}}}}"#);
+        fs::write(&path, hub).unwrap();
+        for name in ["docker.io", "index.docker.io", "registry-1.docker.io"] {
+            assert!(find(name).unwrap().is_some(), "{name}");
+        }
+        assert!(find("a.docker.io").unwrap().is_none());
         fs::write(&path, r#"{"auths":{"a.test":{"auth":"s3cret"}}}"#).unwrap();
         let error = format!("{:#}", find("a.test").unwrap_err());
         assert!(

@@ -12,6 +12,14 @@ const MOST_TAG: usize = 128;
 /// Longest repository name; registries stop at 255 characters with their own name in it.
 const MOST_REPOSITORY: usize = 255;
 
+/// Docker Hub: the name that people write, the one that it keeps credentials under, and the one that it answers under.
+const DOCKER_HUB: [&str; 3] = ["docker.io", "index.docker.io", "registry-1.docker.io"];
+
+/// Whether this registry is Docker Hub, by any of its names.
+pub(super) fn is_docker_hub(registry: &str) -> bool {
+    DOCKER_HUB.contains(&registry)
+}
+
 /// Where an artifact is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Reference {
@@ -95,6 +103,14 @@ impl Reference {
             (Some(digest), _) => digest.to_string(),
             (None, Some(tag)) => tag.clone(),
             (None, None) => unreachable!("one of them is there, `parse` has seen to it"),
+        }
+    }
+
+    /// The host that answers for the registry, and its port where there is one.
+    pub(super) fn host(&self) -> &str {
+        match is_docker_hub(&self.registry) {
+            true => "registry-1.docker.io",
+            false => &self.registry,
         }
     }
 
