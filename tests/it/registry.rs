@@ -14,6 +14,7 @@ use axum::{
     response::Response,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
+use serde_json::json;
 use tokio::net::TcpListener;
 
 /// How the registry behaves.
@@ -37,6 +38,8 @@ pub(crate) enum Manner {
     Status(u16),
     /// It sends those who ask for a manifest in circles.
     Circles,
+    /// It takes every token twice.
+    ShortTokens,
 }
 
 /// How the registry wants to be asked.
@@ -54,8 +57,6 @@ pub(crate) enum Door {
 /// Name and password that open it.
 pub(crate) const USER: (&str, &str) = ("ann", "s3cret-of-ann");
 
-const TOKEN: &str = "a-token-of-the-registry";
-
 pub(crate) struct Registry {
     pub(crate) address: SocketAddr,
     shared: Arc<Shared>,
@@ -72,6 +73,13 @@ struct Stored {
     /// By tag and by digest.
     manifests: HashMap<String, Vec<u8>>,
     blobs: HashMap<String, Vec<u8>>,
+    /// Those that were given out; each is named by its place.
+    tokens: Vec<Token>,
+}
+
+struct Token {
+    may_push: bool,
+    uses_left: usize,
 }
 
 impl Registry {
@@ -82,6 +90,7 @@ impl Registry {
             manner: Manner::Honest,
             manifests: HashMap::new(),
             blobs: HashMap::new(),
+            tokens: Vec::new(),
         };
         let shared = Arc::new(Shared {
             address,
@@ -120,16 +129,46 @@ impl Shared {
         self.stored.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn is_let_in(&self, authorization: &str) -> bool {
+    fn is_let_in(&self, method: &Method, authorization: &str) -> bool {
         match self.door {
             Door::Open => true,
             Door::Basic => authorization == basic(),
-            Door::Token | Door::BrokenToken => authorization == format!("Bearer {TOKEN}"),
+            Door::Token | Door::BrokenToken => {
+                let is_read = [Method::GET, Method::HEAD].contains(method);
+                self.stored().takes_token(authorization, is_read)
+            }
         }
     }
 }
 
 impl Stored {
+    /// Gives out a token, as registries do: under two names, of which one may be empty.
+    fn give_token(&mut self, may_push: bool) -> serde_json::Value {
+        let uses_left = match self.manner {
+            Manner::ShortTokens => 2,
+            _ => usize::MAX,
+        };
+        let number = self.tokens.len();
+        self.tokens.push(Token { may_push, uses_left });
+        let token = format!("token-{number}");
+        match number % 2 {
+            0 => json!({ "token": token, "access_token": "" }),
+            _ => json!({ "token": token, "access_token": token }),
+        }
+    }
+
+    fn takes_token(&mut self, authorization: &str, is_read: bool) -> bool {
+        let number = authorization
+            .strip_prefix("Bearer token-")
+            .and_then(|number| number.parse::<usize>().ok());
+        let Some(token) = number.and_then(|number| self.tokens.get_mut(number)) else {
+            return false;
+        };
+        let is_taken = token.uses_left > 0 && (is_read || token.may_push);
+        token.uses_left -= usize::from(is_taken);
+        is_taken
+    }
+
     fn put_manifest(&mut self, tag: &str, bytes: &[u8]) -> String {
         let digest = digest(bytes);
         self.manifests.insert(tag.to_owned(), bytes.to_vec());
@@ -167,18 +206,20 @@ async fn answer(
         if authorization != basic() {
             return status(StatusCode::UNAUTHORIZED);
         }
-        let token = if shared.door == Door::BrokenToken {
-            "a\\nb"
+        let answer = if shared.door == Door::BrokenToken {
+            json!({ "token": "a\nb" })
         } else {
-            TOKEN
+            let may_push = uri.query().is_some_and(|query| query.contains("push"));
+            shared.stored().give_token(may_push)
         };
-        return of(StatusCode::OK, format!("{{\"token\":\"{token}\"}}").into_bytes());
+        return of(StatusCode::OK, answer.to_string().into_bytes());
     }
-    if !shared.is_let_in(authorization) {
+    if !shared.is_let_in(&method, authorization) {
         let challenge = match shared.door {
             Door::Basic => "Basic realm=\"here\"".to_owned(),
+            // What it takes to read, whatever was asked, as some registries have it.
             _ => format!(
-                "Bearer realm=\"http://{}/token\",service=\"test\"",
+                "Bearer realm=\"http://{}/token\",service=\"test\",scope=\"repository:acme/plugins:pull\"",
                 shared.address
             ),
         };

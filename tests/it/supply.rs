@@ -448,6 +448,13 @@ async fn private_registries_get_credentials_that_nobody_else_sees() {
             place.path(),
             &["push", "plugins/postmark.wasm", &registry.reference("again")],
         );
+        // Three requests each, so that a token ends in the middle.
+        registry.behave(Manner::ShortTokens);
+        works(place.path(), &["pull", &reference]);
+        works(
+            place.path(),
+            &["push", "plugins/postmark.wasm", &registry.reference("later")],
+        );
     }
     let registry = Registry::start(Door::BrokenToken).await;
     let place = folder(&[]);

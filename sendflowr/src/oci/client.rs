@@ -184,10 +184,7 @@ impl Client {
             .headers()
             .get(LOCATION)
             .and_then(|place| place.to_str().ok());
-        let mut place = self
-            .base
-            .join(place.context("the registry names no place for the upload")?)
-            .context("the registry names a place for the upload that is no URL")?;
+        let mut place = self.upload_place(place.context("the registry names no place for the upload")?)?;
         place.query_pairs_mut().append_pair("digest", &digest.to_string());
         let sent = self
             .send(|http| {
@@ -217,6 +214,18 @@ impl Client {
         Ok(Digest::of(manifest))
     }
 
+    /// Where an upload goes, which registries name in full or from their own root.
+    fn upload_place(&self, named: &str) -> anyhow::Result<Url> {
+        let place = self
+            .base
+            .join(named)
+            .context("the registry names a place for the upload that is no URL")?;
+        if place.scheme() != "https" && self.base.scheme() == "https" {
+            bail!("the registry names a place for the upload that does not speak https");
+        }
+        Ok(place)
+    }
+
     fn url(&self, path: &str) -> anyhow::Result<Url> {
         let path = format!("v2/{}/{path}", self.repository);
         self.base
@@ -224,13 +233,17 @@ impl Client {
             .context("the address of the artifact is no URL")
     }
 
-    /// Sends a request, and once more with a proof of who we are when it is asked for.
+    /// Sends a request, and once more with a new proof of who we are when it is asked for: the one that was given to earlier
+    /// requests may be too old, or let us do less.
     async fn send(
         &mut self,
         request: impl Fn(&reqwest::Client) -> RequestBuilder,
     ) -> anyhow::Result<Response> {
         let response = self.attempt(request(&self.http)).await?;
-        if response.status() != StatusCode::UNAUTHORIZED || self.authorization.is_some() {
+        // What an answer from elsewhere asks for is not the registry's wish.
+        let is_asked =
+            response.status() == StatusCode::UNAUTHORIZED && response.url().origin() == self.base.origin();
+        if !is_asked {
             return Ok(response);
         }
         let challenge = response
@@ -275,10 +288,17 @@ impl Client {
             bail!("the registry's token server does not speak https");
         }
         let own = format!("repository:{}:{}", self.repository, self.operation.actions());
+        // The registry names what the refused request takes, under the repository's name in its own books. A push begins
+        // with reading and needs more: its whole scope is asked for as well.
+        let scopes = match scope.as_deref() {
+            Some(asked) if self.operation == Operation::Pull => vec![asked],
+            Some(asked) if !own.starts_with(asked) => vec![asked, &own],
+            _ => vec![own.as_str()],
+        };
         realm
             .query_pairs_mut()
             .extend_pairs(service.iter().map(|service| ("service", service.as_str())))
-            .append_pair("scope", scope.as_deref().unwrap_or(&own));
+            .extend_pairs(scopes.into_iter().map(|scope| ("scope", scope)));
         let mut request = self.http.get(realm);
         if let Some(credentials) = &self.credentials {
             request = with_credentials(request, credentials);
@@ -378,5 +398,22 @@ mod tests {
         let challenge = Challenge::parse(r#"Bearer realm="http://registry.test/token""#).unwrap();
         let error = client.authorize(&challenge).await.unwrap_err().to_string();
         assert_eq!(error, "the registry's token server does not speak https");
+    }
+
+    #[test]
+    fn uploads_stay_with_https() {
+        let reference: Reference = "oci://registry.test/acme:1".parse().unwrap();
+        let place = |named: &str, plain_http: bool| {
+            let client = Client::new(&reference, Operation::Push, None, plain_http).unwrap();
+            client.upload_place(named).map(String::from)
+        };
+        let (secure, plain) = ("https://store.test/1?a=b", "http://registry.test/v2/1");
+        assert_eq!(place(secure, false).unwrap(), secure);
+        assert_eq!(place("/v2/1", false).unwrap(), "https://registry.test/v2/1");
+        assert_eq!(
+            place(plain, false).unwrap_err().to_string(),
+            "the registry names a place for the upload that does not speak https"
+        );
+        assert_eq!(place(plain, true).unwrap(), plain);
     }
 }
