@@ -259,6 +259,25 @@ async fn what_an_author_signs_and_pushes_an_operator_pulls_pins_and_serves_locke
     );
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_that_cannot_be_pinned_is_not_put_into_the_folder() {
+    let registry = Registry::start(Door::Open).await;
+    let place = folder(&["postmark"]);
+    let file = place.path().join("plugins/postmark.wasm");
+    let installed = fs::read(&file).unwrap();
+    packaged(&registry, "new", &altered(&installed), |_| {});
+    let new = registry.reference("new");
+    fs::write(place.path().join("bad.lock"), "version = 2").unwrap();
+    for (lock, part) in [
+        ("bad.lock", "has the layout 2"),
+        ("nowhere/plugins.lock", "cannot be written"),
+    ] {
+        let told = fails(place.path(), &["pull", &new, "--pin", "--lock", lock]);
+        assert!(told.contains(part) && !told.contains("pinned"), "{told}");
+        assert_eq!(fs::read(&file).unwrap(), installed, "{lock}");
+    }
+}
+
 /// Packages a component as `wkg` and `oras` do, by hand.
 fn packaged(
     registry: &Registry,

@@ -66,6 +66,9 @@ pub(crate) async fn run(global: Global, args: PinArgs) -> anyhow::Result<ExitCod
         }
     }
     let changes = differences(&before, &after);
+    if !changes.is_empty() && !args.check {
+        after.write(&path)?;
+    }
     for change in &changes {
         output::line(change);
     }
@@ -80,15 +83,14 @@ pub(crate) async fn run(global: Global, args: PinArgs) -> anyhow::Result<ExitCod
         ));
         return Ok(ExitCode::FAILURE);
     }
-    after.write(&path)?;
     output::line(&format!("`{name}` is written"));
     Ok(ExitCode::SUCCESS)
 }
 
-/// Pins one plugin that was put somewhere just now, and tells what changed.
+/// Pins one plugin, which is or will be `file`, and tells what changed.
 ///
 /// # Errors
-/// A lock file that cannot be read or written.
+/// A lock file that cannot be read or written. Nothing is written or told then.
 pub(super) fn one(
     path: &Path,
     file: &Path,
@@ -104,10 +106,10 @@ pub(super) fn one(
         pin.source = source;
     }
     after.pin(slug, pin);
+    after.write(path)?;
     for change in differences(&before, &after) {
         output::line(&change);
     }
-    after.write(path)?;
     output::line(&format!("`{}` is written", path.display()));
     Ok(())
 }

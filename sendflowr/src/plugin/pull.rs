@@ -65,8 +65,8 @@ pub(crate) struct PushArgs {
 /// Pulls a plugin, checks it as `plugin check` does, and puts it into the folder.
 ///
 /// # Errors
-/// A registry that fails or lies, a plugin that the host would not serve, and a folder that cannot be written. The folder is
-/// as it was then.
+/// A registry that fails or lies, a plugin that the host would not serve, a lock file that cannot be used, and a folder that
+/// cannot be written. The folder is as it was then.
 pub(crate) async fn pull(global: Global, args: PullArgs) -> anyhow::Result<ExitCode> {
     let config = global.plugins_config()?;
     let mut client = connect(&global, &args.source, Operation::Pull, &args.registry)?;
@@ -101,6 +101,12 @@ async fn place(
         let checked = config.trusted_keys.check(&component.bytes, signature);
         checked.map_err(|error| anyhow::anyhow!("`{source}` {error}"))?;
     }
+    let lock = match (&args.lock, &args.out) {
+        (Some(lock), _) => lock.clone(),
+        (None, Some(folder)) => folder.join("plugins.lock"),
+        (None, None) => config.lock.clone(),
+    };
+    let lock_now = PluginLock::read(&lock)?;
     let folder = args.out.clone().unwrap_or_else(|| config.folder.clone());
     fs::create_dir_all(&folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
     // Under a name that the host does not look at, until it has been checked.
@@ -110,11 +116,10 @@ async fn place(
         .with_context(|| format!("what `{source}` has is refused"))?;
     let descriptor = plugin.descriptor();
     let file = folder.join(format!("{}.wasm", descriptor.slug));
-    let lock = match (&args.lock, &args.out) {
-        (Some(lock), _) => lock.clone(),
-        (None, Some(folder)) => folder.join("plugins.lock"),
-        (None, None) => config.lock.clone(),
-    };
+    // Before the plugin is where it serves: a lock file that cannot be written leaves everything as it was.
+    if args.pin {
+        pin::one(&lock, &file, &plugin, &examination, Some(source.clone()))?;
+    }
     // The signature first: a host that asks for it takes the plugin when both are there.
     match &signature {
         Some(signature) => put(beside(&folder, signature.as_bytes())?, &signature_path(&file))?,
@@ -134,9 +139,8 @@ async fn place(
         descriptor.version,
         plugin.digest()
     ));
-    if args.pin {
-        pin::one(&lock, &file, &plugin, &examination, Some(source))?;
-    } else if let Some(lock_now) = PluginLock::read(&lock)?
+    if !args.pin
+        && let Some(lock_now) = lock_now
         && lock_now
             .get(&descriptor.slug)
             .is_none_or(|pin| pin.sha256 != plugin.digest())
