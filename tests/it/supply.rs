@@ -272,10 +272,57 @@ async fn a_plugin_that_cannot_be_pinned_is_not_put_into_the_folder() {
         ("bad.lock", "has the layout 2"),
         ("nowhere/plugins.lock", "cannot be written"),
     ] {
-        let told = fails(place.path(), &["pull", &new, "--pin", "--lock", lock]);
+        let told = fails(
+            place.path(),
+            &["pull", &new, "--replace", "--pin", "--lock", lock],
+        );
         assert!(told.contains(part) && !told.contains("pinned"), "{told}");
         assert_eq!(fs::read(&file).unwrap(), installed, "{lock}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_from_elsewhere_is_replaced_only_when_that_is_asked_for() {
+    let (registry, stranger) = (
+        Registry::start(Door::Open).await,
+        Registry::start(Door::Open).await,
+    );
+    let place = folder(&["postmark"]);
+    let file = place.path().join("plugins/postmark.wasm");
+    let installed = fs::read(&file).unwrap();
+    let newer = altered(&installed);
+    packaged(&registry, "1", &installed, |_| {});
+    packaged(&registry, "2", &newer, |_| {});
+    packaged(&stranger, "1", &altered(&newer), |_| {});
+    let (first, second, other) = (
+        registry.reference("1"),
+        registry.reference("2"),
+        stranger.reference("1"),
+    );
+
+    let refused = fails(place.path(), &["pull", &second, "--pin"]);
+    assert!(
+        refused.contains("is there already, from nobody knows where") && refused.contains("`--replace`"),
+        "{refused}"
+    );
+    assert_eq!(fs::read(&file).unwrap(), installed);
+    // The same bytes replace nothing, and then it is known where they are from.
+    works(place.path(), &["pull", &first, "--pin"]);
+    let output = plugin(place.path(), &["pull", &other, "--pin"], &[]);
+    assert_eq!(output.status.code(), Some(2));
+    let refused = told(&output);
+    assert!(
+        refused.contains(&format!("from `{first}@")) && refused.contains(&format!("that of `{other}@")),
+        "{refused}"
+    );
+    assert_eq!(fs::read(&file).unwrap(), installed);
+    works(place.path(), &["pull", &second, "--pin"]);
+    assert_eq!(fs::read(&file).unwrap(), newer, "an upgrade");
+    // The pin stands for the plugin where the file is gone.
+    fs::remove_file(&file).unwrap();
+    fails(place.path(), &["pull", &other]);
+    works(place.path(), &["pull", &other, "--pin", "--replace"]);
+    assert_eq!(fs::read(&file).unwrap(), altered(&newer));
 }
 
 /// Packages a component as `wkg` and `oras` do, by hand.

@@ -106,6 +106,11 @@ impl Reference {
         }
     }
 
+    /// Whether both are in one repository, whatever their tags and digests.
+    pub(crate) fn is_same_repository(&self, other: &Self) -> bool {
+        self.host() == other.host() && self.repository == other.repository
+    }
+
     /// The host that answers for the registry, and its port where there is one.
     pub(super) fn host(&self) -> &str {
         match is_docker_hub(&self.registry) {
@@ -163,6 +168,21 @@ mod tests {
             ("a.b:5000", "c/d")
         );
         assert_eq!(both.manifest(), digest, "the digest decides");
+    }
+
+    #[test]
+    fn versions_share_their_repository() {
+        let is_same = |one: &str, other: &str| {
+            let [one, other] = [one, other].map(|text| text.parse::<Reference>().unwrap());
+            one.is_same_repository(&other)
+        };
+        assert!(is_same("oci://a.test/acme:1", "oci://a.test/acme:2"));
+        assert!(is_same(
+            "oci://docker.io/acme/a:1",
+            "oci://index.docker.io/acme/a:1"
+        ));
+        assert!(!is_same("oci://a.test/acme:1", "oci://b.test/acme:1"));
+        assert!(!is_same("oci://a.test/acme:1", "oci://a.test/acme/more:1"));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, Permissions},
-    io::Write,
+    io::{ErrorKind, Write},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::Args;
-use host::plugin::{MOST_SIGNATURE_BYTES, PluginLock, PluginsConfig, signature_path};
+use host::plugin::{MOST_SIGNATURE_BYTES, Pin, PluginLock, PluginsConfig, signature_path};
 use tempfile::NamedTempFile;
 
 use super::{files::examine, pin};
@@ -44,6 +44,9 @@ pub(crate) struct PullArgs {
     /// Writes its digest and where it came from to the lock file.
     #[arg(long)]
     pin: bool,
+    /// Replaces a plugin for the same provider also when the lock file does not say that it came from the same repository.
+    #[arg(long)]
+    replace: bool,
     /// Lock file [default: `host.plugins.lock`; with `--out`, `plugins.lock` in that folder]
     #[arg(long, requires = "pin")]
     lock: Option<PathBuf>,
@@ -65,8 +68,8 @@ pub(crate) struct PushArgs {
 /// Pulls a plugin, checks it as `plugin check` does, and puts it into the folder.
 ///
 /// # Errors
-/// A registry that fails or lies, a plugin that the host would not serve, a lock file that cannot be used, and a folder that
-/// cannot be written. The folder is as it was then.
+/// A registry that fails or lies, a plugin that the host would not serve or that would replace one from elsewhere, a lock file
+/// that cannot be used, and a folder that cannot be written. The folder is as it was then.
 pub(crate) async fn pull(global: Global, args: PullArgs) -> anyhow::Result<ExitCode> {
     let config = global.plugins_config()?;
     let mut client = connect(&global, &args.source, Operation::Pull, &args.registry)?;
@@ -116,6 +119,20 @@ async fn place(
         .with_context(|| format!("what `{source}` has is refused"))?;
     let descriptor = plugin.descriptor();
     let file = folder.join(format!("{}.wasm", descriptor.slug));
+    let pin = lock_now.as_ref().and_then(|lock| lock.get(&descriptor.slug));
+    if !args.replace
+        && is_other(&file, &component.bytes, pin, plugin.digest())?
+        && !pin.is_some_and(|pin| is_of(pin, &args.source))
+    {
+        let before = match pin.and_then(|pin| pin.source.as_deref()) {
+            Some(source) => format!("`{source}`"),
+            None => "nobody knows where".to_owned(),
+        };
+        bail!(
+            "a plugin for `{}` is there already, from {before}; `--replace` puts that of `{source}` in its place",
+            descriptor.slug
+        );
+    }
     // Before the plugin is where it serves: a lock file that cannot be written leaves everything as it was.
     if args.pin {
         pin::one(&lock, &file, &plugin, &examination, Some(source.clone()))?;
@@ -152,6 +169,23 @@ async fn place(
         ));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether there is another plugin for the slug, in the file or pinned, than these bytes with this digest.
+fn is_other(file: &Path, bytes: &[u8], pin: Option<&Pin>, digest: &str) -> anyhow::Result<bool> {
+    let installed = match fs::read(file) {
+        Ok(installed) => Some(installed),
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        Err(error) => return Err(error).with_context(|| format!("cannot read `{}`", file.display())),
+    };
+    Ok(installed.is_some_and(|installed| installed != bytes) || pin.is_some_and(|pin| pin.sha256 != digest))
+}
+
+/// Whether what is pinned was pulled from the repository of this reference. The slug alone proves nothing: a plugin chooses
+/// its own.
+fn is_of(pin: &Pin, reference: &Reference) -> bool {
+    let source = pin.source.as_deref().map(str::parse::<Reference>);
+    source.is_some_and(|source| source.is_ok_and(|source| source.is_same_repository(reference)))
 }
 
 /// Pushes a plugin that the host would serve, and its signature where there is one.
