@@ -155,6 +155,7 @@ fn by_name(values: &[String]) -> anyhow::Result<Vec<(String, Vec<String>)>> {
             // Not repeated here: it may be a secret.
             bail!("a value is given as `name=value`, `name=@file` or `name=-`");
         };
+        let is_given = !text.starts_with('@') && text != "-";
         let text = match text.strip_prefix('@') {
             Some(file) => fs::read_to_string(file)
                 .with_context(|| format!("cannot read the file `{file}` that `{name}` names"))?,
@@ -168,6 +169,10 @@ fn by_name(values: &[String]) -> anyhow::Result<Vec<(String, Vec<String>)>> {
             None => text.to_owned(),
         };
         let text = text.trim_end_matches(['\r', '\n']).to_owned();
+        // Whatever was to write the secret there has failed; nobody means to remove it that way.
+        if text.is_empty() && !is_given {
+            bail!("what `{name}` is read from is empty; `{name}=` removes it");
+        }
         let position = by_name.iter().position(|(known, _)| known == name);
         let position = position.unwrap_or_else(|| {
             by_name.push((name.to_owned(), Vec::new()));

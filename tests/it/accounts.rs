@@ -77,7 +77,17 @@ async fn an_account_added_while_the_host_runs_is_served_and_ends_when_it_is_remo
         told(&refused)
     );
 
+    fs::write(system.folder().join("empty"), "\n").expect("a file can be written");
     for (arguments, problem) in [
+        (
+            ["set", "postmark/eu", "basic_auth_password=@empty"],
+            "what `basic_auth_password` is read from is empty",
+        ),
+        // Nothing stands on standard input here.
+        (
+            ["set", "postmark/eu", "basic_auth_password=-"],
+            "what `basic_auth_password` is read from is empty",
+        ),
         (
             ["set", "postmark/us", "basic_auth_user=x"],
             "stands in the configuration",
@@ -95,6 +105,12 @@ async fn an_account_added_while_the_host_runs_is_served_and_ends_when_it_is_remo
         assert!(!refused.status.success(), "{arguments:?}");
         assert!(told(&refused).contains(problem), "{}", told(&refused));
     }
+    let listed = account(&system, &["list"]);
+    assert!(
+        told(&listed).contains("basic_auth_password, basic_auth_user, extra"),
+        "{}",
+        told(&listed)
+    );
 
     let removed = account(&system, &["remove", "postmark/eu"]);
     assert!(removed.status.success(), "{}", told(&removed));
