@@ -132,7 +132,17 @@ async fn set(
         output::line(&format!("note: there is no plugin `{}` yet", file.display()));
         return Ok(());
     }
-    let findings = parsed.findings(plugin::load(&file).await?.descriptor());
+    // The account is stored, whatever the file is.
+    let plugin = match plugin::load(&file).await {
+        Ok(plugin) => plugin,
+        Err(error) => {
+            output::line(&format!(
+                "note: what the plugin wants to know cannot be told: {error:#}"
+            ));
+            return Ok(());
+        }
+    };
+    let findings = parsed.findings(plugin.descriptor());
     for (names, what) in [
         (findings.missing, "lacks"),
         (findings.unknown, "has what the plugin does not know:"),

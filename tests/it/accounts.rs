@@ -1,6 +1,6 @@
 //! Accounts that are added while the host runs, through the command line.
 
-use std::{fs, process::Output};
+use std::{fs, path::Path, process::Output};
 
 use integration_tests::{System, eventually, run, told};
 
@@ -9,8 +9,12 @@ use crate::{postmark_click, postmark_headers};
 const CONFIGURED: &str = "[accounts.postmark.us]\nbasic_auth_user = 'me'\nbasic_auth_password = 'other'\n";
 
 fn account(system: &System, arguments: &[&str]) -> Output {
+    account_in(system.folder(), arguments)
+}
+
+fn account_in(folder: &Path, arguments: &[&str]) -> Output {
     let with_data = ["--data", "data", "--plugins", "plugins", "account"];
-    run(system.folder(), &[&with_data, arguments].concat())
+    run(folder, &[&with_data, arguments].concat())
 }
 
 #[tokio::test]
@@ -120,4 +124,17 @@ async fn an_account_added_while_the_host_runs_is_served_and_ends_when_it_is_remo
     .await;
     let again = account(&system, &["remove", "postmark/eu"]);
     assert!(!again.status.success() && told(&again).contains("no `postmark` account `eu` is stored"));
+}
+
+#[test]
+fn an_account_is_stored_whatever_its_plugin_s_file_is() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    fs::create_dir(folder.path().join("plugins")).expect("a folder can be made");
+    fs::write(folder.path().join("plugins/acme.wasm"), "no plugin").expect("a file can be written");
+    let added = account_in(folder.path(), &["set", "acme/eu", "key=x"]);
+    assert!(added.status.success(), "{}", told(&added));
+    let note = "note: what the plugin wants to know cannot be told: ";
+    assert!(told(&added).contains(note), "{}", told(&added));
+    let listed = account_in(folder.path(), &["list"]);
+    assert!(told(&listed).contains("acme"), "{}", told(&listed));
 }
