@@ -133,7 +133,7 @@ async fn set(
         return Ok(());
     }
     // The account is stored, whatever the file is.
-    let plugin = match plugin::load(&file).await {
+    let plugin = match plugin::load(&file, &config.plugins.limits).await {
         Ok(plugin) => plugin,
         Err(error) => {
             output::line(&format!(

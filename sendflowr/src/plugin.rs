@@ -131,14 +131,15 @@ pub(crate) enum PluginCommand {
     },
 }
 
-/// Runs the command.
+/// Runs the command. What looks at plugins does so within the limits that are configured for the host.
 ///
 /// # Errors
-/// Files that cannot be read, and plugins that cannot be loaded.
+/// A configuration that cannot work, files that cannot be read, and plugins that cannot be loaded.
 pub(crate) async fn run(command: PluginCommand, global: Global) -> anyhow::Result<ExitCode> {
+    let limits = || anyhow::Ok(global.plugins_config()?.limits);
     match command {
         PluginCommand::New { slug, lang, folder } => new::run(&slug, lang, folder),
-        PluginCommand::Pack { module, out, pin } => pack::run(&module, out, pin.as_deref()).await,
+        PluginCommand::Pack { module, out, pin } => pack::run(&module, out, pin.as_deref(), &limits()?).await,
         PluginCommand::Pin(args) => pin::run(global, args).await,
         PluginCommand::Pull(args) => Box::pin(pull::pull(global, args)).await,
         PluginCommand::Push(args) => Box::pin(pull::push(global, args)).await,
@@ -148,13 +149,13 @@ pub(crate) async fn run(command: PluginCommand, global: Global) -> anyhow::Resul
             watch: true,
             format,
             ..
-        } => Ok(watch::run(&plugins, &cases, format).await),
+        } => Ok(watch::run(&plugins, &cases, &limits()?, format).await),
         PluginCommand::Test {
             plugins,
             cases: Some(cases),
             format,
             ..
-        } => test::run(&plugins, &cases, format).await,
+        } => test::run(&plugins, &cases, &limits()?, format).await,
         PluginCommand::Test {
             plugins,
             cases: None,
@@ -176,13 +177,13 @@ pub(crate) async fn run(command: PluginCommand, global: Global) -> anyhow::Resul
             plugins,
             cases,
             format,
-        } => bench::run(&plugins, cases.as_deref(), format).await,
-        PluginCommand::Check { plugins, format } => check::run(&plugins, format).await,
+        } => bench::run(&plugins, cases.as_deref(), &limits()?, format).await,
+        PluginCommand::Check { plugins, format } => check::run(&plugins, &limits()?, format).await,
         PluginCommand::List { format } => list::run(global, format).await,
         PluginCommand::Normalize {
             plugin,
             delivery,
             account,
-        } => normalize::run(&plugin, &delivery, &account).await,
+        } => normalize::run(&plugin, &delivery, &account, &limits()?).await,
     }
 }

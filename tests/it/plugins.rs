@@ -2,7 +2,7 @@
 
 use std::{fs, process::Command, time::Duration};
 
-use integration_tests::{System, binary, eventually, plugins, repository};
+use integration_tests::{System, binary, eventually, plugins, repository, run, told};
 use serde_json::{Value, json};
 
 use crate::{POSTMARK, drop_postmark, postmark_answer, postmark_click, postmark_headers};
@@ -159,4 +159,28 @@ fn what_the_host_refuses_is_no_event_of_a_case() {
             { "index": 2, "reason": "its time is more than a day after its receipt" },
         ])
     );
+}
+
+#[test]
+fn plugins_are_judged_by_the_limits_that_are_configured() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let configuration = "[host.plugins.limits]\nfile_bytes = 1024";
+    fs::write(folder.path().join("sendflowr.toml"), configuration).expect("a file can be written");
+    fs::create_dir(folder.path().join("plugins")).expect("a folder can be made");
+    let file = "plugins/postmark.wasm";
+    fs::copy(plugins().join("postmark.wasm"), folder.path().join(file)).expect("the plugin can be copied");
+    let cases = repository().join("plugins/postmark/cases");
+    let cases = cases.to_str().expect("the path is UTF-8");
+    for arguments in [
+        &["plugin", "check", file][..],
+        &["plugin", "list"],
+        &["plugin", "test", file, "--cases", cases],
+        &["plugin", "normalize", file, "--delivery", cases],
+        &["plugin", "bench", file],
+        &["account", "set", "postmark", "basic_auth_user=me"],
+    ] {
+        let output = run(folder.path(), &[&["--plugins", "plugins"], arguments].concat());
+        let told = told(&output);
+        assert!(told.contains("has more than 1024 bytes"), "{arguments:?}: {told}");
+    }
 }

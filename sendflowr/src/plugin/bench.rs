@@ -67,6 +67,7 @@ struct Cost {
 pub(crate) async fn run(
     files: &[PathBuf],
     folder: Option<&Path>,
+    limits: &Limits,
     format: Format,
 ) -> anyhow::Result<ExitCode> {
     let now = Timestamp::from(SystemTime::now());
@@ -78,21 +79,21 @@ pub(crate) async fn run(
     }
     let mut reports = Vec::with_capacity(files.len());
     for file in files {
-        let plugin = load(file).await?;
+        let plugin = load(file, limits).await?;
         let found = match folder {
             Some(folder) => deliveries::of_cases(&plugin, &cases, now)
                 .await
                 .with_context(|| format!("`{}`", folder.display()))?,
             None => deliveries::made_up(&plugin, now).await?,
         };
-        let report = report(file, &plugin, found, now).await?;
+        let report = report(file, &plugin, found, limits, now).await?;
         match format {
             Format::Json => output::line(&serde_json::to_string(&report)?),
             Format::Text => reports.push(report),
         }
     }
     if format == Format::Text {
-        print(&reports);
+        print(&reports, limits);
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -101,13 +102,14 @@ async fn report(
     file: &Path,
     plugin: &Arc<Plugin>,
     found: Deliveries,
+    limits: &Limits,
     now: Timestamp,
 ) -> anyhow::Result<Report> {
-    let path = file.to_owned();
+    let (path, limits) = (file.to_owned(), limits.clone());
     let plugin = Arc::clone(plugin);
     // Off the threads that run tasks: compiling and measuring take their time.
     tokio::task::spawn_blocking(move || {
-        let counting = Plugins::load_counting(&path, &Limits::default())?;
+        let counting = Plugins::load_counting(&path, &limits)?;
         let batch = found.batch.map(|sample| cost(&plugin, &counting, &sample, now));
         Ok(Report {
             provider: plugin.descriptor().slug.clone(),
@@ -115,7 +117,7 @@ async fn report(
             bytes: fs::metadata(&path)?.len(),
             one: cost(&plugin, &counting, &found.one, now)?,
             batch: batch.transpose()?,
-            limit_us: micros(Limits::default().cpu_time),
+            limit_us: micros(limits.cpu_time),
         })
     })
     .await?
@@ -177,7 +179,7 @@ fn tenths(micros: f64) -> f64 {
     (micros * 10.0).round() / 10.0
 }
 
-fn print(reports: &[Report]) {
+fn print(reports: &[Report], limits: &Limits) {
     let header = [
         "provider",
         "kB",
@@ -195,17 +197,12 @@ fn print(reports: &[Report]) {
     ];
     let rows: Vec<Vec<String>> = reports.iter().map(row).collect();
     output::line(&output::table(&header, &rows));
-    let Limits {
-        cpu_time,
-        memory_bytes,
-        ..
-    } = Limits::default();
     output::line(&format!(
         "\nA fresh instance for each delivery, both calls, in the plugin alone: half of the deliveries take less than the \
          time beside `µs`. The last three columns are of the larger delivery: time per event, peak of memory (a delivery may \
          take {} kB), and the share of the {} ms of CPU time that a delivery may use (p99).",
-        memory_bytes / 1_000,
-        cpu_time.as_millis()
+        limits.memory_bytes / 1_000,
+        limits.cpu_time.as_millis()
     ));
 }
 

@@ -17,12 +17,11 @@ const NEAR_PERCENT: u64 = 50;
 ///
 /// # Errors
 /// A machine that cannot run plugins at all. A bad file is a result, not an error.
-pub(crate) async fn run(files: &[PathBuf], format: Format) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(files: &[PathBuf], limits: &Limits, format: Format) -> anyhow::Result<ExitCode> {
     let mut all_serve = true;
     for file in files {
-        let path = file.clone();
-        let examined =
-            tokio::task::spawn_blocking(move || Plugins::examine(&path, &Limits::default())).await?;
+        let (path, limits) = (file.clone(), limits.clone());
+        let examined = tokio::task::spawn_blocking(move || Plugins::examine(&path, &limits)).await?;
         all_serve &= examined.is_ok();
         match (format, examined) {
             (_, Err(error @ PluginError::Host { .. })) => return Err(error.into()),

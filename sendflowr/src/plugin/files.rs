@@ -13,9 +13,9 @@ use host::{
 };
 
 /// Compiling keeps a thread busy for a while; the others go on.
-pub(crate) async fn load(file: &Path) -> anyhow::Result<Arc<Plugin>> {
-    let path = file.to_owned();
-    let loaded = tokio::task::spawn_blocking(move || Plugins::load_file(&path, &Limits::default())).await?;
+pub(crate) async fn load(file: &Path, limits: &Limits) -> anyhow::Result<Arc<Plugin>> {
+    let (path, limits) = (file.to_owned(), limits.clone());
+    let loaded = tokio::task::spawn_blocking(move || Plugins::load_file(&path, &limits)).await?;
     loaded.with_context(|| format!("`{}`", file.display()))
 }
 

@@ -26,7 +26,7 @@ pub(crate) async fn run(global: Global, format: Format) -> anyhow::Result<ExitCo
             .unwrap_or_default()
             .to_string_lossy()
             .into_owned();
-        let plugin = match load(&file).await {
+        let plugin = match load(&file, &config.plugins.limits).await {
             Ok(plugin) => plugin,
             Err(error) => {
                 match format {

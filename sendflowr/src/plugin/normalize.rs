@@ -4,7 +4,10 @@ use std::{fs, io::Read, path::Path, process::ExitCode, time::SystemTime};
 
 use anyhow::{Context, bail};
 use event::Timestamp;
-use host::cases::{self, Case, CaseRequest, Expected};
+use host::{
+    cases::{self, Case, CaseRequest, Expected},
+    plugin::Limits,
+};
 use serde_json::Value;
 
 use super::files::load;
@@ -25,8 +28,13 @@ pub(super) fn configured(text: &str) -> Result<Configured, String> {
 ///
 /// # Errors
 /// A delivery that cannot be read or tried, and a plugin that cannot be loaded.
-pub(crate) async fn run(plugin: &Path, delivery: &Path, account: &[Configured]) -> anyhow::Result<ExitCode> {
-    let plugin = load(plugin).await?;
+pub(crate) async fn run(
+    plugin: &Path,
+    delivery: &Path,
+    account: &[Configured],
+    limits: &Limits,
+) -> anyhow::Result<ExitCode> {
+    let plugin = load(plugin, limits).await?;
     let (bytes, name) = if delivery == Path::new("-") {
         let mut bytes = Vec::new();
         std::io::stdin()

@@ -22,10 +22,11 @@ pub(crate) async fn run(
     module: &Path,
     out: Option<PathBuf>,
     lock: Option<&Path>,
+    limits: &Limits,
 ) -> anyhow::Result<ExitCode> {
     let (out, digest) = pack(module, out)?;
     if let Some(lock) = lock {
-        let (plugin, examination) = examine(&out, &Limits::default()).await?;
+        let (plugin, examination) = examine(&out, limits).await?;
         pin::one(lock, &out, &plugin, &examination, None)?;
     } else {
         output::line(&format!(

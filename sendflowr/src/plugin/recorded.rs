@@ -52,10 +52,11 @@ pub(super) async fn run(
     let data_folder = engines::data_folder(&config);
     let hasher = roles::hasher(&config.identity);
     let config = HostConfig::try_new(config.host, config.accounts, &data_folder)?;
+    let limits = &config.plugins.limits;
     let recordings = Recordings::open(&config, hasher)?;
     let mut comparisons = Vec::new();
     for file in files {
-        let new = load(file).await?;
+        let new = load(file, limits).await?;
         let slug = new.descriptor().slug.clone();
         let account = match question.account.map(|account| account.split_once('/')) {
             None => None,
@@ -63,7 +64,7 @@ pub(super) async fn run(
             Some(_) => bail!("`--account` must be `{slug}/name`, for `{slug}` is what the plugin serves"),
         };
         let of_slug = config.plugins.folder.join(format!("{slug}.wasm"));
-        let installed = load(question.against.unwrap_or(&of_slug))
+        let installed = load(question.against.unwrap_or(&of_slug), limits)
             .await
             .context("the plugin to compare with; `--against` names another")?;
         let found = recordings

@@ -12,7 +12,7 @@ use anyhow::bail;
 use event::Timestamp;
 use host::{
     cases::{self, CaseResult},
-    plugin::Plugin,
+    plugin::{Limits, Plugin},
 };
 
 use super::files::{case_files, load, read_case};
@@ -22,10 +22,15 @@ use crate::{cli::Format, output};
 ///
 /// # Errors
 /// Files that cannot be read, plugins that cannot be loaded, two plugins for one provider, and no case at all.
-pub(crate) async fn run(files: &[PathBuf], cases: &Path, format: Format) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(
+    files: &[PathBuf],
+    cases: &Path,
+    limits: &Limits,
+    format: Format,
+) -> anyhow::Result<ExitCode> {
     let mut plugins = Vec::with_capacity(files.len());
     for file in files {
-        plugins.push((file.as_path(), load(file).await?));
+        plugins.push((file.as_path(), load(file, limits).await?));
     }
     Ok(if run_cases(&plugins, cases, format).await? {
         ExitCode::SUCCESS

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use host::plugin::Plugin;
+use host::plugin::{Limits, Plugin};
 use serde_json::json;
 
 use super::{
@@ -29,19 +29,19 @@ const LOOK: Duration = Duration::from_millis(200);
 type Seen = Option<(SystemTime, u64)>;
 
 /// Tests until Ctrl-C, which is how it ends well. What cannot be read or does not load is told, and waited for.
-pub(super) async fn run(files: &[PathBuf], cases: &Path, format: Format) -> ExitCode {
+pub(super) async fn run(files: &[PathBuf], cases: &Path, limits: &Limits, format: Format) -> ExitCode {
     tokio::select! {
-        never = keep_testing(files, cases, format) => match never {},
+        never = keep_testing(files, cases, limits, format) => match never {},
         // Not by returning: that would wait for the plugin that is being compiled, ten seconds for an interpreter.
         () = roles::stop_signal() => std::process::exit(0),
     }
 }
 
-async fn keep_testing(files: &[PathBuf], cases: &Path, format: Format) -> Infallible {
+async fn keep_testing(files: &[PathBuf], cases: &Path, limits: &Limits, format: Format) -> Infallible {
     let mut loaded = BTreeMap::new();
     loop {
         let seen = look(files, cases);
-        let tried = test_once(files, cases, &seen, &mut loaded, format).await;
+        let tried = test_once(files, cases, limits, &seen, &mut loaded, format).await;
         match (format, tried) {
             (_, Ok(())) => {}
             (Format::Json, Err(error)) => {
@@ -63,6 +63,7 @@ async fn keep_testing(files: &[PathBuf], cases: &Path, format: Format) -> Infall
 async fn test_once(
     files: &[PathBuf],
     cases: &Path,
+    limits: &Limits,
     seen: &BTreeMap<PathBuf, Seen>,
     loaded: &mut BTreeMap<PathBuf, (Seen, Arc<Plugin>)>,
     format: Format,
@@ -73,7 +74,7 @@ async fn test_once(
         let plugin = match loaded.get(file) {
             Some((then, plugin)) if *then == now => Arc::clone(plugin),
             _ => {
-                let plugin = load(file).await?;
+                let plugin = load(file, limits).await?;
                 loaded.insert(file.clone(), (now, Arc::clone(&plugin)));
                 plugin
             }
