@@ -98,22 +98,29 @@ async fn check(global: &Global, offline: bool) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// The sections that roles check when they start.
-fn sections(config: &RawConfig) -> [(&'static str, anyhow::Result<()>); 4] {
-    let host = HostConfig::try_new(
-        config.host.clone(),
-        config.accounts.clone(),
-        &engines::data_folder(config),
-    );
+/// The sections that roles check when they start, and that of `plugin pull`.
+fn sections(config: &RawConfig) -> [(&'static str, anyhow::Result<()>); 5] {
     let consumer = ConsumerConfig::try_from(config.consumer.clone());
     let inference = InferenceConfig::try_from(config.inference.clone());
     let telemetry = TelemetryConfig::try_new(config.telemetry.clone());
     [
-        ("host", host.map(drop).map_err(Into::into)),
+        ("host", host(config)),
         ("consumer", consumer.map(drop).map_err(Into::into)),
         ("inference", inference.map(drop).map_err(Into::into)),
         ("telemetry", telemetry.map(drop).map_err(Into::into)),
+        ("registry", config.registry.clone().credentials().map(drop)),
     ]
+}
+
+/// What the host asks for before it serves. A seal key that it would make is not made here.
+fn host(config: &RawConfig) -> anyhow::Result<()> {
+    let data_folder = engines::data_folder(config);
+    let host = HostConfig::try_new(config.host.clone(), config.accounts.clone(), &data_folder)?;
+    if host.seal_key.is_some() {
+        host.sealer()?;
+    }
+    host.plugins.read_lock()?;
+    Ok(())
 }
 
 /// Asks everything that lies beyond this machine whether it answers, all at once, and prints what came of it. Answers

@@ -3,6 +3,7 @@
 mod accounts;
 mod bad_input;
 mod cases;
+mod configuration;
 mod damage;
 mod durability;
 mod explain;

@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::{
     limits::{LimitOutOfRange, Limits, RawLimits},
+    lock::{LockError, PluginLock},
     quarantine::{QuarantineConfig, QuarantineOutOfRange, RawQuarantineConfig},
     signature::{InvalidTrustedKey, TrustedKeys},
 };
@@ -30,6 +31,16 @@ pub struct PluginsConfig {
     pub limits: Limits,
     /// When a failing plugin rests.
     pub quarantine: QuarantineConfig,
+}
+
+impl PluginsConfig {
+    /// Reads the lock file as a host does that starts.
+    ///
+    /// # Errors
+    /// [`LockError`] when it is wrong, or missing though only what is pinned serves.
+    pub fn read_lock(&self) -> Result<Option<PluginLock>, LockError> {
+        Ok(PluginLock::read_as_seen(&self.lock, self.locked)?.map(|(lock, _)| lock))
+    }
 }
 
 /// [`PluginsConfig`] as configured; what is absent keeps its default.

@@ -75,10 +75,6 @@ impl LockError {
     pub(crate) fn passes(&self) -> bool {
         matches!(self.problem, LockProblem::Read(LoadError::Changing))
     }
-
-    pub(crate) fn missing(path: &Path) -> Self {
-        LockProblem::Missing.of(path)
-    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -121,13 +117,19 @@ impl PluginLock {
     /// # Errors
     /// [`LockError`] when it cannot be read or is wrong.
     pub fn read(path: &Path) -> Result<Option<Self>, LockError> {
-        Ok(Self::read_as_seen(path)?.map(|(lock, _)| lock))
+        Ok(Self::read_as_seen(path, false)?.map(|(lock, _)| lock))
     }
 
-    pub(crate) fn read_as_seen(path: &Path) -> Result<Option<(Self, Fingerprint)>, LockError> {
+    /// The same, as a host does it: one that serves only what is pinned asks for the file.
+    pub(crate) fn read_as_seen(path: &Path, locked: bool) -> Result<Option<(Self, Fingerprint)>, LockError> {
         let (bytes, fingerprint) = match file::read(path, MOST_BYTES, "the most that a lock file may have") {
             Ok(read) => read,
-            Err(LoadError::Read(error)) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(LoadError::Read(error)) if error.kind() == std::io::ErrorKind::NotFound => {
+                return match locked {
+                    true => Err(LockProblem::Missing.of(path)),
+                    false => Ok(None),
+                };
+            }
             Err(error) => return Err(LockProblem::Read(error).of(path)),
         };
         let text = String::from_utf8(bytes).map_err(|_| LockProblem::Text.of(path))?;

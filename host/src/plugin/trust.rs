@@ -59,11 +59,7 @@ pub(crate) struct Verdict {
 impl Trust {
     /// Reads the lock file. Fails when it is wrong, or missing though it is asked for.
     pub(crate) fn open(config: &PluginsConfig) -> Result<Self, LockError> {
-        let read = PluginLock::read_as_seen(&config.lock)?;
-        if read.is_none() && config.locked {
-            return Err(LockError::missing(&config.lock));
-        }
-        let (lock, settled) = read.unzip();
+        let (lock, settled) = PluginLock::read_as_seen(&config.lock, config.locked)?.unzip();
         Ok(Self {
             lock_file: config.lock.clone(),
             locked: config.locked,
@@ -128,11 +124,7 @@ impl Trust {
             }
         }
         state.changed = None;
-        let read = match PluginLock::read_as_seen(&self.lock_file) {
-            Ok(None) if self.locked => Err(LockError::missing(&self.lock_file)),
-            read => read,
-        };
-        match read {
+        match PluginLock::read_as_seen(&self.lock_file, self.locked) {
             Ok(read) => {
                 let (lock, settled) = read.unzip();
                 let count = lock.as_ref().map(|lock| lock.pins().count());

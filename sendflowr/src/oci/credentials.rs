@@ -14,7 +14,7 @@ use serde::Deserialize;
 use super::reference::is_docker_hub;
 
 /// `[registry]`: credentials for one private registry of plugins. Others are found in docker's `config.json`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawRegistryConfig {
     /// The registry that they are for, as its artifacts are written: `ghcr.io`, `registry.example:5000`. They go to no other.
@@ -23,6 +23,22 @@ pub(crate) struct RawRegistryConfig {
     pub(crate) username: Option<String>,
     /// Password or token; better as `password_file`.
     pub(crate) password: Option<Secret>,
+}
+
+impl RawRegistryConfig {
+    /// The registry and the credentials for it, where they are configured.
+    ///
+    /// # Errors
+    /// Half a configuration.
+    pub(crate) fn credentials(self) -> anyhow::Result<Option<(String, Credentials)>> {
+        match (self.host, self.username, self.password) {
+            (Some(host), Some(username), Some(password)) => {
+                Ok(Some((host, Credentials { username, password })))
+            }
+            (None, None, None) => Ok(None),
+            _ => bail!("`[registry]` needs all of `host`, `username` and `password`"),
+        }
+    }
 }
 
 /// Name and password. Not shown.
@@ -60,12 +76,10 @@ impl Credentials {
         registry: &str,
         docker: Option<&Path>,
     ) -> anyhow::Result<Option<Self>> {
-        match (config.host, config.username, config.password) {
-            (Some(host), Some(username), Some(password)) if host == registry => {
-                return Ok(Some(Self { username, password }));
-            }
-            (Some(_), Some(_), Some(_)) | (None, None, None) => {}
-            _ => bail!("`[registry]` needs all of `host`, `username` and `password`"),
+        if let Some((host, credentials)) = config.credentials()?
+            && host == registry
+        {
+            return Ok(Some(credentials));
         }
         let Some(path) = docker.filter(|path| path.exists()) else {
             return Ok(None);
