@@ -24,11 +24,13 @@ fn a_configuration_that_no_host_starts_with_is_not_sound() {
         ),
         (
             "[host.plugins]\nlocked = true",
-            "\nhost: plugin lock `plugins.lock` is not there",
+            "\nhost: plugin lock `plugins.lock` is not there, and `host.plugins.locked` asks for it: write it with \
+             `sendflowr plugin pin`\n",
         ),
         (
             "[host.plugins]\nlock = 'bad.lock'",
-            "\nhost: plugin lock `bad.lock` has the layout 2",
+            "\nhost: plugin lock `bad.lock` has the layout 2, this program reads 1: upgrade it, or write the file anew \
+             with `sendflowr plugin pin`\n",
         ),
         (
             "[registry]\nhost = 'ghcr.io'",

@@ -61,12 +61,11 @@ struct Layout {
     plugins: BTreeMap<String, Pin>,
 }
 
-/// A lock file is missing, unreadable or wrong.
+/// A lock file is missing, unreadable or wrong. The text is the whole of it, for the log takes one line.
 #[derive(Debug, thiserror::Error)]
 #[error("plugin lock `{file}` {problem}")]
 pub struct LockError {
     file: String,
-    #[source]
     problem: LockProblem,
 }
 
@@ -81,11 +80,10 @@ impl LockError {
 enum LockProblem {
     #[error("is not there, and `host.plugins.locked` asks for it: write it with `sendflowr plugin pin`")]
     Missing,
-    // The cause is told here, for the log takes one line.
     #[error("cannot be used: {}", super::error::chain(.0))]
     Read(LoadError),
-    #[error("cannot be written")]
-    Write(#[source] std::io::Error),
+    #[error("cannot be written: {0}")]
+    Write(std::io::Error),
     #[error("is not UTF-8 text")]
     Text,
     #[error("line {line}: {message}")]
