@@ -7,6 +7,7 @@
 
 pub(crate) mod environment;
 mod files;
+mod kinds;
 pub(crate) mod secrets;
 
 use std::{
@@ -174,6 +175,51 @@ mod tests {
         let table = merge(None, &environment).unwrap();
         let error = format!("{:#}", parse(table).unwrap_err());
         assert!(error.contains("listne") && !error.contains("s3cret"), "{error}");
+    }
+
+    #[test]
+    fn a_variable_and_a_file_mean_what_their_key_takes() {
+        type List = fn(RawConfig) -> Vec<String>;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("value");
+        let configured = |variable: &str, value: &str| {
+            let environment = BTreeMap::from([(variable.to_owned(), value.to_owned())]);
+            parse(merge(None, &environment).unwrap()).unwrap()
+        };
+        let from_file = |variable: &str, content: &str| {
+            std::fs::write(&path, content).unwrap();
+            configured(&format!("{variable}_FILE"), path.to_str().unwrap())
+        };
+        let lists: [(&str, List); 2] = [
+            ("SENDFLOWR_HOST__PLUGINS__TRUSTED_KEYS", |config| {
+                config.host.plugins.trusted_keys
+            }),
+            ("SENDFLOWR_CONSUMER__RELAY_RANGES", |config| {
+                config.consumer.relay_ranges
+            }),
+        ];
+        for (variable, list) in lists {
+            assert_eq!(list(configured(variable, "a")), ["a"], "{variable}");
+            assert_eq!(list(configured(variable, "1, b,")), ["1", "b"], "{variable}");
+            assert_eq!(list(from_file(variable, "a, b\nc\n")), ["a, b\nc"], "{variable}");
+        }
+        for text in ["2024", "007", "1e5", "true", "a,b"] {
+            assert_eq!(configured("SENDFLOWR_POSTGRES__USER", text).postgres.user, text);
+            assert_eq!(from_file("SENDFLOWR_POSTGRES__USER", text).postgres.user, text);
+        }
+        assert_eq!(configured("SENDFLOWR_POSTGRES__PORT", "7").postgres.port, 7);
+        assert_eq!(from_file("POSTGRES_PORT", "7\n").postgres.port, 7);
+        assert_eq!(
+            configured("SENDFLOWR_TELEMETRY__SAMPLE_RATIO", "1")
+                .telemetry
+                .sample_ratio,
+            Some(1.0)
+        );
+        assert!(
+            configured("SENDFLOWR_HOST__ALLOW_ANONYMOUS", "true")
+                .host
+                .allow_anonymous
+        );
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Configuration from environment variables.
 //!
 //! Two kinds of names are read. `SENDFLOWR_HOST__LISTEN` sets `listen` in `[host]`: the prefix, then the path in
-//! capitals, its parts joined by two underscores; every key can be set that way. [`NAMES`] are those of the
+//! capitals, its parts joined by two underscores. Every key can be set that way whose path has no capitals; a shell
+//! cannot name one with a hyphen, orchestrators can. A list is separated by commas. [`NAMES`] are those of the
 //! documentation that users already have; a name with our prefix wins over them. Both also exist with `_FILE` behind
 //! them, naming a file that holds the value. A variable that is empty counts as not set, as orchestrators pass on what
 //! they do not have as nothing.
@@ -11,7 +12,7 @@ use std::collections::BTreeMap;
 use anyhow::bail;
 use toml::{Table, Value};
 
-use super::secrets;
+use super::kinds;
 
 /// What begins the names of our own variables.
 const PREFIX: &str = "SENDFLOWR_";
@@ -96,7 +97,7 @@ pub(super) fn merge(table: &mut Table, environment: &BTreeMap<String, String>) -
         if path.split('.').any(str::is_empty) {
             bail!("environment variable `{name}` has an empty part in its path");
         }
-        insert(table, &path, typed(&path, value), name)?;
+        insert(table, &path, kinds::of_variable(&path, value), name)?;
     }
     Ok(())
 }
@@ -158,7 +159,7 @@ fn documented(environment: &BTreeMap<String, String>) -> anyhow::Result<BTreeMap
 }
 
 /// Sets one key; what the table has under its name, or as its file, is replaced.
-fn insert(table: &mut Table, path: &str, value: Value, variable: &str) -> anyhow::Result<()> {
+pub(super) fn insert(table: &mut Table, path: &str, value: Value, variable: &str) -> anyhow::Result<()> {
     let (sections, key) = path.rsplit_once('.').unwrap_or(("", path));
     let mut target = table;
     for part in sections.split('.').filter(|part| !part.is_empty()) {
@@ -174,25 +175,6 @@ fn insert(table: &mut Table, path: &str, value: Value, variable: &str) -> anyhow
     };
     target.insert(key.to_owned(), value);
     Ok(())
-}
-
-/// The value of a variable, typed as the same text in the file would be. Secrets stay text: `0123` must not become a
-/// number.
-fn typed(path: &str, value: &str) -> Value {
-    if let Ok(flag) = value.parse::<bool>()
-        && !secrets::is_secret(path)
-    {
-        return Value::Boolean(flag);
-    }
-    if !secrets::is_secret(path) && !path.ends_with("_file") {
-        if let Ok(number) = value.parse::<i64>() {
-            return Value::Integer(number);
-        }
-        if let Ok(number) = value.parse::<f64>() {
-            return Value::Float(number);
-        }
-    }
-    Value::String(value.to_owned())
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use toml::{Table, Value};
 
+use super::kinds;
+
 /// Replaces every `name_file = "path"` by `name = "<content of the file>"`. Relative paths start at the configuration
 /// file's folder.
 pub(super) fn resolve(table: &mut Table, base: &Path, section: &str) -> anyhow::Result<()> {
@@ -26,13 +28,15 @@ pub(super) fn resolve(table: &mut Table, base: &Path, section: &str) -> anyhow::
             bail!("configuration sets both `{full}` and the same key without `_file`: keep one");
         }
         let value = table.remove(&key);
-        let read = |path: &str| -> anyhow::Result<Value> {
+        let read = |path: &str| -> anyhow::Result<String> {
             let content = std::fs::read_to_string(base.join(path))
                 .with_context(|| format!("cannot read the file `{path}` that `{full}` names"))?;
-            Ok(Value::String(content.trim_end_matches(['\r', '\n']).to_owned()))
+            Ok(content.trim_end_matches(['\r', '\n']).to_owned())
         };
         let resolved = match value {
-            Some(Value::String(path)) => read(&path)?,
+            Some(Value::String(path)) => {
+                kinds::of_file(full.strip_suffix("_file").unwrap_or(&full), &read(&path)?)
+            }
             // Several files: several values of a secret, during a rotation.
             Some(Value::Array(paths)) => {
                 let mut contents = Vec::with_capacity(paths.len());
@@ -40,7 +44,7 @@ pub(super) fn resolve(table: &mut Table, base: &Path, section: &str) -> anyhow::
                     let path = path
                         .as_str()
                         .with_context(|| format!("`{full}` must be a list of paths"))?;
-                    contents.push(read(path)?);
+                    contents.push(Value::String(read(path)?));
                 }
                 Value::Array(contents)
             }
