@@ -3,7 +3,10 @@
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{
+    Args, Parser, Subcommand, ValueEnum,
+    builder::{OsStringValueParser, TypedValueParser},
+};
 use host::{HostConfig, plugin::PluginsConfig};
 use toml::Table;
 
@@ -27,11 +30,15 @@ pub(crate) struct Cli {
     command: Command,
 }
 
-/// Flags of every command.
+/// What is logged unless something else is asked for.
+const DEFAULT_LOG: &str = "info";
+
+/// Flags of every command. A variable that is empty counts as not set.
 #[derive(Debug, Args)]
 pub(crate) struct Global {
     /// Configuration file. Without it, `sendflowr.toml` in this folder when there is one.
-    #[arg(long, global = true, env = "SENDFLOWR_CONFIG")]
+    // The parser of paths would refuse an empty one.
+    #[arg(long, global = true, env = "SENDFLOWR_CONFIG", value_parser = OsStringValueParser::new().map(PathBuf::from))]
     config: Option<PathBuf>,
     /// Folder of the embedded engines, keys and caches [default: data]
     #[arg(long, global = true)]
@@ -40,7 +47,7 @@ pub(crate) struct Global {
     #[arg(long, global = true)]
     plugins: Option<PathBuf>,
     /// What to log: `info`, or `warn,sendflowr_host=debug`.
-    #[arg(long, global = true, env = "SENDFLOWR_LOG", default_value = "info")]
+    #[arg(long, global = true, env = "SENDFLOWR_LOG", default_value = DEFAULT_LOG)]
     log: String,
     /// How to write log lines.
     #[arg(long, global = true, value_enum, default_value = "text")]
@@ -247,7 +254,11 @@ impl Global {
     }
 
     fn log(&self, exporter: Option<&Exporter>) -> anyhow::Result<()> {
-        telemetry::init(&self.log, self.log_format, exporter).context("cannot read `--log`")
+        let filter = match self.log.as_str() {
+            "" => DEFAULT_LOG,
+            given => given,
+        };
+        telemetry::init(filter, self.log_format, exporter).context("cannot read `--log`")
     }
 
     /// The same before its keys are given their meaning.
@@ -268,9 +279,8 @@ impl Global {
     /// The configuration file that is read.
     pub(crate) fn file(&self) -> Option<PathBuf> {
         let default = PathBuf::from("sendflowr.toml");
-        self.config
-            .clone()
-            .or_else(|| default.exists().then_some(default))
+        let given = self.config.clone().filter(|file| !file.as_os_str().is_empty());
+        given.or_else(|| default.exists().then_some(default))
     }
 }
 

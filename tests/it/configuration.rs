@@ -1,8 +1,26 @@
 //! What is configured, and what the check of it says.
 
-use std::fs;
+use std::{fs, process::Command};
 
-use integration_tests::{run, told};
+use integration_tests::{binary, run, told};
+
+#[test]
+fn empty_variables_of_the_command_line_count_as_not_set() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    fs::write(folder.path().join("sendflowr.toml"), "data_folder = 'here'").expect("a file can be written");
+    // An address of nobody's, where a role ends.
+    let output = Command::new(binary())
+        .current_dir(folder.path())
+        .envs([("SENDFLOWR_CONFIG", ""), ("SENDFLOWR_LOG", "")])
+        .args(["--plugins", "plugins", "host", "--listen", "192.0.2.1:1"])
+        .output()
+        .expect("the binary runs");
+    let told = told(&output);
+    assert!(
+        told.contains("INFO") && told.contains("bus: embedded in here"),
+        "{told}"
+    );
+}
 
 /// What the host refuses at its start.
 #[test]
