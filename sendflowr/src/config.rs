@@ -254,6 +254,59 @@ mod tests {
         }
     }
 
+    /// What compose.yml sets for the roles: the block that they share, and what each has behind it.
+    fn variables_of_compose() -> BTreeMap<String, String> {
+        let mut variables = BTreeMap::new();
+        let mut depth = None;
+        for line in include_str!("../../compose.yml").lines() {
+            let text = line.trim_start();
+            let indent = line.len() - text.len();
+            if text == "x-servers: &servers" {
+                depth = Some(2);
+            } else if text == "<<: *servers" {
+                depth = Some(indent);
+            } else if depth != Some(indent) {
+                depth = None;
+            } else if let Some((name, value)) = text.split_once(": ") {
+                let value = value.trim_matches('"');
+                let default = value
+                    .split_once(":-")
+                    .map(|(_, default)| default.trim_end_matches('}'));
+                variables.insert(name.to_owned(), default.unwrap_or(value).to_owned());
+            }
+        }
+        variables
+    }
+
+    #[test]
+    fn the_roles_read_what_compose_sets() {
+        let folder = tempfile::tempdir().unwrap();
+        let secret = folder.path().join("secret");
+        std::fs::write(&secret, "0".repeat(64)).unwrap();
+        let variables = variables_of_compose();
+        for one in [
+            "Kafka__BootstrapServers",
+            "SENDFLOWR_INFERENCE__LISTEN",
+            "SENDFLOWR_HOST__LISTEN",
+            "SENDFLOWR_CONSUMER__LISTEN",
+        ] {
+            assert!(variables.contains_key(one), "{one}");
+        }
+        for (name, mut value) in variables {
+            if environment::FLAGS.iter().any(|(flag, _)| *flag == name) {
+                continue;
+            }
+            if name.ends_with("_FILE") {
+                value = secret.to_str().unwrap().to_owned();
+            } else if value.is_empty() {
+                "http://collector:4318".clone_into(&mut value);
+            }
+            let table = merge(None, &BTreeMap::from([(name.clone(), value)])).unwrap();
+            assert!(!table.is_empty(), "compose.yml sets `{name}`, which is not read");
+            parse(table).unwrap();
+        }
+    }
+
     #[test]
     fn settings_of_a_server_without_its_address_are_told() {
         let told = |file: &str, environment: &[(&str, &str)]| {

@@ -1,12 +1,8 @@
-//! Checks of what is deployed: that compose.yml, the alerts, the dashboard and the runbook speak of settings and metrics that
-//! the code has. A misspelt name in one of them would fail nowhere else; it would be ignored.
+//! Checks of what is deployed: that compose.yml, its example of an environment, the alerts, the dashboard and the runbook speak
+//! of the same things. A misspelt name in one of them would fail nowhere else; it would be ignored. That the roles read what
+//! compose.yml sets is a test of their configuration.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{collections::BTreeSet, fs, process::Command};
 
 use anyhow::{Context, bail};
 
@@ -15,28 +11,14 @@ use crate::{
     setup,
 };
 
-/// The services of compose.yml that run this repository's binary, and the block whose variables they share.
-const OURS: [&str; 4] = ["x-servers", "inference", "connector", "consumer"];
-
-/// Variables that the command line reads itself.
-const OF_THE_COMMAND_LINE: [&str; 3] = ["SENDFLOWR_CONFIG", "SENDFLOWR_LOG", "SENDFLOWR_DATA_FOLDER"];
-
 /// What a container may use unless somebody sets it. An engine refuses to start one that may use more processors than the
 /// machine has, and the smallest machine that docs/deployment.md speaks of has two.
 const PROCESSORS: f64 = 2.0;
 
 /// Runs all of them, and the tools of Docker and Prometheus where they are.
 pub(crate) fn check() -> anyhow::Result<()> {
-    let sources = sources()?;
     let mut mistakes = Vec::new();
     let compose = read("compose.yml")?;
-    for name in our_variables(&compose) {
-        if !is_read(&name, &sources) {
-            mistakes.push(format!(
-                "compose.yml sets `{name}`, which the configuration does not read"
-            ));
-        }
-    }
     let (asked, offered) = (interpolations(&compose), offered(&read(".env.example")?));
     for name in asked.symmetric_difference(&offered) {
         let (there, missing) = if asked.contains(name) {
@@ -108,58 +90,6 @@ fn tool(program: &str, package: &str, arguments: &[&str]) -> anyhow::Result<()> 
 
 fn read(path: &str) -> anyhow::Result<String> {
     fs::read_to_string(root().join(path)).with_context(|| format!("cannot read `{path}`"))
-}
-
-/// The Rust sources in which settings and metrics are declared, one text each.
-fn sources() -> anyhow::Result<Vec<String>> {
-    let mut texts = Vec::new();
-    for folder in ["sendflowr", "host", "consumer", "inference", "store", "listener"] {
-        collect(&root().join(folder).join("src"), &mut texts)?;
-    }
-    Ok(texts)
-}
-
-fn collect(folder: &Path, texts: &mut Vec<String>) -> anyhow::Result<()> {
-    let entries = fs::read_dir(folder).with_context(|| format!("cannot read `{}`", folder.display()))?;
-    for entry in entries {
-        let path: PathBuf = entry?.path();
-        if path.is_dir() {
-            collect(&path, texts)?;
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            texts.push(fs::read_to_string(&path)?);
-        }
-    }
-    Ok(())
-}
-
-/// The names below `environment:` of our services, and in the shared block.
-fn our_variables(compose: &str) -> BTreeSet<String> {
-    let mut names = BTreeSet::new();
-    let mut is_ours = false;
-    let mut depth = None;
-    for line in compose.lines() {
-        let text = line.trim_start();
-        let indent = line.len() - text.len();
-        let Some((key, _)) = text.split_once(':') else {
-            continue;
-        };
-        if text.starts_with('#') {
-            continue;
-        }
-        if depth.is_some_and(|depth| indent <= depth) {
-            depth = None;
-        }
-        // A block of the file, or a service.
-        if indent == 0 || indent == 2 && depth.is_none() {
-            is_ours = OURS.contains(&key);
-        }
-        if is_ours && (key == "environment" || key == "x-servers") {
-            depth = Some(indent);
-        } else if is_ours && depth.is_some() && key != "<<" {
-            names.insert(key.to_owned());
-        }
-    }
-    names
 }
 
 /// The names that Docker Compose replaces: `${NAME:-default}`.
@@ -234,71 +164,9 @@ fn word(text: &str) -> &str {
     &text[..end.unwrap_or(text.len())]
 }
 
-/// Whether the configuration reads a variable: it stands in the sources as it is, or it is the path of a key whose parts are
-/// all fields.
-fn is_read(name: &str, sources: &[String]) -> bool {
-    let base = name.strip_suffix("_FILE").unwrap_or(name);
-    if OF_THE_COMMAND_LINE.contains(&name) {
-        return true;
-    }
-    if let Some(path) = base.strip_prefix("SENDFLOWR_") {
-        return path.to_ascii_lowercase().split("__").all(|part| {
-            let field = format!(" {part}: ");
-            sources.iter().any(|source| source.contains(&field))
-        });
-    }
-    // The names that users know for the servers stand in a table of the configuration.
-    let quoted = format!("\"{base}\"");
-    sources.iter().any(|source| source.contains(&quoted))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn variables_of_our_services_are_found_and_no_others() {
-        let compose = "\
-x-servers: &servers
-  # KAFKA: a comment
-  Kafka__BootstrapServers: kafka:9092
-services:
-  postgres:
-    environment:
-      POSTGRES_INITDB_ARGS: x
-  connector:
-    environment:
-      <<: *servers
-      SENDFLOWR_HOST__LISTEN: 0.0.0.0:5215
-    ports: [\"a:b\"]
-volumes:
-  data:
-";
-        let expected = ["Kafka__BootstrapServers", "SENDFLOWR_HOST__LISTEN"];
-        assert_eq!(our_variables(compose), expected.map(str::to_owned).into());
-    }
-
-    #[test]
-    fn settings_are_read_when_the_code_names_them() {
-        let sources = [
-            "pub(crate) host: RawHostConfig,\n    seal_key: Option<Secret>".to_owned(),
-            "pub kafka: RawKafkaConfig, [(\"REDIS_PASSWORD\", \"redis.password\")]".to_owned(),
-        ];
-        for name in [
-            "SENDFLOWR_HOST__SEAL_KEY_FILE",
-            "REDIS_PASSWORD_FILE",
-            "SENDFLOWR_LOG",
-        ] {
-            assert!(is_read(name, &sources), "{name}");
-        }
-        for name in [
-            "SENDFLOWR_HOST__SEAL_KEYS",
-            "REDIS_PASS",
-            "SENDFLOWR_HOSTS__SEAL_KEY",
-        ] {
-            assert!(!is_read(name, &sources), "{name}");
-        }
-    }
 
     #[test]
     fn metrics_are_asked_for_as_they_are_exposed() {
