@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use clap::{
@@ -19,6 +19,10 @@ use crate::{
     telemetry::{self, Exporter, LogFormat, TelemetryConfig},
     topics, train,
 };
+
+/// How long the end of the process waits for what still runs on threads of its own. Nothing there has to be kept: a plugin that
+/// is being compiled, a server that is being waited for.
+const THREADS_END_WITHIN: Duration = Duration::from_secs(1);
 
 /// Takes the webhooks of e-mail platforms and answers when to mail each person.
 #[derive(Debug, Parser)]
@@ -169,7 +173,9 @@ impl Cli {
         let Self { global, command } = self;
         // Building the runtime by hand keeps `main` free of macros and lets every command share one.
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        runtime.block_on(dispatch(global, command))
+        let result = runtime.block_on(dispatch(global, command));
+        runtime.shutdown_timeout(THREADS_END_WITHIN);
+        result
     }
 }
 

@@ -2,8 +2,11 @@
 
 use std::{
     fmt,
+    future::Future,
+    io,
     net::SocketAddr,
     path::PathBuf,
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -14,7 +17,11 @@ use event::Hasher;
 use host::HostConfig;
 use inference::InferenceConfig;
 use prometheus_client::registry::Registry;
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -45,32 +52,28 @@ pub(crate) async fn up(
     demo: Option<Demo>,
     exporter: Option<Exporter>,
 ) -> anyhow::Result<()> {
-    let mut process = Process::new(config, exporter, None)?;
-    let host = process.host().await?;
-    // The other roles tell what the consumer's own listener would, so it is only there when it is asked for.
-    if process.config.consumer.listen.is_some() {
-        let status = process.consumer_with_status().await?;
-        tracing::info!("the consumer's status is served on {status}");
-    } else {
-        process.consumer().await?;
-    }
-    let inference = process.inference().await?;
-    output::line(&format!(
-        "sendflowr is ready: webhooks {host}  timing {inference}"
-    ));
-    if let Some(demo) = demo {
-        let stop = process.stop.clone();
-        process.tasks.spawn(async move {
-            tokio::select! {
-                result = demo.run(host.address, inference.address) => result.context("the demonstration failed")?,
-                () = stop.cancelled() => {}
-            }
-            // The first task to end stops the process, and a demonstration that went well must not.
-            stop.cancelled().await;
-            Ok(())
-        });
-    }
-    process.run().await
+    let asked_to_stop = stop_signal();
+    let start = async |process: &mut Process| -> anyhow::Result<()> {
+        let host = process.host().await?;
+        // The other roles tell what the consumer's own listener would, so it is only there when it is asked for.
+        if process.config.consumer.listen.is_some() {
+            let status = process.consumer_with_status().await?;
+            tracing::info!("the consumer's status is served on {status}");
+        } else {
+            process.consumer().await?;
+        }
+        let inference = process.inference().await?;
+        output::line(&format!(
+            "sendflowr is ready: webhooks {host}  timing {inference}"
+        ));
+        if let Some(demo) = demo {
+            process.show(demo, host, inference);
+        }
+        Ok(())
+    };
+    Process::new(config, exporter, None)?
+        .run(asked_to_stop, start)
+        .await
 }
 
 /// Runs one role in this process.
@@ -78,22 +81,27 @@ pub(crate) async fn up(
 /// # Errors
 /// What kept the role from starting, or ended it.
 pub(crate) async fn one(config: RawConfig, role: Role, exporter: Option<Exporter>) -> anyhow::Result<()> {
-    let mut process = Process::new(config, exporter, Some(role))?;
-    match role {
-        Role::Host => {
-            let address = process.host().await?;
-            output::line(&format!("sendflowr host is ready: webhooks {address}"));
+    let asked_to_stop = stop_signal();
+    let start = async |process: &mut Process| -> anyhow::Result<()> {
+        match role {
+            Role::Host => {
+                let address = process.host().await?;
+                output::line(&format!("sendflowr host is ready: webhooks {address}"));
+            }
+            Role::Consumer => {
+                let address = process.consumer_with_status().await?;
+                output::line(&format!("sendflowr consumer is ready: status {address}"));
+            }
+            Role::Inference => {
+                let address = process.inference().await?;
+                output::line(&format!("sendflowr inference is ready: timing {address}"));
+            }
         }
-        Role::Consumer => {
-            let address = process.consumer_with_status().await?;
-            output::line(&format!("sendflowr consumer is ready: status {address}"));
-        }
-        Role::Inference => {
-            let address = process.inference().await?;
-            output::line(&format!("sendflowr inference is ready: timing {address}"));
-        }
-    }
-    process.run().await
+        Ok(())
+    };
+    Process::new(config, exporter, Some(role))?
+        .run(asked_to_stop, start)
+        .await
 }
 
 /// What hashes identities; the same in every role.
@@ -255,15 +263,46 @@ impl Process {
         Ok(served)
     }
 
-    /// Waits for a signal or for a role that ends, stops the others in order, and closes the engines.
-    async fn run(mut self) -> anyhow::Result<()> {
+    /// Runs the demonstration beside the roles.
+    fn show(&mut self, demo: Demo, host: Served, inference: Served) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                result = demo.run(host.address, inference.address) => result.context("the demonstration failed")?,
+                () = stop.cancelled() => {}
+            }
+            // The first task to end stops the process, and a demonstration that went well must not.
+            stop.cancelled().await;
+            Ok(())
+        });
+    }
+
+    /// Starts roles, waits until the process is asked to stop or a role ends, and stops in order. A start that waits for
+    /// its servers is cut short when the process is asked to stop.
+    async fn run(
+        mut self,
+        asked_to_stop: impl Future<Output = ()>,
+        start: impl AsyncFnOnce(&mut Self) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let mut asked_to_stop = pin!(asked_to_stop);
+        let is_started = tokio::select! {
+            started = start(&mut self) => started.map(|()| true)?,
+            () = &mut asked_to_stop => false,
+        };
+        if !is_started {
+            return self.end(Ok(())).await;
+        }
         let first = tokio::select! {
-            () = stop_signal() => Ok(()),
+            () = asked_to_stop => Ok(()),
             ended = self.tasks.join_next() => flatten(ended),
         };
+        self.end(first).await
+    }
+
+    /// Stops the roles in order and closes the engines. Answers what went wrong first.
+    async fn end(mut self, mut result: anyhow::Result<()>) -> anyhow::Result<()> {
         tracing::info!("stopping: open requests and batches end first");
         self.stop.cancel();
-        let mut result = first;
         while let Ok(ended) = tokio::time::timeout(STOP_WITHIN, self.tasks.join_next()).await {
             if ended.is_none() {
                 break;
@@ -317,21 +356,23 @@ async fn listen(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
         .with_context(|| format!("cannot listen on {address} (`{key}`)"))
 }
 
-/// Ends at Ctrl-C or SIGTERM.
-pub(crate) async fn stop_signal() {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = tokio::signal::ctrl_c() => {}
-            }
-            return;
+/// Ends at Ctrl-C or SIGTERM, of which none is lost from the call on: in a container nothing else would end the process.
+pub(crate) fn stop_signal() -> impl Future<Output = ()> {
+    let (terminate, interrupt) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    async move {
+        tokio::select! {
+            () = received(terminate) => {}
+            () = received(interrupt) => {}
         }
     }
-    // Without a handler the process ends at the signal as it would anyway; waiting forever is then right.
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending::<()>().await;
+}
+
+async fn received(signal: io::Result<Signal>) {
+    match signal {
+        Ok(mut signal) => {
+            signal.recv().await;
+        }
+        // Without a handler the process ends at the signal as it would anyway; waiting forever is then right.
+        Err(_) => std::future::pending().await,
     }
 }

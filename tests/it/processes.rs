@@ -1,8 +1,14 @@
 //! The three roles as processes of their own, on one folder and the embedded engines.
 
-use std::{fs, net::TcpListener};
+use std::{
+    fs::{self, File},
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
 
-use integration_tests::{Answer, Role, client, eventually, run, told};
+use integration_tests::{Answer, Role, asked_to_stop, binary, client, eventually, run, told};
 use serde_json::json;
 
 use crate::{POSTMARK, report_click};
@@ -63,9 +69,7 @@ async fn three_processes_share_a_folder_and_each_may_restart_alone() {
 async fn roles_start_without_redis_and_tell_which_engines_they_use() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let folder = folder.path();
-    let nobody = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    let redis = nobody.local_addr().expect("it is bound");
-    drop(nobody);
+    let redis = free_address();
     let port = redis.port();
     let configuration =
         format!("{POSTMARK}\n[redis]\nhost = '127.0.0.1'\nport = {port}\npassword = 's3cret'\n");
@@ -124,4 +128,57 @@ fn a_server_without_an_address_is_refused_by_every_role() {
         assert!(!text.contains("s3cret"), "{text}");
     }
     assert!(!folder.join("data").exists(), "no embedded store took its place");
+}
+
+/// An address at which nothing listens.
+fn free_address() -> SocketAddr {
+    let nobody = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    nobody.local_addr().expect("it is bound")
+}
+
+/// Runs the binary in a folder with no plugins, below these limits of the shell. Its log is in `log.txt`.
+fn spawn(folder: &Path, limits: &str, arguments: &[&str]) -> Child {
+    fs::create_dir_all(folder.join("plugins")).expect("a folder can be made");
+    Command::new("sh")
+        .current_dir(folder)
+        .args(["-c", &format!("{limits} exec \"$@\""), "sh"])
+        .arg(binary())
+        .args(arguments)
+        .args(["--data", "data", "--plugins", "plugins"])
+        .stdin(Stdio::null())
+        .stderr(File::create(folder.join("log.txt")).expect("a log can be written"))
+        .spawn()
+        .expect("the binary starts")
+}
+
+#[tokio::test]
+async fn what_still_starts_stops_when_it_is_asked_to() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let folder = folder.path();
+    // Takes connections and never answers: roles wait for it for 10 s, and end in failure then.
+    let broker = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let address = broker.local_addr().expect("it is bound");
+    let configuration = format!("[kafka]\nbootstrap_servers = '{address}'\n");
+    fs::write(folder.join("sendflowr.toml"), configuration).expect("the configuration can be written");
+    for (command, listen) in [
+        ("up", "--host-listen"),
+        ("host", "--listen"),
+        ("consumer", "--listen"),
+    ] {
+        let mut child = spawn(folder, "", &[command, listen, "127.0.0.1:0"]);
+        let log = || fs::read_to_string(folder.join("log.txt")).unwrap_or_default();
+        eventually("the engines are about to be opened", async || {
+            log().contains("bus: kafka at")
+        })
+        .await;
+        let began = Instant::now();
+        let ended = asked_to_stop(&mut child).await;
+        assert_eq!(
+            ended.and_then(|status| status.code()),
+            Some(0),
+            "{command}: {}",
+            log()
+        );
+        assert!(began.elapsed() < Duration::from_secs(5), "{command}: {}", log());
+    }
 }

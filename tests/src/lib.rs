@@ -13,7 +13,7 @@ use std::{
     io::{BufRead, BufReader},
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Child, ChildStdout, Command, Output, Stdio},
+    process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio},
     time::{Duration, Instant},
 };
 
@@ -235,24 +235,9 @@ impl System {
         let Some(mut child) = self.child.take() else {
             return true;
         };
-        let asked = Command::new("kill")
-            .args(["-TERM", &child.id().to_string()])
-            .status();
-        assert!(
-            asked.is_ok_and(|status| status.success()),
-            "the process cannot be asked to stop"
-        );
-        let start = Instant::now();
-        loop {
-            if let Some(status) = child.try_wait().expect("the process can be waited for") {
-                return status.success();
-            }
-            assert!(
-                start.elapsed() < PATIENCE,
-                "the process does not stop; its log:\n{}",
-                self.log()
-            );
-            tokio::time::sleep(Duration::from_millis(20)).await;
+        match asked_to_stop(&mut child).await {
+            Some(status) => status.success(),
+            None => panic!("the process does not stop; its log:\n{}", self.log()),
         }
     }
 
@@ -474,6 +459,25 @@ fn addresses(line: &str) -> Option<(SocketAddr, SocketAddr)> {
     let rest = line.strip_prefix("sendflowr is ready: webhooks http://")?;
     let (host, inference) = rest.split_once("  timing http://")?;
     Some((host.parse().ok()?, inference.parse().ok()?))
+}
+
+/// Asks a process to stop and waits for its end; answers how it ended, `None` if it did not within [`PATIENCE`].
+pub async fn asked_to_stop(child: &mut Child) -> Option<ExitStatus> {
+    let asked = Command::new("kill")
+        .args(["-TERM", &child.id().to_string()])
+        .status();
+    assert!(
+        asked.is_ok_and(|status| status.success()),
+        "the process cannot be asked to stop"
+    );
+    let start = Instant::now();
+    while start.elapsed() < PATIENCE {
+        if let Some(status) = child.try_wait().expect("the process can be waited for") {
+            return Some(status);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    None
 }
 
 /// A client for loopback. The product's TLS provider is the only one that is compiled in.
