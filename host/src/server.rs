@@ -104,8 +104,7 @@ impl Server {
     /// Accepts connections until `shutdown`, then lets open requests end, for as long as the configuration grants them.
     ///
     /// # Errors
-    /// [`HostError::Listener`] when the certificate cannot be used any more, or no connection could be accepted for a
-    /// minute.
+    /// [`HostError::Listener`] when the certificate cannot be used any more.
     pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), HostError> {
         let Self {
             intake,

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod access;
+mod descriptors;
 mod exposition;
 mod ready;
 mod serve;
@@ -8,6 +9,7 @@ mod tls;
 mod trace;
 
 pub use access::{Access, InvalidAccess, RawToken, require_token};
+pub use descriptors::raise_file_limit;
 pub use exposition::exposition;
 pub use ready::{Dependency, NotReady, Probe, Readiness, probe};
 pub use serve::{Limits, serve};

@@ -16,7 +16,10 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::tls::{Certificates, TlsConfig};
+use crate::{
+    descriptors,
+    tls::{Certificates, TlsConfig},
+};
 
 /// Longest head of a request, give or take the piece that is read last. Proxies in front of services allow 8 to 32 KiB.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
@@ -31,14 +34,10 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause after a failed accept, which mostly means that there are no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Failures one after the other after which the listener is given up: a minute of [`ACCEPT_PAUSE`]s. By then it is not
-/// a lack of file descriptors that passes.
-const MAX_ACCEPT_FAILURES: u32 = 600;
-
 /// How much a listener takes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections open at once; more wait to be accepted.
+    /// Connections open at once; more wait to be accepted. Fewer are, where the process may not open that many files.
     pub max_connections: usize,
     /// Time that open requests have for ending after the signal to stop.
     pub drain_timeout: Duration,
@@ -58,8 +57,7 @@ impl Default for Limits {
 /// limits' time and cuts what is left.
 ///
 /// # Errors
-/// When the certificate cannot be used at the start, or no connection could be accepted for a minute; `shutdown` is then
-/// cancelled.
+/// When the certificate cannot be used at the start; `shutdown` is then cancelled.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
@@ -71,7 +69,8 @@ pub async fn serve(
     // Ends with this function, however it ends.
     let _watch = match tls {
         Some(tls) => {
-            let certificates = Certificates::open(tls).map_err(io::Error::other)?;
+            let opened = Certificates::open(tls).inspect_err(|_| shutdown.cancel());
+            let certificates = opened.map_err(io::Error::other)?;
             acceptor = Some(TlsAcceptor::from(certificates.server_config()));
             let stop = shutdown.child_token();
             tokio::spawn(certificates.watch(stop.clone()));
@@ -79,42 +78,23 @@ pub async fn serve(
         }
         None => None,
     };
-    let connections = Arc::new(Semaphore::new(limits.max_connections));
+    let connections = Arc::new(Semaphore::new(descriptors::affordable(limits.max_connections)));
     let open = TaskTracker::new();
     let give_up = CancellationToken::new();
-    let mut failures = 0;
-    let mut result = Ok(());
-    while let Some(accepted) = shutdown
+    while let Some((stream, permit)) = shutdown
         .run_until_cancelled(accept(&listener, &connections))
         .await
     {
-        match accepted {
-            Ok((stream, permit)) => {
-                failures = 0;
-                let connection = Connection {
-                    router: router.clone(),
-                    shutdown: shutdown.clone(),
-                    give_up: give_up.clone(),
-                };
-                let acceptor = acceptor.clone();
-                open.spawn(async move {
-                    connection.run(stream, acceptor).await;
-                    drop(permit);
-                });
-            }
-            Err(error) if failures < MAX_ACCEPT_FAILURES => {
-                failures += 1;
-                if failures == 1 {
-                    tracing::warn!(error = %error, "connections cannot be accepted: {error}");
-                }
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-            Err(error) => {
-                result = Err(error);
-                shutdown.cancel();
-                break;
-            }
-        }
+        let connection = Connection {
+            router: router.clone(),
+            shutdown: shutdown.clone(),
+            give_up: give_up.clone(),
+        };
+        let acceptor = acceptor.clone();
+        open.spawn(async move {
+            connection.run(stream, acceptor).await;
+            drop(permit);
+        });
     }
     drop(listener);
     open.close();
@@ -130,20 +110,35 @@ pub async fn serve(
         give_up.cancel();
         open.wait().await;
     }
-    result
+    Ok(())
 }
 
 /// The next connection, once there is room for it.
-async fn accept(
-    listener: &TcpListener,
-    connections: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+async fn accept(listener: &TcpListener, connections: &Arc<Semaphore>) -> (TcpStream, OwnedSemaphorePermit) {
     let permit = Arc::clone(connections)
         .acquire_owned()
         .await
         .expect("the semaphore is never closed");
-    let (stream, _address) = listener.accept().await?;
-    Ok((stream, permit))
+    let (stream, _address) = patiently(|| listener.accept()).await;
+    (stream, permit)
+}
+
+/// Accepts until that succeeds. A listener that is open fails only at what passes, mostly at a lack of file descriptors: giving
+/// it up would let whoever holds many connections end the process.
+async fn patiently<T, F: Future<Output = io::Result<T>>>(mut accept: impl FnMut() -> F) -> T {
+    let mut is_told = false;
+    loop {
+        match accept().await {
+            Ok(accepted) => return accepted,
+            Err(error) => {
+                if !is_told {
+                    is_told = true;
+                    tracing::warn!(error = %error, "connections cannot be accepted now: {error}");
+                }
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
 }
 
 struct Connection {
@@ -186,5 +181,29 @@ impl Connection {
             _ = connection => {}
             () = self.give_up.cancelled() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn accepting_is_never_given_up() {
+        // A quarter of an hour of them.
+        const FAILURES: u32 = 10_000;
+        // EMFILE: too many open files.
+        const NO_DESCRIPTOR_LEFT: i32 = 24;
+        let mut failures = 0;
+        let accepted = patiently(|| {
+            let answer = if failures == FAILURES {
+                Ok("a connection")
+            } else {
+                failures += 1;
+                Err(io::Error::from_raw_os_error(NO_DESCRIPTOR_LEFT))
+            };
+            std::future::ready(answer)
+        });
+        assert_eq!(accepted.await, "a connection");
     }
 }

@@ -256,6 +256,7 @@ impl Global {
             None => None,
         };
         self.log(exporter.as_ref())?;
+        listener::raise_file_limit();
         Ok((config, exporter))
     }
 

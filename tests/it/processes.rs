@@ -2,7 +2,8 @@
 
 use std::{
     fs::{self, File},
-    net::{SocketAddr, TcpListener},
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
     path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -181,4 +182,53 @@ async fn what_still_starts_stops_when_it_is_asked_to() {
         );
         assert!(began.elapsed() < Duration::from_secs(5), "{command}: {}", log());
     }
+}
+
+#[tokio::test]
+async fn idle_connections_do_not_take_the_files_that_the_process_needs() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let folder = folder.path();
+    let address = free_address();
+    let limits = "ulimit -n 128 &&";
+    let mut host = spawn(folder, limits, &["host", "--listen", &address.to_string()]);
+    let http = client();
+    let get = async |path: &str| {
+        let answer = http.get(format!("http://{address}{path}")).send().await;
+        answer.map(|answer| answer.status().as_u16()).ok()
+    };
+    eventually("the host is ready", async || get("/ready").await == Some(200)).await;
+    let folder_of_files = format!("/proc/{}/fd", host.id());
+    let open_files = || fs::read_dir(&folder_of_files).expect("the process runs").count();
+    let before = open_files();
+    let mut idle: Vec<TcpStream> = (0..200)
+        .map(|_| TcpStream::connect(address).expect("the system completes the connection"))
+        .collect();
+    eventually("the host takes what it can hold", async || {
+        open_files() >= before + 20
+    })
+    .await;
+    // One that it has taken is served, and there are files for what that needs.
+    idle[0]
+        .write_all(b"GET /ready HTTP/1.1\r\nhost: x\r\n\r\n")
+        .expect("it is open");
+    let mut answer = [0; 12];
+    idle[0].read_exact(&mut answer).expect("it is answered");
+    assert_eq!(&answer, b"HTTP/1.1 200");
+    assert!(open_files() < 100, "{} of 128", open_files());
+    drop(idle);
+    eventually("the host answers again", async || {
+        get("/health").await == Some(200)
+    })
+    .await;
+    assert!(host.try_wait().expect("it can be waited for").is_none());
+    let log = fs::read_to_string(folder.join("log.txt")).expect("it has logged");
+    assert!(
+        log.contains("connections are held at once instead of 4096"),
+        "{log}"
+    );
+    assert!(!log.contains("cannot be accepted"), "{log}");
+    assert_eq!(
+        asked_to_stop(&mut host).await.and_then(|status| status.code()),
+        Some(0)
+    );
 }

@@ -1,0 +1,70 @@
+//! File descriptors: how many the process may have, and how many of them connections may take.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Descriptors that connections leave to everything else: the embedded databases take some 50, the clients of servers some
+/// ten each, and a plugin or a certificate one while it is read.
+const RESERVED: u64 = 256;
+
+/// Listeners in one process: host, inference and consumer.
+const LISTENERS: u64 = 3;
+
+/// Lets this process open as many files as it may ever. Supervisors and shells begin with 1,024, which is less than a host
+/// has connections.
+pub fn raise_file_limit() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current == maximum {
+        return;
+    }
+    let raised = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(error = %error, "the limit of open files stays as it is: {error}");
+    }
+}
+
+/// As many of the `wanted` connections as a listener can hold without taking what the rest of the process needs.
+pub(crate) fn affordable(wanted: usize) -> usize {
+    let Some(limit) = getrlimit(Resource::Nofile).current else {
+        return wanted;
+    };
+    let affordable = wanted.min(share(limit));
+    if affordable < wanted {
+        tracing::warn!(
+            connections = affordable,
+            "{affordable} connections are held at once instead of {wanted}: the process may open {limit} files only, \
+             raise that limit (`LimitNOFILE`, `ulimit -n`)"
+        );
+    }
+    affordable
+}
+
+/// What each listener gets of so many descriptors.
+fn share(limit: u64) -> usize {
+    // Where there are very few, half of them still are for connections.
+    let reserved = RESERVED.min(limit / 2);
+    let share = (limit - reserved) / LISTENERS;
+    usize::try_from(share).unwrap_or(usize::MAX).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_descriptors_to_others() {
+        for (limit, connections) in [(0, 1), (128, 21), (1_024, 256), (1_048_576, 349_440)] {
+            assert_eq!(share(limit), connections, "{limit}");
+        }
+    }
+
+    #[test]
+    fn the_limit_is_raised_to_what_it_may_be() {
+        raise_file_limit();
+        let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+        assert_eq!(current, maximum);
+        assert_eq!(affordable(1), 1);
+    }
+}
