@@ -5,7 +5,11 @@ mod body;
 mod health;
 mod webhook;
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Router,
@@ -105,6 +109,10 @@ impl RequestId {
     }
 }
 
+/// When a request's time began.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Began(Instant);
+
 /// All routes.
 pub(crate) fn router(app: App) -> Router {
     // Providers validate addresses with GET and HEAD; plugins decide what those mean.
@@ -163,6 +171,7 @@ async fn surround(State(app): State<App>, mut request: Request, next: Next) -> R
 async fn guarded(app: &App, mut request: Request, next: Next) -> Response {
     let id = RequestId::of(&request);
     request.extensions_mut().insert(id.clone());
+    request.extensions_mut().insert(Began(Instant::now()));
     // Handlers share nothing that a panic could leave half changed: each lock's content is valid at every step.
     let answer =
         AssertUnwindSafe(tokio::time::timeout(app.request_timeout, next.run(request))).catch_unwind();

@@ -10,8 +10,8 @@ use prometheus_client::{
 
 use crate::intake::Counts;
 
-/// `provider` is the slug of an installed plugin, or `none`; `outcome` is `stored`, `reply`, `confirmed` or an error's
-/// code: all from fixed lists.
+/// `provider` is the slug of an installed plugin, or `none`; `outcome` is `stored`, `reply`, `confirmed`, `given_up` or an
+/// error's code: all from fixed lists.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DeliveryLabels {
     provider: Arc<str>,
@@ -76,7 +76,7 @@ impl Metrics {
         );
         registry.register(
             "sendflowr_host_delivery_seconds",
-            "Time from a delivery's head to its answer",
+            "Time from a delivery's head to its answer, or to its being given up",
             metrics.delivery_seconds.clone(),
         );
         registry.register(

@@ -8,14 +8,13 @@ use std::{
 use anyhow::{Context, bail};
 use clap::Subcommand;
 use consumer::ConsumerConfig;
-use host::HostConfig;
 use inference::InferenceConfig;
 
 use crate::{
     cli::Global,
     config::{self, RawConfig, environment, secrets},
-    engines::{self, Engines},
-    output,
+    engines::Engines,
+    output, roles,
     telemetry::TelemetryConfig,
 };
 
@@ -114,8 +113,7 @@ fn sections(config: &RawConfig) -> [(&'static str, anyhow::Result<()>); 5] {
 
 /// What the host asks for before it serves. A seal key that it would make is not made here.
 fn host(config: &RawConfig) -> anyhow::Result<()> {
-    let data_folder = engines::data_folder(config);
-    let host = HostConfig::try_new(config.host.clone(), config.accounts.clone(), &data_folder)?;
+    let host = roles::host_config(config)?;
     if host.seal_key.is_some() {
         host.sealer()?;
     }

@@ -112,6 +112,23 @@ pub(crate) fn hasher(config: &RawIdentityConfig) -> Hasher {
     }
 }
 
+/// What the host is configured to. It must have time to tell a provider that Kafka does not acknowledge, and to count that.
+///
+/// # Errors
+/// Names the setting that cannot work.
+pub(crate) fn host_config(config: &RawConfig) -> anyhow::Result<HostConfig> {
+    let (raw, accounts) = (config.host.clone(), config.accounts.clone());
+    let host = HostConfig::try_new(raw, accounts, &data_folder(config))?;
+    let (kafka, request) = (config.kafka.delivery_timeout_ms, host.request_timeout.as_millis());
+    if config.kafka.bootstrap_servers.is_some() && u128::from(kafka) >= request {
+        bail!(
+            "`kafka.delivery_timeout_ms` is {kafka} and `host.request_timeout_ms` {request}: a request must be given \
+             more time than its delivery to Kafka"
+        );
+    }
+    Ok(host)
+}
+
 /// Where the population's tables are kept.
 pub(crate) fn model_folder(config: &RawConfig) -> PathBuf {
     let configured = config.inference.model_folder.clone();
@@ -172,8 +189,7 @@ impl Process {
 
     /// Starts the host and answers where.
     async fn host(&mut self) -> anyhow::Result<Served> {
-        let (raw, accounts) = (self.config.host.clone(), self.config.accounts.clone());
-        let config = HostConfig::try_new(raw, accounts, &data_folder(&self.config))?;
+        let config = host_config(&self.config)?;
         let listener = listen(config.listen, "host.listen").await?;
         let served = Served::new(&listener, config.tls.is_some())?;
         let dependencies = host::Dependencies {
@@ -374,5 +390,26 @@ async fn received(signal: io::Result<Signal>) {
         }
         // Without a handler the process ends at the signal as it would anyway; waiting forever is then right.
         Err(_) => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_has_more_time_than_its_delivery_to_kafka() {
+        let checked = |host: &str| {
+            let file =
+                format!("{host}\n[kafka]\nbootstrap_servers = 'kafka:9092'\ndelivery_timeout_ms = 20000");
+            host_config(&crate::config::parse(file.parse().unwrap()).unwrap())
+        };
+        let error = checked("").unwrap_err().to_string();
+        assert!(
+            error.contains("`kafka.delivery_timeout_ms` is 20000 and `host.request_timeout_ms` 15000"),
+            "{error}"
+        );
+        assert!(checked("[host]\nrequest_timeout_ms = 20000").is_err());
+        assert!(checked("[host]\nrequest_timeout_ms = 20001").is_ok());
     }
 }

@@ -1,9 +1,6 @@
 //! Deliveries.
 
-use std::{
-    sync::Arc,
-    time::{Instant, SystemTime},
-};
+use std::{sync::Arc, thread, time::SystemTime};
 
 use axum::{
     Extension, Json,
@@ -14,7 +11,7 @@ use axum::{
 use event::Timestamp;
 use listener::RequestTrace;
 
-use super::{App, RequestId, body};
+use super::{App, Began, RequestId, body};
 use crate::{
     accounts::{Account, DEFAULT_ACCOUNT, Missing},
     error::ApiError,
@@ -50,10 +47,11 @@ pub(super) async fn default_account(
     State(app): State<App>,
     Path(provider): Path<String>,
     Extension(id): Extension<RequestId>,
+    Extension(began): Extension<Began>,
     Extension(trace): Extension<RequestTrace>,
     request: Request,
 ) -> Response {
-    answer(&app, &provider, DEFAULT_ACCOUNT, &id, &trace, request).await
+    answer(&app, (&provider, DEFAULT_ACCOUNT), &id, began, &trace, request).await
 }
 
 /// `/webhooks/{provider}/{account}`.
@@ -61,32 +59,29 @@ pub(super) async fn account(
     State(app): State<App>,
     Path((provider, account)): Path<(String, String)>,
     Extension(id): Extension<RequestId>,
+    Extension(began): Extension<Began>,
     Extension(trace): Extension<RequestTrace>,
     request: Request,
 ) -> Response {
-    answer(&app, &provider, &account, &id, &trace, request).await
+    answer(&app, (&provider, &account), &id, began, &trace, request).await
 }
 
 async fn answer(
     app: &App,
-    provider: &str,
-    account: &str,
+    (provider, account): (&str, &str),
     id: &RequestId,
+    began: Began,
     trace: &RequestTrace,
     request: Request,
 ) -> Response {
-    let started = Instant::now();
-    app.intake.metrics.in_flight.inc();
-    let in_flight = InFlight(app);
+    let plugin = app.intake.plugins.get(provider);
     // Only slugs of installed plugins become labels.
-    let (label, taken) = match app.intake.plugins.get(provider) {
-        None => (Arc::from("none"), Err(unknown_provider(app, provider))),
-        Some(plugin) => (
-            Arc::from(provider),
-            deliver(app, &plugin, account, id, trace, request).await,
-        ),
+    let label: Arc<str> = Arc::from(if plugin.is_some() { provider } else { "none" });
+    let in_flight = InFlight::begin(app, Arc::clone(&label), began);
+    let taken = match plugin {
+        None => Err(unknown_provider(app, provider)),
+        Some(plugin) => deliver(app, &plugin, account, id, trace, request).await,
     };
-    drop(in_flight);
     let (outcome, response) = match taken {
         Ok(Taken::Stored(counts)) => {
             trace.attribute("sendflowr.events.accepted", counts.accepted as i64);
@@ -111,16 +106,47 @@ async fn answer(
     };
     trace.attribute("sendflowr.provider", Arc::clone(&label));
     trace.attribute("sendflowr.outcome", outcome);
-    app.intake.metrics.delivery(&label, outcome, started.elapsed());
+    in_flight.end(outcome);
     response
 }
 
-/// Counts down when the request ends, also when it is given up.
-struct InFlight<'a>(&'a App);
+/// A delivery under way. Counted when it ends, however it does.
+struct InFlight<'a> {
+    app: &'a App,
+    provider: Arc<str>,
+    began: Began,
+    outcome: Option<&'static str>,
+}
+
+impl<'a> InFlight<'a> {
+    fn begin(app: &'a App, provider: Arc<str>, began: Began) -> Self {
+        app.intake.metrics.in_flight.inc();
+        Self {
+            app,
+            provider,
+            began,
+            outcome: None,
+        }
+    }
+
+    fn end(mut self, outcome: &'static str) {
+        self.outcome = Some(outcome);
+    }
+}
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        self.0.intake.metrics.in_flight.dec();
+        let took = self.began.0.elapsed();
+        let outcome = match self.outcome {
+            Some(outcome) => outcome,
+            None if thread::panicking() => "internal_error",
+            None if took >= self.app.request_timeout => "timed_out",
+            // The sender has hung up, or the host stops and has cut the connection.
+            None => "given_up",
+        };
+        let metrics = &self.app.intake.metrics;
+        metrics.in_flight.dec();
+        metrics.delivery(&self.provider, outcome, took);
     }
 }
 

@@ -106,6 +106,15 @@ async fn slow(host: &Host, slug: &str, announced: usize, sent: usize) -> TcpStre
 }
 
 impl Host {
+    /// Asserts how many deliveries of a provider have had this outcome.
+    async fn has_counted(&self, provider: &str, outcome: &str, count: usize) {
+        let line = format!(
+            "sendflowr_host_deliveries_total{{provider=\"{provider}\",outcome=\"{outcome}\"}} {count}\n"
+        );
+        let metrics = self.get("/metrics").await.text;
+        assert!(metrics.contains(&line), "no `{line}` in {metrics}");
+    }
+
     /// Waits until so many deliveries are under way.
     async fn under_way(&self, count: usize) {
         let line = format!("sendflowr_host_deliveries_in_flight {count}\n");
@@ -147,9 +156,7 @@ async fn bodies_under_way_are_bounded_together_and_a_provider_leaves_room_to_oth
     let mut answer = [0; 12];
     refused.read_exact(&mut answer).await.unwrap();
     assert_eq!(&answer, b"HTTP/1.1 503");
-    let metrics = host.get("/metrics").await.text;
-    let counted = r#"sendflowr_host_deliveries_total{provider="acme",outcome="overloaded"} 2"#;
-    assert!(metrics.contains(counted), "{metrics}");
+    host.has_counted("acme", "overloaded", 2).await;
     assert_eq!(host.post("/webhooks/acme", vec![b'x'; 10_000]).await.status, 200);
     assert_eq!(
         host.post("/webhooks/other", vec![b'x'; 100_000]).await.status,
@@ -200,6 +207,18 @@ async fn more_connections_than_there_is_room_for_wait() {
     let mut answer = [0; 12];
     let early = tokio::time::timeout(Duration::from_millis(300), third.read_exact(&mut answer)).await;
     assert!(early.is_err(), "{answer:?}");
+    host.has_counted("acme", "timed_out", 1).await;
+}
+
+#[tokio::test]
+async fn a_delivery_whose_sender_hangs_up_is_counted() {
+    let host = Host::start(&[guest("acme")], OPEN, "").await;
+    host.bus.set(Mood::Waits);
+    let sender = slow(&host, "acme", 1, 1).await;
+    host.bus.waiting.acquire().await.unwrap().forget();
+    drop(sender);
+    host.under_way(0).await;
+    host.has_counted("acme", "given_up", 1).await;
     drop(open.pop());
     third.read_exact(&mut answer).await.unwrap();
     assert_eq!(&answer, b"HTTP/1.1 200");

@@ -66,7 +66,8 @@ pub struct RawKafkaConfig {
     /// Replicas of a topic that has to be made, 1 to 9. Default: what the brokers are configured to.
     pub replication_factor: Option<u64>,
     /// Longest wait for the brokers' acknowledgement. 1,000 to 60,000, default 4,000: the least patient providers hang up
-    /// after 5 s, and one that is told to come again is better off than one that heard nothing.
+    /// after 5 s, and one that is told to come again is better off than one that heard nothing. Less than
+    /// `host.request_timeout_ms`.
     pub delivery_timeout_ms: u64,
     /// Most bytes that wait for acknowledgement; what comes on top is refused at once. 1 MiB to 1 GiB, default 64 MiB:
     /// several seconds of traffic at 10,000 events a second.
