@@ -13,7 +13,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use listener::{Limits, Readiness, probe};
+use listener::{Limits, Readiness, SharedReadiness, probe};
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -25,6 +25,7 @@ use crate::{Dependencies, StatusConfig};
 struct Status {
     dependencies: Dependencies,
     registry: Arc<Mutex<Registry>>,
+    readiness: SharedReadiness,
     shutdown: CancellationToken,
 }
 
@@ -43,6 +44,7 @@ pub async fn serve_status(
     let status = Status {
         dependencies,
         registry,
+        readiness: SharedReadiness::default(),
         shutdown: shutdown.clone(),
     };
     let router = Router::new()
@@ -83,15 +85,18 @@ async fn ready(State(status): State<Status>) -> Readiness {
     if status.shutdown.is_cancelled() {
         return Readiness::stopping();
     }
-    let dependencies = &status.dependencies;
-    // Profiles and the graph are made up for when they are back.
-    let (bus, events, identities, profiles) = tokio::join!(
-        probe("bus", true, dependencies.bus.ping()),
-        probe("events", true, dependencies.events.ping()),
-        probe("identities", false, dependencies.identities.ping()),
-        probe("profiles", false, dependencies.profiles.ping())
-    );
-    Readiness::of([bus, events, identities, profiles])
+    let dependencies = status.dependencies;
+    let probes = async move {
+        // Profiles and the graph are made up for when they are back.
+        let (bus, events, identities, profiles) = tokio::join!(
+            probe("bus", true, dependencies.bus.ping()),
+            probe("events", true, dependencies.events.ping()),
+            probe("identities", false, dependencies.identities.ping()),
+            probe("profiles", false, dependencies.profiles.ping())
+        );
+        [bus, events, identities, profiles]
+    };
+    status.readiness.ask(probes).await
 }
 
 async fn metrics(State(status): State<Status>) -> Response {

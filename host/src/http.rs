@@ -20,7 +20,7 @@ use axum::{
     routing::{MethodFilter, get, on, post},
 };
 use futures::FutureExt;
-use listener::{Access, RequestTrace};
+use listener::{Access, RequestTrace, SharedReadiness};
 use prometheus_client::registry::Registry;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -53,6 +53,7 @@ pub(crate) struct Shared {
     pub(crate) request_timeout: Duration,
     pub(crate) allow_mock_events: bool,
     pub(crate) access: Access,
+    pub(crate) readiness: SharedReadiness,
     pub(crate) shutdown: CancellationToken,
 }
 
@@ -81,6 +82,7 @@ impl App {
             request_timeout: config.request_timeout,
             allow_mock_events: config.allow_mock_events,
             access: config.access.clone(),
+            readiness: SharedReadiness::default(),
             shutdown,
         }))
     }

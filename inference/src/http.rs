@@ -27,7 +27,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use event::{Timestamp, redact::Redactor};
-use listener::{Access, RequestTrace};
+use listener::{Access, RequestTrace, SharedReadiness};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceBuilder;
@@ -55,6 +55,7 @@ pub(crate) struct App {
     pub(crate) max_body_bytes: usize,
     pub(crate) request_timeout: Duration,
     pub(crate) access: Access,
+    pub(crate) readiness: SharedReadiness,
     pub(crate) stopping: CancellationToken,
     pub(crate) batches: Arc<Semaphore>,
     pub(crate) capacity_per_minute: Arc<BTreeMap<String, u32>>,

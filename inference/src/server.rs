@@ -8,6 +8,7 @@ use std::{
 use arc_swap::ArcSwap;
 use axum::Router;
 use event::Timestamp;
+use listener::SharedReadiness;
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -109,6 +110,7 @@ impl Server {
             max_body_bytes: config.max_body_bytes,
             request_timeout: config.request_timeout,
             access: config.access.clone(),
+            readiness: SharedReadiness::default(),
             stopping: stopping.clone(),
             batches: Arc::new(Semaphore::new(http::MAX_BATCHES)),
             capacity_per_minute: Arc::new(config.capacity_per_minute.clone()),

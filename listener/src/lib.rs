@@ -11,7 +11,7 @@ mod trace;
 pub use access::{Access, InvalidAccess, RawToken, require_token};
 pub use descriptors::raise_file_limit;
 pub use exposition::exposition;
-pub use ready::{Dependency, NotReady, Probe, Readiness, probe};
+pub use ready::{Dependency, NotReady, Probe, Readiness, SharedReadiness, probe};
 pub use serve::{Limits, serve};
 pub use tls::{InvalidTls, RawTlsConfig, TlsConfig};
 pub use trace::{RequestTrace, link};

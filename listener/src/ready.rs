@@ -1,10 +1,8 @@
 //! The answer of `/ready`: each dependency, whether it answers and how fast.
+//!
+//! The route is open to everybody and asking costs the stores work, so that all who ask at about the same time share one answer.
 
-use std::{
-    collections::BTreeMap,
-    fmt::Display,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, fmt::Display, sync::Arc, time::Duration};
 
 use axum::{
     Json,
@@ -12,10 +10,14 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
+use tokio::{sync::Mutex, time::Instant};
 use utoipa::ToSchema;
 
 /// Longest wait for a dependency. Orchestrators give a probe one second by default, and ask again.
 const PING_TIMEOUT: Duration = Duration::from_millis(900);
+
+/// How long an answer is told again. Orchestrators ask every few seconds and act on several answers.
+const TOLD_FOR: Duration = Duration::from_secs(1);
 
 /// What a role needs, and whether it answers.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -58,9 +60,11 @@ pub struct Dependency {
 pub struct Probe {
     name: &'static str,
     dependency: Dependency,
+    /// What went wrong, for the log alone: it may hold addresses.
+    failure: Option<String>,
 }
 
-/// Asks a dependency whether it answers, within a second. A failure is logged here.
+/// Asks a dependency whether it answers, within a second.
 pub async fn probe<E: Display>(
     name: &'static str,
     needed: bool,
@@ -69,34 +73,87 @@ pub async fn probe<E: Display>(
     let started = Instant::now();
     let answer = tokio::time::timeout(PING_TIMEOUT, ping).await;
     let latency_ms = started.elapsed().as_micros() as f64 / 1_000.0;
-    let status = match answer {
-        Ok(Ok(())) => "ok",
-        Ok(Err(error)) => {
-            tracing::warn!(dependency = name, error = %error, "the {name} port does not answer: {error}");
-            "unreachable"
-        }
-        Err(_elapsed) => {
-            tracing::warn!(dependency = name, "the {name} port does not answer in time");
-            "timed_out"
-        }
+    let (status, failure) = match answer {
+        Ok(Ok(())) => ("ok", None),
+        Ok(Err(error)) => ("unreachable", Some(error.to_string())),
+        Err(_elapsed) => ("timed_out", Some("no answer in time".to_owned())),
     };
     let dependency = Dependency {
         status,
         latency_ms,
         needed,
     };
-    Probe { name, dependency }
+    Probe {
+        name,
+        dependency,
+        failure,
+    }
+}
+
+/// Answers `/ready` for everybody who asks.
+#[derive(Debug, Clone, Default)]
+pub struct SharedReadiness {
+    last: Arc<Mutex<Option<(Instant, Readiness)>>>,
+}
+
+impl SharedReadiness {
+    /// What `probes` come to, or what they came to within the last second. Whoever asks meanwhile waits for the same
+    /// probes, which should go on side by side. What changes is logged.
+    pub async fn ask<const N: usize>(
+        &self,
+        probes: impl Future<Output = [Probe; N]> + Send + 'static,
+    ) -> Readiness {
+        let mut last = Arc::clone(&self.last).lock_owned().await;
+        if let Some((told_at, readiness)) = &*last
+            && told_at.elapsed() < TOLD_FOR
+        {
+            return readiness.clone();
+        }
+        // On a task of its own: whoever asks and hangs up does not make the next one ask again.
+        let asked = tokio::spawn(async move {
+            let probes = probes.await;
+            let before = last.as_ref().map(|(_, readiness)| &readiness.dependencies);
+            for probe in &probes {
+                probe.tell_change(before.and_then(|before| before.get(probe.name)));
+            }
+            let readiness = Readiness::of(probes);
+            *last = Some((Instant::now(), readiness.clone()));
+            readiness
+        });
+        asked
+            .await
+            .expect("no port panics when it is asked, and nobody aborts the task")
+    }
+}
+
+impl Probe {
+    /// Logs that a dependency is lost or back.
+    fn tell_change(&self, before: Option<&Dependency>) {
+        let name = self.name;
+        let was_lost = before.is_some_and(|before| before.status != "ok");
+        match &self.failure {
+            Some(error) if !was_lost => {
+                tracing::warn!(
+                    dependency = name,
+                    error,
+                    "the {name} port does not answer: {error}"
+                );
+            }
+            None if was_lost => tracing::info!(dependency = name, "the {name} port answers again"),
+            _ => {}
+        }
+    }
 }
 
 impl Readiness {
     /// Not ready as soon as something needed does not answer, degraded when something else does not.
-    pub fn of(probes: impl IntoIterator<Item = Probe>) -> Self {
+    fn of(probes: impl IntoIterator<Item = Probe>) -> Self {
         let mut readiness = Self {
             status: "ready",
             error: None,
             dependencies: BTreeMap::new(),
         };
-        for Probe { name, dependency } in probes {
+        for Probe { name, dependency, .. } in probes {
             if dependency.status != "ok" {
                 if dependency.needed {
                     readiness.status = "not_ready";
@@ -139,6 +196,8 @@ impl IntoResponse for Readiness {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     async fn asked(name: &'static str, needed: bool, answers: bool) -> Probe {
@@ -179,5 +238,44 @@ mod tests {
     async fn a_dependency_that_hangs_is_not_waited_for() {
         let hangs = probe("bus", true, std::future::pending::<Result<(), &str>>()).await;
         assert_eq!(Readiness::of([hangs]).dependencies["bus"].status, "timed_out");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_who_ask_at_once_share_an_answer() {
+        let readiness = SharedReadiness::default();
+        let asked = Arc::new(AtomicUsize::new(0));
+        let ask = || {
+            let asked = Arc::clone(&asked);
+            let ping = async move {
+                asked.fetch_add(1, Ordering::SeqCst);
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                Ok::<(), &str>(())
+            };
+            readiness.ask(async { [probe("bus", true, ping).await] })
+        };
+        // Whoever hangs up first does not end the question for the others.
+        assert!(
+            tokio::time::timeout(Duration::from_millis(10), ask())
+                .await
+                .is_err()
+        );
+        let mut all = tokio::task::JoinSet::new();
+        for _ in 0..200 {
+            let (readiness, asked) = (readiness.clone(), Arc::clone(&asked));
+            all.spawn(async move {
+                let ping = async move {
+                    asked.fetch_add(1, Ordering::SeqCst);
+                    Ok::<(), &str>(())
+                };
+                readiness.ask(async { [probe("bus", true, ping).await] }).await
+            });
+        }
+        for answer in all.join_all().await {
+            assert_eq!(answer.status, "ready");
+        }
+        assert_eq!(asked.load(Ordering::SeqCst), 1);
+        tokio::time::sleep(TOLD_FOR).await;
+        assert_eq!(ask().await.status, "ready");
+        assert_eq!(asked.load(Ordering::SeqCst), 2);
     }
 }

@@ -1,5 +1,7 @@
 //! Whether the host lives, whether it can take deliveries, and what it has counted.
 
+use std::sync::Arc;
+
 use axum::{
     Json,
     extract::State,
@@ -21,9 +23,15 @@ pub(super) async fn ready(State(app): State<App>) -> Response {
     if app.shutdown.is_cancelled() {
         return Readiness::stopping().into_response();
     }
-    let bus = probe("bus", true, app.intake.bus.ping()).await;
-    let accounts = probe("accounts", false, app.intake.accounts.refresh()).await;
-    Readiness::of([bus, accounts]).into_response()
+    let intake = Arc::clone(&app.intake);
+    let probes = async move {
+        let (bus, accounts) = tokio::join!(
+            probe("bus", true, intake.bus.ping()),
+            probe("accounts", false, intake.accounts.refresh())
+        );
+        [bus, accounts]
+    };
+    app.readiness.ask(probes).await.into_response()
 }
 
 /// Everything counted, in the OpenMetrics text format.

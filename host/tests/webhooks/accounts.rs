@@ -1,6 +1,9 @@
 //! Accounts that are added while the host runs, on the embedded store.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use sendflowr_host::{AccountValues, Sealer};
 use serde_json::json;
@@ -10,7 +13,7 @@ use store::{
 };
 use tempfile::TempDir;
 
-use crate::{Host, guest::guest};
+use crate::{Host, Mood, guest::guest};
 
 const SEAL_KEY: &str = "0707070707070707070707070707070707070707070707070707070707070707";
 
@@ -52,7 +55,14 @@ async fn accounts_are_added_and_removed_without_a_restart() {
     );
 
     assert!(store.remove_account("acme", "eu").await.unwrap());
-    host.get("/ready").await;
+    let refused = async {
+        while host.post("/webhooks/acme/eu", "x").await.status == 200 {
+            host.get("/ready").await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), refused)
+        .await
+        .unwrap();
     assert_eq!(
         host.post("/webhooks/acme/eu", "x").await.code(),
         "unknown_account"
@@ -69,10 +79,10 @@ async fn a_running_host_finds_a_new_account_by_itself() {
     store.put_account(&unsigned("eu")).await.unwrap();
     let found = async {
         while host.post("/webhooks/acme/eu", "x").await.status != 200 {
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(60), found)
+    tokio::time::timeout(Duration::from_secs(60), found)
         .await
         .unwrap();
 }
@@ -117,4 +127,40 @@ async fn while_the_store_is_away_configured_accounts_are_served_and_others_put_o
     let ready = host.get("/ready").await;
     assert_eq!(ready.status, 200, "deliveries are taken: {}", ready.text);
     assert_eq!(ready.json()["status"], "degraded");
+}
+
+/// A store that takes no notice.
+struct Silent;
+
+#[async_trait::async_trait]
+impl StoredAccounts for Silent {
+    async fn accounts(&self) -> Result<Vec<StoredAccount>, StoreError> {
+        std::future::pending().await
+    }
+
+    async fn put_account(&self, _: &StoredAccount) -> Result<(), StoreError> {
+        unreachable!("hosts only read")
+    }
+
+    async fn remove_account(&self, _: &str, _: &str) -> Result<bool, StoreError> {
+        unreachable!("hosts only read")
+    }
+}
+
+#[tokio::test]
+async fn readiness_waits_for_bus_and_accounts_side_by_side() {
+    let host = Host::start_with(&[], "", "", Some(Arc::new(Silent))).await;
+    host.bus.set(Mood::Waits);
+    let began = Instant::now();
+    let ready = host.get("/ready").await;
+    let took = began.elapsed();
+    for name in ["bus", "accounts"] {
+        assert_eq!(
+            ready.json()["dependencies"][name]["status"],
+            "timed_out",
+            "{name}"
+        );
+    }
+    // One after the other they would take 1.8 s.
+    assert!(took < Duration::from_millis(1_700), "{took:?}");
 }

@@ -182,11 +182,11 @@ async fn nothing_is_stored_when_the_bus_is_down() {
         assert_eq!(answer.headers["retry-after"], "10");
     }
     assert!(host.bus.appends().is_empty());
-    assert_eq!(host.get("/ready").await.status, 503);
+    host.ready(503).await;
     assert_eq!(host.get("/health").await.status, 200);
     host.bus.set(Mood::Takes);
     assert_eq!(host.post("/webhooks/acme", "x").await.status, 200);
-    assert_eq!(host.get("/ready").await.status, 200);
+    host.ready(200).await;
 }
 
 #[tokio::test]

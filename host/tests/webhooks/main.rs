@@ -20,8 +20,11 @@ mod swap;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
-    time::Duration,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -54,6 +57,7 @@ struct FakeBus {
     gate: Semaphore,
     waiting: Semaphore,
     appends: Mutex<Vec<Vec<NewRecord>>>,
+    pings: AtomicUsize,
 }
 
 impl FakeBus {
@@ -100,10 +104,12 @@ impl Bus for FakeBus {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        if *self.mood.lock().unwrap() == Mood::IsDown {
-            Err(Self::down())
-        } else {
-            Ok(())
+        self.pings.fetch_add(1, Ordering::SeqCst);
+        let mood = *self.mood.lock().unwrap();
+        match mood {
+            Mood::IsDown => Err(Self::down()),
+            Mood::Waits => std::future::pending().await,
+            Mood::Takes | Mood::Panics => Ok(()),
         }
     }
 }
@@ -169,6 +175,7 @@ impl Host {
             gate: Semaphore::new(0),
             waiting: Semaphore::new(0),
             appends: Mutex::default(),
+            pings: AtomicUsize::default(),
         });
         let dependencies = Dependencies {
             bus: Arc::<FakeBus>::clone(&bus),
@@ -209,6 +216,19 @@ impl Host {
 
     async fn get(&self, path: &str) -> Answer {
         send(self.request(Method::GET, path)).await
+    }
+
+    /// The answer of `/ready` once it has this status: it is told again for a second.
+    async fn ready(&self, status: u16) -> Answer {
+        let began = Instant::now();
+        loop {
+            let answer = self.get("/ready").await;
+            if answer.status == status {
+                return answer;
+            }
+            assert!(began.elapsed() < Duration::from_secs(20), "{answer:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     async fn post(&self, path: &str, body: impl Into<reqwest::Body>) -> Answer {

@@ -1,11 +1,13 @@
 //! Everything that is no delivery.
 
+use std::sync::atomic::Ordering;
+
 use event::Event;
 use reqwest::Method;
 use serde_json::json;
 use store::bus::EVENTS_TOPIC;
 
-use crate::{Host, guest::guest, send};
+use crate::{Host, Mood, guest::guest, send};
 
 #[tokio::test]
 async fn says_what_there_is_under_other_paths() {
@@ -172,9 +174,21 @@ async fn readiness_tells_how_fast_the_bus_answers() {
     let bus = &ready["dependencies"]["bus"];
     assert_eq!((&bus["status"], &bus["needed"]), (&json!("ok"), &json!(true)));
     assert!(bus["latency_ms"].is_f64());
-    host.bus.set(crate::Mood::IsDown);
-    let answer = host.get("/ready").await;
-    assert_eq!((answer.status, answer.code().as_str()), (503, "bus_unavailable"));
+    host.bus.set(Mood::IsDown);
+    let answer = host.ready(503).await;
+    assert_eq!(answer.code(), "bus_unavailable");
     assert_eq!(answer.headers["retry-after"], "1");
     assert_eq!(answer.json()["dependencies"]["bus"]["status"], "unreachable");
+}
+
+#[tokio::test]
+async fn readiness_is_found_out_once_for_all_who_ask() {
+    let host = Host::start(&[], "", "").await;
+    let asking = (0..150).map(|_| host.get("/ready"));
+    for answer in futures::future::join_all(asking).await {
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    // Two where the machine took more than a second for all of them.
+    let pings = host.bus.pings.load(Ordering::SeqCst);
+    assert!((1..=5).contains(&pings), "{pings}");
 }

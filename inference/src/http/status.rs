@@ -66,14 +66,17 @@ pub(crate) async fn ready(State(app): State<App>) -> Response {
     if app.stopping.is_cancelled() {
         return Readiness::stopping().into_response();
     }
-    let dependencies = &app.service.dependencies;
-    // Without the graph people are taken as named, without profiles these are rebuilt from events.
-    let (events, identities, profiles) = tokio::join!(
-        probe("events", true, dependencies.events.ping()),
-        probe("identities", false, dependencies.identities.ping()),
-        probe("profiles", false, dependencies.profiles.ping())
-    );
-    Readiness::of([events, identities, profiles]).into_response()
+    let dependencies = app.service.dependencies.clone();
+    let probes = async move {
+        // Without the graph people are taken as named, without profiles these are rebuilt from events.
+        let (events, identities, profiles) = tokio::join!(
+            probe("events", true, dependencies.events.ping()),
+            probe("identities", false, dependencies.identities.ping()),
+            probe("profiles", false, dependencies.profiles.ping())
+        );
+        [events, identities, profiles]
+    };
+    app.readiness.ask(probes).await.into_response()
 }
 
 /// Numbers for Prometheus.
