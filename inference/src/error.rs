@@ -88,6 +88,13 @@ impl ApiError {
         }
     }
 
+    /// Logs what a store has failed at: the caller is told only that it has.
+    pub(crate) fn log(&self) {
+        if let Self::Unavailable { what, source } = self {
+            tracing::warn!(store.what = what, error = %source, "{what} cannot be read: {source}");
+        }
+    }
+
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::MalformedJson { .. } => StatusCode::BAD_REQUEST,
@@ -147,9 +154,7 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        if let Self::Unavailable { what, source } = &self {
-            tracing::warn!(store.what = what, error = %source, "{what} cannot be read: {source}");
-        }
+        self.log();
         let mut response = (self.status(), Json(ErrorBody { error: self.body() })).into_response();
         if self.status() == StatusCode::SERVICE_UNAVAILABLE {
             response

@@ -157,6 +157,7 @@ async fn answer(app: App, lines: Lines, capacity: Capacity, answers: Answers, _p
     });
     let mut weighed = std::pin::pin!(weighed.buffered(AHEAD));
     let mut index = 0;
+    let mut is_failure_logged = false;
     loop {
         let next = tokio::select! {
             next = weighed.next() => next,
@@ -167,6 +168,13 @@ async fn answer(app: App, lines: Lines, capacity: Capacity, answers: Answers, _p
         let text = match window.map_err(io::Error::other).flatten() {
             Ok(window) => {
                 let decisions = batch.tell(window).await;
+                // A store that is away fails thousands of lines: the first tells why.
+                let mut errors = decisions.iter().filter_map(|decision| decision.as_ref().err());
+                let failure = errors.find(|error| matches!(error, ApiError::Unavailable { .. }));
+                if let (Some(failure), false) = (failure, is_failure_logged) {
+                    failure.log();
+                    is_failure_logged = true;
+                }
                 Ok(told(decisions, &mut index))
             }
             Err(error) => Err(error),

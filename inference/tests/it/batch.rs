@@ -611,3 +611,54 @@ async fn many_batches_wait_for_each_other() {
     }
     assert!(statuses.contains(&StatusCode::OK), "{statuses:?}");
 }
+
+/// Counts warnings.
+#[derive(Clone, Default)]
+struct Warnings(Arc<AtomicUsize>);
+
+impl tracing::Subscriber for Warnings {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        metadata.is_event() && *metadata.level() == tracing::Level::WARN
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        if event.fields().any(|field| field.name() == "store.what") {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[tokio::test]
+async fn a_store_that_fails_a_batch_is_logged_once() {
+    let warnings = Warnings::default();
+    // This test runs on one thread.
+    let _logging = tracing::subscriber::set_default(warnings.clone());
+    let stores = Stores::default();
+    evening_clicks(&stores, "ann@example.com", 20, now());
+    let app = TestApp::start_with(stores, &config());
+    app.profiles.down.store(true, Ordering::SeqCst);
+    app.events.down.store(true, Ordering::SeqCst);
+    let line = json!({"email": "ann@example.com", "now": NOW}).to_string();
+    // More than one window of lines.
+    let answers = answers(&app, "/timing/decide/batch", &vec![line; 3_000]).await;
+    assert_eq!(answers.len(), 3_000);
+    for answer in answers {
+        assert_eq!(
+            (&answer["status"], &answer["error"]["code"]),
+            (&json!(503), &json!("unavailable"))
+        );
+    }
+    assert_eq!(warnings.0.load(Ordering::SeqCst), 1);
+}
