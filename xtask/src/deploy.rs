@@ -15,6 +15,9 @@ use crate::{
 /// machine has, and the smallest machine that docs/deployment.md speaks of has two.
 const PROCESSORS: f64 = 2.0;
 
+/// The services of compose.yml that are ours.
+const ROLES: [&str; 3] = ["inference", "connector", "consumer"];
+
 /// Runs all of them, and the tools of Docker and Prometheus where they are.
 pub(crate) fn check() -> anyhow::Result<()> {
     let mut mistakes = Vec::new();
@@ -58,6 +61,15 @@ pub(crate) fn check() -> anyhow::Result<()> {
         mistakes.push(format!(
             "`{name}` is only in one of alerts.yml and docs/runbook.md"
         ));
+    }
+    let scrapes = read("deploy/prometheus/prometheus.yml")?;
+    for service in ROLES {
+        if !scrapes.contains(&format!("names: [{service}]")) {
+            mistakes.push(format!(
+                "deploy/prometheus/prometheus.yml does not look `{service}` up by its name: scaled, all its containers \
+                 would be one target"
+            ));
+        }
     }
     if !mistakes.is_empty() {
         bail!("{}", mistakes.join("\n"));
