@@ -2,6 +2,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -40,7 +41,8 @@ pub struct RawHostConfig {
     pub request_timeout_ms: Option<u64>,
     /// Milliseconds in which a body must have arrived. 100 to 120,000, default 10,000.
     pub body_timeout_ms: Option<u64>,
-    /// Milliseconds that open requests have for ending after the signal to stop. 0 to 120,000, default 20,000.
+    /// Milliseconds that open requests have for ending after the signal to stop. 0 to 25,000, default 20,000: the
+    /// process ends 30 s after the signal, whatever is still open.
     pub drain_timeout_ms: Option<u64>,
     /// Deliveries under way at once; more get a 503. 1 to 100,000, default 1,024, a few of which are ever at work and the
     /// rest wait for the same flush.
@@ -171,8 +173,8 @@ impl HostConfig {
                 1024,
                 MAX_MAX_BODY_BYTES,
             )?,
-            request_timeout: millis("request_timeout_ms", raw.request_timeout_ms, 15_000, 100)?,
-            body_timeout: millis("body_timeout_ms", raw.body_timeout_ms, 10_000, 100)?,
+            request_timeout: millis("request_timeout_ms", raw.request_timeout_ms, 15_000, PATIENCE_MS)?,
+            body_timeout: millis("body_timeout_ms", raw.body_timeout_ms, 10_000, PATIENCE_MS)?,
             max_concurrent_deliveries: size(
                 "max_concurrent_deliveries",
                 raw.max_concurrent_deliveries,
@@ -182,7 +184,7 @@ impl HostConfig {
             )?,
             limits: Limits {
                 max_connections: size("max_connections", raw.max_connections, 4096, 1, 100_000)?,
-                drain_timeout: millis("drain_timeout_ms", raw.drain_timeout_ms, 20_000, 0)?,
+                drain_timeout: millis("drain_timeout_ms", raw.drain_timeout_ms, 20_000, DRAIN_MS)?,
             },
             access: Access::try_new(
                 "host",
@@ -246,19 +248,27 @@ fn size(
     })
 }
 
-/// Two minutes are longer than any provider waits.
-const MAX_MILLIS: u64 = 120_000;
+/// From a few round trips to two minutes, which are longer than any provider waits.
+const PATIENCE_MS: RangeInclusive<u64> = 100..=120_000;
 
-fn millis(key: &'static str, value: Option<u64>, default: u64, min: u64) -> Result<Duration, InvalidConfig> {
+/// Every role ends within 30 s of the signal. What open requests leave of that is for the engines: they commit what is queued.
+const DRAIN_MS: RangeInclusive<u64> = 0..=25_000;
+
+fn millis(
+    key: &'static str,
+    value: Option<u64>,
+    default: u64,
+    range: RangeInclusive<u64>,
+) -> Result<Duration, InvalidConfig> {
     let value = value.unwrap_or(default);
-    if (min..=MAX_MILLIS).contains(&value) {
+    if range.contains(&value) {
         return Ok(Duration::from_millis(value));
     }
     Err(InvalidConfig::OutOfRange {
         key,
         value,
-        min,
-        max: MAX_MILLIS,
+        min: *range.start(),
+        max: *range.end(),
     })
 }
 
@@ -304,6 +314,10 @@ mod tests {
         assert_eq!(
             error("request_timeout_ms = 5"),
             "`host.request_timeout_ms` is 5, it must be between 100 and 120000"
+        );
+        assert_eq!(
+            error("drain_timeout_ms = 30000"),
+            "`host.drain_timeout_ms` is 30000, it must be between 0 and 25000"
         );
         assert!(toml::from_str::<RawHostConfig>("listne = 'x'").is_err());
     }

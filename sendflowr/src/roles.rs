@@ -21,6 +21,7 @@ use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
     task::JoinSet,
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -319,7 +320,8 @@ impl Process {
     async fn end(mut self, mut result: anyhow::Result<()>) -> anyhow::Result<()> {
         tracing::info!("stopping: open requests and batches end first");
         self.stop.cancel();
-        while let Ok(ended) = tokio::time::timeout(STOP_WITHIN, self.tasks.join_next()).await {
+        let deadline = Instant::now() + STOP_WITHIN;
+        while let Ok(ended) = tokio::time::timeout_at(deadline, self.tasks.join_next()).await {
             if ended.is_none() {
                 break;
             }
@@ -334,7 +336,7 @@ impl Process {
     }
 }
 
-/// How long a role may take to stop: longer than the host gives its open requests.
+/// How long the roles may take to stop: longer than the host gives its open requests at most.
 const STOP_WITHIN: Duration = Duration::from_secs(30);
 
 fn flatten(ended: Option<Result<anyhow::Result<()>, tokio::task::JoinError>>) -> anyhow::Result<()> {
