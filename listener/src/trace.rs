@@ -13,7 +13,7 @@ use opentelemetry::{
     Context, KeyValue, SpanId, TraceFlags, Value,
     trace::{SpanContext, Status, TraceContextExt, TraceState},
 };
-use tracing::Span;
+use tracing::{Metadata, Span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 /// Routes that orchestrators ask every few seconds; traces of them would bury the others.
@@ -21,6 +21,9 @@ const UNTRACED: [&str; 3] = ["/health", "/ready", "/metrics"];
 
 /// Traces that a span is linked to at most: as many as OpenTelemetry keeps.
 const MAX_LINKS: usize = 128;
+
+/// What the span of a request is called.
+const SPAN: &str = "request";
 
 /// A request's span and its place in a trace. Handlers find it among the request's extensions.
 #[derive(Clone)]
@@ -44,7 +47,7 @@ impl RequestTrace {
                 context: caller.unwrap_or_else(made_here),
             };
         }
-        let span = tracing::info_span!("request", otel.kind = "server", trace_id = tracing::field::Empty);
+        let span = tracing::info_span!(SPAN, otel.kind = "server", trace_id = tracing::field::Empty);
         if let Some(caller) = caller {
             // Fails where spans are not exported.
             let _ = span.set_parent(Context::new().with_remote_span_context(span_context(caller)));
@@ -83,6 +86,11 @@ impl RequestTrace {
             _ => "1.1",
         };
         span.set_attribute(KeyValue::new("network.protocol.version", version));
+    }
+
+    /// Whether this describes the span of a request.
+    pub fn is_span(metadata: &Metadata<'_>) -> bool {
+        metadata.is_span() && metadata.name() == SPAN && metadata.target() == module_path!()
     }
 
     /// The span, to run the request in.

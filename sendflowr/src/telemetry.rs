@@ -5,6 +5,7 @@ mod export;
 
 use std::io::IsTerminal;
 
+use listener::RequestTrace;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{
     EnvFilter, Registry,
@@ -59,9 +60,11 @@ pub(crate) fn init(filter: &str, format: LogFormat, exporter: Option<&Exporter>)
             .with_span_list(true)
             .boxed(),
     };
+    // The span of a request, which has the trace's id, belongs to every line within, whatever is chosen to be logged.
+    let requests = filter_fn(RequestTrace::is_span).with_max_level_hint(LevelFilter::INFO);
     Registry::default()
         .with(spans)
-        .with(lines.with_filter(filter))
+        .with(lines.with_filter(filter.or(requests)))
         .init();
     Ok(())
 }

@@ -350,3 +350,26 @@ async fn every_log_line_is_json_and_names_nobody() {
         assert!(!log.contains(private), "`{private}` was logged:\n{log}");
     }
 }
+
+#[tokio::test]
+async fn a_line_of_a_request_carries_the_traces_id_whatever_is_logged() {
+    let arguments = ["--log-format", "json"];
+    // The filter of the documentation's example: the request's span is below it.
+    let chosen = "warn,sendflowr_host=debug";
+    let mut system = System::start_logging(crate::POSTMARK, &["postmark"], &arguments, chosen).await;
+    let forged = [
+        ("authorization".to_owned(), "Basic x".to_owned()),
+        ("traceparent".to_owned(), CALLER.to_owned()),
+    ];
+    let click = crate::postmark_click(ADDRESS, "m1", AT);
+    assert_eq!(system.webhook("postmark", &forged, click).await.status, 401);
+    assert!(system.stop().await, "{}", system.log());
+    let log = system.log();
+    let refused = log.lines().find(|line| line.contains("delivery refused"));
+    let refused: serde_json::Value = serde_json::from_str(refused.expect("it is logged")).unwrap();
+    assert_eq!(refused["spans"][0]["trace_id"], CALLER[3..35], "{refused}");
+    assert!(
+        !log.contains("\"level\":\"INFO\""),
+        "nothing else is let through:\n{log}"
+    );
+}
