@@ -1,12 +1,14 @@
 //! Bodies: received within limits, decompressed within the same limits.
 //!
 //! A delivery takes its place among those under way when its body is there, so that senders who take their time hold up
-//! nobody. Until then what they have sent lies in a [`Room`] of bounded size.
+//! nobody. What they have sent, and what it unpacks to, lies in a [`Room`] of bounded size until the delivery is answered.
 
 use std::{
     collections::HashMap,
     io::{self, Read},
-    sync::{Mutex, PoisonError},
+    num::NonZero,
+    sync::{Arc, Mutex, PoisonError},
+    thread,
 };
 
 use axum::{
@@ -15,6 +17,7 @@ use axum::{
 };
 use flate2::read::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 use futures::StreamExt;
+use tokio::sync::Semaphore;
 
 use super::Shared;
 use crate::error::ApiError;
@@ -38,6 +41,8 @@ pub(crate) struct Room {
     bytes: usize,
     /// Taken by provider. Only slugs of installed plugins come here.
     taken: Mutex<HashMap<String, usize>>,
+    /// Bodies that are unpacked at once: one a core. More would hold threads that plugins need, and end no sooner.
+    unpacking: Arc<Semaphore>,
 }
 
 impl Room {
@@ -46,6 +51,9 @@ impl Room {
         Self {
             bytes: BODIES_IN_ROOM * max_body_bytes,
             taken: Mutex::default(),
+            unpacking: Arc::new(Semaphore::new(
+                thread::available_parallelism().map_or(1, NonZero::get),
+            )),
         }
     }
 
@@ -67,18 +75,18 @@ impl Room {
     }
 }
 
-/// What one body has taken; given back when the body has come in, or does not any more.
-struct Place<'a> {
-    room: &'a Room,
-    provider: &'a str,
+/// What one body has taken; given back when the delivery is answered, or the body does not come any more.
+pub(super) struct Place {
+    room: Arc<Room>,
+    provider: String,
     bytes: usize,
 }
 
-impl Place<'_> {
+impl Place {
     /// Takes as much as a body of this length needs.
     fn grow(&mut self, body_bytes: usize) -> bool {
         let more = body_bytes.saturating_sub(FREE_BYTES).saturating_sub(self.bytes);
-        let has_room = more == 0 || self.room.take(self.provider, more);
+        let has_room = more == 0 || self.room.take(&self.provider, more);
         if has_room {
             self.bytes += more;
         }
@@ -86,9 +94,9 @@ impl Place<'_> {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for Place {
     fn drop(&mut self) {
-        if let Some(taken) = self.room.taken().get_mut(self.provider) {
+        if let Some(taken) = self.room.taken().get_mut(&self.provider) {
             *taken -= self.bytes;
         }
     }
@@ -98,6 +106,7 @@ impl Drop for Place<'_> {
 pub(super) struct Received {
     bytes: Vec<u8>,
     encodings: Vec<Encoding>,
+    place: Place,
 }
 
 /// Receives a body for this provider. What is temporary is answered with `unavailable`: some providers never repeat a delivery
@@ -110,29 +119,48 @@ pub(super) async fn receive(
     body: Body,
 ) -> Result<Received, ApiError> {
     let encodings = encodings(headers)?;
-    let place = Place {
-        room: &app.room,
-        provider,
+    let mut place = Place {
+        room: Arc::clone(&app.room),
+        provider: provider.to_owned(),
         bytes: 0,
     };
-    let collect = collect(headers, body, app.max_body_bytes, place, unavailable);
+    let collect = collect(headers, body, app.max_body_bytes, &mut place, unavailable);
     let bytes = tokio::time::timeout(app.body_timeout, collect).await;
     let bytes = bytes.map_err(|_elapsed| {
         let message = "the body did not arrive in time: send it again";
         ApiError::new(unavailable, "body_timed_out", message).retry_after(1)
     })??;
-    Ok(Received { bytes, encodings })
+    Ok(Received {
+        bytes,
+        encodings,
+        place,
+    })
 }
 
 impl Received {
-    /// The body without its encodings. Never holds more than the limit.
-    pub(super) async fn decompressed(self, limit: usize) -> Result<Vec<u8>, ApiError> {
-        let Self { bytes, encodings } = self;
+    /// The body without its encodings, and its place, to be kept as long as the body. Never holds more than the limit.
+    pub(super) async fn decompressed(
+        self,
+        limit: usize,
+        unavailable: StatusCode,
+    ) -> Result<(Vec<u8>, Place), ApiError> {
+        let Self {
+            bytes,
+            encodings,
+            mut place,
+        } = self;
         if encodings.is_empty() || bytes.is_empty() {
-            return Ok(bytes);
+            return Ok((bytes, place));
         }
+        let turn = Arc::clone(&place.room.unpacking).acquire_owned().await;
+        let turn = turn.expect("the semaphore is never closed");
         // A few bytes may decompress to the limit, which takes milliseconds.
-        match tokio::task::spawn_blocking(move || decompress(bytes, &encodings, limit)).await {
+        let work = move || {
+            let decompressed = decompress(bytes, &encodings, limit, &mut place, unavailable)?;
+            drop(turn);
+            Ok((decompressed, place))
+        };
+        match tokio::task::spawn_blocking(work).await {
             Ok(decompressed) => decompressed,
             Err(failure) => Err(if failure.is_panic() {
                 ApiError::panicked()
@@ -147,7 +175,7 @@ async fn collect(
     headers: &HeaderMap,
     body: Body,
     limit: usize,
-    mut place: Place<'_>,
+    place: &mut Place,
     unavailable: StatusCode,
 ) -> Result<Vec<u8>, ApiError> {
     let announced = headers
@@ -210,17 +238,28 @@ fn encodings(headers: &HeaderMap) -> Result<Vec<Encoding>, ApiError> {
     }
 }
 
-fn decompress(mut body: Vec<u8>, encodings: &[Encoding], limit: usize) -> Result<Vec<u8>, ApiError> {
+fn decompress(
+    mut body: Vec<u8>,
+    encodings: &[Encoding],
+    limit: usize,
+    place: &mut Place,
+    unavailable: StatusCode,
+) -> Result<Vec<u8>, ApiError> {
     for encoding in encodings.iter().rev() {
         let decompressed = match encoding {
-            Encoding::Gzip => read_capped(MultiGzDecoder::new(body.as_slice()), limit),
+            Encoding::Gzip => read_capped(MultiGzDecoder::new(body.as_slice()), limit, place),
             // By the book it is zlib; some clients send the bare stream.
-            Encoding::Deflate => read_capped(ZlibDecoder::new(body.as_slice()), limit)
-                .or_else(|_| read_capped(DeflateDecoder::new(body.as_slice()), limit)),
+            Encoding::Deflate => match read_capped(ZlibDecoder::new(body.as_slice()), limit, place) {
+                Err(Unread::Invalid) => read_capped(DeflateDecoder::new(body.as_slice()), limit, place),
+                read => read,
+            },
         };
-        let decompressed = decompressed.map_err(|_| {
-            let message = "the body is not compressed as its header `content-encoding` says";
-            ApiError::new(StatusCode::BAD_REQUEST, "encoding_invalid", message)
+        let decompressed = decompressed.map_err(|unread| match unread {
+            Unread::NoRoom => ApiError::overloaded(unavailable),
+            Unread::Invalid => {
+                let message = "the body is not compressed as its header `content-encoding` says";
+                ApiError::new(StatusCode::BAD_REQUEST, "encoding_invalid", message)
+            }
         })?;
         if decompressed.len() > limit {
             return Err(ApiError::body_too_large(limit));
@@ -230,11 +269,32 @@ fn decompress(mut body: Vec<u8>, encodings: &[Encoding], limit: usize) -> Result
     Ok(body)
 }
 
-/// Reads up to one byte more than the limit.
-fn read_capped(reader: impl Read, limit: usize) -> io::Result<Vec<u8>> {
+/// Why a compressed body was not read.
+enum Unread {
+    Invalid,
+    NoRoom,
+}
+
+impl From<io::Error> for Unread {
+    fn from(_: io::Error) -> Self {
+        Self::Invalid
+    }
+}
+
+/// Reads up to one byte more than the limit, as long as there is room for it.
+fn read_capped(reader: impl Read, limit: usize, place: &mut Place) -> Result<Vec<u8>, Unread> {
+    let mut reader = reader.take(limit as u64 + 1);
     let mut bytes = Vec::new();
-    reader.take(limit as u64 + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    loop {
+        // In pieces of what is free, so that a body that fits there asks once.
+        let read = reader.by_ref().take(FREE_BYTES as u64).read_to_end(&mut bytes)?;
+        if read == 0 {
+            return Ok(bytes);
+        }
+        if !place.grow(bytes.len()) {
+            return Err(Unread::NoRoom);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -248,6 +308,27 @@ mod tests {
 
     use super::*;
 
+    fn place_in(room: &Arc<Room>, provider: &str) -> Place {
+        Place {
+            room: Arc::clone(room),
+            provider: provider.to_owned(),
+            bytes: 0,
+        }
+    }
+
+    /// Unpacks where there is room enough.
+    fn unpacked(body: Vec<u8>, encodings: &[Encoding], limit: usize) -> Result<Vec<u8>, ApiError> {
+        let room = Arc::new(Room::for_bodies_of(limit));
+        let mut place = place_in(&room, "a");
+        decompress(
+            body,
+            encodings,
+            limit,
+            &mut place,
+            StatusCode::SERVICE_UNAVAILABLE,
+        )
+    }
+
     fn gzip(bytes: &[u8]) -> Vec<u8> {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
         encoder.write_all(bytes).unwrap();
@@ -256,12 +337,8 @@ mod tests {
 
     #[test]
     fn a_provider_gets_a_part_of_the_room_and_all_of_them_no_more_than_there_is() {
-        let room = Room::for_bodies_of(100);
-        let place = |provider| Place {
-            room: &room,
-            provider,
-            bytes: 0,
-        };
+        let room = Arc::new(Room::for_bodies_of(100));
+        let place = |provider| place_in(&room, provider);
         let mut first = place("a");
         assert!(first.grow(FREE_BYTES), "the beginning is free");
         assert!(first.grow(FREE_BYTES + 1600));
@@ -284,7 +361,7 @@ mod tests {
         zlib.write_all(b"hello").unwrap();
         let mut bare = DeflateEncoder::new(Vec::new(), Compression::default());
         bare.write_all(b"hello").unwrap();
-        let undone = |body, encodings: &[Encoding]| decompress(body, encodings, 100).unwrap();
+        let undone = |body, encodings: &[Encoding]| unpacked(body, encodings, 100).unwrap();
         assert_eq!(undone(gzip(b"hello"), &[Encoding::Gzip]), b"hello");
         assert_eq!(undone(zlib.finish().unwrap(), &[Encoding::Deflate]), b"hello");
         assert_eq!(undone(bare.finish().unwrap(), &[Encoding::Deflate]), b"hello");
@@ -292,7 +369,7 @@ mod tests {
             undone(gzip(&gzip(b"hello")), &[Encoding::Gzip, Encoding::Gzip]),
             b"hello"
         );
-        let error = decompress(b"hello".to_vec(), &[Encoding::Gzip], 100).unwrap_err();
+        let error = unpacked(b"hello".to_vec(), &[Encoding::Gzip], 100).unwrap_err();
         assert_eq!(error.code, "encoding_invalid");
     }
 
@@ -301,13 +378,11 @@ mod tests {
         let bomb = gzip(&vec![0; 1_000_000]);
         assert!(bomb.len() < 2000);
         assert_eq!(
-            decompress(bomb, &[Encoding::Gzip], 1000).unwrap_err().status,
+            unpacked(bomb, &[Encoding::Gzip], 1000).unwrap_err().status,
             StatusCode::PAYLOAD_TOO_LARGE
         );
         assert_eq!(
-            decompress(gzip(&[0; 1000]), &[Encoding::Gzip], 1000)
-                .unwrap()
-                .len(),
+            unpacked(gzip(&[0; 1000]), &[Encoding::Gzip], 1000).unwrap().len(),
             1000
         );
     }

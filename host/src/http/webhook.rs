@@ -173,7 +173,8 @@ async fn deliver(
     let Ok(_permit) = app.permits.try_acquire() else {
         return Err(ApiError::overloaded(unavailable));
     };
-    let body = received.decompressed(app.max_body_bytes).await?;
+    // Its place is kept until the delivery is answered.
+    let (body, _place) = received.decompressed(app.max_body_bytes, unavailable).await?;
     let receipt = Receipt {
         request_id: id.as_str(),
         trace: trace.context(),
