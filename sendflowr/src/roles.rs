@@ -72,9 +72,9 @@ pub(crate) async fn up(
         }
         Ok(())
     };
-    Process::new(config, exporter, None)?
-        .run(asked_to_stop, start)
-        .await
+    let process = Process::new(config, exporter, None)?;
+    // Starting keeps much at hand; boxed, so that what waits for it stays small.
+    Box::pin(process.run(asked_to_stop, start)).await
 }
 
 /// Runs one role in this process.
@@ -100,9 +100,8 @@ pub(crate) async fn one(config: RawConfig, role: Role, exporter: Option<Exporter
         }
         Ok(())
     };
-    Process::new(config, exporter, Some(role))?
-        .run(asked_to_stop, start)
-        .await
+    let process = Process::new(config, exporter, Some(role))?;
+    Box::pin(process.run(asked_to_stop, start)).await
 }
 
 /// What hashes identities; the same in every role.
