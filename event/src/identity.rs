@@ -251,6 +251,16 @@ impl Hasher {
     }
 }
 
+/// Longest name of an account. They become part of paths, of keys and of stored ids.
+pub const MAX_ACCOUNT_NAME: usize = 64;
+
+/// Whether this can be the name of an account: 1 to [`MAX_ACCOUNT_NAME`] letters, digits, hyphens, underscores and dots.
+/// Capitals make another account.
+pub fn is_account_name(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    (1..=MAX_ACCOUNT_NAME).contains(&name.len()) && name.bytes().all(is_plain)
+}
+
 /// The stored value of a provider's own user id, which is unique only within provider and account.
 pub fn scoped_esp_user_id(esp: &str, account: &str, value: &str) -> String {
     format!("{esp}:{account}:{value}")

@@ -14,5 +14,5 @@ mod trace;
 pub use canonical::{BounceType, Event, EventType, Identified, SCHEMA_VERSION, UnsupportedSchema, event_id};
 pub use identity::{EmailHash, Hasher, Identifier, IdentifierKind, UniversalId};
 pub use mailbox::MailboxProvider;
-pub use timestamp::Timestamp;
+pub use timestamp::{MAX_AHEAD_MS, Timestamp};
 pub use trace::{InvalidTrace, TRACE_HEADER, TraceContext, TraceId};

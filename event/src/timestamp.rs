@@ -11,6 +11,10 @@ pub struct Timestamp(i64);
 /// The last moment that the calendar crate can show in every time zone, 9999-12-30T22:00:00Z.
 const MAX_MS: i64 = 253_402_207_200_000;
 
+/// How far ahead of a right clock an event may have happened, in milliseconds: a day takes in every mix-up of time zones. The host
+/// takes nothing later, which would stand in the future of every person's profile, and a decision for now looks as far.
+pub const MAX_AHEAD_MS: i64 = 24 * 60 * 60 * 1_000;
+
 impl Timestamp {
     /// The moment `ms` milliseconds after the Unix epoch, or `None` outside the years 1970 to 9999.
     pub fn try_from_millis(ms: i64) -> Option<Self> {

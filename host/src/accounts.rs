@@ -11,6 +11,7 @@ mod stored;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
+use event::identity::{MAX_ACCOUNT_NAME, is_account_name};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -37,9 +38,6 @@ const EXTERNAL_ID_SCOPE: &str = "external_id_scope";
 /// Values a secret may have at once. A rotation needs two; four leave room for one that overlaps the next, and keep
 /// the work that a forged delivery causes small.
 const MAX_VALUES: usize = 4;
-
-/// Longest name of an account, and of a scope. They become part of paths, of keys and of stored ids.
-const MAX_ACCOUNT_NAME: usize = 64;
 
 /// `[accounts]` as it stands in the configuration: `[accounts.<provider>.<account>]` holds `name = value`, where a value
 /// is a text, a number, a flag, or a list of texts for a secret that is being rotated. `allow_unsigned = true` accepts
@@ -408,19 +406,13 @@ fn check_provider(provider: &str) -> Result<(), InvalidAccount> {
     Ok(())
 }
 
-/// Whether a name can be an account's, or a scope.
-fn is_plain_name(name: &str) -> bool {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    (1..=MAX_ACCOUNT_NAME).contains(&name.len()) && name.bytes().all(is_plain)
-}
-
 fn parse_account(
     provider: &str,
     account: &str,
     raw: RawAccount,
     mut allow_unsigned: bool,
 ) -> Result<Account, InvalidAccount> {
-    if !is_plain_name(account) {
+    if !is_account_name(account) {
         return Err(InvalidAccount::Account {
             provider: provider.to_owned(),
             account: account.to_owned(),
@@ -457,7 +449,8 @@ fn parse_account(
             let RawValue::Text(scope) = value else {
                 return Err(invalid(&name, "must be a text"));
             };
-            if !is_plain_name(&scope) {
+            // It is put before ids as an account's name is.
+            if !is_account_name(&scope) {
                 return Err(invalid(
                     &name,
                     "must be 1 to 64 letters, digits, `-`, `_` and `.`",

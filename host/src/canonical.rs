@@ -20,8 +20,8 @@ mod tests;
 use std::{collections::BTreeMap, net::IpAddr};
 
 use event::{
-    Event, EventType, Hasher, Identifier, IdentifierKind, MailboxProvider, SCHEMA_VERSION, Timestamp,
-    UniversalId, event_id,
+    Event, EventType, Hasher, Identifier, IdentifierKind, MAX_AHEAD_MS, MailboxProvider, SCHEMA_VERSION,
+    Timestamp, UniversalId, event_id,
     identity::{normalize_email, scoped_esp_user_id},
     latency,
 };
@@ -46,10 +46,6 @@ const MAX_ENTRIES: usize = 64;
 
 /// Most identifiers; there are five kinds.
 const MAX_IDENTIFIERS: usize = 16;
-
-/// How far ahead of the clock an event may have happened: a day takes in every mix-up of time zones. Later ones would
-/// stand in the future of every person's profile.
-const MAX_AHEAD_MS: i64 = 24 * 3600 * 1000;
 
 /// 2000-01-01T00:00:00Z, before any of the providers. Seconds read as milliseconds land in January 1970.
 const EARLIEST_MS: i64 = 946_684_800_000;

@@ -13,7 +13,7 @@ mod hot_path;
 use std::ops::Range;
 
 use event::{
-    Timestamp,
+    MAX_AHEAD_MS, Timestamp,
     grid::{self, MINUTE_MS},
     profile::{Profile, Signal},
 };
@@ -37,16 +37,13 @@ use guards::{Minutes, first_minute_at, moment};
 /// yearly is seen to its end.
 const SEARCH_MS: i64 = 400 * DAY_MINUTES * MINUTE_MS;
 
-/// How far in the future of a right clock a stored event may lie: the host takes events up to a day ahead of their receipt.
-const MOST_AHEAD_MS: i64 = DAY_MINUTES * MINUTE_MS;
-
 /// Up to when what is known counts. Where `now` is the clock's, it has happened: an event whose provider's clock is ahead counts as
 /// happening now. Where `now` was told, what lies after it is not looked at.
 pub(crate) fn horizon(now: Timestamp, now_was_told: bool) -> Timestamp {
     if now_was_told {
         now
     } else {
-        now.plus_millis(MOST_AHEAD_MS)
+        now.plus_millis(MAX_AHEAD_MS)
     }
 }
 

@@ -301,11 +301,15 @@ fn deliveries_without_message_never_shorten_the_gap() {
 fn the_gap_counts_from_the_last_delivery() {
     let mut profile = Profile::default();
     profile.apply(&delivery(at("2026-01-07T09:30:00Z")), false);
+    a_day_passes_since_half_past_nine(&profile);
+}
+
+fn a_day_passes_since_half_past_nine(profile: &Profile) {
     let question = Question {
         minimum_gap_ms: Some(24 * HOUR_MS),
         ..question()
     };
-    let choice = decide_now(&profile, &question).unwrap();
+    let choice = decide_now(profile, &question).unwrap();
     assert!(choice.arrive_at >= at("2026-01-08T09:30:00Z"));
     assert_eq!(choice.minutes_left, 30);
 }
@@ -340,13 +344,7 @@ fn the_gap_counts_from_a_mail_whose_delivery_is_not_told() {
     let mut profile = Profile::default();
     profile.apply(&delivery(at("2026-01-07T04:00:00Z")), false);
     profile.apply(&event(EventType::Sent, at("2026-01-07T09:30:00Z")), false);
-    let question = Question {
-        minimum_gap_ms: Some(24 * HOUR_MS),
-        ..question()
-    };
-    let choice = decide_now(&profile, &question).unwrap();
-    assert!(choice.arrive_at >= at("2026-01-08T09:30:00Z"));
-    assert_eq!(choice.minutes_left, 30);
+    a_day_passes_since_half_past_nine(&profile);
 }
 
 #[test]

@@ -192,28 +192,23 @@ fn identifier(hasher: &Hasher, path: &str, input: IdentifierInput) -> Result<Ide
     Ok(Identifier { kind, value })
 }
 
-/// Longest slug and name of an account, which become part of stored values: as in the host.
-const MAX_NAME_BYTES: usize = 64;
-
-/// The name of an account, as the host takes and keeps it: capitals make another account.
+/// The name of an account, as the host takes and keeps it.
 fn account<'a>(path: &str, name: &'a str) -> Result<&'a str, ApiError> {
-    let valid = (1..=MAX_NAME_BYTES).contains(&name.len())
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'));
-    if valid {
+    if identity::is_account_name(name) {
         Ok(name)
     } else {
-        Err(ApiError::field(
-            path,
-            format!("must have 1 to {MAX_NAME_BYTES} letters, digits, hyphens, underscores or dots"),
-        ))
+        let most = identity::MAX_ACCOUNT_NAME;
+        let problem = format!("must have 1 to {most} letters, digits, hyphens, underscores or dots");
+        Err(ApiError::field(path, problem))
     }
 }
 
+/// Longest slug, which becomes part of stored values: as in the host.
+const MAX_SLUG_BYTES: usize = 64;
+
 /// The slug of a provider or of a source, in small letters.
 pub(crate) fn slug(path: &str, text: &str) -> Result<String, ApiError> {
-    let valid = (1..=MAX_NAME_BYTES).contains(&text.len())
+    let valid = (1..=MAX_SLUG_BYTES).contains(&text.len())
         && text
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
@@ -222,7 +217,7 @@ pub(crate) fn slug(path: &str, text: &str) -> Result<String, ApiError> {
     } else {
         Err(ApiError::field(
             path,
-            format!("must have 1 to {MAX_NAME_BYTES} letters, digits, hyphens or underscores"),
+            format!("must have 1 to {MAX_SLUG_BYTES} letters, digits, hyphens or underscores"),
         ))
     }
 }

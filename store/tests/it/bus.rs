@@ -1,4 +1,4 @@
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use event::Timestamp;
 use sendflowr_store::{
@@ -9,6 +9,12 @@ use sendflowr_store::{
 use crate::support::{next, open_bus, record, values};
 
 const SILENCE: Duration = Duration::from_millis(250);
+
+/// The database of groups and leases, to be changed behind the bus's back.
+async fn groups_of(folder: &Path) -> sqlx::SqlitePool {
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(folder.join("bus-groups.db"));
+    sqlx::SqlitePool::connect_with(options).await.unwrap()
+}
 
 #[tokio::test]
 async fn concurrent_appends_share_commits() {
@@ -121,8 +127,7 @@ async fn a_lost_lease_refuses_the_commit() {
     let mut sleeper = bus.subscribe("g", &["t"]).await.unwrap();
     next(sleeper.as_mut()).await;
     // The lease runs out, as it does when the process sleeps, and another member takes over.
-    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(folder.path().join("bus-groups.db"));
-    let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
+    let pool = groups_of(folder.path()).await;
     sqlx::query("UPDATE group_partitions SET lease_expires_at_ms = 0")
         .execute(&pool)
         .await
@@ -144,8 +149,7 @@ async fn a_lease_of_a_clock_that_was_ahead_keeps_nobody_waiting() {
     bus.append(vec![record("t", "1")]).await.unwrap();
     drop(bus.subscribe("g", &["t"]).await.unwrap());
     let ahead = Timestamp::from(std::time::SystemTime::now()).plus_millis(24 * 60 * 60 * 1_000);
-    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(folder.path().join("bus-groups.db"));
-    let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
+    let pool = groups_of(folder.path()).await;
     sqlx::query("UPDATE group_partitions SET member = 'gone', lease_expires_at_ms = ?1")
         .bind(ahead.as_millis())
         .execute(&pool)
@@ -167,8 +171,7 @@ async fn dead_letters_go_with_their_age_whoever_reads_them() {
     let days = |days: i64| now.plus_millis(days * 24 * 60 * 60 * 1_000);
     assert_eq!(bus.trim(days(29)).await.unwrap(), 0);
     // Others look from time to time.
-    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(folder.path().join("bus-groups.db"));
-    let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
+    let pool = groups_of(folder.path()).await;
     sqlx::query("UPDATE group_partitions SET active_at_ms = ?1")
         .bind(days(31).as_millis())
         .execute(&pool)
