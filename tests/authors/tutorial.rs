@@ -88,6 +88,8 @@ impl Terminal {
             .env("SENDFLOWR_HOST__LISTEN", "127.0.0.1:0")
             .env("SENDFLOWR_INFERENCE__LISTEN", "127.0.0.1:0")
             .env("SENDFLOWR_LOG", "warn")
+            // A machine that stands still for a tenth of a second must not fail the plugins in JavaScript and Python.
+            .env("SENDFLOWR_HOST__PLUGINS__LIMITS__CPU_TIME_MS", "2000")
             .stdin(Stdio::null());
         command
     }
