@@ -36,19 +36,19 @@ impl Plugin for Klaviyo {
         }
         let signature = request.proof_header("klaviyo-signature")?;
         let timestamp = request.proof_header("klaviyo-timestamp")?;
-        proofs.fresh_within(
-            TOLERANCE_SECONDS,
-            "header `klaviyo-timestamp`",
-            timestamp,
-            date_or_seconds,
-        )?;
+        // A body that is no JSON is for `normalize` to refuse, once its signature has held.
+        let document = request.json().ok();
+        let meta = document.as_ref().map(|document| document.root().get("meta"));
+        prove_fresh(&mut proofs, request.received_at_ms, timestamp, meta)?;
         let hash = KeyedHash::hmac(Hash::Sha256, "signing_secret", "header `klaviyo-signature`");
         // The header's own text is signed, never a date written anew.
         proofs.push(
             hash.message([Part::Body, proof::part(timestamp)])
                 .signature(signature, Encoding::Hex),
         );
-        check_webhook_id(request)?;
+        if let Some(meta) = meta {
+            check_webhook_id(request, meta)?;
+        }
         Ok(proofs.finish())
     }
 
@@ -80,13 +80,32 @@ fn date_or_seconds(text: &str) -> Option<i64> {
     }
 }
 
-/// Klaviyo advises to compare the id in the body, which is signed, with the one in the header. A body that is no JSON is
-/// for `normalize` to refuse, once its signature has held.
-fn check_webhook_id(request: &Request) -> Result<(), Rejection> {
-    let Ok(document) = request.json() else {
-        return Ok(());
-    };
-    let in_body = document.root().get("meta").str("klaviyo_webhook_id");
+/// Demands a signing time near the receipt. The header's runs five hours ahead of the GMT that it names, in Klaviyo's own
+/// example too, and `meta.timestamp` in the body, which is signed as well, does not: of the two, the nearer counts.
+fn prove_fresh(
+    proofs: &mut Proofs<'_>,
+    received_at_ms: i64,
+    header: &str,
+    meta: Option<Value<'_>>,
+) -> Result<(), Rejection> {
+    let away = |at: i64| at.abs_diff(received_at_ms);
+    let in_body = meta.map(|meta| meta.str("timestamp")).unwrap_or_default();
+    match (date_or_seconds(header), time::rfc3339(&in_body)) {
+        (Some(of_header), Some(of_body)) if away(of_body) < away(of_header) => {
+            proofs.fresh_within(TOLERANCE_SECONDS, "`meta.timestamp`", &in_body, time::rfc3339)
+        }
+        _ => proofs.fresh_within(
+            TOLERANCE_SECONDS,
+            "header `klaviyo-timestamp`",
+            header,
+            date_or_seconds,
+        ),
+    }
+}
+
+/// Klaviyo advises to compare the id in the body, which is signed, with the one in the header.
+fn check_webhook_id(request: &Request, meta: Value<'_>) -> Result<(), Rejection> {
+    let in_body = meta.str("klaviyo_webhook_id");
     let in_header = request.header("klaviyo-webhook-id").unwrap_or_default();
     if in_body.trim() == in_header.trim() {
         return Ok(());
@@ -127,7 +146,9 @@ fn system_event(element: Value<'_>) -> Element {
     ];
     Ok(Event {
         provider_event_id: element.text("external_id"),
-        recipient_email: of_profile("email").or_else(|| properties.text("Recipient Email Address")),
+        // Mails name it the one way, consent the other.
+        recipient_email: of_profile("email")
+            .or_else(|| properties.first_text(["Recipient Email Address", "email_address"])),
         identifiers: identifiers
             .into_iter()
             .filter_map(|(kind, value)| Identifier::of(kind, value))

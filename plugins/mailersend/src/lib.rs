@@ -69,36 +69,50 @@ fn event(root: Value<'_>) -> Element {
         _ => return Err(skip(name, "not about a recipient of an outgoing message")),
     };
     let data = root.get("data");
-    let Some(timestamp) = data.time("created_at", time::rfc3339) else {
-        return Err(reject("`data.created_at` is no time"));
-    };
     let email = data.get("email");
+    // Version 2 of the webhooks, the only one from December 2026 on, has flattened `data` and keeps the time beside it.
+    let (dated, about) = if email.is_object() {
+        (data, email)
+    } else {
+        (root, data)
+    };
+    let Some(timestamp) = dated.time("created_at", time::rfc3339) else {
+        return Err(reject(if email.is_object() {
+            "`data.created_at` is no time"
+        } else {
+            "`created_at` is no time"
+        }));
+    };
     let recipient = email.get("recipient");
-    // What it holds depends on the event; null for those that have nothing to add.
-    let morph = data.get("morph");
+    // What they hold depends on the event; null, or an empty list, for those that have nothing to add.
+    let (morph, meta) = (data.get("morph"), data.get("meta"));
+    let of_visit = |name| morph.text(name).or_else(|| meta.text(name));
+    let is_visit = matches!(kind, EventType::Opened | EventType::Clicked);
     Ok(Event {
         provider_event_id: data.text("id"),
-        recipient_email: recipient.text("email"),
+        // Version 2 is documented with `email` and comes with `recipient`.
+        recipient_email: recipient
+            .text("email")
+            .or_else(|| data.first_text(["recipient", "email"])),
         identifiers: Identifier::of(IdentifierKind::EspUserId, recipient.text("id"))
             .into_iter()
             .collect(),
-        message_id: email.get("message").text("id"),
-        subject: email.text("subject"),
-        click_url: if kind == EventType::Clicked {
-            morph.text("url")
-        } else {
-            None
-        },
-        ip_address: match kind {
-            EventType::Opened | EventType::Clicked => morph.text("ip"),
-            _ => None,
-        },
+        message_id: email
+            .get("message")
+            .text("id")
+            .or_else(|| data.text("message_id")),
+        subject: about.text("subject"),
+        click_url: of_visit("url").filter(|_| kind == EventType::Clicked),
+        ip_address: of_visit("ip").filter(|_| is_visit),
+        user_agent: meta.text("user_agent").filter(|_| is_visit),
         bounce_type,
         reason: match kind {
-            EventType::Bounced | EventType::Deferred => morph.first_text(["readable_reason", "reason"]),
+            EventType::Bounced | EventType::Deferred => morph
+                .first_text(["readable_reason", "reason"])
+                .or_else(|| meta.first_text(["bounce_reason", "readable_reason", "reason"])),
             _ => None,
         },
-        tags: email.list("tags"),
+        tags: about.list("tags"),
         ..Event::new(kind, timestamp)
     })
 }

@@ -12,8 +12,8 @@ pub struct Postmark;
 
 impl Plugin for Postmark {
     fn describe() -> Descriptor {
-        // Postmark never tries again after 403 alone, so none of these is one: a wrong password can be put
-        // right while the deliveries wait.
+        // The usual answers: Postmark has always given up at 403, which none of these is. Whether it tries again after 401
+        // depends on which of its pages one believes; what is temporary is 503, which it always repeats.
         Descriptor::new(
             "postmark",
             "Postmark",
