@@ -55,8 +55,9 @@ pub struct RawHostConfig {
     /// Whether `POST /api/mock/events/generate` makes events. Default: only when listening on this machine alone, for
     /// anybody who reaches the port can use it.
     pub allow_mock_events: Option<bool>,
-    /// Key that seals dead letters: 32 bytes, as 64 hexadecimal digits or base64. Default: made once and kept in
-    /// `seal.key` in the data folder. Several hosts that share a bus need the same one.
+    /// Key that seals dead letters, recordings and stored accounts: 32 bytes, as 64 hexadecimal digits or base64. Default:
+    /// made once and kept in `seal.key` in the data folder. Several hosts that share a bus need the same one. Former keys
+    /// may stand behind it, separated by white space, and open what they have sealed.
     pub seal_key: Option<Secret>,
     /// Token that `/plugins`, `/metrics` and `/api/mock/…` ask for as `Authorization: Bearer …`; 16 or more characters.
     /// Webhooks are open, their proofs protect them. Default: none, which is only taken on loopback.
@@ -111,9 +112,9 @@ pub struct HostConfig {
     pub tls: Option<TlsConfig>,
     /// Whether mock events can be made.
     pub allow_mock_events: bool,
-    /// Key of the dead letters, where one is configured.
+    /// Key that seals, and former ones behind it, where one is configured.
     pub seal_key: Option<Secret>,
-    /// File that holds the key otherwise.
+    /// File that holds them otherwise.
     pub seal_key_path: PathBuf,
     /// Folder of recorded deliveries.
     pub recordings_folder: PathBuf,

@@ -107,7 +107,7 @@ pub enum OpenError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SealKeyError {
-    /// Neither 64 hexadecimal digits nor base64 of 32 bytes.
+    /// No key at all, or one that is neither 64 hexadecimal digits nor base64 of 32 bytes.
     #[error("{0} must be 32 bytes, as 64 hexadecimal digits or base64: `openssl rand -hex 32` makes one")]
     Malformed(String),
     /// The file cannot be read or made.
@@ -120,9 +120,10 @@ pub enum SealKeyError {
     },
 }
 
-/// Seals and opens.
+/// Seals with one key, and opens with that one and those that were before it.
 pub struct Sealer {
-    key: LessSafeKey,
+    /// At least one. The first seals.
+    keys: Vec<LessSafeKey>,
     random: SystemRandom,
 }
 
@@ -133,32 +134,41 @@ impl fmt::Debug for Sealer {
 }
 
 impl Sealer {
-    /// Seals with this key.
+    /// Seals with this key, and opens with no other.
     pub fn new(key: &[u8; KEY_BYTES]) -> Self {
-        let key = UnboundKey::new(&CHACHA20_POLY1305, key).expect("the cipher's keys have 32 bytes");
         Self {
-            key: LessSafeKey::new(key),
+            keys: vec![cipher(key)],
             random: SystemRandom::new(),
         }
     }
 
-    /// Seals with a key as it is configured.
+    /// Seals with a key as it is configured. While it is being replaced the former ones stand behind it, separated by white
+    /// space: they open.
     ///
     /// # Errors
-    /// [`SealKeyError::Malformed`], naming `origin`, when the text is no key.
+    /// [`SealKeyError::Malformed`], naming `origin`, when one of them is no key, or there is none.
     pub fn from_text(text: &str, origin: &str) -> Result<Self, SealKeyError> {
-        let text = text.trim();
-        let bytes = match hex::decode(text) {
-            Ok(bytes) => Some(bytes),
-            Err(_) => base64::engine::general_purpose::STANDARD.decode(text).ok(),
-        };
-        let key = bytes.and_then(|bytes| <[u8; KEY_BYTES]>::try_from(bytes).ok());
-        key.map(|key| Self::new(&key))
-            .ok_or_else(|| SealKeyError::Malformed(origin.to_owned()))
+        let mut keys = Vec::new();
+        for text in text.split_whitespace() {
+            let bytes = match hex::decode(text) {
+                Ok(bytes) => Some(bytes),
+                Err(_) => base64::engine::general_purpose::STANDARD.decode(text).ok(),
+            };
+            let key = bytes.and_then(|bytes| <[u8; KEY_BYTES]>::try_from(bytes).ok());
+            let key = key.ok_or_else(|| SealKeyError::Malformed(origin.to_owned()))?;
+            keys.push(cipher(&key));
+        }
+        if keys.is_empty() {
+            return Err(SealKeyError::Malformed(origin.to_owned()));
+        }
+        Ok(Self {
+            keys,
+            random: SystemRandom::new(),
+        })
     }
 
     /// Seals with the key in a file, which is made when it is not there, readable for its owner alone. Processes that
-    /// start at the same time end up with the same key.
+    /// start at the same time end up with the same key. Former keys stand below it, one a line.
     ///
     /// # Errors
     /// [`SealKeyError`] when the file holds no key, or cannot be read or made.
@@ -194,7 +204,7 @@ impl Sealer {
         self.random
             .fill(&mut nonce)
             .expect("the system's random source does not fail once it is up");
-        self.key
+        self.keys[0]
             .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), beside, &mut packed)
             .expect("what is sealed is far shorter than the cipher's limit of 256 GiB");
         let mut sealed = Vec::with_capacity(1 + NONCE_LEN + packed.len());
@@ -223,15 +233,23 @@ impl Sealer {
             return Err(OpenError::TooNew(*version));
         }
         let (nonce, sealed) = rest.split_first_chunk::<NONCE_LEN>().ok_or(OpenError::Sealed)?;
-        let mut buffer = sealed.to_vec();
-        let length = self
-            .key
-            .open_in_place(Nonce::assume_unique_for_key(*nonce), beside, &mut buffer)
-            .map_err(|_| OpenError::Sealed)?
-            .len();
-        buffer.truncate(length);
-        Ok(buffer)
+        for key in &self.keys {
+            // An attempt that fails leaves nothing of the bytes.
+            let mut buffer = sealed.to_vec();
+            let nonce = Nonce::assume_unique_for_key(*nonce);
+            let opened = key.open_in_place(nonce, Aad::from(beside.as_ref()), &mut buffer);
+            if let Ok(length) = opened.map(|opened| opened.len()) {
+                buffer.truncate(length);
+                return Ok(buffer);
+            }
+        }
+        Err(OpenError::Sealed)
     }
+}
+
+fn cipher(key: &[u8; KEY_BYTES]) -> LessSafeKey {
+    let key = UnboundKey::new(&CHACHA20_POLY1305, key).expect("the cipher's keys have 32 bytes");
+    LessSafeKey::new(key)
 }
 
 fn pack(delivery: &RawDelivery) -> Vec<u8> {
@@ -374,12 +392,29 @@ mod tests {
                     .is_ok()
             );
         }
-        let error = Sealer::from_text("secret", "`host.seal_key`")
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.starts_with("`host.seal_key` must be 32 bytes") && !error.contains("secret"),
-            "{error}"
-        );
+        let half_right = format!("{} secret", hex::encode([7; 32]));
+        for text in ["secret", &half_right, " \n"] {
+            let error = Sealer::from_text(text, "`host.seal_key`")
+                .unwrap_err()
+                .to_string();
+            assert!(
+                error.starts_with("`host.seal_key` must be 32 bytes") && !error.contains("secret"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_first_key_seals_and_former_ones_open() {
+        let (former, new) = (Sealer::new(&[7; 32]), Sealer::new(&[8; 32]));
+        let text = format!("{}\n{}\n", hex::encode([8; 32]), hex::encode([7; 32]));
+        let both = Sealer::from_text(&text, "x").unwrap();
+        for sealer in [&former, &new, &both] {
+            let sealed = sealer.seal(&delivery(), "acme@1.0.0");
+            assert_eq!(both.open(&sealed, &CONTEXT).unwrap(), delivery());
+        }
+        let sealed = both.seal(&delivery(), "acme@1.0.0");
+        assert!(new.open(&sealed, &CONTEXT).is_ok());
+        assert!(matches!(former.open(&sealed, &CONTEXT), Err(OpenError::Sealed)));
     }
 }

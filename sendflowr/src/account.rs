@@ -27,6 +27,9 @@ pub(crate) enum AccountCommand {
         /// removes it.
         #[arg(required = true)]
         values: Vec<String>,
+        /// Gives up all that the account holds, which then need not open: give every value that it is to have.
+        #[arg(long)]
+        replace: bool,
     },
     /// Shows the accounts: where they stand and what they hold, values hidden.
     List {
@@ -34,6 +37,8 @@ pub(crate) enum AccountCommand {
         #[arg(long, value_enum, default_value = "text")]
         format: Format,
     },
+    /// Seals every stored account with the first key of `host.seal_key`, after a new one was put before the former.
+    Reseal,
     /// Removes an account. Running hosts refuse its deliveries within seconds.
     Remove {
         /// `provider`, or `provider/account`.
@@ -77,8 +82,13 @@ pub(crate) async fn run(command: AccountCommand, global: &Global) -> anyhow::Res
     let store = engines.stored_accounts().await?;
     let config = HostConfig::try_new(raw.host, raw.accounts, &data_folder)?;
     match command {
-        AccountCommand::Set { account, values } => set(&config, &*store, &account, &values).await?,
+        AccountCommand::Set {
+            account,
+            values,
+            replace,
+        } => set(&config, &*store, &account, &values, replace).await?,
         AccountCommand::List { format } => list(&config, &*store, format).await?,
+        AccountCommand::Reseal => reseal(&config, &*store).await?,
         AccountCommand::Remove { account } => {
             if !store.remove_account(&account.provider, &account.account).await? {
                 bail!("no {account} is stored: `sendflowr account list` shows those that are");
@@ -95,6 +105,7 @@ async fn set(
     store: &dyn StoredAccounts,
     name: &AccountName,
     values: &[String],
+    replace: bool,
 ) -> anyhow::Result<()> {
     let AccountName { provider, account } = name;
     if config.accounts.has(provider, account) {
@@ -107,9 +118,10 @@ async fn set(
     let before = stored
         .iter()
         .find(|stored| stored.provider == *provider && stored.account == *account);
-    let mut all = match before {
-        Some(stored) => opened(&sealer, stored)?,
-        None => AccountValues::default(),
+    let (done, mut all) = match before {
+        None => ("added", AccountValues::default()),
+        Some(_) if replace => ("replaced", AccountValues::default()),
+        Some(stored) => ("changed", opened(&sealer, stored)?),
     };
     for (name, texts) in by_name(values)? {
         all.set(&name, texts);
@@ -124,9 +136,11 @@ async fn set(
     };
     store.put_account(&stored).await?;
     output::line(&format!(
-        "{} {name}; running hosts serve `/webhooks/{provider}/{account}` within seconds",
-        if before.is_some() { "changed" } else { "added" }
+        "{done} {name}; running hosts serve `/webhooks/{provider}/{account}` within seconds"
     ));
+    if before.is_some() && replace {
+        output::line("note: what it held before is given up, it holds what was given now");
+    }
     let file = config.plugins.folder.join(format!("{provider}.wasm"));
     if !file.exists() {
         output::line(&format!("note: there is no plugin `{}` yet", file.display()));
@@ -202,9 +216,35 @@ fn opened(sealer: &Sealer, stored: &StoredAccount) -> anyhow::Result<AccountValu
     AccountValues::open(sealer, stored).with_context(|| {
         format!(
             "the stored `{provider}` account `{account}` was sealed with another key than `host.seal_key`, or is \
-             damaged: set that key, or remove the account and add it again"
+             damaged: set that key, or give up what it holds by `account set --replace` with all values that it is to have"
         )
     })
+}
+
+/// Seals all stored accounts anew. One that does not open stays as it is and is told.
+async fn reseal(config: &HostConfig, store: &dyn StoredAccounts) -> anyhow::Result<()> {
+    let sealer = config.sealer()?;
+    let (mut resealed, mut failed) = (0, 0);
+    for stored in store.accounts().await? {
+        let values = match opened(&sealer, &stored) {
+            Ok(values) => values,
+            Err(error) => {
+                failed += 1;
+                output::line(&format!("{error:#}"));
+                continue;
+            }
+        };
+        let sealed = values.seal(&sealer, &stored.provider, &stored.account);
+        store.put_account(&StoredAccount { sealed, ..stored }).await?;
+        resealed += 1;
+    }
+    output::line(&format!(
+        "{resealed} accounts are sealed with the first key of `host.seal_key`"
+    ));
+    if failed > 0 {
+        bail!("{failed} accounts do not open: they stay as they are");
+    }
+    Ok(())
 }
 
 async fn list(config: &HostConfig, store: &dyn StoredAccounts, format: Format) -> anyhow::Result<()> {

@@ -77,7 +77,7 @@ async fn an_account_added_while_the_host_runs_is_served_and_ends_when_it_is_remo
     assert!(!refused.status.success());
     assert!(
         told(&refused).contains("another key than `host.seal_key`"),
-        "{}",
+        "what it holds is not given up by mistake: {}",
         told(&refused)
     );
 
@@ -124,6 +124,68 @@ async fn an_account_added_while_the_host_runs_is_served_and_ends_when_it_is_remo
     .await;
     let again = account(&system, &["remove", "postmark/eu"]);
     assert!(!again.status.success() && told(&again).contains("no `postmark` account `eu` is stored"));
+}
+
+#[tokio::test]
+async fn the_seal_key_is_replaced_and_even_lost_without_refusing_a_delivery() {
+    let mut system = System::start("", &["postmark"]).await;
+    let deliver = async |system: &System| {
+        let click = postmark_click("ann@example.com", "m-1", "2026-01-05T18:30:00Z");
+        system.webhook("postmark/eu", &postmark_headers(), click).await
+    };
+    let values = ["basic_auth_user=me", "basic_auth_password=secret"];
+    let added = account(&system, &[&["set", "postmark/eu"], &values[..]].concat());
+    assert!(added.status.success(), "{}", told(&added));
+
+    let file = system.data().join("seal.key");
+    let former = fs::read_to_string(&file).expect("the host has made a key");
+    let new = "ab".repeat(32);
+    fs::write(&file, format!("{new}\n{former}")).expect("a file can be written");
+    assert!(system.stop().await);
+    system.launch().await;
+    assert_eq!(deliver(&system).await.status, 200, "the former key opens");
+    let resealed = account(&system, &["reseal"]);
+    assert!(
+        resealed.status.success() && told(&resealed).contains("1 accounts are sealed"),
+        "{}",
+        told(&resealed)
+    );
+    fs::write(&file, &new).expect("a file can be written");
+    assert!(system.stop().await);
+    system.launch().await;
+    assert_eq!(
+        deliver(&system).await.status,
+        200,
+        "the former key is not needed any more"
+    );
+
+    fs::write(&file, "cd".repeat(32)).expect("a file can be written");
+    assert!(system.stop().await);
+    system.launch().await;
+    let put_off = deliver(&system).await;
+    assert_eq!(
+        (put_off.status, put_off.error_code()),
+        (503, "accounts_unavailable")
+    );
+    let resealed = account(&system, &["reseal"]);
+    assert!(
+        !resealed.status.success() && told(&resealed).contains("1 accounts do not open"),
+        "{}",
+        told(&resealed)
+    );
+    let put = account(
+        &system,
+        &[&["set", "--replace", "postmark/eu"], &values[..]].concat(),
+    );
+    assert!(
+        put.status.success() && told(&put).contains("what it held before is given up"),
+        "{}",
+        told(&put)
+    );
+    eventually("the host serves it again", || async {
+        deliver(&system).await.status == 200
+    })
+    .await;
 }
 
 #[test]

@@ -134,7 +134,7 @@ impl AccountBook {
                         tracing::warn!(
                             provider = account.provider,
                             account = account.account,
-                            "the stored `{}` account `{}` cannot be used: {error}; `sendflowr account set` puts it again",
+                            "the stored `{}` account `{}` cannot be used: {error}; `sendflowr account set --replace` puts it again",
                             account.provider,
                             account.account
                         );
