@@ -56,8 +56,8 @@ pub struct RawHostConfig {
     /// anybody who reaches the port can use it.
     pub allow_mock_events: Option<bool>,
     /// Key that seals dead letters, recordings and stored accounts: 32 bytes, as 64 hexadecimal digits or base64. Default:
-    /// made once and kept in `seal.key` in the data folder. Several hosts that share a bus need the same one. Former keys
-    /// may stand behind it, separated by white space, and open what they have sealed.
+    /// made once and kept in `seal.key` in the data folder. Several hosts that share a bus or stored accounts need the same
+    /// one. Former keys may stand behind it, separated by white space, and open what they have sealed.
     pub seal_key: Option<Secret>,
     /// Token that `/plugins`, `/metrics` and `/api/mock/…` ask for as `Authorization: Bearer …`; 16 or more characters.
     /// Webhooks are open, their proofs protect them. Default: none, which is only taken on loopback.

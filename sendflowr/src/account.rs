@@ -12,7 +12,7 @@ use store::identity::{StoredAccount, StoredAccounts};
 use crate::{
     cli::{Format, Global},
     engines::{self, Engines},
-    output, plugin,
+    output, plugin, roles,
 };
 
 /// What can be done with stored accounts.
@@ -77,6 +77,9 @@ impl std::fmt::Display for AccountName {
 /// When the store or the seal key cannot be used, or a value cannot work.
 pub(crate) async fn run(command: AccountCommand, global: &Global) -> anyhow::Result<ExitCode> {
     let raw = global.load()?;
+    if !matches!(command, AccountCommand::Remove { .. }) {
+        roles::require_hosts_seal_key(&raw)?;
+    }
     let engines = Engines::of(&raw)?;
     let data_folder = engines::data_folder(&raw);
     let store = engines.stored_accounts().await?;

@@ -78,6 +78,9 @@ async fn check(global: &Global, offline: bool) -> anyhow::Result<ExitCode> {
             output::line(&format!("{section}: {error:#}"));
         }
     }
+    if let Some(problem) = roles::private_seal_key(&config) {
+        output::line(&format!("note: {problem}"));
+    }
     let engines = match Engines::of(&config) {
         Ok(engines) => engines,
         Err(error) => {

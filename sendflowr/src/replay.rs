@@ -77,6 +77,7 @@ pub(crate) async fn run(
     provider: Option<&str>,
     dry_run: bool,
 ) -> anyhow::Result<ExitCode> {
+    roles::require_hosts_seal_key(&config)?;
     let engines = Arc::new(Engines::of(&config)?);
     let bus = engines.bus().await?;
     let hasher = roles::hasher(&config.identity);

@@ -129,6 +129,32 @@ pub(crate) fn host_config(config: &RawConfig) -> anyhow::Result<HostConfig> {
     Ok(host)
 }
 
+/// What is wrong where `host.seal_key` is not set although servers hold what hosts seal: each host seals with a key of its own,
+/// and nobody else opens it.
+pub(crate) fn private_seal_key(config: &RawConfig) -> Option<String> {
+    let is_shared = config.kafka.bootstrap_servers.is_some() || config.postgres.host.is_some();
+    if !is_shared || config.host.seal_key.is_some() {
+        return None;
+    }
+    Some(format!(
+        "`host.seal_key` is not set, so that a host on Kafka or PostgreSQL seals with `{}`, which other hosts, \
+         `sendflowr account` and `sendflowr replay` do not have: set the same key for all (`openssl rand -hex 32` makes one; \
+         keep that of a host that has run without behind it)",
+        data_folder(config).join("seal.key").display()
+    ))
+}
+
+/// For commands that open and seal beside the hosts. Where those share servers a key made here would be nobody else's.
+///
+/// # Errors
+/// When it is not configured.
+pub(crate) fn require_hosts_seal_key(config: &RawConfig) -> anyhow::Result<()> {
+    match private_seal_key(config) {
+        Some(problem) => bail!("{problem}"),
+        None => Ok(()),
+    }
+}
+
 /// Where the population's tables are kept.
 pub(crate) fn model_folder(config: &RawConfig) -> PathBuf {
     let configured = config.inference.model_folder.clone();
@@ -190,6 +216,9 @@ impl Process {
     /// Starts the host and answers where.
     async fn host(&mut self) -> anyhow::Result<Served> {
         let config = host_config(&self.config)?;
+        if let Some(problem) = private_seal_key(&self.config) {
+            tracing::warn!("{problem}");
+        }
         let listener = listen(config.listen, "host.listen").await?;
         let served = Served::new(&listener, config.tls.is_some())?;
         let dependencies = host::Dependencies {

@@ -65,3 +65,54 @@ fn a_configuration_that_no_host_starts_with_is_not_sound() {
     }
     assert!(!folder.join("data/seal.key").exists(), "a check makes no key");
 }
+
+#[test]
+fn no_command_makes_a_seal_key_where_hosts_share_servers() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let folder = folder.path();
+    let told_by = |arguments: &[&str]| {
+        let output = run(folder, &[&["--plugins", "plugins"], arguments].concat());
+        (output.status.success(), told(&output))
+    };
+    // A port where nobody listens.
+    for (server, commands) in [
+        (
+            "[postgres]\nhost = '127.0.0.1'\nport = 1\n",
+            &[&["account", "set", "acme/eu", "key=x"][..], &["account", "list"]][..],
+        ),
+        ("[kafka]\nbootstrap_servers = '127.0.0.1:1'\n", &[&["replay"]]),
+    ] {
+        let server = format!("{server}[host]\nallow_anonymous = true\n");
+        fs::write(folder.join("sendflowr.toml"), &server).expect("a file can be written");
+        for command in commands {
+            let (is_done, text) = told_by(command);
+            assert!(
+                !is_done && text.contains("error: `host.seal_key` is not set") && text.contains("openssl"),
+                "{command:?}: {text}"
+            );
+        }
+        assert!(
+            !folder.join("data/seal.key").exists(),
+            "a key of nobody else's is made"
+        );
+        let (is_sound, text) = told_by(&["config", "check", "--offline"]);
+        assert!(
+            is_sound && text.contains("\nnote: `host.seal_key` is not set"),
+            "{text}"
+        );
+        // An address of nobody's, where the role ends.
+        let (_, text) = told_by(&["host", "--listen", "192.0.2.1:1"]);
+        assert!(
+            text.contains("WARN") && text.contains("`host.seal_key` is not set"),
+            "{text}"
+        );
+        let key = "ab".repeat(32);
+        fs::write(
+            folder.join("sendflowr.toml"),
+            format!("{server}seal_key = '{key}'\n"),
+        )
+        .expect("a file can be written");
+        let (is_sound, text) = told_by(&["config", "check", "--offline"]);
+        assert!(is_sound && !text.contains("note:"), "{text}");
+    }
+}

@@ -68,6 +68,7 @@ impl Servers {
         configuration += &server("postgres", &self.postgres, &format!("database = '{graph}'"));
         let prefix = format!("key_prefix = 'end-to-end:{}:'", self.mark);
         configuration += &server("redis", &self.redis, &prefix);
+        configuration += &format!("[host]\nseal_key = '{}'\n", "07".repeat(32));
         configuration
     }
 
