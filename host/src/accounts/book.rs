@@ -98,6 +98,13 @@ impl AccountBook {
         found.map_err(Missing::Unknown)
     }
 
+    /// Whether there is an account of this name, one that cannot be used included: not the one that a provider without any has.
+    pub(crate) fn has(&self, provider: &str, account: &str) -> bool {
+        let known = self.current.load();
+        let mut unusable = known.unusable.iter().flatten();
+        known.accounts.has(provider, account) || unusable.any(|(of, name)| of == provider && name == account)
+    }
+
     /// All accounts.
     pub(crate) fn current(&self) -> Arc<Accounts> {
         Arc::clone(&self.current.load().accounts)

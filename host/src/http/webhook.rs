@@ -75,11 +75,12 @@ async fn answer(
     request: Request,
 ) -> Response {
     let plugin = app.intake.plugins.get(provider);
-    // Only slugs of installed plugins become labels.
-    let label: Arc<str> = Arc::from(if plugin.is_some() { provider } else { "none" });
+    // Only slugs of installed plugins and of the operator's accounts become labels.
+    let is_known = plugin.is_some() || app.intake.accounts.has(provider, account);
+    let label: Arc<str> = Arc::from(if is_known { provider } else { "none" });
     let in_flight = InFlight::begin(app, Arc::clone(&label), began);
     let taken = match plugin {
-        None => Err(unknown_provider(app, provider)),
+        None => Err(without_plugin(app, provider, account)),
         Some(plugin) => deliver(app, &plugin, account, id, trace, request).await,
     };
     let (outcome, response) = match taken {
@@ -217,7 +218,18 @@ fn latin1(value: &HeaderValue) -> String {
     }
 }
 
-fn unknown_provider(app: &App, provider: &str) -> ApiError {
+/// What is answered where no plugin serves the provider. One that has the account lost its plugin by mistake, and must not take
+/// that for final.
+fn without_plugin(app: &App, provider: &str, account: &str) -> ApiError {
+    let accounts = &app.intake.accounts;
+    if accounts.has(provider, account) {
+        let message = format!("no plugin serves `{provider}` now, which has this account: send it again");
+        return ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "no_plugin", message)
+            .retry_after(RETRY_AFTER_SECONDS);
+    }
+    if let Err(Missing::Unread) = accounts.get(provider, account) {
+        return accounts_unread(StatusCode::SERVICE_UNAVAILABLE);
+    }
     let known = app.intake.plugins.slugs();
     let message = match is_plain(provider) {
         true => {
@@ -236,11 +248,7 @@ fn missing_account(plugin: &Plugin, account: &str, missing: Missing) -> ApiError
     } = plugin.descriptor();
     let known = match missing {
         Missing::Unknown(known) => known,
-        Missing::Unread => {
-            let message = "the stored accounts cannot be read now: send it again";
-            return ApiError::new(status(statuses.unavailable), "accounts_unavailable", message)
-                .retry_after(RETRY_AFTER_SECONDS);
-        }
+        Missing::Unread => return accounts_unread(status(statuses.unavailable)),
     };
     let message = match is_plain(account) {
         true => format!(
@@ -249,6 +257,11 @@ fn missing_account(plugin: &Plugin, account: &str, missing: Missing) -> ApiError
         false => format!("`{provider}` has no such account: use one of the known"),
     };
     ApiError::new(StatusCode::NOT_FOUND, "unknown_account", message).with("known_accounts", known)
+}
+
+fn accounts_unread(unavailable: StatusCode) -> ApiError {
+    let message = "the stored accounts cannot be read now: send it again";
+    ApiError::new(unavailable, "accounts_unavailable", message).retry_after(RETRY_AFTER_SECONDS)
 }
 
 /// Whether a name from the path may be repeated in an answer: people put addresses everywhere.

@@ -135,6 +135,58 @@ async fn while_the_store_is_away_configured_accounts_are_served_and_others_put_o
     assert_eq!(ready.json()["status"], "degraded");
 }
 
+/// An empty plugin folder is mounted: some providers take a 404 as the end.
+#[tokio::test]
+async fn deliveries_to_an_account_whose_plugin_is_missing_are_put_off() {
+    let folder = TempDir::new().unwrap();
+    let store = Arc::new(SqliteIdentities::open(folder.path()).await.unwrap());
+    let other_key = StoredAccount {
+        provider: "beta".to_owned(),
+        ..unsigned("asia")
+    };
+    for account in [unsigned("eu"), other_key] {
+        store.put_account(&account).await.unwrap();
+    }
+    let config = format!("seal_key = '{SEAL_KEY}'");
+    let host = Host::start_with(&[], &config, "[acme.us]\nallow_unsigned = true", Some(store)).await;
+    for path in ["acme/us", "acme/eu", "beta/asia"] {
+        let put_off = host.post(&format!("/webhooks/{path}"), "x").await;
+        assert_eq!(
+            (put_off.status, put_off.code().as_str()),
+            (503, "no_plugin"),
+            "{path}"
+        );
+        assert_eq!(put_off.headers["retry-after"], "10");
+    }
+    for path in ["acme/asia", "acme", "beta/eu", "gamma"] {
+        let unknown = host.post(&format!("/webhooks/{path}"), "x").await;
+        assert_eq!(
+            (unknown.status, unknown.code().as_str()),
+            (404, "unknown_provider"),
+            "{path}"
+        );
+    }
+    let metrics = host.get("/metrics").await.text;
+    for line in [
+        r#"sendflowr_host_deliveries_total{provider="acme",outcome="no_plugin"} 2"#,
+        r#"sendflowr_host_deliveries_total{provider="none",outcome="unknown_provider"} 4"#,
+    ] {
+        assert!(metrics.contains(line), "{line} is not in\n{metrics}");
+    }
+
+    let unread = Host::start_with(&[], "", "", Some(Arc::new(Away { is_silent: false }))).await;
+    let put_off = unread.post("/webhooks/acme/eu", "x").await;
+    assert_eq!(
+        (put_off.status, put_off.code().as_str()),
+        (503, "accounts_unavailable")
+    );
+    let metrics = unread.get("/metrics").await.text;
+    assert!(
+        metrics.contains(r#"{provider="none",outcome="accounts_unavailable"} 1"#),
+        "{metrics}"
+    );
+}
+
 #[tokio::test]
 async fn readiness_waits_for_bus_and_accounts_side_by_side() {
     let host = Host::start_with(&[], "", "", Some(Arc::new(Away { is_silent: true }))).await;
