@@ -80,6 +80,9 @@ pub enum IntakeError {
     /// It cannot be understood, in the plugin's words.
     #[error("{0}")]
     Malformed(String),
+    /// It cannot be understood, nothing proves it, and it is not kept: a genuine one has to come again.
+    #[error("{0}")]
+    NotKept(String),
     /// The plugin failed.
     #[error(transparent)]
     Plugin(#[from] PluginError),
@@ -227,17 +230,21 @@ impl Intake {
             }
             Err(DeliveryError::Malformed { reason, is_proven }) => {
                 let reason = scrub::sentence(&reason);
-                self.keep_malformed(
-                    plugin,
-                    account,
-                    &request,
-                    received_at,
-                    receipt,
-                    &reason,
-                    is_proven,
-                )
-                .await?;
-                Err(IntakeError::Malformed(reason))
+                let is_kept = self
+                    .keep_malformed(
+                        plugin,
+                        account,
+                        &request,
+                        received_at,
+                        receipt,
+                        &reason,
+                        is_proven,
+                    )
+                    .await?;
+                match is_kept {
+                    true => Err(IntakeError::Malformed(reason)),
+                    false => Err(IntakeError::NotKept(reason)),
+                }
             }
             Err(error) => Err(error.into()),
         }
@@ -301,7 +308,8 @@ impl Intake {
         Ok(converted.counts)
     }
 
-    /// Keeps what the plugin could not read. When it cannot be kept now the provider must send it again.
+    /// Keeps what the plugin could not read, and answers whether it has: of what nothing proves only little is kept. When it is not
+    /// kept the provider must send it again.
     #[expect(clippy::too_many_arguments, reason = "what a letter tells, each of it once")]
     async fn keep_malformed(
         &self,
@@ -312,7 +320,7 @@ impl Intake {
         receipt: Receipt<'_>,
         reason: &str,
         is_proven: bool,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let (provider, name) = (account.provider(), account.name());
         if !is_proven
             && !self
@@ -320,7 +328,7 @@ impl Intake {
                 .take(provider, name, request.body.len(), received_at)
         {
             self.metrics.dead_letter(provider, "malformed_not_kept");
-            return Ok(());
+            return Ok(false);
         }
         let sealed = self
             .sealed(plugin, account, request, received_at, is_proven)
@@ -328,7 +336,7 @@ impl Intake {
         let letter = dead_letter::record(sealed, account, plugin.tag(), receipt, Cause::Malformed(reason));
         self.append(vec![letter]).await?;
         self.metrics.dead_letter(provider, "malformed");
-        Ok(())
+        Ok(true)
     }
 
     /// The delivery as a dead letter holds it.

@@ -13,8 +13,12 @@ pub fn run(bytes: &[u8]) {
     let Some((status, text)) = answer(bytes) else {
         return;
     };
-    // Real plugins never break a limit on bodies of this size, and the bus takes everything.
-    assert!(status < 500, "{status}: {text}");
+    // Real plugins never break a limit on bodies of this size, and the bus takes everything; of what nothing proves and
+    // nobody can read, a few are kept.
+    assert!(
+        status < 500 || text.contains("malformed_not_kept"),
+        "{status}: {text}"
+    );
     assert!(!text.contains(CANARY), "{text}");
 }
 

@@ -26,6 +26,9 @@ use crate::{
 /// header wait a minute and more.
 const RETRY_AFTER_SECONDS: u32 = 10;
 
+/// When one comes back that was not kept: an account may leave so many unproven letters a minute.
+const RETRY_NOT_KEPT_SECONDS: u32 = 60;
+
 /// Headers of a plugin's reply that are not passed on: they belong to the connection, or would set state.
 const DROPPED_HEADERS: [&str; 12] = [
     "connection",
@@ -289,6 +292,11 @@ fn api_error(error: IntakeError, statuses: &Statuses) -> ApiError {
             crate::canonical::scrub::sentence(&refusal.to_string()),
         ),
         IntakeError::Malformed(reason) => ApiError::new(status(statuses.malformed), "malformed", reason),
+        IntakeError::NotKept(reason) => {
+            let message =
+                format!("nothing proves it, it cannot be read and is not kept: send it again; {reason}");
+            ApiError::new(unavailable, "malformed_not_kept", message).retry_after(RETRY_NOT_KEPT_SECONDS)
+        }
         IntakeError::Plugin(error) => plugin_failure(&error, unavailable),
         IntakeError::Bus(error) => {
             tracing::warn!(error = %error, "the bus does not take events: {error}");
