@@ -163,11 +163,10 @@ async fn deliver(
     request: Request,
 ) -> Result<Taken, ApiError> {
     let provider = plugin.descriptor().slug.as_str();
-    let account: Arc<Account> = app
-        .intake
-        .accounts
-        .get(provider, account)
-        .map_err(|missing| missing_account(plugin, account, missing))?;
+    let account: Arc<Account> = app.intake.accounts.get(provider, account).map_err(|missing| {
+        let may_see_accounts = app.access.admits(request.headers());
+        missing_account(plugin, account, missing, may_see_accounts)
+    })?;
     trace.attribute("sendflowr.account", account.name().to_owned());
     let received_at = Timestamp::from(SystemTime::now());
     let statuses = &plugin.descriptor().statuses;
@@ -243,7 +242,8 @@ fn without_plugin(app: &App, provider: &str, account: &str) -> ApiError {
     ApiError::new(StatusCode::NOT_FOUND, "unknown_provider", message).with("known_providers", known)
 }
 
-fn missing_account(plugin: &Plugin, account: &str, missing: Missing) -> ApiError {
+/// Where several senders are served the accounts' names are customers': only who may see `/plugins` is told the known ones.
+fn missing_account(plugin: &Plugin, account: &str, missing: Missing, may_see_accounts: bool) -> ApiError {
     let Descriptor {
         slug: provider,
         statuses,
@@ -259,6 +259,15 @@ fn missing_account(plugin: &Plugin, account: &str, missing: Missing) -> ApiError
         ),
         false => format!("`{provider}` has no such account: use one of the known"),
     };
+    tracing::debug!(
+        provider,
+        "the known accounts of `{provider}`: `{}`",
+        known.join("`, `")
+    );
+    if !may_see_accounts {
+        let message = format!("{message}; `GET /plugins` shows the known to whoever has `host.admin_token`");
+        return ApiError::new(StatusCode::NOT_FOUND, "unknown_account", message);
+    }
     ApiError::new(StatusCode::NOT_FOUND, "unknown_account", message).with("known_accounts", known)
 }
 

@@ -44,6 +44,28 @@ async fn says_what_there_is_under_other_paths() {
 }
 
 #[tokio::test]
+async fn accounts_are_named_to_nobody_who_may_not_see_the_plugins() {
+    let token = "0123456789abcdef";
+    let config = format!("admin_token = '{token}'");
+    let host = Host::start(&[guest("acme")], &config, "[acme.bakery]\ntoken = 'x'").await;
+    let stranger = host.post("/webhooks/acme/us", "x").await;
+    assert_eq!(
+        (stranger.status, stranger.code().as_str()),
+        (404, "unknown_account")
+    );
+    assert!(
+        !stranger.text.contains("bakery") && stranger.text.contains("`GET /plugins`"),
+        "{}",
+        stranger.text
+    );
+    let operator = host.request(Method::POST, "/webhooks/acme/us").bearer_auth(token);
+    assert_eq!(
+        send(operator).await.json()["error"]["known_accounts"],
+        json!(["bakery"])
+    );
+}
+
+#[tokio::test]
 async fn both_prefixes_and_all_methods_reach_the_plugin() {
     let host = Host::open(guest("acme")).await;
     for path in [
