@@ -131,6 +131,9 @@ pub enum ReplayError {
     /// Its account may be among the stored ones, which cannot be read.
     #[error("the stored accounts cannot be read: try again when `sendflowr config check` finds no fault")]
     AccountsUnread,
+    /// Nothing has proven it, and now it is refused for good: a stranger's, or a genuine one that no plugin reads yet.
+    #[error("nothing proves it: {0}")]
+    Unproven(#[source] IntakeError),
     /// It fails again.
     #[error(transparent)]
     Intake(#[from] IntakeError),
@@ -291,7 +294,18 @@ impl Intake {
             true => delivery.proven_at_receipt().normalize().await,
             false => delivery.read(&plugin, &account, &self.certificates).await,
         };
-        let Outcome::Events(batch) = outcome.map_err(IntakeError::from)? else {
+        let outcome = outcome.map_err(|error| {
+            let is_final = match &error {
+                DeliveryError::Refused(refusal) => !refusal.is_temporary(),
+                DeliveryError::Malformed { is_proven, .. } => !is_proven,
+                DeliveryError::Plugin(_) => false,
+            };
+            match !is_proven && is_final {
+                true => ReplayError::Unproven(error.into()),
+                false => ReplayError::Intake(error.into()),
+            }
+        })?;
+        let Outcome::Events(batch) = outcome else {
             return Ok(Counts::default());
         };
         // The trace of the delivery goes on where it was left.

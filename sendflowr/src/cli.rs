@@ -124,8 +124,8 @@ enum Command {
     Train,
     /// Runs the host's dead letters through the plugins that are installed now, and puts the consumer's back.
     ///
-    /// What was stored before is not stored twice. Letters that still cannot be read stay for the next replay; the exit code is 1
-    /// then.
+    /// What was stored before is not stored twice. Letters that still cannot be read stay for the next replay, and so do those behind
+    /// them; the exit code is 1 then.
     Replay {
         /// Only those of this provider.
         #[arg(long)]
@@ -133,6 +133,10 @@ enum Command {
         /// Says what would be done, and does nothing.
         #[arg(long)]
         dry_run: bool,
+        /// Gives up letters that nothing proves and that are refused again. Strangers leave such; a genuine one may be among them
+        /// as long as its plugin does not read it.
+        #[arg(long, conflicts_with = "dry_run")]
+        discard_unproven: bool,
     },
 }
 
@@ -227,8 +231,12 @@ async fn dispatch(global: Global, command: Command) -> anyhow::Result<ExitCode> 
         Command::Latency(args) => latency::run(&args, global.load()?).await?,
         Command::Explain(args) => return explain::run(&args, global.load()?).await,
         Command::Train => train::run(global.load()?).await?,
-        Command::Replay { provider, dry_run } => {
-            return replay::run(global.load()?, provider.as_deref(), dry_run).await;
+        Command::Replay {
+            provider,
+            dry_run,
+            discard_unproven,
+        } => {
+            return replay::run(global.load()?, provider.as_deref(), dry_run, discard_unproven).await;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, bail};
 use consumer::header::STAGE;
 use event::Event;
-use host::{HostConfig, Intake, header};
+use host::{HostConfig, Intake, ReplayError, header};
 use prometheus_client::registry::Registry;
 use store::bus::{
     Bus, DEAD_LETTERS_TOPIC, EVENTS_TOPIC, NewRecord, Position, Progress, Record, Subscription,
@@ -43,6 +43,8 @@ struct Replay<'a> {
     /// Only letters of this provider.
     provider: Option<&'a str>,
     dry_run: bool,
+    /// Whether letters that nothing proves are given up when they are refused again.
+    discard_unproven: bool,
 }
 
 /// What became of a letter.
@@ -51,6 +53,8 @@ enum Fate {
     Replayed(usize),
     /// Still in need of something. The events that could be made of it are on the bus.
     Failed { events: usize, why: String },
+    /// Given up.
+    Discarded { why: String },
     /// Of another provider than asked for.
     LeftAlone,
     /// No letter of ours.
@@ -64,11 +68,13 @@ struct Tally {
     events: usize,
     failed: usize,
     others: usize,
+    discarded: usize,
 }
 
 /// Replays every dead letter that there is, of one provider or of all. Events that had been stored before are stored once. With
 /// `dry_run` only tells what there is. Letters that still cannot be read in full stay for the next replay, as do those of other
-/// providers, and so do those behind them; the exit code is 1 then if any failed.
+/// providers, and so do those behind them; the exit code is 1 then if any failed. With `discard_unproven` those that nothing proves
+/// are given up instead when they are refused again.
 ///
 /// # Errors
 /// When the bus or the plugins cannot be opened, or letters that are there do not come.
@@ -76,6 +82,7 @@ pub(crate) async fn run(
     config: RawConfig,
     provider: Option<&str>,
     dry_run: bool,
+    discard_unproven: bool,
 ) -> anyhow::Result<ExitCode> {
     roles::require_hosts_seal_key(&config)?;
     let engines = Arc::new(Engines::of(&config)?);
@@ -94,6 +101,7 @@ pub(crate) async fn run(
         bus,
         provider,
         dry_run,
+        discard_unproven,
     };
     let tally = replay.all().await?;
     drop(replay);
@@ -103,11 +111,15 @@ pub(crate) async fn run(
         events,
         failed,
         others,
+        discarded,
     } = tally;
     let verb = if dry_run { "would be replayed" } else { "replayed" };
-    output::line(&format!(
-        "{replayed} letters {verb}, {events} events, {failed} letters failed, {others} left alone"
-    ));
+    let mut told =
+        format!("{replayed} letters {verb}, {events} events, {failed} letters failed, {others} left alone");
+    if discard_unproven {
+        told += &format!(", {discarded} discarded");
+    }
+    output::line(&told);
     Ok(ExitCode::from(u8::from(failed > 0)))
 }
 
@@ -172,6 +184,11 @@ impl Replay<'_> {
                 output::line(&format!("{}: {why}", describe(letter)));
                 true
             }
+            Fate::Discarded { why } => {
+                tally.discarded += 1;
+                output::line(&format!("{}: discarded: {why}", describe(letter)));
+                false
+            }
             Fate::LeftAlone => {
                 tally.others += 1;
                 true
@@ -206,6 +223,9 @@ impl Replay<'_> {
             Ok(counts) => Fate::Failed {
                 events: counts.accepted,
                 why: format!("{} of its elements are still rejected", counts.rejected),
+            },
+            Err(error @ ReplayError::Unproven(_)) if self.discard_unproven => Fate::Discarded {
+                why: error.to_string(),
             },
             Err(error) => Fate::Failed {
                 events: 0,

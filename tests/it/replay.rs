@@ -130,6 +130,46 @@ async fn a_letter_that_fails_stays_and_so_do_those_behind_it() {
 }
 
 #[tokio::test]
+async fn what_strangers_have_left_holds_nothing_back_once_it_is_discarded() {
+    let accounts = "[accounts.mailgun.default]\nsigning_key = 'k'\n\
+        [accounts.sendgrid.default]\nallow_unsigned = true\n";
+    let system = System::start(accounts, &["mailgun", "sendgrid"]).await;
+    // Nothing proves the first; the second was taken as it came, and is no stranger's.
+    let answer = system.webhook("mailgun", &[], "no form").await;
+    assert_eq!((answer.status, answer.error_code()), (406, "malformed"));
+    let answer = system.webhook("sendgrid", &[], "no list").await;
+    assert_eq!((answer.status, answer.error_code()), (400, "malformed"));
+
+    let output = replay(&system, &[]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        text.contains("mailgun/default at offset 0 of partition 0: malformed: nothing proves it: "),
+        "{text}"
+    );
+    assert_eq!(
+        outcome(&output),
+        (
+            "0 letters replayed, 0 events, 2 letters failed, 0 left alone".into(),
+            Some(1)
+        )
+    );
+    assert_eq!(
+        outcome(&replay(&system, &["--discard-unproven"])),
+        (
+            "0 letters replayed, 0 events, 1 letters failed, 0 left alone, 1 discarded".into(),
+            Some(1)
+        )
+    );
+    let output = replay(&system, &[]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(!text.contains("mailgun"), "it is read once more: {text}");
+    assert_eq!(
+        outcome(&output).0,
+        "0 letters replayed, 0 events, 1 letters failed, 0 left alone"
+    );
+}
+
+#[tokio::test]
 async fn a_replay_leaves_recordings_to_the_host() {
     let system = System::start(&format!("{UNSIGNED}record_deliveries = 3\n"), &["sendgrid"]).await;
     let body = format!("[{}]", open("ann@example.com", "a"));
