@@ -8,6 +8,8 @@
 pub(crate) mod environment;
 mod files;
 mod kinds;
+#[cfg(test)]
+mod page;
 pub(crate) mod secrets;
 
 use std::{

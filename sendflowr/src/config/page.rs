@@ -1,0 +1,91 @@
+//! docs/settings.md has every key of the configuration and no other.
+
+use std::collections::BTreeSet;
+
+use toml::{Table, Value};
+
+const PAGE: &str = include_str!("../../../docs/settings.md");
+
+/// docs/limits.md has their keys, and a test of its own.
+const OF_THE_LIMITS: [&str; 2] = ["host.plugins.limits", "host.plugins.quarantine"];
+
+/// No key is called so.
+const UNKNOWN: &str = "?";
+
+/// The keys of a section as the error names them that an unknown key ends in; `None` where the path is no section with names of
+/// its own.
+fn keys_of(path: &[&str]) -> Option<Vec<String>> {
+    let mut value = Value::Table(Table::from_iter([(UNKNOWN.to_owned(), Value::from(1))]));
+    for key in path.iter().rev() {
+        value = Value::Table(Table::from_iter([((*key).to_owned(), value)]));
+    }
+    let Value::Table(table) = value else { return None };
+    let error = super::parse(table).err()?.to_string();
+    let (_, expected) = error.split_once(&format!("unknown field `{UNKNOWN}`, expected "))?;
+    Some(
+        expected
+            .split('`')
+            .skip(1)
+            .step_by(2)
+            .map(str::to_owned)
+            .collect(),
+    )
+}
+
+/// Adds every key below this section by its whole path.
+fn add_known(path: &[&str], known: &mut BTreeSet<String>) {
+    if OF_THE_LIMITS.contains(&path.join(".").as_str()) {
+        return;
+    }
+    match keys_of(path) {
+        Some(keys) => {
+            for key in keys {
+                add_known(&[path, &[key.as_str()]].concat(), known);
+            }
+        }
+        None => {
+            known.insert(path.join("."));
+        }
+    }
+}
+
+/// The keys of the page: rows below a heading, which names the sections that have them.
+fn documented() -> BTreeSet<String> {
+    let mut keys = BTreeSet::new();
+    let mut sections: Vec<String> = Vec::new();
+    for line in PAGE.lines() {
+        if let Some(heading) = line.strip_prefix("## ") {
+            let names = heading.split('`').skip(1).step_by(2);
+            let names = names.map(|name| name.trim_matches(['[', ']']).to_owned() + ".");
+            sections = names.collect();
+            if sections.is_empty() {
+                sections.push(String::new());
+            }
+        }
+        if let Some((key, _)) = line.strip_prefix("| `").and_then(|row| row.split_once('`')) {
+            for section in &sections {
+                assert!(
+                    keys.insert(format!("{section}{key}")),
+                    "`{section}{key}` has two rows"
+                );
+            }
+        }
+    }
+    keys
+}
+
+#[test]
+fn every_key_is_on_the_page_and_no_other() {
+    let mut known = BTreeSet::new();
+    add_known(&[], &mut known);
+    // Whose names are the operator's own.
+    assert!(known.remove("accounts") && known.len() > 100, "{known:?}");
+    let page = documented();
+    let missing: Vec<&String> = known.difference(&page).collect();
+    assert!(missing.is_empty(), "docs/settings.md lacks {missing:?}");
+    let unknown: Vec<&String> = page.difference(&known).collect();
+    assert!(
+        unknown.is_empty(),
+        "docs/settings.md has what is no key: {unknown:?}"
+    );
+}
