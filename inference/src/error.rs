@@ -175,7 +175,9 @@ pub struct ErrorBody {
 /// What is wrong with a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorDetails {
-    /// Stable code: `invalid_field`, `suppressed`, `unavailable` …
+    /// Stable code. 400 `malformed_json`; 401 `unauthorized`; 404 `not_found`; 405 `method_not_allowed`; 409 `suppressed`; 413
+    /// `body_too_large`; 422 `invalid_field`; 500 `internal`, a bug; 503 `unavailable` (a store does not answer), `timed_out` or
+    /// `stopping`, to be asked again. Lines of a batch also have `line_too_long` and `over_capacity`.
     #[schema(example = "invalid_field")]
     pub code: String,
     /// One sentence for a person.
@@ -184,11 +186,36 @@ pub struct ErrorDetails {
     /// The field that is meant, for `invalid_field`: `signals[0].type`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
-    /// What suppresses the person, for `suppressed`.
+    /// What took the last minutes, for `suppressed`. What the person did: `unsubscribed`, `marked_spam`, `support_ticket`,
+    /// `hard_bounce`. A rule of the request: `not_before`, `deadline`, `minimum_gap`, `allowed_hours`, `quiet_hours`,
+    /// `blackout_days`. `latency`: no mail handed over now arrives in time. `window`: it has no minute.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// The first moment at which mail may arrive again, for `suppressed`; absent when there is none within a year.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub first_allowed_at: Option<Timestamp>,
+}
+
+#[cfg(test)]
+mod tests {
+    use utoipa::PartialSchema;
+
+    use super::*;
+
+    #[test]
+    fn every_code_is_described() {
+        let description = serde_json::to_value(ErrorDetails::schema()).unwrap();
+        let description = description["properties"]["code"]["description"].as_str().unwrap();
+        let (_, codes) = include_str!("error.rs").split_once("fn code(").unwrap();
+        let (codes, _) = codes.split_once("\n    }\n").unwrap();
+        let codes: Vec<&str> = codes.split('"').skip(1).step_by(2).collect();
+        assert_eq!(codes.len(), 12);
+        for code in codes.into_iter().chain(["unauthorized"]) {
+            assert!(
+                description.contains(&format!("`{code}`")),
+                "{code}: {description}"
+            );
+        }
+    }
 }

@@ -104,6 +104,7 @@ fn described(access: &Access) -> OpenApiRouter<App> {
             access.clone(),
             listener::require_token,
         ));
+    describe_failures(for_callers.get_openapi_mut());
     describe_token(for_callers.get_openapi_mut());
     describe_bodies(for_callers.get_openapi_mut());
     OpenApiRouter::with_openapi(Description::openapi())
@@ -111,6 +112,26 @@ fn described(access: &Access) -> OpenApiRouter<App> {
         .routes(routes!(status::index))
         .routes(routes!(status::health))
         .routes(routes!(status::ready))
+}
+
+/// Says of every operation what any of them may answer that fails for no fault of the request's (see [`observe`] and [`panicked`]).
+fn describe_failures(openapi: &mut OpenApi) {
+    for item in openapi.paths.paths.values_mut() {
+        for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
+            for (status, description) in [
+                (
+                    "500",
+                    "`internal`: a bug; the log has it under the `x-request-id` of the answer",
+                ),
+                ("503", "`timed_out`: no answer within the time allowed; try again"),
+            ] {
+                let responses = &mut operation.responses.responses;
+                responses
+                    .entry(status.to_owned())
+                    .or_insert_with(|| refusal(description).into());
+            }
+        }
+    }
 }
 
 /// Says of every operation that it may ask for the token, and what it answers without.

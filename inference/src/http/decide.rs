@@ -21,12 +21,13 @@ use crate::{
     service::{Decision, Replay},
 };
 
-/// Decides when one person should get the next mail.
+/// Decides when one person should get the next mail. An answer is no permission to send: what keeps people from mail here (`suppressed`)
+/// ends after hours or days. Keep a suppression list of your own.
 #[utoipa::path(
     post, path = "/timing/decide", tag = "decisions", request_body = DecideRequest,
     responses(
         (status = 200, description = "The decision; from the population's curve where the person is unknown", body = Decision),
-        (status = 409, description = "Nothing may arrive within the window; `first_allowed_at` tells when it may", body = ErrorBody),
+        (status = 409, description = "`suppressed`: nothing may arrive within the window; `reason` tells why, `first_allowed_at` when it may", body = ErrorBody),
         (status = 422, description = "A field cannot be taken as it is; `field` names it", body = ErrorBody),
         (status = 503, description = "A store does not answer: try again", body = ErrorBody),
     )
@@ -46,6 +47,7 @@ pub(crate) async fn decide(
     responses(
         (status = 200, description = "The decision", body = Decision),
         (status = "4XX", description = "As for `/timing/decide`", body = ErrorBody),
+        (status = 503, description = "As for `/timing/decide`", body = ErrorBody),
     )
 )]
 pub(crate) async fn decide_alias(

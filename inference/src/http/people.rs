@@ -256,7 +256,7 @@ pub(crate) struct LinkRequest {
     /// An address. Hashed at once; never stored, logged or repeated.
     #[schema(example = "ann@example.com")]
     pub email: Option<String>,
-    /// Hash of an address.
+    /// Hash of an address, made as for `POST /timing/decide`.
     pub email_hash: Option<String>,
     /// A phone number in E.164 form. Hashed at once.
     pub phone_number: Option<String>,
@@ -267,7 +267,7 @@ pub(crate) struct LinkRequest {
     pub source: Option<String>,
 }
 
-/// Makes one person of several identifiers.
+/// Makes one person of several identifiers, for good: nothing takes a link back.
 #[utoipa::path(
     post, path = "/link-identifiers", tag = "people", request_body = LinkRequest,
     responses(

@@ -45,7 +45,8 @@ pub(crate) struct DecideRequest {
     /// The person's address. Hashed at once; never stored, logged or repeated.
     #[schema(example = "ann@example.com")]
     pub email: Option<String>,
-    /// Hash of the person's address.
+    /// Hash of the person's address: SHA-256 of it in Unicode's form NFKC, trimmed and in lower case, as 64 hexadecimal digits; where
+    /// `identity.pepper` is set, HMAC-SHA-256 with that as its key.
     pub email_hash: Option<String>,
     /// The person's phone number in E.164 form. Hashed at once.
     pub phone_number: Option<String>,
@@ -78,7 +79,8 @@ pub(crate) struct DecideRequest {
     /// The provider that will send the mail.
     #[schema(example = "sendgrid")]
     pub esp: Option<String>,
-    /// The campaign: for the record, and for the delay to expect where it has been sent before.
+    /// The campaign, by the provider's own id as the provider reports it in its events, or left out. Mail of another id does not
+    /// count as this decision's in `GET /lift` and `GET /latency`. Also for the delay to expect where it has been sent before.
     pub campaign_id: Option<String>,
     /// Type of campaign, as senders attach it to their messages as `campaign_type`: for the delay to expect.
     #[schema(example = "newsletter")]

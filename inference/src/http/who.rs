@@ -57,7 +57,8 @@ pub(crate) struct Who {
     /// The person's address. Hashed at once; never stored, logged or repeated.
     #[schema(example = "ann@example.com")]
     pub email: Option<String>,
-    /// Hash of the person's address.
+    /// Hash of the person's address: SHA-256 of it in Unicode's form NFKC, trimmed and in lower case, as 64 hexadecimal digits; where
+    /// `identity.pepper` is set, HMAC-SHA-256 with that as its key.
     pub email_hash: Option<String>,
     /// The person's phone number in E.164 form. Hashed at once.
     pub phone_number: Option<String>,
