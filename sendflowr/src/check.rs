@@ -71,10 +71,10 @@ async fn check(global: &Global, offline: bool) -> anyhow::Result<ExitCode> {
     output::line(&format!("# from {source}\n"));
     output::line(&toml::to_string(&secrets::hidden(&table))?);
     let config = config::parse(table)?;
-    let mut is_sound = true;
+    let mut is_valid = true;
     for (section, checked) in sections(&config) {
         if let Err(error) = checked {
-            is_sound = false;
+            is_valid = false;
             output::line(&format!("{section}: {error:#}"));
         }
     }
@@ -89,11 +89,15 @@ async fn check(global: &Global, offline: bool) -> anyhow::Result<ExitCode> {
         }
     };
     if !offline {
-        is_sound &= Box::pin(reach(&config, &engines)).await;
+        is_valid &= Box::pin(reach(&config, &engines)).await;
         engines.close().await;
     }
-    output::line(if is_sound { "sound" } else { "not sound" });
-    Ok(if is_sound {
+    output::line(if is_valid {
+        "configuration is valid"
+    } else {
+        "configuration has problems"
+    });
+    Ok(if is_valid {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

@@ -24,7 +24,7 @@ fn empty_variables_of_the_command_line_count_as_not_set() {
 
 /// What the host refuses at its start.
 #[test]
-fn a_configuration_that_no_host_starts_with_is_not_sound() {
+fn a_configuration_that_no_host_starts_with_has_problems() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let folder = folder.path();
     let check = |configuration: &str| {
@@ -34,6 +34,7 @@ fn a_configuration_that_no_host_starts_with_is_not_sound() {
     };
     let (code, text) = check("");
     assert_eq!(code, Some(0), "{text}");
+    assert!(text.ends_with("configuration is valid\n"), "{text}");
     fs::write(folder.join("bad.lock"), "version = 2").expect("a file can be written");
     for (configuration, line) in [
         (
@@ -59,7 +60,7 @@ fn a_configuration_that_no_host_starts_with_is_not_sound() {
         assert_eq!(code, Some(1), "{configuration}: {text}");
         assert!(text.contains(line), "{configuration}: {text}");
         assert!(
-            text.contains("\nnot sound\n") && !text.contains("s3cret"),
+            text.contains("\nconfiguration has problems\n") && !text.contains("s3cret"),
             "{text}"
         );
     }

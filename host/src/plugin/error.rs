@@ -251,9 +251,7 @@ pub enum LoadError {
     #[error("is not a WebAssembly component: {0}")]
     NotWebAssembly(String),
     /// A core module.
-    #[error(
-        "is a core WebAssembly module, not a component; build it with `cargo xtask plugins` or `wasm-tools component new`"
-    )]
+    #[error("is a core WebAssembly module, not a component: make one of it with `sendflowr plugin pack`")]
     CoreModule,
     /// A component of another world.
     #[error(

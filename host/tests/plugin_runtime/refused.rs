@@ -62,8 +62,7 @@ async fn half_a_component() {
 async fn a_core_module() {
     assert_eq!(
         refusal(component("(module)")).await,
-        "`bad.wasm` is a core WebAssembly module, not a component; build it with `cargo xtask plugins` or \
-         `wasm-tools component new`"
+        "`bad.wasm` is a core WebAssembly module, not a component: make one of it with `sendflowr plugin pack`"
     );
 }
 
