@@ -57,22 +57,16 @@ async fn consume(
             reader.commit(&Span::none()).await?;
             continue;
         };
-        // What cannot be read is set aside by the events group.
-        let events: Vec<Identified> = batch
-            .records
-            .iter()
-            .filter_map(|record| Identified::from_json(&record.value).ok())
-            .collect();
-        let sightings: Vec<Sighting> = known.news(&events);
+        let news = known.news(batch.records.iter().map(|record| &*record.value));
         let attempts = Attempts::new(config, metrics, shutdown, IDENTITY_GROUP, "record");
-        if !sightings.is_empty() {
-            let span = tracing::debug_span!(parent: &batch.span, "write", sightings = sightings.len());
-            record(identities.as_ref(), &sightings, attempts)
+        if !news.sightings.is_empty() {
+            let span = tracing::debug_span!(parent: &batch.span, "write", sightings = news.sightings.len());
+            record(identities.as_ref(), &news.sightings, attempts)
                 .instrument(span)
                 .await?;
         }
-        known.remember(&sightings);
-        metrics.sightings(sightings.len(), events.len() - sightings.len());
+        known.remember(&news.fingerprints);
+        metrics.sightings(news.sightings.len(), news.skipped);
         reader.dealt_with(&batch.progress);
         reader.commit(&batch.span).await?;
     }
@@ -115,40 +109,57 @@ async fn record(
 }
 
 /// Sets of identifiers that were recorded lately, by fingerprint, so that a person's hundredth click costs the graph
-/// nothing.
+/// nothing, and is not even read.
 struct Known {
     seen: Recent<u64, ()>,
     fingerprints: RandomState,
 }
 
+/// What a batch says that the graph may not know yet.
+#[derive(Default)]
+struct News {
+    /// Each set of identifiers once.
+    sightings: Vec<Sighting>,
+    /// The sets' fingerprints.
+    fingerprints: HashSet<u64>,
+    /// Events that say nothing new.
+    skipped: usize,
+}
+
 impl Known {
-    /// The sightings of `events` that the graph may not know yet, each set of identifiers once.
-    fn news(&self, events: &[Identified]) -> Vec<Sighting> {
-        let mut sightings: Vec<Sighting> = Vec::new();
-        let mut in_batch = HashSet::new();
-        for event in events {
-            let identifiers = &event.identifiers;
-            let fingerprint = self.fingerprints.hash_one(identifiers);
-            if identifiers.is_empty()
-                || self.seen.get(&fingerprint).is_some()
-                || !in_batch.insert(fingerprint)
-            {
+    /// What is new in these events. One that cannot be read is left out: the events group sets it aside.
+    fn news<'a>(&self, events: impl Iterator<Item = &'a [u8]>) -> News {
+        let mut news = News::default();
+        for json in events {
+            let fingerprint = Identified::identifiers_text(json).map(|text| self.fingerprints.hash_one(text));
+            let is_known = |fingerprint: &u64| {
+                self.seen.get(fingerprint).is_some() || news.fingerprints.contains(fingerprint)
+            };
+            if fingerprint.as_ref().is_some_and(is_known) {
+                news.skipped += 1;
                 continue;
             }
-            sightings.push(Sighting {
-                identifiers: identifiers.clone(),
+            let Ok(event) = Identified::from_json(json) else {
+                continue;
+            };
+            if event.identifiers.is_empty() {
+                news.skipped += 1;
+                continue;
+            }
+            news.fingerprints.extend(fingerprint);
+            news.sightings.push(Sighting {
+                identifiers: event.identifiers,
                 source: format!("event:{}", event.event_id),
                 seen_at: event.ingested_at,
             });
         }
-        sightings
+        news
     }
 
     /// Only what the graph has taken is remembered.
-    fn remember(&mut self, sightings: &[Sighting]) {
-        for sighting in sightings {
-            self.seen
-                .insert(self.fingerprints.hash_one(&sighting.identifiers), ());
+    fn remember(&mut self, fingerprints: &HashSet<u64>) {
+        for fingerprint in fingerprints {
+            self.seen.insert(*fingerprint, ());
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use memchr::memmem;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 
@@ -262,6 +263,27 @@ impl Identified {
     pub fn from_json(bytes: &[u8]) -> Result<Self, UnsupportedSchema> {
         read(bytes, |identified: &Self| identified.schema_version)
     }
+
+    /// The text of the list of identifiers in an event, brackets included, found without reading the rest; `None` where it has none,
+    /// or is not written as [`Event::to_json`] writes it. Equal texts are equal lists.
+    pub fn identifiers_text(bytes: &[u8]) -> Option<&[u8]> {
+        // Quotes within texts are escaped, and no other field, however deep, is a list under this name.
+        const NAME: &[u8] = b"\"identifiers\":[";
+        let start = memmem::find(bytes, NAME)? + NAME.len() - 1;
+        let list = &bytes[start..];
+        let (mut in_text, mut escaped) = (false, false);
+        for (at, byte) in list.iter().enumerate() {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = true,
+                b'"' => in_text = !in_text,
+                // An identifier has no list in it.
+                b']' if !in_text => return Some(&list[..=at]),
+                _ => {}
+            }
+        }
+        None
+    }
 }
 
 /// Reads a form of an event that knows its version.
@@ -406,6 +428,30 @@ mod tests {
             Identified::from_json(&event.to_json()),
             Err(UnsupportedSchema::TooNew { .. })
         ));
+    }
+
+    #[test]
+    fn the_text_of_the_identifiers_is_found_whatever_else_an_event_says() {
+        let text = |event: &Event| {
+            let json = event.to_json();
+            String::from_utf8(Identified::identifiers_text(&json)?.to_vec()).ok()
+        };
+        let mut event = sample();
+        event.subject = Some(r#""identifiers":[1] and \"#.to_owned());
+        event.tags = vec!["identifiers".to_owned(), "identifiers\":[".to_owned()];
+        event.metadata.insert("identifiers".to_owned(), "[]".to_owned());
+        for value in ["plain", r#"]}"\"#, "[]", "\\\""] {
+            event.identifiers[0].value = value.to_owned();
+            let read: Vec<Identifier> = serde_json::from_str(&text(&event).unwrap()).unwrap();
+            assert_eq!(read, event.identifiers);
+        }
+        event.identifiers.clear();
+        assert_eq!(text(&event), None);
+        assert_eq!(Identified::identifiers_text(br#"{"identifiers": []}"#), None);
+        assert_eq!(
+            Identified::identifiers_text(br#"{"identifiers":[{"kind":""#),
+            None
+        );
     }
 
     #[test]
