@@ -58,6 +58,11 @@ impl Role {
 
     /// Ends it as the kernel does when memory is short: no signal to handle, nothing to finish.
     pub fn kill(mut self) {
+        self.end();
+    }
+
+    /// The same for one that is kept.
+    pub(crate) fn end(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }

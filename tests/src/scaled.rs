@@ -56,6 +56,12 @@ impl System {
         Role::launch(self.folder.path(), "consumer").await
     }
 
+    /// Ends host and inference service. Consumers can still be started.
+    pub fn end_services(&mut self) {
+        self.host.end();
+        self.inference.end();
+    }
+
     /// Runs a command of the binary beside the roles, with their configuration, to its end, and answers what it told.
     pub fn run(&self, arguments: &[&str]) -> String {
         let output = run(self.folder.path(), &[&["--data", "data"], arguments].concat());

@@ -116,9 +116,13 @@ class Engine:
         try:
             if arguments.get("database"):
                 session.query("USE `" + arguments["database"].replace("`", "``") + "`")
-            for name, value in arguments.items():
-                if name not in NOT_SETTINGS and not name.startswith("param_"):
-                    session.query(f"SET {name} = {quoted(value)}")
+            settings = [
+                f"{name} = {quoted(value)}"
+                for name, value in arguments.items()
+                if name not in NOT_SETTINGS and not name.startswith("param_")
+            ]
+            if settings:
+                session.query("SET " + ", ".join(settings))
             insert = INSERT_WITH_DATA.fullmatch(sql)
             if insert and data is not None:
                 return b"", self.insert(session, insert.group(1), insert.group(2), data)
