@@ -59,6 +59,21 @@ impl Signal {
         Self::HardBounce,
     ];
 
+    /// The signal's name in APIs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::SiteVisit => "site_visit",
+            Self::ProductView => "product_view",
+            Self::SmsClick => "sms_click",
+            Self::PushClick => "push_click",
+            Self::MarkedSpam => "marked_spam",
+            Self::SupportTicket => "support_ticket",
+            Self::Unsubscribed => "unsubscribed",
+            Self::Resubscribed => "resubscribed",
+            Self::HardBounce => "hard_bounce",
+        }
+    }
+
     /// The signal that an event of this type gives, if any; only a bounce for good is one.
     fn of(event_type: EventType, bounce_type: Option<BounceType>) -> Option<Self> {
         match event_type {

@@ -16,7 +16,6 @@ use tracing::{Instrument, field::Empty};
 use utoipa::ToSchema;
 
 pub(crate) use batch::{Batch, WINDOW_LINES};
-pub(crate) use record::signal_name;
 pub use replay::{Difference, Replay, ReplayVerdict, replay};
 
 use crate::{

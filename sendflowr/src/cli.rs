@@ -13,7 +13,7 @@ use toml::Table;
 use crate::{
     account, backtest, check,
     config::{self, RawConfig},
-    decide, demo, engines, explain, latency, lift, plugin, replay,
+    decide, demo, engines, explain, latency, lift, person, plugin, replay,
     roles::{self, Role},
     synth,
     telemetry::{self, Exporter, LogFormat, TelemetryConfig},
@@ -120,6 +120,9 @@ enum Command {
     Latency(latency::LatencyArgs),
     /// Shows what a stored decision was made of, or reckons it again.
     Explain(explain::ExplainArgs),
+    /// All that is stored about a person, exported or erased.
+    #[command(subcommand)]
+    Person(person::PersonCommand),
     /// Fits the population's tables to the event store and keeps them.
     Train,
     /// Runs the host's dead letters through the plugins that are installed now, and puts the consumer's back.
@@ -230,6 +233,7 @@ async fn dispatch(global: Global, command: Command) -> anyhow::Result<ExitCode> 
         Command::Lift(args) => lift::run(&args, global.load()?).await?,
         Command::Latency(args) => latency::run(&args, global.load()?).await?,
         Command::Explain(args) => return explain::run(&args, global.load()?).await,
+        Command::Person(command) => return person::run(command, global.load()?).await,
         Command::Train => train::run(global.load()?).await?,
         Command::Replay {
             provider,

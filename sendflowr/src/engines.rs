@@ -326,6 +326,16 @@ impl Engines {
         Ok(self.profiles.get_or_try_init(open).await?.clone())
     }
 
+    /// Whether profiles are kept where this process reaches those of others.
+    pub(crate) fn shares_profiles(&self) -> bool {
+        self.redis.is_some()
+    }
+
+    /// Whether erased rows of the event store stay in its files for a time.
+    pub(crate) fn masks_rows(&self) -> bool {
+        self.clickhouse.is_some()
+    }
+
     /// Commits what is queued, leaves all consumer groups and closes what was opened.
     pub(crate) async fn close(&self) {
         match self.bus.get() {

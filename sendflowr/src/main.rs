@@ -13,6 +13,7 @@ mod latency;
 mod lift;
 mod oci;
 mod output;
+mod person;
 mod plugin;
 mod replay;
 mod roles;

@@ -125,6 +125,15 @@ pub struct StoredExplanation {
     pub forecast: Option<Forecast>,
 }
 
+/// How much is stored about a person.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Holdings {
+    /// Distinct events.
+    pub events: u64,
+    /// Distinct explanations of decisions.
+    pub explanations: u64,
+}
+
 /// Keeps events and explanations.
 #[async_trait]
 pub trait Events: Send + Sync {
@@ -250,6 +259,38 @@ pub trait Events: Send + Sync {
         since: Timestamp,
         until: Timestamp,
     ) -> Result<Vec<Touch>, StoreError>;
+
+    /// The events that stand under one id, by their time and then by their id, beginning behind the event `after`; at most
+    /// `limit`. So all of them can be read page by page, however many there are.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store cannot be read.
+    async fn events_of(
+        &self,
+        id: &UniversalId,
+        after: Option<&Event>,
+        limit: usize,
+    ) -> Result<Vec<StoredEvent>, StoreError>;
+
+    /// References of all explanations of decisions about these people, in text order. May take minutes: nobody else finds
+    /// explanations by their person.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store cannot be read.
+    async fn explanations_about(&self, ids: &[UniversalId]) -> Result<Vec<String>, StoreError>;
+
+    /// How much is stored under these ids. May take minutes.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store cannot be read.
+    async fn holdings(&self, ids: &[UniversalId]) -> Result<Holdings, StoreError>;
+
+    /// Erases all that is stored under these ids, and what was derived from it; answers how much that was. No reader finds any of
+    /// it from then on. Events that are written later are stored as if nothing had been. May take minutes.
+    ///
+    /// # Errors
+    /// [`StoreError`] when some of it may be left: erasing again takes up what is.
+    async fn erase(&self, ids: &[UniversalId]) -> Result<Holdings, StoreError>;
 
     /// Checks that the store takes reads and writes.
     ///

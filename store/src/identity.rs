@@ -111,6 +111,15 @@ pub struct AuditEntry {
     pub at: Timestamp,
 }
 
+/// What was erased from the graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct ErasedIdentities {
+    /// Identifiers.
+    pub identifiers: u64,
+    /// Entries of the history.
+    pub entries: u64,
+}
+
 /// Keeps the identity graph.
 #[async_trait]
 pub trait Identities: Send + Sync {
@@ -146,6 +155,14 @@ pub trait Identities: Send + Sync {
     /// # Errors
     /// [`StoreError`] when the graph cannot be read.
     async fn audit(&self, id: &UniversalId, limit: usize) -> Result<Vec<AuditEntry>, StoreError>;
+
+    /// Erases the identifiers of these ids, all or none, with whatever names them: pairs and the history, those entries included
+    /// that are about somebody else too. The other identifiers of their people stay together, under the id of the strongest that is
+    /// left. What is erased may be recorded again as if it had never been.
+    ///
+    /// # Errors
+    /// [`StoreError`] when nothing was erased.
+    async fn erase(&self, ids: &[UniversalId]) -> Result<ErasedIdentities, StoreError>;
 
     /// Checks that the graph takes reads and writes.
     ///

@@ -39,6 +39,12 @@ pub trait Profiles: Send + Sync {
     /// [`StoreError`] when some may be left.
     async fn clear(&self) -> Result<(), StoreError>;
 
+    /// Erases the profiles under these ids; answers how many there were.
+    ///
+    /// # Errors
+    /// [`StoreError`] when some may be left.
+    async fn erase(&self, ids: &[UniversalId]) -> Result<u64, StoreError>;
+
     /// Checks that the engine answers.
     ///
     /// # Errors

@@ -124,6 +124,30 @@ impl Database {
         }
     }
 
+    /// The same for erasing: what is deleted is overwritten in the file. Otherwise it would stay there until something else takes its
+    /// place.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when the others do not let go.
+    pub(crate) async fn begin_erasing(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
+        let mut transaction = self.begin().await?;
+        sqlx::query("PRAGMA secure_delete = ON")
+            .fetch_all(&mut *transaction)
+            .await
+            .map_err(classify)?;
+        Ok(transaction)
+    }
+
+    /// Folds the log into the file and empties it, so that it holds nothing that was erased. While somebody reads what was there
+    /// before, it is left to the next who does so, as every process does after some megabytes.
+    pub(crate) async fn fold_log(&self) -> Result<(), StoreError> {
+        sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)")
+            .fetch_all(&self.writer)
+            .await
+            .map_err(classify)?;
+        Ok(())
+    }
+
     /// Connections to read with.
     pub(crate) fn readers(&self) -> &SqlitePool {
         &self.readers

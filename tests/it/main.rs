@@ -13,6 +13,7 @@ mod lift;
 mod metrics;
 mod offline;
 mod outside;
+mod person;
 mod plugins;
 mod processes;
 mod providers;

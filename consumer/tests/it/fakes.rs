@@ -15,10 +15,10 @@ use store::{
     StoreError,
     bus::{Bus, DEAD_LETTERS_TOPIC, EVENTS_TOPIC, Lag, NewRecord, Position, Progress, Record, Subscription},
     events::{
-        EventCount, Events, LatencySample, Sample, StoredEvent, StoredExplanation, StoredForecast,
+        EventCount, Events, Holdings, LatencySample, Sample, StoredEvent, StoredExplanation, StoredForecast,
         StoredTrial, Touch, WriteReport,
     },
-    identity::{AuditEntry, Identities, Person, Sighting},
+    identity::{AuditEntry, ErasedIdentities, Identities, Person, Sighting},
     profiles::Profiles,
 };
 use tokio::sync::Notify;
@@ -398,6 +398,27 @@ impl Events for FakeEvents {
         Err(misconfigured())
     }
 
+    async fn events_of(
+        &self,
+        _: &UniversalId,
+        _: Option<&Event>,
+        _: usize,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
+        Err(misconfigured())
+    }
+
+    async fn explanations_about(&self, _: &[UniversalId]) -> Result<Vec<String>, StoreError> {
+        Err(misconfigured())
+    }
+
+    async fn holdings(&self, _: &[UniversalId]) -> Result<Holdings, StoreError> {
+        Err(misconfigured())
+    }
+
+    async fn erase(&self, _: &[UniversalId]) -> Result<Holdings, StoreError> {
+        Err(misconfigured())
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         self.check()
     }
@@ -455,6 +476,10 @@ impl Profiles for FakeProfiles {
         Ok(())
     }
 
+    async fn erase(&self, _: &[UniversalId]) -> Result<u64, StoreError> {
+        Err(misconfigured())
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         self.check().await
     }
@@ -509,6 +534,10 @@ impl Identities for FakeIdentities {
     }
 
     async fn audit(&self, _: &UniversalId, _: usize) -> Result<Vec<AuditEntry>, StoreError> {
+        Err(misconfigured())
+    }
+
+    async fn erase(&self, _: &[UniversalId]) -> Result<ErasedIdentities, StoreError> {
         Err(misconfigured())
     }
 

@@ -22,7 +22,7 @@ use crate::{
     error::{ApiError, ErrorBody},
     explanation::Evidence,
     person::Known,
-    service::{Service, signal_name},
+    service::Service,
 };
 
 /// Best hours told with a person's features.
@@ -88,7 +88,7 @@ fn features_of(service: &Service, known: &Known, now: Timestamp) -> Features {
     let mut signals = BTreeMap::new();
     for signal in Signal::ALL {
         if let Some(at) = profile.latest(signal, now) {
-            signals.insert(signal_name(signal), at);
+            signals.insert(signal.as_str(), at);
         }
     }
     Features {

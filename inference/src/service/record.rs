@@ -1,6 +1,6 @@
 //! Writes down what a decision was made of.
 
-use event::{Timestamp, grid, profile::Signal};
+use event::{Timestamp, grid};
 use sha2::{Digest, Sha256};
 
 use super::{Basis, Service, Weighed, narrative};
@@ -156,7 +156,7 @@ fn normalized(inquiry: &Inquiry) -> NormalizedRequest {
             .signals
             .iter()
             .map(|seen| ToldSignal {
-                kind: signal_name(seen.signal).to_owned(),
+                kind: seen.signal.as_str().to_owned(),
                 at: seen.at,
             })
             .collect(),
@@ -166,19 +166,4 @@ fn normalized(inquiry: &Inquiry) -> NormalizedRequest {
 fn span_text(span: DaySpan) -> String {
     let time = |minute: u16| format!("{:02}:{:02}", minute / 60, minute % 60);
     format!("{}-{}", time(span.start), time(span.end))
-}
-
-/// The name of a signal in requests and answers.
-pub(crate) fn signal_name(signal: Signal) -> &'static str {
-    match signal {
-        Signal::SiteVisit => "site_visit",
-        Signal::ProductView => "product_view",
-        Signal::SmsClick => "sms_click",
-        Signal::PushClick => "push_click",
-        Signal::MarkedSpam => "marked_spam",
-        Signal::SupportTicket => "support_ticket",
-        Signal::Unsubscribed => "unsubscribed",
-        Signal::Resubscribed => "resubscribed",
-        Signal::HardBounce => "hard_bounce",
-    }
 }

@@ -18,10 +18,10 @@ use sendflowr_inference::Dependencies;
 use store::{
     StoreError,
     events::{
-        EventCount, Events, LatencySample, Sample, StoredEvent, StoredExplanation, StoredForecast,
+        EventCount, Events, Holdings, LatencySample, Sample, StoredEvent, StoredExplanation, StoredForecast,
         StoredTrial, Touch, TouchKind, WriteReport,
     },
-    identity::{AuditEntry, Identities, Person, Sighting},
+    identity::{AuditEntry, ErasedIdentities, Identities, Person, Sighting},
     profiles::Profiles,
 };
 
@@ -71,6 +71,13 @@ fn unavailable(down: &AtomicBool) -> Result<(), StoreError> {
         });
     }
     Ok(())
+}
+
+fn not_asked() -> StoreError {
+    StoreError::Rejected {
+        engine: "fake",
+        message: "no decision asks this".into(),
+    }
 }
 
 #[derive(Default)]
@@ -275,6 +282,27 @@ impl Events for FakeEvents {
         Ok(touches.collect())
     }
 
+    async fn events_of(
+        &self,
+        _: &UniversalId,
+        _: Option<&Event>,
+        _: usize,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
+        Err(not_asked())
+    }
+
+    async fn explanations_about(&self, _: &[UniversalId]) -> Result<Vec<String>, StoreError> {
+        Err(not_asked())
+    }
+
+    async fn holdings(&self, _: &[UniversalId]) -> Result<Holdings, StoreError> {
+        Err(not_asked())
+    }
+
+    async fn erase(&self, _: &[UniversalId]) -> Result<Holdings, StoreError> {
+        Err(not_asked())
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         unavailable(&self.down)
     }
@@ -340,6 +368,10 @@ impl Identities for FakeIdentities {
         Ok(Vec::new())
     }
 
+    async fn erase(&self, _: &[UniversalId]) -> Result<ErasedIdentities, StoreError> {
+        Err(not_asked())
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         unavailable(&self.down)
     }
@@ -368,6 +400,10 @@ impl Profiles for FakeProfiles {
     async fn clear(&self) -> Result<(), StoreError> {
         self.stored.lock().unwrap().clear();
         Ok(())
+    }
+
+    async fn erase(&self, _: &[UniversalId]) -> Result<u64, StoreError> {
+        Err(not_asked())
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

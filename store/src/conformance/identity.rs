@@ -3,7 +3,7 @@ use std::sync::Arc;
 use event::{Identifier, IdentifierKind, UniversalId};
 
 use super::{identifier, moment, unique};
-use crate::identity::{AuditAction, Identities, Person, Sighting};
+use crate::identity::{AuditAction, ErasedIdentities, Identities, Person, Sighting};
 
 /// Checks an identity graph.
 pub async fn identities(graph: Arc<dyn Identities>) {
@@ -18,6 +18,9 @@ pub async fn identities(graph: Arc<dyn Identities>) {
     people_and_identifiers_resolve(graph.as_ref()).await;
     ids_of_one_person_share_it(graph.as_ref()).await;
     the_history_follows_the_person(graph.as_ref()).await;
+    an_erased_person_was_never_there(graph.as_ref()).await;
+    erasing_some_ids_leaves_the_others_together(graph.as_ref()).await;
+    people_may_be_erased_while_they_merge(Arc::clone(&graph)).await;
     concurrent_sightings_become_one_person(graph).await;
 }
 
@@ -377,6 +380,121 @@ async fn the_history_follows_the_person(graph: &dyn Identities) {
     );
     assert_eq!(graph.audit(&id(&ann), 2).await.unwrap(), entries[..2]);
     assert_eq!(graph.audit(&id(&bob), 100).await.unwrap(), []);
+}
+
+async fn an_erased_person_was_never_there(graph: &dyn Identities) {
+    use AuditAction::{Attached, Created};
+    let Names {
+        ann,
+        bob,
+        phone,
+        klaviyo,
+        external,
+    } = names();
+    record(graph, &[&ann, &klaviyo]).await;
+    record(graph, &[&ann, &phone]).await;
+    record(graph, &[&bob, &external]).await;
+    // A weak identifier of either was seen with the other, and stayed.
+    record(graph, &[&bob, &klaviyo]).await;
+    record(graph, &[&ann, &external]).await;
+    let ids = person_of(graph, &ann).await.ids;
+    let erased = graph.erase(&ids).await.unwrap();
+    // Three created, two attached, two conflicts.
+    let all = ErasedIdentities {
+        identifiers: 3,
+        entries: 7,
+    };
+    assert_eq!(erased, all);
+    for identifier in [&ann, &phone, &klaviyo] {
+        assert_eq!(
+            person_of(graph, identifier).await,
+            Person::unknown(id(identifier))
+        );
+        assert_eq!(graph.audit(&id(identifier), 100).await.unwrap(), []);
+    }
+    assert_eq!(
+        person_of(graph, &bob).await,
+        expected(&[&bob, &external], &[&bob])
+    );
+    assert_eq!(actions(graph, &bob).await, [Created, Created, Attached]);
+    assert_eq!(graph.erase(&ids).await.unwrap(), ErasedIdentities::default());
+    assert_eq!(graph.erase(&[]).await.unwrap(), ErasedIdentities::default());
+
+    // The same sightings are news again, their pairs included: the conflict is noted as it was the first time.
+    record(graph, &[&ann, &klaviyo]).await;
+    assert_eq!(
+        person_of(graph, &klaviyo).await,
+        expected(&[&ann, &klaviyo], &[&ann])
+    );
+    assert_eq!(actions(graph, &ann).await, [Created, Created, Attached]);
+    record(graph, &[&bob, &klaviyo]).await;
+    record(graph, &[&ann, &external]).await;
+    for identifier in [&ann, &bob] {
+        let actions = actions(graph, identifier).await;
+        let conflicts = actions.iter().filter(|action| **action == AuditAction::Conflict);
+        assert_eq!(conflicts.count(), 2);
+    }
+}
+
+async fn erasing_some_ids_leaves_the_others_together(graph: &dyn Identities) {
+    let Names {
+        ann,
+        bob,
+        phone,
+        klaviyo,
+        external,
+    } = names();
+    // Two customers under the shop's own phone number.
+    record(graph, &[&phone, &ann]).await;
+    record(graph, &[&phone, &bob]).await;
+    record(graph, &[&bob, &klaviyo]).await;
+    record(graph, &[&bob, &external]).await;
+    let canonical = person_of(graph, &phone).await.canonical;
+    assert_eq!(canonical, id(&ann));
+    let erased = graph.erase(&[canonical]).await.unwrap();
+    assert_eq!(erased.identifiers, 1);
+    assert_eq!(person_of(graph, &ann).await, Person::unknown(id(&ann)));
+    let left = expected(&[&bob, &phone, &klaviyo, &external], &[&bob]);
+    for identifier in [&bob, &phone, &klaviyo, &external] {
+        assert_eq!(person_of(graph, identifier).await, left);
+    }
+    let entries = graph.audit(&id(&bob), 100).await.unwrap();
+    assert!(!entries.is_empty());
+    for entry in entries {
+        assert_ne!(entry.identifier.as_ref(), Some(&ann));
+        assert!(entry.universal_id != id(&ann) && entry.other != Some(id(&ann)));
+    }
+    // What comes next finds them as they are.
+    record(graph, &[&ann, &phone]).await;
+    let together = expected(&[&ann, &bob, &phone, &klaviyo, &external], &[&ann, &bob]);
+    assert_eq!(person_of(graph, &external).await, together);
+}
+
+async fn people_may_be_erased_while_they_merge(graph: Arc<dyn Identities>) {
+    let run = unique("run");
+    let numbers: Vec<Identifier> = (0..8)
+        .map(|n| identifier(&run, IdentifierKind::PhoneNumber, &format!("{n:02}")))
+        .collect();
+    let ids: Vec<UniversalId> = numbers.iter().map(id).collect();
+    let merging = numbers.windows(2).map(|pair| {
+        let (graph, sighting) = (Arc::clone(&graph), sighting(&[&pair[1], &pair[0]]));
+        tokio::spawn(async move { graph.record(&[sighting]).await })
+    });
+    let merging: Vec<_> = merging.collect();
+    graph.erase(&ids[..4]).await.unwrap();
+    for recorded in futures::future::join_all(merging).await {
+        recorded.unwrap().unwrap();
+    }
+    graph.erase(&ids).await.unwrap();
+    let unknown: Vec<Person> = ids.iter().cloned().map(Person::unknown).collect();
+    let people: Vec<Person> = graph
+        .people(&ids)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(Arc::unwrap_or_clone)
+        .collect();
+    assert_eq!(people, unknown);
 }
 
 async fn concurrent_sightings_become_one_person(graph: Arc<dyn Identities>) {

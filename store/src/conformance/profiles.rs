@@ -21,20 +21,38 @@ pub async fn profiles(store: Arc<dyn Profiles>) {
         .put(&[(ann.clone(), one.clone()), (bob.clone(), Profile::default())])
         .await
         .unwrap();
-    let found = store.get(&[bob.clone(), nobody, ann.clone(), bob]).await.unwrap();
+    let found = store
+        .get(&[bob.clone(), nobody.clone(), ann.clone(), bob.clone()])
+        .await
+        .unwrap();
     let empty = Some(Profile::default());
     assert_eq!(
         found,
-        [empty.clone(), None, Some(one), empty],
+        [empty.clone(), None, Some(one.clone()), empty],
         "in the order asked, nothing where there is none"
     );
 
     store.put(&[(ann.clone(), two.clone())]).await.unwrap();
     assert_eq!(
-        store.get(&[ann]).await.unwrap(),
+        store.get(std::slice::from_ref(&ann)).await.unwrap(),
         [Some(two)],
         "a newer profile replaces the older"
     );
+
+    assert_eq!(store.erase(&[ann.clone(), nobody.clone()]).await.unwrap(), 1);
+    assert_eq!(
+        store.get(&[ann.clone(), bob.clone()]).await.unwrap(),
+        [None, Some(Profile::default())],
+        "others stay"
+    );
+    assert_eq!(store.erase(std::slice::from_ref(&ann)).await.unwrap(), 0);
+    store.put(&[(ann.clone(), one.clone())]).await.unwrap();
+    assert_eq!(
+        store.get(&[ann]).await.unwrap(),
+        [Some(one)],
+        "who comes back is new"
+    );
+    assert_eq!(store.erase(&[]).await.unwrap(), 0);
 }
 
 /// The profile of somebody who clicked at these times.

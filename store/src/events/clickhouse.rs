@@ -6,6 +6,7 @@
 
 mod config;
 mod connection;
+mod erasure;
 mod error;
 mod rows;
 mod schema;
@@ -17,7 +18,7 @@ use std::{
 
 use async_trait::async_trait;
 use clickhouse::{Client, RowOwned, RowRead, error::Error};
-use event::{Timestamp, UniversalId, profile::Profile};
+use event::{Event, Timestamp, UniversalId, profile::Profile};
 use tokio::time::timeout;
 use twox_hash::XxHash64;
 
@@ -27,8 +28,8 @@ use self::{
     rows::{EventRow, ExplanationRow, ForecastRow, LatencyRow, OccurrenceRow, TouchRow, TrialRow},
 };
 use super::{
-    EventCount, Events, LatencySample, Sample, StoredEvent, StoredExplanation, StoredForecast, StoredTrial,
-    Touch, TouchKind, WriteReport,
+    EventCount, Events, Holdings, LatencySample, Sample, StoredEvent, StoredExplanation, StoredForecast,
+    StoredTrial, Touch, TouchKind, WriteReport,
     shares::{PeopleShare, Shares},
 };
 use crate::StoreError;
@@ -149,12 +150,17 @@ impl ClickHouseEvents {
 
     /// Waits for an answer, not for ever.
     async fn answer<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, StoreError> {
-        let answered = match timeout(self.request_timeout, work).await {
-            Ok(answered) => answered.map_err(Failure::from),
-            Err(_) => Err(Failure::TimedOut(self.request_timeout)),
-        };
-        Ok(answered?)
+        within(self.request_timeout, work).await
     }
+}
+
+/// What `work` answers, if it comes in time.
+async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, Error>>) -> Result<T, StoreError> {
+    let answered = match timeout(limit, work).await {
+        Ok(answered) => answered.map_err(Failure::from),
+        Err(_) => Err(Failure::TimedOut(limit)),
+    };
+    Ok(answered?)
 }
 
 #[async_trait]
@@ -461,6 +467,55 @@ impl Events for ClickHouseEvents {
             }
         }
         Ok(touches)
+    }
+
+    async fn events_of(
+        &self,
+        id: &UniversalId,
+        after: Option<&Event>,
+        limit: usize,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
+        // The empty text sorts before every id, and no event is from before 1970.
+        let (since, event_id) = match after {
+            Some(event) => (event.timestamp, event.event_id.as_str()),
+            None => (Timestamp::default(), ""),
+        };
+        let mut cursor = self
+            .client
+            .query(
+                "SELECT ?fields FROM email_events \
+                 PREWHERE universal_id = ? WHERE timestamp >= fromUnixTimestamp64Milli(toInt64(?), 'UTC') \
+                 AND (timestamp, event_id) > (fromUnixTimestamp64Milli(toInt64(?), 'UTC'), ?) \
+                 ORDER BY timestamp, event_id, version DESC LIMIT 1 BY timestamp, event_id LIMIT ?",
+            )
+            .bind(id.as_str())
+            .bind(since.as_millis())
+            .bind(since.as_millis())
+            .bind(event_id)
+            .bind(limit as u64)
+            .fetch::<EventRow<'_>>()
+            .map_err(Failure::from)?;
+        let mut page = Vec::new();
+        self.answer(async {
+            while let Some(row) = cursor.next().await? {
+                page.push(row.read());
+            }
+            Ok(())
+        })
+        .await?;
+        page.into_iter().collect()
+    }
+
+    async fn explanations_about(&self, ids: &[UniversalId]) -> Result<Vec<String>, StoreError> {
+        erasure::explanations_about(&self.client, ids).await
+    }
+
+    async fn holdings(&self, ids: &[UniversalId]) -> Result<Holdings, StoreError> {
+        erasure::holdings(&self.client, ids).await
+    }
+
+    async fn erase(&self, ids: &[UniversalId]) -> Result<Holdings, StoreError> {
+        erasure::erase(&self.client, ids).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

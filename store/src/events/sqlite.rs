@@ -15,12 +15,12 @@ use std::{
 };
 
 use async_trait::async_trait;
-use event::{Timestamp, UniversalId, profile::Profile};
+use event::{Event, Timestamp, UniversalId, profile::Profile};
 use futures::{Stream, StreamExt, TryStreamExt};
 use sqlx::{QueryBuilder, Row, sqlite::SqliteRow};
 
 use super::{
-    EXPLANATION_DAYS, EventCount, Events, LatencySample, Sample, StoredEvent, StoredExplanation,
+    EXPLANATION_DAYS, EventCount, Events, Holdings, LatencySample, Sample, StoredEvent, StoredExplanation,
     StoredForecast, StoredTrial, Touch, WriteReport, campaign_type, payload_bytes,
     shares::{PeopleShare, Shares},
 };
@@ -448,6 +448,73 @@ impl Events for SqliteEvents {
             .bind(since.to_string())
             .bind(until.to_string());
         read_all(query.fetch(self.events.readers()), trials::touch).await
+    }
+
+    async fn events_of(
+        &self,
+        id: &UniversalId,
+        after: Option<&Event>,
+        limit: usize,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
+        // The empty text sorts before every time and every id.
+        let (since, event_id) = match after {
+            Some(event) => (event.timestamp.to_string(), event.event_id.as_str()),
+            None => (String::new(), ""),
+        };
+        let query = sqlx::query(rows::PAGE)
+            .bind(id.as_str())
+            .bind(since)
+            .bind(event_id)
+            .bind(i64::try_from(limit).unwrap_or(i64::MAX));
+        read_all(query.fetch(self.events.readers()), rows::read).await
+    }
+
+    async fn explanations_about(&self, ids: &[UniversalId]) -> Result<Vec<String>, StoreError> {
+        sqlx::query_scalar(
+            "SELECT reference FROM timing_explanations WHERE universal_id IN (SELECT value FROM json_each(?1)) \
+             ORDER BY reference",
+        )
+        .bind(rows::json(&ids))
+        .fetch_all(self.explanations.readers())
+        .await
+        .map_err(classify)
+    }
+
+    async fn holdings(&self, ids: &[UniversalId]) -> Result<Holdings, StoreError> {
+        let events: i64 = sqlx::query_scalar(
+            "SELECT COUNT(*) FROM email_events WHERE universal_id IN (SELECT value FROM json_each(?1))",
+        )
+        .bind(rows::json(&ids))
+        .fetch_one(self.events.readers())
+        .await
+        .map_err(classify)?;
+        Ok(Holdings {
+            events: events.unsigned_abs(),
+            explanations: self.explanations_about(ids).await?.len() as u64,
+        })
+    }
+
+    async fn erase(&self, ids: &[UniversalId]) -> Result<Holdings, StoreError> {
+        // Looked for before the file is locked: that goes through all of them, and decisions write there.
+        let references = self.explanations_about(ids).await?;
+        let mut explanations = 0;
+        for some in references.chunks(ROWS_AT_ONCE) {
+            let mut transaction = self.explanations.begin_erasing().await?;
+            explanations += trials::erase_explanations(&mut transaction, some).await?;
+            transaction.commit().await.map_err(classify)?;
+        }
+        let mut transaction = self.events.begin_erasing().await?;
+        let events =
+            sqlx::query("DELETE FROM email_events WHERE universal_id IN (SELECT value FROM json_each(?1))")
+                .bind(rows::json(&ids))
+                .execute(&mut *transaction)
+                .await
+                .map_err(classify)?
+                .rows_affected();
+        transaction.commit().await.map_err(classify)?;
+        self.explanations.fold_log().await?;
+        self.events.fold_log().await?;
+        Ok(Holdings { events, explanations })
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -44,6 +44,11 @@ impl Familiar {
         unfamiliar
     }
 
+    /// To be called once something was erased: its sightings are news again.
+    pub(super) fn forget(&self) {
+        self.remembered.clear();
+    }
+
     /// To be called once the engine holds these.
     pub(super) fn remember(&self, recorded: &[(u64, &Sighting)]) {
         for (fingerprint, _) in recorded {

@@ -158,6 +158,53 @@ impl Owners {
     }
 }
 
+/// What it means for people that some of their ids are erased.
+#[derive(Debug)]
+pub(crate) struct Erasure {
+    /// The identifiers that go.
+    pub(crate) identifiers: Vec<Identifier>,
+    /// All ids in question: those that go, and the others of the same people.
+    pub(crate) people: Vec<UniversalId>,
+    /// Identifiers that stay, by their universal id, and their person's new canonical id.
+    pub(crate) moved: Vec<(UniversalId, UniversalId)>,
+}
+
+impl Erasure {
+    /// Of `ids`, from every identifier of the people that own them.
+    pub(crate) fn new(stored: Vec<Member>, ids: &[UniversalId]) -> Self {
+        let ids: HashSet<&UniversalId> = ids.iter().collect();
+        let mut people: HashSet<UniversalId> = ids.iter().map(|id| (*id).clone()).collect();
+        let mut identifiers = Vec::new();
+        let mut staying: HashMap<UniversalId, Vec<Identifier>> = HashMap::new();
+        for member in stored {
+            let id = UniversalId::from_identifier(&member.identifier);
+            if ids.contains(&id) {
+                identifiers.push(member.identifier);
+            } else {
+                staying
+                    .entry(member.canonical)
+                    .or_default()
+                    .push(member.identifier);
+            }
+            people.insert(id);
+        }
+        let mut moved = Vec::new();
+        for (before, identifiers) in staying {
+            let after = identifiers.iter().min().map(UniversalId::from_identifier);
+            let Some(after) = after.filter(|after| *after != before) else {
+                continue;
+            };
+            let ids = identifiers.iter().map(UniversalId::from_identifier);
+            moved.extend(ids.map(|id| (id, after.clone())));
+        }
+        Self {
+            identifiers,
+            people: people.into_iter().collect(),
+            moved,
+        }
+    }
+}
+
 impl Graph {
     /// Takes in what is stored: every identifier of the people in question, and known pairs.
     pub(crate) fn new(

@@ -29,14 +29,14 @@ use std::{collections::BTreeSet, future::Future, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use event::{Identifier, UniversalId};
-use sqlx::{Connection, PgPool};
+use sqlx::{Connection, PgConnection, PgPool};
 
 pub use self::config::{InvalidPostgresConfig, PostgresConfig, PostgresTls, RawPostgresConfig};
 use self::connection::{Lease, Outage, classify, rejected, unavailable};
 use super::{
-    AuditEntry, Identities, Person, Sighting, columns,
+    AuditEntry, ErasedIdentities, Identities, Person, Sighting, columns,
     familiar::{Familiar, news, touched, traces},
-    graph::{Graph, Owners},
+    graph::{Erasure, Graph, Member, Owners},
 };
 use crate::StoreError;
 
@@ -128,19 +128,13 @@ impl PostgresIdentities {
     ) -> Result<T, StoreError> {
         let (ids, pairs) = touched(sightings);
         let mut lease = Lease::take(&self.pool).await?;
-        let mut locks: BTreeSet<i32> = ids.iter().map(lock_of).collect();
-        let before = rows::members(lease.connection(), &ids).await?;
-        locks.extend(before.iter().map(|member| lock_of(&member.canonical)));
+        let mut locks = locks_of(lease.connection(), &ids).await?;
         for _ in 0..ROUNDS {
             let mut transaction = lease.connection().begin_with(BEGIN).await.map_err(classify)?;
-            rows::lock(&mut transaction, LOCK_SPACE, &locks).await?;
-            let members = rows::members(&mut transaction, &ids).await?;
-            let owners: BTreeSet<i32> = members.iter().map(|member| lock_of(&member.canonical)).collect();
-            if !owners.is_subset(&locks) {
-                locks.extend(owners);
+            let Some(members) = locked(&mut transaction, &ids, &mut locks).await? else {
                 transaction.rollback().await.map_err(classify)?;
                 continue;
-            }
+            };
             let known = rows::known_pairs(&mut transaction, &pairs).await?;
             let mut graph = Graph::new(members, known);
             let answer = apply(&mut graph);
@@ -149,10 +143,56 @@ impl PostgresIdentities {
             lease.give_back();
             return Ok(answer);
         }
-        Err(unavailable(
-            "the people in question merge faster than they can be locked",
-        ))
+        Err(restless())
     }
+
+    /// Erases ids, under the locks of their people.
+    async fn erase_locked(&self, ids: &[UniversalId]) -> Result<ErasedIdentities, StoreError> {
+        let mut lease = Lease::take(&self.pool).await?;
+        let mut locks = locks_of(lease.connection(), ids).await?;
+        for _ in 0..ROUNDS {
+            let mut transaction = lease.connection().begin_with(BEGIN).await.map_err(classify)?;
+            let Some(members) = locked(&mut transaction, ids, &mut locks).await? else {
+                transaction.rollback().await.map_err(classify)?;
+                continue;
+            };
+            let erasure = Erasure::new(members, ids);
+            let erased = rows::erase(&mut transaction, ids, &erasure).await?;
+            transaction.commit().await.map_err(classify)?;
+            lease.give_back();
+            return Ok(erased);
+        }
+        Err(restless())
+    }
+}
+
+/// The locks of ids and of the people that own them now.
+async fn locks_of(connection: &mut PgConnection, ids: &[UniversalId]) -> Result<BTreeSet<i32>, StoreError> {
+    let mut locks: BTreeSet<i32> = ids.iter().map(lock_of).collect();
+    let members = rows::members(connection, ids).await?;
+    locks.extend(members.iter().map(|member| lock_of(&member.canonical)));
+    Ok(locks)
+}
+
+/// Takes locks and answers every identifier of the people that own any of `ids`. `None` where one of these people is not locked,
+/// after adding what is to be locked too.
+async fn locked(
+    transaction: &mut PgConnection,
+    ids: &[UniversalId],
+    locks: &mut BTreeSet<i32>,
+) -> Result<Option<Vec<Member>>, StoreError> {
+    rows::lock(transaction, LOCK_SPACE, locks).await?;
+    let members = rows::members(transaction, ids).await?;
+    let owners: BTreeSet<i32> = members.iter().map(|member| lock_of(&member.canonical)).collect();
+    if owners.is_subset(locks) {
+        return Ok(Some(members));
+    }
+    locks.extend(owners);
+    Ok(None)
+}
+
+fn restless() -> StoreError {
+    unavailable("the people in question merge faster than they can be locked")
 }
 
 /// The lock that stands for an id.
@@ -226,6 +266,12 @@ impl Identities for PostgresIdentities {
             Ok(entries)
         })
         .await
+    }
+
+    async fn erase(&self, ids: &[UniversalId]) -> Result<ErasedIdentities, StoreError> {
+        let erased = within(self.write_timeout, self.erase_locked(ids)).await?;
+        self.familiar.forget();
+        Ok(erased)
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

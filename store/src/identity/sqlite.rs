@@ -13,10 +13,10 @@ use serde::Serialize;
 use sqlx::{Row, Sqlite, SqliteExecutor, Transaction};
 
 use super::{
-    AuditEntry, Identities, Person, Sighting,
+    AuditEntry, ErasedIdentities, Identities, Person, Sighting,
     columns::{self, AuditColumns, at_positions},
     familiar::{Familiar, news, touched, traces},
-    graph::{Changes, Graph, Member, Owners, Pair},
+    graph::{Changes, Erasure, Graph, Member, Owners, Pair},
 };
 use crate::{
     StoreError,
@@ -148,10 +148,81 @@ impl Identities for SqliteIdentities {
         rows.iter().map(audit_entry).collect()
     }
 
+    async fn erase(&self, ids: &[UniversalId]) -> Result<ErasedIdentities, StoreError> {
+        let mut transaction = self.database.begin_erasing().await?;
+        let erasure = Erasure::new(members(&mut *transaction, ids).await?, ids);
+        let erased = erase(&mut transaction, ids, &erasure).await?;
+        transaction.commit().await.map_err(classify)?;
+        self.familiar.forget();
+        self.database.fold_log().await?;
+        Ok(erased)
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         self.database.ping().await
     }
 }
+
+/// Erases ids. Pairs are found by their first id, as they are stored: it belongs to the same person as the second or, where a weak
+/// identifier stayed with somebody else, to a person that the history names beside it.
+async fn erase(
+    transaction: &mut Transaction<'static, Sqlite>,
+    ids: &[UniversalId],
+    erasure: &Erasure,
+) -> Result<ErasedIdentities, StoreError> {
+    let (ids, people) = (json(&ids), json(&erasure.people));
+    sqlx::query(
+        "WITH people AS (SELECT value AS id FROM json_each(?2)), \
+         met AS (SELECT universal_id AS id FROM identity_audit_log WHERE other_universal_id IN (SELECT id FROM people) \
+         UNION SELECT other_universal_id FROM identity_audit_log WHERE universal_id IN (SELECT id FROM people) \
+         AND other_universal_id IS NOT NULL), \
+         near AS (SELECT id FROM people UNION SELECT universal_id FROM resolved_identities WHERE canonical_id IN \
+         (SELECT canonical_id FROM resolved_identities WHERE universal_id IN (SELECT id FROM met))) \
+         DELETE FROM identity_graph WHERE universal_id_a IN (SELECT id FROM near) \
+         AND (universal_id_a IN (SELECT value FROM json_each(?1)) OR universal_id_b IN (SELECT value FROM json_each(?1)))",
+    )
+    .bind(&ids)
+    .bind(&people)
+    .execute(&mut **transaction)
+    .await
+    .map_err(classify)?;
+    let entries = sqlx::query(
+        "DELETE FROM identity_audit_log WHERE entry_id IN (\
+         SELECT entry_id FROM identity_audit_log WHERE universal_id IN (SELECT value FROM json_each(?1)) \
+         UNION SELECT entry_id FROM identity_audit_log WHERE other_universal_id IN (SELECT value FROM json_each(?1)) \
+         UNION SELECT entry_id FROM identity_audit_log WHERE universal_id IN (SELECT value FROM json_each(?2)) \
+         AND (identifier_type, identifier_value) IN (SELECT value ->> 'kind', value ->> 'value' FROM json_each(?3)))",
+    )
+    .bind(&ids)
+    .bind(&people)
+    .bind(json(&erasure.identifiers))
+    .execute(&mut **transaction)
+    .await
+    .map_err(classify)?;
+    let identifiers = sqlx::query(
+        "DELETE FROM resolved_identities WHERE universal_id IN (SELECT value FROM json_each(?1))",
+    )
+    .bind(&ids)
+    .execute(&mut **transaction)
+    .await
+    .map_err(classify)?;
+    if !erasure.moved.is_empty() {
+        sqlx::query(MOVE)
+            .bind(json(&erasure.moved))
+            .execute(&mut **transaction)
+            .await
+            .map_err(classify)?;
+    }
+    Ok(ErasedIdentities {
+        identifiers: identifiers.rows_affected(),
+        entries: entries.rows_affected(),
+    })
+}
+
+/// Gives identifiers another canonical id.
+const MOVE: &str = "\
+UPDATE resolved_identities SET canonical_id = change.value ->> 1 FROM json_each(?1) AS change \
+WHERE universal_id = change.value ->> 0";
 
 fn audit_entry(row: &sqlx::sqlite::SqliteRow) -> Result<AuditEntry, StoreError> {
     let text = |index: usize| row.try_get::<&str, _>(index).map_err(classify);
@@ -278,12 +349,7 @@ async fn store(transaction: &mut Transaction<'static, Sqlite>, changes: Changes)
             created.len(),
             json(&created),
         ),
-        (
-            "UPDATE resolved_identities SET canonical_id = change.value ->> 1 FROM json_each(?1) AS change \
-             WHERE universal_id = change.value ->> 0",
-            changes.moved.len(),
-            json(&changes.moved),
-        ),
+        (MOVE, changes.moved.len(), json(&changes.moved)),
         (
             "UPDATE resolved_identities SET has_events = 1 WHERE universal_id IN (SELECT value FROM json_each(?1))",
             changes.first_events.len(),

@@ -107,6 +107,11 @@ impl Profiles for MemoryProfiles {
         Ok(())
     }
 
+    async fn erase(&self, ids: &[UniversalId]) -> Result<u64, StoreError> {
+        let there = ids.iter().filter(|id| self.profiles.remove(*id).is_some());
+        Ok(there.count() as u64)
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         Ok(())
     }

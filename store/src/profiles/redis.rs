@@ -259,6 +259,24 @@ impl Profiles for RedisProfiles {
         }
     }
 
+    async fn erase(&self, ids: &[UniversalId]) -> Result<u64, StoreError> {
+        let session = self.link.session()?;
+        let mut erased = 0;
+        for some in ids.chunks(KEYS_AT_ONCE) {
+            let mut unlink = redis::cmd("UNLINK");
+            for id in some {
+                unlink.arg(self.key(id));
+            }
+            let mut connection = session.connection.clone();
+            let there: u64 = unlink
+                .query_async(&mut connection)
+                .await
+                .map_err(|error| self.link.failed(&session, error))?;
+            erased += there;
+        }
+        Ok(erased)
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         let session = self.link.session()?;
         let mut connection = session.connection.clone();

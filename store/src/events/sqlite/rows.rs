@@ -26,6 +26,15 @@ mailbox_provider, identifiers, reason, tags, is_machine, provider_event_id, plug
 delivery_latency_ms, trace_id \
 FROM email_events WHERE universal_id = ?1 AND timestamp >= ?2 ORDER BY timestamp DESC, event_id DESC LIMIT ?3";
 
+/// The first events of one id behind a time and an event; its columns are those that [`read`] takes.
+pub(super) const PAGE: &str = "\
+SELECT event_id, event_type, timestamp, esp, universal_id, recipient_email_hash, campaign_id, campaign_name, \
+message_id, subject, click_url, bounce_type, user_agent, ip_address, metadata, ingested_at, schema_version, account, \
+mailbox_provider, identifiers, reason, tags, is_machine, provider_event_id, plugin, machine, machine_reasons, \
+delivery_latency_ms, trace_id \
+FROM email_events WHERE universal_id = ?1 AND timestamp >= ?2 AND (timestamp, event_id) > (?2, ?3) \
+ORDER BY timestamp, event_id LIMIT ?4";
+
 /// What a profile takes in of the newest events of one id; its columns are those that [`occurrence`] takes.
 pub(super) const OCCURRENCES: &str = "\
 SELECT event_type, timestamp, bounce_type, mailbox_provider, message_id, machine \
@@ -166,7 +175,7 @@ fn unreadable(column: &str) -> StoreError {
     malformed("email_events", column)
 }
 
-fn json(value: &impl Serialize) -> String {
+pub(super) fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("lists and maps of texts are always valid JSON")
 }
 

@@ -73,6 +73,30 @@ pub(super) async fn insert_explanations<'a>(
     Ok(new.copied().collect())
 }
 
+/// Erases explanations with their trials and forecasts; answers how many there were.
+pub(super) async fn erase_explanations(
+    connection: &mut SqliteConnection,
+    references: &[String],
+) -> Result<u64, StoreError> {
+    let references = rows::json(&references);
+    let mut erased = 0;
+    // Trial and forecast first: they are found by their explanation, which counts.
+    for delete in [
+        "DELETE FROM timing_forecasts WHERE (decided_at, reference) IN (SELECT decided_at, reference \
+         FROM timing_explanations WHERE reference IN (SELECT value FROM json_each(?1)))",
+        "DELETE FROM timing_trials WHERE (decided_at, reference) IN (SELECT decided_at, reference \
+         FROM timing_explanations WHERE reference IN (SELECT value FROM json_each(?1)))",
+        "DELETE FROM timing_explanations WHERE reference IN (SELECT value FROM json_each(?1))",
+    ] {
+        let done = sqlx::query(delete)
+            .bind(&references)
+            .execute(&mut *connection)
+            .await;
+        erased = done.map_err(classify)?.rows_affected();
+    }
+    Ok(erased)
+}
+
 /// Stores the trials of new explanations.
 pub(super) async fn insert(
     connection: &mut SqliteConnection,

@@ -9,9 +9,9 @@ use super::connection::{classify, misconfigured};
 use crate::{
     StoreError,
     identity::{
-        AuditEntry, StoredAccount,
+        AuditEntry, ErasedIdentities, StoredAccount,
         columns::{self, AuditColumns, at_positions},
-        graph::{Changes, Member, Pair},
+        graph::{Changes, Erasure, Member, Pair},
     },
 };
 
@@ -109,7 +109,7 @@ fn texts(ids: &[UniversalId]) -> Vec<&str> {
 /// Stores changes, one statement a table. Times go as milliseconds.
 pub(super) async fn store(connection: &mut PgConnection, changes: &Changes) -> Result<(), StoreError> {
     create(connection, changes).await?;
-    r#move(connection, changes).await?;
+    r#move(connection, &changes.moved).await?;
     mark_first_events(connection, changes).await?;
     pair(connection, changes).await?;
     note(connection, changes).await
@@ -138,7 +138,10 @@ async fn create(connection: &mut PgConnection, Changes { created, .. }: &Changes
     Ok(())
 }
 
-async fn r#move(connection: &mut PgConnection, Changes { moved, .. }: &Changes) -> Result<(), StoreError> {
+async fn r#move(
+    connection: &mut PgConnection,
+    moved: &[(UniversalId, UniversalId)],
+) -> Result<(), StoreError> {
     if moved.is_empty() {
         return Ok(());
     }
@@ -222,6 +225,58 @@ async fn note(connection: &mut PgConnection, Changes { audit, .. }: &Changes) ->
     .await
     .map_err(classify)?;
     Ok(())
+}
+
+/// Erases ids. Pairs are found by their first id, as they are stored: it belongs to the same person as the second or, where a weak
+/// identifier stayed with somebody else, to a person that the history names beside it.
+pub(super) async fn erase(
+    connection: &mut PgConnection,
+    ids: &[UniversalId],
+    erasure: &Erasure,
+) -> Result<ErasedIdentities, StoreError> {
+    let Erasure {
+        identifiers,
+        people,
+        moved,
+    } = erasure;
+    sqlx::query(
+        "WITH met AS (SELECT universal_id AS id FROM identity_audit_log WHERE other_universal_id = ANY ($2) \
+         UNION SELECT other_universal_id FROM identity_audit_log WHERE universal_id = ANY ($2) \
+         AND other_universal_id IS NOT NULL), \
+         near AS (SELECT unnest($2) AS id UNION SELECT universal_id FROM resolved_identities WHERE canonical_id IN \
+         (SELECT canonical_id FROM resolved_identities WHERE universal_id IN (SELECT id FROM met))) \
+         DELETE FROM identity_graph WHERE universal_id_a IN (SELECT id FROM near) \
+         AND (universal_id_a = ANY ($1) OR universal_id_b = ANY ($1))",
+    )
+    .bind(texts(ids))
+    .bind(texts(people))
+    .execute(&mut *connection)
+    .await
+    .map_err(classify)?;
+    let entries = sqlx::query(
+        "DELETE FROM identity_audit_log WHERE entry_id IN (\
+         SELECT entry_id FROM identity_audit_log WHERE universal_id = ANY ($1) \
+         UNION SELECT entry_id FROM identity_audit_log WHERE other_universal_id = ANY ($1) \
+         UNION SELECT entry_id FROM identity_audit_log WHERE universal_id = ANY ($2) \
+         AND (identifier_type, identifier_value) IN (SELECT * FROM unnest($3::text[], $4::text[])))",
+    )
+    .bind(texts(ids))
+    .bind(texts(people))
+    .bind(column(identifiers, |identifier| identifier.kind.as_str()))
+    .bind(column(identifiers, |identifier| identifier.value.as_str()))
+    .execute(&mut *connection)
+    .await
+    .map_err(classify)?;
+    let erased = sqlx::query("DELETE FROM resolved_identities WHERE universal_id = ANY ($1)")
+        .bind(texts(ids))
+        .execute(&mut *connection)
+        .await
+        .map_err(classify)?;
+    r#move(connection, moved).await?;
+    Ok(ErasedIdentities {
+        identifiers: erased.rows_affected(),
+        entries: entries.rows_affected(),
+    })
 }
 
 /// The history of the person that owns `id`, oldest first.

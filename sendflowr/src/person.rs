@@ -1,0 +1,352 @@
+//! `sendflowr person`: all that is stored about a person, told or erased.
+//!
+//! Who is meant is asked of the identity graph, whose part is erased last: whatever fails on the way, the same command finds the
+//! rest.
+
+mod export;
+
+use std::{io::Read, process::ExitCode};
+
+use anyhow::{Context, bail};
+use clap::{Args, Subcommand};
+use event::{EmailHash, Hasher, Identifier, IdentifierKind, UniversalId};
+use serde::Serialize;
+use store::{
+    events::{Events, Holdings},
+    identity::{AuditEntry, ErasedIdentities, Identities},
+    profiles::Profiles,
+};
+
+use crate::{
+    cli::Format,
+    config::RawConfig,
+    engines::{Engines, Place},
+    output, roles,
+};
+
+/// Addresses of one person up to which nobody doubts that it is one. People have a handful; a shop that sends its own phone number
+/// with every order makes thousands of customers one.
+const MOST_ADDRESSES: usize = 10;
+
+/// More than the longest address, of which hashing takes 1,024 bytes at most.
+const MAX_INPUT_BYTES: u64 = 4_096;
+
+/// What can be done with what is stored about a person.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PersonCommand {
+    /// Prints all that is stored about a person, as one JSON document.
+    Export {
+        #[command(flatten)]
+        who: Who,
+    },
+    /// Erases all that is stored about a person. Running it again takes up what a failure has left.
+    Erase {
+        #[command(flatten)]
+        who: Who,
+        /// Says how much would be erased, and erases nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// How to print what was erased.
+        #[arg(long, value_enum, default_value = "text")]
+        format: Format,
+    },
+}
+
+/// Whom it is about.
+#[derive(Debug, Args)]
+pub(crate) struct Who {
+    #[command(flatten)]
+    name: Name,
+    /// Takes only what stands under this very id, not under the others that the identity graph holds for the same person's.
+    #[arg(long)]
+    alone: bool,
+    /// Goes on where the identity graph holds more than 10 addresses for one person's.
+    #[arg(long, conflicts_with = "alone")]
+    merged: bool,
+}
+
+/// One way to name a person.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Name {
+    /// The person's address; `-` reads it from standard input, where neither other users nor the shell's history see it.
+    #[arg(long)]
+    email: Option<String>,
+    /// The hash of the address, 64 hexadecimal digits.
+    #[arg(long)]
+    email_hash: Option<String>,
+    /// Any id of the person: `sf_` and 32 hexadecimal digits.
+    #[arg(long)]
+    universal_id: Option<String>,
+}
+
+impl Name {
+    /// The id that this gives. Errors never repeat an address.
+    fn id(&self, hasher: &Hasher) -> anyhow::Result<UniversalId> {
+        if let Some(text) = &self.universal_id {
+            let id = UniversalId::parse(text);
+            return id.context("`--universal-id` must be `sf_` and 32 lower-case hexadecimal digits");
+        }
+        let value = match (&self.email_hash, &self.email) {
+            (Some(text), _) => {
+                EmailHash::parse(text).context("`--email-hash` must be 64 hexadecimal digits")?
+            }
+            (None, Some(address)) if address == "-" => {
+                let mut address = String::new();
+                std::io::stdin()
+                    .take(MAX_INPUT_BYTES)
+                    .read_to_string(&mut address)
+                    .context("cannot read the address from standard input")?;
+                hasher
+                    .email(&address)
+                    .context("what standard input holds is no address")?
+            }
+            (None, Some(address)) => hasher.email(address).context("`--email` holds no address")?,
+            (None, None) => bail!("one of `--email`, `--email-hash` and `--universal-id` is needed"),
+        };
+        Ok(UniversalId::from_identifier(&Identifier {
+            kind: IdentifierKind::EmailHash,
+            value: value.as_str().to_owned(),
+        }))
+    }
+}
+
+/// A person of whom something is stored.
+struct Subject {
+    /// The id under which the person is addressed.
+    universal_id: UniversalId,
+    /// All ids, that one first.
+    ids: Vec<UniversalId>,
+    /// What the identity graph knows, strongest first.
+    identifiers: Vec<Identifier>,
+    /// What the identity graph has noted, oldest first.
+    identity_log: Vec<AuditEntry>,
+    holdings: Holdings,
+    /// Profiles in a store that processes share; `None` without one.
+    profiles: Option<usize>,
+}
+
+/// The stores that hold people.
+struct Stores {
+    events: std::sync::Arc<dyn Events>,
+    identities: std::sync::Arc<dyn Identities>,
+    /// `None` where profiles are in the memory of other processes.
+    profiles: Option<std::sync::Arc<dyn Profiles>>,
+}
+
+/// Tells or erases.
+///
+/// # Errors
+/// A person of whom nothing is stored, and stores that do not do what they are asked.
+pub(crate) async fn run(command: PersonCommand, config: RawConfig) -> anyhow::Result<ExitCode> {
+    let (PersonCommand::Export { who } | PersonCommand::Erase { who, .. }) = &command;
+    let id = who.name.id(&roles::hasher(&config.identity))?;
+    let engines = Engines::of(&config)?;
+    // All of them before anything is done.
+    let (events, identities) = tokio::try_join!(engines.events(), engines.identities())?;
+    let profiles = if engines.shares_profiles() {
+        Some(engines.profiles().await?)
+    } else {
+        None
+    };
+    let stores = Stores {
+        events,
+        identities,
+        profiles,
+    };
+    let subject = stores.find(&id, who).await?;
+    match command {
+        PersonCommand::Export { .. } => export::write(&stores, &subject).await?,
+        PersonCommand::Erase { dry_run, format, .. } => {
+            let erased = if dry_run {
+                subject.counts()
+            } else {
+                stores.erase(&subject).await?
+            };
+            let report = Report {
+                universal_id: &subject.universal_id,
+                aliases: subject.aliases(),
+                dry_run,
+                erased,
+            };
+            match format {
+                Format::Json => output::line(&serde_json::to_string(&report)?),
+                Format::Text => report.print(&subject, &engines),
+            }
+        }
+    }
+    engines.close().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Stores {
+    /// The person that owns an id, and how much is stored.
+    async fn find(&self, id: &UniversalId, who: &Who) -> anyhow::Result<Subject> {
+        let people = self.identities.people(std::slice::from_ref(id)).await?;
+        let person = people.first().context("the identity graph answers for nobody")?;
+        let mut identity_log = self.identities.audit(id, usize::MAX).await?;
+        let (mut ids, mut identifiers) = (person.ids.clone(), person.identifiers.clone());
+        if who.alone {
+            let is_theirs = |identifier: &Identifier| UniversalId::from_identifier(identifier) == *id;
+            ids = vec![id.clone()];
+            identifiers.retain(&is_theirs);
+            identity_log.retain(|entry| {
+                entry.universal_id == *id
+                    || entry.other.as_ref() == Some(id)
+                    || entry.identifier.as_ref().is_some_and(&is_theirs)
+            });
+        }
+        let addresses = of_kind(&identifiers, IdentifierKind::EmailHash);
+        if addresses > MOST_ADDRESSES && !who.merged {
+            bail!(
+                "the identity graph holds {addresses} addresses for one person's, as happens when many customers come with one \
+                 phone number: `--alone` takes only what stands under this one id, `--merged` all of them"
+            );
+        }
+        let holdings = self.events.holdings(&ids).await?;
+        let profiles = match &self.profiles {
+            Some(profiles) => Some(profiles.get(&ids).await?.into_iter().flatten().count()),
+            None => None,
+        };
+        let is_known = !identifiers.is_empty() || !identity_log.is_empty();
+        if !is_known && holdings == Holdings::default() && profiles.unwrap_or(0) == 0 {
+            bail!(
+                "nothing is stored about this person (`{id}`); an address is only found with the `identity.pepper` that hosts have"
+            );
+        }
+        Ok(Subject {
+            universal_id: ids.first().unwrap_or(id).clone(),
+            ids,
+            identifiers,
+            identity_log,
+            holdings,
+            profiles,
+        })
+    }
+
+    /// Erases, the identity graph last: by it the rest is found.
+    async fn erase(&self, subject: &Subject) -> anyhow::Result<Counts> {
+        const AGAIN: &str = "not all is erased; run the command again";
+        let holdings = self.events.erase(&subject.ids).await.context(AGAIN)?;
+        // Behind the events: whoever misses a profile makes it from them.
+        let profiles = match &self.profiles {
+            Some(profiles) => Some(profiles.erase(&subject.ids).await.context(AGAIN)?),
+            None => None,
+        };
+        let identities = self.identities.erase(&subject.ids).await.context(AGAIN)?;
+        Ok(Counts::new(holdings, profiles, identities))
+    }
+}
+
+impl Subject {
+    fn aliases(&self) -> &[UniversalId] {
+        self.ids.get(1..).unwrap_or_default()
+    }
+
+    fn counts(&self) -> Counts {
+        let identities = ErasedIdentities {
+            identifiers: self.identifiers.len() as u64,
+            entries: self.identity_log.len() as u64,
+        };
+        let profiles = self.profiles.map(|profiles| profiles as u64);
+        Counts::new(self.holdings, profiles, identities)
+    }
+}
+
+/// How much was erased, or would be.
+#[derive(Debug, Serialize)]
+struct Counts {
+    events: u64,
+    explanations: u64,
+    /// `null` where profiles are in the memory of other processes.
+    profiles: Option<u64>,
+    identifiers: u64,
+    identity_log: u64,
+}
+
+impl Counts {
+    fn new(holdings: Holdings, profiles: Option<u64>, identities: ErasedIdentities) -> Self {
+        Self {
+            events: holdings.events,
+            explanations: holdings.explanations,
+            profiles,
+            identifiers: identities.identifiers,
+            identity_log: identities.entries,
+        }
+    }
+}
+
+/// What an erasure came to.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    universal_id: &'a UniversalId,
+    aliases: &'a [UniversalId],
+    dry_run: bool,
+    erased: Counts,
+}
+
+impl Report<'_> {
+    fn print(&self, subject: &Subject, engines: &Engines) {
+        let Counts {
+            events,
+            explanations,
+            profiles,
+            identifiers,
+            identity_log,
+        } = &self.erased;
+        let strong = [IdentifierKind::EmailHash, IdentifierKind::PhoneNumber];
+        let [addresses, phones] = strong.map(|kind| of_kind(&subject.identifiers, kind));
+        output::line(&format!(
+            "{}: {addresses} addresses, {phones} phone numbers, {} other ids\n",
+            self.universal_id,
+            subject.identifiers.len() - addresses - phones
+        ));
+        let [_, of_events, of_identities, of_profiles] = engines.places();
+        let mut rows = vec![
+            row("events", &of_events, *events),
+            row("explanations", &of_events, *explanations),
+        ];
+        if let Some(profiles) = profiles {
+            rows.push(row("profiles", &of_profiles, *profiles));
+        }
+        rows.push(row("identifiers", &of_identities, *identifiers));
+        rows.push(row("identity log", &of_identities, *identity_log));
+        let header = if self.dry_run { "would be erased" } else { "erased" };
+        output::line(&output::table(&["what", "where", header], &rows));
+        output::line("\nOut of reach of this command:");
+        for left in left(engines) {
+            output::line(&format!("- {left}"));
+        }
+    }
+}
+
+fn row(what: &str, place: &Place, count: u64) -> Vec<String> {
+    let at = format!("{} {}", place.engine, place.address);
+    vec![what.to_owned(), at, count.to_string()]
+}
+
+/// What stays, and for how long. `docs/deployment.md` says the same at more length.
+fn left(engines: &Engines) -> Vec<&'static str> {
+    let mut left = vec![
+        "events on the bus (7 days by default), dead letters (30 days by default), recorded deliveries",
+        "backups, and what was exported",
+        "what is reported about the person from now on: suppress the address at the providers first",
+    ];
+    if !engines.shares_profiles() {
+        left.push("the profile in the memory of a running `sendflowr up`, until it starts again");
+    }
+    if engines.masks_rows() {
+        left.push(
+            "ClickHouse's files, where no query sees the rows any more, until their parts are merged or `ALTER TABLE … APPLY \
+             DELETED MASK`",
+        );
+    }
+    left
+}
+
+fn of_kind(identifiers: &[Identifier], kind: IdentifierKind) -> usize {
+    identifiers
+        .iter()
+        .filter(|identifier| identifier.kind == kind)
+        .count()
+}
