@@ -297,7 +297,7 @@ impl Report<'_> {
         let strong = [IdentifierKind::EmailHash, IdentifierKind::PhoneNumber];
         let [addresses, phones] = strong.map(|kind| of_kind(&subject.identifiers, kind));
         output::line(&format!(
-            "{}: {addresses} addresses, {phones} phone numbers, {} other ids\n",
+            "{}: addresses {addresses}, phone numbers {phones}, other ids {}\n",
             self.universal_id,
             subject.identifiers.len() - addresses - phones
         ));

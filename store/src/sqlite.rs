@@ -124,8 +124,9 @@ impl Database {
         }
     }
 
-    /// The same for erasing: what is deleted is overwritten in the file. Otherwise it would stay there until something else takes its
-    /// place.
+    /// The same for erasing: deleted rows are overwritten in the file instead of lying there until something else takes their place.
+    /// Copies that earlier writes left in unused parts of pages are only gone after a `VACUUM`, which rewrites the whole file and lets
+    /// nobody else write meanwhile.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] when the others do not let go.

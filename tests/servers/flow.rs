@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::SystemTime};
 
 use event::{IdentifierKind, Timestamp, UniversalId};
 use integration_tests::{eventually, named, scaled::System};
-use serde_json::json;
+use serde_json::{Value, json};
 use store::events::Events;
 use synth::delivery::{Account, Action, Kind, PROVIDERS};
 
@@ -135,13 +135,47 @@ async fn deliveries_of_every_provider_become_exact_rows_and_an_explained_decisio
         );
         assert_eq!(system.get(role, "/health").await.status, 200);
     }
-    eventually("the lag is told, and is none", async || {
-        let lag = system.metric(
-            &consumer,
-            "sendflowr_consumer_lag_records{group=\"sendflowr-events\"}",
-        );
-        lag.await == Some(0.0)
-    })
-    .await;
+    for group in ["sendflowr-events", "sendflowr-identity"] {
+        eventually("the lag is told, and is none", async || {
+            let lag = format!("sendflowr_consumer_lag_records{{group=\"{group}\"}}");
+            system.metric(&consumer, &lag).await == Some(0.0)
+        })
+        .await;
+    }
+
+    // All that is stored about a person is told, and goes.
+    let person = |what: &[&str]| {
+        let told = system.run(&[&["person"], what].concat());
+        let told: Value = serde_json::from_str(&told).unwrap();
+        told
+    };
+    let address = email("klaviyo");
+    let exported = person(&["export", "--email", &address]);
+    assert!(exported["profile"]["mails"].is_array(), "{exported}");
+    let counts = ["events", "explanations", "identifiers", "identity_log"].map(|part| {
+        let count = exported[part].as_array().map(Vec::len).unwrap_or_default();
+        assert_ne!(count, 0, "{part}: {exported}");
+        count
+    });
+    let erased = person(&["erase", "--email", &address, "--format", "json"])["erased"].clone();
+    let [events, explanations, identifiers, identity_log] = counts;
+    assert_eq!(
+        erased,
+        json!({
+            "events": events, "explanations": explanations, "profiles": erased["profiles"], "identifiers": identifiers,
+            "identity_log": identity_log,
+        })
+    );
+    assert_ne!(erased["profiles"], 0);
+    let known = system
+        .ask("/resolve-identity", &json!({ "email": address }))
+        .await;
+    assert_eq!(known.body["known"], false, "{}", known.text);
+    let others = person(&["export", "--email", &email("sendgrid")]);
+    assert!(
+        others["events"]
+            .as_array()
+            .is_some_and(|events| !events.is_empty())
+    );
     system.clean().await;
 }

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use event::{Identifier, IdentifierKind, Timestamp, UniversalId};
+use event::{Event, EventType, Identifier, IdentifierKind, Timestamp, UniversalId};
 use sendflowr_store::events::{
-    Events, Forecast, SqliteEvents, SqliteEventsConfig, StoredExplanation, Trial, TrialGroup,
+    Enrichment, Events, Forecast, SqliteEvents, SqliteEventsConfig, StoredEvent, StoredExplanation, Trial,
+    TrialGroup,
 };
 
 fn explanation(number: usize) -> StoredExplanation {
@@ -61,4 +62,40 @@ async fn explanations_are_removed_when_they_are_too_old() {
     assert_eq!(trials.rows.len(), 2, "what is compared goes with the explanation");
     let forecasts = events.forecasts(since, since.plus_millis(1), 10).await.unwrap();
     assert_eq!(forecasts.rows.len(), 2, "what is audited goes with it too");
+}
+
+#[tokio::test]
+async fn erased_rows_are_overwritten_in_the_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let events = SqliteEvents::open(folder.path(), SqliteEventsConfig::default())
+        .await
+        .unwrap();
+    let erased = explanation(0);
+    let kept = StoredExplanation {
+        universal_id: UniversalId::parse("sf_0123456789abcdef0123456789abcdef").unwrap(),
+        ..explanation(1)
+    };
+    events.save_explanations(&[&erased, &kept]).await.unwrap();
+    let (erased, kept) = (erased.universal_id, kept.universal_id);
+    let clicked = |person: &UniversalId| StoredEvent {
+        event: Event {
+            event_id: format!("event of {person}"),
+            ..Event::bare(EventType::Clicked, Timestamp::default(), person.clone())
+        },
+        enrichment: Enrichment::default(),
+    };
+    events.write(&[clicked(&erased), clicked(&kept)]).await.unwrap();
+    let holds = |file: &str, id: &UniversalId| {
+        let bytes = std::fs::read(folder.path().join(file)).unwrap();
+        let id = id.as_str().as_bytes();
+        bytes.windows(id.len()).any(|window| window == id)
+    };
+    for log in ["events.db-wal", "explanations.db-wal"] {
+        assert!(holds(log, &erased) && holds(log, &kept), "{log}");
+    }
+    events.erase(std::slice::from_ref(&erased)).await.unwrap();
+    for file in ["events.db", "explanations.db"] {
+        assert!(!holds(file, &erased) && holds(file, &kept), "{file}");
+        assert!(!holds(&format!("{file}-wal"), &erased), "{file}");
+    }
 }

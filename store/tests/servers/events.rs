@@ -101,6 +101,53 @@ async fn a_batch_written_again_changes_no_count() {
 
 #[tokio::test]
 #[ignore = "needs servers; cargo xtask test starts them"]
+async fn erased_rows_leave_the_disk_when_their_masks_are_applied() {
+    let database = Database::new();
+    let store = database.open().await;
+    let mut batch = deliveries(200, 20);
+    for number in 0..20 {
+        batch.push(event(
+            number,
+            EventType::Sent,
+            "2026-03-01T00:00:00Z".parse().unwrap(),
+        ));
+    }
+    store.write(&batch).await.unwrap();
+    let on_disk = async |table: &str| {
+        let rows = format!(
+            "SELECT sum(rows) FROM system.parts WHERE database = currentDatabase() AND active AND table = '{table}'"
+        );
+        database.number(&rows).await
+    };
+    let tables = [
+        ("email_events", 220, 11),
+        ("message_sent_times", 20, 1),
+        ("known_people", 20, 1),
+    ];
+    // One row a person, whatever was written how often.
+    database.run("OPTIMIZE TABLE known_people FINAL").await;
+    let erased = store.erase(&[person(7)]).await.unwrap();
+    assert_eq!(erased.events, 11);
+    for (table, rows, _) in tables {
+        assert_eq!(on_disk(table).await, rows, "`{table}` is masked, not rewritten");
+    }
+    let page = include_str!("../../../docs/deployment.md");
+    let mut applied = 0;
+    for line in page.lines().filter(|line| line.ends_with("APPLY DELETED MASK;")) {
+        let statement = line.trim().trim_end_matches(';').replace("sendflowr.", "");
+        database
+            .run(&format!("{statement} SETTINGS mutations_sync = 2"))
+            .await;
+        applied += 1;
+    }
+    assert_eq!(applied, 4, "one for each table that holds people");
+    for (table, rows, gone) in tables {
+        assert_eq!(on_disk(table).await, rows - gone, "{table}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs servers; cargo xtask test starts them"]
 async fn a_batch_written_again_reaches_the_views_too() {
     let database = Database::new();
     let store = database.open().await;
