@@ -5,7 +5,7 @@
 
 mod export;
 
-use std::{io::Read, process::ExitCode};
+use std::{io::Read, process::ExitCode, sync::Arc};
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
@@ -28,8 +28,8 @@ use crate::{
 /// with every order makes thousands of customers one.
 const MOST_ADDRESSES: usize = 10;
 
-/// More than the longest address, of which hashing takes 1,024 bytes at most.
-const MAX_INPUT_BYTES: u64 = 4_096;
+/// Bytes read of standard input: four times the longest address that is hashed, so that whatever else stands there is refused.
+const MAX_INPUT_BYTES: u64 = 4 * event::identity::MAX_EMAIL_BYTES as u64;
 
 /// What can be done with what is stored about a person.
 #[derive(Debug, Subcommand)]
@@ -60,7 +60,7 @@ pub(crate) struct Who {
     /// Takes only what stands under this very id, not under the others that the identity graph holds for the same person's.
     #[arg(long)]
     alone: bool,
-    /// Goes on where the identity graph holds more than 10 addresses for one person's.
+    /// Takes all of a person for whom the identity graph holds more than 10 addresses, which may be many people.
     #[arg(long, conflicts_with = "alone")]
     merged: bool,
 }
@@ -128,10 +128,10 @@ struct Subject {
 
 /// The stores that hold people.
 struct Stores {
-    events: std::sync::Arc<dyn Events>,
-    identities: std::sync::Arc<dyn Identities>,
+    events: Arc<dyn Events>,
+    identities: Arc<dyn Identities>,
     /// `None` where profiles are in the memory of other processes.
-    profiles: Option<std::sync::Arc<dyn Profiles>>,
+    profiles: Option<Arc<dyn Profiles>>,
 }
 
 /// Tells or erases.
