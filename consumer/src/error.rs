@@ -7,7 +7,7 @@ use store::StoreError;
 #[non_exhaustive]
 pub enum ConsumerError {
     /// A port answered that it is not usable as configured, or refused what it must not refuse.
-    #[error("the consumer group `{group}` stopped at {operation}: {source}")]
+    #[error("the consumer group `{group}` stopped at {operation}")]
     Port {
         /// The consumer group.
         group: &'static str,

@@ -189,7 +189,7 @@ pub enum UnsupportedSchema {
         found: u16,
     },
     /// Not an event at all.
-    #[error("not an event: {0}")]
+    #[error("not an event")]
     Malformed(#[from] serde_json::Error),
 }
 

@@ -2,6 +2,7 @@
 //! hashing, and [`redact`]ion of addresses. A leaf crate: it performs no I/O and reads no clock.
 
 mod canonical;
+mod chain;
 pub mod grid;
 pub mod identity;
 pub mod latency;
@@ -12,6 +13,7 @@ mod timestamp;
 mod trace;
 
 pub use canonical::{BounceType, Event, EventType, Identified, SCHEMA_VERSION, UnsupportedSchema, event_id};
+pub use chain::chain;
 pub use identity::{EmailHash, Hasher, Identifier, IdentifierKind, UniversalId};
 pub use mailbox::MailboxProvider;
 pub use timestamp::{MAX_AHEAD_MS, Timestamp};

@@ -82,7 +82,7 @@ pub async fn run_case(plugin: &Arc<Plugin>, case: &Case, now: Timestamp) -> Case
 async fn check(plugin: &Arc<Plugin>, case: &Case, now: Timestamp) -> Result<Vec<String>, String> {
     let reading = normalize_one(plugin, case, now)
         .await
-        .map_err(|error| error.to_string())?;
+        .map_err(|error| event::chain(&error))?;
     Ok(compare::differences(&case.expect, &reading))
 }
 
@@ -102,7 +102,7 @@ pub enum ReadingError {
         slug: String,
     },
     /// The plugin failed.
-    #[error("the plugin failed: {0}")]
+    #[error("the plugin failed")]
     Plugin(#[from] PluginError),
 }
 

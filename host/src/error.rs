@@ -23,10 +23,10 @@ pub enum HostError {
     #[error(transparent)]
     SealKey(#[from] SealKeyError),
     /// The plugins cannot be served at all.
-    #[error("plugins cannot be run: {0}")]
+    #[error("plugins cannot be run")]
     Plugins(#[from] PluginError),
     /// The listener failed.
-    #[error("the host cannot accept connections: {0}")]
+    #[error("the host cannot accept connections")]
     Listener(#[source] std::io::Error),
 }
 

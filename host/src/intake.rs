@@ -87,13 +87,13 @@ pub enum IntakeError {
     #[error(transparent)]
     Plugin(#[from] PluginError),
     /// The bus does not take it now.
-    #[error("the bus does not take events: {0}")]
+    #[error("the bus does not take events")]
     Bus(#[from] StoreError),
     /// The plugin asks to confirm at an address that is not the provider's.
-    #[error("the confirmation's address is refused: {0}")]
+    #[error("the confirmation's address is refused")]
     ConfirmationRefused(#[from] AddressRefused),
     /// The confirmation could not be made.
-    #[error("the confirmation failed: {0}")]
+    #[error("the confirmation failed")]
     Confirmation(#[from] FetchError),
 }
 

@@ -19,7 +19,7 @@ use crate::mail::MailError;
 #[non_exhaustive]
 pub enum InferenceError {
     /// The listener failed.
-    #[error("the decision service cannot serve: {0}")]
+    #[error("the decision service cannot serve")]
     Serve(#[from] std::io::Error),
 }
 

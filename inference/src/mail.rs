@@ -17,10 +17,10 @@ const PEOPLE_AT_ONCE: usize = 1_000;
 #[non_exhaustive]
 pub enum MailError {
     /// The event store.
-    #[error("the event store cannot be read: {0}")]
+    #[error("the event store cannot be read")]
     Events(#[source] StoreError),
     /// The identity graph.
-    #[error("the identity graph cannot be read: {0}")]
+    #[error("the identity graph cannot be read")]
     Identities(#[source] StoreError),
 }
 

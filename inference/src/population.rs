@@ -29,10 +29,10 @@ const FILE: &str = "population.json";
 #[non_exhaustive]
 pub enum TrainError {
     /// A store cannot be read.
-    #[error("people cannot be read for training: {0}")]
+    #[error("people cannot be read for training")]
     Store(#[from] StoreError),
     /// The tables' file cannot be written or read.
-    #[error("the tables' file `{path}`: {source}")]
+    #[error("the tables' file `{path}` cannot be read or written")]
     File {
         /// The file.
         path: String,
@@ -168,7 +168,8 @@ pub(crate) fn initial(config: &InferenceConfig) -> Population {
     match kept {
         Ok(kept) => kept.unwrap_or_else(Population::builtin),
         Err(error) => {
-            tracing::warn!(error = %error, "starting with the built-in population tables: {error}");
+            let error = event::chain(&error);
+            tracing::warn!(error, "starting with the built-in population tables: {error}");
             Population::builtin()
         }
     }
@@ -195,14 +196,16 @@ pub(crate) async fn refit(
             return metrics.refit("population", "too_little_data");
         }
         Err(error) => {
-            tracing::warn!(error = %error, "population tables stay as they are: {error}");
+            let error = event::chain(&error);
+            tracing::warn!(error, "population tables stay as they are: {error}");
             return metrics.refit("population", "failed");
         }
     };
     if let Some(folder) = &config.model_folder
         && let Err(error) = save(folder, &fitted)
     {
-        tracing::warn!(error = %error, "new population tables are used, but will be lost with a restart: {error}");
+        let error = event::chain(&error);
+        tracing::warn!(error, "new population tables are used, but will be lost with a restart: {error}");
     }
     tracing::info!(
         population.version = fitted.version(),

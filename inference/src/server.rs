@@ -100,7 +100,8 @@ impl Server {
                 let service = Arc::clone(&service);
                 async move {
                     if let Err(error) = service.arrivals(AUDITED_DAYS, clock()).await {
-                        tracing::warn!(error = %error, "arrivals are not audited: {error}");
+                        let error = event::chain(&error);
+                        tracing::warn!(error, "arrivals are not audited: {error}");
                     }
                 }
             })

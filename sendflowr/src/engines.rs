@@ -377,7 +377,8 @@ impl LateAccounts {
         let opened = opened.map_err(anyhow::Error::from).flatten();
         opened.map_err(|error| StoreError::Unavailable {
             engine: "the identity store",
-            source: error.into(),
+            // In one text: an `anyhow::Error` that is turned into another error tells its outermost words alone.
+            cause: format!("{error:#}").into(),
         })
     }
 }

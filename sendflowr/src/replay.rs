@@ -229,7 +229,7 @@ impl Replay<'_> {
             },
             Err(error) => Fate::Failed {
                 events: 0,
-                why: error.to_string(),
+                why: event::chain(&error),
             },
         }
     }

@@ -268,7 +268,7 @@ fn wrong_schema(path: &Path, newest: i64, error: MigrateError) -> StoreError {
 pub(crate) fn unavailable(message: impl Into<crate::Unavailable>) -> StoreError {
     StoreError::Unavailable {
         engine: ENGINE,
-        source: message.into(),
+        cause: message.into(),
     }
 }
 

@@ -185,3 +185,20 @@ fn plugins_are_judged_by_the_limits_that_are_configured() {
         assert!(told.contains("has more than 1024 bytes"), "{arguments:?}: {told}");
     }
 }
+
+#[test]
+fn a_command_tells_the_cause_of_an_error_once() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    fs::write(folder.path().join("case.json"), r#"{ "provider": 1 }"#).expect("a file can be written");
+    let plugin = plugins().join("postmark.wasm");
+    let plugin = plugin.to_str().expect("the path is UTF-8");
+    let output = run(
+        folder.path(),
+        &["plugin", "normalize", plugin, "--delivery", "case.json"],
+    );
+    let told = told(&output);
+    assert!(
+        told.contains("is no case: ") && told.matches("invalid type").count() == 1,
+        "{told}"
+    );
+}

@@ -44,7 +44,7 @@ impl Switch {
 fn unavailable() -> StoreError {
     StoreError::Unavailable {
         engine: "fake",
-        source: "down for the test".into(),
+        cause: "down for the test".into(),
     }
 }
 

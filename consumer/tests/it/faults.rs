@@ -202,7 +202,7 @@ async fn a_misconfigured_event_store_ends_the_consumer_with_its_words() {
         .await
         .unwrap_err();
     assert_eq!(
-        error.to_string(),
+        event::chain(&error),
         "the consumer group `sendflowr-events` stopped at sent_times: fake is not usable: the table is missing, look at \
          `events.database`"
     );

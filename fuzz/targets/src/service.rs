@@ -160,7 +160,7 @@ impl Bus for LookingBus {
 fn nobody_reads() -> StoreError {
     StoreError::Unavailable {
         engine: "fuzz",
-        source: "nobody reads it".into(),
+        cause: "nobody reads it".into(),
     }
 }
 

@@ -218,7 +218,7 @@ mod tests {
         async fn accounts(&self) -> Result<Vec<StoredAccount>, StoreError> {
             self.0.lock().unwrap().clone().ok_or(StoreError::Unavailable {
                 engine: "fake",
-                source: "it is away".into(),
+                cause: "it is away".into(),
             })
         }
 

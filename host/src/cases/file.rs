@@ -72,7 +72,7 @@ pub struct Expected {
 #[non_exhaustive]
 pub enum InvalidCase {
     /// Not the form of a case.
-    #[error("is no case: {0}")]
+    #[error("is no case")]
     Json(#[from] serde_json::Error),
     /// The plugin knows no such name.
     #[error("`config.{0}`: the plugin declares neither a secret nor a setting of this name")]

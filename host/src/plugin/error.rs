@@ -422,15 +422,3 @@ fn version_suffix(version: &Option<String>) -> String {
         .map(|version| format!(" {version}"))
         .unwrap_or_default()
 }
-
-/// An error and its causes in one line, for status and logs.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
-}

@@ -80,7 +80,7 @@ impl LockError {
 enum LockProblem {
     #[error("is not there, and `host.plugins.locked` asks for it: write it with `sendflowr plugin pin`")]
     Missing,
-    #[error("cannot be used: {}", super::error::chain(.0))]
+    #[error("cannot be used: {}", event::chain(.0))]
     Read(LoadError),
     #[error("cannot be written: {0}")]
     Write(std::io::Error),

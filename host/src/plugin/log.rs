@@ -12,7 +12,7 @@ use event::redact::Redactor;
 use wasmtime::component::{ComponentType, Lift};
 
 use super::{
-    error::{PluginError, chain},
+    error::PluginError,
     limits::Limits,
     metrics::PluginStats,
 };
@@ -91,7 +91,7 @@ impl PluginLog {
                 limit, call, detail, ..
             } => format!("its limit `{limit}` in `{call}`: {detail}"),
             PluginError::WallClock { waited, .. } => format!("it took longer than {} ms", waited.as_millis()),
-            PluginError::Load(_) | PluginError::Lock(_) | PluginError::Host { .. } => chain(error),
+            PluginError::Load(_) | PluginError::Lock(_) | PluginError::Host { .. } => event::chain(error),
         };
         if !take(&self.failures) {
             self.failures_left_out.fetch_add(1, Ordering::Relaxed);

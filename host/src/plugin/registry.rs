@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use super::{
-    error::{LoadError, Refusal, chain},
+    error::{LoadError, Refusal},
     folder::{GONE, SETTLE, Sight, file_name, list},
     guest::Plugin,
     load::{Candidate, Loader},
@@ -465,7 +465,7 @@ impl Registry {
             LoadError::DuplicateSlug { slug, .. } => Some(slug.clone()),
             _ => None,
         };
-        let text = format!("`{name}` {}", chain(error));
+        let text = format!("`{name}` {}", event::chain(error));
         let known = file.problem.as_ref().is_some_and(|problem| problem.text == text);
         let trust = self.loader.trust();
         let is_pinned =

@@ -11,7 +11,7 @@ use std::{
 use minisign_verify::{Error, PublicKey, Signature};
 
 use super::{
-    error::{LoadError, chain},
+    error::LoadError,
     file,
 };
 
@@ -108,7 +108,7 @@ impl TrustedKeys {
                 let file = super::folder::file_name(&beside);
                 return Err(SignatureError::Missing { file });
             }
-            Err(error) => return Err(SignatureError::Unreadable(chain(&error))),
+            Err(error) => return Err(SignatureError::Unreadable(event::chain(&error))),
         };
         let signature = String::from_utf8(signature).map_err(|_| SignatureError::Malformed)?;
         self.check(bytes, &signature)

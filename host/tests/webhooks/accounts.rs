@@ -101,7 +101,7 @@ impl StoredAccounts for Away {
         }
         Err(StoreError::Unavailable {
             engine: "postgres",
-            source: "it is away".into(),
+            cause: "it is away".into(),
         })
     }
 

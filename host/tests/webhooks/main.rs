@@ -73,7 +73,7 @@ impl FakeBus {
     fn down() -> StoreError {
         StoreError::Unavailable {
             engine: "fake",
-            source: "it was told to be down".into(),
+            cause: "it was told to be down".into(),
         }
     }
 }

@@ -233,7 +233,7 @@ fn tables(
                 }
             ),
         )),
-        Err(error) => Err(Failure(ReplayVerdict::TablesGone, error.to_string())),
+        Err(error) => Err(Failure(ReplayVerdict::TablesGone, event::chain(&error))),
     }
 }
 

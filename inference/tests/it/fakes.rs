@@ -67,7 +67,7 @@ fn unavailable(down: &AtomicBool) -> Result<(), StoreError> {
     if down.load(Ordering::SeqCst) {
         return Err(StoreError::Unavailable {
             engine: "fake",
-            source: "switched off".into(),
+            cause: "switched off".into(),
         });
     }
     Ok(())

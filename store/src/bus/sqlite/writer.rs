@@ -152,9 +152,9 @@ async fn run(shared: Arc<Shared>, mut queued: mpsc::UnboundedReceiver<Append>, c
 /// The error of a batch for one of its callers: they share its fate and its cause.
 fn same_for_each(error: &StoreError) -> StoreError {
     match error {
-        StoreError::Unavailable { engine, source } => StoreError::Unavailable {
+        StoreError::Unavailable { engine, cause } => StoreError::Unavailable {
             engine,
-            source: source.to_string().into(),
+            cause: cause.to_string().into(),
         },
         StoreError::Rejected { engine, message } => StoreError::Rejected {
             engine,

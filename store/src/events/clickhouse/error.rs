@@ -182,7 +182,7 @@ impl From<Failure> for StoreError {
 fn unavailable(failure: Failure) -> StoreError {
     StoreError::Unavailable {
         engine: ENGINE,
-        source: Box::new(failure),
+        cause: Box::new(failure),
     }
 }
 

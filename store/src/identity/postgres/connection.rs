@@ -105,9 +105,9 @@ async fn first_connection(
             StoreError::Unavailable { .. } if Instant::now() < deadline => {
                 tokio::time::sleep(OPEN_PAUSE).await
             }
-            StoreError::Unavailable { source, .. } => {
+            StoreError::Unavailable { cause, .. } => {
                 return Err(misconfigured(format!(
-                    "`{address}` cannot be reached: {source}; look at `postgres.host` and `postgres.port`"
+                    "`{address}` cannot be reached: {cause}; look at `postgres.host` and `postgres.port`"
                 )));
             }
             other => return Err(other),
@@ -249,7 +249,7 @@ pub(super) fn classify(error: sqlx::Error) -> StoreError {
 pub(super) fn unavailable(source: impl Into<crate::Unavailable>) -> StoreError {
     StoreError::Unavailable {
         engine: ENGINE,
-        source: source.into(),
+        cause: source.into(),
     }
 }
 

@@ -82,19 +82,19 @@ impl Link {
                 Err(StoreError::Unavailable { .. }) if Instant::now() < deadline => {
                     tokio::time::sleep(FIRST_PAUSE).await;
                 }
-                Err(StoreError::Unavailable { source, .. }) => {
+                Err(StoreError::Unavailable { cause, .. }) => {
                     let message = format!(
-                        "`{address}` cannot be reached: {source}; look at `redis.host`, `redis.port`, \
+                        "`{address}` cannot be reached: {cause}; look at `redis.host`, `redis.port`, \
                          `redis.secure` and `redis.ca`"
                     );
-                    if !may_be_away || is_failed_handshake(&source) {
+                    if !may_be_away || is_failed_handshake(&cause) {
                         return Err(misconfigured(message));
                     }
                     tracing::error!(
                         redis.address = address,
                         "profiles are made from events until Redis answers: {message}"
                     );
-                    let trouble = source.to_string();
+                    let trouble = cause.to_string();
                     break State::Lost { trouble };
                 }
                 Err(other) => return Err(other),
@@ -151,8 +151,8 @@ impl Link {
     fn settle(&self, outcome: Result<Session, StoreError>) -> bool {
         let state = match outcome {
             Ok(session) => State::Connected(session),
-            Err(StoreError::Unavailable { source, .. }) => State::Lost {
-                trouble: source.to_string(),
+            Err(StoreError::Unavailable { cause, .. }) => State::Lost {
+                trouble: cause.to_string(),
             },
             Err(error) => State::Lost {
                 trouble: error.to_string(),
@@ -285,7 +285,7 @@ fn misconfigured(message: impl Into<String>) -> StoreError {
 fn unavailable(source: impl Into<Unavailable>) -> StoreError {
     StoreError::Unavailable {
         engine: ENGINE,
-        source: source.into(),
+        cause: source.into(),
     }
 }
 

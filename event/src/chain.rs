@@ -1,0 +1,31 @@
+//! What is told of an error.
+
+use std::error::Error;
+
+/// An error and its causes in one line, outermost first, for status and logs.
+///
+/// An error of this workspace tells its cause in its message or hands it out as its source, never both: each stands in the
+/// line once.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Event;
+
+    #[test]
+    fn a_cause_stands_in_the_line_once() {
+        let error = Event::from_json(b"{").unwrap_err();
+        let cause = error.source().unwrap().to_string();
+        assert_eq!(chain(&error), format!("not an event: {cause}"));
+    }
+}
