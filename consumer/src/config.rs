@@ -5,7 +5,8 @@ use std::{
     time::Duration,
 };
 
-use listener::{Access, InvalidAccess, InvalidTls, RawTlsConfig, RawToken, TlsConfig};
+use event::settings::{OutOfRange, Secret, number};
+use listener::{Access, InvalidAccess, InvalidTls, RawTlsConfig, TlsConfig};
 use serde::Deserialize;
 
 /// `[consumer]` as it stands in the configuration. Every key may be left out.
@@ -17,7 +18,7 @@ pub struct RawConsumerConfig {
     pub listen: Option<SocketAddr>,
     /// Token that `/metrics` asks for as `Authorization: Bearer …`; 16 or more characters. Default: none, which is only
     /// taken on loopback.
-    pub token: Option<RawToken>,
+    pub token: Option<Secret>,
     /// Whether `/metrics` may be open to everybody who reaches the address. Default `false`.
     pub allow_anonymous: bool,
     /// `[consumer.tls]`: certificate and key to serve HTTPS with. Default: HTTP.
@@ -114,17 +115,8 @@ pub enum InvalidConfig {
     #[error(transparent)]
     Tls(#[from] InvalidTls),
     /// A number outside its range.
-    #[error("`consumer.{key}` is {value}, it must be between {min} and {max}")]
-    OutOfRange {
-        /// The key.
-        key: &'static str,
-        /// What it is set to.
-        value: u64,
-        /// Least possible value.
-        min: u64,
-        /// Greatest possible value.
-        max: u64,
-    },
+    #[error(transparent)]
+    OutOfRange(#[from] OutOfRange),
     /// A network that is none.
     #[error("`consumer.relay_ranges` holds `{0}`, which is no network like `17.0.0.0/8` or `2001:db8::/32`")]
     BadRange(String),
@@ -134,17 +126,9 @@ impl TryFrom<RawConsumerConfig> for ConsumerConfig {
     type Error = InvalidConfig;
 
     fn try_from(raw: RawConsumerConfig) -> Result<Self, InvalidConfig> {
-        let in_range = |key, value: u64, min: u64, max: u64| {
-            let fits = (min..=max).contains(&value);
-            if fits {
-                Ok(value)
-            } else {
-                Err(InvalidConfig::OutOfRange { key, value, min, max })
-            }
-        };
-        in_range("batch_events", raw.batch_events as u64, 1, 50_000)?;
-        in_range("memory_entries", raw.memory_entries as u64, 1_000, 10_000_000)?;
-        let millis = |key, value, min, max| in_range(key, value, min, max).map(Duration::from_millis);
+        let count = |key: &str, value: usize, range| number("consumer", key, value, range);
+        let millis =
+            |key: &str, value: u64, range| number("consumer", key, value, range).map(Duration::from_millis);
         let mut relay_ranges = Vec::with_capacity(raw.relay_ranges.len());
         for range in raw.relay_ranges {
             relay_ranges.push(IpRange::parse(&range).ok_or(InvalidConfig::BadRange(range))?);
@@ -156,12 +140,12 @@ impl TryFrom<RawConsumerConfig> for ConsumerConfig {
                 access: Access::try_new("consumer", "token", listen, raw.token, raw.allow_anonymous)?,
                 tls: TlsConfig::try_new("consumer", raw.tls)?,
             },
-            batch_events: raw.batch_events,
-            batch_wait: millis("batch_wait_ms", raw.batch_wait_ms, 1, 10_000)?,
-            retry_initial: millis("retry_initial_ms", raw.retry_initial_ms, 1, 60_000)?,
-            retry_max: millis("retry_max_ms", raw.retry_max_ms, raw.retry_initial_ms, 600_000)?,
-            profile_timeout: millis("profile_timeout_ms", raw.profile_timeout_ms, 1, 60_000)?,
-            memory_entries: raw.memory_entries,
+            batch_events: count("batch_events", raw.batch_events, 1..=50_000)?,
+            batch_wait: millis("batch_wait_ms", raw.batch_wait_ms, 1..=10_000)?,
+            retry_initial: millis("retry_initial_ms", raw.retry_initial_ms, 1..=60_000)?,
+            retry_max: millis("retry_max_ms", raw.retry_max_ms, raw.retry_initial_ms..=600_000)?,
+            profile_timeout: millis("profile_timeout_ms", raw.profile_timeout_ms, 1..=60_000)?,
+            memory_entries: count("memory_entries", raw.memory_entries, 1_000..=10_000_000)?,
             relay_ranges,
         })
     }

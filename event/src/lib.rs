@@ -9,6 +9,7 @@ pub mod latency;
 mod mailbox;
 pub mod profile;
 pub mod redact;
+pub mod settings;
 mod timestamp;
 mod trace;
 

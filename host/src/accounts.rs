@@ -11,14 +11,16 @@ mod stored;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use event::identity::{MAX_ACCOUNT_NAME, is_account_name};
+use event::{
+    identity::{MAX_ACCOUNT_NAME, is_account_name},
+    settings::Secret,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     plugin::types::{Descriptor, Setting},
     proof::Refusal,
     recordings::MAX_DELIVERIES,
-    secret::Secret,
 };
 
 pub(crate) use self::book::{AccountBook, Missing};

@@ -7,14 +7,14 @@ use std::{
     time::Duration,
 };
 
-use listener::{Access, InvalidAccess, InvalidTls, Limits, RawTlsConfig, RawToken, TlsConfig};
+use event::settings::{OutOfRange, Secret, number};
+use listener::{Access, InvalidAccess, InvalidTls, Limits, RawTlsConfig, TlsConfig};
 use serde::Deserialize;
 
 use crate::{
     accounts::{Accounts, InvalidAccount, RawAccounts},
     plugin::{PluginsConfig, PluginsConfigError, RawLimits, RawPluginsConfig, RawQuarantineConfig},
     seal::{SealKeyError, Sealer},
-    secret::Secret,
 };
 
 /// Where the host listens unless told otherwise: the address in the providers' documentation, on this machine alone.
@@ -26,8 +26,9 @@ const DEFAULT_PLUGIN_FOLDER: &str = "target/plugins";
 /// Largest body unless configured otherwise. Providers send at most 3 MiB; SendGrid's batches stay below 800 KiB.
 const DEFAULT_MAX_BODY_BYTES: usize = 5 * 1024 * 1024;
 
-/// Largest body that can be configured: it is in memory up to three times, once within the plugin's 64 MiB.
-const MAX_MAX_BODY_BYTES: usize = 16 * 1024 * 1024;
+/// What the largest body can be configured to. The least holds any single event. A body is in memory up to three times, once
+/// within the plugin's 64 MiB, which bounds the greatest.
+const BODY_BYTES: RangeInclusive<usize> = 1024..=16 * 1024 * 1024;
 
 /// `[host]` as it stands in the configuration. Every key may be left out; unknown keys are errors.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -61,7 +62,7 @@ pub struct RawHostConfig {
     pub seal_key: Option<Secret>,
     /// Token that `/plugins`, `/metrics` and `/api/mock/…` ask for as `Authorization: Bearer …`; 16 or more characters.
     /// Webhooks are open, their proofs protect them. Default: none, which is only taken on loopback.
-    pub admin_token: Option<RawToken>,
+    pub admin_token: Option<Secret>,
     /// Whether those routes may be open to everybody who reaches the address. Default `false`.
     pub allow_anonymous: bool,
     /// `[host.tls]`: certificate and key to serve HTTPS with. Default: HTTP.
@@ -129,17 +130,8 @@ pub struct HostConfig {
 #[non_exhaustive]
 pub enum InvalidConfig {
     /// A number outside its range.
-    #[error("`host.{key}` is {value}, it must be between {min} and {max}")]
-    OutOfRange {
-        /// The key.
-        key: &'static str,
-        /// What it is set to.
-        value: u64,
-        /// Least possible value.
-        min: u64,
-        /// Greatest possible value.
-        max: u64,
-    },
+    #[error(transparent)]
+    OutOfRange(#[from] OutOfRange),
     /// An address beyond this machine without a token, or a token that is none.
     #[error(transparent)]
     Access(#[from] InvalidAccess),
@@ -164,27 +156,31 @@ impl HostConfig {
         accounts: RawAccounts,
         data_folder: &Path,
     ) -> Result<Self, InvalidConfig> {
+        let count = |key: &str, value: Option<usize>, default, range| {
+            number("host", key, value.unwrap_or(default), range)
+        };
+        let millis = |key: &str, value: Option<u64>, default, range| {
+            number("host", key, value.unwrap_or(default), range).map(Duration::from_millis)
+        };
         let listen = raw.listen.unwrap_or(DEFAULT_LISTEN);
         Ok(Self {
             listen,
-            max_body_bytes: size(
+            max_body_bytes: count(
                 "max_body_bytes",
                 raw.max_body_bytes,
                 DEFAULT_MAX_BODY_BYTES,
-                1024,
-                MAX_MAX_BODY_BYTES,
+                BODY_BYTES,
             )?,
             request_timeout: millis("request_timeout_ms", raw.request_timeout_ms, 15_000, PATIENCE_MS)?,
             body_timeout: millis("body_timeout_ms", raw.body_timeout_ms, 10_000, PATIENCE_MS)?,
-            max_concurrent_deliveries: size(
+            max_concurrent_deliveries: count(
                 "max_concurrent_deliveries",
                 raw.max_concurrent_deliveries,
                 1024,
-                1,
-                100_000,
+                1..=100_000,
             )?,
             limits: Limits {
-                max_connections: size("max_connections", raw.max_connections, 4096, 1, 100_000)?,
+                max_connections: count("max_connections", raw.max_connections, 4096, 1..=100_000)?,
                 drain_timeout: millis("drain_timeout_ms", raw.drain_timeout_ms, 20_000, DRAIN_MS)?,
             },
             access: Access::try_new(
@@ -230,48 +226,11 @@ fn plugins(raw: RawHostPluginsConfig, data_folder: &Path) -> Result<PluginsConfi
     })
 }
 
-fn size(
-    key: &'static str,
-    value: Option<usize>,
-    default: usize,
-    min: usize,
-    max: usize,
-) -> Result<usize, InvalidConfig> {
-    let value = value.unwrap_or(default);
-    if (min..=max).contains(&value) {
-        return Ok(value);
-    }
-    Err(InvalidConfig::OutOfRange {
-        key,
-        value: value as u64,
-        min: min as u64,
-        max: max as u64,
-    })
-}
-
 /// From a few round trips to two minutes, which are longer than any provider waits.
 const PATIENCE_MS: RangeInclusive<u64> = 100..=120_000;
 
 /// Every role ends within 30 s of the signal. What open requests leave of that is for the engines: they commit what is queued.
 const DRAIN_MS: RangeInclusive<u64> = 0..=25_000;
-
-fn millis(
-    key: &'static str,
-    value: Option<u64>,
-    default: u64,
-    range: RangeInclusive<u64>,
-) -> Result<Duration, InvalidConfig> {
-    let value = value.unwrap_or(default);
-    if range.contains(&value) {
-        return Ok(Duration::from_millis(value));
-    }
-    Err(InvalidConfig::OutOfRange {
-        key,
-        value,
-        min: *range.start(),
-        max: *range.end(),
-    })
-}
 
 #[cfg(test)]
 mod tests {

@@ -16,7 +16,6 @@ mod http;
 mod intake;
 mod metrics;
 mod seal;
-mod secret;
 mod server;
 mod skipped;
 
@@ -30,5 +29,4 @@ pub use error::HostError;
 pub use fetch::{AddressRefused, FetchAddress, FetchError, Fetcher};
 pub use intake::{Counts, Intake, IntakeError, ReplayError};
 pub use seal::{OpenError, RawDelivery, SealContext, SealKeyError, Sealer};
-pub use secret::Secret;
 pub use server::{Dependencies, Server, open_intake, run};

@@ -50,11 +50,11 @@ pub use self::{
     error::{Fault, Limit, LoadError, PluginError},
     examine::{Examination, LimitUse},
     guest::{Guest, Plugin},
-    limits::{LimitOutOfRange, Limits, RawLimits},
+    limits::{Limits, RawLimits},
     lock::{LockError, Pin, PluginLock},
     measure::Measured,
     metrics::PluginMetrics,
-    quarantine::{QuarantineConfig, QuarantineOutOfRange, RawQuarantineConfig},
+    quarantine::{QuarantineConfig, RawQuarantineConfig},
     signature::{InvalidTrustedKey, MOST_SIGNATURE_BYTES, SignatureError, TrustedKeys, signature_path},
     status::{PluginDetails, PluginState, PluginStatus, SpecStatus},
 };

@@ -2,9 +2,10 @@
 
 mod experiment;
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
-use listener::{Access, InvalidAccess, InvalidTls, Limits, RawTlsConfig, RawToken, TlsConfig};
+use event::settings::{OutOfRange, Secret, number};
+use listener::{Access, InvalidAccess, InvalidTls, Limits, RawTlsConfig, TlsConfig};
 use serde::Deserialize;
 
 pub use experiment::{ExperimentConfig, RawExperimentConfig};
@@ -17,36 +18,36 @@ pub struct RawInferenceConfig {
     pub listen: Option<SocketAddr>,
     /// Token that every route but `/`, `/health`, `/ready` and the API's description asks for as `Authorization: Bearer …`;
     /// 16 or more characters. Default: none, which is only taken on loopback.
-    pub token: Option<RawToken>,
+    pub token: Option<Secret>,
     /// Whether those routes may be open to everybody who reaches the address. Default `false`.
     pub allow_anonymous: bool,
     /// `[inference.tls]`: certificate and key to serve HTTPS with. Default: HTTP.
     pub tls: RawTlsConfig,
     /// Folder in which fitted population tables are kept over restarts. Default: `model` in the data folder.
     pub model_folder: Option<PathBuf>,
-    /// Seconds between two fits of the population tables. Default 86,400.
+    /// Seconds between two fits of the population tables. 1 to 31,536,000, default 86,400.
     pub refit_interval_seconds: Option<u64>,
-    /// How many people a fit learns from at most. Default 5,000.
+    /// How many people a fit learns from at most. 1 to 1,000,000, default 5,000.
     pub training_people: Option<usize>,
     /// Seconds of a person's past that a decision looks back on, at least as long as every breaker: a profile that is made again
     /// knows nothing older. 86,400 to 315,360,000. Default 31,536,000 (a year).
     pub history_seconds: Option<u64>,
-    /// Newest events that are read when a profile has to be rebuilt. Default 2,000.
+    /// Newest events that are read when a profile has to be rebuilt. 1 to 100,000, default 2,000.
     pub history_events: Option<usize>,
-    /// Seconds for which the ids of a person are remembered. Default 5.
+    /// Seconds for which the ids of a person are remembered. 0 to 3,600, default 5.
     pub person_cache_seconds: Option<u64>,
-    /// Milliseconds for which a rebuilt profile is remembered. Default 1,500.
+    /// Milliseconds for which a rebuilt profile is remembered. 0 to 60,000, default 1,500.
     pub rebuilt_profile_cache_ms: Option<u64>,
-    /// Curves kept in memory. Default 512.
+    /// Curves kept in memory. 1 to 100,000, default 512.
     pub curve_cache_entries: Option<usize>,
-    /// Largest request body. Default 1,048,576.
+    /// Largest request body, batches aside. 1,024 to 67,108,864, default 1,048,576.
     pub max_body_bytes: Option<usize>,
-    /// Milliseconds after which a request is given up. Default 10,000.
+    /// Milliseconds after which a request is given up. 100 to 600,000, default 10,000.
     pub request_timeout_ms: Option<u64>,
-    /// Explanations waiting to be stored before decisions have to wait for them. Default 4,096.
+    /// Explanations waiting to be stored before decisions have to wait for them. 1 to 1,000,000, default 4,096.
     pub explanation_queue: Option<usize>,
-    /// `[inference.capacity_per_minute]`: how many mails a provider takes in a minute, by its slug (`sendgrid = 6000`); a
-    /// batch spreads over the minutes. Default: no limit.
+    /// `[inference.capacity_per_minute]`: how many mails a provider takes in a minute, by its slug (`sendgrid = 6000`), 1 to
+    /// 10,000,000; a batch spreads over the minutes. Default: no limit.
     pub capacity_per_minute: BTreeMap<String, u32>,
     /// `[inference.latency]`.
     pub latency: RawLatencyConfig,
@@ -64,11 +65,11 @@ pub struct RawInferenceConfig {
 pub struct RawLatencyConfig {
     /// Which quantile of the observed delays is expected, 0.01 to 0.99. Default 0.5, the median.
     pub quantile: Option<f64>,
-    /// What is expected when nothing is known. Default 60.
+    /// What is expected when nothing is known. 0 to 86,400, default 60.
     pub default_seconds: Option<u64>,
-    /// Seconds between two readings of the observed delays. Default 60.
+    /// Seconds between two readings of the observed delays. 1 to 86,400, default 60.
     pub refresh_seconds: Option<u64>,
-    /// How far back delays are looked at. Default 2,592,000 (30 days).
+    /// How far back delays are looked at. 3,600 to 31,536,000, default 2,592,000 (30 days).
     pub window_seconds: Option<u64>,
 }
 
@@ -92,11 +93,11 @@ pub struct RawHotPathsConfig {
 pub struct RawHotPath {
     /// Weight at the moment of the signal, 0 (off) to 10.
     pub weight: f64,
-    /// Seconds in which the weight halves.
+    /// Seconds in which the weight halves, 1 to 315,360,000.
     pub half_life_seconds: u64,
 }
 
-/// `[inference.breakers]`: how long a person is left alone. 0 switches a breaker off. None may be longer than
+/// `[inference.breakers]`: how long a person is left alone, 0 (off) to 315,360,000. None may be longer than
 /// `inference.history_seconds`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -238,14 +239,6 @@ pub enum InvalidConfig {
     },
 }
 
-/// A setting is out of its range.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`inference.{key}` must be {expected}")]
-pub struct OutOfRange {
-    key: String,
-    expected: &'static str,
-}
-
 /// A signal of weight 1 doubles the value of its own minute. A person's good hours are worth two to three times an average
 /// one and nights a tenth of it, so that a signal can win the choice among waking hours and never moves mail into the night.
 /// A visit says less than a look at a product or a click out of a message. People stay on a site for minutes and come back
@@ -279,41 +272,70 @@ const MAX_BREAKER_SECONDS: u64 = 10 * 365 * 86_400;
 /// Longest history: that of the longest breaker.
 const MAX_HISTORY_SECONDS: u64 = MAX_BREAKER_SECONDS;
 
+/// Most mails a minute that a provider can be said to take: more than any does, so that beyond a mistyped number is likelier.
+pub(crate) const MAX_CAPACITY: u32 = 10_000_000;
+
 /// Largest hot-path weight: eleven times an average minute already beats every curve.
 const MAX_WEIGHT: f64 = 10.0;
+
+/// What the rest of the settings can be set to. The least are the least that work; the greatest keep a slip from taking the
+/// machine's memory, and are far beyond what serves.
+const REFIT_SECONDS: RangeInclusive<u64> = 1..=365 * 86_400;
+/// Each person learned from takes 4 kB and more while tables are fitted.
+const TRAINING_PEOPLE: RangeInclusive<usize> = 1..=1_000_000;
+/// Each event takes some hundred bytes while a profile is made.
+const HISTORY_EVENTS: RangeInclusive<usize> = 1..=100_000;
+/// Who was two people is one as late as an hour on, at most.
+const PERSON_CACHE_SECONDS: RangeInclusive<u64> = 0..=3_600;
+/// What was learned of a person since shows a minute later, at most.
+const REBUILT_PROFILE_CACHE_MS: RangeInclusive<u64> = 0..=60_000;
+const CURVE_CACHE_ENTRIES: RangeInclusive<usize> = 1..=100_000;
+/// The least holds a question with all that may stand in it.
+const BODY_BYTES: RangeInclusive<usize> = 1_024..=64 * 1024 * 1024;
+/// From a few round trips to what no caller waits for.
+const REQUEST_TIMEOUT_MS: RangeInclusive<u64> = 100..=600_000;
+const EXPLANATION_QUEUE: RangeInclusive<usize> = 1..=1_000_000;
+const QUANTILE: RangeInclusive<f64> = 0.01..=0.99;
+/// Beyond a day it is no delay of a provider.
+const DELAY_SECONDS: RangeInclusive<u64> = 0..=86_400;
+const LATENCY_REFRESH_SECONDS: RangeInclusive<u64> = 1..=86_400;
+/// An hour has few samples, and what a provider did a year ago says nothing of today.
+const LATENCY_WINDOW_SECONDS: RangeInclusive<u64> = 3_600..=365 * 86_400;
+
+/// A count of `[inference]`.
+fn count(
+    key: &str,
+    value: Option<usize>,
+    default: usize,
+    range: RangeInclusive<usize>,
+) -> Result<usize, OutOfRange> {
+    number("inference", key, value.unwrap_or(default), range)
+}
+
+/// A length of time of `[inference]` in seconds.
+fn seconds(
+    key: &str,
+    value: Option<u64>,
+    default: u64,
+    range: RangeInclusive<u64>,
+) -> Result<Duration, OutOfRange> {
+    number("inference", key, value.unwrap_or(default), range).map(Duration::from_secs)
+}
+
+/// A length of time of `[inference]` in milliseconds.
+fn millis(
+    key: &str,
+    value: Option<u64>,
+    default: u64,
+    range: RangeInclusive<u64>,
+) -> Result<Duration, OutOfRange> {
+    number("inference", key, value.unwrap_or(default), range).map(Duration::from_millis)
+}
 
 impl TryFrom<RawInferenceConfig> for InferenceConfig {
     type Error = InvalidConfig;
 
     fn try_from(raw: RawInferenceConfig) -> Result<Self, InvalidConfig> {
-        let seconds = |key: &str, value: Option<u64>, default: u64, range: std::ops::RangeInclusive<u64>| {
-            let value = value.unwrap_or(default);
-            if range.contains(&value) {
-                Ok(Duration::from_secs(value))
-            } else {
-                Err(OutOfRange {
-                    key: key.to_owned(),
-                    expected: "a number of seconds within the documented range",
-                })
-            }
-        };
-        let count = |key: &str, value: Option<usize>, default: usize| match value.unwrap_or(default) {
-            0 => Err(OutOfRange {
-                key: key.to_owned(),
-                expected: "at least 1",
-            }),
-            value => Ok(value),
-        };
-        let quantile = raw.latency.quantile.unwrap_or(0.5);
-        if !(0.01..=0.99).contains(&quantile) {
-            return Err(InvalidConfig::OutOfRange(OutOfRange {
-                key: "latency.quantile".to_owned(),
-                expected: "a number from 0.01 to 0.99",
-            }));
-        }
-        let breaker = |key: &str, value, default| seconds(key, value, default, 0..=MAX_BREAKER_SECONDS);
-        let breakers = &raw.breakers;
-        let paths = raw.hot_paths;
         let listen = raw.listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8001)));
         let history = seconds(
             "history_seconds",
@@ -321,28 +343,7 @@ impl TryFrom<RawInferenceConfig> for InferenceConfig {
             31_536_000,
             86_400..=MAX_HISTORY_SECONDS,
         )?;
-        let policy = PolicyConfig {
-            site_visit: hot_path("site_visit", paths.site_visit, SITE_VISIT)?,
-            product_view: hot_path("product_view", paths.product_view, PRODUCT_VIEW)?,
-            sms_click: hot_path("sms_click", paths.sms_click, SMS_CLICK)?,
-            push_click: hot_path("push_click", paths.push_click, PUSH_CLICK)?,
-            marked_spam: breaker(
-                "breakers.marked_spam_seconds",
-                breakers.marked_spam_seconds,
-                COMPLAINT_SECONDS,
-            )?,
-            support_ticket: breaker(
-                "breakers.support_ticket_seconds",
-                breakers.support_ticket_seconds,
-                COMPLAINT_SECONDS,
-            )?,
-            unsubscribed: breaker(
-                "breakers.unsubscribed_seconds",
-                breakers.unsubscribed_seconds,
-                UNSUBSCRIBED_SECONDS,
-            )?,
-            hard_bounce: breaker("breakers.hard_bounce_seconds", breakers.hard_bounce_seconds, 0)?,
-        };
+        let policy = policy(raw.hot_paths, &raw.breakers)?;
         let (breaker, longest) = policy.longest_breaker();
         if longest > history {
             return Err(InvalidConfig::HistoryTooShort {
@@ -360,56 +361,110 @@ impl TryFrom<RawInferenceConfig> for InferenceConfig {
                 "refit_interval_seconds",
                 raw.refit_interval_seconds,
                 86_400,
-                1..=31_536_000,
+                REFIT_SECONDS,
             )?,
-            training_people: count("training_people", raw.training_people, 5_000)?,
+            training_people: count("training_people", raw.training_people, 5_000, TRAINING_PEOPLE)?,
             history,
-            history_events: count("history_events", raw.history_events, 2_000)?,
-            person_cache: seconds("person_cache_seconds", raw.person_cache_seconds, 5, 0..=3_600)?,
-            rebuilt_profile_cache: Duration::from_millis(
-                raw.rebuilt_profile_cache_ms.unwrap_or(1_500).min(60_000),
-            ),
-            curve_cache_entries: count("curve_cache_entries", raw.curve_cache_entries, 512)?,
-            max_body_bytes: count("max_body_bytes", raw.max_body_bytes, 1024 * 1024)?,
-            request_timeout: Duration::from_millis(raw.request_timeout_ms.unwrap_or(10_000).max(1)),
-            explanation_queue: count("explanation_queue", raw.explanation_queue, 4_096)?,
+            history_events: count("history_events", raw.history_events, 2_000, HISTORY_EVENTS)?,
+            person_cache: seconds(
+                "person_cache_seconds",
+                raw.person_cache_seconds,
+                5,
+                PERSON_CACHE_SECONDS,
+            )?,
+            rebuilt_profile_cache: millis(
+                "rebuilt_profile_cache_ms",
+                raw.rebuilt_profile_cache_ms,
+                1_500,
+                REBUILT_PROFILE_CACHE_MS,
+            )?,
+            curve_cache_entries: count(
+                "curve_cache_entries",
+                raw.curve_cache_entries,
+                512,
+                CURVE_CACHE_ENTRIES,
+            )?,
+            max_body_bytes: count("max_body_bytes", raw.max_body_bytes, 1024 * 1024, BODY_BYTES)?,
+            request_timeout: millis(
+                "request_timeout_ms",
+                raw.request_timeout_ms,
+                10_000,
+                REQUEST_TIMEOUT_MS,
+            )?,
+            explanation_queue: count(
+                "explanation_queue",
+                raw.explanation_queue,
+                4_096,
+                EXPLANATION_QUEUE,
+            )?,
             capacity_per_minute: capacities(raw.capacity_per_minute)?,
-            latency: LatencyConfig {
-                quantile,
-                default: seconds(
-                    "latency.default_seconds",
-                    raw.latency.default_seconds,
-                    60,
-                    0..=86_400,
-                )?,
-                refresh: seconds(
-                    "latency.refresh_seconds",
-                    raw.latency.refresh_seconds,
-                    60,
-                    1..=86_400,
-                )?,
-                window: seconds(
-                    "latency.window_seconds",
-                    raw.latency.window_seconds,
-                    2_592_000,
-                    3_600..=31_536_000,
-                )?,
-            },
+            latency: raw.latency.check()?,
             experiment: raw.experiment.check()?,
             policy,
         })
     }
 }
 
+impl RawLatencyConfig {
+    fn check(self) -> Result<LatencyConfig, OutOfRange> {
+        let quantile = self.quantile.unwrap_or(0.5);
+        Ok(LatencyConfig {
+            quantile: number("inference", "latency.quantile", quantile, QUANTILE)?,
+            default: seconds("latency.default_seconds", self.default_seconds, 60, DELAY_SECONDS)?,
+            refresh: seconds(
+                "latency.refresh_seconds",
+                self.refresh_seconds,
+                60,
+                LATENCY_REFRESH_SECONDS,
+            )?,
+            window: seconds(
+                "latency.window_seconds",
+                self.window_seconds,
+                2_592_000,
+                LATENCY_WINDOW_SECONDS,
+            )?,
+        })
+    }
+}
+
+fn policy(paths: RawHotPathsConfig, breakers: &RawBreakersConfig) -> Result<PolicyConfig, OutOfRange> {
+    let breaker = |name: &str, value, default| {
+        seconds(
+            &format!("breakers.{name}"),
+            value,
+            default,
+            0..=MAX_BREAKER_SECONDS,
+        )
+    };
+    Ok(PolicyConfig {
+        site_visit: hot_path("site_visit", paths.site_visit, SITE_VISIT)?,
+        product_view: hot_path("product_view", paths.product_view, PRODUCT_VIEW)?,
+        sms_click: hot_path("sms_click", paths.sms_click, SMS_CLICK)?,
+        push_click: hot_path("push_click", paths.push_click, PUSH_CLICK)?,
+        marked_spam: breaker(
+            "marked_spam_seconds",
+            breakers.marked_spam_seconds,
+            COMPLAINT_SECONDS,
+        )?,
+        support_ticket: breaker(
+            "support_ticket_seconds",
+            breakers.support_ticket_seconds,
+            COMPLAINT_SECONDS,
+        )?,
+        unsubscribed: breaker(
+            "unsubscribed_seconds",
+            breakers.unsubscribed_seconds,
+            UNSUBSCRIBED_SECONDS,
+        )?,
+        hard_bounce: breaker("hard_bounce_seconds", breakers.hard_bounce_seconds, 0)?,
+    })
+}
+
 fn capacities(raw: BTreeMap<String, u32>) -> Result<BTreeMap<String, u32>, OutOfRange> {
     let mut capacities = BTreeMap::new();
     for (esp, per_minute) in raw {
-        if per_minute == 0 {
-            return Err(OutOfRange {
-                key: format!("capacity_per_minute.{esp}"),
-                expected: "at least 1",
-            });
-        }
+        let key = format!("capacity_per_minute.{esp}");
+        let per_minute = number("inference", &key, per_minute, 1..=MAX_CAPACITY)?;
         // Requests name providers in any case.
         capacities.insert(esp.to_ascii_lowercase(), per_minute);
     }
@@ -418,22 +473,16 @@ fn capacities(raw: BTreeMap<String, u32>) -> Result<BTreeMap<String, u32>, OutOf
 
 fn hot_path(name: &str, raw: Option<RawHotPath>, default: HotPath) -> Result<HotPath, OutOfRange> {
     let Some(raw) = raw else { return Ok(default) };
-    if !(0.0..=MAX_WEIGHT).contains(&raw.weight) {
-        return Err(OutOfRange {
-            key: format!("hot_paths.{name}.weight"),
-            expected: "a number from 0 to 10",
-        });
-    }
-    if raw.half_life_seconds == 0 || raw.half_life_seconds > MAX_BREAKER_SECONDS {
-        let key = format!("hot_paths.{name}.half_life_seconds");
-        return Err(OutOfRange {
-            key,
-            expected: "a number of seconds, at least 1",
-        });
-    }
+    let weight = format!("hot_paths.{name}.weight");
+    let half_life = format!("hot_paths.{name}.half_life_seconds");
     Ok(HotPath {
-        weight: raw.weight,
-        half_life: Duration::from_secs(raw.half_life_seconds),
+        weight: number("inference", &weight, raw.weight, 0.0..=MAX_WEIGHT)?,
+        half_life: seconds(
+            &half_life,
+            Some(raw.half_life_seconds),
+            0,
+            1..=MAX_BREAKER_SECONDS,
+        )?,
     })
 }
 
@@ -459,7 +508,7 @@ mod tests {
                 latency,
                 ..RawInferenceConfig::default()
             }),
-            "`inference.latency.quantile` must be a number from 0.01 to 0.99"
+            "`inference.latency.quantile` is 1, it must be between 0.01 and 0.99"
         );
         let hot_paths = RawHotPathsConfig {
             sms_click: Some(RawHotPath {
@@ -473,7 +522,7 @@ mod tests {
                 hot_paths,
                 ..RawInferenceConfig::default()
             }),
-            "`inference.hot_paths.sms_click.weight` must be a number from 0 to 10"
+            "`inference.hot_paths.sms_click.weight` is NaN, it must be between 0 and 10"
         );
         let experiment = RawExperimentConfig {
             control_share: Some(0.51),
@@ -484,22 +533,89 @@ mod tests {
                 experiment,
                 ..RawInferenceConfig::default()
             }),
-            "`inference.experiment.control_share` must be a number from 0 to 0.5"
+            "`inference.experiment.control_share` is 0.51, it must be between 0 and 0.5"
         );
         assert_eq!(
             error(RawInferenceConfig {
                 capacity_per_minute: BTreeMap::from([("sendgrid".to_owned(), 0)]),
                 ..RawInferenceConfig::default()
             }),
-            "`inference.capacity_per_minute.sendgrid` must be at least 1"
+            "`inference.capacity_per_minute.sendgrid` is 0, it must be between 1 and 10000000"
         );
         assert_eq!(
             error(RawInferenceConfig {
                 training_people: Some(0),
                 ..RawInferenceConfig::default()
             }),
-            "`inference.training_people` must be at least 1"
+            "`inference.training_people` is 0, it must be between 1 and 1000000"
         );
+    }
+
+    #[test]
+    fn every_number_has_bounds() {
+        fn refusal(change: impl FnOnce(&mut RawInferenceConfig)) -> String {
+            let mut raw = RawInferenceConfig::default();
+            change(&mut raw);
+            InferenceConfig::try_from(raw).unwrap_err().to_string()
+        }
+        let path = |half_life_seconds| {
+            Some(RawHotPath {
+                weight: 1.0,
+                half_life_seconds,
+            })
+        };
+        for (key, error) in [
+            (
+                "refit_interval_seconds",
+                refusal(|raw| raw.refit_interval_seconds = Some(0)),
+            ),
+            (
+                "training_people",
+                refusal(|raw| raw.training_people = Some(usize::MAX)),
+            ),
+            (
+                "history_events",
+                refusal(|raw| raw.history_events = Some(usize::MAX)),
+            ),
+            (
+                "person_cache_seconds",
+                refusal(|raw| raw.person_cache_seconds = Some(u64::MAX)),
+            ),
+            (
+                "rebuilt_profile_cache_ms",
+                refusal(|raw| raw.rebuilt_profile_cache_ms = Some(60_001)),
+            ),
+            (
+                "curve_cache_entries",
+                refusal(|raw| raw.curve_cache_entries = Some(usize::MAX)),
+            ),
+            (
+                "max_body_bytes",
+                refusal(|raw| raw.max_body_bytes = Some(usize::MAX)),
+            ),
+            (
+                "request_timeout_ms",
+                refusal(|raw| raw.request_timeout_ms = Some(0)),
+            ),
+            (
+                "explanation_queue",
+                refusal(|raw| raw.explanation_queue = Some(usize::MAX)),
+            ),
+            (
+                "latency.refresh_seconds",
+                refusal(|raw| raw.latency.refresh_seconds = Some(0)),
+            ),
+            (
+                "hot_paths.site_visit.half_life_seconds",
+                refusal(|raw| raw.hot_paths.site_visit = path(u64::MAX)),
+            ),
+        ] {
+            assert!(
+                error.starts_with(&format!("`inference.{key}` is "))
+                    && error.contains(", it must be between "),
+                "{key}: {error}"
+            );
+        }
     }
 
     #[test]

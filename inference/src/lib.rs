@@ -34,7 +34,7 @@ use store::{events::Events, identity::Identities, profiles::Profiles};
 
 pub use arrivals::{ArrivalRow, Arrivals, Drift, DriftState, arrivals};
 pub use config::{
-    ExperimentConfig, HotPath, InferenceConfig, InvalidConfig, LatencyConfig, OutOfRange, PolicyConfig,
+    ExperimentConfig, HotPath, InferenceConfig, InvalidConfig, LatencyConfig, PolicyConfig,
     RawBreakersConfig, RawExperimentConfig, RawHotPath, RawHotPathsConfig, RawInferenceConfig,
     RawLatencyConfig,
 };

@@ -205,7 +205,10 @@ pub(crate) async fn refit(
         && let Err(error) = save(folder, &fitted)
     {
         let error = event::chain(&error);
-        tracing::warn!(error, "new population tables are used, but will be lost with a restart: {error}");
+        tracing::warn!(
+            error,
+            "new population tables are used, but will be lost with a restart: {error}"
+        );
     }
     tracing::info!(
         population.version = fitted.version(),

@@ -12,30 +12,12 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use serde::Deserialize;
+use event::settings::Secret;
 use serde_json::json;
 use subtle::ConstantTimeEq;
 
 /// Shortest token: 16 random letters of base64 are 96 bits, far beyond guessing over a network.
 const MIN_TOKEN_BYTES: usize = 16;
-
-/// A configured token. Shows nothing of itself.
-#[derive(Clone, Deserialize)]
-#[serde(transparent)]
-pub struct RawToken(String);
-
-impl RawToken {
-    /// Takes a token from the configuration.
-    pub fn new(token: impl Into<String>) -> Self {
-        Self(token.into())
-    }
-}
-
-impl fmt::Debug for RawToken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("RawToken(…)")
-    }
-}
 
 /// A listener's settings about access cannot work.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -86,11 +68,11 @@ impl Access {
         section: &'static str,
         key: &str,
         listen: SocketAddr,
-        token: Option<RawToken>,
+        token: Option<Secret>,
         allow_anonymous: bool,
     ) -> Result<Self, InvalidAccess> {
         let token_key = format!("{section}.{key}");
-        let Some(RawToken(token)) = token else {
+        let Some(token) = token else {
             if !allow_anonymous && !listen.ip().to_canonical().is_loopback() {
                 return Err(InvalidAccess::Open {
                     section,
@@ -103,6 +85,7 @@ impl Access {
                 token_key: token_key.into(),
             });
         };
+        let token = token.expose();
         if token.len() < MIN_TOKEN_BYTES || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(InvalidAccess::Token(token_key));
         }
@@ -168,7 +151,7 @@ mod tests {
             "host",
             "admin_token",
             listen,
-            token.map(RawToken::new),
+            token.map(Secret::new),
             allow_anonymous,
         )
     }
@@ -240,6 +223,6 @@ mod tests {
     #[test]
     fn debug_hides_the_token() {
         let access = access("0.0.0.0:1", Some(TOKEN), false).unwrap();
-        assert!(!format!("{access:?}{:?}", RawToken::new(TOKEN)).contains(TOKEN));
+        assert!(!format!("{access:?}").contains(TOKEN));
     }
 }

@@ -8,7 +8,7 @@ mod serve;
 mod tls;
 mod trace;
 
-pub use access::{Access, InvalidAccess, RawToken, require_token};
+pub use access::{Access, InvalidAccess, require_token};
 pub use descriptors::raise_file_limit;
 pub use exposition::exposition;
 pub use ready::{Dependency, NotReady, Probe, Readiness, SharedReadiness, probe};

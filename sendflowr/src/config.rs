@@ -18,6 +18,7 @@ use std::{
 };
 
 use anyhow::Context;
+use event::settings::Secret;
 use serde::Deserialize;
 use toml::{Table, Value};
 
@@ -67,7 +68,7 @@ pub(crate) struct RawConfig {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawIdentityConfig {
     /// Key of the HMAC that hashes addresses. None: plain SHA-256. Changing it makes everybody a stranger.
-    pub(crate) pepper: Option<String>,
+    pub(crate) pepper: Option<Secret>,
 }
 
 /// The configuration file (if there is one) and the environment as one table, all `…_file` keys resolved.
@@ -177,6 +178,19 @@ mod tests {
         let table = merge(None, &environment).unwrap();
         let error = format!("{:#}", parse(table).unwrap_err());
         assert!(error.contains("listne") && !error.contains("s3cret"), "{error}");
+    }
+
+    #[test]
+    fn debug_hides_secrets() {
+        let file = "[identity]\npepper = 's3cret'\n[telemetry.headers]\nauthorization = 's3cret'\n\
+                    [host]\nadmin_token = 's3cret'\n[kafka]\nsasl_password = 's3cret'\n\
+                    [accounts.acme.default]\nsigning_key = 's3cret'\n[registry]\npassword = 's3cret'";
+        let config = parse(file.parse().unwrap()).unwrap();
+        let shown = format!("{config:?}");
+        assert!(
+            shown.contains("Secret(…)") && !shown.contains("s3cret"),
+            "{shown}"
+        );
     }
 
     #[test]

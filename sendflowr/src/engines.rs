@@ -120,7 +120,7 @@ impl Engines {
         }
         Ok(Self {
             folder: data_folder(config),
-            embedded: EmbeddedConfig::try_from(config.store.clone()).context("`[store]`")?,
+            embedded: EmbeddedConfig::try_from(config.store.clone())?,
             kafka: match kafka.bootstrap_servers {
                 Some(_) => Some(KafkaConfig::try_from(kafka.clone())?),
                 None => None,
@@ -460,7 +460,7 @@ mod tests {
     fn settings_that_cannot_work_are_named() {
         let error = |file| format!("{:#}", engines(file).err().unwrap());
         assert!(error("[kafka]\nbootstrap_servers = 'http://a'").contains("`kafka.bootstrap_servers`"));
-        assert!(error("[store]\nlease_ms = 1").contains("`lease_ms`"));
+        assert!(error("[store]\nlease_ms = 1").contains("`store.lease_ms` is 1, it must be between"));
         assert!(error("[redis]\npassword = 'x'").contains("`redis.host` is not"));
     }
 

@@ -107,7 +107,7 @@ pub(crate) async fn one(config: RawConfig, role: Role, exporter: Option<Exporter
 /// What hashes identities; the same in every role.
 pub(crate) fn hasher(config: &RawIdentityConfig) -> Hasher {
     match &config.pepper {
-        Some(pepper) => Hasher::with_pepper(pepper.as_bytes().to_vec()),
+        Some(pepper) => Hasher::with_pepper(pepper.expose().as_bytes().to_vec()),
         None => Hasher::new(),
     }
 }
@@ -250,7 +250,7 @@ impl Process {
 
     /// Starts the consumer. Answers what its listener needs.
     async fn consumer(&mut self) -> anyhow::Result<(consumer::StatusConfig, consumer::Dependencies)> {
-        let config = ConsumerConfig::try_from(self.config.consumer.clone()).context("`[consumer]`")?;
+        let config = ConsumerConfig::try_from(self.config.consumer.clone())?;
         let status = config.status.clone();
         let (bus, events, profiles, identities) = tokio::try_join!(
             self.engines.bus(),
@@ -284,7 +284,7 @@ impl Process {
     async fn inference(&mut self) -> anyhow::Result<Served> {
         let mut raw = self.config.inference.clone();
         raw.model_folder = Some(model_folder(&self.config));
-        let config = InferenceConfig::try_from(raw).context("`[inference]`")?;
+        let config = InferenceConfig::try_from(raw)?;
         let listener = listen(config.listen, "inference.listen").await?;
         let served = Served::new(&listener, config.tls.is_some())?;
         let (events, identities, profiles) = tokio::try_join!(

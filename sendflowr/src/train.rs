@@ -2,7 +2,6 @@
 
 use std::time::SystemTime;
 
-use anyhow::Context;
 use event::Timestamp;
 use inference::InferenceConfig;
 
@@ -18,7 +17,7 @@ pub(crate) async fn run(config: RawConfig) -> anyhow::Result<()> {
     let (events, identities, profiles) =
         tokio::try_join!(engines.events(), engines.identities(), engines.profiles())?;
     let folder = roles::model_folder(&config);
-    let config = InferenceConfig::try_from(config.inference).context("`[inference]`")?;
+    let config = InferenceConfig::try_from(config.inference)?;
     let now = Timestamp::from(SystemTime::now());
     let fitted = inference::train(&config, &*events, &*identities, &*profiles, now).await?;
     let Some(population) = fitted else {

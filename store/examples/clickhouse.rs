@@ -19,15 +19,13 @@ use std::{
 };
 
 use clickhouse::{Client, Row};
+use event::settings::Secret;
 use event::{
     EmailHash, Event, EventType, Identifier, IdentifierKind, MailboxProvider, Timestamp, UniversalId,
 };
-use sendflowr_store::{
-    Secret,
-    events::{
-        ClickHouseConfig, ClickHouseEvents, Enrichment, Events, RawClickHouseConfig, StoredEvent,
-        StoredExplanation,
-    },
+use sendflowr_store::events::{
+    ClickHouseConfig, ClickHouseEvents, Enrichment, Events, RawClickHouseConfig, StoredEvent,
+    StoredExplanation,
 };
 use serde::Serialize;
 

@@ -17,10 +17,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use event::settings::Secret;
 use event::{Event, Identifier, IdentifierKind, Timestamp, UniversalId, profile::Profile};
 use futures::future::try_join_all;
 use sendflowr_store::{
-    Secret, StoreError,
+    StoreError,
     identity::{Identities, PostgresConfig, PostgresIdentities, RawPostgresConfig, Sighting},
     profiles::{Profiles, RawRedisConfig, RedisConfig, RedisProfiles},
 };

@@ -1,7 +1,8 @@
 //! The embedded engines together, in one folder.
 
-use std::{io, path::Path, sync::Arc, time::Duration};
+use std::{io, ops::RangeInclusive, path::Path, sync::Arc, time::Duration};
 
+use event::settings::{OutOfRange, number};
 use prometheus_client::registry::Registry;
 use serde::Deserialize;
 
@@ -44,70 +45,72 @@ pub struct EmbeddedConfig {
     pub profiles: MemoryProfilesConfig,
 }
 
-/// A setting of the embedded engines makes no sense.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidEmbeddedConfig {
-    /// Too short a lease would be lost by a reader that works on.
-    #[error("`lease_ms` is `{0}`, it must be at least 1000")]
-    Lease(u64),
-    /// Nothing would be kept, not even for readers that are seconds behind.
-    #[error("`{0}` must be at least 60")]
-    Short(&'static str),
-}
+/// The least is the time between two rounds of removal: nothing less would be kept, not even for readers that are seconds behind.
+/// Beyond a hundred years it is a slip.
+const RETENTION_SECONDS: RangeInclusive<u64> = 60..=3_153_600_000;
 
-/// Shortest lease: its renewals, three in that time, must not come late on a busy disk.
-const MIN_LEASE_MS: u64 = 1_000;
+/// The renewals of the shortest lease, three in that time, must not come late on a busy disk. A successor of a process that was
+/// killed waits for the longest.
+const LEASE_MS: RangeInclusive<u64> = 1_000..=600_000;
 
-/// Shortest retention: the time between two rounds of removal.
-const MIN_RETENTION_SECONDS: u64 = 60;
+/// Up to 1 TiB: beyond it a mistyped unit is likelier than a machine.
+const PROFILES_BYTES: RangeInclusive<u64> = 0..=1 << 40;
 
 impl TryFrom<RawEmbeddedConfig> for EmbeddedConfig {
-    type Error = InvalidEmbeddedConfig;
+    type Error = OutOfRange;
 
-    fn try_from(raw: RawEmbeddedConfig) -> Result<Self, Self::Error> {
-        let kept = |seconds: Option<u64>, key: &'static str, default: Duration| match seconds {
-            Some(seconds) if seconds < MIN_RETENTION_SECONDS => Err(InvalidEmbeddedConfig::Short(key)),
-            Some(seconds) => Ok(Duration::from_secs(seconds)),
-            None => Ok(default),
+    fn try_from(raw: RawEmbeddedConfig) -> Result<Self, OutOfRange> {
+        let kept = |key: &str, seconds: Option<u64>, default: Duration| {
+            let seconds = seconds.unwrap_or(default.as_secs());
+            number("store", key, seconds, RETENTION_SECONDS).map(Duration::from_secs)
         };
         let default = Self::default();
         let lease = match raw.lease_ms {
-            Some(ms) if ms < MIN_LEASE_MS => return Err(InvalidEmbeddedConfig::Lease(ms)),
-            Some(ms) => Duration::from_millis(ms),
+            Some(ms) => Duration::from_millis(number("store", "lease_ms", ms, LEASE_MS)?),
             None => default.bus.lease,
         };
+        let max_age = match raw.profiles_max_age_seconds {
+            Some(seconds) => {
+                let seconds = number(
+                    "store",
+                    "profiles_max_age_seconds",
+                    seconds,
+                    0..=*RETENTION_SECONDS.end(),
+                )?;
+                Some(Duration::from_secs(seconds))
+            }
+            None => default.profiles.max_age,
+        };
+        let profiles_bytes = raw.profiles_bytes.unwrap_or(default.profiles.capacity_bytes);
         Ok(Self {
             bus: SqliteBusConfig {
                 retention: kept(
-                    raw.bus_retention_seconds,
                     "bus_retention_seconds",
+                    raw.bus_retention_seconds,
                     default.bus.retention,
                 )?,
                 dead_letter_retention: kept(
-                    raw.dead_letter_retention_seconds,
                     "dead_letter_retention_seconds",
+                    raw.dead_letter_retention_seconds,
                     default.bus.dead_letter_retention,
                 )?,
                 group_expiry: kept(
-                    raw.group_expiry_seconds,
                     "group_expiry_seconds",
+                    raw.group_expiry_seconds,
                     default.bus.group_expiry,
                 )?,
                 lease,
             },
             events: SqliteEventsConfig {
                 explanation_retention: kept(
-                    raw.explanation_retention_seconds,
                     "explanation_retention_seconds",
+                    raw.explanation_retention_seconds,
                     default.events.explanation_retention,
                 )?,
             },
             profiles: MemoryProfilesConfig {
-                capacity_bytes: raw.profiles_bytes.unwrap_or(default.profiles.capacity_bytes),
-                max_age: raw
-                    .profiles_max_age_seconds
-                    .map(Duration::from_secs)
-                    .or(default.profiles.max_age),
+                capacity_bytes: number("store", "profiles_bytes", profiles_bytes, PROFILES_BYTES)?,
+                max_age,
             },
         })
     }
@@ -211,13 +214,19 @@ mod tests {
             ..Default::default()
         };
         let error = EmbeddedConfig::try_from(raw).unwrap_err().to_string();
-        assert_eq!(error, "`lease_ms` is `10`, it must be at least 1000");
+        assert_eq!(
+            error,
+            "`store.lease_ms` is 10, it must be between 1000 and 600000"
+        );
         let raw = RawEmbeddedConfig {
             dead_letter_retention_seconds: Some(0),
             ..Default::default()
         };
         let error = EmbeddedConfig::try_from(raw).unwrap_err().to_string();
-        assert_eq!(error, "`dead_letter_retention_seconds` must be at least 60");
+        assert_eq!(
+            error,
+            "`store.dead_letter_retention_seconds` is 0, it must be between 60 and 3153600000"
+        );
         assert_eq!(
             EmbeddedConfig::try_from(RawEmbeddedConfig::default()),
             Ok(EmbeddedConfig::default())

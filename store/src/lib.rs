@@ -20,10 +20,8 @@ pub mod profiles;
 
 mod error;
 mod metrics;
-mod secret;
 mod server;
 mod sqlite;
 
 pub use error::{StoreError, Unavailable};
-pub use secret::Secret;
-pub use server::{InvalidHost, NotPem, OutOfRange};
+pub use server::{InvalidHost, NotPem};

@@ -1,37 +1,6 @@
 //! What settings of servers have in common.
 
-use std::{net::IpAddr, ops::RangeInclusive};
-
-/// A number of the configuration is outside its range.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{section}.{key}` is {value}, it must be between {min} and {max}")]
-pub struct OutOfRange {
-    section: &'static str,
-    key: &'static str,
-    value: u64,
-    min: u64,
-    max: u64,
-}
-
-/// `value` as the type that its setting has, if it lies within `range`.
-pub(crate) fn number<T: TryFrom<u64>>(
-    section: &'static str,
-    key: &'static str,
-    value: u64,
-    range: RangeInclusive<u64>,
-) -> Result<T, OutOfRange> {
-    let (min, max) = range.into_inner();
-    match T::try_from(value) {
-        Ok(number) if (min..=max).contains(&value) => Ok(number),
-        _ => Err(OutOfRange {
-            section,
-            key,
-            value,
-            min,
-            max,
-        }),
-    }
-}
+use std::net::IpAddr;
 
 /// A server is not named as it must be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -52,6 +52,26 @@ fn a_configuration_that_no_host_starts_with_has_problems() {
              with `sendflowr plugin pin`\n",
         ),
         (
+            "[host.plugins.quarantine]\nfirst_rest_seconds = 60\nlongest_rest_seconds = 30",
+            "\nhost: `host.plugins.quarantine.longest_rest_seconds` is 30, it must be between 60 and 86400\n",
+        ),
+        (
+            "[host.plugins.limits]\nevents = 0",
+            "\nhost: `host.plugins.limits.events` is 0, it must be between 1 and 1000000\n",
+        ),
+        (
+            "[inference]\nexplanation_queue = 9223372036854775807",
+            "\ninference: `inference.explanation_queue` is 9223372036854775807, it must be between 1 and 1000000\n",
+        ),
+        (
+            "[telemetry]\nsample_ratio = 2",
+            "\ntelemetry: `telemetry.sample_ratio` is 2, it must be between 0 and 1\n",
+        ),
+        (
+            "[store]\nlease_ms = 1",
+            "\n`store.lease_ms` is 1, it must be between 1000 and 600000\n",
+        ),
+        (
             "[registry]\nhost = 'ghcr.io'",
             "\nregistry: `[registry]` needs all of",
         ),
@@ -59,8 +79,10 @@ fn a_configuration_that_no_host_starts_with_has_problems() {
         let (code, text) = check(configuration);
         assert_eq!(code, Some(1), "{configuration}: {text}");
         assert!(text.contains(line), "{configuration}: {text}");
+        // Engines that cannot be named end it early.
+        let ends_early = configuration.starts_with("[store]");
         assert!(
-            text.contains("\nconfiguration has problems\n") && !text.contains("s3cret"),
+            (ends_early || text.contains("\nconfiguration has problems\n")) && !text.contains("s3cret"),
             "{text}"
         );
     }
@@ -115,5 +137,27 @@ fn no_command_makes_a_seal_key_where_hosts_share_servers() {
         .expect("a file can be written");
         let (is_sound, text) = told_by(&["config", "check", "--offline"]);
         assert!(is_sound && !text.contains("note:"), "{text}");
+    }
+}
+
+#[test]
+fn a_role_tells_a_key_that_cannot_work_once() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let folder = folder.path();
+    for (role, configuration, line) in [
+        (
+            "consumer",
+            "[consumer]\nbatch_events = 0",
+            "error: `consumer.batch_events` is 0, it must be between 1 and 50000\n",
+        ),
+        (
+            "inference",
+            "[inference]\ncurve_cache_entries = 0",
+            "error: `inference.curve_cache_entries` is 0, it must be between 1 and 100000\n",
+        ),
+    ] {
+        fs::write(folder.join("sendflowr.toml"), configuration).expect("a file can be written");
+        let told = told(&run(folder, &[role]));
+        assert!(told.ends_with(line), "{told}");
     }
 }

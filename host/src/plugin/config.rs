@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
+use event::settings::OutOfRange;
 use serde::Deserialize;
 
 use super::{
-    limits::{LimitOutOfRange, Limits, RawLimits},
+    limits::{Limits, RawLimits},
     lock::{LockError, PluginLock},
-    quarantine::{QuarantineConfig, QuarantineOutOfRange, RawQuarantineConfig},
+    quarantine::{QuarantineConfig, RawQuarantineConfig},
     signature::{InvalidTrustedKey, TrustedKeys},
 };
 
@@ -81,12 +82,9 @@ impl Default for RawPluginsConfig {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PluginsConfigError {
-    /// One of the limits.
+    /// One of the limits, or of the quarantine's settings.
     #[error(transparent)]
-    Limits(#[from] LimitOutOfRange),
-    /// One of the quarantine's settings.
-    #[error(transparent)]
-    Quarantine(#[from] QuarantineOutOfRange),
+    OutOfRange(#[from] OutOfRange),
     /// One of the trusted keys.
     #[error(transparent)]
     TrustedKey(#[from] InvalidTrustedKey),

@@ -1,7 +1,8 @@
 //! The fences around a plugin, and where each number comes from.
 
-use std::{num::NonZero, thread, time::Duration};
+use std::{fmt::Display, num::NonZero, ops::RangeInclusive, thread, time::Duration};
 
+use event::settings::{OutOfRange, number};
 use serde::Deserialize;
 
 /// The fences of every plugin. All are on by default.
@@ -108,20 +109,10 @@ pub struct RawLimits {
     log_line_bytes: Option<usize>,
 }
 
-/// A plugin limit is out of range.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`plugins.limits.{key}` must be between {least} and {most}, not `{value}`")]
-pub struct LimitOutOfRange {
-    key: &'static str,
-    least: u64,
-    most: u64,
-    value: u64,
-}
-
 impl TryFrom<RawLimits> for Limits {
-    type Error = LimitOutOfRange;
+    type Error = OutOfRange;
 
-    fn try_from(raw: RawLimits) -> Result<Self, LimitOutOfRange> {
+    fn try_from(raw: RawLimits) -> Result<Self, OutOfRange> {
         let default = Self::default();
         let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         // The upper ends keep sums and reservations from overflowing; they are no recommendation.
@@ -130,116 +121,95 @@ impl TryFrom<RawLimits> for Limits {
                 "cpu_time_ms",
                 raw.cpu_time_ms,
                 milliseconds(default.cpu_time),
-                1,
-                60_000,
+                1..=60_000,
             )?),
             wall_clock: Duration::from_millis(within(
                 "wall_clock_ms",
                 raw.wall_clock_ms,
                 milliseconds(default.wall_clock),
-                1,
-                600_000,
+                1..=600_000,
             )?),
             // wasm32 pages up to its 4 GiB; at least one page.
             memory_bytes: within(
                 "memory_bytes",
                 raw.memory_bytes,
                 default.memory_bytes,
-                64 << 10,
-                4 << 30,
+                64 << 10..=4 << 30,
             )?,
             table_elements: within(
                 "table_elements",
                 raw.table_elements,
                 default.table_elements,
-                1,
-                10_000_000,
+                1..=10_000_000,
             )?,
-            memories: within("memories", raw.memories, default.memories, 1, 100)?,
-            tables: within("tables", raw.tables, default.tables, 1, 100)?,
-            instances: within("instances", raw.instances, default.instances, 1, 1_000)?,
+            memories: within("memories", raw.memories, default.memories, 1..=100)?,
+            tables: within("tables", raw.tables, default.tables, 1..=100)?,
+            instances: within("instances", raw.instances, default.instances, 1..=1_000)?,
             // Blocking threads have 2 MiB.
             stack_bytes: within(
                 "stack_bytes",
                 raw.stack_bytes,
                 default.stack_bytes,
-                64 << 10,
-                1 << 20,
+                64 << 10..=1 << 20,
             )?,
             output_bytes: within(
                 "output_bytes",
                 raw.output_bytes,
                 default.output_bytes,
-                64 << 10,
-                1 << 30,
+                64 << 10..=1 << 30,
             )?,
-            events: within("events", raw.events, default.events, 1, 1_000_000)?,
-            concurrency: within("concurrency", raw.concurrency, default.concurrency, 1, 512)?,
+            events: within("events", raw.events, default.events, 1..=1_000_000)?,
+            concurrency: within("concurrency", raw.concurrency, default.concurrency, 1..=512)?,
             // Tokio starts at most 512 blocking threads.
             total_concurrency: within(
                 "total_concurrency",
                 raw.total_concurrency,
                 default.total_concurrency.min(512),
-                1,
-                512,
+                1..=512,
             )?,
             queue_wait: Duration::from_millis(within(
                 "queue_wait_ms",
                 raw.queue_wait_ms,
                 milliseconds(default.queue_wait),
-                0,
-                60_000,
+                0..=60_000,
             )?),
-            file_bytes: within("file_bytes", raw.file_bytes, default.file_bytes, 1 << 10, 1 << 30)?,
+            file_bytes: within(
+                "file_bytes",
+                raw.file_bytes,
+                default.file_bytes,
+                1 << 10..=1 << 30,
+            )?,
             compile_time: Duration::from_secs(within(
                 "compile_time_seconds",
                 raw.compile_time_seconds,
                 default.compile_time.as_secs(),
-                1,
-                3_600,
+                1..=3_600,
             )?),
             log_lines_per_second: within(
                 "log_lines_per_second",
                 raw.log_lines_per_second,
                 default.log_lines_per_second,
-                1,
-                10_000,
+                1..=10_000,
             )?,
             log_line_bytes: within(
                 "log_line_bytes",
                 raw.log_line_bytes,
                 default.log_line_bytes,
-                64,
-                64 << 10,
+                64..=64 << 10,
             )?,
         };
         Ok(limits)
     }
 }
 
-/// `value`, or the default where it is absent, when it lies within the bounds.
-fn within<N>(
-    key: &'static str,
+/// `value`, or the default where it is absent, when it lies within the range.
+fn within<N: Copy + PartialOrd + Display>(
+    key: &str,
     value: Option<N>,
     default: N,
-    least: u64,
-    most: u64,
-) -> Result<N, LimitOutOfRange>
-where
-    N: Copy + TryInto<u64>,
-{
-    let chosen = value.unwrap_or(default);
-    let number = chosen.try_into().unwrap_or(u64::MAX);
-    if (least..=most).contains(&number) {
-        Ok(chosen)
-    } else {
-        Err(LimitOutOfRange {
-            key,
-            least,
-            most,
-            value: number,
-        })
-    }
+    range: RangeInclusive<N>,
+) -> Result<N, OutOfRange> {
+    number("host.plugins.limits", key, value.unwrap_or(default), range)
 }
 
 #[cfg(test)]
@@ -257,7 +227,7 @@ mod tests {
         let error = Limits::try_from(raw).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "`plugins.limits.cpu_time_ms` must be between 1 and 60000, not `0`"
+            "`host.plugins.limits.cpu_time_ms` is 0, it must be between 1 and 60000"
         );
     }
 

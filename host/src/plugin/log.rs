@@ -11,11 +11,7 @@ use std::{
 use event::redact::Redactor;
 use wasmtime::component::{ComponentType, Lift};
 
-use super::{
-    error::PluginError,
-    limits::Limits,
-    metrics::PluginStats,
-};
+use super::{error::PluginError, limits::Limits, metrics::PluginStats};
 
 /// How serious a plugin thinks a line is: `level` in every version of the contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ComponentType, Lift)]

@@ -15,10 +15,12 @@
 //! So a rest begins and grows only by genuine deliveries, and ends only by one.
 
 use std::{
+    ops::RangeInclusive,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
+use event::settings::{OutOfRange, number};
 use serde::Deserialize;
 
 use super::error::Limit;
@@ -62,53 +64,39 @@ pub struct RawQuarantineConfig {
     longest_rest_seconds: Option<u64>,
 }
 
-/// A quarantine setting is out of range.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`plugins.quarantine.{key}` {rule}")]
-pub struct QuarantineOutOfRange {
-    key: &'static str,
-    rule: &'static str,
-}
+/// Failures that can be configured: with a number that is never reached no plugin rests.
+const FAILURES: RangeInclusive<u32> = 1..=u32::MAX;
+
+/// Seconds that can be configured: beyond a day a mistyped unit is likelier than an intention.
+const SECONDS: RangeInclusive<u64> = 1..=86_400;
 
 impl TryFrom<RawQuarantineConfig> for QuarantineConfig {
-    type Error = QuarantineOutOfRange;
+    type Error = OutOfRange;
 
-    fn try_from(raw: RawQuarantineConfig) -> Result<Self, QuarantineOutOfRange> {
+    fn try_from(raw: RawQuarantineConfig) -> Result<Self, OutOfRange> {
+        const SECTION: &str = "host.plugins.quarantine";
         let default = Self::default();
-        let seconds = |value: Option<u64>, default: Duration| value.map_or(default, Duration::from_secs);
-        let config = Self {
-            failures: raw.failures.unwrap_or(default.failures),
-            window: seconds(raw.window_seconds, default.window),
-            first_rest: seconds(raw.first_rest_seconds, default.first_rest),
-            longest_rest: seconds(raw.longest_rest_seconds, default.longest_rest),
+        let seconds = |key: &str, value: Option<u64>, default: Duration, range| {
+            number(SECTION, key, value.unwrap_or(default.as_secs()), range).map(Duration::from_secs)
         };
-        let above_zero = "must be above 0";
-        if config.failures == 0 {
-            return Err(QuarantineOutOfRange {
-                key: "failures",
-                rule: above_zero,
-            });
-        }
-        if config.window.is_zero() {
-            return Err(QuarantineOutOfRange {
-                key: "window_seconds",
-                rule: above_zero,
-            });
-        }
-        if config.first_rest.is_zero() {
-            return Err(QuarantineOutOfRange {
-                key: "first_rest_seconds",
-                rule: above_zero,
-            });
-        }
-        if config.longest_rest < config.first_rest {
-            let rule = "must not be below `first_rest_seconds`";
-            return Err(QuarantineOutOfRange {
-                key: "longest_rest_seconds",
-                rule,
-            });
-        }
-        Ok(config)
+        let failures = raw.failures.unwrap_or(default.failures);
+        let first_rest = seconds(
+            "first_rest_seconds",
+            raw.first_rest_seconds,
+            default.first_rest,
+            SECONDS,
+        )?;
+        Ok(Self {
+            failures: number(SECTION, "failures", failures, FAILURES)?,
+            window: seconds("window_seconds", raw.window_seconds, default.window, SECONDS)?,
+            first_rest,
+            longest_rest: seconds(
+                "longest_rest_seconds",
+                raw.longest_rest_seconds,
+                default.longest_rest,
+                first_rest.as_secs()..=*SECONDS.end(),
+            )?,
+        })
     }
 }
 
@@ -488,7 +476,7 @@ mod tests {
         let raw: RawQuarantineConfig = toml::from_str("longest_rest_seconds = 1").unwrap();
         assert_eq!(
             QuarantineConfig::try_from(raw).unwrap_err().to_string(),
-            "`plugins.quarantine.longest_rest_seconds` must not be below `first_rest_seconds`"
+            "`host.plugins.quarantine.longest_rest_seconds` is 1, it must be between 10 and 86400"
         );
     }
 }

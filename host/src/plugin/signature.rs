@@ -10,10 +10,7 @@ use std::{
 
 use minisign_verify::{Error, PublicKey, Signature};
 
-use super::{
-    error::LoadError,
-    file,
-};
+use super::{error::LoadError, file};
 
 /// Largest signature file that is read: minisign's own bounds are 1 KiB and 8 KiB for the two comments.
 pub const MOST_SIGNATURE_BYTES: u64 = 16 << 10;

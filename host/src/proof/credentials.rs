@@ -1,13 +1,11 @@
 //! What a delivery carries as it is: tokens, users and passwords.
 
+use event::settings::Secret;
 use ring::digest::{SHA256, digest};
 use subtle::{Choice, ConstantTimeEq};
 
 use super::{Evidence, MAX_SIGNATURES, Refusal, encoding::decode_base64};
-use crate::{
-    plugin::types::{BasicAuth, SharedSecret},
-    secret::Secret,
-};
+use crate::plugin::types::{BasicAuth, SharedSecret};
 
 /// Where basic authentication stands.
 const AUTHORIZATION: &str = "header `authorization`";

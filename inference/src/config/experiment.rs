@@ -1,8 +1,7 @@
 //! `[inference.experiment]`: the control group and exploration.
 
+use event::settings::{OutOfRange, number};
 use serde::Deserialize;
-
-use super::OutOfRange;
 
 /// `[inference.experiment]`: how chosen times are compared with random ones.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -43,12 +42,13 @@ const MAX_SHARE: f64 = 0.5;
 impl RawExperimentConfig {
     /// Checked; `None` when it is switched off.
     pub(super) fn check(self) -> Result<Option<ExperimentConfig>, OutOfRange> {
-        let share = |key: &str, value: Option<f64>, default: f64| match value.unwrap_or(default) {
-            value if (0.0..=MAX_SHARE).contains(&value) => Ok(value),
-            _ => Err(OutOfRange {
-                key: format!("experiment.{key}"),
-                expected: "a number from 0 to 0.5",
-            }),
+        let share = |key: &str, value: Option<f64>, default: f64| {
+            number(
+                "inference.experiment",
+                key,
+                value.unwrap_or(default),
+                0.0..=MAX_SHARE,
+            )
         };
         let config = ExperimentConfig {
             control_share: share("control_share", self.control_share, CONTROL_SHARE)?,

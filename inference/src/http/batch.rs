@@ -22,6 +22,7 @@ use super::{
     question::DecideRequest,
 };
 use crate::{
+    config::MAX_CAPACITY,
     decision::Capacity,
     error::{ApiError, ErrorBody, ErrorDetails},
     http::question::Inquiry,
@@ -41,9 +42,6 @@ const STALL: Duration = Duration::from_secs(60);
 
 /// Lines of JSON.
 const NDJSON: &str = "application/x-ndjson";
-
-/// More mails a minute than any provider takes: beyond, a mistyped number is likelier.
-const MAX_CAPACITY: u32 = 10_000_000;
 
 /// Settings of a whole batch.
 #[derive(Deserialize, IntoParams)]

@@ -392,7 +392,7 @@ mod tests {
         let reference: Reference = "oci://registry.test/acme:1".parse().unwrap();
         let credentials = Credentials {
             username: "ann".to_owned(),
-            password: host::Secret::new("s3cret"),
+            password: event::settings::Secret::new("s3cret"),
         };
         let client = Client::new(&reference, Operation::Pull, Some(credentials), false).unwrap();
         let challenge = Challenge::parse(r#"Bearer realm="http://registry.test/token""#).unwrap();

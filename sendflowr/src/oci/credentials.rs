@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use base64::{Engine, engine::general_purpose::STANDARD};
-use host::Secret;
+use event::settings::Secret;
 use serde::Deserialize;
 
 use super::reference::is_docker_hub;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use event::settings::{OutOfRange, Secret, number};
 use reqwest::{
     Url,
     header::{HeaderName, HeaderValue},
@@ -23,7 +24,7 @@ pub(crate) struct RawTelemetryConfig {
     /// caller exports them. Default all.
     pub(crate) sample_ratio: Option<f64>,
     /// Headers of the exports, for collectors that want a key: `authorization = "Bearer …"`.
-    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) headers: BTreeMap<String, Secret>,
 }
 
 /// Where spans are exported.
@@ -33,18 +34,18 @@ pub(crate) struct TelemetryConfig {
     pub(super) traces_url: String,
     pub(super) service_name: Option<String>,
     pub(super) sample_ratio: Option<f64>,
-    pub(super) headers: BTreeMap<String, String>,
+    pub(super) headers: BTreeMap<String, Secret>,
 }
 
-/// A key of `[telemetry]` that cannot be used. Names the key, never a value.
+/// A key of `[telemetry]` that cannot be used. Names the key, never what may be a secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum InvalidTelemetry {
     #[error("`telemetry.endpoint` must be an address such as `http://collector:4318`")]
     Endpoint,
     #[error("`telemetry.endpoint` must not hold a password: put it into `telemetry.headers`")]
     Credentials,
-    #[error("`telemetry.sample_ratio` must be between 0 and 1")]
-    SampleRatio,
+    #[error(transparent)]
+    SampleRatio(#[from] OutOfRange),
     #[error("`telemetry.headers.{0}` is no header that can be sent")]
     Header(String),
 }
@@ -52,14 +53,11 @@ pub(crate) enum InvalidTelemetry {
 impl TelemetryConfig {
     /// The configuration, if spans are to be exported at all.
     pub(crate) fn try_new(raw: RawTelemetryConfig) -> Result<Option<Self>, InvalidTelemetry> {
-        if raw
-            .sample_ratio
-            .is_some_and(|ratio| !(0.0..=1.0).contains(&ratio))
-        {
-            return Err(InvalidTelemetry::SampleRatio);
+        if let Some(ratio) = raw.sample_ratio {
+            number::<f64, _>("telemetry", "sample_ratio", ratio, 0.0..=1.0)?;
         }
         for (name, value) in &raw.headers {
-            if HeaderName::try_from(name).is_err() || HeaderValue::try_from(value).is_err() {
+            if HeaderName::try_from(name).is_err() || HeaderValue::try_from(value.expose()).is_err() {
                 return Err(InvalidTelemetry::Header(name.clone()));
             }
         }
@@ -103,6 +101,15 @@ mod tests {
             let config = checked(&format!("endpoint = '{endpoint}'")).unwrap().unwrap();
             assert_eq!(config.traces_url, "http://collector:4318/v1/traces");
         }
+    }
+
+    #[test]
+    fn debug_hides_the_headers() {
+        let raw = "endpoint = 'http://collector'\nheaders = { authorization = 's3cret' }";
+        let raw: RawTelemetryConfig = toml::from_str(raw).unwrap();
+        assert!(!format!("{raw:?}").contains("s3cret"));
+        let config = TelemetryConfig::try_new(raw).unwrap();
+        assert!(!format!("{config:?}").contains("s3cret"));
     }
 
     #[test]

@@ -92,12 +92,16 @@ impl Exporter {
             .timeout(EXPORT_WITHIN)
             .build()
             .context("spans cannot be exported")?;
+        let headers = config.headers.iter();
+        let headers: HashMap<String, String> = headers
+            .map(|(name, value)| (name.clone(), value.expose().to_owned()))
+            .collect();
         let mut exporter = SpanExporter::builder()
             .with_http()
             .with_http_client(client)
             .with_endpoint(config.traces_url)
             .with_timeout(EXPORT_WITHIN)
-            .with_headers(HashMap::from_iter(config.headers))
+            .with_headers(headers)
             .build()
             .context("spans cannot be exported: look at the environment variables `OTEL_EXPORTER_…`")?;
         let resource = Resource::builder()

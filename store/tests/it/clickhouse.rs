@@ -2,12 +2,13 @@
 
 use std::{io::Result, sync::Arc, time::Duration};
 
+use event::settings::Secret;
 use rustls::{
     ServerConfig,
     pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
 };
 use sendflowr_store::{
-    Secret, StoreError,
+    StoreError,
     events::{ClickHouseConfig, ClickHouseEvents, Events, RawClickHouseConfig},
 };
 use tokio::{

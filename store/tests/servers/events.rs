@@ -8,10 +8,11 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use event::settings::Secret;
 use event::{EventType, Timestamp};
 use futures::future::join_all;
 use sendflowr_store::{
-    Secret, StoreError, conformance,
+    StoreError, conformance,
     events::{ClickHouseConfig, ClickHouseEvents, Events, RawClickHouseConfig, WriteReport},
 };
 use tokio::net::TcpListener;

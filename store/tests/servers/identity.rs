@@ -8,10 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use event::settings::Secret;
 use event::{Identifier, IdentifierKind, UniversalId};
 use futures::future::join_all;
 use sendflowr_store::{
-    Secret, StoreError, conformance,
+    StoreError, conformance,
     identity::{
         AuditAction, Identities, PostgresConfig, PostgresIdentities, PostgresTls, RawPostgresConfig, Sighting,
     },

@@ -7,11 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use event::settings::Secret;
 use event::{Event, Timestamp, UniversalId, profile::Profile};
 use futures::future::join_all;
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use sendflowr_store::{
-    Secret, StoreError, conformance,
+    StoreError, conformance,
     profiles::{Profiles, RawRedisConfig, RedisConfig, RedisProfiles},
 };
 use tokio::{net::TcpListener, sync::Barrier};

@@ -2,9 +2,9 @@
 
 use std::{process::Command, time::SystemTime};
 
+use event::settings::Secret;
 use reqwest::Url;
 use store::{
-    Secret,
     bus::{KafkaBus, KafkaConfig, RawKafkaConfig},
     events::{ClickHouseConfig, ClickHouseEvents, RawClickHouseConfig},
 };

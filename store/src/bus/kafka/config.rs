@@ -2,12 +2,10 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
+use event::settings::{self, OutOfRange, Secret};
 use serde::Deserialize;
 
-use crate::{
-    Secret,
-    server::{self, NotPem, OutOfRange},
-};
+use crate::server::{self, NotPem};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -381,7 +379,7 @@ fn number<T: TryFrom<u64>>(
     value: u64,
     range: RangeInclusive<u64>,
 ) -> Result<T, OutOfRange> {
-    server::number("kafka", key, value, range)
+    settings::number("kafka", key, value, range)
 }
 
 #[cfg(test)]

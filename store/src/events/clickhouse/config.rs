@@ -2,12 +2,10 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
+use event::settings::{OutOfRange, Secret, number};
 use serde::Deserialize;
 
-use crate::{
-    Secret,
-    server::{self, InvalidHost, NotPem, OutOfRange},
-};
+use crate::server::{self, InvalidHost, NotPem};
 
 /// Port of the server's HTTP interface, and of the same with TLS: the server's own defaults.
 const PORT: u16 = 8123;
@@ -145,15 +143,15 @@ impl TryFrom<RawClickHouseConfig> for ClickHouseConfig {
         }
         server::pem("clickhouse", "ca", server::CERTIFICATE, raw.ca.as_deref())?;
         if let Some(days) = raw.ttl_days {
-            server::number::<u64>("clickhouse", "ttl_days", days, TTL_DAYS)?;
+            number::<u64, u64>("clickhouse", "ttl_days", days, TTL_DAYS)?;
         }
-        let connect_ms = server::number(
+        let connect_ms = number(
             "clickhouse",
             "connect_timeout_ms",
             raw.connect_timeout_ms,
             CONNECT_TIMEOUT_MS,
         )?;
-        let request_seconds = server::number(
+        let request_seconds = number(
             "clickhouse",
             "request_timeout_seconds",
             raw.request_timeout_seconds,

@@ -2,12 +2,10 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
+use event::settings::{OutOfRange, Secret, number};
 use serde::Deserialize;
 
-use crate::{
-    Secret,
-    server::{self, InvalidHost, NotPem, OutOfRange},
-};
+use crate::server::{self, InvalidHost, NotPem};
 
 /// The server's own default.
 const PORT: u16 = 5432;
@@ -143,15 +141,14 @@ impl TryFrom<RawPostgresConfig> for PostgresConfig {
             return Err(InvalidPostgresConfig::CaWithoutCheck);
         }
         server::pem("postgres", "ca", server::CERTIFICATE, raw.ca.as_deref())?;
-        let max_connections =
-            server::number("postgres", "max_connections", raw.max_connections, CONNECTIONS)?;
-        let read_ms = server::number(
+        let max_connections = number("postgres", "max_connections", raw.max_connections, CONNECTIONS)?;
+        let read_ms = number(
             "postgres",
             "read_timeout_ms",
             raw.read_timeout_ms,
             READ_TIMEOUT_MS,
         )?;
-        let write_seconds = server::number(
+        let write_seconds = number(
             "postgres",
             "write_timeout_seconds",
             raw.write_timeout_seconds,

@@ -2,12 +2,10 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
+use event::settings::{OutOfRange, Secret, number};
 use serde::Deserialize;
 
-use crate::{
-    Secret,
-    server::{self, InvalidHost, NotPem, OutOfRange},
-};
+use crate::server::{self, InvalidHost, NotPem};
 
 /// The server's own default, with TLS and without.
 const PORT: u16 = 6379;
@@ -133,9 +131,9 @@ impl TryFrom<RawRedisConfig> for RedisConfig {
         if !is_plain {
             return Err(InvalidRedisConfig::KeyPrefix(raw.key_prefix));
         }
-        let database = server::number("redis", "database", raw.database, DATABASES)?;
-        let ttl_seconds = server::number("redis", "ttl_seconds", raw.ttl_seconds, TTL_SECONDS)?;
-        let response_ms = server::number(
+        let database = number("redis", "database", raw.database, DATABASES)?;
+        let ttl_seconds = number("redis", "ttl_seconds", raw.ttl_seconds, TTL_SECONDS)?;
+        let response_ms = number(
             "redis",
             "response_timeout_ms",
             raw.response_timeout_ms,

@@ -7,11 +7,9 @@ use std::{
     time::Duration,
 };
 
+use event::settings::Secret;
 use rcgen::{CertificateParams, CertifiedKey, ExtendedKeyUsagePurpose, KeyPair};
-use sendflowr_store::{
-    Secret,
-    bus::{Bus, EVENTS_TOPIC, RawKafkaConfig},
-};
+use sendflowr_store::bus::{Bus, EVENTS_TOPIC, RawKafkaConfig};
 use tempfile::TempDir;
 use tokio::time::{Instant, timeout};
 

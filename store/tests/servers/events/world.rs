@@ -4,10 +4,10 @@ use std::{
 };
 
 use clickhouse::Client;
+use event::settings::Secret;
 use event::{Event, EventType, Identifier, IdentifierKind, MailboxProvider, Timestamp, UniversalId};
-use sendflowr_store::{
-    Secret,
-    events::{ClickHouseConfig, ClickHouseEvents, Enrichment, RawClickHouseConfig, StoredEvent},
+use sendflowr_store::events::{
+    ClickHouseConfig, ClickHouseEvents, Enrichment, RawClickHouseConfig, StoredEvent,
 };
 
 use crate::support::Server;

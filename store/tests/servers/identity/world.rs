@@ -1,9 +1,7 @@
 use std::hash::{BuildHasher, RandomState};
 
-use sendflowr_store::{
-    Secret,
-    identity::{PostgresConfig, PostgresIdentities, RawPostgresConfig},
-};
+use event::settings::Secret;
+use sendflowr_store::identity::{PostgresConfig, PostgresIdentities, RawPostgresConfig};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
 
 use crate::{

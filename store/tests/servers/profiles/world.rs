@@ -1,11 +1,9 @@
 use std::hash::{BuildHasher, RandomState};
 
+use event::settings::Secret;
 use event::{Identifier, IdentifierKind, UniversalId};
 use redis::{Client, Cmd, FromRedisValue};
-use sendflowr_store::{
-    Secret,
-    profiles::{RawRedisConfig, RedisConfig, RedisProfiles},
-};
+use sendflowr_store::profiles::{RawRedisConfig, RedisConfig, RedisProfiles};
 
 use crate::{
     gate::Gate,
