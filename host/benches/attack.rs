@@ -129,14 +129,13 @@ async fn good_deliveries(plugin: &Arc<Plugin>) -> [f64; 2] {
 /// A round under attack by these guests between two calm ones, with plugins of their own: no guest rests at the beginning.
 async fn round(data: &Path, hostile: &[Attack], rests: bool) -> Round {
     let mut raw = RawPluginsConfig {
-        folder: data.join("plugins"),
-        cache_folder: data.join("compiled"),
+        folder: Some(data.join("plugins")),
         ..RawPluginsConfig::default()
     };
     if !rests {
         raw.quarantine = toml::from_str("failures = 4294967295").unwrap();
     }
-    let config = PluginsConfig::try_from(raw).unwrap();
+    let config = PluginsConfig::try_new(raw, data).unwrap();
     let metrics = PluginMetrics::register(&mut Registry::default());
     let plugins = Plugins::open(config, metrics).await.unwrap();
     let good = plugins.get("sendgrid").unwrap();

@@ -124,11 +124,11 @@ fn load_folder(folder: &Path, cache: &Path) -> String {
         .build()
         .unwrap();
     let raw = RawPluginsConfig {
-        folder: folder.to_owned(),
-        cache_folder: cache.to_owned(),
+        folder: Some(folder.to_owned()),
+        cache_folder: Some(cache.to_owned()),
         ..RawPluginsConfig::default()
     };
-    let config = PluginsConfig::try_from(raw).unwrap();
+    let config = PluginsConfig::try_new(raw, cache).unwrap();
     let metrics = PluginMetrics::register(&mut Registry::default());
     let began = Instant::now();
     let plugins = runtime.block_on(Plugins::open(config, metrics)).unwrap();

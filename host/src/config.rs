@@ -13,15 +13,12 @@ use serde::Deserialize;
 
 use crate::{
     accounts::{Accounts, InvalidAccount, RawAccounts},
-    plugin::{PluginsConfig, PluginsConfigError, RawLimits, RawPluginsConfig, RawQuarantineConfig},
+    plugin::{PluginsConfig, PluginsConfigError, RawPluginsConfig},
     seal::{SealKeyError, Sealer},
 };
 
 /// Where the host listens unless told otherwise: the address in the providers' documentation, on this machine alone.
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 5215);
-
-/// Where plugins are looked for unless configured otherwise: where the build puts them.
-const DEFAULT_PLUGIN_FOLDER: &str = "target/plugins";
 
 /// Largest body unless configured otherwise. Providers send at most 3 MiB; SendGrid's batches stay below 800 KiB.
 const DEFAULT_MAX_BODY_BYTES: usize = 5 * 1024 * 1024;
@@ -68,28 +65,7 @@ pub struct RawHostConfig {
     /// `[host.tls]`: certificate and key to serve HTTPS with. Default: HTTP.
     pub tls: RawTlsConfig,
     /// `[host.plugins]`.
-    pub plugins: RawHostPluginsConfig,
-}
-
-/// `[host.plugins]`: where plugins come from and what they may use.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RawHostPluginsConfig {
-    /// Folder that is watched for plugins. Default `target/plugins`, where `cargo xtask plugins` puts them.
-    pub folder: Option<PathBuf>,
-    /// Folder of compiled plugins, which must belong to this user alone. Default: `compiled-plugins` in the data folder.
-    pub cache_folder: Option<PathBuf>,
-    /// Path of the file that pins plugins to digests. Default: `plugins.lock` in the plugin folder, when there is one.
-    pub lock: Option<PathBuf>,
-    /// Whether only pinned plugins are served, and the lock file must be there. Default `false`.
-    pub locked: bool,
-    /// Public keys of minisign: only files that one of them has signed are served. Default: none, and no signature is
-    /// asked for.
-    pub trusted_keys: Vec<String>,
-    /// `[host.plugins.limits]`.
-    pub limits: RawLimits,
-    /// `[host.plugins.quarantine]`.
-    pub quarantine: RawQuarantineConfig,
+    pub plugins: RawPluginsConfig,
 }
 
 /// Validated configuration of the host.
@@ -196,7 +172,7 @@ impl HostConfig {
             seal_key_path: data_folder.join("seal.key"),
             recordings_folder: data_folder.join("recordings"),
             accounts: Accounts::try_new(accounts, raw.allow_unsigned_by_default)?,
-            plugins: plugins(raw.plugins, data_folder)?,
+            plugins: PluginsConfig::try_new(raw.plugins, data_folder)?,
         })
     }
 
@@ -210,20 +186,6 @@ impl HostConfig {
             None => Sealer::from_file(&self.seal_key_path),
         }
     }
-}
-
-fn plugins(raw: RawHostPluginsConfig, data_folder: &Path) -> Result<PluginsConfig, PluginsConfigError> {
-    PluginsConfig::try_from(RawPluginsConfig {
-        folder: raw.folder.unwrap_or_else(|| PathBuf::from(DEFAULT_PLUGIN_FOLDER)),
-        cache_folder: raw
-            .cache_folder
-            .unwrap_or_else(|| data_folder.join("compiled-plugins")),
-        lock: raw.lock,
-        locked: raw.locked,
-        trusted_keys: raw.trusted_keys,
-        limits: raw.limits,
-        quarantine: raw.quarantine,
-    })
 }
 
 /// From a few round trips to two minutes, which are longer than any provider waits.

@@ -22,7 +22,7 @@ mod skipped;
 pub use accounts::{
     Account, AccountValues, Accounts, DEFAULT_ACCOUNT, Findings, InvalidAccount, RawAccounts,
 };
-pub use config::{HostConfig, InvalidConfig, RawHostConfig, RawHostPluginsConfig};
+pub use config::{HostConfig, InvalidConfig, RawHostConfig};
 pub use dead_letter::header;
 pub use delivery::{Delivery, DeliveryError, Unverified, Verified};
 pub use error::HostError;

@@ -1,6 +1,6 @@
 //! Configuration of the plugin runtime.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use event::settings::OutOfRange;
 use serde::Deserialize;
@@ -11,6 +11,9 @@ use super::{
     quarantine::{QuarantineConfig, RawQuarantineConfig},
     signature::{InvalidTrustedKey, TrustedKeys},
 };
+
+/// Where plugins are looked for unless configured otherwise: where the build puts them.
+const DEFAULT_FOLDER: &str = "target/plugins";
 
 /// Name of the lock file in the plugin folder.
 const LOCK_FILE: &str = "plugins.lock";
@@ -35,6 +38,25 @@ pub struct PluginsConfig {
 }
 
 impl PluginsConfig {
+    /// Checks `[host.plugins]`; what is kept of plugins lies in the data folder unless configured otherwise.
+    ///
+    /// # Errors
+    /// [`PluginsConfigError`] naming the key.
+    pub fn try_new(raw: RawPluginsConfig, data_folder: &Path) -> Result<Self, PluginsConfigError> {
+        let folder = raw.folder.unwrap_or_else(|| PathBuf::from(DEFAULT_FOLDER));
+        Ok(Self {
+            lock: raw.lock.unwrap_or_else(|| folder.join(LOCK_FILE)),
+            locked: raw.locked,
+            trusted_keys: TrustedKeys::parse(&raw.trusted_keys)?,
+            folder,
+            cache_folder: raw
+                .cache_folder
+                .unwrap_or_else(|| data_folder.join("compiled-plugins")),
+            limits: raw.limits.try_into()?,
+            quarantine: raw.quarantine.try_into()?,
+        })
+    }
+
     /// Reads the lock file as a host does that starts.
     ///
     /// # Errors
@@ -44,38 +66,25 @@ impl PluginsConfig {
     }
 }
 
-/// [`PluginsConfig`] as configured; what is absent keeps its default.
-#[derive(Debug, Clone, Deserialize)]
+/// `[host.plugins]`: [`PluginsConfig`] as configured. Every key may be left out; unknown keys are errors.
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawPluginsConfig {
-    /// See [`PluginsConfig::folder`]; `plugins` by default.
-    pub folder: PathBuf,
-    /// See [`PluginsConfig::cache_folder`]; `data/compiled-plugins` by default.
-    pub cache_folder: PathBuf,
-    /// See [`PluginsConfig::lock`]; `plugins.lock` in the folder by default.
+    /// Folder that is watched for plugins. Default `target/plugins`, where `cargo xtask plugins` puts them.
+    pub folder: Option<PathBuf>,
+    /// Folder of compiled plugins, which must belong to this user alone. Default: `compiled-plugins` in the data folder.
+    pub cache_folder: Option<PathBuf>,
+    /// Path of the file that pins plugins to digests. Default: `plugins.lock` in the plugin folder, when there is one.
     pub lock: Option<PathBuf>,
-    /// See [`PluginsConfig::locked`]; `false` by default.
+    /// Whether only pinned plugins are served, and the lock file must be there. Default `false`.
     pub locked: bool,
-    /// See [`PluginsConfig::trusted_keys`]; none by default.
+    /// Public keys of minisign: only files that one of them has signed are served. Default: none, and no signature is
+    /// asked for.
     pub trusted_keys: Vec<String>,
-    /// See [`Limits`].
+    /// `[host.plugins.limits]`: see [`Limits`].
     pub limits: RawLimits,
-    /// See [`QuarantineConfig`].
+    /// `[host.plugins.quarantine]`: see [`QuarantineConfig`].
     pub quarantine: RawQuarantineConfig,
-}
-
-impl Default for RawPluginsConfig {
-    fn default() -> Self {
-        Self {
-            folder: PathBuf::from("plugins"),
-            cache_folder: PathBuf::from("data/compiled-plugins"),
-            lock: None,
-            locked: false,
-            trusted_keys: Vec::new(),
-            limits: RawLimits::default(),
-            quarantine: RawQuarantineConfig::default(),
-        }
-    }
 }
 
 /// A setting of the plugin runtime cannot work.
@@ -88,20 +97,4 @@ pub enum PluginsConfigError {
     /// One of the trusted keys.
     #[error(transparent)]
     TrustedKey(#[from] InvalidTrustedKey),
-}
-
-impl TryFrom<RawPluginsConfig> for PluginsConfig {
-    type Error = PluginsConfigError;
-
-    fn try_from(raw: RawPluginsConfig) -> Result<Self, PluginsConfigError> {
-        Ok(Self {
-            lock: raw.lock.unwrap_or_else(|| raw.folder.join(LOCK_FILE)),
-            locked: raw.locked,
-            trusted_keys: TrustedKeys::parse(&raw.trusted_keys)?,
-            folder: raw.folder,
-            cache_folder: raw.cache_folder,
-            limits: raw.limits.try_into()?,
-            quarantine: raw.quarantine.try_into()?,
-        })
-    }
 }
