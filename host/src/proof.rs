@@ -2,7 +2,8 @@
 //!
 //! A plugin says what must hold ([`Proof`]); the secrets and the cryptography are here. Everything that compares with a
 //! secret takes the same time whether it fits or not. What a forged delivery can make the host do is bounded: the
-//! number of candidates by the contract, the bytes hashed and the signatures verified by `Work`.
+//! number of proofs and candidates by the contract, which an answer is held to as it leaves the plugin (`plugin::output`), the
+//! bytes hashed and the signatures verified by `Work`.
 
 mod certificate;
 mod credentials;
@@ -23,15 +24,6 @@ use crate::{
     accounts::Account,
     plugin::types::{Descriptor, Freshness, HashKey, Message, Part, Proof, PublicKey, Request},
 };
-
-/// Proofs that a delivery may need; the most that a known provider needs is three.
-const MAX_PROOFS: usize = 16;
-
-/// Candidate messages of one proof, as the contract says.
-const MAX_MESSAGES: usize = 8;
-
-/// Candidate signatures or tokens of one proof, as the contract says.
-const MAX_SIGNATURES: usize = 16;
 
 /// Bytes hashed for one delivery: the largest body (5 MiB) under every value of a rotated secret, and some. Takes some
 /// 50 ms at most.
@@ -86,13 +78,6 @@ pub(crate) async fn check(proofs: &[Proof], evidence: &Evidence<'_>) -> Result<T
     if let [Proof::Handshake] = proofs {
         return Ok(Trust::Handshake);
     }
-    if proofs.len() > MAX_PROOFS {
-        return Err(Refusal::PluginFault("it demands more than 16 proofs"));
-    }
-    // Looked at before anything else, so that a plugin's fault does not depend on what the delivery presents.
-    if proofs.iter().any(|proof| matches!(proof, Proof::Handshake)) {
-        return Err(Refusal::PluginFault("a handshake stands beside other proofs"));
-    }
     let mut work = Work {
         bytes_left: MAX_HASHED_BYTES,
         verifications_left: MAX_VERIFICATIONS,
@@ -103,7 +88,7 @@ pub(crate) async fn check(proofs: &[Proof], evidence: &Evidence<'_>) -> Result<T
     for proof in proofs {
         match proof {
             Proof::KeyedHash(proof) => {
-                check_messages(&proof.messages)?;
+                has_message(&proof.messages)?;
                 keyed_hash::check(proof, evidence, &mut work)?;
                 match proof.key {
                     HashKey::Secret(_) => is_genuine = true,
@@ -111,7 +96,7 @@ pub(crate) async fn check(proofs: &[Proof], evidence: &Evidence<'_>) -> Result<T
                 }
             }
             Proof::PublicKey(proof) => {
-                check_messages(&proof.messages)?;
+                has_message(&proof.messages)?;
                 public_key::check(proof, evidence, &mut work).await?;
                 match proof.key {
                     PublicKey::Secret(_) => is_genuine = true,
@@ -128,6 +113,7 @@ pub(crate) async fn check(proofs: &[Proof], evidence: &Evidence<'_>) -> Result<T
             }
             // Anybody can write a recent time: it proves nothing by itself.
             Proof::Fresh(proof) => check_fresh(proof, evidence.request.received_at_ms)?,
+            // Stands alone in what a plugin answers; beside others it would prove nothing.
             Proof::Handshake => {}
         }
     }
@@ -173,12 +159,11 @@ fn unproven(evidence: &Evidence<'_>) -> Refusal {
     Refusal::NoProofConfigured { keys }
 }
 
-fn check_messages(messages: &[Message]) -> Result<(), Refusal> {
-    match messages.len() {
-        0 => Err(Refusal::PluginFault("a proof has no message")),
-        1..=MAX_MESSAGES => Ok(()),
-        _ => Err(Refusal::PluginFault("a proof has more than 8 messages")),
+fn has_message(messages: &[Message]) -> Result<(), Refusal> {
+    if messages.is_empty() {
+        return Err(Refusal::PluginFault("a proof has no message"));
     }
+    Ok(())
 }
 
 fn check_fresh(proof: &Freshness, received_at_ms: i64) -> Result<(), Refusal> {

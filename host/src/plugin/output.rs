@@ -114,7 +114,9 @@ fn broken(detail: String) -> Breach {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plugin::types::{Batch, Freshness, Rejected, SharedSecret};
+    use crate::plugin::types::{
+        Batch, Encoding, Freshness, Part, PublicKey, PublicKeySignature, Rejected, SharedSecret, SignatureScheme,
+    };
 
     fn fresh() -> Proof {
         Proof::Fresh(Freshness {
@@ -157,6 +159,23 @@ mod tests {
         };
         assert_eq!(check_proofs(&[presented(16)]), Ok(()));
         assert!(check_proofs(&[presented(17)]).is_err());
+        let candidates = |messages: usize, parts: usize, signatures: usize| {
+            let signature = Signature {
+                text: String::new(),
+                encoding: Encoding::Hex,
+            };
+            check_proofs(&[Proof::PublicKey(PublicKeySignature {
+                source: String::new(),
+                scheme: SignatureScheme::Ed25519,
+                key: PublicKey::Secret(String::new()),
+                messages: vec![vec![Part::Body; parts]; messages],
+                signatures: vec![signature; signatures],
+            })])
+        };
+        assert_eq!(candidates(8, 10_000, 16), Ok(()));
+        for (messages, parts, signatures) in [(9, 1, 1), (1, 10_001, 1), (1, 1, 17)] {
+            assert!(candidates(messages, parts, signatures).is_err());
+        }
     }
 
     #[test]

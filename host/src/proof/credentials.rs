@@ -4,7 +4,7 @@ use event::settings::Secret;
 use ring::digest::{SHA256, digest};
 use subtle::{Choice, ConstantTimeEq};
 
-use super::{Evidence, MAX_SIGNATURES, Refusal, encoding::decode_base64};
+use super::{Evidence, Refusal, encoding::decode_base64};
 use crate::plugin::types::{BasicAuth, SharedSecret};
 
 /// Where basic authentication stands.
@@ -12,9 +12,6 @@ const AUTHORIZATION: &str = "header `authorization`";
 
 /// Checks that a presented token is a value of its secret.
 pub(super) fn check_token(proof: &SharedSecret, evidence: &Evidence<'_>) -> Result<(), Refusal> {
-    if proof.presented.len() > MAX_SIGNATURES {
-        return Err(Refusal::PluginFault("a proof has more than 16 tokens"));
-    }
     let values = evidence.account.secret(evidence.descriptor, &proof.secret)?;
     if proof.presented.iter().all(String::is_empty) {
         return Err(Refusal::CredentialsMissing {

@@ -1,13 +1,10 @@
 //! The signatures that a delivery presents.
 
-use super::{MAX_SIGNATURES, Refusal, encoding::decode};
+use super::{Refusal, encoding::decode};
 use crate::plugin::types::Signature;
 
 /// The bytes of all readable candidates; at least one.
 pub(super) fn decode_all(origin: &str, signatures: &[Signature]) -> Result<Vec<Vec<u8>>, Refusal> {
-    if signatures.len() > MAX_SIGNATURES {
-        return Err(Refusal::PluginFault("a proof has more than 16 signatures"));
-    }
     let mut decoded = Vec::with_capacity(signatures.len());
     let mut unreadable = None;
     for signature in signatures {
