@@ -261,6 +261,18 @@ pub fn is_account_name(name: &str) -> bool {
     (1..=MAX_ACCOUNT_NAME).contains(&name.len()) && name.bytes().all(is_plain)
 }
 
+/// Longest slug of a provider, as the plugins' contract says. They become part of paths, of keys and of stored values.
+pub const MAX_SLUG: usize = 32;
+
+/// Whether this can be the slug of a provider: 1 to [`MAX_SLUG`] lower-case letters, digits and inner hyphens.
+pub fn is_slug(slug: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=MAX_SLUG).contains(&slug.len())
+        && slug.bytes().all(is_plain)
+        && !slug.starts_with('-')
+        && !slug.ends_with('-')
+}
+
 /// The stored value of a provider's own user id, which is unique only within provider and account.
 pub fn scoped_esp_user_id(esp: &str, account: &str, value: &str) -> String {
     format!("{esp}:{account}:{value}")

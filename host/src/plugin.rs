@@ -46,7 +46,6 @@ use tokio::task::{self, AbortHandle};
 pub use self::{
     bindings::types,
     config::{PluginsConfig, PluginsConfigError, RawPluginsConfig},
-    descriptor::is_slug,
     error::{Fault, Limit, LoadError, PluginError},
     examine::{Examination, LimitUse},
     guest::{Guest, Plugin},

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use event::identity::{MAX_SLUG, is_slug};
 use semver::Version;
 
 use super::bindings::types::Descriptor;
 
-/// As the contract says.
-const SLUG_LETTERS: usize = 32;
 /// Long enough for any provider's name, short enough for a table.
 const NAME_LETTERS: usize = 64;
 /// A sentence or two.
@@ -22,9 +21,9 @@ const MOST_HOSTS: usize = 16;
 pub(crate) fn check(descriptor: &Descriptor) -> Result<(), String> {
     let slug = &descriptor.slug;
     if !is_slug(slug) {
-        let shown: String = slug.chars().take(SLUG_LETTERS).collect();
+        let shown: String = slug.chars().take(MAX_SLUG).collect();
         return Err(format!(
-            "slug `{}` must be 1 to {SLUG_LETTERS} lower-case letters, digits and inner hyphens",
+            "slug `{}` must be 1 to {MAX_SLUG} lower-case letters, digits and inner hyphens",
             shown.escape_default()
         ));
     }
@@ -63,16 +62,6 @@ pub(crate) fn check(descriptor: &Descriptor) -> Result<(), String> {
         }
     }
     Ok(())
-}
-
-/// Whether the text can be a plugin's slug.
-pub fn is_slug(slug: &str) -> bool {
-    (1..=SLUG_LETTERS).contains(&slug.len())
-        && slug
-            .bytes()
-            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
-        && !slug.starts_with('-')
-        && !slug.ends_with('-')
 }
 
 fn check_text(what: &str, text: &str, letters: usize) -> Result<(), String> {

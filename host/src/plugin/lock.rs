@@ -9,10 +9,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use event::identity::is_slug;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    descriptor::is_slug,
     error::LoadError,
     file::{self, Fingerprint},
     folder::file_name,

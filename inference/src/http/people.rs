@@ -283,7 +283,7 @@ pub(crate) async fn link_identifiers(
     let request_id = super::request_id(&request);
     let Body(request) = Body::<LinkRequest>::from_request(request, &app).await?;
     let source = match request.source {
-        Some(source) => who::slug("source", &source)?,
+        Some(source) => who::source("source", &source)?,
         None => request_id,
     };
     let who = Who {

@@ -284,7 +284,7 @@ impl DecideRequest {
                 signals: signals(self.signals.unwrap_or_default(), now, horizon)?,
             },
             time_zone,
-            esp: self.esp.map(|esp| who::slug("esp", &esp)).transpose()?,
+            esp: self.esp.map(|esp| who::provider("esp", &esp)).transpose()?,
             campaign_id,
             campaign_type,
             payload_bytes: self.payload_bytes,

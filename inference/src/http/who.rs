@@ -183,7 +183,7 @@ fn identifier(hasher: &Hasher, path: &str, input: IdentifierInput) -> Result<Ide
                 "is missing: an `esp_user_id` is one provider's",
             ));
         };
-        let esp = slug(&format!("{path}.esp"), &esp)?;
+        let esp = provider(&format!("{path}.esp"), &esp)?;
         let name = input.account.as_deref().unwrap_or("default");
         let account = account(&format!("{path}.account"), name)?;
         identity::scoped_esp_user_id(&esp, account, value)
@@ -204,12 +204,24 @@ fn account<'a>(path: &str, name: &'a str) -> Result<&'a str, ApiError> {
     }
 }
 
-/// Longest slug, which becomes part of stored values: as in the host.
-const MAX_SLUG_BYTES: usize = 64;
+/// The slug of a provider, in small letters.
+pub(crate) fn provider(path: &str, text: &str) -> Result<String, ApiError> {
+    let slug = text.to_ascii_lowercase();
+    if identity::is_slug(&slug) {
+        Ok(slug)
+    } else {
+        let most = identity::MAX_SLUG;
+        let problem = format!("must have 1 to {most} letters, digits and inner hyphens");
+        Err(ApiError::field(path, problem))
+    }
+}
 
-/// The slug of a provider or of a source, in small letters.
-pub(crate) fn slug(path: &str, text: &str) -> Result<String, ApiError> {
-    let valid = (1..=MAX_SLUG_BYTES).contains(&text.len())
+/// Longest name of a source, which becomes part of the audit log: room for a system's name.
+const MAX_SOURCE_BYTES: usize = 64;
+
+/// The name of the source of a link, in small letters.
+pub(crate) fn source(path: &str, text: &str) -> Result<String, ApiError> {
+    let valid = (1..=MAX_SOURCE_BYTES).contains(&text.len())
         && text
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
@@ -218,7 +230,7 @@ pub(crate) fn slug(path: &str, text: &str) -> Result<String, ApiError> {
     } else {
         Err(ApiError::field(
             path,
-            format!("must have 1 to {MAX_SLUG_BYTES} letters, digits, hyphens or underscores"),
+            format!("must have 1 to {MAX_SOURCE_BYTES} letters, digits, hyphens or underscores"),
         ))
     }
 }

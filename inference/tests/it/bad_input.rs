@@ -156,7 +156,7 @@ async fn guards_and_signals() {
     `minimum_gap_hours` must be a number from 0 to 8760
     `latency_seconds` must be a number from 0 to 43200
     `latency_estimate_seconds` must not be given together with `latency_seconds`
-    `esp` must have 1 to 64 letters, digits, hyphens or underscores
+    `esp` must have 1 to 32 letters, digits and inner hyphens
     `campaign_id` must have 1 to 256 bytes
     `campaign_type` must have 1 to 256 bytes
     `payload_bytes` must be a whole number

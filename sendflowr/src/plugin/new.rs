@@ -15,6 +15,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::ValueEnum;
+use event::identity::{MAX_SLUG, is_slug};
 
 use crate::output;
 
@@ -68,8 +69,8 @@ const CONTRACT: Template = (
 /// # Errors
 /// A slug that cannot be one, and a folder that is there already or cannot be written.
 pub(crate) fn run(slug: &str, language: Language, folder: Option<PathBuf>) -> anyhow::Result<ExitCode> {
-    if !host::plugin::is_slug(slug) {
-        bail!("`{slug}` is no slug: it must be 1 to 32 lower-case letters, digits and inner hyphens");
+    if !is_slug(slug) {
+        bail!("`{slug}` is no slug: it must be 1 to {MAX_SLUG} lower-case letters, digits and inner hyphens");
     }
     if language == Language::Rust {
         rust::check_slug(slug)?;
