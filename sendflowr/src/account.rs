@@ -11,7 +11,7 @@ use store::identity::{StoredAccount, StoredAccounts};
 
 use crate::{
     cli::{Format, Global},
-    engines::{self, Engines},
+    engines::Engines,
     output, plugin, roles,
 };
 
@@ -81,9 +81,8 @@ pub(crate) async fn run(command: AccountCommand, global: &Global) -> anyhow::Res
         roles::require_hosts_seal_key(&raw)?;
     }
     let engines = Engines::of(&raw)?;
-    let data_folder = engines::data_folder(&raw);
     let store = engines.stored_accounts().await?;
-    let config = HostConfig::try_new(raw.host, raw.accounts, &data_folder)?;
+    let config = roles::host_config(&raw)?;
     match command {
         AccountCommand::Set {
             account,

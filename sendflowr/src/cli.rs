@@ -7,13 +7,13 @@ use clap::{
     Args, Parser, Subcommand, ValueEnum,
     builder::{OsStringValueParser, TypedValueParser},
 };
-use host::{HostConfig, plugin::PluginsConfig};
+use host::plugin::PluginsConfig;
 use toml::Table;
 
 use crate::{
     account, backtest, check,
     config::{self, RawConfig},
-    decide, demo, engines, explain, latency, lift, person, plugin, replay,
+    decide, demo, explain, latency, lift, person, plugin, replay,
     roles::{self, Role},
     synth,
     telemetry::{self, Exporter, LogFormat, TelemetryConfig},
@@ -254,9 +254,7 @@ impl Global {
 
     /// The plugins' part of the host's configuration.
     pub(crate) fn plugins_config(&self) -> anyhow::Result<PluginsConfig> {
-        let config = self.load()?;
-        let data_folder = engines::data_folder(&config);
-        Ok(HostConfig::try_new(config.host, config.accounts, &data_folder)?.plugins)
+        Ok(roles::host_config(&self.load()?)?.plugins)
     }
 
     /// The configuration of a role, which exports its spans under the name of this service where that is configured.

@@ -2,13 +2,12 @@
 
 use std::process::ExitCode;
 
-use host::HostConfig;
 use serde_json::json;
 
 use super::files::{load, plugin_files};
 use crate::{
     cli::{Format, Global},
-    engines, output,
+    output, roles,
 };
 
 /// Lists the plugins in the configured folder.
@@ -16,9 +15,7 @@ use crate::{
 /// # Errors
 /// A configuration that cannot work, and a folder that cannot be read. A bad plugin is part of the list.
 pub(crate) async fn run(global: Global, format: Format) -> anyhow::Result<ExitCode> {
-    let config = global.load()?;
-    let data_folder = engines::data_folder(&config);
-    let config = HostConfig::try_new(config.host, config.accounts, &data_folder)?;
+    let config = roles::host_config(&global.load()?)?;
     let mut rows = Vec::new();
     for file in plugin_files(&config.plugins.folder)? {
         let name = file

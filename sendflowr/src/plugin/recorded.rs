@@ -6,17 +6,14 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use host::{
-    HostConfig,
-    recordings::{Made, Recordings},
-};
+use host::recordings::{Made, Recordings};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::files::load;
 use crate::{
     cli::{Format, Global},
-    engines, output, roles,
+    output, roles,
 };
 
 /// Differences of one delivery that are printed as text; all are in the JSON.
@@ -49,9 +46,8 @@ pub(super) async fn run(
     question: &Question<'_>,
 ) -> anyhow::Result<ExitCode> {
     let config = global.load()?;
-    let data_folder = engines::data_folder(&config);
     let hasher = roles::hasher(&config.identity);
-    let config = HostConfig::try_new(config.host, config.accounts, &data_folder)?;
+    let config = roles::host_config(&config)?;
     let limits = &config.plugins.limits;
     let recordings = Recordings::open(&config, hasher)?;
     let mut comparisons = Vec::new();
