@@ -7,19 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use store::bus::{DEAD_LETTERS_TOPIC, NewRecord, Position, Record};
-
-/// Headers that a dead letter of the consumer carries beside those of its record.
-pub mod header {
-    /// Who set it aside; always `consumer` here.
-    pub const STAGE: &str = "dead-letter-stage";
-    /// Why: `undecodable`, `schema_too_new` or `store_rejected`.
-    pub const CAUSE: &str = "dead-letter-cause";
-    /// The cause in a sentence, without the data.
-    pub const MESSAGE: &str = "dead-letter-message";
-    /// Where it stood: `topic/partition/offset`.
-    pub const SOURCE: &str = "dead-letter-source";
-}
+use store::bus::{DEAD_LETTERS_TOPIC, NewRecord, Position, Record, header};
 
 /// Why a record was set aside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

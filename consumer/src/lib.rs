@@ -20,7 +20,6 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use config::{ConsumerConfig, InvalidConfig, IpRange, RawConsumerConfig, StatusConfig};
-pub use dead_letter::header;
 pub use enrich::MachineFilter;
 pub use error::ConsumerError;
 pub use metrics::Metrics;

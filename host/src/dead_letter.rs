@@ -6,32 +6,9 @@ use std::{
 };
 
 use event::{TRACE_HEADER, Timestamp};
-use store::bus::{DEAD_LETTERS_TOPIC, NewRecord};
+use store::bus::{DEAD_LETTERS_TOPIC, NewRecord, header};
 
 use crate::{accounts::Account, canonical::RejectedElement, intake::Receipt};
-
-/// Headers of a dead letter of the host, beside [`event::TRACE_HEADER`]. Its value is the sealed delivery, its key
-/// `provider/account`.
-pub mod header {
-    /// Who set it aside; always `host` here.
-    pub const STAGE: &str = "dead-letter-stage";
-    /// Why: `malformed` or `rejected_elements`.
-    pub const CAUSE: &str = "dead-letter-cause";
-    /// The cause in a sentence, without personal data.
-    pub const MESSAGE: &str = "dead-letter-message";
-    /// Where it came in: `provider/account`.
-    pub const SOURCE: &str = "dead-letter-source";
-    /// The provider's slug.
-    pub const PROVIDER: &str = "dead-letter-provider";
-    /// The account.
-    pub const ACCOUNT: &str = "dead-letter-account";
-    /// The plugin that could not read it, `slug@version`.
-    pub const PLUGIN: &str = "dead-letter-plugin";
-    /// Positions of the rejected elements, separated by commas; the first hundred.
-    pub const INDEXES: &str = "dead-letter-indexes";
-    /// Id of the request, as in the log and in the answer.
-    pub const REQUEST_ID: &str = "dead-letter-request-id";
-}
 
 /// Positions that a header names at most; the count stands in the message.
 const MAX_INDEXES: usize = 100;
@@ -52,7 +29,7 @@ pub(crate) enum Cause<'a> {
     Rejected(&'a [RejectedElement]),
 }
 
-/// The record that keeps a delivery, which is `sealed` already.
+/// The record that keeps a delivery, which is `sealed` already. Its key is `provider/account`.
 pub(crate) fn record(
     sealed: Vec<u8>,
     account: &Account,

@@ -3,19 +3,19 @@
 //! Nothing is answered as stored before the bus has acknowledged it, and everything of one delivery (events and the dead
 //! letter of its unreadable elements) goes to the bus in one append: all of it or nothing.
 
-use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
+use std::{sync::Arc, time::SystemTime};
 
-use event::{Event, Hasher, TRACE_HEADER, Timestamp, TraceContext};
+use event::{Hasher, TRACE_HEADER, Timestamp, TraceContext};
 use store::{
     StoreError,
-    bus::{Bus, EVENTS_TOPIC, NewRecord, Record},
+    bus::{Bus, NewRecord, Record, header},
 };
 use tracing::{Instrument, field::Empty};
 
 use crate::{
     accounts::{Account, AccountBook, Accounts, Missing},
     canonical::{self, Converted, Origin, scrub},
-    dead_letter::{self, Cause, UnprovenBudget, header},
+    dead_letter::{self, Cause, UnprovenBudget},
     delivery::{Delivery, DeliveryError},
     fetch::{AddressRefused, FetchAddress, FetchError, Fetcher},
     metrics::Metrics,
@@ -457,26 +457,15 @@ impl ReadyBatch {
             rejected: rejected.len(),
         };
         Self {
-            records: events.iter().map(|event| event_record(event, trace)).collect(),
+            records: events
+                .iter()
+                .map(|event| NewRecord::of_event(event, trace))
+                .collect(),
             rejected,
             skipped: skipped_types(&skipped),
             identifiers_dropped,
             counts,
         }
-    }
-}
-
-/// The record of an event. Its key keeps a person's events in order; its header tells the trace of the delivery.
-pub(crate) fn event_record(event: &Event, trace: Option<TraceContext>) -> NewRecord {
-    let mut headers = BTreeMap::new();
-    if let Some(trace) = trace {
-        headers.insert(TRACE_HEADER.to_owned(), trace.to_string());
-    }
-    NewRecord {
-        topic: EVENTS_TOPIC.to_owned(),
-        key: event.universal_id.as_str().to_owned(),
-        value: event.to_json(),
-        headers,
     }
 }
 

@@ -23,7 +23,6 @@ pub use accounts::{
     Account, AccountValues, Accounts, DEFAULT_ACCOUNT, Findings, InvalidAccount, RawAccounts,
 };
 pub use config::{HostConfig, InvalidConfig, RawHostConfig};
-pub use dead_letter::header;
 pub use delivery::{Delivery, DeliveryError, Unverified, Verified};
 pub use error::HostError;
 pub use fetch::{AddressRefused, FetchAddress, FetchError, Fetcher};

@@ -9,25 +9,21 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use consumer::header::STAGE;
 use event::Event;
-use host::{HostConfig, Intake, ReplayError, header};
+use host::{Intake, ReplayError};
 use prometheus_client::registry::Registry;
 use store::bus::{
-    Bus, DEAD_LETTERS_TOPIC, EVENTS_TOPIC, NewRecord, Position, Progress, Record, Subscription,
+    Bus, DEAD_LETTERS_TOPIC, EVENTS_TOPIC, NewRecord, Position, Progress, Record, Subscription, header,
 };
 
 use crate::{
     config::RawConfig,
-    engines::{self, Engines, LateAccounts},
+    engines::{Engines, LateAccounts},
     output, roles,
 };
 
 /// Consumer group of replays: what one replay stored the next does not read again.
 const GROUP: &str = "sendflowr-replay";
-
-/// What the names of a dead letter's own headers begin with.
-const LETTER_HEADERS: &str = "dead-letter-";
 
 /// Letters read at once.
 const BATCH: usize = 100;
@@ -88,8 +84,7 @@ pub(crate) async fn run(
     let engines = Arc::new(Engines::of(&config)?);
     let bus = engines.bus().await?;
     let hasher = roles::hasher(&config.identity);
-    let data_folder = engines::data_folder(&config);
-    let host_config = HostConfig::try_new(config.host, config.accounts, &data_folder)?;
+    let host_config = roles::host_config(&config)?;
     let dependencies = host::Dependencies {
         bus: bus.clone(),
         accounts: Some(Arc::new(LateAccounts(Arc::clone(&engines)))),
@@ -207,7 +202,11 @@ impl Replay<'_> {
             }
             return self.once_more(letter).await;
         }
-        if letter.headers.get(STAGE).is_none_or(|stage| stage != "consumer") {
+        if letter
+            .headers
+            .get(header::STAGE)
+            .is_none_or(|stage| stage != "consumer")
+        {
             return Fate::Foreign;
         }
         self.put_back(letter).await
@@ -254,7 +253,7 @@ impl Replay<'_> {
             return Fate::Replayed(0);
         }
         let mut headers = letter.headers.clone();
-        headers.retain(|name, _| !name.starts_with(LETTER_HEADERS));
+        headers.retain(|name, _| !name.starts_with(header::PREFIX));
         let record = NewRecord {
             topic: EVENTS_TOPIC.to_owned(),
             key: event.universal_id.as_str().to_owned(),

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use anyhow::Context;
-use event::{Event, Timestamp};
+use event::Timestamp;
 use store::bus::{EVENTS_TOPIC, NewRecord};
 
 use crate::{config::RawConfig, engines::Engines, output, roles};
@@ -20,9 +20,14 @@ pub(crate) async fn run(config: RawConfig, count: usize, seed: u64) -> anyhow::R
     let now = Timestamp::from(SystemTime::now());
     let events = synth::mock_events(count, seed, now, &hasher);
     for batch in events.chunks(BATCH_EVENTS) {
-        bus.append(batch.iter().map(record).collect())
-            .await
-            .context("cannot put events on the bus")?;
+        bus.append(
+            batch
+                .iter()
+                .map(|event| NewRecord::of_event(event, None))
+                .collect(),
+        )
+        .await
+        .context("cannot put events on the bus")?;
     }
     engines.close().await;
     output::line(&format!(
@@ -30,13 +35,4 @@ pub(crate) async fn run(config: RawConfig, count: usize, seed: u64) -> anyhow::R
         events.len()
     ));
     Ok(())
-}
-
-fn record(event: &Event) -> NewRecord {
-    NewRecord {
-        topic: EVENTS_TOPIC.to_owned(),
-        key: event.universal_id.as_str().to_owned(),
-        value: event.to_json(),
-        headers: Default::default(),
-    }
 }

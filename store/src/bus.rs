@@ -1,12 +1,13 @@
 //! The bus: append records durably, read them in order as a consumer group, commit.
 
+pub mod header;
 mod kafka;
 mod sqlite;
 
 use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
-use event::Timestamp;
+use event::{Event, TRACE_HEADER, Timestamp, TraceContext};
 
 pub use self::{
     kafka::{
@@ -31,8 +32,22 @@ pub struct NewRecord {
     pub key: String,
     /// Value.
     pub value: Vec<u8>,
-    /// Small named texts that travel along ([`event::TRACE_HEADER`], the cause of a dead letter).
+    /// Small named texts that travel along ([`event::TRACE_HEADER`], those of a dead letter: see [`header`]).
     pub headers: BTreeMap<String, String>,
+}
+
+impl NewRecord {
+    /// The record of an event. Its key keeps a person's events in order; its header tells the trace of the delivery, where there
+    /// is one.
+    pub fn of_event(event: &Event, trace: Option<TraceContext>) -> Self {
+        let trace = trace.map(|trace| (TRACE_HEADER.to_owned(), trace.to_string()));
+        Self {
+            topic: EVENTS_TOPIC.to_owned(),
+            key: event.universal_id.as_str().to_owned(),
+            value: event.to_json(),
+            headers: trace.into_iter().collect(),
+        }
+    }
 }
 
 /// A record as read.

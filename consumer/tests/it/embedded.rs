@@ -32,12 +32,7 @@ impl Engines {
     }
 
     async fn append(&self, events: &[Event]) {
-        let records = events.iter().map(|event| NewRecord {
-            topic: EVENTS_TOPIC.into(),
-            key: event.universal_id.to_string(),
-            value: event.to_json(),
-            headers: Default::default(),
-        });
+        let records = events.iter().map(|event| NewRecord::of_event(event, None));
         self.ports.bus.append(records.collect()).await.unwrap();
     }
 

@@ -2,7 +2,8 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use consumer::{ConsumerConfig, EVENTS_GROUP, header};
+use consumer::{ConsumerConfig, EVENTS_GROUP};
+use store::bus::header;
 
 use crate::world::{World, deliveries, ids, person, profile_of, until};
 

@@ -2,8 +2,9 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use consumer::{ConsumerConfig, EVENTS_GROUP, header};
+use consumer::{ConsumerConfig, EVENTS_GROUP};
 use event::EventType::{Clicked, Delivered, Opened, Sent};
+use store::bus::header;
 
 use crate::world::{World, deliveries, event, ids, person, profile_of, until};
 

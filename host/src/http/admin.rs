@@ -12,9 +12,10 @@ use event::Timestamp;
 use listener::RequestTrace;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use store::bus::NewRecord;
 
 use super::App;
-use crate::{error::ApiError, intake::event_record};
+use crate::error::ApiError;
 
 /// Events that are made when the caller does not say how many.
 const DEFAULT_MOCK_EVENTS: usize = 5;
@@ -107,7 +108,7 @@ pub(super) async fn generate(
     let trace = trace.context();
     let made = tokio::task::spawn_blocking(move || {
         let events = synth::mock_events(count, seed, now, &intake.hasher);
-        let records = events.iter().map(|event| event_record(event, Some(trace)));
+        let records = events.iter().map(|event| NewRecord::of_event(event, Some(trace)));
         let records = records.collect::<Vec<_>>();
         (events, records)
     });

@@ -115,7 +115,8 @@ fn broken(detail: String) -> Breach {
 mod tests {
     use super::*;
     use crate::plugin::types::{
-        Batch, Encoding, Freshness, Part, PublicKey, PublicKeySignature, Rejected, SharedSecret, SignatureScheme,
+        Batch, Encoding, Freshness, Part, PublicKey, PublicKeySignature, Rejected, SharedSecret,
+        SignatureScheme,
     };
 
     fn fresh() -> Proof {

@@ -3,8 +3,8 @@
 use std::time::SystemTime;
 
 use event::Timestamp;
-use sendflowr_host::{RawDelivery, SealContext, Sealer, header};
-use store::bus::{DEAD_LETTERS_TOPIC, NewRecord, Position, Record};
+use sendflowr_host::{RawDelivery, SealContext, Sealer};
+use store::bus::{DEAD_LETTERS_TOPIC, NewRecord, Position, Record, header};
 
 use crate::{HANDSHAKE, Host, MALFORMED, Mood, REPLY, guest::guest, lines};
 

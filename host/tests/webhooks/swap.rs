@@ -9,7 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sendflowr_host::{header, plugin::Plugin};
+use sendflowr_host::plugin::Plugin;
+use store::bus::header;
 use tokio::{task::JoinSet, time};
 
 use crate::{Host, guest::guest};
