@@ -175,8 +175,6 @@ async fn timed(work: impl Future<Output = anyhow::Result<()>>) -> (Duration, any
 }
 
 async fn ask_inference(url: &str) -> anyhow::Result<()> {
-    // Fails only when it has been installed already.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let http = reqwest::Client::builder().timeout(ANSWER_WITHIN).build()?;
     let ready = http
         .get(format!("{}/ready", url.trim_end_matches('/')))

@@ -67,8 +67,6 @@ impl Demo {
     /// # Errors
     /// When a service cannot be reached, or what was stored does not show.
     pub(crate) async fn run(self, host: SocketAddr, inference: SocketAddr) -> anyhow::Result<()> {
-        // Fails only when it has been installed already; the client speaks to this machine, in plain HTTP, but wants one.
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder()
             .timeout(Duration::from_secs(15))
             .build()?;

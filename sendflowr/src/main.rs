@@ -31,7 +31,14 @@ use clap::Parser;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// What TLS is made with, for every client and listener of the process: they are built without one of their own.
+fn choose_tls() {
+    // Fails only when it has been chosen already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
 fn main() -> ExitCode {
+    choose_tls();
     let cli = cli::Cli::parse();
     match cli.run() {
         Ok(code) => code,

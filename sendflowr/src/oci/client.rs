@@ -93,8 +93,6 @@ impl Client {
         let scheme = if is_plain { "http" } else { "https" };
         let base = Url::parse(&format!("{scheme}://{}/", reference.host()))
             .with_context(|| format!("`{}` is no registry", reference.registry))?;
-        // Fails when the process has chosen a provider already, which then serves as well.
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let redirects = Policy::custom(move |attempt| {
             if attempt.previous().len() > MOST_REDIRECTS {
                 attempt.error("it redirects in circles")
@@ -376,6 +374,7 @@ mod tests {
 
     #[test]
     fn http_is_spoken_to_this_machine_alone_unless_it_is_asked_for() {
+        crate::choose_tls();
         let scheme = |registry: &str, plain_http: bool| {
             let reference = format!("oci://{registry}/acme:1").parse::<Reference>().unwrap();
             let client = Client::new(&reference, Operation::Pull, None, plain_http).unwrap();
@@ -389,6 +388,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_token_server_without_https_gets_no_credentials() {
+        crate::choose_tls();
         let reference: Reference = "oci://registry.test/acme:1".parse().unwrap();
         let credentials = Credentials {
             username: "ann".to_owned(),
@@ -402,6 +402,7 @@ mod tests {
 
     #[test]
     fn uploads_stay_with_https() {
+        crate::choose_tls();
         let reference: Reference = "oci://registry.test/acme:1".parse().unwrap();
         let place = |named: &str, plain_http: bool| {
             let client = Client::new(&reference, Operation::Push, None, plain_http).unwrap();

@@ -86,8 +86,6 @@ impl Exporter {
     /// # Errors
     /// When no HTTP client can be made.
     pub(crate) fn start(config: TelemetryConfig, service: &str) -> anyhow::Result<Self> {
-        // Fails only when it has been installed already.
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder()
             .timeout(EXPORT_WITHIN)
             .build()
@@ -278,6 +276,7 @@ mod tests {
     use super::*;
 
     fn exporter(url: &str) -> Exporter {
+        crate::choose_tls();
         let raw: super::super::RawTelemetryConfig = toml::from_str(&format!("endpoint = '{url}'")).unwrap();
         Exporter::start(TelemetryConfig::try_new(raw).unwrap().unwrap(), "test").unwrap()
     }
