@@ -348,15 +348,6 @@ impl Profile {
         newest_up_to(&self.signals[signal as usize], now)
     }
 
-    /// When the person unsubscribed, unless they subscribed again since; both up to `now`.
-    pub fn unsubscribed_at(&self, now: Timestamp) -> Option<Timestamp> {
-        let unsubscribed = self.latest(Signal::Unsubscribed, now)?;
-        let resubscribed = self.latest(Signal::Resubscribed, now);
-        resubscribed
-            .is_none_or(|time| time < unsubscribed)
-            .then_some(unsubscribed)
-    }
-
     /// The class of the person's mailbox, as last seen.
     pub fn mailbox_provider(&self) -> Option<MailboxProvider> {
         self.mailbox.map(|(_, class)| class)

@@ -1,18 +1,11 @@
-//! The embedded engines together, in one folder.
+//! What can be set about the embedded engines, and the folder that they share.
 
-use std::{io, ops::RangeInclusive, path::Path, sync::Arc, time::Duration};
+use std::{io, ops::RangeInclusive, path::Path, time::Duration};
 
 use event::settings::{OutOfRange, number};
-use prometheus_client::registry::Registry;
 use serde::Deserialize;
 
-use crate::{
-    StoreError,
-    bus::{Bus, SqliteBus, SqliteBusConfig},
-    events::{Events, SqliteEvents, SqliteEventsConfig},
-    identity::{Identities, SqliteIdentities},
-    profiles::{MemoryProfiles, MemoryProfilesConfig, Profiles},
-};
+use crate::{bus::SqliteBusConfig, events::SqliteEventsConfig, profiles::MemoryProfilesConfig};
 
 /// What an operator may set about the embedded engines, as written.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -116,66 +109,6 @@ impl TryFrom<RawEmbeddedConfig> for EmbeddedConfig {
     }
 }
 
-/// All four ports on the embedded engines.
-#[derive(Clone)]
-pub struct Embedded {
-    /// The bus.
-    pub bus: Arc<dyn Bus>,
-    /// The event store.
-    pub events: Arc<dyn Events>,
-    /// The identity graph.
-    pub identities: Arc<dyn Identities>,
-    /// The profiles; of this process alone.
-    pub profiles: Arc<dyn Profiles>,
-    engines: Engines,
-}
-
-/// The engines behind the ports, for what the ports do not offer.
-#[derive(Clone)]
-struct Engines {
-    bus: Arc<SqliteBus>,
-    events: Arc<SqliteEvents>,
-    identities: Arc<SqliteIdentities>,
-}
-
-impl std::fmt::Debug for Embedded {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Embedded").finish_non_exhaustive()
-    }
-}
-
-/// Opens the engines in `folder` with their defaults; see [`open_with`].
-///
-/// # Errors
-/// [`StoreError::Misconfigured`] when the folder or a file in it cannot be used.
-pub async fn open(folder: &Path) -> Result<Embedded, StoreError> {
-    open_with(folder, EmbeddedConfig::default()).await
-}
-
-/// Opens the engines in `folder`, which is made, for its owner only, when it is missing. Several processes may have one
-/// folder open; it must be on a local disk.
-///
-/// # Errors
-/// [`StoreError::Misconfigured`] when the folder or a file in it cannot be used.
-pub async fn open_with(folder: &Path, config: EmbeddedConfig) -> Result<Embedded, StoreError> {
-    create_folder(folder).map_err(|error| StoreError::Misconfigured {
-        engine: "sqlite",
-        message: format!("cannot make the data folder `{}`: {error}", folder.display()),
-    })?;
-    let engines = Engines {
-        bus: Arc::new(SqliteBus::open(folder, config.bus).await?),
-        events: Arc::new(SqliteEvents::open(folder, config.events).await?),
-        identities: Arc::new(SqliteIdentities::open(folder).await?),
-    };
-    Ok(Embedded {
-        bus: engines.bus.clone(),
-        events: engines.events.clone(),
-        identities: engines.identities.clone(),
-        profiles: Arc::new(MemoryProfiles::new(&config.profiles)),
-        engines,
-    })
-}
-
 /// Makes the folder of embedded engines, for its owner only, when it is missing.
 ///
 /// # Errors
@@ -186,21 +119,6 @@ pub fn create_folder(folder: &Path) -> io::Result<()> {
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
     builder.create(folder)
-}
-
-impl Embedded {
-    /// Counts what the engines do in `registry`.
-    pub fn register_metrics(&self, registry: &mut Registry) {
-        self.engines.bus.register_metrics(registry);
-    }
-
-    /// Commits what is queued, leaves all consumer groups and closes the files. Later calls on the ports fail. Without
-    /// it nothing acknowledged is lost, but a successor waits for the leases of this process to run out.
-    pub async fn close(&self) {
-        self.engines.bus.close().await;
-        self.engines.events.close().await;
-        self.engines.identities.close().await;
-    }
 }
 
 #[cfg(test)]

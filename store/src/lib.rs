@@ -7,8 +7,8 @@
 //! | [`identity`] | identifiers, edges, aliases, audit log, accounts | SQLite | PostgreSQL |
 //! | [`profiles`] | a person's compact timing features | memory | Redis |
 //!
-//! [`embedded::open`] opens all embedded engines in one folder. Every engine of a port passes the same tests, those of
-//! `conformance` (feature `testing`).
+//! Every engine of a port passes the same tests, those of `conformance`. With `testing`, which opens the embedded engines
+//! together, they are part of the feature `testing`.
 
 pub mod bus;
 #[cfg(any(test, feature = "testing"))]
@@ -17,6 +17,8 @@ pub mod embedded;
 pub mod events;
 pub mod identity;
 pub mod profiles;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 mod error;
 mod metrics;

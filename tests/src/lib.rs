@@ -303,8 +303,8 @@ impl System {
     }
 
     /// The stores of the running (or stopped) system, opened beside it.
-    pub async fn stores(&self) -> store::embedded::Embedded {
-        store::embedded::open(&self.data())
+    pub async fn stores(&self) -> store::testing::Embedded {
+        store::testing::open_embedded(&self.data())
             .await
             .expect("the data folder opens")
     }

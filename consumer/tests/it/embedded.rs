@@ -11,7 +11,7 @@ use event::{
 use prometheus_client::registry::Registry;
 use store::{
     bus::{EVENTS_TOPIC, NewRecord},
-    embedded::Embedded,
+    testing::{Embedded, open_embedded},
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -26,7 +26,7 @@ struct Engines {
 impl Engines {
     async fn open(folder: &Path) -> Self {
         Self {
-            ports: store::embedded::open(folder).await.unwrap(),
+            ports: open_embedded(folder).await.unwrap(),
             shutdown: CancellationToken::new(),
         }
     }

@@ -188,24 +188,6 @@ fn nothing_after_now_is_seen() {
 }
 
 #[test]
-fn subscribing_again_ends_an_unsubscription() {
-    let mut profile = Profile::default();
-    profile.apply(&event(EventType::Unsubscribed, START_MS + HOUR_MS, None), false);
-    assert_eq!(profile.unsubscribed_at(at(2)), Some(at(1)));
-    profile.apply(
-        &event(EventType::Resubscribed, START_MS + 3 * HOUR_MS, None),
-        false,
-    );
-    assert_eq!(profile.unsubscribed_at(at(2)), Some(at(1)));
-    assert_eq!(profile.unsubscribed_at(at(4)), None);
-    profile.apply(
-        &event(EventType::Unsubscribed, START_MS + 5 * HOUR_MS, None),
-        false,
-    );
-    assert_eq!(profile.unsubscribed_at(at(6)), Some(at(5)));
-}
-
-#[test]
 fn a_long_life_fits_and_the_newest_stays() {
     let mut profile = Profile::default();
     for hour in 0..20_000_i64 {

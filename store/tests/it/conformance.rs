@@ -2,14 +2,14 @@ use std::sync::Arc;
 
 use sendflowr_store::{
     conformance,
-    embedded::{self, Embedded},
+    testing::{Embedded, open_embedded},
     identity::SqliteIdentities,
     profiles::{MemoryProfiles, MemoryProfilesConfig},
 };
 
 async fn open() -> (tempfile::TempDir, Embedded) {
     let folder = tempfile::tempdir().unwrap();
-    let engines = embedded::open(&folder.path().join("data")).await.unwrap();
+    let engines = open_embedded(&folder.path().join("data")).await.unwrap();
     (folder, engines)
 }
 
@@ -61,7 +61,7 @@ async fn a_folder_that_cannot_be_made_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
     std::fs::write(&file, "").unwrap();
-    let error = embedded::open(&file.join("data")).await.unwrap_err();
+    let error = open_embedded(&file.join("data")).await.unwrap_err();
     assert!(matches!(error, sendflowr_store::StoreError::Misconfigured { .. }));
     assert!(error.to_string().contains("file/data"), "{error}");
 }

@@ -1,0 +1,66 @@
+//! The embedded engines together, for tests and benches.
+
+use std::{fmt, path::Path, sync::Arc};
+
+use crate::{
+    StoreError,
+    bus::{Bus, SqliteBus, SqliteBusConfig},
+    embedded,
+    events::{Events, SqliteEvents, SqliteEventsConfig},
+    identity::{Identities, SqliteIdentities},
+    profiles::{MemoryProfiles, MemoryProfilesConfig, Profiles},
+};
+
+/// All four ports on the embedded engines.
+#[derive(Clone)]
+pub struct Embedded {
+    /// The bus.
+    pub bus: Arc<dyn Bus>,
+    /// The event store.
+    pub events: Arc<dyn Events>,
+    /// The identity graph.
+    pub identities: Arc<dyn Identities>,
+    /// The profiles; of this process alone.
+    pub profiles: Arc<dyn Profiles>,
+    // Once more, to be closed.
+    engines: (Arc<SqliteBus>, Arc<SqliteEvents>, Arc<SqliteIdentities>),
+}
+
+impl fmt::Debug for Embedded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Embedded").finish_non_exhaustive()
+    }
+}
+
+/// Opens the engines in `folder` with their defaults. The folder is made, for its owner only, when it is missing. Several
+/// processes may have it open.
+///
+/// # Errors
+/// [`StoreError::Misconfigured`] when the folder or a file in it cannot be used.
+pub async fn open_embedded(folder: &Path) -> Result<Embedded, StoreError> {
+    embedded::create_folder(folder).map_err(|error| StoreError::Misconfigured {
+        engine: "sqlite",
+        message: format!("cannot make the data folder `{}`: {error}", folder.display()),
+    })?;
+    let bus = Arc::new(SqliteBus::open(folder, SqliteBusConfig::default()).await?);
+    let events = Arc::new(SqliteEvents::open(folder, SqliteEventsConfig::default()).await?);
+    let identities = Arc::new(SqliteIdentities::open(folder).await?);
+    Ok(Embedded {
+        bus: bus.clone(),
+        events: events.clone(),
+        identities: identities.clone(),
+        profiles: Arc::new(MemoryProfiles::new(&MemoryProfilesConfig::default())),
+        engines: (bus, events, identities),
+    })
+}
+
+impl Embedded {
+    /// Commits what is queued, leaves all consumer groups and closes the files. Later calls on the ports fail. Without
+    /// it nothing acknowledged is lost, but a successor waits for the leases of this process to run out.
+    pub async fn close(&self) {
+        let (bus, events, identities) = &self.engines;
+        bus.close().await;
+        events.close().await;
+        identities.close().await;
+    }
+}
