@@ -8,11 +8,20 @@ pub const SLOTS: usize = 7 * 24 * 60;
 /// Milliseconds in a minute.
 pub const MINUTE_MS: i64 = 60_000;
 
+/// Milliseconds in a quarter of an hour.
+pub const QUARTER_MS: i64 = 15 * MINUTE_MS;
+
+/// Milliseconds in an hour.
+pub const HOUR_MS: i64 = 60 * MINUTE_MS;
+
+/// Milliseconds in a day.
+pub const DAY_MS: i64 = 24 * HOUR_MS;
+
 /// Milliseconds in a week.
 pub const WEEK_MS: i64 = SLOTS as i64 * MINUTE_MS;
 
 /// The Unix epoch was a Thursday: three days after a Monday.
-const EPOCH_OFFSET_MS: i64 = 3 * 24 * 60 * MINUTE_MS;
+const EPOCH_OFFSET_MS: i64 = 3 * DAY_MS;
 
 /// Milliseconds since the last Monday 00:00 UTC.
 pub fn week_offset_ms(moment: Timestamp) -> i64 {

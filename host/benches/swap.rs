@@ -94,7 +94,9 @@ async fn run() {
     let mut raw: RawHostConfig = toml::from_str("allow_unsigned_by_default = true").unwrap();
     raw.plugins.folder = Some(folder);
     let config = HostConfig::try_new(raw, RawAccounts::default(), data.path()).unwrap();
-    let stores = store::testing::open_embedded(&data.path().join("stores")).await.unwrap();
+    let stores = store::testing::open_embedded(&data.path().join("stores"))
+        .await
+        .unwrap();
     let bus: Arc<dyn Bus> = Arc::clone(&stores.bus);
     let mut subscription = bus.subscribe("bench", &[EVENTS_TOPIC]).await.unwrap();
     let dependencies = Dependencies {

@@ -5,10 +5,8 @@
 use std::{hint::black_box, ops::Range, time::Instant};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use event::{Event, EventType, Hasher, Timestamp, profile::Profile};
+use event::{Event, EventType, Hasher, Timestamp, grid::HOUR_MS, profile::Profile};
 use sendflowr_inference::model::{Curve, Population};
-
-const HOUR_MS: i64 = 3_600_000;
 
 fn now() -> Timestamp {
     "2026-06-01T12:00:00Z".parse().expect("a moment")

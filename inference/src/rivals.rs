@@ -2,15 +2,16 @@
 //!
 //! Times are of the person's own acts, oldest first; a policy knows nothing but what it is made from.
 
-use event::{Timestamp, grid, profile::History};
+use event::{
+    Timestamp,
+    grid::{self, DAY_MS},
+    profile::History,
+};
 
 use crate::model::Curve;
 
 /// Scores a minute of arrival; the highest of a window is chosen, the earliest of equals.
 pub type Policy<'a> = Box<dyn Fn(Timestamp) -> f64 + 'a>;
-
-const HOUR_MS: i64 = 3_600_000;
-const DAY_MS: i64 = 24 * HOUR_MS;
 
 /// The minute that a policy chooses, on a grid of five minutes.
 pub fn choose(policy: &Policy<'_>, start: Timestamp, hours: i64) -> Timestamp {

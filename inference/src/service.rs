@@ -8,7 +8,7 @@ mod replay;
 use std::{path::PathBuf, sync::Arc};
 
 use arc_swap::ArcSwap;
-use event::{Timestamp, UniversalId, profile::Profile};
+use event::{Timestamp, UniversalId, grid::HOUR_MS, profile::Profile};
 use quick_cache::sync::Cache;
 use serde::Serialize;
 use store::events::{StoredExplanation, TrialGroup};
@@ -33,8 +33,6 @@ use crate::{
 
 /// Peaks of the week kept with a curve: enough to see a person's morning and evening on work days and at weekends.
 const PEAKS: usize = 5;
-
-const HOUR_MS: i64 = 3_600_000;
 
 /// Days whose arrivals are audited: one against the thirteen before it, each day of the week twice.
 pub(crate) const AUDITED_DAYS: i64 = 14;

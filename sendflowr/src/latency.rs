@@ -3,12 +3,10 @@
 use std::time::SystemTime;
 
 use clap::Args;
-use event::Timestamp;
+use event::{Timestamp, grid::DAY_MS};
 use inference::{ArrivalRow, Drift};
 
 use crate::{cli::Format, config::RawConfig, engines::Engines, output};
-
-const DAY_MS: i64 = 86_400_000;
 
 /// Which decisions are audited.
 #[derive(Debug, Args)]

@@ -22,7 +22,7 @@ mod world;
 
 use std::time::{Duration, Instant};
 
-use event::{Timestamp, UniversalId};
+use event::{Timestamp, UniversalId, grid::DAY_MS};
 use sendflowr_store::events::{ClickHouseConfig, ClickHouseEvents, Events, RawClickHouseConfig};
 
 use crate::{proxy::Proxy, world::Database};
@@ -47,8 +47,6 @@ const CALM: Duration = Duration::from_secs(15);
 
 const START: &str = "2026-01-01T00:00:00Z";
 const DAYS: i64 = 180;
-const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
-
 /// Odd, so that numbers stay apart when they are multiplied by them and lose their order.
 const MIX: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0xf39c_c060_5ced_c835];
 

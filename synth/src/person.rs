@@ -1,14 +1,15 @@
 //! People: when they look into their mailbox, and how ready they are to click then.
 
-use event::{MailboxProvider, Timestamp, grid};
+use event::{
+    MailboxProvider, Timestamp,
+    grid::{self, QUARTER_MS},
+};
 use rand::{Rng, RngExt as _};
 
 use crate::random::{log_normal, normal, weighted};
 
 /// Quarter hours in a week: the resolution of the simulated habits.
 pub(crate) const QUARTERS: usize = 7 * 24 * 4;
-
-const QUARTER_MS: i64 = 15 * grid::MINUTE_MS;
 
 /// A way of life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -1,7 +1,10 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Hasher, UniversalId};
+use crate::{
+    Hasher, UniversalId,
+    grid::{HOUR_MS, MINUTE_MS},
+};
 
 fn event(event_type: EventType, ms: i64, message_id: Option<&str>) -> Event {
     let identifier = Hasher::new().email_identifier("ann@example.com").unwrap();
@@ -18,7 +21,6 @@ fn event(event_type: EventType, ms: i64, message_id: Option<&str>) -> Event {
 }
 
 const START_MS: i64 = 1_767_571_200_000; // 2026-01-05, a Monday
-const HOUR_MS: i64 = 3_600_000;
 
 fn at(hours: i64) -> Timestamp {
     Timestamp::try_from_millis(START_MS + hours * HOUR_MS).unwrap()
@@ -110,7 +112,6 @@ fn a_mail_that_machines_open_again_and_again_is_one() {
 
 #[test]
 fn a_delivery_without_message_may_stand_for_a_later_one() {
-    const MINUTE_MS: i64 = 60_000;
     let minute = |minute: i64| at(0).plus_millis(minute * MINUTE_MS);
     let mut profile = Profile::default();
     for minute in [3, 25] {

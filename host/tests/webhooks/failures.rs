@@ -2,13 +2,11 @@
 
 use std::time::SystemTime;
 
-use event::Timestamp;
+use event::{Timestamp, grid::DAY_MS};
 use sendflowr_host::{RawDelivery, SealContext, Sealer};
 use store::bus::{DEAD_LETTERS_TOPIC, NewRecord, Position, Record, header};
 
 use crate::{HANDSHAKE, Host, MALFORMED, Mood, REPLY, guest::guest, lines};
-
-const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
 
 /// A letter as the bus gives it back.
 fn read_back(letter: &NewRecord) -> Record {

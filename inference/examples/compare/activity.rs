@@ -2,14 +2,12 @@
 
 use std::{collections::BTreeMap, fs::File, io::Read as _, path::Path};
 
-use event::{Event, EventType, Hasher, Timestamp, profile::Profile};
+use event::{Event, EventType, Hasher, Timestamp, grid::HOUR_MS, profile::Profile};
 use flate2::read::MultiGzDecoder;
 use sendflowr_inference::model::{Curve, Population, TrainingPerson};
 use sendflowr_inference::rivals::{self, Policy, choose, hour_of_day};
 
 use crate::{SIZE_NAMES, SIZES};
-
-const HOUR_MS: i64 = 3_600_000;
 
 /// A person's times before and after the cut.
 struct Person {

@@ -6,14 +6,12 @@
 
 use std::collections::BTreeMap;
 
-use event::{Timestamp, grid::MINUTE_MS};
+use event::{Timestamp, grid::HOUR_MS};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Arrival;
 use crate::latency::quantile;
-
-const HOUR_MS: i64 = 60 * MINUTE_MS;
 
 /// The recent hours are those of the last day; where these are few the newest eight with mail, of three days.
 const RECENT_HOURS: i64 = 24;

@@ -13,7 +13,10 @@ use std::{
     ops::Range,
 };
 
-use event::{Timestamp, UniversalId, grid::MINUTE_MS};
+use event::{
+    Timestamp, UniversalId,
+    grid::{HOUR_MS, MINUTE_MS},
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -32,8 +35,6 @@ const REACH_MS: i64 = 60 * MINUTE_MS;
 const MAX_DAYS: usize = 4_096;
 
 const DAY: usize = DAY_MINUTES as usize;
-
-const HOUR_MS: i64 = 60 * MINUTE_MS;
 
 /// How many mails a provider takes in a minute.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -6,7 +6,10 @@
 
 use std::ops::Range;
 
-use event::{Timestamp, UniversalId, grid::MINUTE_MS};
+use event::{
+    Timestamp, UniversalId,
+    grid::{MINUTE_MS, QUARTER_MS},
+};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use store::events::TrialGroup;
@@ -18,9 +21,6 @@ use crate::{config::ExperimentConfig, explanation::Exact};
 /// Exploration takes quarter hours that are worth at least this share of the best: within it the model is often unsure
 /// which is better, and with 2 decisions in 100 the most that can be lost is 2 % of a fifth.
 const NEAR_BEST: f64 = 0.8;
-
-/// Propensities are those of a quarter hour, the grid on which minutes are valued.
-const QUARTER_MS: i64 = 15 * MINUTE_MS;
 
 /// Enters every draw: other drawings from the same ids must not follow these.
 const DOMAIN: &str = "sendflowr timing experiment 1";

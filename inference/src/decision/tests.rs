@@ -1,13 +1,11 @@
 mod cases;
 
-use event::{BounceType, Event, EventType, Hasher, UniversalId};
+use event::{BounceType, Event, EventType, Hasher, UniversalId, grid::HOUR_MS};
 use jiff::tz::TimeZone;
 use proptest::prelude::*;
 
 use super::*;
 use crate::{config::InferenceConfig, latency::LatencySource, model::Population};
-
-const HOUR_MS: i64 = 3_600_000;
 
 pub(super) fn at(text: &str) -> Timestamp {
     text.parse().unwrap()

@@ -1,6 +1,7 @@
 //! What timing brings.
 
 use axum::{Json, extract::State};
+use event::grid::DAY_MS;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -16,8 +17,6 @@ use crate::{
 
 /// Longest time compared: beyond a year and a month, a mistyped year is likelier.
 const MAX_DAYS: i64 = 400;
-
-const DAY_MS: i64 = 86_400_000;
 
 /// Which decisions are compared.
 #[derive(Deserialize, IntoParams)]

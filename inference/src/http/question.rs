@@ -2,7 +2,12 @@
 
 use std::fmt;
 
-use event::{Hasher, Timestamp, grid::MINUTE_MS, profile::Signal, redact::Redactor};
+use event::{
+    Hasher, Timestamp,
+    grid::{self, MINUTE_MS},
+    profile::Signal,
+    redact::Redactor,
+};
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Deserializer, de};
 use utoipa::ToSchema;
@@ -33,7 +38,7 @@ const MAX_SIGNALS: usize = 100;
 /// Longest name of a campaign or of its type.
 const MAX_NAME_BYTES: usize = 256;
 
-const HOUR_MS: f64 = 3_600_000.0;
+const HOUR_MS: f64 = grid::HOUR_MS as f64;
 
 /// Asks when one person should get a mail. The person is named by any one of the first five fields.
 #[derive(Deserialize, ToSchema)]

@@ -1,13 +1,10 @@
 //! Which mail belongs to which decision, and whether it was answered.
 
-use event::Timestamp;
+use event::{Timestamp, grid::QUARTER_MS};
 use store::events::{StoredTrial, Touch, TouchKind, TrialGroup};
 
 use super::{EARLY_MS, LATE_MS, SPAN_MS};
 use crate::mail::{assign, may_equal};
-
-/// Propensities are those of a quarter hour.
-const QUARTER_MS: i64 = 15 * event::grid::MINUTE_MS;
 
 /// What became of a decision.
 #[derive(Debug, Clone, Copy, PartialEq)]

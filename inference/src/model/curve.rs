@@ -4,7 +4,10 @@ mod search;
 
 use std::{ops::Range, sync::Arc};
 
-use event::{Timestamp, grid};
+use event::{
+    Timestamp,
+    grid::{self, QUARTER_MS},
+};
 
 use super::exposure::{AGE_EDGES, AGES};
 use super::presence::Presence;
@@ -68,7 +71,6 @@ pub struct Evidence {
 const QUARTERS: usize = 4 * BINS;
 
 const QUARTER_MINUTES: usize = 15;
-const QUARTER_MS: i64 = QUARTER_MINUTES as i64 * grid::MINUTE_MS;
 
 /// Minutes after arrival that count for its value.
 const HORIZON_MINUTES: usize = 1_440;

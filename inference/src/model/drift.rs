@@ -74,9 +74,9 @@ pub(super) fn short_weight(times: &[Timestamp], kernel: &Kernel) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use event::grid::HOUR_MS;
 
-    const HOUR_MS: i64 = 3_600_000;
+    use super::*;
 
     /// One event a day at `hour(day)`, with some scatter.
     fn daily(days: i64, hour: impl Fn(i64) -> i64) -> Vec<Timestamp> {

@@ -221,11 +221,12 @@ impl Engagement {
 
 #[cfg(test)]
 mod tests {
-    use event::profile::{Activity, Mail};
+    use event::{
+        grid::MINUTE_MS,
+        profile::{Activity, Mail},
+    };
 
     use super::*;
-
-    const MINUTE_MS: i64 = 60_000;
 
     fn at(minute: i64) -> Timestamp {
         let start: Timestamp = "2026-01-05T09:00:00Z".parse().unwrap();

@@ -5,14 +5,14 @@
 //! and half-life are learned, see [`super::fit`], and are zero where the past shows no spells. Where deliveries are known
 //! the factor is left out: there, acts come in spells because mail does.
 
-use event::{Timestamp, profile::History};
+use event::{Timestamp, grid, profile::History};
 
 use super::exposure::act_times;
 
 /// After so many half-lives a weight is below a millionth: it cannot change which minute is best, and is taken as zero.
 const FORGOTTEN_HALF_LIVES: f64 = 20.0;
 
-const HOUR_MS: f64 = 3_600_000.0;
+const HOUR_MS: f64 = grid::HOUR_MS as f64;
 
 /// What is left at `at` of a weight that halves in `half_life_ms` from `since` on.
 pub(crate) fn remaining(weight: f64, half_life_ms: f64, since: Timestamp, at: Timestamp) -> f64 {

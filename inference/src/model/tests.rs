@@ -2,12 +2,12 @@
 
 mod simulated;
 
-use event::{Event, EventType, Hasher, grid};
+use event::{
+    Event, EventType, Hasher,
+    grid::{self, DAY_MS, HOUR_MS},
+};
 
 use super::*;
-
-pub(super) const HOUR_MS: i64 = 3_600_000;
-pub(super) const DAY_MS: i64 = 24 * HOUR_MS;
 
 /// A Monday, 00:00 UTC.
 pub(super) fn monday() -> Timestamp {

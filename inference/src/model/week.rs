@@ -3,7 +3,10 @@
 //! An hour is fine enough: with the few events that a person has, halving the bins changed no score. Curves are
 //! interpolated to the minute.
 
-use event::{Timestamp, grid};
+use event::{
+    Timestamp,
+    grid::{self, HOUR_MS},
+};
 
 /// Hours in a week.
 pub(super) const BINS: usize = 168;
@@ -12,8 +15,6 @@ pub(super) const BINS: usize = 168;
 pub(super) type Week = [f32; BINS];
 
 const HOURS_A_DAY: usize = 24;
-const HOUR_MS: i64 = 3_600_000;
-
 /// The hour of the week that a moment lies in, and how far into it the moment is, in minutes.
 pub(super) fn bin_of(moment: Timestamp) -> (usize, usize) {
     let offset_ms = grid::week_offset_ms(moment);

@@ -1,5 +1,6 @@
 //! Batches: order, capacity, herds, and what a slow caller costs.
 
+use event::grid::MINUTE_MS;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
@@ -27,8 +28,6 @@ use crate::{
     fakes::{Stores, evening_clicks, event},
     now,
 };
-
-const MINUTE_MS: i64 = 60_000;
 
 /// The answer's body, while it comes.
 async fn begin(app: &TestApp, path: &str, body: Body) -> BodyDataStream {

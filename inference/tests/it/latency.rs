@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use axum::http::StatusCode;
-use event::{EventType, MailboxProvider, Timestamp};
+use event::{EventType, MailboxProvider, Timestamp, grid::HOUR_MS};
 use serde_json::{Value, json};
 use store::events::{Enrichment, Forecast, StoredEvent, StoredExplanation};
 
@@ -11,8 +11,6 @@ use crate::{
     NOW, TestApp,
     fakes::{Stores, event, id_of},
 };
-
-const HOUR_MS: i64 = 3_600_000;
 
 /// A decision that expected a mail of `hours_ago` to take ten seconds, and the mail, which took `seconds`.
 fn decided_and_sent(stores: &Stores, hours_ago: i64, seconds: i64) {

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use axum::http::StatusCode;
-use event::{EventType, Timestamp};
+use event::{EventType, Timestamp, grid::DAY_MS};
 use sendflowr_inference::{InferenceConfig, RawInferenceConfig};
 use serde_json::{Value, json};
 
@@ -11,8 +11,6 @@ use crate::{
     NOW, TestApp,
     fakes::{Stores, event},
 };
-
-const DAY_MS: i64 = 86_400_000;
 
 /// Enough that none of the groups is empty by chance.
 const PEOPLE: usize = 400;

@@ -8,7 +8,11 @@
 //!   around it, and the fewer mails arrive at that time of day, the more it weighs (SNIPS, with the hours of the tested
 //!   weeks as the propensity). The reward is a click within a day.
 
-use event::{Timestamp, grid, profile::History};
+use event::{
+    Timestamp,
+    grid::{self, DAY_MS, HOUR_MS, WEEK_MS},
+    profile::History,
+};
 use inference::{
     model::Curve,
     rivals::{self, Policy, hour_of_day},
@@ -20,10 +24,6 @@ use crate::decide::{
 };
 
 use super::statistics::{Random, Ratio};
-
-const HOUR_MS: i64 = 3_600_000;
-const DAY_MS: i64 = 24 * HOUR_MS;
-const WEEK_MS: i64 = 7 * DAY_MS;
 
 /// The last weeks of the log are tested, as many as there are up to four: less says little, more is history that the
 /// policies should know.

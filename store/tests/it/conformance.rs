@@ -2,9 +2,9 @@ use std::sync::Arc;
 
 use sendflowr_store::{
     conformance,
-    testing::{Embedded, open_embedded},
     identity::SqliteIdentities,
     profiles::{MemoryProfiles, MemoryProfilesConfig},
+    testing::{Embedded, open_embedded},
 };
 
 async fn open() -> (tempfile::TempDir, Embedded) {

@@ -73,7 +73,9 @@ pub(crate) async fn run() {
 /// Appends by as many writers as there are connections, to a bus of its own on the same disk.
 async fn bare_bus() -> f64 {
     let folder = tempfile::tempdir().expect("a folder can be made");
-    let stores = store::testing::open_embedded(folder.path()).await.expect("the bus opens");
+    let stores = store::testing::open_embedded(folder.path())
+        .await
+        .expect("the bus opens");
     let each = MEASURED / CONNECTIONS;
     let start = Instant::now();
     let mut writers = tokio::task::JoinSet::new();

@@ -6,13 +6,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use event::{Event, EventType, Hasher, Timestamp, UniversalId};
+use event::{Event, EventType, Hasher, Timestamp, UniversalId, grid::DAY_MS};
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
 use super::Judge;
 use crate::ConsumerConfig;
 
-const DAY_MS: i64 = 86_400_000;
 const DAYS: i64 = 90;
 const MAILS: i64 = 30;
 

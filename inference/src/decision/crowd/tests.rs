@@ -1,4 +1,4 @@
-use event::EventType;
+use event::{EventType, grid::HOUR_MS};
 
 use super::*;
 use crate::{
@@ -11,8 +11,6 @@ use crate::{
     model::{Curve, Population},
 };
 use event::profile::Profile;
-
-const HOUR_MS: i64 = 60 * MINUTE_MS;
 
 struct One {
     profile: Profile,

@@ -1,8 +1,6 @@
-use event::{Hasher, UniversalId};
+use event::{Hasher, UniversalId, grid::HOUR_MS};
 
 use super::*;
-
-const HOUR_MS: i64 = 60 * MINUTE_MS;
 
 fn at(text: &str) -> Timestamp {
     text.parse().unwrap()

@@ -5,8 +5,7 @@
 use super::held_back::HeldBack;
 use crate::model::Population;
 use crate::model::tables::CONFIDENCE_TERMS;
-
-const HOUR_MS: i64 = 3_600_000;
+use event::grid::HOUR_MS;
 
 /// Windows that are tried, in hours.
 const WINDOWS_HOURS: [i64; 2] = [24, 168];

@@ -5,6 +5,7 @@
 
 use event::{
     Timestamp,
+    grid::DAY_MS,
     profile::{Activity, History},
 };
 
@@ -12,8 +13,6 @@ use crate::model::{Curve, Population};
 
 /// How long before a person's last act the curve stops learning.
 const HELD_BACK_MS: i64 = 28 * DAY_MS;
-
-const DAY_MS: i64 = 86_400_000;
 
 /// People beyond this change what is fitted in the third digit only.
 const MOST_PEOPLE: usize = 4_000;

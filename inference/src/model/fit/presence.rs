@@ -1,6 +1,6 @@
 //! How much the last act raises the next hours, by maximum likelihood of what people did within a week of a moment.
 
-use event::Timestamp;
+use event::{Timestamp, grid::QUARTER_MS};
 
 use super::held_back::HeldBack;
 
@@ -11,7 +11,6 @@ const HALF_LIVES_HOURS: [f64; 4] = [4.0, 8.0, 16.0, 32.0];
 
 /// How far the acts are looked at: within a week every hour of it comes once.
 const HORIZON_QUARTERS: usize = 672;
-const QUARTER_MS: i64 = 900_000;
 
 /// Fewer people than this leave the weight as it was.
 const ENOUGH: usize = 400;
@@ -98,10 +97,10 @@ fn add(gains: &mut Gains, moment: &HeldBack<'_>, fading: &[[f64; HALF_LIVES_HOUR
 mod tests {
     use event::profile::{Activity, History};
 
+    use event::grid::HOUR_MS;
+
     use super::*;
     use crate::model::{Population, fit::held_back::moments};
-
-    const HOUR_MS: i64 = 3_600_000;
 
     /// 900 people over 150 days: spells of six acts, two hours apart, or single acts, at arbitrary hours.
     fn histories(acts_in_a_spell: i64) -> Vec<History> {

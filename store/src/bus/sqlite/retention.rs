@@ -145,10 +145,10 @@ fn json(offsets: &[i64]) -> String {
 mod tests {
     use std::collections::BTreeMap;
 
+    use event::grid::DAY_MS;
+
     use super::*;
     use crate::bus::{Bus, NewRecord, SqliteBus, SqliteBusConfig};
-
-    const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
 
     async fn open(folder: &tempfile::TempDir) -> SqliteBus {
         SqliteBus::open(folder.path(), SqliteBusConfig::default())

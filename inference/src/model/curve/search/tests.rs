@@ -1,10 +1,8 @@
-use event::{Event, EventType, Hasher, profile::Profile};
+use event::{Event, EventType, Hasher, grid::HOUR_MS, profile::Profile};
 use proptest::prelude::*;
 
 use super::*;
 use crate::model::Population;
-
-const HOUR_MS: i64 = 3_600_000;
 
 /// A Monday, 00:00 UTC.
 fn monday() -> Timestamp {
