@@ -6,6 +6,7 @@ use std::{
 };
 
 use event::settings::{OutOfRange, Secret, number};
+use ipnet::IpNet;
 use listener::{Access, InvalidAccess, InvalidTls, RawTlsConfig, TlsConfig};
 use serde::Deserialize;
 
@@ -84,7 +85,7 @@ pub struct ConsumerConfig {
     /// Entries kept in each memory.
     pub memory_entries: usize,
     /// Networks from which mailboxes prefetch pictures.
-    pub relay_ranges: Vec<IpRange>,
+    pub relay_ranges: Vec<IpNet>,
 }
 
 /// How the consumer's status is served.
@@ -131,7 +132,7 @@ impl TryFrom<RawConsumerConfig> for ConsumerConfig {
             |key: &str, value: u64, range| number("consumer", key, value, range).map(Duration::from_millis);
         let mut relay_ranges = Vec::with_capacity(raw.relay_ranges.len());
         for range in raw.relay_ranges {
-            relay_ranges.push(IpRange::parse(&range).ok_or(InvalidConfig::BadRange(range))?);
+            relay_ranges.push(network(&range).ok_or(InvalidConfig::BadRange(range))?);
         }
         let listen = raw.listen.unwrap_or(DEFAULT_LISTEN);
         Ok(Self {
@@ -151,47 +152,10 @@ impl TryFrom<RawConsumerConfig> for ConsumerConfig {
     }
 }
 
-/// A network: all addresses that share a prefix.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct IpRange {
-    address: IpAddr,
-    prefix: u8,
-}
-
-impl IpRange {
-    /// The network of `address` with this prefix length; a longer prefix than the address has is the address itself.
-    pub fn new(address: IpAddr, prefix: u8) -> Self {
-        let address = match address {
-            IpAddr::V4(v4) => IpAddr::V4(std::net::Ipv4Addr::from_bits(
-                v4.to_bits() & u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0),
-            )),
-            IpAddr::V6(v6) => IpAddr::V6(std::net::Ipv6Addr::from_bits(
-                v6.to_bits()
-                    & u128::MAX
-                        .checked_shl(128 - u32::from(prefix.min(128)))
-                        .unwrap_or(0),
-            )),
-        };
-        Self { address, prefix }
-    }
-
-    /// Reads `17.0.0.0/8` or `2001:db8::/32`; an address without a prefix is a network of one.
-    pub fn parse(text: &str) -> Option<Self> {
-        let (address, prefix) = text.split_once('/').unwrap_or((text, ""));
-        let address: IpAddr = address.parse().ok()?;
-        let longest = if address.is_ipv4() { 32 } else { 128 };
-        let prefix = if text.contains('/') {
-            prefix.parse().ok()?
-        } else {
-            longest
-        };
-        (prefix <= longest).then(|| Self::new(address, prefix))
-    }
-
-    /// Whether `address` lies in the network.
-    pub fn contains(&self, address: IpAddr) -> bool {
-        self.address.is_ipv4() == address.is_ipv4() && Self::new(address, self.prefix) == *self
-    }
+/// Reads `17.0.0.0/8` or `2001:db8::/32`; an address without a prefix is a network of one.
+fn network(text: &str) -> Option<IpNet> {
+    let address = || text.parse::<IpAddr>().map(IpNet::from);
+    text.parse::<IpNet>().or_else(|_| address()).ok()
 }
 
 #[cfg(test)]
@@ -233,22 +197,21 @@ mod tests {
 
     #[test]
     fn networks_contain_what_shares_their_prefix() {
-        let apple = IpRange::parse("17.0.0.0/8").unwrap();
-        assert!(apple.contains("17.58.97.4".parse().unwrap()));
-        assert!(!apple.contains("18.0.0.1".parse().unwrap()));
-        assert!(!apple.contains("1100::1".parse().unwrap()));
-        let v6 = IpRange::parse("2001:db8::/32").unwrap();
-        assert!(v6.contains("2001:db8:ffff::1".parse().unwrap()));
-        assert!(!v6.contains("2001:db9::1".parse().unwrap()));
-        let everything = IpRange::parse("0.0.0.0/0").unwrap();
-        assert!(everything.contains("255.1.2.3".parse().unwrap()));
-        assert!(
-            IpRange::parse("192.0.2.1")
-                .unwrap()
-                .contains("192.0.2.1".parse().unwrap())
-        );
+        let holds = |text: &str, address: &str| {
+            let address: IpAddr = address.parse().unwrap();
+            network(text).unwrap().contains(&address)
+        };
+        assert!(holds("17.0.0.0/8", "17.58.97.4"));
+        assert!(holds("17.9.9.9/8", "17.58.97.4"));
+        assert!(!holds("17.0.0.0/8", "18.0.0.1"));
+        assert!(!holds("17.0.0.0/8", "1100::1"));
+        assert!(holds("2001:db8::/32", "2001:db8:ffff::1"));
+        assert!(!holds("2001:db8::/32", "2001:db9::1"));
+        assert!(holds("0.0.0.0/0", "255.1.2.3"));
+        assert!(holds("192.0.2.1", "192.0.2.1"));
+        assert!(!holds("192.0.2.1", "192.0.2.2"));
         for text in ["", "/", "x/8", "1.2.3.4/", "1.2.3.4/-1", "1.2.3.4/8/8"] {
-            assert_eq!(IpRange::parse(text), None, "{text}");
+            assert_eq!(network(text), None, "{text}");
         }
     }
 }

@@ -19,7 +19,7 @@ use store::{bus::Bus, events::Events, identity::Identities, profiles::Profiles};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use config::{ConsumerConfig, InvalidConfig, IpRange, RawConsumerConfig, StatusConfig};
+pub use config::{ConsumerConfig, InvalidConfig, RawConsumerConfig, StatusConfig};
 pub use enrich::MachineFilter;
 pub use error::ConsumerError;
 pub use metrics::Metrics;

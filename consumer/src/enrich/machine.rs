@@ -28,9 +28,10 @@ use std::{
 };
 
 use event::{Event, EventType, Timestamp, UniversalId, profile::Profile};
+use ipnet::IpNet;
 
 use super::{Fingerprints, agent};
-use crate::{ConsumerConfig, IpRange, recent::Recent};
+use crate::{ConsumerConfig, recent::Recent};
 use reputation::{Reputation, Standard};
 use rules::{ClickEvidence, OpenEvidence, Points};
 use visit::Visit;
@@ -67,14 +68,14 @@ struct MachineClick {
 #[derive(Debug)]
 pub(super) struct Judge {
     fingerprints: Fingerprints,
-    relay_ranges: Vec<IpRange>,
+    relay_ranges: Vec<IpNet>,
     /// First delivery, by person and message.
     delivered: Recent<u64, Timestamp>,
     visits: Recent<u64, Visit>,
     /// By person and message, oldest first.
     machine_clicks: Recent<u64, Vec<MachineClick>>,
     addresses: Recent<IpAddr, Reputation>,
-    networks: Recent<IpRange, Reputation>,
+    networks: Recent<IpNet, Reputation>,
     /// By address and agent: tells the people behind a scanner's address from the scanner.
     neighbours: Recent<u64, Reputation>,
     /// By person and agent.
@@ -283,7 +284,7 @@ impl Judge {
             blank_agent: agent.is_some_and(agent::is_blank),
             prefetch_agent: agent.is_some_and(agent::is_bare),
             relay_address: address
-                .is_some_and(|address| self.relay_ranges.iter().any(|r| r.contains(address))),
+                .is_some_and(|address| self.relay_ranges.iter().any(|r| r.contains(&address))),
             after_ms,
             machine_address,
             near_click,
@@ -362,6 +363,7 @@ fn address(event: &Event) -> Option<IpAddr> {
 }
 
 /// The neighbourhood that shares a reputation: what one operator usually has, /16 or /48.
-fn network(address: IpAddr) -> IpRange {
-    IpRange::new(address, if address.is_ipv4() { 16 } else { 48 })
+fn network(address: IpAddr) -> IpNet {
+    let prefix = if address.is_ipv4() { 16 } else { 48 };
+    IpNet::new_assert(address, prefix).trunc()
 }

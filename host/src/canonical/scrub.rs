@@ -6,6 +6,7 @@ use event::{
     identity::MAX_EMAIL_BYTES,
     redact::{PLACEHOLDER, Redactor},
 };
+use percent_encoding::percent_decode_str;
 use ring::digest::{SHA256, digest};
 
 /// Longest id. The longest of known providers have 200 bytes.
@@ -144,26 +145,8 @@ fn cut(text: &mut String, max: usize) {
 
 /// The text with one layer of percent-encoding taken off, or `None` when there is none.
 fn percent_decoded(text: &str) -> Option<String> {
-    let bytes = text.as_bytes();
-    let digit = |byte: Option<&u8>| byte.and_then(|byte| char::from(*byte).to_digit(16));
-    let mut decoded = Vec::with_capacity(bytes.len());
-    let mut position = 0;
-    while position < bytes.len() {
-        let pair = (digit(bytes.get(position + 1)), digit(bytes.get(position + 2)));
-        match (bytes[position], pair) {
-            (b'%', (Some(high), Some(low))) => {
-                decoded.push((high * 16 + low) as u8);
-                position += 3;
-            }
-            (byte, _) => {
-                decoded.push(byte);
-                position += 1;
-            }
-        }
-    }
-    if decoded.len() == bytes.len() {
-        None
-    } else {
-        Some(String::from_utf8_lossy(&decoded).into_owned())
+    match Cow::from(percent_decode_str(text)) {
+        Cow::Borrowed(_) => None,
+        Cow::Owned(decoded) => Some(String::from_utf8_lossy(&decoded).into_owned()),
     }
 }
