@@ -106,14 +106,9 @@ async fn deliveries_go_through_one_at_a_time_behind_a_rest() {
         Some("concurrency")
     );
     // Whoever waits gets in when the first is over, and is turned away when that one has begun another rest.
-    let waiting = tokio::spawn({
-        let plugin = world.plugin("moody");
-        async move { deliver(&plugin, b"").await }
-    });
-    tokio::time::sleep(Duration::from_millis(20)).await;
-    let error = first.normalize(request(b"x")).await.unwrap_err();
-    assert_eq!(error.limit(), Some("trap"));
-    let error = waiting.await.unwrap().unwrap_err();
+    let (waiting, error) = tokio::join!(deliver(&plugin, b""), first.normalize(request(b"x")));
+    assert_eq!(error.unwrap_err().limit(), Some("trap"));
+    let error = waiting.unwrap_err();
     assert_eq!(error.limit(), Some("quarantined"));
     tokio::time::sleep(error.retry_after().unwrap()).await;
     assert_eq!(world.deliver("moody").await.unwrap(), 1);
@@ -247,13 +242,8 @@ async fn turns_are_limited_and_the_wait_is_bounded() {
     drop(first);
     let third = plugin.instantiate().await.unwrap();
     // A turn that becomes free while one waits goes to who waits.
-    let waiting = tokio::spawn({
-        let plugin = world.plugin("acme");
-        async move { deliver(&plugin, b"").await }
-    });
-    tokio::time::sleep(Duration::from_millis(20)).await;
-    drop((second, third));
-    assert_eq!(waiting.await.unwrap().unwrap(), 1);
+    let (waiting, ()) = tokio::join!(deliver(&plugin, b""), async { drop((second, third)) });
+    assert_eq!(waiting.unwrap(), 1);
 }
 
 #[tokio::test]
