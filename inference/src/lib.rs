@@ -44,6 +44,7 @@ pub use lift::{Arm, Estimate, Lift, ModelEstimate, Power, Verdict, lift, since_b
 pub use mail::MailError;
 pub use population::{TrainError, load as load_population, save as save_population, train};
 pub use server::{Server, run};
+pub use service::AUDITED_DAYS;
 pub use service::{Difference, Replay, ReplayVerdict, replay};
 
 /// What the service works with.

@@ -35,7 +35,7 @@ use crate::{
 const PEAKS: usize = 5;
 
 /// Days whose arrivals are audited: one against the thirteen before it, each day of the week twice.
-pub(crate) const AUDITED_DAYS: i64 = 14;
+pub const AUDITED_DAYS: i64 = 14;
 
 /// A decision: when to hand the mail over, so that it arrives at the best minute.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]

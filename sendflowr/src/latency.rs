@@ -4,7 +4,8 @@ use std::time::SystemTime;
 
 use clap::Args;
 use event::{Timestamp, grid::DAY_MS};
-use inference::{ArrivalRow, Drift};
+use inference::{AUDITED_DAYS, ArrivalRow, Drift};
+use store::events::EXPLANATION_DAYS;
 
 use crate::{cli::Format, config::RawConfig, engines::Engines, output};
 
@@ -12,7 +13,7 @@ use crate::{cli::Format, config::RawConfig, engines::Engines, output};
 #[derive(Debug, Args)]
 pub(crate) struct LatencyArgs {
     /// Decisions of so many days up to now.
-    #[arg(long, default_value_t = 14, value_parser = clap::value_parser!(i64).range(1..=90))]
+    #[arg(long, default_value_t = AUDITED_DAYS, value_parser = clap::value_parser!(i64).range(1..=EXPLANATION_DAYS as i64))]
     days: i64,
     /// How to print it.
     #[arg(long, value_enum, default_value = "text")]

@@ -55,7 +55,7 @@ pub struct WriteReport {
 
 /// Days for which explanations are kept: questions about a decision come within weeks of its mail, and a thousand decisions a day
 /// come to some 300 MB in that time.
-const EXPLANATION_DAYS: u64 = 90;
+pub const EXPLANATION_DAYS: u64 = 90;
 
 /// One observed delay from sending to delivery.
 ///

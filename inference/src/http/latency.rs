@@ -3,6 +3,7 @@
 use axum::{Json, extract::State};
 use event::Timestamp;
 use serde::{Deserialize, Serialize};
+use store::events::EXPLANATION_DAYS;
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
@@ -16,8 +17,8 @@ use crate::{
     service::AUDITED_DAYS,
 };
 
-/// Longest time audited: explanations are kept for 90 days.
-const MAX_DAYS: i64 = 90;
+/// Longest time audited: explanations are kept no longer.
+const MAX_DAYS: i64 = EXPLANATION_DAYS as i64;
 
 /// Which decisions are audited.
 #[derive(Deserialize, IntoParams)]
