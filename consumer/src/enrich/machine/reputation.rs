@@ -5,6 +5,7 @@
 
 use event::Timestamp;
 
+/// See above: an address changes hands in the course of months, and a month of mail is enough to judge it by.
 const HALF_LIFE_MS: i64 = 30 * 24 * 60 * 60 * 1_000;
 
 /// From when on a reputation is bad.
@@ -33,7 +34,8 @@ impl Standard {
     };
 }
 
-/// Visits needed for a good name, and the most of them that may be suspect.
+/// Visits needed for a good name, and the most of them that may be suspect: more than one visit, and of three one may have been
+/// hasty.
 const GOOD_LEAST_VISITS: u32 = 2;
 const GOOD_SUSPECT_PERCENT: u32 = 34;
 
