@@ -184,10 +184,4 @@ pub trait Subscription: Send {
     /// # Errors
     /// As [`Subscription::commit`].
     async fn commit_through(&mut self, progress: &Progress) -> Result<(), StoreError>;
-
-    /// Goes back to the committed offsets: the next poll returns again what was not committed.
-    ///
-    /// # Errors
-    /// [`StoreError`] when the log cannot be reached.
-    async fn rewind(&mut self) -> Result<(), StoreError>;
 }

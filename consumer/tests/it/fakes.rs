@@ -226,11 +226,6 @@ impl Subscription for FakeSubscription {
         self.next = returned;
         committed
     }
-
-    async fn rewind(&mut self) -> Result<(), StoreError> {
-        self.next = self.bus.committed(&self.group);
-        Ok(())
-    }
 }
 
 /// Events in order of arrival, one of each id.

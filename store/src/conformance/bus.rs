@@ -106,12 +106,6 @@ async fn what_is_not_committed_comes_again(bus: &dyn Bus) {
     subscription.commit().await.unwrap();
     subscription.commit().await.unwrap();
     assert_eq!(values(&read(subscription.as_mut(), 3).await), ["2", "3", "4"]);
-    subscription.rewind().await.unwrap();
-    assert_eq!(
-        values(&read(subscription.as_mut(), 3).await),
-        ["2", "3", "4"],
-        "a rewind goes back"
-    );
     drop(subscription);
 
     let mut subscription = bus.subscribe(&group, &[&topic]).await.unwrap();
@@ -156,11 +150,13 @@ async fn what_was_read_ahead_is_not_committed(bus: &dyn Bus) {
     subscription.commit_through(&second).await.unwrap();
     subscription.commit_through(&first).await.unwrap();
     assert_eq!(behind().await, 2, "a commit never goes back");
-    subscription.rewind().await.unwrap();
+    drop(subscription);
+
+    let mut subscription = bus.subscribe(&group, &[&topic]).await.unwrap();
     assert_eq!(
         values(&read(subscription.as_mut(), 2).await),
         ["4", "5"],
-        "a rewind goes back to what is committed"
+        "what was not committed comes again"
     );
     subscription.commit_through(&second).await.unwrap();
     drop(subscription);

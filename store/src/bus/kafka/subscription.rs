@@ -27,7 +27,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
 
 use super::{
-    client::{self, Listener, REQUEST_TIMEOUT, blocking},
+    client::{self, Listener, blocking},
     config::KafkaConfig,
     error::Failure,
 };
@@ -289,31 +289,6 @@ impl KafkaSubscription {
         }
         Ok(())
     }
-
-    async fn seek_back(&mut self) -> Result<(), Failure> {
-        let mut first: BTreeMap<Place, i64> = BTreeMap::new();
-        for record in self.ready.iter().rev() {
-            first.insert(place(record), offset(record));
-        }
-        for (place, span) in &self.returned {
-            first.insert(place.clone(), span.first);
-        }
-        if first.is_empty() {
-            return Ok(());
-        }
-        let mut offsets = TopicPartitionList::with_capacity(first.len());
-        for ((topic, partition), offset) in first {
-            offsets.add_partition_offset(&topic, partition, Offset::Offset(offset))?;
-        }
-        let consumer = self.consumer();
-        let sought = blocking(move || Ok(consumer.seek_partitions(offsets, REQUEST_TIMEOUT)?)).await?;
-        for partition in sought.elements() {
-            partition.error()?;
-        }
-        self.ready.clear();
-        self.returned.clear();
-        Ok(())
-    }
 }
 
 #[async_trait]
@@ -336,13 +311,6 @@ impl Subscription for KafkaSubscription {
 
     async fn commit_through(&mut self, progress: &Progress) -> Result<(), StoreError> {
         self.commit_and_tell(Some(progress)).await
-    }
-
-    async fn rewind(&mut self) -> Result<(), StoreError> {
-        self.forget_revoked();
-        self.seek_back().await?;
-        self.has_lost = false;
-        Ok(())
     }
 }
 

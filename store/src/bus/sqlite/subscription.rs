@@ -233,22 +233,6 @@ impl Subscription for SqliteSubscription {
     async fn commit_through(&mut self, progress: &Progress) -> Result<(), StoreError> {
         self.commit_returned(Some(progress)).await
     }
-
-    async fn rewind(&mut self) -> Result<(), StoreError> {
-        for partition in &mut self.partitions {
-            if partition.next.is_some() {
-                let committed = self
-                    .shared
-                    .groups
-                    .committed(&self.member.group, &partition.topic)
-                    .await?;
-                partition.next = Some(committed);
-            }
-            partition.pending = None;
-            partition.lost = false;
-        }
-        Ok(())
-    }
 }
 
 fn record(topic: &str, offset: i64, row: &sqlx::sqlite::SqliteRow) -> Result<Record, StoreError> {
