@@ -214,7 +214,7 @@ async fn an_erasure_that_failed_half_way_is_taken_up() {
 #[tokio::test]
 async fn many_customers_under_one_phone_number_are_not_taken_for_one() {
     let folder = tempfile::tempdir().expect("a folder can be made");
-    let stores = store::embedded::open(&folder.path().join("data"))
+    let stores = store::testing::open_embedded(&folder.path().join("data"))
         .await
         .expect("it opens");
     let phone = Identifier {
