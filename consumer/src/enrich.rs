@@ -5,7 +5,7 @@ mod latency;
 mod machine;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{HashMap, HashSet},
     hash::{BuildHasher, RandomState},
 };
 
@@ -50,7 +50,7 @@ impl Enricher {
 
     /// People in `batch` whose profiles may know when the mail was delivered that they opened or clicked, where the memory
     /// does not.
-    pub(crate) fn wanted_profiles(&self, batch: &[Event]) -> BTreeSet<UniversalId> {
+    pub(crate) fn wanted_profiles(&self, batch: &[Event]) -> HashSet<UniversalId> {
         self.judge.unknown_deliveries(batch)
     }
 

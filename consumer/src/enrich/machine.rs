@@ -23,7 +23,7 @@ mod visit;
 mod traffic;
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{HashMap, HashSet},
     net::IpAddr,
 };
 
@@ -99,13 +99,13 @@ impl Judge {
     }
 
     /// People in `batch` who opened or clicked a mail whose delivery is not remembered.
-    pub(super) fn unknown_deliveries(&self, batch: &[Event]) -> BTreeSet<UniversalId> {
+    pub(super) fn unknown_deliveries(&self, batch: &[Event]) -> HashSet<UniversalId> {
         let delivered = batch
             .iter()
             .filter(|event| event.event_type == EventType::Delivered)
             .filter_map(|event| self.message_key(event));
         let delivered: HashSet<u64> = delivered.collect();
-        let mut people = BTreeSet::new();
+        let mut people = HashSet::new();
         for event in batch {
             if !matches!(event.event_type, EventType::Opened | EventType::Clicked) {
                 continue;

@@ -1,7 +1,7 @@
 //! The second stage: looks up what is known of the people and messages of a batch, and enriches its events.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{HashMap, HashSet},
     hash::{BuildHasher, RandomState},
 };
 
@@ -96,7 +96,7 @@ impl PrepareStage<'_> {
     /// profile and without a stored event, and who have none in flight, so that this batch has all that there is of them.
     /// When a store does not answer, nobody is taken for a stranger.
     async fn look_up(&mut self, batch: &[Event]) -> (HashMap<UniversalId, Profile>, HashSet<UniversalId>) {
-        let mut wanted: BTreeSet<UniversalId> = self.enricher.wanted_profiles(batch);
+        let mut wanted: HashSet<UniversalId> = self.enricher.wanted_profiles(batch);
         let mut new = Vec::new();
         for event in batch {
             let fingerprint = self.fingerprints.hash_one(&event.universal_id);

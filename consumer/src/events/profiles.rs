@@ -184,7 +184,7 @@ impl ProfileKeeper {
         if self.lost_track || batch.is_empty() {
             return;
         }
-        let people: BTreeSet<&UniversalId> = batch.iter().map(|stored| &stored.event.universal_id).collect();
+        let people: HashSet<&UniversalId> = batch.iter().map(|stored| &stored.event.universal_id).collect();
         if self.store.is_closed() {
             self.remember_stale(people.into_iter().cloned());
             return;

@@ -139,7 +139,7 @@ async fn waiting_ends_at_once() {
     let world = World::with(&[("wasi.wasm", sleeper.build())]).await;
     let began = Instant::now();
     let error = world.deliver("wasi").await.unwrap_err();
-    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
     assert_eq!(
         error.to_string(),
         "plugin `wasi@1.0.0` hit its limit `trap` in `normalize`: it waits for a time that never comes: its clocks \

@@ -43,7 +43,7 @@ async fn a_server_that_is_away_is_waited_for_by_those_who_can_go_on() {
         let error = profiles.ping().await.unwrap_err();
         assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
     }
-    assert!(started.elapsed() < Duration::from_millis(500), "nobody waits");
+    assert!(started.elapsed() < Duration::from_secs(5), "nobody waits");
     // Somebody listens there now, and is asked without being told to.
     let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
     let asked = tokio::time::timeout(Duration::from_secs(10), listener.accept()).await;
