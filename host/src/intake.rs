@@ -132,7 +132,7 @@ pub enum ReplayError {
     #[error("the stored accounts cannot be read: try again when `sendflowr config check` finds no fault")]
     AccountsUnread,
     /// Nothing has proven it, and now it is refused for good: a stranger's, or a genuine one that no plugin reads yet.
-    #[error("nothing proves it: {0}")]
+    #[error("nothing proves it")]
     Unproven(#[source] IntakeError),
     /// It fails again.
     #[error(transparent)]

@@ -224,7 +224,7 @@ impl Replay<'_> {
                 why: format!("{} of its elements are still rejected", counts.rejected),
             },
             Err(error @ ReplayError::Unproven(_)) if self.discard_unproven => Fate::Discarded {
-                why: error.to_string(),
+                why: event::chain(&error),
             },
             Err(error) => Fate::Failed {
                 events: 0,
