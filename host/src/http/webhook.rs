@@ -8,7 +8,7 @@ use axum::{
     http::{HeaderName, HeaderValue, StatusCode, request::Parts},
     response::{IntoResponse, Response},
 };
-use event::Timestamp;
+use event::{Timestamp, identity::is_account_name};
 use listener::RequestTrace;
 
 use super::{App, Began, RequestId, body};
@@ -233,7 +233,8 @@ fn without_plugin(app: &App, provider: &str, account: &str) -> ApiError {
         return accounts_unread(StatusCode::SERVICE_UNAVAILABLE);
     }
     let known = app.intake.plugins.slugs();
-    let message = match is_plain(provider) {
+    // People put addresses into paths, which must not be repeated.
+    let message = match is_account_name(provider) {
         true => {
             format!("no plugin serves `{provider}`: put one into the plugin folder, or use one of the known")
         }
@@ -253,7 +254,7 @@ fn missing_account(plugin: &Plugin, account: &str, missing: Missing, may_see_acc
         Missing::Unknown(known) => known,
         Missing::Unread => return accounts_unread(status(statuses.unavailable)),
     };
-    let message = match is_plain(account) {
+    let message = match is_account_name(account) {
         true => format!(
             "`{provider}` has no account `{account}`: configure `accounts.{provider}.{account}`, or add it by `sendflowr account set`"
         ),
@@ -274,14 +275,6 @@ fn missing_account(plugin: &Plugin, account: &str, missing: Missing, may_see_acc
 fn accounts_unread(unavailable: StatusCode) -> ApiError {
     let message = "the stored accounts cannot be read now: send it again";
     ApiError::new(unavailable, "accounts_unavailable", message).retry_after(RETRY_AFTER_SECONDS)
-}
-
-/// Whether a name from the path may be repeated in an answer: people put addresses everywhere.
-fn is_plain(name: &str) -> bool {
-    name.len() <= 64
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
 }
 
 fn status(code: u16) -> StatusCode {

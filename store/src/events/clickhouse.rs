@@ -17,7 +17,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use clickhouse::{Client, RowOwned, RowRead, error::Error};
+use clickhouse::{Client, RowOwned, RowRead, error::Error, query::Query};
 use event::{Event, Timestamp, UniversalId, profile::Profile};
 use tokio::time::timeout;
 use twox_hash::XxHash64;
@@ -148,6 +148,20 @@ impl ClickHouseEvents {
         Ok(share.sample(rows?))
     }
 
+    /// The events that a query about them finds, in its order.
+    async fn events(&self, query: Query) -> Result<Vec<StoredEvent>, StoreError> {
+        let mut cursor = query.fetch::<EventRow<'_>>().map_err(Failure::from)?;
+        let mut events = Vec::new();
+        self.answer(async {
+            while let Some(row) = cursor.next().await? {
+                events.push(row.read());
+            }
+            Ok(())
+        })
+        .await?;
+        events.into_iter().collect()
+    }
+
     /// Waits for an answer, not for ever.
     async fn answer<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, StoreError> {
         within(self.request_timeout, work).await
@@ -202,22 +216,11 @@ impl Events for ClickHouseEvents {
         if ids.len() <= PEOPLE_PER_THREAD {
             query = query.with_setting("max_threads", "1");
         }
-        let mut cursor = query
-            .bind(ids)
-            .bind(since.as_millis())
-            .bind(limit as u64)
-            .fetch::<EventRow<'_>>()
-            .map_err(Failure::from)?;
-        let mut history = Vec::new();
-        self.answer(async {
-            while let Some(row) = cursor.next().await? {
-                history.push(row.read());
-            }
-            Ok(())
-        })
-        .await?;
+        let query = query.bind(ids).bind(since.as_millis()).bind(limit as u64);
+        let mut history = self.events(query).await?;
         // Newest first came the newest; told are the oldest first.
-        history.into_iter().rev().collect()
+        history.reverse();
+        Ok(history)
     }
 
     async fn profiles(
@@ -480,7 +483,7 @@ impl Events for ClickHouseEvents {
             Some(event) => (event.timestamp, event.event_id.as_str()),
             None => (Timestamp::default(), ""),
         };
-        let mut cursor = self
+        let query = self
             .client
             .query(
                 "SELECT ?fields FROM email_events \
@@ -492,18 +495,8 @@ impl Events for ClickHouseEvents {
             .bind(since.as_millis())
             .bind(since.as_millis())
             .bind(event_id)
-            .bind(limit as u64)
-            .fetch::<EventRow<'_>>()
-            .map_err(Failure::from)?;
-        let mut page = Vec::new();
-        self.answer(async {
-            while let Some(row) = cursor.next().await? {
-                page.push(row.read());
-            }
-            Ok(())
-        })
-        .await?;
-        page.into_iter().collect()
+            .bind(limit as u64);
+        self.events(query).await
     }
 
     async fn explanations_about(&self, ids: &[UniversalId]) -> Result<Vec<String>, StoreError> {
