@@ -4,7 +4,7 @@ pub mod header;
 mod kafka;
 mod sqlite;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use event::{Event, TRACE_HEADER, Timestamp, TraceContext};
@@ -68,8 +68,8 @@ pub struct Record {
 /// A place in a topic.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position {
-    /// Topic.
-    pub topic: String,
+    /// Topic: all records of a reader share the text.
+    pub topic: Arc<str>,
     /// Partition, from 0.
     pub partition: u32,
     /// Offset within the partition; grows, may have gaps.

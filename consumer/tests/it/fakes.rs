@@ -98,7 +98,7 @@ impl FakeBus {
         let topic = topics.entry(record.topic.clone()).or_default();
         topic.push(Record {
             position: Position {
-                topic: record.topic,
+                topic: record.topic.into(),
                 partition: 0,
                 offset: topic.len() as u64,
             },

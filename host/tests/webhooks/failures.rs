@@ -12,7 +12,7 @@ use crate::{HANDSHAKE, Host, MALFORMED, Mood, REPLY, guest::guest, lines};
 fn read_back(letter: &NewRecord) -> Record {
     Record {
         position: Position {
-            topic: letter.topic.clone(),
+            topic: letter.topic.as_str().into(),
             partition: 0,
             offset: 0,
         },

@@ -82,7 +82,7 @@ async fn records_come_back_whole_and_in_order(bus: &dyn Bus) {
     for (expected, found) in [first, binary, last].iter().zip(&records) {
         assert_eq!((&expected.key, &expected.value), (&found.key, &found.value));
         assert_eq!(expected.headers, found.headers);
-        assert_eq!(found.position.topic, topic);
+        assert_eq!(*found.position.topic, *topic);
         assert!(found.appended_at.as_millis() > 0);
     }
     assert!(

@@ -8,14 +8,17 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     mem,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::Duration,
 };
 
 use async_trait::async_trait;
 use event::Timestamp;
-use futures::FutureExt;
+use futures::{FutureExt, StreamExt};
 use rdkafka::{
     ClientConfig, ClientContext, Message, Offset, TopicPartitionList,
     config::RDKafkaLogLevel,
@@ -51,7 +54,7 @@ const METADATA_INTERVAL: Duration = Duration::from_secs(30);
 const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(20);
 
 /// Where a partition is: topic and number.
-type Place = (String, i32);
+type Place = (Arc<str>, u32);
 
 /// How long a broker lets records gather before it answers a fetch. Answered for every few records, both groups would ask hundreds
 /// of times a second; shorter, and those that have nothing to read would keep the brokers busy.
@@ -71,6 +74,8 @@ struct Span {
 pub(super) struct KafkaSubscription {
     /// Always there until dropped.
     consumer: Option<Arc<StreamConsumer<Member>>>,
+    /// Names of the topics, which all records share.
+    topics: Vec<Arc<str>>,
     /// Taken from the library and not returned yet, because a poll was given up half way.
     ready: VecDeque<Record>,
     returned: BTreeMap<Place, Span>,
@@ -82,6 +87,8 @@ pub(super) struct KafkaSubscription {
 /// Listens to how the group shares its partitions.
 struct Member {
     listener: Listener,
+    /// Whether something is in `revoked`: looked at for each record, where the lock would cost more than all else.
+    has_revoked: AtomicBool,
     revoked: Mutex<Vec<Place>>,
     counters: KafkaCounters,
 }
@@ -114,8 +121,9 @@ impl ConsumerContext for Member {
                 self.counters.revoked(partitions.count());
                 let mut revoked = self.revoked.lock().unwrap_or_else(PoisonError::into_inner);
                 for partition in partitions.elements() {
-                    revoked.push((partition.topic().to_owned(), partition.partition()));
+                    revoked.push((partition.topic().into(), number(partition.partition())));
                 }
+                self.has_revoked.store(true, Ordering::Release);
             }
             Rebalance::Error(error) => {
                 tracing::warn!(%error, "the group could not share its partitions anew");
@@ -170,14 +178,16 @@ impl KafkaSubscription {
     ) -> Result<Self, Failure> {
         let member = Member {
             listener: Listener::default(),
+            has_revoked: AtomicBool::new(false),
             revoked: Mutex::default(),
             counters,
         };
         let consumer: StreamConsumer<Member> = settings(config, group).create_with_context(member)?;
-        let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
-        consumer.subscribe(&topics)?;
+        let names: Vec<&str> = topics.iter().map(String::as_str).collect();
+        consumer.subscribe(&names)?;
         Ok(Self {
             consumer: Some(Arc::new(consumer)),
+            topics: names.into_iter().map(Arc::from).collect(),
             ready: VecDeque::new(),
             returned: BTreeMap::new(),
             has_lost: false,
@@ -192,13 +202,15 @@ impl KafkaSubscription {
     /// Takes up to `max` records from the library, waiting up to `wait` for the first.
     async fn take(&mut self, max: usize, wait: Duration) -> Result<(), Failure> {
         let consumer = self.consumer();
+        let mut messages = consumer.stream();
         let deadline = Instant::now() + wait;
         let mut outage = None;
         while self.ready.is_empty() {
-            match timeout_at(deadline, consumer.recv()).await {
+            match timeout_at(deadline, messages.next()).await {
                 Err(_) => return outage.map_or(Ok(()), Err),
-                Ok(Ok(message)) => self.arrived(record(&message)),
-                Ok(Err(error)) => match Trouble::of(&error) {
+                Ok(None) => return Err(Failure::Closed),
+                Ok(Some(Ok(message))) => self.arrived(&message),
+                Ok(Some(Err(error))) => match Trouble::of(&error) {
                     Trouble::Ends => return Err(error.into()),
                     // The library tells of an outage several times a second, also after its end when nobody polled.
                     Trouble::Outage => outage = Some(error.into()),
@@ -207,31 +219,37 @@ impl KafkaSubscription {
             }
         }
         while self.ready.len() < max {
-            match consumer.recv().now_or_never() {
-                None => break,
-                Some(Ok(message)) => self.arrived(record(&message)),
-                // What is in hand goes first. Where it matters, the library says it again.
-                Some(Err(_)) => break,
+            match messages.next().now_or_never() {
+                Some(Some(Ok(message))) => self.arrived(&message),
+                // What is in hand goes first. Where it matters, the library says an error again.
+                Some(Some(Err(_)) | None) | None => break,
             }
         }
         Ok(())
     }
 
+    fn arrived(&mut self, message: &BorrowedMessage<'_>) {
+        let name = message.topic();
+        let topic = self.topics.iter().find(|topic| ***topic == *name);
+        let topic = topic.map_or_else(|| name.into(), Arc::clone);
+        self.keep(record(message, topic));
+    }
+
     /// Keeps a record that the library has handed over. Its partition may have gone and come back while this poll waited: what
     /// was read before is forgotten now, since later it could not be told from this record, which nobody would read again.
-    fn arrived(&mut self, record: Record) {
+    fn keep(&mut self, record: Record) {
         self.forget_revoked();
         self.ready.push_back(record);
     }
 
     /// Forgets what was read of partitions that are another member's now.
     fn forget_revoked(&mut self) {
-        let consumer = self.consumer();
-        let mut revoked = consumer
-            .context()
-            .revoked
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let consumer = self.consumer.as_ref().expect("it is only taken when dropped");
+        let member = consumer.context();
+        if !member.has_revoked.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        let mut revoked = member.revoked.lock().unwrap_or_else(PoisonError::into_inner);
         for place in revoked.drain(..) {
             self.ready.retain(|record| self::place(record) != place);
             self.has_lost |= self.returned.remove(&place).is_some();
@@ -265,7 +283,8 @@ impl KafkaSubscription {
         }
         let mut offsets = TopicPartitionList::with_capacity(done.len());
         for ((topic, partition), next) in &done {
-            offsets.add_partition_offset(topic, *partition, Offset::Offset(*next))?;
+            let partition = i32::try_from(*partition).unwrap_or(i32::MAX);
+            offsets.add_partition_offset(topic, partition, Offset::Offset(*next))?;
         }
         let consumer = self.consumer();
         let commit = blocking(move || Ok(consumer.commit(&offsets, CommitMode::Sync)?));
@@ -356,21 +375,25 @@ impl Trouble {
 
 /// The first offset of a partition that `progress` does not cover.
 fn covered(progress: &Progress, (topic, partition): &Place) -> i64 {
-    let next = progress.next(topic, partition.unsigned_abs());
+    let next = progress.next(topic, *partition);
     i64::try_from(next.unwrap_or(0)).unwrap_or(i64::MAX)
 }
 
 fn place(record: &Record) -> Place {
-    let partition = i32::try_from(record.position.partition).unwrap_or(i32::MAX);
-    (record.position.topic.clone(), partition)
+    (Arc::clone(&record.position.topic), record.position.partition)
 }
 
 fn offset(record: &Record) -> i64 {
     i64::try_from(record.position.offset).unwrap_or(i64::MAX)
 }
 
+/// The number of a partition: the library has negative ones for none at all, which no record is in.
+fn number(partition: i32) -> u32 {
+    partition.unsigned_abs()
+}
+
 /// A record as read. Keys and headers are ours and thus text; another program's are made text.
-fn record(message: &BorrowedMessage<'_>) -> Record {
+fn record(message: &BorrowedMessage<'_>, topic: Arc<str>) -> Record {
     let mut headers = BTreeMap::new();
     if let Some(found) = message.headers() {
         for header in found.iter() {
@@ -379,8 +402,8 @@ fn record(message: &BorrowedMessage<'_>) -> Record {
     }
     Record {
         position: Position {
-            topic: message.topic().to_owned(),
-            partition: message.partition().unsigned_abs(),
+            topic,
+            partition: number(message.partition()),
             offset: message.offset().unsigned_abs(),
         },
         key: text(message.key().unwrap_or_default()),
@@ -429,18 +452,19 @@ mod tests {
             KafkaCounters::default(),
         )
         .unwrap();
-        subscription.arrived(read(0, 7));
-        subscription.arrived(read(1, 3));
+        subscription.keep(read(0, 7));
+        subscription.keep(read(1, 3));
         subscription.note(&read(0, 6));
         let revoked = |subscription: &KafkaSubscription| {
             let consumer = subscription.consumer();
-            let mut revoked = consumer.context().revoked.lock().unwrap();
-            revoked.push(("events".to_owned(), 0));
+            let member = consumer.context();
+            member.revoked.lock().unwrap().push(("events".into(), 0));
+            member.has_revoked.store(true, Ordering::Release);
         };
 
         // The group takes the partition away, gives it back, and its records come again from the one that was committed.
         revoked(&subscription);
-        subscription.arrived(read(0, 6));
+        subscription.keep(read(0, 6));
         subscription.forget_revoked();
 
         let left: Vec<_> = subscription

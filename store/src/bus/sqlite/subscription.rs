@@ -243,7 +243,7 @@ fn record(topic: &str, offset: i64, row: &sqlx::sqlite::SqliteRow) -> Result<Rec
     };
     Ok(Record {
         position: Position {
-            topic: topic.to_owned(),
+            topic: topic.into(),
             partition: 0,
             offset: u64::try_from(offset).map_err(|_| malformed("records", "record_offset"))?,
         },
