@@ -17,6 +17,26 @@ pub use self::{
 };
 use crate::StoreError;
 
+/// What an engine found under an id, to be handed back with what was made of it. Opaque, and of no use to another engine.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Seen {
+    /// The life of the engine in which it was found.
+    life: [u8; redis::STAMP_BYTES],
+    /// The value as it was; empty where there was none.
+    value: Vec<u8>,
+}
+
+/// A profile that took in more events, and what it was made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Update {
+    /// Whose it is.
+    pub id: UniversalId,
+    /// The profile as it is now.
+    pub profile: Profile,
+    /// What was found when it was looked up.
+    pub seen: Seen,
+}
+
 /// Keeps one profile per universal id. People with aliases have one for each; readers merge them.
 #[async_trait]
 pub trait Profiles: Send + Sync {
@@ -26,8 +46,21 @@ pub trait Profiles: Send + Sync {
     /// [`StoreError`] when they cannot be read.
     async fn get(&self, ids: &[UniversalId]) -> Result<Vec<Option<Profile>>, StoreError>;
 
-    /// Stores profiles, each id at most once, replacing older ones. An engine may forget a profile instead, where it
-    /// cannot tell whether the new one or the old one knows more.
+    /// As [`Profiles::get`], for those who come back with an [`Update`].
+    ///
+    /// # Errors
+    /// [`StoreError`] when they cannot be read.
+    async fn look(&self, ids: &[UniversalId]) -> Result<Vec<(Option<Profile>, Seen)>, StoreError>;
+
+    /// Stores profiles that were looked up and took in more, each id at most once. Where something else stands there by now, an
+    /// engine may forget the profile instead: neither knows everything.
+    ///
+    /// # Errors
+    /// [`StoreError`] when they cannot be stored.
+    async fn update(&self, updates: &[Update]) -> Result<(), StoreError>;
+
+    /// Stores profiles that were made from events, each id at most once, replacing older ones. An engine may forget a profile
+    /// instead, where it cannot tell whether the new one or the old one knows more.
     ///
     /// # Errors
     /// [`StoreError`] when they cannot be stored.

@@ -3,7 +3,10 @@
 use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
 
 use event::{UniversalId, profile::Profile};
-use store::{StoreError, profiles::Profiles};
+use store::{
+    StoreError,
+    profiles::{Profiles, Seen, Update},
+};
 use tokio::time::Instant;
 
 use crate::{
@@ -61,7 +64,22 @@ impl ProfileStore {
         )
     }
 
-    /// Puts profiles; `None` when some may not have been.
+    /// What there is of these people, to be updated. `None` when the store does not answer or is not asked.
+    pub(super) async fn look(&mut self, people: &[UniversalId]) -> Option<Vec<(Option<Profile>, Seen)>> {
+        if people.is_empty() {
+            return Some(Vec::new());
+        }
+        let store = self.store.clone();
+        self.call(store.look(people)).await
+    }
+
+    /// Puts updated profiles; `None` when some may not have been.
+    pub(super) async fn update(&mut self, updates: &[Update]) -> Option<()> {
+        let store = self.store.clone();
+        self.call(store.update(updates)).await
+    }
+
+    /// Puts profiles that were made from events; `None` when some may not have been.
     pub(super) async fn put(&mut self, profiles: &[(UniversalId, Profile)]) -> Option<()> {
         let store = self.store.clone();
         self.call(store.put(profiles)).await

@@ -25,7 +25,7 @@
 //! event was a machine's and now passes for a person's, the profile has it until it is made from events the next time.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -34,6 +34,7 @@ use event::{EventType, Timestamp, UniversalId, profile::Profile};
 use store::{
     StoreError,
     events::{Events, StoredEvent},
+    profiles::Update,
 };
 use tokio::{
     sync::mpsc,
@@ -189,18 +190,30 @@ impl ProfileKeeper {
             self.remember_stale(people.into_iter().cloned());
             return;
         }
-        let asked: Vec<UniversalId> = people
+        let believed = people
             .iter()
             .filter(|id| !doubtful.contains(*id) && !self.stale.contains(**id))
-            .map(|id| (*id).clone())
-            .collect();
+            .map(|id| (*id).clone());
         // Strangers had no profile when they were looked up. Should another consumer have put one since, the store notices.
-        let (new, asked): (Vec<_>, Vec<_>) = asked.into_iter().partition(|id| strangers.contains(id));
-        let Some(mut known) = self.store.get(&asked).await else {
+        let (new, asked): (Vec<_>, Vec<_>) = believed.partition(|id| strangers.contains(id));
+        let Some(looks) = self.store.look(&asked).await else {
             self.remember_stale(people.into_iter().cloned());
             return;
         };
-        known.extend(new.into_iter().map(|id| (id, Profile::default())));
+        let looks = asked.into_iter().zip(looks);
+        let mut updates: Vec<Update> = looks
+            .filter_map(|(id, (profile, seen))| {
+                let profile = profile?;
+                Some(Update { id, profile, seen })
+            })
+            .collect();
+        let mut made: Vec<(UniversalId, Profile)> =
+            new.into_iter().map(|id| (id, Profile::default())).collect();
+        let known = updates
+            .iter_mut()
+            .map(|update| (&update.id, &mut update.profile))
+            .chain(made.iter_mut().map(|(id, profile)| (&*id, profile)));
+        let mut known: HashMap<&UniversalId, &mut Profile> = known.collect();
         for stored in batch {
             if let Some(profile) = known.get_mut(&stored.event.universal_id) {
                 profile.apply(&stored.event, stored.enrichment.machine);
@@ -211,8 +224,8 @@ impl ProfileKeeper {
             .filter(|id| !known.contains_key(*id))
             .cloned()
             .collect();
-        let updated: Vec<(UniversalId, Profile)> = known.into_iter().collect();
-        self.put(updated).await;
+        self.update(updates).await;
+        self.put(made).await;
         self.rebuild(lost).await;
     }
 
@@ -285,12 +298,24 @@ impl ProfileKeeper {
         }
     }
 
+    async fn update(&mut self, updates: Vec<Update>) {
+        if updates.is_empty() {
+            return;
+        }
+        let done = self.store.update(&updates).await.is_some();
+        self.have_put(updates.into_iter().map(|update| update.id), done);
+    }
+
     async fn put(&mut self, profiles: Vec<(UniversalId, Profile)>) {
         if profiles.is_empty() {
             return;
         }
         let done = self.store.put(&profiles).await.is_some();
-        let people = profiles.into_iter().map(|(id, _)| id);
+        self.have_put(profiles.into_iter().map(|(id, _)| id), done);
+    }
+
+    /// Notes whose profiles are current, or stale where they may not have been put.
+    fn have_put(&mut self, people: impl Iterator<Item = UniversalId>, done: bool) {
         if done {
             for id in people {
                 self.stale.remove(&id);

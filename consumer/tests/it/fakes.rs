@@ -19,7 +19,7 @@ use store::{
         StoredTrial, Touch, WriteReport,
     },
     identity::{AuditEntry, ErasedIdentities, Identities, Person, Sighting},
-    profiles::Profiles,
+    profiles::{Profiles, Seen, Update},
 };
 use tokio::sync::Notify;
 
@@ -456,6 +456,23 @@ impl Profiles for FakeProfiles {
         self.check().await?;
         let profiles = self.profiles.lock().unwrap();
         Ok(ids.iter().map(|id| profiles.get(id).cloned()).collect())
+    }
+
+    async fn look(&self, ids: &[UniversalId]) -> Result<Vec<(Option<Profile>, Seen)>, StoreError> {
+        let profiles = self.get(ids).await?;
+        Ok(profiles
+            .into_iter()
+            .map(|profile| (profile, Seen::default()))
+            .collect())
+    }
+
+    async fn update(&self, updates: &[Update]) -> Result<(), StoreError> {
+        self.check().await?;
+        let updated = updates
+            .iter()
+            .map(|update| (update.id.clone(), update.profile.clone()));
+        self.profiles.lock().unwrap().extend(updated);
+        Ok(())
     }
 
     async fn put(&self, profiles: &[(UniversalId, Profile)]) -> Result<(), StoreError> {

@@ -22,7 +22,7 @@ use store::{
         StoredTrial, Touch, TouchKind, WriteReport,
     },
     identity::{AuditEntry, ErasedIdentities, Identities, Person, Sighting},
-    profiles::Profiles,
+    profiles::{Profiles, Seen, Update},
 };
 
 /// All stores.
@@ -390,6 +390,14 @@ impl Profiles for FakeProfiles {
         unavailable(&self.down)?;
         let stored = self.stored.lock().unwrap();
         Ok(ids.iter().map(|id| stored.get(id).cloned()).collect())
+    }
+
+    async fn look(&self, _: &[UniversalId]) -> Result<Vec<(Option<Profile>, Seen)>, StoreError> {
+        Err(not_asked())
+    }
+
+    async fn update(&self, _: &[Update]) -> Result<(), StoreError> {
+        Err(not_asked())
     }
 
     async fn put(&self, profiles: &[(UniversalId, Profile)]) -> Result<(), StoreError> {

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use event::{Event, IdentifierKind, UniversalId, profile::Profile};
 
 use super::{identifier, unique};
-use crate::profiles::Profiles;
+use crate::profiles::{Profiles, Update};
 
 /// Checks a profile store.
 pub async fn profiles(store: Arc<dyn Profiles>) {
@@ -35,9 +35,33 @@ pub async fn profiles(store: Arc<dyn Profiles>) {
     store.put(&[(ann.clone(), two.clone())]).await.unwrap();
     assert_eq!(
         store.get(std::slice::from_ref(&ann)).await.unwrap(),
-        [Some(two)],
+        [Some(two.clone())],
         "a newer profile replaces the older"
     );
+
+    let looks = store.look(&[nobody.clone(), ann.clone()]).await.unwrap();
+    let [(None, _), (Some(known), seen)] = &looks[..] else {
+        panic!("a look finds what is there: {looks:?}");
+    };
+    assert_eq!(*known, two);
+    let three = profile(&[
+        "2026-01-10T12:00:00Z",
+        "2026-01-11T08:30:00Z",
+        "2026-01-12T08:30:00Z",
+    ]);
+    let update = Update {
+        id: ann.clone(),
+        profile: three.clone(),
+        seen: seen.clone(),
+    };
+    store.update(&[update]).await.unwrap();
+    assert_eq!(
+        store.get(&[ann.clone(), bob.clone()]).await.unwrap(),
+        [Some(three), Some(Profile::default())],
+        "an update replaces what was looked at, and nothing else"
+    );
+    store.update(&[]).await.unwrap();
+    assert_eq!(store.look(&[]).await.unwrap(), []);
 
     assert_eq!(store.erase(&[ann.clone(), nobody.clone()]).await.unwrap(), 1);
     assert_eq!(

@@ -7,7 +7,7 @@ use event::{UniversalId, profile::Profile};
 use quick_cache::{Weighter, sync::Cache};
 use tokio::time::Instant;
 
-use super::Profiles;
+use super::{Profiles, Seen, Update};
 use crate::StoreError;
 
 /// What an entry costs besides its profile: the id (35 bytes), two allocations and the cache's own entry.
@@ -80,6 +80,14 @@ impl MemoryProfiles {
         }
         Some(Profile::from_bytes(&entry.bytes).expect("this process wrote these bytes from a profile"))
     }
+
+    fn put_one(&self, id: &UniversalId, profile: &Profile) {
+        let entry = Entry {
+            bytes: profile.to_bytes().into(),
+            stored_at: Instant::now(),
+        };
+        self.profiles.insert(id.clone(), entry);
+    }
 }
 
 #[async_trait]
@@ -88,16 +96,21 @@ impl Profiles for MemoryProfiles {
         Ok(ids.iter().map(|id| self.get_one(id)).collect())
     }
 
+    /// Nothing has to be remembered of a look: this memory has one writer.
+    async fn look(&self, ids: &[UniversalId]) -> Result<Vec<(Option<Profile>, Seen)>, StoreError> {
+        Ok(ids.iter().map(|id| (self.get_one(id), Seen::default())).collect())
+    }
+
+    async fn update(&self, updates: &[Update]) -> Result<(), StoreError> {
+        for update in updates {
+            self.put_one(&update.id, &update.profile);
+        }
+        Ok(())
+    }
+
     async fn put(&self, profiles: &[(UniversalId, Profile)]) -> Result<(), StoreError> {
-        let stored_at = Instant::now();
         for (id, profile) in profiles {
-            self.profiles.insert(
-                id.clone(),
-                Entry {
-                    bytes: profile.to_bytes().into(),
-                    stored_at,
-                },
-            );
+            self.put_one(id, profile);
         }
         Ok(())
     }

@@ -8,10 +8,11 @@
 //!   written to, and counts as missing on any other. A connection learns the run id before it is used for anything else,
 //!   so that not even the first read after a restart or a failover sees an old value. Nothing is deleted for that: the
 //!   next put replaces the value.
-//! - **Nobody overwrites what it does not know.** A put first looks at what is there. Profiles are sets that only grow, so
-//!   it can tell whether the new one holds all of the old one; and Redis replaces the value only if it is still the one
-//!   that was looked at. Otherwise two writers have met, and neither may know everything: the profile is disputed. For a
-//!   minute it then counts as missing and nobody may put it, until whatever either of them had in hand is settled.
+//! - **Nobody overwrites what it does not know.** An update says what it was made of, and Redis replaces the value only if it is
+//!   still that. A put, whose profile was made from events, first looks at what is there: profiles are sets that only grow, so
+//!   it can tell whether the new one holds all of the old one. Otherwise two writers have met, and neither may know
+//!   everything: the profile is disputed. For a minute it then counts as missing and nobody may put it, until whatever
+//!   either of them had in hand is settled.
 //!
 //! Loss of the connection costs callers no time. The first to notice fails after the response time-out at the latest, all
 //! others fail at once until the connection, which is made again in the background, is back.
@@ -29,8 +30,9 @@ use futures::future::try_join_all;
 use prometheus_client::registry::Registry;
 
 pub use self::config::{InvalidRedisConfig, RawRedisConfig, RedisConfig};
-use self::connection::{Link, STAMP_BYTES, Session};
-use super::Profiles;
+pub(super) use self::connection::STAMP_BYTES;
+use self::connection::{Link, Session};
+use super::{Profiles, Seen, Update};
 use crate::{StoreError, metrics::ProfileCounters};
 
 /// The engine's name in errors.
@@ -70,6 +72,16 @@ pub struct RedisProfiles {
     key_prefix: String,
     ttl: Duration,
     counters: ProfileCounters,
+}
+
+/// A value that is to be replaced.
+struct Change<'a> {
+    key: String,
+    /// What it was looked at with; empty where there was none.
+    before: &'a [u8],
+    after: Vec<u8>,
+    /// For how long it is kept.
+    seconds: u64,
 }
 
 /// What a value says.
@@ -119,7 +131,7 @@ impl RedisProfiles {
     }
 
     fn key(&self, id: &UniversalId) -> String {
-        format!("{}{id}", self.key_prefix)
+        [&self.key_prefix, id.as_str()].concat()
     }
 
     /// The values under the keys of `ids`, as they are.
@@ -157,56 +169,101 @@ impl RedisProfiles {
         }
     }
 
-    /// Reads as many as fit into one exchange.
-    async fn get_some(&self, ids: &[UniversalId]) -> Result<Vec<Option<Profile>>, StoreError> {
+    /// Looks at as many as fit into one exchange.
+    async fn look_at_some(&self, ids: &[UniversalId]) -> Result<Vec<(Option<Profile>, Seen)>, StoreError> {
         let session = self.link.session()?;
         let values = self.values(&session, ids.iter()).await?;
-        let profiles = values
-            .into_iter()
-            .map(|value| match self.read(&session.stamp, value.as_deref()) {
+        let looks = values.into_iter().map(|value| {
+            let profile = match self.read(&session.stamp, value.as_deref()) {
                 Found::Known(profile) => Some(profile),
                 Found::Nothing | Found::Disputed => None,
-            });
-        Ok(profiles.collect())
+            };
+            let seen = Seen {
+                life: session.stamp,
+                value: value.unwrap_or_default(),
+            };
+            (profile, seen)
+        });
+        Ok(looks.collect())
+    }
+
+    /// Updates as many as fit into one exchange.
+    async fn update_some(&self, updates: &[Update]) -> Result<(), StoreError> {
+        let session = self.link.session()?;
+        let mut changes = Vec::with_capacity(updates.len());
+        for Update { id, profile, seen } in updates {
+            if seen.value.strip_prefix(&session.stamp) == Some(DISPUTED) {
+                continue;
+            }
+            // What was written and lost between a look at the server's former life and now, nobody can tell.
+            let is_whole = seen.life == session.stamp;
+            changes.push(self.change(&session, id, &seen.value, is_whole.then_some(profile)));
+        }
+        self.replace(&session, changes).await
     }
 
     /// Puts as many as fit into one exchange.
     async fn put_some(&self, profiles: &[(UniversalId, Profile)]) -> Result<(), StoreError> {
         let session = self.link.session()?;
         let before = self.values(&session, profiles.iter().map(|(id, _)| id)).await?;
-        let disputed = [&session.stamp, DISPUTED].concat();
-        let mut keys = Vec::with_capacity(profiles.len());
-        // Of each key: what it was looked at with, what it becomes, and for how long.
-        let mut changes = Vec::with_capacity(3 * profiles.len());
-        for ((id, profile), before) in profiles.iter().zip(before) {
+        let mut changes = Vec::with_capacity(profiles.len());
+        for ((id, profile), before) in profiles.iter().zip(&before) {
             let is_whole = match self.read(&session.stamp, before.as_deref()) {
                 Found::Nothing => true,
                 Found::Disputed => continue,
                 Found::Known(known) => holds_all_of(profile, &known),
             };
-            let (value, seconds) = if is_whole {
+            let before = before.as_deref().unwrap_or_default();
+            changes.push(self.change(&session, id, before, is_whole.then_some(profile)));
+        }
+        self.replace(&session, changes).await
+    }
+
+    /// What a value becomes that was looked at: a profile, or disputed.
+    fn change<'a>(
+        &self,
+        session: &Session,
+        id: &UniversalId,
+        before: &'a [u8],
+        profile: Option<&Profile>,
+    ) -> Change<'a> {
+        let (after, seconds) = match profile {
+            Some(profile) => {
                 let value = [&session.stamp, profile.to_bytes().as_slice()].concat();
                 (value, self.ttl.as_secs())
-            } else {
+            }
+            None => {
                 self.counters.disputes.inc();
-                (disputed.clone(), DISPUTE_SECONDS)
-            };
-            keys.push(self.key(id));
-            changes.extend([
-                before.unwrap_or_default(),
-                value,
-                seconds.to_string().into_bytes(),
-            ]);
+                ([&session.stamp, DISPUTED].concat(), DISPUTE_SECONDS)
+            }
+        };
+        Change {
+            key: self.key(id),
+            before,
+            after,
+            seconds,
         }
-        if keys.is_empty() {
+    }
+
+    /// Makes the changes, each where the value is still the one that was looked at.
+    async fn replace(&self, session: &Session, changes: Vec<Change<'_>>) -> Result<(), StoreError> {
+        if changes.is_empty() {
             return Ok(());
         }
         let mut command = redis::cmd("EVAL");
-        command.arg(REPLACE).arg(keys.len()).arg(keys);
-        command.arg(disputed).arg(DISPUTE_SECONDS).arg(changes);
+        command.arg(REPLACE).arg(changes.len());
+        for change in &changes {
+            command.arg(&change.key);
+        }
+        command
+            .arg([&session.stamp, DISPUTED].concat())
+            .arg(DISPUTE_SECONDS);
+        for change in &changes {
+            command.arg(change.before).arg(&change.after).arg(change.seconds);
+        }
         let mut connection = session.connection.clone();
         let answer = command.query_async(&mut connection).await;
-        let overtaken: u64 = answer.map_err(|error| self.link.failed(&session, error))?;
+        let overtaken: u64 = answer.map_err(|error| self.link.failed(session, error))?;
         self.counters.disputes.inc_by(overtaken);
         Ok(())
     }
@@ -222,12 +279,24 @@ fn holds_all_of(new: &Profile, old: &Profile) -> bool {
 #[async_trait]
 impl Profiles for RedisProfiles {
     async fn get(&self, ids: &[UniversalId]) -> Result<Vec<Option<Profile>>, StoreError> {
-        let mut profiles = Vec::with_capacity(ids.len());
+        let looks = self.look(ids).await?;
+        Ok(looks.into_iter().map(|(profile, _)| profile).collect())
+    }
+
+    async fn look(&self, ids: &[UniversalId]) -> Result<Vec<(Option<Profile>, Seen)>, StoreError> {
+        let mut looks = Vec::with_capacity(ids.len());
         for many in ids.chunks(EXCHANGES_AT_ONCE * PROFILES_AT_ONCE) {
-            let exchanges = many.chunks(PROFILES_AT_ONCE).map(|some| self.get_some(some));
-            profiles.extend(try_join_all(exchanges).await?.into_iter().flatten());
+            let exchanges = many.chunks(PROFILES_AT_ONCE).map(|some| self.look_at_some(some));
+            looks.extend(try_join_all(exchanges).await?.into_iter().flatten());
         }
-        Ok(profiles)
+        Ok(looks)
+    }
+
+    async fn update(&self, updates: &[Update]) -> Result<(), StoreError> {
+        for many in updates.chunks(EXCHANGES_AT_ONCE * PROFILES_AT_ONCE) {
+            try_join_all(many.chunks(PROFILES_AT_ONCE).map(|some| self.update_some(some))).await?;
+        }
+        Ok(())
     }
 
     async fn put(&self, profiles: &[(UniversalId, Profile)]) -> Result<(), StoreError> {

@@ -13,7 +13,7 @@ use futures::future::join_all;
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use sendflowr_store::{
     StoreError, conformance,
-    profiles::{Profiles, RawRedisConfig, RedisConfig, RedisProfiles},
+    profiles::{Profiles, RawRedisConfig, RedisConfig, RedisProfiles, Seen, Update},
 };
 use tokio::{net::TcpListener, sync::Barrier};
 
@@ -50,6 +50,15 @@ async fn get(store: &RedisProfiles, id: &UniversalId) -> Option<Profile> {
 
 async fn put(store: &RedisProfiles, id: &UniversalId, profile: &Profile) {
     store.put(&[(id.clone(), profile.clone())]).await.unwrap();
+}
+
+async fn look(store: &RedisProfiles, id: &UniversalId) -> (Option<Profile>, Seen) {
+    store.look(std::slice::from_ref(id)).await.unwrap().remove(0)
+}
+
+async fn update(store: &RedisProfiles, id: &UniversalId, profile: Profile, seen: Seen) {
+    let id = id.clone();
+    store.update(&[Update { id, profile, seen }]).await.unwrap();
 }
 
 fn count(store: &RedisProfiles, name: &str) -> u64 {
@@ -123,6 +132,21 @@ async fn what_an_earlier_life_of_the_server_knew_is_missing() {
     assert_eq!(get(&store, &ann).await, Some(clicks(0..1)));
 }
 
+/// Where the server has started anew between look and update, what others wrote meanwhile may be lost, and the value be as it was
+/// seen. A look at no server at all stands for one at another life: nothing was there, as nothing is here.
+#[tokio::test]
+#[ignore = "needs servers; cargo xtask test starts them"]
+async fn what_was_seen_in_another_life_of_the_server_is_not_updated() {
+    let keys = Keys::new();
+    let store = keys.open().await;
+    let ann = id(1);
+    update(&store, &ann, clicks(0..3), Seen::default()).await;
+    assert_eq!(get(&store, &ann).await, None);
+    assert_eq!(count(&store, "sendflowr_profiles_disputes"), 1);
+    let seconds = keys.ttl(&ann).await;
+    assert!((50..=60).contains(&seconds), "{seconds}");
+}
+
 #[tokio::test]
 #[ignore = "needs servers; cargo xtask test starts them"]
 async fn a_writer_that_was_overtaken_replaces_nothing() {
@@ -146,6 +170,28 @@ async fn a_writer_that_was_overtaken_replaces_nothing() {
     assert_eq!(get(&slow, &ann).await, Some(clicks(0..10)));
 }
 
+#[tokio::test]
+#[ignore = "needs servers; cargo xtask test starts them"]
+async fn an_update_of_what_is_no_longer_there_replaces_nothing() {
+    let keys = Keys::new();
+    let (slow, fast) = (keys.open().await, keys.open().await);
+    let ann = id(1);
+    put(&slow, &ann, &clicks(0..5)).await;
+    let (_, seen) = look(&slow, &ann).await;
+    let (_, seen_too) = look(&fast, &ann).await;
+    update(&fast, &ann, clicks(0..6), seen_too).await;
+    assert_eq!(get(&slow, &ann).await, Some(clicks(0..6)));
+    // It holds all that is there, and cannot know that.
+    update(&slow, &ann, clicks(0..7), seen).await;
+    assert_eq!(get(&fast, &ann).await, None, "neither knows everything");
+    assert_eq!(count(&slow, "sendflowr_profiles_disputes"), 1);
+    // Nobody updates what is disputed.
+    let (nothing, seen) = look(&fast, &ann).await;
+    assert_eq!(nothing, None);
+    update(&fast, &ann, clicks(0..8), seen).await;
+    assert_eq!(get(&fast, &ann).await, None);
+}
+
 /// Eight consumers that all believe to be the only one work on the same people. What they leave behind is whole or
 /// missing.
 #[tokio::test(flavor = "multi_thread")]
@@ -164,18 +210,20 @@ async fn no_number_of_writers_leaves_a_profile_that_lacks_something() {
                 // All begin with one person; later they meet now and then.
                 let person = step * (step + consumer * 97) % PEOPLE;
                 let (id, history) = (id(person as i64), &histories[person]);
-                let known = get(&store, &id).await;
+                let (known, seen) = look(&store, &id).await;
                 let event = click((step * 8 + consumer) as i64);
                 // Events first, as the consumer has it.
                 history.lock().unwrap().push(event.clone());
-                let profile = match known {
+                match known {
                     Some(mut profile) => {
                         profile.apply(&event, false);
-                        profile
+                        update(&store, &id, profile, seen).await;
                     }
-                    None => profile_of(history.lock().unwrap().iter()),
-                };
-                put(&store, &id, &profile).await;
+                    None => {
+                        let profile = profile_of(history.lock().unwrap().iter());
+                        put(&store, &id, &profile).await;
+                    }
+                }
             }
             count(&store, "sendflowr_profiles_disputes")
         })
