@@ -7,7 +7,10 @@
 use std::fmt;
 
 use hmac::{Hmac, KeyInit, Mac};
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{self, Visitor},
+};
 use sha2::{Digest, Sha256};
 use unicode_normalization::UnicodeNormalization;
 
@@ -90,10 +93,12 @@ pub struct Identifier {
     pub value: String,
 }
 
+/// What a universal id begins with.
+const UNIVERSAL_ID_PREFIX: &[u8; 3] = b"sf_";
+
 /// `sf_` and 32 hexadecimal digits: 128 bits, so that a billion people do not collide.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct UniversalId(String);
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct UniversalId([u8; UNIVERSAL_ID_PREFIX.len() + 32]);
 
 impl UniversalId {
     /// The id that follows from one identifier: the first 128 bits of a SHA-256 over kind and value.
@@ -103,7 +108,11 @@ impl UniversalId {
         hash.update(identifier.kind.as_str().as_bytes());
         hash.update(b"\0");
         hash.update(identifier.value.as_bytes());
-        Self(format!("sf_{}", hex::encode(&hash.finalize()[..16])))
+        let mut text = [0; _];
+        let (prefix, digits) = text.split_at_mut(UNIVERSAL_ID_PREFIX.len());
+        prefix.copy_from_slice(UNIVERSAL_ID_PREFIX);
+        hex::encode_to_slice(&hash.finalize()[..16], digits).expect("there is room for 32 digits");
+        Self(text)
     }
 
     /// The id that follows from the strongest of `identifiers`, or `None` when there is none. Among several of the
@@ -114,23 +123,56 @@ impl UniversalId {
 
     /// Takes an id from outside, or `None` when it has not the form of one.
     pub fn parse(text: &str) -> Option<Self> {
-        let digits = text.strip_prefix("sf_")?;
-        let valid = digits.len() == 32
-            && digits
-                .bytes()
-                .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        valid.then(|| Self(text.to_owned()))
+        let text: [u8; _] = text.as_bytes().try_into().ok()?;
+        let digits = text.strip_prefix(UNIVERSAL_ID_PREFIX)?;
+        let valid = digits
+            .iter()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        valid.then_some(Self(text))
     }
 
     /// The id as text.
     pub fn as_str(&self) -> &str {
-        &self.0
+        str::from_utf8(&self.0).expect("it has only ASCII characters")
+    }
+}
+
+impl fmt::Debug for UniversalId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("UniversalId").field(&self.as_str()).finish()
+    }
+}
+
+impl Serialize for UniversalId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for UniversalId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Id;
+        impl Visitor<'_> for Id {
+            type Value = UniversalId;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a universal id: `sf_` and 32 hexadecimal digits in lower case")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<UniversalId, E> {
+                // The text itself may be personal, and is not told.
+                UniversalId::parse(text).ok_or_else(|| {
+                    E::custom("not a universal id: `sf_` and 32 hexadecimal digits in lower case")
+                })
+            }
+        }
+        deserializer.deserialize_str(Id)
     }
 }
 
 impl fmt::Display for UniversalId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 
