@@ -6,7 +6,7 @@ mod machine;
 
 use std::{
     collections::{HashMap, HashSet},
-    hash::{BuildHasher, RandomState},
+    hash::{BuildHasher, Hash, RandomState},
 };
 
 use event::{Event, Timestamp, UniversalId, profile::Profile};
@@ -22,8 +22,8 @@ pub(crate) use latency::MessageRef;
 struct Fingerprints(RandomState);
 
 impl Fingerprints {
-    fn of(&self, parts: &[&str]) -> u64 {
-        self.0.hash_one(parts)
+    fn of(&self, what: impl Hash) -> u64 {
+        self.0.hash_one(what)
     }
 }
 

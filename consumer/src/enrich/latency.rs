@@ -73,7 +73,7 @@ impl Latencies {
 
     fn key(&self, event: &Event) -> Option<u64> {
         let message_id = event.message_id.as_deref()?;
-        Some(self.fingerprints.of(&[event.universal_id.as_str(), message_id]))
+        Some(self.fingerprints.of((event.universal_id.as_str(), message_id)))
     }
 }
 

@@ -56,12 +56,47 @@ pub(super) struct Verdict {
     pub(super) reasons: Vec<String>,
 }
 
+impl From<Points> for Verdict {
+    fn from(points: Points) -> Self {
+        Self {
+            machine: points.are_a_machines(),
+            reasons: points.reasons(),
+        }
+    }
+}
+
 /// A click that a machine made.
 #[derive(Debug, Clone, Copy)]
 struct MachineClick {
     at: Timestamp,
     address: Option<IpAddr>,
     agent: u64,
+}
+
+/// A click or open, and what its rules and reputations are looked up by, worked out once.
+struct Clues<'a> {
+    event: &'a Event,
+    /// Person and message.
+    message: Option<u64>,
+    /// Person, message, address and agent.
+    visit: u64,
+    agent: u64,
+    address: Option<IpAddr>,
+    /// Address and agent.
+    neighbour: Option<u64>,
+    /// Person and agent.
+    habit: Option<u64>,
+    tool_agent: bool,
+    blank_agent: bool,
+    delivered_at: Option<Timestamp>,
+}
+
+impl Clues<'_> {
+    /// From delivery to the event.
+    fn after_ms(&self) -> Option<i64> {
+        let delivered_at = self.delivered_at?;
+        Some(self.event.timestamp.millis_since(delivered_at))
+    }
 }
 
 /// Judges batch after batch.
@@ -127,42 +162,63 @@ impl Judge {
         profiles: &HashMap<UniversalId, Profile>,
     ) -> Vec<Verdict> {
         for event in batch {
-            match event.event_type {
-                EventType::Delivered => self.remember_delivery(event),
-                EventType::Clicked => self.join_visit(event),
-                _ => {}
+            if event.event_type == EventType::Delivered {
+                self.remember_delivery(event);
             }
         }
-        let clicks = || {
-            batch
-                .iter()
-                .filter(|event| event.event_type == EventType::Clicked)
+        let clues_to = |of: EventType| -> Vec<(usize, Clues<'_>)> {
+            let events = batch.iter().enumerate();
+            events
+                .filter(|(_, event)| event.event_type == of)
+                .map(|(index, event)| (index, self.clues(event, profiles)))
+                .collect()
         };
+        let (clicks, opens) = (clues_to(EventType::Clicked), clues_to(EventType::Opened));
+        for (_, click) in &clicks {
+            self.join_visit(click);
+        }
         // Each visit's own evidence counts before any is judged by it.
-        for event in clicks() {
-            self.count_visit(event, profiles);
+        for (_, click) in &clicks {
+            self.count_visit(click);
         }
         let mut verdicts = vec![Verdict::default(); batch.len()];
-        // Opens are judged by the clicks around them.
-        for event_type in [EventType::Clicked, EventType::Opened] {
-            for (event, verdict) in batch.iter().zip(&mut verdicts) {
-                if event.event_type != event_type {
-                    continue;
-                }
-                let points = match event_type {
-                    EventType::Clicked => self.click_points(event, profiles),
-                    _ => self.open_points(event, profiles),
-                };
-                *verdict = Verdict {
-                    machine: points.are_a_machines(),
-                    reasons: points.reasons(),
-                };
-                if verdict.machine && event_type == EventType::Clicked {
-                    self.remember_machine_click(event);
-                }
+        for (index, click) in &clicks {
+            verdicts[*index] = self.click_points(click).into();
+            if verdicts[*index].machine {
+                self.remember_machine_click(click);
             }
         }
+        // Opens are judged by the clicks around them.
+        for (index, open) in &opens {
+            verdicts[*index] = self.open_points(open).into();
+        }
         verdicts
+    }
+
+    fn clues<'a>(&self, event: &'a Event, profiles: &HashMap<UniversalId, Profile>) -> Clues<'a> {
+        let person = event.universal_id.as_str();
+        let message_id = event.message_id.as_deref();
+        let agent = event.user_agent.as_deref();
+        let address = address(event);
+        let message = self.message_key(event);
+        let remembered = message.and_then(|key| self.delivered.get(&key).copied());
+        let delivered_at =
+            remembered.or_else(|| profiles.get(&event.universal_id)?.delivered_at(message_id?));
+        let agent_fingerprint = self.fingerprints.of(agent.unwrap_or_default());
+        Clues {
+            event,
+            message,
+            visit: self
+                .fingerprints
+                .of((person, message_id, event.ip_address.as_deref(), agent_fingerprint)),
+            agent: agent_fingerprint,
+            address,
+            neighbour: address.map(|address| self.fingerprints.of((address, agent_fingerprint))),
+            habit: agent.map(|_| self.fingerprints.of((person, agent_fingerprint))),
+            tool_agent: agent.is_some_and(agent::is_tool),
+            blank_agent: agent.is_some_and(agent::is_blank),
+            delivered_at,
+        }
     }
 
     fn remember_delivery(&mut self, event: &Event) {
@@ -172,38 +228,38 @@ impl Judge {
         }
     }
 
-    fn join_visit(&mut self, event: &Event) {
+    fn join_visit(&mut self, click: &Clues<'_>) {
+        let Clues { event, .. } = click;
         let link = self
             .fingerprints
-            .of(&[event.click_url.as_deref().unwrap_or_default()]);
-        let key = self.visit_key(event);
-        let visit = self.visits.entry(key, || Visit::new(event.timestamp));
+            .of(event.click_url.as_deref().unwrap_or_default());
+        let visit = self.visits.entry(click.visit, || Visit::new(event.timestamp));
         visit.add(event.timestamp, link, event.is_machine == Some(true));
     }
 
-    /// Counts the visit of `event` in all reputations that it bears on, once, and once more when it turns suspect.
-    fn count_visit(&mut self, event: &Event, profiles: &HashMap<UniversalId, Profile>) {
-        let suspect = self.own_points(event, profiles).are_suspect();
-        let key = self.visit_key(event);
-        let visit = self.visits.entry(key, || Visit::new(event.timestamp));
+    /// Counts the visit of a click in all reputations that it bears on, once, and once more when it turns suspect.
+    fn count_visit(&mut self, click: &Clues<'_>) {
+        let suspect = self.own_points(click).are_suspect();
+        let at = click.event.timestamp;
+        let visit = self.visits.entry(click.visit, || Visit::new(at));
         let (new, turned) = visit.count(suspect);
         if !new && !turned {
             return;
         }
-        let at = event.timestamp;
-        if let Some(address) = address(event) {
+        if let Some(address) = click.address {
             self.addresses
                 .entry(address, || Reputation::new(at))
                 .count(at, new, turned);
             self.networks
                 .entry(network(address), || Reputation::new(at))
                 .count(at, new, turned);
-            let neighbour = self.neighbour_key(event, address);
+        }
+        if let Some(neighbour) = click.neighbour {
             self.neighbours
                 .entry(neighbour, || Reputation::new(at))
                 .count(at, new, turned);
         }
-        if let Some(habit) = self.habit_key(event) {
+        if let Some(habit) = click.habit {
             self.habits
                 .entry(habit, || Reputation::new(at))
                 .count(at, new, turned);
@@ -211,17 +267,17 @@ impl Judge {
     }
 
     /// Points for what the visit itself shows.
-    fn own_points(&self, event: &Event, profiles: &HashMap<UniversalId, Profile>) -> Points {
+    fn own_points(&self, click: &Clues<'_>) -> Points {
         let mut evidence = ClickEvidence {
-            tool_agent: event.user_agent.as_deref().is_some_and(agent::is_tool),
-            blank_agent: event.user_agent.as_deref().is_some_and(agent::is_blank),
-            provider_says_so: event.is_machine == Some(true),
+            tool_agent: click.tool_agent,
+            blank_agent: click.blank_agent,
+            provider_says_so: click.event.is_machine == Some(true),
             ..ClickEvidence::default()
         };
-        if let Some(visit) = self.visits.get(&self.visit_key(event)) {
-            let delivered_at = self.delivered_at(event, profiles);
-            evidence.first_after_ms =
-                delivered_at.map(|delivered_at| visit.first().millis_since(delivered_at));
+        if let Some(visit) = self.visits.get(&click.visit) {
+            evidence.first_after_ms = click
+                .delivered_at
+                .map(|delivered_at| visit.first().millis_since(delivered_at));
             evidence.burst = visit.has_burst();
             evidence.provider_says_so |= visit.flagged();
         }
@@ -229,12 +285,13 @@ impl Judge {
     }
 
     /// Points for what the visit shows and for the repute of where it came from.
-    fn click_points(&self, event: &Event, profiles: &HashMap<UniversalId, Profile>) -> Points {
-        let mut points = self.own_points(event, profiles);
-        if let Some(address) = address(event) {
-            let person_behind_it = self.is_known_neighbour(event, address);
+    fn click_points(&self, click: &Clues<'_>) -> Points {
+        let at = click.event.timestamp;
+        let mut points = self.own_points(click);
+        if let Some(address) = click.address {
+            let person_behind_it = self.is_known_neighbour(click);
             let is = |reputation: Option<&Reputation>, standard| {
-                reputation.is_some_and(|reputation| reputation.is_bad(standard, event.timestamp))
+                reputation.is_some_and(|reputation| reputation.is_bad(standard, at))
             };
             if !person_behind_it && is(self.addresses.get(&address), Standard::ADDRESS) {
                 points.add("machine_address", rules::REPUTATION);
@@ -243,45 +300,38 @@ impl Judge {
                 points.add("machine_network", rules::REPUTATION);
             }
         }
-        let soon = self
-            .delivered_at(event, profiles)
-            .is_some_and(|delivered_at| event.timestamp.millis_since(delivered_at) <= REPUTE_MS);
-        let habit = self.habit_key(event).and_then(|key| self.habits.get(&key));
-        if soon && habit.is_some_and(|habit| habit.is_bad(Standard::HABIT, event.timestamp)) {
+        let soon = click.after_ms().is_some_and(|after| after <= REPUTE_MS);
+        let habit = click.habit.and_then(|key| self.habits.get(&key));
+        if soon && habit.is_some_and(|habit| habit.is_bad(Standard::HABIT, at)) {
             points.add("machine_habit", rules::REPUTATION);
         }
         points
     }
 
-    fn open_points(&self, event: &Event, profiles: &HashMap<UniversalId, Profile>) -> Points {
+    fn open_points(&self, open: &Clues<'_>) -> Points {
+        let Clues { event, address, .. } = open;
         let agent = event.user_agent.as_deref();
-        let address = address(event);
-        let after_ms = self
-            .delivered_at(event, profiles)
-            .map(|delivered_at| event.timestamp.millis_since(delivered_at));
-        let clicks = self
-            .message_key(event)
-            .and_then(|key| self.machine_clicks.get(&key));
+        let after_ms = open.after_ms();
+        let clicks = open.message.and_then(|key| self.machine_clicks.get(&key));
         let clicks = clicks.map_or(&[][..], Vec::as_slice);
         // Later, people behind a scanner's address open more mail than the scanner does.
         let soon = after_ms.is_none_or(|after| after <= REPUTE_MS);
-        let machine_address = address.filter(|address| soon && !self.is_known_neighbour(event, *address));
+        let machine_address = address.filter(|_| soon && !self.is_known_neighbour(open));
         let machine_address = machine_address.is_some_and(|address| {
             let reputation = self.addresses.get(&address);
             reputation.is_some_and(|reputation| reputation.is_bad(Standard::ADDRESS, event.timestamp))
                 || clicks.iter().any(|click| click.address == Some(address))
         });
-        let agent_fingerprint = self.agent_fingerprint(event);
         let near_click = clicks.iter().any(|click| {
             let same_network = address.is_some() && click.address.map(network) == address.map(network);
-            let same_maker = same_network || click.agent == agent_fingerprint;
+            let same_maker = same_network || click.agent == open.agent;
             same_maker && event.timestamp.millis_since(click.at).abs() <= NEAR_CLICK_MS
         });
         let evidence = OpenEvidence {
             provider_says_so: event.is_machine == Some(true),
             picture_proxy: agent.is_some_and(agent::is_picture_proxy),
-            tool_agent: agent.is_some_and(agent::is_tool),
-            blank_agent: agent.is_some_and(agent::is_blank),
+            tool_agent: open.tool_agent,
+            blank_agent: open.blank_agent,
             prefetch_agent: agent.is_some_and(agent::is_bare),
             relay_address: address
                 .is_some_and(|address| self.relay_ranges.iter().any(|r| r.contains(&address))),
@@ -292,67 +342,28 @@ impl Judge {
         evidence.points()
     }
 
-    fn remember_machine_click(&mut self, event: &Event) {
-        let click = MachineClick {
-            at: event.timestamp,
-            address: address(event),
-            agent: self.agent_fingerprint(event),
-        };
-        if let Some(key) = self.message_key(event) {
-            let clicks = self.machine_clicks.entry(key, Vec::new);
-            if clicks.len() == MACHINE_CLICKS_PER_MESSAGE {
-                clicks.pop();
-            }
-            clicks.push(click);
+    fn remember_machine_click(&mut self, click: &Clues<'_>) {
+        let Some(key) = click.message else { return };
+        let clicks = self.machine_clicks.entry(key, Vec::new);
+        if clicks.len() == MACHINE_CLICKS_PER_MESSAGE {
+            clicks.pop();
         }
+        clicks.push(MachineClick {
+            at: click.event.timestamp,
+            address: click.address,
+            agent: click.agent,
+        });
     }
 
-    /// Whether this agent has a good name at this address, whatever the address's own.
-    fn is_known_neighbour(&self, event: &Event, address: IpAddr) -> bool {
-        let reputation = self.neighbours.get(&self.neighbour_key(event, address));
-        reputation.is_some_and(|reputation| reputation.is_good(event.timestamp))
-    }
-
-    fn delivered_at(&self, event: &Event, profiles: &HashMap<UniversalId, Profile>) -> Option<Timestamp> {
-        let remembered = self
-            .message_key(event)
-            .and_then(|key| self.delivered.get(&key).copied());
-        remembered.or_else(|| {
-            profiles
-                .get(&event.universal_id)?
-                .delivered_at(event.message_id.as_deref()?)
-        })
+    /// Whether this agent has a good name at its address, whatever the address's own.
+    fn is_known_neighbour(&self, clues: &Clues<'_>) -> bool {
+        let reputation = clues.neighbour.and_then(|key| self.neighbours.get(&key));
+        reputation.is_some_and(|reputation| reputation.is_good(clues.event.timestamp))
     }
 
     fn message_key(&self, event: &Event) -> Option<u64> {
         let message_id = event.message_id.as_deref()?;
-        Some(self.fingerprints.of(&[event.universal_id.as_str(), message_id]))
-    }
-
-    fn visit_key(&self, event: &Event) -> u64 {
-        self.fingerprints.of(&[
-            event.universal_id.as_str(),
-            event.message_id.as_deref().unwrap_or_default(),
-            event.ip_address.as_deref().unwrap_or_default(),
-            event.user_agent.as_deref().unwrap_or_default(),
-        ])
-    }
-
-    fn agent_fingerprint(&self, event: &Event) -> u64 {
-        self.fingerprints
-            .of(&[event.user_agent.as_deref().unwrap_or_default()])
-    }
-
-    fn habit_key(&self, event: &Event) -> Option<u64> {
-        Some(
-            self.fingerprints
-                .of(&[event.universal_id.as_str(), event.user_agent.as_deref()?]),
-        )
-    }
-
-    fn neighbour_key(&self, event: &Event, address: IpAddr) -> u64 {
-        let agent = event.user_agent.as_deref().unwrap_or_default();
-        self.fingerprints.of(&[&address.to_string(), agent])
+        Some(self.fingerprints.of((event.universal_id.as_str(), message_id)))
     }
 }
 
