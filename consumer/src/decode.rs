@@ -15,7 +15,7 @@ pub(crate) fn decode(record: &Record) -> Result<Event, DeadLetter> {
                 let what = match error.classify() {
                     serde_json::error::Category::Io => "cannot be read",
                     serde_json::error::Category::Syntax => "is not json",
-                    serde_json::error::Category::Data => "has not the fields of an event",
+                    serde_json::error::Category::Data => "is no valid event",
                     serde_json::error::Category::Eof => "ends too early",
                 };
                 let place = format!("line {} column {}", error.line(), error.column());
@@ -59,7 +59,7 @@ mod tests {
             ("ann@example.com", "the record is not json at line 1 column 1"),
             (
                 r#"{"schema_version": "ann@example.com"}"#,
-                "the record has not the fields of an event at line 1 column 36",
+                "the record is no valid event at line 1 column 36",
             ),
             (
                 r#"{"schema_version": 1"#,

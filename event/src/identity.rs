@@ -9,7 +9,7 @@ use std::fmt;
 use hmac::{Hmac, KeyInit, Mac};
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
-    de::{self, Visitor},
+    de::{self, Unexpected, Visitor},
 };
 use sha2::{Digest, Sha256};
 use unicode_normalization::UnicodeNormalization;
@@ -161,9 +161,8 @@ impl<'de> Deserialize<'de> for UniversalId {
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<UniversalId, E> {
                 // The text itself may be personal, and is not told.
-                UniversalId::parse(text).ok_or_else(|| {
-                    E::custom("not a universal id: `sf_` and 32 hexadecimal digits in lower case")
-                })
+                UniversalId::parse(text)
+                    .ok_or_else(|| E::invalid_value(Unexpected::Other("another text"), &self))
             }
         }
         deserializer.deserialize_str(Id)
@@ -377,6 +376,41 @@ mod tests {
             UniversalId::from_identifier(&email)
         );
         assert_eq!(UniversalId::from_identifiers(&[]), None);
+    }
+
+    /// All that is stored hangs on it.
+    #[test]
+    fn the_id_of_an_identifier_stays_what_it_was() {
+        let identifier = Identifier {
+            kind: IdentifierKind::EmailHash,
+            value: "0123456789abcdef".repeat(4),
+        };
+        let id = UniversalId::from_identifier(&identifier);
+        assert_eq!(id.as_str(), "sf_9124fd812856fb85415c52c570e9533a");
+        let json = serde_json::to_string(&id).unwrap();
+        assert_eq!(json, "\"sf_9124fd812856fb85415c52c570e9533a\"");
+        assert_eq!(serde_json::from_str::<UniversalId>(&json).unwrap(), id);
+    }
+
+    #[test]
+    fn what_is_no_universal_id_is_refused_and_not_repeated() {
+        for text in [
+            "",
+            "sf_9124fd812856fb85415c52c570e9533",
+            "sf_9124fd812856fb85415c52c570e9533a0",
+            "sf_9124FD812856fb85415c52c570e9533a",
+            "sf_9124fd812856fb85415c52c570e953é",
+            "xf_9124fd812856fb85415c52c570e9533a",
+            "ann@example.com",
+        ] {
+            assert_eq!(UniversalId::parse(text), None, "{text}");
+            let json = serde_json::to_string(text).unwrap();
+            let error = serde_json::from_str::<UniversalId>(&json)
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains("`sf_` and 32 hexadecimal digits"), "{error}");
+            assert!(text.is_empty() || !error.contains(text), "{error}");
+        }
     }
 
     #[test]

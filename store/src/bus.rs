@@ -68,7 +68,7 @@ pub struct Record {
 /// A place in a topic.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position {
-    /// Topic: all records of a reader share the text.
+    /// Topic; records may share the text.
     pub topic: Arc<str>,
     /// Partition, from 0.
     pub partition: u32,

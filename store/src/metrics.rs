@@ -50,7 +50,7 @@ impl ProfileCounters {
         );
         registry.register(
             "sendflowr_profiles_disputes",
-            "Profiles that two consumers wrote at once; for a minute each is made from events",
+            "Profiles that were not what they were made of any more, as when two consumers write at once; for a minute each is made from events",
             self.disputes.clone(),
         );
     }

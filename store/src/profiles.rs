@@ -17,14 +17,9 @@ pub use self::{
 };
 use crate::StoreError;
 
-/// What an engine found under an id, to be handed back with what was made of it. Opaque, and of no use to another engine.
+/// What an engine found under an id, in a form of its own, to be handed back with what was made of it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Seen {
-    /// The life of the engine in which it was found.
-    life: [u8; redis::STAMP_BYTES],
-    /// The value as it was; empty where there was none.
-    value: Vec<u8>,
-}
+pub struct Seen(pub Vec<u8>);
 
 /// A profile that took in more events, and what it was made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +45,7 @@ pub trait Profiles: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError`] when they cannot be read.
-    async fn look(&self, ids: &[UniversalId]) -> Result<Vec<(Option<Profile>, Seen)>, StoreError>;
+    async fn look(&self, ids: &[UniversalId]) -> Result<Vec<Option<(Profile, Seen)>>, StoreError>;
 
     /// Stores profiles that were looked up and took in more, each id at most once. Where something else stands there by now, an
     /// engine may forget the profile instead: neither knows everything.

@@ -65,7 +65,7 @@ impl ProfileStore {
     }
 
     /// What there is of these people, to be updated. `None` when the store does not answer or is not asked.
-    pub(super) async fn look(&mut self, people: &[UniversalId]) -> Option<Vec<(Option<Profile>, Seen)>> {
+    pub(super) async fn look(&mut self, people: &[UniversalId]) -> Option<Vec<Option<(Profile, Seen)>>> {
         if people.is_empty() {
             return Some(Vec::new());
         }

@@ -54,7 +54,7 @@ const REBUILT_AT_ONCE: usize = 250;
 /// and for each of them there may be sent events and machine opens that leave no trace.
 const EVENTS_PER_PERSON: usize = 10_000;
 
-/// People known to be stale that are remembered: some 10 MB. To rebuild so many takes some ten minutes; beyond that it
+/// People known to be stale that are remembered: some 5 MB. To rebuild so many takes some ten minutes; beyond that it
 /// is better to rebuild those who are asked for.
 const MAX_STALE: usize = 100_000;
 
@@ -202,8 +202,8 @@ impl ProfileKeeper {
         };
         let looks = asked.into_iter().zip(looks);
         let mut updates: Vec<Update> = looks
-            .filter_map(|(id, (profile, seen))| {
-                let profile = profile?;
+            .filter_map(|(id, look)| {
+                let (profile, seen) = look?;
                 Some(Update { id, profile, seen })
             })
             .collect();
@@ -299,23 +299,23 @@ impl ProfileKeeper {
     }
 
     async fn update(&mut self, updates: Vec<Update>) {
-        if updates.is_empty() {
+        if updates.is_empty() || self.lost_track {
             return;
         }
         let done = self.store.update(&updates).await.is_some();
-        self.have_put(updates.into_iter().map(|update| update.id), done);
+        self.note_put(updates.into_iter().map(|update| update.id), done);
     }
 
     async fn put(&mut self, profiles: Vec<(UniversalId, Profile)>) {
-        if profiles.is_empty() {
+        if profiles.is_empty() || self.lost_track {
             return;
         }
         let done = self.store.put(&profiles).await.is_some();
-        self.have_put(profiles.into_iter().map(|(id, _)| id), done);
+        self.note_put(profiles.into_iter().map(|(id, _)| id), done);
     }
 
     /// Notes whose profiles are current, or stale where they may not have been put.
-    fn have_put(&mut self, people: impl Iterator<Item = UniversalId>, done: bool) {
+    fn note_put(&mut self, people: impl Iterator<Item = UniversalId>, done: bool) {
         if done {
             for id in people {
                 self.stale.remove(&id);

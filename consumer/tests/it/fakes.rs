@@ -458,20 +458,23 @@ impl Profiles for FakeProfiles {
         Ok(ids.iter().map(|id| profiles.get(id).cloned()).collect())
     }
 
-    async fn look(&self, ids: &[UniversalId]) -> Result<Vec<(Option<Profile>, Seen)>, StoreError> {
-        let profiles = self.get(ids).await?;
-        Ok(profiles
-            .into_iter()
-            .map(|profile| (profile, Seen::default()))
-            .collect())
+    async fn look(&self, ids: &[UniversalId]) -> Result<Vec<Option<(Profile, Seen)>>, StoreError> {
+        let looks = self.get(ids).await?.into_iter().map(|profile| {
+            let profile = profile?;
+            let seen = Seen(profile.to_bytes());
+            Some((profile, seen))
+        });
+        Ok(looks.collect())
     }
 
     async fn update(&self, updates: &[Update]) -> Result<(), StoreError> {
         self.check().await?;
-        let updated = updates
-            .iter()
-            .map(|update| (update.id.clone(), update.profile.clone()));
-        self.profiles.lock().unwrap().extend(updated);
+        let mut profiles = self.profiles.lock().unwrap();
+        for Update { id, profile, seen } in updates {
+            let now = profiles.get(id).map(Profile::to_bytes);
+            assert_eq!(now.as_ref(), Some(&seen.0), "`{id}` is not what it was made of");
+            profiles.insert(id.clone(), profile.clone());
+        }
         Ok(())
     }
 

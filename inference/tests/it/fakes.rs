@@ -392,7 +392,7 @@ impl Profiles for FakeProfiles {
         Ok(ids.iter().map(|id| stored.get(id).cloned()).collect())
     }
 
-    async fn look(&self, _: &[UniversalId]) -> Result<Vec<(Option<Profile>, Seen)>, StoreError> {
+    async fn look(&self, _: &[UniversalId]) -> Result<Vec<Option<(Profile, Seen)>>, StoreError> {
         Err(not_asked())
     }
 

@@ -40,7 +40,7 @@ pub async fn profiles(store: Arc<dyn Profiles>) {
     );
 
     let looks = store.look(&[nobody.clone(), ann.clone()]).await.unwrap();
-    let [(None, _), (Some(known), seen)] = &looks[..] else {
+    let [None, Some((known, seen))] = &looks[..] else {
         panic!("a look finds what is there: {looks:?}");
     };
     assert_eq!(*known, two);

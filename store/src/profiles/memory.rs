@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::{Profiles, Seen, Update};
 use crate::StoreError;
 
-/// What an entry costs besides its profile: the id (35 bytes), two allocations and the cache's own entry.
+/// What an entry costs besides its profile: the id (35 bytes), the allocation of its bytes and the cache's own entry.
 const OVERHEAD_BYTES: usize = 160;
 
 /// Size of a usual entry, from which the cache guesses how many it will hold.
@@ -97,8 +97,9 @@ impl Profiles for MemoryProfiles {
     }
 
     /// Nothing has to be remembered of a look: this memory has one writer.
-    async fn look(&self, ids: &[UniversalId]) -> Result<Vec<(Option<Profile>, Seen)>, StoreError> {
-        Ok(ids.iter().map(|id| (self.get_one(id), Seen::default())).collect())
+    async fn look(&self, ids: &[UniversalId]) -> Result<Vec<Option<(Profile, Seen)>>, StoreError> {
+        let looks = ids.iter().map(|id| Some((self.get_one(id)?, Seen::default())));
+        Ok(looks.collect())
     }
 
     async fn update(&self, updates: &[Update]) -> Result<(), StoreError> {

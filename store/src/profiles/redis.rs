@@ -8,11 +8,11 @@
 //!   written to, and counts as missing on any other. A connection learns the run id before it is used for anything else,
 //!   so that not even the first read after a restart or a failover sees an old value. Nothing is deleted for that: the
 //!   next put replaces the value.
-//! - **Nobody overwrites what it does not know.** An update says what it was made of, and Redis replaces the value only if it is
-//!   still that. A put, whose profile was made from events, first looks at what is there: profiles are sets that only grow, so
-//!   it can tell whether the new one holds all of the old one. Otherwise two writers have met, and neither may know
-//!   everything: the profile is disputed. For a minute it then counts as missing and nobody may put it, until whatever
-//!   either of them had in hand is settled.
+//! - **Nobody overwrites what it does not know.** An update says what it was made of. A put, whose profile was made from events,
+//!   first looks at what is there: profiles are sets that only grow, so it can tell whether the new one holds all of the old
+//!   one. Redis then replaces the value only if it is still the one that was looked at, in the same life of the server.
+//!   Otherwise two writers have met, or something was lost, and nobody may know everything: the profile is disputed. For a
+//!   minute it then counts as missing and nobody may put it, until whatever others had in hand is settled.
 //!
 //! Loss of the connection costs callers no time. The first to notice fails after the response time-out at the latest, all
 //! others fail at once until the connection, which is made again in the background, is back.
@@ -30,8 +30,7 @@ use futures::future::try_join_all;
 use prometheus_client::registry::Registry;
 
 pub use self::config::{InvalidRedisConfig, RawRedisConfig, RedisConfig};
-pub(super) use self::connection::STAMP_BYTES;
-use self::connection::{Link, Session};
+use self::connection::{Link, STAMP_BYTES, Session};
 use super::{Profiles, Seen, Update};
 use crate::{StoreError, metrics::ProfileCounters};
 
@@ -55,15 +54,17 @@ const DISPUTE_SECONDS: u64 = 60;
 /// What stands for a disputed profile, after the stamp: a version that no profile has.
 const DISPUTED: &[u8] = &[0];
 
-/// Replaces each value that is still the one that was looked at; one that is not is disputed from now on, and their number
-/// is the answer. An empty text stands for no value: none of ours is empty. One call for many keys, because calling a
-/// script costs the server more than what this one does for a key.
-const REPLACE: &str = "local overtaken = 0 \
+/// Replaces each value that is still the one that was looked at, or is already what it is to become: somebody else has taken in
+/// the same events. Any other is disputed from now on. Answers how many are disputed in the end. An empty text stands for no
+/// value: none of ours is empty. One call for many keys, because calling a script costs the server more than what this one does
+/// for a key.
+const REPLACE: &str = "local disputed = 0 \
      for i, key in ipairs(KEYS) do \
-     if (redis.call('GET', key) or '') == ARGV[3 * i] then \
-     redis.call('SET', key, ARGV[3 * i + 1], 'EX', ARGV[3 * i + 2]) \
-     else redis.call('SET', key, ARGV[1], 'EX', ARGV[2]) overtaken = overtaken + 1 end end \
-     return overtaken";
+     local now, after, seconds = redis.call('GET', key) or '', ARGV[3 * i + 1], ARGV[3 * i + 2] \
+     if now ~= ARGV[3 * i] and now ~= after then after, seconds = ARGV[1], ARGV[2] end \
+     redis.call('SET', key, after, 'EX', seconds) \
+     if after == ARGV[1] then disputed = disputed + 1 end end \
+     return disputed";
 
 /// Profiles in a Redis server.
 #[derive(Debug)]
@@ -170,36 +171,33 @@ impl RedisProfiles {
     }
 
     /// Looks at as many as fit into one exchange.
-    async fn look_at_some(&self, ids: &[UniversalId]) -> Result<Vec<(Option<Profile>, Seen)>, StoreError> {
+    async fn look_at_some(&self, ids: &[UniversalId]) -> Result<Vec<Option<(Profile, Seen)>>, StoreError> {
         let session = self.link.session()?;
         let values = self.values(&session, ids.iter()).await?;
-        let looks = values.into_iter().map(|value| {
-            let profile = match self.read(&session.stamp, value.as_deref()) {
-                Found::Known(profile) => Some(profile),
+        let looks = values
+            .into_iter()
+            .map(|value| match self.read(&session.stamp, value.as_deref()) {
+                Found::Known(profile) => Some((profile, Seen(value?))),
                 Found::Nothing | Found::Disputed => None,
-            };
-            let seen = Seen {
-                life: session.stamp,
-                value: value.unwrap_or_default(),
-            };
-            (profile, seen)
-        });
+            });
         Ok(looks.collect())
+    }
+
+    /// Reads as many as fit into one exchange.
+    async fn get_some(&self, ids: &[UniversalId]) -> Result<Vec<Option<Profile>>, StoreError> {
+        let looks = self.look_at_some(ids).await?.into_iter();
+        Ok(looks.map(|look| look.map(|(profile, _)| profile)).collect())
     }
 
     /// Updates as many as fit into one exchange.
     async fn update_some(&self, updates: &[Update]) -> Result<(), StoreError> {
         let session = self.link.session()?;
-        let mut changes = Vec::with_capacity(updates.len());
-        for Update { id, profile, seen } in updates {
-            if seen.value.strip_prefix(&session.stamp) == Some(DISPUTED) {
-                continue;
-            }
-            // What was written and lost between a look at the server's former life and now, nobody can tell.
-            let is_whole = seen.life == session.stamp;
-            changes.push(self.change(&session, id, &seen.value, is_whole.then_some(profile)));
-        }
-        self.replace(&session, changes).await
+        let changes = updates.iter().map(|Update { id, profile, seen }| {
+            // What others wrote since the server's former life may be lost, and the value be as it was seen.
+            let is_whole = seen.0.starts_with(&session.stamp);
+            self.change(&session, id, &seen.0, is_whole.then_some(profile))
+        });
+        self.replace(&session, changes.collect()).await
     }
 
     /// Puts as many as fit into one exchange.
@@ -219,7 +217,7 @@ impl RedisProfiles {
         self.replace(&session, changes).await
     }
 
-    /// What a value becomes that was looked at: a profile, or disputed.
+    /// The change of a value that was looked at to a profile, or to a disputed one.
     fn change<'a>(
         &self,
         session: &Session,
@@ -232,10 +230,7 @@ impl RedisProfiles {
                 let value = [&session.stamp, profile.to_bytes().as_slice()].concat();
                 (value, self.ttl.as_secs())
             }
-            None => {
-                self.counters.disputes.inc();
-                ([&session.stamp, DISPUTED].concat(), DISPUTE_SECONDS)
-            }
+            None => ([&session.stamp, DISPUTED].concat(), DISPUTE_SECONDS),
         };
         Change {
             key: self.key(id),
@@ -263,8 +258,8 @@ impl RedisProfiles {
         }
         let mut connection = session.connection.clone();
         let answer = command.query_async(&mut connection).await;
-        let overtaken: u64 = answer.map_err(|error| self.link.failed(session, error))?;
-        self.counters.disputes.inc_by(overtaken);
+        let disputed: u64 = answer.map_err(|error| self.link.failed(session, error))?;
+        self.counters.disputes.inc_by(disputed);
         Ok(())
     }
 }
@@ -279,11 +274,15 @@ fn holds_all_of(new: &Profile, old: &Profile) -> bool {
 #[async_trait]
 impl Profiles for RedisProfiles {
     async fn get(&self, ids: &[UniversalId]) -> Result<Vec<Option<Profile>>, StoreError> {
-        let looks = self.look(ids).await?;
-        Ok(looks.into_iter().map(|(profile, _)| profile).collect())
+        let mut profiles = Vec::with_capacity(ids.len());
+        for many in ids.chunks(EXCHANGES_AT_ONCE * PROFILES_AT_ONCE) {
+            let exchanges = many.chunks(PROFILES_AT_ONCE).map(|some| self.get_some(some));
+            profiles.extend(try_join_all(exchanges).await?.into_iter().flatten());
+        }
+        Ok(profiles)
     }
 
-    async fn look(&self, ids: &[UniversalId]) -> Result<Vec<(Option<Profile>, Seen)>, StoreError> {
+    async fn look(&self, ids: &[UniversalId]) -> Result<Vec<Option<(Profile, Seen)>>, StoreError> {
         let mut looks = Vec::with_capacity(ids.len());
         for many in ids.chunks(EXCHANGES_AT_ONCE * PROFILES_AT_ONCE) {
             let exchanges = many.chunks(PROFILES_AT_ONCE).map(|some| self.look_at_some(some));

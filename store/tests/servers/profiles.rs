@@ -52,8 +52,12 @@ async fn put(store: &RedisProfiles, id: &UniversalId, profile: &Profile) {
     store.put(&[(id.clone(), profile.clone())]).await.unwrap();
 }
 
-async fn look(store: &RedisProfiles, id: &UniversalId) -> (Option<Profile>, Seen) {
+async fn look(store: &RedisProfiles, id: &UniversalId) -> Option<(Profile, Seen)> {
     store.look(std::slice::from_ref(id)).await.unwrap().remove(0)
+}
+
+async fn seen(store: &RedisProfiles, id: &UniversalId) -> Seen {
+    look(store, id).await.unwrap().1
 }
 
 async fn update(store: &RedisProfiles, id: &UniversalId, profile: Profile, seen: Seen) {
@@ -133,14 +137,18 @@ async fn what_an_earlier_life_of_the_server_knew_is_missing() {
 }
 
 /// Where the server has started anew between look and update, what others wrote meanwhile may be lost, and the value be as it was
-/// seen. A look at no server at all stands for one at another life: nothing was there, as nothing is here.
+/// seen.
 #[tokio::test]
 #[ignore = "needs servers; cargo xtask test starts them"]
 async fn what_was_seen_in_another_life_of_the_server_is_not_updated() {
     let keys = Keys::new();
     let store = keys.open().await;
     let ann = id(1);
-    update(&store, &ann, clicks(0..3), Seen::default()).await;
+    put(&store, &ann, &clicks(0..2)).await;
+    let mut seen = seen(&store, &ann).await;
+    seen.0[..8].copy_from_slice(b"01234567");
+    keys.write(&ann, &seen.0).await;
+    update(&store, &ann, clicks(0..3), seen).await;
     assert_eq!(get(&store, &ann).await, None);
     assert_eq!(count(&store, "sendflowr_profiles_disputes"), 1);
     let seconds = keys.ttl(&ann).await;
@@ -177,19 +185,33 @@ async fn an_update_of_what_is_no_longer_there_replaces_nothing() {
     let (slow, fast) = (keys.open().await, keys.open().await);
     let ann = id(1);
     put(&slow, &ann, &clicks(0..5)).await;
-    let (_, seen) = look(&slow, &ann).await;
-    let (_, seen_too) = look(&fast, &ann).await;
-    update(&fast, &ann, clicks(0..6), seen_too).await;
+    let (seen_first, seen_too) = (seen(&slow, &ann).await, seen(&fast, &ann).await);
+    update(&fast, &ann, clicks(0..6), seen_too.clone()).await;
     assert_eq!(get(&slow, &ann).await, Some(clicks(0..6)));
-    // It holds all that is there, and cannot know that.
-    update(&slow, &ann, clicks(0..7), seen).await;
-    assert_eq!(get(&fast, &ann).await, None, "neither knows everything");
+    // Whoever takes in the same events overtakes nobody.
+    update(&slow, &ann, clicks(0..6), seen_first).await;
+    assert_eq!(get(&slow, &ann).await, Some(clicks(0..6)));
+    // This holds all that is there, and cannot know that.
+    update(&slow, &ann, clicks(0..7), seen_too).await;
+    assert_eq!(look(&fast, &ann).await, None, "neither knows everything");
     assert_eq!(count(&slow, "sendflowr_profiles_disputes"), 1);
-    // Nobody updates what is disputed.
-    let (nothing, seen) = look(&fast, &ann).await;
-    assert_eq!(nothing, None);
-    update(&fast, &ann, clicks(0..8), seen).await;
-    assert_eq!(get(&fast, &ann).await, None);
+    assert_eq!(count(&fast, "sendflowr_profiles_disputes"), 0);
+}
+
+#[tokio::test]
+#[ignore = "needs servers; cargo xtask test starts them"]
+async fn an_update_does_not_bring_back_what_is_gone() {
+    let keys = Keys::new();
+    let store = keys.open().await;
+    let ann = id(1);
+    put(&store, &ann, &clicks(0..2)).await;
+    let seen = seen(&store, &ann).await;
+    keys.delete(&ann).await;
+    update(&store, &ann, clicks(0..3), seen).await;
+    assert_eq!(get(&store, &ann).await, None);
+    assert_eq!(count(&store, "sendflowr_profiles_disputes"), 1);
+    let seconds = keys.ttl(&ann).await;
+    assert!((50..=60).contains(&seconds), "{seconds}");
 }
 
 /// Eight consumers that all believe to be the only one work on the same people. What they leave behind is whole or
@@ -210,12 +232,12 @@ async fn no_number_of_writers_leaves_a_profile_that_lacks_something() {
                 // All begin with one person; later they meet now and then.
                 let person = step * (step + consumer * 97) % PEOPLE;
                 let (id, history) = (id(person as i64), &histories[person]);
-                let (known, seen) = look(&store, &id).await;
+                let known = look(&store, &id).await;
                 let event = click((step * 8 + consumer) as i64);
                 // Events first, as the consumer has it.
                 history.lock().unwrap().push(event.clone());
                 match known {
-                    Some(mut profile) => {
+                    Some((mut profile, seen)) => {
                         profile.apply(&event, false);
                         update(&store, &id, profile, seen).await;
                     }

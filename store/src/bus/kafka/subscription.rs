@@ -87,10 +87,29 @@ pub(super) struct KafkaSubscription {
 /// Listens to how the group shares its partitions.
 struct Member {
     listener: Listener,
-    /// Whether something is in `revoked`: looked at for each record, where the lock would cost more than all else.
+    /// Whether something is in `revoked`: looked at for each record, without the lock.
     has_revoked: AtomicBool,
     revoked: Mutex<Vec<Place>>,
     counters: KafkaCounters,
+}
+
+impl Member {
+    /// Notes that these are another member's now.
+    fn revoke(&self, places: Vec<Place>) {
+        let mut revoked = self.revoked.lock().unwrap_or_else(PoisonError::into_inner);
+        revoked.extend(places);
+        self.has_revoked.store(true, Ordering::Release);
+    }
+
+    /// What became another member's since the last look.
+    fn take_revoked(&self) -> Vec<Place> {
+        if !self.has_revoked.load(Ordering::Acquire) {
+            return Vec::new();
+        }
+        let mut revoked = self.revoked.lock().unwrap_or_else(PoisonError::into_inner);
+        self.has_revoked.store(false, Ordering::Release);
+        mem::take(&mut *revoked)
+    }
 }
 
 impl ClientContext for Member {
@@ -119,11 +138,11 @@ impl ConsumerContext for Member {
                     "partitions go back to the group"
                 );
                 self.counters.revoked(partitions.count());
-                let mut revoked = self.revoked.lock().unwrap_or_else(PoisonError::into_inner);
-                for partition in partitions.elements() {
-                    revoked.push((partition.topic().into(), number(partition.partition())));
-                }
-                self.has_revoked.store(true, Ordering::Release);
+                let places = partitions.elements();
+                let places = places
+                    .iter()
+                    .map(|partition| (partition.topic().into(), number(partition.partition())));
+                self.revoke(places.collect());
             }
             Rebalance::Error(error) => {
                 tracing::warn!(%error, "the group could not share its partitions anew");
@@ -245,12 +264,7 @@ impl KafkaSubscription {
     /// Forgets what was read of partitions that are another member's now.
     fn forget_revoked(&mut self) {
         let consumer = self.consumer.as_ref().expect("it is only taken when dropped");
-        let member = consumer.context();
-        if !member.has_revoked.swap(false, Ordering::AcqRel) {
-            return;
-        }
-        let mut revoked = member.revoked.lock().unwrap_or_else(PoisonError::into_inner);
-        for place in revoked.drain(..) {
+        for place in consumer.context().take_revoked() {
             self.ready.retain(|record| self::place(record) != place);
             self.has_lost |= self.returned.remove(&place).is_some();
         }
@@ -387,9 +401,9 @@ fn offset(record: &Record) -> i64 {
     i64::try_from(record.position.offset).unwrap_or(i64::MAX)
 }
 
-/// The number of a partition: the library has negative ones for none at all, which no record is in.
+/// The number of a partition. The library has negative ones for none at all: no record is in the last of all.
 fn number(partition: i32) -> u32 {
-    partition.unsigned_abs()
+    u32::try_from(partition).unwrap_or(u32::MAX)
 }
 
 /// A record as read. Keys and headers are ours and thus text; another program's are made text.
@@ -457,9 +471,7 @@ mod tests {
         subscription.note(&read(0, 6));
         let revoked = |subscription: &KafkaSubscription| {
             let consumer = subscription.consumer();
-            let member = consumer.context();
-            member.revoked.lock().unwrap().push(("events".into(), 0));
-            member.has_revoked.store(true, Ordering::Release);
+            consumer.context().revoke(vec![("events".into(), 0)]);
         };
 
         // The group takes the partition away, gives it back, and its records come again from the one that was committed.

@@ -29,7 +29,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Hexadecimal digits of the run id that values begin with: 32 bits, enough to tell apart the few starts of a server
 /// that fall into the life of a value.
-pub(in crate::profiles) const STAMP_BYTES: usize = 8;
+pub(super) const STAMP_BYTES: usize = 8;
 
 /// A connection to one process of the server.
 #[derive(Clone)]
