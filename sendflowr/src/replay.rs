@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use event::Event;
-use host::{Intake, ReplayError};
+use host::{Intake, ReplayError, plugin::QuarantineConfig};
 use prometheus_client::registry::Registry;
 use store::bus::{
     Bus, DEAD_LETTERS_TOPIC, EVENTS_TOPIC, NewRecord, Position, Progress, Record, Subscription, header,
@@ -84,7 +84,9 @@ pub(crate) async fn run(
     let engines = Arc::new(Engines::of(&config)?);
     let bus = engines.bus().await?;
     let hasher = roles::hasher(&config.identity);
-    let host_config = roles::host_config(&config)?;
+    let mut host_config = roles::host_config(&config)?;
+    // A kind of letter at which a plugin fails would keep it at rest in every run, before those behind are reached.
+    host_config.plugins.quarantine = QuarantineConfig::without_rest();
     let dependencies = host::Dependencies {
         bus: bus.clone(),
         accounts: Some(Arc::new(LateAccounts(Arc::clone(&engines)))),

@@ -94,7 +94,7 @@ impl Loader {
         Self::new(
             limits.clone(),
             limits.concurrency,
-            QuarantineConfig::default(),
+            QuarantineConfig::without_rest(),
             metrics,
             counts_instructions,
         )

@@ -2,7 +2,7 @@
 
 use std::{fs, time::Duration};
 
-use sendflowr_host::plugin::{Fault, PluginError, PluginState};
+use sendflowr_host::plugin::{Fault, Limits, PluginError, PluginState, Plugins};
 
 use super::{World, deliver, eventually, guest::guest, request};
 
@@ -53,6 +53,18 @@ async fn rests_after_five_failures_and_costs_only_itself() {
     assert_eq!(world.metric(QUARANTINED), 1);
     assert_eq!(world.deliver("healthy").await.unwrap(), 1);
     assert_eq!(world.status("healthy.wasm").state, PluginState::Serving);
+}
+
+#[tokio::test]
+async fn a_tool_is_told_of_each_delivery_by_itself() {
+    let data = tempfile::TempDir::new().unwrap();
+    let path = data.path().join("moody.wasm");
+    fs::write(&path, moody()).unwrap();
+    let plugin = Plugins::load_file(&path, &Limits::default()).unwrap();
+    for _ in 0..10 {
+        assert_eq!(deliver(&plugin, b"x").await.unwrap_err().limit(), Some("trap"));
+    }
+    assert_eq!(deliver(&plugin, b"").await.unwrap(), 1);
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! `sendflowr plugin test --recorded`: recorded deliveries through the installed plugin and a new one.
 
 use std::{
+    fmt,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -33,6 +34,8 @@ struct Comparison {
     recording: String,
     /// Whether the new plugin reads less than the installed one.
     is_loss: bool,
+    /// Whether neither can read it: that shows nothing of the new one.
+    both_fail: bool,
     differences: Vec<String>,
 }
 
@@ -83,6 +86,7 @@ pub(super) async fn run(
             comparisons.push(Comparison {
                 recording: recording.display().to_string(),
                 is_loss: is_loss(&before, &after),
+                both_fail: matches!((&before, &after), (Made::Failure(_), Made::Failure(_))),
                 differences: differences(&before, &after)?,
             });
         }
@@ -92,35 +96,75 @@ pub(super) async fn run(
             );
         }
     }
-    let changed = comparisons
-        .iter()
-        .filter(|comparison| !comparison.differences.is_empty());
-    let (changed, losses) = (
-        changed.count(),
-        comparisons.iter().filter(|comparison| comparison.is_loss).count(),
-    );
     for comparison in &comparisons {
         match question.format {
             Format::Json => output::line(&serde_json::to_string(comparison)?),
             Format::Text => print(comparison),
         }
     }
+    let tally = Tally::of(&comparisons);
     if question.format == Format::Text {
-        output::line(&format!(
-            "{} deliveries: {} alike, {changed} different, {losses} of them with losses",
-            comparisons.len(),
-            comparisons.len() - changed
-        ));
+        output::line(&tally.to_string());
     }
-    Ok(if losses > 0 || (question.no_changes && changed > 0) {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
+    Ok(match tally.is_well(question.no_changes) {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
     })
 }
 
+/// How many deliveries compare how.
+#[derive(Debug, PartialEq, Eq)]
+struct Tally {
+    deliveries: usize,
+    alike: usize,
+    different: usize,
+    losses: usize,
+    /// Read by neither plugin.
+    unread: usize,
+}
+
+impl Tally {
+    fn of(comparisons: &[Comparison]) -> Self {
+        let count = |what: fn(&Comparison) -> bool| comparisons.iter().filter(|one| what(one)).count();
+        Self {
+            deliveries: comparisons.len(),
+            alike: count(|comparison| comparison.differences.is_empty() && !comparison.both_fail),
+            different: count(|comparison| !comparison.differences.is_empty()),
+            losses: count(|comparison| comparison.is_loss),
+            unread: count(|comparison| comparison.both_fail),
+        }
+    }
+
+    /// Whether the new plugin may take the installed one's place. Where nothing at all was read it has shown nothing.
+    fn is_well(&self, no_changes: bool) -> bool {
+        self.losses == 0 && self.unread < self.deliveries && !(no_changes && self.different > 0)
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            deliveries,
+            alike,
+            different,
+            losses,
+            unread,
+        } = self;
+        write!(
+            f,
+            "{deliveries} deliveries: {alike} alike, {different} different, {losses} of them with losses"
+        )?;
+        match unread {
+            0 => Ok(()),
+            _ => write!(f, "; {unread} that neither plugin can read"),
+        }
+    }
+}
+
 fn print(comparison: &Comparison) {
-    if comparison.differences.is_empty() {
+    if comparison.both_fail {
+        output::line(&format!("{} (neither can read it)", comparison.recording));
+    } else if comparison.differences.is_empty() {
         return;
     }
     let loss = if comparison.is_loss { " (loss)" } else { "" };
@@ -291,5 +335,24 @@ mod tests {
                 "events[0].new: null -> true",
             ]
         );
+    }
+
+    #[test]
+    fn what_neither_plugin_can_read_is_not_alike() {
+        let comparison = |both_fail| Comparison {
+            recording: "r".to_owned(),
+            is_loss: false,
+            both_fail,
+            differences: Vec::new(),
+        };
+        let some = Tally::of(&[comparison(true), comparison(false)]);
+        assert_eq!(
+            some.to_string(),
+            "2 deliveries: 1 alike, 0 different, 0 of them with losses; 1 that neither plugin can read"
+        );
+        assert!(some.is_well(true));
+        let none = Tally::of(&[comparison(true), comparison(true)]);
+        assert!(!none.is_well(false), "nothing was shown");
+        assert!(Tally::of(&[comparison(false)]).is_well(true));
     }
 }
