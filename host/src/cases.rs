@@ -80,6 +80,9 @@ pub async fn run_case(plugin: &Arc<Plugin>, case: &Case, now: Timestamp) -> Case
 }
 
 async fn check(plugin: &Arc<Plugin>, case: &Case, now: Timestamp) -> Result<Vec<String>, String> {
+    if case.expect.is_empty() {
+        return Err("`expect` says nothing: name `outcome`, `events` or `skipped`".to_owned());
+    }
     let reading = normalize_one(plugin, case, now)
         .await
         .map_err(|error| event::chain(&error))?;

@@ -186,6 +186,28 @@ fn plugins_are_judged_by_the_limits_that_are_configured() {
     }
 }
 
+/// A case that asserts nothing would cover nothing.
+#[test]
+fn a_case_that_expects_what_nothing_is_compared_with_fails() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let plugin = plugins().join("postmark.wasm");
+    let plugin = plugin.to_str().expect("the path is UTF-8");
+    for (expect, problem) in [
+        (
+            r#""expect": {"outcome": "accepted", "skiped": 9}"#,
+            "unknown field `skiped`",
+        ),
+        (r#""expects": {"outcome": "accepted"}"#, "`expect` says nothing"),
+    ] {
+        let case =
+            format!(r#"{{"provider": "postmark", "name": "typo", "request": {{"body": "[]"}}, {expect}}}"#);
+        fs::write(folder.path().join("case.json"), case).expect("a file can be written");
+        let output = run(folder.path(), &["plugin", "test", plugin, "--cases", "case.json"]);
+        let told = told(&output);
+        assert!(!output.status.success() && told.contains(problem), "{told}");
+    }
+}
+
 #[test]
 fn a_command_tells_the_cause_of_an_error_once() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");

@@ -55,9 +55,10 @@ pub struct CaseRequest {
     pub body_base64: Option<String>,
 }
 
-/// What must come of a delivery. What is absent is not compared.
+/// What must come of a delivery. What is absent is not compared; a name that is none of these would be compared with nothing, and is
+/// refused.
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Expected {
     /// `accepted`, `unauthorized` or `bad_request`.
     pub outcome: Option<String>,
@@ -65,6 +66,18 @@ pub struct Expected {
     pub events: Option<Vec<Map<String, Value>>>,
     /// Elements that give no event, unreadable ones included.
     pub skipped: Option<usize>,
+}
+
+impl Expected {
+    /// Whether anything would do.
+    pub(super) fn is_empty(&self) -> bool {
+        let Self {
+            outcome,
+            events,
+            skipped,
+        } = self;
+        outcome.is_none() && events.is_none() && skipped.is_none()
+    }
 }
 
 /// A case file says something that cannot be.

@@ -50,6 +50,13 @@ impl Case {
     pub(crate) fn parse(text: &str) -> Result<Case, String> {
         let json: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
         let expect = &json["expect"];
+        let names = expect.as_object().into_iter().flat_map(|names| names.keys());
+        let unknown = names
+            .into_iter()
+            .find(|name| !["outcome", "events", "skipped"].contains(&name.as_str()));
+        if let Some(name) = unknown {
+            return Err(format!("`expect.{name}` is nothing that can be expected"));
+        }
         let expected = match &expect["outcome"] {
             Value::Null => None,
             Value::String(outcome) if outcome == "accepted" => Some(Expected::Accepted),
