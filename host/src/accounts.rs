@@ -353,6 +353,14 @@ impl Accounts {
         accounts.is_some_and(|accounts| accounts.contains_key(account))
     }
 
+    /// Whether deliveries to some account of the provider are proven, as far as that shows without its plugin: it takes no others, or
+    /// has something to prove them with.
+    pub(crate) fn has_proven(&self, provider: &str) -> bool {
+        let accounts = self.providers.get(provider);
+        let mut accounts = accounts.into_iter().flat_map(BTreeMap::values);
+        accounts.any(|account| !account.allow_unsigned || !account.values.is_empty())
+    }
+
     /// These accounts and the added ones. One that is there already stays as it is.
     fn with(&self, added: Vec<Account>) -> Self {
         let mut all = self.clone();

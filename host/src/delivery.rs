@@ -30,6 +30,8 @@ pub struct Delivery<State> {
     request: Arc<Request>,
     guest: Guest,
     state: State,
+    /// Whether it tells how the plugin does for its provider although nothing proves it.
+    unsigned_tells: bool,
 }
 
 /// What a visit to the plugin came to.
@@ -67,7 +69,14 @@ impl Delivery<Unverified> {
             request,
             guest,
             state: Unverified,
+            unsigned_tells: true,
         })
+    }
+
+    /// Notes that the provider has accounts whose deliveries are proven. If this one need not be, anybody can have sent it, and does
+    /// not send the plugin to rest for all of them.
+    pub(crate) fn beside_proven_ones(&mut self) {
+        self.unsigned_tells = false;
     }
 
     /// Asks the plugin what must hold, checks it, and lets the plugin read the delivery: all on one thread, since to be handed over
@@ -84,7 +93,12 @@ impl Delivery<Unverified> {
         account: &Arc<Account>,
         certificates: &Arc<dyn CertificateSource>,
     ) -> Result<Outcome, DeliveryError> {
-        let Self { request, guest, .. } = self;
+        let Self {
+            request,
+            guest,
+            unsigned_tells,
+            ..
+        } = self;
         let visit = {
             let (plugin, account) = (Arc::clone(plugin), Arc::clone(account));
             let (request, certificates) = (Arc::clone(&request), Arc::clone(certificates));
@@ -105,6 +119,7 @@ impl Delivery<Unverified> {
                     request,
                     guest,
                     state: Verified(trust?),
+                    unsigned_tells,
                 };
                 verified.normalize_here(deadline).await.map(Visit::Over)
             }
@@ -122,6 +137,7 @@ impl Delivery<Unverified> {
                     request,
                     guest,
                     state: Verified(trust),
+                    unsigned_tells,
                 };
                 verified.normalize_here(deadline).await
             })
@@ -130,11 +146,11 @@ impl Delivery<Unverified> {
 
     /// Takes over that the proofs held when the delivery came in: it was sealed by this host with that remark.
     pub(crate) fn proven_at_receipt(self) -> Delivery<Verified> {
-        let Self { request, guest, .. } = self;
         Delivery {
-            request,
-            guest,
+            request: self.request,
+            guest: self.guest,
             state: Verified(Trust::Genuine),
+            unsigned_tells: self.unsigned_tells,
         }
     }
 }
@@ -146,6 +162,7 @@ impl Delivery<Verified> {
             request,
             guest,
             state,
+            unsigned_tells,
         } = self;
         guest
             .visit(|guest, deadline| {
@@ -153,6 +170,7 @@ impl Delivery<Verified> {
                     request,
                     guest,
                     state,
+                    unsigned_tells,
                 }
                 .normalize_here(deadline)
             })
@@ -165,11 +183,13 @@ impl Delivery<Verified> {
             request,
             mut guest,
             state: Verified(trust),
+            unsigned_tells,
         } = self;
         match trust {
-            Trust::Genuine | Trust::Unsigned => guest.set_proven(),
+            Trust::Genuine => guest.set_proven(),
+            Trust::Unsigned if unsigned_tells => guest.set_proven(),
             // Anybody can send these.
-            Trust::PublishedKey | Trust::Handshake => {}
+            Trust::Unsigned | Trust::PublishedKey | Trust::Handshake => {}
         }
         let outcome = guest
             .normalize_here(deadline, &request)

@@ -3,7 +3,7 @@
 //! Nothing is answered as stored before the bus has acknowledged it, and everything of one delivery (events and the dead
 //! letter of its unreadable elements) goes to the bus in one append: all of it or nothing.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{collections::HashSet, sync::Arc, time::SystemTime};
 
 use event::{Hasher, TRACE_HEADER, Timestamp, TraceContext};
 use store::{
@@ -181,7 +181,10 @@ impl Intake {
     ) -> Result<Taken, IntakeError> {
         let received_at = incoming.received_at;
         let request = Arc::new(request_for(plugin, account, incoming));
-        let delivery = Delivery::new(plugin, Arc::clone(&request)).await?;
+        let mut delivery = Delivery::new(plugin, Arc::clone(&request)).await?;
+        if self.accounts.current().has_proven(account.provider()) {
+            delivery.beside_proven_ones();
+        }
         match delivery.read(plugin, account, &self.certificates).await {
             Ok(Outcome::Events(batch)) => {
                 let converted = self
@@ -197,7 +200,10 @@ impl Intake {
                 let mut records = Vec::with_capacity(converted.records.len() + 1);
                 records.extend(converted.records);
                 if !converted.rejected.is_empty() {
-                    let sealed = self.sealed(plugin, account, &request, received_at, true).await;
+                    let rejected = converted.rejected.iter().map(|element| element.index).collect();
+                    let sealed = self
+                        .sealed(plugin, account, &request, received_at, true, rejected)
+                        .await;
                     let cause = Cause::Rejected(&converted.rejected);
                     records.push(dead_letter::record(sealed, account, plugin.tag(), receipt, cause));
                 }
@@ -253,8 +259,9 @@ impl Intake {
         }
     }
 
-    /// Runs a dead letter through the plugin that is installed now. Events that had been stored before get the same
-    /// ids and are stored once. Elements that are still rejected are counted and not set aside again.
+    /// Runs a dead letter through the plugin that is installed now. Of a delivery that was read in part only the elements count
+    /// that were rejected: the events of the others are stored, and may get other ids from another version of the plugin. Elements
+    /// that are still rejected are counted and not set aside again.
     ///
     /// # Errors
     /// [`ReplayError`] when nothing could be made of it; the letter should then be kept.
@@ -287,6 +294,7 @@ impl Intake {
                 Missing::Unread => ReplayError::AccountsUnread,
             })?;
         let (received_at, is_proven) = (raw.received_at, raw.is_proven);
+        let missing: HashSet<u32> = raw.rejected.iter().copied().collect();
         let request = Arc::new(request_for(&plugin, &account, Incoming::from(raw)));
         let delivery = Delivery::new(&plugin, request).await.map_err(IntakeError::from)?;
         // What was proven then stays proven: the secret may have been rotated since.
@@ -305,9 +313,16 @@ impl Intake {
                 false => ReplayError::Intake(error.into()),
             }
         })?;
-        let Outcome::Events(batch) = outcome else {
+        let Outcome::Events(mut batch) = outcome else {
             return Ok(Counts::default());
         };
+        if !missing.is_empty() {
+            batch.events.retain(|event| missing.contains(&event.index));
+            batch.skipped.retain(|skipped| missing.contains(&skipped.index));
+            batch
+                .rejected
+                .retain(|rejected| missing.contains(&rejected.index));
+        }
         // The trace of the delivery goes on where it was left.
         let trace = letter.headers.get(TRACE_HEADER);
         let trace = trace.and_then(|context| context.parse().ok());
@@ -345,7 +360,7 @@ impl Intake {
             return Ok(false);
         }
         let sealed = self
-            .sealed(plugin, account, request, received_at, is_proven)
+            .sealed(plugin, account, request, received_at, is_proven, Vec::new())
             .await;
         let letter = dead_letter::record(sealed, account, plugin.tag(), receipt, Cause::Malformed(reason));
         self.append(vec![letter]).await?;
@@ -353,7 +368,7 @@ impl Intake {
         Ok(true)
     }
 
-    /// The delivery as a dead letter holds it.
+    /// The delivery as a dead letter holds it, with the positions of the elements that gave no event where the others did.
     async fn sealed(
         &self,
         plugin: &Arc<Plugin>,
@@ -361,11 +376,15 @@ impl Intake {
         request: &Arc<Request>,
         received_at: Timestamp,
         is_proven: bool,
+        rejected: Vec<u32>,
     ) -> Vec<u8> {
         let (sealer, plugin) = (Arc::clone(&self.sealer), Arc::clone(plugin));
         let (account, request) = (Arc::clone(account), Arc::clone(request));
         compute(request.body.len(), move || {
-            let raw = raw_delivery(&request, &account, received_at, is_proven);
+            let raw = RawDelivery {
+                rejected,
+                ..raw_delivery(&request, &account, received_at, is_proven)
+            };
             sealer.seal(&raw, plugin.tag())
         })
         .await
@@ -504,6 +523,7 @@ fn raw_delivery(
         body: request.body.clone(),
         received_at,
         is_proven,
+        rejected: Vec::new(),
     }
 }
 

@@ -395,6 +395,7 @@ mod tests {
                 body,
                 received_at: format!("2026-01-10T12:00:{second:02}.000Z").parse().unwrap(),
                 is_proven: true,
+                rejected: Vec::new(),
             },
             plugin: "acme@1.0.0".into(),
             most,

@@ -51,6 +51,9 @@ pub struct RawDelivery {
     pub received_at: Timestamp,
     /// Whether its proofs held when it was received.
     pub is_proven: bool,
+    /// Positions of the elements that gave no event, where the others did; empty where none did.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rejected: Vec<u32>,
 }
 
 mod as_base64 {
@@ -300,6 +303,7 @@ mod tests {
             body: b"{\"email\":\"ann@example.com\"\xff}".repeat(3),
             received_at: "2026-01-10T12:00:00.000Z".parse().unwrap(),
             is_proven: true,
+            rejected: Vec::new(),
         }
     }
 

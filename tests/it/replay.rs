@@ -55,7 +55,8 @@ async fn a_replay_stores_nothing_twice() {
         let output = replay(&system, &[]);
         let text = String::from_utf8_lossy(&output.stdout);
         let letter = "sendgrid/default at offset 0 of partition 0: rejected_elements: 1 of its elements are still rejected";
-        let counts = "0 letters replayed, 1 events, 1 letters failed, 0 left alone";
+        // The first element's event is stored: whatever a newer plugin made of it, it would not be stored again.
+        let counts = "0 letters replayed, 0 events, 1 letters failed, 0 left alone";
         assert_eq!(
             text,
             format!("{letter}\n{counts}\n"),
@@ -64,7 +65,7 @@ async fn a_replay_stores_nothing_twice() {
         );
         assert_eq!(output.status.code(), Some(1));
     }
-    // Behind the replayed event on the bus: when these are stored, the consumer has seen that one again.
+    // Behind whatever was replayed on the bus: when these are stored, the consumer has seen that too.
     for number in 0..20 {
         let body = format!("[{}]", open(&format!("b{number}@example.com"), "b"));
         assert_eq!(system.webhook("sendgrid", &[], body).await.status, 200);

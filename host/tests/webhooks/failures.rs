@@ -87,6 +87,7 @@ fn raw(received_at: Timestamp) -> RawDelivery {
         body: b"x".to_vec(),
         received_at,
         is_proven: true,
+        rejected: Vec::new(),
     }
 }
 

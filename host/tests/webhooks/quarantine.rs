@@ -109,6 +109,28 @@ async fn a_plugin_that_keeps_failing_rests_is_shown_so_and_comes_back_by_itself(
     assert!(metrics.contains("sendflowr_plugin_quarantined{plugin=\"moody\"} 0\n"));
 }
 
+#[tokio::test]
+async fn an_account_that_takes_whatever_comes_sends_no_plugin_to_rest_for_one_that_does_not() {
+    let settings = "[plugins.quarantine]\nfailures = 3\nfirst_rest_seconds = 60";
+    let accounts = "[moody.trial]\nallow_unsigned = true\n[moody.default]\ntoken = 'x'";
+    let host = Host::start(&[guest("moody").normalize(MOODY)], settings, accounts).await;
+    for _ in 0..5 {
+        let answer = host.post("/webhooks/moody/trial", "x").await;
+        assert_eq!(answer.code(), "plugin_trapped");
+    }
+    // It is looked at: nothing proves it.
+    let answer = host.post("/webhooks/moody", "").await;
+    assert_eq!(answer.status, 401, "{answer:?}");
+    // Alone, such an account is all that there is to go by.
+    let alone = "[moody.trial]\nallow_unsigned = true";
+    let host = Host::start(&[guest("moody").normalize(MOODY)], settings, alone).await;
+    for _ in 0..3 {
+        host.post("/webhooks/moody/trial", "x").await;
+    }
+    let answer = host.post("/webhooks/moody/trial", "").await;
+    assert_eq!(answer.json()["error"]["limit"], "quarantined");
+}
+
 /// Traps before any proof when the delivery has these nine bytes.
 const TOUCHY: &str = "(if (i32.eq (local.get $body_length) (i32.const 9)) (then unreachable)) i32.const 512";
 
