@@ -57,23 +57,36 @@ impl Clicks {
 
     /// Reports a click over HTTP.
     pub(crate) async fn send(&self, system: &System, number: usize) -> Answer {
+        // An hour apart, so that a person's clicks are visits of their own.
+        let ago_ms = 3_600_000 * (number / PEOPLE % 200) as i64;
+        self.send_of(system, &self.email(number % PEOPLE), number, ago_ms)
+            .await
+    }
+
+    /// Reports a click of somebody who has not clicked before; answers their address.
+    pub(crate) async fn send_newcomer(&self, system: &System) -> (String, Answer) {
+        let email = self.email(PEOPLE);
+        let answer = self.send_of(system, &email, usize::MAX, 0).await;
+        (email, answer)
+    }
+
+    async fn send_of(&self, system: &System, email: &str, number: usize, ago_ms: i64) -> Answer {
         let now = Timestamp::from(SystemTime::now());
         let click = Action {
             kind: Kind::Clicked,
-            // An hour apart, so that a person's clicks are visits of their own.
-            at: now.plus_millis(-3_600_000 * (number / PEOPLE % 200) as i64),
-            email: self.email(number % PEOPLE),
+            at: now.plus_millis(-ago_ms),
+            email: email.to_owned(),
             message: self.message(number),
         };
         let deliveries = self.account.deliver(&[click], now);
         system.deliver(self.account.provider(), &deliveries[0]).await
     }
 
-    /// Message ids of all stored events of the people: twice where a click became two events.
+    /// Message ids of all stored events of the people and the newcomer: twice where a click became two events.
     async fn stored(&self, servers: &Servers) -> Vec<String> {
         let events = servers.events().await;
         let mut messages = Vec::new();
-        for person in 0..PEOPLE {
+        for person in 0..=PEOPLE {
             let identifier = Hasher::new().email_identifier(&self.email(person)).unwrap();
             let id = UniversalId::from_identifier(&identifier);
             let history = events

@@ -98,6 +98,10 @@ async fn ingestion_and_decisions_go_on_while_redis_and_postgres_are_away() {
         system.until_ready(role, "degraded").await;
     }
     load.until_more(CLICKS).await;
+    // The graph learns of nobody else: everybody who clicks has clicked before.
+    let (newcomer, answer) = clicks.send_newcomer(&system).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    tokio::time::sleep(AWAY).await;
     let decision = system.ask("/timing/decide", &question).await;
     assert_eq!(decision.status, 200, "{}", decision.text);
     let evidence = &decision.body["evidence"];
@@ -113,6 +117,13 @@ async fn ingestion_and_decisions_go_on_while_redis_and_postgres_are_away() {
     }
     let outcome = load.end().await;
     assert!(outcome.refused.is_empty(), "{:?}", outcome.refused[0]);
+    eventually("the graph has caught up", || async {
+        let person = system
+            .ask("/resolve-identity", &json!({ "email": newcomer }))
+            .await;
+        person.body["known"] == true
+    })
+    .await;
     clicks.until_stored(&system.servers, &outcome.acknowledged).await;
     drop(consumer);
     Arc::into_inner(system).unwrap().clean().await;
