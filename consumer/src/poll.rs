@@ -21,6 +21,11 @@ use crate::{
 /// as long as brokers let records gather.
 const SILENCE: Duration = Duration::from_millis(200);
 
+/// Bytes of records with which a batch ends, however few they are. Of usual events, of 1 kB, the most that a batch may have
+/// come to less even then; of the largest that the host lets through, some hundred times as large, four batches with all that is
+/// made of them stay below half a gigabyte.
+const BATCH_BYTES: usize = 32 * 1024 * 1024;
+
 /// A member of one consumer group over the events topic.
 pub(crate) struct Reader<'a> {
     subscription: Box<dyn Subscription>,
@@ -134,7 +139,9 @@ impl<'a> Reader<'a> {
     /// Adds to a batch what comes within its time, until nothing does for a while.
     async fn fill(&mut self, batch: &mut Vec<Record>) {
         let deadline = Instant::now() + self.config.batch_wait;
-        while batch.len() < self.config.batch_events && !self.shutdown.is_cancelled() {
+        let bytes = |records: &[Record]| records.iter().map(|record| record.value.len()).sum::<usize>();
+        let mut taken = bytes(batch);
+        while batch.len() < self.config.batch_events && taken < BATCH_BYTES && !self.shutdown.is_cancelled() {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
@@ -144,7 +151,10 @@ impl<'a> Reader<'a> {
                 .poll(self.config.batch_events - batch.len(), left.min(SILENCE))
                 .await
             {
-                Ok(records) if !records.is_empty() => batch.extend(records),
+                Ok(records) if !records.is_empty() => {
+                    taken += bytes(&records);
+                    batch.extend(records);
+                }
                 // What is in hand goes first; the next batch meets an error again and waits it out.
                 Ok(_) | Err(_) => break,
             }

@@ -23,6 +23,10 @@ pub const EVENTS_TOPIC: &str = "email-events";
 /// Topic of what could not be read, sealed.
 pub const DEAD_LETTERS_TOPIC: &str = "email-events-dlq";
 
+/// Bytes of values with which a poll ends, beyond the first record: sealed dead letters are megabytes each, and a batch of a
+/// thousand of them would not fit into memory.
+pub(crate) const POLL_BYTES: usize = 16 * 1024 * 1024;
+
 /// A record to append.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewRecord {
@@ -164,7 +168,7 @@ pub trait Bus: Send + Sync {
 #[async_trait]
 pub trait Subscription: Send {
     /// The next records, at most `max`, in order within each partition; waits up to `wait` for the first, then returns
-    /// what is there. Empty when nothing came. Does not move the group's committed offsets.
+    /// what is there, of large records some 16 MiB. Empty when nothing came. Does not move the group's committed offsets.
     ///
     /// # Errors
     /// [`StoreError`] when the log cannot be read.

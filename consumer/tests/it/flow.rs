@@ -135,6 +135,21 @@ async fn events_that_keep_coming_share_writes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn large_events_make_small_batches() {
+    let world = World::default();
+    let running = world.start();
+    for mut delivery in deliveries(10, 10) {
+        delivery.reason = Some("x".repeat(5 * 1024 * 1024));
+        world.bus.put_events(&[delivery]);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    world.caught_up().await;
+    // All came within the time of one; seven have 32 MiB.
+    assert_eq!(world.events.writes.load(Ordering::SeqCst), 2);
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn batches_are_as_large_as_allowed() {
     let world = World::default();
     world.bus.put_events(&deliveries(1_050, 30));

@@ -7,7 +7,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::unique;
-use crate::bus::{Bus, NewRecord, Position, Progress, Record, Subscription};
+use crate::bus::{Bus, NewRecord, POLL_BYTES, Position, Progress, Record, Subscription};
 
 /// How long to wait for records that must come. Members of a group behind a network need seconds to agree.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -19,6 +19,7 @@ const SILENCE: Duration = Duration::from_millis(300);
 pub async fn bus(bus: Arc<dyn Bus>) {
     bus.ping().await.unwrap();
     records_come_back_whole_and_in_order(bus.as_ref()).await;
+    large_records_come_a_few_at_a_time(bus.as_ref()).await;
     what_is_not_committed_comes_again(bus.as_ref()).await;
     what_was_read_ahead_is_not_committed(bus.as_ref()).await;
     groups_read_independently(bus.as_ref()).await;
@@ -94,6 +95,31 @@ async fn records_come_back_whole_and_in_order(bus: &dyn Bus) {
         [],
         "each record comes once"
     );
+}
+
+async fn large_records_come_a_few_at_a_time(bus: &dyn Bus) {
+    const BYTES: usize = 2 * 1024 * 1024;
+    let topic = unique("large");
+    for number in 0..15 {
+        let value = char::from(b'a' + number).to_string().repeat(BYTES);
+        bus.append(vec![record(&topic, "key", &value)]).await.unwrap();
+    }
+    let mut subscription = bus.subscribe("reader", &[&topic]).await.unwrap();
+    let mut records = read(subscription.as_mut(), 1).await;
+    // Time for what an engine reads ahead.
+    tokio::time::sleep(2 * SILENCE).await;
+    while records.len() < 15 {
+        let some = subscription.poll(100, PATIENCE).await.unwrap();
+        assert!(
+            (1..=POLL_BYTES / BYTES + 1).contains(&some.len()),
+            "{} records of 2 MiB",
+            some.len()
+        );
+        records.extend(some);
+    }
+    let first_letters: String = records.iter().map(|record| char::from(record.value[0])).collect();
+    assert_eq!(first_letters, "abcdefghijklmno");
+    subscription.commit().await.unwrap();
 }
 
 async fn what_is_not_committed_comes_again(bus: &dyn Bus) {

@@ -36,7 +36,7 @@ use super::{
 };
 use crate::{
     StoreError,
-    bus::{Position, Progress, Record, Subscription},
+    bus::{POLL_BYTES, Position, Progress, Record, Subscription},
     metrics::KafkaCounters,
 };
 
@@ -237,9 +237,13 @@ impl KafkaSubscription {
                 },
             }
         }
-        while self.ready.len() < max {
+        let mut bytes: usize = self.ready.iter().map(|record| record.value.len()).sum();
+        while self.ready.len() < max && bytes < POLL_BYTES {
             match messages.next().now_or_never() {
-                Some(Some(Ok(message))) => self.arrived(&message),
+                Some(Some(Ok(message))) => {
+                    bytes += message.payload_len();
+                    self.arrived(&message);
+                }
                 // What is in hand goes first. Where it matters, the library says an error again.
                 Some(Some(Err(_)) | None) | None => break,
             }

@@ -22,17 +22,13 @@ use tokio_util::{
 use super::{Shared, groups::Member};
 use crate::{
     StoreError,
-    bus::{Position, Progress, Record, Subscription},
+    bus::{POLL_BYTES, Position, Progress, Record, Subscription},
     sqlite::{classify, malformed, unavailable},
 };
 
 /// How often the files are looked at for what other processes did: records appended, partitions freed. A tenth of a
 /// second is soon for a person and costs a few indexed lookups.
 const OTHER_PROCESSES: Duration = Duration::from_millis(100);
-
-/// How many bytes of values one poll returns at most, beyond the first record: sealed dead letters are megabytes each,
-/// and a batch of a thousand of them would not fit into memory.
-const POLL_BYTES: usize = 16 * 1024 * 1024;
 
 /// Renewals within the duration of a lease: two may fail before it is lost.
 const RENEWALS: u32 = 3;
