@@ -80,6 +80,19 @@ struct Problem {
     wanted_slug: Option<String>,
 }
 
+impl Problem {
+    fn of(path: &Path, error: &LoadError) -> Self {
+        Self {
+            text: format!("`{}` {}", file_name(path), event::chain(error)),
+            refusal: error.refusal(),
+            wanted_slug: match error {
+                LoadError::DuplicateSlug { slug, .. } => Some(slug.clone()),
+                _ => None,
+            },
+        }
+    }
+}
+
 impl Registry {
     pub(crate) fn new(folder: PathBuf, loader: Loader) -> Self {
         Self {
@@ -371,13 +384,16 @@ impl Registry {
                     .as_ref()
                     .is_some_and(|plugin| plugin.descriptor().slug == slug)
         });
-        // Of two files the pinned one has the slug.
+        // Of two files the pinned one has the slug. Where none is pinned, the one that is named after it: who came first is
+        // forgotten at the next start. What is not pinned does not get here while the slug is pinned.
+        let is_named = path.file_stem().is_some_and(|stem| stem == slug.as_str());
         let takes_over = |file: &KnownFile| {
-            candidate.pinned == Some(true)
-                && file
-                    .plugin
-                    .as_ref()
-                    .is_some_and(|plugin| plugin.digest != candidate.digest)
+            is_named
+                || candidate.pinned == Some(true)
+                    && file
+                        .plugin
+                        .as_ref()
+                        .is_some_and(|plugin| plugin.digest != candidate.digest)
         };
         if let Some((other, owner)) = owner
             && !takes_over(owner)
@@ -390,16 +406,25 @@ impl Registry {
             self.refuse(path, seen, &error);
             return;
         }
-        // A file that is gone for now and comes back under another name hands its slug over, and one that is not pinned to
-        // one that is.
+        // A file that is gone for now and comes back under another name hands its slug over, and so does one to the file that
+        // takes over from it.
         for (other, file) in files.iter_mut() {
-            if other.as_path() != path
-                && file
-                    .plugin
-                    .as_ref()
-                    .is_some_and(|plugin| plugin.descriptor().slug == slug)
-            {
-                file.plugin = None;
+            let has_slug = file
+                .plugin
+                .as_ref()
+                .is_some_and(|plugin| plugin.descriptor().slug == slug);
+            if other.as_path() == path || !has_slug {
+                continue;
+            }
+            file.plugin = None;
+            if file.problem.is_none() && !matches!(file.seen, Seen::Gone { .. }) {
+                let error = LoadError::DuplicateSlug {
+                    slug: slug.clone(),
+                    owner: file_name(path),
+                };
+                let problem = Problem::of(other, &error);
+                tracing::warn!(plugin.file = %file_name(other), "plugin file is refused: {}", problem.text);
+                file.problem = Some(problem);
             }
         }
         let Some(file) = files.get_mut(path) else {
@@ -461,11 +486,8 @@ impl Registry {
             return;
         }
         file.seen = Seen::Settled { sight: seen };
-        let wanted_slug = match error {
-            LoadError::DuplicateSlug { slug, .. } => Some(slug.clone()),
-            _ => None,
-        };
-        let text = format!("`{name}` {}", event::chain(error));
+        let problem = Problem::of(path, error);
+        let text = problem.text.clone();
         let known = file.problem.as_ref().is_some_and(|problem| problem.text == text);
         let trust = self.loader.trust();
         let is_pinned =
@@ -474,11 +496,7 @@ impl Registry {
             .then(|| file.plugin.take_if(|plugin| !is_pinned(plugin)))
             .flatten();
         let serves = file.plugin.as_ref().map(|plugin| plugin.tag().to_owned());
-        file.problem = Some(Problem {
-            text: text.clone(),
-            refusal: error.refusal(),
-            wanted_slug,
-        });
+        file.problem = Some(problem);
         if let Some(plugin) = withdrawn {
             self.publish(&files);
             tracing::warn!(plugin.file = %name, plugin = %plugin.tag(), "plugin `{}` is no longer pinned and ends", plugin.tag());

@@ -191,6 +191,52 @@ async fn a_slug_belongs_to_the_file_that_serves_it() {
 }
 
 #[tokio::test]
+async fn of_two_files_the_one_named_after_the_slug_has_it_from_the_start() {
+    let world = World::with(&[
+        ("a-stranger.wasm", version("6.6.6")),
+        ("acme.wasm", version("1.0.0")),
+    ])
+    .await;
+    assert!(serves(&world, "acme@1.0.0"));
+    assert_eq!(
+        world.problem("a-stranger.wasm"),
+        "`a-stranger.wasm` claims the slug `acme`, which `acme.wasm` serves already; remove one of the two files"
+    );
+    assert_eq!(world.status("a-stranger.wasm").state, PluginState::Refused);
+    assert_eq!(world.status("acme.wasm").problem, None);
+}
+
+#[tokio::test]
+async fn the_file_named_after_the_slug_has_it_again_when_it_comes_back() {
+    let world = World::with(&[
+        ("a-stranger.wasm", version("6.6.6")),
+        ("acme.wasm", version("1.0.0")),
+    ])
+    .await;
+    fs::remove_file(world.path("acme.wasm")).unwrap();
+    eventually("the other takes over", || serves(&world, "acme@6.6.6")).await;
+    // The same bytes: a copy that serves may be changed later, the file that was meant is the one that counts.
+    fs::write(world.path("a-stranger.wasm"), version("1.0.0")).unwrap();
+    eventually("the other serves the same", || serves(&world, "acme@1.0.0")).await;
+    fs::write(world.path("acme.wasm"), version("1.0.0")).unwrap();
+    eventually("it is back", || {
+        world
+            .plugins
+            .status()
+            .iter()
+            .any(|status| status.file == "acme.wasm" && status.plugin.is_some())
+    })
+    .await;
+    assert_eq!(world.status("a-stranger.wasm").state, PluginState::Refused);
+    fs::write(world.path("a-stranger.wasm"), version("6.6.7")).unwrap();
+    eventually("what the other became is refused", || {
+        world.status("a-stranger.wasm").problem.is_some()
+    })
+    .await;
+    assert!(serves(&world, "acme@1.0.0"));
+}
+
+#[tokio::test]
 async fn a_file_that_takes_to_claiming_anothers_slug_keeps_its_own() {
     let world = World::with(&[
         ("acme.wasm", version("1.0.0")),
