@@ -81,6 +81,11 @@ impl CodeCache {
         }
     }
 
+    /// Whether there is an entry for the plugin with this digest.
+    pub(crate) fn has(&self, digest: &Digest) -> bool {
+        self.path(digest).exists()
+    }
+
     #[expect(
         unsafe_code,
         reason = "deserializing is unsafe because the bytes become code. These bytes carry a MAC under a key that only \

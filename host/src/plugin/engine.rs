@@ -26,14 +26,14 @@ const HOST_STACK_BYTES: usize = 1 << 20;
 /// of all plugins together to 64 MiB.
 const WARM_SLOTS: u32 = 32;
 
-/// An engine for at most `deliveries` instances at once, and the thread that advances its epoch. The thread ends
+/// An engine for as many stores at once, each with one component, and the thread that advances its epoch. The thread ends
 /// with the engine. Counting instructions is for tools: it slows the guests down.
 pub(crate) fn engine(
     limits: &Limits,
-    deliveries: usize,
+    stores: usize,
     counts_instructions: bool,
 ) -> Result<Engine, PluginError> {
-    let mut config = config(limits, deliveries);
+    let mut config = config(limits, stores);
     config.consume_fuel(counts_instructions);
     let engine = Engine::new(&config)
         .map_err(|error| PluginError::host("the engine cannot be made", error.into_boxed_dyn_error()))?;
@@ -41,21 +41,21 @@ pub(crate) fn engine(
     Ok(engine)
 }
 
-fn config(limits: &Limits, deliveries: usize) -> Config {
-    // `Limits` keeps this below 512.
-    let deliveries = u32::try_from(deliveries).unwrap_or(u32::MAX);
+fn config(limits: &Limits, stores: usize) -> Config {
+    // `Limits` keeps deliveries at 512 or below, and there is one more.
+    let stores = u32::try_from(stores).unwrap_or(u32::MAX);
     let mut pool = PoolingAllocationConfig::new();
-    pool.total_component_instances(deliveries)
-        .total_core_instances(deliveries.saturating_mul(limits.instances))
-        .total_memories(deliveries.saturating_mul(limits.memories))
-        .total_tables(deliveries.saturating_mul(limits.tables))
+    pool.total_component_instances(stores)
+        .total_core_instances(stores.saturating_mul(limits.instances))
+        .total_memories(stores.saturating_mul(limits.memories))
+        .total_tables(stores.saturating_mul(limits.tables))
         .max_core_instances_per_component(limits.instances)
         .max_memories_per_component(limits.memories)
         .max_tables_per_component(limits.tables)
         .max_memories_per_module(limits.memories)
         .max_tables_per_module(limits.tables)
         .max_memory_size(limits.memory_bytes)
-        .total_stacks(deliveries)
+        .total_stacks(stores)
         .table_elements(limits.table_elements)
         .linear_memory_keep_resident(KEPT_RESIDENT_BYTES)
         .table_keep_resident(KEPT_TABLE_BYTES)

@@ -396,6 +396,16 @@ impl Refusal {
 }
 
 impl LoadError {
+    /// Whether the machine has failed the file, so that the same file may be served later.
+    pub(crate) fn passes(&self) -> bool {
+        match self {
+            // Too many open files, a disk or a network that fails, a folder above that is closed for now.
+            Self::Read(_) | Self::Signature(SignatureError::Unreadable(_)) => true,
+            Self::Describe { source } => source.fault() == Fault::Host,
+            _ => false,
+        }
+    }
+
     /// The kind of reason.
     pub(crate) fn refusal(&self) -> Refusal {
         match self {

@@ -2,7 +2,7 @@
 
 use std::{
     path::Path,
-    sync::{Arc, atomic::AtomicUsize},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicUsize},
     time::Instant,
 };
 
@@ -31,6 +31,10 @@ use super::{
     wasi::ClosedWorld,
 };
 
+/// Plugins that are asked who they are at once. One, because it takes milliseconds, and each more would reserve the memory
+/// of another delivery.
+const ASKED_AT_ONCE: usize = 1;
+
 /// Makes plugins of files. All that it makes share one engine and its limits.
 pub(crate) struct Loader {
     engine: Engine,
@@ -41,7 +45,10 @@ pub(crate) struct Loader {
     /// Absent in tools, which look at any file.
     trust: Option<Trust>,
     pub(crate) metrics: PluginMetrics,
+    /// Places of deliveries; the engine has [`ASKED_AT_ONCE`] more, so that neither takes the other's.
     places: Arc<Semaphore>,
+    /// Held while a plugin is asked who it is.
+    asking: Mutex<()>,
     lane: Arc<Lane>,
 }
 
@@ -108,7 +115,7 @@ impl Loader {
         counts_instructions: bool,
     ) -> Result<Self, PluginError> {
         Ok(Self {
-            engine: engine(&limits, places, counts_instructions)?,
+            engine: engine(&limits, places + ASKED_AT_ONCE, counts_instructions)?,
             counts_instructions,
             limits: Arc::new(limits),
             quarantine,
@@ -116,6 +123,7 @@ impl Loader {
             trust: None,
             metrics,
             places: Arc::new(Semaphore::new(places)),
+            asking: Mutex::default(),
             lane: Arc::new(
                 Lane::of_this_machine()
                     .map_err(|error| PluginError::host("the threads for long calls cannot be made", error))?,
@@ -125,6 +133,11 @@ impl Loader {
 
     pub(crate) fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// Whether the compiled code of the plugin with this digest is kept.
+    pub(crate) fn keeps(&self, digest: &Digest) -> bool {
+        self.cache.as_ref().is_some_and(|cache| cache.has(digest))
     }
 
     /// What is demanded of files, in a folder.
@@ -192,6 +205,9 @@ impl Loader {
 
     /// Asks the plugin twice who it is, within the limits of a delivery each time.
     fn describe(&self, bindings: &Bindings, name: &str, imports_wasi: bool) -> Result<Descriptor, LoadError> {
+        // Declared before the store, so that its place is free when the next one is asked. It guards nothing that a panic
+        // could spoil.
+        let _asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
         // No series before the plugin is served.
         let stats = PluginMetrics::register(&mut Registry::default()).of(name);
         let log = Arc::new(PluginLog::new(name.to_owned(), &self.limits, stats));

@@ -42,6 +42,10 @@ const LOADS_AT_ONCE: usize = 8;
 /// Plugins that are compiled at once: a slow one leaves a place to others.
 const COMPILERS_AT_ONCE: usize = 2;
 
+/// How long a file waits that the machine has failed. Overload and failing disks last at least that long, and nobody
+/// restarts a host for less; reading and asking a file again costs milliseconds.
+const AGAIN: Duration = Duration::from_secs(30);
+
 /// The plugins of a folder.
 pub(crate) struct Registry {
     folder: PathBuf,
@@ -78,6 +82,8 @@ struct Problem {
     refusal: Refusal,
     /// The slug that another file had. The file is read again when the slug is free.
     wanted_slug: Option<String>,
+    /// When the file is read again though it has not changed.
+    again: Option<Instant>,
 }
 
 impl Problem {
@@ -89,6 +95,7 @@ impl Problem {
                 LoadError::DuplicateSlug { slug, .. } => Some(slug.clone()),
                 _ => None,
             },
+            again: error.passes().then(|| Instant::now() + AGAIN),
         }
     }
 }
@@ -177,7 +184,10 @@ impl Registry {
         let settle = if first { Duration::ZERO } else { SETTLE };
         let mut slow = self.load_all(self.due(settle, Instant::now()), first).await;
         self.drop_gone(Instant::now());
-        slow.extend(self.load_all(self.waiting_for_a_free_slug(), first).await);
+        slow.extend(
+            self.load_all(self.refused_for_a_while(Instant::now()), first)
+                .await,
+        );
         if first {
             let all = futures::future::join_all(slow);
             // What takes longer still goes on beside the deliveries.
@@ -299,24 +309,38 @@ impl Registry {
         self.publish(&files);
     }
 
-    /// Files that were refused because another file had their slug, which it has no longer.
-    fn waiting_for_a_free_slug(&self) -> Vec<(PathBuf, Sight)> {
+    /// Files that were refused for what is over: another file had their slug, or the machine had failed them.
+    fn refused_for_a_while(&self, now: Instant) -> Vec<(PathBuf, Sight)> {
         let serving = self.serving.load();
         let files = self.files();
-        let waiting = files.iter().filter_map(|(path, file)| {
-            let slug = file.problem.as_ref()?.wanted_slug.as_ref()?;
+        let due = files.iter().filter_map(|(path, file)| {
+            let problem = file.problem.as_ref()?;
+            let slug_is_free = problem
+                .wanted_slug
+                .as_ref()
+                .is_some_and(|slug| !serving.contains_key(slug));
+            let is_over = slug_is_free || problem.again.is_some_and(|again| again <= now);
             match file.seen {
-                Seen::Settled { sight } if !file.is_loading && !serving.contains_key(slug) => {
-                    Some((path.clone(), sight))
-                }
+                Seen::Settled { sight } if !file.is_loading && is_over => Some((path.clone(), sight)),
                 _ => None,
             }
         });
-        waiting.collect()
+        due.collect()
+    }
+
+    /// Has a file read again that took too long to compile, and whose code is now at hand.
+    fn read_again(&self, path: &Path) {
+        if let Some(file) = self.files().get_mut(path) {
+            // Still on its way to being refused.
+            file.is_outdated |= file.is_loading;
+            if let Some(problem) = &mut file.problem {
+                problem.again = Some(Instant::now());
+            }
+        }
     }
 
     /// Reads a file as it was seen, and lets it serve when it passes.
-    async fn load(&self, path: &Path, seen: Sight) {
+    async fn load(self: &Arc<Self>, path: &Path, seen: Sight) {
         let candidate = self.candidate(path).await;
         match candidate {
             Ok(candidate) => self.admit(path, seen, candidate),
@@ -333,7 +357,7 @@ impl Registry {
         }
     }
 
-    async fn candidate(&self, path: &Path) -> Result<Candidate, LoadError> {
+    async fn candidate(self: &Arc<Self>, path: &Path) -> Result<Candidate, LoadError> {
         let loader = Arc::clone(&self.loader);
         let limit = loader.limits().compile_time;
         let owned = path.to_owned();
@@ -351,7 +375,16 @@ impl Registry {
         loop {
             let elapsed = began.get().map_or(Duration::ZERO, Instant::elapsed);
             if elapsed >= limit {
-                // A compiler cannot be stopped: one that takes too long ends on its own, unheard.
+                // A compiler cannot be stopped: one that takes too long ends on its own. The file is read again then, unless
+                // its code was not kept and the compiler would only begin anew.
+                let (registry, path) = (Arc::clone(self), path.to_owned());
+                task::spawn(async move {
+                    if let Ok(Ok(candidate)) = load.await
+                        && registry.loader.keeps(&candidate.digest)
+                    {
+                        registry.read_again(&path);
+                    }
+                });
                 return Err(LoadError::CompileTime(limit));
             }
             match time::timeout(limit - elapsed, &mut load).await {
@@ -530,5 +563,68 @@ impl Registry {
     fn files(&self) -> MutexGuard<'_, BTreeMap<PathBuf, KnownFile>> {
         // Every change leaves the map consistent at each step, so a panic elsewhere does not spoil it.
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use prometheus_client::registry::Registry as Metrics;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::plugin::{
+        config::{PluginsConfig, RawPluginsConfig},
+        error::PluginError,
+        metrics::PluginMetrics,
+    };
+
+    #[test]
+    fn what_the_machine_has_failed_is_read_again_and_what_is_bad_is_not() {
+        let data = TempDir::new().unwrap();
+        let raw = RawPluginsConfig {
+            folder: Some(data.path().join("plugins")),
+            ..RawPluginsConfig::default()
+        };
+        let config = PluginsConfig::try_new(raw, data.path()).unwrap();
+        let loader = Loader::for_folder(&config, PluginMetrics::register(&mut Metrics::default())).unwrap();
+        let registry = Registry::new(config.folder.clone(), loader);
+        let describe = |source| LoadError::Describe {
+            source: Box::new(source),
+        };
+        let plugin = || "acme".to_owned();
+        let passing = [
+            // Too many open files.
+            LoadError::Read(io::Error::from_raw_os_error(24)),
+            describe(PluginError::Busy { plugin: plugin() }),
+            describe(PluginError::WallClock {
+                plugin: plugin(),
+                waited: Duration::from_secs(5),
+            }),
+        ];
+        let lasting = [
+            LoadError::CoreModule,
+            LoadError::CompileTime(Duration::from_secs(120)),
+            describe(PluginError::Guest {
+                plugin: plugin(),
+                limit: crate::plugin::Limit::Trap,
+                call: "describe",
+                detail: String::new(),
+            }),
+        ];
+        let path = config.folder.join("acme.wasm");
+        for (errors, is_read_again) in [(passing.as_slice(), true), (lasting.as_slice(), false)] {
+            for error in errors {
+                let seen = Sight::default();
+                registry.note(BTreeMap::from([(path.clone(), seen)]), false, Instant::now());
+                registry.refuse(&path, seen, error);
+                let now = Instant::now();
+                assert!(registry.refused_for_a_while(now).is_empty(), "{error}");
+                let later = registry.refused_for_a_while(now + AGAIN);
+                assert_eq!(!later.is_empty(), is_read_again, "{error}");
+                assert_eq!(registry.status().len(), 1, "it is shown meanwhile");
+            }
+        }
     }
 }

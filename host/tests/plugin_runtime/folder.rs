@@ -339,6 +339,30 @@ async fn a_file_that_is_slow_to_compile_keeps_nobody_waiting_and_is_reported() {
         world.problem("a-slow.wasm"),
         "`a-slow.wasm` takes longer than 4 s to compile"
     );
+    // The compiler goes on; what it gives is kept, and not compiled again.
+    eventually("it serves", || world.plugins.get("slow").is_some()).await;
+    assert_eq!(world.status("a-slow.wasm").problem, None);
+    assert_eq!(world.metric("sendflowr_plugin_compilations_total"), 4);
+}
+
+#[tokio::test]
+async fn a_file_is_taken_while_deliveries_have_all_places_and_takes_none_of_them() {
+    let world = World::configured(&[("acme.wasm", version("1.0.0"))], |config| {
+        config.limits.total_concurrency = 1;
+    })
+    .await;
+    let (held, _) = world
+        .plugin("acme")
+        .instantiate()
+        .await
+        .unwrap()
+        .authenticate(request(b""))
+        .await
+        .unwrap();
+    fs::write(world.path("other.wasm"), guest("other").build()).unwrap();
+    eventually("it serves", || world.plugins.get("other").is_some()).await;
+    held.normalize(request(b"")).await.unwrap().unwrap();
+    assert_eq!(world.deliver("other").await.unwrap(), 1);
 }
 
 #[tokio::test]
