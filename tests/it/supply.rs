@@ -325,6 +325,35 @@ async fn a_plugin_from_elsewhere_is_replaced_only_when_that_is_asked_for() {
     assert_eq!(fs::read(&file).unwrap(), altered(&newer));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_that_another_file_is_already_is_not_pulled_beside_it() {
+    let registry = Registry::start(Door::Open).await;
+    let place = folder(&["sendgrid"]);
+    let good = fs::read(plugins().join("postmark.wasm")).unwrap();
+    packaged(&registry, "1", &altered(&good), |_| {});
+    let reference = registry.reference("1");
+    let other = place.path().join("plugins/postmark-1.0.wasm");
+    fs::write(&other, &good).unwrap();
+    let is_refused = |arguments: &[&str]| {
+        let refused = fails(place.path(), arguments);
+        assert!(
+            refused.contains("`plugins/postmark-1.0.wasm` is a plugin for `postmark` too")
+                && refused.contains("remove it, or name it `postmark.wasm`"),
+            "{refused}"
+        );
+    };
+    is_refused(&["pull", &reference]);
+    // The same where the lock file tells what the other one is.
+    works(place.path(), &["pin"]);
+    is_refused(&["pull", &reference, "--pin", "--replace"]);
+    fs::rename(&other, place.path().join("plugins/postmark.wasm")).unwrap();
+    works(place.path(), &["pull", &reference, "--pin", "--replace"]);
+    assert_eq!(
+        listed(place.path()),
+        ["plugins.lock", "postmark.wasm", "sendgrid.wasm"]
+    );
+}
+
 /// Packages a component as `wkg` and `oras` do, by hand.
 fn packaged(
     registry: &Registry,

@@ -33,7 +33,7 @@ impl Digest {
     }
 
     /// The digits alone.
-    fn hex(&self) -> &str {
+    pub(crate) fn hex(&self) -> &str {
         self.0.trim_start_matches("sha256:")
     }
 }

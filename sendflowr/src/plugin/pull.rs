@@ -11,10 +11,15 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::Args;
-use host::plugin::{MOST_SIGNATURE_BYTES, Pin, PluginLock, PluginsConfig, signature_path};
+use host::plugin::{
+    Limits, MOST_SIGNATURE_BYTES, Pin, PluginLoader, PluginLock, PluginsConfig, signature_path,
+};
 use tempfile::NamedTempFile;
 
-use super::{files::examine, pin};
+use super::{
+    files::{examine, plugin_files},
+    pin,
+};
 use crate::{
     cli::Global,
     oci::{self, Client, Component, Credentials, Operation, Reference},
@@ -68,8 +73,8 @@ pub(crate) struct PushArgs {
 /// Pulls a plugin, checks it as `plugin check` does, and puts it into the folder.
 ///
 /// # Errors
-/// A registry that fails or lies, a plugin that the host would not serve or that would replace one from elsewhere, a lock file
-/// that cannot be used, and a folder that cannot be written. The folder is as it was then.
+/// A registry that fails or lies, a plugin that the host would not serve, that would replace one from elsewhere or that another
+/// file of the folder is as well, a lock file that cannot be used, and a folder that cannot be written. The folder is as it was then.
 pub(crate) async fn pull(global: Global, args: PullArgs) -> anyhow::Result<ExitCode> {
     let config = global.plugins_config()?;
     let mut client = connect(&global, &args.source, Operation::Pull, &args.registry)?;
@@ -133,6 +138,22 @@ async fn place(
             descriptor.slug
         );
     }
+    if let Some(other) = other_file(
+        &folder,
+        &file,
+        &descriptor.slug,
+        lock_now.as_ref(),
+        &config.limits,
+    )
+    .await?
+    {
+        bail!(
+            "`{}` is a plugin for `{slug}` too, and only one file can be served: remove it, or name it `{slug}.wasm` if it is the \
+             one to be replaced",
+            other.display(),
+            slug = descriptor.slug
+        );
+    }
     // Before the plugin is where it serves: a lock file that cannot be written leaves everything as it was.
     if args.pin {
         pin::one(&lock, &file, &plugin, &examination, Some(source.clone()))?;
@@ -179,6 +200,44 @@ fn is_other(file: &Path, bytes: &[u8], pin: Option<&Pin>, digest: &str) -> anyho
         Err(error) => return Err(error).with_context(|| format!("cannot read `{}`", file.display())),
     };
     Ok(installed.is_some_and(|installed| installed != bytes) || pin.is_some_and(|pin| pin.sha256 != digest))
+}
+
+/// Another file of the folder that has this slug. What is pinned tells its slug by its digest, everything else has to be compiled;
+/// what the host would not serve has no slug.
+async fn other_file(
+    folder: &Path,
+    file: &Path,
+    slug: &str,
+    lock: Option<&PluginLock>,
+    limits: &Limits,
+) -> anyhow::Result<Option<PathBuf>> {
+    let mut unknown = Vec::new();
+    for other in plugin_files(folder)? {
+        let may_serve = fs::metadata(&other)
+            .is_ok_and(|metadata| metadata.is_file() && metadata.len() <= limits.file_bytes);
+        if other == file || !may_serve {
+            continue;
+        }
+        let bytes = fs::read(&other).with_context(|| format!("cannot read `{}`", other.display()))?;
+        let digest = oci::Digest::of(&bytes);
+        let pinned = lock.and_then(|lock| lock.pins().find(|(_, pin)| pin.sha256 == digest.hex()));
+        match pinned {
+            Some((pinned, _)) if pinned == slug => return Ok(Some(other)),
+            Some(_) => {}
+            None => unknown.push(other),
+        }
+    }
+    let (slug, limits) = (slug.to_owned(), limits.clone());
+    // Compiling keeps a thread busy for a while.
+    let found = tokio::task::spawn_blocking(move || {
+        let loader = PluginLoader::try_new(&limits)?;
+        let has_slug = |other: &PathBuf| {
+            let plugin = loader.load(other);
+            plugin.is_ok_and(|plugin| plugin.descriptor().slug == slug)
+        };
+        anyhow::Ok(unknown.into_iter().find(has_slug))
+    });
+    found.await?
 }
 
 /// Whether what is pinned was pulled from the repository of this reference. The slug alone proves nothing: a plugin chooses
