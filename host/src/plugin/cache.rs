@@ -33,6 +33,10 @@ const KEY_FILE: &str = "key";
 /// fifty.
 const MOST_ENTRIES: usize = 150;
 
+/// Bytes that all entries may take together: ten such interpreters' in two versions, where fifty Rust plugins in three
+/// versions take 75 MB.
+const MOST_BYTES: u64 = 1 << 30;
+
 /// A folder of compiled plugins.
 pub(crate) struct CodeCache {
     folder: PathBuf,
@@ -104,7 +108,7 @@ impl CodeCache {
         unsafe { Component::deserialize(engine, code) }.map_err(|error| error.to_string())
     }
 
-    /// Keeps the compiled form of the plugin with this digest.
+    /// Keeps the compiled form of the plugin with this digest, and drops the oldest for it when there are too many.
     pub(crate) fn put(&self, digest: &Digest, component: &Component) -> io::Result<()> {
         let code = component
             .serialize()
@@ -121,7 +125,8 @@ impl CodeCache {
         file.write_all(&code)?;
         // No fsync: an entry that a crash cuts short has a wrong MAC.
         drop(file);
-        fs::rename(&unfinished, &path)
+        fs::rename(&unfinished, &path)?;
+        self.drop_surplus()
     }
 
     fn path(&self, digest: &Digest) -> PathBuf {
@@ -138,28 +143,53 @@ impl CodeCache {
         context.sign()
     }
 
-    /// Drops what other engines have compiled, what was never finished, and the oldest beyond [`MOST_ENTRIES`].
+    /// Drops what other engines have compiled, what was never finished, and what is too much.
     fn prune(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let is_unusable = name.ends_with(".bin") && !self.is_entry(&name);
+            if is_unusable || name.ends_with(".tmp") {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        self.drop_surplus()
+    }
+
+    /// Drops the oldest entries beyond [`MOST_ENTRIES`] and [`MOST_BYTES`]. What serves has its code in memory.
+    fn drop_surplus(&self) -> io::Result<()> {
         let mut entries = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
             let entry = entry?;
-            let path = entry.path();
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let of_this_engine = name
-                .strip_suffix(".bin")
-                .is_some_and(|name| name.ends_with(&self.engine));
-            if of_this_engine {
-                entries.push((entry.metadata()?.modified()?, path));
-            } else if name.ends_with(".bin") || name.ends_with(".tmp") {
-                fs::remove_file(path)?;
+            if !self.is_entry(&entry.file_name().to_string_lossy()) {
+                continue;
+            }
+            match entry.metadata() {
+                Ok(metadata) => entries.push((metadata.modified()?, metadata.len(), entry.path())),
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
             }
         }
         entries.sort();
-        let surplus = entries.len().saturating_sub(MOST_ENTRIES);
-        for (_, path) in entries.into_iter().take(surplus) {
-            fs::remove_file(path)?;
+        let mut bytes: u64 = 0;
+        for (kept, (_, size, path)) in entries.into_iter().rev().enumerate() {
+            bytes = bytes.saturating_add(size);
+            if kept < MOST_ENTRIES && bytes <= MOST_BYTES {
+                continue;
+            }
+            match fs::remove_file(path) {
+                // Another plugin was compiled at the same time, and the same entries were too much.
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
         }
         Ok(())
+    }
+
+    /// Whether a file of this name is an entry for this engine.
+    fn is_entry(&self, name: &str) -> bool {
+        name.strip_suffix(".bin")
+            .is_some_and(|name| name.ends_with(&self.engine))
     }
 }
 

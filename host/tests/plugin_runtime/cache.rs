@@ -1,15 +1,16 @@
 //! Compiled plugins are kept, and used only when this installation has made them.
 
 use std::{
-    fs::{self, Permissions},
+    fs::{self, File, Permissions},
     os::unix::fs::PermissionsExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
 };
 
 use sendflowr_host::plugin::PluginsConfig;
 use tempfile::TempDir;
 
-use super::{World, config, guest::guest};
+use super::{World, config, eventually, guest::guest};
 
 /// Opens the folder anew; gives how many plugins were compiled and how many came from the cache.
 async fn start(config: &PluginsConfig) -> (i64, i64) {
@@ -156,4 +157,50 @@ async fn entries_of_other_engines_and_unfinished_ones_are_dropped() {
     for path in &stale {
         assert!(!path.exists());
     }
+}
+
+/// Old entries of these sizes for the engine that `entry` is for. They have no bytes on the disk.
+fn old_entries(config: &PluginsConfig, entry: &Path, sizes: &[u64]) -> Vec<PathBuf> {
+    let name = entry.file_name().unwrap().to_string_lossy().into_owned();
+    let (_, engine) = name.split_once('-').unwrap();
+    let make = |(index, size): (usize, &u64)| {
+        let path = config.cache_folder.join(format!("old{index}-{engine}"));
+        let file = File::create(&path).unwrap();
+        file.set_len(*size).unwrap();
+        // The first is the oldest.
+        let age = Duration::from_secs(10_000 - index as u64);
+        file.set_modified(SystemTime::now() - age).unwrap();
+        path
+    };
+    sizes.iter().enumerate().map(make).collect()
+}
+
+/// Which of these entries are left when another version of the plugin has been compiled by a host that runs.
+async fn left_after_a_swap(sizes: &[u64]) -> Vec<usize> {
+    let (_data, config) = folder_with_a_plugin();
+    let world = World::open(config.clone()).await;
+    let first = entry(&config);
+    let old = old_entries(&config, &first, sizes);
+    let newer = guest("acme").version("2.0.0").build();
+    fs::write(config.folder.join("acme.wasm"), newer).unwrap();
+    eventually("the new one serves", || {
+        world.plugin("acme").tag() == "acme@2.0.0"
+    })
+    .await;
+    assert!(first.exists(), "what served before is younger");
+    let is_left = |index: &usize| old[*index].exists();
+    (0..old.len()).filter(is_left).collect()
+}
+
+#[tokio::test]
+async fn a_host_that_runs_keeps_a_bounded_number_of_entries() {
+    // With the two of the plugin there are two too many.
+    assert_eq!(left_after_a_swap(&[1; 150]).await, (2..150).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_host_that_runs_keeps_a_bounded_number_of_bytes() {
+    const HALF: u64 = 512 << 20;
+    // The two of the plugin and one half are within the bound, the other half is not.
+    assert_eq!(left_after_a_swap(&[1, HALF, HALF]).await, [2]);
 }
