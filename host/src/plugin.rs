@@ -36,6 +36,7 @@ mod reload;
 mod sandbox;
 mod signature;
 mod status;
+mod survey;
 mod trust;
 mod wasi;
 
@@ -56,6 +57,7 @@ pub use self::{
     quarantine::{QuarantineConfig, RawQuarantineConfig},
     signature::{InvalidTrustedKey, MOST_SIGNATURE_BYTES, SignatureError, TrustedKeys, signature_path},
     status::{PluginDetails, PluginState, PluginStatus, SpecStatus},
+    survey::{Served, Surveyed},
 };
 use self::{folder::make_folder, load::Loader, registry::Registry, reload::Watch};
 

@@ -102,16 +102,18 @@ pub(crate) enum PluginCommand {
         format: Format,
     },
     /// Tells whether files are plugins that the host serves: contract, imports, secrets, limits. Exit code 1 when any is
-    /// not.
+    /// not. Tells too what the configured lock file and trusted keys make of them.
     Check {
         /// Compiled plugins.
-        #[arg(required = true)]
+        // Not by the name of the global `--plugins`, whose value it would be taken for.
+        #[arg(required = true, id = "components", value_name = "PLUGINS")]
         plugins: Vec<PathBuf>,
         /// How to print the results.
         #[arg(long, value_enum, default_value = "text")]
         format: Format,
     },
-    /// Lists the plugins in the folder, their secrets, and what the configured accounts lack.
+    /// Lists the plugins in the folder as the host judges them, their secrets, and what the configured accounts lack. Exit
+    /// code 1 when the host refuses a file.
     List {
         /// How to print the list.
         #[arg(long, value_enum, default_value = "text")]
@@ -178,7 +180,9 @@ pub(crate) async fn run(command: PluginCommand, global: Global) -> anyhow::Resul
             cases,
             format,
         } => bench::run(&plugins, cases.as_deref(), &limits()?, format).await,
-        PluginCommand::Check { plugins, format } => check::run(&plugins, &limits()?, format).await,
+        PluginCommand::Check { plugins, format } => {
+            check::run(&plugins, &global.plugins_config()?, format).await
+        }
         PluginCommand::List { format } => list::run(global, format).await,
         PluginCommand::Normalize {
             plugin,

@@ -354,6 +354,79 @@ async fn a_plugin_that_another_file_is_already_is_not_pulled_beside_it() {
     );
 }
 
+#[test]
+fn list_and_check_judge_as_the_host_does() {
+    let place = folder(&["postmark", "sendgrid"]);
+    let in_folder = |name: &str| place.path().join("plugins").join(name);
+    let list = || {
+        let output = plugin(place.path(), &["list"], &[]);
+        (output.status.code(), told(&output))
+    };
+    let row = |text: &str, file: &str| {
+        let mut lines = text.lines().filter(|line| line.contains(file));
+        let line = lines.next().unwrap_or_else(|| panic!("no `{file}` in {text}"));
+        line.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    let (code, text) = list();
+    assert_eq!(code, Some(0), "{text}");
+    // The second file of a slug is refused, though it comes first.
+    fs::copy(in_folder("sendgrid.wasm"), in_folder("a-copy.wasm")).unwrap();
+    let (code, text) = list();
+    assert_eq!(code, Some(1), "{text}");
+    let refused =
+        "a-copy.wasm refused `a-copy.wasm` claims the slug `sendgrid`, which `sendgrid.wasm` serves already";
+    assert!(row(&text, "a-copy.wasm").starts_with(refused), "{text}");
+    fs::remove_file(in_folder("a-copy.wasm")).unwrap();
+
+    works(place.path(), &["pin", "plugins/postmark.wasm"]);
+    let (code, text) = list();
+    assert_eq!(code, Some(0), "{text}");
+    assert!(
+        row(&text, "postmark.wasm").contains("postmark.wasm pinned"),
+        "{text}"
+    );
+    assert!(
+        row(&text, "sendgrid.wasm").contains("sendgrid.wasm not pinned"),
+        "{text}"
+    );
+    let check = |file: &str| works(place.path(), &["check", file]);
+    let last = |text: String| text.trim_end().lines().next_back().unwrap_or_default().to_owned();
+    assert!(
+        last(check("plugins/postmark.wasm"))
+            .contains("serves it as configured: it is pinned in `plugins/plugins.lock`")
+    );
+    assert!(last(check("plugins/sendgrid.wasm")).contains("it is not pinned in `plugins/plugins.lock`"));
+
+    fs::write(
+        place.path().join("sendflowr.toml"),
+        "[host.plugins]\nlocked = true\n",
+    )
+    .unwrap();
+    let (code, text) = list();
+    assert_eq!(code, Some(1), "{text}");
+    assert!(
+        row(&text, "sendgrid.wasm").contains("sendgrid.wasm refused `sendgrid.wasm` is not pinned"),
+        "{text}"
+    );
+    let refused = last(check("plugins/sendgrid.wasm"));
+    assert!(
+        refused.contains("refuses it as configured: it is not pinned in `plugins.lock`"),
+        "{refused}"
+    );
+
+    let keys = KeyPair::generate_unencrypted_keypair().unwrap();
+    let configuration = format!("[host.plugins]\ntrusted_keys = [\"{}\"]\n", keys.pk.to_base64());
+    fs::write(place.path().join("sendflowr.toml"), configuration).unwrap();
+    let (code, text) = list();
+    assert_eq!(code, Some(1), "{text}");
+    assert!(row(&text, "postmark.wasm").contains("is not signed"), "{text}");
+    let refused = last(check("plugins/postmark.wasm"));
+    assert!(
+        refused.contains("refuses it as configured: it is not signed"),
+        "{refused}"
+    );
+}
+
 /// Packages a component as `wkg` and `oras` do, by hand.
 fn packaged(
     registry: &Registry,

@@ -42,7 +42,7 @@ pub(crate) struct Loader {
     limits: Arc<Limits>,
     quarantine: QuarantineConfig,
     cache: Option<CodeCache>,
-    /// Absent in tools, which look at any file.
+    /// Absent in tools that look at any file.
     trust: Option<Trust>,
     pub(crate) metrics: PluginMetrics,
     /// Places of deliveries; the engine has [`ASKED_AT_ONCE`] more, so that neither takes the other's.
@@ -91,7 +91,14 @@ impl Loader {
         Self::for_one(limits, false)
     }
 
-    /// The same, for code that counts the instructions it executes.
+    /// The same for the files of a folder, of which it demands what a host does. Blocks on the disk.
+    pub(crate) fn judging(config: &PluginsConfig) -> Result<Self, PluginError> {
+        let mut loader = Self::for_one(&config.limits, false)?;
+        loader.trust = Some(Trust::open(config)?);
+        Ok(loader)
+    }
+
+    /// The same as for a single file, for code that counts the instructions it executes.
     pub(crate) fn counting(limits: &Limits) -> Result<Self, PluginError> {
         Self::for_one(limits, true)
     }

@@ -43,7 +43,7 @@ const LOADS_AT_ONCE: usize = 8;
 const COMPILERS_AT_ONCE: usize = 2;
 
 /// How long a file waits that the machine has failed. Overload and failing disks last at least that long, and nobody
-/// restarts a host for less; reading and asking a file again costs milliseconds.
+/// restarts a host for less; reading and asking a file again costs milliseconds where compiled code is kept.
 const AGAIN: Duration = Duration::from_secs(30);
 
 /// The plugins of a folder.
@@ -417,19 +417,11 @@ impl Registry {
                     .as_ref()
                     .is_some_and(|plugin| plugin.descriptor().slug == slug)
         });
-        // Of two files the pinned one has the slug. Where none is pinned, the one that is named after it: who came first is
-        // forgotten at the next start. What is not pinned does not get here while the slug is pinned.
-        let is_named = path.file_stem().is_some_and(|stem| stem == slug.as_str());
-        let takes_over = |file: &KnownFile| {
-            is_named
-                || candidate.pinned == Some(true)
-                    && file
-                        .plugin
-                        .as_ref()
-                        .is_some_and(|plugin| plugin.digest != candidate.digest)
-        };
         if let Some((other, owner)) = owner
-            && !takes_over(owner)
+            && !owner
+                .plugin
+                .as_ref()
+                .is_some_and(|plugin| takes_over(path, &candidate, plugin))
         {
             let error = LoadError::DuplicateSlug {
                 slug: slug.clone(),
@@ -564,6 +556,16 @@ impl Registry {
         // Every change leaves the map consistent at each step, so a panic elsewhere does not spoil it.
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether this file has the slug rather than the one that serves it. Of two the pinned one has it. Where none is pinned, the one
+/// that is named after it: who came first is forgotten at the next start. What is not pinned does not get here while the slug
+/// is pinned.
+pub(crate) fn takes_over(path: &Path, candidate: &Candidate, owner: &Plugin) -> bool {
+    let is_named = path
+        .file_stem()
+        .is_some_and(|stem| stem == candidate.descriptor.slug.as_str());
+    is_named || candidate.pinned == Some(true) && owner.digest != candidate.digest
 }
 
 #[cfg(test)]

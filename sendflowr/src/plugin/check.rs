@@ -5,7 +5,7 @@ use std::{
     process::ExitCode,
 };
 
-use host::plugin::{Examination, Limits, Plugin, PluginError, Plugins, types::Descriptor};
+use host::plugin::{Examination, Plugin, PluginError, Plugins, PluginsConfig, types::Descriptor};
 use serde_json::{Value, json};
 
 use crate::{cli::Format, output};
@@ -13,20 +13,25 @@ use crate::{cli::Format, output};
 /// From this share of a limit on the table says so: a busy delivery takes several times what an empty one does.
 const NEAR_PERCENT: u64 = 50;
 
-/// Examines each file; the exit code tells whether all are served.
+/// Examines each file; the exit code tells whether all are plugins that a host serves. What the configured lock file and trusted
+/// keys make of it is told beside that: a file is checked before it is pinned and signed.
 ///
 /// # Errors
 /// A machine that cannot run plugins at all. A bad file is a result, not an error.
-pub(crate) async fn run(files: &[PathBuf], limits: &Limits, format: Format) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(
+    files: &[PathBuf],
+    config: &PluginsConfig,
+    format: Format,
+) -> anyhow::Result<ExitCode> {
     let mut all_serve = true;
     for file in files {
-        let (path, limits) = (file.clone(), limits.clone());
+        let (path, limits) = (file.clone(), config.limits.clone());
         let examined = tokio::task::spawn_blocking(move || Plugins::examine(&path, &limits)).await?;
         all_serve &= examined.is_ok();
         match (format, examined) {
             (_, Err(error @ PluginError::Host { .. })) => return Err(error.into()),
-            (Format::Json, examined) => output::line(&as_json(file, examined).to_string()),
-            (Format::Text, Ok((plugin, examination))) => print(file, &plugin, &examination),
+            (Format::Json, examined) => output::line(&as_json(file, examined, config).to_string()),
+            (Format::Text, Ok((plugin, examination))) => print(file, &plugin, &examination, config),
             (Format::Text, Err(error)) => output::line(&format!(
                 "`{}` is refused: {:#}",
                 file.display(),
@@ -41,7 +46,11 @@ pub(crate) async fn run(files: &[PathBuf], limits: &Limits, format: Format) -> a
     })
 }
 
-fn as_json(file: &Path, examined: Result<(std::sync::Arc<Plugin>, Examination), PluginError>) -> Value {
+fn as_json(
+    file: &Path,
+    examined: Result<(std::sync::Arc<Plugin>, Examination), PluginError>,
+    config: &PluginsConfig,
+) -> Value {
     match examined {
         Err(error) => {
             json!({ "file": file, "serves": false, "limit": error.limit(), "problem": format!("{:#}", anyhow::Error::from(error)) })
@@ -57,12 +66,34 @@ fn as_json(file: &Path, examined: Result<(std::sync::Arc<Plugin>, Examination), 
                 "contract": examination.contract,
                 "imports": examination.imports,
                 "uses": examination.uses,
+                "configured": configured(file, &plugin, config),
             })
         }
     }
 }
 
-fn print(file: &Path, plugin: &Plugin, examination: &Examination) {
+/// What the host makes of the file by its lock file and trusted keys; nothing where neither is there.
+fn configured(file: &Path, plugin: &Plugin, config: &PluginsConfig) -> Option<String> {
+    let lock = config.lock.display();
+    let is_signed = !config.trusted_keys.is_empty();
+    let pinned = match Plugins::judge(config, file, plugin) {
+        Ok(Some(true)) => Some(format!("is pinned in `{lock}`")),
+        Ok(Some(false)) => Some(format!("is not pinned in `{lock}`, which `locked` would ask for")),
+        Ok(None) => None,
+        Err(PluginError::Load(error)) => {
+            return Some(format!(
+                "the host refuses it as configured: it {}",
+                event::chain(&error)
+            ));
+        }
+        Err(error) => return Some(format!("no host starts as configured: {}", event::chain(&error))),
+    };
+    let signed = is_signed.then(|| "is signed by a trusted key".to_owned());
+    let both: Vec<String> = pinned.into_iter().chain(signed).collect();
+    (!both.is_empty()).then(|| format!("the host serves it as configured: it {}", both.join(", and ")))
+}
+
+fn print(file: &Path, plugin: &Plugin, examination: &Examination, config: &PluginsConfig) {
     let descriptor = plugin.descriptor();
     output::line(&format!(
         "`{}` is a plugin that the host serves\n",
@@ -115,6 +146,9 @@ fn print(file: &Path, plugin: &Plugin, examination: &Examination) {
         "\n{}\n\nMemory, tables and CPU time are those of a delivery without content; `plugin bench` measures real ones.\n",
         output::table(&["limit", "takes", "may take", ""], &rows)
     ));
+    if let Some(configured) = configured(file, plugin, config) {
+        output::line(&format!("`{}`: {configured}\n", file.display()));
+    }
 }
 
 /// Secrets and settings, required ones marked.

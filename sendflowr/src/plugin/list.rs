@@ -1,40 +1,52 @@
-//! `sendflowr plugin list`: the plugins of the folder, and what the configured accounts lack.
+//! `sendflowr plugin list`: the plugins of the folder as the host judges them, and what the configured accounts lack.
 
-use std::{path::Path, process::ExitCode, sync::Arc};
+use std::{path::Path, process::ExitCode};
 
-use host::{HostConfig, plugin::Plugin};
+use host::{
+    HostConfig,
+    plugin::{LoadError, Plugins, Served, Surveyed},
+};
 use serde_json::{Value, json};
 
-use super::files::{load, plugin_files};
 use crate::{
     cli::{Format, Global},
     output, roles,
 };
 
-/// Lists the plugins in the configured folder.
+/// Lists the plugins in the configured folder; the exit code tells whether all are served.
 ///
 /// # Errors
-/// A configuration that cannot work, and a folder that cannot be read. A bad plugin is part of the list.
+/// A configuration that cannot work, a folder that cannot be read, and a lock file with which no host starts. A bad plugin is part
+/// of the list.
 pub(crate) async fn run(global: Global, format: Format) -> anyhow::Result<ExitCode> {
     let config = roles::host_config(&global.load()?)?;
+    let plugins = config.plugins.clone();
+    // Compiling keeps a thread busy for a while.
+    let surveyed = tokio::task::spawn_blocking(move || Plugins::survey(&plugins)).await??;
+    let all_serve = surveyed.iter().all(|file| file.verdict.is_ok());
     let mut rows = Vec::new();
-    for file in plugin_files(&config.plugins.folder)? {
-        let plugin = load(&file, &config.plugins.limits).await;
+    for Surveyed { file, verdict } in &surveyed {
         match format {
-            Format::Json => output::line(&as_json(&file, plugin, &config).to_string()),
-            Format::Text => rows.push(as_row(&file, plugin, &config)),
+            Format::Json => output::line(&as_json(file, verdict, &config).to_string()),
+            Format::Text => rows.push(as_row(file, verdict, &config)),
         }
     }
     if format == Format::Text {
         let header = [
             "provider",
             "version",
+            "file",
+            "trust",
             "secrets and settings (* required)",
             "accounts",
         ];
         output::line(&output::table(&header, &rows));
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(if all_serve {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn name_of(file: &Path) -> String {
@@ -44,17 +56,27 @@ fn name_of(file: &Path) -> String {
         .into_owned()
 }
 
-fn as_json(file: &Path, plugin: anyhow::Result<Arc<Plugin>>, config: &HostConfig) -> Value {
-    let plugin = match plugin {
-        Ok(plugin) => plugin,
-        Err(error) => return json!({ "file": name_of(file), "problem": format!("{error:#}") }),
+/// Why a file is refused, as the host tells it.
+fn problem(file: &Path, error: &LoadError) -> String {
+    format!("`{}` {}", name_of(file), event::chain(error))
+}
+
+fn as_json(file: &Path, verdict: &Result<Served, LoadError>, config: &HostConfig) -> Value {
+    let served = match verdict {
+        Ok(served) => served,
+        Err(error) => {
+            return json!({ "file": name_of(file), "serves": false, "problem": problem(file, error) });
+        }
     };
-    let descriptor = plugin.descriptor();
+    let descriptor = served.plugin.descriptor();
     let spec = |name: &String, required: bool| json!({ "name": name, "required": required });
     let secrets = descriptor.secrets.iter();
     let settings = descriptor.settings.iter();
     json!({
         "file": name_of(file),
+        "serves": true,
+        "pinned": served.pinned,
+        "signed": is_signed(config),
         "slug": descriptor.slug,
         "display_name": descriptor.display_name,
         "version": descriptor.version,
@@ -64,15 +86,39 @@ fn as_json(file: &Path, plugin: anyhow::Result<Arc<Plugin>>, config: &HostConfig
     })
 }
 
-fn as_row(file: &Path, plugin: anyhow::Result<Arc<Plugin>>, config: &HostConfig) -> Vec<String> {
-    let plugin = match plugin {
-        Ok(plugin) => plugin,
+/// Whether what serves is signed by a trusted key; nothing where none is asked for.
+fn is_signed(config: &HostConfig) -> Option<bool> {
+    (!config.plugins.trusted_keys.is_empty()).then_some(true)
+}
+
+/// What of pins and signatures is configured, and how the plugin stands to it.
+fn trust(served: &Served, config: &HostConfig) -> String {
+    let pinned = served.pinned.map(|pinned| match pinned {
+        true => "pinned",
+        false => "not pinned",
+    });
+    let signed = is_signed(config).map(|_| "signed");
+    let words: Vec<&str> = pinned.into_iter().chain(signed).collect();
+    words.join(", ")
+}
+
+fn as_row(file: &Path, verdict: &Result<Served, LoadError>, config: &HostConfig) -> Vec<String> {
+    let served = match verdict {
+        Ok(served) => served,
         Err(error) => {
-            let (version, names) = (String::new(), String::new());
-            return vec![name_of(file), version, names, format!("refused: {error:#}")];
+            let none = String::new;
+            let refused = "refused".to_owned();
+            return vec![
+                none(),
+                none(),
+                name_of(file),
+                refused,
+                none(),
+                problem(file, error),
+            ];
         }
     };
-    let descriptor = plugin.descriptor();
+    let descriptor = served.plugin.descriptor();
     let mark = |name: &String, required: bool| {
         if required {
             format!("{name}*")
@@ -107,6 +153,8 @@ fn as_row(file: &Path, plugin: anyhow::Result<Arc<Plugin>>, config: &HostConfig)
     vec![
         descriptor.slug.clone(),
         descriptor.version.clone(),
+        name_of(file),
+        trust(served, config),
         names.join(", "),
         accounts,
     ]
