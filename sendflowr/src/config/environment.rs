@@ -20,6 +20,40 @@ const PREFIX: &str = "SENDFLOWR_";
 /// Keys outside of any section, which have no two underscores in their variable.
 pub(crate) const TOP_LEVEL: [&str; 2] = ["data_folder", "inference_url"];
 
+/// Every section. A variable that begins with one and goes on with a single underscore is refused: it was meant for a key, and
+/// a host that starts without its pepper can never be given one later.
+pub(crate) const SECTIONS: [&str; 26] = [
+    "accounts",
+    "clickhouse",
+    "consumer",
+    "consumer.tls",
+    "host",
+    "host.plugins",
+    "host.plugins.limits",
+    "host.plugins.quarantine",
+    "host.tls",
+    "identity",
+    "inference",
+    "inference.breakers",
+    "inference.experiment",
+    "inference.hot_paths",
+    "inference.hot_paths.product_view",
+    "inference.hot_paths.push_click",
+    "inference.hot_paths.site_visit",
+    "inference.hot_paths.sms_click",
+    "inference.latency",
+    "inference.tls",
+    "kafka",
+    "postgres",
+    "redis",
+    "registry",
+    "store",
+    "telemetry",
+];
+
+/// Variables of compose.yml that begin as a section does. An operator who has `.env` in the shell sets them for our roles too.
+const OF_COMPOSE: [&str; 2] = ["SENDFLOWR_CONSUMER_ADDRESS", "SENDFLOWR_INFERENCE_ADDRESS"];
+
 /// What ends the names of variables that name a file.
 const FILE_SUFFIX: &str = "_FILE";
 
@@ -85,7 +119,11 @@ pub(super) fn merge(table: &mut Table, environment: &BTreeMap<String, String>) -
         insert(table, &key, value, variable.as_str())?;
     }
     for (name, value) in environment {
-        let Some(path) = key_of(name).filter(|_| !value.is_empty()) else {
+        if value.is_empty() {
+            continue;
+        }
+        let Some(path) = key_of(name) else {
+            refuse_single_underscore(name, value)?;
             continue;
         };
         if environment
@@ -109,8 +147,52 @@ fn key_of(name: &str) -> Option<String> {
     }
     let path = name.strip_prefix(PREFIX)?.to_ascii_lowercase();
     // Variables of the test and build tooling share the prefix without being paths.
-    let is_path = path.contains("__") || TOP_LEVEL.contains(&path.as_str());
-    is_path.then(|| path.replace("__", "."))
+    let is_top_level = TOP_LEVEL.contains(&path.strip_suffix("_file").unwrap_or(&path));
+    (path.contains("__") || is_top_level).then(|| path.replace("__", "."))
+}
+
+/// Refuses a variable that is no path and was meant as one.
+fn refuse_single_underscore(name: &str, value: &str) -> anyhow::Result<()> {
+    if OF_COMPOSE.contains(&name) || is_of_kubernetes(name, value) {
+        return Ok(());
+    }
+    let Some(rest) = name.strip_prefix(PREFIX).map(str::to_ascii_uppercase) else {
+        return Ok(());
+    };
+    let meant = SECTIONS.iter().filter_map(|section| {
+        let section = section.to_ascii_uppercase();
+        let key = rest.strip_prefix(&section.replace('.', "_"))?.strip_prefix('_')?;
+        Some((section.replace('.', "__"), key))
+    });
+    // The innermost section is the one that leaves the shortest key.
+    match meant.min_by_key(|(_, key)| key.len()) {
+        None => Ok(()),
+        // Where the names of provider and account end, only the operator knows.
+        Some((section, _)) if section == "ACCOUNTS" => bail!(
+            "environment variable `{name}` is not read: did you mean `{PREFIX}ACCOUNTS__<PROVIDER>__<ACCOUNT>__<KEY>`, with two \
+             underscores between the parts?"
+        ),
+        Some((section, key)) => {
+            bail!("environment variable `{name}` is not read: did you mean `{PREFIX}{section}__{key}`?")
+        }
+    }
+}
+
+/// Whether Kubernetes sets this in every pod beside a service `sendflowr-consumer`, or of another such name:
+/// `…_SERVICE_HOST`, `…_SERVICE_PORT` and `…_SERVICE_PORT_HTTP`, `…_PORT=tcp://10.0.0.1:8002`, `…_PORT_8002_TCP` and what
+/// begins so.
+fn is_of_kubernetes(name: &str, value: &str) -> bool {
+    let of_a_port = name.rsplit_once("_PORT_").is_some_and(|(_, port)| {
+        let protocol = port.trim_start_matches(|digit: char| digit.is_ascii_digit());
+        protocol.len() < port.len()
+            && ["_TCP", "_UDP", "_SCTP"]
+                .iter()
+                .any(|begin| protocol.starts_with(begin))
+    });
+    name.ends_with("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+        || (name.ends_with("_PORT") && value.contains("://"))
+        || of_a_port
 }
 
 /// The value of a documented key, and the variable it comes from.
@@ -213,6 +295,73 @@ mod tests {
         assert_eq!(table.unwrap(), expected.parse::<Table>().unwrap());
         assert!(merged("host = 1", &[("SENDFLOWR_HOST__LISTEN", "x")]).is_err());
         assert!(merged("", &[("SENDFLOWR_HOST____LISTEN", "x")]).is_err());
+    }
+
+    #[test]
+    fn a_single_underscore_behind_a_section_is_refused() {
+        for (variable, meant) in [
+            (
+                "SENDFLOWR_IDENTITY_PEPPER_FILE",
+                "SENDFLOWR_IDENTITY__PEPPER_FILE",
+            ),
+            ("SENDFLOWR_HOST_LISTEN", "SENDFLOWR_HOST__LISTEN"),
+            ("SENDFLOWR_host_listen", "SENDFLOWR_HOST__LISTEN"),
+            ("SENDFLOWR_HOST_PLUGINS_FOLDER", "SENDFLOWR_HOST__PLUGINS__FOLDER"),
+            (
+                "SENDFLOWR_HOST_PLUGINS_LIMITS_CPU_TIME_MS",
+                "SENDFLOWR_HOST__PLUGINS__LIMITS__CPU_TIME_MS",
+            ),
+            ("SENDFLOWR_REDIS_PORT", "SENDFLOWR_REDIS__PORT"),
+            (
+                "SENDFLOWR_TELEMETRY_SERVICE_NAME",
+                "SENDFLOWR_TELEMETRY__SERVICE_NAME",
+            ),
+            (
+                "SENDFLOWR_ACCOUNTS_SENDGRID_DEFAULT_PUBLIC_KEY",
+                "SENDFLOWR_ACCOUNTS__<PROVIDER>__<ACCOUNT>__<KEY>",
+            ),
+        ] {
+            let error = error(&[(variable, "6380")]);
+            let expected = format!("environment variable `{variable}` is not read: did you mean `{meant}`");
+            assert!(error.starts_with(&expected), "{error}");
+            assert_eq!(merged("", &[(variable, "")]).unwrap(), Table::new());
+        }
+    }
+
+    #[test]
+    fn what_others_set_with_our_prefix_is_passed_over() {
+        let others = [
+            ("SENDFLOWR_TEST_REDIS", "127.0.0.1:6379"),
+            ("SENDFLOWR_HOSTNAME", "x"),
+            ("SENDFLOWR_CONSUMER_SERVICE_HOST", "10.0.0.1"),
+            ("SENDFLOWR_CONSUMER_SERVICE_PORT", "8002"),
+            ("SENDFLOWR_CONSUMER_SERVICE_PORT_HTTP", "8002"),
+            ("SENDFLOWR_CONSUMER_PORT", "tcp://10.0.0.1:8002"),
+            ("SENDFLOWR_CONSUMER_PORT_8002_TCP", "tcp://10.0.0.1:8002"),
+            ("SENDFLOWR_CONSUMER_PORT_8002_TCP_ADDR", "10.0.0.1"),
+            ("SENDFLOWR_CONSUMER_PORT_8002_TCP_PORT", "8002"),
+            ("SENDFLOWR_HOST_PLUGINS_PORT_8002_UDP_PROTO", "udp"),
+        ];
+        assert_eq!(merged("", &others).unwrap(), Table::new());
+        // compose.yml reads its variables from `.env`, which may be in the environment of a role, too.
+        let compose = include_str!("../../../compose.yml");
+        let names: Vec<&str> = compose
+            .split("${")
+            .skip(1)
+            .filter_map(|rest| rest.split([':', '}']).next())
+            .filter(|name| name.starts_with(PREFIX))
+            .collect();
+        assert!(names.len() > 5, "{names:?}");
+        for name in names {
+            assert_eq!(merged("", &[(name, "x")]).unwrap(), Table::new(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_key_outside_of_any_section_may_be_in_a_file() {
+        let table = merged("", &[("SENDFLOWR_INFERENCE_URL_FILE", "/run/url")]);
+        let expected = "inference_url_file = '/run/url'".parse::<Table>();
+        assert_eq!(table.unwrap(), expected.unwrap());
     }
 
     #[test]

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use toml::{Table, Value};
 
+use super::environment;
+
 const PAGE: &str = include_str!("../../../docs/settings.md");
 
 /// docs/limits.md has their keys, and a test of its own.
@@ -88,4 +90,25 @@ fn every_key_is_on_the_page_and_no_other() {
         unknown.is_empty(),
         "docs/settings.md has what is no key: {unknown:?}"
     );
+}
+
+/// Adds every section below this one by its whole path.
+fn add_sections(path: &[&str], sections: &mut BTreeSet<String>) {
+    let Some(keys) = keys_of(path) else { return };
+    if !path.is_empty() {
+        sections.insert(path.join("."));
+    }
+    for key in keys {
+        add_sections(&[path, &[key.as_str()]].concat(), sections);
+    }
+}
+
+#[test]
+fn a_single_underscore_is_noticed_behind_every_section() {
+    let mut sections = BTreeSet::new();
+    add_sections(&[], &mut sections);
+    // Its names are the operator's own.
+    sections.insert("accounts".to_owned());
+    let noticed: BTreeSet<String> = environment::SECTIONS.iter().map(|&s| s.to_owned()).collect();
+    assert_eq!(noticed, sections);
 }
