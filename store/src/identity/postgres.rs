@@ -67,12 +67,12 @@ pub struct PostgresIdentities {
 }
 
 impl PostgresIdentities {
-    /// Connects and brings the tables up to date. Takes 10 s at most; a server that just starts is waited for half of
-    /// that. Any number of processes may do this at once.
+    /// Connects and brings the tables up to date; those of a newer build are taken as they are. Takes 10 s at most; a server
+    /// that just starts is waited for half of that. Any number of processes may do this at once.
     ///
     /// # Errors
     /// [`StoreError::Misconfigured`], naming the settings to look at, when the server cannot be reached, refuses the user,
-    /// has no such database, or was used by a newer build.
+    /// has no such database, or has tables that are none of ours.
     pub async fn connect(config: PostgresConfig) -> Result<Self, StoreError> {
         Ok(Self {
             pool: connection::open(&config).await?,

@@ -32,7 +32,7 @@ const OUTAGE_PAUSE: Duration = Duration::from_millis(500);
 /// Table in which the steps are noted that the schema has seen; a name of our own, since the database may be shared.
 const STEPS_TABLE: &str = "sendflowr_schema_steps";
 
-/// The schema's steps, oldest first.
+/// The schema's steps, oldest first. They only add, and what they add has a default: older builds go on with the same tables.
 const STEPS: &[(i64, &str, &str)] = &[
     (
         1,
@@ -148,11 +148,13 @@ async fn migrate(connection: &mut PgConnection) -> Result<(), StoreError> {
         .await
         .map_err(classify)?;
     let newest = STEPS.last().map_or(0, |(version, ..)| *version);
-    migrator.run(connection).await.map_err(|error| match error {
-        MigrateError::VersionMissing(version) if version > newest => misconfigured(format!(
-            "the database was used by a newer build: it has schema {version}, this build knows up to {newest}; upgrade \
-             this build or set another `postgres.database`"
-        )),
+    let mut migrated = migrator.run(&mut *connection).await;
+    // The lowest step that this build lacks is the one that is told, so that all of them are a newer build's. Its database is taken
+    // as it is: steps only add, and what is older must keep working beside what is newer. The first run's lock ends with the connection.
+    if matches!(migrated, Err(MigrateError::VersionMissing(version)) if version > newest) {
+        migrated = migrator.set_ignore_missing(true).run(connection).await;
+    }
+    migrated.map_err(|error| match error {
         MigrateError::VersionMissing(version) | MigrateError::VersionMismatch(version) => misconfigured(format!(
             "the database has a schema {version} that is not the one of this build; set another `postgres.database`"
         )),
