@@ -22,9 +22,10 @@ use crate::{
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
     /// Prints what is configured, secrets hidden, and asks every server whether it answers. Exit code 1 when something
-    /// cannot work.
+    /// cannot work. It opens the servers as a role does when it starts: topics and a database of ClickHouse that are missing
+    /// are made, and tables are brought up to date.
     Check {
-        /// Asks no server.
+        /// Asks no server, and changes none.
         #[arg(long)]
         offline: bool,
     },
