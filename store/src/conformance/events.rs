@@ -23,6 +23,7 @@ pub async fn events(store: Arc<dyn Events>) {
     people_are_known_by_their_events(store).await;
     people_are_listed_page_by_page(store).await;
     latency_samples_come_newest_first(store).await;
+    the_first_delay_of_an_event_counts(store).await;
     providers_with_many_samples_are_thinned_by_person(store).await;
     one_person_does_not_bring_all_samples(store).await;
     counts_are_by_provider_and_type(store).await;
@@ -376,6 +377,35 @@ async fn latency_samples_come_newest_first(store: &dyn Events) {
         ours.iter().all(|sample| sample.stands_for == 1),
         "nothing is left out"
     );
+}
+
+async fn the_first_delay_of_an_event_counts(store: &dyn Events) {
+    let (person, esp) = (person("measured twice"), unique("esp"));
+    // Before what the other checks look at.
+    let start = moment("2031-01-01T00:00:00Z");
+    let delays = [None, Some(1_000), Some(2_000)];
+    let first: Vec<StoredEvent> = (0..)
+        .zip(delays)
+        .map(|(second, delay)| {
+            let mut stored = bare(&person, EventType::Delivered, start.plus_millis(second * 1_000));
+            stored.event.esp = esp.clone();
+            stored.enrichment.delivery_latency_ms = delay;
+            stored
+        })
+        .collect();
+    store.write(&first).await.unwrap();
+    let mut second = first.clone();
+    for (stored, delay) in second.iter_mut().zip([Some(3_000), None, Some(4_000)]) {
+        stored.enrichment.delivery_latency_ms = delay;
+    }
+    store.write(&second).await.unwrap();
+    let samples = store.latency_samples(start, 1_000).await.unwrap();
+    let ours: Vec<i64> = samples
+        .iter()
+        .filter(|sample| sample.esp == esp)
+        .map(|sample| sample.latency_ms)
+        .collect();
+    assert_eq!(ours, [2_000, 1_000]);
 }
 
 /// Whether a person is in the sample of a share of the people.

@@ -357,9 +357,17 @@ impl Events for ClickHouseEvents {
         let mut query = self
             .client
             .query(&format!(
-                "SELECT ?fields FROM latency_training \
-                 WHERE delivered_at >= fromUnixTimestamp64Milli(toInt64(?), 'UTC') AND ({}) \
-                 ORDER BY delivered_at DESC, event_id DESC LIMIT 1 BY event_id LIMIT ?",
+                // The delay of an event's first form counts, or that it has none, so that this is looked at when the form is chosen.
+                // Forms are chosen in the order of the table, which takes less than to sort by the ids alone. Only delivered events
+                // have a delay.
+                "SELECT ?fields FROM (SELECT event_id, universal_id, esp, campaign_id, \
+                 metadata['campaign_type'] AS campaign_type, metadata['payload_bytes'] AS payload_bytes, mailbox_provider, \
+                 timestamp AS delivered_at, delivery_latency_ms, assumeNotNull(delivery_latency_ms) AS latency_ms \
+                 FROM email_events WHERE event_type = 'delivered' \
+                 AND timestamp >= fromUnixTimestamp64Milli(toInt64(?), 'UTC') AND ({}) \
+                 ORDER BY universal_id, timestamp, event_id, version DESC \
+                 LIMIT 1 BY universal_id, timestamp, event_id) \
+                 WHERE delivery_latency_ms IS NOT NULL ORDER BY delivered_at DESC, event_id DESC LIMIT ?",
                 of_each.join(" OR ")
             ))
             .bind(since.as_millis());

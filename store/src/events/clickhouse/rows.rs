@@ -202,7 +202,7 @@ impl OccurrenceRow<'_> {
     }
 }
 
-/// A row of `latency_training`.
+/// What the latency model learns of a delivered event.
 #[derive(Row, Deserialize)]
 pub(super) struct LatencyRow {
     universal_id: String,
