@@ -182,7 +182,7 @@ impl Intake {
         let received_at = incoming.received_at;
         let request = Arc::new(request_for(plugin, account, incoming));
         let mut delivery = Delivery::new(plugin, Arc::clone(&request)).await?;
-        if self.accounts.current().has_proven(account.provider()) {
+        if self.accounts.current().is_open_beside_proven_ones(account) {
             delivery.beside_proven_ones();
         }
         match delivery.read(plugin, account, &self.certificates).await {

@@ -53,6 +53,7 @@ async fn a_consumer_that_is_killed_between_insert_and_commit_stores_everything_o
     stored_by_all += stored(&system, &consumer).await;
     let twice = stored_by_all - outcome.acknowledged.len() as f64;
     assert!(twice >= CLICKS, "only {twice} events were written twice");
+    system.until_committed(&consumer).await;
     drop(consumer);
     Arc::into_inner(system).unwrap().clean().await;
 }
@@ -74,6 +75,7 @@ async fn when_one_of_two_consumers_is_killed_the_other_takes_over() {
     let outcome = load.end().await;
     assert!(outcome.refused.is_empty(), "{:?}", outcome.refused[0]);
     clicks.until_stored(&system.servers, &outcome.acknowledged).await;
+    system.until_committed(&other).await;
     drop(other);
     Arc::into_inner(system).unwrap().clean().await;
 }

@@ -177,5 +177,6 @@ async fn deliveries_of_every_provider_become_exact_rows_and_an_explained_decisio
             .as_array()
             .is_some_and(|events| !events.is_empty())
     );
+    system.until_committed(&consumer).await;
     system.clean().await;
 }

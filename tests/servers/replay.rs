@@ -8,7 +8,7 @@ use store::{bus::Bus, events::Events};
 #[ignore = "needs servers; cargo xtask test starts them"]
 async fn the_consumers_letters_become_rows() {
     let system = System::start(&[]).await;
-    let _consumer = system.consumer().await;
+    let consumer = system.consumer().await;
     // The topic holds what other tests have left.
     let mark = &system.servers.mark;
     let esp = format!("esp-{mark}");
@@ -29,5 +29,6 @@ async fn the_consumers_letters_become_rows() {
     })
     .await;
     bus.close().await;
+    system.until_committed(&consumer).await;
     system.clean().await;
 }

@@ -48,6 +48,7 @@ async fn nothing_acknowledged_is_lost_while_kafka_is_away() {
     }
     clicks.until_stored(&system.servers, &outcome.acknowledged).await;
     system.until_ready(&system.host, "ready").await;
+    system.until_committed(&consumer).await;
     drop(consumer);
     Arc::into_inner(system).unwrap().clean().await;
 }
@@ -75,6 +76,7 @@ async fn the_consumer_waits_while_clickhouse_is_away() {
     assert!(outcome.refused.is_empty(), "{:?}", outcome.refused[0]);
     clicks.until_stored(&system.servers, &outcome.acknowledged).await;
     system.until_ready(&consumer, "ready").await;
+    system.until_committed(&consumer).await;
     drop(consumer);
     Arc::into_inner(system).unwrap().clean().await;
 }
@@ -125,6 +127,7 @@ async fn ingestion_and_decisions_go_on_while_redis_and_postgres_are_away() {
     })
     .await;
     clicks.until_stored(&system.servers, &outcome.acknowledged).await;
+    system.until_committed(&consumer).await;
     drop(consumer);
     Arc::into_inner(system).unwrap().clean().await;
 }

@@ -112,6 +112,18 @@ impl System {
         line.trim().parse().ok()
     }
 
+    /// Waits until all that is on the bus has gone all its way, in both groups: what a consumer that ends has not committed the next
+    /// one would read, in another test.
+    pub async fn until_committed(&self, consumer: &Role) {
+        for group in ["sendflowr-events", "sendflowr-identity"] {
+            let lag = format!("sendflowr_consumer_lag_records{{group=\"{group}\"}}");
+            eventually("all is committed", async || {
+                self.metric(consumer, &lag).await == Some(0.0)
+            })
+            .await;
+        }
+    }
+
     /// Removes what the test has made.
     pub async fn clean(self) {
         self.servers.clean().await;

@@ -143,7 +143,7 @@ async fn work_off(system: &System, clickhouse: &Client, seed: u64) -> f64 {
     until_rows(clickhouse, before + BACKLOG as u64).await;
     let by_consumer = cpu.lap(system, Some(&consumer));
     let drained = rows_a_second(clickhouse, "email_events", began).await;
-    until_committed(system, &consumer).await;
+    system.until_committed(&consumer).await;
     let memory = consumer.resident_kb() / 1024;
     drop(consumer);
 
@@ -266,17 +266,6 @@ async fn until_rows(clickhouse: &Client, count: u64) {
 async fn rows(clickhouse: &Client) -> u64 {
     let count = clickhouse.query("SELECT count() FROM email_events").fetch_one();
     count.await.expect("ClickHouse answers")
-}
-
-/// Waits until all that is on the bus has gone all its way, in both groups.
-async fn until_committed(system: &System, consumer: &Role) {
-    for group in ["sendflowr-events", "sendflowr-identity"] {
-        let lag = format!("sendflowr_consumer_lag_records{{group=\"{group}\"}}");
-        eventually("all is committed", async || {
-            system.metric(consumer, &lag).await == Some(0.0)
-        })
-        .await;
-    }
 }
 
 /// The processor time of everybody who takes part.
