@@ -162,13 +162,13 @@ impl fmt::Display for Tally {
 }
 
 fn print(comparison: &Comparison) {
-    if comparison.both_fail {
-        output::line(&format!("{} (neither can read it)", comparison.recording));
-    } else if comparison.differences.is_empty() {
-        return;
-    }
-    let loss = if comparison.is_loss { " (loss)" } else { "" };
-    output::line(&format!("{}{loss}", comparison.recording));
+    let remark = match comparison {
+        Comparison { both_fail: true, .. } => " (neither can read it)",
+        Comparison { is_loss: true, .. } => " (loss)",
+        _ if comparison.differences.is_empty() => return,
+        _ => "",
+    };
+    output::line(&format!("{}{remark}", comparison.recording));
     for difference in comparison.differences.iter().take(MOST_SHOWN) {
         output::line(&format!("  {difference}"));
     }
