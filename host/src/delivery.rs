@@ -19,19 +19,24 @@ use crate::{
 
 /// Not proven yet.
 #[derive(Debug)]
-pub struct Unverified;
+pub struct Unverified {
+    /// Whether it tells how the plugin does for its provider although nothing proves it.
+    unsigned_tells: bool,
+}
 
 /// Proven, as far as the trust goes.
 #[derive(Debug)]
-pub struct Verified(Trust);
+pub struct Verified {
+    trust: Trust,
+    /// See [`Unverified`].
+    unsigned_tells: bool,
+}
 
 /// A delivery, the plugin instance that reads it, and what is known of its truth.
 pub struct Delivery<State> {
     request: Arc<Request>,
     guest: Guest,
     state: State,
-    /// Whether it tells how the plugin does for its provider although nothing proves it.
-    unsigned_tells: bool,
 }
 
 /// What a visit to the plugin came to.
@@ -68,15 +73,14 @@ impl Delivery<Unverified> {
         Ok(Self {
             request,
             guest,
-            state: Unverified,
-            unsigned_tells: true,
+            state: Unverified { unsigned_tells: true },
         })
     }
 
     /// Notes that the provider has accounts whose deliveries are proven. If this one need not be, anybody can have sent it, and does
     /// not send the plugin to rest for all of them.
     pub(crate) fn beside_proven_ones(&mut self) {
-        self.unsigned_tells = false;
+        self.state.unsigned_tells = false;
     }
 
     /// Asks the plugin what must hold, checks it, and lets the plugin read the delivery: all on one thread, since to be handed over
@@ -96,8 +100,7 @@ impl Delivery<Unverified> {
         let Self {
             request,
             guest,
-            unsigned_tells,
-            ..
+            state: Unverified { unsigned_tells },
         } = self;
         let visit = {
             let (plugin, account) = (Arc::clone(plugin), Arc::clone(account));
@@ -118,8 +121,10 @@ impl Delivery<Unverified> {
                 let verified = Delivery {
                     request,
                     guest,
-                    state: Verified(trust?),
-                    unsigned_tells,
+                    state: Verified {
+                        trust: trust?,
+                        unsigned_tells,
+                    },
                 };
                 verified.normalize_here(deadline).await.map(Visit::Over)
             }
@@ -136,8 +141,10 @@ impl Delivery<Unverified> {
                 let verified = Delivery {
                     request,
                     guest,
-                    state: Verified(trust),
-                    unsigned_tells,
+                    state: Verified {
+                        trust,
+                        unsigned_tells,
+                    },
                 };
                 verified.normalize_here(deadline).await
             })
@@ -146,11 +153,18 @@ impl Delivery<Unverified> {
 
     /// Takes over that the proofs held when the delivery came in: it was sealed by this host with that remark.
     pub(crate) fn proven_at_receipt(self) -> Delivery<Verified> {
+        let Self {
+            request,
+            guest,
+            state: Unverified { unsigned_tells },
+        } = self;
         Delivery {
-            request: self.request,
-            guest: self.guest,
-            state: Verified(Trust::Genuine),
-            unsigned_tells: self.unsigned_tells,
+            request,
+            guest,
+            state: Verified {
+                trust: Trust::Genuine,
+                unsigned_tells,
+            },
         }
     }
 }
@@ -162,7 +176,6 @@ impl Delivery<Verified> {
             request,
             guest,
             state,
-            unsigned_tells,
         } = self;
         guest
             .visit(|guest, deadline| {
@@ -170,7 +183,6 @@ impl Delivery<Verified> {
                     request,
                     guest,
                     state,
-                    unsigned_tells,
                 }
                 .normalize_here(deadline)
             })
@@ -182,8 +194,10 @@ impl Delivery<Verified> {
         let Self {
             request,
             mut guest,
-            state: Verified(trust),
-            unsigned_tells,
+            state: Verified {
+                trust,
+                unsigned_tells,
+            },
         } = self;
         match trust {
             Trust::Genuine => guest.set_proven(),

@@ -172,6 +172,17 @@ async fn a_bad_file_is_reported_and_the_old_one_serves_on() {
     assert_eq!(world.status("acme.wasm").problem, None);
 }
 
+/// The file is refused because the owner serves the slug `acme`.
+#[track_caller]
+fn assert_second(world: &World, file: &str, owner: &str) {
+    assert_eq!(
+        world.problem(file),
+        format!(
+            "`{file}` claims the slug `acme`, which `{owner}` serves already; remove one of the two files"
+        )
+    );
+}
+
 #[tokio::test]
 async fn a_slug_belongs_to_the_file_that_serves_it() {
     let world = World::with(&[
@@ -180,10 +191,7 @@ async fn a_slug_belongs_to_the_file_that_serves_it() {
     ])
     .await;
     assert!(serves(&world, "acme@1.0.0"));
-    assert_eq!(
-        world.problem("second.wasm"),
-        "`second.wasm` claims the slug `acme`, which `first.wasm` serves already; remove one of the two files"
-    );
+    assert_second(&world, "second.wasm", "first.wasm");
     assert_eq!(world.status("second.wasm").state, PluginState::Refused);
     fs::remove_file(world.path("first.wasm")).unwrap();
     eventually("the second takes over", || serves(&world, "acme@2.0.0")).await;
@@ -198,10 +206,7 @@ async fn of_two_files_the_one_named_after_the_slug_has_it_from_the_start() {
     ])
     .await;
     assert!(serves(&world, "acme@1.0.0"));
-    assert_eq!(
-        world.problem("a-stranger.wasm"),
-        "`a-stranger.wasm` claims the slug `acme`, which `acme.wasm` serves already; remove one of the two files"
-    );
+    assert_second(&world, "a-stranger.wasm", "acme.wasm");
     assert_eq!(world.status("a-stranger.wasm").state, PluginState::Refused);
     assert_eq!(world.status("acme.wasm").problem, None);
 }
@@ -248,10 +253,7 @@ async fn a_file_that_takes_to_claiming_anothers_slug_keeps_its_own() {
         world.status("other.wasm").problem.is_some()
     })
     .await;
-    assert_eq!(
-        world.problem("other.wasm"),
-        "`other.wasm` claims the slug `acme`, which `acme.wasm` serves already; remove one of the two files"
-    );
+    assert_second(&world, "other.wasm", "acme.wasm");
     assert!(serves(&world, "acme@1.0.0"));
     assert_eq!(world.deliver("acme").await.unwrap(), 1);
     assert_eq!(world.deliver("other").await.unwrap(), 1, "what it was serves on");
