@@ -57,12 +57,12 @@ const DISPUTED: &[u8] = &[0];
 /// Replaces each value that is still the one that was looked at, or is already what it is to become: somebody else has taken in
 /// the same events. Any other is disputed from now on. Answers how many are disputed in the end. An empty text stands for no
 /// value: none of ours is empty. One call for many keys, because calling a script costs the server more than what this one does
-/// for a key.
+/// for a key; and a value is read by the command that replaces it, since each command of a script costs as much again.
 const REPLACE: &str = "local disputed = 0 \
      for i, key in ipairs(KEYS) do \
-     local now, after, seconds = redis.call('GET', key) or '', ARGV[3 * i + 1], ARGV[3 * i + 2] \
-     if now ~= ARGV[3 * i] and now ~= after then after, seconds = ARGV[1], ARGV[2] end \
-     redis.call('SET', key, after, 'EX', seconds) \
+     local after = ARGV[3 * i + 1] \
+     local now = redis.call('SET', key, after, 'EX', ARGV[3 * i + 2], 'GET') or '' \
+     if now ~= ARGV[3 * i] and now ~= after then after = ARGV[1]; redis.call('SET', key, after, 'EX', ARGV[2]) end \
      if after == ARGV[1] then disputed = disputed + 1 end end \
      return disputed";
 
