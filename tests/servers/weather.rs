@@ -1,9 +1,17 @@
 //! Servers that are away for a while.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
-use integration_tests::{eventually, scaled::System};
+use event::Timestamp;
+use integration_tests::{
+    eventually,
+    scaled::{QUEUE_BYTES, System},
+};
 use serde_json::json;
+use synth::delivery::{Account, Action, Kind};
 
 use crate::load::{Clicks, Load, account};
 
@@ -16,6 +24,9 @@ const CLICKS: usize = 100;
 /// Most memory, in kB, that a consumer may take on top during an outage, however many clicks wait on the bus: what it reads ahead
 /// is bounded. Its four batches and what both groups fetch come to 155 MB, no more after 75,000 clicks than after 40,000.
 const MEMORY_KB: u64 = 200_000;
+
+/// Clicks of a delivery whose events take more than [`QUEUE_BYTES`] on the bus, at some 600 bytes each.
+const MORE_THAN_THE_QUEUE: usize = 2_500;
 
 /// The series of the consumer's distance to the end of the bus.
 const LAG: &str = "sendflowr_consumer_lag_records{group=\"sendflowr-events\"}";
@@ -50,6 +61,65 @@ async fn nothing_acknowledged_is_lost_while_kafka_is_away() {
     system.until_ready(&system.host, "ready").await;
     system.until_committed(&consumer).await;
     drop(consumer);
+    Arc::into_inner(system).unwrap().clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs servers; cargo xtask test starts them"]
+async fn a_full_queue_turns_deliveries_away_before_memory_grows() {
+    let account = Account::generate("sendgrid", "").unwrap();
+    let system = Arc::new(System::start(std::slice::from_ref(&account)).await);
+    let deliver = |clicks: usize, first: usize| {
+        let system = Arc::clone(&system);
+        let now = Timestamp::from(SystemTime::now());
+        let clicks: Vec<Action> = (first..first + clicks)
+            .map(|number| Action {
+                kind: Kind::Clicked,
+                at: now,
+                email: format!("queue-{}@example.com", system.servers.mark),
+                message: format!("queue-{}-{number}", system.servers.mark),
+            })
+            .collect();
+        let deliveries = account.deliver(&clicks, now);
+        async move { system.deliver("sendgrid", &deliveries[0]).await }
+    };
+    let metric = async |series: &str| system.metric(&system.host, series).await.unwrap_or_default();
+    let queued = "sendflowr_kafka_queued_bytes ";
+    let turned_away = "sendflowr_kafka_failed_appends_total{reason=\"queue_full\"} ";
+
+    system.servers.stop("kafka");
+    let first = tokio::spawn(deliver(MORE_THAN_THE_QUEUE, 0));
+    eventually("the queue is full", async || {
+        metric(queued).await == QUEUE_BYTES as f64
+    })
+    .await;
+    assert_eq!(metric(turned_away).await, 0.0);
+    let second = deliver(1, MORE_THAN_THE_QUEUE).await;
+    // Not because Kafka did not answer in time, which is what becomes of the first.
+    assert_eq!(metric(turned_away).await, 1.0);
+    for answer in [second, first.await.unwrap()] {
+        assert_eq!(answer.status, 503, "{}", answer.text);
+        assert_eq!(answer.body["error"]["code"], "bus_unavailable", "{}", answer.text);
+        assert!(answer.retry_after.is_some(), "{}", answer.text);
+    }
+
+    // The provider sends both again.
+    system.servers.start("kafka");
+    system.until_ready(&system.host, "ready").await;
+    for (clicks, first) in [(MORE_THAN_THE_QUEUE, 0), (1, MORE_THAN_THE_QUEUE)] {
+        let answer = deliver(clicks, first).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+    }
+    let consumer = system.consumer().await;
+    let clickhouse = system.servers.clickhouse();
+    eventually("every click is stored once", async || {
+        let query = "SELECT count() FROM email_events FINAL";
+        let rows: u64 = clickhouse.query(query).fetch_one().await.unwrap();
+        rows == MORE_THAN_THE_QUEUE as u64 + 1
+    })
+    .await;
+    system.until_committed(&consumer).await;
+    drop((consumer, deliver));
     Arc::into_inner(system).unwrap().clean().await;
 }
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 use synth::delivery::{Account, Delivery};
 use tempfile::TempDir;
 
-pub use self::servers::Servers;
+pub use self::servers::{QUEUE_BYTES, Servers};
 use crate::{Answer, Role, client, eventually, run, told};
 
 /// Host and inference service, a folder for their files, and the servers behind them. Consumers are started by the tests.

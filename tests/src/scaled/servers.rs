@@ -10,6 +10,9 @@ use store::{
 };
 use tokio::sync::{Mutex, MutexGuard};
 
+/// `kafka.queue_bytes` of the roles: the least that can be configured.
+pub const QUEUE_BYTES: u64 = 1024 * 1024;
+
 /// All systems share the topics and consumer groups of one Kafka, so that they run one after the other.
 static TURN: Mutex<()> = Mutex::const_new(());
 
@@ -57,9 +60,10 @@ impl Servers {
                 url.port().unwrap(),
             )
         };
-        // The shortest session that brokers take by default: a consumer that was killed is missed soon.
+        // The shortest session that brokers accept by default, so that a consumer that was killed is missed soon, and the smallest
+        // queue that can be configured, so that one delivery can fill it.
         let mut configuration = format!(
-            "[kafka]\nbootstrap_servers = '{}'\nsession_timeout_ms = 6000\n",
+            "[kafka]\nbootstrap_servers = '{}'\nsession_timeout_ms = 6000\nqueue_bytes = {QUEUE_BYTES}\n",
             self.kafka
         );
         let database = format!("database = '{}'", self.database());
