@@ -366,34 +366,42 @@ pub fn own_cpu_seconds() -> f64 {
 
 /// Processor time, in seconds, of a process and of those that it has started.
 fn cpu_seconds(pid: u32) -> f64 {
-    /// Linux tells times in hundredths of a second.
+    /// Linux counts times in hundredths of a second.
     const TICKS_PER_SECOND: f64 = 100.0;
-    let (mut ticks, mut children) = (0.0, Vec::new());
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-        let Some((name, numbers)) = stat.rsplit_once(") ") else {
-            continue;
-        };
-        let numbers: Vec<f64> = numbers
-            .split_whitespace()
-            .skip(1)
-            .map(|number| number.parse().unwrap_or_default())
-            .collect();
-        let Some(of) = name
-            .split_whitespace()
-            .next()
-            .and_then(|pid| pid.parse::<u32>().ok())
-        else {
-            continue;
-        };
-        if of == pid {
-            // Of its own, and of children that have ended.
-            ticks = numbers[10..14].iter().sum();
-        } else if numbers[0] == f64::from(pid) {
-            children.push(of);
-        }
-    }
-    ticks / TICKS_PER_SECOND + children.into_iter().map(cpu_seconds).sum::<f64>()
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let numbers = stat
+        .rsplit_once(") ")
+        .map(|(_, numbers)| numbers)
+        .unwrap_or_default();
+    // Its own time, and that of children that have ended.
+    let ticks = numbers.split_whitespace().skip(11).take(4);
+    let ticks: f64 = ticks.map(|ticks| ticks.parse().unwrap_or(0.0)).sum();
+    ticks / TICKS_PER_SECOND + children(pid).into_iter().map(cpu_seconds).sum::<f64>()
+}
+
+/// Memory, in kB, of a process and of those that it has started; what they share counts once.
+fn shared_memory_kb(pid: u32) -> u64 {
+    let memory = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let own = memory.lines().find_map(|line| line.strip_prefix("Pss:"));
+    let own: u64 = own
+        .and_then(|line| line.trim().trim_end_matches(" kB").parse().ok())
+        .unwrap_or_default();
+    own + children(pid).into_iter().map(shared_memory_kb).sum::<u64>()
+}
+
+/// The processes that a process has started and that still run.
+fn children(pid: u32) -> Vec<u32> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let children =
+        threads.map(|thread| fs::read_to_string(thread.path().join("children")).unwrap_or_default());
+    let children = children.flat_map(|list| {
+        let numbers = list.split_whitespace().filter_map(|number| number.parse().ok());
+        numbers.collect::<Vec<u32>>()
+    });
+    children.collect()
 }
 
 /// A status and a JSON body.

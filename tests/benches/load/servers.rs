@@ -81,12 +81,14 @@ pub(crate) async fn run() {
         batches("batch_events_sum").await / count,
         1_000.0 * batches("batch_seconds_sum").await / count,
     );
-    println!(
-        "memory: host {} MB, consumer {} MB, inference {} MB",
-        system.host.resident_kb() / 1024,
-        consumer.resident_kb() / 1024,
-        system.inference.resident_kb() / 1024
-    );
+    let mut memory = vec![
+        ("host".to_owned(), system.host.resident_kb()),
+        ("consumer".to_owned(), consumer.resident_kb()),
+        ("inference".to_owned(), system.inference.resident_kb()),
+    ];
+    memory.extend(system.servers.memory_kb());
+    let memory = memory.iter().map(|(name, kb)| format!("{name} {} MB", kb / 1024));
+    println!("memory: {}", memory.collect::<Vec<_>>().join(", "));
 
     until_rows(&clickhouse, (WARM_UP + MEASURED + visible.len()) as u64).await;
     drop(consumer);

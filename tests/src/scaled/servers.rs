@@ -148,6 +148,14 @@ impl Servers {
             .collect()
     }
 
+    /// Memory, in kB, that each of these takes.
+    pub fn memory_kb(&self) -> Vec<(String, u64)> {
+        let servers = self.processes().into_iter();
+        servers
+            .map(|(name, process)| (name, crate::shared_memory_kb(process)))
+            .collect()
+    }
+
     /// Stops a server; it may finish what it does.
     pub fn stop(&self, name: &str) {
         control(&["stop", name]);
