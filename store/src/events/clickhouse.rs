@@ -37,8 +37,12 @@ use crate::StoreError;
 /// The engine's name in errors.
 const ENGINE: &str = "clickhouse";
 
-/// How long opening may take in all: an operator who waits for a mistake to show waits 10 s at most.
+/// How long it may take to find out what the server is and has: an operator waits 10 s at most for a mistake to show.
 const OPEN_WITHIN: Duration = Duration::from_secs(9);
+
+/// How long the schema steps that are due may take in all. One reads the people of all stored events, which takes seconds for 100
+/// million; a step that was given up would start again from the beginning at every start.
+const STEPS_WITHIN: Duration = Duration::from_secs(15 * 60);
 
 /// Messages asked for in one query: 20 digits each make half of the 256 KiB that the server takes as a query.
 const MESSAGES_PER_QUERY: usize = 5_000;
@@ -63,25 +67,33 @@ pub struct ClickHouseEvents {
 }
 
 impl ClickHouseEvents {
-    /// Connects, makes the database when it is missing, and brings its tables up to date. Takes 10 s at most.
+    /// Connects, creates the database if it is missing, and brings its tables up to date. Fails within 10 s if the server cannot be
+    /// used; schema steps may take longer, since some read everything that is stored.
     ///
     /// # Errors
     /// [`StoreError::Misconfigured`], naming the settings to look at, when the server cannot be reached, refuses the user,
     /// or does not let it do what is needed.
     pub async fn connect(config: ClickHouseConfig) -> Result<Self, StoreError> {
         let server = connection::client(&config)?;
-        let opened = match timeout(OPEN_WITHIN, Self::open(server, &config)).await {
-            Ok(opened) => opened,
-            Err(_) => Err(Failure::TimedOut(OPEN_WITHIN)),
-        };
-        opened.map_err(|failure| failure.at_start(&config))
+        let client = Self::open(server, &config).await;
+        let client = client.map_err(|failure| failure.at_start(&config))?;
+        Ok(Self {
+            client,
+            request_timeout: config.request_timeout,
+            ttl_days: config.ttl_days,
+        })
     }
 
-    async fn open(server: Client, config: &ClickHouseConfig) -> Result<Self, Failure> {
-        schema::make_database(&server, config).await?;
-        let client = server.with_database(&config.database);
-        schema::migrate(&client).await?;
-        let client = client
+    async fn open(server: Client, config: &ClickHouseConfig) -> Result<Client, Failure> {
+        let reach = async {
+            schema::make_database(&server, config).await?;
+            let client = server.with_database(&config.database);
+            let due = schema::due_steps(&client).await?;
+            Ok::<_, Failure>((client, due))
+        };
+        let (client, due) = within(OPEN_WITHIN, reach).await?;
+        within(STEPS_WITHIN, schema::run(&client, &due)).await?;
+        Ok(client
             // Batches are made by the writer, and its word that a batch is stored must mean that.
             .with_setting("async_insert", "0")
             // Replicated tables drop a block that they have seen lately; others only with a window that is set for it. With the
@@ -94,12 +106,7 @@ impl ClickHouseEvents {
             // batch of the consumer's holds an event twice, and readers look for an event's first form in any case.
             .with_setting("optimize_on_insert", "0")
             // A batch that catches up may span any number of months.
-            .with_setting("max_partitions_per_insert_block", "0");
-        Ok(Self {
-            client,
-            request_timeout: config.request_timeout,
-            ttl_days: config.ttl_days,
-        })
+            .with_setting("max_partitions_per_insert_block", "0"))
     }
 
     /// Has the server drop rows when they are as old as `clickhouse.ttl_days` says, explanations after 90 days at the latest. One
@@ -164,17 +171,19 @@ impl ClickHouseEvents {
 
     /// Waits for an answer, not for ever.
     async fn answer<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, StoreError> {
-        within(self.request_timeout, work).await
+        Ok(within(self.request_timeout, work).await?)
     }
 }
 
-/// What `work` answers, if it comes in time.
-async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, Error>>) -> Result<T, StoreError> {
-    let answered = match timeout(limit, work).await {
-        Ok(answered) => answered.map_err(Failure::from),
+/// Returns the result of `work` if it comes in time.
+async fn within<T, E: Into<Failure>>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, Failure> {
+    match timeout(limit, work).await {
+        Ok(result) => result.map_err(Into::into),
         Err(_) => Err(Failure::TimedOut(limit)),
-    };
-    Ok(answered?)
+    }
 }
 
 #[async_trait]

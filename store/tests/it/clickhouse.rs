@@ -32,6 +32,19 @@ const UP_TO_DATE: Script = &[
     ("engine_full", 200, None, b"\x09MergeTree"),
 ];
 
+/// A database whose table of people is missing, on a server that takes longer to fill it than opening may take.
+const BEHIND: Script = &[
+    UP_TO_DATE[0],
+    UP_TO_DATE[1],
+    ("INSERT INTO known_people", LATE, None, b""),
+];
+
+/// The status of an answer that comes with success after [`STEP`].
+const LATE: u16 = 1;
+
+/// Longer than the 9 s that opening may take apart from schema steps.
+const STEP: Duration = Duration::from_secs(10);
+
 /// The same, and it never answers a count. The status 0 stands for that.
 const HANGING: Script = &[
     UP_TO_DATE[0],
@@ -93,13 +106,17 @@ async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, script: Script)
         }
         assert!(text.contains("x-clickhouse-user: ann"), "{text}");
         assert!(text.contains("x-clickhouse-key: secret"), "{text}");
-        let (_, status, code, body) = script
+        let (_, mut status, code, body) = script
             .iter()
             .find(|(words, ..)| text.contains(words))
             .copied()
             .unwrap_or(("", 200, None, b""));
         if status == 0 {
             std::future::pending::<()>().await;
+        }
+        if status == LATE {
+            tokio::time::sleep(STEP).await;
+            status = 200;
         }
         let code = code.map_or(String::new(), |code| {
             format!("X-ClickHouse-Exception-Code: {code}\r\n")
@@ -220,4 +237,10 @@ async fn a_server_that_stops_answering_is_an_outage() {
     let error = asked.unwrap().unwrap_err();
     assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
     assert!(error.to_string().contains("no answer within 1s"), "{error}");
+}
+
+#[tokio::test]
+async fn a_schema_step_may_take_longer_than_opening() {
+    let server = serve(BEHIND, false).await;
+    connect(server.settings()).await.unwrap().ping().await.unwrap();
 }

@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use super::{config::ClickHouseConfig, error::Failure};
 use crate::events::EXPLANATION_DAYS;
 
-struct Step {
+/// A change of the schema.
+pub(super) struct Step {
     version: u32,
     name: &'static str,
     sql: &'static str,
@@ -105,8 +106,8 @@ pub(super) async fn make_database(server: &Client, config: &ClickHouseConfig) ->
     Ok(())
 }
 
-/// Runs the steps that have not run yet.
-pub(super) async fn migrate(client: &Client) -> Result<(), Failure> {
+/// Returns the steps that have not run yet.
+pub(super) async fn due_steps(client: &Client) -> Result<Vec<&'static Step>, Failure> {
     let applied = match applied(client).await {
         Err(failure) if failure.is_missing_table() => {
             client.query(MIGRATIONS_TABLE).execute().await?;
@@ -114,10 +115,13 @@ pub(super) async fn migrate(client: &Client) -> Result<(), Failure> {
         }
         other => other?,
     };
-    for step in STEPS {
-        if applied.iter().any(|done| done.version == step.version) {
-            continue;
-        }
+    let is_due = |step: &&Step| applied.iter().all(|done| done.version != step.version);
+    Ok(STEPS.iter().filter(is_due).collect())
+}
+
+/// Runs these steps, each in full before the next.
+pub(super) async fn run(client: &Client, steps: &[&Step]) -> Result<(), Failure> {
+    for step in steps {
         tracing::info!(
             clickhouse.migration = step.version,
             "schema step {} (`{}`) runs",
