@@ -229,8 +229,10 @@ fn handed_over(plugin: &Arc<Plugin>, request: &Request) -> (f64, f64) {
     runtime.block_on(async {
         for _ in 0..SINGLE {
             let began = Instant::now();
-            let delivery = Delivery::new(plugin, Arc::clone(&request)).await.unwrap();
-            black_box(delivery.read(plugin, &account, &certificates).await.unwrap());
+            let delivery = Delivery::new(plugin, &account, Arc::clone(&request))
+                .await
+                .unwrap();
+            black_box(delivery.read(plugin, &certificates).await.unwrap());
             times.push(began.elapsed());
         }
     });

@@ -353,14 +353,6 @@ impl Accounts {
         accounts.is_some_and(|accounts| accounts.contains_key(account))
     }
 
-    /// Whether the account may take what nothing proves, beside one of its provider whose deliveries are proven, as far as that shows
-    /// without its plugin: that takes no others, or has something to prove them with.
-    pub(crate) fn is_open_beside_proven_ones(&self, account: &Account) -> bool {
-        let others = self.providers.get(&account.provider);
-        let mut others = others.into_iter().flat_map(BTreeMap::values);
-        account.allow_unsigned && others.any(|other| !other.allow_unsigned || !other.values.is_empty())
-    }
-
     /// These accounts and the added ones. One that is there already stays as it is.
     fn with(&self, added: Vec<Account>) -> Self {
         let mut all = self.clone();

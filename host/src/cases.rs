@@ -190,9 +190,9 @@ async fn read(
     certificates: &Arc<dyn CertificateSource>,
     request: Arc<types::Request>,
 ) -> Result<Outcome, DeliveryError> {
-    Delivery::new(plugin, request)
+    Delivery::new(plugin, account, request)
         .await?
-        .read(plugin, account, certificates)
+        .read(plugin, certificates)
         .await
 }
 

@@ -20,16 +20,14 @@ use crate::{
 /// Not proven yet.
 #[derive(Debug)]
 pub struct Unverified {
-    /// Whether it tells how the plugin does for its provider although nothing proves it.
-    unsigned_tells: bool,
+    /// Whose delivery it is said to be.
+    account: Arc<Account>,
 }
 
 /// Proven, as far as the trust goes.
 #[derive(Debug)]
 pub struct Verified {
     trust: Trust,
-    /// See [`Unverified`].
-    unsigned_tells: bool,
 }
 
 /// A delivery, the plugin instance that reads it, and what is known of its truth.
@@ -67,20 +65,19 @@ pub enum DeliveryError {
 }
 
 impl Delivery<Unverified> {
-    /// Makes a fresh instance of the plugin for this request.
-    pub async fn new(plugin: &Arc<Plugin>, request: Arc<Request>) -> Result<Self, PluginError> {
-        let guest = plugin.instantiate().await?;
+    /// Makes a fresh instance of the plugin for this request to an account.
+    pub async fn new(
+        plugin: &Arc<Plugin>,
+        account: &Arc<Account>,
+        request: Arc<Request>,
+    ) -> Result<Self, PluginError> {
+        let guest = plugin.instantiate(account.name()).await?;
+        let account = Arc::clone(account);
         Ok(Self {
             request,
             guest,
-            state: Unverified { unsigned_tells: true },
+            state: Unverified { account },
         })
-    }
-
-    /// Notes that the provider has accounts whose deliveries are proven. If this one need not be, anybody can have sent it, and does
-    /// not send the plugin to rest for all of them.
-    pub(crate) fn beside_proven_ones(&mut self) {
-        self.state.unsigned_tells = false;
     }
 
     /// Asks the plugin what must hold, checks it, and lets the plugin read the delivery: all on one thread, since to be handed over
@@ -94,16 +91,15 @@ impl Delivery<Unverified> {
     pub async fn read(
         self,
         plugin: &Arc<Plugin>,
-        account: &Arc<Account>,
         certificates: &Arc<dyn CertificateSource>,
     ) -> Result<Outcome, DeliveryError> {
         let Self {
             request,
             guest,
-            state: Unverified { unsigned_tells },
+            state: Unverified { account },
         } = self;
         let visit = {
-            let (plugin, account) = (Arc::clone(plugin), Arc::clone(account));
+            let (plugin, account) = (Arc::clone(plugin), Arc::clone(&account));
             let (request, certificates) = (Arc::clone(&request), Arc::clone(certificates));
             // A check that waits does so in this runtime, not in that of the thread.
             let waits_in = Handle::current();
@@ -121,10 +117,7 @@ impl Delivery<Unverified> {
                 let verified = Delivery {
                     request,
                     guest,
-                    state: Verified {
-                        trust: trust?,
-                        unsigned_tells,
-                    },
+                    state: Verified { trust: trust? },
                 };
                 verified.normalize_here(deadline).await.map(Visit::Over)
             }
@@ -133,7 +126,7 @@ impl Delivery<Unverified> {
             Visit::Over(outcome) => return Ok(outcome),
             Visit::Waits(check) => check.await?,
         };
-        let again = plugin.instantiate().await?;
+        let again = plugin.instantiate(account.name()).await?;
         again
             .visit(|mut guest, deadline| async move {
                 // The same request on another instance gives the same proofs; the contract wants the calls in order.
@@ -141,10 +134,7 @@ impl Delivery<Unverified> {
                 let verified = Delivery {
                     request,
                     guest,
-                    state: Verified {
-                        trust,
-                        unsigned_tells,
-                    },
+                    state: Verified { trust },
                 };
                 verified.normalize_here(deadline).await
             })
@@ -153,18 +143,12 @@ impl Delivery<Unverified> {
 
     /// Takes over that the proofs held when the delivery came in: it was sealed by this host with that remark.
     pub(crate) fn proven_at_receipt(self) -> Delivery<Verified> {
-        let Self {
-            request,
-            guest,
-            state: Unverified { unsigned_tells },
-        } = self;
+        let Self { request, guest, .. } = self;
+        let trust = Trust::Genuine;
         Delivery {
             request,
             guest,
-            state: Verified {
-                trust: Trust::Genuine,
-                unsigned_tells,
-            },
+            state: Verified { trust },
         }
     }
 }
@@ -194,16 +178,13 @@ impl Delivery<Verified> {
         let Self {
             request,
             mut guest,
-            state: Verified {
-                trust,
-                unsigned_tells,
-            },
+            state: Verified { trust },
         } = self;
         match trust {
-            Trust::Genuine => guest.set_proven(),
-            Trust::Unsigned if unsigned_tells => guest.set_proven(),
+            // Of an account that takes what nothing proves, such deliveries are all that there is to go by.
+            Trust::Genuine | Trust::Unsigned => guest.set_proven(),
             // Anybody can send these.
-            Trust::Unsigned | Trust::PublishedKey | Trust::Handshake => {}
+            Trust::PublishedKey | Trust::Handshake => {}
         }
         let outcome = guest
             .normalize_here(deadline, &request)

@@ -171,6 +171,13 @@ impl Intake {
         self.accounts.current()
     }
 
+    /// Has the plugins forget how accounts fared that were removed.
+    pub(crate) fn forget_removed_accounts(&self) {
+        self.plugins.keep_accounts(|provider, account| {
+            !matches!(self.accounts.get(provider, account), Err(Missing::Unknown(_)))
+        });
+    }
+
     /// Takes one delivery in. When it returns a success, everything of it is on the bus.
     pub(crate) async fn take(
         &self,
@@ -181,11 +188,8 @@ impl Intake {
     ) -> Result<Taken, IntakeError> {
         let received_at = incoming.received_at;
         let request = Arc::new(request_for(plugin, account, incoming));
-        let mut delivery = Delivery::new(plugin, Arc::clone(&request)).await?;
-        if self.accounts.current().is_open_beside_proven_ones(account) {
-            delivery.beside_proven_ones();
-        }
-        match delivery.read(plugin, account, &self.certificates).await {
+        let delivery = Delivery::new(plugin, account, Arc::clone(&request)).await?;
+        match delivery.read(plugin, &self.certificates).await {
             Ok(Outcome::Events(batch)) => {
                 let converted = self
                     .convert(
@@ -296,11 +300,13 @@ impl Intake {
         let (received_at, is_proven) = (raw.received_at, raw.is_proven);
         let missing: HashSet<u32> = raw.rejected.iter().copied().collect();
         let request = Arc::new(request_for(&plugin, &account, Incoming::from(raw)));
-        let delivery = Delivery::new(&plugin, request).await.map_err(IntakeError::from)?;
+        let delivery = Delivery::new(&plugin, &account, request)
+            .await
+            .map_err(IntakeError::from)?;
         // What was proven then stays proven: the secret may have been rotated since.
         let outcome = match is_proven {
             true => delivery.proven_at_receipt().normalize().await,
-            false => delivery.read(&plugin, &account, &self.certificates).await,
+            false => delivery.read(&plugin, &self.certificates).await,
         };
         let outcome = outcome.map_err(|error| {
             let is_final = match &error {

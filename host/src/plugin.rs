@@ -3,7 +3,8 @@
 //! A plugin is a WebAssembly component of the contract in `wit/`. Every delivery gets an instance of its own, limited in
 //! CPU time, memory, stack and output; nothing is left of it afterwards. Files that are dropped into the folder, replaced
 //! or removed take effect within a second, and deliveries in flight end on the plugin they began with. A plugin that
-//! keeps failing rests for a while and comes back by itself. Whatever a plugin does, it costs only its own provider.
+//! keeps failing at an account's deliveries rests for that account and comes back by itself. Whatever a plugin does, it costs only
+//! its own provider.
 //!
 //! ```text
 //! folder ─▶ registry ─▶ load: read ▸ pin and signature ▸ inspect ▸ compile (cache) ▸ link ▸ describe ─▶ Plugin
@@ -56,7 +57,7 @@ pub use self::{
     metrics::PluginMetrics,
     quarantine::{QuarantineConfig, RawQuarantineConfig},
     signature::{InvalidTrustedKey, MOST_SIGNATURE_BYTES, SignatureError, TrustedKeys, signature_path},
-    status::{PluginDetails, PluginState, PluginStatus, SpecStatus},
+    status::{PluginDetails, PluginState, PluginStatus, RestingAccount, SpecStatus},
     survey::{Served, Surveyed},
 };
 use self::{folder::make_folder, load::Loader, registry::Registry, reload::Watch};
@@ -113,6 +114,17 @@ impl Plugins {
     /// Every file of the folder, by name, with what it serves or why it is refused.
     pub fn status(&self) -> Vec<PluginStatus> {
         self.0.registry.status()
+    }
+
+    /// Forgets how accounts fared that are there no longer; `is_there` is asked with the provider and the account's name.
+    pub(crate) fn keep_accounts(&self, is_there: impl Fn(&str, &str) -> bool) {
+        for slug in self.slugs() {
+            if let Some(plugin) = self.get(&slug) {
+                plugin
+                    .quarantine
+                    .keep_accounts(|account| is_there(&slug, account));
+            }
+        }
     }
 
     /// Loads one file without a folder, for tools. Blocks on the compiler.

@@ -317,7 +317,7 @@ impl Recordings {
             .map_err(|_| RecordingError::UnknownAccount)?;
         let received_at = raw.received_at;
         let request = Arc::new(request_for(plugin, &account, Incoming::from(raw)));
-        let outcome = match Delivery::new(plugin, request).await {
+        let outcome = match Delivery::new(plugin, &account, request).await {
             Ok(delivery) => delivery.proven_at_receipt().normalize().await,
             Err(error) => Err(error.into()),
         };

@@ -121,7 +121,9 @@ impl Server {
         let (served, (), ()) = tokio::join!(
             listener::serve(listener, router, tls, limits, shutdown.clone()),
             told,
-            intake.accounts.follow(&shutdown)
+            intake
+                .accounts
+                .follow(&shutdown, || intake.forget_removed_accounts())
         );
         served.map_err(HostError::Listener)
     }

@@ -168,8 +168,8 @@ impl AccountBook {
         account.map_err(|error| error.to_string())
     }
 
-    /// Follows the store until `shutdown`.
-    pub(crate) async fn follow(&self, shutdown: &CancellationToken) {
+    /// Follows the store until `shutdown`, and says so each time it has been read.
+    pub(crate) async fn follow(&self, shutdown: &CancellationToken, is_read: impl Fn()) {
         if self.store.is_none() {
             return;
         }
@@ -192,6 +192,9 @@ impl AccountBook {
                 _ => {}
             }
             works = read.is_ok();
+            if works {
+                is_read();
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{AcquireError, OwnedSemaphorePermit, Semaphore},
     time,
 };
 use tracing::{Instrument, Span, field::Empty};
@@ -84,17 +84,18 @@ impl Plugin {
         self.digest.as_str()
     }
 
-    /// Waits for a turn and reserves a fresh instance for one delivery.
+    /// Waits for a turn and reserves a fresh instance for one delivery of this account.
     ///
     /// The wait is bounded in time and in number of waiting deliveries. The instance itself is made by the first
     /// call, off the caller's thread, because making it may run the guest's code.
-    pub async fn instantiate(self: &Arc<Self>) -> Result<Guest, PluginError> {
-        let turn = self.turn(self.enter()?).await?;
-        // One that was ahead may have sent the plugin to rest.
-        self.enter()?;
+    pub async fn instantiate(self: &Arc<Self>, account: &str) -> Result<Guest, PluginError> {
+        let turn = self.turn(self.enter(account)?).await?;
+        // One that was ahead may have sent the account to rest.
+        self.enter(account)?;
         self.stats.deliveries.inc();
         Ok(Guest {
             plugin: Arc::clone(self),
+            account: account.to_owned(),
             is_proven: false,
             running: None,
             took: Duration::ZERO,
@@ -102,8 +103,8 @@ impl Plugin {
         })
     }
 
-    fn enter(&self) -> Result<Entry, PluginError> {
-        let entry = self.quarantine.enter(Instant::now());
+    fn enter(&self, account: &str) -> Result<Entry, PluginError> {
+        let entry = self.quarantine.enter(account, Instant::now());
         entry.map_err(|retry_after| PluginError::Quarantined {
             plugin: self.tag.clone(),
             retry_after,
@@ -122,25 +123,31 @@ impl Plugin {
         if waiting.ahead >= self.limits.concurrency * WAITING_PER_TURN {
             return Err(busy());
         }
-        let turns = match entry {
-            Entry::Beside => 1,
+        let (probe, turns) = match entry {
+            Entry::Beside => (None, 1),
+            Entry::AloneOfAccount(probe) => (Some(probe), 1),
             // Whoever has them all is alone.
-            Entry::Alone => u32::try_from(self.limits.concurrency).expect("at most 512, by its range"),
+            Entry::Alone => {
+                let all = u32::try_from(self.limits.concurrency).expect("at most 512, by its range");
+                (None, all)
+            }
         };
-        let both = async {
-            let turn = Arc::clone(&self.turns).acquire_many_owned(turns).await;
-            let place = Arc::clone(&self.places).acquire_owned().await;
-            turn.and_then(|turn| {
-                place.map(|place| Turn {
-                    _turn: turn,
-                    _place: place,
-                })
+        let all = async {
+            // First, so that those who wait for it keep no turn from others.
+            let probe = match probe {
+                Some(probe) => Some(probe.acquire_owned().await?),
+                None => None,
+            };
+            Ok(Turn {
+                _probe: probe,
+                _turn: Arc::clone(&self.turns).acquire_many_owned(turns).await?,
+                _place: Arc::clone(&self.places).acquire_owned().await?,
             })
         };
-        match time::timeout(self.limits.queue_wait, both).await {
+        match time::timeout(self.limits.queue_wait, all).await {
             Ok(turn) => {
                 self.stats.waited(began.elapsed());
-                turn.map_err(|error| PluginError::host("the semaphore is closed", error))
+                turn.map_err(|error: AcquireError| PluginError::host("the semaphore is closed", error))
             }
             Err(_) => Err(busy()),
         }
@@ -162,11 +169,11 @@ impl Plugin {
         Ok(Running { store, instance })
     }
 
-    fn failed(&self, is_proven: bool, limit: Limit) {
+    fn failed(&self, account: &str, is_proven: bool, limit: Limit) {
         self.stats.trapped(limit);
         let now = Instant::now();
         let consequence = if is_proven {
-            self.quarantine.failed(limit, now)
+            self.quarantine.failed(account, limit, now)
         } else {
             self.quarantine.failed_unproven(limit, now)
         };
@@ -174,30 +181,32 @@ impl Plugin {
             None => {}
             Some(Consequence::Rests(rest)) => tracing::warn!(
                 plugin = %self.tag,
+                account,
                 plugin.limit = limit.code(),
                 quarantine.seconds = rest.as_secs(),
-                "plugin `{}` rests after repeated failures, the latest by its limit `{limit}`",
+                "plugin `{}` rests for the account `{account}` after repeated failures, the latest by its limit `{limit}`",
                 self.tag
             ),
             Some(Consequence::InDoubt) => tracing::warn!(
                 plugin = %self.tag,
                 plugin.limit = limit.code(),
-                "plugin `{}` fails at deliveries that nothing has proven, the latest by its limit `{limit}`: they go through one \
-                 at a time until one is proven",
+                "plugin `{}` fails at whatever comes, the latest by its limit `{limit}`: deliveries go through one at a time until \
+                 one that is proven goes well",
                 self.tag
             ),
         }
     }
 
-    fn completed(&self) {
-        if self.quarantine.completed(Instant::now()) {
-            tracing::info!(plugin = %self.tag, "plugin `{}` works again and serves", self.tag);
+    fn completed(&self, account: &str) {
+        if self.quarantine.completed(account, Instant::now()) {
+            tracing::info!(plugin = %self.tag, account, "plugin `{}` works again for the account `{account}`", self.tag);
         }
     }
 }
 
-/// The right to be in flight, of the plugin and of all plugins.
+/// The right to be in flight, of the plugin and of all plugins; behind a rest, of the account too.
 struct Turn {
+    _probe: Option<OwnedSemaphorePermit>,
     _turn: OwnedSemaphorePermit,
     _place: OwnedSemaphorePermit,
 }
@@ -226,6 +235,8 @@ impl Drop for Waiting<'_> {
 /// One delivery's instance of a plugin. Calls run on blocking threads; an instance whose call has failed is gone.
 pub struct Guest {
     plugin: Arc<Plugin>,
+    /// Whose delivery it is.
+    account: String,
     /// Whether its failures are those of a genuine delivery: see [`Guest::set_proven`].
     is_proven: bool,
     running: Option<Running>,
@@ -261,7 +272,7 @@ impl Guest {
         .await
     }
 
-    /// Notes that the delivery is one that not everybody can send: from now on it tells how the plugin does for its provider.
+    /// Notes that the delivery is one that not everybody can send: from now on it tells how the plugin does for its account.
     pub(crate) fn set_proven(&mut self) {
         self.is_proven = true;
     }
@@ -337,7 +348,7 @@ impl Guest {
                 )?;
             }
             if self.is_proven {
-                self.plugin.completed();
+                self.plugin.completed(&self.account);
             }
             let stats = &self.plugin.stats;
             match &answer {
@@ -416,7 +427,7 @@ impl Guest {
         self.took += began.elapsed();
         let error = fault(&self.plugin.tag, call, self.plugin.limits.wall_clock, error);
         if let PluginError::Guest { limit, .. } = &error {
-            self.plugin.failed(self.is_proven, *limit);
+            self.plugin.failed(&self.account, self.is_proven, *limit);
         }
         error
     }
@@ -424,7 +435,7 @@ impl Guest {
     /// Turns a breach of the contract into the plugin's fault.
     fn check(&mut self, call: &'static str, result: Result<(), Breach>) -> Result<(), PluginError> {
         result.map_err(|Breach { limit, detail }| {
-            self.plugin.failed(self.is_proven, limit);
+            self.plugin.failed(&self.account, self.is_proven, limit);
             PluginError::Guest {
                 plugin: self.plugin.tag.clone(),
                 limit,

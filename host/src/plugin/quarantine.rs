@@ -1,35 +1,41 @@
-//! Gives a plugin that keeps failing a rest, and lets it back by itself.
+//! Gives an account whose deliveries keep failing in a plugin a rest, and lets it back by itself.
 //!
 //! A trap costs its sender an error and the host up to the full CPU limit. What follows from it depends on whether the proofs
 //! of the delivery had held:
 //!
-//! - They had: the provider itself has sent it. When most such deliveries of a while end so, the plugin *rests*, and all
+//! - They had: the account's own sender has sent it. When most such deliveries of a while end so, the account *rests*, and all
 //!   its deliveries are turned away at once. After the rest they are let through again, but one at a time: the first whose
-//!   proofs hold decides. If it is normalized, the plugin serves again; if it fails, the next rest is twice as long.
+//!   proofs hold decides. If it is normalized, the account is served again; if it fails, the next rest is twice as long.
+//!   Other accounts go on: whoever has the secret of one could otherwise silence all of them with deliveries made for that. When
+//!   it is the plugin that is broken, they rest as soon as they have seen it themselves.
 //! - They had not, or they rest on what everybody knows: anybody can have sent it, and must not turn genuine deliveries
-//!   away by it. While others are proven such failures are only counted. When several come and nothing is proven,
-//!   the plugin may be broken, or only strangers ask it: it is *in doubt*, and its deliveries go through one at a time, which
-//!   bounds what they cost: each waits for its turn as always. The first whose proofs hold ends that, and so does a whole
-//!   window without such a failure.
+//!   away by it. Such failures are only counted.
 //!
-//! So a rest begins and grows only by genuine deliveries, and ends only by one.
+//! When several failures come that no rest has dealt with, and nothing that is proven is normalized, the plugin may be broken for
+//! all accounts, or only strangers ask it: it is *in doubt*, and its deliveries go through one at a time, which bounds what they
+//! cost: each waits for its turn as always. The first that is proven and normalized ends that, and so does a whole window without
+//! such a failure.
+//!
+//! So a rest begins and grows only by genuine deliveries of the account that rests, and ends only by one.
 
 use std::{
+    collections::BTreeMap,
     ops::RangeInclusive,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use event::settings::{OutOfRange, number};
 use serde::Deserialize;
+use tokio::sync::Semaphore;
 
 use super::error::Limit;
 
-/// When a plugin rests, and for how long.
+/// When an account rests, and for how long.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QuarantineConfig {
-    /// Failures of proven deliveries within the window that send the plugin to rest, if at least half of those fail; and of
-    /// others that put it in doubt, if none is proven.
+    /// Failures of an account's proven deliveries within the window that send it to rest, if at least half of those fail; and of
+    /// any deliveries that put the plugin in doubt, if none that is proven is normalized.
     pub failures: u32,
     /// The window.
     pub window: Duration,
@@ -74,7 +80,7 @@ pub struct RawQuarantineConfig {
     longest_rest_seconds: Option<u64>,
 }
 
-/// Failures that can be configured: with a number that is never reached no plugin rests.
+/// Failures that can be configured: with a number that is never reached nothing rests.
 const FAILURES: RangeInclusive<u32> = 1..=u32::MAX;
 
 /// Seconds that can be configured: beyond a day a mistyped unit is likelier than an intention.
@@ -111,10 +117,12 @@ impl TryFrom<RawQuarantineConfig> for QuarantineConfig {
 }
 
 /// How a delivery is let in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) enum Entry {
     /// Beside others.
     Beside,
+    /// While none of its account's deliveries holds the permit.
+    AloneOfAccount(Arc<Semaphore>),
     /// While no other of the plugin's deliveries is in flight.
     Alone,
 }
@@ -122,24 +130,33 @@ pub(crate) enum Entry {
 /// What a failure has led to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Consequence {
-    /// The plugin rests for so long.
+    /// The account rests for so long.
     Rests(Duration),
     /// The plugin is in doubt.
     InDoubt,
 }
 
-/// Why a plugin does not serve like others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Trouble {
-    /// How long all deliveries are still turned away; zero when they go through one at a time.
-    pub(crate) rest: Duration,
-    /// The limit that was broken last.
-    pub(crate) cause: Limit,
-    /// Whether it is only in doubt.
-    pub(crate) is_doubt: bool,
+/// Why a plugin does not serve all that comes like others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// These accounts rest, by name; at least one.
+    Rests(Vec<Resting>),
+    /// It is in doubt, and broke this limit last.
+    InDoubt(Limit),
 }
 
-/// Whether one plugin serves or rests.
+/// An account that rests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Resting {
+    /// Its name.
+    pub(crate) account: String,
+    /// How long its deliveries are still turned away; zero when they go through one at a time.
+    pub(crate) rest: Duration,
+    /// The limit that the rest began with.
+    pub(crate) cause: Limit,
+}
+
+/// Which accounts one plugin serves, and which rest.
 #[derive(Debug)]
 pub(crate) struct Quarantine {
     config: QuarantineConfig,
@@ -148,31 +165,130 @@ pub(crate) struct Quarantine {
 
 #[derive(Debug)]
 struct State {
-    phase: Phase,
-    window_began: Instant,
-    /// Proven deliveries of the window that failed.
-    failures: u32,
-    /// Proven deliveries of the window that were normalized.
-    completions: u32,
-    /// Other deliveries of the window that failed.
-    unproven_failures: u32,
+    /// Of all deliveries, apart from failures that a rest deals with.
+    window: Window,
     /// How long the plugin is in doubt, if nothing happens.
     doubted_until: Option<Instant>,
+    /// The limit that was broken last; before the first failure it means nothing.
+    cause: Limit,
+    /// By name, those whose deliveries have told something.
+    accounts: BTreeMap<String, AccountState>,
+}
+
+/// How one account fares.
+#[derive(Debug)]
+struct AccountState {
+    /// Of its proven deliveries.
+    window: Window,
+    /// Its deliveries are turned away until then, and go through one at a time afterwards; nothing while it is served.
+    rests_until: Option<Instant>,
     /// Length of the latest rest.
     rest: Option<Duration>,
-    /// The limit that the latest rest or doubt began with; before the first it means nothing.
+    /// The limit that the latest rest began with; before the first it means nothing.
     cause: Limit,
     /// When the latest rest ended well.
     recovered_at: Option<Instant>,
+    /// One permit, for the delivery that goes through behind a rest.
+    probe: Arc<Semaphore>,
 }
 
-#[derive(Debug, Clone, Copy)]
-enum Phase {
-    Serving,
-    /// All deliveries are turned away until then, and go through one at a time afterwards.
-    Resting {
-        until: Instant,
-    },
+/// What has come of deliveries of late.
+#[derive(Debug)]
+struct Window {
+    began: Instant,
+    /// Those that failed.
+    failures: u32,
+    /// Proven ones that were normalized.
+    completions: u32,
+}
+
+impl Window {
+    fn new(began: Instant) -> Self {
+        Self {
+            began,
+            failures: 0,
+            completions: 0,
+        }
+    }
+
+    /// Begins anew when the window is over.
+    fn roll(&mut self, length: Duration, now: Instant) {
+        if now.saturating_duration_since(self.began) >= length {
+            *self = Self::new(now);
+        }
+    }
+}
+
+impl AccountState {
+    fn new(now: Instant) -> Self {
+        Self {
+            window: Window::new(now),
+            rests_until: None,
+            rest: None,
+            cause: Limit::Trap,
+            recovered_at: None,
+            probe: Arc::new(Semaphore::new(1)),
+        }
+    }
+
+    /// Takes a failure, and gives the length of the rest that it begins.
+    fn failed(&mut self, limit: Limit, config: &QuarantineConfig, now: Instant) -> Option<Duration> {
+        if self.rests_until.is_none() {
+            self.window.roll(config.window, now);
+            self.window.failures += 1;
+            if self.window.failures < config.failures || self.window.failures < self.window.completions {
+                return None;
+            }
+        }
+        // Whoever fails again soon after a rest has not really recovered.
+        let soon = self
+            .recovered_at
+            .is_none_or(|recovered| now.saturating_duration_since(recovered) < config.longest_rest);
+        let rest = match self.rest {
+            Some(previous) if soon => (previous * 2).min(config.longest_rest),
+            _ => config.first_rest,
+        };
+        self.rest = Some(rest);
+        self.cause = limit;
+        self.rests_until = Some(now + rest);
+        Some(rest)
+    }
+
+    /// Takes a delivery that went well. True when this ends a rest.
+    fn completed(&mut self, config: &QuarantineConfig, now: Instant) -> bool {
+        let rested = self.rests_until.take().is_some();
+        if rested {
+            self.window = Window::new(now);
+            self.recovered_at = Some(now);
+        } else {
+            self.window.roll(config.window, now);
+        }
+        self.window.completions += 1;
+        rested
+    }
+}
+
+impl State {
+    /// The account of this name. Only those that there are get here, so that strangers cannot make it more.
+    fn account(&mut self, name: &str, now: Instant) -> &mut AccountState {
+        if !self.accounts.contains_key(name) {
+            self.accounts.insert(name.to_owned(), AccountState::new(now));
+        }
+        self.accounts.get_mut(name).expect("put there just above")
+    }
+
+    /// Takes a failure of anybody's delivery. True when it puts the plugin in doubt.
+    fn doubts(&mut self, limit: Limit, config: &QuarantineConfig, now: Instant) -> bool {
+        self.window.roll(config.window, now);
+        self.window.failures += 1;
+        self.cause = limit;
+        let was_in_doubt = is_ahead(self.doubted_until, now);
+        let nothing_goes_well = self.window.failures >= config.failures && self.window.completions == 0;
+        if was_in_doubt || nothing_goes_well {
+            self.doubted_until = Some(now + config.window);
+        }
+        !was_in_doubt && nothing_goes_well
+    }
 }
 
 impl Quarantine {
@@ -180,129 +296,91 @@ impl Quarantine {
         Self {
             config,
             state: Mutex::new(State {
-                phase: Phase::Serving,
-                window_began: now,
-                failures: 0,
-                completions: 0,
-                unproven_failures: 0,
+                window: Window::new(now),
                 doubted_until: None,
-                rest: None,
                 cause: Limit::Trap,
-                recovered_at: None,
+                accounts: BTreeMap::new(),
             }),
         }
     }
 
-    /// Says how a delivery may come in, or how long the plugin still rests.
-    pub(crate) fn enter(&self, now: Instant) -> Result<Entry, Duration> {
-        match self.trouble(now) {
+    /// Says how a delivery of this account may come in, or how long the account still rests.
+    pub(crate) fn enter(&self, account: &str, now: Instant) -> Result<Entry, Duration> {
+        let state = self.state();
+        let account = state.accounts.get(account);
+        let resting = account.and_then(|account| Some((account, account.rests_until?)));
+        match resting {
+            Some((_, until)) if now < until => Err(until - now),
+            _ if is_ahead(state.doubted_until, now) => Ok(Entry::Alone),
+            Some((account, _)) => Ok(Entry::AloneOfAccount(Arc::clone(&account.probe))),
             None => Ok(Entry::Beside),
-            Some(Trouble { rest, .. }) if rest.is_zero() => Ok(Entry::Alone),
-            Some(Trouble { rest, .. }) => Err(rest),
         }
     }
 
-    /// A delivery whose proofs had held broke this limit.
-    pub(crate) fn failed(&self, limit: Limit, now: Instant) -> Option<Consequence> {
+    /// A delivery of this account whose proofs had held broke this limit.
+    pub(crate) fn failed(&self, account: &str, limit: Limit, now: Instant) -> Option<Consequence> {
         let mut state = self.state();
-        match state.phase {
-            Phase::Serving => {
-                self.roll_window(&mut state, now);
-                state.failures += 1;
-                state.doubted_until = None;
-                if state.failures < self.config.failures || state.failures < state.completions {
-                    return None;
-                }
-            }
-            // A late end of a delivery that entered before the rest tells nothing new.
-            Phase::Resting { until } if now < until => return None,
-            Phase::Resting { .. } => {}
+        let of = state.account(account, now);
+        // A late end of a delivery that entered before the rest tells nothing new.
+        if is_ahead(of.rests_until, now) {
+            return None;
         }
-        // Whoever fails again soon after a rest has not really recovered.
-        let soon = state
-            .recovered_at
-            .is_none_or(|recovered| now.saturating_duration_since(recovered) < self.config.longest_rest);
-        let rest = match state.rest {
-            Some(previous) if soon => (previous * 2).min(self.config.longest_rest),
-            _ => self.config.first_rest,
-        };
-        state.rest = Some(rest);
-        state.cause = limit;
-        state.phase = Phase::Resting { until: now + rest };
-        Some(Consequence::Rests(rest))
+        if let Some(rest) = of.failed(limit, &self.config, now) {
+            // That deals with it: what one account does by itself is no reason to doubt the plugin.
+            return Some(Consequence::Rests(rest));
+        }
+        let doubts = state.doubts(limit, &self.config, now);
+        doubts.then_some(Consequence::InDoubt)
     }
 
     /// A delivery that anybody can have sent broke this limit.
     pub(crate) fn failed_unproven(&self, limit: Limit, now: Instant) -> Option<Consequence> {
-        let mut state = self.state();
-        match state.phase {
-            // It says nothing of how genuine deliveries fare.
-            Phase::Resting { .. } => return None,
-            Phase::Serving => self.roll_window(&mut state, now),
-        }
-        let was_in_doubt = is_ahead(state.doubted_until, now);
-        state.unproven_failures += 1;
-        let nothing_is_proven = state.failures == 0 && state.completions == 0;
-        if !was_in_doubt && (state.unproven_failures < self.config.failures || !nothing_is_proven) {
-            return None;
-        }
-        state.doubted_until = Some(now + self.config.window);
-        state.cause = limit;
-        (!was_in_doubt).then_some(Consequence::InDoubt)
+        let doubts = self.state().doubts(limit, &self.config, now);
+        doubts.then_some(Consequence::InDoubt)
     }
 
-    /// A delivery whose proofs had held was normalized. True when this ends a rest or a doubt.
-    pub(crate) fn completed(&self, now: Instant) -> bool {
+    /// A delivery of this account whose proofs had held was normalized. True when this ends a rest or a doubt.
+    pub(crate) fn completed(&self, account: &str, now: Instant) -> bool {
         let mut state = self.state();
-        match state.phase {
-            Phase::Serving => {
-                self.roll_window(&mut state, now);
-                state.completions += 1;
-                is_ahead(state.doubted_until.take(), now)
-            }
-            Phase::Resting { until } if now < until => false,
-            Phase::Resting { .. } => {
-                state.phase = Phase::Serving;
-                begin_window(&mut state, now);
-                state.completions = 1;
-                state.recovered_at = Some(now);
-                true
-            }
+        let of = state.account(account, now);
+        if is_ahead(of.rests_until, now) {
+            return false;
         }
+        let rested = of.completed(&self.config, now);
+        state.window.roll(self.config.window, now);
+        state.window.completions += 1;
+        is_ahead(state.doubted_until.take(), now) || rested
     }
 
-    /// Why the plugin does not serve like others; none while it does.
+    /// Forgets the accounts that are there no longer: nothing comes any more that could end their rest.
+    pub(crate) fn keep_accounts(&self, is_there: impl Fn(&str) -> bool) {
+        self.state().accounts.retain(|name, _| is_there(name));
+    }
+
+    /// Why the plugin does not serve all that comes like others; none while it does.
     pub(crate) fn trouble(&self, now: Instant) -> Option<Trouble> {
         let state = self.state();
-        let (rest, is_doubt) = match state.phase {
-            Phase::Resting { until } => (until.saturating_duration_since(now), false),
-            Phase::Serving if is_ahead(state.doubted_until, now) => (Duration::ZERO, true),
-            Phase::Serving => return None,
-        };
-        Some(Trouble {
-            rest,
-            cause: state.cause,
-            is_doubt,
-        })
-    }
-
-    fn roll_window(&self, state: &mut State, now: Instant) {
-        if now.saturating_duration_since(state.window_began) >= self.config.window {
-            begin_window(state, now);
+        let resting: Vec<Resting> = state
+            .accounts
+            .iter()
+            .filter_map(|(name, account)| {
+                Some(Resting {
+                    account: name.clone(),
+                    rest: account.rests_until?.saturating_duration_since(now),
+                    cause: account.cause,
+                })
+            })
+            .collect();
+        if !resting.is_empty() {
+            return Some(Trouble::Rests(resting));
         }
+        is_ahead(state.doubted_until, now).then_some(Trouble::InDoubt(state.cause))
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         // Nothing panics while it is held; a poisoned state would still be consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn begin_window(state: &mut State, now: Instant) {
-    state.window_began = now;
-    state.failures = 0;
-    state.completions = 0;
-    state.unproven_failures = 0;
 }
 
 fn is_ahead(time: Option<Instant>, now: Instant) -> bool {
@@ -313,12 +391,28 @@ fn is_ahead(time: Option<Instant>, now: Instant) -> bool {
 mod tests {
     use super::*;
 
+    const US: &str = "us";
+    const THEM: &str = "them";
+
     fn seconds(count: u64) -> Duration {
         Duration::from_secs(count)
     }
 
     fn rests(count: u64) -> Option<Consequence> {
         Some(Consequence::Rests(seconds(count)))
+    }
+
+    /// How a delivery of ours may come in.
+    fn enter(quarantine: &Quarantine, now: Instant) -> Result<&'static str, Duration> {
+        enter_as(quarantine, US, now)
+    }
+
+    fn enter_as(quarantine: &Quarantine, account: &str, now: Instant) -> Result<&'static str, Duration> {
+        quarantine.enter(account, now).map(|entry| match entry {
+            Entry::Beside => "beside",
+            Entry::AloneOfAccount(_) => "alone of its account",
+            Entry::Alone => "alone",
+        })
     }
 
     fn sound(now: Instant) -> Quarantine {
@@ -328,9 +422,9 @@ mod tests {
     fn broken(now: Instant) -> Quarantine {
         let quarantine = sound(now);
         for _ in 0..4 {
-            assert_eq!(quarantine.failed(Limit::Trap, now), None);
+            assert_eq!(quarantine.failed(US, Limit::Trap, now), None);
         }
-        assert_eq!(quarantine.failed(Limit::Trap, now), rests(10));
+        assert_eq!(quarantine.failed(US, Limit::Trap, now), rests(10));
         quarantine
     }
 
@@ -350,17 +444,18 @@ mod tests {
     fn rests_after_repeated_failures_and_comes_back_by_a_delivery_that_is_normalized() {
         let now = Instant::now();
         let quarantine = broken(now);
-        assert_eq!(quarantine.enter(now + seconds(4)), Err(seconds(6)));
-        let trouble = Trouble {
+        assert_eq!(enter(&quarantine, now + seconds(4)), Err(seconds(6)));
+        let resting = Resting {
+            account: US.to_owned(),
             rest: seconds(6),
             cause: Limit::Trap,
-            is_doubt: false,
         };
+        let trouble = Trouble::Rests(vec![resting]);
         assert_eq!(quarantine.trouble(now + seconds(4)), Some(trouble));
         let later = now + seconds(10);
-        assert_eq!(quarantine.enter(later), Ok(Entry::Alone));
-        assert!(quarantine.completed(later));
-        assert_eq!(quarantine.enter(later), Ok(Entry::Beside));
+        assert_eq!(enter(&quarantine, later), Ok("alone of its account"));
+        assert!(quarantine.completed(US, later));
+        assert_eq!(enter(&quarantine, later), Ok("beside"));
         assert_eq!(quarantine.trouble(later), None);
     }
 
@@ -370,9 +465,9 @@ mod tests {
         let quarantine = broken(now);
         let mut lengths = Vec::new();
         for _ in 0..7 {
-            now += quarantine.trouble(now).unwrap().rest;
-            assert_eq!(quarantine.enter(now), Ok(Entry::Alone));
-            match quarantine.failed(Limit::Trap, now) {
+            now += enter(&quarantine, now).unwrap_err();
+            assert_eq!(enter(&quarantine, now), Ok("alone of its account"));
+            match quarantine.failed(US, Limit::Trap, now) {
                 Some(Consequence::Rests(rest)) => lengths.push(rest.as_secs()),
                 other => panic!("{other:?}"),
             }
@@ -385,12 +480,12 @@ mod tests {
         let now = Instant::now();
         let quarantine = broken(now);
         let recovered = now + seconds(10);
-        assert!(quarantine.completed(recovered));
+        assert!(quarantine.completed(US, recovered));
         let much_later = recovered + seconds(300);
         for _ in 0..4 {
-            assert_eq!(quarantine.failed(Limit::Trap, much_later), None);
+            assert_eq!(quarantine.failed(US, Limit::Trap, much_later), None);
         }
-        assert_eq!(quarantine.failed(Limit::Trap, much_later), rests(10));
+        assert_eq!(quarantine.failed(US, Limit::Trap, much_later), rests(10));
     }
 
     #[test]
@@ -398,9 +493,9 @@ mod tests {
         let mut now = Instant::now();
         let quarantine = sound(now);
         for _ in 0..20 {
-            assert_eq!(quarantine.failed(Limit::Trap, now), None);
+            assert_eq!(quarantine.failed(US, Limit::Trap, now), None);
             assert_eq!(quarantine.failed_unproven(Limit::Trap, now), None);
-            now += seconds(10);
+            now += seconds(15);
         }
     }
 
@@ -409,9 +504,9 @@ mod tests {
         let now = Instant::now();
         let quarantine = sound(now);
         for _ in 0..100 {
-            quarantine.completed(now);
-            assert_eq!(quarantine.failed(Limit::Trap, now), None);
-            quarantine.completed(now);
+            quarantine.completed(US, now);
+            assert_eq!(quarantine.failed(US, Limit::Trap, now), None);
+            quarantine.completed(US, now);
         }
     }
 
@@ -419,43 +514,88 @@ mod tests {
     fn strangers_neither_begin_nor_lengthen_nor_end_a_rest() {
         let now = Instant::now();
         let quarantine = sound(now);
-        assert_eq!(quarantine.failed(Limit::Trap, now), None);
+        assert!(!quarantine.completed(US, now));
         for _ in 0..100 {
             assert_eq!(quarantine.failed_unproven(Limit::Trap, now), None);
         }
-        assert_eq!(quarantine.enter(now), Ok(Entry::Beside));
+        assert_eq!(enter(&quarantine, now), Ok("beside"));
         let quarantine = broken(now);
         let later = now + seconds(10);
         for _ in 0..100 {
-            assert_eq!(quarantine.failed_unproven(Limit::Trap, later), None);
-            assert_eq!(quarantine.enter(later), Ok(Entry::Alone));
+            quarantine.failed_unproven(Limit::Trap, later);
+            assert_eq!(enter(&quarantine, later), Ok("alone"));
         }
-        assert!(quarantine.completed(later));
+        assert!(matches!(quarantine.trouble(later), Some(Trouble::Rests(_))));
+        assert!(quarantine.completed(US, later));
+        assert_eq!(enter(&quarantine, later), Ok("beside"));
     }
 
     #[test]
-    fn nothing_but_unproven_failures_raises_a_doubt_and_a_proof_that_holds_ends_it() {
+    fn an_account_rests_alone_and_is_tried_alone() {
         let now = Instant::now();
-        for ends in [
-            |quarantine: &Quarantine, now| assert!(quarantine.completed(now)),
-            |quarantine: &Quarantine, now| assert_eq!(quarantine.failed(Limit::Trap, now), None),
-        ] {
-            let quarantine = doubted(now);
-            assert_eq!(quarantine.enter(now), Ok(Entry::Alone));
-            let trouble = Trouble {
-                rest: Duration::ZERO,
-                cause: Limit::Memory,
-                is_doubt: true,
-            };
-            assert_eq!(quarantine.trouble(now), Some(trouble));
-            ends(&quarantine, now);
-            assert_eq!(quarantine.enter(now), Ok(Entry::Beside));
-            // Something is proven in this window.
-            for _ in 0..10 {
-                assert_eq!(quarantine.failed_unproven(Limit::Memory, now), None);
-            }
-            assert_eq!(quarantine.trouble(now), None);
+        let quarantine = broken(now);
+        assert!(enter(&quarantine, now).is_err());
+        assert_eq!(enter_as(&quarantine, THEM, now), Ok("beside"));
+        assert!(!quarantine.completed(THEM, now), "it ends nothing of ours");
+        let mut later = now;
+        for _ in 0..10 {
+            later += enter(&quarantine, later).unwrap_err();
+            assert_eq!(enter(&quarantine, later), Ok("alone of its account"));
+            assert_eq!(enter_as(&quarantine, THEM, later), Ok("beside"));
+            quarantine.failed(US, Limit::Trap, later);
         }
+        // The other one is judged by what it sends itself.
+        for _ in 0..4 {
+            assert_eq!(quarantine.failed(THEM, Limit::Memory, later), None);
+        }
+        assert_eq!(quarantine.failed(THEM, Limit::Memory, later), rests(10));
+        let Some(Trouble::Rests(resting)) = quarantine.trouble(later) else {
+            panic!("{quarantine:?}");
+        };
+        let resting = resting
+            .iter()
+            .map(|resting| (resting.account.as_str(), resting.cause));
+        let expected = [(THEM, Limit::Memory), (US, Limit::Trap)];
+        assert_eq!(resting.collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn an_account_that_is_gone_is_forgotten_with_its_rest() {
+        let now = Instant::now();
+        let quarantine = broken(now);
+        quarantine.keep_accounts(|account| account == US);
+        assert!(quarantine.trouble(now).is_some());
+        quarantine.keep_accounts(|account| account == THEM);
+        assert_eq!(quarantine.trouble(now), None);
+    }
+
+    #[test]
+    fn failures_of_several_accounts_raise_a_doubt_before_any_rests() {
+        let now = Instant::now();
+        let quarantine = sound(now);
+        let accounts = ["a", "b", "c", "d"];
+        for account in accounts {
+            assert_eq!(quarantine.failed(account, Limit::Trap, now), None);
+        }
+        let doubt = Some(Consequence::InDoubt);
+        assert_eq!(quarantine.failed("a", Limit::CpuTime, now), doubt);
+        assert_eq!(quarantine.trouble(now), Some(Trouble::InDoubt(Limit::CpuTime)));
+        assert_eq!(enter(&quarantine, now), Ok("alone"));
+    }
+
+    #[test]
+    fn one_that_is_proven_and_goes_well_ends_a_doubt() {
+        let now = Instant::now();
+        let quarantine = doubted(now);
+        assert_eq!(quarantine.failed(US, Limit::Memory, now), None);
+        assert_eq!(enter(&quarantine, now), Ok("alone"), "it is no better for that");
+        assert_eq!(quarantine.trouble(now), Some(Trouble::InDoubt(Limit::Memory)));
+        assert!(quarantine.completed(US, now));
+        assert_eq!(enter(&quarantine, now), Ok("beside"));
+        for _ in 0..10 {
+            assert_eq!(quarantine.failed_unproven(Limit::Memory, now), None);
+        }
+        assert_eq!(quarantine.trouble(now), None);
     }
 
     #[test]
@@ -464,21 +604,21 @@ mod tests {
         let quarantine = doubted(now);
         for _ in 0..10 {
             now += seconds(29);
-            assert_eq!(quarantine.enter(now), Ok(Entry::Alone));
+            assert_eq!(enter(&quarantine, now), Ok("alone"));
             assert_eq!(quarantine.failed_unproven(Limit::Memory, now), None);
         }
         now += seconds(30);
-        assert_eq!(quarantine.enter(now), Ok(Entry::Beside));
-        assert!(!quarantine.completed(now), "it was over already");
+        assert_eq!(enter(&quarantine, now), Ok("beside"));
+        assert!(!quarantine.completed(US, now), "it was over already");
     }
 
     #[test]
     fn late_ends_of_earlier_deliveries_change_nothing() {
         let now = Instant::now();
         let quarantine = broken(now);
-        assert_eq!(quarantine.failed(Limit::Trap, now), None);
-        assert!(!quarantine.completed(now));
-        assert!(quarantine.enter(now).is_err());
+        assert_eq!(quarantine.failed(US, Limit::Trap, now), None);
+        assert!(!quarantine.completed(US, now));
+        assert!(enter(&quarantine, now).is_err());
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! What `GET /plugins` shows.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use serde::Serialize;
 
-use super::guest::Plugin;
+use super::{guest::Plugin, quarantine::Trouble};
 
 /// One file of the plugin folder, and the plugin that it serves.
 #[derive(Debug, Clone, Serialize)]
@@ -31,15 +34,28 @@ pub struct PluginStatus {
 pub enum PluginState {
     /// It serves.
     Serving,
-    /// It failed too often: it rests, or its deliveries go through one at a time.
+    /// It failed too often: it rests for some accounts, or its deliveries go through one at a time.
     Quarantined {
-        /// Seconds until a delivery is let through; 0 when they go through one at a time.
+        /// Seconds until deliveries of all accounts are let through; 0 when they go through one at a time.
         retry_after_seconds: u64,
         /// What it did.
         reason: String,
+        /// The accounts that it rests for; none while it serves all of them one delivery at a time.
+        resting: Vec<RestingAccount>,
     },
     /// The file is no plugin that can be served.
     Refused,
+}
+
+/// An account that a plugin failed at too often.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RestingAccount {
+    /// Its name.
+    pub account: String,
+    /// Seconds until a delivery of it is let through; 0 when they go through one at a time.
+    pub retry_after_seconds: u64,
+    /// The limit that was broken.
+    pub limit: &'static str,
 }
 
 /// A plugin that is loaded.
@@ -137,17 +153,32 @@ impl PluginState {
         let Some(trouble) = plugin.quarantine.trouble(Instant::now()) else {
             return Self::Serving;
         };
-        let limit = trouble.cause;
-        let reason = if trouble.is_doubt {
-            format!(
-                "failed repeatedly at deliveries that nothing has proven, the latest by its limit `{limit}`: they go through one at a time"
-            )
-        } else {
-            format!("failed repeatedly, the latest by its limit `{limit}`")
-        };
-        Self::Quarantined {
-            retry_after_seconds: trouble.rest.as_secs_f64().ceil() as u64,
-            reason,
+        let seconds = |rest: Duration| rest.as_secs_f64().ceil() as u64;
+        match trouble {
+            Trouble::InDoubt(limit) => Self::Quarantined {
+                retry_after_seconds: 0,
+                reason: format!(
+                    "failed repeatedly at deliveries of strangers or of several accounts, the latest by its limit `{limit}`: they \
+                     go through one at a time"
+                ),
+                resting: Vec::new(),
+            },
+            Trouble::Rests(resting) => {
+                let longest = resting.iter().max_by_key(|account| account.rest);
+                let longest = longest.expect("at least one account rests");
+                Self::Quarantined {
+                    retry_after_seconds: seconds(longest.rest),
+                    reason: format!("failed repeatedly, the latest by its limit `{}`", longest.cause),
+                    resting: resting
+                        .iter()
+                        .map(|resting| RestingAccount {
+                            account: resting.account.clone(),
+                            retry_after_seconds: seconds(resting.rest),
+                            limit: resting.cause.code(),
+                        })
+                        .collect(),
+                }
+            }
         }
     }
 }

@@ -10,7 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sendflowr_host::plugin::{Fault, PluginState};
+use sendflowr_host::{
+    DEFAULT_ACCOUNT,
+    plugin::{Fault, PluginState},
+};
 use tokio::runtime::Builder;
 
 use super::{World, deliver, gallery::aliasing, guest::guest, hostile::memory_kb, request};
@@ -40,7 +43,7 @@ async fn a_busy_machine_does_not_make_healthy_plugins_fail() {
     let spin = async || {
         let began = Instant::now();
         let result = plugin
-            .instantiate()
+            .instantiate(DEFAULT_ACCOUNT)
             .await
             .unwrap()
             .normalize(Arc::clone(&request))
@@ -101,7 +104,7 @@ fn time_in_the_hosts_queues_is_limited_and_the_hosts_fault() {
         assert_eq!((error.limit(), error.fault()), (Some("wall_clock"), Fault::Host));
         // The turn stays taken until the thread has got rid of the delivery.
         assert_eq!(
-            plugin.instantiate().await.unwrap_err().limit(),
+            plugin.instantiate(DEFAULT_ACCOUNT).await.unwrap_err().limit(),
             Some("concurrency")
         );
         release.send(()).unwrap();
@@ -126,7 +129,7 @@ async fn all_plugins_together_are_limited() {
         config.limits.queue_wait = Duration::from_millis(50);
     })
     .await;
-    let held = world.plugin("acme").instantiate().await.unwrap();
+    let held = world.plugin("acme").instantiate(DEFAULT_ACCOUNT).await.unwrap();
     let error = world.deliver("other").await.unwrap_err();
     assert_eq!((error.limit(), error.fault()), (Some("concurrency"), Fault::Host));
     drop(held);

@@ -12,7 +12,10 @@ use std::{
     time::Duration,
 };
 
-use sendflowr_host::plugin::{Limits, LoadError, PluginError, PluginState, Plugins};
+use sendflowr_host::{
+    DEFAULT_ACCOUNT,
+    plugin::{Limits, LoadError, PluginError, PluginState, Plugins},
+};
 
 use super::{
     World, deliver, eventually, gallery::branches_and_variables, guest::guest, rename_into, request,
@@ -91,7 +94,7 @@ async fn a_delivery_ends_on_the_plugin_that_it_began_with() {
     let world = World::with(&[("acme.wasm", version("1.0.0"))]).await;
     let old = world.plugin("acme");
     let (guest, _) = old
-        .instantiate()
+        .instantiate(DEFAULT_ACCOUNT)
         .await
         .unwrap()
         .authenticate(request(b""))
@@ -355,7 +358,7 @@ async fn a_file_is_taken_while_deliveries_have_all_places_and_takes_none_of_them
     .await;
     let (held, _) = world
         .plugin("acme")
-        .instantiate()
+        .instantiate(DEFAULT_ACCOUNT)
         .await
         .unwrap()
         .authenticate(request(b""))

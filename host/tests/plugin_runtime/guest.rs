@@ -22,6 +22,8 @@ pub(crate) struct Guest {
     pub(crate) unproven_status: u16,
     pub(crate) unavailable_status: u16,
     pub(crate) hosts: Vec<String>,
+    /// Name of the secret that operators can configure.
+    pub(crate) secret: Option<&'static str>,
     /// Events of zeros that `normalize` gives.
     pub(crate) events: u32,
     /// Version of the contract that it is built for.
@@ -57,6 +59,7 @@ pub(crate) fn guest(slug: &str) -> Guest {
         unproven_status: 401,
         unavailable_status: 503,
         hosts: Vec::new(),
+        secret: None,
         events: 1,
         contract: "1.0.0",
         wants: None,
@@ -138,6 +141,7 @@ impl Guest {
             place(&self.version),
             place("https://docs.test/"),
         ];
+        let secret = self.secret.map(&mut place);
         let hosts: Vec<(u32, u32)> = self.hosts.iter().map(|host| place(host)).collect();
         // The table of hosts, as a text so that it lies behind the other texts, aligned.
         while !texts.len().is_multiple_of(4) {
@@ -149,6 +153,15 @@ impl Guest {
             text_bytes.extend(at.to_le_bytes());
             text_bytes.extend(length.to_le_bytes());
         }
+        let secret_at = TEXTS_AT + u32::try_from(text_bytes.len()).unwrap();
+        if let Some((at, length)) = secret {
+            // Its name, which is its summary too, and that it is not required.
+            for _ in 0..2 {
+                text_bytes.extend(at.to_le_bytes());
+                text_bytes.extend(length.to_le_bytes());
+            }
+            text_bytes.extend([0; 4]);
+        }
         assert!(text_bytes.len() < usize::try_from(HEAP_AT - TEXTS_AT).unwrap());
 
         let mut descriptor = Vec::new();
@@ -156,8 +169,10 @@ impl Guest {
             descriptor.extend(at.to_le_bytes());
             descriptor.extend(length.to_le_bytes());
         }
-        // No secrets, no settings.
-        descriptor.extend([0; 16]);
+        descriptor.extend(secret_at.to_le_bytes());
+        descriptor.extend(u32::from(secret.is_some()).to_le_bytes());
+        // No settings.
+        descriptor.extend([0; 8]);
         descriptor.extend(hosts_at.to_le_bytes());
         descriptor.extend(u32::try_from(hosts.len()).unwrap().to_le_bytes());
         for status in [self.unproven_status, 400, self.unavailable_status] {

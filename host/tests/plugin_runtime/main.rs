@@ -24,10 +24,13 @@ use std::{
 };
 
 use prometheus_client::registry::Registry;
-use sendflowr_host::plugin::{
-    Limits, Plugin, PluginError, PluginMetrics, PluginStatus, Plugins, PluginsConfig, QuarantineConfig,
-    TrustedKeys,
-    types::{Outcome, Request},
+use sendflowr_host::{
+    DEFAULT_ACCOUNT,
+    plugin::{
+        Limits, Plugin, PluginError, PluginMetrics, PluginStatus, Plugins, PluginsConfig, QuarantineConfig,
+        TrustedKeys,
+        types::{Outcome, Request},
+    },
 };
 use tempfile::TempDir;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -166,7 +169,7 @@ impl World {
 async fn deliver(plugin: &Arc<Plugin>, body: &[u8]) -> Result<usize, PluginError> {
     let request = request(body);
     let (guest, proofs) = plugin
-        .instantiate()
+        .instantiate(DEFAULT_ACCOUNT)
         .await?
         .authenticate(Arc::clone(&request))
         .await?;

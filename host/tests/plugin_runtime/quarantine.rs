@@ -2,7 +2,10 @@
 
 use std::{fs, time::Duration};
 
-use sendflowr_host::plugin::{Fault, Limits, PluginError, PluginState, Plugins};
+use sendflowr_host::{
+    DEFAULT_ACCOUNT,
+    plugin::{Fault, Limits, PluginError, PluginState, Plugins},
+};
 
 use super::{World, deliver, eventually, guest::guest, request};
 
@@ -93,7 +96,7 @@ async fn comes_back_when_a_delivery_succeeds() {
     // A delivery whose proof does not hold tells nothing; the next one does.
     let unproven = world
         .plugin("moody")
-        .instantiate()
+        .instantiate(DEFAULT_ACCOUNT)
         .await
         .unwrap()
         .authenticate(request(b""))
@@ -112,9 +115,9 @@ async fn deliveries_go_through_one_at_a_time_behind_a_rest() {
     fail(&world, 5).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
     let plugin = world.plugin("moody");
-    let first = plugin.instantiate().await.unwrap();
+    let first = plugin.instantiate(DEFAULT_ACCOUNT).await.unwrap();
     assert_eq!(
-        plugin.instantiate().await.unwrap_err().limit(),
+        plugin.instantiate(DEFAULT_ACCOUNT).await.unwrap_err().limit(),
         Some("concurrency")
     );
     // Whoever waits gets in when the first is over, and is turned away when that one has begun another rest.
@@ -124,8 +127,8 @@ async fn deliveries_go_through_one_at_a_time_behind_a_rest() {
     assert_eq!(error.limit(), Some("quarantined"));
     tokio::time::sleep(error.retry_after().unwrap()).await;
     assert_eq!(world.deliver("moody").await.unwrap(), 1);
-    let _beside = plugin.instantiate().await.unwrap();
-    plugin.instantiate().await.unwrap();
+    let _beside = plugin.instantiate(DEFAULT_ACCOUNT).await.unwrap();
+    plugin.instantiate(DEFAULT_ACCOUNT).await.unwrap();
 }
 
 #[tokio::test]
@@ -176,6 +179,7 @@ async fn a_plugin_that_fails_at_whatever_nothing_proves_is_asked_one_delivery_at
     let PluginState::Quarantined {
         retry_after_seconds: 0,
         reason,
+        ..
     } = world.status("touchy.wasm").state
     else {
         panic!("{:?}", world.status("touchy.wasm"));
@@ -186,9 +190,9 @@ async fn a_plugin_that_fails_at_whatever_nothing_proves_is_asked_one_delivery_at
     );
     let quarantined = "sendflowr_plugin_quarantined{plugin=\"touchy\"}";
     assert_eq!(world.metric(quarantined), 1);
-    let alone = plugin.instantiate().await.unwrap();
+    let alone = plugin.instantiate(DEFAULT_ACCOUNT).await.unwrap();
     assert_eq!(
-        plugin.instantiate().await.unwrap_err().limit(),
+        plugin.instantiate(DEFAULT_ACCOUNT).await.unwrap_err().limit(),
         Some("concurrency")
     );
     drop(alone);
@@ -199,8 +203,8 @@ async fn a_plugin_that_fails_at_whatever_nothing_proves_is_asked_one_delivery_at
     assert_eq!(world.deliver("touchy").await.unwrap(), 1);
     assert_eq!(world.status("touchy.wasm").state, PluginState::Serving);
     assert_eq!(world.metric(quarantined), 0);
-    let _beside = plugin.instantiate().await.unwrap();
-    plugin.instantiate().await.unwrap();
+    let _beside = plugin.instantiate(DEFAULT_ACCOUNT).await.unwrap();
+    plugin.instantiate(DEFAULT_ACCOUNT).await.unwrap();
 }
 
 #[tokio::test]
@@ -222,7 +226,7 @@ async fn what_still_ends_on_an_old_version_says_nothing_of_the_new_one() {
     let old = world.plugin("moody");
     let mut open = Vec::new();
     for _ in 0..5 {
-        open.push(old.instantiate().await.unwrap());
+        open.push(old.instantiate(DEFAULT_ACCOUNT).await.unwrap());
     }
     fs::write(world.path("moody.wasm"), guest("moody").version("1.0.1").build()).unwrap();
     eventually("the fixed one serves", || {
@@ -232,7 +236,10 @@ async fn what_still_ends_on_an_old_version_says_nothing_of_the_new_one() {
     for late in open {
         late.normalize(request(b"x")).await.unwrap_err();
     }
-    assert!(old.instantiate().await.is_err(), "the old one rests");
+    assert!(
+        old.instantiate(DEFAULT_ACCOUNT).await.is_err(),
+        "the old one rests"
+    );
     assert_eq!(world.status("moody.wasm").state, PluginState::Serving);
     assert_eq!(world.metric(QUARANTINED), 0);
 }
@@ -245,14 +252,14 @@ async fn turns_are_limited_and_the_wait_is_bounded() {
     })
     .await;
     let plugin = world.plugin("acme");
-    let first = plugin.instantiate().await.unwrap();
-    let second = plugin.instantiate().await.unwrap();
-    let error = plugin.instantiate().await.unwrap_err();
+    let first = plugin.instantiate(DEFAULT_ACCOUNT).await.unwrap();
+    let second = plugin.instantiate(DEFAULT_ACCOUNT).await.unwrap();
+    let error = plugin.instantiate(DEFAULT_ACCOUNT).await.unwrap_err();
     assert!(matches!(error, PluginError::Busy { .. }), "{error}");
     assert_eq!((error.limit(), error.fault()), (Some("concurrency"), Fault::Host));
     assert_eq!(world.metric("sendflowr_plugin_busy_total{plugin=\"acme\"}"), 1);
     drop(first);
-    let third = plugin.instantiate().await.unwrap();
+    let third = plugin.instantiate(DEFAULT_ACCOUNT).await.unwrap();
     // A turn that becomes free while one waits goes to who waits.
     let (waiting, ()) = tokio::join!(deliver(&plugin, b""), async { drop((second, third)) });
     assert_eq!(waiting.unwrap(), 1);
@@ -269,7 +276,7 @@ async fn one_plugin_does_not_take_the_turns_of_another() {
         config.limits.queue_wait = Duration::from_millis(50);
     })
     .await;
-    let _held = world.plugin("acme").instantiate().await.unwrap();
+    let _held = world.plugin("acme").instantiate(DEFAULT_ACCOUNT).await.unwrap();
     assert_eq!(
         world.deliver("acme").await.unwrap_err().limit(),
         Some("concurrency")

@@ -5,9 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sendflowr_host::plugin::{
-    PluginError,
-    types::{Event, Outcome, Request},
+use sendflowr_host::{
+    DEFAULT_ACCOUNT,
+    plugin::{
+        PluginError,
+        types::{Event, Outcome, Request},
+    },
 };
 
 use super::{
@@ -63,7 +66,7 @@ fn using(foreign: Foreign, normalize: &str) -> Guest {
 
 /// The first event of a delivery. The guests write what they see into its time, which lies at 65544.
 async fn first_event(world: &World, request: Arc<Request>) -> Result<Event, PluginError> {
-    let guest = world.plugin("wasi").instantiate().await?;
+    let guest = world.plugin("wasi").instantiate(DEFAULT_ACCOUNT).await?;
     let (guest, _) = guest.authenticate(Arc::clone(&request)).await?;
     match guest.normalize(request).await?.unwrap() {
         Outcome::Events(batch) => Ok(batch.events[0].clone()),

@@ -69,6 +69,28 @@ async fn accounts_are_added_and_removed_without_a_restart() {
     );
 }
 
+#[tokio::test]
+async fn a_rest_ends_with_its_account() {
+    let folder = TempDir::new().unwrap();
+    let store = Arc::new(SqliteIdentities::open(folder.path()).await.unwrap());
+    store.put_account(&unsigned("eu")).await.unwrap();
+    let config = format!("seal_key = '{SEAL_KEY}'\n[plugins.quarantine]\nfailures = 1");
+    let failing = guest("acme").normalize("unreachable");
+    let host = Host::start_with(&[failing], &config, "", Some(store.clone())).await;
+    assert_eq!(host.post("/webhooks/acme/eu", "x").await.code(), "plugin_trapped");
+    let state = async || host.get("/plugins").await.json()["plugins"][0]["state"].clone();
+    assert_eq!(state().await, "quarantined");
+    assert!(store.remove_account("acme", "eu").await.unwrap());
+    let forgotten = async {
+        while state().await != "serving" {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), forgotten)
+        .await
+        .unwrap();
+}
+
 /// The regular look finds it too.
 #[tokio::test]
 async fn a_running_host_finds_a_new_account_by_itself() {

@@ -90,7 +90,7 @@ fn account() -> Arc<Account> {
     Arc::new(Account::new("acme", "default", [], false))
 }
 
-async fn delivery(plugin: &Arc<Plugin>) -> Delivery<Unverified> {
+async fn delivery(plugin: &Arc<Plugin>, account: &Arc<Account>) -> Delivery<Unverified> {
     let request = Request {
         method: "POST".to_owned(),
         path: "/webhooks/acme".to_owned(),
@@ -101,7 +101,7 @@ async fn delivery(plugin: &Arc<Plugin>) -> Delivery<Unverified> {
         settings: Vec::new(),
         secrets: Vec::new(),
     };
-    Delivery::new(plugin, Arc::new(request)).await.unwrap()
+    Delivery::new(plugin, account, Arc::new(request)).await.unwrap()
 }
 
 #[tokio::test]
@@ -114,11 +114,11 @@ async fn others_take_their_turn_while_a_certificate_is_fetched() {
         given: Semaphore::new(0),
     });
     let (account, certificates): (_, Arc<dyn CertificateSource>) = (account(), slow.clone());
-    let read = delivery(&plugin).await.read(&plugin, &account, &certificates);
+    let read = delivery(&plugin, &account).await.read(&plugin, &certificates);
     let meanwhile = async {
         slow.asked.acquire().await.unwrap().forget();
         // There is one turn, and the delivery that waits has given it back.
-        plugin.instantiate().await.unwrap();
+        plugin.instantiate(account.name()).await.unwrap();
         slow.given.add_permits(1);
     };
     let (outcome, ()) = tokio::join!(read, meanwhile);
@@ -130,7 +130,7 @@ async fn a_call_that_has_computed_long_can_wait_for_a_certificate_too() {
     let host = Host::start(&[signed_by_certificate(COMPUTE)], "", "").await;
     let plugin = host.intake.plugins().get("acme").unwrap();
     let (account, certificates): (_, Arc<dyn CertificateSource>) = (account(), Arc::new(Later));
-    let read = delivery(&plugin).await.read(&plugin, &account, &certificates);
+    let read = delivery(&plugin, &account).await.read(&plugin, &certificates);
     let outcome = tokio::time::timeout(Duration::from_secs(10), read).await;
     let outcome = outcome.expect("the certificate comes").unwrap();
     assert!(matches!(outcome, Outcome::Events(batch) if batch.events.len() == 1));

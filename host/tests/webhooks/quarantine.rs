@@ -11,7 +11,10 @@ use std::{
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::{Answer, HANDSHAKE, Host, guest::guest};
+use crate::{
+    Answer, HANDSHAKE, Host,
+    guest::{Guest, guest},
+};
 
 /// Traps when the delivery has a body.
 const MOODY: &str = "(if (local.get $body_length) (then unreachable)) i32.const 768";
@@ -109,26 +112,139 @@ async fn a_plugin_that_keeps_failing_rests_is_shown_so_and_comes_back_by_itself(
     assert!(metrics.contains("sendflowr_plugin_quarantined{plugin=\"moody\"} 0\n"));
 }
 
+/// A plugin that wants the secret `token` in the query, and traps when the delivery has a body.
+fn guarded() -> Guest {
+    let mut guest = guest("moody")
+        .normalize(MOODY)
+        .items("(data (i32.const 3000) \"token\")");
+    guest.secret = Some("token");
+    // One proof at 3584 (`shared-secret`): the secret's name, and what was presented for it at 3700.
+    guest.authenticate(
+        "(i32.store8 (i32.const 560) (i32.const 0))
+         (i32.store (i32.const 564) (i32.const 3584))
+         (i32.store (i32.const 568) (i32.const 1))
+         (i32.store8 (i32.const 3584) (i32.const 2))
+         (i32.store (i32.const 3600) (i32.const 3000))
+         (i32.store (i32.const 3604) (i32.const 5))
+         (i32.store (i32.const 3608) (i32.const 3700))
+         (i32.store (i32.const 3612) (i32.const 1))
+         (i32.store (i32.const 3700) (local.get $query))
+         (i32.store (i32.const 3704) (local.get $query_length))
+         (i32.const 560)",
+    )
+}
+
+const TWO_ACCOUNTS: &str = "[moody.rogue]\ntoken = 'theirs'\n[moody.default]\ntoken = 'ours'";
+const ROGUE: &str = "/webhooks/moody/rogue?theirs";
+const OURS: &str = "/webhooks/moody?ours";
+
 #[tokio::test]
-async fn an_account_that_takes_whatever_comes_sends_no_plugin_to_rest_for_one_that_does_not() {
+async fn whoever_has_the_secret_of_one_account_silences_no_other() {
+    let host = Host::start(&[guarded()], SETTINGS, TWO_ACCOUNTS).await;
+    assert_eq!(host.post("/webhooks/moody/rogue?ours", "x").await.status, 401);
+    for _ in 0..3 {
+        assert_eq!(host.post(ROGUE, "x").await.code(), "plugin_trapped");
+    }
+    let answer = host.post(ROGUE, "").await;
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (503, "plugin_unavailable")
+    );
+    assert_eq!(answer.json()["error"]["limit"], "quarantined");
+    assert_eq!(answer.headers["retry-after"], "1");
+    assert_eq!(host.post(OURS, "").await.status, 200);
+    let shown = host.shown("moody").await;
+    assert_eq!(shown["state"], "quarantined");
+    let resting = shown["resting"].as_array().unwrap();
+    assert_eq!(
+        (resting.len(), &resting[0]["account"], &resting[0]["limit"]),
+        (1, &json!("rogue"), &json!("trap"))
+    );
+    assert!(resting[0]["retry_after_seconds"].as_u64().unwrap() <= 1);
+    let metrics = host.get("/metrics").await.text;
+    assert!(metrics.contains("sendflowr_plugin_quarantined{plugin=\"moody\"} 1\n"));
+    // However long it goes on.
+    let (began, mut good) = (Instant::now(), 1);
+    while host.shown("moody").await["traps"]["trap"] != 5 {
+        assert!(began.elapsed() < Duration::from_secs(20));
+        host.post(ROGUE, "x").await;
+        let answer = host.post(OURS, "").await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        good += 1;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // The other one is judged by its own deliveries.
+    for _ in 0..good {
+        host.post(OURS, "x").await;
+    }
+    let shown = host.shown("moody").await;
+    let resting = shown["resting"].as_array().unwrap();
+    let accounts: Vec<&Value> = resting.iter().map(|account| &account["account"]).collect();
+    assert_eq!(accounts, ["default", "rogue"]);
+    assert_eq!(host.post(OURS, "").await.json()["error"]["limit"], "quarantined");
+}
+
+#[tokio::test]
+async fn deliveries_to_an_account_that_is_tried_again_keep_no_other_waiting() {
+    let settings = format!("{SETTINGS}\n[plugins.limits]\nconcurrency = 2");
+    let host = Host::start(&[guarded()], &settings, TWO_ACCOUNTS).await;
+    for _ in 0..3 {
+        host.post(ROGUE, "x").await;
+    }
+    let began = Instant::now();
+    while host.shown("moody").await["retry_after_seconds"] != 0 {
+        assert!(began.elapsed() < Duration::from_secs(20));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let plugin = host.intake.plugins().get("moody").unwrap();
+    let tried = plugin.instantiate("rogue").await.unwrap();
+    let (beside, ours) = tokio::join!(plugin.instantiate("rogue"), host.post(OURS, ""));
+    assert_eq!(beside.unwrap_err().limit(), Some("concurrency"));
+    assert_eq!(ours.status, 200, "{ours:?}");
+    drop(tried);
+    assert_eq!(host.post(ROGUE, "").await.status, 200);
+    assert_eq!(host.shown("moody").await["state"], "serving");
+}
+
+#[tokio::test]
+async fn an_account_that_takes_whatever_comes_sends_no_other_to_rest() {
     let settings = "[plugins.quarantine]\nfailures = 3\nfirst_rest_seconds = 60";
     let accounts = "[moody.trial]\nallow_unsigned = true\n[moody.default]\ntoken = 'x'";
     let host = Host::start(&[guest("moody").normalize(MOODY)], settings, accounts).await;
-    for _ in 0..5 {
+    for _ in 0..3 {
         let answer = host.post("/webhooks/moody/trial", "x").await;
         assert_eq!(answer.code(), "plugin_trapped");
     }
+    let answer = host.post("/webhooks/moody/trial", "").await;
+    assert_eq!(answer.json()["error"]["limit"], "quarantined");
     // It is looked at: nothing proves it.
     let answer = host.post("/webhooks/moody", "").await;
     assert_eq!(answer.status, 401, "{answer:?}");
-    // Alone, such an account is all that there is to go by.
-    let alone = "[moody.trial]\nallow_unsigned = true";
-    let host = Host::start(&[guest("moody").normalize(MOODY)], settings, alone).await;
-    for _ in 0..3 {
-        host.post("/webhooks/moody/trial", "x").await;
+}
+
+#[tokio::test]
+async fn a_plugin_that_fails_for_several_accounts_is_asked_one_delivery_at_a_time_until_one_goes_well() {
+    let accounts = "[moody.a]\n[moody.b]\n[moody.c]";
+    let host = Host::start(&[guest("moody").normalize(MOODY)], SETTINGS, accounts).await;
+    for account in ["a", "b", "c"] {
+        let answer = host.post(&format!("/webhooks/moody/{account}"), "x").await;
+        assert_eq!(answer.code(), "plugin_trapped");
     }
-    let answer = host.post("/webhooks/moody/trial", "").await;
-    assert_eq!(answer.json()["error"]["limit"], "quarantined");
+    let shown = host.shown("moody").await;
+    assert_eq!(shown["state"], "quarantined");
+    assert_eq!(
+        (&shown["retry_after_seconds"], &shown["resting"]),
+        (&json!(0), &json!([]))
+    );
+    let plugin = host.intake.plugins().get("moody").unwrap();
+    let alone = plugin.instantiate("a").await.unwrap();
+    assert_eq!(
+        plugin.instantiate("b").await.unwrap_err().limit(),
+        Some("concurrency")
+    );
+    drop(alone);
+    assert_eq!(host.post("/webhooks/moody/c", "").await.status, 200);
+    assert_eq!(host.shown("moody").await["state"], "serving");
 }
 
 /// Traps before any proof when the delivery has these nine bytes.
