@@ -9,6 +9,13 @@ mod durability;
 mod explain;
 mod front_door;
 mod golden;
+#[path = "../../host/tests/plugin_runtime/guest.rs"]
+#[allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "the builder of the plugin runtime's tests, which need more of it"
+)]
+mod guest;
 mod lift;
 mod metrics;
 mod offline;

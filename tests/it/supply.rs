@@ -10,11 +10,13 @@ use std::{
 
 use integration_tests::{System, binary, plugins, run, told};
 use minisign::KeyPair;
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
-    POSTMARK, drop_postmark, postmark_answer, postmark_headers,
+    POSTMARK, drop_postmark,
+    guest::guest,
+    postmark_answer, postmark_headers,
     registry::{Door, Manner, Registry, USER, digest},
 };
 
@@ -71,6 +73,41 @@ fn listed(folder: &Path) -> Vec<String> {
 /// The bytes of a plugin with a custom section more: another file that serves as well.
 fn altered(plugin: &[u8]) -> Vec<u8> {
     [plugin, &[0, 2, 1, b'x']].concat()
+}
+
+/// What anybody may send tells nothing of what the provider sends.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_that_fails_at_a_delivery_without_content_is_no_worse_than_one_that_a_host_serves() {
+    let folder = folder(&[]);
+    let folder = folder.path();
+    let file = "plugins/eager.wasm";
+    let eager =
+        guest("eager").normalize("(if (i32.eqz (local.get $body_length)) (then unreachable)) i32.const 768");
+    fs::write(folder.join(file), eager.build()).unwrap();
+    let note =
+        "note: at a delivery without content plugin `eager@1.0.0` hit its limit `trap` in `normalize`: ";
+    let text = works(folder, &["check", file]);
+    assert!(
+        text.contains("is a plugin that the host serves") && text.contains(note),
+        "{text}"
+    );
+    let text = works(folder, &["check", file, "--format", "json"]);
+    let told: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(told["serves"], true);
+    assert!(told["note"].as_str().unwrap().starts_with(note), "{text}");
+    let text = works(folder, &["pin"]);
+    assert!(
+        text.contains(note) && text.contains("pinned    eager 1.0.0"),
+        "{text}"
+    );
+    let registry = Registry::start(Door::Open).await;
+    packaged(&registry, "1", &eager.build(), |_| {});
+    let text = works(folder, &["pull", &registry.reference("1")]);
+    assert!(text.contains(note), "{text}");
+
+    fs::write(folder.join(file), guest("eager").describe("unreachable").build()).unwrap();
+    let text = fails(folder, &["check", file]);
+    assert!(text.contains("is refused"), "{text}");
 }
 
 #[test]

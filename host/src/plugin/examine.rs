@@ -28,6 +28,9 @@ pub struct Examination {
     pub imports: Vec<String>,
     /// What it takes of its limits, in the order in which they come into play.
     pub uses: Vec<LimitUse>,
+    /// How it fails at a delivery without any content, if it does. A host serves it all the same. What it takes there is then not
+    /// known.
+    pub failure: Option<String>,
 }
 
 /// What a plugin takes of one limit.
@@ -46,7 +49,7 @@ impl Plugins {
     /// Blocks on the compiler.
     ///
     /// # Errors
-    /// Why the file is not served, or how the plugin fails on that delivery.
+    /// Why the file is not served, or what keeps this machine from handing it the delivery.
     pub fn examine(path: &Path, limits: &Limits) -> Result<(Arc<Plugin>, Examination), PluginError> {
         let loader = Loader::for_file(limits)?;
         let began = Instant::now();
@@ -57,16 +60,8 @@ impl Plugins {
         let stats = loader.metrics.of(&candidate.descriptor.slug);
         let plugin = loader.plugin(candidate, stats);
 
-        let delivery = Arc::new(empty_delivery(plugin.descriptor().slug.as_str()));
-        let running = to_end(plugin.run(Instant::now() + limits.wall_clock, &delivery))
-            .map_err(|error| fault(plugin.tag(), "instantiate", limits.wall_clock, &error))?;
-        let memory = memory_bytes(&running.store);
-        let tables = table_elements(&running.store);
-        drop(running);
-        let empty = plugin.measure(&delivery)?;
-
         let of = |limit, used, most| LimitUse { limit, used, most };
-        let uses = vec![
+        let mut uses = vec![
             of("file_bytes", file_bytes, limits.file_bytes),
             of(
                 "compile_time_seconds",
@@ -74,21 +69,45 @@ impl Plugins {
                 limits.compile_time.as_secs(),
             ),
             of("instances", inspection.core_instances, limits.instances.into()),
-            of(
-                "memory_bytes",
-                wide(memory.max(empty.memory_bytes)),
-                wide(limits.memory_bytes),
-            ),
-            of("table_elements", wide(tables), wide(limits.table_elements)),
-            of("cpu_time_ms", millis(empty.total), millis(limits.cpu_time)),
         ];
+        let failure = match takes_at_nothing(&plugin, limits) {
+            Ok(taken) => {
+                uses.extend(taken);
+                None
+            }
+            // Nothing that a host would refuse the file for: its provider sends no such delivery.
+            Err(error @ PluginError::Guest { .. }) => Some(error.to_string()),
+            Err(error) => return Err(error),
+        };
         let examination = Examination {
             contract: inspection.contract_version.to_string(),
             imports: inspection.imports,
             uses,
+            failure,
         };
         Ok((Arc::new(plugin), examination))
     }
+}
+
+/// What the plugin takes of its limits at a delivery without any content.
+fn takes_at_nothing(plugin: &Plugin, limits: &Limits) -> Result<[LimitUse; 3], PluginError> {
+    let delivery = Arc::new(empty_delivery(plugin.descriptor().slug.as_str()));
+    let running = to_end(plugin.run(Instant::now() + limits.wall_clock, &delivery))
+        .map_err(|error| fault(plugin.tag(), "instantiate", limits.wall_clock, &error))?;
+    let memory = memory_bytes(&running.store);
+    let tables = table_elements(&running.store);
+    drop(running);
+    let empty = plugin.measure(&delivery)?;
+    let of = |limit, used, most| LimitUse { limit, used, most };
+    Ok([
+        of(
+            "memory_bytes",
+            wide(memory.max(empty.memory_bytes)),
+            wide(limits.memory_bytes),
+        ),
+        of("table_elements", wide(tables), wide(limits.table_elements)),
+        of("cpu_time_ms", millis(empty.total), millis(limits.cpu_time)),
+    ])
 }
 
 /// What anybody may send: nothing at all.

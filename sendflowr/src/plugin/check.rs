@@ -8,6 +8,7 @@ use std::{
 use host::plugin::{Examination, Plugin, PluginError, Plugins, PluginsConfig, types::Descriptor};
 use serde_json::{Value, json};
 
+use super::files::note;
 use crate::{cli::Format, output};
 
 /// From this share of a limit on the table says so: a busy delivery takes several times what an empty one does.
@@ -66,6 +67,7 @@ fn as_json(
                 "contract": examination.contract,
                 "imports": examination.imports,
                 "uses": examination.uses,
+                "note": note(&examination),
                 "configured": configured(file, &plugin, config),
             })
         }
@@ -146,6 +148,9 @@ fn print(file: &Path, plugin: &Plugin, examination: &Examination, config: &Plugi
         "\n{}\n\nMemory, tables and CPU time are those of a delivery without content; `plugin bench` measures real ones.\n",
         output::table(&["limit", "takes", "may take", ""], &rows)
     ));
+    if let Some(note) = note(examination) {
+        output::line(&format!("{note}\n"));
+    }
     if let Some(configured) = configured(file, plugin, config) {
         output::line(&format!("`{}`: {configured}\n", file.display()));
     }

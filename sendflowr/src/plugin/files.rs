@@ -12,6 +12,8 @@ use host::{
     plugin::{Examination, Limits, Plugin, Plugins},
 };
 
+use crate::output;
+
 /// Compiling keeps a thread busy for a while; the others go on.
 pub(crate) async fn load(file: &Path, limits: &Limits) -> anyhow::Result<Arc<Plugin>> {
     let (path, limits) = (file.to_owned(), limits.clone());
@@ -19,11 +21,23 @@ pub(crate) async fn load(file: &Path, limits: &Limits) -> anyhow::Result<Arc<Plu
     loaded.with_context(|| format!("`{}`", file.display()))
 }
 
-/// The same with a close look at it.
+/// The same with a close look at it, which may end in a note.
 pub(super) async fn examine(file: &Path, limits: &Limits) -> anyhow::Result<(Arc<Plugin>, Examination)> {
     let (path, limits) = (file.to_owned(), limits.clone());
     let examined = tokio::task::spawn_blocking(move || Plugins::examine(&path, &limits)).await?;
-    examined.with_context(|| format!("`{}`", file.display()))
+    let examined = examined.with_context(|| format!("`{}`", file.display()))?;
+    if let Some(note) = note(&examined.1) {
+        output::line(&note);
+    }
+    Ok(examined)
+}
+
+/// What does not keep a host from serving the plugin, and its author should know.
+pub(super) fn note(examination: &Examination) -> Option<String> {
+    let failure = examination.failure.as_ref()?;
+    Some(format!(
+        "note: at a delivery without content {failure}; a host serves it, and has such deliveries come again"
+    ))
 }
 
 /// The files of a plugin folder that the host would look at, in order.
