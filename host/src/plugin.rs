@@ -52,7 +52,7 @@ pub use self::{
     examine::{Examination, LimitUse},
     guest::{Guest, Plugin},
     limits::{Limits, RawLimits},
-    lock::{LockError, Pin, PluginLock},
+    lock::{LockError, LockWriter, Pin, PluginLock},
     measure::Measured,
     metrics::PluginMetrics,
     quarantine::{QuarantineConfig, RawQuarantineConfig},

@@ -296,6 +296,31 @@ async fn what_an_author_signs_and_pushes_an_operator_pulls_pins_and_serves_locke
     );
 }
 
+#[test]
+fn pins_that_are_written_at_once_are_all_in_the_lock() {
+    // More than this machine has cores, so that they come between each other's steps.
+    const WRITERS: usize = 24;
+    let folder = folder(&[]);
+    let folder = folder.path();
+    let slugs: Vec<String> = (0..WRITERS).map(|number| format!("p{number:02}")).collect();
+    for slug in &slugs {
+        fs::write(folder.join(format!("plugins/{slug}.wasm")), guest(slug).build()).unwrap();
+    }
+    std::thread::scope(|scope| {
+        for slug in &slugs {
+            scope.spawn(move || works(folder, &["pin", &format!("plugins/{slug}.wasm")]));
+        }
+    });
+    let lock = fs::read_to_string(folder.join("plugins/plugins.lock")).unwrap();
+    let pinned: Vec<&str> = lock
+        .lines()
+        .filter_map(|line| line.strip_prefix("[plugins."))
+        .collect();
+    let expected: Vec<String> = slugs.iter().map(|slug| format!("{slug}]")).collect();
+    assert_eq!(pinned, expected);
+    assert_eq!(listed(folder).len(), WRITERS + 1, "nothing else is left");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plugin_that_cannot_be_pinned_is_not_put_into_the_folder() {
     let registry = Registry::start(Door::Open).await;

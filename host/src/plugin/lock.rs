@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs::{self, File, TryLockError},
     path::{Path, PathBuf},
 };
 
@@ -82,6 +82,8 @@ enum LockProblem {
     Missing,
     #[error("cannot be used: {}", event::chain(.0))]
     Read(LoadError),
+    #[error("cannot be written, its folder `{0}` cannot be opened: {1}")]
+    Folder(String, std::io::Error),
     #[error("cannot be written: {0}")]
     Write(std::io::Error),
     #[error("is not UTF-8 text")]
@@ -164,20 +166,6 @@ impl PluginLock {
         })
     }
 
-    /// Writes the file in one step: whoever watches it never sees half of it.
-    ///
-    /// # Errors
-    /// [`LockError`] when it cannot be written.
-    pub fn write(&self, path: &Path) -> Result<(), LockError> {
-        let mut name = std::ffi::OsString::from(".");
-        name.push(path.file_name().unwrap_or_default());
-        name.push(".new");
-        let unfinished: PathBuf = path.with_file_name(name);
-        fs::write(&unfinished, self.to_text())
-            .and_then(|()| fs::rename(&unfinished, path))
-            .map_err(|error| LockProblem::Write(error).of(path))
-    }
-
     /// The content of the file.
     pub fn to_text(&self) -> String {
         let layout = Layout {
@@ -207,6 +195,80 @@ impl PluginLock {
     /// Forgets a plugin, and gives what it was pinned to.
     pub fn unpin(&mut self, slug: &str) -> Option<Pin> {
         self.plugins.remove(slug)
+    }
+}
+
+/// The right to write a lock file. One command has it at a time, from before it reads the file until after it has written: what
+/// another adds in between would be lost.
+///
+/// It is a lock of the operating system on the folder, which ends with the process and leaves no file behind. One on the file itself
+/// would be gone with it at the first write.
+#[derive(Debug)]
+pub struct LockWriter {
+    path: PathBuf,
+    _folder: File,
+}
+
+impl LockWriter {
+    /// Waits until nobody else has the right to write this file.
+    ///
+    /// # Errors
+    /// [`LockError`] when its folder cannot be opened.
+    pub fn wait(path: &Path) -> Result<Self, LockError> {
+        let folder = match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        let opened = File::open(folder)
+            .map_err(|error| LockProblem::Folder(folder.display().to_string(), error).of(path))?;
+        let locked = match opened.try_lock() {
+            Ok(()) => Ok(()),
+            Err(TryLockError::WouldBlock) => {
+                tracing::info!(plugin.lock = %path.display(), "waits for another command that writes `{}`", path.display());
+                opened.lock()
+            }
+            Err(TryLockError::Error(error)) => Err(error),
+        };
+        if let Err(error) = locked {
+            // Some file systems on the network have no locks; commands that are run one after the other need none.
+            tracing::warn!(
+                plugin.lock = %path.display(),
+                %error,
+                "folder `{}` cannot be locked: run no other command that pins plugins meanwhile",
+                folder.display()
+            );
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            _folder: opened,
+        })
+    }
+
+    /// Reads the file; an empty lock when there is none.
+    ///
+    /// # Errors
+    /// [`LockError`] when it cannot be read or is wrong.
+    pub fn read(&self) -> Result<PluginLock, LockError> {
+        Ok(PluginLock::read(&self.path)?.unwrap_or_default())
+    }
+
+    /// Writes the file in one step: whoever watches it never sees half of it.
+    ///
+    /// # Errors
+    /// [`LockError`] when it cannot be written.
+    pub fn write(&self, lock: &PluginLock) -> Result<(), LockError> {
+        let mut name = std::ffi::OsString::from(".");
+        name.push(self.path.file_name().unwrap_or_default());
+        name.push(".new");
+        let unfinished: PathBuf = self.path.with_file_name(name);
+        fs::write(&unfinished, lock.to_text())
+            .and_then(|()| fs::rename(&unfinished, &self.path))
+            .map_err(|error| LockProblem::Write(error).of(&self.path))
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 }
 

@@ -27,7 +27,7 @@ pub(crate) async fn run(
     let (out, digest) = pack(module, out)?;
     if let Some(lock) = lock {
         let (plugin, examination) = examine(&out, limits).await?;
-        pin::one(lock, &out, &plugin, &examination, None)?;
+        pin::one(&pin::writer(lock).await?, &out, &plugin, &examination, None)?;
     } else {
         output::line(&format!(
             "{digest}; `sendflowr plugin pin {}` pins it",

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::Args;
-use host::plugin::{Examination, Pin, Plugin, PluginLock};
+use host::plugin::{Examination, LockWriter, Pin, Plugin, PluginLock};
 
 use super::files::{examine, plugin_files};
 use crate::{cli::Global, output};
@@ -35,6 +35,10 @@ pub(crate) struct PinArgs {
 pub(crate) async fn run(global: Global, args: PinArgs) -> anyhow::Result<ExitCode> {
     let config = global.plugins_config()?;
     let path = args.lock.unwrap_or_else(|| config.lock.clone());
+    let writer = match args.check {
+        true => None,
+        false => Some(writer(&path).await?),
+    };
     let is_whole_folder = args.files.is_empty();
     let files = if is_whole_folder {
         plugin_files(&config.folder)?
@@ -66,8 +70,10 @@ pub(crate) async fn run(global: Global, args: PinArgs) -> anyhow::Result<ExitCod
         }
     }
     let changes = differences(&before, &after);
-    if !changes.is_empty() && !args.check {
-        after.write(&path)?;
+    if let Some(writer) = &writer
+        && !changes.is_empty()
+    {
+        writer.write(&after)?;
     }
     for change in &changes {
         output::line(change);
@@ -77,7 +83,7 @@ pub(crate) async fn run(global: Global, args: PinArgs) -> anyhow::Result<ExitCod
         output::line(&format!("`{name}` is in line with {} plugins", files.len()));
         return Ok(ExitCode::SUCCESS);
     }
-    if args.check {
+    if writer.is_none() {
         output::line(&format!(
             "`{name}` differs from the plugins; `sendflowr plugin pin` would write it"
         ));
@@ -87,18 +93,24 @@ pub(crate) async fn run(global: Global, args: PinArgs) -> anyhow::Result<ExitCod
     Ok(ExitCode::SUCCESS)
 }
 
+/// Waits for the right to write this lock file.
+pub(super) async fn writer(path: &Path) -> anyhow::Result<LockWriter> {
+    let path = path.to_owned();
+    Ok(tokio::task::spawn_blocking(move || LockWriter::wait(&path)).await??)
+}
+
 /// Pins one plugin, which is or will be `file`, and tells what changed.
 ///
 /// # Errors
 /// A lock file that cannot be read or written. Nothing is written or told then.
 pub(super) fn one(
-    path: &Path,
+    writer: &LockWriter,
     file: &Path,
     plugin: &Plugin,
     examination: &Examination,
     source: Option<String>,
 ) -> anyhow::Result<()> {
-    let before = PluginLock::read(path)?.unwrap_or_default();
+    let before = writer.read()?;
     let mut after = before.clone();
     let slug = plugin.descriptor().slug.as_str();
     let mut pin = pin(file, plugin, examination, before.get(slug))?;
@@ -106,11 +118,11 @@ pub(super) fn one(
         pin.source = source;
     }
     after.pin(slug, pin);
-    after.write(path)?;
+    writer.write(&after)?;
     for change in differences(&before, &after) {
         output::line(&change);
     }
-    output::line(&format!("`{}` is written", path.display()));
+    output::line(&format!("`{}` is written", writer.path().display()));
     Ok(())
 }
 

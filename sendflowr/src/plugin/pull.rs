@@ -114,9 +114,14 @@ async fn place(
         (None, Some(folder)) => folder.join("plugins.lock"),
         (None, None) => config.lock.clone(),
     };
-    let lock_now = PluginLock::read(&lock)?;
     let folder = args.out.clone().unwrap_or_else(|| config.folder.clone());
     fs::create_dir_all(&folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
+    // Until the file is where it is pinned: who pins the whole folder meanwhile would forget what is not there yet.
+    let writer = match args.pin {
+        true => Some(pin::writer(&lock).await?),
+        false => None,
+    };
+    let lock_now = PluginLock::read(&lock)?;
     // Under a name that the host does not look at, until it has been checked.
     let unchecked = beside(&folder, &component.bytes)?;
     let (plugin, examination) = examine(unchecked.path(), &config.limits)
@@ -155,8 +160,8 @@ async fn place(
         );
     }
     // Before the plugin is where it serves: a lock file that cannot be written leaves everything as it was.
-    if args.pin {
-        pin::one(&lock, &file, &plugin, &examination, Some(source.clone()))?;
+    if let Some(writer) = &writer {
+        pin::one(writer, &file, &plugin, &examination, Some(source.clone()))?;
     }
     // The signature first: a host that asks for it takes the plugin when both are there.
     match &signature {
@@ -177,7 +182,7 @@ async fn place(
         descriptor.version,
         plugin.digest()
     ));
-    if !args.pin
+    if writer.is_none()
         && let Some(lock_now) = lock_now
         && lock_now
             .get(&descriptor.slug)
