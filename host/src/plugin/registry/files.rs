@@ -1,0 +1,212 @@
+//! What is known of each file of the folder, and which of them are to be read.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::Registry;
+use crate::plugin::{
+    error::{LoadError, Refusal},
+    folder::{Sight, file_name},
+    guest::Plugin,
+};
+
+/// How long a file waits that the machine has failed. Overload and failing disks last at least that long, and nobody
+/// restarts a host for less; reading and asking a file again costs milliseconds where compiled code is kept.
+const AGAIN: Duration = Duration::from_secs(30);
+
+/// A file of the folder as it was last seen.
+pub(super) struct KnownFile {
+    pub(super) seen: Seen,
+    /// Whether it is being read, compiled or asked.
+    pub(super) is_loading: bool,
+    /// Whether it is to be judged anew once that has ended.
+    pub(super) is_outdated: bool,
+    /// What serves of it.
+    pub(super) plugin: Option<Arc<Plugin>>,
+    /// Why the present state of the file is not served.
+    pub(super) problem: Option<Problem>,
+}
+
+pub(super) enum Seen {
+    /// It has changed and is to be read when it rests.
+    Changed { sight: Sight, since: Instant },
+    /// Its present state has been dealt with.
+    Settled { sight: Sight },
+    /// It is not there.
+    Gone { since: Instant },
+}
+
+pub(super) struct Problem {
+    pub(super) text: String,
+    pub(super) refusal: Refusal,
+    /// The slug that another file had. The file is read again when the slug is free.
+    pub(super) wanted_slug: Option<String>,
+    /// When the file is read again though it has not changed.
+    pub(super) again: Option<Instant>,
+}
+
+impl Problem {
+    pub(super) fn of(path: &Path, error: &LoadError) -> Self {
+        Self {
+            text: format!("`{}` {}", file_name(path), event::chain(error)),
+            refusal: error.refusal(),
+            wanted_slug: match error {
+                LoadError::DuplicateSlug { slug, .. } => Some(slug.clone()),
+                _ => None,
+            },
+            again: error.passes().then(|| Instant::now() + AGAIN),
+        }
+    }
+}
+
+impl Registry {
+    /// Takes down what was found. Files that have been dealt with are to be read again when they changed, or when all are
+    /// to be judged anew.
+    pub(super) fn note(&self, found: BTreeMap<PathBuf, Sight>, anew: bool, now: Instant) {
+        let mut files = self.files();
+        for (path, file) in files.iter_mut() {
+            if !found.contains_key(path) && !matches!(file.seen, Seen::Gone { .. }) {
+                file.seen = Seen::Gone { since: now };
+            }
+        }
+        for (path, sight) in found {
+            let changed = Seen::Changed { sight, since: now };
+            match files.get_mut(&path) {
+                None => {
+                    files.insert(
+                        path,
+                        KnownFile {
+                            seen: changed,
+                            is_loading: false,
+                            is_outdated: false,
+                            plugin: None,
+                            problem: None,
+                        },
+                    );
+                }
+                Some(file) => {
+                    file.is_outdated |= anew && file.is_loading;
+                    let is_same = match &file.seen {
+                        Seen::Changed { sight: before, .. } => *before == sight,
+                        Seen::Settled { sight: before } => *before == sight && !anew,
+                        Seen::Gone { .. } => false,
+                    };
+                    if !is_same {
+                        file.seen = changed;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Files that have rested long enough to be read, as they were seen.
+    pub(super) fn due(&self, settle: Duration, now: Instant) -> Vec<(PathBuf, Sight)> {
+        let files = self.files();
+        let rested = files.iter().filter_map(|(path, file)| match file.seen {
+            Seen::Changed { sight, since } => {
+                let rests = now.saturating_duration_since(since) >= settle;
+                (rests && !file.is_loading).then(|| (path.clone(), sight))
+            }
+            Seen::Settled { .. } | Seen::Gone { .. } => None,
+        });
+        rested.collect()
+    }
+
+    /// Files that were refused for what is over: another file had their slug, or the machine had failed them.
+    pub(super) fn refused_for_a_while(&self, now: Instant) -> Vec<(PathBuf, Sight)> {
+        let serving = self.serving.load();
+        let files = self.files();
+        let due = files.iter().filter_map(|(path, file)| {
+            let problem = file.problem.as_ref()?;
+            let slug_is_free = problem
+                .wanted_slug
+                .as_ref()
+                .is_some_and(|slug| !serving.contains_key(slug));
+            let is_over = slug_is_free || problem.again.is_some_and(|again| again <= now);
+            match file.seen {
+                Seen::Settled { sight } if !file.is_loading && is_over => Some((path.clone(), sight)),
+                _ => None,
+            }
+        });
+        due.collect()
+    }
+
+    /// Has a file read again that took too long to compile, and whose code is now at hand.
+    pub(super) fn read_again(&self, path: &Path) {
+        if let Some(file) = self.files().get_mut(path) {
+            // Still on its way to being refused.
+            file.is_outdated |= file.is_loading;
+            if let Some(problem) = &mut file.problem {
+                problem.again = Some(Instant::now());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use prometheus_client::registry::Registry as Metrics;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::plugin::{
+        config::{PluginsConfig, RawPluginsConfig},
+        error::PluginError,
+        load::Loader,
+        metrics::PluginMetrics,
+    };
+
+    #[test]
+    fn what_the_machine_has_failed_is_read_again_and_what_is_bad_is_not() {
+        let data = TempDir::new().unwrap();
+        let raw = RawPluginsConfig {
+            folder: Some(data.path().join("plugins")),
+            ..RawPluginsConfig::default()
+        };
+        let config = PluginsConfig::try_new(raw, data.path()).unwrap();
+        let loader = Loader::for_folder(&config, PluginMetrics::register(&mut Metrics::default())).unwrap();
+        let registry = Registry::new(config.folder.clone(), loader);
+        let describe = |source| LoadError::Describe {
+            source: Box::new(source),
+        };
+        let plugin = || "acme".to_owned();
+        let passing = [
+            // Too many open files.
+            LoadError::Read(io::Error::from_raw_os_error(24)),
+            describe(PluginError::Busy { plugin: plugin() }),
+            describe(PluginError::WallClock {
+                plugin: plugin(),
+                waited: Duration::from_secs(5),
+            }),
+        ];
+        let lasting = [
+            LoadError::CoreModule,
+            LoadError::CompileTime(Duration::from_secs(120)),
+            describe(PluginError::Guest {
+                plugin: plugin(),
+                limit: crate::plugin::Limit::Trap,
+                call: "describe",
+                detail: String::new(),
+            }),
+        ];
+        let path = config.folder.join("acme.wasm");
+        for (errors, is_read_again) in [(passing.as_slice(), true), (lasting.as_slice(), false)] {
+            for error in errors {
+                let seen = Sight::default();
+                registry.note(BTreeMap::from([(path.clone(), seen)]), false, Instant::now());
+                registry.refuse(&path, seen, error);
+                let now = Instant::now();
+                assert!(registry.refused_for_a_while(now).is_empty(), "{error}");
+                let later = registry.refused_for_a_while(now + AGAIN);
+                assert_eq!(!later.is_empty(), is_read_again, "{error}");
+                assert_eq!(registry.status().len(), 1, "it is shown meanwhile");
+            }
+        }
+    }
+}

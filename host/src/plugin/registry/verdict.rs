@@ -1,0 +1,213 @@
+//! Which plugin serves a slug after a file has passed the checks, has failed them, or is gone.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
+
+use super::{
+    Registry,
+    files::{KnownFile, Problem, Seen},
+};
+use crate::plugin::{
+    error::LoadError,
+    folder::{GONE, Sight, file_name},
+    guest::Plugin,
+    load::Candidate,
+    trust::Trust,
+};
+
+impl Registry {
+    /// Ends what serves of files that have been gone long enough.
+    pub(super) fn drop_gone(&self, now: Instant) {
+        let mut files = self.files();
+        let gone: Vec<PathBuf> = files
+            .iter()
+            .filter(|(_, file)| match file.seen {
+                Seen::Gone { since } => now.saturating_duration_since(since) >= GONE,
+                Seen::Changed { .. } | Seen::Settled { .. } => false,
+            })
+            .map(|(path, _)| path.clone())
+            .collect();
+        for path in gone {
+            if let Some(plugin) = files.remove(&path).and_then(|file| file.plugin) {
+                tracing::info!(
+                    plugin = %plugin.tag(),
+                    plugin.file = %file_name(&path),
+                    "plugin `{}` is gone with its file",
+                    plugin.tag()
+                );
+            }
+        }
+        self.publish(&files);
+    }
+
+    pub(super) fn admit(&self, path: &Path, seen: Sight, candidate: Candidate) {
+        let seen = Sight {
+            file: Some(candidate.fingerprint),
+            ..seen
+        };
+        let slug = candidate.descriptor.slug.clone();
+        let mut files = self.files();
+        // Removed while it was read: nobody makes way for it. If it comes back, it is read again.
+        if files
+            .get(path)
+            .is_none_or(|file| matches!(file.seen, Seen::Gone { .. }))
+        {
+            return;
+        }
+        let owner = files.iter().find(|(other, file)| {
+            other.as_path() != path
+                && !matches!(file.seen, Seen::Gone { .. })
+                && file
+                    .plugin
+                    .as_ref()
+                    .is_some_and(|plugin| plugin.descriptor().slug == slug)
+        });
+        if let Some((other, owner)) = owner
+            && !owner
+                .plugin
+                .as_ref()
+                .is_some_and(|plugin| takes_over(path, &candidate, plugin))
+        {
+            let error = LoadError::DuplicateSlug {
+                slug: slug.clone(),
+                owner: file_name(other),
+            };
+            drop(files);
+            self.refuse(path, seen, &error);
+            return;
+        }
+        // A file that is gone for now and comes back under another name hands its slug over, and so does one to the file that
+        // takes over from it.
+        for (other, file) in files.iter_mut() {
+            let has_slug = file
+                .plugin
+                .as_ref()
+                .is_some_and(|plugin| plugin.descriptor().slug == slug);
+            if other.as_path() == path || !has_slug {
+                continue;
+            }
+            file.plugin = None;
+            if file.problem.is_none() && !matches!(file.seen, Seen::Gone { .. }) {
+                let error = LoadError::DuplicateSlug {
+                    slug: slug.clone(),
+                    owner: file_name(path),
+                };
+                let problem = Problem::of(other, &error);
+                tracing::warn!(plugin.file = %file_name(other), "plugin file is refused: {}", problem.text);
+                file.problem = Some(problem);
+            }
+        }
+        let Some(file) = files.get_mut(path) else {
+            return;
+        };
+        file.seen = Seen::Settled { sight: seen };
+        file.problem = None;
+        if file
+            .plugin
+            .as_ref()
+            .is_some_and(|plugin| plugin.digest == candidate.digest)
+        {
+            // Touched, or back as it was: the plugin keeps its state.
+            return;
+        }
+        if candidate.pinned == Some(false) {
+            let (name, lock) = (file_name(path), self.loader.trust().map(Trust::lock_name));
+            tracing::warn!(
+                plugin.file = %name,
+                "plugin file `{name}` is not pinned in `{}`; `host.plugins.locked` would refuse it",
+                lock.unwrap_or_default()
+            );
+        }
+        let current = self.serving.load().get(&slug).cloned();
+        let stats = current.map_or_else(
+            || self.loader.metrics.of(&slug),
+            |plugin| Arc::clone(&plugin.stats),
+        );
+        let plugin = Arc::new(self.loader.plugin(candidate, stats));
+        let before = file.plugin.replace(Arc::clone(&plugin));
+        self.publish(&files);
+        drop(files);
+        tracing::info!(
+            plugin = %plugin.tag(),
+            plugin.file = %file_name(path),
+            plugin.digest = %plugin.digest(),
+            plugin.before = before.as_ref().map(|before| before.tag()),
+            "plugin `{}` serves",
+            plugin.tag()
+        );
+    }
+
+    /// Notes why the state of the file that was seen is not served.
+    pub(super) fn refuse(&self, path: &Path, seen: Sight, error: &LoadError) {
+        let name = file_name(path);
+        let mut files = self.files();
+        let Some(file) = files.get_mut(path) else {
+            return;
+        };
+        match file.seen {
+            // It has changed meanwhile, or is gone: the next look reads it.
+            Seen::Changed { sight, .. } if sight != seen => return,
+            Seen::Gone { .. } => return,
+            Seen::Changed { .. } | Seen::Settled { .. } => {}
+        }
+        if matches!(error, LoadError::Changing) {
+            let since = Instant::now();
+            file.seen = Seen::Changed { sight: seen, since };
+            return;
+        }
+        file.seen = Seen::Settled { sight: seen };
+        let problem = Problem::of(path, error);
+        let text = problem.text.clone();
+        let known = file.problem.as_ref().is_some_and(|problem| problem.text == text);
+        let trust = self.loader.trust();
+        let is_pinned =
+            |plugin: &Arc<Plugin>| trust.is_some_and(|trust| trust.knows(&plugin.descriptor().slug));
+        let withdrawn = matches!(error, LoadError::NotPinned { .. })
+            .then(|| file.plugin.take_if(|plugin| !is_pinned(plugin)))
+            .flatten();
+        let serves = file.plugin.as_ref().map(|plugin| plugin.tag().to_owned());
+        file.problem = Some(problem);
+        if let Some(plugin) = withdrawn {
+            self.publish(&files);
+            tracing::warn!(plugin.file = %name, plugin = %plugin.tag(), "plugin `{}` is no longer pinned and ends", plugin.tag());
+        }
+        drop(files);
+        if !known {
+            match serves {
+                Some(tag) => tracing::warn!(
+                    plugin.file = %name, plugin = %tag, "plugin file is refused, `{tag}` goes on serving: {text}"
+                ),
+                None => tracing::warn!(plugin.file = %name, "plugin file is refused: {text}"),
+            }
+        }
+    }
+
+    /// Makes the map of what serves from the files, and ends the series of what serves no longer.
+    fn publish(&self, files: &BTreeMap<PathBuf, KnownFile>) {
+        let mut serving = HashMap::new();
+        for file in files.values() {
+            if let Some(plugin) = &file.plugin {
+                serving.insert(plugin.descriptor().slug.clone(), Arc::clone(plugin));
+            }
+        }
+        let before = self.serving.swap(Arc::new(serving));
+        let now = self.serving.load();
+        for slug in before.keys().filter(|slug| !now.contains_key(*slug)) {
+            self.loader.metrics.forget(slug);
+        }
+    }
+}
+
+/// Whether this file has the slug rather than the one that serves it. Of two the pinned one has it. Where none is pinned, the one
+/// that is named after it: who came first is forgotten at the next start. What is not pinned does not get here while the slug
+/// is pinned.
+pub(crate) fn takes_over(path: &Path, candidate: &Candidate, owner: &Plugin) -> bool {
+    let is_named = path
+        .file_stem()
+        .is_some_and(|stem| stem == candidate.descriptor.slug.as_str());
+    is_named || candidate.pinned == Some(true) && owner.digest != candidate.digest
+}
