@@ -1,4 +1,4 @@
-//! The service's settings: parsed by [`RawInferenceConfig`], checked by [`InferenceConfig`].
+//! The service's settings: parsed as [`RawInferenceConfig`], checked when converted to [`InferenceConfig`].
 
 mod experiment;
 
@@ -10,44 +10,44 @@ use serde::Deserialize;
 
 pub use experiment::{ExperimentConfig, RawExperimentConfig};
 
-/// `[inference]` as it is written in the configuration. Unknown keys are errors.
+/// The section `[inference]` as written in the configuration. Unknown keys are errors.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawInferenceConfig {
     /// Address to listen on. Default `127.0.0.1:8001`.
     pub listen: Option<SocketAddr>,
-    /// Token that every route but `/`, `/health`, `/ready` and the API's description asks for as `Authorization: Bearer …`;
-    /// 16 or more characters. Default: none, which is only taken on loopback.
+    /// Token that every route except `/`, `/health`, `/ready` and the API's description requires as `Authorization: Bearer …`;
+    /// 16 or more characters. Default: none, which is accepted on loopback only.
     pub token: Option<Secret>,
-    /// Whether those routes may be open to everybody who reaches the address. Default `false`.
+    /// Whether those routes may be open to everybody who can reach the address. Default `false`.
     pub allow_anonymous: bool,
     /// `[inference.tls]`: certificate and key to serve HTTPS with. Default: HTTP.
     pub tls: RawTlsConfig,
-    /// Folder in which fitted population tables are kept over restarts. Default: `model` in the data folder.
+    /// Folder that keeps fitted population tables across restarts. Default: `model` in the data folder.
     pub model_folder: Option<PathBuf>,
     /// Seconds between two fits of the population tables. 1 to 31,536,000, default 86,400.
     pub refit_interval_seconds: Option<u64>,
-    /// How many people a fit learns from at most. 1 to 1,000,000, default 5,000.
+    /// Maximum number of people that a fit learns from. 1 to 1,000,000, default 5,000.
     pub training_people: Option<usize>,
-    /// Seconds of a person's past that a decision looks back on, at least as long as every breaker: a profile that is made again
-    /// knows nothing older. 86,400 to 315,360,000. Default 31,536,000 (a year).
+    /// How many seconds of a person's history count, at least as long as every breaker: a rebuilt profile contains nothing
+    /// older. 86,400 to 315,360,000. Default 31,536,000 (a year).
     pub history_seconds: Option<u64>,
     /// Newest events that are read when a profile has to be rebuilt. 1 to 100,000, default 2,000.
     pub history_events: Option<usize>,
-    /// Seconds for which the ids of a person are remembered. 0 to 3,600, default 5.
+    /// Seconds for which a person's ids are cached. 0 to 3,600, default 5.
     pub person_cache_seconds: Option<u64>,
-    /// Milliseconds for which a rebuilt profile is remembered. 0 to 60,000, default 1,500.
+    /// Milliseconds for which a rebuilt profile is cached. 0 to 60,000, default 1,500.
     pub rebuilt_profile_cache_ms: Option<u64>,
     /// Curves kept in memory. 1 to 100,000, default 512.
     pub curve_cache_entries: Option<usize>,
-    /// Largest request body, batches aside. 1,024 to 67,108,864, default 1,048,576.
+    /// Largest request body in bytes, batches excepted. 1,024 to 67,108,864, default 1,048,576.
     pub max_body_bytes: Option<usize>,
-    /// Milliseconds after which a request is given up. 100 to 600,000, default 10,000.
+    /// Milliseconds after which a request times out. 100 to 600,000, default 10,000.
     pub request_timeout_ms: Option<u64>,
-    /// Explanations waiting to be stored before decisions have to wait for them. 1 to 1,000,000, default 4,096.
+    /// Explanations that may wait to be stored before decisions have to wait. 1 to 1,000,000, default 4,096.
     pub explanation_queue: Option<usize>,
-    /// `[inference.capacity_per_minute]`: how many mails a provider takes in a minute, by its slug (`sendgrid = 6000`), 1 to
-    /// 10,000,000; a batch spreads over the minutes. Default: no limit.
+    /// `[inference.capacity_per_minute]`: how many mails a provider takes per minute, by its slug (`sendgrid = 6000`), 1 to
+    /// 10,000,000; a batch is spread over the minutes accordingly. Default: no limit.
     pub capacity_per_minute: BTreeMap<String, u32>,
     /// `[inference.latency]`.
     pub latency: RawLatencyConfig,
@@ -63,23 +63,23 @@ pub struct RawInferenceConfig {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawLatencyConfig {
-    /// Which quantile of the observed delays is expected, 0.01 to 0.99. Default 0.5, the median.
+    /// Quantile of the observed delays that is used as the expected delay, 0.01 to 0.99. Default 0.5, the median.
     pub quantile: Option<f64>,
-    /// What is expected when nothing is known. 0 to 86,400, default 60.
+    /// Expected delay in seconds when nothing is known. 0 to 86,400, default 60.
     pub default_seconds: Option<u64>,
     /// Seconds between two readings of the observed delays. 1 to 86,400, default 60.
     pub refresh_seconds: Option<u64>,
-    /// How far back delays are looked at. 3,600 to 31,536,000, default 2,592,000 (30 days).
+    /// How many seconds back delays are considered. 3,600 to 31,536,000, default 2,592,000 (30 days).
     pub window_seconds: Option<u64>,
 }
 
-/// `[inference.hot_paths]`: how much a recent sign of presence raises the next minutes.
+/// `[inference.hot_paths]`: how much a recent sign of presence raises the value of the next minutes.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawHotPathsConfig {
     /// A visit to the site. Default weight 0.5, half-life 1,800 s.
     pub site_visit: Option<RawHotPath>,
-    /// A look at a product. Default weight 1.0, half-life 3,600 s.
+    /// A product view. Default weight 1.0, half-life 3,600 s.
     pub product_view: Option<RawHotPath>,
     /// A click in a text message. Default weight 1.0, half-life 1,800 s.
     pub sms_click: Option<RawHotPath>,
@@ -87,7 +87,7 @@ pub struct RawHotPathsConfig {
     pub push_click: Option<RawHotPath>,
 }
 
-/// One hot path: the factor `1 + weight · 2^(-age / half-life)` on every later minute.
+/// One hot path: the factor `1 + weight · 2^(-age / half-life)`, applied to every minute after the signal.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawHotPath {
@@ -97,7 +97,7 @@ pub struct RawHotPath {
     pub half_life_seconds: u64,
 }
 
-/// `[inference.breakers]`: how long a person is left alone, 0 (off) to 315,360,000. None may be longer than
+/// `[inference.breakers]`: for how many seconds a person gets no mail, 0 (off) to 315,360,000. None may be longer than
 /// `inference.history_seconds`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -108,7 +108,7 @@ pub struct RawBreakersConfig {
     pub support_ticket_seconds: Option<u64>,
     /// After an unsubscription, unless the person subscribes again. Default 604,800 (168 h).
     pub unsubscribed_seconds: Option<u64>,
-    /// After a hard bounce. Default 0: providers keep suppression lists of dead addresses themselves, and a bounce of one
+    /// After a hard bounce. Default 0: providers keep their own suppression lists of dead addresses, and a bounce at one
     /// provider says little about another.
     pub hard_bounce_seconds: Option<u64>,
 }
@@ -118,63 +118,63 @@ pub struct RawBreakersConfig {
 pub struct InferenceConfig {
     /// Address to listen on.
     pub listen: SocketAddr,
-    /// Who may ask.
+    /// Who may call the API.
     pub access: Access,
-    /// HTTPS, where it is configured.
+    /// HTTPS, if configured.
     pub tls: Option<TlsConfig>,
-    /// Connections, and their end.
+    /// Limits of connections and of shutdown.
     pub limits: Limits,
     /// Folder of fitted population tables; `None` keeps them in memory only.
     pub model_folder: Option<PathBuf>,
     /// Time between two fits of the population tables.
     pub refit_interval: Duration,
-    /// How many people a fit learns from at most.
+    /// Maximum number of people that a fit learns from.
     pub training_people: usize,
-    /// How far back a person's past is read.
+    /// How far back a person's history is read.
     pub history: Duration,
     /// Newest events read to rebuild a profile.
     pub history_events: usize,
-    /// How long a person's ids are remembered.
+    /// How long a person's ids are cached.
     pub person_cache: Duration,
-    /// How long a rebuilt profile is remembered.
+    /// How long a rebuilt profile is cached.
     pub rebuilt_profile_cache: Duration,
     /// Curves kept in memory.
     pub curve_cache_entries: usize,
-    /// Largest request body.
+    /// Largest request body in bytes, batches excepted.
     pub max_body_bytes: usize,
-    /// When a request is given up.
+    /// Time limit of a request.
     pub request_timeout: Duration,
     /// Explanations that may wait to be stored.
     pub explanation_queue: usize,
-    /// How many mails a provider takes in a minute.
+    /// How many mails each provider takes per minute, by its slug.
     pub capacity_per_minute: BTreeMap<String, u32>,
     /// The delay between trigger and delivery.
     pub latency: LatencyConfig,
-    /// What decisions do with signals.
+    /// How decisions use signals.
     pub policy: PolicyConfig,
-    /// Control group and exploration; `None` when they are switched off.
+    /// Control group and exploration; `None` if they are switched off.
     pub experiment: Option<ExperimentConfig>,
 }
 
 /// How delays are learned.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LatencyConfig {
-    /// The quantile of the observed delays that is expected.
+    /// Quantile of the observed delays that is used as the expected delay.
     pub quantile: f64,
-    /// What is expected when nothing is known.
+    /// Expected delay when nothing is known.
     pub default: Duration,
     /// Time between two readings of the observed delays.
     pub refresh: Duration,
-    /// How far back delays are looked at.
+    /// How far back delays are considered.
     pub window: Duration,
 }
 
-/// What decisions do with signals.
+/// How decisions use signals.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PolicyConfig {
     /// A visit to the site.
     pub site_visit: HotPath,
-    /// A look at a product.
+    /// A product view.
     pub product_view: HotPath,
     /// A click in a text message.
     pub sms_click: HotPath,
@@ -191,7 +191,7 @@ pub struct PolicyConfig {
 }
 
 impl PolicyConfig {
-    /// The key and the length of the longest breaker.
+    /// Returns the key and the duration of the longest breaker.
     fn longest_breaker(&self) -> (&'static str, Duration) {
         let breakers = [
             ("marked_spam_seconds", self.marked_spam),
@@ -204,7 +204,7 @@ impl PolicyConfig {
     }
 }
 
-/// The factor `1 + weight · 2^(-age / half_life)` on every minute after a signal.
+/// The factor `1 + weight · 2^(-age / half_life)`, applied to every minute after a signal.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct HotPath {
     /// Weight at the moment of the signal.
@@ -213,36 +213,36 @@ pub struct HotPath {
     pub half_life: Duration,
 }
 
-/// A setting of `[inference]` cannot work.
+/// A setting of `[inference]` is invalid.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidConfig {
     /// A number outside its range.
     #[error(transparent)]
     OutOfRange(#[from] OutOfRange),
-    /// An address beyond this machine without a token, or a token that is none.
+    /// An address beyond loopback without a token, or an invalid token.
     #[error(transparent)]
     Access(#[from] InvalidAccess),
-    /// A certificate that cannot be served.
+    /// A certificate that cannot be used.
     #[error(transparent)]
     Tls(#[from] InvalidTls),
-    /// A breaker that reaches further back than a profile that is made again.
+    /// A breaker that reaches further back than a rebuilt profile.
     #[error(
         "`inference.history_seconds` must be at least {seconds}, the value of `inference.breakers.{breaker}`: a person's profile \
-         that is made again from the event store would have forgotten the signal; raise `inference.history_seconds`"
+         that is rebuilt from the event store would lack the signal; raise `inference.history_seconds`"
     )]
     HistoryTooShort {
         /// The breaker's key.
         breaker: &'static str,
-        /// Its length.
+        /// Its duration.
         seconds: u64,
     },
 }
 
-/// A signal of weight 1 doubles the value of its own minute. A person's good hours are worth two to three times an average
-/// one and nights a tenth of it, so that a signal can win the choice among waking hours and never moves mail into the night.
-/// A visit says less than a look at a product or a click out of a message. People stay on a site for minutes and come back
-/// within the hour: half-lives of that order let the factor fade before the next part of the day.
+/// A signal of weight 1 doubles the value of the minute in which it occurs. A person's good hours are worth two to three
+/// times an average one, and nights a tenth of it, so a signal can decide between waking hours but never moves mail into the
+/// night. A visit says less than a product view or a click in a message. People stay on a site for minutes and come back
+/// within the hour: with half-lives of that order the factor has faded before the next part of the day.
 const SITE_VISIT: HotPath = HotPath {
     weight: 0.5,
     half_life: Duration::from_secs(1_800),
@@ -260,49 +260,49 @@ const PUSH_CLICK: HotPath = HotPath {
     half_life: Duration::from_secs(1_800),
 };
 
-/// Two days: a complaint or a ticket is usually settled by then.
+/// Two days: by then a complaint or a ticket is usually settled.
 const COMPLAINT_SECONDS: u64 = 48 * 3_600;
 
-/// A week: the time in which an unsubscription has surely reached every list of the sender.
+/// A week: by then an unsubscription has surely reached every list of the sender.
 const UNSUBSCRIBED_SECONDS: u64 = 168 * 3_600;
 
-/// Longest breaker: beyond ten years a mistyped unit is likelier than an intention.
+/// Longest breaker: beyond ten years, a wrong unit is more likely than intent.
 const MAX_BREAKER_SECONDS: u64 = 10 * 365 * 86_400;
 
 /// Longest history: that of the longest breaker.
 const MAX_HISTORY_SECONDS: u64 = MAX_BREAKER_SECONDS;
 
-/// Most mails a minute that a provider can be said to take: more than any does, so that beyond a mistyped number is likelier.
+/// Highest capacity in mails per minute: no provider takes as many, so a higher number is probably a typing error.
 pub(crate) const MAX_CAPACITY: u32 = 10_000_000;
 
-/// Largest hot-path weight: eleven times an average minute already beats every curve.
+/// Largest hot-path weight: eleven times an average minute already beats every curve's best.
 const MAX_WEIGHT: f64 = 10.0;
 
-/// What the rest of the settings can be set to. The least are the least that work; the greatest keep a slip from taking the
-/// machine's memory, and are far beyond what serves.
+/// Ranges of the remaining settings. The minimums are the smallest values that work; the maximums prevent a typing error from
+/// using up the machine's memory and are far beyond any useful value.
 const REFIT_SECONDS: RangeInclusive<u64> = 1..=365 * 86_400;
-/// Each person learned from takes 4 kB and more while tables are fitted.
+/// Each person takes 4 kB or more while tables are fitted.
 const TRAINING_PEOPLE: RangeInclusive<usize> = 1..=1_000_000;
-/// Each event takes some hundred bytes while a profile is made.
+/// Each event takes some hundred bytes while a profile is rebuilt.
 const HISTORY_EVENTS: RangeInclusive<usize> = 1..=100_000;
-/// Who was two people is one as late as an hour on, at most.
+/// At the maximum, it takes up to an hour until two people who were linked are treated as one.
 const PERSON_CACHE_SECONDS: RangeInclusive<u64> = 0..=3_600;
-/// What was learned of a person since shows a minute later, at most.
+/// At the maximum, it takes up to a minute until new events of a person count.
 const REBUILT_PROFILE_CACHE_MS: RangeInclusive<u64> = 0..=60_000;
 const CURVE_CACHE_ENTRIES: RangeInclusive<usize> = 1..=100_000;
-/// The least holds a question with all that may stand in it.
+/// The minimum is enough for an ordinary request without long lists.
 const BODY_BYTES: RangeInclusive<usize> = 1_024..=64 * 1024 * 1024;
-/// From a few round trips to what no caller waits for.
+/// From the time of a few round trips to longer than any caller waits.
 const REQUEST_TIMEOUT_MS: RangeInclusive<u64> = 100..=600_000;
 const EXPLANATION_QUEUE: RangeInclusive<usize> = 1..=1_000_000;
 const QUANTILE: RangeInclusive<f64> = 0.01..=0.99;
-/// Beyond a day it is no delay of a provider.
+/// More than a day is not the delay of a provider.
 const DELAY_SECONDS: RangeInclusive<u64> = 0..=86_400;
 const LATENCY_REFRESH_SECONDS: RangeInclusive<u64> = 1..=86_400;
-/// An hour has few samples, and what a provider did a year ago says nothing of today.
+/// An hour has few samples, and what a provider did a year ago says nothing about today.
 const LATENCY_WINDOW_SECONDS: RangeInclusive<u64> = 3_600..=365 * 86_400;
 
-/// A count of `[inference]`.
+/// Checks a count of `[inference]`.
 fn count(
     key: &str,
     value: Option<usize>,
@@ -312,7 +312,7 @@ fn count(
     number("inference", key, value.unwrap_or(default), range)
 }
 
-/// A length of time of `[inference]` in seconds.
+/// Checks a duration of `[inference]` in seconds.
 fn seconds(
     key: &str,
     value: Option<u64>,
@@ -322,7 +322,7 @@ fn seconds(
     number("inference", key, value.unwrap_or(default), range).map(Duration::from_secs)
 }
 
-/// A length of time of `[inference]` in milliseconds.
+/// Checks a duration of `[inference]` in milliseconds.
 fn millis(
     key: &str,
     value: Option<u64>,
@@ -465,7 +465,7 @@ fn capacities(raw: BTreeMap<String, u32>) -> Result<BTreeMap<String, u32>, OutOf
     for (esp, per_minute) in raw {
         let key = format!("capacity_per_minute.{esp}");
         let per_minute = number("inference", &key, per_minute, 1..=MAX_CAPACITY)?;
-        // Requests name providers in any case.
+        // Provider names in requests are case-insensitive.
         capacities.insert(esp.to_ascii_lowercase(), per_minute);
     }
     Ok(capacities)

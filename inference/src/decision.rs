@@ -1,8 +1,8 @@
-//! The decision: from a question and what is known of the person to the minute of arrival. Pure.
+//! The decision: computes the minute of arrival from a question and what is known about the person. Free of side effects.
 //!
-//! Guards and breakers narrow the window's minutes first; the optimum is taken inside what is left, so that a guard never
-//! pushes mail to its own border. What could no longer arrive in time, because of the provider's delay, is not a
-//! candidate either.
+//! Guards and breakers narrow the window's minutes first, and the best of the remaining minutes is chosen, so a guard never
+//! pushes mail to its own boundary. Minutes at which mail can no longer arrive, because of the provider's delay, are not
+//! candidates either.
 
 mod breakers;
 mod crowd;
@@ -33,12 +33,12 @@ use crate::{
 };
 use guards::{Minutes, first_minute_at, moment};
 
-/// How far the first allowed moment is looked for when a window has none: a year and a month, so that a rule that repeats
-/// yearly is seen to its end.
+/// How far ahead the first allowed moment is searched for if a window has none: a year and a month, so that a rule that
+/// repeats yearly is covered to its end.
 const SEARCH_MS: i64 = 400 * DAY_MINUTES * MINUTE_MS;
 
-/// Up to when what is known counts. Where `now` is the clock's, it has happened: an event whose provider's clock is ahead counts as
-/// happening now. Where `now` was told, what lies after it is not looked at.
+/// Returns the moment up to which known events count. If `now` is the server's clock, every event has happened: one from a
+/// provider whose clock is ahead counts as happening now. If the request set `now`, nothing after it is considered.
 pub(crate) fn horizon(now: Timestamp, now_was_told: bool) -> Timestamp {
     if now_was_told {
         now
@@ -47,35 +47,35 @@ pub(crate) fn horizon(now: Timestamp, now_was_told: bool) -> Timestamp {
     }
 }
 
-/// A signal that the caller told with the question.
+/// A signal that the caller reported in the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SeenSignal {
     pub(crate) signal: Signal,
     pub(crate) at: Timestamp,
 }
 
-/// What is asked, checked and without any raw identity.
+/// What is asked: checked, and without any raw identity.
 #[derive(Debug, Clone)]
 pub(crate) struct Question {
     /// The moment that counts as now.
     pub(crate) now: Timestamp,
-    /// Whether the request said so: a test or a replay, which must not know what came later.
+    /// Whether the request set `now`: a test or a replay, which must not use what happened later.
     pub(crate) now_was_told: bool,
-    /// Where arrival is wanted; half-open.
+    /// The window of arrival, half-open.
     pub(crate) window: Range<Timestamp>,
-    /// No arrival before it.
+    /// Earliest moment of arrival.
     pub(crate) not_before: Option<Timestamp>,
-    /// No arrival after it.
+    /// Latest moment of arrival.
     pub(crate) deadline: Option<Timestamp>,
     /// Rules in local time.
     pub(crate) local: LocalRules,
-    /// Least time between the last mail, sent or delivered, and this one.
+    /// Minimum time between the last mail, sent or delivered, and this one.
     pub(crate) minimum_gap_ms: Option<i64>,
-    /// What the caller knows of the person's latest moves.
+    /// What the caller knows about the person's latest actions.
     pub(crate) signals: Vec<SeenSignal>,
 }
 
-/// What is known.
+/// What a decision is based on.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Facts<'a> {
     pub(crate) profile: &'a Profile,
@@ -84,14 +84,14 @@ pub(crate) struct Facts<'a> {
     pub(crate) policy: &'a PolicyConfig,
 }
 
-/// How many minutes a guard took away, of those that the guards before it had left.
+/// How many minutes a guard removed from those that the guards before it had left.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct GuardEffect {
     /// `not_before`, `deadline`, a breaker's name, `minimum_gap`, `latency`, `allowed_hours`, `quiet_hours` or
     /// `blackout_days`.
     #[schema(example = "quiet_hours")]
     pub guard: &'static str,
-    /// Minutes taken away.
+    /// Minutes removed.
     pub minutes_removed: i64,
 }
 
@@ -106,66 +106,66 @@ struct Narrowed {
 /// A decision.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Choice {
-    /// Arrival, the beginning of a minute.
+    /// Arrival: the start of a minute.
     pub(crate) arrive_at: Timestamp,
     /// When to hand the mail to the provider.
     pub(crate) trigger_at: Timestamp,
     /// The delay between the two.
     pub(crate) latency: ExpectedLatency,
-    /// The chosen minute's score times the factor of hot paths.
+    /// The chosen minute's score times the hot-path factor.
     pub(crate) value: f64,
-    /// The factor of hot paths at the chosen minute.
+    /// The hot-path factor at the chosen minute.
     pub(crate) factor: f64,
     /// See [`Curve::confidence`].
     pub(crate) confidence: f64,
-    /// The time that the confidence speaks of.
+    /// The time after arrival that the confidence refers to.
     pub(crate) confidence_span_seconds: i64,
-    /// The minutes that were left to choose from.
+    /// The minutes left to choose from.
     pub(crate) candidates: Vec<Range<Timestamp>>,
     /// Minutes in the window as asked.
     pub(crate) minutes_asked: i64,
     /// Minutes left to choose from.
     pub(crate) minutes_left: i64,
-    /// What the guards did.
+    /// What the guards removed.
     pub(crate) guards: Vec<GuardEffect>,
     /// Breakers that are open now.
     pub(crate) breakers: Vec<Breaker>,
     /// Hot paths that are warm now.
     pub(crate) hot_paths: Vec<WarmPath>,
-    /// What the experiment drew; `None` for the model's choice outside of it.
+    /// What the experiment drew; `None` for the model's choice outside the experiment.
     pub(crate) experiment: Option<Drawn>,
-    /// Where it was before it had to make room; `None` where it is still there.
+    /// Where the decision was before it had to make room; `None` if it did not move.
     pub(crate) moved: Option<Moved>,
-    /// The better minutes that were full, where it had to make room and there were any.
+    /// The allowed minutes that were full, if there were any.
     pub(crate) full_minutes: Option<FullMinutes>,
 }
 
-/// Nothing may arrive within the window.
+/// No mail may arrive within the window.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Suppressed {
-    /// The guard or breaker that took the last minutes.
+    /// The guard or breaker that removed the last minutes.
     pub(crate) reason: &'static str,
-    /// The first moment that all rules but window and deadline allow, within a year.
+    /// The first moment that all rules except window and deadline allow, within [`SEARCH_MS`].
     pub(crate) first_allowed_at: Option<Timestamp>,
 }
 
 impl Choice {
-    /// The slot of the week, 0 to 10,079.
+    /// Returns the slot of the week, 0 to 10,079.
     pub(crate) fn target_minute(&self) -> usize {
         grid::slot(self.arrive_at)
     }
 
-    /// The factor of hot paths at any moment.
+    /// Returns the hot-path factor at any moment.
     pub(crate) fn factor_at(&self, moment: Timestamp) -> f64 {
         hot_path::factor(&self.hot_paths, moment)
     }
 
-    /// What a mail that arrives at any moment is worth, hot paths included.
+    /// Returns what a mail that arrives at `moment` is worth, hot paths included.
     fn value_at(&self, moment: Timestamp, facts: Facts<'_>) -> f64 {
         facts.curve.score(moment) * self.factor_at(moment)
     }
 
-    /// Takes another of the candidates.
+    /// Switches to another candidate.
     fn arrive(&mut self, at: Timestamp, facts: Facts<'_>) {
         self.arrive_at = at;
         self.latency = facts.latency.arriving_at(at);
@@ -175,16 +175,16 @@ impl Choice {
         self.confidence = facts.curve.confidence(at, &self.candidates);
     }
 
-    /// Whether a minute could have been chosen.
+    /// Returns whether a minute could have been chosen.
     pub(crate) fn was_candidate(&self, minute: Timestamp) -> bool {
         self.candidates.iter().any(|range| range.contains(&minute))
     }
 }
 
-/// Decides.
+/// Chooses the best minute of the window that the guards and breakers allow.
 ///
 /// # Errors
-/// [`Suppressed`] when the guards and breakers leave no minute of the window.
+/// [`Suppressed`] if the guards and breakers leave no minute of the window.
 pub(crate) fn decide(question: &Question, facts: Facts<'_>) -> Result<Choice, Suppressed> {
     let breakers = breakers::open(
         facts.profile,
@@ -232,8 +232,8 @@ pub(crate) fn decide(question: &Question, facts: Facts<'_>) -> Result<Choice, Su
     })
 }
 
-/// Applies all guards to `window`, those that silence the person first: where several rules leave nothing, the reason
-/// given is the weightiest.
+/// Applies all guards to `window`, breakers first: if several rules would each leave nothing, the reason given is the most
+/// important one.
 fn narrow(
     window: Minutes,
     deadline: Option<Timestamp>,
@@ -253,7 +253,7 @@ fn narrow(
         narrowed.remove_before("not_before", not_before);
     }
     if let Some(deadline) = deadline {
-        // A mail that arrives at the very moment of the deadline is in time.
+        // A mail that arrives exactly at the deadline is in time.
         let end = narrowed.left.hull().end;
         narrowed.remove(
             "deadline",
@@ -276,7 +276,7 @@ fn narrow(
     narrowed
 }
 
-/// The last moment up to now at which the person may have got a mail.
+/// Returns the last moment up to now at which the person may have received a mail.
 fn last_mail(profile: &Profile, question: &Question) -> Option<Timestamp> {
     let last = profile.last_mail_at_latest(horizon(question.now, question.now_was_told));
     last.map(|last| last.min(question.now))
@@ -301,7 +301,7 @@ impl Narrowed {
     }
 }
 
-/// Minutes at which a mail can no longer arrive if it is triggered now.
+/// Returns the minutes at which a mail can no longer arrive, even if it is triggered now.
 fn unreachable_minutes(candidates: &Minutes, now: Timestamp, latency: &WeekOfLatency) -> Minutes {
     let start = candidates.hull().start;
     let end = first_minute_at(now.plus_millis(latency.longest_ms()));
@@ -324,7 +324,7 @@ fn first_allowed(question: &Question, facts: Facts<'_>, breakers: &[Breaker]) ->
     (!narrowed.left.is_empty()).then(|| moment(narrowed.left.hull().start))
 }
 
-/// The last time of a signal up to `now`, from the profile or as told with the question.
+/// Returns the last time of a signal up to `now`, from the profile or as reported in the request.
 fn latest(profile: &Profile, told: &[SeenSignal], signal: Signal, now: Timestamp) -> Option<Timestamp> {
     let told = told
         .iter()

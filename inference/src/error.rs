@@ -1,4 +1,4 @@
-//! Every failure of the service, and the one place where failures become responses.
+//! Every error of the service, and the one place where errors become responses.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ pub enum InferenceError {
     Serve(#[from] std::io::Error),
 }
 
-/// Why a request has no answer.
+/// Why a request failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum ApiError {
     #[error("{message}")]
@@ -39,14 +39,14 @@ pub(crate) enum ApiError {
         first_allowed_at: Option<Timestamp>,
     },
     #[error(
-        "every minute that is allowed has its {per_minute} mails: ask for a longer window, or raise the capacity"
+        "every allowed minute already has its {per_minute} mails: ask for a longer window, or raise the capacity"
     )]
     OverCapacity { per_minute: u32 },
     #[error("a line of a batch has at most {limit_bytes} bytes")]
     LineTooLong { limit_bytes: usize },
     #[error("{0}")]
     NotFound(&'static str),
-    #[error("this path does not answer that method: see `/docs`")]
+    #[error("this path does not support that method: see `/docs`")]
     MethodNotAllowed,
     #[error("{what} cannot be read now: try again")]
     Unavailable {
@@ -58,7 +58,7 @@ pub(crate) enum ApiError {
     TimedOut,
     #[error("the service is stopping: try again")]
     Stopping,
-    #[error("something broke while answering; the log has the details under the request id")]
+    #[error("an internal error occurred; the log has the details under the request id")]
     Internal,
 }
 
@@ -72,7 +72,7 @@ impl From<MailError> for ApiError {
 }
 
 impl ApiError {
-    /// A field that cannot be taken as it is; `message` goes on after the field's name: "must be …".
+    /// Returns the error for an invalid field. `message` continues after the field's name: "must be …".
     pub(crate) fn field(field: impl Into<String>, message: impl Into<String>) -> Self {
         Self::InvalidField {
             field: field.into(),
@@ -80,7 +80,7 @@ impl ApiError {
         }
     }
 
-    /// A store that did not answer. `what` completes "… cannot be read now".
+    /// Returns the error for a store that did not respond. `what` completes "… cannot be read now".
     pub(crate) fn unavailable(what: &'static str, source: StoreError) -> Self {
         Self::Unavailable {
             what,
@@ -88,7 +88,7 @@ impl ApiError {
         }
     }
 
-    /// Logs what a store has failed at: the caller is told only that it has.
+    /// Logs why a store failed; the caller only learns that it did.
     pub(crate) fn log(&self) {
         if let Self::Unavailable { what, source } = self {
             tracing::warn!(store.what = what, error = %source, "{what} cannot be read: {source}");
@@ -108,7 +108,7 @@ impl ApiError {
         }
     }
 
-    /// The stable code, also the label of metrics.
+    /// Returns the stable code, which is also a label of metrics.
     pub(crate) fn code(&self) -> &'static str {
         match self {
             Self::MalformedJson { .. } => "malformed_json",
@@ -126,7 +126,7 @@ impl ApiError {
         }
     }
 
-    /// What the caller reads. Callers' words may come back in it, but never anything that looks like an address.
+    /// Returns what the caller reads. It may repeat text from the request, but never anything that looks like an address.
     pub(crate) fn body(&self) -> ErrorDetails {
         let redactor = Redactor::default();
         let mut details = ErrorDetails {
@@ -165,7 +165,7 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// The body of every answer that is not a success.
+/// The body of every response that is not a success.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorBody {
     /// What is wrong.
@@ -176,22 +176,22 @@ pub struct ErrorBody {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorDetails {
     /// Stable code. 400 `malformed_json`; 401 `unauthorized`; 404 `not_found`; 405 `method_not_allowed`; 409 `suppressed`; 413
-    /// `body_too_large`; 422 `invalid_field`; 500 `internal`, a bug; 503 `unavailable` (a store does not answer), `timed_out` or
-    /// `stopping`, to be asked again. Lines of a batch also have `line_too_long` and `over_capacity`.
+    /// `body_too_large`; 422 `invalid_field`; 500 `internal`, a bug; 503 `unavailable` (a store does not respond), `timed_out` or
+    /// `stopping`: ask again. Lines of a batch may also have `line_too_long` or `over_capacity`.
     #[schema(example = "invalid_field")]
     pub code: String,
-    /// One sentence for a person.
+    /// One human-readable sentence.
     #[schema(example = "`window_hours` must be a number from 1 to 336")]
     pub message: String,
-    /// The field that is meant, for `invalid_field`: `signals[0].type`.
+    /// The invalid field, for `invalid_field`: `signals[0].type`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
-    /// What took the last minutes, for `suppressed`. What the person did: `unsubscribed`, `marked_spam`, `support_ticket`,
-    /// `hard_bounce`. A rule of the request: `not_before`, `deadline`, `minimum_gap`, `allowed_hours`, `quiet_hours`,
-    /// `blackout_days`. `latency`: no mail handed over now arrives in time. `window`: it has no minute.
+    /// What removed the last minutes, for `suppressed`. Something the person did: `unsubscribed`, `marked_spam`,
+    /// `support_ticket`, `hard_bounce`. A rule of the request: `not_before`, `deadline`, `minimum_gap`, `allowed_hours`,
+    /// `quiet_hours`, `blackout_days`. `latency`: no mail handed over now would arrive in time. `window`: it contains no minute.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// The first moment at which mail may arrive again, for `suppressed`; absent when there is none within a year.
+    /// The first moment at which mail may arrive again, for `suppressed`; absent if there is none within a year.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub first_allowed_at: Option<Timestamp>,

@@ -1,4 +1,4 @@
-//! Explanations: everything that a decision was made of, stored behind the answer and readable by its reference.
+//! Explanations: everything that a decision was based on, stored in the background and readable by its reference.
 
 mod inputs;
 
@@ -30,19 +30,19 @@ use crate::{
 /// How well founded a decision is.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub(crate) struct Evidence {
-    /// `population_prior` when nothing is known of the person, else `person`.
+    /// `population_prior` if nothing is known of the person, otherwise `person`.
     #[schema(example = "person")]
     pub source: &'static str,
-    /// The person's human events that were used.
+    /// Number of the person's human events that were used.
     pub n: usize,
-    /// The same, each weighed by its age.
+    /// The same, each weighted by its age.
     pub effective_n: f64,
-    /// How much of the curve comes from other people, 0 to 1.
+    /// Share of the curve that comes from other people, 0 to 1.
     pub prior_weight: f64,
     /// `population`, `sparse`, `blended` or `personal`.
     #[schema(example = "blended")]
     pub rung: &'static str,
-    /// The population tables used.
+    /// Version of the population tables that were used.
     pub population_version: String,
     /// Where the profile came from.
     pub profile_source: ProfileSource,
@@ -61,53 +61,53 @@ pub(crate) struct Window {
     pub end: Timestamp,
 }
 
-/// The request as it was understood, without any raw identity.
+/// The request as the service understood it, without any raw identity.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct NormalizedRequest {
-    /// The window asked for.
+    /// The requested window.
     pub window: Window,
-    /// No arrival before it.
+    /// Earliest moment of arrival.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub not_before: Option<Timestamp>,
-    /// No arrival after it.
+    /// Latest moment of arrival.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub deadline: Option<Timestamp>,
-    /// Zone of hours and days.
+    /// Time zone of hours and days.
     pub time_zone: String,
-    /// Parts of the day in which mail may arrive, `HH:MM-HH:MM`; empty for any.
+    /// Parts of the day in which mail may arrive, `HH:MM-HH:MM`; empty if there is no such limit.
     pub allowed_hours: Vec<String>,
     /// Part of the day in which no mail may arrive.
     pub quiet_hours: Option<String>,
     /// Days on which no mail may arrive: dates, then days of the week.
     pub blackout_days: Vec<String>,
-    /// Least number of seconds after the last delivered mail.
+    /// Minimum number of seconds after the last mail that was sent or delivered.
     pub minimum_gap_seconds: Option<f64>,
     /// Provider.
     pub esp: Option<String>,
     /// Campaign.
     pub campaign_id: Option<String>,
-    /// Type of campaign; absent where the caller does not tell it.
+    /// Type of campaign; absent if the request does not give it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub campaign_type: Option<String>,
-    /// Size of the mail, bytes; absent where the caller does not tell it.
+    /// Size of the mail in bytes; absent if the request does not give it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payload_bytes: Option<u32>,
-    /// The caller's estimate of the delay.
+    /// The caller's estimate of the delay in seconds.
     pub caller_latency_seconds: Option<f64>,
-    /// Mails handed to the provider in the ten minutes before; absent where the caller does not know.
+    /// Mails handed to the provider in the ten minutes before; absent if the request does not give it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue_depth: Option<u32>,
-    /// Signals that the caller told.
+    /// Signals that the caller reported.
     pub signals: Vec<ToldSignal>,
 }
 
-/// A signal that the caller told.
+/// A signal that the caller reported.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct ToldSignal {
-    /// What it was.
+    /// Type of the signal.
     #[serde(rename = "type")]
     pub kind: String,
-    /// When it was.
+    /// When it occurred.
     #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
 }
@@ -117,18 +117,18 @@ pub(crate) struct ToldSignal {
 pub(crate) struct Point {
     /// Slot of the week, 0 to 10,079; 0 is Monday 00:00 UTC.
     pub slot: usize,
-    /// The minute's first occurrence in the window, or after its start where it has none.
+    /// The minute's first occurrence in the window, or after the window's start if the window does not contain it.
     #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
-    /// Whether it could be chosen: in the window, reachable, and allowed by every guard.
+    /// Whether it could be chosen: it is in the window, reachable, and allowed by every guard.
     pub candidate: bool,
-    /// Share of the person's weekly activity in this minute.
+    /// Share of the person's weekly activity that falls into this minute.
     pub p_base: f64,
     /// Π(1 + ω) over the hot paths.
     pub factor: f64,
     /// `p_base` times `factor`.
     pub p_final: f64,
-    /// Expected response to a mail that arrives then, relative to a random minute of the week, before `factor`.
+    /// Expected response to a mail that arrives in this minute, relative to a random minute of the week, before `factor`.
     pub response: f64,
 }
 
@@ -141,100 +141,101 @@ pub(crate) struct Experiment {
     /// The probability, over the draw of group and minute, that the decision fell into the quarter hour of the chosen
     /// minute. Minutes that were full in a batch could not be drawn.
     pub propensity: f64,
-    /// What the model would have chosen of the minutes that were free; the same as `chosen` for `treated`.
+    /// What the model would have chosen among the free minutes; the same as `chosen` for `treated`.
     pub model_choice: Point,
-    /// What that is worth, hot paths included, relative to a random minute of the week.
+    /// The value of `model_choice`, hot paths included, relative to a random minute of the week.
     pub model_value: f64,
-    /// Quarter hours that are nearly as good, of which exploration takes one.
+    /// Number of quarter hours that are nearly as good as the best, one of which exploration takes.
     pub quarters_near_best: usize,
-    /// Share of the people in the control group.
+    /// Share of people in the control group.
     pub control_share: f64,
-    /// Share of the others' decisions that explore.
+    /// Share of the other people's decisions that explore.
     pub exploration_share: f64,
-    /// Whether the decision counts in `GET /lift`; one that was asked for another `now` than the server's does not.
+    /// Whether the decision counts in `GET /lift`; it does not if the request set `now`.
     pub counted: bool,
 }
 
-/// A decision of a batch that had to make room, because the provider takes only so many mails a minute.
+/// A decision of a batch that had to make room because the provider takes a limited number of mails per minute.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
 pub(crate) struct Displacement {
-    /// The minute that the person would have got alone.
+    /// The minute that the person would have got outside the batch.
     #[schema(value_type = String, format = DateTime)]
     pub from: Timestamp,
-    /// What the move costs, relative to a mail that arrives at a random minute of the week. Below 0 where the experiment
+    /// What the move costs, relative to a mail that arrives at a random minute of the week. Negative if the experiment
     /// draws a better minute than the full one.
     pub value_lost: f64,
-    /// What the provider takes in a minute.
+    /// How many mails the provider takes per minute.
     pub capacity_per_minute: u32,
 }
 
-/// What a decision was made of.
+/// Everything that a decision was based on.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub(crate) struct Explanation {
-    /// The reference under which this is stored: follows from everything below.
+    /// The reference under which the explanation is stored, derived from everything below.
     #[schema(example = "dec_0123456789abcdef0123456789abcdef")]
     pub explanation_ref: String,
     /// The person.
     pub universal_id: String,
-    /// The moment that counted as now.
+    /// The moment that was taken as now.
     #[schema(value_type = String, format = DateTime)]
     pub decided_at: Timestamp,
     /// Version of the service.
     pub service_version: String,
-    /// The request as it was understood.
+    /// The request as the service understood it.
     pub request: NormalizedRequest,
     /// How well founded the curve is.
     pub evidence: Evidence,
-    /// Digest of the profile that was read.
+    /// Digest of the profile that was used.
     pub profile_digest: String,
-    /// The curve uses what happened up to this moment; nothing is known of the time from it to `decided_at`.
+    /// The curve uses what happened up to this moment; nothing is known about the time from it to `decided_at`.
     #[schema(value_type = String, format = DateTime)]
     pub curve_as_of: Timestamp,
-    /// Minutes in the window as asked.
+    /// Minutes in the requested window.
     pub minutes_asked: i64,
     /// Minutes that the guards left to choose from.
     pub minutes_left: i64,
-    /// What each guard took away, in the order in which they were applied.
+    /// What each guard removed, in the order in which the guards were applied.
     pub guards: Vec<GuardEffect>,
-    /// Breakers open at the time of the decision.
+    /// Breakers that were open at the time of the decision.
     pub breakers: Vec<Breaker>,
-    /// Hot paths warm at the time of the decision.
+    /// Hot paths that were warm at the time of the decision.
     pub hot_paths: Vec<WarmPath>,
     /// The delay expected for the chosen minute.
     pub latency: ExpectedLatency,
-    /// The class of the person's mailbox, for which it is expected.
+    /// The class of the person's mailbox, for which that delay is expected.
     #[schema(value_type = Option<String>, example = "gmail")]
     pub mailbox_provider: Option<MailboxProvider>,
-    /// The table of delays that it comes from; absent where nothing was learned.
+    /// Version of the table of delays that it comes from; absent if nothing was learned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency_version: Option<String>,
     /// The chosen minute.
     pub chosen: Point,
-    /// Where the decision was before it had to make room; absent where it is still there.
+    /// Where the decision was before it had to make room; absent if it did not move.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub moved: Option<Displacement>,
-    /// What the experiment did; absent where the decision takes no part in it.
+    /// What the experiment did; absent if the decision takes no part in it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub experiment: Option<Experiment>,
-    /// The week's best minutes, best first, whether they could be chosen or not.
+    /// The best minutes of the week, best first, whether or not they could be chosen.
     pub peaks: Vec<Point>,
     /// When to hand the mail to the provider.
     #[schema(value_type = String, format = DateTime)]
     pub trigger_at: Timestamp,
-    /// Probability that the person acts within `confidence_span_seconds` of arrival, given that they act at all from the first
-    /// allowed minute to the last, or to the end of that span.
+    /// Probability that the person acts within `confidence_span_seconds` of arrival, given that they act at all between the first
+    /// allowed minute and the last, or the end of that span.
     pub confidence: f64,
-    /// The time that `confidence` speaks of: while half of the first attention to a mail is left, and at least two hours.
+    /// The time that `confidence` refers to: the time during which at least half of the first attention to a mail is left, and at
+    /// least two hours.
     pub confidence_span_seconds: i64,
     /// The decision in sentences.
     pub why: Vec<String>,
-    /// What else it was reckoned from, so that it can be reckoned again (`?replay=true`).
+    /// What else the decision was computed from, so that it can be recomputed (`?replay=true`).
     pub inputs: Inputs,
 }
 
 impl Explanation {
-    /// What the audit of arrivals reads of it; `None` where it was asked for another `now` than the server's: no mail goes out
-    /// for a test or a replay.
+    /// Returns what the audit of arrivals uses; `None` if the request set `now`, because no mail is sent for a test or a
+    /// replay.
     pub(crate) fn forecast(&self) -> Option<Forecast> {
         (!self.inputs.now_was_told).then(|| Forecast {
             trigger_at: self.trigger_at,
@@ -245,7 +246,7 @@ impl Explanation {
         })
     }
 
-    /// What the comparison with the control group reads of it.
+    /// Returns what the comparison with the control group uses; `None` if the decision does not count in it.
     pub(crate) fn trial(&self) -> Option<Trial> {
         let experiment = self.experiment.as_ref().filter(|experiment| experiment.counted)?;
         Some(Trial {
@@ -258,28 +259,28 @@ impl Explanation {
     }
 }
 
-/// Pauses between attempts to store an explanation: doubling from 100 ms, so that a blip costs little, to 5 s, so that a
-/// store that comes back is used soon.
+/// Pauses between attempts to store explanations: they double from 100 ms, so that a brief failure costs little, up to 5 s, so
+/// that a store that recovers is soon used again.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// How long the end of the service waits for the last explanations.
+/// How long shutdown waits for the last explanations.
 const DRAIN: Duration = Duration::from_secs(10);
 
-/// Writers at once. The embedded store has one writer anyway; a remote one hides its round trip behind four.
+/// Number of concurrent writers. The embedded store has one writer anyway; four hide the round trips to a remote one.
 const WRITERS: usize = 4;
 
-/// Explanations that a writer stores together, of those that wait: some 800 kB, and a statement's and a transaction's cost
-/// is hardly seen any more.
+/// Maximum number of waiting explanations that a writer stores together: some 800 kB, at which the cost of a statement and of a
+/// transaction hardly matters any more.
 const STORED_TOGETHER: usize = 256;
 
-/// Explanations on their way to the store, by reference: readable before they are stored.
+/// Explanations that are not yet stored, by reference; they can be read already.
 type Pending = Arc<Mutex<HashMap<String, Arc<StoredExplanation>>>>;
 
-/// Stores explanations behind the answers.
+/// Stores explanations in the background.
 ///
-/// Nothing is lost while the process lives: a full queue makes decisions wait instead of dropping an explanation, and a
-/// store that fails is tried again until it takes it.
+/// Nothing is lost while the process runs: a full queue makes decisions wait instead of dropping an explanation, and if the
+/// store fails, writing is retried until it succeeds. Only explanations that the store rejects are dropped.
 pub(crate) struct Explanations {
     events: Arc<dyn Events>,
     pending: Pending,
@@ -291,7 +292,7 @@ pub(crate) struct Explanations {
 pub(crate) struct ExplanationWriters(Vec<JoinHandle<()>>);
 
 impl Explanations {
-    /// Starts the writers. They end when the last [`Explanations`] is gone and everything is stored.
+    /// Starts the writers. They end when the [`Explanations`] is dropped and everything is stored.
     pub(crate) fn start(
         events: Arc<dyn Events>,
         capacity: usize,
@@ -321,7 +322,7 @@ impl Explanations {
         )
     }
 
-    /// Hands an explanation over to be stored; waits while too many wait already.
+    /// Queues an explanation to be stored; waits while the queue is full.
     pub(crate) async fn save(&self, explanation: StoredExplanation) -> Result<(), ApiError> {
         let permit = self.queue.reserve().await.map_err(|_| ApiError::Stopping)?;
         let explanation = Arc::new(explanation);
@@ -334,7 +335,7 @@ impl Explanations {
         Ok(())
     }
 
-    /// The explanation with this reference, stored or on its way.
+    /// Returns the explanation with this reference, whether it is stored or still queued.
     pub(crate) async fn get(&self, reference: &str) -> Result<Option<String>, StoreError> {
         let pending = {
             let pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
@@ -370,13 +371,13 @@ impl Writer {
             }
             let explanations: Vec<&StoredExplanation> = taken.iter().map(Arc::as_ref).collect();
             if self.store(&explanations).await.is_err() {
-                // One that can never be stored must not take the others with it.
+                // One that the store rejects must not prevent the others from being stored.
                 for explanation in explanations {
                     if let Err(error) = self.store(&[explanation]).await {
                         tracing::error!(
                             explanation.reference = explanation.reference,
                             error = %error,
-                            "explanation `{}` is refused and given up: {error}",
+                            "the event store rejects explanation `{}`, which is dropped: {error}",
                             explanation.reference
                         );
                     }
@@ -392,7 +393,7 @@ impl Writer {
         }
     }
 
-    /// Stores explanations, however long it takes; fails only when they are refused.
+    /// Stores explanations, retrying for as long as it takes; fails only if the store rejects them.
     async fn store(&self, explanations: &[&StoredExplanation]) -> Result<(), StoreError> {
         let mut pause = FIRST_PAUSE;
         loop {
@@ -402,7 +403,7 @@ impl Writer {
                 Ok(()) => return Ok(()),
             };
             self.metrics.explanation_retries.inc();
-            tracing::warn!(error = %error, "explanations cannot be stored and are tried again: {error}");
+            tracing::warn!(error = %error, "explanations cannot be stored, retrying: {error}");
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
@@ -410,12 +411,12 @@ impl Writer {
 }
 
 impl ExplanationWriters {
-    /// Waits until everything handed over is stored. The [`Explanations`] must be dropped before.
+    /// Waits until everything that was queued is stored, for at most [`DRAIN`]. The [`Explanations`] must be dropped before.
     pub(crate) async fn drain(self) {
         let all = futures::future::join_all(self.0);
         if tokio::time::timeout(DRAIN, all).await.is_err() {
             tracing::error!(
-                "explanations could not be stored before the end: the event store does not take them"
+                "explanations could not be stored before shutdown: the event store does not accept them"
             );
         }
     }

@@ -1,4 +1,4 @@
-//! The HTTP face: routes, what surrounds every request, and the description of it all.
+//! The HTTP API: its routes, the layers around every request, and the OpenAPI description.
 
 mod batch;
 mod body;
@@ -48,7 +48,7 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use crate::{error::ApiError, service::Service};
 
-/// What handlers work with.
+/// The state of the handlers.
 #[derive(Clone)]
 pub(crate) struct App {
     pub(crate) service: Arc<Service>,
@@ -62,7 +62,7 @@ pub(crate) struct App {
 }
 
 impl App {
-    /// The server's clock, read once a request.
+    /// Reads the server's clock; done once per request.
     pub(crate) fn clock(&self) -> Timestamp {
         Timestamp::from(SystemTime::now())
     }
@@ -72,19 +72,19 @@ impl App {
 #[openapi(
     info(
         title = "SendFlowr decisions",
-        description = "When should this person get the next mail? Ask `POST /timing/decide`. Every answer that is no success has \
-                       the body `{\"error\": {\"code\", \"message\", …}}` with a stable code."
+        description = "When should this person get the next mail? Ask `POST /timing/decide`. Every response that is not a \
+                       success has the body `{\"error\": {\"code\", \"message\", …}}` with a stable code."
     ),
     tags(
         (name = "decisions", description = "When to send, and why."),
-        (name = "people", description = "What is known of a person."),
-        (name = "learning", description = "What was learned of providers and people at large."),
+        (name = "people", description = "What is known about a person."),
+        (name = "learning", description = "What was learned about providers and people in general."),
         (name = "service", description = "The service itself.")
     )
 )]
 struct Description;
 
-/// All routes, each described by the code that serves it.
+/// Returns all routes, each described by the code that serves it.
 fn described(access: &Access) -> OpenApiRouter<App> {
     let mut for_callers = OpenApiRouter::new()
         .routes(routes!(decide::decide))
@@ -114,16 +114,16 @@ fn described(access: &Access) -> OpenApiRouter<App> {
         .routes(routes!(status::ready))
 }
 
-/// Says of every operation what any of them may answer that fails for no fault of the request's (see [`observe`] and [`panicked`]).
+/// Adds to every operation the errors that any request may get through no fault of its own (see [`observe`] and [`panicked`]).
 fn describe_failures(openapi: &mut OpenApi) {
     for item in openapi.paths.paths.values_mut() {
         for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
             for (status, description) in [
                 (
                     "500",
-                    "`internal`: a bug; the log has it under the `x-request-id` of the answer",
+                    "`internal`: a bug; the log has the details under the response's `x-request-id`",
                 ),
-                ("503", "`timed_out`: no answer within the time allowed; try again"),
+                ("503", "`timed_out`: no response within the time allowed; try again"),
             ] {
                 let responses = &mut operation.responses.responses;
                 responses
@@ -134,21 +134,21 @@ fn describe_failures(openapi: &mut OpenApi) {
     }
 }
 
-/// Says of every operation that it may ask for the token, and what it answers without.
+/// Adds to every operation that it may require the token, and the response if the token is missing.
 fn describe_token(openapi: &mut OpenApi) {
     let bearer = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
-        .description(Some("The token of `inference.token`, where one is configured."))
+        .description(Some("The token of `inference.token`, if one is configured."))
         .build();
     openapi
         .components
         .get_or_insert_default()
         .add_security_scheme("bearer", SecurityScheme::Http(bearer));
-    let refusal = refusal("A token is configured and the request does not carry it");
+    let refusal = refusal("A token is configured, but the request does not carry it");
     for item in openapi.paths.paths.values_mut() {
         for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
             let asked_for = SecurityRequirement::new("bearer", Vec::<String>::new());
-            // The empty one says that it may do without.
+            // The empty requirement makes the token optional.
             operation.security = Some(vec![SecurityRequirement::default(), asked_for]);
             operation
                 .responses
@@ -158,7 +158,7 @@ fn describe_token(openapi: &mut OpenApi) {
     }
 }
 
-/// Says of every operation that reads a JSON body what it answers to one that cannot be read (see [`body`]).
+/// Adds to every operation that reads a JSON body the responses to a body that cannot be read (see [`body`]).
 fn describe_bodies(openapi: &mut OpenApi) {
     for item in openapi.paths.paths.values_mut() {
         for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
@@ -176,7 +176,7 @@ fn describe_bodies(openapi: &mut OpenApi) {
     }
 }
 
-/// The description of an answer that is no success.
+/// Returns the description of an error response.
 fn refusal(description: &str) -> utoipa::openapi::Response {
     let error = ContentBuilder::new().schema(Some(Ref::from_schema_name("ErrorBody")));
     ResponseBuilder::new()
@@ -187,12 +187,12 @@ fn refusal(description: &str) -> utoipa::openapi::Response {
 
 const JSON: &str = "application/json";
 
-/// The description as it is served under `/openapi.json`.
+/// Returns the description as served under `/openapi.json`.
 pub(crate) fn openapi() -> OpenApi {
     described(&Access::open()).into_openapi()
 }
 
-/// The whole service as a router.
+/// Returns the router of the whole service.
 pub(crate) fn router(app: App) -> Router {
     let (router, openapi) = described(&app.access).split_for_parts();
     let max_body_bytes = app.max_body_bytes;
@@ -211,7 +211,7 @@ pub(crate) fn router(app: App) -> Router {
         .with_state(app)
 }
 
-/// Bounds the time of a request, counts it, and logs what went wrong on our side.
+/// Limits the time of a request, counts it, and logs server errors.
 async fn observe(State(app): State<App>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let route = match request.extensions().get::<MatchedPath>() {
@@ -240,10 +240,10 @@ async fn observe(State(app): State<App>, request: Request, next: Next) -> Respon
     response
 }
 
-/// Longest request id that is repeated in logs and the audit log: our own have 36 letters.
+/// Longest request id that appears in logs and the audit log; generated ids have 36 characters.
 const MAX_REQUEST_ID: usize = 64;
 
-/// The id of a request, made by us or taken over from the caller, who may have put an address into it.
+/// Returns the id of a request, generated here or set by the caller, who may have put an address into it.
 fn request_id(request: &Request) -> String {
     let id = request.extensions().get::<RequestId>();
     let id = id

@@ -3,44 +3,44 @@
 use event::settings::{OutOfRange, number};
 use serde::Deserialize;
 
-/// `[inference.experiment]`: how chosen times are compared with random ones.
+/// `[inference.experiment]`: how chosen times are compared with random times.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawExperimentConfig {
     /// Whether there is a control group and exploration at all. Default `true`.
     pub enabled: Option<bool>,
-    /// Share of the people whose mail goes at a random minute of those allowed, 0 to 0.5. Default 0.1.
+    /// Share of people whose mail goes at a random minute among those allowed, 0 to 0.5. Default 0.1.
     pub control_share: Option<f64>,
-    /// Share of the other people's decisions that take a quarter hour nearly as good as the best, 0 to 0.5. Default 0.02.
+    /// Share of the other people's decisions that choose a quarter hour nearly as good as the best, 0 to 0.5. Default 0.02.
     pub exploration_share: Option<f64>,
-    /// Any text: another one draws other people for the control group. Default: empty.
+    /// Any text; changing it draws different people for the control group. Default: empty.
     pub salt: Option<String>,
 }
 
-/// How chosen times are compared with random ones.
+/// How chosen times are compared with random times.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ExperimentConfig {
-    /// Share of the people in the control group.
+    /// Share of people in the control group.
     pub control_share: f64,
     /// Share of the other people's decisions that explore.
     pub exploration_share: f64,
-    /// Decides, with a person's id, who is in the control group.
+    /// Determines, together with a person's id, who is in the control group.
     pub salt: String,
 }
 
-/// A tenth of the people: enough to see a lift of a tenth within the mail of a season, and what it costs stays a tenth of
-/// what timing brings.
+/// A tenth of the people: enough to detect a lift of a tenth within a season's mail, at the cost of a tenth of what timing
+/// gains.
 const CONTROL_SHARE: f64 = 0.1;
 
-/// Of a hundred decisions two are enough to notice that a person's good hour has moved, and since they are nearly as good
-/// as the best they cost at most one response in 250.
+/// Two decisions in a hundred are enough to notice that a person's good hour has moved, and since they are nearly as good
+/// as the best, they cost at most one response in 250.
 const EXPLORATION_SHARE: f64 = 0.02;
 
-/// More than half is a slip: whoever wants random times for most does not want timing.
+/// More than half is a mistake: whoever wants random times for most people does not want timing.
 const MAX_SHARE: f64 = 0.5;
 
 impl RawExperimentConfig {
-    /// Checked; `None` when it is switched off.
+    /// Checks the settings; returns `None` if the experiment is switched off.
     pub(super) fn check(self) -> Result<Option<ExperimentConfig>, OutOfRange> {
         let share = |key: &str, value: Option<f64>, default: f64| {
             number(

@@ -1,4 +1,4 @@
-//! Circuit breakers: after some signals a person is left alone, whatever the curve says.
+//! Circuit breakers: after some signals a person gets no mail for a while, whatever the curve says.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ pub(crate) struct Breaker {
     /// `unsubscribed`, `marked_spam`, `support_ticket` or `hard_bounce`.
     #[schema(example = "marked_spam")]
     pub reason: &'static str,
-    /// When the signal came; the time of the decision where its own is later.
+    /// When the signal occurred; the time of the decision if the signal's own time is later.
     #[schema(value_type = String, format = DateTime)]
     pub since: Timestamp,
     /// Nothing arrives before this moment.
@@ -26,8 +26,8 @@ pub(crate) struct Breaker {
     pub until: Timestamp,
 }
 
-/// The breakers that are open at `now`, the one that lasts longest first. Nobody need wait for the time of a clock that is ahead to
-/// be left alone: see [`horizon`].
+/// Returns the breakers that are open at `now`, the longest-lasting first. A signal from a clock that is ahead opens its
+/// breaker immediately: see [`horizon`].
 pub(crate) fn open(
     profile: &Profile,
     told: &[SeenSignal],
@@ -37,7 +37,7 @@ pub(crate) fn open(
 ) -> Vec<Breaker> {
     let horizon = horizon(now, now_was_told);
     let latest = |signal| super::latest(profile, told, signal, horizon);
-    // The other way round the person waits.
+    // A resubscription from a clock that is ahead, in contrast, does not count before its time.
     let resubscribed = super::latest(profile, told, Signal::Resubscribed, now);
     let unsubscribed =
         latest(Signal::Unsubscribed).filter(|gone| resubscribed.is_none_or(|returned| returned < *gone));

@@ -1,12 +1,12 @@
-//! Keeps people apart who would all get the same minute.
+//! Spreads people who would otherwise all get the same minute.
 //!
-//! People of whom nothing is known share one curve and so one best minute: each takes one of the minutes that are worth
-//! nearly as much, by a hash of their own ([`Choice::apart`]). And a provider takes only so many mails a minute: within a
-//! batch a minute that is full is taken by nobody else ([`Room`]), and whoever comes later chooses among the minutes that
-//! are free and that the guards allow ([`Choice::placed`]).
+//! People of whom nothing is known share one curve and therefore one best minute: each gets one of the minutes that are worth
+//! nearly as much, by a hash of their id ([`Choice::apart`]). And a provider takes a limited number of mails per minute:
+//! within a batch nobody else gets a full minute ([`Room`]), and later decisions choose among the minutes that are free and
+//! that the guards allow ([`Choice::placed`]).
 //!
-//! Who comes when and what is free is settled before the experiment draws, by what the model would choose for each: so the
-//! groups make room alike, and what was drawn is compared as it was carried out.
+//! The order of the people and the free minutes are determined before the experiment draws, by what the model would choose for
+//! each: thus all groups make room by the same rule, and each draw is compared as it was carried out.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -23,35 +23,35 @@ use utoipa::ToSchema;
 use super::{Choice, DAY_MINUTES, Draw, Facts, experiment::mix};
 use crate::{explanation::Base64, latency::WeekOfLatency};
 
-/// What a person of whom nothing is known may lose to keep out of the crowd. A hundredth is far below what the
-/// population's curve is sure of, and on the built-in curve it is more than half an hour of minutes.
+/// Share of the best value that a person of whom nothing is known still gets after being spread. A loss of a hundredth is far
+/// below the uncertainty of the population's curve, and on the built-in curve it allows more than half an hour of minutes.
 pub(crate) const NEARLY_EQUAL: f64 = 0.99;
 
-/// How far a full minute moves people, as far as can be known before: who loses most over this distance chooses first.
+/// Estimate, made in advance, of how far a full minute moves people: whoever loses most over this distance chooses first.
 const REACH_MS: i64 = 60 * MINUTE_MS;
 
-/// Days of minutes counted in a batch, over all its providers: two years for each of five. 5.8 kB each, 24 MB when all are
-/// in use. Beyond them every minute counts as full.
+/// Maximum number of days whose minutes are counted in a batch, over all its providers: two years for each of five. They take
+/// 5.8 kB each, 24 MB if all are in use. Beyond them every minute counts as full.
 const MAX_DAYS: usize = 4_096;
 
 const DAY: usize = DAY_MINUTES as usize;
 
-/// How many mails a provider takes in a minute.
+/// How many mails each provider takes per minute.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Capacity {
-    /// Of every provider, known or not.
+    /// Capacity of every provider, including one that the request does not name.
     pub(crate) of_each: Option<u32>,
-    /// Of some, where there is none of every provider.
+    /// Capacity of single providers, used if `of_each` is `None`.
     pub(crate) by_esp: BTreeMap<String, u32>,
 }
 
 impl Capacity {
-    /// Whether anything is limited at all.
+    /// Returns whether any provider is limited.
     pub(crate) fn is_limited(&self) -> bool {
         self.of_each.is_some() || !self.by_esp.is_empty()
     }
 
-    /// What one provider takes; `None` for any number.
+    /// Returns how many mails one provider takes per minute; `None` if there is no limit.
     pub(crate) fn of(&self, esp: Option<&str>) -> Option<u32> {
         self.of_each.or_else(|| self.by_esp.get(esp?).copied())
     }
@@ -64,7 +64,7 @@ pub(crate) struct Room {
     days: usize,
 }
 
-/// What one provider takes yet.
+/// What one provider still takes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RoomOf<'a> {
     days: Option<&'a HashMap<i64, Box<[u32; DAY]>>>,
@@ -73,7 +73,7 @@ pub(crate) struct RoomOf<'a> {
 }
 
 impl Room {
-    /// What is free at a provider that takes `per_minute`.
+    /// Returns what is free at a provider that takes `per_minute`.
     pub(crate) fn of(&self, esp: &str, per_minute: u32) -> RoomOf<'_> {
         RoomOf {
             days: self.providers.get(esp),
@@ -98,7 +98,7 @@ impl Room {
 }
 
 impl RoomOf<'_> {
-    /// Whether a mail may be handed over at a moment.
+    /// Returns whether a mail may be handed over at a moment.
     #[cfg(test)]
     pub(crate) fn is_free(&self, trigger_at: Timestamp) -> bool {
         let (day, minute) = place(trigger_at);
@@ -108,14 +108,14 @@ impl RoomOf<'_> {
         }
     }
 
-    /// The minutes of `candidates` for which a mail may be handed over.
+    /// Returns the minutes of `candidates` for which a mail may be handed over.
     fn free(&self, candidates: &[Range<Timestamp>], latency: &WeekOfLatency) -> Vec<Range<Timestamp>> {
         let mut free: Vec<Range<Timestamp>> = Vec::with_capacity(candidates.len());
         for range in candidates {
             let mut is_open = false;
             let mut from = range.start;
             while from < range.end {
-                // Delays change with the clock's hour at most, so one look-up serves all its minutes.
+                // Delays change at most at full hours, so one look-up serves all minutes of an hour.
                 let hour_ends = from.plus_millis(HOUR_MS - from.as_millis().rem_euclid(HOUR_MS));
                 let to = hour_ends.min(range.end);
                 if to <= from {
@@ -156,32 +156,32 @@ fn place(moment: Timestamp) -> (i64, usize) {
     )
 }
 
-/// Where a decision was before it had to make room.
+/// The minute that a decision had before it had to make room.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Moved {
-    /// The minute that was full.
+    /// The minute that the decision would have got alone.
     pub(crate) from: Timestamp,
-    /// What it was worth.
+    /// The value of that minute.
     pub(crate) value: f64,
-    /// What the provider takes in a minute.
+    /// How many mails the provider takes per minute.
     pub(crate) per_minute: u32,
 }
 
-/// Minutes that the guards allowed and the provider had no room in.
+/// Minutes that the guards allowed but in which the provider had no room.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct FullMinutes {
     /// The first of them.
     #[schema(value_type = String, format = DateTime)]
     from: Timestamp,
-    /// A bit for each minute from there on, the lowest of each byte first, set where the minute was full; base64. An eighth of
-    /// a byte a minute: two weeks take 3.4 kB.
+    /// One bit for each minute from `from` on, the lowest bit of each byte first, set if the minute was full; base64. At an
+    /// eighth of a byte per minute, two weeks take 3.4 kB.
     #[schema(value_type = String)]
     minutes: Base64,
 }
 
 impl FullMinutes {
-    /// The minutes of `candidates` that are not among the `free` ones, a part of them in their order; `None` of none.
+    /// Returns the minutes of `candidates` that are not in `free`, which is a subset in the same order; `None` if there are none.
     fn between(candidates: &[Range<Timestamp>], free: &[Range<Timestamp>]) -> Option<Self> {
         let mut full: Option<Self> = None;
         let mut free = free.iter().peekable();
@@ -205,7 +205,7 @@ impl FullMinutes {
                 }
                 bits[minute / 8] |= 1 << (minute % 8);
                 let next = at.plus_millis(MINUTE_MS);
-                // At the end of representable time there is no next minute.
+                // There is no next minute at the end of representable time.
                 if next <= at {
                     break;
                 }
@@ -215,7 +215,7 @@ impl FullMinutes {
         full
     }
 
-    /// The minutes of `candidates` that were not full.
+    /// Returns the minutes of `candidates` that were not full.
     pub(crate) fn leave(&self, candidates: &[Range<Timestamp>]) -> Vec<Range<Timestamp>> {
         let mut free: Vec<Range<Timestamp>> = Vec::with_capacity(candidates.len());
         for range in candidates {
@@ -230,7 +230,7 @@ impl FullMinutes {
                     _ => {}
                 }
                 is_open = is_free;
-                // At the end of representable time there is no next minute.
+                // There is no next minute at the end of representable time.
                 if next <= at {
                     break;
                 }
@@ -249,8 +249,8 @@ impl FullMinutes {
 }
 
 impl Choice {
-    /// The same decision for somebody of whom nothing is known: one of the minutes that are worth nearly as much as the
-    /// best, each as likely as the others, and always the same for the same person.
+    /// Moves the decision of a person of whom nothing is known to one of the minutes that are worth nearly as much as the best:
+    /// each is equally likely, and the same person always gets the same one.
     pub(crate) fn apart(mut self, person: &UniversalId, facts: Facts<'_>) -> Self {
         let at = {
             let weight = |at| self.factor_at(at);
@@ -260,7 +260,7 @@ impl Choice {
                     .at_least(&self.candidates, weight, NEARLY_EQUAL * self.value)
             };
             let count = nearly_equal().count() as u128;
-            // A fraction of the count, and not a remainder: it takes every bit of the hash.
+            // A fraction of the count instead of a remainder, because it uses every bit of the hash.
             let drawn = (u128::from(hash(person)) * count) >> u64::BITS;
             nearly_equal().nth(drawn as usize)
         };
@@ -270,8 +270,8 @@ impl Choice {
         self
     }
 
-    /// What is lost if this decision has to make room: its value above that of the best minute beyond [`REACH_MS`].
-    /// Infinite where there is none.
+    /// Returns what is lost if this decision has to make room: its value minus that of the best minute beyond [`REACH_MS`].
+    /// Infinite if there is no such minute.
     pub(crate) fn stake(&self, facts: Facts<'_>) -> f64 {
         let (from, to) = (
             self.arrive_at.plus_millis(-REACH_MS),
@@ -286,14 +286,14 @@ impl Choice {
         best.map_or(f64::INFINITY, |best| self.value - best.score)
     }
 
-    /// The model's choice and the draw of the experiment, if there is one, among the minutes that are free; `None` when
-    /// none is.
+    /// Returns the model's choice, and the experiment's draw if there is one, among the free minutes; `None` if no minute is
+    /// free.
     pub(crate) fn placed(&self, draw: Option<&Draw>, facts: Facts<'_>, room: RoomOf<'_>) -> Option<Self> {
         let free = room.free(&self.candidates, facts.latency);
         self.placed_among(&free, draw, facts, room.per_minute)
     }
 
-    /// The same where the `free` ones of the candidates are known, at a provider that takes `per_minute`.
+    /// Does the same as [`Choice::placed`] if the `free` candidates are known, at a provider that takes `per_minute`.
     pub(crate) fn placed_among(
         &self,
         free: &[Range<Timestamp>],
@@ -328,7 +328,7 @@ fn trigger(arrival: Timestamp, latency: &WeekOfLatency) -> Timestamp {
     arrival.plus_millis(-latency.arriving_at(arrival).as_millis())
 }
 
-/// A number that follows from a person's id, all its bits alike.
+/// Derives a number from a person's id, with all bits equally random.
 fn hash(person: &UniversalId) -> u64 {
     let digits = &person.as_str()["sf_".len()..][..16];
     mix(u64::from_str_radix(digits, 16).expect("an id is `sf_` and 32 hexadecimal digits"))

@@ -1,8 +1,8 @@
-//! The control group and exploration: which decisions take another minute than the model's, and with what probability.
+//! The control group and exploration: which decisions take a minute other than the model's, and with what probability.
 //!
-//! The draw is a function of person, campaign and minute. A person stays in the control group, and who asks again gets the
-//! same minute while it is allowed, so that asking often is no way of choosing. Guards have narrowed the minutes before:
-//! nothing is drawn that they forbid.
+//! The draw is a function of person, campaign and minute. A person stays in the control group, and a caller who asks again
+//! gets the same minute as long as it is allowed, so asking repeatedly is not a way of choosing. The guards have narrowed the
+//! minutes before the draw: nothing that they forbid is drawn.
 
 use std::ops::Range;
 
@@ -18,49 +18,49 @@ use utoipa::ToSchema;
 use super::{Choice, DAY_MINUTES, Facts};
 use crate::{config::ExperimentConfig, explanation::Exact};
 
-/// Exploration takes quarter hours that are worth at least this share of the best: within it the model is often unsure
-/// which is better, and with 2 decisions in 100 the most that can be lost is 2 % of a fifth.
+/// Exploration chooses among quarter hours that are worth at least this share of the best: within it the model is often
+/// unsure which is better, and with 2 decisions in 100 the most that can be lost is 2 % of a fifth.
 const NEAR_BEST: f64 = 0.8;
 
-/// Enters every draw: other drawings from the same ids must not follow these.
+/// Part of every hash, so that other draws from the same ids are independent of these.
 const DOMAIN: &str = "sendflowr timing experiment 1";
 
-/// How one decision is drawn.
+/// How the experiment draws for one decision.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Draw {
-    /// The group that the person's id gives.
+    /// The group that was drawn for the person.
     #[schema(value_type = String, example = "treated")]
     group: TrialGroup,
-    /// Share of the people in the control group.
+    /// Share of people in the control group.
     control_share: Exact,
-    /// Share of the others' decisions that explore.
+    /// Share of the other people's decisions that explore.
     exploration_share: Exact,
-    /// Orders the minutes; follows from salt, person and campaign.
+    /// Orders the minutes; derived from salt, person and campaign.
     seed: u64,
 }
 
 /// What was drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Drawn {
-    /// By what rule.
+    /// The group, whose rule chose the minute.
     pub(crate) group: TrialGroup,
-    /// The minute.
+    /// The minute that was drawn.
     pub(crate) at: Timestamp,
-    /// The minute that the model would have chosen, and what it is worth.
+    /// The minute that the model would have chosen, and its value.
     pub(crate) model_at: Timestamp,
     pub(crate) model_value: f64,
-    /// The probability of the quarter hour of `at`, over the draw of group and minute.
+    /// The probability of the quarter hour that contains `at`, over the draw of group and minute.
     pub(crate) propensity: f64,
-    /// Quarter hours that exploration could have taken.
+    /// Quarter hours that exploration could have chosen.
     pub(crate) quarters_near_best: usize,
     pub(crate) control_share: f64,
     pub(crate) exploration_share: f64,
 }
 
 impl Draw {
-    /// The draw for a person and a campaign, for mail from `from` on. A person explores for a whole day (UTC) or not at
-    /// all, because a window that begins now is another one at each question.
+    /// Returns the draw for a person and a campaign, for mail from `from` on. A person explores for a whole day (UTC) or not at
+    /// all, because a window that starts now differs from request to request.
     pub(crate) fn of(
         config: &ExperimentConfig,
         person: &UniversalId,
@@ -93,7 +93,7 @@ impl Draw {
         }
     }
 
-    /// Draws among `candidates` (sorted, disjoint, whole minutes, not empty), of which the model prefers `model_at`.
+    /// Draws among `candidates` (sorted, disjoint, whole minutes, not empty), of which the model would choose `model_at`.
     fn take(
         &self,
         candidates: &[Range<Timestamp>],
@@ -145,16 +145,16 @@ impl Draw {
         }
     }
 
-    /// The first in an order of all moments that is this draw's own: each of any set of moments is as likely to be it, and
-    /// it stays the first when others leave the set.
+    /// Returns the first of `moments` in an order of all moments that is specific to this draw: each element of a set is equally
+    /// likely to be the first, and it stays the first when others leave the set.
     fn first(&self, moments: impl Iterator<Item = Timestamp>) -> Option<Timestamp> {
         moments.min_by_key(|moment| mix(self.seed ^ moment.as_millis().cast_unsigned()))
     }
 }
 
 impl Choice {
-    /// Puts the decision under the experiment: at the minute that was drawn of the `free` ones (of all candidates by
-    /// default), whichever rule drew it. Without a draw it stays as it is.
+    /// Applies the experiment: moves the decision to the minute that was drawn from `free` (by default, from all candidates),
+    /// whichever rule drew it. Without a draw, the decision stays as it is.
     pub(crate) fn draw(&mut self, draw: Option<&Draw>, free: Option<&[Range<Timestamp>]>, facts: Facts<'_>) {
         let Some(draw) = draw else { return };
         let minutes = free.unwrap_or(&self.candidates);
@@ -166,16 +166,16 @@ impl Choice {
     }
 }
 
-/// A quarter hour with candidates.
+/// A quarter hour that contains candidates.
 struct Quarter {
     start: Timestamp,
-    /// The first of them.
+    /// The first candidate.
     first: Timestamp,
-    /// How many there are.
+    /// The number of candidates.
     minutes: i64,
 }
 
-/// The quarter hours of the candidates, in their order.
+/// Returns the quarter hours of the candidates, in order.
 fn quarters(candidates: &[Range<Timestamp>]) -> impl Iterator<Item = Quarter> {
     let mut ranges = candidates.iter().filter(|range| range.start < range.end);
     let mut rest = ranges.next().cloned();
@@ -187,7 +187,7 @@ fn quarters(candidates: &[Range<Timestamp>]) -> impl Iterator<Item = Quarter> {
         while let Some(range) = rest.clone().filter(|range| quarter_of(range.start) == start) {
             let end = start.plus_millis(QUARTER_MS).min(range.end);
             minutes += end.millis_since(range.start) / MINUTE_MS;
-            // At the end of representable time there is no next quarter hour.
+            // There is no next quarter hour at the end of representable time.
             let goes_on = range.start < end && end < range.end;
             rest = if goes_on {
                 Some(end..range.end)
@@ -203,11 +203,11 @@ fn quarters(candidates: &[Range<Timestamp>]) -> impl Iterator<Item = Quarter> {
     })
 }
 
-/// Which quarter hours exploration may take.
+/// Which quarter hours exploration may choose.
 struct NearBest<V> {
-    /// The start of the model's, which is always one of them.
+    /// The start of the model's quarter hour, which is always one of them.
     model: Timestamp,
-    /// What the first candidate of the others is worth at least.
+    /// Minimum value of the first candidate of the others.
     least: f64,
     value: V,
 }
@@ -218,7 +218,7 @@ impl<V: Fn(Timestamp) -> f64> NearBest<V> {
     }
 }
 
-/// The best candidate of a quarter hour, the earliest of equals: at least as good as its first.
+/// Returns the best candidate of a quarter hour, the earliest among equals: at least as good as its first candidate.
 fn best_minute(
     candidates: &[Range<Timestamp>],
     start: Timestamp,
@@ -245,18 +245,18 @@ fn minutes_of(range: &Range<Timestamp>) -> impl Iterator<Item = Timestamp> + use
     (0..count).map(move |minute| start.plus_millis(minute * MINUTE_MS))
 }
 
-/// The start of the quarter hour of a moment.
+/// Returns the start of the quarter hour that contains a moment.
 pub(super) fn quarter_of(at: Timestamp) -> Timestamp {
     at.plus_millis(-at.as_millis().rem_euclid(QUARTER_MS))
 }
 
-/// A number from 0 to 1, without 1.
+/// Maps a hash to a number in `[0, 1)`.
 fn unit(hash: u64) -> f64 {
-    // 53 bits are what a double holds exactly.
+    // A double holds 53 bits exactly.
     (hash >> 11) as f64 / (1_u64 << 53) as f64
 }
 
-/// The finish of SplitMix64: every bit of the input turns half of the output.
+/// The output function of SplitMix64: every bit of the input flips half of the output bits.
 pub(super) fn mix(value: u64) -> u64 {
     let mut mixed = value.wrapping_add(0x9E37_79B9_7F4A_7C15);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

@@ -1,8 +1,8 @@
-//! Hard limits on the minute of arrival: they narrow the candidates before the optimum is looked for.
+//! Hard limits on the minute of arrival, which narrow the candidates before the best minute is chosen.
 //!
 //! A candidate is a minute of real time, counted from the Unix epoch. Local rules (quiet hours, allowed hours, blackout
-//! days) are applied to stretches of constant offset to UTC, so that the local time of every single candidate obeys them,
-//! on the days on which clocks change too: an hour that occurs twice is quiet twice, one that is skipped is never chosen.
+//! days) are applied to stretches with a constant offset from UTC, so that the local time of every single candidate obeys
+//! them, even on days with a clock change: an hour that occurs twice is quiet twice, and a skipped hour is never chosen.
 
 use std::ops::Range;
 
@@ -12,22 +12,22 @@ use jiff::{civil::Date, tz::TimeZone};
 /// Minutes in a day.
 pub(crate) const DAY_MINUTES: i64 = 24 * 60;
 
-/// Minutes of real time, as sorted, disjoint, non-empty half-open ranges of minutes since the Unix epoch.
+/// A set of minutes of real time, as sorted, disjoint, non-empty, half-open ranges of minutes since the Unix epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Minutes(Vec<Range<i64>>);
 
 impl Minutes {
-    /// The minutes that begin in `[from, to)`.
+    /// Returns the minutes that start in `[from, to)`.
     pub(crate) fn starting_in(from: Timestamp, to: Timestamp) -> Self {
         Self::between(first_minute_at(from), first_minute_at(to))
     }
 
-    /// The minutes from `start` up to, not including, `end`; none when there are none between them.
+    /// Returns the minutes from `start` up to, but not including, `end`; empty if `end` is not later than `start`.
     pub(crate) fn between(start: i64, end: i64) -> Self {
         Self::of_ranges(std::iter::once(start..end).collect())
     }
 
-    /// The union of `ranges`.
+    /// Returns the union of `ranges`.
     pub(crate) fn of_ranges(mut ranges: Vec<Range<i64>>) -> Self {
         ranges.retain(|range| range.start < range.end);
         ranges.sort_unstable_by_key(|range| range.start);
@@ -49,7 +49,7 @@ impl Minutes {
         self.0.iter().map(|range| range.end - range.start).sum()
     }
 
-    /// From the first minute to the one after the last.
+    /// Returns the range from the first minute to the one after the last.
     pub(crate) fn hull(&self) -> Range<i64> {
         match (self.0.first(), self.0.last()) {
             (Some(first), Some(last)) => first.start..last.end,
@@ -57,7 +57,7 @@ impl Minutes {
         }
     }
 
-    /// What is in both.
+    /// Returns the minutes that are in both sets.
     pub(crate) fn intersect(&self, other: &Self) -> Self {
         let mut common = Vec::new();
         let (mut mine, mut theirs) = (self.0.iter().peekable(), other.0.iter().peekable());
@@ -75,7 +75,7 @@ impl Minutes {
         Self(common)
     }
 
-    /// What is in `self` only.
+    /// Returns the minutes that are in `self` only.
     pub(crate) fn subtract(&self, other: &Self) -> Self {
         let hull = self.hull();
         let mut gaps = Vec::with_capacity(other.0.len() + 1);
@@ -89,7 +89,7 @@ impl Minutes {
         self.intersect(&Self(gaps))
     }
 
-    /// The ranges as moments.
+    /// Converts the ranges to moments.
     pub(crate) fn to_ranges(&self) -> Vec<Range<Timestamp>> {
         self.0
             .iter()
@@ -98,17 +98,17 @@ impl Minutes {
     }
 }
 
-/// The first minute that begins at or after `moment`.
+/// Returns the first minute that starts at or after `moment`.
 pub(crate) fn first_minute_at(moment: Timestamp) -> i64 {
     moment.as_millis().div_euclid(MINUTE_MS) + i64::from(moment.as_millis().rem_euclid(MINUTE_MS) != 0)
 }
 
-/// The moment at which a minute begins.
+/// Returns the moment at which a minute starts.
 pub(crate) fn moment(minute: i64) -> Timestamp {
     Timestamp::from_millis_clamped(minute.saturating_mul(MINUTE_MS))
 }
 
-/// A part of the local day: from `start` up to, not including, `end`; over midnight when `start` is later than `end`.
+/// A part of the local day from `start` up to, but not including, `end`; it spans midnight if `start` is later than `end`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct DaySpan {
     /// Minute of the day, 0 to 1,439.
@@ -118,7 +118,7 @@ pub(crate) struct DaySpan {
 }
 
 impl DaySpan {
-    /// Minutes since the local epoch of the span that begins on local day `day`.
+    /// Returns the span that starts on local day `day`, in minutes since the local epoch.
     fn on_day(self, day: i64) -> Range<i64> {
         let midnight = day * DAY_MINUTES;
         let over_midnight = if self.start > self.end { DAY_MINUTES } else { 0 };
@@ -126,23 +126,23 @@ impl DaySpan {
     }
 }
 
-/// The rules of one request that are told in the person's local time.
+/// The rules of one request that are given in the person's local time.
 #[derive(Debug, Clone)]
 pub(crate) struct LocalRules {
-    /// The zone that all of them are told in.
+    /// The time zone of all of them.
     pub(crate) zone: TimeZone,
-    /// Arrive in one of these parts of the day only; empty when any will do.
+    /// Arrival only in these parts of the day; empty if there is no such limit.
     pub(crate) allowed: Vec<DaySpan>,
-    /// Never arrive in this part of the day.
+    /// No arrival in this part of the day.
     pub(crate) quiet: Option<DaySpan>,
-    /// Never arrive on these dates, counted in days since 1970-01-01.
+    /// No arrival on these dates, counted in days since 1970-01-01.
     pub(crate) blackout_dates: Vec<i64>,
-    /// Never arrive on these days of the week, Monday first.
+    /// No arrival on these days of the week, Monday first.
     pub(crate) blackout_weekdays: [bool; 7],
 }
 
 impl LocalRules {
-    /// What the allowed parts of the day take away from `candidates`.
+    /// Returns the minutes of `candidates` outside the allowed parts of the day.
     pub(crate) fn outside_allowed(&self, candidates: &Minutes) -> Minutes {
         if self.allowed.is_empty() {
             return Minutes::default();
@@ -150,12 +150,12 @@ impl LocalRules {
         candidates.subtract(&self.spans(&self.allowed, candidates.hull()))
     }
 
-    /// The quiet minutes around `candidates`.
+    /// Returns the quiet minutes in the hull of `candidates`.
     pub(crate) fn quiet(&self, candidates: &Minutes) -> Minutes {
         self.spans(self.quiet.as_slice(), candidates.hull())
     }
 
-    /// The minutes of blackout days around `candidates`.
+    /// Returns the minutes of blackout days in the hull of `candidates`.
     pub(crate) fn blackout(&self, candidates: &Minutes) -> Minutes {
         if self.blackout_dates.is_empty() && self.blackout_weekdays == [false; 7] {
             return Minutes::default();
@@ -182,7 +182,7 @@ impl LocalRules {
         let mut ranges = Vec::new();
         for stretch in self.stretches(hull) {
             let days = stretch.days();
-            // One day more at the front: a span over midnight that began the evening before.
+            // Starts one day earlier, for a span over midnight that began the evening before.
             for day in days.start - 1..days.end {
                 for span in spans {
                     ranges.push(stretch.to_utc(span.on_day(day)));
@@ -192,7 +192,7 @@ impl LocalRules {
         Minutes::of_ranges(ranges)
     }
 
-    /// `hull` cut where the zone's offset to UTC changes.
+    /// Splits `hull` where the zone's offset from UTC changes.
     fn stretches(&self, hull: Range<i64>) -> Vec<Stretch> {
         let mut stretches = Vec::new();
         let mut start = hull.start;
@@ -206,7 +206,7 @@ impl LocalRules {
                 .map(|transition| transition.timestamp().as_millisecond());
             let change_minute =
                 change.map_or(hull.end, |ms| first_minute_at(Timestamp::from_millis_clamped(ms)));
-            // A change within the minute after `start` must not stop the walk.
+            // A change within the minute after `start` must not stop the loop.
             let end = change_minute.clamp(start + 1, hull.end);
             stretches.push(Stretch {
                 minutes: start..end,
@@ -218,21 +218,21 @@ impl LocalRules {
     }
 }
 
-/// Minutes in which local time is UTC plus one offset.
+/// Minutes in which local time is UTC plus a constant offset.
 struct Stretch {
     minutes: Range<i64>,
     offset_minutes: i64,
 }
 
 impl Stretch {
-    /// The local days that it touches, counted from 1970-01-01.
+    /// Returns the local days that the stretch touches, counted from 1970-01-01.
     fn days(&self) -> Range<i64> {
         let first = (self.minutes.start + self.offset_minutes).div_euclid(DAY_MINUTES);
         let last = (self.minutes.end - 1 + self.offset_minutes).div_euclid(DAY_MINUTES);
         first..last + 1
     }
 
-    /// The part of a range of local minutes that lies in this stretch.
+    /// Returns the part of a range of local minutes that lies in this stretch, in UTC.
     fn to_utc(&self, local: Range<i64>) -> Range<i64> {
         let start = (local.start - self.offset_minutes).max(self.minutes.start);
         let end = (local.end - self.offset_minutes).min(self.minutes.end);
@@ -240,12 +240,12 @@ impl Stretch {
     }
 }
 
-/// The day of the week of a day since 1970-01-01 (a Thursday), Monday 0.
+/// Returns the day of the week, Monday being 0, of a day counted from 1970-01-01 (a Thursday).
 fn weekday(day: i64) -> usize {
     usize::try_from((day + 3).rem_euclid(7)).expect("a remainder of 7 is small and not negative")
 }
 
-/// Days from 1970-01-01 to `date`.
+/// Returns the number of days from 1970-01-01 to `date`.
 pub(crate) fn day_number(date: Date) -> i64 {
     let epoch = jiff::civil::date(1970, 1, 1);
     epoch.duration_until(date).as_secs().div_euclid(86_400)

@@ -1,4 +1,4 @@
-//! Hot paths: a recent sign that the person is there raises the minutes that follow, and fades.
+//! Hot paths: a recent sign of the person's presence raises the value of the minutes that follow, and fades.
 
 use event::{Timestamp, profile::Signal};
 use serde::Serialize;
@@ -13,7 +13,7 @@ pub(crate) struct WarmPath {
     /// `site_visit`, `product_view`, `sms_click`, `push_click` or `recent_activity`, whose weight is learned.
     #[schema(example = "site_visit")]
     pub signal: &'static str,
-    /// When the signal came.
+    /// When the signal occurred.
     #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
     /// Weight at that moment.
@@ -24,8 +24,8 @@ pub(crate) struct WarmPath {
     pub weight_now: f64,
 }
 
-/// The paths that are warm at `now`. Of each kind of signal the latest counts: ten page views are one visit.
-/// The person's last act is a path of its own where the model learned a weight for it.
+/// Returns the paths that are warm at `now`. Only the latest signal of each kind counts: ten page views are one visit.
+/// The person's last act is a path of its own if the model learned a weight for it.
 pub(super) fn warm(told: &[SeenSignal], facts: Facts<'_>, now: Timestamp) -> Vec<WarmPath> {
     let Facts {
         profile,
@@ -70,7 +70,7 @@ pub(super) fn warm(told: &[SeenSignal], facts: Facts<'_>, now: Timestamp) -> Vec
     paths
 }
 
-/// Π(1 + ω(t)) over `paths`.
+/// Returns Π(1 + ω(t)) over `paths`.
 pub(super) fn factor(paths: &[WarmPath], t: Timestamp) -> f64 {
     let mut factor = 1.0;
     for path in paths {

@@ -29,7 +29,7 @@ pub(super) fn event(event_type: EventType, timestamp: Timestamp) -> Event {
     }
 }
 
-/// The delivery of a mail that its provider gives an id.
+/// Returns the delivery of a mail to which its provider gives an id.
 pub(super) fn delivery(timestamp: Timestamp) -> Event {
     Event {
         message_id: Some(format!("m{timestamp}")),
@@ -37,7 +37,7 @@ pub(super) fn delivery(timestamp: Timestamp) -> Event {
     }
 }
 
-/// A person who clicked every evening of the last four weeks at 19:30 UTC, 14 hours before [`now`] the last time.
+/// Returns a person who clicked every evening of the last four weeks at 19:30 UTC, most recently 14 hours before [`now`].
 fn evening_person() -> Profile {
     let mut profile = Profile::default();
     for day in 0..28 {
@@ -164,7 +164,7 @@ fn a_breaker_overrides_hot_paths() {
     let refusal = decide_now(&profile, &question()).unwrap_err();
     assert_eq!(refusal.reason, "marked_spam");
     assert_eq!(refusal.first_allowed_at, Some(now().plus_millis(47 * HOUR_MS)));
-    // A window that reaches beyond it has minutes left.
+    // A window that reaches beyond the breaker has minutes left.
     let mut longer = question();
     longer.window.end = now().plus_millis(72 * HOUR_MS);
     let choice = decide_now(&profile, &longer).unwrap();
@@ -183,7 +183,7 @@ fn the_first_allowed_moment_obeys_the_other_guards() {
     });
     question.local.blackout_weekdays[2] = true;
     let refusal = decide_now(&profile, &question).unwrap_err();
-    // 168 hours end on Wednesday 2026-01-14 at midnight; Wednesdays are out; Thursday begins quietly.
+    // 168 hours end on Wednesday 2026-01-14 at midnight; Wednesdays are blacked out; Thursday starts with quiet hours.
     assert_eq!(
         refusal,
         Suppressed {
@@ -246,7 +246,7 @@ fn an_opt_out_of_a_clock_that_is_ahead_holds_at_once() {
         profile.apply(&event(event_type, now().plus_millis(20 * HOUR_MS)), false);
         let refusal = decide_now(&profile, &live).unwrap_err();
         assert_eq!(refusal.reason, event_type.as_str());
-        // What a test or a replay is told as now knows nothing of it.
+        // If the request sets `now`, as in a test or a replay, the event is ignored.
         assert!(decide_now(&profile, &question()).is_ok());
     }
     let mut profile = evening_person();
@@ -260,14 +260,14 @@ fn an_opt_out_of_a_clock_that_is_ahead_holds_at_once() {
         Some(now().plus_millis(168 * HOUR_MS)),
         "as if it happened now"
     );
-    // A later return holds when its time has come, and one before it not at all.
+    // A later resubscription counts once its time has come, and one before the unsubscription does not count at all.
     for hours in [-1, 3] {
         let mut profile = profile.clone();
         let returned = now().plus_millis(hours * HOUR_MS);
         profile.apply(&event(EventType::Resubscribed, returned), false);
         assert!(decide_now(&profile, &live).is_err(), "{hours}");
     }
-    // Beyond what the host lets in it is a stored mistake.
+    // An event further ahead than the host accepts was stored by mistake.
     let mut profile = evening_person();
     profile.apply(
         &event(EventType::Unsubscribed, now().plus_millis(25 * HOUR_MS)),
@@ -397,7 +397,7 @@ fn windows_go_over_the_weeks_end() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
 
-    /// Whatever the guards: what is chosen obeys all of them and is the best of what obeys, and a refusal is right.
+    /// Whatever the guards are, the chosen minute obeys all of them and is the best that does, and a refusal is justified.
     #[test]
     fn the_choice_is_the_best_minute_that_every_guard_allows(
         start_hours in -30_i64..200,

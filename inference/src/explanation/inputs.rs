@@ -1,5 +1,5 @@
-//! What a decision was reckoned from beyond its request: kept with the explanation, so that it can be reckoned again when the
-//! person, the settings and the providers have moved on.
+//! What a decision was computed from besides its request: stored with the explanation, so that the decision can be recomputed
+//! after person, settings and providers have changed.
 
 use std::time::Duration;
 
@@ -14,27 +14,27 @@ use crate::{
     latency::WeekOfLatency,
 };
 
-/// What a decision was reckoned from, beside the request and the population's tables, which the explanation names.
+/// What a decision was computed from, besides the request and the population's tables, which the explanation names.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Inputs {
-    /// Whether the request said what counts as now.
+    /// Whether the request set `now`.
     pub now_was_told: bool,
-    /// The caller's estimate of the delay.
+    /// The caller's estimate of the delay in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub caller_latency_seconds: Option<Exact>,
-    /// The profile in its stored form, base64: times of mails, opens and clicks, and nothing that names anybody.
+    /// The profile in its stored form, base64: times of mails, opens and clicks, and nothing that identifies anybody.
     #[schema(value_type = String)]
     pub profile: Base64,
-    /// Milliseconds expected in each of the twelve parts of the week (weekdays, then weekend, by four hours); one value where
-    /// all are the same.
+    /// Expected delay in milliseconds in each of the twelve parts of the week (weekdays, then weekend, by four hours); a single
+    /// value if all are the same.
     pub latency_ms: Vec<i64>,
-    /// How signals were weighed.
+    /// How signals were weighted.
     pub policy: Policy,
-    /// How the experiment drew; absent where the decision takes no part in it.
+    /// How the experiment drew; absent if the decision takes no part in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub draw: Option<Draw>,
-    /// Allowed minutes that the provider had no room in; absent where there are none.
+    /// Allowed minutes in which the provider had no room; absent if there were none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub full_minutes: Option<FullMinutes>,
 }
@@ -48,7 +48,7 @@ impl Inputs {
         })
     }
 
-    /// The profile that was read; `None` where the bytes are none.
+    /// Returns the profile that was used; `None` if the bytes cannot be decoded.
     pub(crate) fn profile(&self) -> Option<Profile> {
         if self.profile.0.is_empty() {
             return Some(Profile::default());
@@ -65,7 +65,7 @@ impl Inputs {
     }
 }
 
-/// A number kept as text, because readers of JSON may change the last bits of one.
+/// A number stored as text, because JSON readers may change the last bits of a number.
 #[derive(Debug, Clone, Copy, PartialEq, ToSchema)]
 #[schema(value_type = String, example = "0.5")]
 pub(crate) struct Exact(pub f64);
@@ -86,7 +86,7 @@ impl<'de> Deserialize<'de> for Exact {
     }
 }
 
-/// Bytes kept as text.
+/// Bytes stored as base64 text.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Base64(pub Vec<u8>);
 
@@ -104,7 +104,7 @@ impl<'de> Deserialize<'de> for Base64 {
     }
 }
 
-/// How signals were weighed: [`PolicyConfig`] with weights and seconds.
+/// How signals were weighted: [`PolicyConfig`] as weights and seconds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Policy {

@@ -1,4 +1,4 @@
-//! Decisions for any number of people in one request: a line in, a line out, with bounded memory at both ends.
+//! Decisions for any number of people in one request: one line in, one line out, with bounded memory on both sides.
 
 mod lines;
 
@@ -30,17 +30,17 @@ use crate::{
 };
 use lines::{Line, Lines, MAX_LINE_BYTES};
 
-/// Batches at work at once, some 80 MB each; more wait, and are told to come back when the request's time is up. Two keep
-/// two cores busy, the others wait for their callers.
+/// Maximum number of batches in progress at once, some 80 MB each. Further batches wait, and are told to try again when the
+/// request times out. Two keep two cores busy; the others wait for their callers.
 pub(crate) const MAX_BATCHES: usize = 4;
 
-/// Windows whose people are read and weighed while the one before them is told: a core each.
+/// Number of windows that are computed ahead while the window before them is answered, one core each.
 const AHEAD: usize = 2;
 
-/// A caller who neither sends nor reads for so long is gone, and holds the place of another batch.
+/// A caller who neither sends nor reads for this long is considered gone: it would only block the place of another batch.
 const STALL: Duration = Duration::from_secs(60);
 
-/// Lines of JSON.
+/// Content type of JSON lines.
 const NDJSON: &str = "application/x-ndjson";
 
 /// Settings of a whole batch.
@@ -48,7 +48,7 @@ const NDJSON: &str = "application/x-ndjson";
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct BatchQuery {
-    /// Mails that each provider takes in a minute, 1 to 10,000,000. Default: `[inference.capacity_per_minute]`, and no
+    /// Number of mails that each provider takes per minute, 1 to 10,000,000. Default: `[inference.capacity_per_minute]`, and no
     /// limit for providers that are not in it. Requests that name no `esp` count as one provider.
     #[param(example = 6000)]
     capacity_per_minute: Option<u32>,
@@ -57,44 +57,45 @@ pub(crate) struct BatchQuery {
 /// The answer to one line: a decision or an error.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct BatchResult {
-    /// Place of the line, from 0.
+    /// Index of the line, from 0.
     pub index: u64,
-    /// The status that the request would have had alone.
+    /// The HTTP status that the request would have had on its own.
     #[schema(example = 200)]
     pub status: u16,
     /// The decision.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decision: Option<Decision>,
-    /// Why there is none.
+    /// Why there is no decision.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorDetails>,
 }
 
-/// Decides for any number of people; one bad line does not harm the others.
+/// Decides for any number of people; an invalid line does not affect the others.
 ///
-/// One request a line, each as for `POST /timing/decide` and at most 64 KiB; one answer a line, in the same order, while
-/// the request is still being sent. Send and read at the same time: when answers are not read, requests are not either.
-/// Whoever neither sends nor reads for a minute is cut off. An answer that ends without its last chunk is not whole.
+/// Takes one request per line, each as for `POST /timing/decide` and at most 64 KiB, and answers with one line each, in the
+/// same order, while the request is still being sent. Send and read at the same time: if you stop reading, the service stops
+/// reading your request. A connection on which you neither send nor read for a minute is cut off. A response that ends without
+/// its last chunk is incomplete.
 ///
-/// **Capacity.** Where a provider takes a limited number of mails a minute, no minute of `trigger_at` gets more of them
-/// within the batch. What other requests or batches hand over is not counted: send a campaign as one batch. Lines
-/// are placed in windows of 1,024: within a window whoever would lose most by moving chooses first, and a window never takes
-/// a minute back that an earlier one has given away. Whoever must move gets the best minute that is free and that all
-/// guards allow, or, in the control group, a random one of these; `moved` tells from where and what it costs. A line for which no allowed minute is free has the error
-/// `over_capacity` (409). With a capacity a window is answered when it is full or the request has ended, so that the same
-/// lines always get the same answers; without one, lines are answered as they come.
+/// **Capacity.** If a provider takes a limited number of mails per minute, no minute of `trigger_at` gets more than that
+/// within the batch. Mails of other requests or batches are not counted: send a campaign as one batch. Lines are placed in
+/// windows of 1,024: within a window, whoever would lose most by moving chooses first, and a window never takes back a minute
+/// that an earlier one has assigned. Whoever must move gets the best minute that is free and that all guards allow, or, in the
+/// control group, a random one of these; `moved` says from where and what it costs. A line for which no allowed minute is free
+/// has the error `over_capacity` (409). With a capacity, a window is answered when it is full or the request has ended, so that
+/// the same lines always get the same answers; without one, lines are answered as they arrive.
 ///
-/// **No herd.** People of whom nothing is known do not share a minute: each takes, by a hash of their id, one of those that
-/// are worth at least 99 % of the best.
+/// **No herd.** People of whom nothing is known do not all get the same minute: each gets, by a hash of their id, one of the
+/// minutes that are worth at least 99 % of the best.
 #[utoipa::path(
     post, path = "/timing/decide/batch", tag = "decisions", params(BatchQuery),
-    request_body(content = DecideRequest, content_type = "application/x-ndjson", description = "One request a line"),
+    request_body(content = DecideRequest, content_type = "application/x-ndjson", description = "One request per line"),
     responses(
         (
-            status = 200, description = "One answer a line, in the order of the requests", body = BatchResult,
+            status = 200, description = "One answer per line, in the order of the requests", body = BatchResult,
             content_type = "application/x-ndjson"
         ),
-        (status = 422, description = "A parameter cannot be taken as it is; `field` names it", body = ErrorBody),
+        (status = 422, description = "A parameter is invalid; `field` names it", body = ErrorBody),
         (status = 503, description = "Too many batches at once: try again", body = ErrorBody),
     )
 )]
@@ -135,7 +136,7 @@ fn capacity_per_minute(query: RawQuery) -> Result<Option<u32>, ApiError> {
 
 type Answers = mpsc::Sender<io::Result<Bytes>>;
 
-/// Answers all lines, until they end or the caller is gone.
+/// Answers all lines until they end or the caller is gone.
 async fn answer(app: App, lines: Lines, capacity: Capacity, answers: Answers, _permit: OwnedSemaphorePermit) {
     let mut batch = Batch::new(Arc::clone(&app.service), capacity);
     let windows = stream::unfold(lines, |mut lines| async {
@@ -144,10 +145,10 @@ async fn answer(app: App, lines: Lines, capacity: Capacity, answers: Answers, _p
     });
     let weighed = windows.map(|window| {
         let app = app.clone();
-        // On a task of its own, so that the next windows are weighed while this one is told.
+        // On a task of its own, so that the next windows are computed while this one is answered.
         tokio::spawn(async move {
             let lines = window?;
-            // Read anew for each window: a large batch takes minutes, and no trigger may lie in the past.
+            // Read again for each window: a large batch takes minutes, and no trigger may lie in the past.
             let clock = app.clock();
             let inquiries = lines.iter().map(|line| inquiry(&app, line, clock)).collect();
             io::Result::Ok(app.service.weigh_all(inquiries, clock).await)
@@ -159,14 +160,14 @@ async fn answer(app: App, lines: Lines, capacity: Capacity, answers: Answers, _p
     loop {
         let next = tokio::select! {
             next = weighed.next() => next,
-            // The caller left while nothing was to be told.
+            // The caller left while there was nothing to send.
             () = answers.closed() => None,
         };
         let Some(window) = next else { return };
         let text = match window.map_err(io::Error::other).flatten() {
             Ok(window) => {
                 let decisions = batch.tell(window).await;
-                // A store that is away fails thousands of lines: the first tells why.
+                // If a store is down, thousands of lines fail: only the first failure is logged.
                 let mut errors = decisions.iter().filter_map(|decision| decision.as_ref().err());
                 let failure = errors.find(|error| matches!(error, ApiError::Unavailable { .. }));
                 if let (Some(failure), false) = (failure, is_failure_logged) {
@@ -193,16 +194,16 @@ fn inquiry(app: &App, line: &Line, clock: event::Timestamp) -> Result<Inquiry, A
         });
     };
     let request: DecideRequest = body::parse(text).map_err(|error| match error {
-        // A line has no lines.
+        // A line number makes no sense within a single line.
         ApiError::MalformedJson { .. } => ApiError::MalformedJson {
-            message: "the line is not JSON: send one request a line".to_owned(),
+            message: "the line is not JSON: send one request per line".to_owned(),
         },
         error => error,
     })?;
     request.check(&app.service.dependencies.hasher, clock)
 }
 
-/// The answers as lines.
+/// Serializes the answers as JSON lines.
 fn told(decisions: Vec<Result<Decision, ApiError>>, index: &mut u64) -> Bytes {
     let mut text = Vec::new();
     for decision in decisions {

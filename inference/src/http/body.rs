@@ -1,4 +1,4 @@
-//! Reads request bodies and queries: capped, and with errors that name the field.
+//! Reads request bodies and queries, with a size limit and with errors that name the field.
 
 use std::collections::BTreeMap;
 
@@ -16,13 +16,13 @@ use serde_json::Value;
 use super::App;
 use crate::error::ApiError;
 
-/// A path's parameter before it is read: it may be no text.
+/// A path parameter before it is checked: it may not be valid UTF-8.
 pub(crate) type RawPath = Result<Path<String>, PathRejection>;
 
-/// A query before it is read.
+/// A query before it is parsed.
 pub(crate) type RawQuery = Result<Query<BTreeMap<String, String>>, QueryRejection>;
 
-/// A JSON body. Without a body, or with an empty one, `T` is read from `{}`.
+/// A JSON body. If the body is missing or empty, `T` is read from `{}`.
 pub(crate) struct Body<T>(pub(crate) T);
 
 impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
@@ -39,7 +39,7 @@ impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
                     ApiError::BodyTooLarge { limit_bytes }
                 }
                 _ => ApiError::MalformedJson {
-                    message: "the body broke off: send it again".to_owned(),
+                    message: "the body is incomplete: send it again".to_owned(),
                 },
             })?;
         let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
@@ -65,7 +65,7 @@ fn parse_value<T: DeserializeOwned>(value: Value) -> Result<T, ApiError> {
     })
 }
 
-/// Reads a query like `example`. Whole numbers are numbers, all else is text.
+/// Parses a query like `example`. Whole numbers become numbers, everything else is text.
 pub(crate) fn parse_query<T: DeserializeOwned>(query: RawQuery, example: &str) -> Result<T, ApiError> {
     let Query(query) = query.map_err(|_| ApiError::field("query", format!("must be like `{example}`")))?;
     let values = query.into_iter().map(|(name, text)| {
@@ -75,8 +75,7 @@ pub(crate) fn parse_query<T: DeserializeOwned>(query: RawQuery, example: &str) -
     parse_value(values.collect())
 }
 
-/// Puts the parser's words in ours. They repeat the value that did not fit, which may be an address: only what was
-/// expected is passed on.
+/// Rewords the parser's error. It repeats the invalid value, which may be an address: only what was expected is passed on.
 fn explain(path: &str, error: &serde_json::Error) -> ApiError {
     if error.is_syntax() || error.is_eof() {
         let message = format!(
@@ -105,7 +104,7 @@ fn explain(path: &str, error: &serde_json::Error) -> ApiError {
     }
 }
 
-/// `struct DecideRequest` is our word, not the caller's.
+/// Replaces Rust's type names, such as `struct DecideRequest`, by words that the caller knows.
 fn in_plain_words(expected: &str) -> &str {
     match expected {
         "f64" => "a number",
@@ -120,7 +119,7 @@ fn quoted_after<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
     text.strip_prefix(prefix)?.strip_prefix('`')?.split('`').next()
 }
 
-/// Where a field is that the parser stumbled over: the path may or may not end in its name already.
+/// Returns the path of a field that the parser rejected; `path` may or may not already end in its name.
 fn place(path: &str, name: &str) -> String {
     let before = path.strip_suffix(name);
     let ends_in_name = before.is_some_and(|before| before.is_empty() || before.ends_with('.'));

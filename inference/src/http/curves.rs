@@ -1,4 +1,4 @@
-//! Curves by the hour.
+//! A person's curve by the hour.
 
 use axum::{Json, extract::State};
 use event::grid;
@@ -21,28 +21,28 @@ use crate::{
 /// Hours in a week.
 const WEEK_HOURS: usize = 168;
 
-/// Best hours told when the request does not say how many.
+/// Number of best hours returned if the request does not give one.
 const DEFAULT_TOP: usize = 5;
 
-/// Asks for a person's week by the hour. The person is named by any one of the first five fields.
+/// Asks for a person's week by the hour. Any one of the first five fields names the person.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PredictRequest {
     /// The person's id.
     pub universal_id: Option<String>,
-    /// The person's address. Hashed at once; never stored, logged or repeated.
+    /// The person's e-mail address. Hashed immediately; never stored, logged or repeated.
     #[schema(example = "ann@example.com")]
     pub email: Option<String>,
-    /// Hash of the person's address.
+    /// Hash of the person's e-mail address, made as for `POST /timing/decide`.
     pub email_hash: Option<String>,
-    /// The person's phone number in E.164 form. Hashed at once.
+    /// The person's phone number in E.164 form. Hashed immediately.
     pub phone_number: Option<String>,
-    /// Identities of the person; the strongest decides.
+    /// Identifiers of the person; the strongest one determines who is meant.
     pub identifiers: Option<Vec<IdentifierInput>>,
-    /// How many best hours to tell, 1 to 168. Default 5.
+    /// How many best hours to return, 1 to 168. Default 5.
     #[schema(example = 5)]
     pub top: Option<usize>,
-    /// Predict as if it were this moment. Default: the server's clock.
+    /// Predicts as if it were this moment. Default: the server's clock.
     pub now: Option<Moment>,
 }
 
@@ -56,7 +56,7 @@ pub(crate) struct Prediction {
     /// For each hour of the week, the share of the person's activity that falls into it; the first is Monday 00:00 to 01:00
     /// UTC. Sums to 1.
     pub probabilities: Vec<f64>,
-    /// How well founded they are.
+    /// How well founded the prediction is.
     pub evidence: Evidence,
 }
 
@@ -74,13 +74,13 @@ pub(crate) struct HourShare {
     pub probability: f64,
 }
 
-/// A person's week by the hour, for callers that plan by the hour.
+/// Returns a person's week by the hour, for callers that plan by the hour.
 #[utoipa::path(
     post, path = "/predict", tag = "decisions", request_body = PredictRequest,
     responses(
         (status = 200, description = "The week by the hour", body = Prediction),
-        (status = 422, description = "A field cannot be taken as it is; `field` names it", body = ErrorBody),
-        (status = 503, description = "A store does not answer: try again", body = ErrorBody),
+        (status = 422, description = "A field is invalid; `field` names it", body = ErrorBody),
+        (status = 503, description = "A store does not respond: try again", body = ErrorBody),
     )
 )]
 pub(crate) async fn predict(
@@ -115,7 +115,7 @@ pub(crate) async fn predict(
     }))
 }
 
-/// The share of activity in each hour of the week.
+/// Returns the share of activity in each hour of the week.
 pub(super) fn by_hour(curve: &Curve) -> Vec<f64> {
     let minutes = curve.minutes();
     let hours = minutes.chunks(grid::SLOTS / WEEK_HOURS);
@@ -124,7 +124,7 @@ pub(super) fn by_hour(curve: &Curve) -> Vec<f64> {
         .collect()
 }
 
-/// The hours with the highest shares, best first; the earlier of equals.
+/// Returns the hours with the highest shares, best first; the earlier first among equals.
 pub(super) fn best_hours(probabilities: &[f64], count: usize) -> Vec<HourShare> {
     let mut order: Vec<usize> = (0..probabilities.len()).collect();
     order.sort_by(|a, b| probabilities[*b].total_cmp(&probabilities[*a]).then(a.cmp(b)));

@@ -21,15 +21,15 @@ use crate::{
     service::{Decision, Replay},
 };
 
-/// Decides when one person should get the next mail. An answer is no permission to send: what keeps people from mail here (`suppressed`)
-/// ends after hours or days. Keep a suppression list of your own.
+/// Decides when one person should get the next mail. A decision is not permission to send: the rules that suppress mail here
+/// (`suppressed`) end after hours or days. Keep your own suppression list.
 #[utoipa::path(
     post, path = "/timing/decide", tag = "decisions", request_body = DecideRequest,
     responses(
-        (status = 200, description = "The decision; from the population's curve where the person is unknown", body = Decision),
-        (status = 409, description = "`suppressed`: nothing may arrive within the window; `reason` tells why, `first_allowed_at` when it may", body = ErrorBody),
-        (status = 422, description = "A field cannot be taken as it is; `field` names it", body = ErrorBody),
-        (status = 503, description = "A store does not answer: try again", body = ErrorBody),
+        (status = 200, description = "The decision; from the population's curve if the person is unknown", body = Decision),
+        (status = 409, description = "`suppressed`: no mail may arrive within the window; `reason` says why, `first_allowed_at` when it may", body = ErrorBody),
+        (status = 422, description = "A field is invalid; `field` names it", body = ErrorBody),
+        (status = 503, description = "A store does not respond: try again", body = ErrorBody),
     )
 )]
 pub(crate) async fn decide(
@@ -57,12 +57,12 @@ pub(crate) async fn decide_alias(
     decide(state, request).await
 }
 
-/// How an explanation is told.
+/// How an explanation is returned.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct ExplanationQuery {
-    /// `true` reckons the decision again from its explanation and answers whether the same bytes come out.
+    /// `true` recomputes the decision from its explanation and returns whether the result is the same, byte for byte.
     #[param(value_type = Option<bool>, example = true)]
     replay: Option<Switch>,
 }
@@ -75,7 +75,7 @@ enum Switch {
     False,
 }
 
-/// Answers of `GET /explanations/{reference}`.
+/// The responses of `GET /explanations/{reference}`.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
 #[expect(
@@ -87,15 +87,15 @@ enum Told {
     Replay(Replay),
 }
 
-/// What a decision was made of, as it was stored; or whether it comes out again.
+/// What a decision was based on, as it was stored; or whether recomputing it gives the same result.
 #[utoipa::path(
     get, path = "/explanations/{reference}", tag = "decisions",
     params(("reference" = String, Path, description = "The decision's `explanation_ref`"), ExplanationQuery),
     responses(
-        (status = 200, description = "The explanation; with `replay=true` what the replay came to", body = Told),
+        (status = 200, description = "The explanation; with `replay=true`, the result of the replay", body = Told),
         (status = 404, description = "No decision has this reference", body = ErrorBody),
-        (status = 422, description = "A parameter cannot be taken as it is; `field` names it", body = ErrorBody),
-        (status = 503, description = "The event store does not answer: try again", body = ErrorBody),
+        (status = 422, description = "A parameter is invalid; `field` names it", body = ErrorBody),
+        (status = 503, description = "The event store does not respond: try again", body = ErrorBody),
     )
 )]
 pub(crate) async fn explanation(

@@ -1,4 +1,4 @@
-//! What was learned of delays, and how far it holds.
+//! What was learned about delays, and how well it matches what happened.
 
 use axum::{Json, extract::State};
 use event::Timestamp;
@@ -17,7 +17,7 @@ use crate::{
     service::AUDITED_DAYS,
 };
 
-/// Longest time audited: explanations are kept no longer.
+/// Longest period that can be audited: explanations are not kept longer.
 const MAX_DAYS: i64 = EXPLANATION_DAYS as i64;
 
 /// Which decisions are audited.
@@ -25,42 +25,42 @@ const MAX_DAYS: i64 = EXPLANATION_DAYS as i64;
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct LatencyQuery {
-    /// Decisions of so many days up to now, 1 to 90. Default 14.
+    /// Decisions of the last so many days, 1 to 90. Default 14.
     #[param(value_type = Option<i64>, example = 14)]
     days: Option<i64>,
 }
 
-/// What was learned of delays from trigger to delivery.
+/// What was learned about delays from trigger to delivery.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct LatencySummary {
-    /// When it was learned; `null` before the first time.
+    /// When it was last learned; `null` before the first time.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub learned_at: Option<Timestamp>,
-    /// The table's version, which explanations name; `null` while nothing is known.
+    /// The table's version, which explanations name; `null` as long as nothing is known.
     #[schema(example = "0123456789abcdef")]
     pub version: Option<String>,
-    /// The quantile that decisions expect.
+    /// The quantile that decisions use as the expected delay.
     #[schema(example = 0.5)]
     pub quantile: f64,
-    /// What is expected when neither data nor the caller say anything.
+    /// The expected delay in seconds if neither data nor the caller provide one.
     pub default_seconds: f64,
-    /// What a decision expects that names no provider, and where that comes from.
+    /// Where the expected delay of a decision that names no provider comes from.
     pub without_provider: LatencySource,
-    /// All providers, then each of them, then its mailbox classes. Empty when nothing was learned.
+    /// All providers together, then each provider, followed by its mailbox classes. Empty if nothing was learned.
     pub rows: Vec<LatencyRow>,
-    /// What a request may tell beside that, and what it does to the delay.
+    /// What else a request may give, and its effect on the delay.
     pub factors: Vec<LatencyFactor>,
-    /// What decisions expected, against what came.
+    /// What decisions expected, compared with what happened.
     pub arrivals: Arrivals,
 }
 
-/// What was learned of the delays of each provider, and how arrivals compare with what decisions expected.
+/// What was learned about the delays of each provider, and how arrivals compare with what decisions expected.
 #[utoipa::path(
     get, path = "/latency", tag = "learning", params(LatencyQuery),
     responses(
         (status = 200, description = "Delays by provider and mailbox class, and the audit of arrivals", body = LatencySummary),
-        (status = 422, description = "A parameter cannot be taken as it is; `field` names it", body = ErrorBody),
-        (status = 503, description = "A store does not answer: try again", body = ErrorBody),
+        (status = 422, description = "A parameter is invalid; `field` names it", body = ErrorBody),
+        (status = 503, description = "A store does not respond: try again", body = ErrorBody),
     )
 )]
 pub(crate) async fn latency(

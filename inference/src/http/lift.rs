@@ -1,4 +1,4 @@
-//! What timing brings.
+//! What timing gains.
 
 use axum::{Json, extract::State};
 use event::grid::DAY_MS;
@@ -15,7 +15,7 @@ use crate::{
     lift::{self, Lift},
 };
 
-/// Longest time compared: beyond a year and a month, a mistyped year is likelier.
+/// Longest period that can be compared: beyond a year and a month, a mistyped year is more likely.
 const MAX_DAYS: i64 = 400;
 
 /// Which decisions are compared.
@@ -23,21 +23,21 @@ const MAX_DAYS: i64 = 400;
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct LiftQuery {
-    /// Decisions from this moment on, RFC 3339 or seconds since 1970. Default: 28 days before `until`.
+    /// Decisions from this moment on, as RFC 3339 or seconds since 1970. Default: 28 days before `until`.
     #[param(value_type = Option<String>)]
     since: Option<Moment>,
-    /// Decisions before this moment, as things stood then. Default, and at the latest: now.
+    /// Decisions before this moment, as things stood then. Default and latest value: now.
     #[param(value_type = Option<String>)]
     until: Option<Moment>,
 }
 
-/// Compares chosen times with those of the control group by what people did.
+/// Compares chosen times with those of the control group, by what people did.
 #[utoipa::path(
     get, path = "/lift", tag = "learning", params(LiftQuery),
     responses(
-        (status = 200, description = "The comparison, and what it comes to", body = Lift),
-        (status = 422, description = "A parameter cannot be taken as it is; `field` names it", body = ErrorBody),
-        (status = 503, description = "A store does not answer: try again", body = ErrorBody),
+        (status = 200, description = "The comparison and its verdict", body = Lift),
+        (status = 422, description = "A parameter is invalid; `field` names it", body = ErrorBody),
+        (status = 503, description = "A store does not respond: try again", body = ErrorBody),
     )
 )]
 pub(crate) async fn lift(State(app): State<App>, query: RawQuery) -> Result<Json<Lift>, ApiError> {

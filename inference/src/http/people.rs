@@ -1,4 +1,4 @@
-//! What is known of a person, and who is who.
+//! What is known about a person, and which identifiers belong to whom.
 
 use std::collections::BTreeMap;
 
@@ -25,55 +25,55 @@ use crate::{
     service::Service,
 };
 
-/// Best hours told with a person's features.
+/// Number of best hours returned with a person's features.
 const TOP_HOURS: usize = 5;
 
-/// What is remembered of a person for decisions.
+/// What is stored about a person for decisions.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Features {
-    /// The person, under the id by which they are addressed.
+    /// The person's canonical id.
     pub universal_id: String,
-    /// All ids of the person, that one first.
+    /// All ids of the person, the canonical one first.
     pub ids: Vec<String>,
-    /// Whether anything is remembered at all.
+    /// Whether anything is stored about the person.
     pub known: bool,
-    /// How much is remembered.
+    /// How much is stored.
     pub counts: FeatureCounts,
-    /// Of the last 32 deliveries remembered, those after which a machine opened before the next one.
+    /// Of the last 32 stored deliveries, the number after which a machine opened before the next delivery.
     pub machine_opens: usize,
     /// Class of the mailbox.
     #[schema(example = "gmail")]
     pub mailbox_provider: Option<&'static str>,
-    /// The last mail delivered.
+    /// When the last mail was delivered.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub last_delivery_at: Option<Timestamp>,
-    /// The last time that the person opened or clicked mail, replied or converted.
+    /// When the person last opened or clicked a mail, replied or converted.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub last_activity_at: Option<Timestamp>,
-    /// The last time of each other signal, by name.
+    /// When each other signal last occurred, by name.
     #[schema(value_type = BTreeMap<String, String>)]
     pub signals: BTreeMap<&'static str, Timestamp>,
     /// Breakers that are open now.
     pub breakers: Vec<Breaker>,
     /// The hours of the week in which the person acts most.
     pub top_hours: Vec<HourShare>,
-    /// How well founded that is.
+    /// How well founded `top_hours` are.
     pub evidence: Evidence,
     /// Digest of the profile.
     pub profile_digest: String,
-    /// The moment that counts as now.
+    /// The moment that was taken as now.
     #[schema(value_type = String, format = DateTime)]
     pub computed_at: Timestamp,
 }
 
-/// How much is remembered of a person.
+/// How much is stored about a person.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct FeatureCounts {
     /// Delivered mails.
     pub deliveries: usize,
-    /// Human opens, one a message and day.
+    /// Human opens, one per message and day.
     pub opens: usize,
-    /// Human clicks, one a message and day.
+    /// Human clicks, one per message and day.
     pub clicks: usize,
     /// Replies.
     pub replies: usize,
@@ -115,14 +115,14 @@ fn features_of(service: &Service, known: &Known, now: Timestamp) -> Features {
     }
 }
 
-/// What is remembered of a person for decisions.
+/// What is stored about a person for decisions.
 #[utoipa::path(
     get, path = "/features/{universal_id}", tag = "people",
     params(("universal_id" = String, Path, description = "Any id of the person")),
     responses(
-        (status = 200, description = "The features; empty ones where nothing is known", body = Features),
+        (status = 200, description = "The features; empty if nothing is known", body = Features),
         (status = 422, description = "Not a universal id", body = ErrorBody),
-        (status = 503, description = "A store does not answer: try again", body = ErrorBody),
+        (status = 503, description = "A store does not respond: try again", body = ErrorBody),
     )
 )]
 pub(crate) async fn features(State(app): State<App>, path: RawPath) -> Result<Json<Features>, ApiError> {
@@ -132,14 +132,14 @@ pub(crate) async fn features(State(app): State<App>, path: RawPath) -> Result<Js
     Ok(Json(features_of(&app.service, &known, clock)))
 }
 
-/// Recomputes a person's features from their events: those of the last `inference.history_seconds`, and of each of the person's
-/// ids the newest `inference.history_events`.
+/// Recomputes a person's features from events: those of the last `inference.history_seconds`, and of each of the person's ids
+/// only the newest `inference.history_events`.
 #[utoipa::path(
     post, path = "/compute-features", tag = "people", request_body = Who,
     responses(
-        (status = 200, description = "The features, as the events tell them", body = Features),
-        (status = 422, description = "A field cannot be taken as it is; `field` names it", body = ErrorBody),
-        (status = 503, description = "The event store does not answer: try again", body = ErrorBody),
+        (status = 200, description = "The features, recomputed from the events", body = Features),
+        (status = 422, description = "A field is invalid; `field` names it", body = ErrorBody),
+        (status = 503, description = "The event store does not respond: try again", body = ErrorBody),
     )
 )]
 pub(crate) async fn compute_features(
@@ -150,15 +150,15 @@ pub(crate) async fn compute_features(
     recomputed(&app, &id).await
 }
 
-/// Recomputes a person's features from their events: those of the last `inference.history_seconds`, and of each of the person's
-/// ids the newest `inference.history_events`.
+/// Recomputes a person's features from events: those of the last `inference.history_seconds`, and of each of the person's ids
+/// only the newest `inference.history_events`.
 #[utoipa::path(
     post, path = "/compute-features/{universal_id}", tag = "people",
     params(("universal_id" = String, Path, description = "Any id of the person")),
     responses(
-        (status = 200, description = "The features, as the events tell them", body = Features),
+        (status = 200, description = "The features, recomputed from the events", body = Features),
         (status = 422, description = "Not a universal id", body = ErrorBody),
-        (status = 503, description = "The event store does not answer: try again", body = ErrorBody),
+        (status = 503, description = "The event store does not respond: try again", body = ErrorBody),
     )
 )]
 pub(crate) async fn compute_features_of(
@@ -169,7 +169,7 @@ pub(crate) async fn compute_features_of(
 }
 
 fn universal_id_in(path: RawPath) -> Result<UniversalId, ApiError> {
-    // What is no text is no id.
+    // A path that is not valid text becomes an empty id, which is invalid.
     let text = path.map(|Path(text)| text).unwrap_or_default();
     who::universal_id(&text)
 }
@@ -185,11 +185,11 @@ async fn recomputed(app: &App, id: &UniversalId) -> Result<Json<Features>, ApiEr
 pub(crate) struct PersonAnswer {
     /// Whether the graph knows the person. If not, `universal_id` is the id that the person's events will have.
     pub known: bool,
-    /// The id under which the person is addressed.
+    /// The person's canonical id.
     pub universal_id: String,
     /// Other ids of the person.
     pub aliases: Vec<String>,
-    /// All identifiers known, strongest first; addresses and phone numbers hashed.
+    /// All known identifiers, strongest first; addresses and phone numbers are hashed.
     pub identifiers: Vec<IdentifierOutput>,
 }
 
@@ -205,13 +205,13 @@ impl PersonAnswer {
     }
 }
 
-/// Tells who somebody is.
+/// Returns which person an identity belongs to.
 #[utoipa::path(
     post, path = "/resolve-identity", tag = "people", request_body = Who,
     responses(
-        (status = 200, description = "The person; `known` tells whether the identity graph knows them", body = PersonAnswer),
-        (status = 422, description = "A field cannot be taken as it is; `field` names it", body = ErrorBody),
-        (status = 503, description = "The identity graph does not answer: try again", body = ErrorBody),
+        (status = 200, description = "The person; `known` says whether the identity graph knows them", body = PersonAnswer),
+        (status = 422, description = "A field is invalid; `field` names it", body = ErrorBody),
+        (status = 503, description = "The identity graph does not respond: try again", body = ErrorBody),
     )
 )]
 pub(crate) async fn resolve_identity(
@@ -249,31 +249,31 @@ pub(crate) async fn resolve_identity(
     Ok(Json(answer))
 }
 
-/// Says that identifiers belong to one person. At least two in all.
+/// Declares that identifiers belong to one person. At least two are required in all.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct LinkRequest {
-    /// An address. Hashed at once; never stored, logged or repeated.
+    /// An e-mail address. Hashed immediately; never stored, logged or repeated.
     #[schema(example = "ann@example.com")]
     pub email: Option<String>,
-    /// Hash of an address, made as for `POST /timing/decide`.
+    /// Hash of an e-mail address, made as for `POST /timing/decide`.
     pub email_hash: Option<String>,
-    /// A phone number in E.164 form. Hashed at once.
+    /// A phone number in E.164 form. Hashed immediately.
     pub phone_number: Option<String>,
     /// Identifiers of any kind.
     pub identifiers: Option<Vec<IdentifierInput>>,
-    /// Who says so, for the audit log. Default: the id of this request.
+    /// Who declares it, for the audit log. Default: the id of this request.
     #[schema(example = "crm")]
     pub source: Option<String>,
 }
 
-/// Makes one person of several identifiers, for good: nothing takes a link back.
+/// Links several identifiers to one person, permanently: a link cannot be undone.
 #[utoipa::path(
     post, path = "/link-identifiers", tag = "people", request_body = LinkRequest,
     responses(
-        (status = 200, description = "The person after it", body = PersonAnswer),
-        (status = 422, description = "Fewer than two identifiers, or a field that cannot be taken as it is", body = ErrorBody),
-        (status = 503, description = "The identity graph does not answer: try again", body = ErrorBody),
+        (status = 200, description = "The person after linking", body = PersonAnswer),
+        (status = 422, description = "Fewer than two identifiers, or an invalid field", body = ErrorBody),
+        (status = 503, description = "The identity graph does not respond: try again", body = ErrorBody),
     )
 )]
 pub(crate) async fn link_identifiers(

@@ -1,4 +1,4 @@
-//! What a decision request may say, and its way to a checked [`Inquiry`].
+//! The decision request, and its conversion to a checked [`Inquiry`].
 
 use std::fmt;
 
@@ -18,97 +18,98 @@ use crate::{
     error::ApiError,
 };
 
-/// Longest window: two weeks. A weekly curve has nothing to say about which of three equal Tuesdays is best.
+/// Longest window: two weeks. A weekly curve cannot say which of three equal Tuesdays is best.
 const MAX_WINDOW_HOURS: f64 = 336.0;
 
-/// Window when none is given.
+/// Length of the window if the request gives none.
 const DEFAULT_WINDOW_HOURS: f64 = 24.0;
 
-/// How far ahead a window may end. A mistyped year is likelier than a mail planned beyond.
+/// How far ahead a window may end. Beyond that, a mistyped year is more likely than a mail planned so early.
 const MAX_AHEAD_DAYS: i64 = 366;
 
-/// Longest latency that a caller may tell, and longest gap between mails: beyond, a mistyped unit is likelier.
+/// Longest latency that a caller may give, and longest gap between mails: beyond that, a wrong unit is more likely.
 const MAX_LATENCY_SECONDS: f64 = 43_200.0;
 const MAX_GAP_HOURS: f64 = 8_760.0;
 
-/// Most blackout days (a year and a bit) and signals in a request.
+/// Maximum number of blackout days (a little more than a year) and of signals in a request.
 const MAX_BLACKOUT_DAYS: usize = 400;
 const MAX_SIGNALS: usize = 100;
 
-/// Longest name of a campaign or of its type.
+/// Longest campaign id or campaign type.
 const MAX_NAME_BYTES: usize = 256;
 
 const HOUR_MS: f64 = grid::HOUR_MS as f64;
 
-/// Asks when one person should get a mail. The person is named by any one of the first five fields.
+/// Asks when one person should get a mail. Any one of the first five fields names the person.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct DecideRequest {
     /// The person's id.
     #[schema(example = "sf_0123456789abcdef0123456789abcdef")]
     pub universal_id: Option<String>,
-    /// The person's address. Hashed at once; never stored, logged or repeated.
+    /// The person's e-mail address. Hashed immediately; never stored, logged or repeated.
     #[schema(example = "ann@example.com")]
     pub email: Option<String>,
-    /// Hash of the person's address: SHA-256 of it in Unicode's form NFKC, trimmed and in lower case, as 64 hexadecimal digits; where
-    /// `identity.pepper` is set, HMAC-SHA-256 with that as its key.
+    /// Hash of the person's e-mail address: SHA-256 of the address, normalized to Unicode NFKC, trimmed and in lower case, as 64
+    /// hexadecimal digits; if `identity.pepper` is set, HMAC-SHA-256 with the pepper as the key.
     pub email_hash: Option<String>,
-    /// The person's phone number in E.164 form. Hashed at once.
+    /// The person's phone number in E.164 form. Hashed immediately.
     pub phone_number: Option<String>,
-    /// Identities of the person; the strongest decides.
+    /// Identifiers of the person; the strongest one determines who is meant.
     pub identifiers: Option<Vec<IdentifierInput>>,
-    /// Length of the window from now on, 1 to 336. Default 24.
+    /// Length of the window in hours from now on, 1 to 336. Default 24.
     #[schema(example = 24)]
     pub window_hours: Option<f64>,
-    /// The window by its ends, instead of `window_hours`.
+    /// Start and end of the window, instead of `window_hours`.
     pub window: Option<WindowInput>,
-    /// No arrival before this moment.
+    /// Earliest moment of arrival.
     pub not_before: Option<Moment>,
-    /// No arrival after this moment. A decision with a deadline takes no part in the experiment.
+    /// Latest moment of arrival. A decision with a deadline takes no part in the experiment.
     pub deadline: Option<Moment>,
-    /// IANA name of the zone in which hours and days are meant. Default `UTC`.
+    /// IANA name of the time zone of hours and days. Default `UTC`.
     #[schema(example = "Europe/Berlin")]
     pub time_zone: Option<String>,
     /// No arrival in this part of the day.
     pub quiet_hours: Option<DaySpanInput>,
-    /// Arrival in this part of the day only.
+    /// Arrival only in this part of the day.
     pub allowed_window: Option<DaySpanInput>,
-    /// Arrival in these hours of the day only, 0 to 23; instead of `allowed_window`.
+    /// Arrival only in these hours of the day, 0 to 23; instead of `allowed_window`.
     pub allowed_hours: Option<Vec<u8>>,
     /// No arrival on these days: dates (`2026-12-24`) or days of the week (`sunday`).
     #[schema(example = json!(["sunday", "2026-12-24"]))]
     pub blackout_days: Option<Vec<String>>,
-    /// Least number of hours after the last mail that was sent or delivered to the person. Deliveries without a message id are
-    /// remembered by the half hour; after them the gap counts from its end.
+    /// Minimum number of hours after the last mail that was sent or delivered to the person. Deliveries without a message id are
+    /// stored by the half hour; the gap then counts from the end of that half hour.
     pub minimum_gap_hours: Option<f64>,
     /// The provider that will send the mail.
     #[schema(example = "sendgrid")]
     pub esp: Option<String>,
-    /// The campaign, by the provider's own id as the provider reports it in its events, or left out. Mail of another id does not
-    /// count as this decision's in `GET /lift` and `GET /latency`. Also for the delay to expect where it has been sent before.
+    /// The provider's own id of the campaign, as the provider reports it in its events; otherwise leave it out. Mail with another
+    /// id does not count as this decision's in `GET /lift` and `GET /latency`. If the campaign has been sent before, the expected
+    /// delay also depends on it.
     pub campaign_id: Option<String>,
-    /// Type of campaign, as senders attach it to their messages as `campaign_type`: for the delay to expect.
+    /// Type of campaign, as senders attach it to their messages as `campaign_type`. The expected delay depends on it.
     #[schema(example = "newsletter")]
     pub campaign_type: Option<String>,
-    /// Size of the mail, bytes, as senders attach it as `payload_bytes`: for the delay to expect.
+    /// Size of the mail in bytes, as senders attach it to their messages as `payload_bytes`. The expected delay depends on it.
     #[schema(example = 52_000)]
     pub payload_bytes: Option<u32>,
-    /// Seconds from trigger to delivery, used until enough was learned about the provider.
+    /// Seconds from trigger to delivery, used until enough has been learned about the provider.
     pub latency_seconds: Option<f64>,
-    /// Another name of `latency_seconds`.
+    /// Another name for `latency_seconds`.
     pub latency_estimate_seconds: Option<f64>,
-    /// How many mails are handed to the provider in the ten minutes before this one, where the sender knows: providers take
-    /// longer when much is sent at once.
+    /// How many mails are handed to the provider in the ten minutes before this one, if the sender knows: providers take longer
+    /// if much is sent at once.
     #[schema(example = 5000)]
     pub queue_depth: Option<u32>,
-    /// What the caller knows of the person's latest moves.
+    /// What the caller knows about the person's latest actions.
     pub signals: Option<Vec<SignalInput>>,
-    /// Decide as if it were this moment. For tests and replays. Default: the server's clock.
+    /// Decides as if it were this moment, for tests and replays. Default: the server's clock.
     pub now: Option<Moment>,
-    /// Whether the decision takes part in the experiment: by default a share of the people is a control group that gets random
-    /// minutes of those allowed, and a few decisions explore. `false` asks for the model's choice; `GET /lift` leaves it out.
+    /// Whether the decision takes part in the experiment. By default, a share of the people are a control group that gets random
+    /// minutes among those allowed, and a few decisions explore. `false` asks for the model's choice; `GET /lift` leaves it out.
     pub experiment: Option<bool>,
-    /// Whether the answer carries the explanation. It is stored in any case.
+    /// Whether the response contains the explanation, which is stored in any case.
     #[serde(default)]
     pub explain: bool,
 }
@@ -123,7 +124,7 @@ pub(crate) struct WindowInput {
     pub end: Moment,
 }
 
-/// A part of the day, over midnight when `start` is later than `end`.
+/// A part of the day; it spans midnight if `start` is later than `end`.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct DaySpanInput {
@@ -135,7 +136,7 @@ pub(crate) struct DaySpanInput {
     pub end: String,
 }
 
-/// A sign of the person's presence or displeasure that has not come as an event yet.
+/// A sign of the person's presence or displeasure that has not yet arrived as an event.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct SignalInput {
@@ -144,9 +145,10 @@ pub(crate) struct SignalInput {
     #[serde(rename = "type")]
     #[schema(example = "site_visit")]
     pub kind: String,
-    /// When it was. The caller's clock may be ahead: up to a day later than the server's counts as now, unless `now` is told.
+    /// When it occurred. The caller's clock may be ahead: up to a day later than the server's clock counts as now, unless the
+    /// request sets `now`.
     pub at: Option<Moment>,
-    /// Seconds ago, instead of `at`.
+    /// How many seconds ago it occurred, instead of `at`.
     #[schema(example = 120)]
     pub age_seconds: Option<f64>,
 }
@@ -185,7 +187,7 @@ impl<'de> Deserialize<'de> for Moment {
             }
 
             fn visit_f64<E: de::Error>(self, seconds: f64) -> Result<Moment, E> {
-                // Casts saturate: what is out of range stays out of range.
+                // The cast saturates: a number out of range stays out of range.
                 let moment = Timestamp::try_from_millis((seconds * 1_000.0).round() as i64);
                 moment
                     .filter(|_| seconds.is_finite())
@@ -216,7 +218,7 @@ pub(crate) struct Inquiry {
 }
 
 impl DecideRequest {
-    /// Checks every field; `clock` is now where the request does not say.
+    /// Checks every field; `clock` is now if the request does not set `now`.
     pub(crate) fn check(self, hasher: &Hasher, clock: Timestamp) -> Result<Inquiry, ApiError> {
         let now = self.now.map_or(clock, |moment| moment.0);
         let horizon = horizon(now, self.now.is_some());
@@ -344,7 +346,7 @@ fn window(
     Ok(start..end)
 }
 
-/// The name of a campaign or of its type, without the addresses that may be in it.
+/// Checks a campaign id or campaign type and redacts any addresses in it.
 fn campaign(field: &str, name: Option<String>) -> Result<Option<String>, ApiError> {
     let Some(name) = name else { return Ok(None) };
     if name.is_empty() || name.len() > MAX_NAME_BYTES {
@@ -407,7 +409,7 @@ fn day_span(field: &str, input: &DaySpanInput) -> Result<DaySpan, ApiError> {
     };
     let start = time("start", &input.start, 1_439)?;
     let end = match time("end", &input.end, 1_440)? {
-        // Midnight is the end of a span, never its empty beginning.
+        // As the end of a span, midnight means the end of the day, not its beginning.
         0 => 1_440,
         end => end,
     };

@@ -1,4 +1,4 @@
-//! The service about itself.
+//! Routes about the service itself.
 
 use axum::{
     Json,
@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 use super::App;
 use crate::error::ApiError;
 
-/// What this is and where to read on.
+/// What this service is and where its documentation is.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Index {
     /// The service's name.
@@ -20,15 +20,15 @@ pub(crate) struct Index {
     pub service: &'static str,
     /// Its version.
     pub version: &'static str,
-    /// The population tables in use.
+    /// Version of the population tables in use.
     pub population_version: String,
-    /// Where people read about the routes.
+    /// Where the routes are documented for people.
     pub docs: &'static str,
-    /// Where programs do.
+    /// Where the routes are described for programs.
     pub openapi: &'static str,
 }
 
-/// What this is and where to read on.
+/// What this service is and where its documentation is.
 #[utoipa::path(get, path = "/", tag = "service", responses((status = 200, description = "The service", body = Index)))]
 pub(crate) async fn index(State(app): State<App>) -> Json<Index> {
     Json(Index {
@@ -40,7 +40,7 @@ pub(crate) async fn index(State(app): State<App>) -> Json<Index> {
     })
 }
 
-/// That the process serves requests.
+/// States that the process serves requests.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Health {
     /// `ok`.
@@ -48,18 +48,18 @@ pub(crate) struct Health {
     pub status: &'static str,
 }
 
-/// Whether the process serves requests. Looks at nothing else.
+/// Returns whether the process serves requests. Checks nothing else.
 #[utoipa::path(get, path = "/health", tag = "service", responses((status = 200, description = "It does", body = Health)))]
 pub(crate) async fn health() -> Json<Health> {
     Json(Health { status: "ok" })
 }
 
-/// Whether the stores answer.
+/// Returns whether the stores respond.
 #[utoipa::path(
     get, path = "/ready", tag = "service",
     responses(
-        (status = 200, description = "Decisions are given", body = Readiness),
-        (status = 503, description = "The event store does not answer, or the service is stopping", body = Readiness),
+        (status = 200, description = "The service can decide", body = Readiness),
+        (status = 503, description = "The event store does not respond, or the service is stopping", body = Readiness),
     )
 )]
 pub(crate) async fn ready(State(app): State<App>) -> Response {
@@ -68,7 +68,8 @@ pub(crate) async fn ready(State(app): State<App>) -> Response {
     }
     let dependencies = app.service.dependencies.clone();
     let probes = async move {
-        // Without the graph people are taken as named, without profiles these are rebuilt from events.
+        // Without the identity graph, people are identified by the request alone; without the profile store, profiles are rebuilt
+        // from events.
         let (events, identities, profiles) = tokio::join!(
             probe("events", true, dependencies.events.ping()),
             probe("identities", false, dependencies.identities.ping()),
@@ -79,7 +80,7 @@ pub(crate) async fn ready(State(app): State<App>) -> Response {
     app.readiness.ask(probes).await.into_response()
 }
 
-/// Numbers for Prometheus.
+/// Returns the metrics for Prometheus.
 #[utoipa::path(
     get, path = "/metrics", tag = "service",
     responses((status = 200, description = "Metrics in the OpenMetrics text format", body = String))

@@ -1,4 +1,4 @@
-//! Who is meant: identities as callers send them. Addresses are hashed here, at once; nothing behind this knows them.
+//! Identities as callers send them. Addresses are hashed here immediately; no later code sees them.
 
 use event::{EmailHash, Hasher, Identifier, IdentifierKind, UniversalId, identity, redact::Redactor};
 use serde::{Deserialize, Serialize};
@@ -6,32 +6,32 @@ use utoipa::ToSchema;
 
 use crate::error::ApiError;
 
-/// Longest value of a weak identifier, the longest that providers are known to use being 255.
+/// Longest value of a weak identifier; the longest that providers are known to use has 255 bytes.
 const MAX_VALUE_BYTES: usize = 512;
 
-/// Most identifiers of one person in one request.
+/// Maximum number of identifiers of one person in one request.
 const MAX_IDENTIFIERS: usize = 32;
 
-/// One identity of a person.
+/// One identifier of a person.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct IdentifierInput {
     /// `email`, `email_hash`, `phone_number`, `klaviyo_id`, `shopify_customer_id`, `external_id` or `esp_user_id`.
     #[schema(example = "klaviyo_id")]
     pub kind: String,
-    /// Its value. Addresses and phone numbers may be given raw or hashed; raw ones are hashed at once and never kept.
+    /// Its value. Addresses and phone numbers may be given raw or hashed; raw ones are hashed immediately and never stored.
     #[schema(example = "01HXYZ")]
     pub value: String,
-    /// The provider whose id it is, for `esp_user_id`.
+    /// The provider to which the id belongs, for `esp_user_id`.
     pub esp: Option<String>,
     /// The account at that provider, for `esp_user_id`, spelled as in the host's configuration. Default `default`.
     pub account: Option<String>,
 }
 
-/// An identity in the form in which it is stored: addresses and phone numbers hashed.
+/// An identifier as it is stored: addresses and phone numbers are hashed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct IdentifierOutput {
-    /// What it is.
+    /// Its kind.
     #[schema(example = "email_hash")]
     pub kind: &'static str,
     /// Its value.
@@ -47,36 +47,36 @@ impl From<&Identifier> for IdentifierOutput {
     }
 }
 
-/// Names one person, by any one of the fields.
+/// Names one person by any one of the fields.
 #[derive(Deserialize, ToSchema)]
 #[schema(as = PersonRequest)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Who {
     /// The person's id.
     pub universal_id: Option<String>,
-    /// The person's address. Hashed at once; never stored, logged or repeated.
+    /// The person's e-mail address. Hashed immediately; never stored, logged or repeated.
     #[schema(example = "ann@example.com")]
     pub email: Option<String>,
-    /// Hash of the person's address: SHA-256 of it in Unicode's form NFKC, trimmed and in lower case, as 64 hexadecimal digits; where
-    /// `identity.pepper` is set, HMAC-SHA-256 with that as its key.
+    /// Hash of the person's e-mail address: SHA-256 of the address, normalized to Unicode NFKC, trimmed and in lower case, as 64
+    /// hexadecimal digits; if `identity.pepper` is set, HMAC-SHA-256 with the pepper as the key.
     pub email_hash: Option<String>,
-    /// The person's phone number in E.164 form. Hashed at once.
+    /// The person's phone number in E.164 form. Hashed immediately.
     pub phone_number: Option<String>,
-    /// Identities of the person; the strongest decides.
+    /// Identifiers of the person; the strongest one determines who is meant.
     pub identifiers: Option<Vec<IdentifierInput>>,
 }
 
-/// A person, as a request names them.
+/// How a request names a person.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Identity {
-    /// By the universal id itself.
+    /// By universal id.
     Id(UniversalId),
-    /// By identifiers, at least one, strongest first.
+    /// By at least one identifier, strongest first.
     Identifiers(Vec<Identifier>),
 }
 
 impl Identity {
-    /// The id that the request's words alone give.
+    /// Returns the id that follows from the request alone.
     pub(crate) fn id(&self) -> UniversalId {
         match self {
             Self::Id(id) => id.clone(),
@@ -88,7 +88,7 @@ impl Identity {
 }
 
 impl Who {
-    /// Checks the fields. The universal id, where given, decides alone; else the strongest identifier.
+    /// Checks the fields. The universal id takes precedence if it is given, otherwise the strongest identifier.
     pub(crate) fn identity(self, hasher: &Hasher) -> Result<Identity, ApiError> {
         if let Some(text) = &self.universal_id {
             return universal_id(text).map(Identity::Id);
@@ -103,7 +103,7 @@ impl Who {
         Ok(Identity::Identifiers(identifiers))
     }
 
-    /// All identifiers given, strongest first, without duplicates.
+    /// Returns all identifiers that were given, strongest first, without duplicates.
     pub(crate) fn identifiers(self, hasher: &Hasher) -> Result<Vec<Identifier>, ApiError> {
         let mut identifiers = Vec::new();
         if let Some(email) = self.email {
@@ -131,7 +131,7 @@ impl Who {
     }
 }
 
-/// A universal id out of a path or a body.
+/// Parses a universal id from a path or a body.
 pub(crate) fn universal_id(text: &str) -> Result<UniversalId, ApiError> {
     UniversalId::parse(text).ok_or_else(|| {
         ApiError::field(
@@ -180,7 +180,7 @@ fn identifier(hasher: &Hasher, path: &str, input: IdentifierInput) -> Result<Ide
         let Some(esp) = input.esp else {
             return Err(ApiError::field(
                 format!("{path}.esp"),
-                "is missing: an `esp_user_id` is one provider's",
+                "is missing: an `esp_user_id` belongs to one provider",
             ));
         };
         let esp = provider(&format!("{path}.esp"), &esp)?;
@@ -193,7 +193,7 @@ fn identifier(hasher: &Hasher, path: &str, input: IdentifierInput) -> Result<Ide
     Ok(Identifier { kind, value })
 }
 
-/// The name of an account, as the host takes and keeps it.
+/// Checks the name of an account by the host's rules.
 fn account<'a>(path: &str, name: &'a str) -> Result<&'a str, ApiError> {
     if identity::is_account_name(name) {
         Ok(name)
@@ -204,7 +204,7 @@ fn account<'a>(path: &str, name: &'a str) -> Result<&'a str, ApiError> {
     }
 }
 
-/// The slug of a provider, in small letters.
+/// Checks the slug of a provider and converts it to lower case.
 pub(crate) fn provider(path: &str, text: &str) -> Result<String, ApiError> {
     let slug = text.to_ascii_lowercase();
     if identity::is_slug(&slug) {
@@ -216,10 +216,10 @@ pub(crate) fn provider(path: &str, text: &str) -> Result<String, ApiError> {
     }
 }
 
-/// Longest name of a source, which becomes part of the audit log: room for a system's name.
+/// Longest name of a source, which is written to the audit log: long enough for the name of a system.
 const MAX_SOURCE_BYTES: usize = 64;
 
-/// The name of the source of a link, in small letters.
+/// Checks the name of the source of a link and converts it to lower case.
 pub(crate) fn source(path: &str, text: &str) -> Result<String, ApiError> {
     let valid = (1..=MAX_SOURCE_BYTES).contains(&text.len())
         && text
@@ -254,7 +254,7 @@ fn hash_identifier(path: &str, text: &str) -> Result<Identifier, ApiError> {
     }
 }
 
-/// A phone number, raw or, when it has the form of a hash, hashed already.
+/// Reads a phone number, raw or, if it has the form of a hash, already hashed.
 fn phone_identifier(hasher: &Hasher, path: &str, text: &str) -> Result<Identifier, ApiError> {
     match EmailHash::parse(text) {
         Some(hash) => Ok(Identifier {
@@ -302,7 +302,7 @@ mod tests {
             ..input("esp_user_id", "7")
         };
         assert_eq!(identified(given).unwrap().value, "braze:default:7");
-        // The host keeps an account's name as it stands in its configuration.
+        // The host uses an account's name exactly as written in its configuration.
         let of_account = |name: &str| IdentifierInput {
             esp: Some("braze".into()),
             account: Some(name.to_owned()),

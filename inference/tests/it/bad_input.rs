@@ -63,7 +63,7 @@ async fn identities() {
     `identifiers[0].kind` must be one of `email`, `email_hash`, `phone_number`, `klaviyo_id`, `shopify_customer_id`, `external_id`, `esp_user_id`
     `identifiers[0].value` looks like an address: give it as kind `email`, so that it is hashed
     `identifiers` must be a list
-    `identifiers[0].esp` is missing: an `esp_user_id` is one provider's
+    `identifiers[0].esp` is missing: an `esp_user_id` belongs to one provider
     ");
 }
 

@@ -18,8 +18,8 @@ struct One {
     choice: Choice,
 }
 
-/// People whose best minutes lie close together: evening people, some of whom act within minutes of each other day by
-/// day and some within hours, in an order without meaning.
+/// Returns people whose best minutes lie close together: evening people, whose times of activity differ from day to day by
+/// minutes for some and by hours for others, in random order.
 fn crowd(people: usize) -> Vec<One> {
     let (policy, latency) = (InferenceConfig::default().policy, latency(0.0));
     let population = Population::builtin();
@@ -64,7 +64,7 @@ fn facts<'a>(
     }
 }
 
-/// What all lose together when they choose in this order.
+/// Returns the total loss if people choose in this order.
 fn lost(people: &[One], order: impl Iterator<Item = usize>, per_minute: u32) -> f64 {
     let (policy, latency) = (InferenceConfig::default().policy, latency(0.0));
     let mut room = Room::default();
@@ -116,7 +116,7 @@ fn a_batch_beyond_all_bounds_counts_as_full() {
     }
     let beyond = Timestamp::from_millis_clamped(MAX_DAYS as i64 * DAY_MINUTES * MINUTE_MS);
     assert!(!room.of("esp", 1).is_free(beyond) && !room.of("other", 1).is_free(now()));
-    // In the days that are open there is room still.
+    // There is still room in the days that are already counted.
     assert!(
         room.of("esp", 1)
             .is_free(Timestamp::from_millis_clamped(MINUTE_MS))

@@ -27,13 +27,13 @@ fn draw(config: &ExperimentConfig, number: usize) -> Draw {
     Draw::of(config, &person(number), Some("spring"), now())
 }
 
-/// A day with a gap at night, neither end on a quarter hour.
+/// Returns a day with a gap at night; no boundary is on a quarter hour.
 fn candidates() -> Vec<Range<Timestamp>> {
     let hours = |from: i64, to: i64| now().plus_millis(from * HOUR_MS)..now().plus_millis(to * HOUR_MS);
     vec![hours(0, 9), hours(20, 24)]
 }
 
-/// Highest two hours after [`now`], and falling away from there.
+/// Returns a value that is highest two hours after [`now`] and falls with the distance from there.
 fn value(at: Timestamp) -> f64 {
     let distance = at.millis_since(best()).abs() as f64 / HOUR_MS as f64;
     2.0 / (1.0 + distance)
@@ -55,7 +55,7 @@ fn groups_have_their_shares() {
         counts[draw(&config, number).group as usize] += 1;
     }
     let [treated, control, exploration] = counts;
-    // Five standard deviations about 2,000 and 360.
+    // Five standard deviations around 2,000 and 360.
     assert!(control.abs_diff(2_000) < 212, "{counts:?}");
     assert!(exploration.abs_diff(360) < 95, "{counts:?}");
     assert_eq!(treated + control + exploration, 20_000);
@@ -127,7 +127,7 @@ fn propensities_are_those_of_the_draw() {
         entry.0 += 1;
         assert_eq!(entry.1, drawn.propensity, "a quarter hour has one probability");
     }
-    // Each of them was drawn by somebody.
+    // Every quarter hour was drawn by somebody.
     let total: f64 = seen.values().map(|(_, propensity)| propensity).sum();
     assert!((total - 1.0).abs() < 1e-9, "{total}");
     for (quarter, (count, propensity)) in seen {
@@ -149,7 +149,7 @@ fn who_asks_again_gets_the_same_minute_while_it_is_allowed() {
         if first.group != TrialGroup::Control {
             continue;
         }
-        // An hour later the window begins later and ends later.
+        // An hour later, the window starts later.
         let later: Vec<Range<Timestamp>> = candidates()
             .into_iter()
             .map(|range| range.start.plus_millis(HOUR_MS)..range.end)

@@ -47,12 +47,12 @@ fn quiet_hours_move_with_the_clocks() {
         quiet: Some(QUIET_NIGHT),
         ..rules("Europe/Berlin")
     };
-    // Clocks go forward on 2026-03-29: 22:00 is 21:00 UTC before, 07:00 is 05:00 UTC after.
+    // Clocks go forward on 2026-03-29: before, 22:00 is 21:00 UTC; after, 07:00 is 05:00 UTC.
     let window = Minutes::starting_in(at("2026-03-28T12:00:00Z"), at("2026-03-29T12:00:00Z"));
     let quiet = rules.quiet(&window);
     assert_eq!(texts(&quiet), ["Sat 21:00 - Sun 05:00"]);
     assert_eq!(quiet.count(), 8 * 60, "one hour of that night does not exist");
-    // And back on 2026-10-25: 07:00 is 06:00 UTC.
+    // They go back on 2026-10-25: after, 07:00 is 06:00 UTC.
     let window = Minutes::starting_in(at("2026-10-24T12:00:00Z"), at("2026-10-25T12:00:00Z"));
     let quiet = rules.quiet(&window);
     assert_eq!(texts(&quiet), ["Sat 20:00 - Sun 06:00"]);
@@ -61,7 +61,7 @@ fn quiet_hours_move_with_the_clocks() {
 
 #[test]
 fn an_hour_that_comes_twice_is_quiet_twice() {
-    // New York, 2026-11-01: 01:00 to 02:00 local comes at 05:00 and at 06:00 UTC.
+    // New York, 2026-11-01: the hour from 01:00 to 02:00 local time occurs at 05:00 and at 06:00 UTC.
     let rules = LocalRules {
         quiet: Some(DaySpan { start: 60, end: 90 }),
         ..rules("America/New_York")
@@ -114,7 +114,7 @@ impl Minutes {
     }
 }
 
-/// Minutes as a plain list, for comparison.
+/// Returns minutes as a plain list, for comparison.
 fn listed(minutes: &Minutes) -> Vec<i64> {
     minutes.0.iter().cloned().flatten().collect()
 }
@@ -144,14 +144,14 @@ const ZONES: [&str; 6] = [
     "Pacific/Apia",
 ];
 
-/// A part of the day, over midnight as often as not.
+/// Generates a part of the day, which spans midnight in half of the cases.
 pub(in crate::decision) fn any_span() -> impl Strategy<Value = DaySpan> {
     (0..1440_u16, 1..=1440_u16)
         .prop_filter("an empty part of the day", |(start, end)| start != end)
         .prop_map(|(start, end)| DaySpan { start, end })
 }
 
-/// Whether a minute of the day lies in a part of it.
+/// Returns whether a minute of the day lies in a part of the day.
 pub(in crate::decision) fn holds(span: DaySpan, minute_of_day: u16) -> bool {
     if span.start < span.end {
         (span.start..span.end).contains(&minute_of_day)
@@ -160,8 +160,8 @@ pub(in crate::decision) fn holds(span: DaySpan, minute_of_day: u16) -> bool {
     }
 }
 
-/// Checks one generated case against the calendar's own local time of single minutes. A case looks at the borders of all
-/// ranges, where mistakes live, instead of all minutes.
+/// Checks one generated case against the local times that the calendar gives for single minutes. A case checks the boundaries
+/// of all ranges, where mistakes occur, instead of all minutes.
 fn check(
     zone: &str,
     start_minute: i64,
@@ -212,7 +212,7 @@ fn check(
 proptest! {
     #![proptest_config(ProptestConfig { cases: 20_000, ..ProptestConfig::default() })]
 
-    // Five years from 2024 on: every zone changes its clocks ten times.
+    // Five years from 2024 on: every zone with daylight saving time changes its clocks ten times.
     #[test]
     fn no_minute_breaks_a_local_rule_and_none_is_taken_without_need(
         zone in prop::sample::select(&ZONES[..]),

@@ -1,4 +1,4 @@
-//! Hard limits hold, whatever is asked: generated cases against rules written down a second time, minute by minute.
+//! Hard limits hold for every request: generated cases, checked minute by minute against a second implementation of the rules.
 
 use event::{EventType, Hasher, UniversalId, profile::Profile};
 use jiff::tz::TimeZone;
@@ -17,11 +17,11 @@ use crate::{
     model::Population,
 };
 
-/// Cases that every run of the tests tries. Ten million are tried by the command in docs/timing.md.
+/// Cases that every run of the tests checks. The command in docs/timing.md checks ten million.
 const CASES_IN_SHORT: u32 = 4_000;
 
-/// Zones that change their clocks by an hour, by half of one or by two, in spring, in autumn or for a month; at midnight, in
-/// the night or in the evening before; zones with odd offsets, and zones that never change.
+/// Zones whose clocks change by an hour, by half an hour or by two hours, in spring, in autumn or for a month; at midnight,
+/// in the night or on the evening before; zones with odd offsets, and zones whose clocks never change.
 const ZONES: [&str; 18] = [
     "UTC",
     "Europe/Berlin",
@@ -43,7 +43,7 @@ const ZONES: [&str; 18] = [
     "Antarctica/Troll",
 ];
 
-/// What a case's window begins near to.
+/// What the start of a case's window is near.
 #[derive(Debug, Clone, Copy)]
 enum Near {
     Anything,
@@ -59,7 +59,7 @@ struct Case {
     minute: i64,
     before_minutes: i64,
     length_ms: i64,
-    /// From `now` to the window's start. Seconds: profiles remember no more.
+    /// From `now` to the window's start, in seconds, the resolution of profiles.
     ahead_seconds: i64,
     allowed: Vec<DaySpan>,
     quiet: Option<DaySpan>,
@@ -91,7 +91,7 @@ fn any_case() -> impl Strategy<Value = Case> {
         near,
         28_400_000..31_030_000_i64,
         0..4_320_i64,
-        // From a part of a minute to a fortnight; half of them below a day.
+        // From a fraction of a minute to two weeks; half of them less than a day.
         prop_oneof![1..86_400_000_i64, 86_400_000..1_209_600_000_i64],
         -7_200..172_800_i64,
     );
@@ -133,7 +133,7 @@ fn any_case() -> impl Strategy<Value = Case> {
     })
 }
 
-/// What does not change from case to case.
+/// What is the same for all cases.
 struct Cases {
     zones: Vec<TimeZone>,
     curves: Vec<Curve>,
@@ -149,7 +149,7 @@ impl Cases {
                 let at = super::now().plus_millis(-click * 31 * HOUR_MS);
                 profile.apply(&event(EventType::Clicked, at), false);
             }
-            // Presence included: it is of a time that none of the cases is near to, or of one that all are after.
+            // Presence included: it belongs to a time that no case is near, or that all cases are after.
             population.curve(Some(&profile), super::now())
         };
         Self {
@@ -159,7 +159,7 @@ impl Cases {
         }
     }
 
-    /// Decides a case alone and within a crowd, and checks every minute that comes out of it.
+    /// Decides a case alone and within a crowd, and checks every resulting minute.
     fn check(&self, case: &Case) -> Result<(), TestCaseError> {
         let zone = &self.zones[case.zone];
         let start = self.start(case);
@@ -229,7 +229,8 @@ impl Cases {
         self.check_crowd(case, &choice, facts, obeys)
     }
 
-    /// The same where the provider is full at the chosen minute and around it, for each group of the experiment.
+    /// Does the same if the provider is full at and around the chosen minute, with and without a draw of the experiment, whose
+    /// group differs from case to case.
     fn check_crowd(
         &self,
         case: &Case,
@@ -287,11 +288,11 @@ impl Cases {
             }
             Near::TheWeeksEnd => any.plus_millis(grid::WEEK_MS - grid::week_offset_ms(any)),
         };
-        // Off the minute, as moments are.
+        // Not on a full minute, as in reality.
         near.plus_millis(-case.before_minutes * MINUTE_MS + case.length_ms % 60 * 1_000)
     }
 
-    /// The rules, told for one minute.
+    /// Returns whether one minute obeys all rules.
     fn obeys(&self, case: &Case, question: &Question, delivered_at: Timestamp, minute: Timestamp) -> bool {
         let now = question.now;
         let local = minute.to_jiff().to_zoned_datetime(self.zones[case.zone].clone());
@@ -335,7 +336,7 @@ fn run(count: u32) {
     let cases = Cases::new();
     let mut runner = TestRunner::new(ProptestConfig {
         cases: count,
-        // A case that fails is told; a folder of them is for tests that are edited together with it.
+        // A failing case is printed; a folder of regressions would have to be maintained together with this test.
         failure_persistence: None,
         ..ProptestConfig::default()
     });

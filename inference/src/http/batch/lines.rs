@@ -1,4 +1,4 @@
-//! A request's body as lines, in windows, without ever holding more than one window and one piece of the body.
+//! Splits a request body into lines, in windows, without ever holding more than one window and one chunk of the body.
 
 use std::{io, time::Duration};
 
@@ -7,36 +7,36 @@ use futures::{FutureExt, StreamExt};
 
 use crate::service::WINDOW_LINES;
 
-/// Longest line: a request with all its 400 blackout days and 100 signals has some 16 kB.
+/// Longest line: a request with the maximum of 400 blackout days and 100 signals has some 16 kB.
 pub(super) const MAX_LINE_BYTES: usize = 64 * 1024;
 
-/// One line without its end.
+/// One line without its line end.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Line {
-    /// What it says.
+    /// The content of the line.
     Text(Vec<u8>),
-    /// It is longer than [`MAX_LINE_BYTES`], and was not kept.
+    /// The line was longer than [`MAX_LINE_BYTES`] and was discarded.
     TooLong,
 }
 
 /// The lines of a body.
 pub(super) struct Lines {
     body: BodyDataStream,
-    /// What came and is not split yet.
+    /// Received bytes that are not yet split.
     piece: Bytes,
-    /// The beginning of a line whose end has not come.
+    /// The beginning of a line whose end has not been received.
     begun: Vec<u8>,
     is_too_long: bool,
     has_ended: bool,
-    /// How the body broke off, while the lines before that are answered.
+    /// The error that ended the body, kept while the lines before it are answered.
     broken: Option<io::Error>,
     stall: Duration,
     full_windows: bool,
 }
 
 impl Lines {
-    /// The lines of `body`, which fails when nothing comes for `stall`. `full_windows` tells whether a window waits until it
-    /// is full, or takes what is there.
+    /// Returns the lines of `body`, which fails if nothing is received for `stall`. `full_windows` determines whether a window
+    /// waits until it is full or takes what has been received.
     pub(super) fn of(body: Body, stall: Duration, full_windows: bool) -> Self {
         Self {
             body: body.into_data_stream(),
@@ -50,8 +50,8 @@ impl Lines {
         }
     }
 
-    /// The next lines, at least one and at most [`WINDOW_LINES`]; `None` after the last. When the body breaks off the lines
-    /// before that come first and the error after them.
+    /// Returns the next lines, at least one and at most [`WINDOW_LINES`]; `None` after the last. If the body breaks off, the
+    /// lines before that are returned first, and then the error.
     pub(super) async fn window(&mut self) -> Option<io::Result<Vec<Line>>> {
         if let Some(error) = self.broken.take() {
             return Some(Err(error));
@@ -79,7 +79,7 @@ impl Lines {
         (!window.is_empty()).then_some(Ok(window))
     }
 
-    /// The next line. May be dropped while it waits: nothing that came is lost.
+    /// Returns the next line. Cancel safe: nothing that was received is lost if the future is dropped.
     async fn next(&mut self) -> io::Result<Option<Line>> {
         loop {
             if let Some(end) = self.piece.iter().position(|byte| *byte == b'\n') {
