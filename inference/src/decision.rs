@@ -122,7 +122,7 @@ pub(crate) struct Choice {
     pub(crate) confidence_span_seconds: i64,
     /// The minutes left to choose from.
     pub(crate) candidates: Vec<Range<Timestamp>>,
-    /// Minutes in the window as asked.
+    /// Minutes in the requested window.
     pub(crate) minutes_asked: i64,
     /// Minutes left to choose from.
     pub(crate) minutes_left: i64,

@@ -123,7 +123,7 @@ fn describe_failures(openapi: &mut OpenApi) {
                     "500",
                     "`internal`: a bug; the log has the details under the response's `x-request-id`",
                 ),
-                ("503", "`timed_out`: no response within the time allowed; try again"),
+                ("503", "`timed_out`: no answer within the time allowed; try again"),
             ] {
                 let responses = &mut operation.responses.responses;
                 responses

@@ -80,7 +80,7 @@ enum Switch {
 #[serde(untagged)]
 #[expect(
     dead_code,
-    reason = "describes the answers; the explanation is told as it is stored"
+    reason = "describes the responses; the explanation is returned as it is stored"
 )]
 enum Told {
     Explanation(Box<Explanation>),

@@ -88,7 +88,7 @@ impl Identity {
 }
 
 impl Who {
-    /// Checks the fields. The universal id takes precedence if it is given, otherwise the strongest identifier.
+    /// Checks the fields. If the universal id is given, it alone determines the person; otherwise the strongest identifier does.
     pub(crate) fn identity(self, hasher: &Hasher) -> Result<Identity, ApiError> {
         if let Some(text) = &self.universal_id {
             return universal_id(text).map(Identity::Id);
