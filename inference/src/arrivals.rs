@@ -1,8 +1,8 @@
-//! The audit of arrivals: what decisions expected of providers, against what these did.
+//! The audit of arrivals: the delays that decisions expected of providers, compared with the actual ones.
 //!
-//! A decision is audited when the mail was sent near its trigger, as its sent and delivered events tell. What counts is the
-//! delay between these two against the delay that the decision expected: a caller who triggers some minutes late does not
-//! speak against the table of delays.
+//! A decision is audited if its mail was sent near the trigger, according to the sent and delivered events. The audit
+//! compares the delay between these two events with the delay that the decision expected: a caller who triggers some
+//! minutes late is no evidence against the table of delays.
 
 mod drift;
 
@@ -22,22 +22,22 @@ use crate::{
 };
 pub use drift::{Drift, DriftState};
 
-/// A mail counts for a decision when it was sent up to a quarter of an hour before or after its trigger: callers trigger in
-/// ticks, and beyond it is another mail, or another plan.
+/// A mail counts for a decision if it was sent up to a quarter of an hour before or after the trigger: callers trigger
+/// in ticks, and a mail further away is a different mail, or follows a different plan.
 const NEAR_MS: i64 = 15 * MINUTE_MS;
 
-/// A mail that is not there an hour after its target is no longer waited for: by then mailboxes that put a first attempt
-/// off have taken the second. One that comes later counts all the same.
+/// A mail that has not arrived an hour after its target is no longer waited for: by then, mailboxes that defer a first
+/// attempt have accepted the second. One that arrives later still counts.
 const LATE_MS: i64 = 60 * MINUTE_MS;
 
-/// Mail is looked for up to this long after its target: what takes longer is an outage, not a delay.
+/// Mail is looked for up to this long after its target: anything slower is an outage, not a delay.
 const LOOK_MS: i64 = 12 * 60 * MINUTE_MS;
 
-/// Decisions looked at, about; where there are more, those of a share of the people, so that no hour is left out: each row then rests
-/// on thousands, read in seconds and 40 MB.
+/// The approximate number of decisions that are read. If there are more, those of a share of the people are read, so
+/// that no hour is left out: each row then rests on thousands of decisions, read in seconds and 40 MB.
 const WANTED_FORECASTS: usize = 100_000;
 
-/// What was expected and what came, of one provider or of one class of its mailboxes.
+/// Expected and actual delays of one provider, or of one of its mailbox classes.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct ArrivalRow {
     /// Provider; `null` in the row of all providers.
@@ -46,50 +46,50 @@ pub struct ArrivalRow {
     /// Class of the mailbox; `null` in rows of all classes.
     #[schema(value_type = Option<String>, example = "gmail")]
     pub mailbox_provider: Option<MailboxProvider>,
-    /// Mails sent near a decision's trigger.
+    /// Mails that were sent near a decision's trigger.
     pub mails: usize,
-    /// Median of the delays expected.
+    /// Median of the expected delays.
     pub expected_p50_seconds: f64,
-    /// Median of the delays.
+    /// Median of the actual delays.
     pub actual_p50_seconds: f64,
-    /// 90 of 100 were faster.
+    /// 90th percentile of the actual delays.
     pub actual_p90_seconds: f64,
-    /// Median of delay minus delay expected: above 0, mail comes later than expected.
+    /// Median of actual minus expected delay: above 0, mail arrives later than expected.
     pub bias_seconds: f64,
-    /// Median of the difference between the two, either way.
+    /// Median of the absolute difference between the two.
     pub error_p50_seconds: f64,
-    /// 90 of 100 were nearer.
+    /// 90th percentile of the absolute difference.
     pub error_p90_seconds: f64,
-    /// Share of the mails that took no longer than expected: what `quantile` promises.
+    /// Share of the mails that took no longer than expected; to be compared with `quantile`.
     pub coverage: f64,
-    /// Median of the distance between arrival and target, either way: the caller's part in it included.
+    /// Median of the absolute distance between arrival and target, including the part that the caller causes.
     pub off_target_p50_seconds: f64,
 }
 
-/// Predicted against actual arrival.
+/// Expected against actual arrival.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Arrivals {
     /// Decisions from this moment on …
     #[schema(value_type = String, format = DateTime)]
     pub since: Timestamp,
-    /// … up to this one, at which the audit is made.
+    /// … up to this one, the time of the audit.
     #[schema(value_type = String, format = DateTime)]
     pub until: Timestamp,
-    /// Decisions whose mail should have arrived; of several for the same minute the last.
+    /// Decisions whose mail should have arrived; of several decisions for the same minute only the last counts.
     pub decisions: usize,
-    /// Those whose mail was sent within 15 minutes of the trigger and has arrived: these are audited.
+    /// The audited ones: those whose mail was sent within 15 minutes of the trigger and has arrived.
     pub mails: usize,
-    /// Mails that arrived near a target and of which no sent event tells when they went out.
+    /// Mails that arrived near a target but have no sent event to say when they went out.
     pub unmeasured: usize,
     /// Decisions whose mail may still be on its way.
     pub pending: usize,
-    /// The share of the people whose decisions are looked at, counts included: less than 1 where there are more decisions than
-    /// 100,000.
+    /// The share of the people whose decisions are audited, which the counts cover: less than 1 if there are more than
+    /// 100,000 decisions.
     #[schema(example = 1.0)]
     pub people_share: f64,
-    /// All providers, then each of them, then its mailbox classes.
+    /// All providers, then each provider, followed by its mailbox classes.
     pub rows: Vec<ArrivalRow>,
-    /// Whether providers take longer, or less long, than they did.
+    /// For each provider, whether it has become slower or faster than before.
     pub drift: Vec<Drift>,
 }
 
@@ -104,7 +104,7 @@ struct Arrival {
     off_target_ms: i64,
 }
 
-/// Compares the arrivals that the decisions of `[since, until)` expected with what has arrived, as things stand at `until`.
+/// Compares the arrivals that the decisions of `[since, until)` expected with the actual ones, as known at `until`.
 ///
 /// # Errors
 /// [`MailError`] when a store cannot be read.
@@ -117,7 +117,7 @@ pub async fn arrivals(
     arrivals_of(WANTED_FORECASTS, events, identities, since, until).await
 }
 
-/// The same, of about so many decisions.
+/// Like [`arrivals`], for about `wanted` decisions.
 async fn arrivals_of(
     wanted: usize,
     events: &dyn Events,
@@ -165,11 +165,11 @@ struct Audited {
 }
 
 impl Audited {
-    /// Takes in the decisions about one person.
+    /// Adds the decisions about one person.
     fn take(&mut self, mut forecasts: Vec<&StoredForecast>, mut touches: Vec<&Touch>) {
         forecasts.sort_by(|a, b| key(a).cmp(&key(b)));
         touches.sort_by_key(|touch| touch.at);
-        // Who asks again for the same mail gets the same minute: one decision, the last time it was asked for.
+        // Whoever asks again for the same mail gets the same minute: that is one decision, made when it was last asked for.
         let mut decisions: Vec<&StoredForecast> = Vec::with_capacity(forecasts.len());
         for forecast in forecasts {
             if decisions
@@ -222,7 +222,7 @@ fn was_sent_for(mail: &Touch, decision: &StoredForecast) -> bool {
         return false;
     };
     let off_ms = sent_at.millis_since(decision.forecast.trigger_at);
-    // The event's clock is the provider's, the decision's is ours: a mail may seem sent a little before its decision.
+    // The event's clock is the provider's, the decision's is ours: a mail may seem to have been sent shortly before its decision.
     (-NEAR_MS..=NEAR_MS).contains(&off_ms)
         && decision.decided_at <= sent_at.plus_millis(MINUTE_MS)
         && is_of(mail, decision)

@@ -1,9 +1,9 @@
 //! How long a provider takes from the trigger to the mailbox, learned from the delays that the consumer measured.
 //!
-//! A table: delays by provider, then by provider and mailbox class, then by these and part of the week. Each cell's
-//! quantile is drawn towards that of the cell above it, the more the fewer samples it has; on a log scale, because delays
-//! spread over four orders of magnitude. Quantiles, not means: one mail that hung for a day says nothing about the next.
-//! Queue, campaign, type of campaign and size are factors on it.
+//! The model is a table: delays by provider, then by provider and mailbox class, then by these and part of the week.
+//! Each cell's quantile is shrunk towards that of the cell above it, the more so the fewer samples it has; on a log
+//! scale, because delays span four orders of magnitude. Quantiles, not means: one mail that hung for a day says nothing
+//! about the next. Queue, campaign, type of campaign and size are factors on the table's delay.
 
 mod factors;
 
@@ -18,21 +18,21 @@ use utoipa::ToSchema;
 use crate::config::LatencyConfig;
 use factors::{Factors, Mail};
 
-/// Parts of the week: weekdays and weekend, six parts of four hours each. Queues follow the sender's day; finer bins would
-/// leave most of them without data.
+/// Parts of the week: weekdays and weekend, six parts of four hours each. Queues follow the sender's day; finer bins
+/// would leave most of them without data.
 const BINS: usize = 12;
 
-/// Samples that speak as loudly as the cell above. The error of a median of 20 is about a quarter of the spread: from there
-/// on a cell knows more about itself than its provider at large does.
+/// Number of samples that weigh as much as the cell above. The error of a median of 20 is about a quarter of the
+/// spread: from there on, a cell says more about itself than its provider as a whole does.
 const PRIOR_SAMPLES: f64 = 20.0;
 
-/// A provider with fewer samples counts as unknown, so that a caller's own estimate comes before a handful of test mails.
+/// A provider with fewer samples counts as unknown, so that a caller's own estimate has precedence over a handful of test mails.
 const MIN_SAMPLES: usize = 10;
 
-/// Delays below this (clock differences make some negative) are taken as this, to have a logarithm.
+/// Delays below this (clock differences make some negative) are raised to it, so that they have a logarithm.
 const SHORTEST_MS: f64 = 100.0;
 
-/// Longest expected delay: what takes longer than 12 h is an outage, not a delay to plan with.
+/// Longest expected delay: anything over 12 h is an outage, not a delay to plan with.
 const LONGEST_MS: f64 = 12.0 * 3_600_000.0;
 
 /// Where an expected delay comes from.
@@ -56,7 +56,7 @@ pub struct ExpectedLatency {
     pub seconds: f64,
     /// Where it comes from.
     pub source: LatencySource,
-    /// Deliveries that it was learned from.
+    /// Number of deliveries that it was learned from.
     pub samples: usize,
 }
 
@@ -85,7 +85,7 @@ impl WeekOfLatency {
         self.0[bin(arrival)]
     }
 
-    /// The longest of the week.
+    /// The longest expected delay of the week, in milliseconds.
     pub(crate) fn longest_ms(&self) -> i64 {
         self.0
             .iter()
@@ -94,13 +94,13 @@ impl WeekOfLatency {
             .unwrap_or(0)
     }
 
-    /// The milliseconds of each part of the week.
+    /// The expected delay of each part of the week, in milliseconds.
     pub(crate) fn milliseconds(&self) -> Vec<i64> {
         self.0.iter().map(|expected| expected.as_millis()).collect()
     }
 
-    /// The week whose [`WeekOfLatency::milliseconds`] are these, or one value for all of them, from the source that
-    /// `of` has; `None` where they are not as many.
+    /// Returns the week whose [`WeekOfLatency::milliseconds`] are `ms`, or one value for the whole week, with the
+    /// source and samples of `of`; `None` if there are not that many values.
     pub(crate) fn of_milliseconds(ms: &[i64], of: ExpectedLatency) -> Option<Self> {
         let part = |ms: i64| ExpectedLatency::of_millis(ms as f64, of.source, of.samples);
         match ms {
@@ -121,11 +121,11 @@ fn bin(moment: Timestamp) -> usize {
     usize::from(day >= 5) * 6 + hour / 4
 }
 
-/// Delays of one cell and what they expect.
+/// The number of delays in one cell and the delay to expect.
 #[derive(Debug, Clone, PartialEq, Default)]
 struct Cell {
     samples: usize,
-    /// Logarithm of the expected delay in milliseconds, drawn towards the cell above.
+    /// Logarithm of the expected delay in milliseconds, shrunk towards the cell above.
     expected_ln: f64,
 }
 
@@ -155,19 +155,19 @@ pub struct LatencyRow {
     /// Class of the mailbox; `null` in rows of all classes.
     #[schema(example = "gmail")]
     pub mailbox_provider: Option<&'static str>,
-    /// Deliveries.
+    /// Number of deliveries.
     pub samples: usize,
-    /// What a decision expects, at the configured quantile and drawn towards the row above.
+    /// The delay that decisions expect, at the configured quantile and shrunk towards the row above.
     pub expected_seconds: f64,
-    /// Median of the deliveries.
+    /// Median of the deliveries' delays.
     pub p50_seconds: f64,
-    /// 90 of 100 were faster.
+    /// 90th percentile.
     pub p90_seconds: f64,
-    /// 99 of 100 were faster.
+    /// 99th percentile.
     pub p99_seconds: f64,
 }
 
-/// How much longer, or less long, mail takes for which a request tells this.
+/// How much longer, or less long, a mail takes if a request gives this value.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub(crate) struct LatencyFactor {
     /// Provider.
@@ -179,15 +179,15 @@ pub(crate) struct LatencyFactor {
     /// Its value: a name, or the first and the last number of a class.
     #[schema(example = "16383-65534")]
     pub(crate) value: String,
-    /// Deliveries.
+    /// Number of deliveries.
     pub(crate) samples: usize,
-    /// Times the delay of the provider's table, drawn towards 1 where deliveries are few. Where several fields are told, what
-    /// their factors have in common counts once.
+    /// Factor on the delay of the provider's table, shrunk towards 1 if there are few deliveries. If a request gives
+    /// several fields, what their factors have in common counts once.
     #[schema(example = 1.4)]
     pub(crate) factor: f64,
 }
 
-/// What was learned about delays.
+/// The learned delays.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LatencyModel {
     config: LatencyConfig,
@@ -205,7 +205,7 @@ struct EspCells {
     by_mailbox_and_bin: BTreeMap<MailboxProvider, [Cell; BINS]>,
 }
 
-/// What was learned of a provider.
+/// What was learned about a provider.
 #[derive(Debug, Clone, PartialEq)]
 struct EspDelays {
     cells: EspCells,
@@ -213,7 +213,7 @@ struct EspDelays {
 }
 
 impl EspCells {
-    /// The cells below `all`.
+    /// Fits the cells below `all`.
     fn fit(mailboxes: &BTreeMap<Option<MailboxProvider>, Delays>, q: f64, all: Cell) -> Self {
         let together: Delays = mailboxes.values().flatten().copied().collect();
         let by_bin = fit_bins(&together, q, &all);
@@ -238,14 +238,14 @@ impl EspCells {
             .for_each(take);
     }
 
-    /// The cells of a mailbox class; those of all classes where it is not known.
+    /// The cells of a mailbox class; those of all classes if it is not known.
     fn by_bin(&self, mailbox: Option<MailboxProvider>) -> &[Cell; BINS] {
         let of_mailbox = mailbox.and_then(|mailbox| self.by_mailbox_and_bin.get(&mailbox));
         of_mailbox.unwrap_or(&self.by_bin)
     }
 }
 
-/// What a request may tell beside provider and mailbox.
+/// What a request may give in addition to provider and mailbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LatencyContext<'a> {
     /// The campaign.
@@ -262,7 +262,7 @@ pub struct LatencyContext<'a> {
 type Delays = Vec<(usize, f64)>;
 
 impl LatencyModel {
-    /// Knows nothing yet.
+    /// Makes a model that knows nothing yet.
     pub fn empty(config: LatencyConfig) -> Self {
         Self {
             config,
@@ -274,7 +274,7 @@ impl LatencyModel {
         }
     }
 
-    /// Learns from `samples`, whatever their order.
+    /// Learns from `samples`, in any order.
     pub fn fit(config: LatencyConfig, samples: &[LatencySample], learned_at: Timestamp) -> Self {
         let mut by_esp: BTreeMap<&str, BTreeMap<Option<MailboxProvider>, Delays>> = BTreeMap::new();
         let mut everything = Vec::with_capacity(samples.len());
@@ -338,8 +338,8 @@ impl LatencyModel {
         cells
     }
 
-    /// The delays to expect over the week. What was learned of the provider comes first, then the caller's estimate, then
-    /// what was learned of all providers, then the default.
+    /// Returns the delays to expect over the week. What was learned about the provider comes first, then the caller's
+    /// estimate, then what was learned about all providers, then the default.
     pub fn week(
         &self,
         esp: Option<&str>,
@@ -377,12 +377,12 @@ impl LatencyModel {
         }
     }
 
-    /// All that is known, the row of all providers first.
+    /// All rows of the table; the row of all providers comes first.
     pub(crate) fn rows(&self) -> &[LatencyRow] {
         &self.rows
     }
 
-    /// What moves delays beside mailbox and time of week, by provider.
+    /// The effects on delays of anything other than mailbox and time of week, by provider.
     pub(crate) fn factors(&self) -> Vec<LatencyFactor> {
         let mut rows = Vec::new();
         for (esp, EspDelays { factors, .. }) in &self.by_esp {
@@ -399,7 +399,7 @@ impl LatencyModel {
         rows
     }
 
-    /// Names the table by a hash of its content; `None` where nothing was learned.
+    /// The version of the table: a hash of its content; `None` if nothing was learned.
     pub(crate) fn version(&self) -> Option<Arc<str>> {
         self.version.clone()
     }
@@ -431,7 +431,7 @@ impl LatencyModel {
         format!("{prefix:016x}").into()
     }
 
-    /// When it was learned; `None` before the first time.
+    /// When the table was learned; `None` before the first time.
     pub(crate) fn learned_at(&self) -> Option<Timestamp> {
         self.learned_at
     }
@@ -460,7 +460,7 @@ fn fit_bins(delays: &[(usize, f64)], quantile: f64, above: &Cell) -> [Cell; BINS
     })
 }
 
-/// The quantile of sorted values, linear between neighbours; `None` of nothing.
+/// The quantile of sorted values, with linear interpolation; `None` for an empty slice.
 pub(crate) fn quantile(sorted: &[f64], q: f64) -> Option<f64> {
     let last = sorted.len().checked_sub(1)?;
     let place = q * last as f64;

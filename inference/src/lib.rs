@@ -1,10 +1,10 @@
-//! When should this person get the next mail? The timing model, the latency model, and the HTTP service that answers.
+//! The timing model, the latency model, and the HTTP service that says when a person should get the next mail.
 //!
-//! A decision reads one profile, makes the person's weekly curve from it and the population's tables ([`model`]), narrows
-//! the asked window by guards and circuit breakers, takes the best minute that is left and subtracts the delay expected
-//! of the provider. Every decision can be read again as its explanation.
+//! A decision reads one profile, computes the person's weekly curve from it and from the population's tables
+//! ([`model`]), narrows the requested window by guards and circuit breakers, picks the best of the remaining minutes
+//! and subtracts the provider's expected delay. Every decision can be looked up again as its explanation.
 //!
-//! [`run`] serves until it is told to stop; [`train`] fits the population's tables, for the command line.
+//! [`run`] serves until it is told to stop; [`train`] fits the population's tables for the command line.
 
 pub mod model;
 pub mod rivals;
@@ -47,18 +47,18 @@ pub use server::{Server, run};
 pub use service::AUDITED_DAYS;
 pub use service::{Difference, Replay, ReplayVerdict, replay};
 
-/// What the service works with.
+/// The stores and other parts that the service works with.
 #[derive(Clone)]
 pub struct Dependencies {
     /// Histories, delays and explanations.
     pub events: Arc<dyn Events>,
-    /// Who is who.
+    /// The identity graph.
     pub identities: Arc<dyn Identities>,
-    /// Profiles, only ever read.
+    /// Profiles; the service only ever reads them.
     pub profiles: Arc<dyn Profiles>,
-    /// Hashes the addresses that callers send. Must be the host's: another pepper makes everybody a stranger.
+    /// Hashes the addresses that callers send. Must be the host's: with another pepper nobody is recognized.
     pub hasher: event::Hasher,
-    /// Where metrics are registered and read from by `/metrics`; may be shared with other parts of the process.
+    /// Where metrics are registered, and what `/metrics` reads; may be shared with other parts of the process.
     pub registry: Arc<Mutex<Registry>>,
 }
 

@@ -1,8 +1,8 @@
-//! What timing brings: decisions of the model against decisions at random minutes, by what the people did.
+//! What timing gains: the model's decisions against decisions at random minutes, compared by what people did.
 //!
-//! A decision counts when a mail reached the person near its target, and it succeeded when the person clicked, replied or
-//! bought within a day of it. The groups were drawn by hash, so they differ in nothing but the minute; the first thing
-//! checked is whether they still do after the mail went out.
+//! A decision counts if a mail reached the person near its target; it succeeded if the person clicked, replied or
+//! bought within a day of that mail. The groups are drawn by hash, so they differ only in the minute; the first check
+//! is whether that still holds after the mail went out.
 
 mod join;
 mod power;
@@ -23,23 +23,23 @@ pub use power::Power;
 use statistics::{Tally, Weighted};
 pub use verdict::Verdict;
 
-/// Answers count up to a day after the mail: what the value of a minute looks ahead.
+/// Answers count up to a day after the mail: as far as the value of a minute looks ahead.
 const SPAN_MS: i64 = 24 * 60 * MINUTE_MS;
 
-/// A mail counts for a decision when it arrives up to a quarter of an hour before its target (callers trigger in ticks) and
-/// up to an hour after it: by then mailboxes that put a first attempt off have taken the second, and the hour is still
-/// nearly the one that was chosen.
+/// A mail counts for a decision if it arrives up to a quarter of an hour before its target (callers trigger in ticks)
+/// or up to an hour after it: by then, mailboxes that defer a first attempt have accepted the second, and the hour is
+/// still nearly the one that was chosen.
 const EARLY_MS: i64 = 15 * MINUTE_MS;
 const LATE_MS: i64 = 60 * MINUTE_MS;
 
-/// Decisions compared, about; where there are more, those of a share of the people. A lift of a tenth takes 430,000 at a rate of
-/// 2 %, a middling one of newsletters; these take 120 MB.
+/// The approximate number of decisions that are compared; if there are more, those of a share of the people are.
+/// Detecting a lift of a tenth takes 430,000 at a rate of 2 %, a typical one for newsletters; this many take 120 MB.
 const WANTED_TRIALS: usize = 500_000;
 
-/// How far back is looked when nothing is asked for: whole weeks, so that each day of the week counts as often.
+/// How far back decisions are compared by default: whole weeks, so that each day of the week counts equally often.
 const DEFAULT_MS: i64 = 28 * 24 * 60 * MINUTE_MS;
 
-/// From when on decisions are compared, up to `until`, when nothing else is asked for: four weeks.
+/// The moment from which decisions are compared by default, four weeks before `until`.
 pub fn since_by_default(until: Timestamp) -> Timestamp {
     until.plus_millis(-DEFAULT_MS)
 }
@@ -58,74 +58,74 @@ pub struct Estimate {
 /// What became of the decisions of one group.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
 pub struct Arm {
-    /// Decisions whose day after the mail is over; of several for the same mail the last.
+    /// Decisions whose day after the mail is over; of several decisions for the same mail only the last counts.
     pub decisions: usize,
-    /// Those with a mail near their target: these are compared.
+    /// Those with a mail near their target; these mails are compared.
     pub mails: usize,
-    /// The people they went to.
+    /// Number of people whom the mails went to.
     pub people: usize,
     /// Mails that were answered: a click, reply or conversion of the person within the span.
     pub answered: usize,
-    /// Share of the mails that were answered; Wilson's interval for as many independent mails as tell as much.
+    /// Share of the mails that were answered, with Wilson's interval for the effective number of independent mails.
     pub rate: Option<Estimate>,
-    /// How much less the mails tell than as many to different people: at least 1.
+    /// The factor by which the mails carry less information than as many mails to different people: at least 1.
     pub design_effect: f64,
 }
 
-/// The response that the model's choices would have everywhere, from all groups, each decision weighed by how rarely its
-/// quarter hour is drawn.
+/// The response if the model's choices were used everywhere, estimated from all groups, each decision weighted by how
+/// rarely its quarter hour is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
 pub struct ModelEstimate {
-    /// Inverse propensity score: the weighed answers over all mails.
+    /// Inverse propensity score: the weighted answers divided by the number of all mails.
     pub ips: Estimate,
-    /// Self-normalized: the weighed answers over the weights. Steadier.
+    /// Self-normalized: the weighted answers divided by the sum of the weights. More stable.
     pub snips: Estimate,
-    /// Kish's effective sample size: as many mails of equal weight would tell as much.
+    /// Kish's effective sample size: the number of mails of equal weight that would carry as much information.
     pub effective_sample_size: f64,
-    /// Mails that arrived in the quarter hour of the model's choice, whatever the group.
+    /// Mails that arrived for decisions in the quarter hour of the model's choice, in any group.
     pub mails: usize,
 }
 
-/// Chosen times against random ones.
+/// The comparison of chosen times with random ones.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Lift {
     /// Decisions from this moment on …
     #[schema(value_type = String, format = DateTime)]
     pub since: Timestamp,
-    /// … up to this one, at which the comparison is made.
+    /// … up to this one, the time of the comparison.
     #[schema(value_type = String, format = DateTime)]
     pub until: Timestamp,
-    /// Seconds after a mail in which an answer counts.
+    /// Number of seconds after a mail in which an answer counts.
     pub span_seconds: i64,
-    /// A mail counts for a decision from so many seconds before its target …
+    /// A mail counts for a decision from this many seconds before its target …
     pub early_seconds: i64,
-    /// … to so many after it.
+    /// … to this many after it.
     pub late_seconds: i64,
-    /// The model's choices.
+    /// Decisions at the model's choices.
     pub treated: Arm,
-    /// Random minutes of those allowed.
+    /// Decisions at random allowed minutes.
     pub control: Arm,
-    /// Random quarter hours of those nearly as good.
+    /// Decisions at random quarter hours among those nearly as good as the best.
     pub exploration: Arm,
     /// Decisions whose day after the mail is not over yet.
     pub pending: usize,
-    /// The share of the people whose decisions are compared, counts included: less than 1 where there are more decisions than
-    /// 500,000.
+    /// The share of the people whose decisions are compared, which the counts cover: less than 1 if there are more than
+    /// 500,000 decisions.
     #[schema(example = 1.0)]
     pub people_share: f64,
-    /// Rate of `treated` minus rate of `control` (Newcombe's interval); `null` when one has no mails.
+    /// Rate of `treated` minus rate of `control` (Newcombe's interval); `null` if one of them has no mails.
     pub difference: Option<Estimate>,
-    /// Rate of `treated` over rate of `control`, minus 1; `null` when one has no answers.
+    /// Rate of `treated` divided by rate of `control`, minus 1; `null` if one of them has no answers.
     pub relative_lift: Option<Estimate>,
-    /// What the model's choices would bring everywhere; `null` when no mail arrived at one.
+    /// What the model's choices would gain everywhere; `null` if no mail arrived at one.
     pub model: Option<ModelEstimate>,
-    /// How many mails a lift of a tenth needs.
+    /// How many mails are needed to detect a lift of a tenth.
     pub power: Power,
-    /// What it comes to.
+    /// The conclusion.
     pub verdict: Verdict,
 }
 
-/// Compares the groups by the decisions of `[since, until)`, as things stood at `until`, which is not in the future.
+/// Compares the groups by the decisions of `[since, until)`, as known at `until`, which must not be in the future.
 ///
 /// # Errors
 /// [`MailError`] when a store cannot be read.
@@ -138,7 +138,7 @@ pub async fn lift(
     lift_of(WANTED_TRIALS, events, identities, since, until).await
 }
 
-/// The same, of about so many decisions.
+/// Like [`lift`], for about `wanted` decisions.
 async fn lift_of(
     wanted: usize,
     events: &dyn Events,
@@ -163,7 +163,7 @@ async fn lift_of(
     })
 }
 
-/// What became of each decision, by person.
+/// Returns what became of each decision, by person.
 async fn outcomes(
     events: &dyn Events,
     identities: &dyn Identities,
@@ -181,7 +181,7 @@ async fn outcomes(
     Ok(outcomes)
 }
 
-/// The comparison of what became of the decisions of a share of the people.
+/// Compares the outcomes of the decisions of a share of the people.
 fn compare(people: &[Vec<Outcome>], people_share: f64, since: Timestamp, until: Timestamp) -> Lift {
     let arm = |group| {
         let of_group = people
@@ -244,7 +244,7 @@ fn compare(people: &[Vec<Outcome>], people_share: f64, since: Timestamp, until: 
     }
 }
 
-/// What the model's choices would bring everywhere.
+/// What the model's choices would gain everywhere.
 fn model_estimate(people: &[Vec<Outcome>]) -> Option<ModelEstimate> {
     let mut weighted = Weighted::default();
     for outcomes in people {

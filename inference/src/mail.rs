@@ -1,4 +1,4 @@
-//! Which mail a decision led to: what the comparison with the control group and the audit of arrivals both ask.
+//! Which mail a decision led to: used by the comparison with the control group and by the audit of arrivals.
 
 use std::{collections::HashMap, ops::Range};
 
@@ -9,26 +9,26 @@ use store::{
     identity::Identities,
 };
 
-/// People whose mail is read at once.
+/// Number of people whose mail is read in one query.
 const PEOPLE_AT_ONCE: usize = 1_000;
 
-/// A lift, or an audit of arrivals, could not be reckoned.
+/// A lift, or an audit of arrivals, could not be computed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MailError {
-    /// The event store.
+    /// The event store cannot be read.
     #[error("the event store cannot be read")]
     Events(#[source] StoreError),
-    /// The identity graph.
+    /// The identity graph cannot be read.
     #[error("the identity graph cannot be read")]
     Identities(#[source] StoreError),
 }
 
 /// A stored decision about a person.
 pub(crate) trait Decided {
-    /// The person, under the id of the decision.
+    /// The person, under the id in the decision.
     fn person(&self) -> &UniversalId;
-    /// When it was decided.
+    /// When the decision was made.
     fn decided_at(&self) -> Timestamp;
 }
 
@@ -59,8 +59,8 @@ struct Person<T> {
     decisions: Vec<T>,
 }
 
-/// Hands the decisions about each person to `take`, with the person's mail and answers in the time that `span` gives of the
-/// decisions, and maybe more.
+/// Passes the decisions about each person to `take`, along with the person's mails and answers in the time that `span`
+/// returns for the decisions, and possibly more.
 ///
 /// # Errors
 /// [`MailError`] when a store cannot be read.
@@ -75,7 +75,7 @@ pub(crate) async fn with_touches<T: Decided>(
         .await
         .map_err(MailError::Identities)?;
     for some in people.chunks(PEOPLE_AT_ONCE) {
-        // Mail is told under any of these ids.
+        // Mails may be stored under any of these ids.
         let mut owner: HashMap<&UniversalId, usize> = HashMap::new();
         let mut ids: Vec<UniversalId> = Vec::new();
         let mut hull: Option<Range<Timestamp>> = None;
@@ -109,7 +109,8 @@ pub(crate) async fn with_touches<T: Decided>(
     Ok(())
 }
 
-/// The decisions by person, as the identity graph knows people now: who was two when it was decided may be one.
+/// Groups the decisions by person, as the identity graph knows people now: two people at the time of a decision may be
+/// one by now.
 async fn people_of<T: Decided>(
     identities: &dyn Identities,
     decisions: Vec<T>,
@@ -143,9 +144,9 @@ async fn people_of<T: Decided>(
     Ok(people)
 }
 
-/// The mail of each decision about one person: each mail counts for one decision at most, each decision has one mail at most,
-/// the first of `touches` (in the order of time) that may belong to it. Of several decisions that a mail could belong to, it
-/// belongs to the latest.
+/// Returns the mail of each decision about one person: each mail counts for at most one decision, and each decision has
+/// at most one mail, the first of `touches` (in chronological order) that may belong to it. If a mail could belong to
+/// several decisions, it belongs to the latest one.
 pub(crate) fn assign<'a, T: Decided>(
     decisions: &[&T],
     touches: &[&'a Touch],
@@ -169,14 +170,14 @@ pub(crate) fn assign<'a, T: Decided>(
     mails
 }
 
-/// Whether two names are the same or one is not known.
+/// Whether two names are equal or at least one is not known.
 pub(crate) fn may_equal(a: &Option<String>, b: &Option<String>) -> bool {
     a.is_none() || b.is_none() || a == b
 }
 
 #[cfg(test)]
 pub(crate) mod fixture {
-    //! Embedded stores with decisions in them.
+    //! Embedded stores that contain decisions.
 
     use event::{Event, EventType, Hasher};
     use store::{
@@ -194,7 +195,7 @@ pub(crate) mod fixture {
     }
 
     impl Stores {
-        /// With these decisions, and these mails.
+        /// Opens stores that contain these decisions and mails.
         pub(crate) async fn with(decisions: &[StoredExplanation], mails: &[StoredEvent]) -> Self {
             let folder = tempfile::tempdir().unwrap();
             let config = SqliteEventsConfig::default();
@@ -216,7 +217,7 @@ pub(crate) mod fixture {
         UniversalId::from_identifier(&identifier.unwrap())
     }
 
-    /// A mail that took so long.
+    /// A mail with this delivery latency.
     pub(crate) fn mail(person: &UniversalId, at: Timestamp, delivery_latency_ms: i64) -> StoredEvent {
         StoredEvent {
             event: Event {

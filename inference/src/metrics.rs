@@ -1,4 +1,4 @@
-//! Names and labels of everything the service counts.
+//! Names and labels of all metrics of the service.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ pub(crate) struct RefitLabels {
     pub(crate) result: &'static str,
 }
 
-/// `route` is the template of the route (`/features/{universal_id}`), `status` the class of the answer (`2xx`).
+/// `route` is the template of the route (`/features/{universal_id}`), `status` the class of the response's status (`2xx`).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct RequestLabels {
     pub(crate) route: String,
@@ -44,13 +44,13 @@ pub(crate) struct RouteLabels {
     pub(crate) route: String,
 }
 
-/// `esp` is the slug of a provider whose deliveries came in.
+/// `esp` is the slug of a provider whose deliveries were audited.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct ProviderLabels {
     pub(crate) esp: String,
 }
 
-/// What the service counts.
+/// The metrics of the service.
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
     decisions: Family<DecisionLabels, Counter>,
@@ -59,9 +59,9 @@ pub(crate) struct Metrics {
     requests: Family<RequestLabels, Counter>,
     request_seconds: Family<RouteLabels, Histogram, fn() -> Histogram>,
     latency_drift: Family<ProviderLabels, Gauge>,
-    /// Explanations that wait to be stored.
+    /// Explanations waiting to be stored.
     pub(crate) explanations_pending: Gauge,
-    /// Attempts to store an explanation that failed and are repeated.
+    /// Failed attempts to store an explanation, which are retried.
     pub(crate) explanation_retries: Counter,
 }
 
@@ -71,7 +71,7 @@ const REQUEST_BUCKETS: [f64; 14] = [
 ];
 
 impl Metrics {
-    /// Metrics that are shown by `registry`.
+    /// Registers the metrics with `registry`.
     pub(crate) fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
             decisions: Family::default(),
@@ -110,36 +110,36 @@ impl Metrics {
         );
         registry.register(
             "sendflowr_inference_latency_drift",
-            "Whether a provider's delays depart from what decisions expect, more than they did: 1 or 0; absent without enough mail",
+            "Whether a provider's delays deviate from the expected ones more than they used to: 1 or 0; absent without enough mail",
             metrics.latency_drift.clone(),
         );
         registry.register(
             "sendflowr_inference_explanations_pending",
-            "Explanations that wait to be stored",
+            "Explanations waiting to be stored",
             metrics.explanations_pending.clone(),
         );
         registry.register(
             "sendflowr_inference_explanation_retries",
-            "Attempts to store an explanation that failed and are repeated",
+            "Failed attempts to store an explanation, which are retried",
             metrics.explanation_retries.clone(),
         );
         metrics
     }
 
-    /// Counts a decision or a refusal. `rung` is `none` where no curve was made.
+    /// Counts a decision or a refusal. `rung` is `none` if no curve was computed.
     pub(crate) fn decision(&self, outcome: &'static str, rung: &'static str) {
         self.decisions
             .get_or_create(&DecisionLabels { outcome, rung })
             .inc();
     }
 
-    /// Counts a look-up in a cache.
+    /// Counts a cache look-up.
     pub(crate) fn cache(&self, cache: &'static str, hit: bool) {
         let result = if hit { "hit" } else { "miss" };
         self.caches.get_or_create(&CacheLabels { cache, result }).inc();
     }
 
-    /// Tells which providers drift, in place of what was told before.
+    /// Reports which providers drift, replacing the previous report.
     pub(crate) fn drift(&self, found: &[Drift]) {
         self.latency_drift.clear();
         for drift in found
@@ -159,7 +159,7 @@ impl Metrics {
         self.refits.get_or_create(&RefitLabels { model, result }).inc();
     }
 
-    /// Counts an answered request.
+    /// Counts a request that was answered.
     pub(crate) fn request(&self, route: &str, status: u16, took: Duration) {
         let status = match status {
             ..400 => "2xx",

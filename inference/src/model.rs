@@ -1,11 +1,11 @@
 //! The timing model: from a person's profile to the value of delivering at each minute.
 //!
 //! One model serves all data. A person's week is a mixture of weekly shapes, each at any clock shift (so that no time
-//! zone has to be known), times what the person did more or less often than that mixture expects. Expectation is over
-//! *exposure*, the time that unclicked mail lay in the mailbox: without it a model learns the sender's schedule. Where
-//! no deliveries are known exposure is flat and the same formulas hold. The value of a minute looks ahead through the
-//! fading attention to a mail; where no deliveries are known it is the activity of the two hours after it, which count
-//! for more while the person was just there.
+//! zone has to be known), multiplied by how much more or less the person did than that mixture expects. Expectations
+//! are relative to *exposure*, the time that unclicked mail lay in the mailbox: without it, a model learns the sender's
+//! schedule. Where no deliveries are known, exposure is flat and the same formulas hold. The value of a minute is the
+//! activity after it, weighted by the fading attention to a mail; where no deliveries are known, it is the activity in
+//! the two hours after it, which count for more if the person was active shortly before.
 //!
 //! Pure: it performs no I/O and reads no clock, and sums in a fixed order, so the same profile, tables and `now` give
 //! the same bits.
@@ -40,7 +40,7 @@ pub use tables::InvalidTables;
 
 /// What is known of people in general: the tables that a person's own data are weighed against.
 ///
-/// Serializes compactly (about 15 kB of JSON); reading checks that the tables are whole.
+/// Serializes compactly (about 15 kB of JSON); deserializing checks that the tables are complete.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(try_from = "Tables", into = "Tables")]
 pub struct Population {
@@ -74,24 +74,24 @@ impl PartialEq for Population {
     }
 }
 
-/// Where nothing was ever delivered nothing tells how attention fades; the value of a minute is then the activity in
-/// the two hours after it, which reach the most people soon after arrival.
+/// Without deliveries there is no evidence of how attention fades; the value of a minute is then the activity in the
+/// two hours after it, which reach the most people soon after arrival.
 const SOON_MINUTES: usize = 120;
 
-/// What is added to the log odds of the confidence where deliveries are known. The map is fitted to people without them, and
-/// the best of many noisy values is chosen: on simulated mail it says too much by 0.2 to 0.6, less where it is sure.
+/// Added to the log odds of the confidence where deliveries are known. The function is fitted to people without deliveries, and
+/// the best of many noisy values is chosen: on simulated mail it is too high by 0.2 to 0.6, by less where it is certain.
 const MAIL_LOG_ODDS: f32 = -0.35;
 
 impl Population {
-    /// The tables that ship with the product, for the time before there is data of one's own.
+    /// Returns the tables that ship with the product, for the time before there are data of one's own.
     ///
     /// The shapes are aggregates over the anonymous activity times of some 2,500 people in many countries; their clock
-    /// shifts are spread out again, because nobody knows where the users of this copy live.
+    /// shifts are spread out again, because nobody knows where the users of this installation live.
     pub fn builtin() -> Self {
         builtin::population()
     }
 
-    /// Tables made from plain shapes of a week and nothing else: what [`Population::builtin`] was itself fitted from.
+    /// Returns tables made from plain weekly shapes alone: the tables that [`Population::builtin`] was fitted from.
     pub fn plain() -> Self {
         builtin::plain()
     }
@@ -101,31 +101,31 @@ impl Population {
         Self::builtin().refit(people, now)
     }
 
-    /// Fits tables to people's past up to `now`, starting from these, which keep the weight that data does not outgrow.
-    /// `None` when there is not a single event to learn from.
+    /// Fits tables to people's past up to `now`, starting from these, which keep a weight that data does not outgrow.
+    /// Returns `None` if there is not a single event to learn from.
     ///
-    /// Beyond 20,000 people every second, third, … is taken. The same people in the same order give the same tables.
+    /// Of more than 20,000 people only every second, fourth, … is used. The same people in the same order give the same tables.
     pub fn refit(&self, people: impl IntoIterator<Item = TrainingPerson>, now: Timestamp) -> Option<Self> {
         fit::fit(self, people, now)
     }
 
-    /// Names the tables by a hash of their content.
+    /// The version of the tables: a hash of their content.
     pub fn version(&self) -> &str {
         &self.version
     }
 
-    /// People whose past the tables were fitted to.
+    /// Number of people whose past the tables were fitted to.
     pub fn people(&self) -> usize {
         self.tables.people
     }
 
-    /// Events that the tables were fitted to.
+    /// Number of events that the tables were fitted to.
     pub fn events(&self) -> usize {
         self.tables.events
     }
 
-    /// The person's curve as of `now`: only what happened up to then is used. Without a profile it is the curve of
-    /// somebody of whom nothing is known.
+    /// Returns the person's curve as of `now`: only what happened up to then is used. Without a profile it is the curve
+    /// of a person of whom nothing is known.
     pub fn curve(&self, profile: Option<&Profile>, now: Timestamp) -> Curve {
         let history = profile.map(|profile| profile.history(now)).unwrap_or_default();
         self.curve_of(&history, now)
@@ -142,7 +142,7 @@ impl Population {
             drift::short_weight(&times, &self.derived.personal)
         };
         let mut week = long.week;
-        // Below this the short memory moves no minute.
+        // A smaller weight of the short memory changes no minute.
         if recent_weight > 0.005 {
             let short = posterior::posterior(&self.tables, &self.derived, &sums(SHORT_DAYS));
             for (value, recent) in week.iter_mut().zip(&short.week) {

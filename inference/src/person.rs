@@ -1,7 +1,7 @@
-//! What is known of people: their ids, and the profile that these ids have together.
+//! What is known of people: their ids, and the merged profile of these ids.
 //!
-//! Profiles are read from their store, and rebuilt from the event store where it has none. Rebuilt ones are remembered for
-//! a second or two and never put: the consumer alone writes profiles (see `docs/adr`).
+//! Profiles are read from their store, and rebuilt from the event store if it has none. Rebuilt profiles are cached for
+//! a second or two and never stored: only the consumer writes profiles (see `docs/adr`).
 
 use std::{
     collections::{HashMap, HashSet},
@@ -21,11 +21,11 @@ use utoipa::ToSchema;
 
 use crate::{Dependencies, InferenceConfig, error::ApiError, metrics::Metrics};
 
-/// Ids whose people are remembered. About 200 bytes each: 13 MB when full, and the bound of a burst of strangers. Ids of one person
-/// share it, however many it has.
+/// Number of ids whose person is cached. About 200 bytes each: 13 MB when full, which also bounds a burst of unknown
+/// ids. All ids of one person share it, however many there are.
 const PEOPLE_REMEMBERED: usize = 65_536;
 
-/// Rebuilt profiles remembered: at most 4 kB each, 16 MB when full.
+/// Number of rebuilt profiles that are cached: at most 4 kB each, 16 MB when full.
 const REBUILT_REMEMBERED: usize = 4_096;
 
 /// Where a profile came from.
@@ -34,7 +34,7 @@ const REBUILT_REMEMBERED: usize = 4_096;
 pub(crate) enum ProfileSource {
     /// The profile store.
     Stored,
-    /// The person's events, because the profile store had no profile of one of the ids.
+    /// The person's events, because the profile store had no profile for one of the ids.
     History,
     /// The person's events, because the profile store does not answer.
     HistoryProfilesUnreachable,
@@ -46,9 +46,9 @@ pub(crate) enum ProfileSource {
 pub(crate) enum IdentitySource {
     /// The identity graph.
     Graph,
-    /// The request alone: the graph does not answer, and other ids of the person may exist.
+    /// The request alone: the graph does not answer, and the person may have other ids.
     RequestGraphUnreachable,
-    /// What was remembered of the identity graph, which does not answer now: ids that were linked since may be missing.
+    /// The cached result from the identity graph, which does not answer now: ids linked since then may be missing.
     RememberedGraphUnreachable,
 }
 
@@ -80,7 +80,7 @@ impl ProfileDigest {
     }
 }
 
-/// Whether a store answers; says in the log when that changes, and not for every decision in between.
+/// Tracks whether a store answers; logs only when that changes, not for every decision in between.
 struct Reach {
     store: &'static str,
     instead: &'static str,
@@ -97,7 +97,7 @@ impl Reach {
     }
 
     fn answered(&self) {
-        // Looked at first: nearly always there is nothing to write, and decisions share this.
+        // Loaded first: nearly always there is nothing to write, and all decisions share this value.
         if self.is_lost.load(Ordering::Relaxed) && self.is_lost.swap(false, Ordering::Relaxed) {
             tracing::info!(store = self.store, "{} answers again", self.store);
         }
@@ -140,15 +140,15 @@ impl People {
             rebuilt: Cache::new(REBUILT_REMEMBERED),
             identities_reach: Reach::new(
                 "the identity graph",
-                "people are taken as remembered, or as named",
+                "using cached people, or the ids in the request",
             ),
             profiles_reach: Reach::new("the profile store", "profiles are rebuilt from events"),
             metrics,
         }
     }
 
-    /// What is known of these people, in their order, with one look at each store for all of them. `clock` bounds how far
-    /// back histories are read.
+    /// Returns what is known of these people, in their order, with one query to each store for all of them. `clock`
+    /// bounds how far back histories are read.
     pub(crate) async fn read(&self, ids: &[UniversalId], clock: Timestamp) -> Vec<Result<Known, ApiError>> {
         let persons = self.persons(ids).await;
         let mut all_ids: Vec<&UniversalId> = persons.iter().flat_map(|(person, _)| &person.ids).collect();
@@ -184,7 +184,7 @@ impl People {
         known.collect()
     }
 
-    /// What the event store alone says of a person.
+    /// Returns what the event store alone says about a person.
     pub(crate) async fn recompute(&self, id: &UniversalId, clock: Timestamp) -> Result<Known, ApiError> {
         let (person, identity_source) = self.persons(std::slice::from_ref(id)).await.remove(0);
         let since = self.since(clock);
@@ -206,7 +206,7 @@ impl People {
         })
     }
 
-    /// Forgets what was remembered of a person's ids: the graph has changed.
+    /// Drops what was cached for a person's ids, because the graph has changed.
     pub(crate) fn forget(&self, person: &Person) {
         for id in &person.ids {
             self.persons.remove(id);
@@ -230,7 +230,7 @@ impl People {
                 IdentitySource::Graph
             } else {
                 missing.push(index);
-                // Taken if the graph does not answer: an opt-out under another of the person's ids still holds then.
+                // Used if the graph does not answer: an opt-out under another of the person's ids still holds then.
                 IdentitySource::RememberedGraphUnreachable
             };
             found.push(remembered.map(|(_, person)| (person, source)));
@@ -259,7 +259,7 @@ impl People {
         people.collect()
     }
 
-    /// The person as remembered under the canonical id, where that is the same.
+    /// Returns the person cached under the canonical id if it is equal, so that the two share it.
     fn shared(&self, person: Arc<Person>) -> Arc<Person> {
         match self.persons.get(&person.canonical) {
             Some((_, remembered)) if remembered == person => remembered,
@@ -271,7 +271,8 @@ impl People {
         }
     }
 
-    /// The stored profile of each id that has one; of those with events, and without a stored one, what the event store says.
+    /// The stored profile of each id that has one; for ids with events but no stored profile, the one rebuilt from the
+    /// event store.
     async fn profiles(
         &self,
         ids: &[UniversalId],
@@ -309,7 +310,7 @@ impl People {
         profiles
     }
 
-    /// Profiles made from events, remembered ones included.
+    /// Profiles rebuilt from events, including cached ones.
     async fn rebuilt(
         &self,
         ids: Vec<UniversalId>,
@@ -352,13 +353,13 @@ impl People {
 
 type ProfileOrError = Result<(Arc<Profile>, ProfileSource), ApiError>;
 
-/// The ids for which the event store need be asked. The others are asked for in the profile store alone, which costs next to
-/// nothing there and tells of an id's first event before the graph does.
+/// The ids for which the event store has to be queried. The others are looked up in the profile store only, which costs
+/// next to nothing and knows of an id's first event before the graph does.
 fn with_events<'a>(people: impl Iterator<Item = &'a Person>) -> HashSet<&'a UniversalId> {
     people.flat_map(|person| &person.with_events).collect()
 }
 
-/// What the events of all of these ids make together: one person's.
+/// Rebuilds one person's profile from the events of all of these ids.
 async fn rebuild(
     events: &dyn Events,
     ids: &[UniversalId],
@@ -372,8 +373,8 @@ async fn rebuild(
     Ok(whole)
 }
 
-/// The whole profiles of these people for training: from the profile store, and from events where that has none or does
-/// not answer.
+/// Returns the whole profiles of these people for training: from the profile store, and rebuilt from events if it has
+/// none or does not answer.
 pub(crate) async fn whole_profiles(
     events: &dyn Events,
     profiles: &dyn Profiles,

@@ -1,4 +1,4 @@
-//! The population's tables: fitted on a schedule, kept over restarts, swapped without one.
+//! The population's tables: fitted on a schedule, kept across restarts, swapped without one.
 
 use std::{collections::HashSet, path::Path, sync::Arc};
 
@@ -18,13 +18,13 @@ use crate::{
     person::whole_profiles,
 };
 
-/// People asked for at once when training.
+/// Number of people per query when training.
 const PAGE: usize = 500;
 
 /// The file in the model folder that holds the newest tables.
 const FILE: &str = "population.json";
 
-/// Why tables could not be fitted, kept or read.
+/// Why tables could not be fitted, saved or read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrainError {
@@ -36,11 +36,11 @@ pub enum TrainError {
     File {
         /// The file.
         path: String,
-        /// What the system said.
+        /// The underlying error.
         source: std::io::Error,
     },
-    /// The tables' file holds something else.
-    #[error("the tables' file `{path}` cannot be understood: {message}")]
+    /// The tables' file has other content.
+    #[error("the tables' file `{path}` is malformed: {message}")]
     Malformed {
         /// The file.
         path: String,
@@ -49,10 +49,10 @@ pub enum TrainError {
     },
 }
 
-/// Fits tables to the past of people in the stores, at most `config.training_people`, up to `now`. `None` when there is
-/// too little to learn from.
+/// Fits tables to the past of people in the stores, at most `config.training_people`, up to `now`. Returns `None` if
+/// there is too little to learn from.
 ///
-/// Ids are hashes, so the first people in their order are a random sample, and the same one each time.
+/// Ids are hashes, so the first people in id order are a random sample, and the same one each time.
 ///
 /// # Errors
 /// [`TrainError::Store`] when people cannot be read.
@@ -72,7 +72,7 @@ pub async fn train(
         let page = events.people(since, after.as_ref(), limit).await?;
         let Some(last) = page.last() else { break };
         let persons = identities.people(&page).await?;
-        // A person with several ids is met under each of them, and counts once.
+        // A person with several ids is listed under each of them, but counts once.
         let new = persons
             .iter()
             .filter(|person| seen.insert(person.canonical.clone()));
@@ -82,11 +82,11 @@ pub async fn train(
         after = Some(last.clone());
     }
     let fit = tokio::task::spawn_blocking(move || Population::fit(people, now));
-    // A cancelled fit means that the runtime ends; a panic in it is a fault of ours and has been reported.
+    // A cancelled fit means that the runtime is shutting down; a panic in it is a bug of ours and has been reported.
     Ok(fit.await.unwrap_or(None))
 }
 
-/// Reads the newest tables kept in `folder`, if there are any.
+/// Reads the newest tables saved in `folder`, if there are any.
 ///
 /// # Errors
 /// [`TrainError::File`] or [`TrainError::Malformed`].
@@ -113,16 +113,16 @@ fn read(path: &Path) -> Result<Option<Population>, TrainError> {
         })
 }
 
-/// The tables of a version: the built-in ones, or what `folder` keeps. `None` where there are none.
+/// Returns the tables of a version: the built-in ones, or those saved in `folder`. `None` if there are none.
 ///
 /// # Errors
-/// [`TrainError::File`] or [`TrainError::Malformed`], also when the file holds other tables than its name says.
+/// [`TrainError::File`] or [`TrainError::Malformed`], the latter also when the file holds other tables than its name says.
 pub(crate) fn of_version(version: &str, folder: Option<&Path>) -> Result<Option<Population>, TrainError> {
     let builtin = Population::builtin();
     if builtin.version() == version {
         return Ok(Some(builtin));
     }
-    // It comes out of a stored text: it must not lead out of the folder.
+    // The version comes from stored text: it must not lead out of the folder.
     let is_plain = version
         .bytes()
         .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
@@ -139,10 +139,10 @@ pub(crate) fn of_version(version: &str, folder: Option<&Path>) -> Result<Option<
     }
 }
 
-/// Keeps tables in `folder`: as the newest, and under their version for the record.
+/// Saves tables in `folder`: as the newest, and under their version for the record.
 ///
 /// # Errors
-/// [`TrainError::File`] when they cannot be written; the newest are then still the ones before.
+/// [`TrainError::File`] when they cannot be written; the newest tables are then still the previous ones.
 pub fn save(folder: &Path, population: &Population) -> Result<(), TrainError> {
     let failed = |path: &Path| {
         let path = path.display().to_string();
@@ -152,7 +152,7 @@ pub fn save(folder: &Path, population: &Population) -> Result<(), TrainError> {
     let kept = folder.join(format!("population-{}.json", population.version()));
     let text = serde_json::to_vec(population).expect("tables are lists of finite numbers");
     std::fs::write(&kept, text).map_err(failed(&kept))?;
-    // Written beside and renamed: a reader never sees half a file.
+    // Written to a second file and renamed: a reader never sees half a file.
     let newest = folder.join(FILE);
     let beside = folder.join(format!("{FILE}.new"));
     std::fs::copy(&kept, &beside).map_err(failed(&beside))?;
@@ -162,7 +162,7 @@ pub fn save(folder: &Path, population: &Population) -> Result<(), TrainError> {
 /// The tables in use.
 pub(crate) type CurrentPopulation = Arc<ArcSwap<Population>>;
 
-/// The tables to start with: the kept ones, else the built-in ones.
+/// Returns the tables to start with: the saved ones, otherwise the built-in ones.
 pub(crate) fn initial(config: &InferenceConfig) -> Population {
     let kept = config.model_folder.as_deref().map_or(Ok(None), load);
     match kept {
@@ -175,7 +175,7 @@ pub(crate) fn initial(config: &InferenceConfig) -> Population {
     }
 }
 
-/// Fits, keeps and swaps the tables once.
+/// Fits, saves and swaps the tables once.
 pub(crate) async fn refit(
     config: &InferenceConfig,
     dependencies: &Dependencies,
@@ -192,12 +192,12 @@ pub(crate) async fn refit(
     let fitted = match train(config, &**events, &**identities, &**profiles, now).await {
         Ok(Some(population)) => population,
         Ok(None) => {
-            tracing::debug!("too little is known yet to fit population tables");
+            tracing::debug!("there is too little data yet to fit population tables");
             return metrics.refit("population", "too_little_data");
         }
         Err(error) => {
             let error = event::chain(&error);
-            tracing::warn!(error, "population tables stay as they are: {error}");
+            tracing::warn!(error, "population tables were not refitted: {error}");
             return metrics.refit("population", "failed");
         }
     };
@@ -207,7 +207,7 @@ pub(crate) async fn refit(
         let error = event::chain(&error);
         tracing::warn!(
             error,
-            "new population tables are used, but will be lost with a restart: {error}"
+            "the new population tables are in use, but will be lost on restart: {error}"
         );
     }
     tracing::info!(

@@ -1,6 +1,6 @@
-//! What else one could do: policies that score every minute, for comparisons with the model.
+//! Alternatives to the model: policies that score every minute, for comparisons.
 //!
-//! Times are of the person's own acts, oldest first; a policy knows nothing but what it is made from.
+//! Times are those of the person's own acts, oldest first; a policy knows nothing but its arguments.
 
 use event::{
     Timestamp,
@@ -10,10 +10,10 @@ use event::{
 
 use crate::model::Curve;
 
-/// Scores a minute of arrival; the highest of a window is chosen, the earliest of equals.
+/// Scores a minute of arrival; the highest of a window is chosen, the earliest one in case of a tie.
 pub type Policy<'a> = Box<dyn Fn(Timestamp) -> f64 + 'a>;
 
-/// The minute that a policy chooses, on a grid of five minutes.
+/// Returns the minute that a policy chooses, on a grid of five minutes.
 pub fn choose(policy: &Policy<'_>, start: Timestamp, hours: i64) -> Timestamp {
     let mut best = (start, f64::MIN);
     for step in 0..hours * 12 {
@@ -26,7 +26,7 @@ pub fn choose(policy: &Policy<'_>, start: Timestamp, hours: i64) -> Timestamp {
     best.0
 }
 
-/// The earliest minute.
+/// Always chooses the earliest minute.
 pub fn send_now<'a>() -> Policy<'a> {
     Box::new(|_| 0.0)
 }
@@ -39,7 +39,7 @@ pub fn usual_hour<'a>(slot: usize) -> Policy<'a> {
     })
 }
 
-/// The hour of the day at which the person acted most; the population's where the person never did.
+/// The hour of the day at which the person acted most; that of the population if the person never acted.
 pub fn best_hour<'a>(times: &[Timestamp], everybody: &'a [f64; 24]) -> Policy<'a> {
     let mut hours = [0.0; 24];
     for time in times {
@@ -49,8 +49,8 @@ pub fn best_hour<'a>(times: &[Timestamp], everybody: &'a [f64; 24]) -> Policy<'a
     Box::new(move |at| hours[hour_of_day(at)])
 }
 
-/// Clicks per mail by two-hour slot of the day, drawn to everybody's with the weight of 300 mails: the posterior mean of
-/// the usual bandit. Where no mail is known each act counts as one mail clicked in its slot and missed in the others.
+/// Clicks per mail by two-hour slot of the day, shrunk towards everybody's with the weight of 300 mails: the posterior mean of
+/// the usual bandit. If no mail is known, each act counts as one mail clicked in its slot and one missed in each of the others.
 pub fn two_hour_slots<'a>(history: &History, everybody: &[f64; 12]) -> Policy<'a> {
     let (mut clicked, mut sent) = ([0.0; 12], [0.0; 12]);
     for mail in &history.mails {
@@ -68,7 +68,7 @@ pub fn two_hour_slots<'a>(history: &History, everybody: &[f64; 12]) -> Policy<'a
     Box::new(move |at| rate[hour_of_day(at) / 2])
 }
 
-/// A Gaussian of an hour around each act, halved every three days, over a flat floor of a thousandth a minute.
+/// A Gaussian of an hour around each act, halved every three days, over a flat floor of a thousandth per minute.
 pub fn fresh_kernel<'a>(times: &[Timestamp], now: Timestamp) -> Policy<'a> {
     const SIGMA: f64 = 60.0;
     let mut minutes = vec![0.001; grid::SLOTS];
@@ -90,7 +90,7 @@ pub fn curve(curve: &Curve) -> Policy<'_> {
     Box::new(|at| curve.score(at) * curve.presence().map_or(1.0, |presence| presence.factor(at)))
 }
 
-/// The hour of the day of each act as a density over the week relative to a uniform one, with 16 acts' worth of uniform.
+/// The density of the acts' hours of the day over the week, relative to a uniform one, with 16 acts' worth of uniform density.
 pub fn hour_density(times: &[Timestamp]) -> impl Fn(Timestamp) -> f64 + use<> {
     let mut hours = [0.0; 24];
     times.iter().for_each(|time| hours[hour_of_day(*time)] += 1.0);

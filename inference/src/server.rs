@@ -1,4 +1,4 @@
-//! Puts the service together, runs what happens on a schedule, and ends it in order.
+//! Assembles the service, runs its scheduled work, and shuts it down in order.
 
 use std::{
     sync::{Arc, PoisonError},
@@ -22,12 +22,12 @@ use crate::{
     service::{AUDITED_DAYS, Service},
 };
 
-/// Delays read of a provider to learn from. Where there are more, a share of about so many is read, at least half: more than the
-/// 22,639 of the last column in `docs/timing.md`, beyond which the table has little left to learn. Of ten such providers they
-/// take some 100 MB while they are learned from.
+/// Number of delays that are read per provider to learn from. If there are more, a share of about this many is read, at
+/// least half as many: more than the 22,639 of the last column in `docs/timing.md`, beyond which the table has little
+/// left to learn. For ten such providers they take some 100 MB while the table is learned.
 const LATENCY_SAMPLES_PER_PROVIDER: usize = 50_000;
 
-/// How long after the start tables are fitted for the first time: the start itself is for answering.
+/// How long after the start tables are fitted for the first time: at the start, requests come first.
 const FIRST_REFIT: Duration = Duration::from_secs(60);
 
 /// Time between two audits of arrivals: they compare hours, and each reads the decisions of two weeks.
@@ -39,7 +39,7 @@ pub struct Server {
     writers: ExplanationWriters,
     schedules: Vec<JoinHandle<()>>,
     background: CancellationToken,
-    /// Cancelled when the service begins to stop, so that `/ready` says so.
+    /// Cancelled when the service begins to stop, so that `/ready` reports it.
     stopping: CancellationToken,
 }
 
@@ -50,7 +50,7 @@ impl std::fmt::Debug for Server {
 }
 
 impl Server {
-    /// Starts everything but the listening. Must be called within a tokio runtime.
+    /// Starts everything except the listener. Must be called within a tokio runtime.
     pub fn start(config: &InferenceConfig, dependencies: Dependencies) -> Self {
         let metrics = {
             let mut registry = dependencies
@@ -101,7 +101,7 @@ impl Server {
                 async move {
                     if let Err(error) = service.arrivals(AUDITED_DAYS, clock()).await {
                         let error = event::chain(&error);
-                        tracing::warn!(error, "arrivals are not audited: {error}");
+                        tracing::warn!(error, "arrivals could not be audited: {error}");
                     }
                 }
             })
@@ -125,17 +125,18 @@ impl Server {
         }
     }
 
-    /// The routes, for tests and for serving in other ways. Every clone must be gone before [`Server::stop`] can end.
+    /// Returns the routes, for tests and for serving in other ways. Every clone must be dropped before [`Server::stop`]
+    /// can finish.
     pub fn router(&self) -> Router {
         self.router.clone()
     }
 
-    /// The description of all routes.
+    /// Returns the OpenAPI description of all routes.
     pub fn openapi() -> utoipa::openapi::OpenApi {
         http::openapi()
     }
 
-    /// Ends the schedules and waits until every explanation is stored, ten seconds at most.
+    /// Stops the schedules and waits until every explanation is stored, ten seconds at most.
     pub async fn stop(self) {
         self.background.cancel();
         futures::future::join_all(self.schedules).await;
@@ -144,8 +145,8 @@ impl Server {
     }
 }
 
-/// Serves decisions on `listener` until `shutdown`, then lets open requests end, stores what waits to be stored and
-/// returns.
+/// Serves decisions on `listener` until `shutdown`, then lets open requests finish, stores the explanations that wait
+/// to be stored and returns.
 ///
 /// # Errors
 /// [`InferenceError`] when the listener fails.
@@ -174,8 +175,8 @@ fn clock() -> Timestamp {
     Timestamp::from(SystemTime::now())
 }
 
-/// Runs `work` after `first` and then every `period`, one run at a time, until `stop`. A run that is cut short by it has
-/// changed nothing that others see.
+/// Runs `work` after `first` and then every `period`, one run at a time, until `stop` is cancelled. A run that is
+/// cancelled has changed nothing that is visible elsewhere.
 fn on_schedule<F>(
     stop: CancellationToken,
     first: Duration,
@@ -214,13 +215,13 @@ async fn learn_latency(service: &Service, config: &InferenceConfig) {
             let config = config.latency;
             // Half a million samples take a good part of a second: too long for a thread that serves requests.
             let fit = tokio::task::spawn_blocking(move || LatencyModel::fit(config, &samples, now));
-            // A cancelled fit means that the runtime ends; a panic in it is a fault of ours and has been reported.
+            // A cancelled fit means that the runtime is shutting down; a panic in it is a bug of ours and has been reported.
             let Ok(model) = fit.await else { return };
             service.metrics.refit("latency", outcome);
             service.latency.store(Arc::new(model));
         }
         Err(error) => {
-            tracing::warn!(error = %error, "expected delays stay as they are, they cannot be read: {error}");
+            tracing::warn!(error = %error, "expected delays were not refreshed, deliveries cannot be read: {error}");
             service.metrics.refit("latency", "failed");
         }
     }

@@ -1,4 +1,4 @@
-//! From checked inquiries to decisions: reads people, makes curves, decides, hands explanations over.
+//! From validated inquiries to decisions: reads people, computes curves, decides, and hands explanations over to be stored.
 
 mod batch;
 mod narrative;
@@ -31,7 +31,7 @@ use crate::{
     population::CurrentPopulation,
 };
 
-/// Peaks of the week kept with a curve: enough to see a person's morning and evening on work days and at weekends.
+/// Number of the week's peaks kept with a curve: enough to see a person's morning and evening on work days and at weekends.
 const PEAKS: usize = 5;
 
 /// Days whose arrivals are audited: one against the thirteen before it, each day of the week twice.
@@ -40,7 +40,7 @@ pub const AUDITED_DAYS: i64 = 14;
 /// A decision: when to hand the mail over, so that it arrives at the best minute.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub(crate) struct Decision {
-    /// Follows from everything that entered the decision: the same question about the same past has the same id.
+    /// Determined by everything that entered the decision: the same question about the same past has the same id.
     #[schema(example = "dec_0123456789abcdef0123456789abcdef")]
     pub decision_id: String,
     /// The person, under the id by which they are addressed.
@@ -48,39 +48,39 @@ pub(crate) struct Decision {
     /// Slot of the week at which the mail should arrive, 0 to 10,079; 0 is Monday 00:00 UTC.
     #[schema(example = 3810)]
     pub target_minute: usize,
-    /// The same as a moment.
+    /// The same as a point in time.
     #[schema(value_type = String, format = DateTime)]
     pub target_timestamp: Timestamp,
     /// The same as `target_timestamp`.
     #[schema(value_type = String, format = DateTime)]
     pub arrive_at: Timestamp,
-    /// When to hand the mail to the provider: arrival minus the delay expected. Never in the past.
+    /// When to hand the mail to the provider: arrival minus the expected delay. Never in the past.
     #[schema(value_type = String, format = DateTime)]
     pub trigger_at: Timestamp,
-    /// Probability that the person acts within `confidence_span_seconds` of arrival, given that they act at all from the first
-    /// allowed minute to the last, or to the end of that span.
+    /// Probability that the person acts within `confidence_span_seconds` of arrival, given that they act at all between
+    /// the first allowed minute and the last, or the end of that span.
     pub confidence: f64,
-    /// The time that `confidence` speaks of: while half of the first attention to a mail is left, and at least two hours.
+    /// The time that `confidence` is about: while half of the initial attention to a mail is left, and at least two hours.
     pub confidence_span_seconds: i64,
-    /// Response expected, relative to a mail that arrives at a random minute of the week; hot paths included.
+    /// Expected response relative to a mail that arrives at a random minute of the week; hot paths included.
     pub response_value: f64,
-    /// The delay expected.
+    /// The expected delay.
     pub expected_latency_seconds: f64,
     /// Where that delay comes from.
     pub latency: ExpectedLatency,
     /// Where the whole explanation can be read: `GET /explanations/{explanation_ref}`.
     pub explanation_ref: String,
-    /// Who took the minute: `treated`, the model; `control`, a random draw, because the person is in the control group;
-    /// `exploration`, a random draw among nearly as good ones. Absent where there is no experiment.
+    /// How the minute was chosen: `treated`, by the model; `control`, at random, because the person is in the control
+    /// group; `exploration`, at random among nearly as good minutes. Absent if there is no experiment.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, example = "treated")]
     pub group: Option<TrialGroup>,
-    /// Where the decision was before it had to make room in a batch; absent where it is still there.
+    /// Where the decision was before it had to make room in a batch; absent if it was not moved.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub moved: Option<Displacement>,
     /// How well founded the decision is.
     pub evidence: Evidence,
-    /// The window that was asked for.
+    /// The requested window.
     pub window: Window,
     /// The moment that counted as now.
     #[schema(value_type = String, format = DateTime)]
@@ -100,7 +100,7 @@ pub(crate) struct PersonCurve {
     pub(crate) as_of: Timestamp,
 }
 
-/// What a curve follows from.
+/// What a curve is determined by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct CurveKey {
     profile: ProfileDigest,
@@ -108,12 +108,12 @@ struct CurveKey {
     as_of: Timestamp,
 }
 
-/// Everything that answers need.
+/// Everything that requests are answered from.
 pub(crate) struct Service {
     pub(crate) dependencies: Dependencies,
     pub(crate) policy: PolicyConfig,
     pub(crate) experiment: Option<ExperimentConfig>,
-    /// Held while a lift or an audit is reckoned: one at a time, since each reads the decisions of weeks.
+    /// Held while a lift or an audit is computed: one at a time, since each reads the decisions of weeks.
     pub(crate) reckoning: tokio::sync::Mutex<()>,
     pub(crate) people: People,
     pub(crate) explanations: Explanations,
@@ -178,7 +178,7 @@ impl Service {
         decided
     }
 
-    /// Hands the explanation over before the decision is told, and counts the outcome.
+    /// Hands the explanation over before the decision is returned, and counts the outcome.
     async fn deliver(
         &self,
         answer: Result<(Decision, Explanation), ApiError>,
@@ -219,7 +219,7 @@ impl Service {
         Ok(decision)
     }
 
-    /// Chooses the minute that the model would give a person alone.
+    /// Chooses the minute that the model would give this person if there were no others.
     fn weigh(&self, inquiry: Inquiry, known: Known) -> Result<Weighed, ApiError> {
         let learned = self.latency.load();
         let basis = Basis {
@@ -244,9 +244,9 @@ impl Service {
         basis.choose().map_err(|suppressed| refusal(&suppressed))
     }
 
-    /// How the experiment treats a decision, where there is one and the request takes part. While the identity graph does
-    /// not answer nobody does: under another id the person could change groups. Nor does mail with a deadline: it waits for
-    /// no experiment.
+    /// How the experiment treats a decision, if there is an experiment and the request takes part. While the identity
+    /// graph does not answer, nobody takes part: under another id, the person could change groups. Neither does mail
+    /// with a deadline: it must not wait for an experiment.
     fn draw(&self, inquiry: &Inquiry, known: &Known) -> Option<Draw> {
         let config = self.experiment.as_ref()?;
         let question = &inquiry.question;
@@ -264,7 +264,7 @@ impl Service {
         })
     }
 
-    /// The person's curve.
+    /// Returns the person's curve.
     pub(crate) fn curve(&self, known: &Known, now: Timestamp) -> Arc<PersonCurve> {
         let population = self.population.load_full();
         let as_of = curve_as_of(&known.profile, now);
@@ -283,7 +283,7 @@ impl Service {
         curve
     }
 
-    /// How well founded a curve is.
+    /// Returns how well founded a curve is.
     pub(crate) fn evidence(curve: &PersonCurve, known: &Known) -> Evidence {
         let evidence = curve.curve.evidence();
         Evidence {
@@ -302,8 +302,8 @@ impl Service {
         }
     }
 
-    /// What the decisions of the last `days` expected of providers, against what came. Over the usual time, the metric of drift
-    /// follows it.
+    /// Compares the delays that the decisions of the last `days` expected of providers with the actual ones. If `days`
+    /// is the usual number, the drift metric is updated.
     pub(crate) async fn arrivals(&self, days: i64, now: Timestamp) -> Result<Arrivals, ApiError> {
         let stores = &self.dependencies;
         let since = now.plus_millis(-days * 24 * HOUR_MS);
@@ -315,7 +315,7 @@ impl Service {
         Ok(audited)
     }
 
-    /// Reckons a stored decision again.
+    /// Computes a stored decision again.
     pub(crate) fn replay(&self, reference: &str, body: &str) -> Replay {
         let in_use = self.population();
         replay(reference, body, Some(&in_use), self.model_folder.as_deref())
@@ -327,8 +327,8 @@ impl Service {
     }
 }
 
-/// Up to when a curve looks: the beginning of the hour of `now`, or the last event before `now` if that is later. So it
-/// follows every event at once, and follows from profile and `now` alone, cached or not.
+/// The moment up to which a curve uses events: the beginning of the hour of `now`, or the last event before `now` if that
+/// is later. So every event takes effect immediately, and the curve depends on profile and `now` alone, cached or not.
 fn curve_as_of(profile: &Profile, now: Timestamp) -> Timestamp {
     let hour = now.plus_millis(-now.as_millis().rem_euclid(HOUR_MS));
     let last_delivery = profile.deliveries(hour, now).last().copied();
@@ -346,7 +346,7 @@ impl PersonCurve {
     }
 }
 
-/// Everything that a choice follows from: read for a decision, or taken from its explanation for a replay.
+/// Everything that determines a choice: read for a decision, or taken from its explanation for a replay.
 struct Basis {
     inquiry: Inquiry,
     known: Known,
@@ -358,7 +358,7 @@ struct Basis {
 }
 
 impl Basis {
-    /// The minute that the model would give the person alone, before the experiment draws.
+    /// Chooses the minute that the model would give the person alone, before the experiment draws.
     fn choose(self) -> Result<Weighed, Suppressed> {
         let facts = self.facts();
         let mut choice = decision::decide(&self.inquiry.question, facts)?;
@@ -378,14 +378,14 @@ impl Basis {
     }
 }
 
-/// A choice and what it was made of.
+/// A choice and what it was computed from.
 struct Weighed {
     basis: Basis,
     choice: Choice,
 }
 
 impl Weighed {
-    /// Lets the experiment draw, for somebody who need not make room.
+    /// Lets the experiment draw for a person who does not have to make room.
     fn draw_alone(&mut self) {
         let mut choice = self.choice.clone();
         choice.draw(self.basis.draw.as_ref(), None, self.basis.facts());
@@ -407,7 +407,7 @@ fn refusal(suppressed: &Suppressed) -> ApiError {
         Some(moment) => format!("the first minute allowed is {moment}"),
         None => "no minute of the year ahead is allowed".to_owned(),
     };
-    let message = format!("no minute of the window is allowed, the last were taken by `{reason}`: {until}");
+    let message = format!("no minute of the window is allowed, the last were removed by `{reason}`: {until}");
     ApiError::Suppressed {
         reason,
         message,

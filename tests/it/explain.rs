@@ -111,7 +111,7 @@ async fn a_decision_comes_out_again_after_more_has_happened() {
     );
     let (ended, told) = explain(&system, &["dec_old", "--replay"]);
     assert!(
-        ended == Some(2) && told.contains("did not keep what decisions were reckoned from"),
+        ended == Some(2) && told.contains("did not keep what decisions were computed from"),
         "{told}"
     );
     let (ended, told) = explain(&system, &["dec_nothing", "--replay"]);

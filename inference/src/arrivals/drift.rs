@@ -1,8 +1,8 @@
-//! Whether a provider's delays depart from what is expected of it, more than they did.
+//! Whether a provider's delays deviate from the expected ones more than they used to.
 //!
-//! Compared are hours, each by the median of its mails' errors: mails of one hour wait in the same queue and are no
-//! independent witnesses. Two samples of hours are compared by their ranks, so that no outage and no clock that is wrong for
-//! a day decides alone, and only a shift that matters to a mail's time raises the alarm.
+//! What is compared are hours, each represented by the median of its mails' errors: the mails of one hour wait in the same
+//! queue and are not independent observations. The two samples of hours are compared by rank, so that neither one outage
+//! nor a clock that is wrong for a day decides alone, and only a shift that matters for a mail's timing raises the alarm.
 
 use std::collections::BTreeMap;
 
@@ -13,55 +13,56 @@ use utoipa::ToSchema;
 use super::Arrival;
 use crate::latency::quantile;
 
-/// The recent hours are those of the last day; where these are few the newest eight with mail, of three days.
+/// The recent hours are those of the last day; if these are too few, the newest eight hours with mail within three days.
 const RECENT_HOURS: i64 = 24;
 const OLDEST_RECENT_HOURS: i64 = 72;
 
-/// Fewer recent hours than eight cannot differ from the earlier ones with the certainty asked for.
+/// With fewer than eight recent hours no difference from the earlier ones can reach the required certainty.
 const LEAST_RECENT: usize = 8;
 
-/// Three times as many earlier ones: a day's worth, nights included.
+/// Three times as many earlier hours: a day's worth, nights included.
 const LEAST_EARLIER: usize = 24;
 
-/// How many standard deviations apart the ranks must be: by chance once in a thousand looks at independent days.
+/// How many standard deviations apart the ranks must be: by chance, this happens once in a thousand independent days.
 const LEAST_DEVIATIONS: f64 = 3.3;
 
-/// A shift that counts: half as long again, or two thirds. Below, a delay of minutes moves no mail out of its quarter hour.
+/// The smallest ratio that counts as a shift: up by half, or down to two thirds. Below it, a delay of minutes moves no
+/// mail out of its quarter hour.
 const LEAST_SHIFT: f64 = 1.5;
 
-/// Differences below this are clocks, not delays: as in the table of delays.
+/// Delays below this are differences between clocks rather than delays; the table of delays uses the same bound.
 const SHORTEST_MS: i64 = 100;
 
-/// What a comparison came to.
+/// The result of a comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum DriftState {
-    /// As before.
+    /// No change.
     Ok,
-    /// The provider takes longer, or less long, than decisions expect, and did not before.
+    /// The provider takes longer, or less long, than decisions expect, and did not do so before.
     Drifting,
     /// Too few hours with mail to tell.
     NotEnoughData,
 }
 
-/// The recent delays of a provider against the earlier ones, each as a ratio to what was expected.
+/// The recent delays of a provider against the earlier ones, each as a ratio to the expected delay.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Drift {
     /// Provider.
     #[schema(example = "sendgrid")]
     pub esp: String,
-    /// What it comes to.
+    /// The result.
     pub state: DriftState,
-    /// Hours with mail in the last day, or the newest of three.
+    /// Hours with mail in the last day, or the newest of the last three days.
     pub recent_hours: usize,
     /// Hours with mail before these.
     pub earlier_hours: usize,
-    /// Delay over delay expected, the median of the recent hours; `null` without any.
+    /// Median over the recent hours of actual divided by expected delay; `null` without any.
     pub recent_ratio: Option<f64>,
-    /// The same of the earlier hours.
+    /// The same for the earlier hours.
     pub earlier_ratio: Option<f64>,
-    /// How many standard deviations the recent hours' ranks lie above what chance gives; `null` without enough data.
+    /// How many standard deviations the rank sum of the recent hours lies above its expectation; `null` without enough data.
     pub deviations: Option<f64>,
 }
 
@@ -90,7 +91,7 @@ pub(super) fn by_provider(arrivals: &[Arrival], until: Timestamp) -> Vec<Drift> 
     hours.into_iter().map(drift).collect()
 }
 
-/// Compares hours in the order of time, each with the logarithm of its ratio.
+/// Compares hours, in the order of time, each with the logarithm of its ratio.
 fn compare(esp: &str, hours: &[(i64, f64)], now: i64) -> Drift {
     let of_last_day = hours.partition_point(|(hour, _)| *hour < now - RECENT_HOURS);
     let of_three_days = hours.partition_point(|(hour, _)| *hour < now - OLDEST_RECENT_HOURS);
@@ -130,8 +131,8 @@ fn median(values: &mut [f64]) -> f64 {
     quantile(values, 0.5).unwrap_or_default()
 }
 
-/// The rank sum of `a` among both (Wilcoxon, Mann and Whitney): how many standard deviations above its expectation. Equal
-/// values share their ranks.
+/// Returns by how many standard deviations the rank sum of `a` among both samples exceeds its expectation (Wilcoxon,
+/// Mann and Whitney). Equal values share their ranks.
 fn rank_deviations(a: &[f64], b: &[f64]) -> f64 {
     let above = |value: f64| -> f64 {
         let below = b.iter().filter(|other| **other < value).count() as f64;
@@ -147,7 +148,7 @@ fn rank_deviations(a: &[f64], b: &[f64]) -> f64 {
 mod tests {
     use super::*;
 
-    /// An hour of each of `hours`, whose delays are `ratio` times what was expected, give or take a quarter.
+    /// One mail in each of `hours`, with a delay of `ratio` times the expected one, give or take a quarter.
     fn mails(hours: std::ops::Range<i64>, ratio: f64) -> Vec<Arrival> {
         let mail = |hour: i64| Arrival {
             esp: "ses".into(),
@@ -181,7 +182,7 @@ mod tests {
                 "{drift:?}"
             );
         }
-        // One that was always slower than expected is the table's matter, not an alarm.
+        // A provider that was always slower than expected is a matter for the table of delays, not for an alarm.
         assert_eq!(drift(&mails(0..324, 2.0), 324).state, DriftState::Ok);
     }
 
@@ -192,7 +193,7 @@ mod tests {
             arrival.actual_ms *= 500;
         }
         assert_eq!(drift(&arrivals, 324).state, DriftState::Ok);
-        // A thousand mails of one hour are one witness.
+        // A thousand mails of one hour count as one observation.
         let burst = vec![mails(323..324, 100.0).remove(0); 1_000];
         assert_eq!(drift(&[arrivals, burst].concat(), 324).state, DriftState::Ok);
     }

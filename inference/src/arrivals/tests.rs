@@ -15,7 +15,7 @@ fn person() -> UniversalId {
     UniversalId::from_identifier(&identifier)
 }
 
-/// A decision of one hour before Monday that expects a mail that is sent at `trigger` to take a minute.
+/// A decision made an hour before Monday, which expects a mail sent at `trigger` to take a minute.
 fn forecast(trigger: i64, esp: Option<&str>, campaign: Option<&str>) -> StoredForecast {
     StoredForecast {
         reference: format!("dec_{trigger}"),
@@ -78,7 +78,7 @@ fn only_mail_that_was_sent_near_the_trigger_counts() {
     assert_eq!(count(of_another), 0);
     let told = audited(&[decision()], &[mail(0, None, None)]);
     assert_eq!((told.arrivals.len(), told.unmeasured), (0, 1));
-    // A mail that was sent before the decision is another one's.
+    // A mail that was sent before the decision belongs to another decision.
     let mut later = decision();
     later.decided_at = at(300);
     assert!(audited(&[later], &[mail(0, Some(30), None)]).arrivals.is_empty());
@@ -163,7 +163,7 @@ async fn drift_is_seen_where_a_day_has_more_decisions_than_are_looked_at() {
         }
     }
     let stores = Stores::with(&decisions, &mails).await;
-    // The newest 240 are those of the last day.
+    // The newest 240 decisions are those of the last day.
     let until = at((HOURS + 1) * 3_600);
     let arrivals = arrivals_of(240, &stores.events, &stores.identities, at(0), until)
         .await

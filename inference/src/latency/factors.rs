@@ -1,10 +1,10 @@
-//! What else moves a delay beside provider, mailbox and time of week: how much mail is sent at once, the campaign and its type,
-//! and how large the mail is.
+//! What else affects a delay apart from provider, mailbox and time of week: how much mail is sent at once, the campaign
+//! and its type, and the size of the mail.
 //!
-//! Each is a factor on what the table says, learned from what the table leaves over, and drawn towards 1 where there are few
-//! samples; a campaign's towards that of its type. What a type's or a campaign's usual size does is in its own factor already:
-//! where one of them is told, size adds only what it leaves over. A request that does not tell one gets the table alone, which
-//! averages over it.
+//! Each is a factor on the table's delay, learned from the table's residuals and shrunk towards 1 where there are few
+//! samples; a campaign's factor is shrunk towards that of its type. The effect of a type's or a campaign's usual size
+//! is already part of its own factor: if one of them is given, size adds only the effect on the residual. A request
+//! that does not give a field gets the table's delay, which averages over it.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -12,16 +12,16 @@ use event::{MailboxProvider, Timestamp, grid::MINUTE_MS};
 
 use super::{Cell, Delays, EspCells, LatencyContext, PRIOR_SAMPLES, logarithms, quantile};
 
-/// Mail of the ten minutes before counts as sent at once: larger mailings take tens of minutes to go out, and queues of that
-/// size outlast the minutes in which they are filled.
+/// Mail of the preceding ten minutes counts as sent at once: larger mailings take tens of minutes to go out, and queues
+/// of that size outlast the minutes in which they are filled.
 pub(super) const AT_ONCE_MS: i64 = 10 * MINUTE_MS;
 
-/// Campaigns and types of campaign kept of a provider, those with the most samples: recurring ones, whose name comes again, are
-/// few; of the others each is met once and teaches nothing about the next.
+/// Maximum number of campaigns and of campaign types kept for a provider, those with the most samples: recurring
+/// campaigns, whose name is seen again, are few; each of the others is seen once and says nothing about the next.
 const MAX_NAMES: usize = 200;
 
-/// Times that table and queue are fitted by turns: what mailbox and hour explain and what the queue explains overlap, since much
-/// is sent at once at certain hours. Twice, three times or six, the loss (`examples/delays.rs`) is the same within 1.5 %.
+/// How often table and queue are fitted in turn: what mailbox and hour explain overlaps with what the queue explains, since much
+/// is sent at once at certain hours. With two, three or six turns the loss (`examples/delays.rs`) is the same within 1.5 %.
 const TURNS: usize = 3;
 
 /// One sample.
@@ -36,26 +36,26 @@ pub(super) struct Mail<'a> {
     pub(super) payload_bytes: Option<u32>,
     /// Logarithm of the delay.
     pub(super) ln: f64,
-    /// How many mails of the provider it stands for, where a share of them was read.
+    /// The number of the provider's mails that it stands for, if only a share of them was read.
     pub(super) stands_for: u32,
 }
 
-/// A shift of the logarithm of the delay, and how many samples it was learned from.
+/// A shift of the logarithm of the delay, preceded by the number of samples it was learned from.
 type Shift = (usize, f64);
 
 /// The factors of one provider.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Factors {
     by_queue: BTreeMap<u32, Shift>,
-    /// The table where the queue is told: of what the queue leaves over.
+    /// The table for requests that give the queue: fitted to what the queue leaves unexplained.
     after_queue: EspCells,
     of_mail: MailShifts,
-    /// The same, where the queue is told too.
+    /// The same, for requests that give the queue too.
     of_mail_after_queue: MailShifts,
 }
 
 impl Factors {
-    /// Learns from the provider's mails, whose table without factors is `cells`.
+    /// Learns from the provider's mails; `cells` is the provider's table without factors.
     pub(super) fn fit(mut mails: Vec<Mail<'_>>, cells: &EspCells, q: f64) -> Self {
         mails.sort_by(|a, b| {
             let key = |mail: &Mail<'_>| (mail.sent_at, mail.ln.to_bits(), mail.bin);
@@ -95,7 +95,7 @@ impl Factors {
         }
     }
 
-    /// The table and the shift of the logarithm for what a request tells; `cells` is the table without factors.
+    /// Returns the table and the shift of the logarithm for what a request gives; `cells` is the table without factors.
     pub(super) fn told<'a>(
         &'a self,
         context: LatencyContext<'_>,
@@ -110,7 +110,7 @@ impl Factors {
         (cells, queue.unwrap_or(0.0) + of_mail)
     }
 
-    /// The factors of the plain table, as they are told: field of a request, its value, and the shift.
+    /// The factors of the plain table, as they are reported: field of a request, its value, and the shift.
     pub(super) fn rows(&self) -> Vec<(&'static str, String, Shift)> {
         let classes = |field: &'static str, shifts: &BTreeMap<u32, Shift>| {
             let row = |(class, shift): (&u32, &Shift)| (field, numbers_of(*class), *shift);
@@ -129,7 +129,7 @@ impl Factors {
         .concat()
     }
 
-    /// All numbers that were learned, for a digest.
+    /// Passes all learned numbers to `take`, for a digest.
     pub(super) fn each(&self, mut take: impl FnMut(usize, f64)) {
         for (samples, shift) in self.by_queue.values() {
             take(*samples, *shift);
@@ -140,27 +140,27 @@ impl Factors {
         }
     }
 
-    /// The campaigns and their types that are known.
+    /// The names of the known campaign types and campaigns.
     pub(super) fn names(&self) -> impl Iterator<Item = &String> {
         self.of_mail.by_type.keys().chain(self.of_mail.by_campaign.keys())
     }
 }
 
-/// What the mail itself does to its delay.
+/// The effect of a mail's own properties on its delay.
 #[derive(Debug, Clone, PartialEq)]
 struct MailShifts {
     by_type: BTreeMap<String, Shift>,
-    /// With what the campaign's type does.
+    /// Includes the effect of the campaign's type.
     by_campaign: BTreeMap<String, Shift>,
     by_size: BTreeMap<u32, Shift>,
-    /// The same, where the type is told too.
+    /// The same, for requests that give the type too.
     by_size_after_type: BTreeMap<u32, Shift>,
-    /// The same, where the campaign is told too.
+    /// The same, for requests that give the campaign too.
     by_size_after_campaign: BTreeMap<u32, Shift>,
 }
 
 impl MailShifts {
-    /// Learns from what is left over of each of `mails`.
+    /// Learns from the residual of each of `mails`.
     fn fit(mails: &[Mail<'_>], left: impl Iterator<Item = f64>, q: f64) -> Self {
         let left: Vec<f64> = left.collect();
         let each = || mails.iter().zip(&left);
@@ -185,7 +185,7 @@ impl MailShifts {
         }
     }
 
-    /// The shift for what is told of a mail. A campaign that is not known is like others of its type.
+    /// The shift for what is given of a mail. An unknown campaign is treated like others of its type.
     fn of(&self, campaign: Option<&str>, campaign_type: Option<&str>, bytes: Option<u32>) -> f64 {
         let (of_name, sizes) = if let Some(of_campaign) = named(&self.by_campaign, campaign) {
             (of_campaign, &self.by_size_after_campaign)
@@ -197,7 +197,7 @@ impl MailShifts {
         of_name + bytes.map_or(0.0, |bytes| of_number(sizes, bytes))
     }
 
-    /// All of them, in an order that is always the same.
+    /// All shifts, in a fixed order.
     fn each(&self) -> impl Iterator<Item = &Shift> {
         let of_names = self.by_type.values().chain(self.by_campaign.values());
         let of_sizes = [
@@ -213,10 +213,10 @@ fn named(shifts: &BTreeMap<String, Shift>, name: Option<&str>) -> Option<f64> {
     shifts.get(name?).map(|(_, shift)| *shift)
 }
 
-/// The shift of a number: between the middles of the two classes around it; beyond those that were seen that of the nearest, since a
-/// queue of ten thousand is at least as slow as one of a thousand. None where nothing was seen.
+/// The shift of a number: interpolated between the middles of the two classes around it; outside the classes that were seen,
+/// that of the nearest one, since a queue of ten thousand is at least as slow as one of a thousand. 0 if none was seen.
 fn of_number(shifts: &BTreeMap<u32, Shift>, number: u32) -> f64 {
-    // Where the number lies if the middle of each class lies at its own number.
+    // The number's position on a scale on which the middle of each class is at the class's own index.
     let place = (f64::from(number) + 1.0).log2() / 2.0 - 0.5;
     let class = place.max(0.0) as u32;
     let below = shifts.range(..=class).next_back();
@@ -231,20 +231,20 @@ fn of_number(shifts: &BTreeMap<u32, Shift>, number: u32) -> f64 {
     }
 }
 
-/// The class of a queue or of a size. Powers of four: a queue four times as long moves a delay by something like a factor of two
-/// at most, a mail four times as large by less, and twenty classes would leave most without samples.
+/// The class of a queue or of a size. Powers of four: a queue four times as long changes a delay by something like a
+/// factor of two at most, a mail four times as large by less, and with twenty classes most would have no samples.
 fn class_of(number: u32) -> u32 {
     number.saturating_add(1).ilog2() / 2
 }
 
-/// The numbers of a class, `3-14`.
+/// The range of a class's numbers, such as `3-14`.
 fn numbers_of(class: u32) -> String {
     let first = |class: u32| 4_u64.pow(class) - 1;
     format!("{}-{}", first(class), first(class + 1) - 1)
 }
 
-/// How many others of the provider were sent in the ten minutes before each mail, those included that were not read. `mails` are
-/// in the order of their sending.
+/// How many other mails of the provider were sent in the ten minutes before each mail, including those that were not
+/// read. `mails` are in the order in which they were sent.
 fn queue_depths(mails: &[Mail<'_>]) -> Vec<u32> {
     let mut first = 0;
     let mut depths = Vec::with_capacity(mails.len());
@@ -258,8 +258,8 @@ fn queue_depths(mails: &[Mail<'_>]) -> Vec<u32> {
     depths
 }
 
-/// The shift of each name, from each mail's name, what is left over of it, and the shift above it, towards whose mean the name's is
-/// drawn.
+/// The shift of each name, from each mail's name, its residual, and the shift above it; the name's shift is shrunk
+/// towards the mean of the latter.
 fn by_name<'a>(mails: impl Iterator<Item = (Option<&'a str>, f64, f64)>, q: f64) -> BTreeMap<String, Shift> {
     let mut of_name: HashMap<&str, (Vec<f64>, f64)> = HashMap::new();
     for (name, left, above) in mails {
@@ -282,7 +282,7 @@ fn by_name<'a>(mails: impl Iterator<Item = (Option<&'a str>, f64, f64)>, q: f64)
         .collect()
 }
 
-/// The shift of each class, from each mail's number and what is left over of it.
+/// The shift of each class, from each mail's number and its residual.
 fn by_class(mails: impl Iterator<Item = (u32, f64)>, q: f64) -> BTreeMap<u32, Shift> {
     let mut of_class: BTreeMap<u32, Vec<f64>> = BTreeMap::new();
     for (number, left) in mails {
@@ -294,7 +294,7 @@ fn by_class(mails: impl Iterator<Item = (u32, f64)>, q: f64) -> BTreeMap<u32, Sh
     shifts.collect()
 }
 
-/// The quantile of what is left over, drawn towards what is above.
+/// The quantile of the residuals, shrunk towards `above`.
 fn shift(left: &mut [f64], q: f64, above: f64) -> Shift {
     left.sort_unstable_by(f64::total_cmp);
     let samples = left.len();
@@ -310,7 +310,7 @@ mod tests {
     #[test]
     fn numbers_between_two_classes_get_a_shift_between_theirs() {
         let shifts = BTreeMap::from([(0, (9, 0.0)), (2, (9, 2.0))]);
-        // The middle of class 1, from 3 to 14, is 7 on a scale of powers.
+        // The middle of class 1, from 3 to 14, is 7 on a logarithmic scale.
         assert!((of_number(&shifts, 7) - 1.0).abs() < 1e-9);
         assert!((0..100).is_sorted_by_key(|number| of_number(&shifts, number)));
         assert_eq!((of_number(&shifts, 0), of_number(&shifts, u32::MAX)), (0.0, 2.0));

@@ -10,18 +10,18 @@ use crate::mail::{assign, may_equal};
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Outcome {
     pub(super) group: TrialGroup,
-    /// One over the propensity where the decision fell into the quarter hour of the model's choice, else 0.
+    /// The inverse of the propensity if the decision fell into the quarter hour of the model's choice, otherwise 0.
     pub(super) weight: f64,
-    /// Whether the mail was answered; `None` where none arrived near the target.
+    /// Whether the mail was answered; `None` if none arrived near the target.
     pub(super) answered: Option<bool>,
 }
 
-/// Matches the decisions about one person with the mail that arrived near their targets and may be of their campaign, and
-/// with the answers to it.
+/// Matches the decisions about one person with the mails that arrived near their targets and may be of their campaign,
+/// and with the answers to them.
 pub(super) fn join(mut trials: Vec<&StoredTrial>, mut touches: Vec<&Touch>) -> Vec<Outcome> {
     trials.sort_by(|a, b| key(a).cmp(&key(b)));
     touches.sort_by_key(|touch| touch.at);
-    // Who asks again for the same mail gets the same minute: one decision, the last time it was asked for.
+    // Whoever asks again for the same mail gets the same minute: that is one decision, made when it was last asked for.
     let mut decisions: Vec<&StoredTrial> = Vec::with_capacity(trials.len());
     for trial in trials {
         if decisions.last().is_some_and(|last| {
@@ -33,9 +33,9 @@ pub(super) fn join(mut trials: Vec<&StoredTrial>, mut touches: Vec<&Touch>) -> V
         decisions.push(trial);
     }
     let mails = assign(&decisions, &touches, may_belong);
-    // Who asks again before the target may get another minute, and then sends at that one. The first answer is no mail that was
-    // lost, and would look like one mostly where minutes are random. Whatever mail arrived is compared all the same: what people
-    // answered has no part in what is left out.
+    // Whoever asks again before the target may get another minute, and then sends at that one. The first decision then
+    // leads to no mail; that mail is not lost, but would look so, mostly where minutes are random. A decision whose
+    // mail arrived is compared in any case: what people answered has no influence on what is left out.
     let mut asked: Vec<(&Option<String>, Timestamp)> = decisions
         .iter()
         .map(|decision| (&decision.trial.campaign_id, decision.decided_at))

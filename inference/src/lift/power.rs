@@ -1,45 +1,45 @@
-//! How many mails a comparison needs before it can be expected to see something.
+//! How many mails a comparison needs before it can be expected to detect a lift.
 
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{Arm, statistics::Z_95};
 
-/// The lift worth finding: a tenth of the rate of random minutes. A smaller one takes most senders longer than a year.
+/// The lift worth detecting: a tenth of the rate at random minutes. A smaller one would take most senders longer than a year.
 const WORTH_FINDING: f64 = 0.1;
 
 /// Two chances in ten to miss it: the customary 80 % power.
 const Z_POWER: f64 = 0.841_6;
 
-/// Answers of the control group below which its rate is too vague to plan with, and that of all mails is taken.
+/// With fewer answers in the control group its rate is too uncertain to plan with, and that of all mails is used.
 const LEAST_ANSWERS: usize = 20;
 
-/// The rate planned with while nothing was answered: one mail in fifty, a middling click rate of newsletters.
+/// The rate to plan with as long as nothing was answered: one mail in fifty, a typical click rate of newsletters.
 const UNKNOWN_RATE: f64 = 0.02;
 
-/// Mails of the model's choice to one at random, while there are none of either: as the shares of 10 % and 2 % make it.
+/// Mails at the model's choice per mail at random, while either has none: what the shares of 10 % and 2 % result in.
 const UNKNOWN_RATIO: f64 = 8.8;
 
 /// How many mails the comparison needs, and what that rests on.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
 pub struct Power {
-    /// Mails of `treated` and `control` together that show a lift of `relative_lift` four times in five.
+    /// Number of `treated` and `control` mails with which a lift of `relative_lift` is detected four times in five.
     pub mails_needed: u64,
-    /// Those still missing.
+    /// Number of those still missing.
     pub mails_missing: u64,
-    /// The lift looked for, as a share of the control's rate.
+    /// The lift to detect, as a share of the control group's rate.
     #[schema(example = 0.1)]
     pub relative_lift: f64,
-    /// The rate assumed for random minutes.
+    /// The rate assumed at random minutes.
     pub control_rate: f64,
-    /// Mails of the model's choice to one at random.
+    /// Mails at the model's choice per mail at random.
     pub treated_per_control: f64,
-    /// How much less a person's second mail tells, as `design_effect`: the larger of the two groups'.
+    /// How much less information a person's second mail carries, as in `design_effect`: the larger of the two groups' values.
     pub design_effect: f64,
 }
 
 impl Power {
-    /// For groups that go on as they are.
+    /// Computes the power for groups that continue as they are.
     pub(super) fn of(treated: &Arm, control: &Arm) -> Self {
         let (mails, answered) = (treated.mails + control.mails, treated.answered + control.answered);
         let control_rate = if control.answered >= LEAST_ANSWERS {

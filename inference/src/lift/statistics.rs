@@ -1,9 +1,9 @@
-//! Rates of people's mails, and how sure they are.
+//! Rates of people's mails, and their uncertainty.
 //!
-//! The mails of one person hang together. A group's mails count as so many independent ones as have the same variance (design
-//! effect, Rao and Scott, "A simple method for the analysis of clustered binary data", 1992); with that number the
-//! intervals are Wilson's (1927) for a rate, Newcombe's (1998, method 10) for a difference and Katz's (1978) for a ratio.
-//! These hold where clicks are few, where a bootstrap of people finds no click at all and is sure of it.
+//! The mails of one person are correlated. A group's mails count as the number of independent mails that has the same
+//! variance (design effect, Rao and Scott, "A simple method for the analysis of clustered binary data", 1992); with that
+//! number, the intervals are Wilson's (1927) for a rate, Newcombe's (1998, method 10) for a difference and Katz's (1978)
+//! for a ratio. These hold where clicks are few, while a bootstrap over people that finds no click at all is certain of it.
 
 use super::{Estimate, ModelEstimate};
 
@@ -27,7 +27,7 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    /// Counts a person; nothing for one without trials.
+    /// Counts a person; a person without trials is not counted.
     pub(super) fn person(&mut self, trials: usize, hits: usize) {
         if trials == 0 {
             return;
@@ -57,12 +57,12 @@ impl Tally {
         self.hits / self.trials
     }
 
-    /// The variance of the rate over people, over what it would be if every trial were a person of its own; not below 1,
-    /// because few people make it look small by chance.
+    /// The variance of the rate over people, divided by what it would be if every trial were a different person; not
+    /// below 1, because with few people it looks small by chance.
     pub(super) fn design_effect(&self) -> f64 {
         let rate = self.rate();
         let independent = rate * (1.0 - rate) / self.trials;
-        // A rate of nothing or all, or of nobody, tells nothing of people.
+        // With a rate of 0 or 1, or without people, nothing can be said about how people differ.
         if self.people < 2 || independent.is_nan() || independent <= 0.0 {
             return 1.0;
         }
@@ -73,7 +73,7 @@ impl Tally {
         (clustered / independent).max(1.0)
     }
 
-    /// As many independent trials tell as much.
+    /// The number of independent trials that carry as much information.
     fn effective(&self) -> f64 {
         self.trials / self.design_effect()
     }
@@ -83,7 +83,7 @@ impl Tally {
         let (rate, n, z2) = (self.rate(), self.effective(), z * z);
         let middle = (rate + z2 / (2.0 * n)) / (1.0 + z2 / n);
         let half = z / (1.0 + z2 / n) * (rate * (1.0 - rate) / n + z2 / (4.0 * n * n)).sqrt();
-        // The ends are 0 and 1 exactly at rates of 0 and 1, but for rounding.
+        // At rates of 0 and 1 the ends are exactly 0 and 1, except for rounding.
         Estimate {
             value: rate,
             low: (middle - half).clamp(0.0, rate),
@@ -106,7 +106,7 @@ pub(super) fn difference(a: &Tally, b: &Tally, z: f64) -> Option<Estimate> {
     })
 }
 
-/// The rate of `a` over that of `b`, minus 1.
+/// The rate of `a` divided by that of `b`, minus 1.
 pub(super) fn relative(a: &Tally, b: &Tally) -> Option<Estimate> {
     if a.hits == 0.0 || b.hits == 0.0 {
         return None;
@@ -121,7 +121,7 @@ pub(super) fn relative(a: &Tally, b: &Tally) -> Option<Estimate> {
     })
 }
 
-/// Weighed trials of people.
+/// Weighted trials of people.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Weighted {
     people: Vec<WeightedPerson>,
@@ -137,7 +137,7 @@ struct WeightedPerson {
 }
 
 impl Weighted {
-    /// Counts a person's trials: weight, and whether it was a hit.
+    /// Counts a person's trials, each with its weight and whether it was a hit.
     pub(super) fn person(&mut self, trials: impl Iterator<Item = (f64, bool)>) {
         let mut person = WeightedPerson::default();
         for (weight, is_hit) in trials {
@@ -152,8 +152,8 @@ impl Weighted {
         }
     }
 
-    /// The estimates; `None` when nothing has weight. The intervals are normal, with the variance of people's residuals
-    /// (linearization of a ratio): weighed means have no better-known ones.
+    /// Returns the estimates; `None` if nothing has weight. The intervals are normal, with the variance of people's
+    /// residuals (linearization of a ratio): for weighted means no better intervals are established.
     pub(super) fn estimate(&self) -> Option<ModelEstimate> {
         let sum = |of: fn(&WeightedPerson) -> f64| self.people.iter().map(of).sum::<f64>();
         let (trials, weight, hits) = (

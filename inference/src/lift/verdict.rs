@@ -1,25 +1,25 @@
-//! What a comparison comes to, in a word and in a sentence.
+//! The conclusion of a comparison, as a code and as a sentence.
 
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{Arm, Estimate, Power};
 
-/// Groups whose mails arrived at rates this close are taken as alike, however sure the difference is: two mails in a
-/// hundred that are missing on one side cannot make much of a lift.
+/// Groups whose arrival rates differ by no more than this are treated as alike, however certain the difference is: two
+/// mails in a hundred that are missing on one side cannot account for much of a lift.
 const ARRIVALS_ALIKE: f64 = 0.02;
 
-/// Answers that each group must have before anything is said of the difference: below, an interval rests on a handful of
-/// people.
+/// Number of answers that each group must have before a difference is reported: with fewer, an interval rests on a
+/// handful of people.
 const LEAST_ANSWERS: usize = 10;
 
-/// What the comparison comes to.
+/// The conclusion of the comparison.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Verdict {
     /// `better`, `worse`, `no_difference_found`, `not_enough_data` or `groups_differ`.
     #[schema(example = "not_enough_data")]
     pub code: &'static str,
-    /// The same for a person.
+    /// The same as a sentence for people.
     pub text: String,
 }
 
@@ -65,12 +65,12 @@ impl Verdict {
         let early = if enough {
             ""
         } else {
-            " Fewer mails than planned already show it beyond the 99.9 % that an early look must reach."
+            " Fewer mails than planned already show it with the 99.9 % certainty that an early look requires."
         };
         Self {
             code: if is_better { "better" } else { "worse" },
             text: format!(
-                "Chosen times were answered {} often than random ones: {}.{early}",
+                "Mails at chosen times were answered {} often than those at random times: {}.{early}",
                 if is_better { "more" } else { "less" },
                 points(difference)
             ),
@@ -81,7 +81,7 @@ impl Verdict {
         Self {
             code: "no_difference_found",
             text: format!(
-                "No difference was found, and one of a tenth would probably have shown: {}.",
+                "No difference was found, and one of a tenth would probably have been detected: {}.",
                 points(difference)
             ),
         }
@@ -89,13 +89,13 @@ impl Verdict {
 
     fn not_enough(treated: &Arm, control: &Arm, power: &Power, people_share: f64) -> Self {
         let mails = treated.mails + control.mails;
-        // Where too few were answered the count alone may be reached.
+        // With too few answers the number of mails may be reached all the same.
         let missing = power.mails_missing.max(1);
         let outlook = if people_share < 1.0 && mails > 0 {
-            // The mails that a lift takes go with its square.
+            // The number of mails needed is inversely proportional to the square of the lift.
             let shown = power.relative_lift * (1.0 + missing as f64 / mails as f64).sqrt();
             format!(
-                "No more are compared than these, of {:.1} % of the people, and they show one of {:.0} %: a larger \
+                "No more mails than these, of {:.1} % of the people, are compared; they can show a lift of {:.0} %: a larger \
                  `control_share` shows more.",
                 100.0 * people_share,
                 100.0 * shown
@@ -104,7 +104,7 @@ impl Verdict {
             format!("That is {missing} more.")
         };
         let text = format!(
-            "Not enough data yet: {} mails at chosen and {} at random times so far. To show a lift of {:.0} % four times in five \
+            "Not enough data yet: {} mails at chosen and {} at random times so far. To detect a lift of {:.0} % four times in five \
              takes about {} mails in all, if {:.1} % of those at random times are answered. {outlook}",
             treated.mails,
             control.mails,
@@ -124,7 +124,7 @@ impl Verdict {
             code: "groups_differ",
             text: format!(
                 "The groups cannot be compared: a mail arrived near its target for {:.0} % of the decisions at chosen and {:.0} % of \
-                 those at random times. Look for what sends them differently, such as quiet hours that the requests do not tell.",
+                 those at random times. Look for a reason why they are sent differently, such as quiet hours that requests omit.",
                 share(treated),
                 share(control)
             ),

@@ -1,4 +1,4 @@
-//! Tables from before there is any data of one's own.
+//! The tables used before there are data of one's own.
 
 use super::Population;
 use super::exposure::{AGE_EDGES, AGES};
@@ -8,8 +8,8 @@ use super::week::{BINS, Week, normalize};
 /// (hour, spread in hours, height) of a bump.
 type Bump = (f32, f32, f32);
 
-/// Eight plain ways to spend a week: bumps on working days, bumps on weekends, and the height of the weekend. Starting
-/// points for a fit; which of them is which time zone's morning is left to the shifts.
+/// Eight plain weeks: bumps on working days, bumps on weekends, and the height of the weekend. They are starting points
+/// for a fit; which of them is which time zone's morning is left to the shifts.
 const PLAIN: [(&[Bump], &[Bump], f32); 8] = [
     (&[(9.0, 1.5, 1.0), (14.0, 2.5, 0.8)], &[(11.0, 3.0, 0.3)], 0.4),
     (&[(12.0, 4.0, 1.0)], &[(12.0, 4.0, 1.0)], 1.0),
@@ -21,15 +21,15 @@ const PLAIN: [(&[Bump], &[Bump], f32); 8] = [
     (&[(12.0, 8.0, 1.0)], &[(12.0, 8.0, 1.0)], 1.0),
 ];
 
-/// Weight and half-life (hours) of the last act. On real activity times, decided about while people were around, hits
-/// within two hours grew from 0.22 to 0.23 over a day and from 0.05 to 0.10 over a week; at arbitrary moments of the past
-/// the likelihood stays as it was, and would fall beyond this weight.
+/// Weight and half-life (hours) of the last act. On real activity times, for decisions made while people were active,
+/// hits within two hours grew from 0.22 to 0.23 in a day's window and from 0.05 to 0.10 in a week's; at arbitrary
+/// moments of the past the likelihood stays the same, and a larger weight would lower it.
 const PRESENCE: [f32; 2] = [2.0, 16.0];
 
-/// Hours in which attention to a mail falls to a third, before it is learned.
+/// Hours in which attention to a mail falls to 1/e, until it is learned.
 const PLAIN_ATTENTION_HOURS: f32 = 9.0;
 
-/// Tables made from nothing but the eight plain shapes: all equally common, at all shifts.
+/// Returns tables made from nothing but the eight plain shapes: all equally common, at all shifts.
 pub(super) fn plain() -> Population {
     let shapes: Vec<Vec<f32>> = PLAIN
         .iter()
@@ -45,7 +45,7 @@ pub(super) fn plain() -> Population {
                     let distance = (hour - center + 12.0).rem_euclid(24.0) - 12.0;
                     weight * (-0.5 * (distance / spread).powi(2)).exp()
                 };
-                // Nobody is never there.
+                // No hour has zero activity.
                 0.15 + height * bumps.iter().map(bump).sum::<f32>()
             });
             normalize(&mut week);
@@ -63,7 +63,7 @@ pub(super) fn plain() -> Population {
         pooled: vec![1.0; BINS],
         attention: attention.collect(),
         attention_learned: false,
-        // One mail in twenty clicked, one in five opened.
+        // One mail in twenty is clicked, one in five is opened.
         click_level: 0.006,
         open_level: 0.03,
         level_shape: 1.0,
@@ -75,7 +75,7 @@ pub(super) fn plain() -> Population {
     Population::try_from(tables).expect("the plain tables are positive and of the right lengths")
 }
 
-/// Tables fitted to the aggregate of some 2,500 people's activity times, by the `compare` example.
+/// Tables fitted to the aggregated activity times of some 2,500 people, by the `compare` example.
 const FITTED: &str = include_str!("builtin.json");
 
 pub(super) fn population() -> Population {

@@ -15,21 +15,21 @@ use super::tables::CONFIDENCE_TERMS;
 use super::week::{BINS, Week};
 pub use search::Best;
 
-/// What the curve of a person rests on, from the least to the most.
+/// What a person's curve rests on, from least to most evidence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rung {
     /// Nothing is known: the population's curve.
     Population,
-    /// One or two events: the population's curve, leaning towards people like this one.
+    /// One or two events: the population's curve, shifted towards similar people.
     Sparse,
-    /// Three to nine events: people like this one, and the person's own habits.
+    /// Three to nine events: similar people, and the person's own habits.
     Blended,
     /// Ten events or more: mostly the person's own habits.
     Personal,
 }
 
 impl Rung {
-    /// The rung for this many events.
+    /// Returns the rung for this number of events.
     pub(super) fn of(events: usize) -> Self {
         match events {
             0 => Self::Population,
@@ -39,7 +39,7 @@ impl Rung {
         }
     }
 
-    /// The name in answers and explanations.
+    /// Returns the name used in responses and explanations.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Population => "population",
@@ -50,58 +50,58 @@ impl Rung {
     }
 }
 
-/// How much stands behind a curve.
+/// The evidence behind a curve.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Evidence {
-    /// The person's human events that were used.
+    /// Number of the person's human events that were used.
     pub events: usize,
-    /// The same, each weighed by its age, opens below clicks.
+    /// The same, each event weighted by its age, and opens less than clicks.
     pub effective_events: f64,
     /// How much of the curve comes from other people, 0 to 1.
     pub prior_weight: f64,
-    /// How much the person's last weeks outweigh the long memory, 0 to 1: high for people whose habits changed.
+    /// How far the person's last weeks outweigh the long memory, 0 to 1: high for people whose habits changed.
     pub recent_weight: f64,
     /// Where the curve stands between the population and the person.
     pub rung: Rung,
-    /// The tables used.
+    /// Version of the tables used.
     pub population_version: Arc<str>,
 }
 
-/// Quarter hours in a week: the grid of the value.
+/// Quarter hours in a week: the grid on which the value is computed.
 const QUARTERS: usize = 4 * BINS;
 
 const QUARTER_MINUTES: usize = 15;
 
-/// Minutes after arrival that count for its value.
+/// Minutes after arrival that count towards its value.
 const HORIZON_MINUTES: usize = 1_440;
 
-/// [`Curve::confidence`] promises an act while at least this share of the first attention is left.
+/// The span of [`Curve::confidence`] lasts while at least this share of the initial attention is left.
 const ATTENTION_LEFT: f32 = 0.5;
 
-/// The promised time is never shorter: acts are known to half an hour, and habits to an hour or two.
+/// The span is never shorter: acts are known to half an hour, and habits to an hour or two.
 const LEAST_SPAN_MINUTES: usize = 120;
 
-/// A person's week: how likely they act at each minute, and what arriving at each minute is worth.
+/// A person's week: how likely they are to act at each minute, and the value of arriving at each minute.
 ///
-/// Small (3.6 kB) and cheap to read, so that it can be kept.
+/// Small (3.6 kB) and cheap to read, so that it can be cached.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Curve {
     evidence: Evidence,
-    /// Activity by hour of the week, 1 on average; the values stand at the middles of the hours.
+    /// Activity by hour of the week, 1 on average; the values apply to the middles of the hours.
     density: Box<Week>,
     /// Value of arriving at the start of each quarter hour, 1 on average: coefficients of a cubic spline.
     value: Box<[f32; QUARTERS]>,
     /// The highest coefficient of each block of quarter hours.
     highest: [f32; search::BLOCKS],
     confidence: [f32; CONFIDENCE_TERMS],
-    /// The time within which the confidence promises an act.
+    /// The time within which the confidence expects an act.
     span_minutes: usize,
     presence: Option<Presence>,
 }
 
 impl Curve {
-    /// The curve over a person's week, where attention to a mail fades like `attention`, for somebody last seen as
-    /// `presence` says.
+    /// Makes the curve from a person's week, where attention to a mail fades as in `attention`, for a person last seen
+    /// as in `presence`.
     pub(super) fn new(
         week: Week,
         attention: &[f32; AGES],
@@ -147,18 +147,18 @@ impl Curve {
         }
     }
 
-    /// What the curve rests on.
+    /// Returns the evidence that the curve rests on.
     pub fn evidence(&self) -> &Evidence {
         &self.evidence
     }
 
-    /// How much the person's last act raises the minutes that follow, where it does.
+    /// Returns how much the person's last act raises the minutes after it, if it does.
     pub fn presence(&self) -> Option<Presence> {
         self.presence
     }
 
-    /// `P_base`: for each of the week's 10,080 minutes, the share of the person's activity that falls into it if mail
-    /// is always at hand. Sums to 1.
+    /// `P_base`: for each of the week's 10,080 minutes, the share of the person's activity that would fall into it if
+    /// mail were always at hand. Sums to 1.
     pub fn minutes(&self) -> Vec<f32> {
         (0..grid::SLOTS)
             .map(|slot| self.density_at_slot(slot) as f32)
@@ -179,15 +179,15 @@ impl Curve {
         (0..grid::SLOTS).map(|slot| self.score_at_slot(slot)).collect()
     }
 
-    /// The share of a week's activity that falls between two moments, in real time; above 1 over more than a week, 0
-    /// when `to` is not after `from`.
+    /// The share of a week's activity that falls between two moments, in real time; above 1 over more than a week, 0 if
+    /// `to` is not after `from`.
     pub fn mass(&self, from: Timestamp, to: Timestamp) -> f64 {
         if to <= from {
             return 0.0;
         }
         let weeks = to.millis_since(from) / grid::WEEK_MS;
         let rest_ms = to.millis_since(from) % grid::WEEK_MS;
-        // Quarter hours touched by the rest, the first and the last in part.
+        // The quarter hours that the rest touches, the first and the last in part.
         let (mut quarter, mut begin_ms) = place(from);
         let (mut left_ms, mut mass) = (rest_ms, 0.0);
         while left_ms > 0 {
@@ -205,14 +205,14 @@ impl Curve {
         f64::from(interpolate(&self.density, quarter as f32 / 4.0 + 0.125))
     }
 
-    /// Like [`Curve::mass`], raised by the presence: its factor in the middle of each quarter hour from `from` on.
+    /// Like [`Curve::mass`], raised by the presence: its factor at the middle of each quarter hour from `from` on.
     fn expected(&self, from: Timestamp, to: Timestamp) -> f64 {
         let mut sum = self.mass(from, to);
         let Some(presence) = self.presence else {
             return sum;
         };
         let raised = from..to.min(presence.forgotten_at());
-        // Each of these quarter hours lies in two of the week's, in the same proportion.
+        // Each of these quarter hours overlaps two of the week's quarter hours, in the same proportion.
         let (mut quarter, offset_ms) = place(from);
         let mut density = self.density_of_quarter(quarter);
         let mut begin = raised.start;
@@ -241,14 +241,14 @@ impl Curve {
         spline(self.coefficients(slot / QUARTER_MINUTES), slot % QUARTER_MINUTES)
     }
 
-    /// The four coefficients that shape the value within a quarter hour. It lies between the lowest and the highest.
+    /// The four coefficients that determine the value within a quarter hour. It lies between the lowest and the highest of them.
     fn coefficients(&self, quarter: usize) -> [f32; 4] {
         let at = |lag: usize| self.value[(quarter + QUARTERS - 1 + lag) % QUARTERS];
         [at(0), at(1), at(2), at(3)]
     }
 
-    /// The week's highest local maxima of the score: slot and score, best first, at most `count`, at least two hours
-    /// apart.
+    /// Returns the week's highest local maxima of the score as slot and score, best first, at most `count`, at least
+    /// two hours apart.
     pub fn peaks(&self, count: usize) -> Vec<(usize, f64)> {
         let scores = self.scores();
         let slots = grid::SLOTS;
@@ -270,18 +270,18 @@ impl Curve {
         peaks
     }
 
-    /// The time after arrival that [`Curve::confidence`] speaks of: while half of the first attention to a mail is left.
-    /// It is the part of the look-ahead that the score earns most in, so that what the choice aims at is what the
-    /// confidence promises. Two hours where no delivery is known, more where people were seen to return to mail later.
+    /// The time after arrival that [`Curve::confidence`] is about: while half of the initial attention to a mail is
+    /// left. It is the part of the look-ahead that contributes most to the score, so that the confidence is about what
+    /// the choice aims at. Two hours where no delivery is known, more where people were seen to return to mail later.
     pub fn span_ms(&self) -> i64 {
         self.span_minutes as i64 * grid::MINUTE_MS
     }
 
-    /// The probability that the person acts within [`Curve::span_ms`] of `chosen`, given that they act at all from the
-    /// beginning of `ranges` to their end, or to the end of the span where that is later.
+    /// The probability that the person acts within [`Curve::span_ms`] of `chosen`, given that they act at all between
+    /// the beginning of `ranges` and their end, or the end of the span if that is later.
     ///
-    /// A logistic map of the curve's share of that time, the number of events and the length of the ranges, fitted to
-    /// what people did whose curves were made without them.
+    /// A logistic function of the curve's share of that time, the number of events and the length of the ranges, fitted
+    /// to what people did after the moment up to which their curves were made.
     pub fn confidence(&self, chosen: Timestamp, ranges: &[Range<Timestamp>]) -> f64 {
         let terms = self.confidence_terms(chosen, ranges);
         let odds: f64 = terms
@@ -292,7 +292,7 @@ impl Curve {
         1.0 / (1.0 + (-odds).exp())
     }
 
-    /// What the confidence map is a function of.
+    /// The terms that the confidence is a function of.
     pub(super) fn confidence_terms(
         &self,
         chosen: Timestamp,
@@ -305,7 +305,7 @@ impl Curve {
             length_ms += range.end.millis_since(range.start);
         }
         let (near, all) = (self.expected(soon.start, soon.end), self.expected(first, last));
-        // A window no longer than the span leaves no doubt but its own.
+        // In a window no longer than the span, the share can be 1; clamping keeps its log odds finite.
         let share = if all > 0.0 {
             (near / all).clamp(0.001, 0.999)
         } else {
@@ -321,7 +321,7 @@ impl Curve {
     }
 }
 
-/// How long at least [`ATTENTION_LEFT`] of the first attention is left.
+/// How long at least [`ATTENTION_LEFT`] of the initial attention is left.
 fn span_minutes(attention: &[f32; AGES]) -> usize {
     let left = attention
         .iter()
@@ -340,14 +340,14 @@ fn next_quarter(quarter: usize) -> usize {
     if quarter + 1 < QUARTERS { quarter + 1 } else { 0 }
 }
 
-/// The value between the middles of two hours; `hours` is the place in the week.
+/// The value between the middles of two hours; `hours` is the position in the week.
 fn interpolate(week: &Week, hours: f32) -> f32 {
     let place = hours + BINS as f32 - 0.5;
     let (first, share) = (place as usize, place.fract());
     week[first % BINS] * (1.0 - share) + week[(first + 1) % BINS] * share
 }
 
-/// The weights of a uniform cubic B-spline's four coefficients at each minute of a quarter hour.
+/// The weights of the four coefficients of a uniform cubic B-spline at each minute of a quarter hour.
 static SPLINE: [[f32; 4]; QUARTER_MINUTES] = {
     let mut weights = [[0.0; 4]; QUARTER_MINUTES];
     let mut minute = 0;
@@ -366,7 +366,7 @@ static SPLINE: [[f32; 4]; QUARTER_MINUTES] = {
 };
 
 /// The spline with these coefficients at a minute of its quarter hour. Written with differences, so that equal
-/// coefficients give exactly their value and the first of equal minutes is found.
+/// coefficients give exactly their value and the first of several equal minutes is found.
 fn spline([a, b, c, d]: [f32; 4], minute: usize) -> f32 {
     let weights = &SPLINE[minute];
     b + weights[0] * (a - b) + weights[2] * (c - b) + weights[3] * (d - b)

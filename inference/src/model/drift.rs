@@ -1,38 +1,38 @@
 //! How far a person's last weeks outweigh the long memory.
 //!
-//! No single memory is right: steady people are known best from a year, people who moved or changed jobs from weeks.
-//! Each person's own latest events choose, by which memory foresaw them better.
+//! No single memory is right: steady people are predicted best from a year, people who moved or changed jobs from
+//! weeks. Each person's own latest events decide, by which memory predicted them better.
 
 use event::{Timestamp, grid};
 
 use super::week::Kernel;
 
-/// Half-life of the long memory. 60 days lose a twentieth, longer ones gain nothing.
+/// Half-life of the long memory. 60 days would lose a twentieth, longer half-lives gain nothing.
 pub(super) const LONG_DAYS: f32 = 150.0;
 
-/// Half-life of the short memory: after two weeks in a new time zone half of it is new.
+/// Half-life of the short memory: two weeks after a move to a new time zone, half of it comes from there.
 pub(super) const SHORT_DAYS: f32 = 14.0;
 
-/// Events that choose. Beyond sixteen the oldest weigh less than half.
+/// Number of events that decide. Beyond sixteen, the oldest would weigh less than half.
 const LATEST: usize = 16;
 
-/// Weight of each event against the one after it.
+/// Weight of each event relative to the one after it.
 const FADE: f32 = 0.95;
 
-/// Fewer events than this cannot choose.
+/// Fewer events than this cannot decide.
 const ENOUGH: usize = 10;
 
-/// Events that the two memories forecast from, at most: enough to tell them apart, few enough to be quick.
+/// Number of events that the two memories predict from, at most: enough to distinguish them, few enough to be fast.
 const REMEMBERED: usize = 160;
 
-/// The weight of the short memory before anything is known of the person: on development data the short memory alone is
-/// worse for nearly everybody.
+/// The weight of the short memory before anything is known of the person: on development data, the short memory alone
+/// is worse for nearly everybody.
 const SHORT_PRIOR: f32 = 0.08;
 
-/// Pseudo-events of the flat part of each forecast.
+/// Pseudo-events of the flat part of each prediction.
 const FLAT: f32 = 4.0;
 
-/// The weight of the short memory, 0 to 1, for a person with these event times, oldest first.
+/// Returns the weight of the short memory, 0 to 1, for a person with these event times, oldest first.
 pub(super) fn short_weight(times: &[Timestamp], kernel: &Kernel) -> f32 {
     if times.len() < ENOUGH {
         return SHORT_PRIOR;
@@ -40,7 +40,7 @@ pub(super) fn short_weight(times: &[Timestamp], kernel: &Kernel) -> f32 {
     let times = &times[times.len().saturating_sub(REMEMBERED)..];
     let latest = times[times.len() - 1];
     let days = |time: Timestamp| latest.millis_since(time) as f32 / 86_400_000.0;
-    // Weights as of the latest event; those as of an earlier one differ by a factor that cancels but for `FLAT`.
+    // Weights as of the latest event; those as of an earlier event differ by a factor that cancels out except for `FLAT`.
     let weights = |half_life: f32| -> Vec<f32> {
         times
             .iter()
@@ -49,7 +49,7 @@ pub(super) fn short_weight(times: &[Timestamp], kernel: &Kernel) -> f32 {
     };
     let (long_weights, short_weights) = (weights(LONG_DAYS), weights(SHORT_DAYS));
     let slots: Vec<usize> = times.iter().map(|time| grid::slot(*time)).collect();
-    // Kernel values relative to their mean over the week, so that a flat forecast is 1.
+    // Kernel values relative to their mean over the week, so that a flat prediction is 1.
     let scale = 168.0 / kernel.mass();
     let mut evidence = 0.0;
     let mut importance = 1.0;

@@ -1,7 +1,7 @@
-//! When mail lay in front of a person, and when the person acted: the sums that all estimates are made of.
+//! When mail lay in front of a person, and when the person acted: the sums from which all estimates are computed.
 //!
-//! Nobody clicks a mail that has not arrived, so clicks alone repeat the sender's habits. What tells about the person is
-//! clicks over exposure: the time that unclicked mail spent in the mailbox, weighed by how attention to it fades.
+//! Nobody clicks a mail that has not arrived, so clicks alone repeat the sender's habits. What says something about the person
+//! is clicks over exposure: the time that unclicked mail spent in the mailbox, weighted by how attention to it fades.
 
 use event::{
     Timestamp,
@@ -10,8 +10,8 @@ use event::{
 
 use super::week::{BINS, Week, add_shared, bin_of};
 
-/// The ages, in minutes, between which attention is taken as constant. The first hours are told apart finely because
-/// most clicks fall into them; nothing after three days counts.
+/// The ages, in minutes, between which attention is assumed constant. The first hours are divided finely because most
+/// clicks fall into them; nothing after three days counts.
 pub(super) const AGE_EDGES: [usize; 13] = [
     0, 15, 30, 60, 120, 240, 480, 720, 1_080, 1_440, 2_160, 2_880, 4_320,
 ];
@@ -21,15 +21,15 @@ pub(super) const AGES: usize = AGE_EDGES.len() - 1;
 
 const END: usize = AGE_EDGES[AGES];
 
-/// Hours that a mail of the last age touches: three days, and the rest of the hour of delivery.
+/// Number of hours of the week that a mail touches until its last age: three days, and the rest of the hour of delivery.
 const ROW: usize = END / 60 + 1;
 
-/// How attention to a mail fades with its age; 1 for a fresh one.
+/// How attention to a mail fades with its age; 1 for a fresh mail.
 #[derive(Debug, Clone)]
 pub(super) struct Attention {
-    /// Attention to a mail of age 0..=END minutes, summed from 0, in hours.
+    /// Attention to a mail aged 0..=END minutes, summed from 0, in hours.
     sums: Vec<f32>,
-    /// For each minute of the hour at which a mail may arrive: its exposure in this hour and those after.
+    /// For each minute of the hour at which a mail may arrive: its exposure in this hour and the following ones.
     rows: Vec<[f32; ROW]>,
 }
 
@@ -59,7 +59,7 @@ impl Attention {
     pub(super) fn add(&self, week: &mut Week, (bin, minute): (usize, usize), minutes: usize, weight: f32) {
         let row = &self.rows[minute];
         let minutes = minutes.min(END);
-        // Hours that passed entirely, then the one in which the exposure ends.
+        // The hours that passed entirely, then the one in which the exposure ends.
         let whole = ((minute + minutes) / 60).min(ROW);
         let before_wrap = whole.min(BINS - bin);
         for (sum, exposure) in week[bin..].iter_mut().zip(&row[..before_wrap]) {
@@ -75,20 +75,20 @@ impl Attention {
     }
 }
 
-/// A person's decayed sums.
+/// A person's sums, decayed with age.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Sums {
     /// First clicks of mails.
     pub(super) clicks: Engagement,
-    /// First opens of mails, or clicks where those came first. Empty where opens are mostly a machine's.
+    /// First opens of mails, or clicks where those came first. Empty if most opens are a machine's.
     pub(super) opens: Engagement,
-    /// Engagement without a known mail. Its exposure is taken as flat.
+    /// Engagement without a known mail. Its exposure is assumed flat.
     pub(super) alone: Option<Box<Week>>,
-    /// Their weight.
+    /// Their total weight.
     pub(super) alone_count: f32,
 }
 
-/// Events by hour, and the exposure to them.
+/// Events by hour, and the exposure that they are relative to.
 #[derive(Debug, Clone)]
 pub(super) struct Engagement {
     pub(super) events: Week,
@@ -110,11 +110,11 @@ impl Default for Engagement {
     }
 }
 
-/// An open without a known mail, against a click. Chosen, not measured: half of what it weighs beside its mail, because
-/// nothing tells how soon after delivery it came.
+/// Weight of an open without a known mail, relative to a click. Chosen, not measured: half of the weight of an open
+/// whose mail is known, because nothing says how soon after delivery it came.
 const OPEN_WEIGHT_ALONE: f32 = 0.4;
 
-/// Above this share of machine opens among the last mails, a person's opens say nothing about the person.
+/// If the share of machine opens among the last mails is above this, a person's opens say nothing about the person.
 const MACHINE_OPEN_LIMIT: f32 = 0.3;
 
 /// Minutes from `earlier` to `later`, at least one: a click within the minute of arrival had some exposure too.
@@ -122,18 +122,18 @@ fn minutes_between(earlier: Timestamp, later: Timestamp) -> usize {
     (later.millis_since(earlier) / 60_000).max(1) as usize
 }
 
-/// Whether an act belongs to a mail that was delivered then: nothing after the last age counts.
+/// Whether an act is attributed to a mail delivered at `delivered_at`: nothing after the last age counts.
 fn is_in_time(delivered_at: Timestamp, act: Timestamp) -> bool {
     minutes_between(delivered_at, act) <= END
 }
 
-/// Whether a person's opens say anything, as far as the machine opens among the last mails tell.
+/// Whether a person's opens say anything about the person, judging by the machine opens among the last mails.
 fn opens_count(history: &History) -> bool {
     let recent_mails = history.mails.len().min(MACHINE_OPENS);
     history.machine_opens as f32 <= MACHINE_OPEN_LIMIT * recent_mails as f32
 }
 
-/// The acts that [`Sums`] take in, oldest first: one of each mail, its click or else its open, and those without a known mail.
+/// The acts that enter [`Sums`], oldest first: one per mail, its click or otherwise its open, and those without a known mail.
 pub(super) fn act_times(history: &History) -> Vec<Timestamp> {
     let opens_count = opens_count(history);
     let of_mails = history.mails.iter().filter_map(|mail| {
@@ -148,7 +148,7 @@ pub(super) fn act_times(history: &History) -> Vec<Timestamp> {
 }
 
 impl Sums {
-    /// The sums of a history as of `now`, each mail or activity weighing half after `half_life_days`.
+    /// Computes the sums of a history as of `now`, where the weight of each mail or activity halves every `half_life_days`.
     pub(super) fn of(history: &History, now: Timestamp, attention: &Attention, half_life_days: f32) -> Self {
         let mut sums = Self::default();
         let weigh = |at: Timestamp| (-(now.millis_since(at) as f32) / (half_life_days * 86_400_000.0)).exp2();
@@ -174,7 +174,7 @@ impl Sums {
             }
         }
         if history.mails.iter().all(|mail| mail.opened_at.is_none()) {
-            // Images are blocked: no open was ever seen, and a missing one means nothing.
+            // Images are blocked: no open was ever seen, so a missing open means nothing.
             sums.opens = Engagement::default();
         }
         for activity in &history.activities {
@@ -189,7 +189,7 @@ impl Sums {
         sums
     }
 
-    /// The weight of all events, opens counting as far as they say something of their own.
+    /// The weight of all events; opens count only as far as they add to the clicks.
     pub(super) fn count(&self) -> f32 {
         self.clicks.count
             + self.alone_count
@@ -233,7 +233,7 @@ mod tests {
         start.plus_millis(minute * MINUTE_MS)
     }
 
-    /// A mail a day, with minutes from its delivery to an open and to a click.
+    /// One mail a day, with the minutes from its delivery to an open and to a click.
     fn history(mails: &[(Option<i64>, Option<i64>)], machine_opens: usize) -> History {
         let mails = mails.iter().enumerate().map(|(day, (opened, clicked))| {
             let delivered = day as i64 * 1_440;
@@ -267,10 +267,10 @@ mod tests {
             (Some(LATE), Some(5)),
         ];
         let attention = Attention::new(&[1.0; AGES]);
-        // Of eight mails two machine opens are a quarter, three more than the limit.
+        // Of eight mails, two machine opens are a quarter, three exceed the limit.
         for (machine_opens, expected) in [(2, 6), (3, 4)] {
             let history = history(&mails, machine_opens);
-            // All acts weigh one.
+            // All acts have weight one.
             let sums = Sums::of(&history, at(20_000), &attention, 1e9);
             let counted = sums.clicks.count.max(sums.opens.count) + sums.alone_count;
             let acts = act_times(&history);

@@ -1,7 +1,7 @@
-//! Fitting the population's tables to people's past.
+//! Fits the population's tables to people's past.
 //!
-//! Expectation and maximization over (shape, shift) of each person, between estimates of attention. Every table keeps
-//! some weight of the one it started from, so that a hundred people bend the prior and a hundred thousand replace it.
+//! Expectation maximization over the (shape, shift) of each person, alternating with estimates of attention. Every table
+//! keeps some weight of the one it started from, so that a hundred people bend the prior and a hundred thousand replace it.
 
 mod attention;
 mod confidence;
@@ -20,42 +20,43 @@ use super::posterior::responsibilities;
 use super::tables::{Derived, SHIFTS, Tables};
 use super::week::{BINS, Kernel, Week, dot, normalize};
 
-/// What a person's past looks like to the fit.
+/// A person's past, as input for the fit.
 #[derive(Debug, Clone, Default)]
 pub struct TrainingPerson {
-    /// All that is remembered of the person.
+    /// Everything that is remembered of the person.
     pub profile: Profile,
 }
 
-/// More people than this sharpen no table visibly, and the sums of these take 60 MB.
+/// More people than this do not visibly sharpen any table, and the sums of this many take 60 MB.
 const MOST_PEOPLE: usize = 20_000;
 
-/// Rounds before and after attention is estimated anew. The likelihood of held-back people stands still after twenty.
+/// Number of rounds before and after attention is estimated again. The likelihood of held-back people stops changing
+/// after twenty.
 const FIRST_ROUNDS: usize = 16;
 const LAST_ROUNDS: usize = 10;
 
-/// A person counts for at most this many events, so that a few very active people do not make the shapes.
+/// A person counts for at most this many events, so that a few very active people do not determine the shapes.
 const MOST_EVENTS: f32 = 80.0;
 
-/// Events' worth, in each hour of a shape, of what the same hour of other days says; and of the shape it started from.
-/// 4 was better by 0.003 bits on plentiful real activity, 12 by 0.01 of the possible gain on sparse simulated mail.
+/// Weights, in events for each hour of a shape: of the same hour on other days, and of the shape that the fit started from. For
+/// other days, 4 was better by 0.003 bits on plentiful real activity, 12 by 0.01 of the possible gain on sparse simulated mail.
 const DAYS_PRIOR: f32 = 10.0;
 const SHAPE_PRIOR: f32 = 0.6;
 
-/// People's worth of the weights that the fit started from.
+/// Weight, in people, of how common the shapes were when the fit started.
 const WEIGHTS_PRIOR: f32 = 60.0;
 
-/// Events' worth of the pooled response and levels that the fit started from, an hour and in all.
+/// Weights, in events, of the pooled response (per hour) and of the levels (in total) that the fit started from.
 const POOLED_PRIOR: f32 = 1.0;
 const LEVEL_PRIOR: f32 = 20.0;
 
-/// Bounds of the gamma shape of levels: below, all is in a few people; above, all people are alike.
+/// Bounds of the levels' gamma shape: with a smaller one a few people have everything; with a larger one all people are alike.
 const LEVEL_SHAPE: (f32, f32) = (0.3, 5.0);
 
-/// Responsibilities below this move no shape.
+/// Responsibilities below this change no shape.
 const NEGLIGIBLE: f32 = 1e-3;
 
-/// Smoothing of shapes over neighbouring hours, and over days where a day has too little.
+/// Smooths shapes over neighbouring hours, and over days where a day has too few events.
 fn shape_kernel() -> Kernel {
     Kernel::new(36.0, [1.0, 0.0, 0.0, 0.0])
 }
@@ -101,7 +102,7 @@ pub(super) fn fit(
     }
     let mut population =
         Population::try_from(tables).expect("fitted tables are positive and of the right lengths");
-    // The map is fitted to decisions as they will be made, so after the weight that enters them.
+    // The confidence is fitted to decisions as they will be made, so it comes after the weight that enters them.
     let mut moments = held_back::moments(&population, &histories);
     if let Some(presence) = presence::refit(population.tables.presence, &moments) {
         let mut tables = population.tables;
@@ -117,7 +118,7 @@ pub(super) fn fit(
     Some(population)
 }
 
-/// The histories of at most [`MOST_PEOPLE`], evenly taken.
+/// Returns the histories of at most [`MOST_PEOPLE`] people, sampled evenly.
 fn take_histories(people: impl IntoIterator<Item = TrainingPerson>, now: Timestamp) -> Vec<History> {
     let mut histories = Vec::new();
     let mut stride = 1;
@@ -138,8 +139,8 @@ fn take_histories(people: impl IntoIterator<Item = TrainingPerson>, now: Timesta
     histories
 }
 
-/// Leaves out activity of the part of a week with which the past begins, where there are whole weeks after it. Where no
-/// deliveries are known exposure is taken as flat, and days that occur once more than the others would count as popular.
+/// Removes the activity of the partial week at the beginning of the past, if whole weeks follow it. Where no deliveries
+/// are known, exposure is assumed flat, and days that occur once more than the others would count as popular.
 fn keep_whole_weeks(histories: &mut [History], now: Timestamp) {
     let activities = histories.iter().flat_map(|history| &history.activities);
     let Some(first) = activities.map(|activity| activity.at).min() else {
@@ -162,7 +163,7 @@ fn sums_of(histories: &[History], now: Timestamp, derived: &Derived) -> Vec<Sums
         .collect()
 }
 
-/// One round of expectation and maximization over shapes and weights.
+/// One round of expectation maximization over shapes and weights.
 fn refit_shapes(tables: &mut Tables, prior: &Population, derived: &Derived, people: &[Sums]) {
     let shapes = tables.shapes.len();
     let mut events = vec![[0.0_f32; BINS]; shapes];
@@ -237,7 +238,7 @@ fn refit_shapes(tables: &mut Tables, prior: &Population, derived: &Derived, peop
     }
 }
 
-/// Everybody's response, and the distribution of levels.
+/// Refits the pooled response and the distribution of levels.
 fn refit_pooled(tables: &mut Tables, prior: &Population, people: &[Sums]) {
     let of_clicks: fn(&Sums) -> &Engagement = |sums| &sums.clicks;
     let (click_level, shape) = levels(people, of_clicks, prior.tables.click_level);
@@ -247,7 +248,7 @@ fn refit_pooled(tables: &mut Tables, prior: &Population, people: &[Sums]) {
 
     let (mut events, mut expected) = ([0.0; BINS], [0.0; BINS]);
     for sums in people {
-        // People with many events count for more, but not in proportion.
+        // People with many events count for more, but not proportionally.
         let weight = 1.0 / sums.count().max(1.0).sqrt();
         if sums.clicks.exposed {
             let total: f32 = sums.clicks.exposure.iter().sum();
@@ -276,7 +277,7 @@ fn refit_pooled(tables: &mut Tables, prior: &Population, people: &[Sums]) {
     tables.pooled = pooled.iter().map(|value| 0.98 * value + 0.02).collect();
 }
 
-/// The mean level of engagement per hour of exposure, and by moments the gamma shape of people's levels.
+/// Returns the mean level of engagement per hour of exposure and, by the method of moments, the gamma shape of people's levels.
 fn levels(people: &[Sums], of: impl Fn(&Sums) -> &Engagement, prior: f32) -> (f32, Option<f32>) {
     let exposed = || people.iter().map(&of).filter(|engagement| engagement.exposed);
     let exposure = |engagement: &Engagement| engagement.exposure.iter().sum::<f32>();

@@ -1,47 +1,47 @@
-//! From a person's sums to the person's week.
+//! Computes a person's week from the person's sums.
 
 use super::exposure::{Engagement, Sums};
 use super::tables::{Derived, SHIFTS, Tables};
 use super::week::{BINS, Kernel, Week, dot, mean, normalize};
 
-/// How much opens count beside clicks when the mixture is weighed, and in the personal part. On simulated mail the share
-/// of the possible gain rises up to 1 for both; in life opens are less to the point and some are a machine's unnoticed.
+/// The weight of opens relative to clicks, in the mixture and in the personal part. On simulated mail the share of the
+/// possible gain rises up to 1 for both; in reality opens are less informative, and some are a machine's unnoticed.
 pub(super) const OPENS_IN_MIXTURE: f32 = 0.6;
 const OPENS_IN_PERSONAL: f32 = 0.8;
 
-/// Evidence of many events is tempered to that of this many at most: people's events come in clumps, and the shapes are
-/// approximations. From 14 to 100 scores rose by 0.005 bits, beyond that they stand.
+/// Evidence from many events is tempered to that of at most this many: people's events come in clumps, and the shapes
+/// are approximations. From 14 to 100 scores rose by 0.005 bits; beyond that they stay the same.
 const TEMPER: f32 = 100.0;
 
-/// Events at which a person's mixture weighs as much as everybody's response.
+/// Number of events at which a person's mixture weighs as much as the pooled response.
 const POOLED_EVENTS: f32 = 0.5;
 
-/// The least that everybody's response weighs: people do things that no shape foresees. On development data 3 to 10 %
+/// The minimum weight of the pooled response: people do things that no shape predicts. On development data 3 to 10 %
 /// scored the same.
 const POOLED_FLOOR: f32 = 0.05;
 
-/// Pseudo-events of the personal part, where no delivery is known: on real activity 1 and 2 scored the same, a half less by
-/// 0.007 bits.
+/// Pseudo-events of the personal part where no delivery is known: on real activity 1 and 2 scored the same, 0.5 scored
+/// less by 0.007 bits.
 const PERSONAL_PRIOR: f32 = 1.0;
 
-/// The same over known deliveries. Each click and each mail left unclicked speaks of the minutes that it lay there, so that
-/// a person's own data are believed sooner: on simulated mail 0.4 to 0.6 scored alike, 1 less by 0.01 of the possible gain.
+/// The same where deliveries are known. Each click and each unclicked mail says something about the minutes that it lay there, so
+/// a person's own data are trusted sooner: on simulated mail 0.4 to 0.6 scored alike, 1 scored less by 0.01 of the possible gain.
 const PERSONAL_PRIOR_OF_MAIL: f32 = 0.5;
 
-/// Spread and day weights of the personal part: a Tuesday's click speaks for Wednesday too, a little less. 90 and 120
-/// minutes scored best among 45 to 120.
+/// Spread and day weights of the personal part: a click on a Tuesday also counts for Wednesday, a little less. 90 and
+/// 120 minutes scored best among 45 to 120.
 pub(super) fn personal_kernel() -> Kernel {
     Kernel::new(90.0, [1.0, 0.6, 0.45, 0.4])
 }
 
-/// The same over known deliveries, where days tell more of each other's mail than of each other's clicks: with the weights
-/// above, the best day of seven is found less often (0.02 of the possible gain of a week's window). 0.3 to 0.45 for
-/// the next day scored alike.
+/// The same where deliveries are known: there, days say more about each other's mail than about each other's clicks.
+/// With the weights above, the best day of seven is found less often (0.02 of the possible gain of a week's window).
+/// 0.3 to 0.45 for the next day scored alike.
 pub(super) fn personal_kernel_of_mail() -> Kernel {
     Kernel::new(90.0, [1.0, 0.4, 0.25, 0.25])
 }
 
-/// What the week of a person rests on.
+/// A person's week and what it rests on.
 pub(super) struct Posterior {
     /// The person's response by hour, 1 on average.
     pub(super) week: Week,
@@ -49,7 +49,7 @@ pub(super) struct Posterior {
     pub(super) prior_weight: f32,
 }
 
-/// The weight of each (shape, shift) for a person; sums to 1.
+/// Returns the weight of each (shape, shift) for a person; they sum to 1.
 pub(super) fn responsibilities(tables: &Tables, derived: &Derived, sums: &Sums) -> Vec<f32> {
     let count = sums.count();
     let temper = TEMPER / (TEMPER + count);
@@ -57,7 +57,7 @@ pub(super) fn responsibilities(tables: &Tables, derived: &Derived, sums: &Sums) 
     for shape in 0..tables.shapes.len() {
         for shift in 0..SHIFTS {
             let (candidate, log_candidate) = (derived.shape(shape, shift), derived.log_shape(shape, shift));
-            // How well the shape tells the hours apart, given how many events there were.
+            // How well the shape separates the hours, given the number of events.
             let of = |engagement: &Engagement| {
                 if engagement.count == 0.0 {
                     return 0.0;
@@ -82,7 +82,7 @@ pub(super) fn responsibilities(tables: &Tables, derived: &Derived, sums: &Sums) 
     scores
 }
 
-/// The week of a person with these sums.
+/// Computes the week of a person with these sums.
 pub(super) fn posterior(tables: &Tables, derived: &Derived, sums: &Sums) -> Posterior {
     let count = sums.count();
     let mut mixture = [0.0; BINS];
@@ -147,8 +147,8 @@ pub(super) fn posterior(tables: &Tables, derived: &Derived, sums: &Sums) -> Post
     }
 }
 
-/// The share of a week that merely repeats the person's own hours, where these stand alone. People with one or two
-/// events come back at the same hour of the same day more often than any shape says; 3 to 10 % scored alike.
+/// The share of a week that simply repeats the person's own hours, for events without a known mail. People with one or
+/// two events return at the same hour of the same day more often than any shape predicts; 3 to 10 % scored alike.
 const ECHO: f32 = 0.06;
 
 fn add_echo(derived: &Derived, week: &mut Week, alone: &Week, sums: &Sums) {

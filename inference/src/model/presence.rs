@@ -1,20 +1,20 @@
-//! A person who was just there is likely to be there again soon.
+//! A person who was active shortly before is likely to be active again soon.
 //!
-//! Activity comes in spells of hours and days. The weekly curve knows nothing of them, so for a while after the person's
-//! last act the next minutes count for more: `p(t) × (1 + w · 2^(-(t - last) / half-life))`, the form of a hot path. Weight
-//! and half-life are learned, see [`super::fit`], and are zero where the past shows no spells. Where deliveries are known
-//! the factor is left out: there, acts come in spells because mail does.
+//! Activity comes in spells of hours and days. The weekly curve does not contain them, so for a while after the
+//! person's last act the following minutes count for more: `p(t) × (1 + w · 2^(-(t - last) / half-life))`, which has
+//! the form of a hot path. Weight and half-life are learned, see [`super::fit`], and are zero where the past shows no
+//! spells. Where deliveries are known the factor is left out: there, acts come in spells because mail does.
 
 use event::{Timestamp, grid, profile::History};
 
 use super::exposure::act_times;
 
-/// After so many half-lives a weight is below a millionth: it cannot change which minute is best, and is taken as zero.
+/// After this many half-lives a weight is below a millionth: it cannot change which minute is best, and is treated as zero.
 const FORGOTTEN_HALF_LIVES: f64 = 20.0;
 
 const HOUR_MS: f64 = grid::HOUR_MS as f64;
 
-/// What is left at `at` of a weight that halves in `half_life_ms` from `since` on.
+/// The remainder at `at` of a weight that halves every `half_life_ms` from `since` on.
 pub(crate) fn remaining(weight: f64, half_life_ms: f64, since: Timestamp, at: Timestamp) -> f64 {
     let half_lives = at.millis_since(since) as f64 / half_life_ms;
     if half_lives > FORGOTTEN_HALF_LIVES {
@@ -24,19 +24,19 @@ pub(crate) fn remaining(weight: f64, half_life_ms: f64, since: Timestamp, at: Ti
     }
 }
 
-/// How much a person's last act raises the minutes that follow.
+/// How much a person's last act raises the minutes after it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Presence {
-    /// The last act.
+    /// The time of the last act.
     pub since: Timestamp,
-    /// What the factor exceeds 1 by at that moment.
+    /// By how much the factor exceeds 1 at that moment.
     pub weight: f64,
     /// Hours in which the weight halves.
     pub half_life_hours: f64,
 }
 
 impl Presence {
-    /// The presence that a history ends with; `None` without an act or where the tables give it no weight.
+    /// The presence at the end of a history; `None` without an act, or if the tables give it no weight.
     pub(super) fn of(history: &History, [weight, half_life_hours]: [f32; 2]) -> Option<Self> {
         let since = *act_times(history).last()?;
         (weight > 0.0).then(|| Self {
@@ -46,7 +46,7 @@ impl Presence {
         })
     }
 
-    /// The factor at a moment: 1 + the weight that is left.
+    /// The factor at a moment: 1 plus the remaining weight.
     pub fn factor(&self, at: Timestamp) -> f64 {
         let half_life_ms = self.half_life_hours * HOUR_MS;
         1.0 + remaining(self.weight, half_life_ms, self.since, at.max(self.since))

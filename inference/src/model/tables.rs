@@ -10,7 +10,7 @@ use super::week::{BINS, Kernel};
 /// Clock shifts of each shape: one for every hour, so that nobody's time zone has to be known.
 pub(super) const SHIFTS: usize = 24;
 
-/// Coefficients of the confidence map, see [`super::Curve::confidence`].
+/// Coefficients of the confidence function, see [`super::Curve::confidence`].
 pub(super) const CONFIDENCE_TERMS: usize = 4;
 
 /// What is known of people in general.
@@ -21,7 +21,7 @@ pub(super) struct Tables {
     pub(super) shapes: Vec<Vec<f32>>,
     /// How common each shape is at each shift; sums to 1.
     pub(super) weights: Vec<Vec<f32>>,
-    /// Everybody's response together, 1 on average.
+    /// The pooled response of all people, 1 on average.
     pub(super) pooled: Vec<f32>,
     /// Attention by age of the mail, 1 at first.
     pub(super) attention: Vec<f32>,
@@ -32,10 +32,9 @@ pub(super) struct Tables {
     pub(super) open_level: f32,
     /// Shape of the gamma distribution of levels among people.
     pub(super) level_shape: f32,
-    /// The confidence map: constant, log odds of the window's share, log(1 + events), log window.
+    /// The confidence function: constant, log odds of the window's share, log(1 + events), log window.
     pub(super) confidence: Vec<f32>,
-    /// Weight of a person's last act for the minutes that follow, and the hours in which it halves, see
-    /// [`super::Presence`].
+    /// Weight of a person's last act for the minutes after it, and the hours in which it halves, see [`super::Presence`].
     pub(super) presence: [f32; 2],
     /// People and events that the tables were fitted to.
     pub(super) people: usize,
@@ -77,7 +76,7 @@ impl Tables {
         Ok(())
     }
 
-    /// The first 48 bits of a hash of the content, as 12 hexadecimal digits.
+    /// Returns the version: the first 48 bits of a hash of the content, as 12 hexadecimal digits after a prefix.
     pub(super) fn version(&self) -> String {
         let content = serde_json::to_vec(self).expect("tables are numbers");
         let digits = hex_of(&Sha256::digest(content)[..6]);
@@ -95,7 +94,7 @@ fn hex_of(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What serving needs beside the tables.
+/// What serving needs in addition to the tables.
 #[derive(Debug, Clone)]
 pub(super) struct Derived {
     /// Each shape twice in a row, so that every shift of it is a slice; and the logarithms.
@@ -132,7 +131,7 @@ impl Derived {
         }
     }
 
-    /// A shape `shift` hours later.
+    /// Returns a shape shifted by `shift` hours.
     pub(super) fn shape(&self, shape: usize, shift: usize) -> &[f32] {
         &self.doubled[shape][BINS - shift..2 * BINS - shift]
     }

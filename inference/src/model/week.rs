@@ -1,6 +1,6 @@
 //! The week as 168 bins of an hour, and the arithmetic on it.
 //!
-//! An hour is fine enough: with the few events that a person has, halving the bins changed no score. Curves are
+//! An hour is fine enough: with the few events that a person has, half-hour bins changed no score. Curves are
 //! interpolated to the minute.
 
 use event::{
@@ -24,7 +24,7 @@ pub(super) fn bin_of(moment: Timestamp) -> (usize, usize) {
     )
 }
 
-/// Adds `weight` at a moment, shared between the two hours whose middles are nearest.
+/// Adds `weight` at a moment, split between the two hours whose middles are nearest.
 pub(super) fn add_shared(week: &mut Week, moment: Timestamp, weight: f32) {
     let place = grid::week_offset_ms(moment) as f32 / HOUR_MS as f32 + BINS as f32 - 0.5;
     let share = place.fract();
@@ -56,7 +56,7 @@ pub(super) fn mean(week: &Week) -> f32 {
     week.iter().sum::<f32>() / BINS as f32
 }
 
-/// Scales a week to a mean of 1; a week of nothing becomes flat.
+/// Scales a week to a mean of 1; a week of zeros becomes flat.
 pub(super) fn normalize(week: &mut Week) {
     let mean = mean(week);
     if mean > 0.0 && mean.is_finite() {
@@ -66,7 +66,7 @@ pub(super) fn normalize(week: &mut Week) {
     }
 }
 
-/// A smoothing kernel: a Gaussian over the hours near, times weights for the same hour of the days near.
+/// A smoothing kernel: a Gaussian over neighbouring hours, times weights for the same hour on neighbouring days.
 #[derive(Debug, Clone)]
 pub(super) struct Kernel {
     /// Weights at 0, ±1, … hours.
@@ -76,9 +76,9 @@ pub(super) struct Kernel {
 }
 
 impl Kernel {
-    /// A kernel of this spread, with 1 at its middle.
+    /// Makes a kernel with this spread and the value 1 at its middle.
     pub(super) fn new(sigma_minutes: f32, days: [f32; 4]) -> Self {
-        // Beyond three spreads a Gaussian has 0.3 % of its mass.
+        // Beyond three standard deviations a Gaussian has 0.3 % of its mass.
         let reach = (3.0 * sigma_minutes / 60.0).ceil() as usize;
         let hours = (0..=reach)
             .map(|hour| (-0.5 * (hour as f32 * 60.0 / sigma_minutes).powi(2)).exp())
@@ -132,7 +132,7 @@ impl Kernel {
     }
 }
 
-/// A week with its last `reach` values before and its first `reach` values after it.
+/// Returns a week with its last `reach` values prepended and its first `reach` values appended.
 fn wrapped(week: &Week, reach: usize) -> Vec<f32> {
     let mut near = Vec::with_capacity(BINS + 2 * reach);
     near.extend_from_slice(&week[BINS - reach..]);

@@ -1,5 +1,5 @@
-//! Decides a batch window by window: what is read of people and chosen for each alone can run ahead, and then the choices
-//! of one window after the other are fitted into what the providers take.
+//! Decides a batch window by window: reading people and choosing for each of them alone can run ahead; after that, the
+//! choices of one window after the other are fitted into the providers' capacity.
 
 use std::sync::Arc;
 
@@ -15,22 +15,22 @@ use crate::{
     person::Known,
 };
 
-/// Lines decided together, and the reach of "who loses most goes first": enough for one read of each store to cost little
-/// a person, and 20 MB at most.
+/// Number of lines decided together, and the range within which whoever loses most chooses first: enough for one query
+/// to each store to cost little per person, and 20 MB at most.
 pub(crate) const WINDOW_LINES: usize = 1_024;
 
-/// A batch on its way.
+/// A batch in progress.
 pub(crate) struct Batch {
     service: Arc<Service>,
     capacity: Capacity,
     room: Room,
 }
 
-/// The lines of a window, each with its choice or its error. Boxed: a choice has 4 kB of profile with it.
+/// The lines of a window, each with its choice or its error. Boxed: a choice carries 4 kB of profile.
 pub(crate) struct Window(Vec<Result<Box<Weighed>, ApiError>>);
 
 impl Service {
-    /// Chooses for each line what it would get alone.
+    /// Chooses for each line the minute that it would get alone.
     pub(crate) async fn weigh_all(
         self: Arc<Self>,
         lines: Vec<Result<Inquiry, ApiError>>,
@@ -75,7 +75,7 @@ impl Batch {
         }
     }
 
-    /// Fits the window's choices into what the providers take and tells them, in their order.
+    /// Fits the window's choices into the providers' capacity and returns the decisions, in their order.
     pub(crate) async fn tell(&mut self, window: Window) -> Vec<Result<Decision, ApiError>> {
         let count = window.0.len();
         let capacity = self.capacity.clone();
@@ -90,7 +90,7 @@ impl Batch {
             (told, room)
         });
         let Ok((told, room)) = telling.await else {
-            // Without its table nothing can be promised for the rest: every later line fails too.
+            // Without its table of taken minutes nothing can be guaranteed for the rest: every later line fails too.
             self.capacity.of_each = Some(0);
             return broken(count);
         };
@@ -113,8 +113,8 @@ fn broken<T>(count: usize) -> Vec<Result<T, ApiError>> {
     (0..count).map(|_| Err(ApiError::Internal)).collect()
 }
 
-/// Whoever loses most by moving chooses first, among equals the earlier line. What counts is the model's choice, before the
-/// experiment draws: a group that came first, or was refused less often, would not be like the other any more.
+/// Whoever loses most by moving chooses first, and of equals the earlier line. The loss is that of the model's choice, before
+/// the experiment draws: a group that chose first, or was refused less often, would no longer be comparable to the other.
 fn make_room(choices: &mut [Result<Box<Weighed>, ApiError>], capacity: &Capacity, room: &mut Room) {
     let mut order: Vec<(usize, f64, u32)> = Vec::with_capacity(choices.len());
     for (index, choice) in choices.iter_mut().enumerate() {

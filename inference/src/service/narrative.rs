@@ -1,4 +1,4 @@
-//! Tells a decision in a few sentences.
+//! Describes a decision in a few sentences.
 
 use store::events::TrialGroup;
 
@@ -48,7 +48,7 @@ pub(super) fn sentences(inquiry: &Inquiry, choice: &Choice, explanation: &Explan
             .collect();
         let left = choice.minutes_left;
         let of_left = if choice.moved.is_some() {
-            // Which of them was free is told below.
+            // Which of them was free is described below.
             format!("{left} were left")
         } else if !is_models {
             format!("one of the {left} left was drawn")
@@ -101,7 +101,7 @@ pub(super) fn sentences(inquiry: &Inquiry, choice: &Choice, explanation: &Explan
     why
 }
 
-/// Says that the minute is not the model's, and whose it is.
+/// Says that the minute is not the model's choice, and how it was chosen.
 fn experiment(explanation: &Explanation) -> Option<String> {
     let experiment = explanation.experiment.as_ref()?;
     let rule = match experiment.group {

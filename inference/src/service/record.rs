@@ -1,4 +1,4 @@
-//! Writes down what a decision was made of.
+//! Records what a decision was computed from.
 
 use event::{Timestamp, grid};
 use sha2::{Digest, Sha256};
@@ -14,7 +14,7 @@ use crate::{
     service::PersonCurve,
 };
 
-/// The explanation of a choice by this version of the service, under the reference that follows from its content.
+/// Returns the explanation of a choice by this version of the service, under the reference that is derived from its content.
 pub(super) fn explanation(weighed: &Weighed, service_version: &str) -> Explanation {
     let Weighed { basis, choice } = weighed;
     let Basis {
@@ -115,7 +115,7 @@ fn point(curve: &PersonCurve, choice: &Choice, at: Timestamp) -> Point {
     }
 }
 
-/// The first moment from `start` on at which `slot` begins.
+/// The first moment at or after `start` at which `slot` begins.
 fn next_occurrence(slot: usize, start: Timestamp) -> Timestamp {
     let offset_ms = slot as i64 * grid::MINUTE_MS - grid::week_offset_ms(start);
     start.plus_millis(offset_ms.rem_euclid(grid::WEEK_MS))

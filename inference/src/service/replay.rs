@@ -1,4 +1,4 @@
-//! Reckons a stored decision again, from its explanation and the population's tables that it names, and compares.
+//! Computes a stored decision again, from its explanation and the population's tables that it names, and compares the two.
 
 use std::{path::Path, sync::Arc};
 
@@ -19,50 +19,50 @@ use crate::{
     population,
 };
 
-/// Differences told: who looks into one needs the first few, and the rest follow from them.
+/// Maximum number of differences that are reported: to investigate one, the first few are enough, and the rest follow from them.
 const MAX_DIFFERENCES: usize = 50;
 
-/// What a replay came to.
+/// The result of a replay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ReplayVerdict {
     /// The same explanation, byte for byte.
     Same,
-    /// Another one: `differences` tells where.
+    /// A different explanation: `differences` says where.
     Different,
-    /// It was stored before explanations kept what they were reckoned from.
+    /// It was stored before explanations included what they were computed from.
     NoInputs,
-    /// The population's tables that it names are in use no more and not in the model folder.
+    /// The population's tables that it names are no longer in use and not in the model folder.
     TablesGone,
-    /// What is stored is no explanation.
+    /// What is stored is not an explanation.
     Unreadable,
 }
 
-/// A value that came out otherwise.
+/// A value that differs.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Difference {
-    /// Where it stands: `chosen.at`.
+    /// Path of the value, such as `chosen.at`.
     #[schema(example = "chosen.at")]
     pub field: String,
-    /// What is stored; `null` where there is nothing.
+    /// The stored value; `null` if there is none.
     #[schema(value_type = Value)]
     pub stored: Value,
-    /// What came out; `null` where there is nothing.
+    /// The replayed value; `null` if there is none.
     #[schema(value_type = Value)]
     pub replayed: Value,
 }
 
-/// A decision that was reckoned again.
+/// A decision that was computed again.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Replay {
     /// The decision.
     pub explanation_ref: String,
-    /// What it came to.
+    /// The result.
     pub verdict: ReplayVerdict,
-    /// The same in a sentence.
+    /// The same as a sentence.
     pub text: String,
-    /// Version of the service that decided; `null` where that cannot be read.
+    /// Version of the service that decided; `null` if it cannot be read.
     pub decided_by: Option<String>,
     /// Version that replayed.
     pub replayed_by: &'static str,
@@ -70,7 +70,7 @@ pub struct Replay {
     pub differences: Vec<Difference>,
 }
 
-/// What a replay reads of an explanation. All else comes out again.
+/// The parts of an explanation that a replay reads. Everything else is computed again.
 #[derive(Deserialize)]
 struct Stored {
     universal_id: String,
@@ -103,13 +103,13 @@ impl Failure {
     fn unreadable(why: impl std::fmt::Display) -> Self {
         Self(
             ReplayVerdict::Unreadable,
-            format!("what is stored under this reference is no explanation: {why}"),
+            format!("what is stored under this reference is not an explanation: {why}"),
         )
     }
 }
 
-/// Reckons the decision stored under `reference` again. The population's tables are those `in_use`, the built-in ones, or
-/// what `model_folder` keeps, whichever the explanation names.
+/// Computes the decision stored under `reference` again. The population's tables are those `in_use`, the built-in ones,
+/// or those in `model_folder`, whichever the explanation names.
 pub fn replay(
     reference: &str,
     body: &str,
@@ -147,14 +147,14 @@ fn reckon(
         return Err(Failure(
             ReplayVerdict::NoInputs,
             format!(
-                "the explanation was stored by version {}, which did not keep what decisions were reckoned from: it can be \
-                 read, not replayed",
+                "the explanation was stored by version {}, which did not keep what decisions were computed from: it can be \
+                 read but not replayed",
                 stored.service_version
             ),
         ));
     };
     let population = tables(&stored.evidence.population_version, in_use, model_folder)?;
-    let wrong = |field: &str| Failure::unreadable(format_args!("`{field}` cannot be taken as it is"));
+    let wrong = |field: &str| Failure::unreadable(format_args!("`{field}` is invalid"));
     let profile = inputs.profile().ok_or_else(|| wrong("inputs.profile"))?;
     let latency = WeekOfLatency::of_milliseconds(&inputs.latency_ms, stored.latency);
     let id = UniversalId::parse(&stored.universal_id).ok_or_else(|| wrong("universal_id"))?;
@@ -185,7 +185,7 @@ fn reckon(
         Failure(
             ReplayVerdict::Different,
             format!(
-                "reckoned again, no minute of the window is allowed: the last were taken by `{}`",
+                "recomputed, no minute of the window is allowed: the last were removed by `{}`",
                 suppressed.reason
             ),
         )
@@ -194,7 +194,7 @@ fn reckon(
         None => weighed.draw_alone(),
         Some(full) => {
             let free = full.leave(&weighed.choice.candidates);
-            // Told of moves alone, which nobody makes who keeps his minute.
+            // Recorded only for decisions that were moved; for one that keeps its minute the value does not matter.
             let per_minute = stored.moved.as_ref().map_or(0, |moved| moved.capacity_per_minute);
             let Basis { draw, .. } = &weighed.basis;
             let facts = weighed.basis.facts();
@@ -204,7 +204,7 @@ fn reckon(
             weighed.choice = placed.ok_or_else(|| {
                 Failure(
                     ReplayVerdict::Different,
-                    "reckoned again, every minute of the window is full".to_owned(),
+                    "recomputed, every minute of the window is full".to_owned(),
                 )
             })?;
         }
@@ -225,7 +225,7 @@ fn tables(
         Ok(None) => Err(Failure(
             ReplayVerdict::TablesGone,
             format!(
-                "the population tables `{version}` that it was reckoned from are not in use and not in {}: keep \
+                "the population tables `{version}` that it was computed from are not in use and not in {}: keep \
                  `population-*.json` there as long as explanations are kept",
                 match model_folder {
                     Some(folder) => format!("the model folder `{}`", folder.display()),
@@ -237,7 +237,7 @@ fn tables(
     }
 }
 
-/// The request again, through the same checks as the first time.
+/// The request again, validated as it was the first time.
 fn question(stored: &Stored, inputs: &Inputs) -> Result<Inquiry, ApiError> {
     let request = &stored.request;
     let spans = request.allowed_hours.iter().map(|text| day_span(text));
@@ -245,7 +245,7 @@ fn question(stored: &Stored, inputs: &Inputs) -> Result<Inquiry, ApiError> {
     let (allowed_window, allowed_hours) = match <[DaySpanInput; 1]>::try_from(spans) {
         Ok([span]) => (Some(span), None),
         Err(spans) if spans.is_empty() => (None, None),
-        // Several are hours, one beside the other.
+        // Several spans are single hours.
         Err(spans) => {
             let hours = spans.iter().map(|span| span.start.get(..2)?.parse().ok());
             let hours: Option<Vec<u8>> = hours.collect();
@@ -292,7 +292,7 @@ fn question(stored: &Stored, inputs: &Inputs) -> Result<Inquiry, ApiError> {
     request.check(&event::Hasher::new(), stored.decided_at)
 }
 
-/// A part of the day as explanations tell it, `HH:MM-HH:MM`.
+/// A part of the day as explanations write it, `HH:MM-HH:MM`.
 fn day_span(text: &str) -> DaySpanInput {
     let (start, end) = text.split_once('-').unwrap_or((text, ""));
     DaySpanInput {
@@ -322,14 +322,14 @@ fn compare(reference: &str, body: &str, explanation: &Explanation, replay: &mut 
     }
     replay.verdict = ReplayVerdict::Different;
     replay.text = match (replay.differences.first(), more) {
-        (None, _) => "the same values, written otherwise: what is stored was changed".to_owned(),
+        (None, _) => "the same values in a different form: the stored explanation was changed".to_owned(),
         (Some(_), 0) => format!("different in {} places", replay.differences.len()),
         (Some(_), more) => format!("different in {} places", MAX_DIFFERENCES + more),
     };
     let decided_by = replay.decided_by.as_deref().unwrap_or_default();
     if decided_by != replay.replayed_by {
         replay.text += &format!(
-            "; it was decided by version {decided_by} and replayed by {}, which may reckon otherwise",
+            "; it was decided by version {decided_by} and replayed by {}, which may compute a different result",
             replay.replayed_by
         );
     }

@@ -1,7 +1,7 @@
 //! The best minute of a window.
 //!
-//! Quarter hours whose highest coefficient cannot win are passed over, and so are blocks of them: the block that promises
-//! most is searched first, and after it few others are left. What is found is what a look at every minute finds.
+//! Quarter hours whose highest coefficient cannot win are skipped, and so are blocks of them: the most promising block is
+//! searched first, after which few others can still win. The result is the same as if every minute had been examined.
 
 use std::ops::Range;
 
@@ -12,16 +12,17 @@ use super::{Curve, QUARTER_MINUTES, QUARTER_MS, QUARTERS, spline};
 /// The chosen minute.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Best {
-    /// The moment of arrival: the start of a minute, or of a range that begins within one.
+    /// The moment of arrival: the start of a minute, or of a range that begins within a minute.
     pub at: Timestamp,
-    /// Its score, weight included.
+    /// Its score, including the weight.
     pub score: f64,
 }
 
 /// Rounding may lift the spline above its highest coefficient by a part in a million.
 const ROUNDING: f64 = 1e-5;
 
-/// Quarter hours that are passed over together: four hours, 42 to a week. Between 8 and 32 a search costs the same.
+/// Number of quarter hours that are skipped together: four hours, 42 blocks in a week. Between 8 and 32 the cost of a
+/// search is the same.
 pub(super) const BLOCK_QUARTERS: usize = 16;
 const BLOCK_MS: i64 = BLOCK_QUARTERS as i64 * QUARTER_MS;
 
@@ -32,7 +33,7 @@ const _: () = assert!(
     "a week is made of whole blocks"
 );
 
-/// The highest coefficient that shapes the value within each block.
+/// The highest coefficient that affects the value within each block.
 pub(super) fn highest_of_blocks(value: &[f32; QUARTERS]) -> [f32; BLOCKS] {
     std::array::from_fn(|block| {
         let first = block * BLOCK_QUARTERS + QUARTERS - 1;
@@ -42,8 +43,8 @@ pub(super) fn highest_of_blocks(value: &[f32; QUARTERS]) -> [f32; BLOCKS] {
 }
 
 impl Curve {
-    /// The best minute to arrive in any of `ranges` (half-open, in real time, in any order), the score of each multiplied
-    /// by the factor of [`Curve::presence`]; the earliest of equals. `None` when all are empty.
+    /// Returns the best minute to arrive in any of `ranges` (half-open, in real time, in any order), with each score multiplied
+    /// by the factor of [`Curve::presence`]; the earliest one in case of a tie. Returns `None` if all ranges are empty.
     pub fn best(&self, ranges: &[Range<Timestamp>]) -> Option<Best> {
         match self.presence {
             Some(presence) => self.best_weighted(ranges, |at| presence.factor(at)),
@@ -51,9 +52,9 @@ impl Curve {
         }
     }
 
-    /// Like [`Curve::best`], with each minute's score multiplied by `weight` in place of the presence alone: the factors of
-    /// hot paths, which must not rise and fall within four hours, because minutes between two ends that cannot win are
-    /// passed over.
+    /// Like [`Curve::best`], with each minute's score multiplied by `weight` instead of by the presence alone: the
+    /// factors of hot paths. The weight must not rise and then fall within four hours, because a stretch of minutes is
+    /// skipped if it cannot win with the weights at its two ends.
     pub fn best_weighted(
         &self,
         ranges: &[Range<Timestamp>],
@@ -76,8 +77,8 @@ impl Curve {
         best
     }
 
-    /// The minutes of `ranges` whose weighted score is at least `least`, in the order of the ranges. The weight is as for
-    /// [`Curve::best_weighted`].
+    /// Returns the minutes of `ranges` whose weighted score is at least `least`, in the order of the ranges. The weight
+    /// is as for [`Curve::best_weighted`].
     pub(crate) fn at_least(
         &self,
         ranges: &[Range<Timestamp>],
@@ -104,13 +105,13 @@ impl Curve {
             })
     }
 
-    /// What no minute of a block is worth more than, but for rounding.
+    /// An upper bound, up to rounding, of the weighted score of a block's minutes.
     fn most(&self, block: &Part, weight: impl Fn(Timestamp) -> f64) -> f64 {
         let heaviest = weight(block.range.start).max(weight(block.range.end));
         f64::from(self.highest[block.index]) * heaviest
     }
 
-    /// Looks for a better minute in a block.
+    /// Searches a block for a better minute.
     fn search(&self, block: &Part, weight: impl Fn(Timestamp) -> f64, best: &mut Option<Best>) {
         let mut weight_at_start = weight(block.range.start);
         for quarter in quarters(block.clone()) {
@@ -135,12 +136,12 @@ fn highest(coefficients: [f32; 4]) -> f64 {
     f64::from(coefficients.into_iter().fold(f32::MIN, f32::max))
 }
 
-/// Whether something that is worth at most `most`, but for rounding, can be better.
+/// Whether a part with a score of at most `most`, up to rounding, can be better.
 fn can_win(most: f64, best: Option<Best>) -> bool {
     best.is_none_or(|best| most * (1.0 + ROUNDING) >= best.score)
 }
 
-/// The earlier of two equal scores is better, whatever the order of the ranges.
+/// Of two equal scores the earlier one is better, whatever the order of the ranges.
 fn is_better(best: Option<Best>, at: Timestamp, score: f64) -> bool {
     best.is_none_or(|best| score > best.score || (score == best.score && at < best.at))
 }
@@ -148,13 +149,13 @@ fn is_better(best: Option<Best>, at: Timestamp, score: f64) -> bool {
 /// The part of a range that lies in one quarter hour, or in one block, of the week.
 #[derive(Clone)]
 struct Part {
-    /// Which quarter hour or block of the week.
+    /// Index of the quarter hour or block in the week.
     index: usize,
     range: Range<Timestamp>,
 }
 
 impl Part {
-    /// The minute within the quarter hour, and the moment at which it begins or the part does.
+    /// Each minute's index within the quarter hour, and the moment at which it begins, or the part if that is later.
     fn minutes(&self) -> impl Iterator<Item = (usize, Timestamp)> + use<> {
         let Range { start, end } = self.range;
         let first_minute = grid::slot(start) % QUARTER_MINUTES;
@@ -168,17 +169,17 @@ impl Part {
     }
 }
 
-/// The blocks that a range touches, in the order of time.
+/// The blocks that a range touches, in chronological order.
 fn blocks(range: &Range<Timestamp>) -> impl Iterator<Item = Part> + use<> {
     parts(range.clone(), BLOCK_MS, BLOCKS)
 }
 
-/// The quarter hours of a block, in the order of time.
+/// The quarter hours of a block, in chronological order.
 fn quarters(block: Part) -> impl Iterator<Item = Part> {
     parts(block.range, QUARTER_MS, QUARTERS)
 }
 
-/// The parts of a range in each of the week's `in_week` parts of `length_ms` each.
+/// Splits a range at the boundaries of the week's `in_week` parts of `length_ms` each.
 fn parts(range: Range<Timestamp>, length_ms: i64, in_week: usize) -> impl Iterator<Item = Part> {
     let Range { start: mut at, end } = range;
     let offset_ms = grid::week_offset_ms(at);

@@ -1,4 +1,4 @@
-//! How attention to a mail fades: clicks at each age, over the clicks expected there from when people act.
+//! How attention to a mail fades: clicks at each age, relative to the clicks expected there from when people act.
 
 use event::{Timestamp, profile::History};
 
@@ -9,16 +9,16 @@ use crate::model::posterior::posterior;
 use crate::model::tables::{Derived, Tables};
 use crate::model::week::{BINS, bin_of, dot};
 
-/// Clicked mails below which attention cannot be told from chance.
+/// With fewer clicked mails, attention cannot be distinguished from chance.
 const ENOUGH_CLICKS: usize = 200;
 
-/// Clicks' worth, in each band, of the attention that the fit started from.
+/// Weight, in clicks for each band, of the attention that the fit started from.
 const PRIOR_CLICKS: f32 = 20.0;
 
-/// People beyond this change no band by a hundredth.
+/// More people than this change no band by a hundredth.
 const MOST_PEOPLE: usize = 4_000;
 
-/// Hours of a day and night that normalize attention: the level of engagement takes up the rest.
+/// Minutes over which attention is normalized, a day and a night: the level of engagement absorbs the rest.
 const NORMAL_MINUTES: usize = 1_440;
 
 /// Whether there are enough clicks on known mails to learn from.
@@ -30,7 +30,7 @@ pub(super) fn enough(histories: &[History]) -> bool {
     clicked.take(ENOUGH_CLICKS).count() == ENOUGH_CLICKS
 }
 
-/// Refits `tables.attention`, given the weeks of the people (`personal`) or everybody's.
+/// Refits `tables.attention`, given the people's own weeks (`personal`) or the pooled one.
 pub(super) fn refit(
     tables: &mut Tables,
     prior: &Population,
@@ -69,7 +69,7 @@ pub(super) fn refit(
                     break;
                 }
                 expected[band] += weight * level * bands[band] * activity(&week, bin * 60 + minute, from, to);
-                // In the band where the exposure ends: at an edge it is the one before.
+                // The click counts in the band where the exposure ends; at an edge, that is the band before it.
                 if mail.clicked_at.is_some() && minutes <= AGE_EDGES[band + 1] {
                     clicks[band] += weight;
                 }
@@ -91,8 +91,8 @@ pub(super) fn refit(
     tables.attention = refitted.to_vec();
 }
 
-/// The integral of a week's activity over ages `from` to `to` (minutes) of a mail delivered at minute `start` of the
-/// week, in hours.
+/// The integral of a week's activity over the ages `from` to `to` (minutes) of a mail delivered at minute `start` of
+/// the week, in hours.
 fn activity(week: &[f32; BINS], start: usize, from: usize, to: usize) -> f32 {
     let (mut at, end) = (start + from, start + to);
     let mut sum = 0.0;

@@ -1,25 +1,25 @@
-//! The map from a curve to the chance that it is right, fitted to what people did afterwards.
+//! The function from a curve to the probability that its choice is right, fitted to what people did afterwards.
 //!
-//! The curve of what came before a moment decides at it, and the person's own acts tell whether it was right.
+//! The choice at a moment is made with the curve of what came before, and the person's later acts show whether it was right.
 
 use super::held_back::HeldBack;
 use crate::model::Population;
 use crate::model::tables::CONFIDENCE_TERMS;
 use event::grid::HOUR_MS;
 
-/// Windows that are tried, in hours.
+/// Lengths of the windows that are tried, in hours.
 const WINDOWS_HOURS: [i64; 2] = [24, 168];
 
-/// Fewer outcomes than this leave the map as it was.
+/// With fewer outcomes than this the function stays as it was.
 const ENOUGH: usize = 400;
 
-/// Outcomes' worth of the map that the fit started from.
+/// Weight, in outcomes, of the function that the fit started from.
 const PRIOR: f64 = 20.0;
 
-/// Steps of Newton's method; it stands still after six.
+/// Steps of Newton's method; it converges after six.
 const STEPS: usize = 10;
 
-/// The refitted map, or `None` when there is too little to fit it to.
+/// Returns the refitted function, or `None` if there are too few outcomes to fit it to.
 pub(super) fn refit(population: &Population, moments: &[HeldBack<'_>]) -> Option<[f32; CONFIDENCE_TERMS]> {
     let outcomes: Vec<Outcome> = moments.iter().flat_map(outcomes_at).collect();
     if outcomes.len() < ENOUGH {
@@ -30,7 +30,7 @@ pub(super) fn refit(population: &Population, moments: &[HeldBack<'_>]) -> Option
     Some(logistic(&outcomes, start).map(|term| term as f32))
 }
 
-/// One outcome: the terms of the map, and whether the person acted soon enough after the chosen minute.
+/// One outcome: the terms of the function, and whether the person acted soon enough after the chosen minute.
 type Outcome = ([f64; CONFIDENCE_TERMS], bool);
 
 fn outcomes_at(moment: &HeldBack<'_>) -> Vec<Outcome> {
@@ -54,7 +54,7 @@ fn outcomes_at(moment: &HeldBack<'_>) -> Vec<Outcome> {
     outcomes
 }
 
-/// Logistic regression by Newton's method, drawn towards `start`.
+/// Logistic regression by Newton's method, shrunk towards `start`.
 fn logistic(outcomes: &[Outcome], start: [f64; CONFIDENCE_TERMS]) -> [f64; CONFIDENCE_TERMS] {
     let mut weights = start;
     for _ in 0..STEPS {

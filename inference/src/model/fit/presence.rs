@@ -4,25 +4,25 @@ use event::{Timestamp, grid::QUARTER_MS};
 
 use super::held_back::HeldBack;
 
-/// Weights and half-lives that are tried. Beyond a weight of 8 the likelihood of real activity may still grow, since
-/// every burst adds to it, while hits within two hours of the chosen minute fall.
+/// Weights and half-lives that are tried. Above a weight of 8 the likelihood of real activity may still grow, since
+/// every burst adds to it, while hits within two hours of the chosen minute become fewer.
 const WEIGHTS: [f64; 6] = [0.0, 0.5, 1.0, 2.0, 4.0, 8.0];
 const HALF_LIVES_HOURS: [f64; 4] = [4.0, 8.0, 16.0, 32.0];
 
-/// How far the acts are looked at: within a week every hour of it comes once.
+/// How far acts are looked at: within a week, every hour of it occurs once.
 const HORIZON_QUARTERS: usize = 672;
 
-/// Fewer people than this leave the weight as it was.
+/// With fewer people than this the weight stays as it was.
 const ENOUGH: usize = 400;
 
-/// Log likelihood that a person must gain on average before weight and half-life are changed: the noise of 400 people
-/// stays below it.
+/// Log likelihood that must be gained per person on average before weight and half-life are changed: the noise of 400
+/// people stays below it.
 const LEAST_GAIN: f64 = 0.01;
 
-/// Gains over no factor, by half-life and weight.
+/// Gains over having no factor, by half-life and weight.
 type Gains = [[f64; WEIGHTS.len()]; HALF_LIVES_HOURS.len()];
 
-/// The weight and half-life refitted from `start`, or `None` when there is too little to fit them to or too little to gain.
+/// Returns the weight and half-life refitted from `start`, or `None` if there are too few people or too little to gain.
 pub(super) fn refit(start: [f32; 2], moments: &[HeldBack<'_>]) -> Option<[f32; 2]> {
     let mut gains: Gains = Default::default();
     let fading: Vec<[f64; HALF_LIVES_HOURS.len()]> = (0..HORIZON_QUARTERS).map(fading_after).collect();
@@ -48,13 +48,13 @@ pub(super) fn refit(start: [f32; 2], moments: &[HeldBack<'_>]) -> Option<[f32; 2
     (best.0 - of_start > LEAST_GAIN * people as f64).then_some(best.1)
 }
 
-/// What is left of a weight after so many quarter hours, for each half-life.
+/// The share of a weight that is left after a number of quarter hours, for each half-life.
 fn fading_after(quarters: usize) -> [f64; HALF_LIVES_HOURS.len()] {
     let hours = (quarters as f64 + 0.5) / 4.0;
     HALF_LIVES_HOURS.map(|half_life| (-hours / half_life).exp2())
 }
 
-/// Adds a person's gain of each candidate over no factor; `false` when the person has nothing to tell.
+/// Adds a person's gain of each candidate over having no factor; returns `false` if the person cannot contribute.
 fn add(gains: &mut Gains, moment: &HeldBack<'_>, fading: &[[f64; HALF_LIVES_HOURS.len()]]) -> bool {
     let quarter_of = |at: Timestamp| (at.millis_since(moment.cut) / QUARTER_MS) as usize;
     let acts: Vec<usize> = moment
