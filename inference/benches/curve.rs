@@ -1,4 +1,4 @@
-//! The cost of a person's curve and of a decision on it, by how much is remembered of the person.
+//! The cost of a person's curve and of a decision based on it, by how much is remembered of the person.
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints what it found")]
 
@@ -12,7 +12,7 @@ fn now() -> Timestamp {
     "2026-06-01T12:00:00Z".parse().expect("a moment")
 }
 
-/// A person with this many clicks in the last year, on mails delivered five hours before when `with_mail`.
+/// A person with this many clicks in the last year, on mails delivered five hours earlier if `with_mail`.
 fn person(clicks: i64, with_mail: bool) -> Profile {
     let template = synth::mock_events(1, 1, now(), &Hasher::new()).remove(0);
     let mut profile = Profile::default();
@@ -38,14 +38,14 @@ fn person(clicks: i64, with_mail: bool) -> Profile {
     profile
 }
 
-/// Decisions of which the median is told.
+/// Number of decisions whose median is reported.
 const SAMPLES: usize = 10_000;
 
-/// The targets: a decision on a curve that is kept, and one with its curve, at 400 events.
+/// The targets: for a decision on a cached curve, and for one that computes its curve, at 400 events.
 const TARGET_CACHED_US: f64 = 30.0;
 const TARGET_US: f64 = 150.0;
 
-/// Prints the median of what `decide` takes, beside its target.
+/// Prints the median duration of `decide`, along with its target.
 fn print_p50(what: &str, target_us: f64, mut decide: impl FnMut()) {
     let mut took = Vec::with_capacity(SAMPLES);
     for _ in 0..SAMPLES {
@@ -61,7 +61,7 @@ fn print_p50(what: &str, target_us: f64, mut decide: impl FnMut()) {
     );
 }
 
-/// The minutes of some days from now on: all of them, or what quiet hours leave of each day.
+/// The minutes of the next days: all of them, or what quiet hours leave of each day.
 fn minutes(days: i64, quiet: bool) -> Vec<Range<Timestamp>> {
     if !quiet {
         return vec![now()..now().plus_millis(days * 24 * HOUR_MS)];
@@ -84,10 +84,10 @@ fn medians() {
                 black_box((best, curve.confidence(best.at, &ranges)));
             };
             let what = format!("400 {name}, {} h, {guards}", days * 24);
-            print_p50(&format!("{what}, curve kept"), TARGET_CACHED_US, || {
+            print_p50(&format!("{what}, curve cached"), TARGET_CACHED_US, || {
                 decide(&cached)
             });
-            print_p50(&format!("{what}, with the curve"), TARGET_US, || {
+            print_p50(&format!("{what}, computing the curve"), TARGET_US, || {
                 decide(&population.curve(Some(black_box(&profile)), now()));
             });
         }

@@ -1,4 +1,4 @@
-//! Decisions through the router, with profiles in their store: how many a second, and the slowest of a hundred.
+//! Decisions through the router, with stored profiles: decisions per second, and the 99th percentile of their duration.
 
 #![allow(
     clippy::unwrap_used,
@@ -31,19 +31,20 @@ use tower::ServiceExt;
 
 use fakes::{Stores, evening_clicks, event};
 
-/// People with 40 mails and clicks each: fewer than curves are cached, so that both kinds of decision can be measured.
+/// Number of people, with 40 mails and clicks each: fewer than the curve cache holds, so that both kinds of decision
+/// can be measured.
 const PEOPLE: usize = 256;
 
-/// Lines of a batch: several windows, so that they are worked on side by side.
+/// Lines of a batch: several windows, so that they are processed side by side.
 const BATCH: usize = 8 * 1_024;
 
-/// Decisions of which the slowest hundredth is told.
+/// Number of decisions whose 99th percentile is reported.
 const SAMPLES: usize = 5_000;
 
 /// The target: 99 of 100 decisions take no longer.
 const TARGET_P99: Duration = Duration::from_millis(5);
 
-/// How many curves were computed up to now.
+/// How many curves have been computed so far.
 async fn curves_computed(router: &Router) -> u64 {
     let response = router
         .clone()
@@ -92,7 +93,7 @@ fn benchmark(criterion: &mut Criterion) {
             Timestamp::from(SystemTime::now()),
         );
         evening_clicks(&stores, &address, 40, now);
-        // One click of their own, or all would share one profile and so one curve.
+        // Each person has a click of their own; otherwise all would share one profile and therefore one curve.
         let own_ms = (person as i64 + 120) * 60_000;
         stores.consume(event(&address, EventType::Clicked, now.plus_millis(-own_ms)));
     }
@@ -100,7 +101,7 @@ fn benchmark(criterion: &mut Criterion) {
         let _inside = runtime.enter();
         Server::start(&InferenceConfig::default(), stores.dependencies())
     };
-    // A server of its own without a curve in memory: each decision computes one.
+    // A separate server whose cache holds none of the curves: each decision computes one.
     let uncached = {
         let _inside = runtime.enter();
         let config = InferenceConfig {

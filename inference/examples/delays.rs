@@ -4,9 +4,9 @@
 //! cargo run -p sendflowr-inference --release --example delays -- [--mails 60000] [--seeds 1,2,3]
 //! ```
 //!
-//! Simulated mail with known delays (`synth::delays`). Every contestant learns from mail of one half of the people in the
-//! first three quarters of the time, and is scored on mail of the other half in the last quarter: pinball loss at the
-//! quantile that is asked for, the median of the error either way, and how much of the mail arrives within what was expected.
+//! The mail is simulated, with known delays (`synth::delays`). Every contestant learns from mail of one half of the people
+//! in the first three quarters of the time, and is scored on mail of the other half in the last quarter: pinball loss at
+//! the requested quantile, the median absolute error, and how much of the mail arrives within the expected delay.
 
 #![allow(clippy::print_stdout, reason = "a command's output")]
 
@@ -22,7 +22,7 @@ use sendflowr_inference::{InferenceConfig, LatencyConfig, LatencyContext, Latenc
 use store::events::LatencySample;
 use synth::Delay;
 
-/// Mails that are learned from, the newest of the training time: a provider's first day, a month of a small sender, all.
+/// Number of mails to learn from, the newest of the training time: a provider's first day, a month of a small sender, all.
 const SIZES: [usize; 3] = [300, 3_000, usize::MAX];
 
 const QUANTILES: [f64; 2] = [0.5, 0.9];
@@ -63,7 +63,7 @@ fn main() {
     }
 }
 
-/// What a contestant makes of the mails to learn from: a delay in milliseconds for every mail.
+/// What a contestant has learned: a function from a mail to its delay in milliseconds.
 type Predict = Box<dyn Fn(&Delay) -> f64>;
 
 /// Learns the quantile from delays.
@@ -87,7 +87,7 @@ fn compare(worlds: &[Vec<Delay>], quantile: f64, size: usize) {
             let predict = learn(&train, quantile);
             score.add(&test, quantile, &*predict);
         }
-        // The truth: the median that the world knows, times the quantile of the noise.
+        // The truth: the median that the simulation knows, times the quantile of the noise.
         let noise: Vec<f64> = test
             .iter()
             .map(|mail| mail.latency_ms as f64 / mail.median_ms)
@@ -104,7 +104,7 @@ fn compare(worlds: &[Vec<Delay>], quantile: f64, size: usize) {
     }
 }
 
-/// Mail to learn from and mail to be scored on: other people, later.
+/// Splits into mail to learn from and mail to be scored on: of other people, and later.
 fn split(world: &[Delay], size: usize) -> (Vec<Delay>, Vec<Delay>) {
     let from = world.len() * 3 / 4;
     let half = |mails: &[Delay], parity: usize| -> Vec<Delay> {
@@ -150,7 +150,7 @@ fn table_with_all(train: &[Delay], quantile: f64) -> Predict {
     })
 }
 
-/// The table, with what is told of a mail.
+/// The table, given the fields of a mail that `told` returns.
 fn table_told(train: &[Delay], quantile: f64, told: fn(&Delay) -> LatencyContext<'_>) -> Predict {
     let model = fitted(train, quantile);
     Box::new(move |mail| {
@@ -218,8 +218,8 @@ fn features(mail: &Delay) -> [f64; 9] {
     ]
 }
 
-/// Trees for the median of the delay's logarithm (least absolute deviation); the quantile of what they leave over of a fifth of
-/// the mail that they were not fitted to comes on top.
+/// Trees for the median of the delay's logarithm (least absolute deviation), plus the quantile of their residuals on a
+/// fifth of the mail that they were not fitted to.
 fn boost(train: &[Delay], quantile: f64, features: impl Fn(&Delay) -> Vec<f64> + 'static) -> Predict {
     let row =
         move |mail: &Delay| -> Vec<f32> { features(mail).into_iter().map(|value| value as f32).collect() };

@@ -110,7 +110,7 @@ impl Metrics {
         );
         registry.register(
             "sendflowr_inference_latency_drift",
-            "Whether a provider's delays deviate from the expected ones more than they used to: 1 or 0; absent without enough mail",
+            "Whether a provider's delays deviate from the expected ones more than before: 1 or 0; absent without enough mail",
             metrics.latency_drift.clone(),
         );
         registry.register(

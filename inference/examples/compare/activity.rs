@@ -88,8 +88,8 @@ fn read(folder: &Path) -> Vec<Person> {
 
 /// Fits the tables that ship with the product and writes them.
 ///
-/// Where people live is half forgotten: half of the weight of each shape is spread over all shifts, and half of the
-/// pooled response is flat, because another audience lives elsewhere.
+/// The information on where people live is halved: half of the weight of each shape is spread over all shifts, and half
+/// of the pooled response is flat, because another audience lives elsewhere.
 pub(crate) fn write_builtin(folder: &Path, file: &Path) {
     let people = read(folder);
     let template = template(people[0].cut);
@@ -113,7 +113,7 @@ pub(crate) fn write_builtin(folder: &Path, file: &Path) {
     for value in tables["pooled"].as_array_mut().expect("a list of hours") {
         *value = (0.5 * value.as_f64().expect("a number") + 0.5).into();
     }
-    // Four digits tell more than the data knows.
+    // Four digits are more than the data can support.
     round(&mut tables);
     std::fs::write(file, tables.to_string() + "\n").expect("the file can be written");
 }
@@ -143,7 +143,7 @@ fn template(at: Timestamp) -> Event {
     }
 }
 
-/// What a policy scored, person by person.
+/// The scores of a policy, person by person.
 struct Scores {
     name: &'static str,
     /// Bits per future event over a uniform week.
@@ -170,7 +170,7 @@ pub(crate) fn compare(folder: &Path) {
             .flat_map(|person| person.future.last())
             .max()
             .expect("there is a future");
-        // The people held back are decided for while the others' last weeks are still to come, so these teach nothing.
+        // Decisions for the held-back people are made before the other people's last weeks, so these weeks are not learned from.
         let train = training.iter().map(|(_, person)| TrainingPerson {
             profile: person.profile(&template, false),
         });

@@ -1,14 +1,14 @@
-//! Compares the timing model with what else one could do, and prints the tables that the documentation quotes.
+//! Compares the timing model with the alternatives, and prints the tables that the documentation quotes.
 //!
 //! ```text
 //! cargo run -p sendflowr-inference --release --example compare -- [--people 1500] [--seeds 1,2] [--activity DIR]
 //! ```
 //!
-//! Two comparisons. On simulated people, whose true response is known and whose mail goes out at the brand's fixed
-//! hours: the share of the best possible gain over a random minute. With `--activity` on real activity times (a folder
-//! of `dev_history.csv.gz`, `dev_future.csv.gz` and `dev_users.csv.gz`): bits per future event over a uniform week, and
-//! how often the person acts within two hours of the chosen minute. Tables are always fitted to other people than those
-//! scored, or, on the simulation, to what was seen before the decisions.
+//! There are two comparisons. On simulated people, whose true response is known and whose mail goes out at the brand's
+//! fixed hours: the share of the best possible gain over a random minute. With `--activity`, on real activity times (a
+//! folder of `dev_history.csv.gz`, `dev_future.csv.gz` and `dev_users.csv.gz`): bits per future event over a uniform
+//! week, and how often the person acts within two hours of the chosen minute. Tables are always fitted to other people
+//! than those scored, or, in the simulation, to what was seen before the decisions.
 //!
 //! `--write-builtin FILE` fits the tables that ship with the product to all of the activity times.
 
@@ -19,7 +19,7 @@ mod simulated;
 
 use std::path::PathBuf;
 
-/// Sizes of a person's history by which results are shown.
+/// Sizes of a person's history by which results are grouped.
 pub(crate) const SIZES: [(usize, usize); 5] = [(0, 1), (1, 3), (3, 10), (10, 50), (50, usize::MAX)];
 
 /// The names of [`SIZES`].
@@ -56,11 +56,11 @@ fn main() {
     }
 }
 
-/// Prints what was stated and what came true, or what the true chance was.
+/// Prints the stated confidence and how often it came true, or the true probability.
 pub(crate) fn print_calibration(outcomes: &[(f64, f64)]) {
     let mut sorted = outcomes.to_vec();
     sorted.sort_by(|a, b| a.0.total_cmp(&b.0));
-    println!("confidence: stated, happened, by tenth");
+    println!("confidence by tenth: stated, observed");
     let mut error = 0.0;
     for tenth in sorted.chunks(sorted.len().div_ceil(10)) {
         let stated = tenth.iter().map(|(confidence, _)| confidence).sum::<f64>() / tenth.len() as f64;

@@ -13,8 +13,7 @@ use crate::{SIZE_NAMES, SIZES};
 
 const WINDOWS_HOURS: [i64; 2] = [24, 168];
 
-/// What happened within this time comes to the consumer in one batch, as for offline decisions: providers post every few
-/// seconds.
+/// Events within this time reach the consumer in one batch, as for offline decisions: providers post every few seconds.
 const BATCH_MS: i64 = 2_000;
 
 struct Subject {
@@ -24,7 +23,7 @@ struct Subject {
     clicks: usize,
 }
 
-/// Gains of a policy and of the best choice, over a random minute, by window and history size.
+/// Gains of a policy and of the best choice over a random minute, by window and history size.
 #[derive(Default, Clone)]
 struct Gains {
     name: String,
@@ -61,8 +60,8 @@ pub(crate) fn compare(people: usize, seeds: &[u64]) {
     crate::print_calibration(&confidences);
 }
 
-/// The true chance that belongs to a confidence: the share of the person's activity in the window, or to the end of the
-/// span, that falls into the span after the chosen minute.
+/// The true probability that a confidence estimates: the share of the person's activity in the window, or to the end of
+/// the span if that is later, that falls into the span after the chosen minute.
 fn true_confidence(truth: &Truth, chosen: Timestamp, span_ms: i64, start: Timestamp, hours: i64) -> f64 {
     let activity = |from: Timestamp, to: Timestamp| -> f64 {
         let quarters = to.millis_since(from) / 900_000;
@@ -209,7 +208,7 @@ fn compare_world(people: usize, seed: u64, table: &mut Vec<Gains>, confidences: 
         }
         if index == 0 {
             println!(
-                "the confidence speaks of {:.0} h",
+                "the span of the confidence is {:.0} h",
                 curve.span_ms() as f64 / 3_600_000.0
             );
         }
@@ -223,7 +222,7 @@ fn compare_world(people: usize, seed: u64, table: &mut Vec<Gains>, confidences: 
         }
         let gains = &mut table[row];
         for (index, subject) in subjects.iter().enumerate() {
-            // Decisions fall on all hours of the week.
+            // Decisions are spread over all hours of the week.
             let start = now.plus_millis((index as i64 * 37 % 168) * 3_600_000);
             let size = SIZES
                 .iter()
@@ -248,8 +247,8 @@ fn compare_world(people: usize, seed: u64, table: &mut Vec<Gains>, confidences: 
     }
 }
 
-/// What the consumer makes of the people's events: all in the order of time, machines told by its filter. Prints how well the
-/// filter does.
+/// The profiles that the consumer makes of the people's events: all in chronological order, machines identified by its
+/// filter. Prints how well the filter does.
 fn profiles(world: &World) -> Vec<Profile> {
     let hasher = Hasher::new();
     let mut events: Vec<(usize, Simulated)> = (0..world.people())
@@ -286,12 +285,12 @@ fn profiles(world: &World) -> Vec<Profile> {
     profiles
 }
 
-/// Events of one slot come to the consumer together.
+/// Events of one slot reach the consumer together.
 fn slot(simulated: &Simulated) -> i64 {
     simulated.event.timestamp.as_millis().div_euclid(BATCH_MS)
 }
 
-/// The same clicks and opens with no word of deliveries.
+/// The same clicks and opens without deliveries.
 fn without_deliveries(subject: &Subject, now: Timestamp) -> Profile {
     let mut profile = Profile::default();
     let template = synth::mock_events(1, 1, now, &Hasher::new()).remove(0);

@@ -112,7 +112,7 @@ fn the_order_of_samples_does_not_matter() {
     assert_eq!(one_way.rows().len(), 1 + 2 + 10);
 }
 
-/// Mails of a provider, `at_once` at a time every hour, that take `seconds` each.
+/// Mails of a provider, `at_once` of them every hour, that take `seconds` each.
 fn burst(campaign: &str, at_once: i64, hours: i64, seconds: i64) -> Vec<LatencySample> {
     let mut samples = Vec::new();
     for hour in 0..hours {
@@ -159,14 +159,14 @@ fn queue_and_campaign_are_learned_where_samples_tell_them() {
         plain,
         "a campaign that was never seen is the provider's"
     );
-    // Told both, the campaign adds what the queue leaves over: here next to nothing.
+    // If both are given, the campaign adds only what the queue leaves unexplained: here next to nothing.
     let both = expected(Some("mailing"), Some(300)) / expected(None, Some(300));
     assert!((0.5..2.0).contains(&both), "{both}");
 }
 
 #[test]
 fn a_share_of_the_mail_tells_the_queue_of_all_of_it() {
-    // Mailings of 4,000 at once take 40 s and those of 40 take 2 s; of either, one person in ten was read.
+    // Mailings of 4,000 at once take 40 s and those of 40 take 2 s; of both, one person in ten was read.
     let mut samples = burst("small", 4, 300, 2);
     for mut mail in burst("large", 400, 6, 40) {
         mail.delivered_at = mail.delivered_at.plus_millis(310 * 3_600_000);
@@ -192,7 +192,7 @@ fn a_share_of_the_mail_tells_the_queue_of_all_of_it() {
 fn type_and_size_are_learned_where_senders_attach_them() {
     let mut samples = Vec::new();
     for n in 0..1_200 {
-        // Receipts arrive in 2 s, offers in 8 s; of either, what is 64 times as large takes three times as long.
+        // Receipts arrive in 2 s, offers in 8 s; of both, mails 64 times as large take three times as long.
         let (campaign_type, seconds) = [("receipt", 2), ("offer", 8)][n as usize % 2];
         let (bytes, times) = [(4_000, 1), (256_000, 3)][n as usize / 2 % 2];
         samples.push(LatencySample {
@@ -232,9 +232,9 @@ fn type_and_size_are_learned_where_senders_attach_them() {
         // Both together come close to what such mails take.
         let large_offer = of(Some("offer"), Some(256_000));
         assert!((18.0..30.0).contains(&large_offer), "{large_offer}");
-        // Size adds to the type what the type leaves over.
+        // Size adds to the type only what the type leaves unexplained.
         assert!(of(Some("offer"), Some(256_000)) > 2.0 * of(Some("offer"), Some(4_000)));
-        // One mail says little about its campaign: the type does.
+        // One mail says little about its campaign, so the type decides.
         let of_campaign = expected(Some("offer-1"), None, None, queue_depth);
         assert!(of_campaign > 2.0 * of(Some("receipt"), None), "{of_campaign}");
     }

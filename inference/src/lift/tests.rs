@@ -5,7 +5,7 @@ use store::events::{StoredExplanation, Trial};
 use super::*;
 use crate::mail::fixture::{self, Stores};
 
-/// A generator that gives the same numbers for the same seed (Steele and others, SplitMix64), uniform between 0 and 1.
+/// A deterministic generator for a seed (Steele and others, SplitMix64), uniform between 0 and 1.
 struct Numbers(u64);
 
 impl Numbers {
@@ -18,7 +18,8 @@ impl Numbers {
     }
 }
 
-/// People with some mails each, who answer at a rate of their own that the group multiplies; a tenth are control.
+/// People with some mails each, who answer at a rate of their own that is multiplied by their group's factor; a tenth
+/// are control.
 fn people(seed: u64, count: usize, lift: f64) -> Vec<Vec<Outcome>> {
     let mut numbers = Numbers(seed);
     let mut people = Vec::with_capacity(count);
@@ -85,7 +86,7 @@ fn none_is_found_where_there_is_none() {
         let code = compared(seed, 4_000, 0.0).verdict.code;
         found += usize::from(code == "better" || code == "worse");
     }
-    // The early look needs 99.9 %.
+    // An early look requires 99.9 %.
     assert!(found <= 2, "{found} of 100");
 }
 
@@ -116,7 +117,7 @@ fn groups_whose_mail_does_not_arrive_alike_are_not_compared() {
 async fn of_more_decisions_than_are_compared_a_share_of_the_people_is() {
     const DAY_MS: i64 = 24 * 60 * MINUTE_MS;
     let start: Timestamp = "2026-01-05T09:00:00Z".parse().unwrap();
-    // Everybody gets a mail a day for six days; the day after the last two is not over.
+    // Everybody gets a mail a day for six days; for the last two, the day after the mail is not over.
     let (mut decisions, mut mails) = (Vec::new(), Vec::new());
     for number in 0..200 {
         for day in 0..6 {
@@ -161,7 +162,7 @@ async fn of_more_decisions_than_are_compared_a_share_of_the_people_is() {
         all.verdict.text
     );
 
-    // The newest 300 would all be too young.
+    // The newest 300 would all be too recent.
     let some = lift(300).await;
     assert_eq!(some.people_share, 0.25);
     let people = some.treated.people + some.control.people;

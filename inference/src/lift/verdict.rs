@@ -104,8 +104,8 @@ impl Verdict {
             format!("That is {missing} more.")
         };
         let text = format!(
-            "Not enough data yet: {} mails at chosen and {} at random times so far. To detect a lift of {:.0} % four times in five \
-             takes about {} mails in all, if {:.1} % of those at random times are answered. {outlook}",
+            "Not enough data yet: {} mails at chosen and {} at random times so far. To detect a lift of {:.0} % four times in \
+             five takes about {} mails in all, if {:.1} % of those at random times are answered. {outlook}",
             treated.mails,
             control.mails,
             100.0 * power.relative_lift,
@@ -123,8 +123,9 @@ impl Verdict {
         Self {
             code: "groups_differ",
             text: format!(
-                "The groups cannot be compared: a mail arrived near its target for {:.0} % of the decisions at chosen and {:.0} % of \
-                 those at random times. Look for a reason why they are sent differently, such as quiet hours that requests omit.",
+                "The groups cannot be compared: a mail arrived near its target for {:.0} % of the decisions at chosen and {:.0} % \
+                 of those at random times. Look for a reason why they are sent differently, such as quiet hours that requests \
+                 omit.",
                 share(treated),
                 share(control)
             ),

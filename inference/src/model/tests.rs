@@ -1,4 +1,4 @@
-//! What must hold of any timing model, whatever its formulas.
+//! Properties of any timing model, whatever its formulas.
 
 mod simulated;
 
@@ -40,7 +40,7 @@ fn clicks(times: impl IntoIterator<Item = Timestamp>) -> Profile {
     profile
 }
 
-/// Clicks on working days around `hour` (UTC), the last `days` before [`monday`].
+/// Clicks on working days around `hour` (UTC), on the last `days` before [`monday`].
 fn office_hours(days: i64, hour: i64) -> Vec<Timestamp> {
     (1..=days)
         .map(|day| monday().plus_millis(-day * DAY_MS + hour * HOUR_MS + day * 13 % 50 * 60_000))
@@ -58,7 +58,7 @@ fn hour_of(at: Timestamp) -> usize {
 
 #[test]
 fn shifting_all_events_shifts_the_curve() {
-    // Tables that know nothing of where people live.
+    // Tables that know nothing about where people live.
     let population = Population::plain();
     let at_home = population
         .curve(Some(&clicks(office_hours(90, 9))), monday())
@@ -130,8 +130,8 @@ fn what_machines_do_changes_nothing() {
     assert_eq!(population.curve(Some(&profile), monday()), curve);
 }
 
-/// A mail a day for `mails` days; of every two one is opened by the person after an hour, and of every `machine_every` one by a
-/// machine.
+/// A mail a day for `mails` days; every second one is opened by the person after an hour, and one in every
+/// `machine_every` by a machine.
 fn opens(mails: i64, machine_every: i64) -> Profile {
     let mut profile = Profile::default();
     for day in 1..=mails {
@@ -159,7 +159,7 @@ fn a_machine_open_now_and_then_does_not_silence_the_persons() {
     // Ten machine opens among two hundred mails.
     let seldom = evidence(opens(200, 20));
     assert_eq!((seldom.events, seldom.rung), (100, Rung::Personal));
-    // Each mail is opened by a machine: what else is opened says nothing, and is not told as evidence.
+    // Each mail is opened by a machine: other opens then say nothing, and are not reported as evidence.
     let always = evidence(opens(200, 1));
     assert_eq!((always.events, always.rung), (0, Rung::Population));
     assert_eq!(always.effective_events, 0.0);
@@ -198,7 +198,7 @@ fn nothing_after_now_is_used() {
         );
     }
     let before = population.curve(Some(&profile), monday());
-    // A late click on a mail delivered before, and a life to come.
+    // A click afterwards, and the events of the next 30 days.
     profile.apply(&event(EventType::Clicked, monday().plus_millis(1), None), false);
     for day in 0..30_i64 {
         let delivered = monday().plus_millis(day * DAY_MS + HOUR_MS);
@@ -302,7 +302,7 @@ fn events_from_the_far_past_count_for_nothing_but_break_nothing() {
     assert!(curve.evidence().effective_events < 1e-6);
 }
 
-/// The heart of the matter: most clicks come after the sender's hour, and it is still not the person's hour.
+/// The central property: most clicks come after the sender's hour, and yet it is not the person's hour.
 #[test]
 fn clicks_are_judged_by_the_mail_that_was_there() {
     let population = Population::builtin();
@@ -314,7 +314,7 @@ fn clicks_are_judged_by_the_mail_that_was_there() {
             &event(EventType::Delivered, delivered, Some(format!("m{day}"))),
             false,
         );
-        // Ten of fifty morning mails are clicked at once, and eight of ten evening mails.
+        // Ten of fifty morning mails are clicked immediately, and eight of ten evening mails.
         if if evening { day % 5 != 0 } else { day % 5 == 0 } {
             let clicked = delivered.plus_millis(20 * 60_000);
             profile.apply(
@@ -382,10 +382,10 @@ fn confidence_speaks_of_the_time_in_which_half_of_the_attention_is_left() {
         (flat([1.0; AGES]), 24),
     ] {
         assert_eq!(curve.span_ms(), hours * HOUR_MS);
-        // On a flat curve the chance is the span's share of a window of two days.
+        // On a flat curve the probability is the span's share of a window of two days.
         let stated = curve.confidence(start, &window(start, 48));
         assert!((stated - hours as f64 / 48.0).abs() < 1e-6, "{hours}: {stated}");
-        // At the window's end the rest of the span is still waited for.
+        // At the window's end the rest of the span still counts.
         let last = start.plus_millis(47 * HOUR_MS);
         let stated = curve.confidence(last, &window(start, 48));
         assert!(

@@ -1,4 +1,4 @@
-//! Every refusal names the field and repeats no address.
+//! Every refusal names the field and does not repeat any address.
 
 use axum::http::StatusCode;
 use serde_json::{Value, json};
@@ -24,7 +24,7 @@ async fn refusals(path: &str, bodies: &[Value]) -> String {
     lines.join("\n")
 }
 
-/// A request that is fine but for `fields`.
+/// A request that is valid except for `fields`.
 fn with(fields: Value) -> Value {
     let mut request = json!({"email": "ann@example.com", "now": NOW});
     for (name, value) in fields.as_object().unwrap() {

@@ -1,4 +1,4 @@
-//! Batches: order, capacity, herds, and what a slow caller costs.
+//! Batches: order, capacity, herds, and the cost of a slow caller.
 
 use event::grid::MINUTE_MS;
 use std::{
@@ -29,7 +29,7 @@ use crate::{
     now,
 };
 
-/// The answer's body, while it comes.
+/// Sends a request and returns the response's body while it is being sent.
 async fn begin(app: &TestApp, path: &str, body: Body) -> BodyDataStream {
     let request = Request::post(path).body(body).unwrap();
     let response = app.server.router().oneshot(request).await.unwrap();
@@ -38,7 +38,7 @@ async fn begin(app: &TestApp, path: &str, body: Body) -> BodyDataStream {
     response.into_body().into_data_stream()
 }
 
-/// All answers, and whether the answer was whole.
+/// Returns all lines of the response, and whether it was complete.
 async fn finish(mut answer: BodyDataStream) -> (Vec<Value>, bool) {
     let (mut text, mut is_whole) = (Vec::new(), true);
     while let Some(piece) = answer.next().await {
@@ -63,7 +63,7 @@ fn at(value: &Value) -> Timestamp {
     value.as_str().unwrap().parse().unwrap()
 }
 
-/// Without an experiment every decision is the model's.
+/// Without an experiment, every decision is the model's.
 fn config() -> InferenceConfig {
     InferenceConfig {
         experiment: None,
@@ -71,7 +71,7 @@ fn config() -> InferenceConfig {
     }
 }
 
-/// Without a profile store everybody is read from the events: many to a query, and each gets what is theirs.
+/// Without a profile store everybody is read from the events: many people per query, and each gets their own.
 #[tokio::test]
 async fn a_batch_without_profiles_takes_few_queries() {
     let stores = Stores::default();
@@ -143,7 +143,7 @@ async fn each_line_has_one_answer_in_its_place() {
             "9 200 null null",
         ]
     );
-    // Each is what the person would have got alone.
+    // Each decision is the one that the person would have got alone.
     for index in [0, 9] {
         let (_, alone) = app.post_text("/timing/decide", lines[index].clone()).await;
         assert_eq!(answers[index]["decision"], alone);
@@ -228,7 +228,7 @@ impl Asked {
             && !quiet
     }
 
-    /// The minute in which the mail is handed over, since 1970.
+    /// The minute since 1970 in which the mail is handed over.
     fn trigger_minute(&self, arrival: Timestamp) -> i64 {
         (arrival.as_millis() - self.latency_seconds * 1_000).div_euclid(MINUTE_MS)
     }
@@ -275,8 +275,8 @@ fn known_people() -> Stores {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
 
-    /// Whatever the lines: as many answers, in their order, none against a rule of its line, no minute of a provider with
-    /// more than it takes; and who gets none could not have got any.
+    /// For any lines there are as many answers, in their order; none breaks a rule of its line, no minute of a provider
+    /// exceeds its capacity, and a line without a minute could not have got one.
     #[test]
     fn capacity_and_guards_hold_and_order_is_kept(
         asked in prop::collection::vec(asked(), 1..400),
@@ -342,7 +342,7 @@ async fn the_configuration_limits_a_provider_and_the_request_all() {
         ..toml_like(&json!({"capacity_per_minute": {"Alpha": 2}}))
     };
     let app = TestApp::start_with(known_people(), &config);
-    // A minute long, so that everybody wants the same one.
+    // One minute long, so that everybody wants the same one.
     let line = |esp: &str| {
         json!({
             "email": "p3@example.com", "now": NOW, "esp": esp, "latency_seconds": 0,
@@ -405,7 +405,7 @@ async fn a_move_is_told_and_explained() {
     assert_eq!(stored.1["moved"], second["moved"]);
 }
 
-/// A batch of people of whom nothing is known, over four weekdays' windows of a day.
+/// A batch of people of whom nothing is known, with windows of a day on four weekdays.
 fn strangers(count: usize) -> Vec<String> {
     (0..count)
         .map(|person| json!({"email": format!("stranger{person}@example.com"), "now": NOW}).to_string())
@@ -428,8 +428,8 @@ async fn strangers_do_not_herd() {
         let value = answer["decision"]["response_value"].as_f64().unwrap();
         (best, worst) = (best.max(value), worst.min(value));
     }
-    // Spread evenly, a minute would get this many, and full hours their three minutes of the 155. The fullest of so many
-    // is two or three deviations above.
+    // Spread evenly, a minute would get this many, and the full hours three of the 155 minutes' worth. The fullest of
+    // so many minutes is two or three standard deviations above.
     let even = PEOPLE as f64 / by_minute.len() as f64;
     let fullest = *by_minute.values().max().unwrap() as f64;
     println!(
@@ -445,7 +445,7 @@ async fn strangers_do_not_herd() {
         on_the_hour as f64 <= 3.0 * even + 4.0 * (3.0 * even).sqrt(),
         "{on_the_hour} on the hour"
     );
-    // And it costs nearly nothing.
+    // This costs next to nothing.
     assert!(worst >= 0.99 * best - 1e-9, "{worst} of {best}");
     // A person always gets the same minute.
     let (_, alone) = app.post_text("/timing/decide", lines[17].clone()).await;
@@ -464,7 +464,7 @@ async fn groups_make_room_alike_and_all_of_them_count() {
         })
         .collect();
     let free = answers(&app, "/timing/decide/batch", &lines).await;
-    // Some 480 find a minute.
+    // Some 480 lines find a minute.
     let crowded = answers(&app, "/timing/decide/batch?capacity_per_minute=2", &lines).await;
     assert!(free.iter().all(|answer| answer["decision"]["moved"].is_null()));
     let control: Vec<bool> = free
@@ -479,7 +479,7 @@ async fn groups_make_room_alike_and_all_of_them_count() {
         let statuses: Vec<bool> = of_group.map(|(answer, _)| answer["status"] == 409).collect();
         statuses.iter().filter(|refused| **refused).count() as f64 / statuses.len() as f64
     };
-    // Two shares of 300 people of whom a fifth is refused differ by 0.033, give or take.
+    // The shares refused in two groups of 300 people, of whom a fifth is refused, differ by about 0.033.
     assert!((0.1..0.3).contains(&refused(true)), "{}", refused(true));
     assert!(
         (refused(true) - refused(false)).abs() < 0.11,
@@ -497,7 +497,7 @@ async fn groups_make_room_alike_and_all_of_them_count() {
         assert_eq!(experiment["counted"], true);
         let propensity = experiment["propensity"].as_f64().unwrap();
         if decision["group"] == "treated" {
-            // Half of the people are treated, and go to the best free minute for sure.
+            // Half of the people are treated, and certainly go to the best free minute.
             assert!((0.5..=1.0).contains(&propensity), "{propensity}");
             assert_eq!(experiment["model_choice"]["at"], decision["arrive_at"]);
         } else {
@@ -519,7 +519,7 @@ async fn groups_make_room_alike_and_all_of_them_count() {
 #[tokio::test]
 async fn a_slow_reader_holds_the_sender_back() {
     const LINES: usize = 40_000;
-    // Two windows ahead, one being told, one told and not taken, one being read, and the piece that it comes from.
+    // Two windows ahead, one being answered, one answered but not yet read, one being received, and the chunk that it comes from.
     const AT_MOST: usize = 6 * 1_024;
     for path in [
         "/timing/decide/batch",
@@ -534,14 +534,14 @@ async fn a_slow_reader_holds_the_sender_back() {
             io::Result::Ok(line.clone())
         });
         let mut answer = begin(&app, path, Body::from_stream(lines)).await;
-        // Nobody reads: until nothing more is taken for a while.
+        // Nobody reads: wait until nothing more is accepted for a while.
         let mut before = usize::MAX;
         while before != sent.load(Ordering::SeqCst) {
             before = sent.load(Ordering::SeqCst);
             tokio::time::sleep(Duration::from_millis(700)).await;
         }
         assert!((1..=AT_MOST).contains(&before), "{path}: {before}");
-        // A little is read, and a little more is taken.
+        // Once a little is read, a little more is accepted.
         let first = answer.next().await.unwrap().unwrap();
         let read = first.iter().filter(|byte| **byte == b'\n').count();
         tokio::time::sleep(Duration::from_millis(300)).await;
@@ -570,7 +570,7 @@ async fn lines_are_answered_as_they_come() {
         let told: Value = serde_json::from_slice(&told.unwrap().unwrap().unwrap()).unwrap();
         assert_eq!((&told["index"], &told["status"]), (&json!(index), &json!(200)));
     }
-    // A request that breaks off has an answer that breaks off, after what was asked before.
+    // If a request breaks off, so does its response, after the answers to the previous lines.
     let line = json!({"email": "ann@example.com", "now": NOW}).to_string() + "\nhalf";
     sender.send(Ok(line.into())).await.unwrap();
     sender
@@ -598,7 +598,7 @@ async fn many_batches_wait_for_each_other() {
         (status, &answer["error"]["code"]),
         (StatusCode::SERVICE_UNAVAILABLE, &json!("timed_out"))
     );
-    // A caller who leaves makes room.
+    // A caller who disconnects makes room.
     drop(open);
     let mut statuses = BTreeSet::new();
     for _ in 0..100 {
@@ -650,7 +650,7 @@ async fn a_store_that_fails_a_batch_is_logged_once() {
     app.profiles.down.store(true, Ordering::SeqCst);
     app.events.down.store(true, Ordering::SeqCst);
     let line = json!({"email": "ann@example.com", "now": NOW}).to_string();
-    // More than one window of lines.
+    // More than one window's worth of lines.
     let answers = answers(&app, "/timing/decide/batch", &vec![line; 3_000]).await;
     assert_eq!(answers.len(), 3_000);
     for answer in answers {

@@ -103,7 +103,7 @@ async fn the_explanation_is_readable_at_once_and_stored_behind() {
     let stores = Stores::default();
     evening_clicks(&stores, "ann@example.com", 20, now());
     let app = TestApp::start(stores);
-    // With the store switched off it can only wait.
+    // With the store switched off, the explanation can only wait.
     app.events.down.store(true, Ordering::SeqCst);
     let request = json!({
         "email": "ann@example.com", "now": NOW, "campaign_id": "spring to bob@example.com",
@@ -173,7 +173,7 @@ async fn lost_profiles_are_rebuilt_and_never_put() {
     let (_, rebuilt) = app.post("/timing/decide", &request).await;
     assert_eq!(rebuilt["evidence"]["profile_source"], "history");
     assert_eq!(rebuilt["arrive_at"], stored["arrive_at"]);
-    // What comes in meanwhile counts at the next decision.
+    // Events that arrive in the meantime count for the next decision.
     app.store_event(event("ann@example.com", EventType::Unsubscribed, now()));
     assert_eq!(app.post("/timing/decide", &request).await.0, StatusCode::CONFLICT);
     assert_eq!(app.profiles.puts.load(Ordering::SeqCst), 0);
@@ -219,7 +219,7 @@ async fn ids_without_events_cost_no_look_at_the_event_store_until_they_have_some
     assert_eq!(decision["evidence"]["profile_source"], "stored");
     assert_eq!(app.events.profile_queries.load(Ordering::SeqCst), 0);
 
-    // The graph need not know yet.
+    // The graph need not know about it yet.
     let mut opt_out = event("ann@example.com", EventType::Unsubscribed, now());
     opt_out.universal_id = UniversalId::from_identifier(&Identifier {
         kind: IdentifierKind::ExternalId,
@@ -232,7 +232,7 @@ async fn ids_without_events_cost_no_look_at_the_event_store_until_they_have_some
 #[tokio::test]
 async fn an_opt_out_under_another_id_holds_while_the_graph_is_away() {
     let stores = Stores::default();
-    // Remembered no longer than the request takes.
+    // Cached no longer than the request takes.
     let config = InferenceConfig {
         person_cache: Duration::ZERO,
         ..InferenceConfig::default()
@@ -278,7 +278,7 @@ async fn an_opt_out_under_another_id_holds_while_the_graph_is_away() {
     assert_eq!(replay["verdict"], "same", "{replay:#}");
 }
 
-/// Who was given another minute than the best is told so.
+/// If the minute is not the best one, the sentences say so.
 #[tokio::test]
 async fn the_sentences_say_whose_choice_the_minute_is() {
     let stores = Stores::default();
@@ -356,7 +356,7 @@ async fn stores_that_do_not_answer_cost_evidence_before_they_cost_answers() {
     let (status, ready) = app.get("/ready").await;
     assert_eq!((status, &ready["status"]), (StatusCode::OK, &json!("degraded")));
 
-    // Nothing that tells whether the person may be mailed at all: no answer.
+    // No store is left that could say whether the person may be mailed at all: no decision.
     app.events.down.store(true, Ordering::SeqCst);
     let (status, refusal) = app
         .post("/timing/decide", &json!({"email": "bob@example.com", "now": NOW}))
@@ -365,7 +365,7 @@ async fn stores_that_do_not_answer_cost_evidence_before_they_cost_answers() {
         (status, &refusal["error"]["code"]),
         (StatusCode::SERVICE_UNAVAILABLE, &json!("unavailable"))
     );
-    // The answer of before is told for a second.
+    // The previous answer is repeated for a second.
     while app.get("/ready").await.0 != StatusCode::SERVICE_UNAVAILABLE {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -442,7 +442,7 @@ async fn delays_are_learned_by_provider() {
         json!({"seconds": 99.0, "source": "caller", "samples": 0})
     );
 
-    // What senders attach to their messages, and tell in their requests.
+    // What senders attach to their messages and give in their requests.
     let mut expected = Vec::new();
     for told in [
         json!({"campaign_type": "receipt"}),
@@ -485,7 +485,7 @@ async fn the_week_by_the_hour_sums_to_one() {
     assert_eq!(hours.len(), 168);
     assert!((hours.iter().sum::<f64>() - 1.0).abs() < 1e-3);
     assert_eq!(prediction["best_hours"].as_array().unwrap().len(), 3);
-    // The clicks come at half past seven, the border of two hours.
+    // The clicks come at 19:30, so either of the two hours around it may be the best.
     let hour = prediction["best_hours"][0]["hour"].as_u64().unwrap();
     assert!((19..=20).contains(&hour), "{hour}");
 }

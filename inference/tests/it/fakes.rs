@@ -1,4 +1,4 @@
-//! Stores in memory that can be switched off.
+//! In-memory stores that can be switched off.
 
 use std::{
     collections::HashMap,
@@ -44,7 +44,7 @@ impl Stores {
         }
     }
 
-    /// What the consumer does: the event first, then the profile.
+    /// What the consumer does: stores the event first, then the profile.
     pub(crate) fn consume(&self, event: Event) {
         let id = event.universal_id.clone();
         let mut profiles = self.profiles.stored.lock().unwrap();
@@ -53,7 +53,7 @@ impl Stores {
         self.store_event(event);
     }
 
-    /// The event only: the profile was lost.
+    /// Stores the event only, as if the profile had been lost.
     pub(crate) fn store_event(&self, event: Event) {
         let stored = StoredEvent {
             event,
@@ -322,7 +322,7 @@ fn person(identifiers: &[Identifier]) -> Person {
     ids[1..].sort();
     Person {
         canonical: ids[0].clone(),
-        // As of a graph that knows of no event.
+        // As in a graph that knows of no events.
         with_events: vec![ids[0].clone()],
         ids,
         identifiers,

@@ -12,7 +12,7 @@ use crate::{
     fakes::{Stores, event, id_of},
 };
 
-/// A decision that expected a mail of `hours_ago` to take ten seconds, and the mail, which took `seconds`.
+/// Stores a decision that expected a mail of `hours_ago` to take ten seconds, and the mail, which took `seconds`.
 fn decided_and_sent(stores: &Stores, hours_ago: i64, seconds: i64) {
     let now = Timestamp::from(SystemTime::now());
     let trigger_at = now.plus_millis(-hours_ago * HOUR_MS);
@@ -145,7 +145,7 @@ async fn decisions_are_audited_from_now_on() {
         assert_eq!(status, StatusCode::OK, "{decision}");
         decision
     };
-    // Without experiment, too; a test about another moment is no plan for a mail.
+    // Decisions without an experiment count too; a test about another moment does not announce a mail.
     let decision = ask(json!({"email": "ann@example.com", "esp": "sendgrid", "experiment": false})).await;
     ask(json!({"email": "ann@example.com", "now": NOW})).await;
     let reference = decision["decision_id"].as_str().unwrap();

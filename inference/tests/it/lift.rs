@@ -1,4 +1,4 @@
-//! The control group: from decisions and what people did to a comparison.
+//! The control group: from decisions and what people did to the comparison.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,7 +12,7 @@ use crate::{
     fakes::{Stores, event},
 };
 
-/// Enough that none of the groups is empty by chance.
+/// Enough people that no group is empty by chance.
 const PEOPLE: usize = 400;
 
 fn email(number: usize) -> String {
@@ -25,7 +25,7 @@ async fn decide(app: &TestApp, question: &Value) -> Value {
     decision
 }
 
-/// The comparison as it stands when all decisions are three days old. `asked` were made; `decisions` of them count.
+/// The comparison once all decisions are three days old. `asked` decisions were made; `decisions` of them count.
 async fn lift(app: &TestApp, asked: usize, decisions: u64) -> Value {
     for _ in 0..200 {
         if app.events.explanations.lock().unwrap().len() == asked {
@@ -70,7 +70,7 @@ async fn chosen_times_are_compared_with_random_ones() {
         assert_eq!(why.contains("control group"), group == "control", "{why}");
         assert_eq!(why.contains("explore"), group == "exploration", "{why}");
 
-        // Everybody gets the mail; who was not left to chance answers.
+        // Everybody gets the mail; those in the treated group answer.
         let arrive_at: Timestamp = decision["arrive_at"].as_str().unwrap().parse().unwrap();
         app.store_event(event(&email(number), EventType::Delivered, arrive_at));
         if group == "treated" {
@@ -92,7 +92,7 @@ async fn chosen_times_are_compared_with_random_ones() {
     assert_eq!(lift["control"]["answered"], 0);
     assert_eq!(lift["difference"]["value"], 1.0);
     assert!(lift["model"]["snips"]["value"].as_f64().unwrap() > 0.8);
-    // Ten answers of each group are the least that anything is said of.
+    // A difference is only reported if each group has at least ten answers.
     assert_eq!(lift["verdict"]["code"], "not_enough_data");
 }
 
@@ -110,7 +110,7 @@ async fn who_wants_the_models_choice_gets_it_and_is_not_counted() {
             (&Value::Null, &Value::Null)
         );
     }
-    // A decision about another moment than now is a test or a replay: it takes part, and does not count.
+    // A decision about another moment than now is a test or a replay: it takes part but does not count.
     let told = decide(&app, &json!({"email": email(1), "now": NOW, "explain": true})).await;
     assert_eq!(told["explanation"]["experiment"]["counted"], false);
     decide(&app, &json!({"email": email(1)})).await;

@@ -79,7 +79,7 @@ impl TestApp {
     }
 }
 
-/// The status and the body, as JSON where it is JSON.
+/// Returns the status and the body, as JSON if it is JSON.
 async fn call(router: Router, request: Request<Body>) -> (StatusCode, Value) {
     let response = router.oneshot(request).await.unwrap();
     let status = response.status();

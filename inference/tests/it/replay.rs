@@ -1,4 +1,4 @@
-//! Stored decisions that are reckoned again.
+//! Stored decisions that are computed again.
 
 use axum::http::StatusCode;
 use event::EventType;
@@ -98,7 +98,7 @@ async fn a_decision_that_heeded_an_opt_out_from_the_future_comes_out_again() {
     );
     let replay = replayed(&app, &reference(&decision)).await;
     assert_eq!(replay["verdict"], "same", "{replay:#}");
-    // Who tells what counts as now is told nothing of what comes after it.
+    // A caller who gives a moment as `now` gets a decision without anything that came after it.
     let told = json!({"email": "ann@example.com", "now": clock.to_string(), "explain": true});
     let (status, decision) = app.post("/timing/decide", &told).await;
     assert_eq!(status, StatusCode::OK, "{decision}");
@@ -114,7 +114,7 @@ async fn what_is_learned_later_changes_no_replay() {
     let (_, decision) = app
         .post("/timing/decide", &json!({"email": "ann@example.com", "now": NOW}))
         .await;
-    // Events of before the decision that come late, and a service with other settings.
+    // Events from before the decision that arrive late, and a service with other settings.
     app.consume(event(
         "ann@example.com",
         EventType::Clicked,
@@ -197,7 +197,7 @@ async fn what_cannot_be_replayed_says_why() {
             let body = body.as_object_mut().unwrap();
             body.extend(change.as_object().unwrap().clone());
         });
-        // The stored one is read once the writers are done with theirs.
+        // The stored explanation is read only after the writers have stored the pending one.
         let mut replay = replayed(&app, &reference).await;
         for _ in 0..100 {
             if replay["verdict"] == "different" {

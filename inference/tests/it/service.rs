@@ -1,4 +1,4 @@
-//! The service around the decisions: description, metrics, training, shutdown.
+//! The service around the decisions: OpenAPI description, metrics, training, shutdown.
 
 use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
 
@@ -55,7 +55,7 @@ async fn the_description_contains_every_route_and_is_served() {
         "POST /timing/decide/batch",
     ];
     assert_eq!(routes, expected.iter().map(|route| (*route).to_owned()).collect());
-    // Every reference of the description leads somewhere.
+    // Every reference in the description can be resolved.
     let text = served.to_string();
     for reference in text.split("\"#/components/schemas/").skip(1) {
         let name = reference.split('"').next().unwrap();
@@ -213,7 +213,7 @@ async fn a_slow_store_ends_in_a_timeout() {
         ..InferenceConfig::default()
     };
     let app = TestApp::start_with(stores, &config);
-    // People are known, explanations cannot be stored: writers and queue fill up, then decisions wait.
+    // People are known, but explanations cannot be stored: writers and queue fill up, then decisions wait.
     app.post("/timing/decide", &json!({"email": "a@example.com", "now": NOW}))
         .await;
     app.events.down.store(true, Ordering::SeqCst);

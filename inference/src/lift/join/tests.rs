@@ -139,16 +139,16 @@ fn who_asks_again_before_the_target_gets_one_mail() {
     };
     let again = asked([None; 2], "2026-01-07T11:00:00Z", "2026-01-07T18:45:00Z");
     assert_eq!(joined(&again, &[mail("2026-01-07T18:45:00Z")]), [Some(false)]);
-    // A mail that never came is one.
+    // Without any mail, one decision is left, whose mail did not arrive.
     assert_eq!(joined(&again, &[]), [None]);
-    // Two mails are two, and one that followed the first answer is the first's.
+    // Two mails count as two, and a mail that followed the first decision belongs to it.
     let both = [mail(TARGET), mail("2026-01-07T18:45:00Z")];
     assert_eq!(joined(&again, &both), [Some(false), Some(false)]);
     assert_eq!(
         joined(&again, &[mail("2026-01-07T18:20:00Z")]),
         [Some(false), None]
     );
-    // Another campaign is another mail, and so is one that is asked for after the target.
+    // A decision for another campaign is about another mail, and so is one that is asked for after the target.
     let other = asked(
         [Some("spring"), Some("summer")],
         "2026-01-07T11:00:00Z",

@@ -9,7 +9,7 @@ fn tally(trials: usize, hits: usize) -> Tally {
     tally
 }
 
-/// The design effect of people with one trial each is `n / (n - 1)`, which widens the intervals in the third place.
+/// The design effect of people with one trial each is `n / (n - 1)`, which widens the intervals in the third decimal place.
 fn near(value: f64, expected: f64) -> bool {
     (value - expected).abs() < 0.002
 }
@@ -22,7 +22,7 @@ fn intervals_agree_with_those_published() {
         ((56, 0), (29, 0), -0.0642, 0.1162),
     ] {
         let found = difference(&tally(m, a), &tally(n, b), Z_95).unwrap();
-        // Of two equal rates of nothing the paper's bounds are mirrored by the order of the groups.
+        // For two rates of zero the paper's bounds are mirrored by the order of the groups.
         let is_mirrored = a == 0 && b == 0;
         let (low, high) = if is_mirrored { (-high, -low) } else { (low, high) };
         assert!(near(found.low, low) && near(found.high, high), "{found:?}");
@@ -39,7 +39,7 @@ fn intervals_agree_with_those_published() {
 fn mails_of_few_people_tell_less() {
     let mut clustered = Tally::default();
     for number in 0..100 {
-        // Everybody answers all or nothing: ten mails tell what one does.
+        // Everybody answers all mails or none: ten mails say as much as one.
         clustered.person(10, if number < 30 { 10 } else { 0 });
     }
     let effect = clustered.design_effect();
@@ -60,7 +60,7 @@ fn groups_without_mails_or_answers_have_no_comparison() {
 #[test]
 fn weighed_trials_stand_for_those_that_were_not_drawn() {
     let mut weighted = Weighted::default();
-    // The policy's own action is drawn half of the time, and hits 4 times in 10 then.
+    // The policy's own action is drawn half of the time, and then hits 4 times in 10.
     for number in 0..1_000_u32 {
         let weight = f64::from(number % 2) * 2.0;
         weighted.person([(weight, number % 10 < 4)].into_iter());
@@ -68,7 +68,7 @@ fn weighed_trials_stand_for_those_that_were_not_drawn() {
     let estimate = weighted.estimate().unwrap();
     assert_eq!(estimate.mails, 500);
     assert!((estimate.effective_sample_size - 500.0).abs() < 1e-9);
-    // Of the drawn ones (odd), 1 and 3 of every ten numbers hit: two of five.
+    // Of the drawn numbers (the odd ones) 1 and 3 of every ten hit: two of five.
     assert!((estimate.snips.value - 0.4).abs() < 1e-9 && (estimate.ips.value - 0.4).abs() < 1e-9);
     assert!(estimate.snips.low < 0.4 && estimate.snips.high > 0.4);
     assert_eq!(Weighted::default().estimate(), None);

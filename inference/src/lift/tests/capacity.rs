@@ -1,4 +1,4 @@
-//! What the comparison finds where the provider's capacity moves most of the people, and refuses some.
+//! What the comparison finds if the provider's capacity moves most of the people and refuses some.
 
 use event::{Event, EventType, Hasher, UniversalId, grid::MINUTE_MS, profile::Profile};
 use jiff::tz::TimeZone;
@@ -12,12 +12,12 @@ use crate::{
     model::{Curve, Population},
 };
 
-/// People for 120 minutes that take three mails each: a tenth of them is refused.
+/// People for 120 minutes of three mails each: a tenth of the people is refused.
 const PEOPLE: usize = 400;
 const WINDOW_MINUTES: i64 = 120;
 const PER_MINUTE: u32 = 3;
 
-/// Salts, each of which draws other groups.
+/// Number of salts, each of which draws different groups.
 const DRAWS: usize = 120;
 
 fn now() -> Timestamp {
@@ -29,7 +29,7 @@ fn person(number: usize) -> UniversalId {
     UniversalId::from_identifier(&Hasher::new().email_identifier(&email).unwrap())
 }
 
-/// Somebody who clicked every evening about a time of their own.
+/// A person who clicked every evening around a time of their own.
 fn evening_person(minute: i64) -> Profile {
     let mut profile = Profile::default();
     for day in 1..40 {
@@ -58,7 +58,7 @@ fn question() -> Question {
     }
 }
 
-/// A draw that puts everybody into one group or, with a share between, half of them into each.
+/// A draw that puts everybody into one group or, with a share of 0.5, half of them into each.
 fn draw(number: usize, salt: usize, control_share: f64) -> Draw {
     let config = ExperimentConfig {
         control_share,
@@ -68,8 +68,8 @@ fn draw(number: usize, salt: usize, control_share: f64) -> Draw {
     Draw::of(&config, &person(number), None, now())
 }
 
-/// Every third clicks often and at their own hour, which the model knows; of the others it knows nothing, and they click
-/// seldom. So those who lose little by moving, whom capacity moves, are others than those who stay.
+/// Every third person clicks often and at their own hour, which the model knows; of the others it knows nothing, and
+/// they click rarely. So those who lose little by moving, and are moved by the capacity, differ from those who stay.
 struct Crowd {
     profiles: Vec<Profile>,
     curves: Vec<Curve>,
@@ -96,17 +96,17 @@ impl Crowd {
     }
 }
 
-/// How likely somebody is to answer a mail that arrives at a moment.
+/// The probability that a person answers a mail that arrives at a given moment.
 type Chance<'a> = &'a dyn Fn(usize, Timestamp) -> f64;
 
-/// What one draw of the groups shows.
+/// The result of one draw of the groups.
 #[derive(Default)]
 struct Shown {
-    /// What `GET /lift` compares.
+    /// The difference that `GET /lift` reports.
     found: f64,
-    /// What it would compare without those that left their quarter hour.
+    /// What it would report without the decisions that left their quarter hour.
     without_moved: f64,
-    /// What the model's minutes bring over the drawn ones, for everybody.
+    /// What the model's minutes gain over the drawn ones, for everybody.
     truth: f64,
     refused: usize,
     moved: usize,
@@ -168,7 +168,7 @@ fn compared(crowd: &Crowd, salt: usize, chance: Chance<'_>) -> Shown {
     shown
 }
 
-/// What became of a decision whose mail arrived at its target.
+/// The outcome of a decision whose mail arrived at its target.
 fn outcome(number: usize, choice: &Choice, is_answered: bool) -> Outcome {
     let drawn = choice.experiment.unwrap();
     let trial = StoredTrial {
@@ -202,7 +202,7 @@ fn outcome(number: usize, choice: &Choice, is_answered: bool) -> Outcome {
     join::join(vec![&trial], touches)[0]
 }
 
-/// The mean over the draws of what is found above the truth, with its standard error.
+/// The mean over the draws of the reported difference minus the truth, with its standard error.
 fn bias(shown: &[Shown], found: impl Fn(&Shown) -> f64) -> (f64, f64) {
     let count = shown.len() as f64;
     let above: Vec<f64> = shown.iter().map(|shown| found(shown) - shown.truth).collect();
@@ -216,7 +216,7 @@ fn capacity_makes_no_lift_where_there_is_none_and_hides_none_where_there_is() {
     let crowd = Crowd::new();
     let rate = |number: usize| if Crowd::kind(number) == 0 { 0.1 } else { 0.5 };
     let whatever_the_minute = |number: usize, _: Timestamp| rate(number);
-    // Twice as likely near the person's own time as elsewhere, which is where the model sends them.
+    // Twice as likely near the person's own time as elsewhere, which is where the model sends the mail.
     let by_the_minute = |number: usize, at: Timestamp| {
         let curve = &crowd.curves[Crowd::kind(number)];
         rate(number) * (curve.score(at) / 4.0).clamp(0.5, 1.0)
@@ -238,7 +238,7 @@ fn capacity_makes_no_lift_where_there_is_none_and_hides_none_where_there_is() {
         );
         assert_eq!(truth == 0.0, is_null);
         assert!(found.abs() < 3.5 * error, "{name}: {found} ± {error}");
-        // The crowd is one in which leaving out the moved would mislead.
+        // The crowd is one for which leaving out the moved decisions would be misleading.
         assert!(
             without_moved > 5.0 * error_without,
             "{name}: {without_moved} ± {error_without}"

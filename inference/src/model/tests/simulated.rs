@@ -1,4 +1,5 @@
-//! The model against people whose true response is known. Small, for every build; the `compare` example is the long one.
+//! The model against people whose true response is known. Small, so that every build runs it; the `compare` example is
+//! the long version.
 
 use event::{EventType, Hasher};
 use synth::{Truth, World};
@@ -40,10 +41,10 @@ fn share(subjects: &[Subject], hours: i64, choose: impl Fn(&Subject, Timestamp) 
     gained / possible
 }
 
-/// Mail at the brand's fixed hours hides when people would rather get it; the model finds out all the same.
+/// Mail at the brand's fixed hours hides when people would rather get it; the model finds out nevertheless.
 #[test]
 fn most_of_what_can_be_gained_is_gained_from_confounded_mail() {
-    // 0.40 is promised on a thousand people and more; a few hundred scatter by 0.05.
+    // On a thousand people and more, at least 0.40 is expected; with a few hundred, results vary by 0.05.
     const ENOUGH: f64 = 0.33;
     let world = World::new(5, 400, monday());
     let subjects = subjects(&world);
@@ -87,7 +88,7 @@ fn fitting_is_reproducible_and_changes_the_version() {
     assert_eq!(Population::fit([TrainingPerson::default()], monday()), None);
 }
 
-/// The stated confidence is how often it comes true: opens and clicks of people who get mail at all hours.
+/// The stated confidence matches how often it comes true: opens and clicks of people who get mail at all hours.
 #[test]
 fn confidence_comes_true() {
     let world = World::new(9, 300, monday())

@@ -9,7 +9,7 @@ fn monday() -> Timestamp {
     "2026-06-01T00:00:00Z".parse().unwrap()
 }
 
-/// The curve of a person with clicks so many hours ago, on mails where `with_mail`.
+/// The curve of a person with clicks these numbers of hours ago, on mails if `with_mail`.
 fn curve(hours_ago: &[i64], with_mail: bool) -> Curve {
     let template = synth::mock_events(1, 1, monday(), &Hasher::new()).remove(0);
     let mut profile = Profile::default();
@@ -33,7 +33,7 @@ fn curve(hours_ago: &[i64], with_mail: bool) -> Curve {
     Population::builtin().curve(Some(&profile), monday())
 }
 
-/// Every minute of the ranges, one after the other, with its weighted score: what all searches are short cuts of.
+/// Every minute of the ranges in turn, with its weighted score: the exhaustive search that all searches abbreviate.
 fn all_minutes(
     curve: &Curve,
     ranges: &[Range<Timestamp>],
@@ -50,7 +50,7 @@ fn all_minutes(
     all
 }
 
-/// The highest, the earliest of equals.
+/// The highest score, the earliest one in case of a tie.
 fn best_of(minutes: &[(Timestamp, f64)]) -> Option<Best> {
     let best = minutes
         .iter()
@@ -61,7 +61,7 @@ fn best_of(minutes: &[(Timestamp, f64)]) -> Option<Best> {
     })
 }
 
-/// [`Curve::confidence`] by its definition: the mass of each quarter hour looked up by itself.
+/// [`Curve::confidence`] by its definition: the mass of each quarter hour is looked up separately.
 fn confidence_by_definition(curve: &Curve, chosen: Timestamp, ranges: &[Range<Timestamp>]) -> f64 {
     let expected = |from: Timestamp, to: Timestamp| {
         let mut sum = curve.mass(from, to);
@@ -103,7 +103,7 @@ fn confidence_by_definition(curve: &Curve, chosen: Timestamp, ranges: &[Range<Ti
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
-    /// Minute, score, the minutes nearly as good and the confidence are to the last bit those of a look at every minute.
+    /// The minute, its score, the minutes nearly as good and the confidence are bit for bit those of the exhaustive search.
     #[test]
     fn short_cuts_find_what_a_look_at_every_minute_finds(
         hours_ago in prop::collection::vec(0..2_000_i64, 0..40),
