@@ -101,7 +101,7 @@ fn benchmark(criterion: &mut Criterion) {
         let _inside = runtime.enter();
         Server::start(&InferenceConfig::default(), stores.dependencies())
     };
-    // A separate server whose cache holds none of the curves: each decision computes one.
+    // A separate server with a cache of one curve: each decision computes its own.
     let uncached = {
         let _inside = runtime.enter();
         let config = InferenceConfig {

@@ -218,8 +218,8 @@ fn features(mail: &Delay) -> [f64; 9] {
     ]
 }
 
-/// Trees for the median of the delay's logarithm (least absolute deviation), plus the quantile of their residuals on a
-/// fifth of the mail that they were not fitted to.
+/// Trees for the median of the delay's logarithm (least absolute deviation), plus the quantile of their residuals on the
+/// fifth of the mail that was left out of the fit.
 fn boost(train: &[Delay], quantile: f64, features: impl Fn(&Delay) -> Vec<f64> + 'static) -> Predict {
     let row =
         move |mail: &Delay| -> Vec<f32> { features(mail).into_iter().map(|value| value as f32).collect() };

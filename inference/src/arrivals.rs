@@ -34,7 +34,7 @@ const LATE_MS: i64 = 60 * MINUTE_MS;
 const LOOK_MS: i64 = 12 * 60 * MINUTE_MS;
 
 /// The approximate number of decisions that are read. If there are more, those of a share of the people are read, so
-/// that no hour is left out: each row then rests on thousands of decisions, read in seconds and 40 MB.
+/// that no hour is left out: each row then rests on thousands of decisions, read within seconds, in 40 MB.
 const WANTED_FORECASTS: usize = 100_000;
 
 /// Expected and actual delays of one provider, or of one of its mailbox classes.

@@ -34,7 +34,7 @@ pub(super) fn join(mut trials: Vec<&StoredTrial>, mut touches: Vec<&Touch>) -> V
     }
     let mails = assign(&decisions, &touches, may_belong);
     // Whoever asks again before the target may get another minute, and then sends at that one. The first decision then
-    // leads to no mail; that mail is not lost, but would look so, mostly where minutes are random. A decision whose
+    // leads to no mail. That is not a lost mail but would look like one, mostly where minutes are random. A decision whose
     // mail arrived is compared in any case: what people answered has no influence on what is left out.
     let mut asked: Vec<(&Option<String>, Timestamp)> = decisions
         .iter()

@@ -23,7 +23,7 @@ const UNKNOWN_RATIO: f64 = 8.8;
 /// How many mails the comparison needs, and what that rests on.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
 pub struct Power {
-    /// Number of `treated` and `control` mails with which a lift of `relative_lift` is detected four times in five.
+    /// Number of `treated` and `control` mails together with which a lift of `relative_lift` is detected four times in five.
     pub mails_needed: u64,
     /// Number of those still missing.
     pub mails_missing: u64,

@@ -123,9 +123,9 @@ impl Verdict {
         Self {
             code: "groups_differ",
             text: format!(
-                "The groups cannot be compared: a mail arrived near its target for {:.0} % of the decisions at chosen and {:.0} % \
-                 of those at random times. Look for a reason why they are sent differently, such as quiet hours that requests \
-                 omit.",
+                "The groups cannot be compared: a mail arrived near its target for {:.0} % of the decisions at chosen and \
+                 {:.0} % of those at random times. Look for what sends them differently, such as quiet hours that the requests \
+                 do not state.",
                 share(treated),
                 share(control)
             ),

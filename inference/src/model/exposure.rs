@@ -80,7 +80,7 @@ impl Attention {
 pub(super) struct Sums {
     /// First clicks of mails.
     pub(super) clicks: Engagement,
-    /// First opens of mails, or clicks where those came first. Empty if most opens are a machine's.
+    /// First opens of mails, or clicks where those came first. Empty if too many opens are a machine's.
     pub(super) opens: Engagement,
     /// Engagement without a known mail. Its exposure is assumed flat.
     pub(super) alone: Option<Box<Week>>,
