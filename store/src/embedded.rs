@@ -1,4 +1,4 @@
-//! What can be set about the embedded engines, and the folder that they share.
+//! Settings of the embedded engines, and the folder that they share.
 
 use std::{io, ops::RangeInclusive, path::Path, time::Duration};
 
@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::{bus::SqliteBusConfig, events::SqliteEventsConfig, profiles::MemoryProfilesConfig};
 
-/// What an operator may set about the embedded engines, as written.
+/// Settings of the embedded engines as written in the configuration, before validation.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RawEmbeddedConfig {
@@ -27,26 +27,26 @@ pub struct RawEmbeddedConfig {
     pub profiles_max_age_seconds: Option<u64>,
 }
 
-/// How the embedded engines work.
+/// Validated settings of the embedded engines.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EmbeddedConfig {
-    /// The bus.
+    /// Settings of the bus.
     pub bus: SqliteBusConfig,
-    /// The events.
+    /// Settings of the event store.
     pub events: SqliteEventsConfig,
-    /// The profiles.
+    /// Settings of the profile store.
     pub profiles: MemoryProfilesConfig,
 }
 
-/// The least is the time between two rounds of removal: nothing less would be kept, not even for readers that are seconds behind.
-/// Beyond a hundred years it is a slip.
+/// The minimum is the time between two rounds of removal: anything shorter would keep nothing, not even for readers that are
+/// only seconds behind. A value of more than a hundred years is a mistake.
 const RETENTION_SECONDS: RangeInclusive<u64> = 60..=3_153_600_000;
 
-/// The renewals of the shortest lease, three in that time, must not come late on a busy disk. A successor of a process that was
-/// killed waits for the longest.
+/// The minimum ensures that the three renewals of a lease are not late on a busy disk. The maximum is how long the successor of
+/// a killed process may have to wait.
 const LEASE_MS: RangeInclusive<u64> = 1_000..=600_000;
 
-/// Up to 1 TiB: beyond it a mistyped unit is likelier than a machine.
+/// Up to 1 TiB: beyond that, a mistyped unit is more likely than such a machine.
 const PROFILES_BYTES: RangeInclusive<u64> = 0..=1 << 40;
 
 impl TryFrom<RawEmbeddedConfig> for EmbeddedConfig {
@@ -109,10 +109,10 @@ impl TryFrom<RawEmbeddedConfig> for EmbeddedConfig {
     }
 }
 
-/// Makes the folder of embedded engines, for its owner only, when it is missing.
+/// Creates the folder of the embedded engines, accessible to its owner only, if it is missing.
 ///
 /// # Errors
-/// When it cannot be made.
+/// Returns an error if the folder cannot be created.
 pub fn create_folder(folder: &Path) -> io::Result<()> {
     let mut builder = std::fs::DirBuilder::new();
     builder.recursive(true);

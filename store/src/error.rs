@@ -1,19 +1,19 @@
-//! One error for all ports, classified by what the caller should do.
+//! The error type of all ports, classified by what the caller should do.
 
-/// Why an engine could not do what it was asked.
+/// Why an engine could not do what it was asked to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// Out of reach or busy: try again later.
+    /// The engine is unreachable or busy: try again later.
     #[error("{engine} is unavailable: {cause}")]
     Unavailable {
-        /// The engine, `sqlite` for example.
+        /// The engine, for example `sqlite`.
         engine: &'static str,
-        /// What it said. The message has it, so it is no `source`: clients' errors repeat theirs, and a log of the message alone
-        /// must not lose it.
+        /// The engine's own error. It is part of the message and therefore not a `source`: errors of client libraries repeat
+        /// the message of their source, and a log of the message alone must not lose the cause.
         cause: Unavailable,
     },
-    /// The engine refused this input and always will.
+    /// The engine rejected this input and always will.
     #[error("{engine} refused the data: {message}")]
     Rejected {
         /// The engine.
@@ -26,7 +26,7 @@ pub enum StoreError {
     Misconfigured {
         /// The engine.
         engine: &'static str,
-        /// What is wrong and which setting to look at.
+        /// What is wrong and which setting to check.
         message: String,
     },
 }

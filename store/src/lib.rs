@@ -1,14 +1,14 @@
-//! The four ports through which SendFlowr keeps things, and their engines.
+//! The four storage ports of SendFlowr and their engines.
 //!
-//! | port | what it keeps | embedded engine | engine that scales out |
+//! | port | what it stores | embedded engine | engine that scales out |
 //! |---|---|---|---|
-//! | [`bus`] | records in order, read by consumer groups | SQLite log | Kafka |
-//! | [`events`] | enriched events, decisions' explanations | SQLite | ClickHouse |
+//! | [`bus`] | ordered records, read by consumer groups | SQLite log | Kafka |
+//! | [`events`] | enriched events, explanations of decisions | SQLite | ClickHouse |
 //! | [`identity`] | identifiers, edges, aliases, audit log, accounts | SQLite | PostgreSQL |
 //! | [`profiles`] | a person's compact timing features | memory | Redis |
 //!
-//! Every engine of a port passes the same tests, those of `conformance`. With `testing`, which opens the embedded engines
-//! together, they are part of the feature `testing`.
+//! All engines of a port pass the same tests, which are in `conformance`. That module and `testing`, which opens all embedded
+//! engines together, require the feature `testing`.
 
 pub mod bus;
 #[cfg(any(test, feature = "testing"))]

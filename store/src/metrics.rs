@@ -1,4 +1,4 @@
-//! What the engines count.
+//! Metrics of the engines.
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -6,14 +6,14 @@ use prometheus_client::{
     registry::Registry,
 };
 
-/// Counts of the embedded bus.
+/// Counters of the embedded bus.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct BusCounters {
     pub(crate) records: Counter,
     pub(crate) commits: Counter,
 }
 
-/// Shows the counts in `registry`; `_total` is added to their names.
+/// Registers the counters in `registry`, which adds `_total` to their names.
 pub(crate) fn register(registry: &mut Registry, bus: &BusCounters) {
     registry.register(
         "sendflowr_bus_appended_records",
@@ -27,7 +27,7 @@ pub(crate) fn register(registry: &mut Registry, bus: &BusCounters) {
     );
 }
 
-/// What happens to profiles in Redis.
+/// Counters of profiles in Redis.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ProfileCounters {
     pub(crate) unreadable: Counter,
@@ -36,27 +36,27 @@ pub(crate) struct ProfileCounters {
 }
 
 impl ProfileCounters {
-    /// Shows the counts in `registry`; `_total` is added to their names.
+    /// Registers the counters in `registry`, which adds `_total` to their names.
     pub(crate) fn register(&self, registry: &mut Registry) {
         registry.register(
             "sendflowr_profiles_unreadable",
-            "Stored profiles that this build cannot read; they are made again from events",
+            "Stored profiles that this build cannot read; they are rebuilt from events",
             self.unreadable.clone(),
         );
         registry.register(
             "sendflowr_profiles_outdated",
-            "Stored profiles from before the profile store's last start; they are made again from events",
+            "Stored profiles from before the profile store's last start; they are rebuilt from events",
             self.outdated.clone(),
         );
         registry.register(
             "sendflowr_profiles_disputes",
-            "Profiles that were not what they were made of any more, as when two consumers write at once; for a minute each is made from events",
+            "Profiles that no longer matched what they were made from, as when two consumers write at once; for a minute each is rebuilt from events",
             self.disputes.clone(),
         );
     }
 }
 
-/// What the Kafka bus does.
+/// Metrics of the Kafka bus.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct KafkaCounters {
     appended: Counter,
@@ -77,12 +77,12 @@ impl KafkaCounters {
         self.appended.inc_by(records as u64);
     }
 
-    /// Counts a failed append; `reason` is one of a few words.
+    /// Counts a failed append; `reason` is one of a few fixed words.
     pub(crate) fn failed(&self, reason: &'static str) {
         self.failed.get_or_create(&FailureLabels { reason }).inc();
     }
 
-    /// Counts bytes that have come to the queue or, negative, have left it.
+    /// Adds the number of bytes that have entered the queue or, if negative, have left it.
     pub(crate) fn queued(&self, bytes: i64) {
         self.queued_bytes.inc_by(bytes);
     }
@@ -95,7 +95,7 @@ impl KafkaCounters {
         self.revoked.inc_by(partitions as u64);
     }
 
-    /// Shows the counts in `registry`; `_total` is added to the names of counters.
+    /// Registers the metrics in `registry`, which adds `_total` to the names of counters.
     pub(crate) fn register(&self, registry: &mut Registry) {
         registry.register(
             "sendflowr_kafka_appended_records",
@@ -139,7 +139,7 @@ mod tests {
         ProfileCounters::default().register(&mut registry);
         let kafka = KafkaCounters::default();
         kafka.register(&mut registry);
-        // A family that has counted nothing is not told.
+        // A family that has counted nothing is not exported.
         kafka.failed("queue_full");
         let mut text = String::new();
         encode(&mut text, &registry).unwrap();

@@ -1,27 +1,27 @@
-//! What settings of servers have in common.
+//! Validation shared by the settings of all servers.
 
 use std::net::IpAddr;
 
-/// A server is not named as it must be.
+/// The configured host of a server is not valid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidHost {
-    /// No server.
+    /// No host is set.
     #[error("`{0}.host` is not set")]
     Missing(&'static str),
-    /// More than a name or address.
+    /// The host is more than a name or an address.
     #[error(
         "`{section}.host` is `{host}`, it must be a name or an address alone; the port goes into `{section}.port`"
     )]
     NotAlone {
         /// The section of the configuration.
         section: &'static str,
-        /// What is set.
+        /// The configured value.
         host: String,
     },
 }
 
-/// The name or address of a server and nothing more: no scheme, no port, no path.
+/// Checks that `host` is the name or address of a server and nothing more: no scheme, no port, no path.
 pub(crate) fn host(section: &'static str, host: Option<String>) -> Result<String, InvalidHost> {
     let host = host.ok_or(InvalidHost::Missing(section))?;
     let is_name = !host.is_empty()
@@ -35,13 +35,13 @@ pub(crate) fn host(section: &'static str, host: Option<String>) -> Result<String
     }
 }
 
-/// What a certificate in PEM form begins with.
+/// How a PEM certificate begins.
 pub(crate) const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
 
-/// What the first line of every private key in PEM form ends with.
+/// How the first line of every PEM private key ends.
 pub(crate) const PRIVATE_KEY: &str = "PRIVATE KEY-----";
 
-/// A setting is not the PEM text that it must be. Most likely it is the name of a file.
+/// A setting does not contain the PEM text that it must contain. Most likely it contains a file name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "`{section}.{key}` has no `{marker}`: it must be PEM text, or `{section}.{key}_file` the name of a file with it"
@@ -52,7 +52,7 @@ pub struct NotPem {
     marker: &'static str,
 }
 
-/// Refuses a setting without `marker` in it. The error does not repeat what is set, which may be a secret.
+/// Rejects a setting that does not contain `marker`. The error does not repeat the value, which may be a secret.
 pub(crate) fn pem(
     section: &'static str,
     key: &'static str,
@@ -65,7 +65,7 @@ pub(crate) fn pem(
     }
 }
 
-/// Host and port, for messages.
+/// Formats host and port for messages.
 pub(crate) fn address(host: &str, port: u16) -> String {
     if host.contains(':') {
         format!("[{host}]:{port}")

@@ -1,8 +1,8 @@
-//! What the embedded engines share: opening a database file, one writer beside several readers, and errors.
+//! What the embedded engines share: opening a database file, one writer next to several readers, and errors.
 //!
-//! Every file is in write-ahead mode, so that readers never wait for the writer, and may be open in several processes
-//! at once. Within a process, writers take turns in the order in which they came; between processes, the one that finds
-//! the file free is next.
+//! Every file is in write-ahead mode, so that readers never wait for the writer, and may be open in several processes at once.
+//! Within a process, writers take turns in the order of their arrival; between processes, whichever finds the file free goes
+//! next.
 
 use std::{
     path::{Path, PathBuf},
@@ -22,32 +22,32 @@ use crate::StoreError;
 /// The engine's name in errors.
 const ENGINE: &str = "sqlite";
 
-/// Takes the file's lock at once, so that a transaction never has to give up half way.
+/// Takes the write lock of the file at once, so that a transaction never has to give up half-way.
 const WRITING: &str = "BEGIN IMMEDIATE";
 
-/// How long a writer waits for the others, in this process or another, before it reports the file as busy. Longer than
-/// the largest batch takes to write, shorter than a webhook provider waits for an answer (5 s and more).
+/// How long a writer waits for others, in this process or another, before it reports the file as busy. Longer than writing the
+/// largest batch takes, shorter than a webhook provider waits for a response (5 s and more).
 const WRITE_WAIT: Duration = Duration::from_secs(4);
 
-/// How long opening a file waits for other processes that open it too: the first of them makes it, on a disk that may be slow.
+/// How long opening a file waits for other processes that open it too: the first of them creates it, possibly on a slow disk.
 const OPEN_WAIT: Duration = Duration::from_secs(30);
 
-/// How long SQLite itself waits for a lock before [`Database::begin`] asks anew. SQLite looks again after 1, 2, 5 and
-/// then ever more milliseconds, up to 100; asking anew after these few keeps the pauses short, so that a process finds
-/// the gap between two transactions of a busy one.
+/// How long SQLite itself waits for a lock before [`Database::begin`] tries again. SQLite checks the lock again after 1, 2, 5
+/// and then more and more milliseconds, up to 100. Starting over after this short time keeps the pauses short, so that a
+/// process finds the gap between two transactions of a busy one.
 const LOCK_WAIT: Duration = Duration::from_millis(8);
 
-/// How long a reader waits where even it must: while the log of a crashed process is recovered.
+/// How long a reader waits in the one case in which it has to: while the log of a crashed process is recovered.
 const READ_WAIT: Duration = Duration::from_secs(4);
 
-/// Size, in bytes, to which a write-ahead log that grew in a busy hour is cut back: 64 MiB.
+/// Size in bytes, 64 MiB, to which a write-ahead log is truncated after it grew under load.
 const LOG_BYTES: &str = "67108864";
 
-/// Reading connections a file. Reads take well under a millisecond each, so a few serve many callers; each costs a
-/// thread and up to 2 MiB of cache.
+/// Read connections per file. Reads take well under a millisecond each, so a few connections serve many callers; each of them
+/// costs a thread and up to 2 MiB of cache.
 const READERS: u32 = 4;
 
-/// One step of a file's schema.
+/// One migration of a file's schema.
 pub(crate) struct Step {
     pub(crate) version: i64,
     pub(crate) name: &'static str,
@@ -57,9 +57,9 @@ pub(crate) struct Step {
 /// What a commit survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Durability {
-    /// Loss of power: every commit is flushed.
+    /// A power failure: every commit is flushed.
     PowerLoss,
-    /// A crash of the process. The last commits before a loss of power may be gone, the file stays sound.
+    /// A crash of the process. A power failure may lose the last commits, but the file stays consistent.
     ProcessCrash,
 }
 
@@ -71,11 +71,11 @@ pub(crate) struct Database {
 }
 
 impl Database {
-    /// Opens the file, makes it when it is missing, and brings its schema up to date, however long the disk takes for that.
+    /// Opens the file, creates it if it is missing, and brings its schema up to date, however long the disk takes for that.
     ///
     /// # Errors
     /// [`StoreError::Misconfigured`] when the file cannot be opened, is damaged, or was written by a newer build;
-    /// [`StoreError::Unavailable`] when other processes do not let go of it.
+    /// [`StoreError::Unavailable`] when other processes do not release it.
     pub(crate) async fn open(
         path: &Path,
         steps: &[Step],
@@ -98,7 +98,7 @@ impl Database {
             .busy_timeout(LOCK_WAIT);
         let reading = options.busy_timeout(READ_WAIT).pragma("query_only", "on");
 
-        // Not by a pool, which gives up on a connection that takes longer than a writer may wait.
+        // Not through a pool, which gives up on a connection that takes longer to open than a writer may wait.
         let mut first = connect(path, &writing).await?;
         migrate(&mut first, path, steps).await?;
         let database = Self {
@@ -109,11 +109,11 @@ impl Database {
         Ok(database)
     }
 
-    /// Begins to write. Waits for other writers, at most [`WRITE_WAIT`] for those of this process and as long again
-    /// for those of others. Dropping the transaction undoes it.
+    /// Begins a write transaction. Waits for other writers: at most [`WRITE_WAIT`] for those of this process and as long again
+    /// for those of others. Dropping the transaction rolls it back.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] when the others do not let go.
+    /// [`StoreError::Unavailable`] when the others do not release the lock.
     pub(crate) async fn begin(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
         let deadline = Instant::now() + WRITE_WAIT;
         loop {
@@ -124,12 +124,12 @@ impl Database {
         }
     }
 
-    /// The same for erasing: deleted rows are overwritten in the file instead of lying there until something else takes their place.
-    /// Copies that earlier writes left in unused parts of pages are only gone after a `VACUUM`, which rewrites the whole file and lets
-    /// nobody else write meanwhile.
+    /// Begins a write transaction that erases: deleted rows are overwritten in the file instead of staying there until
+    /// something else takes their place. Copies that earlier writes left in unused parts of pages are only removed by a
+    /// `VACUUM`, which rewrites the whole file and blocks all other writers meanwhile.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] when the others do not let go.
+    /// [`StoreError::Unavailable`] when the others do not release the lock.
     pub(crate) async fn begin_erasing(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
         let mut transaction = self.begin().await?;
         sqlx::query("PRAGMA secure_delete = ON")
@@ -139,8 +139,8 @@ impl Database {
         Ok(transaction)
     }
 
-    /// Folds the log into the file and empties it, so that it holds nothing that was erased. While somebody reads what was there
-    /// before, it is left to the next who does so, as every process does after some megabytes.
+    /// Checkpoints the log into the file and truncates it, so that it holds nothing that was erased. While a reader still uses
+    /// the earlier state, this is left to the next checkpoint; every process makes one after a few megabytes.
     pub(crate) async fn fold_log(&self) -> Result<(), StoreError> {
         sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)")
             .fetch_all(&self.writer)
@@ -149,7 +149,7 @@ impl Database {
         Ok(())
     }
 
-    /// Connections to read with.
+    /// Returns the read connections.
     pub(crate) fn readers(&self) -> &SqlitePool {
         &self.readers
     }
@@ -170,18 +170,18 @@ impl Database {
         Ok(())
     }
 
-    /// Waits for what runs, then closes all connections; the last one of a file folds its log into it.
+    /// Waits for running operations, then closes all connections; the last connection of a file checkpoints its log.
     pub(crate) async fn close(&self) {
         self.readers.close().await;
         self.writer.close().await;
     }
 }
 
-/// Rows that one statement inserts at most: the way to the connection's thread and back costs as much as writing some rows.
-/// Every number of rows is a statement of its own, of which a connection remembers a hundred.
+/// Maximum number of rows that one statement inserts: the round trip to the connection's thread costs as much as writing
+/// several rows. Each number of rows is a separate statement, and a connection caches a hundred statements.
 pub(crate) const ROWS: usize = 32;
 
-/// The wall clock. Processes on one folder share it, so leases and ages of records go by it.
+/// Returns the wall-clock time. Processes that use one folder share the clock, so leases and ages of records are based on it.
 pub(crate) fn now() -> Timestamp {
     Timestamp::from(SystemTime::now())
 }
@@ -192,11 +192,11 @@ fn pool(connections: u32) -> SqlitePoolOptions {
         .acquire_timeout(WRITE_WAIT)
         .idle_timeout(None)
         .max_lifetime(None)
-        // A connection to a file does not go stale.
+        // A connection to a file does not become stale.
         .test_before_acquire(false)
 }
 
-/// Connects, waiting for other processes: while one of them switches a new file to write-ahead mode, it is locked.
+/// Connects, waiting for other processes: the file is locked while one of them switches a new file to write-ahead mode.
 async fn connect(path: &Path, options: &SqliteConnectOptions) -> Result<SqliteConnection, StoreError> {
     let deadline = Instant::now() + OPEN_WAIT;
     loop {
@@ -225,7 +225,7 @@ async fn migrate(connection: &mut SqliteConnection, path: &Path, steps: &[Step])
         )
     });
     let migrator = Migrator::with_migrations(migrations.collect());
-    // One transaction around all, so that of several processes that open a new file one migrates it.
+    // One transaction around all steps, so that exactly one of several processes that open a new file migrates it.
     let deadline = Instant::now() + OPEN_WAIT;
     let mut transaction = loop {
         match connection.begin_with(WRITING).await {
@@ -264,7 +264,7 @@ fn wrong_schema(path: &Path, newest: i64, error: MigrateError) -> StoreError {
     }
 }
 
-/// An outage with these words.
+/// Creates an [`StoreError::Unavailable`] with this cause.
 pub(crate) fn unavailable(message: impl Into<crate::Unavailable>) -> StoreError {
     StoreError::Unavailable {
         engine: ENGINE,
@@ -272,7 +272,7 @@ pub(crate) fn unavailable(message: impl Into<crate::Unavailable>) -> StoreError 
     }
 }
 
-/// A refusal with these words.
+/// Creates a [`StoreError::Rejected`] with this message.
 pub(crate) fn rejected(message: impl Into<String>) -> StoreError {
     StoreError::Rejected {
         engine: ENGINE,
@@ -280,7 +280,8 @@ pub(crate) fn rejected(message: impl Into<String>) -> StoreError {
     }
 }
 
-/// A stored row has not the form that this build writes. Names the place, never the content.
+/// Creates the error for a stored row that does not have the form this build writes. Names the table and column, never the
+/// content.
 pub(crate) fn malformed(table: &str, column: &str) -> StoreError {
     StoreError::Misconfigured {
         engine: ENGINE,
@@ -288,7 +289,7 @@ pub(crate) fn malformed(table: &str, column: &str) -> StoreError {
     }
 }
 
-/// The primary result code of an error of the database itself.
+/// Returns the primary result code of an error that SQLite itself returned.
 fn primary_code(error: &sqlx::Error) -> Option<i32> {
     let code: i32 = error.as_database_error()?.code()?.parse().ok()?;
     Some(code & 0xff)
@@ -299,7 +300,7 @@ fn is_busy(error: &sqlx::Error) -> bool {
     matches!(primary_code(error), Some(5 | 6))
 }
 
-/// Says what the caller should do about an error. SQLite's texts name tables and columns, never values.
+/// Maps an error to what the caller should do about it. SQLite's messages name tables and columns, never values.
 pub(crate) fn classify(error: sqlx::Error) -> StoreError {
     if let Some(code) = primary_code(&error) {
         return match code {
@@ -311,7 +312,7 @@ pub(crate) fn classify(error: sqlx::Error) -> StoreError {
                 engine: ENGINE,
                 message: error.to_string(),
             },
-            // SQLITE_BUSY, SQLITE_LOCKED, SQLITE_IOERR, SQLITE_FULL, SQLITE_NOMEM and what else may pass.
+            // SQLITE_BUSY, SQLITE_LOCKED, SQLITE_IOERR, SQLITE_FULL, SQLITE_NOMEM and others that may pass.
             _ => unavailable(error),
         };
     }
@@ -346,8 +347,8 @@ mod tests {
         }
     }
 
-    // Time stands still while the test works and leaps to the next timer whenever it waits, as for a disk here: who gave the
-    // disk a time would find it over.
+    // The clock is paused while the test works and jumps to the next timer whenever the test waits, as it does for the disk
+    // here: a timeout around opening would expire.
     #[tokio::test(start_paused = true)]
     async fn opening_takes_as_long_as_the_disk_takes() {
         let folder = tempfile::tempdir().unwrap();

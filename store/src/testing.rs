@@ -1,4 +1,4 @@
-//! The embedded engines together, for tests and benches.
+//! Opens all embedded engines together, for tests and benchmarks.
 
 use std::{fmt, path::Path, sync::Arc};
 
@@ -20,9 +20,9 @@ pub struct Embedded {
     pub events: Arc<dyn Events>,
     /// The identity graph.
     pub identities: Arc<dyn Identities>,
-    /// The profiles; of this process alone.
+    /// The profiles, visible to this process only.
     pub profiles: Arc<dyn Profiles>,
-    // Once more, to be closed.
+    // The same engines with their concrete types, to close them.
     engines: (Arc<SqliteBus>, Arc<SqliteEvents>, Arc<SqliteIdentities>),
 }
 
@@ -32,8 +32,8 @@ impl fmt::Debug for Embedded {
     }
 }
 
-/// Opens the engines in `folder` with their defaults. The folder is made, for its owner only, when it is missing. Several
-/// processes may have it open.
+/// Opens the engines in `folder` with their default settings. Creates the folder, accessible to its owner only, if it is
+/// missing. Several processes may have it open.
 ///
 /// # Errors
 /// [`StoreError::Misconfigured`] when the folder or a file in it cannot be used.
@@ -55,8 +55,8 @@ pub async fn open_embedded(folder: &Path) -> Result<Embedded, StoreError> {
 }
 
 impl Embedded {
-    /// Commits what is queued, leaves all consumer groups and closes the files. Later calls on the ports fail. Without
-    /// it nothing acknowledged is lost, but a successor waits for the leases of this process to run out.
+    /// Commits what is queued, leaves all consumer groups and closes the files. Later calls on the ports fail. If it is not
+    /// called, nothing acknowledged is lost, but a successor has to wait until the leases of this process expire.
     pub async fn close(&self) {
         let (bus, events, identities) = &self.engines;
         bus.close().await;

@@ -1,24 +1,25 @@
-//! Headers of a dead letter, beside [`event::TRACE_HEADER`].
+//! Headers of a dead letter, in addition to [`event::TRACE_HEADER`].
 //!
-//! The host's letters are sealed deliveries under the key `provider/account`. The consumer's are records as they were, keyed by their
-//! place, with their own headers beside these.
+//! Dead letters of the host are sealed deliveries with the key `provider/account`. Those of the consumer are unchanged records,
+//! keyed by their position, and keep their own headers in addition to these.
 
-/// What the names of these headers begin with.
+/// Prefix of the names of these headers.
 pub const PREFIX: &str = "dead-letter-";
 
-/// Who set it aside: `host` or `consumer`.
+/// Which process dead-lettered it: `host` or `consumer`.
 pub const STAGE: &str = "dead-letter-stage";
 
-/// Why: `malformed` or `rejected_elements` of the host's; `undecodable`, `schema_too_new` or `store_rejected` of the consumer's.
+/// The cause: `malformed` or `rejected_elements` from the host; `undecodable`, `schema_too_new` or `store_rejected` from the
+/// consumer.
 pub const CAUSE: &str = "dead-letter-cause";
 
 /// The cause in a sentence, without personal data.
 pub const MESSAGE: &str = "dead-letter-message";
 
-/// Where it came in, `provider/account`, or where it stood, `topic/partition/offset`.
+/// Where the host received it, `provider/account`, or where the consumer read it, `topic/partition/offset`.
 pub const SOURCE: &str = "dead-letter-source";
 
-/// The provider's slug; of the host's alone, as the rest.
+/// The provider's slug. This header and those below are set by the host only.
 pub const PROVIDER: &str = "dead-letter-provider";
 
 /// The account.
@@ -30,5 +31,5 @@ pub const PLUGIN: &str = "dead-letter-plugin";
 /// Positions of the rejected elements, separated by commas; the first hundred.
 pub const INDEXES: &str = "dead-letter-indexes";
 
-/// Id of the request, as in the log and in the answer.
+/// id of the request, as in the log and in the response.
 pub const REQUEST_ID: &str = "dead-letter-request-id";

@@ -1,12 +1,12 @@
 //! The bus that scales out: Kafka.
 //!
-//! An append returns when all in-sync replicas have its records. Kafka writes each partition's records in one piece and in
-//! order, but not the partitions of one append together: an append that fails may have left some of its records behind.
-//! Appending all of them again is always right, because whoever reads tells repeated events by their ids. Transactions
-//! would make it all or nothing, at the price of one append at a time: hundreds a second in place of thousands.
+//! An append returns when all in-sync replicas have its records. Kafka writes the records of each partition together and in
+//! order, but does not write the partitions of one append together: an append that fails may have left some of its records
+//! behind. Appending all of them again is always right, because readers recognize repeated events by their ids. Transactions
+//! would make an append all or nothing, at the price of one append at a time: hundreds per second instead of thousands.
 //!
-//! Topics are made when they are missing. Offsets have gaps. Everything that waits for brokers runs on the library's own
-//! threads or on those that may block.
+//! Topics are created when they are missing. Offsets have gaps. Everything that waits for brokers runs on the library's own
+//! threads or on threads that may block.
 
 mod client;
 mod config;
@@ -38,25 +38,25 @@ pub use self::{
 use super::{Bus, DEAD_LETTERS_TOPIC, EVENTS_TOPIC, Lag, NewRecord, Subscription};
 use crate::{StoreError, metrics::KafkaCounters};
 
-/// How long opening may take in all: an operator who waits for a mistake to show waits 10 s at most.
+/// Time limit for opening as a whole: an operator waits at most 10 s for a configuration mistake to show.
 const OPEN_WITHIN: Duration = Duration::from_secs(9);
 
-/// How long brokers may take to answer for the first time; the rest of [`OPEN_WITHIN`] is for making topics.
+/// Time limit for the first response of the brokers; the rest of [`OPEN_WITHIN`] is for creating topics.
 const ANSWER_WITHIN: Duration = Duration::from_secs(6);
 
-/// How long one attempt to reach them takes before its cause is looked at.
+/// Time limit for one attempt to reach them, after which the cause of the failure is examined.
 const ATTEMPT: Duration = Duration::from_secs(1);
 
-/// Longest wait for the answer to a ping: less than what those wait who ask whether this process is ready.
+/// Longest wait for the response to a ping: less than the timeout of a readiness probe of this process.
 const PING_WITHIN: Duration = Duration::from_secs(3);
 
-/// The bus on a Kafka cluster. Dropping it gives up what waits for acknowledgement; [`KafkaBus::close`] waits for it.
+/// The bus on a Kafka cluster. Dropping it abandons records that wait for acknowledgement; [`KafkaBus::close`] waits for them.
 pub struct KafkaBus {
     config: Arc<KafkaConfig>,
     producer: Producer,
     topics: Topics,
     counters: KafkaCounters,
-    /// Members that leave their groups.
+    /// Members that are leaving their groups.
     tasks: TaskTracker,
     closed: CancellationToken,
 }
@@ -68,11 +68,11 @@ impl fmt::Debug for KafkaBus {
 }
 
 impl KafkaBus {
-    /// Connects, and makes the topics of events and dead letters when they are missing. Takes 10 s at most.
+    /// Connects, and creates the topics of events and dead letters if they are missing. Takes at most 10 s.
     ///
     /// # Errors
-    /// [`StoreError::Misconfigured`], naming the settings to look at, when no broker can be reached, the brokers refuse the
-    /// user, or do not let it do what is needed.
+    /// [`StoreError::Misconfigured`], naming the settings to check, when no broker can be reached, or when the brokers refuse
+    /// the user or do not grant it the required permissions.
     pub async fn connect(config: KafkaConfig) -> Result<Self, StoreError> {
         let config = Arc::new(config);
         let counters = KafkaCounters::default();
@@ -106,7 +106,7 @@ impl KafkaBus {
         Ok(())
     }
 
-    /// Waits for a first answer. A refused login or certificate is not tried for long; brokers that are starting are.
+    /// Waits for a first response. A refused login or certificate is not retried for long; brokers that are starting are.
     async fn reach(&self) -> Result<(), Failure> {
         let deadline = Instant::now() + ANSWER_WITHIN;
         loop {
@@ -125,10 +125,10 @@ impl KafkaBus {
         }
     }
 
-    /// Makes those of the named topics that are missing.
+    /// Creates those of the named topics that are missing.
     ///
     /// # Errors
-    /// [`StoreError`] when the brokers cannot be reached or refuse it.
+    /// [`StoreError`] when the brokers cannot be reached or refuse to create them.
     pub async fn create_topics(&self, names: &[&str]) -> Result<(), StoreError> {
         for name in names {
             self.ensure(name).await?;
@@ -136,7 +136,7 @@ impl KafkaBus {
         Ok(())
     }
 
-    /// Describes those of the named topics that are there.
+    /// Describes those of the named topics that exist.
     ///
     /// # Errors
     /// [`StoreError`] when the brokers cannot be reached.
@@ -153,16 +153,16 @@ impl KafkaBus {
         Ok(described.await?)
     }
 
-    /// Counts what the bus does in `registry`.
+    /// Registers the metrics of the bus in `registry`.
     pub fn register_metrics(&self, registry: &mut Registry) {
         self.counters.register(registry);
     }
 
-    /// Waits for what waits for acknowledgement, and leaves all groups whose subscriptions were dropped. Later calls fail.
+    /// Waits for outstanding acknowledgements, and leaves all groups whose subscriptions were dropped. Later calls fail.
     pub async fn close(&self) {
         self.closed.cancel();
         let native = self.producer.native();
-        // Appends do not wait longer either; they have told their callers what became of them.
+        // Appends do not wait longer either; their callers already have the outcome.
         let within = self.config.delivery_timeout;
         if let Err(error) = blocking(move || Ok(native.flush(within)?)).await {
             tracing::warn!(%error, "the bus is closed while records wait for acknowledgement");
@@ -180,7 +180,7 @@ impl KafkaBus {
         Ok(())
     }
 
-    /// Makes a topic unless it is known to be there. Waits as long as a delivery does.
+    /// Creates a topic unless it is known to exist. Waits as long as a delivery does.
     async fn ensure(&self, name: &str) -> Result<(), Failure> {
         if self.topics.is_known(name) {
             return Ok(());
@@ -228,7 +228,7 @@ impl Bus for KafkaBus {
     async fn subscribe(&self, group: &str, topics: &[&str]) -> Result<Box<dyn Subscription>, StoreError> {
         self.check_open()?;
         for topic in topics {
-            // Asks the brokers in any case: a group that cannot be joined now shows here.
+            // Asks the brokers in any case, so that a group that cannot be joined now fails here.
             self.topics.forget(topic);
             self.ensure(topic).await?;
         }

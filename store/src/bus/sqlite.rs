@@ -1,11 +1,11 @@
 //! The embedded bus: a log in SQLite.
 //!
-//! Two files. `bus.db` holds the records and is written by those who append; `bus-groups.db` holds how far each
-//! consumer group has come and is written by those who read, so that neither waits for the other, in one process or in
-//! several. A record is flushed to disk before its append returns. A committed offset survives a crash of the process
-//! but perhaps not a loss of power: records are read again then, which a bus may always do.
+//! It uses two files. `bus.db` holds the records and is written by those who append; `bus-groups.db` holds the committed
+//! offsets of each consumer group and is written by those who read. So neither waits for the other, in one process or in
+//! several. A record is flushed to disk before its append returns. A committed offset survives a crash of the process, but
+//! perhaps not a power failure: records are then read again, which a bus is always allowed to do.
 //!
-//! Every topic has one partition, 0. Its offsets begin at 0 and have no gaps.
+//! Each topic has one partition, 0. Its offsets start at 0 and have no gaps.
 
 mod config;
 mod groups;
@@ -44,24 +44,23 @@ const GROUP_STEPS: &[Step] = &[Step {
     sql: include_str!("../../migrations/groups/0001_groups.sql"),
 }];
 
-/// The bus as two SQLite files in one folder. Dropping it stops its background work; [`SqliteBus::close`] also waits
-/// for it.
+/// The bus as two SQLite files in one folder. Dropping it stops its background tasks; [`SqliteBus::close`] also waits for them.
 #[derive(Debug)]
 pub struct SqliteBus {
     shared: Arc<Shared>,
     writer: Writer,
     tasks: TaskTracker,
-    /// Ends the background work; each subscription has a child of it.
+    /// Stops the background tasks; each subscription has a child of it.
     stop: CancellationToken,
     _stop_when_dropped: DropGuard,
 }
 
-/// What the bus and its subscriptions share.
+/// State that the bus shares with its subscriptions.
 #[derive(Debug)]
 struct Shared {
     log: Database,
     groups: Groups,
-    /// Counts the commits of this process, to wake those who wait for records.
+    /// Counts the commits of this process, to wake subscriptions that wait for records.
     appended: watch::Sender<u64>,
     config: SqliteBusConfig,
 }
@@ -71,12 +70,12 @@ struct Shared {
 pub struct AppendCounts {
     /// Records appended.
     pub records: u64,
-    /// Commits, each with one flush, that they took.
+    /// Number of commits they took, each with one flush.
     pub commits: u64,
 }
 
 impl SqliteBus {
-    /// Opens the bus in `folder`, which must exist, and begins to remove what is older than its retention.
+    /// Opens the bus in `folder`, which must exist, and starts removing records that have exceeded their retention.
     ///
     /// # Errors
     /// [`StoreError::Misconfigured`] when the files cannot be opened or were written by a newer build.
@@ -112,7 +111,7 @@ impl SqliteBus {
         })
     }
 
-    /// How much was appended through this handle.
+    /// Returns how much was appended through this handle.
     pub fn append_counts(&self) -> AppendCounts {
         let counters = self.writer.counters();
         AppendCounts {
@@ -121,13 +120,12 @@ impl SqliteBus {
         }
     }
 
-    /// The counts as metrics.
-    /// Counts what the bus does in `registry`.
+    /// Registers the metrics of the bus in `registry`.
     pub fn register_metrics(&self, registry: &mut Registry) {
         metrics::register(registry, self.writer.counters());
     }
 
-    /// Removes the records that may go at `now`, as the background work does every minute; answers with their number.
+    /// Removes the records that may be removed at `now`, as the background task does every minute. Returns their number.
     ///
     /// # Errors
     /// [`StoreError`] when the files cannot be read or written.

@@ -1,4 +1,4 @@
-//! What all clients of the library have in common: how they connect, and where their words go.
+//! What all clients of the library share: connection settings, and where their messages go.
 
 use std::{
     fmt,
@@ -17,11 +17,11 @@ use tokio::{runtime::Handle, sync::oneshot};
 
 use super::{config::KafkaConfig, error::Failure};
 
-/// Longest wait for the answer to one request. A broker that is well answers in milliseconds; the longest request by
+/// Longest wait for the response to one request. A healthy broker responds in milliseconds; the request that takes longest by
 /// design, a fetch, waits 100 ms for records.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Longest wait between two attempts to connect again, so that an outage ends within a second of the brokers' return.
+/// Longest pause between two attempts to reconnect, so that an outage ends within a second of the brokers' return.
 const RECONNECT_WITHIN_MS: u32 = 1_000;
 
 /// The settings that producers and readers share.
@@ -36,9 +36,9 @@ pub(super) fn settings(config: &KafkaConfig) -> ClientConfig {
         .set("socket.connection.setup.timeout.ms", millis(REQUEST_TIMEOUT))
         .set("socket.keepalive.enable", "true")
         .set("reconnect.backoff.max.ms", RECONNECT_WITHIN_MS.to_string())
-        // Brokers close what was idle for long; that is no news.
+        // Brokers close connections that were idle for long; that is not worth a message.
         .set("log.connection.close", "false")
-        // A topic made by the brokers on first sight would have their number of partitions instead of ours.
+        // A topic created automatically by the brokers would have their default number of partitions instead of ours.
         .set("allow.auto.create.topics", "false")
         .set("enable.metrics.push", "false");
     if let Some(sasl) = &config.sasl {
@@ -69,18 +69,18 @@ fn protocol(config: &KafkaConfig) -> &'static str {
     }
 }
 
-/// A duration as the library reads it.
+/// Formats a duration as the library expects it.
 pub(super) fn millis(duration: Duration) -> String {
     duration.as_millis().to_string()
 }
 
-/// Hands on what a client says of its own accord: to the log, and to those who wait for a connection.
+/// Forwards what a client reports on its own: to the log, and to callers that wait for a connection.
 #[derive(Debug, Default)]
 pub(super) struct Listener {
     trouble: Mutex<Option<Trouble>>,
 }
 
-/// Why there is no connection, in the library's words. They name addresses and never secrets.
+/// Why there is no connection, in the words of the library. The text names addresses but never secrets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Trouble {
     pub(super) code: RDKafkaErrorCode,
@@ -88,7 +88,7 @@ pub(super) struct Trouble {
 }
 
 impl Trouble {
-    /// Whether brokers answered, and will not have this client.
+    /// Returns whether a broker responded and refused this client.
     pub(super) fn is_refusal(&self) -> bool {
         matches!(
             self.code,
@@ -107,7 +107,7 @@ impl fmt::Display for Trouble {
 }
 
 impl Listener {
-    /// The latest trouble. That no broker is left says less than what became of each.
+    /// Returns the latest trouble. That all brokers are down says less than what happened to each, so it does not replace that.
     pub(super) fn trouble(&self) -> Option<Trouble> {
         self.trouble
             .lock()
@@ -118,7 +118,7 @@ impl Listener {
 
 impl ClientContext for Listener {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        // The library mends its connections itself, and what it cannot mend comes back from a call.
+        // The library restores its connections itself, and what it cannot restore is returned as an error of a call.
         match level {
             RDKafkaLogLevel::Emerg
             | RDKafkaLogLevel::Alert
@@ -132,7 +132,7 @@ impl ClientContext for Listener {
             RDKafkaLogLevel::Notice => {
                 tracing::info!(kafka.facility = facility, "kafka client: {message}");
             }
-            // Also warnings of settings that only one kind of client reads.
+            // Includes warnings about settings that only one kind of client reads.
             _ => tracing::debug!(kafka.facility = facility, "kafka client: {message}"),
         }
     }
@@ -152,13 +152,13 @@ impl ClientContext for Listener {
     }
 }
 
-/// What the brokers know of a topic.
+/// What the brokers know about a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct TopicMetadata {
     pub(super) partitions: Vec<PartitionMetadata>,
 }
 
-/// What the brokers know of a partition.
+/// What the brokers know about a partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PartitionMetadata {
     pub(super) number: i32,
@@ -168,13 +168,13 @@ pub(super) struct PartitionMetadata {
 }
 
 impl TopicMetadata {
-    /// Whether all its partitions can be written and read.
+    /// Returns whether all its partitions can be written and read.
     pub(super) fn is_settled(&self) -> bool {
         !self.partitions.is_empty() && self.partitions.iter().all(|partition| partition.has_leader)
     }
 }
 
-/// Asks the brokers for a topic; `None` when there is none of that name. Blocks.
+/// Asks the brokers for a topic; returns `None` if there is none of that name. Blocks.
 pub(super) fn topic<C: ClientContext>(
     client: &Client<C>,
     name: &str,
@@ -203,8 +203,8 @@ pub(super) fn topic<C: ClientContext>(
     Ok(Some(TopicMetadata { partitions }))
 }
 
-/// Runs `work` that waits for brokers on a thread of its own. The runtime's own threads for blocking work would hold up the
-/// end of the process until brokers that hang answer.
+/// Runs `work`, which waits for brokers, on a thread of its own. If it ran on the runtime's threads for blocking work, the
+/// process could not end until brokers that hang responded.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {
@@ -214,14 +214,14 @@ pub(super) async fn blocking<T: Send + 'static>(
         .name("kafka-call".to_owned())
         .spawn(move || {
             let _runtime = runtime.enter();
-            // Nobody listens when the caller has given up.
+            // Nobody receives it if the caller has given up.
             let _ = sender.send(work());
         });
     if let Err(error) = started {
-        return Err(Failure::Library(format!("no thread for it: {error}")));
+        return Err(Failure::Library(format!("cannot start a thread: {error}")));
     }
     match receiver.await {
         Ok(result) => result,
-        Err(_) => Err(Failure::Library("it panicked".to_owned())),
+        Err(_) => Err(Failure::Library("the call panicked".to_owned())),
     }
 }

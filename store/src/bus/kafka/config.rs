@@ -1,4 +1,4 @@
-//! `[kafka]`: where the brokers are and how they are used.
+//! `[kafka]`: addresses and settings of the brokers.
 
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -9,78 +9,80 @@ use crate::server::{self, NotPem};
 
 const MIB: u64 = 1024 * 1024;
 
-/// Kafka itself allows more; a cluster spends memory and file handles on each.
+/// Kafka itself allows more, but each partition costs the cluster memory and file handles.
 const PARTITIONS: RangeInclusive<u64> = 1..=1_000;
 
-/// More replicas than this slow down every append and are worth nothing.
+/// More replicas than this slow down every append without any benefit.
 const REPLICATION_FACTOR: RangeInclusive<u64> = 1..=9;
 
-/// From a broker in the same rack to callers who wait a minute. Timeouts are looked for once a second, so that less than
-/// one second would promise too much.
+/// From a broker in the same rack to callers who wait a minute. Timeouts are checked once a second, so that less than one
+/// second would promise too much.
 const DELIVERY_TIMEOUT_MS: RangeInclusive<u64> = 1_000..=60_000;
 
-/// The group protocol's heartbeats, three a session, have to come in time; brokers take 6 s to 30 min unless told otherwise.
+/// The heartbeats of the group protocol, three per session, must arrive in time; brokers accept 6 s to 30 min unless configured
+/// otherwise.
 const SESSION_TIMEOUT_MS: RangeInclusive<u64> = 6_000..=300_000;
 
-/// From what every broker takes to what fits one response.
+/// From what every broker accepts to what fits into one response.
 const MAX_RECORD_BYTES: RangeInclusive<u64> = MIB..=64 * MIB;
 
-/// From some deliveries to a good part of a machine.
+/// From a few deliveries to a considerable part of a machine's memory.
 const QUEUE_BYTES: RangeInclusive<u64> = MIB..=1024 * MIB;
 
-/// From a few batches to a good part of a machine.
+/// From a few batches to a considerable part of a machine's memory.
 const FETCH_BYTES: RangeInclusive<u64> = MIB..=1024 * MIB;
 
-/// Dead letters are kept for a minute at least, as by the embedded bus, and for ten years at most.
+/// Dead letters are kept for at least a minute, as by the embedded bus, and for at most ten years.
 const RETENTION_SECONDS: RangeInclusive<u64> = 60..=315_360_000;
 
-/// `[kafka]` as it stands in the configuration. Every key may be left out; without `bootstrap_servers` the embedded bus is
-/// used.
+/// `[kafka]` as written in the configuration. All keys are optional; without `bootstrap_servers` the embedded bus is used.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawKafkaConfig {
-    /// Some of the brokers, `host:port` separated by commas; the others are learnt from them.
+    /// Some of the brokers, as `host:port` separated by commas; the client learns about the others from them.
     pub bootstrap_servers: Option<String>,
     /// `plaintext`, `ssl`, `sasl_plaintext` or `sasl_ssl`. Default `plaintext`.
     pub security_protocol: String,
-    /// `PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`; needed by the two `sasl_` protocols.
+    /// `PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`; required by the two `sasl_` protocols.
     pub sasl_mechanism: Option<String>,
-    /// The user; needed by the two `sasl_` protocols.
+    /// The user; required by the two `sasl_` protocols.
     pub sasl_username: Option<String>,
     /// The user's password.
     pub sasl_password: Secret,
-    /// Certificates, PEM, that vouch for the brokers instead of the system's. Default: the system's.
+    /// CA certificates, PEM, that the brokers are verified against instead of the system's. Default: the system's.
     pub ca: Option<String>,
-    /// Certificate, PEM, by which the brokers know this client. Needs `client_key`. Default: none.
+    /// Certificate, PEM, with which this client authenticates itself to the brokers. Requires `client_key`. Default: none.
     pub client_certificate: Option<String>,
     /// The private key of `client_certificate`, PEM, not encrypted.
     pub client_key: Secret,
-    /// `lz4`, `zstd` or `none`. Default `lz4`: JSON becomes a third of its size for next to no processor time; `zstd`
+    /// `lz4`, `zstd` or `none`. Default `lz4`, which reduces JSON to a third of its size for hardly any processor time; `zstd`
     /// saves another third and costs about four times as much.
     pub compression: String,
-    /// Partitions of a topic that has to be made, 1 to 1,000. Default 3. As many consumers share the work; a topic that is
-    /// there is left as it is.
+    /// Number of partitions of a topic that has to be created, 1 to 1,000. Default 3. That many consumers can share the work;
+    /// an existing topic is left as it is.
     pub partitions: u64,
-    /// Replicas of a topic that has to be made, 1 to 9. Default: what the brokers are configured to.
+    /// Number of replicas of a topic that has to be created, 1 to 9. Default: the brokers' configured default.
     pub replication_factor: Option<u64>,
-    /// Longest wait for the brokers' acknowledgement. 1,000 to 60,000, default 4,000: the least patient providers hang up
-    /// after 5 s, and one that is told to come again is better off than one that heard nothing. Less than
+    /// Longest wait for the brokers' acknowledgement. 1,000 to 60,000, default 4,000: the least patient providers hang up after
+    /// 5 s, and a provider that is told to retry is better off than one that gets no response. Less than
     /// `host.request_timeout_ms`.
     pub delivery_timeout_ms: u64,
-    /// Most bytes that wait for acknowledgement; what comes on top is refused at once. 1 MiB to 1 GiB, default 64 MiB:
-    /// several seconds of traffic at 10,000 events a second.
+    /// Maximum number of bytes that may wait for acknowledgement; an append beyond that is refused at once. 1 MiB to 1 GiB,
+    /// default 64 MiB: several seconds of traffic at 10,000 events per second.
     pub queue_bytes: u64,
-    /// Most bytes that a reader fetches ahead. 1 MiB to 1 GiB, default 8 MiB: two batches of
-    /// common events. More was not faster, and takes memory.
+    /// Maximum number of bytes that a reader fetches ahead. 1 MiB to 1 GiB, default 8 MiB: two batches of typical events. More
+    /// was not faster and takes memory.
     pub fetch_bytes: u64,
-    /// Longest record, also of the topics that have to be made. 1 MiB to 64 MiB, default 8 MiB: a sealed dead letter of the
-    /// largest delivery, 5 MiB, and what managed clusters commonly allow. Raise it with `host.max_body_bytes`.
+    /// Maximum length of a record, also set on topics that have to be created. 1 MiB to 64 MiB, default 8 MiB: enough for a
+    /// sealed dead letter of the largest delivery, 5 MiB, and commonly allowed by managed clusters. Raise it with
+    /// `host.max_body_bytes`.
     pub max_record_bytes: u64,
     /// How long a reader that stops without leaving keeps its partitions. 6,000 to 300,000, default 10,000: three lost
-    /// heartbeats. Brokers may allow less or more.
+    /// heartbeats. The brokers may restrict or extend that range.
     pub session_timeout_ms: u64,
-    /// How long a topic of dead letters, if it has to be made, keeps them. 60 to 315,360,000, default 2,592,000 (30 days): a
-    /// plugin has to be mended before they can be read again. Other topics keep what the brokers are configured to.
+    /// How long a dead-letter topic that has to be created keeps its records. 60 to 315,360,000, default 2,592,000 (30 days): a
+    /// plugin has to be fixed before dead letters can be read again. Other topics keep records as long as the brokers are
+    /// configured to.
     pub dead_letter_retention_seconds: u64,
 }
 
@@ -116,7 +118,7 @@ pub struct KafkaConfig {
     pub(super) tls: Option<Tls>,
     pub(super) compression: &'static str,
     pub(super) partitions: i32,
-    /// -1 leaves it to the brokers.
+    /// -1 leaves the choice to the brokers.
     pub(super) replication_factor: i32,
     pub(super) delivery_timeout: Duration,
     pub(super) queue_bytes: usize,
@@ -127,13 +129,13 @@ pub struct KafkaConfig {
 }
 
 impl KafkaConfig {
-    /// The brokers that are asked first, for messages.
+    /// Returns the brokers that are contacted first, for messages.
     pub fn bootstrap_servers(&self) -> &str {
         &self.bootstrap_servers
     }
 }
 
-/// How the client proves who it is.
+/// How the client authenticates itself.
 #[derive(Debug, Clone)]
 pub(super) struct Sasl {
     pub(super) mechanism: &'static str,
@@ -148,44 +150,44 @@ pub(super) struct Tls {
     pub(super) client: Option<ClientCertificate>,
 }
 
-/// What the brokers know the client by.
+/// The certificate and key with which the client authenticates itself.
 #[derive(Debug, Clone)]
 pub(super) struct ClientCertificate {
     pub(super) certificate: String,
     pub(super) key: Secret,
 }
 
-/// A key of `[kafka]` has a value that cannot work.
+/// A key of `[kafka]` has an invalid value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidKafkaConfig {
-    /// No broker.
+    /// No brokers are set.
     #[error("`kafka.bootstrap_servers` is not set")]
     NoServers,
-    /// Not a list of brokers.
+    /// The value is not a list of brokers.
     #[error(
         "`kafka.bootstrap_servers` is `{0}`, it must be `host:port`, several separated by commas, without a scheme"
     )]
     Servers(String),
-    /// A word that is none of those it may be.
+    /// A value is not one of the allowed words.
     #[error("`kafka.{key}` is `{value}`, it must be one of {allowed}")]
     Word {
         /// The key.
         key: &'static str,
-        /// What it is set to.
+        /// The configured value.
         value: String,
-        /// What it may be.
+        /// The allowed values.
         allowed: &'static str,
     },
-    /// Something that another key calls for.
-    #[error("`kafka.{missing}` is not set, but `kafka.{because}` calls for it")]
+    /// A key is not set although another key requires it.
+    #[error("`kafka.{missing}` is not set, but `kafka.{because}` requires it")]
     Missing {
         /// The key that is not set.
         missing: &'static str,
-        /// The key that calls for it.
+        /// The key that requires it.
         because: &'static str,
     },
-    /// Something that would have no effect.
+    /// A key is set although it would have no effect.
     #[error("`kafka.{key}` is set, but `kafka.security_protocol` is `{protocol}`, so it would not be used")]
     Unused {
         /// The key.
@@ -193,10 +195,10 @@ pub enum InvalidKafkaConfig {
         /// The protocol.
         protocol: String,
     },
-    /// Certificates or a key that are none.
+    /// A certificate or key is not PEM text.
     #[error(transparent)]
     NotPem(#[from] NotPem),
-    /// A number outside its range.
+    /// A number is outside its range.
     #[error(transparent)]
     OutOfRange(#[from] OutOfRange),
 }
@@ -271,7 +273,7 @@ impl TryFrom<RawKafkaConfig> for KafkaConfig {
     }
 }
 
-/// Whether `text` is `host:port`. Spaces around it do no harm.
+/// Returns whether `text` is `host:port`. Surrounding spaces are allowed.
 fn is_broker(text: &str) -> bool {
     let Some((host, port)) = text.trim().rsplit_once(':') else {
         return false;
@@ -374,7 +376,7 @@ fn unused(key: &'static str, raw: &RawKafkaConfig) -> InvalidKafkaConfig {
     }
 }
 
-/// A number of this section.
+/// Converts and range-checks a number of this section.
 fn number<T: TryFrom<u64>>(
     key: &'static str,
     value: u64,
@@ -479,7 +481,7 @@ mod tests {
         };
         assert_eq!(
             with(|raw| raw.sasl_password = Secret::default()),
-            "`kafka.sasl_password` is not set, but `kafka.security_protocol` calls for it"
+            "`kafka.sasl_password` is not set, but `kafka.security_protocol` requires it"
         );
         assert!(with(|raw| raw.sasl_username = None).starts_with("`kafka.sasl_username` is not set"));
         assert!(with(|raw| raw.sasl_mechanism = None).starts_with("`kafka.sasl_mechanism` is not set"));

@@ -1,4 +1,4 @@
-//! What the library's and the brokers' errors mean to whoever called.
+//! Maps the errors of the library and of the brokers to what they mean to the caller.
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
@@ -8,25 +8,25 @@ use crate::StoreError;
 /// The engine's name in errors.
 const ENGINE: &str = "kafka";
 
-/// Why something did not work.
+/// Why an operation failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
-    /// A broker, or the library while it waited for one.
+    /// An error code of a broker, or of the library while it waited for one.
     #[error("{0}")]
     Code(Code),
-    /// The library, in words.
+    /// An error of the library, as text.
     #[error("{0}")]
     Library(String),
-    /// Too much waits for acknowledgement.
+    /// Too many bytes wait for acknowledgement.
     #[error("{waiting} bytes wait for acknowledgement, `kafka.queue_bytes` allows {allowed}")]
     QueueFull { waiting: usize, allowed: usize },
-    /// What was read is another member's now.
+    /// The partitions of the records have moved to another member.
     #[error("partitions have moved to another member of the group; their records are read again there")]
     Moved,
-    /// Nothing came.
+    /// No response arrived in time.
     #[error("no answer in time")]
     TimedOut,
-    /// After the end.
+    /// The bus is closed.
     #[error("the bus is closed")]
     Closed,
     /// The data can never be appended.
@@ -37,17 +37,18 @@ pub(super) enum Failure {
     Misconfigured(String),
 }
 
-/// What to do about a code.
+/// What to do about an error code.
 #[derive(Debug, PartialEq, Eq)]
 enum Meaning {
     /// The data can never be appended.
     Data,
-    /// The user has not the right.
+    /// The user lacks a permission.
     Right,
-    /// A setting does not suit the brokers.
+    /// The brokers do not accept the value of a setting.
     Setting(&'static str),
-    /// It may pass. Also every code that is not known here: trying again loses nothing and shows in the retry counter. And
-    /// a refused login or certificate: once one was accepted, brokers that are about to stop or to start refuse it too.
+    /// It may pass. Includes every code that is not listed here: a retry loses nothing and shows in the retry counter. Also
+    /// includes a refused login or certificate: brokers that are about to stop or to start refuse even one that they accepted
+    /// before.
     Passing,
 }
 
@@ -77,9 +78,9 @@ impl From<KafkaError> for Failure {
             return Self::Code(code);
         }
         match error {
-            // Not the value: it may be a secret.
+            // Without the value: it may be a secret.
             KafkaError::ClientConfig(_, _, key, _) => {
-                Self::Misconfigured(format!("the client library does not take its setting `{key}`"))
+                Self::Misconfigured(format!("the client library rejects its setting `{key}`"))
             }
             KafkaError::ClientCreation(reason) => Self::Misconfigured(format!(
                 "the client library cannot start: {reason}: look at `kafka.ca`, `kafka.client_certificate` and \
@@ -93,7 +94,7 @@ impl From<KafkaError> for Failure {
 }
 
 impl Failure {
-    /// What a broker said about a topic.
+    /// Creates the failure for a broker's error about a topic.
     pub(super) fn of_topic(topic: &str, code: Code) -> Self {
         match Meaning::of(code) {
             Meaning::Data => Self::Rejected(format!("topic `{topic}`: {code}")),
@@ -104,23 +105,23 @@ impl Failure {
         }
     }
 
-    /// What a broker said about making a topic.
+    /// Creates the failure for a broker's error about creating a topic.
     pub(super) fn of_new_topic(topic: &str, code: Code) -> Self {
         match code {
             Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => {
                 Self::Misconfigured(format!(
-                    "the user may not make the topic `{topic}`, which is missing: make it, or grant Create; {code}"
+                    "the user may not create the topic `{topic}`, which is missing: create it, or grant Create; {code}"
                 ))
             }
             Code::PolicyViolation => Self::Misconfigured(format!(
-                "a policy of the brokers forbids to make the topic `{topic}`, which is missing: make it, or look at \
+                "a policy of the brokers forbids creating the topic `{topic}`, which is missing: create it, or look at \
                  `kafka.partitions`, `kafka.replication_factor` and `kafka.max_record_bytes`; {code}"
             )),
             _ => Self::of_topic(topic, code),
         }
     }
 
-    /// The failure as a metric's label.
+    /// Returns the failure as the value of a metric label.
     pub(super) fn label(&self) -> &'static str {
         match self {
             Self::QueueFull { .. } => "queue_full",
@@ -135,7 +136,7 @@ impl Failure {
         }
     }
 
-    /// Whether a topic is not there (any more).
+    /// Returns whether a topic does not exist (any more).
     pub(super) fn is_unknown_topic(&self) -> bool {
         matches!(
             self,
@@ -143,7 +144,7 @@ impl Failure {
         )
     }
 
-    /// The failure of a client that never had a connection.
+    /// Returns the error for a client that never had a connection.
     pub(super) fn at_start(self, trouble: Option<Trouble>, config: &KafkaConfig) -> StoreError {
         let may_pass = match &self {
             Self::Code(code) => Meaning::of(*code) == Meaning::Passing,

@@ -1,4 +1,4 @@
-//! How far a group is behind.
+//! Reads how far a group lags behind.
 
 use std::{
     thread,
@@ -18,13 +18,13 @@ use super::{
 };
 use crate::bus::Lag;
 
-/// Time between two questions to brokers that are settling who looks after a group; it takes them some tenths of a second.
+/// Pause between two requests while the brokers choose the coordinator of a group, which takes them a few tenths of a second.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 impl ConsumerContext for Listener {}
 
-/// Reads the lag of `group`. It does so with a client of its own, because the library tells a group's offsets to clients of
-/// that group only; one that never subscribes is no member of it. Blocks.
+/// Reads the lag of `group`. Uses a client of its own, because the library returns a group's offsets only to clients of that
+/// group; a client that never subscribes does not become a member. Blocks.
 pub(super) fn read(config: &KafkaConfig, group: &str, topics: &[String]) -> Result<Vec<Lag>, Failure> {
     let mut settings = client::settings(config);
     settings.set("group.id", group);
@@ -61,8 +61,8 @@ pub(super) fn read(config: &KafkaConfig, group: &str, topics: &[String]) -> Resu
     Ok(lags)
 }
 
-/// What `ask` answers once the brokers have settled which of them looks after the group. They do so when a cluster hears of its
-/// first group, and when one of them has stopped.
+/// Repeats `ask` until the brokers have chosen the group's coordinator, and returns its result. They choose one when the
+/// cluster's first group appears, and when a broker has stopped.
 fn once_settled<T>(mut ask: impl FnMut() -> KafkaResult<T>) -> KafkaResult<T> {
     let deadline = Instant::now() + REQUEST_TIMEOUT;
     loop {

@@ -1,8 +1,8 @@
-//! Appending: records go to the library's queue, and the caller waits until the brokers have acknowledged all of its own.
+//! Appends records: they go to the library's queue, and the caller waits until the brokers have acknowledged all of its own.
 //!
-//! The producer is idempotent: what the library sends again after a lost answer is stored once and in order. Concurrent
-//! appends travel in the same requests. What waits for acknowledgement is counted in bytes before it is queued, and
-//! refused at once when there is no room, so that memory is bounded and the caller can tell its own.
+//! The producer is idempotent: what the library sends again after a lost response is stored once and in order. Concurrent
+//! appends share requests. Bytes that wait for acknowledgement are counted before they are queued, and an append for which
+//! there is no room is refused at once, so that memory is bounded and the caller can report the overload to its own caller.
 
 use std::sync::{
     Arc, OnceLock, PoisonError, RwLock,
@@ -25,21 +25,22 @@ use super::{
 };
 use crate::{bus::NewRecord, metrics::KafkaCounters};
 
-/// How long a record waits for others to share its request. Of 64 callers with a record each, about three times as many were
-/// acknowledged in a second with 1 ms as with the library's own 5 ms, and half as many again as with none
+/// How long a record waits for others to share its request. With 64 callers of one record each, 1 ms got about three times as
+/// many records per second acknowledged as the library's default of 5 ms, and half as many again as no wait
 /// (`examples/throughput.rs`).
 const LINGER_MS: &str = "1";
 
-/// What the library holds of a record besides its own bytes.
+/// Memory that the library uses per record in addition to the record's own bytes.
 const RECORD_OVERHEAD: usize = 512;
 
-/// What a record's framing takes at most in a request: its batch's header, its own lengths, some bytes a header.
+/// Upper bound of a record's framing in a request: its batch's header, its own lengths, a few bytes per header.
 const FRAMING: usize = 1_024;
 
-/// The library's own limit of what it queues, in KiB, is out of the way: twice the greatest that can be configured here.
+/// The library's own limit of its queue, in KiB. It never takes effect: it is twice the largest limit that can be configured
+/// here.
 const LIBRARY_QUEUE_KBYTES: &str = "2097152";
 
-/// Records given to the library without letting other tasks run: about a millisecond.
+/// Number of records passed to the library before other tasks may run: about a millisecond of work.
 const RECORDS_AT_ONCE: usize = 1_000;
 
 /// The library's producer, with its thread.
@@ -63,10 +64,10 @@ pub(super) struct Pending {
 }
 
 impl Pending {
-    /// Notes what became of `count` records.
+    /// Records the outcome of `count` records.
     fn settle(&self, count: usize, failure: Option<RDKafkaErrorCode>) {
         if let Some(code) = failure {
-            // The first tells the cause; the others follow from it.
+            // The first failure is the cause; the others follow from it.
             let _ = self.failure.set(code);
         }
         if self.left.fetch_sub(count, Ordering::AcqRel) == count {
@@ -81,7 +82,7 @@ impl Drop for Pending {
     }
 }
 
-/// Takes the brokers' acknowledgements.
+/// Receives the brokers' acknowledgements.
 #[derive(Default)]
 pub(super) struct Deliveries {
     listener: Listener,
@@ -110,7 +111,7 @@ impl ProducerContext<NoCustomPartitioner> for Deliveries {
 }
 
 impl Producer {
-    /// Starts the library. Blocks while it reads certificates, and does not wait for a connection.
+    /// Starts the library. Blocks while it reads certificates, but does not wait for a connection.
     pub(super) fn start(config: Arc<KafkaConfig>, counters: KafkaCounters) -> Result<Self, Failure> {
         let native = settings(&config).create_with_context(Deliveries::default())?;
         Ok(Self {
@@ -121,17 +122,17 @@ impl Producer {
         })
     }
 
-    /// The library's producer, also for asking about topics.
+    /// Returns the library's producer, which also serves requests about topics.
     pub(super) fn native(&self) -> Arc<Native> {
         Arc::clone(&self.native.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Why there is no connection.
+    /// Returns why there is no connection.
     pub(super) fn trouble(&self) -> Option<Trouble> {
         self.native().client().context().listener.trouble()
     }
 
-    /// Appends records to topics that are there. After a failure some of them may have been appended.
+    /// Appends records to topics that exist. After a failure some of them may have been appended.
     pub(super) async fn append(&self, records: &[NewRecord]) -> Result<(), Failure> {
         let room = self.room_for(records)?;
         self.counters.queued(bytes(&room));
@@ -157,14 +158,14 @@ impl Producer {
             return Ok(());
         };
         if let Some((fatal, reason)) = native.client().fatal_error() {
-            tracing::error!(kafka.code = %fatal, "kafka's producer cannot go on and is started anew: {reason}");
+            tracing::error!(kafka.code = %fatal, "kafka's producer has failed and is being restarted: {reason}");
             self.replace(&native);
         }
         Err(Failure::Code(*code))
     }
 
-    /// Checks the records' sizes and takes the room they need. More than there is room for at all may go alone: it is in
-    /// memory already.
+    /// Checks the sizes of the records and takes the room they need. An append larger than the whole queue may go alone: it is
+    /// in memory already.
     fn room_for(&self, records: &[NewRecord]) -> Result<OwnedSemaphorePermit, Failure> {
         let mut bytes = 0;
         for record in records {
@@ -188,7 +189,7 @@ impl Producer {
             })
     }
 
-    /// Starts the library anew in the place of `failed`. What waits there fails.
+    /// Starts a new producer of the library in place of `failed`. Records that wait in the old one fail.
     fn replace(&self, failed: &Arc<Native>) {
         let mut native = self.native.write().unwrap_or_else(PoisonError::into_inner);
         if !Arc::ptr_eq(&native, failed) {
@@ -197,7 +198,7 @@ impl Producer {
         match settings(&self.config).create_with_context(Deliveries::default()) {
             Ok(new) => *native = Arc::new(new),
             Err(error) => {
-                tracing::error!(error = %Failure::from(error), "kafka's producer could not be started anew");
+                tracing::error!(error = %Failure::from(error), "kafka's producer could not be restarted");
             }
         }
     }
@@ -214,7 +215,7 @@ fn settings(config: &KafkaConfig) -> ClientConfig {
         .set("message.max.bytes", config.max_record_bytes.to_string())
         .set("queue.buffering.max.messages", "0")
         .set("queue.buffering.max.kbytes", LIBRARY_QUEUE_KBYTES)
-        // The one of Kafka's own clients: other programs find a key in the same partition.
+        // The partitioner of Kafka's own clients: other programs find a key in the same partition.
         .set("partitioner", "murmur2_random");
     settings
 }
@@ -236,12 +237,12 @@ fn send(native: &Native, record: &NewRecord, pending: &Arc<Pending>) -> Result<(
         .map_err(|(error, _)| error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail))
 }
 
-/// Bytes that a permit stands for.
+/// Returns the number of bytes that a permit stands for.
 fn bytes(room: &OwnedSemaphorePermit) -> i64 {
     i64::try_from(room.num_permits()).unwrap_or(i64::MAX)
 }
 
-/// Bytes of a record.
+/// Returns the size of a record in bytes.
 fn size(record: &NewRecord) -> usize {
     let headers: usize = record
         .headers
@@ -263,7 +264,7 @@ mod tests {
     use super::*;
     use crate::bus::RawKafkaConfig;
 
-    /// Nobody listens there.
+    /// An address at which nobody listens.
     const NOBODY: &str = "127.0.0.1:1";
 
     const SOON: Duration = Duration::from_secs(1);
@@ -307,7 +308,7 @@ mod tests {
 
     #[tokio::test]
     async fn refuses_what_there_is_no_room_for_and_gives_room_back() {
-        // Nobody is there: everything waits until its time is over.
+        // No broker is there: everything waits until it times out.
         let producer = Arc::new(producer(NOBODY.to_owned(), SOON));
         let waiting = {
             let producer = Arc::clone(&producer);
@@ -323,7 +324,7 @@ mod tests {
             matches!(told, Err(Failure::Code(RDKafkaErrorCode::MessageTimedOut))),
             "{told:?}"
         );
-        // The callback that told it holds the room for a moment more.
+        // The callback that reported the outcome holds the room for a moment longer.
         while producer.room.available_permits() < producer.config.queue_bytes {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }

@@ -1,9 +1,10 @@
 //! A member of a consumer group.
 //!
-//! The library fetches ahead on threads of its own, within bounds; polling takes what is there and waits without holding a
-//! thread. The group's protocol is cooperative: partitions that stay are read on while others move. Partitions only move
-//! during a poll, so that what was returned since can be committed, unless the group has given this member up for dead
-//! meanwhile. What a poll finds to be another member's is forgotten: it is not committed even if it is done.
+//! The library fetches ahead on its own threads, within limits; a poll takes what has arrived and waits without blocking a
+//! thread. The group protocol is cooperative: partitions that stay are read on while others move. Partitions only move during a
+//! poll, so that what was returned since then can be committed, unless the group has declared this member dead in the meantime.
+//! Records of partitions that a poll finds to have moved to another member are forgotten: they are not committed even if they
+//! are processed.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -40,30 +41,34 @@ use crate::{
     metrics::KafkaCounters,
 };
 
-/// Longest wait for a commit: while a group's coordinator moves to another broker, the library tries again for a session.
+/// Longest wait for a commit: while a group's coordinator moves to another broker, the library retries for the length of a
+/// session.
 const COMMIT_WITHIN: Duration = Duration::from_secs(10);
 
-/// How long a member may go without polling before the group takes its partitions away: longer than the event store may
-/// take to write a batch, and an outage of it that is longer only costs reading that batch again.
+/// How long a member may go without polling before the group takes its partitions away: longer than the event store may take to
+/// write a batch. A longer outage of the event store only costs reading that batch again.
 const POLL_INTERVAL: Duration = Duration::from_secs(5 * 60);
 
-/// How often topics are looked at for new partitions, and for having been made since.
+/// How often topics are checked for new partitions, and missing topics for having been created.
 const METADATA_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How long a full queue keeps the library from fetching more. Its own second would let a fast reader wait for nothing.
+/// How long a full queue keeps the library from fetching more. The library's default of a second would make a fast reader wait
+/// for nothing.
 const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(20);
 
-/// Where a partition is: topic and number.
+/// A partition: topic and number.
 type Place = (Arc<str>, u32);
 
-/// How long a broker lets records gather before it answers a fetch. Answered for every few records, both groups would ask hundreds
-/// of times a second; shorter, and those that have nothing to read would keep the brokers busy.
+/// How long a broker lets records accumulate before it responds to a fetch. If it responded for every few records, both groups
+/// would send hundreds of requests per second; if the time were shorter, groups that have nothing to read would keep the
+/// brokers busy.
 const GATHER: Duration = Duration::from_millis(100);
 
-/// Bytes that need not gather further: what some thousand deliveries a second bring in that time.
+/// Number of bytes at which a broker does not let records accumulate further: the traffic of several thousand deliveries per
+/// second in that time.
 const GATHER_BYTES: &str = "262144";
 
-/// What polls have returned of a partition and is not committed.
+/// The uncommitted records of a partition that polls have returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Span {
     first: i64,
@@ -72,36 +77,36 @@ struct Span {
 
 /// A member of a consumer group.
 pub(super) struct KafkaSubscription {
-    /// Always there until dropped.
+    /// Always `Some` until dropped.
     consumer: Option<Arc<StreamConsumer<Member>>>,
     /// Names of the topics, which all records share.
     topics: Vec<Arc<str>>,
-    /// Taken from the library and not returned yet, because a poll was given up half way.
+    /// Records taken from the library but not returned yet, because a poll was cancelled half-way.
     ready: VecDeque<Record>,
     returned: BTreeMap<Place, Span>,
-    /// Whether partitions have moved since they were read and before they were committed.
+    /// Whether partitions have moved after their records were read and before those were committed.
     has_lost: bool,
     tasks: TaskTracker,
 }
 
-/// Listens to how the group shares its partitions.
+/// Tracks how the group assigns its partitions.
 struct Member {
     listener: Listener,
-    /// Whether something is in `revoked`: looked at for each record, without the lock.
+    /// Whether `revoked` is not empty: checked for each record, without the lock.
     has_revoked: AtomicBool,
     revoked: Mutex<Vec<Place>>,
     counters: KafkaCounters,
 }
 
 impl Member {
-    /// Notes that these are another member's now.
+    /// Notes that these partitions have moved to another member.
     fn revoke(&self, places: Vec<Place>) {
         let mut revoked = self.revoked.lock().unwrap_or_else(PoisonError::into_inner);
         revoked.extend(places);
         self.has_revoked.store(true, Ordering::Release);
     }
 
-    /// What became another member's since the last look.
+    /// Returns the partitions that have moved to another member since the last call.
     fn take_revoked(&self) -> Vec<Place> {
         if !self.has_revoked.load(Ordering::Acquire) {
             return Vec::new();
@@ -128,14 +133,14 @@ impl ConsumerContext for Member {
             Rebalance::Assign(partitions) => {
                 tracing::debug!(
                     kafka.partitions = partitions.count(),
-                    "partitions have come from the group"
+                    "the group has assigned partitions"
                 );
                 self.counters.assigned(partitions.count());
             }
             Rebalance::Revoke(partitions) => {
                 tracing::debug!(
                     kafka.partitions = partitions.count(),
-                    "partitions go back to the group"
+                    "the group has revoked partitions"
                 );
                 self.counters.revoked(partitions.count());
                 let places = partitions.elements();
@@ -145,7 +150,7 @@ impl ConsumerContext for Member {
                 self.revoke(places.collect());
             }
             Rebalance::Error(error) => {
-                tracing::warn!(%error, "the group could not share its partitions anew");
+                tracing::warn!(%error, "the group could not rebalance its partitions");
             }
         }
     }
@@ -157,7 +162,7 @@ fn settings(config: &KafkaConfig, group: &str) -> ClientConfig {
         .set("group.id", group)
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
-        // A new group begins with the oldest record, and so does one whose place was removed meanwhile.
+        // A new group starts with the oldest record, and so does one whose committed offset was removed meanwhile.
         .set("auto.offset.reset", "earliest")
         .set("partition.assignment.strategy", "cooperative-sticky")
         .set("session.timeout.ms", client::millis(config.session_timeout))
@@ -177,7 +182,7 @@ fn settings(config: &KafkaConfig, group: &str) -> ClientConfig {
             "queued.max.messages.kbytes",
             (config.fetch_bytes / 1024).to_string(),
         )
-        // A response must have room for one record of the greatest length.
+        // A response must have room for one record of the maximum length.
         .set(
             "fetch.max.bytes",
             config.fetch_bytes.max(config.max_record_bytes).to_string(),
@@ -187,7 +192,7 @@ fn settings(config: &KafkaConfig, group: &str) -> ClientConfig {
 }
 
 impl KafkaSubscription {
-    /// Joins `group`. Blocks while the library reads certificates, and does not wait for the group.
+    /// Joins `group`. Blocks while the library reads certificates, but does not wait for the group.
     pub(super) fn join(
         config: &KafkaConfig,
         group: &str,
@@ -231,9 +236,9 @@ impl KafkaSubscription {
                 Ok(Some(Ok(message))) => self.arrived(&message),
                 Ok(Some(Err(error))) => match Trouble::of(&error) {
                     Trouble::Ends => return Err(error.into()),
-                    // The library tells of an outage several times a second, also after its end when nobody polled.
+                    // The library reports an outage several times a second, and also after its end if nobody polled.
                     Trouble::Outage => outage = Some(error.into()),
-                    Trouble::Passes => tracing::debug!(%error, "kafka's reader goes on after an error"),
+                    Trouble::Passes => tracing::debug!(%error, "kafka's consumer continues after an error"),
                 },
             }
         }
@@ -244,7 +249,7 @@ impl KafkaSubscription {
                     bytes += message.payload_len();
                     self.arrived(&message);
                 }
-                // What is in hand goes first. Where it matters, the library says an error again.
+                // Records already taken are returned first. The library repeats an error that matters.
                 Some(Some(Err(_)) | None) | None => break,
             }
         }
@@ -258,14 +263,15 @@ impl KafkaSubscription {
         self.keep(record(message, topic));
     }
 
-    /// Keeps a record that the library has handed over. Its partition may have gone and come back while this poll waited: what
-    /// was read before is forgotten now, since later it could not be told from this record, which nobody would read again.
+    /// Keeps a record that the library has handed over. Its partition may have moved away and come back while this poll waited:
+    /// records read before that are forgotten now, because later they could not be told apart from this record, which nobody
+    /// would read again.
     fn keep(&mut self, record: Record) {
         self.forget_revoked();
         self.ready.push_back(record);
     }
 
-    /// Forgets what was read of partitions that are another member's now.
+    /// Forgets what was read from partitions that have moved to another member.
     fn forget_revoked(&mut self) {
         let consumer = self.consumer.as_ref().expect("it is only taken when dropped");
         for place in consumer.context().take_revoked() {
@@ -284,7 +290,7 @@ impl KafkaSubscription {
         span.next = offset + 1;
     }
 
-    /// Commits of what was returned all that `progress` covers; all of it when there is none.
+    /// Commits those returned records that `progress` covers; all of them if it is `None`.
     async fn commit_returned(&mut self, progress: Option<&Progress>) -> Result<(), Failure> {
         let mut done = Vec::with_capacity(self.returned.len());
         for (place, span) in &self.returned {
@@ -353,8 +359,8 @@ impl Subscription for KafkaSubscription {
 
 impl Drop for KafkaSubscription {
     fn drop(&mut self) {
-        // Leaving the group waits for its coordinator's answer; `KafkaBus::close` waits for that, the end of the process
-        // does not. Without a thread for it, it is left here and now.
+        // Leaving the group waits for its coordinator's response. `KafkaBus::close` waits for that; the end of the process does
+        // not. If no thread can be started for it, the group is left right here.
         let (consumer, leaving) = (self.consumer.take(), self.tasks.token());
         let leave = move || {
             drop(consumer);
@@ -364,13 +370,13 @@ impl Drop for KafkaSubscription {
     }
 }
 
-/// What an error in the place of a record means.
+/// What an error in place of a record means.
 enum Trouble {
     /// Polling again will not help.
     Ends,
     /// Nothing can be read now.
     Outage,
-    /// The library goes on by itself.
+    /// The library continues on its own.
     Passes,
 }
 
@@ -391,7 +397,7 @@ impl Trouble {
     }
 }
 
-/// The first offset of a partition that `progress` does not cover.
+/// Returns the first offset of a partition that `progress` does not cover.
 fn covered(progress: &Progress, (topic, partition): &Place) -> i64 {
     let next = progress.next(topic, *partition);
     i64::try_from(next.unwrap_or(0)).unwrap_or(i64::MAX)
@@ -405,12 +411,13 @@ fn offset(record: &Record) -> i64 {
     i64::try_from(record.position.offset).unwrap_or(i64::MAX)
 }
 
-/// The number of a partition. The library has negative ones for none at all: no record is in the last of all.
+/// Returns the number of a partition. The library uses negative numbers for no partition; they become the highest number, in
+/// which there are no records.
 fn number(partition: i32) -> u32 {
     u32::try_from(partition).unwrap_or(u32::MAX)
 }
 
-/// A record as read. Keys and headers are ours and thus text; another program's are made text.
+/// Converts a message to a record. Our keys and headers are text; those of another program are converted lossily.
 fn record(message: &BorrowedMessage<'_>, topic: Arc<str>) -> Record {
     let mut headers = BTreeMap::new();
     if let Some(found) = message.headers() {
@@ -478,7 +485,7 @@ mod tests {
             consumer.context().revoke(vec![("events".into(), 0)]);
         };
 
-        // The group takes the partition away, gives it back, and its records come again from the one that was committed.
+        // The group revokes the partition and assigns it again, and its records come again, from the committed one on.
         revoked(&subscription);
         subscription.keep(read(0, 6));
         subscription.forget_revoked();

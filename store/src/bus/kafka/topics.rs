@@ -1,4 +1,4 @@
-//! Topics are made when they are missing, once, and looked at.
+//! Creates missing topics, once each, and describes topics.
 
 use std::{
     collections::HashSet,
@@ -22,10 +22,10 @@ use super::{
 };
 use crate::bus::DEAD_LETTERS_TOPIC;
 
-/// How often a new topic is looked at until the brokers have agreed who leads it, which takes them some 10 ms.
+/// How often a new topic is checked until the brokers have agreed on its leaders, which takes them about 10 ms.
 const LOOK_AGAIN: Duration = Duration::from_millis(25);
 
-/// A topic as the brokers know it.
+/// A topic as known to the brokers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicDescription {
     /// Name.
@@ -34,16 +34,16 @@ pub struct TopicDescription {
     pub partitions: Vec<PartitionDescription>,
 }
 
-/// A partition as the brokers know it.
+/// A partition as known to the brokers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartitionDescription {
     /// Number, from 0.
     pub partition: u32,
-    /// Whether a broker leads it; without one it can be neither written nor read.
+    /// Whether a broker leads it. Without a leader it can be neither written nor read.
     pub has_leader: bool,
-    /// Replicas it should have.
+    /// Number of replicas it should have.
     pub replicas: usize,
-    /// Replicas that have all of it.
+    /// Number of replicas that have all of it.
     pub in_sync_replicas: usize,
     /// Offset of the oldest record.
     pub first_offset: u64,
@@ -51,11 +51,11 @@ pub struct PartitionDescription {
     pub next_offset: u64,
 }
 
-/// The topics that are known to be there.
+/// The topics that are known to exist.
 pub(super) struct Topics {
     config: Arc<KafkaConfig>,
     known: RwLock<HashSet<String>>,
-    /// Held while a topic is looked for and made.
+    /// Held while a topic is looked up and created.
     making: Mutex<()>,
 }
 
@@ -73,13 +73,13 @@ impl Topics {
         known.contains(name)
     }
 
-    /// Looks again before the topic is used next.
+    /// Makes the next use of the topic check again whether it exists.
     pub(super) fn forget(&self, name: &str) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         known.remove(name);
     }
 
-    /// Makes the topic unless it is there. One that is there stays as it is.
+    /// Creates the topic unless it exists. An existing topic is left as it is.
     pub(super) async fn ensure(&self, native: Arc<Native>, name: &str) -> Result<(), Failure> {
         let _making = self.making.lock().await;
         if self.is_known(name) {
@@ -100,7 +100,7 @@ impl Topics {
     }
 }
 
-/// Makes a topic. Blocks.
+/// Creates a topic. Blocks.
 fn make(config: &KafkaConfig, name: &str) -> Result<(), Failure> {
     let admin: AdminClient<Listener> = client::settings(config).create_with_context(Listener::default())?;
     let max_bytes = config.max_record_bytes.to_string();
@@ -118,7 +118,7 @@ fn make(config: &KafkaConfig, name: &str) -> Result<(), Failure> {
         match result {
             Ok(_) => tracing::info!(
                 kafka.topic = name,
-                "made the topic `{name}` with {} partitions",
+                "created the topic `{name}` with {} partitions",
                 config.partitions
             ),
             // Another process was faster.
@@ -142,7 +142,7 @@ fn settle(native: &Native, name: &str) -> Result<(), Failure> {
     Err(Failure::TimedOut)
 }
 
-/// Describes a topic; `None` when it is missing. Blocks.
+/// Describes a topic; returns `None` if it is missing. Blocks.
 pub(super) fn describe(native: &Native, name: &str) -> Result<Option<TopicDescription>, Failure> {
     let Some(TopicMetadata { partitions }) = client::topic(native.client(), name, REQUEST_TIMEOUT)? else {
         return Ok(None);

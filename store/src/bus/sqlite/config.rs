@@ -1,4 +1,4 @@
-//! What an operator may set about the embedded bus.
+//! Settings of the embedded bus.
 
 use std::time::Duration;
 
@@ -6,20 +6,20 @@ use crate::bus::DEAD_LETTERS_TOPIC;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How long the embedded bus keeps things.
+/// How long the embedded bus keeps records, groups and leases.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SqliteBusConfig {
-    /// Age at which a record is removed once every group has read it, or no group reads its topic. 7 days by default:
-    /// a week of traffic can be read again after a faulty release.
+    /// Age at which a record is removed once every group has read it, or if no group reads its topic. 7 days by default: a week
+    /// of traffic can be read again after a faulty release.
     pub retention: Duration,
-    /// Age at which a dead letter is removed, read or not. 30 days by default: a plugin has to be mended before they can
+    /// Age at which a dead letter is removed, read or not. 30 days by default: a plugin has to be fixed before dead letters can
     /// be read again.
     pub dead_letter_retention: Duration,
-    /// After how long without a reader a group is forgotten, so that one that never comes back does not keep records
-    /// for ever. 30 days by default. If it does come back, it begins with the oldest record kept.
+    /// Time without a reader after which a group is forgotten, so that a group that never comes back does not keep records
+    /// forever. 30 days by default. If it does come back, it starts with the oldest record kept.
     pub group_expiry: Duration,
-    /// How long a reader that stops without leaving keeps its partitions. 6 seconds by default: it is renewed three
-    /// times in that time, and a killed consumer's successor begins that soon.
+    /// How long a reader that stops without leaving keeps its partitions. 6 seconds by default: the lease is renewed three
+    /// times in that time, and the successor of a killed consumer can start after it.
     pub lease: Duration,
 }
 
@@ -44,7 +44,7 @@ impl SqliteBusConfig {
     }
 }
 
-/// `duration` in milliseconds, at most the largest number there is.
+/// Returns `duration` in milliseconds, saturating at the largest `i64`.
 pub(super) fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }

@@ -1,4 +1,4 @@
-//! Consumer groups: committed offsets, and leases that give a partition to one member at a time.
+//! Consumer groups: committed offsets, and leases that assign each partition to one member at a time.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ pub(super) struct Groups {
     log_id: String,
 }
 
-/// A member of a group, by a name that no other has.
+/// A member of a group, with a unique name.
 #[derive(Debug, Clone)]
 pub(super) struct Member {
     pub(super) group: String,
@@ -30,7 +30,7 @@ impl Groups {
         Self { database, log_id }
     }
 
-    /// Makes the group known, from the beginning of each topic that it did not read before, and names a new member.
+    /// Registers the group, at the beginning of each topic that it has not read before, and names a new member.
     pub(super) async fn join(&self, group: &str, topics: &[&str]) -> Result<Member, StoreError> {
         let mut transaction = self.database.begin().await?;
         for topic in topics {
@@ -57,19 +57,19 @@ impl Groups {
         })
     }
 
-    /// Takes the partition of `topic` for `member` when it is free or the lease on it ran out. Answers with the
-    /// group's committed offset, or `None` when another member has the partition. A lease that lasts longer than leases do
-    /// was given while the clock was ahead, and has run out.
+    /// Takes the partition of `topic` for `member` if it is free or its lease has expired. Returns the group's committed
+    /// offset, or `None` if another member has the partition. A lease that ends later than any lease could was taken while the
+    /// clock was ahead, and counts as expired.
     pub(super) async fn take(
         &self,
         member: &Member,
         topic: &str,
         lease: Duration,
     ) -> Result<Option<i64>, StoreError> {
-        // Twice the lease, so that a clock that is put back by less than one, as clocks are all the time, moves nothing.
+        // Twice the lease, so that setting the clock back by less than one lease, as happens all the time, moves no partition.
         let longest = millis(lease).saturating_mul(2);
         let asked = now().as_millis();
-        // Read first: those who wait their turn should not keep writing.
+        // Read first: members that wait for their turn should not keep writing.
         let free: bool = sqlx::query_scalar(
             "SELECT member IS NULL OR member = ?4 OR lease_expires_at_ms <= ?5 OR lease_expires_at_ms > ?6 \
              FROM group_partitions WHERE log_id = ?1 AND group_name = ?2 AND topic = ?3 AND topic_partition = 0",
@@ -83,7 +83,7 @@ impl Groups {
         .fetch_optional(self.database.readers())
         .await
         .map_err(classify)?
-        // Forgotten after a long sleep: it is made anew below.
+        // The group was forgotten after a long time without a reader; it is created again below.
         .unwrap_or(true);
         if !free {
             return Ok(None);
@@ -113,7 +113,7 @@ impl Groups {
         Ok(committed)
     }
 
-    /// Renews all leases that `member` still has; answers with their topics.
+    /// Renews all leases that `member` still holds and returns their topics.
     pub(super) async fn renew(&self, member: &Member, lease: Duration) -> Result<Vec<String>, StoreError> {
         let mut transaction = self.database.begin().await?;
         let now = now().as_millis();
@@ -133,7 +133,7 @@ impl Groups {
         Ok(topics)
     }
 
-    /// Commits offsets, all or none.
+    /// Commits all of the offsets or none.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] when `member` has lost one of the partitions.
@@ -162,7 +162,7 @@ impl Groups {
         transaction.commit().await.map_err(classify)
     }
 
-    /// Gives up all leases of `member`.
+    /// Releases all leases of `member`.
     pub(super) async fn leave(&self, member: &Member) -> Result<(), StoreError> {
         let mut transaction = self.database.begin().await?;
         sqlx::query(
@@ -178,7 +178,7 @@ impl Groups {
         transaction.commit().await.map_err(classify)
     }
 
-    /// The first offset of `topic` that `group` has not committed; 0 for a group that never read it.
+    /// Returns the first offset of `topic` that `group` has not committed; 0 for a group that never read it.
     pub(super) async fn committed(&self, group: &str, topic: &str) -> Result<i64, StoreError> {
         let committed = sqlx::query_scalar(
             "SELECT committed_offset FROM group_partitions \
@@ -193,8 +193,8 @@ impl Groups {
         Ok(committed.unwrap_or(0))
     }
 
-    /// Forgets groups that nobody has read with for `expiry` at `now`, and those of other logs. Groups that were read with
-    /// while the clock was ahead are as if read with now.
+    /// Forgets groups that, at `now`, have not been read with for `expiry`, and groups of other logs. Groups last used while
+    /// the clock was ahead are treated as last used now.
     pub(super) async fn forget(&self, now: Timestamp, expiry: Duration) -> Result<(), StoreError> {
         let mut transaction = self.database.begin().await?;
         sqlx::query("DELETE FROM group_partitions WHERE active_at_ms < ?1 OR log_id <> ?2")
@@ -211,7 +211,7 @@ impl Groups {
         transaction.commit().await.map_err(classify)
     }
 
-    /// The lowest committed offset of each topic over all groups that read it.
+    /// Returns the lowest committed offset of each topic over all groups that read it.
     pub(super) async fn lowest_committed(&self) -> Result<Vec<(String, i64)>, StoreError> {
         let rows = sqlx::query(
             "SELECT topic, MIN(committed_offset) FROM group_partitions WHERE log_id = ?1 GROUP BY topic",

@@ -1,4 +1,4 @@
-//! Removing records that every group has read and that are old enough; dead letters once they are old enough.
+//! Removes old records: those that every group has read and that are old enough, and dead letters once they are old enough.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,14 +12,14 @@ use crate::{
     sqlite::{classify, now},
 };
 
-/// Time between two rounds. What is removed is days old, so a minute more does not matter, and a round that finds
+/// Time between two rounds. The records to remove are days old, so one more minute does not matter, and a round that finds
 /// nothing costs a few indexed lookups.
 const ROUND: Duration = Duration::from_secs(60);
 
-/// Records removed in one transaction: a few milliseconds, so that appends in between are not held up.
+/// Number of records removed in one transaction: it takes a few milliseconds, so that appends in between are not held up.
 const CHUNK: usize = 500;
 
-/// Rounds until `stop`.
+/// Runs rounds until `stop`.
 pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     while stop
         .run_until_cancelled(tokio::time::sleep(ROUND))
@@ -28,7 +28,7 @@ pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     {
         match stop.run_until_cancelled(trim(&shared, now())).await {
             Some(Err(error)) => {
-                tracing::warn!(error = %error, "could not remove old records from the bus; it is tried again");
+                tracing::warn!(error = %error, "could not remove old records from the bus; will try again");
             }
             Some(Ok(removed)) if removed > 0 => {
                 tracing::debug!(
@@ -41,7 +41,7 @@ pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     }
 }
 
-/// Removes what may go at `now`; answers with the number of records.
+/// Removes the records that may be removed at `now`. Returns their number.
 pub(super) async fn trim(shared: &Shared, now: Timestamp) -> Result<u64, StoreError> {
     shared.groups.forget(now, shared.config.group_expiry).await?;
     let lowest = shared.groups.lowest_committed().await?;
@@ -52,7 +52,7 @@ pub(super) async fn trim(shared: &Shared, now: Timestamp) -> Result<u64, StoreEr
     let mut removed = 0;
     for (topic_id, topic) in topics {
         let below = match lowest.iter().find(|(name, _)| *name == topic) {
-            // Dead letters are deliveries as they came: whoever looks through them does not make them stay.
+            // Dead letters are deliveries as they were received: reading them must not make them stay.
             Some((_, read_by_all)) if topic != DEAD_LETTERS_TOPIC => *read_by_all,
             _ => i64::MAX,
         };
@@ -62,7 +62,7 @@ pub(super) async fn trim(shared: &Shared, now: Timestamp) -> Result<u64, StoreEr
             let oldest = oldest(shared, topic_id, from, below).await?;
             let old = dated(&oldest, |appended_at| appended_at < before.as_millis());
             let ahead = dated(&oldest, |appended_at| appended_at > now.as_millis());
-            // A topic with nothing to do in its oldest records is not searched to its end.
+            // If the oldest records of a topic need no work, the rest of the topic is not searched.
             if old.is_empty() && ahead.is_empty() {
                 break;
             }
@@ -76,7 +76,7 @@ pub(super) async fn trim(shared: &Shared, now: Timestamp) -> Result<u64, StoreEr
     Ok(removed)
 }
 
-/// Offsets and times of the oldest records of a topic in a range of offsets, at most a chunk of them.
+/// Returns offsets and times of the oldest records of a topic in a range of offsets, at most one chunk.
 async fn oldest(
     shared: &Shared,
     topic_id: i64,
@@ -96,15 +96,15 @@ async fn oldest(
     .map_err(classify)
 }
 
-/// The offsets of those records that were appended when `is_wanted` says.
+/// Returns the offsets of the records whose append time satisfies `is_wanted`.
 fn dated(records: &[(i64, i64)], is_wanted: impl Fn(i64) -> bool) -> Vec<i64> {
     let wanted = records.iter().filter(|(_, appended_at)| is_wanted(*appended_at));
     wanted.map(|(offset, _)| *offset).collect()
 }
 
-/// Removes the records at the offsets `old`. Those at `ahead` were appended by a clock that was ahead: they are as if of
-/// `now`, so that they neither stay until that clock's time nor go before anybody had theirs. Answers with how many were
-/// removed.
+/// Removes the records at the offsets `old`. Those at `ahead` were appended while the clock was ahead: they are dated to `now`,
+/// so that they neither stay until that clock's time nor are removed before groups had their time to read them. Returns how
+/// many were removed.
 async fn settle(
     shared: &Shared,
     topic_id: i64,
@@ -113,8 +113,8 @@ async fn settle(
     now: Timestamp,
 ) -> Result<u64, StoreError> {
     let mut transaction = shared.log.begin().await?;
-    // By offset, which is never used again. Another process may have removed the same records meanwhile, and row ids of
-    // records that are gone are given to new ones.
+    // By offset, because offsets are never reused. Another process may have removed the same records meanwhile, and row ids of
+    // removed records are given to new ones.
     let deleted = sqlx::query(
         "DELETE FROM records WHERE topic_id = ?1 AND record_offset IN (SELECT value FROM json_each(?2))",
     )
@@ -166,7 +166,7 @@ mod tests {
         vec![record; count]
     }
 
-    /// Reads a topic from where the group is; the offsets.
+    /// Reads a topic from the group's position and returns the offsets.
     async fn read(bus: &SqliteBus, group: &str, topic: &str) -> Vec<u64> {
         let mut subscription = bus.subscribe(group, &[topic]).await.unwrap();
         let records = subscription
@@ -198,14 +198,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let bus = open(&folder).await;
         bus.append(records("t", 2 * CHUNK + 1)).await.unwrap();
-        // The clock is set right: it was a year ahead.
+        // The clock is corrected: it was a year ahead.
         let right = now().plus_millis(-365 * DAY_MS);
         assert_eq!(read(&bus, "g", "t").await.len(), 2 * CHUNK + 1);
         assert_eq!(bus.trim(right).await.unwrap(), 0);
         assert_eq!(bus.trim(right.plus_millis(6 * DAY_MS)).await.unwrap(), 0);
         let removed = bus.trim(right.plus_millis(8 * DAY_MS)).await.unwrap();
         assert_eq!(removed, 2 * CHUNK as u64 + 1);
-        // Nor does the group, last active a year ahead, hold records back for that long.
+        // The group, last active a year ahead, does not hold records back for that long either.
         bus.append(records("t", 1)).await.unwrap();
         assert_eq!(bus.trim(right.plus_millis(9 * DAY_MS)).await.unwrap(), 0);
         assert_eq!(bus.trim(right.plus_millis(40 * DAY_MS)).await.unwrap(), 0);

@@ -1,4 +1,4 @@
-//! Reading as a member of a group.
+//! Reads records as a member of a group.
 
 use std::{
     collections::HashMap,
@@ -26,14 +26,14 @@ use crate::{
     sqlite::{classify, malformed, unavailable},
 };
 
-/// How often the files are looked at for what other processes did: records appended, partitions freed. A tenth of a
-/// second is soon for a person and costs a few indexed lookups.
+/// How often the files are checked for what other processes did: records appended, partitions freed. A tenth of a second is
+/// short for a person and costs a few indexed lookups.
 const OTHER_PROCESSES: Duration = Duration::from_millis(100);
 
-/// Renewals within the duration of a lease: two may fail before it is lost.
+/// Number of renewals within the duration of a lease: two may fail before the lease is lost.
 const RENEWALS: u32 = 3;
 
-/// Until when this member knows its lease on each topic to be valid. Shared with the task that renews them.
+/// Time until which this member knows its lease on each topic to be valid. Shared with the task that renews the leases.
 type Leases = Arc<Mutex<HashMap<String, Instant>>>;
 
 pub(super) struct SqliteSubscription {
@@ -42,17 +42,17 @@ pub(super) struct SqliteSubscription {
     partitions: Vec<Partition>,
     leases: Leases,
     appended: watch::Receiver<u64>,
-    /// The partition that is read first next time, so that a busy topic does not starve the others.
+    /// Index of the partition that is read first next time, so that a busy topic does not starve the others.
     first: usize,
-    /// Ends the renewing task, which then gives the leases up.
+    /// Stops the renewing task, which then releases the leases.
     _leave: DropGuard,
 }
 
 struct Partition {
     topic: String,
-    /// Next offset to read; `None` while this member does not have the partition.
+    /// Next offset to read; `None` while this member does not hold the partition.
     next: Option<i64>,
-    /// First of the records that poll returned and that are not committed yet.
+    /// Offset of the first record that was returned by a poll and is not committed yet.
     pending: Option<i64>,
     /// Whether the partition moved while records were pending.
     lost: bool,
@@ -94,7 +94,7 @@ impl SqliteSubscription {
         }
     }
 
-    /// Takes every partition that nobody else reads, and lets go of those whose lease was lost.
+    /// Takes each partition that no other member reads, and drops those whose lease was lost.
     async fn take_partitions(&mut self) -> Result<(), StoreError> {
         for partition in &mut self.partitions {
             let began = Instant::now();
@@ -118,11 +118,11 @@ impl SqliteSubscription {
         Ok(())
     }
 
-    /// Reads on in all partitions held, without waiting.
+    /// Reads the next records of all held partitions, without waiting.
     async fn read(&mut self, max: usize) -> Result<Vec<Record>, StoreError> {
         let mut records = Vec::new();
         let mut room = POLL_BYTES;
-        // Kept aside until all is read: a poll that is dropped half-way has read nothing.
+        // Applied only after everything is read: a poll that is dropped half-way has read nothing.
         let mut read = Vec::new();
         let count = self.partitions.len();
         for step in 0..count {
@@ -162,7 +162,7 @@ impl SqliteSubscription {
         Ok(records)
     }
 
-    /// Commits of what was returned all that `progress` covers; all of it when there is none.
+    /// Commits those returned records that `progress` covers; all of them if it is `None`.
     async fn commit_returned(&mut self, progress: Option<&Progress>) -> Result<(), StoreError> {
         if self.partitions.iter().any(|partition| partition.lost) {
             for partition in &mut self.partitions {
@@ -209,7 +209,7 @@ impl Subscription for SqliteSubscription {
     async fn poll(&mut self, max: usize, wait: Duration) -> Result<Vec<Record>, StoreError> {
         let deadline = Instant::now() + wait;
         loop {
-            // Before reading, so that a record appended while it reads ends the wait below.
+            // Marked as seen before reading, so that a record appended during the read ends the wait below.
             self.appended.borrow_and_update();
             self.take_partitions().await?;
             let records = self.read(max).await?;
@@ -217,7 +217,7 @@ impl Subscription for SqliteSubscription {
             if !records.is_empty() || left.is_zero() {
                 return Ok(records);
             }
-            // Whichever comes first: a record of this process, or time to look for those of others.
+            // Waits for whichever comes first: a record of this process, or the time to check for those of others.
             let _ = timeout(left.min(OTHER_PROCESSES), self.appended.changed()).await;
         }
     }
@@ -254,7 +254,7 @@ fn lock(leases: &Leases) -> std::sync::MutexGuard<'_, HashMap<String, Instant>> 
     leases.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Renews the leases while the member works on what it has read, however long that takes; leaves when told to stop.
+/// Renews the leases while the member processes what it has read, however long that takes; leaves the group when stopped.
 async fn renew(shared: Arc<Shared>, member: Member, leases: Leases, stop: CancellationToken) {
     let lease = shared.config.lease;
     while stop
@@ -270,7 +270,7 @@ async fn renew(shared: Arc<Shared>, member: Member, leases: Leases, stop: Cancel
         match shared.groups.renew(&member, lease).await {
             Ok(topics) => {
                 let mut leases = lock(&leases);
-                // What is not in the answer is lost, unless the member took it anew meanwhile.
+                // A lease that is not in the result is lost, unless the member took it again meanwhile.
                 leases.retain(|topic, until| topics.contains(topic) || before.get(topic) != Some(until));
                 for topic in topics {
                     leases.insert(topic, began + lease);
@@ -289,7 +289,7 @@ async fn renew(shared: Arc<Shared>, member: Member, leases: Leases, stop: Cancel
         tracing::debug!(
             bus.group = %member.group,
             error = %error,
-            "left group `{}` without giving its partitions back; they are free when the lease runs out", member.group
+            "left group `{}` without releasing its partitions; they are free when the lease expires", member.group
         );
     }
 }

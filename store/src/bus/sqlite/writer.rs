@@ -1,4 +1,4 @@
-//! Appending: one task commits what many callers hand in, with one flush for all that has queued up meanwhile.
+//! Appends records: one task commits what many callers submit, with one flush for everything that has queued up meanwhile.
 
 use std::{
     mem,
@@ -19,35 +19,35 @@ use crate::{
     sqlite::{ROWS, classify, now, rejected, unavailable},
 };
 
-/// Longest value of a record. A sealed dead letter holds a whole delivery, at most 5 MiB by default; this leaves room
-/// for an operator's larger limit.
+/// Maximum length of a record's value. A sealed dead letter holds a whole delivery, at most 5 MiB by default; this leaves room
+/// for a larger limit set by the operator.
 const MAX_VALUE_BYTES: usize = 32 * 1024 * 1024;
 
-/// What may wait for the disk, in KiB: 64 MiB. More would cost memory that a small machine lacks, and several seconds
-/// to write, in which callers give up.
+/// Maximum size of what may wait for the disk, in KiB: 64 MiB. More would cost memory that a small machine lacks, and take
+/// several seconds to write, in which callers give up.
 const QUEUE_KIB: u32 = 64 * 1024;
 
-/// How long an append waits for room in the queue. A queue that is full that long is not emptying: the caller does
-/// better to tell its own caller, who comes back later.
+/// How long an append waits for room in the queue. A queue that is full for that long is not draining: the caller should rather
+/// report it to its own caller, who tries again later.
 const QUEUE_WAIT: Duration = Duration::from_millis(500);
 
-/// After how many records a commit is not made larger: about 20 ms of work, so that no caller waits long for the rest
-/// of a batch that others filled.
+/// Number of records at which a commit does not grow further: about 20 ms of work, so that no caller waits long for the rest of
+/// a batch that others filled.
 const BATCH_RECORDS: usize = 1_000;
 
-/// After how many bytes a commit is not made larger: what a slow disk still writes in a tenth of a second.
+/// Number of bytes at which a commit does not grow further: what even a slow disk writes in a tenth of a second.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
 
-/// One call of append, waiting.
+/// One waiting call of `append`.
 struct Append {
     records: Vec<NewRecord>,
     bytes: usize,
     done: oneshot::Sender<Result<(), StoreError>>,
-    /// Its share of the queue, given back when it is committed.
+    /// Its share of the queue, released when it is committed.
     _share: OwnedSemaphorePermit,
 }
 
-/// Hands appends to the writing task.
+/// Submits appends to the writing task.
 #[derive(Debug)]
 pub(super) struct Writer {
     /// `None` once stopped.
@@ -58,7 +58,7 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn spawn(shared: Arc<Shared>, tasks: &TaskTracker) -> Self {
-        // Unbounded as a channel: `room` bounds what is in it, by size.
+        // The channel is unbounded: `room` bounds its content by size.
         let (queue, queued) = mpsc::unbounded_channel();
         let counters = BusCounters::default();
         tasks.spawn(run(shared, queued, counters.clone()));
@@ -79,7 +79,7 @@ impl Writer {
             )));
         }
         let bytes = records.iter().map(size).sum();
-        // A call larger than the whole queue waits until it has the queue for itself.
+        // A call larger than the whole queue waits until it has the queue to itself.
         let kib = u32::try_from(bytes / 1024 + 1)
             .unwrap_or(QUEUE_KIB)
             .min(QUEUE_KIB);
@@ -105,7 +105,7 @@ impl Writer {
             .unwrap_or_else(|_| Err(unavailable("the bus was closed before the commit")))
     }
 
-    /// Takes no more appends; those in the queue are still committed.
+    /// Accepts no more appends; those in the queue are still committed.
     pub(super) fn stop(&self) {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
@@ -143,13 +143,13 @@ async fn run(shared: Arc<Shared>, mut queued: mpsc::UnboundedReceiver<Append>, c
             shared.appended.send_modify(|commits| *commits += 1);
         }
         for append in mem::take(&mut batch) {
-            // A caller that no longer waits has no use for the outcome.
+            // A caller that no longer waits does not need the outcome.
             let _ = append.done.send(outcome.as_ref().copied().map_err(same_for_each));
         }
     }
 }
 
-/// The error of a batch for one of its callers: they share its fate and its cause.
+/// Copies the error of a batch for one of its callers: they all failed for the same cause.
 fn same_for_each(error: &StoreError) -> StoreError {
     match error {
         StoreError::Unavailable { engine, cause } => StoreError::Unavailable {
@@ -169,7 +169,7 @@ fn same_for_each(error: &StoreError) -> StoreError {
 
 async fn commit(shared: &Shared, batch: &[Append]) -> Result<(), StoreError> {
     let mut transaction = shared.log.begin().await?;
-    // Taken inside the transaction: times grow with offsets as long as the clock does.
+    // Read inside the transaction: times increase with offsets as long as the clock does not go back.
     let appended_at = now();
     let records: Vec<&NewRecord> = batch.iter().flat_map(|append| &append.records).collect();
     let mut topics: Vec<(&str, i64)> = Vec::new();
