@@ -1,4 +1,4 @@
-//! The event store: enriched events, a person's history, what models learn from, and explanations.
+//! The event store: enriched events, a person's history, training data for models, and explanations of decisions.
 
 mod clickhouse;
 mod forecast;
@@ -19,13 +19,13 @@ pub use self::{
 };
 use crate::StoreError;
 
-/// An event with what the consumer found out about it.
+/// An event with what the consumer derived about it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredEvent {
-    /// The event as it came over the bus.
+    /// The event as read from the bus.
     #[serde(flatten)]
     pub event: Event,
-    /// The consumer's findings.
+    /// What the consumer derived.
     #[serde(flatten)]
     pub enrichment: Enrichment,
 }
@@ -33,13 +33,13 @@ pub struct StoredEvent {
 /// What the consumer adds to an event.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Enrichment {
-    /// Whether a machine, not the person, opened or clicked. `false` for all other types.
+    /// Whether a machine, not the person, opened or clicked. `false` for all other event types.
     pub machine: bool,
-    /// Rules that speak for a machine, by name, with their points: `click_within_2s:3`.
+    /// Names of the rules that indicate a machine, with their points: `click_within_2s:3`.
     pub machine_reasons: Vec<String>,
-    /// Of a delivered event: milliseconds from the sent event of the same message to it.
+    /// For a delivered event: milliseconds from the sent event of the same message to this one.
     pub delivery_latency_ms: Option<i64>,
-    /// The trace of the delivery that brought it first, from the header of its record on the bus.
+    /// The trace of the delivery that first brought the event, from the header of its record on the bus.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace_id: Option<TraceId>,
 }
@@ -47,14 +47,14 @@ pub struct Enrichment {
 /// What a write changed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct WriteReport {
-    /// Events that were not there before (at least; an engine that dedupes later counts all).
+    /// Events that were not stored before (at least; an engine that deduplicates later counts all).
     pub inserted: usize,
-    /// Events that were there already.
+    /// Events that were already stored.
     pub duplicates: usize,
 }
 
-/// Days for which explanations are kept: questions about a decision come within weeks of its mail, and a thousand decisions a day
-/// come to some 300 MB in that time.
+/// Number of days for which explanations are kept: questions about a decision arise within weeks of its mail, and a thousand
+/// decisions per day add up to about 300 MB in that time.
 pub const EXPLANATION_DAYS: u64 = 90;
 
 /// One observed delay from sending to delivery.
@@ -67,51 +67,51 @@ pub struct LatencySample {
     pub universal_id: UniversalId,
     /// Provider.
     pub esp: String,
-    /// Campaign, where known.
+    /// Campaign, if known.
     pub campaign_id: Option<String>,
-    /// Type of campaign, where the sender attached it.
+    /// Type of campaign, if the sender attached it.
     pub campaign_type: Option<String>,
-    /// Size of the message, where the sender attached it as a number of bytes.
+    /// Size of the message, if the sender attached it as a number of bytes.
     pub payload_bytes: Option<u32>,
-    /// Class of the mailbox, where known.
+    /// Class of the mailbox, if known.
     pub mailbox_provider: Option<MailboxProvider>,
     /// When it was delivered.
     pub delivered_at: Timestamp,
-    /// The delay, milliseconds.
+    /// The delay in milliseconds.
     pub latency_ms: i64,
-    /// How many deliveries of the provider this one stands for, itself included: more than 1 where only a share of them was
+    /// Number of the provider's deliveries that this one stands for, itself included: more than 1 if only a share of them was
     /// read.
     pub stands_for: u32,
 }
 
-/// Longest type of campaign that is believed; what is longer is no name of a type.
+/// Maximum length of a campaign type; anything longer is not the name of a type.
 const MAX_CAMPAIGN_TYPE_BYTES: usize = 256;
 
-/// The type of campaign that a message's metadata tell.
+/// Returns the type of campaign from a message's metadata.
 fn campaign_type(told: Option<String>) -> Option<String> {
     told.filter(|name| !name.is_empty() && name.len() <= MAX_CAMPAIGN_TYPE_BYTES)
 }
 
-/// The size of the message that its metadata tell.
+/// Returns the size of the message from its metadata.
 fn payload_bytes(told: Option<&str>) -> Option<u32> {
     told?.trim().parse().ok()
 }
 
-/// How many events there are of one provider and type.
+/// Number of events of one provider and type.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct EventCount {
     /// Provider.
     pub esp: String,
     /// Type.
     pub event_type: String,
-    /// Distinct events.
+    /// Number of distinct events.
     pub events: u64,
 }
 
 /// A stored explanation of a decision.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoredExplanation {
-    /// The reference that the decision's answer carries.
+    /// The reference in the response to the decision request.
     pub reference: String,
     /// The person.
     pub universal_id: UniversalId,
@@ -119,33 +119,33 @@ pub struct StoredExplanation {
     pub decided_at: Timestamp,
     /// The explanation, JSON.
     pub body: String,
-    /// What it means for the comparison with the control group; `None` where it takes no part in it.
+    /// What it means for the comparison with the control group; `None` if it takes no part in the comparison.
     pub trial: Option<Trial>,
-    /// What it expects of the mail's way; `None` where it is left out of the audit of arrivals.
+    /// When it expects the mail to go out and to arrive; `None` if it is excluded from the audit of arrivals.
     pub forecast: Option<Forecast>,
 }
 
 /// How much is stored about a person.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Holdings {
-    /// Distinct events.
+    /// Number of distinct events.
     pub events: u64,
-    /// Distinct explanations of decisions.
+    /// Number of distinct explanations of decisions.
     pub explanations: u64,
 }
 
-/// Keeps events and explanations.
+/// Stores events and explanations.
 #[async_trait]
 pub trait Events: Send + Sync {
-    /// Writes a batch. An event whose id is already there changes nothing.
+    /// Writes a batch. An event whose id is already stored changes nothing.
     ///
     /// # Errors
-    /// [`StoreError::Rejected`] when the batch holds something that can never be stored, [`StoreError::Unavailable`]
-    /// when it may be tried again. Nothing of the batch is stored then.
+    /// [`StoreError::Rejected`] when the batch contains something that can never be stored, [`StoreError::Unavailable`] when
+    /// the write may be retried. In both cases nothing of the batch is stored.
     async fn write(&self, batch: &[StoredEvent]) -> Result<WriteReport, StoreError>;
 
-    /// The events of one person, under all of `ids` (a person's id and its aliases), from `since` on, oldest first; the
-    /// newest `limit` of them.
+    /// Returns the events of one person under all of `ids` (a person's id and its aliases) from `since` on: the newest `limit`
+    /// of them, oldest first.
     ///
     /// # Errors
     /// [`StoreError`] when the store cannot be read.
@@ -156,8 +156,8 @@ pub trait Events: Send + Sync {
         limit: usize,
     ) -> Result<Vec<StoredEvent>, StoreError>;
 
-    /// The profile that the events of each of these ids from `since` on make, in the order of the ids; of each id the newest
-    /// `limit` events. Reads no more of an event than a profile takes in.
+    /// Returns for each of these ids the profile built from its events from `since` on, in the order of the ids; at most the
+    /// newest `limit` events of each id. Reads no more of an event than a profile needs.
     ///
     /// # Errors
     /// [`StoreError`] when the store cannot be read.
@@ -168,13 +168,14 @@ pub trait Events: Send + Sync {
         limit: usize,
     ) -> Result<Vec<Profile>, StoreError>;
 
-    /// Whether any event of each of these people is stored, in their order. Whose events have aged out may still be known.
+    /// Returns for each of these people, in their order, whether any event is stored. People whose events have expired may
+    /// still count as known.
     ///
     /// # Errors
     /// [`StoreError`] when the store cannot be read.
     async fn known(&self, ids: &[UniversalId]) -> Result<Vec<bool>, StoreError>;
 
-    /// When the messages of these (universal id, message id) pairs were sent; `None` where no sent event is stored.
+    /// Returns when the messages of these (universal id, message id) pairs were sent; `None` if no sent event is stored.
     ///
     /// # Errors
     /// [`StoreError`] when the store cannot be read.
@@ -183,7 +184,7 @@ pub trait Events: Send + Sync {
         messages: &[(UniversalId, String)],
     ) -> Result<Vec<Option<Timestamp>>, StoreError>;
 
-    /// People with events at or after `since`, in the order of their ids, beginning after `after`; at most `limit`.
+    /// Returns people with events at or after `since`, in the order of their ids, starting after `after`; at most `limit`.
     ///
     /// # Errors
     /// [`StoreError`] when the store cannot be read.
@@ -194,9 +195,9 @@ pub trait Events: Send + Sync {
         limit: usize,
     ) -> Result<Vec<UniversalId>, StoreError>;
 
-    /// Delivery delays observed at or after `since`, newest first: all of a provider's, or where it has more than
-    /// `per_provider` those of one person in so many that about as many are left, of the whole time. In all at most twice
-    /// `per_provider` times the number of providers, the newest.
+    /// Returns delivery delays observed at or after `since`, newest first. For each provider these are all delays or, if it has
+    /// more than `per_provider`, those of one in n people over the whole time, so that about `per_provider` are left. In total
+    /// at most twice `per_provider` times the number of providers, the newest.
     ///
     /// # Errors
     /// [`StoreError`] when the store cannot be read.
@@ -206,27 +207,27 @@ pub trait Events: Send + Sync {
         per_provider: usize,
     ) -> Result<Vec<LatencySample>, StoreError>;
 
-    /// Distinct events by provider and type.
+    /// Returns the number of distinct events by provider and type.
     ///
     /// # Errors
     /// [`StoreError`] when the store cannot be read.
     async fn counts(&self) -> Result<Vec<EventCount>, StoreError>;
 
-    /// Keeps explanations, all of them or none; one that is there already under its reference stays as it is.
+    /// Stores explanations, all of them or none; one whose reference is already stored stays as it is.
     ///
     /// # Errors
-    /// [`StoreError::Rejected`] when one of them can never be kept, others when they may be tried again.
+    /// [`StoreError::Rejected`] when one of them can never be stored, other errors when the call may be retried.
     async fn save_explanations(&self, explanations: &[&StoredExplanation]) -> Result<(), StoreError>;
 
-    /// The explanation with this reference.
+    /// Returns the explanation with this reference.
     ///
     /// # Errors
     /// [`StoreError`] when the store cannot be read.
     async fn explanation(&self, reference: &str) -> Result<Option<StoredExplanation>, StoreError>;
 
-    /// Decisions of `[since, until)` that take part in the comparison with the control group, newest first: all, or where there
-    /// are more than `wanted` those about a share of the people (by the decision's id) that leaves about as many, of the whole
-    /// time. At most twice `wanted`, the newest.
+    /// Returns decisions of `[since, until)` that take part in the comparison with the control group, newest first. These are
+    /// all of them or, if there are more than `wanted`, those about a share of the people (by the decision's id) over the whole
+    /// time, chosen so that about `wanted` are left. At most twice `wanted`, the newest.
     ///
     /// # Errors
     /// [`StoreError`] when the store cannot be read.
@@ -237,7 +238,7 @@ pub trait Events: Send + Sync {
         wanted: usize,
     ) -> Result<Sample<StoredTrial>, StoreError>;
 
-    /// Decisions of `[since, until)` that are audited, like [`trials`](Self::trials).
+    /// Returns decisions of `[since, until)` that are audited, like [`trials`](Self::trials).
     ///
     /// # Errors
     /// [`StoreError`] when the store cannot be read.
@@ -248,8 +249,8 @@ pub trait Events: Send + Sync {
         wanted: usize,
     ) -> Result<Sample<StoredForecast>, StoreError>;
 
-    /// Mails that reached these people (under any of `ids`) in `[since, until)`, and their strong answers, in no particular
-    /// order.
+    /// Returns mails that reached these people (under any of `ids`) in `[since, until)`, and their strong responses, in no
+    /// particular order.
     ///
     /// # Errors
     /// [`StoreError`] when the store cannot be read.
@@ -260,8 +261,8 @@ pub trait Events: Send + Sync {
         until: Timestamp,
     ) -> Result<Vec<Touch>, StoreError>;
 
-    /// The events that stand under one id, by their time and then by their id, beginning behind the event `after`; at most
-    /// `limit`. So all of them can be read page by page, however many there are.
+    /// Returns the events stored under one id, ordered by time and then by event id, starting after the event `after`; at most
+    /// `limit`. With it all events can be read page by page, however many there are.
     ///
     /// # Errors
     /// [`StoreError`] when the store cannot be read.
@@ -272,29 +273,29 @@ pub trait Events: Send + Sync {
         limit: usize,
     ) -> Result<Vec<StoredEvent>, StoreError>;
 
-    /// References of all explanations of decisions about these people, in text order. May take minutes: nobody else finds
-    /// explanations by their person.
+    /// Returns the references of all explanations of decisions about these people, in text order. May take minutes:
+    /// explanations are not indexed by person, because nothing else looks them up that way.
     ///
     /// # Errors
     /// [`StoreError`] when the store cannot be read.
     async fn explanations_about(&self, ids: &[UniversalId]) -> Result<Vec<String>, StoreError>;
 
-    /// How much is stored under these ids. May take minutes.
+    /// Returns how much is stored under these ids. May take minutes.
     ///
     /// # Errors
     /// [`StoreError`] when the store cannot be read.
     async fn holdings(&self, ids: &[UniversalId]) -> Result<Holdings, StoreError>;
 
-    /// Erases all that is stored under these ids, and what was derived from it; answers how much that was. No reader finds any of
-    /// it from then on. Events that are written later are stored as if nothing had been. May take minutes.
+    /// Erases everything that is stored under these ids, and what was derived from it, and returns how much that was. From then
+    /// on no reader finds any of it. Events that are written later are stored as usual. May take minutes.
     ///
     /// # Errors
-    /// [`StoreError`] when some of it may be left: erasing again takes up what is.
+    /// [`StoreError`] when some of it may be left: erasing again removes the rest.
     async fn erase(&self, ids: &[UniversalId]) -> Result<Holdings, StoreError>;
 
-    /// Checks that the store takes reads and writes.
+    /// Checks that the store can be read and written.
     ///
     /// # Errors
-    /// [`StoreError`] when it does not.
+    /// [`StoreError`] when it cannot.
     async fn ping(&self) -> Result<(), StoreError>;
 }

@@ -1,8 +1,8 @@
-//! The identity graph: who belongs together, and why we think so.
+//! The identity graph: which identifiers belong to the same person, and why.
 //!
-//! Events carry identifiers; identifiers that occur together belong to one person. A weak identifier (a provider's or
-//! the sender's id) attaches to a strong one (hash of an address or phone number) and never joins two strong ones. A
-//! person is a set of universal ids, one of them canonical (that of its strongest identifier); the others are aliases.
+//! Events carry identifiers; identifiers that occur together belong to one person. A weak identifier (a provider's or the
+//! sender's id) attaches to a strong one (hash of an address or phone number) and never joins two strong ones. A person is a
+//! set of universal ids, one of them canonical (that of its strongest identifier); the others are aliases.
 
 mod accounts;
 mod columns;
@@ -24,14 +24,14 @@ pub use self::{
 };
 use crate::StoreError;
 
-/// Identifiers that one source says belong to one person.
+/// Identifiers that belong to one person according to one source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sighting {
     /// Identifiers, at least one.
     pub identifiers: Vec<Identifier>,
-    /// Who says so: `event:<event id>` or `api:<request id>`.
+    /// The source: `event:<event id>` or `api:<request id>`.
     pub source: String,
-    /// When.
+    /// Time of the sighting.
     pub seen_at: Timestamp,
 }
 
@@ -42,15 +42,15 @@ pub struct Person {
     pub canonical: UniversalId,
     /// All ids of the person, the canonical one first, then in text order.
     pub ids: Vec<UniversalId>,
-    /// Those of `ids` that events stand under, in the same order; the canonical one where the graph knows of none. An event
-    /// stands under the id of its strongest identifier, so that most of a person's ids have none.
+    /// Those of `ids` under which events are stored, in the same order; the canonical one if the graph knows of none. An event
+    /// is stored under the id of its strongest identifier, so that most of a person's ids have no events.
     pub with_events: Vec<UniversalId>,
-    /// All identifiers known, strongest first.
+    /// All known identifiers, strongest first.
     pub identifiers: Vec<Identifier>,
 }
 
 impl Person {
-    /// A person of whom the graph knows nothing but this id.
+    /// Creates a person of whom the graph knows nothing but this id.
     pub fn unknown(id: UniversalId) -> Self {
         Self {
             canonical: id.clone(),
@@ -76,7 +76,7 @@ pub enum AuditAction {
 }
 
 impl AuditAction {
-    /// The action's name in stored data and APIs.
+    /// Returns the action's name in stored data and APIs.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Created => "created",
@@ -86,7 +86,7 @@ impl AuditAction {
         }
     }
 
-    /// The action with this name.
+    /// Returns the action with this name.
     pub fn parse(name: &str) -> Option<Self> {
         [Self::Created, Self::Attached, Self::Merged, Self::Conflict]
             .into_iter()
@@ -103,70 +103,70 @@ pub struct AuditEntry {
     pub universal_id: UniversalId,
     /// The other person, for a merge or a conflict.
     pub other: Option<UniversalId>,
-    /// The identifier, where it is about one.
+    /// The identifier, if the entry is about one.
     pub identifier: Option<Identifier>,
-    /// Who said so.
+    /// The source, as in [`Sighting::source`].
     pub source: String,
-    /// When.
+    /// Time of the sighting.
     pub at: Timestamp,
 }
 
 /// What was erased from the graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct ErasedIdentities {
-    /// Identifiers.
+    /// Number of identifiers.
     pub identifiers: u64,
-    /// Entries of the history.
+    /// Number of entries of the history.
     pub entries: u64,
 }
 
-/// Keeps the identity graph.
+/// Stores the identity graph.
 #[async_trait]
 pub trait Identities: Send + Sync {
-    /// Records sightings of events, in order. Recording one twice changes nothing. Strong identifiers of one sighting become one
-    /// person; weak ones attach to it unless they belong to another strong one already.
+    /// Records sightings of events, in order. Recording one twice changes nothing. The strong identifiers of a sighting become
+    /// one person; weak ones attach to it unless they already belong to another strong one.
     ///
     /// # Errors
     /// [`StoreError`] when nothing was recorded.
     async fn record(&self, sightings: &[Sighting]) -> Result<(), StoreError>;
 
-    /// Makes one person of all identifiers, whatever their strength: the operator's word, which tells of no event. Answers with
-    /// that person.
+    /// Joins all identifiers to one person, whatever their strength, on an operator's request, which does not imply an event.
+    /// Returns that person.
     ///
     /// # Errors
     /// [`StoreError`] when nothing was recorded.
     async fn link(&self, sighting: &Sighting) -> Result<Person, StoreError>;
 
-    /// The people that own these ids, in their order; [`Person::unknown`] for an id that the graph does not know. Ids of one person
-    /// share it: a mistake in a sender's data may give somebody thousands of identifiers.
+    /// Returns the people that own these ids, in the order of the ids; [`Person::unknown`] for an id that the graph does not
+    /// know. Ids of one person share it: a mistake in a sender's data may give somebody thousands of identifiers.
     ///
     /// # Errors
     /// [`StoreError`] when the graph cannot be read.
     async fn people(&self, ids: &[UniversalId]) -> Result<Vec<Arc<Person>>, StoreError>;
 
-    /// The person that owns any of `identifiers` (the strongest known one counts), if the graph knows one.
+    /// Returns the person that owns any of `identifiers` (the strongest known one counts), if the graph knows one.
     ///
     /// # Errors
     /// [`StoreError`] when the graph cannot be read.
     async fn resolve(&self, identifiers: &[Identifier]) -> Result<Option<Arc<Person>>, StoreError>;
 
-    /// The person's history in the graph, oldest first, at most `limit` entries.
+    /// Returns the person's history in the graph, oldest first, at most `limit` entries.
     ///
     /// # Errors
     /// [`StoreError`] when the graph cannot be read.
     async fn audit(&self, id: &UniversalId, limit: usize) -> Result<Vec<AuditEntry>, StoreError>;
 
-    /// Erases the identifiers of these ids, all or none, with whatever names them: pairs and the history, those entries included
-    /// that are about somebody else too. The other identifiers of their people stay together, under the id of the strongest that is
-    /// left. What is erased may be recorded again as if it had never been.
+    /// Erases the identifiers of these ids, all or none, with everything that names them: pairs and history entries, including
+    /// those that are about another person too. The other identifiers of their people stay together, under the id of the
+    /// strongest one left. What is erased may be recorded again as if it had never existed.
     ///
     /// # Errors
     /// [`StoreError`] when nothing was erased.
     async fn erase(&self, ids: &[UniversalId]) -> Result<ErasedIdentities, StoreError>;
 
-    /// Checks that the graph takes reads and writes.
+    /// Checks that the graph can be read and written.
     ///
     /// # Errors
-    /// [`StoreError`] when it does not.
+    /// [`StoreError`] when it cannot.
     async fn ping(&self) -> Result<(), StoreError>;
 }

@@ -1,9 +1,9 @@
-//! Profiles: what is remembered of a person for timing decisions, at most 4 kB each.
+//! The profile store: what is remembered about a person for timing decisions, at most 4 kB each.
 //!
-//! A cache by nature: a lost profile is rebuilt from the event store, so losing this port costs speed, never an answer.
-//! For that a profile must know all events of its person or be missing; one that lacks some would be believed. The
-//! consumer sees to it while it can reach the store, see its crate; an engine sees to what only it can notice: that
-//! it lost its memory, or that two consumers wrote the same profile.
+//! Profiles are a cache: a lost profile is rebuilt from the event store, so losing this port costs speed, never a result. For
+//! that, a profile must reflect all events of its person or be missing; one that lacks some events would be trusted. The
+//! consumer ensures this while it can reach the store (see its crate); an engine ensures what only it can notice: that it lost
+//! its memory, or that two consumers wrote the same profile.
 
 mod memory;
 mod redis;
@@ -17,63 +17,63 @@ pub use self::{
 };
 use crate::StoreError;
 
-/// What an engine found under an id, in a form of its own, to be handed back with what was made of it.
+/// What an engine found under an id, in an encoding of its own, to be passed back with the profile that was derived from it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Seen(pub Vec<u8>);
 
-/// A profile that took in more events, and what it was made of.
+/// A profile to which more events were applied, and what it was derived from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Update {
-    /// Whose it is.
+    /// The id that the profile belongs to.
     pub id: UniversalId,
-    /// The profile as it is now.
+    /// The new profile.
     pub profile: Profile,
-    /// What was found when it was looked up.
+    /// What was found when the profile was looked up.
     pub seen: Seen,
 }
 
-/// Keeps one profile per universal id. People with aliases have one for each; readers merge them.
+/// Stores one profile per universal id. People with aliases have one for each id; readers merge them.
 #[async_trait]
 pub trait Profiles: Send + Sync {
-    /// The profiles under these ids, in their order; `None` where there is none.
+    /// Returns the profiles under these ids, in the order of the ids; `None` where there is none.
     ///
     /// # Errors
     /// [`StoreError`] when they cannot be read.
     async fn get(&self, ids: &[UniversalId]) -> Result<Vec<Option<Profile>>, StoreError>;
 
-    /// As [`Profiles::get`], for those who come back with an [`Update`].
+    /// As [`Profiles::get`], for callers that follow up with an [`Update`].
     ///
     /// # Errors
     /// [`StoreError`] when they cannot be read.
     async fn look(&self, ids: &[UniversalId]) -> Result<Vec<Option<(Profile, Seen)>>, StoreError>;
 
-    /// Stores profiles that were looked up and took in more, each id at most once. Where something else stands there by now, an
-    /// engine may forget the profile instead: neither knows everything.
+    /// Stores profiles that were looked up and extended, each id at most once. If the stored value has changed since, an engine
+    /// may forget the profile instead, because neither version reflects everything.
     ///
     /// # Errors
     /// [`StoreError`] when they cannot be stored.
     async fn update(&self, updates: &[Update]) -> Result<(), StoreError>;
 
-    /// Stores profiles that were made from events, each id at most once, replacing older ones. An engine may forget a profile
-    /// instead, where it cannot tell whether the new one or the old one knows more.
+    /// Stores profiles that were built from events, each id at most once, replacing older ones. An engine may forget a profile
+    /// instead if it cannot tell which of the new and the old one reflects more.
     ///
     /// # Errors
     /// [`StoreError`] when they cannot be stored.
     async fn put(&self, profiles: &[(UniversalId, Profile)]) -> Result<(), StoreError>;
 
-    /// Forgets all profiles: they may lack events, and nobody knows which.
+    /// Forgets all profiles: some may lack events, and it is unknown which.
     ///
     /// # Errors
     /// [`StoreError`] when some may be left.
     async fn clear(&self) -> Result<(), StoreError>;
 
-    /// Erases the profiles under these ids; answers how many there were.
+    /// Erases the profiles under these ids and returns how many there were.
     ///
     /// # Errors
     /// [`StoreError`] when some may be left.
     async fn erase(&self, ids: &[UniversalId]) -> Result<u64, StoreError>;
 
-    /// Checks that the engine answers.
+    /// Checks that the engine responds.
     ///
     /// # Errors
     /// [`StoreError`] when it does not.

@@ -249,7 +249,7 @@ fn wrong_schema(path: &Path, newest: i64, error: MigrateError) -> StoreError {
             path.display()
         ),
         MigrateError::VersionMissing(version) | MigrateError::VersionMismatch(version) => format!(
-            "`{}` has a schema {version} that is not the one of this build; use another data folder",
+            "`{}` has a schema {version} that differs from this build's; use another data folder",
             path.display()
         ),
         MigrateError::Execute(error) => return classify(error),
@@ -319,7 +319,7 @@ pub(crate) fn classify(error: sqlx::Error) -> StoreError {
     match error {
         sqlx::Error::ColumnDecode { index, .. } => StoreError::Misconfigured {
             engine: ENGINE,
-            message: format!("column {index} does not hold what this build writes"),
+            message: format!("column {index} has a value this build cannot read"),
         },
         sqlx::Error::Encode(_) | sqlx::Error::InvalidArgument(_) => rejected(error.to_string()),
         other => unavailable(other),

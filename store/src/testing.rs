@@ -40,7 +40,7 @@ impl fmt::Debug for Embedded {
 pub async fn open_embedded(folder: &Path) -> Result<Embedded, StoreError> {
     embedded::create_folder(folder).map_err(|error| StoreError::Misconfigured {
         engine: "sqlite",
-        message: format!("cannot make the data folder `{}`: {error}", folder.display()),
+        message: format!("cannot create the data folder `{}`: {error}", folder.display()),
     })?;
     let bus = Arc::new(SqliteBus::open(folder, SqliteBusConfig::default()).await?);
     let events = Arc::new(SqliteEvents::open(folder, SqliteEventsConfig::default()).await?);

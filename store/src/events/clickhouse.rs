@@ -1,7 +1,7 @@
-//! The event store that scales out: ClickHouse, by its HTTP interface.
+//! The event store that scales out: ClickHouse, through its HTTP interface.
 //!
-//! An event that is written again changes nothing that can be read: the table keeps one row an id, and until its parts
-//! are merged the queries do. A batch goes in one insert. When that fails, some of it may be stored; it is told as a
+//! Writing an event again changes nothing that can be read: the table keeps one row per id, and until its parts are merged the
+//! queries do the deduplication. A batch is written in one insert. If that fails, some of it may be stored; it is reported as a
 //! failure, and writing the whole batch again is always right.
 
 mod config;
@@ -41,21 +41,23 @@ const ENGINE: &str = "clickhouse";
 const OPEN_WITHIN: Duration = Duration::from_secs(9);
 
 /// How long the schema steps that are due may take in all. One reads the people of all stored events, which takes seconds for 100
-/// million; a step that was given up would start again from the beginning at every start.
+/// million; a step that is given up starts again from the beginning at every start.
 const STEPS_WITHIN: Duration = Duration::from_secs(15 * 60);
 
-/// Messages asked for in one query: 20 digits each make half of the 256 KiB that the server takes as a query.
+/// Messages looked up in one query: at 20 digits each they take half of the 256 KiB that the server accepts as a query.
 const MESSAGES_PER_QUERY: usize = 5_000;
 
-/// People asked for in one query: 38 letters each make three quarters of the 256 KiB that the server takes as a query.
+/// People looked up in one query: at 38 characters each they take three quarters of the 256 KiB that the server accepts as a
+/// query.
 const PEOPLE_PER_QUERY: usize = 5_000;
 
-/// People whose profiles are made by one query: their rows lie together, and a query costs some milliseconds before it reads the
-/// first. So few that it stays far below a request's time: half a second with a hundred million events.
+/// People whose profiles are built by one query: their rows are stored together, and a query costs a few milliseconds before it
+/// reads the first one. The number is low enough that a query stays far below the request timeout: half a second with a hundred
+/// million events.
 const PROFILES_PER_QUERY: usize = 250;
 
-/// People up to which a history is read by one thread. A person is a few granules a month: starting threads for them
-/// takes longer than reading them.
+/// Number of people up to which a history is read by one thread. A person takes a few granules per month: starting threads for
+/// them takes longer than reading them.
 const PEOPLE_PER_THREAD: usize = 4;
 
 /// The event store in a ClickHouse database.
@@ -71,8 +73,8 @@ impl ClickHouseEvents {
     /// used; schema steps may take longer, since some read everything that is stored.
     ///
     /// # Errors
-    /// [`StoreError::Misconfigured`], naming the settings to look at, when the server cannot be reached, refuses the user,
-    /// or does not let it do what is needed.
+    /// [`StoreError::Misconfigured`], naming the settings to check, when the server cannot be reached, refuses the user, or
+    /// does not grant it the required permissions.
     pub async fn connect(config: ClickHouseConfig) -> Result<Self, StoreError> {
         let server = connection::client(&config)?;
         let client = Self::open(server, &config).await;
@@ -94,31 +96,32 @@ impl ClickHouseEvents {
         let (client, due) = within(OPEN_WITHIN, reach).await?;
         within(STEPS_WITHIN, schema::run(&client, &due)).await?;
         Ok(client
-            // Batches are made by the writer, and its word that a batch is stored must mean that.
+            // The writer already batches, and when it reports a batch as stored, the batch must be stored.
             .with_setting("async_insert", "0")
-            // Replicated tables drop a block that they have seen lately; others only with a window that is set for it. With the
-            // block goes what the table's views would make of it. A batch is written again because its outcome is not
-            // known: its rows may be stored and the times of sending not. To store rows again changes nothing, to skip
-            // them may lose those times for good. Servers since 26 look at `deduplicate_insert` instead, and hand a block
-            // that they drop on to the views all the same. Inserts that the server gathers are not compared by default.
+            // Replicated tables drop a block that they have recently seen; other tables only if a window is configured for it.
+            // With the block they drop what the table's views would derive from it. A batch is written again because its
+            // outcome is unknown: its rows may be stored and the sending times not. Storing rows again changes nothing;
+            // skipping them may lose those times for good. Servers since 26 use `deduplicate_insert` instead, and pass a
+            // dropped block on to the views all the same. Inserts that the server batches are not compared by default.
             .with_setting("insert_deduplicate", "0")
-            // By default the server merges with itself what it is about to write, which is a fourth of what a write costs. No
-            // batch of the consumer's holds an event twice, and readers look for an event's first form in any case.
+            // By default the server merges the rows of an insert with each other before writing them, which is a fourth of the
+            // cost of a write. No batch of the consumer contains an event twice, and readers select the first version of an
+            // event in any case.
             .with_setting("optimize_on_insert", "0")
             // A batch that catches up may span any number of months.
             .with_setting("max_partitions_per_insert_block", "0"))
     }
 
-    /// Has the server drop rows when they are as old as `clickhouse.ttl_days` says, explanations after 90 days at the latest. One
-    /// process of a system does so, the consumer: opening the store to look at it must not change what it keeps.
+    /// Makes the server drop rows at the age set by `clickhouse.ttl_days`, explanations after 90 days at the latest. Only one
+    /// process of a system does so, the consumer: opening the store to read it must not change what it keeps.
     ///
     /// # Errors
-    /// [`StoreError`] when the server does not answer, or does not let this user change its tables.
+    /// [`StoreError`] when the server does not respond, or does not let this user change its tables.
     pub async fn retain(&self) -> Result<(), StoreError> {
         self.answer(schema::set_ttl(&self.client, self.ttl_days)).await
     }
 
-    /// About `wanted` of the explanations decided in a span that have a value in `column`, newest first.
+    /// Returns about `wanted` of the explanations decided in a time span that have a value in `column`, newest first.
     async fn sample<R: RowOwned + RowRead, T>(
         &self,
         column: &str,
@@ -132,7 +135,8 @@ impl ClickHouseEvents {
              AND decided_at >= fromUnixTimestamp64Milli(toInt64(?), 'UTC') \
              AND decided_at < fromUnixTimestamp64Milli(toInt64(?), 'UTC')"
         );
-        // What was written again counts again until the server merges: then the share is smaller, and still fair.
+        // Rows that were written again are counted again until the server merges them: then the share is smaller, and still
+        // fair.
         let count = self
             .client
             .query(&format!("SELECT count() {of_the_span}"))
@@ -155,7 +159,7 @@ impl ClickHouseEvents {
         Ok(share.sample(rows?))
     }
 
-    /// The events that a query about them finds, in its order.
+    /// Returns the events that `query` finds, in its order.
     async fn events(&self, query: Query) -> Result<Vec<StoredEvent>, StoreError> {
         let mut cursor = query.fetch::<EventRow<'_>>().map_err(Failure::from)?;
         let mut events = Vec::new();
@@ -169,7 +173,7 @@ impl ClickHouseEvents {
         events.into_iter().collect()
     }
 
-    /// Waits for an answer, not for ever.
+    /// Waits for a response, but not longer than the request timeout.
     async fn answer<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, StoreError> {
         Ok(within(self.request_timeout, work).await?)
     }
@@ -200,7 +204,7 @@ impl Events for ClickHouseEvents {
             insert.end().await
         })
         .await?;
-        // Which of them were there already shows only when the server merges.
+        // Which of them were already stored only shows when the server merges.
         Ok(WriteReport {
             inserted: batch.len(),
             duplicates: 0,
@@ -227,7 +231,7 @@ impl Events for ClickHouseEvents {
         }
         let query = query.bind(ids).bind(since.as_millis()).bind(limit as u64);
         let mut history = self.events(query).await?;
-        // Newest first came the newest; told are the oldest first.
+        // The query returns the newest first; the caller gets the oldest first.
         history.reverse();
         Ok(history)
     }
@@ -321,7 +325,7 @@ impl Events for ClickHouseEvents {
         after: Option<&UniversalId>,
         limit: usize,
     ) -> Result<Vec<UniversalId>, StoreError> {
-        // The empty text sorts before every id.
+        // The empty string sorts before every id.
         let query = self
             .client
             .query(
@@ -343,7 +347,8 @@ impl Events for ClickHouseEvents {
         since: Timestamp,
         per_provider: usize,
     ) -> Result<Vec<LatencySample>, StoreError> {
-        // Events that were written again count again until the server merges: then the share is smaller, and still fair.
+        // Events that were written again are counted again until the server merges them: then the share is smaller, and still
+        // fair.
         let counts = self
             .client
             .query(
@@ -366,9 +371,9 @@ impl Events for ClickHouseEvents {
         let mut query = self
             .client
             .query(&format!(
-                // The delay of an event's first form counts, or that it has none, so that this is looked at when the form is chosen.
-                // Forms are chosen in the order of the table, which takes less than to sort by the ids alone. Only delivered events
-                // have a delay.
+                // The first version of an event decides its delay, or that it has none, so this is checked after the version is
+                // chosen. Versions are chosen in the order of the table, which takes less time than sorting by id alone. Only
+                // delivered events have a delay.
                 "SELECT ?fields FROM (SELECT event_id, universal_id, esp, campaign_id, \
                  metadata['campaign_type'] AS campaign_type, metadata['payload_bytes'] AS payload_bytes, mailbox_provider, \
                  timestamp AS delivered_at, delivery_latency_ms, assumeNotNull(delivery_latency_ms) AS latency_ms \
@@ -414,8 +419,8 @@ impl Events for ClickHouseEvents {
                 .client
                 .insert::<ExplanationRow>("timing_explanations")
                 .await?;
-            // They come a few at a time: the server gathers those of some milliseconds, of all who decide, and answers when
-            // they are stored.
+            // Explanations arrive a few at a time: the server collects those of a few milliseconds from all inference services,
+            // and responds when they are stored.
             let mut insert = insert
                 .with_setting("async_insert", "1")
                 .with_setting("wait_for_async_insert", "1");
@@ -471,7 +476,8 @@ impl Events for ClickHouseEvents {
             let query = self
                 .client
                 .query(
-                    // The verdict of an event's first form counts, so that it is looked at when the form is chosen.
+                    // The first version of an event decides whether a machine made it, so this is checked after the version is
+                    // chosen.
                     "SELECT ?fields FROM (SELECT ?fields, machine FROM email_events WHERE universal_id IN ? \
                      AND timestamp >= fromUnixTimestamp64Milli(toInt64(?), 'UTC') \
                      AND timestamp < fromUnixTimestamp64Milli(toInt64(?), 'UTC') \
@@ -495,7 +501,7 @@ impl Events for ClickHouseEvents {
         after: Option<&Event>,
         limit: usize,
     ) -> Result<Vec<StoredEvent>, StoreError> {
-        // The empty text sorts before every id, and no event is from before 1970.
+        // The empty string sorts before every id, and no event is from before 1970.
         let (since, event_id) = match after {
             Some(event) => (event.timestamp, event.event_id.as_str()),
             None => (Timestamp::default(), ""),
@@ -529,7 +535,7 @@ impl Events for ClickHouseEvents {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        // Reads what a history reads, and writes where nothing is kept.
+        // Reads what a history reads, and writes to a table that stores nothing.
         let query = self
             .client
             .query("INSERT INTO ping SELECT max(timestamp) FROM email_events WHERE universal_id = ''");
@@ -537,14 +543,15 @@ impl Events for ClickHouseEvents {
     }
 }
 
-/// The key of a message in `message_sent_times`, as the table's view computes it. An id has always the same length, so that
-/// the two together are unambiguous. Of a billion messages, a given one shares its key with another once in 18 billion.
+/// Returns the key of a message in `message_sent_times`, as the table's view computes it. All ids have the same length, so the
+/// concatenation is unambiguous. With a billion messages, the probability that a given one shares its key with another is one
+/// in 18 billion.
 fn message_key(person: &UniversalId, message: &str) -> u64 {
     XxHash64::oneshot(0, format!("{person}{message}").as_bytes())
 }
 
-/// The key of a person in `known_people`, as the table's view computes it. Somebody who shares another's is taken to have
-/// events, once in 18 thousand million million pairs.
+/// Returns the key of a person in `known_people`, as the table's view computes it. A person who shares the key of another
+/// counts as having events; this happens for one in 18 thousand million million pairs.
 fn person_key(person: &UniversalId) -> u64 {
     XxHash64::oneshot(0, person.as_str().as_bytes())
 }

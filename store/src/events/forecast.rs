@@ -1,19 +1,19 @@
-//! What the audit of arrivals reads: when a decision's mail should go out, and when it should arrive.
+//! Input of the audit of arrivals: when the mail of a decision should go out, and when it should arrive.
 
 use event::{MailboxProvider, Timestamp, UniversalId};
 
-/// What a decision expects of the mail's way.
+/// When a decision expects the mail to go out and to arrive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Forecast {
-    /// When the mail should be handed to the provider.
+    /// When the mail should be handed over to the provider.
     pub trigger_at: Timestamp,
     /// When it should arrive.
     pub target_at: Timestamp,
-    /// The provider that was asked for.
+    /// The provider in the request.
     pub esp: Option<String>,
     /// The class of the person's mailbox.
     pub mailbox_provider: Option<MailboxProvider>,
-    /// The campaign that was asked for.
+    /// The campaign in the request.
     pub campaign_id: Option<String>,
 }
 
@@ -26,6 +26,6 @@ pub struct StoredForecast {
     pub universal_id: UniversalId,
     /// When it was decided.
     pub decided_at: Timestamp,
-    /// The rest.
+    /// The forecast.
     pub forecast: Forecast,
 }

@@ -1,32 +1,32 @@
-//! How much is read of what there may be too much of.
+//! Limits how much is read if there may be too much.
 //!
-//! Where there is more than a reader wants, that of a share of the people is read: a fair sample of the whole time, since people
-//! are told apart by a hash.
+//! If there are more rows than a reader wants, those of a share of the people are read. This is a fair sample of the whole
+//! time, since people are selected by a hash.
 //!
-//! What a model of delays learns of a provider stands on that provider's mail alone, so one that sends much must not crowd out
-//! the others, nor its last mailing the weeks before: each has a share of its own, and is read in the order of the primary key,
-//! so that a share of the people is read and not all of them. Decisions are compared and audited over weeks, and the newest
-//! alone would be those whose mail is not there yet.
+//! What a model of delays learns about a provider depends only on that provider's mail, so a provider that sends much must not
+//! crowd out the others, nor its last mailing the weeks before. So each provider has its own share, read in the order of the
+//! primary key, so that only a share of the people is read and not all of them. Decisions are compared and audited over weeks,
+//! and the newest alone would be those whose mail has not arrived yet.
 
 use std::collections::BTreeMap;
 
-/// Rows read in all, as a multiple of what is asked for: a share is right on average, and one person with most of them (an address
-/// that tests are sent to) must not bring all.
+/// Maximum number of rows read in total, as a multiple of the requested number: a share is right only on average, and a single
+/// person with most of the rows (an address to which tests are sent) must not add all of them.
 const MOST: usize = 2;
 
-/// The text below which every universal id lies.
+/// A string that sorts after every universal id.
 const EVERYBODY: &str = "sg";
 
-/// What was read of all people or, where there is too much, of a share of them.
+/// Rows of all people or, if there are too many, of a share of the people.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample<T> {
-    /// What was read.
+    /// The rows.
     pub rows: Vec<T>,
-    /// The share of the people that it is of: 1 where it is of all.
+    /// The share of the people that the rows are about: 1 if they are about all.
     pub share: f64,
 }
 
-/// The share of the people of whom to read so that about `wanted` of `count` rows are left.
+/// The share of the people to read so that about `wanted` of `count` rows are left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PeopleShare {
     wanted: u64,
@@ -42,12 +42,12 @@ impl PeopleShare {
         }
     }
 
-    /// The text below which the universal ids of the share lie.
+    /// Returns the string below which the universal ids of the share sort.
     pub(super) fn bound(self) -> String {
         bound(self.wanted, self.count).unwrap_or_else(|| EVERYBODY.to_owned())
     }
 
-    /// Rows to read at most.
+    /// Returns the maximum number of rows to read.
     pub(super) fn limit(self) -> u64 {
         self.wanted.saturating_mul(MOST as u64)
     }
@@ -60,13 +60,13 @@ impl PeopleShare {
     }
 }
 
-/// The providers with samples, each with the number `n` of people of which one is read.
+/// The providers with samples, each with the number n if one in n people is read.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Shares(BTreeMap<String, u32>);
 
 impl Shares {
-    /// From how many samples each provider has, so that about `per_provider` of each are left: at least half of it, where
-    /// there are more.
+    /// Computes the shares from the number of samples of each provider, so that about `per_provider` of each are left: at least
+    /// half of `per_provider`, if the provider has more than it.
     pub(super) fn new(samples: impl IntoIterator<Item = (String, u64)>, per_provider: usize) -> Self {
         let per_provider = (per_provider as u64).max(1);
         let shares = samples.into_iter().map(|(esp, count)| {
@@ -80,26 +80,26 @@ impl Shares {
         self.0.is_empty()
     }
 
-    /// Each provider, with the text below which the universal ids of its share lie; `None` where everybody is read.
+    /// Returns each provider, with the string below which the universal ids of its share sort; `None` if everybody is read.
     pub(super) fn each(&self) -> impl Iterator<Item = (&str, Option<String>)> {
         self.0
             .iter()
             .map(|(esp, one_in)| (esp.as_str(), bound(1, u64::from(*one_in))))
     }
 
-    /// How many samples one that was read stands for.
+    /// Returns the number of samples that one sample read stands for.
     pub(super) fn stands_for(&self, esp: &str) -> u32 {
         self.0.get(esp).copied().unwrap_or(1)
     }
 
-    /// Samples to read at most.
+    /// Returns the maximum number of samples to read.
     pub(super) fn limit(&self, per_provider: usize) -> usize {
         MOST.saturating_mul(per_provider).saturating_mul(self.0.len())
     }
 }
 
-/// The text below which `part` of `whole` universal ids lie; `None` where that is all. Behind `sf_` an id has 32 digits of a hash: of
-/// any number of people as many begin with one as with another.
+/// Returns the string below which `part` of `whole` universal ids sort; `None` if that is all of them. After `sf_` an id has 32
+/// digits of a hash, so ids are evenly distributed over all beginnings.
 fn bound(part: u64, whole: u64) -> Option<String> {
     let first_digits = u128::from(u64::MAX) * u128::from(part) / u128::from(whole.max(1));
     (part < whole).then(|| format!("sf_{first_digits:016x}"))
@@ -153,7 +153,7 @@ mod tests {
             bounds[0].1.is_some() && bounds[1] == ("small", None),
             "{bounds:?}"
         );
-        // Nothing wanted, or more than can be counted, is no reason to fail.
+        // A `per_provider` of 0, or a count beyond the range, must not fail.
         assert_eq!(
             Shares::new([("large".into(), u64::MAX)], 0).stands_for("large"),
             u32::MAX

@@ -1,9 +1,9 @@
 //! The embedded event store: SQLite.
 //!
-//! Two files. `events.db` is written by the consumer; a batch is flushed to disk before its write returns, because the
-//! bus forgets what the consumer has committed. `explanations.db` is written by decisions, which so never wait for a
-//! batch of events, nor for the disk: an explanation survives a crash of the process at once, a loss of power within
-//! seconds.
+//! It uses two files. `events.db` is written by the consumer; a batch is flushed to disk before its write returns, because the
+//! bus does not deliver again what the consumer has committed. `explanations.db` is written by decisions, which therefore never
+//! wait for a batch of events or for the disk: an explanation survives a crash of the process at once, and a power failure
+//! after a few seconds.
 
 mod forecasts;
 mod rows;
@@ -70,14 +70,13 @@ const EXPLANATION_STEPS: &[Step] = &[
     },
 ];
 
-/// Explanations removed for each one that is stored, where so many are too old: fewer than two would not catch up, many
-/// would hold up a decision.
+/// Expired explanations removed for each one that is stored: fewer than two would not catch up, many would hold up a decision.
 const REMOVED_FOR_EACH: i64 = 2;
 
-/// Rows of one statement. From a hundred on, what a statement costs is hardly seen beside its rows.
+/// Rows per statement. From a hundred on, the cost of a statement hardly matters compared with that of its rows.
 const ROWS_AT_ONCE: usize = 128;
 
-/// How long things are kept.
+/// How long data is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SqliteEventsConfig {
     /// How long explanations are kept. Default 90 days.
@@ -120,13 +119,13 @@ impl SqliteEvents {
         })
     }
 
-    /// Waits for what runs and closes the files. Later calls fail.
+    /// Waits for running operations and closes the files. Later calls fail.
     pub async fn close(&self) {
         self.events.close().await;
         self.explanations.close().await;
     }
 
-    /// About `wanted` of the explanations decided in a span that these queries are about, newest first.
+    /// Returns about `wanted` of the explanations selected by these queries that were decided in a time span, newest first.
     async fn sample<T>(
         &self,
         (count, newest): (&'static str, &'static str),
@@ -151,7 +150,7 @@ impl SqliteEvents {
         Ok(share.sample(rows))
     }
 
-    /// The newest `limit` events of one id, newest first.
+    /// Returns the newest `limit` events of one id, newest first.
     async fn history_of(
         &self,
         id: &UniversalId,
@@ -166,7 +165,7 @@ impl SqliteEvents {
     }
 }
 
-/// Reads row by row: as the driver hands it out, a row takes several times the memory of what is read from it.
+/// Reads row by row: a row as provided by the driver takes several times the memory of what is read from it.
 async fn read_all<T>(
     rows: impl Stream<Item = sqlx::Result<SqliteRow>>,
     read: impl Fn(&SqliteRow) -> Result<T, StoreError>,
@@ -203,7 +202,7 @@ impl Events for SqliteEvents {
     ) -> Result<Vec<StoredEvent>, StoreError> {
         let per_id = i64::try_from(limit).unwrap_or(i64::MAX);
         let mut history = Vec::new();
-        // One id at a time: each is read in the order of the index, and people have few.
+        // One id at a time: each is read in the order of the index, and people have few ids.
         for (index, id) in ids.iter().enumerate() {
             if !ids[..index].contains(id) {
                 history.append(&mut self.history_of(id, since, per_id).await?);
@@ -283,7 +282,7 @@ impl Events for SqliteEvents {
         after: Option<&UniversalId>,
         limit: usize,
     ) -> Result<Vec<UniversalId>, StoreError> {
-        // The empty text sorts before every id. Read in the order of the index on person and time.
+        // The empty string sorts before every id. The query reads in the order of the index on person and time.
         let ids: Vec<String> = sqlx::query_scalar(
             "SELECT DISTINCT universal_id FROM email_events WHERE universal_id > ?1 AND timestamp >= ?2 \
              ORDER BY universal_id LIMIT ?3",
@@ -302,7 +301,7 @@ impl Events for SqliteEvents {
         since: Timestamp,
         per_provider: usize,
     ) -> Result<Vec<LatencySample>, StoreError> {
-        // Answered from the index alone.
+        // Uses only the index.
         let counts: Vec<(String, i64)> = sqlx::query_as(
             "SELECT esp, COUNT(*) FROM email_events WHERE delivery_latency_ms IS NOT NULL AND timestamp >= ?1 GROUP BY esp",
         )
@@ -366,7 +365,7 @@ impl Events for SqliteEvents {
         let now = Timestamp::from(SystemTime::now());
         let retention = i64::try_from(self.config.explanation_retention.as_millis()).unwrap_or(i64::MAX);
         let mut transaction = self.explanations.begin().await?;
-        // Trial and forecast first: they are found by their explanation.
+        // Trials and forecasts first: they are found through their explanation.
         for delete in [
             "DELETE FROM timing_forecasts WHERE (decided_at, reference) IN (SELECT decided_at, reference \
              FROM timing_explanations WHERE saved_at_ms < ?1 ORDER BY saved_at_ms LIMIT ?2)",
@@ -456,7 +455,7 @@ impl Events for SqliteEvents {
         after: Option<&Event>,
         limit: usize,
     ) -> Result<Vec<StoredEvent>, StoreError> {
-        // The empty text sorts before every time and every id.
+        // The empty string sorts before every time and every id.
         let (since, event_id) = match after {
             Some(event) => (event.timestamp.to_string(), event.event_id.as_str()),
             None => (String::new(), ""),
@@ -495,7 +494,7 @@ impl Events for SqliteEvents {
     }
 
     async fn erase(&self, ids: &[UniversalId]) -> Result<Holdings, StoreError> {
-        // Looked for before the file is locked: that goes through all of them, and decisions write there.
+        // Looked up before the file is locked: the lookup scans all explanations, and decisions write to that file.
         let references = self.explanations_about(ids).await?;
         let mut explanations = 0;
         for some in references.chunks(ROWS_AT_ONCE) {

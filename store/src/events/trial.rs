@@ -1,9 +1,9 @@
-//! What the comparison of chosen times with a control group reads: which group a decision fell into, and what came of it.
+//! Input of the comparison of chosen times with a control group: the group of each decision, and its outcome.
 
 use event::{EventType, Timestamp, UniversalId};
 use serde::{Deserialize, Serialize};
 
-/// By what rule a decision's minute was taken.
+/// The rule by which the minute of a decision was chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TrialGroup {
@@ -11,7 +11,7 @@ pub enum TrialGroup {
     Treated,
     /// A random minute of those allowed.
     Control,
-    /// A random quarter hour of those that the model holds for nearly as good as its choice.
+    /// A random quarter hour of those that the model rates nearly as good as its choice.
     Exploration,
 }
 
@@ -19,7 +19,7 @@ impl TrialGroup {
     /// All groups.
     pub const ALL: [Self; 3] = [Self::Treated, Self::Control, Self::Exploration];
 
-    /// The group's name in stored data and APIs.
+    /// Returns the group's name in stored data and APIs.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Treated => "treated",
@@ -28,7 +28,7 @@ impl TrialGroup {
         }
     }
 
-    /// The group with this name.
+    /// Returns the group with this name.
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|group| group.as_str() == name)
     }
@@ -37,15 +37,16 @@ impl TrialGroup {
 /// What a decision means for the comparison with the control group.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Trial {
-    /// By what rule the minute was taken.
+    /// The rule by which the minute was chosen.
     pub group: TrialGroup,
     /// The minute of arrival that was decided.
     pub target_at: Timestamp,
     /// The minute that the model would have chosen.
     pub model_at: Timestamp,
-    /// The probability, over the draw of group and minute, that the decision fell into the quarter hour of `target_at`.
+    /// The probability, over the random choice of group and minute, that the decision fell into the quarter hour of
+    /// `target_at`.
     pub propensity: f64,
-    /// The campaign that was asked for.
+    /// The campaign in the request.
     pub campaign_id: Option<String>,
 }
 
@@ -58,30 +59,31 @@ pub struct StoredTrial {
     pub universal_id: UniversalId,
     /// When it was decided.
     pub decided_at: Timestamp,
-    /// The rest.
+    /// The trial.
     pub trial: Trial,
 }
 
-/// A mail that reached a person, or a strong answer of the person: a click, reply or conversion that no machine made.
+/// A mail that reached a person, or a strong response of the person: a click, reply or conversion that was not made by a
+/// machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Touch {
     /// The person, under the id of the event.
     pub universal_id: UniversalId,
     /// When it happened.
     pub at: Timestamp,
-    /// Which of the two.
+    /// Whether it is a mail or a response.
     pub kind: TouchKind,
-    /// The message, where known.
+    /// The message, if known.
     pub message_id: Option<String>,
-    /// The campaign, where known.
+    /// The campaign, if known.
     pub campaign_id: Option<String>,
     /// The provider.
     pub esp: String,
-    /// Of a delivery: milliseconds since the mail was sent, where known.
+    /// For a delivery: milliseconds since the mail was sent, if known.
     pub delivery_latency_ms: Option<i64>,
 }
 
-/// What a [`Touch`] is.
+/// The kind of a [`Touch`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TouchKind {
     /// A mail was delivered.
@@ -91,7 +93,7 @@ pub enum TouchKind {
 }
 
 impl TouchKind {
-    /// Types of events that are touches, unless a machine made them.
+    /// Types of events that are touches unless made by a machine.
     pub(super) const EVENT_TYPES: [EventType; 4] = [
         EventType::Delivered,
         EventType::Clicked,
@@ -99,7 +101,7 @@ impl TouchKind {
         EventType::Converted,
     ];
 
-    /// The kind of an event of one of [`TouchKind::EVENT_TYPES`].
+    /// Returns the kind for an event of one of [`TouchKind::EVENT_TYPES`].
     pub(super) fn of(event_type: &str) -> Self {
         if event_type == EventType::Delivered.as_str() {
             Self::Delivered

@@ -1,14 +1,14 @@
-//! Accounts at providers that were added while hosts run, beside those of the configuration.
+//! Accounts at providers that were added while hosts run, in addition to those of the configuration.
 //!
-//! They stand with the identity graph because that is the one store which several hosts may share and which an operator
-//! backs up anyway. What an account holds is sealed before it comes here and opened by hosts alone.
+//! They are stored with the identity graph because that is the one store that several hosts may share and that an operator
+//! backs up anyway. The content of an account is sealed before it comes here, and only hosts can open it.
 
 use async_trait::async_trait;
 use event::Timestamp;
 
 use crate::StoreError;
 
-/// An account, sealed.
+/// A sealed account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredAccount {
     /// The provider's slug.
@@ -17,26 +17,26 @@ pub struct StoredAccount {
     pub account: String,
     /// Secrets and settings; only hosts that have the key can read them.
     pub sealed: Vec<u8>,
-    /// When it was last put.
+    /// When it was last stored.
     pub updated_at: Timestamp,
 }
 
-/// Keeps accounts.
+/// Stores accounts.
 #[async_trait]
 pub trait StoredAccounts: Send + Sync {
-    /// All accounts, by provider and name.
+    /// Returns all accounts, ordered by provider and name.
     ///
     /// # Errors
     /// [`StoreError`] when they cannot be read.
     async fn accounts(&self) -> Result<Vec<StoredAccount>, StoreError>;
 
-    /// Keeps an account, in place of the one of that provider and name if there is one.
+    /// Stores an account, replacing the one with the same provider and name if there is one.
     ///
     /// # Errors
-    /// [`StoreError`] when it was not kept.
+    /// [`StoreError`] when it was not stored.
     async fn put_account(&self, account: &StoredAccount) -> Result<(), StoreError>;
 
-    /// Forgets an account; answers whether there was one.
+    /// Removes an account and returns whether there was one.
     ///
     /// # Errors
     /// [`StoreError`] when it may still be there.

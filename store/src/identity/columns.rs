@@ -1,4 +1,4 @@
-//! What the databases of the graph keep in the same columns: texts, as the rules see them.
+//! Conversions shared by the databases of the graph, which store the same columns as strings.
 //!
 //! The error of each function is the name of a column whose content this build cannot read.
 
@@ -8,7 +8,7 @@ use event::{Identifier, IdentifierKind, Timestamp, UniversalId};
 
 use super::{AuditAction, AuditEntry, graph::Member};
 
-/// A row of `resolved_identities`.
+/// Converts a row of `resolved_identities`.
 pub(super) fn member(
     kind: &str,
     value: String,
@@ -32,11 +32,11 @@ pub(super) struct AuditColumns<'a> {
     pub(super) kind: Option<&'a str>,
     pub(super) value: Option<&'a str>,
     pub(super) source: &'a str,
-    /// `None` where it is no time.
+    /// `None` if it is not a valid time.
     pub(super) at: Option<Timestamp>,
 }
 
-/// The entry that a row holds.
+/// Converts a row to an audit entry.
 pub(super) fn audit_entry(row: &AuditColumns<'_>) -> Result<AuditEntry, &'static str> {
     let other = match row.other {
         Some(id) => Some(UniversalId::parse(id).ok_or("other_universal_id")?),
@@ -60,7 +60,7 @@ pub(super) fn audit_entry(row: &AuditColumns<'_>) -> Result<AuditEntry, &'static
     })
 }
 
-/// The entries of a list at positions that count from 0.
+/// Returns the elements of `list` at `positions`, which count from 0.
 pub(super) fn at_positions<T: Clone + Eq + Hash>(list: &[T], positions: &[i64]) -> HashSet<T> {
     let indexes = positions
         .iter()
@@ -68,7 +68,7 @@ pub(super) fn at_positions<T: Clone + Eq + Hash>(list: &[T], positions: &[i64]) 
     indexes.filter_map(|index| list.get(index).cloned()).collect()
 }
 
-/// The ids of identifiers, the strongest identifier's first.
+/// Returns the ids of identifiers, that of the strongest identifier first.
 pub(super) fn strongest_first(identifiers: &[Identifier]) -> Vec<UniversalId> {
     let mut sorted = identifiers.to_vec();
     sorted.sort();

@@ -1,4 +1,4 @@
-//! Sightings that an engine need not look at again.
+//! Remembers recorded sightings, so that an engine need not look them up again.
 
 use std::{
     collections::HashSet,
@@ -13,11 +13,11 @@ use super::{
     graph::{Pair, in_order, pairs_of},
 };
 
-/// Sightings remembered: those of 100,000 people, at about 50 bytes each.
+/// Number of remembered sightings: those of 100,000 people, at about 50 bytes each.
 const REMEMBERED: usize = 100_000;
 
-/// Fingerprints of sightings that are recorded. Keyed at random, so that nobody can make two of them equal; by chance
-/// that happens once in 10^14 sightings.
+/// Fingerprints of recorded sightings. The hash has a random key, so that nobody can construct two equal ones; by chance that
+/// happens once in 10^14 sightings.
 #[derive(Debug)]
 pub(super) struct Familiar {
     remembered: Cache<u64, ()>,
@@ -32,7 +32,7 @@ impl Familiar {
         }
     }
 
-    /// Those of `sightings` that are not remembered, with their fingerprints.
+    /// Returns those of `sightings` that are not remembered, with their fingerprints.
     pub(super) fn unfamiliar<'a>(&self, sightings: &'a [Sighting]) -> Vec<(u64, &'a Sighting)> {
         let mut unfamiliar = Vec::new();
         for sighting in sightings {
@@ -44,12 +44,12 @@ impl Familiar {
         unfamiliar
     }
 
-    /// To be called once something was erased: its sightings are news again.
+    /// Must be called after something was erased: its sightings have to be recorded again.
     pub(super) fn forget(&self) {
         self.remembered.clear();
     }
 
-    /// To be called once the engine holds these.
+    /// Must be called only after the engine has stored these sightings.
     pub(super) fn remember(&self, recorded: &[(u64, &Sighting)]) {
         for (fingerprint, _) in recorded {
             self.remembered.insert(*fingerprint, ());
@@ -57,8 +57,8 @@ impl Familiar {
     }
 }
 
-/// What an engine is asked for to learn whether sightings are recorded: whether the id of the strongest identifier has
-/// events, and the pairs that stand for the others.
+/// Returns what to look up in an engine to learn whether sightings are recorded: the ids of the strongest identifiers, which
+/// must have events, and the pairs that stand for the others.
 pub(super) fn traces(sightings: &[(u64, &Sighting)]) -> (Vec<UniversalId>, Vec<Pair>) {
     let (mut ids, mut pairs) = (Vec::new(), Vec::new());
     for (_, sighting) in sightings {
@@ -69,7 +69,7 @@ pub(super) fn traces(sightings: &[(u64, &Sighting)]) -> (Vec<UniversalId>, Vec<P
     (ids, pairs)
 }
 
-/// Those of `sightings` whose traces are not all known.
+/// Returns those of `sightings` whose traces are not all known.
 pub(super) fn news<'a>(
     sightings: &[(u64, &'a Sighting)],
     with_events: &HashSet<UniversalId>,
@@ -90,7 +90,7 @@ pub(super) fn news<'a>(
     news
 }
 
-/// What a change has to load: the ids of all identifiers of `sightings`, and their pairs.
+/// Returns what a change has to load: the ids of all identifiers of `sightings`, and their pairs.
 pub(super) fn touched(sightings: &[&Sighting]) -> (Vec<UniversalId>, Vec<Pair>) {
     let (mut ids, mut pairs) = (Vec::new(), Vec::new());
     for sighting in sightings {

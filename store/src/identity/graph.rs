@@ -1,10 +1,10 @@
-//! The rules of the identity graph, apart from where it is kept.
+//! The rules of the identity graph, independent of where it is stored.
 //!
-//! An engine loads the people that a batch touches, whole, and the pairs of the batch that were seen before; applies the
+//! An engine loads the people that a batch touches, completely, and the pairs of the batch that were seen before; applies the
 //! sightings; and stores the [`Changes`], all under one lock.
 //!
-//! Who belongs together does not depend on the order of sightings, with one exception that lies in the rule itself: a
-//! weak identifier seen with two strong people stays with the first.
+//! Which identifiers belong together does not depend on the order of sightings, with one exception that is part of the rule
+//! itself: a weak identifier seen with two strong people stays with the first.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -18,26 +18,26 @@ use super::{AuditAction, AuditEntry, Person, Sighting};
 /// Two identifiers seen together, by their universal ids.
 pub(crate) type Pair = (UniversalId, UniversalId);
 
-/// An identifier as it is stored.
+/// A stored identifier.
 #[derive(Debug, Clone)]
 pub(crate) struct Member {
     pub(crate) identifier: Identifier,
     /// The canonical id of its person.
     pub(crate) canonical: UniversalId,
-    /// Whether events stand under its id.
+    /// Whether events are stored under its id.
     pub(crate) has_events: bool,
 }
 
 /// A part of the graph, in memory.
 #[derive(Debug, Default)]
 pub(crate) struct Graph {
-    /// Each person's identifiers; empty for one that became part of another.
+    /// The identifiers of each person; empty for a person that was merged into another.
     people: Vec<Vec<Identifier>>,
-    /// Where in `people` an identifier is.
+    /// Index into `people` of each identifier.
     owners: HashMap<Identifier, usize>,
     /// The canonical ids as loaded, and whether there were events.
     loaded: HashMap<Identifier, (UniversalId, bool)>,
-    /// Identifiers whose ids have events.
+    /// Identifiers under whose ids events are stored.
     with_events: HashSet<Identifier>,
     pairs: HashSet<Pair>,
     new_pairs: Vec<NewPair>,
@@ -63,11 +63,11 @@ pub(crate) struct NewIdentifier {
     pub(crate) seen_at: Timestamp,
 }
 
-/// What an engine has to store.
+/// The changes that an engine has to store.
 #[derive(Debug)]
 pub(crate) struct Changes {
     pub(crate) created: Vec<NewIdentifier>,
-    /// Identifiers, by their universal id, and their person's new canonical id.
+    /// Identifiers, by their universal id, with the new canonical id of their person.
     pub(crate) moved: Vec<(UniversalId, UniversalId)>,
     /// Ids that were known and now have events.
     pub(crate) first_events: Vec<UniversalId>,
@@ -75,7 +75,7 @@ pub(crate) struct Changes {
     pub(crate) audit: Vec<AuditEntry>,
 }
 
-/// The identifiers of a sighting, strongest first, each once.
+/// Returns the identifiers of a sighting, strongest first, without duplicates.
 pub(crate) fn in_order(sighting: &Sighting) -> Vec<Identifier> {
     let mut identifiers = sighting.identifiers.clone();
     identifiers.sort();
@@ -83,8 +83,8 @@ pub(crate) fn in_order(sighting: &Sighting) -> Vec<Identifier> {
     identifiers
 }
 
-/// The pairs that stand for a sighting: its strongest identifier with each of the others. A sighting whose pairs are all
-/// known, and whose strongest identifier has events, was recorded, by itself or as part of others.
+/// Returns the pairs that stand for a sighting: its strongest identifier with each of the others. A sighting whose pairs are
+/// all known, and whose strongest identifier has events, has been recorded, by itself or as part of others.
 pub(crate) fn pairs_of(identifiers: &[Identifier]) -> Vec<Pair> {
     let Some((first, others)) = identifiers.split_first() else {
         return Vec::new();
@@ -96,7 +96,7 @@ pub(crate) fn pairs_of(identifiers: &[Identifier]) -> Vec<Pair> {
         .collect()
 }
 
-/// The person that has these identifiers, each with whether it has events; there is at least one.
+/// Builds the person that has these identifiers, each with whether it has events. `members` must not be empty.
 fn person(mut members: Vec<(Identifier, bool)>) -> Person {
     members.sort();
     let mut ids: Vec<(UniversalId, bool)> = members
@@ -121,12 +121,12 @@ fn person(mut members: Vec<(Identifier, bool)>) -> Person {
     }
 }
 
-/// People, to be found by any of their ids, which share them.
+/// People, indexed by each of their ids.
 #[derive(Debug)]
 pub(crate) struct Owners(HashMap<UniversalId, Arc<Person>>);
 
 impl Owners {
-    /// Takes in every identifier of some people.
+    /// Builds the index from all identifiers of some people.
     pub(crate) fn new(stored: impl IntoIterator<Item = Member>) -> Self {
         let mut members_of: HashMap<UniversalId, Vec<(Identifier, bool)>> = HashMap::new();
         for member in stored {
@@ -143,7 +143,7 @@ impl Owners {
         Self(owners)
     }
 
-    /// The owner of each id.
+    /// Returns the owner of each id.
     pub(crate) fn people(&self, ids: &[UniversalId]) -> Vec<Arc<Person>> {
         let person = |id: &UniversalId| match self.0.get(id) {
             Some(person) => Arc::clone(person),
@@ -152,25 +152,25 @@ impl Owners {
         ids.iter().map(person).collect()
     }
 
-    /// The owner of the first id that has one.
+    /// Returns the owner of the first id that has one.
     pub(crate) fn first_of(&self, ids: &[UniversalId]) -> Option<Arc<Person>> {
         ids.iter().find_map(|id| self.0.get(id).cloned())
     }
 }
 
-/// What it means for people that some of their ids are erased.
+/// The effects of erasing ids on the people that own them.
 #[derive(Debug)]
 pub(crate) struct Erasure {
-    /// The identifiers that go.
+    /// The identifiers to erase.
     pub(crate) identifiers: Vec<Identifier>,
-    /// All ids in question: those that go, and the others of the same people.
+    /// All ids involved: those to erase, and the others of the same people.
     pub(crate) people: Vec<UniversalId>,
-    /// Identifiers that stay, by their universal id, and their person's new canonical id.
+    /// Identifiers that stay, by their universal id, with the new canonical id of their person.
     pub(crate) moved: Vec<(UniversalId, UniversalId)>,
 }
 
 impl Erasure {
-    /// Of `ids`, from every identifier of the people that own them.
+    /// Computes the erasure of `ids`. `stored` must hold every identifier of the people that own them.
     pub(crate) fn new(stored: Vec<Member>, ids: &[UniversalId]) -> Self {
         let ids: HashSet<&UniversalId> = ids.iter().collect();
         let mut people: HashSet<UniversalId> = ids.iter().map(|id| (*id).clone()).collect();
@@ -206,7 +206,7 @@ impl Erasure {
 }
 
 impl Graph {
-    /// Takes in what is stored: every identifier of the people in question, and known pairs.
+    /// Builds a graph from what is stored: every identifier of the people involved, and the known pairs.
     pub(crate) fn new(
         stored: impl IntoIterator<Item = Member>,
         pairs: impl IntoIterator<Item = Pair>,
@@ -236,14 +236,14 @@ impl Graph {
         graph
     }
 
-    /// Records that the identifiers of `sighting` occurred together in an event, which stands under the strongest.
+    /// Records that the identifiers of `sighting` occurred together in an event, which is stored under the strongest.
     pub(crate) fn record(&mut self, sighting: &Sighting) {
         self.apply(sighting, false);
         self.with_events
             .extend(sighting.identifiers.iter().min().cloned());
     }
 
-    /// Makes one person of the identifiers of `sighting`.
+    /// Joins the identifiers of `sighting` to one person.
     pub(crate) fn link(&mut self, sighting: &Sighting) {
         self.apply(sighting, true);
     }
@@ -264,7 +264,7 @@ impl Graph {
             let new_pair = self.pairs.insert(pair.clone());
             let (hub, person) = (self.owners[first], self.owners[other]);
             if hub != person {
-                // A strong identifier stands behind a stronger or equal one here: both are strong.
+                // Identifiers are sorted strongest first: if `other` is strong, so is `first`.
                 let joins = always_join
                     || other.kind.is_strong()
                     || !self.has_strong(hub)
@@ -305,7 +305,7 @@ impl Graph {
         );
     }
 
-    /// Makes one person of two. One that consists of a new identifier only is attached to the other.
+    /// Joins two people. One that consists only of a new identifier is attached to the other.
     fn join(&mut self, hub: usize, person: usize, fresh: &HashSet<&Identifier>, sighting: &Sighting) {
         let before = [self.canonical(hub), self.canonical(person)];
         let attached = [person, hub]
@@ -362,7 +362,7 @@ impl Graph {
         });
     }
 
-    /// The person that owns `identifier`.
+    /// Returns the person that owns `identifier`.
     pub(crate) fn person_of(&self, identifier: &Identifier) -> Option<Person> {
         let index = *self.owners.get(identifier)?;
         let members = self.people[index].iter().map(|identifier| {
@@ -372,7 +372,7 @@ impl Graph {
         Some(person(members.collect()))
     }
 
-    /// What is different from what was loaded.
+    /// Returns the differences from what was loaded.
     pub(crate) fn into_changes(self) -> Changes {
         let canonicals: Vec<Option<UniversalId>> = self
             .people
@@ -509,7 +509,7 @@ mod tests {
             );
         }
 
-        /// What an engine stores and loads again between any two sightings is the same as doing all at once.
+        /// Storing and reloading between any two sightings gives the same result as applying all of them at once.
         #[test]
         fn changes_hold_everything((list, _) in sightings(identifier())) {
             let mut stored: HashMap<UniversalId, Member> = HashMap::new();

@@ -1,24 +1,24 @@
 //! The identity graph that scales out: PostgreSQL.
 //!
 //! # Merges
-//! A change loads the people that it touches, whole, applies the rules of [`graph`](super::graph) and stores what is
+//! A change loads the people that it touches, completely, applies the rules of [`graph`](super::graph) and stores what is
 //! different. Two changes of one person must not overlap, wherever they run. So a change first locks all people that it
 //! touches, by advisory locks of its transaction:
-//! - A lock stands for an id. A change holds the locks of all identifiers that it names and of the canonical ids of all
-//!   people that own them. Two changes that touch one person both hold the lock of that person's canonical id; two that
-//!   bring the same new identifier both hold that one's.
-//! - Which people own an identifier may change until the locks are held. So the owners are looked up before and again
-//!   under the locks; if one of them is not locked, the change lets go of everything and begins anew with more locks.
-//! - All locks are taken at once and in rising order, so that no two changes wait for each other.
+//! - A lock stands for an id. A change holds the locks of all identifiers that it names and of the canonical ids of all people
+//!   that own them. Two changes that touch one person both hold the lock of that person's canonical id; two changes that add
+//!   the same new identifier both hold the lock of that identifier.
+//! - Which people own an identifier may change until the locks are held. So the owners are looked up before and again under the
+//!   locks; if one of them is not locked, the change releases all locks and starts over with more of them.
+//! - All locks are taken at once and in ascending order, so that no two changes deadlock.
 //!
-//! Ids share 256 locks, by their first byte: a batch of a thousand sightings then holds 256 places of the server's lock
-//! table at most (which has 6,400 by default), and changes of a few people still run side by side nearly always.
-//! `SERIALIZABLE` would need no locks of ours, but large batches that run side by side would then undo each other again
-//! and again, since PostgreSQL notes what they read by the page.
+//! Ids share 256 locks, by their first byte: a batch of a thousand sightings then holds at most 256 entries of the server's
+//! lock table (which has 6,400 by default), and changes of a few people still nearly always run concurrently. `SERIALIZABLE`
+//! would not need these locks, but large concurrent batches would then abort each other again and again, since PostgreSQL
+//! tracks what they read by page.
 //!
 //! # Outages
-//! Reads are on the way of decisions: while the server is away, only one of them asks it twice a second, the others fail
-//! at once. A connection whose work did not end is closed, not used again.
+//! Decisions wait for reads: while the server is down, only one read tries it twice a second, and the others fail at once. A
+//! connection whose work did not complete is closed instead of reused.
 
 mod accounts;
 mod config;
@@ -43,17 +43,18 @@ use crate::StoreError;
 /// The engine's name in errors.
 const ENGINE: &str = "postgres";
 
-/// Begins a change. Each statement has to see what others committed before its locks were granted, whatever the
-/// database's default is. A lock is waited for 4 s: longer than any batch takes to write, shorter than a write's time-out.
-/// A process that falls silent in the middle (it sleeps, or the network is cut) holds others up for 10 s at most.
+/// Begins a change. Each statement has to see what others committed before its locks were granted, whatever the database's
+/// default isolation level is. The wait for a lock is limited to 4 s: longer than any batch takes to write, shorter than the
+/// timeout of a write. A process that goes silent in the middle (because it is suspended or the network is cut) holds others up
+/// for at most 10 s.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '4s'; \
      SET LOCAL idle_in_transaction_session_timeout = '10s'";
 
-/// Marks our locks among the advisory locks of the database: `SFid`.
+/// Distinguishes our locks from other advisory locks of the database: `SFid`.
 const LOCK_SPACE: i32 = i32::from_be_bytes(*b"SFid");
 
-/// How often a change begins anew because people merged while it waited for their locks. Each time that happens, others
-/// have got on; a person merges a few times in a lifetime.
+/// How often a change is attempted while people merge as it waits for their locks. Each time that happens, other changes have
+/// made progress; a person merges only a few times in a lifetime.
 const ROUNDS: usize = 8;
 
 /// The identity graph in a PostgreSQL database.
@@ -67,12 +68,12 @@ pub struct PostgresIdentities {
 }
 
 impl PostgresIdentities {
-    /// Connects and brings the tables up to date; those of a newer build are taken as they are. Takes 10 s at most; a server
-    /// that just starts is waited for half of that. Any number of processes may do this at once.
+    /// Connects and brings the tables up to date; those of a newer build are used as they are. Takes at most 10 s; waits up to
+    /// half of that for a server that is just starting. Any number of processes may do this at once.
     ///
     /// # Errors
-    /// [`StoreError::Misconfigured`], naming the settings to look at, when the server cannot be reached, refuses the user,
-    /// has no such database, or has tables that are none of ours.
+    /// [`StoreError::Misconfigured`], naming the settings to check, when the server cannot be reached, refuses the user, has no
+    /// such database, or has tables that are not ours.
     pub async fn connect(config: PostgresConfig) -> Result<Self, StoreError> {
         Ok(Self {
             pool: connection::open(&config).await?,
@@ -83,12 +84,12 @@ impl PostgresIdentities {
         })
     }
 
-    /// Waits for what runs and closes all connections. Later calls fail.
+    /// Waits for running operations and closes all connections. Later calls fail.
     pub async fn close(&self) {
         self.pool.close().await;
     }
 
-    /// The result of a read, if it comes in time.
+    /// Returns the result of a read if it completes in time.
     async fn read<T>(&self, work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
         self.outage.ask()?;
         let result = within(self.read_timeout, work).await;
@@ -96,7 +97,7 @@ impl PostgresIdentities {
         result
     }
 
-    /// The people that own these ids.
+    /// Returns the people that own these ids.
     async fn owners(&self, ids: &[UniversalId]) -> Result<Owners, StoreError> {
         if ids.is_empty() {
             return Ok(Owners::new([]));
@@ -110,7 +111,7 @@ impl PostgresIdentities {
         .await
     }
 
-    /// Those of `sightings` that are not recorded.
+    /// Returns those of `sightings` that are not recorded.
     async fn news<'a>(&self, sightings: &[(u64, &'a Sighting)]) -> Result<Vec<&'a Sighting>, StoreError> {
         let (ids, pairs) = traces(sightings);
         let mut lease = Lease::take(&self.pool).await?;
@@ -166,7 +167,7 @@ impl PostgresIdentities {
     }
 }
 
-/// The locks of ids and of the people that own them now.
+/// Returns the locks of ids and of the people that own them now.
 async fn locks_of(connection: &mut PgConnection, ids: &[UniversalId]) -> Result<BTreeSet<i32>, StoreError> {
     let mut locks: BTreeSet<i32> = ids.iter().map(lock_of).collect();
     let members = rows::members(connection, ids).await?;
@@ -174,8 +175,8 @@ async fn locks_of(connection: &mut PgConnection, ids: &[UniversalId]) -> Result<
     Ok(locks)
 }
 
-/// Takes locks and answers every identifier of the people that own any of `ids`. `None` where one of these people is not locked,
-/// after adding what is to be locked too.
+/// Takes locks and returns every identifier of the people that own any of `ids`. If one of these people is not locked, adds the
+/// missing locks to `locks` and returns `None`.
 async fn locked(
     transaction: &mut PgConnection,
     ids: &[UniversalId],
@@ -195,13 +196,13 @@ fn restless() -> StoreError {
     unavailable("the people in question merge faster than they can be locked")
 }
 
-/// The lock that stands for an id.
+/// Returns the lock that stands for an id.
 fn lock_of(id: &UniversalId) -> i32 {
     let digits = id.as_str().get(3..5).expect("an id has 32 digits after `sf_`");
     i32::from_str_radix(digits, 16).expect("an id's digits are hexadecimal")
 }
 
-/// The result of `work`, if it comes in time.
+/// Returns the result of `work` if it completes in time.
 async fn within<T>(
     limit: Duration,
     work: impl Future<Output = Result<T, StoreError>>,

@@ -1,7 +1,7 @@
 //! The embedded identity graph: SQLite, `identity.db`.
 //!
-//! Steady traffic shows the same sightings again and again. Those met recently are known by a fingerprint in memory and
-//! cost nothing; those recorded longer ago cost two reads; only news is written.
+//! Steady traffic repeats the same sightings again and again. Those seen recently are recognized by a fingerprint in memory and
+//! cost nothing; those recorded longer ago cost two reads; only new ones are written.
 
 mod accounts;
 
@@ -61,12 +61,12 @@ impl SqliteIdentities {
         })
     }
 
-    /// Waits for what runs and closes the file. Later calls fail.
+    /// Waits for running operations and closes the file. Later calls fail.
     pub async fn close(&self) {
         self.database.close().await;
     }
 
-    /// Loads what `sightings` touch, under the lock of `transaction`.
+    /// Loads the part of the graph that `sightings` touch, under the lock of `transaction`.
     async fn load(
         &self,
         transaction: &mut Transaction<'static, Sqlite>,
@@ -78,7 +78,7 @@ impl SqliteIdentities {
         Ok(Graph::new(stored, known))
     }
 
-    /// The people that own these ids.
+    /// Returns the people that own these ids.
     async fn owners(&self, ids: &[UniversalId]) -> Result<Owners, StoreError> {
         Ok(Owners::new(members(self.database.readers(), ids).await?))
     }
@@ -163,8 +163,8 @@ impl Identities for SqliteIdentities {
     }
 }
 
-/// Erases ids. Pairs are found by their first id, as they are stored: it belongs to the same person as the second or, where a weak
-/// identifier stayed with somebody else, to a person that the history names beside it.
+/// Erases ids. Pairs are found by their first id, because they are indexed by it: it belongs to the same person as the second
+/// or, if a weak identifier stayed with somebody else, to a person that the history names together with it.
 async fn erase(
     transaction: &mut Transaction<'static, Sqlite>,
     ids: &[UniversalId],
@@ -219,7 +219,7 @@ async fn erase(
     })
 }
 
-/// Gives identifiers another canonical id.
+/// Changes the canonical ids of identifiers.
 const MOVE: &str = "\
 UPDATE resolved_identities SET canonical_id = change.value ->> 1 FROM json_each(?1) AS change \
 WHERE universal_id = change.value ->> 0";
@@ -239,7 +239,7 @@ fn audit_entry(row: &sqlx::sqlite::SqliteRow) -> Result<AuditEntry, StoreError> 
     columns::audit_entry(&row).map_err(|column| malformed("identity_audit_log", column))
 }
 
-/// Every identifier of the people that own any of `ids`.
+/// Returns every identifier of the people that own any of `ids`.
 async fn members(executor: impl SqliteExecutor<'_>, ids: &[UniversalId]) -> Result<Vec<Member>, StoreError> {
     let rows = sqlx::query(
         "SELECT identifier_type, identifier_value, canonical_id, has_events FROM resolved_identities \
@@ -264,7 +264,7 @@ async fn members(executor: impl SqliteExecutor<'_>, ids: &[UniversalId]) -> Resu
     Ok(members)
 }
 
-/// Which of `ids` have events.
+/// Returns those of `ids` that have events.
 async fn with_events(
     executor: impl SqliteExecutor<'_>,
     ids: &[UniversalId],
@@ -283,7 +283,7 @@ async fn with_events(
     Ok(at_positions(ids, &positions))
 }
 
-/// Which of `pairs` were seen together before.
+/// Returns those of `pairs` that were seen together before.
 async fn known_pairs(executor: impl SqliteExecutor<'_>, pairs: &[Pair]) -> Result<HashSet<Pair>, StoreError> {
     if pairs.is_empty() {
         return Ok(Default::default());
@@ -299,7 +299,7 @@ async fn known_pairs(executor: impl SqliteExecutor<'_>, pairs: &[Pair]) -> Resul
     Ok(at_positions(pairs, &positions))
 }
 
-/// Stores changes, one statement a table.
+/// Stores changes, with one statement per table.
 async fn store(transaction: &mut Transaction<'static, Sqlite>, changes: Changes) -> Result<(), StoreError> {
     let created: Vec<_> = changes
         .created

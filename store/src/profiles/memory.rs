@@ -1,4 +1,4 @@
-//! The embedded profile store: memory, bounded, most useful profiles kept.
+//! The embedded profile store: bounded memory that keeps the most useful profiles.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,21 +10,21 @@ use tokio::time::Instant;
 use super::{Profiles, Seen, Update};
 use crate::StoreError;
 
-/// What an entry costs besides its profile: the id (35 bytes), the allocation of its bytes and the cache's own entry.
+/// Cost of an entry in addition to its profile: the id (35 bytes), the allocation of its bytes and the cache's own entry.
 const OVERHEAD_BYTES: usize = 160;
 
-/// Size of a usual entry, from which the cache guesses how many it will hold.
+/// Size of a typical entry, from which the cache estimates how many entries it will hold.
 const USUAL_BYTES: u64 = 512;
 
-/// Bounds of the profiles in memory.
+/// Limits of the profiles in memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemoryProfilesConfig {
-    /// Bytes of profiles kept at most; those least used make room for others. 64 MiB by default: 100,000 people with a
-    /// usual history, 16,000 with the longest.
+    /// Maximum size of the stored profiles in bytes; the least used make room for others. 64 MiB by default: 100,000 people
+    /// with a typical history, 16,000 with the longest.
     pub capacity_bytes: u64,
-    /// After how long a profile counts as missing, so that it is read anew from the event store. `None`, the default,
-    /// is right where the consumer that learns of events shares this memory; where it is another process, this is how
-    /// old a decision's knowledge may be.
+    /// Age at which a profile counts as missing, so that it is read again from the event store. `None`, the default, is right
+    /// if the consumer that receives the events shares this memory; if it is another process, this is how outdated the
+    /// knowledge of a decision may be.
     pub max_age: Option<Duration>,
 }
 
@@ -46,7 +46,7 @@ pub struct MemoryProfiles {
 
 #[derive(Debug, Clone)]
 struct Entry {
-    /// In its stored form, a fraction of what the same profile takes when it is spread out.
+    /// The stored form, which takes a fraction of the memory of the decoded profile.
     bytes: Arc<[u8]>,
     stored_at: Instant,
 }
@@ -61,7 +61,7 @@ impl Weighter<UniversalId, Entry> for ByBytes {
 }
 
 impl MemoryProfiles {
-    /// An empty store.
+    /// Creates an empty store.
     pub fn new(config: &MemoryProfilesConfig) -> Self {
         let usual_count = usize::try_from(config.capacity_bytes / USUAL_BYTES).unwrap_or(usize::MAX);
         Self {
@@ -96,7 +96,7 @@ impl Profiles for MemoryProfiles {
         Ok(ids.iter().map(|id| self.get_one(id)).collect())
     }
 
-    /// Nothing has to be remembered of a look: this memory has one writer.
+    /// `Seen` stays empty: this memory has a single writer.
     async fn look(&self, ids: &[UniversalId]) -> Result<Vec<Option<(Profile, Seen)>>, StoreError> {
         let looks = ids.iter().map(|id| Some((self.get_one(id)?, Seen::default())));
         Ok(looks.collect())

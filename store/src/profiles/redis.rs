@@ -1,23 +1,23 @@
 //! The profile store that scales out: Redis.
 //!
-//! A profile counts only while it knows everything that the event store knows of its person. Redis alone cannot promise
-//! that: it may lose its memory and start from an old snapshot, and two consumers may for a moment hold the same person,
-//! while partitions move between them. Both are made harmless here, by turning a doubtful profile into a missing one,
+//! A profile is valid only while it reflects everything that the event store knows about its person. Redis alone cannot
+//! guarantee that: it may lose its memory and start from an old snapshot, and two consumers may for a moment hold the same
+//! person, while partitions move between them. Both are made harmless here by turning a doubtful profile into a missing one,
 //! which its reader rebuilds from the events:
-//! - **A server that started anew is an empty one.** Every value carries the run id of the server process that it was
-//!   written to, and counts as missing on any other. A connection learns the run id before it is used for anything else,
-//!   so that not even the first read after a restart or a failover sees an old value. Nothing is deleted for that: the
-//!   next put replaces the value.
-//! - **Nobody overwrites what it does not know.** An update says what it was made of. A put, whose profile was made from events,
-//!   first looks at what is there: profiles are sets that only grow, so it can tell whether the new one holds all of the old
-//!   one. Redis then replaces the value only if it is still the one that was looked at, in the same life of the server.
-//!   Otherwise two writers have met, or something was lost, and nobody may know everything: the profile is disputed. For a
-//!   minute it then counts as missing and nobody may put it, until whatever others had in hand is settled.
+//! - **A server that has restarted counts as empty.** Every value carries the run id of the server process to which it was
+//!   written, and counts as missing on any other. A connection learns the run id before it is used for anything else, so that
+//!   not even the first read after a restart or a failover sees an old value. Nothing is deleted for that: the next put
+//!   replaces the value.
+//! - **Nobody overwrites what it does not know.** An update says what it was derived from. A put, whose profile was built from
+//!   events, first reads the stored value: profiles are sets that only grow, so it can tell whether the new one contains all of
+//!   the old one. Redis then replaces the value only if it is still the one that was read, in the same run of the server
+//!   process. Otherwise two writers have collided, or something was lost, and possibly neither version is complete: the profile
+//!   is disputed. For a minute it then counts as missing and nobody may put it, until all writes in flight have completed.
 //!
-//! Loss of the connection costs callers no time. The first to notice fails after the response time-out at the latest, all
-//! others fail at once until the connection, which is made again in the background, is back.
+//! Losing the connection does not make callers wait. The first caller to notice fails after the response timeout at the latest;
+//! all others fail at once until the connection, which is restored in the background, is back.
 //!
-//! One server (with or without replicas), no cluster: a read asks for many keys at once.
+//! Supports a single server (with or without replicas), not a cluster: a read requests many keys at once.
 
 mod config;
 mod connection;
@@ -37,27 +37,28 @@ use crate::{StoreError, metrics::ProfileCounters};
 /// The engine's name in errors.
 const ENGINE: &str = "redis";
 
-/// Profiles that are read or put in one exchange. At 4 kB, the most that one takes, an answer has 0.8 MB: some 7 ms on a
-/// network of 1 Gbit/s, well below the response time-out; and Redis is busy with it for less than 1 ms.
+/// Profiles read or put in one round trip. At 4 kB, the maximum size of a profile, a response has 0.8 MB: about 7 ms on a
+/// network of 1 Gbit/s, well below the response timeout; and it keeps Redis busy for less than 1 ms.
 const PROFILES_AT_ONCE: usize = 200;
 
-/// Exchanges under way at once: while the server works on one, another travels and a third is read here.
+/// Round trips in flight at once: while the server works on one, another is on the network and a third is decoded here.
 const EXCHANGES_AT_ONCE: usize = 4;
 
-/// Keys looked at and deleted in one exchange when all profiles are forgotten, for the same reason.
+/// Keys scanned and deleted in one round trip when all profiles are forgotten, for the same reason.
 const KEYS_AT_ONCE: usize = 1_000;
 
-/// How long a profile stays disputed: longer than anybody takes from reading a person's events to putting what follows
-/// from them.
+/// How long a profile stays disputed: longer than any writer takes from reading a person's events to putting the resulting
+/// profile.
 const DISPUTE_SECONDS: u64 = 60;
 
-/// What stands for a disputed profile, after the stamp: a version that no profile has.
+/// The value of a disputed profile, after the stamp: a version that no profile has.
 const DISPUTED: &[u8] = &[0];
 
-/// Replaces each value that is still the one that was looked at, or is already what it is to become: somebody else has taken in
-/// the same events. Any other is disputed from now on. Answers how many are disputed in the end. An empty text stands for no
-/// value: none of ours is empty. One call for many keys, because calling a script costs the server more than what this one does
-/// for a key; and a value is read by the command that replaces it, since each command of a script costs as much again.
+/// Replaces each value that is still the one that was looked up, or that already equals the new one because another writer has
+/// applied the same events. Any other is marked as disputed. Returns how many are disputed in the end. An empty string stands
+/// for no value: none of our values is empty. It is one call for many keys, because calling a script costs the server more than
+/// this script's work for one key. The old value is read by the command that replaces it, since each command of a script costs
+/// as much again.
 const REPLACE: &str = "local disputed = 0 \
      for i, key in ipairs(KEYS) do \
      local after = ARGV[3 * i + 1] \
@@ -75,44 +76,44 @@ pub struct RedisProfiles {
     counters: ProfileCounters,
 }
 
-/// A value that is to be replaced.
+/// A replacement of a stored value.
 struct Change<'a> {
     key: String,
-    /// What it was looked at with; empty where there was none.
+    /// The value that was looked up; empty if there was none.
     before: &'a [u8],
     after: Vec<u8>,
-    /// For how long it is kept.
+    /// How long the new value is kept.
     seconds: u64,
 }
 
-/// What a value says.
+/// The meaning of a stored value.
 #[expect(
     clippy::large_enum_variant,
     reason = "it lives as long as one look at a value"
 )]
 enum Found {
-    /// Nothing: there is none, or none that this build or this life of the server has written.
+    /// There is no value, or none written by this build in this run of the server process.
     Nothing,
     Disputed,
     Known(Profile),
 }
 
 impl RedisProfiles {
-    /// Connects. Takes 10 s at most; a server that just starts is waited for half of that.
+    /// Connects. Takes at most 10 s; waits up to half of that for a server that is just starting.
     ///
     /// # Errors
-    /// [`StoreError::Misconfigured`], naming the settings to look at, when the server cannot be reached, refuses the
-    /// password or does not let the user do what is needed.
+    /// [`StoreError::Misconfigured`], naming the settings to check, when the server cannot be reached, refuses the password or
+    /// does not grant the user the required permissions.
     pub async fn connect(config: RedisConfig) -> Result<Self, StoreError> {
         Self::open(config, false).await
     }
 
-    /// The same for those who can do without: a server that cannot be reached is told in the log, naming the settings to
-    /// look at, and used as soon as it answers. Until then every call fails at once.
+    /// As [`RedisProfiles::connect`], for callers that can work without Redis: a server that cannot be reached is reported in
+    /// the log, naming the settings to check, and used as soon as it responds. Until then every call fails at once.
     ///
     /// # Errors
-    /// [`StoreError::Misconfigured`], naming the settings to look at, when the server refuses the password, speaks TLS
-    /// otherwise than configured or does not let the user do what is needed.
+    /// [`StoreError::Misconfigured`], naming the settings to check, when the server refuses the password, uses TLS differently
+    /// than configured or does not grant the user the required permissions.
     pub async fn connect_or_go_on(config: RedisConfig) -> Result<Self, StoreError> {
         Self::open(config, true).await
     }
@@ -126,7 +127,7 @@ impl RedisProfiles {
         })
     }
 
-    /// Counts what happens to profiles in `registry`.
+    /// Registers the metrics of the profiles in `registry`.
     pub fn register_metrics(&self, registry: &mut Registry) {
         self.counters.register(registry);
     }
@@ -135,7 +136,7 @@ impl RedisProfiles {
         [&self.key_prefix, id.as_str()].concat()
     }
 
-    /// The values under the keys of `ids`, as they are.
+    /// Returns the raw values under the keys of `ids`.
     async fn values(
         &self,
         session: &Session,
@@ -170,7 +171,7 @@ impl RedisProfiles {
         }
     }
 
-    /// Looks at as many as fit into one exchange.
+    /// Looks up as many profiles as fit into one round trip.
     async fn look_at_some(&self, ids: &[UniversalId]) -> Result<Vec<Option<(Profile, Seen)>>, StoreError> {
         let session = self.link.session()?;
         let values = self.values(&session, ids.iter()).await?;
@@ -183,24 +184,24 @@ impl RedisProfiles {
         Ok(looks.collect())
     }
 
-    /// Reads as many as fit into one exchange.
+    /// Reads as many profiles as fit into one round trip.
     async fn get_some(&self, ids: &[UniversalId]) -> Result<Vec<Option<Profile>>, StoreError> {
         let looks = self.look_at_some(ids).await?.into_iter();
         Ok(looks.map(|look| look.map(|(profile, _)| profile)).collect())
     }
 
-    /// Updates as many as fit into one exchange.
+    /// Updates as many profiles as fit into one round trip.
     async fn update_some(&self, updates: &[Update]) -> Result<(), StoreError> {
         let session = self.link.session()?;
         let changes = updates.iter().map(|Update { id, profile, seen }| {
-            // What others wrote since the server's former life may be lost, and the value be as it was seen.
+            // If the server has restarted since the lookup, writes of others may be lost and the value be the same as before.
             let is_whole = seen.0.starts_with(&session.stamp);
             self.change(&session, id, &seen.0, is_whole.then_some(profile))
         });
         self.replace(&session, changes.collect()).await
     }
 
-    /// Puts as many as fit into one exchange.
+    /// Puts as many profiles as fit into one round trip.
     async fn put_some(&self, profiles: &[(UniversalId, Profile)]) -> Result<(), StoreError> {
         let session = self.link.session()?;
         let before = self.values(&session, profiles.iter().map(|(id, _)| id)).await?;
@@ -217,7 +218,7 @@ impl RedisProfiles {
         self.replace(&session, changes).await
     }
 
-    /// The change of a value that was looked at to a profile, or to a disputed one.
+    /// Builds the change of a looked-up value to a profile, or to a disputed one if `profile` is `None`.
     fn change<'a>(
         &self,
         session: &Session,
@@ -240,7 +241,7 @@ impl RedisProfiles {
         }
     }
 
-    /// Makes the changes, each where the value is still the one that was looked at.
+    /// Applies each change if the value is still the one that was looked up.
     async fn replace(&self, session: &Session, changes: Vec<Change<'_>>) -> Result<(), StoreError> {
         if changes.is_empty() {
             return Ok(());
@@ -264,7 +265,7 @@ impl RedisProfiles {
     }
 }
 
-/// Whether `new` knows all that `old` knows, as far as a profile's room goes.
+/// Returns whether `new` contains all that `old` contains, as far as the size limit of a profile allows.
 fn holds_all_of(new: &Profile, old: &Profile) -> bool {
     let mut both = new.clone();
     both.merge(old);

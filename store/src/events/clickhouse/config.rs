@@ -1,4 +1,4 @@
-//! `[clickhouse]`: where the server is and how it is used.
+//! `[clickhouse]`: address and settings of the server.
 
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -7,21 +7,21 @@ use serde::Deserialize;
 
 use crate::server::{self, InvalidHost, NotPem};
 
-/// Port of the server's HTTP interface, and of the same with TLS: the server's own defaults.
+/// Ports of the server's HTTP interface, without and with TLS: the server's own defaults.
 const PORT: u16 = 8123;
 const SECURE_PORT: u16 = 8443;
 
-/// Twenty years: whoever wants more wants no limit. The server reckons ages in seconds of 32 bits, which end in 2106: of a day beyond,
-/// it believes that it has long been, and drops everything.
+/// Twenty years: more amounts to no limit. The server computes expiry times in seconds of 32 bits, which end in 2106: it takes
+/// a day beyond that for one long past, and drops everything.
 const TTL_DAYS: RangeInclusive<u64> = 1..=7_300;
 
-/// From a quick answer within a rack to a slow one around the world.
+/// From a fast response within a rack to a slow one around the world.
 const CONNECT_TIMEOUT_MS: RangeInclusive<u64> = 10..=8_000;
 
-/// Long enough for one query of a person, short enough for a server that hangs to be noticed.
+/// Long enough for one query about a person, short enough to notice a server that hangs.
 const REQUEST_TIMEOUT_SECONDS: RangeInclusive<u64> = 1..=600;
 
-/// `[clickhouse]` as it stands in the configuration. Every key may be left out; without `host` the embedded store is used.
+/// `[clickhouse]` as written in the configuration. All keys are optional; without `host` the embedded store is used.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawClickHouseConfig {
@@ -29,24 +29,25 @@ pub struct RawClickHouseConfig {
     pub host: Option<String>,
     /// Port of its HTTP interface. Default 8123, with `secure` 8443.
     pub port: Option<u16>,
-    /// The database, made when it is missing. Default `sendflowr`.
+    /// The database, created if it is missing. Default `sendflowr`.
     pub database: String,
     /// The user. Default `default`.
     pub user: String,
     /// The user's password. Default: none.
     pub password: Secret,
-    /// Whether to speak HTTPS. Default `false`.
+    /// Whether to use HTTPS. Default `false`.
     pub secure: bool,
-    /// Certificates, PEM, that vouch for the server instead of the system's. Needs `secure`. Default: the system's.
+    /// CA certificates, PEM, that the server is verified against instead of the system's. Requires `secure`. Default: the
+    /// system's.
     pub ca: Option<String>,
     /// Whether bodies are compressed with LZ4. Default `true`: it costs less than sending ten times as much.
     pub compression: bool,
-    /// Days after which events and sending times are dropped; the consumer sees to it. 1 to 7,300. Default: never. Explanations
-    /// are dropped after 90 days, or after these if they are fewer.
+    /// Days after which events and sending times are dropped, as set up by the consumer. 1 to 7,300. Default: never.
+    /// Explanations are dropped after 90 days, or after this number of days if it is lower.
     pub ttl_days: Option<u64>,
-    /// Longest wait for a connection. 10 to 8,000, default 3,000: two lost packets are sent again within it.
+    /// Longest wait for a connection. 10 to 8,000, default 3,000: two lost packets are retransmitted within it.
     pub connect_timeout_ms: u64,
-    /// Longest wait for an answer. 1 to 600, default 30: a write takes milliseconds, counting everything seconds.
+    /// Longest wait for a response. 1 to 600, default 30: a write takes milliseconds, counting everything takes seconds.
     pub request_timeout_seconds: u64,
 }
 
@@ -85,38 +86,38 @@ pub struct ClickHouseConfig {
 }
 
 impl ClickHouseConfig {
-    /// Address of the HTTP interface.
+    /// Returns the address of the HTTP interface.
     pub(super) fn url(&self) -> String {
         let scheme = if self.secure { "https" } else { "http" };
         format!("{scheme}://{}/", self.address())
     }
 
-    /// Host and port, for messages.
+    /// Returns host and port, for messages.
     pub fn address(&self) -> String {
         server::address(&self.host, self.port)
     }
 }
 
-/// A key of `[clickhouse]` has a value that cannot work.
+/// A key of `[clickhouse]` has an invalid value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidClickHouseConfig {
-    /// No server, or more than its name or address.
+    /// No host is set, or it is more than a name or address.
     #[error(transparent)]
     Host(#[from] InvalidHost),
-    /// A name that would have to be quoted.
+    /// The name of the database would have to be quoted.
     #[error("`clickhouse.database` is `{0}`, it must be 1 to 64 letters, digits and `_`, not a digit first")]
     Database(String),
-    /// Nobody.
+    /// The user is empty.
     #[error("`clickhouse.user` is empty")]
     User,
-    /// Certificates without TLS.
+    /// CA certificates are set without TLS.
     #[error("`clickhouse.ca` is set, but `clickhouse.secure` is not, so nothing would be checked")]
     CaWithoutTls,
-    /// Certificates that are none.
+    /// The CA certificates are not PEM text.
     #[error(transparent)]
     NotPem(#[from] NotPem),
-    /// A number outside its range.
+    /// A number is outside its range.
     #[error(transparent)]
     OutOfRange(#[from] OutOfRange),
 }

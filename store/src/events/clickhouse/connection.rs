@@ -15,14 +15,13 @@ use rustls::{
 use super::{config::ClickHouseConfig, error::misconfigured};
 use crate::StoreError;
 
-/// How long a connection may lie idle before it is not used again: less than the 3 s after which a server with its own
-/// defaults may close it.
+/// How long an idle connection may be reused: less than the 3 s after which a server with default settings may close it.
 const IDLE: Duration = Duration::from_secs(2);
 
-/// How often an open connection is probed, so that one to a server that vanished is noticed.
+/// How often an open connection is probed, so that a server that vanished is noticed.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
-/// A client without a database, for making it.
+/// Creates a client without a database, for creating the database.
 pub(super) fn client(config: &ClickHouseConfig) -> Result<Client, StoreError> {
     let mut connector = HttpConnector::new();
     connector.set_connect_timeout(Some(config.connect_timeout));
@@ -52,9 +51,9 @@ pub(super) fn client(config: &ClickHouseConfig) -> Result<Client, StoreError> {
         .with_password(config.password.expose())
         .with_product_info("sendflowr", env!("CARGO_PKG_VERSION"))
         .with_compression(compression)
-        // The migrations see to it that the tables are those that the rows are written for.
+        // The migrations ensure that the tables match the row types.
         .with_validation(false)
-        // The server stops too when nobody waits any more.
+        // The server stops as well when nobody waits any more.
         .with_setting("max_execution_time", config.request_timeout.as_secs().to_string()))
 }
 

@@ -1,9 +1,10 @@
-//! Finding and erasing all that is stored about a person.
+//! Finds and erases everything that is stored about a person.
 //!
-//! Rows are erased by the server's lightweight `DELETE`: when it has ended no query sees them any more, and it writes no more than a
-//! mask beside each part that held some. To rewrite the parts themselves (`ALTER TABLE … DELETE`) would take a person's mails of a year
-//! the whole table, hundreds of gigabytes where much is sent. The rows leave the disk when their part is merged, or all at once by
-//! `ALTER TABLE … APPLY DELETED MASK`, for any number of people together; `docs/deployment.md` tells of it.
+//! Rows are erased by the server's lightweight `DELETE`: when it has completed, no query sees them any more, and it writes only
+//! a mask next to each part that held some. Rewriting the parts themselves (`ALTER TABLE … DELETE`) would, for the mails that
+//! one person got in a year, rewrite the whole table, hundreds of gigabytes with high volumes. The rows leave the disk when
+//! their part is merged, or all at once by `ALTER TABLE … APPLY DELETED MASK`, for any number of people together; see
+//! `docs/deployment.md`.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -13,12 +14,12 @@ use event::UniversalId;
 use super::{MESSAGES_PER_QUERY, PEOPLE_PER_QUERY, person_key, within};
 use crate::{StoreError, events::Holdings};
 
-/// How long one of these statements may take. Explanations are not in the order of people, so that a column of all of them is read:
-/// a minute for a hundred million. A deletion also waits for merges of the parts in question, and those of large parts take long.
+/// Time limit for one of these statements. Explanations are not ordered by person, so that a whole column of them is read: a
+/// minute for a hundred million. A deletion also waits for merges of the parts involved, and those of large parts take long.
 const STATEMENT_WITHIN: Duration = Duration::from_secs(3_600);
 
-/// Times of sending are found by the events that tell them, so the events go later; who has events at all is asked last.
-/// Whatever a failure leaves, the same ids find it again.
+/// Sending times are found through the events that record them, so the events are erased later; the keys that tell who has
+/// events at all are erased last. Whatever a failure leaves, erasing the same ids again finds it.
 pub(super) async fn erase(client: &Client, ids: &[UniversalId]) -> Result<Holdings, StoreError> {
     let held = holdings(client, ids).await?;
     for keys in sent_messages(client, ids).await?.chunks(MESSAGES_PER_QUERY) {
@@ -78,7 +79,7 @@ pub(super) async fn explanations_about(
     Ok(references.into_iter().collect())
 }
 
-/// Keys in `message_sent_times` of all messages to these people, as the table's view computes them.
+/// Returns the keys in `message_sent_times` of all messages to these people, as the table's view computes them.
 async fn sent_messages(client: &Client, ids: &[UniversalId]) -> Result<Vec<u64>, StoreError> {
     let mut keys = Vec::new();
     for some in ids.chunks(PEOPLE_PER_QUERY) {
@@ -93,7 +94,7 @@ async fn sent_messages(client: &Client, ids: &[UniversalId]) -> Result<Vec<u64>,
     Ok(keys)
 }
 
-/// A statement that may take long. A deletion has happened on all replicas when it ends.
+/// Builds a statement that may take long. When a deletion completes, it has happened on all replicas.
 fn statement(client: &Client, sql: &str) -> Query {
     client
         .query(sql)

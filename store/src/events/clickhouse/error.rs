@@ -1,7 +1,7 @@
-//! What the server's errors mean to whoever called.
+//! Maps the server's errors to what they mean to the caller.
 //!
-//! The server tells what went wrong by a number. Its words may quote the data, so that only the number and its name go on
-//! from here.
+//! The server identifies an error by a number. Its message may quote the data, so that only the number and its name are passed
+//! on.
 
 use std::time::Duration;
 
@@ -10,34 +10,34 @@ use clickhouse::error::Error;
 use super::{ENGINE, config::ClickHouseConfig};
 use crate::StoreError;
 
-/// What is told about a refused user, with the settings to look at.
+/// Message for a refused user, with the settings to check.
 const WRONG_USER: &str = "the server refuses the user: look at `clickhouse.user` and `clickhouse.password`";
 
-/// What is told about a right that the user has not.
+/// Message for a permission that the user lacks.
 const MISSING_RIGHT: &str = "the user may not do what is needed: grant `clickhouse.user` SELECT, INSERT, CREATE TABLE, \
                              CREATE VIEW, DROP VIEW and ALTER on the database of `clickhouse.database`, and CREATE DATABASE \
                              if it is missing";
 
-/// What is told about tables that are not as the migrations make them.
-const WRONG_SCHEMA: &str = "the server has not the tables of this build or does not take its statements: look at \
+/// Message for tables that are not as the migrations create them.
+const WRONG_SCHEMA: &str = "the server lacks the tables of this build or rejects its statements: look at \
                             `clickhouse.database` and at the server's version, which must be 25.3 or newer";
 
 /// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
-    /// No connection, or a broken one.
+    /// The connection could not be established, or broke.
     #[error("{0}")]
     Network(String),
-    /// Nothing came.
+    /// No response arrived in time.
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
-    /// Something that is not the server answered, a proxy without a server behind it for example.
-    #[error("the answer is not of ClickHouse")]
+    /// Something other than the server responded, for example a proxy without a server behind it.
+    #[error("the response is not from ClickHouse")]
     Foreign,
     /// The server refused the request.
     #[error("server error {code} ({name})")]
     Server { code: u32, name: String },
-    /// The answer is not what was asked for.
+    /// The response does not have the expected form.
     #[error("an answer cannot be read: {0}")]
     Unreadable(String),
 }
@@ -49,11 +49,11 @@ enum Meaning {
     Data,
     /// The user or the password is wrong.
     User,
-    /// The user has not the right.
+    /// The user lacks a permission.
     Right,
     /// Tables, columns or statements are not as they should be.
     Schema,
-    /// It may pass: the server is busy, full or half started. Also every code that is not known here: trying again loses
+    /// It may pass: the server is busy, full or still starting. Includes every code that is not listed here: a retry loses
     /// nothing and shows in the retry counter.
     Passing,
 }
@@ -94,7 +94,7 @@ impl From<Error> for Failure {
             Error::BadResponse(text) => Self::of_answer(&text),
             Error::TimedOut => Self::Network("the connection stalled".to_owned()),
             Error::Network(source) => {
-                // The outermost error only says that something failed; the cause is at the bottom.
+                // The outermost error only says that something failed; the cause is the innermost.
                 let mut text = source.to_string();
                 let mut cause = source.source();
                 while let Some(error) = cause {
@@ -123,7 +123,7 @@ impl Failure {
                 .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
                 && !word.is_empty()
         };
-        // The last one: what stands before it may be data.
+        // The last one: text before it may be data.
         let name = rest
             .rsplit('(')
             .filter_map(|part| part.split_once(')').map(|(word, _)| word))
@@ -135,12 +135,12 @@ impl Failure {
         }
     }
 
-    /// Whether a table or database is not there.
+    /// Returns whether a table or database does not exist.
     pub(super) fn is_missing_table(&self) -> bool {
         matches!(self, Self::Server { code: 60 | 81, .. })
     }
 
-    /// The failure as it is told while the store opens: what cannot be reached was configured wrongly.
+    /// Returns the error to report while the store opens: a server that cannot be reached is treated as misconfigured.
     pub(super) fn at_start(self, config: &ClickHouseConfig) -> StoreError {
         let address = config.address();
         match self {
@@ -193,7 +193,8 @@ pub(super) fn misconfigured(message: String) -> StoreError {
     }
 }
 
-/// A stored row has not the form that this build writes. Names the place, never the content.
+/// Creates the error for a stored row that does not have the form this build writes. Names the table and column, never the
+/// content.
 pub(super) fn malformed(table: &str, column: &str) -> StoreError {
     misconfigured(format!(
         "`{table}` holds a row whose `{column}` this build cannot read"
@@ -225,7 +226,7 @@ mod tests {
         assert!(error.to_string().contains("grant `clickhouse.user`"));
         let error = told("Code: 81. DB::Exception: Database x does not exist. (UNKNOWN_DATABASE)");
         assert!(matches!(error, StoreError::Misconfigured { .. }));
-        // Without a body, only the header.
+        // Without a message, only the code.
         assert!(matches!(told("Code: 159"), StoreError::Unavailable { .. }));
     }
 

@@ -1,4 +1,4 @@
-//! Between events and rows.
+//! Conversions between events and rows.
 
 use clickhouse::Row;
 use event::{
@@ -18,7 +18,7 @@ use crate::{
 
 const EVENTS: &str = "email_events";
 
-/// A row of `email_events`; the fields are its columns. Times are milliseconds, as `DateTime64(3)` keeps them.
+/// A row of `email_events`; its fields are the columns. Times are in milliseconds, as in `DateTime64(3)`.
 #[derive(Row, Serialize, Deserialize)]
 pub(super) struct EventRow<'a> {
     event_id: &'a str,
@@ -113,7 +113,7 @@ impl<'a> From<&'a StoredEvent> for EventRow<'a> {
 }
 
 impl EventRow<'_> {
-    /// The event in the row.
+    /// Reads the event in the row.
     pub(super) fn read(&self) -> Result<StoredEvent, StoreError> {
         let owned = |text: Option<&str>| text.map(str::to_owned);
         let recipient_email_hash = match self.recipient_email_hash {
@@ -174,7 +174,7 @@ impl EventRow<'_> {
     }
 }
 
-/// What a profile takes in of a row of `email_events`.
+/// What a profile needs from a row of `email_events`.
 #[derive(Row, Deserialize)]
 pub(super) struct OccurrenceRow<'a> {
     pub(super) universal_id: &'a str,
@@ -202,7 +202,7 @@ impl OccurrenceRow<'_> {
     }
 }
 
-/// What the latency model learns of a delivered event.
+/// What the latency model learns from a delivered event.
 #[derive(Row, Deserialize)]
 pub(super) struct LatencyRow {
     universal_id: String,
@@ -216,7 +216,7 @@ pub(super) struct LatencyRow {
 }
 
 impl LatencyRow {
-    /// The sample, which stands for so many.
+    /// Converts the row to a sample that stands for `stands_for` deliveries.
     pub(super) fn read(self, stands_for: u32) -> Result<LatencySample, StoreError> {
         Ok(LatencySample {
             universal_id: universal_id(&self.universal_id, EVENTS)?,
@@ -357,7 +357,7 @@ fn trial(
     })
 }
 
-/// A moment that the row of a trial or forecast has.
+/// Reads a time that must be present in the row of a trial or forecast.
 fn moment(ms: Option<i64>, column: &str) -> Result<Timestamp, StoreError> {
     let ms = ms.ok_or_else(|| malformed(EXPLANATIONS, column))?;
     timestamp(ms, EXPLANATIONS, column)

@@ -1,10 +1,10 @@
-//! Bringing the database up to date.
+//! Brings the database up to date.
 //!
-//! Steps run once, in order, and are noted in `schema_migrations`. Every statement of a step may run again and beside
-//! itself (`IF NOT EXISTS`, `OR REPLACE`), because ClickHouse has no transactions: of several processes that start at once
-//! all may run a step, and one that dies in the middle leaves it to the next. A database of a newer build is taken as it is:
-//! steps only add, and what is older must keep working beside what is newer. A user who may only read and write can open a
-//! database that is up to date.
+//! Steps run once, in order, and are recorded in `schema_migrations`. Every statement of a step may run again and concurrently
+//! with itself (`IF NOT EXISTS`, `OR REPLACE`), because ClickHouse has no transactions: if several processes start at once, all
+//! of them may run a step, and a process that dies in the middle leaves the step to the next. A database of a newer build is
+//! used as it is: steps only add, and older builds must keep working next to newer ones. A user who may only read and write can
+//! open a database that is up to date.
 
 use clickhouse::{Client, Row, error::Error, sql::Identifier};
 use serde::{Deserialize, Serialize};
@@ -69,7 +69,7 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
     applied_at DateTime64(3, 'UTC') DEFAULT now64(3)
 ) ENGINE = ReplacingMergeTree ORDER BY version";
 
-/// Tables whose rows end after some time, the column that their age counts from, and the most days that they are kept.
+/// Tables whose rows expire, the column that determines their age, and the maximum number of days that they are kept.
 const AGEING: [(&str, &str, u64); 3] = [
     ("email_events", "timestamp", u64::MAX),
     ("message_sent_times", "sent_at", u64::MAX),
@@ -82,7 +82,7 @@ struct Applied {
     name: String,
 }
 
-/// Makes the database when it is missing. `server` is a client without a database.
+/// Creates the database if it is missing. `server` is a client without a database.
 pub(super) async fn make_database(server: &Client, config: &ClickHouseConfig) -> Result<(), Failure> {
     let database = Identifier(&config.database);
     let exists: u8 = server
@@ -90,11 +90,11 @@ pub(super) async fn make_database(server: &Client, config: &ClickHouseConfig) ->
         .bind(database)
         .fetch_one()
         .await?;
-    // Asked first: making what is there needs the right to make it.
+    // Checked first: `CREATE DATABASE` requires its permission even if the database exists.
     if exists == 0 {
         tracing::info!(
             clickhouse.database = config.database,
-            "the database `{}` is made",
+            "creating the database `{}`",
             config.database
         );
         server
@@ -147,7 +147,7 @@ async fn applied(client: &Client) -> Result<Vec<Applied>, Failure> {
     Ok(query.fetch_all().await?)
 }
 
-/// The statements of a step. A semicolon ends one; none stands in a text of theirs.
+/// Splits a step into its statements. Each ends with a semicolon; none of their string literals contains one.
 fn statements(sql: &str) -> Vec<String> {
     let lines = sql.lines().filter(|line| !line.trim_start().starts_with("--"));
     let code = lines.collect::<Vec<_>>().join("\n");
@@ -158,8 +158,8 @@ fn statements(sql: &str) -> Vec<String> {
         .collect()
 }
 
-/// Sets or removes the age after which rows are dropped. Changes nothing when it is as it should be, since a change
-/// rewrites what is stored.
+/// Sets or removes the age after which rows are dropped. Changes nothing if it is already right, since a change rewrites what
+/// is stored.
 pub(super) async fn set_ttl(client: &Client, ttl_days: Option<u64>) -> Result<(), Error> {
     for (table, column, most) in AGEING {
         let days = ttl_days.unwrap_or(u64::MAX).min(most);
@@ -181,14 +181,14 @@ pub(super) async fn set_ttl(client: &Client, ttl_days: Option<u64>) -> Result<()
         tracing::info!(
             clickhouse.table = table,
             clickhouse.ttl_days = days,
-            "the age after which rows of `{table}` are dropped changes"
+            "changing the age after which rows of `{table}` are dropped"
         );
         client.query_raw(&change).execute().await?;
     }
     Ok(())
 }
 
-/// The TTL in a table's definition, which ends where its settings begin.
+/// Returns the TTL in a table's definition, which ends where its settings begin.
 fn present_ttl(engine: &str) -> Option<&str> {
     let (_, rest) = engine.split_once(" TTL ")?;
     let (expression, _) = rest.split_once(" SETTINGS ").unwrap_or((rest, ""));
@@ -210,7 +210,7 @@ mod tests {
                     || statement.contains(" IF EXISTS ")
                     || statement.starts_with("CREATE OR REPLACE ")
                     || statement.contains(" MODIFY SETTING ")
-                    // A set: what is put into it again changes nothing.
+                    // A set: inserting the same rows again changes nothing.
                     || statement.starts_with("INSERT INTO known_people ");
                 assert!(may_run_again, "{statement}");
             }

@@ -1,4 +1,4 @@
-//! Between what decisions expect of the mail's way and rows.
+//! Conversions between forecasts and rows.
 
 use event::Timestamp;
 use sqlx::{
@@ -13,11 +13,11 @@ use crate::{
     sqlite::classify,
 };
 
-/// How many forecasts there are of a time.
+/// Counts the forecasts of a time span.
 pub(super) const COUNT: &str =
     "SELECT COUNT(*) FROM timing_forecasts WHERE decided_at >= ?1 AND decided_at < ?2";
 
-/// The newest forecasts of a time about people below an id, read in the order of the table.
+/// Selects the newest forecasts of a time span about people below an id, in the order of the table.
 pub(super) const NEWEST: &str = "\
 SELECT reference, universal_id, decided_at, trigger_at, target_at AS arrive_at, esp, mailbox_provider, campaign_id AS campaign \
 FROM timing_forecasts WHERE decided_at >= ?1 AND decided_at < ?2 AND universal_id < ?3 \
@@ -53,7 +53,7 @@ pub(super) async fn insert(
     Ok(())
 }
 
-/// A row of [`NEWEST`].
+/// Reads a row of [`NEWEST`].
 pub(super) fn read(row: &SqliteRow) -> Result<StoredForecast, StoreError> {
     Ok(StoredForecast {
         reference: row.try_get("reference").map_err(classify)?,
@@ -63,7 +63,7 @@ pub(super) fn read(row: &SqliteRow) -> Result<StoredForecast, StoreError> {
     })
 }
 
-/// The forecast in a row whose trigger is there.
+/// Reads the forecast in a row that has a trigger time.
 pub(super) fn forecast(row: &SqliteRow, trigger_at: Timestamp) -> Result<Forecast, StoreError> {
     Ok(Forecast {
         trigger_at,

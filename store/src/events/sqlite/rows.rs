@@ -1,4 +1,4 @@
-//! Between events and rows of `email_events`.
+//! Conversions between events and rows of `email_events`.
 
 use event::{
     BounceType, EmailHash, Event, EventType, MailboxProvider, Timestamp, UniversalId, profile::Occurrence,
@@ -18,7 +18,7 @@ campaign_name, message_id, subject, click_url, bounce_type, user_agent, ip_addre
 schema_version, account, mailbox_provider, identifiers, reason, tags, is_machine, provider_event_id, plugin, machine, \
 machine_reasons, delivery_latency_ms, trace_id) ";
 
-/// The newest events of one id; its columns are those that [`read`] takes.
+/// Selects the newest events of one id; the columns are those that [`read`] expects.
 pub(super) const HISTORY: &str = "\
 SELECT event_id, event_type, timestamp, esp, universal_id, recipient_email_hash, campaign_id, campaign_name, \
 message_id, subject, click_url, bounce_type, user_agent, ip_address, metadata, ingested_at, schema_version, account, \
@@ -26,7 +26,7 @@ mailbox_provider, identifiers, reason, tags, is_machine, provider_event_id, plug
 delivery_latency_ms, trace_id \
 FROM email_events WHERE universal_id = ?1 AND timestamp >= ?2 ORDER BY timestamp DESC, event_id DESC LIMIT ?3";
 
-/// The first events of one id behind a time and an event; its columns are those that [`read`] takes.
+/// Selects the first events of one id after a time and an event; the columns are those that [`read`] expects.
 pub(super) const PAGE: &str = "\
 SELECT event_id, event_type, timestamp, esp, universal_id, recipient_email_hash, campaign_id, campaign_name, \
 message_id, subject, click_url, bounce_type, user_agent, ip_address, metadata, ingested_at, schema_version, account, \
@@ -35,12 +35,12 @@ delivery_latency_ms, trace_id \
 FROM email_events WHERE universal_id = ?1 AND timestamp >= ?2 AND (timestamp, event_id) > (?2, ?3) \
 ORDER BY timestamp, event_id LIMIT ?4";
 
-/// What a profile takes in of the newest events of one id; its columns are those that [`occurrence`] takes.
+/// Selects what a profile needs of the newest events of one id; the columns are those that [`occurrence`] expects.
 pub(super) const OCCURRENCES: &str = "\
 SELECT event_type, timestamp, bounce_type, mailbox_provider, message_id, machine \
 FROM email_events WHERE universal_id = ?1 AND timestamp >= ?2 ORDER BY timestamp DESC, event_id DESC LIMIT ?3";
 
-/// The statement that stores events that are not there yet.
+/// Builds the statement that inserts events that are not stored yet.
 pub(super) fn insert(batch: &[StoredEvent]) -> QueryBuilder<Sqlite> {
     let mut insert = QueryBuilder::new(INSERT);
     insert.push_values(batch, |mut row, StoredEvent { event, enrichment }| {
@@ -78,7 +78,7 @@ pub(super) fn insert(batch: &[StoredEvent]) -> QueryBuilder<Sqlite> {
     insert
 }
 
-/// The event in a row of [`HISTORY`].
+/// Reads the event in a row of [`HISTORY`].
 pub(super) fn read(row: &SqliteRow) -> Result<StoredEvent, StoreError> {
     let text = |index: usize| row.try_get::<&str, _>(index).map_err(classify);
     let owned = |index: usize| row.try_get::<String, _>(index).map_err(classify);
@@ -128,7 +128,7 @@ pub(super) fn read(row: &SqliteRow) -> Result<StoredEvent, StoreError> {
     Ok(StoredEvent { event, enrichment })
 }
 
-/// What a profile takes in of a row of [`OCCURRENCES`].
+/// Reads what a profile needs from a row of [`OCCURRENCES`].
 pub(super) fn occurrence(row: &SqliteRow) -> Result<Occurrence<'_>, StoreError> {
     let text = |index: usize| row.try_get::<&str, _>(index).map_err(classify);
     let optional = |index: usize| row.try_get::<Option<&str>, _>(index).map_err(classify);

@@ -1,4 +1,4 @@
-//! Between decisions of the comparison with the control group and rows.
+//! Conversions between rows and decisions that take part in the comparison with the control group.
 
 use std::collections::HashSet;
 
@@ -17,7 +17,7 @@ use crate::{
 
 const TABLE: &str = "timing_trials";
 
-/// An explanation with its trial and its forecast, if it has them.
+/// Selects an explanation with its trial and its forecast, if it has them.
 pub(super) const EXPLANATION: &str = "\
 SELECT e.universal_id, e.decided_at, e.body, t.trial_group, t.target_at, t.model_at, t.propensity, t.campaign_id, \
 f.trigger_at, f.target_at AS arrive_at, f.esp, f.mailbox_provider, f.campaign_id AS campaign \
@@ -25,25 +25,25 @@ FROM timing_explanations AS e LEFT JOIN timing_trials AS t ON t.decided_at = e.d
 LEFT JOIN timing_forecasts AS f ON f.decided_at = e.decided_at AND f.reference = e.reference \
 WHERE e.reference = ?1";
 
-/// How many trials there are of a time.
+/// Counts the trials of a time span.
 pub(super) const COUNT: &str =
     "SELECT COUNT(*) FROM timing_trials WHERE decided_at >= ?1 AND decided_at < ?2";
 
-/// The newest trials of a time about people below an id, read in the order of the table.
+/// Selects the newest trials of a time span about people below an id, in the order of the table.
 pub(super) const NEWEST: &str = "\
 SELECT reference, universal_id, decided_at, trial_group, target_at, model_at, propensity, campaign_id \
 FROM timing_trials WHERE decided_at >= ?1 AND decided_at < ?2 AND universal_id < ?3 \
 ORDER BY decided_at DESC, reference DESC LIMIT ?4";
 
-/// Deliveries and strong answers of many people. The cross join makes SQLite look each person up in the index, instead of
-/// walking through all events of the time.
+/// Selects deliveries and strong responses of many people. The cross join makes SQLite look up each person in the index,
+/// instead of scanning all events of the time span.
 pub(super) const TOUCHES: &str = "\
 SELECT e.universal_id, e.timestamp, e.event_type, e.message_id, e.campaign_id, e.esp, e.delivery_latency_ms \
 FROM (SELECT DISTINCT value AS id FROM json_each(?1)) AS person CROSS JOIN email_events AS e \
 ON e.universal_id = person.id AND e.timestamp >= ?2 AND e.timestamp < ?3 \
 WHERE e.event_type IN ('delivered', 'clicked', 'replied', 'converted') AND e.machine = 0";
 
-/// Stores explanations; answers those that were not there before.
+/// Stores explanations and returns those that were not stored before.
 pub(super) async fn insert_explanations<'a>(
     connection: &mut SqliteConnection,
     explanations: &[&'a StoredExplanation],
@@ -66,21 +66,22 @@ pub(super) async fn insert_explanations<'a>(
         .await
         .map_err(classify)?;
     let mut stored: HashSet<String> = stored.into_iter().collect();
-    // Of two with the same reference the first was stored.
+    // Of two with the same reference, the first was stored.
     let new = explanations
         .iter()
         .filter(|explanation| stored.remove(&explanation.reference));
     Ok(new.copied().collect())
 }
 
-/// Erases explanations with their trials and forecasts; answers how many there were.
+/// Erases explanations with their trials and forecasts; returns how many explanations there were.
 pub(super) async fn erase_explanations(
     connection: &mut SqliteConnection,
     references: &[String],
 ) -> Result<u64, StoreError> {
     let references = rows::json(&references);
     let mut erased = 0;
-    // Trial and forecast first: they are found by their explanation, which counts.
+    // Trials and forecasts first: they are found through their explanation. The last statement, on explanations, is the one
+    // counted.
     for delete in [
         "DELETE FROM timing_forecasts WHERE (decided_at, reference) IN (SELECT decided_at, reference \
          FROM timing_explanations WHERE reference IN (SELECT value FROM json_each(?1)))",
@@ -127,7 +128,7 @@ pub(super) async fn insert(
     Ok(())
 }
 
-/// A row of [`NEWEST`].
+/// Reads a row of [`NEWEST`].
 pub(super) fn read(row: &SqliteRow) -> Result<StoredTrial, StoreError> {
     Ok(StoredTrial {
         reference: row.try_get("reference").map_err(classify)?,
@@ -137,7 +138,7 @@ pub(super) fn read(row: &SqliteRow) -> Result<StoredTrial, StoreError> {
     })
 }
 
-/// The trial in a row whose group is there.
+/// Reads the trial in a row that has a group.
 pub(super) fn trial(row: &SqliteRow, group: &str) -> Result<Trial, StoreError> {
     Ok(Trial {
         group: TrialGroup::parse(group).ok_or_else(|| malformed(TABLE, "trial_group"))?,
@@ -148,7 +149,7 @@ pub(super) fn trial(row: &SqliteRow, group: &str) -> Result<Trial, StoreError> {
     })
 }
 
-/// A row of [`TOUCHES`].
+/// Reads a row of [`TOUCHES`].
 pub(super) fn touch(row: &SqliteRow) -> Result<Touch, StoreError> {
     Ok(Touch {
         universal_id: rows::universal_id(row.try_get(0).map_err(classify)?)?,
@@ -161,13 +162,13 @@ pub(super) fn touch(row: &SqliteRow) -> Result<Touch, StoreError> {
     })
 }
 
-/// The person of a row.
+/// Reads the person of a row.
 pub(super) fn universal_id(row: &SqliteRow) -> Result<UniversalId, StoreError> {
     UniversalId::parse(row.try_get("universal_id").map_err(classify)?)
         .ok_or_else(|| malformed("timing_explanations", "universal_id"))
 }
 
-/// A time in a row.
+/// Reads a time of a row.
 pub(super) fn timestamp(row: &SqliteRow, column: &str) -> Result<Timestamp, StoreError> {
     let text: &str = row.try_get(column).map_err(classify)?;
     text.parse().map_err(|_| malformed("timing_explanations", column))

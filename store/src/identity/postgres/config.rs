@@ -1,4 +1,4 @@
-//! `[postgres]`: where the server is and how it is used.
+//! `[postgres]`: address and settings of the server.
 
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -7,19 +7,19 @@ use serde::Deserialize;
 
 use crate::server::{self, InvalidHost, NotPem};
 
-/// The server's own default.
+/// The server's own default port.
 const PORT: u16 = 5432;
 
-/// One connection would let a slow write hold up every decision; a hundred are all that a server has by default.
+/// With a single connection a slow write would hold up every decision; a hundred are all that a server has by default.
 const CONNECTIONS: RangeInclusive<u64> = 2..=100;
 
 /// From a server on the same machine to one that is far away and busy.
 const READ_TIMEOUT_MS: RangeInclusive<u64> = 10..=10_000;
 
-/// Shorter than a lock is waited for, a batch would fail that was about to be written.
+/// If it were shorter than the wait for a lock, a batch that was about to be written would fail.
 const WRITE_TIMEOUT_SECONDS: RangeInclusive<u64> = 5..=600;
 
-/// `[postgres]` as it stands in the configuration. Every key may be left out; without `host` the embedded graph is used.
+/// `[postgres]` as written in the configuration. All keys are optional; without `host` the embedded graph is used.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawPostgresConfig {
@@ -29,22 +29,23 @@ pub struct RawPostgresConfig {
     pub port: u16,
     /// The database, which must exist. Default `sendflowr`.
     pub database: String,
-    /// The user, who must be allowed to make tables there. Default `sendflowr`.
+    /// The user, who must be allowed to create tables there. Default `sendflowr`.
     pub user: String,
     /// The user's password. Default: none.
     pub password: Secret,
     /// How the connection is protected. Default `prefer`.
     pub tls: PostgresTls,
-    /// Certificates, PEM, that vouch for the server besides the system's. Needs `tls` to be `verify-ca` or `verify-full`.
-    /// Default: the system's alone.
+    /// CA certificates, PEM, that the server is verified against in addition to the system's. Requires `tls` to be `verify-ca`
+    /// or `verify-full`. Default: only the system's.
     pub ca: Option<String>,
-    /// Most connections that this process opens. 2 to 100, default 10: reads take a millisecond, so that a few connections
-    /// serve thousands of them a second, and several processes stay below the hundred that a server has by default.
+    /// Maximum number of connections that this process opens. 2 to 100, default 10: reads take a millisecond, so that a few
+    /// connections serve thousands of them per second, and several processes stay below the hundred that a server has by
+    /// default.
     pub max_connections: u64,
-    /// Longest wait for an answer to a read. 10 to 10,000, default 500: a read takes a few milliseconds, and a decision that
+    /// Longest wait for the result of a read. 10 to 10,000, default 500: a read takes a few milliseconds, and a decision that
     /// waits for it can do without.
     pub read_timeout_ms: u64,
-    /// Longest wait for a write. 5 to 600, default 15: a large batch takes a second, waiting for others some more.
+    /// Longest wait for a write. 5 to 600, default 15: a large batch takes a second, and waiting for others a few more.
     pub write_timeout_seconds: u64,
 }
 
@@ -69,16 +70,16 @@ impl Default for RawPostgresConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PostgresTls {
-    /// Not at all.
+    /// Not protected.
     Disable,
-    /// By TLS if the server offers it; whoever sits between can prevent that.
+    /// TLS if the server offers it; an attacker in between can prevent that.
     #[default]
     Prefer,
-    /// By TLS, with whomever.
+    /// TLS with any server, without verification.
     Require,
-    /// By TLS with a server whose certificate is vouched for, whatever name it bears.
+    /// TLS with a server whose certificate is trusted, whatever name it has.
     VerifyCa,
-    /// By TLS with a server whose certificate is vouched for and bears the name of `host`.
+    /// TLS with a server whose certificate is trusted and has the name of `host`.
     VerifyFull,
 }
 
@@ -98,31 +99,31 @@ pub struct PostgresConfig {
 }
 
 impl PostgresConfig {
-    /// Host and port, for messages.
+    /// Returns host and port, for messages.
     pub fn address(&self) -> String {
         server::address(&self.host, self.port)
     }
 }
 
-/// A key of `[postgres]` has a value that cannot work.
+/// A key of `[postgres]` has an invalid value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidPostgresConfig {
-    /// No server, or more than its name or address.
+    /// No host is set, or it is more than a name or address.
     #[error(transparent)]
     Host(#[from] InvalidHost),
-    /// A name that is none.
+    /// A name is empty.
     #[error("`postgres.{0}` is empty")]
     Empty(&'static str),
-    /// Certificates that nobody looks at.
+    /// CA certificates are set although nothing would be verified.
     #[error(
         "`postgres.ca` is set, but `postgres.tls` is neither `verify-ca` nor `verify-full`, so nothing would be checked"
     )]
     CaWithoutCheck,
-    /// Certificates that are none.
+    /// The CA certificates are not PEM text.
     #[error(transparent)]
     NotPem(#[from] NotPem),
-    /// A number outside its range.
+    /// A number is outside its range.
     #[error(transparent)]
     OutOfRange(#[from] OutOfRange),
 }

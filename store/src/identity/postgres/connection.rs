@@ -1,4 +1,4 @@
-//! Connecting to PostgreSQL, and what its errors mean.
+//! Connects to PostgreSQL and maps its errors.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -16,23 +16,24 @@ use tokio::time::Instant;
 use super::{ENGINE, PostgresConfig, PostgresTls};
 use crate::StoreError;
 
-/// How long opening waits for a server that does not listen yet, recovers or has no place for another connection.
+/// How long opening waits for a server that does not listen yet, is recovering or has no free connection slot.
 const OPEN_WITHIN: Duration = Duration::from_secs(5);
 
-/// Pause between two attempts of that.
+/// Pause between two attempts to open the first connection.
 const OPEN_PAUSE: Duration = Duration::from_millis(100);
 
-/// Longest wait for a connection, new or of the pool: two lost packets are sent again within it.
+/// Longest wait for a connection, new or from the pool: two lost packets are retransmitted within it.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long reads fail at once after one has met an outage. Half a second: that is how much longer than the server they
-/// are away at most, and a hundred processes that ask it twice a second are no load.
+/// How long reads fail at once after one has noticed an outage. Half a second: reads are unavailable for at most that much
+/// longer than the server, and a hundred processes that try it twice a second are no load.
 const OUTAGE_PAUSE: Duration = Duration::from_millis(500);
 
-/// Table in which the steps are noted that the schema has seen; a name of our own, since the database may be shared.
+/// Table that records the applied schema steps; the name is specific to us, since the database may be shared.
 const STEPS_TABLE: &str = "sendflowr_schema_steps";
 
-/// The schema's steps, oldest first. They only add, and what they add has a default: older builds go on with the same tables.
+/// The steps of the schema, oldest first. They only add columns and tables, and whatever they add has a default, so that older
+/// builds keep working with the same tables.
 const STEPS: &[(i64, &str, &str)] = &[
     (
         1,
@@ -56,7 +57,7 @@ pub(super) async fn open(config: &PostgresConfig) -> Result<PgPool, StoreError> 
     let options = options(config);
     let mut connection = first_connection(config, &options).await?;
     migrate(&mut connection).await?;
-    // The pool has connections of its own; whether this one says goodbye in order is of no matter.
+    // The pool opens its own connections; it does not matter whether this one closes cleanly.
     let _ = connection.close().await;
     Ok(PgPoolOptions::new()
         .max_connections(config.max_connections)
@@ -72,7 +73,7 @@ fn options(config: &PostgresConfig) -> PgConnectOptions {
         PostgresTls::VerifyCa => PgSslMode::VerifyCa,
         PostgresTls::VerifyFull => PgSslMode::VerifyFull,
     };
-    // An empty password, too: otherwise one that the environment has for PostgreSQL's own programs would be used.
+    // Sets even an empty password: otherwise the one that the environment provides for PostgreSQL's own programs would be used.
     let mut options = PgConnectOptions::new_without_pgpass()
         .host(&config.host)
         .port(config.port)
@@ -88,7 +89,7 @@ fn options(config: &PostgresConfig) -> PgConnectOptions {
     options
 }
 
-/// Connects once, for an error that says what is wrong: the pool would only say that it waited.
+/// Connects once, to get an error that says what is wrong: the pool would only report a timeout.
 async fn first_connection(
     config: &PostgresConfig,
     options: &PgConnectOptions,
@@ -115,11 +116,11 @@ async fn first_connection(
     }
 }
 
-/// What an error means while connecting for the first time.
+/// Maps an error of the first connection attempt.
 fn opening(address: &str, error: sqlx::Error) -> StoreError {
     match error {
         sqlx::Error::Tls(error) => no_tls(address, &*error),
-        // What TLS makes of a certificate that it does not trust, and of a server that speaks something else.
+        // How TLS reports a certificate that it does not trust, and a server that does not use TLS.
         sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => no_tls(address, &error),
         sqlx::Error::Protocol(message) => misconfigured(format!(
             "`{address}` is not a PostgreSQL server ({message}); look at `postgres.port`"
@@ -141,30 +142,31 @@ async fn migrate(connection: &mut PgConnection) -> Result<(), StoreError> {
     });
     let mut migrator = Migrator::with_migrations(steps.collect());
     migrator.dangerous_set_table_name(STEPS_TABLE);
-    // The migrator lets processes take turns. That waits for the others' steps, which takes moments. The server need not say
-    // that the table of steps is there already.
+    // The migrator makes processes take turns. Waiting for the steps of others takes moments. The notices of the server that
+    // the table of steps already exists are suppressed.
     sqlx::raw_sql("SET lock_timeout = '4s'; SET client_min_messages = warning")
         .execute(&mut *connection)
         .await
         .map_err(classify)?;
     let newest = STEPS.last().map_or(0, |(version, ..)| *version);
     let mut migrated = migrator.run(&mut *connection).await;
-    // The lowest step that this build lacks is the one that is told, so that all of them are a newer build's. Its database is taken
-    // as it is: steps only add, and what is older must keep working beside what is newer. The first run's lock ends with the connection.
+    // The lowest step that this build lacks is the one that is reported, so if it is newer, all of them belong to a newer
+    // build. Its database is used as it is: steps only add, and older builds must keep working next to newer ones. The lock of
+    // the first run ends with the connection.
     if matches!(migrated, Err(MigrateError::VersionMissing(version)) if version > newest) {
         migrated = migrator.set_ignore_missing(true).run(connection).await;
     }
     migrated.map_err(|error| match error {
         MigrateError::VersionMissing(version) | MigrateError::VersionMismatch(version) => misconfigured(format!(
-            "the database has a schema {version} that is not the one of this build; set another `postgres.database`"
+            "the database has a schema {version} that differs from this build's; set another `postgres.database`"
         )),
         MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => classify(error),
         other => misconfigured(format!("the tables in `postgres.database` cannot be brought up to date: {other}")),
     })
 }
 
-/// A connection of the pool on loan. It goes back only when its work has come to its end; otherwise it is closed,
-/// because nobody knows what state it is in, or whether there still is somebody at its other end.
+/// A connection borrowed from the pool. It is returned only when its work has completed; otherwise it is closed, because its
+/// state is unknown, as is whether the server is still at its other end.
 pub(super) struct Lease(Option<PoolConnection<Postgres>>);
 
 impl Lease {
@@ -189,15 +191,15 @@ impl Drop for Lease {
     }
 }
 
-/// Spares readers the wait while the server is away.
+/// Spares readers the wait while the server is down.
 #[derive(Debug, Default)]
 pub(super) struct Outage {
-    /// During an outage: when the server may be asked again.
+    /// During an outage: when the server may be tried again.
     asked_again_at: Mutex<Option<Instant>>,
 }
 
 impl Outage {
-    /// Whether the caller may ask the server. During an outage one caller at a time may, after each pause.
+    /// Checks whether the caller may try the server. During an outage one caller at a time may, after each pause.
     pub(super) fn ask(&self) -> Result<(), StoreError> {
         let mut asked_again_at = self.asked_again_at.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
@@ -208,12 +210,12 @@ impl Outage {
                 Ok(())
             }
             Some(_) => Err(unavailable(
-                "it did not answer a moment ago and is asked again in another",
+                "it did not respond a moment ago and is tried again shortly",
             )),
         }
     }
 
-    /// Takes what an asker met.
+    /// Records the outcome of a caller's attempt.
     pub(super) fn learn<T>(&self, result: &Result<T, StoreError>) {
         let is_away = matches!(result, Err(StoreError::Unavailable { .. }));
         let mut asked_again_at = self.asked_again_at.lock().unwrap_or_else(PoisonError::into_inner);
@@ -221,12 +223,12 @@ impl Outage {
     }
 }
 
-/// Says what the caller should do about an error. Texts of the server that may quote values are not repeated.
+/// Maps an error to what the caller should do about it. Messages of the server that may quote values are not repeated.
 pub(super) fn classify(error: sqlx::Error) -> StoreError {
     let sqlx::Error::Database(database) = &error else {
         return match error {
             sqlx::Error::ColumnDecode { index, .. } => {
-                misconfigured(format!("column {index} does not hold what this build writes"))
+                misconfigured(format!("column {index} has a value this build cannot read"))
             }
             sqlx::Error::Encode(_) | sqlx::Error::InvalidArgument(_) => rejected(error.to_string()),
             sqlx::Error::Configuration(_) => misconfigured(error.to_string()),
@@ -239,11 +241,12 @@ pub(super) fn classify(error: sqlx::Error) -> StoreError {
         ("28", _) => refused("`postgres.user` and `postgres.password`"),
         ("3D", _) => refused("`postgres.database`"),
         (_, "42501") => refused("the rights of `postgres.user`"),
-        // Data that no column takes: characters, lengths, constraints.
+        // Data that no column accepts: characters, lengths, constraints.
         ("22" | "23", _) => rejected(format!("SQLSTATE {code}")),
-        // Tables that somebody has changed.
+        // Tables that somebody has modified.
         ("42", _) => refused("the tables in `postgres.database`"),
-        // Connections, resources, deadlocks, time-outs, shutdowns, a server that became a replica, and what else passes.
+        // Connections, resources, deadlocks, timeouts, shutdowns, a server that became a replica, and everything else that may
+        // pass.
         _ => unavailable(error),
     }
 }

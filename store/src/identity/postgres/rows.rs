@@ -1,4 +1,4 @@
-//! The statements, and rows as the rules see them.
+//! The SQL statements, and conversions of their rows.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// Takes locks until the end of the transaction, in rising order.
+/// Takes locks until the end of the transaction, in ascending order.
 pub(super) async fn lock(
     connection: &mut PgConnection,
     space: i32,
@@ -31,7 +31,7 @@ pub(super) async fn lock(
     Ok(())
 }
 
-/// Every identifier of the people that own any of `ids`.
+/// Returns every identifier of the people that own any of `ids`.
 pub(super) async fn members(
     connection: &mut PgConnection,
     ids: &[UniversalId],
@@ -58,7 +58,7 @@ pub(super) async fn members(
     Ok(members)
 }
 
-/// Which of `ids` have events.
+/// Returns those of `ids` that have events.
 pub(super) async fn with_events(
     connection: &mut PgConnection,
     ids: &[UniversalId],
@@ -77,7 +77,7 @@ pub(super) async fn with_events(
     Ok(at_positions(ids, &positions))
 }
 
-/// Which of `pairs` were seen together before.
+/// Returns those of `pairs` that were seen together before.
 pub(super) async fn known_pairs(
     connection: &mut PgConnection,
     pairs: &[Pair],
@@ -97,7 +97,7 @@ pub(super) async fn known_pairs(
     Ok(at_positions(pairs, &positions))
 }
 
-/// One column of rows that are written at once.
+/// Returns one column of rows that are written together.
 fn column<'a, T, V>(rows: &'a [T], value: impl Fn(&'a T) -> V) -> Vec<V> {
     rows.iter().map(value).collect()
 }
@@ -106,7 +106,7 @@ fn texts(ids: &[UniversalId]) -> Vec<&str> {
     ids.iter().map(UniversalId::as_str).collect()
 }
 
-/// Stores changes, one statement a table. Times go as milliseconds.
+/// Stores changes, with one statement per table. Times are passed as milliseconds.
 pub(super) async fn store(connection: &mut PgConnection, changes: &Changes) -> Result<(), StoreError> {
     create(connection, changes).await?;
     r#move(connection, &changes.moved).await?;
@@ -227,8 +227,8 @@ async fn note(connection: &mut PgConnection, Changes { audit, .. }: &Changes) ->
     Ok(())
 }
 
-/// Erases ids. Pairs are found by their first id, as they are stored: it belongs to the same person as the second or, where a weak
-/// identifier stayed with somebody else, to a person that the history names beside it.
+/// Erases ids. Pairs are found by their first id, because they are indexed by it: it belongs to the same person as the second
+/// or, if a weak identifier stayed with somebody else, to a person that the history names together with it.
 pub(super) async fn erase(
     connection: &mut PgConnection,
     ids: &[UniversalId],
@@ -279,13 +279,13 @@ pub(super) async fn erase(
     })
 }
 
-/// The history of the person that owns `id`, oldest first.
+/// Returns the history of the person that owns `id`, oldest first.
 pub(super) async fn audit(
     connection: &mut PgConnection,
     id: &UniversalId,
     limit: usize,
 ) -> Result<Vec<AuditEntry>, StoreError> {
-    // Two looks, each with an index of its own.
+    // Two lookups, each with its own index.
     let rows = sqlx::query(
         "WITH ids AS (SELECT universal_id FROM resolved_identities WHERE canonical_id = \
          (SELECT canonical_id FROM resolved_identities WHERE universal_id = $1)), \
@@ -317,7 +317,7 @@ fn audit_entry(row: &PgRow) -> Result<AuditEntry, StoreError> {
     columns::audit_entry(&row).map_err(|column| malformed("identity_audit_log", column))
 }
 
-/// All accounts, by provider and name.
+/// Returns all accounts, ordered by provider and name.
 pub(super) async fn accounts(connection: &mut PgConnection) -> Result<Vec<StoredAccount>, StoreError> {
     let rows = sqlx::query(
         "SELECT provider, account, sealed, (extract(epoch FROM updated_at) * 1000)::bigint \
@@ -338,7 +338,7 @@ pub(super) async fn accounts(connection: &mut PgConnection) -> Result<Vec<Stored
     rows.iter().map(account).collect()
 }
 
-/// Keeps an account, in place of the one of that provider and name.
+/// Stores an account, replacing the one with the same provider and name.
 pub(super) async fn put_account(
     connection: &mut PgConnection,
     account: &StoredAccount,
@@ -358,7 +358,7 @@ pub(super) async fn put_account(
     Ok(())
 }
 
-/// Forgets an account; answers whether there was one.
+/// Removes an account and returns whether there was one.
 pub(super) async fn remove_account(
     connection: &mut PgConnection,
     provider: &str,
@@ -384,7 +384,8 @@ pub(super) async fn ping(connection: &mut PgConnection) -> Result<(), StoreError
     Ok(())
 }
 
-/// A stored row has not the form that this build writes. Names the place, never the content.
+/// Creates the error for a stored row that does not have the form this build writes. Names the table and column, never the
+/// content.
 fn malformed(table: &str, column: &str) -> StoreError {
     misconfigured(format!(
         "`{table}` holds a row whose `{column}` this build cannot read"

@@ -1,4 +1,4 @@
-//! `[redis]`: where the server is and how it is used.
+//! `[redis]`: address and settings of the server.
 
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -7,19 +7,19 @@ use serde::Deserialize;
 
 use crate::server::{self, InvalidHost, NotPem};
 
-/// The server's own default, with TLS and without.
+/// The server's own default port, with and without TLS.
 const PORT: u16 = 6379;
 
-/// Databases that a server may have: Redis itself sets no other limit than that of a number.
+/// Databases that a server may have: Redis itself has no limit other than the range of the number.
 const DATABASES: RangeInclusive<u64> = 0..=i32::MAX as u64;
 
-/// Below an hour most decisions would read events; above ten years nobody can tell it from forever.
+/// Below an hour most decisions would have to read events; ten years is as good as forever.
 const TTL_SECONDS: RangeInclusive<u64> = 3_600..=315_360_000;
 
 /// From a server on the same machine to one that is far away.
 const RESPONSE_TIMEOUT_MS: RangeInclusive<u64> = 5..=10_000;
 
-/// `[redis]` as it stands in the configuration. Every key may be left out; without `host` profiles are kept in memory.
+/// `[redis]` as written in the configuration. All keys are optional; without `host` profiles are kept in memory.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawRedisConfig {
@@ -27,24 +27,25 @@ pub struct RawRedisConfig {
     pub host: Option<String>,
     /// Its port. Default 6379.
     pub port: u16,
-    /// The user, where the server has several. Default: the server's default user.
+    /// The user, if the server has several. Default: the server's default user.
     pub user: Option<String>,
     /// The password. Default: none.
     pub password: Secret,
     /// Number of the database. Default 0.
     pub database: u64,
-    /// Whether to speak TLS. Default `false`.
+    /// Whether to use TLS. Default `false`.
     pub secure: bool,
-    /// Certificates, PEM, that vouch for the server instead of the system's. Needs `secure`. Default: the system's.
+    /// CA certificates, PEM, that the server is verified against instead of the system's. Requires `secure`. Default: the
+    /// system's.
     pub ca: Option<String>,
-    /// What keys begin with: letters, digits and `:._-`. Default `sendflowr:profile:`.
+    /// Prefix of the keys: letters, digits and `:._-`. Default `sendflowr:profile:`.
     pub key_prefix: String,
-    /// Seconds after its last change after which a profile is dropped. 3,600 to 315,360,000, default 3,024,000 (35 days):
-    /// it outlives the month from one newsletter to the next, and whoever got no mail for longer is rebuilt from few
-    /// events.
+    /// Seconds after its last change at which a profile is dropped. 3,600 to 315,360,000, default 3,024,000 (35 days): long
+    /// enough to outlive the month between two newsletters; the profile of a person who got no mail for longer is rebuilt from
+    /// few events.
     pub ttl_seconds: u64,
-    /// Longest wait for an answer. 5 to 10,000, default 100: an answer takes well below a millisecond, a full exchange on
-    /// a slow network some ten, and what replaces it, a look at the events, not longer than this.
+    /// Longest wait for a response. 5 to 10,000, default 100: a response takes well below a millisecond, a full round trip on a
+    /// slow network about ten, and the alternative, reading the events, no longer than this.
     pub response_timeout_ms: u64,
 }
 
@@ -81,32 +82,32 @@ pub struct RedisConfig {
 }
 
 impl RedisConfig {
-    /// Host and port, for messages.
+    /// Returns host and port, for messages.
     pub fn address(&self) -> String {
         server::address(&self.host, self.port)
     }
 }
 
-/// A key of `[redis]` has a value that cannot work.
+/// A key of `[redis]` has an invalid value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidRedisConfig {
-    /// No server, or more than its name or address.
+    /// No host is set, or it is more than a name or address.
     #[error(transparent)]
     Host(#[from] InvalidHost),
-    /// A user whom nobody could prove to be.
+    /// A user without a password cannot authenticate.
     #[error("`redis.user` is set, but `redis.password` is not")]
     UserWithoutPassword,
-    /// Certificates without TLS.
+    /// CA certificates are set without TLS.
     #[error("`redis.ca` is set, but `redis.secure` is not, so nothing would be checked")]
     CaWithoutTls,
-    /// A prefix that cannot be searched for as it stands.
+    /// The prefix is empty, too long, or contains characters that a key search would interpret.
     #[error("`redis.key_prefix` is `{0}`, it must be 1 to 64 letters, digits and `:._-`")]
     KeyPrefix(String),
-    /// Certificates that are none.
+    /// The CA certificates are not PEM text.
     #[error(transparent)]
     NotPem(#[from] NotPem),
-    /// A number outside its range.
+    /// A number is outside its range.
     #[error(transparent)]
     OutOfRange(#[from] OutOfRange),
 }

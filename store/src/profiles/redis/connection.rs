@@ -1,4 +1,4 @@
-//! The connection to Redis: made again in the background when it is lost, so that nobody waits for that.
+//! The connection to Redis. A lost connection is restored in the background, so that no caller waits for it.
 
 use std::{
     error::Error,
@@ -16,32 +16,32 @@ use tokio::time::Instant;
 use super::{ENGINE, RedisConfig};
 use crate::{StoreError, Unavailable};
 
-/// Longest wait for a connection: two lost packets are sent again within it, and opening stays below 10 s.
+/// Longest wait for a connection: two lost packets are retransmitted within it, and opening stays below 10 s.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long opening waits for a server that does not listen yet or still loads its snapshot.
+/// How long opening waits for a server that does not listen yet or is still loading its snapshot.
 const OPEN_WITHIN: Duration = Duration::from_secs(5);
 
-/// Pauses between attempts to connect: the first short, because most losses are those of one connection; the longest
+/// Pauses between attempts to connect: the first is short, because usually only a single connection is lost; the longest is
 /// short enough that profiles are read again a second after the server is back.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Hexadecimal digits of the run id that values begin with: 32 bits, enough to tell apart the few starts of a server
-/// that fall into the life of a value.
+/// Number of hexadecimal digits of the run id that values begin with: 32 bits, enough to distinguish the few starts of a server
+/// within the lifetime of a value.
 pub(super) const STAMP_BYTES: usize = 8;
 
 /// A connection to one process of the server.
 #[derive(Clone)]
 pub(super) struct Session {
-    /// Tells this connection from those before and after it.
+    /// Distinguishes this connection from those before and after it.
     number: u64,
     pub(super) connection: MultiplexedConnection,
-    /// What the values begin with that were written to this process of the server.
+    /// Prefix of the values that were written to this process of the server.
     pub(super) stamp: [u8; STAMP_BYTES],
 }
 
-/// The way to the server, with the present connection if there is one.
+/// Access to the server, with the current connection if there is one.
 pub(super) struct Link {
     client: Client,
     options: AsyncConnectionConfig,
@@ -51,7 +51,7 @@ pub(super) struct Link {
 
 enum State {
     Connected(Session),
-    /// A task is about to make the next connection; this is what it met last.
+    /// A task is establishing the next connection; `trouble` is its latest error.
     Lost {
         trouble: String,
     },
@@ -66,8 +66,8 @@ impl std::fmt::Debug for Link {
 }
 
 impl Link {
-    /// Connects for the first time. A server that cannot be reached is an error, or, if it `may_be_away`, tried again in the
-    /// background; one that answers and refuses is an error always.
+    /// Connects for the first time. If the server cannot be reached, this fails, or, if `may_be_away`, retries in the
+    /// background; a server that responds with a refusal is always an error.
     pub(super) async fn open(config: &RedisConfig, may_be_away: bool) -> Result<Arc<Self>, StoreError> {
         let address = config.address();
         let client = client(config)
@@ -92,7 +92,7 @@ impl Link {
                     }
                     tracing::error!(
                         redis.address = address,
-                        "profiles are made from events until Redis answers: {message}"
+                        "profiles are built from events until Redis responds: {message}"
                     );
                     let trouble = cause.to_string();
                     break State::Lost { trouble };
@@ -113,7 +113,7 @@ impl Link {
         Ok(link)
     }
 
-    /// The present connection.
+    /// Returns the current connection.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] at once when there is none.
@@ -127,8 +127,7 @@ impl Link {
         }
     }
 
-    /// Says what a failure of `session` means to the caller, and begins to connect again when it means that the
-    /// connection is gone.
+    /// Maps an error of `session` to what it means to the caller, and starts reconnecting if the connection is lost.
     pub(super) fn failed(self: &Arc<Self>, session: &Session, error: RedisError) -> StoreError {
         if error.is_io_error() || error.is_unrecoverable_error() {
             self.lost(session, &error);
@@ -147,7 +146,7 @@ impl Link {
         tokio::spawn(connect_again(Arc::downgrade(self), session.number + 1));
     }
 
-    /// Takes what an attempt to connect came to. Answers whether there is a connection now.
+    /// Stores the outcome of an attempt to connect. Returns whether there is a connection now.
     fn settle(&self, outcome: Result<Session, StoreError>) -> bool {
         let state = match outcome {
             Ok(session) => State::Connected(session),
@@ -164,7 +163,7 @@ impl Link {
     }
 }
 
-/// Tries to connect until it works, or nobody needs it any more.
+/// Tries to connect until it succeeds or nobody needs the connection any more.
 async fn connect_again(link: Weak<Link>, number: u64) {
     let mut pause = FIRST_PAUSE;
     loop {
@@ -212,7 +211,7 @@ fn client(config: &RedisConfig) -> Result<Client, RedisError> {
     }
 }
 
-/// Connects and asks for the run id of the server's process, which is 40 hexadecimal digits and new at every start.
+/// Connects and asks for the run id of the server process, which has 40 hexadecimal digits and changes at every start.
 async fn connect(
     client: &Client,
     options: &AsyncConnectionConfig,
@@ -225,7 +224,7 @@ async fn connect(
     let text: String = command.query_async(&mut connection).await.map_err(classify)?;
     let stamp = stamp(&text).ok_or_else(|| {
         misconfigured(
-            "the server's `INFO server` tells no `run_id`, without which lost profiles would not be noticed",
+            "the server's `INFO server` has no `run_id`, without which lost profiles would not be noticed",
         )
     })?;
     Ok(Session {
@@ -242,7 +241,7 @@ fn stamp(information: &str) -> Option<[u8; STAMP_BYTES]> {
     run_id.trim().as_bytes().first_chunk().copied()
 }
 
-/// Says what the caller should do about an error. The server's texts name commands and users, never values.
+/// Maps an error to what the caller should do about it. The server's messages name commands and users, never values.
 fn classify(error: RedisError) -> StoreError {
     let refused = |setting: &str| misconfigured(format!("the server refuses: {error}; look at {setting}"));
     match (error.kind(), error.code()) {
@@ -253,7 +252,7 @@ fn classify(error: RedisError) -> StoreError {
         (
             ErrorKind::Server(ServerErrorKind::Moved | ServerErrorKind::Ask | ServerErrorKind::CrossSlot),
             _,
-        ) => refused("`redis.host`: a cluster does not serve, one server does"),
+        ) => refused("`redis.host`: it must be a single server, not a cluster"),
         (_, Some("WRONGTYPE")) => refused("`redis.key_prefix`: another program uses such keys"),
         (ErrorKind::Server(ServerErrorKind::ResponseError), _) if error.to_string().contains("DB index") => {
             refused("`redis.database`")
@@ -265,9 +264,10 @@ fn classify(error: RedisError) -> StoreError {
     }
 }
 
-/// Whether somebody answered and TLS did not come about: with another certificate than ours vouch for, or without TLS.
+/// Returns whether somebody responded but the TLS handshake failed: because of a certificate that ours do not vouch for, or
+/// because the other side does not use TLS.
 fn is_failed_handshake(error: &Unavailable) -> bool {
-    // The client hands on what the connection said in a pointer.
+    // The client passes on the error of the connection in an `Arc`.
     type Cause = Arc<dyn Error + Send + Sync>;
     let cause = error.downcast_ref::<RedisError>().and_then(Error::source);
     let cause = cause.and_then(|cause| cause.downcast_ref::<Cause>());
