@@ -1,11 +1,11 @@
-//! Measures the event store in ClickHouse: how fast batches are written, against the same rows inserted by the `clickhouse`
-//! crate alone, and how long the reads take that the services wait for.
+//! Measures the event store in ClickHouse: how fast batches are written, compared with the same rows inserted by the
+//! `clickhouse` crate alone, and how long the reads take that the services wait for.
 //!
 //! ```text
 //! SENDFLOWR_TEST_CLICKHOUSE=http://default@127.0.0.1:8123 cargo run --release -p sendflowr-store --example clickhouse
 //! ```
 //!
-//! Makes the databases `measure_store` and `measure_raw`, and drops them at the end.
+//! Creates the databases `measure_store` and `measure_raw`, and drops them at the end.
 #![expect(clippy::print_stdout, reason = "the figures are what this is for")]
 
 #[path = "../tests/servers/support.rs"]
@@ -31,13 +31,13 @@ use serde::Serialize;
 
 use self::support::Server;
 
-/// Sizes of batches: the consumer's default, and what it writes at most when it catches up.
+/// Batch sizes: the consumer's default, and the maximum that it writes when it catches up.
 const BATCHES: [usize; 2] = [1_000, 10_000];
 
-/// Rows written in each way and size.
+/// Number of rows written for each writer and batch size.
 const ROWS: usize = 200_000;
 
-/// People among whom the rows are spread.
+/// Number of people that the rows are spread over.
 const PEOPLE: usize = 20_000;
 
 #[tokio::main]
@@ -62,9 +62,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .with_user(&server.user)
         .with_password(&server.password)
         .with_database("measure_raw")
-        // Like the store. Besides, the crate cannot parse the description of a tuple whose fields have names.
+        // As in the store. In addition, the crate cannot parse the description of a tuple with named fields.
         .with_validation(false)
-        // Like the store: otherwise the server waits for more rows before it answers.
+        // As in the store: otherwise the server waits for more rows before it responds.
         .with_setting("async_insert", "0");
 
     let events: Vec<StoredEvent> = (0..ROWS).map(event).collect::<Result<_, _>>()?;
@@ -83,7 +83,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Writes the same batches both ways in turn, so that both meet the same moods of the machine.
+/// Writes the same batches with both writers alternately, so that both see the same conditions on the machine.
 async fn writes(
     store: &ClickHouseEvents,
     raw: &Client,
@@ -130,7 +130,7 @@ async fn reads(store: &ClickHouseEvents, events: &[StoredEvent]) -> Result<(), B
             .profiles(std::slice::from_ref(person), Timestamp::default(), 4_000)
             .await?;
         profiles.push(start.elapsed());
-        assert!(!profile[0].is_empty(), "a person's events are gone");
+        assert!(!profile[0].is_empty(), "a person's events are missing");
 
         let messages: Vec<(UniversalId, String)> = events[round * 900..][..1_000]
             .iter()
@@ -172,7 +172,7 @@ fn percentiles(times: &mut [Duration]) -> String {
     format!("p50 {:6.1} ms, p99 {:6.1} ms", at(50), at(99))
 }
 
-/// The events of a message in turn: sent, delivered, opened.
+/// Creates the events of each message in turn: sent, delivered, opened.
 fn event(number: usize) -> Result<StoredEvent, Box<dyn Error>> {
     let (message, step) = (number / 3, number % 3);
     let person = message % PEOPLE;
@@ -224,7 +224,7 @@ fn event(number: usize) -> Result<StoredEvent, Box<dyn Error>> {
     Ok(StoredEvent { event, enrichment })
 }
 
-/// A row as somebody would write it who knows only the table.
+/// A row as written by a client that knows only the table.
 #[derive(Row, Serialize)]
 struct RawRow {
     event_id: String,

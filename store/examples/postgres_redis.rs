@@ -5,7 +5,7 @@
 //!     cargo run --release -p sendflowr-store --example postgres_redis
 //! ```
 //!
-//! The database must be an empty one made for this; the keys begin with `measure:` and are removed.
+//! The database must be empty and created for this purpose; the keys have the prefix `measure:` and are removed.
 #![expect(clippy::print_stdout, reason = "the figures are what this is for")]
 
 #[path = "../tests/servers/support.rs"]
@@ -28,7 +28,7 @@ use sendflowr_store::{
 
 use self::support::Server;
 
-/// Callers at once, where it is about how much gets through.
+/// Number of concurrent callers when throughput is measured.
 const CALLERS: usize = 16;
 
 #[tokio::main]
@@ -97,7 +97,7 @@ fn external(number: usize) -> Identifier {
     }
 }
 
-/// What is remembered of somebody after so many clicks.
+/// Returns the profile of a person with that many clicks.
 fn profile(clicks: i64) -> Result<Profile, Box<dyn Error>> {
     let mut event = Event::from_json(include_bytes!("../../event/samples/event-v1.json"))?;
     let mut profile = Profile::default();
@@ -209,7 +209,7 @@ async fn identities() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Makes `calls` calls, `callers` at once.
+/// Makes `calls` calls, `callers` of them concurrently.
 async fn each<W: Future<Output = Result<(), StoreError>>>(
     graph: &Arc<PostgresIdentities>,
     name: &str,

@@ -1,4 +1,4 @@
-//! How much the embedded engines take on this machine and disk, or the Kafka bus on a broker.
+//! Measures the throughput of the embedded engines on this machine and disk, or of the Kafka bus on a broker.
 //!
 //! `cargo run --release -p sendflowr-store --example throughput -- embedded /path/on/the/disk`
 //! `cargo run --release -p sendflowr-store --example throughput -- kafka 127.0.0.1:9092`
@@ -23,22 +23,22 @@ use sendflowr_store::{
     identity::{Identities, Sighting, SqliteIdentities},
 };
 
-/// Callers that append at the same time.
+/// Number of callers that append concurrently.
 const APPENDERS: usize = 64;
 
-/// Bytes of a record: an event as JSON.
+/// Size of a record in bytes: an event as JSON.
 const RECORD_BYTES: u64 = 1_000;
 
-/// How long appending is measured: dozens of checkpoints of the write-ahead log.
+/// How long appending is measured: long enough for dozens of checkpoints of the write-ahead log.
 const APPENDING: Duration = Duration::from_secs(10);
 
-/// Events in a batch, as the consumer writes them.
+/// Number of events in a batch, as written by the consumer.
 const BATCH: usize = 1_000;
 
-/// Batches written.
+/// Number of batches written.
 const BATCHES: usize = 50;
 
-/// Topic of this run alone.
+/// Returns a topic that only this run uses.
 fn topic() -> String {
     format!("measured-{}", std::process::id())
 }
@@ -91,7 +91,7 @@ async fn kafka(servers: &str) {
 }
 
 async fn append(bus: Arc<dyn Bus>) {
-    // The first append of a topic makes it.
+    // The first append of a topic creates it.
     bus.append(vec![record(0)]).await.unwrap();
     let started = Instant::now();
     let appenders = (0..APPENDERS).map(|n| {
@@ -122,7 +122,7 @@ async fn append(bus: Arc<dyn Bus>) {
     );
 }
 
-/// A record of 1 kB. What is in it differs from record to record, so that compression gains no more than it does on events.
+/// Creates a record of 1 kB. Its content differs from record to record, so that compression gains no more than on events.
 fn record(appender: usize) -> NewRecord {
     let random = RandomState::new().hash_one(appender);
     let value: String = (0..RECORD_BYTES / 20)
@@ -141,7 +141,7 @@ async fn read(bus: &dyn Bus) {
     let mut subscription = bus.subscribe(&group, &[&topic()]).await.unwrap();
     let all = bus.lag(&group, &[&topic()]).await.unwrap();
     let all: u64 = all.iter().map(|lag| lag.records).sum();
-    // Joining a group takes its time; the measured begins with the first records.
+    // Joining a group takes time; the measurement starts with the first records.
     let first = subscription.poll(1_000, Duration::from_secs(10)).await.unwrap();
     let started = Instant::now();
     let mut count = 0;

@@ -1,8 +1,8 @@
-//! What every engine of a port must do, as tests that run on any of them.
+//! Conformance tests that every engine of a port must pass.
 //!
-//! Each function takes an engine that may already hold other data and panics when it breaks a promise of its port. They
-//! use names, people and messages of their own, so that they can share one engine, and wait long enough for engines
-//! behind a network.
+//! Each function takes an engine that may already hold other data and panics if the engine violates the contract of its port.
+//! The tests use unique names, people and messages, so that they can share one engine, and wait long enough for engines behind
+//! a network.
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 mod accounts;
@@ -17,7 +17,7 @@ use event::{Identifier, IdentifierKind, Timestamp};
 
 pub use self::{accounts::accounts, bus::bus, events::events, identity::identities, profiles::profiles};
 
-/// A name that no other run uses.
+/// Returns a name that no other run uses.
 fn unique(prefix: &str) -> String {
     format!("{prefix}-{:016x}", RandomState::new().hash_one(prefix))
 }
@@ -26,7 +26,7 @@ fn moment(text: &str) -> Timestamp {
     text.parse().unwrap()
 }
 
-/// An identifier that no other run uses; within a run, `name` tells them apart and gives their order.
+/// Returns an identifier that no other run uses; within a run, `name` distinguishes identifiers and determines their order.
 fn identifier(run: &str, kind: IdentifierKind, name: &str) -> Identifier {
     Identifier {
         kind,

@@ -17,7 +17,7 @@ pub async fn accounts(store: &dyn StoredAccounts) {
     };
     assert_eq!(ours().await, []);
 
-    // Capitals come before small letters whatever the language of the store is, and any byte may be sealed.
+    // Capital letters sort before small ones whatever the language of the store is, and sealed data may contain any byte.
     for name in ["eu", "EU", "default"] {
         store.put_account(&account(name, b"\x00\xff")).await.unwrap();
     }

@@ -9,10 +9,10 @@ use tokio::time::Instant;
 use super::unique;
 use crate::bus::{Bus, NewRecord, POLL_BYTES, Position, Progress, Record, Subscription};
 
-/// How long to wait for records that must come. Members of a group behind a network need seconds to agree.
+/// How long to wait for records that must arrive. Members of a group behind a network need seconds to agree.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How long to wait for records that must not come.
+/// How long to wait for records that must not arrive.
 const SILENCE: Duration = Duration::from_millis(300);
 
 /// Checks a bus.
@@ -46,7 +46,7 @@ fn values(records: &[Record]) -> Vec<String> {
         .collect()
 }
 
-/// Polls until `count` records came.
+/// Polls until `count` records have arrived.
 async fn read(subscription: &mut dyn Subscription, count: usize) -> Vec<Record> {
     let deadline = Instant::now() + PATIENCE;
     let mut records = Vec::new();
@@ -106,7 +106,7 @@ async fn large_records_come_a_few_at_a_time(bus: &dyn Bus) {
     }
     let mut subscription = bus.subscribe("reader", &[&topic]).await.unwrap();
     let mut records = read(subscription.as_mut(), 1).await;
-    // Time for what an engine reads ahead.
+    // Gives the engine time to read ahead.
     tokio::time::sleep(2 * SILENCE).await;
     while records.len() < 15 {
         let some = subscription.poll(100, PATIENCE).await.unwrap();
@@ -276,7 +276,7 @@ async fn a_waiting_poll_sees_an_append(bus: Arc<dyn Bus>) {
     assert_eq!(values(&polling.await.unwrap().unwrap()), ["now"]);
     assert!(
         started.elapsed() < PATIENCE / 2,
-        "the poll did not wait to its end"
+        "the poll returned before its timeout"
     );
 }
 

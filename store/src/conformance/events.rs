@@ -42,7 +42,7 @@ fn person(name: &str) -> UniversalId {
     UniversalId::from_identifier(&identifier(&unique("run"), IdentifierKind::ExternalId, name))
 }
 
-/// An event with nothing in it that is not needed.
+/// Creates an event with only the required fields.
 fn bare(person: &UniversalId, event_type: EventType, timestamp: Timestamp) -> StoredEvent {
     let event = Event {
         event_id: unique("event"),
@@ -183,7 +183,7 @@ async fn profiles_are_what_events_make(store: &dyn Events) {
             let minutes = number * 100 + step as i64;
             let mut stored = event(&busy, event_type, minutes, Some(&message));
             stored.event.mailbox_provider = (number == 3).then_some(MailboxProvider::Icloud);
-            // A profile counts only the opens of these, and keeps them apart from the person's.
+            // Of machine events a profile counts only the opens, and keeps them separate from those of the person.
             stored.enrichment.machine = number == 4 && step > 1;
             batch.push(stored);
         }
@@ -195,14 +195,14 @@ async fn profiles_are_what_events_make(store: &dyn Events) {
         batch.push(bounce);
     }
     store.write(&batch).await.unwrap();
-    // Written again an event keeps its first form.
+    // An event that is written again keeps its first version.
     let mut again = batch.clone();
     for stored in &mut again {
         stored.enrichment.machine = !stored.enrichment.machine;
     }
     store.write(&again).await.unwrap();
 
-    // Of one id, the newest `limit` from `since` on.
+    // For each id, the newest `limit` events from `since` on.
     let expected = |person: &UniversalId, since: Timestamp, limit: usize| {
         let mut profile = Profile::default();
         let mut events: Vec<&StoredEvent> = batch.iter().collect();
@@ -224,7 +224,7 @@ async fn profiles_are_what_events_make(store: &dyn Events) {
         assert_eq!(profiles, wanted, "since {since}, at most {limit}");
     }
     assert_ne!(expected(&busy, beginning, 5), expected(&busy, beginning, 1_000));
-    // More than an engine asks for at once.
+    // More ids than an engine looks up at once.
     let many = vec![ids; 150].concat();
     let profiles = store.profiles(&many, beginning, 1_000).await.unwrap();
     let wanted: Vec<Profile> = many.iter().map(|id| expected(id, beginning, 1_000)).collect();
@@ -381,7 +381,7 @@ async fn latency_samples_come_newest_first(store: &dyn Events) {
 
 async fn the_first_delay_of_an_event_counts(store: &dyn Events) {
     let (person, esp) = (person("measured twice"), unique("esp"));
-    // Before what the other checks look at.
+    // Earlier than the times that the other checks read.
     let start = moment("2031-01-01T00:00:00Z");
     let delays = [None, Some(1_000), Some(2_000)];
     let first: Vec<StoredEvent> = (0..)
@@ -408,7 +408,7 @@ async fn the_first_delay_of_an_event_counts(store: &dyn Events) {
     assert_eq!(ours, [2_000, 1_000]);
 }
 
-/// Whether a person is in the sample of a share of the people.
+/// Returns whether a person is in the sample of a share of the people.
 fn is_among(person: &UniversalId, share: f64) -> bool {
     let hash = u64::from_str_radix(&person.as_str()["sf_".len()..][..16], 16).unwrap();
     (hash as f64) < u64::MAX as f64 * share
@@ -424,7 +424,7 @@ async fn providers_with_many_samples_are_thinned_by_person(store: &dyn Events) {
         stored.enrichment.delivery_latency_ms = Some(1_000);
         stored
     };
-    // 400 people get a mail early, one in the middle and one late; 40 others get one each, before them all.
+    // 400 people get a mail early, one in the middle and one late; 40 others get one each, before all of those.
     let people: Vec<UniversalId> = (0..400).map(|n| person(&format!("large {n}"))).collect();
     let mut batch = Vec::new();
     for (n, person) in people.iter().enumerate() {
@@ -442,7 +442,7 @@ async fn providers_with_many_samples_are_thinned_by_person(store: &dyn Events) {
     store.write(&batch).await.unwrap();
     store.write(&batch).await.unwrap();
 
-    // Of 1,200 one in 12 is left where 100 are wanted; an engine that dedupes later may count all of them twice.
+    // If 100 of 1,200 are wanted, one in 12 is left; an engine that deduplicates later may count all of them twice.
     let samples = store.latency_samples(start, 100).await.unwrap();
     assert!(
         samples.is_sorted_by(|a, b| a.delivered_at >= b.delivered_at),
@@ -471,7 +471,7 @@ async fn providers_with_many_samples_are_thinned_by_person(store: &dyn Events) {
     );
 }
 
-/// A person among every hundredth.
+/// Returns a person whose id is within the first hundredth of all ids.
 fn busy_person() -> UniversalId {
     let mut names = 0..;
     let busy = names.find_map(|n: u32| Some(person(&format!("busy {n}"))).filter(|id| is_among(id, 0.01)));
@@ -539,7 +539,7 @@ async fn explanations_stay_as_they_are(store: &dyn Events) {
         store.explanation(&reference).await.unwrap(),
         Some(explanation.clone())
     );
-    // Beside new ones, and in a batch of any size.
+    // Together with new ones, and in a batch of any size.
     let many: Vec<StoredExplanation> = (0..300)
         .map(|_| StoredExplanation {
             reference: unique("explanation"),
@@ -558,7 +558,7 @@ async fn explanations_stay_as_they_are(store: &dyn Events) {
 }
 
 async fn trials_come_newest_first(store: &dyn Events) {
-    // A year of the test's own: the store may hold other decisions.
+    // A year that only this test uses: the store may hold other decisions.
     let start = moment("2033-01-01T00:00:00Z");
     let at = |minutes: i64| start.plus_millis(minutes * 60_000);
     let mut expected = Vec::new();
@@ -625,7 +625,7 @@ async fn trials_come_newest_first(store: &dyn Events) {
 }
 
 async fn forecasts_come_newest_first(store: &dyn Events) {
-    // A year of the test's own: the store may hold other decisions.
+    // A year that only this test uses: the store may hold other decisions.
     let start = moment("2034-01-01T00:00:00Z");
     let at = |minutes: i64| start.plus_millis(minutes * 60_000);
     let mut expected = Vec::new();
@@ -680,7 +680,7 @@ async fn forecasts_come_newest_first(store: &dyn Events) {
     );
 }
 
-/// A decision that is both compared and audited.
+/// Creates a decision that is both compared and audited.
 fn decision(person: &UniversalId, decided_at: Timestamp) -> StoredExplanation {
     let target_at = decided_at.plus_millis(60_000);
     StoredExplanation {
@@ -840,7 +840,7 @@ async fn the_first_verdict_on_an_event_counts(store: &dyn Events) {
     for stored in &mut second {
         stored.enrichment.machine = !stored.enrichment.machine;
     }
-    // Each by itself, then together: whoever writes again need not write the same batch.
+    // Each by itself, then together: a repeated write need not have the same batch.
     store.write(&second[..1]).await.unwrap();
     store.write(&second).await.unwrap();
 
@@ -907,7 +907,7 @@ async fn people_are_erased_and_others_stay(store: &dyn Events) {
         stored.enrichment.delivery_latency_ms = Some(2_000);
         stored
     };
-    // Of two months, and stored twice.
+    // Events of two months, stored twice.
     let batch = [
         sent(&ann, "m1"),
         delivered(&ann),
@@ -962,7 +962,7 @@ async fn people_are_erased_and_others_stay(store: &dyn Events) {
         explanations: 1,
     };
 
-    // Again after it is done, and after everything has come once more.
+    // Erases again when nothing is left, and again after everything has been written once more.
     for round in [held, Holdings::default(), held] {
         if round == held {
             fill().await;

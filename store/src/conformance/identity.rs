@@ -74,7 +74,7 @@ async fn actions(graph: &dyn Identities, identifier: &Identifier) -> Vec<AuditAc
     entries.iter().map(|entry| entry.action).collect()
 }
 
-/// What the graph must answer for the person that has exactly these identifiers, some of them with events.
+/// Returns the person that the graph must return for exactly these identifiers, some of them with events.
 fn expected(identifiers: &[&Identifier], with_events: &[&Identifier]) -> Person {
     let mut identifiers: Vec<Identifier> = identifiers
         .iter()
@@ -120,14 +120,14 @@ async fn weak_identifiers_attach_and_never_join_strong_ones(graph: &dyn Identiti
         external,
         ..
     } = names();
-    // Known alone first, with another weak one: both go where the strong one is.
+    // First known only with another weak one: both move to the strong one.
     record(graph, &[&external, &klaviyo]).await;
     record(graph, &[&klaviyo, &ann]).await;
     assert_eq!(
         person_of(graph, &external).await,
         expected(&[&ann, &klaviyo, &external], &[&ann, &klaviyo])
     );
-    // Seen with a second strong one: it stays, and that is written down.
+    // Seen with a second strong one: it stays, and the conflict is recorded.
     record(graph, &[&klaviyo, &bob]).await;
     assert_eq!(
         person_of(graph, &klaviyo).await,
@@ -145,7 +145,7 @@ async fn weak_identifiers_attach_and_never_join_strong_ones(graph: &dyn Identiti
     );
     assert_eq!(conflict.identifier, Some(klaviyo.clone()));
 
-    // Weak ones of two strong people, seen together.
+    // Weak identifiers of two strong people, seen together.
     let Names { external: of_bob, .. } = names();
     record(graph, &[&bob, &of_bob]).await;
     record(graph, &[&klaviyo, &of_bob]).await;
@@ -270,7 +270,7 @@ async fn an_id_has_events_once_it_was_the_strongest_of_one(graph: &dyn Identitie
         expected(&[&ann, &klaviyo], &[&ann, &klaviyo])
     );
 
-    // A link tells of no event, though the pair is known from then on.
+    // A link does not imply an event, but makes the pair known.
     let linked = graph.link(&sighting(&[&bob, &external])).await.unwrap();
     assert_eq!(linked, expected(&[&bob, &external], &[]));
     record(graph, &[&external]).await;
@@ -324,7 +324,7 @@ async fn people_and_identifiers_resolve(graph: &dyn Identities) {
 
 async fn ids_of_one_person_share_it(graph: &dyn Identities) {
     let run = unique("run");
-    // A shop's own phone number in the place of its customers'.
+    // A shop's own phone number instead of its customers'.
     let mut identifiers = vec![identifier(&run, IdentifierKind::PhoneNumber, "shop")];
     for number in 0..2_000 {
         identifiers.push(identifier(
@@ -394,7 +394,7 @@ async fn an_erased_person_was_never_there(graph: &dyn Identities) {
     record(graph, &[&ann, &klaviyo]).await;
     record(graph, &[&ann, &phone]).await;
     record(graph, &[&bob, &external]).await;
-    // A weak identifier of either was seen with the other, and stayed.
+    // A weak identifier of each was seen with the other person, and stayed.
     record(graph, &[&bob, &klaviyo]).await;
     record(graph, &[&ann, &external]).await;
     let ids = person_of(graph, &ann).await.ids;
@@ -420,7 +420,7 @@ async fn an_erased_person_was_never_there(graph: &dyn Identities) {
     assert_eq!(graph.erase(&ids).await.unwrap(), ErasedIdentities::default());
     assert_eq!(graph.erase(&[]).await.unwrap(), ErasedIdentities::default());
 
-    // The same sightings are news again, their pairs included: the conflict is noted as it was the first time.
+    // The same sightings are new again, including their pairs: the conflict is recorded as it was the first time.
     record(graph, &[&ann, &klaviyo]).await;
     assert_eq!(
         person_of(graph, &klaviyo).await,
@@ -444,7 +444,7 @@ async fn erasing_some_ids_leaves_the_others_together(graph: &dyn Identities) {
         klaviyo,
         external,
     } = names();
-    // Two customers under the shop's own phone number.
+    // Two customers with the shop's own phone number.
     record(graph, &[&phone, &ann]).await;
     record(graph, &[&phone, &bob]).await;
     record(graph, &[&bob, &klaviyo]).await;
@@ -464,7 +464,7 @@ async fn erasing_some_ids_leaves_the_others_together(graph: &dyn Identities) {
         assert_ne!(entry.identifier.as_ref(), Some(&ann));
         assert!(entry.universal_id != id(&ann) && entry.other != Some(id(&ann)));
     }
-    // What comes next finds them as they are.
+    // Later sightings work on the remaining state.
     record(graph, &[&ann, &phone]).await;
     let together = expected(&[&ann, &bob, &phone, &klaviyo, &external], &[&ann, &bob]);
     assert_eq!(person_of(graph, &external).await, together);
@@ -511,7 +511,7 @@ async fn concurrent_sightings_become_one_person(graph: Arc<dyn Identities>) {
         recorded.unwrap().unwrap();
     }
     let all: Vec<&Identifier> = numbers.iter().collect();
-    // An event stands under its strongest identifier, here the lower number.
+    // An event is stored under its strongest identifier, here the lower number.
     assert_eq!(
         person_of(graph.as_ref(), &numbers[11]).await,
         expected(&all, &all[..11])

@@ -74,12 +74,12 @@ pub async fn profiles(store: Arc<dyn Profiles>) {
     assert_eq!(
         store.get(&[ann]).await.unwrap(),
         [Some(one)],
-        "who comes back is new"
+        "a profile put after its erasure is new"
     );
     assert_eq!(store.erase(&[]).await.unwrap(), 0);
 }
 
-/// The profile of somebody who clicked at these times.
+/// Returns the profile of a person who clicked at these times.
 fn profile(clicks: &[&str]) -> Profile {
     let sample = include_bytes!("../../../event/samples/event-v1.json");
     let mut event = Event::from_json(sample).unwrap();

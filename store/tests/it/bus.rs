@@ -10,7 +10,7 @@ use crate::support::{next, open_bus, record, values};
 
 const SILENCE: Duration = Duration::from_millis(250);
 
-/// The database of groups and leases, to be changed behind the bus's back.
+/// Opens the database of groups and leases, to modify it without the bus.
 async fn groups_of(folder: &Path) -> sqlx::SqlitePool {
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(folder.join("bus-groups.db"));
     sqlx::SqlitePool::connect_with(options).await.unwrap()
@@ -48,7 +48,7 @@ async fn an_append_is_all_or_nothing() {
 async fn a_full_queue_answers_soon() {
     let folder = tempfile::tempdir().unwrap();
     let bus = Arc::new(open_bus(folder.path()).await);
-    // Somebody else writes and does not end.
+    // Another writer holds the lock and does not release it.
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(folder.path().join("bus.db"));
     let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
     let held = pool.begin_with("BEGIN IMMEDIATE").await.unwrap();
@@ -58,7 +58,7 @@ async fn a_full_queue_answers_soon() {
             tokio::spawn(async move { bus.append(vec![record("t", vec![0; 16 << 20])]).await })
         })
         .collect();
-    // All but a few bytes of the queue are taken; wait until they are.
+    // The waiting appends take all but a few bytes of the queue; wait until they do.
     let deadline = tokio::time::Instant::now() + Duration::from_secs(3);
     let error = loop {
         let started = tokio::time::Instant::now();
@@ -126,7 +126,7 @@ async fn a_lost_lease_refuses_the_commit() {
     bus.append(vec![record("t", "1")]).await.unwrap();
     let mut sleeper = bus.subscribe("g", &["t"]).await.unwrap();
     next(sleeper.as_mut()).await;
-    // The lease runs out, as it does when the process sleeps, and another member takes over.
+    // The lease expires, as it does when the process is suspended, and another member takes over.
     let pool = groups_of(folder.path()).await;
     sqlx::query("UPDATE group_partitions SET lease_expires_at_ms = 0")
         .execute(&pool)
@@ -164,13 +164,13 @@ async fn dead_letters_go_with_their_age_whoever_reads_them() {
     let folder = tempfile::tempdir().unwrap();
     let bus = open_bus(folder.path()).await;
     bus.append(vec![record(DEAD_LETTERS_TOPIC, "1")]).await.unwrap();
-    // A replay that only looks commits nothing.
+    // A replay that only reads commits nothing.
     let mut looking = bus.subscribe("replay", &[DEAD_LETTERS_TOPIC]).await.unwrap();
     next(looking.as_mut()).await;
     let now = Timestamp::from(std::time::SystemTime::now());
     let days = |days: i64| now.plus_millis(days * 24 * 60 * 60 * 1_000);
     assert_eq!(bus.trim(days(29)).await.unwrap(), 0);
-    // Others look from time to time.
+    // Other groups read from time to time.
     let pool = groups_of(folder.path()).await;
     sqlx::query("UPDATE group_partitions SET active_at_ms = ?1")
         .bind(days(31).as_millis())
@@ -306,10 +306,10 @@ async fn old_records_go_when_every_group_has_read_them() {
         "what is gone is not counted"
     );
     assert_eq!(slow.poll(2_000, SILENCE).await.unwrap().len(), 101);
-    // Groups that nobody reads with any more hold nothing back.
+    // Groups that nobody reads with any more do not hold records back.
     assert_eq!(bus.trim(days(31)).await.unwrap(), 102);
 
-    // Offsets are not used again.
+    // Offsets are not reused.
     bus.append(vec![record("read", "after")]).await.unwrap();
     let mut late = bus.subscribe("late", &["read"]).await.unwrap();
     assert_eq!(next(late.as_mut()).await[0].position.offset, 1_200);

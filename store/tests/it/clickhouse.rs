@@ -1,4 +1,4 @@
-//! What ClickHouse's engine makes of answers that are hard to get from a real server.
+//! How the ClickHouse engine handles responses that are hard to get from a real server.
 
 use std::{io::Result, sync::Arc, time::Duration};
 
@@ -17,10 +17,11 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-/// What a server answers to a request whose text holds some words: status, code, body. The first match counts.
+/// The responses of a server to requests whose text contains certain words: words, status, error code, body. The first match is
+/// used.
 type Script = &'static [(&'static str, u16, Option<u32>, &'static [u8])];
 
-/// A database that is up to date.
+/// The responses of a database that is up to date.
 const UP_TO_DATE: Script = &[
     ("EXISTS DATABASE", 200, None, b"\x01"),
     (
@@ -39,13 +40,13 @@ const BEHIND: Script = &[
     ("INSERT INTO known_people", LATE, None, b""),
 ];
 
-/// The status of an answer that comes with success after [`STEP`].
+/// The status of a successful response that is sent after [`STEP`].
 const LATE: u16 = 1;
 
 /// Longer than the 9 s that opening may take apart from schema steps.
 const STEP: Duration = Duration::from_secs(10);
 
-/// The same, and it never answers a count. The status 0 stands for that.
+/// A database that is up to date, but the server never responds to a count, which the status 0 stands for.
 const HANGING: Script = &[
     UP_TO_DATE[0],
     UP_TO_DATE[1],
@@ -53,7 +54,7 @@ const HANGING: Script = &[
     ("count()", 0, None, b""),
 ];
 
-/// A server that knows a script and answers everything else with nothing.
+/// A server that follows a script and sends an empty response to everything else.
 struct Server {
     port: u16,
     certificate: String,
@@ -76,7 +77,7 @@ async fn serve(script: Script, secure: bool) -> Server {
             let (stream, _) = listener.accept().await.unwrap();
             let acceptor = acceptor.clone();
             tokio::spawn(async move {
-                // A client that does not trust the certificate goes away, as it should.
+                // A client that does not trust the certificate disconnects, as it should.
                 if secure {
                     answer(acceptor.accept(stream).await?, script).await
                 } else {
@@ -132,7 +133,7 @@ async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, script: Script)
     }
 }
 
-/// Whether a request with a body of either form has come to its end.
+/// Returns whether a request, with a body of either form, is complete.
 fn is_whole(text: &str) -> bool {
     let Some((head, body)) = text.split_once("\r\n\r\n") else {
         return false;

@@ -1,4 +1,4 @@
-//! A process that is killed in the middle loses nothing that it acknowledged.
+//! Checks that a process that is killed while it works loses nothing that it acknowledged.
 
 use std::{
     collections::HashMap,
@@ -13,10 +13,10 @@ use sendflowr_store::bus::Bus;
 
 use crate::support::{next, open_bus, record};
 
-/// Where the process that is to be killed finds its folder.
+/// Environment variable with the folder of the process to be killed.
 const FOLDER: &str = "STORE_TEST_CRASH_FOLDER";
 
-/// Not a test by itself: appends from eight tasks and reads with commits, telling what was acknowledged, until killed.
+/// Not a test by itself: appends from eight tasks and reads with commits, printing what was acknowledged, until it is killed.
 #[tokio::test]
 #[ignore = "run by `killed_in_the_middle_nothing_acknowledged_is_lost` in a process of its own"]
 async fn child() {
@@ -63,7 +63,7 @@ async fn killed_in_the_middle_nothing_acknowledged_is_lost() {
             committed = Some(offset.parse::<u64>().unwrap());
         }
         if acknowledged.len() >= 500 && committed.is_some() {
-            // What it still writes into the pipe was acknowledged as well; it is read to its end.
+            // What it still writes into the pipe was acknowledged as well, so the pipe is read to its end.
             process.kill().unwrap();
         }
     }
@@ -85,7 +85,7 @@ async fn killed_in_the_middle_nothing_acknowledged_is_lost() {
         assert_eq!(times_found.get(value), Some(&1), "{value}");
     }
 
-    // The killed member's lease runs out, and its group goes on after what it last said to have committed.
+    // The killed member's lease expires, and its group continues after the last commit that it reported.
     bus.append(vec![record("t", "after")]).await.unwrap();
     let mut successor = bus.subscribe("g", &["t"]).await.unwrap();
     let goes_on_at = next(successor.as_mut()).await[0].position.offset;

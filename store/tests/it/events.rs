@@ -1,4 +1,4 @@
-//! What the embedded event store does beyond what every event store does.
+//! Behavior that is specific to the embedded event store.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ fn explanation(number: usize) -> StoredExplanation {
     StoredExplanation {
         reference: format!("dec_{number}"),
         universal_id: UniversalId::from_identifier(&identifier),
-        // Asked about long ago: what counts is when it was stored.
+        // Decided long ago: the time of storing is what counts.
         decided_at: Timestamp::default(),
         body: "{}".to_owned(),
         trial: Some(Trial {
@@ -52,7 +52,7 @@ async fn explanations_are_removed_when_they_are_too_old() {
     };
     assert!(kept(0).await && kept(1).await && kept(2).await);
     tokio::time::sleep(Duration::from_millis(600)).await;
-    // Each removes two at most, so that no decision waits for a great removal.
+    // Each write removes at most two, so that no decision waits for a large removal.
     events.save_explanations(&[&explanation(3)]).await.unwrap();
     assert!(!kept(0).await && !kept(1).await && kept(2).await && kept(3).await);
     events.save_explanations(&[&explanation(4)]).await.unwrap();

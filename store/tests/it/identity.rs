@@ -26,7 +26,7 @@ async fn two_processes_share_one_graph() {
     let seen = other.resolve(&together.identifiers[1..]).await.unwrap().unwrap();
     assert_eq!(seen.identifiers, together.identifiers);
 
-    // What the other one merges, the first one sees, although it remembers the sighting.
+    // The first graph sees what the other one merges, although it remembers the sighting.
     let phone = sighting(&[
         (IdentifierKind::EmailHash, "a"),
         (IdentifierKind::PhoneNumber, "p"),
@@ -51,7 +51,7 @@ async fn known_sightings_are_not_written_again() {
         .await
         .unwrap();
 
-    // A file that cannot be locked for writing: all that still works is reading.
+    // A file that cannot be locked for writing: only reads still work.
     let blocker = SqliteIdentities::open(folder.path()).await.unwrap();
     let reopened = SqliteIdentities::open(folder.path()).await.unwrap();
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(folder.path().join("identity.db"));

@@ -1,4 +1,4 @@
-//! The embedded engines against the tests that all engines pass, and what only they promise.
+//! Tests of the embedded engines: those that all engines pass, and those specific to them.
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 mod bus;

@@ -1,4 +1,4 @@
-//! Redis where there is none.
+//! The Redis engine when there is no Redis server.
 
 use std::time::{Duration, Instant};
 
@@ -44,7 +44,7 @@ async fn a_server_that_is_away_is_waited_for_by_those_who_can_go_on() {
         assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
     }
     assert!(started.elapsed() < Duration::from_secs(5), "nobody waits");
-    // Somebody listens there now, and is asked without being told to.
+    // Something listens there now, and the store connects without being called.
     let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
     let asked = tokio::time::timeout(Duration::from_secs(10), listener.accept()).await;
     asked.expect("it is tried again").unwrap();
@@ -57,7 +57,7 @@ async fn a_server_without_tls_is_refused_where_tls_is_asked_for() {
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             stream.write_all(b"-ERR unknown command\r\n").await.unwrap();
-            // Until the client hangs up, as a server does.
+            // Reads until the client hangs up, as a server does.
             let _ = stream.read_to_end(&mut Vec::new()).await;
         }
     });

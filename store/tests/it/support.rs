@@ -23,7 +23,7 @@ pub(crate) fn values(records: &[Record]) -> Vec<String> {
         .collect()
 }
 
-/// Polls until something comes, at most 20 s.
+/// Polls until records arrive, for at most 20 s.
 pub(crate) async fn next(subscription: &mut dyn Subscription) -> Vec<Record> {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {

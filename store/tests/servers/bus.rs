@@ -1,4 +1,4 @@
-//! Kafka.
+//! Tests of the bus on Kafka.
 
 mod outage;
 mod secure;
@@ -24,10 +24,10 @@ use tokio::{
 
 use self::world::{World, connect, settings, unique};
 
-/// How long to wait for what must come: the members of a group need seconds to agree.
+/// How long to wait for what must arrive: the members of a group need seconds to agree.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Bytes of a MiB.
+/// Number of bytes in a MiB.
 const MIB: usize = 1024 * 1024;
 
 fn record(topic: &str, key: &str) -> NewRecord {
@@ -45,7 +45,7 @@ fn numbered(topic: &str, count: usize) -> Vec<NewRecord> {
         .collect()
 }
 
-/// Polls until `count` different keys came; answers with them and with how many records it took.
+/// Polls until `count` different keys have arrived; returns them and the number of records read.
 async fn read(subscription: &mut dyn Subscription, count: usize) -> (BTreeSet<String>, usize) {
     let deadline = Instant::now() + PATIENCE;
     let (mut keys, mut records) = (BTreeSet::new(), 0);
@@ -63,7 +63,7 @@ async fn read(subscription: &mut dyn Subscription, count: usize) -> (BTreeSet<St
     (keys, records)
 }
 
-/// Records that the group has not committed.
+/// Returns the number of records that the group has not committed.
 async fn behind(bus: &dyn Bus, group: &str, topic: &str) -> u64 {
     let lags = bus.lag(group, &[topic]).await.unwrap();
     assert_eq!(lags.len(), 3, "one for each partition");
@@ -81,7 +81,7 @@ async fn conformance_of_the_bus() {
 async fn records_of_several_mib_come_through_whole() {
     let world = World::new().await;
     let topic = unique("long");
-    // Compression must not be what makes it fit.
+    // It must not fit only because of compression.
     let noise: Vec<u8> = (0..5 * MIB as u64)
         .map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8)
         .collect();
@@ -126,7 +126,7 @@ async fn large_appends_come_through_whole() {
     };
     let world = World::with(raw).await;
     let topic = unique("many");
-    // More than there is room for: it goes alone.
+    // More than the whole queue: the append goes alone.
     world.append(numbered(&topic, 20_000)).await.unwrap();
     let mut subscription = world.subscribe(&unique("group"), &[&topic]).await.unwrap();
     let (keys, records) = read(subscription.as_mut(), 20_000).await;
@@ -164,7 +164,7 @@ async fn members_share_the_work_and_nothing_is_lost_when_one_leaves() {
     let deadline = Instant::now() + PATIENCE;
     let (mut by_one, mut by_two) = (BTreeSet::new(), BTreeSet::new());
     let mut appended = 1_000;
-    // Both have work once the group has given a partition to the second.
+    // Both have work once the group has assigned a partition to the second.
     while by_one.is_empty() || by_two.is_empty() {
         assert!(Instant::now() < deadline, "the second member got nothing to do");
         by_one.clear();
@@ -187,7 +187,7 @@ async fn members_share_the_work_and_nothing_is_lost_when_one_leaves() {
     );
     two.commit().await.unwrap();
 
-    // What the first read and did not commit comes to the second.
+    // What the first member read and did not commit is read by the second.
     drop(one);
     let deadline = Instant::now() + PATIENCE;
     while !by_one.is_subset(&by_two) || behind(&world, &group, &topic).await > 0 {
@@ -225,7 +225,7 @@ async fn a_commit_tells_that_partitions_have_moved() {
     one.commit().await.unwrap();
     assert!(by_two.is_subset(&all));
 
-    // What stayed was committed: only what moved is left to read.
+    // The records of partitions that stayed were committed: only those of the moved ones are left to read.
     let mut read_by_two = by_two.len();
     loop {
         let more = two.poll(500, Duration::from_secs(1)).await.unwrap();
@@ -277,7 +277,7 @@ async fn topics_are_made_once_and_described() {
     assert_eq!(world.bus.topics(&[&topic]).await.unwrap(), []);
     world.append(numbered(&topic, 10)).await.unwrap();
     world.bus.create_topics(&[&topic]).await.unwrap();
-    // Another process, with other settings, leaves it as it is.
+    // Another process with other settings leaves it as it is.
     let other = connect(settings()).await.unwrap();
     other.create_topics(&[&topic]).await.unwrap();
     let described = other.topics(&[&topic, "missing"]).await.unwrap();
@@ -318,7 +318,7 @@ async fn counts_what_it_does() {
         encode(&mut text, &registry).unwrap();
         text
     };
-    // The room is given back a moment after the callers have their answers.
+    // The room is released a moment after the callers have their results.
     let deadline = Instant::now() + PATIENCE;
     while !lines().contains("sendflowr_kafka_queued_bytes 0\n") {
         assert!(Instant::now() < deadline, "{}", lines());
@@ -358,7 +358,7 @@ async fn nothing_is_taken_after_the_end() {
     assert!(world.subscribe("group", &[&topic]).await.is_err());
 }
 
-/// The error that connecting ends in, which must come within the time an operator waits.
+/// Returns the error with which connecting fails, which must come within the time an operator waits.
 async fn refusal(raw: RawKafkaConfig) -> String {
     let connecting = timeout(Duration::from_secs(10), connect(raw));
     let error = connecting.await.expect("it takes 10 s at most").unwrap_err();
@@ -369,7 +369,7 @@ async fn refusal(raw: RawKafkaConfig) -> String {
 #[tokio::test]
 #[ignore = "needs servers; cargo xtask test starts them"]
 async fn a_wrong_address_names_the_setting() {
-    // A port that nobody listens at: the listener is gone when it is tried.
+    // A port that nobody listens on: the listener is closed before it is tried.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let closed = listener.local_addr().unwrap().to_string();
     drop(listener);

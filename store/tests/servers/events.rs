@@ -1,4 +1,4 @@
-//! ClickHouse.
+//! Tests of the event store on ClickHouse.
 
 mod proxy;
 mod world;
@@ -23,7 +23,7 @@ use self::{
 };
 use crate::gate::Gate;
 
-/// The server looks for merges every few seconds, and less often where it found none.
+/// The server looks for merges every few seconds, and less often after it found none.
 const MERGE_WITHIN: Duration = Duration::from_secs(90);
 
 #[tokio::test]
@@ -63,7 +63,7 @@ async fn a_batch_written_again_changes_no_count() {
         .await
         .unwrap();
 
-    // Whole, in other slices, by several at once, and read differently by a newer plugin.
+    // As a whole, in other slices, by several writers at once, and read differently by a newer plugin.
     let mut newer = batch.clone();
     for stored in &mut newer {
         stored.event.plugin = "sendgrid@2.0.0".into();
@@ -125,7 +125,7 @@ async fn erased_rows_leave_the_disk_when_their_masks_are_applied() {
         ("message_sent_times", 20, 1),
         ("known_people", 20, 1),
     ];
-    // One row a person, whatever was written how often.
+    // One row per person, however often it was written.
     database.run("OPTIMIZE TABLE known_people FINAL").await;
     let erased = store.erase(&[person(7)]).await.unwrap();
     assert_eq!(erased.events, 11);
@@ -152,7 +152,7 @@ async fn erased_rows_leave_the_disk_when_their_masks_are_applied() {
 async fn a_batch_written_again_reaches_the_views_too() {
     let database = Database::new();
     let store = database.open().await;
-    // As replicated tables do of themselves.
+    // As replicated tables do by default.
     database
         .run("ALTER TABLE email_events MODIFY SETTING non_replicated_deduplication_window = 100")
         .await;
@@ -160,7 +160,7 @@ async fn a_batch_written_again_reaches_the_views_too() {
     let message = batch[0].event.message_id.clone().unwrap();
     let messages = [(batch[0].event.universal_id.clone(), message)];
     store.write(&batch).await.unwrap();
-    // The server died between the table and its view, and the writer heard nothing.
+    // The server died between the table and its view, and the writer got no response.
     database.run("TRUNCATE TABLE message_sent_times").await;
     database.run("TRUNCATE TABLE known_people").await;
     let person = std::slice::from_ref(&messages[0].0);
@@ -203,7 +203,7 @@ async fn an_older_database_learns_who_has_events() {
     let store = database.open().await;
     let batch = [event(1, EventType::Sent, "2026-03-01T00:00:00Z".parse().unwrap())];
     store.write(&batch).await.unwrap();
-    // As a build before this step has left it.
+    // As left by a build from before this step.
     for statement in [
         "DROP TABLE known_people_writer",
         "DROP TABLE known_people",
@@ -324,7 +324,7 @@ async fn reads_few_granules(database: &Database, query: &str) {
 async fn a_month_that_is_over_becomes_one_part() {
     let database = Database::new();
     let store = database.open().await;
-    // So unlike in size that the server would leave them apart for weeks.
+    // So different in size that the server would not merge them for weeks.
     let batch = deliveries(20_481, 2_048);
     store.write(&batch[..20_480]).await.unwrap();
     store.write(&batch[20_480..]).await.unwrap();
@@ -455,10 +455,10 @@ async fn old_events_end_when_an_age_is_set() {
         database.number(&of_days).await
     };
     let other = connect(aged(Some(60))).await.unwrap();
-    assert_eq!(after(30).await, 3, "who only opens the store changes nothing");
+    assert_eq!(after(30).await, 3, "only opening the store changes nothing");
     other.retain().await.unwrap();
     assert_eq!(after(60).await, 3);
-    // The longest that is allowed. What is stored stays.
+    // The maximum allowed. What is stored stays.
     connect(aged(Some(7_300))).await.unwrap().retain().await.unwrap();
     assert_eq!((after(7_300).await, after(90).await), (2, 1));
     database.run("OPTIMIZE TABLE email_events FINAL").await;

@@ -1,4 +1,4 @@
-//! A gate between an engine and its server, to be closed in either of the two ways in which servers go away.
+//! A gate between an engine and its server, which can be closed in either of the two ways in which servers become unreachable.
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -7,7 +7,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// Passes bytes to the server and back.
+/// Forwards bytes to the server and back.
 pub(crate) struct Gate {
     port: u16,
     way: watch::Sender<Way>,
@@ -17,9 +17,9 @@ pub(crate) struct Gate {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
     Open,
-    /// As if the server had ended: connections break, new ones too.
+    /// As if the server had stopped: connections break, including new ones.
     Broken,
-    /// As if the network had ended: nothing gets through, and nobody is told.
+    /// As if the network had failed: nothing gets through, and no end is notified.
     Silent,
 }
 
@@ -90,7 +90,7 @@ async fn pass(
         let now = *way.borrow_and_update();
         match now {
             Way::Broken => return,
-            // A connection that lost bytes is of no use any more.
+            // A connection that lost bytes cannot be used any more.
             Way::Open if was_silent => std::future::pending().await,
             Way::Open => {}
             Way::Silent => was_silent = true,

@@ -1,4 +1,4 @@
-//! PostgreSQL.
+//! Tests of the identity graph on PostgreSQL.
 
 mod world;
 
@@ -66,7 +66,7 @@ async fn conformance() {
     conformance::accounts(&*graph).await;
 }
 
-/// Four processes learn at once, pair by pair and in different orders, that a hundred people are one.
+/// Four processes record concurrently, pair by pair and in different orders, that a hundred people are one.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs servers; cargo xtask test starts them"]
 async fn processes_that_join_the_same_people_at_once_end_in_one_person() {
@@ -77,7 +77,7 @@ async fn processes_that_join_the_same_people_at_once_end_in_one_person() {
     let mut tasks = Vec::new();
     for (number, process) in processes.iter().enumerate() {
         for step in 0..PEOPLE {
-            // 7, 11, 13 and 17 share no factor with 100: each process meets every number, in an order of its own.
+            // 7, 11, 13 and 17 share no factor with 100: each process visits every number, in an order of its own.
             let place = step * [7, 11, 13, 17][number] % PEOPLE;
             let pair = sighting(&[&phone(place), &phone((place + 1) % PEOPLE)]);
             let process = Arc::clone(process);
@@ -123,7 +123,7 @@ async fn processes_that_join_the_same_people_at_once_end_in_one_person() {
     );
 }
 
-/// Whole batches that overlap, in opposite orders: locks taken one by one would wait for each other in a circle.
+/// Whole batches that overlap, in opposite orders: locks taken one by one would deadlock.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs servers; cargo xtask test starts them"]
 async fn large_batches_that_overlap_hold_nobody_up() {
@@ -148,7 +148,7 @@ async fn large_batches_that_overlap_hold_nobody_up() {
         database.number("SELECT count(*) FROM identity_graph").await,
         2_000
     );
-    // Each external id went with one of its two phone numbers and stayed there.
+    // Each external id was recorded with one of its two phone numbers first and stayed there.
     assert_eq!(
         database
             .number("SELECT count(*) FROM identity_audit_log WHERE action = 'conflict'")
@@ -160,7 +160,7 @@ async fn large_batches_that_overlap_hold_nobody_up() {
         .await
         .unwrap();
     let canonical: HashSet<UniversalId> = people.iter().map(|person| person.canonical.clone()).collect();
-    assert_eq!(canonical.len(), 2_000, "weak identifiers join nobody");
+    assert_eq!(canonical.len(), 2_000, "weak identifiers never join people");
 }
 
 #[tokio::test]
@@ -209,7 +209,7 @@ async fn a_database_of_a_newer_build_is_taken_as_it_is() {
     let known = sighting(&[&phone(1), &external("ann")]);
     graph.record(std::slice::from_ref(&known)).await.unwrap();
     graph.close().await;
-    // What steps of a newer build may do: add.
+    // What the steps of a newer build may do: add.
     for change in [
         "ALTER TABLE resolved_identities ADD COLUMN newer text NOT NULL DEFAULT ''",
         "INSERT INTO sendflowr_schema_steps (version, description, success, checksum, execution_time) \
@@ -229,7 +229,7 @@ async fn a_database_of_a_newer_build_is_taken_as_it_is() {
     let steps = "SELECT count(*) FROM sendflowr_schema_steps";
     assert_eq!(database.number(steps).await, 5, "its steps stay noted");
 
-    // One that is older than ours and none of them is no newer build's, whatever stands beside it.
+    // An unknown step older than ours does not belong to a newer build, whatever else is recorded.
     database
         .run("UPDATE sendflowr_schema_steps SET version = -1 WHERE version = 98")
         .await;
@@ -350,7 +350,7 @@ async fn an_outage_costs_readers_little_and_ends_by_itself() {
             assert!(start.elapsed() < Duration::from_secs(2), "still away");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        // All connections of the pool are there again.
+        // All connections of the pool are available again.
         let reads = join_all((0..20).map(|_| graph.people(&[])));
         assert!(reads.await.into_iter().all(|read| read.is_ok()));
         graph.record(&[sighting(&[&phone(3), &phone(4)])]).await.unwrap();

@@ -1,4 +1,4 @@
-//! The engines that scale out, on real servers: the tests that all engines pass, and what only these promise.
+//! Tests of the engines that scale out on real servers: those that all engines pass, and those specific to these engines.
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 mod bus;

@@ -1,4 +1,4 @@
-//! Redis.
+//! Tests of the profile store on Redis.
 
 mod world;
 
@@ -24,7 +24,7 @@ async fn connect(raw: RawRedisConfig) -> Result<RedisProfiles, StoreError> {
     RedisProfiles::connect(RedisConfig::try_from(raw).unwrap()).await
 }
 
-/// A click of nobody in particular at a minute of its own.
+/// Creates a click of an arbitrary person, at a different minute for each number.
 fn click(number: i64) -> Event {
     let mut event = Event::from_json(include_bytes!("../../../event/samples/event-v1.json")).unwrap();
     event.timestamp = Timestamp::from_millis_clamped(1_768_000_000_000 + number * 60_000);
@@ -118,7 +118,7 @@ async fn what_cannot_be_read_is_missing_and_is_replaced() {
     assert_eq!(get(&store, &ann).await, Some(clicks(0..3)));
 }
 
-/// What a server holds after it started from a snapshot bears the run id of its earlier life.
+/// Values that a server loaded from a snapshot at its start carry the run id of an earlier run.
 #[tokio::test]
 #[ignore = "needs servers; cargo xtask test starts them"]
 async fn what_an_earlier_life_of_the_server_knew_is_missing() {
@@ -131,13 +131,12 @@ async fn what_an_earlier_life_of_the_server_knew_is_missing() {
     keys.write(&ann, &bytes).await;
     assert_eq!(get(&store, &ann).await, None);
     assert_eq!(count(&store, "sendflowr_profiles_outdated"), 1);
-    // It holds less than what is there, and still counts more.
+    // It contains less than the stored value, and is still the one that counts.
     put(&store, &ann, &clicks(0..1)).await;
     assert_eq!(get(&store, &ann).await, Some(clicks(0..1)));
 }
 
-/// Where the server has started anew between look and update, what others wrote meanwhile may be lost, and the value be as it was
-/// seen.
+/// If the server has restarted between look and update, writes of others may be lost and the value be the same as before.
 #[tokio::test]
 #[ignore = "needs servers; cargo xtask test starts them"]
 async fn what_was_seen_in_another_life_of_the_server_is_not_updated() {
@@ -168,7 +167,7 @@ async fn a_writer_that_was_overtaken_replaces_nothing() {
     put(&slow, &ann, &old).await;
     assert_eq!(get(&fast, &ann).await, None, "neither knows everything");
     assert_eq!(count(&slow, "sendflowr_profiles_disputes"), 1);
-    // Until the dust has settled.
+    // Until the dispute is over.
     put(&fast, &ann, &clicks(0..7)).await;
     assert_eq!(get(&slow, &ann).await, None);
     let seconds = keys.ttl(&ann).await;
@@ -188,10 +187,10 @@ async fn an_update_of_what_is_no_longer_there_replaces_nothing() {
     let (seen_first, seen_too) = (seen(&slow, &ann).await, seen(&fast, &ann).await);
     update(&fast, &ann, clicks(0..6), seen_too.clone()).await;
     assert_eq!(get(&slow, &ann).await, Some(clicks(0..6)));
-    // Whoever takes in the same events overtakes nobody.
+    // A writer that applies the same events does not cause a dispute.
     update(&slow, &ann, clicks(0..6), seen_first).await;
     assert_eq!(get(&slow, &ann).await, Some(clicks(0..6)));
-    // This holds all that is there, and cannot know that.
+    // This one contains everything that is stored, but the store cannot know that.
     update(&slow, &ann, clicks(0..7), seen_too).await;
     assert_eq!(look(&fast, &ann).await, None, "neither knows everything");
     assert_eq!(count(&slow, "sendflowr_profiles_disputes"), 1);
@@ -214,8 +213,8 @@ async fn an_update_does_not_bring_back_what_is_gone() {
     assert!((50..=60).contains(&seconds), "{seconds}");
 }
 
-/// Eight consumers that all believe to be the only one work on the same people. What they leave behind is whole or
-/// missing.
+/// Eight consumers, each of which behaves as if it were the only one, work on the same people. The profiles that they leave
+/// behind are complete or missing.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs servers; cargo xtask test starts them"]
 async fn no_number_of_writers_leaves_a_profile_that_lacks_something() {
@@ -229,12 +228,12 @@ async fn no_number_of_writers_leaves_a_profile_that_lacks_something() {
             let store = keys.open().await;
             start.wait().await;
             for step in 0..150 {
-                // All begin with one person; later they meet now and then.
+                // All begin with the same person; later they meet now and then.
                 let person = step * (step + consumer * 97) % PEOPLE;
                 let (id, history) = (id(person as i64), &histories[person]);
                 let known = look(&store, &id).await;
                 let event = click((step * 8 + consumer) as i64);
-                // Events first, as the consumer has it.
+                // Events are written first, as in the consumer.
                 history.lock().unwrap().push(event.clone());
                 match known {
                     Some((mut profile, seen)) => {
@@ -302,7 +301,7 @@ async fn an_outage_costs_callers_nothing_and_ends_by_itself() {
         let first = store.get(std::slice::from_ref(&ann)).await.unwrap_err();
         assert!(matches!(first, StoreError::Unavailable { .. }), "{first}");
         assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
-        // Each would wait for 100 ms.
+        // Otherwise each call would wait for 100 ms.
         let start = Instant::now();
         for _ in 0..100 {
             let error = store.put(&[(ann.clone(), clicks(0..3))]).await.unwrap_err();
@@ -311,7 +310,7 @@ async fn an_outage_costs_callers_nothing_and_ends_by_itself() {
         }
         assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
         gate.open();
-        // A connection that was begun in silence is given up after 3 s.
+        // A connection attempt that was started during the silence is abandoned after 3 s.
         let start = Instant::now();
         while store.get(std::slice::from_ref(&ann)).await.ok() != Some(vec![Some(clicks(0..2))]) {
             assert!(start.elapsed() < Duration::from_secs(6), "still away");

@@ -1,11 +1,11 @@
-/// The address in an environment variable that `cargo xtask test` sets.
+/// Returns the address in an environment variable that `cargo xtask test` sets.
 pub(crate) fn address(variable: &str) -> String {
     std::env::var(variable).unwrap_or_else(|_| {
         panic!("`{variable}` is not set: `cargo xtask test` starts the servers and sets it")
     })
 }
 
-/// Where a server of the tests is, and who may use it. A text is empty where the address has nothing for it.
+/// Address and login of a test server. A string is empty if the address has no value for it.
 pub(crate) struct Server {
     /// The whole address.
     pub(crate) address: String,
@@ -16,7 +16,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// The server whose address, `scheme://[[user]:password@]host:port[/database]`, is in this environment variable.
+    /// Reads the address `scheme://[[user]:password@]host:port[/database]` of a server from this environment variable.
     pub(crate) fn of(variable: &str) -> Self {
         let address = address(variable);
         let (_, rest) = address.split_once("://").expect("an address has a scheme");

@@ -1,4 +1,4 @@
-//! A front that speaks TLS for a server that does not.
+//! A proxy that adds TLS in front of a server that does not use it.
 
 use std::sync::Arc;
 
@@ -12,16 +12,16 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-/// How a client says that it wants TLS.
+/// How a client requests TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Asks {
-    /// By speaking it.
+    /// By starting the handshake right away.
     AtOnce,
-    /// With a message of eight bytes, as clients of PostgreSQL do.
+    /// With a message of eight bytes, as PostgreSQL clients do.
     First,
 }
 
-/// Where it listens, and what vouches for it.
+/// The proxy's port and certificate.
 pub(crate) struct Front {
     pub(crate) port: u16,
     /// PEM, for `127.0.0.1`.
@@ -55,7 +55,8 @@ impl Front {
     }
 }
 
-/// A client that does not trust the certificate goes away, as it should: its errors are of no matter here.
+/// Forwards a connection. A client that does not trust the certificate disconnects, as it should: its errors do not matter
+/// here.
 async fn pass(
     mut client: TcpStream,
     server: String,

@@ -1,4 +1,4 @@
-//! The broker goes away and comes back.
+//! The broker goes down and comes back.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -19,7 +19,7 @@ async fn an_outage_is_told_quickly_and_ends_by_itself() {
     let raw = RawKafkaConfig {
         delivery_timeout_ms: 2_000,
         queue_bytes: MIB as u64,
-        // A broker that comes back waits as long for a member that may be gone.
+        // A broker that comes back waits this long for a member that may be gone.
         session_timeout_ms: 6_000,
         ..settings()
     };
@@ -40,7 +40,7 @@ async fn an_outage_is_told_quickly_and_ends_by_itself() {
         started.elapsed()
     );
 
-    // What is more than may wait is refused, and does not wait itself.
+    // An append that exceeds the queue is refused, and does not wait.
     let half = NewRecord {
         value: vec![b'x'; MIB * 6 / 10],
         ..record(&topic, "half")
@@ -68,12 +68,12 @@ async fn an_outage_is_told_quickly_and_ends_by_itself() {
         assert!(Instant::now() < deadline, "{error}");
     }
     world.ping().await.unwrap();
-    // Nothing acknowledged is lost, before the outage or after.
+    // Nothing acknowledged is lost, whether from before the outage or after it.
     let mut successor = world.subscribe(&unique("group"), &[&topic]).await.unwrap();
     let (keys, _) = read(successor.as_mut(), 200).await;
     assert!(keys.contains("00000") && keys.contains("00199"));
-    // The reader goes on by itself, from where it was. First it may tell of the outage, and its group has to meet anew, as the
-    // successor's has just done: that is no part of its time.
+    // The reader continues on its own, from where it was. It may first report the outage, and its group has to form again, as
+    // the successor's has just done: that does not count towards its time.
     let deadline = Instant::now() + 2 * PATIENCE;
     let mut came = BTreeSet::new();
     while came.len() < 200 {

@@ -1,4 +1,5 @@
-//! Brokers that encrypt their connections and ask who connects: one of the test's own, since the others do neither.
+//! Brokers that encrypt their connections and authenticate clients: the test starts one of its own, since the shared ones do
+//! neither.
 
 use std::{
     fs,
@@ -25,12 +26,12 @@ const START_WITHIN: Duration = Duration::from_secs(60);
 const USER: &str = "ann";
 const PASSWORD: &str = "right-one";
 
-/// A broker with one listener for passwords and one for certificates. It ends when this is dropped.
+/// A broker with one listener for passwords and one for certificates. It stops when this is dropped.
 struct Broker {
     process: Child,
     by_password: String,
     by_certificate: String,
-    /// Vouches for the broker, and for a client that shows it: PEM.
+    /// PEM certificate of the broker, and of a client that authenticates with it.
     certificate: String,
     key: String,
     _folder: TempDir,
@@ -43,7 +44,7 @@ impl Drop for Broker {
     }
 }
 
-/// For both ends of a connection, signed by itself.
+/// Creates a self-signed certificate for both ends of a connection.
 fn certificate() -> CertifiedKey<KeyPair> {
     let mut wanted = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
     wanted.extended_key_usages = vec![
@@ -73,7 +74,7 @@ impl Broker {
         let at = |name: &str| folder.path().join(name).display().to_string();
         fs::write(at("key.pem"), format!("{key}{certificate}")).unwrap();
         fs::write(at("trusted.pem"), &certificate).unwrap();
-        // Free until they are let go of, just before the broker takes them.
+        // Reserved until they are released, just before the broker takes them.
         let ports: Vec<TcpListener> = (0..4)
             .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
             .collect();
@@ -143,7 +144,7 @@ log.cleaner.dedupe.buffer.size=2097152
         broker
     }
 
-    /// Settings of a user whom the broker knows.
+    /// Returns the settings of a user known to the broker.
     fn by_password(&self, mechanism: &str) -> RawKafkaConfig {
         RawKafkaConfig {
             bootstrap_servers: Some(self.by_password.clone()),
@@ -156,7 +157,7 @@ log.cleaner.dedupe.buffer.size=2097152
         }
     }
 
-    /// Settings of a client that shows a certificate.
+    /// Returns the settings of a client with a certificate.
     fn by_certificate(&self) -> RawKafkaConfig {
         RawKafkaConfig {
             bootstrap_servers: Some(self.by_certificate.clone()),
@@ -181,7 +182,7 @@ async fn brokers_that_ask_who_connects_are_told_and_others_learn_why_not() {
     ];
     for raw in allowed {
         let bus = connect(raw).await.unwrap();
-        // The first of all looks for a group before any group has met: that takes the brokers a moment.
+        // The first request looks for the coordinator before any group has formed, which takes the brokers a moment.
         let lag = bus.lag(&unique("group"), &[EVENTS_TOPIC]).await.unwrap();
         assert_eq!(lag.len(), 3);
         let topic = unique("secure");

@@ -1,4 +1,4 @@
-//! Topics that go when a test ends, and a broker that a test may stop.
+//! Topics that are deleted when a test ends, and a broker that a test may stop.
 
 use std::{
     collections::BTreeSet,
@@ -23,10 +23,10 @@ use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::support;
 
-/// Held by those who need the broker up, and alone by the one who stops it.
+/// Locked for reading by tests that need the broker up, and for writing by the one that stops it.
 static BROKER: RwLock<()> = RwLock::const_new(());
 
-/// A name that no other run uses.
+/// Returns a name that no other run uses.
 pub(crate) fn unique(prefix: &str) -> String {
     format!("{prefix}-{:016x}", RandomState::new().hash_one(prefix))
 }
@@ -42,7 +42,7 @@ pub(crate) async fn connect(raw: RawKafkaConfig) -> Result<KafkaBus, StoreError>
     KafkaBus::connect(KafkaConfig::try_from(raw).unwrap()).await
 }
 
-/// The bus under test. Its topics are deleted when it is dropped, apart from the product's own.
+/// The bus under test. Its topics, except the product's own, are deleted when it is dropped.
 pub(crate) struct World {
     pub(crate) bus: KafkaBus,
     topics: Mutex<BTreeSet<String>>,
@@ -109,7 +109,7 @@ impl Drop for World {
     fn drop(&mut self) {
         let topics = self.topics.get_mut().unwrap_or_else(PoisonError::into_inner);
         let names: Vec<String> = std::mem::take(topics).into_iter().collect();
-        // A runtime of its own: this may be dropped on one.
+        // On a runtime of its own, because this may be dropped inside one.
         let deleting = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -122,12 +122,12 @@ impl Drop for World {
             let names: Vec<&str> = names.iter().map(String::as_str).collect();
             runtime.block_on(admin.delete_topics(&names, &AdminOptions::new()))
         });
-        // What is left over of a failed test harms nobody.
+        // Leftovers of a failed test do no harm.
         let _ = deleting.join();
     }
 }
 
-/// A broker that is stopped until this is dropped.
+/// Keeps the broker stopped until this is dropped.
 pub(crate) struct Stopped;
 
 impl Stopped {

@@ -9,7 +9,7 @@ use tokio::{
 
 use super::world::Database;
 
-/// Stands between client and server and keeps what the client says.
+/// A proxy between client and server that records what the client sends.
 pub(crate) struct Proxy {
     port: u16,
     said: Arc<Mutex<Vec<u8>>>,
@@ -36,7 +36,7 @@ impl Proxy {
         }
     }
 
-    /// The last query: the body of the last request.
+    /// Returns the last query: the body of the last request.
     pub(crate) fn last_query(&self) -> String {
         let said = String::from_utf8_lossy(&self.said.lock().unwrap()).into_owned();
         let (_, query) = said.rsplit_once("\r\n\r\n").unwrap();
@@ -50,7 +50,7 @@ impl Drop for Proxy {
     }
 }
 
-/// Ends its connections when it ends.
+/// Forwards connections. Aborting it closes them, too.
 async fn serve(listener: TcpListener, server: String, said: Arc<Mutex<Vec<u8>>>) {
     let mut connections = JoinSet::new();
     loop {

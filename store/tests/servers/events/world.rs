@@ -12,7 +12,7 @@ use sendflowr_store::events::{
 
 use crate::support::Server;
 
-/// A database of the test's own, dropped at its end.
+/// A database that only this test uses, dropped at its end.
 pub(crate) struct Database {
     name: String,
     server: Server,
@@ -46,7 +46,7 @@ impl Database {
         ClickHouseEvents::connect(config).await.unwrap()
     }
 
-    /// A client that knows nothing of the engine under test.
+    /// Returns a client that is independent of the engine under test.
     fn client(&self) -> Client {
         Client::default()
             .with_url(format!("http://{}:{}/", self.server.host, self.server.port))
@@ -94,7 +94,7 @@ pub(crate) fn person(number: usize) -> UniversalId {
     })
 }
 
-/// An event of a person, with the fields that most events have.
+/// Creates an event of a person, with the fields that most events have.
 pub(crate) fn event(number: usize, event_type: EventType, timestamp: Timestamp) -> StoredEvent {
     let event = Event {
         event_id: format!("{:032x}", RandomState::new().hash_one(number)),
@@ -118,7 +118,7 @@ pub(crate) fn event(number: usize, event_type: EventType, timestamp: Timestamp) 
     }
 }
 
-/// Deliveries of one month to so many people in turn, a second apart.
+/// Creates deliveries of one month to `people` people in turn, one second apart.
 pub(crate) fn deliveries(count: usize, people: usize) -> Vec<StoredEvent> {
     let start: Timestamp = "2026-03-01T00:00:00Z".parse().unwrap();
     let mut batch = Vec::with_capacity(count);

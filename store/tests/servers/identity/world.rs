@@ -10,11 +10,11 @@ use crate::{
     tls::{Asks, Front},
 };
 
-/// A database of the test's own, dropped at its end.
+/// A database that only this test uses, dropped at its end.
 pub(crate) struct Database {
     name: String,
     server: Server,
-    /// Of the database that the address names.
+    /// Options to connect to the database named in the address.
     entrance: PgConnectOptions,
 }
 
@@ -43,9 +43,9 @@ impl Database {
             database: self.name.clone(),
             user: self.server.user.clone(),
             password: Secret::new(&self.server.password),
-            // The tests together stay below the connections that the server has.
+            // All tests together stay below the connection limit of the server.
             max_connections: 4,
-            // Patient: all tests run at once on few processors.
+            // A long timeout: all tests run at once on few processors.
             read_timeout_ms: 5_000,
             ..Default::default()
         }
@@ -64,7 +64,7 @@ impl Database {
         Front::of(&self.server.host, self.server.port, Asks::First).await
     }
 
-    /// A connection that knows nothing of the engine under test.
+    /// Opens a connection that is independent of the engine under test.
     async fn connection(&self) -> PgConnection {
         self.entrance
             .clone()
@@ -87,7 +87,7 @@ impl Database {
             .unwrap()
     }
 
-    /// Ends all others' connections, as a restart of the server does.
+    /// Ends all other connections, as a restart of the server does.
     pub(crate) async fn end_connections(&self) {
         let ended = self
             .number(

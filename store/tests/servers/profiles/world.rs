@@ -18,7 +18,7 @@ pub(crate) fn id(number: i64) -> UniversalId {
     })
 }
 
-/// Keys of the test's own, deleted when the last of its clones goes.
+/// Keys that only this test uses, deleted when the last clone is dropped.
 #[derive(Clone)]
 pub(crate) struct Keys(std::sync::Arc<Inner>);
 
@@ -41,7 +41,7 @@ impl Keys {
             port: self.0.server.port,
             password: Secret::new(&self.0.server.password),
             key_prefix: self.0.prefix.clone(),
-            // Patient: all tests run at once on few processors.
+            // A long timeout: all tests run at once on few processors.
             response_timeout_ms: 5_000,
             ..Default::default()
         }
@@ -60,7 +60,7 @@ impl Keys {
         Front::of(&self.0.server.host, self.0.server.port, Asks::AtOnce).await
     }
 
-    /// Sends a command as somebody who knows nothing of the engine under test.
+    /// Sends a command independently of the engine under test.
     async fn say<T: FromRedisValue>(&self, command: &Cmd) -> T {
         let client = Client::open(self.0.server.address.as_str()).unwrap();
         let mut connection = client.get_multiplexed_async_connection().await.unwrap();
@@ -83,12 +83,12 @@ impl Keys {
         self.say(&Cmd::del(self.key(id))).await
     }
 
-    /// Seconds that the value has left.
+    /// Returns the remaining lifetime of the value in seconds.
     pub(crate) async fn ttl(&self, id: &UniversalId) -> u64 {
         self.say(&Cmd::ttl(self.key(id))).await
     }
 
-    /// A user, with the password `right`, who may do nothing.
+    /// Creates a user with the password `right` and without any permissions.
     pub(crate) async fn make_user_without_rights(&self) -> String {
         let name = self.0.prefix.trim_end_matches(':').to_owned();
         let mut command = redis::cmd("ACL");
