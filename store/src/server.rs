@@ -44,7 +44,7 @@ pub(crate) const PRIVATE_KEY: &str = "PRIVATE KEY-----";
 /// A setting does not contain the PEM text that it must contain. Most likely it contains a file name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{section}.{key}` has no `{marker}`: it must be PEM text, or `{section}.{key}_file` the name of a file with it"
+    "`{section}.{key}` has no `{marker}`: set it to PEM text, or `{section}.{key}_file` to the name of a PEM file"
 )]
 pub struct NotPem {
     section: &'static str,

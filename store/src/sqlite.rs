@@ -264,7 +264,7 @@ fn wrong_schema(path: &Path, newest: i64, error: MigrateError) -> StoreError {
     }
 }
 
-/// Creates an [`StoreError::Unavailable`] with this cause.
+/// Creates a [`StoreError::Unavailable`] with this cause.
 pub(crate) fn unavailable(message: impl Into<crate::Unavailable>) -> StoreError {
     StoreError::Unavailable {
         engine: ENGINE,

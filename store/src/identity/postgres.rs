@@ -53,8 +53,8 @@ const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeou
 /// Distinguishes our locks from other advisory locks of the database: `SFid`.
 const LOCK_SPACE: i32 = i32::from_be_bytes(*b"SFid");
 
-/// How often a change is attempted while people merge as it waits for their locks. Each time that happens, other changes have
-/// made progress; a person merges only a few times in a lifetime.
+/// Maximum number of attempts at a change when people merge while it waits for their locks. Each time that happens, other changes
+/// have made progress; a person merges only a few times in a lifetime.
 const ROUNDS: usize = 8;
 
 /// The identity graph in a PostgreSQL database.

@@ -19,7 +19,7 @@ enum Way {
     Open,
     /// As if the server had stopped: connections break, including new ones.
     Broken,
-    /// As if the network had failed: nothing gets through, and no end is notified.
+    /// As if the network had failed: nothing gets through, and neither side is notified.
     Silent,
 }
 

@@ -499,8 +499,8 @@ mod tests {
         );
         assert_eq!(
             with(|raw| raw.ca = Some("/etc/ssl/kafka.pem".into())),
-            "`kafka.ca` has no `-----BEGIN CERTIFICATE-----`: it must be PEM text, or `kafka.ca_file` the name of a file \
-             with it"
+            "`kafka.ca` has no `-----BEGIN CERTIFICATE-----`: set it to PEM text, or `kafka.ca_file` to the name of a PEM \
+             file"
         );
         let told = with(|raw| {
             raw.client_certificate = Some(server::CERTIFICATE.into());

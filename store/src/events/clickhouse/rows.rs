@@ -409,7 +409,7 @@ fn forecast(
     })
 }
 
-/// A delivery or strong answer in `email_events`.
+/// A delivery or strong response in `email_events`.
 #[derive(Row, Deserialize)]
 pub(super) struct TouchRow {
     universal_id: String,

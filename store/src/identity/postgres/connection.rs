@@ -32,8 +32,8 @@ const OUTAGE_PAUSE: Duration = Duration::from_millis(500);
 /// Table that records the applied schema steps; the name is specific to us, since the database may be shared.
 const STEPS_TABLE: &str = "sendflowr_schema_steps";
 
-/// The steps of the schema, oldest first. They only add columns and tables, and whatever they add has a default, so that older
-/// builds keep working with the same tables.
+/// The steps of the schema, oldest first. They only add, and whatever they add has a default, so that older builds keep working
+/// with the same tables.
 const STEPS: &[(i64, &str, &str)] = &[
     (
         1,

@@ -264,8 +264,8 @@ fn classify(error: RedisError) -> StoreError {
     }
 }
 
-/// Returns whether somebody responded but the TLS handshake failed: because of a certificate that ours do not vouch for, or
-/// because the other side does not use TLS.
+/// Returns whether somebody responded but the TLS handshake failed: because its certificate is not trusted, or because the
+/// other side does not use TLS.
 fn is_failed_handshake(error: &Unavailable) -> bool {
     // The client passes on the error of the connection in an `Arc`.
     type Cause = Arc<dyn Error + Send + Sync>;
