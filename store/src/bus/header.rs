@@ -31,5 +31,5 @@ pub const PLUGIN: &str = "dead-letter-plugin";
 /// Positions of the rejected elements, separated by commas; the first hundred.
 pub const INDEXES: &str = "dead-letter-indexes";
 
-/// id of the request, as in the log and in the response.
+/// Id of the request, as in the log and in the response.
 pub const REQUEST_ID: &str = "dead-letter-request-id";

@@ -105,8 +105,8 @@ impl ClickHouseEvents {
             // dropped block on to the views all the same. Inserts that the server batches are not compared by default.
             .with_setting("insert_deduplicate", "0")
             // By default the server merges the rows of an insert with each other before writing them, which is a fourth of the
-            // cost of a write. No batch of the consumer contains an event twice, and readers select the first version of an
-            // event in any case.
+            // cost of a write. No batch of the consumer contains an event twice, and readers select the first-written version
+            // of an event in any case.
             .with_setting("optimize_on_insert", "0")
             // A batch that catches up may span any number of months.
             .with_setting("max_partitions_per_insert_block", "0"))
@@ -371,9 +371,9 @@ impl Events for ClickHouseEvents {
         let mut query = self
             .client
             .query(&format!(
-                // The first version of an event decides its delay, or that it has none, so this is checked after the version is
-                // chosen. Versions are chosen in the order of the table, which takes less time than sorting by id alone. Only
-                // delivered events have a delay.
+                // The first-written version of an event decides its delay, or that it has none, so this is checked after the
+                // version is chosen. Versions are chosen in the order of the table, which takes less time than sorting by id
+                // alone. Only delivered events have a delay.
                 "SELECT ?fields FROM (SELECT event_id, universal_id, esp, campaign_id, \
                  metadata['campaign_type'] AS campaign_type, metadata['payload_bytes'] AS payload_bytes, mailbox_provider, \
                  timestamp AS delivered_at, delivery_latency_ms, assumeNotNull(delivery_latency_ms) AS latency_ms \
@@ -476,8 +476,8 @@ impl Events for ClickHouseEvents {
             let query = self
                 .client
                 .query(
-                    // The first version of an event decides whether a machine made it, so this is checked after the version is
-                    // chosen.
+                    // The first-written version of an event decides whether a machine made it, so this is checked after the
+                    // version is chosen.
                     "SELECT ?fields FROM (SELECT ?fields, machine FROM email_events WHERE universal_id IN ? \
                      AND timestamp >= fromUnixTimestamp64Milli(toInt64(?), 'UTC') \
                      AND timestamp < fromUnixTimestamp64Milli(toInt64(?), 'UTC') \

@@ -64,7 +64,7 @@ type Place = (Arc<str>, u32);
 /// brokers busy.
 const GATHER: Duration = Duration::from_millis(100);
 
-/// Number of bytes at which a broker does not let records accumulate further: the traffic of several thousand deliveries per
+/// Number of bytes at which a broker does not let records accumulate further: the traffic of a few thousand deliveries per
 /// second in that time.
 const GATHER_BYTES: &str = "262144";
 
