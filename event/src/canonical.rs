@@ -1,4 +1,4 @@
-//! The canonical event: what every provider's deliveries become, on the bus and in the event store.
+//! The canonical event: the form that every provider's deliveries are translated into, on the bus and in the event store.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -8,10 +8,10 @@ use sha2::{Digest, Sha256};
 
 use crate::{EmailHash, Identifier, MailboxProvider, Timestamp, UniversalId};
 
-/// The version of [`Event`]'s stored form that this build writes. It reads every version up to it.
+/// The version of [`Event`]'s stored form that this build writes. It can read this version and all earlier ones.
 pub const SCHEMA_VERSION: u16 = 1;
 
-/// Room that the JSON of an event begins with: most have some 800 bytes, and need no other.
+/// Initial capacity of the buffer for an event's JSON: most events take some 800 bytes, so that it need not grow.
 const USUAL_JSON_BYTES: usize = 1024;
 
 /// What happened.
@@ -19,7 +19,7 @@ const USUAL_JSON_BYTES: usize = 1024;
 #[serde(rename_all = "snake_case")]
 #[expect(
     missing_docs,
-    reason = "the names are the documentation; wit/1.1.0/connector.wit tells each in a sentence"
+    reason = "the names are the documentation; wit/1.1.0/connector.wit describes each in a sentence"
 )]
 pub enum EventType {
     Sent,
@@ -63,7 +63,7 @@ impl EventType {
         Self::SupportTicket,
     ];
 
-    /// The type's name in stored data and APIs.
+    /// Returns the type's name in stored data and APIs.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Sent => "sent",
@@ -86,7 +86,7 @@ impl EventType {
         }
     }
 
-    /// The type with this name.
+    /// Returns the type with this name.
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL
             .into_iter()
@@ -100,18 +100,18 @@ impl fmt::Display for EventType {
     }
 }
 
-/// Whether a bounce is for good.
+/// Whether a bounce is permanent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BounceType {
-    /// For good.
+    /// Permanent.
     Hard,
-    /// For now.
+    /// Temporary.
     Soft,
 }
 
 impl BounceType {
-    /// The name in stored data and APIs.
+    /// Returns the name in stored data and APIs.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Hard => "hard",
@@ -120,8 +120,8 @@ impl BounceType {
     }
 }
 
-/// One event about one person. Holds no raw address: the host hashes identities and redacts free text before it
-/// makes one. Serialized as JSON on the bus; additions only append, and bump [`SCHEMA_VERSION`].
+/// One event about one person. It contains no raw address: the host hashes identities and redacts free text before it
+/// creates an event. Serialized as JSON on the bus; new fields are only ever appended, and bump [`SCHEMA_VERSION`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// Version of this form, see [`SCHEMA_VERSION`].
@@ -136,13 +136,13 @@ pub struct Event {
     pub esp: String,
     /// The operator's account at the provider.
     pub account: String,
-    /// The person, as this event alone tells it.
+    /// The person, as derived from this event alone.
     pub universal_id: UniversalId,
-    /// Hash of the recipient's address, where the event has one.
+    /// Hash of the recipient's address, if the event has one.
     pub recipient_email_hash: Option<EmailHash>,
-    /// Coarse class of the recipient's mailbox, where the event has an address.
+    /// Coarse class of the recipient's mailbox, if the event has an address.
     pub mailbox_provider: Option<MailboxProvider>,
-    /// All identities that the event shows, strongest first, the address's hash included.
+    /// All identities in the event, strongest first, including the hash of the address.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub identifiers: Vec<Identifier>,
     /// Campaign id.
@@ -157,7 +157,7 @@ pub struct Event {
     pub click_url: Option<String>,
     /// Hard or soft, for bounces.
     pub bounce_type: Option<BounceType>,
-    /// The provider's words.
+    /// The reason, in the provider's words.
     pub reason: Option<String>,
     /// User agent of the recipient.
     pub user_agent: Option<String>,
@@ -166,20 +166,20 @@ pub struct Event {
     /// Tags or categories.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
-    /// What the sender attached.
+    /// Metadata that the sender attached.
     #[serde(default)]
     pub metadata: BTreeMap<String, String>,
-    /// The provider's own word on whether a machine did it.
+    /// Whether a machine caused the event, according to the provider.
     pub is_machine: Option<bool>,
     /// The provider's own id of this event.
     pub provider_event_id: Option<String>,
-    /// Plugin that read it, `slug@version`.
+    /// Plugin that parsed it, as `slug@version`.
     pub plugin: String,
-    /// When the host took it in.
+    /// When the host ingested it.
     pub ingested_at: Timestamp,
 }
 
-/// A stored event has a form that this build does not know.
+/// A stored event is in a form that this build cannot read.
 #[derive(Debug, thiserror::Error)]
 pub enum UnsupportedSchema {
     /// Written by a newer build.
@@ -188,13 +188,13 @@ pub enum UnsupportedSchema {
         /// The version found.
         found: u16,
     },
-    /// Not an event at all.
+    /// It is not an event at all.
     #[error("not an event")]
     Malformed(#[from] serde_json::Error),
 }
 
 impl Event {
-    /// An event that tells what happened, when and to whom. Texts are empty, all else is absent.
+    /// Creates an event that only has a type, a time and a person. Strings are empty, all other fields are absent.
     pub fn bare(event_type: EventType, timestamp: Timestamp, universal_id: UniversalId) -> Self {
         Self {
             schema_version: SCHEMA_VERSION,
@@ -225,7 +225,7 @@ impl Event {
         }
     }
 
-    /// The event as it is written to the bus.
+    /// Serializes the event as it is written to the bus.
     pub fn to_json(&self) -> Vec<u8> {
         let mut json = Vec::with_capacity(USUAL_JSON_BYTES);
         serde_json::to_writer(&mut json, self)
@@ -236,38 +236,38 @@ impl Event {
     /// Reads an event of any version up to [`SCHEMA_VERSION`].
     ///
     /// # Errors
-    /// [`UnsupportedSchema`] when it is newer than that, or no event.
+    /// [`UnsupportedSchema`] if its version is newer, or if the bytes are not an event.
     pub fn from_json(bytes: &[u8]) -> Result<Self, UnsupportedSchema> {
         read(bytes, |event: &Self| event.schema_version)
     }
 }
 
-/// Who an event is about: what the identity graph learns from it, read without the rest.
+/// Who an event is about: the part that the identity graph uses, parsed without the rest.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Identified {
     schema_version: u16,
     /// The event's id.
     pub event_id: String,
-    /// All identities that the event shows, strongest first.
+    /// All identities in the event, strongest first.
     #[serde(default)]
     pub identifiers: Vec<Identifier>,
-    /// When the host took it in.
+    /// When the host ingested it.
     pub ingested_at: Timestamp,
 }
 
 impl Identified {
-    /// Reads these fields of an event of any version up to [`SCHEMA_VERSION`]. What else is in it is not looked at.
+    /// Reads these fields of an event of any version up to [`SCHEMA_VERSION`]. All other fields are ignored.
     ///
     /// # Errors
-    /// [`UnsupportedSchema`] when it is newer than that, or lacks them.
+    /// [`UnsupportedSchema`] if its version is newer, or if it lacks these fields.
     pub fn from_json(bytes: &[u8]) -> Result<Self, UnsupportedSchema> {
         read(bytes, |identified: &Self| identified.schema_version)
     }
 
-    /// The text of the list of identifiers in an event, brackets included, found without reading the rest; `None` where it has none,
-    /// or is not written as [`Event::to_json`] writes it. Equal texts are equal lists.
+    /// Returns the text of an event's list of identifiers, including the brackets, without parsing the rest; `None` if the event
+    /// has none, or is not written the way [`Event::to_json`] writes it. Equal texts mean equal lists.
     pub fn identifiers_text(bytes: &[u8]) -> Option<&[u8]> {
-        // Quotes within texts are escaped, and no other field, however deep, is a list under this name.
+        // Quotes inside strings are escaped, and no other field, at any depth, is a list with this name.
         const NAME: &[u8] = b"\"identifiers\":[";
         let start = memmem::find(bytes, NAME)? + NAME.len() - 1;
         let list = &bytes[start..];
@@ -277,7 +277,7 @@ impl Identified {
                 _ if escaped => escaped = false,
                 b'\\' => escaped = true,
                 b'"' => in_text = !in_text,
-                // An identifier has no list in it.
+                // An identifier contains no list.
                 b']' if !in_text => return Some(&list[..=at]),
                 _ => {}
             }
@@ -286,13 +286,13 @@ impl Identified {
     }
 }
 
-/// Reads a form of an event that knows its version.
+/// Deserializes an event, or a part of one, and checks its schema version.
 fn read<T: DeserializeOwned>(bytes: &[u8], version: fn(&T) -> u16) -> Result<T, UnsupportedSchema> {
     #[derive(Deserialize)]
     struct Version {
         schema_version: u16,
     }
-    // Nearly all are of this version: the text is only gone through a second time when something is wrong with it.
+    // Nearly all events are of this version: the text is only parsed a second time if something is wrong with it.
     let read: Result<T, serde_json::Error> = serde_json::from_slice(bytes);
     let found = match &read {
         Ok(value) => version(value),
@@ -304,14 +304,15 @@ fn read<T: DeserializeOwned>(bytes: &[u8], version: fn(&T) -> u16) -> Result<T, 
     Ok(read?)
 }
 
-/// The id of an event: the first 128 bits of a SHA-256, as 32 hexadecimal digits, over provider, account, type,
-/// time, person and the provider's event id; where it gives none, over everything that the event says. The same
-/// delivery read twice gives the same ids; the people of one fanned-out message get different ones.
+/// Computes the id of an event: the first 128 bits of a SHA-256, as 32 hexadecimal digits, of provider, account, type,
+/// time, person and the provider's event id or, if there is none, the content of the event. Reading the same delivery
+/// twice gives the same ids; the people of one fanned-out message get different ones.
 ///
-/// `event.event_id`, `plugin`, `ingested_at` and `schema_version` do not enter it.
+/// `event.event_id`, `plugin`, `ingested_at`, `schema_version`, `mailbox_provider`, and identities other than
+/// `universal_id` are not part of the hash.
 pub fn event_id(event: &Event) -> String {
     let mut hash = Sha256::new();
-    // Length-prefixed, so that no two different lists of fields give the same bytes.
+    // Fields are length-prefixed, so that no two different lists of fields give the same bytes.
     let mut field = |bytes: &[u8]| {
         hash.update((bytes.len() as u64).to_le_bytes());
         hash.update(bytes);
@@ -390,7 +391,7 @@ mod tests {
         assert_eq!(Event::from_json(&event.to_json()).unwrap(), event);
     }
 
-    /// One sample of every version is kept for good: a build that cannot read one of them must not ship.
+    /// One sample of every version is kept forever: a build that cannot read one of them must not be released.
     #[test]
     fn reads_every_stored_version() {
         let v1 = include_bytes!("../samples/event-v1.json");
@@ -481,7 +482,7 @@ mod tests {
         assert_eq!(
             event_id(&named),
             event_id(&renamed_link),
-            "the provider's id speaks for the content"
+            "the provider's id replaces the content"
         );
         let other_account = Event {
             account: "eu".into(),

@@ -1,11 +1,11 @@
-//! What is told of an error.
+//! Formatting an error together with its causes.
 
 use std::error::Error;
 
-/// An error and its causes in one line, outermost first, for status and logs.
+/// Returns an error and its causes as one line, outermost first, for status and logs.
 ///
-/// An error of this workspace tells its cause in its message or hands it out as its source, never both: each stands in the
-/// line once.
+/// An error of this workspace either includes its cause in its message or returns it as its source, never both, so that each
+/// cause appears in the line once.
 pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

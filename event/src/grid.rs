@@ -1,8 +1,8 @@
-//! The week as 10,080 minute slots; slot 0 is Monday 00:00 UTC.
+//! The week as a grid of 10,080 one-minute slots; slot 0 is Monday 00:00 UTC.
 
 use crate::Timestamp;
 
-/// Minutes, and so slots, in a week.
+/// Minutes, and therefore slots, in a week.
 pub const SLOTS: usize = 7 * 24 * 60;
 
 /// Milliseconds in a minute.
@@ -23,17 +23,17 @@ pub const WEEK_MS: i64 = SLOTS as i64 * MINUTE_MS;
 /// The Unix epoch was a Thursday: three days after a Monday.
 const EPOCH_OFFSET_MS: i64 = 3 * DAY_MS;
 
-/// Milliseconds since the last Monday 00:00 UTC.
+/// Returns the milliseconds since the last Monday 00:00 UTC.
 pub fn week_offset_ms(moment: Timestamp) -> i64 {
     (moment.as_millis() + EPOCH_OFFSET_MS).rem_euclid(WEEK_MS)
 }
 
-/// The slot that `moment` lies in, 0 to 10,079.
+/// Returns the slot that contains `moment`, 0 to 10,079.
 pub fn slot(moment: Timestamp) -> usize {
     usize::try_from(week_offset_ms(moment) / MINUTE_MS).expect("an offset into the week is not negative")
 }
 
-/// The first moment of the minute that `moment` lies in.
+/// Returns the start of the minute that contains `moment`.
 pub fn floor_minute(moment: Timestamp) -> Timestamp {
     moment.plus_millis(-moment.as_millis().rem_euclid(MINUTE_MS))
 }

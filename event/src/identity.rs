@@ -1,8 +1,8 @@
-//! From addresses and provider ids to hashes and universal ids.
+//! Hashing addresses, and deriving universal ids from hashes and provider ids.
 //!
-//! Raw addresses and phone numbers never leave the host: what leaves it is what [`Hasher`] makes of them. Every
-//! function here is deterministic, so that ingestion never waits for a database: the universal id of an event follows
-//! from the event alone, and what is learned later about who belongs together is recorded as aliases.
+//! Raw addresses and phone numbers never leave the host: only the hashes that [`Hasher`] computes do. Every function
+//! here is deterministic, so that ingestion never waits for a database: the universal id of an event follows from the
+//! event alone, and if two ids later turn out to belong to one person, that is recorded as aliases.
 
 use std::fmt;
 
@@ -14,25 +14,25 @@ use serde::{
 use sha2::{Digest, Sha256};
 use unicode_normalization::UnicodeNormalization;
 
-/// Hex SHA-256 of a normalized address, or HMAC-SHA-256 of it when a pepper is configured. 64 lower-case digits.
+/// Hexadecimal SHA-256 of a normalized address, or its HMAC-SHA-256 if a pepper is configured. 64 lower-case digits.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct EmailHash(String);
 
 impl EmailHash {
-    /// Takes a hash made elsewhere (by the caller of an API), or `None` when it is not 64 hexadecimal digits.
+    /// Accepts a hash computed elsewhere (by the caller of an API); `None` if it is not 64 hexadecimal digits.
     pub fn parse(text: &str) -> Option<Self> {
         let valid = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
         valid.then(|| Self(text.to_ascii_lowercase()))
     }
 
-    /// The 64 digits.
+    /// Returns the 64 digits.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// What an identifier is. The order is that of strength: the universal id follows from the first kind present.
+/// The kind of an identifier. Kinds are ordered by strength: the universal id follows from the first kind present.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum IdentifierKind {
@@ -44,9 +44,9 @@ pub enum IdentifierKind {
     KlaviyoId,
     /// Shopify customer id.
     ShopifyCustomerId,
-    /// The sender's own id of the person.
+    /// The sender's own id for the person.
     ExternalId,
-    /// A provider's own id of the person; its value is prefixed with provider and account.
+    /// A provider's own id for the person; its value is prefixed with provider and account.
     EspUserId,
 }
 
@@ -61,7 +61,7 @@ impl IdentifierKind {
         Self::EspUserId,
     ];
 
-    /// The kind's name in stored data and APIs.
+    /// Returns the kind's name in stored data and APIs.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::EmailHash => "email_hash",
@@ -73,35 +73,35 @@ impl IdentifierKind {
         }
     }
 
-    /// The kind with this name.
+    /// Returns the kind with this name.
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.as_str() == name)
     }
 
-    /// Whether it stands for a person on its own. Weak identifiers attach to strong ones, never the other way round.
+    /// Checks whether it identifies a person on its own. Weak identifiers attach to strong ones, never the other way round.
     pub fn is_strong(self) -> bool {
         matches!(self, Self::EmailHash | Self::PhoneNumber)
     }
 }
 
-/// One identity of a person, in the form in which it may be stored: addresses and phone numbers hashed.
+/// One identity of a person in a form that may be stored: addresses and phone numbers are hashed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Identifier {
-    /// What it is.
+    /// Its kind.
     pub kind: IdentifierKind,
-    /// Its value, hashed where the kind asks for it.
+    /// Its value, hashed if the kind requires it.
     pub value: String,
 }
 
-/// What a universal id begins with.
+/// The prefix of every universal id.
 const UNIVERSAL_ID_PREFIX: &[u8; 3] = b"sf_";
 
-/// `sf_` and 32 hexadecimal digits: 128 bits, so that a billion people do not collide.
+/// The id of a person: `sf_` and 32 hexadecimal digits, or 128 bits, so that the ids of a billion people do not collide.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UniversalId([u8; UNIVERSAL_ID_PREFIX.len() + 32]);
 
 impl UniversalId {
-    /// The id that follows from one identifier: the first 128 bits of a SHA-256 over kind and value.
+    /// Derives the id from one identifier: the first 128 bits of a SHA-256 of kind and value.
     pub fn from_identifier(identifier: &Identifier) -> Self {
         let mut hash = Sha256::new();
         hash.update(b"sendflowr/universal-id/1\0");
@@ -115,13 +115,13 @@ impl UniversalId {
         Self(text)
     }
 
-    /// The id that follows from the strongest of `identifiers`, or `None` when there is none. Among several of the
-    /// strongest kind the first in text order counts, so that their order of arrival does not matter.
+    /// Derives the id from the strongest of `identifiers`, or returns `None` if there are none. Among several of the
+    /// strongest kind, the first in text order is used, so that their order of arrival does not matter.
     pub fn from_identifiers(identifiers: &[Identifier]) -> Option<Self> {
         identifiers.iter().min().map(Self::from_identifier)
     }
 
-    /// Takes an id from outside, or `None` when it has not the form of one.
+    /// Parses an id from outside; `None` if it does not have the form of one.
     pub fn parse(text: &str) -> Option<Self> {
         let text: [u8; _] = text.as_bytes().try_into().ok()?;
         let digits = text.strip_prefix(UNIVERSAL_ID_PREFIX)?;
@@ -131,7 +131,7 @@ impl UniversalId {
         valid.then_some(Self(text))
     }
 
-    /// The id as text.
+    /// Returns the id as text.
     pub fn as_str(&self) -> &str {
         str::from_utf8(&self.0).expect("it has only ASCII characters")
     }
@@ -160,7 +160,7 @@ impl<'de> Deserialize<'de> for UniversalId {
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<UniversalId, E> {
-                // The text itself may be personal, and is not told.
+                // The text itself may be personal data, so that the error does not repeat it.
                 UniversalId::parse(text)
                     .ok_or_else(|| E::invalid_value(Unexpected::Other("another text"), &self))
             }
@@ -175,7 +175,7 @@ impl fmt::Display for UniversalId {
     }
 }
 
-/// Hashes addresses and phone numbers, with the operator's pepper when there is one.
+/// Hashes addresses and phone numbers, with the operator's pepper if there is one.
 #[derive(Clone, Default)]
 pub struct Hasher {
     pepper: Option<Vec<u8>>,
@@ -189,12 +189,12 @@ impl fmt::Debug for Hasher {
     }
 }
 
-/// A text is not an e-mail address; the text itself is not repeated, because it may be personal.
+/// A string is not an e-mail address; the string itself is not repeated, because it may be personal data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not an e-mail address")]
 pub struct InvalidEmail;
 
-/// A text is not a phone number in E.164 form.
+/// A string is not a phone number in E.164 form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a phone number in E.164 form (`+` and 7 to 15 digits)")]
 pub struct InvalidPhone;
@@ -202,16 +202,17 @@ pub struct InvalidPhone;
 /// Longest address that SMTP can carry (RFC 5321, 4.5.3.1.3), with room for multi-byte letters.
 pub const MAX_EMAIL_BYTES: usize = 1024;
 
-/// The form of an address that is hashed: NFKC, trimmed, lower case.
+/// Returns the form of an address that is hashed: NFKC, trimmed, lower case.
 ///
 /// # Errors
-/// [`InvalidEmail`] when there is no text before and after the last `@`, or when it is absurdly long.
+/// [`InvalidEmail`] if the part before or after the last `@` is missing, if there is white space or a control character
+/// inside, or if it is longer than [`MAX_EMAIL_BYTES`].
 pub fn normalize_email(raw: &str) -> Result<String, InvalidEmail> {
     if raw.len() > MAX_EMAIL_BYTES {
         return Err(InvalidEmail);
     }
     let composed: String = raw.nfkc().collect();
-    // Lower-casing can undo composition, so it is composed once more: normalizing twice changes nothing.
+    // Lower-casing can undo the composition, so the text is composed once more: normalizing twice changes nothing.
     let normalized: String = composed.trim().to_lowercase().nfkc().collect();
     let (local, domain) = normalized.rsplit_once('@').ok_or(InvalidEmail)?;
     let blank = normalized.chars().any(|c| c.is_whitespace() || c.is_control());
@@ -221,10 +222,10 @@ pub fn normalize_email(raw: &str) -> Result<String, InvalidEmail> {
     Ok(normalized)
 }
 
-/// The form of a phone number that is hashed: `+` and digits. Blanks, dots, hyphens and brackets are dropped.
+/// Returns the form of a phone number that is hashed: `+` and digits. White space, dots, hyphens and parentheses are dropped.
 ///
 /// # Errors
-/// [`InvalidPhone`] when what is left is not E.164.
+/// [`InvalidPhone`] if the remaining text is not E.164.
 pub fn normalize_phone(raw: &str) -> Result<String, InvalidPhone> {
     let compact: String = raw
         .chars()
@@ -236,31 +237,31 @@ pub fn normalize_phone(raw: &str) -> Result<String, InvalidPhone> {
 }
 
 impl Hasher {
-    /// Hashes without a pepper: plain SHA-256, as other systems that match on hashed addresses do.
+    /// Creates a hasher without a pepper: plain SHA-256, as used by other systems that match on hashed addresses.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Hashes with HMAC-SHA-256 under `pepper`, so that a leaked store cannot be searched for known addresses. An
-    /// empty pepper is none.
+    /// Creates a hasher that uses HMAC-SHA-256 with `pepper`, so that a leaked store cannot be searched for known
+    /// addresses. An empty pepper counts as none.
     pub fn with_pepper(pepper: Vec<u8>) -> Self {
         Self {
             pepper: (!pepper.is_empty()).then_some(pepper),
         }
     }
 
-    /// The hash of an address in any form.
+    /// Returns the hash of an address in any form.
     ///
     /// # Errors
-    /// [`InvalidEmail`] when it is none.
+    /// [`InvalidEmail`] if it is not an address.
     pub fn email(&self, raw: &str) -> Result<EmailHash, InvalidEmail> {
         normalize_email(raw).map(|normalized| EmailHash(self.digest(normalized.as_bytes())))
     }
 
-    /// The identifier of an address in any form.
+    /// Returns the identifier of an address in any form.
     ///
     /// # Errors
-    /// [`InvalidEmail`] when it is none.
+    /// [`InvalidEmail`] if it is not an address.
     pub fn email_identifier(&self, raw: &str) -> Result<Identifier, InvalidEmail> {
         Ok(Identifier {
             kind: IdentifierKind::EmailHash,
@@ -268,10 +269,10 @@ impl Hasher {
         })
     }
 
-    /// The identifier of a phone number.
+    /// Returns the identifier of a phone number.
     ///
     /// # Errors
-    /// [`InvalidPhone`] when it is not in E.164 form.
+    /// [`InvalidPhone`] if it is not in E.164 form.
     pub fn phone_identifier(&self, raw: &str) -> Result<Identifier, InvalidPhone> {
         let value = self.digest(normalize_phone(raw)?.as_bytes());
         Ok(Identifier {
@@ -292,20 +293,20 @@ impl Hasher {
     }
 }
 
-/// Longest name of an account. They become part of paths, of keys and of stored ids.
+/// Longest name of an account. Names become part of paths, keys and stored ids.
 pub const MAX_ACCOUNT_NAME: usize = 64;
 
-/// Whether this can be the name of an account: 1 to [`MAX_ACCOUNT_NAME`] letters, digits, hyphens, underscores and dots.
-/// Capitals make another account.
+/// Checks whether this can be the name of an account: 1 to [`MAX_ACCOUNT_NAME`] letters, digits, hyphens, underscores and
+/// dots. Names are case-sensitive.
 pub fn is_account_name(name: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     (1..=MAX_ACCOUNT_NAME).contains(&name.len()) && name.bytes().all(is_plain)
 }
 
-/// Longest slug of a provider, as the plugins' contract says. They become part of paths, of keys and of stored values.
+/// Longest slug of a provider, as defined by the plugins' contract. Slugs become part of paths, keys and stored values.
 pub const MAX_SLUG: usize = 32;
 
-/// Whether this can be the slug of a provider: 1 to [`MAX_SLUG`] lower-case letters, digits and inner hyphens.
+/// Checks whether this can be the slug of a provider: 1 to [`MAX_SLUG`] lower-case letters, digits and inner hyphens.
 pub fn is_slug(slug: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     (1..=MAX_SLUG).contains(&slug.len())
@@ -314,7 +315,7 @@ pub fn is_slug(slug: &str) -> bool {
         && !slug.ends_with('-')
 }
 
-/// The stored value of a provider's own user id, which is unique only within provider and account.
+/// Returns the stored value of a provider's own user id, which is unique only within provider and account.
 pub fn scoped_esp_user_id(esp: &str, account: &str, value: &str) -> String {
     format!("{esp}:{account}:{value}")
 }
@@ -378,7 +379,7 @@ mod tests {
         assert_eq!(UniversalId::from_identifiers(&[]), None);
     }
 
-    /// All that is stored hangs on it.
+    /// All stored data depends on it.
     #[test]
     fn the_id_of_an_identifier_stays_what_it_was() {
         let identifier = Identifier {

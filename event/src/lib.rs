@@ -1,4 +1,4 @@
-//! The words that every part of SendFlowr shares: the canonical [`Event`], the week's [`grid`], [`identity`]
+//! The types that all parts of SendFlowr share: the canonical [`Event`], the week's [`grid`], [`identity`]
 //! hashing, and [`redact`]ion of addresses. A leaf crate: it performs no I/O and reads no clock.
 
 mod canonical;

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Whose servers take the person's mail, as far as the address alone tells. Coarse on purpose: delivery delay and
-/// machine opens differ between these classes, and none of them narrows a person down.
+/// Whose servers receive the person's mail, as far as the address alone shows. Deliberately coarse: delivery delay and
+/// machine opens differ between these classes, and none of them helps to identify a person.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MailboxProvider {
@@ -15,7 +15,7 @@ pub enum MailboxProvider {
     Yahoo,
     /// iCloud and its older names.
     Icloud,
-    /// Everything else, company domains included.
+    /// Everything else, including company domains.
     Other,
 }
 
@@ -23,7 +23,7 @@ impl MailboxProvider {
     /// All classes, in a fixed order.
     pub const ALL: [Self; 5] = [Self::Gmail, Self::Outlook, Self::Yahoo, Self::Icloud, Self::Other];
 
-    /// The class of a normalized address.
+    /// Returns the class of a normalized address.
     pub fn of_address(normalized: &str) -> Self {
         let domain = normalized.rsplit_once('@').map_or("", |(_, domain)| domain);
         let (name, rest) = domain.split_once('.').unwrap_or((domain, ""));
@@ -36,7 +36,7 @@ impl MailboxProvider {
         }
     }
 
-    /// The class's name in stored data and APIs.
+    /// Returns the class's name in stored data and APIs.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Gmail => "gmail",

@@ -1,12 +1,13 @@
-//! What is remembered of a person for timing decisions, in at most 4 kB.
+//! What is remembered about a person for timing decisions, in at most 4 kB.
 //!
-//! A decision reads this and nothing else, so the profile has to answer two questions by itself: when did mail lie in
-//! front of the person, and when did the person act. It keeps the pairs themselves (deliveries, opens, clicks), not
-//! sums over them, because a late delivery event, a duplicate or a better model then needs no second look at the past.
+//! A decision reads the profile and nothing else, so that the profile has to answer two questions by itself: when was
+//! there mail in front of the person, and when did the person act? It keeps the pairs themselves (deliveries, opens,
+//! clicks), not sums over them, so that a late delivery event, a duplicate or a better model does not require reading
+//! the history again.
 //!
-//! Events arrive late, twice and in any order, so the profile is a join semilattice: a set of records under keys that
-//! never change, each with a value that only ever takes the minimum, cut to the newest records that fit. Whatever the
-//! order, the same events give the same profile, and merging two profiles equals taking all their events into one.
+//! Events arrive late, twice and in any order, so the profile is a join semilattice: a set of records with keys that
+//! never change, each with a value that is only ever replaced by a smaller one, truncated to the newest records that fit.
+//! The same events give the same profile in any order, and merging two profiles equals applying all their events to one.
 
 mod record;
 mod stored;
@@ -16,22 +17,22 @@ use record::{Kind, Record, StandAlone, Tick};
 
 pub use stored::{InvalidProfile, MAX_BYTES};
 
-/// Room for records, in stored bytes: what [`MAX_BYTES`] leaves beside signals, machine opens and the header.
+/// Space for records, in stored bytes: what remains of [`MAX_BYTES`] after signals, machine opens and the header.
 const RECORD_BUDGET_BYTES: usize = 3_600;
 
-/// Machine opens remembered, and mails that they are compared with. Enough to tell a mailbox that prefetches from one that does
-/// not.
+/// Number of machine opens remembered, and of mails that they are compared with. Enough to tell a mailbox that prefetches from
+/// one that does not.
 pub const MACHINE_OPENS: usize = 32;
 
-/// Times remembered of each signal, and of mail that was sent: the newest counts, the others serve when a decision is replayed for
-/// an earlier moment.
+/// Number of times remembered for each signal, and for sent mail: only the newest counts, the others are used when a decision is
+/// replayed for an earlier moment.
 const SIGNAL_TIMES: usize = 4;
 
-/// Something other than mail engagement that changes the next decisions.
+/// Something other than mail engagement that affects the next decisions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[expect(
     missing_docs,
-    reason = "each is the event type of the same name; a hard bounce is a bounce for good"
+    reason = "each is the event type of the same name; a hard bounce is a permanent bounce"
 )]
 pub enum Signal {
     SiteVisit,
@@ -59,7 +60,7 @@ impl Signal {
         Self::HardBounce,
     ];
 
-    /// The signal's name in APIs.
+    /// Returns the signal's name in APIs.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::SiteVisit => "site_visit",
@@ -74,7 +75,7 @@ impl Signal {
         }
     }
 
-    /// The signal that an event of this type gives, if any; only a bounce for good is one.
+    /// Returns the signal that an event of this type gives, if any; of bounces, only a permanent one is a signal.
     fn of(event_type: EventType, bounce_type: Option<BounceType>) -> Option<Self> {
         match event_type {
             EventType::SiteVisit => Some(Self::SiteVisit),
@@ -91,18 +92,18 @@ impl Signal {
     }
 }
 
-/// What a profile takes in of an event: all that has to be read of a stored one to make a profile again.
+/// The part of an event that affects a profile: all that has to be read of stored events to rebuild a profile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Occurrence<'a> {
     /// Type of the event.
     pub event_type: EventType,
     /// When it happened.
     pub timestamp: Timestamp,
-    /// Of a bounce, whether it is for good.
+    /// For a bounce, whether it is permanent.
     pub bounce_type: Option<BounceType>,
-    /// Class of the person's mailbox, where known.
+    /// Class of the person's mailbox, if known.
     pub mailbox_provider: Option<MailboxProvider>,
-    /// The message, where known.
+    /// The message, if known.
     pub message_id: Option<&'a str>,
     /// Whether a machine, not the person, opened or clicked.
     pub machine: bool,
@@ -113,9 +114,9 @@ pub struct Occurrence<'a> {
 pub struct Mail {
     /// When it arrived.
     pub delivered_at: Timestamp,
-    /// The first open by the person, where one is known.
+    /// The first open by the person, if one is known.
     pub opened_at: Option<Timestamp>,
-    /// The first click, reply or conversion, where one is known.
+    /// The first click, reply or conversion, if one is known.
     pub clicked_at: Option<Timestamp>,
 }
 
@@ -124,7 +125,7 @@ pub struct Mail {
 pub struct Activity {
     /// When it happened, to the second.
     pub at: Timestamp,
-    /// Whether it was a click, reply or conversion, not merely an open.
+    /// Whether it was a click, reply or conversion rather than just an open.
     pub strong: bool,
 }
 
@@ -135,18 +136,18 @@ pub struct History {
     pub mails: Vec<Mail>,
     /// Engagement without a known mail, oldest first.
     pub activities: Vec<Activity>,
-    /// Of the last [`MACHINE_OPENS`] of `mails`, those after which a machine opened before the next was delivered.
+    /// How many of the last [`MACHINE_OPENS`] of `mails` were followed by a machine's open before the next delivery.
     pub machine_opens: usize,
 }
 
-/// How much is remembered.
+/// How many records of each kind are remembered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
     /// Delivered mails.
     pub deliveries: usize,
-    /// Human opens, one a message and day.
+    /// Human opens, at most one for each message and day.
     pub opens: usize,
-    /// Human clicks, one a message and day, or one each half hour where the message is not known.
+    /// Human clicks, at most one for each message and day, or one for each half hour if the message is not known.
     pub clicks: usize,
     /// Replies, counted like clicks.
     pub replies: usize,
@@ -156,28 +157,29 @@ pub struct Counts {
 
 /// A person's compact timing features.
 ///
-/// Taking in an event twice, or late, gives the same profile as once and in order.
+/// Applying an event twice, or late, gives the same profile as applying it once and in order.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Profile {
-    /// What concerns a known message; sorted by key, oldest first.
+    /// Records of known messages; sorted by key, oldest first.
     records: Vec<Record>,
-    /// What concerns no known message; sorted by key, oldest first.
+    /// Records without a known message; sorted by key, oldest first.
     stand_alone: Vec<StandAlone>,
-    /// Seconds of machine opens, sorted, no duplicates.
+    /// Times of machine opens in seconds, sorted, no duplicates.
     machine_opens: Vec<u32>,
-    /// Milliseconds of each signal, sorted, no duplicates.
+    /// Times of each signal in milliseconds, sorted, no duplicates.
     signals: [Vec<u64>; Signal::ALL.len()],
-    /// Milliseconds of mail that was handed to a provider, sorted, no duplicates: some never report a delivery, and none at once.
+    /// Times in milliseconds at which mail was handed to a provider, sorted, no duplicates: some providers never report a
+    /// delivery, and none does so at once.
     sent: Vec<u64>,
     /// The newest known mailbox class and when it was seen.
     mailbox: Option<(Tick, MailboxProvider)>,
 }
 
 impl Profile {
-    /// Takes an event in. `machine` says that a machine opened or clicked: such opens only count as a sign that the
+    /// Applies an event. `machine` means that a machine opened or clicked: such opens only count as a sign that the
     /// mailbox prefetches, such clicks not at all.
     ///
-    /// An event must come with the same verdict each time it is taken in.
+    /// An event must have the same verdict each time it is applied.
     pub fn apply(&mut self, event: &Event, machine: bool) {
         self.take(Occurrence {
             event_type: event.event_type,
@@ -189,7 +191,7 @@ impl Profile {
         });
     }
 
-    /// As [`apply`](Self::apply), of an event of which no more was read than this.
+    /// Like [`apply`](Self::apply), for an event of which only these fields were read.
     pub fn take(&mut self, occurrence: Occurrence<'_>) {
         let Occurrence {
             event_type,
@@ -237,7 +239,7 @@ impl Profile {
         self.forget_oldest();
     }
 
-    /// Takes in everything that `other` remembers: two ids turned out to be one person.
+    /// Adds everything that `other` remembers, after two ids turned out to be one person.
     pub fn merge(&mut self, other: &Self) {
         for record in &other.records {
             record::insert(&mut self.records, *record);
@@ -260,10 +262,10 @@ impl Profile {
         self.forget_oldest();
     }
 
-    /// Keeps records, newest first, until the budget is used up, and drops the rest.
+    /// Keeps the newest records until the budget is used up, and drops the rest.
     ///
-    /// The last one kept may overstep the budget, so that a record goes exactly when the newer ones fill the budget:
-    /// whatever arrives later, it would go again, and the order of events does not matter.
+    /// The last record kept may exceed the budget, so that a record is dropped exactly if the newer ones fill the budget:
+    /// whatever arrives later, it would be dropped again, so that the order of events does not matter.
     fn forget_oldest(&mut self) {
         let (mut records, mut stand_alone) = (self.records.len(), self.stand_alone.len());
         if records * Record::STORED_BYTES + stand_alone * StandAlone::STORED_BYTES <= RECORD_BUDGET_BYTES {
@@ -287,12 +289,12 @@ impl Profile {
         self.stand_alone.drain(..stand_alone);
     }
 
-    /// Whether nothing is remembered.
+    /// Checks whether nothing is remembered.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// When the message was first delivered, rounded up to 0.1 s, if it is among those remembered.
+    /// Returns when the message was first delivered, rounded up to 0.1 s, if its delivery is remembered.
     pub fn delivered_at(&self, message_id: &str) -> Option<Timestamp> {
         let message = record::message_key(message_id);
         let delivery = self
@@ -302,7 +304,7 @@ impl Profile {
         Some(delivery.tick().timestamp())
     }
 
-    /// Deliveries after `since` and up to `until`, oldest first.
+    /// Returns the deliveries after `since` and up to `until`, oldest first.
     pub fn deliveries(&self, since: Timestamp, until: Timestamp) -> Vec<Timestamp> {
         let with_message = self
             .records
@@ -323,8 +325,8 @@ impl Profile {
         times
     }
 
-    /// The last moment up to `now` at which a mail may have been sent or delivered. Of deliveries without a message id only the first
-    /// of each half hour is remembered: others may have followed to its end.
+    /// Returns the last moment up to `now` at which a mail may have been sent or delivered. Of deliveries without a message id
+    /// only the first of each half hour is remembered, so that others may have followed until the half hour's end.
     pub fn last_mail_at_latest(&self, now: Timestamp) -> Option<Timestamp> {
         let with_message = self
             .records
@@ -343,17 +345,17 @@ impl Profile {
         delivered.max().max(newest_up_to(&self.sent, now))
     }
 
-    /// The last time of a signal up to `now`.
+    /// Returns the last time of a signal up to `now`.
     pub fn latest(&self, signal: Signal, now: Timestamp) -> Option<Timestamp> {
         newest_up_to(&self.signals[signal as usize], now)
     }
 
-    /// The class of the person's mailbox, as last seen.
+    /// Returns the class of the person's mailbox, as last seen.
     pub fn mailbox_provider(&self) -> Option<MailboxProvider> {
         self.mailbox.map(|(_, class)| class)
     }
 
-    /// The last time that the person opened or clicked mail, replied or converted, up to `now`.
+    /// Returns the last time up to `now` at which the person opened or clicked mail, replied or converted.
     pub fn last_human_activity(&self, now: Timestamp) -> Option<Timestamp> {
         let with_message = self
             .records
@@ -372,7 +374,7 @@ impl Profile {
             .max()
     }
 
-    /// How much is remembered.
+    /// Counts the remembered records.
     pub fn counts(&self) -> Counts {
         let mut counts = Counts::default();
         let kinds = self
@@ -392,12 +394,12 @@ impl Profile {
         counts
     }
 
-    /// Mail and engagement up to `now`; nothing later is looked at. Times are rounded up, never into the past.
+    /// Returns mail and engagement up to `now`; anything later is ignored. Times are rounded up, never into the past.
     ///
-    /// Engagement belongs to the last delivery of its message before it. Where there is none it stands alone.
+    /// Engagement is assigned to the last delivery of its message before it. Without such a delivery it stands alone.
     pub fn history(&self, now: Timestamp) -> History {
         let mut history = History::default();
-        // (message, delivery time, place in `mails`), to be searched by message.
+        // (message, delivery time, index in `mails`), to be searched by message.
         let mut places: Vec<(u32, Timestamp, usize)> = Vec::new();
         let mut times: Vec<(Timestamp, Option<u32>)> = Vec::new();
         for record in self.records.iter().filter(|r| r.kind() == Kind::Delivered) {
@@ -454,8 +456,8 @@ impl Profile {
         history
             .activities
             .sort_unstable_by_key(|activity| (activity.at, activity.strong));
-        // Older opens may be forgotten, while all mails are there: only of the last mails is their number a share. Some machines
-        // open a mail again and again, and which one it was is not remembered.
+        // Older opens may have been dropped while all mails are still there, so that they can only be compared with the last mails.
+        // Some machines open a mail again and again, and which mail it was is not remembered.
         let first = history.mails.len().saturating_sub(MACHINE_OPENS);
         let opens = self
             .machine_opens
@@ -472,7 +474,7 @@ impl Profile {
     }
 }
 
-/// Puts `value` into a sorted list without duplicates that keeps its `capacity` largest.
+/// Inserts `value` into a sorted list without duplicates that keeps its `capacity` largest values.
 fn insert_newest<T: Ord>(list: &mut Vec<T>, value: T, capacity: usize) {
     if let Err(place) = list.binary_search(&value) {
         list.insert(place, value);
@@ -482,7 +484,7 @@ fn insert_newest<T: Ord>(list: &mut Vec<T>, value: T, capacity: usize) {
     }
 }
 
-/// The last of some times, sorted, up to `now`.
+/// Returns the last of these sorted times that is not after `now`.
 fn newest_up_to(times_ms: &[u64], now: Timestamp) -> Option<Timestamp> {
     let newest_first = times_ms.iter().rev();
     newest_first

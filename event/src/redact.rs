@@ -1,14 +1,14 @@
-//! Takes addresses out of free text.
+//! Removes addresses from free text.
 //!
-//! Providers repeat the recipient's address in bounce reasons, senders put it into links and metadata. None of it may
-//! leave the host, so every free text passes through [`Redactor::text`] before an event is made of it.
+//! Providers repeat the recipient's address in bounce reasons, and senders put it into links and metadata. None of it may
+//! leave the host, so every free text passes through [`Redactor::text`] before it becomes part of an event.
 
 use std::{borrow::Cow, collections::VecDeque};
 
-/// What stands where an address stood.
+/// The text that replaces an address.
 pub const PLACEHOLDER: &str = "[address]";
 
-/// Redacts anything that looks like an address and, whatever it looks like, the recipient's own.
+/// Redacts anything that looks like an address, and the recipient's own address whatever it looks like.
 #[derive(Debug, Clone, Default)]
 pub struct Redactor {
     /// Spellings of the recipient's address, longest first.
@@ -16,7 +16,8 @@ pub struct Redactor {
 }
 
 impl Redactor {
-    /// A redactor for texts about the person with this raw address, if the event has one. What has no `@` is none.
+    /// Creates a redactor for texts about the person with this raw address, if the event has one. Text without an `@` counts
+    /// as no address.
     pub fn for_recipient(raw: Option<&str>) -> Self {
         let Some(address) = raw
             .map(|raw| raw.trim().to_lowercase())
@@ -36,8 +37,7 @@ impl Redactor {
         Self { own: own.collect() }
     }
 
-    /// The text without the recipient's own address; other addresses stay. For message ids, which have the form of an
-    /// address without being one.
+    /// Redacts the recipient's own address only. For message ids, which have the form of an address without being one.
     pub fn own_address<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let mut result = Cow::Borrowed(text);
         for spelling in &self.own {
@@ -48,7 +48,7 @@ impl Redactor {
         result
     }
 
-    /// The text without anything that looks like an address.
+    /// Redacts everything that looks like an address.
     pub fn text<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let without_own = self.own_address(text);
         match redact_addresses(&without_own) {
@@ -58,7 +58,7 @@ impl Redactor {
     }
 }
 
-/// Percent-encodes what the `application/x-www-form-urlencoded` rules encode, in lower case.
+/// Percent-encodes the bytes that the `application/x-www-form-urlencoded` rules encode, in lower case.
 fn percent_encoded(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len() + 2);
     for byte in text.bytes() {
@@ -71,15 +71,15 @@ fn percent_encoded(text: &str) -> String {
     encoded
 }
 
-/// A spelling of an address, looked for in one pass over a text, however text and address repeat themselves (Knuth, Morris
-/// and Pratt): both come from strangers, and the time taken belongs to everybody.
+/// A spelling of an address, searched for in one pass over a text even if text and address are repetitive (Knuth, Morris
+/// and Pratt): both come from untrusted senders, and everybody shares the processing time.
 #[derive(Debug, Clone)]
 struct Spelling {
-    /// How its at sign is spelled. Most texts have none, and are not looked at further.
+    /// How its at sign is spelled. Most texts have none, and are not searched further.
     at_sign: &'static str,
-    /// In lower case.
+    /// The letters in lower case.
     letters: Vec<char>,
-    /// For each letter: how many of the first letters also end there, fewer than all up to it.
+    /// For each letter: the length of the longest proper prefix of the letters up to it that is also their suffix.
     borders: Vec<usize>,
 }
 
@@ -97,7 +97,7 @@ impl Spelling {
         }
     }
 
-    /// `text` with every occurrence in any letter case replaced, or `None` when there is none.
+    /// Returns `text` with every occurrence in any letter case replaced, or `None` if there are no occurrences.
     fn replaced_in(&self, text: &str) -> Option<String> {
         if !text.contains(self.at_sign) {
             return None;
@@ -105,7 +105,7 @@ impl Spelling {
         let mut result = String::new();
         let mut copied = 0;
         let mut matched = 0;
-        // Where the last letters begin. Lower-casing makes two of a few letters; a match begins at the first of these.
+        // Where the last letters begin. Lower-casing turns a few letters into two; a match must begin at the first of these.
         let mut begins = VecDeque::with_capacity(self.letters.len() + 1);
         for (position, letter) in text.char_indices() {
             let mut begin = Some(position);
@@ -137,7 +137,7 @@ impl Spelling {
     }
 }
 
-/// How many of the first of `letters` end with `next`, when `matched` of them, not all, ended before it.
+/// Returns how many of the first `letters` match up to and including `next`, if `matched` of them, not all, matched before it.
 fn continued(letters: &[char], borders: &[usize], mut matched: usize, next: char) -> usize {
     while matched > 0 && letters[matched] != next {
         matched = borders[matched - 1];
@@ -145,10 +145,10 @@ fn continued(letters: &[char], borders: &[usize], mut matched: usize, next: char
     matched + usize::from(letters[matched] == next)
 }
 
-/// Marks an `@`, also in percent-encoded and HTML-encoded text.
+/// The spellings of `@`, including those in percent-encoded and HTML-encoded text.
 const AT_SIGNS: [&str; 5] = ["@", "%40", "%2540", "&#64;", "\\u0040"];
 
-/// `text` without anything of the form local@domain.tld, or `None` when there is nothing to take out.
+/// Returns `text` with everything of the form local@domain.tld replaced, or `None` if there is nothing to replace.
 fn redact_addresses(text: &str) -> Option<String> {
     let mut result = String::new();
     let mut copied = 0;
@@ -156,7 +156,7 @@ fn redact_addresses(text: &str) -> Option<String> {
     while let Some((at, sign)) = next_at_sign(text, search) {
         let after = at + sign.len();
         search = after;
-        // The domain comes first: looking back for the local part is only worth it, and only bounded, when there is one.
+        // The domain is checked first: searching back for the local part only pays off, and is only bounded, if there is one.
         let domain: usize = text[after..]
             .chars()
             .take_while(|c| is_domain(*c))
@@ -186,7 +186,7 @@ fn redact_addresses(text: &str) -> Option<String> {
     Some(result)
 }
 
-/// The next at sign from this position on, found in one pass whatever stands there.
+/// Finds the next at sign from this position on, in one pass whatever the text.
 fn next_at_sign(text: &str, from: usize) -> Option<(usize, &'static str)> {
     for (offset, byte) in text.as_bytes()[from..].iter().enumerate() {
         if !matches!(byte, b'@' | b'%' | b'&' | b'\\') {
@@ -203,8 +203,8 @@ fn next_at_sign(text: &str, from: usize) -> Option<(usize, &'static str)> {
     None
 }
 
-/// Letters of a local part. Percent-encoding (`%2B` for a plus sign) belongs to it; what separates it from its
-/// surroundings in links and SMTP answers (`=`, `&`, `/`, `<`, `:`, quotes, blanks) does not.
+/// Checks whether a letter can be part of a local part. Percent-encoding (`%2B` for a plus sign) can; what separates it
+/// from its surroundings in links and SMTP replies (`=`, `&`, `/`, `<`, `:`, quotes, spaces) cannot.
 fn is_local(letter: char) -> bool {
     letter.is_alphanumeric()
         || matches!(
@@ -285,7 +285,7 @@ mod tests {
 
     #[test]
     fn letters_that_repeat_themselves_take_one_pass() {
-        // Comparing the address at each place of the text would take hours.
+        // Comparing the address at every position of the text would take hours.
         let address = format!("{}@x", "a".repeat(1_000_000));
         let text = format!("{}@{address}", "a".repeat(2_000_000));
         let redacted = Redactor::for_recipient(Some(&address))
@@ -294,7 +294,7 @@ mod tests {
         assert_eq!(redacted.len(), 2_000_001 + PLACEHOLDER.len());
     }
 
-    /// What is taken out, by its definition: wherever the text spells the address in any letter case, from left to right.
+    /// The definition of what is replaced: every place where the text spells the address in any letter case, left to right.
     fn replaced_slowly(text: &str, spelling: &str) -> Option<String> {
         let mut result = String::new();
         let mut copied = 0;
@@ -312,7 +312,7 @@ mod tests {
         (copied > 0).then(|| result + &text[copied..])
     }
 
-    /// How many bytes of `text` spell `spelling`, if its beginning does.
+    /// Returns how many bytes of `text` spell `spelling`, if `text` begins with it.
     fn length_of(text: &str, spelling: &str) -> Option<usize> {
         let mut wanted = spelling.chars().peekable();
         for (position, letter) in text.char_indices() {

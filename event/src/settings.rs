@@ -1,4 +1,4 @@
-//! What configured values have in common: secrets that are never printed, and numbers that lie in a range.
+//! Types of configured values: secrets that are never printed, and numbers that must lie in a range.
 
 use std::{
     fmt::{self, Display},
@@ -7,23 +7,23 @@ use std::{
 
 use serde::Deserialize;
 
-/// A configured password, key or token. Shows nothing of itself in `Debug` and has no `Display`.
+/// A configured password, key or token. Its `Debug` output reveals nothing, and it has no `Display`.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Takes a secret from the configuration.
+    /// Wraps a secret from the configuration.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
-    /// Whether there is none.
+    /// Checks whether the secret is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The secret itself: for comparing, for making keys, and for handing it to its server.
+    /// Returns the secret itself: for comparing it, deriving keys, and passing it to its server.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -35,21 +35,21 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// A number of the configuration is outside its range.
+/// A number in the configuration is outside its range.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{key}` is {value}, it must be between {min} and {max}")]
 pub struct OutOfRange {
-    /// With its section: `host.max_body_bytes`.
+    /// The key including its section, such as `host.max_body_bytes`.
     key: String,
     value: String,
     min: String,
     max: String,
 }
 
-/// `value` as the type that its setting has, if it lies within `range`. `key` is the setting's name in `section`.
+/// Converts `value` to the type of its setting if it lies within `range`. `key` is the setting's name in `section`.
 ///
 /// # Errors
-/// [`OutOfRange`] with the whole key, what it is set to, and both ends of the range.
+/// [`OutOfRange`] with the full key, its value, and both ends of the range.
 pub fn number<T, V>(section: &str, key: &str, value: V, range: RangeInclusive<V>) -> Result<T, OutOfRange>
 where
     T: TryFrom<V>,

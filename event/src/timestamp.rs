@@ -8,45 +8,45 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(i64);
 
-/// The last moment that the calendar crate can show in every time zone, 9999-12-30T22:00:00Z.
+/// The last moment that the calendar crate can represent in every time zone, 9999-12-30T22:00:00Z.
 const MAX_MS: i64 = 253_402_207_200_000;
 
-/// How far ahead of a right clock an event may have happened, in milliseconds: a day takes in every mix-up of time zones. The host
-/// takes nothing later, which would stand in the future of every person's profile, and a decision for now looks as far.
+/// How far ahead of a correct clock an event's time may be, in milliseconds: a day covers every mix-up of time zones. The host
+/// accepts nothing later, which would lie in the future of every person's profile, and a decision for now looks ahead as far.
 pub const MAX_AHEAD_MS: i64 = 24 * 60 * 60 * 1_000;
 
 impl Timestamp {
-    /// The moment `ms` milliseconds after the Unix epoch, or `None` outside the years 1970 to 9999.
+    /// Returns the moment `ms` milliseconds after the Unix epoch, or `None` outside the years 1970 to 9999.
     pub fn try_from_millis(ms: i64) -> Option<Self> {
         (0..=MAX_MS).contains(&ms).then_some(Self(ms))
     }
 
-    /// Like [`Timestamp::try_from_millis`], with moments outside the range moved to its nearer end.
+    /// Like [`Timestamp::try_from_millis`], but moves moments outside the range to its nearer end.
     pub fn from_millis_clamped(ms: i64) -> Self {
         Self(ms.clamp(0, MAX_MS))
     }
 
-    /// Milliseconds since the Unix epoch.
+    /// Returns the milliseconds since the Unix epoch.
     pub fn as_millis(self) -> i64 {
         self.0
     }
 
-    /// Whole seconds since the Unix epoch.
+    /// Returns the whole seconds since the Unix epoch.
     pub fn as_seconds(self) -> i64 {
         self.0.div_euclid(1000)
     }
 
-    /// This moment plus `ms` milliseconds, kept within the range.
+    /// Returns this moment plus `ms` milliseconds, clamped to the range.
     pub fn plus_millis(self, ms: i64) -> Self {
         Self::from_millis_clamped(self.0.saturating_add(ms))
     }
 
-    /// Milliseconds from `earlier` to this moment; negative when `earlier` is later.
+    /// Returns the milliseconds from `earlier` to this moment; negative if `earlier` is later.
     pub fn millis_since(self, earlier: Self) -> i64 {
         self.0 - earlier.0
     }
 
-    /// This moment in the calendar.
+    /// Converts this moment to the calendar crate's type.
     pub fn to_jiff(self) -> jiff::Timestamp {
         jiff::Timestamp::from_millisecond(self.0).expect("the range of Timestamp is inside jiff's")
     }
@@ -67,7 +67,7 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// A text is not an RFC 3339 moment between the years 1970 and 9999.
+/// A string is not an RFC 3339 time between the years 1970 and 9999.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not an RFC 3339 time between 1970 and 9999")]
 pub struct InvalidTimestamp;
@@ -93,7 +93,7 @@ impl<'de> Deserialize<'de> for Timestamp {
     }
 }
 
-/// Reads a moment where it stands: several stand in every event.
+/// Parses a moment without copying its text: every event has several.
 struct TimestampVisitor;
 
 impl de::Visitor<'_> for TimestampVisitor {

@@ -1,5 +1,5 @@
-//! Where something stands in a trace, in the form that the W3C gave it: what arrives in a request's `traceparent` header
-//! travels on with the records on the bus, and its [`TraceId`] is stored with every event.
+//! Trace contexts as defined by the W3C: the context in a request's `traceparent` header is passed on with the records on
+//! the bus, and its [`TraceId`] is stored with every event.
 
 use std::{fmt, str::FromStr};
 
@@ -11,17 +11,17 @@ pub const TRACE_HEADER: &str = "traceparent";
 /// Length of the header in version 00.
 const LENGTH: usize = 55;
 
-/// The id of a trace: everything that one delivery or question caused. Shows as 32 lower-case hexadecimal digits.
+/// The id of a trace: everything that one delivery or request caused. Displayed as 32 lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TraceId(u128);
 
 impl TraceId {
-    /// The id with this number; none is 0.
+    /// Creates the id with this number; `None` for 0, which is not a valid id.
     pub fn new(number: u128) -> Option<Self> {
         (number != 0).then_some(Self(number))
     }
 
-    /// The id as a number.
+    /// Returns the id as a number.
     pub fn number(self) -> u128 {
         self.0
     }
@@ -39,7 +39,7 @@ impl fmt::Debug for TraceId {
     }
 }
 
-/// A text is no trace id or context.
+/// A string is not a trace id or trace context.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("it must have the form of the W3C's `traceparent`")]
 pub struct InvalidTrace;
@@ -65,8 +65,9 @@ impl<'de> Deserialize<'de> for TraceId {
     }
 }
 
-/// A trace, the span in it that caused what carries this, and whether that span is exported. Shows as a `traceparent` of
-/// version 00; a header of a later version is read as far as version 00 reaches, as the W3C asks.
+/// A trace, the span in it that caused the request or record carrying this context, and whether that span is exported.
+/// Displayed as a `traceparent` of version 00; of a header of a later version, only the fields of version 00 are read, as
+/// the W3C requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TraceContext {
     trace_id: TraceId,
@@ -75,7 +76,7 @@ pub struct TraceContext {
 }
 
 impl TraceContext {
-    /// The context of this span; no span has the id 0.
+    /// Creates the context of this span; `None` if the span's id is 0, which is not valid.
     pub fn new(trace_id: TraceId, span_id: u64, is_sampled: bool) -> Option<Self> {
         (span_id != 0).then_some(Self {
             trace_id,
@@ -84,17 +85,17 @@ impl TraceContext {
         })
     }
 
-    /// The trace.
+    /// Returns the trace's id.
     pub fn trace_id(self) -> TraceId {
         self.trace_id
     }
 
-    /// The span in it.
+    /// Returns the span's id.
     pub fn span_id(self) -> u64 {
         self.span_id
     }
 
-    /// Whether the span is exported.
+    /// Returns whether the span is exported.
     pub fn is_sampled(self) -> bool {
         self.is_sampled
     }
@@ -117,7 +118,7 @@ impl FromStr for TraceContext {
             let trace_id = TraceId::new(digits(parts.next()?, 32)?)?;
             let span_id = u64::try_from(digits(parts.next()?, 16)?).ok()?;
             let is_sampled = digits(parts.next()?, 2)? & 1 == 1;
-            // 255 is kept free for ever; versions after 00 may append.
+            // Version 255 is invalid for ever; versions after 00 may append fields.
             if version == 255 || version == 0 && text.len() != LENGTH {
                 return None;
             }
@@ -127,7 +128,7 @@ impl FromStr for TraceContext {
     }
 }
 
-/// Exactly so many lower-case hexadecimal digits.
+/// Parses exactly `length` lower-case hexadecimal digits.
 fn digits(text: &str, length: usize) -> Option<u128> {
     let is_plain = text.len() == length
         && text

@@ -1,12 +1,12 @@
-//! The records of a profile: packed, under keys that never change.
+//! The records of a profile: packed, with keys that never change.
 
 use sha2::{Digest, Sha256};
 
 use crate::Timestamp;
 
-/// A moment in tenths of a second since the Unix epoch, rounded up: what happened after `now` must not seem to have
-/// happened before. Fine enough to tell a scanner's click two seconds after delivery from a person's, and 36 bits reach
-/// to the year 2187.
+/// A moment in tenths of a second since the Unix epoch, rounded up: an event after `now` must not seem to have happened
+/// before it. Fine enough to tell a scanner's click two seconds after delivery from a person's; 36 bits last until the
+/// year 2187.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Tick(u64);
 
@@ -17,7 +17,7 @@ const TICK_BITS: u32 = 36;
 impl Tick {
     pub(super) fn of(moment: Timestamp) -> Self {
         let ms = u64::try_from(moment.as_millis()).expect("a timestamp is not before 1970");
-        // Seconds must fit 32 bits (the year 2106): what lies beyond is a broken clock, kept at the end.
+        // Seconds must fit 32 bits (the year 2106): a later time means a broken clock and is clamped to that end.
         Self(ms.div_ceil(TICK_MS).min(u64::from(u32::MAX) * TICKS_PER_SECOND))
     }
 
@@ -33,7 +33,7 @@ impl Tick {
         self.0
     }
 
-    /// Whole seconds, rounded up.
+    /// Returns whole seconds, rounded up.
     pub(super) fn seconds(self) -> u32 {
         u32::try_from(self.0.div_ceil(TICKS_PER_SECOND)).expect("ticks are bounded when made")
     }
@@ -43,7 +43,7 @@ impl Tick {
     }
 }
 
-/// What a record is about. The numbers are those of the stored form.
+/// The kind of a record. The numbers are those of the stored form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
     Delivered = 0,
@@ -71,22 +71,22 @@ const KIND_BITS: u32 = 4;
 const MESSAGE_BITS: u32 = 24;
 const MESSAGE_MASK: u64 = (1 << MESSAGE_BITS) - 1;
 
-/// 24 bits of a hash of the message id. Among the at most 470 messages of a profile two collide once in 36,000
-/// look-ups, and then a click counts for the wrong mail.
+/// Returns 24 bits of a hash of the message id. Among the at most 470 messages of a profile two collide once in 36,000
+/// look-ups; a click is then assigned to the wrong mail.
 pub(super) fn message_key(message_id: &str) -> u32 {
     let digest = Sha256::digest(message_id.as_bytes());
     u32::from_le_bytes([digest[0], digest[1], digest[2], 0])
 }
 
-/// A record with a key that never changes and a time that only moves back.
+/// A record with a key that never changes and a time that only ever becomes earlier.
 pub(super) trait Keyed: Copy {
     type Key: Ord;
-    /// What makes two records the same one, in the order of their age.
+    /// Two records with equal keys are the same record. Keys are ordered by age.
     fn key(self) -> Self::Key;
     fn tick(self) -> Tick;
 }
 
-/// Puts a record into a list sorted by key. Of two with one key the earlier stays.
+/// Inserts a record into a list sorted by key. Of two records with the same key, the earlier is kept.
 pub(super) fn insert<R: Keyed>(list: &mut Vec<R>, record: R) {
     match list.binary_search_by(|other| other.key().cmp(&record.key())) {
         Ok(place) => {
@@ -98,8 +98,8 @@ pub(super) fn insert<R: Keyed>(list: &mut Vec<R>, record: R) {
     }
 }
 
-/// Something that happened to a known message: tick, kind and message in 64 bits. One for each message, kind and UTC
-/// day, with the first time in it: reading a mail again and again does not push others out.
+/// Something that happened to a known message: tick, kind and message in 64 bits. There is one for each message, kind and
+/// UTC day, with the first time on that day: reading a mail again and again does not displace other records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Record(u64);
 
@@ -138,7 +138,7 @@ impl Record {
         Some(Self(raw))
     }
 
-    /// Where the record stands among all of the profile, [`StandAlone`]s included.
+    /// Returns the record's sort key among all records of the profile, including [`StandAlone`]s.
     pub(super) fn age_key(self) -> (u64, u32, u32) {
         let (day, kind, message) = self.key();
         (day * TICKS_PER_DAY, 1 + kind as u32, message)
@@ -157,8 +157,8 @@ impl Keyed for Record {
     }
 }
 
-/// Something that happened with no message id, to the second. One for each kind and half hour of the clock, because a
-/// person's clicks within half an hour are one visit.
+/// Something that happened without a message id, to the second. There is one for each kind and half hour of the clock,
+/// because a person's clicks within half an hour are one visit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct StandAlone {
     second: u32,
@@ -181,7 +181,7 @@ impl StandAlone {
         Tick::of_seconds(self.second)
     }
 
-    /// The last moment for which it may stand.
+    /// Returns the last moment that the record may represent.
     pub(super) fn last_tick(self) -> Tick {
         let visit = self.second - self.second % VISIT_SECONDS;
         Tick::of_seconds(visit.saturating_add(VISIT_SECONDS - 1))
@@ -203,7 +203,7 @@ impl StandAlone {
         })
     }
 
-    /// Where the record stands among all of the profile, [`Record`]s included.
+    /// Returns the record's sort key among all records of the profile, including [`Record`]s.
     pub(super) fn age_key(self) -> (u64, u32, u32) {
         let (visit, kind) = self.key();
         (

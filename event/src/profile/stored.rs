@@ -6,16 +6,16 @@
 //! records u64 each · stand-alone u32 and u8 each · machine opens u32 each · signal times u64 each · sent times u64 each
 //! ```
 //!
-//! Version 1 has no times of sent mail, nor their number.
+//! Version 1 contains neither the times of sent mail nor their number.
 
 use super::record::{Keyed, Record, StandAlone, Tick};
 use super::{MACHINE_OPENS, Profile, RECORD_BUDGET_BYTES, SIGNAL_TIMES, Signal};
 use crate::MailboxProvider;
 
-/// The most that a stored profile takes.
+/// Maximum size of a stored profile.
 pub const MAX_BYTES: usize = 4_096;
 
-/// The version that this build writes. It reads every version up to it.
+/// The version that this build writes. It can read this version and all earlier ones.
 const VERSION: u8 = 2;
 
 const HEADER_BYTES: usize = 1 + 1 + 8 + 2 + 2 + 1 + Signal::ALL.len() + 1;
@@ -30,13 +30,13 @@ const _: () = assert!(
     "a full profile must fit"
 );
 
-/// Bytes are no profile of a version that this build reads.
+/// Bytes are not a profile of a version that this build can read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not a stored profile: {0}")]
 pub struct InvalidProfile(pub &'static str);
 
 impl Profile {
-    /// The stored form, at most [`MAX_BYTES`]. Equal profiles have equal bytes.
+    /// Returns the stored form, at most [`MAX_BYTES`] long. Equal profiles have equal bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes =
             Vec::with_capacity(HEADER_BYTES + 8 * self.records.len() + 5 * self.stand_alone.len() + 256);
@@ -68,13 +68,13 @@ impl Profile {
     /// Reads the stored form of any version up to this build's.
     ///
     /// # Errors
-    /// [`InvalidProfile`] when it is none.
+    /// [`InvalidProfile`] if the bytes are not a stored profile.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, InvalidProfile> {
         let mut reader = Reader { rest: bytes };
         let [version] = reader.take()?;
         match version {
             1..=VERSION => {}
-            0 => return Err(InvalidProfile("its version was never written")),
+            0 => return Err(InvalidProfile("its version does not exist")),
             _ => return Err(InvalidProfile("its version is newer than this build")),
         }
         let [class] = reader.take()?;
@@ -134,7 +134,7 @@ impl Profile {
     }
 }
 
-/// Takes fixed-size pieces off the front.
+/// Takes fixed-size chunks off the front of a slice.
 struct Reader<'a> {
     rest: &'a [u8],
 }
@@ -149,7 +149,7 @@ impl Reader<'_> {
         Ok(*head)
     }
 
-    /// A list of times in rising order.
+    /// Reads a list of times in ascending order.
     fn times<T: Ord, const N: usize>(
         &mut self,
         count: usize,

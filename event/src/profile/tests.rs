@@ -123,7 +123,7 @@ fn a_delivery_without_message_may_stand_for_a_later_one() {
     assert_eq!(
         profile.deliveries(minute(0), minute(600)),
         [minute(3)],
-        "one each half hour"
+        "one for each half hour"
     );
     let latest = |profile: &Profile, now| profile.last_mail_at_latest(now);
     assert_eq!(latest(&profile, minute(2)), None);
@@ -139,7 +139,7 @@ fn a_delivery_without_message_may_stand_for_a_later_one() {
     assert_eq!(
         latest(&profile, minute(600)),
         Some(minute(90)),
-        "with a message it is told exactly"
+        "with a message id its time is known exactly"
     );
 }
 
@@ -215,7 +215,7 @@ fn a_long_life_fits_and_the_newest_stays() {
     assert_eq!(profile.delivered_at("m6000"), None);
 }
 
-/// Profiles written by these versions stay readable.
+/// Profiles that these versions have written stay readable.
 #[test]
 fn reads_every_version() {
     let mut profile = Profile::default();
@@ -234,7 +234,7 @@ fn reads_every_version() {
 }
 
 fn any_event() -> impl Strategy<Value = (Event, bool)> {
-    // Few messages and hours, so that duplicates, ties and the borders of days and visits occur.
+    // Few messages and hours, so that duplicates, ties and the boundaries of days and visits occur.
     let message = prop_oneof![Just(None), (0..40_u32).prop_map(Some)];
     (
         0..EventType::ALL.len(),
