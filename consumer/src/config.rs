@@ -1,4 +1,4 @@
-//! `[consumer]`: batches, patience and memory.
+//! The `[consumer]` section: batches, retries, time-outs and memory.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -10,37 +10,37 @@ use ipnet::IpNet;
 use listener::{Access, InvalidAccess, InvalidTls, RawTlsConfig, TlsConfig};
 use serde::Deserialize;
 
-/// `[consumer]` as it stands in the configuration. Every key may be left out.
+/// The `[consumer]` section as written in the configuration. Every key may be left out.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawConsumerConfig {
-    /// Address of `/health`, `/ready` and `/metrics`. Default `127.0.0.1:8002`; where all roles share a process they are
-    /// only served when this is set, because the other roles tell the same.
+    /// Address of `/health`, `/ready` and `/metrics`. Default `127.0.0.1:8002`; if all roles share a process, they are
+    /// only served if this is set, because the other roles report the same.
     pub listen: Option<SocketAddr>,
-    /// Token that `/metrics` asks for as `Authorization: Bearer …`; 16 or more characters. Default: none, which is only
-    /// taken on loopback.
+    /// Token that `/metrics` requires as `Authorization: Bearer …`; 16 or more characters. Default: none, which is only
+    /// accepted on loopback or with `allow_anonymous`.
     pub token: Option<Secret>,
-    /// Whether `/metrics` may be open to everybody who reaches the address. Default `false`.
+    /// Whether `/metrics` may be open to everybody who can reach the address. Default `false`.
     pub allow_anonymous: bool,
     /// `[consumer.tls]`: certificate and key to serve HTTPS with. Default: HTTP.
     pub tls: RawTlsConfig,
-    /// Most events in one write. 1 to 50,000, default 5,000: a backlog is worked off twice as fast as with 1,000, and the
-    /// four batches in hand take some 20 MB each.
+    /// Maximum number of events in one write. 1 to 50,000, default 5,000: a backlog is processed twice as fast as with 1,000,
+    /// and the four batches in flight take some 20 MB each.
     pub batch_events: usize,
-    /// Longest that an event waits for others to share its write. 1 to 10,000, default 700: ClickHouse would rather have one
-    /// insert a second than five, and with 200 a host on the same machine took a quarter fewer deliveries. A lone event does not
-    /// wait for it: a batch is written when nothing more has come for a fifth of a second.
+    /// Longest time that an event waits for others to share its write. 1 to 10,000, default 700: ClickHouse prefers one insert
+    /// a second to five, and with 200 a host on the same machine accepted a quarter fewer deliveries. A lone event does not
+    /// wait this long: a batch is written when nothing more has come for a fifth of a second.
     pub batch_wait_ms: u64,
     /// First pause after a failed attempt. 1 to 60,000, default 100.
     pub retry_initial_ms: u64,
-    /// Longest pause between attempts. At least the first one, at most 600,000, default 30,000.
+    /// Longest pause between attempts. At least `retry_initial_ms`, at most 600,000, default 30,000.
     pub retry_max_ms: u64,
-    /// Longest wait for the profile store. 1 to 60,000, default 2,000: it is a cache and may not hold up events.
+    /// Longest wait for the profile store. 1 to 60,000, default 2,000: it is a cache and must not hold up events.
     pub profile_timeout_ms: u64,
-    /// Entries kept in each of the memories of recent deliveries, visits, addresses and events. 1,000 to 10,000,000,
-    /// default 100,000, which takes 60 to 120 MB when all are full.
+    /// Number of entries kept in each of the memories of recent deliveries, visits, addresses and events. 1,000 to
+    /// 10,000,000, default 100,000, which takes 60 to 120 MB when all are full.
     pub memory_entries: usize,
-    /// Networks from which mailboxes prefetch pictures, in CIDR form. Default: Apple's own network. Apple publishes
+    /// Networks from which mailboxes prefetch images, in CIDR form. Default: Apple's own network. Apple publishes
     /// its relay's other ranges at `https://mask-api.icloud.com/egress-ip-ranges.csv`.
     pub relay_ranges: Vec<String>,
 }
@@ -63,8 +63,7 @@ impl Default for RawConsumerConfig {
     }
 }
 
-/// Where the consumer's status is served unless told otherwise: beside the inference service's 8001, on this machine
-/// alone.
+/// Where the consumer's status is served by default: next to the inference service's 8001, on this machine only.
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8002);
 
 /// Validated configuration of the consumer.
@@ -72,9 +71,9 @@ const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOS
 pub struct ConsumerConfig {
     /// How its status is served.
     pub status: StatusConfig,
-    /// Most events in one write.
+    /// Maximum number of events in one write.
     pub batch_events: usize,
-    /// Longest that an event waits for others.
+    /// Longest time that an event waits for others.
     pub batch_wait: Duration,
     /// First pause after a failed attempt.
     pub retry_initial: Duration,
@@ -82,9 +81,9 @@ pub struct ConsumerConfig {
     pub retry_max: Duration,
     /// Longest wait for the profile store.
     pub profile_timeout: Duration,
-    /// Entries kept in each memory.
+    /// Number of entries kept in each memory.
     pub memory_entries: usize,
-    /// Networks from which mailboxes prefetch pictures.
+    /// Networks from which mailboxes prefetch images.
     pub relay_ranges: Vec<IpNet>,
 }
 
@@ -95,7 +94,7 @@ pub struct StatusConfig {
     pub listen: SocketAddr,
     /// Who may read the metrics.
     pub access: Access,
-    /// HTTPS, where it is configured.
+    /// HTTPS, if it is configured.
     pub tls: Option<TlsConfig>,
 }
 
@@ -105,21 +104,21 @@ impl Default for ConsumerConfig {
     }
 }
 
-/// A key of `[consumer]` has a value that cannot work.
+/// A key of `[consumer]` has an invalid value.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidConfig {
-    /// An address beyond this machine without a token, or a token that is none.
+    /// An address beyond this machine without a token, or an unusable token.
     #[error(transparent)]
     Access(#[from] InvalidAccess),
-    /// A certificate that cannot be served.
+    /// A certificate that cannot be used.
     #[error(transparent)]
     Tls(#[from] InvalidTls),
     /// A number outside its range.
     #[error(transparent)]
     OutOfRange(#[from] OutOfRange),
-    /// A network that is none.
-    #[error("`consumer.relay_ranges` holds `{0}`, which is no network like `17.0.0.0/8` or `2001:db8::/32`")]
+    /// Text that is not a network.
+    #[error("`consumer.relay_ranges` contains `{0}`, not a network like `17.0.0.0/8` or `2001:db8::/32`")]
     BadRange(String),
 }
 
@@ -152,7 +151,7 @@ impl TryFrom<RawConsumerConfig> for ConsumerConfig {
     }
 }
 
-/// Reads `17.0.0.0/8` or `2001:db8::/32`; an address without a prefix is a network of one.
+/// Parses `17.0.0.0/8` or `2001:db8::/32`; an address without a prefix length is a network of one address.
 fn network(text: &str) -> Option<IpNet> {
     let address = || text.parse::<IpAddr>().map(IpNet::from);
     text.parse::<IpNet>().or_else(|_| address()).ok()

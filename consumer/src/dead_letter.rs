@@ -1,22 +1,22 @@
-//! Setting aside what cannot be stored, so that it never holds up what comes after it.
+//! Dead-lettering records that cannot be stored, so that they never hold up the records after them.
 //!
-//! A dead letter is the record as it was: same bytes, same headers, keyed by its place in the source topic, with the
-//! headers of [`header`] on top. The bytes are not sealed again: what stands on the events topic was hashed and
-//! redacted by the host. Putting a letter's value back onto the events topic is all it takes to try it again.
-//! A record read twice may be set aside twice; the key tells.
+//! A dead letter is the unchanged record: same bytes, same headers, keyed by its position in the source topic, plus the
+//! headers of [`header`]. The bytes are not sealed again: the host has hashed and redacted everything on the events
+//! topic. Appending a dead letter's value to the events topic is all it takes to retry it. A record that is read twice
+//! may be dead-lettered twice; both dead letters have the same key.
 
 use std::collections::BTreeMap;
 
 use store::bus::{DEAD_LETTERS_TOPIC, NewRecord, Position, Record, header};
 
-/// Why a record was set aside.
+/// Why a record was dead-lettered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cause {
-    /// No event of any version.
+    /// It is not an event of any version.
     Undecodable,
-    /// Written by a newer build; put it back after the upgrade.
+    /// It was written by a newer build; put it back after the upgrade.
     SchemaTooNew,
-    /// The event store will never take it.
+    /// The event store will never accept it.
     StoreRejected,
 }
 
@@ -30,7 +30,7 @@ impl Cause {
     }
 }
 
-/// A record to set aside.
+/// A record to dead-letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DeadLetter {
     pub(crate) source: String,

@@ -1,21 +1,21 @@
-//! From a record's bytes to an event, by schema version.
+//! Decodes a record's bytes into an event, by schema version.
 
 use event::{Event, UnsupportedSchema};
 use store::bus::Record;
 
 use crate::dead_letter::{Cause, DeadLetter};
 
-/// The event in `record`, or why it cannot be read.
+/// Returns the event in `record`, or a dead letter that says why it cannot be read.
 pub(crate) fn decode(record: &Record) -> Result<Event, DeadLetter> {
     Event::from_json(&record.value).map_err(|error| {
         let (cause, message) = match error {
             UnsupportedSchema::TooNew { .. } => (Cause::SchemaTooNew, error.to_string()),
-            // The parser's own message quotes the input, which may be personal.
+            // The parser's own message quotes the input, which may contain personal data.
             UnsupportedSchema::Malformed(error) => {
                 let what = match error.classify() {
                     serde_json::error::Category::Io => "cannot be read",
                     serde_json::error::Category::Syntax => "is not json",
-                    serde_json::error::Category::Data => "is no valid event",
+                    serde_json::error::Category::Data => "is not a valid event",
                     serde_json::error::Category::Eof => "ends too early",
                 };
                 let place = format!("line {} column {}", error.line(), error.column());
@@ -59,7 +59,7 @@ mod tests {
             ("ann@example.com", "the record is not json at line 1 column 1"),
             (
                 r#"{"schema_version": "ann@example.com"}"#,
-                "the record is no valid event at line 1 column 36",
+                "the record is not a valid event at line 1 column 36",
             ),
             (
                 r#"{"schema_version": 1"#,

@@ -1,4 +1,4 @@
-//! What the consumer finds out about events: who made them, and how long the mail took.
+//! What the consumer finds out about events: whether a machine caused them, and how long the mail took.
 
 mod agent;
 mod latency;
@@ -16,8 +16,8 @@ use crate::ConsumerConfig;
 
 pub(crate) use latency::MessageRef;
 
-/// Fingerprints of what the memories are keyed by: 8 bytes, however long an agent or message id is. Two of a
-/// 100,000 collide once in 4 billion fillings, and then a verdict may be wrong.
+/// Fingerprints that serve as the keys of the memories: 8 bytes, however long an agent or message id is. With 100,000
+/// entries, two collide once in 4 billion fillings; a verdict may then be wrong.
 #[derive(Debug, Default)]
 struct Fingerprints(RandomState);
 
@@ -27,7 +27,7 @@ impl Fingerprints {
     }
 }
 
-/// Enriches batch after batch, with a bounded memory of the past ones. The same sequence of batches gives the same
+/// Enriches one batch after the other, with a bounded memory of past batches. The same sequence of batches gives the same
 /// findings.
 #[derive(Debug)]
 pub(crate) struct Enricher {
@@ -43,18 +43,17 @@ impl Enricher {
         }
     }
 
-    /// Messages delivered in `batch` whose time of sending must be asked for.
+    /// Returns the messages delivered in `batch` whose sending time must be looked up.
     pub(crate) fn wanted_sent_times(&mut self, batch: &[Event]) -> Vec<MessageRef> {
         self.latency.learn_and_list_unknown(batch)
     }
 
-    /// People in `batch` whose profiles may know when the mail was delivered that they opened or clicked, where the memory
-    /// does not.
+    /// Returns the people in `batch` who opened or clicked mail whose delivery is not in memory, but may be in their profiles.
     pub(crate) fn wanted_profiles(&self, batch: &[Event]) -> HashSet<UniversalId> {
         self.judge.unknown_deliveries(batch)
     }
 
-    /// The findings on each event of `batch`. To be called once for each batch.
+    /// Returns the findings on each event of `batch`. Must be called once for each batch.
     pub(crate) fn enrich(
         &mut self,
         batch: &[Event],
@@ -72,9 +71,9 @@ impl Enricher {
     }
 }
 
-/// Tells machines from people in a log of the past, as the consumer does in the stream.
+/// Tells machines from people in a log of past events, as the consumer does in the stream.
 ///
-/// Nothing later than a batch is looked at when it is judged, and the memory of the past is bounded.
+/// A batch is judged without looking at any later event, and the memory of the past is bounded.
 #[derive(Debug)]
 pub struct MachineFilter {
     judge: machine::Judge,
@@ -82,7 +81,7 @@ pub struct MachineFilter {
 }
 
 impl MachineFilter {
-    /// A filter that has seen nothing yet.
+    /// Creates a filter that has seen nothing yet.
     pub fn new(config: &ConsumerConfig) -> Self {
         Self {
             judge: machine::Judge::new(config),
@@ -90,8 +89,8 @@ impl MachineFilter {
         }
     }
 
-    /// For each event of `batch` whether a machine made it. Batches come in the order of time; what happened within
-    /// seconds belongs into one, so that a scanner's first click is judged together with its next.
+    /// Returns for each event of `batch` whether a machine caused it. Batches must come in order of time; events within
+    /// seconds of each other belong into one batch, so that a scanner's first click is judged together with its next.
     pub fn judge(&mut self, batch: &[Event]) -> Vec<bool> {
         let verdicts = self.judge.judge(batch, &self.no_profiles);
         verdicts.into_iter().map(|verdict| verdict.machine).collect()

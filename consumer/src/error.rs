@@ -1,4 +1,4 @@
-//! What ends the consumer, and what to do about a port's failure.
+//! The errors that end the consumer, and how to handle a port's failure.
 
 use store::StoreError;
 
@@ -6,24 +6,24 @@ use store::StoreError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConsumerError {
-    /// A port answered that it is not usable as configured, or refused what it must not refuse.
+    /// A port reported that it is not usable as configured, or rejected what it must not reject.
     #[error("the consumer group `{group}` stopped at {operation}")]
     Port {
         /// The consumer group.
         group: &'static str,
         /// What it was doing.
         operation: &'static str,
-        /// What the port answered.
+        /// The port's error.
         source: StoreError,
     },
 }
 
-/// What to do about a failure.
+/// How to handle a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Disposition {
-    /// Try again later; it is not the data's fault.
+    /// Try again later; the data is not the cause.
     Retry,
-    /// The data will never be taken: set it aside and go on.
+    /// The data will never be accepted: dead-letter it and go on.
     DeadLetter,
     /// An operator must act.
     Fatal,
@@ -35,23 +35,23 @@ impl Disposition {
             StoreError::Unavailable { .. } => Self::Retry,
             StoreError::Rejected { .. } => Self::DeadLetter,
             StoreError::Misconfigured { .. } => Self::Fatal,
-            // The enum may grow. Trying again loses nothing and shows in the retry counter.
+            // The enum may get new variants. A retry loses nothing and shows in the retry counter.
             _ => Self::Retry,
         }
     }
 }
 
-/// Why work on a batch ended early. The batch is then not committed.
+/// Why processing a batch ended early. The batch is then not committed.
 #[derive(Debug)]
 pub(crate) enum Interrupted {
-    /// Shutdown came while waiting for an outage to end.
+    /// A shutdown was requested while waiting for records or for an outage to end.
     Shutdown,
     /// The consumer cannot go on.
     Fatal(ConsumerError),
 }
 
 impl Interrupted {
-    /// How a task ends that was interrupted: a shutdown is no failure.
+    /// Converts the result of an interrupted task: a shutdown is not a failure.
     pub(crate) fn outcome(ended: Result<(), Self>) -> Result<(), ConsumerError> {
         match ended {
             Ok(()) | Err(Self::Shutdown) => Ok(()),

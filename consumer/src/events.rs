@@ -1,22 +1,22 @@
 //! The first group: enriches events, stores them, keeps profiles current.
 //!
-//! Four stages, each a task that owns what it works with, pass batches on in order: while one batch is written, the one
-//! after it is enriched, the next is read, and the one before it is felt in profiles.
+//! Four stages, each a task that owns its data, pass batches on in order: while one batch is written, the one after it is
+//! enriched, the next is read, and the one before it is applied to profiles.
 //!
 //! ```text
 //! read, decode ──▶ look up, enrich ──▶ write ──▶ update profiles
 //!   ▲  commit                                          │
-//!   └──────────── what is stored and felt ◀────────────┘
+//!   └────────── what is stored and applied ◀───────────┘
 //! ```
 //!
-//! - **Order.** A stage takes one batch after the other, so that the findings on a batch follow from those before it, and
-//!   an event is stored before any profile knows it.
-//! - **Memory.** A batch takes one of [`IN_FLIGHT`] places before it is read and gives it back when it is through. While a
-//!   store is out of reach its stage holds its batch, and soon nothing more is read.
-//! - **Commits.** Offsets are committed by position: those of batches that are through, never of what was read ahead. The
-//!   last stage tells the first how far that is.
-//! - **End.** At shutdown the first stage stops reading, the others finish what they have and end one after the other, and
-//!   what came through is committed. A stage that cannot finish ends the others; what they have in hand is read again.
+//! - **Order.** A stage handles one batch after the other, so that the findings on a batch can build on those before it, and
+//!   an event is stored before it is applied to any profile.
+//! - **Memory.** A batch occupies one of [`IN_FLIGHT`] slots from before it is read until it has passed all stages. While a
+//!   store is unavailable, its stage holds its batch, and soon nothing more is read.
+//! - **Commits.** Offsets are committed by position: only those of batches that have passed all stages, never those read
+//!   ahead. The last stage reports to the first how far that is.
+//! - **End.** At shutdown the first stage stops reading, the others finish their batches and end one after the other, and
+//!   the finished batches are committed. A stage that cannot finish ends the others; their batches are read again.
 
 mod prepare;
 mod profile_store;
@@ -46,11 +46,11 @@ use crate::{
     ConsumerConfig, ConsumerError, Dependencies, EVENTS_GROUP, dead_letter::DeadLetter, retry::Attempts,
 };
 
-/// Batches between being read and being felt in profiles: one for each stage, so that none waits for another's.
+/// Number of batches between being read and being applied to profiles: one for each stage, so that no stage waits for another's.
 const IN_FLIGHT: usize = 4;
 
-/// How often the last stage looks after profiles while no batch comes, and how long the first waits for records while none
-/// is in flight: soon for an operator who waits for a shutdown, seldom enough to cost nothing.
+/// How often the last stage checks for profiles to repair while no batch comes, and how long the first waits for records
+/// while no batch is in flight: short for an operator who waits for a shutdown, but long enough to cost nothing.
 const IDLE_WAIT: Duration = Duration::from_millis(500);
 
 /// Runs the group until `shutdown`.
@@ -65,7 +65,7 @@ pub(crate) async fn run(
         dependencies,
         stop: stop.clone(),
     };
-    // No channel is ever full: there are no more batches than that.
+    // No channel is ever full: there are never more batches than this.
     let (to_prepare, decoded) = mpsc::channel(IN_FLIGHT);
     let (to_write, prepared) = mpsc::channel(IN_FLIGHT);
     let (to_profiles, written) = mpsc::channel(IN_FLIGHT);
@@ -79,7 +79,7 @@ pub(crate) async fn run(
     crate::join(stages, &stop).await
 }
 
-/// What every stage has at hand.
+/// What every stage needs.
 #[derive(Clone)]
 struct Context {
     config: Arc<ConsumerConfig>,
@@ -99,7 +99,7 @@ impl Context {
     }
 }
 
-/// What goes with a batch from the first stage to the last.
+/// Data that stays with a batch from the first stage to the last.
 struct Ticket {
     progress: Progress,
     span: Span,
@@ -107,11 +107,11 @@ struct Ticket {
     records: usize,
     /// When the oldest of its records was appended.
     oldest: Option<Timestamp>,
-    /// Given back with the ticket.
+    /// Released when the ticket is dropped.
     _place: OwnedSemaphorePermit,
 }
 
-/// A batch that was read: events, each with its record, and what is none.
+/// A batch that was read: events, each with its record, and dead letters for the records that are not events.
 struct Decoded {
     ticket: Ticket,
     records: Vec<Record>,
@@ -119,32 +119,32 @@ struct Decoded {
     letters: Vec<DeadLetter>,
 }
 
-/// A batch with the findings on its events, each still with its record.
+/// A batch with the enriched events, each still with its record.
 struct Prepared {
     ticket: Ticket,
     records: Vec<Record>,
     rows: Vec<StoredEvent>,
     letters: Vec<DeadLetter>,
-    /// People of whom this batch has all events that there are.
+    /// People all of whose events are in this batch.
     strangers: HashSet<UniversalId>,
 }
 
-/// A batch that is stored, but for the events that the store will never take.
+/// A batch that is stored, except for the events that the store will never accept.
 struct Written {
     ticket: Ticket,
     rows: Vec<StoredEvent>,
     strangers: HashSet<UniversalId>,
-    /// Whether some of it was stored earlier.
+    /// Whether some of its events had been stored before.
     has_repeats: bool,
-    /// Ids of events that were set aside.
+    /// Ids of events that were dead-lettered.
     refused: Vec<u128>,
 }
 
-/// What is stored and felt in profiles, since the last of these.
+/// What was stored and applied to profiles since the previous message of this type.
 struct Settled {
     progress: Progress,
     span: Span,
-    /// Ids of events that were set aside.
+    /// Ids of events that were dead-lettered.
     refused: Vec<u128>,
 }
 
@@ -158,8 +158,8 @@ impl Default for Settled {
     }
 }
 
-/// The event's id as a number: 16 bytes to remember instead of 32 and a heap block. Ids that are no number of 128 bits
-/// are not remembered; the event store knows them.
+/// Returns the event's id as a number: 16 bytes to remember instead of 32 and a heap allocation. Ids that are not 128-bit
+/// numbers are not remembered; the event store deduplicates them.
 fn numeric_id(event: &Event) -> Option<u128> {
     let id = &event.event_id;
     if id.len() == 32 {

@@ -1,7 +1,7 @@
-//! The second group: tells the identity graph which identifiers occur together.
+//! The second group: records in the identity graph which identifiers occur together.
 //!
-//! A group of its own, because ingestion must never wait for the graph: when the graph is down, only this group stands
-//! still. For the same reason a graph that is misconfigured does not end the consumer; it is tried again.
+//! It is a separate group because ingestion must never wait for the graph: when the graph is down, only this group
+//! stops. For the same reason a misconfigured graph does not end the consumer; the operation is retried.
 
 use std::{
     collections::HashSet,
@@ -23,7 +23,7 @@ use crate::{
     retry::Attempts,
 };
 
-/// Longest wait for the first record of a batch: bounds how long an idle consumer takes to notice a shutdown.
+/// Longest wait for the first record of a batch: limits how long an idle consumer takes to notice a shutdown.
 const IDLE_WAIT: Duration = Duration::from_millis(500);
 
 /// Runs the group until `shutdown`.
@@ -72,7 +72,8 @@ async fn consume(
     }
 }
 
-/// Tells the graph in order. Waits out outages; what the graph refuses is halved until it stands alone, and left out.
+/// Records the sightings in order. Waits for outages to end. If the graph rejects some, they are split in halves until the
+/// rejected sighting is alone, and that one is skipped.
 async fn record(
     identities: &dyn Identities,
     sightings: &[Sighting],
@@ -89,15 +90,15 @@ async fn record(
                 Disposition::Retry | Disposition::Fatal => attempts.wait(&error).await?,
                 Disposition::DeadLetter => {
                     if let [refused] = part {
-                        // The event itself is stored by the other group, nothing is lost with the sighting but an edge.
+                        // The event itself is stored by the other group: only an edge is lost with the sighting.
                         tracing::error!(
                             identity.source = refused.source,
                             %error,
-                            "the identity graph refuses what `{}` says", refused.source
+                            "the identity graph rejected the sighting of `{}`", refused.source
                         );
                     } else {
                         let (first, second) = part.split_at(part.len() / 2);
-                        // The last one pushed is worked on next: the order stays.
+                        // The part pushed last is recorded next: the order is kept.
                         pending.extend([second, first]);
                     }
                     break;
@@ -108,26 +109,26 @@ async fn record(
     Ok(())
 }
 
-/// Sets of identifiers that were recorded lately, by fingerprint, so that a person's hundredth click costs the graph
-/// nothing, and is not even read.
+/// Fingerprints of the sets of identifiers that were recorded recently, so that a person's hundredth click costs the graph
+/// nothing, and is not even parsed.
 struct Known {
     seen: Recent<u64, ()>,
     fingerprints: RandomState,
 }
 
-/// What a batch says that the graph may not know yet.
+/// The part of a batch that the graph may not know yet.
 #[derive(Default)]
 struct News {
     /// Each set of identifiers once.
     sightings: Vec<Sighting>,
     /// The sets' fingerprints.
     fingerprints: HashSet<u64>,
-    /// Events that say nothing new.
+    /// Number of events without anything new.
     skipped: usize,
 }
 
 impl Known {
-    /// What is new in these events. One that cannot be read is left out: the events group sets it aside.
+    /// Returns what is new in these events. An event that cannot be read is skipped: the events group dead-letters it.
     fn news<'a>(&self, events: impl Iterator<Item = &'a [u8]>) -> News {
         let mut news = News::default();
         for json in events {
@@ -156,7 +157,7 @@ impl Known {
         news
     }
 
-    /// Only what the graph has taken is remembered.
+    /// Remembers sets of identifiers. Only those that were passed to the graph may be remembered.
     fn remember(&mut self, fingerprints: &HashSet<u64>) {
         for fingerprint in fingerprints {
             self.seen.insert(*fingerprint, ());

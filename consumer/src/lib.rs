@@ -31,36 +31,36 @@ pub const EVENTS_GROUP: &str = "sendflowr-events";
 /// Group that feeds the identity graph.
 pub const IDENTITY_GROUP: &str = "sendflowr-identity";
 
-/// The ports that the consumer works on.
+/// The ports that the consumer uses.
 #[derive(Clone)]
 pub struct Dependencies {
-    /// Where events come from and dead letters go.
+    /// Source of events, and destination of dead letters.
     pub bus: Arc<dyn Bus>,
-    /// Where events are kept.
+    /// The event store.
     pub events: Arc<dyn Events>,
-    /// Where profiles are kept. The consumer is their only writer, see the crate's documentation.
+    /// The profile store. Only consumers write to it, see the crate's documentation.
     pub profiles: Arc<dyn Profiles>,
     /// The identity graph.
     pub identities: Arc<dyn Identities>,
-    /// Where the consumer counts.
+    /// The consumer's metrics.
     pub metrics: Metrics,
 }
 
-/// Consumes until `shutdown` is cancelled, then finishes the batches in hand, commits and returns.
+/// Consumes until `shutdown` is cancelled, then finishes the batches in flight, commits and returns.
 ///
-/// Outages are waited out: the batches in hand are held, nothing more is read, and nothing is committed before it is
-/// stored. When `shutdown` comes during an outage they are left uncommitted, to be read again at the next start.
-/// Dropping the future is safe at any point for the same reason.
+/// Waits for outages to end: meanwhile the batches in flight are held, nothing more is read, and nothing is committed
+/// before it is stored. If `shutdown` is cancelled during an outage, the batches stay uncommitted and are read again at
+/// the next start. For the same reason it is safe to drop the future at any point.
 ///
 /// # Errors
-/// [`ConsumerError`] when an operator must act: the bus or the event store is misconfigured.
+/// [`ConsumerError`] if an operator must act because the bus or the event store is misconfigured.
 pub async fn run(
     config: ConsumerConfig,
     dependencies: Dependencies,
     shutdown: CancellationToken,
 ) -> Result<(), ConsumerError> {
     let config = Arc::new(config);
-    // A child, so that one task's failure stops the others and not the caller.
+    // A child token, so that one task's failure stops the others but not the caller.
     let stop = shutdown.child_token();
     // Dropping the set aborts its tasks.
     let mut tasks = JoinSet::new();
@@ -74,8 +74,8 @@ pub async fn run(
     join(tasks, &stop).await
 }
 
-/// Waits for all tasks; the first that ends stops the others. Answers with the first failure: it is the cause, later ones
-/// may follow from it.
+/// Waits for all tasks; the first one to end stops the others. Returns the first failure: it is the cause, and later ones
+/// may be its consequences.
 async fn join(
     mut tasks: JoinSet<Result<(), ConsumerError>>,
     stop: &CancellationToken,

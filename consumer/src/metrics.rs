@@ -1,4 +1,4 @@
-//! What the consumer counts. All label values come from short fixed lists.
+//! The consumer's metrics. All label values come from short fixed lists.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{ConsumerError, EVENTS_GROUP, IDENTITY_GROUP, dead_letter::Cause};
 
-/// How often the distance to the end of the bus is asked for: often enough for alerts by the minute, and cheap.
+/// How often the lag behind the end of the bus is queried: often enough for alerts by the minute, and cheap.
 const LAG_INTERVAL: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -43,7 +43,7 @@ struct GroupLabels {
     group: &'static str,
 }
 
-/// The consumer's metrics. Clones count together.
+/// The consumer's metrics. Clones share their counts.
 #[derive(Debug, Clone)]
 pub struct Metrics(Arc<Families>);
 
@@ -102,20 +102,20 @@ impl Metrics {
             sightings,
         } = &families;
         let consumer = registry.sub_registry_with_prefix("sendflowr_consumer");
-        consumer.register("events", "Events read, by what became of them", events.clone());
+        consumer.register("events", "Events read, by outcome", events.clone());
         consumer.register(
             "dead_letters",
-            "Records set aside, by cause",
+            "Records dead-lettered, by cause",
             dead_letters.clone(),
         );
         consumer.register(
             "verdicts",
-            "Opens and clicks, by who is held to have made them",
+            "Opens and clicks, by whether a person or a machine is judged to have made them",
             verdicts.clone(),
         );
         consumer.register(
             "retries",
-            "Attempts that failed and were made again",
+            "Attempts that failed and were retried",
             retries.clone(),
         );
         consumer.register(
@@ -139,7 +139,7 @@ impl Metrics {
         );
         consumer.register(
             "profile_failures",
-            "Failed calls of the profile store",
+            "Failed calls to the profile store",
             profile_failures.clone(),
         );
         consumer.register(
@@ -149,12 +149,12 @@ impl Metrics {
         );
         consumer.register(
             "profiles_stale",
-            "Profiles known to lack events; 100,000 stands for all",
+            "Profiles known to lack events; 100,000 means all profiles",
             profiles_stale.clone(),
         );
         consumer.register(
             "sightings",
-            "Events seen by the identity group, by what was done",
+            "Events read by the identity group, by outcome",
             sightings.clone(),
         );
         Self(Arc::new(families))
@@ -175,7 +175,7 @@ impl Metrics {
             .inc();
     }
 
-    /// A record that not even the dead letter topic took.
+    /// Counts a record that even the dead letter topic rejected.
     pub(crate) fn left_behind(&self) {
         self.count(&self.0.events, "left_behind", 1);
     }
@@ -243,7 +243,7 @@ pub(crate) async fn watch_lag(
                     let gauge = metrics.0.lag.get_or_create(&GroupLabels { group });
                     gauge.set(i64::try_from(records).unwrap_or(i64::MAX));
                 }
-                // The groups themselves report an outage of the bus; here only a number grows old.
+                // The groups themselves report an outage of the bus; here only a number becomes outdated.
                 Err(error) => {
                     tracing::debug!(consumer.group = group, %error, "cannot read the lag of {group}")
                 }

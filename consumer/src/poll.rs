@@ -1,4 +1,4 @@
-//! Reading a batch off the bus, the same for both groups.
+//! Reading batches from the bus, in the same way for both groups.
 
 use std::time::Duration;
 
@@ -17,13 +17,13 @@ use crate::{
     retry::Attempts,
 };
 
-/// Silence on the bus that ends a batch: what comes together has come by then, and a lone event need not wait for more. Twice
-/// as long as brokers let records gather.
+/// A batch ends after the bus has been silent for this long: events that come together have arrived by then, and a lone event
+/// need not wait for more. Twice as long as brokers let records gather.
 const SILENCE: Duration = Duration::from_millis(200);
 
-/// Bytes of records with which a batch ends, however few they are. Of usual events, of 1 kB, the most that a batch may have
-/// come to less even then; of the largest that the host lets through, some hundred times as large, four batches with all that is
-/// made of them stay below half a gigabyte.
+/// A batch ends when its records have this many bytes, however few records there are. Usual events have 1 kB, so that a batch of
+/// the default number of them stays below this; the largest events that the host lets through are some hundred times as large,
+/// and four batches of these, with everything derived from them, stay below half a gigabyte.
 const BATCH_BYTES: usize = 32 * 1024 * 1024;
 
 /// A member of one consumer group over the events topic.
@@ -33,7 +33,7 @@ pub(crate) struct Reader<'a> {
     metrics: &'a Metrics,
     shutdown: &'a CancellationToken,
     group: &'static str,
-    /// Dealt with and not committed.
+    /// Processed and not committed yet.
     due: Progress,
     /// Whether the last commit failed.
     commit_failed: bool,
@@ -42,19 +42,19 @@ pub(crate) struct Reader<'a> {
 /// Records that were read together.
 pub(crate) struct ReadBatch {
     pub(crate) records: Vec<Record>,
-    /// What is dealt with when they are.
+    /// The progress to commit once they are processed.
     pub(crate) progress: Progress,
-    /// Of the work on them.
+    /// The span of processing them.
     pub(crate) span: Span,
 }
 
-/// The trace of the delivery that a record tells of.
+/// Returns the trace context of the delivery that a record comes from.
 pub(crate) fn trace_of(record: &Record) -> Option<TraceContext> {
     record.headers.get(TRACE_HEADER)?.parse().ok()
 }
 
 impl<'a> Reader<'a> {
-    /// Joins the group, waiting for the bus where it is out of reach.
+    /// Joins the group; waits while the bus is unavailable.
     pub(crate) async fn join(
         bus: &dyn Bus,
         group: &'static str,
@@ -86,11 +86,12 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The next batch: full, or as much as came within the batch's time after its first record and before a silence. `None` when
-    /// no record comes for as long as `wait`. It may not be given up half way: what it has read would be lost until the next start.
+    /// Returns the next batch: a full one, or the records that came within the configured time after the first and before a
+    /// silence. `None` if no record comes within `wait`. Not cancel safe: the records read so far would be lost until the next
+    /// start.
     ///
     /// # Errors
-    /// [`Interrupted::Shutdown`] when shutdown came and no record is in hand.
+    /// [`Interrupted::Shutdown`] if a shutdown was requested before any record was read.
     pub(crate) async fn next_batch(&mut self, wait: Duration) -> Result<Option<ReadBatch>, Interrupted> {
         let mut attempts = Attempts::new(self.config, self.metrics, self.shutdown, self.group, "poll");
         let mut records: Vec<Record> = loop {
@@ -136,7 +137,7 @@ impl<'a> Reader<'a> {
         }))
     }
 
-    /// Adds to a batch what comes within its time, until nothing does for a while.
+    /// Adds the records that come within the batch's time, until a silence.
     async fn fill(&mut self, batch: &mut Vec<Record>) {
         let deadline = Instant::now() + self.config.batch_wait;
         let bytes = |records: &[Record]| records.iter().map(|record| record.value.len()).sum::<usize>();
@@ -155,19 +156,19 @@ impl<'a> Reader<'a> {
                     taken += bytes(&records);
                     batch.extend(records);
                 }
-                // What is in hand goes first; the next batch meets an error again and waits it out.
+                // The records read so far are processed first; the next batch meets the error again and waits for its end.
                 Ok(_) | Err(_) => break,
             }
         }
     }
 
-    /// Notes that these records are dealt with; the next commit covers them.
+    /// Notes that these records are processed; the next commit covers them.
     pub(crate) fn dealt_with(&mut self, progress: &Progress) {
         self.due.merge(progress);
     }
 
-    /// Commits what is dealt with, if anything is since the last commit. One that fails is made good by the next call;
-    /// until then the worst is that records are read twice.
+    /// Commits what was processed since the last commit, if anything. The next call makes up for a commit that failed;
+    /// until then the worst that can happen is that records are read twice.
     pub(crate) async fn commit(&mut self, span: &Span) -> Result<(), Interrupted> {
         if self.due.is_empty() {
             return Ok(());
@@ -204,8 +205,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Appends dead letters, waiting out an outage of the bus. A letter that the bus itself refuses (the headers can make
-/// it too large) stays where it is on the events topic, and the log names its place.
+/// Appends dead letters to the bus; waits for outages of the bus to end. If the bus itself rejects a dead letter (its
+/// headers can make it too large), the record stays where it is on the events topic, and the log names its position.
 pub(crate) async fn set_aside(
     bus: &dyn Bus,
     letters: Vec<crate::dead_letter::DeadLetter>,
@@ -231,7 +232,7 @@ pub(crate) async fn set_aside(
                 tracing::warn!(
                     dead_letter.source = source,
                     dead_letter.cause = cause,
-                    "record `{source}` was set aside: {message}"
+                    "record `{source}` was dead-lettered: {message}"
                 );
             }
             Some(error) => {
@@ -240,7 +241,7 @@ pub(crate) async fn set_aside(
                     dead_letter.source = source,
                     dead_letter.cause = cause,
                     %error,
-                    "record `{source}` cannot be stored ({message}) nor set aside; it stays on its topic only"
+                    "record `{source}` can be neither stored ({message}) nor dead-lettered; it stays on its topic only"
                 );
             }
         }

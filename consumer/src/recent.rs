@@ -1,11 +1,12 @@
-//! A map that remembers what was used last and forgets the rest.
+//! A map that keeps recently used entries and drops the rest.
 
 use std::{collections::HashMap, hash::Hash};
 
-/// A map of at most `capacity` entries. It keeps at least the half of them that were written last.
+/// A map of at most `capacity` entries. It always keeps at least the last `capacity / 2` entries written.
 ///
-/// Two generations: writing goes to the young one, and when that is half the capacity, the old one is dropped and the
-/// young one takes its place. No clock and no list of uses, and the same writes always leave the same entries.
+/// It has two generations: entries are written to the young one, and when that has half the capacity, the old one is
+/// dropped and the young one takes its place. This needs no clock and no list of uses, and the same writes always leave
+/// the same entries.
 #[derive(Debug)]
 pub(crate) struct Recent<K, V> {
     young: HashMap<K, V>,
@@ -32,13 +33,13 @@ impl<K: Hash + Eq, V> Recent<K, V> {
         self.young.insert(key, value);
     }
 
-    /// Forgets the entry under `key`.
+    /// Removes the entry with this `key`.
     pub(crate) fn remove(&mut self, key: &K) {
         self.young.remove(key);
         self.old.remove(key);
     }
 
-    /// The entry under `key`, made by `new` when there is none, now among the youngest.
+    /// Returns the entry with this `key`, created by `new` if there is none, and moves it to the young generation.
     pub(crate) fn entry(&mut self, key: K, new: impl FnOnce() -> V) -> &mut V {
         self.make_room(&key);
         let known = self.old.remove(&key);

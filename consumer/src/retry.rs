@@ -1,4 +1,4 @@
-//! Waiting out an outage: exponential pauses with jitter and a ceiling.
+//! Waiting for an outage to end: exponential backoff with jitter and a maximum.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::{
     error::{Disposition, Interrupted},
 };
 
-/// The pause after the `failures`-th failure in a row, before jitter.
+/// Returns the pause after the `failures`-th failure in a row, before jitter.
 pub(crate) fn pause(config: &ConsumerConfig, failures: u32) -> Duration {
     let doublings = failures.saturating_sub(1).min(31);
     config
@@ -19,12 +19,12 @@ pub(crate) fn pause(config: &ConsumerConfig, failures: u32) -> Duration {
         .min(config.retry_max)
 }
 
-/// Between half of `pause` and all of it, so that many consumers do not come back at the same moment.
+/// Returns a random duration between half of `pause` and all of it, so that many consumers do not retry at the same moment.
 pub(crate) fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(rand::random_range(0.5..=1.0))
 }
 
-/// The attempts at one operation. Logs the beginning of an outage and its end, not every attempt.
+/// The attempts at one operation. It logs the beginning and the end of an outage, not every attempt.
 pub(crate) struct Attempts<'a> {
     config: &'a ConsumerConfig,
     metrics: &'a Metrics,
@@ -52,7 +52,7 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// After a failure: pauses when another attempt makes sense, gives the error back when it is the data's fault.
+    /// Handles a failure: pauses if another attempt makes sense, and returns the error if the data is the cause.
     pub(crate) async fn failed(&mut self, error: StoreError) -> Result<Option<StoreError>, Interrupted> {
         match Disposition::of(&error) {
             Disposition::Retry => self.wait(&error).await.map(|()| None),
@@ -70,7 +70,7 @@ impl<'a> Attempts<'a> {
                 consumer.group = self.group,
                 consumer.operation = self.operation,
                 %error,
-                "{} fails at {}, waiting for it to work again", self.group, self.operation
+                "{} failed at {}, retrying until it works again", self.group, self.operation
             );
         }
         let pause = jittered(pause(self.config, self.failures));
@@ -80,7 +80,7 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// The error that ends the consumer.
+    /// Returns the error that ends the consumer.
     pub(crate) fn fatal(&self, source: StoreError) -> Interrupted {
         Interrupted::Fatal(ConsumerError::Port {
             group: self.group,
@@ -89,7 +89,7 @@ impl<'a> Attempts<'a> {
         })
     }
 
-    /// After a success.
+    /// Notes a success.
     pub(crate) fn succeeded(&mut self) {
         if self.failures > 0 {
             tracing::info!(

@@ -1,4 +1,4 @@
-//! What the consumer says about itself over HTTP: whether it lives, whether it can work, and what it has counted.
+//! The consumer's status over HTTP: its liveness, its readiness and its metrics.
 
 use std::{
     io,
@@ -32,7 +32,7 @@ struct Status {
 /// Serves `/health`, `/ready` and `/metrics` on `listener` until `shutdown`.
 ///
 /// # Errors
-/// When the certificate cannot be used, or the listener fails.
+/// If the certificate cannot be used.
 pub async fn serve_status(
     config: StatusConfig,
     dependencies: Dependencies,
@@ -56,14 +56,14 @@ pub async fn serve_status(
             refusal(
                 StatusCode::NOT_FOUND,
                 "not_found",
-                "there are `/health`, `/ready` and `/metrics`",
+                "no such path: use `/health`, `/ready` or `/metrics`",
             )
         })
         .method_not_allowed_fallback(|| async {
             refusal(
                 StatusCode::METHOD_NOT_ALLOWED,
                 "method_not_allowed",
-                "this path answers `GET` only",
+                "this path only supports `GET`",
             )
         })
         .with_state(status);
@@ -75,19 +75,19 @@ fn refusal(status: StatusCode, code: &str, message: &str) -> Response {
     (status, Json(body)).into_response()
 }
 
-/// Whether the process serves requests. Looks at nothing else.
+/// Reports that the process serves requests. Checks nothing else.
 async fn health() -> Json<Value> {
     Json(json!({ "status": "ok" }))
 }
 
-/// Whether events can be moved from the bus into the store.
+/// Reports whether events can be moved from the bus into the event store.
 async fn ready(State(status): State<Status>) -> Readiness {
     if status.shutdown.is_cancelled() {
         return Readiness::stopping();
     }
     let dependencies = status.dependencies;
     let probes = async move {
-        // Profiles and the graph are made up for when they are back.
+        // Profiles and the identity graph catch up when they are back.
         let (bus, events, identities, profiles) = tokio::join!(
             probe("bus", true, dependencies.bus.ping()),
             probe("events", true, dependencies.events.ping()),
@@ -104,7 +104,7 @@ async fn metrics(State(status): State<Status>) -> Response {
         refusal(
             StatusCode::INTERNAL_SERVER_ERROR,
             "internal_error",
-            "a metric cannot be written",
+            "a metric cannot be encoded",
         )
     })
 }

@@ -456,7 +456,7 @@ impl Profile {
         history
             .activities
             .sort_unstable_by_key(|activity| (activity.at, activity.strong));
-        // Older opens may have been dropped while all mails are still there, so that they can only be compared with the last mails.
+        // Older opens may have been dropped while all mails are still there, so that opens only give a share of the last mails.
         // Some machines open a mail again and again, and which mail it was is not remembered.
         let first = history.mails.len().saturating_sub(MACHINE_OPENS);
         let opens = self

@@ -1,11 +1,11 @@
-//! Reading user agents: tools, picture proxies, mailboxes that prefetch.
+//! Classifying user agents: tools, image proxies, mailboxes that prefetch.
 
 use std::sync::LazyLock;
 
 use aho_corasick::AhoCorasick;
 
-/// Names of programs that fetch links and pictures on their own. Each was chosen because no mail program or browser
-/// carries it in its agent.
+/// Names of programs that fetch links and images on their own. Each was chosen because no mail program or browser has it
+/// in its user agent.
 const TOOLS: [&str; 34] = [
     "adsbot",
     "aiohttp",
@@ -43,33 +43,34 @@ const TOOLS: [&str; 34] = [
     "zgrab",
 ];
 
-/// Proxies through which a mailbox shows pictures at the moment when the person opens the mail.
+/// Proxies through which a mailbox loads images at the moment when the person opens the mail.
 const PICTURE_PROXIES: [&str; 2] = ["googleimageproxy", "yahoomailproxy"];
 
-/// Finds any of these names, in capitals or not, in one pass: every open and click is looked at.
+/// Finds any of these names, ignoring case, in one pass: every open and click is checked.
 fn finder(names: &[&str]) -> AhoCorasick {
     let finder = AhoCorasick::builder().ascii_case_insensitive(true).build(names);
     finder.expect("so few names are no more than an automaton can have")
 }
 
-/// Whether the agent names a tool.
+/// Checks whether the agent names a tool.
 pub(super) fn is_tool(agent: &str) -> bool {
     static FINDER: LazyLock<AhoCorasick> = LazyLock::new(|| finder(&TOOLS));
     FINDER.is_match(agent)
 }
 
-/// Whether the agent is blank. One that the provider did not report is not: many report none.
+/// Checks whether a reported agent is blank. An agent that was not reported does not count as blank: many providers report
+/// none.
 pub(super) fn is_blank(agent: &str) -> bool {
     agent.trim().is_empty()
 }
 
-/// Whether the agent is a proxy that fetches when the person opens.
+/// Checks whether the agent is a proxy that fetches images when the person opens the mail.
 pub(super) fn is_picture_proxy(agent: &str) -> bool {
     static FINDER: LazyLock<AhoCorasick> = LazyLock::new(|| finder(&PICTURE_PROXIES));
     FINDER.is_match(agent)
 }
 
-/// Whether the agent is the bare `Mozilla/5.0` with which Apple's mail programs prefetch pictures.
+/// Checks whether the agent is the bare `Mozilla/5.0` with which Apple's mail programs prefetch images.
 pub(super) fn is_bare(agent: &str) -> bool {
     agent.trim() == "Mozilla/5.0"
 }

@@ -1,8 +1,8 @@
 //! How long a message took from sending to delivery.
 //!
-//! The time of sending comes from the sent event of the same message: one seen lately, else the stored one. Where the
-//! delivered event's metadata says `latency_seconds`, the stored one is not asked for. A sent event that arrives after its
-//! delivered one is only used when both are in the same batch.
+//! The sending time comes from the sent event of the same message: one seen recently, otherwise the stored one. If the
+//! delivered event's metadata contains `latency_seconds`, the stored one is not looked up. A sent event that arrives after
+//! its delivered event is only used if both are in the same batch.
 
 use std::collections::HashMap;
 
@@ -32,8 +32,8 @@ impl Latencies {
         }
     }
 
-    /// Takes in the sent events of `batch`, then lists the delivered messages whose sending is not remembered and that do
-    /// not tell their delay themselves.
+    /// Remembers the sent events of `batch`, then returns the delivered messages whose sending is not remembered and whose
+    /// events do not report the delay themselves.
     pub(super) fn learn_and_list_unknown(&mut self, batch: &[Event]) -> Vec<MessageRef> {
         for event in batch {
             if let (EventType::Sent, Some(key)) = (event.event_type, self.key(event)) {
@@ -53,7 +53,7 @@ impl Latencies {
         unknown
     }
 
-    /// The delay of a delivered event in milliseconds; `None` for other events and where no believable one is known.
+    /// Returns the delay of a delivered event in milliseconds; `None` for other events and if no believable delay is known.
     pub(super) fn of(&self, event: &Event, sent_times: &HashMap<MessageRef, Timestamp>) -> Option<i64> {
         if event.event_type != EventType::Delivered {
             return None;
@@ -77,10 +77,10 @@ impl Latencies {
     }
 }
 
-/// What the metadata say, where it is believable.
+/// Returns the delay in the event's metadata, if it is believable.
 fn told(event: &Event) -> Option<i64> {
     let seconds: f64 = event.metadata.get(METADATA_KEY)?.trim().parse().ok()?;
-    // A cast of what is not a number or out of range saturates, and is then not believed.
+    // A value out of range saturates in the cast, and is then not believed.
     let told = seconds.is_finite().then(|| (seconds * 1_000.0).round() as i64);
     told.filter(|latency_ms| is_believable(*latency_ms))
 }

@@ -1,4 +1,4 @@
-//! The second stage: looks up what is known of the people and messages of a batch, and enriches its events.
+//! The second stage: looks up what is known about the people and messages of a batch, and enriches its events.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -44,8 +44,8 @@ pub(super) async fn run(
     Interrupted::outcome(preparing.await)
 }
 
-/// Whoever may have events in flight must be remembered, however small the configured memory: half of what a memory holds
-/// is sure to be there.
+/// Returns how many people to remember. Everybody who may have events in flight must be remembered, however small the
+/// configured memory: a memory is only sure to keep half of its capacity.
 fn people_remembered(context: &Context) -> usize {
     let in_flight = IN_FLIGHT * context.config.batch_events;
     context.config.memory_entries.max(2 * in_flight)
@@ -55,8 +55,8 @@ struct PrepareStage<'a> {
     context: &'a Context,
     enricher: Enricher,
     profiles: ProfileStore,
-    /// People of the last batches, by fingerprint. Who shares another's is not taken for a stranger: it costs a look at the
-    /// history.
+    /// Fingerprints of the people of the last batches. A new person whose fingerprint collides with a known one is not taken for
+    /// a stranger, which only costs a read of the history.
     people: Recent<u64, ()>,
     fingerprints: RandomState,
 }
@@ -92,9 +92,9 @@ impl PrepareStage<'_> {
         })
     }
 
-    /// Profiles of those people of a batch whose deliveries are not remembered, and the strangers in it: people without a
-    /// profile and without a stored event, and who have none in flight, so that this batch has all that there is of them.
-    /// When a store does not answer, nobody is taken for a stranger.
+    /// Returns the profiles of the people in a batch whose deliveries are not remembered, and the strangers in it: people with
+    /// no profile, no stored event and no event in flight, so that this batch contains all their events. If a store does not
+    /// answer, nobody is taken for a stranger.
     async fn look_up(&mut self, batch: &[Event]) -> (HashMap<UniversalId, Profile>, HashSet<UniversalId>) {
         let mut wanted: HashSet<UniversalId> = self.enricher.wanted_profiles(batch);
         let mut new = Vec::new();
@@ -103,7 +103,7 @@ impl PrepareStage<'_> {
             if self.people.get(&fingerprint).is_none() {
                 new.push(event.universal_id.clone());
             }
-            // Also who is not new, so that they stay for as long as they have events in flight.
+            // People who are not new are inserted too, so that they stay for as long as they have events in flight.
             self.people.insert(fingerprint, ());
         }
         wanted.extend(new.iter().cloned());
@@ -126,14 +126,14 @@ impl PrepareStage<'_> {
                 .filter_map(|(id, known)| (!known).then_some(id))
                 .collect(),
             Err(error) => {
-                // The write meets the outage too, and tells of it.
-                tracing::debug!(%error, "cannot tell who is new; profiles are made from history");
+                // The write meets the outage too, and reports it.
+                tracing::debug!(%error, "cannot tell which people are new; profiles are rebuilt from history");
                 HashSet::new()
             }
         }
     }
 
-    /// When messages were sent, as far as the event store knows.
+    /// Returns when messages were sent, as far as the event store knows.
     async fn sent_times(
         &self,
         wanted: Vec<MessageRef>,
@@ -153,7 +153,7 @@ impl PrepareStage<'_> {
                 }
                 Err(error) => {
                     if let Some(refusal) = attempts.failed(error).await? {
-                        tracing::warn!(error = %refusal, "the event store refuses to tell when messages were sent");
+                        tracing::warn!(error = %refusal, "the event store rejected the query for when messages were sent");
                         return Ok(HashMap::new());
                     }
                 }

@@ -1,4 +1,4 @@
-//! The profile store as a stage sees it: a cache that may be away, and may not hold up events.
+//! The profile store as the stages use it: a cache that may be down, and must not hold up events.
 
 use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
 
@@ -14,22 +14,22 @@ use crate::{
     retry::{jittered, pause},
 };
 
-/// Longest pause between two attempts in an outage, however patient the configuration is with other stores. Until the
-/// stale profiles are rebuilt, a store that was merely out of reach tells readers old ones.
+/// Longest pause between two attempts in an outage, however long the configured pauses are for other stores. Until the stale
+/// profiles are rebuilt, a store that was only unreachable from here serves outdated ones to readers.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// Asks the store while it answers, and lets it be for a while when it does not.
+/// Calls the store while it answers, and stops calling it for a while when it does not.
 pub(super) struct ProfileStore {
     store: Arc<dyn Profiles>,
     metrics: Metrics,
     config: ConsumerConfig,
     failures: u32,
-    /// While an outage lasts: when to try again. Until then the store is not asked, so that its time-outs do not slow
+    /// During an outage: when to try again. Until then the store is not called, so that its time-outs do not slow
     /// events down.
     closed_until: Option<Instant>,
 }
 
-/// Why profiles could not be read or put.
+/// Why profiles could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ProfileFailure {
     #[error(transparent)]
@@ -49,7 +49,7 @@ impl ProfileStore {
         }
     }
 
-    /// The profiles of these people that are there. `None` when the store does not answer or is not asked.
+    /// Returns the existing profiles of these people. `None` if the store does not answer or is not called.
     pub(super) async fn get(&mut self, people: &[UniversalId]) -> Option<HashMap<UniversalId, Profile>> {
         if people.is_empty() {
             return Some(HashMap::new());
@@ -64,7 +64,7 @@ impl ProfileStore {
         )
     }
 
-    /// What there is of these people, to be updated. `None` when the store does not answer or is not asked.
+    /// Returns the existing profiles of these people, to be updated. `None` if the store does not answer or is not called.
     pub(super) async fn look(&mut self, people: &[UniversalId]) -> Option<Vec<Option<(Profile, Seen)>>> {
         if people.is_empty() {
             return Some(Vec::new());
@@ -73,29 +73,29 @@ impl ProfileStore {
         self.call(store.look(people)).await
     }
 
-    /// Puts updated profiles; `None` when some may not have been.
+    /// Writes updated profiles; `None` if some may not have been written.
     pub(super) async fn update(&mut self, updates: &[Update]) -> Option<()> {
         let store = self.store.clone();
         self.call(store.update(updates)).await
     }
 
-    /// Puts profiles that were made from events; `None` when some may not have been.
+    /// Writes profiles that were built from events; `None` if some may not have been written.
     pub(super) async fn put(&mut self, profiles: &[(UniversalId, Profile)]) -> Option<()> {
         let store = self.store.clone();
         self.call(store.put(profiles)).await
     }
 
-    /// The store itself, for work that is not waited for.
+    /// Returns the store itself, for work in the background.
     pub(super) fn inner(&self) -> Arc<dyn Profiles> {
         self.store.clone()
     }
 
-    /// Whether an outage was met so lately that the store is not asked again yet.
+    /// Checks whether an outage was met so recently that the store is not called again yet.
     pub(super) fn is_closed(&self) -> bool {
         self.closed_until.is_some_and(|until| Instant::now() < until)
     }
 
-    /// The store's answer, or `None` when it fails, is late or is not asked.
+    /// Returns the store's answer, or `None` if it fails, times out or is not called.
     async fn call<T>(&mut self, answer: impl Future<Output = Result<T, StoreError>>) -> Option<T> {
         if self.is_closed() {
             return None;
@@ -113,7 +113,7 @@ impl ProfileStore {
         None
     }
 
-    /// After an answer.
+    /// Notes a successful call.
     pub(super) fn succeeded(&mut self) {
         if self.failures > 0 {
             tracing::info!("the profile store works again");
@@ -121,14 +121,14 @@ impl ProfileStore {
         (self.failures, self.closed_until) = (0, None);
     }
 
-    /// After a failure, also of what profiles are made from: nothing is asked for a while.
+    /// Notes a failure, also one of the event store that profiles are rebuilt from: the store is not called for a while.
     pub(super) fn failed(&mut self, error: &ProfileFailure) {
         self.failures = self.failures.saturating_add(1);
         self.metrics.profile_failed();
         let pause = pause(&self.config, self.failures).min(LONGEST_PAUSE);
         self.closed_until = Some(Instant::now() + jittered(pause));
         if self.failures == 1 {
-            tracing::warn!(%error, "profiles cannot be read or updated; events are stored all the same");
+            tracing::warn!(%error, "profiles cannot be read or updated; events are still stored");
         }
     }
 }

@@ -1,28 +1,29 @@
 //! The last stage: keeps profiles current without ever holding up events.
 //!
-//! The profile store is a cache. Seven rules keep what it says true:
-//! 1. **Only consumers write.** A reader that misses a profile rebuilds it from history for its own use and does not put
-//!    it: between its look at the history and its put the consumer may have put a newer one, which would be lost. Two
-//!    consumers may hold one person for a moment, while partitions move; an engine that several processes share must
-//!    notice when their puts cross, as Redis's does.
-//! 2. **Events first.** A profile is put after its events are stored, so history never knows less than a profile.
-//! 3. **A missing profile is rebuilt from history**, this batch included, before it is put: a profile that only knows
-//!    the events since a restart would look complete and be wrong.
+//! The profile store is a cache. Six rules keep its content correct:
+//! 1. **Only consumers write.** A reader that misses a profile rebuilds it from history for its own use and does not write
+//!    it: between reading the history and writing the profile, the consumer may have written a newer one, which would be
+//!    lost. Two consumers may handle one person for a moment while partitions are reassigned; an engine that several
+//!    processes share must detect concurrent writes, as Redis's does.
+//! 2. **Events first.** A profile is written after its events are stored, so that the history is never behind a profile.
+//! 3. **A missing profile is rebuilt from history**, including this batch, before it is written: a profile that only
+//!    contains the events since a restart would look complete and be wrong.
 //! 4. **A profile that could not be updated is remembered as stale** and rebuilt once the store answers again.
-//! 5. **What is stale is not committed.** If this process dies before it has rebuilt it, the one that takes over reads
-//!    the events again and updates the profiles then.
-//! 6. **When too much is stale, or for too long, all profiles are forgotten** as soon as the store answers again, and
-//!    commits go on meanwhile: reading hours of events again would hold up new ones. Only if the process dies before that
-//!    and the store was merely out of reach, so that it still has what it had, profiles remain that lack events; a store
-//!    that lost its process or its memory has none to begin with.
+//! 5. **Events of stale profiles are not committed.** If this process dies before it has rebuilt the profiles, the process
+//!    that takes over reads the events again and updates the profiles then.
+//! 6. **If too many profiles are stale, or have been stale for too long, all profiles are cleared** as soon as the store
+//!    answers again, and commits go on meanwhile: reading hours of events again would hold up new ones. Profiles that lack
+//!    events only remain if the process dies before that and the store was only unreachable, so that it has kept its data;
+//!    a store that lost its process or its memory has no profiles to begin with.
 //!
-//! Events taken in for the second time may get another verdict on whether a machine made them; the stored verdict is
-//! the first one. So when a batch held events that were stored already, its profiles are rebuilt from history too. Not
-//! every event store tells (ClickHouse does not). The events that a predecessor may have stored and not committed before
-//! it died come first to its successor: those that it holds for a person's opens and clicks are not believed, but looked
-//! up. What no engine's word and no memory covers: with such a store, opens and clicks that a provider sends again after
-//! this process has forgotten them or started, and those of partitions that it takes over while it runs. Where such an
-//! event was a machine's and now passes for a person's, the profile has it until it is made from events the next time.
+//! An event that is processed a second time may get another verdict on whether a machine caused it; the stored verdict is
+//! the first one. So if a batch contained events that were already stored, its profiles are rebuilt from history too. Not
+//! every event store reports such duplicates (ClickHouse does not). The events that a predecessor may have stored and not
+//! committed before it died are the first that its successor reads: if the successor judges such opens and clicks to be a
+//! person's, it does not rely on that verdict but looks up the history. One case is covered neither by the engine's report
+//! nor by memory: with such a store, opens and clicks that a provider sends again after this process has forgotten them or
+//! started, and those of partitions that it takes over while it runs. If such an event was judged a machine's at first and
+//! a person's now, the profile contains it until the profile is next rebuilt from events.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -46,27 +47,27 @@ use tracing::Instrument;
 use super::{Context, IDLE_WAIT, IN_FLIGHT, Settled, Written, profile_store::ProfileStore};
 use crate::{ConsumerError, Dependencies, Metrics};
 
-/// People whose profiles are made and put before the next look at whether the profile store can still be asked: as many as the
-/// event store reads in one query.
+/// People whose profiles are rebuilt and written before checking again whether the profile store can still be called: as many as
+/// the event store reads in one query.
 const REBUILT_AT_ONCE: usize = 250;
 
-/// Events of one person that a profile is made of. More than a full one holds: fewer than 1,000 deliveries, opens and clicks,
-/// and for each of them there may be sent events and machine opens that leave no trace.
+/// Maximum number of one person's events that a profile is built from. More than a full profile holds: fewer than 1,000
+/// deliveries, opens and clicks, and for each of them there may be sent events and machine opens that leave no trace.
 const EVENTS_PER_PERSON: usize = 10_000;
 
-/// People known to be stale that are remembered: some 5 MB. To rebuild so many takes some ten minutes; beyond that it
-/// is better to rebuild those who are asked for.
+/// Maximum number of people with stale profiles that are remembered: some 5 MB. Rebuilding that many takes some ten minutes;
+/// beyond that it is better to rebuild the profiles that are requested.
 const MAX_STALE: usize = 100_000;
 
-/// How long commits wait for profiles. A consumer that takes over reads that much again: what came in ten minutes of the
-/// most that is planned for is read in less than three.
+/// How long commits wait for profiles. A consumer that takes over reads that much again: the events of ten minutes at the
+/// highest planned rate are read in less than three minutes.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// Batches, full ones, from the start on in which events may be that were stored before: as many as a predecessor had in
-/// flight, and as many again that were through and whose commit was still under way.
+/// Number of (full) batches after the start that may contain events that were stored before: as many as a predecessor had in
+/// flight, and as many again that had passed all stages and whose commit was still pending.
 const MAYBE_STORED_BATCHES: usize = 2 * IN_FLIGHT;
 
-/// Stale people rebuilt between two batches, so that repair does not hold up events.
+/// Number of stale profiles rebuilt between two batches, so that repair does not hold up events.
 const REPAIRS_AT_ONCE: usize = 200;
 
 pub(super) async fn run(
@@ -83,7 +84,7 @@ pub(super) async fn run(
             Err(_) => {}
         }
         keeper.repair().await;
-        // What is committed is stored and felt in profiles; a successor need not look at it again.
+        // What is committed is stored and applied to profiles; a successor need not process it again.
         if keeper.are_settled() && !due.progress.is_empty() {
             let through = std::mem::take(&mut due);
             if settled.send(through).await.is_err() {
@@ -93,8 +94,8 @@ pub(super) async fn run(
     }
 }
 
-/// People in whose profiles a machine's open or click would come to stand as theirs, if these events had been stored
-/// before with the other verdict. Of those who were `met_as_strangers` nothing was.
+/// Returns the people whose profiles would get a machine's open or click as the person's own if these events had been stored
+/// before with the other verdict. People who were `met_as_strangers` had no stored events.
 fn maybe_misjudged<'a>(
     batch: &'a [StoredEvent],
     met_as_strangers: &HashSet<UniversalId>,
@@ -114,16 +115,17 @@ struct ProfileKeeper {
     store: ProfileStore,
     events: Arc<dyn Events>,
     metrics: Metrics,
-    /// Records still to come that a predecessor may have stored.
+    /// Number of records still to come that a predecessor may have stored.
     maybe_stored: usize,
-    /// People of whom nothing was stored when they came, as long as that counts: all their events are this process's own.
+    /// People without stored events when their first event came: this process has stored all their events. Only kept while
+    /// `maybe_stored` is not 0.
     met_as_strangers: HashSet<UniversalId>,
     stale: BTreeSet<UniversalId>,
     stale_since: Option<Instant>,
-    /// Whether profiles lack events and nobody knows which. The store is then neither read nor written before it has
-    /// forgotten all.
+    /// Whether profiles lack events and it is not known which. The store is then neither read nor written until it is
+    /// cleared.
     lost_track: bool,
-    /// The work of forgetting. It goes through the whole store, so events do not wait for it.
+    /// The task that clears the store. It goes through the whole store, so events do not wait for it.
     forgetting: Option<JoinHandle<Result<(), StoreError>>>,
 }
 
@@ -143,7 +145,7 @@ impl ProfileKeeper {
         }
     }
 
-    /// Applies a batch to the profiles of its people, and adds it to what is `due` to be committed.
+    /// Applies a batch to the profiles of its people, and adds it to `due`, which is to be committed.
     async fn take(&mut self, batch: Written, due: &mut Settled) {
         let Written {
             ticket,
@@ -174,8 +176,8 @@ impl ProfileKeeper {
         due.refused.extend(refused);
     }
 
-    /// Applies stored events to the profiles of their people. Nothing but this batch is known of `strangers`; the profiles
-    /// of the `doubtful` are made from history, since some of their events may be stored with other verdicts.
+    /// Applies stored events to the profiles of their people. All events of the `strangers` are in this batch; the profiles of
+    /// the `doubtful` are rebuilt from history, because some of their events may be stored with other verdicts.
     async fn apply(
         &mut self,
         batch: &[StoredEvent],
@@ -194,7 +196,7 @@ impl ProfileKeeper {
             .iter()
             .filter(|id| !doubtful.contains(*id) && !self.stale.contains(**id))
             .map(|id| (*id).clone());
-        // Strangers had no profile when they were looked up. Should another consumer have put one since, the store notices.
+        // Strangers had no profile when they were looked up. If another consumer has written one since, the store notices.
         let (new, asked): (Vec<_>, Vec<_>) = believed.partition(|id| strangers.contains(id));
         let Some(looks) = self.store.look(&asked).await else {
             self.remember_stale(people.into_iter().cloned());
@@ -229,13 +231,13 @@ impl ProfileKeeper {
         self.rebuild(lost).await;
     }
 
-    /// Whether everything taken in so far is in the profiles, or is never going to be.
+    /// Checks whether everything processed so far is in the profiles, or is never going to be.
     fn are_settled(&self) -> bool {
         self.stale.is_empty()
     }
 
-    /// Rebuilds some of the profiles known to be stale, if there are any and the store can be asked; or sees to it that
-    /// the store forgets all of them.
+    /// Rebuilds some of the profiles known to be stale, if there are any and the store can be called; or has the store
+    /// cleared.
     async fn repair(&mut self) {
         if self.lost_track {
             self.forget_all().await;
@@ -249,7 +251,7 @@ impl ProfileKeeper {
         }
     }
 
-    /// Begins to have the store forget all, or looks how far that is.
+    /// Starts to clear the store, or checks whether that is done.
     async fn forget_all(&mut self) {
         match self.forgetting.take() {
             Some(work) if !work.is_finished() => self.forgetting = Some(work),
@@ -258,7 +260,7 @@ impl ProfileKeeper {
                 .expect("it is never aborted, and engines report what fails")
             {
                 Ok(()) => {
-                    tracing::info!("all profiles are forgotten; each is made again from events");
+                    tracing::info!("all profiles were cleared; each is rebuilt from events");
                     self.lost_track = false;
                     self.store.succeeded();
                     self.metrics.profiles_stale(0);
@@ -273,8 +275,8 @@ impl ProfileKeeper {
         }
     }
 
-    /// Makes the profiles of these people from their history and puts them. Those that cannot be made or put become
-    /// stale.
+    /// Rebuilds the profiles of these people from their history and writes them. Those that cannot be rebuilt or written
+    /// become stale.
     async fn rebuild(&mut self, people: Vec<UniversalId>) {
         for some in people.chunks(REBUILT_AT_ONCE) {
             if self.lost_track {
@@ -314,7 +316,7 @@ impl ProfileKeeper {
         self.note_put(profiles.into_iter().map(|(id, _)| id), done);
     }
 
-    /// Notes whose profiles are current, or stale where they may not have been put.
+    /// Notes whose profiles are current or, if they may not have been written, stale.
     fn note_put(&mut self, people: impl Iterator<Item = UniversalId>, done: bool) {
         if done {
             for id in people {
@@ -348,11 +350,12 @@ impl ProfileKeeper {
     fn lose_track(&mut self) {
         tracing::warn!(
             profiles.stale = self.stale.len(),
-            "too many profiles lack events, or for too long; all will be forgotten when the profile store works again"
+            "too many profiles lack events, or have lacked them for too long; all will be cleared when the profile store \
+             works again"
         );
         self.stale.clear();
         (self.lost_track, self.stale_since) = (true, None);
-        // Stands for all.
+        // This value means all profiles.
         self.metrics.profiles_stale(MAX_STALE);
     }
 }

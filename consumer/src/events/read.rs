@@ -1,4 +1,4 @@
-//! The first stage: reads batches and commits those that are through.
+//! The first stage: reads batches, and commits those that have passed all stages.
 
 use std::{
     sync::Arc,
@@ -19,8 +19,8 @@ use crate::{
     recent::Recent,
 };
 
-/// Longest wait for records while batches are in flight: what comes through meanwhile is committed after it, and a
-/// consumer that takes over reads again what is not.
+/// Longest wait for records while batches are in flight: batches that finish meanwhile are committed after it, and a
+/// consumer that takes over reads again what is not committed.
 const BUSY_WAIT: Duration = Duration::from_millis(50);
 
 pub(super) async fn run(
@@ -51,8 +51,8 @@ pub(super) async fn run(
 struct ReadStage<'a> {
     reader: Reader<'a>,
     context: &'a Context,
-    /// Ids of events that are in flight or were stored lately. Providers repeat deliveries within minutes: those repeats
-    /// end here.
+    /// Ids of events that are in flight or were stored recently. Providers repeat deliveries within minutes: those repeats
+    /// are dropped here.
     ids: Recent<u128, ()>,
     places: Arc<Semaphore>,
     settled: mpsc::Receiver<Settled>,
@@ -76,7 +76,7 @@ impl ReadStage<'_> {
                 break;
             }
         }
-        // The others see that nothing more comes, and end when they are through.
+        // The other stages see that nothing more comes, and end when they are done.
         drop(next);
         while let Some(settled) = self.settled.recv().await {
             self.commit(settled).await?;
@@ -84,7 +84,7 @@ impl ReadStage<'_> {
         Ok(())
     }
 
-    /// Waits until another batch may be in flight, and commits meanwhile.
+    /// Waits until another batch may be in flight; commits meanwhile.
     async fn place(&mut self) -> Result<OwnedSemaphorePermit, Interrupted> {
         loop {
             let places = Arc::clone(&self.places);
@@ -97,7 +97,7 @@ impl ReadStage<'_> {
         }
     }
 
-    /// Commits what has come through, and what could not be committed before.
+    /// Commits the batches that have passed all stages, and what could not be committed before.
     async fn commit_settled(&mut self) -> Result<(), Interrupted> {
         while let Ok(settled) = self.settled.try_recv() {
             self.commit(settled).await?;
@@ -107,14 +107,14 @@ impl ReadStage<'_> {
 
     async fn commit(&mut self, settled: Settled) -> Result<(), Interrupted> {
         for id in &settled.refused {
-            // Whoever puts its dead letter back wants it tried again.
+            // Forgotten, so that it is tried again when an operator puts its dead letter back.
             self.ids.remove(id);
         }
         self.reader.dealt_with(&settled.progress);
         self.reader.commit(&settled.span).await
     }
 
-    /// Reads the records; drops events that stand twice in them, are in flight or were stored lately.
+    /// Decodes the records; drops events that occur twice in them, are in flight or were stored recently.
     fn decode(&mut self, batch: ReadBatch, place: OwnedSemaphorePermit) -> Decoded {
         let ReadBatch {
             records,

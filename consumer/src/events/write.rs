@@ -1,4 +1,4 @@
-//! The third stage: writes a batch, whatever is in it.
+//! The third stage: writes a batch, whatever it contains.
 
 use store::events::{Events, StoredEvent, WriteReport};
 use tokio::sync::mpsc;
@@ -31,7 +31,7 @@ pub(super) async fn run(
     Interrupted::outcome(writing.await)
 }
 
-/// Stores a batch, and sets aside what never can be.
+/// Stores a batch, and dead-letters what can never be stored.
 async fn store(context: &Context, batch: Prepared) -> Result<Written, Interrupted> {
     let Prepared {
         ticket,
@@ -53,7 +53,7 @@ async fn store(context: &Context, batch: Prepared) -> Result<Written, Interrupte
             message.clone(),
         ));
     }
-    // From the last to the first, so that the places of those before stay what they are.
+    // From the last to the first, so that the indices of those before stay valid.
     for (index, _) in outcome.refused.iter().rev() {
         rows.remove(*index);
     }
@@ -73,16 +73,16 @@ async fn store(context: &Context, batch: Prepared) -> Result<Written, Interrupte
     })
 }
 
-/// What became of a batch.
+/// The outcome of writing a batch.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Outcome {
     report: WriteReport,
-    /// Places in the batch of events that the store will never take, ascending, and why.
+    /// Indices in the batch of events that the store will never accept, ascending, and why.
     refused: Vec<(usize, String)>,
 }
 
-/// Writes `batch` in order. Waits out outages. A part that the store refuses is halved until the events that it is
-/// about stand alone: `n` bad ones among `b` cost about `n · log2(b)` writes more.
+/// Writes `batch` in order. Waits for outages to end. A part that the store rejects is split in halves until the rejected
+/// events are alone: `n` bad ones among `b` cost about `n · log2(b)` additional writes.
 async fn write(
     events: &dyn Events,
     batch: &[StoredEvent],
