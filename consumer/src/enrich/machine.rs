@@ -1,19 +1,19 @@
-//! Who made an open or a click: the person, or a machine that scans links or prefetches pictures.
+//! Judges who caused an open or a click: the person, or a machine that scans links or prefetches images.
 //!
-//! Clicks are judged by *visits*: the clicks of one person's message from one address with one agent. Rules give
-//! points to what is known of the visit ([`rules`]); with three points it was a machine's. Addresses, networks and a
-//! person's agents that were suspect again and again count against later visits ([`reputation`]).
+//! Clicks are judged by *visits*: the clicks on one message of one person from one address with one agent. Rules assign
+//! points to what is known about the visit ([`rules`]); with three points it is a machine's. Addresses, networks and
+//! agents of a person that were suspect repeatedly count against later visits ([`reputation`]).
 //!
-//! An event is judged once, when it arrives, with what is known then. All of a batch is taken in before any of it is
-//! judged, so that a burst that arrives together is seen as one. What a judgement over the whole past would see and
-//! this one does not:
-//! - the first clicks of a burst, when the rest arrives in a later batch;
-//! - the first visits of a scanner that nothing but its reputation gives away;
-//! - a click that arrives before its delivered event: its delay is not known then;
-//! - what was learned before a restart, or has fallen out of the bounded memory.
+//! An event is judged once, when it arrives, with what is known then. A whole batch is recorded before any of it is
+//! judged, so that a burst that arrives together is seen as one. A judgement over the whole past would catch the
+//! following, which this one does not:
+//! - the first clicks of a burst, if the rest arrives in a later batch;
+//! - the first visits of a scanner that only its reputation gives away;
+//! - a click that arrives before its delivered event, because its delay is not known then;
+//! - what was learned before a restart, or has been dropped from the bounded memory.
 //!
-//! Nearly all of this makes it milder: a machine passes for a person. The other way round, a person who clicks late
-//! from a scanner's address passes for the scanner when the mail's delivery is not known.
+//! Nearly all of this errs on the mild side: a machine passes for a person. In the other direction, a person who clicks
+//! late from a scanner's address passes for the scanner if the mail's delivery is not known.
 
 mod reputation;
 mod rules;
@@ -36,19 +36,19 @@ use reputation::{Reputation, Standard};
 use rules::{ClickEvidence, OpenEvidence, Points};
 use visit::Visit;
 
-/// Times of machine clicks remembered of one message: scanners follow at most a few dozen links, and the first and
+/// Number of machine clicks remembered for one message: scanners follow at most a few dozen links, and the first and
 /// last of them bracket the others.
 const MACHINE_CLICKS_PER_MESSAGE: usize = 8;
 
-/// An open this close to a machine's click of the same message, with its agent or from its network, is that machine's:
-/// it fetches pictures with the links.
+/// An open within this time of a machine's click on the same message, with its agent or from its network, is that
+/// machine's: it fetches images along with the links.
 const NEAR_CLICK_MS: i64 = 120_000;
 
-/// A habit, and for opens an address, only speaks within this time after delivery: later the person's own clicks with
-/// the same agent, and other people behind the same address, prevail.
+/// A habit, and for opens an address, only counts within this time after delivery: later the person's own clicks with
+/// the same agent, and other people behind the same address, are more frequent.
 const REPUTE_MS: i64 = 3_600_000;
 
-/// What was found about an event.
+/// The verdict on an event.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Verdict {
     pub(super) machine: bool,
@@ -73,18 +73,18 @@ struct MachineClick {
     agent: u64,
 }
 
-/// A click or open, and what its rules and reputations are looked up by, worked out once.
+/// A click or open, and the keys and properties that its rules and reputations need, computed once.
 struct Clues<'a> {
     event: &'a Event,
-    /// Person and message.
+    /// Fingerprint of person and message.
     message: Option<u64>,
-    /// Person, message, address and agent.
+    /// Fingerprint of person, message, address and agent.
     visit: u64,
     agent: u64,
     address: Option<IpAddr>,
-    /// Address and agent.
+    /// Fingerprint of address and agent.
     neighbour: Option<u64>,
-    /// Person and agent.
+    /// Fingerprint of person and agent.
     habit: Option<u64>,
     tool_agent: bool,
     blank_agent: bool,
@@ -92,14 +92,14 @@ struct Clues<'a> {
 }
 
 impl Clues<'_> {
-    /// From delivery to the event.
+    /// Returns the time from delivery to the event.
     fn after_ms(&self) -> Option<i64> {
         let delivered_at = self.delivered_at?;
         Some(self.event.timestamp.millis_since(delivered_at))
     }
 }
 
-/// Judges batch after batch.
+/// Judges one batch after the other.
 #[derive(Debug)]
 pub(super) struct Judge {
     fingerprints: Fingerprints,
@@ -111,7 +111,7 @@ pub(super) struct Judge {
     machine_clicks: Recent<u64, Vec<MachineClick>>,
     addresses: Recent<IpAddr, Reputation>,
     networks: Recent<IpNet, Reputation>,
-    /// By address and agent: tells the people behind a scanner's address from the scanner.
+    /// By address and agent: distinguishes the people behind a scanner's address from the scanner.
     neighbours: Recent<u64, Reputation>,
     /// By person and agent.
     habits: Recent<u64, Reputation>,
@@ -133,7 +133,7 @@ impl Judge {
         }
     }
 
-    /// People in `batch` who opened or clicked a mail whose delivery is not remembered.
+    /// Returns the people in `batch` who opened or clicked a mail whose delivery is not remembered.
     pub(super) fn unknown_deliveries(&self, batch: &[Event]) -> HashSet<UniversalId> {
         let delivered = batch
             .iter()
@@ -155,7 +155,7 @@ impl Judge {
         people
     }
 
-    /// A verdict for each event of `batch`; people's profiles know deliveries that this memory does not.
+    /// Returns a verdict for each event of `batch`. The people's `profiles` know deliveries that are not in memory.
     pub(super) fn judge(
         &mut self,
         batch: &[Event],
@@ -177,7 +177,7 @@ impl Judge {
         for (_, click) in &clicks {
             self.join_visit(click);
         }
-        // Each visit's own evidence counts before any is judged by it.
+        // The own evidence of all visits is counted before any visit is judged by it.
         for (_, click) in &clicks {
             self.count_visit(click);
         }
@@ -237,7 +237,7 @@ impl Judge {
         visit.add(event.timestamp, link, event.is_machine == Some(true));
     }
 
-    /// Counts the visit of a click in all reputations that it bears on, once, and once more when it turns suspect.
+    /// Counts the visit of a click in all reputations that it affects: once, and once more when it turns suspect.
     fn count_visit(&mut self, click: &Clues<'_>) {
         let suspect = self.own_points(click).are_suspect();
         let at = click.event.timestamp;
@@ -266,7 +266,7 @@ impl Judge {
         }
     }
 
-    /// Points for what the visit itself shows.
+    /// Returns the points for the visit's own evidence.
     fn own_points(&self, click: &Clues<'_>) -> Points {
         let mut evidence = ClickEvidence {
             tool_agent: click.tool_agent,
@@ -284,7 +284,7 @@ impl Judge {
         evidence.points()
     }
 
-    /// Points for what the visit shows and for the repute of where it came from.
+    /// Returns the points for the visit's own evidence and for the reputation of its origin.
     fn click_points(&self, click: &Clues<'_>) -> Points {
         let at = click.event.timestamp;
         let mut points = self.own_points(click);
@@ -355,7 +355,7 @@ impl Judge {
         });
     }
 
-    /// Whether this agent has a good name at its address, whatever the address's own.
+    /// Checks whether this agent has a good reputation at its address, whatever the address's own reputation.
     fn is_known_neighbour(&self, clues: &Clues<'_>) -> bool {
         let reputation = clues.neighbour.and_then(|key| self.neighbours.get(&key));
         reputation.is_some_and(|reputation| reputation.is_good(clues.event.timestamp))
@@ -367,13 +367,13 @@ impl Judge {
     }
 }
 
-/// Where the event came from, an IPv4 address in IPv6 clothes as the IPv4 address.
+/// Returns the event's network address, with an IPv4-mapped IPv6 address converted to IPv4.
 fn address(event: &Event) -> Option<IpAddr> {
     let address: IpAddr = event.ip_address.as_deref()?.trim().parse().ok()?;
     Some(address.to_canonical())
 }
 
-/// The neighbourhood that shares a reputation: what one operator usually has, /16 or /48.
+/// Returns the network that shares a reputation: the size that one operator usually has, /16 or /48.
 fn network(address: IpAddr) -> IpNet {
     let prefix = if address.is_ipv4() { 16 } else { 48 };
     IpNet::new_assert(address, prefix).trunc()

@@ -1,14 +1,15 @@
-//! How often visits from somewhere were suspect.
+//! How often visits from an origin were suspect.
 //!
-//! A visit is suspect when its own evidence makes it a machine's. Reputation itself does not count, so that a bad name
-//! does not feed on itself. Counts are halved every 30 days, so that an address that changes hands gets a new start.
+//! A visit is suspect if its own evidence suggests a machine. Reputation itself does not count, so that a bad reputation
+//! does not reinforce itself. Counts are halved every 30 days, so that an address that changes hands gets a new start.
 
 use event::Timestamp;
 
-/// See above: an address changes hands in the course of months, and a month of mail is enough to judge it by.
+/// Time after which counts are halved: an address changes hands in the course of months, and a month of mail is enough to
+/// judge it by.
 const HALF_LIFE_MS: i64 = 30 * 24 * 60 * 60 * 1_000;
 
-/// From when on a reputation is bad.
+/// The threshold for a bad reputation.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Standard {
     least_visits: u32,
@@ -21,21 +22,21 @@ impl Standard {
         least_visits: 3,
         suspect_percent: 60,
     };
-    /// A network has many tenants: more evidence is asked for. The share is what the made-up scanners reach that wait,
-    /// follow few links and change address and agent each time; people stay far below it.
+    /// A network has many tenants, so that more evidence is required. The share is what those synthetic scanners reach that
+    /// wait, follow few links and change address and agent each time; people stay far below it.
     pub(super) const NETWORK: Self = Self {
         least_visits: 20,
         suspect_percent: 65,
     };
-    /// One person's agent: a scanner before a mailbox comes with every mail.
+    /// One person's agent: a scanner in front of a mailbox visits with every mail.
     pub(super) const HABIT: Self = Self {
         least_visits: 3,
         suspect_percent: 70,
     };
 }
 
-/// Visits needed for a good name, and the most of them that may be suspect: more than one visit, and of three one may have been
-/// hasty.
+/// Visits required for a good reputation, and the largest share of them that may be suspect: more than one visit, and one of
+/// three may have been hasty.
 const GOOD_LEAST_VISITS: u32 = 2;
 const GOOD_SUSPECT_PERCENT: u32 = 34;
 
@@ -56,7 +57,7 @@ impl Reputation {
         }
     }
 
-    /// Counts a visit when it is `new`, and counts it as suspect when it `turned` so.
+    /// Counts a visit if it is `new`, and counts it as suspect if it has `turned` suspect.
     pub(super) fn count(&mut self, at: Timestamp, new: bool, turned: bool) {
         *self = self.faded(at);
         self.visits = self.visits.saturating_add(u32::from(new));

@@ -1,31 +1,31 @@
-//! The rules and their points. Pure: evidence in, points out.
+//! The rules and their points. Pure functions from evidence to points.
 //!
-//! Points and thresholds were chosen together on made-up traffic (`traffic.rs`), where they find 99 % of the machines'
-//! clicks and take 2 % of the people's for machines'; real scanners are untidier, so expect less. No rule on time alone
-//! is enough: scanners click for half an hour and longer, and people in an open inbox click within seconds. That a
-//! provider says "no machine" gives no points: it only means that it knows none.
+//! Points and thresholds were tuned together on synthetic traffic (`traffic.rs`), where they detect 99 % of the machines'
+//! clicks and take 2 % of the people's for machines'; real scanners are less regular, so expect less. No rule on time alone
+//! is enough: scanners click for half an hour and longer, and people in an open inbox click within seconds. If a provider
+//! reports "no machine", that gives no points: it only means that the provider has not recognized one.
 
 /// With this many points it was a machine.
 const MACHINE: i32 = 3;
 
-/// With this many points a visit is suspect. People have as many now and then, by opening several links at once or by
-/// clicking right away, but not three times of four from one place.
+/// With this many points a visit is suspect. People reach that now and then, by opening several links at once or by
+/// clicking right away, but not three times out of four from one origin.
 const SUSPECT: i32 = 2;
 
-/// Points for the bad name of an address, network or habit: enough alone, outweighed by a click an hour later.
+/// Points for the bad reputation of an address, network or habit: sufficient alone, outweighed by a click after an hour.
 pub(super) const REPUTATION: i32 = 3;
 
-/// Earliest time before its own delivery that a click or open is believed. Scanners click while the mail is still
-/// being handed over, and providers round to seconds; what lies further back is a wrong clock or another delivery.
+/// How far before its own delivery a click or open is still believed. Scanners click while the mail is still being handed
+/// over, and providers round to seconds; a time further back means a wrong clock or another delivery.
 const EARLIEST_MS: i64 = -60_000;
 
-/// Up to here each step finds more of the machines and loses people, by themselves on made-up traffic: 2 s a quarter of the
-/// machines' clicks and nobody's, 10 s half of them and 0.2 % of the people's, a minute little more and 1.6 %.
+/// Each longer limit finds more of the machines and loses more people. Applied alone to synthetic traffic, 2 s catches a
+/// quarter of the machines' clicks and none of people's, 10 s half of them and 0.2 % of people's, a minute little more and 1.6 %.
 const AT_ONCE_MS: i64 = 2_000;
 const SOON_MS: i64 = 10_000;
 const WITHIN_A_MINUTE_MS: i64 = 60_000;
 
-/// Scanners click for half an hour and longer; who first comes after an hour is likelier a person.
+/// Scanners click for half an hour and longer; whoever first clicks after an hour is more likely a person.
 const LATE_MS: i64 = 3_600_000;
 
 /// Rules that applied, with their points.
@@ -41,7 +41,7 @@ impl Points {
         self.total() >= MACHINE
     }
 
-    /// Whether a visit with these points counts against where it came from.
+    /// Checks whether a visit with these points counts against its origin.
     pub(super) fn are_suspect(&self) -> bool {
         self.total() >= SUSPECT
     }
@@ -50,7 +50,7 @@ impl Points {
         self.0.iter().map(|(_, points)| points).sum()
     }
 
-    /// The rules as `name:points`. Rules that speak for the person are only told where others speak against.
+    /// Returns the rules as `name:points`. Rules in the person's favour are only listed if other rules count against.
     pub(super) fn reasons(&self) -> Vec<String> {
         let suspicious = self.0.iter().any(|(_, points)| *points > 0);
         let told = self.0.iter().filter(|_| suspicious);
@@ -58,18 +58,18 @@ impl Points {
     }
 }
 
-/// What a visit shows.
+/// The evidence of a visit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct ClickEvidence {
-    /// From delivery to the visit's first click.
+    /// Time from delivery to the visit's first click.
     pub(super) first_after_ms: Option<i64>,
-    /// Clicks faster than people click.
+    /// The clicks came faster than people click.
     pub(super) burst: bool,
     /// The agent names a tool.
     pub(super) tool_agent: bool,
     /// The agent was reported, and is blank.
     pub(super) blank_agent: bool,
-    /// The provider calls one of the clicks a machine's.
+    /// The provider attributes one of the clicks to a machine.
     pub(super) provider_says_so: bool,
 }
 
@@ -88,7 +88,7 @@ impl ClickEvidence {
             points.add("click_burst", 2);
         }
         if self.tool_agent {
-            // More than a late click outweighs: a tool is a tool whenever it comes.
+            // More than a late click can outweigh: a tool is a tool whenever it clicks.
             points.add("tool_agent", 7);
         }
         if self.blank_agent {
@@ -101,26 +101,26 @@ impl ClickEvidence {
     }
 }
 
-/// What is known about an open.
+/// The evidence of an open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct OpenEvidence {
-    /// The provider calls it a machine's.
+    /// The provider attributes it to a machine.
     pub(super) provider_says_so: bool,
-    /// Fetched by a proxy that fetches when the person opens.
+    /// It was fetched by a proxy that fetches when the person opens.
     pub(super) picture_proxy: bool,
     /// The agent names a tool.
     pub(super) tool_agent: bool,
     /// The agent was reported, and is blank.
     pub(super) blank_agent: bool,
-    /// The agent with which mail programs prefetch.
+    /// The agent is the one with which mail programs prefetch.
     pub(super) prefetch_agent: bool,
-    /// From a network that prefetches.
+    /// It came from a network that prefetches.
     pub(super) relay_address: bool,
-    /// From delivery to the open.
+    /// Time from delivery to the open.
     pub(super) after_ms: Option<i64>,
-    /// From the address of a machine's clicks.
+    /// It came from the address of a machine's clicks.
     pub(super) machine_address: bool,
-    /// About when a machine clicked in the same message, and like it.
+    /// It happened close to a machine's click on the same message, with the same agent or from the same network.
     pub(super) near_click: bool,
 }
 
@@ -131,7 +131,7 @@ impl OpenEvidence {
             points.add("provider_flag", 6);
         }
         if self.picture_proxy {
-            // The proxy's own agent, address and haste say nothing about who opened.
+            // The proxy's own agent, address and speed say nothing about who opened the mail.
             return points;
         }
         let at_once = self

@@ -1,8 +1,8 @@
-//! Made-up traffic with known makers, and how well they are told apart.
+//! Synthetic traffic of known people and machines, and how well they are told apart.
 //!
-//! People and scanners are made untidy on purpose: people with the mail program open click within seconds, open
-//! several links at once and share addresses with scanners; scanners wait, rotate addresses and agents, click one link
-//! only, and half of them look like browsers. Events arrive as providers post them: every few seconds, some late.
+//! People and scanners are irregular on purpose: people with the mail program open click within seconds, open several
+//! links at once and share addresses with scanners; scanners wait, rotate addresses and agents, click only one link, and
+//! half of them look like browsers. Events arrive as providers post them: every few seconds, some late.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -26,17 +26,17 @@ const BROWSERS: [&str; 8] = [
     "Mozilla/5.0 (Windows NT 6.1; WOW64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/91.0.4472.124 Safari/537.36",
 ];
 
-/// What stands before a mailbox.
+/// The scanner in front of a mailbox.
 #[derive(Clone, Copy)]
 enum Scanner {
     None,
-    /// Follows all links at once from a few cloud addresses; the provider knows half of its visits.
+    /// Follows all links at once from a few cloud addresses; the provider recognizes half of its visits.
     Eager,
     /// Waits up to a quarter of an hour, then follows some links from anywhere in its network with changing agents.
     Patient,
     /// Follows one link, mostly within seconds and sometimes much later, from a pool of addresses.
     Single,
-    /// Says what it is.
+    /// Identifies itself in its agent.
     Tool,
     /// An appliance in the office: its clicks come from the office's address.
     Appliance,
@@ -48,7 +48,7 @@ struct Person {
     company: u8,
     number: u32,
     agents: [&'static str; 2],
-    /// How likely a delivered mail is clicked.
+    /// How likely the person is to click a delivered mail.
     keen: f64,
     apple: bool,
 }
@@ -91,8 +91,8 @@ impl Traffic {
         &mut self.events.last_mut().expect("just pushed").0
     }
 
-    /// Clicks on `links` links, `gap_ms` apart on average.
-    #[expect(clippy::too_many_arguments, reason = "a visit has that many sides")]
+    /// Adds clicks on `links` links, about `gap_ms` apart on average.
+    #[expect(clippy::too_many_arguments, reason = "a visit has that many properties")]
     fn clicks(
         &mut self,
         person: &Person,
@@ -280,7 +280,7 @@ fn traffic(seed: u64) -> Vec<Vec<Labelled>> {
             traffic.mail(&person, mail);
         }
     }
-    // As providers post: what happened within two seconds together, one event in fifty half a minute late.
+    // As providers post: the events of two seconds together, one event in fifty half a minute late.
     let mut posts: BTreeMap<i64, Vec<Labelled>> = BTreeMap::new();
     for labelled in std::mem::take(&mut traffic.events) {
         let late = if traffic.rng.random_bool(0.02) { 30_000 } else { 0 };
@@ -340,7 +340,7 @@ fn machines_are_told_from_people() {
                 score.people,
                 score.right + score.missed
             );
-            // Clicks are what curves are made of: a person's must not be taken for a machine's.
+            // Curves are built from clicks: a person's must not be taken for a machine's.
             let least_precision = if event_type == EventType::Clicked {
                 0.97
             } else {

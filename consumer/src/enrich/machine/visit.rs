@@ -1,21 +1,21 @@
-//! The clicks of one message from one address with one agent.
+//! The clicks on one message from one address with one agent.
 
 use event::Timestamp;
 
-/// Clicks looked at for bursts: more than a mail has links worth following one after the other.
+/// Number of clicks searched for bursts: more than the links of a mail that are worth following one after the other.
 const CLICKS: usize = 32;
 
-/// Three clicks in this time are a burst: people read before they click.
+/// Three clicks within this time are a burst: people read before they click.
 const THREE_CLICKS_MS: i64 = 10_000;
 
-/// Two different links in this time are a burst. Providers that round to seconds make a second of less.
+/// Clicks on two different links within this time are a burst. Providers that round to seconds turn less into a second.
 const TWO_LINKS_MS: i64 = 1_000;
 
 /// A visit, as far as its clicks have arrived.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Visit {
     first: Timestamp,
-    /// Time and link, sorted, no duplicates, the newest [`CLICKS`].
+    /// Time and link of the newest [`CLICKS`] clicks, sorted, no duplicates.
     clicks: Vec<(Timestamp, u64)>,
     burst: bool,
     flagged: bool,
@@ -34,7 +34,7 @@ impl Visit {
         }
     }
 
-    /// Takes a click in; one that was taken in before changes nothing.
+    /// Adds a click; a click that was added before changes nothing.
     pub(super) fn add(&mut self, at: Timestamp, link: u64, flagged: bool) {
         self.first = self.first.min(at);
         self.flagged |= flagged;
@@ -52,10 +52,10 @@ impl Visit {
         }
     }
 
-    /// Notes that the visit is counted as suspect or not. Answers whether it is new, and whether it has turned suspect.
+    /// Notes that the visit is counted as suspect or not. Returns whether it is new, and whether it has turned suspect.
     pub(super) fn count(&mut self, suspect: bool) -> (bool, bool) {
         let before = self.counted_suspect;
-        // What was suspect once stays so.
+        // A visit that was suspect once stays suspect.
         self.counted_suspect = Some(suspect || before == Some(true));
         (before.is_none(), suspect && before != Some(true))
     }
