@@ -153,7 +153,7 @@ async fn crashes_in_the_middle_of_a_load_lose_and_repeat_nothing() {
         }
         running.abort();
         assert!(running.await.unwrap_err().is_cancelled());
-        // A new process: profiles and all that was in memory are gone.
+        // A new process: profiles and everything in memory are gone.
         engines.ports.close().await;
         engines = Engines::open(folder.path()).await;
     }

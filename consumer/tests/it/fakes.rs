@@ -23,7 +23,7 @@ use store::{
 };
 use tokio::sync::Notify;
 
-/// A switch that a test throws.
+/// A switch that a test turns on and off.
 #[derive(Default)]
 pub(crate) struct Switch(AtomicBool);
 
@@ -228,18 +228,18 @@ impl Subscription for FakeSubscription {
     }
 }
 
-/// Events in order of arrival, one of each id.
+/// Events in order of arrival, one for each id.
 #[derive(Default)]
 pub(crate) struct FakeEvents {
     rows: Mutex<Vec<StoredEvent>>,
     pub(crate) down: Switch,
     pub(crate) broken: Switch,
-    /// Ids that are refused.
+    /// Ids that are rejected.
     pub(crate) poison: Mutex<Vec<String>>,
     pub(crate) writes: AtomicUsize,
-    /// People whose history was read.
+    /// Number of people whose history was read.
     pub(crate) histories: AtomicUsize,
-    /// Answers as an engine does that dedupes later: all were inserted.
+    /// Reports like an engine that deduplicates later: all events were inserted.
     pub(crate) cannot_tell_duplicates: Switch,
 }
 
@@ -472,7 +472,7 @@ impl Profiles for FakeProfiles {
         let mut profiles = self.profiles.lock().unwrap();
         for Update { id, profile, seen } in updates {
             let now = profiles.get(id).map(Profile::to_bytes);
-            assert_eq!(now.as_ref(), Some(&seen.0), "`{id}` is not what it was made of");
+            assert_eq!(now.as_ref(), Some(&seen.0), "`{id}` changed after the look");
             profiles.insert(id.clone(), profile.clone());
         }
         Ok(())
@@ -505,7 +505,7 @@ pub(crate) struct FakeIdentities {
     sightings: Mutex<Vec<Sighting>>,
     pub(crate) down: Switch,
     pub(crate) broken: Switch,
-    /// Values of identifiers that are refused.
+    /// Values of identifiers that are rejected.
     pub(crate) poison: Mutex<Vec<String>>,
 }
 

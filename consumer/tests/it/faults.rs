@@ -30,7 +30,7 @@ async fn an_outage_of_the_event_store_is_waited_out() {
         .metric("sendflowr_consumer_retries_total{group=\"sendflowr-events\",operation=\"sent_times\"}");
     assert!(
         (10.0..40.0).contains(&attempts),
-        "{attempts} attempts in 5 minutes are no busy loop"
+        "{attempts} attempts in 5 minutes are not a busy loop"
     );
     world.events.down.off();
     world.caught_up().await;
@@ -106,7 +106,7 @@ async fn a_dead_letter_that_is_put_back_is_tried_again() {
     let letters = world.bus.dead_letters();
     assert_eq!((letters.len(), world.events.ids().len()), (1, 9));
 
-    // The store is mended, and the consumer runs on.
+    // The store is fixed, and the consumer keeps running.
     world.events.poison.lock().unwrap().clear();
     world.bus.put(letters[0].value.clone());
     world.caught_up().await;
@@ -158,7 +158,7 @@ async fn a_crash_between_write_and_commit_counts_nothing_twice() {
             world.events.ids().len() == 250
         })
         .await;
-        until("and felt", || !world.profiles.of(&person("p0")).is_empty()).await;
+        until("and applied", || !world.profiles.of(&person("p0")).is_empty()).await;
         running.kill().await;
         assert_eq!(world.bus.committed(EVENTS_GROUP), 0);
 
@@ -181,7 +181,7 @@ async fn failing_commits_and_polls_lose_nothing() {
     let events = deliveries(30, 2);
     world.bus.put_events(&events[..10]);
     let running = world.start();
-    until("stored all the same", || world.events.ids().len() == 10).await;
+    until("the events are stored", || world.events.ids().len() == 10).await;
     world.bus.polls_fail.on();
     world.bus.put_events(&events[10..]);
     tokio::time::sleep(Duration::from_secs(60)).await;

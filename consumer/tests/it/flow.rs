@@ -68,7 +68,7 @@ async fn latency_comes_from_memory_then_the_metadata_then_the_store() {
     world.caught_up().await;
     running.stop().await.unwrap();
 
-    // Another process: it remembers nothing of the sent events.
+    // Another process, which does not remember the sent events.
     let mut told = event("ann", Delivered, "told", 30);
     told.metadata.insert("latency_seconds".into(), "2.5".into());
     let mut nonsense = event("ann", Delivered, "nonsense", 30);
@@ -76,7 +76,7 @@ async fn latency_comes_from_memory_then_the_metadata_then_the_store() {
     let mut wrong_clock = event("ann", Delivered, "wrong-clock", 100);
     wrong_clock.metadata.insert("latency_seconds".into(), "3".into());
     let late = event("ann", Delivered, "stored", 8 * 24 * 3_600);
-    // The store would say nine seconds, and is not asked.
+    // The store would say nine seconds, but is not queried.
     let mut both = event("ann", Delivered, "both", 9);
     both.metadata.insert("latency_seconds".into(), "4".into());
     world.bus.put_events(&[
@@ -129,7 +129,7 @@ async fn events_that_keep_coming_share_writes() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     world.caught_up().await;
-    // Five seconds, of which a batch takes the fifteen events of 0.7 s.
+    // Five seconds of events; a batch takes the fifteen events of 0.7 s.
     assert_eq!(world.events.writes.load(Ordering::SeqCst), 7);
     running.stop().await.unwrap();
 }
@@ -144,7 +144,7 @@ async fn large_events_make_small_batches() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     world.caught_up().await;
-    // All came within the time of one; seven have 32 MiB.
+    // All came within the time of one batch; seven of them have 32 MiB.
     assert_eq!(world.events.writes.load(Ordering::SeqCst), 2);
     running.stop().await.unwrap();
 }
@@ -179,7 +179,7 @@ async fn repeats_change_nothing() {
         40.0
     );
     let writes = world.events.writes.load(Ordering::SeqCst);
-    assert_eq!(writes, 1, "what was stored lately is not written again");
+    assert_eq!(writes, 1, "recently stored events are not written again");
     assert_eq!(
         running.metric("sendflowr_consumer_events_total{outcome=\"duplicate\"}"),
         80.0
@@ -245,7 +245,7 @@ async fn shutdown_finishes_the_batch_in_hand() {
     let running = world.start();
     let events = deliveries(10, 2);
     world.bus.put_events(&events);
-    until("the batch is in hand", || {
+    until("the batch is in flight", || {
         world.bus.handed_out.load(Ordering::SeqCst) == 10
     })
     .await;

@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
-// Under the name that the other crates of the workspace know it by.
+// Under the name that the other crates of the workspace use for it.
 extern crate sendflowr_consumer as consumer;
 
 mod embedded;

@@ -1,4 +1,4 @@
-//! Profiles stay true whatever happens to their store.
+//! Profiles stay correct whatever happens to their store.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -39,7 +39,7 @@ async fn an_outage_of_the_profile_store_holds_up_no_event_and_is_made_good() {
         assert_eq!(
             world.bus.committed(EVENTS_GROUP),
             500,
-            "a successor would have to see to them"
+            "a successor would have to rebuild them"
         );
 
         switch.off();
@@ -82,7 +82,7 @@ async fn a_profile_that_lacks_events_is_not_taken_for_whole_when_more_come() {
     running.stop().await.unwrap();
 }
 
-/// What it knew to be stale dies with it; its successor must not take the profiles that it finds for whole.
+/// The list of stale profiles dies with the consumer; its successor must not take the profiles that it finds for complete.
 #[tokio::test(start_paused = true)]
 async fn a_consumer_that_dies_in_an_outage_leaves_the_profiles_to_its_successor() {
     let world = World::default();
@@ -106,7 +106,7 @@ async fn a_consumer_that_dies_in_an_outage_leaves_the_profiles_to_its_successor(
     running.stop().await.unwrap();
 }
 
-/// To read hours of events again would hold up new ones.
+/// Reading hours of events again would hold up new ones.
 #[tokio::test(start_paused = true)]
 async fn after_a_long_outage_all_profiles_are_forgotten() {
     let world = World::default();
@@ -124,7 +124,7 @@ async fn after_a_long_outage_all_profiles_are_forgotten() {
     world.caught_up().await;
 
     world.profiles.down.off();
-    until("all are forgotten", || stale() == 0.0).await;
+    until("all are cleared", || stale() == 0.0).await;
     assert_eq!(world.profiles.clears.load(Ordering::SeqCst), 1);
     for name in ["p5", "p6", "p7"] {
         assert!(
@@ -158,12 +158,12 @@ async fn a_lost_profile_is_rebuilt_from_history_before_it_is_put() {
     assert_eq!((counts.deliveries, counts.opens), (5, 1));
     assert!(
         world.profiles.of(&person("p6")).is_empty(),
-        "who does nothing is rebuilt by readers"
+        "the profile of a person without new events is rebuilt by readers"
     );
     running.stop().await.unwrap();
 }
 
-/// Whoever is new has no history to read, however their events fall into batches; whoever is not, has.
+/// New people have no history to read, however their events are split into batches; others have.
 #[tokio::test(start_paused = true)]
 async fn only_strangers_are_taken_for_strangers() {
     let world = World::default();
@@ -180,7 +180,7 @@ async fn only_strangers_are_taken_for_strangers() {
     };
     assert!(are_true());
 
-    // The process remembers who they are, and the next does not; the event store does.
+    // The process remembers them, and the next one does not; the event store does.
     world.profiles.forget_all();
     world.bus.put_events(&events[1_000..1_100]);
     world.caught_up().await;
@@ -202,7 +202,7 @@ async fn only_strangers_are_taken_for_strangers() {
 #[tokio::test(start_paused = true)]
 async fn people_with_long_histories_are_rebuilt_in_full() {
     let world = World::default();
-    // People who together have more events than are read of one.
+    // People who together have more events than are read for one person.
     world.bus.put_events(&deliveries(12_000, 40));
     let running = world.start();
     world.caught_up().await;
@@ -246,7 +246,7 @@ async fn the_stored_verdict_counts_when_an_event_comes_again() {
             ["click_within_60s:1", "click_burst:2"]
         );
 
-        // One of them again, in a process that knows nothing of the other: alone it looks like a person's.
+        // One of the clicks again, in a process that does not know the other: alone it looks like a person's.
         if profile_lost {
             world.profiles.forget_all();
         }
@@ -267,7 +267,7 @@ async fn the_stored_verdict_counts_when_an_event_comes_again() {
     }
 }
 
-/// Batches of 100: 800 records may be a predecessor's.
+/// With batches of 100, 800 records may have been stored by a predecessor.
 #[tokio::test(start_paused = true)]
 async fn verdicts_are_believed_once_no_predecessor_can_have_stored_the_events() {
     let world = World::default();
@@ -284,17 +284,17 @@ async fn verdicts_are_believed_once_no_predecessor_can_have_stored_the_events() 
     assert_eq!(
         rebuilt(),
         0.0,
-        "of whom nothing was stored, nothing can be stored otherwise"
+        "people without stored events have no events with other verdicts"
     );
     world.bus.put_events(&[event("ann", Clicked, "m1", 600)]);
     world.caught_up().await;
-    assert_eq!(rebuilt(), 1.0, "others' early clicks are looked up");
+    assert_eq!(rebuilt(), 1.0, "the history of others' early clicks is read");
     world.bus.put_events(&deliveries(800, 5));
     world.caught_up().await;
     let before = rebuilt();
     world.bus.put_events(&[event("ann", Clicked, "m2", 700)]);
     world.caught_up().await;
-    assert_eq!(rebuilt(), before, "later ones cost no look at the history");
+    assert_eq!(rebuilt(), before, "later clicks cost no read of the history");
     let rows = world.events.rows();
     assert_eq!(
         world.profiles.of(&person("ann")),

@@ -1,4 +1,4 @@
-//! What the consumer says about itself over HTTP.
+//! The consumer's status over HTTP.
 
 use std::{
     net::SocketAddr,
@@ -19,7 +19,7 @@ use crate::{fakes::SharedBus, world::World};
 
 const TOKEN: &str = "0123456789abcdef";
 
-/// Serves the status of a consumer over these ports until the guard is dropped.
+/// Serves the status of a consumer with these ports until the guard is dropped.
 async fn served(world: &World, settings: Value) -> (SocketAddr, DropGuard) {
     let raw: RawConsumerConfig = serde_json::from_value(settings).unwrap();
     let config = ConsumerConfig::try_from(raw).unwrap().status;
@@ -45,7 +45,7 @@ async fn served(world: &World, settings: Value) -> (SocketAddr, DropGuard) {
     (address, stop.drop_guard())
 }
 
-/// Status code and body of a request with these header lines.
+/// Returns the status code and body of a request with these header lines.
 async fn get(address: SocketAddr, path: &str, headers: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nhost: consumer\r\nconnection: close\r\n{headers}\r\n");
@@ -76,7 +76,7 @@ async fn readiness_follows_the_ports() {
         assert_eq!(body["dependencies"][name]["needed"], json!(needed), "{name}");
         assert!(body["dependencies"][name]["latency_ms"].is_f64(), "{name}");
     }
-    // An answer is told again for a second.
+    // An answer is reused for a second.
     let becomes = async |expected: (u16, &str)| loop {
         let (status, body) = ready().await;
         if (status, body["status"].as_str().unwrap()) == expected {

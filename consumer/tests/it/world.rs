@@ -1,6 +1,6 @@
 //! A consumer over fake ports, and the events that tests feed it.
 //!
-//! Tests run on tokio's paused clock: pauses pass at once, and in their order.
+//! Tests run on tokio's paused clock: pauses end at once, and in order.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::fakes::{FakeBus, FakeEvents, FakeIdentities, FakeProfiles, SharedBus};
 
-/// The ports, and what the consumer counts.
+/// The fake ports of a consumer.
 #[derive(Default)]
 pub(crate) struct World {
     pub(crate) bus: Arc<FakeBus>,
@@ -24,7 +24,7 @@ pub(crate) struct World {
     pub(crate) identities: Arc<FakeIdentities>,
 }
 
-/// A consumer at work.
+/// A running consumer.
 pub(crate) struct Running {
     task: JoinHandle<Result<(), ConsumerError>>,
     shutdown: CancellationToken,
@@ -57,7 +57,7 @@ impl World {
         }
     }
 
-    /// Waits until all that is on the bus is committed by the events group.
+    /// Waits until the events group has committed everything on the bus.
     pub(crate) async fn caught_up(&self) {
         until("the events group has caught up", || {
             self.bus.committed(consumer::EVENTS_GROUP) == self.bus.length()
@@ -74,7 +74,7 @@ impl World {
 }
 
 impl Running {
-    /// Ends it as an operator does.
+    /// Stops it as an operator does.
     pub(crate) async fn stop(self) -> Result<(), ConsumerError> {
         self.shutdown.cancel();
         self.ended().await
@@ -94,7 +94,7 @@ impl Running {
         assert!(self.task.await.expect_err("it was still at work").is_cancelled());
     }
 
-    /// The value of a metric, by its name and labels as exposed; 0 where it was never touched.
+    /// Returns the value of a metric, by its name and labels as exposed; 0 if it was never set.
     pub(crate) fn metric(&self, name: &str) -> f64 {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
@@ -105,7 +105,7 @@ impl Running {
     }
 }
 
-/// Waits for `condition`; fails the test when it does not come within ten minutes of the paused clock.
+/// Waits for `condition`; fails the test if it is not met within ten minutes of the paused clock.
 pub(crate) async fn until(what: &str, condition: impl Fn() -> bool) {
     let wait = async {
         while !condition() {
@@ -114,7 +114,7 @@ pub(crate) async fn until(what: &str, condition: impl Fn() -> bool) {
     };
     tokio::time::timeout(Duration::from_secs(600), wait)
         .await
-        .unwrap_or_else(|_| panic!("never came: {what}"));
+        .unwrap_or_else(|_| panic!("never happened: {what}"));
 }
 
 pub(crate) fn person(name: &str) -> UniversalId {
@@ -134,7 +134,7 @@ pub(crate) fn weak(value: &str) -> Identifier {
     }
 }
 
-/// An event of the person `name` about `message`, `seconds` after noon.
+/// Returns an event of the person `name` about `message`, `seconds` after noon.
 pub(crate) fn event(name: &str, event_type: EventType, message: &str, seconds: i64) -> Event {
     let noon: Timestamp = "2026-01-10T12:00:00Z".parse().unwrap();
     let mut event = Event {
@@ -150,7 +150,7 @@ pub(crate) fn event(name: &str, event_type: EventType, message: &str, seconds: i
     event
 }
 
-/// `count` delivered events, each of its own message, among `people` people.
+/// Returns `count` delivered events, each of its own message, spread over `people` people.
 pub(crate) fn deliveries(count: usize, people: usize) -> Vec<Event> {
     (0..count)
         .map(|n| {
@@ -168,7 +168,7 @@ pub(crate) fn ids(events: &[Event]) -> Vec<String> {
     events.iter().map(|event| event.event_id.clone()).collect()
 }
 
-/// The profile that follows from stored events, whatever the consumer did on the way.
+/// Returns the profile that follows from stored events, whatever the consumer did on the way.
 pub(crate) fn profile_of(rows: &[StoredEvent], id: &UniversalId) -> Profile {
     let mut profile = Profile::default();
     for row in rows.iter().filter(|row| row.event.universal_id == *id) {
