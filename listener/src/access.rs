@@ -1,4 +1,4 @@
-//! Who may use routes that are not for everybody.
+//! Access to protected routes.
 
 use std::{fmt, net::SocketAddr, sync::Arc};
 
@@ -16,16 +16,16 @@ use event::settings::Secret;
 use serde_json::json;
 use subtle::ConstantTimeEq;
 
-/// Shortest token: 16 random letters of base64 are 96 bits, far beyond guessing over a network.
+/// Minimum length of a token: 16 random base64 characters are 96 bits, which is infeasible to guess over a network.
 const MIN_TOKEN_BYTES: usize = 16;
 
-/// A listener's settings about access cannot work.
+/// A listener's access settings are invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidAccess {
-    /// A token that could be guessed, or that no header can carry.
+    /// The token could be guessed, or no header can carry it.
     #[error("`{0}` must be {MIN_TOKEN_BYTES} or more printable ASCII characters without spaces")]
     Token(String),
-    /// Everybody in the network would be served.
+    /// Everybody on the network would be served.
     #[error(
         "`{section}.listen` is {listen}, which others can reach, and there is no token: set `{token_key}`, or \
          `{section}.allow_anonymous = true` if something in front of it checks who asks"
@@ -40,11 +40,11 @@ pub enum InvalidAccess {
     },
 }
 
-/// Whether a request may use routes that are not for everybody.
+/// Decides whether a request may use protected routes.
 #[derive(Clone)]
 pub struct Access {
     token: Option<Arc<str>>,
-    /// Named in refusals, so that an operator knows which token is meant.
+    /// Named in 401 responses, so that an operator knows which token is meant.
     token_key: Arc<str>,
 }
 
@@ -59,8 +59,8 @@ impl fmt::Debug for Access {
 
 impl Access {
     /// Checks the settings of one listener: `section` is its section of the configuration, `key` the token's key there.
-    /// Without a token everybody is served, which is only taken on loopback or when `allow_anonymous` says so. With a
-    /// token `allow_anonymous` changes nothing.
+    /// Without a token everybody is served, which is only accepted on loopback or with `allow_anonymous`. With a token,
+    /// `allow_anonymous` has no effect.
     ///
     /// # Errors
     /// [`InvalidAccess`] naming what to set.
@@ -95,7 +95,7 @@ impl Access {
         })
     }
 
-    /// Everybody: for listeners on loopback and for tests.
+    /// Returns access for everybody: for listeners on loopback and for tests.
     pub fn open() -> Self {
         Self {
             token: None,
@@ -103,7 +103,8 @@ impl Access {
         }
     }
 
-    /// Whether these headers carry the token, or none is needed. Takes the same time for every wrong token of a length.
+    /// Checks whether these headers contain the token, or none is needed. Takes the same time for all wrong tokens of the same
+    /// length.
     pub fn admits(&self, headers: &HeaderMap) -> bool {
         let Some(token) = &self.token else {
             return true;
@@ -130,7 +131,7 @@ impl Access {
     }
 }
 
-/// Middleware for routes that are not for everybody: answers 401 to requests without the token.
+/// Middleware for protected routes: answers requests without the token with 401.
 pub async fn require_token(State(access): State<Access>, request: Request, next: Next) -> Response {
     if access.admits(request.headers()) {
         next.run(request).await

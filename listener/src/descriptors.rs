@@ -1,16 +1,16 @@
-//! File descriptors: how many the process may have, and how many of them connections may take.
+//! File descriptors: how many the process may have, and how many of them connections may use.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Descriptors that connections leave to everything else: the embedded databases take some 50, the clients of servers some
-/// ten each, and a plugin or a certificate one while it is read.
+/// Descriptors that are reserved for everything other than connections: the embedded databases take some 50, the clients of
+/// servers some ten each, and a plugin or a certificate one while it is read.
 const RESERVED: u64 = 256;
 
 /// Listeners in one process: host, inference and consumer.
 const LISTENERS: u64 = 3;
 
-/// Lets this process open as many files as it may ever. Supervisors and shells begin with 1,024, which is less than a host
-/// has connections.
+/// Raises this process's limit of open files to the hard limit. Supervisors and shells set 1,024, which is less than the
+/// number of a host's connections.
 pub fn raise_file_limit() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current == maximum {
@@ -21,11 +21,12 @@ pub fn raise_file_limit() {
         maximum,
     };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        tracing::warn!(error = %error, "the limit of open files stays as it is: {error}");
+        tracing::warn!(error = %error, "cannot raise the limit of open files: {error}");
     }
 }
 
-/// As many of the `wanted` connections as a listener can hold without taking what the rest of the process needs.
+/// Returns how many of the `wanted` connections a listener can hold without using descriptors that the rest of the process
+/// needs.
 pub(crate) fn affordable(wanted: usize) -> usize {
     let Some(limit) = getrlimit(Resource::Nofile).current else {
         return wanted;
@@ -34,16 +35,16 @@ pub(crate) fn affordable(wanted: usize) -> usize {
     if affordable < wanted {
         tracing::warn!(
             connections = affordable,
-            "{affordable} connections are held at once instead of {wanted}: the process may open {limit} files only, \
-             raise that limit (`LimitNOFILE`, `ulimit -n`)"
+            "at most {affordable} connections are held at once instead of {wanted}: the process may open only {limit} \
+             files, raise that limit (`LimitNOFILE`, `ulimit -n`)"
         );
     }
     affordable
 }
 
-/// What each listener gets of so many descriptors.
+/// Returns each listener's share of `limit` descriptors.
 fn share(limit: u64) -> usize {
-    // Where there are very few, half of them still are for connections.
+    // If there are very few, half of them are still for connections.
     let reserved = RESERVED.min(limit / 2);
     let share = (limit - reserved) / LISTENERS;
     usize::try_from(share).unwrap_or(usize::MAX).max(1)

@@ -1,4 +1,4 @@
-//! The answer of `/metrics`.
+//! The response of `/metrics`.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -8,14 +8,14 @@ use axum::{
 };
 use prometheus_client::registry::Registry;
 
-/// Everything counted, in the OpenMetrics text format.
+/// Returns all metrics in the OpenMetrics text format.
 ///
 /// # Errors
-/// When a metric cannot be written, which would be a mistake in that metric.
+/// If a metric cannot be encoded, which would be a bug in that metric.
 pub fn exposition(registry: &Mutex<Registry>) -> Result<Response, std::fmt::Error> {
     let mut text = String::new();
     {
-        // Whatever happened to a thread that held it: it holds numbers only.
+        // A poisoned lock does not matter: the registry only contains numbers.
         let registry = registry.lock().unwrap_or_else(PoisonError::into_inner);
         prometheus_client::encoding::text::encode(&mut text, &registry)?;
     }

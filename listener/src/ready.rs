@@ -1,6 +1,6 @@
-//! The answer of `/ready`: each dependency, whether it answers and how fast.
+//! The response of `/ready`: each dependency, whether it answers and how fast.
 //!
-//! The route is open to everybody and asking costs the stores work, so that all who ask at about the same time share one answer.
+//! The route is open to everybody, and each check costs the stores work, so that requests at about the same time share a result.
 
 use std::{collections::BTreeMap, fmt::Display, sync::Arc, time::Duration};
 
@@ -13,22 +13,22 @@ use serde::Serialize;
 use tokio::{sync::Mutex, time::Instant};
 use utoipa::ToSchema;
 
-/// Longest wait for a dependency. Orchestrators give a probe one second by default, and ask again.
+/// Longest wait for a dependency. Orchestrators give a probe one second by default, and repeat it.
 const PING_TIMEOUT: Duration = Duration::from_millis(900);
 
-/// How long an answer is told again. Orchestrators ask every few seconds and act on several answers.
+/// How long a result is reused. Orchestrators probe every few seconds and act on several results.
 const TOLD_FOR: Duration = Duration::from_secs(1);
 
-/// What a role needs, and whether it answers.
+/// The readiness of a role: its dependencies, and whether they answer.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Readiness {
-    /// `ready`, `degraded` (it works, with less behind it), `not_ready` or `stopping`.
+    /// `ready`, `degraded` (it works, but a dependency that it does not need is missing), `not_ready` or `stopping`.
     #[schema(example = "ready")]
     pub status: &'static str,
-    /// Why not, when it is not.
+    /// Why the role is not ready, if it is not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<NotReady>,
-    /// What it works with, by name.
+    /// The role's dependencies, by name.
     pub dependencies: BTreeMap<&'static str, Dependency>,
 }
 
@@ -38,33 +38,33 @@ pub struct NotReady {
     /// Stable code: `bus_unavailable`, `events_unavailable`, `stopping`.
     #[schema(example = "events_unavailable")]
     pub code: String,
-    /// One sentence for a person.
+    /// One human-readable sentence.
     pub message: String,
 }
 
-/// Something that a role works with.
+/// A dependency of a role.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Dependency {
     /// `ok`, `unreachable` or `timed_out`.
     #[schema(example = "ok")]
     pub status: &'static str,
-    /// Milliseconds until it answered, or failed to.
+    /// Milliseconds until it answered or failed.
     #[schema(example = 0.8)]
     pub latency_ms: f64,
     /// Whether the role cannot work without it.
     pub needed: bool,
 }
 
-/// What asking one dependency came to.
+/// The result of checking one dependency.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Probe {
     name: &'static str,
     dependency: Dependency,
-    /// What went wrong, for the log alone: it may hold addresses.
+    /// What went wrong, for the log only: it may contain addresses.
     failure: Option<String>,
 }
 
-/// Asks a dependency whether it answers, within a second.
+/// Checks whether a dependency answers, within a second.
 pub async fn probe<E: Display>(
     name: &'static str,
     needed: bool,
@@ -90,15 +90,15 @@ pub async fn probe<E: Display>(
     }
 }
 
-/// Answers `/ready` for everybody who asks.
+/// The state of `/ready`, shared by all requests.
 #[derive(Debug, Clone, Default)]
 pub struct SharedReadiness {
     last: Arc<Mutex<Option<(Instant, Readiness)>>>,
 }
 
 impl SharedReadiness {
-    /// What `probes` come to, or what they came to within the last second. Whoever asks meanwhile waits for the same
-    /// probes, which should go on side by side. What changes is logged.
+    /// Returns the result of `probes`, or their result within the last second. Concurrent callers wait for the same
+    /// probes, which should run concurrently. Changes are logged.
     pub async fn ask<const N: usize>(
         &self,
         probes: impl Future<Output = [Probe; N]> + Send + 'static,
@@ -109,7 +109,7 @@ impl SharedReadiness {
         {
             return readiness.clone();
         }
-        // On a task of its own: whoever asks and hangs up does not make the next one ask again.
+        // In a separate task: a caller who hangs up does not make the next one start over.
         let asked = tokio::spawn(async move {
             let probes = probes.await;
             let before = last.as_ref().map(|(_, readiness)| &readiness.dependencies);
@@ -127,7 +127,7 @@ impl SharedReadiness {
 }
 
 impl Probe {
-    /// Logs that a dependency is lost or back.
+    /// Logs that a dependency is down or back.
     fn tell_change(&self, before: Option<&Dependency>) {
         let name = self.name;
         let was_lost = before.is_some_and(|before| before.status != "ok");
@@ -136,17 +136,17 @@ impl Probe {
                 tracing::warn!(
                     dependency = name,
                     error,
-                    "the {name} port does not answer: {error}"
+                    "dependency `{name}` does not answer: {error}"
                 );
             }
-            None if was_lost => tracing::info!(dependency = name, "the {name} port answers again"),
+            None if was_lost => tracing::info!(dependency = name, "dependency `{name}` answers again"),
             _ => {}
         }
     }
 }
 
 impl Readiness {
-    /// Not ready as soon as something needed does not answer, degraded when something else does not.
+    /// Not ready if a needed dependency does not answer, degraded if only others do not.
     fn of(probes: impl IntoIterator<Item = Probe>) -> Self {
         let mut readiness = Self {
             status: "ready",
@@ -159,7 +159,7 @@ impl Readiness {
                     readiness.status = "not_ready";
                     readiness.error.get_or_insert_with(|| NotReady {
                         code: format!("{name}_unavailable"),
-                        message: format!("the {name} port does not answer: see its server and the log"),
+                        message: format!("dependency `{name}` does not answer: check its server and the log"),
                     });
                 } else if readiness.error.is_none() {
                     readiness.status = "degraded";
@@ -170,7 +170,7 @@ impl Readiness {
         readiness
     }
 
-    /// The role is ending: it finishes what it has and takes nothing more.
+    /// Returns the readiness of a role that is stopping: it finishes its work and accepts nothing more.
     pub fn stopping() -> Self {
         Self {
             status: "stopping",
@@ -253,7 +253,7 @@ mod tests {
             };
             readiness.ask(async { [probe("bus", true, ping).await] })
         };
-        // Whoever hangs up first does not end the question for the others.
+        // A caller who hangs up does not end the check for the others.
         assert!(
             tokio::time::timeout(Duration::from_millis(10), ask())
                 .await

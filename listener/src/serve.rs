@@ -1,4 +1,4 @@
-//! Accepts connections within limits and ends in order.
+//! Accepts connections within limits and shuts down gracefully.
 
 use std::{io, pin::pin, sync::Arc, time::Duration};
 
@@ -21,30 +21,30 @@ use crate::{
     tls::{Certificates, TlsConfig},
 };
 
-/// Longest head of a request, give or take the piece that is read last. Proxies in front of services allow 8 to 32 KiB.
+/// Longest head of a request, give or take the chunk that is read last. Proxies in front of services allow 8 to 32 KiB.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 
-/// Longest wait for a request's head, and for the next request on an open connection. Longer than the keep-alive of
-/// common proxies would only hold connections that nobody uses.
+/// Longest wait for a request's head, and for the next request on an open connection. Waiting longer than the keep-alive
+/// of common proxies would only hold unused connections.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// Longest TLS handshake: two round trips, with room for the worst of mobile networks.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Pause after a failed accept, which mostly means that there are no file descriptors left.
+/// Pause after a failed accept, which usually means that there are no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How much a listener takes on.
+/// The limits of a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections open at once; more wait to be accepted. Fewer are, where the process may not open that many files.
+    /// Maximum number of open connections; more wait to be accepted. Lowered if the process may not open that many files.
     pub max_connections: usize,
-    /// Time that open requests have for ending after the signal to stop.
+    /// Time that open requests have to finish after the signal to stop.
     pub drain_timeout: Duration,
 }
 
 impl Default for Limits {
-    /// 4,096 connections, some 100 MB when all are busy, and 20 seconds, less than orchestrators wait before they kill.
+    /// 4,096 connections, some 100 MB when all are busy, and 20 seconds, less than orchestrators wait before they kill a process.
     fn default() -> Self {
         Self {
             max_connections: 4_096,
@@ -53,11 +53,11 @@ impl Default for Limits {
     }
 }
 
-/// Serves `router` on `listener`, over TLS when `tls` is given, until `shutdown`; then lets open requests end within the
-/// limits' time and cuts what is left.
+/// Serves `router` on `listener`, over TLS if `tls` is given, until `shutdown`; then lets open requests finish within
+/// [`Limits::drain_timeout`] and closes the remaining connections.
 ///
 /// # Errors
-/// When the certificate cannot be used at the start; `shutdown` is then cancelled.
+/// If the certificate cannot be used at the start; `shutdown` is then cancelled.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
@@ -66,7 +66,7 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> io::Result<()> {
     let mut acceptor = None;
-    // Ends with this function, however it ends.
+    // Stops watching when this function returns or is dropped.
     let _watch = match tls {
         Some(tls) => {
             let opened = Certificates::open(tls).inspect_err(|_| shutdown.cancel());
@@ -104,7 +104,7 @@ pub async fn serve(
     {
         tracing::warn!(
             connections = open.len(),
-            "{} connections did not end in time and are cut",
+            "{} connections did not end in time and are closed",
             open.len()
         );
         give_up.cancel();
@@ -113,7 +113,7 @@ pub async fn serve(
     Ok(())
 }
 
-/// The next connection, once there is room for it.
+/// Waits for a free permit, then for the next connection.
 async fn accept(listener: &TcpListener, connections: &Arc<Semaphore>) -> (TcpStream, OwnedSemaphorePermit) {
     let permit = Arc::clone(connections)
         .acquire_owned()
@@ -123,8 +123,8 @@ async fn accept(listener: &TcpListener, connections: &Arc<Semaphore>) -> (TcpStr
     (stream, permit)
 }
 
-/// Accepts until that succeeds. A listener that is open fails only at what passes, mostly at a lack of file descriptors: giving
-/// it up would let whoever holds many connections end the process.
+/// Retries accepting until it succeeds. An open listener only fails for temporary reasons, usually a lack of file descriptors:
+/// giving up would let whoever holds many connections end the process.
 async fn patiently<T, F: Future<Output = io::Result<T>>>(mut accept: impl FnMut() -> F) -> T {
     let mut is_told = false;
     loop {
@@ -149,8 +149,8 @@ struct Connection {
 
 impl Connection {
     async fn run(self, stream: TcpStream, acceptor: Option<TlsAcceptor>) {
-        // Answers are one small write each; waiting to fill a packet would only delay them. A connection that is gone
-        // already shows in the next read.
+        // Responses are one small write each; waiting to fill a packet would only delay them. If the connection is already
+        // closed, the next read fails.
         let _ = stream.set_nodelay(true);
         let Some(acceptor) = acceptor else {
             return self.serve(stream).await;
@@ -158,7 +158,7 @@ impl Connection {
         let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream));
         match self.shutdown.run_until_cancelled(handshake).await {
             Some(Ok(Ok(stream))) => self.serve(stream).await,
-            // Scanners and callers with plain HTTP: the other side's business.
+            // Scanners and clients with plain HTTP: not an error of this side.
             Some(Ok(Err(error))) => tracing::debug!(error = %error, "a TLS handshake failed: {error}"),
             Some(Err(_elapsed)) => tracing::debug!("a TLS handshake took too long"),
             None => {}
@@ -172,7 +172,7 @@ impl Connection {
             .max_buf_size(MAX_HEAD_BYTES)
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(self.router));
         let mut connection = pin!(connection);
-        // What goes wrong on a connection (resets, broken requests) is the other side's business and answered by hyper.
+        // Errors on a connection (resets, broken requests) are the client's, and hyper answers them.
         tokio::select! {
             _ = connection.as_mut() => return,
             () = self.shutdown.cancelled() => connection.as_mut().graceful_shutdown(),
@@ -190,7 +190,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn accepting_is_never_given_up() {
-        // A quarter of an hour of them.
+        // A quarter of an hour of failures.
         const FAILURES: u32 = 10_000;
         // EMFILE: too many open files.
         const NO_DESCRIPTOR_LEFT: i32 = 24;

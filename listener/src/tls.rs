@@ -1,4 +1,4 @@
-//! TLS with a certificate that may be replaced while it is in use.
+//! TLS with a certificate that can be replaced while it is in use.
 
 use std::{
     fs,
@@ -19,21 +19,21 @@ use serde::Deserialize;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-/// How often the files are looked at unless configured otherwise. Certificates are renewed days before they expire.
+/// Default number of seconds between two checks of the files. Certificates are renewed days before they expire.
 const DEFAULT_RELOAD_SECONDS: u64 = 30;
 
-/// Longest time between two looks: a day, so that a renewed certificate is in use before the old one expires.
+/// Longest time between two checks: a day, so that a renewed certificate is in use before the old one expires.
 const MAX_RELOAD_SECONDS: u64 = 86_400;
 
-/// `[….tls]` as it stands in the configuration. Both files, or neither.
+/// A `[….tls]` section as written in the configuration. Both files, or neither.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawTlsConfig {
-    /// PEM file with the certificate and what leads from it to a root.
+    /// PEM file with the certificate and the chain from it to a root.
     pub certificate: Option<PathBuf>,
     /// PEM file with its private key.
     pub key: Option<PathBuf>,
-    /// Seconds between two looks whether the files have changed. 1 to 86,400, default 30.
+    /// Seconds between two checks whether the files have changed. 1 to 86,400, default 30.
     pub reload_seconds: Option<u64>,
 }
 
@@ -50,7 +50,7 @@ pub struct TlsConfig {
 /// TLS cannot be served with these settings.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidTls {
-    /// One file without the other.
+    /// Only one of the two files is set.
     #[error("`{section}.tls` needs both `certificate` and `key`, it has only `{given}`")]
     Half {
         /// The listener's section.
@@ -58,7 +58,7 @@ pub enum InvalidTls {
         /// The key that is set.
         given: &'static str,
     },
-    /// A number outside its range.
+    /// `reload_seconds` is outside its range.
     #[error("`{section}.tls.reload_seconds` is {value}, it must be between 1 and {MAX_RELOAD_SECONDS}")]
     Reload {
         /// The listener's section.
@@ -81,7 +81,7 @@ pub enum InvalidTls {
 }
 
 impl TlsConfig {
-    /// Checks the settings of the listener of `section`; `None` when there are none.
+    /// Checks the settings of the listener of `section`; `None` if TLS is not configured.
     ///
     /// # Errors
     /// [`InvalidTls`] naming the key.
@@ -108,7 +108,7 @@ impl TlsConfig {
             key,
             reload: Duration::from_secs(value),
         };
-        // A mistake shows before anything is started.
+        // So that a mistake is reported before anything is started.
         config.read()?.certified_key(&config)?;
         Ok(Some(config))
     }
@@ -138,7 +138,7 @@ impl TlsConfig {
     }
 }
 
-/// The content of both files.
+/// The contents of both files.
 #[derive(PartialEq, Eq)]
 struct Pair {
     certificate: Vec<u8>,
@@ -154,7 +154,7 @@ impl Pair {
         if chain.is_empty() {
             return Err(config.file_error("certificate", "holds no PEM certificate"));
         }
-        // The parser's words may repeat what it read, and this is a private key.
+        // The parser's message may repeat its input, and this is a private key.
         let key = PrivateKeyDer::from_pem_slice(&self.key)
             .map_err(|_| config.file_error("key", "holds no PEM private key"))?;
         CertifiedKey::from_der(chain, key, &ring::default_provider())
@@ -166,11 +166,11 @@ impl Pair {
 pub(crate) struct Certificates {
     config: TlsConfig,
     served: Arc<Served>,
-    /// What the files held when they were last looked at, good or bad, so that a bad pair is reported once.
+    /// The contents of the files at the last check, good or bad, so that a bad pair is reported once.
     seen: Pair,
 }
 
-/// What handshakes take their certificate from.
+/// The source of the certificate for handshakes.
 #[derive(Debug)]
 struct Served(ArcSwap<CertifiedKey>);
 
@@ -187,7 +187,7 @@ impl Certificates {
         Ok(Self { config, served, seen })
     }
 
-    /// Settings for handshakes, which always take the newest certificate.
+    /// Returns the settings for handshakes, which always use the newest certificate.
     pub(crate) fn server_config(&self) -> Arc<ServerConfig> {
         let mut server = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
@@ -198,13 +198,13 @@ impl Certificates {
         Arc::new(server)
     }
 
-    /// Looks at the files until `stop` and puts a new pair in use. A pair that cannot be used, such as a certificate
-    /// whose key has not been written yet, is reported once and the old one stays.
+    /// Checks the files until `stop` and starts using a new pair. A pair that cannot be used, such as a certificate whose
+    /// key has not been written yet, is reported once, and the old one stays in use.
     pub(crate) async fn watch(mut self, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(self.config.reload);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-            // Two small files: quicker than handing the work to another thread.
+            // Reading two small files is quicker than passing the work to another thread.
             let renewed = match self.config.read() {
                 Ok(pair) if pair == self.seen => continue,
                 Ok(pair) => {
@@ -212,7 +212,7 @@ impl Certificates {
                     self.seen.certified_key(&self.config)
                 }
                 Err(error) => {
-                    tracing::debug!(error = %error, "the certificate stays as it is: {error}");
+                    tracing::debug!(error = %error, "keeping the current certificate: {error}");
                     continue;
                 }
             };
@@ -223,7 +223,7 @@ impl Certificates {
                     tracing::info!(tls.certificate = %path, "serving the new certificate of `{path}`");
                 }
                 Err(error) => {
-                    tracing::warn!(error = %error, "the certificate stays as it is: {error}");
+                    tracing::warn!(error = %error, "keeping the current certificate: {error}");
                 }
             }
         }

@@ -1,8 +1,8 @@
-//! The span of a request and its place in a trace.
+//! The span of a request and its trace context.
 //!
-//! Every request that is worth a trace has a [`TraceContext`], exported or not: the caller's where it sent one, a new one
-//! otherwise. The binary decides whether spans are exported, by the layers that it gives `tracing`; where it does, the
-//! context is that of the exported span. The names of attributes are those of OpenTelemetry's conventions for HTTP.
+//! Every request has a [`TraceContext`], exported or not: the caller's if it sent one, otherwise a new one. The binary
+//! decides whether spans are exported, by the layers that it adds to `tracing`; if they are, the context is that of the
+//! exported span. The names of attributes follow OpenTelemetry's conventions for HTTP.
 
 use axum::{
     extract::{MatchedPath, Request},
@@ -16,26 +16,26 @@ use opentelemetry::{
 use tracing::{Metadata, Span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-/// Routes that orchestrators ask every few seconds; traces of them would bury the others.
+/// Routes that orchestrators request every few seconds; their traces would bury the others.
 const UNTRACED: [&str; 3] = ["/health", "/ready", "/metrics"];
 
-/// Traces that a span is linked to at most: as many as OpenTelemetry keeps.
+/// Maximum number of traces that a span is linked to: as many as OpenTelemetry keeps.
 const MAX_LINKS: usize = 128;
 
-/// What the span of a request is called.
+/// Name of a request's span.
 const SPAN: &str = "request";
 
-/// A request's span and its place in a trace. Handlers find it among the request's extensions.
+/// A request's span and its trace context. Handlers find it among the request's extensions.
 #[derive(Clone)]
 pub struct RequestTrace {
     span: Span,
-    /// The span as it is exported, where it is.
+    /// The span as it is exported, if it is.
     exported: Option<Context>,
     context: TraceContext,
 }
 
 impl RequestTrace {
-    /// Opens the span of a request, within the caller's trace where the request names one. Its log lines carry the
+    /// Opens the span of a request, within the caller's trace if the request names one. Log lines within it contain the
     /// trace's id.
     pub fn begin(request: &Request) -> Self {
         let caller = caller(request);
@@ -49,7 +49,7 @@ impl RequestTrace {
         }
         let span = tracing::info_span!(SPAN, otel.kind = "server", trace_id = tracing::field::Empty);
         if let Some(caller) = caller {
-            // Fails where spans are not exported.
+            // Fails if spans are not exported.
             let _ = span.set_parent(Context::new().with_remote_span_context(span_context(caller)));
         }
         let exported = Some(span.context()).filter(|context| context.span().span_context().is_valid());
@@ -68,7 +68,7 @@ impl RequestTrace {
         trace
     }
 
-    /// What is known of the request before it is answered. Not its path: people put addresses there.
+    /// Records what is known about the request before it is answered. Not its path: people put addresses there.
     fn describe(&self, request: &Request, route: Option<&str>) {
         let Some(context) = &self.exported else { return };
         let span = context.span();
@@ -88,29 +88,29 @@ impl RequestTrace {
         span.set_attribute(KeyValue::new("network.protocol.version", version));
     }
 
-    /// Whether this describes the span of a request.
+    /// Checks whether this metadata belongs to the span of a request.
     pub fn is_span(metadata: &Metadata<'_>) -> bool {
         metadata.is_span() && metadata.name() == SPAN && metadata.target() == module_path!()
     }
 
-    /// The span, to run the request in.
+    /// Returns the span, to run the request in.
     pub fn span(&self) -> &Span {
         &self.span
     }
 
-    /// The place in the trace of whatever this request causes.
+    /// Returns the trace context for whatever this request causes.
     pub fn context(&self) -> TraceContext {
         self.context
     }
 
-    /// Says more about the request, where its span is exported. Never personal data.
+    /// Adds an attribute to the request's span, if it is exported. The value must never be personal data.
     pub fn attribute(&self, name: &'static str, value: impl Into<Value>) {
         if let Some(context) = &self.exported {
             context.span().set_attribute(KeyValue::new(name, value.into()));
         }
     }
 
-    /// Says what the request was answered with.
+    /// Records the response's status.
     pub fn answered(&self, status: StatusCode) {
         let Some(context) = &self.exported else { return };
         let span = context.span();
@@ -118,7 +118,7 @@ impl RequestTrace {
             "http.response.status_code",
             i64::from(status.as_u16()),
         ));
-        // A refusal is the caller's error, not this span's.
+        // A 4xx response is the caller's error, not this span's.
         if status.is_server_error() {
             span.set_attribute(KeyValue::new("error.type", status.as_str().to_owned()));
             span.set_status(Status::error(""));
@@ -126,7 +126,7 @@ impl RequestTrace {
     }
 }
 
-/// Ties `span`, where it is exported, to the traces that caused it: to each of them once, and only to those that are
+/// Links `span`, if it is exported, to the traces that caused it: to each of them once, and only to those that are
 /// exported too.
 pub fn link(span: &Span, causes: impl IntoIterator<Item = TraceContext>) {
     if span.is_disabled() {
@@ -144,7 +144,7 @@ pub fn link(span: &Span, causes: impl IntoIterator<Item = TraceContext>) {
     }
 }
 
-/// The context that the caller sent. Several contradict each other and count as none, as the W3C asks.
+/// Returns the context that the caller sent. Several contexts contradict each other and count as none, as the W3C requires.
 fn caller(request: &Request) -> Option<TraceContext> {
     let mut values = request.headers().get_all(TRACE_HEADER).iter();
     let (first, second) = (values.next()?, values.next());
@@ -154,10 +154,10 @@ fn caller(request: &Request) -> Option<TraceContext> {
     }
 }
 
-/// A context of a trace that begins here and is not exported.
+/// Creates the context of a trace that begins here and is not exported.
 fn made_here() -> TraceContext {
     loop {
-        // All but never more than once: 0 is no id.
+        // Practically never runs more than once: only 0 is not an id.
         if let Some(trace_id) = TraceId::new(rand::random())
             && let Some(context) = TraceContext::new(trace_id, rand::random(), false)
         {
@@ -187,7 +187,7 @@ fn trace_context(span: &SpanContext) -> Option<TraceContext> {
     TraceContext::new(trace_id, span_id, span.is_sampled())
 }
 
-/// A method of the standard, `_OTHER` for what else a caller may invent.
+/// Returns a standard method's name, or `_OTHER` for any method that a caller may invent.
 fn known_method(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",

@@ -10,7 +10,7 @@ use tokio::{
 use super::*;
 use crate::{Limits, serve};
 
-/// A certificate of its own root for `localhost`, as PEM: certificate and key.
+/// Returns a self-signed certificate for `localhost` as PEM: certificate and key.
 fn certificate() -> (String, String) {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     (made.cert.pem(), made.signing_key.serialize_pem())
@@ -33,9 +33,9 @@ fn problem(raw: RawTlsConfig) -> String {
     TlsConfig::try_new("host", raw).unwrap_err().to_string()
 }
 
-/// A client that trusts this certificate alone and opens a connection for every request.
+/// Returns a client that only trusts this certificate and opens a connection for every request.
 fn client((certificate, _): &(String, String), address: SocketAddr) -> reqwest::Client {
-    // Fails only when another test of this process has installed it.
+    // Only fails if another test of this process has installed it.
     let _ = ring::default_provider().install_default();
     let root = reqwest::Certificate::from_pem(certificate.as_bytes()).unwrap();
     reqwest::Client::builder()
@@ -69,7 +69,7 @@ async fn https_is_served_and_plain_http_refused() {
     assert_eq!(answer.text().await.unwrap(), "hello");
 
     let stranger = client(&certificate(), address).get(&url).send().await;
-    assert!(stranger.is_err(), "a certificate that is not trusted was taken");
+    assert!(stranger.is_err(), "an untrusted certificate was accepted");
 
     let mut plain = TcpStream::connect(address).await.unwrap();
     plain
@@ -77,7 +77,7 @@ async fn https_is_served_and_plain_http_refused() {
         .await
         .unwrap();
     let mut answer = Vec::new();
-    // A reset is as good as an end.
+    // A reset is as good as an end of the stream.
     let _ = plain.read_to_end(&mut answer).await;
     assert!(!answer.starts_with(b"HTTP/"), "plain HTTP was answered");
 }
@@ -103,7 +103,7 @@ async fn a_new_certificate_is_served_and_open_connections_go_on() {
         "hello"
     );
 
-    // A certificate without its key changes nothing; with it, it is served.
+    // A certificate without its key changes nothing; with its key, it is served.
     let new = certificate();
     fs::write(folder.path().join("cert.pem"), &new.0).unwrap();
     tokio::time::sleep(Duration::from_millis(1_500)).await;
