@@ -1,8 +1,8 @@
-//! A world of mail on its way: delays from sending to delivery with a structure that is known.
+//! Simulated delays from sending to delivery, with a known structure.
 //!
-//! A delay is its condition's median times noise. The median depends on the provider, the mailbox class, the hour of the week,
-//! the campaign and its type, the mail's size, and on how much the provider has been handed in the ten minutes before; the noise
-//! is log-normal with a tail of greylisted mail. Nothing of this is visible to a model but what a webhook tells.
+//! A delay is the median for its conditions times noise. The median depends on the provider, the mailbox class, the hour of the
+//! week, the campaign and its type, the mail's size, and on how much mail the provider was handed in the ten minutes before; the
+//! noise is log-normal with a tail of greylisted mail. A model only sees what a webhook reports.
 
 use event::{MailboxProvider, Timestamp, grid};
 use rand::{RngExt as _, rngs::StdRng};
@@ -12,13 +12,13 @@ use crate::random::{generator, log_normal, weighted};
 /// One mail that was sent and has arrived.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Delay {
-    /// Number of the person, so that people can be split.
+    /// Number of the person, so that data can be split by person.
     pub person: usize,
     /// Provider.
     pub esp: &'static str,
     /// Class of the mailbox.
     pub mailbox: MailboxProvider,
-    /// Campaign: of a mailing one that never comes again, of a flow always the same.
+    /// Campaign: a mailing has one that is never used again, a flow always has the same.
     pub campaign_id: String,
     /// Type of campaign.
     pub campaign_type: &'static str,
@@ -26,15 +26,15 @@ pub struct Delay {
     pub payload_bytes: u32,
     /// When it was sent.
     pub sent_at: Timestamp,
-    /// Mails handed to the provider in the ten minutes before.
+    /// Number of mails handed to the provider in the ten minutes before.
     pub queue_depth: u32,
     /// Milliseconds to delivery.
     pub latency_ms: i64,
-    /// The true median delay of a mail like this.
+    /// The true median delay of mail under the same conditions.
     pub median_ms: f64,
 }
 
-/// Providers: share of the mail, seconds that a lone mail takes, and how fast queues grow there.
+/// Providers: name, share of the mail, seconds that a lone mail takes, and how strongly queues slow it down.
 const PROVIDERS: [(&str, f64, f64, f64); 4] = [
     ("sendgrid", 0.55, 3.0, 0.35),
     ("mailgun", 0.3, 7.0, 0.5),
@@ -42,7 +42,7 @@ const PROVIDERS: [(&str, f64, f64, f64); 4] = [
     ("postmark", 0.02, 5.0, 0.3),
 ];
 
-/// Mailbox classes: share, and factor on the delay.
+/// Mailbox classes: class, share, and factor on the delay.
 const MAILBOXES: [(MailboxProvider, f64, f64); 5] = [
     (MailboxProvider::Gmail, 0.45, 1.0),
     (MailboxProvider::Outlook, 0.25, 1.8),
@@ -62,26 +62,26 @@ const FLOWS: [(&str, &str, f64, f64); 4] = [
 /// Types of mailings: name, factor on the delay (offers are filtered more closely), and kilobytes of a mail.
 const MAILINGS: [(&str, f64, f64); 2] = [("newsletter", 1.0, 60.0), ("promotion", 1.4, 110.0)];
 
-/// Spread of a campaign type's sizes, as the logarithm's standard deviation: some campaigns are all pictures.
+/// Spread of a campaign type's sizes, as the logarithm's standard deviation: some campaigns consist of images only.
 const SIZE_SPREAD: f64 = 0.8;
 
-/// How a delay grows with a mail's size beside 50 kB: what is 16 times as large takes twice as long.
+/// How a delay grows with a mail's size relative to 50 kB: mail that is 16 times as large takes twice as long.
 const SIZE_GROWTH: f64 = 0.25;
 
 /// Spread of the noise, as the logarithm's standard deviation.
 const SPREAD: f64 = 0.6;
 
-/// Share of mail whose first attempt is put off, and how much longer that takes.
+/// Share of mail whose first attempt is deferred, and how many times longer that takes.
 const GREYLISTED: f64 = 0.02;
 const GREYLISTED_FACTOR: f64 = 60.0;
 
-/// What a mail is, whoever gets it.
+/// The properties of a mail that do not depend on the person.
 #[derive(Debug, Clone)]
 struct Content {
     campaign_id: String,
     campaign_type: &'static str,
     payload_bytes: u32,
-    /// What campaign, type and size do to the delay.
+    /// Factor on the delay from campaign, type and size.
     factor: f64,
 }
 
@@ -103,14 +103,14 @@ impl Content {
     }
 }
 
-/// Draws `mails` mails to `people` people in the `weeks` up to `end`, in the order of their sending: seven in ten belong to
-/// mailings of hundreds within half an hour, all of one content; the others are sent one by one.
+/// Draws `mails` mails to `people` people in the `weeks` up to `end`, in the order in which they are sent: seven in ten belong
+/// to mailings of hundreds within half an hour, all with the same content; the others are sent one by one.
 pub fn delays(seed: u64, mails: usize, people: usize, weeks: u32, end: Timestamp) -> Vec<Delay> {
     const MAILING_SHARE: f64 = 0.7;
     let mut rng = generator(seed, 0, 11);
     let span_ms = i64::from(weeks) * grid::WEEK_MS;
     let start = end.plus_millis(-span_ms);
-    // When, from where, what.
+    // Sending time, index of the provider, content.
     let mut sent: Vec<(Timestamp, usize, Content)> = Vec::with_capacity(mails);
     let shares = PROVIDERS.map(|(_, share, ..)| share);
     let mut mailing = 0;
@@ -127,7 +127,7 @@ pub fn delays(seed: u64, mails: usize, people: usize, weeks: u32, end: Timestamp
                 factor,
                 kilobytes,
             );
-            // At a full hour of office time.
+            // On the hour, in office hours.
             let hour_ms = 60 * grid::MINUTE_MS;
             let day_ms = 24 * hour_ms;
             let hour = [7, 8, 9, 9, 10, 14, 16, 17][rng.random_range(0..8)];
@@ -138,7 +138,7 @@ pub fn delays(seed: u64, mails: usize, people: usize, weeks: u32, end: Timestamp
                 sent.push((begins.plus_millis(after), provider, content.clone()));
             }
         } else {
-            // As many single mails as a mailing has.
+            // As many single mails as a typical mailing has.
             for _ in 0..250.min(mails - sent.len()) {
                 let at = start.plus_millis(rng.random_range(0..span_ms));
                 let (flow, campaign_type, factor, kilobytes) = FLOWS[rng.random_range(0..FLOWS.len())];
@@ -177,7 +177,7 @@ fn delay(
 ) -> Delay {
     let (esp, _, alone_seconds, growth) = PROVIDERS[provider];
     let person = rng.random_range(0..people);
-    // A person's mailbox is always the same.
+    // A person always has the same mailbox.
     let shares = MAILBOXES.map(|(_, share, _)| share);
     let (mailbox, _, mailbox_factor) = MAILBOXES[weighted(&mut generator(person as u64, 0, 12), &shares)];
     let queue_factor = (1.0 + f64::from(queue_depth)).powf(growth);
@@ -197,12 +197,12 @@ fn delay(
         sent_at,
         queue_depth,
         latency_ms: (median_ms * noise) as i64,
-        // Greylisting shifts the median of all by a fiftieth of their ranks: a hundredth of the spread.
+        // Greylisting shifts the overall median by a fiftieth of the ranks: a hundredth of the spread.
         median_ms,
     }
 }
 
-/// How much longer everybody's mail makes it take: office hours of weekdays, and the minutes after a full hour.
+/// Returns how much longer mail takes because of everybody's mail: in office hours on weekdays, and just after the full hour.
 fn congestion(at: Timestamp) -> f64 {
     let slot = grid::slot(at);
     let (day, hour, minute) = (slot / 1_440, slot / 60 % 24, slot % 60);

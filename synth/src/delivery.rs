@@ -1,7 +1,7 @@
-//! Made-up webhook deliveries in every provider's own format, signed the way the provider signs.
+//! Synthetic webhook deliveries in every provider's own format, signed the way the provider signs them.
 //!
-//! The demonstration, the load generator and the end-to-end tests send these through the real door: HTTP, the compiled
-//! plugin, the host's proof checker.
+//! The demonstration, the load generator and the end-to-end tests send these through the real path: HTTP, the compiled
+//! plugin, the host's check of the proof.
 
 mod body;
 mod signing;
@@ -13,7 +13,7 @@ use event::Timestamp;
 pub use self::body::{ADDRESS, AGENT, LINK};
 use self::signing::Signer;
 
-/// The providers that deliveries can be made for, by slug.
+/// The slugs of the providers that deliveries can be generated for.
 pub const PROVIDERS: [&str; 16] = [
     "braze",
     "brevo",
@@ -33,7 +33,7 @@ pub const PROVIDERS: [&str; 16] = [
     "sparkpost",
 ];
 
-/// What a person (or nobody) did.
+/// The kind of an action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// The mail arrived.
@@ -44,20 +44,20 @@ pub enum Kind {
     Clicked,
     /// The person opted out.
     Unsubscribed,
-    /// Something of a type that no provider has.
+    /// An event of a type that the plugins do not know.
     Unknown,
 }
 
-/// One thing that happened, to be reported by a provider.
+/// Something that happened, to be reported by a provider.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Action {
-    /// What.
+    /// What happened.
     pub kind: Kind,
-    /// When.
+    /// When it happened.
     pub at: Timestamp,
-    /// The person's address. Must be made up: it goes into the delivery as it is.
+    /// The person's address. It must be invented, because it is written into the delivery unchanged.
     pub email: String,
-    /// Id of the message; also makes up the ids of events and contacts.
+    /// Id of the message; the ids of events and contacts are derived from it too.
     pub message: String,
 }
 
@@ -70,11 +70,11 @@ pub struct Delivery {
     pub headers: Vec<(String, String)>,
     /// Body.
     pub body: Vec<u8>,
-    /// How many of the actions the body reports.
+    /// Number of actions that the body reports.
     pub actions: usize,
 }
 
-/// One account at one provider: what the operator would configure, and the means to sign like the provider.
+/// One account at one provider: what the operator would configure, and the keys to sign like the provider.
 pub struct Account {
     provider: &'static str,
     config: BTreeMap<String, String>,
@@ -82,8 +82,8 @@ pub struct Account {
 }
 
 impl Account {
-    /// A new account with made-up keys, or `None` for a provider that is not among [`PROVIDERS`]. `webhook_url` is the
-    /// address that the provider would be told, without a query.
+    /// Creates an account with random keys, or returns `None` for a provider that is not among [`PROVIDERS`]. `webhook_url` is
+    /// the URL that would be configured at the provider, without a query.
     pub fn generate(provider: &str, webhook_url: &str) -> Option<Self> {
         let provider = PROVIDERS.into_iter().find(|known| *known == provider)?;
         let (config, signer) = signing::generate(provider, webhook_url);
@@ -94,18 +94,18 @@ impl Account {
         })
     }
 
-    /// The provider's slug.
+    /// Returns the provider's slug.
     pub fn provider(&self) -> &'static str {
         self.provider
     }
 
-    /// Secrets and settings as the operator would configure them.
+    /// Returns secrets and settings as the operator would configure them.
     pub fn config(&self) -> &BTreeMap<String, String> {
         &self.config
     }
 
-    /// The deliveries in which the provider would report `actions`, signed at `now`. Actions that the provider has no
-    /// event for are left out. One delivery for all where the provider sends batches, one for each elsewhere.
+    /// Returns the deliveries in which the provider would report `actions`, signed at `now`. Actions that the provider has no
+    /// event for are left out. There is one delivery for all actions if the provider sends batches, otherwise one for each.
     pub fn deliver(&self, actions: &[Action], now: Timestamp) -> Vec<Delivery> {
         let bodies = body::bodies(self.provider, actions, now);
         bodies
@@ -140,7 +140,7 @@ mod tests {
             let deliveries = account.deliver(&actions, now);
             let reported: usize = deliveries.iter().map(|delivery| delivery.actions).sum();
             assert!(reported >= 2, "{provider} reports {reported}");
-            assert!(!account.config().is_empty(), "{provider} proves nothing");
+            assert!(!account.config().is_empty(), "{provider} has no proof");
         }
         assert!(Account::generate("carrier-pigeon", "").is_none());
     }

@@ -1,14 +1,14 @@
-//! Simulated people, the mail they get and what they do with it, with a known truth.
+//! Simulated people, the mail they get and what they do with it, with a known ground truth.
 //!
-//! Two uses: realistic events for demonstrations ([`mock_events`]), and worlds in which the best minute for each person
-//! is known ([`World`]), so that a timing model can be measured against it. The truth is available from the world
-//! alone; nothing in an event tells it.
+//! It has two uses: realistic events for demonstrations ([`mock_events`]), and worlds in which the best minute for each
+//! person is known ([`World`]), so that a timing model can be measured against it. The truth is only available from the
+//! world; nothing in an event reveals it.
 //!
-//! The simulation is of a mailbox, not of the timing model's formulas: people look into their mailbox at hours of their
-//! own, notice some of the unread mail, and mail that was noticed is mostly used up whether or not it was clicked.
+//! It simulates a mailbox, not the timing model's formulas: people look into their mailbox at their own hours and notice
+//! some of the unread mail, and mail that was noticed mostly gets no second chance, whether or not it was clicked.
 //! Brands send at fixed hours, providers need time, scanners click and mailboxes prefetch.
 //!
-//! [`delivery`] makes webhook deliveries in the providers' own formats.
+//! [`delivery`] generates webhook deliveries in the providers' own formats.
 
 mod delays;
 pub mod delivery;
@@ -23,18 +23,19 @@ pub use delays::{Delay, delays};
 pub use person::Persona;
 pub use world::{Simulated, Truth, World};
 
-/// Weeks that [`mock_events`] looks back. Long enough for a person to have several mails, short enough that the events
-/// are recent.
+/// Number of weeks that [`mock_events`] covers. Long enough for a person to have several mails, short enough that the
+/// events are recent.
 const MOCK_WEEKS: u32 = 4;
 
-/// Events that a simulated person has in [`MOCK_WEEKS`], at least; people are added until there are enough.
+/// Minimum number of events that a simulated person is expected to have in [`MOCK_WEEKS`]; people are added until there are
+/// enough events.
 const EVENTS_PER_PERSON: usize = 8;
 
-/// Exactly `count` events of made-up people, in order of time, the last ones just before `now`: deliveries (with
+/// Returns exactly `count` events of synthetic people, in order of time, the last ones just before `now`: deliveries (with
 /// `latency_seconds` in their metadata), human and machine opens and clicks, conversions, complaints and the rest.
 ///
-/// The same arguments give the same events. Addresses are made up under the domains reserved for examples and appear
-/// only as hashes made by `hasher`.
+/// The same arguments give the same events. Addresses are invented under the domains reserved for examples and only appear
+/// as hashes computed by `hasher`.
 pub fn mock_events(count: usize, seed: u64, now: Timestamp, hasher: &Hasher) -> Vec<Event> {
     let mut people = count / EVENTS_PER_PERSON + 2;
     loop {

@@ -10,17 +10,17 @@ use crate::random::{exponential, log_normal, normal, weighted};
 pub(crate) struct Mailing {
     /// Minutes after Monday 00:00 UTC.
     pub(crate) slot: i64,
-    /// Share of the people who get it.
+    /// Its share of the mailings that people get.
     pub(crate) share: f64,
     pub(crate) name: &'static str,
     pub(crate) esp: &'static str,
 }
 
-/// What a brand does every week.
+/// A brand's weekly mailings.
 #[derive(Debug, Clone)]
 pub(crate) struct Brand {
     pub(crate) mailings: Vec<Mailing>,
-    /// Zone in which most of its people live, hours east of UTC.
+    /// Time zone in which most of its people live, in hours east of UTC.
     pub(crate) home_zone: f64,
 }
 
@@ -55,7 +55,7 @@ impl Brand {
         Self { mailings, home_zone }
     }
 
-    /// The slot at which the brand sends most.
+    /// Returns the slot at which the brand sends most of its mail.
     pub(crate) fn usual_slot(&self) -> usize {
         let most = self.mailings.iter().max_by(|a, b| a.share.total_cmp(&b.share));
         usize::try_from(most.expect("a brand has mailings").slot).expect("slots are not negative")
@@ -69,11 +69,11 @@ pub(crate) struct Dispatch {
     pub(crate) esp: &'static str,
     pub(crate) campaign_id: String,
     pub(crate) campaign_name: &'static str,
-    /// How much this campaign is liked, 1 on average.
+    /// How much people like this campaign, 1 on average.
     pub(crate) appeal: f64,
 }
 
-/// One of the mailings of the week that begins at `week_start`, for one person.
+/// Draws one of the mailings of the week that begins at `week_start`, for one person.
 pub(crate) fn draw_mailing(
     rng: &mut impl Rng,
     brand: &Brand,
@@ -99,13 +99,13 @@ pub(crate) fn draw_mailing(
     }
 }
 
-/// A campaign's appeal, the same for everybody who gets it.
+/// Returns a campaign's appeal, which is the same for everybody who gets it.
 fn appeal(week: i64, slot: i64) -> f64 {
     let mut rng = crate::random::generator(week.unsigned_abs(), slot.unsigned_abs(), 5);
     normal(&mut rng, 0.0, 0.3).exp() / 1.046
 }
 
-/// Milliseconds from sending to delivery.
+/// Draws the milliseconds from sending to delivery.
 pub(crate) fn draw_latency_ms(rng: &mut impl Rng, esp: &str, mailbox: MailboxProvider, at: Timestamp) -> i64 {
     let provider_seconds = match esp {
         "sendgrid" => 4.0,
@@ -120,12 +120,12 @@ pub(crate) fn draw_latency_ms(rng: &mut impl Rng, esp: &str, mailbox: MailboxPro
         MailboxProvider::Icloud => 1.3,
         MailboxProvider::Other => 1.6,
     };
-    // Everybody sends at the full hour: queues are longest just after it.
+    // Everybody sends on the hour: queues are longest just after it.
     let minute = grid::slot(at) % 60;
     let queue_factor = 1.0 + 2.0 * (-(minute as f64) / 8.0).exp();
     let mut seconds = log_normal(rng, provider_seconds * mailbox_factor * queue_factor, 0.5);
     if rng.random_bool(0.01) {
-        // Greylisting: the first attempt is put off.
+        // Greylisting: the first attempt is deferred.
         seconds += 300.0 + exponential(rng, 600.0);
     }
     (seconds * 1000.0) as i64

@@ -1,4 +1,4 @@
-//! People: when they look into their mailbox, and how ready they are to click then.
+//! People: when they look into their mailbox, and how likely they are to click then.
 
 use event::{
     MailboxProvider, Timestamp,
@@ -11,7 +11,7 @@ use crate::random::{log_normal, normal, weighted};
 /// Quarter hours in a week: the resolution of the simulated habits.
 pub(crate) const QUARTERS: usize = 7 * 24 * 4;
 
-/// A way of life.
+/// A type of person with typical reading hours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Persona {
     /// Up until two, reads at night.
@@ -28,7 +28,7 @@ pub enum Persona {
     Evening,
 }
 
-/// (hour, spread in hours, weight when looking, readiness to click) of a bump of habit.
+/// A peak of a habit: (hour, spread in hours, weight when looking, readiness to click).
 type Bump = (f64, f64, f64, f64);
 
 impl Persona {
@@ -45,8 +45,8 @@ impl Persona {
     /// How common each is, in the order of [`Persona::ALL`].
     const SHARES: [f64; 6] = [0.14, 0.2, 0.26, 0.1, 0.12, 0.18];
 
-    /// Habits on working days and on weekends. A look at the mailbox on the train or in a meeting rarely ends in a
-    /// click; one in a quiet hour does more often.
+    /// Returns the habits on working days and on weekends. A look into the mailbox on the train or in a meeting rarely ends
+    /// in a click; in a quiet hour it does more often.
     fn habits(self) -> (&'static [Bump], &'static [Bump]) {
         match self {
             Self::NightOwl => (
@@ -95,30 +95,31 @@ impl Persona {
 #[derive(Debug, Clone)]
 pub(crate) struct Person {
     pub(crate) persona: Persona,
-    /// Hours east of UTC, and what it becomes at the move, for those who move.
+    /// Time zone in hours east of UTC.
     zone_hours: f64,
+    /// For a person who moves: when, and the new time zone.
     pub(crate) move_at: Option<(Timestamp, f64)>,
     /// Looks into the mailbox per hour, by local quarter hour of the week.
     looking: Vec<f32>,
     /// Readiness to click by local quarter hour, 1 on average over the looks.
     ready: Vec<f32>,
-    /// Chance of a click when a mail of average appeal is noticed in an average moment.
+    /// Probability of a click when a mail of average appeal is noticed at an average moment.
     pub(crate) click_chance: f64,
-    /// Hours after which a mail is noticed half as often as a fresh one (times ln 2).
+    /// Hours after which a mail is noticed 1/e times as often as a fresh one.
     pub(crate) attention_hours: f64,
     pub(crate) mailbox: MailboxProvider,
-    /// The mailbox fetches images by itself.
+    /// Whether the mailbox fetches images by itself.
     pub(crate) prefetches: bool,
-    /// A scanner follows links before the person sees them.
+    /// Whether a scanner follows links before the person sees them.
     pub(crate) scanned: bool,
-    /// Opens are seen at all (images are loaded).
+    /// Whether opens are visible at all (images are loaded).
     pub(crate) shows_opens: bool,
 }
 
-/// A fresh mail is noticed with this chance at a look.
+/// Probability that a fresh mail is noticed at a look.
 const NOTICE: f64 = 0.7;
 
-/// Mail older than this is not noticed any more.
+/// Age in hours after which mail is no longer noticed.
 pub(crate) const ATTENTION_END_HOURS: f64 = 72.0;
 
 impl Person {
@@ -169,12 +170,12 @@ impl Person {
         (local_ms / QUARTER_MS) as usize % QUARTERS
     }
 
-    /// Looks into the mailbox per hour.
+    /// Returns the looks into the mailbox per hour at this moment.
     pub(crate) fn looks_per_hour(&self, at: Timestamp) -> f64 {
         f64::from(self.looking[self.quarter(at)])
     }
 
-    /// The chance that a look at age `hours` notices the mail.
+    /// Returns the probability that a mail that is `hours` old is noticed at a look.
     pub(crate) fn notices(&self, hours: f64) -> f64 {
         if (0.0..=ATTENTION_END_HOURS).contains(&hours) {
             NOTICE * (-hours / self.attention_hours).exp()
@@ -183,12 +184,12 @@ impl Person {
         }
     }
 
-    /// The chance of a click when a mail of average appeal is noticed.
+    /// Returns the probability of a click when a mail of average appeal is noticed.
     pub(crate) fn clicks(&self, at: Timestamp) -> f64 {
         (self.click_chance * f64::from(self.ready[self.quarter(at)])).min(0.95)
     }
 
-    /// Looks an hour times the chance of a click at one, at each UTC quarter hour of the week around `now`.
+    /// Returns the looks per hour, weighted by the readiness to click, for each UTC quarter hour of the week around `now`.
     pub(crate) fn activity(&self, now: Timestamp) -> Vec<f64> {
         let local = self.zone_ms(now) / QUARTER_MS;
         (0..QUARTERS as i64)
@@ -199,11 +200,11 @@ impl Person {
             .collect()
     }
 
-    /// The chance that a mail of average appeal delivered at each UTC quarter hour of the week around `now` is clicked
-    /// within 24 hours.
+    /// Returns, for each UTC quarter hour of the week around `now`, the probability that a mail of average appeal delivered
+    /// then is clicked within 24 hours.
     pub(crate) fn response(&self, now: Timestamp) -> Vec<f64> {
         let steps = 24 * 4;
-        // Habits are those at `now`: a move in the week around it is not played out.
+        // Habits are those at `now`: a move within the week around it is not simulated.
         let place = |quarter: usize| {
             let local = self.zone_ms(now) / QUARTER_MS + quarter as i64;
             local.rem_euclid(QUARTERS as i64) as usize
@@ -226,12 +227,12 @@ impl Person {
     }
 }
 
-/// A gamma deviate of shape 2 and mean 1: most people click little, some a lot.
+/// Draws a gamma deviate of shape 2 and mean 1: most people click little, some a lot.
 fn gamma_two(rng: &mut impl Rng) -> f64 {
     -(1.0 - rng.random::<f64>()).ln() / 2.0 - (1.0 - rng.random::<f64>()).ln() / 2.0
 }
 
-/// The persona's habits with the person's own hours, weights and one habit that nobody else has.
+/// Draws the persona's habits with the person's own hours and weights, plus one habit that nobody else has.
 fn draw_habits(rng: &mut impl Rng, persona: Persona) -> (Vec<f32>, Vec<f32>) {
     let chronotype = normal(rng, 0.0, 0.7);
     let (working, weekend) = persona.habits();
@@ -266,7 +267,7 @@ fn draw_habits(rng: &mut impl Rng, persona: Persona) -> (Vec<f32>, Vec<f32>) {
         let day = quarter / 96;
         let hour = (quarter % 96) as f64 / 4.0 + 0.125;
         let bumps = if day >= 5 { &weekend } else { &working };
-        // Never quite nobody: a look at any hour, with little readiness.
+        // The rate is never 0: a look is possible at any hour, with little readiness to click.
         let (mut look, mut readiness) = (0.04, 0.04 * 0.6);
         for (center, spread, weight, ready) in bumps {
             let distance = (hour - center + 12.0).rem_euclid(24.0) - 12.0;

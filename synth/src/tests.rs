@@ -55,7 +55,7 @@ fn no_address_and_no_persona_shows_in_events() {
     }
 }
 
-/// The events follow the truth: with mail at random minutes, the simulated click rate is the promised response.
+/// The events follow the truth: with mail at random minutes, the simulated click rate matches [`Truth::response`].
 #[test]
 fn clicks_are_as_frequent_as_the_truth_says() {
     let world = World::new(11, 150, now())
@@ -83,7 +83,7 @@ fn clicks_are_as_frequent_as_the_truth_says() {
         }
     }
     assert!(clicked > 500.0, "{clicked}");
-    // Moods and what is noticed twice make up the rest.
+    // Moods, and mail that is noticed twice, explain the difference.
     let ratio = clicked / expected;
     assert!(
         (0.9..1.15).contains(&ratio),

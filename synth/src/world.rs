@@ -9,34 +9,34 @@ use crate::mail::{Brand, Dispatch, draw_latency_ms, draw_mailing};
 use crate::person::{ATTENTION_END_HOURS, Person, Persona, QUARTERS};
 use crate::random::{exponential, generator, log_normal};
 
-/// An event, and whether a machine caused it: the truth that filters are measured against.
+/// An event, and whether a machine caused it: the ground truth that filters are measured against.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Simulated {
-    /// The event as a plugin and the host would make it.
+    /// The event as a plugin and the host would produce it.
     pub event: Event,
     /// Whether a machine opened or clicked.
     pub machine: bool,
 }
 
-/// How a person really responds.
+/// The ground truth of how a person responds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Truth {
-    /// The person's way of life.
+    /// The person's persona.
     pub persona: Persona,
-    /// By quarter hour of the week (UTC): chance that a mail of average appeal delivered then is clicked within 24 h.
+    /// By quarter hour of the week (UTC): probability that a mail of average appeal delivered then is clicked within 24 h.
     response: Vec<f64>,
-    /// By quarter hour of the week (UTC): looks into the mailbox that would end in a click if there were something new.
+    /// By quarter hour of the week (UTC): looks into the mailbox per hour, weighted by the readiness to click.
     activity: Vec<f64>,
 }
 
 impl Truth {
-    /// How active the person is in the quarter hour of `at`: looks an hour times the chance of a click at one.
+    /// Returns how active the person is in the quarter hour of `at`: looks per hour, weighted by the readiness to click.
     pub fn activity(&self, at: Timestamp) -> f64 {
         let place = grid::week_offset_ms(at) / (15 * grid::MINUTE_MS);
         self.activity[place as usize]
     }
 
-    /// The chance that a mail of average appeal delivered at `at` is clicked within 24 hours.
+    /// Returns the probability that a mail of average appeal delivered at `at` is clicked within 24 hours.
     pub fn response(&self, at: Timestamp) -> f64 {
         let place = grid::week_offset_ms(at) as f64 / (15 * grid::MINUTE_MS) as f64;
         let (before, share) = (place as usize % QUARTERS, place.fract());
@@ -58,8 +58,8 @@ pub struct World {
 }
 
 impl World {
-    /// A world of `people` whose events end at `end`. By default it covers a year with 1.2 mails a person and week, of
-    /// which 2 % go out at random minutes, and 5 % of the people move to another time zone in its second half.
+    /// Creates a world of `people` people whose events end at `end`. By default it covers a year with 1.2 mails per person
+    /// and week, of which 2 % are sent at random minutes, and 5 % of the people move to another time zone in its second half.
     pub fn new(seed: u64, people: usize, end: Timestamp) -> Self {
         let brand = Brand::draw(&mut generator(seed, 0, 1));
         Self {
@@ -74,12 +74,12 @@ impl World {
         }
     }
 
-    /// Covers this many weeks before the end.
+    /// Sets how many weeks before the end are covered.
     pub fn weeks(self, weeks: u32) -> Self {
         Self { weeks, ..self }
     }
 
-    /// Sends each person this many mails a week, on average.
+    /// Sets how many mails each person gets per week, on average.
     pub fn mails_per_week(self, mails_per_week: f64) -> Self {
         Self {
             mails_per_week,
@@ -87,27 +87,27 @@ impl World {
         }
     }
 
-    /// Sends this share of the mail at random minutes.
+    /// Sets the share of the mail that is sent at random minutes.
     pub fn random_share(self, random_share: f64) -> Self {
         Self { random_share, ..self }
     }
 
-    /// Lets this share of the people move to another time zone.
+    /// Sets the share of the people who move to another time zone.
     pub fn mover_share(self, mover_share: f64) -> Self {
         Self { mover_share, ..self }
     }
 
-    /// How many people there are.
+    /// Returns the number of people.
     pub fn people(&self) -> usize {
         self.people
     }
 
-    /// The minute of the week at which the brand sends most of its mail.
+    /// Returns the minute of the week at which the brand sends most of its mail.
     pub fn usual_slot(&self) -> usize {
         self.brand.usual_slot()
     }
 
-    /// How the person of this number responds at `now`.
+    /// Returns how the person with this number responds at `now`.
     pub fn truth(&self, person: usize, now: Timestamp) -> Truth {
         let person = self.person(person);
         Truth {
@@ -129,8 +129,8 @@ impl World {
         person
     }
 
-    /// All events of the person of this number up to the world's end, in order of time. The same world gives the same
-    /// events.
+    /// Returns all events of the person with this number up to the world's end, in order of time. The same world gives the
+    /// same events.
     pub fn events(&self, index: usize, hasher: &Hasher) -> Vec<Simulated> {
         let person = self.person(index);
         let mut rng = generator(self.seed, index as u64, 3);
@@ -155,7 +155,7 @@ impl World {
     }
 
     fn draw_dispatches(&self, rng: &mut StdRng, looks: &[Timestamp], start: Timestamp) -> Vec<Dispatch> {
-        // Mail set off by the person's own visit: a confirmation, a reminder.
+        // Mail triggered by the person's own visit: a confirmation, a reminder.
         const TRIGGERED_SHARE: f64 = 0.08;
         let mut dispatches = Vec::new();
         let mut week_start = start.plus_millis(-grid::week_offset_ms(start));
@@ -188,14 +188,14 @@ impl World {
     }
 }
 
-/// The moments at which the person looks into the mailbox.
+/// Draws the moments at which the person looks into the mailbox.
 fn draw_looks(rng: &mut StdRng, person: &Person, start: Timestamp, end: Timestamp) -> Vec<Timestamp> {
     let mut looks = Vec::new();
     let mut quarter = start;
     let mut mood = 1.0;
     while quarter < end {
         if grid::week_offset_ms(quarter) < 15 * grid::MINUTE_MS {
-            // Weeks differ, and now and then there is a week off.
+            // Weeks differ, and now and then the person has a week off.
             mood = if rng.random_bool(0.04) {
                 0.15
             } else {
@@ -210,7 +210,7 @@ fn draw_looks(rng: &mut StdRng, person: &Person, start: Timestamp, end: Timestam
     looks
 }
 
-/// Writes the events of one person.
+/// Creates the events of one person.
 struct Sender {
     template: Event,
     hardware: (&'static str, String),
@@ -258,7 +258,7 @@ impl Sender {
         let mut event = self.template.clone();
         event.event_type = event_type;
         event.timestamp = at;
-        // Webhooks come a little later than what they tell of.
+        // Webhooks arrive a little later than the events that they report.
         event.ingested_at = at.plus_millis(1_500);
         event.esp = mail.map_or("sendgrid", |(dispatch, _)| dispatch.esp).into();
         if let Some((dispatch, message_id)) = mail {
@@ -280,7 +280,7 @@ impl Sender {
     }
 }
 
-/// What happens to one person.
+/// The events of one person while they are being simulated.
 struct Life<'a> {
     person: &'a Person,
     sender: Sender,
@@ -324,7 +324,7 @@ impl Life<'_> {
         self.read(rng, delivered_at, dispatch, &message_id, looks);
     }
 
-    /// Prefetching mailboxes and link scanners.
+    /// Simulates prefetching mailboxes and link scanners.
     fn meet_machines(
         &mut self,
         rng: &mut StdRng,
@@ -401,7 +401,7 @@ impl Life<'_> {
                 let left = self.sender.event(left, opened_at.plus_millis(20_000), mail);
                 return self.push(left, false);
             }
-            // Noticed and left aside: mostly for good.
+            // Noticed but not clicked: mostly, the mail gets no second chance.
             if rng.random_bool(0.85) {
                 return;
             }
@@ -431,7 +431,7 @@ impl Life<'_> {
         }
     }
 
-    /// Visits that no mail set off.
+    /// Simulates visits that no mail triggered.
     fn visit_sites(&mut self, rng: &mut StdRng, looks: &[Timestamp]) {
         for look in looks {
             if rng.random_bool(0.01) {

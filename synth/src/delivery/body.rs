@@ -1,4 +1,4 @@
-//! The providers' formats: one element for each action, and how elements make a body.
+//! The providers' formats: one element for each action, and how elements are combined into a body.
 
 use event::Timestamp;
 use serde_json::{Value, json};
@@ -9,20 +9,20 @@ use super::{Action, Kind};
 pub(super) struct Body {
     pub(super) bytes: Vec<u8>,
     pub(super) content_type: &'static str,
-    /// Decoded form fields, for the provider that signs those.
+    /// Decoded form fields, for the provider that signs these.
     pub(super) fields: Vec<(&'static str, String)>,
-    /// How many actions it reports.
+    /// Number of actions that it reports.
     pub(super) actions: usize,
 }
 
-/// The browser of everybody who opens or clicks.
+/// The user agent of everybody who opens or clicks.
 pub const AGENT: &str = "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/17.4 Safari/605.1.15";
 /// The network address of everybody who opens or clicks, from the block reserved for documentation (RFC 5737).
 pub const ADDRESS: &str = "203.0.113.24";
-/// What everybody clicks.
+/// The link that everybody clicks.
 pub const LINK: &str = "https://shop.example.com/offer";
 
-/// The bodies in which `provider` reports `actions`.
+/// Returns the bodies in which `provider` reports `actions`.
 pub(super) fn bodies(provider: &str, actions: &[Action], now: Timestamp) -> Vec<Body> {
     let elements: Vec<Value> = actions
         .iter()
@@ -90,7 +90,7 @@ fn form_encode(text: &str) -> String {
     encoded
 }
 
-/// Mailchimp's element stands here as an object of its form's names.
+/// Returns the form fields of Mailchimp's element, which is represented as an object with the names of the form.
 fn flat_fields(element: &Value) -> Vec<(&'static str, String)> {
     let names = [
         "type",
@@ -107,7 +107,7 @@ fn flat_fields(element: &Value) -> Vec<(&'static str, String)> {
         .collect()
 }
 
-/// One action in the provider's words, or `None` where it has none for it.
+/// Returns one action in the provider's format, or `None` if the provider has no event for it.
 fn element(provider: &str, action: &Action) -> Option<Value> {
     let Action {
         kind,
@@ -262,8 +262,8 @@ fn element(provider: &str, action: &Action) -> Option<Value> {
     })
 }
 
-/// The provider's name for a kind, given in the order delivered, opened, clicked, unsubscribed, unknown; `None` where the
-/// provider has none (an empty name).
+/// Returns the provider's name for a kind; `names` are in the order delivered, opened, clicked, unsubscribed, unknown. `None`
+/// if the provider has none (an empty name).
 fn name(kind: Kind, names: [&'static str; 5]) -> Option<&'static str> {
     let [delivered, opened, clicked, unsubscribed, unknown] = names;
     let name = match kind {
@@ -276,8 +276,8 @@ fn name(kind: Kind, names: [&'static str; 5]) -> Option<&'static str> {
     (!name.is_empty()).then_some(name)
 }
 
-/// A stable number for a text, for the providers whose ids are numbers. FNV-1a, kept below 2^53 so that any JSON parser
-/// reads it exactly.
+/// Returns a stable number for a text, for the providers whose ids are numbers. FNV-1a, kept below 2^53 so that any JSON
+/// parser reads it exactly.
 fn contact_number(text: &str) -> u64 {
     let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)

@@ -1,4 +1,4 @@
-//! How each provider proves a delivery, from the sender's side.
+//! The proof of a delivery for each provider, from the sender's side.
 
 use std::collections::BTreeMap;
 
@@ -13,21 +13,21 @@ use super::{Delivery, body::Body};
 pub(super) enum Signer {
     /// Headers that never change: basic authentication or a bearer token.
     Headers(Vec<(&'static str, String)>),
-    /// A parameter in the query.
+    /// A query parameter.
     Query(String),
     SendGrid(signature::EcdsaKeyPair),
-    /// HMAC-SHA1 over the address and the decoded form fields.
+    /// HMAC-SHA1 over the URL and the decoded form fields.
     Mandrill {
         key: String,
         url: String,
     },
     /// HMAC-SHA256 inside the body.
     Mailgun(String),
-    /// HMAC-SHA256 over body and date header.
+    /// HMAC-SHA256 over the body and the date header.
     Klaviyo(String),
     /// HMAC-SHA256 over `v0:time:body`.
     CustomerIo(String),
-    /// HMAC-SHA256 over method, address, body and time.
+    /// HMAC-SHA256 over method, URL, body and time.
     HubSpot {
         secret: String,
         url: String,
@@ -38,7 +38,7 @@ pub(super) enum Signer {
     Svix(Vec<u8>),
 }
 
-/// A new account's configuration, and its signer.
+/// Generates a new account's configuration and its signer.
 pub(super) fn generate(provider: &str, webhook_url: &str) -> (BTreeMap<String, String>, Signer) {
     let secret = random_text();
     let (config, signer) = match provider {
@@ -104,7 +104,7 @@ pub(super) fn generate(provider: &str, webhook_url: &str) -> (BTreeMap<String, S
                 ("basic_auth_password", secret),
             ];
             if provider == "ses" {
-                // Raw delivery: the event without the envelope that would carry a signature.
+                // Raw delivery: the event without the envelope that would contain a signature.
                 headers.push(("x-amz-sns-rawdelivery", "true".to_owned()));
                 let topic = "arn:aws:sns:us-east-1:123456789012:demo";
                 config.push(("topic_arn", topic.to_owned()));
@@ -122,7 +122,7 @@ pub(super) fn generate(provider: &str, webhook_url: &str) -> (BTreeMap<String, S
 }
 
 impl Signer {
-    /// The body with what proves it.
+    /// Returns the delivery of this body, including its proof.
     pub(super) fn sign(&self, body: Body, now: Timestamp) -> Delivery {
         let Body {
             mut bytes,
@@ -218,7 +218,7 @@ fn hmac_sha256(key: &[u8], parts: &[&[u8]]) -> hmac::Tag {
     context.sign()
 }
 
-/// 32 hexadecimal digits from the system's random source.
+/// Returns 32 hexadecimal digits from the system's random source.
 fn random_text() -> String {
     let bytes: [u8; 16] = ring::rand::generate(&SystemRandom::new())
         .expect("the system's random source works")
@@ -232,7 +232,7 @@ const P256_SPKI_PREFIX: [u8; 26] = [
     0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
 ];
 
-/// A new key pair, and its public key as the provider shows it: base64 of the SubjectPublicKeyInfo.
+/// Generates a key pair, and its public key as the provider shows it: base64 of the SubjectPublicKeyInfo.
 fn ecdsa_pair() -> (signature::EcdsaKeyPair, String) {
     let algorithm = &signature::ECDSA_P256_SHA256_ASN1_SIGNING;
     let random = SystemRandom::new();
