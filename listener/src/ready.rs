@@ -22,7 +22,7 @@ const TOLD_FOR: Duration = Duration::from_secs(1);
 /// The readiness of a role: its dependencies, and whether they answer.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Readiness {
-    /// `ready`, `degraded` (it works, but a dependency that it does not need is missing), `not_ready` or `stopping`.
+    /// `ready`, `degraded` (it works, but a dependency that is not needed does not answer), `not_ready` or `stopping`.
     #[schema(example = "ready")]
     pub status: &'static str,
     /// Why the role is not ready, if it is not.
