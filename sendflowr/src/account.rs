@@ -1,4 +1,4 @@
-//! `sendflowr account`: accounts at providers that running hosts take up by themselves.
+//! `sendflowr account`: accounts at providers, which running hosts pick up by themselves.
 
 use std::{fs, io::Read, process::ExitCode, time::SystemTime};
 
@@ -15,38 +15,37 @@ use crate::{
     output, plugin, roles,
 };
 
-/// What can be done with stored accounts.
+/// The commands on stored accounts.
 #[derive(Debug, Subcommand)]
 pub(crate) enum AccountCommand {
-    /// Adds an account, or changes values of one. Running hosts take it up within seconds.
+    /// Add an account, or change values of one. Running hosts pick it up within seconds.
     Set {
-        /// `provider`, or `provider/account`.
+        /// `provider` or `provider/account`.
         account: AccountName,
-        /// `name=value`; the same name again for a second value while a secret is being rotated. `name=@file` reads the
-        /// value from a file and `name=-` from standard input, where other users of the machine cannot see it; `name=`
-        /// removes it.
+        /// `name=value`; repeat the name to give a second value while a secret is being rotated. `name=@file` reads the value
+        /// from a file and `name=-` from standard input, where other users of the machine cannot see it; `name=` removes it.
         #[arg(required = true)]
         values: Vec<String>,
-        /// Gives up all that the account holds, which then need not open: give every value that it is to have.
+        /// Discard all values that the account has, without opening them: give every value that it is to have.
         #[arg(long)]
         replace: bool,
     },
-    /// Shows the accounts: where they stand and what they hold, values hidden.
+    /// List the accounts: where they are stored and what they contain, with values hidden.
     List {
-        /// How to print.
+        /// Output format.
         #[arg(long, value_enum, default_value = "text")]
         format: Format,
     },
-    /// Seals every stored account with the first key of `host.seal_key`, after a new one was put before the former.
+    /// Seal every stored account with the first key of `host.seal_key`, after a new key was put in front of the old one.
     Reseal,
-    /// Removes an account. Running hosts refuse its deliveries within seconds.
+    /// Remove an account. Running hosts refuse its deliveries within seconds.
     Remove {
-        /// `provider`, or `provider/account`.
+        /// `provider` or `provider/account`.
         account: AccountName,
     },
 }
 
-/// An account as it is named on the command line and in the webhook's path.
+/// The name of an account, as on the command line and in the webhook's path.
 #[derive(Debug, Clone)]
 pub(crate) struct AccountName {
     provider: String,
@@ -71,10 +70,10 @@ impl std::fmt::Display for AccountName {
     }
 }
 
-/// Does what the command says.
+/// Runs the command.
 ///
 /// # Errors
-/// When the store or the seal key cannot be used, or a value cannot work.
+/// Fails if the store or the seal key cannot be used, or a value cannot work.
 pub(crate) async fn run(command: AccountCommand, global: &Global) -> anyhow::Result<ExitCode> {
     let raw = global.load()?;
     if !matches!(command, AccountCommand::Remove { .. }) {
@@ -112,7 +111,7 @@ async fn set(
     let AccountName { provider, account } = name;
     if config.accounts.has(provider, account) {
         bail!(
-            "`accounts.{provider}.{account}` stands in the configuration, which counts: change or remove it there"
+            "`accounts.{provider}.{account}` is in the configuration, which takes precedence: change or remove it there"
         );
     }
     let sealer = config.sealer()?;
@@ -141,7 +140,7 @@ async fn set(
         "{done} {name}; running hosts serve `/webhooks/{provider}/{account}` within seconds"
     ));
     if before.is_some() && replace {
-        output::line("note: what it held before is given up, it holds what was given now");
+        output::line("note: its earlier values are discarded, it has only the given ones");
     }
     let file = config.plugins.folder.join(format!("{provider}.wasm"));
     if !file.exists() {
@@ -153,7 +152,7 @@ async fn set(
         Ok(plugin) => plugin,
         Err(error) => {
             output::line(&format!(
-                "note: what the plugin wants to know cannot be told: {error:#}"
+                "note: the values that the plugin needs cannot be checked: {error:#}"
             ));
             return Ok(());
         }
@@ -161,25 +160,25 @@ async fn set(
     let findings = parsed.findings(plugin.descriptor());
     for (names, what) in [
         (findings.missing, "lacks"),
-        (findings.unknown, "has what the plugin does not know:"),
+        (findings.unknown, "has values that the plugin does not know:"),
     ] {
         if !names.is_empty() {
             output::line(&format!("note: it {what} `{}`", names.join("`, `")));
         }
     }
     if findings.takes_unsigned {
-        output::line("note: it takes deliveries that nothing proves");
+        output::line("note: it accepts deliveries that nothing proves");
     }
     Ok(())
 }
 
-/// The values given for each name, in the order of the names.
+/// Returns the values given for each name, in the order of the names.
 fn by_name(values: &[String]) -> anyhow::Result<Vec<(String, Vec<String>)>> {
     let mut by_name: Vec<(String, Vec<String>)> = Vec::new();
     for value in values {
         let Some((name, text)) = value.split_once('=').filter(|(name, _)| !name.is_empty()) else {
             // Not repeated here: it may be a secret.
-            bail!("a value is given as `name=value`, `name=@file` or `name=-`");
+            bail!("a value must be given as `name=value`, `name=@file` or `name=-`");
         };
         let is_given = !text.starts_with('@') && text != "-";
         let text = match text.strip_prefix('@') {
@@ -195,9 +194,9 @@ fn by_name(values: &[String]) -> anyhow::Result<Vec<(String, Vec<String>)>> {
             None => text.to_owned(),
         };
         let text = text.trim_end_matches(['\r', '\n']).to_owned();
-        // Whatever was to write the secret there has failed; nobody means to remove it that way.
+        // Whatever was to write the secret there has failed; nobody removes a secret that way on purpose.
         if text.is_empty() && !is_given {
-            bail!("what `{name}` is read from is empty; `{name}=` removes it");
+            bail!("the source of `{name}` is empty; `{name}=` removes it");
         }
         let position = by_name.iter().position(|(known, _)| known == name);
         let position = position.unwrap_or_else(|| {
@@ -218,12 +217,12 @@ fn opened(sealer: &Sealer, stored: &StoredAccount) -> anyhow::Result<AccountValu
     AccountValues::open(sealer, stored).with_context(|| {
         format!(
             "the stored `{provider}` account `{account}` was sealed with another key than `host.seal_key`, or is \
-             damaged: set that key, or give up what it holds by `account set --replace` with all values that it is to have"
+             damaged: set that key, or replace the account by `account set --replace` with all values that it is to have"
         )
     })
 }
 
-/// Seals all stored accounts anew. One that does not open stays as it is and is told.
+/// Seals all stored accounts again. One that cannot be opened stays as it is and is reported.
 async fn reseal(config: &HostConfig, store: &dyn StoredAccounts) -> anyhow::Result<()> {
     let sealer = config.sealer()?;
     let (mut resealed, mut failed) = (0, 0);
@@ -244,7 +243,7 @@ async fn reseal(config: &HostConfig, store: &dyn StoredAccounts) -> anyhow::Resu
         "{resealed} accounts are sealed with the first key of `host.seal_key`"
     ));
     if failed > 0 {
-        bail!("{failed} accounts do not open: they stay as they are");
+        bail!("{failed} accounts cannot be opened: they stay as they are");
     }
     Ok(())
 }

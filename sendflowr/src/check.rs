@@ -1,4 +1,4 @@
-//! `sendflowr config`: what is configured, which environment variables are read, and whether the servers answer.
+//! `sendflowr config`: the settings, the environment variables that are read, and whether the servers answer.
 
 use std::{
     process::ExitCode,
@@ -18,28 +18,28 @@ use crate::{
     telemetry::TelemetryConfig,
 };
 
-/// What can be done with the configuration.
+/// The commands on the configuration.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
-    /// Prints what is configured, secrets hidden, and asks every server whether it answers. Exit code 1 when something
-    /// cannot work. It opens the servers as a role does when it starts: topics and a database of ClickHouse that are missing
-    /// are made, and tables are brought up to date.
+    /// Print the settings, with secrets hidden, and check that every server answers. Exit code 1 if something cannot work.
+    /// It connects to the servers as a role does when it starts: it creates missing topics and ClickHouse's database if it is
+    /// missing, and migrates tables.
     Check {
-        /// Asks no server, and changes none.
+        /// Contact no server, and change none.
         #[arg(long)]
         offline: bool,
     },
-    /// Prints the documented environment variables that are read, and the key that each sets.
+    /// Print the documented environment variables that are read, and the key that each sets.
     Names,
 }
 
-/// How long the inference service may take to answer, as the engines may.
+/// How long the inference service may take to answer; the engines may take as long.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
-/// Does what the command says.
+/// Runs the command.
 ///
 /// # Errors
-/// When there is no configuration to look at: a file that cannot be read, a key that is unknown.
+/// Fails if there is no configuration to check: a file cannot be read, a key is unknown.
 pub(crate) async fn run(command: ConfigCommand, global: &Global) -> anyhow::Result<ExitCode> {
     match command {
         ConfigCommand::Check { offline } => check(global, offline).await,
@@ -105,7 +105,7 @@ async fn check(global: &Global, offline: bool) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// The sections that roles check when they start, and that of `plugin pull`.
+/// Checks the sections that roles check when they start, and that of `plugin pull`.
 fn sections(config: &RawConfig) -> [(&'static str, anyhow::Result<()>); 5] {
     let consumer = ConsumerConfig::try_from(config.consumer.clone());
     let inference = InferenceConfig::try_from(config.inference.clone());
@@ -119,7 +119,7 @@ fn sections(config: &RawConfig) -> [(&'static str, anyhow::Result<()>); 5] {
     ]
 }
 
-/// What the host asks for before it serves. A seal key that it would make is not made here.
+/// Checks what the host checks before it serves. A seal key that the host would create is not created here.
 fn host(config: &RawConfig) -> anyhow::Result<()> {
     let host = roles::host_config(config)?;
     if host.seal_key.is_some() {
@@ -129,8 +129,8 @@ fn host(config: &RawConfig) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Asks everything that lies beyond this machine whether it answers, all at once, and prints what came of it. Answers
-/// whether all did.
+/// Checks that the engines and the inference service answer, all at once, and prints the results. Returns whether all
+/// answered.
 async fn reach(config: &RawConfig, engines: &Engines) -> bool {
     let (bus, events, identities, profiles, inference) = tokio::join!(
         timed(async { Ok(engines.bus().await?.ping().await?) }),
@@ -181,7 +181,7 @@ async fn ask_inference(url: &str) -> anyhow::Result<()> {
         .get(format!("{}/ready", url.trim_end_matches('/')))
         .send()
         .await;
-    // The error would repeat the address with what may stand in it.
+    // The error would repeat the address, which may contain credentials.
     let ready = ready
         .map_err(reqwest::Error::without_url)
         .context("no answer from `inference_url`")?;

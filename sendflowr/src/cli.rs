@@ -20,11 +20,11 @@ use crate::{
     topics, train,
 };
 
-/// How long the end of the process waits for what still runs on threads of its own. Nothing there has to be kept: a plugin that
+/// How long the process, when it ends, waits for work on blocking threads. None of that work has to be finished: a plugin that
 /// is being compiled, a server that is being waited for.
 const THREADS_END_WITHIN: Duration = Duration::from_secs(1);
 
-/// Takes the webhooks of e-mail platforms and answers when to mail each person.
+/// Receive the webhooks of e-mail platforms and decide when to mail each person.
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true)]
 pub(crate) struct Cli {
@@ -34,35 +34,35 @@ pub(crate) struct Cli {
     command: Command,
 }
 
-/// What is logged unless something else is asked for.
+/// The log filter unless another one is given.
 const DEFAULT_LOG: &str = "info";
 
-/// Flags of every command. A variable that is empty counts as not set.
+/// The flags of every command. An empty variable counts as not set.
 #[derive(Debug, Args)]
 pub(crate) struct Global {
-    /// Configuration file. Without it, `sendflowr.toml` in this folder when there is one.
-    // The parser of paths would refuse an empty one.
+    /// Configuration file [default: `sendflowr.toml` in the current folder, if it exists]
+    // The parser of paths would reject an empty one.
     #[arg(long, global = true, env = "SENDFLOWR_CONFIG", value_parser = OsStringValueParser::new().map(PathBuf::from))]
     config: Option<PathBuf>,
-    /// Folder of the embedded engines, keys and caches [default: data]
+    /// Folder for the embedded engines, keys and caches [default: data]
     #[arg(long, global = true)]
     data: Option<PathBuf>,
     /// Folder of the plugins [default: target/plugins]
     #[arg(long, global = true)]
     plugins: Option<PathBuf>,
-    /// What to log: `info`, or `warn,sendflowr_host=debug`.
+    /// Log filter, such as `info` or `warn,sendflowr_host=debug`.
     #[arg(long, global = true, env = "SENDFLOWR_LOG", default_value = DEFAULT_LOG)]
     log: String,
-    /// How to write log lines.
+    /// Format of log lines.
     #[arg(long, global = true, value_enum, default_value = "text")]
     log_format: LogFormat,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Runs host, consumer and inference in one process.
+    /// Run host, consumer and inference in one process.
     Up {
-        /// Sends itself signed sample deliveries of every provider and shows what became of them.
+        /// Send signed sample deliveries of every provider to this process and show what became of them.
         #[arg(long)]
         demo: bool,
         #[command(flatten)]
@@ -70,7 +70,7 @@ enum Command {
         #[command(flatten)]
         listen: Listen,
     },
-    /// Runs the host: webhooks in, events out to the bus.
+    /// Run the host: webhooks in, events out to the bus.
     Host {
         /// Address to listen on [default: 127.0.0.1:5215]
         #[arg(long)]
@@ -78,66 +78,66 @@ enum Command {
         #[command(flatten)]
         locked: Locked,
     },
-    /// Runs the consumer: from the bus to events, profiles and the identity graph.
+    /// Run the consumer: from the bus to events, profiles and the identity graph.
     Consumer {
-        /// Address of its status [default: 127.0.0.1:8002]
+        /// Address to serve the status on [default: 127.0.0.1:8002]
         #[arg(long)]
         listen: Option<SocketAddr>,
     },
-    /// Runs the inference service: decisions and explanations.
+    /// Run the inference service: decisions and explanations.
     Inference {
         /// Address to listen on [default: 127.0.0.1:8001]
         #[arg(long)]
         listen: Option<SocketAddr>,
     },
-    /// The configuration: what is set, and whether the servers answer.
+    /// Check the configuration, and whether the servers answer.
     #[command(subcommand)]
     Config(check::ConfigCommand),
-    /// Accounts at providers, added and removed while hosts run.
+    /// Add, change and remove accounts at providers while hosts run.
     #[command(subcommand)]
     Account(account::AccountCommand),
-    /// Makes the topics that are missing, and shows them and how far their readers are.
+    /// Create missing topics, and show the topics and how far their readers are.
     Topics,
-    /// Plugins: test them, list them, look at one delivery.
+    /// Create, test, pin, pull and list plugins.
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
-    /// Puts synthetic events on the bus.
+    /// Put synthetic events on the bus.
     Synth {
-        /// How many events.
+        /// Number of events.
         #[arg(long, default_value_t = 1_000)]
         count: usize,
-        /// The same seed gives the same people and events.
+        /// Seed; the same seed gives the same people and events.
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
-    /// Decides offline, from files of events and requests.
+    /// Make decisions offline, from files of events and requests.
     Decide(decide::DecideArgs),
-    /// Compares timing with what else one could do, on one's own past, and says whether it is worth switching on.
+    /// Compare timing with the alternatives on your own past data, and say whether it is worth switching on.
     Backtest(backtest::BacktestArgs),
-    /// Shows what chosen times bring against the control group's random ones.
+    /// Show what the chosen times gain over the control group's random ones.
     Lift(lift::LiftArgs),
-    /// Compares when decisions expected mail to arrive with when it did, and says whether providers slow down.
+    /// Compare when decisions expected mail to arrive with when it did, and say whether providers are slowing down.
     Latency(latency::LatencyArgs),
-    /// Shows what a stored decision was made of, or reckons it again.
+    /// Show what a stored decision was based on, or recompute it.
     Explain(explain::ExplainArgs),
-    /// All that is stored about a person, exported or erased.
+    /// Export or erase all that is stored about a person.
     #[command(subcommand)]
     Person(person::PersonCommand),
-    /// Fits the population's tables to the event store and keeps them.
+    /// Fit the population's tables to the event store and save them.
     Train,
-    /// Runs the host's dead letters through the plugins that are installed now, and puts the consumer's back.
+    /// Run the host's dead letters through the currently installed plugins, and put the consumer's back among the events.
     ///
-    /// What was stored before is not stored twice. Letters that still cannot be read stay for the next replay, and so do those behind
-    /// them; the exit code is 1 then.
+    /// Events that were stored already are not stored twice. Dead letters that still cannot be read stay for the next replay, and
+    /// so do those behind them; the exit code is then 1.
     Replay {
-        /// Only those of this provider.
+        /// Replay only the dead letters of this provider.
         #[arg(long)]
         provider: Option<String>,
-        /// Says what would be done, and does nothing.
+        /// Say what would be done, and do nothing.
         #[arg(long)]
         dry_run: bool,
-        /// Gives up letters that nothing proves and that are refused again. Strangers leave such; a genuine one may be among them
-        /// as long as its plugin does not read it.
+        /// Discard dead letters that nothing proves and that are refused again. Strangers leave such dead letters; a genuine one
+        /// may be among them as long as its plugin does not read it.
         #[arg(long, conflicts_with = "dry_run")]
         discard_unproven: bool,
     },
@@ -146,7 +146,7 @@ enum Command {
 /// Which plugins a host serves.
 #[derive(Debug, Args)]
 struct Locked {
-    /// Serves only plugins that `plugins.lock` pins, as `host.plugins.locked = true` does.
+    /// Serve only plugins that `plugins.lock` pins, as with `host.plugins.locked = true`.
     #[arg(long)]
     locked: bool,
 }
@@ -154,10 +154,10 @@ struct Locked {
 /// Where `up` listens.
 #[derive(Debug, Args)]
 struct Listen {
-    /// Address of the host [default: 127.0.0.1:5215]
+    /// Address the host listens on [default: 127.0.0.1:5215]
     #[arg(long)]
     host_listen: Option<SocketAddr>,
-    /// Address of the inference service [default: 127.0.0.1:8001]
+    /// Address the inference service listens on [default: 127.0.0.1:8001]
     #[arg(long)]
     inference_listen: Option<SocketAddr>,
 }
@@ -167,15 +167,15 @@ struct Listen {
 pub(crate) enum Format {
     /// For people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
 impl Cli {
-    /// Does what the command line says.
+    /// Runs the command.
     ///
     /// # Errors
-    /// What went wrong, with the setting, file or address it is about.
+    /// Says what went wrong, with the setting, file or address that it is about.
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         let Self { global, command } = self;
         // Building the runtime by hand keeps `main` free of macros and lets every command share one.
@@ -247,18 +247,18 @@ async fn dispatch(global: Global, command: Command) -> anyhow::Result<ExitCode> 
 }
 
 impl Global {
-    /// The configuration: file, environment, then the flags given.
+    /// Returns the configuration: file, environment, then the given flags.
     pub(crate) fn load(&self) -> anyhow::Result<RawConfig> {
         config::parse(self.table()?)
     }
 
-    /// The plugins' part of the host's configuration.
+    /// Returns the plugins' part of the host's configuration.
     pub(crate) fn plugins_config(&self) -> anyhow::Result<PluginsConfig> {
         Ok(roles::host_config(&self.load()?)?.plugins)
     }
 
-    /// The configuration of a role, which exports its spans under the name of this service where that is configured.
-    /// Logging begins here.
+    /// Returns the configuration of a role, and its exporter of spans, under the name `service`, if one is configured.
+    /// Starts logging.
     fn start(&self, service: &str) -> anyhow::Result<(RawConfig, Option<Exporter>)> {
         let config = self.load()?;
         let exporter = match TelemetryConfig::try_new(config.telemetry.clone())? {
@@ -278,7 +278,7 @@ impl Global {
         telemetry::init(filter, self.log_format, exporter).context("cannot read `--log`")
     }
 
-    /// The same before its keys are given their meaning.
+    /// Returns the configuration as a table, before its keys are interpreted.
     pub(crate) fn table(&self) -> anyhow::Result<Table> {
         let environment = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
@@ -293,7 +293,7 @@ impl Global {
         Ok(table)
     }
 
-    /// The configuration file that is read.
+    /// Returns the configuration file that is read.
     pub(crate) fn file(&self) -> Option<PathBuf> {
         let default = PathBuf::from("sendflowr.toml");
         let given = self.config.clone().filter(|file| !file.as_os_str().is_empty());

@@ -1,9 +1,9 @@
-//! One configuration out of a file and the environment.
+//! One configuration, merged from a file and the environment.
 //!
 //! Later sources win: built-in defaults, then the TOML file, then the documented environment variables
 //! (`CLICKHOUSE_HOST`, see [`environment::NAMES`]), then variables with our prefix (`SENDFLOWR_CLICKHOUSE__HOST`), then
 //! command line flags. A key that ends in `_file` names a file whose content, without the final line break, becomes the
-//! value of the key without that ending, so that secrets need not stand in the configuration or the environment.
+//! value of the key without that suffix, so that secrets need not be in the configuration or the environment.
 
 pub(crate) mod environment;
 mod files;
@@ -28,22 +28,22 @@ use crate::telemetry::RawTelemetryConfig;
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawConfig {
-    /// Where the embedded engines, keys and caches live. Default `data`.
+    /// Folder of the embedded engines, keys and caches. Default `data`.
     pub(crate) data_folder: Option<PathBuf>,
-    /// Address under which the inference service is reached from elsewhere, `http://inference:8001`. Only `sendflowr config
-    /// check` uses it: the roles meet in the stores and never call each other.
+    /// Address at which the inference service is reached from elsewhere, `http://inference:8001`. Only `sendflowr config
+    /// check` uses it: the roles share the stores and never call each other.
     pub(crate) inference_url: Option<String>,
     /// `[identity]`.
     pub(crate) identity: RawIdentityConfig,
     /// `[store]`: the embedded engines.
     pub(crate) store: store::embedded::RawEmbeddedConfig,
-    /// `[kafka]`: the bus, where `bootstrap_servers` is set.
+    /// `[kafka]`: the bus, if `bootstrap_servers` is set.
     pub(crate) kafka: store::bus::RawKafkaConfig,
-    /// `[clickhouse]`: the event store, where `host` is set.
+    /// `[clickhouse]`: the event store, if `host` is set.
     pub(crate) clickhouse: store::events::RawClickHouseConfig,
-    /// `[postgres]`: the identity graph, where `host` is set.
+    /// `[postgres]`: the identity graph, if `host` is set.
     pub(crate) postgres: store::identity::RawPostgresConfig,
-    /// `[redis]`: the profiles, where `host` is set.
+    /// `[redis]`: the profiles, if `host` is set.
     pub(crate) redis: store::profiles::RawRedisConfig,
     /// `[host]`.
     pub(crate) host: host::RawHostConfig,
@@ -51,14 +51,14 @@ pub(crate) struct RawConfig {
     pub(crate) consumer: consumer::RawConsumerConfig,
     /// `[inference]`.
     pub(crate) inference: inference::RawInferenceConfig,
-    /// `[telemetry]`: spans, where `endpoint` is set.
+    /// `[telemetry]`: the export of spans, if `endpoint` is set.
     pub(crate) telemetry: RawTelemetryConfig,
-    /// `[registry]`: who we are to the registry that plugins are pulled from.
+    /// `[registry]`: credentials for the registry that plugins are pulled from.
     pub(crate) registry: crate::oci::RawRegistryConfig,
     /// `[accounts.<provider>.<account>]`: secrets and settings of the providers.
     pub(crate) accounts: host::RawAccounts,
-    /// What is wrong with settings of a server that lack its address. [`Engines`](crate::engines::Engines) refuse them: the
-    /// embedded engine would take the server's place unnoticed. Commands that open no engine do not mind.
+    /// The error if settings of a server lack its address. [`Engines`](crate::engines::Engines) reject such settings: the
+    /// embedded engine would silently take the server's place. Commands that open no engine ignore it.
     #[serde(skip)]
     pub(crate) server_without_address: Option<String>,
 }
@@ -67,11 +67,11 @@ pub(crate) struct RawConfig {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawIdentityConfig {
-    /// Key of the HMAC that hashes addresses. None: plain SHA-256. Changing it makes everybody a stranger.
+    /// Key of the HMAC that hashes addresses; plain SHA-256 without it. If it changes, no known person is recognized.
     pub(crate) pepper: Option<Secret>,
 }
 
-/// The configuration file (if there is one) and the environment as one table, all `…_file` keys resolved.
+/// Merges the configuration file (if there is one) and the environment into one table, with all `…_file` keys resolved.
 ///
 /// # Errors
 /// Names the file, variable or key that is wrong. Values are never repeated: they may be secrets.
@@ -86,10 +86,10 @@ pub(crate) fn merge(file: Option<&Path>, environment: &BTreeMap<String, String>)
     Ok(table)
 }
 
-/// Sets a key that holds a path, for command line flags.
+/// Sets a key that contains a path, for command line flags.
 ///
 /// # Errors
-/// When something on the way is no section, or the path is no text.
+/// Fails if a key on the way is not a section, or the path is not UTF-8.
 pub(crate) fn set_path(table: &mut Table, keys: &[&str], path: &Path) -> anyhow::Result<()> {
     let Some((key, sections)) = keys.split_last() else {
         return Ok(());
@@ -110,7 +110,7 @@ pub(crate) fn set_path(table: &mut Table, keys: &[&str], path: &Path) -> anyhow:
     Ok(())
 }
 
-/// Gives the keys of a merged table their meaning.
+/// Parses the keys of a merged table.
 ///
 /// # Errors
 /// Names the key that is unknown or has the wrong type.
@@ -118,9 +118,9 @@ pub(crate) fn parse(table: Table) -> anyhow::Result<RawConfig> {
     let server_without_address = server_without_address(&table);
     let config = serde_path_to_error::deserialize(Value::Table(table)).map_err(|error| {
         let path = error.path().to_string();
-        // Messages about types repeat the value, and `password = 123` is one.
+        // Messages about types repeat the value, for example that of `password = 123`.
         if secrets::is_secret(&path) {
-            return anyhow::anyhow!("configuration: `{path}` must be a text in quotes");
+            return anyhow::anyhow!("configuration: `{path}` must be a quoted string");
         }
         anyhow::anyhow!("configuration: `{path}`: {}", error.inner().message())
     })?;
@@ -130,7 +130,7 @@ pub(crate) fn parse(table: Table) -> anyhow::Result<RawConfig> {
     })
 }
 
-/// What is wrong with a section that sets something of a server and not where it is.
+/// Describes the mistake if a section sets something of a server but not its address.
 fn server_without_address(table: &Table) -> Option<String> {
     for (section, address) in [
         ("kafka", "bootstrap_servers"),
@@ -243,7 +243,7 @@ mod tests {
         let error = |file: &str| parse(file.parse().unwrap()).unwrap_err().to_string();
         assert_eq!(
             error("[postgres]\npassword = 123456"),
-            "configuration: `postgres.password` must be a text in quotes"
+            "configuration: `postgres.password` must be a quoted string"
         );
         assert!(error("[redis]\nport = 'x'").contains("`redis.port`"));
     }
@@ -254,7 +254,7 @@ mod tests {
         let (_, section) = guide.split_once("## Kafka by TLS and SASL").unwrap();
         let (_, block) = section.split_once("```toml\n").unwrap();
         let (block, _) = block.split_once("```").unwrap();
-        // What stands in the files is not documented: a certificate's first line is all that is looked at here.
+        // The contents of the files are not documented: only a certificate's first line is checked here.
         let pem = r#""-----BEGIN CERTIFICATE-----" #"#;
         let block = block.replace("ca_file = ", &format!("ca = {pem}"));
         let config = parse(block.replace("_file = ", " = ").parse().unwrap()).unwrap();
@@ -270,7 +270,7 @@ mod tests {
         }
     }
 
-    /// What compose.yml sets for the roles: the block that they share, and what each has behind it.
+    /// Returns the variables that compose.yml sets for the roles: the shared block, and those that each role adds after it.
     fn variables_of_compose() -> BTreeMap<String, String> {
         let mut variables = BTreeMap::new();
         let mut depth = None;

@@ -1,7 +1,7 @@
-//! The engine of each port, chosen by the configuration: one that scales out where its server's address is set, else the
-//! embedded one. They mix freely.
+//! The engine of each port, chosen by the configuration: the one that scales out if its server's address is set, otherwise
+//! the embedded one. They can be mixed freely.
 //!
-//! An engine is opened when it is first asked for, so that a role depends on the servers that it uses and on no others.
+//! An engine is opened when it is first needed, so that a role depends only on the servers that it uses.
 
 use std::{
     fmt,
@@ -27,18 +27,18 @@ use tokio::{runtime::Handle, sync::OnceCell};
 
 use crate::config::RawConfig;
 
-/// What an engine of ours is called beside the servers.
+/// The kind of an engine that is not a server.
 const EMBEDDED: &str = "embedded";
 
-/// Where the embedded engines live when nothing else is configured.
+/// The folder of the embedded engines if none is configured.
 const DEFAULT_DATA_FOLDER: &str = "data";
 
-/// Age at which a process that does not consume itself takes profiles in its own memory for lost: another process writes
-/// the events, so a profile may miss the latest. Short enough for an event to change the next decision within seconds.
-/// Profiles in Redis are those that the consumer writes, and need no such limit.
+/// Age at which a process that does not consume drops profiles from its own memory: another process writes the events, so a
+/// profile may lack the latest. Short enough that an event changes the next decision within seconds. Profiles in Redis are
+/// written by the consumer and need no such limit.
 const FOREIGN_PROFILE_AGE: Duration = Duration::from_secs(2);
 
-/// The folder of the embedded engines, keys and caches.
+/// Returns the folder of the embedded engines, keys and caches.
 pub(crate) fn data_folder(config: &RawConfig) -> PathBuf {
     config
         .data_folder
@@ -46,7 +46,7 @@ pub(crate) fn data_folder(config: &RawConfig) -> PathBuf {
         .unwrap_or_else(|| PathBuf::from(DEFAULT_DATA_FOLDER))
 }
 
-/// The four ports of this process.
+/// The engines behind the four ports of this process.
 pub(crate) struct Engines {
     folder: PathBuf,
     embedded: EmbeddedConfig,
@@ -54,7 +54,7 @@ pub(crate) struct Engines {
     clickhouse: Option<ClickHouseConfig>,
     postgres: Option<PostgresConfig>,
     redis: Option<RedisConfig>,
-    /// Whether profiles whose server is away are no reason to fail.
+    /// Whether opening succeeds although the server of the profiles is down.
     may_lack_profiles: bool,
     registry: Arc<Mutex<Registry>>,
     bus: OnceCell<BusEngine>,
@@ -63,7 +63,7 @@ pub(crate) struct Engines {
     profiles: OnceCell<Arc<dyn Profiles>>,
 }
 
-/// A port and the engine behind it; shows as `events: clickhouse at db:8123`.
+/// A port and the engine behind it; displayed as `events: clickhouse at db:8123`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Place {
     /// `bus`, `events`, `identities` or `profiles`.
@@ -102,7 +102,7 @@ enum IdentitiesEngine {
 }
 
 impl Engines {
-    /// Checks what is configured and opens nothing. What the engines count is added to `registry` as they are opened.
+    /// Checks the configuration and opens nothing. The engines' metrics are added to `registry` as they are opened.
     ///
     /// # Errors
     /// Names the setting that cannot work.
@@ -146,7 +146,7 @@ impl Engines {
         })
     }
 
-    /// For commands: nobody reads what the engines count.
+    /// Like [`Engines::new`], for commands: nobody reads the engines' metrics.
     ///
     /// # Errors
     /// Names the setting that cannot work.
@@ -154,7 +154,7 @@ impl Engines {
         Self::new(config, Arc::default())
     }
 
-    /// What stands behind the bus, events, identities and profiles, in this order.
+    /// Returns the engines behind the bus, events, identities and profiles, in this order.
     pub(crate) fn places(&self) -> [Place; 4] {
         let folder = self.folder.display().to_string();
         let place = |port, engine, address: Option<String>, embedded: &str| match address {
@@ -184,25 +184,25 @@ impl Engines {
         ]
     }
 
-    /// Says that another process writes the events that this one reads.
+    /// Declares that another process writes the events that this one reads.
     pub(crate) fn expect_foreign_events(&mut self) {
         let profiles = &mut self.embedded.profiles;
         profiles.max_age = profiles.max_age.or(Some(FOREIGN_PROFILE_AGE));
     }
 
-    /// Lets profiles come later when their server is away: roles make them from events until then.
+    /// Allows the server of the profiles to be down at first: until it is up, roles build profiles from events.
     pub(crate) fn do_without_profiles(&mut self) {
         self.may_lack_profiles = true;
     }
 
-    /// The bus.
+    /// Returns the bus.
     ///
     /// # Errors
-    /// What keeps it from opening, with the setting to look at.
+    /// Returns what keeps it from opening, with the setting to look at.
     pub(crate) async fn bus(&self) -> anyhow::Result<Arc<dyn Bus>> {
         let open = async || -> anyhow::Result<BusEngine> {
             if let Some(config) = &self.kafka {
-                // Connecting keeps much at hand; boxed, so that what waits for it stays small.
+                // The future of connecting is large; boxed, so that the futures that await it stay small.
                 let bus = Box::pin(KafkaBus::connect(config.clone())).await?;
                 self.count(|registry| bus.register_metrics(registry));
                 return Ok(BusEngine::Kafka(Arc::new(bus)));
@@ -220,10 +220,10 @@ impl Engines {
         })
     }
 
-    /// The bus where it is Kafka's, for what only Kafka has.
+    /// Returns the bus if it is Kafka, for what only Kafka has.
     ///
     /// # Errors
-    /// What keeps it from opening, with the setting to look at.
+    /// Returns what keeps it from opening, with the setting to look at.
     pub(crate) async fn kafka(&self) -> anyhow::Result<Option<Arc<KafkaBus>>> {
         self.bus().await?;
         Ok(match self.bus.get() {
@@ -232,10 +232,10 @@ impl Engines {
         })
     }
 
-    /// The event store.
+    /// Returns the event store.
     ///
     /// # Errors
-    /// What keeps it from opening, with the setting to look at.
+    /// Returns what keeps it from opening, with the setting to look at.
     pub(crate) async fn events(&self) -> anyhow::Result<Arc<dyn Events>> {
         let open = async || -> anyhow::Result<EventsEngine> {
             if let Some(config) = &self.clickhouse {
@@ -254,10 +254,10 @@ impl Engines {
         })
     }
 
-    /// Sees to it that what is too old ends, where the server does that. For the consumer alone.
+    /// Sets the age at which the server drops rows, if the event store is a server that does so. Called only by the consumer.
     ///
     /// # Errors
-    /// When the server does not let it be set.
+    /// Fails if the server does not accept it.
     pub(crate) async fn retain_events(&self) -> anyhow::Result<()> {
         if let Some(EventsEngine::ClickHouse(events)) = self.events.get() {
             let set = events.retain().await;
@@ -266,10 +266,10 @@ impl Engines {
         Ok(())
     }
 
-    /// The identity graph.
+    /// Returns the identity graph.
     ///
     /// # Errors
-    /// What keeps it from opening, with the setting to look at.
+    /// Returns what keeps it from opening, with the setting to look at.
     pub(crate) async fn identities(&self) -> anyhow::Result<Arc<dyn Identities>> {
         Ok(match self.identities_engine().await? {
             IdentitiesEngine::Sqlite(identities) => identities.clone(),
@@ -277,10 +277,10 @@ impl Engines {
         })
     }
 
-    /// The accounts that stand beside the identity graph.
+    /// Returns the accounts, which are stored with the identity graph.
     ///
     /// # Errors
-    /// What keeps it from opening, with the setting to look at.
+    /// Returns what keeps it from opening, with the setting to look at.
     pub(crate) async fn stored_accounts(&self) -> anyhow::Result<Arc<dyn StoredAccounts>> {
         Ok(match self.identities_engine().await? {
             IdentitiesEngine::Sqlite(identities) => identities.clone(),
@@ -304,10 +304,10 @@ impl Engines {
         Ok(IdentitiesEngine::Sqlite(Arc::new(identities)))
     }
 
-    /// The profiles.
+    /// Returns the profiles.
     ///
     /// # Errors
-    /// What keeps them from opening, with the setting to look at.
+    /// Returns what keeps them from opening, with the setting to look at.
     pub(crate) async fn profiles(&self) -> anyhow::Result<Arc<dyn Profiles>> {
         let open = async || -> anyhow::Result<Arc<dyn Profiles>> {
             let Some(config) = &self.redis else {
@@ -326,12 +326,12 @@ impl Engines {
         Ok(self.profiles.get_or_try_init(open).await?.clone())
     }
 
-    /// Whether profiles are kept where this process reaches those of others.
+    /// Returns whether processes share one store of profiles.
     pub(crate) fn shares_profiles(&self) -> bool {
         self.redis.is_some()
     }
 
-    /// Whether erased rows of the event store stay in its files for a time.
+    /// Returns whether erased rows of the event store remain in its files for a time.
     pub(crate) fn masks_rows(&self) -> bool {
         self.clickhouse.is_some()
     }
@@ -343,7 +343,7 @@ impl Engines {
             Some(BusEngine::Kafka(bus)) => bus.close().await,
             None => {}
         }
-        // ClickHouse is spoken to by requests, and Redis by a connection that ends with its last user.
+        // ClickHouse is reached by single requests, and the connection to Redis ends with its last user.
         if let Some(EventsEngine::Sqlite(events)) = self.events.get() {
             events.close().await;
         }
@@ -358,26 +358,26 @@ impl Engines {
         register(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// The folder of the embedded engines, made when it is missing.
+    /// Returns the folder of the embedded engines, and creates it if it is missing.
     fn data_folder(&self) -> anyhow::Result<&Path> {
         embedded::create_folder(&self.folder).with_context(|| unusable(&self.folder))?;
         Ok(&self.folder)
     }
 }
 
-/// The stored accounts, from a store that is opened when it is first asked and may be away until then.
+/// The stored accounts, from a store that is opened when it is first queried and may be down until then.
 pub(crate) struct LateAccounts(pub(crate) Arc<Engines>);
 
 impl LateAccounts {
     async fn store(&self) -> Result<Arc<dyn StoredAccounts>, StoreError> {
         let engines = Arc::clone(&self.0);
         let runtime = Handle::current();
-        // On a thread of its own: the compiler cannot see that the migrations' future may move between threads.
+        // On a thread of its own: the compiler cannot prove that the migrations' future is `Send`.
         let opened = tokio::task::spawn_blocking(move || runtime.block_on(engines.stored_accounts())).await;
         let opened = opened.map_err(anyhow::Error::from).flatten();
         opened.map_err(|error| StoreError::Unavailable {
             engine: "the identity store",
-            // In one text: an `anyhow::Error` that is turned into another error tells its outermost words alone.
+            // In one string: an `anyhow::Error` converted into another error shows only its outermost message.
             cause: format!("{error:#}").into(),
         })
     }

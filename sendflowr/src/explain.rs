@@ -1,4 +1,4 @@
-//! `sendflowr explain`: what a stored decision was made of, and whether it comes out again.
+//! `sendflowr explain`: what a stored decision was based on, and whether it can be reproduced.
 
 use std::process::ExitCode;
 
@@ -9,23 +9,23 @@ use serde_json::Value;
 
 use crate::{cli::Format, config::RawConfig, engines::Engines, output, roles};
 
-/// Which decision, and what of it.
+/// Which decision to explain, and how.
 #[derive(Debug, Args)]
 pub(crate) struct ExplainArgs {
     /// The decision's `decision_id`.
     decision_id: String,
-    /// Reckons the decision again from what is stored with it, and compares byte for byte; ends with 1 where it differs.
+    /// Recompute the decision from what is stored with it, and compare byte for byte. Exit code 1 if it differs.
     #[arg(long)]
     replay: bool,
-    /// How to print it; `json` is the explanation as it is stored, or what the replay came to.
+    /// Output format; `json` is the explanation as it is stored, or the result of the replay.
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
 }
 
-/// Prints the explanation, or what its replay came to.
+/// Prints the explanation, or the result of its replay.
 ///
 /// # Errors
-/// A store that cannot be read, a decision that is not there, and one that cannot be replayed.
+/// Fails if the store cannot be read, or the decision does not exist or cannot be replayed.
 pub(crate) async fn run(args: &ExplainArgs, config: RawConfig) -> anyhow::Result<ExitCode> {
     let engines = Engines::of(&config)?;
     let events = engines.events().await?;
@@ -33,7 +33,7 @@ pub(crate) async fn run(args: &ExplainArgs, config: RawConfig) -> anyhow::Result
     engines.close().await;
     let Some(stored) = found else {
         bail!(
-            "no decision is stored under `{}`: explanations are kept for a time only, and are stored some moments after the \
+            "no decision is stored under `{}`: explanations are kept only for a time, and are stored some moments after the \
              answer",
             args.decision_id
         );
@@ -60,7 +60,7 @@ pub(crate) async fn run(args: &ExplainArgs, config: RawConfig) -> anyhow::Result
 
 fn print_replay(replay: &Replay) {
     if !matches!(replay.verdict, ReplayVerdict::Same | ReplayVerdict::Different) {
-        // Told as the error that the command ends with.
+        // Reported by the error that the command ends with.
         return;
     }
     output::line(&format!("{}: {}", replay.explanation_ref, replay.text));
@@ -89,7 +89,7 @@ fn print_replay(replay: &Replay) {
     output::line(&output::table(&["field", "stored", "replayed"], &rows));
 }
 
-/// The explanation for people: what was decided, why, and from what.
+/// Prints the explanation for people: what was decided, why, and from which data.
 fn print(explanation: &Value) {
     let at = |path: &str| text(explanation.pointer(path).unwrap_or(&Value::Null));
     let mut facts = vec![

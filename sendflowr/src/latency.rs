@@ -1,4 +1,4 @@
-//! `sendflowr latency`: when decisions expected mail to arrive, against when it did.
+//! `sendflowr latency`: when decisions expected mail to arrive, compared with when it did.
 
 use std::time::SystemTime;
 
@@ -9,21 +9,21 @@ use store::events::EXPLANATION_DAYS;
 
 use crate::{cli::Format, config::RawConfig, engines::Engines, output};
 
-/// Which decisions are audited.
+/// Which decisions to audit.
 #[derive(Debug, Args)]
 pub(crate) struct LatencyArgs {
-    /// Decisions of so many days up to now.
+    /// Number of days up to now whose decisions are audited.
     #[arg(long, default_value_t = AUDITED_DAYS, value_parser = clap::value_parser!(i64).range(1..=EXPLANATION_DAYS as i64))]
     days: i64,
-    /// How to print it.
+    /// Output format.
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
 }
 
-/// Audits and prints.
+/// Audits the decisions and prints the result.
 ///
 /// # Errors
-/// Stores that cannot be read.
+/// Fails if a store cannot be read.
 pub(crate) async fn run(args: &LatencyArgs, config: RawConfig) -> anyhow::Result<()> {
     let until = Timestamp::from(SystemTime::now());
     let since = until.plus_millis(-args.days * DAY_MS);
@@ -36,8 +36,8 @@ pub(crate) async fn run(args: &LatencyArgs, config: RawConfig) -> anyhow::Result
         return Ok(());
     }
     output::line(&format!(
-        "{} of {} decisions had a mail that was sent near its trigger and has arrived; {} may still be on their way; of {} mails \
-         no sent event is known.\n",
+        "{} of {} decisions had a mail that was sent near its trigger and has arrived; {} may still be on their way; {} mails \
+         have no sent event.\n",
         arrivals.mails, arrivals.decisions, arrivals.pending, arrivals.unmeasured
     ));
     let header = [
@@ -53,7 +53,7 @@ pub(crate) async fn run(args: &LatencyArgs, config: RawConfig) -> anyhow::Result
     ));
     if arrivals.people_share < 1.0 {
         output::line(&format!(
-            "There are more decisions than are read: these are those of {:.1} % of the people.",
+            "There are too many decisions to read: these are of {:.1} % of the people.",
             100.0 * arrivals.people_share
         ));
     }

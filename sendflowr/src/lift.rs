@@ -1,4 +1,4 @@
-//! `sendflowr lift`: what chosen times bring against the control group's random ones.
+//! `sendflowr lift`: what the chosen times gain over the control group's random ones.
 
 use std::time::SystemTime;
 
@@ -9,24 +9,24 @@ use inference::{Arm, Estimate};
 
 use crate::{cli::Format, config::RawConfig, engines::Engines, output};
 
-/// Which decisions are compared.
+/// Which decisions to compare.
 #[derive(Debug, Args)]
 pub(crate) struct LiftArgs {
-    /// Decisions from this moment on, RFC 3339. Default: 28 days before `--until`.
+    /// Compare decisions from this time on, RFC 3339 [default: 28 days before `--until`]
     #[arg(long)]
     since: Option<String>,
-    /// Decisions before this moment, as things stood then. Default, and at the latest: now.
+    /// Compare decisions before this time, with the data known then; a later time counts as now [default: now]
     #[arg(long)]
     until: Option<String>,
-    /// How to print it.
+    /// Output format.
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
 }
 
-/// Compares and prints.
+/// Compares the decisions and prints the result.
 ///
 /// # Errors
-/// Moments that cannot be read, and stores that cannot be.
+/// Fails if a time cannot be parsed or a store cannot be read.
 pub(crate) async fn run(args: &LiftArgs, config: RawConfig) -> anyhow::Result<()> {
     let clock = Timestamp::from(SystemTime::now());
     let until = match &args.until {
@@ -84,7 +84,7 @@ pub(crate) async fn run(args: &LiftArgs, config: RawConfig) -> anyhow::Result<()
     }
     if lift.people_share < 1.0 {
         output::line(&format!(
-            "There are more decisions than are read: these are those of {:.1} % of the people.",
+            "There are too many decisions to read: these are of {:.1} % of the people.",
             100.0 * lift.people_share
         ));
     }
@@ -94,7 +94,7 @@ pub(crate) async fn run(args: &LiftArgs, config: RawConfig) -> anyhow::Result<()
 
 fn moment(flag: &str, text: &str) -> anyhow::Result<Timestamp> {
     text.parse()
-        .with_context(|| format!("`{flag}` must be a moment such as `2026-01-31T00:00:00Z`"))
+        .with_context(|| format!("`{flag}` must be a time such as `2026-01-31T00:00:00Z`"))
 }
 
 fn row(name: &str, arm: &Arm) -> Vec<String> {

@@ -26,14 +26,14 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-/// Events are made of many small texts, made on one thread and freed on another: with the system's allocator the consumer
-/// spends a third of its time on that, and keeps the memory of a backlog.
+/// Events consist of many small strings, allocated on one thread and freed on another. With the system's allocator the
+/// consumer spends a third of its time on that, and keeps the memory that a backlog needed.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// What TLS is made with, for every client and listener of the process: they are built without one of their own.
+/// Sets the TLS implementation of every client and listener of the process: they are built without one of their own.
 fn choose_tls() {
-    // Fails only when it has been chosen already.
+    // Fails only if one has already been chosen.
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
     match cli.run() {
         Ok(code) => code,
         Err(error) => {
-            // Before logging is set up, and for commands that print rather than serve, this is the only channel.
+            // Before logging is set up, and for commands that print rather than serve, this is the only way to report it.
             #[expect(clippy::print_stderr, reason = "the process ends here")]
             {
                 eprintln!("error: {error:#}");

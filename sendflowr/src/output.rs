@@ -1,16 +1,16 @@
-//! What commands print for people and programs: results on standard output, logs go to standard error.
+//! What commands print for people and programs: results go to standard output, logs to standard error.
 
 use std::io::Write;
 
-/// Prints one line. A closed pipe (`sendflowr … | head`) is no error.
+/// Prints one line. A closed pipe (`sendflowr … | head`) is not an error.
 pub(crate) fn line(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{text}");
     let _ = out.flush();
 }
 
-/// A table: the header, a rule, and one line per row, columns aligned. Columns whose every cell is a number are aligned
-/// to the right.
+/// Formats a table: the header, a rule, and one line per row, with aligned columns. Columns in which every cell is a number
+/// are aligned to the right.
 pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let columns = header.len();
     let cell = |row: &Vec<String>, column: usize| row.get(column).cloned().unwrap_or_default();

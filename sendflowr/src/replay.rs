@@ -1,5 +1,5 @@
-//! `sendflowr replay`: dead letters, once more. The host's go through the plugins that are installed now, the consumer's back to
-//! the events.
+//! `sendflowr replay`: reprocesses dead letters. The host's go through the currently installed plugins, the consumer's go back
+//! to the events topic.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -22,42 +22,42 @@ use crate::{
     output, roles,
 };
 
-/// Consumer group of replays: what one replay stored the next does not read again.
+/// Consumer group of replays: what one replay has stored, the next does not read again.
 const GROUP: &str = "sendflowr-replay";
 
-/// Letters read at once.
+/// Dead letters read at once.
 const BATCH: usize = 100;
 
-/// Longest silence while letters are still to come: a group that has just begun, on brokers that give its members three seconds
-/// to gather, needs some five; one whose last member ended badly, the ten seconds of its session more.
+/// Longest silence while dead letters are still to come. A new group, on brokers that give its members three seconds to join,
+/// needs some five seconds; one whose last member ended without leaving needs the ten seconds of its session in addition.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// What is to be replayed, with what.
+/// What to replay, and with what.
 struct Replay<'a> {
     intake: Intake,
     bus: Arc<dyn Bus>,
-    /// Only letters of this provider.
+    /// If set, only the dead letters of this provider are replayed.
     provider: Option<&'a str>,
     dry_run: bool,
-    /// Whether letters that nothing proves are given up when they are refused again.
+    /// Whether dead letters that nothing proves are discarded when they are refused again.
     discard_unproven: bool,
 }
 
-/// What became of a letter.
+/// What became of a dead letter.
 enum Fate {
-    /// Dealt with; this many events of it are on the bus.
+    /// Done; this many of its events are on the bus.
     Replayed(usize),
-    /// Still in need of something. The events that could be made of it are on the bus.
+    /// Not fully processed. The events that it did give are on the bus.
     Failed { events: usize, why: String },
-    /// Given up.
+    /// Discarded.
     Discarded { why: String },
-    /// Of another provider than asked for.
+    /// Of another provider than the requested one.
     LeftAlone,
-    /// No letter of ours.
+    /// Not a dead letter that SendFlowr wrote.
     Foreign,
 }
 
-/// What became of all letters.
+/// What became of all dead letters.
 #[derive(Debug, Default)]
 struct Tally {
     replayed: usize,
@@ -67,13 +67,13 @@ struct Tally {
     discarded: usize,
 }
 
-/// Replays every dead letter that there is, of one provider or of all. Events that had been stored before are stored once. With
-/// `dry_run` only tells what there is. Letters that still cannot be read in full stay for the next replay, as do those of other
-/// providers, and so do those behind them; the exit code is 1 then if any failed. With `discard_unproven` those that nothing proves
-/// are given up instead when they are refused again.
+/// Replays all dead letters, of one provider or of all. Events that were stored already are not stored twice. With `dry_run` it
+/// only reports what there is. Dead letters that still cannot be read in full stay for the next replay, as do those of other
+/// providers, and so do those behind them; the exit code is then 1 if any failed. With `discard_unproven` those that nothing
+/// proves are discarded instead when they are refused again.
 ///
 /// # Errors
-/// When the bus or the plugins cannot be opened, or letters that are there do not come.
+/// Fails if the bus or the plugins cannot be opened, or existing dead letters do not arrive.
 pub(crate) async fn run(
     config: RawConfig,
     provider: Option<&str>,
@@ -85,7 +85,7 @@ pub(crate) async fn run(
     let bus = engines.bus().await?;
     let hasher = roles::hasher(&config.identity);
     let mut host_config = roles::host_config(&config)?;
-    // A kind of letter at which a plugin fails would keep it at rest in every run, before those behind are reached.
+    // A kind of dead letter on which a plugin fails would put it in quarantine in every run, before those behind are reached.
     host_config.plugins.quarantine = QuarantineConfig::without_rest();
     let dependencies = host::Dependencies {
         bus: bus.clone(),
@@ -121,7 +121,7 @@ pub(crate) async fn run(
 }
 
 impl Replay<'_> {
-    /// Reads the letters that are there when it begins, and those that come meanwhile.
+    /// Replays the dead letters that exist when it begins, and those that arrive meanwhile.
     async fn all(&self) -> anyhow::Result<Tally> {
         let mut waiting: HashMap<u32, u64> = HashMap::new();
         for lag in self.bus.lag(GROUP, &[DEAD_LETTERS_TOPIC]).await? {
@@ -138,7 +138,7 @@ impl Replay<'_> {
             .await
             .context("cannot read the dead letters")?;
         let mut settled = Progress::default();
-        // Partitions with a letter that stays.
+        // Partitions with a dead letter that stays.
         let mut held: HashSet<u32> = HashSet::new();
         while !waiting.is_empty() {
             for letter in next(&mut *letters, &waiting).await? {
@@ -164,7 +164,7 @@ impl Replay<'_> {
         Ok(tally)
     }
 
-    /// Deals with one letter, counts it and says whether it must stay.
+    /// Processes one dead letter, counts it, and returns whether it must stay.
     async fn one(&self, letter: &Record, tally: &mut Tally) -> bool {
         match self.fate(letter).await {
             Fate::Replayed(events) => {
@@ -214,7 +214,7 @@ impl Replay<'_> {
         self.put_back(letter).await
     }
 
-    /// Takes in a delivery that the host set aside.
+    /// Processes a delivery that the host dead-lettered.
     async fn once_more(&self, letter: &Record) -> Fate {
         if self.dry_run {
             return Fate::Replayed(0);
@@ -235,11 +235,11 @@ impl Replay<'_> {
         }
     }
 
-    /// Puts an event that the consumer set aside back among the events.
+    /// Puts an event that the consumer dead-lettered back on the events topic.
     async fn put_back(&self, letter: &Record) -> Fate {
         let event = match Event::from_json(&letter.value) {
             Ok(event) => event,
-            // Whose it is cannot be told either.
+            // Its provider is unknown, too.
             Err(_) if self.provider.is_some() => return Fate::LeftAlone,
             Err(_) => {
                 return Fate::Failed {
@@ -272,12 +272,12 @@ impl Replay<'_> {
     }
 }
 
-/// The next letters. Those of `waiting` partitions are known to be there.
+/// Returns the next dead letters. Those of the `waiting` partitions are known to exist.
 async fn next(letters: &mut dyn Subscription, waiting: &HashMap<u32, u64>) -> anyhow::Result<Vec<Record>> {
     let batch = letters.poll(BATCH, SILENCE).await?;
     if batch.is_empty() {
         bail!(
-            "{} dead letters are there and none came within {} s: another replay may be reading them; run this one again \
+            "there are {} dead letters, but none arrived within {} s: another replay may be reading them; run this one again \
              when it has ended",
             waiting.values().sum::<u64>(),
             SILENCE.as_secs()
@@ -286,7 +286,7 @@ async fn next(letters: &mut dyn Subscription, waiting: &HashMap<u32, u64>) -> an
     Ok(batch)
 }
 
-/// Whose letter it is, where it stands and why it was set aside.
+/// Describes a dead letter: its source, its position and why it was dead-lettered.
 fn describe(letter: &Record) -> String {
     let header = |name: &str| letter.headers.get(name).map_or("?", String::as_str);
     let Position {

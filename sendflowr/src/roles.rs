@@ -1,4 +1,4 @@
-//! Opens the engines and runs the roles until a signal asks to stop.
+//! Opens the engines and runs the roles until a signal asks the process to stop.
 
 use std::{
     fmt,
@@ -47,7 +47,7 @@ pub(crate) enum Role {
 /// Runs all roles in this process, and the demonstration once they are ready.
 ///
 /// # Errors
-/// What kept a role from starting, or ended it.
+/// Returns what kept a role from starting, or ended it.
 pub(crate) async fn up(
     config: RawConfig,
     demo: Option<Demo>,
@@ -56,7 +56,7 @@ pub(crate) async fn up(
     let asked_to_stop = stop_signal();
     let start = async |process: &mut Process| -> anyhow::Result<()> {
         let host = process.host().await?;
-        // The other roles tell what the consumer's own listener would, so it is only there when it is asked for.
+        // The other roles serve what the consumer's own listener would, so it is started only if it is configured.
         if process.config.consumer.listen.is_some() {
             let status = process.consumer_with_status().await?;
             tracing::info!("the consumer's status is served on {status}");
@@ -73,14 +73,14 @@ pub(crate) async fn up(
         Ok(())
     };
     let process = Process::new(config, exporter, None)?;
-    // Starting keeps much at hand; boxed, so that what waits for it stays small.
+    // The future of starting is large; boxed, so that the futures that await it stay small.
     Box::pin(process.run(asked_to_stop, start)).await
 }
 
 /// Runs one role in this process.
 ///
 /// # Errors
-/// What kept the role from starting, or ended it.
+/// Returns what kept the role from starting, or ended it.
 pub(crate) async fn one(config: RawConfig, role: Role, exporter: Option<Exporter>) -> anyhow::Result<()> {
     let asked_to_stop = stop_signal();
     let start = async |process: &mut Process| -> anyhow::Result<()> {
@@ -104,7 +104,7 @@ pub(crate) async fn one(config: RawConfig, role: Role, exporter: Option<Exporter
     Box::pin(process.run(asked_to_stop, start)).await
 }
 
-/// What hashes identities; the same in every role.
+/// Returns the hasher of identities; it is the same in every role.
 pub(crate) fn hasher(config: &RawIdentityConfig) -> Hasher {
     match &config.pepper {
         Some(pepper) => Hasher::with_pepper(pepper.expose().as_bytes().to_vec()),
@@ -112,7 +112,8 @@ pub(crate) fn hasher(config: &RawIdentityConfig) -> Hasher {
     }
 }
 
-/// What the host is configured to. It must have time to tell a provider that Kafka does not acknowledge, and to count that.
+/// Returns the host's configuration. The host must have time to tell a provider that Kafka does not acknowledge, and to count
+/// that.
 ///
 /// # Errors
 /// Names the setting that cannot work.
@@ -129,25 +130,26 @@ pub(crate) fn host_config(config: &RawConfig) -> anyhow::Result<HostConfig> {
     Ok(host)
 }
 
-/// What is wrong where `host.seal_key` is not set although servers hold what hosts seal: each host seals with a key of its own,
-/// and nobody else opens it.
+/// Describes the problem if `host.seal_key` is not set although servers store what hosts seal: each host then seals with a key
+/// of its own, and nobody else can open it.
 pub(crate) fn private_seal_key(config: &RawConfig) -> Option<String> {
     let is_shared = config.kafka.bootstrap_servers.is_some() || config.postgres.host.is_some();
     if !is_shared || config.host.seal_key.is_some() {
         return None;
     }
     Some(format!(
-        "`host.seal_key` is not set, so that a host on Kafka or PostgreSQL seals with `{}`, which other hosts, \
+        "`host.seal_key` is not set, so a host on Kafka or PostgreSQL seals with `{}`, which other hosts, \
          `sendflowr account` and `sendflowr replay` do not have: set the same key for all (`openssl rand -hex 32` makes one; \
-         keep that of a host that has run without behind it)",
+         if a host has already run without it, append that host's key)",
         data_folder(config).join("seal.key").display()
     ))
 }
 
-/// For commands that open and seal beside the hosts. Where those share servers a key made here would be nobody else's.
+/// Checks that `host.seal_key` is set, for commands that open and seal data of the hosts. If hosts share servers, a key created
+/// here would be known to nobody else.
 ///
 /// # Errors
-/// When it is not configured.
+/// Fails if it has to be set and is not.
 pub(crate) fn require_hosts_seal_key(config: &RawConfig) -> anyhow::Result<()> {
     match private_seal_key(config) {
         Some(problem) => bail!("{problem}"),
@@ -155,13 +157,13 @@ pub(crate) fn require_hosts_seal_key(config: &RawConfig) -> anyhow::Result<()> {
     }
 }
 
-/// Where the population's tables are kept.
+/// Returns the folder of the population's tables.
 pub(crate) fn model_folder(config: &RawConfig) -> PathBuf {
     let configured = config.inference.model_folder.clone();
     configured.unwrap_or_else(|| data_folder(config).join("model"))
 }
 
-/// The parts that the roles of one process share.
+/// What the roles of one process share.
 struct Process {
     config: RawConfig,
     hasher: Hasher,
@@ -173,7 +175,7 @@ struct Process {
 }
 
 impl Process {
-    /// For one role, or for all. Logs the engines that it uses.
+    /// Prepares one role, or all of them for `None`. Logs the engines that they use.
     fn new(config: RawConfig, exporter: Option<Exporter>, role: Option<Role>) -> anyhow::Result<Self> {
         let mut registry = Registry::default();
         if let Some(exporter) = &exporter {
@@ -188,7 +190,7 @@ impl Process {
         }
         for place in engines.places() {
             let is_used = match role {
-                // Accounts stand beside the identities.
+                // Accounts are stored with the identities.
                 Some(Role::Host) => matches!(place.port, "bus" | "identities"),
                 Some(Role::Inference) => place.port != "bus",
                 Some(Role::Consumer) | None => true,
@@ -213,7 +215,7 @@ impl Process {
         })
     }
 
-    /// Starts the host and answers where.
+    /// Starts the host and returns its address.
     async fn host(&mut self) -> anyhow::Result<Served> {
         let config = host_config(&self.config)?;
         if let Some(problem) = private_seal_key(&self.config) {
@@ -234,7 +236,7 @@ impl Process {
         Ok(served)
     }
 
-    /// Starts the consumer and its listener, and answers where that is.
+    /// Starts the consumer and its listener, and returns the listener's address.
     async fn consumer_with_status(&mut self) -> anyhow::Result<Served> {
         let (config, dependencies) = self.consumer().await?;
         let listener = listen(config.listen, "consumer.listen").await?;
@@ -248,7 +250,7 @@ impl Process {
         Ok(served)
     }
 
-    /// Starts the consumer. Answers what its listener needs.
+    /// Starts the consumer. Returns what its listener needs.
     async fn consumer(&mut self) -> anyhow::Result<(consumer::StatusConfig, consumer::Dependencies)> {
         let config = ConsumerConfig::try_from(self.config.consumer.clone())?;
         let status = config.status.clone();
@@ -280,7 +282,7 @@ impl Process {
         Ok((status, dependencies))
     }
 
-    /// Starts the inference service and answers where.
+    /// Starts the inference service and returns its address.
     async fn inference(&mut self) -> anyhow::Result<Served> {
         let mut raw = self.config.inference.clone();
         raw.model_folder = Some(model_folder(&self.config));
@@ -316,14 +318,14 @@ impl Process {
                 result = demo.run(host.address, inference.address) => result.context("the demonstration failed")?,
                 () = stop.cancelled() => {}
             }
-            // The first task to end stops the process, and a demonstration that went well must not.
+            // The first task that ends stops the process; a successful demonstration must not.
             stop.cancelled().await;
             Ok(())
         });
     }
 
-    /// Starts roles, waits until the process is asked to stop or a role ends, and stops in order. A start that waits for
-    /// its servers is cut short when the process is asked to stop.
+    /// Starts roles, waits until the process is asked to stop or a role ends, and stops in order. If the process is asked to
+    /// stop while a start waits for its servers, the start is abandoned.
     async fn run(
         mut self,
         asked_to_stop: impl Future<Output = ()>,
@@ -344,7 +346,7 @@ impl Process {
         self.end(first).await
     }
 
-    /// Stops the roles in order and closes the engines. Answers what went wrong first.
+    /// Stops the roles in order and closes the engines. Returns the first error.
     async fn end(mut self, mut result: anyhow::Result<()>) -> anyhow::Result<()> {
         tracing::info!("stopping: open requests and batches end first");
         self.stop.cancel();
@@ -364,7 +366,7 @@ impl Process {
     }
 }
 
-/// How long the roles may take to stop: longer than the host gives its open requests at most.
+/// How long the roles may take to stop: longer than the host's maximum for its open requests.
 const STOP_WITHIN: Duration = Duration::from_secs(30);
 
 fn flatten(ended: Option<Result<anyhow::Result<()>, tokio::task::JoinError>>) -> anyhow::Result<()> {
@@ -375,7 +377,7 @@ fn flatten(ended: Option<Result<anyhow::Result<()>, tokio::task::JoinError>>) ->
     }
 }
 
-/// Where a role is served; shows as a URL.
+/// The address that a role is served at; displayed as a URL.
 #[derive(Debug, Clone, Copy)]
 struct Served {
     address: SocketAddr,
@@ -402,7 +404,8 @@ async fn listen(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
         .with_context(|| format!("cannot listen on {address} (`{key}`)"))
 }
 
-/// Ends at Ctrl-C or SIGTERM, of which none is lost from the call on: in a container nothing else would end the process.
+/// Returns a future that completes on Ctrl-C or SIGTERM. No signal after the call is lost: in a container nothing else would
+/// end the process.
 pub(crate) fn stop_signal() -> impl Future<Output = ()> {
     let (terminate, interrupt) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
     async move {
@@ -418,7 +421,7 @@ async fn received(signal: io::Result<Signal>) {
         Ok(mut signal) => {
             signal.recv().await;
         }
-        // Without a handler the process ends at the signal as it would anyway; waiting forever is then right.
+        // Without a handler the signal ends the process by default, so waiting forever is right.
         Err(_) => std::future::pending().await,
     }
 }

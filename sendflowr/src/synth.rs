@@ -8,11 +8,11 @@ use store::bus::{EVENTS_TOPIC, NewRecord};
 
 use crate::{config::RawConfig, engines::Engines, output, roles};
 
-/// How many events are appended at once: a batch large enough that flushing does not matter.
+/// How many events are appended at once: a batch large enough that the cost of flushing does not matter.
 const BATCH_EVENTS: usize = 1_000;
 
-/// Makes `count` events that end now and puts them on the bus. The same seed gives the same people and events, shifted
-/// in time.
+/// Generates `count` events, the last of them now, and puts them on the bus. The same seed gives the same people and events,
+/// shifted in time.
 pub(crate) async fn run(config: RawConfig, count: usize, seed: u64) -> anyhow::Result<()> {
     let hasher = roles::hasher(&config.identity);
     let engines = Engines::of(&config)?;

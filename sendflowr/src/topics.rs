@@ -4,10 +4,10 @@ use store::bus::{DEAD_LETTERS_TOPIC, EVENTS_TOPIC};
 
 use crate::{config::RawConfig, engines::Engines, output};
 
-/// Makes the topics that are missing, then shows their partitions and what each consumer group has still to read.
+/// Creates the topics that are missing, then shows their partitions and how much each consumer group has still to read.
 ///
 /// # Errors
-/// When the bus cannot be opened or asked.
+/// Fails if the bus cannot be opened or queried.
 pub(crate) async fn run(config: RawConfig) -> anyhow::Result<()> {
     let engines = Engines::of(&config)?;
     let bus = engines.bus().await?;

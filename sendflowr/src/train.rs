@@ -7,11 +7,11 @@ use inference::InferenceConfig;
 
 use crate::{config::RawConfig, engines::Engines, output, roles};
 
-/// Fits the tables and keeps them in the model folder, where the inference service finds them at its next start; a
+/// Fits the tables and saves them in the model folder, where the inference service finds them at its next start; a
 /// running one refits by itself.
 ///
 /// # Errors
-/// When the stores cannot be read or the tables cannot be kept.
+/// Fails if the stores cannot be read or the tables cannot be saved.
 pub(crate) async fn run(config: RawConfig) -> anyhow::Result<()> {
     let engines = Engines::of(&config)?;
     let (events, identities, profiles) =

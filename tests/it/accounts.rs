@@ -85,16 +85,16 @@ async fn an_account_added_while_the_host_runs_is_served_and_ends_when_it_is_remo
     for (arguments, problem) in [
         (
             ["set", "postmark/eu", "basic_auth_password=@empty"],
-            "what `basic_auth_password` is read from is empty",
+            "the source of `basic_auth_password` is empty",
         ),
         // Nothing stands on standard input here.
         (
             ["set", "postmark/eu", "basic_auth_password=-"],
-            "what `basic_auth_password` is read from is empty",
+            "the source of `basic_auth_password` is empty",
         ),
         (
             ["set", "postmark/us", "basic_auth_user=x"],
-            "stands in the configuration",
+            "is in the configuration, which takes precedence",
         ),
         (
             ["set", "postmark/eu", "record_deliveries=5"],
@@ -169,7 +169,7 @@ async fn the_seal_key_is_replaced_and_even_lost_without_refusing_a_delivery() {
     );
     let resealed = account(&system, &["reseal"]);
     assert!(
-        !resealed.status.success() && told(&resealed).contains("1 accounts do not open"),
+        !resealed.status.success() && told(&resealed).contains("1 accounts cannot be opened"),
         "{}",
         told(&resealed)
     );
@@ -178,7 +178,7 @@ async fn the_seal_key_is_replaced_and_even_lost_without_refusing_a_delivery() {
         &[&["set", "--replace", "postmark/eu"], &values[..]].concat(),
     );
     assert!(
-        put.status.success() && told(&put).contains("what it held before is given up"),
+        put.status.success() && told(&put).contains("its earlier values are discarded"),
         "{}",
         told(&put)
     );
@@ -195,7 +195,7 @@ fn an_account_is_stored_whatever_its_plugin_s_file_is() {
     fs::write(folder.path().join("plugins/acme.wasm"), "no plugin").expect("a file can be written");
     let added = account_in(folder.path(), &["set", "acme/eu", "key=x"]);
     assert!(added.status.success(), "{}", told(&added));
-    let note = "note: what the plugin wants to know cannot be told: ";
+    let note = "note: the values that the plugin needs cannot be checked: ";
     assert!(told(&added).contains(note), "{}", told(&added));
     let listed = account_in(folder.path(), &["list"]);
     assert!(told(&listed).contains("acme"), "{}", told(&listed));

@@ -1,11 +1,11 @@
 //! Configuration from environment variables.
 //!
 //! Two kinds of names are read. `SENDFLOWR_HOST__LISTEN` sets `listen` in `[host]`: the prefix, then the path in
-//! capitals, its parts joined by two underscores. Every key can be set that way whose path has no capitals; a shell
-//! cannot name one with a hyphen, orchestrators can. A list is separated by commas. [`NAMES`] are those of the
-//! documentation that users already have; a name with our prefix wins over them. Both also exist with `_FILE` behind
-//! them, naming a file that holds the value. A variable that is empty counts as not set, as orchestrators pass on what
-//! they do not have as nothing.
+//! capitals, its parts joined by two underscores. Every key whose path has no capitals can be set that way; a shell cannot
+//! name one with a hyphen, orchestrators can. Lists are separated by commas. [`NAMES`] are those of the documentation that
+//! users already have; a name with our prefix takes precedence over them. Both also exist with the suffix `_FILE`, naming
+//! a file that contains the value. An empty variable counts as not set, because orchestrators pass on variables without a
+//! value as empty.
 
 use std::collections::BTreeMap;
 
@@ -14,14 +14,14 @@ use toml::{Table, Value};
 
 use super::kinds;
 
-/// What begins the names of our own variables.
+/// The prefix of our own variables.
 const PREFIX: &str = "SENDFLOWR_";
 
-/// Keys outside of any section, which have no two underscores in their variable.
+/// Keys outside of any section, whose variables have no double underscore.
 pub(crate) const TOP_LEVEL: [&str; 2] = ["data_folder", "inference_url"];
 
-/// Every section. A variable that begins with one and goes on with a single underscore is refused: it was meant for a key, and
-/// a host that starts without its pepper can never be given one later.
+/// All sections. A variable that begins with one and continues with a single underscore is refused: it was meant for a key, and
+/// a host that once started without its pepper can never be given one later.
 pub(crate) const SECTIONS: [&str; 26] = [
     "accounts",
     "clickhouse",
@@ -51,16 +51,16 @@ pub(crate) const SECTIONS: [&str; 26] = [
     "telemetry",
 ];
 
-/// Variables of compose.yml that begin as a section does. An operator who has `.env` in the shell sets them for our roles too.
+/// Variables of compose.yml that begin like a section. An operator who loads `.env` into the shell sets them for our roles too.
 const OF_COMPOSE: [&str; 2] = ["SENDFLOWR_CONSUMER_ADDRESS", "SENDFLOWR_INFERENCE_ADDRESS"];
 
-/// What ends the names of variables that name a file.
+/// The suffix of variables that name a file.
 const FILE_SUFFIX: &str = "_FILE";
 
-/// A variable of the documentation, and the key it sets.
+/// A documented variable, and the key that it sets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Name {
-    /// The variable, in the case it is written in.
+    /// The variable, in the documented case.
     pub(crate) variable: &'static str,
     /// The path of the key.
     pub(crate) key: &'static str,
@@ -83,7 +83,7 @@ const fn port(variable: &'static str, key: &'static str) -> Name {
     Name { variable, key, kind }
 }
 
-/// Every documented variable that is read.
+/// All documented variables that are read.
 pub(crate) const NAMES: [Name; 23] = [
     text("Kafka__BootstrapServers", "kafka.bootstrap_servers"),
     text("InferenceService__Url", "inference_url"),
@@ -110,10 +110,10 @@ pub(crate) const NAMES: [Name; 23] = [
     text("OTEL_SERVICE_NAME", "telemetry.service_name"),
 ];
 
-/// Variables read by the command line parser, which are no keys.
+/// Variables that the command line parser reads; they set no keys.
 pub(crate) const FLAGS: [(&str, &str); 2] = [("SENDFLOWR_CONFIG", "--config"), ("SENDFLOWR_LOG", "--log")];
 
-/// Adds what the environment sets to `table`, replacing what is there.
+/// Adds the keys that the environment sets to `table`, replacing existing ones.
 pub(super) fn merge(table: &mut Table, environment: &BTreeMap<String, String>) -> anyhow::Result<()> {
     for (key, Documented { variable, value }) in documented(environment)? {
         insert(table, &key, value, variable.as_str())?;
@@ -140,18 +140,18 @@ pub(super) fn merge(table: &mut Table, environment: &BTreeMap<String, String>) -
     Ok(())
 }
 
-/// The path that a variable of ours sets.
+/// Returns the path of the key that one of our variables sets.
 fn key_of(name: &str) -> Option<String> {
     if FLAGS.iter().any(|(flag, _)| *flag == name) {
         return None;
     }
     let path = name.strip_prefix(PREFIX)?.to_ascii_lowercase();
-    // Variables of the test and build tooling share the prefix without being paths.
+    // Variables of the test and build tooling share the prefix but are not paths.
     let is_top_level = TOP_LEVEL.contains(&path.strip_suffix("_file").unwrap_or(&path));
     (path.contains("__") || is_top_level).then(|| path.replace("__", "."))
 }
 
-/// Refuses a variable that is no path and was meant as one.
+/// Refuses a variable that is not a path but was meant as one.
 fn refuse_single_underscore(name: &str, value: &str) -> anyhow::Result<()> {
     if OF_COMPOSE.contains(&name) || is_of_kubernetes(name, value) {
         return Ok(());
@@ -167,7 +167,7 @@ fn refuse_single_underscore(name: &str, value: &str) -> anyhow::Result<()> {
     // The innermost section is the one that leaves the shortest key.
     match meant.min_by_key(|(_, key)| key.len()) {
         None => Ok(()),
-        // Where the names of provider and account end, only the operator knows.
+        // Only the operator knows where the names of provider and account end.
         Some((section, _)) if section == "ACCOUNTS" => bail!(
             "environment variable `{name}` is not read: did you mean `{PREFIX}ACCOUNTS__<PROVIDER>__<ACCOUNT>__<KEY>`, with two \
              underscores between the parts?"
@@ -178,9 +178,9 @@ fn refuse_single_underscore(name: &str, value: &str) -> anyhow::Result<()> {
     }
 }
 
-/// Whether Kubernetes sets this in every pod beside a service `sendflowr-consumer`, or of another such name:
-/// `…_SERVICE_HOST`, `…_SERVICE_PORT` and `…_SERVICE_PORT_HTTP`, `…_PORT=tcp://10.0.0.1:8002`, `…_PORT_8002_TCP` and what
-/// begins so.
+/// Returns whether the variable is one that Kubernetes sets in every pod if there is a service named `sendflowr-consumer` or
+/// similar: `…_SERVICE_HOST`, `…_SERVICE_PORT` and `…_SERVICE_PORT_HTTP`, `…_PORT=tcp://10.0.0.1:8002`, `…_PORT_8002_TCP`
+/// and names that begin like the last one.
 fn is_of_kubernetes(name: &str, value: &str) -> bool {
     let of_a_port = name.rsplit_once("_PORT_").is_some_and(|(_, port)| {
         let protocol = port.trim_start_matches(|digit: char| digit.is_ascii_digit());
@@ -201,7 +201,7 @@ struct Documented {
     value: Value,
 }
 
-/// What the documented variables set, by key; a key ends in `_file` where the value names a file.
+/// Returns what the documented variables set, by key; a key ends in `_file` if the value names a file.
 fn documented(environment: &BTreeMap<String, String>) -> anyhow::Result<BTreeMap<String, Documented>> {
     let mut found: BTreeMap<&str, (String, Documented)> = BTreeMap::new();
     for Name { variable, key, kind } in NAMES {
@@ -215,7 +215,7 @@ fn documented(environment: &BTreeMap<String, String>) -> anyhow::Result<BTreeMap
                 continue;
             };
             let value = if kind == Kind::Port && !is_file {
-                // Kubernetes sets `REDIS_PORT=tcp://10.0.0.1:6379` on its own where there is a service `redis`.
+                // Kubernetes sets `REDIS_PORT=tcp://10.0.0.1:6379` by itself if there is a service `redis`.
                 if given.starts_with("tcp://") {
                     continue;
                 }
@@ -240,7 +240,7 @@ fn documented(environment: &BTreeMap<String, String>) -> anyhow::Result<BTreeMap
     Ok(found.into_values().collect())
 }
 
-/// Sets one key; what the table has under its name, or as its file, is replaced.
+/// Sets one key, replacing the value that the table has under its name or as its file.
 pub(super) fn insert(table: &mut Table, path: &str, value: Value, variable: &str) -> anyhow::Result<()> {
     let (sections, key) = path.rsplit_once('.').unwrap_or(("", path));
     let mut target = table;
@@ -343,7 +343,7 @@ mod tests {
             ("SENDFLOWR_HOST_PLUGINS_PORT_8002_UDP_PROTO", "udp"),
         ];
         assert_eq!(merged("", &others).unwrap(), Table::new());
-        // compose.yml reads its variables from `.env`, which may be in the environment of a role, too.
+        // compose.yml reads its variables from `.env`, which may also be in the environment of a role.
         let compose = include_str!("../../../compose.yml");
         let names: Vec<&str> = compose
             .split("${")

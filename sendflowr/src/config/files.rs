@@ -1,4 +1,4 @@
-//! Keys whose value stands in a file of its own.
+//! Keys whose value is in a file of its own.
 
 use std::path::Path;
 
@@ -7,8 +7,8 @@ use toml::{Table, Value};
 
 use super::kinds;
 
-/// Replaces every `name_file = "path"` by `name = "<content of the file>"`. Relative paths start at the configuration
-/// file's folder.
+/// Replaces every `name_file = "path"` by `name = "<content of the file>"`. Relative paths are resolved against the
+/// configuration file's folder.
 pub(super) fn resolve(table: &mut Table, base: &Path, section: &str) -> anyhow::Result<()> {
     let keys: Vec<String> = table.keys().cloned().collect();
     for key in keys {

@@ -1,29 +1,30 @@
-//! What kind of value a text is meant as.
+//! Decides which type of value a text stands for.
 //!
-//! The file tells texts from numbers and lists by quotes and brackets. Variables, and files that hold a single value, have
-//! none: there the key decides, whose kind is known to what parses it.
+//! The configuration file distinguishes strings from numbers and lists by quotes and brackets. Variables, and files that
+//! contain a single value, have neither: there the type of the key decides, which its parser knows.
 
 use serde::Deserialize;
 use toml::{Table, Value};
 
 use super::{RawConfig, environment, secrets};
 
-/// The value of a variable that sets the key with this path. Lists are separated by commas.
+/// Returns the value of a variable that sets the key with this path. Lists are separated by commas.
 pub(super) fn of_variable(path: &str, text: &str) -> Value {
     let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
     let list = Value::Array(items.map(Value::from).collect());
     taken(path, text, [unquoted(text), Value::from(text), list])
 }
 
-/// The value of a file that holds that of the key with this path. Of a list it is one item, which may have commas in it.
+/// Returns the value of a file that contains that of the key with this path. For a list it is one item, which may contain
+/// commas.
 pub(super) fn of_file(path: &str, text: &str) -> Value {
     let list = Value::Array(vec![Value::from(text)]);
     taken(path, text, [unquoted(text), Value::from(text), list])
 }
 
-/// The first of these that the key takes. Where it takes none, the first is what the error is about.
+/// Returns the first of these values that the key accepts. If it accepts none, returns the first, for the error message.
 fn taken(path: &str, text: &str, meanings: [Value; 3]) -> Value {
-    // `0123` must not become a number, and what a plugin calls a secret takes any kind.
+    // `0123` must not become a number, and what a plugin calls a secret accepts any type.
     if secrets::is_secret(path) || path.ends_with("_file") {
         return Value::from(text);
     }
@@ -34,14 +35,14 @@ fn taken(path: &str, text: &str, meanings: [Value; 3]) -> Value {
         .unwrap_or(first)
 }
 
-/// Whether a configuration of this key alone can be read.
+/// Returns whether a configuration with only this key can be parsed.
 fn is_taken(path: &str, value: &Value) -> bool {
     let mut table = Table::new();
     environment::insert(&mut table, path, value.clone(), "").is_ok()
         && RawConfig::deserialize(Value::Table(table)).is_ok()
 }
 
-/// The text as the configuration file would have it without quotes.
+/// Parses the text as the configuration file would without quotes.
 fn unquoted(text: &str) -> Value {
     if let Ok(flag) = text.parse::<bool>() {
         return Value::Boolean(flag);

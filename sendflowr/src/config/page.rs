@@ -1,4 +1,4 @@
-//! docs/settings.md has every key of the configuration and no other.
+//! Tests that docs/settings.md has every key of the configuration and no other.
 
 use std::collections::BTreeSet;
 
@@ -8,14 +8,14 @@ use super::environment;
 
 const PAGE: &str = include_str!("../../../docs/settings.md");
 
-/// docs/limits.md has their keys, and a test of its own.
+/// Sections whose keys are in docs/limits.md, which has a test of its own.
 const OF_THE_LIMITS: [&str; 2] = ["host.plugins.limits", "host.plugins.quarantine"];
 
-/// No key is called so.
+/// A name that no key has.
 const UNKNOWN: &str = "?";
 
-/// The keys of a section as the error names them that an unknown key ends in; `None` where the path is no section with names of
-/// its own.
+/// Returns the keys of a section, as listed by the error for an unknown key; `None` if the path is not a section with fixed
+/// names.
 fn keys_of(path: &[&str]) -> Option<Vec<String>> {
     let mut value = Value::Table(Table::from_iter([(UNKNOWN.to_owned(), Value::from(1))]));
     for key in path.iter().rev() {
@@ -34,7 +34,7 @@ fn keys_of(path: &[&str]) -> Option<Vec<String>> {
     )
 }
 
-/// Adds every key below this section by its whole path.
+/// Adds the full path of every key below this section.
 fn add_known(path: &[&str], known: &mut BTreeSet<String>) {
     if OF_THE_LIMITS.contains(&path.join(".").as_str()) {
         return;
@@ -51,7 +51,7 @@ fn add_known(path: &[&str], known: &mut BTreeSet<String>) {
     }
 }
 
-/// The keys of the page: rows below a heading, which names the sections that have them.
+/// Returns the keys on the page: rows below a heading, which names the sections that have them.
 fn documented() -> BTreeSet<String> {
     let mut keys = BTreeSet::new();
     let mut sections: Vec<String> = Vec::new();
@@ -80,7 +80,7 @@ fn documented() -> BTreeSet<String> {
 fn every_key_is_on_the_page_and_no_other() {
     let mut known = BTreeSet::new();
     add_known(&[], &mut known);
-    // Whose names are the operator's own.
+    // Its keys are names that the operator chooses.
     assert!(known.remove("accounts") && known.len() > 100, "{known:?}");
     let page = documented();
     let missing: Vec<&String> = known.difference(&page).collect();
@@ -92,7 +92,7 @@ fn every_key_is_on_the_page_and_no_other() {
     );
 }
 
-/// Adds every section below this one by its whole path.
+/// Adds the full path of every section below this one.
 fn add_sections(path: &[&str], sections: &mut BTreeSet<String>) {
     let Some(keys) = keys_of(path) else { return };
     if !path.is_empty() {
@@ -107,7 +107,7 @@ fn add_sections(path: &[&str], sections: &mut BTreeSet<String>) {
 fn a_single_underscore_is_noticed_behind_every_section() {
     let mut sections = BTreeSet::new();
     add_sections(&[], &mut sections);
-    // Its names are the operator's own.
+    // Its keys are names that the operator chooses.
     sections.insert("accounts".to_owned());
     let noticed: BTreeSet<String> = environment::SECTIONS.iter().map(|&s| s.to_owned()).collect();
     assert_eq!(noticed, sections);

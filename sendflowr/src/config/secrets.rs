@@ -1,11 +1,11 @@
-//! Which keys hold secrets, and a configuration without them.
+//! Which keys are secrets, and how to show a configuration without them.
 
 use toml::{Table, Value};
 
-/// What a secret is shown as.
+/// The text shown in place of a secret.
 const HIDDEN: &str = "(hidden)";
 
-/// Parts of keys that name secrets. Too much hidden costs a look into the file, too little a secret.
+/// Parts of the names of secret keys. Hiding too much costs a look into the file, hiding too little a secret.
 const SECRET_WORDS: [&str; 7] = [
     "password",
     "passphrase",
@@ -16,7 +16,7 @@ const SECRET_WORDS: [&str; 7] = [
     "credential",
 ];
 
-/// Paths of keys that only sound like secrets.
+/// Paths of keys that only look like secrets.
 const NOT_SECRET: [&str; 5] = [
     "host.plugins.trusted_keys",
     "host.tls.key",
@@ -25,11 +25,11 @@ const NOT_SECRET: [&str; 5] = [
     "redis.key_prefix",
 ];
 
-/// Keys of an account that are the host's own and no secrets.
+/// Keys of an account that belong to the host and are not secrets.
 const HOSTS_OWN: [&str; 3] = ["allow_unsigned", "external_id_scope", "record_deliveries"];
 
-/// Whether the key with this path holds a secret. In an account only the plugin knows what is one: everything counts that
-/// is not the host's own.
+/// Returns whether the key with this path is a secret. In an account only the plugin knows which keys are secrets: all count
+/// that do not belong to the host.
 pub(crate) fn is_secret(path: &str) -> bool {
     let key = path.rsplit('.').next().unwrap_or(path);
     if path.starts_with("accounts.") {
@@ -41,11 +41,11 @@ pub(crate) fn is_secret(path: &str) -> bool {
     if NOT_SECRET.contains(&path) || key.ends_with("_file") {
         return false;
     }
-    // The last part alone: sections are named for what they are about.
+    // Only the last part: a section's name says what it is about, not whether it is secret.
     SECRET_WORDS.iter().any(|word| key.contains(word))
 }
 
-/// The table with every secret replaced.
+/// Returns the table with every secret replaced.
 pub(crate) fn hidden(table: &Table) -> Table {
     hidden_in(table, "")
 }
@@ -69,7 +69,7 @@ fn hidden_in(table: &Table, section: &str) -> Table {
     shown
 }
 
-/// An address without the user and password that may stand in it.
+/// Returns an address without the user and password that it may contain.
 pub(crate) fn without_credentials(text: &str) -> String {
     let Some((scheme, rest)) = text.split_once("://") else {
         return text.to_owned();
