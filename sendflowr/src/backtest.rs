@@ -1,7 +1,7 @@
-//! `sendflowr backtest`: what timing would have done for one's own people, before it is switched on.
+//! `sendflowr backtest`: what timing would have achieved for the operator's own people, before it is switched on.
 //!
-//! The log is split by time; every policy chooses knowing what came before and is scored on what came after, see
-//! [`score`]. The same log and seed give the same report.
+//! The log is split by time; every policy chooses with the knowledge of what came before and is scored on what came after,
+//! see [`score`]. The same log and seed give the same report.
 
 mod report;
 mod score;
@@ -18,14 +18,14 @@ use crate::{cli::Global, decide::events::EventLog, engines::Engines, output};
 /// What `backtest` reads and writes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct BacktestArgs {
-    /// Events: CSV as for `decide`, or JSON lines with the same names (`.jsonl`, `.ndjson`), plain or gzipped, or Parquet with
-    /// the same columns. Without it the event store is read.
+    /// File of events: CSV as for `decide`, or JSON lines with the same names (`.jsonl`, `.ndjson`), plain or gzipped, or
+    /// Parquet with the same columns [default: the event store]
     #[arg(long, value_name = "FILE")]
     events: Option<PathBuf>,
-    /// Where the comparison goes as one HTML page with plots.
+    /// File to write the comparison to, as one HTML page with plots.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
-    /// The same seed gives the same windows and intervals.
+    /// Seed; the same seed gives the same windows and intervals.
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
@@ -33,13 +33,13 @@ pub(crate) struct BacktestArgs {
 /// People read from the event store.
 const STORE_PEOPLE: usize = 20_000;
 
-/// Events read of each of them: what a profile remembers, and the tested weeks.
+/// Events read for each of them: enough for what a profile remembers, and the tested weeks.
 const STORE_EVENTS_EACH: usize = 2_000;
 
-/// Scores, prints and reports.
+/// Scores the policies, prints the comparison and writes the report.
 ///
 /// # Errors
-/// Events that cannot be read or span too little time, and a report that cannot be written.
+/// Fails if the events cannot be read or span too little time, or the report cannot be written.
 pub(crate) async fn run(args: &BacktestArgs, global: &Global) -> anyhow::Result<ExitCode> {
     let log = match &args.events {
         Some(path) => tokio::task::block_in_place(|| source::read(path))?,

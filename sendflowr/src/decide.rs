@@ -1,7 +1,7 @@
-//! `sendflowr decide`: decisions for a list of requests from a file of events, without any store or service.
+//! `sendflowr decide`: decisions for a list of requests, from a file of events, without any store or service.
 //!
-//! A decision at a time uses events before that time and nothing else, for the person and for the population's tables
-//! alike; see [`sweep`] for how that is guaranteed. The same files give the same bytes.
+//! A decision uses only events before its time, both for the person and for the population's tables; see [`sweep`] for how
+//! that is guaranteed. The same files give the same bytes.
 
 pub(crate) mod events;
 mod requests;
@@ -30,19 +30,19 @@ use sweep::Moment;
 /// What `decide` reads and writes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DecideArgs {
-    /// Events, CSV or gzipped CSV: `user_id,timestamp_utc` and, where known,
+    /// File of events, CSV or gzipped CSV: `user_id,timestamp_utc` and, if known,
     /// `event_type,message_id,campaign_id,esp,user_agent,ip_address,is_machine`, in any order. Times are epoch seconds
-    /// or RFC 3339; without an `event_type` an event is a click.
+    /// or RFC 3339; an event without an `event_type` is a click.
     #[arg(long, value_name = "FILE")]
     events: PathBuf,
-    /// Requests, CSV or gzipped CSV: `user_id,decision_time,window_hours`.
+    /// File of requests, CSV or gzipped CSV: `user_id,decision_time,window_hours`.
     #[arg(long, value_name = "FILE")]
     requests: PathBuf,
-    /// Where the decisions go, one JSON object a line in the order of the requests, times in epoch seconds.
+    /// File to write the decisions to: one JSON object per line, in the order of the requests, with times in epoch seconds.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// Where each person's week goes at their first decision, CSV: `user_id,p0,…,p10079`, the share of the person's
-    /// activity in each minute of the week. Minute 0 is Monday 00:00 UTC; the shares sum to 1.
+    /// File to write each person's week to, as known at their first decision. CSV: `user_id,p0,…,p10079`, the share of the
+    /// person's activity in each minute of the week. Minute 0 is Monday 00:00 UTC; the shares sum to 1.
     #[arg(long, value_name = "FILE")]
     curves: Option<PathBuf>,
 }
@@ -53,16 +53,16 @@ struct Decision {
     user_id: String,
     decision_time: Number,
     window_hours: Number,
-    /// The minute of arrival.
+    /// The minute at which the mail should arrive.
     target_timestamp: i64,
-    /// The chance that the person acts soon after it, given that they act in the window: see `docs/timing.md`.
+    /// The probability that the person acts soon after it, given that they act in the window: see `docs/timing.md`.
     confidence: f64,
 }
 
-/// Decides what is asked for and writes it.
+/// Makes the requested decisions and writes them.
 ///
 /// # Errors
-/// A file that cannot be read or written, or a mistake in one, with its line and column.
+/// Fails if a file cannot be read or written, or contains a mistake; names its line and column.
 pub(crate) fn run(args: &DecideArgs) -> anyhow::Result<ExitCode> {
     let requests = requests::open(&args.requests)?;
     let log = EventLog::open(&args.events)?;
@@ -86,8 +86,8 @@ pub(crate) fn run(args: &DecideArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The decision on each request; and the curve of each person's earliest one, by its place, when `with_curves`. Nothing else
-/// is kept, so that memory grows by the answers alone.
+/// Returns the decision on each request and, if `with_curves`, the curve of each person's earliest request, with its index.
+/// Nothing else is kept, so that memory grows only with the results.
 fn decide(log: &EventLog, requests: &[Request], with_curves: bool) -> (Vec<Decision>, Vec<(usize, Curve)>) {
     let moments: Vec<Moment> = requests
         .iter()
@@ -119,7 +119,7 @@ fn decide(log: &EventLog, requests: &[Request], with_curves: bool) -> (Vec<Decis
 
 fn decision(request: &Request, curve: &Curve) -> Decision {
     let window = request.decision_time..request.window_end();
-    // Mail arrives at whole minutes, the first of them not before the decision.
+    // Mail arrives at whole minutes; the first of them is not before the decision.
     let up = request.decision_time.plus_millis(grid::MINUTE_MS - 1);
     let first_minute = grid::floor_minute(up);
     let whole_minutes = first_minute..window.end;
@@ -136,7 +136,7 @@ fn decision(request: &Request, curve: &Curve) -> Decision {
         decision_time: number(request.decision_time.as_millis() as f64 / 1000.0),
         window_hours: number(request.window_hours),
         target_timestamp: target.as_seconds(),
-        // More digits than the calibration can vouch for, and few enough to read.
+        // More digits than the calibration justifies, and few enough to read.
         confidence: (confidence * 1e4).round() / 1e4,
     }
 }
@@ -149,7 +149,8 @@ fn number(value: f64) -> Number {
     Number::from_f64(value).expect("times and windows are finite")
 }
 
-/// One row per person: the curve of their earliest decision, so that it holds nothing of what came after any of them.
+/// Writes one row per person: the curve of their earliest decision, so that it contains nothing that came after any of their
+/// decisions.
 fn write_curves(out: &mut impl Write, requests: &[Request], curves: &[(usize, Curve)]) -> io::Result<()> {
     let mut writer = csv::Writer::from_writer(out);
     writer.write_field("user_id")?;
@@ -162,7 +163,7 @@ fn write_curves(out: &mut impl Write, requests: &[Request], curves: &[(usize, Cu
         let minutes = curve.minutes();
         let total: f64 = minutes.iter().map(|share| f64::from(*share)).sum();
         for share in minutes {
-            // Six digits: their rounding moves the sum by less than a ten-millionth.
+            // Six digits: rounding changes the sum by less than a ten-millionth.
             writer.write_field(format!("{:.5e}", f64::from(share) / total))?;
         }
         writer.write_record(None::<&[u8]>)?;
@@ -170,7 +171,7 @@ fn write_curves(out: &mut impl Write, requests: &[Request], curves: &[(usize, Cu
     writer.flush()
 }
 
-/// Each person's earliest request, in the order of the requests.
+/// Returns the index of each person's earliest request, in the order of the requests.
 fn earliest_of_each(requests: &[Request]) -> Vec<usize> {
     let mut by_time: Vec<usize> = (0..requests.len()).collect();
     by_time.sort_by_key(|index| requests[*index].decision_time);

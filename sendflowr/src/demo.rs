@@ -1,4 +1,4 @@
-//! `sendflowr up --demo`: the whole way shown on made-up people, from signed webhooks to an explained decision.
+//! `sendflowr up --demo`: the whole path with a made-up person, from signed webhooks to an explained decision.
 
 mod person;
 mod picture;
@@ -19,20 +19,20 @@ use crate::{config::RawConfig, output};
 /// Account that the demonstration's deliveries are for, so that real accounts stay untouched.
 const ACCOUNT: &str = "demo";
 
-/// Account with well-known credentials, for the README's example of a webhook by hand. On the demonstration's own
-/// machine only, like everything that `--demo` sets up.
+/// Account with well-known credentials, for the README's example of a webhook sent by hand. Only on the machine of the
+/// demonstration, like everything that `--demo` sets up.
 const TRY_ACCOUNT: (&str, &str) = ("postmark", "try");
 const TRY_CREDENTIALS: [(&str, &str); 2] = [("basic_auth_user", "demo"), ("basic_auth_password", "demo")];
 
-/// How long stored events may take to show in a decision. Far more than it takes; only a broken installation waits so long.
+/// How long events may take to become visible in a decision. Far longer than needed; only a broken installation waits so long.
 const VISIBLE_WITHIN: Duration = Duration::from_secs(30);
 
-/// Accounts of every provider with keys made for this run.
+/// An account at every provider, with keys generated for this run.
 pub(crate) struct Demo {
     accounts: Vec<Account>,
 }
 
-/// What one provider's deliveries came to.
+/// The results of one provider's deliveries.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Tally {
     deliveries: u64,
@@ -43,7 +43,7 @@ struct Tally {
 }
 
 impl Demo {
-    /// Makes the accounts and adds them to the configuration.
+    /// Generates the accounts and adds them to the configuration.
     pub(crate) fn prepare(config: &mut RawConfig) -> anyhow::Result<Self> {
         let mut accounts = Vec::with_capacity(PROVIDERS.len());
         for provider in PROVIDERS {
@@ -65,7 +65,7 @@ impl Demo {
     /// Sends the deliveries and shows what became of them.
     ///
     /// # Errors
-    /// When a service cannot be reached, or what was stored does not show.
+    /// Fails if a service cannot be reached, or the stored events do not become visible in decisions.
     pub(crate) async fn run(self, host: SocketAddr, inference: SocketAddr) -> anyhow::Result<()> {
         let http = reqwest::Client::builder()
             .timeout(Duration::from_secs(15))
@@ -88,7 +88,7 @@ impl Demo {
             ));
         }
         output::line(
-            "\n\"refused\" is a delivery sent on purpose without its proof; \"skipped\" an event of an unknown type.",
+            "\n\"refused\" counts deliveries sent without proof on purpose, \"skipped\" events of an unknown type.",
         );
         let decision = decide(&http, inference).await?;
         show_person(&http, inference, &decision).await?;
@@ -117,7 +117,8 @@ async fn served_providers(http: &reqwest::Client, host: SocketAddr) -> anyhow::R
         .collect())
 }
 
-/// The person's history at providers that report to this one, one event of an unknown type, and one delivery without proof.
+/// Sends the part of the person's history that this provider reports, one event of an unknown type, and one delivery without
+/// proof.
 async fn deliver(
     http: &reqwest::Client,
     host: SocketAddr,
@@ -213,11 +214,11 @@ fn table(tallies: &BTreeMap<&str, Tally>) -> String {
     )
 }
 
-/// Asks for a decision until it rests on the person's own history.
+/// Requests decisions until one is based on the person's own history.
 async fn decide(http: &reqwest::Client, inference: SocketAddr) -> anyhow::Result<Value> {
     let start = Instant::now();
     loop {
-        // The model's choice: what is shown is what was learned, and not, on some days, what an experiment drew.
+        // Without the experiment, so that the decision shows what was learned and not, on some days, what an experiment drew.
         let question = json!({
             "email": person::EMAIL, "window_hours": 24, "esp": "sendgrid", "experiment": false,
         });
@@ -241,7 +242,7 @@ async fn decide(http: &reqwest::Client, inference: SocketAddr) -> anyhow::Result
         }
         if start.elapsed() > VISIBLE_WITHIN {
             bail!(
-                "the events of the demonstration do not show in decisions after {} s",
+                "the events of the demonstration are not visible in decisions after {} s",
                 VISIBLE_WITHIN.as_secs()
             );
         }

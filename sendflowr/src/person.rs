@@ -1,7 +1,7 @@
-//! `sendflowr person`: all that is stored about a person, told or erased.
+//! `sendflowr person`: exports or erases all that is stored about a person.
 //!
-//! Who is meant is asked of the identity graph, whose part is erased last: whatever fails on the way, the same command finds the
-//! rest.
+//! The identity graph says which ids belong to the person, and its part is erased last: whatever fails on the way, running the
+//! command again finds the rest.
 
 mod export;
 
@@ -24,43 +24,43 @@ use crate::{
     output, roles,
 };
 
-/// Addresses of one person up to which nobody doubts that it is one. People have a handful; a shop that sends its own phone number
-/// with every order makes thousands of customers one.
+/// Most addresses with which a person is taken to be one person. People have a handful; a shop that sends its own phone number
+/// with every order merges thousands of customers into one.
 const MOST_ADDRESSES: usize = 10;
 
-/// Bytes read of standard input: four times the longest address that is hashed, so that whatever else stands there is refused.
+/// Bytes read from standard input: four times the longest address that is hashed, so that anything longer is refused.
 const MAX_INPUT_BYTES: u64 = 4 * event::identity::MAX_EMAIL_BYTES as u64;
 
-/// What can be done with what is stored about a person.
+/// The commands on what is stored about a person.
 #[derive(Debug, Subcommand)]
 pub(crate) enum PersonCommand {
-    /// Prints all that is stored about a person, as one JSON document.
+    /// Print all that is stored about a person, as one JSON document.
     Export {
         #[command(flatten)]
         who: Who,
     },
-    /// Erases all that is stored about a person. Running it again takes up what a failure has left.
+    /// Erase all that is stored about a person. After a failure, run it again to erase the rest.
     Erase {
         #[command(flatten)]
         who: Who,
-        /// Says how much would be erased, and erases nothing.
+        /// Say how much would be erased, and erase nothing.
         #[arg(long)]
         dry_run: bool,
-        /// How to print what was erased.
+        /// Output format.
         #[arg(long, value_enum, default_value = "text")]
         format: Format,
     },
 }
 
-/// Whom it is about.
+/// The person that a command is about.
 #[derive(Debug, Args)]
 pub(crate) struct Who {
     #[command(flatten)]
     name: Name,
-    /// Takes only what stands under this very id, not under the others that the identity graph holds for the same person's.
+    /// Only what is stored under this id, not under other ids that the identity graph assigns to the same person.
     #[arg(long)]
     alone: bool,
-    /// Takes all of a person for whom the identity graph holds more than 10 addresses, which may be many people.
+    /// All data of a person for whom the identity graph has more than 10 addresses, who may be many people.
     #[arg(long, conflicts_with = "alone")]
     merged: bool,
 }
@@ -69,10 +69,10 @@ pub(crate) struct Who {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 struct Name {
-    /// The person's address; `-` reads it from standard input, where neither other users nor the shell's history see it.
+    /// E-mail address; `-` reads it from standard input, where neither other users nor the shell's history see it.
     #[arg(long)]
     email: Option<String>,
-    /// The hash of the address, 64 hexadecimal digits.
+    /// Hash of the address: 64 hexadecimal digits.
     #[arg(long)]
     email_hash: Option<String>,
     /// Any id of the person: `sf_` and 32 hexadecimal digits.
@@ -81,7 +81,7 @@ struct Name {
 }
 
 impl Name {
-    /// The id that this gives. Errors never repeat an address.
+    /// Returns the id of the named person. Errors never repeat an address.
     fn id(&self, hasher: &Hasher) -> anyhow::Result<UniversalId> {
         if let Some(text) = &self.universal_id {
             let id = UniversalId::parse(text);
@@ -99,9 +99,9 @@ impl Name {
                     .context("cannot read the address from standard input")?;
                 hasher
                     .email(&address)
-                    .context("what standard input holds is no address")?
+                    .context("standard input does not contain an address")?
             }
-            (None, Some(address)) => hasher.email(address).context("`--email` holds no address")?,
+            (None, Some(address)) => hasher.email(address).context("`--email` is not an address")?,
             (None, None) => bail!("one of `--email`, `--email-hash` and `--universal-id` is needed"),
         };
         Ok(UniversalId::from_identifier(&Identifier {
@@ -111,38 +111,38 @@ impl Name {
     }
 }
 
-/// A person of whom something is stored.
+/// A person about whom something is stored.
 struct Subject {
     /// The id under which the person is addressed.
     universal_id: UniversalId,
-    /// All ids, that one first.
+    /// All ids, `universal_id` first.
     ids: Vec<UniversalId>,
-    /// What the identity graph knows, strongest first.
+    /// The identifiers in the identity graph, strongest first.
     identifiers: Vec<Identifier>,
-    /// What the identity graph has noted, oldest first.
+    /// The entries in the identity graph's log, oldest first.
     identity_log: Vec<AuditEntry>,
     holdings: Holdings,
-    /// Profiles in a store that processes share; `None` without one.
+    /// Number of profiles in a store that processes share; `None` without one.
     profiles: Option<usize>,
 }
 
-/// The stores that hold people.
+/// The stores with data about people.
 struct Stores {
     events: Arc<dyn Events>,
     identities: Arc<dyn Identities>,
-    /// `None` where profiles are in the memory of other processes.
+    /// `None` if profiles are in the memory of other processes.
     profiles: Option<Arc<dyn Profiles>>,
 }
 
-/// Tells or erases.
+/// Exports or erases.
 ///
 /// # Errors
-/// A person of whom nothing is stored, and stores that do not do what they are asked.
+/// Fails if nothing is stored about the person, or a store fails.
 pub(crate) async fn run(command: PersonCommand, config: RawConfig) -> anyhow::Result<ExitCode> {
     let (PersonCommand::Export { who } | PersonCommand::Erase { who, .. }) = &command;
     let id = who.name.id(&roles::hasher(&config.identity))?;
     let engines = Engines::of(&config)?;
-    // All of them before anything is done.
+    // All stores are opened before anything is done.
     let (events, identities) = tokio::try_join!(engines.events(), engines.identities())?;
     let profiles = if engines.shares_profiles() {
         Some(engines.profiles().await?)
@@ -180,10 +180,10 @@ pub(crate) async fn run(command: PersonCommand, config: RawConfig) -> anyhow::Re
 }
 
 impl Stores {
-    /// The person that owns an id, and how much is stored.
+    /// Finds the person that owns an id, and how much is stored.
     async fn find(&self, id: &UniversalId, who: &Who) -> anyhow::Result<Subject> {
         let people = self.identities.people(std::slice::from_ref(id)).await?;
-        let person = people.first().context("the identity graph answers for nobody")?;
+        let person = people.first().context("the identity graph returned no person")?;
         let mut identity_log = self.identities.audit(id, usize::MAX).await?;
         let (mut ids, mut identifiers) = (person.ids.clone(), person.identifiers.clone());
         if who.alone {
@@ -199,8 +199,8 @@ impl Stores {
         let addresses = of_kind(&identifiers, IdentifierKind::EmailHash);
         if addresses > MOST_ADDRESSES && !who.merged {
             bail!(
-                "the identity graph holds {addresses} addresses for one person's, as happens when many customers come with one \
-                 phone number: `--alone` takes only what stands under this one id, `--merged` all of them"
+                "the identity graph has {addresses} addresses for this person, as happens if many customers share one phone \
+                 number: give `--alone` for only what is stored under this id, or `--merged` for all of it"
             );
         }
         let holdings = self.events.holdings(&ids).await?;
@@ -211,7 +211,7 @@ impl Stores {
         let is_known = !identifiers.is_empty() || !identity_log.is_empty();
         if !is_known && holdings == Holdings::default() && profiles.unwrap_or(0) == 0 {
             bail!(
-                "nothing is stored about this person (`{id}`); an address is only found with the `identity.pepper` that hosts have"
+                "nothing is stored about this person (`{id}`); an address is only found with the hosts' `identity.pepper`"
             );
         }
         Ok(Subject {
@@ -224,11 +224,11 @@ impl Stores {
         })
     }
 
-    /// Erases, the identity graph last: by it the rest is found.
+    /// Erases the person's data, in the identity graph last, because the rest is found through it.
     async fn erase(&self, subject: &Subject) -> anyhow::Result<Counts> {
-        const AGAIN: &str = "not all is erased; run the command again";
+        const AGAIN: &str = "not everything has been erased; run the command again";
         let holdings = self.events.erase(&subject.ids).await.context(AGAIN)?;
-        // Behind the events: whoever misses a profile makes it from them.
+        // After the events: a missing profile is rebuilt from them.
         let profiles = match &self.profiles {
             Some(profiles) => Some(profiles.erase(&subject.ids).await.context(AGAIN)?),
             None => None,
@@ -258,7 +258,7 @@ impl Subject {
 struct Counts {
     events: u64,
     explanations: u64,
-    /// `null` where profiles are in the memory of other processes.
+    /// `null` if profiles are in the memory of other processes.
     profiles: Option<u64>,
     identifiers: u64,
     identity_log: u64,
@@ -276,7 +276,7 @@ impl Counts {
     }
 }
 
-/// What an erasure came to.
+/// The result of an erasure.
 #[derive(Debug, Serialize)]
 struct Report<'a> {
     universal_id: &'a UniversalId,
@@ -325,20 +325,20 @@ fn row(what: &str, place: &Place, count: u64) -> Vec<String> {
     vec![what.to_owned(), at, count.to_string()]
 }
 
-/// What stays, and for how long. `docs/deployment.md` says the same at more length.
+/// Returns what is not erased, and how long it stays. `docs/deployment.md` says the same in more detail.
 fn left(engines: &Engines) -> Vec<&'static str> {
     let mut left = vec![
         "events on the bus (7 days by default), dead letters (30 days by default), recorded deliveries",
         "backups, and what was exported",
-        "what is reported about the person from now on: suppress the address at the providers first",
+        "events that arrive about the person from now on: suppress the address at the providers first",
     ];
     if !engines.shares_profiles() {
         left.push("the profile in the memory of a running `sendflowr up`, until it starts again");
     }
     if engines.masks_rows() {
         left.push(
-            "ClickHouse's files, where no query sees the rows any more, until their parts are merged or `ALTER TABLE … APPLY \
-             DELETED MASK`",
+            "ClickHouse's files, which keep the rows, invisible to queries, until their parts are merged or `ALTER TABLE … \
+             APPLY DELETED MASK` is run",
         );
     }
     left

@@ -1,4 +1,4 @@
-//! Logs, and spans where they are exported.
+//! Logs, and spans if they are exported.
 
 mod config;
 mod export;
@@ -19,24 +19,24 @@ pub(crate) use self::{
     export::Exporter,
 };
 
-/// How log lines are written.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum LogFormat {
     /// For people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// Sends log lines to standard error and spans to the exporter, where there is one. `filter` is a `tracing` filter such as
-/// `info` or `warn,sendflowr_host=debug`, for the log alone.
+/// Sends log lines to standard error and spans to the exporter, if there is one. `filter` is a `tracing` filter such as
+/// `info` or `warn,sendflowr_host=debug`, for the log only.
 ///
 /// # Errors
-/// When the filter cannot be read.
+/// Fails if the filter cannot be parsed.
 pub(crate) fn init(filter: &str, format: LogFormat, exporter: Option<&Exporter>) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(filter)?;
     let spans = exporter.map(|exporter| {
-        // Ours alone, and no log lines: what is exported is what was chosen for it.
+        // Only our own spans, and no log lines: only what was meant for export is exported.
         let ours = filter_fn(|metadata| metadata.is_span() && metadata.target().starts_with("sendflowr"));
         tracing_opentelemetry::layer()
             .with_tracer(exporter.tracer())
@@ -55,12 +55,12 @@ pub(crate) fn init(filter: &str, format: LogFormat, exporter: Option<&Exporter>)
         LogFormat::Json => lines
             .json()
             .flatten_event(true)
-            // The first of the list is the request, which has the trace's id.
+            // The first span in the list is the request's, which has the trace id.
             .with_current_span(false)
             .with_span_list(true)
             .boxed(),
     };
-    // The span of a request, which has the trace's id, belongs to every line within, whatever is chosen to be logged.
+    // The span of a request, which has the trace id, belongs on every line logged within it, whatever the filter says.
     let requests = filter_fn(RequestTrace::is_span).with_max_level_hint(LevelFilter::INFO);
     Registry::default()
         .with(spans)

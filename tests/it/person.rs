@@ -146,7 +146,7 @@ async fn a_person_is_exported_and_erased_and_others_stay() {
     let mistaken = person(folder, &["export", "--email", "ann example.com"]);
     let text = told(&mistaken);
     assert!(
-        mistaken.status.code() == Some(2) && text.contains("`--email` holds no address"),
+        mistaken.status.code() == Some(2) && text.contains("`--email` is not an address"),
         "{text}"
     );
     assert!(!text.contains("ann"), "{text}");

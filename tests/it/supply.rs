@@ -551,7 +551,7 @@ async fn only_components_that_the_host_would_serve_are_pulled() {
         ("layer", "layer has the type `application/x-tar`"),
         (
             "config",
-            "the artifact is no WebAssembly component: its config has the type `application/vnd.oci.image.config.v1+json`",
+            "the artifact is not a WebAssembly component: its config has the type `application/vnd.oci.image.config.v1+json`",
         ),
         ("two", "the artifact has 2 layers, a component has one"),
         (
@@ -559,7 +559,7 @@ async fn only_components_that_the_host_would_serve_are_pulled() {
             "the component has 40000000 bytes, a plugin may have 33554432 (`host.plugins.limits.file_bytes`)",
         ),
         ("short", "has more than"),
-        ("traversal", "no digest"),
+        ("traversal", "a digest, as after `@`, must be"),
         ("index", "is an index of several"),
         ("text", "is not a WebAssembly component"),
         ("missing", "there is no such artifact in the registry"),
@@ -567,7 +567,7 @@ async fn only_components_that_the_host_would_serve_are_pulled() {
         let told = fails(place.path(), &["pull", &registry.reference(tag)]);
         assert!(told.contains(part), "{tag}: {told}");
     }
-    assert!(fails(place.path(), &["pull", &format!("{missing}@{good}x")]).contains("no digest"));
+    assert!(fails(place.path(), &["pull", &format!("{missing}@{good}x")]).contains("a digest, as after"));
 
     let told = works(
         place.path(),
@@ -590,11 +590,11 @@ async fn a_registry_that_lies_stalls_or_babbles_changes_nothing() {
     let good = packaged(&registry, "good", &component, |_| {});
     let by_tag = registry.reference("good");
     let by_digest = format!("{by_tag}@{good}");
-    let something_else = "the registry sent something else than a manifest";
+    let something_else = "the registry sent something other than a manifest";
     for (manner, part) in [
         (
             Manner::LyingHeader,
-            "says that the manifest has another digest than it has",
+            "the digest that the registry states for the manifest",
         ),
         (Manner::Manifests(b"\xff\xfe garbage"), something_else),
         (Manner::Manifests(b""), something_else),
@@ -610,7 +610,7 @@ async fn a_registry_that_lies_stalls_or_babbles_changes_nothing() {
             "the registry answered 429 Too Many Requests, TOOMANYREQUESTS",
         ),
         (Manner::Status(500), "the registry answered 500"),
-        (Manner::Circles, "it redirects in circles"),
+        (Manner::Circles, "it redirects too many times"),
         (Manner::Silent, "it takes longer than 1 s (`--timeout`)"),
     ] {
         registry.behave(manner);
@@ -662,7 +662,7 @@ async fn private_registries_get_credentials_that_nobody_else_sees() {
         };
         let (is_pulled, text) = given("a-wrong-one");
         assert!(
-            !is_pulled && text.contains("does not let us in") && !text.contains("a-wrong-one"),
+            !is_pulled && text.contains("denies access") && !text.contains("a-wrong-one"),
             "{text}"
         );
         let (is_pulled, text) = given(USER.1);
@@ -700,7 +700,7 @@ async fn private_registries_get_credentials_that_nobody_else_sees() {
     let output = plugin(place.path(), &["pull", &registry.reference("good")], &environment);
     assert!(!output.status.success());
     assert!(
-        told(&output).contains("sent a token that cannot be sent back"),
+        told(&output).contains("sent a token that is not a valid header value"),
         "{}",
         told(&output)
     );

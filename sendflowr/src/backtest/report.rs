@@ -1,4 +1,4 @@
-//! The comparison as text and as one HTML page without anything from elsewhere.
+//! Formats the comparison as text and as one self-contained HTML page.
 
 use std::fmt::Write as _;
 
@@ -30,7 +30,7 @@ fn what(measure: Measure) -> &'static str {
             "acts within 2 h of the chosen minute, in windows with an act (no deliveries in these events)"
         }
         Measure::Mail => {
-            "clicks within a day of mail that arrived within an hour of the chosen minute, weighed by rarity"
+            "clicks within a day on mail that arrived within an hour of the chosen minute, weighted by rarity"
         }
     }
 }
@@ -102,7 +102,7 @@ fn text(scores: &Scores, rows: &[Row], verdict: &Verdict) -> String {
         let _ = writeln!(text, "{:<28} {}", POLICIES[row.policy], "█".repeat(length));
     }
     if let Some(calibration) = calibration(&scores.confidences) {
-        let _ = write!(text, "\nconfidence, stated and come true, by tenth:");
+        let _ = write!(text, "\nconfidence, stated/observed, by tenth:");
         for (stated, happened) in &calibration.tenths {
             let _ = write!(text, " {stated:.2}/{happened:.2}");
         }
@@ -112,7 +112,7 @@ fn text(scores: &Scores, rows: &[Row], verdict: &Verdict) -> String {
     text
 }
 
-/// How far the stated confidence is from what came true.
+/// How far the stated confidence is from what was observed.
 struct Calibration {
     tenths: Vec<(f64, f64)>,
     error: f64,
@@ -135,7 +135,7 @@ fn calibration(confidences: &[(f64, bool)]) -> Option<Calibration> {
     Some(Calibration { tenths, error })
 }
 
-/// Colours that print well and are told apart without colour vision: the model, the others.
+/// Colours that print well and can be distinguished without colour vision: the model's, the others'.
 const COLOURS: [&str; 2] = ["#0b5fa5", "#9aa5b1"];
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:980px;margin:2em auto;padding:0 1em;color:#1c2733}\
@@ -171,7 +171,7 @@ fn html(scores: &Scores, rows: &[Row], verdict: &Verdict) -> String {
     if let Some(calibration) = calibration(&scores.confidences) {
         let _ = write!(
             html,
-            "<h2>Confidence</h2>\n<p>Stated against come true, by tenth of the decisions; on the line the statement is right. Expected \
+            "<h2>Confidence</h2>\n<p>Stated confidence against observed frequency, by tenth of the decisions; on the line they are equal. Expected \
              calibration error {:.3}.</p>\n{}",
             calibration.error,
             calibration_svg(&calibration)
@@ -209,7 +209,7 @@ impl Bar {
     }
 }
 
-/// Horizontal bars with whiskers, on a scale of their own.
+/// Draws horizontal bars with whiskers, on a scale of their own.
 fn bars_svg(bars: &[Bar]) -> String {
     let most = bars
         .iter()
@@ -253,7 +253,7 @@ fn calibration_svg(calibration: &Calibration) -> String {
     let _ = writeln!(
         svg,
         "<path d=\"M40 320L340 20\" stroke=\"#9aa5b1\"/><path d=\"M40 20V320H340\" fill=\"none\" stroke=\"#1c2733\"/>\
-         <text x=\"340\" y=\"340\" text-anchor=\"end\">stated, to {:.0} %</text><text x=\"44\" y=\"16\">came true</text>",
+         <text x=\"340\" y=\"340\" text-anchor=\"end\">stated, to {:.0} %</text><text x=\"44\" y=\"16\">observed</text>",
         100.0 * most
     );
     for (stated, happened) in &calibration.tenths {

@@ -1,12 +1,12 @@
-//! Replays a log: every policy chooses knowing only what came before, and what came after tells how it did.
+//! Replays a log: every policy chooses with only the knowledge of what came before, and is scored on what came after.
 //!
-//! Two ways to tell, by what the log holds:
-//! - *acts* (no deliveries): people act when they like, so a policy did well when the person acted within two hours of
-//!   the chosen minute. Only windows in which the person acted at all count.
-//! - *mail* (deliveries): people can only click mail that is there, so the clicks crowd where the sender sent. A mail
-//!   speaks for a policy when it happened to arrive within an hour of what the policy would have chosen for the day
-//!   around it, and the fewer mails arrive at that time of day, the more it weighs (SNIPS, with the hours of the tested
-//!   weeks as the propensity). The reward is a click within a day.
+//! There are two ways to score, depending on what the log contains:
+//! - *acts* (no deliveries): people act when they like, so a policy did well if the person acted within two hours of the
+//!   chosen minute. Only windows in which the person acted at all count.
+//! - *mail* (deliveries): people can only click mail that has arrived, so clicks concentrate where the sender sent. A mail
+//!   counts for a policy if it happened to arrive within an hour of what the policy would have chosen for the day around
+//!   it, and the fewer mails arrive at that time of day, the more weight it has (SNIPS, with the hours of the tested weeks
+//!   as the propensity). The reward is a click within a day.
 
 use event::{
     Timestamp,
@@ -25,27 +25,27 @@ use crate::decide::{
 
 use super::statistics::{Random, Ratio};
 
-/// The last weeks of the log are tested, as many as there are up to four: less says little, more is history that the
+/// The last weeks of the log are tested, as many as it has, at most four: fewer say little, more are history that the
 /// policies should know.
 const MOST_WEEKS: i64 = 4;
 
 /// History that must precede the tested weeks, so that there is something to learn from.
 const LEAST_HISTORY_MS: i64 = 3 * WEEK_MS;
 
-/// People beyond this narrow the intervals too little for the time they take.
+/// More people than this narrow the intervals too little for the time that they take.
 const MOST_PEOPLE: usize = 20_000;
 
-/// Mails tested of one person. One in twelve matches a choice, and more of the same person tell little more.
+/// Mails tested per person. One in twelve matches a choice, and more mails of the same person add little information.
 const MOST_MAILS: usize = 16;
 
 /// An act this soon after the chosen minute counts as a hit.
 const HIT_MS: i64 = 2 * HOUR_MS;
 
-/// A mail this close to the chosen minute speaks for it.
+/// A mail this close to the chosen minute counts for it.
 const MATCH_MINUTES: i64 = 60;
 
-/// Mails at times of day with less than this share of all weigh no more than at those with it: one lucky click at an
-/// odd hour must not decide.
+/// The weight of mails at a time of day is computed with at least this share of all mail: one lucky click at an odd hour must
+/// not decide.
 const LEAST_SHARE: f64 = 0.01;
 
 /// The policies, the model last.
@@ -60,13 +60,13 @@ pub(crate) const POLICIES: [&str; 8] = [
     "sendflowr",
 ];
 
-/// What is done without any timing.
+/// The policies without timing.
 pub(crate) const UNTIMED: [usize; 3] = [0, 1, 2];
 
-/// The place of the model among [`POLICIES`].
+/// The index of the model in [`POLICIES`].
 pub(crate) const OURS: usize = POLICIES.len() - 1;
 
-/// Sizes of history by which results are shown, and their names.
+/// The sizes of history by which results are shown, and their names.
 pub(crate) const SIZES: [(usize, usize, &str); 5] = [
     (0, 1, "0"),
     (1, 3, "1-2"),
@@ -75,7 +75,7 @@ pub(crate) const SIZES: [(usize, usize, &str); 5] = [
     (50, usize::MAX, "50+"),
 ];
 
-/// How the log can be judged.
+/// How policies are scored on the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Measure {
     /// Acts within two hours of the chosen minute.
@@ -85,7 +85,7 @@ pub(crate) enum Measure {
 }
 
 impl Measure {
-    /// The windows that are scored, in hours. For a week's window matching mails are seven times rarer.
+    /// Returns the windows that are scored, in hours. In a window of a week, matching mails would be seven times rarer.
     pub(crate) fn windows(self) -> &'static [i64] {
         match self {
             Self::Acts => &[24, 168],
@@ -94,14 +94,14 @@ impl Measure {
     }
 }
 
-/// What one person told.
+/// The results of one person.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Tested {
-    /// Place among [`SIZES`].
+    /// Index in [`SIZES`].
     pub(crate) size: usize,
     /// By window and policy.
     pub(crate) rates: [[Ratio; POLICIES.len()]; 2],
-    /// Bits per later act over a uniform week, for policies that are densities.
+    /// Bits per later act relative to a uniform week, for policies that are densities.
     pub(crate) bits: Option<[Option<f64>; POLICIES.len()]>,
 }
 
@@ -109,12 +109,12 @@ pub(crate) struct Tested {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Scores {
     pub(crate) measure: Measure,
-    /// Which of [`POLICIES`] the log has the data for.
+    /// For which of [`POLICIES`] the log has the data.
     pub(crate) known: [bool; POLICIES.len()],
     pub(crate) people: Vec<Tested>,
     pub(crate) from: Timestamp,
     pub(crate) until: Timestamp,
-    /// The model's confidence and whether it hit, where that can be seen.
+    /// The model's confidence and whether it hit, if that can be observed.
     pub(crate) confidences: Vec<(f64, bool)>,
 }
 
@@ -125,22 +125,22 @@ pub(crate) struct TooShort {
     pub(crate) needed_days: i64,
 }
 
-/// A window that policies choose in.
+/// A window in which policies choose.
 struct Trial {
     person: usize,
     start: Timestamp,
-    /// The mail that shows how it went, in [`Measure::Mail`].
+    /// For [`Measure::Mail`], the mail that shows the outcome: when it arrived and whether it was clicked.
     mail: Option<(Timestamp, bool)>,
 }
 
-/// What everybody did before the tested weeks, and when mail arrived in them.
+/// What all people did before the tested weeks, and when mail arrived in those weeks.
 struct Everybody {
     clicks: [f64; 24],
     opens: [f64; 24],
     slots: [f64; 12],
     usual_slot: Option<usize>,
-    /// Share of the mail of the tested weeks by minute of the day, within [`MATCH_MINUTES`] of it: how likely a tested mail
-    /// was to show what that time is worth. Only the weights rest on it, no choice.
+    /// For each minute of the day, the share of the tested weeks' mail that arrived within [`MATCH_MINUTES`] of it: how likely
+    /// a tested mail was to show what that time is worth. Only the weights are based on it, no choice.
     mail_near: Vec<f64>,
 }
 
@@ -150,10 +150,10 @@ pub(crate) fn score(log: &EventLog, seed: u64) -> Result<Scores, TooShort> {
     let (Some(first), Some(last)) = (log.events().first(), log.events().last()) else {
         return Err(TooShort { days: 0, needed_days });
     };
-    // Times in profiles are rounded up by seconds.
+    // Times in profiles are rounded up, by some seconds.
     let end = last.at.plus_millis(grid::MINUTE_MS);
     let span_ms = end.millis_since(first.at);
-    // One week more than is tested: everybody's windows begin at another moment of it.
+    // One week more than is tested: each person's windows begin at a different moment of it.
     let weeks = ((span_ms - LEAST_HISTORY_MS) / WEEK_MS - 1).min(MOST_WEEKS);
     if weeks < 1 {
         return Err(TooShort {
@@ -255,7 +255,7 @@ pub(crate) fn score(log: &EventLog, seed: u64) -> Result<Scores, TooShort> {
     })
 }
 
-/// At most [`MOST_PEOPLE`], drawn by the seed.
+/// Returns at most [`MOST_PEOPLE`] people, drawn with the seed.
 fn sample(people: usize, seed: u64) -> Vec<usize> {
     let mut all: Vec<usize> = (0..people).collect();
     if people > MOST_PEOPLE {
@@ -281,7 +281,7 @@ fn trials(
     for (person, history) in histories.iter().enumerate() {
         match measure {
             Measure::Acts => {
-                // A moment of the week of the person's own, and not one of their acts.
+                // A moment of the week for this person, independent of their acts.
                 let start = from.plus_millis(random.below(WEEK_MS as usize) as i64);
                 for week in 0..weeks {
                     let start = start.plus_millis(week * WEEK_MS);
@@ -303,7 +303,7 @@ fn trials(
                     let clicked = mail
                         .clicked_at
                         .is_some_and(|at| at.millis_since(mail.delivered_at) <= DAY_MS);
-                    // The day around the mail begins anywhere before it, so that "now" is any time of day.
+                    // The day around the mail begins at a random time before it, so that "now" may be any time of day.
                     let start = mail
                         .delivered_at
                         .plus_millis(-(random.below(DAY_MS as usize) as i64));
@@ -319,7 +319,7 @@ fn trials(
     trials
 }
 
-/// Clicks, replies and conversions.
+/// Returns the times of clicks, replies and conversions.
 fn strong_times(history: &History) -> Vec<Timestamp> {
     let of_mails = history.mails.iter().filter_map(|mail| mail.clicked_at);
     let alone = history
@@ -355,7 +355,7 @@ fn size_of(history: &History) -> usize {
 impl Everybody {
     fn of(histories: &[History], until: Timestamp) -> Self {
         let (mut clicks, mut opens) = ([0.0; 24], [0.0; 24]);
-        // A few mails at the usual rate, so that no slot is without.
+        // A few mails at the usual rate in advance, so that no slot has none.
         let (mut clicked, mut sent) = ([1.0; 12], [20.0; 12]);
         let (mut minutes, mut tested_minutes) = (vec![0.0; 1_440], vec![0.0; 1_440]);
         for history in histories {
@@ -399,7 +399,7 @@ impl Everybody {
     }
 }
 
-/// The share of what is counted by minute of the day that lies within [`MATCH_MINUTES`] of each.
+/// Returns, for each minute of the day, the share of the counts within [`MATCH_MINUTES`] of it.
 fn near_of(minutes: &[f64]) -> Vec<f64> {
     let total = minutes.iter().sum::<f64>().max(1.0);
     let near = |minute: usize| -> f64 {
@@ -409,7 +409,7 @@ fn near_of(minutes: &[f64]) -> Vec<f64> {
     (0..1_440).map(|minute| near(minute) / total).collect()
 }
 
-/// Lets every policy choose, from what is known at the start of a window.
+/// Lets every policy choose, with what is known at the start of a window.
 struct Chooser<'a> {
     everybody: &'a Everybody,
     past: &'a History,
@@ -437,7 +437,7 @@ impl Chooser<'_> {
         ]
     }
 
-    /// Bits per later act over a uniform week, each act at least -10.
+    /// Returns the bits per later act relative to a uniform week, each act at least -10.
     fn bits(&self, future: &History, end: Timestamp) -> Option<[Option<f64>; POLICIES.len()]> {
         let later: Vec<Timestamp> = strong_times(future)
             .into_iter()
@@ -461,7 +461,7 @@ impl Chooser<'_> {
     }
 }
 
-/// How a window went.
+/// The outcome of a window.
 struct Outcome<'a> {
     measure: Measure,
     trial: &'a Trial,
@@ -478,12 +478,12 @@ impl Outcome<'_> {
         acts.any(|at| from <= at && at < to)
     }
 
-    /// Whether the window can tell policies apart.
+    /// Returns whether the window can distinguish policies.
     fn is_telling(&self) -> bool {
         self.measure == Measure::Mail || self.acts_in(self.trial.start, self.end)
     }
 
-    /// The weight and the reward of a choice, or `None` when nothing shows how it would have gone.
+    /// Returns the weight and the reward of a choice, or `None` if nothing shows how it would have turned out.
     fn of(&self, chosen: Timestamp, everybody: &Everybody) -> Option<(f64, bool)> {
         let Some((delivered_at, clicked)) = self.trial.mail else {
             return Some((1.0, self.acts_in(chosen, chosen.plus_millis(HIT_MS))));

@@ -23,13 +23,13 @@ use crate::decide::{
 /// People read from the store at once.
 const PAGE: usize = 500;
 
-/// Endings of files that hold a JSON object a line.
+/// Name endings of files with one JSON object per line.
 const JSON_ENDINGS: [&str; 4] = [".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz"];
 
-/// A line longer than this is no event.
+/// A line longer than this is not an event.
 const MAX_LINE_BYTES: u64 = 1 << 20;
 
-/// One line of a JSON file: the columns of the CSV, or an event as it is on the bus.
+/// One line of a JSON file: the columns of the CSV, or an event as on the bus.
 #[derive(Debug, Deserialize)]
 struct Line {
     #[serde(alias = "universal_id")]
@@ -43,10 +43,11 @@ struct Line {
     is_machine: Option<bool>,
 }
 
-/// Reads a file: Parquet by its first bytes, JSON lines by its name's ending, or else CSV; the latter two gzipped or not.
+/// Reads a file: Parquet is recognized by its first bytes, JSON lines by the end of the name, anything else is CSV. The latter
+/// two may be gzipped.
 ///
 /// # Errors
-/// The first mistake in the file, naming its line or row.
+/// Returns the first mistake in the file, naming its line or row.
 pub(crate) fn read(path: &Path) -> anyhow::Result<EventLog> {
     let name = path.display().to_string();
     if parquet::is_parquet(path) {
@@ -108,11 +109,11 @@ fn take(log: &mut EventLog, text: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Reads the histories of at most `people` people from the event store. Ids are hashes, so the first ones in their order
-/// are a random sample, and the same one each time.
+/// Reads the histories of at most `people` people from the event store. Ids are hashes, so the first ones in their order are a
+/// random sample, and the same one each time.
 ///
 /// # Errors
-/// When a store cannot be read.
+/// Fails if a store cannot be read.
 pub(crate) async fn from_store(
     events: &dyn store::events::Events,
     identities: &dyn store::identity::Identities,
@@ -129,7 +130,7 @@ pub(crate) async fn from_store(
             .context("cannot read the event store")?;
         let Some(last) = page.last() else { break };
         for person in identities.people(&page).await? {
-            // A person with several ids is met under each of them, and counts once.
+            // A person with several ids is listed under each of them, but counts once.
             if !seen.insert(person.canonical.clone()) {
                 continue;
             }

@@ -1,9 +1,9 @@
-//! Rates, and how sure they are: bootstrap over people, because the windows of one person hang together.
+//! Rates and their intervals: bootstrap over people, because the windows of one person are correlated.
 
-/// Draws of people. 400 make the ends of a 95 % interval steady to a twentieth of its width.
+/// Number of bootstrap draws. With 400, the ends of a 95 % interval are stable to a twentieth of its width.
 const DRAWS: usize = 400;
 
-/// A weighted rate, in parts that can be added up.
+/// A weighted rate, in parts that can be added.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Ratio {
     pub(crate) reward: f64,
@@ -26,7 +26,7 @@ impl Ratio {
         self.weight_squares += other.weight_squares;
     }
 
-    /// The rate, 0 where nothing was counted.
+    /// Returns the rate, 0 if nothing was counted.
     pub(crate) fn rate(&self) -> f64 {
         if self.weight > 0.0 {
             self.reward / self.weight
@@ -35,7 +35,7 @@ impl Ratio {
         }
     }
 
-    /// How many trials of equal weight would tell as much.
+    /// Returns how many trials of equal weight would carry as much information.
     pub(crate) fn effective(&self) -> f64 {
         if self.weight_squares > 0.0 {
             self.weight * self.weight / self.weight_squares
@@ -53,8 +53,8 @@ pub(crate) struct Estimate {
     pub(crate) high: f64,
 }
 
-/// A statistic of people, with its interval by drawing as many people again, with replacement. The same seed gives the
-/// same interval.
+/// Computes a statistic of people, and its interval by drawing as many people with replacement. The same seed gives the same
+/// interval.
 pub(crate) fn bootstrap(
     people: usize,
     seed: u64,
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn intervals_hold_the_truth_and_repeat() {
-        // 2,000 people of whom every fourth hits: a standard error of a hundredth.
+        // 2,000 people, of whom every fourth hits: the standard error is a hundredth.
         let mean = |picked: &mut dyn Iterator<Item = usize>| {
             let (mut hits, mut all) = (0.0, 0.0);
             for person in picked {

@@ -1,4 +1,4 @@
-//! Backtests of logs whose truth is known.
+//! Tests backtests on logs whose truth is known.
 
 use super::{
     score::{Measure, POLICIES, Scores, score},
@@ -32,7 +32,7 @@ fn push(log: &mut EventLog, person: usize, at: i64, event_type: EventType, messa
     log.push(&format!("p{person}"), event);
 }
 
-/// People who act on half of the days, at the hour that `hour` says with some scatter.
+/// Returns people who act on half of the days, at a random time within the hour that `hour` returns.
 fn acts(people: usize, hour: impl Fn(usize, &mut Random) -> i64) -> EventLog {
     let mut log = EventLog::default();
     let mut random = Random::new(5);
@@ -48,7 +48,8 @@ fn acts(people: usize, hour: impl Fn(usize, &mut Random) -> i64) -> EventLog {
     log
 }
 
-/// Everybody gets a mail a day at any minute; clicks come at once, by the chance that `chance` gives an hour.
+/// Returns people who each get one mail a day at a random minute; clicks follow soon, with the probability that `chance`
+/// returns for the hour.
 fn mail(people: usize, chance: impl Fn(usize, usize) -> f64) -> EventLog {
     let mut log = EventLog::default();
     let mut random = Random::new(6);
@@ -112,7 +113,7 @@ fn mail_that_is_clicked_at_personal_hours_ends_in_switch_it_on() {
     let (scores, verdict) = judged(&mail(1_200, near));
     assert!(matches!(verdict, Verdict::SwitchItOn { .. }), "{verdict:?}");
     let ours = rows(&scores, 1).pop().unwrap();
-    // The truth is 0.5 for who chooses the right hour, and 0.12 for who chooses at random.
+    // The truth is 0.5 for a policy that chooses the right hour, and 0.12 for one that chooses at random.
     assert!(ours.rates[0].value > 0.4, "{:?}", ours.rates);
 }
 
@@ -131,7 +132,7 @@ fn reports_repeat_and_hold_every_policy() {
     let page = backtest(&log, 3).unwrap();
     assert_eq!(page, backtest(&log, 3).unwrap());
     assert_ne!(page, backtest(&log, 4).unwrap());
-    // Neither deliveries nor opens are in the log.
+    // The log contains neither deliveries nor opens.
     for (policy, name) in POLICIES.iter().enumerate() {
         let known = policy != 2 && policy != 3;
         assert_eq!(page.text.contains(name), known, "{name}\n{}", page.text);
@@ -184,8 +185,8 @@ fn mail_at_fixed_hours_ends_in_not_enough_data() {
 
 #[test]
 fn mails_are_weighed_by_the_hours_of_the_tested_weeks() {
-    // Four weeks of mail in the morning, which nobody clicks; then, while it is tested, nearly all in the evening, which everybody
-    // clicks.
+    // Four weeks of mail in the morning, which nobody clicks; then, in the tested weeks, nearly all of it in the evening, which
+    // everybody clicks.
     let mut log = EventLog::default();
     let mut random = Random::new(7);
     for person in 0..300 {
@@ -208,9 +209,9 @@ fn mails_are_weighed_by_the_hours_of_the_tested_weeks() {
         let row = rows.iter().find(|row| POLICIES[row.policy] == name).unwrap();
         row.rates[0].value
     };
-    // It is as likely near one hour as near the other, however rarely mail came there.
+    // A random minute is as likely near one hour as near the other, however rarely mail arrived there.
     let random_minute = value("a random minute");
     assert!((random_minute - 0.5).abs() < 0.2, "{random_minute}");
-    // Whoever had to choose before the tested weeks knew the morning alone.
+    // A policy that had to choose before the tested weeks knew only the morning.
     assert_eq!(value("the brand's usual hour"), 0.0);
 }

@@ -1,12 +1,12 @@
-//! From scores to figures, and from figures to a verdict.
+//! Turns scores into figures, and figures into a verdict.
 
 use super::score::{Measure, OURS, POLICIES, SIZES, Scores, Tested, UNTIMED};
 use super::statistics::{Estimate, Ratio, bootstrap};
 
-/// Fewer telling windows than this leave intervals wider than any gain worth having.
+/// Fewer informative windows than this leave intervals wider than any worthwhile gain.
 const LEAST_WINDOWS: f64 = 400.0;
 
-/// Fewer effective matches than this cannot tell two policies apart whose click rates are 5 and 7 %.
+/// Fewer effective matches than this cannot distinguish two policies with click rates of 5 and 7 %.
 const LEAST_MATCHES: f64 = 1_000.0;
 
 /// One policy's figures.
@@ -18,30 +18,30 @@ pub(crate) struct Row {
     /// The model minus this policy, by window.
     pub(crate) behind: Vec<Estimate>,
     pub(crate) bits: Option<Estimate>,
-    /// In the first window, by size of history: rate, and how many trials stand behind it.
+    /// In the first window, by size of history: rate, and the number of trials that it is based on.
     pub(crate) by_size: Vec<(Estimate, f64)>,
-    /// How many trials of equal weight stand behind the first window's rate.
+    /// The number of trials of equal weight that the first window's rate is based on.
     pub(crate) effective: f64,
 }
 
 /// What to do.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Verdict {
-    /// The model beats what is done without timing.
+    /// The model beats the policies without timing.
     SwitchItOn {
-        /// The first window's gain over the best of it.
+        /// The best policy without timing; `gain` is the first window's gain over it.
         over: usize,
         gain: Estimate,
-        /// A simpler policy that does as well here.
+        /// A simpler policy that does as well on this data.
         simpler: Option<usize>,
     },
-    /// It does not, or something simpler is better.
+    /// The model does not beat them, or a simpler policy is better.
     DoNotBother { against: usize, gain: Estimate },
-    /// Nobody can tell yet.
+    /// There is too little data for a verdict.
     NotEnoughData { have: f64, need: f64 },
 }
 
-/// The figures of every policy that the log has the data for.
+/// Returns the figures of every policy for which the log has the data.
 pub(crate) fn rows(scores: &Scores, seed: u64) -> Vec<Row> {
     let people = &scores.people;
     let windows = scores.measure.windows().len();
@@ -108,14 +108,14 @@ fn bits(people: &[Tested], policy: usize, seed: u64) -> Option<Estimate> {
     (!bits.is_empty()).then(|| bootstrap(bits.len(), seed, mean))
 }
 
-/// The verdict, by the first window.
+/// Returns the verdict, which is based on the first window.
 pub(crate) fn verdict(measure: Measure, rows: &[Row]) -> Verdict {
     let ours = rows.last().expect("the model is always scored");
     let need = match measure {
         Measure::Acts => LEAST_WINDOWS,
         Measure::Mail => LEAST_MATCHES,
     };
-    // What too little mail speaks for cannot be compared with.
+    // A policy that too little mail matches cannot be compared with.
     let untimed = || {
         rows.iter()
             .filter(|row| UNTIMED.contains(&row.policy) && row.effective >= need)
@@ -141,7 +141,7 @@ pub(crate) fn verdict(measure: Measure, rows: &[Row]) -> Verdict {
             gain: better.behind[0],
         };
     }
-    // All of them must be beaten: which one is the best is not known beforehand.
+    // All of them must be beaten: nobody knows beforehand which one is the best.
     let unbeaten = untimed()
         .filter(|row| row.behind[0].low <= 0.0)
         .min_by(smallest_gain);
@@ -164,7 +164,7 @@ pub(crate) fn verdict(measure: Measure, rows: &[Row]) -> Verdict {
 }
 
 impl Verdict {
-    /// The verdict in words.
+    /// Returns the verdict in words.
     pub(crate) fn sentence(&self, measure: Measure) -> String {
         let what = match measure {
             Measure::Acts => "of the windows are hit within two hours",

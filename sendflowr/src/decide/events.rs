@@ -1,5 +1,5 @@
-//! The event log that offline commands learn from: a CSV file, read whole and put in the order of time. Files of other
-//! forms have the same columns.
+//! The event log that offline commands learn from: a CSV file, read as a whole and sorted by time. Files in other formats
+//! have the same columns.
 
 use std::{
     borrow::Cow,
@@ -13,7 +13,7 @@ use event::{EventType, Timestamp};
 
 use super::table::{Table, moment};
 
-/// The columns of a log by their numbers, those that are needed first.
+/// The columns of a log by their numbers, the required ones first.
 pub(crate) const COLUMNS: [&str; 7] = [
     "user_id",
     "timestamp_utc",
@@ -24,7 +24,7 @@ pub(crate) const COLUMNS: [&str; 7] = [
     "ip_address",
 ];
 
-/// How many of [`COLUMNS`] are needed.
+/// How many of [`COLUMNS`] are required.
 pub(crate) const NEEDED: usize = 2;
 
 const USER_ID: usize = 0;
@@ -40,21 +40,21 @@ const IP_ADDRESS: usize = 6;
 pub(crate) struct LoggedEvent {
     /// When it happened.
     pub(crate) at: Timestamp,
-    /// Place of the person in [`EventLog::people`].
+    /// Index of the person in [`EventLog::people`].
     pub(crate) person: usize,
     /// What happened.
     pub(crate) event_type: EventType,
-    /// The provider's word that a machine did it.
+    /// Whether the provider says that a machine did it.
     pub(crate) machine: bool,
-    /// The message, where it is known.
+    /// The message, if known.
     pub(crate) message: Option<Box<str>>,
-    /// What opened or clicked, where it is known. Shared, because a log has few of them.
+    /// What opened or clicked, if known. Shared, because a log has few different ones.
     pub(crate) user_agent: Option<Arc<str>>,
-    /// From where, where it is known.
+    /// The address that it came from, if known.
     pub(crate) ip_address: Option<IpAddr>,
 }
 
-/// An event on its way into a log.
+/// An event to be added to a log.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Logged<'a> {
     /// See [`LoggedEvent`].
@@ -66,7 +66,7 @@ pub(crate) struct Logged<'a> {
     pub(crate) ip_address: Option<IpAddr>,
 }
 
-/// Everybody's events.
+/// The events of all people.
 #[derive(Debug, Default)]
 pub(crate) struct EventLog {
     people: Vec<String>,
@@ -79,7 +79,7 @@ impl EventLog {
     /// Reads a log.
     ///
     /// # Errors
-    /// The first mistake in the file, naming line and column.
+    /// Returns the first mistake in the file, naming line and column.
     pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
         let (needed, optional) = COLUMNS.split_at(NEEDED);
         Self::from_table(Table::open(path, needed, optional)?)
@@ -95,11 +95,11 @@ impl EventLog {
         Ok(log)
     }
 
-    /// Takes in a row, of which `text` gives the column of a number: without surrounding blanks, empty where there is
-    /// nothing. [`EventLog::sort`] must follow the last row.
+    /// Adds a row. `text` returns the column with a given number, without surrounding blanks, empty if it has no value.
+    /// [`EventLog::sort`] must be called after the last row.
     ///
     /// # Errors
-    /// The first column that is wrong, and what is wrong with it.
+    /// Returns the first column that is wrong, and what is wrong with it.
     pub(crate) fn take<'a>(
         &mut self,
         text: impl Fn(usize) -> Result<Cow<'a, str>, String>,
@@ -123,14 +123,14 @@ impl EventLog {
             machine,
             message: Some(&*message).filter(|id| !id.is_empty()),
             user_agent: Some(&*user_agent).filter(|agent| !agent.is_empty()),
-            // Logs hold all kinds of placeholders here, and an address that is none says nothing.
+            // Logs contain all kinds of placeholders here, and text that is not an address says nothing.
             ip_address: text(IP_ADDRESS)?.parse().ok(),
         };
         self.push(&user_id, event);
         Ok(())
     }
 
-    /// Takes in an event of a person; [`EventLog::sort`] must follow the last one.
+    /// Adds an event of a person. [`EventLog::sort`] must be called after the last one.
     pub(crate) fn push(&mut self, user_id: &str, event: Logged<'_>) {
         let person = self.place_or_insert(user_id);
         let user_agent = event.user_agent.map(|agent| self.shared_agent(agent));
@@ -145,7 +145,7 @@ impl EventLog {
         });
     }
 
-    /// Puts the events in order: that of their coming says nothing, so it must not matter.
+    /// Sorts the events. The order in which they were added says nothing, so it must not matter.
     pub(crate) fn sort(&mut self) {
         self.events.sort_unstable();
     }
@@ -169,26 +169,26 @@ impl EventLog {
         place
     }
 
-    /// The people, in the order of their first lines in the file.
+    /// Returns the people, in the order of their first lines in the file.
     pub(crate) fn people(&self) -> &[String] {
         &self.people
     }
 
-    /// The place of a person, or `None` for somebody without a line.
+    /// Returns the index of a person, or `None` for somebody without a line.
     pub(crate) fn place(&self, user_id: &str) -> Option<usize> {
         self.places.get(user_id).copied()
     }
 
-    /// All events, oldest first.
+    /// Returns all events, oldest first.
     pub(crate) fn events(&self) -> &[LoggedEvent] {
         &self.events
     }
 }
 
-/// What a log calls `name`, in capitals or not; an event without a type is a click.
+/// Returns the event type that a log calls `name`, in any case; an event without a type is a click.
 ///
 /// # Errors
-/// When it is no type, naming all there are.
+/// Fails if it is not an event type, naming all of them.
 pub(crate) fn event_type(name: &str) -> Result<EventType, String> {
     if name.is_empty() {
         return Ok(EventType::Clicked);
@@ -202,7 +202,7 @@ pub(crate) fn event_type(name: &str) -> Result<EventType, String> {
     })
 }
 
-/// For tests of what is made of logs.
+/// Parses a log, for tests of the code that uses logs.
 #[cfg(test)]
 pub(crate) fn parse(text: &str) -> anyhow::Result<EventLog> {
     let source = std::io::Cursor::new(text.as_bytes().to_vec());

@@ -1,4 +1,4 @@
-//! The decisions that are asked for: a CSV file.
+//! The requested decisions: a CSV file.
 
 use std::path::Path;
 
@@ -15,19 +15,19 @@ const WINDOW_HOURS: usize = 2;
 /// A year: windows beyond it repeat the same week.
 const MAX_WINDOW_HOURS: f64 = 8_784.0;
 
-/// One decision that is asked for.
+/// One requested decision.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Request {
-    /// The person; may be unknown to the event log.
+    /// The person, who may be unknown to the event log.
     pub(crate) user_id: String,
-    /// When the decision is made: only what happened before is known.
+    /// When the decision is made: it knows only what happened before.
     pub(crate) decision_time: Timestamp,
     /// How long after the decision the mail may arrive.
     pub(crate) window_hours: f64,
 }
 
 impl Request {
-    /// When the window ends.
+    /// Returns when the window ends.
     pub(crate) fn window_end(&self) -> Timestamp {
         self.decision_time
             .plus_millis((self.window_hours * 3_600_000.0) as i64)
@@ -37,7 +37,7 @@ impl Request {
 /// Reads requests, in the order of the file.
 ///
 /// # Errors
-/// The first mistake in the file, naming line and column.
+/// Returns the first mistake in the file, naming line and column.
 pub(crate) fn open(path: &Path) -> anyhow::Result<Vec<Request>> {
     read(Table::open(path, &COLUMNS, &[])?)
 }
@@ -59,7 +59,7 @@ fn request(row: &Row<'_>) -> anyhow::Result<Request> {
     let window_hours = text
         .parse()
         .ok()
-        // A window holds at least a minute, what decisions are made of.
+        // A window contains at least one minute, the unit of decisions.
         .filter(|hours: &f64| (1.0 / 60.0..=MAX_WINDOW_HOURS).contains(hours))
         .ok_or_else(|| {
             let what = format!("`{text}` is not a number of hours from one minute to {MAX_WINDOW_HOURS}");
@@ -72,7 +72,7 @@ fn request(row: &Row<'_>) -> anyhow::Result<Request> {
     })
 }
 
-/// For tests of what is made of requests.
+/// Parses requests, for tests of the code that uses them.
 #[cfg(test)]
 pub(crate) fn parse(text: &str) -> anyhow::Result<Vec<Request>> {
     let source = std::io::Cursor::new(text.as_bytes().to_vec());

@@ -1,7 +1,7 @@
-//! Goes through an event log once, in the order of time, and stops at moments to look at what is known by then.
+//! Goes through an event log once, in order of time, and stops at moments to look at what is known by then.
 //!
-//! That nothing from the future is used follows from the order: at a moment `t` the events at or after `t` have not been
-//! read yet, neither into the person's profile nor into what the population's tables are fitted to.
+//! The order guarantees that nothing from the future is used: at a moment `t` the events at or after `t` have not been read
+//! yet, neither into the person's profile nor into the data that the population's tables are fitted to.
 
 use consumer::{ConsumerConfig, MachineFilter};
 use event::{Event, Identifier, IdentifierKind, Timestamp, UniversalId, grid::WEEK_MS, profile::Profile};
@@ -9,27 +9,27 @@ use inference::model::{Curve, Population, TrainingPerson};
 
 use super::events::{EventLog, LoggedEvent};
 
-/// Population tables are fitted at most this many times. They change slowly, so that tables as old as a twelfth of the
-/// time between the first and the last moment lose nothing visible, and a fit to thousands of people takes seconds.
+/// Population tables are fitted at most this many times. They change slowly, so tables as old as a twelfth of the time
+/// between the first and the last moment lose nothing visible, and a fit to thousands of people takes seconds.
 const MAX_FITS: i64 = 12;
 
-/// What happened within this time is judged together: providers post every few seconds.
+/// Events within this time are judged together: providers post every few seconds.
 const BATCH_MS: i64 = 2_000;
 
 /// A stop.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Moment {
-    /// Place of the person in the log; `None` for somebody who is not in it.
+    /// Index of the person in the log; `None` for somebody who is not in it.
     pub(crate) person: Option<usize>,
-    /// When.
+    /// When to stop.
     pub(crate) at: Timestamp,
 }
 
-/// Stops at every one of `moments`, in the order of their times, and calls `visit` with its place in the list, the
-/// person's curve and the profile it was made from, which hold what is known by then.
+/// Stops at every one of `moments`, in the order of their times, and calls `visit` with its index in the list, the person's
+/// curve and the profile that it was made from, which reflect what is known by then.
 ///
-/// The tables at a moment are fitted at the last checkpoint not after it, to events before that checkpoint. The
-/// checkpoints follow from the moments alone: the first moment, and even steps after it.
+/// The tables used at a moment are those of the last checkpoint not after it, fitted to the events before that checkpoint.
+/// The checkpoints depend only on the moments: they are the first moment, and equal steps after it.
 pub(crate) fn sweep(
     log: &EventLog,
     moments: &[Moment],
@@ -42,8 +42,8 @@ pub(crate) fn sweep(
     };
     let first = moments[*first].at;
     let span_ms = moments[*last].at.millis_since(first);
-    // Tables are kept for whole weeks. Tables fitted in the middle of one have seen some of its days once more than the
-    // others, and say that everybody likes those: on development data that cost 0.03 bits per future event.
+    // Tables are used for whole weeks. Tables fitted in the middle of a week have seen some weekdays once more often than the
+    // others, and claim that everybody prefers those: on development data that cost 0.03 bits per future event.
     let step_ms = WEEK_MS * (span_ms / MAX_FITS / WEEK_MS + 1);
 
     let mut past = Past::new(log);
@@ -68,7 +68,7 @@ struct Past<'a> {
     log: &'a EventLog,
     profiles: Vec<Profile>,
     read: usize,
-    /// The ids by which the machine filter knows the people.
+    /// The ids of the people for the machine filter.
     ids: Vec<UniversalId>,
     filter: MachineFilter,
     batch: Vec<Event>,
@@ -86,7 +86,7 @@ impl<'a> Past<'a> {
         }
     }
 
-    /// Reads the events before `until`, and lets the machine filter judge what comes in together.
+    /// Reads the events before `until`, and lets the machine filter judge those that arrive together.
     fn advance(&mut self, until: Timestamp) {
         let events = self.log.events();
         while let Some(first) = events.get(self.read)
@@ -117,7 +117,7 @@ impl<'a> Past<'a> {
     }
 }
 
-/// What the machine filter and the profile read of an event; the rest is empty.
+/// Returns an event with what the machine filter and the profile read of it; the rest is empty.
 fn of_logged(logged: &LoggedEvent, universal_id: &UniversalId) -> Event {
     Event {
         message_id: logged.message.as_deref().map(str::to_owned),
@@ -128,7 +128,7 @@ fn of_logged(logged: &LoggedEvent, universal_id: &UniversalId) -> Event {
     }
 }
 
-/// The id of the person whom a file calls `user_id`.
+/// Returns the id of the person called `user_id` in a file.
 fn universal_id(user_id: &str) -> UniversalId {
     UniversalId::from_identifier(&Identifier {
         kind: IdentifierKind::ExternalId,
@@ -160,7 +160,7 @@ mod tests {
         sweep(&log, &moments, |index, curve, _| {
             seen[index] = curve.evidence().events
         });
-        // An event at the very moment is not known.
+        // An event exactly at the moment is not known.
         assert_eq!(seen, [34, 11, 0, 0]);
     }
 }

@@ -1,7 +1,7 @@
-//! Reads a CSV file row by row, plain or gzipped, and says exactly where it is wrong.
+//! Reads a CSV file row by row, plain or gzipped, and reports exactly where it is wrong.
 //!
-//! Columns are found by their name in the header, in any order; unknown ones are passed over. Lines end in LF or CRLF,
-//! blank ones are skipped. Fields may be quoted as in RFC 4180, line breaks inside the quotes included.
+//! Columns are found by their name in the header, in any order; unknown columns are ignored. Lines end in LF or CRLF, blank
+//! ones are skipped. Fields may be quoted as in RFC 4180, with line breaks inside the quotes.
 
 use std::{
     fs::File,
@@ -14,8 +14,8 @@ use csv::{ByteRecord, Reader, ReaderBuilder, StringRecord, Terminator};
 use event::Timestamp;
 use flate2::bufread::MultiGzDecoder;
 
-/// A record is longer only when a quote was never closed, or in a file that is no CSV. Far above any user agent with its
-/// neighbours, and small enough that the mistake is found at once.
+/// A record is longer than this only if a quote was never closed, or in a file that is not CSV. Far more than any user agent
+/// with its neighbours, and small enough that the mistake is found at once.
 const MAX_RECORD_BYTES: u64 = 128 * 1024;
 
 /// The first bytes of a gzip file (RFC 1952, 2.3.1).
@@ -25,9 +25,9 @@ const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 pub(crate) struct Table {
     name: String,
     reader: Reader<Source>,
-    /// Fields in the header, and so in every row.
+    /// Number of fields in the header, and so in every row.
     width: usize,
-    /// The wanted columns, and where each is in the file.
+    /// The requested columns, and the position of each in the file.
     columns: Vec<(&'static str, Option<usize>)>,
     record: StringRecord,
 }
@@ -36,7 +36,7 @@ impl Table {
     /// Opens a file and reads its header. The columns get the numbers 0, 1, … in the order `required`, `optional`.
     ///
     /// # Errors
-    /// When the file cannot be read or its header lacks a required column.
+    /// Fails if the file cannot be read or its header lacks a required column.
     pub(crate) fn open(
         path: &Path,
         required: &[&'static str],
@@ -46,7 +46,7 @@ impl Table {
         Self::read(path.display().to_string(), file, required, optional)
     }
 
-    /// Like [`Table::open`], from anything that can be read; `name` is for messages.
+    /// Like [`Table::open`], but from any reader; `name` is for messages.
     pub(crate) fn read(
         name: String,
         source: impl Read + 'static,
@@ -62,8 +62,8 @@ impl Table {
         } else {
             Box::new(source)
         };
-        // A carriage return before the line's end belongs to the last field, of which it is trimmed like any blank: with
-        // one byte that ends records, line numbers are exact.
+        // A carriage return before the line end is part of the last field, and is trimmed from it like any blank: with a
+        // single byte as the terminator of records, line numbers are exact.
         let reader = ReaderBuilder::new()
             .has_headers(false)
             .flexible(true)
@@ -103,10 +103,10 @@ impl Table {
         Ok(table)
     }
 
-    /// The next row, or `None` at the end.
+    /// Returns the next row, or `None` at the end.
     ///
     /// # Errors
-    /// When the file cannot be read, or a row has more or fewer fields than the header.
+    /// Fails if the file cannot be read, or a row has more or fewer fields than the header.
     pub(crate) fn next_row(&mut self) -> anyhow::Result<Option<Row<'_>>> {
         let Some(line) = self.next_record()? else {
             return Ok(None);
@@ -122,7 +122,7 @@ impl Table {
         Ok(Some(Row { table: self, line }))
     }
 
-    /// Reads the next record that is not blank, and gives the line that it begins on.
+    /// Reads the next record that is not blank, and returns the line that it begins on.
     fn next_record(&mut self) -> anyhow::Result<Option<u64>> {
         loop {
             let mut record = std::mem::take(&mut self.record).into_byte_record();
@@ -149,11 +149,11 @@ impl Table {
         }
     }
 
-    /// Says why reading broke off in or after the record that begins on `line`.
+    /// Returns an error that says why reading stopped in or after the record that begins on `line`.
     fn unreadable(&self, line: u64, error: csv::Error) -> anyhow::Error {
         let csv::ErrorKind::Io(error) = error.into_kind() else {
-            // Lengths and text are checked here, so that reading is all that can fail.
-            return anyhow!("`{}`, line {line}: no CSV", self.name);
+            // Lengths and UTF-8 are checked in this file, so only reading can fail.
+            return anyhow!("`{}`, line {line}: not CSV", self.name);
         };
         match error.get_ref().and_then(|inner| inner.downcast_ref()) {
             Some(TooLong::Record) => {
@@ -168,29 +168,29 @@ impl Table {
     }
 }
 
-/// The line ends within a record's fields.
+/// Counts the line ends within a record's fields.
 fn line_ends(record: &ByteRecord) -> u64 {
     record.as_slice().iter().filter(|byte| **byte == b'\n').count() as u64
 }
 
-/// What follows the file's own bytes: the end of a last line that has none, and one byte more that no record of a proper
-/// file takes in.
+/// Appended to the file's own bytes: the line end that the last line may lack, and one more byte, which no record of a
+/// well-formed file contains.
 const END: &[u8] = b"\n\n";
 
-/// The bytes of a file and then [`END`], never far ahead of the record that is being read.
+/// A reader of the bytes of a file and then [`END`], never far ahead of the record that is being read.
 struct Source {
     bytes: Box<dyn Read>,
-    /// Bytes of [`END`] given.
+    /// Number of bytes of [`END`] returned.
     end_given: usize,
-    /// Bytes given in all.
+    /// Number of bytes returned in all.
     given: u64,
-    /// The place after the last line end among them.
+    /// Offset just after the last line end among them.
     line_begins: u64,
-    /// The place of the record that is being read.
+    /// Offset of the record that is being read.
     record_begins: u64,
 }
 
-/// What is longer than [`MAX_RECORD_BYTES`].
+/// Says what is longer than [`MAX_RECORD_BYTES`].
 #[derive(Debug, thiserror::Error)]
 enum TooLong {
     #[error("the record is too long")]
@@ -210,7 +210,7 @@ impl Source {
         }
     }
 
-    /// Whether everything was given and `byte` is the place after it: a record up to there took in [`END`].
+    /// Returns whether everything was returned and `byte` is the offset just after it: a record up to there contains [`END`].
     fn has_ended_at(&self, byte: u64) -> bool {
         self.end_given == END.len() && self.given == byte
     }
@@ -247,7 +247,7 @@ pub(crate) struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    /// The field in a column, without surrounding blanks; empty where the file has no such column.
+    /// Returns the field in a column, without surrounding blanks; empty if the file has no such column.
     pub(crate) fn text(&self, column: usize) -> &'a str {
         match self.table.columns[column].1 {
             Some(place) => self.table.record[place].trim(),
@@ -255,22 +255,22 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// The moment in a column: epoch seconds, possibly with a fraction, or RFC 3339.
+    /// Parses the time in a column: epoch seconds, possibly with a fraction, or RFC 3339.
     ///
     /// # Errors
-    /// When it is neither, naming file, line and column.
+    /// Fails if it is neither, naming file, line and column.
     pub(crate) fn moment(&self, column: usize) -> anyhow::Result<Timestamp> {
         moment(self.text(column)).map_err(|what| self.wrong(column, &what))
     }
 
-    /// Says what is wrong with a column of this row.
+    /// Returns an error that says what is wrong with a column of this row.
     pub(crate) fn wrong(&self, column: usize, what: &str) -> anyhow::Error {
         let (file, name) = (&self.table.name, self.table.columns[column].0);
         anyhow!("`{file}`, line {}, column `{name}`: {what}", self.line)
     }
 }
 
-/// Epoch seconds, possibly with a fraction, or RFC 3339.
+/// Parses epoch seconds, possibly with a fraction, or RFC 3339.
 pub(crate) fn moment(text: &str) -> Result<Timestamp, String> {
     let Ok(seconds) = text.parse::<f64>() else {
         return text.parse().map_err(|_| {
@@ -281,7 +281,7 @@ pub(crate) fn moment(text: &str) -> Result<Timestamp, String> {
     if !seconds.is_finite() {
         return Err(out_of_range());
     }
-    // Out of range, the conversion saturates, and is still out of range.
+    // The conversion of a value that is out of range saturates, and the result is still out of range.
     Timestamp::try_from_millis((seconds * 1000.0).round() as i64).ok_or_else(out_of_range)
 }
 
@@ -333,7 +333,7 @@ mod tests {
             row(3, ["1", "2", "12\" pipe"]),
         ];
         assert_eq!(quotes, expected);
-        // A field that ends in line ends is closed, even as the last of the file.
+        // A quoted field that ends in line ends is closed, even at the end of the file.
         for end in ["", "\n", "\n\n", "\r\n"] {
             let rows = all(format!("a,c,b\n1,,\"2\n\n\"{end}").as_bytes()).unwrap();
             assert_eq!(rows, vec![row(2, ["1", "2", ""])], "{end:?}");

@@ -9,7 +9,7 @@ const MONDAY: i64 = 1_767_571_200;
 const HOUR: i64 = 3_600;
 const DAY: i64 = 24 * HOUR;
 
-/// Eight weeks of clicks before [`MONDAY`] on every day at `hour`.
+/// Returns eight weeks of clicks before [`MONDAY`], every day at `hour`.
 fn habit(user_id: &str, hour: i64) -> String {
     (1..=56)
         .map(|days| format!("{user_id},{},,,\n", MONDAY - days * DAY + hour * HOUR))
@@ -65,7 +65,7 @@ fn what_happens_at_or_after_a_decision_changes_nothing_in_it() {
         .map(|request| request.decision_time.as_seconds())
         .collect();
     for (index, time) in request_times.iter().enumerate() {
-        // Everybody, the person included, does everything else from the moment of this decision on.
+        // From the time of this decision on, everybody, the person included, behaves differently.
         let later: String = (0..500)
             .flat_map(|n| ["ann", "bob", "eve", "new"].map(|who| format!("{who},{},,,\n", time + n * 1_111)))
             .collect();

@@ -12,7 +12,7 @@ pub(super) const EMAIL: &str = "ann@example.com";
 /// How many weeks back her history goes.
 const WEEKS: i64 = 8;
 
-/// Clicks in all of it: two a week, reported by one provider.
+/// Clicks in her whole history: two a week, reported by one provider.
 pub(super) const CLICKS: i64 = 2 * WEEKS;
 
 /// The provider through which the newsletter goes.
@@ -22,7 +22,7 @@ const NEWSLETTER: &str = "sendgrid";
 const HOUR: i64 = 60;
 const DAY: i64 = 24 * HOUR;
 
-/// What a provider has to tell of her. The newsletter arrives in the mornings and sits until she reads mail in the
+/// Returns what a provider reports about her. The newsletter arrives in the mornings and waits until she reads mail in the
 /// evening; the other providers report one message each, so that every plugin has something to do.
 pub(super) fn history(provider: &str, now: Timestamp) -> Vec<Action> {
     if provider == NEWSLETTER {
@@ -32,7 +32,7 @@ pub(super) fn history(provider: &str, now: Timestamp) -> Vec<Action> {
     }
 }
 
-/// Tuesdays and Thursdays at 9:00, clicked at about 19:40 of the same day.
+/// Returns newsletters delivered on Tuesdays and Thursdays at 9:00 and clicked at about 19:40 of the same day.
 fn newsletter(now: Timestamp) -> Vec<Action> {
     let monday = now.plus_millis(-grid::week_offset_ms(now));
     let mut actions = Vec::new();
@@ -58,7 +58,7 @@ fn newsletter(now: Timestamp) -> Vec<Action> {
     actions
 }
 
-/// Delivered in the morning of the day before yesterday, opened and clicked in that evening.
+/// Returns a message delivered in the morning of the day before yesterday, and opened and clicked that evening.
 fn one_message(provider: &str, now: Timestamp) -> Vec<Action> {
     let message = format!("{provider}-message");
     let midnight =

@@ -5,7 +5,7 @@ const BLOCKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█
 
 const DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
 
-/// One row a day, one column an hour; heights are relative to the best hour of the week.
+/// Draws one row per day and one column per hour; heights are relative to the best hour of the week.
 pub(super) fn week(hours: &[f64]) -> String {
     let highest = hours.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
     let block = |share: f64| {

@@ -1,9 +1,9 @@
-//! What a component looks like in a registry.
+//! The form of a component in a registry.
 //!
-//! A manifest whose config is `application/vnd.wasm.config.v0+json` and whose one layer, `application/wasm`, is the
-//! component's file as it is. Its signature is an artifact of its own in the same repository, under the tag
-//! `sha256-<digest of the component's manifest>.minisig`: one layer, minisign's file. So tags work in every registry, also
-//! in those that do not know referrers; the signature names its subject for those that do.
+//! It is a manifest whose config is `application/vnd.wasm.config.v0+json` and whose only layer, `application/wasm`, is the
+//! component's unchanged file. Its signature is an artifact of its own in the same repository, under the tag
+//! `sha256-<digest of the component's manifest>.minisig`: one layer, minisign's file. Tags work in every registry, also in
+//! those that do not support referrers; for those that do, the signature names its subject.
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
@@ -22,7 +22,7 @@ const LAYER_TYPE: &str = "application/wasm";
 const EMPTY_TYPE: &str = "application/vnd.oci.empty.v1+json";
 const SIGNATURE_TYPE: &str = "application/vnd.sendflowr.minisig";
 
-/// A SHA-256 as registries write it: `sha256:` and 64 lower-case hexadecimal digits.
+/// A SHA-256 digest as registries write it: `sha256:` and 64 lower-case hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Digest(String);
 
@@ -32,7 +32,7 @@ impl Digest {
         Self(format!("sha256:{}", hex::encode(hash)))
     }
 
-    /// The digits alone.
+    /// Returns only the hexadecimal digits.
     pub(crate) fn hex(&self) -> &str {
         self.0.trim_start_matches("sha256:")
     }
@@ -46,7 +46,7 @@ impl FromStr for Digest {
         match text.strip_prefix("sha256:") {
             Some(hex) if hex.len() == 64 && hex.bytes().all(is_digit) => Ok(Self(text.to_owned())),
             _ => bail!(
-                "no digest, which is `sha256:` and 64 lower-case hexadecimal digits, stands behind the `@`"
+                "a digest, as after `@`, must be `sha256:` and 64 lower-case hexadecimal digits"
             ),
         }
     }
@@ -92,18 +92,18 @@ impl Descriptor {
     }
 }
 
-/// A component as it is pulled.
+/// A pulled component.
 pub(crate) struct Component {
     /// The file.
     pub(crate) bytes: Vec<u8>,
-    /// Digest of the manifest, which names the artifact for good.
+    /// Digest of the manifest, which identifies the artifact permanently.
     pub(crate) manifest: Digest,
 }
 
 /// Pulls the component with this tag or digest, of at most `limit` bytes.
 ///
 /// # Errors
-/// A registry that fails or lies, and what is no component.
+/// Fails if the registry fails or sends false data, or the artifact is not a component.
 pub(crate) async fn pull(client: &mut Client, reference: &str, limit: u64) -> anyhow::Result<Component> {
     let Some(bytes) = client.manifest(reference).await? else {
         bail!("there is no such artifact in the registry");
@@ -115,7 +115,7 @@ pub(crate) async fn pull(client: &mut Client, reference: &str, limit: u64) -> an
     let manifest = parse(&bytes)?;
     if manifest.config.media_type != CONFIG_TYPE {
         bail!(
-            "the artifact is no WebAssembly component: its config has the type `{}`, a component's has `{CONFIG_TYPE}`",
+            "the artifact is not a WebAssembly component: its config has the type `{}`, a component's has `{CONFIG_TYPE}`",
             shown(&manifest.config.media_type)
         );
     }
@@ -143,15 +143,15 @@ pub(crate) async fn pull(client: &mut Client, reference: &str, limit: u64) -> an
     })
 }
 
-/// Pulls the signature of the component with this manifest; none when there is none.
+/// Pulls the signature of the component with this manifest, `None` if there is none.
 ///
 /// # Errors
-/// A registry that fails or lies, and what is no signature.
+/// Fails if the registry fails or sends false data, or the artifact is not a signature.
 pub(crate) async fn signature_of(client: &mut Client, manifest: &Digest) -> anyhow::Result<Option<String>> {
     let Some(bytes) = client.manifest(&signature_tag(manifest)).await? else {
         return Ok(None);
     };
-    // Whoever pushes the file with another tool may call its type what they like: the signature proves itself.
+    // The layer's type is not checked, because other tools may push the file under any type: the signature proves itself.
     let manifest = parse(&bytes)?;
     let [layer] = manifest.layers.as_slice() else {
         bail!(
@@ -166,13 +166,14 @@ pub(crate) async fn signature_of(client: &mut Client, manifest: &Digest) -> anyh
         );
     }
     let signature = client.blob(&layer.digest.parse()?, layer.size).await?;
-    Ok(Some(String::from_utf8(signature).context("it is no text")?))
+    Ok(Some(String::from_utf8(signature).context("it is not text")?))
 }
 
-/// Pushes a component, and answers the digest of its manifest. The same file, imports and version give the same digest.
+/// Pushes a component, and returns the digest of its manifest. The same file, contract, imports and version give the same
+/// digest.
 ///
 /// # Errors
-/// A registry that fails or refuses.
+/// Fails if the registry fails or refuses.
 pub(crate) async fn push(
     client: &mut Client,
     tag: &str,
@@ -207,14 +208,14 @@ pub(crate) async fn push(
 /// Pushes the signature of the component with this manifest.
 ///
 /// # Errors
-/// The same.
+/// Fails if the registry fails or refuses.
 pub(crate) async fn push_signature(
     client: &mut Client,
     component: &Digest,
     signature: &str,
 ) -> anyhow::Result<()> {
     let Some(bytes) = client.manifest(&component.to_string()).await? else {
-        bail!("the registry has forgotten the artifact that was pushed just now");
+        bail!("the registry does not have the artifact that was just pushed");
     };
     let manifest = Manifest {
         schema_version: 2,
@@ -237,25 +238,25 @@ fn signature_tag(manifest: &Digest) -> String {
 }
 
 fn parse(bytes: &[u8]) -> anyhow::Result<Manifest> {
-    // An index has no config, and is told by its type.
+    // An index has no config, and is recognized by its type.
     #[derive(Deserialize)]
     struct Kind {
         #[serde(rename = "mediaType")]
         media_type: Option<String>,
     }
     let Ok(Kind { media_type }) = serde_json::from_slice(bytes) else {
-        bail!("the registry sent something else than a manifest");
+        bail!("the registry sent something other than a manifest");
     };
     if media_type.as_deref() == Some(INDEX_TYPE) {
-        bail!("the artifact is an index of several; name the one by its digest");
+        bail!("the artifact is an index of several artifacts: name one of them by its digest");
     }
     match serde_json::from_slice::<Manifest>(bytes) {
         Ok(manifest) if manifest.schema_version == 2 => Ok(manifest),
-        _ => bail!("the registry sent something else than a manifest"),
+        _ => bail!("the registry sent something other than a manifest"),
     }
 }
 
-/// A text from outside, for a message.
+/// Makes a text from outside safe to show in a message.
 fn shown(text: &str) -> String {
     text.chars()
         .take(100)

@@ -1,11 +1,11 @@
-//! What a registry answers to those who have not proved who they are.
+//! The challenge that a registry sends to unauthenticated requests.
 
-/// How a registry wants to be asked.
+/// How a registry asks for authentication.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Challenge {
-    /// With name and password.
+    /// By user and password.
     Basic,
-    /// With a token, to be had at an address.
+    /// By a token, which the server at `realm` issues.
     Bearer {
         realm: String,
         service: Option<String>,
@@ -14,7 +14,7 @@ pub(super) enum Challenge {
 }
 
 impl Challenge {
-    /// Reads the value of `WWW-Authenticate`; none when it asks for something else.
+    /// Parses the value of `WWW-Authenticate`; `None` if it asks for something else.
     pub(super) fn parse(header: &str) -> Option<Self> {
         let (scheme, parameters) = header.trim().split_once(' ').unwrap_or((header.trim(), ""));
         if scheme.eq_ignore_ascii_case("basic") {

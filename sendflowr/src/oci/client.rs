@@ -1,4 +1,4 @@
-//! Talks to one registry: manifests and blobs, and the proof of who we are.
+//! Talks to one registry: manifests, blobs, and authentication.
 
 use std::time::Duration;
 
@@ -20,19 +20,19 @@ use super::{
 /// Longest wait for a connection.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 
-/// Longest silence in the middle of an answer; the whole is bounded by the caller.
+/// Longest silence in the middle of a response; the total time is bounded by the caller.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// Hops that an answer may take: registries send blobs from elsewhere, with one or two.
+/// Redirects that are followed: registries serve blobs from elsewhere, after one or two.
 const MOST_REDIRECTS: usize = 5;
 
-/// Largest manifest that is read: one of ours has 1 kB, and what has thousands of layers is no component.
+/// Largest manifest that is read: ours have 1 kB, and an artifact with thousands of layers is not a component.
 const MOST_MANIFEST_BYTES: u64 = 256 << 10;
 
 /// Largest token or error that is read. Tokens have a few kilobytes.
 const MOST_ANSWER_BYTES: u64 = 64 << 10;
 
-/// What the registry is asked to let us do.
+/// The access that the registry is asked to grant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Operation {
     /// Reading.
@@ -60,7 +60,7 @@ pub(crate) struct Client {
     authorization: Option<HeaderValue>,
 }
 
-/// The token stands under either name. Some registries fill both, some leave one of them empty.
+/// The token may be under either name. Some registries fill both, some leave one of them empty.
 #[derive(Deserialize)]
 struct TokenAnswer {
     token: Option<String>,
@@ -78,11 +78,11 @@ struct ErrorCode {
 }
 
 impl Client {
-    /// A client for the repository of `reference`. HTTP is spoken to this machine, and elsewhere only where `plain_http` says
-    /// so.
+    /// Creates a client for the repository of `reference`. It uses plain HTTP on this machine, and elsewhere only if
+    /// `plain_http` is set.
     ///
     /// # Errors
-    /// A host that is none, and a machine without root certificates.
+    /// Fails if the host is not valid, or the machine has no root certificates.
     pub(crate) fn new(
         reference: &Reference,
         operation: Operation,
@@ -92,10 +92,10 @@ impl Client {
         let is_plain = plain_http || reference.is_local();
         let scheme = if is_plain { "http" } else { "https" };
         let base = Url::parse(&format!("{scheme}://{}/", reference.host()))
-            .with_context(|| format!("`{}` is no registry", reference.registry))?;
+            .with_context(|| format!("`{}` is not a registry", reference.registry))?;
         let redirects = Policy::custom(move |attempt| {
             if attempt.previous().len() > MOST_REDIRECTS {
-                attempt.error("it redirects in circles")
+                attempt.error("it redirects too many times")
             } else if !is_plain && attempt.url().scheme() != "https" {
                 attempt.error("it redirects from https to something else")
             } else {
@@ -111,7 +111,7 @@ impl Client {
             builder = builder.no_proxy();
         }
         Ok(Self {
-            http: builder.build().context("no HTTP client can be made")?,
+            http: builder.build().context("cannot create an HTTP client")?,
             base,
             repository: reference.repository.clone(),
             operation,
@@ -120,10 +120,10 @@ impl Client {
         })
     }
 
-    /// The manifest with this tag or digest; none when there is none.
+    /// Returns the manifest with this tag or digest, `None` if there is none.
     ///
     /// # Errors
-    /// A registry that does not answer, refuses, or sends more than a manifest has.
+    /// Fails if the registry does not answer, refuses, or sends more bytes than a manifest may have.
     pub(super) async fn manifest(&mut self, reference: &str) -> anyhow::Result<Option<Vec<u8>>> {
         let url = self.url(&format!("manifests/{reference}"))?;
         let accept = format!("{MANIFEST_TYPE}, {INDEX_TYPE}");
@@ -138,18 +138,18 @@ impl Client {
         let bytes = bounded(response, MOST_MANIFEST_BYTES)
             .await
             .context("the manifest")?;
-        // Not needed, since the bytes have a digest of their own: a registry that contradicts itself is not to be relied on.
+        // Not strictly needed, since the digest is computed from the bytes; but a registry that contradicts itself is unreliable.
         let found = Digest::of(&bytes).to_string();
         if claimed.is_some_and(|claimed| claimed.as_bytes() != found.as_bytes()) {
-            bail!("the registry says that the manifest has another digest than it has, {found}");
+            bail!("the digest that the registry states for the manifest is wrong, it is {found}");
         }
         Ok(Some(bytes))
     }
 
-    /// The blob with this digest and size.
+    /// Returns the blob with this digest and size.
     ///
     /// # Errors
-    /// The same, and bytes that are others than those asked for.
+    /// Fails like [`Client::manifest`], and if the bytes are not the requested ones.
     pub(super) async fn blob(&mut self, digest: &Digest, size: u64) -> anyhow::Result<Vec<u8>> {
         let url = self.url(&format!("blobs/{digest}"))?;
         let response = succeeded(self.send(|http| http.get(url.clone())).await?).await?;
@@ -164,7 +164,7 @@ impl Client {
     /// Uploads a blob, unless the registry has it.
     ///
     /// # Errors
-    /// A registry that does not answer or refuses.
+    /// Fails if the registry does not answer or refuses.
     pub(super) async fn put_blob(&mut self, bytes: &[u8]) -> anyhow::Result<Digest> {
         let digest = Digest::of(bytes);
         let present = self.url(&format!("blobs/{digest}"))?;
@@ -182,7 +182,7 @@ impl Client {
             .headers()
             .get(LOCATION)
             .and_then(|place| place.to_str().ok());
-        let mut place = self.upload_place(place.context("the registry names no place for the upload")?)?;
+        let mut place = self.upload_place(place.context("the registry names no URL for the upload")?)?;
         place.query_pairs_mut().append_pair("digest", &digest.to_string());
         let sent = self
             .send(|http| {
@@ -198,7 +198,7 @@ impl Client {
     /// Uploads a manifest under this tag.
     ///
     /// # Errors
-    /// The same.
+    /// Fails if the registry does not answer or refuses.
     pub(super) async fn put_manifest(&mut self, tag: &str, manifest: &[u8]) -> anyhow::Result<Digest> {
         let url = self.url(&format!("manifests/{tag}"))?;
         let sent = self
@@ -212,14 +212,14 @@ impl Client {
         Ok(Digest::of(manifest))
     }
 
-    /// Where an upload goes, which registries name in full or from their own root.
+    /// Returns the URL of an upload. Registries name it in full or relative to their root.
     fn upload_place(&self, named: &str) -> anyhow::Result<Url> {
         let place = self
             .base
             .join(named)
-            .context("the registry names a place for the upload that is no URL")?;
+            .context("what the registry names for the upload is not a URL")?;
         if place.scheme() != "https" && self.base.scheme() == "https" {
-            bail!("the registry names a place for the upload that does not speak https");
+            bail!("the URL that the registry names for the upload does not use https");
         }
         Ok(place)
     }
@@ -228,17 +228,17 @@ impl Client {
         let path = format!("v2/{}/{path}", self.repository);
         self.base
             .join(&path)
-            .context("the address of the artifact is no URL")
+            .context("the address of the artifact is not a URL")
     }
 
-    /// Sends a request, and once more with a new proof of who we are when it is asked for: the one that was given to earlier
-    /// requests may be too old, or let us do less.
+    /// Sends a request, and once more with new authorization if the registry asks for it: that of earlier requests may have
+    /// expired, or grant less.
     async fn send(
         &mut self,
         request: impl Fn(&reqwest::Client) -> RequestBuilder,
     ) -> anyhow::Result<Response> {
         let response = self.attempt(request(&self.http)).await?;
-        // What an answer from elsewhere asks for is not the registry's wish.
+        // If a redirect led elsewhere, it is not the registry that asks.
         let is_asked =
             response.status() == StatusCode::UNAUTHORIZED && response.url().origin() == self.base.origin();
         if !is_asked {
@@ -248,14 +248,14 @@ impl Client {
             .headers()
             .get(WWW_AUTHENTICATE)
             .and_then(|header| Challenge::parse(header.to_str().ok()?))
-            .context("the registry wants to know who we are, in a way that is not known here")?;
+            .context("the registry asks for a kind of authentication that is not supported")?;
         self.authorization = Some(self.authorize(&challenge).await?);
         self.attempt(request(&self.http)).await
     }
 
     async fn attempt(&self, request: RequestBuilder) -> anyhow::Result<Response> {
         let mut request = request.build().context("the request cannot be made")?;
-        // An upload may go elsewhere: the proof is for the registry alone.
+        // An upload may go elsewhere: the authorization is only for the registry.
         if let Some(authorization) = &self.authorization
             && request.url().origin() == self.base.origin()
         {
@@ -273,21 +273,21 @@ impl Client {
         else {
             let Some(credentials) = &self.credentials else {
                 bail!(
-                    "the registry asks for name and password: set `[registry]`, or log in with `docker login`"
+                    "the registry asks for a user and password: set `[registry]`, or log in with `docker login`"
                 );
             };
             let request = self.http.get(self.base.clone());
             let request = with_credentials(request, credentials).build()?;
             let header = request.headers().get(AUTHORIZATION);
-            return header.cloned().context("name and password cannot be sent");
+            return header.cloned().context("the user and password cannot be sent");
         };
-        let mut realm = Url::parse(realm).context("the registry's token server is no URL")?;
+        let mut realm = Url::parse(realm).context("the address of the registry's token server is not a URL")?;
         if realm.scheme() != "https" && self.base.scheme() == "https" {
-            bail!("the registry's token server does not speak https");
+            bail!("the registry's token server does not use https");
         }
         let own = format!("repository:{}:{}", self.repository, self.operation.actions());
-        // The registry names what the refused request takes, under the repository's name in its own books. A push begins
-        // with reading and needs more: its whole scope is asked for as well.
+        // The registry names the scope of the refused request, with its own name for the repository. A push begins with
+        // reading but needs more, so its whole scope is requested as well.
         let scopes = match scope.as_deref() {
             Some(asked) if self.operation == Operation::Pull => vec![asked],
             Some(asked) if !own.starts_with(asked) => vec![asked, &own],
@@ -308,10 +308,10 @@ impl Client {
         let tokens = answer.map(|answer| [answer.token, answer.access_token]);
         let mut tokens = tokens.into_iter().flatten().flatten();
         let Some(token) = tokens.find(|token| !token.is_empty()) else {
-            bail!("the registry's token server sent something else than a token");
+            bail!("the registry's token server sent something other than a token");
         };
         let Ok(mut header) = HeaderValue::from_str(&format!("Bearer {token}")) else {
-            bail!("the registry's token server sent a token that cannot be sent back");
+            bail!("the registry's token server sent a token that is not a valid header value");
         };
         header.set_sensitive(true);
         Ok(header)
@@ -323,11 +323,11 @@ fn with_credentials(request: RequestBuilder, credentials: &Credentials) -> Reque
 }
 
 fn answered(result: reqwest::Result<Response>) -> anyhow::Result<Response> {
-    // The address may have a token in it, and the reader knows which registry was asked.
+    // The URL may contain a token, and the reader knows which registry was asked.
     result.map_err(reqwest::Error::without_url).context("no answer")
 }
 
-/// The response when it is a success, else what the registry says is wrong, as far as that is a code.
+/// Returns the response if it is a success, otherwise an error with the code that the registry sent, if any.
 async fn succeeded(response: Response) -> anyhow::Result<Response> {
     let status = response.status();
     if status.is_success() {
@@ -343,7 +343,7 @@ async fn succeeded(response: Response) -> anyhow::Result<Response> {
     match (status, code) {
         (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => {
             bail!(
-                "{status}: the registry does not let us in; set `[registry]`, or log in with `docker login`"
+                "{status}: the registry denies access; set `[registry]`, or log in with `docker login`"
             )
         }
         (_, Some(code)) => bail!("the registry answered {status}, {code}"),
@@ -351,14 +351,14 @@ async fn succeeded(response: Response) -> anyhow::Result<Response> {
     }
 }
 
-/// The body of a response, when it has no more than `limit` bytes.
+/// Returns the body of a response if it has at most `limit` bytes.
 async fn bounded(mut response: Response, limit: u64) -> anyhow::Result<Vec<u8>> {
     let mut body = Vec::new();
     while let Some(chunk) = response
         .chunk()
         .await
         .map_err(reqwest::Error::without_url)
-        .context("the answer breaks off")?
+        .context("the response breaks off")?
     {
         if (body.len() + chunk.len()) as u64 > limit {
             bail!("has more than {limit} bytes");
@@ -397,7 +397,7 @@ mod tests {
         let client = Client::new(&reference, Operation::Pull, Some(credentials), false).unwrap();
         let challenge = Challenge::parse(r#"Bearer realm="http://registry.test/token""#).unwrap();
         let error = client.authorize(&challenge).await.unwrap_err().to_string();
-        assert_eq!(error, "the registry's token server does not speak https");
+        assert_eq!(error, "the registry's token server does not use https");
     }
 
     #[test]
@@ -413,7 +413,7 @@ mod tests {
         assert_eq!(place("/v2/1", false).unwrap(), "https://registry.test/v2/1");
         assert_eq!(
             place(plain, false).unwrap_err().to_string(),
-            "the registry names a place for the upload that does not speak https"
+            "the URL that the registry names for the upload does not use https"
         );
         assert_eq!(place(plain, true).unwrap(), plain);
     }

@@ -1,4 +1,4 @@
-//! Who we are to a private registry.
+//! Credentials for a private registry.
 
 use std::{
     collections::BTreeMap,
@@ -13,23 +13,24 @@ use serde::Deserialize;
 
 use super::reference::is_docker_hub;
 
-/// `[registry]`: credentials for one private registry of plugins. Others are found in docker's `config.json`.
+/// `[registry]`: credentials for one private registry of plugins. Those for others are found in Docker's `config.json`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawRegistryConfig {
-    /// The registry that they are for, as its artifacts are written: `ghcr.io`, `registry.example:5000`. They go to no other.
+    /// The registry that they are for, as in references to artifacts: `ghcr.io`, `registry.example:5000`. They are sent to no
+    /// other.
     pub(crate) host: Option<String>,
-    /// Name of the user or of the token.
+    /// Name of the user or the token.
     pub(crate) username: Option<String>,
     /// Password or token; better as `password_file`.
     pub(crate) password: Option<Secret>,
 }
 
 impl RawRegistryConfig {
-    /// The registry and the credentials for it, where they are configured.
+    /// Returns the registry and its credentials, if they are configured.
     ///
     /// # Errors
-    /// Half a configuration.
+    /// Fails if the configuration is incomplete.
     pub(crate) fn credentials(self) -> anyhow::Result<Option<(String, Credentials)>> {
         match (self.host, self.username, self.password) {
             (Some(host), Some(username), Some(password)) => {
@@ -41,7 +42,7 @@ impl RawRegistryConfig {
     }
 }
 
-/// Name and password. Not shown.
+/// A user and password. `Debug` hides both.
 pub(crate) struct Credentials {
     pub(super) username: String,
     pub(super) password: Secret,
@@ -66,11 +67,11 @@ struct DockerAuth {
 }
 
 impl Credentials {
-    /// The configured ones when they are for this registry, else those that `docker login` has left. A helper that docker
-    /// keeps them in is not asked.
+    /// Returns the configured credentials if they are for this registry, otherwise those that `docker login` has stored in the
+    /// file `docker`. Docker's credential helpers are not queried.
     ///
     /// # Errors
-    /// Half a configuration, and a file of docker's that cannot be read.
+    /// Fails if the configuration is incomplete, or Docker's file cannot be read.
     pub(crate) fn find(
         config: RawRegistryConfig,
         registry: &str,
@@ -85,9 +86,9 @@ impl Credentials {
             return Ok(None);
         };
         let text = fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
-        // The parser's own words may repeat what it stumbles over.
+        // The parser's message may repeat the value that it fails on.
         let Ok(config) = serde_json::from_str::<DockerConfig>(&text) else {
-            bail!("`{}` is no configuration of docker", path.display());
+            bail!("`{}` is not a Docker configuration", path.display());
         };
         let mut names = vec![
             registry.to_owned(),
@@ -95,7 +96,7 @@ impl Credentials {
             format!("https://{registry}/v1/"),
         ];
         if is_docker_hub(registry) {
-            // Under which `docker login` keeps them, whatever the registry was called.
+            // The name under which `docker login` stores them, whatever the registry was called.
             names.push("https://index.docker.io/v1/".to_owned());
         }
         let Some(auth) = names
@@ -110,7 +111,7 @@ impl Credentials {
             .and_then(|bytes| String::from_utf8(bytes).ok());
         let Some((username, password)) = decoded.as_deref().and_then(|text| text.split_once(':')) else {
             bail!(
-                "`{}` has something else than name and password for `{registry}`",
+                "`{}` has something other than a user and password for `{registry}`",
                 path.display()
             );
         };
@@ -120,7 +121,7 @@ impl Credentials {
         }))
     }
 
-    /// Where docker keeps its own.
+    /// Returns the path of Docker's own file.
     pub(crate) fn docker_file() -> Option<PathBuf> {
         let folder = match std::env::var_os("DOCKER_CONFIG").filter(|folder| !folder.is_empty()) {
             Some(folder) => PathBuf::from(folder),
@@ -191,13 +192,13 @@ mod tests {
         fs::write(&path, r#"{"auths":{"a.test":{"auth":"s3cret"}}}"#).unwrap();
         let error = format!("{:#}", find("a.test").unwrap_err());
         assert!(
-            error.contains("else than name and password") && !error.contains("s3cret"),
+            error.contains("other than a user and password") && !error.contains("s3cret"),
             "{error}"
         );
         fs::write(&path, r#"{"auths":"s3cret"}"#).unwrap();
         let error = format!("{:#}", find("a.test").unwrap_err());
         assert!(
-            error.contains("is no configuration of docker") && !error.contains("s3cret"),
+            error.contains("is not a Docker configuration") && !error.contains("s3cret"),
             "{error}"
         );
     }

@@ -1,4 +1,4 @@
-//! `oci://registry/repository:tag@sha256:…`.
+//! References of the form `oci://registry/repository:tag@sha256:…`.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
@@ -6,24 +6,24 @@ use anyhow::{Context, anyhow, bail};
 
 use super::artifact::Digest;
 
-/// Longest tag that the distribution specification knows.
+/// Longest tag that the distribution specification allows.
 const MOST_TAG: usize = 128;
 
-/// Longest repository name; registries stop at 255 characters with their own name in it.
+/// Longest repository name; registries allow at most 255 characters, including their own name.
 const MOST_REPOSITORY: usize = 255;
 
-/// Docker Hub: the name that people write, the one that it keeps credentials under, and the one that it answers under.
+/// Docker Hub: the name that people write, the one that credentials are stored under, and the one of the server.
 const DOCKER_HUB: [&str; 3] = ["docker.io", "index.docker.io", "registry-1.docker.io"];
 
-/// Whether this registry is Docker Hub, by any of its names.
+/// Returns whether this registry is Docker Hub, by any of its names.
 pub(super) fn is_docker_hub(registry: &str) -> bool {
     DOCKER_HUB.contains(&registry)
 }
 
-/// Where an artifact is.
+/// The location of an artifact.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Reference {
-    /// Host, and port where there is one.
+    /// Host, and port if there is one.
     pub(crate) registry: String,
     /// Path of the repository.
     pub(crate) repository: String,
@@ -59,7 +59,7 @@ fn parse(text: &str) -> anyhow::Result<Reference> {
     };
     let is_host = |letter: char| letter.is_ascii_alphanumeric() || "-.:[]".contains(letter);
     if registry.is_empty() || !registry.chars().all(is_host) {
-        bail!("its registry is no host");
+        bail!("its registry is not a host");
     }
     let is_part = |part: &str| {
         let inside = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-');
@@ -68,13 +68,13 @@ fn parse(text: &str) -> anyhow::Result<Reference> {
     };
     if repository.len() > MOST_REPOSITORY || !repository.split('/').all(is_part) {
         bail!(
-            "its repository is made of other characters than lower-case letters, digits, `.`, `_`, `-` and `/`"
+            "its repository may consist only of lower-case letters, digits, `.`, `_`, `-` and `/`"
         );
     }
     if let Some(tag) = tag {
         let is_tag = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
         if tag.is_empty() || tag.len() > MOST_TAG || tag.starts_with(['.', '-']) || !tag.bytes().all(is_tag) {
-            bail!("its tag is none");
+            bail!("its tag is not valid");
         }
     }
     if tag.is_none() && digest.is_none() {
@@ -89,7 +89,7 @@ fn parse(text: &str) -> anyhow::Result<Reference> {
 }
 
 impl Reference {
-    /// The same artifact by its digest.
+    /// Returns a reference to the same artifact by its digest.
     pub(crate) fn at(&self, digest: &Digest) -> Self {
         Self {
             digest: Some(digest.clone()),
@@ -97,21 +97,21 @@ impl Reference {
         }
     }
 
-    /// What the manifest is asked for by. A digest says more than a tag.
+    /// Returns the tag or digest to request the manifest by. A digest takes precedence over a tag.
     pub(crate) fn manifest(&self) -> String {
         match (&self.digest, &self.tag) {
             (Some(digest), _) => digest.to_string(),
             (None, Some(tag)) => tag.clone(),
-            (None, None) => unreachable!("one of them is there, `parse` has seen to it"),
+            (None, None) => unreachable!("`parse` ensures that there is a tag or a digest"),
         }
     }
 
-    /// Whether both are in one repository, whatever their tags and digests.
+    /// Returns whether both are in the same repository, whatever their tags and digests.
     pub(crate) fn is_same_repository(&self, other: &Self) -> bool {
         self.host() == other.host() && self.repository == other.repository
     }
 
-    /// The host that answers for the registry, and its port where there is one.
+    /// Returns the host that serves the registry, and its port if there is one.
     pub(super) fn host(&self) -> &str {
         match is_docker_hub(&self.registry) {
             true => "registry-1.docker.io",
@@ -119,7 +119,7 @@ impl Reference {
         }
     }
 
-    /// Whether the registry is on this machine, where nobody listens in.
+    /// Returns whether the registry is on this machine, where nobody can eavesdrop.
     pub(crate) fn is_local(&self) -> bool {
         let host = match self.registry.rsplit_once(':') {
             Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
@@ -192,14 +192,14 @@ mod tests {
             ("ghcr.io/acme:1", "does not begin with `oci://`"),
             ("oci://ghcr.io", "names no repository"),
             ("oci://ghcr.io/acme", "neither tag nor digest"),
-            ("oci://user:secret@ghcr.io/acme:1", "no digest"),
-            ("oci://a b/acme:1", "registry is no host"),
-            ("oci://ghcr.io/../acme:1", "repository is made of"),
-            ("oci://ghcr.io/a//b:1", "repository is made of"),
-            ("oci://ghcr.io/Acme:1", "repository is made of"),
-            ("oci://ghcr.io/acme:.1", "tag is none"),
-            ("oci://ghcr.io/acme@sha256:abc", "no digest"),
-            ("oci://ghcr.io/acme@md5:abc", "no digest"),
+            ("oci://user:secret@ghcr.io/acme:1", "a digest"),
+            ("oci://a b/acme:1", "registry is not a host"),
+            ("oci://ghcr.io/../acme:1", "repository may consist only of"),
+            ("oci://ghcr.io/a//b:1", "repository may consist only of"),
+            ("oci://ghcr.io/Acme:1", "repository may consist only of"),
+            ("oci://ghcr.io/acme:.1", "tag is not valid"),
+            ("oci://ghcr.io/acme@sha256:abc", "a digest"),
+            ("oci://ghcr.io/acme@md5:abc", "a digest"),
         ] {
             let error = error(text);
             assert!(error.contains(part), "{text}: {error}");

@@ -1,4 +1,5 @@
-//! One JSON document, written while it is read: a test's own address may have millions of events.
+//! Exports a person as one JSON document, which is written while the stores are read: an address used for tests may have
+//! millions of events.
 
 use std::{
     collections::BTreeMap,
@@ -15,14 +16,13 @@ use serde::{Serialize, de::IgnoredAny};
 
 use super::{Stores, Subject};
 
-/// Events read at once: a few hundred kB as they usually are, and no more than hosts have in hand where they are as large as they may
-/// be.
+/// Events read at once: usually a few hundred kB, and no more than hosts have in memory if every event has the maximum size.
 const PAGE: usize = 100;
 
 /// Writes all that is stored about a person.
 ///
 /// # Errors
-/// When a store cannot be read or the document cannot be written: what was written until then is no JSON.
+/// Fails if a store cannot be read or the document cannot be written: what has been written until then is not valid JSON.
 pub(super) async fn write(stores: &Stores, subject: &Subject) -> anyhow::Result<()> {
     let mut document = Document::begin();
     document.field("exported_at", &Timestamp::from(SystemTime::now()))?;
@@ -50,7 +50,7 @@ pub(super) async fn write(stores: &Stores, subject: &Subject) -> anyhow::Result<
 
     document.begin_list("explanations")?;
     for reference in stores.events.explanations_about(&subject.ids).await? {
-        // It may have aged out meanwhile.
+        // It may have expired meanwhile.
         let Some(explanation) = stores.events.explanation(&reference).await? else {
             continue;
         };
@@ -63,7 +63,7 @@ pub(super) async fn write(stores: &Stores, subject: &Subject) -> anyhow::Result<
     document.end()
 }
 
-/// What decisions remember of the person; `None` where the profile store has nothing, or is the memory of other processes.
+/// Returns the profile that decisions use; `None` if the profile store has none, or is the memory of other processes.
 async fn profile(stores: &Stores, subject: &Subject) -> anyhow::Result<Option<ToldProfile>> {
     let Some(profiles) = &stores.profiles else {
         return Ok(None);
@@ -78,12 +78,12 @@ async fn profile(stores: &Stores, subject: &Subject) -> anyhow::Result<Option<To
     Ok(merged.as_ref().map(ToldProfile::of))
 }
 
-/// A profile in words. All of it follows from the events.
+/// A profile in readable form. All of it is derived from the events.
 #[derive(Debug, Serialize)]
 struct ToldProfile {
     mailbox_provider: Option<MailboxProvider>,
     mails: Vec<ToldMail>,
-    /// Engagement whose mail is not known.
+    /// Engagement that cannot be assigned to a mail.
     activities: Vec<ToldActivity>,
     machine_opens: usize,
     /// The last time of each signal.
@@ -106,7 +106,7 @@ struct ToldActivity {
 
 impl ToldProfile {
     fn of(profile: &Profile) -> Self {
-        // A provider's clock may be ahead: what it tells is remembered all the same.
+        // A provider's clock may be ahead: profiles keep such events all the same.
         let end = Timestamp::from_millis_clamped(i64::MAX);
         let history = profile.history(end);
         let mails = history.mails.iter().map(|mail| ToldMail {
@@ -131,10 +131,10 @@ impl ToldProfile {
     }
 }
 
-/// An object on standard output, a field or an element of a list to a line.
+/// A JSON object written to standard output, with one field or list element per line.
 struct Document {
     out: BufWriter<Stdout>,
-    /// What separates what comes next from what was before.
+    /// The separator to write before what comes next.
     separator: &'static str,
 }
 
@@ -180,4 +180,4 @@ impl Document {
     }
 }
 
-const CANNOT_WRITE: &str = "the document cannot be written to its end";
+const CANNOT_WRITE: &str = "cannot write the whole document";

@@ -1,4 +1,4 @@
-//! `sendflowr plugin bench`: what a plugin costs.
+//! `sendflowr plugin bench`: measures what a plugin costs.
 
 mod deliveries;
 
@@ -22,29 +22,29 @@ use self::deliveries::{Deliveries, Sample};
 use super::files::{case_files, load, read_case};
 use crate::{cli::Format, output};
 
-/// Runs before the measuring begins: caches, branch predictors and the pool's slots are warm by then.
+/// Runs before measuring begins: they warm up caches, branch predictors and the pool's slots.
 const WARM_UP: usize = 200;
 
-/// Runs measured: twenty lie above the 99th percentile.
+/// Measured runs: twenty of them are above the 99th percentile.
 const RUNS: usize = 2_000;
 
 /// Slow guests (interpreters take milliseconds) get fewer runs, so that no measurement takes much longer than this.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What one plugin costs.
+/// The costs of one plugin.
 #[derive(Debug, Serialize)]
 struct Report {
     provider: String,
     version: String,
     bytes: u64,
     one: Cost,
-    /// Absent where the provider sends no batches, or no case has one.
+    /// Absent if the provider sends no batches, or no case has one.
     batch: Option<Cost>,
     /// CPU time that a delivery may take.
     limit_us: f64,
 }
 
-/// What one delivery costs.
+/// The costs of one delivery.
 #[derive(Debug, Serialize)]
 struct Cost {
     delivery: String,
@@ -56,14 +56,14 @@ struct Cost {
     per_event_p50_us: f64,
     /// The same on every machine.
     instructions: u64,
-    /// At its end, which is its peak: memory is never handed back within a delivery.
+    /// Memory at the end of the delivery, which is the peak: memory is never returned within a delivery.
     memory_bytes: usize,
 }
 
 /// Measures the plugins, one after the other.
 ///
 /// # Errors
-/// Files that cannot be read, plugins that cannot be loaded, and plugins without a delivery that gives one event.
+/// Fails if a file cannot be read, a plugin cannot be loaded, or there is no delivery that gives exactly one event for a plugin.
 pub(crate) async fn run(
     files: &[PathBuf],
     folder: Option<&Path>,
@@ -107,7 +107,7 @@ async fn report(
 ) -> anyhow::Result<Report> {
     let (path, limits) = (file.to_owned(), limits.clone());
     let plugin = Arc::clone(plugin);
-    // Off the threads that run tasks: compiling and measuring take their time.
+    // Not on the threads that run tasks: compiling and measuring take a while.
     tokio::task::spawn_blocking(move || {
         let counting = Plugins::load_counting(&path, &limits)?;
         let batch = found.batch.map(|sample| cost(&plugin, &counting, &sample, now));
@@ -140,16 +140,16 @@ fn cost(plugin: &Plugin, counting: &Plugin, sample: &Sample, now: Timestamp) -> 
         instantiate_p50_us: micros(at(&instantiations, 50)),
         p50_us,
         p99_us: micros(at(&totals, 99)),
-        // Nothing is measured that gives no event.
+        // Only deliveries that give events are measured.
         per_event_p50_us: tenths(p50_us / sample.events as f64),
         instructions: counted
             .instructions
-            .context("the plugin counts no instructions")?,
+            .context("the plugin's instructions were not counted")?,
         memory_bytes: counted.memory_bytes,
     })
 }
 
-/// Total time and time to make the instance, of up to `runs` deliveries and of one at least.
+/// Returns the total time and the time to create the instance, for up to `runs` deliveries and at least one.
 fn measured(
     plugin: &Plugin,
     request: &Arc<Request>,
@@ -164,7 +164,7 @@ fn measured(
     Ok(times)
 }
 
-/// The time that this many in a hundred do not exceed; `sorted` holds one at least.
+/// Returns the time that this many per cent of the runs do not exceed; `sorted` must not be empty.
 fn at(sorted: &[Duration], percent: usize) -> Duration {
     let rank = (sorted.len() * percent).div_ceil(100).max(1);
     sorted[rank - 1]
@@ -174,7 +174,7 @@ fn micros(time: Duration) -> f64 {
     tenths(time.as_secs_f64() * 1e6)
 }
 
-/// A tenth of a microsecond is below what can be measured.
+/// Rounds to a tenth of a microsecond, which is below what can be measured.
 fn tenths(micros: f64) -> f64 {
     (micros * 10.0).round() / 10.0
 }
@@ -198,9 +198,9 @@ fn print(reports: &[Report], limits: &Limits) {
     let rows: Vec<Vec<String>> = reports.iter().map(row).collect();
     output::line(&output::table(&header, &rows));
     output::line(&format!(
-        "\nA fresh instance for each delivery, both calls, in the plugin alone: half of the deliveries take less than the \
-         time beside `µs`. The last three columns are of the larger delivery: time per event, peak of memory (a delivery may \
-         take {} kB), and the share of the {} ms of CPU time that a delivery may use (p99).",
+        "\nTimes are of a fresh instance and both calls, in the plugin alone. Columns in µs show the median over the \
+         deliveries. The last three columns are of the larger delivery: time per event, peak memory (a delivery may take {} \
+         kB), and the share of the {} ms of CPU time that a delivery may use (p99).",
         limits.memory_bytes / 1_000,
         limits.cpu_time.as_millis()
     ));

@@ -1,4 +1,4 @@
-//! `sendflowr plugin check`: whether a file is a plugin that the host serves, and what it is.
+//! `sendflowr plugin check`: checks whether a file is a plugin that the host serves, and shows what it is.
 
 use std::{
     path::{Path, PathBuf},
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::files::note;
 use crate::{cli::Format, output};
 
-/// From this share of a limit on the table says so: a busy delivery takes several times what an empty one does.
+/// Share of a limit from which on the table warns: a large delivery takes several times what an empty one does.
 const NEAR_PERCENT: u64 = 50;
 
 /// Examines each file; the exit code tells whether all are plugins that a host serves. What the configured lock file and trusted

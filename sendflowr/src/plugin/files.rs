@@ -1,4 +1,4 @@
-//! Plugin files and case files, found and read.
+//! Finds and reads plugin files and case files.
 
 use std::{
     fs,
@@ -14,14 +14,14 @@ use host::{
 
 use crate::output;
 
-/// Compiling keeps a thread busy for a while; the others go on.
+/// Loads a plugin. Compiling it occupies a blocking thread for a while; the others are not held up.
 pub(crate) async fn load(file: &Path, limits: &Limits) -> anyhow::Result<Arc<Plugin>> {
     let (path, limits) = (file.to_owned(), limits.clone());
     let loaded = tokio::task::spawn_blocking(move || Plugins::load_file(&path, &limits)).await?;
     loaded.with_context(|| format!("`{}`", file.display()))
 }
 
-/// The same with a close look at it, which may end in a note.
+/// Like [`load`], but also examines the plugin and prints the resulting note, if any.
 pub(super) async fn examine(file: &Path, limits: &Limits) -> anyhow::Result<(Arc<Plugin>, Examination)> {
     let (path, limits) = (file.to_owned(), limits.clone());
     let examined = tokio::task::spawn_blocking(move || Plugins::examine(&path, &limits)).await?;
@@ -32,15 +32,15 @@ pub(super) async fn examine(file: &Path, limits: &Limits) -> anyhow::Result<(Arc
     Ok(examined)
 }
 
-/// What does not keep a host from serving the plugin, and its author should know.
+/// Returns what the plugin's author should know although a host serves the plugin.
 pub(super) fn note(examination: &Examination) -> Option<String> {
     let failure = examination.failure.as_ref()?;
     Some(format!(
-        "note: at a delivery without content {failure}; a host serves it, and has such deliveries come again"
+        "note: on a delivery without content the plugin {failure}; a host still serves it and asks the provider to retry such deliveries"
     ))
 }
 
-/// The files of a plugin folder that the host would look at, in order.
+/// Returns the files of a plugin folder that the host would look at, sorted.
 pub(super) fn plugin_files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let entries = fs::read_dir(folder)
         .with_context(|| format!("cannot read the plugin folder `{}`", folder.display()))?;
@@ -63,14 +63,14 @@ pub(super) fn read_case(file: &Path) -> anyhow::Result<Case> {
     Case::from_json(&bytes).with_context(|| format!("`{}`", file.display()))
 }
 
-/// Folders of what build tools make or fetch.
+/// Folders of files that build tools create or download.
 const BUILD_FOLDERS: [&str; 2] = ["target", "node_modules"];
 
-/// What npm keeps beside the source of a plugin in JavaScript.
+/// npm's files beside the source of a plugin in JavaScript.
 const MANIFESTS: [&str; 2] = ["package.json", "package-lock.json"];
 
-/// The file itself, or all `.json` files below the folder, in order of their paths. Build folders and hidden ones are
-/// not looked into, and npm's manifests are no cases.
+/// Returns the file itself, or all `.json` files below the folder, sorted by path. Build folders, hidden folders and npm's
+/// manifests are skipped.
 pub(super) fn case_files(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
     if path.is_file() {
         return Ok(vec![path.to_owned()]);

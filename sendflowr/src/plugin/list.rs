@@ -1,4 +1,4 @@
-//! `sendflowr plugin list`: the plugins of the folder as the host judges them, and what the configured accounts lack.
+//! `sendflowr plugin list`: lists the plugins in the folder as the host judges them, and what the configured accounts lack.
 
 use std::{path::Path, process::ExitCode};
 
@@ -13,15 +13,15 @@ use crate::{
     output, roles,
 };
 
-/// Lists the plugins in the configured folder; the exit code tells whether all are served.
+/// Lists the plugins in the configured folder; the exit code says whether all are served.
 ///
 /// # Errors
-/// A configuration that cannot work, a folder that cannot be read, and a lock file with which no host starts. A bad plugin is part
-/// of the list.
+/// Fails if the configuration cannot work, the folder cannot be read, or no host would start with the lock file. A bad plugin is
+/// part of the list, not an error.
 pub(crate) async fn run(global: Global, format: Format) -> anyhow::Result<ExitCode> {
     let config = roles::host_config(&global.load()?)?;
     let plugins = config.plugins.clone();
-    // Compiling keeps a thread busy for a while.
+    // Compiling occupies a thread for a while.
     let surveyed = tokio::task::spawn_blocking(move || Plugins::survey(&plugins)).await??;
     let all_serve = surveyed.iter().all(|file| file.verdict.is_ok());
     let mut rows = Vec::new();
@@ -56,7 +56,7 @@ fn name_of(file: &Path) -> String {
         .into_owned()
 }
 
-/// Why a file is refused, as the host tells it.
+/// Returns why a file is refused, in the host's words.
 fn problem(file: &Path, error: &LoadError) -> String {
     format!("`{}` {}", name_of(file), event::chain(error))
 }
@@ -86,12 +86,12 @@ fn as_json(file: &Path, verdict: &Result<Served, LoadError>, config: &HostConfig
     })
 }
 
-/// Whether what serves is signed by a trusted key; nothing where none is asked for.
+/// Returns whether a served plugin is signed by a trusted key; `None` if no signature is required.
 fn is_signed(config: &HostConfig) -> Option<bool> {
     (!config.plugins.trusted_keys.is_empty()).then_some(true)
 }
 
-/// What of pins and signatures is configured, and how the plugin stands to it.
+/// Says whether the plugin is pinned and signed, as far as pins and signatures are configured.
 fn trust(served: &Served, config: &HostConfig) -> String {
     let pinned = served.pinned.map(|pinned| match pinned {
         true => "pinned",

@@ -1,7 +1,7 @@
-//! `sendflowr plugin new`: a folder that is a working plugin from its first build on.
+//! `sendflowr plugin new`: creates a folder that contains a working plugin.
 //!
-//! What it needs of this repository is written into it, as it was when this program was built: a plugin outside of it
-//! needs nothing but this program, the language's own tools and their package registry.
+//! The files of this repository that it needs are copied into the folder, as they were when this program was built: a plugin
+//! outside of the repository needs nothing but this program, the language's own tools and their package registry.
 
 mod javascript;
 mod python;
@@ -19,7 +19,7 @@ use event::identity::{MAX_SLUG, is_slug};
 
 use crate::output;
 
-/// Languages that there is a scaffold for.
+/// Languages for which there is a scaffold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Language {
     /// A crate with the SDK.
@@ -31,13 +31,13 @@ pub(crate) enum Language {
     Python,
 }
 
-/// A file by its path in the folder, with what is to be filled in between double braces.
+/// The path of a file in the folder, and its text, with the names of what is to be filled in between double braces.
 type Template = (&'static str, &'static str);
 
-/// What is filled in, by name.
+/// The values to fill in, by name.
 type Filling = Vec<(&'static str, String)>;
 
-/// Sample deliveries, which are the same in every language.
+/// Sample deliveries, the same for every language.
 const CASES: [Template; 3] = [
     ("cases/batch.json", include_str!("new/cases/batch.json.template")),
     (
@@ -50,7 +50,7 @@ const CASES: [Template; 3] = [
     ),
 ];
 
-/// Files of the plugins' workspace, by their path in it.
+/// Includes files of the plugins' workspace, by their path in it.
 macro_rules! of_plugins {
     ($($path:literal),* $(,)?) => {
         [$(($path, include_str!(concat!("../../../../plugins/", $path)))),*]
@@ -67,17 +67,17 @@ const CONTRACT: Template = (
 /// Writes the plugin `slug` into `folder`, or into a new folder of that name.
 ///
 /// # Errors
-/// A slug that cannot be one, and a folder that is there already or cannot be written.
+/// Fails if `slug` is not a slug, or the folder already exists or cannot be written.
 pub(crate) fn run(slug: &str, language: Language, folder: Option<PathBuf>) -> anyhow::Result<ExitCode> {
     if !is_slug(slug) {
-        bail!("`{slug}` is no slug: it must be 1 to {MAX_SLUG} lower-case letters, digits and inner hyphens");
+        bail!("`{slug}` is not a slug: it must be 1 to {MAX_SLUG} lower-case letters, digits and inner hyphens");
     }
     if language == Language::Rust {
         rust::check_slug(slug)?;
     }
     let folder = folder.unwrap_or_else(|| PathBuf::from(slug));
     if folder.exists() {
-        bail!("`{}` is there already", folder.display());
+        bail!("`{}` already exists", folder.display());
     }
     let next = match language {
         Language::Rust => {
@@ -101,14 +101,14 @@ pub(crate) fn run(slug: &str, language: Language, folder: Option<PathBuf>) -> an
          cd {}\n  \
          {next}\n  \
          sendflowr plugin test {slug}.wasm --cases cases\n\n\
-         Its README.md tells the rest.",
+         Its README.md explains the rest.",
         folder.display(),
         folder.display(),
     ));
     Ok(ExitCode::SUCCESS)
 }
 
-/// Writes the templates of a language and the cases, filled in.
+/// Fills in and writes the templates of a language and the cases.
 fn write_templates(slug: &str, folder: &Path, own: &[Template], more: Filling) -> anyhow::Result<()> {
     let common = [
         ("slug", slug.to_owned()),
@@ -125,7 +125,7 @@ fn write_templates(slug: &str, folder: &Path, own: &[Template], more: Filling) -
     Ok(())
 }
 
-/// The contract's folder.
+/// Returns the contract's folder.
 fn contract() -> &'static str {
     CONTRACT
         .0
@@ -133,7 +133,7 @@ fn contract() -> &'static str {
         .map_or(CONTRACT.0, |(folder, _)| folder)
 }
 
-/// A first guess at the provider's name: `acme-mail` is "Acme Mail".
+/// Guesses the provider's name: "Acme Mail" for `acme-mail`.
 fn display_name(slug: &str) -> String {
     let words = slug.split('-').map(|word| {
         let mut letters = word.chars();
@@ -188,7 +188,7 @@ mod tests {
                 }
             }
             let again = run("acme-mail", language, Some(folder)).unwrap_err();
-            assert!(again.to_string().ends_with("is there already"), "{again}");
+            assert!(again.to_string().ends_with("already exists"), "{again}");
         }
     }
 
@@ -198,7 +198,7 @@ mod tests {
         for slug in ["", "Acme", "a_b", "../a", "-a"] {
             for language in [Language::Rust, Language::Js, Language::Python] {
                 let refused = run(slug, language, Some(folder.path().join("x"))).unwrap_err();
-                assert!(refused.to_string().contains("is no slug"), "{refused}");
+                assert!(refused.to_string().contains("is not a slug"), "{refused}");
             }
         }
         // A crate cannot have this name; a folder can.

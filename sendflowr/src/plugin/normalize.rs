@@ -1,4 +1,4 @@
-//! `sendflowr plugin normalize`: what a plugin makes of one delivery.
+//! `sendflowr plugin normalize`: runs one delivery through a plugin.
 
 use std::{fs, io::Read, path::Path, process::ExitCode, time::SystemTime};
 
@@ -16,7 +16,7 @@ use crate::output;
 /// A secret or setting of the account, and its value.
 pub(super) type Configured = (String, String);
 
-/// Reads `name=value`.
+/// Parses `name=value`.
 pub(super) fn configured(text: &str) -> Result<Configured, String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
@@ -24,10 +24,10 @@ pub(super) fn configured(text: &str) -> Result<Configured, String> {
     }
 }
 
-/// Prints the reading of the delivery in the file, or on standard input for `-`, where the account has these values.
+/// Runs the delivery in the file, or on standard input for `-`, with these values of the account, and prints the result.
 ///
 /// # Errors
-/// A delivery that cannot be read or tried, and a plugin that cannot be loaded.
+/// Fails if the delivery cannot be read or run, or the plugin cannot be loaded.
 pub(crate) async fn run(
     plugin: &Path,
     delivery: &Path,
@@ -54,7 +54,7 @@ pub(crate) async fn run(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Reads a case, which is a JSON object, or else an HTTP request.
+/// Parses a case, which is a JSON object, otherwise an HTTP request.
 fn read(bytes: &[u8], slug: &str, account: &[Configured]) -> anyhow::Result<Case> {
     let mut case = if bytes.trim_ascii_start().starts_with(b"{") {
         Case::from_json(bytes)?
@@ -75,10 +75,10 @@ fn read(bytes: &[u8], slug: &str, account: &[Configured]) -> anyhow::Result<Case
     Ok(case)
 }
 
-/// Reads a request as it goes over the wire, with either kind of line ends before the body.
+/// Parses a request as it goes over the wire, with either kind of line end before the body.
 fn http_request(bytes: &[u8]) -> anyhow::Result<CaseRequest> {
     let Ok(mut rest) = std::str::from_utf8(bytes) else {
-        bail!("is no text: a case file takes such a body as `body_base64`");
+        bail!("is not text: use a case file, which can contain such a body as `body_base64`");
     };
     let mut line = || {
         let (line, after) = rest.split_once('\n').unwrap_or((rest, ""));
@@ -88,7 +88,7 @@ fn http_request(bytes: &[u8]) -> anyhow::Result<CaseRequest> {
     let mut words = line().split_ascii_whitespace();
     let (Some(method), Some(target)) = (words.next(), words.next()) else {
         bail!(
-            "is neither a case nor an HTTP request, whose first line is like `POST /webhooks/acme HTTP/1.1`"
+            "is neither a case nor an HTTP request, which begins like `POST /webhooks/acme HTTP/1.1`"
         );
     };
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
@@ -114,7 +114,7 @@ fn http_request(bytes: &[u8]) -> anyhow::Result<CaseRequest> {
             .insert(name.trim().to_ascii_lowercase(), value)
             .is_some()
         {
-            bail!("has the header `{}` twice, which only a host takes", name.trim());
+            bail!("has the header `{}` twice, which only a host accepts", name.trim());
         }
     }
     request.body = rest.to_owned();

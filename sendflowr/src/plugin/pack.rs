@@ -1,4 +1,4 @@
-//! `sendflowr plugin pack`: from the core module that a compiler leaves to the component that the host serves, and to its pin.
+//! `sendflowr plugin pack`: turns the core module that a compiler writes into the component that the host serves, and pins it.
 
 use std::{
     fs,
@@ -13,11 +13,11 @@ use wit_component::ComponentEncoder;
 use super::{files::examine, pin};
 use crate::{oci::Digest, output};
 
-/// Wraps the module into a component that imports nothing but the contract, and writes it to `out` or, without it, into
-/// this folder under the module's name with hyphens in place of underscores, as slugs have them. Pins it in `lock`, if any.
+/// Wraps the module into a component that imports nothing but the contract, and writes it to `out` or, without it, into the
+/// current folder under the module's name, with hyphens in place of underscores, as in slugs. Pins it in `lock`, if given.
 ///
 /// # Errors
-/// Files that cannot be read or written, and modules that do not carry the contract's types.
+/// Fails if a file cannot be read or written, or the module does not contain the contract's types.
 pub(crate) async fn run(
     module: &Path,
     out: Option<PathBuf>,
@@ -54,7 +54,7 @@ fn pack(module: &Path, out: Option<PathBuf>) -> anyhow::Result<(PathBuf, Digest)
     }
     let component =
         component(&bytes).with_context(|| format!("`{}` cannot be made a component", module.display()))?;
-    // Through a file beside it: a host that watches the folder never sees half a plugin.
+    // Written to another file first and renamed: a host that watches the folder never sees half a plugin.
     let beside = out.with_extension("wasm.new");
     fs::write(&beside, &component).with_context(|| format!("cannot write `{}`", beside.display()))?;
     fs::rename(&beside, &out).with_context(|| format!("cannot write `{}`", out.display()))?;
@@ -69,7 +69,7 @@ fn pack(module: &Path, out: Option<PathBuf>) -> anyhow::Result<(PathBuf, Digest)
 fn component(module: &[u8]) -> anyhow::Result<Vec<u8>> {
     // The header of a component differs from a module's in the fifth byte and what follows it.
     if module.get(4..8) == Some(&[0x0d, 0, 1, 0]) {
-        bail!("it is a component already");
+        bail!("it is already a component");
     }
     ComponentEncoder::default()
         .validate(true)
@@ -84,7 +84,7 @@ mod tests {
     #[test]
     fn only_modules_are_packed() {
         let error = |bytes: &[u8]| format!("{:#}", component(bytes).unwrap_err());
-        assert_eq!(error(b"\0asm\x0d\0\x01\0"), "it is a component already");
+        assert_eq!(error(b"\0asm\x0d\0\x01\0"), "it is already a component");
         assert!(component(b"no WebAssembly").is_err());
     }
 

@@ -16,14 +16,14 @@ use crate::{cli::Global, output};
 /// What is pinned, and where.
 #[derive(Debug, Args)]
 pub(crate) struct PinArgs {
-    /// Compiled plugins. Default: all in the plugin folder, and what is no longer there is unpinned.
-    // Not by the name of the global `--plugins`, whose value it would be taken for.
+    /// Compiled plugins [default: all in the plugin folder; plugins that are no longer there are unpinned]
+    // Not named like the global `--plugins`: clap would take it for that flag's value.
     #[arg(id = "files", value_name = "FILES")]
     files: Vec<PathBuf>,
-    /// Lock file [default: `host.plugins.lock`, which is `plugins.lock` in the plugin folder]
+    /// Lock file [default: `host.plugins.lock`, or `plugins.lock` in the plugin folder]
     #[arg(long)]
     lock: Option<PathBuf>,
-    /// Writes nothing, and ends with exit code 1 when the lock file would change.
+    /// Write nothing. Exit code 1 if the lock file would change.
     #[arg(long)]
     check: bool,
 }

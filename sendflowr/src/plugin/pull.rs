@@ -29,11 +29,11 @@ use crate::{
 /// How a registry is reached.
 #[derive(Debug, Args)]
 pub(crate) struct RegistryArgs {
-    /// Speaks HTTP to a registry that is not on this machine.
+    /// Use plain HTTP for a registry that is not on this machine.
     #[arg(long)]
     plain_http: bool,
-    /// Seconds that it may take in all.
-    // A Python component of 18 MB on a line of 1 Mbit/s.
+    /// Time limit for the whole transfer, in seconds.
+    // Enough for a Python component of 18 MB at 1 Mbit/s.
     #[arg(long, value_name = "SECONDS", default_value_t = 180, value_parser = clap::value_parser!(u64).range(1..=3600))]
     timeout: u64,
 }
@@ -41,15 +41,15 @@ pub(crate) struct RegistryArgs {
 /// What is pulled, and where to.
 #[derive(Debug, Args)]
 pub(crate) struct PullArgs {
-    /// The artifact: `oci://registry/repository:tag`, with or without `@sha256:…`.
+    /// Artifact: `oci://registry/repository:tag`, with or without `@sha256:…`.
     source: Reference,
     /// Folder to put it into [default: the plugin folder]
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Writes its digest and where it came from to the lock file.
+    /// Write its digest and origin to the lock file.
     #[arg(long)]
     pin: bool,
-    /// Replaces a plugin for the same provider also when the lock file does not say that it came from the same repository.
+    /// Replace a plugin for the same provider even if the lock file does not say that it came from the same repository.
     #[arg(long)]
     replace: bool,
     /// Lock file [default: `host.plugins.lock`; with `--out`, `plugins.lock` in that folder]
@@ -62,9 +62,9 @@ pub(crate) struct PullArgs {
 /// What is pushed, and where to.
 #[derive(Debug, Args)]
 pub(crate) struct PushArgs {
-    /// Compiled plugin. `FILE.minisig` beside it goes with it.
+    /// Compiled plugin. If `FILE.minisig` exists beside it, it is pushed too.
     file: PathBuf,
-    /// Where to: `oci://registry/repository:tag`.
+    /// Reference to push to: `oci://registry/repository:tag`.
     target: Reference,
     #[command(flatten)]
     registry: RegistryArgs,

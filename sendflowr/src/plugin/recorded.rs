@@ -1,4 +1,4 @@
-//! `sendflowr plugin test --recorded`: recorded deliveries through the installed plugin and a new one.
+//! `sendflowr plugin test --recorded`: runs recorded deliveries through the installed plugin and a new one.
 
 use std::{
     fmt,
@@ -17,10 +17,10 @@ use crate::{
     output, roles,
 };
 
-/// Differences of one delivery that are printed as text; all are in the JSON.
+/// Most differences of one delivery that are printed as text; the JSON has all.
 const MOST_SHOWN: usize = 20;
 
-/// What is asked besides the plugins.
+/// The options besides the plugins.
 pub(super) struct Question<'a> {
     pub(super) account: Option<&'a str>,
     pub(super) against: Option<&'a Path>,
@@ -34,15 +34,15 @@ struct Comparison {
     recording: String,
     /// Whether the new plugin reads less than the installed one.
     is_loss: bool,
-    /// Whether neither can read it: that shows nothing of the new one.
+    /// Whether neither can read it, which says nothing about the new one.
     both_fail: bool,
     differences: Vec<String>,
 }
 
-/// Compares; the exit code tells of losses, or of any difference where none is wanted.
+/// Compares the plugins; the exit code reports losses or, with `no_changes`, any difference.
 ///
 /// # Errors
-/// A configuration that cannot work, plugins that cannot be loaded, and no recording at all.
+/// Fails if the configuration cannot work, a plugin cannot be loaded, or there is no recording at all.
 pub(super) async fn run(
     global: Global,
     files: &[PathBuf],
@@ -60,12 +60,12 @@ pub(super) async fn run(
         let account = match question.account.map(|account| account.split_once('/')) {
             None => None,
             Some(Some((provider, account))) if provider == slug => Some(account),
-            Some(_) => bail!("`--account` must be `{slug}/name`, for `{slug}` is what the plugin serves"),
+            Some(_) => bail!("`--account` must be `{slug}/name`, because the plugin serves `{slug}`"),
         };
         let of_slug = config.plugins.folder.join(format!("{slug}.wasm"));
         let installed = load(question.against.unwrap_or(&of_slug), limits)
             .await
-            .context("the plugin to compare with; `--against` names another")?;
+            .context("cannot load the plugin to compare with (`--against` names another)")?;
         let found = recordings
             .of(&slug, account)
             .context("cannot list the recordings")?;
@@ -92,7 +92,7 @@ pub(super) async fn run(
         }
         if comparisons.len() == earlier {
             bail!(
-                "every recorded delivery of `{slug}` made room for a newer one before it was read: raise `record_deliveries`"
+                "every recorded delivery of `{slug}` was replaced by a newer one before it was read: raise `record_deliveries`"
             );
         }
     }
@@ -112,7 +112,7 @@ pub(super) async fn run(
     })
 }
 
-/// How many deliveries compare how.
+/// How many deliveries there are of each kind.
 #[derive(Debug, PartialEq, Eq)]
 struct Tally {
     deliveries: usize,
@@ -135,7 +135,7 @@ impl Tally {
         }
     }
 
-    /// Whether the new plugin may take the installed one's place. Where nothing at all was read it has shown nothing.
+    /// Returns whether the new plugin may replace the installed one. If nothing at all was read, nothing is known about it.
     fn is_well(&self, no_changes: bool) -> bool {
         self.losses == 0 && self.unread < self.deliveries && !(no_changes && self.different > 0)
     }
@@ -177,7 +177,7 @@ fn print(comparison: &Comparison) {
     }
 }
 
-/// Whether less is read of a delivery than before.
+/// Returns whether less is read of a delivery than before.
 fn is_loss(before: &Made, after: &Made) -> bool {
     match (before, after) {
         (Made::Failure(_), _) => false,
@@ -195,7 +195,7 @@ fn is_loss(before: &Made, after: &Made) -> bool {
     }
 }
 
-/// What differs, in words. Events are compared as they would be stored, field by field, in their order.
+/// Describes the differences. Events are compared as they would be stored, field by field, in their order.
 fn differences(before: &Made, after: &Made) -> anyhow::Result<Vec<String>> {
     if before == after {
         return Ok(Vec::new());
@@ -276,7 +276,7 @@ mod tests {
 
     use super::*;
 
-    /// As many events as these, all alike.
+    /// Returns `count` equal events.
     fn events(count: usize) -> Made {
         let event = include_bytes!("../../../event/samples/event-v1.json");
         let event: event::Event = event::Event::from_json(event).unwrap();
@@ -303,7 +303,7 @@ mod tests {
         assert!(!is_loss(&made(&["no time"]), &made(&[])));
         assert!(!is_loss(&failure, &made(&["no time"])));
         assert!(!is_loss(&Made::Handshake, &made(&[])));
-        // What the new plugin skips, or leaves out, is read no more either.
+        // What the new plugin skips or leaves out is no longer read, either.
         assert!(is_loss(&events(2), &events(1)));
         assert!(is_loss(&events(1), &made(&[])));
         assert!(!is_loss(&events(1), &events(2)));

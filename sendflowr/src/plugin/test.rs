@@ -1,4 +1,4 @@
-//! `sendflowr plugin test`: case files through compiled plugins.
+//! `sendflowr plugin test`: runs case files through compiled plugins.
 
 use std::{
     collections::BTreeMap,
@@ -18,10 +18,10 @@ use host::{
 use super::files::{case_files, load, read_case};
 use crate::{cli::Format, output};
 
-/// Runs the cases of the given plugins; the exit code tells whether all hold.
+/// Runs the cases of the given plugins; the exit code says whether all pass.
 ///
 /// # Errors
-/// Files that cannot be read, plugins that cannot be loaded, two plugins for one provider, and no case at all.
+/// Fails if a file cannot be read, a plugin cannot be loaded, two plugins are for the same provider, or there is no case at all.
 pub(crate) async fn run(
     files: &[PathBuf],
     cases: &Path,
@@ -39,10 +39,10 @@ pub(crate) async fn run(
     })
 }
 
-/// Runs the cases of plugins that are loaded, and prints what came of them; answers whether all hold.
+/// Runs the cases of loaded plugins, and prints the results; returns whether all pass.
 ///
 /// # Errors
-/// As [`run`].
+/// Like [`run`].
 pub(super) async fn run_cases(
     loaded: &[(&Path, Arc<Plugin>)],
     cases: &Path,
@@ -70,7 +70,7 @@ pub(super) async fn run_cases(
         }
     }
     if results.is_empty() {
-        bail!("`{}` holds no case for the given plugins", cases.display());
+        bail!("`{}` contains no case for the given plugins", cases.display());
     }
     match format {
         Format::Json => results.iter().try_for_each(|result| {

@@ -1,4 +1,4 @@
-//! `sendflowr plugin test --watch`: the cases again, whenever a plugin or a case file changes.
+//! `sendflowr plugin test --watch`: runs the cases again whenever a plugin or a case file changes.
 
 use std::{
     collections::BTreeMap,
@@ -20,19 +20,19 @@ use super::{
 };
 use crate::{cli::Format, output, roles};
 
-/// How often the files are looked at, and how long they must have rested before they are read: a build writes its file in
-/// several steps. A look costs a listing of the cases. Notifications of the system would come sooner, and get lost on
+/// How often the files are checked, and how long they must be unchanged before they are read: a build writes its file in
+/// several steps. A check costs a listing of the cases. File system notifications would arrive sooner, but get lost on
 /// network file systems, through symlinks, and when a build replaces its whole folder.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// What is seen of a file from outside: when it was written, and its size. `None` where it is missing.
+/// A file's time of modification and size, `None` if it is missing.
 type Seen = Option<(SystemTime, u64)>;
 
-/// Tests until Ctrl-C, which is how it ends well. What cannot be read or does not load is told, and waited for.
+/// Tests until Ctrl-C, the normal way to end it. A file that cannot be read or loaded is reported, and waited for.
 pub(super) async fn run(files: &[PathBuf], cases: &Path, limits: &Limits, format: Format) -> ExitCode {
     tokio::select! {
         never = keep_testing(files, cases, limits, format) => match never {},
-        // Not by returning: that would wait for the plugin that is being compiled, ten seconds for an interpreter.
+        // Not by returning, which would wait for the plugin that is being compiled: ten seconds for an interpreter.
         () = roles::stop_signal() => std::process::exit(0),
     }
 }
@@ -59,7 +59,7 @@ async fn keep_testing(files: &[PathBuf], cases: &Path, limits: &Limits, format: 
     }
 }
 
-/// Plugins that have not changed are not compiled again.
+/// Runs the cases once. Plugins that have not changed are not compiled again.
 async fn test_once(
     files: &[PathBuf],
     cases: &Path,
@@ -84,7 +84,7 @@ async fn test_once(
     test::run_cases(&plugins, cases, format).await.map(drop)
 }
 
-/// Returns once the files differ from what was seen, and have rested.
+/// Returns once the files differ from what was seen, and have stopped changing.
 async fn wait_for_change(files: &[PathBuf], cases: &Path, seen: &BTreeMap<PathBuf, Seen>) {
     let mut last = seen.clone();
     loop {
@@ -97,9 +97,9 @@ async fn wait_for_change(files: &[PathBuf], cases: &Path, seen: &BTreeMap<PathBu
     }
 }
 
-/// The plugins and all case files.
+/// Looks at the plugins and all case files.
 fn look(files: &[PathBuf], cases: &Path) -> BTreeMap<PathBuf, Seen> {
-    // A folder that is not there (yet) has no cases; the run says so.
+    // A folder that does not exist (yet) has no cases; the run reports it.
     let cases = case_files(cases).unwrap_or_default();
     let all = files.iter().cloned().chain(cases);
     all.map(|file| {
@@ -111,10 +111,10 @@ fn look(files: &[PathBuf], cases: &Path) -> BTreeMap<PathBuf, Seen> {
     .collect()
 }
 
-/// Takes the last report off the screen. Where the output goes to a file, all reports stay.
+/// Clears the last report from the screen. If the output goes to a file, all reports stay.
 fn clear() {
     if std::io::stdout().is_terminal() {
-        // Screen, what was scrolled off it, and the cursor to its beginning.
+        // Clears the screen and the scrollback, and moves the cursor to the top left.
         output::line("\x1b[2J\x1b[3J\x1b[H");
     }
 }

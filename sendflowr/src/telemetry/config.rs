@@ -1,4 +1,4 @@
-//! `[telemetry]`: where spans are exported.
+//! `[telemetry]`: the export of spans.
 
 use std::collections::BTreeMap;
 
@@ -9,49 +9,49 @@ use reqwest::{
 };
 use serde::Deserialize;
 
-/// `[telemetry]`. Without an endpoint nothing is exported and nothing of it costs anything. The other variables of
-/// OpenTelemetry's specification (`OTEL_TRACES_SAMPLER`, `OTEL_RESOURCE_ATTRIBUTES`, …) are read by its library.
+/// `[telemetry]`. Without an endpoint nothing is exported, at no cost. The other variables of OpenTelemetry's specification
+/// (`OTEL_TRACES_SAMPLER`, `OTEL_RESOURCE_ATTRIBUTES`, …) are read by its library.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawTelemetryConfig {
-    /// Base address of an OpenTelemetry collector that takes OTLP over HTTP, `http://collector:4318`. Also
+    /// Base address of an OpenTelemetry collector that accepts OTLP over HTTP, `http://collector:4318`. Also
     /// `OTEL_EXPORTER_OTLP_ENDPOINT`.
     pub(crate) endpoint: Option<String>,
-    /// The name under which spans show. Also `OTEL_SERVICE_NAME`. Default `sendflowr-host`, `sendflowr-consumer`,
-    /// `sendflowr-inference`, or `sendflowr` where all three are one process.
+    /// Service name of the spans. Also `OTEL_SERVICE_NAME`. Default `sendflowr-host`, `sendflowr-consumer`,
+    /// `sendflowr-inference`, or `sendflowr` if all three run in one process.
     pub(crate) service_name: Option<String>,
-    /// Part of the traces that begin here which is exported, 0 to 1. Traces that a caller began are exported when the
-    /// caller exports them. Default all.
+    /// Share of the traces begun here that is exported, 0 to 1. Traces begun by a caller are exported if the caller
+    /// exports them. Default all.
     pub(crate) sample_ratio: Option<f64>,
-    /// Headers of the exports, for collectors that want a key: `authorization = "Bearer …"`.
+    /// Headers of the exports, for collectors that require a key: `authorization = "Bearer …"`.
     pub(crate) headers: BTreeMap<String, Secret>,
 }
 
-/// Where spans are exported.
+/// The validated `[telemetry]`.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct TelemetryConfig {
-    /// Where batches of spans are posted.
+    /// URL that batches of spans are posted to.
     pub(super) traces_url: String,
     pub(super) service_name: Option<String>,
     pub(super) sample_ratio: Option<f64>,
     pub(super) headers: BTreeMap<String, Secret>,
 }
 
-/// A key of `[telemetry]` that cannot be used. Names the key, never what may be a secret.
+/// A key of `[telemetry]` with an invalid value. Names the key, never a value that may be a secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum InvalidTelemetry {
     #[error("`telemetry.endpoint` must be an address such as `http://collector:4318`")]
     Endpoint,
-    #[error("`telemetry.endpoint` must not hold a password: put it into `telemetry.headers`")]
+    #[error("`telemetry.endpoint` must not contain a user or password: use `telemetry.headers` instead")]
     Credentials,
     #[error(transparent)]
     SampleRatio(#[from] OutOfRange),
-    #[error("`telemetry.headers.{0}` is no header that can be sent")]
+    #[error("`telemetry.headers.{0}` is not a valid header")]
     Header(String),
 }
 
 impl TelemetryConfig {
-    /// The configuration, if spans are to be exported at all.
+    /// Validates the configuration; `None` if spans are not exported.
     pub(crate) fn try_new(raw: RawTelemetryConfig) -> Result<Option<Self>, InvalidTelemetry> {
         if let Some(ratio) = raw.sample_ratio {
             number::<f64, _>("telemetry", "sample_ratio", ratio, 0.0..=1.0)?;
@@ -72,7 +72,7 @@ impl TelemetryConfig {
             return Err(InvalidTelemetry::Credentials);
         }
         Ok(Some(Self {
-            // As the specification has it for a base address.
+            // As the specification prescribes for a base address.
             traces_url: format!("{}/v1/traces", endpoint.trim_end_matches('/')),
             service_name: raw.service_name,
             sample_ratio: raw.sample_ratio,

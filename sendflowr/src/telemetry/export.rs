@@ -1,8 +1,8 @@
-//! Sends finished spans to a collector, off the way of those who make them.
+//! Sends finished spans to a collector without delaying the code that creates them.
 //!
-//! Spans wait in a queue of fixed length, and one task posts them in batches. When the collector is slow or away the queue
-//! fills and what comes then is dropped and counted: nobody waits for a collector, and memory stays bounded. It is told in
-//! the log once when it begins and once when it ends.
+//! Spans wait in a queue of fixed length, and one task posts them in batches. If the collector is slow or down, the queue
+//! fills up, and further spans are dropped and counted: nothing waits for a collector, and memory stays bounded. Failing
+//! exports are logged once when they begin and once when they end, dropped spans once.
 
 use std::{
     collections::HashMap,
@@ -27,19 +27,19 @@ use tokio_util::sync::CancellationToken;
 
 use super::config::TelemetryConfig;
 
-/// Spans that wait at most: those of 800 deliveries, all made while one batch gathers. At about 1 kB each they take 4 MB.
+/// Length of the queue: the spans of 800 deliveries, all created while one batch gathers. At about 1 kB each they take 4 MB.
 const QUEUE_SPANS: usize = 4_096;
 
-/// Spans of one export, as OpenTelemetry's own processor has it.
+/// Spans of one export, as in OpenTelemetry's own processor.
 const BATCH_SPANS: usize = 512;
 
 /// How long the first span of a batch waits for others. People look at traces seconds later.
 const BATCH_WAIT: Duration = Duration::from_secs(1);
 
-/// How long one export may take, repetitions included: OpenTelemetry's default.
+/// How long one export may take, retries included: OpenTelemetry's default.
 const EXPORT_WITHIN: Duration = Duration::from_secs(10);
 
-/// How long the last spans may take when the process stops. Roles have taken part of the 30 s of a stop before.
+/// How long exporting the last spans may take when the process stops. The roles have used part of the 30 s of a stop by then.
 const FLUSH_WITHIN: Duration = Duration::from_secs(3);
 
 /// Labels of the spans' counter.
@@ -53,9 +53,9 @@ struct Outcome {
 struct Counts {
     spans: Family<Outcome, Counter>,
     exported: Counter,
-    /// They found the queue full.
+    /// The queue was full.
     dropped: Counter,
-    /// The collector did not take them.
+    /// The collector did not accept them.
     failed: Counter,
 }
 
@@ -81,10 +81,10 @@ pub(crate) struct Exporter {
 }
 
 impl Exporter {
-    /// Starts exporting. `service` is the name of the service where none is configured. To be called within the runtime.
+    /// Starts exporting. `service` is the service name if none is configured. Must be called within the runtime.
     ///
     /// # Errors
-    /// When no HTTP client can be made.
+    /// Fails if no HTTP client can be created.
     pub(crate) fn start(config: TelemetryConfig, service: &str) -> anyhow::Result<Self> {
         let client = reqwest::Client::builder()
             .timeout(EXPORT_WITHIN)
@@ -101,7 +101,7 @@ impl Exporter {
             .with_timeout(EXPORT_WITHIN)
             .with_headers(headers)
             .build()
-            .context("spans cannot be exported: look at the environment variables `OTEL_EXPORTER_…`")?;
+            .context("spans cannot be exported: check the environment variables `OTEL_EXPORTER_…`")?;
         let resource = Resource::builder()
             .with_service_name(config.service_name.unwrap_or_else(|| service.to_owned()))
             .with_attribute(opentelemetry::KeyValue::new(
@@ -138,7 +138,7 @@ impl Exporter {
         })
     }
 
-    /// What makes spans that are exported.
+    /// Returns the tracer whose spans are exported.
     pub(super) fn tracer(&self) -> SdkTracer {
         self.provider.tracer("sendflowr")
     }
@@ -152,7 +152,7 @@ impl Exporter {
         );
     }
 
-    /// Exports what waits, within a few seconds; what cannot be exported by then is given up.
+    /// Exports the queued spans within a few seconds; those that cannot be exported by then are lost.
     pub(crate) async fn shutdown(self) {
         self.stop.cancel();
         let abort = self.task.abort_handle();
@@ -167,7 +167,7 @@ impl Exporter {
     }
 }
 
-/// Where finished spans wait.
+/// The queue of finished spans.
 #[derive(Debug)]
 struct Queue {
     spans: mpsc::Sender<SpanData>,
@@ -183,7 +183,7 @@ impl SpanProcessor for Queue {
         }
     }
 
-    /// The exporter flushes, see [`Exporter::shutdown`].
+    /// Does nothing: the exporter flushes, see [`Exporter::shutdown`].
     fn force_flush(&self) -> OTelSdkResult {
         Ok(())
     }
@@ -193,7 +193,7 @@ impl SpanProcessor for Queue {
     }
 }
 
-/// Posts what waits.
+/// Posts the queued spans.
 struct Sender {
     exporter: SpanExporter,
     spans: mpsc::Receiver<SpanData>,
@@ -212,7 +212,7 @@ impl Sender {
             }
             self.export(std::mem::take(&mut batch)).await;
         }
-        // Nothing more is taken in; what waits goes out.
+        // No more spans are accepted; the queued ones are sent.
         self.spans.close();
         loop {
             fill(&mut self.spans, &mut batch).await;
@@ -229,14 +229,14 @@ impl Sender {
             Ok(()) => {
                 self.counts.exported.inc_by(spans);
                 if self.is_failing {
-                    tracing::info!("the collector of `telemetry.endpoint` takes spans again");
+                    tracing::info!("the collector of `telemetry.endpoint` accepts spans again");
                 }
                 self.is_failing = false;
             }
             Err(error) => {
                 self.counts.failed.inc_by(spans);
                 if !self.is_failing {
-                    tracing::warn!(%error, "the collector of `telemetry.endpoint` does not take spans: {error}");
+                    tracing::warn!(%error, "the collector of `telemetry.endpoint` does not accept spans: {error}");
                 }
                 self.is_failing = true;
             }
@@ -244,15 +244,15 @@ impl Sender {
         if !self.has_told_of_drops && self.counts.dropped.get() > 0 {
             self.has_told_of_drops = true;
             tracing::warn!(
-                "spans are made faster than they are exported, and dropped: see `sendflowr_telemetry_spans_total`, or \
-                 lower `telemetry.sample_ratio`"
+                "spans are dropped because they are created faster than they are exported: see \
+                 `sendflowr_telemetry_spans_total`, or lower `telemetry.sample_ratio`"
             );
         }
     }
 }
 
-/// Adds to a batch until it is full or its time is over, or no more spans will come. May be given up at any moment: what
-/// was taken is in `batch`.
+/// Adds spans to a batch until it is full, its time is over, or no more spans will come. Cancel-safe: what was taken from
+/// the queue is in `batch`.
 async fn fill(spans: &mut mpsc::Receiver<SpanData>, batch: &mut Vec<SpanData>) {
     if batch.is_empty() && spans.recv_many(batch, BATCH_SPANS).await == 0 {
         return;
@@ -265,7 +265,7 @@ async fn fill(spans: &mut mpsc::Receiver<SpanData>, batch: &mut Vec<SpanData>) {
             }
         }
     };
-    // When the time is over what is there goes.
+    // When the time is over, the batch goes as it is.
     let _ = tokio::time::timeout(BATCH_WAIT, all).await;
 }
 
@@ -296,7 +296,7 @@ mod tests {
         let made = 5 * QUEUE_SPANS;
         make_spans(&exporter, made);
         let counts = exporter.counts.clone();
-        // The queue, one batch on its way and one that gathers.
+        // The queue, one batch being sent and one that gathers.
         let kept = (QUEUE_SPANS + 2 * BATCH_SPANS) as u64;
         assert!(counts.dropped.get() >= made as u64 - kept, "{counts:?}");
         let began = Instant::now();

@@ -1,4 +1,4 @@
-//! Events from a Parquet file: the columns of the CSV, of whatever type tools write them.
+//! Reads events from a Parquet file: the columns of the CSV, in whatever type tools write them.
 
 use std::{borrow::Cow, fs::File, io::Read, path::Path, sync::Arc};
 
@@ -18,7 +18,7 @@ use crate::decide::events::{COLUMNS, EventLog, NEEDED};
 /// The first bytes of a Parquet file.
 const MAGIC: &[u8; 4] = b"PAR1";
 
-/// Whether a file begins as Parquet does. One that cannot be read does not; reading it as something else says why.
+/// Returns whether a file begins like Parquet. A file that cannot be read does not; reading it as another format reports why.
 pub(super) fn is_parquet(path: &Path) -> bool {
     let mut start = [0; MAGIC.len()];
     let read = File::open(path).and_then(|mut file| file.read_exact(&mut start));
@@ -28,7 +28,7 @@ pub(super) fn is_parquet(path: &Path) -> bool {
 /// Reads a file.
 ///
 /// # Errors
-/// A file that is damaged or lacks a column, or the first mistake in it, naming its row, from 1, and column.
+/// Fails if the file is damaged or lacks a column. Otherwise returns the first mistake in it, naming its row, from 1, and column.
 pub(super) fn read(path: &Path) -> anyhow::Result<EventLog> {
     let name = path.display().to_string();
     let file = File::open(path).with_context(|| format!("cannot open `{name}`"))?;
@@ -37,7 +37,7 @@ pub(super) fn read(path: &Path) -> anyhow::Result<EventLog> {
     let reader = SerializedFileReader::new_with_options(file, options).with_context(unreadable)?;
     let schema = reader.metadata().file_metadata().schema();
     let mut wanted = Vec::with_capacity(COLUMNS.len());
-    // Where each of the columns is among those that are wanted.
+    // The index of each column among those that are wanted.
     let mut places: [Option<(usize, Stands)>; COLUMNS.len()] = [None; COLUMNS.len()];
     for (column, name_of_csv) in COLUMNS.into_iter().enumerate() {
         let found = [name_of_csv, on_the_bus(name_of_csv)]
@@ -73,7 +73,7 @@ pub(super) fn read(path: &Path) -> anyhow::Result<EventLog> {
     Ok(log)
 }
 
-/// What an event on the bus calls a column.
+/// Returns what an event on the bus calls a column.
 fn on_the_bus(column: &str) -> &str {
     match column {
         "user_id" => "universal_id",
@@ -82,7 +82,7 @@ fn on_the_bus(column: &str) -> &str {
     }
 }
 
-/// The schema with the wanted columns only: others may be of any type, and cost nothing.
+/// Returns the schema with only the wanted columns: others may be of any type, and cost nothing.
 fn projection(schema: &Type, wanted: Vec<TypePtr>) -> parquet::errors::Result<Type> {
     Type::group_type_builder(schema.name())
         .with_fields(wanted)
@@ -94,7 +94,7 @@ fn projection(schema: &Type, wanted: Vec<TypePtr>) -> parquet::errors::Result<Ty
 enum Stands {
     /// Themselves.
     Plain,
-    /// Nanoseconds since 1970: the one unit of time that the reader of rows hands on as a number.
+    /// Nanoseconds since 1970: the only unit of time that the row reader returns as a number.
     Nanoseconds,
 }
 
@@ -107,7 +107,7 @@ impl Stands {
     }
 }
 
-/// A value as the CSV would have it; empty for no value.
+/// Returns a value as the CSV would write it; empty for no value.
 fn text(field: &Field, stands: Stands) -> Result<Cow<'_, str>, String> {
     let of_millis = |millis: i64| (millis as f64 / 1_000.0).to_string();
     let text = match field {
@@ -131,7 +131,7 @@ fn text(field: &Field, stands: Stands) -> Result<Cow<'_, str>, String> {
         Field::ULong(number) => number.to_string(),
         Field::Float(number) => number.to_string(),
         Field::Double(number) => number.to_string(),
-        _ => return Err("neither text, number, time nor truth value".to_owned()),
+        _ => return Err("neither text, number, time nor boolean".to_owned()),
     };
     Ok(text.into())
 }

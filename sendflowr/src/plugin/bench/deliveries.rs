@@ -1,6 +1,6 @@
-//! What plugins are measured with: one delivery of one event, and one of many where there is such.
+//! The deliveries that plugins are measured with: one of one event and, if there is one, one of many events.
 //!
-//! Each is tried first, proofs included, so that nothing is measured that the host would refuse.
+//! Each is run once first, proofs included, so that nothing is measured that the host would refuse.
 
 use std::sync::Arc;
 
@@ -12,22 +12,22 @@ use host::{
 };
 use synth::delivery::{Account, Action, Delivery, Kind};
 
-/// Events of a made-up batch.
+/// Events in a made-up batch.
 const BATCH: usize = 100;
 
-/// What a plugin is measured with.
+/// The deliveries that a plugin is measured with.
 pub(super) struct Deliveries {
     pub(super) one: Sample,
     pub(super) batch: Option<Sample>,
 }
 
-/// A delivery, and how many events it gives.
+/// A delivery, and the number of events that it gives.
 pub(super) struct Sample {
     pub(super) case: Case,
     pub(super) events: usize,
 }
 
-/// Of the plugin's own cases: the first that gives one event, and the one that gives the most.
+/// Returns two of the plugin's own cases: the first that gives one event, and the one that gives the most.
 pub(super) async fn of_cases(
     plugin: &Arc<Plugin>,
     cases: &[Case],
@@ -57,14 +57,14 @@ pub(super) async fn of_cases(
     Ok(Deliveries { one, batch })
 }
 
-/// As the provider would send them, signed.
+/// Makes up deliveries, signed as the provider would sign them.
 pub(super) async fn made_up(plugin: &Arc<Plugin>, now: Timestamp) -> anyhow::Result<Deliveries> {
     let slug = &plugin.descriptor().slug;
     let url = format!("https://bench.example.com/webhooks/{slug}");
     let account = Account::generate(slug, &url).with_context(|| {
-        format!("this program makes no deliveries for `{slug}`: give its case files by `--cases`")
+        format!("cannot make up deliveries for `{slug}`: give its case files with `--cases`")
     })?;
-    // The commonest event that says something about a person; not every provider reports every kind.
+    // The most common event that says something about a person; not every provider reports every kind.
     for kind in [Kind::Clicked, Kind::Opened, Kind::Unsubscribed] {
         let actions: Vec<Action> = (0..BATCH).map(|number| action(kind, number, now)).collect();
         let [single] = &account.deliver(&actions[..1], now)[..] else {
@@ -77,7 +77,7 @@ pub(super) async fn made_up(plugin: &Arc<Plugin>, now: Timestamp) -> anyhow::Res
         };
         return Ok(Deliveries { one, batch });
     }
-    bail!("this program makes no delivery about a person for `{slug}`: give its case files by `--cases`")
+    bail!("cannot make up a delivery about a person for `{slug}`: give its case files with `--cases`")
 }
 
 fn action(kind: Kind, number: usize, now: Timestamp) -> Action {
@@ -90,7 +90,7 @@ fn action(kind: Kind, number: usize, now: Timestamp) -> Action {
     }
 }
 
-/// A delivery in the form of a case.
+/// Converts a delivery into a case.
 fn case(account: &Account, delivery: &Delivery, name: &str) -> Case {
     let config = account.config().iter();
     let headers = delivery.headers.iter();
@@ -120,14 +120,14 @@ async fn sample(plugin: &Arc<Plugin>, case: Case, expected: usize, now: Timestam
     let events = events(plugin, &case, now).await?;
     if events != expected {
         bail!(
-            "`{}` makes {events} events of a made-up delivery of {expected}",
+            "`{}` makes {events} events of a made-up delivery of {expected} events",
             plugin.tag()
         );
     }
     Ok(Sample { case, events })
 }
 
-/// How many events the delivery gives; none when it is refused.
+/// Returns how many events the delivery gives; 0 if it is refused.
 async fn events(plugin: &Arc<Plugin>, case: &Case, now: Timestamp) -> anyhow::Result<usize> {
     Ok(match cases::normalize_one(plugin, case, now).await? {
         Reading::Accepted { events, .. } => events.len(),

@@ -1,4 +1,4 @@
-//! The scaffold in JavaScript: one module, and the build that makes a component of it with componentize-js.
+//! The scaffold in JavaScript: one module, and the build script that turns it into a component with componentize-js.
 
 use std::path::Path;
 
@@ -18,28 +18,28 @@ pub(super) const TEMPLATES: [Template; 5] = [
     ),
 ];
 
-/// The example's manifest and lock file: the versions of the compiler that are tested, down to its last dependency.
+/// The example's manifest and lock file: the tested versions of the compiler and all its dependencies.
 const MANIFEST: &str = include_str!("../../../../plugins/examples/javascript/package.json");
 const LOCK: &str = include_str!("../../../../plugins/examples/javascript/package-lock.json");
 
-/// What the templates have of their own.
+/// Returns the values that these templates need in addition.
 pub(super) fn filling() -> anyhow::Result<Filling> {
     let manifest: serde_json::Value = serde_json::from_str(MANIFEST).context("the example's manifest")?;
     let dependencies = serde_json::to_string_pretty(&manifest["devDependencies"])?.replace('\n', "\n  ");
     Ok(vec![("dependencies", dependencies)])
 }
 
-/// Writes what goes along: the contract, and the exact versions of the compiler's parts.
+/// Writes the other files: the contract, and the exact versions of the compiler and its dependencies.
 pub(super) fn write_rest(slug: &str, folder: &Path) -> anyhow::Result<()> {
     write(&folder.join(CONTRACT.0), CONTRACT.1)?;
     write(&folder.join("package-lock.json"), &lock(slug)?)?;
     write(&folder.join(".gitignore"), "node_modules/\n*.wasm\n")
 }
 
-/// The commands that lead from the folder to a plugin.
+/// The commands that test and build the plugin.
 pub(super) const NEXT: &str = "npm install\n  npm test\n  npm run build";
 
-/// The example's lock file under the scaffold's name, version and licence.
+/// Returns the example's lock file with the scaffold's name and version, and without the example's licence.
 fn lock(slug: &str) -> anyhow::Result<String> {
     let mut lock: serde_json::Value = serde_json::from_str(LOCK).context("the example's lock file")?;
     let name = format!("sendflowr-plugin-{slug}");

@@ -1,4 +1,4 @@
-//! The scaffold in Python: one module, which componentize-py makes a component of.
+//! The scaffold in Python: one module, which componentize-py turns into a component.
 
 use std::path::Path;
 
@@ -15,15 +15,15 @@ pub(super) const TEMPLATES: [Template; 4] = [
     ("test_app.py", include_str!("python/test_app.py.template")),
 ];
 
-/// The example's requirements: the version of the compiler that is tested.
+/// The example's requirements: the tested version of the compiler.
 const REQUIREMENTS: &str = include_str!("../../../../plugins/examples/python/requirements.txt");
 
-/// What the templates have of their own.
+/// Returns the values that these templates need in addition.
 pub(super) fn filling() -> Filling {
     vec![("requirements", REQUIREMENTS.trim_end().to_owned())]
 }
 
-/// Writes what goes along: the contract.
+/// Writes the other files: the contract, and `.gitignore`.
 pub(super) fn write_rest(folder: &Path) -> anyhow::Result<()> {
     write(&folder.join(CONTRACT.0), CONTRACT.1)?;
     write(
@@ -32,7 +32,7 @@ pub(super) fn write_rest(folder: &Path) -> anyhow::Result<()> {
     )
 }
 
-/// The commands that lead from the folder to a plugin.
+/// Returns the commands that test and build the plugin.
 pub(super) fn next(slug: &str) -> String {
     let tool = format!(
         "componentize-py --wit-path {} --world connector",

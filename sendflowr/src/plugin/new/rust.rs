@@ -1,4 +1,4 @@
-//! The scaffold in Rust: a crate, and the SDK as it was when this program was built.
+//! The scaffold in Rust: a crate, and the SDK as of when this program was built.
 
 use std::path::Path;
 
@@ -45,11 +45,11 @@ const SDK: [Template; 27] = of_plugins![
     "testing/src/tests.rs",
 ];
 
-/// Where the SDK's versions, and those of what it needs, are written down.
+/// The files with the versions of the SDK and of its dependencies.
 const PLUGINS_MANIFEST: &str = include_str!("../../../../plugins/Cargo.toml");
 const PLUGINS_LOCK: &str = include_str!("../../../../plugins/Cargo.lock");
 
-/// Names that are good slugs and cannot be names of a crate with these dependencies. Keywords are another matter.
+/// Names that are valid slugs but not valid names of a crate with these dependencies, besides keywords.
 const TAKEN: [&str; 10] = [
     "alloc",
     "core",
@@ -63,7 +63,7 @@ const TAKEN: [&str; 10] = [
     "wit-bindgen",
 ];
 
-/// Rust's words, as far as they are good slugs.
+/// Rust's keywords that are valid slugs.
 const KEYWORDS: [&str; 50] = [
     "abstract", "as", "async", "await", "become", "box", "break", "const", "continue", "crate", "do", "dyn",
     "else", "enum", "extern", "false", "final", "fn", "for", "gen", "if", "impl", "in", "let", "loop",
@@ -72,21 +72,21 @@ const KEYWORDS: [&str; 50] = [
     "where", "while",
 ];
 
-/// Whether a slug can be the name of a crate.
+/// Checks that a slug can be the name of a crate.
 ///
 /// # Errors
-/// When it cannot; the text says why.
+/// Fails if it cannot, and says why.
 pub(super) fn check_slug(slug: &str) -> anyhow::Result<()> {
     if !slug.starts_with(|letter: char| letter.is_ascii_lowercase()) || slug.contains("--") {
         bail!("`{slug}` cannot be the name of a crate: it must begin with a letter and have single hyphens");
     }
     if TAKEN.contains(&slug) || KEYWORDS.contains(&slug) {
-        bail!("`{slug}` cannot be the name of a crate: it has a meaning in Rust already; add a word to it");
+        bail!("`{slug}` cannot be the name of a crate: it already has a meaning in Rust; add a word to it");
     }
     Ok(())
 }
 
-/// What the templates have of their own.
+/// Returns the values that these templates need in addition.
 pub(super) fn filling(slug: &str) -> anyhow::Result<Filling> {
     let manifest: toml::Table = PLUGINS_MANIFEST.parse().context("the SDK's manifest")?;
     let workspace = &manifest["workspace"];
@@ -98,7 +98,7 @@ pub(super) fn filling(slug: &str) -> anyhow::Result<Filling> {
     ])
 }
 
-/// Writes what goes along: the SDK, the contract, and the versions that the SDK is tested with.
+/// Writes the other files: the SDK, the contract, and the versions that the SDK is tested with.
 pub(super) fn write_rest(folder: &Path) -> anyhow::Result<()> {
     // As in the repository, but not in the crate's own folder: cargo-component would take a `wit/` there for the plugin's own.
     let along = folder.join("sendflowr");
@@ -111,7 +111,7 @@ pub(super) fn write_rest(folder: &Path) -> anyhow::Result<()> {
     write(&folder.join(".gitignore"), "/target\n/*.wasm\n")
 }
 
-/// The commands that lead from the folder to tested plugin.
+/// Returns the commands that test and build the plugin.
 pub(super) fn next(slug: &str) -> String {
     format!(
         "cargo test\n  \
@@ -121,7 +121,7 @@ pub(super) fn next(slug: &str) -> String {
     )
 }
 
-/// What the SDK needs of others, as lines of a manifest.
+/// Returns the SDK's external dependencies, as lines of a manifest.
 fn dependencies(all: &toml::Value) -> String {
     let all = all.as_table().into_iter().flatten();
     let others = all.filter(|(_, dependency)| dependency.get("path").is_none());
@@ -130,7 +130,7 @@ fn dependencies(all: &toml::Value) -> String {
         .collect()
 }
 
-/// The name of the crate's module file.
+/// Returns the name of the crate's module file.
 fn module(slug: &str) -> String {
     slug.replace('-', "_")
 }
