@@ -45,9 +45,7 @@ impl FromStr for Digest {
         let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
         match text.strip_prefix("sha256:") {
             Some(hex) if hex.len() == 64 && hex.bytes().all(is_digit) => Ok(Self(text.to_owned())),
-            _ => bail!(
-                "a digest, as after `@`, must be `sha256:` and 64 lower-case hexadecimal digits"
-            ),
+            _ => bail!("a digest, as after `@`, must be `sha256:` and 64 lower-case hexadecimal digits"),
         }
     }
 }

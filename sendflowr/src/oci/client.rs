@@ -281,7 +281,8 @@ impl Client {
             let header = request.headers().get(AUTHORIZATION);
             return header.cloned().context("the user and password cannot be sent");
         };
-        let mut realm = Url::parse(realm).context("the address of the registry's token server is not a URL")?;
+        let mut realm =
+            Url::parse(realm).context("the address of the registry's token server is not a URL")?;
         if realm.scheme() != "https" && self.base.scheme() == "https" {
             bail!("the registry's token server does not use https");
         }
@@ -342,9 +343,7 @@ async fn succeeded(response: Response) -> anyhow::Result<Response> {
         });
     match (status, code) {
         (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => {
-            bail!(
-                "{status}: the registry denies access; set `[registry]`, or log in with `docker login`"
-            )
+            bail!("{status}: the registry denies access; set `[registry]`, or log in with `docker login`")
         }
         (_, Some(code)) => bail!("the registry answered {status}, {code}"),
         (_, None) => bail!("the registry answered {status}"),

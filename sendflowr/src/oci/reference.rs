@@ -67,9 +67,7 @@ fn parse(text: &str) -> anyhow::Result<Reference> {
         part.bytes().all(inside) && ends(part.bytes().next()) && ends(part.bytes().next_back())
     };
     if repository.len() > MOST_REPOSITORY || !repository.split('/').all(is_part) {
-        bail!(
-            "its repository may consist only of lower-case letters, digits, `.`, `_`, `-` and `/`"
-        );
+        bail!("its repository may consist only of lower-case letters, digits, `.`, `_`, `-` and `/`");
     }
     if let Some(tag) = tag {
         let is_tag = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');

@@ -70,7 +70,9 @@ const CONTRACT: Template = (
 /// Fails if `slug` is not a slug, or the folder already exists or cannot be written.
 pub(crate) fn run(slug: &str, language: Language, folder: Option<PathBuf>) -> anyhow::Result<ExitCode> {
     if !is_slug(slug) {
-        bail!("`{slug}` is not a slug: it must be 1 to {MAX_SLUG} lower-case letters, digits and inner hyphens");
+        bail!(
+            "`{slug}` is not a slug: it must be 1 to {MAX_SLUG} lower-case letters, digits and inner hyphens"
+        );
     }
     if language == Language::Rust {
         rust::check_slug(slug)?;

@@ -87,9 +87,7 @@ fn http_request(bytes: &[u8]) -> anyhow::Result<CaseRequest> {
     };
     let mut words = line().split_ascii_whitespace();
     let (Some(method), Some(target)) = (words.next(), words.next()) else {
-        bail!(
-            "is neither a case nor an HTTP request, which begins like `POST /webhooks/acme HTTP/1.1`"
-        );
+        bail!("is neither a case nor an HTTP request, which begins like `POST /webhooks/acme HTTP/1.1`");
     };
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let mut request = CaseRequest {
@@ -114,7 +112,10 @@ fn http_request(bytes: &[u8]) -> anyhow::Result<CaseRequest> {
             .insert(name.trim().to_ascii_lowercase(), value)
             .is_some()
         {
-            bail!("has the header `{}` twice, which only a host accepts", name.trim());
+            bail!(
+                "has the header `{}` twice, which only a host accepts",
+                name.trim()
+            );
         }
     }
     request.body = rest.to_owned();
