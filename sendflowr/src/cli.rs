@@ -47,7 +47,7 @@ pub(crate) struct Global {
     /// Folder for the embedded engines, keys and caches [default: data]
     #[arg(long, global = true)]
     data: Option<PathBuf>,
-    /// Folder of the plugins [default: target/plugins]
+    /// Folder for the plugins [default: target/plugins]
     #[arg(long, global = true)]
     plugins: Option<PathBuf>,
     /// Log filter, such as `info` or `warn,sendflowr_host=debug`.

@@ -47,7 +47,7 @@ pub(crate) struct DecideArgs {
     curves: Option<PathBuf>,
 }
 
-/// One answer.
+/// One decision.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct Decision {
     user_id: String,
@@ -141,7 +141,7 @@ fn decision(request: &Request, curve: &Curve) -> Decision {
     }
 }
 
-/// A number as people write it: `24`, not `24.0`.
+/// Converts a number to the form that people write: `24`, not `24.0`.
 fn number(value: f64) -> Number {
     if value.fract() == 0.0 {
         return Number::from(value as i64);

@@ -153,7 +153,7 @@ async fn deliver(
     if let Some(mut unproven) = last {
         unproven.query.clear();
         unproven.headers.retain(|(name, _)| name == "content-type");
-        // One provider signs inside the body.
+        // One provider puts the signature into the body.
         let text = String::from_utf8_lossy(&unproven.body).replace("\"signature\"", "\"unsigned\"");
         unproven.body = text.into_bytes();
         let (status, _) = send(http, host, account.provider(), &unproven).await?;

@@ -20,7 +20,7 @@ use clap::Subcommand;
 pub(crate) use self::files::load;
 use crate::cli::{Format, Global};
 
-/// What can be done with plugins.
+/// The commands on plugins.
 #[derive(Debug, Subcommand)]
 pub(crate) enum PluginCommand {
     /// Create a folder with a working plugin: source, cases, tests, README, and in Rust the SDK.

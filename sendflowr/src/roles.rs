@@ -33,7 +33,7 @@ use crate::{
     telemetry::Exporter,
 };
 
-/// A role that can run in a process of its own.
+/// A role, which can run in a process of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
     /// Webhooks in, events out to the bus.

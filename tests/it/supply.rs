@@ -85,7 +85,7 @@ async fn a_plugin_that_fails_at_a_delivery_without_content_is_no_worse_than_one_
         guest("eager").normalize("(if (i32.eqz (local.get $body_length)) (then unreachable)) i32.const 768");
     fs::write(folder.join(file), eager.build()).unwrap();
     let note =
-        "note: at a delivery without content plugin `eager@1.0.0` hit its limit `trap` in `normalize`: ";
+        "note: on a delivery without content plugin `eager@1.0.0` hit its limit `trap` in `normalize`: ";
     let text = works(folder, &["check", file]);
     assert!(
         text.contains("is a plugin that the host serves") && text.contains(note),

@@ -1,4 +1,4 @@
-//! Where a backtest's events come from: a file of CSV, JSON lines or Parquet, or the event store.
+//! The sources of a backtest's events: a CSV, JSON lines or Parquet file, or the event store.
 
 mod parquet;
 

@@ -157,7 +157,7 @@ fn says_when_a_log_is_too_short() {
 
 #[test]
 fn mail_at_fixed_hours_ends_in_not_enough_data() {
-    // A simulated brand, scanners and prefetching mailboxes included: only 2 % of its mail shows what other hours are
+    // A simulated brand, including scanners and prefetching mailboxes: only 2 % of its mail shows what other hours are
     // worth.
     let end: Timestamp = "2026-06-01T12:00:00Z".parse().unwrap();
     let world = synth::World::new(2, 250, end).weeks(16).mails_per_week(4.0);

@@ -16,7 +16,7 @@ const MAX_FITS: i64 = 12;
 /// Events within this time are judged together: providers post every few seconds.
 const BATCH_MS: i64 = 2_000;
 
-/// A stop.
+/// A moment to stop at.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Moment {
     /// Index of the person in the log; `None` for somebody who is not in it.

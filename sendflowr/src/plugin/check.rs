@@ -14,11 +14,11 @@ use crate::{cli::Format, output};
 /// Share of a limit from which on the table warns: a large delivery takes several times what an empty one does.
 const NEAR_PERCENT: u64 = 50;
 
-/// Examines each file; the exit code tells whether all are plugins that a host serves. What the configured lock file and trusted
-/// keys make of it is told beside that: a file is checked before it is pinned and signed.
+/// Examines each file; the exit code says whether all are plugins that a host serves. How the configured lock file and trusted
+/// keys apply is only shown, because files are checked before they are pinned and signed.
 ///
 /// # Errors
-/// A machine that cannot run plugins at all. A bad file is a result, not an error.
+/// Fails if the machine cannot run plugins at all. A bad file is a result, not an error.
 pub(crate) async fn run(
     files: &[PathBuf],
     config: &PluginsConfig,
@@ -74,7 +74,7 @@ fn as_json(
     }
 }
 
-/// What the host makes of the file by its lock file and trusted keys; nothing where neither is there.
+/// Describes how the host judges the file by its lock file and trusted keys; `None` if there are neither.
 fn configured(file: &Path, plugin: &Plugin, config: &PluginsConfig) -> Option<String> {
     let lock = config.lock.display();
     let is_signed = !config.trusted_keys.is_empty();
@@ -156,7 +156,7 @@ fn print(file: &Path, plugin: &Plugin, examination: &Examination, config: &Plugi
     }
 }
 
-/// Secrets and settings, required ones marked.
+/// Returns the names of secrets and settings, with required ones marked.
 fn names(descriptor: &Descriptor) -> (Vec<String>, Vec<String>) {
     let mark = |name: &str, is_required: bool| match is_required {
         true => format!("{name} (required)"),

@@ -36,7 +36,7 @@ pub(super) async fn examine(file: &Path, limits: &Limits) -> anyhow::Result<(Arc
 pub(super) fn note(examination: &Examination) -> Option<String> {
     let failure = examination.failure.as_ref()?;
     Some(format!(
-        "note: on a delivery without content the plugin {failure}; a host still serves it and asks the provider to retry such deliveries"
+        "note: on a delivery without content {failure}; a host still serves it and asks the provider to retry such deliveries"
     ))
 }
 

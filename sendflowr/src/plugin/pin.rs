@@ -13,7 +13,7 @@ use host::plugin::{Examination, LockWriter, Pin, Plugin, PluginLock};
 use super::files::{examine, plugin_files};
 use crate::{cli::Global, output};
 
-/// What is pinned, and where.
+/// What to pin, and where.
 #[derive(Debug, Args)]
 pub(crate) struct PinArgs {
     /// Compiled plugins [default: all in the plugin folder; plugins that are no longer there are unpinned]
@@ -28,10 +28,10 @@ pub(crate) struct PinArgs {
     check: bool,
 }
 
-/// Pins plugins and tells what changed.
+/// Pins plugins and prints what changed.
 ///
 /// # Errors
-/// Files that the host would not serve, and a lock file that cannot be read or written. Nothing is written then.
+/// Fails if the host would not serve a file, or the lock file cannot be read or written. Nothing is written then.
 pub(crate) async fn run(global: Global, args: PinArgs) -> anyhow::Result<ExitCode> {
     let config = global.plugins_config()?;
     let path = args.lock.unwrap_or_else(|| config.lock.clone());
@@ -142,7 +142,7 @@ fn pin(file: &Path, plugin: &Plugin, examination: &Examination, before: Option<&
     })
 }
 
-/// One line for each pin that differs.
+/// Returns one line for each pin that differs.
 fn differences(before: &PluginLock, after: &PluginLock) -> Vec<String> {
     let slugs: BTreeSet<&str> = before.pins().chain(after.pins()).map(|(slug, _)| slug).collect();
     let change = |slug: &str| match (before.get(slug), after.get(slug)) {

@@ -1,4 +1,4 @@
-//! `sendflowr plugin pull` and `push`: plugins from and to a registry.
+//! `sendflowr plugin pull` and `push`: transfer plugins from and to a registry.
 
 use std::{
     fs::{self, Permissions},
@@ -38,7 +38,7 @@ pub(crate) struct RegistryArgs {
     timeout: u64,
 }
 
-/// What is pulled, and where to.
+/// What to pull, and where to put it.
 #[derive(Debug, Args)]
 pub(crate) struct PullArgs {
     /// Artifact: `oci://registry/repository:tag`, with or without `@sha256:…`.
@@ -59,7 +59,7 @@ pub(crate) struct PullArgs {
     registry: RegistryArgs,
 }
 
-/// What is pushed, and where to.
+/// What to push, and where to.
 #[derive(Debug, Args)]
 pub(crate) struct PushArgs {
     /// Compiled plugin. If `FILE.minisig` exists beside it, it is pushed too.
@@ -73,8 +73,9 @@ pub(crate) struct PushArgs {
 /// Pulls a plugin, checks it as `plugin check` does, and puts it into the folder.
 ///
 /// # Errors
-/// A registry that fails or lies, a plugin that the host would not serve, that would replace one from elsewhere or that another
-/// file of the folder is as well, a lock file that cannot be used, and a folder that cannot be written. The folder is as it was then.
+/// Fails if the registry fails or sends false data; if the host would not serve the plugin, or it would replace one from
+/// elsewhere, or another file in the folder is for the same provider; or if the lock file or the folder cannot be used. The
+/// folder is then left as it was.
 pub(crate) async fn pull(global: Global, args: PullArgs) -> anyhow::Result<ExitCode> {
     let config = global.plugins_config()?;
     let mut client = connect(&global, &args.source, Operation::Pull, &args.registry)?;
@@ -197,7 +198,7 @@ async fn place(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Whether there is another plugin for the slug, in the file or pinned, than these bytes with this digest.
+/// Returns whether there is a plugin for the slug, in the file or pinned, other than these bytes with this digest.
 fn is_other(file: &Path, bytes: &[u8], pin: Option<&Pin>, digest: &str) -> anyhow::Result<bool> {
     let installed = match fs::read(file) {
         Ok(installed) => Some(installed),
@@ -207,8 +208,8 @@ fn is_other(file: &Path, bytes: &[u8], pin: Option<&Pin>, digest: &str) -> anyho
     Ok(installed.is_some_and(|installed| installed != bytes) || pin.is_some_and(|pin| pin.sha256 != digest))
 }
 
-/// Another file of the folder that has this slug. What is pinned tells its slug by its digest, everything else has to be compiled;
-/// what the host would not serve has no slug.
+/// Returns another file in the folder with this slug. The digest of a pinned file gives its slug, all others have to be compiled;
+/// a file that the host would not serve has no slug.
 async fn other_file(
     folder: &Path,
     file: &Path,
@@ -233,7 +234,7 @@ async fn other_file(
         }
     }
     let (slug, limits) = (slug.to_owned(), limits.clone());
-    // Compiling keeps a thread busy for a while.
+    // Compiling occupies a thread for a while.
     let found = tokio::task::spawn_blocking(move || {
         let loader = PluginLoader::try_new(&limits)?;
         let has_slug = |other: &PathBuf| {
@@ -245,17 +246,17 @@ async fn other_file(
     found.await?
 }
 
-/// Whether what is pinned was pulled from the repository of this reference. The slug alone proves nothing: a plugin chooses
-/// its own.
+/// Returns whether the pinned plugin was pulled from the repository of this reference. The slug alone proves nothing: a plugin
+/// chooses its own.
 fn is_of(pin: &Pin, reference: &Reference) -> bool {
     let source = pin.source.as_deref().map(str::parse::<Reference>);
     source.is_some_and(|source| source.is_ok_and(|source| source.is_same_repository(reference)))
 }
 
-/// Pushes a plugin that the host would serve, and its signature where there is one.
+/// Pushes a plugin that the host would serve, and its signature if there is one.
 ///
 /// # Errors
-/// A plugin that the host would not serve, and a registry that fails or refuses.
+/// Fails if the host would not serve the plugin, or the registry fails or refuses.
 pub(crate) async fn push(global: Global, args: PushArgs) -> anyhow::Result<ExitCode> {
     let config = global.plugins_config()?;
     let (Some(tag), None) = (args.target.tag.clone(), &args.target.digest) else {
@@ -331,7 +332,7 @@ async fn within<T>(
     }
 }
 
-/// A file in the folder, under a name that nobody looks at.
+/// Creates a file in the folder, under a name that the host ignores.
 fn beside(folder: &Path, bytes: &[u8]) -> anyhow::Result<NamedTempFile> {
     let cannot = || format!("cannot write into `{}`", folder.display());
     let mut file = tempfile::Builder::new()
