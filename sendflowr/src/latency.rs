@@ -53,7 +53,7 @@ pub(crate) async fn run(args: &LatencyArgs, config: RawConfig) -> anyhow::Result
     ));
     if arrivals.people_share < 1.0 {
         output::line(&format!(
-            "There are too many decisions to read: these are of {:.1} % of the people.",
+            "There are too many decisions to read: these are the decisions of {:.1} % of the people.",
             100.0 * arrivals.people_share
         ));
     }

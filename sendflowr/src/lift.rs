@@ -84,7 +84,7 @@ pub(crate) async fn run(args: &LiftArgs, config: RawConfig) -> anyhow::Result<()
     }
     if lift.people_share < 1.0 {
         output::line(&format!(
-            "There are too many decisions to read: these are of {:.1} % of the people.",
+            "There are too many decisions to read: these are the decisions of {:.1} % of the people.",
             100.0 * lift.people_share
         ));
     }

@@ -190,14 +190,14 @@ mod tests {
             ("ghcr.io/acme:1", "does not begin with `oci://`"),
             ("oci://ghcr.io", "names no repository"),
             ("oci://ghcr.io/acme", "neither tag nor digest"),
-            ("oci://user:secret@ghcr.io/acme:1", "a digest"),
+            ("oci://user:secret@ghcr.io/acme:1", "a digest, as after"),
             ("oci://a b/acme:1", "registry is not a host"),
             ("oci://ghcr.io/../acme:1", "repository may consist only of"),
             ("oci://ghcr.io/a//b:1", "repository may consist only of"),
             ("oci://ghcr.io/Acme:1", "repository may consist only of"),
             ("oci://ghcr.io/acme:.1", "tag is not valid"),
-            ("oci://ghcr.io/acme@sha256:abc", "a digest"),
-            ("oci://ghcr.io/acme@md5:abc", "a digest"),
+            ("oci://ghcr.io/acme@sha256:abc", "a digest, as after"),
+            ("oci://ghcr.io/acme@md5:abc", "a digest, as after"),
         ] {
             let error = error(text);
             assert!(error.contains(part), "{text}: {error}");

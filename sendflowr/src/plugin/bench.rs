@@ -198,9 +198,9 @@ fn print(reports: &[Report], limits: &Limits) {
     let rows: Vec<Vec<String>> = reports.iter().map(row).collect();
     output::line(&output::table(&header, &rows));
     output::line(&format!(
-        "\nTimes are of a fresh instance and both calls, in the plugin alone. Columns in µs show the median over the \
-         deliveries. The last three columns are of the larger delivery: time per event, peak memory (a delivery may take {} \
-         kB), and the share of the {} ms of CPU time that a delivery may use (p99).",
+        "\nEvery delivery gets a fresh instance and both calls; times are of the plugin alone, and columns marked `µs` show \
+         medians. The last three columns are of the larger delivery: time per event, peak memory (a delivery may take {} kB), \
+         and the share of the {} ms of CPU time that a delivery may use (p99).",
         limits.memory_bytes / 1_000,
         limits.cpu_time.as_millis()
     ));
