@@ -1,21 +1,21 @@
-//! What a hostile plugin costs its neighbours: deliveries through SendGrid's plugin alone, and while hostile guests beside it
-//! get deliveries without a pause, one kind of attack at a time and all at once.
+//! Measures what a hostile plugin costs its neighbours: deliveries through SendGrid's plugin alone, and while hostile
+//! guests beside it receive deliveries without pause, one kind of attack at a time and all at once.
 //!
-//! Every attacked round stands between two calm ones and is compared with their mean, so that a machine that becomes faster or
-//! slower meanwhile counts for neither. Told is the median of these ratios, and between which the middle half of them lies.
-//! The name of an attack leaves out the others. `--no-rest` leaves the quarantine out, so that the attack goes on undiminished:
-//! what the fences do alone. `--rounds 21` makes so many.
+//! Every attacked round is between two calm ones and is compared with their mean, so that drift of the machine's speed
+//! cancels out. Reports the median of these ratios and their interquartile range. Naming an attack leaves out the
+//! others. `--no-rest` disables the quarantine, so that the attack goes on undiminished: this shows the effect of the
+//! limits alone. `--rounds 21` sets the number of rounds.
 //!
 //! Needs the compiled plugins: `cargo xtask plugins`, then `cargo bench -p sendflowr-host --bench attack`.
 
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "a bench fails by panicking and tells by printing"
+    reason = "a bench fails by panicking and reports by printing"
 )]
 
 #[path = "../tests/plugin_runtime/guest.rs"]
-#[allow(dead_code, reason = "the builder of the tests, which need more of it")]
+#[allow(dead_code, reason = "shared with the tests, which use more of it")]
 mod guest;
 
 use std::{
@@ -39,29 +39,30 @@ use sendflowr_host::{
 use tempfile::TempDir;
 use tokio::{task::JoinSet, time};
 
-/// What the product allocates with.
+/// The product's allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Long enough for a few thousand deliveries: some dozens lie above the 99th percentile.
+/// Long enough for a few thousand deliveries: some dozens are above the 99th percentile.
 const ROUND: Duration = Duration::from_secs(4);
 
-/// Rounds of each kind unless told otherwise: three minutes in all, which shows what is twice as slow. A tenth needs twenty.
+/// Default number of rounds of each kind: three minutes in all, enough to show a factor of two. A difference of a tenth
+/// needs twenty rounds.
 const ROUNDS: usize = 5;
 
-/// Between two good deliveries, so that the good provider alone does not fill the machine.
+/// Pause between two good deliveries, so that the good provider alone does not use up the machine.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// Deliveries that are under way at once to each hostile guest.
+/// Concurrent deliveries to each hostile guest.
 const ATTACKERS: usize = 8;
 
 /// How long an attacker waits after it was turned away. A provider would wait for seconds.
 const RETRY: Duration = Duration::from_millis(10);
 
-/// The slug of a guest that attacks, and the guest.
+/// The slug of an attacking guest, and the guest.
 type Attack = (&'static str, Vec<u8>);
 
-/// p50 and p99 of the good plugin in µs, calm and under attack, and how often the attackers tried.
+/// p50 and p99 of the good plugin in µs, calm and under attack, and the attackers' number of tries.
 struct Round {
     calm: [f64; 2],
     attacked: [f64; 2],
@@ -99,7 +100,7 @@ fn request(body: &str) -> Arc<Request> {
     })
 }
 
-/// One delivery as the host makes it, of an account that needs no proof.
+/// Makes one delivery as the host does, for an account that needs no proof.
 async fn deliver(plugin: &Arc<Plugin>, request: &Arc<Request>) -> bool {
     let account = Arc::new(Account::new(&plugin.descriptor().slug, "default", [], true));
     let certificates: Arc<dyn CertificateSource> = Arc::new(GivenCertificates::default());
@@ -109,7 +110,7 @@ async fn deliver(plugin: &Arc<Plugin>, request: &Arc<Request>) -> bool {
     black_box(delivery.read(plugin, &certificates).await).is_ok()
 }
 
-/// Half and 99 of 100 deliveries took less, in microseconds.
+/// Returns the median and the 99th percentile of the times of good deliveries, in microseconds.
 async fn good_deliveries(plugin: &Arc<Plugin>) -> [f64; 2] {
     let request = request(
         r#"[{"email":"ann@example.com","timestamp":1760000000,"event":"open","sg_event_id":"a","sg_message_id":"b"}]"#,
@@ -126,7 +127,8 @@ async fn good_deliveries(plugin: &Arc<Plugin>) -> [f64; 2] {
     [0.5, 0.99].map(|share| times[((times.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e6)
 }
 
-/// A round under attack by these guests between two calm ones, with plugins of their own: no guest rests at the beginning.
+/// Runs a round under attack by these guests between two calm ones, with freshly loaded plugins: no guest is in
+/// quarantine at the beginning.
 async fn round(data: &Path, hostile: &[Attack], rests: bool) -> Round {
     let mut raw = RawPluginsConfig {
         folder: Some(data.join("plugins")),
@@ -169,19 +171,19 @@ async fn round(data: &Path, hostile: &[Attack], rests: bool) -> Round {
     }
 }
 
-/// What a quarter, half and three quarters of the figures lie below.
+/// Returns the quartiles of the figures.
 fn quartiles(mut figures: Vec<f64>) -> [f64; 3] {
     figures.sort_by(f64::total_cmp);
     [0.25, 0.5, 0.75].map(|share| figures[((figures.len() - 1) as f64 * share).round() as usize])
 }
 
-/// The number after `--rounds`.
+/// Returns the number after `--rounds`.
 fn rounds() -> usize {
     let given = env::args().skip_while(|argument| argument != "--rounds").nth(1);
     given.map_or(ROUNDS, |given| {
         given
             .parse()
-            .unwrap_or_else(|_| panic!("`--rounds {given}` is no number"))
+            .unwrap_or_else(|_| panic!("`--rounds {given}` is not a number"))
     })
 }
 

@@ -1,12 +1,12 @@
-//! What many plugins cost a host: fifty components of real size, loaded cold and from the compiled cache, and the memory
-//! of the process with ten and with fifty of them, idle.
+//! Measures what many plugins cost a host: the time to load fifty components of real size, cold and from the compiled
+//! cache, and the memory of the idle process with ten and with fifty of them.
 //!
 //! Needs the compiled plugins: `cargo xtask plugins`, then `cargo bench -p sendflowr-host --bench folder`.
 
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "a bench fails by panicking and tells by printing"
+    reason = "a bench fails by panicking and reports by printing"
 )]
 
 use std::{
@@ -24,12 +24,12 @@ use tempfile::TempDir;
 const FEW: usize = 10;
 const MANY: usize = 50;
 
-/// Starts from the cache; the fastest is what the target is about, the slowest shows the noise.
+/// Number of starts from the cache; the target is about the fastest, the slowest shows the noise.
 const STARTS: usize = 5;
 
 fn main() {
     let arguments: Vec<String> = env::args().collect();
-    // Memory is measured in processes of their own: what another start has left behind must not count.
+    // Memory is measured in separate processes: what another start has left behind must not count.
     if let [_, load, folder, cache] = arguments.as_slice()
         && load == "--load"
     {
@@ -82,8 +82,8 @@ fn main() {
     }
 }
 
-/// The providers' plugins under other slugs of the same length. Names of six letters and more occur in the files only as
-/// names; Klaviyo's is in the contract too.
+/// Returns the providers' plugins under other slugs of the same length. Slugs of six letters and more occur in the
+/// files only as slugs; Klaviyo's occurs in the contract too.
 fn variants() -> Vec<(String, Vec<u8>)> {
     let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/plugins");
     let entries = fs::read_dir(&built)
@@ -117,7 +117,7 @@ fn variants() -> Vec<(String, Vec<u8>)> {
     made
 }
 
-/// Milliseconds to load the folder, MiB of the process then, and after a delivery through each plugin.
+/// Returns the milliseconds to load the folder, and the MiB of the process then and after one delivery through each plugin.
 fn load_folder(folder: &Path, cache: &Path) -> String {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

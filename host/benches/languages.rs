@@ -1,12 +1,12 @@
-//! One provider in every language: what its component weighs, what starting it costs, and what an event costs, as a table in
-//! Markdown. The first row is the Rust plugin's functions compiled for this machine, without a sandbox.
+//! Compares one provider in every language: the size of its component, the cost of starting it, and the cost of an event, as a
+//! Markdown table. The first row is the Rust plugin's functions compiled for this machine, without a sandbox.
 //!
-//! Takes names and files of components by turns: `cargo xtask languages` builds them and runs this.
+//! Takes names and files of components alternately: `cargo xtask languages` builds them and runs this.
 
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "a bench fails by panicking and tells by printing"
+    reason = "a bench fails by panicking and reports by printing"
 )]
 
 use std::{
@@ -26,20 +26,20 @@ use sendflowr_host::{
 use sendflowr_plugin_sdk::Plugin as _;
 use synth::delivery::{Account, Action, Kind};
 
-/// What the product allocates with.
+/// The product's allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Events of the larger delivery.
 const BATCH: usize = 100;
 
-/// Every row is measured in this many pieces, by turns with the others, so that what else the machine does meets all of them.
+/// Every row is measured in this many pieces, alternating with the others, so that other load on the machine affects all of them.
 const PIECES: usize = 10;
 
-/// What a piece of one row may take.
+/// Duration of a piece of one row.
 const PIECE: Duration = Duration::from_millis(400);
 
-/// Runs before a piece is measured: the rows before it have had the caches.
+/// Runs before a piece is measured: the rows before it have displaced the caches.
 const WARM_UP: usize = 3;
 
 /// Times of one row.
@@ -60,7 +60,7 @@ struct Component {
 }
 
 fn main() {
-    // `cargo bench` adds flags of its own.
+    // `cargo bench` adds its own flags.
     let arguments: Vec<String> = std::env::args()
         .skip(1)
         .filter(|word| !word.starts_with("--"))
@@ -147,7 +147,7 @@ fn load(name: &str, path: PathBuf) -> Component {
     }
 }
 
-/// Clicks as Mandrill reports them, signed.
+/// Returns signed clicks as Mandrill reports them.
 fn request(plugin: &Plugin, events: usize, now: Timestamp) -> Request {
     let account = Account::generate("mandrill", "https://bench.example.com/webhooks/mandrill").unwrap();
     let actions: Vec<Action> = (0..events)
@@ -187,7 +187,7 @@ fn request(plugin: &Plugin, events: usize, now: Timestamp) -> Request {
     cases::request(plugin, &case, now).unwrap()
 }
 
-/// The same request in the types of the plugin's own bindings.
+/// Returns the same request in the types of the plugin's own bindings.
 fn native(request: &Request) -> sendflowr_plugin_sdk::Request {
     let headers = request.headers.iter().map(|header| sendflowr_plugin_sdk::Header {
         name: header.name.clone(),
@@ -224,7 +224,7 @@ fn natively(request: &sendflowr_plugin_sdk::Request, events: usize) -> Duration 
     began.elapsed()
 }
 
-/// Runs for a while, and keeps the times.
+/// Runs for a while, and records the times.
 fn piece(times: &mut Vec<Duration>, mut run: impl FnMut() -> Duration) {
     for _ in 0..WARM_UP {
         run();

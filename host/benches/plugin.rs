@@ -1,5 +1,5 @@
-//! What the sandbox costs: SendGrid deliveries of 1, 100 and 1,000 events through a fresh instance of the compiled
-//! plugin, against the same functions compiled for this machine. Prints the table of `docs/providers.md`.
+//! Measures what the sandbox costs: SendGrid deliveries of 1, 100 and 1,000 events through a fresh instance of the compiled
+//! plugin, compared with the same functions compiled for this machine. Prints the table of `docs/providers.md`.
 //!
 //! Everything is measured in CPU time, in rounds that take turns, so that a busy machine slows all columns down alike; each
 //! figure is the median of its rounds. Beside them the time on the wall of one event, and what handing over to another
@@ -10,7 +10,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "a bench fails by panicking and tells by printing"
+    reason = "a bench fails by panicking and reports by printing"
 )]
 
 use std::{
@@ -32,23 +32,23 @@ use sendflowr_host::{
 use sendflowr_plugin_sdk::Plugin as _;
 use sendgrid::SendGrid;
 
-/// Events of a delivery, and how many deliveries make one round: about a millisecond or more.
+/// Events of a delivery, and how many deliveries make up one round: about a millisecond or more.
 const SIZES: [(usize, usize); 3] = [(1, 64), (100, 8), (1_000, 2)];
 
 /// Rounds of each kind. Odd, so that there is a median.
 const ROUNDS: usize = 101;
 
-/// Deliveries measured one by one for the time on the wall: a hundred lie above the 99th percentile.
+/// Deliveries measured one by one for their wall-clock time: a hundred are above the 99th percentile.
 const SINGLE: usize = 10_000;
 
-/// Deliveries that one instance takes for the column of a warm one. It never gives memory back, and each may need 2 MiB.
+/// Deliveries to one instance for the column of a warm instance. It never gives memory back, and each may need 2 MiB.
 const WARM: usize = 8;
 
-/// What the product allocates with.
+/// The product's allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// A click as SendGrid sends it; the event's number makes ids differ.
+/// Returns a click as SendGrid sends it; the event's number makes the ids differ.
 fn event(number: usize) -> String {
     format!(
         r#"{{"email":"person{number}@example.com","timestamp":1760000000,"smtp-id":"<14c5d75ce93.dfd.{number}@ismtpd-555>","event":"click","category":["newsletter","autumn"],"sg_event_id":"ZGJkYmYtY2xpY2st{number}","sg_message_id":"14c5d75ce93.dfd.64b469.filter0001.16648.5515E0B88.0","useragent":"Mozilla/5.0 (iPhone; CPU iPhone OS 17_5 like Mac OS X) AppleWebKit/605.1.15","ip":"203.0.113.7","url":"https://shop.example.com/autumn?utm_source=newsletter&id={number}","marketing_campaign_id":"42","marketing_campaign_name":"Autumn","order":"A-{number}"}}"#
@@ -89,7 +89,7 @@ fn request(body: &[u8]) -> Request {
     }
 }
 
-/// The same request in the types of the plugin's own bindings.
+/// Returns the same request in the types of the plugin's own bindings.
 fn native_request(body: &[u8]) -> sendflowr_plugin_sdk::Request {
     let header = |(name, value): (&str, &str)| sendflowr_plugin_sdk::Header {
         name: name.to_owned(),
@@ -107,7 +107,7 @@ fn native_request(body: &[u8]) -> sendflowr_plugin_sdk::Request {
     }
 }
 
-/// CPU time of one delivery in a round of `deliveries`.
+/// Returns the CPU time of one delivery in a round of `deliveries`.
 fn round(deliveries: usize, mut deliver: impl FnMut()) -> Duration {
     let began = ThreadTime::now();
     for _ in 0..deliveries {
@@ -116,14 +116,14 @@ fn round(deliveries: usize, mut deliver: impl FnMut()) -> Duration {
     began.elapsed() / u32::try_from(deliveries).unwrap()
 }
 
-/// The value below which this share of the times lies.
+/// Returns the value below which this share of the times is, in microseconds.
 fn quantile(times: &mut [Duration], share: f64) -> f64 {
     times.sort_unstable();
     let at = ((times.len() - 1) as f64 * share).round() as usize;
     times[at].as_secs_f64() * 1e6
 }
 
-/// Times of `deliveries` of this size, in microseconds, and of their steps.
+/// Times of deliveries of one size, in microseconds, and of their steps.
 struct Row {
     native: f64,
     fresh: f64,
@@ -207,12 +207,13 @@ fn main() {
         })
         .collect();
     let (half, most) = (quantile(&mut single, 0.5), quantile(&mut single, 0.99));
-    println!("\none event on the wall: p50 {half:.1} µs, p99 {most:.1} µs");
+    println!("\none event, wall-clock time: p50 {half:.1} µs, p99 {most:.1} µs");
     let (half, most) = handed_over(&plugin, &one);
     println!("the same handed over to another thread and back: p50 {half:.1} µs, p99 {most:.1} µs");
 }
 
-/// Times on the wall of a delivery as the host makes it, on a blocking thread. There is no secret, so that no signature is checked.
+/// Returns the wall-clock times of a delivery as the host makes it, on a blocking thread. There is no secret, so that
+/// no signature is checked.
 fn handed_over(plugin: &Arc<Plugin>, request: &Request) -> (f64, f64) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)

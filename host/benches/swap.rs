@@ -1,14 +1,14 @@
-//! A plugin that is swapped every second for a minute while deliveries keep every core busy, through the real HTTP route and
-//! the embedded bus: nothing may fail, nothing that was answered 200 may be missing on the bus, and every version's code must
-//! be gone when the next one serves and its last delivery has ended. Ends by restoring the first file, and shows how long
-//! each change took to be served.
+//! Swaps a plugin every second for a minute while deliveries keep every core busy, through the real HTTP route and the
+//! embedded bus: nothing may fail, nothing that was answered with 200 may be missing on the bus, and every version's
+//! code must be gone once the next one serves and its last delivery has ended. Finally restores the first file, and
+//! prints how long each change took to be served.
 //!
 //! Needs the compiled plugins: `cargo xtask plugins`, then `cargo bench -p sendflowr-host --bench swap`.
 
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "a bench fails by panicking and tells by printing"
+    reason = "a bench fails by panicking and reports by printing"
 )]
 
 use std::{
@@ -33,21 +33,21 @@ use tokio_util::sync::CancellationToken;
 const SWAPS: usize = 60;
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Connections that send without a pause: more than a plugin has turns on the machines that this is run on, so that some
-/// deliveries wait while it changes.
+/// Connections that send without pause: more than a plugin's turns on the machines that this is run on, so that some
+/// deliveries wait while the plugin changes.
 const CONNECTIONS: usize = 16;
 
 /// How long a swap or the end of an old version may take before the bench gives up.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The plugin under another version of the same length; the version occurs in the file once.
+/// Returns the plugin under another version of the same length; the version occurs in the file once.
 fn versioned(original: &[u8], number: usize) -> (String, Vec<u8>) {
     let version = format!("1.{}.{}", number / 10, number % 10);
     let places: Vec<usize> = (0..original.len() - 5)
         .filter(|at| original[*at..].starts_with(b"1.0.0"))
         .collect();
     let [place] = places[..] else {
-        panic!("the plugin's version is to be found once, not at {places:?}");
+        panic!("the plugin's version must occur exactly once, but occurs at {places:?}");
     };
     let mut bytes = original.to_vec();
     bytes[place..place + 5].copy_from_slice(version.as_bytes());
@@ -197,14 +197,14 @@ async fn run() {
     swaps.sort();
     ends.sort();
     println!(
-        "{} deliveries answered 200, {} of {} versions in them",
+        "{} deliveries answered 200, read by {} of {} versions",
         sent.len(),
         by_version.len(),
         SWAPS + 1
     );
     println!("failed: {refused:?}; answered 200 and lost: {}", missing.len());
     println!(
-        "from the new file to being served: median {:?}, longest {:?}",
+        "from writing the new file to serving it: median {:?}, longest {:?}",
         swaps[swaps.len() / 2],
         swaps[swaps.len() - 1]
     );

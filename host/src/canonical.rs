@@ -1,11 +1,11 @@
-//! From what a plugin read to canonical events.
+//! Converts what a plugin read to canonical events.
 //!
-//! Here the raw address ends: it is hashed, and taken out of every text. What a plugin gives is not trusted to be short
-//! or well-formed either: every field has a limit, so that no delivery makes records that a store refuses.
+//! Raw addresses go no further than this module: they are hashed, and removed from every text. A plugin's output is not trusted
+//! to be short or well-formed either: every field has a limit, so that no delivery produces records that a store refuses.
 //!
-//! | field | limit | what is longer |
+//! | field | limit | if it is longer |
 //! |---|---|---|
-//! | ids of events, messages, campaigns, people | 512 bytes | is replaced by its SHA-256, for ids must stay distinct |
+//! | ids of events, messages, campaigns, people | 512 bytes | is replaced by its SHA-256, because ids must stay distinct |
 //! | `click_url` | 4,096 bytes | is cut |
 //! | `reason` | 2,048 bytes | is cut |
 //! | `campaign_name`, `subject`, `user_agent`, metadata values | 1,024 bytes | is cut |
@@ -29,16 +29,16 @@ use event::{
 use self::scrub::Scrubber;
 use crate::plugin::types;
 
-/// Longest `click_url`. Real ones with tracking parameters stay below 2,000; browsers and servers take 4,096 and more.
+/// Longest `click_url`. Real ones with tracking parameters stay below 2,000; browsers and servers accept 4,096 and more.
 const MAX_URL_BYTES: usize = 4096;
 
-/// Longest `reason`. SMTP answers of many lines stay below.
+/// Longest `reason`. SMTP replies of many lines stay below.
 const MAX_REASON_BYTES: usize = 2048;
 
-/// Longest text of one line. A subject is cut at 998 by RFC 5322.
+/// Longest single-line text. RFC 5322 limits a subject to 998.
 const MAX_LINE_BYTES: usize = 1024;
 
-/// Longest tag or metadata name, twice what the most generous provider allows.
+/// Longest tag or metadata name: twice what the most generous provider allows.
 const MAX_NAME_BYTES: usize = 256;
 
 /// Most tags, and most metadata pairs. Providers allow 10 to 50.
@@ -47,10 +47,10 @@ const MAX_ENTRIES: usize = 64;
 /// Most identifiers; there are five kinds.
 const MAX_IDENTIFIERS: usize = 16;
 
-/// 2000-01-01T00:00:00Z, before any of the providers. Seconds read as milliseconds land in January 1970.
+/// 2000-01-01T00:00:00Z, before any of the providers existed. Seconds that are misread as milliseconds end up in January 1970.
 const EARLIEST_MS: i64 = 946_684_800_000;
 
-/// What all events of one delivery share.
+/// What all events of one delivery have in common.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Origin<'a> {
     pub(crate) provider: &'a str,
@@ -58,31 +58,31 @@ pub(crate) struct Origin<'a> {
     /// `slug@version`.
     pub(crate) plugin: &'a str,
     pub(crate) received_at: Timestamp,
-    /// Whose people the sender's own ids name, where that is told.
+    /// Whose people the sender's own ids refer to, if known.
     pub(crate) external_id_scope: Option<&'a str>,
-    /// The clock when it is converted: later than its receipt where it is replayed.
+    /// The time of conversion: later than the receipt when the delivery is replayed.
     pub(crate) now: Timestamp,
 }
 
-/// An element that gives no event.
+/// An element that yields no event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RejectedElement {
     pub(crate) index: u32,
     pub(crate) reason: String,
 }
 
-/// What became of a batch.
+/// The result of converting a batch.
 #[derive(Debug, Default)]
 pub(crate) struct Converted {
     pub(crate) events: Vec<Event>,
-    /// The plugin's own rejections and ours, by index.
+    /// The plugin's own rejections and the host's, by index.
     pub(crate) rejected: Vec<RejectedElement>,
     pub(crate) skipped: Vec<types::Skipped>,
-    /// Identifiers that were no phone number, or held an address that is not the event's own.
+    /// Identifiers that were empty or not a phone number, or that contained an address.
     pub(crate) identifiers_dropped: u64,
 }
 
-/// About what a batch takes of memory: what converting it costs grows with that.
+/// Returns about how much memory a batch takes: the cost of converting it grows with that.
 pub(crate) fn bytes_of(batch: &types::Batch) -> usize {
     let mut bytes =
         size_of_val(&*batch.events) + size_of_val(&*batch.skipped) + size_of_val(&*batch.rejected);
@@ -148,7 +148,7 @@ pub(crate) fn convert(batch: types::Batch, hasher: &Hasher, origin: &Origin<'_>)
     converted
 }
 
-/// Whether the event would be converted, and why not.
+/// Checks whether the event would be converted.
 pub(crate) fn check(raw: &types::Event, hasher: &Hasher, origin: &Origin<'_>) -> Result<(), &'static str> {
     convert_event(raw.clone(), hasher, origin, &mut 0).map(drop)
 }
@@ -237,7 +237,8 @@ fn convert_event(
         ingested_at: origin.received_at,
     };
     event.event_id = event_id(&event);
-    // Behind the id: a plugin that learns to tell the time of sending must not give a repeated delivery other ids.
+    // Added after the id is computed: a plugin that starts to report the time of sending must not give a repeated
+    // delivery other ids.
     if let (EventType::Delivered, Some(sent_at_ms)) = (event.event_type, raw.sent_at_ms) {
         let latency_ms = timestamp.as_millis().saturating_sub(sent_at_ms);
         if latency::is_believable(latency_ms) {
@@ -251,8 +252,8 @@ fn convert_event(
     Ok(event)
 }
 
-/// The event's normalized address: the recipient's, or failing that an identifier that is an address, as senders use
-/// them for ids of their own.
+/// Returns the event's normalized address: the recipient's, or else the first identifier that is an address, because
+/// some senders use addresses as their own ids.
 fn address(raw: &types::Event) -> Option<String> {
     let email = raw
         .recipient_email
@@ -265,7 +266,7 @@ fn address(raw: &types::Event) -> Option<String> {
     })
 }
 
-/// An identifier as it may be stored, or `None` when it is empty, no phone number, or shows an address.
+/// Converts an identifier to its stored form. Returns `None` when it is empty, not a phone number, or contains an address.
 fn convert_identifier(raw: types::Identifier, hasher: &Hasher, origin: &Origin<'_>) -> Option<Identifier> {
     let kind = match raw.kind {
         types::IdentifierKind::PhoneNumber => return hasher.phone_identifier(&raw.value).ok(),
@@ -275,8 +276,8 @@ fn convert_identifier(raw: types::Identifier, hasher: &Hasher, origin: &Origin<'
         types::IdentifierKind::ExternalId => IdentifierKind::ExternalId,
     };
     let value = raw.value.trim();
-    // Redacting would make one person of all whose ids hold an address, so such an id is not used. The first that is
-    // an address has become the event's address if it had none.
+    // Redacting would merge all people whose ids contain an address into one, so such an id is not used. The first one
+    // that is an address has become the event's address if it had none.
     if value.is_empty() || scrub::shows_address(value) {
         return None;
     }
@@ -294,7 +295,7 @@ fn timestamp(ms: i64, origin: &Origin<'_>) -> Result<Timestamp, &'static str> {
     if ms < EARLIEST_MS {
         return Err("its time is before the year 2000");
     }
-    // The clock may have been behind at the receipt, and so may one be that replays.
+    // The clock may have been behind at the time of receipt, and so may the clock of a host that replays.
     if timestamp.millis_since(origin.received_at.max(origin.now)) > MAX_AHEAD_MS {
         return Err("its time is more than a day after its receipt");
     }
@@ -323,12 +324,12 @@ fn event_type(event_type: types::EventType) -> EventType {
     }
 }
 
-/// The canonical name of a type.
+/// Returns the canonical name of an event type.
 pub(crate) fn event_type_name(raw: types::EventType) -> &'static str {
     event_type(raw).as_str()
 }
 
-/// The canonical name of an identifier's kind.
+/// Returns the canonical name of an identifier's kind.
 pub(crate) fn identifier_kind_name(kind: types::IdentifierKind) -> &'static str {
     match kind {
         types::IdentifierKind::PhoneNumber => IdentifierKind::PhoneNumber.as_str(),

@@ -1,5 +1,5 @@
-//! Case files: one delivery each, and what must come of it, run through a compiled plugin with the host's own proof
-//! checker. Also reads a single delivery, for a look at what a plugin makes of it.
+//! Case files: one delivery each and its expected result, run through a compiled plugin with the host's own proof
+//! checker. Also reads a single delivery, to show what a plugin makes of it.
 
 mod compare;
 mod file;
@@ -25,30 +25,31 @@ use crate::{
     proof::{CertificateSource, GivenCertificates},
 };
 
-/// Whether a case holds.
+/// The result of a case.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CaseResult {
     /// `provider/name`.
     pub case: String,
     /// Whether everything is as expected.
     pub pass: bool,
-    /// What is not, one sentence each.
+    /// The differences, one sentence each.
     pub diff: Vec<String>,
 }
 
-/// What a plugin and the host make of a delivery, before addresses are hashed. For the eyes of whoever has the delivery.
+/// What a plugin and the host make of a delivery, before addresses are hashed. Only for the eyes of those who have the
+/// delivery anyway.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 pub enum Reading {
     /// Understood.
     Accepted {
-        /// Events that the host takes, under the canonical names.
+        /// Events that the host accepts, under the canonical names.
         events: Vec<Value>,
-        /// Elements that give no event: index, provider's type, reason.
+        /// Elements that yield no event: index, provider's type, reason.
         skipped: Vec<Value>,
-        /// Elements that the plugin could not read, and events that the host refuses: index and reason.
+        /// Elements that the plugin could not read, and events that the host rejects: index and reason.
         rejected: Vec<Value>,
-        /// The answer or confirmation that a handshake asks for.
+        /// The reply or confirmation of a handshake.
         #[serde(skip_serializing_if = "Option::is_none")]
         handshake: Option<Value>,
     },
@@ -59,14 +60,14 @@ pub enum Reading {
         /// Which check failed.
         message: String,
     },
-    /// Cannot be understood.
+    /// The plugin cannot understand the delivery.
     BadRequest {
         /// The plugin's reason.
         message: String,
     },
 }
 
-/// Runs a case. `now` is the time of receipt where the case names none.
+/// Runs a case. `now` is the time of receipt if the case does not give one.
 pub async fn run_case(plugin: &Arc<Plugin>, case: &Case, now: Timestamp) -> CaseResult {
     let diff = match check(plugin, case, now).await {
         Ok(diff) => diff,
@@ -81,7 +82,7 @@ pub async fn run_case(plugin: &Arc<Plugin>, case: &Case, now: Timestamp) -> Case
 
 async fn check(plugin: &Arc<Plugin>, case: &Case, now: Timestamp) -> Result<Vec<String>, String> {
     if case.expect.is_empty() {
-        return Err("`expect` says nothing: name `outcome`, `events` or `skipped`".to_owned());
+        return Err("`expect` is empty: give `outcome`, `events` or `skipped`".to_owned());
     }
     let reading = normalize_one(plugin, case, now)
         .await
@@ -89,11 +90,11 @@ async fn check(plugin: &Arc<Plugin>, case: &Case, now: Timestamp) -> Result<Vec<
     Ok(compare::differences(&case.expect, &reading))
 }
 
-/// A delivery cannot be tried.
+/// Why a delivery cannot be tried.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReadingError {
-    /// The file says something that cannot be.
+    /// The case file is invalid.
     #[error(transparent)]
     Case(#[from] InvalidCase),
     /// The file is for another plugin.
@@ -101,7 +102,7 @@ pub enum ReadingError {
     OtherPlugin {
         /// The case's provider.
         expected: String,
-        /// The plugin's.
+        /// The plugin's slug.
         slug: String,
     },
     /// The plugin failed.
@@ -109,11 +110,11 @@ pub enum ReadingError {
     Plugin(#[from] PluginError),
 }
 
-/// Reads the delivery of a case: proofs checked against the case's own configuration and certificates, at the case's
+/// Reads the delivery of a case: checks its proofs against the case's own configuration and certificates, at the case's
 /// own time or else at `now`. Nothing is fetched and nothing is stored.
 ///
 /// # Errors
-/// [`ReadingError`] when it cannot be tried; a delivery that is refused is no error.
+/// [`ReadingError`] when it cannot be tried; a delivery that is refused is not an error.
 pub async fn normalize_one(
     plugin: &Arc<Plugin>,
     case: &Case,
@@ -174,11 +175,11 @@ pub async fn normalize_one(
     })
 }
 
-/// What the plugin is handed for the delivery of a case: secrets by name only. Received at the case's own time or else
-/// at `now`.
+/// Returns the request that the plugin gets for the delivery of a case: secrets by name only. It is received at the
+/// case's own time or else at `now`.
 ///
 /// # Errors
-/// [`InvalidCase`] for what a delivery cannot be.
+/// [`InvalidCase`] when the case describes something that no delivery can be.
 pub fn request(plugin: &Plugin, case: &Case, now: Timestamp) -> Result<types::Request, InvalidCase> {
     let account = case.account(plugin.descriptor())?;
     Ok(request_for(plugin, &account, case.incoming(now)?))
@@ -197,7 +198,7 @@ async fn read(
 }
 
 fn accepted(batch: Batch, origin: &Origin<'_>) -> Reading {
-    // Whose key hashes an address makes no difference to whether it is one.
+    // The hasher's key makes no difference to whether an address is valid.
     let hasher = Hasher::new();
     let skipped = batch.skipped.iter().map(
         |element| json!({ "index": element.index, "type": element.provider_type, "reason": element.reason }),
@@ -225,7 +226,7 @@ fn accepted(batch: Batch, origin: &Origin<'_>) -> Reading {
     }
 }
 
-/// A plugin's event under the canonical names.
+/// Shows a plugin's event under the canonical names.
 fn shown(slug: &str, event: &types::Event) -> Value {
     let identifiers = event.identifiers.iter().map(|identifier| {
         json!({ "kind": canonical::identifier_kind_name(identifier.kind), "value": identifier.value })

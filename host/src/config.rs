@@ -17,52 +17,52 @@ use crate::{
     seal::{SealKeyError, Sealer},
 };
 
-/// Where the host listens unless told otherwise: the address in the providers' documentation, on this machine alone.
+/// The default listen address: the one in the providers' documentation, on the loopback interface only.
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 5215);
 
-/// Largest body unless configured otherwise. Providers send at most 3 MiB; SendGrid's batches stay below 800 KiB.
+/// Default limit of a body's size. Providers send at most 3 MiB; SendGrid's batches stay below 800 KiB.
 const DEFAULT_MAX_BODY_BYTES: usize = 5 * 1024 * 1024;
 
-/// What the largest body can be configured to. The least holds any single event. A body is in memory up to three times, once
-/// within the plugin's 64 MiB, which bounds the greatest.
+/// Range of the configurable body limit. The lower end holds any single event. A body is in memory up to three times,
+/// once within the plugin's 64 MiB, which bounds the upper end.
 const BODY_BYTES: RangeInclusive<usize> = 1024..=16 * 1024 * 1024;
 
-/// `[host]` as it stands in the configuration. Every key may be left out; unknown keys are errors.
+/// `[host]` as written in the configuration. Every key may be left out; unknown keys are errors.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawHostConfig {
     /// Address to listen on. Default `127.0.0.1:5215`.
     pub listen: Option<SocketAddr>,
-    /// Largest body, as sent and decompressed. 1,024 to 16,777,216, default 5,242,880.
+    /// Largest body in bytes, both as sent and after decompression. 1,024 to 16,777,216, default 5,242,880.
     pub max_body_bytes: Option<usize>,
     /// Milliseconds for a whole request. 100 to 120,000, default 15,000: providers give up after 5 to 30 s.
     pub request_timeout_ms: Option<u64>,
-    /// Milliseconds in which a body must have arrived. 100 to 120,000, default 10,000.
+    /// Milliseconds within which a body must have arrived. 100 to 120,000, default 10,000.
     pub body_timeout_ms: Option<u64>,
-    /// Milliseconds that open requests have for ending after the signal to stop. 0 to 25,000, default 20,000: the
+    /// Milliseconds that open requests have to finish after the signal to stop. 0 to 25,000, default 20,000: the
     /// process ends 30 s after the signal, whatever is still open.
     pub drain_timeout_ms: Option<u64>,
-    /// Deliveries under way at once; more get a 503. 1 to 100,000, default 1,024, a few of which are ever at work and the
-    /// rest wait for the same flush.
+    /// Deliveries that may be in progress at once; further ones get a 503. 1 to 100,000, default 1,024, of which only a
+    /// few are being processed at any time and the rest wait for the same flush.
     pub max_concurrent_deliveries: Option<usize>,
-    /// Connections open at once; more wait to be accepted. 1 to 100,000, default 4,096.
+    /// Connections that may be open at once; further ones wait to be accepted. 1 to 100,000, default 4,096.
     pub max_connections: Option<usize>,
-    /// Whether accounts that do not say so themselves, and providers without an account, take deliveries that nothing
-    /// proves, as long as no secret is configured. Default `false`. For trying things out.
+    /// Whether accounts that do not set it themselves, and providers without an account, accept unsigned deliveries as
+    /// long as no secret is configured. Default `false`. For trying things out.
     pub allow_unsigned_by_default: bool,
-    /// Whether `POST /api/mock/events/generate` makes events. Default: only when listening on this machine alone, for
-    /// anybody who reaches the port can use it.
+    /// Whether `POST /api/mock/events/generate` generates events. Default: only when listening on loopback, because
+    /// anybody who can reach the port can use it.
     pub allow_mock_events: Option<bool>,
     /// Key that seals dead letters, recordings and stored accounts: 32 bytes, as 64 hexadecimal digits or base64. Default:
-    /// made once and kept in `seal.key` in the data folder. Several hosts that share a bus or stored accounts need the same
-    /// one. Former keys may stand behind it, separated by white space, and open what they have sealed.
+    /// generated once and kept in `seal.key` in the data folder. Several hosts that share a bus or stored accounts need the same
+    /// key. Former keys may follow it, separated by white space; they still open what they have sealed.
     pub seal_key: Option<Secret>,
-    /// Token that `/plugins`, `/metrics` and `/api/mock/…` ask for as `Authorization: Bearer …`; 16 or more characters.
-    /// Webhooks are open, their proofs protect them. Default: none, which is only taken on loopback.
+    /// Token that `/plugins`, `/metrics` and `/api/mock/…` require as `Authorization: Bearer …`; 16 or more characters.
+    /// Webhooks are open, their proofs protect them. Default: none, which is only accepted on loopback.
     pub admin_token: Option<Secret>,
-    /// Whether those routes may be open to everybody who reaches the address. Default `false`.
+    /// Whether those routes may be open to everybody who can reach the address. Default `false`.
     pub allow_anonymous: bool,
-    /// `[host.tls]`: certificate and key to serve HTTPS with. Default: HTTP.
+    /// `[host.tls]`: certificate and key for serving HTTPS. Default: plain HTTP.
     pub tls: RawTlsConfig,
     /// `[host.plugins]`.
     pub plugins: RawPluginsConfig,
@@ -73,27 +73,27 @@ pub struct RawHostConfig {
 pub struct HostConfig {
     /// Address to listen on.
     pub listen: SocketAddr,
-    /// Largest body, as sent and decompressed.
+    /// Largest body, both as sent and after decompression.
     pub max_body_bytes: usize,
     /// Time for a whole request.
     pub request_timeout: Duration,
-    /// Time in which a body must have arrived.
+    /// Time within which a body must have arrived.
     pub body_timeout: Duration,
-    /// Deliveries under way at once.
+    /// Deliveries that may be in progress at once.
     pub max_concurrent_deliveries: usize,
-    /// Connections, and their end.
+    /// Limits of connections and of their shutdown.
     pub limits: Limits,
-    /// Who may use the routes that are not for providers.
+    /// Who may use the routes that are not meant for providers.
     pub access: Access,
-    /// HTTPS, where it is configured.
+    /// HTTPS settings, if configured.
     pub tls: Option<TlsConfig>,
-    /// Whether mock events can be made.
+    /// Whether mock events can be generated.
     pub allow_mock_events: bool,
-    /// Key that seals, and former ones behind it, where one is configured.
+    /// The sealing key and former keys behind it, if configured.
     pub seal_key: Option<Secret>,
-    /// File that holds them otherwise.
+    /// File that holds the keys otherwise.
     pub seal_key_path: PathBuf,
-    /// Folder of recorded deliveries.
+    /// Folder of the recorded deliveries.
     pub recordings_folder: PathBuf,
     /// The providers' accounts.
     pub accounts: Accounts,
@@ -101,32 +101,32 @@ pub struct HostConfig {
     pub plugins: PluginsConfig,
 }
 
-/// A key of the configuration has a value that cannot work.
+/// A configuration key has a value that cannot work.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidConfig {
     /// A number outside its range.
     #[error(transparent)]
     OutOfRange(#[from] OutOfRange),
-    /// An address beyond this machine without a token, or a token that is none.
+    /// An address other than loopback without a token, or an invalid token.
     #[error(transparent)]
     Access(#[from] InvalidAccess),
     /// A certificate that cannot be served.
     #[error(transparent)]
     Tls(#[from] InvalidTls),
-    /// An account that cannot work.
+    /// An invalid account.
     #[error(transparent)]
     Account(#[from] InvalidAccount),
-    /// Settings of the plugins that cannot work.
+    /// Invalid settings of the plugins.
     #[error(transparent)]
     Plugins(#[from] PluginsConfigError),
 }
 
 impl HostConfig {
-    /// Checks `[host]` and `[accounts]`; paths that are not configured lie in the data folder.
+    /// Checks `[host]` and `[accounts]`; paths that are not configured are in the data folder.
     ///
     /// # Errors
-    /// [`InvalidConfig`] naming the key.
+    /// [`InvalidConfig`] naming the offending key.
     pub fn try_new(
         raw: RawHostConfig,
         accounts: RawAccounts,
@@ -176,7 +176,7 @@ impl HostConfig {
         })
     }
 
-    /// What dead letters, recordings and stored accounts are sealed with. Makes the key's file where there is none.
+    /// Returns the sealer of dead letters, recordings and stored accounts. Creates the key file if there is none.
     ///
     /// # Errors
     /// [`SealKeyError`] when the key is not usable.
@@ -188,10 +188,11 @@ impl HostConfig {
     }
 }
 
-/// From a few round trips to two minutes, which are longer than any provider waits.
+/// From a few round trips to two minutes, which is longer than any provider waits.
 const PATIENCE_MS: RangeInclusive<u64> = 100..=120_000;
 
-/// Every role ends within 30 s of the signal. What open requests leave of that is for the engines: they commit what is queued.
+/// Every role ends within 30 s of the signal. The time that open requests leave of it is for the engines, which commit
+/// what is queued.
 const DRAIN_MS: RangeInclusive<u64> = 0..=25_000;
 
 #[cfg(test)]

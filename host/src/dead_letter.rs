@@ -1,4 +1,4 @@
-//! What goes to the dead letters, and how much of it.
+//! Builds dead letters, and limits how many unproven ones are kept.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -10,26 +10,26 @@ use store::bus::{DEAD_LETTERS_TOPIC, NewRecord, header};
 
 use crate::{accounts::Account, canonical::RejectedElement, intake::Receipt};
 
-/// Positions that a header names at most; the count stands in the message.
+/// Maximum number of positions listed in a header; the message has the full count.
 const MAX_INDEXES: usize = 100;
 
-/// Unproven letters that an account may leave in a minute: enough to see a provider's change of format, too few for a
-/// stranger to fill a disk (with [`MAX_UNPROVEN_BYTES`], less than a gigabyte a day).
+/// Unproven dead letters that an account may produce per minute: enough to see a provider's change of format, too few
+/// for a stranger to fill a disk (with [`MAX_UNPROVEN_BYTES`], less than a gigabyte a day).
 const UNPROVEN_PER_MINUTE: u32 = 10;
 
-/// Longest body of an unproven letter. Real deliveries of a few events have 1 to 10 KiB.
+/// Longest body of an unproven dead letter. Real deliveries of a few events have 1 to 10 KiB.
 const MAX_UNPROVEN_BYTES: usize = 64 * 1024;
 
 /// Why a delivery is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cause<'a> {
-    /// The plugin cannot read it, in its words.
+    /// The plugin cannot read it, for this reason.
     Malformed(&'a str),
     /// The plugin cannot read some of its elements.
     Rejected(&'a [RejectedElement]),
 }
 
-/// The record that keeps a delivery, which is `sealed` already. Its key is `provider/account`.
+/// Builds the record that keeps a delivery, given in `sealed` form. Its key is `provider/account`.
 pub(crate) fn record(
     sealed: Vec<u8>,
     account: &Account,
@@ -74,15 +74,15 @@ pub(crate) fn record(
     }
 }
 
-/// Bounds how many letters of unproven deliveries are kept, an account at a time.
+/// Limits how many unproven deliveries are dead-lettered, per account.
 #[derive(Debug, Default)]
 pub(crate) struct UnprovenBudget {
-    // Bounded by the accounts that exist: deliveries to others never come this far.
+    // Bounded by the number of existing accounts: deliveries to unknown ones never get this far.
     spent: Mutex<HashMap<(String, String), (i64, u32)>>,
 }
 
 impl UnprovenBudget {
-    /// Whether one more, of this length, may be kept in this minute.
+    /// Takes one unit of this minute's budget. Returns whether a dead letter with a body of this length may be kept.
     pub(crate) fn take(&self, provider: &str, account: &str, body_bytes: usize, now: Timestamp) -> bool {
         if body_bytes > MAX_UNPROVEN_BYTES {
             return false;

@@ -1,7 +1,7 @@
 //! A delivery on its way from unproven to events.
 //!
-//! Only a `Delivery<Verified>` gives events. [`Delivery::read`] makes one when the proofs have held; the other way to one is for a
-//! delivery that this host itself sealed as proven and opens again.
+//! Only a `Delivery<Verified>` yields events. [`Delivery::read`] makes one once the proofs have held; the only other
+//! way is for a delivery that this host itself sealed as proven and now opens again.
 
 use std::{sync::Arc, time::Instant};
 
@@ -24,24 +24,24 @@ pub struct Unverified {
     account: Arc<Account>,
 }
 
-/// Proven, as far as the trust goes.
+/// Proven, to the extent of its trust.
 #[derive(Debug)]
 pub struct Verified {
     trust: Trust,
 }
 
-/// A delivery, the plugin instance that reads it, and what is known of its truth.
+/// A delivery, the plugin instance that reads it, and what is known about its authenticity.
 pub struct Delivery<State> {
     request: Arc<Request>,
     guest: Guest,
     state: State,
 }
 
-/// What a visit to the plugin came to.
+/// The result of a visit to the plugin.
 enum Visit {
-    /// The delivery is read.
+    /// The delivery has been read.
     Over(Outcome),
-    /// The check has to wait for something.
+    /// The check of the proofs has to wait for something.
     Waits(BoxFuture<'static, Result<Trust, Refusal>>),
 }
 
@@ -51,12 +51,12 @@ pub enum DeliveryError {
     /// Its proof is missing, wrong or stale.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// It cannot be understood, in the plugin's words.
+    /// The plugin cannot understand it, for the reason that it gives.
     #[error("{reason}")]
     Malformed {
-        /// The plugin's words.
+        /// The plugin's reason.
         reason: String,
-        /// Whether its proofs had held before that.
+        /// Whether its proofs had held before.
         is_proven: bool,
     },
     /// The plugin failed.
@@ -83,8 +83,8 @@ impl Delivery<Unverified> {
     /// Asks the plugin what must hold, checks it, and lets the plugin read the delivery: all on one thread, since to be handed over
     /// takes as long as both calls.
     ///
-    /// Only where a certificate has to be fetched is that left in between, and the plugin's turn given back: anybody can name one
-    /// that nobody has asked for before, and must not keep genuine deliveries waiting by it.
+    /// Only when a certificate has to be fetched does the delivery leave that thread in between and give back the plugin's turn:
+    /// anybody can name a certificate that was never asked for before, and must not be able to delay genuine deliveries that way.
     ///
     /// # Errors
     /// [`DeliveryError`].
@@ -101,7 +101,7 @@ impl Delivery<Unverified> {
         let visit = {
             let (plugin, account) = (Arc::clone(plugin), Arc::clone(&account));
             let (request, certificates) = (Arc::clone(&request), Arc::clone(certificates));
-            // A check that waits does so in this runtime, not in that of the thread.
+            // A check that waits does so in this runtime, not in that of the worker thread.
             let waits_in = Handle::current();
             |mut guest: Guest, deadline| async move {
                 let proofs = guest.authenticate_here(deadline, &request).await?;
@@ -129,7 +129,7 @@ impl Delivery<Unverified> {
         let again = plugin.instantiate(account.name()).await?;
         again
             .visit(|mut guest, deadline| async move {
-                // The same request on another instance gives the same proofs; the contract wants the calls in order.
+                // The same request on another instance yields the same proofs; the contract requires the calls in this order.
                 let _ = guest.authenticate_here(deadline, &request).await?;
                 let verified = Delivery {
                     request,
@@ -141,7 +141,7 @@ impl Delivery<Unverified> {
             .await
     }
 
-    /// Takes over that the proofs held when the delivery came in: it was sealed by this host with that remark.
+    /// Accepts that the proofs held when the delivery came in: this host recorded that when it sealed the delivery.
     pub(crate) fn proven_at_receipt(self) -> Delivery<Verified> {
         let Self { request, guest, .. } = self;
         let trust = Trust::Genuine;
@@ -154,7 +154,7 @@ impl Delivery<Unverified> {
 }
 
 impl Delivery<Verified> {
-    /// Lets the plugin read the delivery. One whose proof is not worth events gives none.
+    /// Lets the plugin read the delivery. Refuses events from a delivery whose trust does not cover them.
     pub(crate) async fn normalize(self) -> Result<Outcome, DeliveryError> {
         let Self {
             request,
@@ -201,13 +201,13 @@ impl Delivery<Verified> {
             (Outcome::Confirm(_), Trust::PublishedKey | Trust::Handshake) => false,
         };
         if !is_worth_it {
-            return Err(Refusal::PluginFault("it reads data from a delivery that nothing proves").into());
+            return Err(Refusal::PluginFault("it reads data from an unproven delivery").into());
         }
         Ok(outcome)
     }
 }
 
-/// The check of a delivery's proofs, which may be waited for elsewhere than it began.
+/// Checks a delivery's proofs. The future may be awaited on another thread than it was first polled on.
 fn check(
     proofs: Vec<Proof>,
     plugin: Arc<Plugin>,

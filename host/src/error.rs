@@ -1,4 +1,4 @@
-//! Every failure of the HTTP face, and the one place where failures become responses.
+//! All failures of the HTTP API, and the one place where failures become responses.
 
 use axum::{
     Json,
@@ -12,17 +12,17 @@ use serde_json::{Map, Value, json};
 
 use crate::{config::InvalidConfig, plugin::PluginError, seal::SealKeyError};
 
-/// Why the host cannot start, or ended early.
+/// Why the host cannot start, or stopped early.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HostError {
-    /// The configuration cannot work.
+    /// The configuration is invalid.
     #[error(transparent)]
     Config(#[from] InvalidConfig),
     /// The key of the dead letters is not usable.
     #[error(transparent)]
     SealKey(#[from] SealKeyError),
-    /// The plugins cannot be served at all.
+    /// Plugins cannot be served at all.
     #[error("plugins cannot be run")]
     Plugins(#[from] PluginError),
     /// The listener failed.
@@ -30,7 +30,7 @@ pub enum HostError {
     Listener(#[source] std::io::Error),
 }
 
-/// An answer that is no success: `{"error": {"code", "message", …details}}`.
+/// An error response: `{"error": {"code", "message", …details}}`.
 #[derive(Debug)]
 pub(crate) struct ApiError {
     pub(crate) status: StatusCode,
@@ -42,7 +42,7 @@ pub(crate) struct ApiError {
 }
 
 impl ApiError {
-    /// An error with a stable code and a sentence that says what is wrong and what to do.
+    /// Creates an error with a stable code and a sentence that says what is wrong and what to do.
     pub(crate) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         Self {
             status,
@@ -54,25 +54,25 @@ impl ApiError {
         }
     }
 
-    /// Says when to come back.
+    /// Sets how many seconds the caller should wait before it retries.
     pub(crate) fn retry_after(mut self, seconds: u32) -> Self {
         self.retry_after_seconds = Some(seconds);
         self
     }
 
-    /// Asks for user and password, where the status is 401; no other says that they are missing.
+    /// Asks for user and password if the status is 401; other statuses do not mean that credentials are missing.
     pub(crate) fn ask_for_basic_auth(mut self) -> Self {
         self.asks_for_basic_auth = self.status == StatusCode::UNAUTHORIZED;
         self
     }
 
-    /// Adds a detail beside code and message.
+    /// Adds a detail next to code and message.
     pub(crate) fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.details.insert(name.to_owned(), value.into());
         self
     }
 
-    /// What went wrong, for the log.
+    /// Returns what went wrong, for the log.
     pub(crate) fn message(&self) -> &str {
         &self.message
     }
@@ -81,12 +81,12 @@ impl ApiError {
         Self::new(
             StatusCode::NOT_FOUND,
             "not_found",
-            "there is nothing under this path: `GET /` lists what there is",
+            "there is nothing at this path: `GET /` lists the routes",
         )
     }
 
     pub(crate) fn method_not_allowed() -> Self {
-        let message = "this path does not answer that method: `GET /` lists what there is";
+        let message = "this path does not support that method: `GET /` lists the routes";
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
     }
 
@@ -96,22 +96,22 @@ impl ApiError {
     }
 
     pub(crate) fn overloaded(unavailable: StatusCode) -> Self {
-        let message = "too many deliveries are under way: send it again";
+        let message = "too many deliveries are in progress: send it again later";
         Self::new(unavailable, "overloaded", message).retry_after(1)
     }
 
     pub(crate) fn timed_out() -> Self {
-        let message = "no answer within the time allowed: send it again";
+        let message = "the request was not answered in time: send it again";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "timed_out", message).retry_after(5)
     }
 
     pub(crate) fn panicked() -> Self {
-        let message = "something broke while answering; the log has the details under the request id";
+        let message = "an internal error occurred: the log has the details under the request id";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
     }
 }
 
-/// The code of an error, left on its response for metrics and the log.
+/// The code and message of an error, attached to its response for metrics and the log.
 #[derive(Debug, Clone)]
 pub(crate) struct ErrorNote {
     pub(crate) code: &'static str,

@@ -1,43 +1,43 @@
-//! The few requests that the host itself makes: certificates and confirmations, from hosts that a plugin declared.
+//! The few outgoing requests of the host itself: certificates and confirmations, from hosts that a plugin declared.
 
 use std::{fmt, sync::OnceLock, time::Duration};
 
 use reqwest::{Client, StatusCode, Url, redirect::Policy};
 
-/// Longest wait for a whole answer. Providers wait 5 s and more for ours, and send again after that.
+/// Timeout of a request. Providers wait 5 s or more for the host's own answer, and send the delivery again after that.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Most bytes taken from an answer. A certificate with its chain has less than 10 KiB.
+/// Limit of a response's size. A certificate with its chain has less than 10 KiB.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
-/// An address that may be fetched: https on its usual port, no user, on a host that the plugin declared.
+/// A URL that may be fetched: https on the default port, without user, on a host that the plugin declared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FetchAddress(Url);
 
-/// Why an address is not fetched. The address is not repeated: it comes from outside.
+/// Why a URL is not fetched. The message does not repeat the URL: it comes from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AddressRefused {
-    /// Not an address at all.
-    #[error("it is no URL")]
+    /// Not a URL.
+    #[error("it is not a URL")]
     NoUrl,
-    /// Another scheme, a port, a user or a password.
+    /// Another scheme or port, or a URL with user or password.
     #[error("it is not plain https on port 443")]
     NotPlainHttps,
     /// A host that the plugin does not declare.
-    #[error("its host is none that the provider is known to use")]
+    #[error("its host is not one that the provider is known to use")]
     Host,
-    /// A file's address with more than its path, or in a spelling that is not the one that would be asked for.
+    /// The URL of a file that has more than a path, or that is not written exactly as it would be requested.
     #[error(
-        "it is not the plain address of a file: without query, fragment and port, spelled as it is asked for"
+        "it is not the plain URL of a file: no query, fragment or port, written exactly as it is requested"
     )]
     NotPlainFile,
 }
 
 impl FetchAddress {
-    /// Takes an address when it may be fetched. `hosts` are names, or names in which one whole label is `*`.
+    /// Parses a URL that may be fetched. `hosts` are host names, in which one whole label may be `*`.
     ///
     /// # Errors
-    /// [`AddressRefused`] when it may not.
+    /// [`AddressRefused`] when it may not be fetched.
     pub fn parse(text: &str, hosts: &[String]) -> Result<Self, AddressRefused> {
         let url = Url::parse(text).map_err(|_| AddressRefused::NoUrl)?;
         let is_plain = url.scheme() == "https"
@@ -54,11 +54,11 @@ impl FetchAddress {
         Ok(Self(url))
     }
 
-    /// Takes the address of a file: one that [`parse`](Self::parse) takes, without a query or fragment, in the very letters in which
-    /// it would be asked for.
+    /// Parses the URL of a file: one that [`parse`](Self::parse) accepts, without query and fragment, and written
+    /// exactly as it would be requested.
     ///
-    /// A query would let the sender choose what the server answers. A text that changes when it is read (`https:/`, a blank in front,
-    /// `/./`) was perhaps checked as something else than what is asked for, and gives one file any number of addresses.
+    /// A query would let the sender choose what the server returns. A text that parsing changes (`https:/`, leading white space,
+    /// `/./`) may have been checked as something other than what is requested, and would give one file any number of URLs.
     ///
     /// # Errors
     /// [`AddressRefused`] when it may not be fetched.
@@ -71,18 +71,18 @@ impl FetchAddress {
         Ok(address)
     }
 
-    /// The address as text.
+    /// Returns the URL as text.
     pub fn as_str(&self) -> &str {
         self.0.as_str()
     }
 
-    /// Its host.
+    /// Returns its host.
     pub fn host(&self) -> &str {
         self.0.host_str().unwrap_or_default()
     }
 }
 
-/// Whether every label is the pattern's, `*` standing for one whole label.
+/// Checks whether every label matches the pattern's; `*` stands for one whole label.
 fn host_fits(host: &str, pattern: &str) -> bool {
     let mut labels = host.split('.');
     let mut wanted = pattern.split('.');
@@ -96,28 +96,28 @@ fn host_fits(host: &str, pattern: &str) -> bool {
     }
 }
 
-/// Why nothing usable came back.
+/// Why a fetch returned nothing usable.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FetchError {
-    /// No client could be made, for lack of root certificates for example.
-    #[error("no https client could be made")]
+    /// The HTTP client could not be created, for example because there are no root certificates.
+    #[error("the https client could not be created")]
     Client(#[source] reqwest::Error),
-    /// No answer.
+    /// No response.
     #[error("no answer from the provider's server")]
     Unreachable(#[source] reqwest::Error),
-    /// An answer that is no success.
+    /// A response with an error status.
     #[error("the provider's server answered {0}")]
     Status(StatusCode),
-    /// An answer that is far too long.
+    /// A response that is far too long.
     #[error("the provider's server answered more than {MAX_ANSWER_BYTES} bytes")]
     TooLong,
 }
 
-/// Makes requests: no redirects, five seconds, 64 KiB. Uses the proxy that the process's environment names, if any.
+/// Fetches URLs: no redirects, five seconds, 64 KiB. Uses the proxy from the process's environment, if any.
 #[derive(Default)]
 pub struct Fetcher {
-    // Made at the first use: most hosts never fetch anything, and loading root certificates takes time and memory.
+    // Created on first use: most hosts never fetch anything, and loading root certificates takes time and memory.
     client: OnceLock<Client>,
 }
 
@@ -128,15 +128,15 @@ impl fmt::Debug for Fetcher {
 }
 
 impl Fetcher {
-    /// A fetcher that has not made a connection yet.
+    /// Creates a fetcher, without opening a connection.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The body of what is at the address.
+    /// Returns the body of the resource at the URL.
     ///
     /// # Errors
-    /// [`FetchError`] when there is no successful answer of acceptable length in time.
+    /// [`FetchError`] when there is no successful response of acceptable length in time.
     pub async fn get(&self, address: &FetchAddress) -> Result<Vec<u8>, FetchError> {
         let request = self.client()?.get(address.0.clone());
         let mut response = request.send().await.map_err(FetchError::Unreachable)?;
@@ -157,7 +157,7 @@ impl Fetcher {
         if let Some(client) = self.client.get() {
             return Ok(client);
         }
-        // Fails when the process has chosen a provider already, which then serves as well.
+        // Fails when the process has already chosen a crypto provider, which then works as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::builder()
             .https_only(true)

@@ -1,4 +1,4 @@
-//! The HTTP face: routes, and what surrounds every request.
+//! The HTTP API: its routes, and what applies to every request.
 
 mod admin;
 mod body;
@@ -36,10 +36,10 @@ use crate::{
 /// The header that carries a request's id in both directions.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Longest id taken over from a caller; a trace id has 55 letters.
+/// Longest request id accepted from a caller; a trace id has 55 characters.
 const MAX_REQUEST_ID: usize = 128;
 
-/// What handlers work with.
+/// The shared state of the handlers.
 #[derive(Clone)]
 pub(crate) struct App(Arc<Shared>);
 
@@ -88,7 +88,7 @@ impl App {
     }
 }
 
-/// A request's id: the caller's, or one made here.
+/// A request's id: the caller's, or a generated one.
 #[derive(Debug, Clone)]
 pub(crate) struct RequestId(HeaderValue);
 
@@ -97,7 +97,7 @@ impl RequestId {
         let given = request.headers().get(&REQUEST_ID);
         let usable = given.filter(|id| {
             let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:/+=".contains(byte);
-            // It goes into logs and dead letters: without `@` and `%` it holds no address.
+            // It goes into logs and dead letters: without `@` and `%` it cannot contain an address.
             !id.is_empty() && id.len() <= MAX_REQUEST_ID && id.as_bytes().iter().all(is_plain)
         });
         Self(usable.cloned().unwrap_or_else(|| {
@@ -111,13 +111,13 @@ impl RequestId {
     }
 }
 
-/// When a request's time began.
+/// When processing of a request began.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Began(Instant);
 
-/// All routes.
+/// Builds the router with all routes.
 pub(crate) fn router(app: App) -> Router {
-    // Providers validate addresses with GET and HEAD; plugins decide what those mean.
+    // Providers validate webhook URLs with GET and HEAD; plugins decide what those mean.
     let methods = MethodFilter::POST.or(MethodFilter::GET).or(MethodFilter::HEAD);
     let mut router = Router::new();
     for prefix in ["/webhooks", "/api/webhook"] {
@@ -158,7 +158,7 @@ pub(crate) fn router(app: App) -> Router {
         .with_state(app)
 }
 
-/// Gives every request a place in a trace, and what [`guarded`] gives it.
+/// Gives every request a place in a trace, in addition to what [`guarded`] does.
 async fn surround(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let trace = RequestTrace::begin(&request);
     request.extensions_mut().insert(trace.clone());
@@ -169,19 +169,19 @@ async fn surround(State(app): State<App>, mut request: Request, next: Next) -> R
     response
 }
 
-/// Gives a request an id, bounds its time, catches panics, and logs what went wrong on our side.
+/// Gives a request an id, limits its time, catches panics, and logs server errors.
 async fn guarded(app: &App, mut request: Request, next: Next) -> Response {
     let id = RequestId::of(&request);
     request.extensions_mut().insert(id.clone());
     request.extensions_mut().insert(Began(Instant::now()));
-    // Handlers share nothing that a panic could leave half changed: each lock's content is valid at every step.
+    // Handlers share nothing that a panic could leave half changed: what each lock protects is valid at every step.
     let answer =
         AssertUnwindSafe(tokio::time::timeout(app.request_timeout, next.run(request))).catch_unwind();
     let mut response = match answer.await {
         Ok(Ok(response)) => response,
         Ok(Err(_elapsed)) => ApiError::timed_out().into_response(),
         Err(_panic) => {
-            // The panic hook has written where and why.
+            // The panic hook has logged where and why.
             app.intake.metrics.panics.inc();
             ApiError::panicked().into_response()
         }

@@ -1,7 +1,7 @@
-//! The way of one delivery, without HTTP: proof, plugin, canonical events, bus.
+//! Processes one delivery, without HTTP: proof, plugin, canonical events, bus.
 //!
-//! Nothing is answered as stored before the bus has acknowledged it, and everything of one delivery (events and the dead
-//! letter of its unreadable elements) goes to the bus in one append: all of it or nothing.
+//! A delivery is reported as stored only after the bus has acknowledged it, and everything that comes of one delivery
+//! (events and the dead letter of its unreadable elements) goes to the bus in one append: all of it or nothing.
 
 use std::{collections::HashSet, sync::Arc, time::SystemTime};
 
@@ -29,11 +29,11 @@ use crate::{
     skipped::{SkippedType, SkippedTypes, skipped_types},
 };
 
-/// Bytes up to which a delivery is converted or sealed on the threads that serve everybody: some hundred events, about a
-/// millisecond either way.
+/// Size up to which a delivery is converted or sealed on the threads that serve all requests: a few hundred events,
+/// about a millisecond either way.
 const INLINE_BYTES: usize = 64 * 1024;
 
-/// A delivery as HTTP brought it.
+/// A delivery as it was received over HTTP.
 #[derive(Debug)]
 pub(crate) struct Incoming {
     pub(crate) method: String,
@@ -44,25 +44,25 @@ pub(crate) struct Incoming {
     pub(crate) received_at: Timestamp,
 }
 
-/// What tells where a delivery came in, in logs, on the bus and in dead letters.
+/// Identifies a delivery in logs, on the bus and in dead letters.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Receipt<'a> {
     pub(crate) request_id: &'a str,
     pub(crate) trace: TraceContext,
 }
 
-/// How many elements of a delivery became what.
+/// How the elements of a delivery were handled.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Counts {
     /// Events that were stored.
     pub accepted: usize,
-    /// Elements that were understood and give no event.
+    /// Elements that were understood but yield no event.
     pub skipped: usize,
     /// Elements that could not be read.
     pub rejected: usize,
 }
 
-/// What a genuine delivery is answered with.
+/// How a genuine delivery is answered.
 #[derive(Debug)]
 pub(crate) enum Taken {
     Stored(Counts),
@@ -70,29 +70,29 @@ pub(crate) enum Taken {
     Confirmed,
 }
 
-/// Why a delivery was not taken.
+/// Why a delivery was not accepted.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum IntakeError {
     /// Its proof is missing, wrong or stale.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// It cannot be understood, in the plugin's words.
+    /// The plugin cannot understand it, for the reason that it gives.
     #[error("{0}")]
     Malformed(String),
-    /// It cannot be understood, nothing proves it, and it is not kept: a genuine one has to come again.
+    /// The plugin cannot understand it, it is unproven, and it was not kept: a genuine one has to be sent again.
     #[error("{0}")]
     NotKept(String),
     /// The plugin failed.
     #[error(transparent)]
     Plugin(#[from] PluginError),
-    /// The bus does not take it now.
-    #[error("the bus does not take events")]
+    /// The bus does not accept events at the moment.
+    #[error("the bus does not accept events")]
     Bus(#[from] StoreError),
-    /// The plugin asks to confirm at an address that is not the provider's.
+    /// The plugin asks to confirm at an address that does not belong to the provider.
     #[error("the confirmation's address is refused")]
     ConfirmationRefused(#[from] AddressRefused),
-    /// The confirmation could not be made.
+    /// The confirmation request failed.
     #[error("the confirmation failed")]
     Confirmation(#[from] FetchError),
 }
@@ -111,16 +111,16 @@ impl From<DeliveryError> for IntakeError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReplayError {
-    /// Not sealed by a host.
-    #[error("the dead letter is none of a host: it has no header `{0}`")]
+    /// A host did not seal it.
+    #[error("the dead letter was not written by a host: it has no header `{0}`")]
     NotOurs(&'static str),
-    /// It does not open.
+    /// It cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// Its plugin is not installed any more.
+    /// Its plugin is no longer installed.
     #[error("no plugin serves `{0}`")]
     UnknownProvider(String),
-    /// Its account is not configured any more.
+    /// Its account is no longer configured.
     #[error("`{provider}` has no account `{account}`")]
     UnknownAccount {
         /// The provider.
@@ -131,15 +131,15 @@ pub enum ReplayError {
     /// Its account may be among the stored ones, which cannot be read.
     #[error("the stored accounts cannot be read: try again when `sendflowr config check` finds no fault")]
     AccountsUnread,
-    /// Nothing has proven it, and now it is refused for good: a stranger's, or a genuine one that no plugin reads yet.
+    /// It is unproven and now finally refused: either a stranger sent it, or it is a genuine one that no plugin can read yet.
     #[error("nothing proves it")]
     Unproven(#[source] IntakeError),
-    /// It fails again.
+    /// It failed again.
     #[error(transparent)]
     Intake(#[from] IntakeError),
 }
 
-/// Takes deliveries in.
+/// Accepts deliveries and turns them into events on the bus.
 pub struct Intake {
     pub(crate) plugins: Plugins,
     pub(crate) accounts: AccountBook,
@@ -161,12 +161,12 @@ impl std::fmt::Debug for Intake {
 }
 
 impl Intake {
-    /// The installed plugins.
+    /// Returns the installed plugins.
     pub fn plugins(&self) -> &Plugins {
         &self.plugins
     }
 
-    /// The accounts as they are now.
+    /// Returns the current accounts.
     pub fn accounts(&self) -> Arc<Accounts> {
         self.accounts.current()
     }
@@ -263,12 +263,12 @@ impl Intake {
         }
     }
 
-    /// Runs a dead letter through the plugin that is installed now. Of a delivery that was read in part only the elements count
-    /// that were rejected: the events of the others are stored, and may get other ids from another version of the plugin. Elements
-    /// that are still rejected are counted and not set aside again.
+    /// Runs a dead letter through the currently installed plugin. Of a delivery that was read in part, only the
+    /// rejected elements count: the events of the others are stored already, and another version of the plugin may give
+    /// them other ids. Elements that are still rejected are counted but not dead-lettered again.
     ///
     /// # Errors
-    /// [`ReplayError`] when nothing could be made of it; the letter should then be kept.
+    /// [`ReplayError`] when the dead letter yielded nothing; it should then be kept.
     pub async fn replay(&self, letter: &Record) -> Result<Counts, ReplayError> {
         let header = |name| {
             letter
@@ -329,7 +329,7 @@ impl Intake {
                 .rejected
                 .retain(|rejected| missing.contains(&rejected.index));
         }
-        // The trace of the delivery goes on where it was left.
+        // Continues the trace of the original delivery.
         let trace = letter.headers.get(TRACE_HEADER);
         let trace = trace.and_then(|context| context.parse().ok());
         let now = Timestamp::from(SystemTime::now());
@@ -343,9 +343,9 @@ impl Intake {
         Ok(converted.counts)
     }
 
-    /// Keeps what the plugin could not read, and answers whether it has: of what nothing proves only little is kept. When it is not
-    /// kept the provider must send it again.
-    #[expect(clippy::too_many_arguments, reason = "what a letter tells, each of it once")]
+    /// Keeps a delivery that the plugin could not read, and returns whether it was kept: of unproven deliveries only a
+    /// few are. When it is not kept, the provider must send it again.
+    #[expect(clippy::too_many_arguments, reason = "each is a part of the dead letter")]
     async fn keep_malformed(
         &self,
         plugin: &Arc<Plugin>,
@@ -374,7 +374,8 @@ impl Intake {
         Ok(true)
     }
 
-    /// The delivery as a dead letter holds it, with the positions of the elements that gave no event where the others did.
+    /// Seals the delivery for a dead letter. `rejected` holds the positions of the elements that yielded no event when
+    /// others did.
     async fn sealed(
         &self,
         plugin: &Arc<Plugin>,
@@ -396,7 +397,7 @@ impl Intake {
         .await
     }
 
-    /// Converts a batch; `now` is later than its receipt where it is replayed.
+    /// Converts a batch; `now` is later than the time of receipt when the delivery is replayed.
     async fn convert(
         &self,
         batch: Batch,
@@ -422,7 +423,7 @@ impl Intake {
         .await
     }
 
-    /// Puts records on the bus.
+    /// Appends records to the bus.
     pub(crate) async fn append(&self, records: Vec<NewRecord>) -> Result<(), StoreError> {
         let span = tracing::debug_span!(
             "append",
@@ -445,7 +446,7 @@ impl Intake {
     }
 }
 
-/// Does work on so many bytes: here when they are few, otherwise on a thread that nobody else waits for.
+/// Runs work on this many bytes: on this thread when they are few, otherwise on a blocking thread.
 async fn compute<T: Send + 'static>(bytes: usize, work: impl FnOnce() -> T + Send + 'static) -> T {
     if bytes <= INLINE_BYTES {
         return work();
@@ -494,7 +495,7 @@ impl ReadyBatch {
     }
 }
 
-/// The request as the plugin gets it: settings with their values, secrets by name only.
+/// Builds the request as the plugin gets it: settings with their values, secrets by name only.
 pub(crate) fn request_for(plugin: &Plugin, account: &Account, incoming: Incoming) -> Request {
     let descriptor = plugin.descriptor();
     Request {

@@ -1,4 +1,4 @@
-//! Names and labels of everything the host counts, its plugins apart.
+//! Names and labels of all metrics of the host, except those of its plugins.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,8 +10,8 @@ use prometheus_client::{
 
 use crate::intake::Counts;
 
-/// `provider` is the slug of an installed plugin, or `none`; `outcome` is `stored`, `reply`, `confirmed`, `given_up` or an
-/// error's code: all from fixed lists.
+/// `provider` is the slug of an installed plugin or configured account, or `none`; `outcome` is `stored`, `reply`,
+/// `confirmed`, `given_up` or an error's code: all from fixed lists.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DeliveryLabels {
     provider: Arc<str>,
@@ -37,13 +37,13 @@ struct ProviderLabels {
     provider: Arc<str>,
 }
 
-/// From a delivery refused at once (tens of microseconds) to the request timeout (15 s), finest around the few
-/// milliseconds of a flush.
+/// From a delivery that is refused at once (tens of microseconds) to the request timeout (15 s), finest around the few
+/// milliseconds that a flush takes.
 const DELIVERY_BUCKETS: [f64; 14] = [
     0.000_1, 0.000_25, 0.000_5, 0.001, 0.002, 0.004, 0.008, 0.015, 0.025, 0.05, 0.1, 0.5, 2.0, 15.0,
 ];
 
-/// What the host counts.
+/// The host's metrics.
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
     deliveries: Family<DeliveryLabels, Counter>,
@@ -51,7 +51,7 @@ pub(crate) struct Metrics {
     elements: Family<ElementLabels, Counter>,
     dead_letters: Family<LetterLabels, Counter>,
     identifiers_dropped: Family<ProviderLabels, Counter>,
-    /// Deliveries under way.
+    /// Deliveries in progress.
     pub(crate) in_flight: Gauge,
     /// Panics caught.
     pub(crate) panics: Counter,
@@ -71,17 +71,17 @@ impl Metrics {
         };
         registry.register(
             "sendflowr_host_deliveries",
-            "Deliveries, by provider and what became of them",
+            "Deliveries, by provider and outcome",
             metrics.deliveries.clone(),
         );
         registry.register(
             "sendflowr_host_delivery_seconds",
-            "Time from a delivery's head to its answer, or to its being given up",
+            "Time from receiving a delivery's headers until it was answered or given up",
             metrics.delivery_seconds.clone(),
         );
         registry.register(
             "sendflowr_host_elements",
-            "Elements of deliveries, by provider and what became of them",
+            "Elements of deliveries, by provider and result",
             metrics.elements.clone(),
         );
         registry.register(
@@ -91,7 +91,7 @@ impl Metrics {
         );
         registry.register(
             "sendflowr_host_identifiers_dropped",
-            "Identifiers that were no phone number or held an address",
+            "Identifiers dropped because they were not a valid phone number or contained an address",
             metrics.identifiers_dropped.clone(),
         );
         registry.register(
@@ -101,7 +101,7 @@ impl Metrics {
         );
         registry.register(
             "sendflowr_host_panics",
-            "Panics caught while answering",
+            "Panics caught while handling requests",
             metrics.panics.clone(),
         );
         metrics

@@ -1,4 +1,4 @@
-//! The plugin runtime: loads provider plugins from a folder, and runs them behind fences.
+//! The plugin runtime: loads provider plugins from a folder and runs them in a sandbox.
 //!
 //! A plugin is a WebAssembly component of the contract in `wit/`. Every delivery gets an instance of its own, limited in
 //! CPU time, memory, stack and output; nothing is left of it afterwards. Files that are dropped into the folder, replaced
@@ -62,7 +62,7 @@ pub use self::{
 };
 use self::{folder::make_folder, load::Loader, registry::Registry, reload::Watch};
 
-/// The plugins of a folder. Clones share them; the folder is watched until the last one is dropped.
+/// The plugins of a folder. Clones share them; the folder is watched until the last clone is dropped.
 #[derive(Clone)]
 pub struct Plugins(Arc<Shared>);
 
@@ -85,8 +85,8 @@ impl std::fmt::Debug for Plugins {
 
 impl Plugins {
     /// Loads the plugins of the configured folder and keeps watching it. Bad files are reported by [`Plugins::status`]
-    /// and in the log. Fails only when the host itself cannot run plugins, or when the lock file is wrong, or missing though it
-    /// is asked for.
+    /// and in the log. Fails only when the host cannot run plugins at all, or when the lock file is invalid, or missing
+    /// although it is required.
     pub async fn open(config: PluginsConfig, metrics: PluginMetrics) -> Result<Self, PluginError> {
         let (registry, watch) = task::spawn_blocking(move || {
             make_folder(&config.folder)?;
@@ -101,17 +101,17 @@ impl Plugins {
         Ok(Self(Arc::new(Shared { registry, watch })))
     }
 
-    /// The plugin that serves this slug.
+    /// Returns the plugin that serves this slug.
     pub fn get(&self, slug: &str) -> Option<Arc<Plugin>> {
         self.0.registry.get(slug)
     }
 
-    /// All slugs that are served, in alphabetical order.
+    /// Returns all served slugs, in alphabetical order.
     pub fn slugs(&self) -> Vec<String> {
         self.0.registry.slugs()
     }
 
-    /// Every file of the folder, by name, with what it serves or why it is refused.
+    /// Returns every file of the folder, by name, with what it serves or why it is refused.
     pub fn status(&self) -> Vec<PluginStatus> {
         self.0.registry.status()
     }
@@ -132,14 +132,14 @@ impl Plugins {
         PluginLoader::try_new(limits)?.load(path)
     }
 
-    /// Like [`Plugins::load_file`], with code that counts the instructions it executes: the same number on every
+    /// Like [`Plugins::load_file`], but with code that counts the instructions it executes: the same number on every
     /// machine, in up to twice the time. For [`Plugin::measure`].
     pub fn load_counting(path: &Path, limits: &Limits) -> Result<Arc<Plugin>, PluginError> {
         PluginLoader(Loader::counting(limits)?).load(path)
     }
 }
 
-/// Loads files one after the other into one engine, without a folder, for tools.
+/// Loads files one after another into one engine, without a folder, for tools.
 pub struct PluginLoader(Loader);
 
 impl std::fmt::Debug for PluginLoader {
@@ -149,7 +149,7 @@ impl std::fmt::Debug for PluginLoader {
 }
 
 impl PluginLoader {
-    /// A loader of plugins behind these fences.
+    /// Creates a loader of plugins with these limits.
     ///
     /// # Errors
     /// [`PluginError::Host`] when this machine cannot run plugins.
@@ -160,7 +160,7 @@ impl PluginLoader {
     /// Loads one file. Blocks on the compiler.
     ///
     /// # Errors
-    /// [`PluginError::Load`] with the reason why it would not be served.
+    /// [`PluginError::Load`] with the reason why the file would not be served.
     pub fn load(&self, path: &Path) -> Result<Arc<Plugin>, PluginError> {
         let candidate = self.0.candidate(path, || ())?;
         let stats = self.0.metrics.of(&candidate.descriptor.slug);

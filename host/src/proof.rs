@@ -1,9 +1,9 @@
 //! Checks that deliveries are genuine.
 //!
-//! A plugin says what must hold ([`Proof`]); the secrets and the cryptography are here. Everything that compares with a
-//! secret takes the same time whether it fits or not. What a forged delivery can make the host do is bounded: the
-//! number of proofs and candidates by the contract, which an answer is held to as it leaves the plugin (`plugin::output`), the
-//! bytes hashed and the signatures verified by `Work`.
+//! A plugin says what must hold ([`Proof`]); the secrets and the cryptography are here. Every comparison with a secret
+//! takes the same time whether it matches or not. What a forged delivery can make the host do is bounded: the number of
+//! proofs and candidates by the contract, to which the plugin's output is held (`plugin::output`), and the bytes hashed
+//! and signatures verified by `Work`.
 
 mod certificate;
 mod credentials;
@@ -25,23 +25,23 @@ use crate::{
     plugin::types::{Descriptor, Freshness, HashKey, Message, Part, Proof, PublicKey, Request},
 };
 
-/// Bytes hashed for one delivery: the largest body (5 MiB) under every value of a rotated secret, and some. Takes some
-/// 50 ms at most.
+/// Bytes hashed for one delivery: the largest body (5 MiB) under every value of a rotated secret, and some more. Takes
+/// about 50 ms at most.
 const MAX_HASHED_BYTES: usize = 32 * 1024 * 1024;
 
 /// Public-key signatures verified for one delivery: two messages, four signatures, four keys. Each takes up to 100 µs.
 const MAX_VERIFICATIONS: usize = 32;
 
-/// How much a delivery is trusted once its proofs have held.
+/// How far a delivery is trusted once its proofs have held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Trust {
-    /// Something that only the provider can know proves it.
+    /// Proven by something that only the provider can know.
     Genuine,
     /// Nothing proves it, and the operator allows that.
     Unsigned,
-    /// Signed with a key that everybody knows: the provider's test delivery. May carry no event.
+    /// Signed with a publicly known key: the provider's test delivery. Must not carry events.
     PublishedKey,
-    /// A handshake from before there is a key. May carry nothing.
+    /// A handshake from before there is a key. Must not carry anything.
     Handshake,
 }
 
@@ -53,10 +53,10 @@ pub(crate) struct Evidence<'a> {
     pub(crate) certificates: &'a dyn CertificateSource,
 }
 
-/// Whether these proofs make a delivery genuine by a secret of the account, for tools that have no plugin to ask.
+/// Checks whether these proofs make a delivery genuine by a secret of the account, for tools that have no plugin to ask.
 ///
 /// # Errors
-/// [`Refusal`] of the first proof that does not hold.
+/// The [`Refusal`] of the first proof that does not hold.
 pub async fn is_genuine(
     proofs: &[Proof],
     descriptor: &Descriptor,
@@ -73,7 +73,7 @@ pub async fn is_genuine(
     Ok(check(proofs, &evidence).await? == Trust::Genuine)
 }
 
-/// Checks that all proofs hold, in their order, and says how far they go.
+/// Checks that all proofs hold, in order, and returns how far they reach.
 pub(crate) async fn check(proofs: &[Proof], evidence: &Evidence<'_>) -> Result<Trust, Refusal> {
     if let [Proof::Handshake] = proofs {
         return Ok(Trust::Handshake);
@@ -111,13 +111,13 @@ pub(crate) async fn check(proofs: &[Proof], evidence: &Evidence<'_>) -> Result<T
                 credentials::check_basic(proof, evidence)?;
                 is_genuine = true;
             }
-            // Anybody can write a recent time: it proves nothing by itself.
+            // Anybody can write a recent timestamp: by itself it proves nothing.
             Proof::Fresh(proof) => check_fresh(proof, evidence.request.received_at_ms)?,
-            // Stands alone in what a plugin answers; beside others it would prove nothing.
+            // Stands alone in a plugin's answer; beside others it would prove nothing.
             Proof::Handshake => {}
         }
     }
-    // The provider signs for all of its customers with one certificate: whose delivery it is only the settings can tell.
+    // The provider signs for all of its customers with one certificate: only the settings can tell whose delivery it is.
     let missing = evidence.account.missing_setting(evidence.descriptor);
     if is_genuine || (has_certificate && missing.is_none()) {
         return Ok(Trust::Genuine);
@@ -186,7 +186,7 @@ struct Work {
 }
 
 impl Work {
-    /// Takes the hashing of a message.
+    /// Accounts for hashing a message.
     fn hash(&mut self, message: &Message, body: &[u8]) -> Result<(), Refusal> {
         for part in message {
             self.take_bytes(match part {
@@ -197,7 +197,7 @@ impl Work {
         Ok(())
     }
 
-    /// Takes one public-key verification of a message of this length.
+    /// Accounts for one public-key verification of a message of this length.
     fn verify_signature(&mut self, message_bytes: usize) -> Result<(), Refusal> {
         self.verifications_left = self
             .verifications_left
@@ -208,7 +208,7 @@ impl Work {
 
     fn take_bytes(&mut self, bytes: usize) -> Result<(), Refusal> {
         self.bytes_left = self.bytes_left.checked_sub(bytes).ok_or(Refusal::PluginFault(
-            "the messages to check are too long together",
+            "the messages to check are too long in total",
         ))?;
         Ok(())
     }

@@ -1,8 +1,8 @@
-//! The last deliveries of accounts whose operator wants them kept, to try a new version of a plugin on before it serves.
+//! Records the latest deliveries of accounts that enable it, for trying a new version of a plugin before it serves.
 //!
-//! A recording is a sealed delivery in a file of its own, below `recordings/<provider>@<account>` in the data folder; its
-//! name tells when it came in and which plugin read it. Keeping one happens on a thread of its own, and neither its
-//! failure nor its slowness is felt by a delivery: what the thread does not get done is not recorded.
+//! A recording is a sealed delivery in its own file, below `recordings/<provider>@<account>` in the data folder; the
+//! file name contains the time of receipt and the plugin that read it. A separate thread writes the recordings, so that
+//! neither its failures nor its slowness affect deliveries: what the thread cannot keep up with is not recorded.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -28,41 +28,41 @@ use crate::{
     seal::{OpenError, RawDelivery, SealContext, Sealer},
 };
 
-/// Most deliveries that an account keeps: some hours of a busy sender, and a replay of a few seconds.
+/// Maximum number of deliveries kept per account: some hours of a busy sender, and a replay of a few seconds.
 pub(crate) const MAX_DELIVERIES: usize = 1000;
 
-/// Longest body that is recorded, a batch of about two thousand events. Longer ones say nothing that these do not.
+/// Longest body that is recorded, a batch of about two thousand events. Longer ones reveal nothing that these do not.
 pub(crate) const MAX_BODY_BYTES: usize = 1024 * 1024;
 
-/// What an account's recordings take on the disk at most, sealed and compressed.
+/// Limit of the disk space of an account's recordings, sealed and compressed.
 const MAX_ACCOUNT_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Deliveries that may wait for the disk, with their bodies: 32 MiB at most.
+/// Deliveries that may be queued for the disk, with their bodies: 32 MiB at most.
 const WAITING: usize = 32;
 
-/// How a recording's name ends.
+/// Extension of a recording's file name.
 const EXTENSION: &str = "sealed";
 
-/// One delivery on its way to the disk.
+/// A delivery that is queued for the disk.
 struct Item {
     delivery: RawDelivery,
     plugin: String,
     most: usize,
 }
 
-/// Keeps deliveries. Without an account that asks for it, or before it is started, it does nothing and has no thread.
+/// Records deliveries. Until it is started, or if no account asks for it, it does nothing and has no thread.
 #[derive(Debug, Default)]
 pub(crate) struct Recorder {
     queue: Option<SyncSender<Item>>,
 }
 
 impl Recorder {
-    /// Erases what accounts no longer keep, and starts. Blocks on the disk.
+    /// Deletes the recordings that accounts no longer keep, and starts recording. Blocks on the disk.
     pub(crate) fn start(folder: &Path, accounts: &Accounts, sealer: Arc<Sealer>) -> Self {
         let mut kept = Kept::default();
         let wanted = accounts.recording();
         if let Err(error) = kept.open(folder, &wanted) {
-            tracing::warn!(%error, folder = %folder.display(), "old recordings of deliveries cannot be read or erased");
+            tracing::warn!(%error, folder = %folder.display(), "old recordings of deliveries cannot be read or deleted");
         }
         if wanted.is_empty() {
             return Self { queue: None };
@@ -75,16 +75,16 @@ impl Recorder {
         match started {
             Ok(_) => Self { queue: Some(queue) },
             Err(error) => {
-                tracing::warn!(%error, "deliveries are not recorded: no thread can be made for it");
+                tracing::warn!(%error, "deliveries are not recorded: the recorder thread cannot be started");
                 Self { queue: None }
             }
         }
     }
 
-    /// Keeps a delivery of an account that wants it, if there is room in the queue. Never waits.
+    /// Records a delivery if its account wants it and the queue has room. Never waits.
     pub(crate) fn keep(&self, account: &Account, plugin: &Plugin, delivery: impl FnOnce() -> RawDelivery) {
         if let (Some(queue), most @ 1..) = (&self.queue, account.record_deliveries()) {
-            // Full, or the thread has gone: a delivery less.
+            // The queue is full, or the thread has ended: this delivery is not recorded.
             let _ = queue.try_send(Item {
                 delivery: delivery(),
                 plugin: plugin.tag().to_owned(),
@@ -98,7 +98,7 @@ fn keep(folder: &Path, mut kept: Kept, sealer: &Sealer, items: &Receiver<Item>) 
     let mut works = true;
     for item in items {
         let written = kept.add(folder, &item, sealer);
-        // Once a failure, not once a delivery.
+        // Warns once when failures begin, not for every delivery.
         if let (true, Err(error)) = (works, &written) {
             tracing::warn!(%error, folder = %folder.display(), "deliveries cannot be recorded");
         }
@@ -106,7 +106,7 @@ fn keep(folder: &Path, mut kept: Kept, sealer: &Sealer, items: &Receiver<Item>) 
     }
 }
 
-/// What an account's folder is called. Neither name can hold an `@`.
+/// Returns the name of an account's folder. Neither part can contain an `@`.
 fn folder_name(provider: &str, account: &str) -> String {
     format!("{provider}@{account}")
 }
@@ -116,7 +116,7 @@ fn folder_name(provider: &str, account: &str) -> String {
 struct Kept(BTreeMap<String, VecDeque<(PathBuf, u64)>>);
 
 impl Kept {
-    /// Finds what there is; `wanted` are the folders that stay, and how many recordings each.
+    /// Scans the existing recordings; `wanted` maps the folders to keep to their maximum number of recordings.
     fn open(&mut self, folder: &Path, wanted: &BTreeMap<String, usize>) -> io::Result<()> {
         if !folder.exists() {
             return Ok(());
@@ -130,7 +130,7 @@ impl Kept {
             };
             for draft in fs::read_dir(entry.path())? {
                 let draft = draft?.path();
-                // A crash has left it.
+                // Left behind by a crash.
                 if draft.extension().is_some_and(|extension| extension == "draft") {
                     fs::remove_file(draft)?;
                 }
@@ -152,7 +152,7 @@ impl Kept {
         fs::create_dir_all(&folder)?;
         let sealed = sealer.seal(delivery, &item.plugin);
         let id = uuid::Uuid::now_v7().simple();
-        // Renamed when it is whole: a reader never sees half of one.
+        // Renamed once it is complete: a reader never sees a partial recording.
         let draft = folder.join(format!("{id}.draft"));
         let path = folder.join(format!(
             "{:015}_{id}_{}.{EXTENSION}",
@@ -160,7 +160,7 @@ impl Kept {
             item.plugin
         ));
         if let Err(error) = fs::write(&draft, &sealed).and_then(|()| fs::rename(&draft, &path)) {
-            // What a full disk has taken of it would stay until the next start.
+            // On a full disk, the partial file would otherwise stay until the next start.
             let _ = fs::remove_file(&draft);
             return Err(error);
         }
@@ -170,7 +170,7 @@ impl Kept {
     }
 }
 
-/// Removes the oldest, down to the account's bounds.
+/// Removes the oldest recordings until the account is within its limits.
 fn trim(files: &mut VecDeque<(PathBuf, u64)>, most: usize) -> io::Result<()> {
     let mut bytes: u64 = files.iter().map(|(_, size)| size).sum();
     while files.len() > most || bytes > MAX_ACCOUNT_BYTES {
@@ -186,7 +186,7 @@ fn trim(files: &mut VecDeque<(PathBuf, u64)>, most: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// The recordings of a folder, oldest first.
+/// Returns the recordings of a folder, oldest first.
 fn recordings(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder)? {
@@ -199,7 +199,7 @@ fn recordings(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Recorded deliveries, for tools.
+/// Access to recorded deliveries, for tools.
 #[derive(Debug)]
 pub struct Recordings {
     folder: PathBuf,
@@ -215,40 +215,40 @@ pub enum RecordingError {
     /// The file cannot be read.
     #[error("cannot be read")]
     Read(#[from] io::Error),
-    /// The name is not one that a host gives.
-    #[error("is called otherwise than a host calls recordings")]
+    /// The file name is not one that a host gives to a recording.
+    #[error("does not have a file name that a host gives to recordings")]
     Name,
-    /// It does not open.
+    /// It cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// Its account is not configured any more.
-    #[error("its account is not configured any more")]
+    /// Its account is no longer configured.
+    #[error("its account is no longer configured")]
     UnknownAccount,
 }
 
-/// What a plugin makes of a delivery. As it would be stored: addresses hashed, texts redacted.
+/// What a plugin makes of a delivery, as it would be stored: addresses hashed, texts redacted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Made {
     /// Events.
     Events {
-        /// In the delivery's order.
+        /// In the order of the delivery.
         events: Vec<Event>,
-        /// Elements that give none.
+        /// Number of elements that yield no event.
         skipped: usize,
-        /// Why elements cannot be read.
+        /// Why elements could not be read.
         rejected: Vec<String>,
     },
-    /// The answer to a handshake.
+    /// A reply or confirmation of a handshake.
     Handshake,
-    /// Nothing: it cannot read the delivery, or fails on it. Tells why.
+    /// Nothing: the plugin cannot read the delivery, or fails on it, for this reason.
     Failure(String),
 }
 
 impl Recordings {
-    /// The recordings of the data folder.
+    /// Opens the recordings in the data folder.
     ///
     /// # Errors
-    /// [`HostError`] when the key that they are sealed with is not usable.
+    /// [`HostError`] when the sealing key is not usable.
     pub fn open(config: &crate::HostConfig, hasher: Hasher) -> Result<Self, HostError> {
         Ok(Self {
             folder: config.recordings_folder.clone(),
@@ -258,7 +258,7 @@ impl Recordings {
         })
     }
 
-    /// The files of a provider's accounts, or of one of them, oldest first.
+    /// Returns the files of all of a provider's accounts, or of one of them, oldest first.
     ///
     /// # Errors
     /// When the folder cannot be listed.
@@ -284,10 +284,11 @@ impl Recordings {
         Ok(files)
     }
 
-    /// Opens a recording. `None` when it has made room for a newer one since it was listed: hosts go on recording.
+    /// Opens a recording. Returns `None` when the recording has been removed to make room since it was listed: hosts
+    /// keep recording.
     ///
     /// # Errors
-    /// [`RecordingError`] when it is none of this host, or damaged.
+    /// [`RecordingError`] when it was not made by this host, or is damaged.
     pub fn read(&self, file: &Path) -> Result<Option<RawDelivery>, RecordingError> {
         let text = |part: Option<&std::ffi::OsStr>| part.unwrap_or_default().to_string_lossy().into_owned();
         let folder = text(file.parent().and_then(Path::file_name));
@@ -306,10 +307,10 @@ impl Recordings {
         }
     }
 
-    /// What a plugin makes of a delivery, taken for as genuine as it was. Nothing is stored.
+    /// Runs a plugin on a delivery and treats the delivery as proven. Stores nothing.
     ///
     /// # Errors
-    /// [`RecordingError::UnknownAccount`].
+    /// [`RecordingError::UnknownAccount`] when its account is no longer configured.
     pub async fn run(&self, plugin: &Arc<Plugin>, raw: RawDelivery) -> Result<Made, RecordingError> {
         let account = self
             .accounts
@@ -332,7 +333,7 @@ impl Recordings {
         let origin = Origin {
             provider: account.provider(),
             account: account.name(),
-            // Every version tells its own, and that is no difference.
+            // Every version would put its own tag here, which does not count as a difference.
             plugin: "",
             external_id_scope: account.external_id_scope(),
             received_at,
@@ -366,7 +367,7 @@ impl From<RawDelivery> for Incoming {
 }
 
 impl Accounts {
-    /// Folders of the accounts that keep recordings, and how many each.
+    /// Returns the folders of the accounts that keep recordings, and the maximum number of each.
     fn recording(&self) -> BTreeMap<String, usize> {
         let mut folders = BTreeMap::new();
         for account in self.configured() {
@@ -438,7 +439,7 @@ mod tests {
     fn a_recording_that_cannot_be_kept_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let mut item = item(0, b"x".to_vec(), 3);
-        // No folder of this name: the file is written, and cannot be renamed.
+        // There is no folder of this name: the file is written, but cannot be renamed.
         item.plugin = "acme/no@1.0.0".into();
         Kept::default()
             .add(folder.path(), &item, &Sealer::new(&[7; 32]))

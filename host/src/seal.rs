@@ -1,9 +1,9 @@
-//! Deliveries that could not be used, kept so that nobody but this host can read them.
+//! Encrypts raw deliveries that are kept, so that only this host can read them.
 //!
-//! A raw delivery holds addresses and authorization headers, so it is sealed (ChaCha20-Poly1305) before it goes
-//! to the dead letters, and opened again when it is replayed through a newer plugin. Layout: one byte version, twelve
-//! bytes nonce, then the sealed zlib-compressed JSON. Provider, account and plugin stand beside it in clear text and
-//! are bound to it: a letter moved to another account does not open.
+//! A raw delivery holds addresses and authorization headers, so it is sealed (ChaCha20-Poly1305) before it is written
+//! to the dead letters, and opened again when it is replayed through a newer plugin. Layout: one byte of version,
+//! twelve bytes of nonce, then the sealed zlib-compressed JSON. Provider, account and plugin are stored beside it in
+//! clear text and are bound to it: a dead letter that is moved to another account does not open.
 
 use std::{
     fmt,
@@ -20,13 +20,13 @@ use ring::{
 };
 use serde::{Deserialize, Serialize};
 
-/// The layout that is written. Every layout up to it is read.
+/// The layout version that is written. Every version up to it can be read.
 const VERSION: u8 = 1;
 
-/// Length of the key, that of the cipher.
+/// Length of the cipher's key.
 const KEY_BYTES: usize = 32;
 
-/// Most bytes that a letter unpacks to: the largest body as base64 within JSON, its headers, and room.
+/// Limit of the size of an unpacked delivery: the largest body as base64 within JSON, its headers, and some margin.
 const MAX_UNPACKED_BYTES: u64 = 64 * 1024 * 1024;
 
 /// A delivery as it was received.
@@ -44,14 +44,14 @@ pub struct RawDelivery {
     pub query: String,
     /// Headers in order, names in lower case, values as Latin-1 text.
     pub headers: Vec<(String, String)>,
-    /// The body, after any content encoding was removed.
+    /// The body, after removing any content encoding.
     #[serde(with = "as_base64")]
     pub body: Vec<u8>,
     /// When it was received.
     pub received_at: Timestamp,
     /// Whether its proofs held when it was received.
     pub is_proven: bool,
-    /// Positions of the elements that gave no event, where the others did; empty where none did.
+    /// Positions of the elements that yielded no event when others did; empty if none did.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rejected: Vec<u32>,
 }
@@ -68,53 +68,53 @@ mod as_base64 {
         let text = String::deserialize(deserializer)?;
         STANDARD
             .decode(text)
-            .map_err(|_| D::Error::custom("the body is no base64"))
+            .map_err(|_| D::Error::custom("the body is not valid base64"))
     }
 }
 
-/// What stands beside a sealed delivery in clear text and is bound to it.
+/// What is stored beside a sealed delivery in clear text and is bound to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SealContext<'a> {
     /// The provider's slug.
     pub provider: &'a str,
     /// The account.
     pub account: &'a str,
-    /// The plugin that could not use it, `slug@version`.
+    /// The plugin that could not use it, as `slug@version`.
     pub plugin: &'a str,
 }
 
 impl SealContext<'_> {
     fn associated_data(&self) -> Aad<Vec<u8>> {
-        // None of the three can hold a zero byte.
+        // None of the three can contain a zero byte.
         let parts = ["sendflowr/dead-letter", self.provider, self.account, self.plugin];
         Aad::from(parts.join("\0").into_bytes())
     }
 }
 
-/// A sealed delivery cannot be opened.
+/// Why a sealed delivery cannot be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// Written by a newer build.
-    #[error("the letter has layout {0}, this build reads up to {VERSION}: upgrade it")]
+    /// A newer build wrote it.
+    #[error("it has layout version {0}, but this build reads up to {VERSION}: upgrade SendFlowr")]
     TooNew(u8),
-    /// Another key, another provider, account or plugin than it was sealed for, or damaged.
-    #[error("the letter was sealed with another key (`host.seal_key`), for another account, or is damaged")]
+    /// It was sealed with another key, or for another provider, account or plugin, or it is damaged.
+    #[error("it was sealed with another key (`host.seal_key`), for another account, or is damaged")]
     Sealed,
-    /// Opened, but not what should be inside.
-    #[error("the letter holds no delivery that this build reads")]
+    /// It was opened, but the content is not as expected.
+    #[error("it holds nothing that this build can read")]
     Content,
 }
 
-/// The key is not usable.
+/// Why the key is not usable.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SealKeyError {
-    /// No key at all, or one that is neither 64 hexadecimal digits nor base64 of 32 bytes.
+    /// There is no key, or it is neither 64 hexadecimal digits nor base64 of 32 bytes.
     #[error("{0} must be 32 bytes, as 64 hexadecimal digits or base64: `openssl rand -hex 32` makes one")]
     Malformed(String),
-    /// The file cannot be read or made.
-    #[error("the seal key `{}` cannot be read or made", .path.display())]
+    /// The file cannot be read or created.
+    #[error("the seal key `{}` cannot be read or created", .path.display())]
     File {
         /// The file.
         path: PathBuf,
@@ -123,9 +123,9 @@ pub enum SealKeyError {
     },
 }
 
-/// Seals with one key, and opens with that one and those that were before it.
+/// Seals with one key, and opens with that key and former ones.
 pub struct Sealer {
-    /// At least one. The first seals.
+    /// At least one. The first one seals.
     keys: Vec<LessSafeKey>,
     random: SystemRandom,
 }
@@ -137,7 +137,7 @@ impl fmt::Debug for Sealer {
 }
 
 impl Sealer {
-    /// Seals with this key, and opens with no other.
+    /// Creates a sealer that seals and opens with this key only.
     pub fn new(key: &[u8; KEY_BYTES]) -> Self {
         Self {
             keys: vec![cipher(key)],
@@ -145,11 +145,11 @@ impl Sealer {
         }
     }
 
-    /// Seals with a key as it is configured. While it is being replaced the former ones stand behind it, separated by white
-    /// space: they open.
+    /// Parses keys as they are configured. During a key rotation, former keys follow the current one, separated by
+    /// white space; they only open.
     ///
     /// # Errors
-    /// [`SealKeyError::Malformed`], naming `origin`, when one of them is no key, or there is none.
+    /// [`SealKeyError::Malformed`], naming `origin`, when there is no key or one of them is malformed.
     pub fn from_text(text: &str, origin: &str) -> Result<Self, SealKeyError> {
         let mut keys = Vec::new();
         for text in text.split_whitespace() {
@@ -170,11 +170,11 @@ impl Sealer {
         })
     }
 
-    /// Seals with the key in a file, which is made when it is not there, readable for its owner alone. Processes that
-    /// start at the same time end up with the same key. Former keys stand below it, one a line.
+    /// Reads the keys from a file. If it is missing, it is created with a new key, readable only by its owner.
+    /// Processes that start at the same time end up with the same key. Former keys follow below, one per line.
     ///
     /// # Errors
-    /// [`SealKeyError`] when the file holds no key, or cannot be read or made.
+    /// [`SealKeyError`] when the file holds no key, or cannot be read or created.
     pub fn from_file(path: &Path) -> Result<Self, SealKeyError> {
         let file = |source| SealKeyError::File {
             path: path.to_owned(),
@@ -200,10 +200,10 @@ impl Sealer {
         self.seal_bytes(pack(delivery), context.associated_data())
     }
 
-    /// Seals bytes and binds them to what stands beside them.
+    /// Seals bytes and binds them to the associated data `beside`.
     pub(crate) fn seal_bytes(&self, mut packed: Vec<u8>, beside: Aad<Vec<u8>>) -> Vec<u8> {
         let mut nonce = [0; NONCE_LEN];
-        // 96 random bits: after a billion letters the chance of a repeated nonce is still one in 10^11.
+        // 96 random bits: after a billion dead letters the chance of a repeated nonce is still one in 10^11.
         self.random
             .fill(&mut nonce)
             .expect("the system's random source does not fail once it is up");
@@ -217,10 +217,10 @@ impl Sealer {
         sealed
     }
 
-    /// Opens what [`Sealer::seal`] made.
+    /// Opens what [`Sealer::seal`] returned.
     ///
     /// # Errors
-    /// [`OpenError`] when it was sealed otherwise.
+    /// [`OpenError`] when it was not sealed with one of these keys for this context, or is damaged.
     pub fn open(&self, sealed: &[u8], context: &SealContext<'_>) -> Result<RawDelivery, OpenError> {
         let packed = self.open_bytes(sealed, context.associated_data())?;
         serde_json::from_reader(io::BufReader::new(
@@ -229,7 +229,7 @@ impl Sealer {
         .map_err(|_| OpenError::Content)
     }
 
-    /// Opens what [`Sealer::seal_bytes`] made.
+    /// Opens what [`Sealer::seal_bytes`] returned.
     pub(crate) fn open_bytes(&self, sealed: &[u8], beside: Aad<Vec<u8>>) -> Result<Vec<u8>, OpenError> {
         let (version, rest) = sealed.split_first().ok_or(OpenError::Sealed)?;
         if *version != VERSION {
@@ -237,7 +237,7 @@ impl Sealer {
         }
         let (nonce, sealed) = rest.split_first_chunk::<NONCE_LEN>().ok_or(OpenError::Sealed)?;
         for key in &self.keys {
-            // An attempt that fails leaves nothing of the bytes.
+            // A failed attempt destroys the buffer, so each key gets a fresh copy.
             let mut buffer = sealed.to_vec();
             let nonce = Nonce::assume_unique_for_key(*nonce);
             let opened = key.open_in_place(nonce, Aad::from(beside.as_ref()), &mut buffer);
@@ -262,7 +262,7 @@ fn pack(delivery: &RawDelivery) -> Vec<u8> {
     encoder.finish().expect("writing to memory does not fail")
 }
 
-/// Makes a key file, or leaves the one that somebody else has made meanwhile.
+/// Creates a key file, or leaves the one that another process has created meanwhile.
 fn create_key(path: &Path) -> io::Result<()> {
     let mut key = [0; KEY_BYTES];
     SystemRandom::new()
@@ -270,7 +270,7 @@ fn create_key(path: &Path) -> io::Result<()> {
         .map_err(|_| io::Error::other("the system has no random numbers"))?;
     let folder = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder)?;
-    // Written under another name and linked, so that nobody ever reads half a key, and the first one stays.
+    // Written under another name and then linked, so that nobody ever reads a partial key, and the first key wins.
     let draft = folder.join(format!(".seal-{}", uuid::Uuid::now_v7().simple()));
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create_new(true);
@@ -322,7 +322,7 @@ mod tests {
         assert_ne!(
             sealer.seal(&delivery(), "acme@1.0.0"),
             sealed,
-            "every letter has a nonce of its own"
+            "every dead letter has its own nonce"
         );
 
         let elsewhere = SealContext {
@@ -345,7 +345,7 @@ mod tests {
         assert!(matches!(sealer.open(&[], &CONTEXT), Err(OpenError::Sealed)));
     }
 
-    /// A letter of every layout is kept for good: replay must read it.
+    /// A dead letter of every layout version is kept as test data for good: replay must be able to read it.
     #[test]
     fn reads_every_stored_layout() {
         let sealed = include_bytes!("../tests/data/letter-v1.bin");

@@ -1,4 +1,4 @@
-//! Puts the host together, accepts connections, and ends in order.
+//! Assembles the host, accepts connections, and shuts down in order.
 
 use std::{
     fmt,
@@ -27,16 +27,17 @@ use crate::{
     skipped::SkippedTypes,
 };
 
-/// What the host works with.
+/// The services that the host depends on.
 #[derive(Clone)]
 pub struct Dependencies {
-    /// Where events and dead letters go.
+    /// The bus that events and dead letters are written to.
     pub bus: Arc<dyn Bus>,
-    /// Where accounts are kept that are not in the configuration, if anywhere.
+    /// The store of accounts that are not in the configuration, if there is one.
     pub accounts: Option<Arc<dyn StoredAccounts>>,
-    /// Hashes addresses. Must be the inference service's: another pepper makes everybody a stranger.
+    /// Hashes addresses. Must be the inference service's hasher: with another pepper, every person would be unknown there.
     pub hasher: Hasher,
-    /// Where metrics are registered and read from by `/metrics`; may be shared with other parts of the process.
+    /// The registry in which metrics are registered and from which `/metrics` reads them; may be shared with other
+    /// parts of the process.
     pub registry: Arc<Mutex<Registry>>,
 }
 
@@ -52,7 +53,7 @@ pub struct Server {
     router: Router,
     limits: Limits,
     tls: Option<TlsConfig>,
-    /// Cancelled when the host begins to stop, so that `/ready` says so.
+    /// Cancelled when the host begins to stop, so that `/ready` reports it.
     stopping: CancellationToken,
 }
 
@@ -63,11 +64,11 @@ impl fmt::Debug for Server {
 }
 
 impl Server {
-    /// Opens the plugins and everything else but the listener.
+    /// Opens the plugins and everything else except the listener.
     ///
     /// # Errors
-    /// [`HostError`] when the plugins cannot be run at all or the dead letters' key is not usable. A single bad plugin
-    /// is no error: it is logged and shown under `/plugins`.
+    /// [`HostError`] when plugins cannot be run at all or the key of the dead letters is not usable. A single bad
+    /// plugin is not an error: it is logged and shown under `/plugins`.
     pub async fn start(config: HostConfig, dependencies: Dependencies) -> Result<Self, HostError> {
         let registry = Arc::clone(&dependencies.registry);
         let mut intake = open_intake(&config, dependencies).await?;
@@ -91,20 +92,20 @@ impl Server {
         })
     }
 
-    /// The routes, for tests and for serving in other ways.
+    /// Returns the routes, for tests and for serving them in other ways.
     pub fn router(&self) -> Router {
         self.router.clone()
     }
 
-    /// What takes deliveries in.
+    /// Returns the intake, which accepts deliveries.
     pub fn intake(&self) -> &Arc<Intake> {
         &self.intake
     }
 
-    /// Accepts connections until `shutdown`, then lets open requests end, for as long as the configuration grants them.
+    /// Accepts connections until `shutdown`, then lets open requests finish within the configured drain timeout.
     ///
     /// # Errors
-    /// [`HostError::Listener`] when the certificate cannot be used any more.
+    /// [`HostError::Listener`] when the certificate is no longer usable.
     pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), HostError> {
         let Self {
             intake,
@@ -129,11 +130,11 @@ impl Server {
     }
 }
 
-/// Opens everything that deliveries need, without serving or recording them: for [`Server::start`] and for replaying dead letters,
-/// which may run beside a host.
+/// Opens everything that deliveries need, without serving or recording them: for [`Server::start`] and for replaying
+/// dead letters, which may run beside a host.
 ///
 /// # Errors
-/// [`HostError`] when the plugins cannot be run at all or the dead letters' key is not usable.
+/// [`HostError`] when plugins cannot be run at all or the key of the dead letters is not usable.
 pub async fn open_intake(config: &HostConfig, dependencies: Dependencies) -> Result<Intake, HostError> {
     let sealer = Arc::new(config.sealer()?);
     let (metrics, plugin_metrics) = {
@@ -169,7 +170,7 @@ pub async fn open_intake(config: &HostConfig, dependencies: Dependencies) -> Res
     })
 }
 
-/// Serves deliveries on `listener` until `shutdown`, then lets open requests end and returns.
+/// Serves deliveries on `listener` until `shutdown`, then lets open requests finish and returns.
 ///
 /// # Errors
 /// [`HostError`] when the host cannot start, or its listener fails.
@@ -185,8 +186,8 @@ pub async fn run(
         .await
 }
 
-/// Tells the operator what the accounts lack. Providers that nobody has configured are left out: every plugin in the
-/// folder would otherwise complain.
+/// Logs what is wrong with the accounts. Providers without any account are left out: otherwise every plugin in the
+/// folder would cause warnings.
 fn report_accounts(intake: &Intake) {
     let accounts = intake.accounts();
     for provider in accounts.providers() {
@@ -225,7 +226,7 @@ fn report_accounts(intake: &Intake) {
                 tracing::warn!(
                     provider,
                     account,
-                    "`{provider}` account `{account}` takes deliveries that nothing proves, because it is configured to"
+                    "`{provider}` account `{account}` accepts unsigned deliveries, because it is configured to"
                 );
             }
         }

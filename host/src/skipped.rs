@@ -1,4 +1,4 @@
-//! Elements that a plugin understood and that give no event, by type: how a provider's new type is noticed.
+//! Counts skipped elements (understood, but without an event) by type, so that a provider's new type is noticed.
 
 use std::{
     collections::BTreeMap,
@@ -7,23 +7,23 @@ use std::{
 
 use crate::{canonical::scrub, plugin::types::Skipped};
 
-/// Names of skipped types remembered for a provider. The longest list of a documented provider has 40, but where senders
-/// choose the names there may be any number.
+/// Number of skipped types remembered per provider. The longest documented list has 40, but where senders choose the
+/// names there may be any number.
 const MAX_SKIPPED_TYPES: usize = 64;
 
-/// What the types beyond those are counted under.
+/// The name under which further types are counted.
 const OTHER_TYPES: &str = "other";
 
-/// A type of which a delivery had elements that give no event.
+/// A type of skipped elements within a delivery.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct SkippedType {
     name: String,
-    /// The first element's.
+    /// The reason of the first such element.
     reason: String,
     count: u64,
 }
 
-/// The types of elements that give no event; when they are too many, the rest as one.
+/// Groups skipped elements by type; types beyond the limit are counted as one.
 pub(crate) fn skipped_types(skipped: &[Skipped]) -> Vec<SkippedType> {
     let mut counts: BTreeMap<&str, (&str, u64)> = BTreeMap::new();
     let mut rest = 0;
@@ -52,12 +52,12 @@ pub(crate) fn skipped_types(skipped: &[Skipped]) -> Vec<SkippedType> {
     types
 }
 
-/// Which of a provider's types gave no event, and how often, so that a type that is new is seen.
+/// How often each type of each provider was skipped, so that a new type is noticed.
 #[derive(Debug, Default)]
 pub(crate) struct SkippedTypes(Mutex<BTreeMap<String, BTreeMap<String, u64>>>);
 
 impl SkippedTypes {
-    /// Counts what a delivery had, and logs the first of each type.
+    /// Adds the counts of a delivery, and logs the first element of each type.
     pub(crate) fn add(&self, provider: &str, skipped: &[SkippedType]) {
         if skipped.is_empty() {
             return;
@@ -97,7 +97,7 @@ impl SkippedTypes {
         }
     }
 
-    /// Types and their counts since the start.
+    /// Returns a provider's skipped types and their counts since the start.
     pub(crate) fn of(&self, provider: &str) -> BTreeMap<String, u64> {
         let providers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         providers.get(provider).cloned().unwrap_or_default()

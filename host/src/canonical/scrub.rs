@@ -1,4 +1,4 @@
-//! Texts without addresses, within their limits.
+//! Removes addresses from texts and enforces their limits.
 
 use std::borrow::Cow;
 
@@ -9,27 +9,27 @@ use event::{
 use percent_encoding::percent_decode_str;
 use ring::digest::{SHA256, digest};
 
-/// Longest id. The longest of known providers have 200 bytes.
+/// Longest id. The longest ones of known providers have 200 bytes.
 const MAX_ID_BYTES: usize = 512;
 
-/// Longest sentence of a plugin in an answer, a log line or a dead letter's header.
+/// Longest message of a plugin in a response, a log line or a dead letter's header.
 const MAX_SENTENCE_BYTES: usize = 300;
 
-/// How often a text may be percent-encoded and still be looked through: links carry links.
+/// How many layers of percent-encoding are searched: links contain links.
 const PERCENT_LAYERS: usize = 3;
 
 /// Cleans the texts of one event.
 pub(super) struct Scrubber {
     redactor: Redactor,
-    /// The recipient's address, in lower case, as given and normalized.
+    /// The recipient's address in lower case, as given and normalized.
     own: Vec<String>,
 }
 
 impl Scrubber {
-    /// For an event whose recipient is given as `raw` and whose normalized address is `address`.
+    /// Creates the scrubber of an event whose recipient is given as `raw` and whose normalized address is `address`.
     pub(super) fn new(raw: Option<&str>, address: Option<&str>) -> Self {
-        // A recipient that is no address at all (`-`) must not be cut out of every text, and one longer than addresses are is
-        // none: it would only be looked for.
+        // A recipient that is not an address at all (`-`) must not be cut out of every text, and one that is longer
+        // than any address is not one either: searching for it would be wasted.
         let raw = raw
             .map(str::trim)
             .filter(|raw| raw.contains('@') && raw.len() <= MAX_EMAIL_BYTES);
@@ -45,7 +45,7 @@ impl Scrubber {
         }
     }
 
-    /// A text for people: no address in it, at most `max` bytes; `None` when nothing is left.
+    /// Returns a human-readable text without addresses and of at most `max` bytes; `None` when nothing is left.
     pub(super) fn text(&self, text: String, max: usize) -> Option<String> {
         let text = without_nul(text);
         let redacted = match self.redactor.text(&text) {
@@ -56,12 +56,12 @@ impl Scrubber {
         if self.still_shows_own(&text) {
             PLACEHOLDER.clone_into(&mut text);
         }
-        // Cut after redacting: half an address would not be found.
+        // Cut after redacting: a truncated address would not be found.
         cut(&mut text, max);
         is_said(text)
     }
 
-    /// An id: may have the form of an address, but is not the recipient's.
+    /// Returns an id, which may look like an address but must not be the recipient's.
     pub(super) fn id(&self, id: String) -> Option<String> {
         let id = without_nul(id);
         let redacted = match self.redactor.own_address(&id) {
@@ -76,8 +76,8 @@ impl Scrubber {
         is_said(shorten_id(id))
     }
 
-    /// Whether the recipient's address is there in a spelling that the redactor does not know: any letter may be
-    /// percent-encoded, several times over, and full-width letters are letters.
+    /// Checks whether the recipient's address is still there in a spelling that the redactor does not know: any
+    /// character may be percent-encoded, several times over, or full-width.
     fn still_shows_own(&self, text: &str) -> bool {
         if self.own.is_empty() || (text.is_ascii() && !text.contains('%')) {
             return false;
@@ -97,7 +97,7 @@ impl Scrubber {
     }
 }
 
-/// A sentence of a plugin, fit for answers, logs and headers.
+/// Returns a plugin's message in a form fit for responses, logs and headers.
 pub(crate) fn sentence(text: &str) -> String {
     let mut text: String = text
         .chars()
@@ -110,17 +110,17 @@ pub(crate) fn sentence(text: &str) -> String {
     text
 }
 
-/// Whether an address can be seen in a text.
+/// Checks whether a text contains an address.
 pub(super) fn shows_address(text: &str) -> bool {
     matches!(Redactor::default().text(text), Cow::Owned(_)) || event::identity::normalize_email(text).is_ok()
 }
 
-/// The id, or its hash when it is longer than ids may be.
+/// Returns the id, or its hash when it is too long.
 pub(super) fn shorten_id(id: String) -> String {
     if id.len() <= MAX_ID_BYTES { id } else { hashed(&id) }
 }
 
-/// The text without NUL, which PostgreSQL does not store.
+/// Returns the text without NUL, which PostgreSQL cannot store.
 pub(super) fn without_nul(mut text: String) -> String {
     if text.contains('\0') {
         text.retain(|letter| letter != '\0');
@@ -136,14 +136,14 @@ fn is_said(text: String) -> Option<String> {
     if text.trim().is_empty() { None } else { Some(text) }
 }
 
-/// Cuts a text at a letter's border.
+/// Truncates a text at a character boundary.
 fn cut(text: &mut String, max: usize) {
     if text.len() > max {
         text.truncate(text.floor_char_boundary(max));
     }
 }
 
-/// The text with one layer of percent-encoding taken off, or `None` when there is none.
+/// Returns the text with one layer of percent-encoding removed, or `None` when there is none.
 fn percent_decoded(text: &str) -> Option<String> {
     match Cow::from(percent_decode_str(text)) {
         Cow::Borrowed(_) => None,

@@ -263,7 +263,7 @@ fn a_recipient_that_is_no_address_leaves_texts_alone() {
 
 #[test]
 fn a_recipient_longer_than_addresses_are_is_none() {
-    // Looking for it in the text would take hours.
+    // A naive search for it in the text would take hours.
     let event = event(types::Event {
         recipient_email: Some(format!("{}@x", "a".repeat(1_000_000))),
         identifiers: vec![identifier(types::IdentifierKind::KlaviyoId, "k-1")],
@@ -295,7 +295,7 @@ fn rejections_of_the_plugin_keep_their_place() {
     assert_eq!(converted.rejected[0].reason, "for [address]");
 }
 
-/// Percent-encodes the letters that `picked` picks, `layers` times over.
+/// Percent-encodes the characters that `picked` selects, `layers` times over.
 fn encoded(text: &str, picked: u64, layers: usize) -> String {
     let mut text = text.to_owned();
     for _ in 0..layers {
@@ -377,7 +377,7 @@ fn the_time_of_sending_tells_the_delay_of_a_delivered_event() {
     let delay = |raw| event(raw).metadata.get(latency::METADATA_KEY).cloned();
     assert_eq!(delay(delivered(Some(at - 61_005))).as_deref(), Some("61.005"));
     assert_eq!(delay(delivered(Some(at))).as_deref(), Some("0.000"));
-    // Not told, a clock that is ahead, longer than mail is tried, out of all bounds.
+    // Absent, after the event, longer ago than delivery is attempted, and out of all bounds.
     let week_ms = 7 * 24 * 3600 * 1000;
     for sent_at_ms in [None, Some(at + 1), Some(at - week_ms - 1), Some(i64::MIN)] {
         assert_eq!(delay(delivered(sent_at_ms)), None, "{sent_at_ms:?}");

@@ -1,11 +1,11 @@
-//! Comparing what came of a delivery with what was expected.
+//! Compares the result of a delivery with the expected one.
 
 use event::Timestamp;
 use serde_json::{Map, Value};
 
 use super::{Expected, Reading};
 
-/// What is not as expected; empty when the case holds.
+/// Returns the differences; empty when the case passes.
 pub(super) fn differences(expected: &Expected, reading: &Reading) -> Vec<String> {
     let mut differences = Vec::new();
     let (outcome, detail) = match reading {
@@ -16,7 +16,7 @@ pub(super) fn differences(expected: &Expected, reading: &Reading) -> Vec<String>
     if let Some(wanted) = expected.outcome.as_deref()
         && wanted != outcome
     {
-        // What follows from another outcome would only hide it.
+        // What follows from a different outcome would only obscure it.
         return vec![format!("outcome: expected `{wanted}`, got `{outcome}`{detail}")];
     }
     let Reading::Accepted {
@@ -58,8 +58,8 @@ pub(super) fn differences(expected: &Expected, reading: &Reading) -> Vec<String>
     differences
 }
 
-/// Whether a field of an event, if there is one of this name, is what a case wants. `plugins/testing` compares alike: the same
-/// table holds both.
+/// Checks whether an event's field, if it exists, is what a case expects. `plugins/testing` compares in the same way:
+/// both are tested against the same table.
 fn fits(field: &str, wanted: &Value, got: Option<&Value>) -> bool {
     let Some(got) = got else {
         return false;
@@ -74,7 +74,7 @@ fn fits(field: &str, wanted: &Value, got: Option<&Value>) -> bool {
             let wanted = wanted.parse::<Timestamp>();
             wanted.is_ok() && wanted == got.parse()
         }
-        // Which of a person's identities comes first means nothing.
+        // The order of a person's identifiers has no meaning.
         ("identifiers", Value::Array(wanted), Value::Array(got)) => {
             let sorted = |values: &[Value]| {
                 let mut texts: Vec<String> = values.iter().map(Value::to_string).collect();

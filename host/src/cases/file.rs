@@ -1,4 +1,4 @@
-//! The form of case files. Keys that are not known here are left alone.
+//! The format of case files. Unknown keys are ignored.
 
 use std::collections::BTreeMap;
 
@@ -13,10 +13,10 @@ use crate::{
     plugin::types::{Descriptor, Header},
 };
 
-/// The entry of `config` that stands for the network: certificates by address.
+/// The entry of `config` that replaces the network: certificates by URL.
 const SIGNING_CERTS: &str = "signing_certs";
 
-/// One delivery, and what must come of it.
+/// One delivery and its expected result.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Case {
     /// Slug of the plugin.
@@ -27,12 +27,12 @@ pub struct Case {
     /// Secrets and settings by name, and `signing_certs`. Without it, unsigned deliveries are allowed.
     #[serde(default)]
     pub config: Option<Map<String, Value>>,
-    /// When the delivery is received, RFC 3339.
+    /// When the delivery is received, as RFC 3339.
     #[serde(default)]
     pub now: Option<String>,
     /// The delivery.
     pub request: CaseRequest,
-    /// What must come of it.
+    /// The expected result.
     #[serde(default)]
     pub expect: Expected,
 }
@@ -41,9 +41,9 @@ pub struct Case {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct CaseRequest {
-    /// `POST` when absent.
+    /// `POST` if absent.
     pub method: Option<String>,
-    /// `/webhooks/{provider}` when absent.
+    /// `/webhooks/{provider}` if absent.
     pub path: Option<String>,
     /// Query without the question mark.
     pub query: String,
@@ -51,25 +51,25 @@ pub struct CaseRequest {
     pub headers: Map<String, Value>,
     /// The body as text.
     pub body: String,
-    /// The body as base64, in place of the text.
+    /// The body as base64, instead of as text.
     pub body_base64: Option<String>,
 }
 
-/// What must come of a delivery. What is absent is not compared; a name that is none of these would be compared with nothing, and is
-/// refused.
+/// The expected result of a delivery. Absent fields are not compared; an unknown field would be compared with nothing,
+/// so it is refused.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Expected {
     /// `accepted`, `unauthorized` or `bad_request`.
     pub outcome: Option<String>,
-    /// Events in order; of each, only the fields that are there are compared.
+    /// Events in order; only the fields that are given are compared.
     pub events: Option<Vec<Map<String, Value>>>,
-    /// Elements that give no event, unreadable ones included.
+    /// Number of elements that yield no event, including unreadable ones.
     pub skipped: Option<usize>,
 }
 
 impl Expected {
-    /// Whether anything would do.
+    /// Returns whether any result would be accepted.
     pub(super) fn is_empty(&self) -> bool {
         let Self {
             outcome,
@@ -80,22 +80,22 @@ impl Expected {
     }
 }
 
-/// A case file says something that cannot be.
+/// Why a case file is invalid.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidCase {
-    /// Not the form of a case.
-    #[error("is no case")]
+    /// Not in the format of a case.
+    #[error("is not a case")]
     Json(#[from] serde_json::Error),
-    /// The plugin knows no such name.
+    /// The plugin declares no such name.
     #[error("`config.{0}`: the plugin declares neither a secret nor a setting of this name")]
     UnknownName(String),
-    /// A value that cannot be what it is for.
+    /// A value that cannot be valid for its key.
     #[error("`{key}` {problem}")]
     Value {
-        /// Where it stands.
+        /// Where it is.
         key: String,
-        /// What is wrong, to be read after the key.
+        /// What is wrong, phrased to follow the key.
         problem: &'static str,
     },
 }
@@ -108,15 +108,15 @@ fn invalid(key: impl Into<String>, problem: &'static str) -> InvalidCase {
 }
 
 impl Case {
-    /// Reads a case file.
+    /// Parses a case file.
     ///
     /// # Errors
-    /// [`InvalidCase`] when it has not the form of one.
+    /// [`InvalidCase`] when it does not have the format of one.
     pub fn from_json(bytes: &[u8]) -> Result<Self, InvalidCase> {
         Ok(serde_json::from_slice(bytes)?)
     }
 
-    /// The account that the case's configuration makes.
+    /// Returns the account that the case's configuration describes.
     pub(super) fn account(&self, descriptor: &Descriptor) -> Result<Account, InvalidCase> {
         let mut values = Vec::new();
         for (name, value) in self.config.iter().flatten() {
@@ -143,7 +143,7 @@ impl Case {
         ))
     }
 
-    /// The certificates that take the place of fetched ones.
+    /// Returns the certificates that replace fetched ones.
     pub(super) fn certificates(&self) -> Result<BTreeMap<String, String>, InvalidCase> {
         let mut certificates = BTreeMap::new();
         let Some(given) = self.config.as_ref().and_then(|config| config.get(SIGNING_CERTS)) else {
@@ -162,7 +162,7 @@ impl Case {
         Ok(certificates)
     }
 
-    /// The delivery, received at the case's own time or else at `now`.
+    /// Returns the delivery, received at the case's own time or else at `now`.
     pub(super) fn incoming(&self, now: Timestamp) -> Result<Incoming, InvalidCase> {
         let received_at = match &self.now {
             Some(text) => text
@@ -202,7 +202,7 @@ impl Case {
     }
 }
 
-/// A value as text: strings as they are, everything else as written.
+/// Returns a value as text: strings as they are, everything else as JSON.
 fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }

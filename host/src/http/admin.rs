@@ -1,4 +1,4 @@
-//! What the host says about itself, and events for trying things out.
+//! What the host reports about itself, and mock events for trying things out.
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -17,16 +17,16 @@ use store::bus::NewRecord;
 use super::App;
 use crate::error::ApiError;
 
-/// Events that are made when the caller does not say how many.
+/// Number of mock events if the caller does not give one.
 const DEFAULT_MOCK_EVENTS: usize = 5;
 
-/// Most events made at once; they are made in memory, some 2 KB each.
+/// Most mock events per request; they are built in memory, some 2 KB each.
 const MAX_MOCK_EVENTS: usize = 10_000;
 
-/// Events that the answer shows.
+/// Most events shown in the response.
 const SHOWN_EVENTS: usize = 20;
 
-/// What this is, and its routes.
+/// Describes the service and its routes.
 pub(super) async fn index(State(app): State<App>) -> Json<Value> {
     Json(json!({
         "service": "sendflowr-host",
@@ -46,7 +46,7 @@ pub(super) async fn index(State(app): State<App>) -> Json<Value> {
     }))
 }
 
-/// The plugins: what runs, how it fares, and how the configured accounts fit it.
+/// Lists the plugins: what is running, how it is doing, and how the configured accounts match it.
 pub(super) async fn plugins(State(app): State<App>) -> Response {
     let mut plugins = Vec::new();
     let accounts = app.intake.accounts();
@@ -77,11 +77,11 @@ pub(super) async fn plugins(State(app): State<App>) -> Response {
 #[serde(deny_unknown_fields)]
 pub(super) struct Generate {
     count: Option<usize>,
-    /// The same seed at the same time gives the same people.
+    /// The same seed at the same time yields the same people.
     seed: Option<u64>,
 }
 
-/// Makes events of made-up people and puts them on the bus.
+/// Generates events of made-up people and appends them to the bus.
 pub(super) async fn generate(
     State(app): State<App>,
     Extension(trace): Extension<RequestTrace>,
@@ -89,12 +89,12 @@ pub(super) async fn generate(
 ) -> Result<Response, ApiError> {
     if !app.allow_mock_events {
         let message =
-            "mock events are off because the host listens beyond this machine: set `host.allow_mock_events`";
+            "mock events are off because the host does not listen on loopback: set `host.allow_mock_events`";
         return Err(ApiError::new(StatusCode::FORBIDDEN, "mock_events_off", message));
     }
     let invalid = |message: String| ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_query", message);
     let Query(Generate { count, seed }) = query.map_err(|_| {
-        invalid("`count` and `seed` are numbers, and there is nothing else to set".to_owned())
+        invalid("`count` and `seed` must be numbers, and there are no other parameters".to_owned())
     })?;
     let count = count.unwrap_or(DEFAULT_MOCK_EVENTS);
     if !(1..=MAX_MOCK_EVENTS).contains(&count) {
@@ -114,7 +114,7 @@ pub(super) async fn generate(
     });
     let (events, records) = made.await.map_err(|_| ApiError::panicked())?;
     app.intake.append(records).await.map_err(|error| {
-        let message = format!("the bus does not take events: {error}");
+        let message = format!("the bus does not accept events: {error}");
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "bus_unavailable", message).retry_after(5)
     })?;
     let shown = events.iter().take(SHOWN_EVENTS).map(|event| {

@@ -1,7 +1,7 @@
-//! Bodies: received within limits, decompressed within the same limits.
+//! Request bodies: received within limits, and decompressed within the same limits.
 //!
-//! A delivery takes its place among those under way when its body is there, so that senders who take their time hold up
-//! nobody. What they have sent, and what it unpacks to, lies in a [`Room`] of bounded size until the delivery is answered.
+//! A delivery counts as in progress only once its body has arrived, so that slow senders hold up nobody. What they have
+//! sent, and what it decompresses to, takes up part of a [`Room`] of bounded size until the delivery is answered.
 
 use std::{
     collections::HashMap,
@@ -22,31 +22,32 @@ use tokio::sync::Semaphore;
 use super::Shared;
 use crate::error::ApiError;
 
-/// Encodings one over the other. One is what anybody uses.
+/// Maximum number of nested encodings. Nobody is known to use more than one.
 const MAX_ENCODINGS: usize = 2;
 
-/// The beginning of each body, for which there is always room: more than one event of any provider takes. When every connection
-/// sends a body these are 64 MiB.
+/// The first bytes of each body, which never count against the room: more than one event of any provider takes. If
+/// every connection sends a body, these are 64 MiB.
 const FREE_BYTES: usize = 16 * 1024;
 
-/// Bodies of full length that the room holds: 320 MiB of the default length, a third of the memory that the deployment gives the
-/// host.
+/// Number of full-length bodies that fit into the room: 320 MiB at the default length, a third of the memory that the
+/// deployment gives the host.
 const BODIES_IN_ROOM: usize = 64;
 
-/// Providers that fill the room together, so that one alone leaves room to the others.
+/// Number of providers that fill the room together, so that a single one leaves space for the others.
 const PROVIDERS_IN_ROOM: usize = 4;
 
-/// Room for bodies under way, beyond the beginning of each.
+/// Memory budget for bodies in progress, beyond the first bytes of each.
 pub(crate) struct Room {
     bytes: usize,
-    /// Taken by provider. Only slugs of installed plugins come here.
+    /// Bytes taken, by provider. Only slugs of installed plugins are used as keys.
     taken: Mutex<HashMap<String, usize>>,
-    /// Bodies that are unpacked at once: one a core. More would hold threads that plugins need, and end no sooner.
+    /// Limits how many bodies are decompressed at once: one per core. More would hold threads that plugins need,
+    /// without finishing sooner.
     unpacking: Arc<Semaphore>,
 }
 
 impl Room {
-    /// Room for bodies of at most so many bytes.
+    /// Creates the room for bodies of at most this many bytes.
     pub(crate) fn for_bodies_of(max_body_bytes: usize) -> Self {
         Self {
             bytes: BODIES_IN_ROOM * max_body_bytes,
@@ -57,7 +58,7 @@ impl Room {
         }
     }
 
-    /// Takes room for more of a provider's bytes, if there is any.
+    /// Takes space for more of a provider's bytes, if there is any.
     fn take(&self, provider: &str, more: usize) -> bool {
         let mut taken = self.taken();
         let of_all: usize = taken.values().sum();
@@ -70,12 +71,12 @@ impl Room {
     }
 
     fn taken(&self) -> std::sync::MutexGuard<'_, HashMap<String, usize>> {
-        // Nothing panics while it is held.
+        // No panic is possible while it is held.
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What one body has taken; given back when the delivery is answered, or the body does not come any more.
+/// The space taken by one body; released when the delivery is answered, or when its body fails to arrive.
 pub(super) struct Place {
     room: Arc<Room>,
     provider: String,
@@ -83,7 +84,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Takes as much as a body of this length needs.
+    /// Takes as much space as a body of this length needs.
     fn grow(&mut self, body_bytes: usize) -> bool {
         let more = body_bytes.saturating_sub(FREE_BYTES).saturating_sub(self.bytes);
         let has_room = more == 0 || self.room.take(&self.provider, more);
@@ -109,8 +110,8 @@ pub(super) struct Received {
     place: Place,
 }
 
-/// Receives a body for this provider. What is temporary is answered with `unavailable`: some providers never repeat a delivery
-/// that is answered 4xx.
+/// Receives a body for this provider. Temporary failures are answered with `unavailable`: some providers never repeat a
+/// delivery that is answered with 4xx.
 pub(super) async fn receive(
     app: &Shared,
     provider: &str,
@@ -127,7 +128,7 @@ pub(super) async fn receive(
     let collect = collect(headers, body, app.max_body_bytes, &mut place, unavailable);
     let bytes = tokio::time::timeout(app.body_timeout, collect).await;
     let bytes = bytes.map_err(|_elapsed| {
-        let message = "the body did not arrive in time: send it again";
+        let message = "the body did not arrive in time: send the delivery again";
         ApiError::new(unavailable, "body_timed_out", message).retry_after(1)
     })??;
     Ok(Received {
@@ -138,7 +139,8 @@ pub(super) async fn receive(
 }
 
 impl Received {
-    /// The body without its encodings, and its place, to be kept as long as the body. Never holds more than the limit.
+    /// Returns the body without its encodings, and its place in the room, to be kept as long as the body. Never holds
+    /// more than the limit.
     pub(super) async fn decompressed(
         self,
         limit: usize,
@@ -184,12 +186,12 @@ async fn collect(
     if announced.is_some_and(|announced| announced > limit) {
         return Err(ApiError::body_too_large(limit));
     }
-    // Who announces much has not sent it yet.
+    // A sender that announces a large body has not sent it yet.
     let mut collected = Vec::with_capacity(announced.unwrap_or(0).min(FREE_BYTES));
     let mut chunks = body.into_data_stream();
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.map_err(|_| {
-            let message = "the connection ended within the body: send it again";
+            let message = "the connection ended before the body was complete: send the delivery again";
             ApiError::new(unavailable, "body_incomplete", message)
         })?;
         let length = collected.len() + chunk.len();
@@ -210,10 +212,10 @@ enum Encoding {
     Deflate,
 }
 
-/// The encodings of a body in the order in which they were applied.
+/// Returns the encodings of a body in the order in which they were applied.
 fn encodings(headers: &HeaderMap) -> Result<Vec<Encoding>, ApiError> {
     let unsupported = || {
-        let message = "the body's encoding is not supported: send it plain, or as `gzip` or `deflate`";
+        let message = "the body's encoding is not supported: send it plain, or with `gzip` or `deflate`";
         ApiError::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "encoding_unsupported",
@@ -248,7 +250,7 @@ fn decompress(
     for encoding in encodings.iter().rev() {
         let decompressed = match encoding {
             Encoding::Gzip => read_capped(MultiGzDecoder::new(body.as_slice()), limit, place),
-            // By the book it is zlib; some clients send the bare stream.
+            // By the standard it is zlib; some clients send the bare stream.
             Encoding::Deflate => match read_capped(ZlibDecoder::new(body.as_slice()), limit, place) {
                 Err(Unread::Invalid) => read_capped(DeflateDecoder::new(body.as_slice()), limit, place),
                 read => read,
@@ -269,7 +271,7 @@ fn decompress(
     Ok(body)
 }
 
-/// Why a compressed body was not read.
+/// Why a compressed body was not decompressed.
 enum Unread {
     Invalid,
     NoRoom,
@@ -281,12 +283,12 @@ impl From<io::Error> for Unread {
     }
 }
 
-/// Reads up to one byte more than the limit, as long as there is room for it.
+/// Reads up to one byte more than the limit, as long as the room has space for it.
 fn read_capped(reader: impl Read, limit: usize, place: &mut Place) -> Result<Vec<u8>, Unread> {
     let mut reader = reader.take(limit as u64 + 1);
     let mut bytes = Vec::new();
     loop {
-        // In pieces of what is free, so that a body that fits there asks once.
+        // In pieces of the free size, so that a body that fits into it checks the room once.
         let read = reader.by_ref().take(FREE_BYTES as u64).read_to_end(&mut bytes)?;
         if read == 0 {
             return Ok(bytes);
@@ -316,7 +318,7 @@ mod tests {
         }
     }
 
-    /// Unpacks where there is room enough.
+    /// Decompresses with enough space in the room.
     fn unpacked(body: Vec<u8>, encodings: &[Encoding], limit: usize) -> Result<Vec<u8>, ApiError> {
         let room = Arc::new(Room::for_bodies_of(limit));
         let mut place = place_in(&room, "a");
@@ -340,7 +342,7 @@ mod tests {
         let room = Arc::new(Room::for_bodies_of(100));
         let place = |provider| place_in(&room, provider);
         let mut first = place("a");
-        assert!(first.grow(FREE_BYTES), "the beginning is free");
+        assert!(first.grow(FREE_BYTES), "the first bytes are free");
         assert!(first.grow(FREE_BYTES + 1600));
         assert!(!first.grow(FREE_BYTES + 1601));
         assert!(!place("a").grow(FREE_BYTES + 1));

@@ -1,4 +1,4 @@
-//! Whether the host lives, whether it can take deliveries, and what it has counted.
+//! Liveness, readiness, and metrics.
 
 use std::sync::Arc;
 
@@ -13,12 +13,12 @@ use serde_json::json;
 use super::App;
 use crate::error::ApiError;
 
-/// Whether the process serves requests. Looks at nothing else.
+/// Returns whether the process serves requests. Checks nothing else.
 pub(super) async fn health() -> Response {
     Json(json!({ "status": "ok" })).into_response()
 }
 
-/// Whether deliveries can be taken now.
+/// Returns whether deliveries can be accepted now.
 pub(super) async fn ready(State(app): State<App>) -> Response {
     if app.shutdown.is_cancelled() {
         return Readiness::stopping().into_response();
@@ -34,7 +34,7 @@ pub(super) async fn ready(State(app): State<App>) -> Response {
     app.readiness.ask(probes).await.into_response()
 }
 
-/// Everything counted, in the OpenMetrics text format.
+/// Returns all metrics, in the OpenMetrics text format.
 pub(super) async fn metrics(State(app): State<App>) -> Response {
     listener::exposition(&app.registry).unwrap_or_else(|std::fmt::Error| ApiError::panicked().into_response())
 }

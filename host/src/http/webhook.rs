@@ -1,4 +1,4 @@
-//! Deliveries.
+//! The webhook routes.
 
 use std::{sync::Arc, thread, time::SystemTime};
 
@@ -22,14 +22,14 @@ use crate::{
     },
 };
 
-/// When a provider that heeds it comes back after an outage. Outages of a bus last longer; providers without such a
-/// header wait a minute and more.
+/// Seconds until a provider that honours `Retry-After` should retry after an outage. Outages of a bus last longer;
+/// providers that ignore the header wait a minute or more.
 const RETRY_AFTER_SECONDS: u32 = 10;
 
-/// When one comes back that was not kept: an account may leave so many unproven letters a minute.
+/// Seconds until a provider should retry a delivery that was not kept: the limit of unproven dead letters is per minute.
 const RETRY_NOT_KEPT_SECONDS: u32 = 60;
 
-/// Headers of a plugin's reply that are not passed on: they belong to the connection, or would set state.
+/// Headers of a plugin's reply that are not passed on: they concern the connection, or would set state.
 const DROPPED_HEADERS: [&str; 12] = [
     "connection",
     "content-length",
@@ -97,7 +97,7 @@ async fn answer(
             Json(serde_json::json!({ "confirmed": true })).into_response(),
         ),
         Err(error) => {
-            // Refusals are the sender's business, but the operator wants to see them when a secret is wrong.
+            // Refusals are the sender's business, but the operator needs to see them when a secret is wrong.
             tracing::debug!(
                 request.id = id.as_str(),
                 provider = &*label,
@@ -114,7 +114,7 @@ async fn answer(
     response
 }
 
-/// A delivery under way. Counted when it ends, however it does.
+/// A delivery in progress. Counted when it ends, in whichever way.
 struct InFlight<'a> {
     app: &'a App,
     provider: Arc<str>,
@@ -145,7 +145,7 @@ impl Drop for InFlight<'_> {
             Some(outcome) => outcome,
             None if thread::panicking() => "internal_error",
             None if took >= self.app.request_timeout => "timed_out",
-            // The sender has hung up, or the host stops and has cut the connection.
+            // The sender has hung up, or the host is stopping and has cut the connection.
             None => "given_up",
         };
         let metrics = &self.app.intake.metrics;
@@ -176,7 +176,7 @@ async fn deliver(
     let Ok(_permit) = app.permits.try_acquire() else {
         return Err(ApiError::overloaded(unavailable));
     };
-    // Its place is kept until the delivery is answered.
+    // Its place in the room is kept until the delivery is answered.
     let (body, _place) = received.decompressed(app.max_body_bytes, unavailable).await?;
     let receipt = Receipt {
         request_id: id.as_str(),
@@ -190,7 +190,7 @@ async fn deliver(
         }
         let error = api_error(error, statuses);
         match account.has_basic_auth(plugin.descriptor()) {
-            // SNS among others sends user and password only to whoever has asked for them.
+            // SNS, among others, sends user and password only after the server has asked for them.
             true => error.ask_for_basic_auth(),
             false => error,
         }
@@ -212,7 +212,7 @@ fn incoming(head: Parts, body: Vec<u8>, received_at: Timestamp) -> Incoming {
     }
 }
 
-/// Each byte as one letter, which loses nothing and never fails.
+/// Converts each byte to one character, which loses nothing and never fails.
 fn latin1(value: &HeaderValue) -> String {
     match value.to_str() {
         Ok(ascii) => ascii.to_owned(),
@@ -220,12 +220,12 @@ fn latin1(value: &HeaderValue) -> String {
     }
 }
 
-/// What is answered where no plugin serves the provider. One that has the account lost its plugin by mistake, and must not take
-/// that for final.
+/// Returns the error for a provider that no plugin serves. If the account exists, its plugin is missing by mistake, and
+/// the provider must not take the answer as final.
 fn without_plugin(app: &App, provider: &str, account: &str) -> ApiError {
     let accounts = &app.intake.accounts;
     if accounts.has(provider, account) {
-        let message = format!("no plugin serves `{provider}` now, which has this account: send it again");
+        let message = format!("this account exists, but no plugin serves `{provider}` now: send it again");
         return ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "no_plugin", message)
             .retry_after(RETRY_AFTER_SECONDS);
     }
@@ -233,17 +233,18 @@ fn without_plugin(app: &App, provider: &str, account: &str) -> ApiError {
         return accounts_unread(StatusCode::SERVICE_UNAVAILABLE);
     }
     let known = app.intake.plugins.slugs();
-    // People put addresses into paths, which must not be repeated.
+    // People put email addresses into paths, which must not be repeated.
     let message = match is_account_name(provider) {
         true => {
-            format!("no plugin serves `{provider}`: put one into the plugin folder, or use one of the known")
+            format!("no plugin serves `{provider}`: install one, or use one of `known_providers`")
         }
-        false => "no plugin serves this provider: use one of the known".to_owned(),
+        false => "no plugin serves this provider: use one of `known_providers`".to_owned(),
     };
     ApiError::new(StatusCode::NOT_FOUND, "unknown_provider", message).with("known_providers", known)
 }
 
-/// Where several senders are served the accounts' names are customers': only who may see `/plugins` is told the known ones.
+/// A host may serve several customers, and account names may be theirs: only callers who may see `/plugins` are told
+/// the known ones.
 fn missing_account(plugin: &Plugin, account: &str, missing: Missing, may_see_accounts: bool) -> ApiError {
     let Descriptor {
         slug: provider,
@@ -256,9 +257,10 @@ fn missing_account(plugin: &Plugin, account: &str, missing: Missing, may_see_acc
     };
     let message = match is_account_name(account) {
         true => format!(
-            "`{provider}` has no account `{account}`: configure `accounts.{provider}.{account}`, or add it by `sendflowr account set`"
+            "`{provider}` has no account `{account}`: configure `accounts.{provider}.{account}`, or add it with \
+             `sendflowr account set`"
         ),
-        false => format!("`{provider}` has no such account: use one of the known"),
+        false => format!("`{provider}` has no such account: use a known one"),
     };
     tracing::debug!(
         provider,
@@ -266,14 +268,14 @@ fn missing_account(plugin: &Plugin, account: &str, missing: Missing, may_see_acc
         known.join("`, `")
     );
     if !may_see_accounts {
-        let message = format!("{message}; `GET /plugins` shows the known to whoever has `host.admin_token`");
+        let message = format!("{message}; `GET /plugins` lists the known ones and needs `host.admin_token`");
         return ApiError::new(StatusCode::NOT_FOUND, "unknown_account", message);
     }
     ApiError::new(StatusCode::NOT_FOUND, "unknown_account", message).with("known_accounts", known)
 }
 
 fn accounts_unread(unavailable: StatusCode) -> ApiError {
-    let message = "the stored accounts cannot be read now: send it again";
+    let message = "the stored accounts cannot be read at the moment: send it again later";
     ApiError::new(unavailable, "accounts_unavailable", message).retry_after(RETRY_AFTER_SECONDS)
 }
 
@@ -281,7 +283,7 @@ fn status(code: u16) -> StatusCode {
     StatusCode::from_u16(code).unwrap_or(StatusCode::SERVICE_UNAVAILABLE)
 }
 
-/// What a failure is answered with, in the status codes that the provider understands.
+/// Converts a failure to a response, with the status codes that the provider understands.
 fn api_error(error: IntakeError, statuses: &Statuses) -> ApiError {
     let unavailable = status(statuses.unavailable);
     match error {
@@ -296,13 +298,13 @@ fn api_error(error: IntakeError, statuses: &Statuses) -> ApiError {
         IntakeError::Malformed(reason) => ApiError::new(status(statuses.malformed), "malformed", reason),
         IntakeError::NotKept(reason) => {
             let message =
-                format!("nothing proves it, it cannot be read and is not kept: send it again; {reason}");
+                format!("the delivery is unproven, cannot be read and was not kept: send it again; {reason}");
             ApiError::new(unavailable, "malformed_not_kept", message).retry_after(RETRY_NOT_KEPT_SECONDS)
         }
         IntakeError::Plugin(error) => plugin_failure(&error, unavailable),
         IntakeError::Bus(error) => {
-            tracing::warn!(error = %error, "the bus does not take events: {error}");
-            let message = "the event cannot be stored now: send it again";
+            tracing::warn!(error = %error, "the bus does not accept events: {error}");
+            let message = "the delivery cannot be stored at the moment: send it again later";
             ApiError::new(unavailable, "bus_unavailable", message).retry_after(RETRY_AFTER_SECONDS)
         }
         IntakeError::ConfirmationRefused(refused) => {
@@ -317,7 +319,7 @@ fn api_error(error: IntakeError, statuses: &Statuses) -> ApiError {
 }
 
 fn plugin_failure(error: &PluginError, unavailable: StatusCode) -> ApiError {
-    // Whose fault it is tells the code alone: for the provider both are temporary.
+    // Only the code tells whose fault it is: for the provider both are temporary.
     let code = match error.fault() {
         Fault::Guest => "plugin_trapped",
         Fault::Host => "plugin_unavailable",
@@ -328,22 +330,22 @@ fn plugin_failure(error: &PluginError, unavailable: StatusCode) -> ApiError {
     let limit = error.limit().unwrap_or("none");
     let message = match (error, error.limit()) {
         (PluginError::Quarantined { .. }, _) => {
-            "the plugin rests after repeated failures: send it again".to_owned()
+            "the plugin is in quarantine after repeated failures: send the delivery again later".to_owned()
         }
         (PluginError::Busy { .. }, _) => {
-            "the plugin has as many deliveries in flight as it may: send it again".to_owned()
+            "the plugin has too many deliveries in flight: send the delivery again later".to_owned()
         }
         (_, Some(limit)) => {
-            format!("the plugin could not read the delivery, its limit is `{limit}`: the log has more")
+            format!("the plugin hit its limit `{limit}` with this delivery: the log has details")
         }
-        (_, None) => "the plugin could not be run: the log has more".to_owned(),
+        (_, None) => "the plugin could not be run: the log has details".to_owned(),
     };
     ApiError::new(unavailable, code, message)
         .with("limit", limit)
         .retry_after(seconds)
 }
 
-/// The reply of a handshake, without what a plugin may not decide.
+/// Builds the response of a handshake, without anything that a plugin may not decide.
 fn reply_response(reply: Reply) -> Response {
     let status = StatusCode::from_u16(reply.status)
         .ok()
@@ -356,7 +358,7 @@ fn reply_response(reply: Reply) -> Response {
         if DROPPED_HEADERS.contains(&name.as_str()) {
             continue;
         }
-        // Latin-1 back to bytes; what is no header is left out.
+        // Converts Latin-1 back to bytes; invalid headers are left out.
         let bytes: Option<Vec<u8>> = value
             .chars()
             .map(|letter| u8::try_from(u32::from(letter)).ok())

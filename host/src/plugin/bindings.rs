@@ -1,7 +1,7 @@
-//! Bindings of every contract version that this host serves.
+//! Bindings for every contract version that this host serves.
 //!
-//! The rest of the host sees the newest version's types: the module of an older version only converts. A new version
-//! adds a variant to each enum here, and the compiler then names every place that must know it.
+//! The rest of the host only sees the newest version's types: the module of an older version only converts. A new
+//! version adds a variant to each enum here, and the compiler then points to every place that must handle it.
 
 use std::fmt;
 
@@ -20,10 +20,10 @@ pub(crate) mod v1_0;
 )]
 pub(crate) mod v1_1;
 
-/// The types of the contract, newest version.
+/// The contract's types, newest version.
 pub use v1_1::sendflowr::connector::types;
 
-/// The package of the contract's interfaces, as component imports and exports spell it.
+/// The package of the contract's interfaces, as written in component imports and exports.
 pub(crate) const PACKAGE: &str = "sendflowr:connector/";
 
 /// The contract versions that this host serves, for messages.
@@ -38,22 +38,22 @@ pub(crate) enum Contract {
     V1_1,
 }
 
-/// Which side is behind.
+/// Which side is outdated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unsupported {
     /// The plugin was built for a contract that this host does not know yet.
     TooNew,
-    /// The plugin was built for a contract that this host serves no longer.
+    /// The plugin was built for a contract that this host no longer serves.
     TooOld,
 }
 
 impl Contract {
-    /// The oldest and the newest version that are served.
+    /// The oldest and the newest served version.
     const OLDEST: (u64, u64) = (1, 0);
     const NEWEST: (u64, u64) = (1, 1);
 
-    /// The contract of a plugin that exports this version's interface. Patch versions of one minor version share
-    /// their types.
+    /// Returns the contract of a plugin that exports this version's interface. Patch versions of one minor version
+    /// share their types.
     pub(crate) fn of(version: &Version) -> Result<Self, Unsupported> {
         match (version.major, version.minor) {
             Self::OLDEST => Ok(Self::V1_0),
@@ -73,7 +73,7 @@ impl fmt::Display for Contract {
     }
 }
 
-/// A component linked to what its contract names, to the closed WASI as far as it imports that, and to nothing else.
+/// A component that is linked to what its contract names, to the closed WASI if it imports that, and to nothing else.
 pub(crate) enum Bindings {
     V1_0(v1_0::ConnectorPre<Sandbox>),
     V1_1(v1_1::ConnectorPre<Sandbox>),
@@ -104,7 +104,7 @@ impl Bindings {
         }
     }
 
-    /// Makes a fresh instance. Runs the component's start functions, so the store's fences must stand.
+    /// Makes a fresh instance. Runs the component's start functions, so the store's limits must be set.
     pub(crate) async fn instantiate(&self, store: &mut Store<Sandbox>) -> wasmtime::Result<Instance> {
         match self {
             Self::V1_0(pre) => Ok(Instance::V1_0(pre.instantiate_async(store).await?)),
@@ -113,8 +113,8 @@ impl Bindings {
     }
 }
 
-/// Links a plugin's log. Not by the generated function, which copies each message before anybody can say that there have been
-/// enough: a plugin that floods its log would have the host make room for megabytes again and again.
+/// Links a plugin's log. Does not use the generated function, which copies each message before the rate limit can
+/// apply: a plugin that floods its log would make the host allocate megabytes again and again.
 fn link_log(linker: &mut Linker<Sandbox>, version: &str) -> wasmtime::Result<()> {
     let log = |store: StoreContextMut<'_, Sandbox>, (severity, message): (Severity, WasmStr)| {
         let message = message.to_str(&store)?;
@@ -126,7 +126,7 @@ fn link_log(linker: &mut Linker<Sandbox>, version: &str) -> wasmtime::Result<()>
         .func_wrap("log", log)
 }
 
-/// One instance of a plugin, whatever contract it was built for.
+/// An instance of a plugin, whatever contract it was built for.
 pub(crate) enum Instance {
     V1_0(v1_0::Connector),
     V1_1(v1_1::Connector),

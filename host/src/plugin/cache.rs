@@ -1,8 +1,8 @@
 //! Compiled code, kept between starts.
 //!
-//! Machine code is as trusted as the host's own, so an entry is used only when this installation has written it: the
+//! The machine code is as trusted as the host's own, so an entry is used only if this installation has written it: the
 //! folder and the key belong to this user alone, and every entry carries a MAC under that key over its code, the digest
-//! of the plugin it was compiled from and the engine it was compiled for. Whatever does not fit is compiled again.
+//! of the plugin it was compiled from and the engine it was compiled for. Whatever does not match is compiled again.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -19,7 +19,7 @@ use wasmtime::{Engine, component::Component};
 
 use super::file::Digest;
 
-/// Says what the MAC is for, and changes when the layout of an entry does.
+/// States the purpose of the MAC; changes with the layout of an entry.
 const PURPOSE: &[u8] = b"sendflowr compiled plugin 1\0";
 
 /// HMAC-SHA-256.
@@ -29,11 +29,11 @@ const KEY_BYTES: usize = 32;
 
 const KEY_FILE: &str = "key";
 
-/// Entries that are kept: three versions of each of fifty plugins. A Rust plugin's has half a megabyte, an interpreter's some
-/// fifty.
+/// Maximum number of entries: three versions of each of fifty plugins. A Rust plugin takes half a megabyte, an
+/// interpreter about fifty.
 const MOST_ENTRIES: usize = 150;
 
-/// Bytes that all entries may take together: ten such interpreters' in two versions, where fifty Rust plugins in three
+/// Maximum size of all entries together: ten such interpreters in two versions, while fifty Rust plugins in three
 /// versions take 75 MB.
 const MOST_BYTES: u64 = 1 << 30;
 
@@ -45,7 +45,7 @@ pub(crate) struct CodeCache {
 }
 
 impl CodeCache {
-    /// Opens the folder, makes it where it is missing, and drops entries that no longer serve.
+    /// Opens the folder, creates it if it is missing, and removes entries that are no longer useful.
     pub(crate) fn open(folder: &Path, engine: &Engine) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         let key = key(folder)?;
@@ -60,7 +60,7 @@ impl CodeCache {
         Ok(cache)
     }
 
-    /// The compiled form of the plugin with this digest, if there is one that can be trusted.
+    /// Returns the compiled form of the plugin with this digest, if there is one that can be trusted.
     pub(crate) fn get(&self, engine: &Engine, digest: &Digest) -> Option<Component> {
         let path = self.path(digest);
         let entry = match fs::read(&path) {
@@ -74,7 +74,7 @@ impl CodeCache {
         let component = self.open_entry(engine, digest, &entry);
         match component {
             Ok(component) => {
-                // Keeps the entry from being the oldest; losing that only costs a compilation one day.
+                // Keeps the entry from becoming the oldest; a failure only costs a compilation some day.
                 let _ = File::open(&path).and_then(|file| file.set_modified(SystemTime::now()));
                 Some(component)
             }
@@ -85,7 +85,7 @@ impl CodeCache {
         }
     }
 
-    /// Whether there is an entry for the plugin with this digest.
+    /// Checks whether there is an entry for the plugin with this digest.
     pub(crate) fn has(&self, digest: &Digest) -> bool {
         self.path(digest).exists()
     }
@@ -99,7 +99,7 @@ impl CodeCache {
     )]
     fn open_entry(&self, engine: &Engine, digest: &Digest, entry: &[u8]) -> Result<Component, String> {
         let Some((mac, code)) = entry.split_at_checked(MAC_BYTES) else {
-            return Err("it is cut short".to_owned());
+            return Err("it is truncated".to_owned());
         };
         if !bool::from(self.mac(digest, code).as_ref().ct_eq(mac)) {
             return Err("its MAC is wrong".to_owned());
@@ -108,7 +108,7 @@ impl CodeCache {
         unsafe { Component::deserialize(engine, code) }.map_err(|error| error.to_string())
     }
 
-    /// Keeps the compiled form of the plugin with this digest, and drops the oldest for it when there are too many.
+    /// Stores the compiled form of the plugin with this digest, and removes the oldest entries if there are too many.
     pub(crate) fn put(&self, digest: &Digest, component: &Component) -> io::Result<()> {
         let code = component
             .serialize()
@@ -123,7 +123,7 @@ impl CodeCache {
             .open(&unfinished)?;
         file.write_all(self.mac(digest, &code).as_ref())?;
         file.write_all(&code)?;
-        // No fsync: an entry that a crash cuts short has a wrong MAC.
+        // No fsync: an entry that a crash truncates has a wrong MAC.
         drop(file);
         fs::rename(&unfinished, &path)?;
         self.drop_surplus()
@@ -135,7 +135,7 @@ impl CodeCache {
 
     fn mac(&self, digest: &Digest, code: &[u8]) -> hmac::Tag {
         let mut context = hmac::Context::with_key(&self.key);
-        // Purpose, digest and engine have fixed lengths, so their joint cannot be read in two ways.
+        // Purpose, digest and engine have fixed lengths, so their concatenation is unambiguous.
         context.update(PURPOSE);
         context.update(digest.as_str().as_bytes());
         context.update(self.engine.as_bytes());
@@ -143,7 +143,7 @@ impl CodeCache {
         context.sign()
     }
 
-    /// Drops what other engines have compiled, what was never finished, and what is too much.
+    /// Removes what other engines have compiled, what was never finished, and what exceeds the limits.
     fn prune(&self) -> io::Result<()> {
         for entry in fs::read_dir(&self.folder)? {
             let entry = entry?;
@@ -156,7 +156,7 @@ impl CodeCache {
         self.drop_surplus()
     }
 
-    /// Drops the oldest entries beyond [`MOST_ENTRIES`] and [`MOST_BYTES`]. What serves has its code in memory.
+    /// Removes the oldest entries beyond [`MOST_ENTRIES`] and [`MOST_BYTES`]. Plugins in use have their code in memory.
     fn drop_surplus(&self) -> io::Result<()> {
         let mut entries = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
@@ -178,7 +178,7 @@ impl CodeCache {
                 continue;
             }
             match fs::remove_file(path) {
-                // Another plugin was compiled at the same time, and the same entries were too much.
+                // Another plugin was compiled at the same time and removed the same surplus entry.
                 Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
@@ -186,16 +186,16 @@ impl CodeCache {
         Ok(())
     }
 
-    /// Whether a file of this name is an entry for this engine.
+    /// Checks whether a file of this name is an entry for this engine.
     fn is_entry(&self, name: &str) -> bool {
         name.strip_suffix(".bin")
             .is_some_and(|name| name.ends_with(&self.engine))
     }
 }
 
-/// Reads the key of the folder, or makes it, after checking that folder and key are this user's alone.
+/// Reads the folder's key, or creates it, after checking that folder and key belong to this user alone.
 fn key(folder: &Path) -> io::Result<[u8; KEY_BYTES]> {
-    // A file made just now belongs to whom this process runs as.
+    // A newly created file belongs to the user that this process runs as.
     let probe = folder.join(format!("owner-{}.tmp", std::process::id()));
     let us = OpenOptions::new()
         .write(true)
@@ -219,7 +219,7 @@ fn key(folder: &Path) -> io::Result<[u8; KEY_BYTES]> {
         Ok(mut file) => {
             ring::rand::SystemRandom::new()
                 .fill(&mut key)
-                .map_err(|_| io::Error::other("the system gives no random bytes"))?;
+                .map_err(|_| io::Error::other("the system provides no random bytes"))?;
             file.write_all(&key)?;
         }
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
@@ -227,7 +227,7 @@ fn key(folder: &Path) -> io::Result<[u8; KEY_BYTES]> {
             let mut file = File::open(&path)?;
             if file.metadata()?.len() != KEY_BYTES as u64 {
                 return Err(io::Error::other(
-                    "the key has the wrong length; remove it to have a new one made",
+                    "the key has the wrong length; remove it, and a new one is created",
                 ));
             }
             file.read_exact(&mut key)?;

@@ -1,9 +1,9 @@
-//! Compiles a plugin to machine code, so that no file can make it take for ever or take the machine.
+//! Compiles a plugin to machine code, without letting any file take unbounded time or memory.
 //!
-//! A compiler cannot be interrupted, and its time and memory are not linear in the file's size: where a function has many
-//! variables and many branches, each variable may need a value of its own wherever branches meet, and in nested loops each
-//! is looked at again for every loop around it. Some kilobytes can so ask for gigabytes and hours. What a file asks for is
-//! therefore estimated first, and refused when it is several times what any real plugin asks for.
+//! A compiler cannot be interrupted, and its time and memory are not linear in the file's size: in a function with many variables
+//! and many branches, each variable may need a value of its own wherever branches meet, and in nested loops each is examined
+//! again for every enclosing loop. A few kilobytes can thus require gigabytes and hours. The work that a file requires is
+//! therefore estimated first, and the file is refused if that is several times what any real plugin requires.
 
 use std::thread;
 
@@ -13,24 +13,24 @@ use wasmtime::{Engine, component::Component};
 
 use super::{error::LoadError, lane::stand_back};
 
-/// Steps that the compiler may take for one function. The most that is known of a real plugin is 1.9 million, in the
-/// JavaScript engine's interpreter loop; Rust plugins stay below 150,000. One at the limit takes about a second and 130 MB.
+/// Compiler steps allowed for one function. The maximum known of a real plugin is 1.9 million, in the JavaScript
+/// engine's interpreter loop; Rust plugins stay below 150,000. A function at the limit takes about a second and 130 MB.
 const MOST_FUNCTION_STEPS: u64 = 8_000_000;
 
-/// Steps for all functions together. A JavaScript plugin takes 23 million, a Python plugin 14 million, Rust plugins below
-/// 350,000.
+/// Steps allowed for all functions together. A JavaScript plugin takes 23 million, a Python plugin 14 million, Rust
+/// plugins below 350,000.
 const MOST_STEPS: u64 = 100_000_000;
 
-/// Loops within each other. Real plugins have at most 6; the compiler's time grows with the cube.
+/// Depth of nested loops. Real plugins have at most 6; the compiler's time grows with the cube.
 const MOST_NESTED_LOOPS: u64 = 100;
 
-/// What a function costs however empty it is.
+/// The cost of an empty function.
 const STEPS_OF_A_FUNCTION: u64 = 100;
 
-/// Compiles on threads of its own, at low priority: neither a delivery nor the next plugin waits for this one.
+/// Compiles on its own threads, at low priority: neither a delivery nor the next plugin waits for this one.
 ///
 /// # Errors
-/// [`LoadError::TooMuchWork`] before the compiler has begun, else [`LoadError::Compile`].
+/// [`LoadError::TooMuchWork`] before the compiler has started, else [`LoadError::Compile`].
 pub(crate) fn component(engine: &Engine, bytes: &[u8]) -> Result<Component, LoadError> {
     check(bytes)?;
     let threads = ThreadPoolBuilder::new()
@@ -47,7 +47,7 @@ pub(crate) fn component(engine: &Engine, bytes: &[u8]) -> Result<Component, Load
 /// Refuses what would take the compiler too long.
 fn check(bytes: &[u8]) -> Result<(), LoadError> {
     let mut total = 0;
-    // Modules within components: the innermost is the last.
+    // Stack of the modules and components being parsed: the innermost is the last.
     let mut open = Vec::new();
     let mut seen = Vec::new();
     for payload in Parser::new(0).parse_all(bytes) {
@@ -79,7 +79,7 @@ fn check(bytes: &[u8]) -> Result<(), LoadError> {
                 let Work { steps, nested_loops } = work(&body, last(&mut open), &mut seen).map_err(broken)?;
                 if nested_loops > MOST_NESTED_LOOPS {
                     return Err(LoadError::TooManyPieces {
-                        pieces: "loops within each other",
+                        pieces: "nested loops",
                         count: nested_loops,
                         limit: MOST_NESTED_LOOPS,
                     });
@@ -105,7 +105,7 @@ fn broken(error: wasmparser::BinaryReaderError) -> LoadError {
     LoadError::NotWebAssembly(error.to_string())
 }
 
-/// The parser announces a module before anything in it.
+/// Returns the innermost module. The parser announces a module before anything in it.
 fn last(open: &mut Vec<Signatures>) -> &mut Signatures {
     if open.is_empty() {
         open.push(Signatures::default());
@@ -113,7 +113,7 @@ fn last(open: &mut Vec<Signatures>) -> &mut Signatures {
     open.last_mut().expect("there is one now")
 }
 
-/// How many values the functions of a module take and give.
+/// How many values the functions of a module take and return.
 #[derive(Default)]
 struct Signatures {
     /// By type, parameters and results together.
@@ -133,15 +133,15 @@ impl Signatures {
     }
 }
 
-/// What a function asks of the compiler.
+/// How much work a function is for the compiler.
 struct Work {
     steps: u64,
     nested_loops: u64,
 }
 
-/// What compiling this function takes at worst: one step for each instruction and each value that it declares, passes or
-/// gets, and at each branch, once and once more for each loop around it, one for each variable and each value on the way.
-/// `seen` is scratch space.
+/// Estimates the worst-case work of compiling this function: one step for each instruction and for each value that it
+/// declares, passes or receives; and at each branch, one step for each variable and for each value passed along,
+/// counted once plus once more for each enclosing loop. `seen` is scratch space.
 fn work(body: &FunctionBody<'_>, signatures: &Signatures, seen: &mut Vec<bool>) -> wasmparser::Result<Work> {
     let mut declared = 0;
     for local in body.get_locals_reader()? {
@@ -149,7 +149,7 @@ fn work(body: &FunctionBody<'_>, signatures: &Signatures, seen: &mut Vec<bool>) 
     }
     seen.clear();
     let (mut instructions, mut passed, mut branches, mut variables, mut widest) = (0, 0, 1, 0, 0);
-    // Whether each block that is open is a loop, and how many are.
+    // For each open block, whether it is a loop; the number of open loops; and their maximum.
     let (mut open, mut loops, mut nested_loops) = (Vec::new(), 0, 0);
     for operator in body.get_operators_reader()? {
         instructions += 1;
@@ -169,7 +169,7 @@ fn work(body: &FunctionBody<'_>, signatures: &Signatures, seen: &mut Vec<bool>) 
             | Operator::LocalSet { local_index }
             | Operator::LocalTee { local_index } => {
                 let index = local_index as usize;
-                // Beyond what a function can have the compiler's own check refuses it.
+                // Beyond what a function can have, the compiler's own validation refuses it.
                 if index >= seen.len() {
                     seen.resize((index + 1).min(MOST_LOCALS), false);
                 }
@@ -208,7 +208,7 @@ fn work(body: &FunctionBody<'_>, signatures: &Signatures, seen: &mut Vec<bool>) 
     })
 }
 
-/// Locals of a function, as WebAssembly's implementations agree.
+/// Maximum number of locals of a function, as WebAssembly implementations have agreed.
 const MOST_LOCALS: usize = 51_000;
 
 #[cfg(test)]
@@ -220,7 +220,7 @@ mod tests {
         check(&bytes).err().map(|error| error.to_string())
     }
 
-    /// Loops within each other, in the innermost of which so many variables are used.
+    /// Returns a function with nested loops, the innermost of which uses this many variables.
     fn function(loops: usize, variables: usize) -> String {
         let uses: String = (0..variables)
             .map(|n| format!("(drop (local.get {n}))"))
@@ -243,12 +243,12 @@ mod tests {
                 && error.ends_with(" steps for one function; a plugin may take 8000000"),
             "{error}"
         );
-        // Each below the limit of one, together above that of all.
+        // Each is below the limit of one function, together they exceed that of all.
         let error = refused(&function(100, 1_000).repeat(20)).expect("it is refused");
         assert!(error.contains(" steps for all functions;"), "{error}");
         assert_eq!(
             refused(&function(101, 0)).expect("it is refused"),
-            "is made of 101 loops within each other; a plugin may have 100"
+            "has 101 nested loops; a plugin may have 100"
         );
     }
 

@@ -12,7 +12,7 @@ use super::{
     signature::{InvalidTrustedKey, TrustedKeys},
 };
 
-/// Where plugins are looked for unless configured otherwise: where the build puts them.
+/// The default plugin folder: where the build puts plugins.
 const DEFAULT_FOLDER: &str = "target/plugins";
 
 /// Name of the lock file in the plugin folder.
@@ -21,27 +21,27 @@ const LOCK_FILE: &str = "plugins.lock";
 /// Where plugins come from and what they may use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PluginsConfig {
-    /// The folder that is watched for plugin files. Made when it is missing.
+    /// The folder that is watched for plugin files. Created if it is missing.
     pub folder: PathBuf,
-    /// Where compiled plugins are kept. Must belong to this user alone; made so when it is missing.
+    /// Where compiled plugins are kept. Must belong to this user alone; created that way if it is missing.
     pub cache_folder: PathBuf,
-    /// The file that pins plugins. Without it every file of the folder may serve.
+    /// The file that pins plugins. Without it, every file of the folder may be served.
     pub lock: PathBuf,
-    /// Whether only what is pinned serves.
+    /// Whether only pinned plugins are served.
     pub locked: bool,
-    /// Whose signatures make a file trustworthy. None: files need no signature.
+    /// The keys that sign trusted files. If there are none, files need no signature.
     pub trusted_keys: TrustedKeys,
-    /// The fences around every plugin.
+    /// The limits of every plugin.
     pub limits: Limits,
-    /// When a failing plugin rests.
+    /// When a failing plugin is quarantined.
     pub quarantine: QuarantineConfig,
 }
 
 impl PluginsConfig {
-    /// Checks `[host.plugins]`; what is kept of plugins lies in the data folder unless configured otherwise.
+    /// Checks `[host.plugins]`; the runtime's own files are in the data folder unless configured otherwise.
     ///
     /// # Errors
-    /// [`PluginsConfigError`] naming the key.
+    /// [`PluginsConfigError`] naming the offending key.
     pub fn try_new(raw: RawPluginsConfig, data_folder: &Path) -> Result<Self, PluginsConfigError> {
         let folder = raw.folder.unwrap_or_else(|| PathBuf::from(DEFAULT_FOLDER));
         Ok(Self {
@@ -57,10 +57,10 @@ impl PluginsConfig {
         })
     }
 
-    /// Reads the lock file as a host does that starts.
+    /// Reads the lock file in the way in which a starting host does.
     ///
     /// # Errors
-    /// [`LockError`] when it is wrong, or missing though only what is pinned serves.
+    /// [`LockError`] when it is invalid, or missing although only pinned plugins are served.
     pub fn read_lock(&self) -> Result<Option<PluginLock>, LockError> {
         Ok(PluginLock::read_as_seen(&self.lock, self.locked)?.map(|(lock, _)| lock))
     }
@@ -74,12 +74,11 @@ pub struct RawPluginsConfig {
     pub folder: Option<PathBuf>,
     /// Folder of compiled plugins, which must belong to this user alone. Default: `compiled-plugins` in the data folder.
     pub cache_folder: Option<PathBuf>,
-    /// Path of the file that pins plugins to digests. Default: `plugins.lock` in the plugin folder, when there is one.
+    /// Path of the file that pins plugins to digests. Default: `plugins.lock` in the plugin folder, if it exists.
     pub lock: Option<PathBuf>,
-    /// Whether only pinned plugins are served, and the lock file must be there. Default `false`.
+    /// Whether only pinned plugins are served, which requires the lock file. Default `false`.
     pub locked: bool,
-    /// Public keys of minisign: only files that one of them has signed are served. Default: none, and no signature is
-    /// asked for.
+    /// Public keys of minisign: only files signed by one of them are served. Default: none, and no signature is required.
     pub trusted_keys: Vec<String>,
     /// `[host.plugins.limits]`: see [`Limits`].
     pub limits: RawLimits,
@@ -87,7 +86,7 @@ pub struct RawPluginsConfig {
     pub quarantine: RawQuarantineConfig,
 }
 
-/// A setting of the plugin runtime cannot work.
+/// A setting of the plugin runtime is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PluginsConfigError {

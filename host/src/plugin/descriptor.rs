@@ -1,4 +1,4 @@
-//! Checks what a plugin says about itself.
+//! Validates a plugin's descriptor.
 
 use std::collections::BTreeSet;
 
@@ -11,13 +11,13 @@ use super::bindings::types::Descriptor;
 const NAME_LETTERS: usize = 64;
 /// A sentence or two.
 const SUMMARY_LETTERS: usize = 500;
-/// Twice what HTTP software commonly takes as a line.
+/// Twice what HTTP software commonly accepts as a line.
 const URL_LETTERS: usize = 2048;
 /// No provider needs more than a handful.
 const MOST_SPECS: usize = 32;
 const MOST_HOSTS: usize = 16;
 
-/// Says what is wrong with a descriptor, if anything is.
+/// Returns what is wrong with a descriptor, if anything.
 pub(crate) fn check(descriptor: &Descriptor) -> Result<(), String> {
     let slug = &descriptor.slug;
     if !is_slug(slug) {
@@ -67,7 +67,7 @@ pub(crate) fn check(descriptor: &Descriptor) -> Result<(), String> {
 fn check_text(what: &str, text: &str, letters: usize) -> Result<(), String> {
     let count = text.chars().count();
     if count == 0 || count > letters {
-        return Err(format!("{what} has {count} letters; it must have 1 to {letters}"));
+        return Err(format!("{what} has {count} characters, not 1 to {letters}"));
     }
     if text.chars().any(char::is_control) {
         return Err(format!("{what} has control characters"));
@@ -75,7 +75,7 @@ fn check_text(what: &str, text: &str, letters: usize) -> Result<(), String> {
     Ok(())
 }
 
-/// Secrets and settings stand in one table of the configuration, so they share their names.
+/// Secrets and settings are in the same table of the configuration, so their names must not collide.
 fn check_specs(descriptor: &Descriptor) -> Result<(), String> {
     let secrets = descriptor.secrets.iter().map(|spec| (&spec.name, &spec.summary));
     let settings = descriptor.settings.iter().map(|spec| (&spec.name, &spec.summary));
@@ -103,7 +103,7 @@ fn check_specs(descriptor: &Descriptor) -> Result<(), String> {
     Ok(())
 }
 
-/// A host is a name of at least two labels, of which one before the last two may be `*`.
+/// A host must be a name of at least two labels; one label before the last two may be `*`.
 fn check_host(host: &str) -> Result<(), String> {
     check_text("a host", host, 253)?;
     let labels: Vec<&str> = host.split('.').collect();

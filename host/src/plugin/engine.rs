@@ -6,28 +6,28 @@ use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, Po
 
 use super::{error::PluginError, limits::Limits};
 
-/// How often the epoch advances. One hundredth of the CPU time that a delivery has by default, so a runaway guest
-/// overshoots by about one percent; the thread that ticks takes under half a percent of a core.
+/// How often the epoch advances. One hundredth of a delivery's default CPU time, so a runaway guest overshoots by about
+/// one percent; the ticking thread takes under half a percent of a core.
 pub(crate) const TICK: Duration = Duration::from_millis(1);
 
-/// Memory that an instance leaves behind in its slot for the next one of the same plugin, so that this one takes no
-/// page faults, which cost more than clearing. A SendGrid delivery of 1,000 events touches 1.6 MB, and took a fifth longer
-/// with half of this.
+/// Memory that an instance leaves resident in its slot for the next instance of the same plugin, which then has no page
+/// faults there; they cost more than clearing. A SendGrid delivery of 1,000 events touches 1.6 MB, and took a fifth
+/// longer with half of this.
 const KEPT_RESIDENT_BYTES: usize = 2 << 20;
 
 /// The same for tables: 8,000 elements, more than Rust plugins have.
 const KEPT_TABLE_BYTES: usize = 64 << 10;
 
-/// Stack beside the guest's own, for what the host does when a guest calls it: writing a log line, the largest of these, takes some
-/// ten kilobytes. Untouched stack takes no memory.
+/// Stack beyond the guest's own, for host functions that a guest calls: writing a log line, the largest of these, takes
+/// some ten kilobytes. Untouched stack takes no memory.
 const HOST_STACK_BYTES: usize = 1 << 20;
 
-/// Slots that stay warm while no delivery uses them. With what a slot keeps resident this bounds the idle memory
-/// of all plugins together to 64 MiB.
+/// Slots that stay warm while no delivery uses them. Together with what a slot keeps resident, this bounds the idle
+/// memory of all plugins to 64 MiB.
 const WARM_SLOTS: u32 = 32;
 
-/// An engine for as many stores at once, each with one component, and the thread that advances its epoch. The thread ends
-/// with the engine. Counting instructions is for tools: it slows the guests down.
+/// Creates an engine for this many concurrent stores, each with one component, and the thread that advances its epoch.
+/// The thread ends with the engine. Counting instructions is for tools: it slows the guests down.
 pub(crate) fn engine(
     limits: &Limits,
     stores: usize,
@@ -36,7 +36,7 @@ pub(crate) fn engine(
     let mut config = config(limits, stores);
     config.consume_fuel(counts_instructions);
     let engine = Engine::new(&config)
-        .map_err(|error| PluginError::host("the engine cannot be made", error.into_boxed_dyn_error()))?;
+        .map_err(|error| PluginError::host("the engine cannot be created", error.into_boxed_dyn_error()))?;
     start_ticker(&engine).map_err(|error| PluginError::host("the epoch thread cannot be started", error))?;
     Ok(engine)
 }
@@ -60,7 +60,7 @@ fn config(limits: &Limits, stores: usize) -> Config {
         .linear_memory_keep_resident(KEPT_RESIDENT_BYTES)
         .table_keep_resident(KEPT_TABLE_BYTES)
         .max_unused_warm_slots(WARM_SLOTS)
-        // Resets only the pages that were touched, where the kernel can tell (Linux 6.7).
+        // Resets only the touched pages, where the kernel can tell which (Linux 6.7).
         .pagemap_scan(Enabled::Auto);
     let mut config = Config::new();
     config
@@ -70,10 +70,10 @@ fn config(limits: &Limits, stores: usize) -> Config {
         .max_wasm_stack(limits.stack_bytes)
         .async_stack_size(limits.stack_bytes + HOST_STACK_BYTES)
         .cranelift_opt_level(OptLevel::Speed)
-        // The same delivery gives the same bytes on every machine, NaN and relaxed SIMD included.
+        // The same delivery yields the same bytes on every machine, including NaN and relaxed SIMD.
         .cranelift_nan_canonicalization(true)
         .relaxed_simd_deterministic(true)
-        // Bounds checks of 64-bit memories cannot be elided; nothing that we serve uses them.
+        // Bounds checks of 64-bit memories cannot be elided; no supported plugin uses them.
         .wasm_memory64(false)
         // Traps are reported by function name; offsets and unwind tables would only take memory.
         .generate_address_map(false)

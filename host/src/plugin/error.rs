@@ -1,4 +1,4 @@
-//! What goes wrong with a plugin, whose fault it is, and by which limit's name operators know it.
+//! Errors of plugins, whose fault they are, and the names of the limits that operators know them by.
 
 use std::{fmt, io, time::Duration};
 
@@ -6,7 +6,7 @@ use semver::Version;
 
 use super::{bindings::SERVED, lock::LockError, signature::SignatureError};
 
-/// A fence that a delivery can run into. The codes are stable: metrics, responses and alerts use them.
+/// A limit that a delivery can hit. The codes are stable: metrics, responses and alerts use them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Limit {
@@ -20,11 +20,11 @@ pub enum Limit {
     Instances,
     /// The guest's call stack.
     Stack,
-    /// Bytes that one call hands back.
+    /// Bytes returned by one call.
     OutputBytes,
     /// Elements of one batch.
     Events,
-    /// An answer that breaks the contract: bad UTF-8, a pointer out of range, a reply with status 500.
+    /// Output that breaks the contract: bad UTF-8, a pointer out of range, a reply with status 500.
     InvalidOutput,
     /// Any other trap: a panic, a division by zero.
     Trap,
@@ -32,12 +32,12 @@ pub enum Limit {
     WallClock,
     /// Deliveries of one plugin, or of all, in flight at once.
     Concurrency,
-    /// The plugin failed too often and rests.
+    /// The plugin failed too often and is in quarantine.
     Quarantined,
 }
 
 impl Limit {
-    /// The faults of a guest, in the order in which status and metrics list them.
+    /// The limits that are a guest's fault, in the order in which status and metrics list them.
     pub(crate) const OF_GUESTS: [Self; 9] = [
         Self::CpuTime,
         Self::Memory,
@@ -50,7 +50,7 @@ impl Limit {
         Self::Trap,
     ];
 
-    /// The stable name.
+    /// Returns the stable name.
     pub const fn code(self) -> &'static str {
         match self {
             Self::CpuTime => "cpu_time",
@@ -78,26 +78,26 @@ impl fmt::Display for Limit {
 /// Whose fault a failure is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// The plugin broke a limit or the contract: another delivery may fare no better.
+    /// The plugin broke a limit or the contract: another delivery may fail in the same way.
     Guest,
-    /// The host is overloaded or broken, or the plugin rests: try again later.
+    /// The host is overloaded or broken, or the plugin is in quarantine: try again later.
     Host,
 }
 
-/// Why a plugin gave no answer, or does not serve.
+/// Why a plugin returned no result, or is not served.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PluginError {
-    /// The guest broke a fence.
+    /// The guest broke a limit.
     #[error("plugin `{plugin}` hit its limit `{limit}` in `{call}`: {detail}")]
     Guest {
         /// `slug@version`.
         plugin: String,
-        /// The fence.
+        /// The limit.
         limit: Limit,
         /// What the plugin was doing: `instantiate`, `describe`, `authenticate` or `normalize`.
         call: &'static str,
-        /// What happened, one line, nothing of the delivery in it.
+        /// What happened, in one line, without anything of the delivery.
         detail: String,
     },
     /// The delivery spent too long in the host's queues and calls.
@@ -109,12 +109,12 @@ pub enum PluginError {
         waited: Duration,
     },
     /// Too many deliveries in flight.
-    #[error("plugin `{plugin}` has as many deliveries in flight as it may")]
+    #[error("plugin `{plugin}` has reached its limit of deliveries in flight")]
     Busy {
         /// `slug@version`.
         plugin: String,
     },
-    /// The plugin failed too often and rests.
+    /// The plugin failed too often and is in quarantine.
     #[error("plugin `{plugin}` is quarantined after repeated failures; next attempt in {} s", retry_after.as_secs() + 1)]
     Quarantined {
         /// `slug@version`.
@@ -122,13 +122,13 @@ pub enum PluginError {
         /// When the next delivery is let through.
         retry_after: Duration,
     },
-    /// The file is no plugin that this host serves.
+    /// The file is not a plugin that this host serves.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// The lock file is wrong, or missing though it is asked for.
+    /// The lock file is invalid, or missing although it is required.
     #[error(transparent)]
     Lock(#[from] LockError),
-    /// The host cannot do its part.
+    /// The host failed.
     #[error("plugin runtime: {what}")]
     Host {
         /// What could not be done.
@@ -140,7 +140,7 @@ pub enum PluginError {
 }
 
 impl PluginError {
-    /// The stable code of the limit that was hit; none when no limit is to blame.
+    /// Returns the stable code of the limit that was hit, or `None` if no limit is to blame.
     pub fn limit(&self) -> Option<&'static str> {
         let limit = match self {
             Self::Guest { limit, .. } => *limit,
@@ -153,7 +153,7 @@ impl PluginError {
         Some(limit.code())
     }
 
-    /// Whose fault it is.
+    /// Returns whose fault it is.
     pub fn fault(&self) -> Fault {
         match self {
             Self::Guest { .. } | Self::Load(_) => Fault::Guest,
@@ -165,11 +165,11 @@ impl PluginError {
         }
     }
 
-    /// When another attempt makes sense, where that is known.
+    /// Returns when to try again, if known.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Quarantined { retry_after, .. } => Some(*retry_after),
-            // Both pass as soon as the deliveries in flight have ended.
+            // Both conditions end as soon as the deliveries in flight have finished.
             Self::Busy { .. } | Self::WallClock { .. } => Some(Duration::from_secs(1)),
             Self::Guest { .. } | Self::Load(_) | Self::Lock(_) | Self::Host { .. } => None,
         }
@@ -197,17 +197,17 @@ pub enum LoadError {
     #[error("is not a regular file")]
     NotAFile,
     /// The file grows or changes while it is read.
-    #[error("changes while it is read; it is tried again when it rests")]
+    #[error("changes while it is read; it is tried again once it stops changing")]
     Changing,
-    /// The file is over the size limit.
+    /// The file exceeds the size limit.
     #[error("has more than {limit} bytes ({named})")]
     TooLarge {
         /// The limit.
         limit: u64,
-        /// What the limit is called.
+        /// The name of the limit.
         named: &'static str,
     },
-    /// The lock file pins other bytes.
+    /// The lock file pins another digest.
     #[error(
         "has the SHA-256 {found}, but `{lock}` pins `{slug}` to {pinned}: put the pinned file back, or review this one and pin \
          it with `sendflowr plugin pin`"
@@ -222,7 +222,7 @@ pub enum LoadError {
         /// Name of the lock file.
         lock: String,
     },
-    /// Only pinned files are served, and this is none.
+    /// Only pinned files are served, and this one is not pinned.
     #[error(
         "is not pinned in `{lock}` and has the SHA-256 {found}: remove it, or review it and pin it with `sendflowr plugin pin`"
     )]
@@ -232,12 +232,12 @@ pub enum LoadError {
         /// Name of the lock file.
         lock: String,
     },
-    /// The lock file has these bytes under another slug.
+    /// The lock file pins this digest under another slug.
     #[error(
-        "describes itself as `{slug}`, but `{lock}` pins it as `{pinned}`: pin it anew with `sendflowr plugin pin`"
+        "describes itself as `{slug}`, but `{lock}` pins it as `{pinned}`: pin it again with `sendflowr plugin pin`"
     )]
     PinnedAsOther {
-        /// The slug that it gives itself.
+        /// The slug that it reports.
         slug: String,
         /// The slug that it is pinned as.
         pinned: String,
@@ -247,70 +247,70 @@ pub enum LoadError {
     /// No trusted key has signed the file.
     #[error(transparent)]
     Signature(#[from] SignatureError),
-    /// Something else than WebAssembly, or a broken file.
+    /// Something other than WebAssembly, or a broken file.
     #[error("is not a WebAssembly component: {0}")]
     NotWebAssembly(String),
     /// A core module.
-    #[error("is a core WebAssembly module, not a component: make one of it with `sendflowr plugin pack`")]
+    #[error("is a core WebAssembly module, not a component: convert it with `sendflowr plugin pack`")]
     CoreModule,
     /// A component of another world.
     #[error(
-        "does not export `sendflowr:connector/plugin`, so it is no SendFlowr plugin; it exports {exports}"
+        "does not export `sendflowr:connector/plugin`, so it is not a SendFlowr plugin; it exports {exports}"
     )]
     NotAPlugin {
         /// The names that it exports.
         exports: String,
     },
-    /// The host is behind.
+    /// The host is outdated.
     #[error(
         "plugin `{plugin}`{} is built for contract {contract}, this host serves {SERVED}: upgrade the host",
         version_suffix(version)
     )]
     TooNew {
-        /// The plugin's name, as far as the file tells.
+        /// The plugin's name, as far as the file reveals it.
         plugin: String,
-        /// The plugin's version, where the file tells.
+        /// The plugin's version, if the file reveals it.
         version: Option<String>,
         /// The contract that it is built for.
         contract: Version,
     },
-    /// The plugin is behind.
+    /// The plugin is outdated.
     #[error(
         "plugin `{plugin}`{} is built for contract {contract}, this host serves {SERVED}: rebuild the plugin with a newer SDK",
         version_suffix(version)
     )]
     TooOld {
-        /// The plugin's name, as far as the file tells.
+        /// The plugin's name, as far as the file reveals it.
         plugin: String,
-        /// The plugin's version, where the file tells.
+        /// The plugin's version, if the file reveals it.
         version: Option<String>,
         /// The contract that it is built for.
         contract: Version,
     },
-    /// The component asks for something that plugins do not get.
-    #[error("imports `{import}`, which plugins do not get")]
+    /// The component imports something that is not available to plugins.
+    #[error("imports `{import}`, which is not available to plugins")]
     Import {
         /// The name of the import.
         import: String,
     },
-    /// The component is made of more pieces than a plugin may have.
-    #[error("is made of {count} {pieces}; a plugin may have {limit}")]
+    /// The component has more parts than a plugin may have.
+    #[error("has {count} {pieces}; a plugin may have {limit}")]
     TooManyPieces {
         /// What there is too much of.
         pieces: &'static str,
-        /// How much there is.
+        /// How many there are.
         count: u64,
-        /// How much there may be.
+        /// How many there may be.
         limit: u64,
     },
-    /// The compiler would take many times what any real plugin takes.
+    /// Compiling it would take many times the work of any real plugin.
     #[error("would take too long to compile: {steps} steps for {what}; a plugin may take {limit}")]
     TooMuchWork {
-        /// What there is too much of.
+        /// What takes too many steps.
         what: &'static str,
         /// An estimate of the compiler's work.
         steps: u64,
-        /// The most that is compiled.
+        /// The maximum that is compiled.
         limit: u64,
     },
     /// Compiling or linking failed.
@@ -320,16 +320,16 @@ pub enum LoadError {
     #[error("takes longer than {} s to compile", .0.as_secs())]
     CompileTime(Duration),
     /// `describe` failed.
-    #[error("does not describe itself")]
+    #[error("failed to describe itself")]
     Describe {
-        /// How.
+        /// The failure.
         #[source]
         source: Box<PluginError>,
     },
-    /// `describe` answered what the contract does not allow.
-    #[error("describes itself wrongly: {0}")]
+    /// `describe` returned something that the contract does not allow.
+    #[error("has an invalid descriptor: {0}")]
     Descriptor(String),
-    /// Another file serves this slug.
+    /// Another file already serves this slug.
     #[error("claims the slug `{slug}`, which `{owner}` serves already; remove one of the two files")]
     DuplicateSlug {
         /// The slug.
@@ -339,28 +339,28 @@ pub enum LoadError {
     },
 }
 
-/// Why files are refused, in the order in which metrics list it. The names are stable: alerts use them.
+/// Why files are refused, in the order in which metrics list the reasons. The names are stable: alerts use them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal {
     /// It cannot be read, or is too large.
     Unreadable,
-    /// It is not the pinned one.
+    /// It is not the pinned file.
     Digest,
     /// It is not pinned.
     Unpinned,
     /// No trusted key has signed it.
     Signature,
-    /// It is no plugin.
+    /// It is not a plugin.
     NotAPlugin,
     /// It is a plugin for another contract.
     Contract,
     /// It cannot be compiled.
     Compile,
-    /// It does not say well who it is.
+    /// It has no valid descriptor.
     Describe,
     /// Another file has its slug.
     Slug,
-    /// It is a lock file that is wrong or missing.
+    /// It is a lock file that is invalid or missing.
     Lock,
 }
 
@@ -396,17 +396,17 @@ impl Refusal {
 }
 
 impl LoadError {
-    /// Whether the machine has failed the file, so that the same file may be served later.
+    /// Returns whether the machine is to blame, so that the same file may be served later.
     pub(crate) fn passes(&self) -> bool {
         match self {
-            // Too many open files, a disk or a network that fails, a folder above that is closed for now.
+            // Too many open files, a failing disk or network, or a parent folder that is inaccessible for now.
             Self::Read(_) | Self::Signature(SignatureError::Unreadable(_)) => true,
             Self::Describe { source } => source.fault() == Fault::Host,
             _ => false,
         }
     }
 
-    /// The kind of reason.
+    /// Returns the kind of reason.
     pub(crate) fn refusal(&self) -> Refusal {
         match self {
             Self::Read(_) | Self::NotAFile | Self::Changing | Self::TooLarge { .. } => Refusal::Unreadable,

@@ -1,4 +1,4 @@
-//! Files of the plugin folder: read once, and told apart.
+//! Reads files of the plugin folder in one piece, and detects changes.
 
 use std::{
     fmt,
@@ -32,8 +32,8 @@ impl fmt::Display for Digest {
     }
 }
 
-/// What tells one state of a file from another without reading it. The change time sees what a copy that
-/// preserves times would hide, the inode sees a rename over the file.
+/// Distinguishes two states of a file without reading it. The change time reveals what a copy that preserves timestamps
+/// would hide, the inode reveals that another file was renamed over it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Fingerprint {
     device: u64,
@@ -54,12 +54,12 @@ impl Fingerprint {
         }
     }
 
-    /// Size of the file in bytes.
+    /// Returns the size of the file in bytes.
     pub(crate) fn size(&self) -> u64 {
         self.size
     }
 
-    /// The fingerprint of what `path` leads to, symlinks followed.
+    /// Returns the fingerprint of the file at `path`, following symlinks.
     pub(crate) fn at(path: &Path) -> Result<Self, LoadError> {
         let metadata = fs::metadata(path).map_err(LoadError::Read)?;
         if !metadata.is_file() {
@@ -69,17 +69,17 @@ impl Fingerprint {
     }
 }
 
-/// Opening a pipe that someone put into the folder must not wait for its other end. Regular files do not care.
+/// Opening a pipe in the folder must not wait for its other end. Regular files are not affected.
 const O_NONBLOCK: i32 = 0o4000;
 
-/// Reads a file of at most `limit` bytes once: what is hashed is what is compiled. Fails when it changes meanwhile. `named`
-/// is what a message calls the limit.
+/// Reads a file of at most `limit` bytes once, so that what is hashed is what is compiled. Fails when it changes
+/// meanwhile. `named` is the limit's name in messages.
 pub(crate) fn read(
     path: &Path,
     limit: u64,
     named: &'static str,
 ) -> Result<(Vec<u8>, Fingerprint), LoadError> {
-    // Not opened unless it looks like a file, because opening a device may do something.
+    // Not opened unless it looks like a regular file, because opening a device may have side effects.
     Fingerprint::at(path)?;
     let mut file: File = OpenOptions::new()
         .read(true)
@@ -95,7 +95,7 @@ pub(crate) fn read(
         return Err(LoadError::TooLarge { limit, named });
     }
     let mut bytes = Vec::with_capacity(usize::try_from(before.size).unwrap_or(0));
-    // One byte more shows that the file grows.
+    // One more byte reveals that the file grows.
     (&mut file)
         .take(before.size + 1)
         .read_to_end(&mut bytes)

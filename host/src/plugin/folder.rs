@@ -1,4 +1,4 @@
-//! What is in the plugin folder, without reading it.
+//! Lists the plugin folder without reading the files.
 
 use std::{
     collections::BTreeMap,
@@ -9,30 +9,30 @@ use std::{
 
 use super::{error::PluginError, file::Fingerprint, signature::signature_path};
 
-/// How long a file must rest before it is read: copies write in steps closer to each other than this.
+/// How long a file must be unchanged before it is read: the writes of a copy follow each other faster than this.
 pub(crate) const SETTLE: Duration = Duration::from_millis(200);
 
-/// How long a file must be gone before its plugin goes. Replacing a file by removing and copying it, or renaming it,
-/// then leaves no gap.
+/// How long a file must be gone before its plugin is removed. Replacing a file by removing and copying it, or renaming
+/// it, then leaves no gap.
 pub(crate) const GONE: Duration = Duration::from_millis(600);
 
-/// A plugin file as a look at the folder shows it. A change of either part is a reason to read the file.
+/// A plugin file as seen when listing the folder. A change of either part is a reason to read the file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Sight {
-    /// The file, when it is a regular one.
+    /// The file, if it is a regular one.
     pub(crate) file: Option<Fingerprint>,
-    /// Its signature, when there is one and signatures are asked for.
+    /// Its signature, if there is one and signatures are required.
     pub(crate) signature: Option<Fingerprint>,
 }
 
-/// Makes the folder where it is missing.
+/// Creates the folder if it is missing.
 pub(crate) fn make_folder(folder: &Path) -> Result<(), PluginError> {
-    fs::create_dir_all(folder).map_err(|error| PluginError::host("the plugin folder cannot be made", error))
+    fs::create_dir_all(folder).map_err(|error| PluginError::host("cannot create the plugin folder", error))
 }
 
-/// Everything in the folder that is called like a plugin. What is no regular file has no fingerprint: it is reported
-/// when it is read. Names that begin with a dot are left to editors and copying tools. Signatures are looked for where
-/// they are asked for.
+/// Lists everything in the folder that is named like a plugin. What is not a regular file has no fingerprint: it is
+/// reported when it is read. Names that begin with a dot are left to editors and copying tools. Signatures are looked
+/// for only if they are required.
 pub(crate) fn list(folder: &Path, with_signatures: bool) -> io::Result<BTreeMap<PathBuf, Sight>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(folder)? {
@@ -53,7 +53,7 @@ pub(crate) fn list(folder: &Path, with_signatures: bool) -> io::Result<BTreeMap<
     Ok(found)
 }
 
-/// The file's name for people: control characters and what is not UTF-8 are replaced.
+/// Returns the file's name for display: control characters and invalid UTF-8 are replaced.
 pub(crate) fn file_name(path: &Path) -> String {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     name.chars()

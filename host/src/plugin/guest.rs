@@ -1,4 +1,4 @@
-//! One plugin at work: turns, instances, calls.
+//! A loaded plugin at work: turns, instances, calls.
 
 use std::{
     sync::{
@@ -36,7 +36,7 @@ use super::{
 /// `queue_wait`; each waiting delivery holds its body.
 const WAITING_PER_TURN: usize = 64;
 
-/// A plugin that is loaded: compiled, linked and checked.
+/// A loaded plugin: compiled, linked and checked.
 pub struct Plugin {
     pub(crate) descriptor: Descriptor,
     pub(crate) tag: String,
@@ -51,7 +51,7 @@ pub struct Plugin {
     pub(crate) turns: Arc<Semaphore>,
     /// Deliveries of all plugins that may be in flight: the slots of the engine's pool.
     pub(crate) places: Arc<Semaphore>,
-    /// Where deliveries of all plugins go on that compute long.
+    /// Where deliveries of any plugin continue if they compute for long.
     pub(crate) lane: Arc<Lane>,
     pub(crate) waiting: AtomicUsize,
     pub(crate) quarantine: Arc<Quarantine>,
@@ -69,24 +69,24 @@ impl std::fmt::Debug for Plugin {
 }
 
 impl Plugin {
-    /// What the plugin says about itself.
+    /// Returns the plugin's own description.
     pub fn descriptor(&self) -> &Descriptor {
         &self.descriptor
     }
 
-    /// `slug@version`, for events and logs.
+    /// Returns `slug@version`, for events and logs.
     pub fn tag(&self) -> &str {
         &self.tag
     }
 
-    /// SHA-256 of the plugin's file, in lower-case hex.
+    /// Returns the SHA-256 of the plugin's file, in lower-case hex.
     pub fn digest(&self) -> &str {
         self.digest.as_str()
     }
 
     /// Waits for a turn and reserves a fresh instance for one delivery of this account.
     ///
-    /// The wait is bounded in time and in number of waiting deliveries. The instance itself is made by the first
+    /// The wait is bounded in time and in the number of waiting deliveries. The instance itself is made by the first
     /// call, off the caller's thread, because making it may run the guest's code.
     pub async fn instantiate(self: &Arc<Self>, account: &str) -> Result<Guest, PluginError> {
         let turn = self.turn(self.enter(account)?).await?;
@@ -153,7 +153,7 @@ impl Plugin {
         }
     }
 
-    /// Makes a fresh instance behind fresh fences. What it sees of a world follows from `delivery`.
+    /// Makes a fresh instance with fresh limits. What it sees of the world through WASI is derived from `delivery`.
     pub(crate) async fn run(&self, deadline: Instant, delivery: &Arc<Request>) -> wasmtime::Result<Running> {
         let log = Arc::clone(&self.log);
         let wasi = self
@@ -211,7 +211,7 @@ struct Turn {
     _place: OwnedSemaphorePermit,
 }
 
-/// Counts who waits, also when the caller gives up.
+/// Counts waiting deliveries, correctly even when the caller gives up.
 struct Waiting<'a> {
     count: &'a AtomicUsize,
     ahead: usize,
@@ -232,7 +232,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// One delivery's instance of a plugin. Calls run on blocking threads; an instance whose call has failed is gone.
+/// One delivery's instance of a plugin. Calls run on blocking threads; an instance whose call has failed is discarded.
 pub struct Guest {
     plugin: Arc<Plugin>,
     /// Whose delivery it is.
@@ -244,7 +244,7 @@ pub struct Guest {
     _turn: Turn,
 }
 
-/// An instance and what surrounds it.
+/// An instance and its store.
 pub(crate) struct Running {
     pub(crate) store: Store<Sandbox>,
     pub(crate) instance: Instance,
@@ -260,7 +260,7 @@ impl std::fmt::Debug for Guest {
 }
 
 impl Guest {
-    /// Asks what must hold for the delivery to be genuine, and hands the instance back for [`Guest::normalize`].
+    /// Asks the plugin what must hold for the delivery to be genuine, and returns the instance for [`Guest::normalize`].
     pub async fn authenticate(
         self,
         request: Arc<Request>,
@@ -277,7 +277,7 @@ impl Guest {
         self.is_proven = true;
     }
 
-    /// Asks what the delivery means, once its proofs have held. The instance ends with the call.
+    /// Asks the plugin what the delivery means, once its proofs have held. Consumes the instance.
     pub async fn normalize(
         mut self,
         request: Arc<Request>,
@@ -287,8 +287,8 @@ impl Guest {
             .await
     }
 
-    /// Runs `calls` where they may block; they must end by the time that they are told. When they take longer, the caller gets its
-    /// answer at once; the turn stays taken until the thread is free again.
+    /// Runs `calls` where they may block; they must end by the deadline that they are given. If they take longer, the
+    /// caller gets an error right away, but the turn stays taken until the thread is free again.
     pub(crate) async fn visit<R, E, Calls>(self, calls: impl FnOnce(Self, Instant) -> Calls) -> Result<R, E>
     where
         R: Send + 'static,
@@ -298,7 +298,7 @@ impl Guest {
         let plugin = Arc::clone(&self.plugin);
         let limit = plugin.limits.wall_clock;
         let deadline = Instant::now() + limit;
-        // What the plugin logs belongs to the delivery.
+        // What the plugin logs belongs to the delivery's span.
         let calls = calls(self, deadline).in_current_span();
         match time::timeout_at(deadline.into(), plugin.lane.run(calls, deadline)).await {
             Ok(Ok(answer)) => answer,
@@ -366,7 +366,7 @@ impl Guest {
         told(&span, call.instrument(span.clone()).await)
     }
 
-    /// The span of a call.
+    /// Creates the span of a call.
     fn span(&self, name: &'static str) -> Span {
         tracing::debug_span!(
             "plugin",
@@ -385,7 +385,7 @@ impl Guest {
     ) -> Result<(Instant, &mut Running), PluginError> {
         let began = Instant::now();
         if began >= deadline {
-            // All blocking threads were busy that long; the caller has gone.
+            // All blocking threads were busy for that long; the caller has given up.
             return Err(PluginError::WallClock {
                 plugin: self.plugin.tag.clone(),
                 waited: self.plugin.limits.wall_clock,
@@ -432,7 +432,7 @@ impl Guest {
         error
     }
 
-    /// Turns a breach of the contract into the plugin's fault.
+    /// Turns a breach of the contract into an error of the plugin.
     fn check(&mut self, call: &'static str, result: Result<(), Breach>) -> Result<(), PluginError> {
         result.map_err(|Breach { limit, detail }| {
             self.plugin.failed(&self.account, self.is_proven, limit);
@@ -454,7 +454,7 @@ impl Drop for Guest {
     }
 }
 
-/// Tells a call's span when it has failed, and whose fault it is: a limit is the plugin's.
+/// Records a failed call on its span, and whose fault it is: a limit is the plugin's.
 fn told<R>(span: &Span, answer: Result<R, PluginError>) -> Result<R, PluginError> {
     if let Err(error) = &answer {
         span.record("error.type", error.limit().unwrap_or("host"));
@@ -463,7 +463,7 @@ fn told<R>(span: &Span, answer: Result<R, PluginError>) -> Result<R, PluginError
     answer
 }
 
-/// Says which limit an error of wasmtime stands for.
+/// Determines which limit an error of wasmtime stands for.
 pub(crate) fn fault(
     plugin: &str,
     call: &'static str,

@@ -12,20 +12,20 @@ use super::{
     wasi,
 };
 
-/// What a file tells about itself.
+/// What a file reveals about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Inspection {
     pub(crate) contract: Contract,
     /// The exact version of the contract's package that the component exports.
     pub(crate) contract_version: Version,
-    /// Names of what it imports, types aside.
+    /// Names of its imports, except types.
     pub(crate) imports: Vec<String>,
-    /// Core instances that it writes down.
+    /// Number of core instances that it defines.
     pub(crate) core_instances: u64,
 }
 
 impl Inspection {
-    /// Whether it needs the closed WASI.
+    /// Returns whether it needs the closed WASI.
     pub(crate) fn imports_wasi(&self) -> bool {
         self.imports
             .iter()
@@ -33,21 +33,21 @@ impl Inspection {
     }
 }
 
-/// Component instances that a file may write down. In-tree plugins have one; one more for each adapter it is composed
-/// with. Nested components may be instantiated again and again, each time with all they instantiate themselves, so
-/// this also bounds the powers of two (or three: 3^4) that a small file could grow to in the compiler.
+/// Component instances that a file may define. In-tree plugins have one, plus one for each adapter they are composed with. Nested
+/// components may be instantiated again and again, each time with everything that they instantiate themselves, so this also
+/// bounds the exponential growth (at most 3^4, with three per level) that a small file could cause in the compiler.
 const MOST_COMPONENT_INSTANCES: u64 = 12;
 
-/// Imports and exports of the outer component: the contract has four. Bounds the length of messages too.
+/// Imports and exports of the outer component: the contract has four. Also bounds the length of messages.
 const MOST_EXTERNS: u64 = 100;
 
 /// Names shown in a message.
 const MOST_NAMES_SHOWN: usize = 5;
 
-/// Inspects a file; `name` is how messages call it.
+/// Inspects a file; `name` is its name in messages.
 pub(crate) fn inspect(bytes: &[u8], name: &str, limits: &Limits) -> Result<Inspection, LoadError> {
     if !bytes.starts_with(b"\0asm") {
-        return Err(LoadError::NotWebAssembly("it does not begin like one".to_owned()));
+        return Err(LoadError::NotWebAssembly("its magic number is wrong".to_owned()));
     }
     if Parser::is_core_wasm(bytes) {
         return Err(LoadError::CoreModule);
@@ -138,7 +138,7 @@ fn listed(names: &[String]) -> String {
     text
 }
 
-/// What the parser came across. Counts are over all nested components, names only of the outer one.
+/// What the parser found. Counts cover all nested components, names only the outer one.
 #[derive(Debug, Default)]
 struct Seen {
     imports: Vec<String>,
@@ -146,13 +146,13 @@ struct Seen {
     externs: u64,
     component_instances: u64,
     core_instances: u64,
-    /// The version that build tools leave in a custom section.
+    /// The version that build tools put into a custom section.
     version: Option<String>,
 }
 
 impl Seen {
     fn read(&mut self, bytes: &[u8]) -> wasmparser::Result<()> {
-        // 0 outside, 1 in the outer component, more in what it contains.
+        // 0 outside, 1 in the outer component, more in nested ones.
         let mut depth = 0_u32;
         for payload in Parser::new(0).parse_all(bytes) {
             match payload? {

@@ -1,9 +1,9 @@
-//! A lane for deliveries that compute long.
+//! A separate lane for deliveries that compute for long.
 //!
-//! Most deliveries are over within a millisecond. One that computes for longer is a very large batch, or a runaway, and the
-//! short ones must not wait for it. So a call that has used [`BRIEF`] leaves its thread and goes on in one of a few places,
-//! on a thread that stands back behind others. This is no fence: who has spent half of its time there, or waiting for a
-//! place, goes on like everybody else, so that a machine with too much to do does not turn large batches away.
+//! Most deliveries finish within a millisecond. One that computes for longer is either a very large batch or a runaway, and short
+//! deliveries must not wait for it. So a call that has used [`BRIEF`] leaves its thread and continues in one of a few places, on
+//! a low-priority thread. This is not a limit: a call that has spent half of its time there, or waiting for a place, continues on
+//! the ordinary threads, so that an overloaded machine does not turn large batches away.
 
 use std::{
     io,
@@ -23,30 +23,30 @@ use tokio::{
     time,
 };
 
-/// CPU time that a call uses like everybody else. The in-tree plugins read some 500 events in it, more than most
-/// deliveries have. Attacked by endless loops, one delivery in a hundred next to them waited longer with more.
+/// CPU time that a call may use on an ordinary thread. The in-tree plugins read some 500 events in it, more than most deliveries
+/// have. Under attack by endless loops, one in a hundred of the other deliveries waited longer with a higher value.
 pub(crate) const BRIEF: Duration = Duration::from_millis(1);
 
-/// How far threads stand back behind those of brief calls (`nice`): a quarter of a core that a brief call wants too. With
-/// the least share there is, a batch did not end within its time on a machine that was busy with other things, nor did some
-/// brief calls, perhaps behind a lock of such a thread's.
+/// How much lower the threads' priority is than that of brief calls (`nice`): they get a quarter of a core that a brief
+/// call wants too. With the lowest priority, a batch did not finish in time on a machine that was busy with other
+/// things, nor did some brief calls, perhaps behind a lock held by such a thread.
 const STANDS_BACK: i32 = 5;
 
-/// The places, and their threads.
+/// The places of the lane, and their threads.
 pub(crate) struct Lane {
     places: Arc<Semaphore>,
-    /// Only its blocking threads are used; they start with the first long call.
+    /// Only its blocking threads are used; they are started by the first long call.
     threads: Option<Runtime>,
 }
 
-/// What became of a call on a thread.
+/// The result of running a call on a thread.
 enum Step<F: Future> {
     Done(F::Output),
-    /// It has left the thread.
+    /// The call has left the thread.
     Left(Pin<Box<F>>),
 }
 
-/// When a call that began now and must end by `deadline` has had half of its time.
+/// Returns when a call that begins now and must end by `deadline` has used half of its time.
 pub(crate) fn halfway(deadline: Instant) -> Instant {
     let now = Instant::now();
     now + deadline.saturating_duration_since(now) / 2
@@ -56,7 +56,7 @@ pub(crate) fn halfway(deadline: Instant) -> Instant {
 pub(crate) fn to_end<F: Future>(call: F) -> F::Output {
     let mut call = std::pin::pin!(call);
     loop {
-        // A guest never waits: it is not over when it leaves its thread.
+        // A guest never waits: when it leaves its thread it merely has not finished.
         if let Poll::Ready(answer) = call.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             return answer;
         }
@@ -64,7 +64,7 @@ pub(crate) fn to_end<F: Future>(call: F) -> F::Output {
 }
 
 impl Lane {
-    /// A lane with a place for every second core, at least one.
+    /// Creates a lane with one place per two cores, at least one.
     pub(crate) fn of_this_machine() -> io::Result<Self> {
         let cores = thread::available_parallelism().map_or(1, NonZero::get);
         Self::new((cores / 2).max(1))
@@ -82,11 +82,11 @@ impl Lane {
         })
     }
 
-    /// Runs a call that leaves its thread when it has used [`BRIEF`], and again when half of its time is over. It must end
-    /// by `deadline` by itself.
+    /// Runs a call that leaves its thread when it has used [`BRIEF`], and again when half of its time is over. The call
+    /// itself must end by `deadline`.
     ///
     /// # Errors
-    /// The call has panicked.
+    /// When the call has panicked.
     pub(crate) async fn run<F>(&self, call: F, deadline: Instant) -> Result<F::Output, JoinError>
     where
         F: Future<Output: Send> + Send + 'static,
@@ -116,14 +116,14 @@ impl Lane {
 impl Drop for Lane {
     fn drop(&mut self) {
         if let Some(threads) = self.threads.take() {
-            // Does not wait for them, which a task must not.
+            // Does not wait for the threads, which a task must not do.
             threads.shutdown_background();
         }
     }
 }
 
-/// Lets the call go on, on a thread that may block, until it ends or leaves. Its place is taken for as long, whether or not its
-/// caller still waits.
+/// Continues the call on a blocking thread until it finishes or leaves. Its place stays taken that long, whether or not
+/// the caller still waits.
 async fn step<F>(
     threads: &Handle,
     mut call: Pin<Box<F>>,
@@ -142,9 +142,9 @@ where
     threads.spawn_blocking(step).await
 }
 
-/// Puts this thread behind those of brief calls. It cannot come back without privileges, so nothing else may ever run on it.
+/// Lowers the priority of this thread. It cannot be raised again without privileges, so nothing else may ever run on the thread.
 pub(crate) fn stand_back() {
-    // For this thread alone. Where it is forbidden, it competes with brief calls on equal terms.
+    // Affects this thread only. If it is not permitted, the thread competes with brief calls on equal terms.
     let _ = setpriority_process(None, STANDS_BACK);
 }
 
@@ -152,7 +152,7 @@ pub(crate) fn stand_back() {
 mod tests {
     use super::*;
 
-    /// Leaves its thread so many times. Gives, for each thread that it was on, whether that is one of the lane's.
+    /// Leaves its thread this many times. Returns, for each thread that it ran on, whether it is one of the lane's.
     async fn leaves(mut times: usize) -> Vec<bool> {
         let mut in_lane = Vec::new();
         std::future::poll_fn(move |_| {

@@ -1,16 +1,16 @@
-//! The fences around a plugin, and where each number comes from.
+//! The limits of a plugin, and the reason for each number.
 
 use std::{fmt::Display, num::NonZero, ops::RangeInclusive, thread, time::Duration};
 
 use event::settings::{OutOfRange, number};
 use serde::Deserialize;
 
-/// The fences of every plugin. All are on by default.
+/// The limits of every plugin. All are on by default.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// CPU time of one delivery, all its calls together.
     pub cpu_time: Duration,
-    /// Time that a delivery's calls may take, queues included; anew after a certificate had to be fetched in between.
+    /// Time that a delivery's calls may take, including queues; starts again if a certificate had to be fetched in between.
     pub wall_clock: Duration,
     /// Linear memory of one delivery, all memories together.
     pub memory_bytes: usize,
@@ -24,7 +24,7 @@ pub struct Limits {
     pub instances: u32,
     /// The guest's call stack.
     pub stack_bytes: usize,
-    /// Bytes that one call may hand back, as the host keeps them.
+    /// Bytes that one call may return, as the host stores them.
     pub output_bytes: usize,
     /// Elements of one batch: events, skipped and rejected together.
     pub events: usize,
@@ -47,24 +47,24 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         let cores = thread::available_parallelism().map_or(1, NonZero::get);
-        // Every core busy and as many deliveries again ready to run or waiting for a certificate. More would only lengthen
-        // the queue inside, where no one sees it, and let one bad plugin hold more threads.
+        // Enough to keep every core busy, with as many deliveries again ready to run or waiting for a certificate. More would
+        // only lengthen the queue inside the pool, where no one sees it, and let one bad plugin hold more threads.
         let concurrency = 2 * cores;
         Self {
             // 50,000 events take the in-tree plugins about 40 ms.
             cpu_time: Duration::from_millis(100),
-            // Fifty times the CPU time: a machine that busy is overloaded. Below the 10 s after which providers give up.
+            // Fifty times the CPU time: a machine that takes longer is overloaded. Below the 10 s after which providers give up.
             wall_clock: Duration::from_secs(5),
             // A 5 MiB body, its parsed form and its events, with room to spare.
             memory_bytes: 64 << 20,
-            // The largest guests in sight, Python's, have some 10,000 elements; 100,000 take 800 kB.
+            // The largest known guests, Python's, have some 10,000 elements; 100,000 take 800 kB.
             table_elements: 100_000,
             // A plugin has one memory and one to three tables; adapters and composed components bring a few more.
             memories: 4,
             tables: 8,
             // Rust plugins have three core instances, componentize-py makes about thirty.
             instances: 64,
-            // wasmtime's default. A quarter of a blocking thread's stack, the rest is the host's.
+            // wasmtime's default. A quarter of a blocking thread's stack; the rest is the host's.
             stack_bytes: 512 << 10,
             // 50,000 events of 416 bytes take 20 MiB; the rest holds the strings of a 5 MiB body twice.
             output_bytes: 32 << 20,
@@ -78,7 +78,7 @@ impl Default for Limits {
             file_bytes: 32 << 20,
             // A Python component takes about 30 s on one busy core.
             compile_time: Duration::from_secs(120),
-            // Enough to see what is odd, too few to fill a disk.
+            // Enough to see what is wrong, too few to fill a disk.
             log_lines_per_second: 10,
             // A sentence with a name or two in it.
             log_line_bytes: 1024,
@@ -86,7 +86,7 @@ impl Default for Limits {
     }
 }
 
-/// [`Limits`] as configured; what is absent keeps its default.
+/// [`Limits`] as configured; absent keys keep their defaults.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawLimits {
@@ -115,7 +115,7 @@ impl TryFrom<RawLimits> for Limits {
     fn try_from(raw: RawLimits) -> Result<Self, OutOfRange> {
         let default = Self::default();
         let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        // The upper ends keep sums and reservations from overflowing; they are no recommendation.
+        // The upper ends keep sums and reservations from overflowing; they are not recommendations.
         let limits = Self {
             cpu_time: Duration::from_millis(within(
                 "cpu_time_ms",
@@ -129,7 +129,7 @@ impl TryFrom<RawLimits> for Limits {
                 milliseconds(default.wall_clock),
                 1..=600_000,
             )?),
-            // wasm32 pages up to its 4 GiB; at least one page.
+            // wasm32 memory up to its maximum of 4 GiB; at least one page.
             memory_bytes: within(
                 "memory_bytes",
                 raw.memory_bytes,
@@ -202,7 +202,7 @@ impl TryFrom<RawLimits> for Limits {
     }
 }
 
-/// `value`, or the default where it is absent, when it lies within the range.
+/// Returns `value`, or the default if it is absent, when it is within the range.
 fn within<N: Copy + PartialOrd + Display>(
     key: &str,
     value: Option<N>,

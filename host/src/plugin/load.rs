@@ -1,4 +1,5 @@
-//! From a file to a plugin: read, check pin and signature, inspect, compile, link, ask it who it is.
+//! Turns a file into a plugin: reads it, checks pin and signature, inspects, compiles and links it, and asks it to
+//! describe itself.
 
 use std::{
     path::Path,
@@ -31,11 +32,11 @@ use super::{
     wasi::ClosedWorld,
 };
 
-/// Plugins that are asked who they are at once. One, because it takes milliseconds, and each more would reserve the memory
-/// of another delivery.
+/// Plugins that are asked to describe themselves at once. One, because it takes milliseconds, and each further one
+/// would reserve the memory of another delivery.
 const ASKED_AT_ONCE: usize = 1;
 
-/// Makes plugins of files. All that it makes share one engine and its limits.
+/// Loads plugins from files. All plugins of a loader share one engine and its limits.
 pub(crate) struct Loader {
     engine: Engine,
     counts_instructions: bool,
@@ -45,26 +46,26 @@ pub(crate) struct Loader {
     /// Absent in tools that look at any file.
     trust: Option<Trust>,
     pub(crate) metrics: PluginMetrics,
-    /// Places of deliveries; the engine has [`ASKED_AT_ONCE`] more, so that neither takes the other's.
+    /// Places of deliveries; the engine has [`ASKED_AT_ONCE`] more, so that neither use takes the other's.
     places: Arc<Semaphore>,
-    /// Held while a plugin is asked who it is.
+    /// Held while a plugin is asked to describe itself.
     asking: Mutex<()>,
     lane: Arc<Lane>,
 }
 
-/// A plugin that has passed every check and is not yet served.
+/// A plugin that has passed every check but is not yet served.
 pub(crate) struct Candidate {
     pub(crate) descriptor: Descriptor,
     pub(crate) digest: Digest,
     pub(crate) fingerprint: Fingerprint,
     pub(crate) inspection: Inspection,
-    /// Whether the lock file pins it; nothing where there is none.
+    /// Whether the lock file pins it; `None` if there is no lock file.
     pub(crate) pinned: Option<bool>,
     bindings: Bindings,
 }
 
 impl Loader {
-    /// A loader for a folder's plugins. Blocks on the disk.
+    /// Creates a loader for a folder's plugins. Blocks on the disk.
     pub(crate) fn for_folder(config: &PluginsConfig, metrics: PluginMetrics) -> Result<Self, PluginError> {
         let places = config.limits.total_concurrency;
         let mut loader = Self::new(
@@ -80,25 +81,25 @@ impl Loader {
             Err(error) => tracing::warn!(
                 cache.folder = %config.cache_folder.display(),
                 %error,
-                "compiled plugins are not kept; every start compiles them again"
+                "compiled plugins cannot be cached; every start compiles them again"
             ),
         }
         Ok(loader)
     }
 
-    /// A loader for a single file, which keeps no compiled code and takes less address space.
+    /// Creates a loader for single files, which caches no compiled code and takes less address space.
     pub(crate) fn for_file(limits: &Limits) -> Result<Self, PluginError> {
         Self::for_one(limits, false)
     }
 
-    /// The same for the files of a folder, of which it demands what a host does. Blocks on the disk.
+    /// Creates a loader for single files that demands of them what a host demands of its folder. Blocks on the disk.
     pub(crate) fn judging(config: &PluginsConfig) -> Result<Self, PluginError> {
         let mut loader = Self::for_one(&config.limits, false)?;
         loader.trust = Some(Trust::open(config)?);
         Ok(loader)
     }
 
-    /// The same as for a single file, for code that counts the instructions it executes.
+    /// Creates a loader for single files whose code counts the instructions it executes.
     pub(crate) fn counting(limits: &Limits) -> Result<Self, PluginError> {
         Self::for_one(limits, true)
     }
@@ -133,7 +134,7 @@ impl Loader {
             asking: Mutex::default(),
             lane: Arc::new(
                 Lane::of_this_machine()
-                    .map_err(|error| PluginError::host("the threads for long calls cannot be made", error))?,
+                    .map_err(|error| PluginError::host("cannot create the threads for long calls", error))?,
             ),
         })
     }
@@ -142,18 +143,18 @@ impl Loader {
         &self.limits
     }
 
-    /// Whether the compiled code of the plugin with this digest is kept.
+    /// Returns whether the compiled code of the plugin with this digest is cached.
     pub(crate) fn keeps(&self, digest: &Digest) -> bool {
         self.cache.as_ref().is_some_and(|cache| cache.has(digest))
     }
 
-    /// What is demanded of files, in a folder.
+    /// Returns what is demanded of files in a folder.
     pub(crate) fn trust(&self) -> Option<&Trust> {
         self.trust.as_ref()
     }
 
-    /// Reads and checks a file. Blocks: on the disk, on the compiler, and on the plugin's `describe`. Before the compiler
-    /// begins `compiler` waits for its turn; what it gives is held until the compiler has ended.
+    /// Reads and checks a file. Blocks: on the disk, on the compiler, and on the plugin's `describe`. Before compilation starts,
+    /// `compiler` is called to wait for its turn; the value that it returns is held until compilation has ended.
     pub(crate) fn candidate<Slot>(
         &self,
         path: &Path,
@@ -205,17 +206,17 @@ impl Loader {
         if let Some(cache) = &self.cache
             && let Err(error) = cache.put(digest, &component)
         {
-            tracing::warn!(plugin.digest = %digest, %error, "compiled plugin cannot be kept");
+            tracing::warn!(plugin.digest = %digest, %error, "compiled plugin cannot be cached");
         }
         Ok(component)
     }
 
-    /// Asks the plugin twice who it is, within the limits of a delivery each time.
+    /// Asks the plugin twice to describe itself, each time within the limits of a delivery.
     fn describe(&self, bindings: &Bindings, name: &str, imports_wasi: bool) -> Result<Descriptor, LoadError> {
-        // Declared before the store, so that its place is free when the next one is asked. It guards nothing that a panic
-        // could spoil.
+        // Declared before the store, so that the store's place is free when the next plugin is asked. It guards nothing
+        // that a panic could corrupt.
         let _asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
-        // No series before the plugin is served.
+        // The metrics get no series before the plugin is served.
         let stats = PluginMetrics::register(&mut Registry::default()).of(name);
         let log = Arc::new(PluginLog::new(name.to_owned(), &self.limits, stats));
         let wasi = imports_wasi.then(|| Box::new(ClosedWorld::new(None, Arc::clone(&log))));
@@ -233,13 +234,13 @@ impl Loader {
         stop_clock(&mut store);
         if first != second {
             return Err(LoadError::Descriptor(
-                "a second call gives another answer".to_owned(),
+                "a second call returned a different descriptor".to_owned(),
             ));
         }
         Ok(first)
     }
 
-    /// Puts a candidate to work.
+    /// Turns a candidate into a plugin that can serve.
     pub(crate) fn plugin(&self, candidate: Candidate, stats: Arc<PluginStats>) -> Plugin {
         let Candidate {
             descriptor,

@@ -1,4 +1,4 @@
-//! A plugin's own log lines, and those about its failures.
+//! Log lines of plugins, and about their failures.
 
 use std::{
     sync::{
@@ -13,11 +13,11 @@ use wasmtime::component::{ComponentType, Lift};
 
 use super::{error::PluginError, limits::Limits, metrics::PluginStats};
 
-/// How serious a plugin thinks a line is: `level` in every version of the contract.
+/// The severity that a plugin gives a line: `level` in every version of the contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ComponentType, Lift)]
 #[component(enum)]
 #[repr(u8)]
-#[expect(dead_code, reason = "the runtime makes them of what a plugin passes")]
+#[expect(dead_code, reason = "the runtime creates them from what a plugin passes")]
 pub(crate) enum Severity {
     #[component(name = "debug")]
     Debug,
@@ -39,18 +39,18 @@ pub(crate) struct PluginLog {
     stats: Arc<PluginStats>,
 }
 
-/// Seconds' worth of lines that may come at once.
+/// Size of a burst, in seconds' worth of lines.
 const LOG_BURST_SECONDS: u32 = 10;
 
-/// Lines about failures. Metrics count them all; to tell what is behind them takes a few.
+/// Rate of lines about failures. Metrics count all of them; a few lines are enough to explain them.
 const FAILURES_PER_SECOND: u32 = 1;
 
-/// Bytes beyond a line's length that are read, so that a line which redaction shortens is still full. Enough for a
-/// long address or two.
+/// Bytes read beyond a line's length, so that a line that is shortened by redaction is still full. Enough for a long
+/// address or two.
 const MARGIN_BYTES: usize = 1024;
 
 impl PluginLog {
-    /// A log whose lines carry `tag`.
+    /// Creates a log whose lines carry `tag`.
     pub(crate) fn new(tag: String, limits: &Limits, stats: Arc<PluginStats>) -> Self {
         let now = Instant::now();
         Self {
@@ -78,10 +78,10 @@ impl PluginLog {
         }
     }
 
-    /// Tells of a delivery that the plugin gave no answer to, and why.
+    /// Logs that the plugin returned no result for a delivery, and why.
     pub(crate) fn failure(&self, error: &PluginError, request_id: &str) {
         let why = match error {
-            // There is no more to tell than the metrics have.
+            // The metrics already say everything.
             PluginError::Busy { .. } | PluginError::Quarantined { .. } => return,
             PluginError::Guest {
                 limit, call, detail, ..
@@ -99,7 +99,7 @@ impl PluginLog {
             plugin = %self.tag,
             request.id = request_id,
             plugin.failures_left_out = left_out,
-            "plugin `{}` gave no answer to request `{request_id}`: {why}; {left_out} such lines were left out before",
+            "plugin `{}` gave no answer to request `{request_id}`: {why}; {left_out} similar lines before it were suppressed",
             self.tag
         );
     }
@@ -111,11 +111,11 @@ fn take(bucket: &Mutex<Bucket>) -> bool {
     bucket.take(Instant::now())
 }
 
-/// `message` as one line of at most `limit` bytes without addresses and control characters.
+/// Returns `message` as one line of at most `limit` bytes without addresses and control characters.
 fn printable(message: &str, limit: usize) -> String {
     let mut seen = cut(message, limit + MARGIN_BYTES);
     if seen.len() < message.len() {
-        // The last word may be half an address, which would not be recognised.
+        // The last word may be part of an address, which would not be recognised.
         seen = seen.trim_end_matches(|letter: char| !letter.is_whitespace());
     }
     let redacted = Redactor::default().text(seen).into_owned();
@@ -125,7 +125,7 @@ fn printable(message: &str, limit: usize) -> String {
         .collect()
 }
 
-/// The longest beginning of `text` that has at most `limit` bytes.
+/// Returns the longest prefix of `text` with at most `limit` bytes.
 fn cut(text: &str, limit: usize) -> &str {
     let mut end = text.len().min(limit);
     while !text.is_char_boundary(end) {

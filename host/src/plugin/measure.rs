@@ -1,4 +1,4 @@
-//! What a delivery costs in a plugin, for tools: the steps of a [`Guest`](super::Guest), on the caller's thread.
+//! Measures what a delivery costs in a plugin, for tools: the steps of a [`Guest`](super::Guest), on the caller's thread.
 
 use std::{
     sync::Arc,
@@ -16,7 +16,7 @@ use super::{
     sandbox::{memory_bytes, start_clock, stop_clock, used_instructions},
 };
 
-/// What one delivery has cost, and what came of it.
+/// The cost and the result of one delivery.
 #[derive(Debug)]
 pub struct Measured {
     /// What the plugin demands as proof. Nothing was checked.
@@ -25,23 +25,23 @@ pub struct Measured {
     pub outcome: Result<Outcome, Rejection>,
     /// Time to make the instance.
     pub instantiate: Duration,
-    /// Time of the first call, with handing the request in and taking the answer out.
+    /// Time of the first call, including passing the request in and reading the answer.
     pub authenticate: Duration,
     /// Time of the second call, likewise.
     pub normalize: Duration,
-    /// Time to give the instance back.
+    /// Time to release the instance.
     pub give_back: Duration,
-    /// Time for everything: making the instance, both calls, and giving the instance back.
+    /// Time for everything: making the instance, both calls, and releasing the instance.
     pub total: Duration,
-    /// Linear memory that the instance has taken.
+    /// Linear memory that the instance has used.
     pub memory_bytes: usize,
-    /// Instructions that the guest has executed; only from a plugin of [`Plugins::load_counting`](super::Plugins::load_counting).
+    /// Instructions that the guest has executed; only for a plugin of [`Plugins::load_counting`](super::Plugins::load_counting).
     pub instructions: Option<u64>,
 }
 
 impl Plugin {
-    /// Runs both calls on a fresh instance, whatever `authenticate` answers, within the limits of a delivery. Waits for
-    /// no turn, checks no proof and counts nothing in the plugin's statistics. Blocks.
+    /// Makes both calls on a fresh instance, whatever `authenticate` returns, within the limits of a delivery. Waits
+    /// for no turn, checks no proof and counts nothing in the plugin's statistics. Blocks.
     ///
     /// # Errors
     /// [`PluginError`] as a delivery would get it.
@@ -93,8 +93,8 @@ impl Plugin {
         })
     }
 
-    /// CPU time of the last of `deliveries`, at least one, on one instance that took them all: what a host would save that
-    /// does not make a fresh one each time. Blocks.
+    /// Returns the CPU time of the last of `deliveries` (at least one) that one instance handles: what a host would
+    /// save if it did not make a fresh instance for each. Blocks.
     ///
     /// # Errors
     /// [`PluginError`] as a delivery would get it.

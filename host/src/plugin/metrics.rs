@@ -1,5 +1,5 @@
-//! What the plugin runtime counts. The label `plugin` takes only slugs of loaded plugins; the series of a plugin end
-//! when its file is removed.
+//! Metrics of the plugin runtime. The label `plugin` only has slugs of loaded plugins; the series of a plugin end when
+//! its file is removed.
 
 use std::{
     fmt,
@@ -56,7 +56,7 @@ impl MetricConstructor<Histogram> for Seconds {
     }
 }
 
-/// 8 µs, less than the smallest delivery takes, to 0.26 s, more than the CPU time that one may use.
+/// 8 µs, less than the smallest delivery takes, to 0.26 s, more than the CPU time that a delivery may use.
 const CALL_BUCKETS: Seconds = Seconds {
     first: 8e-6,
     count: 16,
@@ -68,7 +68,7 @@ const QUEUE_BUCKETS: Seconds = Seconds {
     count: 16,
 };
 
-/// The metrics of the plugin runtime. Clones count together.
+/// The metrics of the plugin runtime. Clones share their counts.
 #[derive(Debug, Clone)]
 pub struct PluginMetrics(Arc<Families>);
 
@@ -113,7 +113,7 @@ impl PluginMetrics {
             "Deliveries handed to the plugin",
             families.deliveries.clone(),
         );
-        plugin.register("events", "Events that the plugin gave", families.events.clone());
+        plugin.register("events", "Events returned by the plugin", families.events.clone());
         plugin.register(
             "rejects",
             "Deliveries and elements that the plugin could not use",
@@ -131,7 +131,7 @@ impl PluginMetrics {
         );
         plugin.register(
             "log_lines_dropped",
-            "Log lines of the plugin over its rate",
+            "Log lines of the plugin that were dropped by the rate limit",
             families.log_lines_dropped.clone(),
         );
         plugin.register(
@@ -175,7 +175,7 @@ impl PluginMetrics {
         Self(Arc::new(families))
     }
 
-    /// The series of one plugin.
+    /// Returns the series of one plugin.
     pub(crate) fn of(&self, slug: &str) -> Arc<PluginStats> {
         let labels = PluginLabels {
             plugin: slug.to_owned(),
@@ -202,7 +202,7 @@ impl PluginMetrics {
         })
     }
 
-    /// Ends the series of a plugin that is gone.
+    /// Removes the series of a plugin that is gone.
     pub(crate) fn forget(&self, slug: &str) {
         let labels = PluginLabels {
             plugin: slug.to_owned(),
@@ -233,7 +233,7 @@ impl PluginMetrics {
         self.0.cache_hits.inc();
     }
 
-    /// Takes the reasons of all files that are refused now.
+    /// Sets the gauges from the reasons of all files that are refused now.
     pub(crate) fn set_refused_files(&self, refused: &[Refusal]) {
         for reason in Refusal::ALL {
             let count = refused.iter().filter(|refusal| **refusal == reason).count();
@@ -246,8 +246,8 @@ impl PluginMetrics {
     }
 }
 
-/// Tells of the quarantine that it follows, asked when it is read: a rest ends by the clock, and deliveries that still end
-/// on an old version of the plugin say nothing of the one that serves.
+/// Reports on the quarantine that it follows, which is evaluated when the metric is read: a quarantine ends by the
+/// clock, and deliveries that still finish on an old version of the plugin say nothing about the one that serves.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct QuarantineGauge(Arc<Mutex<Option<Arc<Quarantine>>>>);
 
@@ -276,7 +276,7 @@ impl EncodeMetric for QuarantineGauge {
     }
 }
 
-/// What is counted of one plugin, over all versions that serve one after the other.
+/// The statistics of one plugin, over all versions that serve one after another.
 #[derive(Debug)]
 pub(crate) struct PluginStats {
     pub(crate) deliveries: Counter,
@@ -300,7 +300,7 @@ impl PluginStats {
         }
     }
 
-    /// Every limit that was hit, and how often.
+    /// Returns every limit that was hit, and how often.
     pub(crate) fn traps(&self) -> impl Iterator<Item = (Limit, u64)> {
         Limit::OF_GUESTS
             .into_iter()
@@ -325,21 +325,21 @@ impl PluginStats {
         self.memory_peak.inner().fetch_max(bytes, Ordering::Relaxed);
     }
 
-    /// Most linear memory that one delivery has taken.
+    /// Returns the most linear memory that one delivery has taken.
     pub(crate) fn memory_peak_bytes(&self) -> i64 {
         self.memory_peak.get()
     }
 
-    /// The time in microseconds that this share of the deliveries stayed under; none before the first.
+    /// Returns the time in microseconds that this share of the deliveries stayed under; `None` before the first delivery.
     pub(crate) fn quantile_us(&self, share: f64) -> Option<u64> {
         self.latencies.quantile_us(share)
     }
 }
 
-/// Four buckets to a doubling: a quantile is at most a fifth too high.
+/// Four buckets per doubling: a quantile is at most a fifth too high.
 const BUCKETS_PER_DOUBLING: u32 = 4;
 
-/// From 1 µs to 2^24 µs (17 s), beyond any delivery's time on the wall.
+/// From 1 µs to 2^24 µs (17 s), beyond any delivery's wall-clock time.
 const DOUBLINGS: u32 = 24;
 
 /// Counts of durations in buckets of growing width, for the quantiles of `GET /plugins`.
@@ -355,7 +355,7 @@ impl Default for Latencies {
 impl Latencies {
     fn record(&self, time: Duration) {
         let microseconds = time.as_secs_f64() * 1e6;
-        // Bucket `n` holds what is at most 2^(n / 4) µs. The cast saturates; both ends are caught by the clamp.
+        // Bucket `n` holds durations of at most 2^(n / 4) µs. The cast saturates; both ends are clamped.
         let bucket = (microseconds.max(1.0).log2() * f64::from(BUCKETS_PER_DOUBLING)).ceil() as usize;
         self.0[bucket.min(self.0.len() - 1)].fetch_add(1, Ordering::Relaxed);
     }

@@ -1,12 +1,12 @@
-//! Checks what a guest hands back against what the contract promises. Types and sizes were checked when the answer
-//! was read from the guest's memory; this is the rest.
+//! Checks the output of a guest against what the contract promises. Types and sizes were checked when the output was
+//! read from the guest's memory; this is the rest.
 
 use super::{
     bindings::types::{Header, Message, Outcome, Proof, Reply, Signature},
     error::Limit,
 };
 
-/// How an answer breaks the contract.
+/// How an output breaks the contract.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Breach {
     pub(crate) limit: Limit,
@@ -19,17 +19,17 @@ const MOST_PROOFS: usize = 16;
 const MOST_MESSAGES: usize = 8;
 const MOST_SIGNATURES: usize = 16;
 const MOST_PRESENTED: usize = 16;
-/// Parts of one message. Mandrill signs every form field: two parts each.
+/// Parts of one message. Mandrill signs every form field, which takes two parts each.
 const MOST_PARTS: usize = 10_000;
 /// A reply's body, as the contract says.
 const REPLY_BODY_BYTES: usize = 64 << 10;
-/// A reply's headers: as many as servers commonly take, together at most 8 KiB.
+/// A reply's headers: as many as servers commonly accept, together at most 8 KiB.
 const MOST_REPLY_HEADERS: usize = 64;
 const REPLY_HEADER_BYTES: usize = 8 << 10;
-/// The longest URL that HTTP software commonly takes.
+/// The longest URL that HTTP software commonly accepts.
 const CONFIRM_URL_BYTES: usize = 8 << 10;
 
-/// Checks the answer of `authenticate`.
+/// Checks the output of `authenticate`.
 pub(crate) fn check_proofs(proofs: &[Proof]) -> Result<(), Breach> {
     at_most("proofs", proofs.len(), MOST_PROOFS)?;
     for proof in proofs {
@@ -42,7 +42,7 @@ pub(crate) fn check_proofs(proofs: &[Proof]) -> Result<(), Breach> {
             Proof::BasicAuth(_) | Proof::Fresh(_) => {}
             Proof::Handshake => {
                 if proofs.len() > 1 {
-                    return Err(broken("`handshake` stands beside other proofs".to_owned()));
+                    return Err(broken("`handshake` is combined with other proofs".to_owned()));
                 }
             }
         }
@@ -59,7 +59,7 @@ fn check_candidates(messages: &[Message], signatures: &[Signature]) -> Result<()
     Ok(())
 }
 
-/// Checks the answer of `normalize`; a batch has at most `events` elements.
+/// Checks the output of `normalize`; a batch may have at most `events` elements.
 pub(crate) fn check_outcome(outcome: &Outcome, events: usize) -> Result<(), Breach> {
     match outcome {
         Outcome::Events(batch) => {

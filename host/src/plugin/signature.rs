@@ -1,7 +1,7 @@
 //! Signatures of plugin files, made by minisign.
 //!
-//! The signature of `acme.wasm` is `acme.wasm.minisig` beside it. Both kinds that minisign makes count: of the file's
-//! BLAKE2b hash, its default, and of the file itself (`minisign -l`), which older versions made.
+//! The signature of `acme.wasm` is `acme.wasm.minisig` beside it. Both kinds of minisign's signatures are accepted: of
+//! the file's BLAKE2b hash, its default, and of the file itself (`minisign -l`), as older versions made them.
 
 use std::{
     ffi::OsString,
@@ -12,45 +12,45 @@ use minisign_verify::{Error, PublicKey, Signature};
 
 use super::{error::LoadError, file};
 
-/// Largest signature file that is read: minisign's own bounds are 1 KiB and 8 KiB for the two comments.
+/// Size limit of a signature file: minisign's own limits for the two comments are 1 KiB and 8 KiB.
 pub const MOST_SIGNATURE_BYTES: u64 = 16 << 10;
 
-/// The keys whose signatures are believed. None: signatures are not asked for.
+/// The keys whose signatures are trusted. If there are none, signatures are not required.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TrustedKeys(Vec<PublicKey>);
 
-/// A text that is no public key of minisign.
+/// A text that is not a public key of minisign.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "key {position} of `host.plugins.trusted_keys` is no public key of minisign; it is the second line of `minisign.pub` and \
-     begins with `RW`"
+    "key {position} of `host.plugins.trusted_keys` is not a public key of minisign; a key is the second line of \
+     `minisign.pub` and begins with `RW`"
 )]
 pub struct InvalidTrustedKey {
     position: usize,
 }
 
-/// Why a signature is not believed.
+/// Why a signature is not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SignatureError {
     /// There is no signature.
     #[error(
-        "is not signed: `{file}` is not there; sign the plugin with `minisign -S`, or pull it with its signature"
+        "is not signed: `{file}` does not exist; sign the plugin with `minisign -S`, or pull it with its signature"
     )]
     Missing {
-        /// Name of the file that the signature should be in.
+        /// Name of the file where the signature should be.
         file: String,
     },
     /// The signature cannot be read.
     #[error("has a signature that cannot be read: {0}")]
     Unreadable(String),
-    /// The signature is no output of minisign.
-    #[error("has a signature that is none of minisign's")]
+    /// The signature was not made by minisign.
+    #[error("has a signature that is not in minisign's format")]
     Malformed,
     /// Another key made the signature.
     #[error("is signed by none of the keys in `host.plugins.trusted_keys`")]
     UnknownKey,
-    /// A trusted key made the signature, for other bytes.
+    /// A trusted key made the signature, but for other bytes.
     #[error(
         "is not what was signed: the file or its signature has been altered, or they are of different versions"
     )]
@@ -58,10 +58,10 @@ pub enum SignatureError {
 }
 
 impl TrustedKeys {
-    /// Takes public keys as `minisign.pub` has them: the line with the key, or the whole file.
+    /// Parses public keys as written in `minisign.pub`: the line with the key, or the whole file.
     ///
     /// # Errors
-    /// [`InvalidTrustedKey`] with the position of the first that is none, counted from 1.
+    /// [`InvalidTrustedKey`] with the position of the first invalid key, counted from 1.
     pub fn parse(keys: &[String]) -> Result<Self, InvalidTrustedKey> {
         let parsed = keys.iter().enumerate().map(|(index, key)| {
             let line = key.trim().lines().next_back().unwrap_or_default();
@@ -70,7 +70,7 @@ impl TrustedKeys {
         Ok(Self(parsed.collect::<Result<_, _>>()?))
     }
 
-    /// Whether no key is trusted, so that signatures are not asked for.
+    /// Returns whether no key is trusted, so that signatures are not required.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -78,7 +78,7 @@ impl TrustedKeys {
     /// Checks the signature of a file's bytes.
     ///
     /// # Errors
-    /// Why the signature is not believed.
+    /// Why the signature is not accepted.
     pub fn check(&self, bytes: &[u8], signature: &str) -> Result<(), SignatureError> {
         let signature = Signature::decode(signature).map_err(|_| SignatureError::Malformed)?;
         let mut problem = SignatureError::UnknownKey;
@@ -98,7 +98,7 @@ impl TrustedKeys {
         let signature = match file::read(
             &beside,
             MOST_SIGNATURE_BYTES,
-            "the most that a signature may have",
+            "the size limit of a signature file",
         ) {
             Ok((signature, _)) => signature,
             Err(LoadError::Read(error)) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -112,7 +112,7 @@ impl TrustedKeys {
     }
 }
 
-/// Where the signature of a plugin file is.
+/// Returns the path of a plugin file's signature.
 pub fn signature_path(plugin: &Path) -> PathBuf {
     let mut name: OsString = plugin.as_os_str().to_owned();
     name.push(".minisig");
@@ -123,7 +123,7 @@ pub fn signature_path(plugin: &Path) -> PathBuf {
 mod tests {
     use super::*;
 
-    /// A key that minisign has made, and what its `minisign.pub` looks like.
+    /// A key made by minisign, as in its `minisign.pub`.
     const KEY: &str = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3";
 
     #[test]

@@ -1,8 +1,8 @@
-//! Which files may become plugins: those that the lock file pins, signed by a trusted key where keys are configured.
+//! Decides which files may become plugins: those that the lock file pins, and that are signed by a trusted key if keys
+//! are configured.
 //!
-//! Both are asked of the bytes that were read, before anything of them is parsed, compiled or run, and those same bytes
-//! are what is compiled. A lock file that cannot be read, or that is gone though it is asked for, leaves the last good one
-//! in force.
+//! Both are checked on the bytes that were read, before anything of them is parsed, compiled or run, and those same bytes are
+//! what is compiled. When the lock file cannot be read, or is gone although it is required, the last good one stays in force.
 
 use std::{
     path::{Path, PathBuf},
@@ -30,25 +30,25 @@ pub(crate) struct Trust {
 /// The lock file as it was last seen.
 struct State {
     lock: Option<Arc<PluginLock>>,
-    /// The file that has been dealt with.
+    /// The file that has been processed.
     settled: Option<Fingerprint>,
-    /// Another one, which is to be read when it rests.
+    /// A different one, which is to be read once it is unchanged for a while.
     changed: Option<(Option<Fingerprint>, Instant)>,
     problem: Option<String>,
 }
 
-/// What came of a look at the lock file.
+/// The result of checking the lock file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LockLook {
-    /// It is as it was.
+    /// It is unchanged.
     Same,
-    /// It has changed and has yet to rest.
+    /// It has changed and has yet to settle.
     Pending,
-    /// Another lock is in force.
+    /// Another lock is now in force.
     Changed,
 }
 
-/// What the lock says of a file, which has yet to tell its slug.
+/// What the lock file says about a file whose slug is not yet known.
 pub(crate) struct Verdict {
     lock: Option<Arc<PluginLock>>,
     lock_name: String,
@@ -57,7 +57,7 @@ pub(crate) struct Verdict {
 }
 
 impl Trust {
-    /// Reads the lock file. Fails when it is wrong, or missing though it is asked for.
+    /// Reads the lock file. Fails when it is invalid, or missing although it is required.
     pub(crate) fn open(config: &PluginsConfig) -> Result<Self, LockError> {
         let (lock, settled) = PluginLock::read_as_seen(&config.lock, config.locked)?.unzip();
         Ok(Self {
@@ -73,7 +73,7 @@ impl Trust {
         })
     }
 
-    /// Whether files need a signature.
+    /// Returns whether files need a signature.
     pub(crate) fn asks_for_signatures(&self) -> bool {
         !self.keys.is_empty()
     }
@@ -82,12 +82,12 @@ impl Trust {
         file_name(&self.lock_file)
     }
 
-    /// Why the lock file as it is now is not in force.
+    /// Returns why the current lock file is not in force.
     pub(crate) fn problem(&self) -> Option<String> {
         self.state().problem.clone()
     }
 
-    /// Whether the lock in force pins this slug to anything.
+    /// Returns whether the lock in force pins this slug to anything.
     pub(crate) fn knows(&self, slug: &str) -> bool {
         self.state()
             .lock
@@ -95,14 +95,14 @@ impl Trust {
             .is_some_and(|lock| lock.get(slug).is_some())
     }
 
-    /// Whether the lock in force pins this slug to this digest; nothing where there is no lock.
+    /// Returns whether the lock in force pins this slug to this digest; `None` if there is no lock.
     pub(crate) fn pins(&self, slug: &str, digest: &Digest) -> Option<bool> {
         let state = self.state();
         let lock = state.lock.as_ref()?;
         Some(lock.get(slug).is_some_and(|pin| pin.sha256 == digest.as_str()))
     }
 
-    /// Looks at the lock file, and takes it when it has changed and rested. Blocks on the disk.
+    /// Checks the lock file, and applies it when it has changed and settled. Blocks on the disk.
     pub(crate) fn refresh(&self, now: Instant) -> LockLook {
         let found = Fingerprint::at(&self.lock_file).ok();
         let mut state = self.state();
@@ -110,7 +110,7 @@ impl Trust {
             state.changed = None;
             return LockLook::Same;
         }
-        // As long as plugin files: whoever replaces it by removing and writing it leaves no gap.
+        // As long as for plugin files: replacing it by removing and writing it leaves no gap.
         let rest = if found.is_some() { SETTLE } else { GONE };
         match state.changed {
             Some((seen, since)) if seen == found => {
@@ -154,8 +154,8 @@ impl Trust {
         }
     }
 
-    /// Says whether these bytes, read from this file, may become a plugin. What it is pinned as is confirmed later, when
-    /// the plugin has told its slug.
+    /// Checks whether these bytes, read from this file, may become a plugin. The slug that they are pinned as is
+    /// confirmed later, when the plugin has reported its slug.
     pub(crate) fn check(&self, path: &Path, bytes: &[u8], digest: &Digest) -> Result<Verdict, LoadError> {
         let verdict = self.check_pin(path, digest)?;
         if self.asks_for_signatures() {
@@ -175,7 +175,8 @@ impl Trust {
                 .map(|(slug, _)| slug.to_owned());
             if pinned.is_none() {
                 let (name, stem) = (file_name(path), path.file_stem());
-                // A file that is called like a pinned one means to be it: it is refused before it can speak for itself.
+                // A file that is named like a pinned one is meant to be that one: it is refused before it is compiled
+                // and can describe itself.
                 let meant = lock
                     .pins()
                     .find(|(slug, pin)| pin.file == name || stem.is_some_and(|stem| stem == *slug));
@@ -204,7 +205,7 @@ impl Trust {
 }
 
 impl Verdict {
-    /// For a tool, which looks at any file.
+    /// Returns the verdict for a tool, which looks at any file.
     pub(crate) fn none() -> Self {
         Self {
             lock: None,
@@ -213,7 +214,8 @@ impl Verdict {
         }
     }
 
-    /// Says whether a plugin with this slug and digest may serve, and whether it is pinned; nothing where there is no lock.
+    /// Checks whether a plugin with this slug and digest may be served, and returns whether it is pinned; `None` if
+    /// there is no lock.
     pub(crate) fn confirm(&self, slug: &str, digest: &Digest) -> Result<Option<bool>, LoadError> {
         let Some(lock) = &self.lock else {
             return Ok(None);

@@ -1,9 +1,9 @@
-//! The closed WASI: what components that were built for WASI 0.2 get instead of a system.
+//! The closed WASI: what components built for WASI 0.2 get instead of a system.
 //!
-//! Toolchains link it in whether a plugin uses it or not. Here it opens nothing: no files, no sockets, no environment, no
-//! arguments, no input. The clocks stand still at the delivery's time of receipt, randomness follows from the delivery
-//! alone, and what is printed becomes lines of the plugin's log. So the same delivery gives the same bytes every time.
-//! Waiting for a time that never comes, or exiting, ends the call as the plugin's fault, at once: no thread ever sleeps.
+//! Toolchains link WASI in whether a plugin uses it or not. Here it gives access to nothing: no files, no sockets, no
+//! environment, no arguments, no input. The clocks stand still at the delivery's time of receipt, randomness is derived from the
+//! delivery alone, and what is printed becomes lines of the plugin's log. So the same delivery yields the same bytes every time.
+//! Waiting for a time that never comes, or exiting, ends the call at once as the plugin's fault: no thread ever sleeps.
 //!
 //! Only components that import it pay for it.
 
@@ -23,7 +23,7 @@ pub(crate) use self::state::ClosedWorld;
 use self::state::Stream;
 use super::sandbox::Sandbox;
 
-/// The interfaces that exist, in any 0.2 version.
+/// The supported interfaces, in any 0.2 version.
 const INTERFACES: [&str; 27] = [
     "wasi:cli/environment",
     "wasi:cli/exit",
@@ -54,7 +54,7 @@ const INTERFACES: [&str; 27] = [
     "wasi:sockets/udp-create-socket",
 ];
 
-/// The interface of the closed WASI that an import names, if it does.
+/// Returns the interface of the closed WASI that an import names, if any.
 pub(crate) fn interface(import: &str) -> Option<&'static str> {
     let (name, version) = import.split_once('@')?;
     let version = Version::parse(version).ok()?;
@@ -64,15 +64,15 @@ pub(crate) fn interface(import: &str) -> Option<&'static str> {
     INTERFACES.into_iter().find(|interface| *interface == name)
 }
 
-/// Readiness of something: now or never.
+/// Readiness: either now or never.
 enum Pollable {}
 /// What the plugin prints to.
 enum OutputStream {}
-/// Where nothing ever comes from.
+/// A stream that never provides anything.
 enum InputStream {}
-/// The network without hosts.
+/// The network, without any host.
 enum Network {}
-/// A file, a socket, an error: what no function here ever hands out.
+/// A file, a socket, an error: resources that no function here ever returns.
 enum Absent {}
 
 /// `wasi:io/streams.stream-error`.
@@ -80,7 +80,7 @@ enum Absent {}
 #[component(variant)]
 enum StreamError {
     #[component(name = "last-operation-failed")]
-    #[expect(dead_code, reason = "the interface has it; nothing here fails that way")]
+    #[expect(dead_code, reason = "part of the interface; nothing here fails that way")]
     LastOperationFailed(Resource<Absent>),
     #[component(name = "closed")]
     Closed,
@@ -94,7 +94,7 @@ struct Datetime {
     nanoseconds: u32,
 }
 
-/// Defines what the component imports of the closed WASI, under the names and versions that it uses.
+/// Defines what the component imports from the closed WASI, under the names and versions that it uses.
 pub(crate) fn link(linker: &mut Linker<Sandbox>, component: &Component) -> wasmtime::Result<()> {
     let engine = linker.engine().clone();
     for (import, wanted) in component.component_type().imports(&engine) {
@@ -127,8 +127,8 @@ fn resource(name: &str) -> ResourceType {
     }
 }
 
-/// Defines one function. Those that need something which is never handed out, and those that we do not know, end the
-/// call when they are called.
+/// Defines one function. Functions that need a resource which is never handed out, and unknown functions, end the call
+/// when they are called.
 fn function(
     instance: &mut LinkerInstance<'_, Sandbox>,
     interface: &'static str,
@@ -172,7 +172,7 @@ fn closed(instance: &mut LinkerInstance<'_, Sandbox>, name: &str) -> wasmtime::R
     let called = name.to_owned();
     instance.func_new(name, move |_, _, _, _| {
         Err(state::fault(format!(
-            "it called `{called}`, which is closed to plugins"
+            "it called `{called}`, which is not available to plugins"
         )))
     })
 }
@@ -228,7 +228,7 @@ fn clock(
         // A remainder of 10^9 fits.
         nanoseconds: u32::try_from(nanoseconds % 1_000_000_000).unwrap_or_default(),
     };
-    // Times of receipt are milliseconds.
+    // Times of receipt are in milliseconds.
     const RESOLUTION: u64 = 1_000_000;
     match (interface, name) {
         ("wasi:clocks/wall-clock", "now") => {
@@ -313,7 +313,7 @@ fn stream(instance: &mut LinkerInstance<'_, Sandbox>, name: &str) -> wasmtime::R
                 Ok((Ok::<(), StreamError>(()),))
             })
         }
-        // A line goes to the log when it is complete.
+        // A line is logged when it is complete.
         "[method]output-stream.flush" | "[method]output-stream.blocking-flush" => {
             define(instance, name, |_, (_,): (Out,)| Ok((Ok::<(), StreamError>(()),)))
         }

@@ -1,4 +1,4 @@
-//! Certificates that deliveries name, fetched and remembered.
+//! Certificates that deliveries name, fetched and cached.
 
 use std::{
     collections::BTreeMap,
@@ -15,24 +15,24 @@ use x509_parser::{pem::parse_x509_pem, time::ASN1Time};
 use super::{Refusal, public_key::PublicKey};
 use crate::fetch::{FetchAddress, Fetcher};
 
-/// Certificates remembered. A provider signs with a handful at a time, one a region.
+/// Number of cached certificates. A provider signs with a handful at a time, one per region.
 const REMEMBERED: usize = 256;
 
-/// How long a certificate is used before it is fetched again, so that one that was withdrawn is not used for good.
+/// How long a certificate is used before it is fetched again, so that a withdrawn one is not used for ever.
 const FRESH_FOR: Duration = Duration::from_secs(24 * 3600);
 
-/// How long a failure is remembered: long enough that a burst of deliveries asks once, no longer than providers pause
-/// before their next attempt.
+/// How long a failure is cached: long enough that a burst of deliveries causes one fetch, but no longer than providers
+/// pause before their next attempt.
 const FAILED_FOR: Duration = Duration::from_secs(20);
 
-/// Fetches under way at once. Anybody can send a delivery that names another address on an allowed host; this bounds
-/// what that costs us and the host asked.
+/// Maximum number of concurrent fetches. Anybody can send a delivery that names another URL on an allowed host; this
+/// bounds the cost for both this host and that one.
 const FETCHES_AT_ONCE: usize = 4;
 
-/// How a certificate in PEM form begins. The reader of PEM would look for it anywhere in a text.
+/// How a certificate in PEM form begins. The PEM parser itself would accept one anywhere in a text.
 const PEM_BEGINS: &[u8] = b"-----BEGIN CERTIFICATE-----";
 
-/// A certificate's public key and the time in which it may be used.
+/// A certificate's public key and validity period.
 #[derive(Debug)]
 pub struct Certificate {
     key: PublicKey,
@@ -41,11 +41,11 @@ pub struct Certificate {
 }
 
 impl Certificate {
-    /// Reads the first certificate of a PEM text, with which the text has to begin: an answer that only contains one may quote whoever
-    /// asked.
+    /// Parses the first certificate of a PEM text. The text must begin with it: a response that merely contains a
+    /// certificate may just quote the sender of the request.
     ///
     /// # Errors
-    /// [`Refusal::CertificateInvalid`] when there is none that can be used.
+    /// [`Refusal::CertificateInvalid`] when there is no usable certificate.
     pub fn from_pem(pem: &[u8]) -> Result<Self, Refusal> {
         let no_pem = Refusal::CertificateInvalid("it is not in PEM form");
         if !pem.trim_ascii_start().starts_with(PEM_BEGINS) {
@@ -54,7 +54,7 @@ impl Certificate {
         let (_, block) = parse_x509_pem(pem).map_err(|_| no_pem)?;
         let certificate = block
             .parse_x509()
-            .map_err(|_| Refusal::CertificateInvalid("it is no X.509 certificate"))?;
+            .map_err(|_| Refusal::CertificateInvalid("it is not an X.509 certificate"))?;
         let key = PublicKey::from_info(certificate.public_key())
             .map_err(|_| Refusal::CertificateInvalid("its key is of an unknown kind"))?;
         let validity = certificate.validity();
@@ -65,7 +65,7 @@ impl Certificate {
         })
     }
 
-    /// The key, when the certificate is valid at this time.
+    /// Returns the key if the certificate is valid at this time.
     pub(super) fn key_at(&self, at_ms: i64) -> Result<&PublicKey, Refusal> {
         let at = at_ms.div_euclid(1000);
         if at < self.not_before.timestamp() {
@@ -81,19 +81,19 @@ impl Certificate {
 /// Where certificates come from.
 #[async_trait]
 pub trait CertificateSource: Send + Sync {
-    /// The certificate at this address.
+    /// Returns the certificate at this URL.
     ///
     /// # Errors
-    /// [`Refusal::CertificateUnavailable`] when it cannot be had now, [`Refusal::CertificateInvalid`] when it is none.
+    /// [`Refusal::CertificateUnavailable`] when it cannot be obtained now, [`Refusal::CertificateInvalid`] when it is not usable.
     async fn certificate(&self, address: &FetchAddress) -> Result<Arc<Certificate>, Refusal>;
 }
 
-/// Certificates given beforehand, by address: for case files, which must not depend on the network.
+/// Certificates given in advance, by URL: for case files, which must not depend on the network.
 #[derive(Debug, Default)]
 pub struct GivenCertificates(BTreeMap<String, String>);
 
 impl GivenCertificates {
-    /// Takes a map from addresses to PEM texts.
+    /// Creates the source from a map of URLs to PEM texts.
     pub fn new(pem_by_url: BTreeMap<String, String>) -> Self {
         Self(pem_by_url)
     }
@@ -105,13 +105,13 @@ impl CertificateSource for GivenCertificates {
         match self.0.get(address.as_str()) {
             Some(pem) => Certificate::from_pem(pem.as_bytes()).map(Arc::new),
             None => Err(Refusal::CertificateUnavailable(
-                "it is not among those given".to_owned(),
+                "it is not among the given ones".to_owned(),
             )),
         }
     }
 }
 
-/// Certificates fetched over https and remembered. Concurrent deliveries that name the same one wait for one fetch.
+/// Certificates fetched over https and cached. Concurrent deliveries that name the same one wait for a single fetch.
 pub struct FetchedCertificates {
     fetcher: Arc<Fetcher>,
     known: Cache<String, Known>,
@@ -132,9 +132,9 @@ impl fmt::Debug for FetchedCertificates {
 }
 
 impl FetchedCertificates {
-    /// Fetches with `fetcher`.
+    /// Creates a source that fetches with `fetcher`.
     pub fn new(fetcher: Arc<Fetcher>) -> Self {
-        // Failures have a memory of their own: made-up addresses must not push real certificates out.
+        // Failures have a cache of their own: made-up URLs must not evict real certificates.
         let (known, failed) = (Cache::new(REMEMBERED), Cache::new(REMEMBERED));
         Self {
             fetcher,
@@ -151,7 +151,7 @@ impl FetchedCertificates {
             return Err(refusal);
         }
         let Ok(_permit) = self.permits.try_acquire() else {
-            // Not remembered: it says nothing about this address.
+            // Not cached: it says nothing about this URL.
             return Err(Refusal::CertificateUnavailable(
                 "too many are being fetched".to_owned(),
             ));
@@ -169,7 +169,7 @@ impl FetchedCertificates {
                 tracing::warn!(
                     certificate.host = address.host(),
                     code = refusal.code(),
-                    "a certificate from `{}` is not there: {refusal}",
+                    "cannot get a certificate from `{}`: {refusal}",
                     address.host()
                 );
                 self.failed

@@ -1,4 +1,4 @@
-//! What a delivery carries as it is: tokens, users and passwords.
+//! Credentials that a delivery carries in plain form: tokens, users and passwords.
 
 use event::settings::Secret;
 use ring::digest::{SHA256, digest};
@@ -7,10 +7,10 @@ use subtle::{Choice, ConstantTimeEq};
 use super::{Evidence, Refusal, encoding::decode_base64};
 use crate::plugin::types::{BasicAuth, SharedSecret};
 
-/// Where basic authentication stands.
+/// Where basic authentication is found.
 const AUTHORIZATION: &str = "header `authorization`";
 
-/// Checks that a presented token is a value of its secret.
+/// Checks that a presented token is one of the values of its secret.
 pub(super) fn check_token(proof: &SharedSecret, evidence: &Evidence<'_>) -> Result<(), Refusal> {
     let values = evidence.account.secret(evidence.descriptor, &proof.secret)?;
     if proof.presented.iter().all(String::is_empty) {
@@ -31,7 +31,7 @@ pub(super) fn check_token(proof: &SharedSecret, evidence: &Evidence<'_>) -> Resu
     }
 }
 
-/// Checks user and password. During a rotation each may have any of its values.
+/// Checks user and password. During a rotation each may be any of its values.
 pub(super) fn check_basic(proof: &BasicAuth, evidence: &Evidence<'_>) -> Result<(), Refusal> {
     let users = evidence.account.secret(evidence.descriptor, &proof.user)?;
     let passwords = evidence.account.secret(evidence.descriptor, &proof.password)?;
@@ -60,7 +60,7 @@ pub(super) fn check_basic(proof: &BasicAuth, evidence: &Evidence<'_>) -> Result<
     }
 }
 
-/// Whether `presented` is one of `values`. Hashes are compared, so that time tells not even a length.
+/// Checks whether `presented` is one of `values`. Compares hashes, so that timing does not even reveal a length.
 fn is_any(presented: &[u8], values: &[Secret]) -> Choice {
     let presented = digest(&SHA256, presented);
     let mut found = Choice::from(0);

@@ -1,4 +1,4 @@
-//! From text to bytes, as leniently as providers and operators write it and no more.
+//! Decodes text to bytes, with the leniency that providers and operators need, and no more.
 
 use base64::{
     Engine, alphabet,
@@ -7,7 +7,7 @@ use base64::{
 
 use crate::plugin::types::Encoding;
 
-/// Padding and the unused bits of the last letter carry nothing, so none of it is insisted on.
+/// Padding and the unused bits of the last character carry nothing, so neither is required to be canonical.
 const LENIENT: GeneralPurposeConfig = GeneralPurposeConfig::new()
     .with_decode_padding_mode(DecodePaddingMode::Indifferent)
     .with_decode_allow_trailing_bits(true);
@@ -15,7 +15,7 @@ const LENIENT: GeneralPurposeConfig = GeneralPurposeConfig::new()
 const STANDARD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, LENIENT);
 const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, LENIENT);
 
-/// The bytes that `text` stands for, or `None` when it is not written so.
+/// Returns the bytes that `text` encodes, or `None` if it is not valid in this encoding.
 pub(crate) fn decode(text: &str, encoding: Encoding) -> Option<Vec<u8>> {
     match encoding {
         Encoding::Utf8 => Some(text.as_bytes().to_vec()),
@@ -24,7 +24,7 @@ pub(crate) fn decode(text: &str, encoding: Encoding) -> Option<Vec<u8>> {
     }
 }
 
-/// Base64 in either alphabet, padded or not.
+/// Decodes base64 in either alphabet, padded or not.
 pub(crate) fn decode_base64(text: &str) -> Option<Vec<u8>> {
     let is_url_safe = text.bytes().any(|byte| matches!(byte, b'-' | b'_'));
     let engine = if is_url_safe { &URL_SAFE } else { &STANDARD };

@@ -6,7 +6,7 @@ use subtle::ConstantTimeEq;
 use super::{Evidence, Refusal, Work, encoding::decode, signatures};
 use crate::plugin::types::{Hash, HashConstruction, HashKey, KeyedHash, Message, Part, SecretKey};
 
-/// Checks that any signature fits any message under any value of the key.
+/// Checks that any of the signatures matches any of the messages under any value of the key.
 pub(super) fn check(proof: &KeyedHash, evidence: &Evidence<'_>, work: &mut Work) -> Result<(), Refusal> {
     let presented = signatures::decode_all(&proof.source, &proof.signatures)?;
     for key in keys(&proof.key, evidence)? {
@@ -31,7 +31,7 @@ pub(super) fn check(proof: &KeyedHash, evidence: &Evidence<'_>, work: &mut Work)
     })
 }
 
-/// All values of the key. A value that cannot be a key is an error only when no other value can.
+/// Returns all values of the key. An unusable value is an error only if no other value is usable.
 fn keys(key: &HashKey, evidence: &Evidence<'_>) -> Result<Vec<Vec<u8>>, Refusal> {
     let secret = match key {
         HashKey::Published(bytes) => return Ok(vec![bytes.clone()]),
@@ -57,13 +57,13 @@ fn keys(key: &HashKey, evidence: &Evidence<'_>) -> Result<Vec<Vec<u8>>, Refusal>
 }
 
 fn secret_key(secret: &SecretKey, configured: &str) -> Result<Vec<u8>, &'static str> {
-    // A line break at the end is what a file or a copy leaves behind, never part of a key.
+    // A trailing line break is left behind by a file or by copying, and never part of a key.
     let text = configured.trim();
     let text = text.strip_prefix(secret.strip_prefix.as_str()).unwrap_or(text);
     match decode(text, secret.encoding) {
-        Some(key) if key.is_empty() => Err("is empty behind its prefix"),
+        Some(key) if key.is_empty() => Err("is empty after its prefix"),
         Some(key) => Ok(key),
-        None => Err("is not written in the encoding that the provider gives it in: copy it once more"),
+        None => Err("is not in the encoding in which the provider issues it: copy it again"),
     }
 }
 

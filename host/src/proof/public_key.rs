@@ -1,4 +1,4 @@
-//! Public-key signatures and the forms in which public keys are configured.
+//! Public-key signatures, and the forms in which public keys are configured.
 
 use std::borrow::Cow;
 
@@ -22,7 +22,7 @@ enum Algorithm {
     Ed25519,
 }
 
-/// A public key, in the form in which the signature check takes it: the bare key without its wrapping.
+/// A public key in the form that signature verification takes: the bare key without its wrapping.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PublicKey {
     algorithm: Algorithm,
@@ -30,8 +30,8 @@ pub(super) struct PublicKey {
 }
 
 impl PublicKey {
-    /// Reads a key as operators configure it: PEM, base64 of the DER SubjectPublicKeyInfo, or base64 of the 32 bytes of
-    /// an Ed25519 key.
+    /// Parses a key as operators configure it: PEM, base64 of the DER SubjectPublicKeyInfo, or base64 of the 32 bytes
+    /// of an Ed25519 key.
     fn parse(text: &str) -> Result<Self, &'static str> {
         // Environment variables often hold the two characters `\n` where the PEM has line breaks.
         let text = text.replace("\\n", "\n");
@@ -41,7 +41,7 @@ impl PublicKey {
                     .ok_or("is a PEM block without an end")?
                     .0
             }
-            None if text.contains("-----BEGIN") => return Err("is a PEM block, but none of a `PUBLIC KEY`"),
+            None if text.contains("-----BEGIN") => return Err("is a PEM block, but not of a `PUBLIC KEY`"),
             None => &text,
         };
         let base64: String = body.split_whitespace().collect();
@@ -52,11 +52,11 @@ impl PublicKey {
                 bytes: der,
             });
         }
-        let (_, info) = SubjectPublicKeyInfo::from_der(&der).map_err(|_| "is no public key in DER form")?;
+        let (_, info) = SubjectPublicKeyInfo::from_der(&der).map_err(|_| "is not a public key in DER")?;
         Self::from_info(&info)
     }
 
-    /// Takes the key out of its wrapping.
+    /// Extracts the key from its wrapping.
     pub(super) fn from_info(info: &SubjectPublicKeyInfo<'_>) -> Result<Self, &'static str> {
         let oid = info.algorithm.oid();
         let algorithm = if *oid == oid_registry::OID_PKCS1_RSAENCRYPTION {
@@ -91,7 +91,7 @@ impl PublicKey {
     }
 }
 
-/// Checks that any signature fits any message under any value of the key.
+/// Checks that any of the signatures matches any of the messages under any value of the key.
 pub(super) async fn check(
     proof: &PublicKeySignature,
     evidence: &Evidence<'_>,
@@ -122,7 +122,7 @@ pub(super) async fn check(
     })
 }
 
-/// All values of the key that suit the scheme. A value that cannot be used is an error only when no other can.
+/// Returns all values of the key that suit the scheme. An unusable value is an error only if no other value is usable.
 async fn keys(proof: &PublicKeySignature, evidence: &Evidence<'_>) -> Result<Vec<PublicKey>, Refusal> {
     let name = match &proof.key {
         KeySource::CertificateUrl(url) => {
@@ -157,7 +157,7 @@ async fn keys(proof: &PublicKeySignature, evidence: &Evidence<'_>) -> Result<Vec
     }
 }
 
-/// The message in one piece, copied only when it has several parts.
+/// Returns the message in one piece, copied only if it has several parts.
 fn joined<'a>(message: &'a Message, body: &'a [u8], work: &mut Work) -> Result<Cow<'a, [u8]>, Refusal> {
     let bytes = |part: &'a Part| match part {
         Part::Body => body,
@@ -168,7 +168,7 @@ fn joined<'a>(message: &'a Message, body: &'a [u8], work: &mut Work) -> Result<C
     }
     let mut joined = Vec::new();
     for part in message {
-        // Before it is copied: a message may name the body any number of times.
+        // Accounted for before copying: a message may name the body any number of times.
         work.take_bytes(bytes(part).len())?;
         joined.extend_from_slice(bytes(part));
     }
@@ -208,11 +208,11 @@ mod tests {
     fn says_what_is_wrong_with_a_key() {
         let error = |text: &str| PublicKey::parse(text).unwrap_err();
         assert_eq!(error("§"), "is neither PEM nor base64");
-        assert_eq!(error("aGVsbG8="), "is no public key in DER form");
+        assert_eq!(error("aGVsbG8="), "is not a public key in DER");
         assert_eq!(error(P384), "is an elliptic curve key, but not on P-256");
         assert_eq!(
             error("-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----"),
-            "is a PEM block, but none of a `PUBLIC KEY`"
+            "is a PEM block, but not of a `PUBLIC KEY`"
         );
         assert_eq!(
             error("-----BEGIN PUBLIC KEY-----\nMF"),

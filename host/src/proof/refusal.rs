@@ -1,62 +1,63 @@
-//! Why a delivery is not believed, in words for the operator.
+//! Why a delivery is refused as not genuine, in words for the operator.
 
 use crate::plugin::types::Encoding;
 
-/// Why a delivery is not taken as genuine. Texts name the place and the check that failed; never a secret, a signature
-/// or what was presented.
+/// Why a delivery is not accepted as genuine. Messages name the place and the check that failed; never a secret, a
+/// signature or a presented value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
     /// The plugin found nothing that could prove the delivery.
     #[error("{0}")]
     ProofMissing(String),
-    /// The plugin found that what should prove the delivery cannot.
+    /// The plugin found that the delivery's proof cannot be valid.
     #[error("{0}")]
     ProofInvalid(String),
-    /// There is no signature where one belongs.
+    /// There is no signature where one is expected.
     #[error("{origin} holds no signature")]
     SignatureMissing {
-        /// Where it belongs.
+        /// Where it is expected.
         origin: String,
     },
-    /// The signature is not written as it should be.
+    /// The signature is not encoded as it should be.
     #[error("{origin} is not {}", encoding_name(*.encoding))]
     SignatureEncoding {
-        /// Where it stands.
+        /// Where it was found.
         origin: String,
-        /// How it should be written.
+        /// The expected encoding.
         encoding: Encoding,
     },
-    /// The signature does not fit.
+    /// The signature does not match.
     #[error(
-        "the signature in {origin} does not fit the delivery: check the configured secret, and that nothing changes the body on its way"
+        "the signature in {origin} does not match the delivery: check the configured secret, and that nothing changes \
+         the body in transit"
     )]
     SignatureMismatch {
-        /// Where it stands.
+        /// Where it was found.
         origin: String,
     },
-    /// There is no token, or no user and password, where one belongs.
+    /// There is no token, or no user and password, where one is expected.
     #[error("{origin} holds no credentials")]
     CredentialsMissing {
-        /// Where they belong.
+        /// Where they are expected.
         origin: String,
     },
-    /// Token, user or password differ from those configured.
+    /// Token, user or password differ from the configured ones.
     #[error("the credentials in {origin} are not the configured ones")]
     CredentialsMismatch {
-        /// Where they stand.
+        /// Where they were found.
         origin: String,
     },
-    /// Signed too long before its receipt, or after it.
+    /// The delivery was signed too long before its receipt, or after it.
     #[error("{origin} is {} s {}, at most {} s are allowed", .by_ms.div_ceil(1000), if *.is_future { "in the future" } else { "old" }, .tolerance_ms / 1000)]
     TimestampStale {
-        /// Where the time stands.
+        /// Where the timestamp was found.
         origin: String,
-        /// How far it is from the time of receipt, milliseconds.
+        /// How far it is from the time of receipt, in milliseconds.
         by_ms: u64,
-        /// Whether it lies after the time of receipt.
+        /// Whether it is after the time of receipt.
         is_future: bool,
-        /// How far it may be, milliseconds.
+        /// How far it may be, in milliseconds.
         tolerance_ms: u64,
     },
     /// The delivery names a certificate that will not be fetched.
@@ -65,16 +66,16 @@ pub enum Refusal {
     /// The certificate could not be fetched now.
     #[error("the certificate cannot be fetched now: {0}")]
     CertificateUnavailable(String),
-    /// The certificate is none, or not valid at the time of receipt.
+    /// The certificate is unusable, or not valid at the time of receipt.
     #[error("the certificate is not usable: {0}")]
     CertificateInvalid(&'static str),
-    /// Nothing is configured that the delivery could be proven with.
+    /// Nothing is configured that could prove the delivery.
     #[error("nothing proves deliveries to this account: configure {}", .keys.join(" or "))]
     NoProofConfigured {
         /// The keys that could be configured.
         keys: Vec<String>,
     },
-    /// The plugin demands nothing although secrets are configured.
+    /// The plugin demands no proof although secrets are configured.
     #[error("the plugin demands no proof of this delivery although the account has secrets")]
     NoProofDemanded,
     /// The plugin needs a secret that is not configured.
@@ -85,7 +86,8 @@ pub enum Refusal {
         /// Where to set it.
         key: String,
     },
-    /// A certificate proves who sent the delivery, and a setting that would tell whether it is the account's is not configured.
+    /// A certificate proves who sent the delivery, but a setting that would tell whether it belongs to the account is
+    /// not configured.
     #[error("the signature alone does not prove that the delivery is this account's: set `{key}`")]
     SettingNotConfigured {
         /// Where to set it.
@@ -97,12 +99,12 @@ pub enum Refusal {
         /// Its name.
         name: String,
     },
-    /// A configured secret cannot be a key.
+    /// A configured secret is not usable as a key.
     #[error("the configured secret `{name}` {problem}")]
     SecretUnusable {
         /// Its name.
         name: String,
-        /// What is wrong with it, to be read after the name.
+        /// What is wrong with it, phrased to follow the name.
         problem: &'static str,
     },
     /// The plugin broke a rule of the contract.
@@ -111,7 +113,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Stable code for callers and metrics.
+    /// Returns the stable code for callers and metrics.
     pub fn code(&self) -> &'static str {
         match self {
             Self::ProofMissing(_) | Self::SignatureMissing { .. } => "signature_missing",
@@ -134,7 +136,7 @@ impl Refusal {
         }
     }
 
-    /// Whether the same delivery may be believed later, so that the provider should send it again.
+    /// Returns whether the same delivery may be accepted later, so that the provider should send it again.
     pub fn is_temporary(&self) -> bool {
         matches!(self, Self::CertificateUnavailable(_))
     }

@@ -1,9 +1,9 @@
-//! The signatures that a delivery presents.
+//! Decodes the signatures that a delivery presents.
 
 use super::{Refusal, encoding::decode};
 use crate::plugin::types::Signature;
 
-/// The bytes of all readable candidates; at least one.
+/// Returns the bytes of all readable candidates; at least one.
 pub(super) fn decode_all(origin: &str, signatures: &[Signature]) -> Result<Vec<Vec<u8>>, Refusal> {
     let mut decoded = Vec::with_capacity(signatures.len());
     let mut unreadable = None;

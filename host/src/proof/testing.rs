@@ -1,8 +1,8 @@
-//! What the tests of several modules make proofs with.
+//! Helpers for the proof-related tests of several modules.
 
 use crate::plugin::types::{Descriptor, SecretSpec, SettingSpec, Statuses};
 
-/// A descriptor of the provider `acme` with these secrets and settings, each with whether it is required.
+/// Returns a descriptor of the provider `acme` with these secrets and settings, each with whether it is required.
 pub(crate) fn descriptor(secrets: &[(&str, bool)], settings: &[(&str, bool)]) -> Descriptor {
     let secrets = secrets.iter().map(|(name, required)| SecretSpec {
         name: (*name).to_owned(),

@@ -71,7 +71,7 @@ impl Scene {
             request: &self.request,
             certificates: &self.certificates,
         };
-        // Given certificates are there at once, so that nothing is ever waited for.
+        // Given certificates are available at once, so that nothing has to be waited for.
         futures::executor::block_on(check(proofs, &evidence))
     }
 
@@ -274,7 +274,7 @@ fn public_key(scheme: SignatureScheme, signature: Signature) -> PublicKeySignatu
     }
 }
 
-/// Wraps a bare key the way keys are published, as base64.
+/// Wraps a bare key in the form in which keys are published, as base64.
 fn published(algorithm: &str, bare: &[u8]) -> String {
     let mut der = hex::decode(algorithm).unwrap();
     der.extend_from_slice(bare);
@@ -516,7 +516,7 @@ fn nothing_proves_nothing() {
             .ends_with("configure `accounts.acme.default.key`"),
         "{refusal}"
     );
-    // A recent time is no proof: anybody can write one.
+    // A recent timestamp is no proof: anybody can write one.
     assert_eq!(unconfigured.code(&[fresh(NOW_MS)]), "no_proof_configured");
     let configured = Scene::new(&[("key", &["k"])]);
     assert_eq!(configured.code(&[]), "no_proof_demanded");
@@ -561,7 +561,7 @@ fn the_work_is_bounded() {
     assert_eq!(scene.code(&[Proof::KeyedHash(long)]), "plugin_fault");
 
     let mut costly = by_certificate(SignatureScheme::RsaPkcs1Sha256, CERTIFICATE_URL);
-    // As many as the contract takes.
+    // As many as the contract allows.
     costly.messages = vec![vec![]; 8];
     costly.signatures = vec![signature("x"); 16];
     assert_eq!(scene.code(&[Proof::PublicKey(costly)]), "plugin_fault");

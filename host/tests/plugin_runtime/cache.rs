@@ -1,4 +1,4 @@
-//! Compiled plugins are kept, and used only when this installation has made them.
+//! Compiled plugins are cached, and used only if this installation has made them.
 
 use std::{
     fs::{self, File, Permissions},
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::{World, config, eventually, guest::guest};
 
-/// Opens the folder anew; gives how many plugins were compiled and how many came from the cache.
+/// Opens the folder again; returns how many plugins were compiled and how many came from the cache.
 async fn start(config: &PluginsConfig) -> (i64, i64) {
     let world = World::open(config.clone()).await;
     assert_eq!(world.deliver("acme").await.unwrap(), 1);
@@ -30,7 +30,7 @@ fn folder_with_a_plugin() -> (TempDir, PluginsConfig) {
     (data, config)
 }
 
-/// The compiled plugin, the only one there is.
+/// Returns the compiled plugin, the only entry.
 fn entry(config: &PluginsConfig) -> PathBuf {
     let entries = fs::read_dir(&config.cache_folder)
         .unwrap()
@@ -159,7 +159,7 @@ async fn entries_of_other_engines_and_unfinished_ones_are_dropped() {
     }
 }
 
-/// Old entries of these sizes for the engine that `entry` is for. They have no bytes on the disk.
+/// Creates old entries of these sizes for the engine that `entry` is for. They are sparse files.
 fn old_entries(config: &PluginsConfig, entry: &Path, sizes: &[u64]) -> Vec<PathBuf> {
     let name = entry.file_name().unwrap().to_string_lossy().into_owned();
     let (_, engine) = name.split_once('-').unwrap();
@@ -175,7 +175,7 @@ fn old_entries(config: &PluginsConfig, entry: &Path, sizes: &[u64]) -> Vec<PathB
     sizes.iter().enumerate().map(make).collect()
 }
 
-/// Which of these entries are left when another version of the plugin has been compiled by a host that runs.
+/// Returns which of these entries are left after a running host has compiled another version of the plugin.
 async fn left_after_a_swap(sizes: &[u64]) -> Vec<usize> {
     let (_data, config) = folder_with_a_plugin();
     let world = World::open(config.clone()).await;
@@ -194,13 +194,13 @@ async fn left_after_a_swap(sizes: &[u64]) -> Vec<usize> {
 
 #[tokio::test]
 async fn a_host_that_runs_keeps_a_bounded_number_of_entries() {
-    // With the two of the plugin there are two too many.
+    // With the plugin's own two entries, two are too many.
     assert_eq!(left_after_a_swap(&[1; 150]).await, (2..150).collect::<Vec<_>>());
 }
 
 #[tokio::test]
 async fn a_host_that_runs_keeps_a_bounded_number_of_bytes() {
     const HALF: u64 = 512 << 20;
-    // The two of the plugin and one half are within the bound, the other half is not.
+    // The plugin's two entries and one half fit into the limit, the other half does not.
     assert_eq!(left_after_a_swap(&[1, HALF, HALF]).await, [2]);
 }

@@ -1,4 +1,4 @@
-//! CPU time is what counts, not time on the wall; and what a guest makes the host do is bounded too.
+//! CPU time counts, not wall-clock time; and what a guest makes the host do is limited, too.
 
 use std::{
     sync::{
@@ -24,7 +24,7 @@ const SPIN: &str = "(loop $again
     (br_if $again (i64.ne (local.get $received) (i64.const 0))))
     i32.const 768";
 
-/// Lets rivals rest when it is dropped, also by a test that fails: they would keep all that come after it from the processors.
+/// Stops the rivals when it is dropped, even by a failing test: they would take the processors from all tests after it.
 #[derive(Default)]
 struct Rest(Arc<AtomicBool>);
 
@@ -54,7 +54,7 @@ async fn a_busy_machine_does_not_make_healthy_plugins_fail() {
     let idle = spin().await;
     let rest = Rest::default();
     let cores = thread::available_parallelism().unwrap().get();
-    // So many that a turn takes longer on the wall than the guest may use of the CPU.
+    // So many that a turn takes more wall-clock time than the guest may use CPU time.
     let rivals = cores * 2 * (100 / idle.as_millis().clamp(1, 100) as usize + 1);
     let rivals: Vec<_> = (0..rivals)
         .map(|_| {
@@ -66,7 +66,7 @@ async fn a_busy_machine_does_not_make_healthy_plugins_fail() {
             })
         })
         .collect();
-    // Schedulers favour who has slept: go on until a delivery did have to wait.
+    // Schedulers favour threads that have slept: go on until a delivery did have to wait.
     let began = Instant::now();
     let mut longest = Duration::ZERO;
     while longest < Duration::from_millis(100) && began.elapsed() < Duration::from_secs(30) {
@@ -97,7 +97,7 @@ fn time_in_the_hosts_queues_is_limited_and_the_hosts_fault() {
         })
         .await;
         let plugin = world.plugin("acme");
-        // The one thread on which guests could run is busy for longer than a call may take.
+        // The only thread on which guests could run is busy for longer than a call may take.
         let (release, released) = mpsc::channel::<()>();
         let busy = tokio::task::spawn_blocking(move || released.recv());
         let error = deliver(&plugin, b"").await.unwrap_err();
@@ -139,14 +139,14 @@ async fn all_plugins_together_are_limited() {
 #[tokio::test]
 async fn an_attack_on_the_hosts_memory_takes_none() {
     let world = World::alone(&[("hostile.wasm", aliasing().build())]).await;
-    // Forgets the peak of what ran before.
+    // Resets the peak of what ran before.
     std::fs::write("/proc/self/clear_refs", "5").unwrap();
     let before = memory_kb("VmHWM:");
-    // One delivery: each of several would leave what it has freed with the allocator of its own thread.
+    // One delivery: each of several would leave what it has freed in the allocator of its own thread.
     let error = deliver(&world.plugin("hostile"), b"").await.unwrap_err();
     assert_eq!(error.limit(), Some("output_bytes"));
     let grown = memory_kb("VmHWM:").saturating_sub(before);
-    // The answer would be a gigabyte, and wasmtime's own limit 128 MiB. Ours is 32 MiB, and the guest has 3 MiB of its own;
-    // the rest is for what other tests prepare while they wait.
+    // The output would be a gigabyte, and wasmtime's own limit is 128 MiB. The host's limit is 32 MiB, and the guest
+    // has 3 MiB of its own; the rest is for what other tests prepare while they wait.
     assert!(grown < 80_000, "{grown} kB");
 }

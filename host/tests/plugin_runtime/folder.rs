@@ -1,4 +1,4 @@
-//! The folder is watched: files that come, change, go bad and go take effect by themselves.
+//! The folder is watched: files that are added, changed, broken or removed take effect by themselves.
 
 use std::{
     ffi::OsStr,
@@ -21,7 +21,7 @@ use super::{
     World, deliver, eventually, gallery::branches_and_variables, guest::guest, rename_into, request,
 };
 
-/// From the end of the copy to being served, compiling a small plugin included.
+/// From the end of the copy to being served, including compiling a small plugin.
 const SOON: Duration = Duration::from_secs(1);
 
 fn version(version: &str) -> Vec<u8> {
@@ -175,7 +175,7 @@ async fn a_bad_file_is_reported_and_the_old_one_serves_on() {
     assert_eq!(world.status("acme.wasm").problem, None);
 }
 
-/// The file is refused because the owner serves the slug `acme`.
+/// Asserts that the file is refused because the owner serves the slug `acme`.
 #[track_caller]
 fn assert_second(world: &World, file: &str, owner: &str) {
     assert_eq!(
@@ -223,7 +223,7 @@ async fn the_file_named_after_the_slug_has_it_again_when_it_comes_back() {
     .await;
     fs::remove_file(world.path("acme.wasm")).unwrap();
     eventually("the other takes over", || serves(&world, "acme@6.6.6")).await;
-    // The same bytes: a copy that serves may be changed later, the file that was meant is the one that counts.
+    // The same bytes: a copy that serves may be changed later, so the file that was meant is the one that counts.
     fs::write(world.path("a-stranger.wasm"), version("1.0.0")).unwrap();
     eventually("the other serves the same", || serves(&world, "acme@1.0.0")).await;
     fs::write(world.path("acme.wasm"), version("1.0.0")).unwrap();
@@ -278,7 +278,7 @@ async fn a_file_that_changes_all_the_time_is_served_once_it_rests() {
             }
         }
     });
-    // Whatever of it is seen meanwhile: only what is whole is served.
+    // Whatever is read of it meanwhile, only the complete file is served.
     for _ in 0..50 {
         assert_eq!(world.deliver("healthy").await.unwrap(), 1);
         if let Some(plugin) = world.plugins.get("acme") {
@@ -308,7 +308,7 @@ async fn ten_thousand_files_are_reported_and_keep_nobody_waiting() {
     eventually("what comes later serves", || serves(&world, "acme@1.0.0")).await;
 }
 
-/// Takes many times as long to compile as the other plugins of these tests together.
+/// Returns a plugin that takes many times as long to compile as the other plugins of these tests together.
 fn slow() -> Vec<u8> {
     guest("slow")
         .items(&branches_and_variables(80, 1_000).repeat(SLOW_FUNCTIONS))
@@ -344,7 +344,7 @@ async fn a_file_that_is_slow_to_compile_keeps_nobody_waiting_and_is_reported() {
         world.problem("a-slow.wasm"),
         "`a-slow.wasm` takes longer than 4 s to compile"
     );
-    // The compiler goes on; what it gives is kept, and not compiled again.
+    // The compiler goes on; its result is kept, and not compiled again.
     eventually("it serves", || world.plugins.get("slow").is_some()).await;
     assert_eq!(world.status("a-slow.wasm").problem, None);
     assert_eq!(world.metric("sendflowr_plugin_compilations_total"), 4);
@@ -436,7 +436,7 @@ async fn odd_names_and_links_are_served_and_other_files_left_alone() {
         ["acme.wasm", "späte Post (1).wasm", "\u{fffd}\u{fffd}.wasm"]
     );
 
-    // What the link leads to is replaced elsewhere, where nothing is watched.
+    // The link's target is replaced elsewhere, where nothing is watched.
     rename_into(&outside, &version("1.0.1"));
     eventually("the new target serves", || serves(&world, "acme@1.0.1")).await;
 }

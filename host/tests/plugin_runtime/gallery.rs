@@ -1,4 +1,4 @@
-//! The gallery of hostile guests: each breaks one fence, and the gallery says which.
+//! The gallery of hostile guests: each breaks one limit, and the gallery says which.
 
 use super::{
     guest::{BUMP, Guest, guest},
@@ -16,13 +16,13 @@ pub(crate) struct Attack {
     pub(crate) call: &'static str,
 }
 
-/// The attack of this name.
+/// Returns the attack of this name.
 pub(crate) fn attack(name: &str) -> Attack {
     let found = gallery().into_iter().find(|attack| attack.name == name);
     found.unwrap_or_else(|| panic!("the gallery has no `{name}`"))
 }
 
-/// All of them.
+/// Returns all attacks.
 pub(crate) fn gallery() -> Vec<Attack> {
     let mut all = Vec::new();
     let mut hang = |name, guest, limit, call| {
@@ -163,7 +163,7 @@ pub(crate) fn gallery() -> Vec<Attack> {
     let divides = in_normalize("(i32.div_u (i32.const 1) (local.get $headers_length))");
     hang("division by zero", divides, "trap", "normalize");
 
-    // 300,000 events of zeros lie in 50 MB of the guest's memory; as many as fit.
+    // 300,000 events of zeros take 50 MB of the guest's memory; as many as fit.
     let many = hostile().memory("900").events(300_000);
     hang("as many events as fit", many, "output_bytes", "normalize");
     // Ten million do not even fit into the guest's memory.
@@ -260,7 +260,7 @@ pub(crate) fn gallery() -> Vec<Attack> {
     all
 }
 
-/// Makes each of the batch's 1,000 events point at the same megabyte as its subject: 1 GB of output from 1.2 MB.
+/// Makes each of the batch's 1,000 events point to the same megabyte as its subject: 1 GB of output from 1.2 MB.
 pub(crate) fn aliasing() -> Guest {
     let hostile = guest("hostile").normalize(
         "(local $event i32) (local $left i32)
@@ -279,7 +279,7 @@ pub(crate) fn aliasing() -> Guest {
     hostile.memory("20").events(1_000)
 }
 
-/// Names of files that are refused, and a word of the reason.
+/// Returns names and contents of files that are refused, and a part of the reason.
 pub(crate) fn refused() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     let bad = || guest("bad");
     vec![
@@ -309,10 +309,10 @@ pub(crate) fn refused() -> Vec<(&'static str, Vec<u8>, &'static str)> {
             bad().items("(func $main (loop $again (br $again))) (start $main)").build(),
             "`cpu_time`",
         ),
-        ("fickle", fickle().build(), "a second call gives another answer"),
+        ("fickle", fickle().build(), "a second call returned a different descriptor"),
         ("begins-too-large", bad().memory("1025").build(), "memory"),
         ("many-imports", many_imports(), "101 imports and exports"),
-        ("nested-loops", bad().items(&branches_and_variables(1_000, 1_000)).build(), "1000 loops within each other"),
+        ("nested-loops", bad().items(&branches_and_variables(1_000, 1_000)).build(), "1000 nested loops"),
         ("slow-function", bad().items(&branches_and_variables(100, 1_600)).build(), "steps for one function"),
         (
             "slow-functions",
@@ -327,7 +327,7 @@ pub(crate) fn refused() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     ]
 }
 
-/// Another status at the second call.
+/// Returns another status at the second call.
 pub(crate) fn fickle() -> Guest {
     guest("bad").describe(
         "(i32.store8 (i32.const 120) (i32.add (i32.load8_u (i32.const 120)) (i32.const 1))) i32.const 64",
@@ -341,7 +341,7 @@ pub(crate) fn many_imports() -> Vec<u8> {
     super::guest::component(&format!("(component {imports})"))
 }
 
-/// A function with so many nested loops, at the top of each of which so many variables may have a new value.
+/// Returns a function with this many nested loops, at the top of each of which this many variables may have a new value.
 pub(crate) fn branches_and_variables(branches: usize, variables: usize) -> String {
     let locals = "i32 ".repeat(variables);
     let loops = "loop ".repeat(branches);

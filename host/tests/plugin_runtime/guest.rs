@@ -1,4 +1,4 @@
-//! Builds plugins by hand, healthy ones and others.
+//! Builds plugins by hand, healthy ones and hostile ones.
 
 use std::fmt::Write;
 
@@ -9,12 +9,12 @@ const TEMPLATE: &str = include_str!("../../../tests/guests/guest.wat");
 const CONTRACT: &str = include_str!("../../../wit/1.0.0/connector.wit");
 const NEWEST_CONTRACT: &str = include_str!("../../../wit/1.1.0/connector.wit");
 
-/// Where the template keeps things.
+/// Where the template places its parts.
 const TEXTS_AT: u32 = 1024;
 const HEAP_AT: u32 = 4096;
 const EVENTS_AT: u32 = 65536;
 
-/// A plugin to be built. Function bodies are WebAssembly text; those that are not replaced do the right thing.
+/// A plugin to be built. Function bodies are WebAssembly text; those that are not replaced behave correctly.
 #[derive(Clone)]
 pub(crate) struct Guest {
     pub(crate) slug: String,
@@ -28,7 +28,7 @@ pub(crate) struct Guest {
     pub(crate) events: u32,
     /// Version of the contract that it is built for.
     pub(crate) contract: &'static str,
-    /// Interface that the world imports besides the contract's, as WIT text, and its import in the module.
+    /// An interface that the world imports besides the contract's, as WIT text, and its import in the module.
     pub(crate) wants: Option<(&'static str, &'static str)>,
     /// Interfaces of other packages that the world imports.
     pub(crate) foreign: Vec<Foreign>,
@@ -40,7 +40,7 @@ pub(crate) struct Guest {
     pub(crate) normalize: String,
 }
 
-/// An interface of another package, and what the module imports of it.
+/// An interface of another package, and what the module imports from it.
 #[derive(Clone)]
 pub(crate) struct Foreign {
     /// Its name with package and version.
@@ -51,7 +51,7 @@ pub(crate) struct Foreign {
     pub(crate) imports: &'static str,
 }
 
-/// A healthy plugin.
+/// Returns a healthy plugin.
 pub(crate) fn guest(slug: &str) -> Guest {
     Guest {
         slug: slug.to_owned(),
@@ -73,7 +73,7 @@ pub(crate) fn guest(slug: &str) -> Guest {
     }
 }
 
-/// Hands out memory from `$free` upwards, and grows it when it is used up.
+/// Allocates memory from `$free` upwards, and grows it when it is used up.
 pub(crate) const BUMP: &str = "
     (local $start i32)
     (local.set $start
@@ -127,7 +127,7 @@ impl Guest {
         self
     }
 
-    /// The plugin as a component.
+    /// Builds the plugin as a component.
     pub(crate) fn build(&self) -> Vec<u8> {
         let mut texts = String::new();
         let mut place = |text: &str| {
@@ -143,7 +143,7 @@ impl Guest {
         ];
         let secret = self.secret.map(&mut place);
         let hosts: Vec<(u32, u32)> = self.hosts.iter().map(|host| place(host)).collect();
-        // The table of hosts, as a text so that it lies behind the other texts, aligned.
+        // The table of hosts, appended to the texts, aligned.
         while !texts.len().is_multiple_of(4) {
             texts.push(' ');
         }
@@ -235,7 +235,7 @@ fn escaped(bytes: &[u8]) -> String {
     text
 }
 
-/// A component that is not made from the template.
+/// Builds a component that is not made from the template.
 pub(crate) fn component(text: &str) -> Vec<u8> {
     wat::parse_str(text).unwrap()
 }

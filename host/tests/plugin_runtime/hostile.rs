@@ -1,4 +1,4 @@
-//! Guests that break a fence each. The error names the fence, and another provider's plugin goes on answering.
+//! Guests that break one limit each. The error names the limit, and another provider's plugin keeps working.
 
 use std::process::Command;
 
@@ -11,11 +11,11 @@ use super::{
     lines,
 };
 
-/// How much more CPU time than by default guests have that are to break another fence: where the system has no pages at hand,
+/// Factor of the default CPU time for guests that are meant to break another limit: if the system has no pages at hand,
 /// touching all the memory takes most of the default.
 const PATIENCE: u32 = 3;
 
-/// Delivers to the hostile guest, then to a healthy one beside it. Gives the details.
+/// Delivers to the hostile guest, then to a healthy one beside it. Returns the details.
 async fn details(name: &str) -> String {
     let Attack {
         guest: hostile,
@@ -142,7 +142,7 @@ async fn lists_that_share_their_bytes_are_counted_in_full() {
 
 #[tokio::test]
 async fn the_fixture_gives_the_shared_text_when_it_fits() {
-    // What the test above refuses is valid but for its size.
+    // What the test above refuses is valid except for its size.
     let small = gallery::aliasing().events(8);
     let world = World::with(&[("small.wasm", small.build())]).await;
     assert_eq!(world.deliver("hostile").await.unwrap(), 8);
@@ -203,7 +203,7 @@ async fn a_flood_of_log_lines_is_cut_and_counted() {
     );
     let world = World::with(&[("flood.wasm", flood.build())]).await;
     assert_eq!(world.deliver("flood").await.unwrap(), 1);
-    // Ten seconds' worth passes, and what little the bucket regains meanwhile.
+    // Ten seconds' worth pass, plus the little that the bucket regains meanwhile.
     let dropped = world.metric("sendflowr_plugin_log_lines_dropped_total{plugin=\"flood\"}");
     assert!((880..=900).contains(&dropped), "{dropped}");
 }
@@ -231,7 +231,7 @@ async fn an_endless_flood_of_large_log_lines_runs_out_of_cpu_time() {
 
 #[tokio::test]
 async fn nothing_is_left_for_the_next_delivery() {
-    // Traps when the memory is not as the module has it.
+    // Traps when the memory is not as the module initializes it.
     let forgetful = guest("forgetful").normalize(
         "(if (i32.load (i32.const 600)) (then unreachable))
          (i32.store (i32.const 600) (i32.const 1))
@@ -244,7 +244,7 @@ async fn nothing_is_left_for_the_next_delivery() {
     }
 }
 
-/// In a process of its own, whose memory nobody else uses.
+/// Runs in its own process, whose memory nobody else uses.
 #[test]
 fn one_process_survives_the_whole_gallery_in_bounded_memory() {
     let test = "hostile::the_whole_gallery";
@@ -288,7 +288,7 @@ async fn the_whole_gallery() {
     let limits = Limits::default();
     let world = Arc::new(
         World::configured(&files, |config| {
-            // Every attack is to reach its fence.
+            // Every attack is meant to reach its limit.
             config.quarantine.failures = u32::MAX;
             config.limits.cpu_time *= PATIENCE;
         })
@@ -343,7 +343,7 @@ async fn the_whole_gallery() {
     );
 }
 
-/// A line of this process's status.
+/// Returns a value of this process's status.
 pub(crate) fn memory_kb(name: &str) -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let value = status.lines().find_map(|line| line.strip_prefix(name));

@@ -1,4 +1,4 @@
-//! Deliveries that compute long do so a few at a time.
+//! Deliveries that compute for long are run a few at a time.
 
 use std::{
     sync::Arc,
@@ -15,7 +15,7 @@ use super::{MACHINE, Turn, World, deliver, guest::guest};
 async fn runaways_take_turns_so_that_cores_are_left_for_others() {
     let spin = guest("spin").normalize("(loop $again (br $again)) unreachable");
     let turn = Turn::Alone(MACHINE.write().await);
-    // Time on the wall is long enough for a machine that is busy with something else.
+    // The wall-clock limit is long enough for a machine that is busy with something else.
     let patient = |config: &mut PluginsConfig| config.limits.wall_clock = Duration::from_secs(60);
     let world = World::filled(&[("spin.wasm", spin.build())], patient, turn).await;
     let cores = thread::available_parallelism().unwrap().get();
@@ -30,7 +30,7 @@ async fn runaways_take_turns_so_that_cores_are_left_for_others() {
         assert_eq!(error.limit(), Some("cpu_time"));
     }
     let took = began.elapsed();
-    // Each may use 100 ms, of which it needs no place for the first 5. On all cores they would be through in half of this.
+    // Each may use 100 ms, and needs no place for the first of them. On all cores they would be through in half of this time.
     let at_least = Duration::from_millis(90) * u32::try_from(runaways / places).unwrap();
     assert!(took >= at_least, "{runaways} runaways in {took:?}");
 }

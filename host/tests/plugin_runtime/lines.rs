@@ -11,7 +11,7 @@ use tracing::{
     span,
 };
 
-/// What plugins have logged, and what was logged of their failures.
+/// What plugins have logged, and what was logged about their failures.
 static LINES: Mutex<Vec<Line>> = Mutex::new(Vec::new());
 
 #[derive(Clone, Default)]
@@ -20,13 +20,13 @@ struct Line {
     message: String,
 }
 
-/// Keeps lines from now on. Tests run beside each other, so that each must have a plugin of its own.
+/// Records lines from now on. Tests run in parallel, so each must use a plugin of its own.
 pub(crate) fn keep() {
     static BEGUN: Once = Once::new();
     BEGUN.call_once(|| tracing::subscriber::set_global_default(Keeper).unwrap());
 }
 
-/// The lines that carry this plugin's tag.
+/// Returns the lines that carry this plugin's tag.
 pub(crate) fn of(tag: &str) -> Vec<String> {
     let lines = LINES.lock().unwrap();
     let of_plugin = lines.iter().filter(|line| line.plugin == tag);

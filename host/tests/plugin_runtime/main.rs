@@ -1,4 +1,4 @@
-//! The plugin runtime, from outside: plugins made by hand in a folder, deliveries through the public face.
+//! The plugin runtime, from outside: hand-made plugins in a folder, deliveries through the public API.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -35,18 +35,18 @@ use sendflowr_host::{
 use tempfile::TempDir;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// Most tests run beside each other; those that measure the machine run alone.
+/// Most tests run in parallel; those that measure the machine run alone.
 static MACHINE: RwLock<()> = RwLock::const_new(());
 
-/// What a test holds of [`MACHINE`]. A test opens one world after the other, never two at a time: while another test
-/// waits to be alone, the second would wait for that one, and that one for the first.
+/// What a test holds of [`MACHINE`]. A test opens one world after another, never two at a time: while another test
+/// waits to be alone, the second world would wait for that test, and that test for the first world.
 #[expect(dead_code, reason = "held, never read")]
 enum Turn {
     Shared(RwLockReadGuard<'static, ()>),
     Alone(RwLockWriteGuard<'static, ()>),
 }
 
-/// A plugin folder with a runtime over it.
+/// A plugin folder and a runtime that serves it.
 struct World {
     plugins: Plugins,
     registry: Registry,
@@ -56,7 +56,7 @@ struct World {
     _turn: Turn,
 }
 
-/// Where a test's folders lie.
+/// Returns a configuration with a test's folders.
 fn config(data: &TempDir) -> PluginsConfig {
     PluginsConfig {
         folder: data.path().join("plugins"),
@@ -70,7 +70,7 @@ fn config(data: &TempDir) -> PluginsConfig {
 }
 
 impl World {
-    /// A folder with these files.
+    /// Opens a folder with these files.
     async fn with(files: &[(&str, Vec<u8>)]) -> Self {
         Self::configured(files, |_| {}).await
     }
@@ -97,7 +97,7 @@ impl World {
         Self::over(config, Some(data), turn).await
     }
 
-    /// A runtime over folders that are there.
+    /// Opens a runtime on existing folders.
     async fn open(config: PluginsConfig) -> Self {
         let turn = Turn::Shared(MACHINE.read().await);
         Self::over(config, None, turn).await
@@ -139,7 +139,7 @@ impl World {
             .clone()
     }
 
-    /// Why this file is not served.
+    /// Returns why this file is not served.
     fn problem(&self, file: &str) -> String {
         self.status(file)
             .problem
@@ -152,7 +152,7 @@ impl World {
         text
     }
 
-    /// The value of the one series that begins like this.
+    /// Returns the value of the one series that begins like this.
     #[track_caller]
     fn metric(&self, series: &str) -> i64 {
         let text = self.metrics();
@@ -165,7 +165,7 @@ impl World {
     }
 }
 
-/// One whole delivery; gives the number of events.
+/// Makes one complete delivery; returns the number of events.
 async fn deliver(plugin: &Arc<Plugin>, body: &[u8]) -> Result<usize, PluginError> {
     let request = request(body);
     let (guest, proofs) = plugin

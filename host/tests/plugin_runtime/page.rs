@@ -1,4 +1,4 @@
-//! docs/limits.md tells what the code has.
+//! Checks `docs/limits.md` against the code.
 
 use std::{collections::BTreeMap, thread};
 
@@ -6,7 +6,7 @@ use sendflowr_host::{HostConfig, RawAccounts, RawHostConfig, plugin::Limits};
 
 const PAGE: &str = include_str!("../../../docs/limits.md");
 
-/// Cells of every row of the tables, the first without its backticks.
+/// Returns the cells of every table row, the first without its backticks.
 fn rows() -> impl Iterator<Item = Vec<&'static str>> {
     let rows = PAGE.lines().filter(|line| line.starts_with("| "));
     rows.map(|line| line.trim_matches('|').split('|').map(str::trim).collect())

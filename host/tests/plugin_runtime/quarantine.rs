@@ -1,4 +1,4 @@
-//! A plugin that keeps failing rests, alone, and comes back by itself.
+//! A plugin that keeps failing is quarantined, alone, and comes back by itself.
 
 use std::{fs, time::Duration};
 
@@ -84,7 +84,7 @@ async fn comes_back_when_a_delivery_succeeds() {
         )
     })
     .await;
-    // The first behind it fails: twice the rest.
+    // The first one after it fails: the quarantine doubles.
     fail(&world, 1).await;
     let error = deliver(&world.plugin("moody"), b"").await.unwrap_err();
     let retry_after = error.retry_after().unwrap();
@@ -93,7 +93,7 @@ async fn comes_back_when_a_delivery_succeeds() {
         "{retry_after:?}"
     );
     tokio::time::sleep(retry_after).await;
-    // A delivery whose proof does not hold tells nothing; the next one does.
+    // A delivery whose proof does not hold proves nothing about the plugin; the next one does.
     let unproven = world
         .plugin("moody")
         .instantiate(DEFAULT_ACCOUNT)
@@ -120,7 +120,7 @@ async fn deliveries_go_through_one_at_a_time_behind_a_rest() {
         plugin.instantiate(DEFAULT_ACCOUNT).await.unwrap_err().limit(),
         Some("concurrency")
     );
-    // Whoever waits gets in when the first is over, and is turned away when that one has begun another rest.
+    // The waiting delivery gets in when the first is over, and is turned away when that one has started another quarantine.
     let (waiting, error) = tokio::join!(deliver(&plugin, b""), first.normalize(request(b"x")));
     assert_eq!(error.unwrap_err().limit(), Some("trap"));
     let error = waiting.unwrap_err();
@@ -196,7 +196,7 @@ async fn a_plugin_that_fails_at_whatever_nothing_proves_is_asked_one_delivery_at
         Some("concurrency")
     );
     drop(alone);
-    // Nobody is turned away however often it fails, and one that is proven ends it.
+    // No delivery is turned away however often the plugin fails, and one that is proven ends it.
     for _ in 0..20 {
         assert_eq!(deliver(&plugin, b"x").await.unwrap_err().limit(), Some("trap"));
     }

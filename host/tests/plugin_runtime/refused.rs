@@ -1,4 +1,4 @@
-//! Files that are no plugins, or not ones that this host serves. Each is refused for a reason that says what to do.
+//! Files that are not plugins, or not plugins that this host serves. Each is refused for a reason that says what to do.
 
 use std::{fs, os::unix::fs::symlink};
 
@@ -8,7 +8,7 @@ use super::{
     guest::{Guest, component, guest},
 };
 
-/// Why this file is refused, beside a healthy one that serves.
+/// Returns why this file is refused, beside a healthy one that is served.
 async fn refusal(bytes: Vec<u8>) -> String {
     let world = World::with(&[("bad.wasm", bytes), ("healthy.wasm", guest("healthy").build())]).await;
     assert_eq!(world.plugins.slugs(), ["healthy"]);
@@ -17,7 +17,7 @@ async fn refusal(bytes: Vec<u8>) -> String {
     world.problem("bad.wasm")
 }
 
-/// Over all reasons.
+/// Returns the number of refused files, over all reasons.
 fn refused_files(world: &World) -> i64 {
     let text = world.metrics();
     let series = text
@@ -38,7 +38,7 @@ fn described(change: impl FnOnce(&mut Guest)) -> Vec<u8> {
 async fn text() {
     assert_eq!(
         refusal(b"hello".to_vec()).await,
-        "`bad.wasm` is not a WebAssembly component: it does not begin like one"
+        "`bad.wasm` is not a WebAssembly component: its magic number is wrong"
     );
     assert!(
         refusal(Vec::new())
@@ -62,7 +62,7 @@ async fn half_a_component() {
 async fn a_core_module() {
     assert_eq!(
         refusal(component("(module)")).await,
-        "`bad.wasm` is a core WebAssembly module, not a component: make one of it with `sendflowr plugin pack`"
+        "`bad.wasm` is a core WebAssembly module, not a component: convert it with `sendflowr plugin pack`"
     );
 }
 
@@ -70,7 +70,7 @@ async fn a_core_module() {
 async fn a_component_of_another_world() {
     assert_eq!(
         refusal(component("(component)")).await,
-        "`bad.wasm` does not export `sendflowr:connector/plugin`, so it is no SendFlowr plugin; it exports nothing"
+        "`bad.wasm` does not export `sendflowr:connector/plugin`, so it is not a SendFlowr plugin; it exports nothing"
     );
     let other = refusal(component(
         r#"(component (instance $i) (export "acme:other/thing@1.0.0" (instance $i)))"#,
@@ -123,7 +123,7 @@ async fn an_import_of_another_version_than_the_export() {
     );
     assert_eq!(
         refusal(mixed).await,
-        "`bad.wasm` imports `sendflowr:connector/logging@1.1.0`, which plugins do not get"
+        "`bad.wasm` imports `sendflowr:connector/logging@1.1.0`, which is not available to plugins"
     );
 }
 
@@ -144,7 +144,7 @@ async fn an_import_that_plugins_do_not_get() {
     });
     assert_eq!(
         refusal(curious).await,
-        "`bad.wasm` imports `sendflowr:connector/wanted@1.0.0`, which plugins do not get"
+        "`bad.wasm` imports `sendflowr:connector/wanted@1.0.0`, which is not available to plugins"
     );
 }
 
@@ -175,7 +175,7 @@ async fn a_small_file_that_would_grow_in_the_compiler() {
     bomb.push_str("(instance (instantiate $l20)))");
     assert_eq!(
         refusal(component(&bomb)).await,
-        "`bad.wasm` is made of 41 component instances; a plugin may have 12"
+        "`bad.wasm` has 41 component instances; a plugin may have 12"
     );
 }
 
@@ -187,12 +187,12 @@ async fn too_many_core_instances_imports_and_memories() {
     );
     assert_eq!(
         refusal(component(&many)).await,
-        "`bad.wasm` is made of 65 core instances; a plugin may have 64"
+        "`bad.wasm` has 65 core instances; a plugin may have 64"
     );
 
     assert_eq!(
         refusal(many_imports()).await,
-        "`bad.wasm` is made of 101 imports and exports; a plugin may have 100"
+        "`bad.wasm` has 101 imports and exports; a plugin may have 100"
     );
 
     let reason = refusal(described(|plugin| plugin.items = "(memory 1)".repeat(4))).await;
@@ -209,11 +209,11 @@ async fn too_many_tables() {
 
 #[tokio::test]
 async fn code_that_the_compiler_would_take_too_long_for() {
-    // Some kilobytes each, over which a compiler would sit for minutes and take gigabytes.
+    // Some kilobytes each, which would occupy a compiler for minutes and take gigabytes.
     let loops = described(|plugin| plugin.items = branches_and_variables(50_000, 1_000));
     assert_eq!(
         refusal(loops).await,
-        "`bad.wasm` is made of 50000 loops within each other; a plugin may have 100"
+        "`bad.wasm` has 50000 nested loops; a plugin may have 100"
     );
     let variables = described(|plugin| plugin.items = branches_and_variables(100, 50_000));
     let reason = refusal(variables).await;
@@ -253,7 +253,7 @@ async fn huge_data_segments_count_as_memory_or_as_file() {
     );
     let beyond = refusal(data("2", 1)).await;
     assert!(
-        beyond.starts_with("`bad.wasm` does not describe itself: ") && beyond.contains("out of bounds"),
+        beyond.starts_with("`bad.wasm` failed to describe itself: ") && beyond.contains("out of bounds"),
         "{beyond}"
     );
 }
@@ -282,7 +282,7 @@ async fn a_plugin_that_does_not_describe_itself() {
     .await;
     assert_eq!(
         loops,
-        "`bad.wasm` does not describe itself: plugin `bad` hit its limit `cpu_time` in `describe`: the delivery has \
+        "`bad.wasm` failed to describe itself: plugin `bad` hit its limit `cpu_time` in `describe`: the delivery has \
          used up its CPU time"
     );
     let starts = refusal(described(|plugin| {
@@ -298,7 +298,7 @@ async fn a_plugin_that_does_not_describe_itself() {
 async fn a_description_that_the_contract_does_not_allow() {
     let slug = refusal(described(|plugin| plugin.slug = "Not A Slug".to_owned())).await;
     assert!(
-        slug.contains("describes itself wrongly: slug `Not A Slug`"),
+        slug.contains("has an invalid descriptor: slug `Not A Slug`"),
         "{slug}"
     );
     let version = refusal(described(|plugin| plugin.version = "one".to_owned())).await;
@@ -313,7 +313,7 @@ async fn a_description_that_the_contract_does_not_allow() {
 async fn a_description_that_changes() {
     assert_eq!(
         refusal(fickle().build()).await,
-        "`bad.wasm` describes itself wrongly: a second call gives another answer"
+        "`bad.wasm` has an invalid descriptor: a second call returned a different descriptor"
     );
 }
 

@@ -1,5 +1,5 @@
-//! Only files that the lock file pins, signed by a trusted key, become plugins: checked before anything of them is compiled,
-//! and again whenever file, signature or lock file change.
+//! Only files that the lock file pins and a trusted key has signed become plugins: this is checked before anything of
+//! them is compiled, and again whenever file, signature or lock file change.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -19,7 +19,7 @@ fn sha256(bytes: &[u8]) -> String {
     hex::encode(ring::digest::digest(&ring::digest::SHA256, bytes))
 }
 
-/// A lock file that pins these bytes for these slugs.
+/// Returns a lock file that pins these bytes for these slugs.
 fn lock(pins: &[(&str, &str, &[u8])]) -> String {
     let mut lock = PluginLock::default();
     for (slug, file, bytes) in pins {
@@ -39,7 +39,7 @@ fn pinned(bytes: &[u8]) -> String {
     lock(&[("acme", "acme.wasm", bytes)])
 }
 
-/// A folder with these files and this lock file.
+/// Opens a folder with these files and this lock file.
 async fn world(files: &[(&str, Vec<u8>)], lock: &str, locked: bool) -> World {
     let mut files = files.to_vec();
     files.push(("plugins.lock", lock.as_bytes().to_vec()));
@@ -60,12 +60,12 @@ fn has_problem(world: &World, file: &str) -> bool {
         .any(|status| status.file == file && status.problem.is_some())
 }
 
-/// Compiled, or taken from the cache, so far.
+/// Returns the number of plugins compiled or taken from the cache so far.
 fn touched(world: &World) -> i64 {
     world.metric("sendflowr_plugin_compilations_total") + world.metric("sendflowr_plugin_cache_hits_total")
 }
 
-/// Why the plugins of this folder cannot be opened.
+/// Returns why the plugins of this folder cannot be opened.
 async fn refusal_to_start(config: &PluginsConfig) -> String {
     let metrics = PluginMetrics::register(&mut prometheus_client::registry::Registry::default());
     Plugins::open(config.clone(), metrics)
@@ -147,7 +147,7 @@ async fn locked_serves_only_what_is_pinned_and_compiles_nothing_else() {
 #[tokio::test]
 async fn an_altered_byte_is_refused_before_it_is_compiled() {
     let good = version("1.0.0");
-    // A custom section of nothing more: a component that would serve.
+    // An additional custom section and nothing more: a component that would be served.
     let altered = [good.as_slice(), &[0, 2, 1, b'x']].concat();
     for locked in [false, true] {
         let world = world(&[("acme.wasm", altered.clone())], &pinned(&good), locked).await;
@@ -206,7 +206,7 @@ async fn bytes_that_are_pinned_for_another_slug_are_refused() {
     .await;
     assert_eq!(
         world.problem("acme.wasm"),
-        "`acme.wasm` describes itself as `acme`, but `plugins.lock` pins it as `other`: pin it anew with `sendflowr plugin pin`"
+        "`acme.wasm` describes itself as `acme`, but `plugins.lock` pins it as `other`: pin it again with `sendflowr plugin pin`"
     );
 }
 
@@ -339,7 +339,7 @@ async fn the_lock_may_lie_elsewhere() {
     eventually("the change is noticed", || serves(&world, "acme@1.0.0")).await;
 }
 
-/// What minisign signs with, as its own crate makes it.
+/// Generates keys as minisign does, with its own crate.
 fn keys() -> (PublicKey, SecretKey) {
     let KeyPair { pk, sk } = KeyPair::generate_unencrypted_keypair().unwrap();
     (pk, sk)
@@ -386,7 +386,7 @@ async fn a_signature_that_arrives_later_makes_the_file_served_without_another_co
     let world = signed_world(&[&public], &[("acme.wasm", bytes.clone())]).await;
     assert_eq!(
         world.problem("acme.wasm"),
-        "`acme.wasm` is not signed: `acme.wasm.minisig` is not there; sign the plugin with `minisign -S`, or pull it with its \
+        "`acme.wasm` is not signed: `acme.wasm.minisig` does not exist; sign the plugin with `minisign -S`, or pull it with its \
          signature"
     );
     assert_eq!(touched(&world), 0);
@@ -413,7 +413,7 @@ async fn signatures_that_prove_nothing_are_refused_before_anything_is_compiled()
     let good = signature(&secret, &bytes);
     let altered = "`acme.wasm` is not what was signed: the file or its signature has been altered, or they are of different \
                    versions";
-    let malformed = "`acme.wasm` has a signature that is none of minisign's";
+    let malformed = "`acme.wasm` has a signature that is not in minisign's format";
     for (signature, problem) in [
         (
             signature(&strange, &bytes),
@@ -426,7 +426,7 @@ async fn signatures_that_prove_nothing_are_refused_before_anything_is_compiled()
         ("\u{1f984}\n".repeat(4), malformed),
         (
             "x".repeat(17_000),
-            "`acme.wasm` has a signature that cannot be read: has more than 16384 bytes (the most that a signature may have)",
+            "`acme.wasm` has a signature that cannot be read: has more than 16384 bytes (the size limit of a signature file)",
         ),
     ] {
         let files = [
@@ -442,7 +442,7 @@ async fn signatures_that_prove_nothing_are_refused_before_anything_is_compiled()
 
 #[tokio::test]
 async fn signatures_of_minisign_s_program_hold_old_kind_and_new() {
-    // Made by Debian's minisign 0.11 over the four bytes, by `-S` and by `-S -l`; the same key made both.
+    // Made by Debian's minisign 0.11 over the four bytes, by `-S` and by `-S -l`; both with the same key.
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/minisign");
     let read = |name: &str| fs::read_to_string(folder.join(name)).unwrap();
     let keys = TrustedKeys::parse(&[read("minisign.pub")]).unwrap();
@@ -501,7 +501,7 @@ async fn a_compiled_plugin_in_the_cache_is_used_for_verified_bytes_alone() {
     let world = World::open(config).await;
     assert!(serves(&world, "acme@1.0.0"));
     assert_eq!(world.metric("sendflowr_plugin_cache_hits_total"), 1);
-    // A look more: what did not change is not loaded again.
+    // After one more check of the folder, what did not change is not loaded again.
     fs::write(world.path("later.wasm"), guest("later").build()).unwrap();
     eventually("what came later serves", || world.plugins.get("later").is_some()).await;
     assert_eq!(world.metric("sendflowr_plugin_cache_hits_total"), 1);

@@ -51,7 +51,7 @@ const ENVIRONMENT: Foreign = Foreign {
         (import "wasi:cli/environment@0.2.6" "get-arguments" (func $arguments (param i32)))"#,
 };
 
-/// A guest that ends itself.
+/// Returns a guest that calls `exit`.
 pub(crate) fn quitter(slug: &str) -> Guest {
     let mut quitter = using(EXIT, "(call $exit (i32.const 0)) unreachable");
     slug.clone_into(&mut quitter.slug);
@@ -64,7 +64,7 @@ fn using(foreign: Foreign, normalize: &str) -> Guest {
     guest
 }
 
-/// The first event of a delivery. The guests write what they see into its time, which lies at 65544.
+/// Returns the first event of a delivery. The guests write what they see into its time, which is at 65544.
 async fn first_event(world: &World, request: Arc<Request>) -> Result<Event, PluginError> {
     let guest = world.plugin("wasi").instantiate(DEFAULT_ACCOUNT).await?;
     let (guest, _) = guest.authenticate(Arc::clone(&request)).await?;
@@ -107,7 +107,7 @@ async fn randomness_follows_from_the_delivery() {
     let one = first_event(&world, request(b"one")).await.unwrap();
     assert_eq!(one, first_event(&world, request(b"one")).await.unwrap());
     assert_ne!(one, first_event(&world, request(b"two")).await.unwrap());
-    // Across versions of the host too: replays depend on it.
+    // Stable across versions of the host, too: replays depend on it.
     assert_eq!(one.timestamp_ms, 4462764519721284775);
 }
 
@@ -211,7 +211,7 @@ async fn what_is_printed_is_logged_at_the_rate_of_the_log() {
     ];
     let world = World::with(&[("wasi.wasm", chatty.build())]).await;
     assert_eq!(world.deliver("wasi").await.unwrap(), 1);
-    // 100 at once, and ten a second.
+    // 100 at once, and ten per second.
     let dropped = world.metric("sendflowr_plugin_log_lines_dropped_total{plugin=\"wasi\"}");
     assert!((80..=100).contains(&dropped), "{dropped}");
 }
@@ -229,11 +229,11 @@ async fn what_lies_beyond_is_refused_by_name() {
     let world = World::with(&[("wasi.wasm", caller.build())]).await;
     assert_eq!(
         world.problem("wasi.wasm"),
-        "`wasi.wasm` imports `wasi:http/outgoing-handler@0.2.0`, which plugins do not get"
+        "`wasi.wasm` imports `wasi:http/outgoing-handler@0.2.0`, which is not available to plugins"
     );
 }
 
-/// A guest with timers, which are of another interface than what waits for them.
+/// Returns a guest with timers, which belong to another interface than the function that waits for them.
 fn with_poll(normalize: &str) -> Guest {
     let mut guest = guest("wasi").normalize(normalize);
     guest.foreign = vec![

@@ -41,7 +41,7 @@ async fn accounts_are_added_and_removed_without_a_restart() {
     );
 
     store.put_account(&unsigned("eu")).await.unwrap();
-    // Asking for readiness reads the store, so that the test need not wait for the next regular look.
+    // A readiness check reads the store, so that the test need not wait for the next periodic read.
     assert_eq!(
         host.get("/ready").await.json()["dependencies"]["accounts"]["status"],
         "ok"
@@ -109,9 +109,9 @@ async fn a_running_host_finds_a_new_account_by_itself() {
         .unwrap();
 }
 
-/// A store that is away.
+/// A store that is down.
 struct Away {
-    /// It takes no notice, instead of saying that it is away.
+    /// It does not respond at all, instead of reporting that it is down.
     is_silent: bool,
 }
 
@@ -123,7 +123,7 @@ impl StoredAccounts for Away {
         }
         Err(StoreError::Unavailable {
             engine: "postgres",
-            cause: "it is away".into(),
+            cause: "it is down".into(),
         })
     }
 
@@ -157,7 +157,7 @@ async fn while_the_store_is_away_configured_accounts_are_served_and_others_put_o
     assert_eq!(ready.json()["status"], "degraded");
 }
 
-/// An empty plugin folder is mounted: some providers take a 404 as the end.
+/// As when an empty plugin folder is mounted: some providers take a 404 as final.
 #[tokio::test]
 async fn deliveries_to_an_account_whose_plugin_is_missing_are_put_off() {
     let folder = TempDir::new().unwrap();

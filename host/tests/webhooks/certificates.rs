@@ -22,12 +22,12 @@ const PEM: &str = include_str!("../data/certificate.pem");
 const SIGNATURE: &str = include_str!("../data/rsa-sha256.sig");
 const URL: &str = "https://keys.acme.test/signing.pem";
 
-/// Computes for some milliseconds, so that the call leaves the threads of brief ones.
+/// Computes for some milliseconds, so that the call leaves the ordinary threads.
 const COMPUTE: &str = "(loop $again
     (i32.store (i32.const 4000) (i32.add (i32.load (i32.const 4000)) (i32.const 1)))
     (br_if $again (i32.lt_u (i32.load (i32.const 4000)) (i32.const 15000000))))";
 
-/// A plugin that wants the body signed by the certificate at [`URL`], after it has done something else.
+/// Returns a plugin that requires the body to be signed by the certificate at [`URL`], and first does something else.
 fn signed_by_certificate(before: &str) -> Guest {
     let mut guest = guest("acme").items(&format!(
         "(data (i32.const 3000) \"{URL}\") (data (i32.const 2048) \"{SIGNATURE}\")"
@@ -59,7 +59,7 @@ fn signed_by_certificate(before: &str) -> Guest {
     ))
 }
 
-/// Gives its certificate when it is told to.
+/// Returns its certificate when it is told to.
 struct Slow {
     asked: Semaphore,
     given: Semaphore,
@@ -75,7 +75,7 @@ impl CertificateSource for Slow {
     }
 }
 
-/// Gives its certificate after a while, by the clock of the runtime that asks.
+/// Returns its certificate after a while, by the clock of the runtime that asks.
 struct Later;
 
 #[async_trait]

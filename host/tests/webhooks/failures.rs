@@ -8,7 +8,7 @@ use store::bus::{DEAD_LETTERS_TOPIC, NewRecord, Position, Record, header};
 
 use crate::{HANDSHAKE, Host, MALFORMED, Mood, REPLY, guest::guest, lines};
 
-/// A letter as the bus gives it back.
+/// Returns a dead letter as the bus would return it.
 fn read_back(letter: &NewRecord) -> Record {
     Record {
         position: Position {
@@ -33,7 +33,7 @@ fn opened(host: &Host, letter: &NewRecord) -> sendflowr_host::RawDelivery {
     sealer.open(&letter.value, &context).unwrap()
 }
 
-/// The guest's one event says nothing of anybody, so it is an element that cannot be used.
+/// The guest's only event identifies nobody, so it is an element that cannot be used.
 #[tokio::test]
 async fn elements_that_cannot_be_used_are_sealed_and_can_be_replayed() {
     let host = Host::open(guest("acme")).await;
@@ -65,14 +65,14 @@ async fn elements_that_cannot_be_used_are_sealed_and_can_be_replayed() {
 
     let counts = host.intake.replay(&read_back(letter)).await.unwrap();
     assert_eq!((counts.accepted, counts.rejected), (0, 1));
-    assert_eq!(host.bus.appends().len(), 1, "a replay sets nothing aside again");
+    assert_eq!(host.bus.appends().len(), 1, "a replay dead-letters nothing again");
     let mut moved = read_back(letter);
     moved
         .headers
         .insert(header::ACCOUNT.to_owned(), "other".to_owned());
     assert!(
         host.intake.replay(&moved).await.is_err(),
-        "a letter opens only where it came in"
+        "a dead letter opens only for its own account"
     );
 }
 
@@ -91,7 +91,7 @@ fn raw(received_at: Timestamp) -> RawDelivery {
     }
 }
 
-/// Makes the guest's event one of a person, so many days after its receipt.
+/// Makes the guest's event one of a person, this many days after its receipt.
 fn after_its_receipt(days: i64) -> String {
     format!(
         "(i64.store (i32.const 65544) (i64.add (local.get $received) (i64.const {})))
@@ -175,14 +175,14 @@ async fn strangers_leave_a_few_letters_only() {
         let answer = host.post("/webhooks/acme", "x").await;
         match (answer.status, answer.code().as_str()) {
             (400, "malformed") => kept += 1,
-            // A genuine one comes again.
+            // A genuine one would be sent again.
             (503, "malformed_not_kept") => assert_eq!(answer.headers["retry-after"], "60"),
             other => panic!("{other:?}"),
         }
     }
     let letters = host.bus.appends().len();
     assert_eq!(letters, kept, "what is answered as final is kept");
-    // Ten a minute; the thirty deliveries may lie on both sides of a minute's border.
+    // Ten a minute; the thirty deliveries may fall into two minutes.
     assert!((10..=20).contains(&letters), "{letters}");
     assert!(!opened(&host, &host.bus.appends()[0][0]).is_proven);
 }
@@ -206,8 +206,8 @@ async fn a_plugin_that_traps_costs_its_own_provider_only() {
     assert_eq!(host.post("/webhooks/acme", "x").await.status, 200);
 }
 
-/// The guest's event has a recipient of a megabyte and a subject of two, all of the same letter: looking for one in the other
-/// place by place would take hours.
+/// The guest's event has a recipient of a megabyte and a subject of two, both of one repeated letter: a naive search
+/// for one in the other would take hours.
 #[tokio::test]
 async fn texts_that_repeat_themselves_hold_up_nobody() {
     let repeats = guest("repeats").memory("70").normalize(
@@ -249,7 +249,7 @@ async fn the_log_has_what_a_plugin_failed_at_and_is_not_flooded() {
         assert_eq!(answer.code(), "plugin_trapped");
     }
     let lines = lines::of("unlogged@3.2.1");
-    // Ten at once, then one a second.
+    // Ten at once, then one per second.
     assert!((10..40).contains(&lines.len()), "{lines:?}");
     for line in &lines {
         assert!(

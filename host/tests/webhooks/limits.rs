@@ -1,4 +1,4 @@
-//! Sizes, times and numbers that are bounded, and stopping.
+//! Limits of sizes, times and numbers, and stopping.
 
 use std::{
     io::Write,
@@ -56,7 +56,7 @@ async fn bodies_are_bounded_as_sent_and_unpacked() {
     );
 }
 
-/// The status line of the answer to these bytes, sent as they are.
+/// Returns the status line of the response to these raw bytes.
 async fn raw(host: &Host, request: &[u8]) -> String {
     let mut stream = TcpStream::connect(host.address.trim_start_matches("http://"))
         .await
@@ -94,7 +94,7 @@ async fn a_body_that_does_not_come_is_given_up() {
     assert!(host.bus.appends().is_empty());
 }
 
-/// A connection on which a delivery's body is under way: `sent` of `announced` bytes are there.
+/// Opens a connection on which a delivery's body is being sent: `sent` of `announced` bytes have been written.
 async fn slow(host: &Host, slug: &str, announced: usize, sent: usize) -> TcpStream {
     let mut stream = TcpStream::connect(host.address.trim_start_matches("http://"))
         .await
@@ -115,7 +115,7 @@ impl Host {
         assert!(metrics.contains(&line), "no `{line}` in {metrics}");
     }
 
-    /// Waits until so many deliveries are under way.
+    /// Waits until this many deliveries are in progress.
     async fn under_way(&self, count: usize) {
         let line = format!("sendflowr_host_deliveries_in_flight {count}\n");
         let began = Instant::now();
@@ -146,7 +146,7 @@ async fn slow_bodies_hold_up_nobody() {
 async fn bodies_under_way_are_bounded_together_and_a_provider_leaves_room_to_others() {
     let plugins = [guest("acme").events(0), guest("other").events(0)];
     let host = Host::start(&plugins, &format!("{OPEN}\nmax_body_bytes = 100000"), "").await;
-    // A provider has room for 16 whole bodies; the beginning of each is free, so that 19 fit and most of one more.
+    // A provider has room for 16 whole bodies; the first bytes of each are free, so that 19 fit, and most of a twentieth.
     let mut open = Vec::new();
     for _ in 0..20 {
         open.push(slow(&host, "acme", 100_000, 99_000).await);
@@ -181,7 +181,7 @@ async fn unpacked_bodies_are_bounded_together_until_they_are_answered() {
     };
     host.bus.set(Mood::Waits);
     let all: Vec<_> = (0..40).map(|_| tokio::spawn(deliver("/webhooks/acme"))).collect();
-    // A provider has room for 16 whole bodies; the beginning of each is free, so that 19 fit.
+    // A provider has room for 16 whole bodies; the first bytes of each are free, so that 19 fit.
     host.bus.waiting.acquire_many(19).await.unwrap().forget();
     host.under_way(19).await;
     host.has_counted("acme", "overloaded", 21).await;
@@ -247,7 +247,7 @@ async fn more_deliveries_than_there_is_room_for_are_sent_back() {
 async fn more_connections_than_there_is_room_for_wait() {
     let host = Host::start(&[guest("acme")], &format!("{OPEN}\nmax_connections = 2"), "").await;
     let mut open = vec![slow(&host, "acme", 10, 1).await, slow(&host, "acme", 10, 1).await];
-    // The system completes the connection, but the host does not take it.
+    // The system completes the connection, but the host does not accept it.
     let mut third = slow(&host, "acme", 1, 1).await;
     let mut answer = [0; 12];
     let early = tokio::time::timeout(Duration::from_millis(300), third.read_exact(&mut answer)).await;
@@ -269,7 +269,7 @@ async fn a_long_head_is_refused() {
         .request(Method::POST, "/webhooks/acme")
         .header("x-long", "x".repeat(200_000));
     let status = request.send().await.map(|response| response.status().as_u16());
-    // The connection may be closed before the client has written all of it.
+    // The connection may be closed before the client has written everything.
     assert!(matches!(status, Ok(431) | Err(_)), "{status:?}");
 }
 
@@ -280,7 +280,7 @@ async fn a_stop_lets_open_requests_end() {
     let delivery = tokio::spawn(send(host.request(Method::POST, "/webhooks/acme").body("x")));
     host.bus.waiting.acquire().await.unwrap().forget();
     host.shutdown.cancel();
-    // The listener is gone at once, the open request is not.
+    // The listener is closed at once, the open request is not.
     while TcpStream::connect(host.address.trim_start_matches("http://"))
         .await
         .is_ok()

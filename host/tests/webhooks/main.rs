@@ -1,4 +1,4 @@
-//! The host from outside: real HTTP, plugins made by hand, and a bus that does as it is told.
+//! The host from outside: real HTTP, hand-made plugins, and a bus whose behaviour the tests control.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -8,7 +8,7 @@ mod failures;
 #[path = "../plugin_runtime/guest.rs"]
 #[allow(
     dead_code,
-    reason = "the builder of the plugin runtime's tests, which need more of it"
+    reason = "shared with the plugin runtime's tests, which use more of it"
 )]
 mod guest;
 mod limits;
@@ -41,7 +41,7 @@ use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-/// What the bus does with an append.
+/// How the bus handles an append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mood {
     Takes,
@@ -51,7 +51,7 @@ enum Mood {
     Waits,
 }
 
-/// A bus in memory.
+/// An in-memory bus.
 struct FakeBus {
     mood: Mutex<Mood>,
     gate: Semaphore,
@@ -65,7 +65,7 @@ impl FakeBus {
         *self.mood.lock().unwrap() = mood;
     }
 
-    /// What was appended, one list a call.
+    /// Returns what was appended, one list per call.
     fn appends(&self) -> Vec<Vec<NewRecord>> {
         self.appends.lock().unwrap().clone()
     }
@@ -114,7 +114,7 @@ impl Bus for FakeBus {
     }
 }
 
-/// A host that listens.
+/// A listening host.
 struct Host {
     address: String,
     bus: Arc<FakeBus>,
@@ -125,7 +125,7 @@ struct Host {
     _data: TempDir,
 }
 
-/// An answer.
+/// A response.
 #[derive(Debug)]
 struct Answer {
     status: u16,
@@ -147,7 +147,7 @@ impl Answer {
 }
 
 impl Host {
-    /// A host with these plugins, `[host]` and `[accounts]`, both TOML.
+    /// Starts a host with these plugins, and `[host]` and `[accounts]` as TOML.
     async fn start(plugins: &[Guest], host: &str, accounts: &str) -> Self {
         Self::start_with(plugins, host, accounts, None).await
     }
@@ -205,7 +205,7 @@ impl Host {
         }
     }
 
-    /// One with this plugin, which takes unsigned deliveries.
+    /// Starts a host with this plugin that accepts unsigned deliveries.
     async fn open(plugin: Guest) -> Self {
         Self::start(&[plugin], "allow_unsigned_by_default = true", "").await
     }
@@ -218,7 +218,7 @@ impl Host {
         send(self.request(Method::GET, path)).await
     }
 
-    /// The answer of `/ready` once it has this status: it is told again for a second.
+    /// Returns the response of `/ready` once it has this status: the host reuses a result for a second.
     async fn ready(&self, status: u16) -> Answer {
         let began = Instant::now();
         loop {
@@ -249,7 +249,7 @@ async fn send(request: RequestBuilder) -> Answer {
     }
 }
 
-/// `authenticate` that demands nothing but says that this is a handshake.
+/// `authenticate` that demands nothing but declares a handshake.
 const HANDSHAKE: &str = "
     (i32.store8 (i32.const 560) (i32.const 0))
     (i32.store (i32.const 564) (i32.const 3584))
@@ -267,7 +267,7 @@ const REPLY: &str = "
     (i32.store16 (i32.const 640) (i32.const 0x6968))
     (i32.const 600)";
 
-/// `normalize` or `authenticate` that finds the delivery malformed because of `a@b.co`.
+/// `normalize` or `authenticate` that calls the delivery malformed with the reason `a@b.co`.
 const MALFORMED: &str = "
     (i32.store8 (i32.const 600) (i32.const 1))
     (i32.store8 (i32.const 604) (i32.const 2))

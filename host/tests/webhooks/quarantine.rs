@@ -1,4 +1,4 @@
-//! What operators and providers see of a plugin that keeps failing, over HTTP.
+//! What operators and providers see over HTTP of a plugin that keeps failing.
 
 use std::{
     sync::{
@@ -35,7 +35,7 @@ impl Host {
             .clone()
     }
 
-    /// Delivers until the plugin does not rest any more.
+    /// Delivers until the plugin is no longer in quarantine.
     async fn behind_the_rest(&self, body: &'static str) -> Answer {
         let began = Instant::now();
         loop {
@@ -96,11 +96,11 @@ async fn a_plugin_that_keeps_failing_rests_is_shown_so_and_comes_back_by_itself(
         );
     }
 
-    // Another provider's deliveries are taken all the while.
+    // Another provider's deliveries are accepted all the while.
     assert_eq!(host.post("/webhooks/acme", "x").await.status, 200);
     assert_eq!(host.shown("acme").await["state"], "serving");
 
-    // The first delivery behind the rest fails, the next finds it well.
+    // The first delivery after the quarantine fails, the next one succeeds.
     assert_eq!(host.behind_the_rest("x").await.code(), "plugin_trapped");
     assert_eq!(host.shown("moody").await["state"], "quarantined");
     assert_eq!(host.behind_the_rest("").await.status, 200);
@@ -247,7 +247,7 @@ async fn a_plugin_that_fails_for_several_accounts_is_asked_one_delivery_at_a_tim
     assert_eq!(host.shown("moody").await["state"], "serving");
 }
 
-/// Traps before any proof when the delivery has these nine bytes.
+/// Traps before any proof when the delivery has a body of nine bytes.
 const TOUCHY: &str = "(if (i32.eq (local.get $body_length) (i32.const 9)) (then unreachable)) i32.const 512";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -268,7 +268,7 @@ async fn strangers_do_not_get_genuine_deliveries_refused() {
             failed
         });
     }
-    // The first genuine delivery comes when they have brought the plugin into doubt.
+    // The first genuine delivery comes once the strangers' deliveries have made the plugin suspect.
     let began = Instant::now();
     while host.shown("acme").await["state"] != "quarantined" {
         assert!(began.elapsed() < Duration::from_secs(20));

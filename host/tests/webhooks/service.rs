@@ -1,4 +1,4 @@
-//! Everything that is no delivery.
+//! Everything except deliveries.
 
 use std::sync::atomic::Ordering;
 
@@ -210,7 +210,7 @@ async fn readiness_is_found_out_once_for_all_who_ask() {
     for answer in futures::future::join_all(asking).await {
         assert_eq!(answer.status, 200, "{answer:?}");
     }
-    // Two where the machine took more than a second for all of them.
+    // More than one if the machine took more than a second for all of them.
     let pings = host.bus.pings.load(Ordering::SeqCst);
     assert!((1..=5).contains(&pings), "{pings}");
 }

@@ -1,4 +1,4 @@
-//! Plugins that are swapped while deliveries come in without a pause.
+//! Plugins that are swapped while deliveries keep coming in.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +17,7 @@ use crate::{Host, guest::guest};
 
 const SWAPS: usize = 10;
 
-/// More than a plugin has turns on a small machine, so that some deliveries wait while the plugin changes.
+/// More than a plugin's turns on a small machine, so that some deliveries wait while the plugin changes.
 const SENDERS: usize = 8;
 
 fn tag(swap: usize) -> String {
@@ -35,7 +35,8 @@ async fn eventually(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
-/// Deliveries on the bus, by the plugin that read them. The guest's event tells of nobody, so each delivery leaves one letter.
+/// Counts the deliveries on the bus by the plugin that read them. The guest's event identifies nobody, so each delivery
+/// leaves one dead letter.
 fn by_plugin(host: &Host) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for record in host.bus.appends().into_iter().flatten() {
@@ -78,7 +79,7 @@ async fn swaps_and_a_rollback_under_load_lose_nothing_and_leave_nothing_behind()
                 .is_some_and(|count| *count > before)
         })
         .await;
-        // With the plugin goes its compiled code: nothing else holds it.
+        // The compiled code goes with the plugin: nothing else holds it.
         eventually("the old version is gone with its last delivery", || {
             old.strong_count() == 0
         })

@@ -1,9 +1,9 @@
 //! Contract version 1.0, generated from `wit/1.0.0`, and its conversions to the newest version's types.
 //!
-//! Frozen with its contract: binaries of 1.0 are served for good. Texts and lists move, nothing is copied but the headers'
-//! and settings' table; the body is lent.
+//! Frozen with its contract: binaries for 1.0 will always be served. Texts and lists are moved; only the tables of
+//! headers and settings are copied, and the body is borrowed.
 
-// Borrowed where the host hands something in, so that a request needs no copy of its body.
+// Parameters are borrowed, so that a request needs no copy of its body.
 wasmtime::component::bindgen!({
     path: "../wit/1.0.0",
     world: "connector",
@@ -19,7 +19,7 @@ use crate::plugin::sandbox::Sandbox;
 
 impl types::Host for Sandbox {}
 
-/// What a plugin is handed, as its contract calls it.
+/// A request in the types of this contract version.
 pub(crate) struct RequestParts<'a> {
     headers: Vec<types::HeaderParam<'a>>,
     settings: Vec<types::Setting<'a>>,
@@ -63,7 +63,7 @@ fn all<Old, New: From<Old>>(list: Vec<Old>) -> Vec<New> {
     list.into_iter().map(New::from).collect()
 }
 
-/// Records whose fields have not changed since 1.0: the field's names, each converted by itself.
+/// Converts records whose fields have not changed since 1.0, field by field.
 macro_rules! same_record {
     ($($name:ident { $($field:ident),+ $(,)? })+) => {$(
         impl From<types::$name> for newest::$name {
@@ -74,7 +74,7 @@ macro_rules! same_record {
     )+};
 }
 
-/// Enums whose cases have not changed since 1.0.
+/// Converts enums whose cases have not changed since 1.0.
 macro_rules! same_enum {
     ($($name:ident { $($case:ident),+ $(,)? })+) => {$(
         impl From<types::$name> for newest::$name {
@@ -224,7 +224,7 @@ impl From<types::Event> for newest::Event {
             tags: old.tags,
             metadata: all(old.metadata),
             is_machine: old.is_machine,
-            // Since 1.1.
+            // New in 1.1.
             sent_at_ms: None,
         }
     }

@@ -1,16 +1,16 @@
-//! Randomness that follows from the delivery.
+//! Randomness that is derived from the delivery.
 
 use ring::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
 
 use crate::plugin::bindings::types::Request;
 
-/// Keeps the seed apart from other hashes over the same bytes. The number changes when the sequence does.
+/// Separates the seed from other hashes over the same bytes. The number changes when the sequence does.
 const PURPOSE: &[u8] = b"sendflowr plugin randomness 1";
 
-/// An endless sequence: the SHA-256 of the seed and a block's number, block after block.
+/// An endless sequence: the SHA-256 of the seed and a block number, block after block.
 ///
-/// The seed is the SHA-256 of the whole delivery. Who sends the delivery can therefore know the sequence; plugins hold
-/// no secret that it could give away, and what a chosen sequence could slow down is fenced by the CPU time.
+/// The seed is the SHA-256 of the whole delivery. The sender of the delivery can therefore predict the sequence; plugins hold no
+/// secret that it could reveal, and the slowdown that a chosen sequence could cause is limited by the CPU time.
 pub(crate) struct Random {
     seed: [u8; SHA256_OUTPUT_LEN],
     blocks: u64,
@@ -19,7 +19,7 @@ pub(crate) struct Random {
 }
 
 impl Random {
-    /// The sequence of this delivery, or the one for calls without a delivery.
+    /// Creates the sequence of this delivery, or the one for calls without a delivery.
     pub(crate) fn of(delivery: Option<&Request>) -> Self {
         let mut hash = Context::new(&SHA256);
         hash.update(PURPOSE);
@@ -43,7 +43,7 @@ impl Random {
         }
     }
 
-    /// Fills `bytes` with what comes next.
+    /// Fills `bytes` with the next bytes of the sequence.
     pub(crate) fn fill(&mut self, bytes: &mut [u8]) {
         for byte in bytes {
             if self.used == self.block.len() {
@@ -60,7 +60,7 @@ impl Random {
     }
 }
 
-/// A field with its length, so that no two deliveries read the same.
+/// Hashes a field with its length, so that no two deliveries hash alike.
 fn field(hash: &mut Context, bytes: &[u8]) {
     hash.update(&bytes.len().to_le_bytes());
     hash.update(bytes);

@@ -1,4 +1,4 @@
-//! What a closed WASI remembers during one delivery.
+//! The state of a closed WASI during one delivery.
 
 use std::sync::Arc;
 
@@ -10,17 +10,16 @@ use crate::plugin::{
     sandbox::Exceeded,
 };
 
-/// What a stream takes at once: what WASI promises a blocking write at least.
+/// How much a stream accepts at once: the minimum that WASI promises for a blocking write.
 pub(crate) const MOST_WRITTEN_AT_ONCE: u64 = 4096;
 
-/// Bytes of an unfinished line that are kept; the log cuts far shorter by default.
+/// Bytes of an unfinished line that are kept; by default the log truncates far earlier.
 const MOST_OF_A_LINE: usize = 8 << 10;
 
-/// Streams and pollables that a plugin may hold at once: each takes some bytes of the host's memory. Runtimes hold a
-/// handful.
+/// Streams and pollables that a plugin may hold at once: each takes some bytes of the host's memory. Runtimes hold a handful.
 const MOST_HANDLES: u32 = 10_000;
 
-/// Random bytes that one call may ask for. Seeds have some hundred.
+/// Random bytes that one call may request. Seeds take a few hundred.
 const MOST_RANDOM_BYTES: u64 = 64 << 10;
 
 /// Ends the guest's call as its own fault.
@@ -40,7 +39,7 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
-    /// The number that its resources carry.
+    /// Returns the number that its resources carry.
     pub(crate) fn number(self) -> u32 {
         match self {
             Self::Stdout => 1,
@@ -48,7 +47,7 @@ impl Stream {
         }
     }
 
-    /// The stream of a resource that was made with [`Stream::number`].
+    /// Returns the stream of a resource that was made with [`Stream::number`].
     pub(crate) fn of(number: u32) -> Self {
         if number == Self::Stdout.number() {
             Self::Stdout
@@ -67,9 +66,9 @@ impl Stream {
 
 /// The world as a plugin sees it through WASI, for one delivery.
 pub(crate) struct ClosedWorld {
-    /// None while the plugin describes itself: then it is 1970, and randomness is the same for every plugin.
+    /// `None` while the plugin describes itself: then it is 1970, and randomness is the same for every plugin.
     delivery: Option<Arc<Request>>,
-    /// Made when it is first asked for: the seed costs a hash over the whole delivery.
+    /// Created on first use: the seed costs a hash over the whole delivery.
     random: Option<Random>,
     handles: u32,
     log: Arc<PluginLog>,
@@ -89,10 +88,10 @@ impl ClosedWorld {
         }
     }
 
-    /// The time that all clocks show: nanoseconds since the Unix epoch at which the delivery was received.
+    /// Returns the time that all clocks show: when the delivery was received, in nanoseconds since the Unix epoch.
     pub(super) fn now(&self) -> u64 {
         let received = self.delivery.as_ref().map_or(0, |request| request.received_at_ms);
-        // Nobody receives anything before 1970.
+        // Nothing is received before 1970.
         u64::try_from(received).unwrap_or(0).saturating_mul(1_000_000)
     }
 
@@ -118,7 +117,7 @@ impl ClosedWorld {
         Ok(bytes)
     }
 
-    /// Counts a resource that the plugin gets, and hands its number through.
+    /// Counts a resource that the plugin gets, and returns its number.
     pub(super) fn handle(&mut self, number: u32) -> wasmtime::Result<u32> {
         if self.handles >= MOST_HANDLES {
             return Err(fault(format!(
@@ -169,7 +168,7 @@ impl ClosedWorld {
 }
 
 impl Drop for ClosedWorld {
-    /// Last words often lack the end of the line.
+    /// The last output often lacks a line break.
     fn drop(&mut self) {
         self.end_line(Stream::Stdout);
         self.end_line(Stream::Stderr);
