@@ -1,9 +1,9 @@
 //! Measures what the sandbox costs: SendGrid deliveries of 1, 100 and 1,000 events through a fresh instance of the compiled
 //! plugin, compared with the same functions compiled for this machine. Prints the table of `docs/providers.md`.
 //!
-//! Everything is measured in CPU time, in rounds that take turns, so that a busy machine slows all columns down alike; each
-//! figure is the median of its rounds. Beside them the time on the wall of one event, and what handing over to another
-//! thread adds.
+//! Everything is measured in CPU time, in rounds that alternate, so that a busy machine slows all columns down alike;
+//! each figure is the median of its rounds. In addition, prints the wall-clock time of one event, and what handing over
+//! to another thread adds.
 //!
 //! Needs the compiled plugins: `cargo xtask plugins`, then `cargo bench -p sendflowr-host --bench plugin`.
 

@@ -6,10 +6,10 @@
 //! | field | limit | if it is longer |
 //! |---|---|---|
 //! | ids of events, messages, campaigns, people | 512 bytes | is replaced by its SHA-256, because ids must stay distinct |
-//! | `click_url` | 4,096 bytes | is cut |
-//! | `reason` | 2,048 bytes | is cut |
-//! | `campaign_name`, `subject`, `user_agent`, metadata values | 1,024 bytes | is cut |
-//! | tags, metadata names | 256 bytes | is cut |
+//! | `click_url` | 4,096 bytes | is truncated |
+//! | `reason` | 2,048 bytes | is truncated |
+//! | `campaign_name`, `subject`, `user_agent`, metadata values | 1,024 bytes | is truncated |
+//! | tags, metadata names | 256 bytes | is truncated |
 //! | tags, metadata pairs | 64 each | the rest is dropped |
 //! | identifiers | 16 | the rest is dropped |
 
@@ -41,10 +41,10 @@ const MAX_LINE_BYTES: usize = 1024;
 /// Longest tag or metadata name: twice what the most generous provider allows.
 const MAX_NAME_BYTES: usize = 256;
 
-/// Most tags, and most metadata pairs. Providers allow 10 to 50.
+/// Maximum number of tags, and of metadata pairs. Providers allow 10 to 50.
 const MAX_ENTRIES: usize = 64;
 
-/// Most identifiers; there are five kinds.
+/// Maximum number of identifiers; there are five kinds.
 const MAX_IDENTIFIERS: usize = 16;
 
 /// 2000-01-01T00:00:00Z, before any of the providers existed. Seconds that are misread as milliseconds end up in January 1970.

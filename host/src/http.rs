@@ -193,7 +193,7 @@ async fn guarded(app: &App, mut request: Request, next: Next) -> Response {
             request.id = id.as_str(),
             http.status = response.status().as_u16(),
             code,
-            "request `{}` was answered {}: {message}",
+            "request `{}` was answered with {}: {message}",
             id.as_str(),
             response.status().as_u16()
         );
