@@ -1,39 +1,39 @@
-//! The guest's allocator: it hands out memory from the end of what is used and takes back only what is large.
+//! The guest's allocator: it allocates from the end of the used memory and reuses only large freed blocks.
 //!
-//! The host makes a fresh instance for every delivery and drops it with its whole memory afterwards, so
-//! freeing block by block is work for nothing: on a large delivery it costs as much as reading the JSON. A
-//! delivery's memory stays bounded by its size, and the host's limit on linear memory bounds it in any case.
+//! The host creates a fresh instance for every delivery and drops it with all its memory afterwards, so freeing block by block is
+//! wasted work: on a large delivery it costs as much as reading the JSON. A delivery's memory stays bounded by its size, and the
+//! host's limit on linear memory bounds it in any case.
 //!
-//! The largest block that was freed is kept for the next one of its size: `normalize` gets the body where
-//! `authenticate` had it, in memory that is there already.
+//! The largest freed block is kept for the next allocation that fits into it: `normalize` gets the body where `authenticate` had
+//! it, in memory that is already there.
 #![allow(unsafe_code)]
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::arch::wasm32;
 use core::cell::Cell;
 
-/// Size of a WebAssembly page, fixed by its specification.
+/// The size of a WebAssembly page, fixed by the specification.
 const PAGE_BYTES: usize = 64 * 1024;
 
-/// From here on a block is worth remembering. Every free looks at this, and most are of texts.
+/// The size from which on a freed block is worth remembering. Every free checks this, and most are of texts.
 const LARGE_BYTES: usize = PAGE_BYTES;
 
 #[cfg(target_os = "unknown")]
 unsafe extern "C" {
-    /// Its address is where the module's own data ends; the linker puts it there.
+    /// A symbol whose address is the end of the module's own data; the linker defines it.
     static __heap_base: u8;
 }
 
-/// Pages that are asked for beyond those needed, at most: 4 MiB, a sixteenth of what a host allows by default. Where its limit is met the
-/// host ends the delivery, so what is asked for in vain must stay small beside it.
+/// The largest number of pages to request beyond those needed: 4 MiB, a sixteenth of what a host allows by default. The host ends
+/// a delivery that exceeds its limit, so what is requested needlessly must be small compared to it.
 const MOST_SPARE_PAGES: usize = 64;
 
 pub(crate) struct Bump {
-    /// Address of the first byte that is not handed out; 0 before the first call.
+    /// Address of the first byte that has not been handed out; 0 before the first call.
     next: Cell<usize>,
-    /// Address behind the last byte of memory that this allocator owns.
+    /// Address one past the last byte of memory that this allocator owns.
     end: Cell<usize>,
-    /// The largest block that was freed, from its first byte to behind its last.
+    /// The largest block that was freed: the address of its first byte, and one past its last.
     freed: Cell<(usize, usize)>,
 }
 
@@ -48,7 +48,7 @@ pub(crate) static ALLOCATOR: Bump = Bump {
 };
 
 impl Bump {
-    /// A block within the freed one, when it fits.
+    /// Returns a block within the freed one, if it fits.
     #[cold]
     fn reuse(&self, layout: Layout) -> Option<*mut u8> {
         let (from, to) = self.freed.get();
@@ -58,20 +58,19 @@ impl Bump {
         Some(start as *mut u8)
     }
 
-    /// Makes at least so many more bytes available; false when memory is as large as the module itself allows. A host that allows less
-    /// ends the delivery instead.
+    /// Makes at least `bytes` more bytes available; returns false if memory is already as large as the module itself allows. A
+    /// host that allows less ends the delivery instead.
     #[cold]
     fn grow(&self, bytes: usize) -> bool {
-        // What is left of the memory that the module begins with is enough for a delivery of a few events, and
-        // saves asking for more, which costs the host as much as making the instance. WASI's libc takes it for
-        // itself.
+        // The unused rest of the memory that the module starts with is enough for a delivery of a few events. Using it saves a
+        // request for more, which costs the host as much as creating the instance. With WASI, libc claims this memory for itself.
         #[cfg(target_os = "unknown")]
         if self.end.get() == 0 {
             self.next.set(&raw const __heap_base as usize);
             self.end.set(wasm32::memory_size::<0>() * PAGE_BYTES);
             return true;
         }
-        // A quarter more than there is keeps the number of calls small.
+        // Growing by at least a quarter of the current size keeps the number of calls small.
         let spare_pages = (wasm32::memory_size::<0>() / 4).min(MOST_SPARE_PAGES);
         let grown_by = bytes.div_ceil(PAGE_BYTES).max(spare_pages);
         let grown_from = wasm32::memory_grow::<0>(grown_by);
@@ -87,8 +86,8 @@ impl Bump {
     }
 }
 
-// SAFETY: a block is cut from memory behind the module's data, or that `memory.grow` gave to this allocator alone, aligned
-// as asked, or from a block that was freed and is forgotten as far as it is used again; `realloc` extends only the block that ends
+// SAFETY: a block is cut from memory behind the module's data, or that `memory.grow` gave to this allocator alone, aligned as
+// requested, or from a freed block, which is forgotten as far as it is used again; `realloc` extends only the block that ends
 // where free memory begins.
 unsafe impl GlobalAlloc for Bump {
     #[inline]
@@ -100,7 +99,7 @@ unsafe impl GlobalAlloc for Bump {
         }
         loop {
             let start = (self.next.get() + layout.align() - 1) & !(layout.align() - 1);
-            // The end of memory is 4 GiB at most, which this sum reaches only when the size itself is absurd.
+            // Memory ends at 4 GiB at most, which this sum exceeds only if the size itself is absurd.
             match start.checked_add(layout.size()) {
                 Some(end) if end <= self.end.get() => {
                     self.next.set(end);
@@ -128,7 +127,7 @@ unsafe impl GlobalAlloc for Bump {
         if new_size <= layout.size() {
             return block;
         }
-        // The last block grows where it is, also into memory that is not there yet: a list that doubles again and again would else
+        // The last block grows in place, also into newly requested memory: a list that doubles again and again would otherwise
         // take twice its size.
         let is_last = || start + layout.size() == self.next.get();
         if is_last()
@@ -140,12 +139,12 @@ unsafe impl GlobalAlloc for Bump {
                 return block;
             }
         }
-        // SAFETY: the caller guarantees that the new size fits the layout's alignment.
+        // SAFETY: the caller guarantees that the new size is valid for the layout's alignment.
         let moved = unsafe { self.alloc(Layout::from_size_align_unchecked(new_size, layout.align())) };
         if !moved.is_null() {
-            // SAFETY: the new block is larger than the old one and apart from it.
+            // SAFETY: the new block is larger than the old one and does not overlap it.
             unsafe { core::ptr::copy_nonoverlapping(block, moved, layout.size()) };
-            // SAFETY: the caller has no more use for the old block.
+            // SAFETY: the caller does not use the old block any more.
             unsafe { self.dealloc(block, layout) };
         }
         moved

@@ -1,29 +1,30 @@
-//! Collecting events, so that one bad element never harms the rest.
+//! Collects events so that one bad element never affects the others.
 
 use crate::json::{self, Value};
 use crate::{Batch, Event, EventType, Outcome, Rejected, Rejection, Skipped};
 
-/// Why an element gives no event.
+/// Why an element yields no event.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Unused {
-    /// Understood, of no use.
+    /// The element was understood but is not used.
     Skipped {
-        /// The provider's name for it.
+        /// The provider's name for this type of element.
         provider_type: String,
-        /// Why, one sentence.
+        /// The reason, in one sentence.
         reason: String,
     },
-    /// Should have given an event and could not be read. Without personal data.
+    /// The element should have yielded an event but could not be read.
     Rejected {
-        /// Why, one sentence.
+        /// The reason, in one sentence, without personal data.
         reason: String,
     },
 }
 
-/// What one element of a delivery gives.
+/// The result of reading one element of a delivery.
 pub type Element = Result<Event, Unused>;
 
-/// An element that was understood and gives no event; `provider_type` is the provider's name for it.
+/// Skips an element that was understood but yields no event; `provider_type` is the provider's name for its
+/// type.
 pub fn skip(provider_type: impl Into<String>, reason: impl Into<String>) -> Unused {
     Unused::Skipped {
         provider_type: provider_type.into(),
@@ -31,21 +32,22 @@ pub fn skip(provider_type: impl Into<String>, reason: impl Into<String>) -> Unus
     }
 }
 
-/// An element that should have given an event and could not be read. The reason holds no personal data.
+/// Rejects an element that should have yielded an event but could not be read. The reason must not contain
+/// personal data.
 pub fn reject(reason: impl Into<String>) -> Unused {
     Unused::Rejected {
         reason: reason.into(),
     }
 }
 
-/// Why an event that names no recipient is rejected.
+/// The reason for rejecting an event that names no recipient.
 const NO_RECIPIENT: &str = "the event names no recipient";
 
-/// Size of a small element of a batch: the providers' own samples have 250 to 1,000 bytes an event.
+/// The size of a small element of a batch: in the providers' own samples an event has 250 to 1,000 bytes.
 const SMALL_ELEMENT_BYTES: usize = 256;
 
 impl Event {
-    /// An event with nothing but type and time; the rest is written by struct update:
+    /// Creates an event that has only a type and a time; set the other fields with struct update syntax:
     /// `Event { message_id: …, ..Event::new(kind, time_ms) }`. The batch sets the index.
     pub fn new(event_type: EventType, timestamp_ms: i64) -> Event {
         Event {
@@ -73,7 +75,7 @@ impl Event {
 }
 
 impl Batch {
-    /// A batch of nothing.
+    /// Creates an empty batch.
     pub fn new() -> Batch {
         Batch {
             events: Vec::new(),
@@ -82,12 +84,13 @@ impl Batch {
         }
     }
 
-    /// Adds what the element at `index` gave; an element may be added several times when it fans out.
+    /// Adds the result of the element at `index`; call it once for every event of an element that yields
+    /// several.
     ///
-    /// An event that names no recipient, neither by address nor by another identifier, is rejected: the host
-    /// would refuse it, a message id tells it nothing about a person.
+    /// An event that names no recipient, neither by address nor by another identifier, is rejected, because
+    /// the host would refuse it: a message id alone says nothing about a person.
     pub fn add(&mut self, index: usize, element: Element) {
-        // Bodies are far below 4 Gi elements; a guest could not even hold them.
+        // Bodies have far fewer than 4 Gi elements; a guest could not even hold that many.
         let index = u32::try_from(index).unwrap_or(u32::MAX);
         match element {
             Ok(event) if event.recipient_email.is_none() && event.identifiers.is_empty() => {
@@ -112,12 +115,12 @@ impl Batch {
         }
     }
 
-    /// The batch of a body that is a JSON array, each element read by `read`. Elements are parsed one at a
-    /// time into the same memory. Malformed when the body is no JSON or no array.
+    /// Reads the elements of a body that is a JSON array with `read`. Elements are parsed one at a time into
+    /// the same memory. Returns [`Rejection::Malformed`] if the body is not a JSON array.
     pub fn of_array(body: &[u8], mut read: impl FnMut(Value<'_>) -> Element) -> Result<Batch, Rejection> {
         let mut batch = Batch::new();
-        // Growing a list of large records copies them again and again; memory that stays untouched costs
-        // nothing.
+        // Growing a list of large records copies them again and again, whereas reserved memory that is never
+        // touched costs nothing.
         batch.events.reserve(body.len() / SMALL_ELEMENT_BYTES);
         json::for_each_element(body, |index, value| batch.add(index, read(value)))?;
         Ok(batch)
@@ -131,12 +134,12 @@ impl Default for Batch {
 }
 
 impl Outcome {
-    /// The outcome of a body that is a JSON array, each element read by `read`.
+    /// Reads the elements of a body that is a JSON array with `read`. See [`Batch::of_array`].
     pub fn of_array(body: &[u8], read: impl FnMut(Value<'_>) -> Element) -> Result<Outcome, Rejection> {
         Ok(Outcome::Events(Batch::of_array(body, read)?))
     }
 
-    /// The outcome of several elements, in order.
+    /// Creates the outcome of several elements, in order.
     pub fn of_elements(elements: impl Iterator<Item = Element>) -> Outcome {
         let mut batch = Batch::new();
         for (index, element) in elements.enumerate() {
@@ -145,14 +148,14 @@ impl Outcome {
         Outcome::Events(batch)
     }
 
-    /// The outcome of a delivery that is one element.
+    /// Creates the outcome of a delivery that consists of one element.
     pub fn of_one(element: Element) -> Outcome {
         let mut batch = Batch::new();
         batch.add(0, element);
         Outcome::Events(batch)
     }
 
-    /// The outcome of a handshake that asks for nothing but a 2xx: no events, nothing skipped.
+    /// Creates the outcome of a handshake that needs only a 2xx response: no events, nothing skipped.
     pub fn nothing() -> Outcome {
         Outcome::Events(Batch::new())
     }

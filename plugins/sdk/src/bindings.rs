@@ -1,4 +1,4 @@
-//! The contract's types and the shell around a component, generated from `wit/1.1.0`.
+//! The contract's types and the component's bindings, generated from `wit/1.1.0`.
 #![allow(unsafe_code, missing_docs, unreachable_pub, clippy::all)]
 
 wit_bindgen::generate!({

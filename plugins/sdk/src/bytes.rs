@@ -1,7 +1,7 @@
-//! Work on many bytes at a time.
+//! Processes many bytes at a time.
 //!
-//! The host looks at its clock once in every round of a guest's loops, and leaves the guest's code for every copy whose length
-//! is not known beforehand. So what a plugin does to every byte of a delivery goes in large steps here.
+//! The host checks its clock in every iteration of a guest's loop, and every copy of a length unknown at compile time is a call
+//! out of the guest's code. Therefore everything that a plugin does with each byte of a delivery is done in large steps here.
 #![allow(unsafe_code)]
 
 #[cfg(target_family = "wasm")]
@@ -12,13 +12,13 @@ use std::alloc::handle_alloc_error;
 #[cfg(target_family = "wasm")]
 use crate::allocator::ALLOCATOR;
 
-/// Bytes of one step through plain ASCII. One look at the clock for 64 bytes costs less than reading them.
+/// The number of bytes of one step through plain ASCII. One check of the clock for 64 bytes costs less than reading them.
 const STEP_BYTES: usize = 64;
 
-/// How far to go in small steps where a character beyond ASCII was met: names and subjects are shorter.
+/// How many bytes to check in one slow step after a character beyond ASCII: names and subjects are shorter.
 const SLOW_BYTES: usize = 256;
 
-/// The bytes as text, when they are UTF-8.
+/// Returns the bytes as text if they are UTF-8.
 pub(crate) fn utf8(bytes: &[u8]) -> Option<&str> {
     let mut rest = bytes;
     while !rest.is_empty() {
@@ -31,13 +31,13 @@ pub(crate) fn utf8(bytes: &[u8]) -> Option<&str> {
         let piece = rest.get(..SLOW_BYTES).unwrap_or(rest);
         let valid = match std::str::from_utf8(piece) {
             Ok(_) => piece.len(),
-            // The piece ends within a character.
+            // The piece ends in the middle of a character.
             Err(error) if error.error_len().is_none() && piece.len() < rest.len() => error.valid_up_to(),
             Err(_) => return None,
         };
         rest = &rest[valid..];
     }
-    // SAFETY: every piece was found to be whole characters, and the pieces follow each other without a gap.
+    // SAFETY: every piece was found to consist of whole characters, and the pieces follow each other without a gap.
     Some(unsafe { std::str::from_utf8_unchecked(bytes) })
 }
 
@@ -48,7 +48,7 @@ fn is_ascii(step: &[u8; STEP_BYTES]) -> bool {
     all & (u64::MAX / 255 * 0x80) == 0
 }
 
-/// Position of the first quote, backslash or control character, counted from `from`, or the number of bytes behind it.
+/// Returns the number of bytes from `from` to the first quote, backslash or control character, or to the end.
 #[inline]
 pub(crate) fn plain_bytes(bytes: &[u8], from: usize) -> usize {
     let mut at = from;
@@ -68,16 +68,16 @@ pub(crate) fn plain_bytes(bytes: &[u8], from: usize) -> usize {
     at - from
 }
 
-/// Bits that [`special_bytes`] has for every byte.
+/// The number of bits that [`special_bytes`] returns for each byte.
 #[cfg(target_feature = "simd128")]
 const BITS_PER_BYTE: usize = 1;
 
-/// The bit of every byte that is a quote, a backslash or a control character.
+/// Returns a mask with the bit set of every byte that is a quote, a backslash or a control character.
 #[cfg(target_feature = "simd128")]
 #[inline]
 fn special_bytes(block: &[u8; 16]) -> u16 {
     use core::arch::wasm32::{i8x16_bitmask, u8x16_eq, u8x16_lt, u8x16_splat, v128_load, v128_or};
-    // SAFETY: the block has the 16 bytes; the instruction wants no alignment.
+    // SAFETY: the block has 16 bytes; the instruction requires no alignment.
     let block = unsafe { v128_load(block.as_ptr().cast()) };
     let quote = u8x16_eq(block, u8x16_splat(b'"'));
     let backslash = u8x16_eq(block, u8x16_splat(b'\\'));
@@ -85,12 +85,12 @@ fn special_bytes(block: &[u8; 16]) -> u16 {
     i8x16_bitmask(v128_or(v128_or(quote, backslash), control))
 }
 
-/// Bits that [`special_bytes`] has for every byte.
+/// The number of bits that [`special_bytes`] returns for each byte.
 #[cfg(not(target_feature = "simd128"))]
 const BITS_PER_BYTE: usize = 8;
 
-/// The high bit of every byte that is a quote, a backslash or a control character. Bytes above the lowest
-/// such one may be marked wrongly, because the subtractions borrow; only the lowest counts.
+/// Returns a mask with the high bit set of every byte that is a quote, a backslash or a control character. Bytes above the lowest
+/// such byte may be marked wrongly, because the subtractions borrow; only the lowest one counts.
 #[cfg(not(target_feature = "simd128"))]
 #[inline]
 fn special_bytes(block: &[u8; 8]) -> u64 {
@@ -103,14 +103,14 @@ fn special_bytes(block: &[u8; 8]) -> u64 {
     (below_ones | below_blank) & (ONES * 0x80)
 }
 
-/// An owned copy of a text, which is short as a rule.
+/// Returns an owned copy of a text, which is usually short.
 #[cfg(not(target_family = "wasm"))]
 #[inline]
 pub(crate) fn owned(text: &str) -> String {
     text.to_owned()
 }
 
-/// An owned copy of a text, which is short as a rule.
+/// Returns an owned copy of a text, which is usually short.
 #[cfg(target_family = "wasm")]
 #[inline]
 pub(crate) fn owned(text: &str) -> String {
@@ -118,9 +118,9 @@ pub(crate) fn owned(text: &str) -> String {
     if length == 0 || length > MOST_COPIED_BYTES {
         return text.to_owned();
     }
-    // SAFETY: the layout has a size, below any limit, and the alignment of bytes. The block comes from the program's allocator,
-    // asked here without the two calls that lead there, has room for `length` bytes and is apart from the text; all of
-    // them are written, and they are the bytes of a text.
+    // SAFETY: the layout has a nonzero size, below any limit, and the alignment of bytes. The block comes from the program's
+    // allocator, called here directly instead of through the two calls that lead to it, has room for `length` bytes and does not
+    // overlap the text; all of them are written, and they are the bytes of a text.
     unsafe {
         let layout = Layout::from_size_align_unchecked(length, 1);
         let block = ALLOCATOR.alloc(layout);
@@ -132,15 +132,15 @@ pub(crate) fn owned(text: &str) -> String {
     }
 }
 
-/// Up to this length a copy stays within the guest's code: two dozen instructions, where leaving it takes a hundred.
+/// The longest text that is copied by the guest's own code, in two dozen instructions; a call out of it takes a hundred.
 #[cfg(target_family = "wasm")]
 const MOST_COPIED_BYTES: usize = 128;
 
-/// Copies at most [`MOST_COPIED_BYTES`] in blocks from both ends, which overlap in the middle. Written out, because the
-/// compiler makes of a loop the very instruction that is to be avoided.
+/// Copies at most [`MOST_COPIED_BYTES`] in blocks from both ends, which overlap in the middle. Unrolled by hand, because the
+/// compiler turns a loop into the very instruction that is to be avoided.
 ///
 /// # Safety
-/// As of [`core::ptr::copy_nonoverlapping`].
+/// See [`core::ptr::copy_nonoverlapping`].
 #[cfg(target_family = "wasm")]
 unsafe fn copy(from: *const u8, to: *mut u8, length: usize) {
     macro_rules! blocks {
@@ -152,7 +152,7 @@ unsafe fn copy(from: *const u8, to: *mut u8, length: usize) {
             )+
         }};
     }
-    // SAFETY: the caller's promise; in each case the blocks from either end are not longer than the whole.
+    // SAFETY: guaranteed by the caller; in each case the blocks from either end are not longer than the whole text.
     unsafe {
         match length {
             0 => {}
@@ -181,7 +181,7 @@ mod tests {
                     text.extend(first.bytes().chain(second.bytes()));
                     text.extend("é".repeat(length % 150).bytes());
                     assert_eq!(utf8(&text), std::str::from_utf8(&text).ok());
-                    // Cut within a character, and with a byte that no text has.
+                    // Cut in the middle of a character, and with a byte that never occurs in UTF-8.
                     text.pop();
                     assert_eq!(utf8(&text), std::str::from_utf8(&text).ok());
                     if let Some(byte) = text.get_mut(length) {

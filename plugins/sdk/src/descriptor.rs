@@ -1,10 +1,10 @@
-//! Writing a descriptor.
+//! Builds a plugin's descriptor.
 
 use crate::{Descriptor, SecretSpec, SettingSpec, Statuses};
 
 impl Descriptor {
-    /// A descriptor without secrets, settings and hosts, with the status codes that suit providers which
-    /// retry everything but 2xx: 401, 400, 503. `version` is `env!("CARGO_PKG_VERSION")`.
+    /// Creates a descriptor without secrets, settings and hosts. Its status codes suit providers that retry
+    /// on everything but 2xx: 401, 400 and 503. Pass `env!("CARGO_PKG_VERSION")` as `version`.
     pub fn new(slug: &str, display_name: &str, version: &str, docs_url: &str) -> Descriptor {
         Descriptor {
             slug: slug.to_owned(),
@@ -32,7 +32,7 @@ impl Descriptor {
         self
     }
 
-    /// Adds a secret without which deliveries cannot be proven.
+    /// Adds a secret without which deliveries cannot be verified.
     pub fn required_secret(mut self, name: &str, summary: &str) -> Descriptor {
         self.secrets.push(SecretSpec {
             name: name.to_owned(),
@@ -102,13 +102,13 @@ impl Descriptor {
         )
     }
 
-    /// Allows the host to fetch from `host`: an exact name, or one in which whole labels are `*`.
+    /// Allows the host to fetch from `host`: an exact name, or a pattern in which whole labels are `*`.
     pub fn host(mut self, host: &str) -> Descriptor {
         self.hosts.push(host.to_owned());
         self
     }
 
-    /// Sets the status codes that this provider understands.
+    /// Sets the status codes to respond with, as this provider understands them.
     pub fn statuses(mut self, statuses: Statuses) -> Descriptor {
         self.statuses = statuses;
         self

@@ -1,25 +1,24 @@
-//! Forms: `application/x-www-form-urlencoded` and `multipart/form-data`.
+//! Reads forms: `application/x-www-form-urlencoded` and `multipart/form-data`.
 
 mod multipart;
 
 use crate::text::present;
 use crate::{Rejection, Request};
 
-/// Fields of a form that are still read. Real ones have some fifty, and one for each of the sender's variables; ten thousand take
-/// 240 kB of the guest's memory, where a body of little but separators would ask for more than all of it.
+/// The largest number of fields that a form may have. Real forms have about fifty, and one for each of the sender's variables;
+/// ten thousand take 240 kB of the guest's memory, whereas a body of little but separators would need more than all of it.
 const MOST_FIELDS: usize = 10_000;
 
-/// The fields of a form, decoded, in order; a repeated name stays repeated. Bytes that are no UTF-8 become
-/// U+FFFD.
+/// The decoded fields of a form, in order; a repeated name stays repeated. Bytes that are not UTF-8 become U+FFFD.
 pub struct Form {
     fields: Vec<(String, String)>,
 }
 
 impl Form {
-    /// The body as a form of the kind that its content type names; malformed when it names neither.
+    /// Reads the body as a form of the kind that its content type names; malformed if it names neither kind.
     ///
-    /// Uploaded files are left out: no provider puts facts about an event into them. A form of more than
-    /// 10,000 fields is malformed.
+    /// Uploaded files are left out: no provider puts facts about an event into them. A form with more than 10,000 fields is
+    /// malformed.
     pub fn of(request: &Request) -> Result<Form, Rejection> {
         let content_type = request.header("content-type").unwrap_or_default();
         let (kind, parameters) = content_type.split_once(';').unwrap_or((content_type, ""));
@@ -51,22 +50,22 @@ impl Form {
         Ok(Form { fields })
     }
 
-    /// All fields in order, as sent.
+    /// Returns all fields in order, as sent.
     pub fn fields(&self) -> &[(String, String)] {
         &self.fields
     }
 
-    /// The first field of this name; a nested one is named as sent, `data[merges][FNAME]`.
+    /// Returns the first field with this name; a nested field is named as it was sent: `data[merges][FNAME]`.
     pub fn first(&self, name: &str) -> Option<&str> {
         self.all(name).next()
     }
 
-    /// The last field of this name.
+    /// Returns the last field with this name.
     pub fn last(&self, name: &str) -> Option<&str> {
         self.all(name).last()
     }
 
-    /// All fields of this name, in order.
+    /// Returns all fields with this name, in order.
     pub fn all(&self, name: &str) -> impl Iterator<Item = &str> {
         self.fields
             .iter()
@@ -74,14 +73,13 @@ impl Form {
             .map(|(_, value)| value.as_str())
     }
 
-    /// The first field of this name for an event; blank counts as missing.
+    /// Returns the first field with this name as a `String`, for an event; a blank value counts as missing.
     pub fn text(&self, name: &str) -> Option<String> {
         self.first(name).and_then(present).map(str::to_owned)
     }
 }
 
-/// Decodes `name=value&…`: `+` is a blank, `%XX` a byte; a malformed escape stays as it is. Empty pieces are
-/// left out.
+/// Decodes `name=value&…`: `+` is a blank, `%XX` a byte; a malformed escape stays as it is. Empty pieces are left out.
 pub fn decode_pairs(encoded: &[u8]) -> Vec<(String, String)> {
     pairs(encoded).collect()
 }
@@ -122,7 +120,7 @@ fn hex_digit(byte: Option<&u8>) -> Option<u8> {
     u8::try_from(digit).ok()
 }
 
-/// Bytes to text without copying them where they are UTF-8.
+/// Converts bytes to text, without a copy if they are UTF-8.
 fn into_text(bytes: Vec<u8>) -> String {
     match String::from_utf8(bytes) {
         Ok(text) => text,

@@ -1,14 +1,13 @@
-//! JSON, read once into a flat list of positions and looked up by name.
+//! Parses JSON once into a flat list of positions and looks values up by name.
 //!
-//! Providers' payloads are read field by field with all their deviations (numbers as text, text for a list,
-//! null, fields of another type), and numbers must survive digit by digit: ids beyond 2^53, `1.50`. So
-//! nothing is converted on the way in: a [`Value`] is a place in the text, text without escapes is borrowed
-//! from it, and a missing field reads like `null`, which lets lookups chain:
-//! `event.get("message").get("headers").text("subject")`.
+//! Providers' payloads are read field by field with all their deviations (numbers as text, text instead of a list, null, fields
+//! of another type), and numbers must survive digit by digit: ids beyond 2^53, `1.50`. Therefore nothing is converted while
+//! parsing: a [`Value`] is a position in the text, text without escapes is borrowed from it, and a missing field reads like
+//! `null`, so that lookups can be chained: `event.get("message").get("headers").text("subject")`.
 //!
-//! Guarantees: time and memory linear in the text; nesting beyond 128 levels is malformed rather than a stack
-//! overflow, and a large text of almost nothing but short values rather than more memory than there is; no input
-//! panics. Of a repeated name the last one counts.
+//! Guarantees: time and memory are linear in the size of the text; nesting beyond 128 levels is malformed instead of a stack
+//! overflow, and a large text of almost nothing but short values is malformed instead of exhausting memory; no input causes a
+//! panic. If a name is repeated, the last one counts.
 
 mod parse;
 
@@ -19,7 +18,7 @@ use crate::text::{owned, present};
 use crate::{Pair, Rejection};
 use parse::{Kind, Node, Parser};
 
-/// A parsed text.
+/// A parsed JSON text.
 #[derive(Debug)]
 pub struct Document<'a> {
     text: &'a str,
@@ -27,7 +26,7 @@ pub struct Document<'a> {
 }
 
 impl<'a> Document<'a> {
-    /// Parses the whole of `body`, which is malformed when it is no JSON.
+    /// Parses the whole of `body`; malformed if it is not JSON.
     pub fn parse(body: &'a [u8]) -> Result<Document<'a>, Rejection> {
         let mut document = Document::new(utf8(body)?);
         let mut parser = Parser::new(document.text);
@@ -44,7 +43,7 @@ impl<'a> Document<'a> {
         }
     }
 
-    /// The outermost value.
+    /// Returns the outermost value.
     pub fn root(&self) -> Value<'_> {
         Value {
             document: self,
@@ -53,9 +52,10 @@ impl<'a> Document<'a> {
     }
 }
 
-/// Calls `visit` with index and value of every element of a body that is a JSON array; each element is parsed
-/// into the same memory, so a large batch needs no more than its largest element. Malformed when the body is
-/// no JSON or no array, possibly after some elements were visited.
+/// Calls `visit` with the index and value of each element of a body that is a JSON array.
+///
+/// Each element is parsed into the same memory, so a large batch needs no more than its largest element. Malformed if the body is
+/// not a JSON array, possibly after some elements were visited.
 pub fn for_each_element(body: &[u8], mut visit: impl FnMut(usize, Value<'_>)) -> Result<(), Rejection> {
     let mut document = Document::new(utf8(body)?);
     let mut parser = Parser::new(document.text);
@@ -82,7 +82,7 @@ pub fn for_each_element(body: &[u8], mut visit: impl FnMut(usize, Value<'_>)) ->
 
 fn utf8(body: &[u8]) -> Result<&str, Rejection> {
     match bytes::utf8(body) {
-        // Positions are kept in 32 bits; a guest's whole memory is no larger.
+        // Positions are stored in 32 bits; a guest's whole memory is no larger.
         Some(text) if u32::try_from(text.len()).is_ok() => Ok(text.strip_prefix('\u{feff}').unwrap_or(text)),
         Some(_) => Err(Rejection::Malformed("the body is larger than 4 GiB".to_owned())),
         None => Err(Rejection::Malformed("the body is not UTF-8".to_owned())),
@@ -96,19 +96,19 @@ fn malformed(fault: &str, parser: &Parser<'_>) -> Rejection {
     ))
 }
 
-/// Of which every value is missing.
+/// A document in which every value is missing.
 static NOTHING: Document<'static> = Document::new("");
 
-/// One value of a [`Document`], or the absence of one, which reads like `null`.
+/// A value of a [`Document`], or the absence of one, which reads like `null`.
 #[derive(Clone, Copy, Debug)]
 pub struct Value<'a> {
     document: &'a Document<'a>,
-    /// Of its node.
+    /// The index of the value's node.
     index: usize,
 }
 
 impl<'a> Value<'a> {
-    /// A value that is missing.
+    /// A missing value.
     pub const MISSING: Value<'static> = Value {
         document: &NOTHING,
         index: 0,
@@ -122,28 +122,28 @@ impl<'a> Value<'a> {
         Value { index, ..*self }
     }
 
-    /// The text between the value's borders; without the quotes of a string.
+    /// Returns the text of the value as it stands; for a string, without its quotes.
     fn raw(&self) -> &'a str {
         let node = self.node();
         &self.document.text[node.start as usize..node.end as usize]
     }
 
-    /// Whether the value is `null` or missing.
+    /// Checks whether the value is `null` or missing.
     pub fn is_null(self) -> bool {
         matches!(self.node().kind, Kind::Missing | Kind::Null)
     }
 
-    /// Whether the value is an object.
+    /// Checks whether the value is an object.
     pub fn is_object(self) -> bool {
         self.node().kind == Kind::Object
     }
 
-    /// Whether the value is an array.
+    /// Checks whether the value is an array.
     pub fn is_array(self) -> bool {
         self.node().kind == Kind::Array
     }
 
-    /// The field of this name; missing when there is none or the value is no object.
+    /// Returns the field with this name; a missing value if there is none or this value is not an object.
     pub fn get(self, name: &str) -> Value<'a> {
         let mut found = Value::MISSING;
         for (key, value) in self.fields() {
@@ -158,24 +158,24 @@ impl<'a> Value<'a> {
         found
     }
 
-    /// Name and value of the object's fields, in order; none when the value is no object.
+    /// Returns the names and values of the object's fields, in order; nothing if the value is not an object.
     pub fn entries(self) -> impl Iterator<Item = (Cow<'a, str>, Value<'a>)> {
         self.fields()
             .map(|(key, value)| (key.string().unwrap_or_default(), value))
     }
 
-    /// The array's elements, in order; none when the value is no array.
+    /// Returns the array's elements, in order; nothing if the value is not an array.
     pub fn elements(self) -> impl Iterator<Item = Value<'a>> {
         self.children(Kind::Array)
     }
 
-    /// The element at `position`; missing when there is none.
+    /// Returns the element at `position`; a missing value if there is none.
     pub fn element(self, position: usize) -> Value<'a> {
         self.elements().nth(position).unwrap_or(Value::MISSING)
     }
 
     fn fields(self) -> impl Iterator<Item = (Value<'a>, Value<'a>)> {
-        // Below an object names and values alternate, a name being a node without any below it.
+        // Inside an object, names and values alternate; a name is a node with no nodes inside it.
         let mut children = self.children(Kind::Object);
         std::iter::from_fn(move || Some((children.next()?, children.next()?)))
     }
@@ -194,7 +194,7 @@ impl<'a> Value<'a> {
         })
     }
 
-    /// The characters of a JSON string, blank or not; `None` for every other kind.
+    /// Returns the characters of a JSON string, blank or not; `None` for every other kind of value.
     pub fn string(self) -> Option<Cow<'a, str>> {
         match self.node().kind {
             Kind::Text => Some(Cow::Borrowed(self.raw())),
@@ -203,7 +203,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// A string that is not blank, verbatim, or a number as it is written; `None` for everything else.
+    /// Returns a string that is not blank, verbatim, or a number as written; `None` for everything else.
     pub fn as_text(self) -> Option<Cow<'a, str>> {
         if self.node().kind == Kind::Number {
             return Some(Cow::Borrowed(self.raw()));
@@ -211,41 +211,41 @@ impl<'a> Value<'a> {
         self.string().filter(|text| present(text).is_some())
     }
 
-    /// [`as_text`](Self::as_text), owned, for an event.
+    /// Returns [`as_text`](Self::as_text) as a `String`, for an event.
     pub fn to_text(self) -> Option<String> {
         match self.node().kind {
-            // Most texts by far: copied without a detour.
+            // By far the most common kind of text: copied directly.
             Kind::Text => present(self.raw()).map(bytes::owned),
             _ => self.as_text().map(owned),
         }
     }
 
-    /// [`as_text`](Self::as_text) of a field, empty when there is none: for comparing and matching.
+    /// Returns [`as_text`](Self::as_text) of a field, or the empty text if there is none: for comparing and matching.
     pub fn str(self, name: &str) -> Cow<'a, str> {
         self.get(name).as_text().unwrap_or_default()
     }
 
-    /// [`to_text`](Self::to_text) of a field.
+    /// Returns [`to_text`](Self::to_text) of a field.
     pub fn text(self, name: &str) -> Option<String> {
         self.get(name).to_text()
     }
 
-    /// [`to_text`](Self::to_text) of the first of these fields that has any.
+    /// Returns [`to_text`](Self::to_text) of the first of these fields that has a text.
     pub fn first_text<const N: usize>(self, names: [&str; N]) -> Option<String> {
         names.into_iter().find_map(|name| self.text(name))
     }
 
-    /// An id in the field: as [`text`](Self::text), where `0` means none.
+    /// Returns the id in a field: like [`text`](Self::text), but `0` means none.
     pub fn id(self, name: &str) -> Option<String> {
         self.text(name).filter(|id| id != "0")
     }
 
-    /// The time in the field, read by one of the [`time`](crate::time) functions from a number or text.
+    /// Reads the time in a field, a number or text, with one of the [`time`](crate::time) functions.
     pub fn time(self, name: &str, read: fn(&str) -> Option<i64>) -> Option<i64> {
         read(&self.get(name).as_text()?)
     }
 
-    /// `true` or `false`, also as text in any letter case; `None` for everything else.
+    /// Returns `true` or `false`, also from text in any letter case; `None` for everything else.
     pub fn as_bool(self) -> Option<bool> {
         let text = match self.node().kind {
             Kind::True => return Some(true),
@@ -262,13 +262,13 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// Whether the field is `true`, also as text.
+    /// Checks whether a field is `true`, also as text.
     pub fn is_true(self, name: &str) -> bool {
         self.get(name).as_bool() == Some(true)
     }
 
-    /// A list of texts: the array's texts and numbers, or the one text that stands for a list; blank ones
-    /// left out.
+    /// Returns a list of texts: the array's texts and numbers, or the single text that stands for a list; blank ones are left
+    /// out.
     pub fn to_list(self) -> Vec<String> {
         match self.to_text() {
             Some(one) => vec![one],
@@ -276,13 +276,12 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// [`to_list`](Self::to_list) of a field: tags.
+    /// Returns [`to_list`](Self::to_list) of a field, for example tags.
     pub fn list(self, name: &str) -> Vec<String> {
         self.get(name).to_list()
     }
 
-    /// The object's entries as metadata: see [`to_metadata`](Self::to_metadata); no entries when it is no
-    /// object.
+    /// Returns the object's entries as metadata (see [`to_metadata`](Self::to_metadata)); nothing if the value is not an object.
     pub fn to_pairs(self) -> Vec<Pair> {
         let pair = |(name, value): (Cow<'_, str>, Value<'_>)| {
             Some(Pair {
@@ -293,13 +292,13 @@ impl<'a> Value<'a> {
         self.entries().filter_map(pair).collect()
     }
 
-    /// [`to_pairs`](Self::to_pairs) of a field: metadata.
+    /// Returns [`to_pairs`](Self::to_pairs) of a field, as metadata.
     pub fn pairs(self, name: &str) -> Vec<Pair> {
         self.get(name).to_pairs()
     }
 
-    /// The value as metadata: strings as they are, numbers and booleans as written, objects and arrays as
-    /// compact JSON; nothing for `null`.
+    /// Returns the value as metadata: strings as they are, numbers and booleans as written, objects and arrays as compact JSON;
+    /// `None` for `null`.
     pub fn to_metadata(self) -> Option<String> {
         match self.node().kind {
             Kind::Missing | Kind::Null => None,
@@ -313,7 +312,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// Appends the value as JSON without blanks and needless escapes, numbers as written.
+    /// Appends the value as JSON without blanks and needless escapes; numbers as written.
     fn write_compact(self, out: &mut String) {
         match self.node().kind {
             Kind::Missing => {}

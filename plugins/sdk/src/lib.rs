@@ -25,19 +25,21 @@ pub use form::Form;
 pub use json::{Document, Value};
 pub use proof::Proofs;
 
-/// A provider plugin: three pure functions over one delivery.
+/// A provider plugin: three pure functions of one delivery.
 ///
-/// The same request always gives the same answer. There is no clock (`Request::received_at_ms` is the time),
-/// no network and no secret; the host checks the proofs, hashes addresses and owns every retry.
+/// The same request must always give the same result. A plugin has no clock (`Request::received_at_ms` is the
+/// current time), no network and no secrets; the host checks the proofs, hashes addresses and owns every
+/// retry.
 pub trait Plugin {
-    /// Tells what the plugin is; the same on every call.
+    /// Describes the plugin; returns the same descriptor on every call.
     fn describe() -> Descriptor;
 
-    /// Tells what must hold for this delivery to be genuine. All proofs must hold; none means that nothing
-    /// can be checked, which the host refuses unless the operator allows unsigned deliveries.
+    /// Returns the proofs that must hold for this delivery to be genuine. All of them must hold; an empty
+    /// list means that nothing can be checked, and the host refuses such a delivery unless the operator
+    /// allows unsigned deliveries.
     fn authenticate(request: &Request) -> Result<Vec<Proof>, Rejection>;
 
-    /// Turns a genuine delivery into events, or into the answer that a handshake asks for.
+    /// Turns a genuine delivery into events, or into the reply that a handshake asks for.
     fn normalize(request: &Request) -> Result<Outcome, Rejection>;
 }
 
@@ -55,8 +57,8 @@ impl<P: Plugin> bindings::exports::sendflowr::connector::plugin::Guest for P {
     }
 }
 
-/// Makes a [`Plugin`] the component's plugin. Expands to nothing off WebAssembly, so that a plugin's logic is
-/// an ordinary library in tests.
+/// Exports a [`Plugin`] as the component's plugin. Expands to nothing on targets other than WebAssembly, so
+/// that a plugin is an ordinary library in tests.
 #[macro_export]
 macro_rules! export {
     ($plugin:ident) => {

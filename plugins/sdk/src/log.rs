@@ -1,23 +1,24 @@
-//! Lines in the host's log, tagged there with the plugin's name and version. Off WebAssembly they go nowhere.
+//! Writes to the host's log, which tags each line with the plugin's name and version.
 //!
-//! The host limits rate and length. Never log addresses, signatures or other people's data.
+//! On targets other than WebAssembly the lines are discarded. The host limits the rate and length of lines.
+//! Never log addresses, signatures or other people's data.
 
-/// Severity of a line.
+/// The severity of a line.
 pub use crate::bindings::sendflowr::connector::logging::Level;
 
-/// Writes one line.
+/// Writes one line at the given level.
 #[cfg_attr(not(target_family = "wasm"), expect(unused_variables))]
 pub fn log(level: Level, message: &str) {
     #[cfg(target_family = "wasm")]
     crate::bindings::sendflowr::connector::logging::log(level, message);
 }
 
-/// Writes one line that helps plugin authors.
+/// Writes one line that helps the plugin's author.
 pub fn debug(message: &str) {
     log(Level::Debug, message);
 }
 
-/// Writes one line about something odd that was handled.
+/// Writes one line about something unusual that the plugin handled.
 pub fn warn(message: &str) {
     log(Level::Warn, message);
 }

@@ -1,15 +1,15 @@
-//! Saying what must hold for a delivery to be genuine.
+//! States what must hold for a delivery to be genuine.
 //!
 //! [`Proofs`] collects the proofs under the rule "whatever is configured must hold": each of its methods adds
-//! a proof when the operator has configured what it needs, and refuses the delivery when what would prove it
-//! is missing.
+//! a proof if the operator has configured what it needs, and refuses the delivery if it does not carry what
+//! the proof needs.
 
 use crate::{
     BasicAuth, Encoding, Freshness, Hash, HashConstruction, HashKey, KeyedHash, Part, Proof, PublicKey,
     PublicKeySignature, Rejection, Request, SecretKey, SharedSecret, Signature, SignatureScheme,
 };
 
-/// The contract's limit on candidate signatures.
+/// The contract's limit on the number of candidate signatures.
 const MAX_SIGNATURES: usize = 16;
 
 /// The proofs of one delivery.
@@ -19,7 +19,7 @@ pub struct Proofs<'a> {
 }
 
 impl<'a> Proofs<'a> {
-    /// No proofs yet.
+    /// Creates an empty list of proofs.
     pub fn new(request: &'a Request) -> Proofs<'a> {
         Proofs {
             request,
@@ -32,7 +32,7 @@ impl<'a> Proofs<'a> {
         self.proofs.push(proof.into());
     }
 
-    /// Demands basic authentication when the secret `basic_auth_user` or `basic_auth_password` is configured.
+    /// Requires basic authentication if the secret `basic_auth_user` or `basic_auth_password` is configured.
     pub fn basic_auth(&mut self) -> Result<(), Rejection> {
         let (user, password) = ("basic_auth_user", "basic_auth_password");
         if self.request.has_secret(user) || self.request.has_secret(password) {
@@ -46,7 +46,7 @@ impl<'a> Proofs<'a> {
         Ok(())
     }
 
-    /// Demands `Authorization: Bearer …` when the secret `bearer_token` is configured.
+    /// Requires `Authorization: Bearer …` if the secret `bearer_token` is configured.
     pub fn bearer_token(&mut self) -> Result<(), Rejection> {
         let secret = "bearer_token";
         if self.request.has_secret(secret) {
@@ -64,9 +64,9 @@ impl<'a> Proofs<'a> {
         Ok(())
     }
 
-    /// Demands the header that the setting `header_name` names when it or the secret `header_value` is
-    /// configured. One without the other refuses everything: half a configuration must not let deliveries
-    /// through unchecked.
+    /// Requires the header named by the setting `header_name` if that setting or the secret `header_value` is
+    /// configured. If only one of the two is configured, every delivery is refused: half a configuration must
+    /// not let deliveries through unchecked.
     pub fn shared_header(&mut self) -> Result<(), Rejection> {
         let secret = "header_value";
         match (
@@ -89,7 +89,8 @@ impl<'a> Proofs<'a> {
         }
     }
 
-    /// Demands that one of `presented` equals the secret; `source` tells where they stood.
+    /// Requires that one of the `presented` values equals the secret; only the first 16 are used. `source`
+    /// says where in the delivery they were found.
     pub fn shared_secret<'p>(
         &mut self,
         source: &str,
@@ -108,8 +109,8 @@ impl<'a> Proofs<'a> {
         }));
     }
 
-    /// Demands a signing time within the setting `timestamp_tolerance_seconds` of the receipt; nothing when
-    /// it is unset. `read` is one of the [`time`](crate::time) functions.
+    /// Requires a signing time within the setting `timestamp_tolerance_seconds` of the time of receipt;
+    /// requires nothing if it is unset. `read` is one of the [`time`](crate::time) functions.
     pub fn fresh(
         &mut self,
         source: &str,
@@ -122,8 +123,8 @@ impl<'a> Proofs<'a> {
         }
     }
 
-    /// Demands a signing time within `tolerance_seconds` of the receipt, or within the setting
-    /// `timestamp_tolerance_seconds` where the operator has set one.
+    /// Requires a signing time within `tolerance_seconds` of the time of receipt, or within the setting
+    /// `timestamp_tolerance_seconds` if the operator has set it.
     pub fn fresh_within(
         &mut self,
         tolerance_seconds: u64,
@@ -156,20 +157,20 @@ impl<'a> Proofs<'a> {
         Ok(())
     }
 
-    /// The proofs, for `authenticate` to return.
+    /// Returns the proofs, as the result of `authenticate`.
     pub fn finish(self) -> Vec<Proof> {
         self.proofs
     }
 }
 
-/// A part of a signed message: this text, or these bytes. [`Part::Body`] stands for the body.
+/// Creates a part of a signed message from a text or bytes. For the body, use [`Part::Body`].
 pub fn part(bytes: impl AsRef<[u8]>) -> Part {
     Part::Bytes(bytes.as_ref().to_vec())
 }
 
 impl KeyedHash {
-    /// An HMAC under a secret whose text is the key. `source` tells where the signature stood, for example
-    /// "header `x-signature`". Messages and signatures are added with the methods below.
+    /// Creates an HMAC whose key is the text of a secret. `source` says where in the delivery the signature
+    /// was found, for example "header `x-signature`". Add messages and signatures with the methods below.
     pub fn hmac(hash: Hash, secret: &str, source: &str) -> KeyedHash {
         let key = SecretKey {
             name: secret.to_owned(),
@@ -186,25 +187,26 @@ impl KeyedHash {
         }
     }
 
-    /// The same with another construction than HMAC.
+    /// Sets another construction than HMAC.
     pub fn construction(mut self, construction: HashConstruction) -> KeyedHash {
         self.construction = construction;
         self
     }
 
-    /// The same with another key: an encoded secret, or one that the provider publishes.
+    /// Sets another key: an encoded secret, or one that the provider publishes.
     pub fn key(mut self, key: HashKey) -> KeyedHash {
         self.key = key;
         self
     }
 
-    /// Adds a message that may have been signed: its parts, joined without separators. At most 8.
+    /// Adds a message that may have been signed, given as parts that are joined without separators. At most 8
+    /// messages are allowed.
     pub fn message(mut self, parts: impl Into<Vec<Part>>) -> KeyedHash {
         self.messages.push(parts.into());
         self
     }
 
-    /// Adds a signature of which one must fit; more than 16 are not looked at.
+    /// Adds a candidate signature; one of them must match. Only the first 16 are used.
     pub fn signature(mut self, text: &str, encoding: Encoding) -> KeyedHash {
         push_signature(&mut self.signatures, text, encoding);
         self
@@ -212,7 +214,7 @@ impl KeyedHash {
 }
 
 impl PublicKeySignature {
-    /// A signature under a public key. `source` tells where it stood.
+    /// Creates a signature under a public key. `source` says where in the delivery it was found.
     pub fn new(scheme: SignatureScheme, key: PublicKey, source: &str) -> PublicKeySignature {
         PublicKeySignature {
             source: source.to_owned(),
@@ -223,13 +225,14 @@ impl PublicKeySignature {
         }
     }
 
-    /// Adds a message that may have been signed: its parts, joined without separators. At most 8.
+    /// Adds a message that may have been signed, given as parts that are joined without separators. At most 8
+    /// messages are allowed.
     pub fn message(mut self, parts: impl Into<Vec<Part>>) -> PublicKeySignature {
         self.messages.push(parts.into());
         self
     }
 
-    /// Adds a signature of which one must fit; more than 16 are not looked at.
+    /// Adds a candidate signature; one of them must match. Only the first 16 are used.
     pub fn signature(mut self, text: &str, encoding: Encoding) -> PublicKeySignature {
         push_signature(&mut self.signatures, text, encoding);
         self

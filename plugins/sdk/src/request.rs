@@ -1,16 +1,16 @@
-//! Reading a request.
+//! Reads headers, settings, parameters and the body of a request.
 
 use crate::form;
 use crate::text::present;
 use crate::{Document, Rejection, Request};
 
 impl Request {
-    /// The first header of this (lower-cased) name; a blank value counts as missing.
+    /// Returns the first header with this (lower-case) name; a blank value counts as missing.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers(name).next()
     }
 
-    /// All headers of this (lower-cased) name that are not blank, in order of arrival.
+    /// Returns all headers with this (lower-case) name that are not blank, in order of arrival.
     pub fn headers(&self, name: &str) -> impl Iterator<Item = &str> {
         self.headers
             .iter()
@@ -18,20 +18,21 @@ impl Request {
             .filter_map(|header| present(&header.value))
     }
 
-    /// The first header of this name, which carries a proof: without it the delivery is refused.
+    /// Returns the first header with this (lower-case) name, which carries a proof; the delivery is refused
+    /// without it.
     pub fn proof_header(&self, name: &str) -> Result<&str, Rejection> {
         self.header(name)
             .ok_or_else(|| Rejection::MissingProof(format!("header `{name}` is missing or empty")))
     }
 
-    /// The operator's value of a setting; blank counts as unset.
+    /// Returns the operator's value of a setting; a blank value counts as unset.
     pub fn setting(&self, name: &str) -> Option<&str> {
         let setting = self.settings.iter().find(|setting| setting.name == name)?;
         present(&setting.value)
     }
 
-    /// The operator's value of a setting that is a whole number; one that is not is refused, never ignored,
-    /// so that a typing error cannot switch a check off.
+    /// Returns the operator's value of a setting that is a whole number. Any other value is refused rather
+    /// than ignored, so that a typing error cannot switch a check off.
     pub fn setting_u64(&self, name: &str) -> Result<Option<u64>, Rejection> {
         let Some(value) = self.setting(name) else {
             return Ok(None);
@@ -44,12 +45,12 @@ impl Request {
         }
     }
 
-    /// Whether the operator has configured this secret.
+    /// Checks whether the operator has configured this secret.
     pub fn has_secret(&self, name: &str) -> bool {
         self.secrets.iter().any(|secret| secret == name)
     }
 
-    /// The first query parameter of this name, decoded; a blank value counts as missing.
+    /// Returns the first query parameter with this name, decoded; a blank value counts as missing.
     pub fn query_parameter(&self, name: &str) -> Option<String> {
         form::decode_pairs(self.query.as_bytes())
             .into_iter()
@@ -57,12 +58,12 @@ impl Request {
             .map(|(_, value)| value)
     }
 
-    /// The body as JSON of any kind.
+    /// Parses the body as JSON of any kind.
     pub fn json(&self) -> Result<Document<'_>, Rejection> {
         Document::parse(&self.body)
     }
 
-    /// The body as one JSON object; anything else is malformed.
+    /// Parses the body as a JSON object; anything else is malformed.
     pub fn json_object(&self) -> Result<Document<'_>, Rejection> {
         let document = self.json()?;
         if !document.root().is_object() {

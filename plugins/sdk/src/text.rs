@@ -1,11 +1,11 @@
-//! Small readings of text that several providers share.
+//! Small functions on text that several providers share.
 
 use std::borrow::Cow;
 
 use crate::{BounceType, Identifier, IdentifierKind, Pair, bytes};
 
-/// The text as an event wants it. Like `Cow::into_owned`, and cheaper in the sandbox, where a copy of unknown length leaves
-/// the guest's code.
+/// Returns the text as a `String`, for an event. Does the same as `Cow::into_owned`, but is cheaper in the sandbox, where a copy
+/// of a length unknown at compile time is a call out of the guest's code.
 pub fn owned(text: Cow<'_, str>) -> String {
     match text {
         Cow::Borrowed(text) => bytes::owned(text),
@@ -13,9 +13,9 @@ pub fn owned(text: Cow<'_, str>) -> String {
     }
 }
 
-/// The text, unless it is blank: providers send empty text where they mean "none".
+/// Returns the text, unless it is blank: providers send empty text where they mean "none".
 pub fn present(text: &str) -> Option<&str> {
-    // Most text begins with a letter or digit, which spares the search for a character that is no blank.
+    // Most text begins with a letter or digit, which saves the search for a character that is not blank.
     let begins_visibly = text.as_bytes().first().is_some_and(u8::is_ascii_graphic);
     if begins_visibly || !text.trim().is_empty() {
         Some(text)
@@ -24,7 +24,7 @@ pub fn present(text: &str) -> Option<&str> {
     }
 }
 
-/// The address alone out of `Name <user@example.com>` or `user@example.com`; none where nothing is left.
+/// Returns the bare address in `Name <user@example.com>` or `user@example.com`; `None` if it is blank.
 pub fn bare_address(mailbox: &str) -> Option<&str> {
     let inside = match mailbox.rsplit_once('<') {
         Some((_, tail)) => tail.split('>').next().unwrap_or(tail),
@@ -33,8 +33,8 @@ pub fn bare_address(mailbox: &str) -> Option<&str> {
     present(inside.trim())
 }
 
-/// Hard or soft by the SMTP code with which an answer begins: `550 …` and `5.1.1 …` are hard, `4…` soft,
-/// other text tells nothing.
+/// Reads from the SMTP code at the beginning of a response whether a bounce is hard or soft: `550 …` and `5.1.1 …` are hard, `4…`
+/// is soft, other text says nothing.
 pub fn smtp_bounce(answer: &str) -> Option<BounceType> {
     let answer = answer.trim_start().as_bytes();
     let kind = match answer.first()? {
@@ -50,7 +50,7 @@ pub fn smtp_bounce(answer: &str) -> Option<BounceType> {
 }
 
 impl Identifier {
-    /// An identifier, unless the value is blank.
+    /// Creates an identifier, unless the value is missing or blank.
     pub fn of(kind: IdentifierKind, value: Option<String>) -> Option<Identifier> {
         let value = value?;
         present(&value)?;
@@ -59,7 +59,7 @@ impl Identifier {
 }
 
 impl Pair {
-    /// One pair of metadata.
+    /// Creates one pair of metadata.
     pub fn new(name: impl Into<String>, value: impl Into<String>) -> Pair {
         Pair {
             name: name.into(),

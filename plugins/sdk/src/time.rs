@@ -1,28 +1,28 @@
-//! Times as providers write them, to milliseconds since the Unix epoch; finer digits are cut off, never
-//! rounded.
+//! Converts times as providers write them to milliseconds since the Unix epoch; finer digits are cut off,
+//! never rounded.
 //!
-//! Each function reads one form and gives `None` for everything else, and for times before 1970 or after
+//! Each function reads one form and returns `None` for everything else, and for times before 1970 or after
 //! 9999. Written by hand because providers deviate from every standard form: blanks in odd places, seven or
-//! more fractional digits, seconds and milliseconds under one name. The tests hold it against a date library.
+//! more fractional digits, seconds and milliseconds under one name. The tests compare it with a date library.
 
 /// The first millisecond of the year 10000.
 const END_MS: i64 = 253_402_300_800_000;
 
-/// From here on a count of seconds is one of milliseconds: 10^11 seconds are in the year 5138, 10^11 ms in
-/// 1973.
+/// From this value on, a number of seconds is taken as milliseconds: 10^11 seconds are in the year 5138,
+/// 10^11 ms in 1973.
 const MILLISECONDS_FROM: i64 = 100_000_000_000;
 
-/// Seconds since the epoch, with or without a fraction: `1529006854.329574`.
+/// Reads seconds since the epoch, with or without a fraction: `1529006854.329574`.
 pub fn seconds(text: &str) -> Option<i64> {
     in_range(decimal(text, 3)?)
 }
 
-/// Milliseconds since the epoch.
+/// Reads milliseconds since the epoch.
 pub fn milliseconds(text: &str) -> Option<i64> {
     in_range(decimal(text, 0)?)
 }
 
-/// Seconds since the epoch, or milliseconds where the value is 10^11 or more.
+/// Reads seconds since the epoch, or milliseconds if the value is 10^11 or more.
 pub fn seconds_or_milliseconds(text: &str) -> Option<i64> {
     let in_seconds = decimal(text, 3)?;
     in_range(if in_seconds >= MILLISECONDS_FROM * 1000 {
@@ -32,21 +32,21 @@ pub fn seconds_or_milliseconds(text: &str) -> Option<i64> {
     })
 }
 
-/// A date and time with `Z` or an offset: RFC 3339, with any number of fractional digits, and also with a
-/// blank for the `T`, blanks before the offset and an offset without its colon or minutes.
+/// Reads a date and time with `Z` or an offset: RFC 3339, with any number of fractional digits. Also accepts
+/// a blank instead of the `T`, blanks before the offset, and an offset without its colon or minutes.
 pub fn rfc3339(text: &str) -> Option<i64> {
     let (local_ms, zone) = date_time(text)?;
     in_range(local_ms - offset_ms(zone)?)
 }
 
-/// The same, where a time without a zone is one in UTC: `2009-03-26 21:40:57`.
+/// Reads the same forms as [`rfc3339`]; a time without a zone is taken as UTC: `2009-03-26 21:40:57`.
 pub fn utc(text: &str) -> Option<i64> {
     let (local_ms, zone) = date_time(text)?;
     let offset_ms = if zone.is_empty() { 0 } else { offset_ms(zone)? };
     in_range(local_ms - offset_ms)
 }
 
-/// An HTTP date: `Thu, 04 Jan 2024 18:05:25 GMT`.
+/// Reads an HTTP date: `Thu, 04 Jan 2024 18:05:25 GMT`.
 pub fn http_date(text: &str) -> Option<i64> {
     const MONTHS: [&str; 12] = [
         "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
@@ -67,11 +67,11 @@ fn in_range(ms: i64) -> Option<i64> {
     if (0..END_MS).contains(&ms) { Some(ms) } else { None }
 }
 
-/// The whole part of `text` × 10^`shift`, from the decimal digits: a binary fraction would be off by one now
-/// and then.
+/// Returns the whole part of `text` × 10^`shift`, computed from the decimal digits, because a binary fraction
+/// would sometimes be off by one.
 fn decimal(text: &str, shift: u32) -> Option<i64> {
     let text = text.trim();
-    // Nearly all are plain digits; 15 of them and three more stay within 18.
+    // Nearly all texts are plain digits; 15 of them and three more stay within 18.
     if (1..=15).contains(&text.len())
         && let Some(value) = digits(text, text.len())
     {
@@ -103,7 +103,7 @@ fn decimal(text: &str, shift: u32) -> Option<i64> {
     Some(value)
 }
 
-/// Local milliseconds of `YYYY-MM-DD[T ]HH:MM:SS[.fraction]`, and the trimmed rest: the zone.
+/// Returns the local milliseconds of `YYYY-MM-DD[T ]HH:MM:SS[.fraction]`, and the trimmed rest: the zone.
 fn date_time(text: &str) -> Option<(i64, &str)> {
     let text = text.trim();
     let (date, rest) = text.split_at_checked(10)?;
@@ -120,11 +120,11 @@ fn date_time(text: &str) -> Option<(i64, &str)> {
     Some((day_ms + time_ms, zone.trim()))
 }
 
-/// Milliseconds of `HH:MM:SS[.fraction]`, and what follows.
+/// Returns the milliseconds of `HH:MM:SS[.fraction]`, and the rest of the text.
 fn time_of_day(text: &str) -> Option<(i64, &str)> {
     let (time, mut rest) = text.split_at_checked(8)?;
     let (hour, minute) = (digits(time.get(0..2)?, 2)?, digits(time.get(3..5)?, 2)?);
-    // A leap second is the last second of its minute to everyone who counts in Unix time.
+    // Unix time has no leap seconds: one is read as the last second of its minute.
     let second = digits(time.get(6..8)?, 2)?.min(59);
     let colons = time.as_bytes()[2] == b':' && time.as_bytes()[5] == b':';
     if !colons || hour > 23 || minute > 59 || digits(time.get(6..8)?, 2)? > 60 {
@@ -145,7 +145,7 @@ fn time_of_day(text: &str) -> Option<(i64, &str)> {
     Some((ms, rest))
 }
 
-/// `Z`, `UTC`, `±HH:MM`, `±HHMM` or `±HH`.
+/// Reads `Z`, `UTC`, `±HH:MM`, `±HHMM` or `±HH`.
 fn offset_ms(zone: &str) -> Option<i64> {
     if zone.eq_ignore_ascii_case("z") || zone.eq_ignore_ascii_case("utc") {
         return Some(0);
@@ -168,7 +168,7 @@ fn offset_ms(zone: &str) -> Option<i64> {
     Some(sign * (hours * 60 + minutes) * 60_000)
 }
 
-/// Exactly `count` ASCII digits as a number.
+/// Reads exactly `count` ASCII digits as a number.
 fn digits(text: &str, count: usize) -> Option<i64> {
     if text.len() != count {
         return None;
@@ -183,7 +183,7 @@ fn digits(text: &str, count: usize) -> Option<i64> {
     Some(value)
 }
 
-/// Milliseconds from the epoch to the beginning of a day of the Gregorian calendar.
+/// Returns the milliseconds from the epoch to the beginning of a day of the Gregorian calendar.
 fn days_ms(year: i64, month: i64, day: i64) -> Option<i64> {
     let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
     let month_days = match month {
@@ -195,8 +195,8 @@ fn days_ms(year: i64, month: i64, day: i64) -> Option<i64> {
     if day < 1 || day > month_days {
         return None;
     }
-    // Counted in years that begin in March, so that the leap day is the last of its year; 306 days lie
-    // between the first of March and the first of January, 719,468 between 0000-03-01 and 1970-01-01.
+    // Years are counted from March, so that the leap day is the last day of its year; there are 306 days
+    // between the first of March and the first of January, and 719,468 between 0000-03-01 and 1970-01-01.
     let (year, month) = if month > 2 {
         (year, month - 3)
     } else {
@@ -316,7 +316,7 @@ mod tests {
 
     #[test]
     fn agrees_with_a_date_library_over_eight_thousand_years() {
-        // A prime step in seconds (about 37 days) meets every month, weekday and time of day.
+        // A prime step in seconds (about 37 days) covers every month, weekday and time of day.
         let mut second = 0;
         while second < 253_402_300_799 {
             let moment = jiff::Timestamp::from_second(second).unwrap();

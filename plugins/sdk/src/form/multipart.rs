@@ -1,8 +1,8 @@
-//! `multipart/form-data` (RFC 7578).
+//! Reads `multipart/form-data` (RFC 7578).
 
 use super::into_text;
 
-/// A parameter of a header's value, unquoted: `boundary` of `; boundary="x"`.
+/// Returns a parameter of a header's value, unquoted: `boundary` of `; boundary="x"`.
 pub(super) fn parameter(parameters: &str, name: &str) -> Option<String> {
     let mut rest = parameters;
     loop {
@@ -21,7 +21,7 @@ pub(super) fn parameter(parameters: &str, name: &str) -> Option<String> {
     }
 }
 
-/// The text up to the closing quote, its escapes taken off, and what follows.
+/// Returns the unescaped text up to the closing quote, and the rest behind it.
 fn unquote(quoted: &str) -> (String, &str) {
     let mut value = String::new();
     let mut characters = quoted.char_indices();
@@ -35,10 +35,10 @@ fn unquote(quoted: &str) -> (String, &str) {
     (value, "")
 }
 
-/// The named fields between the boundaries, files left out; none when the closing boundary is missing.
+/// Returns the named fields between the boundaries, without files; `None` if the closing boundary is missing.
 ///
-/// A form whose first boundary ends with a line feed alone is read too; in any other a boundary follows a whole line end, as
-/// the RFC has it.
+/// A form whose first boundary ends with a line feed alone is accepted too; in any other form a boundary follows a whole line end
+/// (CR LF), as the RFC demands.
 pub(super) fn fields(body: &[u8], boundary: &str) -> Option<Vec<(String, String)>> {
     let delimiter = format!("--{boundary}");
     let mut fields = Vec::new();
@@ -69,7 +69,7 @@ pub(super) fn fields(body: &[u8], boundary: &str) -> Option<Vec<(String, String)
     None
 }
 
-/// Name and content of one part, whose last line end belongs to the boundary; none for a file.
+/// Returns name and content of one part, whose last line end belongs to the boundary; `None` for a file.
 fn field(part: &[u8]) -> Option<(String, String)> {
     let part = part.strip_suffix(b"\n")?;
     let part = part.strip_suffix(b"\r").unwrap_or(part);

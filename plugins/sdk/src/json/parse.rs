@@ -1,26 +1,26 @@
-//! The parser: text to nodes in one pass.
+//! The JSON parser: turns text into nodes in one pass.
 
 use crate::bytes::plain_bytes;
 
-/// Nesting that is still read. Real payloads stay below ten levels; this many frames fit the guest's 1 MiB
-/// stack many times over.
+/// The deepest nesting that is accepted. Real payloads stay below ten levels; this many frames fit many times into the guest's 1
+/// MiB stack.
 const MAX_DEPTH: usize = 128;
 
-/// Nodes that a text may have however short it is: 1 MiB of them.
+/// The number of nodes that any text may have, however short it is: 1 MiB of them.
 const FEW_NODES: usize = 64 * 1024;
 
-/// Bytes that a longer text has for each node, at the least. The providers' own samples have nine and more. Of a text of nothing but
-/// `0,` the nodes would take more memory than a guest has, and anybody can send one: it is read before anything is proven.
+/// The least number of bytes for each node of a longer text. The providers' own samples have nine and more. The nodes of a text
+/// of nothing but `0,` would take more memory than a guest has, and anybody can send one: it is read before any proof is checked.
 const BYTES_PER_NODE: usize = 4;
 
-/// Bytes for each node where nothing is known yet: as many as the densest samples have, so that few texts need more room, and so that
-/// doubling it once makes room for all that [`BYTES_PER_NODE`] allows.
+/// The expected number of bytes for each node, used for the first allocation: as many as in the densest samples, so that few
+/// texts need more room, and so that doubling it once makes room for all that [`BYTES_PER_NODE`] allows.
 const EXPECTED_BYTES_PER_NODE: usize = 2 * BYTES_PER_NODE;
 
-/// What a node is.
+/// The kind of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// No value: what a lookup without a result gives.
+    /// No value: the result of a lookup that finds nothing.
     Missing,
     Null,
     True,
@@ -34,15 +34,15 @@ pub(super) enum Kind {
     Object,
 }
 
-/// One value or name, and where it stands. Nodes follow each other in the order of the text.
+/// A value or name, and its position. Nodes are in the order of the text.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Node {
     pub(super) kind: Kind,
-    /// Position of the first byte; of a string, behind its opening quote.
+    /// Position of the first byte; for a string, of the first byte after its opening quote.
     pub(super) start: u32,
-    /// Position behind the last byte; of a string, of its closing quote.
+    /// Position after the last byte; for a string, of its closing quote.
     pub(super) end: u32,
-    /// Index of the first node that is not below this one.
+    /// Index of the first node that is not inside this one.
     pub(super) next: u32,
 }
 
@@ -57,7 +57,7 @@ impl Node {
 
 type Fault = &'static str;
 
-/// A position in the text. Faults name no content, which may be personal.
+/// Reads a text from a position on. Faults do not quote the text, which may be personal data.
 pub(super) struct Parser<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -75,7 +75,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// Room for the nodes of the whole text.
+    /// Allocates room for the nodes of the whole text.
     pub(super) fn room(&self) -> Vec<Node> {
         Vec::with_capacity(self.bytes.len() / EXPECTED_BYTES_PER_NODE)
     }
@@ -89,7 +89,7 @@ impl<'a> Parser<'a> {
         self.bytes.get(self.at).copied()
     }
 
-    /// The next byte that is no blank, not taken.
+    /// Skips blanks and returns the byte that follows, without taking it.
     #[inline]
     fn skip_blanks(&mut self) -> Option<u8> {
         loop {
@@ -100,7 +100,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// Demands that nothing but blanks follows.
+    /// Checks that nothing but blanks follows.
     pub(super) fn end(&mut self) -> Result<(), Fault> {
         match self.skip_blanks() {
             None => Ok(()),
@@ -108,7 +108,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// Takes the opening bracket and tells whether an element follows; `None` when the text begins otherwise.
+    /// Takes the opening bracket and returns whether an element follows; `None` if the text begins otherwise.
     pub(super) fn begin_array(&mut self) -> Result<Option<bool>, Fault> {
         match self.skip_blanks() {
             Some(b'[') => self.at += 1,
@@ -123,7 +123,7 @@ impl<'a> Parser<'a> {
         Ok(Some(true))
     }
 
-    /// Takes what stands behind an element and tells whether another one follows.
+    /// Takes the separator or bracket after an element and returns whether another element follows.
     #[inline]
     pub(super) fn another_element(&mut self) -> Result<bool, Fault> {
         match self.skip_blanks() {
@@ -142,7 +142,7 @@ impl<'a> Parser<'a> {
     /// Takes one value and appends its nodes.
     pub(super) fn value(&mut self, nodes: &mut Vec<Node>) -> Result<(), Fault> {
         let index = nodes.len();
-        // A name may follow before this is looked at again.
+        // A name may be added before the next check.
         if index + 2 > self.most_nodes {
             return Err("too many values for so short a text");
         }
@@ -287,7 +287,7 @@ impl<'a> Parser<'a> {
         Ok(Kind::Number)
     }
 
-    /// Takes a string, opening quote included.
+    /// Takes a string, including its opening quote.
     #[inline]
     fn string(&mut self, nodes: &mut Vec<Node>) -> Result<(), Fault> {
         self.at += 1;
@@ -329,7 +329,7 @@ impl<'a> Parser<'a> {
     }
 }
 
-/// The characters of a string whose escapes the parser has checked; half a surrogate pair becomes U+FFFD.
+/// Unescapes a string whose escapes the parser has checked; half of a surrogate pair becomes U+FFFD.
 pub(super) fn unescape(raw: &str) -> String {
     let mut out = String::with_capacity(raw.len());
     let mut rest = raw;
@@ -356,7 +356,7 @@ pub(super) fn unescape(raw: &str) -> String {
     out
 }
 
-/// The character behind `uXXXX` or `uXXXX\uXXXX`, and how many bytes were taken.
+/// Returns the character of `uXXXX` or `uXXXX\uXXXX`, and the number of bytes taken.
 fn unicode(escaped: &str) -> (char, usize) {
     let unit = |from: usize| {
         escaped
@@ -374,7 +374,7 @@ fn unicode(escaped: &str) -> (char, usize) {
     (char::from_u32(high).unwrap_or(char::REPLACEMENT_CHARACTER), 5)
 }
 
-/// Appends a JSON string with only the escapes that JSON demands.
+/// Appends `text` as a JSON string with only the escapes that JSON requires.
 pub(super) fn escape(text: &str, out: &mut String) {
     out.push('"');
     for character in text.chars() {

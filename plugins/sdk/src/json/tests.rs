@@ -45,11 +45,11 @@ fn a_large_text_of_nothing_but_short_values_is_malformed() {
     }
     let inside = for_each_element(format!("[{zeros}]").as_bytes(), |_, _| ());
     assert!(matches!(inside, Err(Rejection::Malformed(_))), "{inside:?}");
-    // Denser than any payload, and a small text of any density.
+    // A text denser than any payload, and a small text of any density.
     let dense = format!("[{}0]", "1234,".repeat(200_000));
     let document = Document::parse(dense.as_bytes()).unwrap();
     assert_eq!(document.root().elements().count(), 200_001);
-    // The room that was made at first had to be doubled once, and no more.
+    // The initial room had to be doubled once, and no more.
     assert_eq!(document.nodes.capacity(), 2 * (dense.len() / 8));
     let small = format!("[{}0]", "0,".repeat(60_000));
     assert!(Document::parse(small.as_bytes()).is_ok());
