@@ -1,9 +1,9 @@
 """ClickHouse's HTTP interface over its engine as a library (chdb), for tests on machines without its server.
 
-Speaks what clients use: queries in the URL or the body, parameters, settings, inserts in any format, compressed bodies,
+Supports what clients use: queries in the URL or the body, parameters, settings, inserts in any format, compressed bodies,
 users, error codes and summaries. Every request runs in a session of its own, so settings do not outlive it; requests
-run beside each other as the engine lets them. What is stored is in the data folder when a request has been answered,
-and survives a kill.
+run in parallel as far as the engine allows. Stored data is in the data folder once a request has been answered, and
+survives a killed process.
 """
 
 import argparse
@@ -44,10 +44,10 @@ NOT_SETTINGS = {
     "user",
 }
 
-# What the server answers to an error code, where that is not 500.
+# The HTTP status of a server's error code, if it is not 500.
 STATUS_OF_CODE = {16: 404, 36: 400, 47: 404, 60: 404, 62: 400, 81: 404, 193: 401, 194: 401, 497: 403, 516: 403}
 
-# As large as the server's own default for a query in memory, far above any batch of a test.
+# As large as the server's own default for a query in memory, far above any batch in a test.
 MAX_BODY_BYTES = 1 << 30
 
 INSERT_WITH_DATA = re.compile(r"\s*(INSERT\s+INTO\s.*?)\s+FORMAT\s+(\w+)\s*;?\s*", re.IGNORECASE | re.DOTALL)
@@ -55,7 +55,7 @@ ERROR = re.compile(r"Code: (\d+)\. DB::")
 
 
 class Refusal(Exception):
-    """An error as the server words it."""
+    """An error in the server's own wording."""
 
     def __init__(self, code, message):
         super().__init__(message)
@@ -63,7 +63,7 @@ class Refusal(Exception):
 
 
 def decompressed(body):
-    """The content of blocks as native clients frame them: checksum, method, sizes, data."""
+    """Returns the content of blocks in the native clients' framing: checksum, method, sizes, data."""
     parts, offset = [], 0
     while offset < len(body):
         method, size, plain_size = struct.unpack_from("<BII", body, offset + 16)
@@ -86,15 +86,15 @@ def quoted(text):
 
 
 class Engine:
-    """The engine and who may use it."""
+    """The engine, and the user who may use it."""
 
     def __init__(self, folder, user, password):
         self.folder = os.path.abspath(folder)
         self.user = user
         self.password = password
-        # Held open: with its last session the engine would shut down.
+        # Held open, because the engine shuts down with its last session.
         self.root = Session(self.folder)
-        # Bodies on their way in; what a kill left there is of no use.
+        # Request bodies in transit; those that a killed process left behind are useless.
         self.incoming = os.path.join(self.folder, "incoming")
         shutil.rmtree(self.incoming, ignore_errors=True)
         os.makedirs(self.incoming)
@@ -111,7 +111,7 @@ class Engine:
             raise Refusal(516, text)
 
     def run(self, sql, data, arguments, parameters):
-        """Runs a query. Answers with its output and its summary."""
+        """Runs a query. Returns its output and its summary."""
         session = Session(self.folder)
         try:
             if arguments.get("database"):
@@ -141,7 +141,7 @@ class Engine:
             session.close()
 
     def insert(self, session, statement, data_format, data):
-        # By way of a file: the library's own stream of data answers that all is well when the table refuses a row.
+        # Through a file: the library's own stream of data reports success even if the table refuses a row.
         with tempfile.NamedTemporaryFile(dir=self.incoming, suffix=".bin") as file:
             file.write(data)
             file.flush()
@@ -155,7 +155,7 @@ class Engine:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    # Headers and body leave together.
+    # Headers and body are sent together.
     wbufsize = -1
     disable_nagle_algorithm = True
 
@@ -170,7 +170,7 @@ class Handler(BaseHTTPRequestHandler):
         try:
             body = self.body()
         except (ConnectionError, ValueError):
-            # The client went away in the middle of its data, which therefore must not be stored.
+            # The client disconnected in the middle of its data, which therefore must not be stored.
             self.close_connection = True
             return
         if url.path in ("/ping", "/replicas_status"):
@@ -180,7 +180,7 @@ class Handler(BaseHTTPRequestHandler):
         try:
             self.server.engine.check(*self.credentials(arguments))
             output, summary = self.run(arguments, body)
-        except Exception as error:  # whatever it is, the client is told and the front lives on
+        except Exception as error:  # whatever it is, it is reported to the client and the front keeps running
             self.refuse(error)
             return
         texts = {name: str(value) for name, value in summary.items()}
@@ -247,7 +247,7 @@ class Handler(BaseHTTPRequestHandler):
         text = str(error)
         found = ERROR.search(text)
         if found:
-            # The library puts words of its own in front.
+            # The library puts its own words in front.
             text, code = text[found.start() :].strip(), int(found.group(1))
         else:
             text, code = f"Code: 1002. DB::Exception: {type(error).__name__}: {text}. (UNKNOWN_EXCEPTION)", 1002
@@ -270,7 +270,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_request(self, code="-", size="-"):
         if not str(int(code)).startswith("2"):
-            # Without the URL, which may hold the query.
+            # Without the URL, which may contain the query.
             sys.stderr.write(f"{self.command} answered {int(code)}\n")
 
 
@@ -280,14 +280,14 @@ class Server(ThreadingHTTPServer):
     address_family = socket.AF_INET
 
     def handle_error(self, request, client_address):
-        # A client that goes away is no news.
+        # A client that disconnects is nothing to report.
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", required=True, help="folder of the data; made when it is missing")
+    parser.add_argument("--data", required=True, help="folder of the data; created if it is missing")
     parser.add_argument("--port", type=int, default=8123, help="port on 127.0.0.1")
     parser.add_argument("--user", default="default")
     parser.add_argument("--password", default="")

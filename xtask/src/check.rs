@@ -1,4 +1,4 @@
-//! `cargo xtask check`: formatting, the contract, what is deployed, dependency policy, lints, documentation.
+//! `cargo xtask check`: formatting, the contract, deployment files, dependency policy, lints, documentation.
 
 use crate::{
     contract, deploy,
@@ -9,7 +9,7 @@ use crate::{
 /// The version that `deny.toml` was written for.
 const CARGO_DENY: &str = "cargo-deny@0.20.2";
 
-/// Runs every check; the first that fails ends it.
+/// Runs every check and stops at the first failure.
 pub(crate) fn run() -> anyhow::Result<()> {
     setup::components()?;
     setup::native_libraries()?;
@@ -21,7 +21,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     contract::check()?;
     say("── deployment files");
     deploy::check()?;
-    // Before the slow ones, and it needs nothing compiled but itself.
+    // Runs before the slow checks; needs nothing compiled but the tool itself.
     say("── dependency policy");
     dependency_policy()?;
     say("── lints");
@@ -36,18 +36,18 @@ pub(crate) fn run() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Licences, banned crates and sources. Not advisories: their database comes by git, which a build machine need not reach, and
-/// a new advisory must not fail an old commit. `cargo deny check advisories` looks at them.
+/// Checks licences, banned crates and sources. Advisories are not checked: their database comes by git, which a build machine may
+/// be unable to reach, and a new advisory must not fail an old commit. `cargo deny check advisories` checks them.
 fn dependency_policy() -> anyhow::Result<()> {
     if !succeeds(&mut cargo(Workspace::Main, &["deny", "--version"])) {
         if !in_ci() {
             say(&format!(
-                "skipped: `cargo install --locked {CARGO_DENY}` adds the tool"
+                "skipped: run `cargo install --locked {CARGO_DENY}` to install the tool"
             ));
             return Ok(());
         }
         say("installing cargo-deny, about a minute on two cores");
-        // Unoptimised it builds in a fraction of the time, and it runs for seconds only.
+        // Unoptimised, it builds in a fraction of the time, and it only runs for seconds.
         let install = [
             "install",
             "--locked",

@@ -1,5 +1,5 @@
-//! `cargo xtask contract`: the reference in docs/contract.md, made from the comments of the contract, and the digests that
-//! keep what is released as it is.
+//! `cargo xtask contract`: generates the reference in docs/contract.md from the comments of the contract, and the digests that
+//! keep released versions from changing.
 
 use std::{
     collections::BTreeMap,
@@ -14,26 +14,26 @@ use wit_parser::{Docs, Resolve, Type, TypeDefKind, TypeId};
 
 use crate::process::{root, say};
 
-/// The file of digests, in the form that `sha256sum --check` reads.
+/// The file of digests, in the format that `sha256sum --check` reads.
 const DIGESTS: &str = "wit/frozen.sha256";
 
-/// The reference.
+/// The generated reference.
 const REFERENCE: &str = "docs/contract.md";
 
-/// Folders that never change: one inside each for every version of the contract.
+/// Folders whose files never change: each has one folder for every version of the contract.
 const FROZEN: [&str; 2] = ["wit", "tests/golden"];
 
-/// A version of the contract, for the table of what goes with what.
+/// A version of the contract, for the compatibility table.
 struct Version {
     contract: &'static str,
-    /// The first host that serves it, of which all later ones do.
+    /// The first host that serves it; all later ones do too.
     host: &'static str,
     /// The first SDK that writes it.
     sdk: &'static str,
     changed: &'static str,
 }
 
-/// In order. The last one's SDK is that in the repository.
+/// In order. The SDK of the last entry is the one in the repository.
 const VERSIONS: [Version; 2] = [
     Version {
         contract: "1.0.0",
@@ -69,7 +69,7 @@ plugins. Patch versions of one minor version have the same types. Binaries of ev
 |---|---|---|---|
 ";
 
-/// Writes the reference, and the digests of what is new. What is frozen and has changed is not forgiven.
+/// Writes the reference, and the digests of new files. Fails if a frozen file has changed.
 pub(crate) fn run() -> anyhow::Result<()> {
     let (listed, there) = digests()?;
     refuse_changes(&listed, &there)?;
@@ -79,37 +79,34 @@ pub(crate) fn run() -> anyhow::Result<()> {
     }
     fs::write(root().join(DIGESTS), text).with_context(|| format!("cannot write `{DIGESTS}`"))?;
     fs::write(root().join(REFERENCE), reference()?).with_context(|| format!("cannot write `{REFERENCE}`"))?;
-    say(&format!(
-        "{} files are frozen; `{REFERENCE}` is written",
-        there.len()
-    ));
+    say(&format!("{} files are frozen; wrote `{REFERENCE}`", there.len()));
     Ok(())
 }
 
-/// Checks that what is frozen is as it was, and that the reference is current.
+/// Checks that the frozen files are unchanged, and that the reference is current.
 pub(crate) fn check() -> anyhow::Result<()> {
     let (listed, there) = digests()?;
     refuse_changes(&listed, &there)?;
     if let Some(path) = there.keys().find(|path| !listed.contains_key(*path)) {
-        bail!("`{path}` is not in `{DIGESTS}`: `cargo xtask contract` adds it");
+        bail!("`{path}` is not in `{DIGESTS}`: run `cargo xtask contract` to add it");
     }
     let written = fs::read_to_string(root().join(REFERENCE)).unwrap_or_default();
     if written != reference()? {
-        bail!("`{REFERENCE}` does not say what `wit/` says: `cargo xtask contract` writes it");
+        bail!("`{REFERENCE}` is out of date with `wit/`: run `cargo xtask contract`");
     }
     Ok(())
 }
 
 type Digests = BTreeMap<String, String>;
 
-/// The digests that are written down, and those of the files.
+/// Returns the recorded digests, and those of the files as they are.
 fn digests() -> anyhow::Result<(Digests, Digests)> {
     let text = fs::read_to_string(root().join(DIGESTS)).unwrap_or_default();
     let mut listed = Digests::new();
     for line in text.lines() {
         let (digest, path) = line
             .split_once("  ")
-            .with_context(|| format!("`{DIGESTS}`: `{line}` is no digest and path"))?;
+            .with_context(|| format!("`{DIGESTS}`: `{line}` is not a digest and a path"))?;
         listed.insert(path.to_owned(), digest.to_owned());
     }
     let mut there = Digests::new();
@@ -158,22 +155,22 @@ fn refuse_changes(listed: &Digests, there: &Digests) -> anyhow::Result<()> {
         match there.get(path) {
             Some(now) if now == digest => {}
             Some(_) => bail!(
-                "`{path}` has changed, and plugins are built for what it was: restore it, and write a new version beside it"
+                "`{path}` has changed, but plugins are built for its old content: restore it and add a new version beside it"
             ),
-            None => bail!("`{path}` is gone, and plugins are built for it: restore it"),
+            None => bail!("`{path}` is gone, but plugins are built for it: restore it"),
         }
     }
     Ok(())
 }
 
-/// What a version of the contract names, each by its path: `types.event.sent-at-ms`.
+/// Returns the text of the reference; each item that is newer than the first version says since when it exists.
 fn reference() -> anyhow::Result<String> {
     let mut versions = Vec::new();
     for folder in folders(&root().join("wit"))? {
         let mut resolve = Resolve::default();
         resolve
             .push_dir(&folder)
-            .with_context(|| format!("`{}` is no contract", folder.display()))?;
+            .with_context(|| format!("`{}` is not a valid contract", folder.display()))?;
         let version = folder
             .file_name()
             .unwrap_or_default()
@@ -185,14 +182,14 @@ fn reference() -> anyhow::Result<String> {
     let found: Vec<&str> = versions.iter().map(|(version, _)| version.as_str()).collect();
     if known != found {
         bail!(
-            "`wit/` has the versions {found:?}, xtask/src/contract.rs lists {known:?}: add the line of the new one"
+            "`wit/` has the versions {found:?}, but xtask/src/contract.rs lists {known:?}: add the new one there"
         );
     }
     let manifest = fs::read_to_string(root().join("plugins/sdk/Cargo.toml"))?;
     let sdk = VERSIONS[VERSIONS.len() - 1].sdk;
     if !manifest.contains(&format!("version = \"{sdk}\"")) {
         bail!(
-            "plugins/sdk/Cargo.toml has another version than the last line in xtask/src/contract.rs, {sdk}"
+            "plugins/sdk/Cargo.toml has another version than the last entry in xtask/src/contract.rs, {sdk}"
         );
     }
 
@@ -219,7 +216,7 @@ fn reference() -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// Every item and field, by its path.
+/// Returns the path of every item and field: `types.event.sent-at-ms`.
 fn names(resolve: &Resolve) -> Vec<String> {
     let mut names = Vec::new();
     for (_, interface) in resolve.interfaces.iter() {
@@ -237,7 +234,7 @@ fn names(resolve: &Resolve) -> Vec<String> {
     names
 }
 
-/// Fields or cases of a type: name, type, documentation.
+/// Returns the fields or cases of a type: name, type, documentation.
 fn members(resolve: &Resolve, id: TypeId) -> Vec<(&str, Option<Type>, &Docs)> {
     match &resolve.types[id].kind {
         TypeDefKind::Record(record) => {
@@ -269,7 +266,7 @@ fn write_interfaces(
         Some(version) => format!(" *Since {version}.*"),
         None => String::new(),
     };
-    // What a plugin implements comes first, then what it is offered, then what both are made of.
+    // What a plugin implements comes first, then what the host offers it, then the types that both use.
     let mut interfaces: Vec<_> = resolve
         .interfaces
         .iter()
@@ -303,7 +300,7 @@ fn write_interfaces(
                 TypeDefKind::Record(_) => "record",
                 TypeDefKind::Variant(_) => "variant",
                 TypeDefKind::Enum(_) => "enum",
-                // A name of another interface's type, which is told there.
+                // An alias of another interface's type, which is described there.
                 TypeDefKind::Type(_) => continue,
                 _ => "type",
             };
@@ -328,7 +325,7 @@ fn write_interfaces(
     Ok(())
 }
 
-/// A comment on one line, fit for a table.
+/// Returns a comment on one line, escaped for a table.
 fn sentence(docs: &Docs) -> String {
     let text = docs.contents.as_deref().unwrap_or_default();
     text.split_whitespace()
@@ -337,7 +334,7 @@ fn sentence(docs: &Docs) -> String {
         .replace('|', "\\|")
 }
 
-/// A type as WIT spells it.
+/// Returns a type in WIT's notation.
 fn spelled(resolve: &Resolve, ty: Type) -> String {
     let Type::Id(id) = ty else {
         return format!("{ty:?}").to_lowercase();

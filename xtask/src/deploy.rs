@@ -1,6 +1,6 @@
-//! Checks of what is deployed: that compose.yml, its example of an environment, the alerts, the dashboard and the runbook speak
-//! of the same things. A misspelt name in one of them would fail nowhere else; it would be ignored. That the roles read what
-//! compose.yml sets is a test of their configuration.
+//! Checks the deployment files: compose.yml, its example of an environment, the alerts, the dashboard and the runbook must use
+//! the same names. A misspelt name in one of them would fail nowhere else; it would be ignored. That the roles read what
+//! compose.yml sets is checked by a test of their configuration.
 
 use std::{collections::BTreeSet, fs, process::Command};
 
@@ -11,14 +11,14 @@ use crate::{
     setup,
 };
 
-/// What a container may use unless somebody sets it. An engine refuses to start one that may use more processors than the
-/// machine has, and the smallest machine that docs/deployment.md speaks of has two.
+/// The number of processors that a container may use by default. A container engine refuses to start a container that may use
+/// more processors than the machine has, and the smallest machine in docs/deployment.md has two.
 const PROCESSORS: f64 = 2.0;
 
-/// The services of compose.yml that are ours.
+/// The services of compose.yml that are our own.
 const ROLES: [&str; 3] = ["inference", "connector", "consumer"];
 
-/// Runs all of them, and the tools of Docker and Prometheus where they are.
+/// Runs all of these checks, and the tools of Docker and Prometheus where they are installed.
 pub(crate) fn check() -> anyhow::Result<()> {
     let mut mistakes = Vec::new();
     let compose = read("compose.yml")?;
@@ -48,9 +48,7 @@ pub(crate) fn check() -> anyhow::Result<()> {
         ),
     ] {
         for metric in metrics(text).difference(&counted) {
-            mistakes.push(format!(
-                "{file} asks for `{metric}`, which docs/metrics.md does not have"
-            ));
+            mistakes.push(format!("{file} uses `{metric}`, which is not in docs/metrics.md"));
         }
     }
     let (alerts, entries) = (
@@ -66,8 +64,8 @@ pub(crate) fn check() -> anyhow::Result<()> {
     for service in ROLES {
         if !scrapes.contains(&format!("names: [{service}]")) {
             mistakes.push(format!(
-                "deploy/prometheus/prometheus.yml does not look `{service}` up by its name: scaled, all its containers \
-                 would be one target"
+                "deploy/prometheus/prometheus.yml does not look `{service}` up by its name: when it is scaled, all its \
+                 containers would be one target"
             ));
         }
     }
@@ -86,12 +84,12 @@ pub(crate) fn check() -> anyhow::Result<()> {
     )
 }
 
-/// Runs a tool of a Debian package. CI installs it, a desk goes without.
+/// Runs a tool of a Debian package. CI installs it; elsewhere the check is skipped if it is missing.
 fn tool(program: &str, package: &str, arguments: &[&str]) -> anyhow::Result<()> {
     if !setup::has_program(program) {
         if !in_ci() {
             say(&format!(
-                "skipped: `{program}`, of Debian's package {package}, is not here"
+                "skipped: `{program}` (Debian package `{package}`) is not installed"
             ));
             return Ok(());
         }
@@ -104,7 +102,7 @@ fn read(path: &str) -> anyhow::Result<String> {
     fs::read_to_string(root().join(path)).with_context(|| format!("cannot read `{path}`"))
 }
 
-/// The names that Docker Compose replaces: `${NAME:-default}`.
+/// Returns the names that Docker Compose interpolates: `${NAME:-default}`.
 fn interpolations(compose: &str) -> BTreeSet<String> {
     compose
         .split("${")
@@ -113,20 +111,20 @@ fn interpolations(compose: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// What stands behind each `cpus:`.
+/// Returns the value of each `cpus:`.
 fn processor_limits(compose: &str) -> impl Iterator<Item = &str> {
     compose
         .lines()
         .filter_map(|line| line.trim_start().strip_prefix("cpus: "))
 }
 
-/// The number of a limit `${NAME:-2}` unless the variable is set.
+/// Returns the default of a limit of the form `${NAME:-2}`.
 fn default(limit: &str) -> Option<f64> {
     let (_, default) = limit.strip_suffix('}')?.split_once(":-")?;
     default.parse().ok()
 }
 
-/// The names that the example offers, each in a line `#NAME=default`.
+/// Returns the names that the example offers, each in a line `#NAME=default`.
 fn offered(example: &str) -> BTreeSet<String> {
     let lines = example
         .lines()
@@ -137,7 +135,7 @@ fn offered(example: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// The rest of each line after the mark.
+/// Returns the rest of each line that starts with the mark.
 fn after(text: &str, mark: &str) -> BTreeSet<String> {
     let lines = text
         .lines()
@@ -145,7 +143,7 @@ fn after(text: &str, mark: &str) -> BTreeSet<String> {
     lines.map(|rest| rest.trim().to_owned()).collect()
 }
 
-/// Our metrics in a text.
+/// Returns the names of our metrics in a text.
 fn metrics(text: &str) -> BTreeSet<String> {
     let names = text.match_indices("sendflowr_");
     names
@@ -153,8 +151,8 @@ fn metrics(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// The series of the page of metrics, which a test of the roles holds to what they count: a row for each metric, a histogram
-/// with the names that the exposition makes of it.
+/// Returns the names of all series on the page of metrics, which a test of the roles compares with what they report: one for each
+/// row, or for a histogram the names that the exposition makes of it.
 fn counted(page: &str) -> BTreeSet<String> {
     let mut series = BTreeSet::new();
     for row in page.lines().filter_map(|line| line.strip_prefix("| `")) {
@@ -170,7 +168,7 @@ fn counted(page: &str) -> BTreeSet<String> {
     series
 }
 
-/// Letters, digits and underscores from the start of the text.
+/// Returns the letters, digits and underscores at the start of the text.
 fn word(text: &str) -> &str {
     let end = text.find(|letter: char| letter != '_' && !letter.is_ascii_alphanumeric());
     &text[..end.unwrap_or(text.len())]

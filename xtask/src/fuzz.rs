@@ -9,13 +9,13 @@ use crate::process::{Workspace, cargo_at, output, root, run as run_command, say,
 /// The version that `fuzz/Cargo.toml` was written for.
 const CARGO_FUZZ: &str = "cargo-fuzz@0.13.2";
 
-/// Seconds for each target: enough to see that it runs. Searching takes hours.
+/// Seconds for each target: enough to see that it runs. A real search takes hours.
 const SECONDS: u64 = 20;
 
-/// Targets that need nothing of the host, which takes minutes to build.
+/// Targets that do not need the host, which takes minutes to build.
 const OF_THE_SDK: [&str; 2] = ["forms", "json"];
 
-/// Inputs beyond this only slow the search down; golden plugins have 100 kB.
+/// Larger inputs only slow the search down; the golden plugins have 100 kB.
 const LONGEST_INPUT_BYTES: u64 = 200_000;
 
 /// `cargo xtask fuzz [target] [--seconds N]`.
@@ -32,7 +32,7 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
                     .with_context(|| format!("`--seconds` takes a number, not `{value}`"))?;
             }
             name if !name.starts_with('-') && chosen.is_none() => chosen = Some(name.to_owned()),
-            other => bail!("`fuzz` knows `[target] [--seconds N]`, not `{other}`"),
+            other => bail!("`fuzz` takes `[target] [--seconds N]`, not `{other}`"),
         }
     }
     let known = targets()?;
@@ -54,15 +54,15 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
         run_command(&mut nightly(&["install", "--locked", "--debug", CARGO_FUZZ]))?;
     }
     let folder = root().join("fuzz");
-    // What is fuzzed is what is shipped.
+    // Fuzz the dependencies that are shipped.
     fs::copy(root().join("Cargo.lock"), folder.join("Cargo.lock"))
         .context("cannot copy `Cargo.lock` to `fuzz`")?;
     for target in targets {
         say(&format!("── {target}, {seconds} s"));
         let corpus = folder.join("corpus").join(&target);
         fs::create_dir_all(&corpus).with_context(|| format!("cannot make `{}`", corpus.display()))?;
-        // Rust's own checks are what is looked for; the address sanitizer would make wasmtime take twice as long to build,
-        // and much longer to run.
+        // The search is for Rust's own checks; with the address sanitizer wasmtime would take twice as long to build, and much
+        // longer to run.
         let mut command = nightly(&["fuzz", "run", "--fuzz-dir", "fuzz", "--sanitizer", "none"]);
         if OF_THE_SDK.contains(&target.as_str()) {
             command.arg("--no-default-features");
@@ -71,7 +71,7 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
             "--".to_owned(),
             format!("-max_total_time={seconds}"),
             format!("-max_len={LONGEST_INPUT_BYTES}"),
-            // Gigabytes, as a plugin at its limits takes.
+            // Several GB, because a plugin at its limits needs as much.
             "-rss_limit_mb=4096".to_owned(),
         ]);
         run_command(&mut command)?;
@@ -79,7 +79,7 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The programs of `fuzz/`, by name.
+/// Returns the names of the programs of `fuzz/`.
 fn targets() -> anyhow::Result<Vec<String>> {
     let folder = root().join("fuzz/bins");
     let mut names = Vec::new();
@@ -91,7 +91,7 @@ fn targets() -> anyhow::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Where the target's seeds lie. Plugins that were built for good are not kept twice.
+/// Returns the folders of the target's seeds. The golden plugins are not stored twice.
 fn seeds(target: &str) -> Vec<String> {
     match target {
         "components" => ["1.0.0", "1.1.0"]
@@ -104,7 +104,7 @@ fn seeds(target: &str) -> Vec<String> {
 fn nightly(arguments: &[&str]) -> Command {
     let mut all = vec!["+nightly"];
     all.extend(arguments);
-    // Only rustup's `cargo` knows `+nightly`, not the one that runs this.
+    // Only rustup's `cargo` understands `+nightly`, not the one that runs this program.
     let mut command = cargo_at(OsStr::new("cargo"), Workspace::Main, &all);
     command.env_remove("RUSTUP_TOOLCHAIN").env_remove("CARGO");
     command

@@ -1,4 +1,5 @@
-//! `cargo xtask`: the repository's own commands. Few dependencies, since this is the first thing a fresh machine builds.
+//! `cargo xtask`: the repository's own commands. It has few dependencies, because it is the first thing that a fresh machine
+//! builds.
 
 mod check;
 mod contract;
@@ -28,48 +29,48 @@ Usage: cargo xtask <command>
                     case files through the compiled plugins, the workspace, end to end.
                     The last line is `N passed, N failed`. --fast leaves out the workspace's
                     integration and documentation tests.
-  check             Formatting, the contract, deployment files, dependency policy (deny.toml),
-                    lints, documentation.
-  contract          Writes docs/contract.md from wit/, and the digests of a new version of the contract
-                    and its golden plugins into wit/frozen.sha256; what is in there must not change.
+  check             Checks formatting, the contract, deployment files, the dependency policy
+                    (deny.toml), lints and documentation.
+  contract          Generates docs/contract.md from wit/, and adds the digests of a new version of the
+                    contract and its golden plugins to wit/frozen.sha256; files in that list must not change.
   plugins [--out FOLDER] [slug …]
                     Builds plugins (all, or those named) into target/plugins, or FOLDER.
   plugins --with cargo-component|wasip2|javascript|python [slug …]
-                    Builds them the other way (`mandrill`, when none is named) into target/ways, runs
-                    their cases. Installs cargo-component where it is missing: some minutes.
+                    Builds them in another way (`mandrill`, if none is named) into target/ways and runs
+                    their cases. Installs cargo-component if it is missing, which takes some minutes.
   plugins --examples
-                    The same with the examples in other languages.
+                    Does the same with the examples in other languages.
   fuzz [target] [--seconds N]
                     Runs the targets in fuzz/ under libFuzzer, 20 seconds each; needs a nightly toolchain,
-                    and installs cargo-fuzz where it is missing.
-  languages         Measures one provider in Rust, JavaScript and Python, and natively: a table in Markdown.
+                    and installs cargo-fuzz if it is missing.
+  languages         Measures one provider in Rust, JavaScript and Python, and natively; prints a table in Markdown.
   setup             Installs what is missing: the WebAssembly target, clippy, rustfmt, cmake.
   services up|down|status|stop NAME [--kill]|start NAME
-                    Real servers for the tests: kafka, clickhouse, postgres, redis. With Docker
-                    those of compose.yml, else processes from package registries.
+                    Runs real servers for the tests: kafka, clickhouse, postgres, redis. With Docker they
+                    are those of compose.yml, otherwise local processes from package registries.
   load [--servers | --batch [LINES]]
                     Measures the release binary under load: deliveries on the embedded engines or on the four servers, or
                     decisions for a campaign to a million people.
 
 Environment:
-  CARGO_TARGET_DIR  Where everything is built, instead of `target` and `plugins/target`.
-  CI=true           Installs cargo-deny when it is missing; lock files must be up to date.
+  CARGO_TARGET_DIR  The build folder, instead of `target` and `plugins/target`.
+  CI=true           Installs cargo-deny if it is missing; lock files must be up to date.
   SENDFLOWR_SERVICES=docker|native
-                    Where the servers come from, instead of Docker where its engine answers.
+                    Where the servers come from. By default from Docker, if its engine responds.
   SENDFLOWR_TEST_KAFKA, SENDFLOWR_TEST_CLICKHOUSE, SENDFLOWR_TEST_POSTGRES, SENDFLOWR_TEST_REDIS
-                    Addresses of servers to be used as they are instead of ones started here.
+                    Addresses of running servers, to be used instead of starting these.
   SENDFLOWR_WASM_TOOLCHAIN=debian
-                    Compiles the plugins with Debian's Rust even where rustup has the target.
+                    Compiles the plugins with Debian's Rust even if rustup has the target.
 ";
 
-/// The campaign that the batch is promised to decide within four minutes on two cores.
+/// The size of campaign that a batch is promised to decide within four minutes on two cores.
 const A_MILLION: &str = "1000000";
 
 fn main() -> ExitCode {
     match dispatch(&std::env::args().skip(1).collect::<Vec<String>>()) {
         Ok(code) => code,
         Err(error) => {
-            // Nothing is left to be done where even this cannot be written.
+            // If even this cannot be written, nothing else can be done.
             let _ = writeln!(std::io::stderr(), "error: {error:#}");
             ExitCode::FAILURE
         }
@@ -81,13 +82,13 @@ fn dispatch(arguments: &[String]) -> anyhow::Result<ExitCode> {
         process::say(HELP);
         return Ok(ExitCode::FAILURE);
     };
-    // `cargo xtask up -- --data x` is as good as `cargo xtask up --data x`.
+    // `cargo xtask up -- --data x` is accepted like `cargo xtask up --data x`.
     let rest = if rest.first().is_some_and(|first| first == "--") {
         &rest[1..]
     } else {
         rest
     };
-    // Before `--help`: `up` hands it on to nobody, since that would first build everything.
+    // Checked before `up`, which would otherwise pass `--help` on to the binary and build everything first.
     let asks_for_help = rest
         .iter()
         .any(|argument| argument == "--help" || argument == "-h");
@@ -98,7 +99,7 @@ fn dispatch(arguments: &[String]) -> anyhow::Result<ExitCode> {
         "test" => match rest {
             [] => return test::run(test::Extent::Everything),
             [flag] if flag == "--fast" => return test::run(test::Extent::Fast),
-            [other, ..] => bail!("`test` knows `--fast`, not `{other}`"),
+            [other, ..] => bail!("`test` takes `--fast`, not `{other}`"),
         },
         "fuzz" => fuzz::run(rest)?,
         "plugins" => plugins::run(rest)?,

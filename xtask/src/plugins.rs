@@ -1,4 +1,4 @@
-//! Builds the provider plugins: from Rust to a core module, from there to a component.
+//! Builds the provider plugins: from Rust to a core module, and from that to a component.
 
 use std::{
     ffi::OsStr,
@@ -16,7 +16,7 @@ use crate::{
     ways::{self, Way},
 };
 
-/// Folder of the finished plugins, which the binary looks into by default.
+/// The folder of the finished plugins, in which the binary looks by default.
 pub(crate) fn folder() -> PathBuf {
     Workspace::Main.target_folder().join("plugins")
 }
@@ -29,14 +29,17 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
     let mut rest = arguments.iter();
     while let Some(argument) = rest.next() {
         if argument == "--out" {
-            out = rest.next().context("`--out` wants a folder after it")?.into();
+            out = rest.next().context("`--out` needs a folder after it")?.into();
         } else if argument == "--with" {
-            ways.push(Way::named(rest.next().context("`--with` wants a way after it")?)?);
+            ways.push(Way::named(
+                rest.next()
+                    .context("`--with` needs the name of a way to build after it")?,
+            )?);
         } else if argument == "--examples" {
             ways.extend(Way::EXAMPLES);
         } else if argument.starts_with('-') {
             bail!(
-                "`plugins` knows `--out`, `--with`, `--examples` and the names of plugins, not `{argument}`"
+                "`plugins` takes `--out`, `--with`, `--examples` and the names of plugins, not `{argument}`"
             );
         } else {
             slugs.push(argument.clone());
@@ -47,7 +50,7 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
     }
     let built = build(&slugs, &out)?;
     for plugin in &built {
-        let note = if plugin.is_new { "written" } else { "as before" };
+        let note = if plugin.is_new { "written" } else { "unchanged" };
         say(&format!(
             "{:12} {:>4} kB  {note}",
             plugin.slug,
@@ -58,7 +61,7 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Builds plugins in other ways, and runs their cases through what came out.
+/// Builds plugins in other ways, and runs their cases through the resulting components.
 fn build_and_try(slugs: &[String], ways: &[Way]) -> anyhow::Result<()> {
     let example = [ways::example().to_owned()];
     let wanted = if slugs.is_empty() { &example } else { slugs };
@@ -69,7 +72,7 @@ fn build_and_try(slugs: &[String], ways: &[Way]) -> anyhow::Result<()> {
         }
         let cases = Workspace::Plugins.folder().join(slug).join("cases");
         for component in built {
-            // One at a time: of several files for one provider, the last one would answer for all.
+            // One at a time: of several files for one provider, the last one would be used for all.
             let test = [
                 "run",
                 "--quiet",
@@ -90,9 +93,9 @@ fn build_and_try(slugs: &[String], ways: &[Way]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One finished plugin.
+/// A finished plugin.
 pub(crate) struct Built {
-    /// The provider's short name.
+    /// The provider's slug.
     pub(crate) slug: String,
     /// The component.
     pub(crate) path: PathBuf,
@@ -101,7 +104,7 @@ pub(crate) struct Built {
 }
 
 /// Builds the named plugins, or all, into the folder. A plugin that did not change is not written again, so that a host that
-/// watches the folder stays quiet.
+/// watches the folder does not reload it.
 pub(crate) fn build(slugs: &[String], out: &Path) -> anyhow::Result<Vec<Built>> {
     let known = provider_crates()?;
     if let Some(slug) = slugs.iter().find(|slug| !known.contains(slug)) {
@@ -125,7 +128,8 @@ pub(crate) fn build(slugs: &[String], out: &Path) -> anyhow::Result<Vec<Built>> 
     Ok(built)
 }
 
-/// The crates of the plugins' workspace that become plugins: those that build a `cdylib`. Folder, crate and slug have one name.
+/// Returns the crates of the plugins' workspace that become plugins: those that build a `cdylib`. Folder, crate and slug have the
+/// same name.
 fn provider_crates() -> anyhow::Result<Vec<String>> {
     let folder = Workspace::Plugins.folder();
     let mut slugs = Vec::new();
@@ -142,8 +146,8 @@ fn provider_crates() -> anyhow::Result<Vec<String>> {
     Ok(slugs)
 }
 
-/// Compiles the crates of the workspace in `folder` for WebAssembly and answers the folder of the core modules. The lock
-/// file of another workspace than the plugins' may change.
+/// Compiles crates of the workspace in `folder` for WebAssembly and returns the folder of the core modules. The lock file may
+/// change, except that of the plugins' own workspace.
 pub(crate) fn compile_in(folder: &Path, slugs: &[String]) -> anyhow::Result<PathBuf> {
     let toolchain = setup::wasm_toolchain()?;
     let mut arguments = vec!["build", "--release", "--target", TARGET];
@@ -164,8 +168,8 @@ pub(crate) fn compile_in(folder: &Path, slugs: &[String]) -> anyhow::Result<Path
             (debian(&arguments, &build_folder), build_folder)
         }
     };
-    // The same sources must give the same digest everywhere. Incremental compilation cuts the code in other pieces, and panic
-    // messages name source files, those of dependencies by their place in somebody's home folder.
+    // The same sources must give the same digest everywhere. Incremental compilation would split the code differently, and panic
+    // messages contain the paths of source files; those of dependencies are in somebody's home folder.
     command.current_dir(folder).env("CARGO_INCREMENTAL", "0");
     if let Some(registry) = cargo_home() {
         command.env(
@@ -183,12 +187,13 @@ fn cargo_home() -> Option<PathBuf> {
         .or_else(|| std::env::home_dir().map(|home| home.join(".cargo")))
 }
 
-/// Debian's cargo, which brings no std for WebAssembly but its sources: std is compiled once into the build folder.
+/// Returns a command of Debian's cargo, which brings only the sources of std for WebAssembly: std is compiled once into the build
+/// folder.
 fn debian(arguments: &[&str], build_folder: &Path) -> Command {
     let mut arguments = arguments.to_vec();
     arguments.insert(1, "-Zbuild-std=std,panic_abort");
     let mut command = cargo_at(OsStr::new("/usr/bin/cargo"), Workspace::Plugins, &arguments);
-    // Its own rustc must be found before rustup's. `-Z` wants a nightly, or this.
+    // Debian's rustc must be found before rustup's. `-Z` needs a nightly, or this variable.
     let path = std::env::var("PATH").unwrap_or_default();
     command
         .env("PATH", format!("/usr/bin:{path}"))
@@ -200,17 +205,18 @@ fn debian(arguments: &[&str], build_folder: &Path) -> Command {
     command
 }
 
-/// Wraps a core module that carries the contract's types into a component that imports nothing else.
+/// Wraps a core module that carries the contract's types into a component that has no other imports.
 fn to_component(module: &Path) -> anyhow::Result<Vec<u8>> {
     let bytes = fs::read(module).with_context(|| format!("cannot read `{}`", module.display()))?;
     ComponentEncoder::default()
         .validate(true)
         .module(&bytes)
         .and_then(|encoder| encoder.encode())
-        .with_context(|| format!("`{}` cannot be made a component", module.display()))
+        .with_context(|| format!("cannot turn `{}` into a component", module.display()))
 }
 
-/// Writes through a file beside it, so that whoever watches the folder never sees half a plugin; answers whether it did.
+/// Writes through a temporary file beside it, so that a process that watches the folder never sees half a plugin; returns whether
+/// it wrote.
 fn write_if_changed(path: &Path, bytes: &[u8]) -> anyhow::Result<bool> {
     if fs::read(path).is_ok_and(|present| present == bytes) {
         return Ok(false);

@@ -1,4 +1,4 @@
-//! Running other programs, with errors that tell which one failed.
+//! Runs other programs, with errors that say which one failed.
 
 use std::{
     ffi::OsStr,
@@ -9,10 +9,10 @@ use std::{
 
 use anyhow::{Context, bail};
 
-/// Prints a line at once: what follows may take minutes.
+/// Prints a line and flushes it: what follows may take minutes.
 pub(crate) fn say(text: &str) {
     let mut out = std::io::stdout().lock();
-    // A closed pipe is no reason to stop the work.
+    // A closed pipe is no reason to stop working.
     let _ = writeln!(out, "{text}");
     let _ = out.flush();
 }
@@ -44,10 +44,10 @@ impl Workspace {
         }
     }
 
-    /// The workspace's build folder. A `CARGO_TARGET_DIR` holds both, apart from each other, so that neither waits for the
-    /// other's lock.
+    /// The workspace's build folder. A `CARGO_TARGET_DIR` holds those of both workspaces, separately, so that neither waits for
+    /// the other's lock.
     pub(crate) fn target_folder(self) -> PathBuf {
-        // Relative to where the user stands; the commands run elsewhere.
+        // Relative to the user's current folder; the commands run elsewhere.
         let chosen = std::env::var_os("CARGO_TARGET_DIR").and_then(|folder| std::path::absolute(folder).ok());
         match (self, chosen) {
             (Self::Main, Some(chosen)) => chosen,
@@ -56,7 +56,7 @@ impl Workspace {
         }
     }
 
-    /// Where cargo puts a program of the workspace in its development profile.
+    /// Returns the path of a program that cargo builds in the workspace with its development profile.
     pub(crate) fn program(self, name: &str) -> PathBuf {
         self.target_folder()
             .join("debug")
@@ -64,7 +64,7 @@ impl Workspace {
     }
 }
 
-/// A cargo command in the workspace.
+/// Creates a cargo command in the workspace.
 pub(crate) fn cargo(workspace: Workspace, arguments: &[&str]) -> Command {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = cargo_at(&cargo, workspace, arguments);
@@ -72,8 +72,8 @@ pub(crate) fn cargo(workspace: Workspace, arguments: &[&str]) -> Command {
     command
 }
 
-/// A cargo command in the workspace that compiles. In CI it may not change the lock file; at a desk, where a crate has just
-/// been added, it may.
+/// Creates a cargo command in the workspace that compiles. In CI it must not change the lock file; elsewhere, where somebody may
+/// just have added a crate, it may.
 pub(crate) fn compiling(workspace: Workspace, arguments: &[&str]) -> Command {
     let mut arguments = arguments.to_vec();
     if in_ci() {
@@ -82,8 +82,9 @@ pub(crate) fn compiling(workspace: Workspace, arguments: &[&str]) -> Command {
     cargo(workspace, &arguments)
 }
 
-/// Some cargo, with nothing of the environment in which cargo started this program: build scripts look at these variables and
-/// would run again, and everything above them compile again, each time somebody calls cargo directly in between.
+/// Creates a command of the given cargo, without the environment with which cargo started this program: build scripts depend on
+/// these variables and would run again, and everything that depends on them would compile again, each time somebody calls cargo
+/// directly in between.
 pub(crate) fn cargo_at(cargo: &OsStr, workspace: Workspace, arguments: &[&str]) -> Command {
     let mut command = Command::new(cargo);
     command.args(arguments).current_dir(workspace.folder());
@@ -98,7 +99,7 @@ pub(crate) fn cargo_at(cargo: &OsStr, workspace: Workspace, arguments: &[&str]) 
     command
 }
 
-/// Whether this runs unattended, where tools are installed without asking and the lock files must be up to date.
+/// Checks whether this runs unattended, where tools are installed without asking and the lock files must be up to date.
 pub(crate) fn in_ci() -> bool {
     std::env::var("CI").is_ok_and(|value| !value.is_empty() && value != "false")
 }
@@ -114,10 +115,10 @@ fn shown(command: &Command) -> String {
     words.join(" ")
 }
 
-/// Runs the command, its output going through.
+/// Runs the command; its output is passed through.
 ///
 /// # Errors
-/// When it cannot be started or fails; the text names it.
+/// Returns an error that names the command if it cannot be started or fails.
 pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
     let status = command
         .status()
@@ -128,7 +129,7 @@ pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether the command can be started and succeeds, without any output.
+/// Checks whether the command can be started and succeeds; discards its output.
 pub(crate) fn succeeds(command: &mut Command) -> bool {
     command
         .stdout(Stdio::null())
@@ -138,7 +139,7 @@ pub(crate) fn succeeds(command: &mut Command) -> bool {
         .is_ok_and(|status| status.success())
 }
 
-/// What the command prints, trimmed; `None` when it fails.
+/// Returns what the command prints, trimmed; `None` if it fails.
 pub(crate) fn output(command: &mut Command) -> Option<String> {
     let output = command.stderr(Stdio::null()).output().ok()?;
     output
@@ -147,18 +148,18 @@ pub(crate) fn output(command: &mut Command) -> Option<String> {
         .then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// Runs the command and hands each line of its standard output to `look`, which prints what people should see of it.
+/// Runs the command and passes each line of its standard output to `look`, which prints those that people should see.
 ///
 /// # Errors
-/// As [`run`]; `look` has seen everything by then.
+/// See [`run`]; `look` has seen all output by then.
 pub(crate) fn watch(command: &mut Command, mut look: impl FnMut(&str)) -> anyhow::Result<()> {
     let mut child = command
         .stdout(Stdio::piped())
         .spawn()
         .with_context(|| format!("cannot start `{}`", shown(command)))?;
-    let stdout = child.stdout.take().context("the child's output was asked for")?;
+    let stdout = child.stdout.take().context("the child has no piped output")?;
     for line in BufReader::new(stdout).split(b'\n') {
-        // A test may print anything.
+        // A test may print any bytes.
         look(String::from_utf8_lossy(&line?).trim_end_matches('\r'));
     }
     let status = child.wait()?;

@@ -1,4 +1,4 @@
-//! The plugin that `sendflowr plugin new` makes, built and tried the way its author would.
+//! Builds and tests the plugin that `sendflowr plugin new` creates, as its author would.
 
 use std::{
     fs,
@@ -14,20 +14,20 @@ use crate::{
     ways::{self, Way},
 };
 
-/// Its name: with a hyphen, which files and modules spell in two ways.
+/// The plugin's slug. It has a hyphen, which is spelled differently in names of files and modules.
 const SLUG: &str = "sample-mail";
 
-/// A fresh scaffold, in the build folder.
+/// A freshly created plugin, in the build folder.
 pub(crate) struct Scaffold {
     folder: PathBuf,
     binary: PathBuf,
 }
 
 impl Scaffold {
-    /// Makes it with the binary.
+    /// Creates the plugin with the binary.
     ///
     /// # Errors
-    /// When the binary fails.
+    /// Returns an error if the binary fails.
     pub(crate) fn make(binary: PathBuf) -> anyhow::Result<Self> {
         let folder = Workspace::Plugins.target_folder().join("scaffold");
         if folder.exists() {
@@ -38,17 +38,18 @@ impl Scaffold {
         Ok(Self { folder, binary })
     }
 
-    /// `cargo test` in it. The build folder is that of the plugins: what they need is compiled already.
+    /// Returns the command that runs its `cargo test`. It uses the plugins' build folder, where its
+    /// dependencies are compiled already.
     pub(crate) fn native_tests(&self) -> Command {
         let mut command = cargo(Workspace::Plugins, &["test"]);
         command.current_dir(&self.folder);
         command
     }
 
-    /// Builds the component, with cargo-component too where that can be.
+    /// Builds the component, and another one with cargo-component if that is possible.
     ///
     /// # Errors
-    /// When compiling or packing fails.
+    /// Returns an error if compiling or packing fails.
     pub(crate) fn components(&self) -> anyhow::Result<Vec<PathBuf>> {
         let modules = plugins::compile_in(&self.folder, &[SLUG.to_owned()])?;
         let component = self.folder.join(format!("{SLUG}.wasm"));
@@ -64,9 +65,9 @@ impl Scaffold {
         Ok(built)
     }
 
-    /// Its cases.
+    /// Returns the folder of its cases.
     pub(crate) fn cases(&self) -> &Path {
-        // The folder is fresh: the only case files in it are its own.
+        // The folder is fresh: it contains no other case files.
         &self.folder
     }
 }

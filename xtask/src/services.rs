@@ -1,10 +1,10 @@
 //! `cargo xtask services`: real servers (Kafka, ClickHouse, PostgreSQL, Redis) for the tests and for trying things out.
 //!
-//! Where a Docker engine answers they are those of `compose.yml`; elsewhere they come from package registries and run as
-//! processes of this machine. A server whose address is in the environment already is used as it is and never touched.
+//! If a Docker engine responds, the servers are those of `compose.yml`; otherwise they come from package registries and run as
+//! processes of this machine. A server whose address is already in the environment is used as it is and never touched.
 //!
-//! What runs is written to `target/services/state` before it is started, so that `down` ends it from anywhere, also after
-//! a crash. Ports are free ones, the data lies in a temporary folder that `down` removes, and the logs stay in
+//! The servers are recorded in `target/services/state` before they are started, so that `down` can stop them from anywhere, even
+//! after a crash. They use free ports, their data is in a temporary folder that `down` removes, and their logs stay in
 //! `target/services/logs`.
 
 mod clickhouse;
@@ -27,16 +27,16 @@ use state::{Engine, State};
 
 use crate::process::{Workspace, in_ci, say, succeeds};
 
-/// Chooses where the servers come from, for trying one way where the other works: `docker` or `native`.
+/// Chooses where the servers come from, `docker` or `native`, to try one of them where the other works too.
 const CHOICE: &str = "SENDFLOWR_SERVICES";
 
 /// Names the program with which a test stops and starts servers: `$SENDFLOWR_TEST_SERVICES services stop kafka`.
 const CONTROL: &str = "SENDFLOWR_TEST_SERVICES";
 
-/// Names the folder of Kafka's libraries, for the test that starts a broker of its own.
+/// Names the folder of Kafka's libraries, for the test that starts its own broker.
 pub(crate) const KAFKA_LIBRARIES: &str = "SENDFLOWR_TEST_KAFKA_LIBRARIES";
 
-/// A server that the scale-out engines talk to.
+/// A server that the scale-out engines use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Service {
     /// The bus.
@@ -49,14 +49,14 @@ pub(crate) enum Service {
     Redis,
 }
 
-/// User, password and database of each server that has such: there is nothing to protect in a test's data, but a wrong password
-/// must be refused.
+/// User, password and database of each server that has them: a test's data needs no protection, but a wrong password must be
+/// refused.
 const NAME: &str = "sendflowr";
 
 impl Service {
     const ALL: [Self; 4] = [Self::Kafka, Self::ClickHouse, Self::Postgres, Self::Redis];
 
-    /// Its name in `compose.yml`, on the command line and in the state.
+    /// Returns its name in `compose.yml`, on the command line and in the state.
     fn name(self) -> &'static str {
         match self {
             Self::Kafka => "kafka",
@@ -66,7 +66,7 @@ impl Service {
         }
     }
 
-    /// The variable in which the tests find its address.
+    /// Returns the variable in which the tests find its address.
     fn variable(self) -> &'static str {
         match self {
             Self::Kafka => "SENDFLOWR_TEST_KAFKA",
@@ -76,7 +76,7 @@ impl Service {
         }
     }
 
-    /// What the tests find there.
+    /// Returns the address in the form that the tests expect.
     fn address(self, port: u16) -> String {
         match self {
             Self::Kafka => format!("127.0.0.1:{port}"),
@@ -95,7 +95,7 @@ impl Service {
             })
     }
 
-    /// Whether the environment has the address of a server that somebody else runs.
+    /// Checks whether the environment has the address of a server that somebody else runs.
     fn is_foreign(self) -> bool {
         std::env::var(self.variable()).is_ok_and(|address| !address.is_empty())
     }
@@ -104,9 +104,9 @@ impl Service {
 /// How a server is stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stop {
-    /// It may finish and write down what it has.
+    /// The server may finish and save its data.
     Gracefully,
-    /// As a crash would end it.
+    /// The server ends as in a crash.
     Kill,
 }
 
@@ -132,22 +132,22 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
         ["stop", name, "--kill"] | ["stop", "--kill", name] => stop(Service::named(name)?, Stop::Kill)?,
         ["start", name] => start(Service::named(name)?)?,
         ["guard"] => guard()?,
-        _ => bail!("`services` knows `up`, `down`, `status`, `stop NAME [--kill]` and `start NAME`"),
+        _ => bail!("`services` takes `up`, `down`, `status`, `stop NAME [--kill]` and `start NAME`"),
     }
     Ok(())
 }
 
-/// Servers that run for as long as this lives, whatever ends this program.
+/// Servers that run for as long as this value lives, however this program ends.
 pub(crate) struct Servers {
     addresses: Vec<(&'static str, String)>,
     guard: Option<Child>,
 }
 
 impl Servers {
-    /// Starts what does not run yet. Servers that `services up` started before are used, and stay.
+    /// Starts the servers that are not running yet. Servers that `services up` started before are used, and keep running.
     ///
     /// # Errors
-    /// When a server cannot be had; nothing is left behind then.
+    /// Returns an error if a server is not available; nothing is left behind in that case.
     pub(crate) fn start() -> anyhow::Result<Self> {
         let is_up_already = State::read()?.is_some();
         let mut servers = Self {
@@ -169,7 +169,7 @@ impl Servers {
         Ok(servers)
     }
 
-    /// The environment in which tests find them.
+    /// Returns the environment in which tests find the servers.
     pub(crate) fn environment(&self) -> &[(&'static str, String)] {
         &self.addresses
     }
@@ -178,8 +178,8 @@ impl Servers {
 impl Drop for Servers {
     fn drop(&mut self) {
         if let Some(mut guard) = self.guard.take() {
-            // The end of its input tells it to stop them. A guard that died already is no reason to fail: `services down`
-            // is still there.
+            // The end of its input tells the guard to stop the servers. It is not an error if the guard has already died:
+            // `services down` still works.
             drop(guard.stdin.take());
             let _ = guard.wait();
         }
@@ -192,13 +192,15 @@ pub(crate) fn kafka_libraries() -> anyhow::Result<PathBuf> {
     Ok(kafka::libraries())
 }
 
-/// Starts the program that stops the servers once this one has ended, by whatever: the end of this process closes the pipe
+/// Starts the program that stops the servers once this one has ended for any reason: the end of this process closes the pipe
 /// between them.
 fn spawn_guard() -> anyhow::Result<Child> {
     let mut command = Command::new(this_program());
     command.args(["services", "guard"]).stdin(Stdio::piped());
     native::detach(&mut command);
-    command.spawn().context("cannot start the guard of the servers")
+    command
+        .spawn()
+        .context("cannot start the guard process of the servers")
 }
 
 fn guard() -> anyhow::Result<()> {
@@ -207,12 +209,13 @@ fn guard() -> anyhow::Result<()> {
     down()
 }
 
-/// Not `current_exe`: building the workspace replaces the file, and the one that runs has no name from then on.
+/// Returns the path of this program. Not `current_exe`: building the workspace replaces the file, and the running one then has no
+/// name.
 fn this_program() -> PathBuf {
     Workspace::Main.program("xtask")
 }
 
-/// Starts every service that is nobody else's and does not run yet.
+/// Starts every service that is not run by somebody else and is not running yet.
 fn up() -> anyhow::Result<State> {
     let wanted: Vec<Service> = Service::ALL
         .into_iter()
@@ -221,7 +224,7 @@ fn up() -> anyhow::Result<State> {
     for service in Service::ALL {
         if service.is_foreign() {
             say(&format!(
-                "{}: used as {} says",
+                "{}: using the server that `{}` names",
                 service.name(),
                 service.variable()
             ));
@@ -239,12 +242,12 @@ fn up() -> anyhow::Result<State> {
     }
 }
 
-/// Starts again what of a known set of servers has stopped.
+/// Starts the servers of a known set that have stopped.
 fn complete(state: State, wanted: &[Service]) -> anyhow::Result<State> {
     for service in wanted {
         let Some(running) = state.of(*service) else {
             bail!(
-                "`{}` is missing among the servers that run: `cargo xtask services down`, then `up` again",
+                "`{}` is not among the running servers: run `cargo xtask services down`, then `up` again",
                 service.name()
             );
         };
@@ -252,8 +255,8 @@ fn complete(state: State, wanted: &[Service]) -> anyhow::Result<State> {
             start(*service)?;
         }
     }
-    say("the servers run already; `cargo xtask services down` ends them");
-    State::read()?.context("the servers were stopped meanwhile")
+    say("the servers are already running; `cargo xtask services down` stops them");
+    State::read()?.context("the servers were stopped in the meantime")
 }
 
 fn is_up(state: &State, running: &state::Running) -> bool {
@@ -263,7 +266,7 @@ fn is_up(state: &State, running: &state::Running) -> bool {
     }
 }
 
-/// Stops everything, and forgets it.
+/// Stops all servers and removes their state.
 fn down() -> anyhow::Result<()> {
     let Some(state) = State::read()? else {
         say("no servers are running");
@@ -273,7 +276,7 @@ fn down() -> anyhow::Result<()> {
         Engine::Docker => docker::down(&state)?,
         Engine::Native => native::down(&state)?,
     }
-    // The data: the folder is one that `up` made, below the machine's folder for temporary files.
+    // The data. The folder was created by `up`, inside the machine's folder for temporary files.
     if let Err(error) = fs::remove_dir_all(&state.folder)
         && error.kind() != std::io::ErrorKind::NotFound
     {
@@ -305,7 +308,7 @@ fn status() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Stops one, which keeps its port and its data.
+/// Stops a server, which keeps its port and its data.
 fn stop(service: Service, how: Stop) -> anyhow::Result<()> {
     let state = known(service)?;
     match state.engine {
@@ -316,7 +319,7 @@ fn stop(service: Service, how: Stop) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Starts one that was stopped, on the same port and data, and waits until it answers.
+/// Starts a stopped server, with the same port and data, and waits until it responds.
 fn start(service: Service) -> anyhow::Result<()> {
     let state = known(service)?;
     match state.engine {
@@ -338,7 +341,7 @@ fn known(service: Service) -> anyhow::Result<State> {
     Ok(state)
 }
 
-/// Docker where its engine answers and knows Compose, else processes.
+/// Returns Docker if its engine responds and has Compose, otherwise processes.
 fn engine() -> anyhow::Result<Engine> {
     match std::env::var(CHOICE).ok().as_deref() {
         Some("docker") => return Ok(Engine::Docker),
@@ -355,17 +358,17 @@ fn engine() -> anyhow::Result<Engine> {
     })
 }
 
-/// Folder of the state, the logs and what was downloaded.
+/// The folder of the state, the logs and the downloads.
 fn folder() -> PathBuf {
     Workspace::Main.target_folder().join("services")
 }
 
-/// Folder of the servers' logs.
+/// The folder of the servers' logs.
 fn logs() -> PathBuf {
     folder().join("logs")
 }
 
-/// Whether tests may go on without servers, with a word about it: at a desk, where they cannot be had. Never in CI.
+/// Checks whether tests may continue without servers that are not available, with a message. Never in CI.
 pub(crate) fn may_be_missing() -> bool {
     !in_ci()
 }

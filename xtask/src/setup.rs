@@ -1,8 +1,8 @@
-//! What the work needs beyond cargo: a WebAssembly target, what libraries in C are built with, and for the checks the linter
+//! Installs what is needed beyond cargo: a WebAssembly target, the tools that build libraries in C, and for the checks the linter
 //! and the formatter.
 //!
-//! The target comes from rustup where rustup can fetch it. Where it cannot (a machine that reaches package registries
-//! only), Debian's own Rust for WebAssembly is installed beside it, whose std is compiled along with the plugins.
+//! The target comes from rustup if rustup can fetch it. Otherwise (on a machine that reaches package registries only), Debian's
+//! own Rust for WebAssembly is installed beside it, and its std is compiled along with the plugins.
 
 use std::{path::Path, process::Command};
 
@@ -13,8 +13,8 @@ use crate::process::{output, root, run as run_command, say, succeeds};
 /// The plugins' target: its components import nothing but the plugin contract.
 pub(crate) const TARGET: &str = "wasm32-unknown-unknown";
 
-/// Debian's packages with a Rust that knows WebAssembly, its sources, and the linker: `rust-web-llvm` only links to `lld-22`,
-/// the one of the LLVM it was built with.
+/// Debian's packages of a Rust that supports WebAssembly, its sources, and the linker: `rust-web-llvm` links only with `lld-22`,
+/// the one of the LLVM that it was built with.
 const DEBIAN_RUST: [&str; 5] = [
     "rustc-web",
     "cargo-web",
@@ -23,7 +23,7 @@ const DEBIAN_RUST: [&str; 5] = [
     "lld-22",
 ];
 
-/// What Kafka's client library is built with: programs and the Debian packages that have them. Its TLS is the system's OpenSSL.
+/// The programs that build Kafka's client library, and the Debian packages that contain them. Its TLS is the system's OpenSSL.
 const FOR_KAFKA: [(&str, &str); 4] = [
     ("cmake", "cmake"),
     ("c++", "g++"),
@@ -31,7 +31,7 @@ const FOR_KAFKA: [(&str, &str); 4] = [
     ("pkg-config", "pkg-config"),
 ];
 
-/// Chooses where the WebAssembly compiler comes from, for trying the second way where the first one works:
+/// Chooses where the WebAssembly compiler comes from, to try the second way where the first one works too:
 /// `SENDFLOWR_WASM_TOOLCHAIN=debian`.
 const CHOICE: &str = "SENDFLOWR_WASM_TOOLCHAIN";
 
@@ -40,7 +40,7 @@ const CHOICE: &str = "SENDFLOWR_WASM_TOOLCHAIN";
 pub(crate) enum WasmToolchain {
     /// The pinned toolchain has the target.
     Rustup,
-    /// Debian's, which needs std built along.
+    /// Debian's Rust, with which std must be built too.
     Debian,
 }
 
@@ -52,14 +52,14 @@ pub(crate) fn run() -> anyhow::Result<()> {
     }
     native_libraries()?;
     components()?;
-    say("linter and formatter: there");
+    say("linter and formatter: installed");
     Ok(())
 }
 
 /// Finds or installs a compiler for WebAssembly.
 ///
 /// # Errors
-/// Where nothing may be installed; the text has the commands that would.
+/// Returns an error if nothing may be installed; the text has the commands to run.
 pub(crate) fn wasm_toolchain() -> anyhow::Result<WasmToolchain> {
     match std::env::var(CHOICE).ok().as_deref() {
         Some("debian") => return debian(),
@@ -77,17 +77,17 @@ pub(crate) fn wasm_toolchain() -> anyhow::Result<WasmToolchain> {
     ) {
         Ok(()) if has_target() => return Ok(WasmToolchain::Rustup),
         Ok(()) => say(
-            "rustup added it to another toolchain than the one that is used; trying Debian's Rust for WebAssembly",
+            "rustup added it to a toolchain other than the one in use; trying Debian's Rust for WebAssembly",
         ),
         Err(error) => say(&format!("{error:#}; trying Debian's Rust for WebAssembly")),
     }
     debian().with_context(|| format!("the target {TARGET} is missing: run `rustup target add {TARGET}`"))
 }
 
-/// Finds or installs what the libraries written in C need, that cargo builds along.
+/// Finds or installs the tools for the libraries in C that cargo builds.
 ///
 /// # Errors
-/// Where nothing may be installed; the text has the commands that would.
+/// Returns an error if nothing may be installed; the text has the commands to run.
 pub(crate) fn native_libraries() -> anyhow::Result<()> {
     let locked = root().join("Cargo.lock");
     let locked =
@@ -112,7 +112,7 @@ pub(crate) fn native_libraries() -> anyhow::Result<()> {
 /// Finds or installs the linter and the formatter.
 ///
 /// # Errors
-/// When rustup cannot fetch them.
+/// Returns an error if rustup cannot fetch them.
 pub(crate) fn components() -> anyhow::Result<()> {
     for (component, program) in [("clippy", "cargo-clippy"), ("rustfmt", "rustfmt")] {
         if succeeds(Command::new(program).arg("--version").current_dir(root())) {
@@ -129,7 +129,7 @@ pub(crate) fn components() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether the toolchain that cargo uses here has the target's std.
+/// Checks whether the toolchain that cargo uses here has the target's std.
 fn has_target() -> bool {
     let asked = ["--print", "target-libdir", "--target", TARGET];
     output(Command::new("rustc").args(asked).current_dir(root()))
@@ -147,13 +147,13 @@ fn debian() -> anyhow::Result<WasmToolchain> {
     Ok(WasmToolchain::Debian)
 }
 
-/// Whether a program can be found.
+/// Checks whether a program is in `PATH`.
 pub(crate) fn has_program(name: &str) -> bool {
     std::env::var_os("PATH")
         .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(name).is_file()))
 }
 
-/// Whether this program runs as root.
+/// Checks whether this program runs as root.
 pub(crate) fn is_root() -> bool {
     output(Command::new("id").arg("-u")).is_some_and(|id| id == "0")
 }
@@ -161,16 +161,17 @@ pub(crate) fn is_root() -> bool {
 /// Installs Debian packages, or says which command would.
 ///
 /// # Errors
-/// Where this is not Debian, or nothing may be installed.
+/// Returns an error if this is not Debian, or if nothing may be installed.
 pub(crate) fn install(packages: &[&str]) -> anyhow::Result<()> {
     let list = packages.join(" ");
     if !succeeds(Command::new("apt-get").arg("--version")) {
-        bail!("this is not Debian: its packages {list} cannot be installed instead");
+        bail!("cannot install the Debian packages {list} here: install their counterparts by hand");
     }
     let is_root = is_root();
     if !is_root && !succeeds(Command::new("sudo").args(["-n", "true"])) {
         bail!(
-            "may not install here: run `sudo apt-get update && sudo apt-get install --no-install-recommends -y {list}`"
+            "cannot install packages without root: run \
+             `sudo apt-get update && sudo apt-get install --no-install-recommends -y {list}`"
         );
     }
     say(&format!("installing {list} with apt-get"));
@@ -188,9 +189,9 @@ pub(crate) fn install(packages: &[&str]) -> anyhow::Result<()> {
             .args(arguments);
         command
     };
-    // One unreachable mirror of several fails it, and need not matter.
+    // A single unreachable mirror of several makes it fail, which may not matter.
     if let Err(error) = run_command(&mut apt(&["update", "-q"])) {
-        say(&format!("{error:#}; going on with the lists that are there"));
+        say(&format!("{error:#}; continuing with the existing package lists"));
     }
     let mut arguments = vec!["install", "-y", "-q", "--no-install-recommends"];
     arguments.extend(packages);

@@ -1,4 +1,4 @@
-//! `cargo xtask test`: every test there is.
+//! `cargo xtask test`: runs every test.
 
 use std::{
     path::{Path, PathBuf},
@@ -17,15 +17,15 @@ use crate::{
     ways::{self, Way},
 };
 
-/// CPU time of a delivery in case files, in ms: a hundred times what the slowest plugin takes, in Python.
+/// CPU time limit of a delivery in case files, in ms: a hundred times what the slowest plugin, in Python, takes.
 const AMPLE_CPU_TIME_MS: &str = "2000";
 
-/// How much is tested.
+/// Which tests to run.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Extent {
-    /// All of it.
+    /// All of them.
     Everything,
-    /// Not the workspace's integration and documentation tests.
+    /// All but the workspace's integration and documentation tests.
     Fast,
 }
 
@@ -39,7 +39,7 @@ pub(crate) fn run(extent: Extent) -> anyhow::Result<ExitCode> {
     }
     let Count { passed, mut failed } = report.count;
     if let Err(error) = &result {
-        // What does not even compile is a failure too.
+        // A failure to compile counts as a failure too.
         failed = failed.max(1);
         say(&format!("error: {error:#}"));
     }
@@ -64,8 +64,8 @@ fn stages(extent: Extent, report: &mut Report) -> anyhow::Result<()> {
             count.cargo(line);
         })
     })?;
-    // With the tests: together they take what cargo resolves for both, and nothing is compiled twice. For the same reason every later
-    // stage is of the whole workspace, even if it runs the tests of one package.
+    // Built together with the tests: cargo then resolves the features of both at once, and nothing is compiled twice. For the
+    // same reason every later stage names the whole workspace, even if it runs the tests of one package.
     report.stage("build the binary and the tests", |_| {
         run_command(&mut compiling(
             Workspace::Main,
@@ -96,11 +96,11 @@ fn stages(extent: Extent, report: &mut Report) -> anyhow::Result<()> {
     if extent == Extent::Fast {
         return Ok(());
     }
-    report.tests("go the ways of plugin authors, by their tutorial", authors)?;
+    report.tests("run the plugin tutorial as an author would", authors)?;
     servers(report)
 }
 
-/// The engines that scale out, and the whole system on them, against real servers. They run for as long as this does.
+/// Tests the scale-out engines, and the whole system on them, against real servers, which run for as long as these tests.
 fn servers(report: &mut Report) -> anyhow::Result<()> {
     let servers = report.stage("start the servers", |_| Servers::start());
     let Some(servers) = unless_missing(servers, "servers")? else {
@@ -144,19 +144,19 @@ fn servers(report: &mut Report) -> anyhow::Result<()> {
     })
 }
 
-/// What tests need, or `None` where it cannot be had and need not be; they are left out then, and that is said.
+/// Returns what tests need, or `None` if it is unavailable and may be missing; then prints that these tests are skipped.
 fn unless_missing<T>(found: anyhow::Result<T>, what: &str) -> anyhow::Result<Option<T>> {
     match found {
         Ok(found) => Ok(Some(found)),
         Err(error) if services::may_be_missing() => {
-            say(&format!("skipped, what needs {what}: {error:#}"));
+            say(&format!("skipped the tests that need {what}: {error:#}"));
             Ok(None)
         }
         Err(error) => Err(error),
     }
 }
 
-/// Runs cargo's tests, shows what they say, and counts them.
+/// Runs cargo's tests, prints their output, and counts them.
 fn watch_tests(command: &mut Command, count: &mut Count) -> anyhow::Result<()> {
     watch(command, |line| {
         say(line);
@@ -173,12 +173,12 @@ fn scaffold(count: &mut Count) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What cannot be here is left out, and said.
+/// Builds the example in every other way and runs its cases. A way that is unavailable is skipped with a message.
 fn other_ways(count: &mut Count) -> anyhow::Result<()> {
     let cases = Workspace::Plugins.folder().join(ways::example()).join("cases");
     for way in Way::ALL {
         if let Some(obstacle) = way.obstacle() {
-            say(&format!("skipped, what needs {}: {obstacle}", way.name()));
+            say(&format!("skipped {}: {obstacle}", way.name()));
             continue;
         }
         for component in way.build(ways::example())? {
@@ -188,7 +188,7 @@ fn other_ways(count: &mut Count) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// With the tools that a person would use, by the tutorial's commands as they stand there.
+/// Runs the tutorial's commands as they are printed there, with the tools that a person would use.
 fn authors(count: &mut Count) -> anyhow::Result<()> {
     let test = [
         "test",
@@ -200,7 +200,7 @@ fn authors(count: &mut Count) -> anyhow::Result<()> {
     ];
     let mut command = compiling(Workspace::Main, &test);
     if setup::wasm_toolchain()? == WasmToolchain::Debian {
-        say("skipped, the tutorial: rustup cannot add the target that its commands build for");
+        say("skipped the tutorial: rustup cannot add the target that its commands build for");
         command.args(["--skip", "tutorial"]);
     }
     command
@@ -214,8 +214,8 @@ fn cases(built: &[Built], count: &mut Count) -> anyhow::Result<()> {
     run_cases(Path::new("plugins"), &plugins, count)
 }
 
-/// Runs the cases in the folder through the compiled plugins. What they say must not depend on the machine: one that stands
-/// still for a tenth of a second, and counts that as the thread's time, has used up the CPU time of an interpreter's plugin.
+/// Runs the cases in the folder through the compiled plugins. The result must not depend on the machine: one that stalls for a
+/// tenth of a second, and counts that as the thread's time, uses up the default CPU time of an interpreter's plugin.
 fn run_cases(folder: &Path, plugins: &[&Path], count: &mut Count) -> anyhow::Result<()> {
     let mut command = Command::new(binary());
     command
@@ -226,19 +226,19 @@ fn run_cases(folder: &Path, plugins: &[&Path], count: &mut Count) -> anyhow::Res
     watch(&mut command, |line| {
         let passed = count.passed;
         count.case(line);
-        // One line for each of the many that passed would hide those that did not.
+        // One line for each of the many passing cases would hide those that failed.
         if count.passed == passed {
             say(line);
         }
     })
 }
 
-/// The binary as the tests start it.
+/// The binary that the tests start.
 fn binary() -> PathBuf {
     Workspace::Main.program("sendflowr")
 }
 
-/// What came of the stages so far.
+/// The results of the stages so far.
 #[derive(Default)]
 struct Report {
     count: Count,
@@ -258,7 +258,7 @@ impl Report {
         result.with_context(|| format!("could not {name}"))
     }
 
-    /// A stage that must run at least one test: none at all is a mistake in how they are found.
+    /// Runs a stage that must run at least one test: if there is none, something is wrong with finding them.
     fn tests(
         &mut self,
         name: &'static str,
@@ -273,7 +273,7 @@ impl Report {
     }
 }
 
-/// Counts over all stages.
+/// The counts of all stages.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Count {
     passed: u64,
@@ -299,8 +299,8 @@ impl Count {
         }
     }
 
-    /// Reads one line of `plugin test --format json`. Quotation marks inside its texts are escaped, so that none of them
-    /// looks like a verdict.
+    /// Reads one line of `plugin test --format json`. Quotation marks inside its texts are escaped, so no text can look like a
+    /// verdict.
     fn case(&mut self, line: &str) {
         if line.contains(r#""pass":true"#) {
             self.passed += 1;

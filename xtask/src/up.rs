@@ -9,10 +9,10 @@ use crate::{
     setup,
 };
 
-/// What `sendflowr` logs, where no flag says it.
+/// The variable that sets what `sendflowr` logs, unless a flag does.
 const LOG: &str = "SENDFLOWR_LOG";
 
-/// Builds what is missing and becomes `sendflowr up --demo`.
+/// Builds what is missing and runs `sendflowr up --demo` in place of this process.
 pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
     say(
         "Building the plugins and the binary, then starting it. Only the first time takes minutes: about ten on two cores.",
@@ -26,20 +26,20 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
         command.arg("--plugins").arg(plugins::folder());
     }
     if std::env::var_os(LOG).is_none() {
-        // What the demonstration prints would drown in what the log says of it. `--log` among the arguments still counts.
+        // The output of the demonstration would be lost among its log lines. `--log` among the arguments still takes precedence.
         command.env(LOG, "warn");
     }
     become_program(command.args(arguments))
 }
 
-/// Measures the release binary under the load that `what` asks for, on these servers or on the embedded engines.
+/// Measures the release binary under the load that `what` selects, on these servers or on the embedded engines.
 pub(crate) fn load(what: &[&str], servers: Option<&Servers>) -> anyhow::Result<()> {
     let binary = build()?;
     let mut arguments = vec!["bench", "--package", "integration-tests", "--bench", "load", "--"];
     arguments.extend(what);
     let mut command = compiling(Workspace::Main, &arguments);
     command
-        // Writing a line for every delivery is not what is measured.
+        // The cost of a log line for every delivery is not to be measured.
         .env(LOG, "warn")
         .env("SENDFLOWR_BIN", binary)
         .env("SENDFLOWR_PLUGINS", plugins::folder());
@@ -49,7 +49,7 @@ pub(crate) fn load(what: &[&str], servers: Option<&Servers>) -> anyhow::Result<(
     run_command(&mut command)
 }
 
-/// Builds plugins and binary for use, and answers where the binary is.
+/// Builds the plugins and the release binary, and returns the path of the binary.
 fn build() -> anyhow::Result<PathBuf> {
     setup::native_libraries()?;
     plugins::build(&[], &plugins::folder())?;
@@ -60,7 +60,7 @@ fn build() -> anyhow::Result<PathBuf> {
     Ok(Workspace::Main.target_folder().join("release/sendflowr"))
 }
 
-/// Signals reach the program itself, not a parent that would have to hand them on.
+/// Replaces this process, so that signals reach the program itself, not a parent that would have to forward them.
 #[cfg(unix)]
 fn become_program(command: &mut Command) -> anyhow::Result<()> {
     use std::os::unix::process::CommandExt;

@@ -1,5 +1,5 @@
-//! The other ways to a plugin than `cargo xtask plugins`: cargo-component, plain cargo for `wasm32-wasip2`, JavaScript and
-//! Python. What they build goes into a folder of its own, beside the plugins that are served.
+//! Builds plugins in other ways than `cargo xtask plugins`: with cargo-component, plain cargo for `wasm32-wasip2`, JavaScript and
+//! Python. The components go into a folder of their own, beside the plugins that are served.
 
 use std::{
     fs,
@@ -15,7 +15,7 @@ use crate::{
     setup::{self, TARGET, has_program},
 };
 
-/// The release of cargo-component that is installed where there is none.
+/// The release of cargo-component that is installed if there is none.
 const CARGO_COMPONENT: &str = "cargo-component@0.21.1";
 
 /// cargo-component's own target: it links WASI in.
@@ -29,12 +29,12 @@ const CONTRACT: &str = "wit/1.1.0";
 /// The provider that the examples in other languages are written for.
 const EXAMPLE: &str = "mandrill";
 
-/// A way from source to component.
+/// A way to build a component from source.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Way {
     /// `cargo component build`, for its own target and for the plugins'.
     CargoComponent,
-    /// `cargo build --target wasm32-wasip2`, whose linker makes components.
+    /// `cargo build --target wasm32-wasip2`, whose linker creates components.
     Wasip2,
     /// componentize-js, in `plugins/examples/javascript`.
     JavaScript,
@@ -46,10 +46,10 @@ impl Way {
     pub(crate) const ALL: [Self; 4] = [Self::CargoComponent, Self::Wasip2, Self::JavaScript, Self::Python];
     pub(crate) const EXAMPLES: [Self; 2] = [Self::JavaScript, Self::Python];
 
-    /// The way of this name.
+    /// Returns the way with this name.
     ///
     /// # Errors
-    /// When there is none; the text has those that there are.
+    /// Returns an error that lists the known names if there is none.
     pub(crate) fn named(name: &str) -> anyhow::Result<Self> {
         match Self::ALL.into_iter().find(|way| way.name() == name) {
             Some(way) => Ok(way),
@@ -69,8 +69,8 @@ impl Way {
         }
     }
 
-    /// Why this way cannot be gone here, where that is no mistake: a target that rustup cannot fetch, and a tool that takes
-    /// minutes to build and is installed unasked in CI only.
+    /// Returns why this way is unavailable here, if that is no error: a target that rustup cannot fetch, or a tool that takes
+    /// minutes to build and is installed without asking only in CI.
     pub(crate) fn obstacle(self) -> Option<String> {
         let target = match self {
             Self::CargoComponent => WASIP1,
@@ -84,10 +84,10 @@ impl Way {
         is_missing.then(|| "`cargo xtask plugins --with cargo-component` installs the tool".to_owned())
     }
 
-    /// Builds a provider this way, and answers the components.
+    /// Builds a provider's plugin this way and returns the components.
     ///
     /// # Errors
-    /// When a tool is missing and cannot be installed, when building fails, or when there is no such source.
+    /// Returns an error if a tool is missing and cannot be installed, if building fails, or if there is no such source.
     pub(crate) fn build(self, slug: &str) -> anyhow::Result<Vec<PathBuf>> {
         if Self::EXAMPLES.contains(&self) && slug != EXAMPLE {
             bail!(
@@ -128,28 +128,28 @@ impl Way {
     }
 }
 
-/// The example's provider, which all ways can build.
+/// The provider of the examples, which can be built in every way.
 pub(crate) fn example() -> &'static str {
     EXAMPLE
 }
 
-/// Folder of what is built here.
+/// The folder of the components that are built here.
 fn folder() -> PathBuf {
     Workspace::Main.target_folder().join("ways")
 }
 
 /// Builds a crate of the workspace in `source` with cargo-component, for its own target and for the plugins', into `out`.
 pub(crate) fn cargo_component(source: &Path, slug: &str, out: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    // It insists on the sysroot of its own target, whatever it builds for.
+    // cargo-component requires the sysroot of its own target, whatever it builds for.
     need_target(WASIP1)?;
     if !has_cargo_component() {
         say(&format!(
             "installing {CARGO_COMPONENT}, about three minutes on two cores"
         ));
-        // Unoptimised it builds in half the time, and it runs for seconds only.
+        // Unoptimised, it builds in half the time, and it only runs for seconds.
         let install = ["install", "--locked", "--debug", CARGO_COMPONENT];
         let mut install = cargo(Workspace::Plugins, &install);
-        // In a folder of its own, which cargo removes: nobody needs what it is built from.
+        // In a temporary folder of its own, which cargo removes: nobody needs the intermediate files.
         install.env_remove("CARGO_TARGET_DIR");
         run(install.env("CARGO_PROFILE_DEV_DEBUG", "false"))?;
     }
@@ -164,8 +164,8 @@ fn has_cargo_component() -> bool {
     succeeds(&mut cargo(Workspace::Plugins, &["component", "--version"]))
 }
 
-/// Runs cargo for one plugin and target, in a build folder of its own: cargo-component puts components where the plugins'
-/// own build looks for core modules.
+/// Runs cargo for one plugin and target, in a separate build folder: cargo-component puts components where the plugins' own build
+/// looks for core modules.
 fn compile(source: &Path, command: &[&str], slug: &str, target: &str, out: &Path) -> anyhow::Result<PathBuf> {
     let build_folder = folder().join("build");
     let mut arguments = command.to_vec();
@@ -200,15 +200,15 @@ fn need_target(target: &str) -> anyhow::Result<()> {
         .args(["target", "add", target])
         .current_dir(root()))?;
     if !is_there() {
-        bail!("rustup added the target {target} to another toolchain than the one that is used");
+        bail!("rustup added the target {target} to a toolchain other than the one in use");
     }
     Ok(())
 }
 
-/// Builds the guests in other languages that ask for the time and for randomness; answers their folder.
+/// Builds the guests in other languages that ask for the time and for randomness, and returns their folder.
 ///
 /// # Errors
-/// When a tool is missing and cannot be installed, or when building fails.
+/// Returns an error if a tool is missing and cannot be installed, or if building fails.
 pub(crate) fn guests() -> anyhow::Result<PathBuf> {
     let out = folder().join("guests");
     fs::create_dir_all(&out).with_context(|| format!("cannot create `{}`", out.display()))?;
@@ -232,10 +232,10 @@ pub(crate) fn guests() -> anyhow::Result<PathBuf> {
     Ok(out)
 }
 
-/// Measures one provider in every language.
+/// Measures one provider's plugin in every language.
 ///
 /// # Errors
-/// When one of them cannot be built, or the bench fails.
+/// Returns an error if one of them cannot be built, or if the benchmark fails.
 pub(crate) fn compare_languages() -> anyhow::Result<()> {
     let rust = plugins::build(&[EXAMPLE.to_owned()], &plugins::folder())?;
     let bench = [
@@ -255,22 +255,22 @@ pub(crate) fn compare_languages() -> anyhow::Result<()> {
         (Way::Python, "Python, componentize-py"),
     ] {
         if let Some(obstacle) = way.obstacle() {
-            say(&format!("left out, {}: {obstacle}", way.name()));
+            say(&format!("skipped {}: {obstacle}", way.name()));
             continue;
         }
-        // The first of several is of the way's own target.
+        // The first of several is for the way's own target.
         let built = way.build(EXAMPLE)?;
         command.arg(name).arg(&built[0]);
     }
     run(&mut command)
 }
 
-/// Installs what the manifest in the folder names.
+/// Installs the packages of the manifest in the folder.
 fn npm_install(folder: &Path) -> anyhow::Result<()> {
     if !has_program("npm") {
         setup::install(&["nodejs", "npm"]).context("plugins in JavaScript are built with Node.js and npm")?;
     }
-    // Not `npm ci`: it demands that the lock file lists the optional packages of every platform. The lock file stays as it is.
+    // Not `npm ci`: it requires that the lock file lists the optional packages of every platform. The lock file is not changed.
     run(Command::new("npm")
         .args([
             "install",
@@ -283,8 +283,7 @@ fn npm_install(folder: &Path) -> anyhow::Result<()> {
         .current_dir(folder))
 }
 
-/// Installs what the requirements in `source` name into an environment beside what is built; answers the folder of its
-/// programs.
+/// Installs the requirements of `source` into an environment beside the components, and returns the folder of its programs.
 fn python_programs(source: &Path) -> anyhow::Result<PathBuf> {
     let environment = folder().join("python");
     let programs = environment.join("bin");
@@ -301,7 +300,7 @@ fn python_programs(source: &Path) -> anyhow::Result<PathBuf> {
     Ok(programs)
 }
 
-/// componentize-py for the contract, in the folder; what it is to do comes behind.
+/// Creates a componentize-py command for the contract, in the folder; its subcommand is to be added.
 fn componentize_py(programs: &Path, folder: &Path, contract: &Path) -> Command {
     let mut command = Command::new(programs.join("componentize-py"));
     command

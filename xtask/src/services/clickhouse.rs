@@ -1,4 +1,4 @@
-//! ClickHouse's engine out of a Python package, behind a small front that speaks its HTTP interface.
+//! Runs ClickHouse's engine from a Python package, behind a small front that speaks its HTTP interface.
 
 use std::{fs, path::PathBuf, process::Command};
 
@@ -10,17 +10,17 @@ use crate::{
     setup,
 };
 
-/// Finds or downloads the engine, into an environment of its own.
+/// Finds the engine, or downloads it into an environment of its own.
 pub(super) fn install() -> anyhow::Result<()> {
     let requirements = sources().join("requirements.txt");
     let wanted = fs::read_to_string(&requirements)
         .with_context(|| format!("cannot read `{}`", requirements.display()))?;
-    // Written last: a download that was broken off is done again, and so is one of another version.
+    // Written last, so that an interrupted download, or one of another version, is repeated.
     let done = environment().join("done");
     if fs::read_to_string(&done).is_ok_and(|present| present == wanted) {
         return Ok(());
     }
-    // Debian's Python cannot make environments without another package.
+    // Debian's Python cannot create environments without another package.
     if !succeeds(Command::new("python3").args(["-c", "import ensurepip, venv"])) {
         setup::install(&["python3", "python3-venv"])?;
     }
@@ -40,12 +40,12 @@ pub(super) fn install() -> anyhow::Result<()> {
     Ok(fs::write(done, wanted)?)
 }
 
-/// Makes its folder.
+/// Creates its folder.
 pub(super) fn prepare(place: &Place) -> anyhow::Result<()> {
     Ok(fs::create_dir_all(&place.data)?)
 }
 
-/// The command that runs it.
+/// Returns the command that runs it.
 pub(super) fn server(place: &Place) -> anyhow::Result<Command> {
     let mut command = Command::new(python());
     command.arg(sources().join("front.py"));
@@ -55,7 +55,7 @@ pub(super) fn server(place: &Place) -> anyhow::Result<Command> {
     Ok(command)
 }
 
-/// Whether it is ready.
+/// Checks whether it is ready.
 pub(super) fn answers(port: u16) -> bool {
     let question = b"GET /ping HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     ports::exchange(port, question).is_some_and(|answer| answer.starts_with(b"HTTP/1.1 200"))

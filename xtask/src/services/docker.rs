@@ -1,4 +1,4 @@
-//! The servers of `compose.yml`, in a project of their own.
+//! Runs the servers of `compose.yml`, in a project of their own.
 
 use std::{
     fs::{self, File},
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::process::{root, run as run_command};
 
-/// Apart from what `docker compose up` runs in the same folder.
+/// Keeps the servers apart from those that `docker compose up` runs in the same folder.
 const PROJECT: &str = "sendflowr-tests";
 
 /// Starts the servers and waits until they are healthy.
@@ -52,7 +52,7 @@ pub(super) fn up(wanted: &[Service]) -> anyhow::Result<State> {
     result.map(|()| state)
 }
 
-/// Stops and removes them with their data; what they logged is kept.
+/// Stops and removes the servers and their data; their logs are kept.
 pub(super) fn down(state: &State) -> anyhow::Result<()> {
     fs::create_dir_all(logs())?;
     let log = File::create(logs().join("docker.log"))?;
@@ -60,7 +60,7 @@ pub(super) fn down(state: &State) -> anyhow::Result<()> {
     run_command(&mut compose(state, &["down", "--volumes"]))
 }
 
-/// Stops one; it keeps its port and its data.
+/// Stops a server; it keeps its port and its data.
 pub(super) fn stop(state: &State, service: Service, how: Stop) -> anyhow::Result<()> {
     let verb = match how {
         Stop::Gracefully => "stop",
@@ -69,12 +69,12 @@ pub(super) fn stop(state: &State, service: Service, how: Stop) -> anyhow::Result
     run_command(&mut compose(state, &[verb, service.name()]))
 }
 
-/// Starts one that was stopped, and waits until it is healthy.
+/// Starts a stopped server, and waits until it is healthy.
 pub(super) fn start(state: &State, service: Service) -> anyhow::Result<()> {
     run_command(&mut compose(state, &["up", "--detach", "--wait", service.name()]))
 }
 
-/// `docker compose` with what `compose.yml` lets one choose.
+/// Creates a `docker compose` command with the variables that `compose.yml` reads.
 fn compose(state: &State, arguments: &[&str]) -> Command {
     let mut command = Command::new("docker");
     command.args(["compose", "--project-name", PROJECT, "--file", "compose.yml"]);
@@ -90,8 +90,8 @@ fn compose(state: &State, arguments: &[&str]) -> Command {
     command
 }
 
-/// The variables of `compose.yml` that say on which ports of this machine a server is reached: the one that the tests use, and
-/// a second where it publishes two.
+/// Returns the variables of `compose.yml` that set a server's ports on this machine: the one that the tests use, and a second one
+/// if the server publishes two.
 fn port_variables(service: Service) -> (&'static str, Option<&'static str>) {
     match service {
         Service::Kafka => ("KAFKA_HOST_PORT", Some("KAFKA_INTERNAL_HOST_PORT")),

@@ -1,4 +1,4 @@
-//! Kafka out of its published Java libraries, as broker and controller in one (KRaft mode).
+//! Runs Kafka from its published Java libraries, as broker and controller in one (KRaft mode).
 
 use std::{
     fs,
@@ -17,7 +17,7 @@ use crate::{
 /// The oldest Java that the broker runs on.
 const JAVA: u32 = 17;
 
-/// Names the cluster. Any identifier does, and all data folders are new.
+/// The id of the cluster. Any id will do, because all data folders are new.
 const CLUSTER: &str = "c2VuZGZsb3dyLXRlc3RzIQ";
 
 /// Finds or installs Java, and downloads the libraries once.
@@ -28,7 +28,7 @@ pub(super) fn install() -> anyhow::Result<()> {
     let description = description();
     let wanted = fs::read_to_string(&description)
         .with_context(|| format!("cannot read `{}`", description.display()))?;
-    // Written last: a download that was broken off is done again, and so is one of another version.
+    // Written last, so that an interrupted download, or one of another version, is repeated.
     let done = libraries().join("done");
     if fs::read_to_string(&done).is_ok_and(|present| present == wanted) {
         return Ok(());
@@ -55,7 +55,8 @@ pub(super) fn prepare(place: &Place) -> anyhow::Result<()> {
     fs::create_dir_all(&place.data)?;
     let logs = place.data.join("logs");
     let (port, controller) = (place.port, place.port + 1);
-    // Brokers give the first members of a group three seconds to gather. Half of that shows who does not wait for them.
+    // By default, brokers give the first members of a group three seconds to gather. Half of that is enough to show who does not
+    // wait for them.
     fs::write(
         configuration(place),
         format!(
@@ -87,22 +88,22 @@ log.cleaner.dedupe.buffer.size=2097152
     run_command(format.stdout(Stdio::null()))
 }
 
-/// The command that runs it.
+/// Returns the command that runs it.
 pub(super) fn server(place: &Place) -> anyhow::Result<Command> {
     let mut command = java();
     command.arg("kafka.Kafka").arg(configuration(place));
     Ok(command)
 }
 
-/// Whether it is ready: it answers the question which versions of the protocol it speaks.
+/// Checks whether it is ready, by asking for the versions of the protocol that it supports.
 pub(super) fn answers(port: u16) -> bool {
-    // Length, then question 18 in version 0, number 1, and no client's name.
+    // Length, then request 18 in version 0, correlation id 1, and no client id.
     let question = [0, 0, 0, 10, 0, 18, 0, 0, 0, 0, 0, 1, 0xff, 0xff];
-    // Length, the number again, and no error.
+    // Length, the correlation id again, and no error.
     ports::exchange(port, &question).is_some_and(|answer| answer.get(4..10) == Some(&[0, 0, 0, 1, 0, 0]))
 }
 
-/// Java with Kafka's libraries and little memory: the tests' data is some megabytes.
+/// Returns a Java command with Kafka's libraries and little memory: the tests' data is a few megabytes.
 fn java() -> Command {
     let mut command = Command::new("java");
     command.args([
@@ -131,7 +132,7 @@ pub(super) fn libraries() -> PathBuf {
     folder().join("kafka")
 }
 
-/// Names the libraries and their version.
+/// The file that names the libraries and their version.
 fn description() -> PathBuf {
     root().join("xtask/kafka/pom.xml")
 }

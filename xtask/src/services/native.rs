@@ -1,4 +1,4 @@
-//! The servers as processes of this machine.
+//! Runs the servers as processes of this machine.
 
 use std::{
     fs::{self, File},
@@ -16,21 +16,21 @@ use super::{
 };
 use crate::process::{output, say, succeeds};
 
-/// How long a server may take until it answers. The slowest, Kafka, needs 4 s on two idle cores; a busy machine takes ten times
+/// How long a server may take until it responds. The slowest, Kafka, needs 4 s on two idle cores; a busy machine takes ten times
 /// as long.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
 /// How long a server may take to stop. Kafka writes its open files first.
 const STOPPED_WITHIN: Duration = Duration::from_secs(30);
 
-/// How often a process or a port is looked at.
+/// How often a process or a port is checked.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// Where a server works.
+/// The folder and port of a server.
 pub(super) struct Place {
-    /// Its data; its path stands in the server's command line and in no other's.
+    /// Its data. The path appears in the server's command line and in no other process's.
     pub(super) data: PathBuf,
-    /// Its port. The next one is free too, for those that need two.
+    /// Its port. The next port is free too, for servers that need two.
     pub(super) port: u16,
 }
 
@@ -61,7 +61,7 @@ pub(super) fn up(wanted: &[Service]) -> anyhow::Result<State> {
             address: service.address(port),
         });
     }
-    // Before the first starts: a state without processes is better than processes without a state.
+    // Written before the first server starts: a state without processes is better than processes without a state.
     state.write()?;
     let result = start_all(&mut state);
     if result.is_err() {
@@ -87,7 +87,7 @@ fn start_all(state: &mut State) -> anyhow::Result<()> {
     for running in &state.running {
         await_ready(state, running)?;
         say(&format!(
-            "{:11} {:45} after {:.1} s",
+            "{:11} {:45} ready after {:.1} s",
             running.service.name(),
             running.address,
             start.elapsed().as_secs_f64()
@@ -96,7 +96,7 @@ fn start_all(state: &mut State) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Starts one again.
+/// Starts a server again.
 pub(super) fn start(mut state: State, service: Service) -> anyhow::Result<()> {
     let running = state.of(service).cloned().context("an unknown service")?;
     if !is_alive(&state, &running) {
@@ -107,13 +107,13 @@ pub(super) fn start(mut state: State, service: Service) -> anyhow::Result<()> {
     await_ready(&state, running)
 }
 
-/// Stops one; it keeps its port and its data.
+/// Stops a server; it keeps its port and its data.
 pub(super) fn stop(state: &State, service: Service, how: Stop) -> anyhow::Result<()> {
     let running = state.of(service).context("an unknown service")?;
     end(state, running, how)
 }
 
-/// Stops all.
+/// Stops all servers.
 pub(super) fn down(state: &State) -> anyhow::Result<()> {
     for running in &state.running {
         end(state, running, Stop::Gracefully)?;
@@ -121,19 +121,19 @@ pub(super) fn down(state: &State) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether its process runs. A process of another program that got the same number since does not count: it does not work on
-/// the server's data.
+/// Checks whether a server's process is running. A process of another program that has got the same id since does not count: it
+/// does not work on the server's data.
 pub(super) fn is_alive(state: &State, running: &Running) -> bool {
     let Some(pid) = running.pid else { return false };
     works_on(pid, &place(state, running).data)
 }
 
-/// Whether there is such a process, and its command line names the folder.
+/// Checks whether there is a process with this id whose command line names the folder.
 fn works_on(pid: u32, data: &Path) -> bool {
     command_line(pid).is_some_and(|line| line.contains(&*data.to_string_lossy()))
 }
 
-/// Whether a server of this kind answers on the port, and is ready for work.
+/// Checks whether a server of this kind responds on the port and is ready for work.
 pub(super) fn answers(service: Service, port: u16) -> bool {
     match service {
         Service::Kafka => kafka::answers(port),
@@ -143,7 +143,7 @@ pub(super) fn answers(service: Service, port: u16) -> bool {
     }
 }
 
-/// Keeps signals that the terminal sends to this program, such as Ctrl-C, from the command.
+/// Shields the command from signals that the terminal sends to this program, such as Ctrl-C.
 #[cfg(unix)]
 pub(super) fn detach(command: &mut Command) {
     use std::os::unix::process::CommandExt;
@@ -181,11 +181,12 @@ fn spawn(service: Service, place: &Place) -> anyhow::Result<u32> {
     let mut child = command
         .spawn()
         .with_context(|| format!("cannot start `{}`", service.name()))?;
-    // The system goes on with this program a moment before the new one has the command line by which it is known.
+    // For a moment after the fork, the new process still has this program's command line rather than the one by which it is
+    // recognised.
     while !works_on(child.id(), &place.data) && child.try_wait()?.is_none() {
         sleep(LOOK_EVERY);
     }
-    // It outlives this program; whoever reads the state ends it.
+    // The server outlives this program; whoever reads the state stops it.
     Ok(child.id())
 }
 
@@ -195,14 +196,14 @@ fn await_ready(state: &State, running: &Running) -> anyhow::Result<()> {
     while !answers(running.service, running.port) {
         if !is_alive(state, running) {
             bail!(
-                "`{name}` ended while it started:\n{}",
+                "`{name}` exited during startup:\n{}",
                 last_lines(&log_file(running.service))
             );
         }
         if Instant::now() > until {
             let lines = last_lines(&log_file(running.service));
             bail!(
-                "`{name}` does not answer within {} s:\n{lines}",
+                "`{name}` did not respond within {} s:\n{lines}",
                 READY_WITHIN.as_secs()
             );
         }
@@ -211,13 +212,13 @@ fn await_ready(state: &State, running: &Running) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Ends a server's process and waits until it is gone.
+/// Stops a server's process and waits until it is gone.
 fn end(state: &State, running: &Running, how: Stop) -> anyhow::Result<()> {
     let Some(pid) = running.pid.filter(|_| is_alive(state, running)) else {
         return Ok(());
     };
     let signal = match (running.service, how) {
-        // The others of PostgreSQL's signals wait for its clients, or leave its children behind.
+        // PostgreSQL's other signals wait for its clients, or leave its child processes behind.
         (Service::Postgres, Stop::Gracefully) => "INT",
         (Service::Postgres, Stop::Kill) => "QUIT",
         (_, Stop::Gracefully) => "TERM",
@@ -227,10 +228,7 @@ fn end(state: &State, running: &Running, how: Stop) -> anyhow::Result<()> {
     let until = Instant::now() + STOPPED_WITHIN;
     while is_alive(state, running) {
         if Instant::now() > until {
-            say(&format!(
-                "{} does not stop, and is killed",
-                running.service.name()
-            ));
+            say(&format!("{} does not stop; killing it", running.service.name()));
             send("KILL", pid);
             sleep(LOOK_EVERY);
             break;
@@ -241,11 +239,11 @@ fn end(state: &State, running: &Running, how: Stop) -> anyhow::Result<()> {
 }
 
 fn send(signal: &str, pid: u32) {
-    // The shell's own `kill`: a slim machine has no other. A process that has just ended is as good as one that was signalled.
+    // The shell's own `kill`: a slim machine has no other. It does not matter if the process has just ended.
     succeeds(Command::new("sh").args(["-c", &format!("kill -{signal} {pid}")]));
 }
 
-/// The command line of a process, `None` when there is no such process.
+/// Returns the command line of a process; `None` if there is no such process.
 fn command_line(pid: u32) -> Option<String> {
     if Path::new("/proc/self").exists() {
         let bytes = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
@@ -254,7 +252,7 @@ fn command_line(pid: u32) -> Option<String> {
     output(Command::new("ps").args(["-p", &pid.to_string(), "-o", "command="]))
 }
 
-/// The end of a log: what a server says when it cannot start.
+/// Returns the end of a log: what a server says when it cannot start.
 fn last_lines(path: &Path) -> String {
     let text = fs::read_to_string(path).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();

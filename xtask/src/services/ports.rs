@@ -1,4 +1,4 @@
-//! Free ports, and whether something answers on one.
+//! Finds free ports, and checks whether a server responds on one.
 
 use std::{
     io::{Read, Write},
@@ -8,17 +8,17 @@ use std::{
 
 use anyhow::bail;
 
-/// Where the search begins. Below the range from which systems take the ports of outgoing connections (32768 on Linux, 49152
-/// elsewhere): a stopped server's port must still be free when it starts again.
+/// Where the search begins: below the range that systems use for the ports of outgoing connections (32768 on Linux, 49152
+/// elsewhere), because a stopped server's port must still be free when it starts again.
 const FIRST: u16 = 20_000;
 
-/// Where it ends.
+/// Where the search ends.
 const LAST: u16 = 32_766;
 
-/// How far apart two searches begin, so that several at once rarely meet.
+/// The distance between the starting points of two searches, so that several at once rarely meet.
 const STRIDE: u16 = 16;
 
-/// Finds ports of 127.0.0.1 that nobody listens on, and on whose next one nobody does either: some servers need two.
+/// Finds ports of 127.0.0.1 on which nobody listens, nor on the port after each: some servers need two.
 pub(super) fn free(count: usize) -> anyhow::Result<Vec<u16>> {
     let searches = (LAST - FIRST) / STRIDE;
     // The remainder is below `searches`, which is a `u16`.
@@ -40,7 +40,7 @@ fn is_free(port: u16) -> bool {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
 }
 
-/// Sends the bytes and answers the first bytes that come back.
+/// Sends the bytes and returns the first bytes that come back.
 pub(super) fn exchange(port: u16, bytes: &[u8]) -> Option<Vec<u8>> {
     // A server on the same machine that needs longer is not ready yet; it will be asked again.
     let limit = Duration::from_secs(1);

@@ -1,4 +1,4 @@
-//! PostgreSQL of Debian, or whichever is installed.
+//! Runs Debian's PostgreSQL, or whichever is installed.
 
 use std::{
     fs,
@@ -15,7 +15,7 @@ use crate::{
     setup,
 };
 
-/// The account under which the server runs where this program is root's, which PostgreSQL refuses. Debian's package makes it.
+/// The account under which the server runs if this program runs as root, which PostgreSQL refuses. Debian's package creates it.
 const ACCOUNT: &str = "postgres";
 
 /// Finds or installs the server.
@@ -26,7 +26,7 @@ pub(super) fn install() -> anyhow::Result<()> {
     setup::install(&["postgresql"])
 }
 
-/// Makes a cluster with the user and the database.
+/// Creates a cluster with the user and the database.
 pub(super) fn prepare(place: &Place) -> anyhow::Result<()> {
     let data = &place.data;
     fs::create_dir_all(data)?;
@@ -50,7 +50,7 @@ pub(super) fn prepare(place: &Place) -> anyhow::Result<()> {
     init.args(["--auth-local", "trust", "--auth-host", "scram-sha-256"]);
     run_command(init.stdout(Stdio::null()))?;
     fs::remove_file(&password)?;
-    // In a server of its own, which reads commands from its input: nothing to wait for.
+    // In single-user mode the server reads commands from its input, so there is nothing to wait for.
     let mut single = program("postgres")?;
     single.arg("--single").arg("-D").arg(data);
     single.args(["-c", "log_checkpoints=off", "postgres"]);
@@ -68,18 +68,18 @@ pub(super) fn prepare(place: &Place) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The command that runs it.
+/// Returns the command that runs it.
 pub(super) fn server(place: &Place) -> anyhow::Result<Command> {
     let mut command = program("postgres")?;
     command.arg("-D").arg(&place.data);
     command.args(["-p", &place.port.to_string()]);
     for setting in [
         "listen_addresses=127.0.0.1",
-        // Its folder may be too deep for the name of a socket.
+        // The path of its folder may be too long for a socket.
         "unix_socket_directories=",
         "shared_buffers=32MB",
         "max_connections=50",
-        // A test's database need not survive the machine; it does survive a killed process.
+        // A test's database need not survive a crash of the machine; it does survive a killed process.
         "fsync=off",
     ] {
         command.args(["-c", setting]);
@@ -87,10 +87,10 @@ pub(super) fn server(place: &Place) -> anyhow::Result<Command> {
     Ok(command)
 }
 
-/// Whether it is ready. A server that starts or recovers answers the first message with an error.
+/// Checks whether it is ready. A server that is starting or recovering replies to the first message with an error.
 pub(super) fn answers(port: u16) -> bool {
     let mut message = Vec::new();
-    // Version 3.0, then pairs of name and value, then an empty name.
+    // Protocol version 3.0, then pairs of name and value, then an empty name.
     message.extend(196_608_u32.to_be_bytes());
     message.extend(format!("user\0{NAME}\0database\0{NAME}\0\0").as_bytes());
     let length = u32::try_from(message.len() + 4).unwrap_or_default();
@@ -100,19 +100,19 @@ pub(super) fn answers(port: u16) -> bool {
     ports::exchange(port, &bytes).is_some_and(|answer| answer.first() == Some(&b'R'))
 }
 
-/// One of PostgreSQL's programs, to be run under an account that it accepts.
+/// Creates a command of one of PostgreSQL's programs, to run under an account that it accepts.
 fn program(name: &str) -> anyhow::Result<Command> {
     let folder = programs().context("the programs of PostgreSQL are not installed")?;
     let mut command = Command::new(folder.join(name));
     if let Some((user, group)) = account()? {
         become_account(&mut command, user, group);
     }
-    // Wherever this program was started, that account may not be allowed to be there.
+    // The account may have no access to the folder in which this program was started.
     command.current_dir(std::env::temp_dir());
     Ok(command)
 }
 
-/// The folder of `initdb` and `postgres`: of the newest version where there are several. Debian keeps them out of the path.
+/// Returns the folder of `initdb` and `postgres`, of the newest version if there are several. Debian keeps them out of `PATH`.
 fn programs() -> Option<PathBuf> {
     if let Some(folder) = output(Command::new("pg_config").arg("--bindir")).map(PathBuf::from)
         && folder.join("initdb").exists()
@@ -130,7 +130,7 @@ fn programs() -> Option<PathBuf> {
     found.into_iter().max().map(|(_, folder)| folder)
 }
 
-/// User and group to run as, where this program is root's.
+/// Returns the user and group to run as if this program runs as root.
 fn account() -> anyhow::Result<Option<(u32, u32)>> {
     if !setup::is_root() {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! What runs, as a small text file: the next command finds it there, also after a crash.
+//! The state of the servers, in a small text file, where the next command finds it, even after a crash.
 
 use std::{
     fmt::Write,
@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 
 use super::{Service, folder};
 
-/// What runs the servers.
+/// What the servers run in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Engine {
     /// `docker compose`.
@@ -21,7 +21,7 @@ pub(super) enum Engine {
 }
 
 impl Engine {
-    /// How the state calls it.
+    /// Returns its name in the state.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Docker => "docker",
@@ -33,29 +33,29 @@ impl Engine {
 /// The servers that were started.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct State {
-    /// What runs them.
+    /// What the servers run in.
     pub(super) engine: Engine,
-    /// Their data.
+    /// The folder of their data.
     pub(super) folder: PathBuf,
-    /// One entry for each.
+    /// One entry for each server.
     pub(super) running: Vec<Running>,
 }
 
-/// One server.
+/// A server.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Running {
-    /// Which.
+    /// Which service it is.
     pub(super) service: Service,
-    /// The port at which it answers on 127.0.0.1.
+    /// The port on 127.0.0.1 where it responds.
     pub(super) port: u16,
-    /// Its process, where it is one of this machine and has been started.
+    /// The id of its process, if it is one of this machine and has been started.
     pub(super) pid: Option<u32>,
-    /// What the tests connect to.
+    /// The address to which the tests connect.
     pub(super) address: String,
 }
 
 impl State {
-    /// Nothing runs, since nothing had to be started.
+    /// Creates the state in which nothing runs, because nothing had to be started.
     pub(super) fn empty() -> Self {
         Self {
             engine: Engine::Native,
@@ -64,12 +64,12 @@ impl State {
         }
     }
 
-    /// The entry of a service.
+    /// Returns the entry of a service.
     pub(super) fn of(&self, service: Service) -> Option<&Running> {
         self.running.iter().find(|running| running.service == service)
     }
 
-    /// Notes that a service runs as this process.
+    /// Records the process of a service.
     pub(super) fn set_pid(&mut self, service: Service, pid: u32) -> anyhow::Result<()> {
         for running in &mut self.running {
             if running.service == service {
@@ -79,7 +79,7 @@ impl State {
         self.write()
     }
 
-    /// What was written last, `None` when nothing runs.
+    /// Reads the state that was written last; `None` if nothing runs.
     pub(super) fn read() -> anyhow::Result<Option<Self>> {
         let path = path();
         let text = match fs::read_to_string(&path) {
@@ -89,10 +89,10 @@ impl State {
         };
         Self::parse(&text)
             .map(Some)
-            .with_context(|| format!("`{}` cannot be understood", path.display()))
+            .with_context(|| format!("cannot parse `{}`", path.display()))
     }
 
-    /// Replaces what is written, whole.
+    /// Replaces the file atomically.
     pub(super) fn write(&self) -> anyhow::Result<()> {
         let path = path();
         let beside = path.with_extension("new");
@@ -102,7 +102,7 @@ impl State {
             .with_context(|| format!("cannot write `{}`", path.display()))
     }
 
-    /// Forgets it all.
+    /// Removes the file.
     pub(super) fn remove() -> anyhow::Result<()> {
         let path = path();
         fs::remove_file(&path).with_context(|| format!("cannot remove `{}`", path.display()))
@@ -143,10 +143,10 @@ impl State {
             };
             running.push(Running {
                 service: Service::named(name)?,
-                port: port.parse().context("a port is no number")?,
+                port: port.parse().context("a port is not a number")?,
                 pid: match pid {
                     "-" => None,
-                    pid => Some(pid.parse().context("a process is no number")?),
+                    pid => Some(pid.parse().context("a process id is not a number")?),
                 },
                 address: address.to_owned(),
             });
