@@ -1,4 +1,4 @@
-//! Two runs of one delivery give the same bytes, in guests of other languages that ask for the time and for randomness.
+//! Two runs of one delivery give the same bytes, in guests in other languages that ask for the time and for randomness.
 
 use std::{fs, path::PathBuf, sync::Arc};
 
@@ -10,7 +10,7 @@ use host::{
 use integration_tests::guests;
 use serde_json::{Value, json};
 
-/// When the deliveries are received: long ago, so that no running clock can show it.
+/// When the deliveries are received: long ago, so that no real clock can give this time.
 const RECEIVED: &str = "2026-01-10T12:00:00.250Z";
 
 #[tokio::test]
@@ -33,14 +33,14 @@ async fn two_runs_of_one_delivery_give_the_same_bytes() {
             "{}",
             file.display()
         );
-        // Where randomness comes from is the delivery: another one has other numbers, at the same time of receipt.
+        // Randomness is derived from the delivery: another one has other numbers, at the same time of receipt.
         let other = metadata(&plugin, "two").await;
         assert_ne!(first["random"], other["random"], "{}", file.display());
         assert_eq!(first["clock"], other["clock"]);
     }
 }
 
-/// What the guest found out, which it tells as metadata of its one event.
+/// Returns what the guest found out, which it reports as metadata of its only event.
 async fn metadata(plugin: &Arc<Plugin>, body: &str) -> Value {
     let case = json!({ "provider": "repeatable", "now": RECEIVED, "request": { "body": body } });
     let case = Case::from_json(case.to_string().as_bytes()).expect("a case");

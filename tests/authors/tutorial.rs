@@ -1,8 +1,8 @@
-//! Every command of docs/write-a-plugin.md, in its order, with the output that the page shows.
+//! Runs every command of docs/write-a-plugin.md, in its order, and compares it with the output that the page shows.
 //!
-//! Blocks marked `sh` are run; one marked `sh fails` must fail, and one marked `sh background` is that of another terminal,
-//! which goes on to the end of the page. A block marked `text` shows lines of what the `sh` block before it prints, in
-//! their order; `…` stands for anything.
+//! Blocks marked `sh` are run; one marked `sh fails` must fail, and one marked `sh background` belongs to another terminal, where
+//! it runs to the end of the page. A block marked `text` shows lines of what the `sh` block before it prints, in order; `…`
+//! stands for anything.
 
 use std::{
     fs,
@@ -16,10 +16,10 @@ use tempfile::TempDir;
 
 const PAGE: &str = "docs/write-a-plugin.md";
 
-/// The address of the page's host, in place of which the test's own is put.
+/// The address of the page's host, which is replaced with that of the test's own.
 const HOST: &str = "127.0.0.1:5215";
 
-/// A fenced block: what its fence says, and what stands in it.
+/// A fenced block: its info string and its content.
 struct Block {
     kind: String,
     text: String,
@@ -48,11 +48,11 @@ fn blocks(page: &str) -> Vec<Block> {
     blocks
 }
 
-/// A terminal that stays in the folder that the last command went to.
+/// A terminal, which stays in the folder that the last command changed to.
 struct Terminal {
     root: TempDir,
     folder: PathBuf,
-    /// Processes of other terminals, and the files that take what they print.
+    /// Processes of other terminals, and the files that contain their output.
     others: Vec<(Child, PathBuf)>,
     host: Option<String>,
 }
@@ -60,7 +60,7 @@ struct Terminal {
 impl Drop for Terminal {
     fn drop(&mut self) {
         for (child, _) in &mut self.others {
-            // Each is a session of its own: what the shell has started goes with it.
+            // Each is a session of its own: what the shell has started ends with it.
             let _ = Command::new("kill")
                 .arg("--")
                 .arg(format!("-{}", child.id()))
@@ -83,18 +83,18 @@ impl Terminal {
             .args(["sh", "-e", "-c", &script])
             .current_dir(&self.folder)
             .env("PATH", format!("{}:{path}", folder.display()))
-            // The page builds in the plugin's own folder, and listens where it may.
+            // The page builds in the plugin's own folder; the host listens on a free port.
             .env_remove("CARGO_TARGET_DIR")
             .env("SENDFLOWR_HOST__LISTEN", "127.0.0.1:0")
             .env("SENDFLOWR_INFERENCE__LISTEN", "127.0.0.1:0")
             .env("SENDFLOWR_LOG", "warn")
-            // A machine that stands still for a tenth of a second must not fail the plugins in JavaScript and Python.
+            // A machine that stalls for a tenth of a second must not fail the plugins in JavaScript and Python.
             .env("SENDFLOWR_HOST__PLUGINS__LIMITS__CPU_TIME_MS", "2000")
             .stdin(Stdio::null());
         command
     }
 
-    /// Runs the block to its end, and answers what it printed.
+    /// Runs the block to its end and returns what it printed.
     fn run(&mut self, block: &Block, fails: bool) -> String {
         let left = self.root.path().join("left-in");
         let script = format!("{}pwd > '{}'\n", block.text, left.display());
@@ -114,7 +114,7 @@ impl Terminal {
         printed
     }
 
-    /// Starts the block and leaves it alone; waits for what it must show, or for the host's address.
+    /// Starts the block in the background; waits for the output that it must show, or for the host's address.
     async fn start(&mut self, block: &Block, shown: Option<&Block>) {
         let out = self
             .root
@@ -147,7 +147,7 @@ impl Terminal {
     }
 }
 
-/// The first shown line that was not printed after those before it.
+/// Returns the first shown line that was not printed after those before it.
 fn missing<'a>(shown: &'a str, printed: &str) -> Option<&'a str> {
     let mut lines = printed.lines();
     shown
@@ -156,7 +156,7 @@ fn missing<'a>(shown: &'a str, printed: &str) -> Option<&'a str> {
         .find(|line| !lines.any(|printed| matches(line.trim_end(), printed.trim_end())))
 }
 
-/// Whether a line is as shown, where `…` stands for anything.
+/// Checks whether a line is as shown, where `…` stands for anything.
 fn matches(shown: &str, printed: &str) -> bool {
     let mut parts = shown.split('…');
     let first = parts.next().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Accounts that are added while the host runs, through the command line.
+//! Accounts that are added through the command line while the host runs.
 
 use std::{fs, path::Path, process::Output};
 
@@ -40,7 +40,7 @@ async fn an_account_added_while_the_host_runs_is_served_and_ends_when_it_is_remo
     );
     eventually("the host serves it", || async { status(&system).await == 200 }).await;
 
-    // It outlives the process, and no file holds the secret.
+    // The account survives the process, and no file contains the secret.
     assert!(system.stop().await);
     for entry in fs::read_dir(system.data()).expect("the data folder is there") {
         let path = entry.expect("the data folder can be listed").path();
@@ -87,7 +87,7 @@ async fn an_account_added_while_the_host_runs_is_served_and_ends_when_it_is_remo
             ["set", "postmark/eu", "basic_auth_password=@empty"],
             "the source of `basic_auth_password` is empty",
         ),
-        // Nothing stands on standard input here.
+        // Standard input is empty here.
         (
             ["set", "postmark/eu", "basic_auth_password=-"],
             "the source of `basic_auth_password` is empty",

@@ -31,7 +31,7 @@ async fn what_is_not_proven_is_refused_with_the_check_that_failed() {
     let wrong = system.webhook("postmark", &wrong, body).await;
     assert_eq!(wrong.status, 401);
     assert!(!wrong.text.contains("secret"), "{}", wrong.text);
-    // A provider that nobody configured says what to configure.
+    // The answer for a provider that is not configured says what to configure.
     let unconfigured = system.webhook("sendgrid", &[], "[]").await;
     assert_eq!(unconfigured.status, 401);
     assert!(unconfigured.text.contains("public_key"), "{}", unconfigured.text);
@@ -49,13 +49,13 @@ async fn user_and_password_are_asked_for_where_they_prove() {
         let request = system.http.post(url).header("x-amz-sns-rawdelivery", "true");
         request.body(body)
     };
-    // What SNS does with a user and a password in its subscription's URL.
+    // As SNS does with a user and a password in its subscription's URL.
     let refused = send("ses").send().await.expect("the service answers");
     assert_eq!(refused.status(), 401);
     assert_eq!(refused.headers()["www-authenticate"], "Basic realm=\"sendflowr\"");
     let taken = send("ses").basic_auth("me", Some("secret")).send().await;
     assert_eq!(taken.expect("the service answers").status(), 200);
-    // Nobody is asked for what would not help.
+    // No credentials are requested where they would not help.
     let refused = send("ses/topic").send().await.expect("the service answers");
     assert_eq!(refused.status(), 401);
     assert!(!refused.headers().contains_key("www-authenticate"));
@@ -92,7 +92,7 @@ async fn bodies_of_nothing_but_separators_are_malformed() {
         ("mandrill", &form, "a&".repeat(1_500_000)),
     ] {
         let answer = system.webhook(provider, headers, body).await;
-        // Nothing proves them, and they are too long to be kept: what is genuine has to come again.
+        // Nothing proves them, and they are too long to be kept: genuine ones have to be sent again.
         assert_eq!(
             (answer.status, answer.error_code()),
             (503, "malformed_not_kept"),
@@ -100,7 +100,7 @@ async fn bodies_of_nothing_but_separators_are_malformed() {
             answer.text
         );
     }
-    // A form of many fields is signed like any other.
+    // A form with many fields is verified like any other.
     let answer = system.webhook("mandrill", &form, "a=b&".repeat(9_000)).await;
     assert_eq!(
         (answer.status, answer.error_code()),
@@ -121,7 +121,7 @@ async fn bodies_over_the_limit_are_refused_also_when_they_only_unpack_to_it() {
         .webhook("postmark", &postmark_headers(), vec![b' '; 10_001])
         .await;
     assert_eq!(large.status, 413);
-    // 20,000 blanks, packed by gzip.
+    // 20,000 blanks, compressed by gzip.
     let packed = include_bytes!("../data/blanks.gz");
     assert!(packed.len() < 200);
     let mut headers = postmark_headers();

@@ -1,4 +1,4 @@
-//! Every provider's sample deliveries through HTTP and the compiled plugins, and no address anywhere after it.
+//! Sends every provider's sample deliveries through HTTP and the compiled plugins; no address may remain anywhere afterwards.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -8,10 +8,10 @@ use serde_json::Value;
 
 use crate::outside::Outside;
 
-/// Where SNS has the certificates of the cases, and has subscriptions confirmed.
+/// The host from which SNS serves the certificates of the cases, and where subscriptions are confirmed.
 const SNS: &str = "sns.us-east-1.amazonaws.com";
 
-/// One case file.
+/// A case file.
 struct Case {
     provider: String,
     account: String,
@@ -38,7 +38,7 @@ fn cases() -> Vec<Case> {
     cases
 }
 
-/// An account for every case, named after it. Deliveries signed long ago stay fresh when the case says that they were.
+/// Creates an account for every case, named after it. Deliveries signed long ago count as fresh if the case says that they were.
 fn configuration(cases: &[Case]) -> String {
     let mut configuration = String::new();
     for case in cases {
@@ -67,7 +67,7 @@ fn configuration(cases: &[Case]) -> String {
     configuration
 }
 
-/// The certificates that the cases were signed with, by address.
+/// Returns the certificates that the cases were signed with, by URL.
 fn certificates(cases: &[Case]) -> BTreeMap<String, String> {
     let given = cases
         .iter()
@@ -102,7 +102,7 @@ async fn send(system: &System, case: &Case) -> Answer {
     Answer::of(sent).await
 }
 
-/// Addresses as they stand in the cases, lower case. Those of senders and of message ids count too.
+/// Returns the addresses in the cases, in lower case, including those of senders and in message ids.
 fn addresses(cases: &[Case]) -> Vec<String> {
     let mut found = Vec::new();
     for case in cases {
@@ -144,7 +144,7 @@ async fn every_case_ends_as_it_says_and_leaves_no_address_behind() {
         let fits = match expect["outcome"].as_str() {
             Some("accepted") => answer.status == 200,
             Some("unauthorized") => answer.status == 401,
-            // One provider is told so by another code.
+            // One provider gets another status code.
             Some("bad_request") => matches!(answer.status, 400 | 406),
             other => panic!("unknown outcome {other:?}"),
         };
@@ -159,7 +159,8 @@ async fn every_case_ends_as_it_says_and_leaves_no_address_behind() {
         expected_events += number;
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    // A certificate once, however many deliveries it has signed, and the subscription that a case asks to confirm.
+    // Each certificate is fetched once, however many deliveries it has signed; so is the subscription that a case asks to
+    // confirm.
     let asked = sns.asked().into_iter();
     let (confirmed, fetched): (Vec<_>, Vec<_>) =
         asked.partition(|url| url.contains("?Action=ConfirmSubscription&"));
@@ -167,7 +168,7 @@ async fn every_case_ends_as_it_says_and_leaves_no_address_behind() {
     assert_eq!(fetched, certificates(&cases).into_keys().collect::<Vec<_>>());
     let sent = expected_events as u64;
     eventually("the events are stored", || async {
-        // Some samples hold the same event twice; it is stored once.
+        // Some samples contain the same event twice; it is stored once.
         system.stored_events().await * 100 >= sent * 90
     })
     .await;

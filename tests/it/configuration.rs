@@ -1,4 +1,4 @@
-//! What is configured, and what the check of it says.
+//! The configuration, and what the check of it reports.
 
 use std::{fs, process::Command};
 
@@ -8,7 +8,7 @@ use integration_tests::{binary, run, told};
 fn empty_variables_of_the_command_line_count_as_not_set() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     fs::write(folder.path().join("sendflowr.toml"), "data_folder = 'here'").expect("a file can be written");
-    // An address of nobody's, where a role ends.
+    // An address that nobody has, where the role's start ends.
     let output = Command::new(binary())
         .current_dir(folder.path())
         .envs([("SENDFLOWR_CONFIG", ""), ("SENDFLOWR_LOG", "")])
@@ -22,7 +22,7 @@ fn empty_variables_of_the_command_line_count_as_not_set() {
     );
 }
 
-/// What the host refuses at its start.
+/// Configurations that the host refuses at startup.
 #[test]
 fn a_configuration_that_no_host_starts_with_has_problems() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
@@ -79,7 +79,7 @@ fn a_configuration_that_no_host_starts_with_has_problems() {
         let (code, text) = check(configuration);
         assert_eq!(code, Some(1), "{configuration}: {text}");
         assert!(text.contains(line), "{configuration}: {text}");
-        // Engines that cannot be named end it early.
+        // The check ends early if the engines cannot be determined.
         let ends_early = configuration.starts_with("[store]");
         assert!(
             (ends_early || text.contains("\nconfiguration has problems\n")) && !text.contains("s3cret"),
@@ -97,7 +97,7 @@ fn no_command_makes_a_seal_key_where_hosts_share_servers() {
         let output = run(folder, &[&["--plugins", "plugins"], arguments].concat());
         (output.status.success(), told(&output))
     };
-    // A port where nobody listens.
+    // A port on which nothing listens.
     for (server, commands) in [
         (
             "[postgres]\nhost = '127.0.0.1'\nport = 1\n",
@@ -123,7 +123,7 @@ fn no_command_makes_a_seal_key_where_hosts_share_servers() {
             is_sound && text.contains("\nnote: `host.seal_key` is not set"),
             "{text}"
         );
-        // An address of nobody's, where the role ends.
+        // An address that nobody has, where the role's start ends.
         let (_, text) = told_by(&["host", "--listen", "192.0.2.1:1"]);
         assert!(
             text.contains("WARN") && text.contains("`host.seal_key` is not set"),

@@ -1,6 +1,6 @@
-//! Damaged deliveries of every provider through the compiled plugins, behind the host's fences.
+//! Sends damaged deliveries of every provider through the compiled plugins, behind the host's limits.
 //!
-//! Instructions stand for time: they are the same on every machine and every run.
+//! Instructions are counted instead of time: they are the same on every machine and in every run.
 
 use std::{
     fmt::Write,
@@ -21,14 +21,14 @@ use host::{
 use integration_tests::{plugins, repository};
 use sendflowr_plugin_testing::damage::Damage;
 
-/// Damaged copies of each delivery: each field of the samples is met several times.
+/// Damaged copies of each delivery: enough to hit each field of the samples several times.
 const COPIES: usize = 150;
 
-/// A damaged delivery may take this many times the instructions of the whole one.
+/// A damaged delivery may take this many times the instructions of the undamaged one.
 const MORE_AT_MOST: u64 = 10;
 
-/// What a delivery may take in any case, as much as a few events: of a small one, damage can make several times as much to
-/// read (hundreds of nested brackets).
+/// The number of instructions that a delivery may take in any case, as many as a few events take: damage can make a small
+/// delivery several times as expensive to read (hundreds of nested brackets).
 const FLOOR: u64 = 150_000;
 
 #[test]
@@ -52,7 +52,7 @@ fn damaged_deliveries_never_harm() {
     assert!(found.is_empty(), "{found}");
 }
 
-/// What is wrong with a provider's plugin, one line each.
+/// Returns what is wrong with a provider's plugin, one line for each fault.
 fn check(folder: &Path) -> String {
     let mut found = String::new();
     let mut plugin: Option<Arc<Plugin>> = None;
@@ -61,7 +61,7 @@ fn check(folder: &Path) -> String {
     let mut files: Vec<PathBuf> = files
         .map(|file| file.expect("the cases can be listed").path())
         .collect();
-    // On every machine the same copies of each.
+    // Sorted, so that every machine makes the same copies.
     files.sort();
     for (file, seed) in files.into_iter().zip(1..) {
         let bytes = fs::read(file).expect("a case is readable");
@@ -83,7 +83,7 @@ fn check(folder: &Path) -> String {
     let Some(plugin) = plugin else {
         return format!("{} holds no case", folder.display());
     };
-    // One that is refused at its first byte is no measure for a copy that is read to its end.
+    // A delivery that is refused at its first byte is no measure for a copy that is read to its end.
     let mut all: Vec<u64> = deliveries.iter().map(|(.., spent)| *spent).collect();
     all.sort_unstable();
     let usual = all.get(all.len() / 2).copied().unwrap_or_default();
@@ -109,7 +109,7 @@ fn check(folder: &Path) -> String {
     found
 }
 
-/// Instructions that the delivery takes, or what is wrong with the answer.
+/// Returns the number of instructions that the delivery takes, or what is wrong with the outcome.
 fn instructions(plugin: &Plugin, request: &Arc<Request>) -> Result<u64, String> {
     let measured = plugin.measure(request).map_err(|error| error.to_string())?;
     if let Ok(Outcome::Events(batch)) = &measured.outcome {
@@ -120,12 +120,12 @@ fn instructions(plugin: &Plugin, request: &Arc<Request>) -> Result<u64, String> 
         .ok_or_else(|| "instructions were not counted".to_owned())
 }
 
-/// Type and time of an event cannot be absent in the contract, but a time can be out of range and an identity empty.
+/// The contract guarantees that an event has a type and a time, but the time can be out of range and an identity empty.
 fn sound(batch: &Batch) -> Result<(), String> {
     for event in &batch.events {
         let address = event.recipient_email.iter();
         let mut names = address.chain(event.identifiers.iter().map(|identifier| &identifier.value));
-        // Whether what stands there is an address is the host's to judge.
+        // Whether the value is a valid address is for the host to judge.
         if names.all(|name| name.trim().is_empty()) {
             return Err(format!("event {} names nobody", event.index));
         }

@@ -1,4 +1,4 @@
-//! What was acknowledged is stored, exactly once, whatever happens to the process.
+//! Acknowledged events are stored, exactly once, whatever happens to the process.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::{POSTMARK, postmark_click, postmark_headers};
 
-/// Deliveries before the process is killed, and after it is back.
+/// Deliveries sent before the process is killed, and after it is back.
 const BEFORE: usize = 400;
 const AFTER: usize = 50;
 
@@ -49,7 +49,7 @@ async fn the_same_delivery_twice_is_one_event() {
 #[tokio::test]
 async fn every_acknowledged_event_survives_a_kill_exactly_once() {
     let mut system = System::start(POSTMARK, &["postmark"]).await;
-    // Many at once, so that the kill meets deliveries in every stage.
+    // Many at once, so that the kill hits deliveries in every stage.
     let mut deliveries = tokio::task::JoinSet::new();
     for number in 0..BEFORE {
         let (http, url) = (
@@ -64,7 +64,7 @@ async fn every_acknowledged_event_survives_a_kill_exactly_once() {
                 }
                 match request.send().await {
                     Ok(response) if response.status().is_success() => return Some(number),
-                    // So many at once may be too many: providers try again.
+                    // So many at once may be too many: like providers, try again.
                     Ok(_) => tokio::time::sleep(Duration::from_millis(20)).await,
                     Err(_) => return None,
                 }
@@ -109,7 +109,7 @@ async fn every_acknowledged_event_survives_a_kill_exactly_once() {
     assert!(system.stop().await);
 }
 
-/// Message ids of all stored events of the twenty people.
+/// Returns the message ids of all stored events of the twenty people.
 async fn messages(system: &System) -> Vec<String> {
     let stores = system.stores().await;
     let mut messages = Vec::new();

@@ -1,4 +1,4 @@
-//! A stored decision: from HTTP to `sendflowr explain --replay`, and to the audit of its mail's arrival.
+//! A stored decision: from HTTP to `sendflowr explain --replay`, and to the audit of when its mail arrived.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
@@ -11,7 +11,7 @@ use store::events::{Enrichment, Forecast, StoredEvent, StoredExplanation};
 
 use crate::{POSTMARK, postmark_click, postmark_headers};
 
-/// Ends, prints.
+/// Runs `sendflowr explain`; returns its exit code and output.
 fn explain(system: &System, arguments: &[&str]) -> (Option<i32>, String) {
     let output = run(
         system.folder(),
@@ -20,7 +20,7 @@ fn explain(system: &System, arguments: &[&str]) -> (Option<i32>, String) {
     (output.status.code(), told(&output))
 }
 
-/// Ann clicks in some evenings of the last weeks.
+/// Ann clicks on some evenings of the last weeks.
 async fn clicks(system: &System, days_ago: std::ops::Range<i64>) {
     for day in days_ago {
         let today = Timestamp::from(SystemTime::now());
@@ -55,7 +55,8 @@ async fn a_decision_comes_out_again_after_more_has_happened() {
     })
     .await;
 
-    // The person moves on; what was decided then is still what would be decided from what was known then.
+    // More is learned about the person; replaying the old decision from what was known then must still give
+    // the same result.
     clicks(&system, 1..20).await;
     eventually("more clicks are stored", || async {
         system.stored_events().await == 39
@@ -79,7 +80,7 @@ async fn a_decision_comes_out_again_after_more_has_happened() {
         "{told}"
     );
 
-    // Somebody changes what is stored.
+    // Somebody tampers with what is stored.
     let body = system.look(&format!("/explanations/{id}")).await.text;
     let mut changed: Value = serde_json::from_str(&body).unwrap();
     changed["confidence"] = json!(0.99);
@@ -137,7 +138,7 @@ async fn decisions_show_in_the_audit_of_arrivals() {
         system.look("/latency?days=1").await.body["arrivals"]["pending"] == 1
     })
     .await;
-    // A decision of yesterday, and its mail, which took a minute more than the minute expected.
+    // A decision of yesterday, and its mail, which took a minute longer than the expected minute.
     let stores = system.stores().await;
     let yesterday = Timestamp::from(SystemTime::now()).plus_millis(-86_400_000);
     let person = event::UniversalId::parse(answer.body["universal_id"].as_str().unwrap()).unwrap();

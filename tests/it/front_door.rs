@@ -1,4 +1,4 @@
-//! What the README promises: the demonstration, and every curl line as printed.
+//! The promises of the README: the demonstration, and every curl line as printed.
 
 use std::process::Command;
 
@@ -61,7 +61,8 @@ async fn the_demonstration_shows_every_provider_and_a_decision() {
     assert!(system.stop().await, "{}", system.log());
 }
 
-/// Every line of the README that begins with `curl`, with this system's addresses in place of the default ones.
+/// Runs every line of the README that begins with `curl`, with this system's addresses in place of the
+/// default ones.
 fn curl_lines_work(system: &System) {
     let readme = std::fs::read_to_string(repository().join("README.md")).expect("the README is readable");
     let lines: Vec<&str> = readme.lines().filter(|line| line.starts_with("curl ")).collect();
@@ -77,7 +78,7 @@ fn curl_lines_work(system: &System) {
         let text = String::from_utf8_lossy(&output.stdout);
         let body: serde_json::Value =
             serde_json::from_str(&text).unwrap_or_else(|_| panic!("{line}\n{text}"));
-        // The line that goes without its proof says so.
+        // The line without a proof is announced as such.
         let is_refusal = !line.contains("-u demo:demo") && line.contains("/webhooks/");
         assert_eq!(body.get("error").is_some(), is_refusal, "{line}\n{text}");
     }

@@ -1,4 +1,4 @@
-//! Built plugins of every released contract, in the host of today.
+//! Compiled plugins of every released contract, run in today's host.
 
 use std::{fs, path::Path, time::SystemTime};
 

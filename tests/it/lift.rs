@@ -11,7 +11,7 @@ async fn decisions_of_both_groups_show_in_the_comparison() {
         let answer = system.ask("/timing/decide", &question).await;
         assert_eq!(answer.status, 200, "{}", answer.text);
     }
-    // Explanations are stored behind the answers.
+    // Explanations are stored after the answers have been sent.
     eventually("all decisions are counted", || async {
         system.look("/lift").await.body["pending"] == 60
     })

@@ -1,4 +1,4 @@
-//! End to end on the embedded engines: HTTP in, compiled plugins, rows and decisions out.
+//! End-to-end tests on the embedded engines: HTTP in, compiled plugins, rows and decisions out.
 
 mod accounts;
 mod bad_input;
@@ -38,11 +38,11 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use integration_tests::{Answer, Role, System, eventually};
 use serde_json::{Value, json};
 
-/// Postmark accounts with these credentials are what most tests deliver to: one event, one object, basic authentication.
+/// An account of Postmark with these credentials, to which most tests deliver: one event, one object, basic authentication.
 const POSTMARK: &str =
     "[accounts.postmark.default]\nbasic_auth_user = 'me'\nbasic_auth_password = 'secret'\n";
 
-/// What proves a delivery to [`POSTMARK`].
+/// The headers that prove a delivery to [`POSTMARK`].
 fn postmark_headers() -> Vec<(String, String)> {
     let credentials = STANDARD.encode("me:secret");
     vec![
@@ -51,7 +51,7 @@ fn postmark_headers() -> Vec<(String, String)> {
     ]
 }
 
-/// A click as Postmark reports it.
+/// Returns a click as Postmark reports it.
 fn postmark_click(email: &str, message: &str, at: &str) -> String {
     let click: Value = json!({
         "RecordType": "Click", "MessageID": message, "Recipient": email, "ReceivedAt": at,
@@ -60,7 +60,7 @@ fn postmark_click(email: &str, message: &str, at: &str) -> String {
     click.to_string()
 }
 
-/// Reports to a host of [`POSTMARK`]'s that Ann has clicked in a message.
+/// Reports to a host with the [`POSTMARK`] account that Ann has clicked in a message.
 async fn report_click(http: &reqwest::Client, host: &Role, message: &str, at: &str) {
     let click = postmark_click("ann@example.com", message, at);
     let mut request = http.post(format!("{}/webhooks/postmark", host.url)).body(click);
@@ -71,7 +71,7 @@ async fn report_click(http: &reqwest::Client, host: &Role, message: &str, at: &s
     assert_eq!(answer.status, 200, "{}", answer.text);
 }
 
-/// The answer to that click, proved as [`POSTMARK`] wants it.
+/// Returns the status of the response to that click, with the proof that [`POSTMARK`] requires.
 async fn postmark_answer(system: &System) -> u16 {
     let click = postmark_click("ann@example.com", "m", "2026-01-05T18:30:00Z");
     system
@@ -80,7 +80,7 @@ async fn postmark_answer(system: &System) -> u16 {
         .status
 }
 
-/// Copies the plugin from `folder` into that of the running host, and waits until it answers.
+/// Copies the plugin from `folder` into that of the running host, and waits until it is served.
 async fn drop_postmark(system: &System, folder: &Path) {
     let name = "postmark.wasm";
     fs::copy(folder.join(name), system.folder().join("plugins").join(name))

@@ -1,4 +1,4 @@
-//! docs/metrics.md tells what `/metrics` does.
+//! Compares docs/metrics.md with what `/metrics` exposes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,7 +20,7 @@ struct Metric {
     meaning: String,
 }
 
-/// The rows of the page's section with this title, by name, and the labels of each.
+/// Returns the rows of the page's section with this title, by name, and the labels of each.
 fn documented(title: &str) -> BTreeMap<String, (Metric, BTreeSet<String>)> {
     let sections = PAGE.split("\n## ");
     let section = sections
@@ -43,7 +43,7 @@ fn documented(title: &str) -> BTreeMap<String, (Metric, BTreeSet<String>)> {
         .collect()
 }
 
-/// The metrics of an exposition, by the names that the page has.
+/// Returns the metrics of an exposition, by their names on the page.
 fn exposed(text: &str) -> BTreeMap<String, Metric> {
     let mut help = BTreeMap::new();
     let mut metrics = BTreeMap::new();
@@ -63,14 +63,14 @@ fn exposed(text: &str) -> BTreeMap<String, Metric> {
     metrics
 }
 
-/// The labels of every series of an exposition but a histogram's own, by the names that the page has.
+/// Returns the labels of every series of an exposition, except a histogram's own, by their names on the page.
 fn labels(text: &str) -> BTreeMap<String, BTreeSet<String>> {
     let mut found = BTreeMap::new();
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         let (name, rest) = line.split_once(['{', ' ']).expect("a series has a value");
         let ends = ["_bucket", "_sum", "_count"];
         let name = ends.iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
-        // No value of ours has a quote or a comma in it.
+        // None of our label values contains a quote or a comma.
         let (labels, _) = rest.split_once('}').unwrap_or_default();
         let names = labels.split(',').filter_map(|label| label.split_once('='));
         let names = names.map(|(name, _)| name.to_owned()).filter(|name| name != "le");
@@ -83,7 +83,7 @@ fn labels(text: &str) -> BTreeMap<String, BTreeSet<String>> {
 async fn every_metric_is_documented_with_its_type_labels_and_meaning() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let folder = folder.path();
-    // Nothing listens there, and spans are counted all the same.
+    // Nothing listens there; spans are counted nevertheless.
     let configuration = format!("{POSTMARK}\n[telemetry]\nendpoint = 'http://127.0.0.1:9'\n");
     fs::write(folder.join("sendflowr.toml"), configuration).expect("the configuration can be written");
     let (host, consumer, inference) = Role::launch_all(folder).await;
@@ -109,7 +109,7 @@ async fn every_metric_is_documented_with_its_type_labels_and_meaning() {
     ] {
         let text = scrape(role).await;
         let mut page = documented(title);
-        // Kafka's and Redis's are compared where they are counted.
+        // Those of Kafka and Redis are compared in the tests that use them.
         page.extend(shared.clone().into_iter().filter(|(name, _)| {
             name.starts_with("sendflowr_telemetry_") || uses_bus && name.starts_with("sendflowr_bus_")
         }));
@@ -118,7 +118,7 @@ async fn every_metric_is_documented_with_its_type_labels_and_meaning() {
             let row = page.get(name).map(|(metric, _)| metric);
             assert_eq!(row, Some(metric), "{title}: `{name}`");
         }
-        // A family that has counted nothing yet is not told.
+        // A family with labels is not exposed before it has counted something.
         for (name, _) in page.iter().filter(|(_, (_, labels))| labels.is_empty()) {
             assert!(exposed.contains_key(name), "{title} has no `{name}`");
         }
@@ -128,7 +128,7 @@ async fn every_metric_is_documented_with_its_type_labels_and_meaning() {
     }
 }
 
-/// The names that a source registers, in its registry's prefix if it has one.
+/// Returns the names that a source file registers, with its registry's prefix if it has one.
 fn registered(source: &str) -> Vec<String> {
     let prefix = match source.split_once("sub_registry_with_prefix(\"") {
         Some((_, rest)) => format!("{}_", rest.split('"').next().unwrap_or_default()),
@@ -154,7 +154,7 @@ fn sources(folder: &Path, texts: &mut Vec<String>) {
     }
 }
 
-/// Also those that count nothing in a test.
+/// Includes those that count nothing in a test.
 #[test]
 fn every_registered_metric_is_on_the_page_and_no_other() {
     let mut texts = Vec::new();

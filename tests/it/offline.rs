@@ -1,4 +1,4 @@
-//! The commands that work on files: every form in which events may come, through the binary.
+//! The commands that work on files, with every supported format of events, through the binary.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
@@ -26,7 +26,7 @@ const DAYS: u64 = 63;
 /// Monday 2025-09-01T00:00:00Z, in seconds.
 const START: u64 = 1_756_684_800;
 
-/// An event of a log.
+/// An event of the test's log.
 struct Logged {
     person: u64,
     second: u64,
@@ -34,7 +34,7 @@ struct Logged {
     is_machine: bool,
 }
 
-/// People who click or open on most days, each around an hour of their own.
+/// Creates a log of people who click or open on most days, each around an hour of their own.
 fn log() -> Vec<Logged> {
     let mut random = 7_u64;
     let mut below = |bound: u64| {
@@ -81,7 +81,7 @@ fn json_lines(log: &[Logged]) -> String {
     text
 }
 
-/// How a Parquet file tells times: the column's type, and how many of its units make a second.
+/// How a Parquet file represents times: the column's type, and how many of its units make a second.
 #[derive(Clone, Copy)]
 enum Times {
     Number(&'static str, i64),
@@ -107,7 +107,7 @@ fn parquet(path: &Path, log: &[Logged], times: Times, compression: ParquetCompre
     let properties = WriterProperties::builder().set_compression(compression).build();
     let file = fs::File::create(path).unwrap();
     let mut writer = SerializedFileWriter::new(file, schema, Arc::new(properties)).unwrap();
-    // Two groups of rows, as large files have many.
+    // Two row groups, because large files have many.
     for part in log.chunks(log.len().div_ceil(2).max(1)) {
         let mut group = writer.next_row_group().unwrap();
         let texts = |text: fn(&Logged) -> String| -> Vec<ByteArray> {
@@ -125,7 +125,7 @@ fn parquet(path: &Path, log: &[Logged], times: Times, compression: ParquetCompre
                 column::<ByteArrayType>(&mut group, &moments, None, None);
             }
         }
-        // No list in any row.
+        // No row has a list.
         column::<ByteArrayType>(
             &mut group,
             &[],
@@ -138,7 +138,7 @@ fn parquet(path: &Path, log: &[Logged], times: Times, compression: ParquetCompre
             None,
             None,
         );
-        // Without a type an event is a click.
+        // An event without a type is a click.
         let opens: Vec<ByteArray> = part
             .iter()
             .filter(|event| event.event_type == "opened")
@@ -153,7 +153,8 @@ fn parquet(path: &Path, log: &[Logged], times: Times, compression: ParquetCompre
     writer.close().unwrap();
 }
 
-/// Writes a column; `defined` and `repeated` are the levels of its values where it may be absent or a list.
+/// Writes a column; `defined` and `repeated` are the definition and repetition levels of its values, if it
+/// may be absent or a list.
 fn column<T: DataType>(
     group: &mut SerializedRowGroupWriter<'_, fs::File>,
     values: &[T::T],
@@ -197,7 +198,7 @@ fn a_backtest_says_the_same_of_every_form_of_a_log() {
     parquet(&at("millis.parquet"), &log, millis, snappy);
     parquet(&at("micros.parquet"), &log, micros, zstd);
     parquet(&at("nanos.parquet"), &log, nanos, gzipped);
-    // Known by its first bytes.
+    // Recognised by its first bytes.
     parquet(&at("text.bin"), &log, Times::Text, snappy);
 
     let expected = run(

@@ -1,5 +1,5 @@
-//! The provider's servers that the host itself asks by https. The process's environment leads it to a proxy, behind
-//! which all of them are, and names the root that they are trusted by.
+//! Stands in for the provider's servers that the host itself calls by https. Environment variables direct the process to a proxy,
+//! behind which all of them are, and name the root certificate by which they are trusted.
 
 use std::{
     collections::BTreeMap,
@@ -22,9 +22,9 @@ pub(crate) struct Outside {
 }
 
 impl Outside {
-    /// Starts the server of this name, which answers with these texts, by address, and to everything else with nothing.
+    /// Starts the server with this name, which responds with these texts, by address, and with nothing to every other request.
     pub(crate) async fn start(name: &str, texts: BTreeMap<String, String>) -> Self {
-        // Fails only when another test of this process has installed it.
+        // Fails only if another test of this process has installed it.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let made = rcgen::generate_simple_self_signed([name.to_owned()]).expect("a certificate can be made");
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
@@ -43,7 +43,7 @@ impl Outside {
             while let Ok((stream, _)) = listener.accept().await {
                 let (tls, texts, seen) = (tls.clone(), Arc::clone(&texts), Arc::clone(&seen));
                 tokio::spawn(async move {
-                    // A connection that fails shows in what the host answers.
+                    // A failed connection shows in the host's answer.
                     let _ = answer(stream, &tls, &texts, &seen).await;
                 });
             }
@@ -51,7 +51,7 @@ impl Outside {
         Self { folder, proxy, asked }
     }
 
-    /// What leads a process here.
+    /// Returns the environment variables that direct a process here.
     pub(crate) fn environment(&self) -> Vec<(&'static str, String)> {
         let root = self.folder.path().join("root.pem");
         vec![
@@ -61,13 +61,13 @@ impl Outside {
         ]
     }
 
-    /// The addresses that were asked for.
+    /// Returns the addresses that were requested.
     pub(crate) fn asked(&self) -> Vec<String> {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-/// Answers one request through the proxy, then closes the connection.
+/// Responds to one request through the proxy, then closes the connection.
 async fn answer(
     mut stream: TcpStream,
     tls: &TlsAcceptor,
@@ -92,7 +92,7 @@ async fn answer(
     stream.shutdown().await
 }
 
-/// Reads the head of a request and gives the second word of its first line.
+/// Reads the head of a request and returns the second word of its first line.
 async fn target(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {

@@ -20,7 +20,7 @@ fn person(folder: &Path, arguments: &[&str]) -> Output {
     run(folder, &[&["--data", "data", "person"], arguments].concat())
 }
 
-/// The same with an address on standard input.
+/// Like `person`, with an address on standard input.
 fn person_told(folder: &Path, arguments: &[&str], address: &str) -> Output {
     let mut child = Command::new(binary())
         .current_dir(folder)
@@ -42,7 +42,8 @@ fn json_of(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).expect("it is JSON")
 }
 
-/// Ann and Bob click, a decision is made about each, and Ann's other id is learned.
+/// Starts a system in which Ann and Bob have clicked, a decision has been made about each, and another id of
+/// Ann's is known.
 async fn filled() -> (System, Hasher) {
     let system = System::start(&format!("{PEPPER}{POSTMARK}"), &["postmark"]).await;
     let now = Timestamp::from(SystemTime::now());
@@ -119,7 +120,7 @@ async fn a_person_is_exported_and_erased_and_others_stay() {
         .map(|entry| &entry["action"])
         .collect();
     assert_eq!(actions, ["created", "created", "attached"]);
-    // More than one page, each event once and in order.
+    // More than one page; each event once and in order.
     let events = exported["events"].as_array().expect("a list");
     let times: Vec<&str> = events
         .iter()
@@ -133,7 +134,7 @@ async fn a_person_is_exported_and_erased_and_others_stay() {
     assert_eq!(exported["explanations"][0]["universal_id"], ann.as_str());
     assert!(!exported.to_string().to_lowercase().contains("ann@"));
 
-    // Whatever names the person, the same is found; nothing that was typed is repeated.
+    // The result is the same whichever identifier is given; nothing that was typed is repeated.
     for who in [
         ["--email-hash", hash.as_str()],
         ["--universal-id", alias.as_str()],
@@ -194,7 +195,7 @@ async fn an_erasure_that_failed_half_way_is_taken_up() {
     let (mut system, hasher) = filled().await;
     assert!(system.stop().await);
     let (ann, folder) = (id_of(&hasher, "ann@example.com"), system.folder());
-    // Everything but the identity graph, which comes last.
+    // Erases everything but the identity graph, which comes last.
     let stores = system.stores().await;
     let id = UniversalId::parse(&ann).expect("it is an id");
     let people = stores.identities.people(&[id]).await.expect("it answers");

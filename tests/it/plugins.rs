@@ -1,4 +1,4 @@
-//! Plugins dropped in, replaced, broken and removed while the host serves.
+//! Plugins that are added, replaced, broken and removed while the host serves.
 
 use std::{fs, process::Command, time::Duration};
 
@@ -14,7 +14,7 @@ fn click() -> String {
 #[tokio::test]
 async fn a_file_is_served_when_it_comes_and_gone_when_it_goes() {
     let system = System::start(POSTMARK, &["mailgun"]).await;
-    // There is an account, so that deliveries are put off.
+    // There is an account, so deliveries are deferred.
     assert_eq!(postmark_answer(&system).await, 503);
     drop_postmark(&system, &plugins()).await;
     let list = system.host_get("/plugins").await;
@@ -54,7 +54,7 @@ async fn swapping_under_load_fails_no_delivery() {
     let system = System::start(POSTMARK, &["postmark"]).await;
     let file = system.folder().join("plugins/postmark.wasm");
     let original = fs::read(&file).expect("the plugin is there");
-    // A custom section more: another file of the same plugin.
+    // One custom section more: another file of the same plugin.
     let mut other = original.clone();
     other.extend_from_slice(&[0, 5, 4, b'n', b'o', b't', b'e']);
     let url = format!("http://{}/webhooks/postmark", system.host);
@@ -118,11 +118,11 @@ fn two_files_of_one_provider_are_not_tested_as_one() {
 
 #[test]
 fn what_the_host_refuses_is_no_event_of_a_case() {
-    // Built when the SDK let events pass that name their message alone.
+    // Built when the SDK still accepted events that have only a message id.
     let plugin = repository().join("tests/golden/1.1.0/mandrill.wasm");
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let cases = folder.path().join("case.json");
-    // One of the recipient, one of a message alone, one of the day after tomorrow.
+    // One event with a recipient, one with only a message id, and one of the day after tomorrow.
     let events = json!([
         { "event": "open", "ts": 1_768_046_400, "msg": { "_id": "m-1", "email": "ann@example.com" } },
         { "event": "open", "ts": 1_768_046_400, "msg": { "_id": "m-2" } },

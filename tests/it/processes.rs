@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::{POSTMARK, report_click};
 
-/// Reports that Ann has clicked in this many messages, from the `first` on.
+/// Reports that Ann has clicked in this many messages, starting with message `first`.
 async fn clicks(http: &reqwest::Client, host: &Role, first: usize, count: usize) {
     for number in first..first + count {
         let at = format!("2026-01-05T18:{number:02}:00Z");
@@ -22,7 +22,7 @@ async fn clicks(http: &reqwest::Client, host: &Role, first: usize, count: usize)
     }
 }
 
-/// How many of Ann's clicks decisions know of.
+/// Returns how many of Ann's clicks decisions take into account.
 async fn known(http: &reqwest::Client, inference: &Role) -> f64 {
     let question = json!({"email": "ann@example.com", "now": "2026-01-06T00:00:00Z"});
     let url = format!("{}/timing/decide", inference.url);
@@ -31,7 +31,7 @@ async fn known(http: &reqwest::Client, inference: &Role) -> f64 {
     answer.body["evidence"]["n"].as_f64().unwrap_or_default()
 }
 
-/// Reports five clicks, and waits until decisions know of some.
+/// Reports five clicks, and waits until decisions take some of them into account.
 async fn first_clicks(http: &reqwest::Client, host: &Role, inference: &Role) {
     clicks(http, host, 0, 5).await;
     eventually("the clicks show in decisions", async || {
@@ -46,7 +46,7 @@ async fn three_processes_share_a_folder_and_each_may_restart_alone() {
     let folder = folder.path();
     fs::write(folder.join("sendflowr.toml"), POSTMARK).expect("the configuration can be written");
     let http = client();
-    // All at once, on a folder that none of them has seen.
+    // All at the same time, on a folder that none of them has used before.
     let (host, consumer, inference) = Role::launch_all(folder).await;
     first_clicks(&http, &host, &inference).await;
 
@@ -121,7 +121,7 @@ fn a_server_without_an_address_is_refused_by_every_role() {
         ("consumer", "--listen"),
         ("inference", "--listen"),
     ] {
-        // An address of nobody's: a role that went on would end there.
+        // An address that nobody has: a role that continued would end there.
         let ended = run(folder, &[command, listen, "192.0.2.1:1"]);
         let text = told(&ended);
         assert!(!ended.status.success(), "{command}: {text}");
@@ -131,24 +131,24 @@ fn a_server_without_an_address_is_refused_by_every_role() {
     assert!(!folder.join("data").exists(), "no embedded store took its place");
 }
 
-/// An address at which nothing listens.
+/// Returns an address at which nothing listens.
 fn free_address() -> SocketAddr {
     let nobody = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     nobody.local_addr().expect("it is bound")
 }
 
-/// A process that ends with the test.
+/// A process that is killed when the test ends.
 struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Fails when it has ended already.
+        // Fails if it has already ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// Runs the binary in a folder with no plugins, below these limits of the shell. Its log is in `log.txt`.
+/// Runs the binary in a folder without plugins, under these limits of the shell. Its log is in `log.txt`.
 fn spawn(folder: &Path, limits: &str, arguments: &[&str]) -> Running {
     fs::create_dir_all(folder.join("plugins")).expect("a folder can be made");
     let child = Command::new("sh")
@@ -168,7 +168,7 @@ fn spawn(folder: &Path, limits: &str, arguments: &[&str]) -> Running {
 async fn what_still_starts_stops_when_it_is_asked_to() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let folder = folder.path();
-    // Takes connections and never answers: roles wait for it for 10 s, and end in failure then.
+    // Accepts connections and never answers: roles wait 10 s for it, and then fail.
     let broker = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let address = broker.local_addr().expect("it is bound");
     let configuration = format!("[kafka]\nbootstrap_servers = '{address}'\n");
@@ -212,7 +212,8 @@ async fn idle_connections_do_not_take_the_files_that_the_process_needs() {
     let folder_of_files = format!("/proc/{}/fd", host.0.id());
     let open_files = || fs::read_dir(&folder_of_files).expect("the process runs").count();
     let before = open_files();
-    // More than there are files for, and no more than the host holds and the system keeps waiting together.
+    // More than there are file descriptors for, but no more than the host holds and the system queues
+    // together.
     let mut idle: Vec<TcpStream> = (0..110)
         .map(|_| TcpStream::connect(address).expect("the system completes the connection"))
         .collect();
@@ -220,7 +221,7 @@ async fn idle_connections_do_not_take_the_files_that_the_process_needs() {
         open_files() >= before + 15
     })
     .await;
-    // One that it has taken is served, and there are files for what that needs.
+    // An accepted connection is served, and there are file descriptors left for that.
     idle[0]
         .write_all(b"GET /ready HTTP/1.1\r\nhost: x\r\n\r\n")
         .expect("it is open");

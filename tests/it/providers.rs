@@ -1,4 +1,4 @@
-//! For each provider a signed delivery over HTTP into the event store.
+//! Sends a signed delivery of each provider over HTTP into the event store.
 
 use std::{collections::BTreeMap, time::SystemTime};
 
@@ -16,8 +16,8 @@ const ACTIONS: [(Kind, i64); 5] = [
     (Kind::Unknown, 5),
 ];
 
-/// Providers that sign what they send. The others prove who sends it, by a password or token, but for one that signs a word of
-/// its own inside of the body.
+/// Providers that sign what they send. The others prove who sends it, by a password or token, except one that signs a token of
+/// its own inside the body.
 const SIGN_THE_BODY: [&str; 7] = [
     "customerio",
     "hubspot",
@@ -28,7 +28,7 @@ const SIGN_THE_BODY: [&str; 7] = [
     "sendgrid",
 ];
 
-/// Columns that hold what the provider said of an event, beside type, time and person.
+/// Columns for what the provider said about an event, besides type, time and person.
 const SAID: [&str; 13] = [
     "provider_event_id",
     "campaign_id",
@@ -59,7 +59,7 @@ fn email(provider: &str) -> String {
     format!("{provider}@example.com")
 }
 
-/// What the provider has an event for, and which it becomes.
+/// Returns the type of event that a provider's report of this kind becomes, if it has one.
 fn event_type(provider: &str, kind: Kind) -> Option<EventType> {
     match (provider, kind) {
         ("hubspot" | "mailchimp", Kind::Delivered)
@@ -67,7 +67,7 @@ fn event_type(provider: &str, kind: Kind) -> Option<EventType> {
         | ("resend", Kind::Unsubscribed)
         | (_, Kind::Unknown) => None,
         ("iterable", Kind::Delivered) => Some(EventType::Sent),
-        // It reports what becomes of the list.
+        // It reports changes of the list's members.
         ("mailchimp", Kind::Clicked) => Some(EventType::Resubscribed),
         (_, Kind::Delivered) => Some(EventType::Delivered),
         (_, Kind::Opened) => Some(EventType::Opened),
@@ -76,7 +76,7 @@ fn event_type(provider: &str, kind: Kind) -> Option<EventType> {
     }
 }
 
-/// What the provider says of a click.
+/// Returns what the provider says about a click.
 fn click(provider: &str) -> Value {
     let message = match provider {
         "brevo" => "<brevo-m@demo>".to_owned(),
@@ -122,7 +122,7 @@ fn click(provider: &str) -> Value {
     without_blanks(click)
 }
 
-/// The columns of [`SAID`] that are not empty.
+/// Returns the columns of [`SAID`] that are not empty.
 fn said(event: &Event) -> Value {
     let mut columns = serde_json::to_value(event).expect("an event becomes JSON");
     if let Some(columns) = columns.as_object_mut() {
@@ -155,7 +155,7 @@ fn configuration(accounts: &[Account]) -> String {
 
 #[tokio::test]
 async fn signed_deliveries_of_every_provider_become_rows() {
-    // Most providers tell whole seconds.
+    // Most providers report whole seconds.
     let now = Timestamp::from(SystemTime::now());
     let now = now.plus_millis(-now.as_millis().rem_euclid(1_000));
     let url = |provider: &str| format!("https://hooks.example.com/webhooks/{provider}");
@@ -187,7 +187,7 @@ async fn signed_deliveries_of_every_provider_become_rows() {
 
             let mut forged = delivery.clone();
             if SIGN_THE_BODY.contains(&provider) {
-                // One bit of the body turned: of a digit, which stays one.
+                // Flip one bit of the body: in a digit, which stays a digit.
                 let digit = forged.body.iter_mut().find(|byte| byte.is_ascii_digit());
                 *digit.expect("there is a number in every body") ^= 1;
             } else if provider == "mailgun" {
@@ -250,7 +250,7 @@ async fn signed_deliveries_of_every_provider_become_rows() {
                 event.plugin
             );
             let mut said = said(&event);
-            // Ids that are made up at random or by a hash: that there is one is all that is known of them.
+            // Ids that are random or made by a hash: it is only known that there is one.
             let unknown = match provider {
                 "hubspot" | "resend" => Some("provider_event_id"),
                 "mailjet" => Some("message_id"),

@@ -1,4 +1,4 @@
-//! Deliveries that are kept with the operator's consent, and what a new version of a plugin makes of them.
+//! Deliveries that are kept with the operator's consent, and how a new version of a plugin reads them.
 
 use std::{
     fs,
@@ -11,11 +11,11 @@ use serde_json::Value;
 
 const CASE: &str = "plugins/ses/cases/delivery-signature-v2-without-subject.json";
 
-/// Takes raw SES notifications by basic authentication; keeps the last three.
+/// Accepts raw SES notifications with basic authentication and keeps the last three.
 const ACCOUNTS: &str = "[accounts.ses.default]\nbasic_auth_user = 'me'\nbasic_auth_password = 'secret'\n\
     record_deliveries = 3\n";
 
-/// The event of SES's own sample, as SNS's raw delivery sends it.
+/// Returns the event of SES's own sample, as SNS's raw delivery sends it.
 fn delivery() -> String {
     let case = fs::read_to_string(repository().join(CASE)).expect("the case is there");
     let case: Value = serde_json::from_str(&case).expect("a case is JSON");
@@ -49,7 +49,7 @@ fn compare(system: &System, plugin: &Path, arguments: &[&str]) -> Output {
 #[tokio::test]
 async fn recorded_deliveries_show_what_a_new_version_changes() {
     let mut system = System::start(ACCOUNTS, &["ses"]).await;
-    // What is installed is the plugin of contract 1.0.0, which did not tell the time of sending yet.
+    // The installed plugin is the one of contract 1.0.0, which does not report the time of sending yet.
     let old = repository().join("tests/golden/1.0.0/ses.wasm");
     let mut headers = crate::postmark_headers();
     headers.push(("x-amz-sns-rawdelivery".to_owned(), "true".to_owned()));
@@ -76,7 +76,7 @@ async fn recorded_deliveries_show_what_a_new_version_changes() {
         assert!(!path.to_string_lossy().contains("recipient"));
     }
 
-    // Listed and gone when it is read, as happens while a host records.
+    // Listed, but gone when it is read, as happens while a host records.
     let folder = system.data().join("recordings/ses@default");
     let gone = folder.join(format!("{:015}_gone_ses@1.0.0.sealed", 0));
     std::os::unix::fs::symlink("nowhere", gone).expect("a link can be made");
@@ -119,7 +119,7 @@ async fn recorded_deliveries_show_what_a_new_version_changes() {
         assert_eq!(line["differences"], Value::Array(Vec::new()));
     }
 
-    // All of them gone by then is an error that tells what to do.
+    // If all of them are gone by then, the error says what to do.
     for path in recordings(&system).iter().filter(|path| path.is_file()) {
         fs::remove_file(path).expect("a recording can be removed");
     }

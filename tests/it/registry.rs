@@ -1,4 +1,5 @@
-//! A registry in this process: enough of the distribution protocol for one artifact, honest or not.
+//! A registry in this process that implements enough of the distribution protocol for one artifact, honestly
+//! or not.
 
 use std::{
     collections::HashMap,
@@ -22,39 +23,39 @@ use tokio::net::TcpListener;
 pub(crate) enum Manner {
     /// As it should.
     Honest,
-    /// It never answers.
+    /// Never answers.
     Silent,
-    /// It names another digest than the manifest's.
+    /// Names another digest than the manifest's.
     LyingHeader,
-    /// It sends these bytes for every manifest.
+    /// Sends these bytes for every manifest.
     Manifests(&'static [u8]),
-    /// It sends that many zeros for every manifest.
+    /// Sends this many zeros for every manifest.
     LongManifests(usize),
-    /// It changes a byte of every blob.
+    /// Changes a byte of every blob.
     AlteredBlobs,
-    /// It sends a byte more of every blob.
+    /// Sends one byte more of every blob.
     LongBlobs,
-    /// It answers every manifest with this status.
+    /// Answers every request for a manifest with this status.
     Status(u16),
-    /// It sends those who ask for a manifest in circles.
+    /// Redirects requests for a manifest in circles.
     Circles,
-    /// It takes every token twice.
+    /// Accepts every token only twice.
     ShortTokens,
 }
 
-/// How the registry wants to be asked.
+/// How the registry authenticates requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Door {
     Open,
-    /// With name and password.
+    /// With user name and password.
     Basic,
-    /// With a token, which its own `/token` gives for name and password.
+    /// With a token, which its own `/token` issues for user name and password.
     Token,
     /// With a token that cannot be sent back.
     BrokenToken,
 }
 
-/// Name and password that open it.
+/// The accepted user name and password.
 pub(crate) const USER: (&str, &str) = ("ann", "s3cret-of-ann");
 
 pub(crate) struct Registry {
@@ -73,7 +74,7 @@ struct Stored {
     /// By tag and by digest.
     manifests: HashMap<String, Vec<u8>>,
     blobs: HashMap<String, Vec<u8>>,
-    /// Those that were given out; each is named by its place.
+    /// The issued tokens; each is named by its position.
     tokens: Vec<Token>,
 }
 
@@ -102,7 +103,7 @@ impl Registry {
         Self { address, shared }
     }
 
-    /// `oci://…` of a tag in it.
+    /// Returns the `oci://…` reference of a tag in this registry.
     pub(crate) fn reference(&self, tag: &str) -> String {
         format!("oci://{}/acme/plugins:{tag}", self.address)
     }
@@ -111,14 +112,14 @@ impl Registry {
         self.shared.stored().manner = manner;
     }
 
-    /// Stores a blob, and gives its digest.
+    /// Stores a blob and returns its digest.
     pub(crate) fn blob(&self, bytes: &[u8]) -> String {
         let digest = digest(bytes);
         self.shared.stored().blobs.insert(digest.clone(), bytes.to_vec());
         digest
     }
 
-    /// Stores a manifest, and gives its digest.
+    /// Stores a manifest and returns its digest.
     pub(crate) fn manifest(&self, tag: &str, bytes: &[u8]) -> String {
         self.shared.stored().put_manifest(tag, bytes)
     }
@@ -142,7 +143,7 @@ impl Shared {
 }
 
 impl Stored {
-    /// Gives out a token, as registries do: under two names, of which one may be empty.
+    /// Issues a token, as registries do: under two names, one of which may be empty.
     fn give_token(&mut self, may_push: bool) -> serde_json::Value {
         let uses_left = match self.manner {
             Manner::ShortTokens => 2,
@@ -217,7 +218,7 @@ async fn answer(
     if !shared.is_let_in(&method, authorization) {
         let challenge = match shared.door {
             Door::Basic => "Basic realm=\"here\"".to_owned(),
-            // What it takes to read, whatever was asked, as some registries have it.
+            // Asks for the scope of reading, whatever was requested, as some registries do.
             _ => format!(
                 "Bearer realm=\"http://{}/token\",service=\"test\",scope=\"repository:acme/plugins:pull\"",
                 shared.address

@@ -1,4 +1,4 @@
-//! Dead letters, replayed by the binary beside the running system.
+//! Dead letters that the binary replays beside the running system.
 
 use std::process::{Command, Output};
 
@@ -21,7 +21,7 @@ fn replay(system: &System, arguments: &[&str]) -> Output {
     command(system, arguments).output().expect("the binary runs")
 }
 
-/// The last line of what it tells, and its exit code.
+/// Returns the last line of its output, and its exit code.
 fn outcome(output: &Output) -> (String, Option<i32>) {
     let text = String::from_utf8_lossy(&output.stdout);
     let last = text.lines().last().unwrap_or_default().to_owned();
@@ -35,7 +35,7 @@ fn open(email: &str, id: &str) -> String {
 #[tokio::test]
 async fn a_replay_stores_nothing_twice() {
     let system = System::start(UNSIGNED, &["sendgrid"]).await;
-    // The second element names nobody, so the whole delivery is kept as a dead letter beside the first one's event.
+    // The second element names nobody, so the whole delivery is kept as a dead letter, and the first element's event is stored.
     let body = format!(
         r#"[{},{{"event":"open","timestamp":1767636000}}]"#,
         open("ann@example.com", "a")
@@ -50,7 +50,7 @@ async fn a_replay_stores_nothing_twice() {
     })
     .await;
 
-    // What cannot be read stays: the plugin that can may come later.
+    // What cannot be read stays: a plugin that can read it may come later.
     for _ in 0..2 {
         let output = replay(&system, &[]);
         let text = String::from_utf8_lossy(&output.stdout);
@@ -65,7 +65,7 @@ async fn a_replay_stores_nothing_twice() {
         );
         assert_eq!(output.status.code(), Some(1));
     }
-    // Behind whatever was replayed on the bus: when these are stored, the consumer has seen that too.
+    // These follow on the bus whatever was replayed: once they are stored, the consumer has seen that too.
     for number in 0..20 {
         let body = format!("[{}]", open(&format!("b{number}@example.com"), "b"));
         assert_eq!(system.webhook("sendgrid", &[], body).await.status, 200);
@@ -83,7 +83,7 @@ async fn a_letter_that_fails_stays_and_so_do_those_behind_it() {
     let bus = SqliteBus::open(&system.folder().join("data"), SqliteBusConfig::default())
         .await
         .expect("the bus opens beside the system");
-    // More than are read at once, and what cannot be read is among the first.
+    // More than are read at once; one that cannot be read is among the first.
     let letters = (0..250).map(|number| {
         let esp = if number % 2 == 0 { "sendgrid" } else { "mailgun" };
         let mut event = letter::open_of(&format!("person-{number}"), esp);
@@ -135,7 +135,7 @@ async fn what_strangers_have_left_holds_nothing_back_once_it_is_discarded() {
     let accounts = "[accounts.mailgun.default]\nsigning_key = 'k'\n\
         [accounts.sendgrid.default]\nallow_unsigned = true\n";
     let system = System::start(accounts, &["mailgun", "sendgrid"]).await;
-    // Nothing proves the first; the second was taken as it came, and is no stranger's.
+    // Nothing proves the first; the second was accepted without a proof by configuration, so it counts as genuine.
     let answer = system.webhook("mailgun", &[], "no form").await;
     assert_eq!((answer.status, answer.error_code()), (406, "malformed"));
     let answer = system.webhook("sendgrid", &[], "no list").await;
@@ -182,7 +182,7 @@ async fn a_replay_leaves_recordings_to_the_host() {
         std::fs::read_dir(folder).map_or(0, Iterator::count)
     };
     eventually("the delivery is recorded", || async { kept() == 1 }).await;
-    // Of another opinion about recordings than the host.
+    // Its setting of recordings differs from the host's.
     let replayed = command(&system, &[])
         .env("SENDFLOWR_ACCOUNTS__SENDGRID__DEFAULT__RECORD_DELIVERIES", "0")
         .output()

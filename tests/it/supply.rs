@@ -20,7 +20,7 @@ use crate::{
     registry::{Door, Manner, Registry, USER, digest},
 };
 
-/// A folder with a plugin folder in it.
+/// Creates a folder with a plugin folder in it.
 fn folder(slugs: &[&str]) -> TempDir {
     let folder = TempDir::new().unwrap();
     fs::create_dir(folder.path().join("plugins")).unwrap();
@@ -32,7 +32,7 @@ fn folder(slugs: &[&str]) -> TempDir {
     folder
 }
 
-/// Runs `sendflowr plugin …` on the plugin folder, away from docker's credentials on this machine.
+/// Runs `sendflowr plugin …` on the plugin folder, isolated from docker's credentials on this machine.
 fn plugin(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     Command::new(binary())
         .current_dir(folder)
@@ -51,7 +51,7 @@ fn works(folder: &Path, arguments: &[&str]) -> String {
     told(&output)
 }
 
-/// The same for a command that must fail without leaving anything in the plugin folder.
+/// Runs a command that must fail without leaving anything in the plugin folder.
 #[track_caller]
 fn fails(folder: &Path, arguments: &[&str]) -> String {
     let before = listed(folder);
@@ -70,7 +70,7 @@ fn listed(folder: &Path) -> Vec<String> {
     names
 }
 
-/// The bytes of a plugin with a custom section more: another file that serves as well.
+/// Returns the bytes of a plugin with one custom section more: another file that works just as well.
 fn altered(plugin: &[u8]) -> Vec<u8> {
     [plugin, &[0, 2, 1, b'x']].concat()
 }
@@ -145,7 +145,7 @@ fn pins_are_written_compared_and_kept_in_order() {
         "{}",
         told(&output)
     );
-    // One file alone leaves the others as they are, also from outside of the folder.
+    // Pinning one file leaves the pins of the others as they are, even if the file is outside the folder.
     let elsewhere = folder.join("postmark.wasm");
     fs::write(&elsewhere, altered(&original)).unwrap();
     works(folder, &["pin", "postmark.wasm"]);
@@ -247,7 +247,7 @@ async fn what_an_author_signs_and_pushes_an_operator_pulls_pins_and_serves_locke
     let lock = fs::read_to_string(operator.path().join("plugins/plugins.lock")).unwrap();
     let by_digest = pushed.split('`').nth(1).unwrap();
     assert!(lock.contains(&format!("source = \"{by_digest}\"")), "{lock}");
-    // By its digest, and the source stays while the file does.
+    // Pulled by its digest; the source is kept for as long as the file is there.
     works(operator.path(), &["pull", by_digest]);
     works(operator.path(), &["pin"]);
     assert_eq!(
@@ -269,7 +269,7 @@ async fn what_an_author_signs_and_pushes_an_operator_pulls_pins_and_serves_locke
     .unwrap();
     drop_postmark(&system, &folder).await;
 
-    // Another file under the same tag, signed by nobody: an operator who asks for signatures does not get it.
+    // Another file under the same tag, unsigned: an operator who requires signatures does not get it.
     let before = listed(operator.path());
     fs::write(&file, altered(&bytes)).unwrap();
     fs::remove_file(author.path().join("plugins/postmark.wasm.minisig")).unwrap();
@@ -368,7 +368,7 @@ async fn a_plugin_from_elsewhere_is_replaced_only_when_that_is_asked_for() {
         "{refused}"
     );
     assert_eq!(fs::read(&file).unwrap(), installed);
-    // The same bytes replace nothing, and then it is known where they are from.
+    // Pulling the same bytes replaces nothing, and then their source is known.
     works(place.path(), &["pull", &first, "--pin"]);
     let output = plugin(place.path(), &["pull", &other, "--pin"], &[]);
     assert_eq!(output.status.code(), Some(2));
@@ -380,7 +380,7 @@ async fn a_plugin_from_elsewhere_is_replaced_only_when_that_is_asked_for() {
     assert_eq!(fs::read(&file).unwrap(), installed);
     works(place.path(), &["pull", &second, "--pin"]);
     assert_eq!(fs::read(&file).unwrap(), newer, "an upgrade");
-    // The pin stands for the plugin where the file is gone.
+    // The pin stands for the plugin while the file is gone.
     fs::remove_file(&file).unwrap();
     fails(place.path(), &["pull", &other]);
     works(place.path(), &["pull", &other, "--pin", "--replace"]);
@@ -405,7 +405,7 @@ async fn a_plugin_that_another_file_is_already_is_not_pulled_beside_it() {
         );
     };
     is_refused(&["pull", &reference]);
-    // The same where the lock file tells what the other one is.
+    // The same holds if the lock file says what the other one is.
     works(place.path(), &["pin"]);
     is_refused(&["pull", &reference, "--pin", "--replace"]);
     fs::rename(&other, place.path().join("plugins/postmark.wasm")).unwrap();
@@ -431,7 +431,7 @@ fn list_and_check_judge_as_the_host_does() {
     };
     let (code, text) = list();
     assert_eq!(code, Some(0), "{text}");
-    // The second file of a slug is refused, though it comes first.
+    // The second file with a slug is refused, even though it is listed first.
     fs::copy(in_folder("sendgrid.wasm"), in_folder("a-copy.wasm")).unwrap();
     let (code, text) = list();
     assert_eq!(code, Some(1), "{text}");
@@ -489,7 +489,7 @@ fn list_and_check_judge_as_the_host_does() {
     );
 }
 
-/// Packages a component as `wkg` and `oras` do, by hand.
+/// Packages a component by hand as `wkg` and `oras` do.
 fn packaged(
     registry: &Registry,
     tag: &str,
@@ -615,7 +615,7 @@ async fn a_registry_that_lies_stalls_or_babbles_changes_nothing() {
     ] {
         registry.behave(manner);
         let told = fails(place.path(), &["pull", &by_tag, "--timeout", "1"]);
-        // Some fail by the clock on a machine this busy; the manner that is meant to is the last.
+        // On a busy machine some fail by the timeout; the manner that is meant to do so is the last.
         let by_clock = manner != Manner::Silent && told.contains("(`--timeout`)");
         let told = if by_clock {
             fails(place.path(), &["pull", &by_tag])
@@ -668,7 +668,7 @@ async fn private_registries_get_credentials_that_nobody_else_sees() {
         let (is_pulled, text) = given(USER.1);
         assert!(is_pulled && !text.contains(USER.1), "{text}");
 
-        // As `docker login` leaves them.
+        // As `docker login` stores them.
         use base64::{Engine, engine::general_purpose::STANDARD};
         let auth = STANDARD.encode(format!("{}:{}", USER.0, USER.1));
         let docker = json!({ "auths": { host.as_str(): { "auth": auth } } }).to_string();
@@ -678,7 +678,7 @@ async fn private_registries_get_credentials_that_nobody_else_sees() {
             place.path(),
             &["push", "plugins/postmark.wasm", &registry.reference("again")],
         );
-        // Three requests each, so that a token ends in the middle.
+        // Each command sends three requests, so that a token expires in the middle.
         registry.behave(Manner::ShortTokens);
         works(place.path(), &["pull", &reference]);
         works(

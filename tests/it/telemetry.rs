@@ -1,4 +1,5 @@
-//! Traces and logs: from a caller's `traceparent` to the stored row, to a collector, and into the log's lines.
+//! Traces and logs: from a caller's `traceparent` to the stored row, to a collector, and into the log's
+//! lines.
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 use std::{
@@ -23,7 +24,7 @@ const ADDRESS: &str = "traced.person@example.com";
 const CALLER: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 const AT: &str = "2026-01-10T12:00:00Z";
 
-/// What a collector has been sent.
+/// Collects what is exported to it.
 #[derive(Clone, Default)]
 struct Collector(Arc<Mutex<Received>>);
 
@@ -36,7 +37,7 @@ struct Received {
 }
 
 impl Collector {
-    /// A collector that listens.
+    /// Starts a collector that listens.
     async fn start() -> (Self, SocketAddr) {
         let collector = Self::default();
         let router = Router::new()
@@ -66,7 +67,7 @@ impl Collector {
         self.0.lock().unwrap().spans.clone()
     }
 
-    /// The spans of a trace.
+    /// Returns the spans of a trace.
     fn trace(&self, id: TraceId) -> Vec<Span> {
         let mut spans = self.spans();
         spans.retain(|span| span.trace_id == id.number().to_be_bytes());
@@ -84,7 +85,7 @@ fn named<'a>(spans: &'a [Span], name: &str) -> &'a Span {
     found.unwrap_or_else(|| panic!("no span `{name}` among {names:?}"))
 }
 
-/// The attributes as texts.
+/// Returns the attributes as texts.
 fn attributes(attributes: &[KeyValue]) -> BTreeMap<&str, String> {
     let text = |value: &Value| match value {
         Value::StringValue(text) => text.clone(),
@@ -104,7 +105,7 @@ fn headers(traceparent: &str) -> Vec<(String, String)> {
     headers
 }
 
-/// The traces that are stored with a person's events, in the order of the events.
+/// Returns the traces that are stored with a person's events, in the order of the events.
 async fn stored_traces(system: &System, address: &str, events: usize) -> Vec<Option<TraceId>> {
     let identifier = Hasher::new().email_identifier(address).unwrap();
     let person = UniversalId::from_identifier(&identifier);
@@ -137,7 +138,7 @@ async fn the_trace_of_a_delivery_is_stored_with_its_events_though_nothing_is_exp
     let made: Vec<TraceId> = traces[1..].iter().flatten().copied().collect();
     assert_eq!(made.len(), 2, "deliveries without a trace get one: {traces:?}");
     assert_ne!(made[0], made[1]);
-    // On the bus it stands as the caller sent it, for others who read there.
+    // On the bus it is as the caller sent it, for other readers of the bus.
     let mut records = system
         .stores()
         .await
@@ -161,7 +162,7 @@ async fn a_delivery_is_one_trace_at_the_collector() {
     let body = crate::postmark_click(ADDRESS, "m1", AT);
     let answer = system.webhook("postmark", &headers(CALLER), body).await;
     assert_eq!(answer.status, 200, "{}", answer.text);
-    // One that the caller does not export, one that is refused, and a decision.
+    // One that the caller does not sample, one that is refused, and a decision.
     let quiet = CALLER.replace("4bf9", "5bf9").replace("-01", "-00");
     let body = crate::postmark_click(ADDRESS, "m2", "2026-01-10T12:00:02Z");
     assert_eq!(
@@ -354,7 +355,7 @@ async fn every_log_line_is_json_and_names_nobody() {
 #[tokio::test]
 async fn a_line_of_a_request_carries_the_traces_id_whatever_is_logged() {
     let arguments = ["--log-format", "json"];
-    // The filter of the documentation's example: the request's span is below it.
+    // The filter of the example in the documentation: the request's span is below its level.
     let chosen = "warn,sendflowr_host=debug";
     let mut system = System::start_logging(crate::POSTMARK, &["postmark"], &arguments, chosen).await;
     let forged = [

@@ -1,5 +1,5 @@
-//! Texts of every length through a compiled plugin: the SDK reads and copies them in blocks there, by instructions that its
-//! own tests, compiled for this machine, do not have.
+//! Sends texts of every length through a compiled plugin: there, the SDK reads and copies them in blocks, with instructions that
+//! its own tests, compiled for this machine, do not have.
 
 use std::{fmt::Write, sync::Arc};
 
@@ -9,7 +9,7 @@ use host::plugin::{
 };
 use integration_tests::plugins;
 
-/// Beyond every size that has code of its own.
+/// Longer than every size that has code of its own.
 const LENGTHS: usize = 200;
 
 fn request(body: Vec<u8>) -> Request {
@@ -36,7 +36,7 @@ fn texts_of_every_length_come_out_as_they_went_in() {
         texts.push((distinct.clone(), distinct.clone()));
         texts.push((format!("{distinct}é"), format!("{distinct}é")));
         texts.push((format!("é{distinct}"), format!("é{distinct}")));
-        // As JSON, and what it means.
+        // As JSON, and its meaning.
         texts.push((
             format!("{distinct}\\\"{distinct}"),
             format!("{distinct}\"{distinct}"),

@@ -1,4 +1,4 @@
-//! `plugin test --watch`, as its author sees it.
+//! `plugin test --watch`, as its user sees it.
 
 use std::{
     fs,
@@ -10,18 +10,18 @@ use integration_tests::{binary, eventually, plugins, repository};
 
 const CASE: &str = "plugins/postmark/cases/click.json";
 
-/// The watching process, which goes with the test.
+/// The watching process, which ends with the test.
 struct Watching(Child);
 
 impl Drop for Watching {
     fn drop(&mut self) {
-        // Fails when it has ended already.
+        // Fails if it has already ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// Waits until the output holds this text, and answers what was printed up to now.
+/// Waits until the output contains this text, and returns what has been printed so far.
 async fn printed(out: &Path, after: usize, wanted: &str) -> String {
     let read = || fs::read_to_string(out).unwrap_or_default();
     eventually(wanted, || async { read()[after..].contains(wanted) }).await;
@@ -46,7 +46,7 @@ async fn cases_run_again_when_a_case_or_the_plugin_changes() {
     let mut watching = Watching(child);
     let out = at("out.txt");
 
-    // What is not built yet is waited for.
+    // It waits for a plugin that is not built yet.
     let text = printed(&out, 0, "Watching").await;
     assert!(text.starts_with("error: `postmark.wasm`: "), "{text}");
     let wasm = plugins().join("postmark.wasm");
@@ -58,7 +58,7 @@ async fn cases_run_again_when_a_case_or_the_plugin_changes() {
     assert_ne!(broken, case);
     fs::write(at("cases/one.json"), broken).expect("a case can be written");
     let text = printed(&out, text.len(), "\n0 passed, 1 failed\n").await;
-    // A second case, and the first as it was.
+    // A second case, and the first case restored.
     fs::write(at("cases/two.json"), &case).expect("a case can be written");
     fs::write(at("cases/one.json"), &case).expect("a case can be written");
     let text = printed(&out, text.len(), "\n2 passed, 0 failed\n").await;

@@ -9,11 +9,11 @@ use crate::load::{Clicks, Load, account};
 /// Clicks that a consumer stores before it is killed: several batches.
 const CLICKS: f64 = 150.0;
 
-/// Consumers that are killed, one after the other.
+/// The number of consumers that are killed, one after the other.
 const KILLED: usize = 3;
 
-/// Events that this consumer has stored, by its own count. It holds partitions when there are any: a consumer that has
-/// just said that it is ready still waits for its share, and all the longer after one that was killed.
+/// Returns the events that this consumer has stored, by its own count. If it has stored any, it has partitions: a consumer that
+/// has just reported that it is ready still waits for its share, even longer after another one was killed.
 async fn stored(system: &System, consumer: &Role) -> f64 {
     let series = "sendflowr_consumer_events_total{outcome=\"stored\"}";
     system.metric(consumer, series).await.unwrap_or_default()
@@ -37,7 +37,7 @@ async fn a_consumer_that_is_killed_between_insert_and_commit_stores_everything_o
     for _ in 0..KILLED {
         let consumer = system.consumer().await;
         until_stored(&system, &consumer, CLICKS).await;
-        // What profiles do not know is not committed: from here on events are stored, and read again by the next consumer.
+        // What profiles have not taken is not committed: from here on events are stored, and read again by the next consumer.
         system.servers.stop("redis");
         let uncommitted_from = stored(&system, &consumer).await;
         until_stored(&system, &consumer, uncommitted_from + CLICKS).await;
@@ -66,7 +66,7 @@ async fn when_one_of_two_consumers_is_killed_the_other_takes_over() {
     let clicks = Clicks::new(account, &system.servers);
     let load = Load::start(&system, &clicks, 0);
     let (one, other) = tokio::join!(system.consumer(), system.consumer());
-    // The first to come held all partitions until the second had its share.
+    // The first consumer held all partitions until the second got its share.
     until_stored(&system, &one, CLICKS).await;
     until_stored(&system, &other, CLICKS).await;
     let before = stored(&system, &one).await;

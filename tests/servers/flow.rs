@@ -1,4 +1,4 @@
-//! In fair weather: from signed deliveries of every provider to exact rows and an explained decision.
+//! Without failures: from signed deliveries of every provider to exact rows and an explained decision.
 
 use std::{collections::BTreeMap, time::SystemTime};
 
@@ -37,7 +37,7 @@ async fn deliveries_of_every_provider_become_exact_rows_and_an_explained_decisio
             people
                 .entry(provider)
                 .or_insert_with(|| named(account, &email(provider), &delivery));
-            // Once more, as providers do that have missed the answer.
+            // Send it again, as providers do that have missed the answer.
             let again = system.deliver(provider, &delivery).await;
             assert_eq!(again.status, 200, "{provider}: {}", again.text);
         }
@@ -102,7 +102,8 @@ async fn deliveries_of_every_provider_become_exact_rows_and_an_explained_decisio
         .await;
     assert_eq!(person.status, 200, "{}", person.text);
 
-    // What else a provider calls a person is an id too, without events of its own: nobody looks for them.
+    // Another name that a provider has for a person is an id too, but has no events of its own: it is not
+    // searched.
     let question = json!({ "email": email("klaviyo") });
     eventually("the person has another id", async || {
         let person = system.ask("/resolve-identity", &question).await;
@@ -143,7 +144,7 @@ async fn deliveries_of_every_provider_become_exact_rows_and_an_explained_decisio
         .await;
     }
 
-    // All that is stored about a person is told, and goes.
+    // All that is stored about a person can be exported and erased.
     let person = |what: &[&str]| {
         let told = system.run(&[&["person"], what].concat());
         let told: Value = serde_json::from_str(&told).unwrap();

@@ -18,21 +18,21 @@ use store::events::Events;
 use synth::delivery::{Account, Action, Kind};
 use tokio::task::JoinSet;
 
-/// People that the clicks are of.
+/// The number of people who click.
 const PEOPLE: usize = 20;
 
-/// Deliveries under way at once.
+/// Deliveries in flight at once.
 const SENDERS: usize = 16;
 
-/// Pause of a sender after a delivery that was not taken, shorter than the host asks for so that many are tried.
+/// How long a sender pauses after a delivery that was not accepted: shorter than the host asks for, so that many are tried.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// The provider that reports the clicks: one event a delivery.
+/// The provider that reports the clicks: one event per delivery.
 pub(crate) fn account() -> Account {
     Account::generate("postmark", "").unwrap()
 }
 
-/// Clicks of this test's people, by number.
+/// The clicks of this test's people, by number.
 #[derive(Clone)]
 pub(crate) struct Clicks {
     account: Arc<Account>,
@@ -57,13 +57,13 @@ impl Clicks {
 
     /// Reports a click over HTTP.
     pub(crate) async fn send(&self, system: &System, number: usize) -> Answer {
-        // An hour apart, so that a person's clicks are visits of their own.
+        // An hour apart, so that each of a person's clicks is a visit of its own.
         let ago_ms = 3_600_000 * (number / PEOPLE % 200) as i64;
         self.send_of(system, &self.email(number % PEOPLE), number, ago_ms)
             .await
     }
 
-    /// Reports a click of somebody who has not clicked before; answers their address.
+    /// Reports a click of somebody who has not clicked before; returns their address.
     pub(crate) async fn send_newcomer(&self, system: &System) -> (String, Answer) {
         let email = self.email(PEOPLE);
         let answer = self.send_of(system, &email, usize::MAX, 0).await;
@@ -82,7 +82,7 @@ impl Clicks {
         system.deliver(self.account.provider(), &deliveries[0]).await
     }
 
-    /// Message ids of all stored events of the people and the newcomer: twice where a click became two events.
+    /// Returns the message ids of all stored events of the people and the newcomer: twice if a click became two events.
     async fn stored(&self, servers: &Servers) -> Vec<String> {
         let events = servers.events().await;
         let mut messages = Vec::new();
@@ -98,7 +98,7 @@ impl Clicks {
         messages
     }
 
-    /// Waits until all of these are stored; each of them, and of all others, once.
+    /// Waits until all of these clicks are stored, and checks that these and all others are stored only once.
     pub(crate) async fn until_stored(&self, servers: &Servers, acknowledged: &BTreeSet<usize>) {
         eventually("every acknowledged click is stored", async || {
             let stored: BTreeSet<String> = self.stored(servers).await.into_iter().collect();
@@ -110,8 +110,8 @@ impl Clicks {
         let stored = self.stored(servers).await;
         let distinct: BTreeSet<&String> = stored.iter().collect();
         assert_eq!(distinct.len(), stored.len(), "a click is stored twice");
-        // A history shows each event once, however many rows there are of it. Rows of one event must be such as the table makes
-        // one of, and no row may be of anything else.
+        // A history shows each event once, however many rows it has. The rows of one event must be such that the table merges
+        // them into one, and there may be no other rows.
         let query = "SELECT count(), uniqExact(event_id) FROM email_events FINAL";
         let (rows, events): (u64, u64) = servers.clickhouse().query(query).fetch_one().await.unwrap();
         assert_eq!((rows, events), (stored.len() as u64, stored.len() as u64));
@@ -121,13 +121,13 @@ impl Clicks {
 /// What became of the deliveries of a [`Load`].
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
-    /// Numbers of those that were answered with success.
+    /// Numbers of the deliveries that were answered with success.
     pub(crate) acknowledged: BTreeSet<usize>,
-    /// Everything else that was answered.
+    /// All other answers.
     pub(crate) refused: Vec<Answer>,
 }
 
-/// Sends clicks, one after the other from several senders, until it is ended.
+/// Sends clicks, one after the other from each of several senders, until it is ended.
 pub(crate) struct Load {
     senders: JoinSet<Outcome>,
     stop: Arc<AtomicBool>,
@@ -167,7 +167,7 @@ impl Load {
         }
     }
 
-    /// Waits until so many more clicks are acknowledged.
+    /// Waits until this many more clicks are acknowledged.
     pub(crate) async fn until_more(&self, clicks: usize) {
         let enough = self.acknowledged.load(Ordering::SeqCst) + clicks;
         eventually("more clicks are acknowledged", async || {

@@ -1,5 +1,5 @@
-//! End to end on Kafka, ClickHouse, PostgreSQL and Redis: the three roles as processes of their own, in fair weather and
-//! while servers are away. All of them need servers; `cargo xtask test` starts them and says where they are.
+//! End-to-end tests on Kafka, ClickHouse, PostgreSQL and Redis: the three roles as processes of their own, without failures and
+//! while servers are down. All of them need servers; `cargo xtask test` starts them and passes their addresses.
 
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 

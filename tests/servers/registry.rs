@@ -9,7 +9,7 @@ use std::{
 use integration_tests::{eventually, plugins, run, told};
 use tempfile::TempDir;
 
-/// A registry of its own for a test.
+/// A registry of its own for each test.
 struct Registry {
     child: Child,
     address: String,
@@ -54,7 +54,7 @@ impl Registry {
 
 impl Drop for Registry {
     fn drop(&mut self) {
-        // It may have ended by itself, which the test has noticed then.
+        // It may have ended by itself; the test has noticed that then.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

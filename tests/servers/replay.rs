@@ -1,4 +1,4 @@
-//! The consumer's dead letters, put back by the binary.
+//! The consumer's dead letters, replayed by the binary.
 
 use event::Timestamp;
 use integration_tests::{eventually, letter, scaled::System};
@@ -9,7 +9,7 @@ use store::{bus::Bus, events::Events};
 async fn the_consumers_letters_become_rows() {
     let system = System::start(&[]).await;
     let consumer = system.consumer().await;
-    // The topic holds what other tests have left.
+    // The topic contains what other tests have left there.
     let mark = &system.servers.mark;
     let esp = format!("esp-{mark}");
     let event = letter::open_of(mark, &esp);

@@ -1,4 +1,4 @@
-//! Servers that are away for a while.
+//! Servers that are down for a while.
 
 use std::{
     sync::Arc,
@@ -15,14 +15,15 @@ use synth::delivery::{Account, Action, Kind};
 
 use crate::load::{Clicks, Load, account};
 
-/// How long a server is away: several times as long as any timeout of the engines.
+/// How long a server is down: several times as long as any timeout of the engines.
 const AWAY: Duration = Duration::from_secs(20);
 
 /// Clicks before and after an outage.
 const CLICKS: usize = 100;
 
-/// Most memory, in kB, that a consumer may take on top during an outage, however many clicks wait on the bus: what it reads ahead
-/// is bounded. Its four batches and what both groups fetch come to 155 MB, no more after 75,000 clicks than after 40,000.
+/// The most additional memory, in kB, that a consumer may use during an outage, however many clicks wait on the bus: what it
+/// reads ahead is bounded. Its four batches and what both groups fetch come to 155 MB, no more after 75,000 clicks than after
+/// 40,000.
 const MEMORY_KB: u64 = 200_000;
 
 /// Clicks of a delivery whose events take more than [`QUEUE_BYTES`] on the bus, at some 600 bytes each.
@@ -49,7 +50,7 @@ async fn nothing_acknowledged_is_lost_while_kafka_is_away() {
     system.until_ready(&system.host, "not_ready").await;
     tokio::time::sleep(AWAY).await;
     system.servers.start("kafka");
-    // By itself: nothing is restarted.
+    // It recovers by itself: nothing is restarted.
     load.until_more(CLICKS).await;
     let outcome = load.end().await;
     assert!(!outcome.refused.is_empty(), "the outage was not noticed");
@@ -170,7 +171,7 @@ async fn ingestion_and_decisions_go_on_while_redis_and_postgres_are_away() {
         system.until_ready(role, "degraded").await;
     }
     load.until_more(CLICKS).await;
-    // The graph learns of nobody else: everybody who clicks has clicked before.
+    // Otherwise the graph learns of nobody new: everybody who clicks has clicked before.
     let (newcomer, answer) = clicks.send_newcomer(&system).await;
     assert_eq!(answer.status, 200, "{}", answer.text);
     tokio::time::sleep(AWAY).await;

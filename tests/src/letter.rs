@@ -1,11 +1,11 @@
-//! Dead letters as the consumer makes them.
+//! Dead letters as the consumer writes them.
 
 use std::collections::BTreeMap;
 
 use event::{Event, EventType, Identifier, IdentifierKind, Timestamp, UniversalId};
 use store::bus::{DEAD_LETTERS_TOPIC, NewRecord};
 
-/// An open of somebody who is known by this name alone.
+/// Creates an open by somebody who is known by this name alone.
 pub fn open_of(name: &str, esp: &str) -> Event {
     let identifier = Identifier {
         kind: IdentifierKind::ExternalId,
@@ -19,7 +19,7 @@ pub fn open_of(name: &str, esp: &str) -> Event {
     event
 }
 
-/// The letter that the consumer makes of an event that is too new for it.
+/// Creates the dead letter that the consumer writes for an event whose schema is too new for it.
 pub fn too_new(event: &Event) -> NewRecord {
     let headers = [
         ("dead-letter-stage", "consumer"),

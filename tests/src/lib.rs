@@ -1,7 +1,6 @@
-//! Starts the real binary on a folder of its own, and talks to it the way users do.
+//! Starts the real binary on a folder of its own, and talks to it as users do.
 //!
-//! `cargo xtask test` builds the binary and the plugins and tells where they are: `SENDFLOWR_BIN` and
-//! `SENDFLOWR_PLUGINS`.
+//! `cargo xtask test` builds the binary and the plugins and passes their paths in `SENDFLOWR_BIN` and `SENDFLOWR_PLUGINS`.
 
 pub mod letter;
 mod role;
@@ -24,10 +23,10 @@ use tempfile::TempDir;
 
 pub use self::role::Role;
 
-/// How long anything may take that is expected to happen. Far more than it takes on a busy machine.
+/// How long to wait for anything that is expected to happen: far longer than it takes even on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What tests have a process log: everything that is its own.
+/// The log filter of tested processes: everything of the product's own.
 const LOG: &str = "debug,sqlx=info,hyper=info,h2=info";
 
 /// The binary under test.
@@ -35,7 +34,7 @@ pub fn binary() -> PathBuf {
     from_environment("SENDFLOWR_BIN")
 }
 
-/// Runs a command of the binary in a folder, to its end.
+/// Runs a command of the binary in a folder and waits for its end.
 pub fn run(folder: &Path, arguments: &[&str]) -> Output {
     Command::new(binary())
         .current_dir(folder)
@@ -44,7 +43,7 @@ pub fn run(folder: &Path, arguments: &[&str]) -> Output {
         .expect("the binary runs")
 }
 
-/// All that a command has printed.
+/// Returns everything that a command printed.
 pub fn told(output: &Output) -> String {
     let (out, err) = (
         String::from_utf8_lossy(&output.stdout),
@@ -58,7 +57,7 @@ pub fn plugins() -> PathBuf {
     from_environment("SENDFLOWR_PLUGINS")
 }
 
-/// The folder of guests in other languages.
+/// The folder of the guests in other languages.
 pub fn guests() -> PathBuf {
     from_environment("SENDFLOWR_GUESTS")
 }
@@ -75,8 +74,8 @@ fn from_environment(name: &str) -> PathBuf {
     path
 }
 
-/// Whom a made-up delivery to the provider's default account names: the person of the address, or for the provider that names
-/// contacts alone the contact.
+/// Returns the identifier of the person whom a made-up delivery to the provider's default account names: the one of the address,
+/// or that of the contact for the provider that names only contacts.
 pub fn named(account: &Account, email: &str, delivery: &Delivery) -> Identifier {
     if account.provider() != "hubspot" {
         return Hasher::new().email_identifier(email).expect("an address");
@@ -103,31 +102,31 @@ pub struct System {
     child: Option<Child>,
     arguments: Vec<String>,
     environment: Vec<(&'static str, String)>,
-    /// Address of the host.
+    /// Address at which the host listens.
     pub host: SocketAddr,
-    /// Address of the inference service.
+    /// Address at which the inference service listens.
     pub inference: SocketAddr,
-    /// For requests.
+    /// The client for requests.
     pub http: reqwest::Client,
 }
 
 impl System {
-    /// Starts with this configuration (TOML) and the named plugins, all of them when none is named.
+    /// Starts with this configuration (TOML) and the named plugins, or all plugins if none is named.
     pub async fn start(configuration: &str, slugs: &[&str]) -> Self {
         Self::start_with(configuration, slugs, &[]).await
     }
 
-    /// The same with more arguments for `sendflowr up`.
+    /// Like [`start`](Self::start), with more arguments for `sendflowr up`.
     pub async fn start_with(configuration: &str, slugs: &[&str], arguments: &[&str]) -> Self {
         Self::start_logging(configuration, slugs, arguments, LOG).await
     }
 
-    /// Starts with this configuration and all plugins in a process with these variables more.
+    /// Starts with this configuration and all plugins in a process with these additional environment variables.
     pub async fn start_in(environment: Vec<(&'static str, String)>, configuration: &str) -> Self {
         Self::start_all(environment, configuration, &[], &[], LOG).await
     }
 
-    /// The same as [`start_with`](Self::start_with) with another log filter: tests read the log, benches must not pay for it.
+    /// Like [`start_with`](Self::start_with), with another log filter: tests read the log, benchmarks must not pay for it.
     pub async fn start_logging(configuration: &str, slugs: &[&str], arguments: &[&str], log: &str) -> Self {
         Self::start_all(Vec::new(), configuration, slugs, arguments, log).await
     }
@@ -181,7 +180,7 @@ impl System {
         system
     }
 
-    /// Starts (again) on the same folder and waits until it is ready.
+    /// Starts (again) on the same folder and waits until the system is ready.
     pub async fn launch(&mut self) {
         let log = fs::OpenOptions::new()
             .create(true)
@@ -212,7 +211,7 @@ impl System {
         let keep = move |line: &str| {
             printed.push_str(line);
             printed.push('\n');
-            // A test that reads what was printed reads it whole.
+            // A test that reads this file expects all that was printed.
             let _ = fs::write(&out_file, &printed);
         };
         let Some((host, inference)) = announced(stdout, addresses, keep).await else {
@@ -222,7 +221,7 @@ impl System {
         self.inference = inference;
     }
 
-    /// Kills the process at once, as a power failure of the process would.
+    /// Kills the process at once, as a crash would.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().expect("the process can be killed");
@@ -230,7 +229,7 @@ impl System {
         }
     }
 
-    /// Asks the process to stop and waits for it; answers whether it ended in success.
+    /// Asks the process to stop and waits for it; returns whether it exited successfully.
     pub async fn stop(&mut self) -> bool {
         let Some(mut child) = self.child.take() else {
             return true;
@@ -241,7 +240,7 @@ impl System {
         }
     }
 
-    /// The folder with everything that the process wrote.
+    /// The folder of everything that the process wrote.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -251,12 +250,12 @@ impl System {
         self.folder.path().join("data")
     }
 
-    /// What the process logged.
+    /// Returns what the process logged.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_file()).unwrap_or_default()
     }
 
-    /// What the process printed since its last start.
+    /// Returns what the process has printed since its last start.
     pub fn printed(&self) -> String {
         fs::read_to_string(self.folder.path().join("stdout.txt")).unwrap_or_default()
     }
@@ -282,7 +281,7 @@ impl System {
         Answer::of(request).await
     }
 
-    /// Posts JSON to the inference service.
+    /// Posts JSON to the inference service and returns its answer.
     pub async fn ask(&self, path: &str, body: &Value) -> Answer {
         Answer::of(
             self.http
@@ -292,29 +291,29 @@ impl System {
         .await
     }
 
-    /// Gets from the inference service.
+    /// Sends a GET request to the inference service.
     pub async fn look(&self, path: &str) -> Answer {
         Answer::of(self.http.get(format!("http://{}{path}", self.inference))).await
     }
 
-    /// Gets from the host.
+    /// Sends a GET request to the host.
     pub async fn host_get(&self, path: &str) -> Answer {
         Answer::of(self.http.get(format!("http://{}{path}", self.host))).await
     }
 
-    /// The stores of the running (or stopped) system, opened beside it.
+    /// Opens the stores of the running (or stopped) system beside it.
     pub async fn stores(&self) -> store::testing::Embedded {
         store::testing::open_embedded(&self.data())
             .await
             .expect("the data folder opens")
     }
 
-    /// Memory of the process, in kB.
+    /// Returns the resident memory of the process, in kB.
     pub fn resident_kb(&self) -> u64 {
         self.child.as_ref().map(resident_kb).unwrap_or_default()
     }
 
-    /// Distinct stored events, in all.
+    /// Counts the distinct stored events.
     pub async fn stored_events(&self) -> u64 {
         let counts = self
             .stores()
@@ -331,7 +330,7 @@ impl Drop for System {
     fn drop(&mut self) {
         self.kill();
         if std::thread::panicking() {
-            // The folder goes with the test; what explains the failure is shown.
+            // The folder is removed with the test, so the log that explains the failure is printed.
             let log = self.log();
             let from = log.len().saturating_sub(8_000);
             let tail = log
@@ -346,7 +345,7 @@ impl Drop for System {
     }
 }
 
-/// Memory of a process, in kB.
+/// Returns the resident memory of a process, in kB.
 fn resident_kb(child: &Child) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
     let line = status
@@ -359,12 +358,12 @@ fn resident_kb(child: &Child) -> u64 {
         .unwrap_or_default()
 }
 
-/// Processor time, in seconds, that this process has taken.
+/// Returns the processor time, in seconds, that this process has used.
 pub fn own_cpu_seconds() -> f64 {
     cpu_seconds(std::process::id())
 }
 
-/// Processor time, in seconds, of a process and of those that it has started.
+/// Returns the processor time, in seconds, that a process and those that it has started have used.
 fn cpu_seconds(pid: u32) -> f64 {
     /// Linux counts times in hundredths of a second.
     const TICKS_PER_SECOND: f64 = 100.0;
@@ -409,16 +408,16 @@ fn children(pid: u32) -> Vec<u32> {
 pub struct Answer {
     /// Status code.
     pub status: u16,
-    /// Body, `null` when it is no JSON.
+    /// Body, or `null` if it is not JSON.
     pub body: Value,
     /// Body as text.
     pub text: String,
-    /// `Retry-After`, where there is one.
+    /// The `Retry-After` header, if there is one.
     pub retry_after: Option<String>,
 }
 
 impl Answer {
-    /// Sends the request and reads the answer.
+    /// Sends the request and reads the response.
     pub async fn of(request: reqwest::RequestBuilder) -> Self {
         let response = request.send().await.expect("the service answers");
         let retry_after = response.headers().get("retry-after");
@@ -436,14 +435,14 @@ impl Answer {
         }
     }
 
-    /// The stable code of an error.
+    /// Returns the stable code of an error.
     pub fn error_code(&self) -> &str {
         self.body["error"]["code"].as_str().unwrap_or_default()
     }
 }
 
-/// What the process announces in the first line in which `read` finds it; `None` when it does not within [`PATIENCE`]. Reads
-/// on after that, so that the pipe never fills, and shows every line to `see`.
+/// Returns what `read` finds in the first line in which it finds something; `None` if there is no such line within [`PATIENCE`].
+/// Keeps reading after that, so that the pipe never fills up, and passes every line to `see`.
 async fn announced<T: Send + 'static>(
     stdout: ChildStdout,
     read: fn(&str) -> Option<T>,
@@ -454,7 +453,7 @@ async fn announced<T: Send + 'static>(
         let mut ready = Some(ready);
         for line in BufReader::new(stdout).lines().map_while(Result::ok) {
             if let (Some(found), true) = (read(&line), ready.is_some()) {
-                // Nobody waits any more when the test has ended.
+                // Nobody is waiting any more if the test has ended.
                 let _ = ready.take().map(|ready| ready.send(found));
             }
             see(&line);
@@ -469,7 +468,7 @@ fn addresses(line: &str) -> Option<(SocketAddr, SocketAddr)> {
     Some((host.parse().ok()?, inference.parse().ok()?))
 }
 
-/// Asks a process to stop and waits for its end; answers how it ended, `None` if it did not within [`PATIENCE`].
+/// Asks a process to stop and waits for its end; returns its exit status, or `None` if it did not end within [`PATIENCE`].
 pub async fn asked_to_stop(child: &mut Child) -> Option<ExitStatus> {
     let asked = Command::new("kill")
         .args(["-TERM", &child.id().to_string()])
@@ -488,9 +487,9 @@ pub async fn asked_to_stop(child: &mut Child) -> Option<ExitStatus> {
     None
 }
 
-/// A client for loopback. The product's TLS provider is the only one that is compiled in.
+/// Creates a client for loopback. The product's TLS provider is the only one that is compiled in.
 pub fn client() -> reqwest::Client {
-    // Fails only when it has been set already, by another test of this process.
+    // Fails only if another test of this process has set it already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder()
         .timeout(Duration::from_secs(30))
@@ -498,10 +497,10 @@ pub fn client() -> reqwest::Client {
         .expect("a client can be made")
 }
 
-/// Waits until `condition` holds, looking every few milliseconds.
+/// Waits until `condition` holds, checking every few milliseconds.
 ///
 /// # Panics
-/// When it does not hold within [`PATIENCE`].
+/// Panics if it does not hold within [`PATIENCE`].
 pub async fn eventually<F, Fut>(what: &str, mut condition: F)
 where
     F: FnMut() -> Fut,

@@ -1,4 +1,4 @@
-//! One role as a process of its own.
+//! A role that runs as a process of its own.
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 use std::{
@@ -9,17 +9,18 @@ use std::{
 
 use crate::{announced, binary, plugins};
 
-/// A role that runs.
+/// A running role.
 pub struct Role {
-    /// What it is called on the command line.
+    /// Its name on the command line.
     pub name: &'static str,
     child: Child,
-    /// Where it is served: `http://127.0.0.1:40123`.
+    /// The URL at which it is served: `http://127.0.0.1:40123`.
     pub url: String,
 }
 
 impl Role {
-    /// Starts a role in this folder, with its configuration and data, and waits until it says that it is ready.
+    /// Starts a role in this folder, with the folder's configuration and data, and waits until it reports
+    /// that it is ready.
     pub async fn launch(folder: &Path, name: &'static str) -> Self {
         let log = fs::OpenOptions::new()
             .create(true)
@@ -47,7 +48,7 @@ impl Role {
         Self { name, child, url }
     }
 
-    /// Starts host, consumer and inference service at once.
+    /// Starts host, consumer and inference service at the same time.
     pub async fn launch_all(folder: &Path) -> (Self, Self, Self) {
         tokio::join!(
             Self::launch(folder, "host"),
@@ -56,28 +57,29 @@ impl Role {
         )
     }
 
-    /// Ends it as the kernel does when memory is short: no signal to handle, nothing to finish.
+    /// Kills the process as the kernel does when memory is short: there is no signal to handle, and it cannot
+    /// finish anything.
     pub fn kill(mut self) {
         self.end();
     }
 
-    /// The same for one that is kept.
+    /// Does the same by reference.
     pub(crate) fn end(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// Memory, in kB.
+    /// Returns its resident memory, in kB.
     pub fn resident_kb(&self) -> u64 {
         crate::resident_kb(&self.child)
     }
 
-    /// The number of its process.
+    /// Returns the id of its process.
     pub fn process(&self) -> u32 {
         self.child.id()
     }
 
-    /// Processor time, in seconds, that it has taken.
+    /// Returns the processor time, in seconds, that it has used.
     pub fn cpu_seconds(&self) -> f64 {
         crate::cpu_seconds(self.child.id())
     }
@@ -85,7 +87,7 @@ impl Role {
 
 impl Drop for Role {
     fn drop(&mut self) {
-        // Fails when it has ended already.
+        // Fails if it has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

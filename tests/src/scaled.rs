@@ -12,7 +12,7 @@ use tempfile::TempDir;
 pub use self::servers::{QUEUE_BYTES, Servers};
 use crate::{Answer, Role, client, eventually, run, told};
 
-/// Host and inference service, a folder for their files, and the servers behind them. Consumers are started by the tests.
+/// Host and inference service, a folder for their files, and the servers behind them. Tests start consumers themselves.
 pub struct System {
     /// The servers.
     pub servers: Servers,
@@ -20,13 +20,13 @@ pub struct System {
     pub host: Role,
     /// The inference service.
     pub inference: Role,
-    /// For requests.
+    /// The client for requests.
     pub http: reqwest::Client,
     folder: TempDir,
 }
 
 impl System {
-    /// Starts host and inference with these accounts.
+    /// Starts host and inference service with these accounts.
     pub async fn start(accounts: &[Account]) -> Self {
         let servers = Servers::take().await;
         let folder = tempfile::tempdir().unwrap();
@@ -51,18 +51,18 @@ impl System {
         }
     }
 
-    /// One more consumer.
+    /// Starts one more consumer.
     pub async fn consumer(&self) -> Role {
         Role::launch(self.folder.path(), "consumer").await
     }
 
-    /// Ends host and inference service. Consumers can still be started.
+    /// Ends the host and the inference service. Consumers can still be started.
     pub fn end_services(&mut self) {
         self.host.end();
         self.inference.end();
     }
 
-    /// Runs a command of the binary beside the roles, with their configuration, to its end, and answers what it told.
+    /// Runs a command of the binary beside the roles, with their configuration, waits for its end, and returns what it printed.
     pub fn run(&self, arguments: &[&str]) -> String {
         let output = run(self.folder.path(), &[&["--data", "data"], arguments].concat());
         assert!(output.status.success(), "{arguments:?}: {}", told(&output));
@@ -82,7 +82,7 @@ impl System {
         Answer::of(request).await
     }
 
-    /// Gets from a role.
+    /// Sends a GET request to a role.
     pub async fn get(&self, role: &Role, path: &str) -> Answer {
         Answer::of(self.http.get(format!("{}{path}", role.url))).await
     }
@@ -97,7 +97,7 @@ impl System {
         .await
     }
 
-    /// Waits until the role says that it is ready, or that it is not.
+    /// Waits until the role reports this status: that it is ready, or that it is not.
     pub async fn until_ready(&self, role: &Role, status: &str) {
         eventually(&format!("the {} is {status}", role.name), async || {
             self.get(role, "/ready").await.body["status"] == status
@@ -105,15 +105,15 @@ impl System {
         .await;
     }
 
-    /// What the role has counted under this name and these labels.
+    /// Returns the value of the role's metric with this name and these labels.
     pub async fn metric(&self, role: &Role, series: &str) -> Option<f64> {
         let metrics = self.get(role, "/metrics").await;
         let line = metrics.text.lines().find_map(|line| line.strip_prefix(series))?;
         line.trim().parse().ok()
     }
 
-    /// Waits until all that is on the bus has gone all its way, in both groups: what a consumer that ends has not committed the next
-    /// one would read, in another test.
+    /// Waits until both groups have committed everything that is on the bus: otherwise the next consumer, in another test, would
+    /// read what this one has not committed.
     pub async fn until_committed(&self, consumer: &Role) {
         for group in ["sendflowr-events", "sendflowr-identity"] {
             let lag = format!("sendflowr_consumer_lag_records{{group=\"{group}\"}}");
@@ -124,7 +124,7 @@ impl System {
         }
     }
 
-    /// Removes what the test has made.
+    /// Removes what the test has created.
     pub async fn clean(self) {
         self.servers.clean().await;
     }

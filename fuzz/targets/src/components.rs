@@ -1,4 +1,5 @@
-//! Loading of arbitrary bytes as a plugin: refused with a reason, or a plugin that the runtime can run.
+//! Loads arbitrary bytes as a plugin: they are refused with a reason, or they are a plugin that the runtime
+//! can run.
 
 use std::{
     fs,
@@ -19,12 +20,12 @@ static BENCH: LazyLock<Bench> = LazyLock::new(|| Bench {
     folder: TempDir::new().expect("there is room"),
 });
 
-/// Loads the bytes, and hands what is a plugin a delivery.
+/// Loads the bytes, and passes a delivery to what is a plugin.
 pub fn run(bytes: &[u8]) {
     let path: PathBuf = BENCH.folder.path().join("plugin.wasm");
     fs::write(&path, bytes).expect("there is room");
     match BENCH.loader.load(&path) {
-        // It may hit any of its limits; what counts is that this process goes on.
+        // It may exceed any of its limits; what matters is that this process survives.
         Ok(plugin) => drop(plugin.measure(&Arc::new(super::service::request(b"{}")))),
         Err(error) => assert!(!error.to_string().is_empty()),
     }

@@ -1,4 +1,4 @@
-//! The SDK's reader of forms against `form_urlencoded`, and its reader of multipart forms against what was written.
+//! Compares the SDK's form decoder with `form_urlencoded`, and its reader of multipart forms with what was written.
 
 use sendflowr_plugin_sdk::{Form, Header, Request, form::decode_pairs};
 
@@ -7,7 +7,7 @@ pub fn run(bytes: &[u8]) {
     let theirs: Vec<(String, String)> = form_urlencoded::parse(bytes).into_owned().collect();
     assert_eq!(decode_pairs(bytes), theirs);
 
-    // As fields of our own making, which must come back.
+    // As a field of a form that is built here, and must be read back.
     let text = String::from_utf8_lossy(bytes);
     if !format!("\r\n{text}").contains("\r\n--b0undary") {
         let body = format!(
@@ -17,7 +17,7 @@ pub fn run(bytes: &[u8]) {
             read("multipart/form-data; boundary=b0undary", body.as_bytes()).expect("it is well formed");
         assert_eq!(form, [("field".to_owned(), text.into_owned())]);
     }
-    // As whatever they are: the first line is the content type.
+    // As a form as they are: the first line is the content type.
     let end = bytes
         .iter()
         .position(|byte| *byte == b'\n')

@@ -1,19 +1,19 @@
-//! The SDK's JSON reader against `serde_json`: both take the same texts, and read the same from them.
+//! Compares the SDK's JSON reader with `serde_json`: both accept the same texts, and read the same from them.
 
 use std::collections::BTreeMap;
 
 use sendflowr_plugin_sdk::{Document, Value, json::for_each_element};
 
-/// Reads the bytes as JSON, both ways.
+/// Parses the bytes as JSON with both.
 pub fn run(bytes: &[u8]) {
     let ours = Document::parse(bytes);
-    // Never followed by anything but a comparison: that it ends without a panic is a promise too.
+    // Only checked for a panic and compared below: that it ends without a panic is guaranteed too.
     let mut elements = 0;
     let each = for_each_element(bytes, |_, value| {
         elements += 1;
         value.to_metadata();
     });
-    // A byte-order mark is left out, as some providers send one.
+    // A byte-order mark is skipped, because some providers send one.
     let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
     match (&ours, serde_json::from_slice::<serde_json::Value>(bytes)) {
         (Ok(document), Ok(theirs)) => {
@@ -31,8 +31,9 @@ pub fn run(bytes: &[u8]) {
     }
 }
 
-/// What we take and `serde_json` does not: numbers beyond a float's range, since ours stay text; half a surrogate pair, since
-/// providers cut texts; and the deepest level, which both count from another end.
+/// Checks whether this is one of the texts that the SDK accepts and `serde_json` does not: numbers beyond a float's range,
+/// because the SDK keeps them as text; half of a surrogate pair, because providers cut texts; and the deepest level, which both
+/// count from different ends.
 fn is_stricter(error: &serde_json::Error) -> bool {
     let text = error.to_string();
     [
@@ -68,7 +69,7 @@ fn same(ours: Value<'_>, theirs: &serde_json::Value) {
         }
         serde_json::Value::Object(fields) => {
             assert!(ours.is_object());
-            // Of a repeated name the last counts, for both.
+            // If a name is repeated, the last one counts, for both.
             let entries: BTreeMap<_, _> = ours.entries().collect();
             assert_eq!(entries.len(), fields.len());
             for (name, theirs) in fields {

@@ -1,4 +1,4 @@
-//! What is fuzzed: functions of arbitrary bytes that panic when a promise is broken.
+//! The fuzzed functions: they take arbitrary bytes and panic if a guarantee is broken.
 //!
 //! libFuzzer calls them from `fuzz/bins`; an ordinary test calls them with the seeds in `fuzz/seeds` and some thousands of
 //! changes to each, so that every machine runs them.
@@ -28,18 +28,18 @@ mod service;
 #[cfg(feature = "host")]
 pub mod webhooks;
 
-/// A function that is fuzzed.
+/// A fuzzed function.
 #[derive(Clone, Copy)]
 pub struct Target {
     /// Name of its program and of its folder of seeds.
     pub name: &'static str,
-    /// Panics when the bytes break a promise.
+    /// Panics if the bytes break a guarantee.
     pub run: fn(&[u8]),
     /// How many changed seeds the test runs: some seconds' worth.
     pub changes: usize,
 }
 
-/// All of them.
+/// All targets.
 pub const TARGETS: &[Target] = &[
     target("json", json::run, 20_000),
     target("forms", forms::run, 20_000),

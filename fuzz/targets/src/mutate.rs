@@ -1,17 +1,17 @@
-//! Changes to seeds that are the same on every machine: what the test runs where there is no libFuzzer.
+//! Changes to seeds that are the same on every machine, for the test that runs without libFuzzer.
 
-/// Numbers that follow from a seed (xorshift).
+/// A sequence of pseudorandom numbers that is determined by a seed (xorshift).
 #[derive(Debug, Clone)]
 pub struct Numbers(u64);
 
 impl Numbers {
-    /// The numbers of this seed.
+    /// Creates the sequence of this seed.
     pub fn new(seed: u64) -> Self {
         // Zero would stay zero.
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    /// A number below `end`, which is above zero.
+    /// Returns a number below `end`, which must be above zero.
     pub fn below(&mut self, end: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -20,10 +20,10 @@ impl Numbers {
     }
 }
 
-/// Bytes at which parsers take another way.
+/// Bytes at which parsers branch.
 const TELLING: &[u8] = b"\0\x01\x7f\x80\xff\"\\{}[],:&=%+@\r\n;-0";
 
-/// `seed` with one to four changes; parts of `other` may get into it.
+/// Returns `seed` with one to four changes, which may insert parts of `other`.
 pub fn changed(seed: &[u8], other: &[u8], numbers: &mut Numbers) -> Vec<u8> {
     let mut bytes = seed.to_vec();
     for _ in 0..=numbers.below(4) {

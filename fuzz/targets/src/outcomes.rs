@@ -1,19 +1,19 @@
-//! Lifting of arbitrary memory: a guest answers with the bytes of the delivery, wherever they point, and the host makes of
-//! that what it can.
+//! Lifts arbitrary memory: a guest returns the bytes of the delivery, wherever they point, and the host reads from that what it
+//! can.
 
 use crate::service::{self, Answer};
 
-/// Where the guest puts the bytes; a pointer into them is this and an offset.
+/// The address at which the guest puts the bytes; a pointer into them is this address plus an offset.
 pub const ANSWER_AT: u32 = 0x0020_0000;
 
-/// The first byte chooses contract and call, what follows is the answer.
+/// The first byte selects contract and call; the rest is the result.
 pub fn run(bytes: &[u8]) {
     let Some((status, text)) = answer(bytes) else {
         return;
     };
     match status {
         200..=299 | 400 | 401 => {}
-        // The contract's limits, under their names, and what nothing proves beyond the few that are kept.
+        // The contract's limits, under their names, and deliveries that nothing proves, beyond the few that are kept.
         503 => assert!(
             text.contains("plugin_trapped") || text.contains("malformed_not_kept"),
             "{text}"
@@ -22,7 +22,7 @@ pub fn run(bytes: &[u8]) {
     }
 }
 
-/// What the host answers to the delivery: status and body.
+/// Returns the host's response to the delivery: status and body.
 pub fn answer(bytes: &[u8]) -> Option<(u16, String)> {
     let (choice, answer) = bytes.split_first()?;
     let slug = ["lift-old", "lift-new", "claim-old", "claim-new"][usize::from(choice % 4)];

@@ -1,4 +1,5 @@
-//! Checking of arbitrary proofs: nothing is genuine that a secret does not prove, and what one proves is.
+//! Checks arbitrary proofs: nothing is genuine that a secret does not prove, and what a secret proves is
+//! genuine.
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
@@ -20,10 +21,10 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
         .expect("it needs no threads")
 });
 
-/// Nobody who is fuzzed can know it.
+/// A secret that the fuzzed input cannot know.
 const SECRET: &str = "7c1f0e6b52d94a8f9a3be0c44d6f21a8";
 
-/// Bytes as choices, numbers and texts.
+/// Reads bytes as choices, numbers and texts.
 struct Choices<'a>(&'a [u8]);
 
 impl<'a> Choices<'a> {
@@ -157,12 +158,12 @@ fn descriptor() -> Descriptor {
     }
 }
 
-/// Whether these proofs make a delivery genuine.
+/// Checks whether these proofs make a delivery genuine.
 fn is_genuine(proofs: &[Proof], key: &str, body: &[u8]) -> bool {
     let values = BTreeMap::from([
         ("key".to_owned(), vec![key.to_owned(), format!("whsec_{SECRET}")]),
         ("user".to_owned(), vec![SECRET.to_owned()]),
-        // Whatever the bytes are, as a public key.
+        // Arbitrary bytes as a public key.
         (
             "pem".to_owned(),
             vec![String::from_utf8_lossy(body).into_owned(), SECRET.to_owned()],
@@ -176,14 +177,14 @@ fn is_genuine(proofs: &[Proof], key: &str, body: &[u8]) -> bool {
     RUNTIME.block_on(checked).unwrap_or(false)
 }
 
-/// Proofs made of the bytes, and one that holds.
+/// Checks proofs made of the bytes, and one that holds.
 pub fn run(bytes: &[u8]) {
     let mut choices = Choices(bytes);
     let proofs = choices.list(20, Choices::proof);
     let body = choices.0;
     let names_pem = |proof: &Proof| matches!(proof, Proof::PublicKey(_));
     let knows = |proof: &Proof| match proof {
-        // A key that the bytes bring along signs what the bytes like.
+        // With a key that is in the input, the input can sign anything.
         Proof::SharedSecret(secret) => secret.secret == "pem",
         Proof::BasicAuth(basic) => basic.user == "pem" || basic.password == "pem",
         Proof::KeyedHash(hash) => matches!(&hash.key, HashKey::Secret(key) if key.name == "pem"),

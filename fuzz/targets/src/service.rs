@@ -1,4 +1,4 @@
-//! A host without a listener: real plugins, guests that answer with what they are sent, and a bus that looks at what it gets.
+//! A host without a listener: real plugins, guests that return what they are sent, and a bus that checks what it gets.
 
 use std::{
     fs,
@@ -19,10 +19,10 @@ use tower::ServiceExt;
 
 use crate::{guest::guest, outcomes::ANSWER_AT};
 
-/// An address that the seeds are full of, and nothing may tell.
+/// An address that occurs throughout the seeds and must not appear in any output.
 pub(crate) const CANARY: &str = "canary.person@example.org";
 
-/// No time counts here: the machine may be busy with other fuzzers.
+/// Time must not matter: the machine may be busy with other fuzzers.
 const SETTINGS: &str = "
 allow_unsigned_by_default = true
 request_timeout_ms = 120000
@@ -52,7 +52,7 @@ public_key = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEE474IMudemo37SLRKOzuydemrl9dmx
 signing_key = "key-public-7f3c2b1a9d8e"
 "#;
 
-/// Copies the body to where its pointers point, and answers with it.
+/// Builds a guest that copies the body to where its pointers point, and returns it.
 fn mirror(slug: &str, contract: &'static str, call: &str) -> Vec<u8> {
     let answer = format!(
         "(memory.copy (i32.const {ANSWER_AT}) (local.get $body) (local.get $body_length)) i32.const {ANSWER_AT}"
@@ -110,7 +110,7 @@ static SERVICE: LazyLock<Service> = LazyLock::new(|| {
     }
 });
 
-/// Takes everything that is as it should be.
+/// Accepts every record, after checking that it is as it should be.
 struct LookingBus;
 
 #[async_trait]
@@ -164,14 +164,14 @@ fn nobody_reads() -> StoreError {
     }
 }
 
-/// What came back.
+/// The response.
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) headers: String,
     pub(crate) text: String,
 }
 
-/// The host's answer to a request. A panic while it answers would be a 500.
+/// Returns the host's response to a request. A panic in the host would be a 500.
 pub(crate) fn send(request: Request<Body>) -> Answer {
     let Service { router, runtime, .. } = &*SERVICE;
     runtime.block_on(async {
@@ -181,7 +181,7 @@ pub(crate) fn send(request: Request<Body>) -> Answer {
             .await
             .expect("the router never fails");
         let (head, body) = response.into_parts();
-        // No answer is larger than what a plugin may reply.
+        // No response is larger than what a plugin may reply.
         let body = axum::body::Body::new(body);
         #[allow(clippy::disallowed_methods, reason = "capped here")]
         let body = axum::body::to_bytes(body, 1 << 20)
@@ -195,13 +195,13 @@ pub(crate) fn send(request: Request<Body>) -> Answer {
     })
 }
 
-/// The answer to a delivery.
+/// Returns the response to a delivery.
 pub(crate) fn post(path: &str, body: &[u8]) -> Answer {
     let request = Request::post(path).body(Body::from(body.to_vec()));
     send(request.expect("path and method are well formed"))
 }
 
-/// A delivery without anything but a body.
+/// Creates a delivery with nothing but a body.
 pub(crate) fn request(body: &[u8]) -> host::plugin::types::Request {
     host::plugin::types::Request {
         method: "POST".to_owned(),

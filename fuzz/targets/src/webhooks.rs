@@ -1,4 +1,4 @@
-//! The webhook route with arbitrary requests to real plugins.
+//! Sends arbitrary requests to real plugins through the webhook route.
 
 use axum::{
     body::Body,
@@ -7,14 +7,14 @@ use axum::{
 
 use crate::service::{self, Answer, CANARY};
 
-/// A request as text: `METHOD path?query`, headers line by line, an empty line, the body. What can be no request on the wire
-/// is left out.
+/// Sends a request given as text: `METHOD path?query`, headers line by line, an empty line, the body. Input that cannot be a
+/// request on the wire is skipped.
 pub fn run(bytes: &[u8]) {
     let Some((status, text)) = answer(bytes) else {
         return;
     };
-    // Real plugins never break a limit on bodies of this size, and the bus takes everything; of what nothing proves and
-    // nobody can read, a few are kept.
+    // Real plugins never exceed a limit with bodies of this size, and the bus accepts everything; of the deliveries that nothing
+    // proves and nobody can read, a few are kept.
     assert!(
         status < 500 || text.contains("malformed_not_kept"),
         "{status}: {text}"
@@ -22,7 +22,7 @@ pub fn run(bytes: &[u8]) {
     assert!(!text.contains(CANARY), "{text}");
 }
 
-/// What the host answers: status, and headers and body as text.
+/// Returns the host's response: status, and headers and body as text.
 pub fn answer(bytes: &[u8]) -> Option<(u16, String)> {
     let (head, body) = match bytes.windows(2).position(|window| window == b"\n\n") {
         Some(end) => (&bytes[..end], &bytes[end + 2..]),

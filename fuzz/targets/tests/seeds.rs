@@ -1,4 +1,4 @@
-//! Every target, on its seeds and on changes of them.
+//! Runs every target on its seeds and on changes of them.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -10,11 +10,11 @@ use fuzz_targets::{
     outcomes, webhooks,
 };
 
-/// What a target begins with, in the order of the names.
+/// Returns the seeds of a target, in the order of their names.
 fn seeds(target: &str) -> Vec<Vec<u8>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let folders = match target {
-        // Plugins that were built for good, which need no second copy.
+        // The golden plugins, which are not stored a second time.
         "components" => vec![root.join("tests/golden/1.0.0"), root.join("tests/golden/1.1.0")],
         _ => vec![root.join("fuzz/seeds").join(target)],
     };
@@ -35,7 +35,7 @@ fn run(name: &str) {
         (target.run)(seed);
     }
     (target.run)(b"");
-    // More by `SENDFLOWR_FUZZ_CHANGES`, beginning elsewhere by `SENDFLOWR_FUZZ_SEED`.
+    // `SENDFLOWR_FUZZ_CHANGES` sets another number of changes, `SENDFLOWR_FUZZ_SEED` another start.
     let setting = |name: &str| std::env::var(name).ok().map(|value| value.parse().unwrap());
     let changes = setting("SENDFLOWR_FUZZ_CHANGES").unwrap_or(target.changes as u64);
     let first = setting("SENDFLOWR_FUZZ_SEED").unwrap_or(0);
@@ -52,7 +52,7 @@ fn run(name: &str) {
     }
 }
 
-/// A seed that is refused at the door would leave what is behind it alone.
+/// A seed that is refused early would not exercise the code behind that check.
 #[test]
 fn seeds_reach_what_they_are_for() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../seeds");

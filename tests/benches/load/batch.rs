@@ -1,5 +1,5 @@
-//! A campaign through `POST /timing/decide/batch`, on the embedded engines, beside the same questions
-//! asked one after the other.
+//! Measures a campaign through `POST /timing/decide/batch`, on the embedded engines, and for comparison the same questions asked
+//! one after the other.
 
 use std::{
     collections::BTreeSet,
@@ -15,23 +15,23 @@ use event::{Hasher, Timestamp};
 use hyper::body::{Body, Frame};
 use integration_tests::{System, eventually, run as run_binary, told};
 
-/// Synthetic events that the people asked about have, some ten each: more people than curves are kept for, so that each
-/// question costs a look at a profile and a curve.
+/// The number of synthetic events of the people asked about, about ten each: more people than curves are cached for, so that each
+/// question costs reading a profile and computing a curve.
 const EVENTS: usize = 400_000;
 
-/// The seed of `sendflowr synth`, which makes the same people again here.
+/// The seed of `sendflowr synth`, with which the same people are generated here again.
 const SEED: u64 = 1;
 
-/// Questions in a piece of the request's body: pieces of some 60 kB, as a caller's buffer would have.
+/// Questions in each chunk of the request's body: chunks of about 60 kB, like a caller's buffer.
 const LINES_A_PIECE: usize = 1_000;
 
-/// Questions asked alone, for comparison.
+/// Questions asked one by one, for comparison.
 const ALONE: usize = 2_000;
 
-/// When a batch is given up: it would be five times as slow as is promised for a million lines.
+/// When a batch is given up: that is five times as slow as promised for a million lines.
 const LONGEST: Duration = Duration::from_secs(20 * 60);
 
-/// Between two looks at the process's memory.
+/// The time between two checks of the process's memory.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 pub(crate) async fn run(lines: usize) {
@@ -57,7 +57,7 @@ pub(crate) async fn run(lines: usize) {
     for person in people.iter().cycle().take(ALONE) {
         let question = serde_json::json!({ "universal_id": person, "window_hours": 24 });
         let answer = system.ask("/timing/decide", &question).await;
-        // Some have unsubscribed, and no minute is allowed.
+        // Some have unsubscribed, and then no minute is allowed.
         assert!([200, 409].contains(&answer.status), "{}", answer.text);
     }
     let alone = ALONE as f64 / start.elapsed().as_secs_f64();
@@ -110,7 +110,7 @@ pub(crate) async fn run(lines: usize) {
     );
 }
 
-/// The ids of the people whom `sendflowr synth` has made.
+/// Returns the ids of the people whom `sendflowr synth` has generated.
 fn people() -> Vec<String> {
     let events = synth::mock_events(EVENTS, SEED, Timestamp::from(SystemTime::now()), &Hasher::new());
     let people: BTreeSet<String> = events
@@ -120,7 +120,7 @@ fn people() -> Vec<String> {
     people.into_iter().collect()
 }
 
-/// The request's body, made while it is sent.
+/// The request's body, generated while it is sent.
 struct Questions {
     people: Arc<Vec<String>>,
     asked: usize,

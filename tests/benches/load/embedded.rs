@@ -1,4 +1,4 @@
-//! One process on the embedded engines, beside the bare bus.
+//! Measures one process on the embedded engines, and for comparison the bus alone.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,10 +8,10 @@ use store::bus::{EVENTS_TOPIC, NewRecord};
 
 use crate::traffic::{CONNECTIONS, WARM_UP, account, deliveries, email, percentiles, send};
 
-/// Deliveries measured.
+/// The number of measured deliveries.
 const MEASURED: usize = 12_000;
 
-/// Decisions measured.
+/// The number of measured decisions.
 const DECISIONS: usize = 4_000;
 
 pub(crate) async fn run() {
@@ -70,7 +70,7 @@ pub(crate) async fn run() {
     );
 }
 
-/// Appends by as many writers as there are connections, to a bus of its own on the same disk.
+/// Measures appends by as many writers as there are connections, to a separate bus on the same disk.
 async fn bare_bus() -> f64 {
     let folder = tempfile::tempdir().expect("a folder can be made");
     let stores = store::testing::open_embedded(folder.path())
@@ -83,7 +83,7 @@ async fn bare_bus() -> f64 {
         let bus = stores.bus.clone();
         writers.spawn(async move {
             for _ in 0..each {
-                // 900 bytes is what one of the events measured comes to.
+                // One of the measured events has about 900 bytes.
                 let record = NewRecord {
                     topic: EVENTS_TOPIC.to_owned(),
                     key: writer.to_string(),

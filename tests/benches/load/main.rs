@@ -1,8 +1,8 @@
 //! `cargo xtask load`: how many durable deliveries a second, and how long each takes.
 //!
-//! On the embedded engines, in one process; with `--servers` on Kafka, ClickHouse, PostgreSQL and Redis, in three; with
-//! `--batch [LINES]` decisions for a whole campaign instead. Each is printed beside a baseline measured in the same run,
-//! because machines are noisy and only the ratio travels.
+//! Measures the embedded engines in one process; with `--servers` Kafka, ClickHouse, PostgreSQL and Redis, in three; with
+//! `--batch [LINES]` decisions for a whole campaign instead. Each figure is printed beside a baseline measured in the same run,
+//! because machines are noisy and only the ratio is comparable.
 #![expect(clippy::print_stdout, reason = "the figures are the result")]
 
 mod batch;

@@ -1,5 +1,5 @@
-//! The three roles on the four servers: host → Kafka → consumer → ClickHouse, beside the same rows inserted by the
-//! `clickhouse` crate alone.
+//! Measures the three roles on the four servers: host → Kafka → consumer → ClickHouse, and for comparison the same rows inserted
+//! by the `clickhouse` crate alone.
 
 use std::{
     collections::HashMap,
@@ -17,29 +17,30 @@ use tokio_util::sync::CancellationToken;
 
 use crate::traffic::{account, deliveries, percentiles, send, send_one};
 
-/// Deliveries of the warm-up: until Kafka's own compiler has settled. After 12,000 it still took a sixth of both processors.
+/// Deliveries of the warm-up: until Kafka's JIT compiler has settled. After 12,000 it still took a sixth of both processors.
 const WARM_UP: usize = 50_000;
 
-/// Deliveries measured: some seconds of load, so that batches, polls and flushes have settled.
+/// The number of measured deliveries: some seconds of load, so that batches, polls and flushes have settled.
 const MEASURED: usize = 30_000;
 
-/// Time between two looks for the deliveries whose way to ClickHouse is watched. What is measured is too long by half of it
-/// on average.
+/// The time between two checks for the deliveries whose way to ClickHouse is watched. The measured times are too long by half of
+/// it on average.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// Time between two counts of the rows: seldom enough to cost the server nothing, of a backlog that takes many times as long.
+/// The time between two counts of the rows: long enough to cost the server nothing, and short compared with the time that a
+/// backlog takes.
 const COUNT_EVERY: Duration = Duration::from_millis(250);
 
-/// Looks for each delivery that is watched.
+/// The number of checks for each delivery that is watched.
 const LOOKS_PER_PROBE: usize = 2;
 
-/// Comparisons of consumer and crate of which the median is told.
+/// Comparisons of consumer and crate, of which the median is reported.
 const ROUNDS: u64 = 3;
 
-/// Events that wait for the consumer when it starts.
+/// The number of events that wait for the consumer when it starts.
 const BACKLOG: usize = 300_000;
 
-/// More processors than there are, which the system reads as all of them.
+/// More processors than there are, which the system takes to mean all of them.
 const ALL_PROCESSORS: &str = "0-1023";
 
 /// Rows of an insert by the crate alone: the consumer's `batch_events`.
@@ -93,12 +94,12 @@ pub(crate) async fn run() {
     until_rows(&clickhouse, (WARM_UP + MEASURED + visible.len()) as u64).await;
     drop(consumer);
     let mut system = Arc::into_inner(system).expect("nobody else uses it");
-    // What they do by the minute would slow down now the one side, now the other.
+    // Their periodic work would slow down now one side, now the other.
     system.end_services();
     make_raw_events(&clickhouse).await;
     println!("all on the same processors");
     compare(&system, &clickhouse, 0).await;
-    // What is compared now is whether a consumer keeps ClickHouse as busy as a writer can that does nothing else.
+    // This compares whether a consumer keeps ClickHouse as busy as a writer that does nothing else.
     if run_on(&system, "0", "1") {
         println!("ClickHouse with a processor of its own");
         compare(&system, &clickhouse, ROUNDS).await;
@@ -111,7 +112,7 @@ pub(crate) async fn run() {
     system.clean().await;
 }
 
-/// Compares consumer and crate in some rounds, whose seeds come after `seed`.
+/// Compares consumer and crate in some rounds, whose seeds follow `seed`.
 async fn compare(system: &System, clickhouse: &Client, seed: u64) {
     let mut ratios = Vec::new();
     for round in 1..=ROUNDS {
@@ -126,7 +127,7 @@ async fn compare(system: &System, clickhouse: &Client, seed: u64) {
     );
 }
 
-/// Has a consumer work off a backlog, and the crate insert the same rows in the same batches; answers the ratio of their rows a
+/// Has a consumer process a backlog, and the crate insert the same rows in the same batches; returns the ratio of their rows a
 /// second, by the server's own clock.
 async fn work_off(system: &System, clickhouse: &Client, seed: u64) -> f64 {
     let before = rows(clickhouse).await;
@@ -166,8 +167,8 @@ async fn work_off(system: &System, clickhouse: &Client, seed: u64) -> f64 {
     drained / raw
 }
 
-/// Gives ClickHouse and everybody else these processors, the roles that this process starts from now on too; answers whether that
-/// could be done.
+/// Pins ClickHouse to some processors and everybody else to others, including roles that this process starts later; returns
+/// whether that was possible.
 fn run_on(system: &System, clickhouse: &str, others: &str) -> bool {
     let mut processes = system.servers.processes();
     let is_here = processes.iter().any(|(name, _)| name == "clickhouse");
@@ -189,7 +190,7 @@ fn run_on(system: &System, clickhouse: &str, others: &str) -> bool {
         })
 }
 
-/// Sends deliveries of people of their own until it is over; answers how long after its 2xx each could be read.
+/// Sends deliveries of people of their own until `over` is cancelled; returns how long after its 2xx each could be read.
 async fn probes(system: Arc<System>, account: Account, over: CancellationToken) -> Vec<Duration> {
     let clickhouse = system.servers.clickhouse();
     let mut pending = HashMap::new();
@@ -226,8 +227,8 @@ async fn probes(system: Arc<System>, account: Account, over: CancellationToken) 
     visible
 }
 
-/// Rows a second of the inserts that the table has taken since then, from the first, which waits for its consumer's partitions, to
-/// the last. The row's version tells, to the millisecond, when the server took it.
+/// Returns the rows a second of the inserts into the table since `began`, from the first, which waits for its consumer's
+/// partitions, to the last. The row's version says, to the millisecond, when the server accepted it.
 async fn rows_a_second(clickhouse: &Client, table: &str, began: u64) -> f64 {
     let select =
         format!("SELECT bitNot(version) AS at, count() FROM {table} WHERE at >= ? GROUP BY at ORDER BY at");
@@ -242,13 +243,13 @@ async fn rows_a_second(clickhouse: &Client, table: &str, began: u64) -> f64 {
     1_000.0 * rows as f64 / (last - first) as f64
 }
 
-/// The server's clock, in ms.
+/// Returns the server's clock, in ms.
 async fn server_time(clickhouse: &Client) -> u64 {
     let now = clickhouse.query("SELECT toUInt64(toUnixTimestamp64Milli(now64(3)))");
     now.fetch_one().await.expect("ClickHouse answers")
 }
 
-/// Waits until the server merges nothing: what it still has to do for one side would slow down the other.
+/// Waits until the server merges nothing: work left over from one side would slow down the other.
 async fn until_merged(clickhouse: &Client) {
     eventually("the server merges nothing", async || {
         let merges = clickhouse.query("SELECT count() FROM system.merges WHERE database = currentDatabase()");
@@ -270,7 +271,7 @@ async fn rows(clickhouse: &Client) -> u64 {
     count.await.expect("ClickHouse answers")
 }
 
-/// The processor time of everybody who takes part.
+/// The processor time of every process that takes part.
 struct Cpu(Vec<(String, f64)>);
 
 impl Cpu {
@@ -283,7 +284,7 @@ impl Cpu {
         Self(seconds)
     }
 
-    /// What each has taken since, for 100,000 of the backlog's rows.
+    /// Returns the processor time that each has used since the last lap, for 100,000 of the backlog's rows.
     fn lap(&mut self, system: &System, consumer: Option<&Role>) -> String {
         let before = std::mem::replace(&mut self.0, Self::start(system, consumer).0);
         let mut told = Vec::new();
@@ -297,7 +298,7 @@ impl Cpu {
     }
 }
 
-/// A table like that of the events, with the same rows, and views and tables of their own like those that its writes keep.
+/// Creates a table like that of the events, with the same rows, and its own views and tables like those that its writes maintain.
 async fn make_raw_events(clickhouse: &Client) {
     let run = async |sql: &str| {
         clickhouse
@@ -325,7 +326,7 @@ async fn make_raw_events(clickhouse: &Client) {
     run("INSERT INTO raw_events SELECT * FROM email_events").await;
 }
 
-/// The rows that the consumer has stored since then, in its order, as the crate sends them.
+/// Returns the rows that the consumer has stored since `began`, in its order, as the crate sends them.
 async fn raw_batches(clickhouse: &Client, began: u64) -> Vec<Bytes> {
     let mut batches: Vec<Bytes> = Vec::with_capacity(BACKLOG / RAW_BATCH);
     for number in 0..BACKLOG / RAW_BATCH {
@@ -343,7 +344,7 @@ async fn raw_batches(clickhouse: &Client, began: u64) -> Vec<Bytes> {
     batches
 }
 
-/// Inserts the rows of the backlog into the table like that of the events.
+/// Inserts the rows of the backlog into the table that is like that of the events.
 async fn insert_raw(clickhouse: &Client, batches: Vec<Bytes>) {
     for batch in batches {
         let mut insert = clickhouse.insert_formatted_with("INSERT INTO raw_events FORMAT RowBinary");

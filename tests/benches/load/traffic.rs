@@ -1,4 +1,4 @@
-//! One-event SendGrid deliveries, each signed, over loopback connections that stay open.
+//! One-event SendGrid deliveries, each signed, over persistent loopback connections.
 
 use std::{
     ops::Range,
@@ -13,27 +13,26 @@ use event::Timestamp;
 use synth::delivery::{Account, Action, Delivery, Kind};
 use tokio::task::JoinSet;
 
-/// Connections that send at once: enough for deliveries to share flushes, as providers' many senders do.
+/// Connections that send at once: enough for deliveries to share flushes, as with providers' many senders.
 pub(crate) const CONNECTIONS: usize = 48;
 
-/// People that the deliveries are about.
+/// The number of people that the deliveries are about.
 const PEOPLE: usize = 2_000;
 
-/// Deliveries of the warm-up: one of each person, so that nobody is new, and caches, pools and the plugin's code are in
-/// place.
+/// Deliveries of the warm-up: one for each person, so that nobody is new, and caches, pools and the plugin's code are ready.
 pub(crate) const WARM_UP: usize = PEOPLE;
 
-/// The provider's account.
+/// Creates the provider's account.
 pub(crate) fn account() -> Account {
     Account::generate("sendgrid", "").expect("SendGrid is known")
 }
 
-/// The address of a person; `mark` keeps the people of several runs apart.
+/// Returns the address of a person; `mark` keeps the people of several runs apart.
 pub(crate) fn email(number: usize, mark: &str) -> String {
     format!("person{}{mark}@example.com", number % PEOPLE)
 }
 
-/// Clicks, signed now.
+/// Creates deliveries of one click each, signed now.
 pub(crate) fn deliveries(account: &Account, count: usize, mark: &str) -> Vec<Delivery> {
     let now = Timestamp::from(SystemTime::now());
     (0..count)
@@ -49,7 +48,7 @@ pub(crate) fn deliveries(account: &Account, count: usize, mark: &str) -> Vec<Del
         .collect()
 }
 
-/// Sends a delivery and answers when its 2xx has come.
+/// Sends a delivery and waits for its 2xx.
 pub(crate) async fn send_one(http: &reqwest::Client, host: &str, delivery: &Delivery) {
     let mut request = http
         .post(format!("{host}/webhooks/sendgrid"))
@@ -62,7 +61,7 @@ pub(crate) async fn send_one(http: &reqwest::Client, host: &str, delivery: &Deli
     response.bytes().await.expect("the answer is readable");
 }
 
-/// Sends these deliveries over all connections; answers how long each took.
+/// Sends these deliveries over all connections; returns how long each took.
 pub(crate) async fn send(
     http: &reqwest::Client,
     host: &str,
@@ -94,7 +93,7 @@ pub(crate) async fn send(
     times
 }
 
-/// Median and a high percentile, in milliseconds.
+/// Formats the median and a high percentile, in milliseconds.
 pub(crate) fn percentiles(times: &mut [Duration], high: usize) -> String {
     times.sort_unstable();
     let at = |percent: usize| times[(times.len() - 1) * percent / 100].as_secs_f64() * 1_000.0;

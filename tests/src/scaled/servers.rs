@@ -1,4 +1,4 @@
-//! Where the servers are, and the means to stop and start them.
+//! The addresses of the servers, and the means to stop and start them.
 
 use std::{process::Command, time::SystemTime};
 
@@ -16,19 +16,19 @@ pub const QUEUE_BYTES: u64 = 1024 * 1024;
 /// All systems share the topics and consumer groups of one Kafka, so that they run one after the other.
 static TURN: Mutex<()> = Mutex::const_new(());
 
-/// The servers, for as long as it is this test's turn.
+/// The servers, held for as long as it is this test's turn.
 pub struct Servers {
     kafka: String,
     clickhouse: Url,
     postgres: Url,
     redis: Url,
-    /// Makes this test's names and people its own.
+    /// Part of this test's names and people, so that no other test has the same.
     pub mark: String,
     _turn: MutexGuard<'static, ()>,
 }
 
 impl Servers {
-    /// Waits for its turn.
+    /// Waits for this test's turn.
     pub async fn take() -> Self {
         let turn = TURN.lock().await;
         let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
@@ -46,7 +46,8 @@ impl Servers {
         format!("end_to_end_{}", self.mark)
     }
 
-    /// The sections that select these servers. The graph is shared: people have names of their own.
+    /// Returns the sections that select these servers. The graph is shared: each test's people have names of
+    /// their own.
     pub fn configuration(&self) -> String {
         let server = |section: &str, url: &Url, more: &str| {
             let user = match url.username() {
@@ -76,7 +77,7 @@ impl Servers {
         configuration
     }
 
-    /// The topics as they stand in Kafka.
+    /// Connects to the topics in Kafka.
     pub async fn bus(&self) -> KafkaBus {
         let raw = RawKafkaConfig {
             bootstrap_servers: Some(self.kafka.clone()),
@@ -86,7 +87,7 @@ impl Servers {
         KafkaBus::connect(config).await.unwrap()
     }
 
-    /// The events as they stand in ClickHouse.
+    /// Opens the events in ClickHouse.
     pub async fn events(&self) -> ClickHouseEvents {
         let raw = RawClickHouseConfig {
             host: self.clickhouse.host_str().map(str::to_owned),
@@ -100,7 +101,7 @@ impl Servers {
         ClickHouseEvents::connect(config).await.unwrap()
     }
 
-    /// A client of ClickHouse without anything of ours in between, in this test's database.
+    /// Creates a client of ClickHouse without our own layer, in this test's database.
     pub fn clickhouse(&self) -> clickhouse::Client {
         let (host, port) = (
             self.clickhouse.host_str().unwrap(),
@@ -111,11 +112,11 @@ impl Servers {
             .with_user(self.clickhouse.username())
             .with_password(self.clickhouse.password().unwrap_or_default())
             .with_database(self.database())
-            // The server would wait for more rows before it answers.
+            // Otherwise the server would wait for more rows before it answers.
             .with_setting("async_insert", "0")
     }
 
-    /// Removes what this test has made, as far as it is not shared.
+    /// Removes what this test has created, unless it is shared.
     pub async fn clean(&self) {
         let database = self.database();
         let drop = format!("DROP DATABASE {database}");
@@ -127,7 +128,7 @@ impl Servers {
             .unwrap();
     }
 
-    /// Each server that is a process of this machine, with its number.
+    /// Returns the name and process id of each server that is a process of this machine.
     pub fn processes(&self) -> Vec<(String, u32)> {
         let status = control(&["status"]);
         let servers = status.lines().filter_map(|line| {
@@ -140,7 +141,7 @@ impl Servers {
         servers.collect()
     }
 
-    /// Processor time, in seconds, that each of these has taken.
+    /// Returns the processor time, in seconds, that each of these servers has used.
     pub fn cpu_seconds(&self) -> Vec<(String, f64)> {
         let servers = self.processes().into_iter();
         servers
@@ -161,13 +162,13 @@ impl Servers {
         control(&["stop", name]);
     }
 
-    /// Starts a server that was stopped.
+    /// Starts a stopped server.
     pub fn start(&self, name: &str) {
         control(&["start", name]);
     }
 }
 
-/// What the program says that controls the servers.
+/// Runs the program that controls the servers and returns its output.
 fn control(arguments: &[&str]) -> String {
     let output = Command::new(variable("SENDFLOWR_TEST_SERVICES"))
         .arg("services")
