@@ -159,8 +159,8 @@ async fn every_case_ends_as_it_says_and_leaves_no_address_behind() {
         expected_events += number;
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    // Each certificate is fetched once, however many deliveries it has signed; so is the subscription that a case asks to
-    // confirm.
+    // Each certificate is fetched once, however many deliveries it has signed; one case asks to confirm a
+    // subscription.
     let asked = sns.asked().into_iter();
     let (confirmed, fetched): (Vec<_>, Vec<_>) =
         asked.partition(|url| url.contains("?Action=ConfirmSubscription&"));

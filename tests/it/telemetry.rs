@@ -24,7 +24,7 @@ const ADDRESS: &str = "traced.person@example.com";
 const CALLER: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 const AT: &str = "2026-01-10T12:00:00Z";
 
-/// Collects what is exported to it.
+/// A collector, with what it has received.
 #[derive(Clone, Default)]
 struct Collector(Arc<Mutex<Received>>);
 

@@ -27,7 +27,7 @@ impl Plugin for Braze {
     }
 
     fn normalize(request: &Request) -> Result<Outcome, Rejection> {
-        // Braze tests credentials with an empty body or an empty list.
+        // Braze tests the credentials with an empty body or an empty list.
         if request.body.iter().all(u8::is_ascii_whitespace) {
             return Ok(Outcome::nothing());
         }
@@ -45,7 +45,7 @@ impl Plugin for Braze {
     }
 }
 
-/// One event of a Currents batch.
+/// Reads one event of a Currents batch.
 fn currents(event: Value<'_>) -> Element {
     let name = event.str("event_type");
     let properties = event.get("properties");
@@ -59,7 +59,7 @@ fn currents(event: Value<'_>) -> Element {
         (IdentifierKind::ExternalId, user.text("external_user_id")),
         (IdentifierKind::PhoneNumber, properties.text("user_phone_number")),
     ];
-    // A message belongs to a campaign or to a canvas: id and name are taken from the same one.
+    // A message belongs to a campaign or to a canvas: take both id and name from the same one.
     let campaign = if properties.text("campaign_id").is_some() {
         "campaign"
     } else {
@@ -124,8 +124,8 @@ fn subscription(name: &str, properties: Value<'_>) -> Result<EventType, Unused> 
     }
 }
 
-/// The status of one transactional mail. It names nobody, so the dispatch stands for its one recipient until something
-/// else is known about it.
+/// Reads the status of one transactional mail. It names nobody, so the dispatch stands for its only recipient until something
+/// else is known about that person.
 fn postback(root: Value<'_>) -> Element {
     let metadata = root.get("metadata");
     let reason = metadata.text("reason");

@@ -42,7 +42,7 @@ impl Plugin for Brevo {
     }
 }
 
-/// One event; transactional and marketing webhooks name some fields differently.
+/// Reads one event; transactional and marketing webhooks name some fields differently.
 fn event(root: Value<'_>) -> Element {
     let name = root.str("event");
     if root.text("email").is_none() && (root.text("to").is_some() || root.text("msg_status").is_some()) {
@@ -64,7 +64,7 @@ fn event(root: Value<'_>) -> Element {
     let Some(timestamp) = timestamp(root) else {
         return Err(reject("no `ts_epoch`, `ts_event` or `ts` is a time"));
     };
-    // Loaded by a privacy proxy, whether or not the person looked.
+    // Loaded by a privacy proxy, whether or not the person looked at the message.
     let proxy = matches!(name.as_ref(), "unique_proxy_open" | "proxy_open");
     let gives_reason = matches!(
         kind,
@@ -95,7 +95,7 @@ fn event(root: Value<'_>) -> Element {
     })
 }
 
-/// The first usable clock; the texts in `date…` have no offset and are in the account's own time.
+/// Returns the first usable time; the texts in `date…` have no offset and are in the account's own time zone.
 fn timestamp(root: Value<'_>) -> Option<i64> {
     root.time("ts_epoch", time::seconds_or_milliseconds)
         .or_else(|| root.time("ts_event", time::seconds))
@@ -104,7 +104,7 @@ fn timestamp(root: Value<'_>) -> Option<i64> {
         .or_else(|| root.time("s_epoch", time::seconds_or_milliseconds))
 }
 
-/// `tags`, else `tag`: a list, the text of a list, or one plain tag.
+/// Returns `tags`, or otherwise `tag`: a list, the text of a list, or one plain tag.
 fn tags(root: Value<'_>) -> Vec<String> {
     let tags = root.list("tags");
     if !tags.is_empty() {
@@ -120,7 +120,7 @@ fn tags(root: Value<'_>) -> Vec<String> {
     }
 }
 
-/// The sender's header, when it is the text of a JSON object.
+/// Returns the sender's header as metadata, if it is the text of a JSON object.
 fn metadata(root: Value<'_>) -> Vec<Pair> {
     let text = root.get("X-Mailin-custom").string().unwrap_or_default();
     Document::parse(text.as_bytes())

@@ -11,7 +11,7 @@ pub struct CustomerIo;
 
 export!(CustomerIo);
 
-/// Customer.io prescribes no tolerance; five minutes is the usual one for schemes of this kind.
+/// Customer.io prescribes no tolerance; five minutes is usual for schemes of this kind.
 const TOLERANCE_SECONDS: u64 = 300;
 
 impl Plugin for CustomerIo {
@@ -42,7 +42,7 @@ impl Plugin for CustomerIo {
                 proof::part(":"),
                 Part::Body,
             ];
-            // The documentation shows the bare digest; some deliveries carry the version in front.
+            // The documentation shows the bare digest; some deliveries put the version in front.
             let digest = signature.strip_prefix("v0=").unwrap_or(signature);
             let hash = KeyedHash::hmac(Hash::Sha256, "signing_secret", "header `x-cio-signature`");
             proofs.push(hash.message(message).signature(digest, Encoding::Hex));
@@ -65,7 +65,7 @@ fn event(event: Value<'_>) -> Element {
     };
     let data = event.get("data");
     let identifiers = data.get("identifiers");
-    // The recipient of an SMS is a phone number, that of a push a device.
+    // The recipient of an SMS is a phone number, that of a push message is a device.
     let address = if object == "email" {
         data.text("recipient")
     } else {

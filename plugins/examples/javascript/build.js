@@ -1,4 +1,4 @@
-// Makes the component: node build.js <output.wasm> [<source.js> <contract> [<feature that the source uses> …]]
+// Builds the component: node build.js <output.wasm> [<source.js> <contract> [<feature that the source uses> …]]
 import { readFile, writeFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 

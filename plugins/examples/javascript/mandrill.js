@@ -1,6 +1,6 @@
-// Mandrill's webhooks, as in plugins/mandrill, in JavaScript: forms with a JSON list of events, signed with HMAC.
-// The types are those of wit/1.0.0/connector.wit: an enum is its name, a variant `{ tag, val }`, an absent option
-// `undefined`, a 64-bit number a BigInt. What is thrown is the error case of the result.
+// Mandrill's webhooks, like plugins/mandrill, in JavaScript: forms with a JSON list of events, signed with HMAC. The types are
+// those of wit/1.0.0/connector.wit: an enum is its name, a variant is `{ tag, val }`, an absent option is `undefined`, a 64-bit
+// number is a BigInt. A thrown value is the error case of the result.
 
 const DOCS = "https://mailchimp.com/developer/transactional/guides/track-respond-activity-webhooks/";
 
@@ -78,7 +78,7 @@ export const plugin = {
       if (isBlank(url)) {
         throw { tag: "invalid-proof", val: "setting `webhook_url`, which Mandrill signs, is not set" };
       }
-      // What is signed: the URL, then name and value of every field, ordered by name.
+      // The signed message: the URL, then name and value of every field, ordered by name.
       const fields = [...form(request)].sort(([one], [other]) => (one < other ? -1 : one > other ? 1 : 0));
       const message = encoder.encode(url + fields.map(([name, value]) => name + value).join(""));
       proofs.push({
@@ -105,7 +105,7 @@ export const plugin = {
   },
 };
 
-// Mandrill asks with HEAD whether the address exists, before the webhook has a key to sign with.
+// Mandrill checks with HEAD whether the address exists, before the webhook has a key to sign with.
 function isAddressCheck(request) {
   return request.method === "HEAD";
 }
@@ -145,7 +145,7 @@ function elements(request) {
   return list;
 }
 
-/** U+FFFD for halves of surrogate pairs: JSON's escapes can write them, UTF-8 cannot. */
+/** Replaces halves of surrogate pairs with U+FFFD: JSON's escapes can write them, UTF-8 cannot. */
 function wellFormed(_, value) {
   if (typeof value === "string") {
     return value.toWellFormed();
@@ -213,14 +213,14 @@ function reason(eventType, message) {
     case "bounced":
       return text(message.diag) ?? text(message.bounce_description);
     case "deferred":
-      // The last attempt is the one that this event is about.
+      // The event is about the last attempt.
       return Array.isArray(message.smtp_events) ? text(message.smtp_events.at(-1)?.diag) : undefined;
     default:
       return undefined;
   }
 }
 
-// Seconds, with or without a fraction, as whole milliseconds.
+// Converts seconds, with or without a fraction, to whole milliseconds.
 function milliseconds(value) {
   const [, seconds, fraction = ""] = /^(\d+)(?:\.(\d*))?$/.exec((text(value) ?? "").trim()) ?? [];
   if (seconds === undefined || seconds.length > 15) {
@@ -234,7 +234,7 @@ function isBlank(value) {
   return typeof value !== "string" || value.trim() === "";
 }
 
-// A text that is not blank, or a number.
+// Returns a text that is not blank, or a number as text.
 function text(value) {
   if (typeof value === "number") {
     return String(value);
@@ -242,7 +242,7 @@ function text(value) {
   return isBlank(value) ? undefined : value;
 }
 
-// A list of texts, or the one text that stands for it.
+// Returns a list of texts; a single text stands for a list of one.
 function texts(value) {
   const list = Array.isArray(value) ? value : [value];
   return list.map(text).filter((item) => item !== undefined);

@@ -107,7 +107,7 @@ class Plugin(exports.Plugin):
             url = next((setting.value for setting in request.settings if setting.name == "webhook_url"), "").strip()
             if not url:
                 raise Err(Rejection_InvalidProof("setting `webhook_url`, which Mandrill signs, is not set"))
-            # What is signed: the URL, then name and value of every field, ordered by name.
+            # The signed message: the URL, then name and value of every field, ordered by name.
             fields = sorted(form(request), key=lambda field: field[0])
             message = url + "".join(name + value for name, value in fields)
             proofs.append(
@@ -179,7 +179,7 @@ def whole(value: Any) -> Any:
         return {whole(name): whole(item) for name, item in value.items()}
     if isinstance(value, list):
         return [whole(item) for item in value]
-    # A number is a text too, and stays a number.
+    # A number is also a text here, and must stay a number.
     return value if isinstance(value, Number) or not isinstance(value, str) else HALF_PAIR.sub("\ufffd", value)
 
 
@@ -236,7 +236,7 @@ def reason(event_type: EventType, message: dict) -> Optional[str]:
     if event_type is EventType.BOUNCED:
         return text(message.get("diag")) or text(message.get("bounce_description"))
     if event_type is EventType.DEFERRED:
-        # The last attempt is the one that this event is about.
+        # The event is about the last attempt.
         attempts = message.get("smtp_events")
         if isinstance(attempts, list) and attempts:
             return text(mapping(attempts[-1]).get("diag"))

@@ -4,7 +4,8 @@ use sendflowr_plugin_sdk::{
     BounceType, Element, Event, EventType, Identifier, IdentifierKind, Unused, Value, reject, skip, time,
 };
 
-/// Objects of the Email Events API have a `type`, notifications about contacts a `subscriptionType`.
+/// Reads an object: those of the Email Events API have a `type`, notifications about contacts a
+/// `subscriptionType`.
 pub(crate) fn read(element: Value<'_>) -> Element {
     if element.text("subscriptionType").is_some() {
         return notification(element);
@@ -15,7 +16,7 @@ pub(crate) fn read(element: Value<'_>) -> Element {
     Err(skip("unknown", "neither a notification nor an e-mail event"))
 }
 
-/// A property of a contact changed. It names no address and no message.
+/// Reads a changed property of a contact. It names no address and no message.
 fn notification(element: Value<'_>) -> Element {
     let subscription = element.str("subscriptionType");
     let about_contact = match subscription.as_ref() {
@@ -27,7 +28,7 @@ fn notification(element: Value<'_>) -> Element {
         return Err(skip(subscription, "not a property of a contact"));
     }
     let property = element.str("propertyName");
-    // Blank where a value was cleared.
+    // Blank if a value was cleared.
     let value = element.str("propertyValue");
     let kind = property_kind(&property, &value)?;
     let is_date = property.starts_with("hs_email_last_");
@@ -77,7 +78,7 @@ fn property_kind(property: &str, value: &str) -> Result<EventType, Unused> {
     }
 }
 
-/// An object of the Email Events API, forwarded by a relay.
+/// Reads an object of the Email Events API, forwarded by a relay.
 fn email_event(element: Value<'_>) -> Element {
     let name = element.str("type");
     let kind = match name.as_ref() {
@@ -131,7 +132,7 @@ fn email_event(element: Value<'_>) -> Element {
     })
 }
 
-/// By the SMTP status where there is one, else by HubSpot's category.
+/// Decides by the SMTP status if there is one, otherwise by HubSpot's category.
 fn bounce_type(element: Value<'_>) -> Option<BounceType> {
     match (
         element.str("status").bytes().next(),

@@ -4,10 +4,10 @@ use sendflowr_plugin_sdk::{
     Encoding, Hash, HashConstruction, KeyedHash, Part, Proofs, Rejection, Request, proof, time,
 };
 
-/// What HubSpot prescribes for version 3.
+/// The tolerance that HubSpot prescribes for version 3.
 const TOLERANCE_SECONDS: u64 = 300;
 
-/// The escapes that HubSpot decodes in the URL before it signs it (version 3); all others stay.
+/// The escapes that HubSpot decodes in the URL before signing it (version 3); all others stay.
 const DECODED: [(&str, char); 12] = [
     ("%3A", ':'),
     ("%2F", '/'),
@@ -23,8 +23,8 @@ const DECODED: [(&str, char); 12] = [
     ("%3B", ';'),
 ];
 
-/// Demands the newest signature that is there. With one of version 3 older ones do not count: falling back would let
-/// a captured delivery be sent again.
+/// Demands the newest signature that the request has. With one of version 3, older ones do not count: a fallback would allow a
+/// captured delivery to be sent again.
 pub(crate) fn demand(request: &Request, proofs: &mut Proofs<'_>) -> Result<(), Rejection> {
     if request.header("x-hubspot-signature-v3").is_some() {
         return version_3(request, proofs);
@@ -63,7 +63,7 @@ fn version_3(request: &Request, proofs: &mut Proofs<'_>) -> Result<(), Rejection
     )?;
     let url = url(request)?;
     let mut hash = KeyedHash::hmac(Hash::Sha256, "client_secret", "header `x-hubspot-signature-v3`");
-    // Documented is the decoded form; the other is met as well.
+    // The decoded form is documented; the other one occurs as well.
     let mut forms = vec![decode(&url), url];
     forms.dedup();
     for form in forms {
@@ -78,7 +78,7 @@ fn version_3(request: &Request, proofs: &mut Proofs<'_>) -> Result<(), Rejection
     Ok(())
 }
 
-/// The public URL as HubSpot called it: behind a proxy only the operator knows it.
+/// Returns the public URL as HubSpot called it: behind a proxy only the operator knows it.
 fn url(request: &Request) -> Result<String, Rejection> {
     let Some(url) = request.setting("webhook_url") else {
         return Err(Rejection::InvalidProof(

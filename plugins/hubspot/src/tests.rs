@@ -73,7 +73,7 @@ fn older_versions_count_only_alone() {
         .with_header("x-hubspot-signature", "ab")
         .with_header("x-hubspot-signature-version", "v1");
     assert_eq!(messages(&v1).1, ["<body>"]);
-    // Version 3 without its time must not fall back to version 1.
+    // Version 3 without its timestamp must not fall back to version 1.
     let both = v1.with_header("x-hubspot-signature-v3", "c2ln");
     assert!(matches!(
         HubSpot::authenticate(&both),

@@ -5,7 +5,8 @@ use sendflowr_plugin_sdk::{
     Rejection, Request, Unused, Value, export, reject, skip, time,
 };
 
-/// What the time of receipt is rounded to where it stands for an event's: long against the pauses before a call is made again.
+/// The time of receipt is rounded down to a multiple of this if it stands for an event's time: long compared with the pauses
+/// between retries.
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 
 /// The plugin.
@@ -51,8 +52,8 @@ impl Plugin for Iterable {
     }
 }
 
-/// The token behind the configured type's word. Iterable also sends the bare token; after any other word the whole value
-/// is compared, and so refused.
+/// Returns the token after the word of the configured type. Iterable also sends the bare token; after any other word the whole
+/// value is compared, and therefore refused.
 fn token<'a>(authorization: &'a str, auth_type: &str) -> &'a str {
     match authorization.split_once(' ') {
         Some((word, token)) if word.eq_ignore_ascii_case(auth_type.trim()) => token.trim(),
@@ -81,8 +82,8 @@ fn event(root: Value<'_>, received_at_ms: i64) -> Result<Event, Unused> {
     let fields = root.get("dataFields");
     let created = fields.get("createdAt");
     let timestamp = match created.as_text() {
-        // Skipped sends may come without any field. The time is part of what makes an event: one that is sent again must not
-        // become another.
+        // Skipped sends may come without any field. The time is part of an event's identity: a repeated event must not become
+        // another one.
         None => received_at_ms - received_at_ms.rem_euclid(DAY_MS),
         Some(text) => time::rfc3339(&text).ok_or_else(|| reject("`createdAt` is no time"))?,
     };

@@ -10,7 +10,7 @@ pub struct Klaviyo;
 
 export!(Klaviyo);
 
-/// Klaviyo prescribes no tolerance; five minutes is what its own verification samples and most schemes of this kind use.
+/// Klaviyo prescribes no tolerance; its own verification samples and most schemes of this kind use five minutes.
 const TOLERANCE_SECONDS: u64 = 300;
 
 impl Plugin for Klaviyo {
@@ -36,12 +36,12 @@ impl Plugin for Klaviyo {
         }
         let signature = request.proof_header("klaviyo-signature")?;
         let timestamp = request.proof_header("klaviyo-timestamp")?;
-        // A body that is no JSON is for `normalize` to refuse, once its signature has held.
+        // A body that is not JSON is refused by `normalize`, once its signature has been verified.
         let document = request.json().ok();
         let meta = document.as_ref().map(|document| document.root().get("meta"));
         prove_fresh(&mut proofs, request.received_at_ms, timestamp, meta)?;
         let hash = KeyedHash::hmac(Hash::Sha256, "signing_secret", "header `klaviyo-signature`");
-        // The header's own text is signed, never a date written anew.
+        // The header's own text is signed, so it is never replaced by a date formatted again.
         proofs.push(
             hash.message([Part::Body, proof::part(timestamp)])
                 .signature(signature, Encoding::Hex),
@@ -67,7 +67,7 @@ impl Plugin for Klaviyo {
     }
 }
 
-/// The two shapes tell themselves apart by their signature headers.
+/// The two shapes are told apart by their signature headers.
 fn is_system_webhook(request: &Request) -> bool {
     request.header("klaviyo-signature").is_some()
 }
@@ -80,8 +80,8 @@ fn date_or_seconds(text: &str) -> Option<i64> {
     }
 }
 
-/// Demands a signing time near the receipt. The header's runs five hours ahead of the GMT that it names, in Klaviyo's own
-/// example too, and `meta.timestamp` in the body, which is signed as well, does not: of the two, the nearer counts.
+/// Demands a signing time near the time of receipt. The header's time is five hours ahead of the GMT that it names, in Klaviyo's
+/// own example too; `meta.timestamp` in the body, which is signed as well, is not. Of the two, the nearer one counts.
 fn prove_fresh(
     proofs: &mut Proofs<'_>,
     received_at_ms: i64,
@@ -103,7 +103,7 @@ fn prove_fresh(
     }
 }
 
-/// Klaviyo advises to compare the id in the body, which is signed, with the one in the header.
+/// Klaviyo advises comparing the id in the body, which is signed, with the one in the header.
 fn check_webhook_id(request: &Request, meta: Value<'_>) -> Result<(), Rejection> {
     let in_body = meta.str("klaviyo_webhook_id");
     let in_header = request.header("klaviyo-webhook-id").unwrap_or_default();
@@ -114,7 +114,7 @@ fn check_webhook_id(request: &Request, meta: Value<'_>) -> Result<(), Rejection>
     Err(Rejection::InvalidProof(message.to_owned()))
 }
 
-/// One element of a system webhook.
+/// Reads one element of a system webhook.
 fn system_event(element: Value<'_>) -> Element {
     let topic = element.str("topic");
     let (integration, slug) = topic
@@ -146,7 +146,7 @@ fn system_event(element: Value<'_>) -> Element {
     ];
     Ok(Event {
         provider_event_id: element.text("external_id"),
-        // Mails name it the one way, consent the other.
+        // Events about mail and events about consent name it differently.
         recipient_email: of_profile("email")
             .or_else(|| properties.first_text(["Recipient Email Address", "email_address"])),
         identifiers: identifiers
@@ -168,7 +168,7 @@ fn system_event(element: Value<'_>) -> Element {
     })
 }
 
-/// The one event of the JSON:API shape.
+/// Reads the only event of the JSON:API shape.
 fn single_event(data: Value<'_>) -> Element {
     let attributes = data.get("attributes");
     let of = |name| attributes.get(name).get("data");
@@ -203,7 +203,7 @@ fn single_event(data: Value<'_>) -> Element {
     })
 }
 
-/// Topics are `event:<integration>.<slug>`; those about mail are Klaviyo's own, those about a shop are any integration's.
+/// Topics are `event:<integration>.<slug>`; those about mail are Klaviyo's own, those about a shop are of any integration.
 fn kind_of_topic(integration: &str, slug: &str) -> Result<EventType, &'static str> {
     match slug {
         "active_on_site" => return Ok(EventType::SiteVisit),
@@ -253,7 +253,7 @@ fn kind_of_metric(metric: &str) -> Result<EventType, &'static str> {
     })
 }
 
-/// `Hard`, `HardBounce`, `soft` … by how it begins; not every bounce says.
+/// Reads `Hard`, `HardBounce`, `soft` … by its prefix; not every bounce has one.
 fn bounce_type(kind: EventType, properties: Value<'_>) -> Option<BounceType> {
     let kind = (kind == EventType::Bounced).then(|| properties.str("Bounce Type").to_ascii_lowercase())?;
     match kind.as_str() {
@@ -263,7 +263,7 @@ fn bounce_type(kind: EventType, properties: Value<'_>) -> Option<BounceType> {
     }
 }
 
-/// Opens that a mail program made ahead, and clicks of scanners. Nothing is said of people.
+/// Returns true for opens that a mail program made in advance, and for clicks of scanners. Nothing is said about people.
 fn is_machine(kind: EventType, properties: Value<'_>) -> Option<bool> {
     let is_machine = match kind {
         EventType::Opened => properties.is_true("machine_open"),

@@ -10,7 +10,7 @@ pub struct Mailchimp;
 
 export!(Mailchimp);
 
-/// What Mailchimp's guide prescribes for the signature's age.
+/// The age of a signature that Mailchimp's guide prescribes.
 const TOLERANCE_SECONDS: u64 = 300;
 
 impl Plugin for Mailchimp {
@@ -43,7 +43,7 @@ impl Plugin for Mailchimp {
             };
             proofs.shared_secret("query parameter `secret`", "url_secret", [presented.as_str()]);
         }
-        // The validation with GET comes unsigned, but with the URL's secret.
+        // The validation with GET is unsigned, but has the URL's secret.
         if request.has_secret("signing_secret") && request.method == "POST" {
             signature(request, &mut proofs)?;
         }
@@ -66,12 +66,12 @@ impl Plugin for Mailchimp {
     }
 }
 
-/// Saving a webhook sends a GET to its URL.
+/// When a webhook is saved, Mailchimp sends a GET to its URL.
 fn is_validation(request: &Request) -> bool {
     matches!(request.method.as_str(), "GET" | "HEAD")
 }
 
-/// `t=<seconds>,v1=<hex>`, with several `v1` possible.
+/// Reads `t=<seconds>,v1=<hex>`, possibly with several `v1`.
 fn signature(request: &Request, proofs: &mut Proofs<'_>) -> Result<(), Rejection> {
     let header = request.proof_header("x-mailchimp-signature")?;
     let parts = || header.split(',').filter_map(|part| part.trim().split_once('='));
@@ -103,7 +103,7 @@ fn signature(request: &Request, proofs: &mut Proofs<'_>) -> Result<(), Rejection
 fn event(name: &str, form: &Form) -> Element {
     let reason = form.first("data[reason]").unwrap_or_default();
     let (kind, bounce_type) = match (name, reason) {
-        // Also the very first subscription: there is no other type for opting in.
+        // This includes the very first subscription: there is no other type for opting in.
         ("subscribe", _) => (EventType::Resubscribed, None),
         ("unsubscribe" | "cleaned", "abuse") => (EventType::MarkedSpam, None),
         ("unsubscribe", _) => (EventType::Unsubscribed, None),

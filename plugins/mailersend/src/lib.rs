@@ -10,8 +10,7 @@ pub struct MailerSend;
 
 export!(MailerSend);
 
-/// The key that MailerSend publishes for the ping by which a new webhook is tested: the receiver cannot know the
-/// webhook's own key yet.
+/// The key that MailerSend publishes for the ping that tests a new webhook: the receiver cannot know the webhook's own key yet.
 const PING_KEY: &str = "test_Am3L1GuOIc4blLUuHqAPxxwkZaJyEk8G";
 
 /// The `type` of the ping.
@@ -46,7 +45,7 @@ impl Plugin for MailerSend {
     }
 }
 
-/// The published key proves nothing, so it counts for a body that gives no event, and for no other.
+/// The published key proves nothing, so it is accepted only for a body that gives no event.
 fn is_ping(request: &Request) -> bool {
     request
         .json()
@@ -84,13 +83,13 @@ fn event(root: Value<'_>) -> Element {
         }));
     };
     let recipient = email.get("recipient");
-    // What they hold depends on the event; null, or an empty list, for those that have nothing to add.
+    // Their content depends on the event; null, or an empty list, for events that have nothing to add.
     let (morph, meta) = (data.get("morph"), data.get("meta"));
     let of_visit = |name| morph.text(name).or_else(|| meta.text(name));
     let is_visit = matches!(kind, EventType::Opened | EventType::Clicked);
     Ok(Event {
         provider_event_id: data.text("id"),
-        // Version 2 is documented with `email` and comes with `recipient`.
+        // Version 2 is documented with `email` but comes with `recipient`.
         recipient_email: recipient
             .text("email")
             .or_else(|| data.first_text(["recipient", "email"])),

@@ -31,7 +31,7 @@ fn the_published_key_is_for_the_ping_alone() {
         r#"{"type":"activity.opened","data":{"type":"webhook.test"}}"#
     ));
     assert!(!published("nope"));
-    // Of a repeated name the last counts, for the proof as for the events.
+    // If a name is repeated, the last one counts, for the proof as well as for the events.
     assert!(!published(r#"{"type":"webhook.test","type":"activity.opened"}"#));
     let unsigned = post(r#"{"type":"webhook.test"}"#).with_secret("signing_secret");
     assert!(matches!(

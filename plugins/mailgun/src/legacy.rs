@@ -1,10 +1,10 @@
-//! The form that webhooks from before mid-2018 post.
+//! Reads the forms that webhooks created before mid-2018 post.
 
 use sendflowr_plugin_sdk::{
     BounceType, Document, Element, Event, EventType, Form, Pair, reject, skip, text, time,
 };
 
-/// Fields of Mailgun's own; every other field is a variable of the sender's.
+/// Mailgun's own fields; every other field is a variable of the sender's.
 const RESERVED: [&str; 29] = [
     "event",
     "recipient",
@@ -109,7 +109,8 @@ fn tags(form: &Form) -> Vec<String> {
     }
 }
 
-/// The variables in the message's headers when there are any, else every field that is not Mailgun's own.
+/// Returns the variables in the message's headers if there are any, otherwise every field that is not
+/// Mailgun's own.
 fn metadata(form: &Form, headers: &str) -> Vec<Pair> {
     let mut pairs: Vec<Pair> = header_values(headers, "X-Mailgun-Variables")
         .iter()
@@ -127,7 +128,7 @@ fn metadata(form: &Form, headers: &str) -> Vec<Pair> {
     pairs
 }
 
-/// The values of one header in `message-headers`, a JSON list of [name, value].
+/// Returns the values of one header in `message-headers`, a JSON list of [name, value].
 fn header_values(headers: &str, name: &str) -> Vec<String> {
     let Ok(document) = Document::parse(headers.as_bytes()) else {
         return Vec::new();

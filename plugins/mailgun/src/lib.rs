@@ -23,7 +23,7 @@ impl Plugin for Mailgun {
             )
             .basic_auth()
             .timestamp_tolerance()
-            // 406 is the one code after which Mailgun does not send the delivery again.
+            // 406 is the only status after which Mailgun does not send the delivery again.
             .statuses(Statuses {
                 unproven: 401,
                 malformed: 406,
@@ -76,18 +76,18 @@ impl Plugin for Mailgun {
     }
 }
 
-/// Webhooks from before mid-2018 post forms.
+/// Checks whether the request is a form: webhooks created before mid-2018 post forms.
 fn is_form(request: &Request) -> bool {
     request
         .header("content-type")
         .is_some_and(|kind| kind.trim_start().to_ascii_lowercase().contains("form"))
 }
 
-/// What a delivery carries of a signature.
+/// The parts of a delivery's signature.
 struct Signed {
     timestamp: String,
     token: String,
-    /// The account's own; of a subaccount's delivery the primary account's too. Either may fit the configured key.
+    /// The account's own signature; for a subaccount's delivery, also the primary account's. Either may match the configured key.
     signatures: Vec<String>,
 }
 
@@ -109,7 +109,7 @@ fn signed_json(request: &Request) -> Result<Option<Signed>, Rejection> {
 }
 
 fn signed_form(form: &Form) -> Option<Signed> {
-    // The sender's variables are merged into the form; of these three fields the last one is Mailgun's.
+    // The sender's variables are merged into the form; the last of the fields with these names is Mailgun's.
     let field = |name| form.last(name).and_then(present).map(str::to_owned);
     Some(Signed {
         timestamp: field("timestamp")?,
@@ -172,7 +172,7 @@ fn event(data: Value<'_>) -> Element {
     })
 }
 
-/// A failure is a deferral while Mailgun goes on trying, a rejection where it never tried, else a bounce.
+/// Classifies a failure: a deferral while Mailgun keeps trying, a rejection if it never tried, otherwise a bounce.
 fn failed(data: Value<'_>) -> (EventType, Option<BounceType>) {
     let reason = data.str("reason");
     if data.str("severity") == "temporary" {
@@ -193,7 +193,7 @@ fn failed(data: Value<'_>) -> (EventType, Option<BounceType>) {
     (EventType::Bounced, Some(bounce_type))
 }
 
-/// The JSON objects that a text holds, as metadata.
+/// Returns the fields of the JSON object in a text, as metadata.
 fn json_pairs(text: &str) -> Vec<sendflowr_plugin_sdk::Pair> {
     Document::parse(text.as_bytes())
         .map(|document| document.root().to_pairs())

@@ -25,7 +25,7 @@ impl Plugin for Mailjet {
     fn normalize(request: &Request) -> Result<Outcome, Rejection> {
         let document = request.json()?;
         let root = document.root();
-        // An empty list has nothing to tell; one without any object is no list of events.
+        // An empty list is accepted; a list without any object is not a list of events.
         let is_list = root.elements().next().is_none() || root.elements().any(Value::is_object);
         if root.is_array() && is_list {
             return Ok(Outcome::of_elements(root.elements().map(event)));
@@ -45,7 +45,7 @@ fn event(root: Value<'_>) -> Element {
     }
     let name = root.str("event");
     let (kind, bounce_type) = match name.as_ref() {
-        // Reported once the recipient's server has taken the message.
+        // Reported once the recipient's server has accepted the message.
         "sent" => (EventType::Delivered, None),
         "open" => (EventType::Opened, None),
         "click" => (EventType::Clicked, None),
@@ -87,7 +87,8 @@ fn event(root: Value<'_>) -> Element {
     })
 }
 
-/// What the sender attached: the entries of a payload that is a JSON object, else the payload as it is, and the custom id.
+/// Returns what the sender attached: the entries of a payload that is a JSON object, or otherwise the payload as it is, and the
+/// custom id.
 fn metadata(root: Value<'_>) -> Vec<Pair> {
     let payload = root.get("Payload").string().unwrap_or_default();
     let mut pairs = match Document::parse(payload.as_bytes()) {

@@ -80,7 +80,7 @@ fn a_body_without_any_object_is_malformed() {
         assert!(matches!(malformed, Err(Rejection::Malformed(_))), "{body}");
     }
     assert_eq!(normalize::<Mailjet>("[]"), Batch::new());
-    // An object among others is read all the same.
+    // An object among other values is read nevertheless.
     let batch = normalize::<Mailjet>(r#"[1,{"event":"open","time":1,"mj_contact_id":4}]"#);
     assert_eq!((batch.rejected[0].index, batch.events[0].index), (0, 1));
 }

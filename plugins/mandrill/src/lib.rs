@@ -43,7 +43,8 @@ impl Plugin for Mandrill {
             let form = Form::of(request)?;
             let mut fields: Vec<&(String, String)> = form.fields().iter().collect();
             fields.sort_by(|one, other| one.0.cmp(&other.0));
-            // One part, since the parts of a message are bounded and the fields of a form are the sender's.
+            // Joined into one part, because the number of a message's parts is limited, while the fields of a
+            // form are the sender's choice.
             let bytes = fields.iter().map(|(name, value)| name.len() + value.len());
             let mut message = String::with_capacity(url.len() + bytes.sum::<usize>());
             message.push_str(url);
@@ -74,7 +75,7 @@ impl Plugin for Mandrill {
     }
 }
 
-/// Mandrill asks with HEAD whether the address exists, before the webhook has a key to sign with.
+/// Mandrill checks with HEAD whether the address exists, before the webhook has a key to sign with.
 fn is_address_check(request: &Request) -> bool {
     request.method == "HEAD"
 }
@@ -107,7 +108,7 @@ fn event(element: Value<'_>) -> Element {
     let message = element.get("msg");
     let reason = match kind {
         EventType::Bounced => message.first_text(["diag", "bounce_description"]),
-        // The last attempt is the one that this event is about.
+        // The event is about the last attempt.
         EventType::Deferred => message
             .get("smtp_events")
             .elements()

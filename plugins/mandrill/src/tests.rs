@@ -26,7 +26,7 @@ fn the_url_and_every_field_are_signed_in_order() {
     let request = form("b=2&a=x+y&mandrill_events=[]")
         .with_header("x-mandrill-signature", "sig=")
         .with_secret("webhook_key")
-        // A blank that was copied along is no part of the address.
+        // A blank that was copied with the address is not part of it.
         .with_setting("webhook_url", " https://example.com/hook?x=1 ");
     let proofs = Mandrill::authenticate(&request).unwrap();
     let [Proof::KeyedHash(hash)] = proofs.as_slice() else {

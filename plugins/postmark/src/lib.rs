@@ -12,8 +12,8 @@ pub struct Postmark;
 
 impl Plugin for Postmark {
     fn describe() -> Descriptor {
-        // The usual answers: Postmark has always given up at 403, which none of these is. Whether it tries again after 401
-        // depends on which of its pages one believes; what is temporary is 503, which it always repeats.
+        // The usual status codes: Postmark has always given up at 403, which is not among them. Its pages disagree on whether it
+        // tries again after 401; temporary failures are 503, which it always repeats.
         Descriptor::new(
             "postmark",
             "Postmark",
@@ -98,7 +98,7 @@ fn subscription_change(record: Value<'_>) -> Class {
     }
 }
 
-/// Bounces by name: published samples carry type codes that contradict it.
+/// Classifies bounces by name: published samples have type codes that contradict it.
 fn bounce(name: Cow<'_, str>) -> Class {
     match name.as_ref() {
         "HardBounce" => Ok((EventType::Bounced, Some(BounceType::Hard))),
@@ -118,7 +118,7 @@ fn bounce(name: Cow<'_, str>) -> Class {
                 "not about the fate of a sent message",
             ))
         }
-        // SoftBounce, Blocked, Unknown, VirusNotification, and what Postmark adds one day.
+        // SoftBounce, Blocked, Unknown, VirusNotification, and any that Postmark adds later.
         _ => Ok((EventType::Bounced, Some(BounceType::Soft))),
     }
 }

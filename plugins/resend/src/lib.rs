@@ -11,7 +11,7 @@ pub struct Resend;
 
 export!(Resend);
 
-/// What the libraries of Svix, which signs for Resend, use.
+/// The tolerance of the libraries of Svix, which signs for Resend.
 const TOLERANCE_SECONDS: u64 = 300;
 
 impl Plugin for Resend {
@@ -57,7 +57,7 @@ impl Plugin for Resend {
                 proof::part("."),
                 Part::Body,
             ]);
-        // After a rotation there is one for each valid key; other versions are asymmetric.
+        // After a rotation there is one signature for each valid key; other versions are asymmetric.
         for signature in signatures
             .split_whitespace()
             .filter_map(|entry| entry.strip_prefix("v1,"))
@@ -77,7 +77,7 @@ impl Plugin for Resend {
         if document.root().text("type").is_none() {
             return Err(Rejection::Malformed("the body has no `type`".to_owned()));
         }
-        // The same through retries and replays.
+        // The id stays the same through retries and replays.
         let id = request.header("svix-id").map(str::to_owned);
         Ok(Outcome::of_one(event(document.root(), id)))
     }
@@ -103,7 +103,7 @@ fn event(root: Value<'_>, id: Option<String>) -> Element {
     };
     let data = root.get("data");
     let bounce = data.get("bounce");
-    // Several recipients cannot be told apart; the first stands for the message.
+    // Several recipients cannot be told apart; the first one stands for the message.
     let to = data.list("to").into_iter().next();
     let click = data.get("click");
     Ok(Event {
@@ -132,7 +132,7 @@ fn event(root: Value<'_>, id: Option<String>) -> Element {
     })
 }
 
-/// An object of text or, in older payloads, a list of name and value.
+/// Reads an object of text or, in older payloads, a list of names and values.
 fn tags(tags: Value<'_>) -> Vec<Pair> {
     if tags.is_object() {
         return tags.to_pairs();

@@ -68,7 +68,8 @@ fn event(element: Value<'_>) -> Element {
     let at = at.ok_or_else(|| reject("`timestamp` is missing or unreadable"))?;
 
     use EventType::{Bounced, Clicked, Deferred, Opened, Rejected, Resubscribed, Unsubscribed};
-    // Elsewhere `ip` is SendGrid's own address, and the unsubscribe events have a `url` that nobody clicked.
+    // For other types `ip` is SendGrid's own address, and the unsubscribe events have a `url` that nobody
+    // clicked.
     let of_recipient = matches!(event_type, Opened | Clicked | Unsubscribed | Resubscribed);
     Ok(Event {
         provider_event_id: fields.sg_event_id.to_text(),
@@ -109,7 +110,7 @@ fn event(element: Value<'_>) -> Element {
     })
 }
 
-/// Event type by name; of a bounce also whether it is for good.
+/// Returns the event type by name, and for a bounce whether it is permanent.
 fn classify(fields: &Fields<'_>) -> Result<(EventType, Option<BounceType>), Unused> {
     let name = fields.event.as_text().unwrap_or_default();
     Ok(match name.to_ascii_lowercase().as_str() {
@@ -144,8 +145,8 @@ fn bounce_type(fields: &Fields<'_>) -> BounceType {
     }
 }
 
-/// The fields of one element, sorted in one pass: the names that SendGrid reserves, and the sender's custom
-/// arguments.
+/// The fields of one element, sorted in one pass: those with names that SendGrid reserves, and the sender's
+/// custom arguments.
 struct Fields<'a> {
     category: Value<'a>,
     email: Value<'a>,

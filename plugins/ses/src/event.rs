@@ -1,4 +1,4 @@
-//! What SES reports: one message, one event for each recipient that it is about.
+//! Reads SES's reports: one message, with one event for each recipient that it is about.
 
 use sendflowr_plugin_sdk::{
     Batch, BounceType, Event, EventType, Pair, Unused, Value, reject, skip,
@@ -6,13 +6,13 @@ use sendflowr_plugin_sdk::{
     time,
 };
 
-/// One recipient, and what was said about them.
+/// A recipient, and what was said about them.
 struct About {
     address: String,
     reason: Option<String>,
 }
 
-/// The events of one SES message. `message_id` is SNS's, shared by all; `received` stands in for a missing time.
+/// Returns the events of one SES message. `message_id` is SNS's, shared by all of them; `received` stands in for a missing time.
 pub(crate) fn batch(message: Value<'_>, message_id: Option<String>, received: Option<i64>) -> Batch {
     let mut batch = Batch::new();
     match events(message, message_id, received) {
@@ -28,7 +28,7 @@ fn events(
     received: Option<i64>,
 ) -> Result<Vec<Event>, Unused> {
     let mail = message.get("mail");
-    // Event publishing says `eventType`, identity notifications say `notificationType`; the shapes are the same.
+    // Event publishing has `eventType`, identity notifications have `notificationType`; otherwise they have the same shape.
     let name = message
         .first_text(["eventType", "notificationType"])
         .unwrap_or_default();
@@ -122,7 +122,7 @@ fn of_recipients(list: Value<'_>, address: &str) -> Vec<About> {
     list.elements().filter_map(about).collect()
 }
 
-/// Everybody the message went to: it cannot say which of them opened or clicked.
+/// Returns everybody to whom the message went: it cannot say who of them opened or clicked.
 fn destinations(mail: Value<'_>, reason: Option<String>) -> Vec<About> {
     let about = |address| About {
         address,
@@ -131,7 +131,7 @@ fn destinations(mail: Value<'_>, reason: Option<String>) -> Vec<About> {
     mail.list("destination").into_iter().map(about).collect()
 }
 
-/// Only the type decides; undetermined bounces are reported after SES gave up, and may work another time.
+/// Only the type decides; undetermined bounces are reported after SES has given up, and may work another time.
 fn bounce_type(kind: EventType, bounce: Value<'_>) -> Option<BounceType> {
     match (kind, bounce.str("bounceType").as_ref()) {
         (EventType::Bounced, "Permanent") => Some(BounceType::Hard),
@@ -149,14 +149,14 @@ fn complaint(part: Value<'_>) -> Result<(EventType, Value<'_>, Vec<About>), Unus
     if sub_type != "OnAccountSuppressionList" {
         return Ok((EventType::MarkedSpam, part, people));
     }
-    // Never sent: the address stands on the account's own suppression list.
+    // Never sent: the address is on the account's own suppression list.
     for person in &mut people {
         person.reason = Some(sub_type.clone().into_owned());
     }
     Ok((EventType::Rejected, part, people))
 }
 
-/// What a change of preferences amounts to: leaving or rejoining everything, else leaving or joining a topic.
+/// Returns what a change of preferences amounts to: leaving or rejoining everything, otherwise leaving or joining a topic.
 fn subscription(part: Value<'_>) -> Result<EventType, Unused> {
     let (old, new) = (part.get("oldTopicPreferences"), part.get("newTopicPreferences"));
     match (old.is_true("unsubscribeAll"), new.is_true("unsubscribeAll")) {
@@ -188,7 +188,7 @@ fn subscription(part: Value<'_>) -> Result<EventType, Unused> {
     }
 }
 
-/// The sender's message tags: name to values, joined with a comma. SES's own begin with `ses:`.
+/// Returns the sender's message tags: names and values, joined with a comma. SES's own begin with `ses:`.
 fn tags(tags: Value<'_>) -> Vec<Pair> {
     tags.entries()
         .filter(|(name, _)| !name.starts_with("ses:"))

@@ -14,7 +14,7 @@ pub struct Ses;
 
 export!(Ses);
 
-/// What SES publishes once, as plain text, when a topic is attached.
+/// The text that SES publishes once when a topic is attached.
 const TOPIC_VALIDATION: &str = "Successfully validated SNS topic for Amazon SES event publishing.";
 
 impl Plugin for Ses {
@@ -35,7 +35,7 @@ impl Plugin for Ses {
         let mut proofs = Proofs::new(request);
         proofs.basic_auth()?;
         if sns::is_raw(request) {
-            // Without the envelope there is no signature: only basic authentication can prove it.
+            // Without the envelope there is no signature: only basic authentication can prove the delivery.
             return Ok(proofs.finish());
         }
         let document = request.json_object()?;
@@ -63,7 +63,7 @@ impl Plugin for Ses {
                 }
                 Ok(Outcome::Confirm(url.into_owned()))
             }
-            // Fetching the URL of this one would subscribe again.
+            // Fetching this one's URL would subscribe again.
             Kind::UnsubscribeConfirmation => Ok(Outcome::nothing()),
             Kind::Notification => notification(&envelope),
         }

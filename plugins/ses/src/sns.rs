@@ -1,4 +1,4 @@
-//! The SNS envelope: what is signed, and by whom.
+//! Reads the SNS envelope: what is signed, and by whom.
 
 use std::borrow::Cow;
 
@@ -7,7 +7,7 @@ use sendflowr_plugin_sdk::{
     proof, time,
 };
 
-/// What SNS sends.
+/// The type of a message from SNS.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Kind {
     Notification,
@@ -16,7 +16,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// The fields that are signed, in this order; absent ones are left out.
+    /// Returns the fields that are signed, in this order; absent ones are left out.
     fn signed_fields(self) -> &'static [&'static str] {
         match self {
             Kind::Notification => &["Message", "MessageId", "Subject", "Timestamp", "TopicArn", "Type"],
@@ -38,16 +38,17 @@ pub(crate) struct Envelope<'a> {
     fields: Value<'a>,
 }
 
-/// Whether the delivery is the event itself, without an envelope.
+/// Checks whether the delivery is the event itself, without an envelope.
 pub(crate) fn is_raw(request: &Request) -> bool {
     request
         .header("x-amz-sns-rawdelivery")
         .is_some_and(|raw| raw.trim().eq_ignore_ascii_case("true"))
 }
 
-/// What follows `https://sns.<region>.amazonaws.com/`, or the same of the Chinese regions; `None` when the text begins otherwise.
+/// Returns what follows `https://sns.<region>.amazonaws.com/`, or the same for the Chinese regions; `None` if the text begins
+/// otherwise.
 ///
-/// The text itself is looked at, not what a reader of URLs makes of it: `https:\\` or a blank in front would still lead somewhere.
+/// The text itself is checked, not what a URL parser makes of it: `https:\\` or a leading blank would still lead somewhere.
 pub(crate) fn path_at_sns(url: &str) -> Option<&str> {
     let (region, rest) = url.strip_prefix("https://sns.")?.split_once('.')?;
     let path = rest
@@ -56,8 +57,8 @@ pub(crate) fn path_at_sns(url: &str) -> Option<&str> {
     is_region(region).then_some(path)
 }
 
-/// Words and a number with hyphens between: `eu-west-1`, `us-gov-east-1`. `sns.s3.amazonaws.com` and `sns.s3-eu-west-1.amazonaws.com`
-/// are no regions' but buckets that anybody might own.
+/// Checks for words and a number with hyphens between them: `eu-west-1`, `us-gov-east-1`. `sns.s3.amazonaws.com` and
+/// `sns.s3-eu-west-1.amazonaws.com` do not belong to regions but to buckets, which anybody might own.
 fn is_region(name: &str) -> bool {
     let Some((words, number)) = name.rsplit_once('-') else {
         return false;
@@ -69,8 +70,8 @@ fn is_region(name: &str) -> bool {
         && number.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Whether the address is `SimpleNotificationService-<hexadecimal>.pem` at SNS, and nothing else: a query would let SNS itself, or
-/// the sender, choose the answer, and give one certificate any number of addresses.
+/// Checks whether the URL is `SimpleNotificationService-<hexadecimal>.pem` at SNS, and nothing else: a query would let SNS
+/// itself, or the sender, choose the response, and give one certificate any number of URLs.
 fn is_certificate(url: &str) -> bool {
     let id = path_at_sns(url)
         .and_then(|path| path.strip_prefix("SimpleNotificationService-"))
@@ -94,7 +95,7 @@ impl<'a> Envelope<'a> {
         Ok(Envelope { kind, fields })
     }
 
-    /// Demands SNS's signature, the topic and, where a tolerance is set, a recent time.
+    /// Demands SNS's signature, the topic and, if a tolerance is set, a recent time.
     pub(crate) fn prove(&self, request: &Request, proofs: &mut Proofs<'_>) -> Result<(), Rejection> {
         match request.setting("topic_arn") {
             Some(expected) if self.fields.str("TopicArn") == expected.trim() => {}
@@ -103,7 +104,7 @@ impl<'a> Envelope<'a> {
                     "`TopicArn` is not the configured topic".to_owned(),
                 ));
             }
-            // The operator's own user and password tell whose topic it is as well.
+            // The operator's own user and password also say whose topic it is.
             None if request.has_secret("basic_auth_user") => {}
             None => {
                 return Err(Rejection::InvalidProof(
@@ -142,7 +143,7 @@ impl<'a> Envelope<'a> {
         proofs.fresh("field `Timestamp`", &proof_field("Timestamp")?, time::rfc3339)
     }
 
-    /// Name and value of each signed field, each followed by a line feed.
+    /// Returns name and value of each signed field, each followed by a line feed.
     fn signed_text(&self) -> String {
         let mut text = String::new();
         for name in self.kind.signed_fields() {
@@ -156,7 +157,7 @@ impl<'a> Envelope<'a> {
         text
     }
 
-    /// A field that the envelope must have.
+    /// Returns a field that the envelope must have.
     pub(crate) fn text(&self, name: &str) -> Result<Cow<'a, str>, Rejection> {
         self.fields
             .get(name)

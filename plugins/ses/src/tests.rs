@@ -109,9 +109,9 @@ fn a_topic_left_counts_as_leaving() {
 
 const CERTIFICATE: &str = "https://sns.eu-west-1.amazonaws.com/SimpleNotificationService-0f.pem";
 
-/// A notification of the topic `arn:t` that says it is signed.
+/// Creates a notification of the topic `arn:t` that claims to be signed.
 fn signed(version: &str, certificate: &str) -> Request {
-    // As JSON writes a backslash.
+    // Escape backslashes as JSON does.
     let certificate = certificate.replace('\\', "\\\\");
     post(format!(
         r#"{{"Type":"Notification","Message":"x","MessageId":"1","Timestamp":"2026-01-01T00:00:00Z","TopicArn":"arn:t",
@@ -165,7 +165,7 @@ fn certificates_lie_at_sns_under_their_own_names() {
     }
     let file = "SimpleNotificationService-0f.pem";
     for bad in [
-        // Answers of SNS that the sender has a say in.
+        // Responses of SNS that the sender can influence.
         "https://sns.eu-west-1.amazonaws.com/?Action=ListTopics&x=.pem".to_owned(),
         format!("{CERTIFICATE}?n=1&.pem"),
         format!("{CERTIFICATE}#.pem"),
@@ -184,7 +184,7 @@ fn certificates_lie_at_sns_under_their_own_names() {
         format!("https://me@sns.eu-west-1.amazonaws.com/{file}"),
         format!("https://sns.me@evil-1.amazonaws.com/{file}"),
         format!("http://sns.eu-west-1.amazonaws.com/{file}"),
-        // Other names, and the same under another spelling.
+        // Other names, and the same name spelled differently.
         format!("https://sns.eu-west-1.amazonaws.com/a/{file}"),
         format!("https://sns.eu-west-1.amazonaws.com/./{file}"),
         "https://sns.eu-west-1.amazonaws.com/SimpleNotificationService-0F.pem".to_owned(),

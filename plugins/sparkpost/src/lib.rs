@@ -32,7 +32,7 @@ impl Plugin for SparkPost {
     }
 }
 
-/// An element is `{"msys": {"<class>": {…}}}`; the event's own type decides, not its class.
+/// Reads an element `{"msys": {"<class>": {…}}}`; the event's own type decides, not its class.
 fn element(element: Value<'_>) -> Element {
     match element.get("msys").entries().next() {
         Some((_, event)) => read(event),
@@ -69,7 +69,7 @@ fn read(event: Value<'_>) -> Element {
         }
         _ => None,
     };
-    // In message events it is the receiving mail server's address.
+    // In message events this is the receiving mail server's address.
     let shows_device = matches!(kind, EventType::Opened | EventType::Clicked);
     Ok(Event {
         provider_event_id: event.text("event_id"),
@@ -97,7 +97,7 @@ fn read(event: Value<'_>) -> Element {
     })
 }
 
-/// SparkPost's classification, by number.
+/// Classifies a bounce by SparkPost's number.
 fn bounce(class: &str) -> Result<(EventType, Option<BounceType>), Unused> {
     match class {
         // Invalid recipient, no recipient, suppressed by an administrator.

@@ -1,14 +1,15 @@
-//! Reading case files.
+//! Reads case files.
 
 use std::path::Path;
 
 use sendflowr_plugin_sdk::{Descriptor, Header, Request, Setting};
 use serde_json::Value;
 
-/// The moment of receipt where a case names none: 2026-01-10T12:00:00Z, so that runs can be repeated.
+/// The time of receipt of a case that names none: 2026-01-10T12:00:00Z, so that runs can be repeated.
 const DEFAULT_NOW_MS: i64 = 1_768_046_400_000;
 
-/// Entries of `config` that only a host's test double reads: certificates in place of fetching them.
+/// Entries of `config` that only a host's test double reads: certificates that it uses instead of fetching
+/// them.
 const HOST_ONLY: [&str; 1] = ["signing_certs"];
 
 #[derive(Debug, PartialEq, Eq)]
@@ -18,7 +19,7 @@ pub(crate) enum Expected {
     BadRequest,
 }
 
-/// One case file. What it does not say must come of the delivery is not compared, here as in the host.
+/// A case file. A result that it states no expectation for is not compared; the host does the same.
 pub(crate) struct Case {
     pub(crate) name: String,
     pub(crate) provider: String,
@@ -29,7 +30,7 @@ pub(crate) struct Case {
 }
 
 impl Case {
-    /// Reads all `*.json` files of a folder, by name; panics when one cannot be read.
+    /// Reads all `*.json` files of a folder, sorted by name; panics if one cannot be read.
     pub(crate) fn read_all(folder: &Path) -> Vec<Case> {
         let entries =
             std::fs::read_dir(folder).unwrap_or_else(|error| panic!("`{}`: {error}", folder.display()));
@@ -55,19 +56,21 @@ impl Case {
             .into_iter()
             .find(|name| !["outcome", "events", "skipped"].contains(&name.as_str()));
         if let Some(name) = unknown {
-            return Err(format!("`expect.{name}` is nothing that can be expected"));
+            return Err(format!(
+                "`expect.{name}` is unknown; use `outcome`, `events` or `skipped`"
+            ));
         }
         let expected = match &expect["outcome"] {
             Value::Null => None,
             Value::String(outcome) if outcome == "accepted" => Some(Expected::Accepted),
             Value::String(outcome) if outcome == "unauthorized" => Some(Expected::Unauthorized),
             Value::String(outcome) if outcome == "bad_request" => Some(Expected::BadRequest),
-            other => return Err(format!("`expect.outcome` is {other}, which is no outcome")),
+            other => return Err(format!("`expect.outcome` is {other}, which is not an outcome")),
         };
         let events = match &expect["events"] {
             Value::Null => None,
             Value::Array(events) => Some(events.clone()),
-            other => return Err(format!("`expect.events` is {other}, which is no list")),
+            other => return Err(format!("`expect.events` is {other}, which is not a list")),
         };
         let skipped = match &expect["skipped"] {
             Value::Null => None,
@@ -75,7 +78,7 @@ impl Case {
                 Some(skipped) => Some(skipped),
                 None => {
                     return Err(format!(
-                        "`expect.skipped` is {other}, which is no number of elements"
+                        "`expect.skipped` is {other}, which is not a number of elements"
                     ));
                 }
             },
@@ -90,7 +93,8 @@ impl Case {
         })
     }
 
-    /// The request as a host would hand it to the plugin: secrets by name only, settings with their values.
+    /// Returns the request as a host passes it to the plugin: secrets by name only, settings with their
+    /// values.
     pub(crate) fn request(&self, descriptor: &Descriptor) -> Result<Request, String> {
         let mut secrets = Vec::new();
         let mut settings = Vec::new();
@@ -115,7 +119,7 @@ impl Case {
         let now = self.json["now"].as_str();
         let received_at_ms = match now.map(str::parse::<jiff::Timestamp>) {
             Some(Ok(now)) => now.as_millisecond(),
-            Some(Err(error)) => return Err(format!("`now` is unreadable: {error}")),
+            Some(Err(error)) => return Err(format!("cannot read `now`: {error}")),
             None => DEFAULT_NOW_MS,
         };
         let request = &self.json["request"];
@@ -140,12 +144,12 @@ impl Case {
 
 fn body(request: &Value) -> Result<Vec<u8>, String> {
     match request["body_base64"].as_str() {
-        Some(encoded) => base64(encoded).ok_or_else(|| "`body_base64` is no base64".to_owned()),
+        Some(encoded) => base64(encoded).ok_or_else(|| "`body_base64` is not base64".to_owned()),
         None => Ok(request["body"].as_str().unwrap_or_default().as_bytes().to_vec()),
     }
 }
 
-/// A configured value as text: strings as they are, everything else as written.
+/// Returns a configured value as text: strings as they are, everything else as written.
 fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }

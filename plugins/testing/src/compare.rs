@@ -1,11 +1,11 @@
-//! Comparing events with what a case expects.
+//! Compares events with what a case expects.
 
 use sendflowr_plugin_sdk::{BounceType, Event, EventType, IdentifierKind, Outcome};
 use serde_json::{Map, Value, json};
 
 use crate::case::Case;
 
-/// What the outcome does not have in common with the expectation.
+/// Returns the differences between the outcome and what the case expects.
 pub(crate) fn differences(case: &Case, slug: &str, outcome: Outcome) -> Vec<String> {
     let mut differences = Vec::new();
     let (events, unused) = match outcome {
@@ -44,8 +44,8 @@ pub(crate) fn differences(case: &Case, slug: &str, outcome: Outcome) -> Vec<Stri
     differences
 }
 
-/// Whether a field of an event, if there is one of this name, is what a case wants. The host compares alike: the same table
-/// holds both.
+/// Checks whether a field of an event, if there is one with this name, is what a case expects. The host compares in the same way:
+/// one table tests both.
 pub(crate) fn fits(field: &str, expected: &Value, actual: Option<&Value>) -> bool {
     let Some(actual) = actual else {
         return false;
@@ -60,7 +60,7 @@ pub(crate) fn fits(field: &str, expected: &Value, actual: Option<&Value>) -> boo
             let expected = expected.parse::<jiff::Timestamp>();
             expected.is_ok() && expected.ok() == actual.parse().ok()
         }
-        // Which of a person's identities comes first means nothing.
+        // The order of a person's identities has no meaning.
         ("identifiers", Value::Array(expected), Value::Array(actual)) => {
             let sorted = |values: &[Value]| {
                 let mut texts: Vec<String> = values.iter().map(Value::to_string).collect();
@@ -73,7 +73,7 @@ pub(crate) fn fits(field: &str, expected: &Value, actual: Option<&Value>) -> boo
     }
 }
 
-/// The event under the canonical names.
+/// Returns the event under the canonical names.
 fn canonical(slug: &str, event: &Event) -> Value {
     let time = |ms| {
         jiff::Timestamp::from_millisecond(ms)

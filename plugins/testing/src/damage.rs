@@ -1,8 +1,8 @@
-//! Damaged copies of a real body.
+//! Creates damaged copies of a real body.
 
 use serde_json::Value;
 
-/// Pseudo-random numbers (xorshift), the same on every run, so that a failure can be repeated.
+/// Pseudorandom numbers (xorshift), the same in every run, so that a failure can be repeated.
 struct Random(u64);
 
 impl Random {
@@ -22,8 +22,8 @@ impl Random {
     }
 }
 
-/// Copies of a body, each damaged in another way: fields dropped, types changed, nested deeper, cut off, other bytes.
-/// Never ends; the same copies on every run, so that a failure can be repeated.
+/// An endless sequence of copies of a body, each damaged in another way: fields dropped, types changed, nested deeper, cut off,
+/// other bytes. The copies are the same in every run, so that a failure can be repeated.
 pub struct Damage<'a> {
     body: &'a [u8],
     random: Random,
@@ -31,7 +31,7 @@ pub struct Damage<'a> {
 }
 
 impl<'a> Damage<'a> {
-    /// Copies of this body; another seed gives others.
+    /// Creates copies of this body; another seed gives other copies.
     pub fn of(body: &'a [u8], seed: u64) -> Damage<'a> {
         Damage {
             body,
@@ -52,7 +52,7 @@ impl Iterator for Damage<'_> {
 }
 
 fn damaged(body: &[u8], number: usize, random: &mut Random) -> Vec<u8> {
-    // Every fourth copy is damaged without regard for what it says.
+    // Every fourth copy is damaged without regard to its structure.
     if number.is_multiple_of(4) {
         return damaged_bytes(body, random);
     }
@@ -73,7 +73,7 @@ fn damage_json(json: &mut Value, random: &mut Random) {
     }
 }
 
-/// A form with one field dropped, doubled, or damaged; a field that holds JSON is damaged inside.
+/// Returns a form with one field dropped, duplicated or damaged; a field that contains JSON is damaged inside.
 fn damaged_form(form: &str, random: &mut Random) -> String {
     let mut fields: Vec<String> = form.split('&').map(str::to_owned).collect();
     let target = random.below(fields.len());
@@ -100,7 +100,7 @@ fn damaged_form(form: &str, random: &mut Random) -> String {
     fields.join("&")
 }
 
-/// A field of a form as text. What is no UTF-8 is replaced: it is about to be damaged anyway.
+/// Returns a field of a form as text. Bytes that are not UTF-8 are replaced: it is about to be damaged anyway.
 fn decoded(field: &str) -> String {
     let field = field.as_bytes();
     let mut bytes = Vec::with_capacity(field.len());
@@ -135,7 +135,7 @@ fn encoded(text: &str) -> String {
     field
 }
 
-/// Cut off, a byte changed, a stretch doubled, or something else altogether.
+/// Returns the body cut off, with one byte changed, with a part duplicated, or replaced by random bytes.
 fn damaged_bytes(body: &[u8], random: &mut Random) -> Vec<u8> {
     let at = random.below(body.len());
     let mut bytes = body.to_vec();
@@ -163,11 +163,11 @@ fn count(json: &Value) -> usize {
     }
 }
 
-/// Damages the value at this position in depth-first order; gives what is left of the position.
+/// Damages the value at this position in depth-first order; returns what is left of the position.
 fn damage_value(json: &mut Value, target: usize, random: &mut Random) -> Option<usize> {
     if target == 0 {
         *json = match inner(json) {
-            // A document written into a text, as SNS does it, is damaged inside more often than as a whole.
+            // A document inside a text, as in SNS's envelope, is damaged inside more often than as a whole.
             Some(mut inner) if random.below(4) > 0 => {
                 damage_json(&mut inner, random);
                 Value::from(inner.to_string())
@@ -200,7 +200,7 @@ fn damage_value(json: &mut Value, target: usize, random: &mut Random) -> Option<
     Some(left)
 }
 
-/// The document that a text holds.
+/// Returns the document that a text contains.
 fn inner(json: &Value) -> Option<Value> {
     let inner: Value = serde_json::from_str(json.as_str()?).ok()?;
     (inner.is_object() || inner.is_array()).then_some(inner)

@@ -11,11 +11,11 @@ use sendflowr_plugin_sdk::{Batch, Header, Outcome, Plugin, Rejection, Request, S
 
 use case::{Case, Expected};
 
-/// Runs every case file in the folder against `P` and panics with all differences when any does not hold.
+/// Runs every case file in the folder against `P`, and panics with all differences if a case does not hold.
 ///
-/// Natively no proof is checked, that is the host's work: a case that must be refused for its proof passes
-/// when `authenticate` refuses it or demands a proof, one that must be accepted when `authenticate` demands
-/// what the case configures and `normalize` gives the events.
+/// Outside a host no proof is checked, because that is the host's task. A case that must be refused for its proof passes if
+/// `authenticate` refuses it or demands a proof; one that must be accepted passes if `authenticate` demands what the case
+/// configures and `normalize` returns the expected events.
 pub fn run_cases<P: Plugin>(folder: impl AsRef<Path>) {
     let folder = folder.as_ref();
     let cases = Case::read_all(folder);
@@ -36,7 +36,7 @@ pub fn run_cases<P: Plugin>(folder: impl AsRef<Path>) {
     );
 }
 
-/// What is different from what the case expects; empty when it holds.
+/// Returns the differences from what the case expects; empty if it holds.
 fn run_case<P: Plugin>(case: &Case) -> Vec<String> {
     let descriptor = P::describe();
     if descriptor.slug != case.provider {
@@ -75,9 +75,9 @@ fn run_case<P: Plugin>(case: &Case) -> Vec<String> {
     }
 }
 
-/// Damages the deliveries of all case files in the folder (fields dropped, types changed, nested deeper, cut off, other
-/// bytes) and panics when `P` does, when it takes ten times as long as for the whole delivery, or when it makes an
-/// event without time or identity.
+/// Damages the deliveries of all case files in the folder (fields dropped, types changed, nested deeper, cut off, other bytes).
+/// Panics if `P` panics, if it takes more than ten times as long as for the undamaged delivery, or if it creates an event without
+/// a time or an identity.
 pub fn survives_damage<P: Plugin>(folder: impl AsRef<Path>) {
     let descriptor = P::describe();
     for (number, case) in (0..).zip(&Case::read_all(folder.as_ref())) {
@@ -87,7 +87,7 @@ pub fn survives_damage<P: Plugin>(folder: impl AsRef<Path>) {
     }
 }
 
-/// A POST of this JSON with nothing configured, received at 2026-01-10T12:00:00Z.
+/// Creates a POST of this JSON with nothing configured, received at 2026-01-10T12:00:00Z.
 pub fn post(body: impl AsRef<[u8]>) -> Request {
     Request {
         method: "POST".to_owned(),
@@ -104,17 +104,17 @@ pub fn post(body: impl AsRef<[u8]>) -> Request {
     }
 }
 
-/// Changes to a request, for tests.
+/// Methods that change a request, for tests.
 pub trait RequestExt {
-    /// With this header, in place of those of the same name.
+    /// Sets this header, in place of those with the same name.
     fn with_header(self, name: &str, value: &str) -> Self;
-    /// With this setting.
+    /// Adds this setting.
     fn with_setting(self, name: &str, value: &str) -> Self;
-    /// With this secret configured.
+    /// Adds this secret to the configured ones.
     fn with_secret(self, name: &str) -> Self;
-    /// With this query.
+    /// Sets this query.
     fn with_query(self, query: &str) -> Self;
-    /// With this method.
+    /// Sets this method.
     fn with_method(self, method: &str) -> Self;
 }
 
@@ -152,11 +152,11 @@ impl RequestExt for Request {
     }
 }
 
-/// The batch of an outcome that must be one.
+/// Returns the batch of an outcome that must be one.
 ///
 /// # Panics
 ///
-/// When the delivery was refused or is a handshake with an answer of its own.
+/// Panics if the delivery was refused or is a handshake with a reply of its own.
 pub fn batch(outcome: Result<Outcome, Rejection>) -> Batch {
     match outcome {
         Ok(Outcome::Events(batch)) => batch,
@@ -164,11 +164,11 @@ pub fn batch(outcome: Result<Outcome, Rejection>) -> Batch {
     }
 }
 
-/// The batch that `P` makes of a JSON body.
+/// Returns the batch that `P` makes of a JSON body.
 ///
 /// # Panics
 ///
-/// When `P` refuses it.
+/// Panics if `P` refuses it.
 pub fn normalize<P: Plugin>(body: &str) -> Batch {
     batch(P::normalize(&post(body)))
 }

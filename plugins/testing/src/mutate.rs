@@ -1,4 +1,4 @@
-//! Real deliveries, damaged: what a plugin must survive.
+//! Checks that a plugin survives damaged copies of real deliveries.
 
 use std::time::{Duration, Instant};
 
@@ -6,19 +6,20 @@ use sendflowr_plugin_sdk::{Batch, Event, Outcome, Plugin, Request};
 
 use crate::damage::Damage;
 
-/// Damaged copies of each delivery. Enough to meet every field of the samples several times, in well under a second.
+/// The number of damaged copies of each delivery: enough to hit every field of the samples several times, in well under a second.
 const MUTANTS: usize = 400;
 
-/// A damaged delivery may take this many times the time of the whole one.
+/// A damaged delivery may take this many times as long as the undamaged one.
 const SLOWER_AT_MOST: u32 = 10;
 
-/// Times below this are noise of the machine: real work on a sample takes a fraction of it even unoptimised, a blow-up far more.
+/// Times below this are noise of the machine: real work on a sample takes a fraction of it even unoptimised, while a blow-up
+/// takes far more.
 const NOISE: Duration = Duration::from_millis(5);
 
-/// How often a delivery that took too long is measured again before it counts.
+/// How often a delivery that took too long is measured again before it counts as a failure.
 const SECOND_LOOKS: usize = 5;
 
-/// Damages the request again and again and panics when a damaged one is not handled as it should be.
+/// Damages the request again and again, and panics if a damaged one is not handled as it should be.
 pub(crate) fn check<P: Plugin>(name: &str, request: &Request, seed: u64) {
     let whole = timed(|| drop(P::normalize(request)));
     let limit = (whole * SLOWER_AT_MOST).max(NOISE);
@@ -28,7 +29,7 @@ pub(crate) fn check<P: Plugin>(name: &str, request: &Request, seed: u64) {
         let _ = P::authenticate(&mutant);
         let mut outcome = None;
         let mut spent = timed(|| outcome = Some(P::normalize(&mutant)));
-        // A machine that was busy with something else is not busy every time; a slow plugin is slow every time.
+        // A busy machine is not busy every time, but a slow plugin is slow every time.
         for _ in 0..SECOND_LOOKS {
             if spent > limit {
                 spent = spent.min(timed(|| outcome = Some(P::normalize(&mutant))));
@@ -53,7 +54,7 @@ fn timed(work: impl FnOnce()) -> Duration {
     begin.elapsed()
 }
 
-/// What every batch must be, whatever it was made of.
+/// Checks what must hold for every batch, whatever it was made of.
 fn sound(batch: &Batch) -> Result<(), String> {
     for event in &batch.events {
         if event.recipient_email.is_none() && event.identifiers.is_empty() {
@@ -76,7 +77,7 @@ fn sound(batch: &Batch) -> Result<(), String> {
     }
 }
 
-/// Absent fields are absent, never empty: an empty id would make strangers one person.
+/// Checks for empty text: absent fields must be absent, never empty, because an empty id would make strangers one person.
 fn blank_text(event: &Event) -> bool {
     let optional = [
         &event.provider_event_id,

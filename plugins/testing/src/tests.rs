@@ -7,7 +7,7 @@ use sendflowr_plugin_sdk::{
 use crate::case::Case;
 use crate::{compare, damage::Damage, mutate, post, run_case};
 
-/// Reads one object; what it does wrong is chosen by the parameter.
+/// A plugin that reads one object; the parameter selects what it does wrong.
 struct Sample<const FAULT: u8>;
 
 const NONE: u8 = 0;
@@ -34,7 +34,7 @@ impl<const FAULT: u8> Plugin for Sample<FAULT> {
         let email = document.root().text("email");
         assert!(FAULT != PANICS || email.is_some(), "no address");
         if FAULT == IS_SLOW && email.is_none() {
-            // Too little for a person to notice in a run of the tests, a thousand times too much for a delivery.
+            // Too short for a person to notice in a run of the tests, but a thousand times too long for a delivery.
             thread::sleep(Duration::from_millis(20));
         }
         let mut event = Event {

@@ -1,4 +1,4 @@
-"""Tells the time, random numbers and whatever else differs between two runs elsewhere."""
+"""Reports the time, random numbers and whatever else usually differs between two runs."""
 
 import random
 import secrets
