@@ -68,7 +68,7 @@ fn from_environment(name: &str) -> PathBuf {
     let path = PathBuf::from(value);
     assert!(
         path.exists(),
-        "`{}`, which `{name}` names, is not there",
+        "`{}`, which `{name}` names, does not exist",
         path.display()
     );
     path

@@ -116,7 +116,7 @@ fn dispatch(arguments: &[String]) -> anyhow::Result<ExitCode> {
             [flag] if flag == "--servers" => up::load(&["--servers"], Some(&Servers::start()?))?,
             [flag] if flag == "--batch" => up::load(&["--batch", A_MILLION], None)?,
             [flag, lines] if flag == "--batch" => up::load(&["--batch", lines], None)?,
-            _ => bail!("`load` takes nothing, `--servers` or `--batch [LINES]`"),
+            _ => bail!("`load` takes no argument, `--servers` or `--batch [LINES]`"),
         },
         unknown => bail!("there is no command `{unknown}`; `cargo xtask help` lists them"),
     }

@@ -29,12 +29,9 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
     let mut rest = arguments.iter();
     while let Some(argument) = rest.next() {
         if argument == "--out" {
-            out = rest.next().context("`--out` needs a folder after it")?.into();
+            out = rest.next().context("`--out` needs a folder")?.into();
         } else if argument == "--with" {
-            ways.push(Way::named(
-                rest.next()
-                    .context("`--with` needs the name of a way to build after it")?,
-            )?);
+            ways.push(Way::named(rest.next().context("`--with` needs a way to build")?)?);
         } else if argument == "--examples" {
             ways.extend(Way::EXAMPLES);
         } else if argument.starts_with('-') {

@@ -198,9 +198,7 @@ fn spawn_guard() -> anyhow::Result<Child> {
     let mut command = Command::new(this_program());
     command.args(["services", "guard"]).stdin(Stdio::piped());
     native::detach(&mut command);
-    command
-        .spawn()
-        .context("cannot start the guard process of the servers")
+    command.spawn().context("cannot start the servers' guard process")
 }
 
 fn guard() -> anyhow::Result<()> {

@@ -54,7 +54,7 @@ impl Way {
         match Self::ALL.into_iter().find(|way| way.name() == name) {
             Some(way) => Ok(way),
             None => bail!(
-                "there is no way `{name}`; there are {}",
+                "unknown way `{name}`; there are {}",
                 Self::ALL.map(Self::name).join(", ")
             ),
         }
@@ -323,7 +323,7 @@ mod tests {
         let error = Way::named("go").map(drop).map_err(|error| error.to_string());
         assert_eq!(
             error,
-            Err("there is no way `go`; there are cargo-component, wasip2, javascript, python".to_owned())
+            Err("unknown way `go`; there are cargo-component, wasip2, javascript, python".to_owned())
         );
     }
 
