@@ -78,7 +78,7 @@ fn curl_lines_work(system: &System) {
         let text = String::from_utf8_lossy(&output.stdout);
         let body: serde_json::Value =
             serde_json::from_str(&text).unwrap_or_else(|_| panic!("{line}\n{text}"));
-        // The line without a proof is announced as such.
+        // A webhook without its proof is meant to be refused.
         let is_refusal = !line.contains("-u demo:demo") && line.contains("/webhooks/");
         assert_eq!(body.get("error").is_some(), is_refusal, "{line}\n{text}");
     }

@@ -14,7 +14,7 @@ fn click() -> String {
 #[tokio::test]
 async fn a_file_is_served_when_it_comes_and_gone_when_it_goes() {
     let system = System::start(POSTMARK, &["mailgun"]).await;
-    // There is an account, so deliveries are deferred.
+    // There is an account, so the provider is asked to send deliveries again later.
     assert_eq!(postmark_answer(&system).await, 503);
     drop_postmark(&system, &plugins()).await;
     let list = system.host_get("/plugins").await;

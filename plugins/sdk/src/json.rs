@@ -158,13 +158,13 @@ impl<'a> Value<'a> {
         found
     }
 
-    /// Returns the names and values of the object's fields, in order; nothing if the value is not an object.
+    /// Returns the names and values of the object's fields, in order; empty if the value is not an object.
     pub fn entries(self) -> impl Iterator<Item = (Cow<'a, str>, Value<'a>)> {
         self.fields()
             .map(|(key, value)| (key.string().unwrap_or_default(), value))
     }
 
-    /// Returns the array's elements, in order; nothing if the value is not an array.
+    /// Returns the array's elements, in order; empty if the value is not an array.
     pub fn elements(self) -> impl Iterator<Item = Value<'a>> {
         self.children(Kind::Array)
     }
@@ -281,7 +281,7 @@ impl<'a> Value<'a> {
         self.get(name).to_list()
     }
 
-    /// Returns the object's entries as metadata (see [`to_metadata`](Self::to_metadata)); nothing if the value is not an object.
+    /// Returns the object's entries as metadata (see [`to_metadata`](Self::to_metadata)); empty if the value is not an object.
     pub fn to_pairs(self) -> Vec<Pair> {
         let pair = |(name, value): (Cow<'_, str>, Value<'_>)| {
             Some(Pair {

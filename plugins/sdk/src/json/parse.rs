@@ -2,8 +2,8 @@
 
 use crate::bytes::plain_bytes;
 
-/// The deepest nesting that is accepted. Real payloads stay below ten levels; this many frames fit many times into the guest's 1
-/// MiB stack.
+/// The deepest nesting that is accepted. Real payloads stay below ten levels; the guest's 1 MiB stack has room for many times
+/// this many frames.
 const MAX_DEPTH: usize = 128;
 
 /// The number of nodes that any text may have, however short it is: 1 MiB of them.
