@@ -143,8 +143,8 @@ fn provider_crates() -> anyhow::Result<Vec<String>> {
     Ok(slugs)
 }
 
-/// Compiles crates of the workspace in `folder` for WebAssembly and returns the folder of the core modules. The lock file may
-/// change, except that of the plugins' own workspace.
+/// Compiles crates of the workspace in `folder` for WebAssembly and returns the folder of the core modules. With rustup's
+/// toolchain, the plugins' own lock file must not change in CI; that of another workspace may always change.
 pub(crate) fn compile_in(folder: &Path, slugs: &[String]) -> anyhow::Result<PathBuf> {
     let toolchain = setup::wasm_toolchain()?;
     let mut arguments = vec!["build", "--release", "--target", TARGET];
