@@ -6,10 +6,7 @@ use std::{
 };
 
 use event::Timestamp;
-use integration_tests::{
-    eventually,
-    scaled::{QUEUE_BYTES, System},
-};
+use integration_tests::{eventually, scaled::System};
 use serde_json::json;
 use synth::delivery::{Account, Action, Kind};
 
@@ -26,10 +23,13 @@ const CLICKS: usize = 100;
 /// 40,000.
 const MEMORY_KB: u64 = 200_000;
 
+/// The smallest `kafka.queue_bytes` that can be configured.
+const QUEUE_BYTES: u64 = 1024 * 1024;
+
 /// Clicks of a delivery whose events take more than [`QUEUE_BYTES`] on the bus, at some 600 bytes each.
 const MORE_THAN_THE_QUEUE: usize = 2_500;
 
-/// The series of the consumer's distance to the end of the bus.
+/// The series of the consumer's lag.
 const LAG: &str = "sendflowr_consumer_lag_records{group=\"sendflowr-events\"}";
 
 async fn system() -> (Arc<System>, Clicks) {
@@ -69,7 +69,8 @@ async fn nothing_acknowledged_is_lost_while_kafka_is_away() {
 #[ignore = "needs servers; cargo xtask test starts them"]
 async fn a_full_queue_turns_deliveries_away_before_memory_grows() {
     let account = Account::generate("sendgrid", "").unwrap();
-    let system = Arc::new(System::start(std::slice::from_ref(&account)).await);
+    let queue = format!("queue_bytes = {QUEUE_BYTES}");
+    let system = Arc::new(System::start_with(std::slice::from_ref(&account), &queue).await);
     let deliver = |clicks: usize, first: usize| {
         let system = Arc::clone(&system);
         let now = Timestamp::from(SystemTime::now());

@@ -9,7 +9,7 @@ use serde_json::Value;
 use synth::delivery::{Account, Delivery};
 use tempfile::TempDir;
 
-pub use self::servers::{QUEUE_BYTES, Servers};
+pub use self::servers::Servers;
 use crate::{Answer, Role, client, eventually, run, told};
 
 /// Host and inference service, a folder for their files, and the servers behind them. Tests start consumers themselves.
@@ -28,9 +28,14 @@ pub struct System {
 impl System {
     /// Starts host and inference service with these accounts.
     pub async fn start(accounts: &[Account]) -> Self {
+        Self::start_with(accounts, "").await
+    }
+
+    /// Like [`System::start`], with more settings of Kafka.
+    pub async fn start_with(accounts: &[Account], kafka: &str) -> Self {
         let servers = Servers::take().await;
         let folder = tempfile::tempdir().unwrap();
-        let mut configuration = servers.configuration();
+        let mut configuration = servers.configuration(kafka);
         for account in accounts {
             configuration += &format!("[accounts.{}.default]\n", account.provider());
             for (name, value) in account.config() {

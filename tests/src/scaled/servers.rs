@@ -10,10 +10,8 @@ use store::{
 };
 use tokio::sync::{Mutex, MutexGuard};
 
-/// `kafka.queue_bytes` of the roles: the least that can be configured.
-pub const QUEUE_BYTES: u64 = 1024 * 1024;
-
-/// All systems share the topics and consumer groups of one Kafka, so that they run one after the other.
+/// Held by one system at a time: all of them share the topics and consumer groups of one Kafka, so they run
+/// one after the other.
 static TURN: Mutex<()> = Mutex::const_new(());
 
 /// The servers, held for as long as it is this test's turn.
@@ -47,8 +45,8 @@ impl Servers {
     }
 
     /// Returns the sections that select these servers. The graph is shared: each test's people have names of
-    /// their own.
-    pub fn configuration(&self) -> String {
+    /// their own. `kafka` is added to Kafka's section.
+    pub fn configuration(&self, kafka: &str) -> String {
         let server = |section: &str, url: &Url, more: &str| {
             let user = match url.username() {
                 "" => String::new(),
@@ -61,10 +59,9 @@ impl Servers {
                 url.port().unwrap(),
             )
         };
-        // The shortest session that brokers accept by default, so that a consumer that was killed is missed soon, and the smallest
-        // queue that can be configured, so that one delivery can fill it.
+        // The shortest session that brokers accept by default, so that a killed consumer is soon missed.
         let mut configuration = format!(
-            "[kafka]\nbootstrap_servers = '{}'\nsession_timeout_ms = 6000\nqueue_bytes = {QUEUE_BYTES}\n",
+            "[kafka]\nbootstrap_servers = '{}'\nsession_timeout_ms = 6000\n{kafka}\n",
             self.kafka
         );
         let database = format!("database = '{}'", self.database());
