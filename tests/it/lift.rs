@@ -38,5 +38,5 @@ async fn decisions_of_both_groups_show_in_the_comparison() {
         "{told}"
     );
     let (is_well, told) = lift(&["--since", "tomorrow"]);
-    assert!(!is_well && told.contains("`--since` must be a moment"), "{told}");
+    assert!(!is_well && told.contains("`--since` must be a time"), "{told}");
 }

@@ -244,7 +244,7 @@ async fn many_customers_under_one_phone_number_are_not_taken_for_one() {
         let refused = person(folder.path(), &[&[command][..], &who].concat());
         let text = told(&refused);
         assert!(
-            refused.status.code() == Some(2) && text.contains("holds 11 addresses"),
+            refused.status.code() == Some(2) && text.contains("has 11 addresses"),
             "{text}"
         );
     }

@@ -197,7 +197,7 @@ fn a_case_that_expects_what_nothing_is_compared_with_fails() {
             r#""expect": {"outcome": "accepted", "skiped": 9}"#,
             "unknown field `skiped`",
         ),
-        (r#""expects": {"outcome": "accepted"}"#, "`expect` says nothing"),
+        (r#""expects": {"outcome": "accepted"}"#, "`expect` is empty"),
     ] {
         let case =
             format!(r#"{{"provider": "postmark", "name": "typo", "request": {{"body": "[]"}}, {expect}}}"#);
