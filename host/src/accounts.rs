@@ -1,10 +1,10 @@
 //! The operator's accounts at the providers: their secrets and settings.
 //!
 //! A provider may have several accounts (`/webhooks/{provider}/{account}`); the one without a name in the path is
-//! called `default`. The configuration does not say what is a secret and what a setting, the plugin's descriptor does,
-//! and it may change with the plugin: values are therefore kept by name and looked at through a descriptor.
+//! called `default`. Which values are secrets and which are settings is not in the configuration but in the plugin's
+//! descriptor, and may change with the plugin: values are therefore kept by name and interpreted through a descriptor.
 //!
-//! Accounts stand in the configuration, or were added while hosts run: see [`stored`].
+//! Accounts come from the configuration, or are added while hosts run: see [`stored`].
 
 mod book;
 mod stored;
@@ -29,22 +29,22 @@ pub use self::stored::AccountValues;
 /// The account of `/webhooks/{provider}`.
 pub const DEFAULT_ACCOUNT: &str = "default";
 
-/// The secret by which plugins call the user of basic authentication.
+/// The name that plugins give to the secret that holds the user name of basic authentication.
 const BASIC_AUTH_USER: &str = "basic_auth_user";
 
-/// The names in an account's section that are neither a secret nor a setting.
+/// The names in an account's section that are neither secrets nor settings.
 const ALLOW_UNSIGNED: &str = "allow_unsigned";
 const RECORD_DELIVERIES: &str = "record_deliveries";
 const EXTERNAL_ID_SCOPE: &str = "external_id_scope";
 
-/// Values a secret may have at once. A rotation needs two; four leave room for one that overlaps the next, and keep
-/// the work that a forged delivery causes small.
+/// Maximum number of values that a secret may have at once. A rotation needs two; four leave room for one that overlaps the
+/// next, and keep the work that a forged delivery causes small.
 const MAX_VALUES: usize = 4;
 
-/// `[accounts]` as it stands in the configuration: `[accounts.<provider>.<account>]` holds `name = value`, where a value
+/// `[accounts]` as written in the configuration: `[accounts.<provider>.<account>]` holds `name = value`, where a value
 /// is a text, a number, a flag, or a list of texts for a secret that is being rotated. `allow_unsigned = true` accepts
-/// deliveries that nothing proves, as long as the account has no secret. `external_id_scope` tells whose people the sender's own
-/// ids name, where hosts serve several senders.
+/// unproven deliveries as long as the account has no secret. `external_id_scope` says whose people the sender's own ids
+/// refer to, if hosts serve several senders.
 #[derive(Clone, Default, Deserialize)]
 #[serde(transparent)]
 pub struct RawAccounts(BTreeMap<String, BTreeMap<String, RawAccount>>);
@@ -63,7 +63,7 @@ enum RawValue {
 }
 
 impl RawAccounts {
-    /// Sets one value, as if it stood in the configuration.
+    /// Sets one value, as if it were written in the configuration.
     pub fn set(&mut self, provider: &str, account: &str, name: &str, value: &str) {
         let accounts = self.0.entry(provider.to_owned()).or_default();
         accounts
@@ -83,15 +83,15 @@ impl fmt::Debug for RawAccounts {
     }
 }
 
-/// An entry of `[accounts]` that cannot work. Names the key, never the value.
+/// An invalid entry of `[accounts]`. Names the key, never the value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidAccount {
     /// No provider can have this name.
-    #[error("`accounts.{0}`: a provider is called by lower-case letters, digits and hyphens")]
+    #[error("`accounts.{0}`: the name of a provider consists of lower-case letters, digits and hyphens")]
     Provider(String),
     /// No account can have this name.
     #[error(
-        "`accounts.{provider}.{account}`: an account is called by letters, digits, `-`, `_` and `.`, \
+        "`accounts.{provider}.{account}`: the name of an account consists of letters, digits, `-`, `_` and `.`, \
          at most {MAX_ACCOUNT_NAME}"
     )]
     Account {
@@ -100,7 +100,7 @@ pub enum InvalidAccount {
         /// The account.
         account: String,
     },
-    /// A value that nothing can be done with.
+    /// An invalid value.
     #[error("`accounts.{provider}.{account}.{name}` {problem}")]
     Value {
         /// The provider.
@@ -127,7 +127,7 @@ pub struct Account {
 }
 
 impl Account {
-    /// An account from named values, each of which may have several texts at once. Empty texts count as not set.
+    /// Creates an account from named values, each of which may have several texts at once. Empty texts count as not set.
     pub fn new(
         provider: &str,
         name: &str,
@@ -156,33 +156,33 @@ impl Account {
         }
     }
 
-    /// How many of the account's last deliveries are kept, sealed; none unless the operator says so.
+    /// Returns how many of the account's last deliveries are kept, sealed; 0 unless the operator configures a number.
     pub(crate) fn record_deliveries(&self) -> usize {
         self.record_deliveries
     }
 
-    /// Whose people the sender's own ids name; none where all accounts are of one sender.
+    /// Returns the scope of the sender's own ids; `None` if all accounts belong to one sender.
     pub(crate) fn external_id_scope(&self) -> Option<&str> {
         self.external_id_scope.as_deref()
     }
 
-    /// The provider.
+    /// Returns the provider.
     pub fn provider(&self) -> &str {
         &self.provider
     }
 
-    /// The account's name.
+    /// Returns the account's name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The names of everything that is set, in order.
+    /// Returns the names of all values that are set, in order.
     pub fn value_names(&self) -> impl Iterator<Item = &str> {
         self.values.keys().map(String::as_str)
     }
 
-    /// Whether a delivery may go through with nothing that proves it: the operator said so, and there is no secret that
-    /// it could be proven with.
+    /// Returns whether unproven deliveries are accepted: the operator allows it, and there is no secret that they could be
+    /// proven with.
     pub(crate) fn takes_unsigned(&self, descriptor: &Descriptor) -> bool {
         self.allow_unsigned
             && !descriptor
@@ -191,11 +191,11 @@ impl Account {
                 .any(|secret| self.values.contains_key(&secret.name))
     }
 
-    /// The settings that the plugin declares, with their values.
+    /// Returns the settings that the plugin declares and that have a value.
     pub(crate) fn settings(&self, descriptor: &Descriptor) -> Vec<Setting> {
         let mut settings = Vec::new();
         for spec in &descriptor.settings {
-            // A list makes sense for secrets alone; of a setting's the first counts.
+            // A list makes sense only for secrets; of a setting's list, the first value counts.
             if let Some(value) = self.values.get(&spec.name).and_then(|values| values.first()) {
                 settings.push(Setting {
                     name: spec.name.clone(),
@@ -206,14 +206,14 @@ impl Account {
         settings
     }
 
-    /// The first setting that the plugin cannot work without and that is not configured.
+    /// Returns the first setting that the plugin requires and that is not configured.
     pub(crate) fn missing_setting<'d>(&self, descriptor: &'d Descriptor) -> Option<&'d str> {
         let mut required = descriptor.settings.iter().filter(|spec| spec.required);
         let missing = required.find(|spec| !self.values.contains_key(&spec.name))?;
         Some(&missing.name)
     }
 
-    /// The names of the declared secrets that are configured.
+    /// Returns the names of the declared secrets that are configured.
     pub(crate) fn secret_names(&self, descriptor: &Descriptor) -> Vec<String> {
         let configured = descriptor
             .secrets
@@ -222,12 +222,12 @@ impl Account {
         configured.map(|secret| secret.name.clone()).collect()
     }
 
-    /// Whether deliveries are to carry user and password.
+    /// Returns whether deliveries must carry a user name and a password.
     pub(crate) fn has_basic_auth(&self, descriptor: &Descriptor) -> bool {
         self.secret(descriptor, BASIC_AUTH_USER).is_ok()
     }
 
-    /// The values of a secret that the plugin asks for; at least one.
+    /// Returns the values of a secret that the plugin asks for; at least one.
     pub(crate) fn secret(&self, descriptor: &Descriptor, name: &str) -> Result<&[Secret], Refusal> {
         if !descriptor.secrets.iter().any(|secret| secret.name == name) {
             return Err(Refusal::SecretUndeclared {
@@ -243,12 +243,12 @@ impl Account {
         }
     }
 
-    /// Where a value stands in the configuration.
+    /// Returns the key of a value in the configuration.
     pub(crate) fn key(&self, name: &str) -> String {
         format!("accounts.{}.{}.{name}", self.provider, self.name)
     }
 
-    /// What the account lacks and has too much of, seen from the plugin.
+    /// Compares the account with what the plugin declares.
     pub fn findings(&self, descriptor: &Descriptor) -> Findings {
         let secrets = descriptor.secrets.iter().map(|spec| (&spec.name, spec.required));
         let settings = descriptor.settings.iter().map(|spec| (&spec.name, spec.required));
@@ -271,7 +271,7 @@ impl Account {
     }
 }
 
-/// A name from a plugin, short enough for an error's text.
+/// Returns a name from a plugin, shortened for an error message and without control characters.
 fn short_name(name: &str) -> String {
     name.chars()
         .filter(|letter| !letter.is_control())
@@ -279,7 +279,7 @@ fn short_name(name: &str) -> String {
         .collect()
 }
 
-/// How an account's configuration fits its plugin. Names only.
+/// How an account's configuration fits its plugin. Holds names, never values.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Findings {
     /// The provider.
@@ -290,9 +290,9 @@ pub struct Findings {
     pub missing: Vec<String>,
     /// Configured names that the plugin does not know.
     pub unknown: Vec<String>,
-    /// Whether deliveries that nothing proves are accepted.
+    /// Whether unproven deliveries are accepted.
     pub takes_unsigned: bool,
-    /// Whether it was added by `sendflowr account set`; otherwise it stands in the configuration.
+    /// Whether it was added with `sendflowr account set`; otherwise it is in the configuration.
     #[serde(rename = "stored")]
     pub is_stored: bool,
 }
@@ -305,11 +305,11 @@ pub struct Accounts {
 }
 
 impl Accounts {
-    /// Checks what the configuration says. `allow_unsigned_by_default` counts for accounts that do not say
-    /// `allow_unsigned` themselves, and for providers without any account.
+    /// Checks the configured accounts. `allow_unsigned_by_default` applies to accounts that do not set `allow_unsigned`
+    /// themselves, and to providers without any account.
     ///
     /// # Errors
-    /// [`InvalidAccount`] with the key that is wrong.
+    /// Returns [`InvalidAccount`] with the key that is invalid.
     pub fn try_new(raw: RawAccounts, allow_unsigned_by_default: bool) -> Result<Self, InvalidAccount> {
         let mut providers = BTreeMap::new();
         for (provider, raw_accounts) in raw.0 {
@@ -327,11 +327,11 @@ impl Accounts {
         })
     }
 
-    /// The account of a provider that exists, or the names of those that do. A provider without any configured account
-    /// has the account `default`, with nothing in it.
+    /// Returns an account of a provider. A provider without any configured account has the account `default`, with no
+    /// values.
     ///
     /// # Errors
-    /// The names of the accounts that there are.
+    /// Returns the names of the provider's accounts if it has no account of this name.
     pub fn get(&self, provider: &str, account: &str) -> Result<Arc<Account>, Vec<String>> {
         match self
             .providers
@@ -347,13 +347,14 @@ impl Accounts {
         }
     }
 
-    /// Whether there is an account of this name: not the one that a provider without any has.
+    /// Returns whether an account of this name is configured or stored. The implicit `default` of a provider without any account
+    /// does not count.
     pub fn has(&self, provider: &str, account: &str) -> bool {
         let accounts = self.providers.get(provider);
         accounts.is_some_and(|accounts| accounts.contains_key(account))
     }
 
-    /// These accounts and the added ones. One that is there already stays as it is.
+    /// Returns these accounts together with the added ones. An account that exists already stays as it is.
     fn with(&self, added: Vec<Account>) -> Self {
         let mut all = self.clone();
         for account in added {
@@ -365,7 +366,7 @@ impl Accounts {
         all
     }
 
-    /// How every account of the descriptor's provider fits it.
+    /// Returns how each account of the descriptor's provider fits it.
     pub fn findings(&self, descriptor: &Descriptor) -> Vec<Findings> {
         match self
             .providers
@@ -380,17 +381,17 @@ impl Accounts {
         }
     }
 
-    /// Providers that have a section, in order.
+    /// Returns the providers that have a section, in order.
     pub fn providers(&self) -> impl Iterator<Item = &str> {
         self.providers.keys().map(String::as_str)
     }
 
-    /// Whether accounts that do not say so themselves take deliveries that nothing proves.
+    /// Returns whether accounts that do not set `allow_unsigned` themselves accept unproven deliveries.
     pub fn allows_unsigned_by_default(&self) -> bool {
         self.allow_unsigned_by_default
     }
 
-    /// The accounts that have a section.
+    /// Returns the accounts that have a section.
     pub fn configured(&self) -> impl Iterator<Item = &Arc<Account>> {
         self.providers.values().flat_map(BTreeMap::values)
     }
@@ -451,7 +452,7 @@ fn parse_account(
             let RawValue::Text(scope) = value else {
                 return Err(invalid(&name, "must be a text"));
             };
-            // It is put before ids as an account's name is.
+            // It becomes a prefix of ids, like an account's name.
             if !is_account_name(&scope) {
                 return Err(invalid(
                     &name,

@@ -1,7 +1,7 @@
-//! A delivery on its way from unproven to events.
+//! Takes a delivery from unproven to events.
 //!
-//! Only a `Delivery<Verified>` yields events. [`Delivery::read`] makes one once the proofs have held; the only other
-//! way is for a delivery that this host itself sealed as proven and now opens again.
+//! Only a `Delivery<Verified>` yields events. [`Delivery::read`] creates one once the proofs have held. The only other
+//! way to get one is to open a delivery that this host itself has sealed as proven.
 
 use std::{sync::Arc, time::Instant};
 
@@ -20,11 +20,11 @@ use crate::{
 /// Not proven yet.
 #[derive(Debug)]
 pub struct Unverified {
-    /// Whose delivery it is said to be.
+    /// The account that it was sent to.
     account: Arc<Account>,
 }
 
-/// Proven, to the extent of its trust.
+/// Proven, to the extent given by its trust.
 #[derive(Debug)]
 pub struct Verified {
     trust: Trust,
@@ -41,7 +41,7 @@ pub struct Delivery<State> {
 enum Visit {
     /// The delivery has been read.
     Over(Outcome),
-    /// The check of the proofs has to wait for something.
+    /// The check of the proofs has to wait for a certificate.
     Waits(BoxFuture<'static, Result<Trust, Refusal>>),
 }
 
@@ -51,7 +51,7 @@ pub enum DeliveryError {
     /// Its proof is missing, wrong or stale.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// The plugin cannot understand it, for the reason that it gives.
+    /// The plugin cannot read it, and gives a reason.
     #[error("{reason}")]
     Malformed {
         /// The plugin's reason.
@@ -65,7 +65,7 @@ pub enum DeliveryError {
 }
 
 impl Delivery<Unverified> {
-    /// Makes a fresh instance of the plugin for this request to an account.
+    /// Waits for a slot, and reserves a fresh instance of the plugin for this request to an account.
     pub async fn new(
         plugin: &Arc<Plugin>,
         account: &Arc<Account>,
@@ -80,14 +80,14 @@ impl Delivery<Unverified> {
         })
     }
 
-    /// Asks the plugin what must hold, checks it, and lets the plugin read the delivery: all on one thread, since to be handed over
-    /// takes as long as both calls.
+    /// Asks the plugin what must hold, checks it, and lets the plugin read the delivery: all on one thread, since a hand-over to
+    /// another takes as long as both calls.
     ///
-    /// Only when a certificate has to be fetched does the delivery leave that thread in between and give back the plugin's turn:
-    /// anybody can name a certificate that was never asked for before, and must not be able to delay genuine deliveries that way.
+    /// Only if a certificate has to be fetched does the delivery leave that thread in between and release the plugin's slot:
+    /// anyone can name a certificate that was never requested before, and must not be able to delay genuine deliveries that way.
     ///
     /// # Errors
-    /// [`DeliveryError`].
+    /// Returns a [`DeliveryError`] if the delivery is refused, cannot be read, or the plugin fails.
     pub async fn read(
         self,
         plugin: &Arc<Plugin>,
@@ -101,7 +101,7 @@ impl Delivery<Unverified> {
         let visit = {
             let (plugin, account) = (Arc::clone(plugin), Arc::clone(&account));
             let (request, certificates) = (Arc::clone(&request), Arc::clone(certificates));
-            // A check that waits does so in this runtime, not in that of the worker thread.
+            // A check that has to wait waits in this runtime, not in that of the worker thread.
             let waits_in = Handle::current();
             |mut guest: Guest, deadline| async move {
                 let proofs = guest.authenticate_here(deadline, &request).await?;
@@ -141,7 +141,7 @@ impl Delivery<Unverified> {
             .await
     }
 
-    /// Accepts that the proofs held when the delivery came in: this host recorded that when it sealed the delivery.
+    /// Accepts that the proofs held when the delivery was received: this host recorded that when it sealed the delivery.
     pub(crate) fn proven_at_receipt(self) -> Delivery<Verified> {
         let Self { request, guest, .. } = self;
         let trust = Trust::Genuine;
@@ -181,9 +181,9 @@ impl Delivery<Verified> {
             state: Verified { trust },
         } = self;
         match trust {
-            // Of an account that takes what nothing proves, such deliveries are all that there is to go by.
+            // An account that accepts unproven deliveries can only be judged by those.
             Trust::Genuine | Trust::Unsigned => guest.set_proven(),
-            // Anybody can send these.
+            // Anyone can send these.
             Trust::PublishedKey | Trust::Handshake => {}
         }
         let outcome = guest

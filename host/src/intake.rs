@@ -1,6 +1,6 @@
 //! Processes one delivery, without HTTP: proof, plugin, canonical events, bus.
 //!
-//! A delivery is reported as stored only after the bus has acknowledged it, and everything that comes of one delivery
+//! A delivery is reported as stored only after the bus has acknowledged it, and everything that results from one delivery
 //! (events and the dead letter of its unreadable elements) goes to the bus in one append: all of it or nothing.
 
 use std::{collections::HashSet, sync::Arc, time::SystemTime};
@@ -77,10 +77,10 @@ pub enum IntakeError {
     /// Its proof is missing, wrong or stale.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// The plugin cannot understand it, for the reason that it gives.
+    /// The plugin cannot read it, and gives a reason.
     #[error("{0}")]
     Malformed(String),
-    /// The plugin cannot understand it, it is unproven, and it was not kept: a genuine one has to be sent again.
+    /// The plugin cannot read it, it is unproven, and it was not kept: if it is genuine, it has to be sent again.
     #[error("{0}")]
     NotKept(String),
     /// The plugin failed.
@@ -129,10 +129,10 @@ pub enum ReplayError {
         account: String,
     },
     /// Its account may be among the stored ones, which cannot be read.
-    #[error("the stored accounts cannot be read: try again when `sendflowr config check` finds no fault")]
+    #[error("the stored accounts cannot be read: try again once `sendflowr config check` succeeds")]
     AccountsUnread,
-    /// It is unproven and now finally refused: either a stranger sent it, or it is a genuine one that no plugin can read yet.
-    #[error("nothing proves it")]
+    /// It is unproven and now refused for good: either a stranger sent it, or it is a genuine one that no plugin can read yet.
+    #[error("it is unproven")]
     Unproven(#[source] IntakeError),
     /// It failed again.
     #[error(transparent)]
@@ -171,14 +171,14 @@ impl Intake {
         self.accounts.current()
     }
 
-    /// Has the plugins forget how accounts fared that were removed.
+    /// Has the plugins forget the quarantines of removed accounts.
     pub(crate) fn forget_removed_accounts(&self) {
         self.plugins.keep_accounts(|provider, account| {
             !matches!(self.accounts.get(provider, account), Err(Missing::Unknown(_)))
         });
     }
 
-    /// Takes one delivery in. When it returns a success, everything of it is on the bus.
+    /// Processes one delivery. On success, everything of it is on the bus.
     pub(crate) async fn take(
         &self,
         plugin: &Arc<Plugin>,
@@ -268,7 +268,7 @@ impl Intake {
     /// them other ids. Elements that are still rejected are counted but not dead-lettered again.
     ///
     /// # Errors
-    /// [`ReplayError`] when the dead letter yielded nothing; it should then be kept.
+    /// Returns a [`ReplayError`] if the dead letter yielded nothing; it should then be kept.
     pub async fn replay(&self, letter: &Record) -> Result<Counts, ReplayError> {
         let header = |name| {
             letter
@@ -303,7 +303,7 @@ impl Intake {
         let delivery = Delivery::new(&plugin, &account, request)
             .await
             .map_err(IntakeError::from)?;
-        // What was proven then stays proven: the secret may have been rotated since.
+        // A delivery that was proven at receipt stays proven: the secret may have been rotated since.
         let outcome = match is_proven {
             true => delivery.proven_at_receipt().normalize().await,
             false => delivery.read(&plugin, &self.certificates).await,
@@ -343,8 +343,8 @@ impl Intake {
         Ok(converted.counts)
     }
 
-    /// Keeps a delivery that the plugin could not read, and returns whether it was kept: of unproven deliveries only a
-    /// few are. When it is not kept, the provider must send it again.
+    /// Keeps a delivery that the plugin could not read, and returns whether it was kept: only a few unproven ones
+    /// are. If it is not kept, the provider must send it again.
     #[expect(clippy::too_many_arguments, reason = "each is a part of the dead letter")]
     async fn keep_malformed(
         &self,
@@ -397,7 +397,7 @@ impl Intake {
         .await
     }
 
-    /// Converts a batch; `now` is later than the time of receipt when the delivery is replayed.
+    /// Converts a batch. `now` is later than the time of receipt if the delivery is replayed.
     async fn convert(
         &self,
         batch: Batch,

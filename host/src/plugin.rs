@@ -1,10 +1,10 @@
 //! The plugin runtime: loads provider plugins from a folder and runs them in a sandbox.
 //!
 //! A plugin is a WebAssembly component of the contract in `wit/`. Every delivery gets an instance of its own, limited in
-//! CPU time, memory, stack and output; nothing is left of it afterwards. Files that are dropped into the folder, replaced
-//! or removed take effect within a second, and deliveries in flight end on the plugin they began with. A plugin that
-//! keeps failing at an account's deliveries rests for that account and comes back by itself. Whatever a plugin does, it costs only
-//! its own provider.
+//! CPU time, memory, stack and output; nothing of it remains afterwards. Files that are put into the folder, replaced or removed
+//! take effect within a second, and deliveries in flight end on the plugin they began with. When a plugin keeps failing on an
+//! account's deliveries, the account is put in quarantine for it, which ends automatically. Whatever a plugin does, it affects
+//! only its own provider.
 //!
 //! ```text
 //! folder ─▶ registry ─▶ load: read ▸ pin and signature ▸ inspect ▸ compile (cache) ▸ link ▸ describe ─▶ Plugin
@@ -111,12 +111,12 @@ impl Plugins {
         self.0.registry.slugs()
     }
 
-    /// Returns every file of the folder, by name, with what it serves or why it is refused.
+    /// Returns every file of the folder, sorted by name, with the plugin that it serves or why it is refused.
     pub fn status(&self) -> Vec<PluginStatus> {
         self.0.registry.status()
     }
 
-    /// Forgets how accounts fared that are there no longer; `is_there` is asked with the provider and the account's name.
+    /// Forgets the quarantines of accounts that no longer exist; `is_there` gets the provider's and the account's name.
     pub(crate) fn keep_accounts(&self, is_there: impl Fn(&str, &str) -> bool) {
         for slug in self.slugs() {
             if let Some(plugin) = self.get(&slug) {

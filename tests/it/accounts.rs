@@ -102,7 +102,7 @@ async fn an_account_added_while_the_host_runs_is_served_and_ends_when_it_is_remo
         ),
         (
             ["set", "postmark/e+u", "basic_auth_user=x"],
-            "an account is called by",
+            "the name of an account consists of",
         ),
     ] {
         let refused = account(&system, &arguments);

@@ -43,12 +43,12 @@ fn a_configuration_that_no_host_starts_with_has_problems() {
         ),
         (
             "[host.plugins]\nlocked = true",
-            "\nhost: plugin lock `plugins.lock` is not there, and `host.plugins.locked` asks for it: write it with \
+            "\nhost: plugin lock `plugins.lock` does not exist, and `host.plugins.locked` requires it: write it with \
              `sendflowr plugin pin`\n",
         ),
         (
             "[host.plugins]\nlock = 'bad.lock'",
-            "\nhost: plugin lock `bad.lock` has the layout 2, this program reads 1: upgrade it, or write the file anew \
+            "\nhost: plugin lock `bad.lock` has the layout 2, this program reads 1: upgrade it, or rewrite the file \
              with `sendflowr plugin pin`\n",
         ),
         (

@@ -145,7 +145,7 @@ async fn what_strangers_have_left_holds_nothing_back_once_it_is_discarded() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(
         text.contains(
-            "mailgun/default at offset 0 of partition 0: malformed: nothing proves it: the body is not JSON: a value expected at byte 0\n"
+            "mailgun/default at offset 0 of partition 0: malformed: it is unproven: the body is not JSON: a value expected at byte 0\n"
         ),
         "{text}"
     );

@@ -1,9 +1,8 @@
-//! The accounts that deliveries are looked up in: those of the configuration, and those of the store as they were last
-//! read.
+//! Looks up the accounts of deliveries: those of the configuration, and those of the store as they were last read.
 //!
-//! Deliveries never wait for the store. While it is away, what was read of it goes on counting. Before it was read for
-//! the first time an account that is not configured may be in it, so that its deliveries are put off, not refused; so are those
-//! to a stored account that cannot be used, until it is put again.
+//! Deliveries never wait for the store. While it is down, the accounts that were last read from it remain valid. Before it has
+//! been read for the first time, an account that is not configured may be in it, so deliveries to it are deferred (503) rather
+//! than refused. So are deliveries to a stored account that cannot be used, until it is set again.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,40 +17,40 @@ use tokio_util::sync::CancellationToken;
 use super::{Account, AccountValues, Accounts};
 use crate::seal::Sealer;
 
-/// How often the store is asked. Whoever adds an account then configures the provider by hand, which takes longer.
+/// How often the store is read. An operator who adds an account then configures the provider by hand, which takes longer.
 const REFRESH_EVERY: Duration = Duration::from_secs(3);
 
 /// How long a host that starts waits for the stored accounts before it serves the configured ones alone.
 const FIRST_READ_WITHIN: Duration = Duration::from_secs(2);
 
-/// Why there is no account of a name.
+/// Why an account cannot be found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Missing {
-    /// There is none; these there are.
+    /// It does not exist; the provider has these accounts.
     Unknown(Vec<String>),
-    /// It may be in the store, which could not be read yet, or is there and cannot be used.
+    /// It may be in the store, which could not be read yet, or it is there and cannot be used.
     Unread,
 }
 
-/// The accounts as they are now.
+/// The current accounts.
 pub(crate) struct AccountBook {
     configured: Accounts,
     current: ArcSwap<Known>,
     store: Option<Arc<dyn StoredAccounts>>,
     sealer: Arc<Sealer>,
-    /// What `current` was made of.
+    /// The stored accounts that `current` was built from.
     read: Mutex<Vec<StoredAccount>>,
 }
 
-/// What is known of the accounts.
+/// The accounts, as far as they are known.
 struct Known {
     accounts: Arc<Accounts>,
-    /// Providers and names of the stored accounts that cannot be used; nothing before the first read.
+    /// Providers and names of the stored accounts that cannot be used; `None` before the first read.
     unusable: Option<Vec<(String, String)>>,
 }
 
 impl AccountBook {
-    /// The configured accounts, and those of the store if it answers soon.
+    /// Opens the configured accounts, and those of the store if it responds soon.
     pub(crate) async fn open(
         configured: Accounts,
         store: Option<Arc<dyn StoredAccounts>>,
@@ -75,19 +74,19 @@ impl AccountBook {
         };
         tracing::warn!(
             error = failure,
-            "stored accounts cannot be read yet; deliveries to accounts that are not configured are put off: {failure}"
+            "stored accounts cannot be read yet; deliveries to accounts that are not configured are answered with 503: {failure}"
         );
         book
     }
 
-    /// The account of this name.
+    /// Returns the account of this name.
     pub(crate) fn get(&self, provider: &str, account: &str) -> Result<Arc<Account>, Missing> {
         let known = self.current.load();
         let found = known.accounts.get(provider, account);
         let is_unread = match &known.unusable {
             _ if known.accounts.has(provider, account) => false,
             None => true,
-            // A provider whose only accounts cannot be used is none without any, which has the account `default`.
+            // A provider whose only accounts cannot be used still has accounts, and so no implicit account `default`.
             Some(unusable) => unusable
                 .iter()
                 .any(|(of, name)| of == provider && (name == account || found.is_ok())),
@@ -98,19 +97,20 @@ impl AccountBook {
         found.map_err(Missing::Unknown)
     }
 
-    /// Whether there is an account of this name, one that cannot be used included: not the one that a provider without any has.
+    /// Returns whether an account of this name is configured or stored, even if it cannot be used. The implicit `default` of a
+    /// provider without any account does not count.
     pub(crate) fn has(&self, provider: &str, account: &str) -> bool {
         let known = self.current.load();
         let mut unusable = known.unusable.iter().flatten();
         known.accounts.has(provider, account) || unusable.any(|(of, name)| of == provider && name == account)
     }
 
-    /// All accounts.
+    /// Returns all accounts.
     pub(crate) fn current(&self) -> Arc<Accounts> {
         Arc::clone(&self.current.load().accounts)
     }
 
-    /// Whether the store was read, if there is one.
+    /// Returns whether the store has been read, or there is none.
     fn is_read(&self) -> bool {
         self.current.load().unusable.is_some()
     }
@@ -118,12 +118,12 @@ impl AccountBook {
     /// Reads the store.
     ///
     /// # Errors
-    /// [`StoreError`] when it does not answer; the accounts are then what they were.
+    /// Returns a [`StoreError`] if it does not respond; the accounts are then unchanged.
     pub(crate) async fn refresh(&self) -> Result<(), StoreError> {
         let Some(store) = &self.store else {
             return Ok(());
         };
-        // One at a time, so that an older answer never replaces a newer one.
+        // One read at a time, so that an older result never replaces a newer one.
         let mut read = self.read.lock().await;
         let stored = store.accounts().await?;
         if *read == stored && self.is_read() {
@@ -136,12 +136,13 @@ impl AccountBook {
                 Ok(account) => added.push(account),
                 Err(error) => {
                     unusable.push((account.provider.clone(), account.account.clone()));
-                    // Once a version of the account, not every few seconds.
+                    // Logged once per version of the account, not every few seconds.
                     if !read.contains(account) {
                         tracing::warn!(
                             provider = account.provider,
                             account = account.account,
-                            "the stored `{}` account `{}` cannot be used: {error}; `sendflowr account set --replace` puts it again",
+                            "the stored `{}` account `{}` cannot be used: {error}; set it again with \
+                             `sendflowr account set --replace`",
                             account.provider,
                             account.account
                         );
@@ -168,7 +169,7 @@ impl AccountBook {
         account.map_err(|error| error.to_string())
     }
 
-    /// Follows the store until `shutdown`, and says so each time it has been read.
+    /// Reads the store periodically until `shutdown`, and calls `is_read` after each successful read.
     pub(crate) async fn follow(&self, shutdown: &CancellationToken, is_read: impl Fn()) {
         if self.store.is_none() {
             return;
@@ -184,9 +185,9 @@ impl AccountBook {
                 read = self.refresh() => read,
             };
             match &read {
-                // Once an outage, not every few seconds.
+                // Logged once per outage, not every few seconds.
                 Err(error) if works => {
-                    tracing::warn!(%error, "stored accounts cannot be read; those read last go on counting: {error}");
+                    tracing::warn!(%error, "stored accounts cannot be read; the ones read last stay valid: {error}");
                 }
                 Ok(()) if !works => tracing::info!("stored accounts can be read again"),
                 _ => {}
@@ -207,7 +208,7 @@ mod tests {
 
     use super::*;
 
-    /// A store that answers what it is told to; `None` is an outage.
+    /// A store that returns the accounts that it was given; `None` is an outage.
     struct Fake(StdMutex<Option<Vec<StoredAccount>>>);
 
     impl Fake {
@@ -221,7 +222,7 @@ mod tests {
         async fn accounts(&self) -> Result<Vec<StoredAccount>, StoreError> {
             self.0.lock().unwrap().clone().ok_or(StoreError::Unavailable {
                 engine: "fake",
-                cause: "it is away".into(),
+                cause: "it is down".into(),
             })
         }
 
@@ -305,7 +306,7 @@ mod tests {
         assert_eq!(
             of("other", "default"),
             Err(Missing::Unread),
-            "the provider has an account, so that it has no implicit one"
+            "the provider has an account, so it has no implicit one"
         );
         assert_eq!(
             of("other", "us"),

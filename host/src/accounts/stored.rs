@@ -1,5 +1,5 @@
-//! What an account holds that was added while hosts run: the same names and values as in the configuration, sealed with
-//! the hosts' key, so that the store and its backups hold no secret.
+//! The content of an account that was added while hosts run: the same names and values as in the configuration, sealed
+//! with the hosts' key, so that the store and its backups do not reveal any secret.
 
 use std::fmt;
 
@@ -25,8 +25,8 @@ impl fmt::Debug for AccountValues {
 }
 
 impl AccountValues {
-    /// Sets a value in place of what the name had, or several while a secret is being rotated; no text at all removes
-    /// it. Anything may be set; [`AccountValues::account`] tells what cannot work.
+    /// Sets the value of a name, or several values while a secret is being rotated, and replaces previous ones. An empty list
+    /// removes the name. Anything may be set; [`AccountValues::account`] reports what is invalid.
     pub fn set(&mut self, name: &str, mut texts: Vec<String>) {
         let value = match (texts.pop(), texts.is_empty()) {
             (None, _) => {
@@ -45,15 +45,16 @@ impl AccountValues {
         self.0.insert(name.to_owned(), value);
     }
 
-    /// The names that have a value, in order.
+    /// Returns the names that have a value, in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
     }
 
-    /// The account that has these values. `allow_unsigned_by_default` counts where they do not say `allow_unsigned`.
+    /// Returns the account that has these values. `allow_unsigned_by_default` applies if they do not include
+    /// `allow_unsigned`.
     ///
     /// # Errors
-    /// [`InvalidAccount`] naming what cannot work.
+    /// Returns [`InvalidAccount`] with the key that is invalid.
     pub fn account(
         &self,
         provider: &str,
@@ -76,7 +77,7 @@ impl AccountValues {
         })
     }
 
-    /// The values as they are stored.
+    /// Seals the values, as they are stored.
     pub fn seal(&self, sealer: &Sealer, provider: &str, account: &str) -> Vec<u8> {
         let plain = serde_json::to_vec(&self.0).expect("names and plain values are always valid JSON");
         sealer.seal_bytes(plain, beside(provider, account))
@@ -85,14 +86,15 @@ impl AccountValues {
     /// Opens stored values.
     ///
     /// # Errors
-    /// [`OpenError`] when they were sealed with another key or for another account, or are damaged.
+    /// Returns an [`OpenError`] if they were sealed with another key or for another account, or are damaged.
     pub fn open(sealer: &Sealer, stored: &StoredAccount) -> Result<Self, OpenError> {
         let plain = sealer.open_bytes(&stored.sealed, beside(&stored.provider, &stored.account))?;
         serde_json::from_slice(&plain).map_err(|_| OpenError::Content)
     }
 }
 
-/// Neither name can hold a zero byte, and a letter's are bound to another first word.
+/// Returns the data that sealed values are bound to. Neither name can contain a zero byte, and that of dead letters begins with
+/// another word.
 fn beside(provider: &str, account: &str) -> Aad<Vec<u8>> {
     Aad::from(["sendflowr/account", provider, account].join("\0").into_bytes())
 }

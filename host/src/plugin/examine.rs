@@ -1,4 +1,4 @@
-//! A close look at one plugin file, for tools.
+//! Examines one plugin file, for tools.
 
 use std::{
     path::Path,
@@ -19,37 +19,37 @@ use super::{
     sandbox::{memory_bytes, table_elements},
 };
 
-/// What a plugin is made of, and how near it comes to its limits before any real delivery.
+/// What a plugin is made of, and how close it comes to its limits before any real delivery.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Examination {
     /// Exact version of the contract that it is built for.
     pub contract: String,
-    /// What it imports, types aside.
+    /// What it imports, apart from types.
     pub imports: Vec<String>,
-    /// What it takes of its limits, in the order in which they come into play.
+    /// How much it uses of its limits, in the order in which they come into play.
     pub uses: Vec<LimitUse>,
-    /// How it fails at a delivery without any content, if it does. A host serves it all the same. What it takes there is then not
-    /// known.
+    /// How it fails on a delivery without any content, if it does. A host still serves it. How much it uses on such a delivery is
+    /// then unknown.
     pub failure: Option<String>,
 }
 
-/// What a plugin takes of one limit.
+/// How much a plugin uses of one limit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LimitUse {
     /// Key of the limit in the configuration; the unit is in the name.
     pub limit: &'static str,
-    /// What it takes.
+    /// How much it uses.
     pub used: u64,
-    /// What it may take.
+    /// How much it may use.
     pub most: u64,
 }
 
 impl Plugins {
-    /// Loads one file as [`Plugins::load_file`] does, makes an instance, and hands it a delivery without any content.
+    /// Loads one file as [`Plugins::load_file`] does, creates an instance, and runs it on a delivery without any content.
     /// Blocks on the compiler.
     ///
     /// # Errors
-    /// Why the file is not served, or what keeps this machine from handing it the delivery.
+    /// Returns why the file is not served, or what keeps this machine from running it on the delivery.
     pub fn examine(path: &Path, limits: &Limits) -> Result<(Arc<Plugin>, Examination), PluginError> {
         let loader = Loader::for_file(limits)?;
         let began = Instant::now();
@@ -75,7 +75,7 @@ impl Plugins {
                 uses.extend(taken);
                 None
             }
-            // Nothing that a host would refuse the file for: its provider sends no such delivery.
+            // A host would not refuse the file for this: its provider sends no such delivery.
             Err(error @ PluginError::Guest { .. }) => Some(error.to_string()),
             Err(error) => return Err(error),
         };
@@ -89,7 +89,7 @@ impl Plugins {
     }
 }
 
-/// What the plugin takes of its limits at a delivery without any content.
+/// Returns how much the plugin uses of its limits on a delivery without any content.
 fn takes_at_nothing(plugin: &Plugin, limits: &Limits) -> Result<[LimitUse; 3], PluginError> {
     let delivery = Arc::new(empty_delivery(plugin.descriptor().slug.as_str()));
     let running = to_end(plugin.run(Instant::now() + limits.wall_clock, &delivery))
@@ -110,7 +110,7 @@ fn takes_at_nothing(plugin: &Plugin, limits: &Limits) -> Result<[LimitUse; 3], P
     ])
 }
 
-/// What anybody may send: nothing at all.
+/// Returns a delivery without any content, which anyone may send.
 fn empty_delivery(slug: &str) -> Request {
     Request {
         method: "POST".to_owned(),

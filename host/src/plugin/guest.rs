@@ -1,4 +1,4 @@
-//! A loaded plugin at work: turns, instances, calls.
+//! Runs deliveries on a loaded plugin: slots, instances, calls.
 
 use std::{
     sync::{
@@ -32,8 +32,8 @@ use super::{
     wasi::ClosedWorld,
 };
 
-/// Deliveries that may wait per turn. A turn takes well under a millisecond, so a longer queue could not drain within
-/// `queue_wait`; each waiting delivery holds its body.
+/// Deliveries that may wait per slot. A delivery occupies its slot for well under a millisecond, so a longer queue could not
+/// drain within `queue_wait`; each waiting delivery holds its body.
 const WAITING_PER_TURN: usize = 64;
 
 /// A loaded plugin: compiled, linked and checked.
@@ -47,9 +47,9 @@ pub struct Plugin {
     pub(crate) engine: Engine,
     pub(crate) counts_instructions: bool,
     pub(crate) limits: Arc<Limits>,
-    /// Deliveries of this plugin that may be in flight.
+    /// Slots for deliveries of this plugin.
     pub(crate) turns: Arc<Semaphore>,
-    /// Deliveries of all plugins that may be in flight: the slots of the engine's pool.
+    /// Slots for deliveries of all plugins: those of the engine's pool.
     pub(crate) places: Arc<Semaphore>,
     /// Where deliveries of any plugin continue if they compute for long.
     pub(crate) lane: Arc<Lane>,
@@ -84,13 +84,13 @@ impl Plugin {
         self.digest.as_str()
     }
 
-    /// Waits for a turn and reserves a fresh instance for one delivery of this account.
+    /// Waits for a slot and reserves a fresh instance for one delivery of this account.
     ///
-    /// The wait is bounded in time and in the number of waiting deliveries. The instance itself is made by the first
-    /// call, off the caller's thread, because making it may run the guest's code.
+    /// The wait is bounded in time and in the number of waiting deliveries. The instance itself is created by the first
+    /// call, off the caller's thread, because creating it may run the guest's code.
     pub async fn instantiate(self: &Arc<Self>, account: &str) -> Result<Guest, PluginError> {
         let turn = self.turn(self.enter(account)?).await?;
-        // One that was ahead may have sent the account to rest.
+        // A delivery that was ahead may have put the account in quarantine.
         self.enter(account)?;
         self.stats.deliveries.inc();
         Ok(Guest {
@@ -126,14 +126,14 @@ impl Plugin {
         let (probe, turns) = match entry {
             Entry::Beside => (None, 1),
             Entry::AloneOfAccount(probe) => (Some(probe), 1),
-            // Whoever has them all is alone.
+            // A delivery that has all slots is alone.
             Entry::Alone => {
                 let all = u32::try_from(self.limits.concurrency).expect("at most 512, by its range");
                 (None, all)
             }
         };
         let all = async {
-            // First, so that those who wait for it keep no turn from others.
+            // First, so that deliveries that wait for it do not occupy slots.
             let probe = match probe {
                 Some(probe) => Some(probe.acquire_owned().await?),
                 None => None,
@@ -153,7 +153,7 @@ impl Plugin {
         }
     }
 
-    /// Makes a fresh instance with fresh limits. What it sees of the world through WASI is derived from `delivery`.
+    /// Creates a fresh instance with fresh limits. What it sees of the world through WASI is derived from `delivery`.
     pub(crate) async fn run(&self, deadline: Instant, delivery: &Arc<Request>) -> wasmtime::Result<Running> {
         let log = Arc::clone(&self.log);
         let wasi = self
@@ -184,14 +184,15 @@ impl Plugin {
                 account,
                 plugin.limit = limit.code(),
                 quarantine.seconds = rest.as_secs(),
-                "plugin `{}` rests for the account `{account}` after repeated failures, the latest by its limit `{limit}`",
+                "the account `{account}` is in quarantine for plugin `{}` after repeated failures, most recently on the limit \
+                 `{limit}`",
                 self.tag
             ),
             Some(Consequence::InDoubt) => tracing::warn!(
                 plugin = %self.tag,
                 plugin.limit = limit.code(),
-                "plugin `{}` fails at whatever comes, the latest by its limit `{limit}`: deliveries go through one at a time until \
-                 one that is proven goes well",
+                "plugin `{}` is in doubt after repeated failures, most recently on the limit `{limit}`: its deliveries go \
+                 through one at a time until a proven one is normalized",
                 self.tag
             ),
         }
@@ -204,14 +205,15 @@ impl Plugin {
     }
 }
 
-/// The right to be in flight, of the plugin and of all plugins; behind a rest, of the account too.
+/// The slots that a delivery occupies: one of the plugin or all of them, one of all plugins, and the permit of its account if it
+/// is a probe.
 struct Turn {
     _probe: Option<OwnedSemaphorePermit>,
     _turn: OwnedSemaphorePermit,
     _place: OwnedSemaphorePermit,
 }
 
-/// Counts waiting deliveries, correctly even when the caller gives up.
+/// Counts waiting deliveries, correctly even if the caller gives up.
 struct Waiting<'a> {
     count: &'a AtomicUsize,
     ahead: usize,
@@ -232,12 +234,12 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// One delivery's instance of a plugin. Calls run on blocking threads; an instance whose call has failed is discarded.
+/// One delivery's instance of a plugin. Calls run on blocking threads. An instance whose call has failed is discarded.
 pub struct Guest {
     plugin: Arc<Plugin>,
-    /// Whose delivery it is.
+    /// The account of the delivery.
     account: String,
-    /// Whether its failures are those of a genuine delivery: see [`Guest::set_proven`].
+    /// Whether its failures count as those of a genuine delivery: see [`Guest::set_proven`].
     is_proven: bool,
     running: Option<Running>,
     took: Duration,
@@ -272,7 +274,7 @@ impl Guest {
         .await
     }
 
-    /// Notes that the delivery is one that not everybody can send: from now on it tells how the plugin does for its account.
+    /// Notes that not everyone could have sent the delivery: from now on, its result counts for its account.
     pub(crate) fn set_proven(&mut self) {
         self.is_proven = true;
     }
@@ -288,7 +290,7 @@ impl Guest {
     }
 
     /// Runs `calls` where they may block; they must end by the deadline that they are given. If they take longer, the
-    /// caller gets an error right away, but the turn stays taken until the thread is free again.
+    /// caller gets an error right away, but the slot stays occupied until the thread is free again.
     pub(crate) async fn visit<R, E, Calls>(self, calls: impl FnOnce(Self, Instant) -> Calls) -> Result<R, E>
     where
         R: Send + 'static,
@@ -377,7 +379,7 @@ impl Guest {
         )
     }
 
-    /// Begins a call: makes the delivery's instance, if there is none yet, and starts its clock.
+    /// Begins a call: creates the delivery's instance, if there is none yet, and starts its clock.
     async fn begin(
         &mut self,
         deadline: Instant,
@@ -385,7 +387,7 @@ impl Guest {
     ) -> Result<(Instant, &mut Running), PluginError> {
         let began = Instant::now();
         if began >= deadline {
-            // All blocking threads were busy for that long; the caller has given up.
+            // All blocking threads were busy until the deadline; the caller has given up.
             return Err(PluginError::WallClock {
                 plugin: self.plugin.tag.clone(),
                 waited: self.plugin.limits.wall_clock,
@@ -454,7 +456,7 @@ impl Drop for Guest {
     }
 }
 
-/// Records a failed call on its span, and whose fault it is: a limit is the plugin's.
+/// Records a failed call on its span, with the limit that was hit, or else `host`.
 fn told<R>(span: &Span, answer: Result<R, PluginError>) -> Result<R, PluginError> {
     if let Err(error) = &answer {
         span.record("error.type", error.limit().unwrap_or("host"));
@@ -463,7 +465,7 @@ fn told<R>(span: &Span, answer: Result<R, PluginError>) -> Result<R, PluginError
     answer
 }
 
-/// Determines which limit an error of wasmtime stands for.
+/// Converts an error of wasmtime, and determines which limit it stands for.
 pub(crate) fn fault(
     plugin: &str,
     call: &'static str,

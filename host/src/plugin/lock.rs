@@ -1,7 +1,7 @@
-//! `plugins.lock`: the bytes that each plugin may consist of, written down for review.
+//! `plugins.lock`: the digests of the plugins that may be served, written down for review.
 //!
-//! A table for each slug, in order, so that a change of what may be served is a change of a few lines in version control.
-//! The digest decides; file name, version and contract are for those who read it.
+//! It has a table for each slug, in order, so that a change of what may be served is a change of a few lines in version control.
+//! The digest decides; file name, version and contract are for the reader.
 
 use std::{
     collections::BTreeMap,
@@ -18,13 +18,13 @@ use super::{
     folder::file_name,
 };
 
-/// Layout of the file that this host reads and writes.
+/// Version of the file's layout that this host reads and writes.
 const FORMAT: u32 = 1;
 
-/// Largest file that is read: an entry takes some 300 bytes, so that a thousand plugins have room three times over.
+/// Size of the largest file that is read. An entry takes some 300 bytes, so there is room for three times a thousand plugins.
 const MOST_BYTES: u64 = 1 << 20;
 
-/// What the file begins with.
+/// The beginning of the file.
 const PREAMBLE: &str = "\
 # The plugins that may be served, by the SHA-256 of their files. `sendflowr plugin pin` writes it; read its changes in
 # review as you would read code.
@@ -61,7 +61,7 @@ struct Layout {
     plugins: BTreeMap<String, Pin>,
 }
 
-/// A lock file is missing, unreadable or wrong. The text is the whole of it, for the log takes one line.
+/// A lock file that is missing, unreadable or invalid. The message includes its causes, since the log has one line for it.
 #[derive(Debug, thiserror::Error)]
 #[error("plugin lock `{file}` {problem}")]
 pub struct LockError {
@@ -70,7 +70,7 @@ pub struct LockError {
 }
 
 impl LockError {
-    /// Whether the file is only being written.
+    /// Returns whether the file is just being written, so that the error will pass.
     pub(crate) fn passes(&self) -> bool {
         matches!(self.problem, LockProblem::Read(LoadError::Changing))
     }
@@ -78,11 +78,11 @@ impl LockError {
 
 #[derive(Debug, thiserror::Error)]
 enum LockProblem {
-    #[error("is not there, and `host.plugins.locked` asks for it: write it with `sendflowr plugin pin`")]
+    #[error("does not exist, and `host.plugins.locked` requires it: write it with `sendflowr plugin pin`")]
     Missing,
     #[error("cannot be used: {}", event::chain(.0))]
     Read(LoadError),
-    #[error("cannot be written, its folder `{0}` cannot be opened: {1}")]
+    #[error("cannot be written: its folder `{0}` cannot be opened: {1}")]
     Folder(String, std::io::Error),
     #[error("cannot be written: {0}")]
     Write(std::io::Error),
@@ -91,10 +91,10 @@ enum LockProblem {
     #[error("line {line}: {message}")]
     Toml { line: usize, message: String },
     #[error(
-        "has the layout {0}, this program reads {FORMAT}: upgrade it, or write the file anew with `sendflowr plugin pin`"
+        "has the layout {0}, this program reads {FORMAT}: upgrade it, or rewrite the file with `sendflowr plugin pin`"
     )]
     Format(u32),
-    #[error("pins `{0}`, which is no slug")]
+    #[error("pins `{0}`, which is not a slug")]
     Slug(String),
     #[error("pins `{0}` to something that is not 64 lower-case hexadecimal digits")]
     Digest(String),
@@ -112,15 +112,16 @@ impl LockProblem {
 }
 
 impl PluginLock {
-    /// Reads a lock file; none when there is no such file.
+    /// Reads a lock file. Returns `None` if there is no such file.
     ///
     /// # Errors
-    /// [`LockError`] when it cannot be read or is wrong.
+    /// Returns a [`LockError`] if it cannot be read or is invalid.
     pub fn read(path: &Path) -> Result<Option<Self>, LockError> {
         Ok(Self::read_as_seen(path, false)?.map(|(lock, _)| lock))
     }
 
-    /// The same, as a host does it: one that serves only what is pinned asks for the file.
+    /// Like [`PluginLock::read`], but also returns the fingerprint, and fails if the file does not exist although `locked`
+    /// requires it.
     pub(crate) fn read_as_seen(path: &Path, locked: bool) -> Result<Option<(Self, Fingerprint)>, LockError> {
         let (bytes, fingerprint) = match file::read(path, MOST_BYTES, "the most that a lock file may have") {
             Ok(read) => read,
@@ -166,7 +167,7 @@ impl PluginLock {
         })
     }
 
-    /// The content of the file.
+    /// Returns the content of the file.
     pub fn to_text(&self) -> String {
         let layout = Layout {
             version: FORMAT,
@@ -177,32 +178,32 @@ impl PluginLock {
         format!("{PREAMBLE}{tables}")
     }
 
-    /// What the plugin with this slug must be.
+    /// Returns the pin of the plugin with this slug.
     pub fn get(&self, slug: &str) -> Option<&Pin> {
         self.plugins.get(slug)
     }
 
-    /// All pins by slug, in alphabetical order.
+    /// Returns all pins with their slugs, in alphabetical order of the slugs.
     pub fn pins(&self) -> impl Iterator<Item = (&str, &Pin)> {
         self.plugins.iter().map(|(slug, pin)| (slug.as_str(), pin))
     }
 
-    /// Pins a plugin, and gives what it was pinned to before.
+    /// Pins a plugin, and returns its previous pin.
     pub fn pin(&mut self, slug: &str, pin: Pin) -> Option<Pin> {
         self.plugins.insert(slug.to_owned(), pin)
     }
 
-    /// Forgets a plugin, and gives what it was pinned to.
+    /// Removes a plugin's pin, and returns it.
     pub fn unpin(&mut self, slug: &str) -> Option<Pin> {
         self.plugins.remove(slug)
     }
 }
 
-/// The right to write a lock file. One command has it at a time, from before it reads the file until after it has written: what
-/// another adds in between would be lost.
+/// The right to write a lock file. One command has it at a time, from before it reads the file until after it has written it:
+/// otherwise what another command adds in between would be lost.
 ///
-/// It is a lock of the operating system on the folder, which ends with the process and leaves no file behind. One on the file itself
-/// would be gone with it at the first write.
+/// It is an operating system lock on the folder, which ends with the process and leaves no file behind. A lock on the file itself
+/// would be lost at the first write, which replaces the file.
 #[derive(Debug)]
 pub struct LockWriter {
     path: PathBuf,
@@ -210,10 +211,10 @@ pub struct LockWriter {
 }
 
 impl LockWriter {
-    /// Waits until nobody else has the right to write this file.
+    /// Waits until no other command has the right to write this file.
     ///
     /// # Errors
-    /// [`LockError`] when its folder cannot be opened.
+    /// Returns a [`LockError`] if its folder cannot be opened.
     pub fn wait(path: &Path) -> Result<Self, LockError> {
         let folder = match path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -224,17 +225,17 @@ impl LockWriter {
         let locked = match opened.try_lock() {
             Ok(()) => Ok(()),
             Err(TryLockError::WouldBlock) => {
-                tracing::info!(plugin.lock = %path.display(), "waits for another command that writes `{}`", path.display());
+                tracing::info!(plugin.lock = %path.display(), "waiting for another command that writes `{}`", path.display());
                 opened.lock()
             }
             Err(TryLockError::Error(error)) => Err(error),
         };
         if let Err(error) = locked {
-            // Some file systems on the network have no locks; commands that are run one after the other need none.
+            // Some network file systems have no locks. Commands that are run one after the other need none.
             tracing::warn!(
                 plugin.lock = %path.display(),
                 %error,
-                "folder `{}` cannot be locked: run no other command that pins plugins meanwhile",
+                "folder `{}` cannot be locked: do not run another command that pins plugins at the same time",
                 folder.display()
             );
         }
@@ -244,18 +245,18 @@ impl LockWriter {
         })
     }
 
-    /// Reads the file; an empty lock when there is none.
+    /// Reads the file. Returns an empty lock if there is none.
     ///
     /// # Errors
-    /// [`LockError`] when it cannot be read or is wrong.
+    /// Returns a [`LockError`] if it cannot be read or is invalid.
     pub fn read(&self) -> Result<PluginLock, LockError> {
         Ok(PluginLock::read(&self.path)?.unwrap_or_default())
     }
 
-    /// Writes the file in one step: whoever watches it never sees half of it.
+    /// Replaces the file atomically: a host that watches it never sees half of it.
     ///
     /// # Errors
-    /// [`LockError`] when it cannot be written.
+    /// Returns a [`LockError`] if it cannot be written.
     pub fn write(&self, lock: &PluginLock) -> Result<(), LockError> {
         let mut name = std::ffi::OsString::from(".");
         name.push(self.path.file_name().unwrap_or_default());
@@ -266,7 +267,7 @@ impl LockWriter {
             .map_err(|error| LockProblem::Write(error).of(&self.path))
     }
 
-    /// The file.
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -319,7 +320,7 @@ mod tests {
         );
         assert_eq!(
             error(&format!("version = 1\n{}", entry("Acme", &good))),
-            "pins `Acme`, which is no slug"
+            "pins `Acme`, which is not a slug"
         );
         for bad in ["A".repeat(64), "a".repeat(63), String::new()] {
             assert_eq!(

@@ -153,7 +153,7 @@ impl PluginMetrics {
         );
         plugin.register_with_unit(
             "queue_wait",
-            "Time that a delivery waits for its turn",
+            "Time that a delivery waits for a slot",
             Unit::Seconds,
             families.queue.clone(),
         );
@@ -314,7 +314,7 @@ impl PluginStats {
         self.latencies.record(time);
     }
 
-    /// Records the time that a delivery waited for its turn.
+    /// Records the time that a delivery waited for a slot.
     pub(crate) fn waited(&self, time: Duration) {
         self.queue.observe(time.as_secs_f64());
     }

@@ -1,22 +1,23 @@
-//! Gives an account whose deliveries keep failing in a plugin a rest, and lets it back by itself.
+//! Puts an account whose deliveries keep failing in a plugin in quarantine, and ends the quarantine automatically.
 //!
-//! A trap costs its sender an error and the host up to the full CPU limit. What follows from it depends on whether the proofs
-//! of the delivery had held:
+//! A trap costs its sender an error and the host up to the full CPU limit. Its consequence depends on whether the proofs of
+//! the delivery had held:
 //!
-//! - They had: the account's own sender has sent it. When most such deliveries of a while end so, the account *rests*, and all
-//!   its deliveries are turned away at once. After the rest they are let through again, but one at a time: the first whose
-//!   proofs hold decides. If it is normalized, the account is served again; if it fails, the next rest is twice as long.
-//!   Other accounts go on: whoever has the secret of one could otherwise silence all of them with deliveries made for that. When
-//!   it is the plugin that is broken, they rest as soon as they have seen it themselves.
-//! - They had not, or they rest on what everybody knows: anybody can have sent it, and must not turn genuine deliveries
-//!   away by it. Such failures are only counted.
+//! - If they had, the account's own sender has sent it. When at least half of such deliveries in a window fail, the account is
+//!   *in quarantine* for the plugin: all its deliveries are turned away at once. When the time of the quarantine is over, they
+//!   are let through again, but one at a time, as *probes*: the first one whose proofs hold decides. If it is normalized, the
+//!   account is served again; if it fails, the quarantine begins again and lasts twice as long. Other accounts are still served:
+//!   otherwise anyone who has the secret of one could silence all of them with deliveries crafted for that. If the plugin itself
+//!   is broken, they are put in quarantine as soon as their own deliveries have shown it.
+//! - If they had not, or if they need nothing but public knowledge, anyone can have sent it, and it must not cause genuine
+//!   deliveries to be turned away. Such failures are only counted.
 //!
-//! When several failures come that no rest has dealt with, and nothing that is proven is normalized, the plugin may be broken for
-//! all accounts, or only strangers ask it: it is *in doubt*, and its deliveries go through one at a time, which bounds what they
-//! cost: each waits for its turn as always. The first that is proven and normalized ends that, and so does a whole window without
-//! such a failure.
+//! When several failures occur that did not lead to a quarantine, and no proven delivery is normalized, the plugin may be broken
+//! for all accounts, or all its deliveries may come from strangers: it is *in doubt*. Its deliveries then go through one at a
+//! time, which bounds what they cost; each waits for its slot as always. The first proven delivery that is normalized ends the
+//! doubt, and so does a whole window without such a failure.
 //!
-//! So a rest begins and grows only by genuine deliveries of the account that rests, and ends only by one.
+//! So only genuine deliveries of an account start or prolong its quarantine, and only such a delivery ends it.
 
 use std::{
     collections::BTreeMap,
@@ -31,17 +32,17 @@ use tokio::sync::Semaphore;
 
 use super::error::Limit;
 
-/// When an account rests, and for how long.
+/// When an account is put in quarantine, and for how long.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QuarantineConfig {
-    /// Failures of an account's proven deliveries within the window that send it to rest, if at least half of those fail; and of
-    /// any deliveries that put the plugin in doubt, if none that is proven is normalized.
+    /// Failures of an account's proven deliveries within the window that put it in quarantine, if at least half of these
+    /// deliveries fail; also failures of any deliveries that put the plugin in doubt, if no proven delivery is normalized.
     pub failures: u32,
     /// The window.
     pub window: Duration,
-    /// The first rest.
+    /// Length of the first quarantine.
     pub first_rest: Duration,
-    /// The longest rest.
+    /// Maximum length of a quarantine.
     pub longest_rest: Duration,
 }
 
@@ -54,14 +55,14 @@ impl Default for QuarantineConfig {
             window: Duration::from_secs(30),
             // Short enough that a passing fault costs one retry of the provider.
             first_rest: Duration::from_secs(10),
-            // A fixed plugin serves again within five minutes even when nobody swaps the file.
+            // An account whose deliveries work again is served within five minutes even if the plugin's file is not replaced.
             longest_rest: Duration::from_secs(300),
         }
     }
 }
 
 impl QuarantineConfig {
-    /// For tools: each delivery tells of itself, however many before it have failed.
+    /// Returns a configuration for tools: each delivery is judged on its own, however many before it have failed.
     pub fn without_rest() -> Self {
         Self {
             failures: *FAILURES.end(),
@@ -70,7 +71,7 @@ impl QuarantineConfig {
     }
 }
 
-/// [`QuarantineConfig`] as configured; what is absent keeps its default.
+/// [`QuarantineConfig`] as configured; absent values keep their defaults.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawQuarantineConfig {
@@ -80,10 +81,10 @@ pub struct RawQuarantineConfig {
     longest_rest_seconds: Option<u64>,
 }
 
-/// Failures that can be configured: with a number that is never reached nothing rests.
+/// Failures that can be configured. With a number that is never reached, no account is ever put in quarantine.
 const FAILURES: RangeInclusive<u32> = 1..=u32::MAX;
 
-/// Seconds that can be configured: beyond a day a mistyped unit is likelier than an intention.
+/// Seconds that can be configured. Beyond a day, a mistyped unit is more likely than an intention.
 const SECONDS: RangeInclusive<u64> = 1..=86_400;
 
 impl TryFrom<RawQuarantineConfig> for QuarantineConfig {
@@ -116,47 +117,47 @@ impl TryFrom<RawQuarantineConfig> for QuarantineConfig {
     }
 }
 
-/// How a delivery is let in.
+/// How a delivery is let through.
 #[derive(Debug, Clone)]
 pub(crate) enum Entry {
-    /// Beside others.
+    /// Concurrently with others.
     Beside,
-    /// While none of its account's deliveries holds the permit.
+    /// As its account's probe: while no other delivery of the account holds the permit.
     AloneOfAccount(Arc<Semaphore>),
-    /// While no other of the plugin's deliveries is in flight.
+    /// While no other delivery of the plugin is in flight.
     Alone,
 }
 
-/// What a failure has led to.
+/// The consequence of a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Consequence {
-    /// The account rests for so long.
+    /// The account is in quarantine for this long.
     Rests(Duration),
     /// The plugin is in doubt.
     InDoubt,
 }
 
-/// Why a plugin does not serve all that comes like others.
+/// Why a plugin does not serve all its deliveries normally.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Trouble {
-    /// These accounts rest, by name; at least one.
+    /// These accounts are in quarantine, sorted by name; at least one.
     Rests(Vec<Resting>),
-    /// It is in doubt, and broke this limit last.
+    /// The plugin is in doubt, and broke this limit last.
     InDoubt(Limit),
 }
 
-/// An account that rests.
+/// An account in quarantine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Resting {
     /// Its name.
     pub(crate) account: String,
-    /// How long its deliveries are still turned away; zero when they go through one at a time.
+    /// How much longer its deliveries are turned away; zero when they go through one at a time.
     pub(crate) rest: Duration,
-    /// The limit that the rest began with.
+    /// The limit whose breach started the quarantine.
     pub(crate) cause: Limit,
 }
 
-/// Which accounts one plugin serves, and which rest.
+/// Which accounts one plugin serves, and which are in quarantine for it.
 #[derive(Debug)]
 pub(crate) struct Quarantine {
     config: QuarantineConfig,
@@ -165,40 +166,40 @@ pub(crate) struct Quarantine {
 
 #[derive(Debug)]
 struct State {
-    /// Of all deliveries, apart from failures that a rest deals with.
+    /// Results of all deliveries, except failures that start or prolong a quarantine.
     window: Window,
-    /// How long the plugin is in doubt, if nothing happens.
+    /// When the doubt about the plugin ends, unless another delivery ends or prolongs it.
     doubted_until: Option<Instant>,
-    /// The limit that was broken last; before the first failure it means nothing.
+    /// The limit that was broken last; meaningless before the first failure.
     cause: Limit,
-    /// By name, those whose deliveries have told something.
+    /// The accounts with a proven delivery that failed or was normalized, by name.
     accounts: BTreeMap<String, AccountState>,
 }
 
-/// How one account fares.
+/// The state of one account.
 #[derive(Debug)]
 struct AccountState {
-    /// Of its proven deliveries.
+    /// Results of its proven deliveries.
     window: Window,
-    /// Its deliveries are turned away until then, and go through one at a time afterwards; nothing while it is served.
+    /// Its deliveries are turned away until then, and go through one at a time afterwards; `None` while it is not in quarantine.
     rests_until: Option<Instant>,
-    /// Length of the latest rest.
+    /// Length of the latest quarantine.
     rest: Option<Duration>,
-    /// The limit that the latest rest began with; before the first it means nothing.
+    /// The limit whose breach started the latest quarantine; meaningless before the first.
     cause: Limit,
-    /// When the latest rest ended well.
+    /// When a successful probe ended the latest quarantine.
     recovered_at: Option<Instant>,
-    /// One permit, for the delivery that goes through behind a rest.
+    /// One permit, for the probe.
     probe: Arc<Semaphore>,
 }
 
-/// What has come of deliveries of late.
+/// Counts the results of recent deliveries.
 #[derive(Debug)]
 struct Window {
     began: Instant,
-    /// Those that failed.
+    /// Deliveries that failed.
     failures: u32,
-    /// Proven ones that were normalized.
+    /// Proven deliveries that were normalized.
     completions: u32,
 }
 
@@ -211,7 +212,7 @@ impl Window {
         }
     }
 
-    /// Begins anew when the window is over.
+    /// Starts a new window if this one is over.
     fn roll(&mut self, length: Duration, now: Instant) {
         if now.saturating_duration_since(self.began) >= length {
             *self = Self::new(now);
@@ -231,7 +232,7 @@ impl AccountState {
         }
     }
 
-    /// Takes a failure, and gives the length of the rest that it begins.
+    /// Records a failure. Returns the length of the quarantine if it starts one.
     fn failed(&mut self, limit: Limit, config: &QuarantineConfig, now: Instant) -> Option<Duration> {
         if self.rests_until.is_none() {
             self.window.roll(config.window, now);
@@ -240,7 +241,7 @@ impl AccountState {
                 return None;
             }
         }
-        // Whoever fails again soon after a rest has not really recovered.
+        // An account whose deliveries fail again soon after a quarantine has not really recovered.
         let soon = self
             .recovered_at
             .is_none_or(|recovered| now.saturating_duration_since(recovered) < config.longest_rest);
@@ -254,7 +255,7 @@ impl AccountState {
         Some(rest)
     }
 
-    /// Takes a delivery that went well. True when this ends a rest.
+    /// Records a delivery that was normalized. Returns whether this ends a quarantine.
     fn completed(&mut self, config: &QuarantineConfig, now: Instant) -> bool {
         let rested = self.rests_until.take().is_some();
         if rested {
@@ -269,7 +270,8 @@ impl AccountState {
 }
 
 impl State {
-    /// The account of this name. Only those that there are get here, so that strangers cannot make it more.
+    /// Returns the state of the account with this name. Only existing accounts are asked for, so strangers cannot make the map
+    /// grow.
     fn account(&mut self, name: &str, now: Instant) -> &mut AccountState {
         if !self.accounts.contains_key(name) {
             self.accounts.insert(name.to_owned(), AccountState::new(now));
@@ -277,7 +279,7 @@ impl State {
         self.accounts.get_mut(name).expect("put there just above")
     }
 
-    /// Takes a failure of anybody's delivery. True when it puts the plugin in doubt.
+    /// Records a failure of a delivery from any sender. Returns whether it puts the plugin in doubt.
     fn doubts(&mut self, limit: Limit, config: &QuarantineConfig, now: Instant) -> bool {
         self.window.roll(config.window, now);
         self.window.failures += 1;
@@ -304,7 +306,7 @@ impl Quarantine {
         }
     }
 
-    /// Says how a delivery of this account may come in, or how long the account still rests.
+    /// Returns how a delivery of this account may be let through, or how much longer the account's deliveries are turned away.
     pub(crate) fn enter(&self, account: &str, now: Instant) -> Result<Entry, Duration> {
         let state = self.state();
         let account = state.accounts.get(account);
@@ -317,29 +319,30 @@ impl Quarantine {
         }
     }
 
-    /// A delivery of this account whose proofs had held broke this limit.
+    /// Records that a delivery of this account whose proofs had held broke this limit.
     pub(crate) fn failed(&self, account: &str, limit: Limit, now: Instant) -> Option<Consequence> {
         let mut state = self.state();
         let of = state.account(account, now);
-        // A late end of a delivery that entered before the rest tells nothing new.
+        // A delivery that was let through before the quarantine and finishes only now says nothing new.
         if is_ahead(of.rests_until, now) {
             return None;
         }
         if let Some(rest) = of.failed(limit, &self.config, now) {
-            // That deals with it: what one account does by itself is no reason to doubt the plugin.
+            // The quarantine is enough: the failures of one account alone are no reason to doubt the plugin.
             return Some(Consequence::Rests(rest));
         }
         let doubts = state.doubts(limit, &self.config, now);
         doubts.then_some(Consequence::InDoubt)
     }
 
-    /// A delivery that anybody can have sent broke this limit.
+    /// Records that a delivery that anyone can have sent broke this limit.
     pub(crate) fn failed_unproven(&self, limit: Limit, now: Instant) -> Option<Consequence> {
         let doubts = self.state().doubts(limit, &self.config, now);
         doubts.then_some(Consequence::InDoubt)
     }
 
-    /// A delivery of this account whose proofs had held was normalized. True when this ends a rest or a doubt.
+    /// Records that a delivery of this account whose proofs had held was normalized. Returns whether this ends a quarantine or a
+    /// doubt.
     pub(crate) fn completed(&self, account: &str, now: Instant) -> bool {
         let mut state = self.state();
         let of = state.account(account, now);
@@ -352,12 +355,12 @@ impl Quarantine {
         is_ahead(state.doubted_until.take(), now) || rested
     }
 
-    /// Forgets the accounts that are there no longer: nothing comes any more that could end their rest.
+    /// Forgets the accounts that no longer exist: no delivery could end their quarantine any more.
     pub(crate) fn keep_accounts(&self, is_there: impl Fn(&str) -> bool) {
         self.state().accounts.retain(|name, _| is_there(name));
     }
 
-    /// Why the plugin does not serve all that comes like others; none while it does.
+    /// Returns why the plugin does not serve all its deliveries normally; `None` while it does.
     pub(crate) fn trouble(&self, now: Instant) -> Option<Trouble> {
         let state = self.state();
         let resting: Vec<Resting> = state
@@ -378,7 +381,7 @@ impl Quarantine {
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        // Nothing panics while it is held; a poisoned state would still be consistent.
+        // Nothing panics while the lock is held; even a poisoned state would be consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -402,7 +405,7 @@ mod tests {
         Some(Consequence::Rests(seconds(count)))
     }
 
-    /// How a delivery of ours may come in.
+    /// Returns how a delivery of our account may be let through.
     fn enter(quarantine: &Quarantine, now: Instant) -> Result<&'static str, Duration> {
         enter_as(quarantine, US, now)
     }
@@ -536,7 +539,7 @@ mod tests {
         let quarantine = broken(now);
         assert!(enter(&quarantine, now).is_err());
         assert_eq!(enter_as(&quarantine, THEM, now), Ok("beside"));
-        assert!(!quarantine.completed(THEM, now), "it ends nothing of ours");
+        assert!(!quarantine.completed(THEM, now), "it does not end our quarantine");
         let mut later = now;
         for _ in 0..10 {
             later += enter(&quarantine, later).unwrap_err();
@@ -544,7 +547,7 @@ mod tests {
             assert_eq!(enter_as(&quarantine, THEM, later), Ok("beside"));
             quarantine.failed(US, Limit::Trap, later);
         }
-        // The other one is judged by what it sends itself.
+        // The other account is judged by its own deliveries.
         for _ in 0..4 {
             assert_eq!(quarantine.failed(THEM, Limit::Memory, later), None);
         }
@@ -588,7 +591,7 @@ mod tests {
         let now = Instant::now();
         let quarantine = doubted(now);
         assert_eq!(quarantine.failed(US, Limit::Memory, now), None);
-        assert_eq!(enter(&quarantine, now), Ok("alone"), "it is no better for that");
+        assert_eq!(enter(&quarantine, now), Ok("alone"), "a failure does not end it");
         assert_eq!(quarantine.trouble(now), Some(Trouble::InDoubt(Limit::Memory)));
         assert!(quarantine.completed(US, now));
         assert_eq!(enter(&quarantine, now), Ok("beside"));

@@ -1,15 +1,13 @@
-//! Which file serves which slug.
+//! Decides which file serves which slug.
 //!
-//! A file serves from the moment it has passed every check until another state of the same file has passed them, or
-//! until the file is gone. A bad file is reported and changes nothing. Deliveries in flight keep the plugin they
-//! began with.
+//! A file is served from the moment it has passed every check until a newer state of the same file has passed them, or until
+//! the file is gone. A bad file is reported and changes nothing. Deliveries in flight keep the plugin they began with.
 //!
-//! When the lock file changes every file is judged again. What serves goes on while its pin names a file that is not there
-//! yet, so that pinning before copying leaves no gap; where only pinned plugins are served, one whose slug is no longer
-//! pinned at all ends.
+//! When the lock file changes, every file is judged again. A plugin is still served while its slug is pinned to a file that is
+//! not there yet, so that pinning before copying leaves no gap. Where only pinned plugins are served, a plugin whose slug is no
+//! longer pinned at all is removed.
 //!
-//! Here the folder is looked at and files are loaded; `files` keeps what is known of each of them, `verdict` lets it serve or
-//! refuses it.
+//! This module lists the folder and loads files; `files` keeps track of each of them, `verdict` admits or refuses them.
 
 mod files;
 mod verdict;
@@ -40,14 +38,15 @@ use super::{
     trust::{LockLook, Trust},
 };
 
-/// How long the next file waits for this one. Rust plugins are compiled in a fraction of it, so that files are taken in the
-/// order of their names; one in Python may take half a minute, which the others need not wait for.
+/// How long the next file waits for this one. Rust plugins compile in a fraction of it, so files are usually loaded in the order
+/// of their names. A Python plugin may take half a minute, which the others need not wait for.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Files that are being read, compiled or asked at once. Each holds a thread, of which deliveries need most.
+/// Maximum number of files that are read, compiled or asked to describe themselves at once. Each occupies a thread, and most
+/// threads are needed for deliveries.
 const LOADS_AT_ONCE: usize = 8;
 
-/// Plugins that are compiled at once: a slow one leaves a place to others.
+/// Maximum number of plugins that are compiled at once: a slow one leaves room for another.
 const COMPILERS_AT_ONCE: usize = 2;
 
 /// The plugins of a folder.
@@ -82,7 +81,7 @@ impl Registry {
 
     pub(crate) fn status(&self) -> Vec<PluginStatus> {
         let trust = self.loader.trust();
-        // A lock file that cannot be used is one more file that is refused.
+        // A lock file that cannot be used is shown as one more refused file.
         let lock = trust.and_then(|trust| {
             Some(PluginStatus {
                 file: trust.lock_name(),
@@ -108,13 +107,13 @@ impl Registry {
                     .and_then(|plugin| trust?.pins(&plugin.descriptor().slug, &plugin.digest)),
                 plugin: file.plugin.as_deref().map(PluginDetails::of),
             })
-            // Not yet read, not yet forgotten: neither serves nor is refused.
+            // Files that are not yet read or not yet forgotten are neither served nor refused.
             .filter(|status| status.plugin.is_some() || status.problem.is_some());
         lock.into_iter().chain(plugins).collect()
     }
 
-    /// Looks at the folder and brings what serves in line with it. At the first look nothing has to rest, and slow files are
-    /// waited for, for as long as one may take to compile. Says whether something has yet to rest or to be read, so that
+    /// Looks at the folder and updates what is served. The first look does not wait for files to settle, but it waits for slow
+    /// files, for as long as one file may take to compile. Returns whether something has yet to settle or to be read, so that
     /// another look is due soon.
     pub(crate) async fn look(self: &Arc<Self>, first: bool) -> bool {
         let (folder, loader) = (self.folder.clone(), Arc::clone(&self.loader));
@@ -131,7 +130,7 @@ impl Registry {
                 lock
             }
             Ok(Err(error)) => {
-                // What serves goes on serving: a folder that cannot be read says nothing about its files.
+                // What is served stays served: a folder that cannot be read says nothing about its files.
                 tracing::warn!(plugin.folder = %self.folder.display(), %error, "plugin folder cannot be read");
                 return false;
             }
@@ -149,7 +148,7 @@ impl Registry {
         );
         if first {
             let all = futures::future::join_all(slow);
-            // What takes longer still goes on beside the deliveries.
+            // Files that take even longer are loaded while deliveries are already served.
             let _ = time::timeout(self.loader.limits().compile_time, all).await;
         }
         let files = self.files();
@@ -164,8 +163,8 @@ impl Registry {
                 .any(|file| !file.is_loading && !matches!(file.seen, Seen::Settled { .. }))
     }
 
-    /// Loads these files, one after the other as long as each is quick. Gives those that are not: they go on by themselves.
-    /// When too many do, the rest is left for the next look, unless this is the first.
+    /// Loads these files, one after the other as long as each is quick. Returns the tasks of those that are not: they continue in
+    /// the background. When too many do, the remaining files are left for the next look, unless this is the first.
     async fn load_all(self: &Arc<Self>, due: Vec<(PathBuf, Sight)>, first: bool) -> Vec<JoinHandle<()>> {
         let mut slow: Vec<JoinHandle<()>> = Vec::new();
         for (path, sight) in due {
@@ -192,7 +191,7 @@ impl Registry {
         self.files().values().filter(|file| file.is_loading).count()
     }
 
-    /// Reads a file as it was seen, and lets it serve when it passes.
+    /// Reads a file, and serves it if it passes. `seen` is its state when the folder was listed.
     async fn load(self: &Arc<Self>, path: &Path, seen: Sight) {
         let candidate = self.candidate(path).await;
         match candidate {
@@ -216,7 +215,7 @@ impl Registry {
         let owned = path.to_owned();
         let compilers = Arc::clone(&self.compilers);
         let runtime = Handle::current();
-        // Waiting for the compiler is not the file's fault: the clock starts with it.
+        // Waiting for a free compiler is not the file's fault: the clock starts when compiling does.
         let began = Arc::new(OnceLock::new());
         let begins = Arc::clone(&began);
         let compiler = move || {
@@ -228,8 +227,8 @@ impl Registry {
         loop {
             let elapsed = began.get().map_or(Duration::ZERO, Instant::elapsed);
             if elapsed >= limit {
-                // A compiler cannot be stopped: one that takes too long ends on its own. The file is read again then, unless
-                // its code was not kept and the compiler would only begin anew.
+                // A compiler cannot be stopped: one that takes too long runs to its end. The file is then read again, unless its
+                // code was not cached and would only have to be compiled again.
                 let (registry, path) = (Arc::clone(self), path.to_owned());
                 task::spawn(async move {
                     if let Ok(Ok(candidate)) = load.await
@@ -249,7 +248,7 @@ impl Registry {
     }
 
     fn files(&self) -> MutexGuard<'_, BTreeMap<PathBuf, KnownFile>> {
-        // Every change leaves the map consistent at each step, so a panic elsewhere does not spoil it.
+        // Every change leaves the map consistent at each step, so a panic does not corrupt it.
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,4 @@
-//! What surrounds one instance: its clock, its memory fence and its log.
+//! The sandbox around one instance: its clock, its memory fence and its log.
 
 use std::{
     sync::Arc,
@@ -17,7 +17,7 @@ use super::{
     wasi::ClosedWorld,
 };
 
-/// Ends a guest's call, naming the fence.
+/// Ends a guest's call, and names the limit that it exceeded.
 #[derive(Debug, thiserror::Error)]
 #[error("{detail}")]
 pub(crate) struct Exceeded {
@@ -35,7 +35,7 @@ pub(crate) struct Sandbox {
 }
 
 impl Sandbox {
-    /// A fresh store with every fence up.
+    /// Creates a fresh store with every limit in force.
     pub(crate) fn store(
         engine: &Engine,
         limits: &Limits,
@@ -63,8 +63,8 @@ impl Sandbox {
         let mut store = Store::new(engine, sandbox);
         store.limiter(|sandbox| &mut sandbox.fence);
         store.epoch_deadline_callback(|mut context| context.data_mut().meter.check());
-        // Lists may point at the same bytes again and again, so a small guest memory can describe any amount of
-        // output. This bounds what the host allocates for one call before anything is allocated.
+        // Lists may point at the same bytes again and again, so a small guest memory can describe any amount of output. This
+        // limits the host's allocations for one call before any of them is made.
         store.set_hostcall_fuel(limits.output_bytes);
         store
     }
@@ -74,7 +74,7 @@ impl Sandbox {
         self.log.write(severity, message);
     }
 
-    /// The closed WASI. It is there for every component that imports it.
+    /// Returns the closed WASI. Every component that imports it has one.
     pub(crate) fn wasi(&mut self) -> wasmtime::Result<&mut ClosedWorld> {
         self.wasi
             .as_deref_mut()
@@ -88,29 +88,29 @@ pub(crate) fn start_clock(store: &mut Store<Sandbox>, deadline: Instant) {
     store.set_epoch_deadline(ticks);
 }
 
-/// Stops the clock: what the call has used is gone for the delivery's next call.
+/// Stops the clock: the time that the call has used is deducted from what the delivery's next call may use.
 pub(crate) fn stop_clock(store: &mut Store<Sandbox>) {
     store.data_mut().meter.stop();
 }
 
-/// Linear memory that the delivery has taken so far, all memories together.
+/// Returns the linear memory that the delivery has taken so far, all memories together.
 pub(crate) fn memory_bytes(store: &Store<Sandbox>) -> usize {
     store.data().fence.memory.used()
 }
 
-/// Table elements that the delivery has taken so far, all tables together.
+/// Returns the number of table elements that the delivery has taken so far, all tables together.
 pub(crate) fn table_elements(store: &Store<Sandbox>) -> usize {
     store.data().fence.table.used()
 }
 
-/// Gives the guest more instructions than it can execute, in an engine that counts them: it begins with none.
+/// Grants the guest more instructions than it can execute, in an engine that counts them: a store starts with none.
 pub(crate) fn count_instructions(store: &mut Store<Sandbox>) {
     store
         .set_fuel(u64::MAX)
         .expect("only engines that count instructions come here");
 }
 
-/// Instructions since [`count_instructions`].
+/// Returns the number of instructions executed since [`count_instructions`].
 pub(crate) fn used_instructions(store: &Store<Sandbox>) -> u64 {
     u64::MAX
         - store
@@ -118,23 +118,23 @@ pub(crate) fn used_instructions(store: &Store<Sandbox>) -> u64 {
             .expect("only engines that count instructions come here")
 }
 
-/// Limits in a configuration are `u32`, in wasmtime `usize`.
+/// Converts a limit: in the configuration it is `u32`, in wasmtime `usize`.
 fn widen(limit: u32) -> usize {
     usize::try_from(limit).unwrap_or(usize::MAX)
 }
 
-/// Ticks after which `time` has certainly passed; at least one.
+/// Returns the number of ticks after which `time` has certainly passed; at least one.
 fn ticks(time: Duration) -> u64 {
     u64::try_from(time.as_nanos().div_ceil(TICK.as_nanos())).unwrap_or(u64::MAX - 1) + 1
 }
 
-/// Measures CPU time, so that a thread that waits for its turn on a busy machine does not look like an endless loop.
-/// Epochs count time on the wall: they only say when to look.
+/// Measures CPU time, so that a thread that waits to be scheduled on a busy machine does not look like an endless loop.
+/// Epochs count wall-clock time: they only determine when to check.
 struct Meter {
-    /// CPU time that the delivery still has.
+    /// CPU time that the delivery has left.
     left: Duration,
-    /// The thread's CPU time when the call came to this thread; `None` until the first look there. What a thread does before
-    /// that, a tick at most, is not counted.
+    /// The thread's CPU time when the call came to this thread; `None` until the first check there. What a thread does before
+    /// that, at most a tick, is not counted.
     started: Option<Duration>,
     /// When the call must have ended.
     deadline: Instant,
@@ -143,19 +143,19 @@ struct Meter {
     pace: Pace,
 }
 
-/// Where a call is on its way.
+/// The phase that a call is in.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Pace {
-    /// Where every call begins.
+    /// Every call begins in this phase.
     Brief,
-    /// It has computed long, and is in the [lane](super::lane) or waits for it.
+    /// It has computed for long, and is in the [lane](super::lane) or waits for it.
     Long,
-    /// Half of its time is over: it goes on where it began.
+    /// Half of its time is over: it continues on the ordinary threads, where it began.
     Late,
 }
 
 impl Meter {
-    /// Begins a call. Gives the ticks after which to look.
+    /// Begins a call. Returns the number of ticks after which to check.
     fn start(&mut self, deadline: Instant) -> u64 {
         self.started = Some(ThreadTime::now().as_duration());
         self.deadline = deadline;
@@ -169,13 +169,13 @@ impl Meter {
         self.pace = Pace::Brief;
     }
 
-    /// What the call has used on this thread.
+    /// Returns the CPU time that the call has used on this thread.
     fn used(&mut self) -> Duration {
         let now = ThreadTime::now().as_duration();
         now.saturating_sub(*self.started.get_or_insert(now))
     }
 
-    /// Time until the call may have passed a limit, of a call that has used so much and still has so much on the wall.
+    /// Returns the time until a call that has used this much CPU time, and has this much wall-clock time left, may pass a limit.
     fn until_next_look(&self, used: Duration, wall: Duration) -> Duration {
         let left = self.left.saturating_sub(used).min(wall);
         match self.pace {
@@ -214,14 +214,14 @@ impl Meter {
             self.pace = pace;
             self.left -= used;
             self.started = None;
-            // The next look is soon: it begins to count.
+            // The next check is soon, and starts the count on the new thread.
             return Ok(UpdateDeadline::Yield(1));
         }
         Ok(UpdateDeadline::Continue(ticks(self.until_next_look(used, wall))))
     }
 }
 
-/// Counts memory and table elements over the whole store.
+/// Limits memory and table elements of the whole store, and the number of instances, memories and tables.
 struct Fence {
     memory: Budget,
     table: Budget,
@@ -230,8 +230,8 @@ struct Fence {
     tables: usize,
 }
 
-/// How much may still grow. Growth over the limit traps instead of failing softly: an allocator would only turn the soft failure
-/// into a panic that no longer tells its reason.
+/// How much memories or tables may still grow. Growth over the limit traps instead of failing softly: an allocator would only
+/// turn the soft failure into a panic that no longer names the reason.
 struct Budget {
     limit: Limit,
     what: &'static str,
@@ -255,8 +255,8 @@ impl Budget {
         self.total - self.left
     }
 
-    /// Takes the growth of one of them. `false` where that is beyond a maximum of its own: that fails softly, as the guest asked
-    /// for.
+    /// Deducts the growth of one memory or table. Returns `false` if it would exceed its own maximum: that fails softly, as the
+    /// guest's declaration wants.
     fn grow(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
         let growth = desired.saturating_sub(current);
         let Some(left) = self.left.checked_sub(growth) else {
@@ -342,7 +342,7 @@ mod tests {
         }
     }
 
-    /// Far away for tests.
+    /// A deadline that no test reaches.
     fn later() -> Instant {
         Instant::now() + Duration::from_secs(60)
     }
@@ -368,7 +368,7 @@ mod tests {
         assert!(!moves(&mut meter));
         work(BRIEF);
         assert!(moves(&mut meter));
-        // On the next thread, whose own time is none of the call's.
+        // On the next thread, whose earlier time does not count for the call.
         assert!(!moves(&mut meter));
         assert!(meter.left <= Duration::from_millis(100) - BRIEF);
         assert!(meter.left > Duration::from_millis(50));

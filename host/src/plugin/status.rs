@@ -1,4 +1,4 @@
-//! What `GET /plugins` shows.
+//! The content of `GET /plugins`.
 
 use std::{
     collections::BTreeMap,
@@ -14,13 +14,14 @@ use super::{guest::Plugin, quarantine::Trouble};
 pub struct PluginStatus {
     /// Name of the file.
     pub file: String,
-    /// Whether the plugin serves.
+    /// Whether the plugin is served.
     #[serde(flatten)]
     pub state: PluginState,
-    /// Why the file as it is now is not served. Beside a plugin that serves, this is about a file that came after it.
+    /// Why the file as it is now is not served. If there is also a plugin that is served, it comes from an earlier state of the
+    /// file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
-    /// Whether the lock file pins what serves; absent where there is no lock file.
+    /// Whether the lock file pins the served plugin; absent if there is no lock file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pinned: Option<bool>,
     /// The plugin; absent when the file has never been served.
@@ -28,31 +29,31 @@ pub struct PluginStatus {
     pub plugin: Option<PluginDetails>,
 }
 
-/// Whether a plugin serves.
+/// Whether a plugin is served.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum PluginState {
-    /// It serves.
+    /// It is served.
     Serving,
-    /// It failed too often: it rests for some accounts, or its deliveries go through one at a time.
+    /// It failed too often: some accounts are in quarantine for it, or its deliveries go through one at a time.
     Quarantined {
         /// Seconds until deliveries of all accounts are let through; 0 when they go through one at a time.
         retry_after_seconds: u64,
-        /// What it did.
+        /// How it failed.
         reason: String,
-        /// The accounts that it rests for; none while it serves all of them one delivery at a time.
+        /// The accounts in quarantine for it; empty if the plugin is in doubt and serves all accounts one delivery at a time.
         resting: Vec<RestingAccount>,
     },
-    /// The file is no plugin that can be served.
+    /// The file cannot be served.
     Refused,
 }
 
-/// An account that a plugin failed at too often.
+/// An account in quarantine: the plugin failed on its deliveries too often.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RestingAccount {
     /// Its name.
     pub account: String,
-    /// Seconds until a delivery of it is let through; 0 when they go through one at a time.
+    /// Seconds until one of its deliveries is let through; 0 when they go through one at a time.
     pub retry_after_seconds: u64,
     /// The limit that was broken.
     pub limit: &'static str,
@@ -71,7 +72,7 @@ pub struct PluginDetails {
     pub docs_url: String,
     /// SHA-256 of the file.
     pub digest: String,
-    /// Contract that the plugin was built for.
+    /// Version of the contract that the plugin was built for.
     pub contract: String,
     /// Secrets that the operator can configure.
     pub secrets: Vec<SpecStatus>,
@@ -79,7 +80,7 @@ pub struct PluginDetails {
     pub settings: Vec<SpecStatus>,
     /// Deliveries handed to the plugin.
     pub deliveries: u64,
-    /// Events that it gave.
+    /// Events that it returned.
     pub events: u64,
     /// Deliveries and elements that it could not use.
     pub rejects: u64,
@@ -87,11 +88,11 @@ pub struct PluginDetails {
     pub traps: BTreeMap<&'static str, u64>,
     /// Deliveries turned away because too many were in flight.
     pub busy: u64,
-    /// Log lines over the plugin's rate.
+    /// Log lines dropped by the rate limit.
     pub log_lines_dropped: u64,
-    /// Half of the deliveries spent less in the plugin; at most a fifth too high.
+    /// Median of the time that deliveries spent in the plugin, in microseconds; at most a fifth too high.
     pub p50_us: Option<u64>,
-    /// 99 in 100 deliveries spent less in the plugin; at most a fifth too high.
+    /// 99th percentile of the time that deliveries spent in the plugin, in microseconds; at most a fifth too high.
     pub p99_us: Option<u64>,
     /// Most linear memory that one delivery has taken.
     pub memory_peak_bytes: i64,
@@ -158,17 +159,20 @@ impl PluginState {
             Trouble::InDoubt(limit) => Self::Quarantined {
                 retry_after_seconds: 0,
                 reason: format!(
-                    "failed repeatedly at deliveries of strangers or of several accounts, the latest by its limit `{limit}`: they \
-                     go through one at a time"
+                    "failed repeatedly on deliveries of strangers or of several accounts, most recently by hitting its limit \
+                     `{limit}`: its deliveries go through one at a time"
                 ),
                 resting: Vec::new(),
             },
             Trouble::Rests(resting) => {
                 let longest = resting.iter().max_by_key(|account| account.rest);
-                let longest = longest.expect("at least one account rests");
+                let longest = longest.expect("at least one account is in quarantine");
                 Self::Quarantined {
                     retry_after_seconds: seconds(longest.rest),
-                    reason: format!("failed repeatedly, the latest by its limit `{}`", longest.cause),
+                    reason: format!(
+                        "failed repeatedly, most recently by hitting its limit `{}`",
+                        longest.cause
+                    ),
                     resting: resting
                         .iter()
                         .map(|resting| RestingAccount {

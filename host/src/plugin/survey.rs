@@ -1,4 +1,4 @@
-//! What a host that starts makes of the files in its folder, for tools.
+//! Determines what a host that starts would do with the files in its folder, for tools.
 
 use std::{
     collections::HashMap,
@@ -23,7 +23,7 @@ use super::{
 pub struct Surveyed {
     /// Its path.
     pub file: PathBuf,
-    /// What a host serves of it, or why it refuses it.
+    /// The plugin that a host would serve from it, or why it would refuse it.
     pub verdict: Result<Served, LoadError>,
 }
 
@@ -32,16 +32,18 @@ pub struct Surveyed {
 pub struct Served {
     /// The plugin.
     pub plugin: Arc<Plugin>,
-    /// Whether the lock file pins it; nothing where there is no lock file.
+    /// Whether the lock file pins it; `None` if there is no lock file.
     pub pinned: Option<bool>,
 }
 
 impl Plugins {
-    /// Every file of the configured folder by name, with what a host that starts would serve of it, or why it would refuse it:
-    /// by the lock file, the trusted keys, and who has which slug. Keeps no compiled code. Blocks on the compiler.
+    /// Returns every file of the configured folder, sorted by name, with what a host that starts would serve from it, or why it
+    /// would refuse it: according to the lock file, the trusted keys, and which file gets which slug. Does not cache compiled
+    /// code. Blocks on the compiler.
     ///
     /// # Errors
-    /// What keeps a host from starting: a folder that cannot be read, a lock file that is wrong, or missing though it is asked for.
+    /// Returns what keeps a host from starting: a folder that cannot be read, or a lock file that is invalid, or missing although
+    /// it is required.
     pub fn survey(config: &PluginsConfig) -> Result<Vec<Surveyed>, PluginError> {
         let loader = Loader::judging(config)?;
         let files = list(&config.folder, false)
@@ -84,11 +86,11 @@ impl Plugins {
         Ok(surveyed)
     }
 
-    /// What lock file and trusted keys make of the file that this plugin was loaded from: whether it is pinned, and nothing where
-    /// there is no lock file.
+    /// Checks the file that this plugin was loaded from against the lock file and the trusted keys. Returns whether it is pinned;
+    /// `None` if there is no lock file.
     ///
     /// # Errors
-    /// Why a host would refuse the file, or not start.
+    /// Returns why a host would refuse the file, or would not start.
     pub fn judge(config: &PluginsConfig, path: &Path, plugin: &Plugin) -> Result<Option<bool>, PluginError> {
         let trust = Trust::open(config)?;
         let (bytes, _) = file::read(path, config.limits.file_bytes, "`file_bytes`")?;

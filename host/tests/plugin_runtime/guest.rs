@@ -1,4 +1,4 @@
-//! Builds plugins by hand, healthy ones and hostile ones.
+//! Builds plugins from WebAssembly text, healthy ones and hostile ones.
 
 use std::fmt::Write;
 
@@ -14,7 +14,7 @@ const TEXTS_AT: u32 = 1024;
 const HEAP_AT: u32 = 4096;
 const EVENTS_AT: u32 = 65536;
 
-/// A plugin to be built. Function bodies are WebAssembly text; those that are not replaced behave correctly.
+/// A plugin to be built. Function bodies are WebAssembly text; the defaults behave correctly.
 #[derive(Clone)]
 pub(crate) struct Guest {
     pub(crate) slug: String,
@@ -24,7 +24,7 @@ pub(crate) struct Guest {
     pub(crate) hosts: Vec<String>,
     /// Name of the secret that operators can configure.
     pub(crate) secret: Option<&'static str>,
-    /// Events of zeros that `normalize` gives.
+    /// Number of events that `normalize` returns, all of zeros.
     pub(crate) events: u32,
     /// Version of the contract that it is built for.
     pub(crate) contract: &'static str,
@@ -155,7 +155,7 @@ impl Guest {
         }
         let secret_at = TEXTS_AT + u32::try_from(text_bytes.len()).unwrap();
         if let Some((at, length)) = secret {
-            // Its name, which is its summary too, and that it is not required.
+            // Its name, which is also its summary, and a zero: it is not required.
             for _ in 0..2 {
                 text_bytes.extend(at.to_le_bytes());
                 text_bytes.extend(length.to_le_bytes());

@@ -1,4 +1,4 @@
-//! A plugin that keeps failing is quarantined, alone, and comes back by itself.
+//! A plugin that keeps failing is quarantined without affecting others, and is served again automatically.
 
 use std::{fs, time::Duration};
 
@@ -74,7 +74,7 @@ async fn a_tool_is_told_of_each_delivery_by_itself() {
 async fn comes_back_when_a_delivery_succeeds() {
     let world = world(Duration::from_millis(300)).await;
     fail(&world, 5).await;
-    eventually("the rest ends", || {
+    eventually("the time of the quarantine is over", || {
         matches!(
             world.status("moody.wasm").state,
             PluginState::Quarantined {
@@ -84,7 +84,7 @@ async fn comes_back_when_a_delivery_succeeds() {
         )
     })
     .await;
-    // The first one after it fails: the quarantine doubles.
+    // The first probe fails: the next quarantine is twice as long.
     fail(&world, 1).await;
     let error = deliver(&world.plugin("moody"), b"").await.unwrap_err();
     let retry_after = error.retry_after().unwrap();
@@ -185,7 +185,7 @@ async fn a_plugin_that_fails_at_whatever_nothing_proves_is_asked_one_delivery_at
         panic!("{:?}", world.status("touchy.wasm"));
     };
     assert!(
-        reason.ends_with("by its limit `trap`: they go through one at a time"),
+        reason.ends_with("its limit `trap`: its deliveries go through one at a time"),
         "{reason}"
     );
     let quarantined = "sendflowr_plugin_quarantined{plugin=\"touchy\"}";
@@ -196,7 +196,7 @@ async fn a_plugin_that_fails_at_whatever_nothing_proves_is_asked_one_delivery_at
         Some("concurrency")
     );
     drop(alone);
-    // No delivery is turned away however often the plugin fails, and one that is proven ends it.
+    // No delivery is turned away however often the plugin fails, and a proven one that is normalized ends the doubt.
     for _ in 0..20 {
         assert_eq!(deliver(&plugin, b"x").await.unwrap_err().limit(), Some("trap"));
     }
@@ -238,7 +238,7 @@ async fn what_still_ends_on_an_old_version_says_nothing_of_the_new_one() {
     }
     assert!(
         old.instantiate(DEFAULT_ACCOUNT).await.is_err(),
-        "the old one rests"
+        "the account is in quarantine for the old one"
     );
     assert_eq!(world.status("moody.wasm").state, PluginState::Serving);
     assert_eq!(world.metric(QUARANTINED), 0);
@@ -260,7 +260,7 @@ async fn turns_are_limited_and_the_wait_is_bounded() {
     assert_eq!(world.metric("sendflowr_plugin_busy_total{plugin=\"acme\"}"), 1);
     drop(first);
     let third = plugin.instantiate(DEFAULT_ACCOUNT).await.unwrap();
-    // A turn that becomes free while one waits goes to who waits.
+    // A slot that becomes free goes to the delivery that waits.
     let (waiting, ()) = tokio::join!(deliver(&plugin, b""), async { drop((second, third)) });
     assert_eq!(waiting.unwrap(), 1);
 }

@@ -315,7 +315,7 @@ async fn a_start_without_the_lock_that_is_asked_for_or_with_a_broken_one_fails()
     config.locked = true;
     assert_eq!(
         refusal_to_start(&config).await,
-        "plugin lock `plugins.lock` is not there, and `host.plugins.locked` asks for it: write it with `sendflowr plugin pin`"
+        "plugin lock `plugins.lock` does not exist, and `host.plugins.locked` requires it: write it with `sendflowr plugin pin`"
     );
     config.locked = false;
     fs::create_dir(data.path().join("review")).unwrap();

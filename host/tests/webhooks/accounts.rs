@@ -91,7 +91,7 @@ async fn a_rest_ends_with_its_account() {
         .unwrap();
 }
 
-/// The regular look finds it too.
+/// The periodic read finds it too.
 #[tokio::test]
 async fn a_running_host_finds_a_new_account_by_itself() {
     let folder = TempDir::new().unwrap();

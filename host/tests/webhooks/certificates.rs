@@ -1,4 +1,4 @@
-//! Waiting for a certificate.
+//! Deliveries that wait for a certificate.
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,7 +27,7 @@ const COMPUTE: &str = "(loop $again
     (i32.store (i32.const 4000) (i32.add (i32.load (i32.const 4000)) (i32.const 1)))
     (br_if $again (i32.lt_u (i32.load (i32.const 4000)) (i32.const 15000000))))";
 
-/// Returns a plugin that requires the body to be signed by the certificate at [`URL`], and first does something else.
+/// Returns a plugin that requires the body to be signed by the certificate at [`URL`], and runs `before` first.
 fn signed_by_certificate(before: &str) -> Guest {
     let mut guest = guest("acme").items(&format!(
         "(data (i32.const 3000) \"{URL}\") (data (i32.const 2048) \"{SIGNATURE}\")"
@@ -59,7 +59,7 @@ fn signed_by_certificate(before: &str) -> Guest {
     ))
 }
 
-/// Returns its certificate when it is told to.
+/// Returns its certificate once `given` has a permit, and adds a permit to `asked` before.
 struct Slow {
     asked: Semaphore,
     given: Semaphore,
@@ -75,7 +75,7 @@ impl CertificateSource for Slow {
     }
 }
 
-/// Returns its certificate after a while, by the clock of the runtime that asks.
+/// Returns its certificate after a while, timed by the runtime of the caller.
 struct Later;
 
 #[async_trait]
@@ -117,7 +117,7 @@ async fn others_take_their_turn_while_a_certificate_is_fetched() {
     let read = delivery(&plugin, &account).await.read(&plugin, &certificates);
     let meanwhile = async {
         slow.asked.acquire().await.unwrap().forget();
-        // There is one turn, and the delivery that waits has given it back.
+        // There is only one slot, and the waiting delivery has released it.
         plugin.instantiate(account.name()).await.unwrap();
         slow.given.add_permits(1);
     };

@@ -1,4 +1,4 @@
-//! What operators and providers see over HTTP of a plugin that keeps failing.
+//! What operators and providers see over HTTP when a plugin keeps failing.
 
 use std::{
     sync::{
@@ -35,7 +35,7 @@ impl Host {
             .clone()
     }
 
-    /// Delivers until the plugin is no longer in quarantine.
+    /// Delivers until a delivery is let through as a probe.
     async fn behind_the_rest(&self, body: &'static str) -> Answer {
         let began = Instant::now();
         loop {
@@ -70,7 +70,7 @@ async fn a_plugin_that_keeps_failing_rests_is_shown_so_and_comes_back_by_itself(
     assert_eq!(shown["state"], "quarantined");
     assert_eq!(
         shown["reason"],
-        "failed repeatedly, the latest by its limit `trap`"
+        "failed repeatedly, most recently by hitting its limit `trap`"
     );
     assert!(shown["retry_after_seconds"].as_u64().unwrap() <= 1);
     assert_eq!(shown["traps"], json!({ "trap": 3 }));
@@ -96,11 +96,11 @@ async fn a_plugin_that_keeps_failing_rests_is_shown_so_and_comes_back_by_itself(
         );
     }
 
-    // Another provider's deliveries are accepted all the while.
+    // Another provider's deliveries are accepted throughout.
     assert_eq!(host.post("/webhooks/acme", "x").await.status, 200);
     assert_eq!(host.shown("acme").await["state"], "serving");
 
-    // The first delivery after the quarantine fails, the next one succeeds.
+    // The first probe fails, the next one succeeds.
     assert_eq!(host.behind_the_rest("x").await.code(), "plugin_trapped");
     assert_eq!(host.shown("moody").await["state"], "quarantined");
     assert_eq!(host.behind_the_rest("").await.status, 200);
@@ -118,7 +118,7 @@ fn guarded() -> Guest {
         .normalize(MOODY)
         .items("(data (i32.const 3000) \"token\")");
     guest.secret = Some("token");
-    // One proof at 3584 (`shared-secret`): the secret's name, and what was presented for it at 3700.
+    // One proof at 3584 (`shared-secret`): the secret's name, and the presented value at 3700.
     guest.authenticate(
         "(i32.store8 (i32.const 560) (i32.const 0))
          (i32.store (i32.const 564) (i32.const 3584))
@@ -163,7 +163,7 @@ async fn whoever_has_the_secret_of_one_account_silences_no_other() {
     assert!(resting[0]["retry_after_seconds"].as_u64().unwrap() <= 1);
     let metrics = host.get("/metrics").await.text;
     assert!(metrics.contains("sendflowr_plugin_quarantined{plugin=\"moody\"} 1\n"));
-    // However long it goes on.
+    // It stays so, however long the failures continue.
     let (began, mut good) = (Instant::now(), 1);
     while host.shown("moody").await["traps"]["trap"] != 5 {
         assert!(began.elapsed() < Duration::from_secs(20));
@@ -173,7 +173,7 @@ async fn whoever_has_the_secret_of_one_account_silences_no_other() {
         good += 1;
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    // The other one is judged by its own deliveries.
+    // The other account is judged by its own deliveries.
     for _ in 0..good {
         host.post(OURS, "x").await;
     }
@@ -217,7 +217,7 @@ async fn an_account_that_takes_whatever_comes_sends_no_other_to_rest() {
     }
     let answer = host.post("/webhooks/moody/trial", "").await;
     assert_eq!(answer.json()["error"]["limit"], "quarantined");
-    // It is looked at: nothing proves it.
+    // The other account's delivery is let through to the check of its proofs, which it lacks.
     let answer = host.post("/webhooks/moody", "").await;
     assert_eq!(answer.status, 401, "{answer:?}");
 }
@@ -268,7 +268,7 @@ async fn strangers_do_not_get_genuine_deliveries_refused() {
             failed
         });
     }
-    // The first genuine delivery comes once the strangers' deliveries have made the plugin suspect.
+    // The first genuine delivery is sent once the strangers' deliveries have put the plugin in doubt.
     let began = Instant::now();
     while host.shown("acme").await["state"] != "quarantined" {
         assert!(began.elapsed() < Duration::from_secs(20));

@@ -1,4 +1,4 @@
-//! What is known of each file of the folder, and which of them are to be read.
+//! Keeps track of each file of the folder, and selects those to be read.
 
 use std::{
     collections::BTreeMap,
@@ -14,38 +14,38 @@ use crate::plugin::{
     guest::Plugin,
 };
 
-/// How long a file waits that the machine has failed. Overload and failing disks last at least that long, and nobody
-/// restarts a host for less; reading and asking a file again costs milliseconds where compiled code is kept.
+/// How long to wait before a file that was refused because of the machine is read again. Overload and failing disks last at least
+/// that long, and no operator would restart a host sooner. Loading a file again costs milliseconds where compiled code is cached.
 const AGAIN: Duration = Duration::from_secs(30);
 
 /// A file of the folder as it was last seen.
 pub(super) struct KnownFile {
     pub(super) seen: Seen,
-    /// Whether it is being read, compiled or asked.
+    /// Whether it is being read, compiled or asked to describe itself.
     pub(super) is_loading: bool,
-    /// Whether it is to be judged anew once that has ended.
+    /// Whether it must be judged again once that has ended.
     pub(super) is_outdated: bool,
-    /// What serves of it.
+    /// The plugin that it serves; possibly loaded from an earlier state of the file.
     pub(super) plugin: Option<Arc<Plugin>>,
-    /// Why the present state of the file is not served.
+    /// Why the current state of the file is not served.
     pub(super) problem: Option<Problem>,
 }
 
 pub(super) enum Seen {
-    /// It has changed and is to be read when it rests.
+    /// It has changed, and is to be read once it has settled.
     Changed { sight: Sight, since: Instant },
-    /// Its present state has been dealt with.
+    /// Its current state has been processed.
     Settled { sight: Sight },
-    /// It is not there.
+    /// It is gone.
     Gone { since: Instant },
 }
 
 pub(super) struct Problem {
     pub(super) text: String,
     pub(super) refusal: Refusal,
-    /// The slug that another file had. The file is read again when the slug is free.
+    /// The slug, if another file already served it. The file is read again when the slug is free.
     pub(super) wanted_slug: Option<String>,
-    /// When the file is read again though it has not changed.
+    /// When the file is read again although it has not changed.
     pub(super) again: Option<Instant>,
 }
 
@@ -64,8 +64,8 @@ impl Problem {
 }
 
 impl Registry {
-    /// Takes down what was found. Files that have been dealt with are to be read again when they changed, or when all are
-    /// to be judged anew.
+    /// Notes which files were found. Files that have been processed are to be read again if they have changed, or if all are to
+    /// be judged again (`anew`).
     pub(super) fn note(&self, found: BTreeMap<PathBuf, Sight>, anew: bool, now: Instant) {
         let mut files = self.files();
         for (path, file) in files.iter_mut() {
@@ -103,7 +103,7 @@ impl Registry {
         }
     }
 
-    /// Files that have rested long enough to be read, as they were seen.
+    /// Returns the files that have been unchanged for long enough to be read, each with its state when the folder was listed.
     pub(super) fn due(&self, settle: Duration, now: Instant) -> Vec<(PathBuf, Sight)> {
         let files = self.files();
         let rested = files.iter().filter_map(|(path, file)| match file.seen {
@@ -116,7 +116,8 @@ impl Registry {
         rested.collect()
     }
 
-    /// Files that were refused for what is over: another file had their slug, or the machine had failed them.
+    /// Returns the files that were refused for a reason that no longer holds or may have passed: another file had their slug, or
+    /// the machine had failed.
     pub(super) fn refused_for_a_while(&self, now: Instant) -> Vec<(PathBuf, Sight)> {
         let serving = self.serving.load();
         let files = self.files();
@@ -135,10 +136,10 @@ impl Registry {
         due.collect()
     }
 
-    /// Has a file read again that took too long to compile, and whose code is now at hand.
+    /// Schedules another read of a file that took too long to compile and whose compiled code is now cached.
     pub(super) fn read_again(&self, path: &Path) {
         if let Some(file) = self.files().get_mut(path) {
-            // Still on its way to being refused.
+            // While it is still being loaded, it has not been refused yet.
             file.is_outdated |= file.is_loading;
             if let Some(problem) = &mut file.problem {
                 problem.again = Some(Instant::now());
@@ -205,7 +206,7 @@ mod tests {
                 assert!(registry.refused_for_a_while(now).is_empty(), "{error}");
                 let later = registry.refused_for_a_while(now + AGAIN);
                 assert_eq!(!later.is_empty(), is_read_again, "{error}");
-                assert_eq!(registry.status().len(), 1, "it is shown meanwhile");
+                assert_eq!(registry.status().len(), 1, "it is shown in the meantime");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Which plugin serves a slug after a file has passed the checks, has failed them, or is gone.
+//! Decides which plugin serves a slug after a file has passed the checks, has failed them, or is gone.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -20,7 +20,7 @@ use crate::plugin::{
 };
 
 impl Registry {
-    /// Ends what serves of files that have been gone long enough.
+    /// Removes the plugins of files that have been gone for long enough.
     pub(super) fn drop_gone(&self, now: Instant) {
         let mut files = self.files();
         let gone: Vec<PathBuf> = files
@@ -36,7 +36,7 @@ impl Registry {
                 tracing::info!(
                     plugin = %plugin.tag(),
                     plugin.file = %file_name(&path),
-                    "plugin `{}` is gone with its file",
+                    "plugin `{}` is no longer served: its file is gone",
                     plugin.tag()
                 );
             }
@@ -51,7 +51,7 @@ impl Registry {
         };
         let slug = candidate.descriptor.slug.clone();
         let mut files = self.files();
-        // Removed while it was read: nobody makes way for it. If it comes back, it is read again.
+        // It was removed while it was read: no other plugin makes way for it. If it comes back, it is read again.
         if files
             .get(path)
             .is_none_or(|file| matches!(file.seen, Seen::Gone { .. }))
@@ -80,8 +80,8 @@ impl Registry {
             self.refuse(path, seen, &error);
             return;
         }
-        // A file that is gone for now and comes back under another name hands its slug over, and so does one to the file that
-        // takes over from it.
+        // A file that has just gone, perhaps because it was renamed, hands its slug over to this one. So does a file that this
+        // one takes over from.
         for (other, file) in files.iter_mut() {
             let has_slug = file
                 .plugin
@@ -111,14 +111,14 @@ impl Registry {
             .as_ref()
             .is_some_and(|plugin| plugin.digest == candidate.digest)
         {
-            // Touched, or back as it was: the plugin keeps its state.
+            // Only touched, or restored to what is being served: the plugin keeps its state.
             return;
         }
         if candidate.pinned == Some(false) {
             let (name, lock) = (file_name(path), self.loader.trust().map(Trust::lock_name));
             tracing::warn!(
                 plugin.file = %name,
-                "plugin file `{name}` is not pinned in `{}`; `host.plugins.locked` would refuse it",
+                "plugin file `{name}` is not pinned in `{}`; with `host.plugins.locked` it would be refused",
                 lock.unwrap_or_default()
             );
         }
@@ -136,12 +136,12 @@ impl Registry {
             plugin.file = %file_name(path),
             plugin.digest = %plugin.digest(),
             plugin.before = before.as_ref().map(|before| before.tag()),
-            "plugin `{}` serves",
+            "plugin `{}` is now served",
             plugin.tag()
         );
     }
 
-    /// Notes why the state of the file that was seen is not served.
+    /// Notes why the file, as it was `seen` in the listing, is not served.
     pub(super) fn refuse(&self, path: &Path, seen: Sight, error: &LoadError) {
         let name = file_name(path);
         let mut files = self.files();
@@ -149,7 +149,7 @@ impl Registry {
             return;
         };
         match file.seen {
-            // It has changed meanwhile, or is gone: the next look reads it.
+            // It has changed in the meantime, or is gone: the next look handles it.
             Seen::Changed { sight, .. } if sight != seen => return,
             Seen::Gone { .. } => return,
             Seen::Changed { .. } | Seen::Settled { .. } => {}
@@ -173,20 +173,23 @@ impl Registry {
         file.problem = Some(problem);
         if let Some(plugin) = withdrawn {
             self.publish(&files);
-            tracing::warn!(plugin.file = %name, plugin = %plugin.tag(), "plugin `{}` is no longer pinned and ends", plugin.tag());
+            tracing::warn!(
+                plugin.file = %name, plugin = %plugin.tag(),
+                "plugin `{}` is no longer served: it is no longer pinned", plugin.tag()
+            );
         }
         drop(files);
         if !known {
             match serves {
                 Some(tag) => tracing::warn!(
-                    plugin.file = %name, plugin = %tag, "plugin file is refused, `{tag}` goes on serving: {text}"
+                    plugin.file = %name, plugin = %tag, "plugin file is refused, `{tag}` is still served: {text}"
                 ),
                 None => tracing::warn!(plugin.file = %name, "plugin file is refused: {text}"),
             }
         }
     }
 
-    /// Makes the map of what serves from the files, and ends the series of what serves no longer.
+    /// Rebuilds the map of served plugins from the files, and removes the series of plugins that are no longer served.
     fn publish(&self, files: &BTreeMap<PathBuf, KnownFile>) {
         let mut serving = HashMap::new();
         for file in files.values() {
@@ -202,9 +205,9 @@ impl Registry {
     }
 }
 
-/// Whether this file has the slug rather than the one that serves it. Of two the pinned one has it. Where none is pinned, the one
-/// that is named after it: who came first is forgotten at the next start. What is not pinned does not get here while the slug
-/// is pinned.
+/// Returns whether this file gets the slug rather than the one that serves it. Of two files, the pinned one gets it. If neither
+/// is pinned, the one that is named after the slug gets it: which file was there first is forgotten at the next start. A file
+/// that is not pinned does not get here while the slug is pinned.
 pub(crate) fn takes_over(path: &Path, candidate: &Candidate, owner: &Plugin) -> bool {
     let is_named = path
         .file_stem()
