@@ -106,7 +106,7 @@ impl ApiError {
     }
 
     pub(crate) fn panicked() -> Self {
-        let message = "an internal error occurred: the log has the details under the request id";
+        let message = "an internal error occurred; the log has the details under the request id";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
     }
 }

@@ -86,7 +86,7 @@ impl Metrics {
         );
         registry.register(
             "sendflowr_host_dead_letters",
-            "Deliveries sealed into the dead letters, by provider and cause",
+            "Deliveries dead-lettered, by provider and cause",
             metrics.dead_letters.clone(),
         );
         registry.register(
@@ -96,7 +96,7 @@ impl Metrics {
         );
         registry.register(
             "sendflowr_host_deliveries_in_flight",
-            "Deliveries under way",
+            "Deliveries in flight",
             metrics.in_flight.clone(),
         );
         registry.register(

@@ -198,7 +198,7 @@ pub(crate) fn router(app: App) -> Router {
     let max_body_bytes = app.max_body_bytes;
     router
         .merge(SwaggerUi::new("/docs").url("/openapi.json", openapi))
-        .fallback(|| async { ApiError::NotFound("there is nothing under this path: see `/docs`") })
+        .fallback(|| async { ApiError::NotFound("there is nothing at this path: see `/docs`") })
         .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
         .layer(DefaultBodyLimit::max(max_body_bytes))
         .layer(

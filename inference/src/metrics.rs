@@ -85,7 +85,7 @@ impl Metrics {
         };
         registry.register(
             "sendflowr_inference_decisions",
-            "Decisions by outcome and by what the curve rests on",
+            "Decisions, by outcome and by the evidence for the curve",
             metrics.decisions.clone(),
         );
         registry.register(

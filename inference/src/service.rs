@@ -108,7 +108,7 @@ struct CurveKey {
     as_of: Timestamp,
 }
 
-/// Everything that requests are answered from.
+/// Everything that is needed to answer requests.
 pub(crate) struct Service {
     pub(crate) dependencies: Dependencies,
     pub(crate) policy: PolicyConfig,
@@ -244,9 +244,9 @@ impl Service {
         basis.choose().map_err(|suppressed| refusal(&suppressed))
     }
 
-    /// How the experiment treats a decision, if there is an experiment and the request takes part. While the identity
-    /// graph does not answer, nobody takes part: under another id, the person could change groups. Neither does mail
-    /// with a deadline: it must not wait for an experiment.
+    /// Returns how the experiment treats a decision, if there is an experiment and the request takes part. While the
+    /// identity graph does not respond, nobody takes part: under another id, the person could change groups. Neither does
+    /// mail with a deadline: it must not wait for an experiment.
     fn draw(&self, inquiry: &Inquiry, known: &Known) -> Option<Draw> {
         let config = self.experiment.as_ref()?;
         let question = &inquiry.question;
@@ -321,14 +321,14 @@ impl Service {
         replay(reference, body, Some(&in_use), self.model_folder.as_deref())
     }
 
-    /// The tables in use.
+    /// Returns the tables in use.
     pub(crate) fn population(&self) -> Arc<Population> {
         self.population.load_full()
     }
 }
 
-/// The moment up to which a curve uses events: the beginning of the hour of `now`, or the last event before `now` if that
-/// is later. So every event takes effect immediately, and the curve depends on profile and `now` alone, cached or not.
+/// Returns the moment up to which a curve uses events: the beginning of the hour of `now`, or the last event before `now` if
+/// that is later. So every event takes effect immediately, and the curve depends only on profile and `now`, cached or not.
 fn curve_as_of(profile: &Profile, now: Timestamp) -> Timestamp {
     let hour = now.plus_millis(-now.as_millis().rem_euclid(HOUR_MS));
     let last_delivery = profile.deliveries(hour, now).last().copied();
@@ -405,7 +405,7 @@ fn refusal(suppressed: &Suppressed) -> ApiError {
     } = *suppressed;
     let until = match first_allowed_at {
         Some(moment) => format!("the first minute allowed is {moment}"),
-        None => "no minute of the year ahead is allowed".to_owned(),
+        None => "no minute of the next 400 days is allowed".to_owned(),
     };
     let message = format!("no minute of the window is allowed, the last were removed by `{reason}`: {until}");
     ApiError::Suppressed {

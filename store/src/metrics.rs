@@ -50,7 +50,7 @@ impl ProfileCounters {
         );
         registry.register(
             "sendflowr_profiles_disputes",
-            "Profiles that no longer matched what they were made from, as when two consumers write at once; for a minute each is rebuilt from events",
+            "Profiles that no longer matched what they were computed from, such as when two consumers wrote at once; each is rebuilt from events for a minute",
             self.disputes.clone(),
         );
     }
@@ -109,17 +109,17 @@ impl KafkaCounters {
         );
         registry.register(
             "sendflowr_kafka_queued_bytes",
-            "Bytes that wait for Kafka's acknowledgement",
+            "Bytes waiting for Kafka's acknowledgement",
             self.queued_bytes.clone(),
         );
         registry.register(
             "sendflowr_kafka_assigned_partitions",
-            "Partitions that a consumer group has given to this process",
+            "Partitions that a consumer group has assigned to this process",
             self.assigned.clone(),
         );
         registry.register(
             "sendflowr_kafka_revoked_partitions",
-            "Partitions that a consumer group has taken from this process",
+            "Partitions that a consumer group has revoked from this process",
             self.revoked.clone(),
         );
     }

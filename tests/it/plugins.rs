@@ -220,7 +220,7 @@ fn a_command_tells_the_cause_of_an_error_once() {
     );
     let told = told(&output);
     assert!(
-        told.contains("is no case: ") && told.matches("invalid type").count() == 1,
+        told.contains("is not a case: ") && told.matches("invalid type").count() == 1,
         "{told}"
     );
 }

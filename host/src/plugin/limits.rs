@@ -32,7 +32,7 @@ pub struct Limits {
     pub concurrency: usize,
     /// Deliveries of all plugins in flight at once.
     pub total_concurrency: usize,
-    /// How long a delivery may wait for its turn.
+    /// How long a delivery may wait for a slot.
     pub queue_wait: Duration,
     /// Size of a plugin file.
     pub file_bytes: u64,

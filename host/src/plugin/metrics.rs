@@ -136,7 +136,7 @@ impl PluginMetrics {
         );
         plugin.register(
             "quarantined",
-            "1 while the plugin is in quarantine for an account after repeated failures, or its deliveries are let through one at a time",
+            "1 while an account is in quarantine for the plugin after repeated failures, or the plugin's deliveries go through one at a time",
             families.quarantined.clone(),
         );
         plugin.register_with_unit(

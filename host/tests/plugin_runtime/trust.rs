@@ -274,7 +274,7 @@ async fn a_lock_that_breaks_or_goes_leaves_the_last_good_one_in_force() {
             Some("version = 1\nplugins = 3"),
             "plugin lock `plugins.lock` line 2: ",
         ),
-        (None, "plugin lock `plugins.lock` is not there"),
+        (None, "plugin lock `plugins.lock` does not exist"),
     ] {
         match what {
             Some(text) => fs::write(world.path("plugins.lock"), text).unwrap(),

@@ -15,8 +15,8 @@ use crate::{
     person::Known,
 };
 
-/// Number of lines decided together, and the range within which whoever loses most chooses first: enough for one query
-/// to each store to cost little per person, and 20 MB at most.
+/// Number of lines decided together. Within them, the line that loses most chooses first. Enough for one query to each store
+/// to cost little per person, and 20 MB at most.
 pub(crate) const WINDOW_LINES: usize = 1_024;
 
 /// A batch in progress.
@@ -113,7 +113,7 @@ fn broken<T>(count: usize) -> Vec<Result<T, ApiError>> {
     (0..count).map(|_| Err(ApiError::Internal)).collect()
 }
 
-/// Whoever loses most by moving chooses first, and of equals the earlier line. The loss is that of the model's choice, before
+/// The line that loses most by moving chooses first; of equals, the earlier line. The loss is that of the model's choice, before
 /// the experiment draws: a group that chose first, or was refused less often, would no longer be comparable to the other.
 fn make_room(choices: &mut [Result<Box<Weighed>, ApiError>], capacity: &Capacity, room: &mut Room) {
     let mut order: Vec<(usize, f64, u32)> = Vec::with_capacity(choices.len());

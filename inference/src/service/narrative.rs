@@ -125,7 +125,7 @@ fn experiment(explanation: &Explanation) -> Option<String> {
     ))
 }
 
-/// A share in per cent, without superfluous digits.
+/// Returns a share in per cent, without superfluous digits.
 fn percent(share: f64) -> f64 {
     (1_000.0 * share).round() / 10.0
 }

@@ -115,7 +115,7 @@ fn point(curve: &PersonCurve, choice: &Choice, at: Timestamp) -> Point {
     }
 }
 
-/// The first moment at or after `start` at which `slot` begins.
+/// Returns the first moment at or after `start` at which `slot` begins.
 fn next_occurrence(slot: usize, start: Timestamp) -> Timestamp {
     let offset_ms = slot as i64 * grid::MINUTE_MS - grid::week_offset_ms(start);
     start.plus_millis(offset_ms.rem_euclid(grid::WEEK_MS))

@@ -237,7 +237,7 @@ fn tables(
     }
 }
 
-/// The request again, validated as it was the first time.
+/// Rebuilds the request, validated as it was the first time.
 fn question(stored: &Stored, inputs: &Inputs) -> Result<Inquiry, ApiError> {
     let request = &stored.request;
     let spans = request.allowed_hours.iter().map(|text| day_span(text));
@@ -292,7 +292,7 @@ fn question(stored: &Stored, inputs: &Inputs) -> Result<Inquiry, ApiError> {
     request.check(&event::Hasher::new(), stored.decided_at)
 }
 
-/// A part of the day as explanations write it, `HH:MM-HH:MM`.
+/// Parses a part of the day as written in explanations, `HH:MM-HH:MM`.
 fn day_span(text: &str) -> DaySpanInput {
     let (start, end) = text.split_once('-').unwrap_or((text, ""));
     DaySpanInput {

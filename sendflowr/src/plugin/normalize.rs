@@ -150,7 +150,7 @@ mod tests {
             (b"POST / HTTP/1.1\nhost example.com\n\n", "without a colon"),
             (b"POST / HTTP/1.1\na: 1\nA: 2\n\n", "twice"),
             (b"POST / HTTP/1.1\n\n\xff", "body_base64"),
-            (b" {\"provider\":1}", "is no case"),
+            (b" {\"provider\":1}", "is not a case"),
         ] {
             let error = read(bytes, "acme", &[]).unwrap_err();
             assert!(error.to_string().contains(told), "{error}");

@@ -80,7 +80,7 @@ pub(crate) async fn run(global: Global, args: PinArgs) -> anyhow::Result<ExitCod
     }
     let name = path.display();
     if changes.is_empty() {
-        output::line(&format!("`{name}` is in line with {} plugins", files.len()));
+        output::line(&format!("`{name}` matches the {} plugins", files.len()));
         return Ok(ExitCode::SUCCESS);
     }
     if writer.is_none() {
@@ -99,10 +99,10 @@ pub(super) async fn writer(path: &Path) -> anyhow::Result<LockWriter> {
     Ok(tokio::task::spawn_blocking(move || LockWriter::wait(&path)).await??)
 }
 
-/// Pins one plugin, which is or will be `file`, and tells what changed.
+/// Pins one plugin, which is or will be in `file`, and prints what changed.
 ///
 /// # Errors
-/// A lock file that cannot be read or written. Nothing is written or told then.
+/// Fails if the lock file cannot be read or written. Nothing is written or printed then.
 pub(super) fn one(
     writer: &LockWriter,
     file: &Path,
@@ -148,7 +148,7 @@ fn differences(before: &PluginLock, after: &PluginLock) -> Vec<String> {
     let change = |slug: &str| match (before.get(slug), after.get(slug)) {
         (Some(old), Some(new)) if old == new => None,
         (Some(old), Some(new)) if old.sha256 == new.sha256 => Some(format!(
-            "changed   {slug} {}: the same file, described anew",
+            "changed   {slug} {}: the same file, described differently",
             new.version
         )),
         (Some(old), Some(new)) => Some(format!(

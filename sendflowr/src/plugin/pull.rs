@@ -105,7 +105,7 @@ async fn place(
 ) -> anyhow::Result<ExitCode> {
     if !config.trusted_keys.is_empty() {
         let Some(signature) = &signature else {
-            bail!("`{source}` is not signed, and `host.plugins.trusted_keys` asks for it");
+            bail!("`{source}` is not signed, and `host.plugins.trusted_keys` requires a signature");
         };
         let checked = config.trusted_keys.check(&component.bytes, signature);
         checked.map_err(|error| anyhow::anyhow!("`{source}` {error}"))?;
@@ -116,8 +116,8 @@ async fn place(
         (None, None) => config.lock.clone(),
     };
     let folder = args.out.clone().unwrap_or_else(|| config.folder.clone());
-    fs::create_dir_all(&folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
-    // Until the file is where it is pinned: who pins the whole folder meanwhile would forget what is not there yet.
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create `{}`", folder.display()))?;
+    // Held until the file is in place: a command that pins the whole folder in between would unpin what is not there yet.
     let writer = match args.pin {
         true => Some(pin::writer(&lock).await?),
         false => None,
@@ -127,7 +127,7 @@ async fn place(
     let unchecked = beside(&folder, &component.bytes)?;
     let (plugin, examination) = examine(unchecked.path(), &config.limits)
         .await
-        .with_context(|| format!("what `{source}` has is refused"))?;
+        .with_context(|| format!("the plugin from `{source}` is refused"))?;
     let descriptor = plugin.descriptor();
     let file = folder.join(format!("{}.wasm", descriptor.slug));
     let pin = lock_now.as_ref().and_then(|lock| lock.get(&descriptor.slug));
@@ -137,10 +137,10 @@ async fn place(
     {
         let before = match pin.and_then(|pin| pin.source.as_deref()) {
             Some(source) => format!("`{source}`"),
-            None => "nobody knows where".to_owned(),
+            None => "an unknown origin".to_owned(),
         };
         bail!(
-            "a plugin for `{}` is there already, from {before}; `--replace` puts that of `{source}` in its place",
+            "a plugin for `{}` from {before} is already installed; use `--replace` to replace it with the one from `{source}`",
             descriptor.slug
         );
     }
@@ -160,24 +160,24 @@ async fn place(
             slug = descriptor.slug
         );
     }
-    // Before the plugin is where it serves: a lock file that cannot be written leaves everything as it was.
+    // Before the plugin is in place: if the lock file cannot be written, everything is left as it was.
     if let Some(writer) = &writer {
         pin::one(writer, &file, &plugin, &examination, Some(source.clone()))?;
     }
-    // The signature first: a host that asks for it takes the plugin when both are there.
+    // The signature first: a host that requires it loads the plugin when both are there.
     match &signature {
         Some(signature) => put(beside(&folder, signature.as_bytes())?, &signature_path(&file))?,
-        // One of another version would be worse than none.
+        // A signature of another version would be worse than none.
         None => drop(fs::remove_file(signature_path(&file))),
     }
     put(unchecked, &file)?;
     let signed = match (signature.is_some(), config.trusted_keys.is_empty()) {
         (false, _) => "not signed",
         (true, false) => "signed by a trusted key",
-        (true, true) => "its signature, which nobody has checked, is beside it",
+        (true, true) => "with a signature, which was not checked because no keys are trusted",
     };
     output::line(&format!(
-        "`{}` is {} {} of `{source}`: sha256 {}, {signed}",
+        "`{}` is {} {} from `{source}`: sha256 {}, {signed}",
         file.display(),
         descriptor.slug,
         descriptor.version,
@@ -261,7 +261,7 @@ pub(crate) async fn push(global: Global, args: PushArgs) -> anyhow::Result<ExitC
     let config = global.plugins_config()?;
     let (Some(tag), None) = (args.target.tag.clone(), &args.target.digest) else {
         bail!(
-            "`{}` must name a tag, and no digest, which is known only afterwards",
+            "`{}` must have a tag and no digest: the digest is known only after the push",
             args.target
         );
     };
@@ -338,7 +338,7 @@ fn beside(folder: &Path, bytes: &[u8]) -> anyhow::Result<NamedTempFile> {
     let mut file = tempfile::Builder::new()
         .prefix(".pulled-")
         .suffix(".new")
-        // As `cp` makes them: the host may be another user.
+        // Like files that `cp` creates: the host may run as another user.
         .permissions(Permissions::from_mode(0o644))
         .tempfile_in(folder)
         .with_context(cannot)?;

@@ -147,7 +147,7 @@ impl Exporter {
     pub(crate) fn register(&self, registry: &mut Registry) {
         registry.register(
             "sendflowr_telemetry_spans",
-            "Spans by what became of them: exported, dropped (the queue was full), failed (the collector did not take them)",
+            "Spans by outcome: exported, dropped (the queue was full), failed (the collector did not take them)",
             self.counts.spans.clone(),
         );
     }
