@@ -2,7 +2,7 @@
 
 use store::StoreError;
 
-/// Why the consumer cannot go on until an operator acts.
+/// Why the consumer cannot continue until an operator acts.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConsumerError {
@@ -23,7 +23,7 @@ pub enum ConsumerError {
 pub(crate) enum Disposition {
     /// Try again later; the data is not the cause.
     Retry,
-    /// The data will never be accepted: dead-letter it and go on.
+    /// The data will never be accepted: dead-letter it and continue.
     DeadLetter,
     /// An operator must act.
     Fatal,
@@ -46,7 +46,7 @@ impl Disposition {
 pub(crate) enum Interrupted {
     /// A shutdown was requested while waiting for records or for an outage to end.
     Shutdown,
-    /// The consumer cannot go on.
+    /// The consumer cannot continue.
     Fatal(ConsumerError),
 }
 

@@ -3,7 +3,7 @@
 //!
 //! Every attacked round is between two calm ones and is compared with their mean, so that drift of the machine's speed
 //! cancels out. Reports the median of these ratios and their interquartile range. Naming an attack leaves out the
-//! others. `--no-rest` disables the quarantine, so that the attack goes on undiminished: this shows the effect of the
+//! others. `--no-rest` disables the quarantine, so that the attack continues undiminished: this shows the effect of the
 //! limits alone. `--rounds 21` sets the number of rounds.
 //!
 //! Needs the compiled plugins: `cargo xtask plugins`, then `cargo bench -p sendflowr-host --bench attack`.

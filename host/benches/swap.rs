@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 const SWAPS: usize = 60;
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Connections that send without pause: more than a plugin's turns on the machines that this is run on, so that some
+/// Connections that send without pause: more than a plugin's slots on the machines that this is run on, so that some
 /// deliveries wait while the plugin changes.
 const CONNECTIONS: usize = 16;
 

@@ -111,7 +111,7 @@ pub(crate) async fn check(proofs: &[Proof], evidence: &Evidence<'_>) -> Result<T
                 credentials::check_basic(proof, evidence)?;
                 is_genuine = true;
             }
-            // Anybody can write a recent timestamp: by itself it proves nothing.
+            // Anyone can write a recent timestamp: by itself it proves nothing.
             Proof::Fresh(proof) => check_fresh(proof, evidence.request.received_at_ms)?,
             // Stands alone in a plugin's answer; beside others it would prove nothing.
             Proof::Handshake => {}

@@ -169,7 +169,7 @@ impl Audited {
     fn take(&mut self, mut forecasts: Vec<&StoredForecast>, mut touches: Vec<&Touch>) {
         forecasts.sort_by(|a, b| key(a).cmp(&key(b)));
         touches.sort_by_key(|touch| touch.at);
-        // Whoever asks again for the same mail gets the same minute: that is one decision, made when it was last asked for.
+        // A caller that asks again for the same mail gets the same minute: that is one decision, made at the last request.
         let mut decisions: Vec<&StoredForecast> = Vec::with_capacity(forecasts.len());
         for forecast in forecasts {
             if decisions

@@ -55,7 +55,7 @@ pub struct Estimate {
     pub high: f64,
 }
 
-/// What became of the decisions of one group.
+/// The outcomes of the decisions of one group.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
 pub struct Arm {
     /// Decisions whose day after the mail is over; of several decisions for the same mail only the last counts.
@@ -163,7 +163,7 @@ async fn lift_of(
     })
 }
 
-/// Returns what became of each decision, by person.
+/// Returns the outcome of each decision, by person.
 async fn outcomes(
     events: &dyn Events,
     identities: &dyn Identities,

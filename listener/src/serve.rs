@@ -124,7 +124,7 @@ async fn accept(listener: &TcpListener, connections: &Arc<Semaphore>) -> (TcpStr
 }
 
 /// Retries accepting until it succeeds. An open listener only fails for temporary reasons, usually a lack of file descriptors:
-/// giving up would let whoever holds many connections end the process.
+/// giving up would let anyone who holds many connections end the process.
 async fn patiently<T, F: Future<Output = io::Result<T>>>(mut accept: impl FnMut() -> F) -> T {
     let mut is_told = false;
     loop {

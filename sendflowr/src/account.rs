@@ -1,4 +1,4 @@
-//! `sendflowr account`: accounts at providers, which running hosts pick up by themselves.
+//! `sendflowr account`: accounts at providers, which running hosts pick up automatically.
 
 use std::{fs, io::Read, process::ExitCode, time::SystemTime};
 
@@ -167,7 +167,7 @@ async fn set(
         }
     }
     if findings.takes_unsigned {
-        output::line("note: it accepts deliveries that nothing proves");
+        output::line("note: it accepts unproven deliveries");
     }
     Ok(())
 }

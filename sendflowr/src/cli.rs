@@ -62,7 +62,7 @@ pub(crate) struct Global {
 enum Command {
     /// Run host, consumer and inference in one process.
     Up {
-        /// Send signed sample deliveries of every provider to this process and show what became of them.
+        /// Send signed sample deliveries of every provider to this process and show the results.
         #[arg(long)]
         demo: bool,
         #[command(flatten)]
@@ -136,8 +136,8 @@ enum Command {
         /// Say what would be done, and do nothing.
         #[arg(long)]
         dry_run: bool,
-        /// Discard dead letters that nothing proves and that are refused again. Strangers leave such dead letters; a genuine one
-        /// may be among them as long as its plugin does not read it.
+        /// Discard unproven dead letters that are refused again. Strangers leave such dead letters; a genuine one may be among
+        /// them as long as its plugin does not read it.
         #[arg(long, conflicts_with = "dry_run")]
         discard_unproven: bool,
     },

@@ -62,7 +62,7 @@ impl Demo {
         Ok(Self { accounts })
     }
 
-    /// Sends the deliveries and shows what became of them.
+    /// Sends the deliveries and shows the results.
     ///
     /// # Errors
     /// Fails if a service cannot be reached, or the stored events do not become visible in decisions.

@@ -39,11 +39,11 @@ struct Replay<'a> {
     /// If set, only the dead letters of this provider are replayed.
     provider: Option<&'a str>,
     dry_run: bool,
-    /// Whether dead letters that nothing proves are discarded when they are refused again.
+    /// Whether unproven dead letters are discarded when they are refused again.
     discard_unproven: bool,
 }
 
-/// What became of a dead letter.
+/// The outcome of replaying a dead letter.
 enum Fate {
     /// Done; this many of its events are on the bus.
     Replayed(usize),
@@ -57,7 +57,7 @@ enum Fate {
     Foreign,
 }
 
-/// What became of all dead letters.
+/// Counts the outcomes of all dead letters.
 #[derive(Debug, Default)]
 struct Tally {
     replayed: usize,
@@ -69,8 +69,8 @@ struct Tally {
 
 /// Replays all dead letters, of one provider or of all. Events that were stored already are not stored twice. With `dry_run` it
 /// only reports what there is. Dead letters that still cannot be read in full stay for the next replay, as do those of other
-/// providers, and so do those behind them; the exit code is then 1 if any failed. With `discard_unproven` those that nothing
-/// proves are discarded instead when they are refused again.
+/// providers, and so do those behind them; the exit code is then 1 if any failed. With `discard_unproven`, unproven ones are
+/// discarded instead when they are refused again.
 ///
 /// # Errors
 /// Fails if the bus or the plugins cannot be opened, or existing dead letters do not arrive.

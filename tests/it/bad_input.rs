@@ -146,7 +146,7 @@ async fn what_the_plugin_cannot_understand_is_kept_sealed() {
     assert_eq!(letters.len(), 1);
     assert!(
         !String::from_utf8_lossy(&letters[0].value).contains("ann@example.com"),
-        "the letter is not sealed"
+        "the dead letter is not sealed"
     );
     assert!(system.stop().await);
 }

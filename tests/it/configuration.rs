@@ -116,7 +116,7 @@ fn no_command_makes_a_seal_key_where_hosts_share_servers() {
         }
         assert!(
             !folder.join("data/seal.key").exists(),
-            "a key of nobody else's is made"
+            "a key that nobody else has was created"
         );
         let (is_sound, text) = told_by(&["config", "check", "--offline"]);
         assert!(

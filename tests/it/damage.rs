@@ -83,7 +83,7 @@ fn check(folder: &Path) -> String {
     let Some(plugin) = plugin else {
         return format!("{} holds no case", folder.display());
     };
-    // A delivery that is refused at its first byte is no measure for a copy that is read to its end.
+    // A delivery that is refused at its first byte is not a standard for a copy that is read to its end.
     let mut all: Vec<u64> = deliveries.iter().map(|(.., spent)| *spent).collect();
     all.sort_unstable();
     let usual = all.get(all.len() / 2).copied().unwrap_or_default();

@@ -258,7 +258,7 @@ async fn signed_deliveries_of_every_provider_become_rows() {
             };
             if let Some(name) = unknown {
                 let id = said.as_object_mut().and_then(|said| said.remove(name));
-                assert!(id.is_some(), "{provider} tells no `{name}`");
+                assert!(id.is_some(), "{provider} gives no `{name}`");
             }
             // It reports no clicks and no messages.
             if provider == "mailchimp" {

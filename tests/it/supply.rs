@@ -75,7 +75,7 @@ fn altered(plugin: &[u8]) -> Vec<u8> {
     [plugin, &[0, 2, 1, b'x']].concat()
 }
 
-/// What anybody may send tells nothing of what the provider sends.
+/// A failure on what anyone may send says nothing about the provider's deliveries.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plugin_that_fails_at_a_delivery_without_content_is_no_worse_than_one_that_a_host_serves() {
     let folder = folder(&[]);

@@ -298,7 +298,7 @@ async fn a_collector_that_never_answers_holds_nobody_up() {
         assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     }
     let told = |system: &System| system.log().matches("does not accept spans").count();
-    eventually("the log tells of it", async || told(&system) > 0).await;
+    eventually("the log reports it", async || told(&system) > 0).await;
     let metrics = system.host_get("/metrics").await.text;
     assert!(
         metrics.contains("sendflowr_telemetry_spans_total{outcome=\"failed\"}"),

@@ -137,7 +137,7 @@ async fn deliveries_of_every_provider_become_exact_rows_and_an_explained_decisio
         assert_eq!(system.get(role, "/health").await.status, 200);
     }
     for group in ["sendflowr-events", "sendflowr-identity"] {
-        eventually("the lag is told, and is none", async || {
+        eventually("the lag is reported as zero", async || {
             let lag = format!("sendflowr_consumer_lag_records{{group=\"{group}\"}}");
             system.metric(&consumer, &lag).await == Some(0.0)
         })

@@ -118,7 +118,7 @@ impl Clicks {
     }
 }
 
-/// What became of the deliveries of a [`Load`].
+/// The results of the deliveries of a [`Load`].
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     /// Numbers of the deliveries that were answered with success.

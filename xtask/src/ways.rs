@@ -69,7 +69,7 @@ impl Way {
         }
     }
 
-    /// Returns why this way is unavailable here, if that is no error: a target that rustup cannot fetch, or a tool that takes
+    /// Returns why this way is unavailable here, if that is not an error: a target that rustup cannot fetch, or a tool that takes
     /// minutes to build and is installed without asking only in CI.
     pub(crate) fn obstacle(self) -> Option<String> {
         let target = match self {

@@ -12,7 +12,7 @@
 //! 5. **Events of stale profiles are not committed.** If this process dies before it has rebuilt the profiles, the process
 //!    that takes over reads the events again and updates the profiles then.
 //! 6. **If too many profiles are stale, or have been stale for too long, all profiles are cleared** as soon as the store
-//!    answers again, and commits go on meanwhile: reading hours of events again would hold up new ones. Profiles that lack
+//!    answers again, and commits continue meanwhile: reading hours of events again would hold up new ones. Profiles that lack
 //!    events only remain if the process dies before that and the store was only unreachable, so that it has kept its data;
 //!    a store that lost its process or its memory has no profiles to begin with.
 //!

@@ -13,7 +13,7 @@ pub fn run(bytes: &[u8]) {
     };
     match status {
         200..=299 | 400 | 401 => {}
-        // The contract's limits, under their names, and deliveries that nothing proves, beyond the few that are kept.
+        // The contract's limits, under their names, and unproven deliveries beyond the few that are kept.
         503 => assert!(
             text.contains("plugin_trapped") || text.contains("malformed_not_kept"),
             "{text}"

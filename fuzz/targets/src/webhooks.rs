@@ -13,8 +13,8 @@ pub fn run(bytes: &[u8]) {
     let Some((status, text)) = answer(bytes) else {
         return;
     };
-    // Real plugins never exceed a limit with bodies of this size, and the bus accepts everything; of the deliveries that nothing
-    // proves and nobody can read, a few are kept.
+    // Real plugins never exceed a limit with bodies of this size, and the bus accepts everything; of the deliveries that are
+    // unproven and unreadable, a few are kept.
     assert!(
         status < 500 || text.contains("malformed_not_kept"),
         "{status}: {text}"

@@ -1,8 +1,8 @@
 //! A separate lane for deliveries that compute for long.
 //!
 //! Most deliveries finish within a millisecond. One that computes for longer is either a very large batch or a runaway, and short
-//! deliveries must not wait for it. So a call that has used [`BRIEF`] leaves its thread and continues in one of a few places, on
-//! a low-priority thread. This is not a limit: a call that has spent half of its time there, or waiting for a place, continues on
+//! deliveries must not wait for it. So a call that has used [`BRIEF`] leaves its thread and continues in one of a few slots, on
+//! a low-priority thread. This is not a limit: a call that has spent half of its time there, or waiting for a slot, continues on
 //! the ordinary threads, so that an overloaded machine does not turn large batches away.
 
 use std::{
@@ -32,7 +32,7 @@ pub(crate) const BRIEF: Duration = Duration::from_millis(1);
 /// things, nor did some brief calls, perhaps behind a lock held by such a thread.
 const STANDS_BACK: i32 = 5;
 
-/// The places of the lane, and their threads.
+/// The slots of the lane, and their threads.
 pub(crate) struct Lane {
     places: Arc<Semaphore>,
     /// Only its blocking threads are used; they are started by the first long call.
@@ -64,7 +64,7 @@ pub(crate) fn to_end<F: Future>(call: F) -> F::Output {
 }
 
 impl Lane {
-    /// Creates a lane with one place per two cores, at least one.
+    /// Creates a lane with one slot per two cores, at least one.
     pub(crate) fn of_this_machine() -> io::Result<Self> {
         let cores = thread::available_parallelism().map_or(1, NonZero::get);
         Self::new((cores / 2).max(1))

@@ -154,7 +154,7 @@ impl Loader {
     }
 
     /// Reads and checks a file. Blocks: on the disk, on the compiler, and on the plugin's `describe`. Before compilation starts,
-    /// `compiler` is called to wait for its turn; the value that it returns is held until compilation has ended.
+    /// `compiler` is called to wait for a slot; the value that it returns is held until compilation has ended.
     pub(crate) fn candidate<Slot>(
         &self,
         path: &Path,

@@ -41,7 +41,7 @@ pub struct Measured {
 
 impl Plugin {
     /// Makes both calls on a fresh instance, whatever `authenticate` returns, within the limits of a delivery. Waits
-    /// for no turn, checks no proof and counts nothing in the plugin's statistics. Blocks.
+    /// for no slot, checks no proof and counts nothing in the plugin's statistics. Blocks.
     ///
     /// # Errors
     /// [`PluginError`] as a delivery would get it.

@@ -70,7 +70,7 @@ pub enum Refusal {
     #[error("the certificate is not usable: {0}")]
     CertificateInvalid(&'static str),
     /// Nothing is configured that could prove the delivery.
-    #[error("nothing proves deliveries to this account: configure {}", .keys.join(" or "))]
+    #[error("deliveries to this account cannot be proven: configure {}", .keys.join(" or "))]
     NoProofConfigured {
         /// The keys that could be configured.
         keys: Vec<String>,

@@ -402,7 +402,7 @@ fn a_certificate_proves_nothing_without_the_settings_that_tell_whose_it_is() {
         refusal.to_string().ends_with("set `accounts.acme.default.topic`"),
         "{refusal}"
     );
-    // A secret tells it as well.
+    // A secret shows it as well.
     let [certificate] = &proofs;
     assert_eq!(
         scene.check(&[token(&["t"]), certificate.clone()]),
@@ -516,7 +516,7 @@ fn nothing_proves_nothing() {
             .ends_with("configure `accounts.acme.default.key`"),
         "{refusal}"
     );
-    // A recent timestamp is no proof: anybody can write one.
+    // A recent timestamp proves nothing: anyone can write one.
     assert_eq!(unconfigured.code(&[fresh(NOW_MS)]), "no_proof_configured");
     let configured = Scene::new(&[("key", &["k"])]);
     assert_eq!(configured.code(&[]), "no_proof_demanded");

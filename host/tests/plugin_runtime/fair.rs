@@ -54,7 +54,7 @@ async fn a_busy_machine_does_not_make_healthy_plugins_fail() {
     let idle = spin().await;
     let rest = Rest::default();
     let cores = thread::available_parallelism().unwrap().get();
-    // So many that a turn takes more wall-clock time than the guest may use CPU time.
+    // So many that one round of the scheduler takes longer than the CPU time that the guest may use.
     let rivals = cores * 2 * (100 / idle.as_millis().clamp(1, 100) as usize + 1);
     let rivals: Vec<_> = (0..rivals)
         .map(|_| {
@@ -66,7 +66,7 @@ async fn a_busy_machine_does_not_make_healthy_plugins_fail() {
             })
         })
         .collect();
-    // Schedulers favour threads that have slept: go on until a delivery did have to wait.
+    // Schedulers favour threads that have slept: continue until a delivery did have to wait.
     let began = Instant::now();
     let mut longest = Duration::ZERO;
     while longest < Duration::from_millis(100) && began.elapsed() < Duration::from_secs(30) {
@@ -102,7 +102,7 @@ fn time_in_the_hosts_queues_is_limited_and_the_hosts_fault() {
         let busy = tokio::task::spawn_blocking(move || released.recv());
         let error = deliver(&plugin, b"").await.unwrap_err();
         assert_eq!((error.limit(), error.fault()), (Some("wall_clock"), Fault::Host));
-        // The turn stays taken until the thread has got rid of the delivery.
+        // The slot stays occupied until the thread has dropped the delivery.
         assert_eq!(
             plugin.instantiate(DEFAULT_ACCOUNT).await.unwrap_err().limit(),
             Some("concurrency")

@@ -1,4 +1,4 @@
-//! The folder is watched: files that are added, changed, broken or removed take effect by themselves.
+//! The folder is watched: files that are added, changed, broken or removed take effect automatically.
 
 use std::{
     ffi::OsStr,
@@ -344,7 +344,7 @@ async fn a_file_that_is_slow_to_compile_keeps_nobody_waiting_and_is_reported() {
         world.problem("a-slow.wasm"),
         "`a-slow.wasm` takes longer than 4 s to compile"
     );
-    // The compiler goes on; its result is kept, and not compiled again.
+    // The compiler continues; its result is kept, and not compiled again.
     eventually("it serves", || world.plugins.get("slow").is_some()).await;
     assert_eq!(world.status("a-slow.wasm").problem, None);
     assert_eq!(world.metric("sendflowr_plugin_compilations_total"), 4);

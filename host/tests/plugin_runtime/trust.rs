@@ -219,7 +219,7 @@ async fn pin_then_copy_and_copy_then_pin_both_end_served() {
         eventually("the new pin is noticed", || has_problem(&world, "acme.wasm")).await;
         assert!(
             serves(&world, "acme@1.0.0"),
-            "what serves goes on until the pinned file is there"
+            "the old one is served until the pinned file is there"
         );
         fs::write(world.path("acme.wasm"), &two).unwrap();
         eventually("pinned, then copied", || serves(&world, "acme@2.0.0")).await;
@@ -289,7 +289,7 @@ async fn a_lock_that_breaks_or_goes_leaves_the_last_good_one_in_force() {
                     .is_some_and(|told| told.starts_with(problem))
             })
         };
-        eventually("the lock's problem is told", is_told).await;
+        eventually("the lock's problem is reported", is_told).await;
         eventually("it is counted", || {
             world.metric("sendflowr_plugin_refused_files{reason=\"lock\"}") == 1
         })
@@ -376,7 +376,7 @@ async fn a_signature_by_any_trusted_key_makes_a_file_served() {
     ];
     let world = signed_world(&[&first, &second], &files).await;
     assert_eq!(world.plugins.slugs(), ["acme", "other"]);
-    assert_eq!(world.plugins.status().len(), 2, "signatures are no plugins");
+    assert_eq!(world.plugins.status().len(), 2, "signatures are not plugins");
 }
 
 #[tokio::test]

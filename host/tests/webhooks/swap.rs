@@ -17,7 +17,7 @@ use crate::{Host, guest::guest};
 
 const SWAPS: usize = 10;
 
-/// More than a plugin's turns on a small machine, so that some deliveries wait while the plugin changes.
+/// More than a plugin's slots on a small machine, so that some deliveries wait while the plugin changes.
 const SENDERS: usize = 8;
 
 fn tag(swap: usize) -> String {
@@ -80,7 +80,7 @@ async fn swaps_and_a_rollback_under_load_lose_nothing_and_leave_nothing_behind()
         })
         .await;
         // The compiled code goes with the plugin: nothing else holds it.
-        eventually("the old version is gone with its last delivery", || {
+        eventually("the old version is dropped with its last delivery", || {
             old.strong_count() == 0
         })
         .await;

@@ -36,7 +36,7 @@ const CONTROL_SHARE: f64 = 0.1;
 /// as the best, they cost at most one response in 250.
 const EXPLORATION_SHARE: f64 = 0.02;
 
-/// More than half is a mistake: whoever wants random times for most people does not want timing.
+/// More than half is a mistake: an operator who wants random times for most people does not want timing.
 const MAX_SHARE: f64 = 0.5;
 
 impl RawExperimentConfig {

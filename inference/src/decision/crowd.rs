@@ -27,7 +27,7 @@ use crate::{explanation::Base64, latency::WeekOfLatency};
 /// below the uncertainty of the population's curve, and on the built-in curve it allows more than half an hour of minutes.
 pub(crate) const NEARLY_EQUAL: f64 = 0.99;
 
-/// Estimate, made in advance, of how far a full minute moves people: whoever loses most over this distance chooses first.
+/// Estimate, made in advance, of how far a full minute moves people: the person who loses most over this distance chooses first.
 const REACH_MS: i64 = 60 * MINUTE_MS;
 
 /// Maximum number of days whose minutes are counted in a batch, over all its providers: two years for each of five. They take

@@ -79,11 +79,11 @@ pub(crate) struct BatchResult {
 ///
 /// **Capacity.** If a provider takes a limited number of mails per minute, no minute of `trigger_at` gets more than that
 /// within the batch. Mails of other requests or batches are not counted: send a campaign as one batch. Lines are placed in
-/// windows of 1,024: within a window, whoever would lose most by moving chooses first, and a window never takes back a minute
-/// that an earlier one has assigned. Whoever must move gets the best minute that is free and that all guards allow, or, in the
-/// control group, a random one of these; `moved` says from where and what it costs. A line for which no allowed minute is free
-/// has the error `over_capacity` (409). With a capacity, a window is answered when it is full or the request has ended, so that
-/// the same lines always get the same answers; without one, lines are answered as they arrive.
+/// windows of 1,024: within a window, the line that would lose most by moving chooses first, and a window never takes back a
+/// minute that an earlier one has assigned. A line that must move gets the best minute that is free and that all guards allow,
+/// or, in the control group, a random one of these; `moved` says from where and what it costs. A line for which no allowed minute
+/// is free has the error `over_capacity` (409). With a capacity, a window is answered when it is full or the request has ended,
+/// so that the same lines always get the same answers; without one, lines are answered as they arrive.
 ///
 /// **No herd.** People of whom nothing is known do not all get the same minute: each gets, by a hash of their id, one of the
 /// minutes that are worth at least 99 % of the best.

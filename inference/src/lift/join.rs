@@ -6,7 +6,7 @@ use store::events::{StoredTrial, Touch, TouchKind, TrialGroup};
 use super::{EARLY_MS, LATE_MS, SPAN_MS};
 use crate::mail::{assign, may_equal};
 
-/// What became of a decision.
+/// The outcome of a decision.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Outcome {
     pub(super) group: TrialGroup,
@@ -21,7 +21,7 @@ pub(super) struct Outcome {
 pub(super) fn join(mut trials: Vec<&StoredTrial>, mut touches: Vec<&Touch>) -> Vec<Outcome> {
     trials.sort_by(|a, b| key(a).cmp(&key(b)));
     touches.sort_by_key(|touch| touch.at);
-    // Whoever asks again for the same mail gets the same minute: that is one decision, made when it was last asked for.
+    // A caller that asks again for the same mail gets the same minute: that is one decision, made at the last request.
     let mut decisions: Vec<&StoredTrial> = Vec::with_capacity(trials.len());
     for trial in trials {
         if decisions.last().is_some_and(|last| {
@@ -33,7 +33,7 @@ pub(super) fn join(mut trials: Vec<&StoredTrial>, mut touches: Vec<&Touch>) -> V
         decisions.push(trial);
     }
     let mails = assign(&decisions, &touches, may_belong);
-    // Whoever asks again before the target may get another minute, and then sends at that one. The first decision then
+    // A caller that asks again before the target may get another minute, and then sends at that one. The first decision then
     // leads to no mail. That is not a lost mail but would look like one, mostly where minutes are random. A decision whose
     // mail arrived is compared in any case: what people answered has no influence on what is left out.
     let mut asked: Vec<(&Option<String>, Timestamp)> = decisions

@@ -57,7 +57,7 @@ impl Service {
         let mut weighed = Vec::with_capacity(lines.len());
         for line in lines {
             let choice = line.and_then(|inquiry| {
-                let known = known.next().expect("everybody who is asked for was looked up")?;
+                let known = known.next().expect("every requested person was looked up")?;
                 self.weigh(inquiry, known).map(Box::new)
             });
             weighed.push(choice);

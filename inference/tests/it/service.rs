@@ -31,7 +31,7 @@ async fn the_description_contains_every_route_and_is_served() {
         for (method, operation) in methods.as_object().unwrap() {
             assert!(
                 operation["responses"]["200"].is_object(),
-                "{method} {path} tells no success"
+                "{method} {path} does not describe success"
             );
             routes.insert(format!("{} {path}", method.to_uppercase()));
         }

@@ -51,7 +51,7 @@ fn currents(event: Value<'_>) -> Element {
     let properties = event.get("properties");
     let (kind, bounce_type) = kind(&name, properties)?;
     let Some(timestamp) = event.time("time", time::seconds) else {
-        return Err(reject("`time` is no time"));
+        return Err(reject("`time` is not a valid time"));
     };
     let user = event.get("user");
     let known = [
@@ -139,7 +139,7 @@ fn postback(root: Value<'_>) -> Element {
         _ => return Err(skip(status, "not used")),
     };
     let Some(timestamp) = metadata.time(time, time::rfc3339) else {
-        return Err(reject(format!("`metadata.{time}` is no time")));
+        return Err(reject(format!("`metadata.{time}` is not a valid time")));
     };
     let dispatch = root.text("dispatch_id");
     let recipient = dispatch.as_ref().map(|id| format!("dispatch:{id}"));

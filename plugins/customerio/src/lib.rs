@@ -61,7 +61,7 @@ fn event(event: Value<'_>) -> Element {
     let metric = event.str("metric");
     let kind = kind(&object, &metric)?;
     let Some(timestamp) = event.time("timestamp", time::seconds) else {
-        return Err(reject("`timestamp` is no time"));
+        return Err(reject("`timestamp` is not a valid time"));
     };
     let data = event.get("data");
     let identifiers = data.get("identifiers");

@@ -165,7 +165,7 @@ function add(batch, index, element) {
   }
   const timestampMs = milliseconds(element.ts);
   if (timestampMs === undefined) {
-    batch.rejected.push({ index, reason: "`ts` is no time" });
+    batch.rejected.push({ index, reason: "`ts` is not a valid time" });
     return;
   }
   const message = element.msg ?? {};

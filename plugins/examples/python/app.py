@@ -191,7 +191,7 @@ def add(batch: Batch, index: int, element: dict) -> None:
     event_type, bounce_type = EVENT_TYPES[name]
     timestamp_ms = milliseconds(element.get("ts"))
     if timestamp_ms is None:
-        batch.rejected.append(Rejected(index, "`ts` is no time"))
+        batch.rejected.append(Rejected(index, "`ts` is not a valid time"))
         return
     message = mapping(element.get("msg"))
     recipient_email = text(message.get("email"))

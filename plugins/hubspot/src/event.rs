@@ -39,9 +39,9 @@ fn notification(element: Value<'_>) -> Element {
     };
     let Some(timestamp) = timestamp else {
         return Err(reject(if is_date {
-            "`propertyValue` is no time"
+            "`propertyValue` is not a valid time"
         } else {
-            "`occurredAt` is no time"
+            "`occurredAt` is not a valid time"
         }));
     };
     let bounced = kind == EventType::Bounced;
@@ -98,7 +98,7 @@ fn email_event(element: Value<'_>) -> Element {
         _ => return Err(skip(name, "not used")),
     };
     let Some(timestamp) = element.time("created", time::milliseconds) else {
-        return Err(reject("`created` is no time"));
+        return Err(reject("`created` is not a valid time"));
     };
     let message_id = element.get("sentBy").text("id");
     Ok(Event {

@@ -85,7 +85,7 @@ fn event(root: Value<'_>, received_at_ms: i64) -> Result<Event, Unused> {
         // Skipped sends may come without any field. The time is part of an event's identity: a repeated event must not become
         // another one.
         None => received_at_ms - received_at_ms.rem_euclid(DAY_MS),
-        Some(text) => time::rfc3339(&text).ok_or_else(|| reject("`createdAt` is no time"))?,
+        Some(text) => time::rfc3339(&text).ok_or_else(|| reject("`createdAt` is not a valid time"))?,
     };
     let either = |name| root.text(name).or_else(|| fields.text(name));
     let machine = matches!(kind, EventType::Opened | EventType::Clicked) && fields.is_true("isBot");

@@ -175,7 +175,7 @@ fn single_event(data: Value<'_>) -> Element {
     let metric = of("metric").get("attributes").str("name");
     let kind = kind_of_metric(&metric).map_err(|reason| skip(metric.as_ref(), reason))?;
     let Some(timestamp) = attributes.time("datetime", time::rfc3339) else {
-        return Err(reject("`datetime` is no time"));
+        return Err(reject("`datetime` is not a valid time"));
     };
     let profile = of("profile");
     let campaign = of("campaign");

@@ -113,7 +113,7 @@ fn event(name: &str, form: &Form) -> Element {
         _ => return Err(skip(name, "not used")),
     };
     let Some(timestamp) = form.first("fired_at").and_then(time::utc) else {
-        return Err(reject("`fired_at` is no time"));
+        return Err(reject("`fired_at` is not a valid time"));
     };
     Ok(Event {
         recipient_email: form.text("data[email]"),

@@ -77,9 +77,9 @@ fn event(root: Value<'_>) -> Element {
     };
     let Some(timestamp) = dated.time("created_at", time::rfc3339) else {
         return Err(reject(if email.is_object() {
-            "`data.created_at` is no time"
+            "`data.created_at` is not a valid time"
         } else {
-            "`created_at` is no time"
+            "`created_at` is not a valid time"
         }));
     };
     let recipient = email.get("recipient");

@@ -55,7 +55,7 @@ pub(crate) fn event(form: &Form) -> Element {
         other => return Err(skip(other, "not about a recipient of an outgoing message")),
     };
     let Some(timestamp) = form.last("timestamp").and_then(time::seconds) else {
-        return Err(reject("`timestamp` is no time"));
+        return Err(reject("`timestamp` is not a valid time"));
     };
     let reason = match kind {
         EventType::Rejected => form.text("description").or_else(|| form.text("reason")),

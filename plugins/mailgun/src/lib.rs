@@ -133,7 +133,7 @@ fn event(data: Value<'_>) -> Element {
         other => return Err(skip(other, "not about a recipient of an outgoing message")),
     };
     let Some(timestamp) = data.time("timestamp", time::seconds) else {
-        return Err(reject("`timestamp` is no time"));
+        return Err(reject("`timestamp` is not a valid time"));
     };
     let status = data.get("delivery-status");
     let reason = match name.as_ref() {

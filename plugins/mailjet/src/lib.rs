@@ -58,7 +58,7 @@ fn event(root: Value<'_>) -> Element {
         _ => return Err(skip(name, "not used")),
     };
     let Some(timestamp) = root.time("time", time::seconds) else {
-        return Err(reject("`time` is no time"));
+        return Err(reject("`time` is not a valid time"));
     };
     let reason = match name.as_ref() {
         "bounce" => root.first_text(["comment", "error"]),

@@ -103,7 +103,7 @@ fn event(element: Value<'_>) -> Element {
         other => return Err(skip(other, "not used")),
     };
     let Some(timestamp) = element.time("ts", time::seconds) else {
-        return Err(reject("`ts` is no time"));
+        return Err(reject("`ts` is not a valid time"));
     };
     let message = element.get("msg");
     let reason = match kind {

@@ -99,7 +99,7 @@ fn event(root: Value<'_>, id: Option<String>) -> Element {
         _ => return Err(skip(name, "not about a message")),
     };
     let Some(timestamp) = root.time("created_at", time::rfc3339) else {
-        return Err(reject("`created_at` is no time"));
+        return Err(reject("`created_at` is not a valid time"));
     };
     let data = root.get("data");
     let bounce = data.get("bounce");

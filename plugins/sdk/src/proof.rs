@@ -55,7 +55,7 @@ impl<'a> Proofs<'a> {
                 Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim(),
                 _ => {
                     return Err(Rejection::InvalidProof(
-                        "header `authorization` is no bearer token".to_owned(),
+                        "header `authorization` is not a bearer token".to_owned(),
                     ));
                 }
             };

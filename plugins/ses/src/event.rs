@@ -84,7 +84,7 @@ fn events(
         other => return Err(skip(other, "not about a recipient of an outgoing message")),
     };
     let Some(timestamp) = part.time("timestamp", time::rfc3339).or(received) else {
-        return Err(reject("`timestamp` is no time"));
+        return Err(reject("`timestamp` is not a valid time"));
     };
     if people.is_empty() {
         return Err(reject("the message names no recipient"));

@@ -55,7 +55,7 @@ impl Plugin for Ses {
                 let url = envelope.text("SubscribeURL")?;
                 if !url.starts_with("https://") {
                     return Err(Rejection::Malformed(
-                        "`SubscribeURL` is no `https` address".to_owned(),
+                        "`SubscribeURL` is not an `https` address".to_owned(),
                     ));
                 }
                 if sns::path_at_sns(&url).is_none() {

@@ -88,7 +88,7 @@ impl<'a> Envelope<'a> {
             "UnsubscribeConfirmation" => Kind::UnsubscribeConfirmation,
             _ => {
                 return Err(Rejection::Malformed(
-                    "the body is no SNS envelope: `Type` is none that SNS has".to_owned(),
+                    "the body is not an SNS envelope: SNS has no such `Type`".to_owned(),
                 ));
             }
         };

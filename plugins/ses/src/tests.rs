@@ -214,7 +214,7 @@ fn only_confirmations_of_subscriptions_are_fetched() {
 #[test]
 fn an_address_to_confirm_must_be_https() {
     let body = r#"{"Type":"SubscriptionConfirmation","SubscribeURL":"ftp://sns.eu-west-1.amazonaws.com/"}"#;
-    let expected = Rejection::Malformed("`SubscribeURL` is no `https` address".to_owned());
+    let expected = Rejection::Malformed("`SubscribeURL` is not an `https` address".to_owned());
     assert_eq!(Ses::normalize(&post(body)), Err(expected));
 }
 

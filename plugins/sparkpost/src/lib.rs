@@ -61,7 +61,7 @@ fn read(event: Value<'_>) -> Element {
         .time("timestamp", time::seconds)
         .or_else(|| event.time("timestamp", time::rfc3339))
     else {
-        return Err(reject("`timestamp` is no time"));
+        return Err(reject("`timestamp` is not a valid time"));
     };
     let reason = match kind {
         EventType::Bounced | EventType::Deferred | EventType::Rejected => {

@@ -88,7 +88,7 @@ fn every_key_is_on_the_page_and_no_other() {
     let unknown: Vec<&String> = page.difference(&known).collect();
     assert!(
         unknown.is_empty(),
-        "docs/settings.md has what is no key: {unknown:?}"
+        "docs/settings.md lists keys that do not exist: {unknown:?}"
     );
 }
 

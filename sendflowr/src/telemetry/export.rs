@@ -48,7 +48,7 @@ struct Outcome {
     outcome: &'static str,
 }
 
-/// What became of spans.
+/// Counts spans by outcome.
 #[derive(Debug, Clone)]
 struct Counts {
     spans: Family<Outcome, Counter>,

@@ -213,7 +213,7 @@ async fn a_second_process_gets_its_turn_beside_a_busy_one() {
         other.append(vec![record("t", "other")]).await.unwrap();
     }
     for task in appending {
-        assert!(!task.is_finished(), "the busy one goes on, too");
+        assert!(!task.is_finished(), "the busy one continues, too");
         task.abort();
     }
 }

@@ -186,7 +186,7 @@ fn spawn(service: Service, place: &Place) -> anyhow::Result<u32> {
     while !works_on(child.id(), &place.data) && child.try_wait()?.is_none() {
         sleep(LOOK_EVERY);
     }
-    // The server outlives this program; whoever reads the state stops it.
+    // The server outlives this program; a later command that reads the state stops it.
     Ok(child.id())
 }
 

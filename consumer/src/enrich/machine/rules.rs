@@ -25,7 +25,7 @@ const AT_ONCE_MS: i64 = 2_000;
 const SOON_MS: i64 = 10_000;
 const WITHIN_A_MINUTE_MS: i64 = 60_000;
 
-/// Scanners click for half an hour and longer; whoever first clicks after an hour is more likely a person.
+/// Scanners click for half an hour and longer; a first click after more than an hour is more likely a person's.
 const LATE_MS: i64 = 3_600_000;
 
 /// Rules that applied, with their points.

@@ -26,7 +26,7 @@ const OPEN_PAUSE: Duration = Duration::from_millis(100);
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long reads fail at once after one has noticed an outage. Half a second: reads are unavailable for at most that much
-/// longer than the server, and a hundred processes that try it twice a second are no load.
+/// longer than the server, and a hundred processes that try it twice a second are hardly any load.
 const OUTAGE_PAUSE: Duration = Duration::from_millis(500);
 
 /// Table that records the applied schema steps; the name is specific to us, since the database may be shared.
@@ -288,7 +288,7 @@ mod tests {
         outage.ask().unwrap_err();
         outage.learn(&Ok(()));
         outage.ask().unwrap();
-        outage.learn::<()>(&Err(rejected("bad data is no outage")));
+        outage.learn::<()>(&Err(rejected("bad data is not an outage")));
         outage.ask().unwrap();
     }
 }
