@@ -61,7 +61,7 @@ fn print_p50(what: &str, target_us: f64, mut decide: impl FnMut()) {
     );
 }
 
-/// The minutes of the next days: all of them, or what quiet hours leave of each day.
+/// Returns the minutes of the next days: all of them, or what quiet hours leave of each day.
 fn minutes(days: i64, quiet: bool) -> Vec<Range<Timestamp>> {
     if !quiet {
         return vec![now()..now().plus_millis(days * 24 * HOUR_MS)];

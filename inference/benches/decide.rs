@@ -44,7 +44,7 @@ const SAMPLES: usize = 5_000;
 /// The target: 99 of 100 decisions take no longer.
 const TARGET_P99: Duration = Duration::from_millis(5);
 
-/// How many curves have been computed so far.
+/// Returns how many curves have been computed so far.
 async fn curves_computed(router: &Router) -> u64 {
     let response = router
         .clone()

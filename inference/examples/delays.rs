@@ -150,7 +150,7 @@ fn table_with_all(train: &[Delay], quantile: f64) -> Predict {
     })
 }
 
-/// The table, given the fields of a mail that `told` returns.
+/// Returns the table, given the fields of a mail that `told` returns.
 fn table_told(train: &[Delay], quantile: f64, told: fn(&Delay) -> LatencyContext<'_>) -> Predict {
     let model = fitted(train, quantile);
     Box::new(move |mail| {

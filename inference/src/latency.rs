@@ -61,7 +61,7 @@ pub struct ExpectedLatency {
 }
 
 impl ExpectedLatency {
-    /// Milliseconds.
+    /// Returns the delay in milliseconds.
     pub fn as_millis(self) -> i64 {
         (self.seconds * 1_000.0).round() as i64
     }
@@ -80,12 +80,12 @@ impl ExpectedLatency {
 pub struct WeekOfLatency([ExpectedLatency; BINS]);
 
 impl WeekOfLatency {
-    /// The delay expected of a mail that arrives at `arrival`.
+    /// Returns the delay expected of a mail that arrives at `arrival`.
     pub fn arriving_at(&self, arrival: Timestamp) -> ExpectedLatency {
         self.0[bin(arrival)]
     }
 
-    /// The longest expected delay of the week, in milliseconds.
+    /// Returns the longest expected delay of the week, in milliseconds.
     pub(crate) fn longest_ms(&self) -> i64 {
         self.0
             .iter()
@@ -94,7 +94,7 @@ impl WeekOfLatency {
             .unwrap_or(0)
     }
 
-    /// The expected delay of each part of the week, in milliseconds.
+    /// Returns the expected delay of each part of the week, in milliseconds.
     pub(crate) fn milliseconds(&self) -> Vec<i64> {
         self.0.iter().map(|expected| expected.as_millis()).collect()
     }
@@ -109,7 +109,7 @@ impl WeekOfLatency {
         }
     }
 
-    /// The same delay all week.
+    /// Creates a week with the same delay throughout.
     pub(crate) fn constant(expected: ExpectedLatency) -> Self {
         Self([expected; BINS])
     }
@@ -238,7 +238,7 @@ impl EspCells {
             .for_each(take);
     }
 
-    /// The cells of a mailbox class; those of all classes if it is not known.
+    /// Returns the cells of a mailbox class; those of all classes if it is not known.
     fn by_bin(&self, mailbox: Option<MailboxProvider>) -> &[Cell; BINS] {
         let of_mailbox = mailbox.and_then(|mailbox| self.by_mailbox_and_bin.get(&mailbox));
         of_mailbox.unwrap_or(&self.by_bin)
@@ -377,12 +377,12 @@ impl LatencyModel {
         }
     }
 
-    /// All rows of the table; the row of all providers comes first.
+    /// Returns all rows of the table; the row of all providers comes first.
     pub(crate) fn rows(&self) -> &[LatencyRow] {
         &self.rows
     }
 
-    /// The effects on delays of anything other than mailbox and time of week, by provider.
+    /// Returns the effects on delays of anything other than mailbox and time of week, by provider.
     pub(crate) fn factors(&self) -> Vec<LatencyFactor> {
         let mut rows = Vec::new();
         for (esp, EspDelays { factors, .. }) in &self.by_esp {
@@ -399,7 +399,7 @@ impl LatencyModel {
         rows
     }
 
-    /// The version of the table: a hash of its content; `None` if nothing was learned.
+    /// Returns the version of the table: a hash of its content; `None` if nothing was learned.
     pub(crate) fn version(&self) -> Option<Arc<str>> {
         self.version.clone()
     }
@@ -431,7 +431,7 @@ impl LatencyModel {
         format!("{prefix:016x}").into()
     }
 
-    /// When the table was learned; `None` before the first time.
+    /// Returns when the table was learned; `None` before the first time.
     pub(crate) fn learned_at(&self) -> Option<Timestamp> {
         self.learned_at
     }
@@ -460,7 +460,7 @@ fn fit_bins(delays: &[(usize, f64)], quantile: f64, above: &Cell) -> [Cell; BINS
     })
 }
 
-/// The quantile of sorted values, with linear interpolation; `None` for an empty slice.
+/// Returns the quantile of sorted values, with linear interpolation; `None` for an empty slice.
 pub(crate) fn quantile(sorted: &[f64], q: f64) -> Option<f64> {
     let last = sorted.len().checked_sub(1)?;
     let place = q * last as f64;

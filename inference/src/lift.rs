@@ -39,7 +39,7 @@ const WANTED_TRIALS: usize = 500_000;
 /// How far back decisions are compared by default: whole weeks, so that each day of the week counts equally often.
 const DEFAULT_MS: i64 = 28 * 24 * 60 * MINUTE_MS;
 
-/// The moment from which decisions are compared by default, four weeks before `until`.
+/// Returns the moment from which decisions are compared by default, four weeks before `until`.
 pub fn since_by_default(until: Timestamp) -> Timestamp {
     until.plus_millis(-DEFAULT_MS)
 }
@@ -244,7 +244,7 @@ fn compare(people: &[Vec<Outcome>], people_share: f64, since: Timestamp, until: 
     }
 }
 
-/// What the model's choices would gain everywhere.
+/// Estimates what the model's choices would gain everywhere.
 fn model_estimate(people: &[Vec<Outcome>]) -> Option<ModelEstimate> {
     let mut weighted = Weighted::default();
     for outcomes in people {

@@ -26,9 +26,9 @@ pub enum MailError {
 
 /// A stored decision about a person.
 pub(crate) trait Decided {
-    /// The person, under the id in the decision.
+    /// Returns the person, under the id in the decision.
     fn person(&self) -> &UniversalId;
-    /// When the decision was made.
+    /// Returns when the decision was made.
     fn decided_at(&self) -> Timestamp;
 }
 
@@ -170,7 +170,7 @@ pub(crate) fn assign<'a, T: Decided>(
     mails
 }
 
-/// Whether two names are equal or at least one is not known.
+/// Returns whether two names are equal or at least one is not known.
 pub(crate) fn may_equal(a: &Option<String>, b: &Option<String>) -> bool {
     a.is_none() || b.is_none() || a == b
 }
@@ -217,7 +217,7 @@ pub(crate) mod fixture {
         UniversalId::from_identifier(&identifier.unwrap())
     }
 
-    /// A mail with this delivery latency.
+    /// Returns a mail with this delivery latency.
     pub(crate) fn mail(person: &UniversalId, at: Timestamp, delivery_latency_ms: i64) -> StoredEvent {
         StoredEvent {
             event: Event {

@@ -109,17 +109,17 @@ impl Population {
         fit::fit(self, people, now)
     }
 
-    /// The version of the tables: a hash of their content.
+    /// Returns the version of the tables: a hash of their content.
     pub fn version(&self) -> &str {
         &self.version
     }
 
-    /// Number of people whose past the tables were fitted to.
+    /// Returns the number of people whose past the tables were fitted to.
     pub fn people(&self) -> usize {
         self.tables.people
     }
 
-    /// Number of events that the tables were fitted to.
+    /// Returns the number of events that the tables were fitted to.
     pub fn events(&self) -> usize {
         self.tables.events
     }

@@ -271,8 +271,8 @@ impl People {
         }
     }
 
-    /// The stored profile of each id that has one; for ids with events but no stored profile, the one rebuilt from the
-    /// event store.
+    /// Returns the stored profile of each id that has one; for ids with events but no stored profile, the one rebuilt
+    /// from the event store.
     async fn profiles(
         &self,
         ids: &[UniversalId],
@@ -353,8 +353,8 @@ impl People {
 
 type ProfileOrError = Result<(Arc<Profile>, ProfileSource), ApiError>;
 
-/// The ids for which the event store has to be queried. The others are looked up in the profile store only, which costs
-/// next to nothing and knows of an id's first event before the graph does.
+/// Returns the ids for which the event store has to be queried. The others are looked up in the profile store only,
+/// which costs next to nothing and knows of an id's first event before the graph does.
 fn with_events<'a>(people: impl Iterator<Item = &'a Person>) -> HashSet<&'a UniversalId> {
     people.flat_map(|person| &person.with_events).collect()
 }

@@ -31,7 +31,7 @@ pub fn send_now<'a>() -> Policy<'a> {
     Box::new(|_| 0.0)
 }
 
-/// The brand's usual minute of the day.
+/// Chooses the brand's usual minute of the day.
 pub fn usual_hour<'a>(slot: usize) -> Policy<'a> {
     Box::new(move |at| {
         let away = (grid::slot(at) % 1440).abs_diff(slot % 1440);
@@ -39,7 +39,7 @@ pub fn usual_hour<'a>(slot: usize) -> Policy<'a> {
     })
 }
 
-/// The hour of the day at which the person acted most; that of the population if the person never acted.
+/// Chooses the hour of the day at which the person acted most; that of the population if the person never acted.
 pub fn best_hour<'a>(times: &[Timestamp], everybody: &'a [f64; 24]) -> Policy<'a> {
     let mut hours = [0.0; 24];
     for time in times {
@@ -49,8 +49,9 @@ pub fn best_hour<'a>(times: &[Timestamp], everybody: &'a [f64; 24]) -> Policy<'a
     Box::new(move |at| hours[hour_of_day(at)])
 }
 
-/// Clicks per mail by two-hour slot of the day, shrunk towards everybody's with the weight of 300 mails: the posterior mean of
-/// the usual bandit. If no mail is known, each act counts as one mail clicked in its slot and one missed in each of the others.
+/// Chooses by clicks per mail in each two-hour slot of the day, shrunk towards everybody's with the weight of 300 mails: the
+/// posterior mean of the usual bandit. If no mail is known, each act counts as one mail clicked in its slot and one missed in
+/// each of the others.
 pub fn two_hour_slots<'a>(history: &History, everybody: &[f64; 12]) -> Policy<'a> {
     let (mut clicked, mut sent) = ([0.0; 12], [0.0; 12]);
     for mail in &history.mails {
@@ -68,7 +69,7 @@ pub fn two_hour_slots<'a>(history: &History, everybody: &[f64; 12]) -> Policy<'a
     Box::new(move |at| rate[hour_of_day(at) / 2])
 }
 
-/// A Gaussian of an hour around each act, halved every three days, over a flat floor of a thousandth per minute.
+/// Chooses by a Gaussian of an hour around each act, halved every three days, over a flat floor of a thousandth per minute.
 pub fn fresh_kernel<'a>(times: &[Timestamp], now: Timestamp) -> Policy<'a> {
     const SIGMA: f64 = 60.0;
     let mut minutes = vec![0.001; grid::SLOTS];
@@ -85,12 +86,13 @@ pub fn fresh_kernel<'a>(times: &[Timestamp], now: Timestamp) -> Policy<'a> {
     Box::new(move |at| minutes[grid::slot(at)] / total * grid::SLOTS as f64)
 }
 
-/// A curve's value, raised by the person's presence.
+/// Chooses by a curve's value, raised by the person's presence.
 pub fn curve(curve: &Curve) -> Policy<'_> {
     Box::new(|at| curve.score(at) * curve.presence().map_or(1.0, |presence| presence.factor(at)))
 }
 
-/// The density of the acts' hours of the day over the week, relative to a uniform one, with 16 acts' worth of uniform density.
+/// Returns the density of the acts' hours of the day over the week, relative to a uniform one, with 16 acts' worth of uniform
+/// density.
 pub fn hour_density(times: &[Timestamp]) -> impl Fn(Timestamp) -> f64 + use<> {
     let mut hours = [0.0; 24];
     times.iter().for_each(|time| hours[hour_of_day(*time)] += 1.0);
@@ -98,7 +100,7 @@ pub fn hour_density(times: &[Timestamp]) -> impl Fn(Timestamp) -> f64 + use<> {
     move |at| (hours[hour_of_day(at)] * 24.0 + 16.0) / (all + 16.0)
 }
 
-/// Hour of the day, UTC.
+/// Returns the hour of the day, UTC.
 pub fn hour_of_day(at: Timestamp) -> usize {
     grid::slot(at) / 60 % 24
 }

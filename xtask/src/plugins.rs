@@ -16,7 +16,7 @@ use crate::{
     ways::{self, Way},
 };
 
-/// The folder of the finished plugins, in which the binary looks by default.
+/// Returns the folder of the finished plugins, in which the binary looks by default.
 pub(crate) fn folder() -> PathBuf {
     Workspace::Main.target_folder().join("plugins")
 }

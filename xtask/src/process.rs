@@ -17,7 +17,7 @@ pub(crate) fn say(text: &str) {
     let _ = out.flush();
 }
 
-/// The repository's top folder.
+/// Returns the repository's top folder.
 pub(crate) fn root() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.parent().unwrap_or(here).to_owned()
@@ -36,7 +36,7 @@ impl Workspace {
     /// Both of them.
     pub(crate) const BOTH: [Self; 2] = [Self::Main, Self::Plugins];
 
-    /// The workspace's top folder.
+    /// Returns the workspace's top folder.
     pub(crate) fn folder(self) -> PathBuf {
         match self {
             Self::Main => root(),
@@ -44,8 +44,8 @@ impl Workspace {
         }
     }
 
-    /// The workspace's build folder. A `CARGO_TARGET_DIR` holds those of both workspaces, separately, so that neither waits for
-    /// the other's lock.
+    /// Returns the workspace's build folder. A `CARGO_TARGET_DIR` holds those of both workspaces, separately, so that neither
+    /// waits for the other's lock.
     pub(crate) fn target_folder(self) -> PathBuf {
         // Relative to the user's current folder; the commands run elsewhere.
         let chosen = std::env::var_os("CARGO_TARGET_DIR").and_then(|folder| std::path::absolute(folder).ok());

@@ -356,12 +356,12 @@ fn engine() -> anyhow::Result<Engine> {
     })
 }
 
-/// The folder of the state, the logs and the downloads.
+/// Returns the folder of the state, the logs and the downloads.
 fn folder() -> PathBuf {
     Workspace::Main.target_folder().join("services")
 }
 
-/// The folder of the servers' logs.
+/// Returns the folder of the servers' logs.
 fn logs() -> PathBuf {
     folder().join("logs")
 }

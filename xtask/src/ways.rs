@@ -128,12 +128,12 @@ impl Way {
     }
 }
 
-/// The provider of the examples, which can be built in every way.
+/// Returns the provider of the examples, which can be built in every way.
 pub(crate) fn example() -> &'static str {
     EXAMPLE
 }
 
-/// The folder of the components that are built here.
+/// Returns the folder of the components that are built here.
 fn folder() -> PathBuf {
     Workspace::Main.target_folder().join("ways")
 }

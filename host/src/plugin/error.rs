@@ -378,7 +378,7 @@ impl Refusal {
         Self::Lock,
     ];
 
-    /// The stable name.
+    /// Returns the stable name.
     pub(crate) const fn code(self) -> &'static str {
         match self {
             Self::Unreadable => "unreadable",

@@ -60,8 +60,8 @@ pub(crate) fn compare(people: usize, seeds: &[u64]) {
     crate::print_calibration(&confidences);
 }
 
-/// The true probability that a confidence estimates: the share of the person's activity in the window, or to the end of
-/// the span if that is later, that falls into the span after the chosen minute.
+/// Returns the true probability that a confidence estimates: the share of the person's activity in the window, or to
+/// the end of the span if that is later, that falls into the span after the chosen minute.
 fn true_confidence(truth: &Truth, chosen: Timestamp, span_ms: i64, start: Timestamp, hours: i64) -> f64 {
     let activity = |from: Timestamp, to: Timestamp| -> f64 {
         let quarters = to.millis_since(from) / 900_000;
@@ -247,8 +247,8 @@ fn compare_world(people: usize, seed: u64, table: &mut Vec<Gains>, confidences: 
     }
 }
 
-/// The profiles that the consumer makes of the people's events: all in chronological order, machines identified by its
-/// filter. Prints how well the filter does.
+/// Builds the profiles that the consumer would build from the people's events: all in chronological order, machines
+/// identified by its filter. Prints how well the filter does.
 fn profiles(world: &World) -> Vec<Profile> {
     let hasher = Hasher::new();
     let mut events: Vec<(usize, Simulated)> = (0..world.people())
@@ -290,7 +290,7 @@ fn slot(simulated: &Simulated) -> i64 {
     simulated.event.timestamp.as_millis().div_euclid(BATCH_MS)
 }
 
-/// The same clicks and opens without deliveries.
+/// Returns the same clicks and opens without deliveries.
 fn without_deliveries(subject: &Subject, now: Timestamp) -> Profile {
     let mut profile = Profile::default();
     let template = synth::mock_events(1, 1, now, &Hasher::new()).remove(0);

@@ -256,7 +256,7 @@ fn unit(hash: u64) -> f64 {
     (hash >> 11) as f64 / (1_u64 << 53) as f64
 }
 
-/// The output function of SplitMix64: every bit of the input flips half of the output bits.
+/// Applies the output function of SplitMix64: every bit of the input flips half of the output bits.
 pub(super) fn mix(value: u64) -> u64 {
     let mut mixed = value.wrapping_add(0x9E37_79B9_7F4A_7C15);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

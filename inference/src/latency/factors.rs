@@ -110,7 +110,7 @@ impl Factors {
         (cells, queue.unwrap_or(0.0) + of_mail)
     }
 
-    /// The factors of the plain table, as they are reported: field of a request, its value, and the shift.
+    /// Returns the factors of the plain table, as they are reported: field of a request, its value, and the shift.
     pub(super) fn rows(&self) -> Vec<(&'static str, String, Shift)> {
         let classes = |field: &'static str, shifts: &BTreeMap<u32, Shift>| {
             let row = |(class, shift): (&u32, &Shift)| (field, numbers_of(*class), *shift);
@@ -140,7 +140,7 @@ impl Factors {
         }
     }
 
-    /// The names of the known campaign types and campaigns.
+    /// Returns the names of the known campaign types and campaigns.
     pub(super) fn names(&self) -> impl Iterator<Item = &String> {
         self.of_mail.by_type.keys().chain(self.of_mail.by_campaign.keys())
     }
@@ -185,7 +185,7 @@ impl MailShifts {
         }
     }
 
-    /// The shift for what is given of a mail. An unknown campaign is treated like others of its type.
+    /// Returns the shift for the given fields of a mail. An unknown campaign is treated like others of its type.
     fn of(&self, campaign: Option<&str>, campaign_type: Option<&str>, bytes: Option<u32>) -> f64 {
         let (of_name, sizes) = if let Some(of_campaign) = named(&self.by_campaign, campaign) {
             (of_campaign, &self.by_size_after_campaign)
@@ -197,7 +197,7 @@ impl MailShifts {
         of_name + bytes.map_or(0.0, |bytes| of_number(sizes, bytes))
     }
 
-    /// All shifts, in a fixed order.
+    /// Returns all shifts, in a fixed order.
     fn each(&self) -> impl Iterator<Item = &Shift> {
         let of_names = self.by_type.values().chain(self.by_campaign.values());
         let of_sizes = [
@@ -213,8 +213,8 @@ fn named(shifts: &BTreeMap<String, Shift>, name: Option<&str>) -> Option<f64> {
     shifts.get(name?).map(|(_, shift)| *shift)
 }
 
-/// The shift of a number: interpolated between the middles of the two classes around it; outside the classes that were seen,
-/// that of the nearest one, since a queue of ten thousand is at least as slow as one of a thousand. 0 if none was seen.
+/// Returns the shift of a number: interpolated between the middles of the two classes around it; outside the classes that were
+/// seen, that of the nearest one, since a queue of ten thousand is at least as slow as one of a thousand. 0 if none was seen.
 fn of_number(shifts: &BTreeMap<u32, Shift>, number: u32) -> f64 {
     // The number's position on a scale on which the middle of each class is at the class's own index.
     let place = (f64::from(number) + 1.0).log2() / 2.0 - 0.5;
@@ -231,20 +231,20 @@ fn of_number(shifts: &BTreeMap<u32, Shift>, number: u32) -> f64 {
     }
 }
 
-/// The class of a queue or of a size. Powers of four: a queue four times as long changes a delay by something like a
+/// Returns the class of a queue or of a size. Powers of four: a queue four times as long changes a delay by something like a
 /// factor of two at most, a mail four times as large by less, and with twenty classes most would have no samples.
 fn class_of(number: u32) -> u32 {
     number.saturating_add(1).ilog2() / 2
 }
 
-/// The range of a class's numbers, such as `3-14`.
+/// Returns the range of a class's numbers, such as `3-14`.
 fn numbers_of(class: u32) -> String {
     let first = |class: u32| 4_u64.pow(class) - 1;
     format!("{}-{}", first(class), first(class + 1) - 1)
 }
 
-/// How many other mails of the provider were sent in the ten minutes before each mail, including those that were not
-/// read. `mails` are in the order in which they were sent.
+/// Returns how many other mails of the provider were sent in the ten minutes before each mail, including those that
+/// were not read. `mails` are in the order in which they were sent.
 fn queue_depths(mails: &[Mail<'_>]) -> Vec<u32> {
     let mut first = 0;
     let mut depths = Vec::with_capacity(mails.len());
@@ -258,8 +258,8 @@ fn queue_depths(mails: &[Mail<'_>]) -> Vec<u32> {
     depths
 }
 
-/// The shift of each name, from each mail's name, its residual, and the shift above it; the name's shift is shrunk
-/// towards the mean of the latter.
+/// Returns the shift of each name, from each mail's name, its residual, and the shift above it; the name's shift is
+/// shrunk towards the mean of the latter.
 fn by_name<'a>(mails: impl Iterator<Item = (Option<&'a str>, f64, f64)>, q: f64) -> BTreeMap<String, Shift> {
     let mut of_name: HashMap<&str, (Vec<f64>, f64)> = HashMap::new();
     for (name, left, above) in mails {
@@ -282,7 +282,7 @@ fn by_name<'a>(mails: impl Iterator<Item = (Option<&'a str>, f64, f64)>, q: f64)
         .collect()
 }
 
-/// The shift of each class, from each mail's number and its residual.
+/// Returns the shift of each class, from each mail's number and its residual.
 fn by_class(mails: impl Iterator<Item = (u32, f64)>, q: f64) -> BTreeMap<u32, Shift> {
     let mut of_class: BTreeMap<u32, Vec<f64>> = BTreeMap::new();
     for (number, left) in mails {
@@ -294,7 +294,7 @@ fn by_class(mails: impl Iterator<Item = (u32, f64)>, q: f64) -> BTreeMap<u32, Sh
     shifts.collect()
 }
 
-/// The quantile of the residuals, shrunk towards `above`.
+/// Returns the quantile of the residuals, shrunk towards `above`.
 fn shift(left: &mut [f64], q: f64, above: f64) -> Shift {
     left.sort_unstable_by(f64::total_cmp);
     let samples = left.len();

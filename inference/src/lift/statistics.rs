@@ -57,8 +57,8 @@ impl Tally {
         self.hits / self.trials
     }
 
-    /// The variance of the rate over people, divided by what it would be if every trial were a different person; not
-    /// below 1, because with few people it looks small by chance.
+    /// Returns the variance of the rate over people, divided by what it would be if every trial were a different
+    /// person; not below 1, because with few people it looks small by chance.
     pub(super) fn design_effect(&self) -> f64 {
         let rate = self.rate();
         let independent = rate * (1.0 - rate) / self.trials;
@@ -73,12 +73,12 @@ impl Tally {
         (clustered / independent).max(1.0)
     }
 
-    /// The number of independent trials that carry as much information.
+    /// Returns the number of independent trials that carry as much information.
     fn effective(&self) -> f64 {
         self.trials / self.design_effect()
     }
 
-    /// The rate with Wilson's interval.
+    /// Returns the rate with Wilson's interval.
     pub(super) fn wilson(&self, z: f64) -> Estimate {
         let (rate, n, z2) = (self.rate(), self.effective(), z * z);
         let middle = (rate + z2 / (2.0 * n)) / (1.0 + z2 / n);
@@ -92,7 +92,7 @@ impl Tally {
     }
 }
 
-/// The rate of `a` minus that of `b`.
+/// Returns the rate of `a` minus that of `b`.
 pub(super) fn difference(a: &Tally, b: &Tally, z: f64) -> Option<Estimate> {
     if a.people == 0 || b.people == 0 {
         return None;
@@ -106,7 +106,7 @@ pub(super) fn difference(a: &Tally, b: &Tally, z: f64) -> Option<Estimate> {
     })
 }
 
-/// The rate of `a` divided by that of `b`, minus 1.
+/// Returns the rate of `a` divided by that of `b`, minus 1.
 pub(super) fn relative(a: &Tally, b: &Tally) -> Option<Estimate> {
     if a.hits == 0.0 || b.hits == 0.0 {
         return None;

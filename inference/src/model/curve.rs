@@ -174,13 +174,13 @@ impl Curve {
         f64::from(interpolate(&self.density, (slot as f32 + 0.5) / 60.0)) / grid::SLOTS as f64
     }
 
-    /// The value of arriving at each minute of the week, see [`Curve::score`].
+    /// Returns the value of arriving at each minute of the week, see [`Curve::score`].
     pub fn scores(&self) -> Vec<f32> {
         (0..grid::SLOTS).map(|slot| self.score_at_slot(slot)).collect()
     }
 
-    /// The share of a week's activity that falls between two moments, in real time; above 1 over more than a week, 0 if
-    /// `to` is not after `from`.
+    /// Returns the share of a week's activity that falls between two moments, in real time; above 1 over more than a
+    /// week, 0 if `to` is not after `from`.
     pub fn mass(&self, from: Timestamp, to: Timestamp) -> f64 {
         if to <= from {
             return 0.0;
@@ -200,7 +200,7 @@ impl Curve {
         weeks as f64 + mass / grid::WEEK_MS as f64
     }
 
-    /// The density at the middle of a quarter hour, 1 on average.
+    /// Returns the density at the middle of a quarter hour, 1 on average.
     fn density_of_quarter(&self, quarter: usize) -> f64 {
         f64::from(interpolate(&self.density, quarter as f32 / 4.0 + 0.125))
     }
@@ -231,7 +231,7 @@ impl Curve {
         sum
     }
 
-    /// The value of arriving in the minute of `at`, relative to a random minute of the week (1 on average): the
+    /// Returns the value of arriving in the minute of `at`, relative to a random minute of the week (1 on average): the
     /// expected response while attention fades. This is what a decision maximizes.
     pub fn score(&self, at: Timestamp) -> f64 {
         f64::from(self.score_at_slot(grid::slot(at)))
@@ -241,7 +241,8 @@ impl Curve {
         spline(self.coefficients(slot / QUARTER_MINUTES), slot % QUARTER_MINUTES)
     }
 
-    /// The four coefficients that determine the value within a quarter hour. It lies between the lowest and the highest of them.
+    /// Returns the four coefficients that determine the value within a quarter hour. It lies between the lowest and the highest
+    /// of them.
     fn coefficients(&self, quarter: usize) -> [f32; 4] {
         let at = |lag: usize| self.value[(quarter + QUARTERS - 1 + lag) % QUARTERS];
         [at(0), at(1), at(2), at(3)]
@@ -270,15 +271,15 @@ impl Curve {
         peaks
     }
 
-    /// The time after arrival that [`Curve::confidence`] is about: while half of the initial attention to a mail is
+    /// Returns the time after arrival that [`Curve::confidence`] is about: while half of the initial attention to a mail is
     /// left. It is the part of the look-ahead that contributes most to the score, so that the confidence is about what
     /// the choice aims at. Two hours where no delivery is known, more where people were seen to return to mail later.
     pub fn span_ms(&self) -> i64 {
         self.span_minutes as i64 * grid::MINUTE_MS
     }
 
-    /// The probability that the person acts within [`Curve::span_ms`] of `chosen`, given that they act at all between
-    /// the beginning of `ranges` and their end, or the end of the span if that is later.
+    /// Returns the probability that the person acts within [`Curve::span_ms`] of `chosen`, given that they act at all
+    /// between the beginning of `ranges` and their end, or the end of the span if that is later.
     ///
     /// A logistic function of the curve's share of that time, the number of events and the length of the ranges, fitted
     /// to what people did after the moment up to which their curves were made.
@@ -292,7 +293,7 @@ impl Curve {
         1.0 / (1.0 + (-odds).exp())
     }
 
-    /// The terms that the confidence is a function of.
+    /// Returns the terms that the confidence is a function of.
     pub(super) fn confidence_terms(
         &self,
         chosen: Timestamp,
@@ -321,7 +322,7 @@ impl Curve {
     }
 }
 
-/// How long at least [`ATTENTION_LEFT`] of the initial attention is left.
+/// Returns how long at least [`ATTENTION_LEFT`] of the initial attention is left.
 fn span_minutes(attention: &[f32; AGES]) -> usize {
     let left = attention
         .iter()
@@ -330,7 +331,7 @@ fn span_minutes(attention: &[f32; AGES]) -> usize {
     AGE_EDGES[left].clamp(LEAST_SPAN_MINUTES, HORIZON_MINUTES)
 }
 
-/// The quarter hour of the week that a moment lies in, and how far into it the moment is, in milliseconds.
+/// Returns the quarter hour of the week that a moment lies in, and how far into it the moment is, in milliseconds.
 fn place(moment: Timestamp) -> (usize, i64) {
     let offset_ms = grid::week_offset_ms(moment);
     ((offset_ms / QUARTER_MS) as usize, offset_ms % QUARTER_MS)
@@ -340,7 +341,7 @@ fn next_quarter(quarter: usize) -> usize {
     if quarter + 1 < QUARTERS { quarter + 1 } else { 0 }
 }
 
-/// The value between the middles of two hours; `hours` is the position in the week.
+/// Returns the value between the middles of two hours; `hours` is the position in the week.
 fn interpolate(week: &Week, hours: f32) -> f32 {
     let place = hours + BINS as f32 - 0.5;
     let (first, share) = (place as usize, place.fract());
@@ -365,7 +366,7 @@ static SPLINE: [[f32; 4]; QUARTER_MINUTES] = {
     weights
 };
 
-/// The spline with these coefficients at a minute of its quarter hour. Written with differences, so that equal
+/// Returns the spline of these coefficients, evaluated at a minute of its quarter hour. Written with differences, so that equal
 /// coefficients give exactly their value and the first of several equal minutes is found.
 fn spline([a, b, c, d]: [f32; 4], minute: usize) -> f32 {
     let weights = &SPLINE[minute];

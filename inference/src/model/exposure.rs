@@ -122,18 +122,19 @@ fn minutes_between(earlier: Timestamp, later: Timestamp) -> usize {
     (later.millis_since(earlier) / 60_000).max(1) as usize
 }
 
-/// Whether an act is attributed to a mail delivered at `delivered_at`: nothing after the last age counts.
+/// Returns whether an act is attributed to a mail delivered at `delivered_at`: nothing after the last age counts.
 fn is_in_time(delivered_at: Timestamp, act: Timestamp) -> bool {
     minutes_between(delivered_at, act) <= END
 }
 
-/// Whether a person's opens say anything about the person, judging by the machine opens among the last mails.
+/// Returns whether a person's opens say anything about the person, judging by the machine opens among the last mails.
 fn opens_count(history: &History) -> bool {
     let recent_mails = history.mails.len().min(MACHINE_OPENS);
     history.machine_opens as f32 <= MACHINE_OPEN_LIMIT * recent_mails as f32
 }
 
-/// The acts that enter [`Sums`], oldest first: one per mail, its click or otherwise its open, and those without a known mail.
+/// Returns the acts that enter [`Sums`], oldest first: one per mail, its click or otherwise its open, and those without a known
+/// mail.
 pub(super) fn act_times(history: &History) -> Vec<Timestamp> {
     let opens_count = opens_count(history);
     let of_mails = history.mails.iter().filter_map(|mail| {
@@ -189,7 +190,7 @@ impl Sums {
         sums
     }
 
-    /// The weight of all events; opens count only as far as they add to the clicks.
+    /// Returns the weight of all events; opens count only as far as they add to the clicks.
     pub(super) fn count(&self) -> f32 {
         self.clicks.count
             + self.alone_count

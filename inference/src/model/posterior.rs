@@ -28,15 +28,15 @@ const PERSONAL_PRIOR: f32 = 1.0;
 /// a person's own data are trusted sooner: on simulated mail 0.4 to 0.6 scored alike, 1 scored less by 0.01 of the possible gain.
 const PERSONAL_PRIOR_OF_MAIL: f32 = 0.5;
 
-/// Spread and day weights of the personal part: a click on a Tuesday also counts for Wednesday, a little less. 90 and
-/// 120 minutes scored best among 45 to 120.
+/// Returns spread and day weights of the personal part: a click on a Tuesday also counts for Wednesday, a little less. 90
+/// and 120 minutes scored best among 45 to 120.
 pub(super) fn personal_kernel() -> Kernel {
     Kernel::new(90.0, [1.0, 0.6, 0.45, 0.4])
 }
 
-/// The same where deliveries are known: there, days say more about each other's mail than about each other's clicks.
-/// With the weights above, the best day of seven is found less often (0.02 of the possible gain of a week's window).
-/// 0.3 to 0.45 for the next day scored alike.
+/// Like [`personal_kernel`], where deliveries are known: there, days say more about each other's mail than about each
+/// other's clicks. With the weights above, the best day of seven is found less often (0.02 of the possible gain of a
+/// week's window). 0.3 to 0.45 for the next day scored alike.
 pub(super) fn personal_kernel_of_mail() -> Kernel {
     Kernel::new(90.0, [1.0, 0.4, 0.25, 0.25])
 }
@@ -167,7 +167,7 @@ fn add_echo(derived: &Derived, week: &mut Week, alone: &Week, sums: &Sums) {
     }
 }
 
-/// The kernel of the echo: one day of the week, two hours wide.
+/// Returns the kernel of the echo: one day of the week, two hours wide.
 pub(super) fn echo_kernel() -> Kernel {
     Kernel::new(120.0, [1.0, 0.0, 0.0, 0.0])
 }

@@ -14,7 +14,7 @@ const FORGOTTEN_HALF_LIVES: f64 = 20.0;
 
 const HOUR_MS: f64 = grid::HOUR_MS as f64;
 
-/// The remainder at `at` of a weight that halves every `half_life_ms` from `since` on.
+/// Returns the remainder at `at` of a weight that halves every `half_life_ms` from `since` on.
 pub(crate) fn remaining(weight: f64, half_life_ms: f64, since: Timestamp, at: Timestamp) -> f64 {
     let half_lives = at.millis_since(since) as f64 / half_life_ms;
     if half_lives > FORGOTTEN_HALF_LIVES {
@@ -36,7 +36,7 @@ pub struct Presence {
 }
 
 impl Presence {
-    /// The presence at the end of a history; `None` without an act, or if the tables give it no weight.
+    /// Returns the presence at the end of a history; `None` without an act, or if the tables give it no weight.
     pub(super) fn of(history: &History, [weight, half_life_hours]: [f32; 2]) -> Option<Self> {
         let since = *act_times(history).last()?;
         (weight > 0.0).then(|| Self {
@@ -46,13 +46,13 @@ impl Presence {
         })
     }
 
-    /// The factor at a moment: 1 plus the remaining weight.
+    /// Returns the factor at a moment: 1 plus the remaining weight.
     pub fn factor(&self, at: Timestamp) -> f64 {
         let half_life_ms = self.half_life_hours * HOUR_MS;
         1.0 + remaining(self.weight, half_life_ms, self.since, at.max(self.since))
     }
 
-    /// When nothing is left of the weight.
+    /// Returns when nothing is left of the weight.
     pub(super) fn forgotten_at(&self) -> Timestamp {
         self.since
             .plus_millis((FORGOTTEN_HALF_LIVES * self.half_life_hours * HOUR_MS) as i64)

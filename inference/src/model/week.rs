@@ -15,7 +15,7 @@ pub(super) const BINS: usize = 168;
 pub(super) type Week = [f32; BINS];
 
 const HOURS_A_DAY: usize = 24;
-/// The hour of the week that a moment lies in, and how far into it the moment is, in minutes.
+/// Returns the hour of the week that a moment lies in, and how far into it the moment is, in minutes.
 pub(super) fn bin_of(moment: Timestamp) -> (usize, usize) {
     let offset_ms = grid::week_offset_ms(moment);
     (
@@ -33,7 +33,7 @@ pub(super) fn add_shared(week: &mut Week, moment: Timestamp, weight: f32) {
     week[(first + 1) % BINS] += weight * share;
 }
 
-/// Σ a·b, in eight partial sums: a fixed order that the compiler can keep in vector registers.
+/// Returns Σ a·b, computed in eight partial sums: a fixed order that the compiler can keep in vector registers.
 pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [0.0_f32; 8];
     let (a_chunks, b_chunks) = (a.chunks_exact(8), b.chunks_exact(8));
@@ -51,7 +51,7 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
     lanes.iter().sum::<f32>() + rest
 }
 
-/// The mean of a week's values.
+/// Returns the mean of a week's values.
 pub(super) fn mean(week: &Week) -> f32 {
     week.iter().sum::<f32>() / BINS as f32
 }
@@ -86,13 +86,13 @@ impl Kernel {
         Self { hours, days }
     }
 
-    /// The sum of the kernel's weights.
+    /// Returns the sum of the kernel's weights.
     pub(super) fn mass(&self) -> f32 {
         let both_sides = |weights: &[f32]| weights[0] + 2.0 * weights[1..].iter().sum::<f32>();
         both_sides(&self.hours) * both_sides(&self.days)
     }
 
-    /// The circular convolution of a week with the kernel.
+    /// Returns the circular convolution of a week with the kernel.
     pub(super) fn apply(&self, week: &Week) -> Week {
         let reach = self.hours.len() - 1;
         let near = wrapped(week, reach);
@@ -121,7 +121,7 @@ impl Kernel {
         across_days
     }
 
-    /// The kernel's value for two moments whose slots of the week differ by this many minutes.
+    /// Returns the kernel's value for two moments whose slots of the week differ by this many minutes.
     pub(super) fn at_lag(&self, minutes: usize) -> f32 {
         let lag = minutes.min(grid::SLOTS - minutes);
         let day = ((lag + 720) / 1440).min(self.days.len() - 1);

@@ -207,7 +207,7 @@ impl Asked {
         }
     }
 
-    /// Whether the rules of the line allow arrival at a minute.
+    /// Returns whether the rules of the line allow arrival at a minute.
     fn allows(&self, minute: Timestamp) -> bool {
         let since_now = minute.millis_since(now());
         let of_day = minute.as_millis() / MINUTE_MS % 1_440;
@@ -228,7 +228,7 @@ impl Asked {
             && !quiet
     }
 
-    /// The minute since 1970 in which the mail is handed over.
+    /// Returns the minute since 1970 in which the mail is handed over.
     fn trigger_minute(&self, arrival: Timestamp) -> i64 {
         (arrival.as_millis() - self.latency_seconds * 1_000).div_euclid(MINUTE_MS)
     }

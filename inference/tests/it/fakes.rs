@@ -419,17 +419,17 @@ impl Profiles for FakeProfiles {
     }
 }
 
-/// The identifier of an address.
+/// Returns the identifier of an address.
 pub(crate) fn email(address: &str) -> Identifier {
     Hasher::new().email_identifier(address).unwrap()
 }
 
-/// The id of an address.
+/// Returns the id of an address.
 pub(crate) fn id_of(address: &str) -> UniversalId {
     UniversalId::from_identifier(&email(address))
 }
 
-/// An event of the person with this address.
+/// Returns an event of the person with this address.
 pub(crate) fn event(address: &str, event_type: EventType, timestamp: Timestamp) -> Event {
     Event {
         event_id: format!("{address}-{event_type}-{timestamp}"),

@@ -25,7 +25,8 @@ async fn decide(app: &TestApp, question: &Value) -> Value {
     decision
 }
 
-/// The comparison once all decisions are three days old. `asked` decisions were made; `decisions` of them count.
+/// Returns the comparison once all decisions are three days old. `asked` decisions were made; `decisions` of them
+/// count.
 async fn lift(app: &TestApp, asked: usize, decisions: u64) -> Value {
     for _ in 0..200 {
         if app.events.explanations.lock().unwrap().len() == asked {

@@ -132,7 +132,7 @@ pub(super) fn libraries() -> PathBuf {
     folder().join("kafka")
 }
 
-/// The file that names the libraries and their version.
+/// Returns the file that names the libraries and their version.
 fn description() -> PathBuf {
     root().join("xtask/kafka/pom.xml")
 }

@@ -33,7 +33,7 @@ const _: () = assert!(
     "a week is made of whole blocks"
 );
 
-/// The highest coefficient that affects the value within each block.
+/// Returns the highest coefficient that affects the value within each block.
 pub(super) fn highest_of_blocks(value: &[f32; QUARTERS]) -> [f32; BLOCKS] {
     std::array::from_fn(|block| {
         let first = block * BLOCK_QUARTERS + QUARTERS - 1;
@@ -105,7 +105,7 @@ impl Curve {
             })
     }
 
-    /// An upper bound, up to rounding, of the weighted score of a block's minutes.
+    /// Returns an upper bound, up to rounding, of the weighted score of a block's minutes.
     fn most(&self, block: &Part, weight: impl Fn(Timestamp) -> f64) -> f64 {
         let heaviest = weight(block.range.start).max(weight(block.range.end));
         f64::from(self.highest[block.index]) * heaviest
@@ -136,7 +136,7 @@ fn highest(coefficients: [f32; 4]) -> f64 {
     f64::from(coefficients.into_iter().fold(f32::MIN, f32::max))
 }
 
-/// Whether a part with a score of at most `most`, up to rounding, can be better.
+/// Returns whether a part with a score of at most `most`, up to rounding, can be better.
 fn can_win(most: f64, best: Option<Best>) -> bool {
     best.is_none_or(|best| most * (1.0 + ROUNDING) >= best.score)
 }
@@ -155,7 +155,8 @@ struct Part {
 }
 
 impl Part {
-    /// Each minute's index within the quarter hour, and the moment at which it begins, or the part if that is later.
+    /// Returns each minute's index within the quarter hour, and the moment at which it begins, or the part if that is
+    /// later.
     fn minutes(&self) -> impl Iterator<Item = (usize, Timestamp)> + use<> {
         let Range { start, end } = self.range;
         let first_minute = grid::slot(start) % QUARTER_MINUTES;
@@ -169,12 +170,12 @@ impl Part {
     }
 }
 
-/// The blocks that a range touches, in chronological order.
+/// Returns the blocks that a range touches, in chronological order.
 fn blocks(range: &Range<Timestamp>) -> impl Iterator<Item = Part> + use<> {
     parts(range.clone(), BLOCK_MS, BLOCKS)
 }
 
-/// The quarter hours of a block, in chronological order.
+/// Returns the quarter hours of a block, in chronological order.
 fn quarters(block: Part) -> impl Iterator<Item = Part> {
     parts(block.range, QUARTER_MS, QUARTERS)
 }

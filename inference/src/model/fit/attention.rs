@@ -21,7 +21,7 @@ const MOST_PEOPLE: usize = 4_000;
 /// Minutes over which attention is normalized, a day and a night: the level of engagement absorbs the rest.
 const NORMAL_MINUTES: usize = 1_440;
 
-/// Whether there are enough clicks on known mails to learn from.
+/// Returns whether there are enough clicks on known mails to learn from.
 pub(super) fn enough(histories: &[History]) -> bool {
     let clicked = histories
         .iter()
@@ -91,8 +91,8 @@ pub(super) fn refit(
     tables.attention = refitted.to_vec();
 }
 
-/// The integral of a week's activity over the ages `from` to `to` (minutes) of a mail delivered at minute `start` of
-/// the week, in hours.
+/// Returns the integral of a week's activity over the ages `from` to `to` (minutes) of a mail delivered at minute
+/// `start` of the week, in hours.
 fn activity(week: &[f32; BINS], start: usize, from: usize, to: usize) -> f32 {
     let (mut at, end) = (start + from, start + to);
     let mut sum = 0.0;

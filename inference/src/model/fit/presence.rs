@@ -48,7 +48,7 @@ pub(super) fn refit(start: [f32; 2], moments: &[HeldBack<'_>]) -> Option<[f32; 2
     (best.0 - of_start > LEAST_GAIN * people as f64).then_some(best.1)
 }
 
-/// The share of a weight that is left after a number of quarter hours, for each half-life.
+/// Returns the share of a weight that is left after a number of quarter hours, for each half-life.
 fn fading_after(quarters: usize) -> [f64; HALF_LIVES_HOURS.len()] {
     let hours = (quarters as f64 + 0.5) / 4.0;
     HALF_LIVES_HOURS.map(|half_life| (-hours / half_life).exp2())

@@ -24,7 +24,7 @@ pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest pause between two attempts to reconnect, so that an outage ends within a second of the brokers' return.
 const RECONNECT_WITHIN_MS: u32 = 1_000;
 
-/// The settings that producers and readers share.
+/// Returns the settings that producers and readers share.
 pub(super) fn settings(config: &KafkaConfig) -> ClientConfig {
     let mut settings = ClientConfig::new();
     settings
