@@ -74,7 +74,7 @@ pub(crate) enum PluginCommand {
         /// Account whose recordings are run, `provider/name` [default: all accounts of the plugin's provider]
         #[arg(long, requires = "recorded")]
         account: Option<String>,
-        /// Plugin to compare with [default: `<slug>.wasm` in the plugin folder]
+        /// Plugin to compare with [default: the provider's plugin in the plugin folder]
         #[arg(long, requires = "recorded")]
         against: Option<PathBuf>,
         /// Exit with code 1 on any difference.
