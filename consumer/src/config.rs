@@ -118,7 +118,9 @@ pub enum InvalidConfig {
     #[error(transparent)]
     OutOfRange(#[from] OutOfRange),
     /// Text that is not a network.
-    #[error("`consumer.relay_ranges` contains `{0}`, not a network like `17.0.0.0/8` or `2001:db8::/32`")]
+    #[error(
+        "`consumer.relay_ranges` contains `{0}`, which is not a network like `17.0.0.0/8` or `2001:db8::/32`"
+    )]
     BadRange(String),
 }
 

@@ -39,6 +39,7 @@ const DEFAULT_LOG: &str = "info";
 
 /// The flags of every command. An empty variable counts as not set.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
     /// Configuration file [default: `sendflowr.toml` in the current folder, if it exists]
     // The parser of paths would reject an empty one.

@@ -330,7 +330,7 @@ fn plugin_failure(error: &PluginError, unavailable: StatusCode) -> ApiError {
     let limit = error.limit().unwrap_or("none");
     let message = match (error, error.limit()) {
         (PluginError::Quarantined { .. }, _) => {
-            "the plugin is in quarantine after repeated failures: send the delivery again later".to_owned()
+            "the account is in quarantine for the plugin after repeated failures: send the delivery again later".to_owned()
         }
         (PluginError::Busy { .. }, _) => {
             "the plugin has too many deliveries in flight: send the delivery again later".to_owned()

@@ -32,7 +32,7 @@ pub enum Limit {
     WallClock,
     /// Deliveries of one plugin, or of all, in flight at once.
     Concurrency,
-    /// The plugin failed too often and is in quarantine.
+    /// The plugin failed too often on the account's deliveries, which is in quarantine for it.
     Quarantined,
 }
 
@@ -114,8 +114,8 @@ pub enum PluginError {
         /// `slug@version`.
         plugin: String,
     },
-    /// The plugin failed too often and is in quarantine.
-    #[error("plugin `{plugin}` is quarantined after repeated failures; next attempt in {} s", retry_after.as_secs() + 1)]
+    /// The plugin failed too often on the account's deliveries, which is in quarantine for it.
+    #[error("the account is in quarantine for plugin `{plugin}` after repeated failures; next attempt in {} s", retry_after.as_secs() + 1)]
     Quarantined {
         /// `slug@version`.
         plugin: String,

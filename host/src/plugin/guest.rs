@@ -119,35 +119,37 @@ impl Plugin {
             }
         };
         let began = Instant::now();
-        let waiting = Waiting::enter(&self.waiting);
-        if waiting.ahead >= self.limits.concurrency * WAITING_PER_TURN {
-            return Err(busy());
-        }
-        let (probe, turns) = match entry {
-            Entry::Beside => (None, 1),
-            Entry::AloneOfAccount(probe) => (Some(probe), 1),
-            // A delivery that has all slots is alone.
-            Entry::Alone => {
-                let all = u32::try_from(self.limits.concurrency).expect("at most 512, by its range");
-                (None, all)
-            }
-        };
-        let all = async {
-            // First, so that deliveries that wait for it do not occupy slots.
-            let probe = match probe {
-                Some(probe) => Some(probe.acquire_owned().await?),
-                None => None,
+        let closed = |error: AcquireError| PluginError::host("the semaphore is closed", error);
+        let turn = async {
+            let (probe, turns) = match entry {
+                Entry::Beside => (None, 1),
+                // First, so that deliveries that wait for it take neither slots nor room from those of other accounts.
+                Entry::AloneOfAccount(probe) => {
+                    let _waiting = probe.waiting.try_acquire().map_err(|_| busy())?;
+                    (Some(probe.permit.acquire_owned().await.map_err(closed)?), 1)
+                }
+                // A delivery that has all slots is alone.
+                Entry::Alone => {
+                    let all = u32::try_from(self.limits.concurrency).expect("at most 512, by its range");
+                    (None, all)
+                }
             };
+            let waiting = Waiting::enter(&self.waiting);
+            if waiting.ahead >= self.limits.concurrency * WAITING_PER_TURN {
+                return Err(busy());
+            }
+            let turn = Arc::clone(&self.turns).acquire_many_owned(turns).await;
             Ok(Turn {
                 _probe: probe,
-                _turn: Arc::clone(&self.turns).acquire_many_owned(turns).await?,
-                _place: Arc::clone(&self.places).acquire_owned().await?,
+                _turn: turn.map_err(closed)?,
+                _place: Arc::clone(&self.places).acquire_owned().await.map_err(closed)?,
             })
         };
-        match time::timeout(self.limits.queue_wait, all).await {
+        match time::timeout(self.limits.queue_wait, turn).await {
             Ok(turn) => {
+                let turn = turn?;
                 self.stats.waited(began.elapsed());
-                turn.map_err(|error: AcquireError| PluginError::host("the semaphore is closed", error))
+                Ok(turn)
             }
             Err(_) => Err(busy()),
         }
@@ -200,7 +202,7 @@ impl Plugin {
 
     fn completed(&self, account: &str) {
         if self.quarantine.completed(account, Instant::now()) {
-            tracing::info!(plugin = %self.tag, account, "plugin `{}` works again for the account `{account}`", self.tag);
+            tracing::info!(plugin = %self.tag, account, "plugin `{}` works again: a proven delivery of the account `{account}` was normalized", self.tag);
         }
     }
 }

@@ -93,8 +93,8 @@ impl Plugin {
         })
     }
 
-    /// Returns the CPU time of the last of `deliveries` (at least one) that one instance handles: what a host would
-    /// save if it did not make a fresh instance for each. Blocks.
+    /// Returns the CPU time of the last of `deliveries` (at least one) that one instance handles: what a
+    /// delivery would cost a host that did not make a fresh instance for each. Blocks.
     ///
     /// # Errors
     /// [`PluginError`] as a delivery would get it.

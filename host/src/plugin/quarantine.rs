@@ -12,8 +12,8 @@
 //! - If they had not, or if they need nothing but public knowledge, anyone can have sent it, and it must not cause genuine
 //!   deliveries to be turned away. Such failures are only counted.
 //!
-//! When several failures occur that did not lead to a quarantine, and no proven delivery is normalized, the plugin may be broken
-//! for all accounts, or all its deliveries may come from strangers: it is *in doubt*. Its deliveries then go through one at a
+//! When several failures occur in a window that no quarantine has dealt with, and no proven delivery is normalized in it, the
+//! plugin may be broken for all accounts, or all its deliveries may come from strangers: it is *in doubt*. Its deliveries then go through one at a
 //! time, which bounds what they cost; each waits for its slot as always. The first proven delivery that is normalized ends the
 //! doubt, and so does a whole window without such a failure.
 //!
@@ -31,6 +31,9 @@ use serde::Deserialize;
 use tokio::sync::Semaphore;
 
 use super::error::Limit;
+
+/// Deliveries of an account that may wait for its probe to end: as many as may wait for a slot of the plugin.
+const WAITING_FOR_PROBE: usize = 64;
 
 /// When an account is put in quarantine, and for how long.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,7 +126,7 @@ pub(crate) enum Entry {
     /// Concurrently with others.
     Beside,
     /// As its account's probe: while no other delivery of the account holds the permit.
-    AloneOfAccount(Arc<Semaphore>),
+    AloneOfAccount(Probe),
     /// While no other delivery of the plugin is in flight.
     Alone,
 }
@@ -137,13 +140,22 @@ pub(crate) enum Consequence {
     InDoubt,
 }
 
-/// Why a plugin does not serve all its deliveries normally.
+/// The turn of an account's probe.
+#[derive(Debug, Clone)]
+pub(crate) struct Probe {
+    /// One permit, for the probe.
+    pub(crate) permit: Arc<Semaphore>,
+    /// A permit for each delivery that may wait for it.
+    pub(crate) waiting: Arc<Semaphore>,
+}
+
+/// Why a plugin does not serve all its deliveries normally: at least one of both.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Trouble {
-    /// These accounts are in quarantine, sorted by name; at least one.
-    Rests(Vec<Resting>),
-    /// The plugin is in doubt, and broke this limit last.
-    InDoubt(Limit),
+pub(crate) struct Trouble {
+    /// The accounts in quarantine, sorted by name.
+    pub(crate) resting: Vec<Resting>,
+    /// The limit that was broken last, if the plugin is in doubt.
+    pub(crate) doubt: Option<Limit>,
 }
 
 /// An account in quarantine.
@@ -166,7 +178,7 @@ pub(crate) struct Quarantine {
 
 #[derive(Debug)]
 struct State {
-    /// Results of all deliveries, except failures that start or prolong a quarantine.
+    /// Results of all deliveries, except failures that a quarantine has dealt with.
     window: Window,
     /// When the doubt about the plugin ends, unless another delivery ends or prolongs it.
     doubted_until: Option<Instant>,
@@ -189,8 +201,7 @@ struct AccountState {
     cause: Limit,
     /// When a successful probe ended the latest quarantine.
     recovered_at: Option<Instant>,
-    /// One permit, for the probe.
-    probe: Arc<Semaphore>,
+    probe: Probe,
 }
 
 /// Counts the results of recent deliveries.
@@ -228,7 +239,10 @@ impl AccountState {
             rest: None,
             cause: Limit::Trap,
             recovered_at: None,
-            probe: Arc::new(Semaphore::new(1)),
+            probe: Probe {
+                permit: Arc::new(Semaphore::new(1)),
+                waiting: Arc::new(Semaphore::new(WAITING_FOR_PROBE)),
+            },
         }
     }
 
@@ -241,12 +255,14 @@ impl AccountState {
                 return None;
             }
         }
-        // An account whose deliveries fail again soon after a quarantine has not really recovered.
+        // A probe that fails prolongs the quarantine. An account whose deliveries fail again soon after one has not really
+        // recovered.
+        let is_probe = self.rests_until.is_some();
         let soon = self
             .recovered_at
             .is_none_or(|recovered| now.saturating_duration_since(recovered) < config.longest_rest);
         let rest = match self.rest {
-            Some(previous) if soon => (previous * 2).min(config.longest_rest),
+            Some(previous) if is_probe || soon => (previous * 2).min(config.longest_rest),
             _ => config.first_rest,
         };
         self.rest = Some(rest);
@@ -314,7 +330,7 @@ impl Quarantine {
         match resting {
             Some((_, until)) if now < until => Err(until - now),
             _ if is_ahead(state.doubted_until, now) => Ok(Entry::Alone),
-            Some((account, _)) => Ok(Entry::AloneOfAccount(Arc::clone(&account.probe))),
+            Some((account, _)) => Ok(Entry::AloneOfAccount(account.probe.clone())),
             None => Ok(Entry::Beside),
         }
     }
@@ -327,8 +343,12 @@ impl Quarantine {
         if is_ahead(of.rests_until, now) {
             return None;
         }
+        let is_probe = of.rests_until.is_some();
         if let Some(rest) = of.failed(limit, &self.config, now) {
-            // The quarantine is enough: the failures of one account alone are no reason to doubt the plugin.
+            // The quarantine is enough: the failures of one account alone are no reason to doubt the plugin, neither this one nor
+            // the earlier ones that led to it.
+            let earlier = if is_probe { 0 } else { of.window.failures - 1 };
+            state.window.failures = state.window.failures.saturating_sub(earlier);
             return Some(Consequence::Rests(rest));
         }
         let doubts = state.doubts(limit, &self.config, now);
@@ -374,10 +394,9 @@ impl Quarantine {
                 })
             })
             .collect();
-        if !resting.is_empty() {
-            return Some(Trouble::Rests(resting));
-        }
-        is_ahead(state.doubted_until, now).then_some(Trouble::InDoubt(state.cause))
+        let doubt = is_ahead(state.doubted_until, now).then_some(state.cause);
+        let is_in_trouble = !resting.is_empty() || doubt.is_some();
+        is_in_trouble.then_some(Trouble { resting, doubt })
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -403,6 +422,13 @@ mod tests {
 
     fn rests(count: u64) -> Option<Consequence> {
         Some(Consequence::Rests(seconds(count)))
+    }
+
+    fn in_doubt(limit: Limit) -> Option<Trouble> {
+        Some(Trouble {
+            resting: Vec::new(),
+            doubt: Some(limit),
+        })
     }
 
     /// Returns how a delivery of our account may be let through.
@@ -453,7 +479,10 @@ mod tests {
             rest: seconds(6),
             cause: Limit::Trap,
         };
-        let trouble = Trouble::Rests(vec![resting]);
+        let trouble = Trouble {
+            resting: vec![resting],
+            doubt: None,
+        };
         assert_eq!(quarantine.trouble(now + seconds(4)), Some(trouble));
         let later = now + seconds(10);
         assert_eq!(enter(&quarantine, later), Ok("alone of its account"));
@@ -489,6 +518,19 @@ mod tests {
             assert_eq!(quarantine.failed(US, Limit::Trap, much_later), None);
         }
         assert_eq!(quarantine.failed(US, Limit::Trap, much_later), rests(10));
+        // Probes that fail prolong this quarantine too.
+        let probe = much_later + seconds(10);
+        assert_eq!(quarantine.failed(US, Limit::Trap, probe), rests(20));
+        assert_eq!(quarantine.failed(US, Limit::Trap, probe + seconds(20)), rests(40));
+    }
+
+    #[test]
+    fn what_put_an_account_in_quarantine_does_not_put_the_plugin_in_doubt() {
+        let now = Instant::now();
+        let quarantine = broken(now);
+        assert_eq!(quarantine.failed(THEM, Limit::Trap, now), None);
+        assert_eq!(quarantine.failed_unproven(Limit::Trap, now), None);
+        assert_eq!(enter_as(&quarantine, THEM, now), Ok("beside"));
     }
 
     #[test]
@@ -525,10 +567,11 @@ mod tests {
         let quarantine = broken(now);
         let later = now + seconds(10);
         for _ in 0..100 {
+            assert!(enter(&quarantine, later).is_ok());
             quarantine.failed_unproven(Limit::Trap, later);
-            assert_eq!(enter(&quarantine, later), Ok("alone"));
         }
-        assert!(matches!(quarantine.trouble(later), Some(Trouble::Rests(_))));
+        assert_eq!(enter(&quarantine, later), Ok("alone"));
+        assert!(!quarantine.trouble(later).unwrap().resting.is_empty());
         assert!(quarantine.completed(US, later));
         assert_eq!(enter(&quarantine, later), Ok("beside"));
     }
@@ -552,7 +595,7 @@ mod tests {
             assert_eq!(quarantine.failed(THEM, Limit::Memory, later), None);
         }
         assert_eq!(quarantine.failed(THEM, Limit::Memory, later), rests(10));
-        let Some(Trouble::Rests(resting)) = quarantine.trouble(later) else {
+        let Some(Trouble { resting, .. }) = quarantine.trouble(later) else {
             panic!("{quarantine:?}");
         };
         let resting = resting
@@ -582,7 +625,7 @@ mod tests {
         }
         let doubt = Some(Consequence::InDoubt);
         assert_eq!(quarantine.failed("a", Limit::CpuTime, now), doubt);
-        assert_eq!(quarantine.trouble(now), Some(Trouble::InDoubt(Limit::CpuTime)));
+        assert_eq!(quarantine.trouble(now), in_doubt(Limit::CpuTime));
         assert_eq!(enter(&quarantine, now), Ok("alone"));
     }
 
@@ -592,7 +635,7 @@ mod tests {
         let quarantine = doubted(now);
         assert_eq!(quarantine.failed(US, Limit::Memory, now), None);
         assert_eq!(enter(&quarantine, now), Ok("alone"), "a failure does not end it");
-        assert_eq!(quarantine.trouble(now), Some(Trouble::InDoubt(Limit::Memory)));
+        assert_eq!(quarantine.trouble(now), in_doubt(Limit::Memory));
         assert!(quarantine.completed(US, now));
         assert_eq!(enter(&quarantine, now), Ok("beside"));
         for _ in 0..10 {

@@ -7,7 +7,7 @@ use std::{
 
 use serde::Serialize;
 
-use super::{guest::Plugin, quarantine::Trouble};
+use super::guest::Plugin;
 
 /// One file of the plugin folder, and the plugin that it serves.
 #[derive(Debug, Clone, Serialize)]
@@ -41,7 +41,7 @@ pub enum PluginState {
         retry_after_seconds: u64,
         /// How it failed.
         reason: String,
-        /// The accounts in quarantine for it; empty if the plugin is in doubt and serves all accounts one delivery at a time.
+        /// The accounts in quarantine for it; empty if it is only in doubt and serves all accounts one delivery at a time.
         resting: Vec<RestingAccount>,
     },
     /// The file cannot be served.
@@ -155,34 +155,32 @@ impl PluginState {
             return Self::Serving;
         };
         let seconds = |rest: Duration| rest.as_secs_f64().ceil() as u64;
-        match trouble {
-            Trouble::InDoubt(limit) => Self::Quarantined {
-                retry_after_seconds: 0,
-                reason: format!(
-                    "failed repeatedly on deliveries of strangers or of several accounts, most recently by hitting its limit \
-                     `{limit}`: its deliveries go through one at a time"
-                ),
-                resting: Vec::new(),
-            },
-            Trouble::Rests(resting) => {
-                let longest = resting.iter().max_by_key(|account| account.rest);
-                let longest = longest.expect("at least one account is in quarantine");
-                Self::Quarantined {
-                    retry_after_seconds: seconds(longest.rest),
-                    reason: format!(
-                        "failed repeatedly, most recently by hitting its limit `{}`",
-                        longest.cause
-                    ),
-                    resting: resting
-                        .iter()
-                        .map(|resting| RestingAccount {
-                            account: resting.account.clone(),
-                            retry_after_seconds: seconds(resting.rest),
-                            limit: resting.cause.code(),
-                        })
-                        .collect(),
-                }
-            }
+        let longest = trouble.resting.iter().max_by_key(|account| account.rest);
+        let rests = longest.map(|longest| {
+            format!(
+                "failed repeatedly on deliveries of the account `{}` by hitting its limit `{}`",
+                longest.account, longest.cause
+            )
+        });
+        let doubt = trouble.doubt.map(|limit| {
+            format!(
+                "failed repeatedly on deliveries of strangers or of several accounts, most recently by hitting its limit \
+                 `{limit}`: its deliveries go through one at a time"
+            )
+        });
+        let reasons: Vec<String> = rests.into_iter().chain(doubt).collect();
+        Self::Quarantined {
+            retry_after_seconds: seconds(longest.map_or(Duration::ZERO, |longest| longest.rest)),
+            reason: reasons.join("; "),
+            resting: trouble
+                .resting
+                .iter()
+                .map(|resting| RestingAccount {
+                    account: resting.account.clone(),
+                    retry_after_seconds: seconds(resting.rest),
+                    limit: resting.cause.code(),
+                })
+                .collect(),
         }
     }
 }

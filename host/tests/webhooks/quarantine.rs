@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::future::join_all;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -70,7 +71,7 @@ async fn a_plugin_that_keeps_failing_rests_is_shown_so_and_comes_back_by_itself(
     assert_eq!(shown["state"], "quarantined");
     assert_eq!(
         shown["reason"],
-        "failed repeatedly, most recently by hitting its limit `trap`"
+        "failed repeatedly on deliveries of the account `default` by hitting its limit `trap`"
     );
     assert!(shown["retry_after_seconds"].as_u64().unwrap() <= 1);
     assert_eq!(shown["traps"], json!({ "trap": 3 }));
@@ -198,8 +199,12 @@ async fn deliveries_to_an_account_that_is_tried_again_keep_no_other_waiting() {
     }
     let plugin = host.intake.plugins().get("moody").unwrap();
     let tried = plugin.instantiate("rogue").await.unwrap();
-    let (beside, ours) = tokio::join!(plugin.instantiate("rogue"), host.post(OURS, ""));
-    assert_eq!(beside.unwrap_err().limit(), Some("concurrency"));
+    // More than may wait for slots of the plugin.
+    let waiting = join_all((0..4 * 64).map(|_| plugin.instantiate("rogue")));
+    let (waiting, ours) = tokio::join!(waiting, host.post(OURS, ""));
+    for refused in waiting {
+        assert_eq!(refused.unwrap_err().limit(), Some("concurrency"));
+    }
     assert_eq!(ours.status, 200, "{ours:?}");
     drop(tried);
     assert_eq!(host.post(ROGUE, "").await.status, 200);

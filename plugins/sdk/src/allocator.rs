@@ -4,8 +4,8 @@
 //! wasted work: on a large delivery it costs as much as reading the JSON. A delivery's memory stays bounded by its size, and the
 //! host's limit on linear memory bounds it in any case.
 //!
-//! The largest freed block is kept for the next allocation that fits into it: `normalize` gets the body where `authenticate` had
-//! it, in memory that is already there.
+//! The largest freed block is kept for the next large allocation that fits into it: `normalize` gets the body where
+//! `authenticate` had it, in memory that is already there.
 #![allow(unsafe_code)]
 
 use core::alloc::{GlobalAlloc, Layout};
@@ -70,7 +70,7 @@ impl Bump {
             self.end.set(wasm32::memory_size::<0>() * PAGE_BYTES);
             return true;
         }
-        // Growing by at least a quarter of the current size keeps the number of calls small.
+        // Growing by a quarter of the current size, up to `MOST_SPARE_PAGES`, if less is needed keeps the number of calls small.
         let spare_pages = (wasm32::memory_size::<0>() / 4).min(MOST_SPARE_PAGES);
         let grown_by = bytes.div_ceil(PAGE_BYTES).max(spare_pages);
         let grown_from = wasm32::memory_grow::<0>(grown_by);

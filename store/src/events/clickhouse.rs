@@ -94,7 +94,12 @@ impl ClickHouseEvents {
             Ok::<_, Failure>((client, due))
         };
         let (client, due) = within(OPEN_WITHIN, reach).await?;
-        within(STEPS_WITHIN, schema::run(&client, &due)).await?;
+        // The server would otherwise end a step after the time of a request.
+        let patient = client
+            .clone()
+            .with_setting("max_execution_time", STEPS_WITHIN.as_secs().to_string());
+        let steps = timeout(STEPS_WITHIN, schema::run(&patient, &due)).await;
+        steps.map_err(|_| Failure::StepsTimedOut(STEPS_WITHIN))??;
         Ok(client
             // The writer already batches, and when it reports a batch as stored, the batch must be stored.
             .with_setting("async_insert", "0")

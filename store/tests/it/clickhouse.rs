@@ -116,6 +116,10 @@ async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, script: Script)
             std::future::pending::<()>().await;
         }
         if status == LATE {
+            assert!(
+                text.contains("max_execution_time=900"),
+                "the server may take as long: {text}"
+            );
             tokio::time::sleep(STEP).await;
             status = 200;
         }

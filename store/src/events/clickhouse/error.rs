@@ -31,6 +31,9 @@ pub(super) enum Failure {
     /// No response arrived in time.
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
+    /// The schema steps that were due took too long.
+    #[error("the schema steps did not finish within {0:?}")]
+    StepsTimedOut(Duration),
     /// Something other than the server responded, for example a proxy without a server behind it.
     #[error("the response is not from ClickHouse")]
     Foreign,
@@ -155,7 +158,7 @@ impl Failure {
                 "what answers at `{address}` is not ClickHouse's HTTP interface: look at `clickhouse.host` and \
                  `clickhouse.port`"
             )),
-            Self::Server { .. } | Self::Unreadable(_) => self.into(),
+            Self::Server { .. } | Self::StepsTimedOut(_) | Self::Unreadable(_) => self.into(),
         }
     }
 }
@@ -174,7 +177,9 @@ impl From<Failure> for StoreError {
                 Meaning::Passing => unavailable(failure),
             },
             Failure::Unreadable(_) => misconfigured(format!("{WRONG_SCHEMA}; {failure}")),
-            Failure::Network(_) | Failure::TimedOut(_) | Failure::Foreign => unavailable(failure),
+            Failure::Network(_) | Failure::TimedOut(_) | Failure::StepsTimedOut(_) | Failure::Foreign => {
+                unavailable(failure)
+            }
         }
     }
 }
