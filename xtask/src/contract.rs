@@ -45,7 +45,7 @@ const VERSIONS: [Version; 2] = [
         contract: "1.1.0",
         host: "0.1.0",
         sdk: "1.1.0",
-        changed: "`event.sent-at-ms`: when the provider took the message in, from which the host takes the delay of delivery",
+        changed: "`event.sent-at-ms`: when the provider accepted the message, from which the host computes the delivery delay",
     },
 ];
 
@@ -54,16 +54,17 @@ const INTRODUCTION: &str = "\
 
 # The contract
 
-What a plugin and the host say to each other, made from the comments in `wit/`. [ADR 2](adr/0002-plugins-run-fresh-on-blocking-threads.md)
-tells how plugins run, [Write a plugin](write-a-plugin.md) how to make one.
+The interface between plugins and the host, generated from the comments in `wit/`.
+[ADR 2](adr/0002-plugins-run-fresh-on-blocking-threads.md) explains how plugins run, [Write a plugin](write-a-plugin.md) how to
+write one.
 
 ## Versions
 
-A component names the contract that it is built for in its exports, and the host reads that before it compiles anything.
-A contract that is newer than the host is refused with *upgrade the host*, one that is served no longer with *rebuild the
-plugin with a newer SDK*. So a plugin runs on the hosts of its line in this table and on all newer ones: upgrade hosts first, then
-plugins. Patch versions of one minor version have the same types. Binaries of every version in the table are kept in
-`tests/golden/`, and run with every change of the host.
+A component names the version of the contract that it is built for in its exports, and the host reads this version before it
+compiles anything. A contract that is newer than the host is refused with *upgrade the host*, one that is no longer served with
+*rebuild the plugin with a newer SDK*. So a plugin runs on the hosts of its row in this table and on all newer ones: upgrade hosts
+first, then plugins. All patch versions of a minor version have the same types. Plugins built for every version in the table are
+kept in `tests/golden/` and run in the tests of every change.
 
 | contract | served by hosts from | written by the Rust SDK from | what changed |
 |---|---|---|---|
