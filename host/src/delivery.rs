@@ -26,9 +26,7 @@ pub struct Unverified {
 
 /// Proven, to the extent given by its trust.
 #[derive(Debug)]
-pub struct Verified {
-    trust: Trust,
-}
+pub struct Verified(Trust);
 
 /// A delivery, the plugin instance that reads it, and what is known about its authenticity.
 pub struct Delivery<State> {
@@ -117,7 +115,7 @@ impl Delivery<Unverified> {
                 let verified = Delivery {
                     request,
                     guest,
-                    state: Verified { trust: trust? },
+                    state: Verified(trust?),
                 };
                 verified.normalize_here(deadline).await.map(Visit::Over)
             }
@@ -134,7 +132,7 @@ impl Delivery<Unverified> {
                 let verified = Delivery {
                     request,
                     guest,
-                    state: Verified { trust },
+                    state: Verified(trust),
                 };
                 verified.normalize_here(deadline).await
             })
@@ -143,12 +141,10 @@ impl Delivery<Unverified> {
 
     /// Accepts that the proofs held when the delivery was received: this host recorded that when it sealed the delivery.
     pub(crate) fn proven_at_receipt(self) -> Delivery<Verified> {
-        let Self { request, guest, .. } = self;
-        let trust = Trust::Genuine;
         Delivery {
-            request,
-            guest,
-            state: Verified { trust },
+            request: self.request,
+            guest: self.guest,
+            state: Verified(Trust::Genuine),
         }
     }
 }
@@ -178,7 +174,7 @@ impl Delivery<Verified> {
         let Self {
             request,
             mut guest,
-            state: Verified { trust },
+            state: Verified(trust),
         } = self;
         match trust {
             // An account that accepts unproven deliveries can only be judged by those.

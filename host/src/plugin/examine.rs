@@ -60,7 +60,6 @@ impl Plugins {
         let stats = loader.metrics.of(&candidate.descriptor.slug);
         let plugin = loader.plugin(candidate, stats);
 
-        let of = |limit, used, most| LimitUse { limit, used, most };
         let mut uses = vec![
             of("file_bytes", file_bytes, limits.file_bytes),
             of(
@@ -98,7 +97,6 @@ fn takes_at_nothing(plugin: &Plugin, limits: &Limits) -> Result<[LimitUse; 3], P
     let tables = table_elements(&running.store);
     drop(running);
     let empty = plugin.measure(&delivery)?;
-    let of = |limit, used, most| LimitUse { limit, used, most };
     Ok([
         of(
             "memory_bytes",
@@ -122,6 +120,10 @@ fn empty_delivery(slug: &str) -> Request {
         settings: Vec::new(),
         secrets: Vec::new(),
     }
+}
+
+fn of(limit: &'static str, used: u64, most: u64) -> LimitUse {
+    LimitUse { limit, used, most }
 }
 
 fn wide(number: usize) -> u64 {

@@ -34,7 +34,7 @@ use super::{
 
 /// Deliveries that may wait per slot. A delivery occupies its slot for well under a millisecond, so a longer queue could not
 /// drain within `queue_wait`; each waiting delivery holds its body.
-const WAITING_PER_TURN: usize = 64;
+pub(super) const WAITING_PER_TURN: usize = 64;
 
 /// A loaded plugin: compiled, linked and checked.
 pub struct Plugin {

@@ -30,10 +30,7 @@ use event::settings::{OutOfRange, number};
 use serde::Deserialize;
 use tokio::sync::Semaphore;
 
-use super::error::Limit;
-
-/// Deliveries of an account that may wait for its probe to end: as many as may wait for a slot of the plugin.
-const WAITING_FOR_PROBE: usize = 64;
+use super::{error::Limit, guest::WAITING_PER_TURN};
 
 /// When an account is put in quarantine, and for how long.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -241,14 +238,15 @@ impl AccountState {
             recovered_at: None,
             probe: Probe {
                 permit: Arc::new(Semaphore::new(1)),
-                waiting: Arc::new(Semaphore::new(WAITING_FOR_PROBE)),
+                waiting: Arc::new(Semaphore::new(WAITING_PER_TURN)),
             },
         }
     }
 
-    /// Records a failure. Returns the length of the quarantine if it starts one.
-    fn failed(&mut self, limit: Limit, config: &QuarantineConfig, now: Instant) -> Option<Duration> {
-        if self.rests_until.is_none() {
+    /// Records a failure. If it starts or prolongs a quarantine, returns the length of that and how many earlier failures led to it.
+    fn failed(&mut self, limit: Limit, config: &QuarantineConfig, now: Instant) -> Option<(Duration, u32)> {
+        let is_probe = self.rests_until.is_some();
+        if !is_probe {
             self.window.roll(config.window, now);
             self.window.failures += 1;
             if self.window.failures < config.failures || self.window.failures < self.window.completions {
@@ -257,7 +255,6 @@ impl AccountState {
         }
         // A probe that fails prolongs the quarantine. An account whose deliveries fail again soon after one has not really
         // recovered.
-        let is_probe = self.rests_until.is_some();
         let soon = self
             .recovered_at
             .is_none_or(|recovered| now.saturating_duration_since(recovered) < config.longest_rest);
@@ -268,7 +265,8 @@ impl AccountState {
         self.rest = Some(rest);
         self.cause = limit;
         self.rests_until = Some(now + rest);
-        Some(rest)
+        let earlier = if is_probe { 0 } else { self.window.failures - 1 };
+        Some((rest, earlier))
     }
 
     /// Records a delivery that was normalized. Returns whether this ends a quarantine.
@@ -343,11 +341,9 @@ impl Quarantine {
         if is_ahead(of.rests_until, now) {
             return None;
         }
-        let is_probe = of.rests_until.is_some();
-        if let Some(rest) = of.failed(limit, &self.config, now) {
+        if let Some((rest, earlier)) = of.failed(limit, &self.config, now) {
             // The quarantine is enough: the failures of one account alone are no reason to doubt the plugin, neither this one nor
             // the earlier ones that led to it.
-            let earlier = if is_probe { 0 } else { of.window.failures - 1 };
             state.window.failures = state.window.failures.saturating_sub(earlier);
             return Some(Consequence::Rests(rest));
         }
