@@ -3,7 +3,7 @@
 //!
 //! Every attacked round is between two calm ones and is compared with their mean, so that drift of the machine's speed
 //! cancels out. Reports the median of these ratios and their interquartile range. Naming an attack leaves out the
-//! others. `--no-rest` disables the quarantine, so that the attack continues undiminished: this shows the effect of the
+//! others. `--no-quarantine` disables the quarantine, so that the attack continues undiminished: this shows the effect of the
 //! limits alone. `--rounds 21` sets the number of rounds.
 //!
 //! Needs the compiled plugins: `cargo xtask plugins`, then `cargo bench -p sendflowr-host --bench attack`.
@@ -129,12 +129,12 @@ async fn good_deliveries(plugin: &Arc<Plugin>) -> [f64; 2] {
 
 /// Runs a round under attack by these guests between two calm ones, with freshly loaded plugins: no guest is in
 /// quarantine at the beginning.
-async fn round(data: &Path, hostile: &[Attack], rests: bool) -> Round {
+async fn round(data: &Path, hostile: &[Attack], quarantine: bool) -> Round {
     let mut raw = RawPluginsConfig {
         folder: Some(data.join("plugins")),
         ..RawPluginsConfig::default()
     };
-    if !rests {
+    if !quarantine {
         raw.quarantine = toml::from_str("failures = 4294967295").unwrap();
     }
     let config = PluginsConfig::try_new(raw, data).unwrap();
@@ -188,7 +188,7 @@ fn rounds() -> usize {
 }
 
 fn main() {
-    let rests = !env::args().any(|argument| argument == "--no-rest");
+    let quarantine = !env::args().any(|argument| argument == "--no-quarantine");
     let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/plugins/sendgrid.wasm");
     let data = TempDir::new().unwrap();
     let folder = data.path().join("plugins");
@@ -218,7 +218,7 @@ fn main() {
     println!("|---|---|---|---|---|---|---|---|");
     for (name, hostile) in kinds {
         let rounds: Vec<Round> = (0..rounds())
-            .map(|_| runtime.block_on(round(data.path(), hostile, rests)))
+            .map(|_| runtime.block_on(round(data.path(), hostile, quarantine)))
             .collect();
         let of = |figure: &dyn Fn(&Round) -> f64| quartiles(rounds.iter().map(figure).collect());
         print!("| {name} | {:.0} |", of(&|round| round.tries as f64)[1]);

@@ -86,7 +86,7 @@ pub(crate) async fn run(
     let hasher = roles::hasher(&config.identity);
     let mut host_config = roles::host_config(&config)?;
     // A kind of dead letter on which a plugin fails would put it in quarantine in every run, before those behind are reached.
-    host_config.plugins.quarantine = QuarantineConfig::without_rest();
+    host_config.plugins.quarantine = QuarantineConfig::never();
     let dependencies = host::Dependencies {
         bus: bus.clone(),
         accounts: Some(Arc::new(LateAccounts(Arc::clone(&engines)))),

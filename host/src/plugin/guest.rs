@@ -181,11 +181,11 @@ impl Plugin {
         };
         match consequence {
             None => {}
-            Some(Consequence::Rests(rest)) => tracing::warn!(
+            Some(Consequence::Quarantined(length)) => tracing::warn!(
                 plugin = %self.tag,
                 account,
                 plugin.limit = limit.code(),
-                quarantine.seconds = rest.as_secs(),
+                quarantine.seconds = length.as_secs(),
                 "the account `{account}` is in quarantine for plugin `{}` after repeated failures, most recently on the limit \
                  `{limit}`",
                 self.tag

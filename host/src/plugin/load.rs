@@ -109,7 +109,7 @@ impl Loader {
         Self::new(
             limits.clone(),
             limits.concurrency,
-            QuarantineConfig::without_rest(),
+            QuarantineConfig::never(),
             metrics,
             counts_instructions,
         )

@@ -41,9 +41,9 @@ pub struct QuarantineConfig {
     /// The window.
     pub window: Duration,
     /// Length of the first quarantine.
-    pub first_rest: Duration,
+    pub first: Duration,
     /// Maximum length of a quarantine.
-    pub longest_rest: Duration,
+    pub longest: Duration,
 }
 
 impl Default for QuarantineConfig {
@@ -54,16 +54,16 @@ impl Default for QuarantineConfig {
             // Covers the first retries of most providers.
             window: Duration::from_secs(30),
             // Short enough that a passing fault costs one retry of the provider.
-            first_rest: Duration::from_secs(10),
+            first: Duration::from_secs(10),
             // An account whose deliveries work again is served within five minutes even if the plugin's file is not replaced.
-            longest_rest: Duration::from_secs(300),
+            longest: Duration::from_secs(300),
         }
     }
 }
 
 impl QuarantineConfig {
     /// Returns a configuration for tools: each delivery is judged on its own, however many before it have failed.
-    pub fn without_rest() -> Self {
+    pub fn never() -> Self {
         Self {
             failures: *FAILURES.end(),
             ..Self::default()
@@ -77,8 +77,8 @@ impl QuarantineConfig {
 pub struct RawQuarantineConfig {
     failures: Option<u32>,
     window_seconds: Option<u64>,
-    first_rest_seconds: Option<u64>,
-    longest_rest_seconds: Option<u64>,
+    first_seconds: Option<u64>,
+    longest_seconds: Option<u64>,
 }
 
 /// Failures that can be configured. With a number that is never reached, no account is ever put in quarantine.
@@ -97,21 +97,16 @@ impl TryFrom<RawQuarantineConfig> for QuarantineConfig {
             number(SECTION, key, value.unwrap_or(default.as_secs()), range).map(Duration::from_secs)
         };
         let failures = raw.failures.unwrap_or(default.failures);
-        let first_rest = seconds(
-            "first_rest_seconds",
-            raw.first_rest_seconds,
-            default.first_rest,
-            SECONDS,
-        )?;
+        let first = seconds("first_seconds", raw.first_seconds, default.first, SECONDS)?;
         Ok(Self {
             failures: number(SECTION, "failures", failures, FAILURES)?,
             window: seconds("window_seconds", raw.window_seconds, default.window, SECONDS)?,
-            first_rest,
-            longest_rest: seconds(
-                "longest_rest_seconds",
-                raw.longest_rest_seconds,
-                default.longest_rest,
-                first_rest.as_secs()..=*SECONDS.end(),
+            first,
+            longest: seconds(
+                "longest_seconds",
+                raw.longest_seconds,
+                default.longest,
+                first.as_secs()..=*SECONDS.end(),
             )?,
         })
     }
@@ -132,7 +127,7 @@ pub(crate) enum Entry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Consequence {
     /// The account is in quarantine for this long.
-    Rests(Duration),
+    Quarantined(Duration),
     /// The plugin is in doubt.
     InDoubt,
 }
@@ -150,18 +145,18 @@ pub(crate) struct Probe {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Trouble {
     /// The accounts in quarantine, sorted by name.
-    pub(crate) resting: Vec<Resting>,
+    pub(crate) accounts: Vec<QuarantinedAccount>,
     /// The limit that was broken last, if the plugin is in doubt.
     pub(crate) doubt: Option<Limit>,
 }
 
 /// An account in quarantine.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Resting {
+pub(crate) struct QuarantinedAccount {
     /// Its name.
     pub(crate) account: String,
     /// How much longer its deliveries are turned away; zero when they go through one at a time.
-    pub(crate) rest: Duration,
+    pub(crate) remaining: Duration,
     /// The limit whose breach started the quarantine.
     pub(crate) cause: Limit,
 }
@@ -191,9 +186,9 @@ struct AccountState {
     /// Results of its proven deliveries.
     window: Window,
     /// Its deliveries are turned away until then, and go through one at a time afterwards; `None` while it is not in quarantine.
-    rests_until: Option<Instant>,
+    until: Option<Instant>,
     /// Length of the latest quarantine.
-    rest: Option<Duration>,
+    length: Option<Duration>,
     /// The limit whose breach started the latest quarantine; meaningless before the first.
     cause: Limit,
     /// When a successful probe ended the latest quarantine.
@@ -232,8 +227,8 @@ impl AccountState {
     fn new(now: Instant) -> Self {
         Self {
             window: Window::new(now),
-            rests_until: None,
-            rest: None,
+            until: None,
+            length: None,
             cause: Limit::Trap,
             recovered_at: None,
             probe: Probe {
@@ -245,7 +240,7 @@ impl AccountState {
 
     /// Records a failure. If it starts or prolongs a quarantine, returns the length of that and how many earlier failures led to it.
     fn failed(&mut self, limit: Limit, config: &QuarantineConfig, now: Instant) -> Option<(Duration, u32)> {
-        let is_probe = self.rests_until.is_some();
+        let is_probe = self.until.is_some();
         if !is_probe {
             self.window.roll(config.window, now);
             self.window.failures += 1;
@@ -257,29 +252,29 @@ impl AccountState {
         // recovered.
         let soon = self
             .recovered_at
-            .is_none_or(|recovered| now.saturating_duration_since(recovered) < config.longest_rest);
-        let rest = match self.rest {
-            Some(previous) if is_probe || soon => (previous * 2).min(config.longest_rest),
-            _ => config.first_rest,
+            .is_none_or(|recovered| now.saturating_duration_since(recovered) < config.longest);
+        let length = match self.length {
+            Some(previous) if is_probe || soon => (previous * 2).min(config.longest),
+            _ => config.first,
         };
-        self.rest = Some(rest);
+        self.length = Some(length);
         self.cause = limit;
-        self.rests_until = Some(now + rest);
+        self.until = Some(now + length);
         let earlier = if is_probe { 0 } else { self.window.failures - 1 };
-        Some((rest, earlier))
+        Some((length, earlier))
     }
 
     /// Records a delivery that was normalized. Returns whether this ends a quarantine.
     fn completed(&mut self, config: &QuarantineConfig, now: Instant) -> bool {
-        let rested = self.rests_until.take().is_some();
-        if rested {
+        let was_in_quarantine = self.until.take().is_some();
+        if was_in_quarantine {
             self.window = Window::new(now);
             self.recovered_at = Some(now);
         } else {
             self.window.roll(config.window, now);
         }
         self.window.completions += 1;
-        rested
+        was_in_quarantine
     }
 }
 
@@ -324,8 +319,8 @@ impl Quarantine {
     pub(crate) fn enter(&self, account: &str, now: Instant) -> Result<Entry, Duration> {
         let state = self.state();
         let account = state.accounts.get(account);
-        let resting = account.and_then(|account| Some((account, account.rests_until?)));
-        match resting {
+        let in_quarantine = account.and_then(|account| Some((account, account.until?)));
+        match in_quarantine {
             Some((_, until)) if now < until => Err(until - now),
             _ if is_ahead(state.doubted_until, now) => Ok(Entry::Alone),
             Some((account, _)) => Ok(Entry::AloneOfAccount(account.probe.clone())),
@@ -338,14 +333,14 @@ impl Quarantine {
         let mut state = self.state();
         let of = state.account(account, now);
         // A delivery that was let through before the quarantine and finishes only now says nothing new.
-        if is_ahead(of.rests_until, now) {
+        if is_ahead(of.until, now) {
             return None;
         }
-        if let Some((rest, earlier)) = of.failed(limit, &self.config, now) {
+        if let Some((length, earlier)) = of.failed(limit, &self.config, now) {
             // The quarantine is enough: the failures of one account alone are no reason to doubt the plugin, neither this one nor
             // the earlier ones that led to it.
             state.window.failures = state.window.failures.saturating_sub(earlier);
-            return Some(Consequence::Rests(rest));
+            return Some(Consequence::Quarantined(length));
         }
         let doubts = state.doubts(limit, &self.config, now);
         doubts.then_some(Consequence::InDoubt)
@@ -362,13 +357,13 @@ impl Quarantine {
     pub(crate) fn completed(&self, account: &str, now: Instant) -> bool {
         let mut state = self.state();
         let of = state.account(account, now);
-        if is_ahead(of.rests_until, now) {
+        if is_ahead(of.until, now) {
             return false;
         }
-        let rested = of.completed(&self.config, now);
+        let ends_quarantine = of.completed(&self.config, now);
         state.window.roll(self.config.window, now);
         state.window.completions += 1;
-        is_ahead(state.doubted_until.take(), now) || rested
+        is_ahead(state.doubted_until.take(), now) || ends_quarantine
     }
 
     /// Forgets the accounts that no longer exist: no delivery could end their quarantine any more.
@@ -379,20 +374,20 @@ impl Quarantine {
     /// Returns why the plugin does not serve all its deliveries normally; `None` while it does.
     pub(crate) fn trouble(&self, now: Instant) -> Option<Trouble> {
         let state = self.state();
-        let resting: Vec<Resting> = state
+        let accounts: Vec<QuarantinedAccount> = state
             .accounts
             .iter()
             .filter_map(|(name, account)| {
-                Some(Resting {
+                Some(QuarantinedAccount {
                     account: name.clone(),
-                    rest: account.rests_until?.saturating_duration_since(now),
+                    remaining: account.until?.saturating_duration_since(now),
                     cause: account.cause,
                 })
             })
             .collect();
         let doubt = is_ahead(state.doubted_until, now).then_some(state.cause);
-        let is_in_trouble = !resting.is_empty() || doubt.is_some();
-        is_in_trouble.then_some(Trouble { resting, doubt })
+        let is_in_trouble = !accounts.is_empty() || doubt.is_some();
+        is_in_trouble.then_some(Trouble { accounts, doubt })
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -416,13 +411,13 @@ mod tests {
         Duration::from_secs(count)
     }
 
-    fn rests(count: u64) -> Option<Consequence> {
-        Some(Consequence::Rests(seconds(count)))
+    fn quarantined(count: u64) -> Option<Consequence> {
+        Some(Consequence::Quarantined(seconds(count)))
     }
 
     fn in_doubt(limit: Limit) -> Option<Trouble> {
         Some(Trouble {
-            resting: Vec::new(),
+            accounts: Vec::new(),
             doubt: Some(limit),
         })
     }
@@ -449,7 +444,7 @@ mod tests {
         for _ in 0..4 {
             assert_eq!(quarantine.failed(US, Limit::Trap, now), None);
         }
-        assert_eq!(quarantine.failed(US, Limit::Trap, now), rests(10));
+        assert_eq!(quarantine.failed(US, Limit::Trap, now), quarantined(10));
         quarantine
     }
 
@@ -466,17 +461,17 @@ mod tests {
     }
 
     #[test]
-    fn rests_after_repeated_failures_and_comes_back_by_a_delivery_that_is_normalized() {
+    fn repeated_failures_start_a_quarantine_and_a_delivery_that_is_normalized_ends_it() {
         let now = Instant::now();
         let quarantine = broken(now);
         assert_eq!(enter(&quarantine, now + seconds(4)), Err(seconds(6)));
-        let resting = Resting {
+        let account = QuarantinedAccount {
             account: US.to_owned(),
-            rest: seconds(6),
+            remaining: seconds(6),
             cause: Limit::Trap,
         };
         let trouble = Trouble {
-            resting: vec![resting],
+            accounts: vec![account],
             doubt: None,
         };
         assert_eq!(quarantine.trouble(now + seconds(4)), Some(trouble));
@@ -488,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn rests_twice_as_long_after_each_failure_behind_a_rest_up_to_the_longest() {
+    fn each_failed_probe_doubles_the_quarantine_up_to_the_longest() {
         let mut now = Instant::now();
         let quarantine = broken(now);
         let mut lengths = Vec::new();
@@ -496,7 +491,7 @@ mod tests {
             now += enter(&quarantine, now).unwrap_err();
             assert_eq!(enter(&quarantine, now), Ok("alone of its account"));
             match quarantine.failed(US, Limit::Trap, now) {
-                Some(Consequence::Rests(rest)) => lengths.push(rest.as_secs()),
+                Some(Consequence::Quarantined(length)) => lengths.push(length.as_secs()),
                 other => panic!("{other:?}"),
             }
         }
@@ -504,7 +499,7 @@ mod tests {
     }
 
     #[test]
-    fn forgets_the_last_rest_when_all_went_well_for_long() {
+    fn a_quarantine_long_after_the_last_one_is_short_again() {
         let now = Instant::now();
         let quarantine = broken(now);
         let recovered = now + seconds(10);
@@ -513,11 +508,14 @@ mod tests {
         for _ in 0..4 {
             assert_eq!(quarantine.failed(US, Limit::Trap, much_later), None);
         }
-        assert_eq!(quarantine.failed(US, Limit::Trap, much_later), rests(10));
+        assert_eq!(quarantine.failed(US, Limit::Trap, much_later), quarantined(10));
         // Probes that fail prolong this quarantine too.
         let probe = much_later + seconds(10);
-        assert_eq!(quarantine.failed(US, Limit::Trap, probe), rests(20));
-        assert_eq!(quarantine.failed(US, Limit::Trap, probe + seconds(20)), rests(40));
+        assert_eq!(quarantine.failed(US, Limit::Trap, probe), quarantined(20));
+        assert_eq!(
+            quarantine.failed(US, Limit::Trap, probe + seconds(20)),
+            quarantined(40)
+        );
     }
 
     #[test]
@@ -552,7 +550,7 @@ mod tests {
     }
 
     #[test]
-    fn strangers_neither_begin_nor_lengthen_nor_end_a_rest() {
+    fn strangers_neither_start_nor_prolong_nor_end_a_quarantine() {
         let now = Instant::now();
         let quarantine = sound(now);
         assert!(!quarantine.completed(US, now));
@@ -567,13 +565,13 @@ mod tests {
             quarantine.failed_unproven(Limit::Trap, later);
         }
         assert_eq!(enter(&quarantine, later), Ok("alone"));
-        assert!(!quarantine.trouble(later).unwrap().resting.is_empty());
+        assert!(!quarantine.trouble(later).unwrap().accounts.is_empty());
         assert!(quarantine.completed(US, later));
         assert_eq!(enter(&quarantine, later), Ok("beside"));
     }
 
     #[test]
-    fn an_account_rests_alone_and_is_tried_alone() {
+    fn an_account_is_in_quarantine_alone_and_probed_alone() {
         let now = Instant::now();
         let quarantine = broken(now);
         assert!(enter(&quarantine, now).is_err());
@@ -590,19 +588,19 @@ mod tests {
         for _ in 0..4 {
             assert_eq!(quarantine.failed(THEM, Limit::Memory, later), None);
         }
-        assert_eq!(quarantine.failed(THEM, Limit::Memory, later), rests(10));
-        let Some(Trouble { resting, .. }) = quarantine.trouble(later) else {
+        assert_eq!(quarantine.failed(THEM, Limit::Memory, later), quarantined(10));
+        let Some(Trouble { accounts, .. }) = quarantine.trouble(later) else {
             panic!("{quarantine:?}");
         };
-        let resting = resting
+        let accounts = accounts
             .iter()
-            .map(|resting| (resting.account.as_str(), resting.cause));
+            .map(|account| (account.account.as_str(), account.cause));
         let expected = [(THEM, Limit::Memory), (US, Limit::Trap)];
-        assert_eq!(resting.collect::<Vec<_>>(), expected);
+        assert_eq!(accounts.collect::<Vec<_>>(), expected);
     }
 
     #[test]
-    fn an_account_that_is_gone_is_forgotten_with_its_rest() {
+    fn an_account_that_is_gone_is_forgotten_with_its_quarantine() {
         let now = Instant::now();
         let quarantine = broken(now);
         quarantine.keep_accounts(|account| account == US);
@@ -612,7 +610,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_of_several_accounts_raise_a_doubt_before_any_rests() {
+    fn failures_of_several_accounts_raise_a_doubt_before_any_quarantine() {
         let now = Instant::now();
         let quarantine = sound(now);
         let accounts = ["a", "b", "c", "d"];
@@ -665,10 +663,10 @@ mod tests {
 
     #[test]
     fn names_the_key_that_is_out_of_range() {
-        let raw: RawQuarantineConfig = toml::from_str("longest_rest_seconds = 1").unwrap();
+        let raw: RawQuarantineConfig = toml::from_str("longest_seconds = 1").unwrap();
         assert_eq!(
             QuarantineConfig::try_from(raw).unwrap_err().to_string(),
-            "`host.plugins.quarantine.longest_rest_seconds` is 1, it must be between 10 and 86400"
+            "`host.plugins.quarantine.longest_seconds` is 1, it must be between 10 and 86400"
         );
     }
 }

@@ -35,14 +35,19 @@ pub struct PluginStatus {
 pub enum PluginState {
     /// It is served.
     Serving,
-    /// It failed too often: some accounts are in quarantine for it, or its deliveries go through one at a time.
+    /// It failed too often on deliveries of strangers or of several accounts: its deliveries go through one at a time.
+    InDoubt {
+        /// How it failed.
+        reason: String,
+    },
+    /// It failed too often on deliveries of some accounts: these are in quarantine for it.
     Quarantined {
         /// Seconds until deliveries of all accounts are let through; 0 when they go through one at a time.
         retry_after_seconds: u64,
         /// How it failed.
         reason: String,
-        /// The accounts in quarantine for it; empty if it is only in doubt and serves all accounts one delivery at a time.
-        resting: Vec<RestingAccount>,
+        /// The accounts in quarantine for it.
+        accounts: Vec<QuarantinedAccount>,
     },
     /// The file cannot be served.
     Refused,
@@ -50,7 +55,7 @@ pub enum PluginState {
 
 /// An account in quarantine: the plugin failed on its deliveries too often.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct RestingAccount {
+pub struct QuarantinedAccount {
     /// Its name.
     pub account: String,
     /// Seconds until one of its deliveries is let through; 0 when they go through one at a time.
@@ -154,9 +159,8 @@ impl PluginState {
         let Some(trouble) = plugin.quarantine.trouble(Instant::now()) else {
             return Self::Serving;
         };
-        let seconds = |rest: Duration| rest.as_secs_f64().ceil() as u64;
-        let longest = trouble.resting.iter().max_by_key(|account| account.rest);
-        let rests = longest.map(|longest| {
+        let longest = trouble.accounts.iter().max_by_key(|account| account.remaining);
+        let quarantine = longest.map(|longest| {
             format!(
                 "failed repeatedly on deliveries of the account `{}` by hitting its limit `{}`",
                 longest.account, longest.cause
@@ -168,17 +172,22 @@ impl PluginState {
                  `{limit}`: its deliveries go through one at a time"
             )
         });
-        let reasons: Vec<String> = rests.into_iter().chain(doubt).collect();
+        let reasons: Vec<String> = quarantine.into_iter().chain(doubt).collect();
+        let reason = reasons.join("; ");
+        let Some(longest) = longest else {
+            return Self::InDoubt { reason };
+        };
+        let seconds = |remaining: Duration| remaining.as_secs_f64().ceil() as u64;
         Self::Quarantined {
-            retry_after_seconds: seconds(longest.map_or(Duration::ZERO, |longest| longest.rest)),
-            reason: reasons.join("; "),
-            resting: trouble
-                .resting
+            retry_after_seconds: seconds(longest.remaining),
+            reason,
+            accounts: trouble
+                .accounts
                 .iter()
-                .map(|resting| RestingAccount {
-                    account: resting.account.clone(),
-                    retry_after_seconds: seconds(resting.rest),
-                    limit: resting.cause.code(),
+                .map(|account| QuarantinedAccount {
+                    account: account.account.clone(),
+                    retry_after_seconds: seconds(account.remaining),
+                    limit: account.cause.code(),
                 })
                 .collect(),
         }

@@ -54,11 +54,8 @@ fn defaults_are_those_of_the_code() {
         ("log_line_bytes", log_line_bytes.to_string()),
         ("failures", quarantine.failures.to_string()),
         ("window_seconds", quarantine.window.as_secs().to_string()),
-        ("first_rest_seconds", quarantine.first_rest.as_secs().to_string()),
-        (
-            "longest_rest_seconds",
-            quarantine.longest_rest.as_secs().to_string(),
-        ),
+        ("first_seconds", quarantine.first.as_secs().to_string()),
+        ("longest_seconds", quarantine.longest.as_secs().to_string()),
         ("max_body_bytes", host.max_body_bytes.to_string()),
         ("body_timeout_ms", host.body_timeout.as_millis().to_string()),
         ("request_timeout_ms", host.request_timeout.as_millis().to_string()),

@@ -16,14 +16,14 @@ fn moody() -> Vec<u8> {
         .build()
 }
 
-async fn world(first_rest: Duration) -> World {
+async fn world(first: Duration) -> World {
     World::configured(
         &[
             ("moody.wasm", moody()),
             ("healthy.wasm", guest("healthy").build()),
         ],
         |config| {
-            config.quarantine.first_rest = first_rest;
+            config.quarantine.first = first;
         },
     )
     .await
@@ -39,7 +39,7 @@ async fn fail(world: &World, times: usize) {
 const QUARANTINED: &str = "sendflowr_plugin_quarantined{plugin=\"moody\"}";
 
 #[tokio::test]
-async fn rests_after_five_failures_and_costs_only_itself() {
+async fn five_failures_start_a_quarantine_that_costs_only_itself() {
     let world = world(Duration::from_secs(60)).await;
     fail(&world, 5).await;
     let error = deliver(&world.plugin("moody"), b"").await.unwrap_err();
@@ -110,7 +110,7 @@ async fn comes_back_when_a_delivery_succeeds() {
 }
 
 #[tokio::test]
-async fn deliveries_go_through_one_at_a_time_behind_a_rest() {
+async fn deliveries_of_an_account_in_quarantine_are_let_through_one_at_a_time() {
     let world = world(Duration::from_millis(100)).await;
     fail(&world, 5).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -132,19 +132,19 @@ async fn deliveries_go_through_one_at_a_time_behind_a_rest() {
 }
 
 #[tokio::test]
-async fn a_rest_does_not_grow_beyond_the_longest() {
+async fn a_quarantine_does_not_grow_beyond_the_longest() {
     let longest = Duration::from_millis(700);
     let world = World::configured(&[("moody.wasm", moody())], |config| {
-        config.quarantine.first_rest = Duration::from_millis(300);
-        config.quarantine.longest_rest = longest;
+        config.quarantine.first = Duration::from_millis(300);
+        config.quarantine.longest = longest;
     })
     .await;
     fail(&world, 5).await;
     for _ in 0..4 {
         let error = deliver(&world.plugin("moody"), b"").await.unwrap_err();
-        let rest = error.retry_after().unwrap();
-        assert!(rest <= longest, "{rest:?}");
-        tokio::time::sleep(rest).await;
+        let wait = error.retry_after().unwrap();
+        assert!(wait <= longest, "{wait:?}");
+        tokio::time::sleep(wait).await;
         fail(&world, 1).await;
     }
 }
@@ -176,12 +176,7 @@ async fn a_plugin_that_fails_at_whatever_nothing_proves_is_asked_one_delivery_at
     for _ in 0..5 {
         assert_eq!(deliver(&plugin, b"x").await.unwrap_err().limit(), Some("trap"));
     }
-    let PluginState::Quarantined {
-        retry_after_seconds: 0,
-        reason,
-        ..
-    } = world.status("touchy.wasm").state
-    else {
+    let PluginState::InDoubt { reason } = world.status("touchy.wasm").state else {
         panic!("{:?}", world.status("touchy.wasm"));
     };
     assert!(

@@ -70,7 +70,7 @@ async fn accounts_are_added_and_removed_without_a_restart() {
 }
 
 #[tokio::test]
-async fn a_rest_ends_with_its_account() {
+async fn a_quarantine_ends_with_its_account() {
     let folder = TempDir::new().unwrap();
     let store = Arc::new(SqliteIdentities::open(folder.path()).await.unwrap());
     store.put_account(&unsigned("eu")).await.unwrap();
