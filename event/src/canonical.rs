@@ -6,7 +6,7 @@ use memchr::memmem;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 
-use crate::{EmailHash, Identifier, MailboxProvider, Timestamp, UniversalId};
+use crate::{EmailHash, Identifier, MailboxProvider, Timestamp, UniversalId, grid::DAY_MS};
 
 /// The version of [`Event`]'s stored form that this build writes. It can read this version and all earlier ones.
 pub const SCHEMA_VERSION: u16 = 1;
@@ -306,10 +306,12 @@ fn read<T: DeserializeOwned>(bytes: &[u8], version: fn(&T) -> u16) -> Result<T, 
 
 /// Computes the id of an event: the first 128 bits of a SHA-256, as 32 hexadecimal digits, of provider, account, type,
 /// time, person and the provider's event id or, if there is none, the content of the event. Reading the same delivery
-/// twice gives the same ids; the people of one fanned-out message get different ones.
+/// twice gives the same ids; the people of one fanned-out message get different ones. If the time is that of receipt,
+/// because the provider gives none, only its UTC day is part of the hash: a delivery that is repeated on the same day gives
+/// the same ids.
 ///
-/// `event.event_id`, `plugin`, `ingested_at`, `schema_version`, `mailbox_provider`, and identities other than
-/// `universal_id` are not part of the hash.
+/// `event.event_id`, `plugin`, `schema_version`, `mailbox_provider`, and identities other than `universal_id` are not part of
+/// the hash.
 pub fn event_id(event: &Event) -> String {
     let mut hash = Sha256::new();
     // Fields are length-prefixed, so that no two different lists of fields give the same bytes.
@@ -321,7 +323,13 @@ pub fn event_id(event: &Event) -> String {
     field(event.esp.as_bytes());
     field(event.account.as_bytes());
     field(event.event_type.as_str().as_bytes());
-    field(&event.timestamp.as_millis().to_le_bytes());
+    let time_ms = event.timestamp.as_millis();
+    let time_ms = if event.timestamp == event.ingested_at {
+        time_ms - time_ms.rem_euclid(DAY_MS)
+    } else {
+        time_ms
+    };
+    field(&time_ms.to_le_bytes());
     field(event.universal_id.as_str().as_bytes());
     match &event.provider_event_id {
         Some(id) => {
@@ -489,6 +497,21 @@ mod tests {
             ..named.clone()
         };
         assert_ne!(event_id(&other_account), event_id(&named));
+    }
+
+    #[test]
+    fn an_event_without_a_time_of_its_own_has_one_id_a_day() {
+        let received = |at: &str| {
+            let at: Timestamp = at.parse().unwrap();
+            event_id(&Event {
+                timestamp: at,
+                ingested_at: at,
+                ..sample()
+            })
+        };
+        let first = received("2026-01-10T00:00:00.000Z");
+        assert_eq!(received("2026-01-10T23:59:59.999Z"), first);
+        assert_ne!(received("2026-01-11T00:00:00.000Z"), first);
     }
 
     #[test]

@@ -108,10 +108,15 @@ impl UniversalId {
         hash.update(identifier.kind.as_str().as_bytes());
         hash.update(b"\0");
         hash.update(identifier.value.as_bytes());
+        Self::of_hash(&hash.finalize())
+    }
+
+    /// Makes the id from the first 128 bits of a hash.
+    fn of_hash(hash: &[u8]) -> Self {
         let mut text = [0; _];
         let (prefix, digits) = text.split_at_mut(UNIVERSAL_ID_PREFIX.len());
         prefix.copy_from_slice(UNIVERSAL_ID_PREFIX);
-        hex::encode_to_slice(&hash.finalize()[..16], digits).expect("there is room for 32 digits");
+        hex::encode_to_slice(&hash[..16], digits).expect("there is room for 32 digits");
         Self(text)
     }
 
@@ -281,13 +286,32 @@ impl Hasher {
         })
     }
 
+    /// Returns the universal id of a recipient of whom only a message is known: `message` is provider, account and message id,
+    /// `recipient` whatever the provider gives in place of an address. The same arguments always give the same id; it
+    /// is nobody's identity, and no identifier leads to it.
+    pub fn recipient_of(&self, message: [&str; 3], recipient: &str) -> UniversalId {
+        let [provider, account, message] = message;
+        let parts = [
+            "sendflowr/recipient-of-message/1",
+            provider,
+            account,
+            message,
+            recipient,
+        ];
+        UniversalId::of_hash(&self.hash(parts.join("\0").as_bytes()))
+    }
+
     fn digest(&self, bytes: &[u8]) -> String {
+        hex::encode(self.hash(bytes))
+    }
+
+    fn hash(&self, bytes: &[u8]) -> [u8; 32] {
         match &self.pepper {
-            None => hex::encode(Sha256::digest(bytes)),
+            None => Sha256::digest(bytes).into(),
             Some(pepper) => {
                 let mut mac = Hmac::<Sha256>::new_from_slice(pepper).expect("HMAC takes keys of any length");
                 mac.update(bytes);
-                hex::encode(mac.finalize().into_bytes())
+                mac.finalize().into_bytes().into()
             }
         }
     }

@@ -183,8 +183,17 @@ fn convert_event(
     }
     identifiers.sort();
     identifiers.dedup();
-    let Some(universal_id) = UniversalId::from_identifiers(&identifiers) else {
-        return Err("there is no address and no other identity of the recipient");
+    let message_id = raw.message_id.and_then(|id| scrubber.id(id));
+    // Some events name only a message, and what bounces is not always an address. They are stored too, under nobody's id.
+    let universal_id = match (UniversalId::from_identifiers(&identifiers), &message_id) {
+        (Some(id), _) => id,
+        (None, Some(message)) => hasher.recipient_of(
+            [origin.provider, origin.account, message],
+            raw.recipient_email.as_deref().unwrap_or_default(),
+        ),
+        (None, None) => {
+            return Err("there is no address, no other identity of the recipient and no message id");
+        }
     };
 
     let mut tags = Vec::with_capacity(raw.tags.len().min(MAX_ENTRIES));
@@ -214,7 +223,7 @@ fn convert_event(
             .and_then(|id| scrubber.text(id, usize::MAX))
             .map(scrub::shorten_id),
         campaign_name: line(raw.campaign_name),
-        message_id: raw.message_id.and_then(|id| scrubber.id(id)),
+        message_id,
         subject: line(raw.subject),
         click_url: raw.click_url.and_then(|url| scrubber.text(url, MAX_URL_BYTES)),
         bounce_type: raw.bounce_type.map(|bounce_type| match bounce_type {

@@ -171,18 +171,43 @@ fn the_senders_own_ids_are_shared_within_their_scope() {
     assert_eq!(shop.1, "shop:1001");
 }
 
+/// What providers give in place of an address.
+const NO_ADDRESSES: [Option<&str>; 4] = [None, Some(""), Some("no address"), Some("a b@example.com")];
+
 #[test]
-fn an_event_about_nobody_is_rejected() {
-    for email in [None, Some(""), Some("no address")] {
+fn an_event_about_nobody_and_no_message_is_rejected() {
+    for email in NO_ADDRESSES {
         let reason = rejection(types::Event {
             recipient_email: email.map(str::to_owned),
             ..raw()
         });
         assert_eq!(
             reason,
-            "there is no address and no other identity of the recipient"
+            "there is no address, no other identity of the recipient and no message id"
         );
     }
+}
+
+#[test]
+fn an_event_about_a_message_to_nobody_is_stored_under_an_id_of_its_own() {
+    let of = |message: &str, email: Option<&str>| {
+        let event = event(types::Event {
+            recipient_email: email.map(str::to_owned),
+            message_id: Some(message.to_owned()),
+            reason: Some("550 <a b@example.com> is no mailbox".to_owned()),
+            ..raw()
+        });
+        assert_eq!((&event.recipient_email_hash, event.identifiers.len()), (&None, 0));
+        let stored = String::from_utf8(event.to_json()).unwrap();
+        assert!(!stored.contains("a b@"), "{stored}");
+        event.universal_id
+    };
+    for email in NO_ADDRESSES {
+        assert_eq!(of("m1", email), of("m1", email));
+        assert_ne!(of("m1", email), of("m2", email));
+    }
+    assert_eq!(of("m1", None), of("m1", Some("")));
+    assert_ne!(of("m1", Some("no address")), of("m1", Some("none either")));
 }
 
 #[test]
