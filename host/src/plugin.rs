@@ -57,7 +57,7 @@ pub use self::{
     metrics::PluginMetrics,
     quarantine::{QuarantineConfig, RawQuarantineConfig},
     signature::{InvalidTrustedKey, MOST_SIGNATURE_BYTES, SignatureError, TrustedKeys, signature_path},
-    status::{PluginDetails, PluginState, PluginStatus, RestingAccount, SpecStatus},
+    status::{PluginDetails, PluginState, PluginStatus, QuarantinedAccount, SpecStatus},
     survey::{Served, Surveyed},
 };
 use self::{folder::make_folder, load::Loader, registry::Registry, reload::Watch};

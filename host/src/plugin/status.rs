@@ -47,7 +47,7 @@ pub enum PluginState {
         /// How it failed.
         reason: String,
         /// The accounts in quarantine for it.
-        accounts: Vec<QuarantinedAccount>,
+        quarantined_accounts: Vec<QuarantinedAccount>,
     },
     /// The file cannot be served.
     Refused,
@@ -181,7 +181,7 @@ impl PluginState {
         Self::Quarantined {
             retry_after_seconds: seconds(longest.remaining),
             reason,
-            accounts: trouble
+            quarantined_accounts: trouble
                 .accounts
                 .iter()
                 .map(|account| QuarantinedAccount {

@@ -156,7 +156,7 @@ async fn whoever_has_the_secret_of_one_account_silences_no_other() {
     assert_eq!(host.post(OURS, "").await.status, 200);
     let shown = host.shown("moody").await;
     assert_eq!(shown["state"], "quarantined");
-    let accounts = shown["accounts"].as_array().unwrap();
+    let accounts = shown["quarantined_accounts"].as_array().unwrap();
     assert_eq!(
         (accounts.len(), &accounts[0]["account"], &accounts[0]["limit"]),
         (1, &json!("rogue"), &json!("trap"))
@@ -179,7 +179,7 @@ async fn whoever_has_the_secret_of_one_account_silences_no_other() {
         host.post(OURS, "x").await;
     }
     let shown = host.shown("moody").await;
-    let accounts = shown["accounts"].as_array().unwrap();
+    let accounts = shown["quarantined_accounts"].as_array().unwrap();
     let names: Vec<&Value> = accounts.iter().map(|account| &account["account"]).collect();
     assert_eq!(names, ["default", "rogue"]);
     assert_eq!(host.post(OURS, "").await.json()["error"]["limit"], "quarantined");
