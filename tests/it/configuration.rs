@@ -52,7 +52,7 @@ fn a_configuration_that_no_host_starts_with_has_problems() {
              with `sendflowr plugin pin`\n",
         ),
         (
-            "[host.plugins.quarantine]\nfirst_rest_seconds = 60\nlongest_seconds = 30",
+            "[host.plugins.quarantine]\nfirst_seconds = 60\nlongest_seconds = 30",
             "\nhost: `host.plugins.quarantine.longest_seconds` is 30, it must be between 60 and 86400\n",
         ),
         (

@@ -118,14 +118,15 @@ fn two_files_of_one_provider_are_not_tested_as_one() {
 
 #[test]
 fn what_the_host_refuses_is_no_event_of_a_case() {
-    // Built when the SDK still accepted events that have only a message id.
     let plugin = repository().join("tests/golden/1.1.0/mandrill.wasm");
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let cases = folder.path().join("case.json");
-    // One event with a recipient, one with only a message id, and one of the day after tomorrow.
+    // One event with a recipient, one with only a message id, one with neither, which the plugin itself rejects, and one of the
+    // day after tomorrow.
     let events = json!([
         { "event": "open", "ts": 1_768_046_400, "msg": { "_id": "m-1", "email": "ann@example.com" } },
         { "event": "open", "ts": 1_768_046_400, "msg": { "_id": "m-2" } },
+        { "event": "open", "ts": 1_768_046_400, "msg": {} },
         { "event": "open", "ts": 1_768_219_200, "msg": { "_id": "m-3", "email": "ann@example.com" } },
     ]);
     let case = json!({
@@ -136,7 +137,7 @@ fn what_the_host_refuses_is_no_event_of_a_case() {
             "headers": { "content-type": "application/x-www-form-urlencoded" },
             "body": format!("mandrill_events={events}"),
         },
-        "expect": { "outcome": "accepted", "events": [{ "message_id": "m-1" }], "skipped": 2 },
+        "expect": { "outcome": "accepted", "events": [{ "message_id": "m-1" }, { "message_id": "m-2" }], "skipped": 2 },
     });
     fs::write(&cases, case.to_string()).expect("the case can be written");
 
@@ -156,8 +157,8 @@ fn what_the_host_refuses_is_no_event_of_a_case() {
     assert_eq!(
         reading["rejected"],
         json!([
-            { "index": 1, "reason": "there is no address and no other identity of the recipient" },
-            { "index": 2, "reason": "its time is more than a day after its receipt" },
+            { "index": 2, "reason": "the event names neither recipient nor message" },
+            { "index": 3, "reason": "its time is more than a day after its receipt" },
         ])
     );
 }
