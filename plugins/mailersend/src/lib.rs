@@ -1,9 +1,11 @@
 #![doc = include_str!("../README.md")]
 
+use hmac::{Hmac, KeyInit, Mac};
 use sendflowr_plugin_sdk::{
     BounceType, Descriptor, Element, Encoding, Event, EventType, Hash, HashKey, Identifier, IdentifierKind,
     KeyedHash, Outcome, Part, Plugin, Proof, Proofs, Rejection, Request, Value, export, reject, skip, time,
 };
+use sha2::Sha256;
 
 /// The plugin.
 pub struct MailerSend;
@@ -28,7 +30,7 @@ impl Plugin for MailerSend {
         if request.has_secret("signing_secret") {
             let signature = request.proof_header("signature")?;
             let mut hash = KeyedHash::hmac(Hash::Sha256, "signing_secret", "header `signature`");
-            if is_ping(request) {
+            if is_ping(request) && is_signed_with_ping_key(&request.body, signature) {
                 hash = hash.key(HashKey::Published(PING_KEY.as_bytes().to_vec()));
             }
             proofs.push(hash.message([Part::Body]).signature(signature, Encoding::Hex));
@@ -50,6 +52,18 @@ fn is_ping(request: &Request) -> bool {
     request
         .json()
         .is_ok_and(|document| document.root().str("type") == PING)
+}
+
+/// Checks whether the published key signed this ping. The webhook's own secret signs pings too, and a proof can demand only one
+/// key. The host checks the proof as well; what is decided here is only whose key it is held against.
+fn is_signed_with_ping_key(body: &[u8], signature: &str) -> bool {
+    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(PING_KEY.as_bytes()) else {
+        return false;
+    };
+    mac.update(body);
+    let digest = mac.finalize().into_bytes();
+    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    signature.trim().eq_ignore_ascii_case(&hex)
 }
 
 fn event(root: Value<'_>) -> Element {
@@ -82,14 +96,18 @@ fn event(root: Value<'_>) -> Element {
             "`created_at` is not a valid time"
         }));
     };
-    let recipient = email.get("recipient");
+    // Version 2 is documented with the address in `email` but comes with it in `recipient`, which in version 1 is an object.
+    let recipient = if email.is_object() {
+        email.get("recipient")
+    } else {
+        data.get("recipient")
+    };
     // Their content depends on the event; null, or an empty list, for events that have nothing to add.
     let (morph, meta) = (data.get("morph"), data.get("meta"));
     let of_visit = |name| morph.text(name).or_else(|| meta.text(name));
     let is_visit = matches!(kind, EventType::Opened | EventType::Clicked);
     Ok(Event {
         provider_event_id: data.text("id"),
-        // Version 2 is documented with `email` but comes with `recipient`.
         recipient_email: recipient
             .text("email")
             .or_else(|| data.first_text(["recipient", "email"])),

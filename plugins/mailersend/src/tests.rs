@@ -1,7 +1,9 @@
+use hmac::{Hmac, KeyInit, Mac};
 use sendflowr_plugin_sdk::{EventType, HashKey, Plugin, Proof, Rejection};
 use sendflowr_plugin_testing::{RequestExt, normalize, post};
+use sha2::Sha256;
 
-use crate::MailerSend;
+use crate::{MailerSend, PING_KEY};
 
 #[test]
 fn case_files_hold() {
@@ -13,19 +15,33 @@ fn damaged_deliveries_are_survived() {
     sendflowr_plugin_testing::survives_damage::<MailerSend>(concat!(env!("CARGO_MANIFEST_DIR"), "/cases"));
 }
 
+fn signed_with_ping_key(body: &str) -> String {
+    let mut mac = Hmac::<Sha256>::new_from_slice(PING_KEY.as_bytes()).unwrap();
+    mac.update(body.as_bytes());
+    let digest = mac.finalize().into_bytes();
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 #[test]
 fn the_published_key_is_for_the_ping_alone() {
-    let published = |body: &str| {
+    let published_for = |body: &str, signature: &str| {
         let request = post(body)
             .with_secret("signing_secret")
-            .with_header("signature", "ab");
+            .with_header("signature", signature);
         let proofs = MailerSend::authenticate(&request).unwrap();
         let [Proof::KeyedHash(hash)] = proofs.as_slice() else {
             panic!("{proofs:?}")
         };
         matches!(hash.key, HashKey::Published(_))
     };
-    assert!(published(r#"{"type":"webhook.test"}"#));
+    let ping = r#"{"type":"webhook.test"}"#;
+    let by_published_key = "d5aaec598a6824fc9e35f2974fc7e6e7455894499ed5efb3b655260d7afdba75";
+    assert!(published_for(ping, by_published_key));
+    assert!(published_for(ping, &by_published_key.to_uppercase()));
+    // Signed with another key, such as the webhook's own.
+    assert!(!published_for(ping, "ab"));
+    let published = |body: &str| published_for(body, &signed_with_ping_key(body));
+    assert!(published(ping));
     assert!(!published(r#"{"type":"activity.opened"}"#));
     assert!(!published(
         r#"{"type":"activity.opened","data":{"type":"webhook.test"}}"#
@@ -50,6 +66,15 @@ fn most_fields_may_be_missing() {
         (EventType::Delivered, 1_704_110_400_123)
     );
     assert_eq!((event.tags.len(), event.message_id), (0, None));
+}
+
+#[test]
+fn version_2_may_name_the_recipient_in_an_object() {
+    let body = r#"{"type":"activity.sent","created_at":"2026-10-05T08:15:30Z","data":{"id":"1","message_id":"m",
+        "recipient":{"id":"r","email":"a@example.com"}}}"#;
+    let event = normalize::<MailerSend>(body).events.remove(0);
+    assert_eq!(event.recipient_email.as_deref(), Some("a@example.com"));
+    assert_eq!(event.identifiers[0].value, "r");
 }
 
 #[test]
