@@ -65,6 +65,12 @@ fn event(root: Value<'_>) -> Element {
         "blocked" => root.text("error"),
         _ => None,
     };
+    // In other events these would not be about the recipient.
+    let is_by_person = matches!(
+        kind,
+        EventType::Opened | EventType::Clicked | EventType::Unsubscribed
+    );
+    let of_person = |name| root.text(name).filter(|_| is_by_person);
     Ok(Event {
         recipient_email: root.text("email"),
         identifiers: Identifier::of(IdentifierKind::EspUserId, root.id("mj_contact_id"))
@@ -72,14 +78,14 @@ fn event(root: Value<'_>) -> Element {
             .collect(),
         campaign_id: root.id("mj_campaign_id"),
         campaign_name: root.text("customcampaign"),
-        message_id: root.text("MessageID"),
+        message_id: root.first_text(["MessageID", "mj_message_id"]),
         click_url: if kind == EventType::Clicked {
             root.text("url")
         } else {
             None
         },
-        user_agent: root.text("agent"),
-        ip_address: root.text("ip"),
+        user_agent: of_person("agent"),
+        ip_address: of_person("ip"),
         bounce_type,
         reason,
         metadata: metadata(root),

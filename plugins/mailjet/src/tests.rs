@@ -47,6 +47,31 @@ fn ids_keep_their_digits_and_zero_is_none() {
 }
 
 #[test]
+fn the_text_of_an_id_stands_in_for_a_missing_number() {
+    let id = |fields: &str| normalize::<Mailjet>(&event(fields)).events.remove(0).message_id;
+    assert_eq!(id(r#""mj_message_id":"19421777""#).as_deref(), Some("19421777"));
+    assert_eq!(id(r#""MessageID":1,"mj_message_id":"2""#).as_deref(), Some("1"));
+}
+
+#[test]
+fn only_people_have_a_device() {
+    let device = |name: &str| {
+        let body = format!(
+            r#"{{"event":"{name}","time":1,"email":"a@example.com","ip":"192.0.2.1","agent":"Mozilla"}}"#
+        );
+        let event = normalize::<Mailjet>(&body).events.remove(0);
+        (event.ip_address, event.user_agent)
+    };
+    let known = (Some("192.0.2.1".to_owned()), Some("Mozilla".to_owned()));
+    for name in ["open", "click", "unsub"] {
+        assert_eq!(device(name), known, "{name}");
+    }
+    for name in ["sent", "bounce", "blocked", "spam"] {
+        assert_eq!(device(name), (None, None), "{name}");
+    }
+}
+
+#[test]
 fn the_payload_may_be_anything() {
     let metadata = |fields: &str| {
         let event = normalize::<Mailjet>(&event(fields)).events.remove(0);
