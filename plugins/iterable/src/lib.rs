@@ -1,13 +1,12 @@
 #![doc = include_str!("../README.md")]
 
 use sendflowr_plugin_sdk::{
-    BounceType, Descriptor, Event, EventType, Identifier, IdentifierKind, Outcome, Plugin, Proof, Proofs,
-    Rejection, Request, Unused, Value, export, reject, skip, time,
+    BasicAuth, BounceType, Descriptor, Event, EventType, Identifier, IdentifierKind, Outcome, Plugin, Proof,
+    Proofs, Rejection, Request, Unused, Value, export, reject, skip, time,
 };
 
-/// The time of receipt is rounded down to a multiple of this if it stands for an event's time: long compared with the pauses
-/// between retries.
-const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+/// The type of authentication that is assumed if none is configured.
+const BASIC: &str = "Basic";
 
 /// The plugin.
 pub struct Iterable;
@@ -34,10 +33,13 @@ impl Plugin for Iterable {
         let mut proofs = Proofs::new(request);
         if request.has_secret("auth_token") {
             let authorization = request.proof_header("authorization")?.trim();
-            let token = token(authorization, request.setting("auth_type").unwrap_or("Basic"));
+            let token = token(
+                authorization,
+                request.setting("auth_type").unwrap_or(BASIC).trim(),
+            )?;
             proofs.shared_secret("header `authorization`", "auth_token", [token]);
         }
-        proofs.basic_auth()?;
+        basic_auth(request, &mut proofs)?;
         proofs.shared_header()?;
         Ok(proofs.finish())
     }
@@ -52,13 +54,35 @@ impl Plugin for Iterable {
     }
 }
 
-/// Returns the token after the word of the configured type. Iterable also sends the bare token; after any other word the whole
-/// value is compared, and therefore refused.
-fn token<'a>(authorization: &'a str, auth_type: &str) -> &'a str {
+/// Returns the token after the word of the configured type. With Basic, Iterable also sends the bare token, so after any other
+/// word the whole value is compared, and therefore refused.
+fn token<'a>(authorization: &'a str, auth_type: &str) -> Result<&'a str, Rejection> {
     match authorization.split_once(' ') {
-        Some((word, token)) if word.eq_ignore_ascii_case(auth_type.trim()) => token.trim(),
-        _ => authorization,
+        Some((word, token)) if word.eq_ignore_ascii_case(auth_type) => Ok(token.trim()),
+        _ if auth_type.eq_ignore_ascii_case(BASIC) => Ok(authorization),
+        _ => Err(Rejection::InvalidProof(
+            "header `authorization` does not begin with the configured `auth_type`".to_owned(),
+        )),
     }
+}
+
+/// Requires basic authentication if it is configured, like [`Proofs::basic_auth`], but without the word `Basic` too.
+fn basic_auth(request: &Request, proofs: &mut Proofs<'_>) -> Result<(), Rejection> {
+    let (user, password) = ("basic_auth_user", "basic_auth_password");
+    if request.has_secret(user) || request.has_secret(password) {
+        let presented = request.proof_header("authorization")?.trim();
+        let authorization = if presented.contains(' ') {
+            presented.to_owned()
+        } else {
+            format!("{BASIC} {presented}")
+        };
+        proofs.push(Proof::BasicAuth(BasicAuth {
+            authorization,
+            user: user.to_owned(),
+            password: password.to_owned(),
+        }));
+    }
+    Ok(())
 }
 
 fn event(root: Value<'_>, received_at_ms: i64) -> Result<Event, Unused> {
@@ -82,9 +106,8 @@ fn event(root: Value<'_>, received_at_ms: i64) -> Result<Event, Unused> {
     let fields = root.get("dataFields");
     let created = fields.get("createdAt");
     let timestamp = match created.as_text() {
-        // Skipped sends may come without any field. The time is part of an event's identity: a repeated event must not become
-        // another one.
-        None => received_at_ms - received_at_ms.rem_euclid(DAY_MS),
+        // Skipped sends may come without any field.
+        None => received_at_ms,
         Some(text) => time::rfc3339(&text).ok_or_else(|| reject("`createdAt` is not a valid time"))?,
     };
     let either = |name| root.text(name).or_else(|| fields.text(name));

@@ -14,43 +14,74 @@ fn damaged_deliveries_are_survived() {
 }
 
 #[test]
-fn the_token_may_come_bare() {
+fn the_token_may_come_bare_if_it_is_for_basic() {
     let presented = |authorization: &str, auth_type: &str| {
         let request = post("{}")
             .with_secret("auth_token")
             .with_setting("auth_type", auth_type)
             .with_header("authorization", authorization);
-        let proofs = Iterable::authenticate(&request).unwrap();
+        let proofs = Iterable::authenticate(&request)?;
         let [Proof::SharedSecret(secret)] = proofs.as_slice() else {
             panic!("{proofs:?}")
         };
-        secret.presented[0].clone()
+        Ok(secret.presented[0].clone())
     };
-    assert_eq!(presented("Basic tok", "Basic"), "tok");
-    assert_eq!(presented("tok", "Basic"), "tok");
-    assert_eq!(presented("oauth2 tok", "OAuth2"), "tok");
+    let token = Ok("tok".to_owned());
+    assert_eq!(presented("Basic tok", "Basic"), token);
+    assert_eq!(presented("tok", "Basic"), token);
+    assert_eq!(presented("oauth2 tok", "OAuth2"), token);
     assert_eq!(
         presented("Bearer tok", "Basic"),
-        "Bearer tok",
+        Ok("Bearer tok".to_owned()),
         "another word is part of what is compared"
     );
+    for (authorization, auth_type) in [("tok", "OAuth2"), ("Basic tok", "OAuth2")] {
+        let refused = presented(authorization, auth_type);
+        assert!(
+            matches!(refused, Err(Rejection::InvalidProof(_))),
+            "{authorization}"
+        );
+    }
     let missing = Iterable::authenticate(&post("{}").with_secret("auth_token"));
     assert!(matches!(missing, Err(Rejection::MissingProof(_))));
 }
 
 #[test]
-fn an_event_without_a_time_takes_the_day_of_its_receipt() {
-    let mut request = post(r#"{"eventName":"emailSendSkip","email":"a@example.com"}"#);
-    let mut received = |at_ms| {
-        request.received_at_ms = at_ms;
-        batch(Iterable::normalize(&request)).events.remove(0)
+fn user_and_password_may_come_without_the_word() {
+    let presented = |authorization: &str| {
+        let request = post("{}")
+            .with_secret("basic_auth_user")
+            .with_secret("basic_auth_password")
+            .with_header("authorization", authorization);
+        let proofs = Iterable::authenticate(&request).unwrap();
+        let [Proof::BasicAuth(basic)] = proofs.as_slice() else {
+            panic!("{proofs:?}")
+        };
+        basic.authorization.clone()
     };
-    let (first, again) = (received(1_768_046_400_077), received(1_768_050_000_000));
-    assert_eq!(
-        (first.event_type, first.timestamp_ms),
-        (EventType::Rejected, 1_768_003_200_000)
-    );
-    assert_eq!(first, again, "sent again the same day, it is the same event");
+    assert_eq!(presented("bWU6c2VjcmV0"), "Basic bWU6c2VjcmV0");
+    assert_eq!(presented("Basic bWU6c2VjcmV0"), "Basic bWU6c2VjcmV0");
+    assert_eq!(presented("Bearer bWU6c2VjcmV0"), "Bearer bWU6c2VjcmV0");
+    for secret in ["basic_auth_user", "basic_auth_password"] {
+        let missing = Iterable::authenticate(&post("{}").with_secret(secret));
+        assert!(matches!(missing, Err(Rejection::MissingProof(_))), "{secret}");
+    }
+}
+
+#[test]
+fn an_event_without_a_time_takes_that_of_its_receipt() {
+    for fields in ["", r#","dataFields":null"#, r#","dataFields":{"createdAt":null}"#] {
+        let mut request = post(format!(
+            r#"{{"eventName":"emailSendSkip","email":"a@example.com"{fields}}}"#
+        ));
+        request.received_at_ms = 1_768_046_400_077;
+        let event = batch(Iterable::normalize(&request)).events.remove(0);
+        assert_eq!(
+            (event.event_type, event.timestamp_ms),
+            (EventType::Rejected, 1_768_046_400_077),
+            "{fields}"
+        );
+    }
     let odd = normalize::<Iterable>(
         r#"{"eventName":"emailOpen","email":"a@example.com","dataFields":{"createdAt":"noon"}}"#,
     );
