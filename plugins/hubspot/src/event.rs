@@ -28,9 +28,7 @@ fn notification(element: Value<'_>) -> Element {
         return Err(skip(subscription, "not a property of a contact"));
     }
     let property = element.str("propertyName");
-    // Blank if a value was cleared.
-    let value = element.str("propertyValue");
-    let kind = property_kind(&property, &value)?;
+    let kind = property_kind(&property, element.get("propertyValue"))?;
     let is_date = property.starts_with("hs_email_last_");
     let timestamp = if is_date {
         element.time("propertyValue", time::milliseconds)
@@ -51,18 +49,18 @@ fn notification(element: Value<'_>) -> Element {
             .into_iter()
             .collect(),
         bounce_type: bounced.then_some(BounceType::Hard),
-        reason: bounced.then(|| value.into_owned()),
+        reason: if bounced {
+            element.text("propertyValue")
+        } else {
+            None
+        },
         ..Event::new(kind, timestamp)
     })
 }
 
-fn property_kind(property: &str, value: &str) -> Result<EventType, Unused> {
-    let cleared = value.is_empty();
+fn property_kind(property: &str, value: Value<'_>) -> Result<EventType, Unused> {
     let kind = match property {
-        "hs_email_optout" if value.eq_ignore_ascii_case("true") => return Ok(EventType::Unsubscribed),
-        "hs_email_optout" if cleared || value.eq_ignore_ascii_case("false") => {
-            return Ok(EventType::Resubscribed);
-        }
+        "hs_email_optout" => return opt_out(property, value),
         "hs_email_last_send_date" => EventType::Sent,
         "hs_email_last_open_date" => EventType::Opened,
         "hs_email_last_click_date" => EventType::Clicked,
@@ -71,10 +69,24 @@ fn property_kind(property: &str, value: &str) -> Result<EventType, Unused> {
         _ if property.starts_with("hs_email_optout_") => return Err(skip(property, "one subscription type")),
         _ => return Err(skip(property, "a counter, a copy, or not about mail")),
     };
-    if cleared {
+    if value.as_text().is_none() {
         Err(skip(property, "a value was cleared"))
     } else {
         Ok(kind)
+    }
+}
+
+/// Reads whether the contact has opted out. A cleared value, empty or null, means that it has not; a value that is not there says
+/// nothing.
+fn opt_out(property: &str, value: Value<'_>) -> Result<EventType, Unused> {
+    match value.as_bool() {
+        Some(true) => Ok(EventType::Unsubscribed),
+        Some(false) => Ok(EventType::Resubscribed),
+        None if value.is_missing() => Err(skip(property, "there is no value")),
+        None if value.is_null() || value.string().is_some_and(|text| text.is_empty()) => {
+            Ok(EventType::Resubscribed)
+        }
+        None => Err(skip(property, "neither true nor false")),
     }
 }
 

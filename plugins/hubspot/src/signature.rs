@@ -23,10 +23,11 @@ const DECODED: [(&str, char); 12] = [
     ("%3B", ';'),
 ];
 
-/// Demands the newest signature that the request has. With one of version 3, older ones do not count: a fallback would allow a
-/// captured delivery to be sent again.
+/// Demands the newest signature that the request has. With a header of version 3, even a blank one, older ones do not count: a
+/// fallback would allow a captured delivery to be sent again.
 pub(crate) fn demand(request: &Request, proofs: &mut Proofs<'_>) -> Result<(), Rejection> {
-    if request.header("x-hubspot-signature-v3").is_some() {
+    let is_version_3 = |name: &str| name == "x-hubspot-signature-v3";
+    if request.headers.iter().any(|header| is_version_3(&header.name)) {
         return version_3(request, proofs);
     }
     let signature = request.proof_header("x-hubspot-signature")?;

@@ -73,12 +73,14 @@ fn older_versions_count_only_alone() {
         .with_header("x-hubspot-signature", "ab")
         .with_header("x-hubspot-signature-version", "v1");
     assert_eq!(messages(&v1).1, ["<body>"]);
-    // Version 3 without its timestamp must not fall back to version 1.
-    let both = v1.with_header("x-hubspot-signature-v3", "c2ln");
-    assert!(matches!(
-        HubSpot::authenticate(&both),
-        Err(Rejection::MissingProof(_))
-    ));
+    // Version 3 without its timestamp, or with a blank signature, must not fall back to version 1.
+    for signature in ["c2ln", " ", ""] {
+        let both = v1.clone().with_header("x-hubspot-signature-v3", signature);
+        assert!(matches!(
+            HubSpot::authenticate(&both),
+            Err(Rejection::MissingProof(_))
+        ));
+    }
     assert!(matches!(
         HubSpot::authenticate(&request()),
         Err(Rejection::MissingProof(_))
@@ -86,9 +88,13 @@ fn older_versions_count_only_alone() {
 }
 
 fn change(property: &str, value: &str) -> Option<(EventType, i64)> {
+    change_with(property, &format!(r#","propertyValue":"{value}""#))
+}
+
+fn change_with(property: &str, fields: &str) -> Option<(EventType, i64)> {
     let body = format!(
         r#"[{{"subscriptionType":"contact.propertyChange","eventId":1,"objectId":7,"occurredAt":5,
-            "propertyName":"{property}","propertyValue":"{value}"}}]"#
+            "propertyName":"{property}"{fields}}}]"#
     );
     let batch = normalize::<HubSpot>(&body);
     assert_eq!(batch.events.len() + batch.skipped.len(), 1);
@@ -112,6 +118,27 @@ fn properties_tell_what_happened() {
     assert_eq!(change("hs_email_optout", ""), Some((EventType::Resubscribed, 5)));
     assert_eq!(change("hs_email_optout_123", "true"), None);
     assert_eq!(change("hs_email_open", "3"), None);
+}
+
+#[test]
+fn only_a_cleared_opt_out_is_a_return() {
+    let kind = |fields: &str| change_with("hs_email_optout", fields).map(|(kind, _)| kind);
+    assert_eq!(kind(r#","propertyValue":true"#), Some(EventType::Unsubscribed));
+    for cleared in [r#"false"#, r#""false""#, r#""""#, "null"] {
+        assert_eq!(
+            kind(&format!(r#","propertyValue":{cleared}"#)),
+            Some(EventType::Resubscribed),
+            "{cleared}"
+        );
+    }
+    for unclear in [
+        "",
+        r#","propertyValue":" ""#,
+        r#","propertyValue":"maybe""#,
+        r#","propertyValue":{}"#,
+    ] {
+        assert_eq!(kind(unclear), None, "{unclear}");
+    }
 }
 
 #[test]

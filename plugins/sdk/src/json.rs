@@ -133,6 +133,11 @@ impl<'a> Value<'a> {
         matches!(self.node().kind, Kind::Missing | Kind::Null)
     }
 
+    /// Checks whether the value is missing, which for most purposes is the same as `null`.
+    pub fn is_missing(self) -> bool {
+        self.node().kind == Kind::Missing
+    }
+
     /// Checks whether the value is an object.
     pub fn is_object(self) -> bool {
         self.node().kind == Kind::Object
