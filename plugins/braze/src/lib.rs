@@ -2,8 +2,8 @@
 
 use sendflowr_plugin_sdk::text::smtp_bounce;
 use sendflowr_plugin_sdk::{
-    BounceType, Descriptor, Element, Event, EventType, Identifier, IdentifierKind, Outcome, Pair, Plugin,
-    Proof, Proofs, Rejection, Request, Unused, Value, export, reject, skip, time,
+    Batch, BounceType, Descriptor, Element, Event, EventType, Identifier, IdentifierKind, Outcome, Pair,
+    Plugin, Proof, Proofs, Rejection, Request, Unused, Value, export, reject, skip, time,
 };
 
 /// The plugin.
@@ -37,7 +37,14 @@ impl Plugin for Braze {
             return Ok(Outcome::of_elements(root.get("events").elements().map(currents)));
         }
         if root.text("dispatch_id").is_some() && root.text("status").is_some() {
-            return Ok(Outcome::of_one(postback(root)));
+            return Ok(match postback(root) {
+                // It names the message and nobody, which a batch would reject.
+                Ok(event) => Outcome::Events(Batch {
+                    events: vec![event],
+                    ..Batch::new()
+                }),
+                unused => Outcome::of_one(unused),
+            });
         }
         Err(Rejection::Malformed(
             "the body is neither a Currents batch nor a transactional postback".to_owned(),
@@ -117,15 +124,16 @@ fn subscription(name: &str, properties: Value<'_>) -> Result<EventType, Unused> 
     if !matches!(properties.str("channel").as_ref(), "" | "email") {
         return Err(skip(name, "another channel than mail"));
     }
-    match properties.str("subscription_status").as_ref() {
-        "Unsubscribed" => Ok(EventType::Unsubscribed),
-        "Subscribed" | "Opted In" => Ok(EventType::Resubscribed),
+    // Published samples differ in the case of letters.
+    let status = properties.str("subscription_status").to_ascii_lowercase();
+    match status.as_str() {
+        "unsubscribed" => Ok(EventType::Unsubscribed),
+        "subscribed" | "opted in" => Ok(EventType::Resubscribed),
         _ => Err(skip(name, "a status that is not used")),
     }
 }
 
-/// Reads the status of one transactional mail. It names nobody, so the dispatch stands for its only recipient until something
-/// else is known about that person.
+/// Reads the status of one transactional mail. It names nobody, only the message.
 fn postback(root: Value<'_>) -> Element {
     let metadata = root.get("metadata");
     let reason = metadata.text("reason");
@@ -141,17 +149,12 @@ fn postback(root: Value<'_>) -> Element {
     let Some(timestamp) = metadata.time(time, time::rfc3339) else {
         return Err(reject(format!("`metadata.{time}` is not a valid time")));
     };
-    let dispatch = root.text("dispatch_id");
-    let recipient = dispatch.as_ref().map(|id| format!("dispatch:{id}"));
     let external = metadata
         .text("external_send_id")
         .map(|id| Pair::new("external_send_id", id));
     Ok(Event {
-        identifiers: Identifier::of(IdentifierKind::EspUserId, recipient)
-            .into_iter()
-            .collect(),
         campaign_id: metadata.text("campaign_api_id"),
-        message_id: dispatch,
+        message_id: root.text("dispatch_id"),
         bounce_type: if kind == EventType::Bounced {
             reason.as_deref().and_then(smtp_bounce)
         } else {

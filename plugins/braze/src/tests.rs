@@ -1,4 +1,4 @@
-use sendflowr_plugin_sdk::{BounceType, EventType, IdentifierKind, Outcome, Plugin, Rejection};
+use sendflowr_plugin_sdk::{BounceType, EventType, Outcome, Plugin, Rejection};
 use sendflowr_plugin_testing::{normalize, post};
 
 use crate::Braze;
@@ -50,11 +50,16 @@ fn only_mail_subscriptions_count() {
     let events = [
         change(r#""subscription_status":"Unsubscribed""#),
         change(r#""channel":"email","subscription_status":"Opted In""#),
+        change(r#""channel":"email","subscription_status":"subscribed""#),
         change(r#""channel":"push","subscription_status":"Unsubscribed""#),
     ];
     assert_eq!(
         kinds(&events),
-        [(EventType::Unsubscribed, None), (EventType::Resubscribed, None)]
+        [
+            (EventType::Unsubscribed, None),
+            (EventType::Resubscribed, None),
+            (EventType::Resubscribed, None)
+        ]
     );
 }
 
@@ -84,7 +89,7 @@ fn credentials_are_tested_with_nothing() {
 }
 
 #[test]
-fn a_postback_is_about_its_dispatch() {
+fn a_postback_names_its_dispatch_and_nobody() {
     let body = r#"{"dispatch_id":"d","status":"aborted","metadata":{"aborted_at":"2020-08-31T18:27:32Z","reason":"no"}}"#;
     let event = normalize::<Braze>(body).events.remove(0);
     assert_eq!(
@@ -92,8 +97,12 @@ fn a_postback_is_about_its_dispatch() {
         (EventType::Rejected, Some("no"))
     );
     assert_eq!(
-        (event.identifiers[0].kind, event.identifiers[0].value.as_str()),
-        (IdentifierKind::EspUserId, "dispatch:d")
+        (
+            event.message_id.as_deref(),
+            event.recipient_email,
+            event.identifiers
+        ),
+        (Some("d"), None, Vec::new())
     );
     let undated = normalize::<Braze>(r#"{"dispatch_id":"d","status":"sent","metadata":{}}"#);
     assert_eq!(undated.rejected.len(), 1);

@@ -26,8 +26,8 @@ const DECODED: [(&str, char); 12] = [
 /// Demands the newest signature that the request has. With a header of version 3, even a blank one, older ones do not count: a
 /// fallback would allow a captured delivery to be sent again.
 pub(crate) fn demand(request: &Request, proofs: &mut Proofs<'_>) -> Result<(), Rejection> {
-    let is_version_3 = |name: &str| name == "x-hubspot-signature-v3";
-    if request.headers.iter().any(|header| is_version_3(&header.name)) {
+    let mut names = request.headers.iter().map(|header| header.name.as_str());
+    if names.any(|name| name == "x-hubspot-signature-v3") {
         return version_3(request, proofs);
     }
     let signature = request.proof_header("x-hubspot-signature")?;

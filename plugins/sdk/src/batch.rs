@@ -87,8 +87,9 @@ impl Batch {
     /// Adds the result of the element at `index`; call it once for every event of an element that yields
     /// several.
     ///
-    /// An event that names no recipient, neither by address nor by another identifier, is rejected, because
-    /// the host would refuse it: a message id alone says nothing about a person.
+    /// An event that names no recipient, neither by address nor by another identifier, is rejected: a message
+    /// id alone says nothing about a person. Where a provider names only the message on purpose, put the event
+    /// into `events` yourself.
     pub fn add(&mut self, index: usize, element: Element) {
         // Bodies have far fewer than 4 Gi elements; a guest could not even hold that many.
         let index = u32::try_from(index).unwrap_or(u32::MAX);

@@ -57,8 +57,11 @@ fn timed(work: impl FnOnce()) -> Duration {
 /// Checks what must hold for every batch, whatever it was made of.
 fn sound(batch: &Batch) -> Result<(), String> {
     for event in &batch.events {
-        if event.recipient_email.is_none() && event.identifiers.is_empty() {
-            return Err(format!("event {} names nobody", event.index));
+        if event.recipient_email.is_none() && event.identifiers.is_empty() && event.message_id.is_none() {
+            return Err(format!(
+                "event {} names neither a person nor a message",
+                event.index
+            ));
         }
         if jiff::Timestamp::from_millisecond(event.timestamp_ms).is_err() || event.timestamp_ms < 0 {
             return Err(format!("event {} has no time", event.index));

@@ -43,7 +43,6 @@ impl<const FAULT: u8> Plugin for Sample<FAULT> {
         };
         if FAULT == NAMES_NOBODY {
             event.recipient_email = None;
-            event.message_id = Some("m".to_owned());
             return Ok(Outcome::Events(Batch {
                 events: vec![event],
                 skipped: Vec::new(),

@@ -25,6 +25,7 @@ fn missing_null_and_blank_read_alike() {
     }
     assert!(root.get("absent").get("deeper").element(3).is_null());
     assert!(root.get("text").get("deeper").is_null());
+    assert!(root.get("absent").is_missing() && !root.get("null").is_missing());
     assert_eq!(root.first_text(["absent", "blank", "text"]).as_deref(), Some("x"));
     assert_eq!(root.get("blank").string().as_deref(), Some("  "));
 }
