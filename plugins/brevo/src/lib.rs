@@ -33,7 +33,7 @@ impl Plugin for Brevo {
         if root.is_array() {
             return Ok(Outcome::of_elements(root.elements().map(event)));
         }
-        if root.text("event").is_none() {
+        if root.text("event").is_none() && !is_of_other_channel(root) {
             return Err(Rejection::Malformed(
                 "the body is neither a list nor an object with an `event`".to_owned(),
             ));
@@ -42,10 +42,15 @@ impl Plugin for Brevo {
     }
 }
 
+/// Checks whether this is about SMS or WhatsApp; such an object may lack the `event`.
+fn is_of_other_channel(root: Value<'_>) -> bool {
+    root.text("email").is_none() && (root.text("to").is_some() || root.text("msg_status").is_some())
+}
+
 /// Reads one event; transactional and marketing webhooks name some fields differently.
 fn event(root: Value<'_>) -> Element {
     let name = root.str("event");
-    if root.text("email").is_none() && (root.text("to").is_some() || root.text("msg_status").is_some()) {
+    if is_of_other_channel(root) {
         return Err(skip(name, "about SMS or WhatsApp"));
     }
     let (kind, bounce_type) = match name.as_ref() {
@@ -72,7 +77,8 @@ fn event(root: Value<'_>) -> Element {
     );
     Ok(Event {
         recipient_email: root.text("email"),
-        identifiers: Identifier::of(IdentifierKind::EspUserId, root.text("contact_id"))
+        // 0 if there is no such contact.
+        identifiers: Identifier::of(IdentifierKind::EspUserId, root.id("contact_id"))
             .into_iter()
             .collect(),
         campaign_id: root.text("camp_id"),
@@ -95,13 +101,18 @@ fn event(root: Value<'_>) -> Element {
     })
 }
 
-/// Returns the first usable time; the texts in `date…` have no offset and are in the account's own time zone.
+/// Returns the first usable time, 0 being none; the texts in `date…` have no offset and are in the account's own time zone.
 fn timestamp(root: Value<'_>) -> Option<i64> {
-    root.time("ts_epoch", time::seconds_or_milliseconds)
-        .or_else(|| root.time("ts_event", time::seconds))
-        .or_else(|| root.time("ts", time::seconds))
+    let clocks: [(_, fn(&str) -> _); 4] = [
+        ("ts_epoch", time::seconds_or_milliseconds),
+        ("ts_event", time::seconds),
+        ("ts", time::seconds),
         // A misspelling in Brevo's documentation.
-        .or_else(|| root.time("s_epoch", time::seconds_or_milliseconds))
+        ("s_epoch", time::seconds_or_milliseconds),
+    ];
+    clocks
+        .into_iter()
+        .find_map(|(name, read)| root.time(name, read).filter(|at| *at > 0))
 }
 
 /// Returns `tags`, or otherwise `tag`: a list, the text of a list, or one plain tag.

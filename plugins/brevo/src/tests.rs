@@ -28,7 +28,20 @@ fn the_first_usable_clock_counts() {
     assert_eq!(at(r#""ts_epoch":1724857709223,"ts":1"#), Some(1_724_857_709_223));
     assert_eq!(at(r#""ts_epoch":1724857709,"ts":1"#), Some(1_724_857_709_000));
     assert_eq!(at(r#""ts_epoch":null,"ts_event":5,"ts":1"#), Some(5_000));
-    assert_eq!(at(r#""date":"2024-08-28 17:08:29""#), None);
+    assert_eq!(at(r#""ts_epoch":0,"ts_event":"0","ts":1"#), Some(1_000));
+    assert_eq!(at(r#""ts":0,"s_epoch":1724857709223"#), Some(1_724_857_709_223));
+    assert_eq!(at(r#""ts_epoch":0,"date":"2024-08-28 17:08:29""#), None);
+}
+
+#[test]
+fn a_contact_of_number_zero_is_none() {
+    let contacts = |id: &str| {
+        let event = normalize::<Brevo>(&event(&format!(r#""ts":1,"contact_id":{id}"#)))
+            .events
+            .remove(0);
+        event.identifiers.len()
+    };
+    assert_eq!((contacts("0"), contacts("7")), (0, 1));
 }
 
 #[test]
@@ -71,6 +84,11 @@ fn other_channels_are_skipped() {
         r#"[{"event":"delivered","to":"33600000000","ts":1},{"event":"list_addition","email":["a@example.com"]}]"#,
     );
     assert_eq!((batch.events.len(), batch.skipped.len()), (0, 2));
+    // Alone and without `event`, as documented for SMS.
+    for body in [r#"{"to":"33600000000","ts_event":1}"#, r#"{"msg_status":"sent"}"#] {
+        let batch = normalize::<Brevo>(body);
+        assert_eq!((batch.events.len(), batch.skipped.len()), (0, 1), "{body}");
+    }
     assert!(matches!(
         Brevo::normalize(&post(r#"{"items":[]}"#)),
         Err(Rejection::Malformed(_))
