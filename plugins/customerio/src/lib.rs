@@ -86,7 +86,7 @@ fn event(event: Value<'_>) -> Element {
     ];
     let machine = match kind {
         EventType::Opened => data.is_true("prefetched"),
-        EventType::Clicked => data.is_true("machine"),
+        EventType::Clicked | EventType::SmsClick | EventType::PushClick => data.is_true("machine"),
         _ => false,
     };
     let failure = data.text("failure_message");

@@ -51,6 +51,22 @@ fn the_recipient_of_an_sms_is_a_phone_number() {
 }
 
 #[test]
+fn machines_click_in_every_channel() {
+    let machine = |object: &str, data: &str| {
+        let data = format!(r#"{data},"identifiers":{{"id":"42"}}"#);
+        let event = normalize::<CustomerIo>(&body(object, "clicked", &data))
+            .events
+            .remove(0);
+        event.is_machine
+    };
+    for object in ["email", "sms", "push"] {
+        assert_eq!(machine(object, r#""machine":true"#), Some(true), "{object}");
+        assert_eq!(machine(object, r#""machine":false"#), None, "{object}");
+        assert_eq!(machine(object, r#""prefetched":true"#), None, "{object}");
+    }
+}
+
+#[test]
 fn deleted_people_and_unused_metrics_do_no_harm() {
     let deleted = normalize::<CustomerIo>(&body(
         "email",
