@@ -87,27 +87,25 @@ async fn bodies_of_nothing_but_separators_are_malformed() {
         header("content-type", "application/x-www-form-urlencoded"),
         header("x-mandrill-signature", "c2ln"),
     ];
-    for (provider, headers, body) in [
-        ("ses", &[][..], format!("[{}0]", "0,".repeat(1_500_000))),
-        ("mandrill", &form, "a&".repeat(1_500_000)),
-    ] {
-        let answer = system.webhook(provider, headers, body).await;
-        // Nothing proves them, and they are too long to be kept: genuine ones have to be sent again.
-        assert_eq!(
-            (answer.status, answer.error_code()),
-            (503, "malformed_not_kept"),
-            "{provider}: {}",
-            answer.text
-        );
-    }
-    // A form with many fields is verified like any other.
-    let answer = system.webhook("mandrill", &form, "a=b&".repeat(9_000)).await;
+    let zeros = format!("[{}0]", "0,".repeat(1_500_000));
+    let answer = system.webhook("ses", &[], zeros).await;
+    // Nothing proves it, and it is too long to be kept: a genuine one has to be sent again.
     assert_eq!(
         (answer.status, answer.error_code()),
-        (401, "signature_mismatch"),
+        (503, "malformed_not_kept"),
         "{}",
         answer.text
     );
+    // A form with many fields is verified like any other; of one with too many, nothing but the URL.
+    for body in ["a=b&".repeat(9_000), "a&".repeat(1_500_000)] {
+        let answer = system.webhook("mandrill", &form, body).await;
+        assert_eq!(
+            (answer.status, answer.error_code()),
+            (401, "signature_mismatch"),
+            "{}",
+            answer.text
+        );
+    }
 }
 
 #[tokio::test]

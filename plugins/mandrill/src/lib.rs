@@ -40,8 +40,9 @@ impl Plugin for Mandrill {
                     "setting `webhook_url`, which Mandrill signs, is not set".to_owned(),
                 ));
             };
-            let form = Form::of(request)?;
-            let mut fields: Vec<&(String, String)> = form.fields().iter().collect();
+            // Of a body that is no form, only the URL can have been signed; `normalize` refuses it once that is verified.
+            let form = Form::of(request).ok();
+            let mut fields: Vec<&(String, String)> = form.iter().flat_map(Form::fields).collect();
             fields.sort_by(|one, other| one.0.cmp(&other.0));
             // Joined into one part, because the number of a message's parts is limited, while the fields of a
             // form are the sender's choice.
@@ -108,12 +109,12 @@ fn event(element: Value<'_>) -> Element {
     let message = element.get("msg");
     let reason = match kind {
         EventType::Bounced => message.first_text(["diag", "bounce_description"]),
-        // The event is about the last attempt.
+        // The event is about the last attempt; not every attempt has a text.
         EventType::Deferred => message
             .get("smtp_events")
             .elements()
-            .last()
-            .and_then(|attempt| attempt.text("diag")),
+            .filter_map(|attempt| attempt.text("diag"))
+            .last(),
         _ => None,
     };
     let robot = element

@@ -43,6 +43,34 @@ fn the_url_and_every_field_are_signed_in_order() {
 }
 
 #[test]
+fn the_signature_comes_before_the_form() {
+    let key = |request: Request| {
+        request
+            .with_header("x-mandrill-signature", "sig=")
+            .with_secret("webhook_key")
+            .with_setting("webhook_url", "https://example.com/hook")
+    };
+    for request in [
+        post("[]"),
+        post("nothing").with_header("content-type", "multipart/form-data; boundary=x"),
+    ] {
+        let request = key(request);
+        let proofs = Mandrill::authenticate(&request).unwrap();
+        let [Proof::KeyedHash(hash)] = proofs.as_slice() else {
+            panic!("{proofs:?}")
+        };
+        assert_eq!(
+            hash.messages[0],
+            [Part::Bytes(b"https://example.com/hook".to_vec())]
+        );
+        assert!(matches!(
+            Mandrill::normalize(&request),
+            Err(Rejection::Malformed(_))
+        ));
+    }
+}
+
+#[test]
 fn a_missing_url_or_signature_refuses() {
     let unsigned = form("mandrill_events=[]").with_secret("webhook_key");
     assert!(matches!(
@@ -75,7 +103,7 @@ fn the_message_tells_when_it_was_sent() {
 #[test]
 fn reasons_come_from_the_last_attempt() {
     let batch = events(
-        r#"[{"event":"deferral","ts":1,"_id":"m","msg":{"email":"a@example.com","smtp_events":[{"diag":"first"},{"diag":"last"}]}},
+        r#"[{"event":"deferral","ts":1,"_id":"m","msg":{"email":"a@example.com","smtp_events":[{"diag":"first"},{"diag":"last"},{"type":"deferred"},{"diag":""}]}},
             {"event":"hard_bounce","ts":1,"msg":{"email":"a@example.com","bounce_description":"bad_mailbox","metadata":[]}}]"#,
     );
     assert_eq!(batch.events[0].reason.as_deref(), Some("last"));
