@@ -51,11 +51,13 @@ fn event(record: Value<'_>) -> Element {
         event_type,
         EventType::Bounced | EventType::Deferred | EventType::Rejected
     );
+    // In other records these would be something else.
+    let is_report = matches!(record.str("RecordType").as_ref(), "Bounce" | "SpamComplaint");
     Ok(Event {
-        provider_event_id: record.id("ID"),
+        provider_event_id: record.id("ID").filter(|_| is_report),
         recipient_email: Some(recipient_email),
         message_id: record.text("MessageID"),
-        subject: record.text("Subject"),
+        subject: record.text("Subject").filter(|_| is_report),
         click_url: record
             .text("OriginalLink")
             .filter(|_| event_type == EventType::Clicked),

@@ -118,6 +118,21 @@ fn fields_follow_the_table() {
 }
 
 #[test]
+fn id_and_subject_belong_to_bounces_and_complaints() {
+    let of = |kind: &str| {
+        let fields = r#","ID":7,"Subject":"Hi","Type":"HardBounce","SuppressSending":true"#;
+        let event = normalize::<Postmark>(&record(kind, fields)).events.remove(0);
+        (event.provider_event_id, event.subject)
+    };
+    for kind in ["Bounce", "SpamComplaint"] {
+        assert_eq!(of(kind), (Some("7".to_owned()), Some("Hi".to_owned())), "{kind}");
+    }
+    for kind in ["Delivery", "Open", "Click", "SubscriptionChange"] {
+        assert_eq!(of(kind), (None, None), "{kind}");
+    }
+}
+
+#[test]
 fn a_record_without_address_or_time_is_rejected() {
     for body in [
         r#"{"RecordType":"Open","ReceivedAt":"2024-01-01T00:00:00Z"}"#,
