@@ -2,7 +2,8 @@
 
 use sendflowr_plugin_sdk::{
     BounceType, Descriptor, Element, Encoding, Event, EventType, Form, Hash, Identifier, IdentifierKind,
-    KeyedHash, Outcome, Part, Plugin, Proof, Proofs, Rejection, Request, export, proof, reject, skip, time,
+    KeyedHash, Outcome, Part, Plugin, Proof, Proofs, Rejection, Request, export, proof, reject, skip,
+    text::present, time,
 };
 
 /// The plugin.
@@ -43,8 +44,8 @@ impl Plugin for Mailchimp {
             };
             proofs.shared_secret("query parameter `secret`", "url_secret", [presented.as_str()]);
         }
-        // The validation with GET is unsigned, but has the URL's secret.
-        if request.has_secret("signing_secret") && request.method == "POST" {
+        // The validation is unsigned, but has the URL's secret.
+        if request.has_secret("signing_secret") && !is_validation(request) {
             signature(request, &mut proofs)?;
         }
         let proofs = proofs.finish();
@@ -59,7 +60,7 @@ impl Plugin for Mailchimp {
             return Ok(Outcome::nothing());
         }
         let form = Form::of(request)?;
-        let Some(kind) = form.first("type") else {
+        let Some(kind) = field(&form, "type") else {
             return Err(Rejection::Malformed("the form has no field `type`".to_owned()));
         };
         Ok(Outcome::of_one(event(kind, &form)))
@@ -71,10 +72,15 @@ fn is_validation(request: &Request) -> bool {
     matches!(request.method.as_str(), "GET" | "HEAD")
 }
 
-/// Reads `t=<seconds>,v1=<hex>`, possibly with several `v1`.
+/// Reads `t=<seconds>,v1=<hex>`, possibly with several `v1`, and with blanks around everything.
 fn signature(request: &Request, proofs: &mut Proofs<'_>) -> Result<(), Rejection> {
     let header = request.proof_header("x-mailchimp-signature")?;
-    let parts = || header.split(',').filter_map(|part| part.trim().split_once('='));
+    let parts = || {
+        header.split(',').filter_map(|part| {
+            let (name, value) = part.split_once('=')?;
+            Some((name.trim(), value.trim()))
+        })
+    };
     let Some((_, signed_at)) = parts().find(|(name, _)| *name == "t") else {
         return Err(Rejection::MissingProof(
             "header `x-mailchimp-signature` has no part `t`".to_owned(),
@@ -83,7 +89,7 @@ fn signature(request: &Request, proofs: &mut Proofs<'_>) -> Result<(), Rejection
     let mut hash = KeyedHash::hmac(Hash::Sha256, "signing_secret", "header `x-mailchimp-signature`")
         .message([proof::part(signed_at), proof::part("."), Part::Body]);
     for (_, signature) in parts().filter(|(name, _)| *name == "v1") {
-        hash = hash.signature(signature.trim(), Encoding::Hex);
+        hash = hash.signature(signature, Encoding::Hex);
     }
     if hash.signatures.is_empty() {
         return Err(Rejection::MissingProof(
@@ -100,8 +106,14 @@ fn signature(request: &Request, proofs: &mut Proofs<'_>) -> Result<(), Rejection
     Ok(())
 }
 
+/// Returns the first field with this name that is not blank: fields occur twice, and empty.
+fn field<'a>(form: &'a Form, name: &str) -> Option<&'a str> {
+    form.all(name).find_map(present)
+}
+
 fn event(name: &str, form: &Form) -> Element {
-    let reason = form.first("data[reason]").unwrap_or_default();
+    let text = |name| field(form, name).map(str::to_owned);
+    let reason = field(form, "data[reason]").unwrap_or_default();
     let (kind, bounce_type) = match (name, reason) {
         // This includes the very first subscription: there is no other type for opting in.
         ("subscribe", _) => (EventType::Resubscribed, None),
@@ -112,18 +124,21 @@ fn event(name: &str, form: &Form) -> Element {
         ("campaign", _) => return Err(skip(name, "about a campaign, not about a recipient")),
         _ => return Err(skip(name, "not used")),
     };
-    let Some(timestamp) = form.first("fired_at").and_then(time::utc) else {
+    let Some(timestamp) = field(form, "fired_at").and_then(time::utc) else {
         return Err(reject("`fired_at` is not a valid time"));
     };
     Ok(Event {
-        recipient_email: form.text("data[email]"),
-        identifiers: Identifier::of(IdentifierKind::EspUserId, form.text("data[id]"))
+        recipient_email: text("data[email]"),
+        identifiers: Identifier::of(IdentifierKind::EspUserId, text("data[id]"))
             .into_iter()
             .collect(),
-        campaign_id: form.text("data[campaign_id]"),
+        campaign_id: match name {
+            "unsubscribe" | "cleaned" => text("data[campaign_id]"),
+            _ => None,
+        },
         bounce_type,
         reason: if name == "cleaned" {
-            form.text("data[reason]")
+            text("data[reason]")
         } else {
             None
         },

@@ -1,4 +1,4 @@
-use sendflowr_plugin_sdk::{EventType, Plugin, Proof, Rejection, Request};
+use sendflowr_plugin_sdk::{EventType, Part, Plugin, Proof, Rejection, Request, proof};
 use sendflowr_plugin_testing::{RequestExt, batch, post};
 
 use crate::Mailchimp;
@@ -61,10 +61,11 @@ fn every_part_of_the_signature_is_needed() {
             "{header}"
         );
     }
-    let proofs = signed("t=1, v1=aa ,v1=bb,v0=cc").unwrap();
+    let proofs = signed(" t = 1, v1=aa ,v1 = bb,v0=cc").unwrap();
     let Some(Proof::KeyedHash(hash)) = proofs.last() else {
         panic!("{proofs:?}")
     };
+    assert_eq!(hash.messages[0], [proof::part("1"), proof::part("."), Part::Body]);
     assert_eq!(
         hash.signatures
             .iter()
@@ -87,11 +88,49 @@ fn the_validation_needs_the_urls_secret_only() {
 }
 
 #[test]
+fn everything_but_the_validation_is_signed() {
+    for method in ["POST", "PUT", "PATCH"] {
+        let unsigned = form("type=profile")
+            .with_method(method)
+            .with_secret("signing_secret")
+            .with_secret("url_secret")
+            .with_query("secret=x");
+        let refused = Mailchimp::authenticate(&unsigned);
+        assert!(matches!(refused, Err(Rejection::MissingProof(_))), "{method}");
+    }
+}
+
+#[test]
+fn the_first_field_that_is_not_blank_counts() {
+    let fields = "type=&data[email]=&data[id]=+&fired_at=&type=subscribe&fired_at=2009-03-26+21:40:57\
+        &data[email]=a@example.com&data[email]=b@example.com&data[id]=7";
+    let event = batch(Mailchimp::normalize(&form(fields))).events.remove(0);
+    assert_eq!(event.recipient_email.as_deref(), Some("a@example.com"));
+    assert_eq!(event.identifiers[0].value, "7");
+}
+
+#[test]
+fn a_campaign_makes_people_leave_not_come() {
+    let campaign = |name: &str| {
+        let fields = format!("type={name}&fired_at=2009-03-26+21:40:57&data[id]=7&data[campaign_id]=c");
+        batch(Mailchimp::normalize(&form(&fields)))
+            .events
+            .remove(0)
+            .campaign_id
+    };
+    assert_eq!(campaign("unsubscribe").as_deref(), Some("c"));
+    assert_eq!(campaign("cleaned").as_deref(), Some("c"));
+    assert_eq!(campaign("subscribe"), None);
+}
+
+#[test]
 fn a_form_without_a_type_is_malformed() {
-    assert!(matches!(
-        Mailchimp::normalize(&form("fired_at=x")),
-        Err(Rejection::Malformed(_))
-    ));
+    for fields in ["fired_at=x", "type=&fired_at=x", "type=+"] {
+        assert!(
+            matches!(Mailchimp::normalize(&form(fields)), Err(Rejection::Malformed(_))),
+            "{fields}"
+        );
+    }
     assert!(matches!(
         Mailchimp::normalize(&post("{}")),
         Err(Rejection::Malformed(_))
