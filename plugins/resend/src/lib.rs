@@ -115,10 +115,10 @@ fn event(root: Value<'_>, id: Option<String>) -> Element {
         click_url: click.text("link"),
         user_agent: click.text("userAgent"),
         ip_address: click.text("ipAddress"),
-        bounce_type: match (kind, bounce.str("type").as_ref()) {
-            (EventType::Bounced, "Transient") => Some(BounceType::Soft),
+        bounce_type: match (kind, bounce.str("type").to_ascii_lowercase().as_str()) {
+            (EventType::Bounced, "transient") => Some(BounceType::Soft),
             // Payloads from before the type existed are permanent refusals.
-            (EventType::Bounced, "Permanent" | "") => Some(BounceType::Hard),
+            (EventType::Bounced, "permanent" | "") => Some(BounceType::Hard),
             _ => None,
         },
         reason: match name.as_ref() {

@@ -52,6 +52,14 @@ fn a_bounce_without_a_type_is_hard() {
         bounce(r#","bounce":{"type":"Transient"}"#),
         Some(BounceType::Soft)
     );
+    assert_eq!(
+        bounce(r#","bounce":{"type":"transient"}"#),
+        Some(BounceType::Soft)
+    );
+    assert_eq!(
+        bounce(r#","bounce":{"type":"permanent"}"#),
+        Some(BounceType::Hard)
+    );
     assert_eq!(bounce(r#","bounce":{"type":"Undetermined"}"#), None);
 }
 
