@@ -4,6 +4,8 @@ use sendflowr_plugin_sdk::{
     BounceType, Document, Element, Event, EventType, Form, Pair, reject, skip, text, time,
 };
 
+use crate::without_brackets;
+
 /// Mailgun's own fields; every other field is a variable of the sender's.
 const RESERVED: [&str; 29] = [
     "event",
@@ -73,7 +75,7 @@ pub(crate) fn event(form: &Form) -> Element {
         message_id: form
             .text("Message-Id")
             .or_else(|| form.text("message-id"))
-            .map(without_brackets),
+            .and_then(without_brackets),
         subject: header_values(headers, "Subject").into_iter().next(),
         click_url: if kind == EventType::Clicked {
             form.text("url")
@@ -109,23 +111,26 @@ fn tags(form: &Form) -> Vec<String> {
     }
 }
 
-/// Returns the variables in the message's headers if there are any, otherwise every field that is not
-/// Mailgun's own.
+/// Returns the variables in the message's headers if it has such a header, even one without variables, otherwise every field that
+/// is not Mailgun's own.
 fn metadata(form: &Form, headers: &str) -> Vec<Pair> {
-    let mut pairs: Vec<Pair> = header_values(headers, "X-Mailgun-Variables")
-        .iter()
-        .flat_map(|text| crate::json_pairs(text))
-        .collect();
-    if pairs.is_empty() {
-        let own = |name: &str| !RESERVED.contains(&name) && !name.starts_with("client-");
-        pairs.extend(
-            form.fields()
-                .iter()
-                .filter(|(name, _)| own(name))
-                .map(|(name, value)| Pair::new(name, value)),
-        );
+    let variables = header_values(headers, "X-Mailgun-Variables");
+    let objects: Vec<Vec<Pair>> = variables.iter().filter_map(|text| object(text)).collect();
+    if !objects.is_empty() {
+        return objects.concat();
     }
-    pairs
+    let own = |name: &str| !RESERVED.contains(&name) && !name.starts_with("client-");
+    form.fields()
+        .iter()
+        .filter(|(name, _)| own(name))
+        .map(|(name, value)| Pair::new(name, value))
+        .collect()
+}
+
+/// Returns the fields of the JSON object in a text, as metadata; `None` if it is not an object.
+fn object(text: &str) -> Option<Vec<Pair>> {
+    let document = Document::parse(text.as_bytes()).ok()?;
+    document.root().is_object().then(|| document.root().to_pairs())
 }
 
 /// Returns the values of one header in `message-headers`, a JSON list of [name, value].
@@ -143,8 +148,4 @@ fn header_values(headers: &str, name: &str) -> Vec<String> {
         })
         .filter_map(|header| header.element(1).to_text())
         .collect()
-}
-
-fn without_brackets(id: String) -> String {
-    id.trim().trim_start_matches('<').trim_end_matches('>').to_owned()
 }

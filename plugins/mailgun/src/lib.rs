@@ -4,8 +4,8 @@ mod legacy;
 
 use sendflowr_plugin_sdk::text::{bare_address, present};
 use sendflowr_plugin_sdk::{
-    BounceType, Descriptor, Document, Element, Encoding, Event, EventType, Form, Hash, KeyedHash, Outcome,
-    Plugin, Proof, Proofs, Rejection, Request, Statuses, Value, export, proof, reject, skip, time,
+    BounceType, Descriptor, Element, Encoding, Event, EventType, Form, Hash, KeyedHash, Outcome, Plugin,
+    Proof, Proofs, Rejection, Request, Statuses, Value, export, proof, reject, skip, time,
 };
 
 /// The plugin.
@@ -153,7 +153,7 @@ fn event(data: Value<'_>) -> Element {
         recipient_email: recipient,
         campaign_id: campaign.text("id"),
         campaign_name: campaign.text("name"),
-        message_id: headers.text("message-id"),
+        message_id: headers.text("message-id").and_then(without_brackets),
         subject: headers.text("subject"),
         click_url: if kind == EventType::Clicked {
             data.text("url")
@@ -193,11 +193,10 @@ fn failed(data: Value<'_>) -> (EventType, Option<BounceType>) {
     (EventType::Bounced, Some(bounce_type))
 }
 
-/// Returns the fields of the JSON object in a text, as metadata.
-fn json_pairs(text: &str) -> Vec<sendflowr_plugin_sdk::Pair> {
-    Document::parse(text.as_bytes())
-        .map(|document| document.root().to_pairs())
-        .unwrap_or_default()
+/// Returns a message id without the angle brackets that some deliveries have around it.
+fn without_brackets(id: String) -> Option<String> {
+    let bare = id.trim().trim_start_matches('<').trim_end_matches('>');
+    present(bare).map(str::to_owned)
 }
 
 #[cfg(test)]

@@ -69,6 +69,38 @@ fn fractions_are_cut_not_rounded() {
 }
 
 #[test]
+fn message_ids_have_no_brackets() {
+    let id = |id: &str| {
+        let body = format!(
+            r#"{{"event-data":{{"event":"opened","timestamp":1.5,"recipient":"a@example.com",
+                "message":{{"headers":{{"message-id":"{id}"}}}}}}}}"#
+        );
+        normalize::<Mailgun>(&body).events.remove(0).message_id
+    };
+    assert_eq!(id("<id@example.net>").as_deref(), Some("id@example.net"));
+    assert_eq!(id("id@example.net").as_deref(), Some("id@example.net"));
+    assert_eq!(id("<>"), None);
+}
+
+#[test]
+fn variables_that_are_none_are_not_looked_for_elsewhere() {
+    let metadata = |variables: &str| {
+        let form = format!(
+            "event=opened&recipient=a%40example.com&timestamp=1529006854&other=1\
+            &message-headers=%5B%5B%22X-Mailgun-Variables%22%2C%22{variables}%22%5D%5D"
+        );
+        let request = post(form).with_header("content-type", "application/x-www-form-urlencoded");
+        batch(Mailgun::normalize(&request))
+            .events
+            .remove(0)
+            .metadata
+            .len()
+    };
+    assert_eq!(metadata("%7B%7D"), 0);
+    assert_eq!(metadata("nope"), 1, "what is no object tells nothing");
+}
+
+#[test]
 fn either_signature_is_presented() {
     let body = r#"{"signature":{"timestamp":"1","token":"t","signature":"aa","parent-signature":"bb"}}"#;
     let proofs = Mailgun::authenticate(&post(body).with_secret("signing_key")).unwrap();
