@@ -13,6 +13,12 @@ export!(Klaviyo);
 /// Klaviyo prescribes no tolerance; its own verification samples and most schemes of this kind use five minutes.
 const TOLERANCE_SECONDS: u64 = 300;
 
+/// How far the header's time is ahead of the signed body's in Klaviyo's own example.
+const HEADER_AHEAD_MS: i64 = 5 * 60 * 60 * 1000;
+
+/// How far it may be from that: the two are not written at the same moment.
+const HEADER_AHEAD_WITHIN_MS: u64 = 60 * 1000;
+
 impl Plugin for Klaviyo {
     fn describe() -> Descriptor {
         let docs = "https://developers.klaviyo.com/en/docs/working_with_system_webhooks";
@@ -80,8 +86,9 @@ fn date_or_seconds(text: &str) -> Option<i64> {
     }
 }
 
-/// Demands a signing time near the time of receipt. The header's time is five hours ahead of the GMT that it names, in Klaviyo's
-/// own example too; `meta.timestamp` in the body, which is signed as well, is not. Of the two, the nearer one counts.
+/// Demands a signing time near the time of receipt: that of the header. If it is five hours ahead of `meta.timestamp` in the body,
+/// which is signed as well, one of the two clocks shows the local time of another zone, and the nearer one counts. No other
+/// `meta.timestamp` counts, because it would make a stale header fresh.
 fn prove_fresh(
     proofs: &mut Proofs<'_>,
     received_at_ms: i64,
@@ -91,7 +98,10 @@ fn prove_fresh(
     let away = |at: i64| at.abs_diff(received_at_ms);
     let in_body = meta.map(|meta| meta.str("timestamp")).unwrap_or_default();
     match (date_or_seconds(header), time::rfc3339(&in_body)) {
-        (Some(of_header), Some(of_body)) if away(of_body) < away(of_header) => {
+        (Some(of_header), Some(of_body))
+            if (of_header - of_body).abs_diff(HEADER_AHEAD_MS) <= HEADER_AHEAD_WITHIN_MS
+                && away(of_body) < away(of_header) =>
+        {
             proofs.fresh_within(TOLERANCE_SECONDS, "`meta.timestamp`", &in_body, time::rfc3339)
         }
         _ => proofs.fresh_within(
@@ -157,11 +167,7 @@ fn system_event(element: Value<'_>) -> Element {
         campaign_name: properties.text("Campaign Name"),
         message_id: properties.text("$message"),
         subject: properties.text("Subject"),
-        click_url: if kind == EventType::Clicked {
-            properties.text("URL")
-        } else {
-            None
-        },
+        click_url: properties.text("URL"),
         bounce_type: bounce_type(kind, properties),
         is_machine: is_machine(kind, properties),
         ..Event::new(kind, timestamp)
@@ -190,11 +196,7 @@ fn single_event(data: Value<'_>) -> Element {
         campaign_name: campaign.get("attributes").text("name"),
         message_id: attributes.text("message_id"),
         subject: attributes.text("subject"),
-        click_url: if kind == EventType::Clicked {
-            attributes.text("url")
-        } else {
-            None
-        },
+        click_url: attributes.text("url"),
         user_agent: attributes.text("user_agent"),
         ip_address: attributes.text("ip_address"),
         bounce_type: bounce_type(kind, properties),

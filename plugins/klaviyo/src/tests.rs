@@ -1,4 +1,4 @@
-use sendflowr_plugin_sdk::{BounceType, EventType, IdentifierKind, Plugin, Rejection};
+use sendflowr_plugin_sdk::{BounceType, EventType, IdentifierKind, Plugin, Proof, Rejection};
 use sendflowr_plugin_testing::{RequestExt, normalize, post};
 
 use crate::Klaviyo;
@@ -89,6 +89,72 @@ fn the_single_event_tells_of_machines_too() {
     assert_eq!(single("Clicked Email", r#"{"Bot Click":"true"}"#), Some(true));
     assert_eq!(single("Clicked Email", r#"{"machine_open":true}"#), None);
     assert_eq!(single("Opened Email", "{}"), None);
+}
+
+#[test]
+fn every_event_may_have_a_link() {
+    for topic in [
+        "klaviyo.clicked_email",
+        "klaviyo.clicked_sms",
+        "shopify.viewed_product",
+    ] {
+        let element = element(topic, r#"{"URL":"https://example.com"}"#);
+        let batch = normalize::<Klaviyo>(&format!(r#"{{"data":[{element}]}}"#));
+        assert_eq!(
+            batch.events[0].click_url.as_deref(),
+            Some("https://example.com"),
+            "{topic}"
+        );
+    }
+    for metric in ["Clicked SMS", "Viewed Product"] {
+        let body = format!(
+            r#"{{"data":{{"id":"e","attributes":{{"datetime":"2026-01-01T00:00:00Z","url":"https://example.com",
+                "metric":{{"data":{{"attributes":{{"name":"{metric}"}}}}}},"profile":{{"data":{{"id":"01H"}}}}}}}}}}"#
+        );
+        let event = normalize::<Klaviyo>(&body).events.remove(0);
+        assert_eq!(
+            event.click_url.as_deref(),
+            Some("https://example.com"),
+            "{metric}"
+        );
+    }
+}
+
+/// Returns the source of the signing time if the header was written at `header` on 10 January 2026, the body at `meta`, and the
+/// delivery received at 12:00.
+fn dated_by(header: &str, meta: &str) -> String {
+    let request = post(format!(
+        r#"{{"meta":{{"timestamp":"2026-01-10T{meta}.5+00:00"}}}}"#
+    ))
+    .with_secret("signing_secret")
+    .with_header("klaviyo-signature", "aa")
+    .with_header("klaviyo-timestamp", &format!("Sat, 10 Jan 2026 {header} GMT"));
+    let proofs = Klaviyo::authenticate(&request).unwrap();
+    let Proof::Fresh(fresh) = &proofs[0] else {
+        panic!("{proofs:?}")
+    };
+    fresh.source.clone()
+}
+
+#[test]
+fn the_body_dates_a_delivery_only_if_the_header_is_five_hours_ahead() {
+    let (in_header, in_body) = ("header `klaviyo-timestamp`", "`meta.timestamp`");
+    for (header, meta, source) in [
+        ("12:00:00", "12:00:00", in_header),
+        ("17:00:01", "12:00:00", in_body),
+        ("17:00:59", "12:00:00", in_body),
+        ("16:59:02", "12:00:00", in_body),
+        // If it is the body that is behind.
+        ("12:00:01", "07:00:00", in_header),
+        // A stale or future header stays one.
+        ("17:01:01", "12:00:00", in_header),
+        ("16:58:59", "12:00:00", in_header),
+        ("11:50:00", "12:00:00", in_header),
+        ("12:10:00", "12:00:00", in_header),
+        ("07:00:00", "12:00:00", in_header),
+    ] {
+        assert_eq!(dated_by(header, meta), source, "{header} {meta}");
+    }
 }
 
 #[test]
