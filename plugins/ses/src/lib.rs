@@ -4,7 +4,7 @@ mod event;
 mod sns;
 
 use sendflowr_plugin_sdk::{
-    Batch, Descriptor, Document, Outcome, Plugin, Proof, Proofs, Rejection, Request, export, skip,
+    Descriptor, Document, Outcome, Plugin, Proof, Proofs, Rejection, Request, export, skip,
 };
 
 use crate::sns::{Envelope, Kind};
@@ -33,12 +33,18 @@ impl Plugin for Ses {
 
     fn authenticate(request: &Request) -> Result<Vec<Proof>, Rejection> {
         let mut proofs = Proofs::new(request);
+        if !is_configured(request) {
+            // A signature would prove nothing: the host refuses the delivery unless the account accepts unsigned ones.
+            return Ok(proofs.finish());
+        }
         proofs.basic_auth()?;
         if sns::is_raw(request) {
             // Without the envelope there is no signature: only basic authentication can prove the delivery.
+            sns::check_topic_header(request)?;
             return Ok(proofs.finish());
         }
         let document = request.json_object()?;
+        sns::check_signed(document.root())?;
         Envelope::of(&document)?.prove(request, &mut proofs)?;
         Ok(proofs.finish())
     }
@@ -70,20 +76,28 @@ impl Plugin for Ses {
     }
 }
 
+/// Checks whether anything is configured that tells whose deliveries are accepted.
+fn is_configured(request: &Request) -> bool {
+    request.setting("topic_arn").is_some()
+        || request.has_secret("basic_auth_user")
+        || request.has_secret("basic_auth_password")
+}
+
 fn notification(envelope: &Envelope<'_>) -> Result<Outcome, Rejection> {
     let message = envelope.text("Message")?;
-    if message.trim() == TOPIC_VALIDATION {
-        let mut batch = Batch::new();
-        batch.add(
-            0,
-            Err(skip("topic-validation", "sent once, when the topic is attached")),
-        );
-        return Ok(Outcome::Events(batch));
-    }
-    let inner = Document::parse(message.as_bytes())?;
-    if !inner.root().is_object() {
-        return Err(Rejection::Malformed("`Message` is not a JSON object".to_owned()));
-    }
+    let inner = Document::parse(message.as_bytes());
+    let Some(inner) = inner.ok().filter(|inner| inner.root().is_object()) else {
+        let unused = if message.trim() == TOPIC_VALIDATION {
+            skip("topic-validation", "sent once, when the topic is attached")
+        } else {
+            // Anything can be published to a topic, for example from the SNS console.
+            skip(
+                "not-json",
+                "`Message` is not a JSON object, so it is not from SES",
+            )
+        };
+        return Ok(Outcome::of_one(Err(unused)));
+    };
     Ok(Outcome::Events(event::batch(
         inner.root(),
         envelope.optional("MessageId"),

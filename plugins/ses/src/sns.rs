@@ -70,13 +70,37 @@ fn is_region(name: &str) -> bool {
         && number.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Checks whether the URL is `SimpleNotificationService-<hexadecimal>.pem` at SNS, and nothing else: a query would let SNS
-/// itself, or the sender, choose the response, and give one certificate any number of URLs.
+/// Checks whether the URL is a file `<name>.pem` at SNS, and nothing else: with a query the sender could choose the response, and
+/// escapes, folders and the like would give one certificate many URLs.
 fn is_certificate(url: &str) -> bool {
-    let id = path_at_sns(url)
-        .and_then(|path| path.strip_prefix("SimpleNotificationService-"))
-        .and_then(|file| file.strip_suffix(".pem"));
-    id.is_some_and(|id| !id.is_empty() && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')))
+    let name = path_at_sns(url).and_then(|path| path.strip_suffix(".pem"));
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    name.is_some_and(|name| !name.is_empty() && name.bytes().all(is_plain))
+}
+
+/// Refuses a raw delivery of another topic than the configured one. Only the header names the topic, which is no proof of it.
+pub(crate) fn check_topic_header(request: &Request) -> Result<(), Rejection> {
+    match (
+        request.setting("topic_arn"),
+        request.header("x-amz-sns-topic-arn"),
+    ) {
+        (Some(expected), Some(named)) if named.trim() != expected.trim() => Err(Rejection::InvalidProof(
+            "header `x-amz-sns-topic-arn` is not the configured topic".to_owned(),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a body without a signature, whatever it is, for that: it may be an event without an envelope.
+pub(crate) fn check_signed(fields: Value<'_>) -> Result<(), Rejection> {
+    proof_field(fields, "Signature").map(|_| ())
+}
+
+/// Returns a field that the proof needs.
+fn proof_field(fields: Value<'_>, name: &str) -> Result<String, Rejection> {
+    fields
+        .text(name)
+        .ok_or_else(|| Rejection::MissingProof(format!("field `{name}` is missing or empty")))
 }
 
 impl<'a> Envelope<'a> {
@@ -113,11 +137,7 @@ impl<'a> Envelope<'a> {
                 ));
             }
         }
-        let proof_field = |name| {
-            self.fields
-                .text(name)
-                .ok_or_else(|| Rejection::MissingProof(format!("field `{name}` is missing or empty")))
-        };
+        let proof_field = |name| proof_field(self.fields, name);
         let signature = proof_field("Signature")?;
         let url = proof_field("SigningCertURL")?;
         let scheme = match proof_field("SignatureVersion")?.as_str() {

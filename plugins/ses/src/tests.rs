@@ -137,7 +137,19 @@ fn the_version_chooses_the_scheme_and_the_topic_is_checked() {
 
 #[test]
 fn without_a_topic_only_basic_authentication_proves() {
-    let Err(Rejection::InvalidProof(text)) = Ses::authenticate(&signed("2", CERTIFICATE)) else {
+    // The host refuses what nothing proves, unless the account accepts unsigned deliveries.
+    for request in [signed("2", CERTIFICATE), post(notification("{}")), post("nope")] {
+        assert_eq!(Ses::authenticate(&request), Ok(Vec::new()));
+        assert_eq!(
+            Ses::authenticate(&request.with_setting("topic_arn", " ")),
+            Ok(Vec::new())
+        );
+    }
+    // Half a configuration lets nothing through.
+    let half = signed("2", CERTIFICATE)
+        .with_secret("basic_auth_password")
+        .with_header("authorization", "Basic bWU6c2VjcmV0");
+    let Err(Rejection::InvalidProof(text)) = Ses::authenticate(&half) else {
         panic!("anybody's topic is taken")
     };
     assert!(text.contains("`topic_arn`"), "{text}");
@@ -153,13 +165,58 @@ fn without_a_topic_only_basic_authentication_proves() {
 }
 
 #[test]
-fn certificates_lie_at_sns_under_their_own_names() {
+fn what_has_no_signature_is_refused_for_that() {
+    let event = format!(r#"{{"eventType":"Send",{MAIL}}}"#);
+    for body in [
+        "{}",
+        &event,
+        r#"{"Type":"Other","TopicArn":"arn:t"}"#,
+        r#"{"Type":"Notification","TopicArn":"arn:t","Signature":" "}"#,
+    ] {
+        let refused = Ses::authenticate(&post(body).with_setting("topic_arn", "arn:t"));
+        assert!(matches!(refused, Err(Rejection::MissingProof(_))), "{body}");
+    }
+    for body in [
+        r#"{"Type":"Other","TopicArn":"arn:t","Signature":"c2ln"}"#,
+        "[]",
+        "nope",
+    ] {
+        let refused = Ses::authenticate(&post(body).with_setting("topic_arn", "arn:t"));
+        assert!(matches!(refused, Err(Rejection::Malformed(_))), "{body}");
+    }
+}
+
+#[test]
+fn a_message_that_is_no_object_is_skipped() {
+    for (message, provider_type) in [
+        ("hello", "not-json"),
+        ("", "not-json"),
+        ("[1]", "not-json"),
+        (r#""x""#, "not-json"),
+        (r#"{"eventType":"#, "not-json"),
+        (
+            "Successfully validated SNS topic for Amazon SES event publishing.\n",
+            "topic-validation",
+        ),
+    ] {
+        let batch = normalize::<Ses>(&notification(message));
+        assert_eq!(batch.events.len(), 0, "{message}");
+        assert_eq!(batch.skipped[0].provider_type, provider_type, "{message}");
+    }
+    let without = Ses::normalize(&post(r#"{"Type":"Notification"}"#));
+    assert!(matches!(without, Err(Rejection::Malformed(_))));
+}
+
+#[test]
+fn certificates_lie_at_sns_under_a_plain_name() {
     let authenticate =
         |url: &str| Ses::authenticate(&signed("2", url).with_setting("topic_arn", "arn:t")).map(|_| ());
     for good in [
         CERTIFICATE,
         "https://sns.us-gov-east-1.amazonaws.com/SimpleNotificationService-9c6465fa7f48f5cacd23014631ec1136.pem",
         "https://sns.cn-north-1.amazonaws.com.cn/SimpleNotificationService-0f.pem",
+        "https://sns.eu-west-1.amazonaws.com/SimpleNotificationService-0F.pem",
+        "https://sns.eu-west-1.amazonaws.com/rotated_2026.1.pem",
     ] {
         assert_eq!(authenticate(good), Ok(()), "{good}");
     }
@@ -184,12 +241,17 @@ fn certificates_lie_at_sns_under_their_own_names() {
         format!("https://me@sns.eu-west-1.amazonaws.com/{file}"),
         format!("https://sns.me@evil-1.amazonaws.com/{file}"),
         format!("http://sns.eu-west-1.amazonaws.com/{file}"),
-        // Other names, and the same name spelled differently.
+        // Folders, other kinds of files, and the same name spelled differently.
         format!("https://sns.eu-west-1.amazonaws.com/a/{file}"),
         format!("https://sns.eu-west-1.amazonaws.com/./{file}"),
-        "https://sns.eu-west-1.amazonaws.com/SimpleNotificationService-0F.pem".to_owned(),
-        "https://sns.eu-west-1.amazonaws.com/SimpleNotificationService-.pem".to_owned(),
-        "https://sns.eu-west-1.amazonaws.com/a.pem".to_owned(),
+        format!("https://sns.eu-west-1.amazonaws.com/../{file}"),
+        format!("https://sns.eu-west-1.amazonaws.com//{file}"),
+        "https://sns.eu-west-1.amazonaws.com/Simple%4eotificationService-0f.pem".to_owned(),
+        "https://sns.eu-west-1.amazonaws.com/a b.pem".to_owned(),
+        "https://sns.eu-west-1.amazonaws.com/é.pem".to_owned(),
+        "https://sns.eu-west-1.amazonaws.com/a;b.pem".to_owned(),
+        "https://sns.eu-west-1.amazonaws.com/.pem".to_owned(),
+        "https://sns.eu-west-1.amazonaws.com/apem".to_owned(),
         "https://sns.eu-west-1.amazonaws.com/a.txt".to_owned(),
     ] {
         assert!(
@@ -240,9 +302,27 @@ fn raw_delivery_needs_basic_authentication() {
     };
     assert_eq!(batch.events.len(), 2);
     assert_eq!(batch.events[0].provider_event_id.as_deref(), Some("raw-1"));
-    let unproven = raw.with_secret("basic_auth_user");
+    let unproven = raw.clone().with_secret("basic_auth_user");
     assert!(matches!(
         Ses::authenticate(&unproven),
         Err(Rejection::MissingProof(_))
     ));
+    let proven = unproven
+        .with_secret("basic_auth_password")
+        .with_setting("topic_arn", "arn:t")
+        .with_header("authorization", "Basic bWU6c2VjcmV0");
+    // The topic is named only by a header, if at all; another one is refused.
+    for (topic, is_accepted) in [("", true), ("arn:t", true), ("arn:tx", false), ("arn:T", false)] {
+        let request = proven.clone().with_header("x-amz-sns-topic-arn", topic);
+        match Ses::authenticate(&request) {
+            Ok(proofs) => assert!(
+                is_accepted && matches!(proofs.as_slice(), [Proof::BasicAuth(_)]),
+                "{topic}"
+            ),
+            Err(refused) => assert!(
+                !is_accepted && matches!(refused, Rejection::InvalidProof(_)),
+                "{topic}"
+            ),
+        }
+    }
 }
