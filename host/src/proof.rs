@@ -144,18 +144,19 @@ fn unproven(evidence: &Evidence<'_>) -> Refusal {
         return Refusal::NoProofDemanded;
     }
     let key = |name: &str| format!("`{}`", account.key(name));
-    let required = descriptor.secrets.iter().filter(|secret| secret.required);
-    let mut keys: Vec<String> = required.map(|secret| key(&secret.name)).collect();
-    if keys.is_empty() {
-        keys = descriptor
-            .secrets
-            .iter()
-            .map(|secret| key(&secret.name))
-            .collect();
-    }
-    if keys.is_empty() {
-        keys.push(key("allow_unsigned"));
-    }
+    let secrets = descriptor.secrets.iter().filter(|secret| secret.required);
+    let settings = descriptor.settings.iter().filter(|setting| setting.required);
+    // A setting can be what tells whose deliveries are accepted: the topic of SNS, whose signatures need no secret.
+    let required: Vec<String> = secrets
+        .map(|secret| key(&secret.name))
+        .chain(settings.map(|setting| key(&setting.name)))
+        .collect();
+    let any = descriptor.secrets.iter().map(|secret| key(&secret.name));
+    let keys = match (required.is_empty(), descriptor.secrets.is_empty()) {
+        (false, _) => required.join(" and "),
+        (true, false) => any.collect::<Vec<_>>().join(" or "),
+        (true, true) => key("allow_unsigned"),
+    };
     Refusal::NoProofConfigured { keys }
 }
 

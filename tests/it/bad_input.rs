@@ -73,6 +73,7 @@ async fn messages_of_any_topic_are_not_taken_for_ours() {
     let system = System::start("", &["ses"]).await;
     let answer = system.webhook("ses", &[], body).await;
     assert_eq!((answer.status, answer.error_code()), (401, "no_proof_configured"));
+    assert!(answer.text.contains("topic_arn`"), "{}", answer.text);
     assert_eq!(system.stored_events().await, 0);
 }
 

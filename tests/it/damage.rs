@@ -123,11 +123,14 @@ fn instructions(plugin: &Plugin, request: &Arc<Request>) -> Result<u64, String> 
 /// The contract guarantees that an event has a type and a time, but the time can be out of range and an identity empty.
 fn sound(batch: &Batch) -> Result<(), String> {
     for event in &batch.events {
-        let address = event.recipient_email.iter();
+        let address = event.recipient_email.iter().chain(&event.message_id);
         let mut names = address.chain(event.identifiers.iter().map(|identifier| &identifier.value));
         // Whether the value is a valid address is for the host to judge.
         if names.all(|name| name.trim().is_empty()) {
-            return Err(format!("event {} names nobody", event.index));
+            return Err(format!(
+                "event {} names neither a person nor a message",
+                event.index
+            ));
         }
         if event.timestamp_ms < 0 || Timestamp::try_from_millis(event.timestamp_ms).is_none() {
             return Err(format!("event {} has no time", event.index));

@@ -70,10 +70,10 @@ pub enum Refusal {
     #[error("the certificate is not usable: {0}")]
     CertificateInvalid(&'static str),
     /// Nothing is configured that could prove the delivery.
-    #[error("deliveries to this account cannot be proven: configure {}", .keys.join(" or "))]
+    #[error("deliveries to this account cannot be proven: configure {keys}")]
     NoProofConfigured {
-        /// The keys that could be configured.
-        keys: Vec<String>,
+        /// The keys that all have to be configured, or those of which some have to.
+        keys: String,
     },
     /// The plugin demands no proof although secrets are configured.
     #[error("the plugin demands no proof of this delivery although the account has secrets")]
