@@ -119,6 +119,12 @@ impl Database {
         loop {
             match self.writer.begin_with(WRITING).await {
                 Err(error) if is_busy(&error) && Instant::now() < deadline => {}
+                // SQLite itself rolls a transaction back when the disk is full or fails. The connection then takes itself to
+                // be in that transaction for ever: its own roll-back fails, because there is nothing to roll back.
+                Err(sqlx::Error::InvalidSavePointStatement) => {
+                    let stuck = self.writer.acquire().await.map_err(classify)?;
+                    stuck.close().await.map_err(classify)?;
+                }
                 result => return result.map_err(classify),
             }
         }
@@ -400,6 +406,22 @@ mod tests {
             .await
             .unwrap_err();
         assert!(error.to_string().contains("missing/things.db"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_writer_whose_transaction_sqlite_has_ended_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("things.db");
+        let database = Database::open(&path, &[FIRST], Durability::PowerLoss)
+            .await
+            .unwrap();
+        for _ in 0..2 {
+            let mut transaction = database.begin().await.unwrap();
+            // What SQLite does by itself when the disk is full.
+            sqlx::query("ROLLBACK").execute(&mut *transaction).await.unwrap();
+            transaction.commit().await.unwrap_err();
+            database.ping().await.unwrap();
+        }
     }
 
     #[tokio::test]
