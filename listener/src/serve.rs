@@ -28,7 +28,8 @@ const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// of common proxies would only hold unused connections.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// Longest TLS handshake: two round trips, with room for the worst of mobile networks.
+/// Longest TLS handshake, and longest wait for the first byte of a connection: two round trips, with room for the worst of
+/// mobile networks. Whoever opens connections and sends nothing does not keep others out for longer.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Pause after a failed accept, which usually means that there are no file descriptors left.
@@ -153,7 +154,12 @@ impl Connection {
         // closed, the next read fails.
         let _ = stream.set_nodelay(true);
         let Some(acceptor) = acceptor else {
-            return self.serve(stream).await;
+            let mut byte = [0];
+            let first = tokio::time::timeout(HANDSHAKE_TIMEOUT, stream.peek(&mut byte));
+            if let Some(Ok(_)) = self.shutdown.run_until_cancelled(first).await {
+                self.serve(stream).await;
+            }
+            return;
         };
         let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream));
         match self.shutdown.run_until_cancelled(handshake).await {
@@ -186,7 +192,30 @@ impl Connection {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt as _;
+
     use super::*;
+
+    // The clock jumps to the next timer whenever nothing else happens.
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_sends_nothing_is_closed_soon() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shutdown = CancellationToken::new();
+        let served = tokio::spawn(serve(
+            listener,
+            Router::new(),
+            None,
+            Limits::default(),
+            shutdown.clone(),
+        ));
+        let began = tokio::time::Instant::now();
+        let mut silent = TcpStream::connect(address).await.unwrap();
+        assert_eq!(silent.read(&mut [0]).await.unwrap(), 0);
+        assert!(began.elapsed() < HEAD_TIMEOUT / 2, "{:?}", began.elapsed());
+        shutdown.cancel();
+        served.await.unwrap().unwrap();
+    }
 
     #[tokio::test(start_paused = true)]
     async fn accepting_is_never_given_up() {
