@@ -25,6 +25,7 @@ use crate::{
     },
     proof::{CertificateSource, Refusal},
     recordings::{self, Recorder},
+    rejected::Rejections,
     seal::{OpenError, RawDelivery, SealContext, Sealer},
     skipped::{SkippedType, SkippedTypes, skipped_types},
 };
@@ -152,6 +153,7 @@ pub struct Intake {
     pub(crate) recorder: Recorder,
     pub(crate) unproven: UnprovenBudget,
     pub(crate) skipped: SkippedTypes,
+    pub(crate) rejections: Rejections,
 }
 
 impl std::fmt::Debug for Intake {
@@ -219,6 +221,12 @@ impl Intake {
                     .identifiers_dropped(account.provider(), converted.identifiers_dropped);
                 if !converted.rejected.is_empty() {
                     self.metrics.dead_letter(account.provider(), "rejected_elements");
+                    self.rejections.elements(
+                        account.provider(),
+                        plugin.tag(),
+                        receipt.request_id,
+                        &converted.rejected,
+                    );
                 }
                 if request.body.len() <= recordings::MAX_BODY_BYTES {
                     self.recorder.keep(account, plugin, || {
@@ -254,6 +262,11 @@ impl Intake {
                         is_proven,
                     )
                     .await?;
+                if is_kept && is_proven {
+                    // Strangers choose what others look like, and so could use up the reasons that are logged.
+                    self.rejections
+                        .delivery(account.provider(), plugin.tag(), receipt.request_id, &reason);
+                }
                 match is_kept {
                     true => Err(IntakeError::Malformed(reason)),
                     false => Err(IntakeError::NotKept(reason)),

@@ -15,6 +15,7 @@ mod fetch;
 mod http;
 mod intake;
 mod metrics;
+mod rejected;
 mod seal;
 mod server;
 mod skipped;

@@ -24,6 +24,7 @@ use crate::{
     plugin::{PluginMetrics, Plugins},
     proof::FetchedCertificates,
     recordings::Recorder,
+    rejected::Rejections,
     skipped::SkippedTypes,
 };
 
@@ -167,6 +168,7 @@ pub async fn open_intake(config: &HostConfig, dependencies: Dependencies) -> Res
         recorder: Recorder::default(),
         unproven: UnprovenBudget::default(),
         skipped: SkippedTypes::default(),
+        rejections: Rejections::default(),
     })
 }
 

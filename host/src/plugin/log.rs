@@ -94,12 +94,16 @@ impl PluginLog {
             return;
         }
         let left_out = self.failures_left_out.swap(0, Ordering::Relaxed);
+        let remark = match left_out {
+            0 => String::new(),
+            _ => format!("; {left_out} similar lines before it were suppressed"),
+        };
         let why = printable(&why, self.line_bytes);
         tracing::warn!(
             plugin = %self.tag,
             request.id = request_id,
             plugin.failures_left_out = left_out,
-            "plugin `{}` gave no answer to request `{request_id}`: {why}; {left_out} similar lines before it were suppressed",
+            "plugin `{}` gave no answer to request `{request_id}`: {why}{remark}",
             self.tag
         );
     }

@@ -11,7 +11,7 @@ use tracing::{
     span,
 };
 
-/// What plugins have logged, and what was logged about their failures.
+/// What plugins have logged, and what was logged about their failures and rejections.
 static LINES: Mutex<Vec<Line>> = Mutex::new(Vec::new());
 
 #[derive(Clone, Default)]
@@ -37,7 +37,11 @@ struct Keeper;
 
 impl Subscriber for Keeper {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_event() && metadata.target() == "sendflowr_host::plugin::log"
+        let is_wanted = matches!(
+            metadata.target(),
+            "sendflowr_host::plugin::log" | "sendflowr_host::rejected"
+        );
+        metadata.is_event() && is_wanted
     }
 
     fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {

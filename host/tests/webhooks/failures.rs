@@ -251,6 +251,7 @@ async fn the_log_has_what_a_plugin_failed_at_and_is_not_flooded() {
     let lines = lines::of("unlogged@3.2.1");
     // Ten at once, then one per second.
     assert!((10..40).contains(&lines.len()), "{lines:?}");
+    assert!(lines[0].ends_with("instruction executed"), "{lines:?}");
     for line in &lines {
         assert!(
             line.starts_with("plugin `unlogged@3.2.1` gave no answer to request `"),
@@ -260,6 +261,38 @@ async fn the_log_has_what_a_plugin_failed_at_and_is_not_flooded() {
         assert!(line.contains(why), "{line}");
         assert!(!line.contains("ann@"), "{line}");
     }
+}
+
+#[tokio::test]
+async fn the_log_has_each_reason_for_which_something_is_rejected_once() {
+    lines::keep();
+    let elements = guest("nameless").version("4.0.0");
+    let whole = guest("unread").version("4.0.0").normalize(MALFORMED);
+    let strange = guest("strange").version("4.0.0").authenticate(MALFORMED);
+    let host = Host::start(
+        &[elements, whole, strange],
+        "allow_unsigned_by_default = true",
+        "",
+    )
+    .await;
+    for slug in ["nameless", "unread", "strange"] {
+        for _ in 0..3 {
+            host.post(&format!("/webhooks/{slug}"), "ann@example.com").await;
+        }
+    }
+    let [line] = lines::of("nameless@4.0.0").try_into().unwrap();
+    assert!(
+        line.contains("rejects for this reason, element 0 of request `"),
+        "{line}"
+    );
+    assert!(line.ends_with("`: its time is before the year 2000"), "{line}");
+    let [line] = lines::of("unread@4.0.0").try_into().unwrap();
+    assert!(
+        line.starts_with("first delivery that `unread@4.0.0` cannot read"),
+        "{line}"
+    );
+    assert!(!line.contains("a@b.co"), "{line}");
+    assert_eq!(lines::of("strange@4.0.0"), [""; 0], "strangers write no lines");
 }
 
 #[tokio::test]

@@ -1,0 +1,87 @@
+//! Logs why a plugin could not read something: the first of each reason, so that the log explains the counts and does not grow
+//! with them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Mutex, PoisonError},
+};
+
+use crate::canonical::RejectedElement;
+
+/// Number of reasons remembered per plugin. A plugin has about one per field that it requires; where a reason contains what
+/// differs from delivery to delivery, there may be any number.
+const MAX_REASONS: usize = 64;
+
+/// The reasons that were logged, by provider, with the plugin that gave them: another version's are logged again.
+#[derive(Debug, Default)]
+pub(crate) struct Rejections(Mutex<BTreeMap<String, (String, BTreeSet<String>)>>);
+
+impl Rejections {
+    /// Logs the elements of a request whose reason is new. `plugin` is `slug@version`.
+    pub(crate) fn elements(
+        &self,
+        provider: &str,
+        plugin: &str,
+        request_id: &str,
+        rejected: &[RejectedElement],
+    ) {
+        for RejectedElement { index, reason } in rejected {
+            if let Some(remark) = self.first(provider, plugin, reason) {
+                tracing::warn!(
+                    plugin = %plugin,
+                    request.id = request_id,
+                    index,
+                    "first element that `{plugin}` rejects for this reason, element {index} of request `{request_id}`: \
+                     {reason}{remark}"
+                );
+            }
+        }
+    }
+
+    /// Logs that a plugin could not read a whole request if the reason is new.
+    pub(crate) fn delivery(&self, provider: &str, plugin: &str, request_id: &str, reason: &str) {
+        if let Some(remark) = self.first(provider, plugin, reason) {
+            tracing::warn!(
+                plugin = %plugin,
+                request.id = request_id,
+                "first delivery that `{plugin}` cannot read for this reason, request `{request_id}`: {reason}{remark}"
+            );
+        }
+    }
+
+    /// Returns a remark to end the line with if the reason is new and is remembered.
+    fn first(&self, provider: &str, plugin: &str, reason: &str) -> Option<&'static str> {
+        let mut providers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (of, reasons) = providers.entry(provider.to_owned()).or_default();
+        if of != plugin {
+            plugin.clone_into(of);
+            reasons.clear();
+        }
+        if reasons.len() == MAX_REASONS || !reasons.insert(reason.to_owned()) {
+            return None;
+        }
+        Some(match reasons.len() == MAX_REASONS {
+            true => "; further reasons are not logged, `sendflowr replay --dry-run` shows them",
+            false => "",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_is_logged_once_per_version_and_their_number_is_bounded() {
+        let rejections = Rejections::default();
+        let first = |plugin, reason: &str| rejections.first("acme", plugin, reason);
+        assert_eq!(first("acme@1", "no time"), Some(""));
+        assert_eq!(first("acme@1", "no time"), None);
+        assert_eq!(rejections.first("other", "other@1", "no time"), Some(""));
+        assert_eq!(first("acme@2", "no time"), Some(""));
+        let logged = (0..1_000).filter_map(|n| first("acme@2", &format!("no field {n}")));
+        let remarks: Vec<&str> = logged.collect();
+        assert_eq!(remarks.len(), MAX_REASONS - 1);
+        assert!(remarks[MAX_REASONS - 2].contains("further reasons are not logged"));
+    }
+}
