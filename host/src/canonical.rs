@@ -66,9 +66,11 @@ pub(crate) struct Origin<'a> {
 
 /// An element that yields no event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct RejectedElement {
-    pub(crate) index: u32,
-    pub(crate) reason: String,
+pub struct RejectedElement {
+    /// Its position in the delivery, from 0.
+    pub index: u32,
+    /// Why, without addresses.
+    pub reason: String,
 }
 
 /// The result of converting a batch.

@@ -14,7 +14,7 @@ use tracing::{Instrument, field::Empty};
 
 use crate::{
     accounts::{Account, AccountBook, Accounts, Missing},
-    canonical::{self, Converted, Origin, scrub},
+    canonical::{self, Converted, Origin, RejectedElement, scrub},
     dead_letter::{self, Cause, UnprovenBudget},
     delivery::{Delivery, DeliveryError},
     fetch::{AddressRefused, FetchAddress, FetchError, Fetcher},
@@ -140,6 +140,29 @@ pub enum ReplayError {
     Intake(#[from] IntakeError),
 }
 
+impl ReplayError {
+    /// Returns whether the plugin says that it cannot read the delivery. It may have failed for many other reasons.
+    pub fn is_unreadable(&self) -> bool {
+        match self {
+            Self::Unproven(error) | Self::Intake(error) => matches!(error, IntakeError::Malformed(_)),
+            Self::NotOurs(_)
+            | Self::Open(_)
+            | Self::UnknownProvider(_)
+            | Self::UnknownAccount { .. }
+            | Self::AccountsUnread => false,
+        }
+    }
+}
+
+/// What the installed plugin reads in a dead letter.
+#[derive(Debug)]
+pub struct Replayed {
+    /// The records of its events.
+    pub records: Vec<NewRecord>,
+    /// The elements that are still rejected.
+    pub rejected: Vec<RejectedElement>,
+}
+
 /// Accepts deliveries and turns them into events on the bus.
 pub struct Intake {
     pub(crate) plugins: Plugins,
@@ -216,7 +239,8 @@ impl Intake {
                 if !records.is_empty() {
                     self.append(records).await?;
                 }
-                self.count(account.provider(), converted.counts, &converted.skipped);
+                self.metrics.elements(account.provider(), converted.counts);
+                self.skipped.add(account.provider(), &converted.skipped);
                 self.metrics
                     .identifiers_dropped(account.provider(), converted.identifiers_dropped);
                 if !converted.rejected.is_empty() {
@@ -276,13 +300,13 @@ impl Intake {
         }
     }
 
-    /// Runs a dead letter through the currently installed plugin. Of a delivery that was read in part, only the
-    /// rejected elements count: the events of the others are stored already, and another version of the plugin may give
-    /// them other ids. Elements that are still rejected are counted but not dead-lettered again.
+    /// Runs a dead letter through the currently installed plugin and returns what is to be put on the bus. Of a delivery that was
+    /// read in part, only the rejected elements count: the events of the others are stored already, and another version of the
+    /// plugin may give them other ids.
     ///
     /// # Errors
     /// Returns a [`ReplayError`] if the dead letter yielded nothing; it should then be kept.
-    pub async fn replay(&self, letter: &Record) -> Result<Counts, ReplayError> {
+    pub async fn replay(&self, letter: &Record) -> Result<Replayed, ReplayError> {
         let header = |name| {
             letter
                 .headers
@@ -333,7 +357,10 @@ impl Intake {
             }
         })?;
         let Outcome::Events(mut batch) = outcome else {
-            return Ok(Counts::default());
+            return Ok(Replayed {
+                records: Vec::new(),
+                rejected: Vec::new(),
+            });
         };
         if !missing.is_empty() {
             batch.events.retain(|event| missing.contains(&event.index));
@@ -349,11 +376,11 @@ impl Intake {
         let converted = self
             .convert(batch, &plugin, &account, received_at, now, trace)
             .await;
-        if !converted.records.is_empty() {
-            self.append(converted.records).await.map_err(IntakeError::from)?;
-        }
-        self.count(account.provider(), converted.counts, &converted.skipped);
-        Ok(converted.counts)
+        self.skipped.add(account.provider(), &converted.skipped);
+        Ok(Replayed {
+            records: converted.records,
+            rejected: converted.rejected,
+        })
     }
 
     /// Keeps a delivery that the plugin could not read, and returns whether it was kept: only a few unproven ones
@@ -452,11 +479,6 @@ impl Intake {
         }
         appended
     }
-
-    fn count(&self, provider: &str, counts: Counts, skipped: &[SkippedType]) {
-        self.metrics.elements(provider, counts);
-        self.skipped.add(provider, skipped);
-    }
 }
 
 /// Runs work on this many bytes: on this thread when they are few, otherwise on a blocking thread.
@@ -476,7 +498,7 @@ async fn compute<T: Send + 'static>(bytes: usize, work: impl FnOnce() -> T + Sen
 /// A batch ready for the bus.
 struct ReadyBatch {
     records: Vec<NewRecord>,
-    rejected: Vec<canonical::RejectedElement>,
+    rejected: Vec<RejectedElement>,
     skipped: Vec<SkippedType>,
     identifiers_dropped: u64,
     counts: Counts,

@@ -23,10 +23,11 @@ mod skipped;
 pub use accounts::{
     Account, AccountValues, Accounts, DEFAULT_ACCOUNT, Findings, InvalidAccount, RawAccounts,
 };
+pub use canonical::RejectedElement;
 pub use config::{HostConfig, InvalidConfig, RawHostConfig};
 pub use delivery::{Delivery, DeliveryError, Unverified, Verified};
 pub use error::HostError;
 pub use fetch::{AddressRefused, FetchAddress, FetchError, Fetcher};
-pub use intake::{Counts, Intake, IntakeError, ReplayError};
+pub use intake::{Counts, Intake, IntakeError, ReplayError, Replayed};
 pub use seal::{OpenError, RawDelivery, SealContext, SealKeyError, Sealer};
 pub use server::{Dependencies, Server, open_intake, run};

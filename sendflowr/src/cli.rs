@@ -128,20 +128,9 @@ enum Command {
     Train,
     /// Run the host's dead letters through the currently installed plugins, and put the consumer's back among the events.
     ///
-    /// Events that were stored already are not stored twice. Dead letters that still cannot be read stay for the next replay, and
-    /// so do those behind them; the exit code is then 1.
-    Replay {
-        /// Replay only the dead letters of this provider.
-        #[arg(long)]
-        provider: Option<String>,
-        /// Say what would be done, and do nothing.
-        #[arg(long)]
-        dry_run: bool,
-        /// Discard unproven dead letters that are refused again. Strangers leave such dead letters; a genuine one may be among
-        /// them as long as its plugin does not read it.
-        #[arg(long, conflicts_with = "dry_run")]
-        discard_unproven: bool,
-    },
+    /// Events that were stored already are not stored twice. Dead letters that still cannot be read stay for the next replay; the
+    /// exit code is then 1.
+    Replay(replay::ReplayArgs),
 }
 
 /// Which plugins a host serves.
@@ -236,13 +225,7 @@ async fn dispatch(global: Global, command: Command) -> anyhow::Result<ExitCode> 
         Command::Explain(args) => return explain::run(&args, global.load()?).await,
         Command::Person(command) => return person::run(command, global.load()?).await,
         Command::Train => train::run(global.load()?).await?,
-        Command::Replay {
-            provider,
-            dry_run,
-            discard_unproven,
-        } => {
-            return replay::run(global.load()?, provider.as_deref(), dry_run, discard_unproven).await;
-        }
+        Command::Replay(args) => return replay::run(global.load()?, &args).await,
     }
     Ok(ExitCode::SUCCESS)
 }

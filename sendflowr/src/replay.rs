@@ -1,21 +1,28 @@
 //! `sendflowr replay`: reprocesses dead letters. The host's go through the currently installed plugins, the consumer's go back
 //! to the events topic.
 
+mod done;
+
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, hash_map::Entry},
     process::ExitCode,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use anyhow::{Context, bail};
-use event::Event;
-use host::{Intake, ReplayError, plugin::QuarantineConfig};
+use clap::Args;
+use event::{Event, UnsupportedSchema};
+use host::{Intake, RejectedElement, ReplayError, Replayed, plugin::QuarantineConfig};
 use prometheus_client::registry::Registry;
-use store::bus::{
-    Bus, DEAD_LETTERS_TOPIC, EVENTS_TOPIC, NewRecord, Position, Progress, Record, Subscription, header,
+use store::{
+    StoreError,
+    bus::{
+        Bus, DEAD_LETTERS_TOPIC, EVENTS_TOPIC, NewRecord, Position, Progress, Record, Subscription, header,
+    },
 };
 
+use self::done::Done;
 use crate::{
     config::RawConfig,
     engines::{Engines, LateAccounts},
@@ -32,15 +39,33 @@ const BATCH: usize = 100;
 /// needs some five seconds; one whose last member ended without leaving needs the ten seconds of its session in addition.
 const SILENCE: Duration = Duration::from_secs(30);
 
+/// Elements of one dead letter that are printed with their reasons. Mostly all of them have the same few.
+const MOST_SHOWN: usize = 20;
+
+/// What to replay, and what to do with the rest.
+#[derive(Debug, Args)]
+pub(crate) struct ReplayArgs {
+    /// Replay only the dead letters of this provider.
+    #[arg(long)]
+    provider: Option<String>,
+    /// Do everything except storing events and removing dead letters, and say what would be done.
+    #[arg(long)]
+    dry_run: bool,
+    /// Discard unproven dead letters that are refused again. Strangers leave such dead letters; a genuine one may be among
+    /// them as long as its plugin does not read it.
+    #[arg(long)]
+    discard_unproven: bool,
+    /// Discard what the installed plugins, or this version, still cannot read, proven or not, and print what it was. No later
+    /// version of a plugin will see it. Dead letters on which a plugin fails, and events of a newer version, stay.
+    #[arg(long)]
+    discard_unreadable: bool,
+}
+
 /// What to replay, and with what.
 struct Replay<'a> {
     intake: Intake,
     bus: Arc<dyn Bus>,
-    /// If set, only the dead letters of this provider are replayed.
-    provider: Option<&'a str>,
-    dry_run: bool,
-    /// Whether unproven dead letters are discarded when they are refused again.
-    discard_unproven: bool,
+    args: &'a ReplayArgs,
 }
 
 /// The outcome of replaying a dead letter.
@@ -49,8 +74,8 @@ enum Fate {
     Replayed(usize),
     /// Not fully processed. The events that it did give are on the bus.
     Failed { events: usize, why: String },
-    /// Discarded.
-    Discarded { why: String },
+    /// Discarded. The events that it did give are on the bus.
+    Discarded { events: usize, why: String },
     /// Of another provider than the requested one.
     LeftAlone,
     /// Not a dead letter that SendFlowr wrote.
@@ -67,19 +92,20 @@ struct Tally {
     discarded: usize,
 }
 
-/// Replays all dead letters, of one provider or of all. Events that were stored already are not stored twice. With `dry_run` it
-/// only reports what there is. Dead letters that still cannot be read in full stay for the next replay, as do those of other
-/// providers, and so do those behind them; the exit code is then 1 if any failed. With `discard_unproven`, unproven ones are
-/// discarded instead when they are refused again.
+/// The first dead letter of a partition that stays.
+struct Held {
+    letter: Record,
+    /// Whether something behind it is done that no earlier replay has recorded.
+    has_news: bool,
+}
+
+/// Replays all dead letters, of one provider or of all. Events that were stored already are not stored twice. Dead letters that
+/// still cannot be read in full stay for the next replay, as do those of other providers; those behind them are done once they
+/// are replayed. The exit code is 1 if any failed. A dry run does all of it except storing, recording and committing.
 ///
 /// # Errors
 /// Fails if the bus or the plugins cannot be opened, or existing dead letters do not arrive.
-pub(crate) async fn run(
-    config: RawConfig,
-    provider: Option<&str>,
-    dry_run: bool,
-    discard_unproven: bool,
-) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(config: RawConfig, args: &ReplayArgs) -> anyhow::Result<ExitCode> {
     roles::require_hosts_seal_key(&config)?;
     let engines = Arc::new(Engines::of(&config)?);
     let bus = engines.bus().await?;
@@ -96,9 +122,7 @@ pub(crate) async fn run(
     let replay = Replay {
         intake: host::open_intake(&host_config, dependencies).await?,
         bus,
-        provider,
-        dry_run,
-        discard_unproven,
+        args,
     };
     let tally = replay.all().await?;
     drop(replay);
@@ -110,14 +134,25 @@ pub(crate) async fn run(
         others,
         discarded,
     } = tally;
-    let verb = if dry_run { "would be replayed" } else { "replayed" };
-    let mut told =
-        format!("{replayed} letters {verb}, {events} events, {failed} letters failed, {others} left alone");
-    if discard_unproven {
-        told += &format!(", {discarded} discarded");
+    let would = args.would();
+    let mut told = format!(
+        "{replayed} letters {would}replayed, {events} events, {failed} letters failed, {others} left alone"
+    );
+    if args.discard_unproven || args.discard_unreadable {
+        told += &format!(", {discarded} {would}discarded");
     }
     output::line(&told);
     Ok(ExitCode::from(u8::from(failed > 0)))
+}
+
+impl ReplayArgs {
+    /// Returns what precedes the verb of something that a dry run does not do.
+    fn would(&self) -> &'static str {
+        match self.dry_run {
+            true => "would be ",
+            false => "",
+        }
+    }
 }
 
 impl Replay<'_> {
@@ -132,36 +167,63 @@ impl Replay<'_> {
         if waiting.is_empty() {
             return Ok(tally);
         }
-        let mut letters = self
-            .bus
-            .subscribe(GROUP, &[DEAD_LETTERS_TOPIC])
-            .await
-            .context("cannot read the dead letters")?;
+        let mut done = self.done(waiting.clone()).await?;
+        let mut letters = self.subscribe().await?;
         let mut settled = Progress::default();
-        // Partitions with a dead letter that stays.
-        let mut held: HashSet<u32> = HashSet::new();
+        let mut held: HashMap<u32, Held> = HashMap::new();
         while !waiting.is_empty() {
             for letter in next(&mut *letters, &waiting).await? {
-                let partition = letter.position.partition;
-                let stays = self.one(&letter, &mut tally).await;
-                if stays {
-                    held.insert(partition);
-                }
-                if !held.contains(&partition) {
-                    settled.note(&letter.position);
-                }
-                if let Some(left) = waiting.get_mut(&partition) {
-                    *left -= 1;
-                    if *left == 0 {
-                        waiting.remove(&partition);
+                let is_known = done.has(&letter.position);
+                let stays = !is_known && self.one(&letter, &mut tally).await;
+                count_down(&mut waiting, &letter);
+                done.note(&letter, !stays);
+                match held.entry(letter.position.partition) {
+                    Entry::Occupied(mut held) => held.get_mut().has_news |= !stays && !is_known,
+                    Entry::Vacant(_) if !stays => settled.note(&letter.position),
+                    Entry::Vacant(none) => {
+                        none.insert(Held {
+                            letter,
+                            has_news: false,
+                        });
                     }
                 }
             }
-            if !self.dry_run {
+            if !self.args.dry_run {
                 letters.commit_through(&settled).await?;
             }
         }
+        let with_news = held.values().filter(|held| held.has_news);
+        let records = with_news.map(|held| done.record_behind(&held.letter)).collect();
+        self.append(records).await.context(
+            "cannot record what is done behind dead letters that stay: the next replay reads it again",
+        )?;
         Ok(tally)
+    }
+
+    /// Reads all waiting records once, to learn which of them earlier replays have done.
+    async fn done(&self, mut waiting: HashMap<u32, u64>) -> anyhow::Result<Done> {
+        let mut done = Done::default();
+        let mut letters = self.subscribe().await?;
+        while !waiting.is_empty() {
+            for letter in next(&mut *letters, &waiting).await? {
+                done.read(&letter);
+                count_down(&mut waiting, &letter);
+            }
+        }
+        Ok(done)
+    }
+
+    async fn subscribe(&self) -> anyhow::Result<Box<dyn Subscription>> {
+        let letters = self.bus.subscribe(GROUP, &[DEAD_LETTERS_TOPIC]).await;
+        letters.context("cannot read the dead letters")
+    }
+
+    /// Appends records, except in a dry run.
+    async fn append(&self, records: Vec<NewRecord>) -> Result<(), StoreError> {
+        match self.args.dry_run {
+            true => Ok(()),
+            false => self.bus.append(records).await,
+        }
     }
 
     /// Processes one dead letter, counts it, and returns whether it must stay.
@@ -170,7 +232,7 @@ impl Replay<'_> {
             Fate::Replayed(events) => {
                 tally.replayed += 1;
                 tally.events += events;
-                if self.dry_run {
+                if self.args.dry_run {
                     output::line(&describe(letter));
                 }
                 false
@@ -181,9 +243,11 @@ impl Replay<'_> {
                 output::line(&format!("{}: {why}", describe(letter)));
                 true
             }
-            Fate::Discarded { why } => {
+            Fate::Discarded { events, why } => {
                 tally.discarded += 1;
-                output::line(&format!("{}: discarded: {why}", describe(letter)));
+                tally.events += events;
+                let would = self.args.would();
+                output::line(&format!("{}: {would}discarded: {why}", describe(letter)));
                 false
             }
             Fate::LeftAlone => {
@@ -199,7 +263,7 @@ impl Replay<'_> {
 
     async fn fate(&self, letter: &Record) -> Fate {
         if let Some(of) = letter.headers.get(header::PROVIDER) {
-            if self.provider.is_some_and(|wanted| wanted != of) {
+            if self.is_left_alone(of) {
                 return Fate::LeftAlone;
             }
             return self.once_more(letter).await;
@@ -216,21 +280,34 @@ impl Replay<'_> {
 
     /// Processes a delivery that the host dead-lettered.
     async fn once_more(&self, letter: &Record) -> Fate {
-        if self.dry_run {
-            return Fate::Replayed(0);
-        }
-        match self.intake.replay(letter).await {
-            Ok(counts) if counts.rejected == 0 => Fate::Replayed(counts.accepted),
-            Ok(counts) => Fate::Failed {
-                events: counts.accepted,
-                why: format!("{} of its elements are still rejected", counts.rejected),
-            },
-            Err(error @ ReplayError::Unproven(_)) if self.discard_unproven => Fate::Discarded {
-                why: event::chain(&error),
-            },
-            Err(error) => Fate::Failed {
+        let Replayed { records, rejected } = match self.intake.replay(letter).await {
+            Ok(replayed) => replayed,
+            Err(error) => {
+                let is_discarded = self.args.discard_unproven && matches!(error, ReplayError::Unproven(_))
+                    || self.args.discard_unreadable && error.is_unreadable();
+                let (events, why) = (0, event::chain(&error));
+                return match is_discarded {
+                    true => Fate::Discarded { events, why },
+                    false => Fate::Failed { events, why },
+                };
+            }
+        };
+        let events = records.len();
+        if let Err(error) = self.append(records).await {
+            return Fate::Failed {
                 events: 0,
-                why: event::chain(&error),
+                why: error.to_string(),
+            };
+        }
+        match (rejected.is_empty(), self.args.discard_unreadable) {
+            (true, _) => Fate::Replayed(events),
+            (false, true) => Fate::Discarded {
+                events,
+                why: still_rejected(&rejected),
+            },
+            (false, false) => Fate::Failed {
+                events,
+                why: still_rejected(&rejected),
             },
         }
     }
@@ -240,19 +317,19 @@ impl Replay<'_> {
         let event = match Event::from_json(&letter.value) {
             Ok(event) => event,
             // Its provider is unknown, too.
-            Err(_) if self.provider.is_some() => return Fate::LeftAlone,
-            Err(_) => {
-                return Fate::Failed {
-                    events: 0,
-                    why: "this build cannot read the event; a newer one may".to_owned(),
+            Err(_) if self.args.provider.is_some() => return Fate::LeftAlone,
+            Err(error) => {
+                let (events, why) = (0, error.to_string());
+                return match error {
+                    UnsupportedSchema::Malformed(_) if self.args.discard_unreadable => {
+                        Fate::Discarded { events, why }
+                    }
+                    _ => Fate::Failed { events, why },
                 };
             }
         };
-        if self.provider.is_some_and(|wanted| wanted != event.esp) {
+        if self.is_left_alone(&event.esp) {
             return Fate::LeftAlone;
-        }
-        if self.dry_run {
-            return Fate::Replayed(0);
         }
         let mut headers = letter.headers.clone();
         headers.retain(|name, _| !name.starts_with(header::PREFIX));
@@ -262,12 +339,39 @@ impl Replay<'_> {
             value: letter.value.clone(),
             headers,
         };
-        match self.bus.append(vec![record]).await {
+        match self.append(vec![record]).await {
             Ok(()) => Fate::Replayed(1),
             Err(error) => Fate::Failed {
                 events: 0,
                 why: error.to_string(),
             },
+        }
+    }
+
+    fn is_left_alone(&self, provider: &str) -> bool {
+        let wanted = self.args.provider.as_deref();
+        wanted.is_some_and(|wanted| wanted != provider)
+    }
+}
+
+/// Says which elements are still rejected, and why.
+fn still_rejected(rejected: &[RejectedElement]) -> String {
+    let mut told = format!("{} of its elements are still rejected", rejected.len());
+    for RejectedElement { index, reason } in rejected.iter().take(MOST_SHOWN) {
+        told += &format!("\n  element {index}: {reason}");
+    }
+    if let Some(more @ 1..) = rejected.len().checked_sub(MOST_SHOWN) {
+        told += &format!("\n  and {more} more");
+    }
+    told
+}
+
+/// Notes that a waiting record has arrived.
+fn count_down(waiting: &mut HashMap<u32, u64>, letter: &Record) {
+    if let Some(left) = waiting.get_mut(&letter.position.partition) {
+        *left -= 1;
+        if *left == 0 {
+            waiting.remove(&letter.position.partition);
         }
     }
 }

@@ -54,7 +54,8 @@ async fn a_replay_stores_nothing_twice() {
     for _ in 0..2 {
         let output = replay(&system, &[]);
         let text = String::from_utf8_lossy(&output.stdout);
-        let letter = "sendgrid/default at offset 0 of partition 0: rejected_elements: 1 of its elements are still rejected";
+        let letter = "sendgrid/default at offset 0 of partition 0: rejected_elements: 1 of its elements are still rejected\n  \
+            element 1: `email` is missing";
         // The first element's event is stored: whatever a newer plugin made of it, it would not be stored again.
         let counts = "0 letters replayed, 0 events, 1 letters failed, 0 left alone";
         assert_eq!(
@@ -78,7 +79,7 @@ async fn a_replay_stores_nothing_twice() {
 }
 
 #[tokio::test]
-async fn a_letter_that_fails_stays_and_so_do_those_behind_it() {
+async fn a_letter_that_fails_stays_and_those_behind_it_are_done() {
     let system = System::start(UNSIGNED, &["sendgrid"]).await;
     let bus = SqliteBus::open(&system.folder().join("data"), SqliteBusConfig::default())
         .await
@@ -98,7 +99,7 @@ async fn a_letter_that_fails_stays_and_so_do_those_behind_it() {
     assert_eq!(
         counts(&["--dry-run"]),
         (
-            "249 letters would be replayed, 0 events, 1 letters failed, 0 left alone".into(),
+            "249 letters would be replayed, 249 events, 1 letters failed, 0 left alone".into(),
             Some(1)
         )
     );
@@ -112,22 +113,34 @@ async fn a_letter_that_fails_stays_and_so_do_those_behind_it() {
     assert_eq!(
         counts(&[]),
         (
-            "249 letters replayed, 249 events, 1 letters failed, 0 left alone".into(),
+            "124 letters replayed, 124 events, 1 letters failed, 0 left alone".into(),
             Some(1)
         )
     );
-    assert_eq!(
-        counts(&[]),
-        (
-            "247 letters replayed, 247 events, 1 letters failed, 0 left alone".into(),
-            Some(1)
-        )
+    let late = letter::too_new(&letter::open_of("late", "mailgun"));
+    bus.append(vec![late]).await.expect("a letter is taken");
+    for (arguments, replayed) in [(&["--dry-run"][..], 1), (&[], 1), (&["--dry-run"], 0), (&[], 0)] {
+        let (told, code) = counts(arguments);
+        assert!(told.starts_with(&format!("{replayed} letters ")), "{told}");
+        assert!(
+            told.ends_with(&format!(
+                "replayed, {replayed} events, 1 letters failed, 0 left alone"
+            )),
+            "{told}"
+        );
+        assert_eq!(code, Some(1));
+    }
+    // An event of a newer version is for a newer version.
+    assert!(
+        counts(&["--discard-unreadable"])
+            .0
+            .ends_with("1 letters failed, 0 left alone, 0 discarded")
     );
     eventually("every event is stored", || async {
-        system.stored_events().await >= 249
+        system.stored_events().await >= 250
     })
     .await;
-    assert_eq!(system.stored_events().await, 249);
+    assert_eq!(system.stored_events().await, 250);
 }
 
 #[tokio::test]
@@ -169,6 +182,46 @@ async fn what_strangers_have_left_holds_nothing_back_once_it_is_discarded() {
     assert_eq!(
         outcome(&output).0,
         "0 letters replayed, 0 events, 1 letters failed, 0 left alone"
+    );
+}
+
+#[tokio::test]
+async fn what_no_plugin_will_ever_read_can_be_discarded() {
+    let system = System::start(UNSIGNED, &["sendgrid"]).await;
+    assert_eq!(system.webhook("sendgrid", &[], "no list").await.status, 400);
+    let nobody = r#"[{"event":"open","timestamp":1767636000}]"#;
+    assert_eq!(system.webhook("sendgrid", &[], nobody).await.status, 200);
+
+    let (told, code) = outcome(&replay(&system, &["--dry-run"]));
+    assert_eq!(
+        told,
+        "0 letters would be replayed, 0 events, 2 letters failed, 0 left alone"
+    );
+    assert_eq!(code, Some(1), "a dry run says what the real one does");
+    let dry = replay(&system, &["--dry-run", "--discard-unreadable"]);
+    assert_eq!(
+        outcome(&dry),
+        (
+            "0 letters would be replayed, 0 events, 0 letters failed, 0 left alone, 2 would be discarded"
+                .into(),
+            Some(0)
+        )
+    );
+    let output = replay(&system, &["--discard-unreadable"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(
+        text,
+        "sendgrid/default at offset 0 of partition 0: malformed: discarded: the body is not a JSON array\n\
+         sendgrid/default at offset 1 of partition 0: rejected_elements: discarded: 1 of its elements are still rejected\n  \
+         element 0: `email` is missing\n\
+         0 letters replayed, 0 events, 0 letters failed, 0 left alone, 2 discarded\n"
+    );
+    assert_eq!(
+        outcome(&replay(&system, &[])),
+        (
+            "0 letters replayed, 0 events, 0 letters failed, 0 left alone".into(),
+            Some(0)
+        )
     );
 }
 

@@ -6,7 +6,7 @@
 /// Prefix of the names of these headers.
 pub const PREFIX: &str = "dead-letter-";
 
-/// Which process dead-lettered it: `host` or `consumer`.
+/// Which process dead-lettered it: `host` or `consumer`. `replay` marks a record of which dead letters are done.
 pub const STAGE: &str = "dead-letter-stage";
 
 /// The cause: `malformed` or `rejected_elements` from the host; `undecodable`, `schema_too_new` or `store_rejected` from the
