@@ -11,6 +11,7 @@ mod stored;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
+use axum::http::HeaderName;
 use event::{
     identity::{MAX_ACCOUNT_NAME, is_account_name},
     settings::Secret,
@@ -36,6 +37,11 @@ const BASIC_AUTH_USER: &str = "basic_auth_user";
 const ALLOW_UNSIGNED: &str = "allow_unsigned";
 const RECORD_DELIVERIES: &str = "record_deliveries";
 const EXTERNAL_ID_SCOPE: &str = "external_id_scope";
+
+/// Settings that have one meaning in all plugins: the SDK declares and reads them. A plugin can only refuse every delivery of an
+/// account where they are wrong, so they are checked when the account is read.
+const TIMESTAMP_TOLERANCE: &str = "timestamp_tolerance_seconds";
+const HEADER_NAME: &str = "header_name";
 
 /// Maximum number of values that a secret may have at once. A rotation needs two; four leave room for one that overlaps the
 /// next, and keep the work that a forged delivery causes small.
@@ -478,6 +484,9 @@ fn parse_account(
                 "has more than 4 values: drop those that are no longer in use",
             ));
         }
+        if let Some(problem) = texts.iter().find_map(|text| setting_problem(&name, text.trim())) {
+            return Err(invalid(&name, problem));
+        }
         values.insert(name, texts);
     }
     let account = Account::new(provider, account, values, allow_unsigned);
@@ -486,6 +495,20 @@ fn parse_account(
         external_id_scope,
         ..account
     })
+}
+
+/// Returns why a setting that has one meaning in all plugins cannot have this value.
+fn setting_problem(name: &str, value: &str) -> Option<&'static str> {
+    match name {
+        TIMESTAMP_TOLERANCE => value
+            .parse::<u64>()
+            .is_err()
+            .then_some("must be a whole number of seconds, like `300`"),
+        HEADER_NAME => HeaderName::try_from(value)
+            .is_err()
+            .then_some("must be the name of a header, like `x-webhook-key`"),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -568,6 +591,18 @@ mod tests {
                 "`accounts.a.b.external_id_scope` must be 1 to 64 letters, digits, `-`, `_` and `.`"
             );
         }
+        for tolerance in ["'5m'", "-1", "1.5", "true", "['300', '5 min']"] {
+            assert_eq!(
+                error(&format!("[a.b]\ntimestamp_tolerance_seconds = {tolerance}")),
+                "`accounts.a.b.timestamp_tolerance_seconds` must be a whole number of seconds, like `300`"
+            );
+        }
+        assert_eq!(
+            error("[a.b]\nheader_name = 'X-Key: value'"),
+            "`accounts.a.b.header_name` must be the name of a header, like `x-webhook-key`"
+        );
+        accounts("[a.b]\ntimestamp_tolerance_seconds = 300\nheader_name = 'X-Key'").unwrap();
+        accounts("[a.b]\ntimestamp_tolerance_seconds = ' 0 '\nheader_name = ' X-Key '").unwrap();
         for number in ["-1", "1001", "'ten'", "true"] {
             assert_eq!(
                 error(&format!("[a.b]\nrecord_deliveries = {number}")),

@@ -199,4 +199,16 @@ fn an_account_is_stored_whatever_its_plugin_s_file_is() {
     assert!(told(&added).contains(note), "{}", told(&added));
     let listed = account_in(folder.path(), &["list"]);
     assert!(told(&listed).contains("acme"), "{}", told(&listed));
+    // What is wrong for every plugin is not stored.
+    let refused = account_in(
+        folder.path(),
+        &["set", "acme/us", "key=x", "timestamp_tolerance_seconds=5m"],
+    );
+    assert!(!refused.status.success());
+    assert!(
+        told(&refused)
+            .contains("`accounts.acme.us.timestamp_tolerance_seconds` must be a whole number of seconds"),
+        "{}",
+        told(&refused)
+    );
 }

@@ -178,6 +178,11 @@ mod tests {
             "`accounts.acme.eu.allow_unsigned` must be `true` or `false`"
         );
         assert!(
+            error(values(&[("timestamp_tolerance_seconds", &["5m"])]), "acme", "eu").starts_with(
+                "`accounts.acme.eu.timestamp_tolerance_seconds` must be a whole number of seconds"
+            )
+        );
+        assert!(
             error(values(&[("record_deliveries", &["5"])]), "acme", "eu")
                 .starts_with("`accounts.acme.eu.record_deliveries` can only be set in the configuration")
         );
