@@ -1,8 +1,10 @@
 //! Assembles the host, accepts connections, and shuts down in order.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use axum::Router;
@@ -27,6 +29,9 @@ use crate::{
     rejected::Rejections,
     skipped::SkippedTypes,
 };
+
+/// How often the accounts are compared with the plugins: as often as the plugin folder is listed when nothing tells of a change.
+const PLUGINS_EVERY: Duration = Duration::from_secs(1);
 
 /// The services that the host depends on.
 #[derive(Clone)]
@@ -120,12 +125,13 @@ impl Server {
             stopping.cancel();
         };
         // A listener that fails cancels `shutdown` too.
-        let (served, (), ()) = tokio::join!(
+        let (served, (), (), ()) = tokio::join!(
             listener::serve(listener, router, tls, limits, shutdown.clone()),
             told,
             intake
                 .accounts
-                .follow(&shutdown, || intake.forget_removed_accounts())
+                .follow(&shutdown, || intake.forget_removed_accounts()),
+            report_missing_plugins(&intake, &shutdown),
         );
         served.map_err(HostError::Listener)
     }
@@ -188,16 +194,36 @@ pub async fn run(
         .await
 }
 
-/// Logs what is wrong with the accounts. Providers without any account are left out: otherwise every plugin in the
+/// Logs which providers have accounts and no plugin: at once, and whenever one loses its plugin or gets an account without one.
+async fn report_missing_plugins(intake: &Intake, shutdown: &CancellationToken) {
+    let mut known = BTreeSet::new();
+    loop {
+        let accounts = intake.accounts();
+        let providers = accounts.configured().map(|account| account.provider());
+        let missing: BTreeSet<String> = providers
+            .filter(|provider| intake.plugins.get(provider).is_none())
+            .map(str::to_owned)
+            .collect();
+        for provider in missing.difference(&known) {
+            tracing::warn!(
+                %provider,
+                "`{provider}` has accounts, but no plugin serves it: their deliveries are answered with 503 until one does"
+            );
+        }
+        known = missing;
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(PLUGINS_EVERY) => {}
+        }
+    }
+}
+
+/// Logs what is wrong with the accounts that have a plugin. Providers without any account are left out: otherwise every plugin in the
 /// folder would cause warnings.
 fn report_accounts(intake: &Intake) {
     let accounts = intake.accounts();
     for provider in accounts.providers() {
         let Some(plugin) = intake.plugins.get(provider) else {
-            tracing::warn!(
-                provider,
-                "`accounts.{provider}` is configured, but no plugin serves `{provider}`"
-            );
             continue;
         };
         for Findings {

@@ -11,12 +11,13 @@ use tracing::{
     span,
 };
 
-/// What plugins have logged, and what was logged about their failures and rejections.
+/// What plugins have logged, and what was logged about their failures and rejections, and about providers without a plugin.
 static LINES: Mutex<Vec<Line>> = Mutex::new(Vec::new());
 
 #[derive(Clone, Default)]
 struct Line {
-    plugin: String,
+    /// A plugin's tag, or a provider.
+    about: String,
     message: String,
 }
 
@@ -26,11 +27,11 @@ pub(crate) fn keep() {
     BEGUN.call_once(|| tracing::subscriber::set_global_default(Keeper).unwrap());
 }
 
-/// Returns the lines that carry this plugin's tag.
-pub(crate) fn of(tag: &str) -> Vec<String> {
+/// Returns the lines that carry this plugin's tag, or this provider.
+pub(crate) fn of(name: &str) -> Vec<String> {
     let lines = LINES.lock().unwrap();
-    let of_plugin = lines.iter().filter(|line| line.plugin == tag);
-    of_plugin.map(|line| line.message.clone()).collect()
+    let wanted = lines.iter().filter(|line| line.about == name);
+    wanted.map(|line| line.message.clone()).collect()
 }
 
 struct Keeper;
@@ -39,7 +40,7 @@ impl Subscriber for Keeper {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         let is_wanted = matches!(
             metadata.target(),
-            "sendflowr_host::plugin::log" | "sendflowr_host::rejected"
+            "sendflowr_host::plugin::log" | "sendflowr_host::rejected" | "sendflowr_host::server"
         );
         metadata.is_event() && is_wanted
     }
@@ -66,7 +67,7 @@ impl Subscriber for Keeper {
 impl Visit for Line {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         match field.name() {
-            "plugin" => write!(self.plugin, "{value:?}").unwrap(),
+            "plugin" | "provider" => write!(self.about, "{value:?}").unwrap(),
             "message" => write!(self.message, "{value:?}").unwrap(),
             _ => {}
         }

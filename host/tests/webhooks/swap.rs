@@ -13,7 +13,7 @@ use sendflowr_host::plugin::Plugin;
 use store::bus::header;
 use tokio::{task::JoinSet, time};
 
-use crate::{Host, guest::guest};
+use crate::{Host, guest::guest, lines};
 
 const SWAPS: usize = 10;
 
@@ -93,4 +93,33 @@ async fn swaps_and_a_rollback_under_load_lose_nothing_and_leave_nothing_behind()
     let mut versions: Vec<_> = (0..=SWAPS).map(tag).collect();
     versions.sort();
     assert_eq!(served, versions);
+}
+
+#[tokio::test]
+async fn accounts_that_lose_their_plugin_are_named_in_the_log() {
+    lines::keep();
+    let accounts = "[orphan.eu]\ntoken = 'x'\n[never.eu]\ntoken = 'x'";
+    let host = Host::start(&[guest("orphan")], "", accounts).await;
+    let warned = |provider: &str| {
+        let lines = lines::of(provider);
+        let warning = format!("`{provider}` has accounts, but no plugin serves it: ");
+        lines.iter().filter(|line| line.starts_with(&warning)).count()
+    };
+    eventually("the one without a plugin from the start is named", || {
+        warned("never") == 1
+    })
+    .await;
+    assert_eq!(warned("orphan"), 0);
+    // Another plugin is copied over its file.
+    let file = host._data.path().join("plugins/orphan.wasm");
+    std::fs::write(&file, guest("heir").build()).unwrap();
+    eventually("the other one is named too", || warned("orphan") == 1).await;
+    assert_eq!(host.post("/webhooks/orphan/eu", "x").await.code(), "no_plugin");
+    std::fs::write(&file, guest("orphan").build()).unwrap();
+    eventually("its plugin is back", || {
+        host.intake.plugins().get("orphan").is_some()
+    })
+    .await;
+    time::sleep(Duration::from_millis(1_500)).await;
+    assert_eq!((warned("orphan"), warned("never")), (1, 1), "once each");
 }

@@ -1,10 +1,14 @@
 //! `sendflowr plugin list`: lists the plugins in the folder as the host judges them, and what the configured accounts lack.
 
-use std::{path::Path, process::ExitCode};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    process::ExitCode,
+};
 
 use host::{
     HostConfig,
-    plugin::{LoadError, Plugins, Served, Surveyed},
+    plugin::{LoadError, Plugins, Served, Surveyed, types::Descriptor},
 };
 use serde_json::{Value, json};
 
@@ -24,11 +28,34 @@ pub(crate) async fn run(global: Global, format: Format) -> anyhow::Result<ExitCo
     // Compiling occupies a thread for a while.
     let surveyed = tokio::task::spawn_blocking(move || Plugins::survey(&plugins)).await??;
     let all_serve = surveyed.iter().all(|file| file.verdict.is_ok());
+    let orphans = orphans(&surveyed, &config);
     let mut rows = Vec::new();
     for Surveyed { file, verdict } in &surveyed {
         match format {
             Format::Json => output::line(&as_json(file, verdict, &config).to_string()),
             Format::Text => rows.push(as_row(file, verdict, &config)),
+        }
+    }
+    for (provider, accounts) in &orphans {
+        let problem = format!("no plugin serves `{provider}`");
+        match format {
+            Format::Json => {
+                let row =
+                    json!({ "slug": provider, "serves": false, "problem": problem, "accounts": accounts });
+                output::line(&row.to_string());
+            }
+            Format::Text => {
+                let none = String::new;
+                let accounts = format!("{}: {problem}", accounts.join(", "));
+                rows.push(vec![
+                    (*provider).to_owned(),
+                    none(),
+                    none(),
+                    none(),
+                    none(),
+                    accounts,
+                ]);
+            }
         }
     }
     if format == Format::Text {
@@ -42,11 +69,30 @@ pub(crate) async fn run(global: Global, format: Format) -> anyhow::Result<ExitCo
         ];
         output::line(&output::table(&header, &rows));
     }
-    Ok(if all_serve {
+    Ok(if all_serve && orphans.is_empty() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Returns the configured accounts whose provider no plugin serves, by provider.
+fn orphans<'a>(surveyed: &[Surveyed], config: &'a HostConfig) -> BTreeMap<&'a str, Vec<&'a str>> {
+    let served: BTreeSet<&str> = surveyed
+        .iter()
+        .filter_map(|file| file.verdict.as_ref().ok())
+        .map(|served| served.plugin.descriptor().slug.as_str())
+        .collect();
+    let mut orphans: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for account in config.accounts.configured() {
+        if !served.contains(account.provider()) {
+            orphans
+                .entry(account.provider())
+                .or_default()
+                .push(account.name());
+        }
+    }
+    orphans
 }
 
 fn name_of(file: &Path) -> String {
@@ -69,9 +115,7 @@ fn as_json(file: &Path, verdict: &Result<Served, LoadError>, config: &HostConfig
         }
     };
     let descriptor = served.plugin.descriptor();
-    let spec = |name: &String, required: bool| json!({ "name": name, "required": required });
-    let secrets = descriptor.secrets.iter();
-    let settings = descriptor.settings.iter();
+    let (secrets, settings) = specs(descriptor);
     json!({
         "file": name_of(file),
         "serves": true,
@@ -80,10 +124,25 @@ fn as_json(file: &Path, verdict: &Result<Served, LoadError>, config: &HostConfig
         "slug": descriptor.slug,
         "display_name": descriptor.display_name,
         "version": descriptor.version,
-        "secrets": secrets.map(|secret| spec(&secret.name, secret.required)).collect::<Vec<_>>(),
-        "settings": settings.map(|setting| spec(&setting.name, setting.required)).collect::<Vec<_>>(),
+        "secrets": secrets,
+        "settings": settings,
         "accounts": config.accounts.findings(descriptor),
     })
+}
+
+/// Returns the declared secrets and settings as JSON.
+pub(super) fn specs(descriptor: &Descriptor) -> (Vec<Value>, Vec<Value>) {
+    let spec = |name: &String, required: bool| json!({ "name": name, "required": required });
+    let secrets = descriptor.secrets.iter();
+    let settings = descriptor.settings.iter();
+    (
+        secrets
+            .map(|secret| spec(&secret.name, secret.required))
+            .collect(),
+        settings
+            .map(|setting| spec(&setting.name, setting.required))
+            .collect(),
+    )
 }
 
 /// Returns whether a served plugin is signed by a trusted key; `None` if no signature is required.

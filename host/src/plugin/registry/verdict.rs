@@ -131,14 +131,24 @@ impl Registry {
         let before = file.plugin.replace(Arc::clone(&plugin));
         self.publish(&files);
         drop(files);
+        // Tools load plugins too, and serve nobody.
         tracing::info!(
             plugin = %plugin.tag(),
             plugin.file = %file_name(path),
             plugin.digest = %plugin.digest(),
             plugin.before = before.as_ref().map(|before| before.tag()),
-            "plugin `{}` is now served",
+            "plugin `{}` is now in use",
             plugin.tag()
         );
+        if let Some(before) = before.filter(|before| before.descriptor().slug != slug) {
+            tracing::info!(
+                plugin = %before.tag(),
+                plugin.file = %file_name(path),
+                "plugin `{}` is no longer served: its file has become `{}`",
+                before.tag(),
+                plugin.tag()
+            );
+        }
     }
 
     /// Notes why the file, as it was `seen` in the listing, is not served.
