@@ -154,7 +154,13 @@ pub async fn normalize_one(
     let handshake = match outcome {
         Outcome::Events(batch) => return Ok(accepted(batch, &origin)),
         Outcome::Reply(reply) => {
-            json!({ "reply": { "status": reply.status, "body": String::from_utf8_lossy(&reply.body) } })
+            let headers = reply.headers.iter();
+            let headers = headers.map(|header| json!({ "name": header.name, "value": header.value }));
+            json!({ "reply": {
+                "status": reply.status,
+                "headers": headers.collect::<Vec<_>>(),
+                "body": String::from_utf8_lossy(&reply.body),
+            } })
         }
         Outcome::Confirm(url) => {
             if let Err(refused) = FetchAddress::parse(&url, &descriptor.hosts) {

@@ -17,7 +17,7 @@ use event::{Event, Hasher};
 
 use crate::{
     accounts::{Account, Accounts},
-    canonical::{self, Origin, scrub},
+    canonical::{self, Origin, RejectedElement, scrub},
     delivery::{Delivery, DeliveryError},
     error::HostError,
     intake::{Incoming, request_for},
@@ -233,10 +233,10 @@ pub enum Made {
     Events {
         /// In the order of the delivery.
         events: Vec<Event>,
-        /// Number of elements that yield no event.
-        skipped: usize,
+        /// Positions of the elements that are understood but yield no event.
+        skipped: Vec<u32>,
         /// Why elements could not be read.
-        rejected: Vec<String>,
+        rejected: Vec<RejectedElement>,
     },
     /// A reply or confirmation of a handshake.
     Handshake,
@@ -340,14 +340,11 @@ impl Recordings {
             now: received_at,
         };
         let converted = canonical::convert(batch, &self.hasher, &origin);
+        let skipped = converted.skipped.iter();
         Ok(Made::Events {
+            skipped: skipped.map(|element| element.index).collect(),
             events: converted.events,
-            skipped: converted.skipped.len(),
-            rejected: converted
-                .rejected
-                .into_iter()
-                .map(|element| format!("element {}: {}", element.index, element.reason))
-                .collect(),
+            rejected: converted.rejected,
         })
     }
 }

@@ -54,9 +54,9 @@ pub(crate) enum PluginCommand {
     /// Run case files through compiled plugins, proofs included. Exit code 1 if any case fails.
     ///
     /// With `--recorded`, run the deliveries that accounts with `record_deliveries` have kept through the installed plugin
-    /// and through the given one, and show the differences in what would be stored. Exit code 1 if the given plugin fails on,
-    /// or rejects elements of, a delivery that the installed one reads: those are losses. Other differences may be the
-    /// purpose of the new version; with `--no-changes` they give exit code 1 too.
+    /// and through the given one, and show the differences in what would be stored. Exit code 1 if the given plugin fails on
+    /// a delivery that the installed one reads, makes fewer events of it, or rejects more of its elements: those are losses.
+    /// Other differences may be the purpose of the new version; with `--no-changes` they give exit code 1 too.
     Test {
         /// Compiled plugins.
         // Not named like the global `--plugins`: clap would take it for that flag's value.
@@ -113,7 +113,7 @@ pub(crate) enum PluginCommand {
         format: Format,
     },
     /// List the plugins in the folder as the host judges them, their secrets, and what the configured accounts lack. Exit
-    /// code 1 if the host refuses a file.
+    /// code 1 if the host refuses a file, or a configured account has no plugin.
     List {
         /// Output format.
         #[arg(long, value_enum, default_value = "text")]

@@ -150,6 +150,13 @@ fn pins_are_written_compared_and_kept_in_order() {
     fs::write(&elsewhere, altered(&original)).unwrap();
     works(folder, &["pin", "postmark.wasm"]);
     assert_eq!(check(), Some(0));
+    // A pin is about slug, version and digest: the file may be named otherwise where it comes from.
+    let newer = [altered(&original), b"\0\x02\x01y".to_vec()].concat();
+    fs::write(folder.join("v2.wasm"), &newer).unwrap();
+    works(folder, &["pin", "v2.wasm"]);
+    assert_eq!(check(), Some(1), "it is not in the folder yet");
+    fs::copy(folder.join("v2.wasm"), &file).unwrap();
+    assert_eq!(check(), Some(0));
 
     fs::remove_file(&file).unwrap();
     let text = works(folder, &["pin"]);
@@ -440,6 +447,19 @@ fn list_and_check_judge_as_the_host_does() {
     assert!(row(&text, "a-copy.wasm").starts_with(refused), "{text}");
     fs::remove_file(in_folder("a-copy.wasm")).unwrap();
 
+    // An account's deliveries wait for a plugin.
+    let accounts =
+        "[accounts.acme.eu]\ntoken = 'x'\n[accounts.acme.us]\ntoken = 'x'\n[accounts.sendgrid.eu]\n";
+    fs::write(place.path().join("sendflowr.toml"), accounts).unwrap();
+    let (code, text) = list();
+    assert_eq!(code, Some(1), "{text}");
+    assert_eq!(
+        row(&text, "acme"),
+        "acme eu, us: no plugin serves `acme`",
+        "{text}"
+    );
+    fs::remove_file(place.path().join("sendflowr.toml")).unwrap();
+
     works(place.path(), &["pin", "plugins/postmark.wasm"]);
     let (code, text) = list();
     assert_eq!(code, Some(0), "{text}");
@@ -458,6 +478,14 @@ fn list_and_check_judge_as_the_host_does() {
             .contains("serves it as configured: it is pinned in `plugins/plugins.lock`")
     );
     assert!(last(check("plugins/sendgrid.wasm")).contains("it is not pinned in `plugins/plugins.lock`"));
+    let text = works(
+        place.path(),
+        &["check", "plugins/sendgrid.wasm", "--format", "json"],
+    );
+    let json: Value = serde_json::from_str(&text).unwrap();
+    let setting = serde_json::json!({"name": "timestamp_tolerance_seconds", "required": false});
+    assert!(json["settings"].as_array().unwrap().contains(&setting), "{text}");
+    assert!(json["secrets"][0]["name"].is_string(), "{text}");
 
     fs::write(
         place.path().join("sendflowr.toml"),

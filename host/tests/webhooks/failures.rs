@@ -3,7 +3,11 @@
 use std::time::SystemTime;
 
 use event::{Timestamp, grid::DAY_MS};
-use sendflowr_host::{RawDelivery, SealContext, Sealer};
+use sendflowr_host::{
+    RawDelivery, SealContext, Sealer,
+    cases::{Case, normalize_one},
+};
+use serde_json::json;
 use store::bus::{DEAD_LETTERS_TOPIC, NewRecord, Position, Record, header};
 
 use crate::{HANDSHAKE, Host, MALFORMED, Mood, REPLY, guest::guest, lines};
@@ -309,6 +313,31 @@ async fn handshakes_answer_and_store_nothing() {
     let answer = host.post("/webhooks/liar", "x").await;
     assert_eq!((answer.status, answer.code().as_str()), (401, "plugin_fault"));
     assert!(host.bus.appends().is_empty());
+}
+
+#[tokio::test]
+async fn the_reading_of_a_handshake_has_the_headers_of_its_reply() {
+    // One header, `a: b`.
+    let reply = format!(
+        "(i32.store (i32.const 612) (i32.const 652))
+         (i32.store (i32.const 616) (i32.const 1))
+         (i32.store (i32.const 652) (i32.const 672))
+         (i32.store (i32.const 656) (i32.const 1))
+         (i32.store (i32.const 660) (i32.const 673))
+         (i32.store (i32.const 664) (i32.const 1))
+         (i32.store16 (i32.const 672) (i32.const 0x6261))
+         {REPLY}"
+    );
+    let host = Host::open(guest("acme").authenticate(HANDSHAKE).normalize(&reply)).await;
+    assert_eq!(host.get("/webhooks/acme").await.headers["a"], "b");
+    let plugin = host.intake.plugins().get("acme").unwrap();
+    let case = br#"{"provider": "acme", "name": "handshake", "request": {"body": ""}, "expect": {}}"#;
+    let case = Case::from_json(case).unwrap();
+    let reading = normalize_one(&plugin, &case, Timestamp::default()).await.unwrap();
+    assert_eq!(
+        serde_json::to_value(reading).unwrap()["handshake"]["reply"],
+        json!({"status": 202, "headers": [{"name": "a", "value": "b"}], "body": "hi"})
+    );
 }
 
 #[tokio::test]

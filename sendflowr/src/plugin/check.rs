@@ -8,7 +8,7 @@ use std::{
 use host::plugin::{Examination, Plugin, PluginError, Plugins, PluginsConfig, types::Descriptor};
 use serde_json::{Value, json};
 
-use super::files::note;
+use super::{files::note, list::specs};
 use crate::{cli::Format, output};
 
 /// Share of a limit from which on the table warns: a large delivery takes several times what an empty one does.
@@ -58,11 +58,14 @@ fn as_json(
         }
         Ok((plugin, examination)) => {
             let descriptor = plugin.descriptor();
+            let (secrets, settings) = specs(descriptor);
             json!({
                 "file": file,
                 "serves": true,
                 "slug": descriptor.slug,
                 "version": descriptor.version,
+                "secrets": secrets,
+                "settings": settings,
                 "digest": plugin.digest(),
                 "contract": examination.contract,
                 "imports": examination.imports,

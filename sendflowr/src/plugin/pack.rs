@@ -39,6 +39,12 @@ pub(crate) async fn run(
 
 fn pack(module: &Path, out: Option<PathBuf>) -> anyhow::Result<(PathBuf, Digest)> {
     let bytes = fs::read(module).with_context(|| format!("cannot read `{}`", module.display()))?;
+    if !bytes.starts_with(b"\0asm") {
+        bail!(
+            "`{}` is not a WebAssembly module: name the one that `cargo build --target wasm32-unknown-unknown` writes",
+            module.display()
+        );
+    }
     let out = match out {
         Some(out) => out,
         None => {
@@ -95,5 +101,13 @@ mod tests {
         fs::write(&module, b"\0asm\x01\0\0\0").unwrap();
         let error = pack(&module, Some(module.clone())).unwrap_err();
         assert!(error.to_string().contains("would be overwritten"), "{error}");
+
+        let manifest = folder.path().join("Cargo.toml");
+        fs::write(&manifest, "[package]").unwrap();
+        let error = pack(&manifest, Some(manifest.clone())).unwrap_err();
+        assert!(
+            error.to_string().contains("is not a WebAssembly module"),
+            "{error}"
+        );
     }
 }

@@ -71,7 +71,7 @@ pub(crate) async fn run(global: Global, args: PinArgs) -> anyhow::Result<ExitCod
     }
     let changes = differences(&before, &after);
     if let Some(writer) = &writer
-        && !changes.is_empty()
+        && before != after
     {
         writer.write(&after)?;
     }
@@ -142,11 +142,12 @@ fn pin(file: &Path, plugin: &Plugin, examination: &Examination, before: Option<&
     })
 }
 
-/// Returns one line for each pin that differs.
+/// Returns one line for each pin that differs. The file's name does not count: it is for the reader, and the file that was pinned
+/// may get another one in the folder.
 fn differences(before: &PluginLock, after: &PluginLock) -> Vec<String> {
     let slugs: BTreeSet<&str> = before.pins().chain(after.pins()).map(|(slug, _)| slug).collect();
     let change = |slug: &str| match (before.get(slug), after.get(slug)) {
-        (Some(old), Some(new)) if old == new => None,
+        (Some(old), Some(new)) if *old == renamed(new, &old.file) => None,
         (Some(old), Some(new)) if old.sha256 == new.sha256 => Some(format!(
             "changed   {slug} {}: the same file, described differently",
             new.version
@@ -160,4 +161,11 @@ fn differences(before: &PluginLock, after: &PluginLock) -> Vec<String> {
         (None, None) => None,
     };
     slugs.into_iter().filter_map(change).collect()
+}
+
+fn renamed(pin: &Pin, file: &str) -> Pin {
+    Pin {
+        file: file.to_owned(),
+        ..pin.clone()
+    }
 }

@@ -7,7 +7,10 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use host::recordings::{Made, Recordings};
+use host::{
+    RejectedElement,
+    recordings::{Made, Recordings},
+};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -218,14 +221,26 @@ fn differences(before: &Made, after: &Made) -> anyhow::Result<Vec<String>> {
     let mut found = Vec::new();
     for (what, old, new) in [
         ("events", events.len(), new_events.len()),
-        ("skipped", *skipped, *new_skipped),
+        ("skipped", skipped.len(), new_skipped.len()),
     ] {
         if old != new {
             found.push(format!("{what}: {old} -> {new}"));
         }
     }
     if rejected != new_rejected {
-        found.push(format!("rejected: {rejected:?} -> {new_rejected:?}"));
+        found.push(format!(
+            "rejected: {:?} -> {:?}",
+            reasons(rejected),
+            reasons(new_rejected)
+        ));
+    }
+    for element in rejected {
+        if new_skipped.contains(&element.index) {
+            found.push(format!(
+                "element {} is skipped instead of rejected: a replay removes its dead letter",
+                element.index
+            ));
+        }
     }
     for (position, (old, new)) in events.iter().zip(new_events).enumerate() {
         let (old, new) = (serde_json::to_value(old)?, serde_json::to_value(new)?);
@@ -262,6 +277,13 @@ fn fields(path: &str, old: &Value, new: &Value, found: &mut Vec<String>) {
     }
 }
 
+fn reasons(rejected: &[RejectedElement]) -> Vec<String> {
+    let elements = rejected.iter();
+    elements
+        .map(|element| format!("element {}: {}", element.index, element.reason))
+        .collect()
+}
+
 fn in_words(made: &Made) -> String {
     match made {
         Made::Events { events, .. } => format!("{} events", events.len()),
@@ -282,16 +304,21 @@ mod tests {
         let event: event::Event = event::Event::from_json(event).unwrap();
         Made::Events {
             events: vec![event; count],
-            skipped: 0,
+            skipped: Vec::new(),
             rejected: Vec::new(),
         }
     }
 
+    /// Returns a delivery whose element 7 is skipped, and some others are rejected for these reasons.
     fn made(rejected: &[&str]) -> Made {
+        let rejected = (0..).zip(rejected).map(|(index, reason)| RejectedElement {
+            index,
+            reason: (*reason).to_owned(),
+        });
         Made::Events {
             events: Vec::new(),
-            skipped: 1,
-            rejected: rejected.iter().map(|reason| (*reason).to_owned()).collect(),
+            skipped: vec![7],
+            rejected: rejected.collect(),
         }
     }
 
@@ -314,7 +341,20 @@ mod tests {
         assert_eq!(differences(&made(&[]), &made(&[])).unwrap(), [""; 0]);
         assert_eq!(
             differences(&made(&[]), &made(&["no time"])).unwrap(),
-            [r#"rejected: [] -> ["no time"]"#]
+            [r#"rejected: [] -> ["element 0: no time"]"#]
+        );
+        let given_up = Made::Events {
+            events: Vec::new(),
+            skipped: vec![0, 7],
+            rejected: Vec::new(),
+        };
+        assert_eq!(
+            differences(&made(&["no time"]), &given_up).unwrap(),
+            [
+                "skipped: 1 -> 2",
+                r#"rejected: ["element 0: no time"] -> []"#,
+                "element 0 is skipped instead of rejected: a replay removes its dead letter",
+            ]
         );
         assert_eq!(
             differences(&made(&[]), &Made::Failure("no JSON".to_owned())).unwrap(),
