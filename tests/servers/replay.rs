@@ -14,11 +14,19 @@ async fn the_consumers_letters_become_rows() {
     let esp = format!("esp-{mark}");
     let event = letter::open_of(mark, &esp);
     let bus = system.servers.bus().await;
-    bus.append(vec![letter::too_new(&event)]).await.unwrap();
+    // The one before it, in the same partition, stays: it is another provider's.
+    let other = letter::open_of("somebody", &format!("other-{mark}"));
+    let letters = [&other, &event].map(letter::too_new);
+    bus.append(letters.to_vec()).await.unwrap();
 
     let told = system.run(&["replay", "--provider", &esp]);
     assert!(
         told.contains("1 letters replayed, 1 events, 0 letters failed"),
+        "{told}"
+    );
+    let told = system.run(&["replay", "--provider", &esp]);
+    assert!(
+        told.contains("0 letters replayed, 0 events, 0 letters failed"),
         "{told}"
     );
     let events = system.servers.events().await;
