@@ -1,6 +1,11 @@
 //! The population's tables: fitted on a schedule, kept across restarts, swapped without one.
 
-use std::{collections::HashSet, path::Path, sync::Arc};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
 
 use arc_swap::ArcSwap;
 use event::{Timestamp, UniversalId};
@@ -173,6 +178,57 @@ pub(crate) fn initial(config: &InferenceConfig) -> Population {
             Population::builtin()
         }
     }
+}
+
+/// Notices when another process saves tables in the model folder, such as `sendflowr train`.
+pub(crate) struct Watch {
+    folder: PathBuf,
+    /// When the file that was seen last was written.
+    seen: Option<SystemTime>,
+}
+
+impl Watch {
+    /// Watches for files other than the one that is there now; to be called before that one is read.
+    pub(crate) fn new(folder: &Path) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            seen: written_at(folder),
+        }
+    }
+
+    /// Puts the tables in the folder into use if their file has changed. Tables that were fitted here but could not be saved
+    /// stay in use until then.
+    pub(crate) fn look(&mut self, current: &CurrentPopulation) {
+        let written_at = written_at(&self.folder);
+        if written_at == self.seen {
+            return;
+        }
+        self.seen = written_at;
+        match load(&self.folder) {
+            // Saved by this process.
+            Ok(Some(tables)) if tables.version() == current.load().version() => {}
+            Ok(Some(tables)) => {
+                tracing::info!(
+                    population.version = tables.version(),
+                    "population tables `{}`, saved by another process, are in use",
+                    tables.version()
+                );
+                current.store(Arc::new(tables));
+            }
+            Ok(None) => {}
+            Err(error) => {
+                let error = event::chain(&error);
+                tracing::warn!(
+                    error,
+                    "population tables in the model folder are not used: {error}"
+                );
+            }
+        }
+    }
+}
+
+fn written_at(folder: &Path) -> Option<SystemTime> {
+    std::fs::metadata(folder.join(FILE)).ok()?.modified().ok()
 }
 
 /// Fits, saves and swaps the tables once.

@@ -30,6 +30,9 @@ const LATENCY_SAMPLES_PER_PROVIDER: usize = 50_000;
 /// How long after the start tables are fitted for the first time: at the start, requests come first.
 const FIRST_REFIT: Duration = Duration::from_secs(60);
 
+/// Time between two looks for tables that `sendflowr train` saved. A look costs next to nothing if there are none.
+const WATCH_EVERY: Duration = Duration::from_secs(2);
+
 /// Time between two audits of arrivals: they compare hours, and each reads the decisions of two weeks.
 const AUDIT_EVERY: Duration = Duration::from_secs(3_600);
 
@@ -61,6 +64,7 @@ impl Server {
         };
         let events = Arc::clone(&dependencies.events);
         let (explanations, writers) = Explanations::start(events, config.explanation_queue, metrics.clone());
+        let mut watch = config.model_folder.as_deref().map(population::Watch::new);
         let current = Arc::new(ArcSwap::from_pointee(population::initial(config)));
         let service = Service::new(
             config,
@@ -83,6 +87,15 @@ impl Server {
                     async move { learn_latency(&service, &config).await }
                 },
             )
+        };
+        let watched = {
+            let current = Arc::clone(&current);
+            on_schedule(background.clone(), WATCH_EVERY, WATCH_EVERY, move || {
+                if let Some(watch) = &mut watch {
+                    watch.look(&current);
+                }
+                std::future::ready(())
+            })
         };
         let tables = {
             let config = config.clone();
@@ -119,7 +132,7 @@ impl Server {
         Self {
             router,
             writers,
-            schedules: vec![latency, tables, audit],
+            schedules: vec![latency, watched, tables, audit],
             background,
             stopping,
         }
@@ -181,7 +194,7 @@ fn on_schedule<F>(
     stop: CancellationToken,
     first: Duration,
     period: Duration,
-    work: impl Fn() -> F + Send + 'static,
+    mut work: impl FnMut() -> F + Send + 'static,
 ) -> JoinHandle<()>
 where
     F: Future<Output = ()> + Send,

@@ -7,8 +7,7 @@ use inference::InferenceConfig;
 
 use crate::{config::RawConfig, engines::Engines, output, roles};
 
-/// Fits the tables and saves them in the model folder, where the inference service finds them at its next start; a
-/// running one refits by itself.
+/// Fits the tables and saves them in the model folder, where a running inference service finds them within seconds.
 ///
 /// # Errors
 /// Fails if the stores cannot be read or the tables cannot be saved.
