@@ -289,6 +289,25 @@ impl Profile {
         self.stand_alone.drain(..stand_alone);
     }
 
+    /// Forgets what happened before `since`, as if the profile had been rebuilt from the events since then.
+    pub fn forget_before(&mut self, since: Timestamp) {
+        let is_kept = |tick: Tick| tick.timestamp() >= since;
+        self.records.retain(|record| is_kept(record.tick()));
+        self.stand_alone.retain(|activity| is_kept(activity.tick()));
+        self.machine_opens
+            .retain(|second| is_kept(Tick::of_seconds(*second)));
+        let since_ms = u64::try_from(since.as_millis()).expect("a timestamp is not before 1970");
+        for times in self.signals.iter_mut().chain([&mut self.sent]) {
+            times.retain(|ms| *ms >= since_ms);
+        }
+        self.mailbox = self.mailbox.filter(|(tick, _)| is_kept(*tick));
+    }
+
+    /// Forgets all times of a signal.
+    pub fn forget_signal(&mut self, signal: Signal) {
+        self.signals[signal as usize].clear();
+    }
+
     /// Checks whether nothing is remembered.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()

@@ -20,7 +20,7 @@ use event::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-pub(crate) use breakers::{Breaker, open as open_breakers};
+pub(crate) use breakers::{Breaker, open as open_breakers, unsubscribed};
 pub(crate) use crowd::{Capacity, FullMinutes, Moved, NEARLY_EQUAL, Room};
 pub(crate) use experiment::{Draw, Drawn};
 pub(crate) use guards::{DAY_MINUTES, DaySpan, LocalRules, day_number};

@@ -30,8 +30,24 @@ pub(crate) enum ApiError {
     MalformedJson { message: String },
     #[error("`{field}` {message}")]
     InvalidField { field: String, message: String },
-    #[error("the body is larger than {limit_bytes} bytes: send fewer requests at once")]
+    #[error(
+        "the body has more than {limit_bytes} bytes, which no request needs; many people are asked for with `POST \
+         /timing/decide/batch`"
+    )]
     BodyTooLarge { limit_bytes: usize },
+    #[error(
+        "the body did not arrive within the time allowed: send as many bytes as `content-length` says, at once"
+    )]
+    IncompleteBody,
+    #[error(
+        "a body with the header `content-encoding` is not read: send it uncompressed, without that header"
+    )]
+    UnsupportedEncoding,
+    #[error(
+        "the header `origin` names a web page at another host or port than `host`: without `inference.token`, such pages are \
+         not served"
+    )]
+    ForeignOrigin,
     #[error("{message}")]
     Suppressed {
         reason: &'static str,
@@ -98,6 +114,9 @@ impl ApiError {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::MalformedJson { .. } => StatusCode::BAD_REQUEST,
+            Self::ForeignOrigin => StatusCode::FORBIDDEN,
+            Self::IncompleteBody => StatusCode::REQUEST_TIMEOUT,
+            Self::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::InvalidField { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Self::BodyTooLarge { .. } | Self::LineTooLong { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Suppressed { .. } | Self::OverCapacity { .. } => StatusCode::CONFLICT,
@@ -114,6 +133,9 @@ impl ApiError {
             Self::MalformedJson { .. } => "malformed_json",
             Self::InvalidField { .. } => "invalid_field",
             Self::BodyTooLarge { .. } => "body_too_large",
+            Self::IncompleteBody => "incomplete_body",
+            Self::UnsupportedEncoding => "unsupported_encoding",
+            Self::ForeignOrigin => "foreign_origin",
             Self::Suppressed { .. } => "suppressed",
             Self::OverCapacity { .. } => "over_capacity",
             Self::LineTooLong { .. } => "line_too_long",
@@ -175,8 +197,8 @@ pub struct ErrorBody {
 /// What is wrong with a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorDetails {
-    /// Stable code. 400 `malformed_json`; 401 `unauthorized`; 404 `not_found`; 405 `method_not_allowed`; 409 `suppressed`; 413
-    /// `body_too_large`; 422 `invalid_field`; 500 `internal`, a bug; 503 `unavailable` (a store does not respond), `timed_out` or
+    /// Stable code. 400 `malformed_json`; 401 `unauthorized`; 403 `foreign_origin`; 404 `not_found`; 405 `method_not_allowed`;
+    /// 408 `incomplete_body`; 409 `suppressed`; 413 `body_too_large`; 415 `unsupported_encoding`; 422 `invalid_field`; 500 `internal`, a bug; 503 `unavailable` (a store does not respond), `timed_out` or
     /// `stopping`: ask again. Lines of a batch may also have `line_too_long` or `over_capacity`.
     #[schema(example = "invalid_field")]
     pub code: String,
@@ -210,7 +232,7 @@ mod tests {
         let (_, codes) = include_str!("error.rs").split_once("fn code(").unwrap();
         let (codes, _) = codes.split_once("\n    }\n").unwrap();
         let codes: Vec<&str> = codes.split('"').skip(1).step_by(2).collect();
-        assert_eq!(codes.len(), 12);
+        assert_eq!(codes.len(), 15);
         for code in codes.into_iter().chain(["unauthorized"]) {
             assert!(
                 description.contains(&format!("`{code}`")),

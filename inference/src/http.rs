@@ -6,12 +6,14 @@ mod curves;
 mod decide;
 mod latency;
 mod lift;
+mod origin;
 mod people;
 pub(crate) mod question;
 mod status;
 mod who;
 
 pub(crate) use batch::MAX_BATCHES;
+pub(crate) use body::Object;
 
 use std::{
     any::Any,
@@ -103,6 +105,10 @@ fn described(access: &Access) -> OpenApiRouter<App> {
         .route_layer(middleware::from_fn_with_state(
             access.clone(),
             listener::require_token,
+        ))
+        .route_layer(middleware::from_fn_with_state(
+            access.clone(),
+            origin::refuse_foreign_pages,
         ));
     describe_failures(for_callers.get_openapi_mut());
     describe_token(for_callers.get_openapi_mut());
@@ -144,33 +150,46 @@ fn describe_token(openapi: &mut OpenApi) {
         .components
         .get_or_insert_default()
         .add_security_scheme("bearer", SecurityScheme::Http(bearer));
-    let refusal = refusal("A token is configured, but the request does not carry it");
+    let refusals = [
+        ("401", "A token is configured, but the request does not carry it"),
+        (
+            "403",
+            "`foreign_origin`: no token is configured, and the request comes from a web page at another host or port",
+        ),
+    ];
     for item in openapi.paths.paths.values_mut() {
         for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
             let asked_for = SecurityRequirement::new("bearer", Vec::<String>::new());
             // The empty requirement makes the token optional.
             operation.security = Some(vec![SecurityRequirement::default(), asked_for]);
-            operation
-                .responses
-                .responses
-                .insert("401".to_owned(), refusal.clone().into());
+            for (status, description) in refusals {
+                let refusal = refusal(description).into();
+                operation.responses.responses.insert(status.to_owned(), refusal);
+            }
         }
     }
 }
 
-/// Adds to every operation that reads a JSON body the responses to a body that cannot be read (see [`body`]).
+/// Adds to every operation that reads a body the responses to a body that cannot be read (see [`body`]).
 fn describe_bodies(openapi: &mut OpenApi) {
     for item in openapi.paths.paths.values_mut() {
         for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
             let Some(RefOr::T(body)) = &operation.request_body else {
                 continue;
             };
-            if !body.content.contains_key(JSON) {
-                continue;
-            }
-            for (status, description) in [("400", "Not JSON"), ("413", "Body too large")] {
+            let encoded = ("415", "`unsupported_encoding`: the body is compressed");
+            let of_json = [
+                ("400", "`malformed_json`: not JSON, or empty"),
+                ("408", "`incomplete_body`: the body did not arrive in time"),
+                ("413", "`body_too_large`"),
+            ];
+            let is_json = body.content.contains_key(JSON);
+            for (status, description) in [encoded].iter().chain(of_json.iter().filter(|_| is_json)) {
                 let refusal = refusal(description).into();
-                operation.responses.responses.insert(status.to_owned(), refusal);
+                operation
+                    .responses
+                    .responses
+                    .insert((*status).to_owned(), refusal);
             }
         }
     }

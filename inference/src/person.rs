@@ -12,14 +12,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use event::{Timestamp, UniversalId, profile::Profile};
+use event::{
+    Timestamp, UniversalId,
+    profile::{Profile, Signal},
+};
 use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use store::{StoreError, events::Events, identity::Person, profiles::Profiles};
 use utoipa::ToSchema;
 
-use crate::{Dependencies, InferenceConfig, error::ApiError, metrics::Metrics};
+use crate::{Dependencies, InferenceConfig, decision::unsubscribed, error::ApiError, metrics::Metrics};
 
 /// Number of ids whose person is cached. About 200 bytes each: 13 MB when full, which also bounds a burst of unknown
 /// ids. All ids of one person share it, however many there are.
@@ -50,6 +53,29 @@ pub(crate) enum IdentitySource {
     RequestGraphUnreachable,
     /// The cached result from the identity graph, which does not answer now: ids linked since then may be missing.
     RememberedGraphUnreachable,
+}
+
+/// A person to be read for a decision at one moment.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    /// The ids by which they are named, at least one. Who names a person by several knows that they are one: if they belong to
+    /// different people of the graph, all that is known of any of these counts. The person is addressed under the first.
+    pub(crate) ids: Vec<UniversalId>,
+    /// The moment that counts as now.
+    pub(crate) now: Timestamp,
+    /// Whether the request set `now`.
+    pub(crate) now_was_told: bool,
+}
+
+impl Wanted {
+    /// Returns the person with these ids as of the server's clock.
+    pub(crate) fn now(ids: Vec<UniversalId>, clock: Timestamp) -> Self {
+        Self {
+            ids,
+            now: clock,
+            now_was_told: false,
+        }
+    }
 }
 
 /// A person and what is known of them.
@@ -149,59 +175,92 @@ impl People {
 
     /// Returns what is known of these people, in their order, with one query to each store for all of them. `clock`
     /// bounds how far back histories are read.
-    pub(crate) async fn read(&self, ids: &[UniversalId], clock: Timestamp) -> Vec<Result<Known, ApiError>> {
-        let persons = self.persons(ids).await;
+    pub(crate) async fn read(&self, wanted: &[Wanted], clock: Timestamp) -> Vec<Result<Known, ApiError>> {
+        let ids: Vec<UniversalId> = wanted
+            .iter()
+            .flat_map(|wanted| wanted.ids.iter().cloned())
+            .collect();
+        let persons = self.persons(&ids).await;
         let mut all_ids: Vec<&UniversalId> = persons.iter().flat_map(|(person, _)| &person.ids).collect();
         all_ids.sort_unstable();
         all_ids.dedup();
         let all_ids: Vec<UniversalId> = all_ids.into_iter().cloned().collect();
         let with_events = with_events(persons.iter().map(|(person, _)| &**person));
         let profiles = self.profiles(&all_ids, &with_events, clock).await;
-        let known = persons.into_iter().map(|(person, identity_source)| {
-            let mut merged: Option<Profile> = None;
-            let mut profile_source = ProfileSource::Stored;
-            for id in &person.ids {
-                let Some(profile) = profiles.get(id) else { continue };
-                let (profile, source) = profile.clone()?;
-                match &mut merged {
-                    Some(merged) => merged.merge(&profile),
-                    None => merged = Some(Arc::unwrap_or_clone(profile)),
-                }
-                if source != ProfileSource::Stored {
-                    profile_source = source;
-                }
-            }
-            let profile = merged.unwrap_or_default();
-            let digest = ProfileDigest::of(&profile);
-            Ok(Known {
-                person,
-                identity_source,
-                profile,
-                profile_source,
-                digest,
-            })
+        let mut persons = persons.into_iter();
+        let known = wanted.iter().map(|wanted| {
+            let named = persons.by_ref().take(wanted.ids.len()).collect();
+            self.known(wanted, named, &profiles)
         });
         known.collect()
     }
 
     /// Returns what the event store alone says about a person.
-    pub(crate) async fn recompute(&self, id: &UniversalId, clock: Timestamp) -> Result<Known, ApiError> {
-        let (person, identity_source) = self.persons(std::slice::from_ref(id)).await.remove(0);
-        let since = self.since(clock);
-        let profile = rebuild(
-            &*self.dependencies.events,
-            &person.ids,
-            since,
-            self.history_events,
-        )
-        .await;
-        let profile = profile.map_err(|error| ApiError::unavailable("the event store", error))?;
+    pub(crate) async fn recompute(&self, wanted: &Wanted) -> Result<Known, ApiError> {
+        let named = self.persons(&wanted.ids).await;
+        let ids: Vec<UniversalId> = named
+            .iter()
+            .flat_map(|(person, _)| person.ids.iter().cloned())
+            .collect();
+        let events = &self.dependencies.events;
+        let profiles = events
+            .profiles(&ids, self.since(wanted.now), self.history_events)
+            .await
+            .map_err(|error| ApiError::unavailable("the event store", error))?;
+        let of_history = |profile| Ok((Arc::new(profile), ProfileSource::History));
+        let profiles = ids
+            .into_iter()
+            .zip(profiles.into_iter().map(of_history))
+            .collect();
+        self.known(wanted, named, &profiles)
+    }
+
+    /// Puts together what is known of the people that a request names, one for each id.
+    fn known(
+        &self,
+        wanted: &Wanted,
+        named: Vec<(Arc<Person>, IdentitySource)>,
+        profiles: &HashMap<UniversalId, ProfileOrError>,
+    ) -> Result<Known, ApiError> {
+        let (mut people, mut identity_source): (Vec<Arc<Person>>, _) = (Vec::new(), IdentitySource::Graph);
+        for (person, source) in named {
+            if source != IdentitySource::Graph {
+                identity_source = source;
+            }
+            if people.iter().all(|other| other.canonical != person.canonical) {
+                people.push(person);
+            }
+        }
+        // A profile may hold more than the history that counts: it forgets nothing for its age alone.
+        let since = self.since(wanted.now);
+        let (mut whole, mut profile_source) = (None, ProfileSource::Stored);
+        let mut is_unsubscribed = false;
+        for person in &people {
+            let mut of_person: Option<Profile> = None;
+            for id in &person.ids {
+                let Some(profile) = profiles.get(id) else { continue };
+                let (profile, source) = profile.clone()?;
+                add(&mut of_person, Arc::unwrap_or_clone(profile));
+                if source != ProfileSource::Stored {
+                    profile_source = source;
+                }
+            }
+            let Some(mut profile) = of_person else { continue };
+            profile.forget_before(since);
+            is_unsubscribed |= unsubscribed(&profile, &[], wanted.now, wanted.now_was_told).is_some();
+            add(&mut whole, profile);
+        }
+        let mut profile = whole.unwrap_or_default();
+        if people.len() > 1 && is_unsubscribed {
+            // Whoever of them subscribed again spoke for themselves alone.
+            profile.forget_signal(Signal::Resubscribed);
+        }
         let digest = ProfileDigest::of(&profile);
         Ok(Known {
-            person,
+            person: joined(people),
             identity_source,
             profile,
-            profile_source: ProfileSource::History,
+            profile_source,
             digest,
         })
     }
@@ -353,24 +412,30 @@ impl People {
 
 type ProfileOrError = Result<(Arc<Profile>, ProfileSource), ApiError>;
 
+fn add(whole: &mut Option<Profile>, profile: Profile) {
+    match whole {
+        Some(whole) => whole.merge(&profile),
+        None => *whole = Some(profile),
+    }
+}
+
+/// Returns people as one, under the first one's id.
+fn joined(people: Vec<Arc<Person>>) -> Arc<Person> {
+    let mut people = people.into_iter();
+    let mut whole = people.next().expect("a person is named by at least one id");
+    for other in people {
+        let whole = Arc::make_mut(&mut whole);
+        whole.ids.extend_from_slice(&other.ids);
+        whole.with_events.extend_from_slice(&other.with_events);
+        whole.identifiers.extend_from_slice(&other.identifiers);
+    }
+    whole
+}
+
 /// Returns the ids for which the event store has to be queried. The others are looked up in the profile store only,
 /// which costs next to nothing and knows of an id's first event before the graph does.
 fn with_events<'a>(people: impl Iterator<Item = &'a Person>) -> HashSet<&'a UniversalId> {
     people.flat_map(|person| &person.with_events).collect()
-}
-
-/// Rebuilds one person's profile from the events of all of these ids.
-async fn rebuild(
-    events: &dyn Events,
-    ids: &[UniversalId],
-    since: Timestamp,
-    limit: usize,
-) -> Result<Profile, StoreError> {
-    let mut whole = Profile::default();
-    for profile in events.profiles(ids, since, limit).await? {
-        whole.merge(&profile);
-    }
-    Ok(whole)
 }
 
 /// Returns the whole profiles of these people for training: from the profile store, and rebuilt from events if it has
@@ -405,6 +470,7 @@ pub(crate) async fn whole_profiles(
         for profile in person.ids.iter().filter_map(|id| found.get(id)) {
             whole.merge(profile);
         }
+        whole.forget_before(since);
         whole
     });
     Ok(whole.collect())

@@ -151,8 +151,8 @@ impl Service {
     pub(crate) async fn decide(&self, inquiry: Inquiry, clock: Timestamp) -> Result<Decision, ApiError> {
         let span = tracing::debug_span!("decide", sendflowr.outcome = Empty, sendflowr.rung = Empty);
         let deciding = async {
-            let ids = [inquiry.identity.id()];
-            let reading = self.people.read(&ids, clock);
+            let wanted = [inquiry.wanted()];
+            let reading = self.people.read(&wanted, clock);
             let known = reading
                 .instrument(tracing::debug_span!("read person"))
                 .await

@@ -52,7 +52,7 @@ impl fmt::Debug for Access {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Access")
             .field("token_key", &self.token_key)
-            .field("is_open", &self.token.is_none())
+            .field("is_open", &self.is_open())
             .finish()
     }
 }
@@ -101,6 +101,11 @@ impl Access {
             token: None,
             token_key: "token".into(),
         }
+    }
+
+    /// Checks whether everybody is served, because there is no token.
+    pub fn is_open(&self) -> bool {
+        self.token.is_none()
     }
 
     /// Checks whether these headers contain the token, or none is needed. Takes the same time for all wrong tokens of the same

@@ -37,10 +37,7 @@ pub(crate) fn open(
 ) -> Vec<Breaker> {
     let horizon = horizon(now, now_was_told);
     let latest = |signal| super::latest(profile, told, signal, horizon);
-    // A resubscription from a clock that is ahead, in contrast, does not count before its time.
-    let resubscribed = super::latest(profile, told, Signal::Resubscribed, now);
-    let unsubscribed =
-        latest(Signal::Unsubscribed).filter(|gone| resubscribed.is_none_or(|returned| returned < *gone));
+    let unsubscribed = unsubscribed(profile, told, now, now_was_told);
     let causes: [(&'static str, Option<Timestamp>, Duration); 4] = [
         ("unsubscribed", unsubscribed, policy.unsubscribed),
         ("marked_spam", latest(Signal::MarkedSpam), policy.marked_spam),
@@ -64,4 +61,19 @@ pub(crate) fn open(
     }
     open.sort_by_key(|breaker| std::cmp::Reverse(breaker.until));
     open
+}
+
+/// Returns when the person unsubscribed, unless they have subscribed again since. If both happened at the same moment, nobody
+/// knows which came last, and silence is the smaller mistake.
+pub(crate) fn unsubscribed(
+    profile: &Profile,
+    told: &[SeenSignal],
+    now: Timestamp,
+    now_was_told: bool,
+) -> Option<Timestamp> {
+    let horizon = horizon(now, now_was_told);
+    let gone = super::latest(profile, told, Signal::Unsubscribed, horizon)?;
+    // A resubscription from a clock that is ahead, in contrast, does not count before its time.
+    let returned = super::latest(profile, told, Signal::Resubscribed, now);
+    returned.is_none_or(|returned| returned <= gone).then_some(gone)
 }

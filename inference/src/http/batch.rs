@@ -50,8 +50,8 @@ const NDJSON: &str = "application/x-ndjson";
 pub(crate) struct BatchQuery {
     /// Number of mails that each provider takes per minute, 1 to 10,000,000. Default: `[inference.capacity_per_minute]`, and no
     /// limit for providers that are not in it. Requests that name no `esp` count as one provider.
-    #[param(example = 6000)]
-    capacity_per_minute: Option<u32>,
+    #[param(value_type = Option<u32>, example = 6000, minimum = 1, maximum = 10_000_000)]
+    capacity_per_minute: Option<i64>,
 }
 
 /// The answer to one line: a decision or an error.
@@ -108,6 +108,7 @@ pub(crate) async fn decide_batch(
         of_each: capacity_per_minute(query)?,
         by_esp: (*app.capacity_per_minute).clone(),
     };
+    body::refuse_encoded(request.headers())?;
     let batches = Arc::clone(&app.batches);
     let permit = batches
         .acquire_owned()
@@ -125,12 +126,15 @@ pub(crate) async fn decide_batch(
 
 fn capacity_per_minute(query: RawQuery) -> Result<Option<u32>, ApiError> {
     let BatchQuery { capacity_per_minute } = body::parse_query(query, "capacity_per_minute=6000")?;
-    match capacity_per_minute {
-        Some(value) if !(1..=MAX_CAPACITY).contains(&value) => Err(ApiError::field(
+    let Some(given) = capacity_per_minute else {
+        return Ok(None);
+    };
+    match u32::try_from(given) {
+        Ok(value) if (1..=MAX_CAPACITY).contains(&value) => Ok(Some(value)),
+        _ => Err(ApiError::field(
             "capacity_per_minute",
             format!("must be a whole number from 1 to {MAX_CAPACITY}"),
         )),
-        value => Ok(value),
     }
 }
 

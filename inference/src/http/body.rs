@@ -1,6 +1,6 @@
 //! Reads request bodies and queries, with a size limit and with errors that name the field.
 
-use std::collections::BTreeMap;
+use std::{fmt, marker::PhantomData};
 
 use axum::{
     body::Bytes,
@@ -8,9 +8,15 @@ use axum::{
         FromRequest, Path, Query, Request,
         rejection::{BytesRejection, PathRejection, QueryRejection},
     },
-    http::StatusCode,
+    http::{
+        HeaderMap, StatusCode,
+        header::{CONTENT_ENCODING, CONTENT_LENGTH},
+    },
 };
-use serde::de::DeserializeOwned;
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, MapAccess, Visitor, value::MapAccessDeserializer},
+};
 use serde_json::Value;
 
 use super::App;
@@ -20,37 +26,93 @@ use crate::error::ApiError;
 pub(crate) type RawPath = Result<Path<String>, PathRejection>;
 
 /// A query before it is parsed.
-pub(crate) type RawQuery = Result<Query<BTreeMap<String, String>>, QueryRejection>;
+pub(crate) type RawQuery = Result<Query<Vec<(String, String)>>, QueryRejection>;
 
-/// A JSON body. If the body is missing or empty, `T` is read from `{}`.
+/// The share of the time allowed for a request within which its body must arrive: what is left suffices for an answer, so that
+/// a caller who is too slow is told so, and not that the service is.
+const SHARE_FOR_BODY: f64 = 0.9;
+
+/// A JSON body, which is all of the request: there are no parameters in the query.
 pub(crate) struct Body<T>(pub(crate) T);
+
+/// Refuses a body that is compressed.
+pub(crate) fn refuse_encoded(headers: &HeaderMap) -> Result<(), ApiError> {
+    let mut encodings = headers.get_all(CONTENT_ENCODING).iter();
+    if encodings.all(|encoding| encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        Ok(())
+    } else {
+        Err(ApiError::UnsupportedEncoding)
+    }
+}
 
 impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
         let limit_bytes = app.max_body_bytes;
-        let bytes = Bytes::from_request(request, app)
-            .await
-            .map_err(|rejection| match rejection {
-                BytesRejection::FailedToBufferBody(failure)
-                    if failure.status() == StatusCode::PAYLOAD_TOO_LARGE =>
-                {
-                    ApiError::BodyTooLarge { limit_bytes }
-                }
-                _ => ApiError::MalformedJson {
-                    message: "the body is incomplete: send it again".to_owned(),
-                },
-            })?;
-        let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
-        parse(text).map(Self)
+        if request.uri().query().is_some_and(|query| !query.is_empty()) {
+            return Err(ApiError::field(
+                "query",
+                "must be empty: the fields of this request belong into its body",
+            ));
+        }
+        refuse_encoded(request.headers())?;
+        let announced = request.headers().get(CONTENT_LENGTH);
+        let announced: Option<u64> = announced.and_then(|length| length.to_str().ok()?.parse().ok());
+        if announced.is_some_and(|bytes| bytes > limit_bytes as u64) {
+            return Err(ApiError::BodyTooLarge { limit_bytes });
+        }
+        let time_allowed = app.request_timeout.mul_f64(SHARE_FOR_BODY);
+        let read = tokio::time::timeout(time_allowed, Bytes::from_request(request, app));
+        let bytes =
+            read.await
+                .map_err(|_| ApiError::IncompleteBody)?
+                .map_err(|rejection| match rejection {
+                    BytesRejection::FailedToBufferBody(failure)
+                        if failure.status() == StatusCode::PAYLOAD_TOO_LARGE =>
+                    {
+                        ApiError::BodyTooLarge { limit_bytes }
+                    }
+                    _ => ApiError::IncompleteBody,
+                })?;
+        if bytes.is_empty() {
+            return Err(ApiError::MalformedJson {
+                message: "the body is empty: send an object with the fields of the request".to_owned(),
+            });
+        }
+        parse(&bytes).map(Self)
     }
 }
 
-/// Parses a whole JSON text.
+/// An object. By itself, serde also reads a struct from the list of its fields' values, in which a field that is added or left
+/// out would give the others new meanings.
+#[derive(Debug)]
+pub(crate) struct Object<T>(pub(crate) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OfMap<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for OfMap<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+
+        deserializer.deserialize_map(OfMap(PhantomData))
+    }
+}
+
+/// Parses a whole JSON text that is an object.
 pub(crate) fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, ApiError> {
     let mut deserializer = serde_json::Deserializer::from_slice(text);
-    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+    let Object(value) = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let path = error.path().to_string();
         explain(&path, error.inner())
     })?;
@@ -68,11 +130,14 @@ fn parse_value<T: DeserializeOwned>(value: Value) -> Result<T, ApiError> {
 /// Parses a query like `example`. Whole numbers become numbers, everything else is text.
 pub(crate) fn parse_query<T: DeserializeOwned>(query: RawQuery, example: &str) -> Result<T, ApiError> {
     let Query(query) = query.map_err(|_| ApiError::field("query", format!("must be like `{example}`")))?;
-    let values = query.into_iter().map(|(name, text)| {
+    let mut values = serde_json::Map::new();
+    for (name, text) in query {
         let value = text.parse::<i64>().map_or(Value::String(text), Value::from);
-        (name, value)
-    });
-    parse_value(values.collect())
+        if values.insert(name.clone(), value).is_some() {
+            return Err(ApiError::field(name, "is given twice"));
+        }
+    }
+    parse_value(Value::Object(values))
 }
 
 /// Rewords the parser's error. It repeats the invalid value, which may be an address: only what was expected is passed on.
@@ -108,7 +173,8 @@ fn explain(path: &str, error: &serde_json::Error) -> ApiError {
 fn in_plain_words(expected: &str) -> &str {
     match expected {
         "f64" => "a number",
-        "u8" | "u16" | "u32" | "usize" => "a whole number",
+        "u32" => "a whole number from 0 to 4294967295",
+        "u8" | "usize" | "i64" => "a whole number",
         "a sequence" => "a list",
         expected if expected.starts_with("struct ") || expected == "a map" => "an object",
         expected => expected,

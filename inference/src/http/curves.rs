@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use super::{
     App,
-    body::Body,
+    body::{Body, Object},
     question::{Moment, WEEKDAYS},
     who::{IdentifierInput, Who},
 };
@@ -15,6 +15,7 @@ use crate::{
     error::{ApiError, ErrorBody},
     explanation::Evidence,
     model::Curve,
+    person::Wanted,
     service::Service,
 };
 
@@ -24,7 +25,7 @@ const WEEK_HOURS: usize = 168;
 /// Number of best hours returned if the request does not give one.
 const DEFAULT_TOP: usize = 5;
 
-/// Asks for a person's week by the hour. Any one of the first five fields names the person.
+/// Asks for a person's week by the hour. The person is named as for `POST /timing/decide`.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PredictRequest {
@@ -37,8 +38,9 @@ pub(crate) struct PredictRequest {
     pub email_hash: Option<String>,
     /// The person's phone number in E.164 form. Hashed immediately.
     pub phone_number: Option<String>,
-    /// Identifiers of the person; the strongest one determines who is meant.
-    pub identifiers: Option<Vec<IdentifierInput>>,
+    /// Identifiers of the person.
+    #[schema(value_type = Option<Vec<IdentifierInput>>, max_items = 32)]
+    pub identifiers: Option<Vec<Object<IdentifierInput>>>,
     /// How many best hours to return, 1 to 168. Default 5.
     #[schema(example = 5)]
     pub top: Option<usize>,
@@ -103,8 +105,12 @@ pub(crate) async fn predict(
         phone_number: request.phone_number,
         identifiers: request.identifiers,
     };
-    let id = who.identity(&app.service.dependencies.hasher)?.id();
-    let known = app.service.people.read(&[id], clock).await.remove(0)?;
+    let wanted = Wanted {
+        ids: who.identity(&app.service.dependencies.hasher)?.ids(),
+        now,
+        now_was_told: request.now.is_some(),
+    };
+    let known = app.service.people.read(&[wanted], clock).await.remove(0)?;
     let curve = app.service.curve(&known, now);
     let probabilities = by_hour(&curve.curve);
     Ok(Json(Prediction {

@@ -13,15 +13,15 @@ use utoipa::ToSchema;
 
 use super::{
     App,
-    body::{Body, RawPath},
+    body::{Body, Object, RawPath},
     curves::{HourShare, best_hours, by_hour},
-    who::{self, IdentifierInput, IdentifierOutput, Identity, Who},
+    who::{self, IdentifierInput, IdentifierOutput, Name, Who},
 };
 use crate::{
     decision::{Breaker, open_breakers},
     error::{ApiError, ErrorBody},
     explanation::Evidence,
-    person::Known,
+    person::{Known, Wanted},
     service::Service,
 };
 
@@ -128,7 +128,8 @@ fn features_of(service: &Service, known: &Known, now: Timestamp) -> Features {
 pub(crate) async fn features(State(app): State<App>, path: RawPath) -> Result<Json<Features>, ApiError> {
     let id = universal_id_in(path)?;
     let clock = app.clock();
-    let known = app.service.people.read(&[id], clock).await.remove(0)?;
+    let wanted = Wanted::now(vec![id], clock);
+    let known = app.service.people.read(&[wanted], clock).await.remove(0)?;
     Ok(Json(features_of(&app.service, &known, clock)))
 }
 
@@ -146,8 +147,8 @@ pub(crate) async fn compute_features(
     State(app): State<App>,
     Body(who): Body<Who>,
 ) -> Result<Json<Features>, ApiError> {
-    let id = who.identity(&app.service.dependencies.hasher)?.id();
-    recomputed(&app, &id).await
+    let identity = who.identity(&app.service.dependencies.hasher)?;
+    recomputed(&app, identity.ids()).await
 }
 
 /// Recomputes a person's features from events: those of the last `inference.history_seconds`, and of each of the person's ids
@@ -165,7 +166,7 @@ pub(crate) async fn compute_features_of(
     State(app): State<App>,
     path: RawPath,
 ) -> Result<Json<Features>, ApiError> {
-    recomputed(&app, &universal_id_in(path)?).await
+    recomputed(&app, vec![universal_id_in(path)?]).await
 }
 
 fn universal_id_in(path: RawPath) -> Result<UniversalId, ApiError> {
@@ -174,9 +175,9 @@ fn universal_id_in(path: RawPath) -> Result<UniversalId, ApiError> {
     who::universal_id(&text)
 }
 
-async fn recomputed(app: &App, id: &UniversalId) -> Result<Json<Features>, ApiError> {
+async fn recomputed(app: &App, ids: Vec<UniversalId>) -> Result<Json<Features>, ApiError> {
     let clock = app.clock();
-    let known = app.service.people.recompute(id, clock).await?;
+    let known = app.service.people.recompute(&Wanted::now(ids, clock)).await?;
     Ok(Json(features_of(&app.service, &known, clock)))
 }
 
@@ -203,9 +204,19 @@ impl PersonAnswer {
             identifiers: person.identifiers.iter().map(IdentifierOutput::from).collect(),
         }
     }
+
+    fn unknown(names: &[Name]) -> Self {
+        let identifiers = names.iter().filter_map(|name| name.identifier.as_ref());
+        Self {
+            known: false,
+            universal_id: names[0].id.to_string(),
+            aliases: Vec::new(),
+            identifiers: identifiers.map(IdentifierOutput::from).collect(),
+        }
+    }
 }
 
-/// Returns which person an identity belongs to.
+/// Returns which person an identity belongs to. Several identities must belong to one person, as far as the graph knows them.
 #[utoipa::path(
     post, path = "/resolve-identity", tag = "people", request_body = Who,
     responses(
@@ -221,32 +232,25 @@ pub(crate) async fn resolve_identity(
     let identity = who.identity(&app.service.dependencies.hasher)?;
     let identities = &app.service.dependencies.identities;
     let unavailable = |error| ApiError::unavailable("the identity graph", error);
-    let person = match &identity {
-        Identity::Id(id) => {
-            let people = identities
-                .people(std::slice::from_ref(id))
-                .await
-                .map_err(unavailable)?;
-            people.into_iter().find(|person| !person.identifiers.is_empty())
-        }
-        Identity::Identifiers(identifiers) => identities.resolve(identifiers).await.map_err(unavailable)?,
+    let people = identities.people(&identity.ids()).await.map_err(unavailable)?;
+    let mut known = identity
+        .names()
+        .iter()
+        .zip(&people)
+        .filter(|(_, person)| !person.identifiers.is_empty());
+    let Some((first, person)) = known.next() else {
+        return Ok(Json(PersonAnswer::unknown(identity.names())));
     };
-    let answer = match (&person, &identity) {
-        (Some(person), _) => PersonAnswer::known(person),
-        (None, Identity::Id(id)) => PersonAnswer {
-            known: false,
-            universal_id: id.to_string(),
-            aliases: Vec::new(),
-            identifiers: Vec::new(),
-        },
-        (None, Identity::Identifiers(identifiers)) => PersonAnswer {
-            known: false,
-            universal_id: identity.id().to_string(),
-            aliases: Vec::new(),
-            identifiers: identifiers.iter().map(IdentifierOutput::from).collect(),
-        },
-    };
-    Ok(Json(answer))
+    match known.find(|(_, other)| other.canonical != person.canonical) {
+        Some((other, _)) => Err(ApiError::field(
+            &*other.field,
+            format!(
+                "belongs to another person than `{}`: ask for one of them",
+                first.field
+            ),
+        )),
+        None => Ok(Json(PersonAnswer::known(person))),
+    }
 }
 
 /// Declares that identifiers belong to one person. At least two are required in all.
@@ -261,7 +265,8 @@ pub(crate) struct LinkRequest {
     /// A phone number in E.164 form. Hashed immediately.
     pub phone_number: Option<String>,
     /// Identifiers of any kind.
-    pub identifiers: Option<Vec<IdentifierInput>>,
+    #[schema(value_type = Option<Vec<IdentifierInput>>, max_items = 32)]
+    pub identifiers: Option<Vec<Object<IdentifierInput>>>,
     /// Who declares it, for the audit log. Default: the id of this request.
     #[schema(example = "crm")]
     pub source: Option<String>,
@@ -301,7 +306,10 @@ pub(crate) async fn link_identifiers(
         ));
     }
     let sighting = Sighting {
-        identifiers,
+        identifiers: identifiers
+            .into_iter()
+            .map(|(_, identifier)| identifier)
+            .collect(),
         source: format!("api:{source}"),
         seen_at: app.clock(),
     };

@@ -12,10 +12,14 @@ use jiff::tz::TimeZone;
 use serde::{Deserialize, Deserializer, de};
 use utoipa::ToSchema;
 
-use super::who::{self, IdentifierInput, Identity, Who};
+use super::{
+    body::Object,
+    who::{self, IdentifierInput, Identity, Who},
+};
 use crate::{
     decision::{DaySpan, LocalRules, Question, SeenSignal, day_number, horizon},
     error::ApiError,
+    person::Wanted,
 };
 
 /// Longest window: two weeks. A weekly curve cannot say which of three equal Tuesdays is best.
@@ -40,7 +44,10 @@ const MAX_NAME_BYTES: usize = 256;
 
 const HOUR_MS: f64 = grid::HOUR_MS as f64;
 
-/// Asks when one person should get a mail. Any one of the first five fields names the person.
+/// Asks when one person should get a mail. Any of `universal_id`, `email`, `email_hash`, `phone_number` and `identifiers` names
+/// the person. If several are given and the identity graph holds them for different people, they are taken for one person in
+/// this decision: what is known of any of them counts, and each one's breakers and gaps hold. The response and the experiment
+/// go by `universal_id`, if it is given, otherwise by the strongest identifier: e-mail, phone number, then the others.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct DecideRequest {
@@ -55,13 +62,15 @@ pub(crate) struct DecideRequest {
     pub email_hash: Option<String>,
     /// The person's phone number in E.164 form. Hashed immediately.
     pub phone_number: Option<String>,
-    /// Identifiers of the person; the strongest one determines who is meant.
-    pub identifiers: Option<Vec<IdentifierInput>>,
+    /// Identifiers of the person.
+    #[schema(value_type = Option<Vec<IdentifierInput>>, max_items = 32)]
+    pub identifiers: Option<Vec<Object<IdentifierInput>>>,
     /// Length of the window in hours from now on, 1 to 336. Default 24.
     #[schema(example = 24)]
     pub window_hours: Option<f64>,
     /// Start and end of the window, instead of `window_hours`.
-    pub window: Option<WindowInput>,
+    #[schema(value_type = Option<WindowInput>)]
+    pub window: Option<Object<WindowInput>>,
     /// Earliest moment of arrival.
     pub not_before: Option<Moment>,
     /// Latest moment of arrival. A decision with a deadline takes no part in the experiment.
@@ -70,9 +79,11 @@ pub(crate) struct DecideRequest {
     #[schema(example = "Europe/Berlin")]
     pub time_zone: Option<String>,
     /// No arrival in this part of the day.
-    pub quiet_hours: Option<DaySpanInput>,
+    #[schema(value_type = Option<DaySpanInput>)]
+    pub quiet_hours: Option<Object<DaySpanInput>>,
     /// Arrival only in this part of the day.
-    pub allowed_window: Option<DaySpanInput>,
+    #[schema(value_type = Option<DaySpanInput>)]
+    pub allowed_window: Option<Object<DaySpanInput>>,
     /// Arrival only in these hours of the day, 0 to 23; instead of `allowed_window`.
     pub allowed_hours: Option<Vec<u8>>,
     /// No arrival on these days: dates (`2026-12-24`) or days of the week (`sunday`).
@@ -103,7 +114,8 @@ pub(crate) struct DecideRequest {
     #[schema(example = 5000)]
     pub queue_depth: Option<u32>,
     /// What the caller knows about the person's latest actions.
-    pub signals: Option<Vec<SignalInput>>,
+    #[schema(value_type = Option<Vec<SignalInput>>, max_items = 100)]
+    pub signals: Option<Vec<Object<SignalInput>>>,
     /// Decides as if it were this moment, for tests and replays. Default: the server's clock.
     pub now: Option<Moment>,
     /// Whether the decision takes part in the experiment. By default, a share of the people are a control group that gets random
@@ -217,6 +229,17 @@ pub(crate) struct Inquiry {
     pub(crate) explain: bool,
 }
 
+impl Inquiry {
+    /// Returns who has to be read for the decision.
+    pub(crate) fn wanted(&self) -> Wanted {
+        Wanted {
+            ids: self.identity.ids(),
+            now: self.question.now,
+            now_was_told: self.question.now_was_told,
+        }
+    }
+}
+
 impl DecideRequest {
     /// Checks every field; `clock` is now if the request does not set `now`.
     pub(crate) fn check(self, hasher: &Hasher, clock: Timestamp) -> Result<Inquiry, ApiError> {
@@ -257,7 +280,7 @@ impl DecideRequest {
             allowed: allowed(self.allowed_window, self.allowed_hours)?,
             quiet: self
                 .quiet_hours
-                .map(|span| day_span("quiet_hours", &span))
+                .map(|span| day_span("quiet_hours", &span.0))
                 .transpose()?,
             blackout_dates,
             blackout_weekdays,
@@ -306,12 +329,12 @@ impl DecideRequest {
 fn window(
     now: Timestamp,
     hours: Option<f64>,
-    window: Option<WindowInput>,
+    window: Option<Object<WindowInput>>,
 ) -> Result<std::ops::Range<Timestamp>, ApiError> {
-    let Some(WindowInput {
+    let Some(Object(WindowInput {
         start: Moment(start),
         end: Moment(end),
-    }) = window
+    })) = window
     else {
         let hours = in_range("window_hours", hours, 1.0, MAX_WINDOW_HOURS)?.unwrap_or(DEFAULT_WINDOW_HOURS);
         return Ok(now..now.plus_millis((hours * HOUR_MS).round() as i64));
@@ -368,13 +391,13 @@ fn in_range(field: &str, value: Option<f64>, min: f64, max: f64) -> Result<Optio
     }
 }
 
-fn allowed(window: Option<DaySpanInput>, hours: Option<Vec<u8>>) -> Result<Vec<DaySpan>, ApiError> {
+fn allowed(window: Option<Object<DaySpanInput>>, hours: Option<Vec<u8>>) -> Result<Vec<DaySpan>, ApiError> {
     match (window, hours) {
         (Some(_), Some(_)) => Err(ApiError::field(
             "allowed_hours",
             "must not be given together with `allowed_window`",
         )),
-        (Some(span), None) => Ok(vec![day_span("allowed_window", &span)?]),
+        (Some(Object(span)), None) => Ok(vec![day_span("allowed_window", &span)?]),
         (None, Some(hours)) if hours.is_empty() => Err(ApiError::field(
             "allowed_hours",
             "must name at least one hour, or be left out",
@@ -476,7 +499,7 @@ fn weekday_named(text: &str) -> Option<usize> {
 }
 
 fn signals(
-    inputs: Vec<SignalInput>,
+    inputs: Vec<Object<SignalInput>>,
     now: Timestamp,
     horizon: Timestamp,
 ) -> Result<Vec<SeenSignal>, ApiError> {
@@ -487,7 +510,7 @@ fn signals(
         ));
     }
     let mut signals = Vec::with_capacity(inputs.len());
-    for (index, input) in inputs.into_iter().enumerate() {
+    for (index, Object(input)) in inputs.into_iter().enumerate() {
         let signal = match input.kind.as_str() {
             "site_visit" => Signal::SiteVisit,
             "product_view" => Signal::ProductView,

@@ -1,9 +1,12 @@
 //! Identities as callers send them. Addresses are hashed here immediately; no later code sees them.
 
+use std::borrow::Cow;
+
 use event::{EmailHash, Hasher, Identifier, IdentifierKind, UniversalId, identity, redact::Redactor};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::body::Object;
 use crate::error::ApiError;
 
 /// Longest value of a weak identifier; the longest that providers are known to use has 255 bytes.
@@ -47,7 +50,8 @@ impl From<&Identifier> for IdentifierOutput {
     }
 }
 
-/// Names one person by any one of the fields.
+/// Names one person by any of `universal_id`, `email`, `email_hash`, `phone_number` and `identifiers`. If several are given and
+/// the identity graph holds them for different people, they are taken for one person in this request.
 #[derive(Deserialize, ToSchema)]
 #[schema(as = PersonRequest)]
 #[serde(deny_unknown_fields)]
@@ -62,58 +66,89 @@ pub(crate) struct Who {
     pub email_hash: Option<String>,
     /// The person's phone number in E.164 form. Hashed immediately.
     pub phone_number: Option<String>,
-    /// Identifiers of the person; the strongest one determines who is meant.
-    pub identifiers: Option<Vec<IdentifierInput>>,
+    /// Identifiers of the person.
+    #[schema(value_type = Option<Vec<IdentifierInput>>, max_items = 32)]
+    pub identifiers: Option<Vec<Object<IdentifierInput>>>,
 }
 
-/// How a request names a person.
+/// How a request names a person: by at least one name. The first is the universal id, if it was given, otherwise the strongest
+/// identifier; under it the person is addressed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Identity {
-    /// By universal id.
-    Id(UniversalId),
-    /// By at least one identifier, strongest first.
-    Identifiers(Vec<Identifier>),
+pub(crate) struct Identity(Vec<Name>);
+
+/// One name of a person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Name {
+    /// The field of the request.
+    pub(crate) field: Cow<'static, str>,
+    /// The id that it stands for.
+    pub(crate) id: UniversalId,
+    /// The identifier, if it is one.
+    pub(crate) identifier: Option<Identifier>,
 }
 
 impl Identity {
-    /// Returns the id that follows from the request alone.
-    pub(crate) fn id(&self) -> UniversalId {
-        match self {
-            Self::Id(id) => id.clone(),
-            Self::Identifiers(identifiers) => {
-                UniversalId::from_identifiers(identifiers).expect("an identity has at least one identifier")
-            }
-        }
+    /// Returns all names.
+    pub(crate) fn names(&self) -> &[Name] {
+        &self.0
+    }
+
+    /// Returns the ids that follow from the request alone.
+    pub(crate) fn ids(&self) -> Vec<UniversalId> {
+        self.0.iter().map(|name| name.id.clone()).collect()
     }
 }
 
 impl Who {
-    /// Checks the fields. If the universal id is given, it alone determines the person; otherwise the strongest identifier does.
+    /// Checks the fields.
     pub(crate) fn identity(self, hasher: &Hasher) -> Result<Identity, ApiError> {
+        let mut names = Vec::new();
         if let Some(text) = &self.universal_id {
-            return universal_id(text).map(Identity::Id);
+            names.push(Name {
+                field: "universal_id".into(),
+                id: universal_id(text)?,
+                identifier: None,
+            });
         }
-        let identifiers = self.identifiers(hasher)?;
-        if identifiers.is_empty() {
+        for (field, identifier) in self.identifiers(hasher)? {
+            names.push(Name {
+                field,
+                id: UniversalId::from_identifier(&identifier),
+                identifier: Some(identifier),
+            });
+        }
+        if names.is_empty() {
             return Err(ApiError::field(
                 "universal_id",
                 "is missing: name the person by `universal_id`, `email`, `email_hash`, `phone_number` or `identifiers`",
             ));
         }
-        Ok(Identity::Identifiers(identifiers))
+        Ok(Identity(names))
     }
 
-    /// Returns all identifiers that were given, strongest first, without duplicates.
-    pub(crate) fn identifiers(self, hasher: &Hasher) -> Result<Vec<Identifier>, ApiError> {
-        let mut identifiers = Vec::new();
+    /// Returns all identifiers that were given with their fields, strongest first, without duplicates.
+    pub(crate) fn identifiers(
+        self,
+        hasher: &Hasher,
+    ) -> Result<Vec<(Cow<'static, str>, Identifier)>, ApiError> {
+        let mut identifiers: Vec<(Cow<'static, str>, Identifier)> = Vec::new();
         if let Some(email) = self.email {
-            identifiers.push(email_identifier(hasher, "email", &email)?);
+            identifiers.push(("email".into(), email_identifier(hasher, "email", &email)?));
         }
         if let Some(hash) = self.email_hash {
-            identifiers.push(hash_identifier("email_hash", &hash)?);
+            let hashed = hash_identifier("email_hash", &hash)?;
+            if identifiers.iter().any(|(_, email)| *email != hashed) {
+                return Err(ApiError::field(
+                    "email_hash",
+                    "is not the hash of the address in `email`: give one of them, and hash as the documentation says, with the \
+                     pepper if one is set",
+                ));
+            }
+            identifiers.push(("email_hash".into(), hashed));
         }
         if let Some(phone) = self.phone_number {
-            identifiers.push(phone_identifier(hasher, "phone_number", &phone)?);
+            let phone = phone_identifier(hasher, "phone_number", &phone)?;
+            identifiers.push(("phone_number".into(), phone));
         }
         let given = self.identifiers.unwrap_or_default();
         if given.len() > MAX_IDENTIFIERS {
@@ -122,11 +157,13 @@ impl Who {
                 format!("must have at most {MAX_IDENTIFIERS} elements"),
             ));
         }
-        for (index, input) in given.into_iter().enumerate() {
-            identifiers.push(identifier(hasher, &format!("identifiers[{index}]"), input)?);
+        for (index, Object(input)) in given.into_iter().enumerate() {
+            let field = format!("identifiers[{index}]");
+            let identifier = identifier(hasher, &field, input)?;
+            identifiers.push((field.into(), identifier));
         }
-        identifiers.sort();
-        identifiers.dedup();
+        identifiers.sort_by(|(_, a), (_, b)| a.cmp(b));
+        identifiers.dedup_by(|(_, a), (_, b)| a == b);
         Ok(identifiers)
     }
 }

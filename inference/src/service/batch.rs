@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use event::{Timestamp, UniversalId};
+use event::Timestamp;
 use tracing::Instrument;
 
 use super::{Basis, Decision, Service, Weighed};
@@ -12,7 +12,7 @@ use crate::{
     error::ApiError,
     explanation::Explanation,
     http::question::Inquiry,
-    person::Known,
+    person::{Known, Wanted},
 };
 
 /// Number of lines decided together. Within them, the line that loses most chooses first. Enough for one query to each store
@@ -38,10 +38,10 @@ impl Service {
     ) -> Window {
         let count = lines.len();
         let inquiries = lines.iter().filter_map(|line| line.as_ref().ok());
-        let ids: Vec<UniversalId> = inquiries.map(|inquiry| inquiry.identity.id()).collect();
-        let reading = self.people.read(&ids, clock);
+        let wanted: Vec<Wanted> = inquiries.map(Inquiry::wanted).collect();
+        let reading = self.people.read(&wanted, clock);
         let known = reading
-            .instrument(tracing::debug_span!("read people", people = ids.len()))
+            .instrument(tracing::debug_span!("read people", people = wanted.len()))
             .await;
         // A thousand curves take a good part of a second: too long for a thread that serves other requests.
         let weighing = tokio::task::spawn_blocking(move || self.weigh_each(lines, known));

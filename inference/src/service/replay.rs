@@ -12,7 +12,10 @@ use super::{Basis, PersonCurve, curve_as_of, record};
 use crate::{
     error::ApiError,
     explanation::{Explanation, Inputs, NormalizedRequest},
-    http::question::{DaySpanInput, DecideRequest, Inquiry, Moment, SignalInput, WindowInput},
+    http::{
+        Object,
+        question::{DaySpanInput, DecideRequest, Inquiry, Moment, SignalInput, WindowInput},
+    },
     latency::{ExpectedLatency, WeekOfLatency},
     model::Population,
     person::{IdentitySource, Known, ProfileDigest, ProfileSource},
@@ -243,7 +246,7 @@ fn question(stored: &Stored, inputs: &Inputs) -> Result<Inquiry, ApiError> {
     let spans = request.allowed_hours.iter().map(|text| day_span(text));
     let spans: Vec<DaySpanInput> = spans.collect();
     let (allowed_window, allowed_hours) = match <[DaySpanInput; 1]>::try_from(spans) {
-        Ok([span]) => (Some(span), None),
+        Ok([span]) => (Some(Object(span)), None),
         Err(spans) if spans.is_empty() => (None, None),
         // Several spans are single hours.
         Err(spans) => {
@@ -253,10 +256,12 @@ fn question(stored: &Stored, inputs: &Inputs) -> Result<Inquiry, ApiError> {
             (None, Some(hours.ok_or_else(bad)?))
         }
     };
-    let signals = request.signals.iter().map(|signal| SignalInput {
-        kind: signal.kind.clone(),
-        at: Some(Moment(signal.at)),
-        age_seconds: None,
+    let signals = request.signals.iter().map(|signal| {
+        Object(SignalInput {
+            kind: signal.kind.clone(),
+            at: Some(Moment(signal.at)),
+            age_seconds: None,
+        })
     });
     let request = DecideRequest {
         universal_id: Some(stored.universal_id.clone()),
@@ -265,14 +270,14 @@ fn question(stored: &Stored, inputs: &Inputs) -> Result<Inquiry, ApiError> {
         phone_number: None,
         identifiers: None,
         window_hours: None,
-        window: Some(WindowInput {
+        window: Some(Object(WindowInput {
             start: Moment(request.window.start),
             end: Moment(request.window.end),
-        }),
+        })),
         not_before: request.not_before.map(Moment),
         deadline: request.deadline.map(Moment),
         time_zone: Some(request.time_zone.clone()),
-        quiet_hours: request.quiet_hours.as_deref().map(day_span),
+        quiet_hours: request.quiet_hours.as_deref().map(day_span).map(Object),
         allowed_window,
         allowed_hours,
         blackout_days: Some(request.blackout_days.clone()),

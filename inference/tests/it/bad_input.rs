@@ -1,9 +1,16 @@
 //! Every refusal names the field and does not repeat any address.
 
-use axum::http::StatusCode;
+use std::time::Duration;
+
+use axum::{
+    body::Body,
+    http::{Request, StatusCode},
+};
+use futures::{StreamExt, stream};
+use sendflowr_inference::InferenceConfig;
 use serde_json::{Value, json};
 
-use crate::{NOW, TestApp, fakes::Stores};
+use crate::{NOW, TestApp, call, fakes::Stores};
 
 async fn refusals(path: &str, bodies: &[Value]) -> String {
     let app = TestApp::start(Stores::default());
@@ -49,6 +56,8 @@ async fn identities() {
             json!({"identifiers": [{"kind": "external_id", "value": "ann@example.com"}]}),
             json!({"identifiers": {"kind": "external_id"}}),
             json!({"identifiers": [{"kind": "esp_user_id", "value": "1"}]}),
+            json!({"identifiers": [["klaviyo_id", "x"]]}),
+            json!({"email": "ann@example.com", "email_hash": "0".repeat(64)}),
         ],
     )
     .await;
@@ -64,6 +73,8 @@ async fn identities() {
     `identifiers[0].value` looks like an address: give it as kind `email`, so that it is hashed
     `identifiers` must be a list
     `identifiers[0].esp` is missing: an `esp_user_id` belongs to one provider
+    `identifiers[0]` must be an object
+    `email_hash` is not the hash of the address in `email`: give one of them, and hash as the documentation says, with the pepper if one is set
     ");
 }
 
@@ -86,6 +97,7 @@ async fn windows() {
             with(json!({"deadline": "2026-01-07T09:59:59Z"})),
             with(json!({"now": "1969-12-31T23:59:59Z"})),
             with(json!({"now": -1})),
+            with(json!({"window": [NOW, "2026-01-08T10:00:00Z"]})),
         ],
     )
     .await;
@@ -104,6 +116,7 @@ async fn windows() {
     `deadline` must not be earlier than now, `not_before` or the start of the window
     `now` must be an RFC 3339 time or seconds since 1970, between 1970 and 9999
     `now` must be an RFC 3339 time or seconds since 1970, between 1970 and 9999
+    `window` must be an object
     ");
 }
 
@@ -138,6 +151,12 @@ async fn guards_and_signals() {
             with(json!({"window_hour": 3})),
             with(json!({"ann@example.com": 3})),
             with(json!({"quiet_hours": {"start": "22:00", "end": "07:00", "zone": "UTC"}})),
+            with(json!({"quiet_hours": ["22:00", "08:00"]})),
+            with(json!({"allowed_window": ["22:00"]})),
+            with(json!({"signals": [["site_visit", null, 5]]})),
+            with(json!({"payload_bytes": 1e30})),
+            json!([[]]),
+            json!(["sf_0123456789abcdef0123456789abcdef"]),
         ],
     )
     .await;
@@ -159,7 +178,7 @@ async fn guards_and_signals() {
     `esp` must have 1 to 32 letters, digits and inner hyphens
     `campaign_id` must have 1 to 256 bytes
     `campaign_type` must have 1 to 256 bytes
-    `payload_bytes` must be a whole number
+    `payload_bytes` must be a whole number from 0 to 4294967295
     `signals[0].type` must be one of `site_visit`, `product_view`, `sms_click`, `push_click`, `marked_spam`, `support_ticket`, `unsubscribed`, `resubscribed`
     `signals[0].at` must be given, or `age_seconds` instead of it
     `signals[0].age_seconds` must be at least 0
@@ -168,6 +187,12 @@ async fn guards_and_signals() {
     `window_hour` is not a field of this request: see `/docs`
     `[address]` is not a field of this request: see `/docs`
     `quiet_hours.zone` is not a field of this request: see `/docs`
+    `quiet_hours` must be an object
+    `allowed_window` must be an object
+    `signals[0]` must be an object
+    `payload_bytes` must be a whole number from 0 to 4294967295
+    `body` must be an object
+    `body` must be an object
     ");
 }
 
@@ -193,6 +218,84 @@ async fn other_routes() {
             .await
             .contains("32 lower-case")
     );
+}
+
+#[tokio::test]
+async fn queries() {
+    let app = TestApp::start(Stores::default());
+    let batch = "/timing/decide/batch?capacity_per_minute";
+    let mut messages = Vec::new();
+    for (is_get, path) in [
+        (true, "/latency?days=x"),
+        (true, "/latency?days=3&days=4"),
+        (true, "/latency?ann@example.com=3&ann@example.com=4"),
+        (true, "/latency?day=3"),
+        (true, "/lift?since=soon"),
+        (false, &*format!("{batch}=x")),
+        (false, &*format!("{batch}=-1")),
+        (false, &*format!("{batch}=99999999999")),
+        (false, "/timing/decide?window_hours=24"),
+    ] {
+        let (status, answer) = if is_get {
+            app.get(path).await
+        } else {
+            app.post(path, &with(json!({}))).await
+        };
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{path}: {answer}");
+        assert!(!answer.to_string().contains("ann@"), "{answer}");
+        messages.push(answer["error"]["message"].as_str().unwrap().to_owned());
+    }
+    insta::assert_snapshot!(messages.join("\n"), @r"
+    `days` must be a whole number
+    `days` is given twice
+    `[address]` is given twice
+    `day` is not a field of this request: see `/docs`
+    `since` must be an RFC 3339 time or seconds since 1970, between 1970 and 9999
+    `capacity_per_minute` must be a whole number
+    `capacity_per_minute` must be a whole number from 1 to 10000000
+    `capacity_per_minute` must be a whole number from 1 to 10000000
+    `query` must be empty: the fields of this request belong into its body
+    ");
+}
+
+/// Sends a body that never ends.
+async fn unfinished(config: &InferenceConfig, request: axum::http::request::Builder) -> (StatusCode, Value) {
+    let app = TestApp::start_with(Stores::default(), config);
+    let first = stream::iter([Ok::<_, std::io::Error>("{")]);
+    let body = Body::from_stream(first.chain(stream::pending()));
+    call(app.server.router(), request.body(body).unwrap()).await
+}
+
+#[tokio::test]
+async fn a_body_that_cannot_be_read_is_the_callers_mistake() {
+    let config = InferenceConfig {
+        request_timeout: Duration::from_millis(500),
+        ..InferenceConfig::default()
+    };
+    let request = || Request::post("/timing/decide");
+    let too_large = config.max_body_bytes + 1;
+    let (status, answer) = unfinished(&config, request()).await;
+    assert_eq!(status, StatusCode::REQUEST_TIMEOUT, "{answer}");
+    assert_eq!(answer["error"]["code"], "incomplete_body");
+
+    // These are refused before the body has arrived.
+    let patient = InferenceConfig::default();
+    let (status, answer) = unfinished(&patient, request().header("content-length", too_large)).await;
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE, "{answer}");
+    for path in ["/timing/decide", "/timing/decide/batch"] {
+        let request = Request::post(path).header("content-encoding", "gzip");
+        let (status, answer) = unfinished(&patient, request).await;
+        assert_eq!(status, StatusCode::UNSUPPORTED_MEDIA_TYPE, "{answer}");
+        assert_eq!(answer["error"]["code"], "unsupported_encoding");
+    }
+    let app = TestApp::start(Stores::default());
+    let (status, answer) = app.post_text("/timing/decide", String::new()).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    let message = answer["error"]["message"].as_str().unwrap();
+    assert!(message.starts_with("the body is empty"), "{message}");
+    let plain = request().header("content-encoding", "identity");
+    let plain = plain.body(Body::from(with(json!({})).to_string())).unwrap();
+    assert_eq!(call(app.server.router(), plain).await.0, StatusCode::OK);
 }
 
 #[tokio::test]

@@ -489,3 +489,124 @@ async fn the_week_by_the_hour_sums_to_one() {
     let hour = prediction["best_hours"][0]["hour"].as_u64().unwrap();
     assert!((19..=20).contains(&hour), "{hour}");
 }
+
+#[tokio::test]
+async fn what_is_older_than_the_history_does_not_count_although_it_is_stored() {
+    const DAY_MS: i64 = 86_400_000;
+    let stores = Stores::default();
+    let clock = Timestamp::from(std::time::SystemTime::now());
+    evening_clicks(&stores, "ann@example.com", 30, clock.plus_millis(-380 * DAY_MS));
+    let opt_out = event(
+        "ann@example.com",
+        EventType::Unsubscribed,
+        clock.plus_millis(-400 * DAY_MS),
+    );
+    stores.consume(opt_out);
+    let app = TestApp::start(stores);
+    let (_, decision) = app
+        .post("/timing/decide", &json!({"email": "ann@example.com"}))
+        .await;
+    assert_eq!(
+        (
+            &decision["evidence"]["n"],
+            &decision["evidence"]["profile_source"]
+        ),
+        (&json!(0), &json!("stored"))
+    );
+    let (_, features) = app.get(&format!("/features/{}", id_of("ann@example.com"))).await;
+    assert_eq!(
+        (&features["known"], &features["counts"]["clicks"]),
+        (&json!(false), &json!(0))
+    );
+    assert_eq!(features["signals"], json!({}));
+    let (_, recomputed) = app
+        .post("/compute-features", &json!({"email": "ann@example.com"}))
+        .await;
+    assert_eq!(features["profile_digest"], recomputed["profile_digest"]);
+
+    // The limit is that of the decision's own moment.
+    let then = clock.plus_millis(-300 * DAY_MS).to_string();
+    let request = json!({"email": "ann@example.com", "now": then});
+    let (_, decision) = app.post("/timing/decide", &request).await;
+    assert_eq!(decision["evidence"]["n"], 30);
+}
+
+#[tokio::test]
+async fn of_an_opt_out_and_a_return_at_the_same_moment_the_opt_out_holds() {
+    use EventType::{Resubscribed, Unsubscribed};
+    let moment = now().plus_millis(-60_000);
+    for order in [[Unsubscribed, Resubscribed], [Resubscribed, Unsubscribed]] {
+        let stores = Stores::default();
+        for kind in order {
+            stores.consume(event("ann@example.com", kind, moment));
+        }
+        let app = TestApp::start(stores);
+        let request = json!({"email": "ann@example.com", "now": NOW});
+        let (status, refused) = app.post("/timing/decide", &request).await;
+        assert_eq!(status, StatusCode::CONFLICT, "{order:?}");
+        assert_eq!(refused["error"]["reason"], "unsubscribed");
+        // A return a moment later counts.
+        app.consume(event("ann@example.com", Resubscribed, moment.plus_millis(1)));
+        assert_eq!(app.post("/timing/decide", &request).await.0, StatusCode::OK);
+
+        let signals: Vec<Value> = order
+            .iter()
+            .map(|kind| json!({"type": kind.to_string(), "age_seconds": 5}))
+            .collect();
+        let told = json!({"email": "bob@example.com", "now": NOW, "signals": signals});
+        assert_eq!(app.post("/timing/decide", &told).await.0, StatusCode::CONFLICT);
+    }
+}
+
+/// A caller who names a person in several ways knows that these are one, whether or not the graph does.
+#[tokio::test]
+async fn several_names_count_together_and_the_most_careful_one_holds() {
+    let stores = Stores::default();
+    evening_clicks(&stores, "ann@example.com", 10, now());
+    let at = |minutes: i64| now().plus_millis(-minutes * 60_000);
+    stores.consume(event("gone@example.com", EventType::Unsubscribed, at(60)));
+    // Came back under this address, which does not speak for the other one.
+    stores.consume(event("back@example.com", EventType::Unsubscribed, at(50)));
+    stores.consume(event("back@example.com", EventType::Resubscribed, at(40)));
+    stores.consume(event("mailed@example.com", EventType::Sent, at(30)));
+    let app = TestApp::start(stores);
+    let ask = async |names: Value, gap_hours: f64| {
+        let mut request = names;
+        request["now"] = NOW.into();
+        request["window_hours"] = 2.into();
+        request["minimum_gap_hours"] = gap_hours.into();
+        app.post("/timing/decide", &request).await
+    };
+    let address = |name: &str| json!([{"kind": "email", "value": format!("{name}@example.com")}]);
+    let ann = id_of("ann@example.com");
+
+    let (status, alone) = ask(json!({"universal_id": ann}), 0.0).await;
+    assert_eq!((status, &alone["evidence"]["n"]), (StatusCode::OK, &json!(10)));
+    for names in [
+        json!({"universal_id": ann, "email": "gone@example.com"}),
+        json!({"email": "ann@example.com", "identifiers": address("gone")}),
+        json!({"email": "gone@example.com", "identifiers": address("back")}),
+    ] {
+        let (status, refused) = ask(names.clone(), 0.0).await;
+        assert_eq!(status, StatusCode::CONFLICT, "{names}: {refused}");
+        assert_eq!(refused["error"]["reason"], "unsubscribed");
+    }
+    let names = json!({"universal_id": ann, "email": "mailed@example.com"});
+    let (status, refused) = ask(names, 24.0).await;
+    assert_eq!(
+        (status, &refused["error"]["reason"]),
+        (StatusCode::CONFLICT, &json!("minimum_gap"))
+    );
+
+    // What is known of each counts, and the person is addressed under the first name.
+    let names = json!({"universal_id": id_of("stranger@example.com"), "email": "ann@example.com"});
+    let (status, together) = ask(names, 0.0).await;
+    assert_eq!((status, &together["evidence"]["n"]), (StatusCode::OK, &json!(10)));
+    assert_eq!(together["universal_id"], id_of("stranger@example.com").as_str());
+    let back = json!({"email": "back@example.com", "identifiers": address("ann")});
+    assert_eq!(ask(back, 0.0).await.0, StatusCode::OK);
+
+    let line = json!({"universal_id": ann, "email": "gone@example.com", "now": NOW}).to_string();
+    let (_, answer) = app.post_text("/timing/decide/batch", line).await;
+    assert_eq!(answer["status"], 409, "{answer}");
+}

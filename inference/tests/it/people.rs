@@ -83,6 +83,16 @@ async fn linked_identifiers_resolve_to_one_person() {
     );
     assert_eq!(app.identities.linked.lock().unwrap()[0].source, "api:crm");
 
+    let both = json!({"email": "ann@example.com", "identifiers": link["identifiers"]});
+    assert_eq!(app.post("/resolve-identity", &both).await.1, person);
+    let bob = json!({"email": "bob@example.com", "identifiers": [{"kind": "external_id", "value": "8"}]});
+    assert_eq!(app.post("/link-identifiers", &bob).await.0, StatusCode::OK);
+    let two_people = json!({"email": "bob@example.com", "identifiers": link["identifiers"]});
+    let (status, refused) = app.post("/resolve-identity", &two_people).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+    let message = "`identifiers[0]` belongs to another person than `email`: ask for one of them";
+    assert_eq!(refused["error"]["message"], message);
+
     let alias = person["aliases"][0].as_str().unwrap();
     let (_, by_alias) = app
         .post("/resolve-identity", &json!({"universal_id": alias}))

@@ -305,6 +305,89 @@ async fn a_refit_is_swapped_in_without_a_restart() {
 }
 
 #[tokio::test]
+async fn tables_that_another_process_saves_are_swapped_in_without_a_restart() {
+    let stores = Stores::default();
+    for person in 0..60 {
+        evening_clicks(&stores, &format!("p{person}@example.com"), 12, now());
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let config = InferenceConfig {
+        model_folder: Some(folder.path().to_owned()),
+        ..InferenceConfig::default()
+    };
+    let app = TestApp::start_with(stores, &config);
+    let fit = train(&config, &*app.events, &*app.identities, &*app.profiles, now());
+    let tables = fit.await.unwrap().unwrap();
+    let in_use = async || app.get("/").await.1["population_version"].clone();
+    assert_ne!(in_use().await, tables.version());
+    save_population(folder.path(), &tables).unwrap();
+    for _ in 0..500 {
+        if in_use().await == tables.version() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("the tables were never swapped");
+}
+
+#[tokio::test]
+async fn without_a_token_pages_of_others_are_refused_on_every_route_that_would_ask_for_one() {
+    let app = TestApp::start(Stores::default());
+    let openapi = serde_json::to_value(Server::openapi()).unwrap();
+    let from = |method: &str, path: &str, origin: Option<&str>| {
+        let request = Request::builder()
+            .method(method.to_uppercase().as_str())
+            .uri(path.replace(['{', '}'], ""))
+            .header("host", "127.0.0.1:8001")
+            .header("content-type", "text/plain");
+        let request = match origin {
+            Some(origin) => request.header("origin", origin),
+            None => request,
+        };
+        call(app.server.router(), request.body(Body::empty()).unwrap())
+    };
+    let own = Some("http://127.0.0.1:8001");
+    let foreign = Some("https://evil.example");
+    for (path, item) in openapi["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let is_open = operation["security"].is_null();
+            assert_eq!(
+                operation["responses"]["403"].is_null(),
+                is_open,
+                "{method} {path}"
+            );
+            for origin in [None, own] {
+                let (status, _) = from(method, path, origin).await;
+                assert_ne!(status, StatusCode::FORBIDDEN, "{method} {path} {origin:?}");
+            }
+            let (status, answer) = from(method, path, foreign).await;
+            assert_eq!(
+                status == StatusCode::FORBIDDEN,
+                !is_open,
+                "{method} {path}: {answer}"
+            );
+            if !is_open {
+                assert_eq!(answer["error"]["code"], "foreign_origin");
+            }
+        }
+    }
+    assert_eq!(from("get", "/docs/", own).await.0, StatusCode::OK);
+    assert_eq!(from("get", "/openapi.json", own).await.0, StatusCode::OK);
+
+    // A page does not know the token.
+    let token = "0123456789abcdef";
+    let raw: RawInferenceConfig = serde_json::from_value(json!({ "token": token })).unwrap();
+    let app = TestApp::start_with(Stores::default(), &InferenceConfig::try_from(raw).unwrap());
+    let request = Request::post("/resolve-identity")
+        .header("host", "127.0.0.1:8001")
+        .header("origin", "https://crm.example")
+        .header("authorization", format!("Bearer {token}"))
+        .body(Body::from("{\"email\": \"ann@example.com\"}"))
+        .unwrap();
+    assert_eq!(call(app.server.router(), request).await.0, StatusCode::OK);
+}
+
+#[tokio::test]
 async fn shutdown_stores_what_waits() {
     let stores = Stores::default();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
