@@ -219,6 +219,7 @@ fn compare(people: &[Vec<Outcome>], people_share: f64, since: Timestamp, until: 
             arrivals: statistics::difference(&treated_arrivals, &control_arrivals, statistics::Z_999),
             difference,
             early: statistics::difference(&treated_answers, &control_answers, statistics::Z_999),
+            fewest_people: treated_arrivals.people().min(control_arrivals.people()),
         },
         &treated,
         &control,

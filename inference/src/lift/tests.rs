@@ -113,6 +113,45 @@ fn groups_whose_mail_does_not_arrive_alike_are_not_compared() {
     assert_eq!(lift.verdict.code, "groups_differ", "{:?}", lift.verdict);
 }
 
+#[test]
+fn a_handful_of_decisions_does_not_show_that_the_groups_differ() {
+    let outcomes = |group, count: usize, arrived: usize| {
+        let one = move |number| Outcome {
+            group,
+            weight: 1.0,
+            answered: (number < arrived).then_some(false),
+        };
+        (0..count).map(move |number| vec![one(number)])
+    };
+    let code = |treated: (usize, usize), control: (usize, usize)| {
+        let people: Vec<Vec<Outcome>> = outcomes(TrialGroup::Treated, treated.0, treated.1)
+            .chain(outcomes(TrialGroup::Control, control.0, control.1))
+            .collect();
+        compare(&people, 1.0, Timestamp::default(), Timestamp::default())
+            .verdict
+            .code
+    };
+    assert_eq!(code((20, 18), (3, 0)), "not_enough_data");
+    assert_eq!(code((540, 486), (60, 0)), "groups_differ");
+}
+
+#[test]
+fn many_mails_to_a_few_people_decide_nothing() {
+    let mut people = Vec::new();
+    for (group, answered) in [(TrialGroup::Treated, true), (TrialGroup::Control, false)] {
+        for _ in 0..10 {
+            let outcome = |number: usize| Outcome {
+                group,
+                weight: 1.0,
+                answered: Some(answered || number % 2 == 0),
+            };
+            people.push((0..40).map(outcome).collect());
+        }
+    }
+    let lift = compare(&people, 1.0, Timestamp::default(), Timestamp::default());
+    assert_eq!(lift.verdict.code, "not_enough_data", "{:?}", lift.verdict);
+}
+
 #[tokio::test]
 async fn of_more_decisions_than_are_compared_a_share_of_the_people_is() {
     const DAY_MS: i64 = 24 * 60 * MINUTE_MS;
