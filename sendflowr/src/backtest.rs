@@ -5,21 +5,21 @@
 
 mod report;
 mod score;
-mod source;
+pub(crate) mod source;
 mod statistics;
 mod verdict;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::SystemTime};
 
 use anyhow::{Context, bail};
+use event::Timestamp;
 
 use crate::{cli::Global, decide::events::EventLog, engines::Engines, output};
 
 /// What `backtest` reads and writes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct BacktestArgs {
-    /// File of events: CSV as for `decide`, or JSON lines with the same names (`.jsonl`, `.ndjson`), plain or gzipped, or
-    /// Parquet with the same columns [default: the event store]
+    /// File of events, as for `decide` [default: the event store]
     #[arg(long, value_name = "FILE")]
     events: Option<PathBuf>,
     /// File to write the comparison to, as one HTML page with plots.
@@ -46,7 +46,8 @@ pub(crate) async fn run(args: &BacktestArgs, global: &Global) -> anyhow::Result<
         None => {
             let engines = Engines::of(&global.load()?)?;
             let (events, identities) = tokio::try_join!(engines.events(), engines.identities())?;
-            source::from_store(&*events, &*identities, STORE_PEOPLE, STORE_EVENTS_EACH).await?
+            let now = Timestamp::from(SystemTime::now());
+            source::from_store(&*events, &*identities, STORE_PEOPLE, STORE_EVENTS_EACH, now).await?
         }
     };
     let page = tokio::task::block_in_place(|| backtest(&log, args.seed))?;

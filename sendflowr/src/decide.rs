@@ -22,7 +22,7 @@ use inference::model::Curve;
 use serde::Serialize;
 use serde_json::Number;
 
-use crate::output;
+use crate::{backtest::source, output};
 use events::EventLog;
 use requests::Request;
 use sweep::Moment;
@@ -30,9 +30,9 @@ use sweep::Moment;
 /// What `decide` reads and writes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DecideArgs {
-    /// File of events, CSV or gzipped CSV: `user_id,timestamp_utc` and, if known,
-    /// `event_type,message_id,campaign_id,esp,user_agent,ip_address,is_machine`, in any order. Times are epoch seconds
-    /// or RFC 3339; an event without an `event_type` is a click.
+    /// File of events: `user_id,timestamp_utc` and, if known, `event_type,message_id,user_agent,ip_address,is_machine`, in any
+    /// order. Times are epoch seconds or RFC 3339; an event without an `event_type` is a click. CSV, or JSON lines with the same
+    /// names (`.jsonl`, `.ndjson`), plain or gzipped, or Parquet with the same columns.
     #[arg(long, value_name = "FILE")]
     events: PathBuf,
     /// File of requests, CSV or gzipped CSV: `user_id,decision_time,window_hours`.
@@ -65,7 +65,7 @@ struct Decision {
 /// Fails if a file cannot be read or written, or contains a mistake; names its line and column.
 pub(crate) fn run(args: &DecideArgs) -> anyhow::Result<ExitCode> {
     let requests = requests::open(&args.requests)?;
-    let log = EventLog::open(&args.events)?;
+    let log = source::read(&args.events)?;
     let (decisions, curves) = decide(&log, &requests, args.curves.is_some());
     write_file(&args.out, |out| {
         for decision in &decisions {

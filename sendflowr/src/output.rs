@@ -9,6 +9,11 @@ pub(crate) fn line(text: &str) {
     let _ = out.flush();
 }
 
+/// Prints one line to standard error, for what is not part of the result.
+pub(crate) fn note(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "note: {text}");
+}
+
 /// Formats a table: the header, a rule, and one line per row, with aligned columns. Columns in which every cell is a number
 /// are aligned to the right.
 pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {

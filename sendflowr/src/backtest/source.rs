@@ -1,9 +1,9 @@
-//! The sources of a backtest's events: a CSV, JSON lines or Parquet file, or the event store.
+//! The sources of the events that offline commands learn from: a CSV, JSON lines or Parquet file, or the event store.
 
 mod parquet;
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashMap, HashSet},
     fs::File,
     io::{BufRead, BufReader, Read},
     path::Path,
@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, anyhow, bail};
 use event::Timestamp;
 use flate2::bufread::MultiGzDecoder;
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::Value;
 
 use crate::decide::{
@@ -41,7 +41,12 @@ struct Line {
     user_agent: Option<String>,
     ip_address: Option<String>,
     is_machine: Option<bool>,
+    #[serde(flatten)]
+    unused: HashMap<String, IgnoredAny>,
 }
+
+/// Names of fields that are not used are remembered up to this number: more are no columns, but data.
+const MAX_UNUSED: usize = 100;
 
 /// Reads a file: Parquet is recognized by its first bytes, JSON lines by the end of the name, anything else is CSV. The latter
 /// two may be gzipped.
@@ -68,6 +73,7 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<EventLog> {
 
 fn json_lines(name: &str, mut lines: impl BufRead) -> anyhow::Result<EventLog> {
     let mut log = EventLog::default();
+    let (mut unused, mut has_event_type) = (BTreeSet::new(), false);
     let mut text = String::new();
     for number in 1.. {
         text.clear();
@@ -76,15 +82,27 @@ fn json_lines(name: &str, mut lines: impl BufRead) -> anyhow::Result<EventLog> {
             break;
         }
         if !text.trim().is_empty() {
-            take(&mut log, &text).with_context(|| format!("`{name}`, line {number}"))?;
+            let line = take(&mut log, &text).with_context(|| format!("`{name}`, line {number}"))?;
+            has_event_type |= line.event_type.is_some();
+            let room = MAX_UNUSED.saturating_sub(unused.len());
+            unused.extend(line.unused.into_keys().take(room));
         }
+    }
+    table::tell_unused(name, &Vec::from_iter(unused));
+    if !has_event_type {
+        events::tell_all_are_clicks(name);
     }
     log.sort();
     Ok(log)
 }
 
-fn take(log: &mut EventLog, text: &str) -> anyhow::Result<()> {
-    let line: Line = serde_json::from_str(text)?;
+fn take(log: &mut EventLog, text: &str) -> anyhow::Result<Line> {
+    let line: Line = serde_json::from_str(text).map_err(|error| {
+        // Of its own, serde counts lines within this one.
+        let told = error.to_string();
+        let what = told.split(" at line ").next().unwrap_or_default();
+        anyhow!("column {}: {what}", error.column())
+    })?;
     let user_id = line.user_id.trim();
     if user_id.is_empty() {
         bail!("`user_id`: empty");
@@ -103,14 +121,18 @@ fn take(log: &mut EventLog, text: &str) -> anyhow::Result<()> {
         machine: line.is_machine == Some(true),
         message: line.message_id.as_deref(),
         user_agent: line.user_agent.as_deref(),
-        ip_address: line.ip_address.and_then(|address| address.parse().ok()),
+        ip_address: line
+            .ip_address
+            .as_deref()
+            .and_then(|address| address.parse().ok()),
     };
     log.push(user_id, event);
-    Ok(())
+    Ok(line)
 }
 
-/// Reads the histories of at most `people` people from the event store. Ids are hashes, so the first ones in their order are a
-/// random sample, and the same one each time.
+/// Reads the histories up to `now` of at most `people` people from the event store. Ids are hashes, so the first ones in their
+/// order are a random sample, and the same one each time. Events from a clock that is ahead are left out: the tested weeks would
+/// end with them.
 ///
 /// # Errors
 /// Fails if a store cannot be read.
@@ -119,6 +141,7 @@ pub(crate) async fn from_store(
     identities: &dyn store::identity::Identities,
     people: usize,
     events_each: usize,
+    now: Timestamp,
 ) -> anyhow::Result<EventLog> {
     let mut log = EventLog::default();
     let mut seen = HashSet::new();
@@ -137,7 +160,7 @@ pub(crate) async fn from_store(
             let history = events
                 .history(&person.with_events, Timestamp::default(), events_each)
                 .await?;
-            for stored in history {
+            for stored in history.into_iter().filter(|stored| stored.event.timestamp <= now) {
                 let event = Logged {
                     at: stored.event.timestamp,
                     event_type: stored.event.event_type,

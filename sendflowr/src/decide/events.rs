@@ -1,5 +1,5 @@
-//! The event log that offline commands learn from: a CSV file, read as a whole and sorted by time. Files in other formats
-//! have the same columns.
+//! The event log that offline commands learn from: a file, read as a whole and sorted by time. CSV is read here; files in other
+//! formats have the same columns (see [`crate::backtest::source`]).
 
 use std::{
     borrow::Cow,
@@ -12,6 +12,7 @@ use std::{
 use event::{EventType, Timestamp};
 
 use super::table::{Table, moment};
+use crate::output;
 
 /// The columns of a log by their numbers, the required ones first.
 pub(crate) const COLUMNS: [&str; 7] = [
@@ -29,7 +30,7 @@ pub(crate) const NEEDED: usize = 2;
 
 const USER_ID: usize = 0;
 const TIMESTAMP: usize = 1;
-const EVENT_TYPE: usize = 2;
+pub(crate) const EVENT_TYPE: usize = 2;
 const MESSAGE_ID: usize = 3;
 const IS_MACHINE: usize = 4;
 const USER_AGENT: usize = 5;
@@ -76,13 +77,17 @@ pub(crate) struct EventLog {
 }
 
 impl EventLog {
-    /// Reads a log.
+    /// Reads a log from CSV.
     ///
     /// # Errors
     /// Returns the first mistake in the file, naming line and column.
     pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
         let (needed, optional) = COLUMNS.split_at(NEEDED);
-        Self::from_table(Table::open(path, needed, optional)?)
+        let table = Table::open(path, needed, optional)?;
+        if !table.has(EVENT_TYPE) {
+            tell_all_are_clicks(&path.display().to_string());
+        }
+        Self::from_table(table)
     }
 
     fn from_table(mut table: Table) -> anyhow::Result<Self> {
@@ -183,6 +188,13 @@ impl EventLog {
     pub(crate) fn events(&self) -> &[LoggedEvent] {
         &self.events
     }
+}
+
+/// Says that a file does not tell what its events are.
+pub(crate) fn tell_all_are_clicks(name: &str) {
+    output::note(&format!(
+        "`{name}` has no `event_type`: all events count as clicks"
+    ));
 }
 
 /// Returns the event type that a log calls `name`, in any case; an event without a type is a click.

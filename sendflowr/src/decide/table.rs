@@ -1,6 +1,6 @@
 //! Reads a CSV file row by row, plain or gzipped, and reports exactly where it is wrong.
 //!
-//! Columns are found by their name in the header, in any order; unknown columns are ignored. Lines end in LF or CRLF, blank
+//! Columns are found by their name in the header, in any order; others are not read, which is said. Lines end in LF or CRLF, blank
 //! ones are skipped. Fields may be quoted as in RFC 4180, with line breaks inside the quotes.
 
 use std::{
@@ -13,6 +13,8 @@ use anyhow::{Context, anyhow, bail};
 use csv::{ByteRecord, Reader, ReaderBuilder, StringRecord, Terminator};
 use event::Timestamp;
 use flate2::bufread::MultiGzDecoder;
+
+use crate::output;
 
 /// A record is longer than this only if a quote was never closed, or in a file that is not CSV. Far more than any user agent
 /// with its neighbours, and small enough that the mistake is found at once.
@@ -29,6 +31,8 @@ pub(crate) struct Table {
     width: usize,
     /// The requested columns, and the position of each in the file.
     columns: Vec<(&'static str, Option<usize>)>,
+    /// The names of the other columns.
+    unused: Vec<String>,
     record: StringRecord,
 }
 
@@ -43,7 +47,9 @@ impl Table {
         optional: &[&'static str],
     ) -> anyhow::Result<Self> {
         let file = File::open(path).with_context(|| format!("cannot open `{}`", path.display()))?;
-        Self::read(path.display().to_string(), file, required, optional)
+        let table = Self::read(path.display().to_string(), file, required, optional)?;
+        tell_unused(&table.name, &table.unused);
+        Ok(table)
     }
 
     /// Like [`Table::open`], but from any reader; `name` is for messages.
@@ -74,6 +80,7 @@ impl Table {
             reader,
             width: 0,
             columns: Vec::new(),
+            unused: Vec::new(),
             record: StringRecord::new(),
         };
         let Some(line) = table.next_record()? else {
@@ -90,7 +97,14 @@ impl Table {
             .collect();
         table.width = header.len();
         for name in required.iter().chain(optional) {
-            let place = header.iter().position(|column| column == name);
+            let mut places = (0..header.len()).filter(|place| header[*place] == *name);
+            let place = places.next();
+            if places.next().is_some() {
+                bail!(
+                    "`{}`, line {line}: the header has the column `{name}` twice",
+                    table.name
+                );
+            }
             if place.is_none() && required.contains(name) {
                 bail!(
                     "`{}`, line {line}: the header has no column `{name}`; needed are `{}`",
@@ -100,7 +114,17 @@ impl Table {
             }
             table.columns.push((name, place));
         }
+        let is_used = |column: &String| table.columns.iter().any(|(name, _)| column == name);
+        table.unused = header
+            .into_iter()
+            .filter(|column| !column.is_empty() && !is_used(column))
+            .collect();
         Ok(table)
+    }
+
+    /// Checks whether the file has a column.
+    pub(crate) fn has(&self, column: usize) -> bool {
+        self.columns[column].1.is_some()
     }
 
     /// Returns the next row, or `None` at the end.
@@ -237,6 +261,16 @@ impl Read for Source {
         }
         self.given += count as u64;
         Ok(count)
+    }
+}
+
+/// Says which columns of a file are not used: a misspelt name must not go unnoticed.
+pub(crate) fn tell_unused(name: &str, columns: &[String]) {
+    if !columns.is_empty() {
+        output::note(&format!(
+            "`{name}`: not used are the columns `{}`",
+            columns.join("`, `")
+        ));
     }
 }
 
@@ -389,6 +423,11 @@ mod tests {
             message(b"\na,x\n"),
             "`f.csv`, line 2: the header has no column `b`; needed are `a,b`"
         );
+        assert_eq!(
+            message(b"a,c,b,C\n"),
+            "`f.csv`, line 1: the header has the column `c` twice"
+        );
+        assert_eq!(table(b"a,x,b,,x y\n").unwrap().unused, ["x", "x y"]);
         assert_eq!(
             message(b"a,b\n1,2\n\n1,2,3\n"),
             "`f.csv`, line 4: 3 fields where the header has 2"

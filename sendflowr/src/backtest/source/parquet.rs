@@ -13,7 +13,10 @@ use parquet::{
     schema::types::{Type, TypePtr},
 };
 
-use crate::decide::events::{COLUMNS, EventLog, NEEDED};
+use crate::decide::{
+    events::{self, COLUMNS, EVENT_TYPE, EventLog, NEEDED},
+    table,
+};
 
 /// The first bytes of a Parquet file.
 const MAGIC: &[u8; 4] = b"PAR1";
@@ -52,6 +55,13 @@ pub(super) fn read(path: &Path) -> anyhow::Result<EventLog> {
             None if column < NEEDED => bail!("`{name}` has no column `{name_of_csv}`"),
             None => {}
         }
+    }
+    let is_wanted = |field: &TypePtr| wanted.iter().any(|other| other.name() == field.name());
+    let unused = schema.get_fields().iter().filter(|field| !is_wanted(field));
+    let unused: Vec<String> = unused.map(|field| field.name().to_owned()).collect();
+    table::tell_unused(&name, &unused);
+    if places[EVENT_TYPE].is_none() {
+        events::tell_all_are_clicks(&name);
     }
     let names: Vec<String> = wanted.iter().map(|field| field.name().to_owned()).collect();
     let projection = projection(schema, wanted).with_context(unreadable)?;
