@@ -55,7 +55,7 @@ pub(crate) enum ApiError {
         first_allowed_at: Option<Timestamp>,
     },
     #[error(
-        "every allowed minute already has its {per_minute} mails: ask for a longer window, or raise the capacity"
+        "every allowed minute is full at a capacity of {per_minute} a minute: ask for a longer window, or raise the capacity"
     )]
     OverCapacity { per_minute: u32 },
     #[error("a line of a batch has at most {limit_bytes} bytes")]

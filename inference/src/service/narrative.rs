@@ -47,9 +47,12 @@ pub(super) fn sentences(inquiry: &Inquiry, choice: &Choice, explanation: &Explan
             })
             .collect();
         let left = choice.minutes_left;
-        let of_left = if choice.moved.is_some() {
-            // Which of them was free is described below.
-            format!("{left} were left")
+        let explores = choice
+            .experiment
+            .is_some_and(|drawn| drawn.group == TrialGroup::Exploration);
+        let of_left = if choice.moved.is_some() || explores {
+            // Which of them was free is described below, and what exploration drew from above.
+            format!("{left} {} left", if left == 1 { "was" } else { "were" })
         } else if !is_models {
             format!("one of the {left} left was drawn")
         } else if explanation.evidence.n == 0 {
@@ -62,16 +65,17 @@ pub(super) fn sentences(inquiry: &Inquiry, choice: &Choice, explanation: &Explan
             format!("the best of the {left} left was chosen")
         };
         why.push(format!(
-            "Of {} minutes asked for, {}; {of_left}.",
-            choice.minutes_asked,
+            "Of {} asked for, {}; {of_left}.",
+            counted(choice.minutes_asked, "minute"),
             taken.join(", "),
         ));
     }
     for path in &choice.hot_paths {
         let minutes = inquiry.question.now.millis_since(path.at) / 60_000;
         why.push(format!(
-            "A {} {minutes} minutes ago raises the minutes that follow.",
-            path.signal.replace('_', " ")
+            "A {} {} ago raises the minutes that follow.",
+            path.signal.replace('_', " "),
+            counted(minutes, "minute")
         ));
     }
     if choice.factor > 1.0 {
@@ -82,15 +86,15 @@ pub(super) fn sentences(inquiry: &Inquiry, choice: &Choice, explanation: &Explan
     }
     if let Some(moved) = &explanation.moved {
         why.push(format!(
-            "The provider takes {} mails a minute and {} is full: {} was taken, which costs {:.2} of a random minute's worth.",
-            moved.capacity_per_minute,
+            "The provider takes {} a minute and {} is full: {} was taken, which {}.",
+            counted(moved.capacity_per_minute.into(), "mail"),
             moved.from,
             if is_models {
                 "the best free minute"
             } else {
                 "another free minute"
             },
-            moved.value_lost
+            loss(moved.value_lost)
         ));
     }
     why.push(format!(
@@ -125,6 +129,23 @@ fn experiment(explanation: &Explanation) -> Option<String> {
     ))
 }
 
+/// Says what a move costs. A minute that was drawn at random may be worth more than the one that it would have been.
+fn loss(lost: f64) -> String {
+    match (lost * 100.0).round() / 100.0 {
+        0.0 => "costs nothing".to_owned(),
+        lost if lost < 0.0 => format!("is worth {:.2} of a random minute more", -lost),
+        lost => format!("costs {lost:.2} of a random minute's worth"),
+    }
+}
+
+/// Returns a number with what is counted.
+fn counted(count: i64, what: &str) -> String {
+    match count {
+        1 => format!("1 {what}"),
+        count => format!("{count} {what}s"),
+    }
+}
+
 /// Returns a share in per cent, without superfluous digits.
 fn percent(share: f64) -> f64 {
     (1_000.0 * share).round() / 10.0
@@ -139,9 +160,8 @@ fn evidence(explanation: &Explanation) -> String {
         );
     }
     format!(
-        "The curve rests on {} human events of this person (worth {:.1} after their age); {:.0} % of it comes from other \
-         people.",
-        evidence.n,
+        "The curve rests on {} of this person (worth {:.1} after their age); {:.0} % of it comes from other people.",
+        counted(evidence.n as i64, "human event"),
         evidence.effective_n,
         100.0 * evidence.prior_weight
     )
@@ -165,4 +185,20 @@ fn latency(inquiry: &Inquiry, explanation: &Explanation) -> String {
         "{whose} is expected to take {:.1} s ({source}): the trigger comes that much earlier.",
         expected.seconds
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_read_as_they_are_said() {
+        assert_eq!(counted(1, "mail"), "1 mail");
+        assert_eq!(counted(0, "mail"), "0 mails");
+        for lost in [0.004, -0.004, -0.0] {
+            assert_eq!(loss(lost), "costs nothing", "{lost}");
+        }
+        assert_eq!(loss(0.126), "costs 0.13 of a random minute's worth");
+        assert_eq!(loss(-0.126), "is worth 0.13 of a random minute more");
+    }
 }

@@ -395,7 +395,7 @@ async fn a_move_is_told_and_explained() {
     assert!((0.0..0.01).contains(&lost), "{lost}");
     assert_eq!(second["explanation"]["moved"], second["moved"]);
     let why = second["why"].to_string();
-    assert!(why.contains("takes 1 mails a minute"), "{why}");
+    assert!(why.contains("takes 1 mail a minute"), "{why}");
     let stored = app
         .get(&format!(
             "/explanations/{}",

@@ -4,7 +4,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use axum::http::StatusCode;
 use event::{EventType, Identifier, IdentifierKind, MailboxProvider, Timestamp, UniversalId};
-use sendflowr_inference::InferenceConfig;
+use sendflowr_inference::{InferenceConfig, RawInferenceConfig};
 use serde_json::{Value, json};
 use store::events::LatencySample;
 
@@ -332,6 +332,35 @@ async fn the_sentences_say_whose_choice_the_minute_is() {
             .to_string()
             .contains("the best free minute was taken")
     );
+}
+
+#[tokio::test]
+async fn exploration_is_not_said_to_draw_from_all_minutes() {
+    let stores = Stores::default();
+    evening_clicks(&stores, "ann@example.com", 40, now());
+    let raw = json!({"experiment": {"control_share": 0.001, "exploration_share": 0.5}});
+    let raw: RawInferenceConfig = serde_json::from_value(raw).unwrap();
+    let app = TestApp::start_with(stores, &InferenceConfig::try_from(raw).unwrap());
+    // Whether a decision explores depends on the campaign.
+    for campaign in 0..100 {
+        let request = json!({
+            "email": "ann@example.com", "now": NOW, "campaign_id": campaign.to_string(),
+            "quiet_hours": {"start": "22:00", "end": "07:00"}, "signals": [{"type": "site_visit", "age_seconds": 60}],
+        });
+        let (_, decision) = app.post("/timing/decide", &request).await;
+        if decision["group"] != "exploration" {
+            continue;
+        }
+        let why = decision["why"].to_string();
+        assert!(why.contains("the quarter hour was drawn at random"), "{why}");
+        assert!(
+            why.contains("; 899 were left.") && !why.contains("left was drawn"),
+            "{why}"
+        );
+        assert!(why.contains("A site visit 1 minute ago"), "{why}");
+        return;
+    }
+    panic!("no decision explored");
 }
 
 #[tokio::test]
