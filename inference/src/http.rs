@@ -75,7 +75,8 @@ impl App {
     info(
         title = "SendFlowr decisions",
         description = "When should this person get the next mail? Ask `POST /timing/decide`. Every response that is not a \
-                       success has the body `{\"error\": {\"code\", \"message\", …}}` with a stable code."
+                       success has the body `{\"error\": {\"code\", \"message\", …}}` with a stable code. Any other path than \
+                       these gets 404 `not_found`, any other method 405 `method_not_allowed`."
     ),
     tags(
         (name = "decisions", description = "When to send, and why."),

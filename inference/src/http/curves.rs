@@ -42,7 +42,7 @@ pub(crate) struct PredictRequest {
     #[schema(value_type = Option<Vec<IdentifierInput>>, max_items = 32)]
     pub identifiers: Option<Vec<Object<IdentifierInput>>>,
     /// How many best hours to return, 1 to 168. Default 5.
-    #[schema(example = 5)]
+    #[schema(example = 5, minimum = 1, maximum = 168)]
     pub top: Option<usize>,
     /// Predicts as if it were this moment. Default: the server's clock.
     pub now: Option<Moment>,

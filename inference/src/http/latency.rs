@@ -26,7 +26,7 @@ const MAX_DAYS: i64 = EXPLANATION_DAYS as i64;
 #[into_params(parameter_in = Query)]
 pub(crate) struct LatencyQuery {
     /// Decisions of the last so many days, 1 to 90. Default 14.
-    #[param(value_type = Option<i64>, example = 14)]
+    #[param(value_type = Option<i64>, example = 14, minimum = 1, maximum = 90)]
     days: Option<i64>,
 }
 

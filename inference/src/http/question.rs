@@ -10,7 +10,10 @@ use event::{
 };
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Deserializer, de};
-use utoipa::ToSchema;
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{KnownFormat, ObjectBuilder, OneOfBuilder, RefOr, Schema, SchemaFormat, Type},
+};
 
 use super::{
     body::Object,
@@ -66,9 +69,10 @@ pub(crate) struct DecideRequest {
     #[schema(value_type = Option<Vec<IdentifierInput>>, max_items = 32)]
     pub identifiers: Option<Vec<Object<IdentifierInput>>>,
     /// Length of the window in hours from now on, 1 to 336. Default 24.
-    #[schema(example = 24)]
+    #[schema(example = 24, minimum = 1, maximum = 336)]
     pub window_hours: Option<f64>,
-    /// Start and end of the window, instead of `window_hours`.
+    /// Start and end of the window, instead of `window_hours`: 1 minute to 336 hours apart, the end later than now and within 366
+    /// days.
     #[schema(value_type = Option<WindowInput>)]
     pub window: Option<Object<WindowInput>>,
     /// Earliest moment of arrival.
@@ -84,34 +88,40 @@ pub(crate) struct DecideRequest {
     /// Arrival only in this part of the day.
     #[schema(value_type = Option<DaySpanInput>)]
     pub allowed_window: Option<Object<DaySpanInput>>,
-    /// Arrival only in these hours of the day, 0 to 23; instead of `allowed_window`.
+    /// Arrival only in these hours of the day, 0 to 23, at least one; instead of `allowed_window`.
+    #[schema(min_items = 1)]
     pub allowed_hours: Option<Vec<u8>>,
     /// No arrival on these days: dates (`2026-12-24`) or days of the week (`sunday`).
-    #[schema(example = json!(["sunday", "2026-12-24"]))]
+    #[schema(example = json!(["sunday", "2026-12-24"]), max_items = 400)]
     pub blackout_days: Option<Vec<String>>,
-    /// Minimum number of hours after the last mail that was sent or delivered to the person. Deliveries without a message id are
-    /// stored by the half hour; the gap then counts from the end of that half hour.
+    /// Minimum number of hours after the last mail that was sent or delivered to the person, at most 8,760. Deliveries without a
+    /// message id are stored by the half hour; the gap then counts from the end of that half hour.
+    #[schema(minimum = 0, maximum = 8_760)]
     pub minimum_gap_hours: Option<f64>,
     /// The provider that will send the mail.
     #[schema(example = "sendgrid")]
     pub esp: Option<String>,
-    /// The provider's own id of the campaign, as the provider reports it in its events; otherwise leave it out. Mail with another
-    /// id does not count as this decision's in `GET /lift` and `GET /latency`. If the campaign has been sent before, the expected
-    /// delay also depends on it.
+    /// The provider's own id of the campaign, as the provider reports it in its events, at most 256 bytes; otherwise leave it out.
+    /// Mail with another id does not count as this decision's in `GET /lift` and `GET /latency`. If the campaign has been sent
+    /// before, the expected delay also depends on it.
+    #[schema(min_length = 1, max_length = 256)]
     pub campaign_id: Option<String>,
-    /// Type of campaign, as senders attach it to their messages as `campaign_type`. The expected delay depends on it.
-    #[schema(example = "newsletter")]
+    /// Type of campaign, as senders attach it to their messages as `campaign_type`, at most 256 bytes. The expected delay depends
+    /// on it.
+    #[schema(example = "newsletter", min_length = 1, max_length = 256)]
     pub campaign_type: Option<String>,
     /// Size of the mail in bytes, as senders attach it to their messages as `payload_bytes`. The expected delay depends on it.
-    #[schema(example = 52_000)]
+    #[schema(value_type = Option<u64>, example = 52_000, maximum = 4_294_967_295_u32)]
     pub payload_bytes: Option<u32>,
-    /// Seconds from trigger to delivery, used until enough has been learned about the provider.
+    /// Seconds from trigger to delivery, 0 to 43,200, used until enough has been learned about the provider.
+    #[schema(minimum = 0, maximum = 43_200)]
     pub latency_seconds: Option<f64>,
     /// Another name for `latency_seconds`.
+    #[schema(minimum = 0, maximum = 43_200)]
     pub latency_estimate_seconds: Option<f64>,
     /// How many mails are handed to the provider in the ten minutes before this one, if the sender knows: providers take longer
     /// if much is sent at once.
-    #[schema(example = 5000)]
+    #[schema(value_type = Option<u64>, example = 5000, maximum = 4_294_967_295_u32)]
     pub queue_depth: Option<u32>,
     /// What the caller knows about the person's latest actions.
     #[schema(value_type = Option<Vec<SignalInput>>, max_items = 100)]
@@ -161,14 +171,32 @@ pub(crate) struct SignalInput {
     /// request sets `now`.
     pub at: Option<Moment>,
     /// How many seconds ago it occurred, instead of `at`.
-    #[schema(example = 120)]
+    #[schema(example = 120, minimum = 0)]
     pub age_seconds: Option<f64>,
 }
 
 /// A moment: RFC 3339 text, or a number of seconds since 1970.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
-#[schema(value_type = String, format = DateTime, example = "2026-01-07T10:00:00Z")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Moment(pub Timestamp);
+
+impl PartialSchema for Moment {
+    fn schema() -> RefOr<Schema> {
+        let text = ObjectBuilder::new()
+            .schema_type(Type::String)
+            .format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)));
+        let seconds = ObjectBuilder::new().schema_type(Type::Number).minimum(Some(0));
+        OneOfBuilder::new()
+            .description(Some(
+                "A moment: RFC 3339 text, or a number of seconds since 1970.",
+            ))
+            .item(text)
+            .item(seconds)
+            .examples(["2026-01-07T10:00:00Z"])
+            .into()
+    }
+}
+
+impl ToSchema for Moment {}
 
 impl<'de> Deserialize<'de> for Moment {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

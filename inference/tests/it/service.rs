@@ -82,6 +82,54 @@ fn what_may_be_any_value_is_not_described_as_an_object() {
     }
 }
 
+#[test]
+fn limits_and_types_of_a_request_are_described() {
+    let openapi = serde_json::to_value(Server::openapi()).unwrap();
+    let request = &openapi["components"]["schemas"]["DecideRequest"];
+    let text = request["description"].as_str().unwrap();
+    for name in [
+        "universal_id",
+        "email",
+        "email_hash",
+        "phone_number",
+        "identifiers",
+    ] {
+        assert!(text.contains(&format!("`{name}`")), "{text}");
+    }
+    let fields = &request["properties"];
+    for (field, bound, value) in [
+        ("latency_seconds", "maximum", 43_200_u64),
+        ("minimum_gap_hours", "maximum", 8_760),
+        ("window_hours", "maximum", 336),
+        ("payload_bytes", "maximum", u32::MAX.into()),
+        ("queue_depth", "maximum", u32::MAX.into()),
+        ("campaign_id", "maxLength", 256),
+        ("identifiers", "maxItems", 32),
+        ("signals", "maxItems", 100),
+        ("blackout_days", "maxItems", 400),
+    ] {
+        assert_eq!(
+            fields[field][bound].as_f64(),
+            Some(value as f64),
+            "{field}: {}",
+            fields[field]
+        );
+    }
+    for field in ["payload_bytes", "queue_depth"] {
+        assert_ne!(fields[field]["format"], "int32", "{}", fields[field]);
+    }
+    let moment = &openapi["components"]["schemas"]["Moment"]["oneOf"];
+    assert_eq!(
+        (&moment[0]["type"], &moment[1]["type"]),
+        (&json!("string"), &json!("number"))
+    );
+    let capacity = &openapi["paths"]["/timing/decide/batch"]["post"]["parameters"][0]["schema"];
+    assert_eq!(
+        (&capacity["minimum"], &capacity["maximum"]),
+        (&json!(1), &json!(10_000_000))
+    );
+}
+
 #[tokio::test]
 async fn every_refusal_of_a_body_is_described() {
     let app = TestApp::start(Stores::default());
