@@ -172,19 +172,6 @@ async fn identities() -> Result<(), Box<dyn Error>> {
     .await?;
     each(
         &graph,
-        "resolve, 16 at once",
-        CALLERS,
-        20_000,
-        |graph, number| async move {
-            graph
-                .resolve(&[external(number * 17 % 100_000)])
-                .await
-                .map(|_| ())
-        },
-    )
-    .await?;
-    each(
-        &graph,
         "link two people, one at a time",
         1,
         1_000,

@@ -144,12 +144,6 @@ pub trait Identities: Send + Sync {
     /// [`StoreError`] when the graph cannot be read.
     async fn people(&self, ids: &[UniversalId]) -> Result<Vec<Arc<Person>>, StoreError>;
 
-    /// Returns the person that owns any of `identifiers` (the strongest known one counts), if the graph knows one.
-    ///
-    /// # Errors
-    /// [`StoreError`] when the graph cannot be read.
-    async fn resolve(&self, identifiers: &[Identifier]) -> Result<Option<Arc<Person>>, StoreError>;
-
     /// Returns the person's history in the graph, oldest first, at most `limit` entries.
     ///
     /// # Errors

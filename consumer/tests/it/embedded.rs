@@ -125,11 +125,10 @@ async fn events_reach_every_store() {
     let found = engines
         .ports
         .identities
-        .resolve(&[weak("K1")])
+        .people(&[UniversalId::from_identifier(&weak("K1"))])
         .await
-        .unwrap()
-        .expect("the click links them");
-    assert_eq!(found.canonical, ann);
+        .unwrap();
+    assert_eq!(found[0].canonical, ann, "the click links them");
     engines.shutdown.cancel();
     running.await.unwrap().unwrap();
 }

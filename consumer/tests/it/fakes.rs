@@ -10,7 +10,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use event::{Event, EventType, Identifier, Timestamp, UniversalId, profile::Profile};
+use event::{Event, EventType, Timestamp, UniversalId, profile::Profile};
 use store::{
     StoreError,
     bus::{Bus, DEAD_LETTERS_TOPIC, EVENTS_TOPIC, Lag, NewRecord, Position, Progress, Record, Subscription},
@@ -541,10 +541,6 @@ impl Identities for FakeIdentities {
     }
 
     async fn people(&self, _: &[UniversalId]) -> Result<Vec<Arc<Person>>, StoreError> {
-        Err(misconfigured())
-    }
-
-    async fn resolve(&self, _: &[Identifier]) -> Result<Option<Arc<Person>>, StoreError> {
         Err(misconfigured())
     }
 

@@ -143,7 +143,7 @@ fn many_mails_to_a_few_people_decide_nothing() {
             let outcome = |number: usize| Outcome {
                 group,
                 weight: 1.0,
-                answered: Some(answered || number % 2 == 0),
+                answered: Some(answered || number.is_multiple_of(2)),
             };
             people.push((0..40).map(outcome).collect());
         }

@@ -355,15 +355,6 @@ impl Identities for FakeIdentities {
         Ok(people.collect())
     }
 
-    async fn resolve(&self, identifiers: &[Identifier]) -> Result<Option<Arc<Person>>, StoreError> {
-        unavailable(&self.down)?;
-        let linked = self.linked.lock().unwrap();
-        let owner = linked
-            .iter()
-            .find(|s| s.identifiers.iter().any(|own| identifiers.contains(own)));
-        Ok(owner.map(|sighting| Arc::new(person(&sighting.identifiers))))
-    }
-
     async fn audit(&self, _id: &UniversalId, _limit: usize) -> Result<Vec<AuditEntry>, StoreError> {
         Ok(Vec::new())
     }

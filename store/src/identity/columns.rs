@@ -67,10 +67,3 @@ pub(super) fn at_positions<T: Clone + Eq + Hash>(list: &[T], positions: &[i64]) 
         .filter_map(|position| usize::try_from(*position).ok());
     indexes.filter_map(|index| list.get(index).cloned()).collect()
 }
-
-/// Returns the ids of identifiers, that of the strongest identifier first.
-pub(super) fn strongest_first(identifiers: &[Identifier]) -> Vec<UniversalId> {
-    let mut sorted = identifiers.to_vec();
-    sorted.sort();
-    sorted.iter().map(UniversalId::from_identifier).collect()
-}

@@ -151,11 +151,6 @@ impl Owners {
         };
         ids.iter().map(person).collect()
     }
-
-    /// Returns the owner of the first id that has one.
-    pub(crate) fn first_of(&self, ids: &[UniversalId]) -> Option<Arc<Person>> {
-        ids.iter().find_map(|id| self.0.get(id).cloned())
-    }
 }
 
 /// The effects of erasing ids on the people that own them.

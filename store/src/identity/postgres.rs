@@ -28,13 +28,13 @@ mod rows;
 use std::{collections::BTreeSet, future::Future, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use event::{Identifier, UniversalId};
+use event::UniversalId;
 use sqlx::{Connection, PgConnection, PgPool};
 
 pub use self::config::{InvalidPostgresConfig, PostgresConfig, PostgresTls, RawPostgresConfig};
 use self::connection::{Lease, Outage, classify, rejected, unavailable};
 use super::{
-    AuditEntry, ErasedIdentities, Identities, Person, Sighting, columns,
+    AuditEntry, ErasedIdentities, Identities, Person, Sighting,
     familiar::{Familiar, news, touched, traces},
     graph::{Erasure, Graph, Member, Owners},
 };
@@ -252,11 +252,6 @@ impl Identities for PostgresIdentities {
 
     async fn people(&self, ids: &[UniversalId]) -> Result<Vec<Arc<Person>>, StoreError> {
         Ok(self.owners(ids).await?.people(ids))
-    }
-
-    async fn resolve(&self, identifiers: &[Identifier]) -> Result<Option<Arc<Person>>, StoreError> {
-        let ids = columns::strongest_first(identifiers);
-        Ok(self.owners(&ids).await?.first_of(&ids))
     }
 
     async fn audit(&self, id: &UniversalId, limit: usize) -> Result<Vec<AuditEntry>, StoreError> {

@@ -8,7 +8,7 @@ mod accounts;
 use std::{collections::HashSet, path::Path, sync::Arc};
 
 use async_trait::async_trait;
-use event::{Identifier, UniversalId};
+use event::UniversalId;
 use serde::Serialize;
 use sqlx::{Row, Sqlite, SqliteExecutor, Transaction};
 
@@ -125,11 +125,6 @@ impl Identities for SqliteIdentities {
 
     async fn people(&self, ids: &[UniversalId]) -> Result<Vec<Arc<Person>>, StoreError> {
         Ok(self.owners(ids).await?.people(ids))
-    }
-
-    async fn resolve(&self, identifiers: &[Identifier]) -> Result<Option<Arc<Person>>, StoreError> {
-        let ids = columns::strongest_first(identifiers);
-        Ok(self.owners(&ids).await?.first_of(&ids))
     }
 
     async fn audit(&self, id: &UniversalId, limit: usize) -> Result<Vec<AuditEntry>, StoreError> {

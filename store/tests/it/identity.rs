@@ -23,8 +23,9 @@ async fn two_processes_share_one_graph() {
     let other = SqliteIdentities::open(folder.path()).await.unwrap();
     let together = sighting(&[(IdentifierKind::EmailHash, "a"), (IdentifierKind::KlaviyoId, "k")]);
     one.record(std::slice::from_ref(&together)).await.unwrap();
-    let seen = other.resolve(&together.identifiers[1..]).await.unwrap().unwrap();
-    assert_eq!(seen.identifiers, together.identifiers);
+    let by_weak = UniversalId::from_identifier(&together.identifiers[1]);
+    let seen = other.people(&[by_weak]).await.unwrap();
+    assert_eq!(seen[0].identifiers, together.identifiers);
 
     // The first graph sees what the other one merges, although it remembers the sighting.
     let phone = sighting(&[
