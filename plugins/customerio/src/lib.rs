@@ -22,7 +22,7 @@ impl Plugin for CustomerIo {
                 "signing_secret",
                 "Webhook signing key, on the webhook's settings page.",
             )
-            .timestamp_tolerance()
+            .timestamp_tolerance_within(TOLERANCE_SECONDS)
     }
 
     fn authenticate(request: &Request) -> Result<Vec<Proof>, Rejection> {

@@ -22,7 +22,7 @@ impl Plugin for HubSpot {
                 "webhook_url",
                 "Public URL of this webhook as HubSpot calls it, without a query; it is signed.",
             )
-            .timestamp_tolerance()
+            .timestamp_tolerance_within(signature::TOLERANCE_SECONDS)
     }
 
     fn authenticate(request: &Request) -> Result<Vec<Proof>, Rejection> {

@@ -5,7 +5,7 @@ use sendflowr_plugin_sdk::{
 };
 
 /// The tolerance that HubSpot prescribes for version 3.
-const TOLERANCE_SECONDS: u64 = 300;
+pub(crate) const TOLERANCE_SECONDS: u64 = 300;
 
 /// The escapes that HubSpot decodes in the URL before signing it (version 3); all others stay.
 const DECODED: [(&str, char); 12] = [

@@ -24,7 +24,7 @@ impl Plugin for Klaviyo {
         let docs = "https://developers.klaviyo.com/en/docs/working_with_system_webhooks";
         Descriptor::new("klaviyo", "Klaviyo", env!("CARGO_PKG_VERSION"), docs)
             .required_secret("signing_secret", "The secret given when the webhook was created.")
-            .timestamp_tolerance()
+            .timestamp_tolerance_within(TOLERANCE_SECONDS)
     }
 
     fn authenticate(request: &Request) -> Result<Vec<Proof>, Rejection> {

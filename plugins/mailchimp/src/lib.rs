@@ -31,7 +31,7 @@ impl Plugin for Mailchimp {
             "signing_secret",
             "Secret shown once when a webhook with signatures is created.",
         )
-        .timestamp_tolerance()
+        .timestamp_tolerance_within(TOLERANCE_SECONDS)
     }
 
     fn authenticate(request: &Request) -> Result<Vec<Proof>, Rejection> {

@@ -26,7 +26,7 @@ impl Plugin for Resend {
             "signing_secret",
             "Signing secret of the webhook, beginning with whsec_.",
         )
-        .timestamp_tolerance()
+        .timestamp_tolerance_within(TOLERANCE_SECONDS)
     }
 
     fn authenticate(request: &Request) -> Result<Vec<Proof>, Rejection> {

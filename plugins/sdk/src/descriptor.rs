@@ -96,9 +96,18 @@ impl Descriptor {
 
     /// Adds the setting that [`Proofs::fresh`](crate::Proofs::fresh) reads.
     pub fn timestamp_tolerance(self) -> Descriptor {
+        self.tolerance("any age is accepted")
+    }
+
+    /// Adds the setting that [`Proofs::fresh_within`](crate::Proofs::fresh_within) reads; takes the same tolerance as that.
+    pub fn timestamp_tolerance_within(self, tolerance_seconds: u64) -> Descriptor {
+        self.tolerance(&format!("{tolerance_seconds} seconds are accepted"))
+    }
+
+    fn tolerance(self, unset: &str) -> Descriptor {
         self.setting(
             "timestamp_tolerance_seconds",
-            "Refuses deliveries signed longer ago, or further ahead, than this; unset, any age is accepted.",
+            &format!("Refuses deliveries signed longer ago, or further ahead, than this; unset, {unset}."),
         )
     }
 

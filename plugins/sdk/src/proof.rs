@@ -263,7 +263,7 @@ impl From<PublicKeySignature> for Proof {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Header, Setting, time};
+    use crate::{Descriptor, Header, Setting, time};
 
     fn request(headers: &[(&str, &str)], settings: &[(&str, &str)], secrets: &[&str]) -> Request {
         Request {
@@ -365,6 +365,14 @@ mod tests {
 
     #[test]
     fn freshness_is_optional_unless_the_provider_prescribes_it() {
+        let descriptor = || Descriptor::new("acme", "Acme", "1.0.0", "https://example.com");
+        for (descriptor, unset) in [
+            (descriptor().timestamp_tolerance(), "unset, any age is accepted."),
+            (descriptor().timestamp_tolerance_within(300), "unset, 300 seconds are accepted."),
+        ] {
+            let summary = &descriptor.settings[0].summary;
+            assert!(summary.ends_with(unset), "{summary}");
+        }
         let unset = request(&[], &[], &[]);
         let set = request(&[], &[("timestamp_tolerance_seconds", "60")], &[]);
         let tolerances = |request: &Request| {
