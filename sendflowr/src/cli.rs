@@ -216,7 +216,7 @@ async fn dispatch(global: Global, command: Command) -> anyhow::Result<ExitCode> 
         Command::Config(command) => return check::run(command, &global).await,
         Command::Account(command) => return account::run(command, &global).await,
         Command::Topics => topics::run(global.load()?).await?,
-        Command::Plugin(command) => return plugin::run(command, global).await,
+        Command::Plugin(command) => return Box::pin(plugin::run(command, global)).await,
         Command::Synth { count, seed } => synth::run(global.load()?, count, seed).await?,
         Command::Decide(args) => return tokio::task::block_in_place(|| decide::run(&args)),
         Command::Backtest(args) => return backtest::run(&args, &global).await,

@@ -198,7 +198,15 @@ fn a_case_that_expects_what_nothing_is_compared_with_fails() {
             r#""expect": {"outcome": "accepted", "skiped": 9}"#,
             "unknown field `skiped`",
         ),
-        (r#""expects": {"outcome": "accepted"}"#, "`expect` is empty"),
+        (
+            r#""expects": {"outcome": "accepted"}"#,
+            "unknown key `expects`: did you mean `expect`?",
+        ),
+        (r#""wanted": {"outcome": "accepted"}"#, "`expect` is empty"),
+        (
+            r#""cofnig": {"basic_auth_user": "me"}, "expect": {"outcome": "accepted"}"#,
+            "unknown key `cofnig`: did you mean `config`?",
+        ),
     ] {
         let case =
             format!(r#"{{"provider": "postmark", "name": "typo", "request": {{"body": "[]"}}, {expect}}}"#);
@@ -207,6 +215,48 @@ fn a_case_that_expects_what_nothing_is_compared_with_fails() {
         let told = told(&output);
         assert!(!output.status.success() && told.contains(problem), "{told}");
     }
+}
+
+#[test]
+fn every_case_file_has_a_result_of_its_own() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let write = |file: &str, provider: &str, name: &str, expect: &str| {
+        let case =
+            format!(r#"{{"provider": "{provider}", "name": "{name}", "request": {{"body": "[]"}}, "expect": {expect}}}"#);
+        fs::write(folder.path().join(file), case).expect("a file can be written");
+    };
+    write("1.json", "postmark", "twin", r#"{"outcome": "bad_request"}"#);
+    write("2.json", "postmark", "twin", r#"{"outcome": "bad_request"}"#);
+    write("3.json", "postmrak", "stranger", r#"{"outcome": "bad_request"}"#);
+    fs::write(folder.path().join("4.json"), "{").expect("a file can be written");
+    let long = format!(r#"{{"outcome": "{}"}}"#, "x".repeat(200));
+    write("5.json", "postmark", "long", &long);
+    let plugin = plugins().join("postmark.wasm");
+    let plugin = plugin.to_str().expect("the path is UTF-8");
+    let arguments = ["plugin", "test", plugin, "--cases", "."];
+    let output = run(folder.path(), &arguments);
+    let told = told(&output);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    let (table, below) = told.split_once("\n\n").expect("a table and what follows it");
+    for (line, expected) in table.lines().skip(2).zip([
+        &["postmark/twin (./1.json)", "ok"][..],
+        &["postmark/twin (./2.json)", "ok"],
+        &["postmrak/stranger", "FAILED", "the case is for `postmrak`, the plugin is `postmark`"],
+        &["./4.json", "FAILED", "`./4.json`: is not a case"],
+        &["postmark/long", "FAILED", "outcome: expected `xxx", "…"],
+    ]) {
+        assert!(expected.iter().all(|part| line.contains(part)), "{expected:?}: {told}");
+        assert!(line.chars().count() < 130, "{told}");
+    }
+    assert!(below.contains(&"x".repeat(200)), "{told}");
+    assert!(below.ends_with("2 passed, 3 failed\n"), "{told}");
+
+    // With several plugins, the files of others may lie beside theirs.
+    let mailgun = plugins().join("mailgun.wasm");
+    let mailgun = mailgun.to_str().expect("the path is UTF-8");
+    let output = run(folder.path(), &[&arguments[..], &[mailgun]].concat());
+    let told = self::told(&output);
+    assert!(told.contains("2 passed, 2 failed; 1 cases are for"), "{told}");
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! The format of case files. Unknown keys are ignored.
+//! The format of case files. Unknown keys are the notes of whoever keeps the files, unless they look like known ones: a mistyped
+//! `config` would turn the checking of proofs off.
 
 use std::collections::BTreeMap;
 
@@ -15,6 +16,10 @@ use crate::{
 
 /// The entry of `config` that replaces the network: certificates by URL.
 const SIGNING_CERTS: &str = "signing_certs";
+
+/// The keys of a case that have a meaning, and those of its `request`. `plugins/testing` has the same, and the same rule.
+const KEYS: [&str; 6] = ["provider", "name", "config", "now", "request", "expect"];
+const REQUEST_KEYS: [&str; 6] = ["method", "path", "query", "headers", "body", "body_base64"];
 
 /// One delivery and its expected result.
 #[derive(Debug, Clone, Deserialize)]
@@ -87,6 +92,14 @@ pub enum InvalidCase {
     /// Not in the format of a case.
     #[error("is not a case")]
     Json(#[from] serde_json::Error),
+    /// A key that looks like a known one.
+    #[error("unknown key `{key}`: did you mean `{known}`?")]
+    MistypedKey {
+        /// The key, after that of the object it is in.
+        key: String,
+        /// The known key.
+        known: &'static str,
+    },
     /// The plugin declares no such name.
     #[error("`config.{0}`: the plugin declares neither a secret nor a setting of this name")]
     UnknownName(String),
@@ -113,6 +126,10 @@ impl Case {
     /// # Errors
     /// [`InvalidCase`] when it does not have the format of one.
     pub fn from_json(bytes: &[u8]) -> Result<Self, InvalidCase> {
+        // Before anything that a mistyped key makes incomplete.
+        let json: Value = serde_json::from_slice(bytes)?;
+        check_keys(&json, "", &KEYS)?;
+        check_keys(&json["request"], "request.", &REQUEST_KEYS)?;
         Ok(serde_json::from_slice(bytes)?)
     }
 
@@ -202,7 +219,50 @@ impl Case {
     }
 }
 
+/// Refuses keys of the object that look like one of the known keys.
+fn check_keys(object: &Value, prefix: &str, known: &[&'static str]) -> Result<(), InvalidCase> {
+    for key in object.as_object().into_iter().flat_map(Map::keys) {
+        if known.contains(&key.as_str()) {
+            continue;
+        }
+        // A third of the letters: one typo in a short word, two in a longer one. With more, `note` or `date` would be typos.
+        let is_near = |known: &&&str| strsim::osa_distance(&key.to_lowercase(), known) <= known.len() / 3;
+        if let Some(known) = known.iter().find(is_near) {
+            let key = format!("{prefix}{key}");
+            return Err(InvalidCase::MistypedKey { key, known });
+        }
+    }
+    Ok(())
+}
+
 /// Returns a value as text: strings as they are, everything else as JSON.
 fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mistyped_keys_are_no_notes() {
+        for row in include_str!("../../../plugins/testing/src/keys.jsonl").lines() {
+            let row: Value = serde_json::from_str(row).unwrap();
+            let mut case = serde_json::json!({ "provider": "acme", "request": {} });
+            let (object, prefix) = match row["in"].as_str() {
+                Some(object) => (&mut case[object], format!("{object}.")),
+                None => (&mut case, String::new()),
+            };
+            let key = row["key"].as_str().unwrap();
+            object[key] = Value::Null;
+            let told = Case::from_json(case.to_string().as_bytes()).map_err(|error| error.to_string());
+            match row["means"].as_str() {
+                Some(known) => assert_eq!(
+                    told.unwrap_err(),
+                    format!("unknown key `{prefix}{key}`: did you mean `{known}`?")
+                ),
+                None => assert!(told.is_ok(), "{row}"),
+            }
+        }
+    }
 }

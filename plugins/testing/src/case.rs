@@ -12,6 +12,10 @@ const DEFAULT_NOW_MS: i64 = 1_768_046_400_000;
 /// them.
 const HOST_ONLY: [&str; 1] = ["signing_certs"];
 
+/// The keys of a case that have a meaning, and those of its `request`. The host has the same, and the same rule.
+const KEYS: [&str; 6] = ["provider", "name", "config", "now", "request", "expect"];
+const REQUEST_KEYS: [&str; 6] = ["method", "path", "query", "headers", "body", "body_base64"];
+
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Expected {
     Accepted,
@@ -50,6 +54,8 @@ impl Case {
 
     pub(crate) fn parse(text: &str) -> Result<Case, String> {
         let json: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        check_keys(&json, "", &KEYS)?;
+        check_keys(&json["request"], "request.", &REQUEST_KEYS)?;
         let expect = &json["expect"];
         let names = expect.as_object().into_iter().flat_map(|names| names.keys());
         let unknown = names
@@ -142,6 +148,22 @@ impl Case {
     }
 }
 
+/// Refuses keys of the object that look like one of the known keys: a mistyped `config` would turn the checking of proofs off.
+/// Other unknown keys are notes.
+fn check_keys(object: &Value, prefix: &str, known: &[&str]) -> Result<(), String> {
+    for key in object.as_object().into_iter().flat_map(|object| object.keys()) {
+        if known.contains(&key.as_str()) {
+            continue;
+        }
+        // A third of the letters: one typo in a short word, two in a longer one. With more, `note` or `date` would be typos.
+        let is_near = |known: &&&str| strsim::osa_distance(&key.to_lowercase(), known) <= known.len() / 3;
+        if let Some(known) = known.iter().find(is_near) {
+            return Err(format!("unknown key `{prefix}{key}`: did you mean `{known}`?"));
+        }
+    }
+    Ok(())
+}
+
 fn body(request: &Value) -> Result<Vec<u8>, String> {
     match request["body_base64"].as_str() {
         Some(encoded) => base64(encoded).ok_or_else(|| "`body_base64` is not base64".to_owned()),
@@ -180,6 +202,28 @@ fn base64(encoded: &str) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
+    use super::Case;
+
+    #[test]
+    fn mistyped_keys_are_no_notes() {
+        for row in include_str!("keys.jsonl").lines() {
+            let row: Value = serde_json::from_str(row).unwrap();
+            let mut case = json!({ "provider": "acme", "request": {} });
+            let (object, prefix) = match row["in"].as_str() {
+                Some(object) => (&mut case[object], format!("{object}.")),
+                None => (&mut case, String::new()),
+            };
+            let key = row["key"].as_str().unwrap();
+            object[key] = Value::Null;
+            let told = Case::parse(&case.to_string()).err();
+            let means = row["means"].as_str();
+            let expected = means.map(|known| format!("unknown key `{prefix}{key}`: did you mean `{known}`?"));
+            assert_eq!(told, expected, "{row}");
+        }
+    }
+
     #[test]
     fn decodes_base64() {
         assert_eq!(super::base64("Zm9vYmE=").as_deref(), Some(&b"fooba"[..]));

@@ -15,7 +15,7 @@ pub(super) const TEMPLATES: [Template; 4] = [
 ];
 
 /// The SDK.
-const SDK: [Template; 27] = of_plugins![
+const SDK: [Template; 28] = of_plugins![
     "sdk/Cargo.toml",
     "sdk/README.md",
     "sdk/src/allocator.rs",
@@ -40,6 +40,7 @@ const SDK: [Template; 27] = of_plugins![
     "testing/src/compare.rs",
     "testing/src/comparisons.jsonl",
     "testing/src/damage.rs",
+    "testing/src/keys.jsonl",
     "testing/src/lib.rs",
     "testing/src/mutate.rs",
     "testing/src/tests.rs",
@@ -50,7 +51,7 @@ const PLUGINS_MANIFEST: &str = include_str!("../../../../plugins/Cargo.toml");
 const PLUGINS_LOCK: &str = include_str!("../../../../plugins/Cargo.lock");
 
 /// Names that are valid slugs but not valid names of a crate with these dependencies, besides keywords.
-const TAKEN: [&str; 10] = [
+const TAKEN: [&str; 11] = [
     "alloc",
     "core",
     "jiff",
@@ -59,6 +60,7 @@ const TAKEN: [&str; 10] = [
     "sendflowr-plugin-testing",
     "serde-json",
     "std",
+    "strsim",
     "test",
     "wit-bindgen",
 ];
