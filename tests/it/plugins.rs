@@ -221,8 +221,9 @@ fn a_case_that_expects_what_nothing_is_compared_with_fails() {
 fn every_case_file_has_a_result_of_its_own() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let write = |file: &str, provider: &str, name: &str, expect: &str| {
-        let case =
-            format!(r#"{{"provider": "{provider}", "name": "{name}", "request": {{"body": "[]"}}, "expect": {expect}}}"#);
+        let case = format!(
+            r#"{{"provider": "{provider}", "name": "{name}", "request": {{"body": "[]"}}, "expect": {expect}}}"#
+        );
         fs::write(folder.path().join(file), case).expect("a file can be written");
     };
     write("1.json", "postmark", "twin", r#"{"outcome": "bad_request"}"#);
@@ -241,11 +242,18 @@ fn every_case_file_has_a_result_of_its_own() {
     for (line, expected) in table.lines().skip(2).zip([
         &["postmark/twin (./1.json)", "ok"][..],
         &["postmark/twin (./2.json)", "ok"],
-        &["postmrak/stranger", "FAILED", "the case is for `postmrak`, the plugin is `postmark`"],
+        &[
+            "postmrak/stranger",
+            "FAILED",
+            "the case is for `postmrak`, the plugin is `postmark`",
+        ],
         &["./4.json", "FAILED", "`./4.json`: is not a case"],
         &["postmark/long", "FAILED", "outcome: expected `xxx", "…"],
     ]) {
-        assert!(expected.iter().all(|part| line.contains(part)), "{expected:?}: {told}");
+        assert!(
+            expected.iter().all(|part| line.contains(part)),
+            "{expected:?}: {told}"
+        );
         assert!(line.chars().count() < 130, "{told}");
     }
     assert!(below.contains(&"x".repeat(200)), "{told}");

@@ -368,7 +368,10 @@ mod tests {
         let descriptor = || Descriptor::new("acme", "Acme", "1.0.0", "https://example.com");
         for (descriptor, unset) in [
             (descriptor().timestamp_tolerance(), "unset, any age is accepted."),
-            (descriptor().timestamp_tolerance_within(300), "unset, 300 seconds are accepted."),
+            (
+                descriptor().timestamp_tolerance_within(300),
+                "unset, 300 seconds are accepted.",
+            ),
         ] {
             let summary = &descriptor.settings[0].summary;
             assert!(summary.ends_with(unset), "{summary}");
