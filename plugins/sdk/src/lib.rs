@@ -45,16 +45,26 @@ pub trait Plugin {
 
 impl<P: Plugin> bindings::exports::sendflowr::connector::plugin::Guest for P {
     fn describe() -> Descriptor {
+        log_panics();
         P::describe()
     }
 
     fn authenticate(request: Request) -> Result<Vec<Proof>, Rejection> {
+        log_panics();
         P::authenticate(&request)
     }
 
     fn normalize(request: Request) -> Result<Outcome, Rejection> {
+        log_panics();
         P::normalize(&request)
     }
+}
+
+/// Logs the message and the place of a panic, of which the host sees only that an `unreachable` instruction was executed. Only in
+/// builds for debugging: importing the log makes an instance take 0.6 µs longer, which is 5 % of a delivery of one event.
+fn log_panics() {
+    #[cfg(all(target_family = "wasm", debug_assertions))]
+    std::panic::set_hook(Box::new(|panic| log::log(log::Level::Error, &panic.to_string())));
 }
 
 /// Exports a [`Plugin`] as the component's plugin. Expands to nothing on targets other than WebAssembly, so

@@ -116,6 +116,10 @@ fn write_templates(slug: &str, folder: &Path, own: &[Template], more: Filling) -
         ("slug", slug.to_owned()),
         ("name", display_name(slug)),
         ("contract", contract().to_owned()),
+        (
+            "contract_version",
+            contract().trim_start_matches("wit/").to_owned(),
+        ),
     ];
     for (path, template) in own.iter().chain(&CASES) {
         let mut text = (*template).to_owned();
