@@ -53,6 +53,9 @@ pub(crate) enum PluginCommand {
     Push(pull::PushArgs),
     /// Run case files through compiled plugins, proofs included. Exit code 1 if any case fails.
     ///
+    /// A file that is no case has failed. So has a case of another provider if only one plugin is given; with several, such cases
+    /// are left out and counted. What the plugins log is printed on standard error.
+    ///
     /// With `--recorded`, run the deliveries that accounts with `record_deliveries` have kept through the installed plugin
     /// and through the given one, and show the differences in what would be stored. Exit code 1 if the given plugin fails on
     /// a delivery that the installed one reads, makes fewer events of it, or rejects more of its elements: those are losses.
