@@ -36,6 +36,7 @@ pub(crate) struct ApiError {
     pub(crate) status: StatusCode,
     pub(crate) code: &'static str,
     message: String,
+    cause: Option<String>,
     retry_after_seconds: Option<u32>,
     asks_for_basic_auth: bool,
     details: Map<String, Value>,
@@ -48,10 +49,17 @@ impl ApiError {
             status,
             code,
             message: message.into(),
+            cause: None,
             retry_after_seconds: None,
             asks_for_basic_auth: false,
             details: Map::new(),
         }
+    }
+
+    /// Adds the cause, which only the log gets.
+    pub(crate) fn because(mut self, cause: &dyn std::error::Error) -> Self {
+        self.cause = Some(event::chain(cause));
+        self
     }
 
     /// Sets how many seconds the caller should wait before it retries.
@@ -111,7 +119,7 @@ impl ApiError {
     }
 }
 
-/// The code and message of an error, attached to its response for metrics and the log.
+/// The code, message and cause of an error, attached to its response for metrics and the log.
 #[derive(Debug, Clone)]
 pub(crate) struct ErrorNote {
     pub(crate) code: &'static str,
@@ -132,9 +140,13 @@ impl IntoResponse for ApiError {
             let challenge = HeaderValue::from_static("Basic realm=\"sendflowr\"");
             response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
         }
+        let message = match self.cause {
+            Some(cause) => format!("{}: {cause}", self.message),
+            None => self.message,
+        };
         response.extensions_mut().insert(ErrorNote {
             code: self.code,
-            message: self.message,
+            message,
         });
         response
     }

@@ -31,10 +31,14 @@ use crate::{
     HostConfig,
     error::{ApiError, ErrorNote},
     intake::Intake,
+    log_rate::LogRate,
 };
 
 /// The header that carries a request's id in both directions.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Rate of lines about requests that were answered with a server error. Ten say as much as the thousands of an outage.
+const SERVER_ERRORS_PER_SECOND: u32 = 10;
 
 /// Longest request id accepted from a caller; a trace id has 55 characters.
 const MAX_REQUEST_ID: usize = 128;
@@ -53,6 +57,7 @@ pub(crate) struct Shared {
     pub(crate) request_timeout: Duration,
     pub(crate) allow_mock_events: bool,
     pub(crate) access: Access,
+    server_errors: LogRate,
     pub(crate) readiness: SharedReadiness,
     pub(crate) shutdown: CancellationToken,
 }
@@ -82,6 +87,7 @@ impl App {
             request_timeout: config.request_timeout,
             allow_mock_events: config.allow_mock_events,
             access: config.access.clone(),
+            server_errors: LogRate::per_second(SERVER_ERRORS_PER_SECOND),
             readiness: SharedReadiness::default(),
             shutdown,
         }))
@@ -186,14 +192,17 @@ async fn guarded(app: &App, mut request: Request, next: Next) -> Response {
             ApiError::panicked().into_response()
         }
     };
-    if response.status().is_server_error() {
-        let note = response.extensions().get::<ErrorNote>();
-        let (code, message) = note.map_or(("none", "no details"), |note| (note.code, note.message.as_str()));
+    // `/ready` has no note: its probes log each change once, instead of every request.
+    if response.status().is_server_error()
+        && let Some(ErrorNote { code, message }) = response.extensions().get()
+        && let Some(left_out) = app.server_errors.admit()
+    {
         tracing::warn!(
             request.id = id.as_str(),
             http.status = response.status().as_u16(),
             code,
-            "request `{}` was answered with {}: {message}",
+            left_out = left_out.0,
+            "request `{}` was answered with {}: {message}{left_out}",
             id.as_str(),
             response.status().as_u16()
         );

@@ -14,6 +14,7 @@ mod error;
 mod fetch;
 mod http;
 mod intake;
+mod log_rate;
 mod metrics;
 mod rejected;
 mod seal;

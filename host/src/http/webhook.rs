@@ -303,9 +303,10 @@ fn api_error(error: IntakeError, statuses: &Statuses) -> ApiError {
         }
         IntakeError::Plugin(error) => plugin_failure(&error, unavailable),
         IntakeError::Bus(error) => {
-            tracing::warn!(error = %error, "the bus does not accept events: {error}");
             let message = "the delivery cannot be stored at the moment: send it again later";
-            ApiError::new(unavailable, "bus_unavailable", message).retry_after(RETRY_AFTER_SECONDS)
+            ApiError::new(unavailable, "bus_unavailable", message)
+                .because(&error)
+                .retry_after(RETRY_AFTER_SECONDS)
         }
         IntakeError::ConfirmationRefused(refused) => {
             let message = format!("the confirmation's address is refused: {refused}");

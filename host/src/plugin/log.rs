@@ -1,17 +1,12 @@
 //! Log lines of plugins, and about their failures.
 
-use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Instant,
-};
+use std::sync::Arc;
 
 use event::redact::Redactor;
 use wasmtime::component::{ComponentType, Lift};
 
 use super::{error::PluginError, limits::Limits, metrics::PluginStats};
+use crate::log_rate::LogRate;
 
 /// The severity that a plugin gives a line: `level` in every version of the contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ComponentType, Lift)]
@@ -33,14 +28,10 @@ pub(crate) enum Severity {
 pub(crate) struct PluginLog {
     tag: String,
     line_bytes: usize,
-    bucket: Mutex<Bucket>,
-    failures: Mutex<Bucket>,
-    failures_left_out: AtomicU64,
+    lines: LogRate,
+    failures: LogRate,
     stats: Arc<PluginStats>,
 }
-
-/// Size of a burst, in seconds' worth of lines.
-const LOG_BURST_SECONDS: u32 = 10;
 
 /// Rate of lines about failures. Metrics count all of them; a few lines are enough to explain them.
 const FAILURES_PER_SECOND: u32 = 1;
@@ -52,20 +43,18 @@ const MARGIN_BYTES: usize = 1024;
 impl PluginLog {
     /// Creates a log whose lines carry `tag`.
     pub(crate) fn new(tag: String, limits: &Limits, stats: Arc<PluginStats>) -> Self {
-        let now = Instant::now();
         Self {
             tag,
             line_bytes: limits.log_line_bytes,
-            bucket: Mutex::new(Bucket::full(limits.log_lines_per_second, now)),
-            failures: Mutex::new(Bucket::full(FAILURES_PER_SECOND, now)),
-            failures_left_out: AtomicU64::new(0),
+            lines: LogRate::per_second(limits.log_lines_per_second),
+            failures: LogRate::per_second(FAILURES_PER_SECOND),
             stats,
         }
     }
 
     /// Writes one line, or drops it.
     pub(crate) fn write(&self, severity: Severity, message: &str) {
-        if !take(&self.bucket) {
+        if self.lines.admit().is_none() {
             self.stats.log_lines_dropped.inc();
             return;
         }
@@ -89,30 +78,18 @@ impl PluginLog {
             PluginError::WallClock { waited, .. } => format!("it took longer than {} ms", waited.as_millis()),
             PluginError::Load(_) | PluginError::Lock(_) | PluginError::Host { .. } => event::chain(error),
         };
-        if !take(&self.failures) {
-            self.failures_left_out.fetch_add(1, Ordering::Relaxed);
+        let Some(left_out) = self.failures.admit() else {
             return;
-        }
-        let left_out = self.failures_left_out.swap(0, Ordering::Relaxed);
-        let remark = match left_out {
-            0 => String::new(),
-            _ => format!("; {left_out} similar lines before it were suppressed"),
         };
         let why = printable(&why, self.line_bytes);
         tracing::warn!(
             plugin = %self.tag,
             request.id = request_id,
-            plugin.failures_left_out = left_out,
-            "plugin `{}` gave no answer to request `{request_id}`: {why}{remark}",
+            plugin.failures_left_out = left_out.0,
+            "plugin `{}` gave no answer to request `{request_id}`: {why}{left_out}",
             self.tag
         );
     }
-}
-
-/// Takes a token, if there is one.
-fn take(bucket: &Mutex<Bucket>) -> bool {
-    let mut bucket = bucket.lock().unwrap_or_else(PoisonError::into_inner);
-    bucket.take(Instant::now())
 }
 
 /// Returns `message` as one line of at most `limit` bytes without addresses and control characters.
@@ -138,41 +115,8 @@ fn cut(text: &str, limit: usize) -> &str {
     &text[..end]
 }
 
-/// A token bucket.
-struct Bucket {
-    per_second: f64,
-    most: f64,
-    tokens: f64,
-    filled_at: Instant,
-}
-
-impl Bucket {
-    fn full(per_second: u32, now: Instant) -> Self {
-        let most = f64::from(per_second) * f64::from(LOG_BURST_SECONDS);
-        Self {
-            per_second: f64::from(per_second),
-            most,
-            tokens: most,
-            filled_at: now,
-        }
-    }
-
-    fn take(&mut self, now: Instant) -> bool {
-        let passed = now.saturating_duration_since(self.filled_at).as_secs_f64();
-        self.tokens = (self.tokens + passed * self.per_second).min(self.most);
-        self.filled_at = now;
-        if self.tokens < 1.0 {
-            return false;
-        }
-        self.tokens -= 1.0;
-        true
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -196,19 +140,5 @@ mod tests {
     fn cuts_between_characters() {
         assert_eq!(cut("aéz", 2), "a");
         assert_eq!(cut("aéz", 3), "aé");
-    }
-
-    #[test]
-    fn a_burst_passes_and_then_the_rate_holds() {
-        let start = Instant::now();
-        let mut bucket = Bucket::full(2, start);
-        for _ in 0..20 {
-            assert!(bucket.take(start));
-        }
-        assert!(!bucket.take(start));
-        let later = start + Duration::from_secs(1);
-        assert!(bucket.take(later));
-        assert!(bucket.take(later));
-        assert!(!bucket.take(later));
     }
 }
