@@ -149,7 +149,7 @@ impl Kept {
         let delivery = &item.delivery;
         let name = folder_name(&delivery.provider, &delivery.account);
         let folder = folder.join(&name);
-        fs::create_dir_all(&folder)?;
+        store::embedded::create_folder(&folder)?;
         let sealed = sealer.seal(delivery, &item.plugin);
         let id = uuid::Uuid::now_v7().simple();
         // Renamed once it is complete: a reader never sees a partial recording.

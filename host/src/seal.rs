@@ -269,7 +269,7 @@ fn create_key(path: &Path) -> io::Result<()> {
         .fill(&mut key)
         .map_err(|_| io::Error::other("the system has no random numbers"))?;
     let folder = path.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder)?;
+    store::embedded::create_folder(folder)?;
     // Written under another name and then linked, so that nobody ever reads a partial key, and the first key wins.
     let draft = folder.join(format!(".seal-{}", uuid::Uuid::now_v7().simple()));
     let mut options = std::fs::OpenOptions::new();

@@ -153,7 +153,7 @@ pub fn save(folder: &Path, population: &Population) -> Result<(), TrainError> {
         let path = path.display().to_string();
         move |source| TrainError::File { path, source }
     };
-    std::fs::create_dir_all(folder).map_err(failed(folder))?;
+    store::embedded::create_folder(folder).map_err(failed(folder))?;
     let kept = folder.join(format!("population-{}.json", population.version()));
     let text = serde_json::to_vec(population).expect("tables are lists of finite numbers");
     std::fs::write(&kept, text).map_err(failed(&kept))?;

@@ -121,6 +121,32 @@ pub fn create_folder(folder: &Path) -> io::Result<()> {
     builder.create(folder)
 }
 
+/// Makes a file or folder accessible to its owner only, if it is there. Failures are logged: somebody else's file is not ours to
+/// change.
+pub fn make_private(path: &Path) {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let tightened = std::fs::metadata(path).and_then(|found| {
+            let mode = found.permissions().mode();
+            if mode & OF_OTHERS == 0 {
+                return Ok(());
+            }
+            std::fs::set_permissions(path, PermissionsExt::from_mode(mode & !OF_OTHERS))
+        });
+        if let Err(error) = tightened
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            let path = path.display();
+            tracing::warn!(%error, "`{path}` stays readable for other users of this machine: {error}");
+        }
+    }
+}
+
+/// The permissions of group and others.
+#[cfg(unix)]
+const OF_OTHERS: u32 = 0o077;
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -17,7 +17,7 @@ use sqlx::{
 };
 use tokio::time::Instant;
 
-use crate::StoreError;
+use crate::{StoreError, embedded};
 
 /// The engine's name in errors.
 const ENGINE: &str = "sqlite";
@@ -100,6 +100,8 @@ impl Database {
 
         // Not through a pool, which gives up on a connection that takes longer to open than a writer may wait.
         let mut first = connect(path, &writing).await?;
+        make_private(path);
+        check_writable(&mut first, path).await?;
         migrate(&mut first, path, steps).await?;
         let database = Self {
             writer: pool(1).connect_lazy_with(writing),
@@ -218,6 +220,44 @@ async fn connect(path: &Path, options: &SqliteConnectOptions) -> Result<SqliteCo
             }
         }
     }
+}
+
+/// Keeps other users of the machine from reading the file and its logs, which SQLite creates with the mode of the file.
+fn make_private(path: &Path) {
+    for end in ["", "-wal", "-shm"] {
+        let mut name = path.as_os_str().to_owned();
+        name.push(end);
+        embedded::make_private(Path::new(&name));
+    }
+}
+
+/// Writes something that nobody reads: SQLite opens a file that belongs to another user without an error, and only refuses to
+/// write. Other failures, such as a full disk, may pass and do not keep anybody from reading.
+async fn check_writable(connection: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
+    const READ_ONLY: i32 = 8;
+    match sqlx::query("PRAGMA user_version = 0").execute(connection).await {
+        Err(error) if primary_code(&error) == Some(READ_ONLY) => Err(StoreError::Misconfigured {
+            engine: ENGINE,
+            message: format!("cannot write `{}`{}", path.display(), owner(path)),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Returns what to do about a file that cannot be written.
+fn owner(path: &Path) -> String {
+    #[cfg(unix)]
+    if let Ok(found) = std::fs::metadata(path) {
+        let (owner, mode) = {
+            use std::os::unix::fs::MetadataExt;
+            (found.uid(), found.mode() & 0o777)
+        };
+        return format!(
+            ", which belongs to the user {owner} and has the mode {mode:o}: give it, and what begins with its name, to the user \
+             of this process (`chown`), or start this process as that user"
+        );
+    }
+    String::new()
 }
 
 async fn migrate(connection: &mut SqliteConnection, path: &Path, steps: &[Step]) -> Result<(), StoreError> {
@@ -386,6 +426,62 @@ mod tests {
             error.to_string().contains("schema 2, this build knows up to 1"),
             "{error}"
         );
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn nobody_else_may_read_the_files() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        let path = folder.path().join("things.db");
+        let modes = || {
+            let files = std::fs::read_dir(folder.path()).unwrap().map(|file| {
+                let file = file.unwrap();
+                (
+                    file.file_name(),
+                    file.metadata().unwrap().permissions().mode() & 0o777,
+                )
+            });
+            files.collect::<Vec<_>>()
+        };
+        let database = Database::open(&path, &[FIRST], Durability::PowerLoss)
+            .await
+            .unwrap();
+        database.ping().await.unwrap();
+        assert!(modes().len() > 1, "{:?}", modes());
+        assert!(modes().iter().all(|(_, mode)| *mode == 0o600), "{:?}", modes());
+        database.close().await;
+        // Files of an earlier build.
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).unwrap();
+        let database = Database::open(&path, &[FIRST], Durability::PowerLoss)
+            .await
+            .unwrap();
+        assert!(modes().iter().all(|(_, mode)| *mode == 0o600), "{:?}", modes());
+        database.close().await;
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn a_file_that_cannot_be_written_is_told_with_its_owner() {
+        use std::os::unix::fs::{MetadataExt, PermissionsExt};
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("things.db");
+        let database = Database::open(&path, &[FIRST], Durability::PowerLoss)
+            .await
+            .unwrap();
+        database.close().await;
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o400)).unwrap();
+        if std::fs::OpenOptions::new().write(true).open(&path).is_ok() {
+            // The superuser may write everything.
+            return;
+        }
+        let error = Database::open(&path, &[FIRST], Durability::PowerLoss)
+            .await
+            .unwrap_err();
+        let owner = std::fs::metadata(&path).unwrap().uid();
+        let expected = format!("things.db`, which belongs to the user {owner} and has the mode 400");
+        assert!(error.to_string().contains(&expected), "{error}");
     }
 
     #[tokio::test]

@@ -75,12 +75,15 @@ pub struct AppendCounts {
 }
 
 impl SqliteBus {
+    /// Name of the file that is there once a bus has been opened in its folder.
+    pub const FILE: &str = "bus.db";
+
     /// Opens the bus in `folder`, which must exist, and starts removing records that have exceeded their retention.
     ///
     /// # Errors
     /// [`StoreError::Misconfigured`] when the files cannot be opened or were written by a newer build.
     pub async fn open(folder: &Path, config: SqliteBusConfig) -> Result<Self, StoreError> {
-        let log = Database::open(&folder.join("bus.db"), LOG_STEPS, Durability::PowerLoss).await?;
+        let log = Database::open(&folder.join(Self::FILE), LOG_STEPS, Durability::PowerLoss).await?;
         let log_id: String = sqlx::query_scalar("SELECT log_id FROM log")
             .fetch_one(log.readers())
             .await

@@ -100,12 +100,15 @@ pub struct SqliteEvents {
 }
 
 impl SqliteEvents {
+    /// Name of the file that is there once a store has been opened in its folder.
+    pub const FILE: &str = "events.db";
+
     /// Opens the event store in `folder`, which must exist.
     ///
     /// # Errors
     /// [`StoreError::Misconfigured`] when the files cannot be opened or were written by a newer build.
     pub async fn open(folder: &Path, config: SqliteEventsConfig) -> Result<Self, StoreError> {
-        let events = Database::open(&folder.join("events.db"), EVENT_STEPS, Durability::PowerLoss).await?;
+        let events = Database::open(&folder.join(Self::FILE), EVENT_STEPS, Durability::PowerLoss).await?;
         let explanations = Database::open(
             &folder.join("explanations.db"),
             EXPLANATION_STEPS,

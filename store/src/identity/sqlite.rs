@@ -49,12 +49,15 @@ pub struct SqliteIdentities {
 }
 
 impl SqliteIdentities {
+    /// Name of the file that is there once a graph has been opened in its folder.
+    pub const FILE: &str = "identity.db";
+
     /// Opens the graph in `folder`, which must exist.
     ///
     /// # Errors
     /// [`StoreError::Misconfigured`] when the file cannot be opened or was written by a newer build.
     pub async fn open(folder: &Path) -> Result<Self, StoreError> {
-        let database = Database::open(&folder.join("identity.db"), STEPS, Durability::PowerLoss).await?;
+        let database = Database::open(&folder.join(Self::FILE), STEPS, Durability::PowerLoss).await?;
         Ok(Self {
             database,
             familiar: Familiar::new(),
