@@ -8,6 +8,7 @@
 pub(crate) mod environment;
 mod files;
 mod kinds;
+mod known;
 #[cfg(test)]
 mod page;
 pub(crate) mod secrets;
@@ -17,7 +18,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use event::settings::Secret;
 use serde::Deserialize;
 use toml::{Table, Value};
@@ -113,8 +114,16 @@ pub(crate) fn set_path(table: &mut Table, keys: &[&str], path: &Path) -> anyhow:
 /// Parses the keys of a merged table.
 ///
 /// # Errors
-/// Names the key that is unknown or has the wrong type.
+/// Names the key that is unknown, has the wrong type, or is a secret without a value.
 pub(crate) fn parse(table: Table) -> anyhow::Result<RawConfig> {
+    if let Some(path) = secrets::empty(&table) {
+        bail!(
+            "configuration: `{path}` is empty, or the file that it is read from: give it a value, or leave the key out"
+        );
+    }
+    if let Some(mistake) = account_without_name(&table) {
+        bail!("{mistake}");
+    }
     let server_without_address = server_without_address(&table);
     let config = serde_path_to_error::deserialize(Value::Table(table)).map_err(|error| {
         let path = error.path().to_string();
@@ -122,12 +131,32 @@ pub(crate) fn parse(table: Table) -> anyhow::Result<RawConfig> {
         if secrets::is_secret(&path) {
             return anyhow::anyhow!("configuration: `{path}` must be a quoted string");
         }
+        if path.ends_with(".listen") {
+            return anyhow::anyhow!("configuration: `{path}` {NO_ADDRESS}");
+        }
         anyhow::anyhow!("configuration: `{path}`: {}", error.inner().message())
     })?;
     Ok(RawConfig {
         server_without_address,
         ..config
     })
+}
+
+/// What is wrong with an address to listen on. A name may stand for several addresses, or for another one tomorrow.
+pub(crate) const NO_ADDRESS: &str = "must be an IP address and a port, such as `127.0.0.1:5215`, not a name";
+
+/// Describes the mistake if a value is in a provider's section instead of that of an account.
+fn account_without_name(table: &Table) -> Option<String> {
+    for (provider, accounts) in table.get("accounts")?.as_table()? {
+        let mut keys = accounts.as_table().into_iter().flatten();
+        if let Some((key, _)) = keys.find(|(_, value)| !value.is_table()) {
+            return Some(format!(
+                "configuration: `accounts.{provider}.{key}` must be in the section of an account: \
+                 `[accounts.{provider}.default]`, or another name for a further account"
+            ));
+        }
+    }
+    None
 }
 
 /// Describes the mistake if a section sets something of a server but not its address.
@@ -246,6 +275,66 @@ mod tests {
             "configuration: `postgres.password` must be a quoted string"
         );
         assert!(error("[redis]\nport = 'x'").contains("`redis.port`"));
+    }
+
+    #[test]
+    fn a_secret_without_a_value_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secret");
+        for secret in [
+            "identity.pepper",
+            "host.admin_token",
+            "host.seal_key",
+            "inference.token",
+            "consumer.token",
+            "clickhouse.password",
+            "postgres.password",
+            "redis.password",
+            "kafka.sasl_password",
+            "registry.password",
+            "telemetry.headers.authorization",
+        ] {
+            for content in ["", "\n", " \t\r\n"] {
+                std::fs::write(&path, content).unwrap();
+                let error = |file: String| {
+                    let table = merge(Some(&path_of(&folder, &file)), &BTreeMap::new()).unwrap();
+                    parse(table).unwrap_err().to_string()
+                };
+                let expected = format!("configuration: `{secret}` is empty, or the file");
+                let in_file = error(format!("{secret}_file = '{}'", path.display()));
+                assert!(in_file.starts_with(&expected), "{in_file}");
+                let in_place = error(format!("{secret} = {content:?}"));
+                assert!(in_place.starts_with(&expected), "{in_place}");
+            }
+        }
+    }
+
+    /// Writes a configuration file and returns its path.
+    fn path_of(folder: &tempfile::TempDir, text: &str) -> PathBuf {
+        let path = folder.path().join("sendflowr.toml");
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    #[test]
+    fn common_mistakes_are_told_with_what_to_do() {
+        let error = |file: &str| parse(file.parse().unwrap()).unwrap_err().to_string();
+        for section in ["host", "inference", "consumer"] {
+            assert_eq!(
+                error(&format!("[{section}]\nlisten = 'localhost:17999'")),
+                format!(
+                    "configuration: `{section}.listen` must be an IP address and a port, such as `127.0.0.1:5215`, not a name"
+                )
+            );
+        }
+        let nameless = error("[accounts.postmark]\nbasic_auth_user = 's3cret'");
+        assert!(
+            nameless.starts_with(
+                "configuration: `accounts.postmark.basic_auth_user` must be in the section of an account"
+            ) && nameless.contains("`[accounts.postmark.default]`")
+                && !nameless.contains("s3cret"),
+            "{nameless}"
+        );
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use anyhow::bail;
 use toml::{Table, Value};
 
-use super::kinds;
+use super::{kinds, known};
 
 /// The prefix of our own variables.
 const PREFIX: &str = "SENDFLOWR_";
@@ -20,39 +20,26 @@ const PREFIX: &str = "SENDFLOWR_";
 /// Keys outside of any section, whose variables have no double underscore.
 pub(crate) const TOP_LEVEL: [&str; 2] = ["data_folder", "inference_url"];
 
-/// All sections. A variable that begins with one and continues with a single underscore is refused: it was meant for a key, and
-/// a host that once started without its pepper can never be given one later.
-pub(crate) const SECTIONS: [&str; 26] = [
-    "accounts",
-    "clickhouse",
-    "consumer",
-    "consumer.tls",
-    "host",
-    "host.plugins",
-    "host.plugins.limits",
-    "host.plugins.quarantine",
-    "host.tls",
-    "identity",
-    "inference",
-    "inference.breakers",
-    "inference.experiment",
-    "inference.hot_paths",
-    "inference.hot_paths.product_view",
-    "inference.hot_paths.push_click",
-    "inference.hot_paths.site_visit",
-    "inference.hot_paths.sms_click",
-    "inference.latency",
-    "inference.tls",
-    "kafka",
-    "postgres",
-    "redis",
-    "registry",
-    "store",
-    "telemetry",
+/// Variables with our prefix that others read: compose.yml, whose `.env` an operator may load into the shell, the tests and the
+/// build.
+const OF_OTHERS: [&str; 13] = [
+    "SENDFLOWR_BIN",
+    "SENDFLOWR_CONFIG_FILE",
+    "SENDFLOWR_CONNECTOR_ADDRESS",
+    "SENDFLOWR_CONSUMER_ADDRESS",
+    "SENDFLOWR_FUZZ_CHANGES",
+    "SENDFLOWR_FUZZ_SEED",
+    "SENDFLOWR_GUESTS",
+    "SENDFLOWR_INFERENCE_ADDRESS",
+    "SENDFLOWR_SECRETS",
+    "SENDFLOWR_SERVERS_ADDRESS",
+    "SENDFLOWR_SERVICES",
+    "SENDFLOWR_VERSION",
+    "SENDFLOWR_WASM_TOOLCHAIN",
 ];
 
-/// Variables of compose.yml that begin like a section. An operator who loads `.env` into the shell sets them for our roles too.
-const OF_COMPOSE: [&str; 2] = ["SENDFLOWR_CONSUMER_ADDRESS", "SENDFLOWR_INFERENCE_ADDRESS"];
+/// The prefix of variables that only the tests read.
+const OF_TESTS: &str = "SENDFLOWR_TEST_";
 
 /// The suffix of variables that name a file.
 const FILE_SUFFIX: &str = "_FILE";
@@ -123,7 +110,7 @@ pub(super) fn merge(table: &mut Table, environment: &BTreeMap<String, String>) -
             continue;
         }
         let Some(path) = key_of(name) else {
-            refuse_single_underscore(name, value)?;
+            refuse_unread(name, value, environment)?;
             continue;
         };
         if environment
@@ -146,36 +133,64 @@ fn key_of(name: &str) -> Option<String> {
         return None;
     }
     let path = name.strip_prefix(PREFIX)?.to_ascii_lowercase();
-    // Variables of the test and build tooling share the prefix but are not paths.
     let is_top_level = TOP_LEVEL.contains(&path.strip_suffix("_file").unwrap_or(&path));
     (path.contains("__") || is_top_level).then(|| path.replace("__", "."))
 }
 
-/// Refuses a variable that is not a path but was meant as one.
-fn refuse_single_underscore(name: &str, value: &str) -> anyhow::Result<()> {
-    if OF_COMPOSE.contains(&name) || is_of_kubernetes(name, value) {
-        return Ok(());
-    }
-    let Some(rest) = name.strip_prefix(PREFIX).map(str::to_ascii_uppercase) else {
+/// Refuses a variable that has our prefix and that nobody reads. It was meant for a key, and a host that once started without its
+/// pepper can never be given one later.
+fn refuse_unread(name: &str, value: &str, environment: &BTreeMap<String, String>) -> anyhow::Result<()> {
+    let Some(rest) = name.strip_prefix(PREFIX) else {
         return Ok(());
     };
-    let meant = SECTIONS.iter().filter_map(|section| {
-        let section = section.to_ascii_uppercase();
-        let key = rest.strip_prefix(&section.replace('.', "_"))?.strip_prefix('_')?;
-        Some((section.replace('.', "__"), key))
-    });
-    // The innermost section is the one that leaves the shortest key.
-    match meant.min_by_key(|(_, key)| key.len()) {
-        None => Ok(()),
-        // Only the operator knows where the names of provider and account end.
-        Some((section, _)) if section == "ACCOUNTS" => bail!(
-            "environment variable `{name}` is not read: did you mean `{PREFIX}ACCOUNTS__<PROVIDER>__<ACCOUNT>__<KEY>`, with two \
-             underscores between the parts?"
-        ),
-        Some((section, key)) => {
-            bail!("environment variable `{name}` is not read: did you mean `{PREFIX}{section}__{key}`?")
-        }
+    let is_read = FLAGS.iter().any(|(flag, _)| *flag == name)
+        || OF_OTHERS.contains(&name)
+        || name.starts_with(OF_TESTS)
+        // The tests set both; alone it was meant for the folder.
+        || (name == "SENDFLOWR_PLUGINS" && environment.contains_key("SENDFLOWR_BIN"));
+    if is_read || is_of_kubernetes(name, value) {
+        return Ok(());
     }
+    let meant = meant(&rest.to_ascii_lowercase());
+    if meant.is_empty() {
+        bail!(
+            "environment variable `{name}` is not read: `{PREFIX}<SECTION>__<KEY>` sets a key of docs/settings.md, and \
+             `sendflowr config names` lists the other variables"
+        );
+    }
+    bail!(
+        "environment variable `{name}` is not read: did you mean {}?",
+        meant.join(" or ")
+    )
+}
+
+/// Returns the variables of all keys that are called like this, apart from separators and missing outer sections. `rest` is what
+/// follows the prefix.
+fn meant(rest: &str) -> Vec<String> {
+    if rest.starts_with("accounts_") {
+        // Only the operator knows where the names of provider and account end.
+        return vec![format!(
+            "`{PREFIX}ACCOUNTS__<PROVIDER>__<ACCOUNT>__<KEY>`, with two underscores between the parts"
+        )];
+    }
+    let plain = |text: &str| text.replace(['_', '.'], "");
+    let (rest, suffix) = match rest.strip_suffix("_file") {
+        Some(rest) => (rest, FILE_SUFFIX),
+        None => (rest, ""),
+    };
+    let rest = plain(rest);
+    let is_meant = |path: &str| {
+        let inner = path.match_indices('.').map(|(at, _)| &path[at + 1..]);
+        std::iter::once(path).chain(inner).any(|name| plain(name) == rest)
+    };
+    let paths = known::paths();
+    let is_section = |path: &str| paths.iter().any(|other| other.starts_with(&format!("{path}.")));
+    let found = paths.iter().filter(|path| is_meant(path)).map(|path| {
+        let variable = path.to_ascii_uppercase().replace('.', "__");
+        let end = if is_section(path) { "__<KEY>" } else { suffix };
+        format!("`{PREFIX}{variable}{end}`")
+    });
+    found.collect()
 }
 
 /// Returns whether the variable is one that Kubernetes sets in every pod if there is a service named `sendflowr-consumer` or
@@ -298,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_single_underscore_behind_a_section_is_refused() {
+    fn what_was_meant_for_a_key_is_refused() {
         for (variable, meant) in [
             (
                 "SENDFLOWR_IDENTITY_PEPPER_FILE",
@@ -320,19 +335,38 @@ mod tests {
                 "SENDFLOWR_ACCOUNTS_SENDGRID_DEFAULT_PUBLIC_KEY",
                 "SENDFLOWR_ACCOUNTS__<PROVIDER>__<ACCOUNT>__<KEY>",
             ),
+            ("SENDFLOWR_PEPPER", "SENDFLOWR_IDENTITY__PEPPER"),
+            ("SENDFLOWR_PEPPER_FILE", "SENDFLOWR_IDENTITY__PEPPER_FILE"),
+            ("SENDFLOWR_ADMIN_TOKEN", "SENDFLOWR_HOST__ADMIN_TOKEN"),
+            ("SENDFLOWR_SEAL_KEY", "SENDFLOWR_HOST__SEAL_KEY"),
+            ("SENDFLOWR_DATAFOLDER", "SENDFLOWR_DATA_FOLDER"),
+            ("SENDFLOWR_PLUGINS", "SENDFLOWR_HOST__PLUGINS__<KEY>"),
+            ("SENDFLOWR_PLUGINS_FOLDER", "SENDFLOWR_HOST__PLUGINS__FOLDER"),
+            (
+                "SENDFLOWR_TOKEN",
+                "SENDFLOWR_CONSUMER__TOKEN` or `SENDFLOWR_INFERENCE__TOKEN",
+            ),
         ] {
             let error = error(&[(variable, "6380")]);
             let expected = format!("environment variable `{variable}` is not read: did you mean `{meant}`");
             assert!(error.starts_with(&expected), "{error}");
             assert_eq!(merged("", &[(variable, "")]).unwrap(), Table::new());
         }
+        let error = error(&[("SENDFLOWR_HOSTNAME", "s3cret")]);
+        assert!(
+            error.starts_with(
+                "environment variable `SENDFLOWR_HOSTNAME` is not read: `SENDFLOWR_<SECTION>__<KEY>`"
+            ),
+            "{error}"
+        );
     }
 
     #[test]
     fn what_others_set_with_our_prefix_is_passed_over() {
         let others = [
             ("SENDFLOWR_TEST_REDIS", "127.0.0.1:6379"),
-            ("SENDFLOWR_HOSTNAME", "x"),
+            ("SENDFLOWR_BIN", "x"),
+            ("SENDFLOWR_PLUGINS", "x"),
             ("SENDFLOWR_CONSUMER_SERVICE_HOST", "10.0.0.1"),
             ("SENDFLOWR_CONSUMER_SERVICE_PORT", "8002"),
             ("SENDFLOWR_CONSUMER_SERVICE_PORT_HTTP", "8002"),

@@ -45,6 +45,23 @@ pub(crate) fn is_secret(path: &str) -> bool {
     SECRET_WORDS.iter().any(|word| key.contains(word))
 }
 
+/// Returns the path of a secret that has no value, which is surely a mistake: the pepper would silently be none. Those of accounts
+/// are checked with their providers.
+pub(super) fn empty(table: &Table) -> Option<String> {
+    empty_in(table, "")
+}
+
+fn empty_in(table: &Table, section: &str) -> Option<String> {
+    table.iter().find_map(|(key, value)| {
+        let path = format!("{section}{key}");
+        match value {
+            Value::Table(inner) if path != "accounts" => empty_in(inner, &format!("{path}.")),
+            Value::String(text) if text.trim().is_empty() && is_secret(&path) => Some(path),
+            _ => None,
+        }
+    })
+}
+
 /// Returns the table with every secret replaced.
 pub(crate) fn hidden(table: &Table) -> Table {
     hidden_in(table, "")
