@@ -103,6 +103,11 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message).with("limit_bytes", limit_bytes)
     }
 
+    pub(crate) fn ambiguous_authorization(status: StatusCode) -> Self {
+        let message = "there are several headers `authorization`: send one, or have the proxy that adds another replace it";
+        Self::new(status, "ambiguous_authorization", message)
+    }
+
     pub(crate) fn overloaded(unavailable: StatusCode) -> Self {
         let message = "too many deliveries are in progress: send it again later";
         Self::new(unavailable, "overloaded", message).retry_after(1)

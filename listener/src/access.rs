@@ -114,7 +114,11 @@ impl Access {
         let Some(token) = &self.token else {
             return true;
         };
-        let given = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
+        let mut given = headers.get_all(AUTHORIZATION).iter().map(HeaderValue::as_bytes);
+        // Of several that contradict each other, nobody can say which one counts.
+        let (given, None) = (given.next(), given.next()) else {
+            return false;
+        };
         let Some((scheme, given)) = given.and_then(|given| given.split_at_checked("Bearer ".len())) else {
             return false;
         };

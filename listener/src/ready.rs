@@ -45,7 +45,7 @@ pub struct NotReady {
 /// A dependency of a role.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Dependency {
-    /// `ok`, `unreachable` or `timed_out`.
+    /// `ok`, `unreachable`, `timed_out`, or `unusable` if it answers but what it holds cannot be used.
     #[schema(example = "ok")]
     pub status: &'static str,
     /// Milliseconds until it answered or failed.
@@ -127,17 +127,27 @@ impl SharedReadiness {
 }
 
 impl Probe {
+    /// Says, of a dependency that answers, why what it holds cannot be used.
+    #[must_use]
+    pub fn or_unusable(mut self, failure: String) -> Self {
+        if self.failure.is_none() {
+            self.dependency.status = "unusable";
+            self.failure = Some(failure);
+        }
+        self
+    }
+
     /// Logs that a dependency is down or back.
     fn tell_change(&self, before: Option<&Dependency>) {
         let name = self.name;
         let was_lost = before.is_some_and(|before| before.status != "ok");
         match &self.failure {
             Some(error) if !was_lost => {
-                tracing::warn!(
-                    dependency = name,
-                    error,
-                    "dependency `{name}` does not answer: {error}"
-                );
+                let what = match self.dependency.status {
+                    "unusable" => "cannot be used",
+                    _ => "does not answer",
+                };
+                tracing::warn!(dependency = name, error, "dependency `{name}` {what}: {error}");
             }
             None if was_lost => tracing::info!(dependency = name, "dependency `{name}` answers again"),
             _ => {}
@@ -232,6 +242,16 @@ mod tests {
         let response = none.into_response();
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(response.headers()[RETRY_AFTER], "1");
+    }
+
+    #[tokio::test]
+    async fn what_answers_may_still_be_unusable() {
+        let unusable = |probe: Probe| Readiness::of([probe.or_unusable("why".to_owned())]);
+        let answers = unusable(asked("accounts", false, true).await);
+        assert_eq!(answers.status, "degraded");
+        assert_eq!(answers.dependencies["accounts"].status, "unusable");
+        let silent = unusable(asked("accounts", false, false).await);
+        assert_eq!(silent.dependencies["accounts"].status, "unreachable");
     }
 
     #[tokio::test(start_paused = true)]

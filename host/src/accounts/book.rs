@@ -110,6 +110,11 @@ impl AccountBook {
         Arc::clone(&self.current.load().accounts)
     }
 
+    /// Returns how many stored accounts cannot be used, because another key sealed them or a value is invalid.
+    pub(crate) fn unusable(&self) -> usize {
+        self.current.load().unusable.as_ref().map_or(0, Vec::len)
+    }
+
     /// Returns whether the store has been read, or there is none.
     fn is_read(&self) -> bool {
         self.current.load().unusable.is_some()
@@ -314,7 +319,8 @@ mod tests {
         );
         assert_eq!(of("another", "default"), Ok(()));
         store.answer(Some(vec![sealed(&Sealer::new(&[7; 32]), "eu")]));
+        assert_eq!(book.unusable(), 2);
         book.refresh().await.unwrap();
-        assert_eq!(found(&book, "eu"), Ok(true));
+        assert_eq!((found(&book, "eu"), book.unusable()), (Ok(true), 0));
     }
 }

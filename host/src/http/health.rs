@@ -29,6 +29,12 @@ pub(super) async fn ready(State(app): State<App>) -> Response {
             probe("bus", true, intake.bus.ping()),
             probe("accounts", false, intake.accounts.refresh())
         );
+        let accounts = match intake.accounts.unusable() {
+            0 => accounts,
+            unusable => accounts.or_unusable(format!(
+                "{unusable} stored accounts cannot be used, usually because another `host.seal_key` sealed them"
+            )),
+        };
         [bus, accounts]
     };
     app.readiness.ask(probes).await.into_response()

@@ -4,8 +4,8 @@ use std::{sync::Arc, thread, time::SystemTime};
 
 use axum::{
     Extension, Json,
-    extract::{Path, Request, State},
-    http::{HeaderName, HeaderValue, StatusCode, request::Parts},
+    extract::{Path, Request, State, rejection::PathRejection},
+    http::{HeaderName, HeaderValue, StatusCode, header::AUTHORIZATION, request::Parts},
     response::{IntoResponse, Response},
 };
 use event::{Timestamp, identity::is_account_name};
@@ -48,24 +48,31 @@ const DROPPED_HEADERS: [&str; 12] = [
 /// `/webhooks/{provider}`.
 pub(super) async fn default_account(
     State(app): State<App>,
-    Path(provider): Path<String>,
+    provider: Result<Path<String>, PathRejection>,
     Extension(id): Extension<RequestId>,
     Extension(began): Extension<Began>,
     Extension(trace): Extension<RequestTrace>,
     request: Request,
 ) -> Response {
+    // A name that is not UTF-8: nothing has it.
+    let Ok(Path(provider)) = provider else {
+        return ApiError::not_found().into_response();
+    };
     answer(&app, (&provider, DEFAULT_ACCOUNT), &id, began, &trace, request).await
 }
 
 /// `/webhooks/{provider}/{account}`.
 pub(super) async fn account(
     State(app): State<App>,
-    Path((provider, account)): Path<(String, String)>,
+    names: Result<Path<(String, String)>, PathRejection>,
     Extension(id): Extension<RequestId>,
     Extension(began): Extension<Began>,
     Extension(trace): Extension<RequestTrace>,
     request: Request,
 ) -> Response {
+    let Ok(Path((provider, account))) = names else {
+        return ApiError::not_found().into_response();
+    };
     answer(&app, (&provider, &account), &id, began, &trace, request).await
 }
 
@@ -172,6 +179,9 @@ async fn deliver(
     let statuses = &plugin.descriptor().statuses;
     let unavailable = status(statuses.unavailable);
     let (head, body) = request.into_parts();
+    if head.headers.get_all(AUTHORIZATION).iter().nth(1).is_some() {
+        return Err(ApiError::ambiguous_authorization(status(statuses.malformed)));
+    }
     let received = body::receive(app, provider, unavailable, &head.headers, body).await?;
     let Ok(_permit) = app.permits.try_acquire() else {
         return Err(ApiError::overloaded(unavailable));

@@ -313,6 +313,7 @@ async fn a_start_without_the_lock_that_is_asked_for_or_with_a_broken_one_fails()
     let mut config = config(&data);
     config.lock = data.path().join("review/plugins.lock");
     config.locked = true;
+    fs::create_dir(&config.folder).unwrap();
     assert_eq!(
         refusal_to_start(&config).await,
         "plugin lock `plugins.lock` does not exist, and `host.plugins.locked` requires it: write it with `sendflowr plugin pin`"

@@ -271,6 +271,13 @@ async fn a_long_head_is_refused() {
     let status = request.send().await.map(|response| response.status().as_u16());
     // The connection may be closed before the client has written everything.
     assert!(matches!(status, Ok(431) | Err(_)), "{status:?}");
+    let many = |count| {
+        let request = host.request(Method::POST, "/webhooks/acme").body("x");
+        // With `host`, `accept` and `content-length`.
+        let request = (3..count).fold(request, |request, at| request.header(format!("x-{at}"), "x"));
+        async { request.send().await.unwrap().status().as_u16() }
+    };
+    assert_eq!((many(100).await, many(101).await), (200, 431));
 }
 
 #[tokio::test]

@@ -66,6 +66,36 @@ async fn accounts_are_named_to_nobody_who_may_not_see_the_plugins() {
 }
 
 #[tokio::test]
+async fn a_path_that_is_not_utf8_is_answered_like_others_that_nobody_has() {
+    let host = Host::open(guest("acme")).await;
+    for path in ["/webhooks/%ff%fe", "/webhooks/acme/%ff", "/api/webhook/%ff/eu/"] {
+        let answer = host.post(path, "x").await;
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (404, "not_found"),
+            "{path}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn of_several_authorizations_none_counts() {
+    let token = "0123456789abcdef";
+    let config = format!("admin_token = '{token}'\nallow_unsigned_by_default = true");
+    let host = Host::start(&[guest("acme")], &config, "").await;
+    let twice = |method, path: &str| {
+        let request = host.request(method, path).bearer_auth(token);
+        request.header("authorization", "Basic eDp5")
+    };
+    let answer = send(twice(Method::POST, "/webhooks/acme")).await;
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (400, "ambiguous_authorization")
+    );
+    assert_eq!(send(twice(Method::GET, "/plugins")).await.status, 401);
+}
+
+#[tokio::test]
 async fn both_prefixes_and_all_methods_reach_the_plugin() {
     let host = Host::open(guest("acme")).await;
     for path in [
