@@ -8,6 +8,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use prometheus_client::metrics::gauge::Gauge;
 use rustls::{
     ServerConfig,
     crypto::ring,
@@ -38,13 +39,15 @@ pub struct RawTlsConfig {
 }
 
 /// Validated TLS settings of one listener.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct TlsConfig {
     /// The section, for messages.
     section: &'static str,
     certificate: PathBuf,
     key: PathBuf,
     reload: Duration,
+    /// When the served certificate expires, in seconds since 1970.
+    expiry: Gauge,
 }
 
 /// TLS cannot be served with these settings.
@@ -107,10 +110,16 @@ impl TlsConfig {
             certificate,
             key,
             reload: Duration::from_secs(value),
+            expiry: Gauge::default(),
         };
         // So that a mistake is reported before anything is started.
         config.read()?.certified_key(&config)?;
         Ok(Some(config))
+    }
+
+    /// Has the listener keep `expiry` at the time, in seconds since 1970, when the certificate that it serves expires.
+    pub fn tell_expiry(&mut self, expiry: Gauge) {
+        self.expiry = expiry;
     }
 
     fn read(&self) -> Result<Pair, InvalidTls> {
@@ -162,6 +171,17 @@ impl Pair {
     }
 }
 
+/// Returns when the certificate expires, in seconds since 1970; 0 if that cannot be read.
+fn expiry(certified: &CertifiedKey) -> i64 {
+    let parsed = certified
+        .cert
+        .first()
+        .map(|first| x509_parser::parse_x509_certificate(first));
+    parsed
+        .and_then(Result::ok)
+        .map_or(0, |(_, certificate)| certificate.validity().not_after.timestamp())
+}
+
 /// The certificate in use.
 pub(crate) struct Certificates {
     config: TlsConfig,
@@ -183,7 +203,9 @@ impl ResolvesServerCert for Served {
 impl Certificates {
     pub(crate) fn open(config: TlsConfig) -> Result<Self, InvalidTls> {
         let seen = config.read()?;
-        let served = Arc::new(Served(ArcSwap::from_pointee(seen.certified_key(&config)?)));
+        let certified = seen.certified_key(&config)?;
+        config.expiry.set(expiry(&certified));
+        let served = Arc::new(Served(ArcSwap::from_pointee(certified)));
         Ok(Self { config, served, seen })
     }
 
@@ -218,6 +240,7 @@ impl Certificates {
             };
             match renewed {
                 Ok(certified) => {
+                    self.config.expiry.set(expiry(&certified));
                     self.served.0.store(Arc::new(certified));
                     let path = self.config.certificate.display();
                     tracing::info!(tls.certificate = %path, "serving the new certificate of `{path}`");

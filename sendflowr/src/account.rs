@@ -12,7 +12,7 @@ use store::identity::{StoredAccount, StoredAccounts};
 use crate::{
     cli::{Format, Global},
     engines::Engines,
-    output, plugin, roles,
+    keys, output, plugin, roles,
 };
 
 /// The commands on stored accounts.
@@ -82,6 +82,9 @@ pub(crate) async fn run(command: AccountCommand, global: &Global) -> anyhow::Res
     let engines = Engines::of(&raw)?;
     let store = engines.stored_accounts().await?;
     let config = roles::host_config(&raw)?;
+    if !matches!(command, AccountCommand::Remove { .. }) {
+        keys::refuse_new_seal_key(&config, &engines).await?;
+    }
     match command {
         AccountCommand::Set {
             account,

@@ -14,7 +14,7 @@ use crate::{
     cli::Global,
     config::{self, RawConfig, environment, secrets},
     engines::Engines,
-    output, roles,
+    keys, output, roles,
     telemetry::TelemetryConfig,
 };
 
@@ -23,7 +23,7 @@ use crate::{
 pub(crate) enum ConfigCommand {
     /// Print the settings, with secrets hidden, and check that every server answers. Exit code 1 if something cannot work.
     /// It connects to the servers as a role does when it starts: it creates missing topics and ClickHouse's database if it is
-    /// missing, and migrates tables.
+    /// missing, and migrates tables. Embedded engines that are not there yet are not created.
     Check {
         /// Contact no server, and change none.
         #[arg(long)]
@@ -71,6 +71,7 @@ async fn check(global: &Global, offline: bool) -> anyhow::Result<ExitCode> {
     };
     output::line(&format!("# from {source}\n"));
     output::line(&toml::to_string(&secrets::hidden(&table))?);
+    let has_accounts = table.contains_key("accounts");
     let config = config::parse(table)?;
     let mut is_valid = true;
     for (section, checked) in sections(&config) {
@@ -81,6 +82,18 @@ async fn check(global: &Global, offline: bool) -> anyhow::Result<ExitCode> {
     }
     if let Some(problem) = roles::private_seal_key(&config) {
         output::line(&format!("note: {problem}"));
+    }
+    if let Some(problem) = same_address(&config) {
+        output::line(&format!("note: {problem}"));
+    }
+    if let Err(error) = keys::check_pepper(&config) {
+        is_valid = false;
+        output::line(&format!("identity: {error:#}"));
+    }
+    if has_accounts {
+        output::line(
+            "note: the names in `[accounts]` are compared with the plugins by `sendflowr plugin list`, and by a host that starts",
+        );
     }
     let engines = match Engines::of(&config) {
         Ok(engines) => engines,
@@ -103,6 +116,29 @@ async fn check(global: &Global, offline: bool) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Describes the problem if two roles are to listen at the same address, which they cannot do on one machine.
+fn same_address(config: &RawConfig) -> Option<String> {
+    let addresses = [
+        ("host.listen", config.host.listen),
+        ("inference.listen", config.inference.listen),
+        ("consumer.listen", config.consumer.listen),
+    ];
+    for (at, (key, address)) in addresses.iter().enumerate() {
+        // Port 0 is another one each time.
+        let is_one = address.is_some_and(|address| address.port() != 0);
+        let same = addresses[..at]
+            .iter()
+            .find(|(_, other)| is_one && other == address);
+        if let Some((other, _)) = same {
+            return Some(format!(
+                "`{other}` and `{key}` are the same address, which one machine can give to one of them only: `sendflowr up` \
+                 cannot run with it"
+            ));
+        }
+    }
+    None
 }
 
 /// Checks the sections that roles check when they start, and that of `plugin pull`.
@@ -129,18 +165,35 @@ fn host(config: &RawConfig) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What is found where an engine is configured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    /// It answers.
+    Answers,
+    /// Its file is created by the first role that starts, so that it belongs to the role's user and not to that of the check.
+    NotYet,
+}
+
 /// Checks that the engines and the inference service answer, all at once, and prints the results. Returns whether all
 /// answered.
 async fn reach(config: &RawConfig, engines: &Engines) -> bool {
     let (bus, events, identities, profiles, inference) = tokio::join!(
-        timed(async { Ok(engines.bus().await?.ping().await?) }),
-        timed(async { Ok(engines.events().await?.ping().await?) }),
-        timed(async { Ok(engines.identities().await?.ping().await?) }),
-        timed(async { Ok(engines.profiles().await?.ping().await?) }),
+        timed(unless_new(engines, "bus", async {
+            Ok(engines.bus().await?.ping().await?)
+        })),
+        timed(unless_new(engines, "events", async {
+            Ok(engines.events().await?.ping().await?)
+        })),
+        timed(unless_new(engines, "identities", async {
+            Ok(engines.identities().await?.ping().await?)
+        })),
+        timed(unless_new(engines, "profiles", async {
+            Ok(engines.profiles().await?.ping().await?)
+        })),
         timed(async {
             match &config.inference_url {
-                Some(url) => ask_inference(url).await,
-                None => Ok(()),
+                Some(url) => ask_inference(url).await.map(|()| Found::Answers),
+                None => Ok(Found::Answers),
             }
         }),
     );
@@ -158,7 +211,8 @@ async fn reach(config: &RawConfig, engines: &Engines) -> bool {
     let mut all_answer = true;
     for (port, engine, address, (took, reached)) in lines {
         let outcome = match reached {
-            Ok(()) => format!("ok in {:.1} ms", took.as_secs_f64() * 1_000.0),
+            Ok(Found::Answers) => format!("ok in {:.1} ms", took.as_secs_f64() * 1_000.0),
+            Ok(Found::NotYet) => "not there yet: the first role creates it".to_owned(),
             Err(error) => {
                 all_answer = false;
                 format!("failed after {:.1} s: {error:#}", took.as_secs_f64())
@@ -169,7 +223,18 @@ async fn reach(config: &RawConfig, engines: &Engines) -> bool {
     all_answer
 }
 
-async fn timed(work: impl Future<Output = anyhow::Result<()>>) -> (Duration, anyhow::Result<()>) {
+async fn unless_new(
+    engines: &Engines,
+    port: &str,
+    ping: impl Future<Output = anyhow::Result<()>>,
+) -> anyhow::Result<Found> {
+    if engines.is_new(port) {
+        return Ok(Found::NotYet);
+    }
+    ping.await.map(|()| Found::Answers)
+}
+
+async fn timed<T>(work: impl Future<Output = T>) -> (Duration, T) {
     let started = Instant::now();
     let result = work.await;
     (started.elapsed(), result)

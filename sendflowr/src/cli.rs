@@ -74,7 +74,7 @@ enum Command {
     /// Run the host: webhooks in, events out to the bus.
     Host {
         /// Address to listen on [default: 127.0.0.1:5215]
-        #[arg(long)]
+        #[arg(long, value_parser = address)]
         listen: Option<SocketAddr>,
         #[command(flatten)]
         locked: Locked,
@@ -82,13 +82,13 @@ enum Command {
     /// Run the consumer: from the bus to events, profiles and the identity graph.
     Consumer {
         /// Address to serve the status on [default: 127.0.0.1:8002]
-        #[arg(long)]
+        #[arg(long, value_parser = address)]
         listen: Option<SocketAddr>,
     },
     /// Run the inference service: decisions and explanations.
     Inference {
         /// Address to listen on [default: 127.0.0.1:8001]
-        #[arg(long)]
+        #[arg(long, value_parser = address)]
         listen: Option<SocketAddr>,
     },
     /// Check the configuration, and whether the servers answer.
@@ -145,10 +145,10 @@ struct Locked {
 #[derive(Debug, Args)]
 struct Listen {
     /// Address the host listens on [default: 127.0.0.1:5215]
-    #[arg(long)]
+    #[arg(long, value_parser = address)]
     host_listen: Option<SocketAddr>,
     /// Address the inference service listens on [default: 127.0.0.1:8001]
-    #[arg(long)]
+    #[arg(long, value_parser = address)]
     inference_listen: Option<SocketAddr>,
 }
 
@@ -162,6 +162,11 @@ pub(crate) enum Format {
 }
 
 impl Cli {
+    /// Returns the format in which the log, and what ends the process, is written.
+    pub(crate) fn log_format(&self) -> LogFormat {
+        self.global.log_format
+    }
+
     /// Runs the command.
     ///
     /// # Errors
@@ -283,6 +288,11 @@ impl Global {
         let given = self.config.clone().filter(|file| !file.as_os_str().is_empty());
         given.or_else(|| default.exists().then_some(default))
     }
+}
+
+/// Parses an address to listen on.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| config::NO_ADDRESS.to_owned())
 }
 
 fn set(key: &mut Option<SocketAddr>, flag: Option<SocketAddr>) {

@@ -184,6 +184,28 @@ impl Engines {
         ]
     }
 
+    /// Returns whether the engine of this port is embedded and has no file yet. Opening it would create one, for the user of this
+    /// process.
+    pub(crate) fn is_new(&self, port: &str) -> bool {
+        let (is_embedded, file) = match port {
+            "bus" => (self.embeds_bus(), SqliteBus::FILE),
+            "events" => (self.clickhouse.is_none(), SqliteEvents::FILE),
+            "identities" => (self.embeds_identities(), SqliteIdentities::FILE),
+            _ => return false,
+        };
+        is_embedded && !self.folder.join(file).exists()
+    }
+
+    /// Returns whether the identity graph, and the accounts with it, are in the data folder.
+    pub(crate) fn embeds_identities(&self) -> bool {
+        self.postgres.is_none()
+    }
+
+    /// Returns whether the bus is in the data folder.
+    pub(crate) fn embeds_bus(&self) -> bool {
+        self.kafka.is_none()
+    }
+
     /// Declares that another process writes the events that this one reads.
     pub(crate) fn expect_foreign_events(&mut self) {
         let profiles = &mut self.embedded.profiles;

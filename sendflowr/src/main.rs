@@ -9,6 +9,7 @@ mod decide;
 mod demo;
 mod engines;
 mod explain;
+mod keys;
 mod latency;
 mod lift;
 mod oci;
@@ -40,13 +41,14 @@ fn choose_tls() {
 fn main() -> ExitCode {
     choose_tls();
     let cli = cli::Cli::parse();
+    let format = cli.log_format();
     match cli.run() {
         Ok(code) => code,
         Err(error) => {
             // Before logging is set up, and for commands that print rather than serve, this is the only way to report it.
             #[expect(clippy::print_stderr, reason = "the process ends here")]
             {
-                eprintln!("error: {error:#}");
+                eprintln!("{}", telemetry::fatal(&format!("{error:#}"), format));
             }
             ExitCode::from(2)
         }

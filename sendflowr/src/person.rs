@@ -21,7 +21,7 @@ use crate::{
     cli::Format,
     config::RawConfig,
     engines::{Engines, Place},
-    output, roles,
+    keys, output, roles,
 };
 
 /// Most addresses with which a person is taken to be one person. People have a handful; a shop that sends its own phone number
@@ -140,6 +140,7 @@ struct Stores {
 /// Fails if nothing is stored about the person, or a store fails.
 pub(crate) async fn run(command: PersonCommand, config: RawConfig) -> anyhow::Result<ExitCode> {
     let (PersonCommand::Export { who } | PersonCommand::Erase { who, .. }) = &command;
+    keys::check_pepper(&config)?;
     let id = who.name.id(&roles::hasher(&config.identity))?;
     let engines = Engines::of(&config)?;
     // All stores are opened before anything is done.

@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// Consumer group of replays: what one replay has stored, the next does not read again.
-const GROUP: &str = "sendflowr-replay";
+pub(crate) const GROUP: &str = "sendflowr-replay";
 
 /// Dead letters read at once.
 const BATCH: usize = 100;

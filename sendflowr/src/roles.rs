@@ -16,7 +16,9 @@ use consumer::ConsumerConfig;
 use event::Hasher;
 use host::HostConfig;
 use inference::InferenceConfig;
+use listener::TlsConfig;
 use prometheus_client::registry::Registry;
+use store::embedded;
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
@@ -29,8 +31,8 @@ use crate::{
     config::{RawConfig, RawIdentityConfig},
     demo::Demo,
     engines::{Engines, LateAccounts, data_folder},
-    output,
-    telemetry::Exporter,
+    keys, output,
+    telemetry::{self, CertificateExpiry, Exporter},
 };
 
 /// A role, which can run in a process of its own.
@@ -169,6 +171,7 @@ struct Process {
     hasher: Hasher,
     engines: Arc<Engines>,
     registry: Arc<Mutex<Registry>>,
+    certificates: CertificateExpiry,
     tasks: JoinSet<anyhow::Result<()>>,
     stop: CancellationToken,
     exporter: Option<Exporter>,
@@ -181,7 +184,11 @@ impl Process {
         if let Some(exporter) = &exporter {
             exporter.register(&mut registry);
         }
+        let certificates = telemetry::register_process(&mut registry);
         let registry = Arc::new(Mutex::new(registry));
+        for kept in ["model", "recordings"] {
+            embedded::make_private(&data_folder(&config).join(kept));
+        }
         let mut engines = Engines::new(&config, registry.clone())?;
         engines.do_without_profiles();
         if role == Some(Role::Inference) {
@@ -209,6 +216,7 @@ impl Process {
             engines: Arc::new(engines),
             config,
             registry,
+            certificates,
             tasks: JoinSet::new(),
             stop: CancellationToken::new(),
             exporter,
@@ -217,12 +225,18 @@ impl Process {
 
     /// Starts the host and returns its address.
     async fn host(&mut self) -> anyhow::Result<Served> {
-        let config = host_config(&self.config)?;
+        let mut config = host_config(&self.config)?;
         if let Some(problem) = private_seal_key(&self.config) {
             tracing::warn!("{problem}");
         }
         let listener = listen(config.listen, "host.listen").await?;
-        let served = Served::new(&listener, config.tls.is_some())?;
+        let served = self.served(&listener, "host", config.tls.as_mut())?;
+        keys::keep_pepper(&self.config)?;
+        if self.engines.embeds_identities() {
+            // A server may be down at first; a file that cannot be used stays so.
+            self.engines.stored_accounts().await?;
+        }
+        keys::refuse_new_seal_key(&config, &self.engines).await?;
         let dependencies = host::Dependencies {
             bus: self.engines.bus().await?,
             accounts: Some(Arc::new(LateAccounts(Arc::clone(&self.engines)))),
@@ -238,9 +252,9 @@ impl Process {
 
     /// Starts the consumer and its listener, and returns the listener's address.
     async fn consumer_with_status(&mut self) -> anyhow::Result<Served> {
-        let (config, dependencies) = self.consumer().await?;
+        let (mut config, dependencies) = self.consumer().await?;
         let listener = listen(config.listen, "consumer.listen").await?;
-        let served = Served::new(&listener, config.tls.is_some())?;
+        let served = self.served(&listener, "consumer", config.tls.as_mut())?;
         let (registry, stop) = (self.registry.clone(), self.stop.clone());
         self.tasks.spawn(async move {
             consumer::serve_status(config, dependencies, registry, listener, stop)
@@ -286,9 +300,10 @@ impl Process {
     async fn inference(&mut self) -> anyhow::Result<Served> {
         let mut raw = self.config.inference.clone();
         raw.model_folder = Some(model_folder(&self.config));
-        let config = InferenceConfig::try_from(raw)?;
+        let mut config = InferenceConfig::try_from(raw)?;
+        keys::keep_pepper(&self.config)?;
         let listener = listen(config.listen, "inference.listen").await?;
-        let served = Served::new(&listener, config.tls.is_some())?;
+        let served = self.served(&listener, "inference", config.tls.as_mut())?;
         let (events, identities, profiles) = tokio::try_join!(
             self.engines.events(),
             self.engines.identities(),
@@ -308,6 +323,25 @@ impl Process {
                 .context("the inference service failed")
         });
         Ok(served)
+    }
+
+    /// Returns where a role is served, and has the expiry of its certificate told.
+    fn served(
+        &self,
+        listener: &TcpListener,
+        section: &'static str,
+        tls: Option<&mut TlsConfig>,
+    ) -> anyhow::Result<Served> {
+        let address = listener.local_addr()?;
+        let is_tls = tls.is_some();
+        if let Some(tls) = tls {
+            tls.tell_expiry(
+                self.certificates
+                    .get_or_create(&vec![("listener", section)])
+                    .clone(),
+            );
+        }
+        Ok(Served { address, is_tls })
     }
 
     /// Runs the demonstration beside the roles.
@@ -382,13 +416,6 @@ fn flatten(ended: Option<Result<anyhow::Result<()>, tokio::task::JoinError>>) ->
 struct Served {
     address: SocketAddr,
     is_tls: bool,
-}
-
-impl Served {
-    fn new(listener: &TcpListener, is_tls: bool) -> anyhow::Result<Self> {
-        let address = listener.local_addr()?;
-        Ok(Self { address, is_tls })
-    }
 }
 
 impl fmt::Display for Served {

@@ -2,10 +2,13 @@
 
 mod config;
 mod export;
+mod process;
 
-use std::io::IsTerminal;
+use std::{io::IsTerminal, time::SystemTime};
 
+use event::Timestamp;
 use listener::RequestTrace;
+use serde_json::json;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{
     EnvFilter, Registry,
@@ -17,6 +20,7 @@ use tracing_subscriber::{
 pub(crate) use self::{
     config::{RawTelemetryConfig, TelemetryConfig},
     export::Exporter,
+    process::{CertificateExpiry, register_process},
 };
 
 /// The format of log lines.
@@ -26,6 +30,21 @@ pub(crate) enum LogFormat {
     Text,
     /// One JSON object per line.
     Json,
+}
+
+/// Returns the line that tells why the process ends. As JSON it has the fields of a log line, so that whoever collects those finds
+/// it too.
+pub(crate) fn fatal(message: &str, format: LogFormat) -> String {
+    match format {
+        LogFormat::Text => format!("error: {message}"),
+        LogFormat::Json => json!({
+            "timestamp": Timestamp::from(SystemTime::now()),
+            "level": "ERROR",
+            "message": message,
+            "target": "sendflowr",
+        })
+        .to_string(),
+    }
 }
 
 /// Sends log lines to standard error and spans to the exporter, if there is one. `filter` is a `tracing` filter such as

@@ -2,7 +2,7 @@
 
 use store::bus::{DEAD_LETTERS_TOPIC, EVENTS_TOPIC};
 
-use crate::{config::RawConfig, engines::Engines, output};
+use crate::{config::RawConfig, engines::Engines, output, replay};
 
 /// Creates the topics that are missing, then shows their partitions and how much each consumer group has still to read.
 ///
@@ -39,8 +39,12 @@ pub(crate) async fn run(config: RawConfig) -> anyhow::Result<()> {
         output::line("");
     }
     let mut rows = Vec::new();
-    for group in [consumer::EVENTS_GROUP, consumer::IDENTITY_GROUP] {
-        for lag in bus.lag(group, &[EVENTS_TOPIC]).await? {
+    for (group, topic) in [
+        (consumer::EVENTS_GROUP, EVENTS_TOPIC),
+        (consumer::IDENTITY_GROUP, EVENTS_TOPIC),
+        (replay::GROUP, DEAD_LETTERS_TOPIC),
+    ] {
+        for lag in bus.lag(group, &[topic]).await? {
             rows.push(vec![
                 group.to_owned(),
                 lag.topic,

@@ -90,6 +90,30 @@ fn a_configuration_that_no_host_starts_with_has_problems() {
 }
 
 #[test]
+fn a_check_says_what_only_a_start_can_find() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let folder = folder.path();
+    let check = |configuration: &str| {
+        fs::write(folder.join("sendflowr.toml"), configuration).expect("a file can be written");
+        let output = run(folder, &["config", "check", "--offline"]);
+        assert!(output.status.success(), "{}", told(&output));
+        told(&output)
+    };
+    let listening =
+        |port| format!("[host]\nlisten = '127.0.0.1:{port}'\n[inference]\nlisten = '127.0.0.1:{port}'\n");
+    let told = check(&listening(17999));
+    assert!(
+        told.contains("\nnote: `host.listen` and `inference.listen` are the same address"),
+        "{told}"
+    );
+    let told = check(&format!("{}[accounts.acme.eu]\nkey = 'x'", listening(0)));
+    assert!(
+        told.contains("\nnote: the names in `[accounts]`") && !told.contains("same address"),
+        "{told}"
+    );
+}
+
+#[test]
 fn no_command_makes_a_seal_key_where_hosts_share_servers() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let folder = folder.path();

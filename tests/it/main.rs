@@ -7,6 +7,7 @@ mod configuration;
 mod damage;
 mod durability;
 mod explain;
+mod folder;
 mod front_door;
 mod golden;
 #[path = "../../host/tests/plugin_runtime/guest.rs"]

@@ -111,7 +111,14 @@ async fn every_metric_is_documented_with_its_type_labels_and_meaning() {
         let mut page = documented(title);
         // Those of Kafka and Redis are compared in the tests that use them.
         page.extend(shared.clone().into_iter().filter(|(name, _)| {
-            name.starts_with("sendflowr_telemetry_") || uses_bus && name.starts_with("sendflowr_bus_")
+            let of_all = [
+                "sendflowr_telemetry_",
+                "sendflowr_tls_",
+                "sendflowr_build_",
+                "process_",
+            ];
+            of_all.iter().any(|begin| name.starts_with(begin))
+                || uses_bus && name.starts_with("sendflowr_bus_")
         }));
         let exposed = exposed(&text);
         for (name, metric) in &exposed {

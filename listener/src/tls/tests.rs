@@ -12,8 +12,15 @@ use crate::{Limits, serve};
 
 /// Returns a self-signed certificate for `localhost` as PEM: certificate and key.
 fn certificate() -> (String, String) {
-    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-    (made.cert.pem(), made.signing_key.serialize_pem())
+    certificate_until(2090)
+}
+
+/// Like [`certificate`], valid until the beginning of this year.
+fn certificate_until(year: i32) -> (String, String) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut parameters = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    parameters.not_after = rcgen::date_time_ymd(year, 1, 1);
+    (parameters.self_signed(&key).unwrap().pem(), key.serialize_pem())
 }
 
 fn write(folder: &TempDir, (certificate, key): &(String, String)) {
@@ -46,14 +53,16 @@ fn client((certificate, _): &(String, String), address: SocketAddr) -> reqwest::
         .unwrap()
 }
 
-/// Serves `GET /` over TLS with the certificate in `folder`.
-async fn served(folder: &TempDir, stop: &CancellationToken) -> SocketAddr {
-    let tls = TlsConfig::try_new("host", raw(folder)).unwrap();
+/// Serves `GET /` over TLS with the certificate in `folder`. Also returns when the served one expires.
+async fn served(folder: &TempDir, stop: &CancellationToken) -> (SocketAddr, Gauge) {
+    let mut tls = TlsConfig::try_new("host", raw(folder)).unwrap();
+    let expiry = Gauge::default();
+    tls.as_mut().unwrap().tell_expiry(expiry.clone());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let router = Router::new().route("/", get(|| async { "hello" }));
     tokio::spawn(serve(listener, router, tls, Limits::default(), stop.clone()));
-    address
+    (address, expiry)
 }
 
 #[tokio::test]
@@ -63,7 +72,7 @@ async fn https_is_served_and_plain_http_refused() {
     write(&folder, &pair);
     let stop = CancellationToken::new();
     let _stop = stop.clone().drop_guard();
-    let address = served(&folder, &stop).await;
+    let (address, _) = served(&folder, &stop).await;
     let url = format!("https://localhost:{}/", address.port());
     let answer = client(&pair, address).get(&url).send().await.unwrap();
     assert_eq!(answer.text().await.unwrap(), "hello");
@@ -89,7 +98,7 @@ async fn a_new_certificate_is_served_and_open_connections_go_on() {
     write(&folder, &old);
     let stop = CancellationToken::new();
     let _stop = stop.clone().drop_guard();
-    let address = served(&folder, &stop).await;
+    let (address, expiry) = served(&folder, &stop).await;
     let url = format!("https://localhost:{}/", address.port());
     let root = reqwest::Certificate::from_pem(old.0.as_bytes());
     let _ = ring::default_provider().install_default();
@@ -104,10 +113,12 @@ async fn a_new_certificate_is_served_and_open_connections_go_on() {
     );
 
     // A certificate without its key changes nothing; with its key, it is served.
-    let new = certificate();
+    let new = certificate_until(2080);
+    assert_eq!(expiry.get(), 3_786_912_000, "2090-01-01");
     fs::write(folder.path().join("cert.pem"), &new.0).unwrap();
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     assert!(client(&old, address).get(&url).send().await.is_ok());
+    assert_eq!(expiry.get(), 3_786_912_000, "that of the served one");
     fs::write(folder.path().join("key.pem"), &new.1).unwrap();
     let started = std::time::Instant::now();
     while client(&new, address).get(&url).send().await.is_err() {
@@ -118,6 +129,7 @@ async fn a_new_certificate_is_served_and_open_connections_go_on() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert!(client(&old, address).get(&url).send().await.is_err());
+    assert_eq!(expiry.get(), 3_471_292_800, "2080-01-01");
     assert_eq!(
         open.get(&url).send().await.unwrap().text().await.unwrap(),
         "hello"
@@ -127,7 +139,11 @@ async fn a_new_certificate_is_served_and_open_connections_go_on() {
 #[test]
 fn errors_name_the_setting_and_the_file() {
     let folder = tempfile::tempdir().unwrap();
-    assert_eq!(TlsConfig::try_new("host", RawTlsConfig::default()).unwrap(), None);
+    assert!(
+        TlsConfig::try_new("host", RawTlsConfig::default())
+            .unwrap()
+            .is_none()
+    );
     let half = RawTlsConfig {
         key: None,
         ..raw(&folder)
