@@ -204,6 +204,10 @@ fn pool(connections: u32) -> SqlitePoolOptions {
         .test_before_acquire(false)
 }
 
+/// SQLite's codes for a file that can only be read, and for one that cannot even be read.
+const READ_ONLY: i32 = 8;
+const CANNOT_OPEN: i32 = 14;
+
 /// Connects, waiting for other processes: the file is locked while one of them switches a new file to write-ahead mode.
 async fn connect(path: &Path, options: &SqliteConnectOptions) -> Result<SqliteConnection, StoreError> {
     let deadline = Instant::now() + OPEN_WAIT;
@@ -213,9 +217,13 @@ async fn connect(path: &Path, options: &SqliteConnectOptions) -> Result<SqliteCo
             Err(error) if is_busy(&error) && Instant::now() < deadline => tokio::time::sleep(LOCK_WAIT).await,
             Err(error) if is_busy(&error) => return Err(classify(error)),
             Err(error) => {
+                let why = match primary_code(&error) {
+                    Some(CANNOT_OPEN) => owner(path),
+                    _ => String::new(),
+                };
                 return Err(StoreError::Misconfigured {
                     engine: ENGINE,
-                    message: format!("cannot open `{}`: {error}", path.display()),
+                    message: format!("cannot open `{}`{why}: {error}", path.display()),
                 });
             }
         }
@@ -234,7 +242,6 @@ fn make_private(path: &Path) {
 /// Writes something that nobody reads: SQLite opens a file that belongs to another user without an error, and only refuses to
 /// write. Other failures, such as a full disk, may pass and do not keep anybody from reading.
 async fn check_writable(connection: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
-    const READ_ONLY: i32 = 8;
     match sqlx::query("PRAGMA user_version = 0").execute(connection).await {
         Err(error) if primary_code(&error) == Some(READ_ONLY) => Err(StoreError::Misconfigured {
             engine: ENGINE,
@@ -244,7 +251,7 @@ async fn check_writable(connection: &mut SqliteConnection, path: &Path) -> Resul
     }
 }
 
-/// Returns what to do about a file that cannot be written.
+/// Returns what to do about a file that is there and cannot be opened or written.
 fn owner(path: &Path) -> String {
     #[cfg(unix)]
     if let Ok(found) = std::fs::metadata(path) {
@@ -480,7 +487,19 @@ mod tests {
             .await
             .unwrap_err();
         let owner = std::fs::metadata(&path).unwrap().uid();
-        let expected = format!("things.db`, which belongs to the user {owner} and has the mode 400");
+        let expected = format!(
+            "cannot write `{}`, which belongs to the user {owner} and has the mode 400",
+            path.display()
+        );
+        assert!(error.to_string().contains(&expected), "{error}");
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0)).unwrap();
+        let error = Database::open(&path, &[FIRST], Durability::PowerLoss)
+            .await
+            .unwrap_err();
+        let expected = format!(
+            "cannot open `{}`, which belongs to the user {owner}",
+            path.display()
+        );
         assert!(error.to_string().contains(&expected), "{error}");
     }
 
