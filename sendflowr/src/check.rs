@@ -83,6 +83,18 @@ async fn check(global: &Global, offline: bool) -> anyhow::Result<ExitCode> {
     if let Some(problem) = roles::private_seal_key(&config) {
         output::line(&format!("note: {problem}"));
     }
+    if let Some(folder) = config
+        .host
+        .plugins
+        .folder
+        .as_ref()
+        .filter(|folder| !folder.is_dir())
+    {
+        output::line(&format!(
+            "note: `{}` (`host.plugins.folder`) is not a folder: a host does not start without it",
+            folder.display()
+        ));
+    }
     if let Some(problem) = same_address(&config) {
         output::line(&format!("note: {problem}"));
     }

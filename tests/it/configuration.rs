@@ -117,6 +117,7 @@ fn a_check_says_what_only_a_start_can_find() {
 fn no_command_makes_a_seal_key_where_hosts_share_servers() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let folder = folder.path();
+    fs::create_dir(folder.join("plugins")).expect("a folder can be made");
     let told_by = |arguments: &[&str]| {
         let output = run(folder, &[&["--plugins", "plugins"], arguments].concat());
         (output.status.success(), told(&output))

@@ -136,7 +136,11 @@ fn a_check_creates_no_database() {
         "{told}"
     );
     assert!(!folder.join("data").exists());
-    start(folder, &["topics"]);
+    let topics = start(folder, &["topics"]);
+    assert!(
+        topics.contains("sendflowr-replay") && topics.contains("email-events-dlq"),
+        "{topics}"
+    );
     let told = start(folder, &["config", "check"]);
     assert!(told.contains("bus         embedded    data  ok in"), "{told}");
     assert_eq!(told.matches("not there yet").count(), 2, "{told}");
@@ -146,8 +150,13 @@ fn a_check_creates_no_database() {
 fn a_plugin_folder_that_is_not_there_is_not_made() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let folder = folder.path();
-    let arguments = ["--plugins", "mistyped", "host", "--listen", "127.0.0.1:0"];
-    let told = told(&run(folder, &arguments));
+    let told = |arguments: &[&str]| told(&run(folder, &[&["--plugins", "mistyped"], arguments].concat()));
+    let checked = told(&["config", "check", "--offline"]);
+    assert!(
+        checked.contains("\nnote: `mistyped` (`host.plugins.folder`) is not a folder"),
+        "{checked}"
+    );
+    let told = told(&["host", "--listen", "127.0.0.1:0"]);
     assert!(
         told.contains("`mistyped` (`host.plugins.folder` or `--plugins`) is not a folder"),
         "{told}"
