@@ -492,7 +492,7 @@ mod tests {
             path.display()
         );
         assert!(error.to_string().contains(&expected), "{error}");
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(0)).unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o000)).unwrap();
         let error = Database::open(&path, &[FIRST], Durability::PowerLoss)
             .await
             .unwrap_err();
