@@ -1,8 +1,11 @@
 #!/bin/sh
 # Creates the missing secrets, of 256 random bits each, in the given folder or /run/secrets. Existing ones stay as they are. The
-# servers run under accounts of their own, so everybody who can enter the folder can read the files: the containers that mount it
-# and, if it is not a volume of the container engine, whoever can enter the folders above it. Put it into a folder of mode 0700;
+# containers run under accounts of their own, so everybody who can enter the folder can read the files: the containers that mount
+# it and, if it is not a volume of the container engine, whoever can enter the folders above it. Put it into a folder of mode 0700;
 # the container engine can mount it nevertheless.
+#
+# A server must see its own password and nothing else. If a second folder is given, each password is copied to the folder in it
+# that is named after the server, where there is one.
 set -eu
 cd "${1:-/run/secrets}"
 for name in clickhouse_password postgres_password redis_password api_token seal_key; do
@@ -11,4 +14,12 @@ for name in clickhouse_password postgres_password redis_password api_token seal_
   od -An -N32 -tx1 /dev/urandom | tr -d ' \n' > "$name.new"
   chmod 0444 "$name.new"
   mv "$name.new" "$name"
+done
+for server in clickhouse postgres redis; do
+  folder="${2:-/run/servers}/$server"
+  [ -d "$folder" ] || continue
+  # In place of the old copy: the container may hold the folder mounted.
+  cp "${server}_password" "$folder/password.new"
+  chmod 0444 "$folder/password.new"
+  mv "$folder/password.new" "$folder/password"
 done

@@ -26,7 +26,7 @@ use self::done::Done;
 use crate::{
     config::RawConfig,
     engines::{Engines, LateAccounts},
-    output, roles,
+    keys, output, roles,
 };
 
 /// Consumer group of replays: what one replay has stored, the next does not read again.
@@ -113,6 +113,7 @@ pub(crate) async fn run(config: RawConfig, args: &ReplayArgs) -> anyhow::Result<
     let mut host_config = roles::host_config(&config)?;
     // A kind of dead letter on which a plugin fails would put it in quarantine in every run, before those behind are reached.
     host_config.plugins.quarantine = QuarantineConfig::never();
+    keys::refuse_new_seal_key(&host_config, &engines).await?;
     let dependencies = host::Dependencies {
         bus: bus.clone(),
         accounts: Some(Arc::new(LateAccounts(Arc::clone(&engines)))),

@@ -13,7 +13,7 @@ use super::{
 };
 
 /// The default plugin folder: where the build puts plugins.
-pub(super) const DEFAULT_FOLDER: &str = "target/plugins";
+const DEFAULT_FOLDER: &str = "target/plugins";
 
 /// Name of the lock file in the plugin folder.
 const LOCK_FILE: &str = "plugins.lock";
@@ -21,7 +21,7 @@ const LOCK_FILE: &str = "plugins.lock";
 /// Where plugins come from and what they may use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PluginsConfig {
-    /// The folder that is watched for plugin files. Only the default one is created if it is missing.
+    /// The folder that is watched for plugin files. Created if it is missing.
     pub folder: PathBuf,
     /// Where compiled plugins are kept. Must belong to this user alone; created that way if it is missing.
     pub cache_folder: PathBuf,

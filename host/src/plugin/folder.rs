@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::{config::DEFAULT_FOLDER, error::PluginError, file::Fingerprint, signature::signature_path};
+use super::{error::PluginError, file::Fingerprint, signature::signature_path};
 
 /// How long a file must be unchanged before it is read: the writes of a copy follow each other faster than this.
 pub(crate) const SETTLE: Duration = Duration::from_millis(200);
@@ -25,21 +25,18 @@ pub(crate) struct Sight {
     pub(crate) signature: Option<Fingerprint>,
 }
 
-/// Creates the folder if it is the default one and missing. Any other was chosen: if it is missing, its name is mistyped or its disk
-/// not there, and an empty folder in its place would let deliveries be refused for good.
+/// Creates the folder if it is missing. That is worth a warning: the name may be mistyped or the disk not there, and until plugins
+/// are copied into it, deliveries are refused.
 pub(crate) fn make_folder(folder: &Path) -> Result<(), PluginError> {
-    if folder != Path::new(DEFAULT_FOLDER) {
-        return match fs::metadata(folder) {
-            Ok(found) if found.is_dir() => Ok(()),
-            _ => Err(PluginError::host(
-                "no plugin folder",
-                format!(
-                    "`{}` (`host.plugins.folder` or `--plugins`) is not a folder: correct the path, or create it",
-                    folder.display()
-                ),
-            )),
-        };
+    if folder.is_dir() {
+        return Ok(());
     }
+    tracing::warn!(
+        plugin.folder = %folder.display(),
+        "the plugin folder `{}` (`host.plugins.folder` or `--plugins`) is not there and is created: nothing is served until \
+         plugins are copied into it",
+        folder.display()
+    );
     fs::create_dir_all(folder).map_err(|error| PluginError::host("cannot create the plugin folder", error))
 }
 
