@@ -4,9 +4,12 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
-use integration_tests::{Role, run, told};
+use integration_tests::{Role, binary, client, run, told};
 
 /// An address that nobody has, where a role's start ends if nothing else ends it.
 const NOWHERE: &str = "192.0.2.1:1";
@@ -117,7 +120,9 @@ async fn a_lost_seal_key_is_not_replaced_while_only_it_opens_something() {
     }
     fs::write(&key, "ab".repeat(32)).expect("a file can be written");
     let host = Role::launch(folder, "host").await;
-    let ready = reqwest::get(format!("{}/ready", host.url))
+    let ready = client()
+        .get(format!("{}/ready", host.url))
+        .send()
         .await
         .expect("it answers");
     assert_eq!(ready.status(), 200);
@@ -158,8 +163,22 @@ fn a_plugin_folder_that_is_not_there_is_told_of() {
         "{checked}"
     );
     assert!(!folder.join("mistyped").exists());
-    // Ends at its address, behind the plugins.
-    let told = told(&["host", "--listen", NOWHERE]);
+    let log = folder.join("host.log");
+    let mut host = Command::new(binary())
+        .current_dir(folder)
+        .args(["--plugins", "mistyped", "host", "--listen", "127.0.0.1:0"])
+        .stdout(Stdio::null())
+        .stderr(fs::File::create(&log).expect("a file can be made"))
+        .spawn()
+        .expect("the binary runs");
+    let began = Instant::now();
+    while !folder.join("mistyped").exists() {
+        assert!(began.elapsed() < Duration::from_secs(60));
+        thread::sleep(Duration::from_millis(20));
+    }
+    host.kill().expect("it still runs");
+    host.wait().expect("it ends");
+    let told = fs::read_to_string(log).expect("the log can be read");
     assert!(
         told.contains("`mistyped` (`host.plugins.folder` or `--plugins`) is not there and is created"),
         "{told}"
