@@ -7,6 +7,7 @@
 //! Accounts come from the configuration, or are added while hosts run: see [`stored`].
 
 mod book;
+mod findings;
 mod stored;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
@@ -25,7 +26,7 @@ use crate::{
 };
 
 pub(crate) use self::book::{AccountBook, Missing};
-pub use self::stored::AccountValues;
+pub use self::{findings::Findings, stored::AccountValues};
 
 /// The account of `/webhooks/{provider}`.
 pub const DEFAULT_ACCOUNT: &str = "default";
@@ -253,28 +254,6 @@ impl Account {
     pub(crate) fn key(&self, name: &str) -> String {
         format!("accounts.{}.{}.{name}", self.provider, self.name)
     }
-
-    /// Compares the account with what the plugin declares.
-    pub fn findings(&self, descriptor: &Descriptor) -> Findings {
-        let secrets = descriptor.secrets.iter().map(|spec| (&spec.name, spec.required));
-        let settings = descriptor.settings.iter().map(|spec| (&spec.name, spec.required));
-        let declared: Vec<(&String, bool)> = secrets.chain(settings).collect();
-        let missing = declared
-            .iter()
-            .filter(|(name, required)| *required && !self.values.contains_key(*name));
-        let unknown = self
-            .values
-            .keys()
-            .filter(|name| !declared.iter().any(|(declared, _)| declared == name));
-        Findings {
-            provider: self.provider.clone(),
-            account: self.name.clone(),
-            missing: missing.map(|(name, _)| (*name).clone()).collect(),
-            unknown: unknown.cloned().collect(),
-            takes_unsigned: self.takes_unsigned(descriptor),
-            is_stored: self.is_stored,
-        }
-    }
 }
 
 /// Returns a name from a plugin, shortened for an error message and without control characters.
@@ -283,24 +262,6 @@ fn short_name(name: &str) -> String {
         .filter(|letter| !letter.is_control())
         .take(MAX_ACCOUNT_NAME)
         .collect()
-}
-
-/// How an account's configuration fits its plugin. Holds names, never values.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Findings {
-    /// The provider.
-    pub provider: String,
-    /// The account.
-    pub account: String,
-    /// Required secrets and settings that are not configured.
-    pub missing: Vec<String>,
-    /// Configured names that the plugin does not know.
-    pub unknown: Vec<String>,
-    /// Whether unproven deliveries are accepted.
-    pub takes_unsigned: bool,
-    /// Whether it was added with `sendflowr account set`; otherwise it is in the configuration.
-    #[serde(rename = "stored")]
-    pub is_stored: bool,
 }
 
 /// All accounts.

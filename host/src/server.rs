@@ -229,6 +229,7 @@ fn report_accounts(intake: &Intake) {
         for Findings {
             account,
             missing,
+            unproven_without,
             unknown,
             takes_unsigned,
             ..
@@ -240,6 +241,14 @@ fn report_accounts(intake: &Intake) {
                     provider,
                     account,
                     "`accounts.{provider}.{account}` lacks `{names}`"
+                );
+            }
+            if !unproven_without.is_empty() {
+                let names = unproven_without.join("` or `");
+                tracing::warn!(
+                    provider,
+                    account,
+                    "`accounts.{provider}.{account}` refuses all deliveries without `{names}`"
                 );
             }
             if !unknown.is_empty() {

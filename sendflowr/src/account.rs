@@ -169,6 +169,10 @@ async fn set(
             output::line(&format!("note: it {what} `{}`", names.join("`, `")));
         }
     }
+    if !findings.unproven_without.is_empty() {
+        let names = findings.unproven_without.join("` or `");
+        output::line(&format!("note: all its deliveries are refused without `{names}`"));
+    }
     if findings.takes_unsigned {
         output::line("note: it accepts unproven deliveries");
     }

@@ -148,7 +148,7 @@ async fn shows_how_accounts_fit_their_plugins() {
     );
     assert_eq!(
         plugin["accounts"],
-        json!([{ "provider": "acme", "account": "eu", "missing": [], "unknown": ["token"], "stored": false, "takes_unsigned": false }])
+        json!([{ "provider": "acme", "account": "eu", "missing": [], "unproven_without": [], "unknown": ["token"], "stored": false, "takes_unsigned": false }])
     );
     let metrics = host.get("/metrics").await;
     assert!(metrics.headers["content-type"].starts_with("application/openmetrics-text"));

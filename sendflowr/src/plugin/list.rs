@@ -197,7 +197,13 @@ fn as_row(file: &Path, verdict: &Result<Served, LoadError>, config: &HostConfig)
         .map(|finding| {
             let lacks = finding.missing.iter().map(|name| format!("lacks {name}"));
             let unknown = finding.unknown.iter().map(|name| format!("does not know {name}"));
-            let problems: Vec<String> = lacks.chain(unknown).collect();
+            let unproven = (!finding.unproven_without.is_empty()).then(|| {
+                format!(
+                    "refuses everything without {}",
+                    finding.unproven_without.join(" or ")
+                )
+            });
+            let problems: Vec<String> = lacks.chain(unproven).chain(unknown).collect();
             match problems.is_empty() {
                 true => format!("{}: ok", finding.account),
                 false => format!("{}: {}", finding.account, problems.join(", ")),

@@ -1,0 +1,123 @@
+//! How accounts fit their plugins.
+
+use serde::Serialize;
+
+use super::Account;
+use crate::plugin::types::Descriptor;
+
+/// Names that mean something only together, in every plugin that declares both.
+const PAIRS: [[&str; 2]; 2] = [
+    ["basic_auth_user", "basic_auth_password"],
+    ["header_name", "header_value"],
+];
+
+/// How an account's configuration fits its plugin. Holds names, never values.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Findings {
+    /// The provider.
+    pub provider: String,
+    /// The account.
+    pub account: String,
+    /// Secrets and settings that are required, or without which another one means nothing, and that are not configured.
+    pub missing: Vec<String>,
+    /// The secrets of which none is configured, if every delivery is refused for want of a proof; none of them is required.
+    pub unproven_without: Vec<String>,
+    /// Configured names that the plugin does not know.
+    pub unknown: Vec<String>,
+    /// Whether unproven deliveries are accepted.
+    pub takes_unsigned: bool,
+    /// Whether it was added with `sendflowr account set`; otherwise it is in the configuration.
+    #[serde(rename = "stored")]
+    pub is_stored: bool,
+}
+
+impl Account {
+    /// Compares the account with what the plugin declares.
+    pub fn findings(&self, descriptor: &Descriptor) -> Findings {
+        let secrets = descriptor.secrets.iter().map(|spec| (&*spec.name, spec.required));
+        let settings = descriptor
+            .settings
+            .iter()
+            .map(|spec| (&*spec.name, spec.required));
+        let declared: Vec<(&str, bool)> = secrets.chain(settings).collect();
+        let is_declared = |name: &str| declared.iter().any(|(declared, _)| *declared == name);
+        let has = |name: &str| self.values.contains_key(name);
+        let required = declared.iter().filter(|(_, required)| *required);
+        let halves = PAIRS
+            .iter()
+            .flat_map(|[one, other]| [(one, other), (other, one)])
+            .filter(|(one, other)| is_declared(one) && is_declared(other) && has(one))
+            .map(|(_, other)| other);
+        let wanted = required.map(|(name, _)| name).chain(halves);
+        let mut missing: Vec<String> = wanted
+            .filter(|name| !has(name))
+            .map(|name| (*name).to_owned())
+            .collect();
+        missing.dedup();
+        let takes_unsigned = self.takes_unsigned(descriptor);
+        let can_be_proven = takes_unsigned
+            || declared.iter().any(|(_, required)| *required)
+            || !self.secret_names(descriptor).is_empty();
+        let secrets = descriptor.secrets.iter().filter(|_| !can_be_proven);
+        let unknown = self.values.keys().filter(|name| !is_declared(name));
+        Findings {
+            provider: self.provider.clone(),
+            account: self.name.clone(),
+            missing,
+            unproven_without: secrets.map(|secret| secret.name.clone()).collect(),
+            unknown: unknown.cloned().collect(),
+            takes_unsigned,
+            is_stored: self.is_stored,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Accounts, RawAccounts, proof::testing::descriptor};
+
+    fn findings(values: &str, descriptor: &Descriptor) -> (Vec<String>, Vec<String>) {
+        let raw: RawAccounts = toml::from_str(&format!("[acme.eu]\n{values}")).unwrap();
+        let accounts = Accounts::try_new(raw, false).unwrap();
+        let findings = accounts.get("acme", "eu").unwrap().findings(descriptor);
+        (findings.missing, findings.unproven_without)
+    }
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn half_of_a_pair_lacks_the_other_and_nothing_at_all_proves_nothing() {
+        let secrets = [
+            ("basic_auth_user", false),
+            ("basic_auth_password", false),
+            ("header_value", false),
+        ];
+        let descriptor = descriptor(&secrets, &[("header_name", false)]);
+        let found = |values| findings(values, &descriptor);
+        let all = names(&["basic_auth_user", "basic_auth_password", "header_value"]);
+        assert_eq!(found(""), (names(&[]), all.clone()));
+        assert_eq!(found("allow_unsigned = true"), (names(&[]), names(&[])));
+        assert_eq!(
+            found("basic_auth_user = 'u'"),
+            (names(&["basic_auth_password"]), names(&[]))
+        );
+        assert_eq!(
+            found("header_value = 'v'\nbasic_auth_password = 'p'"),
+            (names(&["basic_auth_user", "header_name"]), names(&[]))
+        );
+        assert_eq!(found("header_name = 'X-Key'"), (names(&["header_value"]), all));
+        assert_eq!(
+            found("header_name = 'X-Key'\nheader_value = 'v'"),
+            (names(&[]), names(&[]))
+        );
+    }
+
+    #[test]
+    fn what_is_required_is_missing_and_nothing_else_is_said() {
+        let descriptor = descriptor(&[("token", true), ("other", false)], &[]);
+        assert_eq!(findings("", &descriptor), (names(&["token"]), names(&[])));
+    }
+}
