@@ -10,7 +10,8 @@ set -eu
 cd "${1:-/run/secrets}"
 for name in clickhouse_password postgres_password redis_password api_token seal_key; do
   [ -s "$name" ] && continue
-  # The file appears complete or not at all, even if the script is interrupted.
+  # The file appears complete or not at all, even if the script is interrupted. What an interrupted run has left cannot be written.
+  rm -f "$name.new"
   od -An -N32 -tx1 /dev/urandom | tr -d ' \n' > "$name.new"
   chmod 0444 "$name.new"
   mv "$name.new" "$name"
@@ -19,6 +20,7 @@ for server in clickhouse postgres redis; do
   folder="${2:-/run/servers}/$server"
   [ -d "$folder" ] || continue
   # In place of the old copy: the container may hold the folder mounted.
+  rm -f "$folder/password.new"
   cp "${server}_password" "$folder/password.new"
   chmod 0444 "$folder/password.new"
   mv "$folder/password.new" "$folder/password"

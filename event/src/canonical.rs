@@ -63,6 +63,14 @@ impl EventType {
         Self::SupportTicket,
     ];
 
+    /// Returns whether it reports on the way of a message, and not on what a person did.
+    pub fn is_of_transport(self) -> bool {
+        matches!(
+            self,
+            Self::Sent | Self::Delivered | Self::Deferred | Self::Bounced | Self::Rejected
+        )
+    }
+
     /// Returns the type's name in stored data and APIs.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -306,9 +314,9 @@ fn read<T: DeserializeOwned>(bytes: &[u8], version: fn(&T) -> u16) -> Result<T, 
 
 /// Computes the id of an event: the first 128 bits of a SHA-256, as 32 hexadecimal digits, of provider, account, type,
 /// time, person and the provider's event id or, if there is none, the content of the event. Reading the same delivery
-/// twice gives the same ids; the people of one fanned-out message get different ones. If the time is that of receipt,
-/// because the provider gives none, only its UTC day is part of the hash: a delivery that is repeated on the same day gives
-/// the same ids.
+/// twice gives the same ids; the people of one fanned-out message get different ones. If the time of a message's report is
+/// that of receipt, because the provider gives none, only its UTC day is part of the hash: a delivery that is repeated on
+/// the same day gives the same ids. What a person does may happen twice a day, so it keeps its time.
 ///
 /// `event.event_id`, `plugin`, `schema_version`, `mailbox_provider`, and identities other than `universal_id` are not part of
 /// the hash.
@@ -324,7 +332,7 @@ pub fn event_id(event: &Event) -> String {
     field(event.account.as_bytes());
     field(event.event_type.as_str().as_bytes());
     let time_ms = event.timestamp.as_millis();
-    let time_ms = if event.timestamp == event.ingested_at {
+    let time_ms = if event.event_type.is_of_transport() && event.timestamp == event.ingested_at {
         time_ms - time_ms.rem_euclid(DAY_MS)
     } else {
         time_ms
@@ -500,18 +508,22 @@ mod tests {
     }
 
     #[test]
-    fn an_event_without_a_time_of_its_own_has_one_id_a_day() {
-        let received = |at: &str| {
+    fn a_report_without_a_time_of_its_own_has_one_id_a_day() {
+        let received = |event_type, at: &str| {
             let at: Timestamp = at.parse().unwrap();
             event_id(&Event {
+                event_type,
                 timestamp: at,
                 ingested_at: at,
                 ..sample()
             })
         };
-        let first = received("2026-01-10T00:00:00.000Z");
-        assert_eq!(received("2026-01-10T23:59:59.999Z"), first);
-        assert_ne!(received("2026-01-11T00:00:00.000Z"), first);
+        let (morning, night) = ("2026-01-10T00:00:00.000Z", "2026-01-10T23:59:59.999Z");
+        for event_type in EventType::ALL {
+            let first = received(event_type, morning);
+            assert_eq!(received(event_type, night) == first, event_type.is_of_transport());
+            assert_ne!(received(event_type, "2026-01-11T00:00:00.000Z"), first);
+        }
     }
 
     #[test]

@@ -205,6 +205,9 @@ impl Profile {
         if let Some(class) = mailbox_provider {
             self.mailbox = self.mailbox.max(Some((tick, class)));
         }
+        if machine && matches!(event_type, EventType::SmsClick | EventType::PushClick) {
+            return;
+        }
         let ms = u64::try_from(timestamp.as_millis()).expect("a timestamp is not before 1970");
         if let Some(signal) = Signal::of(event_type, bounce_type) {
             insert_newest(&mut self.signals[signal as usize], ms, SIGNAL_TIMES);

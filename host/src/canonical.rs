@@ -186,16 +186,16 @@ fn convert_event(
     identifiers.sort();
     identifiers.dedup();
     let message_id = raw.message_id.and_then(|id| scrubber.id(id));
-    // Some events name only a message, and what bounces is not always an address. They are stored too, under nobody's id.
+    // Some reports name only a message, and what bounces is not always an address. They are stored too, under nobody's id. What
+    // somebody did is not: an opt-out that holds for nobody must not pass for stored.
+    let is_report = event_type(raw.event_type).is_of_transport();
     let universal_id = match (UniversalId::from_identifiers(&identifiers), &message_id) {
         (Some(id), _) => id,
-        (None, Some(message)) => hasher.recipient_of(
+        (None, Some(message)) if is_report => hasher.recipient_of(
             [origin.provider, origin.account, message],
             raw.recipient_email.as_deref().unwrap_or_default(),
         ),
-        (None, None) => {
-            return Err("there is no address, no other identity of the recipient and no message id");
-        }
+        (None, _) => return Err("there is no address and no other identity of the recipient"),
     };
 
     let mut tags = Vec::with_capacity(raw.tags.len().min(MAX_ENTRIES));

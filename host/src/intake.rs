@@ -193,12 +193,8 @@ impl Intake {
                     .identifiers_dropped(account.provider(), converted.identifiers_dropped);
                 if !converted.rejected.is_empty() {
                     self.metrics.dead_letter(account.provider(), "rejected_elements");
-                    self.rejections.elements(
-                        account.provider(),
-                        plugin.tag(),
-                        receipt.request_id,
-                        &converted.rejected,
-                    );
+                    self.rejections
+                        .elements(account, plugin.tag(), receipt.request_id, &converted.rejected);
                 }
                 if request.body.len() <= recordings::MAX_BODY_BYTES {
                     self.recorder.keep(account, plugin, || {
@@ -237,7 +233,7 @@ impl Intake {
                 if is_kept && is_proven {
                     // Strangers choose what others look like, and so could use up the reasons that are logged.
                     self.rejections
-                        .delivery(account.provider(), plugin.tag(), receipt.request_id, &reason);
+                        .delivery(account, plugin.tag(), receipt.request_id, &reason);
                 }
                 match is_kept {
                     true => Err(IntakeError::Malformed(reason)),

@@ -6,27 +6,28 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use crate::canonical::RejectedElement;
+use crate::{accounts::Account, canonical::RejectedElement};
 
-/// Number of reasons remembered per plugin. A plugin has about one per field that it requires; where a reason contains what
+/// Number of reasons remembered per account. A plugin has about one per field that it requires; where a reason contains what
 /// differs from delivery to delivery, there may be any number.
 const MAX_REASONS: usize = 64;
 
-/// The reasons that were logged, by provider, with the plugin that gave them: another version's are logged again.
+/// The reasons that were logged, by account, with the plugin that gave them: another version's are logged again. By account, so
+/// that strangers who may send to one do not use up the reasons of the others.
 #[derive(Debug, Default)]
-pub(crate) struct Rejections(Mutex<BTreeMap<String, (String, BTreeSet<String>)>>);
+pub(crate) struct Rejections(Mutex<BTreeMap<(String, String), (String, BTreeSet<String>)>>);
 
 impl Rejections {
     /// Logs the elements of a request whose reason is new. `plugin` is `slug@version`.
     pub(crate) fn elements(
         &self,
-        provider: &str,
+        account: &Account,
         plugin: &str,
         request_id: &str,
         rejected: &[RejectedElement],
     ) {
         for RejectedElement { index, reason } in rejected {
-            if let Some(remark) = self.first(provider, plugin, reason) {
+            if let Some(remark) = self.first(account.provider(), account.name(), plugin, reason) {
                 tracing::warn!(
                     plugin = %plugin,
                     request.id = request_id,
@@ -39,8 +40,8 @@ impl Rejections {
     }
 
     /// Logs that a plugin could not read a whole request if the reason is new.
-    pub(crate) fn delivery(&self, provider: &str, plugin: &str, request_id: &str, reason: &str) {
-        if let Some(remark) = self.first(provider, plugin, reason) {
+    pub(crate) fn delivery(&self, account: &Account, plugin: &str, request_id: &str, reason: &str) {
+        if let Some(remark) = self.first(account.provider(), account.name(), plugin, reason) {
             tracing::warn!(
                 plugin = %plugin,
                 request.id = request_id,
@@ -50,9 +51,10 @@ impl Rejections {
     }
 
     /// Returns a remark to end the line with if the reason is new and is remembered.
-    fn first(&self, provider: &str, plugin: &str, reason: &str) -> Option<&'static str> {
-        let mut providers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (of, reasons) = providers.entry(provider.to_owned()).or_default();
+    fn first(&self, provider: &str, account: &str, plugin: &str, reason: &str) -> Option<&'static str> {
+        let mut accounts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (provider.to_owned(), account.to_owned());
+        let (of, reasons) = accounts.entry(key).or_default();
         if of != plugin {
             plugin.clone_into(of);
             reasons.clear();
@@ -74,10 +76,10 @@ mod tests {
     #[test]
     fn each_reason_is_logged_once_per_version_and_their_number_is_bounded() {
         let rejections = Rejections::default();
-        let first = |plugin, reason: &str| rejections.first("acme", plugin, reason);
+        let first = |plugin, reason: &str| rejections.first("acme", "eu", plugin, reason);
         assert_eq!(first("acme@1", "no time"), Some(""));
         assert_eq!(first("acme@1", "no time"), None);
-        assert_eq!(rejections.first("other", "other@1", "no time"), Some(""));
+        assert_eq!(rejections.first("acme", "us", "acme@1", "no time"), Some(""));
         assert_eq!(first("acme@2", "no time"), Some(""));
         let logged = (0..1_000).filter_map(|n| first("acme@2", &format!("no field {n}")));
         let remarks: Vec<&str> = logged.collect();

@@ -7,7 +7,7 @@
 
 use std::{
     fmt,
-    io::{self, Read, Write},
+    io::{self, Read},
     path::{Path, PathBuf},
 };
 
@@ -268,24 +268,8 @@ fn create_key(path: &Path) -> io::Result<()> {
     SystemRandom::new()
         .fill(&mut key)
         .map_err(|_| io::Error::other("the system has no random numbers"))?;
-    let folder = path.parent().unwrap_or(Path::new("."));
-    store::embedded::create_folder(folder)?;
-    // Written under another name and then linked, so that nobody ever reads a partial key, and the first key wins.
-    let draft = folder.join(format!(".seal-{}", uuid::Uuid::now_v7().simple()));
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let written = options.open(&draft).and_then(|mut file| {
-        writeln!(file, "{}", hex::encode(key))?;
-        file.sync_all()?;
-        match std::fs::hard_link(&draft, path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            linked => linked,
-        }
-    });
-    let removed = std::fs::remove_file(&draft);
-    written.and(removed)
+    // The first key wins: what was sealed with it must open.
+    store::embedded::create_once(path, &format!("{}\n", hex::encode(key)))
 }
 
 #[cfg(test)]

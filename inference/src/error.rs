@@ -36,7 +36,7 @@ pub(crate) enum ApiError {
     )]
     BodyTooLarge { limit_bytes: usize },
     #[error(
-        "the body did not arrive within the time allowed: send as many bytes as `content-length` says, at once"
+        "the body did not arrive whole, or not within the time allowed: send as many bytes as `content-length` says, at once"
     )]
     IncompleteBody,
     #[error(

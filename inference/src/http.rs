@@ -181,7 +181,10 @@ fn describe_bodies(openapi: &mut OpenApi) {
             let encoded = ("415", "`unsupported_encoding`: the body is compressed");
             let of_json = [
                 ("400", "`malformed_json`: not JSON, or empty"),
-                ("408", "`incomplete_body`: the body did not arrive in time"),
+                (
+                    "408",
+                    "`incomplete_body`: the body did not arrive whole, or not in time",
+                ),
                 ("413", "`body_too_large`"),
             ];
             let is_json = body.content.contains_key(JSON);

@@ -55,6 +55,10 @@ pub(crate) enum IdentitySource {
     RememberedGraphUnreachable,
 }
 
+/// Names that people are read by at once: those of a batch's window, if each line has one or two, with a few profiles of 4 kB for
+/// each. A line may have 35.
+const NAMES_AT_ONCE: usize = 2_048;
+
 /// A person to be read for a decision at one moment.
 #[derive(Debug, Clone)]
 pub(crate) struct Wanted {
@@ -173,9 +177,20 @@ impl People {
         }
     }
 
-    /// Returns what is known of these people, in their order, with one query to each store for all of them. `clock`
-    /// bounds how far back histories are read.
+    /// Returns what is known of these people, in their order, with one query to each store for every [`NAMES_AT_ONCE`] names.
+    /// `clock` bounds how far back histories are read.
     pub(crate) async fn read(&self, wanted: &[Wanted], clock: Timestamp) -> Vec<Result<Known, ApiError>> {
+        let mut known = Vec::with_capacity(wanted.len());
+        let mut rest = wanted;
+        while !rest.is_empty() {
+            let (part, others) = rest.split_at(first_part(rest));
+            known.extend(self.read_part(part, clock).await);
+            rest = others;
+        }
+        known
+    }
+
+    async fn read_part(&self, wanted: &[Wanted], clock: Timestamp) -> Vec<Result<Known, ApiError>> {
         let ids: Vec<UniversalId> = wanted
             .iter()
             .flat_map(|wanted| wanted.ids.iter().cloned())
@@ -198,10 +213,12 @@ impl People {
     /// Returns what the event store alone says about a person.
     pub(crate) async fn recompute(&self, wanted: &Wanted) -> Result<Known, ApiError> {
         let named = self.persons(&wanted.ids).await;
-        let ids: Vec<UniversalId> = named
+        let mut ids: Vec<UniversalId> = named
             .iter()
             .flat_map(|(person, _)| person.ids.iter().cloned())
             .collect();
+        ids.sort_unstable();
+        ids.dedup();
         let events = &self.dependencies.events;
         let profiles = events
             .profiles(&ids, self.since(wanted.now), self.history_events)
@@ -227,9 +244,7 @@ impl People {
             if source != IdentitySource::Graph {
                 identity_source = source;
             }
-            if people.iter().all(|other| other.canonical != person.canonical) {
-                people.push(person);
-            }
+            include(&mut people, person);
         }
         // A profile may hold more than the history that counts: it forgets nothing for its age alone.
         let since = self.since(wanted.now);
@@ -247,12 +262,17 @@ impl People {
             }
             let Some(mut profile) = of_person else { continue };
             profile.forget_before(since);
-            is_unsubscribed |= unsubscribed(&profile, &[], wanted.now, wanted.now_was_told).is_some();
+            if people.len() > 1 {
+                // Whoever subscribed again took back their own unsubscription, and nobody else's.
+                match unsubscribed(&profile, &[], wanted.now, wanted.now_was_told) {
+                    Some(_) => is_unsubscribed = true,
+                    None => profile.forget_signal(Signal::Unsubscribed),
+                }
+            }
             add(&mut whole, profile);
         }
         let mut profile = whole.unwrap_or_default();
-        if people.len() > 1 && is_unsubscribed {
-            // Whoever of them subscribed again spoke for themselves alone.
+        if is_unsubscribed {
             profile.forget_signal(Signal::Resubscribed);
         }
         let digest = ProfileDigest::of(&profile);
@@ -419,15 +439,56 @@ fn add(whole: &mut Option<Profile>, profile: Profile) {
     }
 }
 
+/// Returns how many of these people, at least one, are read at once.
+fn first_part(wanted: &[Wanted]) -> usize {
+    let mut names = 0;
+    let fitting = wanted.iter().take_while(|wanted| {
+        names += wanted.ids.len();
+        names <= NAMES_AT_ONCE
+    });
+    fitting.count().max(1)
+}
+
+/// Adds a person to people, unless it is one of them. Cached copies of one person may be of different ages, so that one has ids
+/// that another lacks: whatever has an id in common is one person, with the ids of all copies.
+fn include(people: &mut Vec<Arc<Person>>, person: Arc<Person>) {
+    let is_same = |other: &Person| other.ids.iter().any(|id| person.ids.contains(id));
+    let Some(place) = people.iter().position(|other| is_same(other)) else {
+        people.push(person);
+        return;
+    };
+    while let Some(other) = people[place + 1..].iter().position(|other| is_same(other)) {
+        let other = people.remove(place + 1 + other);
+        absorb(&mut people[place], &other);
+    }
+    absorb(&mut people[place], &person);
+}
+
+/// Adds what a person lacks of another.
+fn absorb(whole: &mut Arc<Person>, other: &Person) {
+    if other.ids.iter().all(|id| whole.ids.contains(id)) {
+        return;
+    }
+    let whole = Arc::make_mut(whole);
+    add_missing(&mut whole.ids, &other.ids);
+    add_missing(&mut whole.with_events, &other.with_events);
+    add_missing(&mut whole.identifiers, &other.identifiers);
+}
+
+fn add_missing<T: Clone + PartialEq>(all: &mut Vec<T>, others: &[T]) {
+    for other in others {
+        if !all.contains(other) {
+            all.push(other.clone());
+        }
+    }
+}
+
 /// Returns people as one, under the first one's id.
 fn joined(people: Vec<Arc<Person>>) -> Arc<Person> {
     let mut people = people.into_iter();
     let mut whole = people.next().expect("a person is named by at least one id");
     for other in people {
-        let whole = Arc::make_mut(&mut whole);
-        whole.ids.extend_from_slice(&other.ids);
-        whole.with_events.extend_from_slice(&other.with_events);
-        whole.identifiers.extend_from_slice(&other.identifiers);
+        absorb(&mut whole, &other);
     }
     whole
 }
@@ -474,4 +535,57 @@ pub(crate) async fn whole_profiles(
         whole
     });
     Ok(whole.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use event::Hasher;
+
+    use super::*;
+
+    fn id(name: &str) -> UniversalId {
+        let address = format!("{name}@example.com");
+        UniversalId::from_identifier(&Hasher::new().email_identifier(&address).unwrap())
+    }
+
+    fn person(ids: &[&str]) -> Arc<Person> {
+        let ids: Vec<UniversalId> = ids.iter().map(|name| id(name)).collect();
+        Arc::new(Person {
+            canonical: ids[0].clone(),
+            with_events: ids.clone(),
+            ids,
+            identifiers: Vec::new(),
+        })
+    }
+
+    #[test]
+    fn copies_of_one_person_of_different_ages_are_one_with_all_ids() {
+        let mut people = Vec::new();
+        for copy in [
+            person(&["phone"]),
+            person(&["other"]),
+            person(&["email", "old"]),
+            person(&["email", "phone", "new"]),
+            person(&["email", "old"]),
+        ] {
+            include(&mut people, copy);
+        }
+        let ids: Vec<Vec<UniversalId>> = people.iter().map(|person| person.ids.clone()).collect();
+        let whole = ["phone", "email", "old", "new"].map(id).to_vec();
+        assert_eq!(ids, [whole.clone(), vec![id("other")]]);
+        let all = joined(people);
+        assert_eq!(all.canonical, id("phone"));
+        assert_eq!(all.ids, [whole, vec![id("other")]].concat());
+        assert_eq!(all.with_events, all.ids);
+    }
+
+    #[test]
+    fn people_are_read_in_parts_of_so_many_names() {
+        let wanted = |names: usize| Wanted::now(vec![id("a"); names], Timestamp::default());
+        let window: Vec<Wanted> = (0..1_024).map(|_| wanted(1)).collect();
+        assert_eq!(first_part(&window), 1_024);
+        let window: Vec<Wanted> = (0..1_024).map(|_| wanted(35)).collect();
+        assert_eq!(first_part(&window), NAMES_AT_ONCE / 35);
+        assert_eq!(first_part(&[wanted(NAMES_AT_ONCE + 1)]), 1);
+    }
 }

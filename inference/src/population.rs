@@ -185,6 +185,8 @@ pub(crate) struct Watch {
     folder: PathBuf,
     /// When the file that was seen last was written.
     seen: Option<SystemTime>,
+    /// When the file was written that could not be read last.
+    complained_of: Option<SystemTime>,
 }
 
 impl Watch {
@@ -193,6 +195,7 @@ impl Watch {
         Self {
             folder: folder.to_owned(),
             seen: written_at(folder),
+            complained_of: None,
         }
     }
 
@@ -203,11 +206,11 @@ impl Watch {
         if written_at == self.seen {
             return;
         }
-        self.seen = written_at;
         match load(&self.folder) {
             // Saved by this process.
-            Ok(Some(tables)) if tables.version() == current.load().version() => {}
+            Ok(Some(tables)) if tables.version() == current.load().version() => self.seen = written_at,
             Ok(Some(tables)) => {
+                self.seen = written_at;
                 tracing::info!(
                     population.version = tables.version(),
                     "population tables `{}`, saved by another process, are in use",
@@ -215,13 +218,17 @@ impl Watch {
                 );
                 current.store(Arc::new(tables));
             }
-            Ok(None) => {}
+            Ok(None) => self.seen = written_at,
+            // Tried again: the file may become readable without being written.
             Err(error) => {
-                let error = event::chain(&error);
-                tracing::warn!(
-                    error,
-                    "population tables in the model folder are not used: {error}"
-                );
+                if self.complained_of != written_at {
+                    self.complained_of = written_at;
+                    let error = event::chain(&error);
+                    tracing::warn!(
+                        error,
+                        "population tables in the model folder are not used: {error}"
+                    );
+                }
             }
         }
     }

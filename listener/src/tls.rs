@@ -221,20 +221,25 @@ impl Certificates {
     }
 
     /// Checks the files until `stop` and starts using a new pair. A pair that cannot be used, such as a certificate whose
-    /// key has not been written yet, is reported once, and the old one stays in use.
+    /// key has not been written yet, is reported once, as are files that cannot be read, and the old one stays in use.
     pub(crate) async fn watch(mut self, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(self.config.reload);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut is_unreadable = false;
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
             // Reading two small files is quicker than passing the work to another thread.
-            let renewed = match self.config.read() {
+            let read = self.config.read();
+            let was_unreadable = std::mem::replace(&mut is_unreadable, read.is_err());
+            let renewed = match read {
                 Ok(pair) if pair == self.seen => continue,
                 Ok(pair) => {
                     self.seen = pair;
                     self.seen.certified_key(&self.config)
                 }
                 Err(error) => {
-                    tracing::debug!(error = %error, "keeping the current certificate: {error}");
+                    if !was_unreadable {
+                        tracing::warn!(error = %error, "keeping the current certificate: {error}");
+                    }
                     continue;
                 }
             };

@@ -4,10 +4,7 @@ use std::{fs, io, path::PathBuf};
 
 use anyhow::{Context, bail};
 use host::HostConfig;
-use store::{
-    bus::DEAD_LETTERS_TOPIC,
-    embedded::{self, make_private},
-};
+use store::{bus::DEAD_LETTERS_TOPIC, embedded};
 
 use crate::{
     config::RawConfig,
@@ -55,15 +52,10 @@ pub(crate) fn keep_pepper(config: &RawConfig) -> anyhow::Result<()> {
     if config.postgres.host.is_some() || path.exists() {
         return Ok(());
     }
-    // Renamed once it is complete: host and inference service may start at the same time.
-    let draft = path.with_extension(std::process::id().to_string());
-    embedded::create_folder(&data_folder(config))
-        .and_then(|()| fs::write(&draft, hash))
-        .and_then(|()| {
-            make_private(&draft);
-            fs::rename(&draft, &path)
-        })
-        .with_context(|| format!("cannot write `{}` (`data_folder`)", path.display()))
+    embedded::create_once(&path, &hash)
+        .with_context(|| format!("cannot write `{}` (`data_folder`)", path.display()))?;
+    // Another role may have started at the same time, and with another pepper.
+    check_pepper(config)
 }
 
 /// Returns the file of the pepper's hash, and the hash that it holds if the pepper is the configured one.
@@ -85,12 +77,14 @@ pub(crate) async fn refuse_new_seal_key(host: &HostConfig, engines: &Engines) ->
     if engines.embeds_identities() && !engines.stored_accounts().await?.accounts().await?.is_empty() {
         sealed.push("stored accounts");
     }
-    if engines.embeds_bus() {
+    // A bus that is not there has none, and must not be created for the user of a command.
+    if engines.embeds_bus() && !engines.is_new("bus") {
         let waiting = engines
             .bus()
             .await?
             .lag(replay::GROUP, &[DEAD_LETTERS_TOPIC])
             .await?;
+        // They may be the consumer's, which are not sealed; reading them all to know would take too long.
         if waiting.iter().any(|lag| lag.records > 0) {
             sealed.push("dead letters");
         }

@@ -107,6 +107,7 @@ struct Held {
 /// Fails if the bus or the plugins cannot be opened, or existing dead letters do not arrive.
 pub(crate) async fn run(config: RawConfig, args: &ReplayArgs) -> anyhow::Result<ExitCode> {
     roles::require_hosts_seal_key(&config)?;
+    keys::check_pepper(&config)?;
     let engines = Arc::new(Engines::of(&config)?);
     let bus = engines.bus().await?;
     let hasher = roles::hasher(&config.identity);

@@ -6,7 +6,7 @@ use anyhow::Context;
 use event::Timestamp;
 use store::bus::{EVENTS_TOPIC, NewRecord};
 
-use crate::{config::RawConfig, engines::Engines, output, roles};
+use crate::{config::RawConfig, engines::Engines, keys, output, roles};
 
 /// How many events are appended at once: a batch large enough that the cost of flushing does not matter.
 const BATCH_EVENTS: usize = 1_000;
@@ -14,6 +14,7 @@ const BATCH_EVENTS: usize = 1_000;
 /// Generates `count` events, the last of them now, and puts them on the bus. The same seed gives the same people and events,
 /// shifted in time.
 pub(crate) async fn run(config: RawConfig, count: usize, seed: u64) -> anyhow::Result<()> {
+    keys::check_pepper(&config)?;
     let hasher = roles::hasher(&config.identity);
     let engines = Engines::of(&config)?;
     let bus = engines.bus().await?;

@@ -1,11 +1,43 @@
 //! Settings of the embedded engines, and the folder that they share.
 
-use std::{io, ops::RangeInclusive, path::Path, time::Duration};
+use std::{
+    fs,
+    io::{self, Write},
+    ops::RangeInclusive,
+    path::Path,
+    time::Duration,
+};
 
 use event::settings::{OutOfRange, number};
 use serde::Deserialize;
 
 use crate::{bus::SqliteBusConfig, events::SqliteEventsConfig, profiles::MemoryProfilesConfig};
+
+/// Creates a file with this content for this user alone, and its folder if that is missing. If the file is there already, it
+/// stays as it is: of several processes that create it at once, one wins. Nobody ever reads a part of it.
+///
+/// # Errors
+/// If the folder or the file cannot be created.
+pub fn create_once(path: &Path, content: &str) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    create_folder(folder)?;
+    // Written under another name and then linked.
+    let draft = folder.join(format!(".draft-{}", uuid::Uuid::now_v7().simple()));
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let written = options.open(&draft).and_then(|mut file| {
+        file.write_all(content.as_bytes())?;
+        file.sync_all()?;
+        match fs::hard_link(&draft, path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            linked => linked,
+        }
+    });
+    let removed = fs::remove_file(&draft);
+    written.and(removed)
+}
 
 /// Settings of the embedded engines as written in the configuration, before validation.
 #[derive(Debug, Clone, Default, Deserialize)]

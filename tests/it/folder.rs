@@ -159,7 +159,7 @@ fn a_plugin_folder_that_is_not_there_is_told_of() {
     let told = |arguments: &[&str]| told(&run(folder, &[&["--plugins", "mistyped"], arguments].concat()));
     let checked = told(&["config", "check", "--offline"]);
     assert!(
-        checked.contains("\nnote: `mistyped` (`host.plugins.folder`) is not a folder"),
+        checked.contains("\nnote: `mistyped` (`host.plugins.folder`) is not there"),
         "{checked}"
     );
     assert!(!folder.join("mistyped").exists());

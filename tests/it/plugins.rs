@@ -121,10 +121,11 @@ fn what_the_host_refuses_is_no_event_of_a_case() {
     let plugin = repository().join("tests/golden/1.1.0/mandrill.wasm");
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let cases = folder.path().join("case.json");
-    // One event with a recipient, one with only a message id, one with neither, which the plugin itself rejects, and one of the
-    // day after tomorrow.
+    // One event with a recipient, a report and an act with only a message id, one event with neither, which the plugin itself
+    // rejects, and one of the day after tomorrow.
     let events = json!([
         { "event": "open", "ts": 1_768_046_400, "msg": { "_id": "m-1", "email": "ann@example.com" } },
+        { "event": "send", "ts": 1_768_046_400, "msg": { "_id": "m-2" } },
         { "event": "open", "ts": 1_768_046_400, "msg": { "_id": "m-2" } },
         { "event": "open", "ts": 1_768_046_400, "msg": {} },
         { "event": "open", "ts": 1_768_219_200, "msg": { "_id": "m-3", "email": "ann@example.com" } },
@@ -137,7 +138,7 @@ fn what_the_host_refuses_is_no_event_of_a_case() {
             "headers": { "content-type": "application/x-www-form-urlencoded" },
             "body": format!("mandrill_events={events}"),
         },
-        "expect": { "outcome": "accepted", "events": [{ "message_id": "m-1" }, { "message_id": "m-2" }], "skipped": 2 },
+        "expect": { "outcome": "accepted", "events": [{ "message_id": "m-1" }, { "message_id": "m-2" }], "skipped": 3 },
     });
     fs::write(&cases, case.to_string()).expect("the case can be written");
 
@@ -157,8 +158,9 @@ fn what_the_host_refuses_is_no_event_of_a_case() {
     assert_eq!(
         reading["rejected"],
         json!([
-            { "index": 2, "reason": "the event names neither recipient nor message" },
-            { "index": 3, "reason": "its time is more than a day after its receipt" },
+            { "index": 2, "reason": "there is no address and no other identity of the recipient" },
+            { "index": 3, "reason": "the event names neither recipient nor message" },
+            { "index": 4, "reason": "its time is more than a day after its receipt" },
         ])
     );
 }

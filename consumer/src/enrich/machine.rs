@@ -192,6 +192,18 @@ impl Judge {
         for (index, open) in &opens {
             verdicts[*index] = self.open_points(open).into();
         }
+        // Of clicks elsewhere than in mail, only what the provider says is known.
+        for (event, verdict) in batch.iter().zip(&mut verdicts) {
+            if matches!(event.event_type, EventType::SmsClick | EventType::PushClick)
+                && event.is_machine == Some(true)
+            {
+                let evidence = ClickEvidence {
+                    provider_says_so: true,
+                    ..ClickEvidence::default()
+                };
+                *verdict = evidence.points().into();
+            }
+        }
         verdicts
     }
 

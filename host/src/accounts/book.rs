@@ -139,6 +139,8 @@ impl AccountBook {
         for account in &stored {
             match self.opened(account) {
                 Ok(account) => added.push(account),
+                // One that is configured too is served as configured.
+                Err(_) if self.configured.has(&account.provider, &account.account) => {}
                 Err(error) => {
                     unusable.push((account.provider.clone(), account.account.clone()));
                     // Logged once per version of the account, not every few seconds.

@@ -175,23 +175,31 @@ fn the_senders_own_ids_are_shared_within_their_scope() {
 const NO_ADDRESSES: [Option<&str>; 4] = [None, Some(""), Some("no address"), Some("a b@example.com")];
 
 #[test]
-fn an_event_about_nobody_and_no_message_is_rejected() {
-    for email in NO_ADDRESSES {
+fn an_event_about_nobody_is_rejected_unless_it_reports_on_a_message() {
+    let acts = [types::EventType::Clicked, types::EventType::Unsubscribed].map(|act| (act, Some("m1")));
+    let of_no_message = (types::EventType::Bounced, None);
+    for (email, (event_type, message)) in NO_ADDRESSES
+        .iter()
+        .flat_map(|email| acts.iter().chain([&of_no_message]).map(move |of| (email, *of)))
+    {
         let reason = rejection(types::Event {
+            event_type,
             recipient_email: email.map(str::to_owned),
+            message_id: message.map(str::to_owned),
             ..raw()
         });
         assert_eq!(
             reason,
-            "there is no address, no other identity of the recipient and no message id"
+            "there is no address and no other identity of the recipient"
         );
     }
 }
 
 #[test]
-fn an_event_about_a_message_to_nobody_is_stored_under_an_id_of_its_own() {
+fn a_report_on_a_message_to_nobody_is_stored_under_an_id_of_its_own() {
     let of = |message: &str, email: Option<&str>| {
         let event = event(types::Event {
+            event_type: types::EventType::Bounced,
             recipient_email: email.map(str::to_owned),
             message_id: Some(message.to_owned()),
             reason: Some("550 <a b@example.com> is no mailbox".to_owned()),

@@ -180,7 +180,7 @@ async fn deliver(
     let unavailable = status(statuses.unavailable);
     let (head, body) = request.into_parts();
     if head.headers.get_all(AUTHORIZATION).iter().nth(1).is_some() {
-        return Err(ApiError::ambiguous_authorization(status(statuses.malformed)));
+        return Err(ApiError::ambiguous_authorization(unavailable));
     }
     let received = body::receive(app, provider, unavailable, &head.headers, body).await?;
     let Ok(_permit) = app.permits.try_acquire() else {

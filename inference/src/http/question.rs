@@ -94,7 +94,8 @@ pub(crate) struct DecideRequest {
     /// No arrival on these days: dates (`2026-12-24`) or days of the week (`sunday`).
     #[schema(example = json!(["sunday", "2026-12-24"]), max_items = 400)]
     pub blackout_days: Option<Vec<String>>,
-    /// Minimum number of hours after the last mail that was sent or delivered to the person, at most 8,760. Deliveries without a
+    /// Minimum number of hours after the last mail that was sent or delivered to the person, at most 8,760. Mail from before
+    /// `inference.history_seconds` is not known. Deliveries without a
     /// message id are stored by the half hour; the gap then counts from the end of that half hour.
     #[schema(minimum = 0, maximum = 8_760)]
     pub minimum_gap_hours: Option<f64>,

@@ -598,6 +598,11 @@ async fn several_names_count_together_and_the_most_careful_one_holds() {
     stores.consume(event("back@example.com", EventType::Unsubscribed, at(50)));
     stores.consume(event("back@example.com", EventType::Resubscribed, at(40)));
     stores.consume(event("mailed@example.com", EventType::Sent, at(30)));
+    stores.consume(event(
+        "once@example.com",
+        EventType::Unsubscribed,
+        at(100 * 24 * 60),
+    ));
     let app = TestApp::start(stores);
     let ask = async |names: Value, gap_hours: f64| {
         let mut request = names;
@@ -634,6 +639,9 @@ async fn several_names_count_together_and_the_most_careful_one_holds() {
     assert_eq!(together["universal_id"], id_of("stranger@example.com").as_str());
     let back = json!({"email": "back@example.com", "identifiers": address("ann")});
     assert_eq!(ask(back, 0.0).await.0, StatusCode::OK);
+    // An unsubscription that is over does not bring back one that was taken back.
+    let over = json!({"email": "back@example.com", "identifiers": address("once")});
+    assert_eq!(ask(over, 0.0).await.0, StatusCode::OK);
 
     let line = json!({"universal_id": ann, "email": "gone@example.com", "now": NOW}).to_string();
     let (_, answer) = app.post_text("/timing/decide/batch", line).await;

@@ -3,13 +3,14 @@
 mod parquet;
 
 use std::{
+    borrow::Cow,
     collections::{BTreeSet, HashMap, HashSet},
     fs::File,
     io::{BufRead, BufReader, Read},
     path::Path,
 };
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow};
 use event::Timestamp;
 use flate2::bufread::MultiGzDecoder;
 use serde::{Deserialize, de::IgnoredAny};
@@ -32,15 +33,20 @@ const MAX_LINE_BYTES: u64 = 1 << 20;
 /// One line of a JSON file: the columns of the CSV, or an event as on the bus.
 #[derive(Debug, Deserialize)]
 struct Line {
-    #[serde(alias = "universal_id")]
-    user_id: String,
-    #[serde(alias = "timestamp")]
+    #[serde(default, alias = "universal_id")]
+    user_id: Value,
+    #[serde(default, alias = "timestamp")]
     timestamp_utc: Value,
-    event_type: Option<String>,
-    message_id: Option<String>,
-    user_agent: Option<String>,
-    ip_address: Option<String>,
-    is_machine: Option<bool>,
+    #[serde(default)]
+    event_type: Value,
+    #[serde(default)]
+    message_id: Value,
+    #[serde(default)]
+    user_agent: Value,
+    #[serde(default)]
+    ip_address: Value,
+    #[serde(default)]
+    is_machine: Value,
     #[serde(flatten)]
     unused: HashMap<String, IgnoredAny>,
 }
@@ -73,7 +79,7 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<EventLog> {
 
 fn json_lines(name: &str, mut lines: impl BufRead) -> anyhow::Result<EventLog> {
     let mut log = EventLog::default();
-    let (mut unused, mut has_event_type) = (BTreeSet::new(), false);
+    let (mut unused, mut has_lines, mut has_event_type) = (BTreeSet::new(), false, false);
     let mut text = String::new();
     for number in 1.. {
         text.clear();
@@ -83,13 +89,14 @@ fn json_lines(name: &str, mut lines: impl BufRead) -> anyhow::Result<EventLog> {
         }
         if !text.trim().is_empty() {
             let line = take(&mut log, &text).with_context(|| format!("`{name}`, line {number}"))?;
-            has_event_type |= line.event_type.is_some();
+            has_lines = true;
+            has_event_type |= !line.event_type.is_null();
             let room = MAX_UNUSED.saturating_sub(unused.len());
             unused.extend(line.unused.into_keys().take(room));
         }
     }
     table::tell_unused(name, &Vec::from_iter(unused));
-    if !has_event_type {
+    if has_lines && !has_event_type {
         events::tell_all_are_clicks(name);
     }
     log.sort();
@@ -103,31 +110,28 @@ fn take(log: &mut EventLog, text: &str) -> anyhow::Result<Line> {
         let what = told.split(" at line ").next().unwrap_or_default();
         anyhow!("column {}: {what}", error.column())
     })?;
-    let user_id = line.user_id.trim();
-    if user_id.is_empty() {
-        bail!("`user_id`: empty");
-    }
-    let at = match &line.timestamp_utc {
-        Value::String(text) => table::moment(text),
-        Value::Number(number) => table::moment(&number.to_string()),
-        _ => Err("neither a number nor a text".to_owned()),
+    let value = |column| match column {
+        events::USER_ID => &line.user_id,
+        events::TIMESTAMP => &line.timestamp_utc,
+        events::EVENT_TYPE => &line.event_type,
+        events::MESSAGE_ID => &line.message_id,
+        events::IS_MACHINE => &line.is_machine,
+        events::USER_AGENT => &line.user_agent,
+        _ => &line.ip_address,
     };
-    let at = at.map_err(|what| anyhow!("`timestamp_utc`: {what}"))?;
-    let event_type = events::event_type(line.event_type.as_deref().unwrap_or_default())
-        .map_err(|what| anyhow!("`event_type`: {what}"))?;
-    let event = Logged {
-        at,
-        event_type,
-        machine: line.is_machine == Some(true),
-        message: line.message_id.as_deref(),
-        user_agent: line.user_agent.as_deref(),
-        ip_address: line
-            .ip_address
-            .as_deref()
-            .and_then(|address| address.parse().ok()),
-    };
-    log.push(user_id, event);
+    log.take(|column| as_column(value(column)))
+        .map_err(|(column, what)| anyhow!("`{}`: {what}", events::COLUMNS[column]))?;
     Ok(line)
+}
+
+/// Returns a value as the text of a column: a missing one, null and blanks are no value.
+fn as_column(value: &Value) -> Result<Cow<'_, str>, String> {
+    match value {
+        Value::Null => Ok("".into()),
+        Value::String(text) => Ok(text.trim().into()),
+        Value::Number(_) | Value::Bool(_) => Ok(value.to_string().into()),
+        Value::Array(_) | Value::Object(_) => Err("neither a number nor a text".to_owned()),
+    }
 }
 
 /// Reads the histories up to `now` of at most `people` people from the event store. Ids are hashes, so the first ones in their
@@ -195,8 +199,18 @@ mod tests {
             .map(|event| (event.at.as_millis(), event.event_type))
             .collect();
         assert_eq!(read, [(5_000, EventType::Opened), (12_500, EventType::Clicked)]);
+        // What CSV says by leaving a field empty, or in words.
+        let csv = events::parse(
+            "user_id,timestamp_utc,event_type,message_id,user_agent,is_machine\n7,1,opened,,,1\n",
+        )
+        .unwrap();
+        let json = r#"{"user_id":7,"timestamp_utc":"1","event_type":"opened","message_id":" ","user_agent":"","is_machine":"true"}"#;
+        let json = json_lines("f.jsonl", json.as_bytes()).unwrap();
+        assert_eq!(json.events(), csv.events());
+        assert_eq!(json.people(), csv.people());
         for wrong in [
             "{}",
+            "{\"user_id\":[],\"timestamp_utc\":1}",
             "{\"user_id\":\"a\",\"timestamp_utc\":\"soon\"}",
             "{\"user_id\":\" \",\"timestamp_utc\":1}",
             "a,1",

@@ -28,12 +28,12 @@ pub(crate) const COLUMNS: [&str; 7] = [
 /// How many of [`COLUMNS`] are required.
 pub(crate) const NEEDED: usize = 2;
 
-const USER_ID: usize = 0;
-const TIMESTAMP: usize = 1;
+pub(crate) const USER_ID: usize = 0;
+pub(crate) const TIMESTAMP: usize = 1;
 pub(crate) const EVENT_TYPE: usize = 2;
-const MESSAGE_ID: usize = 3;
-const IS_MACHINE: usize = 4;
-const USER_AGENT: usize = 5;
+pub(crate) const MESSAGE_ID: usize = 3;
+pub(crate) const IS_MACHINE: usize = 4;
+pub(crate) const USER_AGENT: usize = 5;
 const IP_ADDRESS: usize = 6;
 
 /// One event of the log.
