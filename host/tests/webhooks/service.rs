@@ -90,7 +90,7 @@ async fn of_several_authorizations_none_counts() {
     let answer = send(twice(Method::POST, "/webhooks/acme")).await;
     assert_eq!(
         (answer.status, answer.code().as_str()),
-        (400, "ambiguous_authorization")
+        (503, "ambiguous_authorization")
     );
     assert_eq!(send(twice(Method::GET, "/plugins")).await.status, 401);
 }
