@@ -105,6 +105,7 @@ impl ApiError {
 
     pub(crate) fn ambiguous_authorization(status: StatusCode) -> Self {
         let message = "there are several headers `authorization`: send one, or have the proxy that adds another replace it";
+        // Somebody has to change the proxy first.
         Self::new(status, "ambiguous_authorization", message).retry_after(60)
     }
 

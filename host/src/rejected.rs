@@ -12,10 +12,18 @@ use crate::{accounts::Account, canonical::RejectedElement};
 /// differs from delivery to delivery, there may be any number.
 const MAX_REASONS: usize = 64;
 
-/// The reasons that were logged, by account, with the plugin that gave them: another version's are logged again. By account, so
-/// that strangers who may send to one do not use up the reasons of the others.
+/// The reasons that were logged, by provider and account, so that strangers who may send to one account do not use up the reasons
+/// of the others.
 #[derive(Debug, Default)]
-pub(crate) struct Rejections(Mutex<BTreeMap<(String, String), (String, BTreeSet<String>)>>);
+pub(crate) struct Rejections(Mutex<BTreeMap<(String, String), Logged>>);
+
+/// The reasons of one account that were logged.
+#[derive(Debug, Default)]
+struct Logged {
+    /// `slug@version` of the plugin that gave them: another version's are logged again.
+    plugin: String,
+    reasons: BTreeSet<String>,
+}
 
 impl Rejections {
     /// Logs the elements of a request whose reason is new. `plugin` is `slug@version`.
@@ -54,7 +62,7 @@ impl Rejections {
     fn first(&self, provider: &str, account: &str, plugin: &str, reason: &str) -> Option<&'static str> {
         let mut accounts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (provider.to_owned(), account.to_owned());
-        let (of, reasons) = accounts.entry(key).or_default();
+        let Logged { plugin: of, reasons } = accounts.entry(key).or_default();
         if of != plugin {
             plugin.clone_into(of);
             reasons.clear();
