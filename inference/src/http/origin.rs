@@ -1,7 +1,8 @@
-//! Keeps other web pages away from a service without a token.
+//! Keeps other web pages from changing anything in a service without a token.
 //!
-//! A browser sends any page's requests to loopback too, on behalf of whoever opened the page. It names the page in `Origin`,
-//! which a page cannot change; callers that are not browsers send none and are not affected.
+//! A browser sends any page's requests to loopback too, on behalf of whoever opened the page. With a `POST` it names the page in
+//! `Origin`, which a page cannot change; callers that are not browsers send none and are not affected. A page whose own name is
+//! made to lead to this machine (DNS rebinding) is not recognized: only a token keeps that away.
 
 use axum::{
     extract::{Request, State},

@@ -137,18 +137,21 @@ fn dated_by(header: &str, meta: &str) -> String {
 }
 
 #[test]
-fn the_body_dates_a_delivery_only_if_the_header_is_five_hours_ahead() {
+fn the_body_dates_a_delivery_only_if_the_header_is_four_or_five_hours_ahead() {
     let (in_header, in_body) = ("header `klaviyo-timestamp`", "`meta.timestamp`");
     for (header, meta, source) in [
         ("12:00:00", "12:00:00", in_header),
         ("17:00:01", "12:00:00", in_body),
         ("17:00:59", "12:00:00", in_body),
         ("16:59:02", "12:00:00", in_body),
+        ("16:00:01", "12:00:00", in_body),
         // If it is the body that is behind.
         ("12:00:01", "07:00:00", in_header),
         // A stale or future header stays one.
         ("17:01:01", "12:00:00", in_header),
         ("16:58:59", "12:00:00", in_header),
+        ("15:58:59", "12:00:00", in_header),
+        ("14:00:00", "12:00:00", in_header),
         ("11:50:00", "12:00:00", in_header),
         ("12:10:00", "12:00:00", in_header),
         ("07:00:00", "12:00:00", in_header),
