@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     HostConfig, HostError,
-    accounts::{AccountBook, Findings},
+    accounts::AccountBook,
     dead_letter::UnprovenBudget,
     fetch::Fetcher,
     http::{self, App},
@@ -226,40 +226,12 @@ fn report_accounts(intake: &Intake) {
         let Some(plugin) = intake.plugins.get(provider) else {
             continue;
         };
-        for Findings {
-            account,
-            missing,
-            unproven_without,
-            unknown,
-            takes_unsigned,
-            ..
-        } in accounts.findings(plugin.descriptor())
-        {
-            if !missing.is_empty() {
-                let names = missing.join("`, `");
-                tracing::warn!(
-                    provider,
-                    account,
-                    "`accounts.{provider}.{account}` lacks `{names}`"
-                );
+        for findings in accounts.findings(plugin.descriptor()) {
+            let account = &findings.account;
+            for problem in findings.problems() {
+                tracing::warn!(provider, account, "`accounts.{provider}.{account}` {problem}");
             }
-            if !unproven_without.is_empty() {
-                let names = unproven_without.join("` or `");
-                tracing::warn!(
-                    provider,
-                    account,
-                    "`accounts.{provider}.{account}` refuses all deliveries without `{names}`"
-                );
-            }
-            if !unknown.is_empty() {
-                let names = unknown.join("`, `");
-                tracing::warn!(
-                    provider,
-                    account,
-                    "`accounts.{provider}.{account}` has `{names}`, which the plugin does not know"
-                );
-            }
-            if takes_unsigned {
+            if findings.takes_unsigned {
                 tracing::warn!(
                     provider,
                     account,

@@ -161,17 +161,8 @@ async fn set(
         }
     };
     let findings = parsed.findings(plugin.descriptor());
-    for (names, what) in [
-        (findings.missing, "lacks"),
-        (findings.unknown, "has values that the plugin does not know:"),
-    ] {
-        if !names.is_empty() {
-            output::line(&format!("note: it {what} `{}`", names.join("`, `")));
-        }
-    }
-    if !findings.unproven_without.is_empty() {
-        let names = findings.unproven_without.join("` or `");
-        output::line(&format!("note: all its deliveries are refused without `{names}`"));
+    for problem in findings.problems() {
+        output::line(&format!("note: it {problem}"));
     }
     if findings.takes_unsigned {
         output::line("note: it accepts unproven deliveries");

@@ -34,7 +34,7 @@ async fn an_account_added_while_the_host_runs_is_served_and_ends_when_it_is_remo
     let added = account(&system, &[&["set", "postmark/eu"], &values[..]].concat());
     assert!(added.status.success(), "{}", told(&added));
     assert!(
-        told(&added).contains("the plugin does not know: `extra`"),
+        told(&added).contains("has `extra`, which the plugin does not know"),
         "{}",
         told(&added)
     );

@@ -31,6 +31,27 @@ pub struct Findings {
     pub is_stored: bool,
 }
 
+impl Findings {
+    /// Returns what is wrong, each as what the account does: "lacks …".
+    pub fn problems(&self) -> Vec<String> {
+        let told = |what: &str, names: &[String], join: &str, end: &str| {
+            let names = names.join(join);
+            (!names.is_empty()).then(|| format!("{what} `{names}`{end}"))
+        };
+        let problems = [
+            told("lacks", &self.missing, "`, `", ""),
+            told(
+                "refuses all deliveries without",
+                &self.unproven_without,
+                "` or `",
+                "",
+            ),
+            told("has", &self.unknown, "`, `", ", which the plugin does not know"),
+        ];
+        problems.into_iter().flatten().collect()
+    }
+}
+
 impl Account {
     /// Compares the account with what the plugin declares.
     pub fn findings(&self, descriptor: &Descriptor) -> Findings {
@@ -113,6 +134,35 @@ mod tests {
             found("header_name = 'X-Key'\nheader_value = 'v'"),
             (names(&[]), names(&[]))
         );
+    }
+
+    #[test]
+    fn problems_are_told_in_words() {
+        let mut findings = Findings {
+            provider: "acme".to_owned(),
+            account: "eu".to_owned(),
+            missing: names(&["a", "b"]),
+            unproven_without: names(&["c", "d"]),
+            unknown: names(&["e"]),
+            takes_unsigned: false,
+            is_stored: false,
+        };
+        assert_eq!(
+            findings.problems(),
+            [
+                "lacks `a`, `b`",
+                "refuses all deliveries without `c` or `d`",
+                "has `e`, which the plugin does not know",
+            ]
+        );
+        for names in [
+            &mut findings.missing,
+            &mut findings.unproven_without,
+            &mut findings.unknown,
+        ] {
+            names.clear();
+        }
+        assert_eq!(findings.problems(), [""; 0]);
     }
 
     #[test]

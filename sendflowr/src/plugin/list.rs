@@ -195,15 +195,7 @@ fn as_row(file: &Path, verdict: &Result<Served, LoadError>, config: &HostConfig)
     let accounts: Vec<String> = findings
         .iter()
         .map(|finding| {
-            let lacks = finding.missing.iter().map(|name| format!("lacks {name}"));
-            let unknown = finding.unknown.iter().map(|name| format!("does not know {name}"));
-            let unproven = (!finding.unproven_without.is_empty()).then(|| {
-                format!(
-                    "refuses everything without {}",
-                    finding.unproven_without.join(" or ")
-                )
-            });
-            let problems: Vec<String> = lacks.chain(unproven).chain(unknown).collect();
+            let problems = finding.problems();
             match problems.is_empty() {
                 true => format!("{}: ok", finding.account),
                 false => format!("{}: {}", finding.account, problems.join(", ")),
