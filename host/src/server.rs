@@ -218,8 +218,8 @@ async fn report_missing_plugins(intake: &Intake, shutdown: &CancellationToken) {
     }
 }
 
-/// Logs what is wrong with the accounts that have a plugin. Providers without any account are left out: otherwise every plugin in the
-/// folder would cause warnings.
+/// Logs what is wrong with the accounts that have a plugin. Providers without any account are left out: otherwise every plugin in
+/// the folder would cause warnings.
 fn report_accounts(intake: &Intake) {
     let accounts = intake.accounts();
     for provider in accounts.providers() {

@@ -198,8 +198,8 @@ pub struct ErrorBody {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorDetails {
     /// Stable code. 400 `malformed_json`; 401 `unauthorized`; 403 `foreign_origin`; 404 `not_found`; 405 `method_not_allowed`;
-    /// 408 `incomplete_body`; 409 `suppressed`; 413 `body_too_large`; 415 `unsupported_encoding`; 422 `invalid_field`; 500 `internal`, a bug; 503 `unavailable` (a store does not respond), `timed_out` or
-    /// `stopping`: ask again. Lines of a batch may also have `line_too_long` or `over_capacity`.
+    /// 408 `incomplete_body`; 409 `suppressed`; 413 `body_too_large`; 415 `unsupported_encoding`; 422 `invalid_field`; 500
+    /// `internal`, a bug; 503 `unavailable` (a store does not respond), `timed_out` or `stopping`: ask again. Lines of a batch may also have `line_too_long` or `over_capacity`.
     #[schema(example = "invalid_field")]
     pub code: String,
     /// One human-readable sentence.

@@ -229,12 +229,11 @@ fn a_backtest_says_the_same_of_every_form_of_a_log() {
     }
 }
 
-#[tokio::test]
-async fn a_backtest_reads_the_event_store() {
-    let folder = TempDir::new().unwrap();
-    let data = folder.path().join("data");
+/// Stores a log in the folder, and returns what a backtest of the store prints.
+async fn backtest_of_store(folder: &Path, log: &[Logged]) -> String {
+    let data = folder.join("data");
     fs::create_dir(&data).unwrap();
-    let stored: Vec<StoredEvent> = log().iter().enumerate().map(stored).collect();
+    let stored: Vec<StoredEvent> = log.iter().enumerate().map(stored).collect();
     let events = SqliteEvents::open(&data, SqliteEventsConfig::default())
         .await
         .unwrap();
@@ -242,25 +241,24 @@ async fn a_backtest_reads_the_event_store() {
         events.write(part).await.unwrap();
     }
     events.close().await;
-    let output = tokio::task::spawn_blocking({
-        let path = folder.path().to_owned();
-        move || run(&path, &["--data", "data", "backtest"])
-    });
+    let path = folder.to_owned();
+    let output = tokio::task::spawn_blocking(move || run(&path, &["--data", "data", "backtest"]));
     let output = output.await.unwrap();
     assert!(output.status.success(), "{}", told(&output));
-    assert!(
-        told(&output).contains(&format!("{PEOPLE} people")),
-        "{}",
-        told(&output)
-    );
+    told(&output)
+}
+
+#[tokio::test]
+async fn a_backtest_reads_the_event_store() {
+    let folder = TempDir::new().unwrap();
+    let text = backtest_of_store(folder.path(), &log()).await;
+    assert!(text.contains(&format!("{PEOPLE} people")), "{text}");
 }
 
 /// The end of the tested weeks is the end of the log, and not beyond the present.
 #[tokio::test]
 async fn an_event_from_a_clock_that_is_ahead_does_not_move_the_end_of_a_backtest() {
     let folder = TempDir::new().unwrap();
-    let data = folder.path().join("data");
-    fs::create_dir(&data).unwrap();
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let now = now.unwrap().as_secs();
     let shift = now - 3_600 - (START + DAYS * 86_400);
@@ -274,19 +272,7 @@ async fn an_event_from_a_clock_that_is_ahead_does_not_move_the_end_of_a_backtest
         event_type: "clicked",
         is_machine: false,
     });
-    let stored: Vec<StoredEvent> = log.iter().enumerate().map(stored).collect();
-    let events = SqliteEvents::open(&data, SqliteEventsConfig::default())
-        .await
-        .unwrap();
-    for part in stored.chunks(500) {
-        events.write(part).await.unwrap();
-    }
-    events.close().await;
-    let path = folder.path().to_owned();
-    let output = tokio::task::spawn_blocking(move || run(&path, &["--data", "data", "backtest"]));
-    let output = output.await.unwrap();
-    assert!(output.status.success(), "{}", told(&output));
-    let text = told(&output);
+    let text = backtest_of_store(folder.path(), &log).await;
     let tested = text.lines().find(|line| line.contains("tested from")).unwrap();
     let until = tested.rsplit(' ').next().unwrap();
     assert!(until.parse::<Timestamp>().unwrap() <= moment(now), "{tested}");

@@ -2,13 +2,13 @@
 
 use serde::Serialize;
 
-use super::Account;
+use super::{Account, BASIC_AUTH_USER, HEADER_NAME};
 use crate::plugin::types::Descriptor;
 
 /// Names that mean something only together, in every plugin that declares both.
 const PAIRS: [[&str; 2]; 2] = [
-    ["basic_auth_user", "basic_auth_password"],
-    ["header_name", "header_value"],
+    [BASIC_AUTH_USER, "basic_auth_password"],
+    [HEADER_NAME, "header_value"],
 ];
 
 /// How an account's configuration fits its plugin. Holds names, never values.

@@ -89,9 +89,9 @@ fn date_or_seconds(text: &str) -> Option<i64> {
     }
 }
 
-/// Demands a signing time near the time of receipt: that of the header. If it is four or five hours ahead of `meta.timestamp` in the body,
-/// which is signed as well, one of the two clocks shows the local time of another zone, and the nearer one counts. No other
-/// `meta.timestamp` counts, because it would make a stale header fresh.
+/// Demands a signing time near the time of receipt: that of the header. If it is four or five hours ahead of `meta.timestamp`
+/// in the body, which is signed as well, one of the two clocks shows the local time of another zone, and the nearer one counts.
+/// No other `meta.timestamp` counts, because it would make a stale header fresh.
 fn prove_fresh(
     proofs: &mut Proofs<'_>,
     received_at_ms: i64,
