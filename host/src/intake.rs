@@ -1,7 +1,8 @@
 //! Processes one delivery, without HTTP: proof, plugin, canonical events, bus.
 //!
-//! A delivery is reported as stored only after the bus has acknowledged it, and everything that results from one delivery
-//! (events and the dead letter of its unreadable elements) goes to the bus in one append: all of it or nothing.
+//! A delivery is reported as stored only after the bus has acknowledged all that results from it: events and the dead letter of
+//! its unreadable elements, in one append. If that fails, the embedded bus has kept nothing of it. Kafka may have kept a part; the
+//! delivery is answered with 503 and sent again, and what was kept has the same event ids, so that it is stored once.
 
 mod replay;
 

@@ -88,7 +88,7 @@ impl Demo {
             ));
         }
         output::line(
-            "\n\"refused\" counts deliveries sent without proof on purpose, \"skipped\" events of an unknown type.",
+            "\n\"refused\" counts deliveries sent without proof on purpose, \"skipped\" elements that are no use for timing.",
         );
         let decision = decide(&http, inference).await?;
         show_person(&http, inference, &decision).await?;

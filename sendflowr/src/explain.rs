@@ -163,7 +163,7 @@ fn print(explanation: &Value) {
     if !rows.is_empty() {
         output::line("");
         output::line(&output::table(
-            &["best minutes", "worth", "hot paths", "allowed"],
+            &["best minutes", "worth", "hot paths", "could be chosen"],
             &rows,
         ));
     }

@@ -49,9 +49,9 @@ pub(crate) async fn run(args: &LiftArgs, config: RawConfig) -> anyhow::Result<()
         return Ok(());
     }
     let rows = [
-        row("chosen times", &lift.treated),
-        row("random times", &lift.control),
-        row("nearly as good", &lift.exploration),
+        row("treated: chosen times", &lift.treated),
+        row("control: random times", &lift.control),
+        row("exploration: nearly as good", &lift.exploration),
     ];
     let header = [
         "group",

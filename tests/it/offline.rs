@@ -208,7 +208,7 @@ fn a_backtest_says_the_same_of_every_form_of_a_log() {
     assert!(expected.status.success(), "{}", told(&expected));
     assert_eq!(
         String::from_utf8_lossy(&expected.stderr),
-        "note: `a.csv`: not used are the columns `note`\n"
+        "note: `a.csv`: ignored columns: `note`\n"
     );
     let expected = String::from_utf8_lossy(&expected.stdout).into_owned();
     assert!(expected.contains(&format!("{PEOPLE} people")), "{expected}");
@@ -443,7 +443,7 @@ fn columns_that_are_not_used_are_said() {
         assert!(output.status.success(), "{}", told(&output));
         String::from_utf8(output.stderr).unwrap()
     };
-    let of_requests = "note: `requests.csv`: not used are the columns `windows`\n";
+    let of_requests = "note: `requests.csv`: ignored columns: `windows`\n";
     for (name, text) in [
         (
             "a.csv",

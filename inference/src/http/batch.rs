@@ -89,7 +89,10 @@ pub(crate) struct BatchResult {
 /// minutes that are worth at least 99 % of the best.
 #[utoipa::path(
     post, path = "/timing/decide/batch", tag = "decisions", params(BatchQuery),
-    request_body(content = DecideRequest, content_type = "application/x-ndjson", description = "One request per line"),
+    request_body(
+        content = DecideRequest, content_type = "application/x-ndjson", description = "One request per line",
+        example = json!("{\"email\":\"ann@example.com\",\"window_hours\":24}\n{\"email\":\"bob@example.com\",\"window_hours\":24}")
+    ),
     responses(
         (
             status = 200, description = "One answer per line, in the order of the requests", body = BatchResult,

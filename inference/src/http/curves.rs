@@ -27,6 +27,7 @@ const DEFAULT_TOP: usize = 5;
 
 /// Asks for a person's week by the hour. The person is named as for `POST /timing/decide`.
 #[derive(Deserialize, ToSchema)]
+#[schema(example = json!({"email": "ann@example.com"}))]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PredictRequest {
     /// The person's id.

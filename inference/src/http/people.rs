@@ -255,6 +255,7 @@ pub(crate) async fn resolve_identity(
 
 /// Declares that identifiers belong to one person. At least two are required in all.
 #[derive(Deserialize, ToSchema)]
+#[schema(example = json!({"email": "ann@example.com", "phone_number": "+491701234567", "source": "crm"}))]
 #[serde(deny_unknown_fields)]
 pub(crate) struct LinkRequest {
     /// An e-mail address. Hashed immediately; never stored, logged or repeated.

@@ -52,6 +52,7 @@ const HOUR_MS: f64 = grid::HOUR_MS as f64;
 /// this decision: what is known of any of them counts, and each one's breakers and gaps hold. The response and the experiment
 /// go by `universal_id`, if it is given, otherwise by the strongest identifier: e-mail, phone number, then the others.
 #[derive(Deserialize, ToSchema)]
+#[schema(example = json!({"email": "ann@example.com", "window_hours": 24, "esp": "sendgrid"}))]
 #[serde(deny_unknown_fields)]
 pub(crate) struct DecideRequest {
     /// The person's id.
@@ -99,7 +100,7 @@ pub(crate) struct DecideRequest {
     /// message id are stored by the half hour; the gap then counts from the end of that half hour.
     #[schema(minimum = 0, maximum = 8_760)]
     pub minimum_gap_hours: Option<f64>,
-    /// The provider that will send the mail.
+    /// The provider that will send the mail: its slug, as in `/webhooks/{slug}`. The expected delay is that provider's.
     #[schema(example = "sendgrid")]
     pub esp: Option<String>,
     /// The provider's own id of the campaign, as the provider reports it in its events, at most 256 bytes; otherwise leave it out.

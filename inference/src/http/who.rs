@@ -53,7 +53,7 @@ impl From<&Identifier> for IdentifierOutput {
 /// Names one person by any of `universal_id`, `email`, `email_hash`, `phone_number` and `identifiers`. If several are given and
 /// the identity graph holds them for different people, they are taken for one person in this request.
 #[derive(Deserialize, ToSchema)]
-#[schema(as = PersonRequest)]
+#[schema(as = PersonRequest, example = json!({"email": "ann@example.com"}))]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Who {
     /// The person's id.

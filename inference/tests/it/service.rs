@@ -21,6 +21,34 @@ use crate::{
 };
 
 #[tokio::test]
+async fn the_described_examples_are_answered() {
+    let app = TestApp::start(Stores::default());
+    let openapi = serde_json::to_value(Server::openapi()).unwrap();
+    let mut tried = 0;
+    for (path, item) in openapi["paths"].as_object().unwrap() {
+        let Some(contents) = item["post"]["requestBody"]["content"].as_object() else {
+            continue;
+        };
+        for content in contents.values() {
+            let of_schema = content["schema"]["$ref"].as_str().map(|reference| {
+                let schema = openapi.pointer(reference.trim_start_matches('#')).unwrap();
+                &schema["example"]
+            });
+            let body = match &content["example"] {
+                Value::String(lines) => lines.clone(),
+                Value::Null => of_schema.unwrap().to_string(),
+                example => example.to_string(),
+            };
+            let (status, answer) = app.post_text(path, body).await;
+            assert_eq!(status, StatusCode::OK, "{path}: {answer}");
+            assert!(!answer.to_string().contains("\"error\""), "{path}: {answer}");
+            tried += 1;
+        }
+    }
+    assert!(tried >= 7, "{tried} examples");
+}
+
+#[tokio::test]
 async fn the_description_contains_every_route_and_is_served() {
     let app = TestApp::start(Stores::default());
     let (status, served) = app.get("/openapi.json").await;

@@ -267,10 +267,7 @@ impl Read for Source {
 /// Says which columns of a file are not used: a misspelt name must not go unnoticed.
 pub(crate) fn tell_unused(name: &str, columns: &[String]) {
     if !columns.is_empty() {
-        output::note(&format!(
-            "`{name}`: not used are the columns `{}`",
-            columns.join("`, `")
-        ));
+        output::note(&format!("`{name}`: ignored columns: `{}`", columns.join("`, `")));
     }
 }
 
