@@ -120,7 +120,7 @@ impl Metrics {
         );
         consumer.register(
             "lag_records",
-            "Records on the bus that the group has not committed",
+            "Records on the bus that the group has not committed; grows also while profiles cannot be written",
             lag.clone(),
         );
         consumer.register("batch_events", "Events in one write", batch_events.clone());
@@ -144,7 +144,7 @@ impl Metrics {
         );
         consumer.register(
             "profiles_rebuilt",
-            "Profiles rebuilt from history",
+            "Profiles rebuilt from history and written",
             profiles_rebuilt.clone(),
         );
         consumer.register(

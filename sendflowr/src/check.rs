@@ -120,6 +120,9 @@ async fn check(global: &Global, offline: bool) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     };
+    for left in engines.left_behind() {
+        output::line(&format!("note: {left}"));
+    }
     if !offline {
         is_valid &= Box::pin(reach(&config, &engines)).await;
         engines.close().await;

@@ -196,6 +196,42 @@ impl Engines {
         is_embedded && !self.folder.join(file).exists()
     }
 
+    /// Returns what is in the data folder although a server is configured in its place, as sentences for the operator: nothing is
+    /// moved there, and none of it is read.
+    pub(crate) fn left_behind(&self) -> Vec<String> {
+        let files = [
+            (
+                self.kafka.is_some(),
+                SqliteBus::FILE,
+                "events on their way and dead letters",
+                "kafka",
+            ),
+            (
+                self.clickhouse.is_some(),
+                SqliteEvents::FILE,
+                "events, with unsubscriptions",
+                "clickhouse",
+            ),
+            (
+                self.postgres.is_some(),
+                SqliteIdentities::FILE,
+                "links between identities, and accounts",
+                "postgres",
+            ),
+        ];
+        let left = files.into_iter().filter_map(|(is_replaced, file, content, section)| {
+            let path = self.folder.join(file);
+            (is_replaced && path.exists()).then(|| {
+                format!(
+                    "`{}` ({content}) is of the embedded engines and is not read, because `[{section}]` is configured: \
+                     see \"From embedded engines to servers\" in docs/deployment.md, and move the file away",
+                    path.display()
+                )
+            })
+        });
+        left.collect()
+    }
+
     /// Returns whether the identity graph, and the accounts with it, are in the data folder.
     pub(crate) fn embeds_identities(&self) -> bool {
         self.postgres.is_none()

@@ -211,6 +211,9 @@ impl Process {
                 );
             }
         }
+        for left in engines.left_behind() {
+            tracing::warn!("{left}");
+        }
         Ok(Self {
             hasher: hasher(&config.identity),
             engines: Arc::new(engines),

@@ -106,6 +106,14 @@ fn a_check_says_what_only_a_start_can_find() {
         told.contains("\nnote: `host.listen` and `inference.listen` are the same address"),
         "{told}"
     );
+    fs::create_dir(folder.join("data")).expect("a folder can be made");
+    fs::write(folder.join("data/events.db"), "").expect("a file can be written");
+    assert!(!check("").contains("events.db"));
+    let told = check("[clickhouse]\nhost = 'db'");
+    assert!(
+        told.contains("\nnote: `data/events.db` (") && told.contains("not read, because `[clickhouse]`"),
+        "{told}"
+    );
     let told = check(&format!("{}[accounts.acme.eu]\nkey = 'x'", listening(0)));
     assert!(
         told.contains("\nnote: the names in `[accounts]`") && !told.contains("same address"),

@@ -85,6 +85,12 @@ impl ProfileStore {
         self.call(store.put(profiles)).await
     }
 
+    /// Returns whether the store takes writes.
+    pub(super) async fn answers(&mut self) -> bool {
+        let store = self.store.clone();
+        self.call(store.ping()).await.is_some()
+    }
+
     /// Returns the store itself, for work in the background.
     pub(super) fn inner(&self) -> Arc<dyn Profiles> {
         self.store.clone()

@@ -246,6 +246,10 @@ impl ProfileKeeper {
         if self.stale_since.is_some_and(|since| since.elapsed() > PATIENCE) {
             self.lose_track();
         } else if !self.stale.is_empty() && !self.store.is_closed() {
+            // Histories cost the event store too much to be read in vain, several times a minute.
+            if !self.store.answers().await {
+                return;
+            }
             let some: Vec<UniversalId> = self.stale.iter().take(REPAIRS_AT_ONCE).cloned().collect();
             self.rebuild(some).await;
         }
@@ -289,8 +293,10 @@ impl ProfileKeeper {
             let beginning = Timestamp::default();
             match self.events.profiles(some, beginning, EVENTS_PER_PERSON).await {
                 Ok(rebuilt) => {
-                    self.metrics.profiles_rebuilt(rebuilt.len());
-                    self.put(some.iter().cloned().zip(rebuilt).collect()).await;
+                    let count = rebuilt.len();
+                    if self.put(some.iter().cloned().zip(rebuilt).collect()).await {
+                        self.metrics.profiles_rebuilt(count);
+                    }
                 }
                 Err(error) => {
                     self.store.failed(&error.into());
@@ -308,12 +314,14 @@ impl ProfileKeeper {
         self.note_put(updates.into_iter().map(|update| update.id), done);
     }
 
-    async fn put(&mut self, profiles: Vec<(UniversalId, Profile)>) {
+    /// Returns whether the profiles were written.
+    async fn put(&mut self, profiles: Vec<(UniversalId, Profile)>) -> bool {
         if profiles.is_empty() || self.lost_track {
-            return;
+            return false;
         }
         let done = self.store.put(&profiles).await.is_some();
         self.note_put(profiles.into_iter().map(|(id, _)| id), done);
+        done
     }
 
     /// Notes whose profiles are current or, if they may not have been written, stale.

@@ -24,6 +24,8 @@ async fn an_outage_of_the_profile_store_holds_up_no_event_and_is_made_good() {
             &world.profiles.down
         };
         switch.on();
+        let rebuilt = || running.metric("sendflowr_consumer_profiles_rebuilt_total");
+        let rebuilt_before = rebuilt();
         let calls_before = world.profiles.calls.load(Ordering::SeqCst);
         let start = tokio::time::Instant::now();
         world.bus.put_events(&events[500..]);
@@ -36,6 +38,7 @@ async fn an_outage_of_the_profile_store_holds_up_no_event_and_is_made_good() {
         let calls = world.profiles.calls.load(Ordering::SeqCst) - calls_before;
         assert!(calls < 20, "{calls} calls for 25 batches");
         assert!(running.metric("sendflowr_consumer_profiles_stale") > 0.0);
+        assert_eq!(rebuilt(), rebuilt_before, "nothing was written");
         assert_eq!(
             world.bus.committed(EVENTS_GROUP),
             500,

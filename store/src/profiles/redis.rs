@@ -8,6 +8,8 @@
 //!   written, and counts as missing on any other. A connection learns the run id before it is used for anything else, so that
 //!   not even the first read after a restart or a failover sees an old value. Nothing is deleted for that: the next put
 //!   replaces the value.
+//! - **A server that takes no writes is not read either.** A full server, a replica and one that cannot save its snapshot still
+//!   answer reads, with profiles that lack what could not be written since. So every read begins with a write.
 //! - **Nobody overwrites what it does not know.** An update says what it was derived from. A put, whose profile was built from
 //!   events, first reads the stored value: profiles are sets that only grow, so it can tell whether the new one contains all of
 //!   the old one. Redis then replaces the value only if it is still the one that was read, in the same run of the server
@@ -53,6 +55,12 @@ const DISPUTE_SECONDS: u64 = 60;
 
 /// The value of a disputed profile, after the stamp: a version that no profile has.
 const DISPUTED: &[u8] = &[0];
+
+/// Name of the key that every read writes first, after the prefix: no id of a person.
+const WRITABLE: &str = "writable";
+
+/// How long that key is kept. Any time will do, as it is never read: a minute, so that it does not outlive the service for long.
+const WRITABLE_SECONDS: u64 = 60;
 
 /// Replaces each value that is still the one that was looked up, or that already equals the new one because another writer has
 /// applied the same events. Any other is marked as disputed. Returns how many are disputed in the end. An empty string stands
@@ -136,7 +144,15 @@ impl RedisProfiles {
         [&self.key_prefix, id.as_str()].concat()
     }
 
-    /// Returns the raw values under the keys of `ids`.
+    /// Returns the command that fails if the server takes no writes.
+    fn try_write(&self) -> redis::Cmd {
+        let mut command = redis::cmd("SET");
+        command.arg([&self.key_prefix, WRITABLE].concat()).arg("");
+        command.arg("EX").arg(WRITABLE_SECONDS);
+        command
+    }
+
+    /// Returns the raw values under the keys of `ids`. Fails if the server takes no writes.
     async fn values(
         &self,
         session: &Session,
@@ -146,9 +162,12 @@ impl RedisProfiles {
         for id in ids {
             command.arg(self.key(id));
         }
+        let mut both = redis::pipe();
+        both.add_command(self.try_write()).ignore().add_command(command);
         let mut connection = session.connection.clone();
-        let values = command.query_async(&mut connection).await;
-        values.map_err(|error| self.link.failed(session, error))
+        let answer = both.query_async(&mut connection).await;
+        let (values,) = answer.map_err(|error| self.link.failed(session, error))?;
+        Ok(values)
     }
 
     fn read(&self, stamp: &[u8; STAMP_BYTES], value: Option<&[u8]>) -> Found {
@@ -349,7 +368,7 @@ impl Profiles for RedisProfiles {
     async fn ping(&self) -> Result<(), StoreError> {
         let session = self.link.session()?;
         let mut connection = session.connection.clone();
-        let answer = redis::cmd("PING").query_async(&mut connection).await;
+        let answer = self.try_write().query_async(&mut connection).await;
         answer.map_err(|error| self.link.failed(&session, error))
     }
 }

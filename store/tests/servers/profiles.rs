@@ -265,6 +265,34 @@ async fn no_number_of_writers_leaves_a_profile_that_lacks_something() {
     );
 }
 
+/// As a full server, a replica and one that cannot save its snapshot do. What could not be written makes the rest wrong.
+#[tokio::test]
+#[ignore = "needs servers; cargo xtask test starts them"]
+async fn a_server_that_only_answers_reads_is_not_read() {
+    let keys = Keys::new();
+    let user = keys.make_user_without_rights().await;
+    keys.allow(&user, &["+@all"]).await;
+    let store = connect(RawRedisConfig {
+        user: Some(user.clone()),
+        password: Secret::new("right"),
+        ..keys.settings()
+    })
+    .await
+    .unwrap();
+    let ann = id(1);
+    let people = std::slice::from_ref(&ann);
+    put(&store, &ann, &clicks(0..2)).await;
+    keys.allow(&user, &["-@write"]).await;
+    store.put(&[(ann.clone(), clicks(0..3))]).await.unwrap_err();
+    store.get(people).await.unwrap_err();
+    store.look(people).await.unwrap_err();
+    store.ping().await.unwrap_err();
+    keys.allow(&user, &["+@write"]).await;
+    store.ping().await.unwrap();
+    assert_eq!(get(&store, &ann).await, Some(clicks(0..2)));
+    keys.remove_user(&user).await;
+}
+
 #[tokio::test]
 #[ignore = "needs servers; cargo xtask test starts them"]
 async fn clearing_takes_ones_own_profiles_only() {

@@ -97,6 +97,13 @@ impl Keys {
         name
     }
 
+    /// Allows a user everything, or only reading.
+    pub(crate) async fn allow(&self, name: &str, rights: &[&str]) {
+        let mut command = redis::cmd("ACL");
+        command.arg("SETUSER").arg(name).arg("~*").arg(rights);
+        let () = self.say(&command).await;
+    }
+
     pub(crate) async fn remove_user(&self, name: &str) {
         let mut command = redis::cmd("ACL");
         command.arg(&["DELUSER", name]);
