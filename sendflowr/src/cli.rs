@@ -63,7 +63,7 @@ pub(crate) struct Global {
 enum Command {
     /// Run host, consumer and inference in one process.
     Up {
-        /// Send signed sample deliveries of every provider to this process and show the results.
+        /// Send signed sample deliveries of every provider to this process and show the results. Not with a token or TLS.
         #[arg(long)]
         demo: bool,
         #[command(flatten)]

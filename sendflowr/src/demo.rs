@@ -11,6 +11,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use event::Timestamp;
+use listener::RawTlsConfig;
 use serde_json::{Value, json};
 use synth::delivery::{Account, Action, Delivery, Kind, PROVIDERS};
 
@@ -44,7 +45,11 @@ struct Tally {
 
 impl Demo {
     /// Generates the accounts and adds them to the configuration.
+    ///
+    /// # Errors
+    /// Names a setting with which the demonstration cannot reach the roles.
     pub(crate) fn prepare(config: &mut RawConfig) -> anyhow::Result<Self> {
+        refuse_closed(config)?;
         let mut accounts = Vec::with_capacity(PROVIDERS.len());
         for provider in PROVIDERS {
             let url = format!("https://demo.example.com/webhooks/{provider}/{ACCOUNT}");
@@ -98,6 +103,25 @@ impl Demo {
              http://{host}/metrics       Prometheus metrics\n\nStop with Ctrl-C."
         ));
         Ok(())
+    }
+}
+
+/// The demonstration has neither the tokens nor the root certificates of an installation: it is for trying the product out.
+fn refuse_closed(config: &RawConfig) -> anyhow::Result<()> {
+    let (host, inference) = (&config.host, &config.inference);
+    let is_tls = |tls: &RawTlsConfig| tls.certificate.is_some() || tls.key.is_some();
+    let closed = [
+        ("host.admin_token", host.admin_token.is_some()),
+        ("host.tls", is_tls(&host.tls)),
+        ("inference.token", inference.token.is_some()),
+        ("inference.tls", is_tls(&inference.tls)),
+    ];
+    match closed.iter().find(|(_, is_set)| *is_set) {
+        Some((setting, _)) => bail!(
+            "`--demo` sends its requests by HTTP and without a token, and `{setting}` is set: start without `--demo`, \
+             or demonstrate with a configuration without `{setting}`"
+        ),
+        None => Ok(()),
     }
 }
 

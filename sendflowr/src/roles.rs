@@ -347,15 +347,15 @@ impl Process {
         Ok(Served { address, is_tls })
     }
 
-    /// Runs the demonstration beside the roles.
+    /// Runs the demonstration beside the roles, which go on serving whether it succeeds or not.
     fn show(&mut self, demo: Demo, host: Served, inference: Served) {
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
-            tokio::select! {
-                result = demo.run(host.address, inference.address) => result.context("the demonstration failed")?,
-                () = stop.cancelled() => {}
+            let shown = stop.run_until_cancelled(demo.run(host.address, inference.address));
+            if let Some(Err(error)) = shown.await {
+                tracing::error!("the demonstration failed: {error:#}");
             }
-            // The first task that ends stops the process; a successful demonstration must not.
+            // The first task that ends stops the process.
             stop.cancelled().await;
             Ok(())
         });
@@ -369,23 +369,27 @@ impl Process {
         start: impl AsyncFnOnce(&mut Self) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         let mut asked_to_stop = pin!(asked_to_stop);
-        let is_started = tokio::select! {
-            started = start(&mut self) => started.map(|()| true)?,
-            () = &mut asked_to_stop => false,
+        let started = tokio::select! {
+            started = start(&mut self) => Some(started),
+            () = &mut asked_to_stop => None,
         };
-        if !is_started {
-            return self.end(Ok(())).await;
-        }
-        let first = tokio::select! {
-            () = asked_to_stop => Ok(()),
-            ended = self.tasks.join_next() => flatten(ended),
+        let first = match started {
+            Some(Ok(())) => tokio::select! {
+                () = asked_to_stop => Ok(()),
+                ended = self.tasks.join_next() => flatten(ended),
+            },
+            // Roles that started before may have open requests.
+            Some(Err(error)) => Err(error),
+            None => Ok(()),
         };
         self.end(first).await
     }
 
     /// Stops the roles in order and closes the engines. Returns the first error.
     async fn end(mut self, mut result: anyhow::Result<()>) -> anyhow::Result<()> {
-        tracing::info!("stopping: open requests and batches end first");
+        if !self.tasks.is_empty() {
+            tracing::info!("stopping: open requests and batches end first");
+        }
         self.stop.cancel();
         let deadline = Instant::now() + STOP_WITHIN;
         while let Ok(ended) = tokio::time::timeout_at(deadline, self.tasks.join_next()).await {

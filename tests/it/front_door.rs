@@ -1,8 +1,8 @@
 //! The promises of the README: the demonstration, and every curl line as printed.
 
-use std::process::Command;
+use std::{fs, net::TcpListener, process::Command};
 
-use integration_tests::{Answer, System, eventually, repository};
+use integration_tests::{Answer, System, eventually, repository, run, told};
 use serde_json::json;
 use synth::delivery::PROVIDERS;
 
@@ -146,4 +146,64 @@ async fn synthetic_events_go_through_the_real_bus() {
     ] {
         assert_eq!(system.look(path).await.status, 200, "{path}");
     }
+}
+
+#[test]
+fn the_demonstration_names_a_setting_that_would_keep_it_out() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    for (section, line) in [
+        ("host", "admin_token = '0123456789abcdef'"),
+        ("host.tls", "certificate = 'a.pem'\nkey = 'b.pem'"),
+        ("inference", "token = '0123456789abcdef'"),
+        ("inference.tls", "certificate = 'a.pem'\nkey = 'b.pem'"),
+    ] {
+        fs::write(
+            folder.path().join("sendflowr.toml"),
+            format!("[{section}]\n{line}"),
+        )
+        .expect("the configuration can be written");
+        let output = run(folder.path(), &["up", "--demo"]);
+        let told = told(&output);
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        let setting = match section.ends_with("tls") {
+            true => section.to_owned(),
+            false => format!("{section}.{}", line.split(' ').next().unwrap_or_default()),
+        };
+        assert!(told.contains(&format!("and `{setting}` is set")), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn roles_serve_on_after_a_demonstration_that_failed() {
+    // Some of its deliveries are longer.
+    let mut system = System::start_with("[host]\nmax_body_bytes = 1024", &[], &["--demo"]).await;
+    eventually("the demonstration fails", || async {
+        system.log().contains("the demonstration failed: ")
+    })
+    .await;
+    assert_eq!(system.host_get("/ready").await.status, 200, "{}", system.log());
+    assert!(system.stop().await, "{}", system.log());
+}
+
+#[test]
+fn a_start_that_fails_stops_the_roles_that_serve_already() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let address = taken.local_addr().expect("it is bound").to_string();
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    fs::create_dir(folder.path().join("plugins")).expect("a folder can be made");
+    let listen = [
+        "up",
+        "--host-listen",
+        "127.0.0.1:0",
+        "--inference-listen",
+        &address,
+    ];
+    let output = run(folder.path(), &listen);
+    let told = told(&output);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("(`inference.listen`)"), "{told}");
+    assert!(
+        told.contains("stopping: open requests and batches end first"),
+        "{told}"
+    );
 }
