@@ -229,7 +229,7 @@ impl Metrics {
     }
 }
 
-/// Keeps the lag of both groups current until `stop`.
+/// Keeps the lag of both groups current until `stop`, which does not wait for a bus that does not answer.
 pub(crate) async fn watch_lag(
     bus: Arc<dyn Bus>,
     metrics: Metrics,
@@ -237,7 +237,10 @@ pub(crate) async fn watch_lag(
 ) -> Result<(), ConsumerError> {
     while !stop.is_cancelled() {
         for group in [EVENTS_GROUP, IDENTITY_GROUP] {
-            match bus.lag(group, &[EVENTS_TOPIC]).await {
+            let Some(lags) = stop.run_until_cancelled(bus.lag(group, &[EVENTS_TOPIC])).await else {
+                return Ok(());
+            };
+            match lags {
                 Ok(lags) => {
                     let records: u64 = lags.iter().map(|lag| lag.records).sum();
                     let gauge = metrics.0.lag.get_or_create(&GroupLabels { group });

@@ -64,7 +64,8 @@ impl<'a> Reader<'a> {
     ) -> Result<Self, Interrupted> {
         let mut attempts = Attempts::new(config, metrics, shutdown, group, "subscribe");
         loop {
-            match bus.subscribe(group, &[EVENTS_TOPIC]).await {
+            let subscribed = shutdown.run_until_cancelled(bus.subscribe(group, &[EVENTS_TOPIC]));
+            match subscribed.await.ok_or(Interrupted::Shutdown)? {
                 Ok(subscription) => {
                     attempts.succeeded();
                     return Ok(Self {

@@ -72,6 +72,8 @@ pub(crate) struct FakeBus {
     pub(crate) polls_fail: Switch,
     pub(crate) commits_fail: Switch,
     pub(crate) commits_hang: Switch,
+    pub(crate) subscribes_hang: Switch,
+    pub(crate) lags_hang: Switch,
     /// Records handed out to the events group.
     pub(crate) handed_out: AtomicUsize,
 }
@@ -150,6 +152,9 @@ impl Bus for SharedBus {
 
     async fn subscribe(&self, group: &str, topics: &[&str]) -> Result<Box<dyn Subscription>, StoreError> {
         assert_eq!(topics, [EVENTS_TOPIC]);
+        if self.0.subscribes_hang.is_on() {
+            std::future::pending::<()>().await;
+        }
         let next = self.0.committed(group);
         Ok(Box::new(FakeSubscription {
             bus: self.0.clone(),
@@ -159,6 +164,9 @@ impl Bus for SharedBus {
     }
 
     async fn lag(&self, group: &str, _: &[&str]) -> Result<Vec<Lag>, StoreError> {
+        if self.0.lags_hang.is_on() {
+            std::future::pending::<()>().await;
+        }
         let records = (self.0.length() - self.0.committed(group)) as u64;
         Ok(vec![Lag {
             topic: EVENTS_TOPIC.into(),

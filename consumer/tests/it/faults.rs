@@ -5,6 +5,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 use consumer::{ConsumerConfig, EVENTS_GROUP};
 use store::bus::header;
 
+use crate::fakes::FakeBus;
 use crate::world::{World, deliveries, ids, person, profile_of, until};
 
 #[tokio::test(start_paused = true)]
@@ -127,6 +128,21 @@ async fn a_shutdown_finishes_what_is_in_flight() {
     let read = world.bus.handed_out.load(Ordering::SeqCst);
     assert_eq!(world.events.ids(), ids(&events[..read]));
     assert_eq!(world.bus.committed(EVENTS_GROUP), read, "nothing is read again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_does_not_wait_for_a_bus_that_does_not_answer() {
+    for hang in [
+        |bus: &FakeBus| bus.lags_hang.on(),
+        |bus: &FakeBus| bus.subscribes_hang.on(),
+    ] {
+        let world = World::default();
+        hang(&world.bus);
+        let running = world.start();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let stopped = tokio::time::timeout(Duration::from_secs(1), running.stop());
+        stopped.await.expect("it stops soon").unwrap();
+    }
 }
 
 #[tokio::test(start_paused = true)]
