@@ -4,7 +4,10 @@ mod inputs;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -301,6 +304,7 @@ impl Explanations {
         let (queue, receiver) = mpsc::channel(capacity);
         let receiver = Arc::new(tokio::sync::Mutex::new(receiver));
         let pending: Pending = Pending::default();
+        let is_failing = Arc::new(AtomicBool::new(false));
         let mut writers = Vec::with_capacity(WRITERS);
         for _ in 0..WRITERS {
             let writer = Writer {
@@ -308,6 +312,7 @@ impl Explanations {
                 pending: Arc::clone(&pending),
                 receiver: Arc::clone(&receiver),
                 metrics: metrics.clone(),
+                is_failing: Arc::clone(&is_failing),
             };
             writers.push(tokio::spawn(writer.run()));
         }
@@ -357,6 +362,8 @@ struct Writer {
     pending: Pending,
     receiver: Arc<tokio::sync::Mutex<mpsc::Receiver<Arc<StoredExplanation>>>>,
     metrics: Metrics,
+    /// Whether the last attempt of any writer failed, so that an outage is logged once.
+    is_failing: Arc<AtomicBool>,
 }
 
 impl Writer {
@@ -400,10 +407,21 @@ impl Writer {
             let error = match self.events.save_explanations(explanations).await {
                 Err(error @ StoreError::Rejected { .. }) => return Err(error),
                 Err(error) => error,
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    if self.is_failing.swap(false, Ordering::Relaxed) {
+                        tracing::info!("explanations are stored again");
+                    }
+                    return Ok(());
+                }
             };
             self.metrics.explanation_retries.inc();
-            tracing::warn!(error = %error, "explanations cannot be stored, retrying: {error}");
+            if !self.is_failing.swap(true, Ordering::Relaxed) {
+                tracing::warn!(
+                    store.what = "explanations",
+                    error = %error,
+                    "explanations cannot be stored, retrying until it works again: {error}"
+                );
+            }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }

@@ -611,9 +611,9 @@ async fn many_batches_wait_for_each_other() {
     assert!(statuses.contains(&StatusCode::OK), "{statuses:?}");
 }
 
-/// Counts warnings.
+/// Counts warnings about stores.
 #[derive(Clone, Default)]
-struct Warnings(Arc<AtomicUsize>);
+pub(crate) struct Warnings(pub(crate) Arc<AtomicUsize>);
 
 impl tracing::Subscriber for Warnings {
     fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {

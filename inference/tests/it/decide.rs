@@ -10,6 +10,7 @@ use store::events::LatencySample;
 
 use crate::{
     NOW, TestApp,
+    batch::Warnings,
     fakes::{Stores, evening_clicks, event, id_of},
     now,
 };
@@ -134,6 +135,36 @@ async fn the_explanation_is_readable_at_once_and_stored_behind() {
     let stored = &stored[decision["explanation_ref"].as_str().unwrap()];
     assert_eq!(serde_json::from_str::<Value>(&stored.body).unwrap(), waiting);
     assert!(!stored.body.contains("example.com"));
+}
+
+#[tokio::test]
+async fn a_store_that_takes_no_explanations_is_logged_once() {
+    let warnings = Warnings::default();
+    // This test runs on one thread.
+    let _logging = tracing::subscriber::set_default(warnings.clone());
+    let stores = Stores::default();
+    evening_clicks(&stores, "ann@example.com", 20, now());
+    let app = TestApp::start(stores);
+    for outage in 1..=2 {
+        app.events.down.store(true, Ordering::SeqCst);
+        for _ in 0..3 {
+            let request = json!({"email": "ann@example.com", "now": NOW});
+            assert_eq!(app.post("/timing/decide", &request).await.0, StatusCode::OK);
+        }
+        // Several writers fail, each several times.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(warnings.0.load(Ordering::SeqCst), outage);
+        app.events.down.store(false, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(app.stores.events.explanations.lock().unwrap().len(), 3 * outage);
+    }
+    let (_, metrics) = app.get("/metrics").await;
+    let retries = metrics.as_str().unwrap().lines().find_map(|line| {
+        line.strip_prefix("sendflowr_inference_explanation_retries_total ")?
+            .parse::<usize>()
+            .ok()
+    });
+    assert!(retries.is_some_and(|retries| retries > 4), "{retries:?}");
 }
 
 #[tokio::test]
