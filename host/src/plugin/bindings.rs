@@ -48,18 +48,14 @@ pub(crate) enum Unsupported {
 }
 
 impl Contract {
-    /// The oldest and the newest served version.
-    const OLDEST: (u64, u64) = (1, 0);
-    const NEWEST: (u64, u64) = (1, 1);
-
     /// Returns the contract of a plugin that exports this version's interface. Patch versions of one minor version
     /// share their types.
     pub(crate) fn of(version: &Version) -> Result<Self, Unsupported> {
         match (version.major, version.minor) {
-            Self::OLDEST => Ok(Self::V1_0),
-            Self::NEWEST => Ok(Self::V1_1),
-            minor if minor > Self::NEWEST => Err(Unsupported::TooNew),
-            _ => Err(Unsupported::TooOld),
+            (1, 0) => Ok(Self::V1_0),
+            (1, 1) => Ok(Self::V1_1),
+            (1.., _) => Err(Unsupported::TooNew),
+            (0, _) => Err(Unsupported::TooOld),
         }
     }
 }
