@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File, TryLockError},
+    io::Write,
     path::{Path, PathBuf},
 };
 
@@ -262,9 +263,14 @@ impl LockWriter {
         name.push(self.path.file_name().unwrap_or_default());
         name.push(".new");
         let unfinished: PathBuf = self.path.with_file_name(name);
-        fs::write(&unfinished, lock.to_text())
-            .and_then(|()| fs::rename(&unfinished, &self.path))
-            .map_err(|error| LockProblem::Write(error).of(&self.path))
+        let replace = || {
+            let mut file = File::create(&unfinished)?;
+            file.write_all(lock.to_text().as_bytes())?;
+            // Otherwise a crash of the machine may leave an empty file under the new name.
+            file.sync_all()?;
+            fs::rename(&unfinished, &self.path)
+        };
+        replace().map_err(|error| LockProblem::Write(error).of(&self.path))
     }
 
     /// Returns the path of the file.
