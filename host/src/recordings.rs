@@ -174,14 +174,16 @@ impl Kept {
 fn trim(files: &mut VecDeque<(PathBuf, u64)>, most: usize) -> io::Result<()> {
     let mut bytes: u64 = files.iter().map(|(_, size)| size).sum();
     while files.len() > most || bytes > MAX_ACCOUNT_BYTES {
-        let Some((path, size)) = files.pop_front() else {
+        let Some((path, size)) = files.front() else {
             break;
         };
-        bytes -= size;
-        match fs::remove_file(&path) {
+        match fs::remove_file(path) {
+            // It still takes its space, and is tried again.
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
+        bytes -= size;
+        files.pop_front();
     }
     Ok(())
 }
@@ -456,5 +458,13 @@ mod tests {
         trim(&mut files, 10).unwrap();
         assert_eq!(files.len(), 2);
         assert!(!folder.path().join("1").exists() && folder.path().join("2").exists());
+
+        // What cannot be removed still counts. A folder stands in for a file that the disk does not let go.
+        let kept = folder.path().join("3");
+        fs::remove_file(&kept).unwrap();
+        fs::create_dir(&kept).unwrap();
+        files.pop_front();
+        trim(&mut files, 0).unwrap_err();
+        assert_eq!(files.len(), 1);
     }
 }
