@@ -1,12 +1,17 @@
 //! Sends every provider's sample deliveries through HTTP and the compiled plugins; no address may remain anywhere afterwards.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use integration_tests::{Answer, System, eventually, repository};
 use serde_json::Value;
 
-use crate::outside::Outside;
+use crate::outside::{Outside, Reply};
 
 /// The host from which SNS serves the certificates of the cases, and where subscriptions are confirmed.
 const SNS: &str = "sns.us-east-1.amazonaws.com";
@@ -196,4 +201,38 @@ async fn every_case_ends_as_it_says_and_leaves_no_address_behind() {
         }
     }
     assert!(leaks.is_empty(), "{} leaks:\n{}", leaks.len(), leaks.join("\n"));
+}
+
+#[tokio::test]
+async fn the_host_accepts_only_small_direct_and_prompt_answers_to_its_own_requests() {
+    let mut cases = cases();
+    cases.retain(|case| case.account == "subscription-confirmation");
+    let [case] = &cases[..] else {
+        panic!("{} cases ask for a confirmation", cases.len())
+    };
+    let message: Value = serde_json::from_str(case.value["request"]["body"].as_str().unwrap_or_default())
+        .expect("the message is JSON");
+    let address = message["SubscribeURL"].as_str().expect("an address");
+    let elsewhere = format!("https://{SNS}/elsewhere");
+    let sns = Outside::start(SNS, certificates(&cases)).await;
+    let system = System::start_in(sns.environment(), &configuration(&cases)).await;
+    let most = 64 * 1024;
+    for (reply, words) in [
+        (Reply::Text("x".repeat(most)), None),
+        (Reply::Text("x".repeat(most + 1)), Some("more than 65536 bytes")),
+        (Reply::Redirect(elsewhere.clone()), Some("answered 302")),
+        (Reply::Silence, Some("no answer")),
+    ] {
+        sns.reply(address, reply);
+        let began = Instant::now();
+        let answer = send(&system, case).await;
+        assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+        let Some(words) = words else {
+            assert_eq!(answer.status, 200, "{}", answer.text);
+            continue;
+        };
+        assert_eq!(answer.error_code(), "confirmation_failed", "{}", answer.text);
+        assert!(answer.text.contains(words), "{}", answer.text);
+    }
+    assert!(!sns.asked().contains(&elsewhere), "{:?}", sns.asked());
 }

@@ -18,11 +18,24 @@ use tokio_rustls::TlsAcceptor;
 pub(crate) struct Outside {
     folder: TempDir,
     proxy: String,
+    replies: Replies,
     asked: Arc<Mutex<Vec<String>>>,
 }
 
+/// What the server responds with, by address.
+type Replies = Arc<Mutex<BTreeMap<String, Reply>>>;
+
+#[derive(Clone)]
+pub(crate) enum Reply {
+    Text(String),
+    /// A redirect to this address.
+    Redirect(String),
+    /// The connection stays open, and nothing comes.
+    Silence,
+}
+
 impl Outside {
-    /// Starts the server with this name, which responds with these texts, by address, and with nothing to every other request.
+    /// Starts the server with this name, which responds with these texts, by address, and with an empty one to every other request.
     pub(crate) async fn start(name: &str, texts: BTreeMap<String, String>) -> Self {
         // Fails only if another test of this process has installed it.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -38,17 +51,32 @@ impl Outside {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         let proxy = format!("http://{}", listener.local_addr().expect("it is bound"));
         let asked = Arc::new(Mutex::new(Vec::new()));
-        let (texts, seen) = (Arc::new(texts), Arc::clone(&asked));
+        let texts = texts
+            .into_iter()
+            .map(|(address, text)| (address, Reply::Text(text)));
+        let replies = Replies::new(Mutex::new(texts.collect()));
+        let (known, seen) = (Arc::clone(&replies), Arc::clone(&asked));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (tls, texts, seen) = (tls.clone(), Arc::clone(&texts), Arc::clone(&seen));
+                let (tls, known, seen) = (tls.clone(), Arc::clone(&known), Arc::clone(&seen));
                 tokio::spawn(async move {
                     // A failed connection shows in the host's answer.
-                    let _ = answer(stream, &tls, &texts, &seen).await;
+                    let _ = answer(stream, &tls, &known, &seen).await;
                 });
             }
         });
-        Self { folder, proxy, asked }
+        Self {
+            folder,
+            proxy,
+            replies,
+            asked,
+        }
+    }
+
+    /// Changes the response to requests for this address.
+    pub(crate) fn reply(&self, address: &str, reply: Reply) {
+        let mut replies = self.replies.lock().unwrap_or_else(PoisonError::into_inner);
+        replies.insert(address.to_owned(), reply);
     }
 
     /// Returns the environment variables that direct a process here.
@@ -71,7 +99,7 @@ impl Outside {
 async fn answer(
     mut stream: TcpStream,
     tls: &TlsAcceptor,
-    texts: &BTreeMap<String, String>,
+    replies: &Mutex<BTreeMap<String, Reply>>,
     seen: &Mutex<Vec<String>>,
 ) -> io::Result<()> {
     let host = target(&mut stream).await?;
@@ -82,10 +110,20 @@ async fn answer(
         host.trim_end_matches(":443"),
         target(&mut stream).await?
     );
-    let text = texts.get(&address).map_or("", String::as_str);
+    let reply = replies
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .get(&address)
+        .cloned();
     seen.lock().unwrap_or_else(PoisonError::into_inner).push(address);
+    let (status, text) = match reply {
+        Some(Reply::Text(text)) => ("200 OK".to_owned(), text),
+        Some(Reply::Redirect(to)) => (format!("302 Found\r\nlocation: {to}"), String::new()),
+        Some(Reply::Silence) => return std::future::pending().await,
+        None => ("200 OK".to_owned(), String::new()),
+    };
     let head = format!(
-        "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
         text.len()
     );
     stream.write_all(format!("{head}{text}").as_bytes()).await?;
