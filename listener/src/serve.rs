@@ -195,17 +195,37 @@ mod tests {
     use tokio::io::AsyncReadExt as _;
 
     use super::*;
+    use crate::RawTlsConfig;
 
     // The clock jumps to the next timer whenever nothing else happens.
     #[tokio::test(start_paused = true)]
     async fn a_connection_that_sends_nothing_is_closed_soon() {
+        silence_is_cut_short(None).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_handshake_that_never_comes_is_given_up_soon() {
+        let folder = tempfile::tempdir().unwrap();
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let (certificate, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+        std::fs::write(&certificate, made.cert.pem()).unwrap();
+        std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        let raw = RawTlsConfig {
+            certificate: Some(certificate),
+            key: Some(key),
+            reload_seconds: None,
+        };
+        silence_is_cut_short(TlsConfig::try_new("host", raw).unwrap()).await;
+    }
+
+    async fn silence_is_cut_short(tls: Option<TlsConfig>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
         let served = tokio::spawn(serve(
             listener,
             Router::new(),
-            None,
+            tls,
             Limits::default(),
             shutdown.clone(),
         ));
