@@ -12,6 +12,11 @@ use std::{
 
 use futures::future::join_all;
 use prometheus_client::{encoding::text::encode, registry::Registry};
+use rdkafka::{
+    ClientConfig,
+    admin::{AdminClient, AdminOptions, ResourceSpecifier},
+    client::DefaultClientContext,
+};
 use sendflowr_store::{
     StoreError,
     bus::{Bus, DEAD_LETTERS_TOPIC, EVENTS_TOPIC, NewRecord, RawKafkaConfig, Subscription},
@@ -296,6 +301,22 @@ async fn topics_are_made_once_and_described() {
     assert_eq!(records, 10);
     let own = other.topics(&[EVENTS_TOPIC, DEAD_LETTERS_TOPIC]).await.unwrap();
     assert_eq!(own.len(), 2, "connecting makes the product's own topics");
+}
+
+#[tokio::test]
+#[ignore = "needs servers; cargo xtask test starts them"]
+async fn dead_letters_are_kept_for_thirty_days_and_long_records_accepted() {
+    let _world = World::new().await;
+    let mut client = ClientConfig::new();
+    client.set("bootstrap.servers", settings().bootstrap_servers.unwrap());
+    let admin: AdminClient<DefaultClientContext> = client.create().unwrap();
+    let topic = ResourceSpecifier::Topic(DEAD_LETTERS_TOPIC);
+    let described = admin.describe_configs(&[topic], &AdminOptions::new()).await.unwrap();
+    let config = described[0].as_ref().unwrap();
+    let value = |name| config.get(name).and_then(|entry| entry.value.as_deref());
+    assert_eq!(value("retention.ms"), Some("2592000000"));
+    let longest = settings().max_record_bytes.to_string();
+    assert_eq!(value("max.message.bytes"), Some(longest.as_str()));
 }
 
 #[tokio::test]

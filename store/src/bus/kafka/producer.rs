@@ -307,6 +307,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_key_is_in_the_partition_that_kafka_s_own_clients_choose() {
+        // Of seven, by Kafka's murmur2; the library's own choice would differ for each of these keys.
+        let partitions = [("bob", 5), ("21", 3), ("abc", 4)];
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("topic", 7, 1).unwrap();
+        let producer = producer(cluster.bootstrap_servers(), Duration::from_secs(60));
+        for (key, partition) in partitions {
+            let key = key.to_owned();
+            producer.append(&[NewRecord { key, ..record(1) }]).await.unwrap();
+            let native = producer.native();
+            let (_, end) = native
+                .client()
+                .fetch_watermarks("topic", partition, Duration::from_secs(10))
+                .unwrap();
+            assert_eq!(end, 1, "partition {partition}");
+        }
+    }
+
+    #[tokio::test]
     async fn refuses_what_there_is_no_room_for_and_gives_room_back() {
         // No broker is there: everything waits until it times out.
         let producer = Arc::new(producer(NOBODY.to_owned(), SOON));
