@@ -35,22 +35,24 @@ const MOST_PEOPLE: usize = 20_000;
 const FIRST_ROUNDS: usize = 16;
 const LAST_ROUNDS: usize = 10;
 
-/// A person counts for at most this many events, so that a few very active people do not determine the shapes.
+/// A person counts for at most this many events, so that a few very active people do not determine the shapes. Not tuned.
 const MOST_EVENTS: f32 = 80.0;
 
 /// Weights, in events for each hour of a shape: of the same hour on other days, and of the shape that the fit started from. For
-/// other days, 4 was better by 0.003 bits on plentiful real activity, 12 by 0.01 of the possible gain on sparse simulated mail.
+/// other days, 4 was better by 0.003 bits on plentiful real activity, 12 by 0.01 of the possible gain on sparse simulated mail. The
+/// weight of the first shape is not tuned.
 const DAYS_PRIOR: f32 = 10.0;
 const SHAPE_PRIOR: f32 = 0.6;
 
-/// Weight, in people, of how common the shapes were when the fit started.
+/// Weight, in people, of how common the shapes were when the fit started. Not tuned.
 const WEIGHTS_PRIOR: f32 = 60.0;
 
-/// Weights, in events, of the pooled response (per hour) and of the levels (in total) that the fit started from.
+/// Weights, in events, of the pooled response (per hour) and of the levels (in total) that the fit started from. Not tuned.
 const POOLED_PRIOR: f32 = 1.0;
 const LEVEL_PRIOR: f32 = 20.0;
 
 /// Bounds of the levels' gamma shape: with a smaller one a few people have everything; with a larger one all people are alike.
+/// Not tuned.
 const LEVEL_SHAPE: (f32, f32) = (0.3, 5.0);
 
 /// Responsibilities below this change no shape.
