@@ -32,17 +32,19 @@ pub use self::{findings::Findings, stored::AccountValues};
 pub const DEFAULT_ACCOUNT: &str = "default";
 
 /// The name that plugins give to the secret that holds the user name of basic authentication.
-const BASIC_AUTH_USER: &str = "basic_auth_user";
+pub(crate) const BASIC_AUTH_USER: &str = "basic_auth_user";
 
 /// The names in an account's section that are neither secrets nor settings.
 const ALLOW_UNSIGNED: &str = "allow_unsigned";
 const RECORD_DELIVERIES: &str = "record_deliveries";
 const EXTERNAL_ID_SCOPE: &str = "external_id_scope";
+pub(crate) const HOSTS_OWN: [&str; 3] = [ALLOW_UNSIGNED, RECORD_DELIVERIES, EXTERNAL_ID_SCOPE];
 
 /// Settings that have one meaning in all plugins: the SDK declares and reads them. A plugin can only refuse every delivery of an
 /// account where they are wrong, so they are checked when the account is read.
 const TIMESTAMP_TOLERANCE: &str = "timestamp_tolerance_seconds";
 const HEADER_NAME: &str = "header_name";
+pub(crate) const COMMON_SETTINGS: [&str; 2] = [TIMESTAMP_TOLERANCE, HEADER_NAME];
 
 /// Maximum number of values that a secret may have at once. A rotation needs two; four leave room for one that overlaps the
 /// next, and keep the work that a forged delivery causes small.

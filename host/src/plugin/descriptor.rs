@@ -6,6 +6,7 @@ use event::identity::{MAX_SLUG, is_slug};
 use semver::Version;
 
 use super::bindings::types::Descriptor;
+use crate::accounts::{BASIC_AUTH_USER, COMMON_SETTINGS, HOSTS_OWN};
 
 /// Long enough for any provider's name, short enough for a table.
 const NAME_LETTERS: usize = 64;
@@ -16,6 +17,13 @@ const URL_LETTERS: usize = 2048;
 /// No provider needs more than a handful.
 const MOST_SPECS: usize = 32;
 const MOST_HOSTS: usize = 16;
+
+/// How a word ends that makes a name that of a secret. Every secret of the plugins in this repository has such a word, other than
+/// the [`SECRETS`]. `auth` is not among them: `auth_type` says only how a token is sent.
+const SECRET_WORDS: [&str; 6] = ["credential", "key", "passphrase", "password", "secret", "token"];
+
+/// Secrets that the SDK declares and whose names have no such word.
+const SECRETS: [&str; 2] = [BASIC_AUTH_USER, "header_value"];
 
 /// Returns what is wrong with a descriptor, if anything.
 pub(crate) fn check(descriptor: &Descriptor) -> Result<(), String> {
@@ -100,7 +108,41 @@ fn check_specs(descriptor: &Descriptor) -> Result<(), String> {
         }
         check_text(&format!("the summary of `{name}`"), summary, SUMMARY_LETTERS)?;
     }
+    check_kinds(descriptor)
+}
+
+/// The configuration does not say which values are secrets: the descriptor of whatever file is in the folder does. So a name must
+/// not become the other kind: a plugin would be handed a secret, or have deliveries proven by a setting, which can be guessed.
+fn check_kinds(descriptor: &Descriptor) -> Result<(), String> {
+    for spec in &descriptor.settings {
+        let name = spec.name.as_str();
+        if HOSTS_OWN.contains(&name) {
+            return Err(format!("setting `{name}` is the host's own: rename it"));
+        }
+        if is_secret(name) {
+            return Err(format!(
+                "setting `{name}` has the name of a secret: declare it as a secret, or rename it if it is none"
+            ));
+        }
+    }
+    for spec in &descriptor.secrets {
+        let name = spec.name.as_str();
+        if HOSTS_OWN.contains(&name) || COMMON_SETTINGS.contains(&name) {
+            return Err(format!(
+                "secret `{name}` has the name of a setting that the host reads: rename it"
+            ));
+        }
+    }
     Ok(())
+}
+
+/// Returns whether this is the name of a secret: `signing_key`, `api_keys`, `authtoken_2`.
+fn is_secret(name: &str) -> bool {
+    let is_word = |word: &str| {
+        let word = word.trim_end_matches(|letter: char| letter.is_ascii_digit() || letter == 's');
+        SECRET_WORDS.iter().any(|end| word.ends_with(end))
+    };
+    SECRETS.contains(&name) || name.split('_').any(is_word)
 }
 
 /// A host must be a name of at least two labels; one label before the last two may be `*`.
@@ -232,5 +274,73 @@ mod tests {
             |descriptor| descriptor.secrets[0].name = "Signing-Key".to_owned(),
             "snake_case",
         );
+    }
+
+    fn with_setting(descriptor: &mut Descriptor, name: &str) {
+        descriptor.settings.push(SettingSpec {
+            name: name.to_owned(),
+            summary: "A setting.".to_owned(),
+            required: false,
+        });
+    }
+
+    #[test]
+    fn refuses_settings_with_the_name_of_a_secret() {
+        for name in [
+            // Those of the plugins in this repository.
+            "auth_token",
+            "basic_auth_password",
+            "basic_auth_user",
+            "bearer_token",
+            "client_secret",
+            "header_value",
+            "public_key",
+            "signing_secret",
+            "url_secret",
+            "webhook_key",
+            // And others.
+            "apikey",
+            "credentials",
+            "signing_key_v2",
+            "tokens2",
+        ] {
+            refused(
+                |descriptor| with_setting(descriptor, name),
+                "has the name of a secret",
+            );
+        }
+        // The settings of the plugins in this repository, and names that only look similar.
+        for name in [
+            "auth_type",
+            "header_name",
+            "timestamp_tolerance_seconds",
+            "topic_arn",
+            "webhook_url",
+            "keyword",
+            "secretary",
+        ] {
+            let mut descriptor = descriptor();
+            with_setting(&mut descriptor, name);
+            assert_eq!(check(&descriptor), Ok(()), "{name}");
+        }
+    }
+
+    #[test]
+    fn refuses_the_hosts_own_names() {
+        for name in ["allow_unsigned", "external_id_scope", "record_deliveries"] {
+            refused(|descriptor| with_setting(descriptor, name), "the host's own");
+        }
+        for name in [
+            "allow_unsigned",
+            "external_id_scope",
+            "record_deliveries",
+            "timestamp_tolerance_seconds",
+            "header_name",
+        ] {
+            refused(
+                |descriptor| name.clone_into(&mut descriptor.secrets[0].name),
+                "has the name of a setting that the host reads",
+            );
+        }
     }
 }

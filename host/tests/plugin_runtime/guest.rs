@@ -24,6 +24,8 @@ pub(crate) struct Guest {
     pub(crate) hosts: Vec<String>,
     /// Name of the secret that operators can configure.
     pub(crate) secret: Option<&'static str>,
+    /// Name of the setting that operators can configure.
+    pub(crate) setting: Option<&'static str>,
     /// Number of events that `normalize` returns, all of zeros.
     pub(crate) events: u32,
     /// Version of the contract that it is built for.
@@ -60,6 +62,7 @@ pub(crate) fn guest(slug: &str) -> Guest {
         unavailable_status: 503,
         hosts: Vec::new(),
         secret: None,
+        setting: None,
         events: 1,
         contract: "1.0.0",
         wants: None,
@@ -142,6 +145,7 @@ impl Guest {
             place("https://docs.test/"),
         ];
         let secret = self.secret.map(&mut place);
+        let setting = self.setting.map(&mut place);
         let hosts: Vec<(u32, u32)> = self.hosts.iter().map(|host| place(host)).collect();
         // The table of hosts, appended to the texts, aligned.
         while !texts.len().is_multiple_of(4) {
@@ -153,15 +157,19 @@ impl Guest {
             text_bytes.extend(at.to_le_bytes());
             text_bytes.extend(length.to_le_bytes());
         }
-        let secret_at = TEXTS_AT + u32::try_from(text_bytes.len()).unwrap();
-        if let Some((at, length)) = secret {
-            // Its name, which is also its summary, and a zero: it is not required.
-            for _ in 0..2 {
-                text_bytes.extend(at.to_le_bytes());
-                text_bytes.extend(length.to_le_bytes());
+        let mut place_spec = |spec: Option<(u32, u32)>| {
+            let spec_at = TEXTS_AT + u32::try_from(text_bytes.len()).unwrap();
+            if let Some((at, length)) = spec {
+                // Its name, which is also its summary, and a zero: it is not required.
+                for _ in 0..2 {
+                    text_bytes.extend(at.to_le_bytes());
+                    text_bytes.extend(length.to_le_bytes());
+                }
+                text_bytes.extend([0; 4]);
             }
-            text_bytes.extend([0; 4]);
-        }
+            (spec_at, u32::from(spec.is_some()))
+        };
+        let specs = [place_spec(secret), place_spec(setting)];
         assert!(text_bytes.len() < usize::try_from(HEAP_AT - TEXTS_AT).unwrap());
 
         let mut descriptor = Vec::new();
@@ -169,10 +177,10 @@ impl Guest {
             descriptor.extend(at.to_le_bytes());
             descriptor.extend(length.to_le_bytes());
         }
-        descriptor.extend(secret_at.to_le_bytes());
-        descriptor.extend(u32::from(secret.is_some()).to_le_bytes());
-        // No settings.
-        descriptor.extend([0; 8]);
+        for (at, count) in specs {
+            descriptor.extend(at.to_le_bytes());
+            descriptor.extend(count.to_le_bytes());
+        }
         descriptor.extend(hosts_at.to_le_bytes());
         descriptor.extend(u32::try_from(hosts.len()).unwrap().to_le_bytes());
         for status in [self.unproven_status, 400, self.unavailable_status] {

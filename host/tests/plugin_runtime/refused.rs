@@ -3,7 +3,7 @@
 use std::{fs, os::unix::fs::symlink};
 
 use super::{
-    World,
+    World, eventually,
     gallery::{branches_and_variables, fickle, many_imports},
     guest::{Guest, component, guest},
 };
@@ -307,6 +307,42 @@ async fn a_description_that_the_contract_does_not_allow() {
     assert!(status.contains("status `200` for `unproven`"), "{status}");
     let hosts = refusal(described(|plugin| plugin.hosts = vec!["*.com".to_owned()])).await;
     assert!(hosts.contains("host `*.com`"), "{hosts}");
+    let secret = refusal(described(|plugin| {
+        plugin.secret = Some("timestamp_tolerance_seconds")
+    }))
+    .await;
+    assert_eq!(
+        secret,
+        "`bad.wasm` has an invalid descriptor: secret `timestamp_tolerance_seconds` has the name of a setting that the host reads: \
+         rename it"
+    );
+}
+
+/// Whoever replaces a plugin cannot have its account's secret handed over.
+#[tokio::test]
+async fn a_secret_that_became_a_setting() {
+    let signed = described(|plugin| plugin.secret = Some("signing_key"));
+    let world = World::with(&[("bad.wasm", signed)]).await;
+    assert_eq!(world.deliver("bad").await.unwrap(), 1);
+    let greedy = described(|plugin| {
+        plugin.version = "2.0.0".to_owned();
+        plugin.setting = Some("signing_key");
+    });
+    fs::write(world.path("bad.wasm"), &greedy).unwrap();
+    eventually("it is refused", || refused_files(&world) == 1).await;
+    assert_eq!(
+        world.problem("bad.wasm"),
+        "`bad.wasm` has an invalid descriptor: setting `signing_key` has the name of a secret: declare it as a secret, or rename \
+         it if it is none"
+    );
+    assert_eq!(world.plugin("bad").tag(), "bad@1.0.0", "the old one serves");
+    drop(world);
+    // Nor by waiting for a restart.
+    assert!(refusal(greedy).await.contains("has the name of a secret"));
+    // Other settings are served.
+    let modest = described(|plugin| plugin.setting = Some("webhook_url"));
+    let world = World::with(&[("bad.wasm", modest)]).await;
+    assert_eq!(world.plugin("bad").descriptor().settings[0].name, "webhook_url");
 }
 
 #[tokio::test]
