@@ -6,6 +6,9 @@ use subtle::ConstantTimeEq;
 use super::{Evidence, Refusal, Work, encoding::decode, signatures};
 use crate::plugin::types::{Hash, HashConstruction, HashKey, KeyedHash, Message, Part, SecretKey};
 
+/// Longest prefix that is stripped from a secret. The longest in use, `v1,whsec_`, has 9 bytes.
+const MAX_PREFIX_BYTES: usize = 16;
+
 /// Checks that any of the signatures matches any of the messages under any value of the key.
 pub(super) fn check(proof: &KeyedHash, evidence: &Evidence<'_>, work: &mut Work) -> Result<(), Refusal> {
     let presented = signatures::decode_all(&proof.source, &proof.signatures)?;
@@ -37,6 +40,11 @@ fn keys(key: &HashKey, evidence: &Evidence<'_>) -> Result<Vec<Vec<u8>>, Refusal>
         HashKey::Published(bytes) => return Ok(vec![bytes.clone()]),
         HashKey::Secret(secret) => secret,
     };
+    if !is_scheme(&secret.strip_prefix) {
+        return Err(Refusal::PluginFault(
+            "the prefix of a secret must be empty, or short with one `_` at its end, like `whsec_`",
+        ));
+    }
     let mut keys = Vec::new();
     let mut unusable = None;
     for value in evidence.account.secret(evidence.descriptor, &secret.name)? {
@@ -54,6 +62,13 @@ fn keys(key: &HashKey, evidence: &Evidence<'_>) -> Result<Vec<Vec<u8>>, Refusal>
         Some(refusal) if keys.is_empty() => Err(refusal),
         _ => Ok(keys),
     }
+}
+
+/// Returns whether a prefix can be the public name of a scheme. If a plugin could take any text from the request as the prefix, the
+/// answers would tell a stranger whether the secret begins with it, letter by letter. Of what ends in `_`, only the whole can be
+/// guessed, and it occurs neither in hexadecimal nor in standard base64.
+fn is_scheme(prefix: &str) -> bool {
+    prefix.is_empty() || (prefix.len() <= MAX_PREFIX_BYTES && prefix.find('_') == Some(prefix.len() - 1))
 }
 
 fn secret_key(secret: &SecretKey, configured: &str) -> Result<Vec<u8>, &'static str> {

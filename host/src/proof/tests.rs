@@ -229,6 +229,31 @@ fn keys_are_decoded_as_the_provider_writes_them() {
     }
 }
 
+/// A plugin could take the prefix from the request: the answer must not tell whether the secret begins with it.
+#[test]
+fn a_prefix_does_not_reveal_how_a_secret_begins() {
+    let scene = Scene::new(&[("key", &["a1_b2_c3d4e5f60718"])]);
+    let genuine = hmac_of(hmac::HMAC_SHA256, b"a1_b2_c3d4e5f60718", &[b"1.", BODY].concat());
+    for encoding in [Encoding::Utf8, Encoding::Hex, Encoding::Base64] {
+        for prefix in ["a", "b", "a1", "a1_b2_", "a1_b3_", "a1_b2_c3d4e5f6071_"] {
+            let key = SecretKey {
+                name: "key".into(),
+                encoding,
+                strip_prefix: prefix.into(),
+            };
+            let proof = KeyedHash {
+                key: HashKey::Secret(key),
+                ..keyed_hash(vec![signature(&genuine)])
+            };
+            assert_eq!(
+                scene.code(&[Proof::KeyedHash(proof)]),
+                "plugin_fault",
+                "{encoding:?} {prefix}"
+            );
+        }
+    }
+}
+
 #[test]
 fn says_when_a_signature_is_absent_or_unreadable() {
     let scene = Scene::new(&[("key", &["k"])]);
