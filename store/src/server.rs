@@ -11,17 +11,13 @@ pub enum InvalidHost {
     Missing(&'static str),
     /// The host is more than a name or an address.
     #[error(
-        "`{section}.host` is `{host}`, it must be a name or an address alone; the port goes into `{section}.port`"
+        "`{0}.host` must be a name or an address alone: the port goes into `{0}.port`, user and password into keys of their own"
     )]
-    NotAlone {
-        /// The section of the configuration.
-        section: &'static str,
-        /// The configured value.
-        host: String,
-    },
+    NotAlone(&'static str),
 }
 
-/// Checks that `host` is the name or address of a server and nothing more: no scheme, no port, no path.
+/// Checks that `host` is the name or address of a server and nothing more: no scheme, no port, no path. The error does not repeat
+/// the value, which may contain a password.
 pub(crate) fn host(section: &'static str, host: Option<String>) -> Result<String, InvalidHost> {
     let host = host.ok_or(InvalidHost::Missing(section))?;
     let is_name = !host.is_empty()
@@ -31,7 +27,7 @@ pub(crate) fn host(section: &'static str, host: Option<String>) -> Result<String
     if is_name || host.parse::<IpAddr>().is_ok() {
         Ok(host)
     } else {
-        Err(InvalidHost::NotAlone { section, host })
+        Err(InvalidHost::NotAlone(section))
     }
 }
 

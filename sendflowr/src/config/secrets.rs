@@ -78,6 +78,8 @@ fn hidden_in(table: &Table, section: &str) -> Table {
         let value = match value {
             Value::Table(inner) => Value::Table(hidden_in(inner, &path)),
             _ if is_secret(&path) => Value::String(HIDDEN.to_owned()),
+            // A user and a password by mistake: it is shown before it is refused.
+            Value::String(text) if key == "host" && text.contains('@') => Value::String(HIDDEN.to_owned()),
             Value::String(text) => Value::String(without_credentials(text)),
             other => other.clone(),
         };
@@ -86,20 +88,43 @@ fn hidden_in(table: &Table, section: &str) -> Table {
     shown
 }
 
-/// Returns an address without the user and password that it may contain.
+/// Returns an address without the user, password and query that it may contain.
 pub(crate) fn without_credentials(text: &str) -> String {
     let Some((scheme, rest)) = text.split_once("://") else {
         return text.to_owned();
     };
-    match rest.rsplit_once('@') {
-        Some((_, address)) => format!("{scheme}://{HIDDEN}@{address}"),
-        None => text.to_owned(),
+    match (rest.rsplit_once('@'), rest.split_once(['?', '#'])) {
+        (None, None) => text.to_owned(),
+        (Some((_, address)), None) => format!("{scheme}://{HIDDEN}@{address}"),
+        (None, Some((address, _))) => format!("{scheme}://{address}?{HIDDEN}"),
+        // Each may contain the other.
+        (Some(_), Some(_)) => format!("{scheme}://{HIDDEN}"),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_are_shown_without_what_may_be_secret() {
+        for (text, shown) in [
+            ("http://collector:4318/otlp", "http://collector:4318/otlp"),
+            ("http://me:s3cret@db:1", "http://(hidden)@db:1"),
+            ("http://c/otlp?api_key=s3cret", "http://c/otlp?(hidden)"),
+            ("http://c/#s3cret", "http://c/?(hidden)"),
+            ("http://c/?key=s3@cret", "http://(hidden)"),
+            ("http://me:s3?cret@db", "http://(hidden)"),
+        ] {
+            assert_eq!(without_credentials(text), shown);
+        }
+        let table: Table = "[redis]\nhost = 'me:s3cret@db'\n[postgres]\nhost = 'db.internal'"
+            .parse()
+            .unwrap();
+        let shown = toml::to_string(&hidden(&table)).unwrap();
+        assert!(!shown.contains("s3cret"), "{shown}");
+        assert!(shown.contains("db.internal"), "{shown}");
+    }
 
     #[test]
     fn no_secret_is_shown() {

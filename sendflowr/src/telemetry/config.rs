@@ -42,7 +42,9 @@ pub(crate) struct TelemetryConfig {
 pub(crate) enum InvalidTelemetry {
     #[error("`telemetry.endpoint` must be an address such as `http://collector:4318`")]
     Endpoint,
-    #[error("`telemetry.endpoint` must not contain a user or password: use `telemetry.headers` instead")]
+    #[error(
+        "`telemetry.endpoint` must not contain a user, a password or a query: use `telemetry.headers` instead"
+    )]
     Credentials,
     #[error(transparent)]
     SampleRatio(#[from] OutOfRange),
@@ -68,7 +70,9 @@ impl TelemetryConfig {
         if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
             return Err(InvalidTelemetry::Endpoint);
         }
-        if !url.username().is_empty() || url.password().is_some() {
+        // A path is appended to it, so a query could not work either.
+        let has_more = url.query().is_some() || url.fragment().is_some();
+        if !url.username().is_empty() || url.password().is_some() || has_more {
             return Err(InvalidTelemetry::Credentials);
         }
         Ok(Some(Self {
@@ -118,6 +122,11 @@ mod tests {
             ("endpoint = 's3cret:4318'", "telemetry.endpoint"),
             ("endpoint = 'grpc://s3cret:4317'", "telemetry.endpoint"),
             ("endpoint = 'http://me:s3cret@collector'", "telemetry.headers"),
+            (
+                "endpoint = 'http://collector/otlp?api_key=s3cret'",
+                "telemetry.headers",
+            ),
+            ("endpoint = 'http://collector/#s3cret'", "telemetry.headers"),
             ("sample_ratio = 1.1", "telemetry.sample_ratio"),
             ("sample_ratio = nan", "telemetry.sample_ratio"),
             (

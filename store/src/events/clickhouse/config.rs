@@ -205,7 +205,11 @@ mod tests {
             "`clickhouse.host` is not set"
         );
         for host in ["", "http://db", "db:8123", "db/x", "a b"] {
-            assert!(error(with_host(host)).starts_with(&format!("`clickhouse.host` is `{host}`")));
+            assert_eq!(
+                error(with_host(host)),
+                "`clickhouse.host` must be a name or an address alone: the port goes into `clickhouse.port`, user and password into keys \
+                 of their own"
+            );
         }
         for database in ["", "1db", "a-b", "a`b", &"x".repeat(65)] {
             let raw = RawClickHouseConfig {

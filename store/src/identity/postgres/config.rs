@@ -185,8 +185,12 @@ mod tests {
     fn names_the_key_that_cannot_work() {
         let error = |raw: RawPostgresConfig| PostgresConfig::try_from(raw).unwrap_err().to_string();
         assert_eq!(error(RawPostgresConfig::default()), "`postgres.host` is not set");
-        for host in ["", "postgres://db", "db:5432", "db/x", "a b"] {
-            assert!(error(with_host(host)).starts_with(&format!("`postgres.host` is `{host}`")));
+        for host in ["", "postgres://db", "db:5432", "db/x", "a b", "me:s3cret@db"] {
+            assert_eq!(
+                error(with_host(host)),
+                "`postgres.host` must be a name or an address alone: the port goes into `postgres.port`, user and password into keys \
+                 of their own"
+            );
         }
         let raw = RawPostgresConfig {
             user: String::new(),
