@@ -147,8 +147,9 @@ async fn a_store_that_takes_no_explanations_is_logged_once() {
     let app = TestApp::start(stores);
     for outage in 1..=2 {
         app.events.down.store(true, Ordering::SeqCst);
-        for _ in 0..3 {
-            let request = json!({"email": "ann@example.com", "now": NOW});
+        for mail in 0..3 {
+            let campaign = format!("{outage}-{mail}");
+            let request = json!({"email": "ann@example.com", "now": NOW, "campaign_id": campaign});
             assert_eq!(app.post("/timing/decide", &request).await.0, StatusCode::OK);
         }
         // Several writers fail, each several times.

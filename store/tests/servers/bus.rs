@@ -311,7 +311,10 @@ async fn dead_letters_are_kept_for_thirty_days_and_long_records_accepted() {
     client.set("bootstrap.servers", settings().bootstrap_servers.unwrap());
     let admin: AdminClient<DefaultClientContext> = client.create().unwrap();
     let topic = ResourceSpecifier::Topic(DEAD_LETTERS_TOPIC);
-    let described = admin.describe_configs(&[topic], &AdminOptions::new()).await.unwrap();
+    let described = admin
+        .describe_configs(&[topic], &AdminOptions::new())
+        .await
+        .unwrap();
     let config = described[0].as_ref().unwrap();
     let value = |name| config.get(name).and_then(|entry| entry.value.as_deref());
     assert_eq!(value("retention.ms"), Some("2592000000"));
