@@ -150,6 +150,9 @@ impl Kept {
         let name = folder_name(&delivery.provider, &delivery.account);
         let folder = folder.join(&name);
         store::embedded::create_folder(&folder)?;
+        let files = self.0.entry(name).or_default();
+        // Nothing is added while old ones cannot be removed: the folder would grow without a limit.
+        trim(files, item.most)?;
         let sealed = sealer.seal(delivery, &item.plugin);
         let id = uuid::Uuid::now_v7().simple();
         // Renamed once it is complete: a reader never sees a partial recording.
@@ -164,7 +167,6 @@ impl Kept {
             let _ = fs::remove_file(&draft);
             return Err(error);
         }
-        let files = self.0.entry(name).or_default();
         files.push_back((path, sealed.len() as u64));
         trim(files, item.most)
     }
@@ -447,6 +449,27 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_added_while_old_recordings_cannot_be_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let sealer = Sealer::new(&[7; 32]);
+        let mut kept = Kept::default();
+        let mut add = |second| kept.add(folder.path(), &item(second, b"x".to_vec(), 1), &sealer);
+        let inner = folder.path().join("acme@..");
+        add(0).unwrap();
+        // A folder stands in for a file that the disk does not let go.
+        let oldest = recordings(&inner).unwrap().remove(0);
+        fs::remove_file(&oldest).unwrap();
+        fs::create_dir(&oldest).unwrap();
+        for second in 1..5 {
+            add(second).unwrap_err();
+        }
+        assert_eq!(recordings(&inner).unwrap().len(), 2);
+        fs::remove_dir(&oldest).unwrap();
+        add(5).unwrap();
+        assert_eq!(recordings(&inner).unwrap().len(), 1);
+    }
+
+    #[test]
     fn bytes_are_bounded_too() {
         let folder = tempfile::tempdir().unwrap();
         let mut files = VecDeque::new();
@@ -458,13 +481,5 @@ mod tests {
         trim(&mut files, 10).unwrap();
         assert_eq!(files.len(), 2);
         assert!(!folder.path().join("1").exists() && folder.path().join("2").exists());
-
-        // What cannot be removed still counts. A folder stands in for a file that the disk does not let go.
-        let kept = folder.path().join("3");
-        fs::remove_file(&kept).unwrap();
-        fs::create_dir(&kept).unwrap();
-        files.pop_front();
-        trim(&mut files, 0).unwrap_err();
-        assert_eq!(files.len(), 1);
     }
 }
