@@ -164,7 +164,7 @@ fn the_demonstration_names_a_setting_that_would_keep_it_out() {
         .expect("the configuration can be written");
         let output = run(folder.path(), &["up", "--demo"]);
         let told = told(&output);
-        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert_eq!(output.status.code(), Some(2), "{told}");
         let setting = match section.ends_with("tls") {
             true => section.to_owned(),
             false => format!("{section}.{}", line.split(' ').next().unwrap_or_default()),
@@ -190,7 +190,6 @@ fn a_start_that_fails_stops_the_roles_that_serve_already() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let address = taken.local_addr().expect("it is bound").to_string();
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
-    fs::create_dir(folder.path().join("plugins")).expect("a folder can be made");
     let listen = [
         "up",
         "--host-listen",
@@ -200,7 +199,7 @@ fn a_start_that_fails_stops_the_roles_that_serve_already() {
     ];
     let output = run(folder.path(), &listen);
     let told = told(&output);
-    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert_eq!(output.status.code(), Some(2), "{told}");
     assert!(told.contains("(`inference.listen`)"), "{told}");
     assert!(
         told.contains("stopping: open requests and batches end first"),
