@@ -22,8 +22,13 @@ use tokio::sync::Semaphore;
 use super::Shared;
 use crate::error::ApiError;
 
-/// Maximum number of nested encodings. Nobody is known to use more than one.
-const MAX_ENCODINGS: usize = 2;
+/// How many times larger a body may become by decompression. Batches of events shrink to a tenth or a thirtieth: each event has an
+/// id and an address of its own. Deflate alone goes up to 1,032, so that strangers could have millions of bytes handled for the
+/// price of a few thousand.
+const MAX_RATIO: usize = 100;
+
+/// Size up to which the ratio does not matter: what a small body costs is of no use to strangers.
+const MIN_RATED_BYTES: usize = 64 * 1024;
 
 /// The first bytes of each body, which never count against the room: more than one event of any provider takes. If
 /// every connection sends a body, these are 64 MiB.
@@ -106,7 +111,7 @@ impl Drop for Place {
 /// A body as it was sent.
 pub(super) struct Received {
     bytes: Vec<u8>,
-    encodings: Vec<Encoding>,
+    encoding: Option<Encoding>,
     place: Place,
 }
 
@@ -119,7 +124,7 @@ pub(super) async fn receive(
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Received, ApiError> {
-    let encodings = encodings(headers)?;
+    let encoding = encoding(headers)?;
     let mut place = Place {
         room: Arc::clone(&app.room),
         provider: provider.to_owned(),
@@ -133,13 +138,13 @@ pub(super) async fn receive(
     })??;
     Ok(Received {
         bytes,
-        encodings,
+        encoding,
         place,
     })
 }
 
 impl Received {
-    /// Returns the body without its encodings, and its place in the room, to be kept as long as the body. Never holds
+    /// Returns the body without its encoding, and its place in the room, to be kept as long as the body. Never holds
     /// more than the limit.
     pub(super) async fn decompressed(
         self,
@@ -148,17 +153,17 @@ impl Received {
     ) -> Result<(Vec<u8>, Place), ApiError> {
         let Self {
             bytes,
-            encodings,
+            encoding,
             mut place,
         } = self;
-        if encodings.is_empty() || bytes.is_empty() {
+        let Some(encoding) = encoding.filter(|_| !bytes.is_empty()) else {
             return Ok((bytes, place));
-        }
+        };
         let turn = Arc::clone(&place.room.unpacking).acquire_owned().await;
         let turn = turn.expect("the semaphore is never closed");
-        // A few bytes may decompress to the limit, which takes milliseconds.
+        // Decompressing up to the limit takes milliseconds.
         let work = move || {
-            let decompressed = decompress(bytes, &encodings, limit, &mut place, unavailable)?;
+            let decompressed = decompress(&bytes, encoding, limit, &mut place, unavailable)?;
             drop(turn);
             Ok((decompressed, place))
         };
@@ -212,63 +217,73 @@ enum Encoding {
     Deflate,
 }
 
-/// Returns the encodings of a body in the order in which they were applied.
-fn encodings(headers: &HeaderMap) -> Result<Vec<Encoding>, ApiError> {
+/// Returns the encoding of a body, if it has one. Nobody is known to apply two.
+fn encoding(headers: &HeaderMap) -> Result<Option<Encoding>, ApiError> {
     let unsupported = || {
-        let message = "the body's encoding is not supported: send it plain, or with `gzip` or `deflate`";
+        let message =
+            "the body's encoding is not supported: send it plain, or with one of `gzip` and `deflate`";
         ApiError::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "encoding_unsupported",
             message,
         )
     };
-    let mut encodings = Vec::new();
+    let mut encoding = None;
     for value in headers.get_all(header::CONTENT_ENCODING) {
         for name in value.to_str().map_err(|_| unsupported())?.split(',') {
-            match name.trim().to_ascii_lowercase().as_str() {
-                "" | "identity" => {}
-                "gzip" | "x-gzip" => encodings.push(Encoding::Gzip),
-                "deflate" => encodings.push(Encoding::Deflate),
+            let named = match name.trim().to_ascii_lowercase().as_str() {
+                "" | "identity" => continue,
+                "gzip" | "x-gzip" => Encoding::Gzip,
+                "deflate" => Encoding::Deflate,
                 _ => return Err(unsupported()),
+            };
+            if encoding.replace(named).is_some() {
+                return Err(unsupported());
             }
         }
     }
-    if encodings.len() > MAX_ENCODINGS {
-        Err(unsupported())
-    } else {
-        Ok(encodings)
-    }
+    Ok(encoding)
 }
 
 fn decompress(
-    mut body: Vec<u8>,
-    encodings: &[Encoding],
+    body: &[u8],
+    encoding: Encoding,
     limit: usize,
     place: &mut Place,
     unavailable: StatusCode,
 ) -> Result<Vec<u8>, ApiError> {
-    for encoding in encodings.iter().rev() {
-        let decompressed = match encoding {
-            Encoding::Gzip => read_capped(MultiGzDecoder::new(body.as_slice()), limit, place),
-            // By the standard it is zlib; some clients send the bare stream.
-            Encoding::Deflate => match read_capped(ZlibDecoder::new(body.as_slice()), limit, place) {
-                Err(Unread::Invalid) => read_capped(DeflateDecoder::new(body.as_slice()), limit, place),
-                read => read,
-            },
-        };
-        let decompressed = decompressed.map_err(|unread| match unread {
-            Unread::NoRoom => ApiError::overloaded(unavailable),
-            Unread::Invalid => {
-                let message = "the body is not compressed as its header `content-encoding` says";
-                ApiError::new(StatusCode::BAD_REQUEST, "encoding_invalid", message)
-            }
-        })?;
-        if decompressed.len() > limit {
-            return Err(ApiError::body_too_large(limit));
+    let rated = (body.len() * MAX_RATIO).max(MIN_RATED_BYTES);
+    let most = limit.min(rated);
+    let decompressed = match encoding {
+        Encoding::Gzip => read_capped(MultiGzDecoder::new(body), most, place),
+        // By the standard it is zlib; some clients send the bare stream.
+        Encoding::Deflate => match read_capped(ZlibDecoder::new(body), most, place) {
+            Err(Unread::Invalid) => read_capped(DeflateDecoder::new(body), most, place),
+            read => read,
+        },
+    };
+    match decompressed {
+        Ok(bytes) if bytes.len() <= most => Ok(bytes),
+        Ok(_) if most < limit => {
+            let message =
+                format!("the body decompresses to more than {MAX_RATIO} times its size: send it plain");
+            Err(ApiError::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "body_too_large",
+                message,
+            ))
         }
-        body = decompressed;
+        Ok(_) => Err(ApiError::body_too_large(limit)),
+        Err(Unread::NoRoom) => Err(ApiError::overloaded(unavailable)),
+        Err(Unread::Invalid) => {
+            let message = "the body is not compressed as its header `content-encoding` says";
+            Err(ApiError::new(
+                StatusCode::BAD_REQUEST,
+                "encoding_invalid",
+                message,
+            ))
+        }
     }
-    Ok(body)
 }
 
 /// Why a compressed body was not decompressed.
@@ -319,16 +334,10 @@ mod tests {
     }
 
     /// Decompresses with enough space in the room.
-    fn unpacked(body: Vec<u8>, encodings: &[Encoding], limit: usize) -> Result<Vec<u8>, ApiError> {
+    fn unpacked(body: &[u8], encoding: Encoding, limit: usize) -> Result<Vec<u8>, ApiError> {
         let room = Arc::new(Room::for_bodies_of(limit));
         let mut place = place_in(&room, "a");
-        decompress(
-            body,
-            encodings,
-            limit,
-            &mut place,
-            StatusCode::SERVICE_UNAVAILABLE,
-        )
+        decompress(body, encoding, limit, &mut place, StatusCode::SERVICE_UNAVAILABLE)
     }
 
     fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -363,15 +372,11 @@ mod tests {
         zlib.write_all(b"hello").unwrap();
         let mut bare = DeflateEncoder::new(Vec::new(), Compression::default());
         bare.write_all(b"hello").unwrap();
-        let undone = |body, encodings: &[Encoding]| unpacked(body, encodings, 100).unwrap();
-        assert_eq!(undone(gzip(b"hello"), &[Encoding::Gzip]), b"hello");
-        assert_eq!(undone(zlib.finish().unwrap(), &[Encoding::Deflate]), b"hello");
-        assert_eq!(undone(bare.finish().unwrap(), &[Encoding::Deflate]), b"hello");
-        assert_eq!(
-            undone(gzip(&gzip(b"hello")), &[Encoding::Gzip, Encoding::Gzip]),
-            b"hello"
-        );
-        let error = unpacked(b"hello".to_vec(), &[Encoding::Gzip], 100).unwrap_err();
+        let undone = |body: Vec<u8>, encoding| unpacked(&body, encoding, 100).unwrap();
+        assert_eq!(undone(gzip(b"hello"), Encoding::Gzip), b"hello");
+        assert_eq!(undone(zlib.finish().unwrap(), Encoding::Deflate), b"hello");
+        assert_eq!(undone(bare.finish().unwrap(), Encoding::Deflate), b"hello");
+        let error = unpacked(b"hello", Encoding::Gzip, 100).unwrap_err();
         assert_eq!(error.code, "encoding_invalid");
     }
 
@@ -380,12 +385,43 @@ mod tests {
         let bomb = gzip(&vec![0; 1_000_000]);
         assert!(bomb.len() < 2000);
         assert_eq!(
-            unpacked(bomb, &[Encoding::Gzip], 1000).unwrap_err().status,
+            unpacked(&bomb, Encoding::Gzip, 1000).unwrap_err().status,
             StatusCode::PAYLOAD_TOO_LARGE
         );
         assert_eq!(
-            unpacked(gzip(&[0; 1000]), &[Encoding::Gzip], 1000).unwrap().len(),
+            unpacked(&gzip(&[0; 1000]), Encoding::Gzip, 1000).unwrap().len(),
             1000
+        );
+    }
+
+    #[test]
+    fn stops_at_a_ratio_that_no_events_reach() {
+        let limit = 5_000_000;
+        let of_zeros = |length| unpacked(&gzip(&vec![0; length]), Encoding::Gzip, limit);
+        assert_eq!(of_zeros(MIN_RATED_BYTES).unwrap().len(), MIN_RATED_BYTES);
+        let error = of_zeros(1_000_000).unwrap_err();
+        assert_eq!(
+            (error.status, error.code),
+            (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large")
+        );
+        assert!(error.message().contains("100 times"), "{}", error.message());
+        let events: String = (0..10_000)
+            .map(|n| {
+                format!(
+                    "{{\"event\":\"delivered\",\"email\":\"user{n}@example.com\",\"sg_event_id\":\"{n:x}\"}},"
+                )
+            })
+            .collect();
+        let packed = gzip(events.as_bytes());
+        assert!(
+            events.len() > 5 * packed.len(),
+            "{} of {}",
+            packed.len(),
+            events.len()
+        );
+        assert_eq!(
+            unpacked(&packed, Encoding::Gzip, limit).unwrap(),
+            events.as_bytes()
         );
     }
 }
