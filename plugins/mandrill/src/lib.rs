@@ -5,6 +5,10 @@ use sendflowr_plugin_sdk::{
     Plugin, Proof, Proofs, Rejection, Request, Value, export, reject, skip, time,
 };
 
+/// The largest number of fields of a form. Mandrill sends one, and all of them are signed in the order of their names; putting the
+/// thousands of a stranger in order could take all the time that a delivery has.
+const MOST_FIELDS: usize = 32;
+
 /// The plugin.
 pub struct Mandrill;
 
@@ -41,7 +45,7 @@ impl Plugin for Mandrill {
                 ));
             };
             // Of a body that is no form, only the URL can have been signed; `normalize` refuses it once that is verified.
-            let form = Form::of(request).ok();
+            let form = form(request).ok();
             let mut fields: Vec<&(String, String)> = form.iter().flat_map(Form::fields).collect();
             fields.sort_by(|one, other| one.0.cmp(&other.0));
             // Joined into one part, because the number of a message's parts is limited, while the fields of a
@@ -66,7 +70,7 @@ impl Plugin for Mandrill {
         if is_address_check(request) {
             return Ok(Outcome::nothing());
         }
-        let form = Form::of(request)?;
+        let form = form(request)?;
         let Some(events) = form.first("mandrill_events") else {
             return Err(Rejection::Malformed(
                 "the form has no field `mandrill_events`".to_owned(),
@@ -74,6 +78,15 @@ impl Plugin for Mandrill {
         };
         Outcome::of_array(events.as_bytes(), event)
     }
+}
+
+fn form(request: &Request) -> Result<Form, Rejection> {
+    let form = Form::of(request)?;
+    if form.fields().len() > MOST_FIELDS {
+        let message = format!("the form has more than {MOST_FIELDS} fields");
+        return Err(Rejection::Malformed(message));
+    }
+    Ok(form)
 }
 
 /// Mandrill checks with HEAD whether the address exists, before the webhook has a key to sign with.

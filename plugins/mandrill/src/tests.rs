@@ -53,6 +53,7 @@ fn the_signature_comes_before_the_form() {
     for request in [
         post("[]"),
         post("nothing").with_header("content-type", "multipart/form-data; boundary=x"),
+        form(&format!("mandrill_events=[]{}", "&a=b".repeat(32))),
     ] {
         let request = key(request);
         let proofs = Mandrill::authenticate(&request).unwrap();
