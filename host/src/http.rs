@@ -31,14 +31,15 @@ use crate::{
     HostConfig,
     error::{ApiError, ErrorNote},
     intake::Intake,
-    log_rate::LogRate,
+    log_rate::LogRates,
 };
 
 /// The header that carries a request's id in both directions.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Rate of lines about requests that were answered with a server error. Ten say as much as the thousands of an outage.
-const SERVER_ERRORS_PER_SECOND: u32 = 10;
+/// Rate of lines about requests that were answered with a server error, for each code. One says as much as the thousands of an
+/// outage.
+const SERVER_ERRORS_PER_SECOND: u32 = 1;
 
 /// Longest request id accepted from a caller; a trace id has 55 characters.
 const MAX_REQUEST_ID: usize = 128;
@@ -57,7 +58,7 @@ pub(crate) struct Shared {
     pub(crate) request_timeout: Duration,
     pub(crate) allow_mock_events: bool,
     pub(crate) access: Access,
-    server_errors: LogRate,
+    server_errors: LogRates,
     pub(crate) readiness: SharedReadiness,
     pub(crate) shutdown: CancellationToken,
 }
@@ -87,7 +88,7 @@ impl App {
             request_timeout: config.request_timeout,
             allow_mock_events: config.allow_mock_events,
             access: config.access.clone(),
-            server_errors: LogRate::per_second(SERVER_ERRORS_PER_SECOND),
+            server_errors: LogRates::per_second(SERVER_ERRORS_PER_SECOND),
             readiness: SharedReadiness::default(),
             shutdown,
         }))
@@ -195,7 +196,7 @@ async fn guarded(app: &App, mut request: Request, next: Next) -> Response {
     // `/ready` has no note: its probes log each change once, instead of every request.
     if response.status().is_server_error()
         && let Some(ErrorNote { code, message }) = response.extensions().get()
-        && let Some(left_out) = app.server_errors.admit()
+        && let Some(left_out) = app.server_errors.admit(code)
     {
         tracing::warn!(
             request.id = id.as_str(),

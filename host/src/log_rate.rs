@@ -2,6 +2,7 @@
 //! Otherwise an outage, or a stranger, would fill the disk with the same line.
 
 use std::{
+    collections::HashMap,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -50,6 +51,32 @@ impl LogRate {
         }
         self.left_out.fetch_add(1, Ordering::Relaxed);
         None
+    }
+}
+
+/// The rates of lines about errors, one for each code: an error that strangers provoke leaves the others their lines.
+#[derive(Debug)]
+pub(crate) struct LogRates {
+    per_second: u32,
+    by_code: Mutex<HashMap<&'static str, LogRate>>,
+}
+
+impl LogRates {
+    /// Allows this many lines of each code a second, and bursts of ten seconds' worth.
+    pub(crate) fn per_second(lines: u32) -> Self {
+        Self {
+            per_second: lines,
+            by_code: Mutex::default(),
+        }
+    }
+
+    /// [`LogRate::admit`] for a line about an error with this code.
+    pub(crate) fn admit(&self, code: &'static str) -> Option<LeftOut> {
+        let mut by_code = self.by_code.lock().unwrap_or_else(PoisonError::into_inner);
+        let rate = by_code
+            .entry(code)
+            .or_insert_with(|| LogRate::per_second(self.per_second));
+        rate.admit()
     }
 }
 
@@ -118,5 +145,13 @@ mod tests {
         let told = rate.admit().unwrap().to_string();
         assert_eq!(told, "; 2 similar lines before it were suppressed");
         assert_eq!(rate.admit().unwrap().to_string(), "");
+    }
+
+    #[test]
+    fn an_error_that_strangers_provoke_leaves_the_others_their_lines() {
+        let rates = LogRates::per_second(1);
+        let lines = (0..100).filter_map(|_| rates.admit("malformed_not_kept"));
+        assert!(lines.count() < 20);
+        assert_eq!(rates.admit("bus_unavailable"), Some(LeftOut(0)));
     }
 }
