@@ -176,16 +176,19 @@ impl Delivery<Verified> {
             mut guest,
             state: Verified(trust),
         } = self;
-        match trust {
+        let is_proven = match trust {
             // An account that accepts unproven deliveries can only be judged by those.
-            Trust::Genuine | Trust::Unsigned => guest.set_proven(),
+            Trust::Genuine | Trust::Unsigned => true,
             // Anyone can send these.
-            Trust::PublishedKey | Trust::Handshake => {}
+            Trust::PublishedKey | Trust::Handshake => false,
+        };
+        if is_proven {
+            guest.set_proven();
         }
         let outcome = guest
             .normalize_here(deadline, &request)
             .await?
-            .map_err(|rejection| refused(rejection, true))?;
+            .map_err(|rejection| refused(rejection, is_proven))?;
         let is_worth_it = match (&outcome, trust) {
             (_, Trust::Genuine | Trust::Unsigned) | (Outcome::Reply(_), _) => true,
             (Outcome::Events(batch), Trust::PublishedKey) => {

@@ -19,7 +19,7 @@ pub use self::replay::{ReplayError, Replayed};
 use crate::{
     accounts::{Account, AccountBook, Accounts, Missing},
     canonical::{self, Converted, Origin, RejectedElement, scrub},
-    dead_letter::{self, Cause, UnprovenBudget},
+    dead_letter::{self, Budget, Cause},
     delivery::{Delivery, DeliveryError},
     fetch::{AddressRefused, FetchAddress, FetchError, Fetcher},
     metrics::Metrics,
@@ -85,7 +85,7 @@ pub enum IntakeError {
     /// The plugin cannot read it, and gives a reason.
     #[error("{0}")]
     Malformed(String),
-    /// The plugin cannot read it, it is unproven, and it was not kept: if it is genuine, it has to be sent again.
+    /// The plugin cannot read it or a part of it, and nothing of it was kept: if it is genuine, it has to be sent again.
     #[error("{0}")]
     NotKept(String),
     /// The plugin failed.
@@ -123,7 +123,7 @@ pub struct Intake {
     pub(crate) fetcher: Arc<Fetcher>,
     pub(crate) sealer: Arc<Sealer>,
     pub(crate) recorder: Recorder,
-    pub(crate) unproven: UnprovenBudget,
+    pub(crate) letters: Budget,
     pub(crate) skipped: SkippedTypes,
     pub(crate) rejections: Rejections,
 }
@@ -177,7 +177,10 @@ impl Intake {
                     .await;
                 let mut records = Vec::with_capacity(converted.records.len() + 1);
                 records.extend(converted.records);
-                if !converted.rejected.is_empty() {
+                if let Some(first) = converted.rejected.first() {
+                    if !self.may_keep(account, &request, received_at, true) {
+                        return Err(IntakeError::NotKept(first.reason.clone()));
+                    }
                     let rejected = converted.rejected.iter().map(|element| element.index).collect();
                     let sealed = self
                         .sealed(plugin, account, &request, received_at, true, rejected)
@@ -245,8 +248,24 @@ impl Intake {
         }
     }
 
-    /// Keeps a delivery that the plugin could not read, and returns whether it was kept: only a few unproven ones
-    /// are. If it is not kept, the provider must send it again.
+    /// Takes a delivery's part of its account's budget of dead letters. If there is none left, the provider must send the delivery
+    /// again.
+    fn may_keep(
+        &self,
+        account: &Account,
+        request: &Request,
+        received_at: Timestamp,
+        is_proven: bool,
+    ) -> bool {
+        let names = (account.provider(), account.name());
+        let may_keep = self.letters.take(names, request, is_proven, received_at);
+        if !may_keep {
+            self.metrics.dead_letter(account.provider(), "malformed_not_kept");
+        }
+        may_keep
+    }
+
+    /// Keeps a delivery that the plugin could not read, and returns whether it was kept.
     #[expect(clippy::too_many_arguments, reason = "each is a part of the dead letter")]
     async fn keep_malformed(
         &self,
@@ -258,13 +277,7 @@ impl Intake {
         reason: &str,
         is_proven: bool,
     ) -> Result<bool, StoreError> {
-        let (provider, name) = (account.provider(), account.name());
-        if !is_proven
-            && !self
-                .unproven
-                .take(provider, name, request.body.len(), received_at)
-        {
-            self.metrics.dead_letter(provider, "malformed_not_kept");
+        if !self.may_keep(account, request, received_at, is_proven) {
             return Ok(false);
         }
         let sealed = self
@@ -272,7 +285,7 @@ impl Intake {
             .await;
         let letter = dead_letter::record(sealed, account, plugin.tag(), receipt, Cause::Malformed(reason));
         self.append(vec![letter]).await?;
-        self.metrics.dead_letter(provider, "malformed");
+        self.metrics.dead_letter(account.provider(), "malformed");
         Ok(true)
     }
 

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     HostConfig, HostError,
     accounts::AccountBook,
-    dead_letter::UnprovenBudget,
+    dead_letter::Budget,
     fetch::Fetcher,
     http::{self, App},
     intake::Intake,
@@ -172,7 +172,7 @@ pub async fn open_intake(config: &HostConfig, dependencies: Dependencies) -> Res
         fetcher,
         sealer,
         recorder: Recorder::default(),
-        unproven: UnprovenBudget::default(),
+        letters: Budget::default(),
         skipped: SkippedTypes::default(),
         rejections: Rejections::default(),
     })

@@ -26,7 +26,7 @@ use crate::{
 /// providers that ignore the header wait a minute or more.
 const RETRY_AFTER_SECONDS: u32 = 10;
 
-/// Seconds until a provider should retry a delivery that was not kept: the limit of unproven dead letters is per minute.
+/// Seconds until a provider should retry a delivery that was not kept: the budget of dead letters is per minute.
 const RETRY_NOT_KEPT_SECONDS: u32 = 60;
 
 /// Headers of a plugin's reply that are not passed on: they concern the connection, or would set state.
@@ -307,8 +307,9 @@ fn api_error(error: IntakeError, statuses: &Statuses) -> ApiError {
         ),
         IntakeError::Malformed(reason) => ApiError::new(status(statuses.malformed), "malformed", reason),
         IntakeError::NotKept(reason) => {
-            let message =
-                format!("the delivery is unproven, cannot be read and was not kept: send it again; {reason}");
+            let message = format!(
+                "the delivery cannot be read, and there is no room to keep it: send it again; {reason}"
+            );
             ApiError::new(unavailable, "malformed_not_kept", message).retry_after(RETRY_NOT_KEPT_SECONDS)
         }
         IntakeError::Plugin(error) => plugin_failure(&error, unavailable),

@@ -85,6 +85,7 @@ fn the_tests_that_break_them_are_there() {
         ("fair", include_str!("fair.rs")),
         ("quarantine", include_str!("quarantine.rs")),
         ("limits", include_str!("../webhooks/limits.rs")),
+        ("failures", include_str!("../webhooks/failures.rs")),
     ]);
     let mut named = 0;
     for words in PAGE.split('`').skip(1).step_by(2) {

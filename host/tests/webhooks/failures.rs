@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use event::{Timestamp, grid::DAY_MS};
+use reqwest::Method;
 use sendflowr_host::{
     RawDelivery, SealContext, Sealer,
     cases::{Case, normalize_one},
@@ -10,7 +11,7 @@ use sendflowr_host::{
 use serde_json::json;
 use store::bus::{DEAD_LETTERS_TOPIC, NewRecord, Position, Record, header};
 
-use crate::{HANDSHAKE, Host, MALFORMED, Mood, REPLY, guest::guest, lines};
+use crate::{HANDSHAKE, Host, MALFORMED, Mood, REPLY, guest::guest, lines, send};
 
 /// Returns a dead letter as the bus would return it.
 fn read_back(letter: &NewRecord) -> Record {
@@ -193,6 +194,50 @@ async fn strangers_leave_a_few_letters_only() {
     // Ten a minute; the thirty deliveries may fall into two minutes.
     assert!((10..=20).contains(&letters), "{letters}");
     assert!(!opened(&host, &host.bus.appends()[0][0]).is_proven);
+}
+
+#[tokio::test]
+async fn a_stranger_s_long_headers_count() {
+    let host = Host::open(guest("acme").authenticate(MALFORMED)).await;
+    let with_header_of = |bytes| {
+        let request = host.request(Method::POST, "/webhooks/acme");
+        send(
+            request
+                .header("x-long", "x".repeat(bytes))
+                .body(vec![b'x'; 40_000]),
+        )
+    };
+    assert_eq!(with_header_of(20_000).await.code(), "malformed");
+    assert_eq!(with_header_of(30_000).await.code(), "malformed_not_kept");
+}
+
+#[tokio::test]
+async fn what_anybody_can_send_is_not_kept_as_proven() {
+    let host = Host::open(guest("acme").authenticate(HANDSHAKE).normalize(MALFORMED)).await;
+    assert_eq!(host.post("/webhooks/acme", "x").await.code(), "malformed");
+    assert!(!opened(&host, &host.bus.appends()[0][0]).is_proven);
+}
+
+#[tokio::test]
+async fn a_captured_proof_does_not_fill_the_disk() {
+    // One cannot read anything, the other reads everything but one element.
+    let plugins = [guest("unread").normalize(MALFORMED), guest("part")];
+    let host = Host::start(&plugins, "allow_unsigned_by_default = true", "").await;
+    for slug in ["unread", "part"] {
+        let letters = host.bus.appends().len();
+        let mut kept = 0;
+        for _ in 0..12 {
+            let answer = host.post(&format!("/webhooks/{slug}"), vec![0; 5_000_000]).await;
+            match answer.status {
+                // The provider does not send the rest of the batch again: nothing of it is stored.
+                503 => assert_eq!(answer.code(), "malformed_not_kept"),
+                _ => kept += 1,
+            }
+        }
+        assert_eq!(host.bus.appends().len() - letters, kept, "{slug}");
+        // Four a minute; the deliveries may fall into two minutes.
+        assert!((4..=8).contains(&kept), "{slug}: {kept}");
+    }
 }
 
 #[tokio::test]
