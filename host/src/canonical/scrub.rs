@@ -21,27 +21,15 @@ const PERCENT_LAYERS: usize = 3;
 /// Cleans the texts of one event.
 pub(super) struct Scrubber {
     redactor: Redactor,
-    /// The recipient's address in lower case, as given and normalized.
-    own: Vec<String>,
 }
 
 impl Scrubber {
     /// Creates the scrubber of an event whose recipient is given as `raw` and whose normalized address is `address`.
     pub(super) fn new(raw: Option<&str>, address: Option<&str>) -> Self {
-        // A recipient that is not an address at all (`-`) must not be cut out of every text, and one that is longer
-        // than any address is not one either: searching for it would be wasted.
-        let raw = raw
-            .map(str::trim)
-            .filter(|raw| raw.contains('@') && raw.len() <= MAX_EMAIL_BYTES);
-        let mut own: Vec<String> = [raw, address]
-            .into_iter()
-            .flatten()
-            .map(str::to_lowercase)
-            .collect();
-        own.dedup();
+        // A recipient that is longer than any address is not one: searching for it would be wasted.
+        let raw = raw.filter(|raw| raw.len() <= MAX_EMAIL_BYTES);
         Self {
-            redactor: Redactor::for_recipient(raw.or(address)),
-            own,
+            redactor: Redactor::for_recipient([raw, address].into_iter().flatten()),
         }
     }
 
@@ -76,21 +64,17 @@ impl Scrubber {
         is_said(shorten_id(id))
     }
 
-    /// Checks whether the recipient's address is still there in a spelling that the redactor does not know: any
-    /// character may be percent-encoded, several times over, or full-width.
+    /// Checks whether the recipient's address is still there, because any of its characters are percent-encoded, perhaps
+    /// several times over.
     fn still_shows_own(&self, text: &str) -> bool {
-        if self.own.is_empty() || (text.is_ascii() && !text.contains('%')) {
-            return false;
-        }
         let mut layer = Cow::Borrowed(text);
-        for _ in 0..=PERCENT_LAYERS {
-            let folded = layer.to_lowercase();
-            if self.own.iter().any(|own| folded.contains(own.as_str())) {
-                return true;
-            }
+        for _ in 0..PERCENT_LAYERS {
             match percent_decoded(&layer) {
                 Some(decoded) => layer = Cow::Owned(decoded),
                 None => return false,
+            }
+            if matches!(self.redactor.own_address(&layer), Cow::Owned(_)) {
+                return true;
             }
         }
         false

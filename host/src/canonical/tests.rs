@@ -346,6 +346,43 @@ fn encoded(text: &str, picked: u64, layers: usize) -> String {
     text
 }
 
+#[test]
+fn an_address_in_a_bounce_address_or_in_base64_is_nowhere() {
+    let with = |text: &str| {
+        event(types::Event {
+            recipient_email: Some("Marker.Ann@mk-secret.example".into()),
+            provider_event_id: Some(text.to_owned()),
+            message_id: Some(text.to_owned()),
+            click_url: Some(format!("https://esp.example/c?t={text}")),
+            reason: Some(text.to_owned()),
+            ..raw()
+        })
+    };
+    for (text, expected) in [
+        (
+            "bounce-marker.ann=mk-secret.example@esp.example",
+            "bounce-[address]@esp.example",
+        ),
+        (
+            "SRS0=HHH=TT=mk-secret.example=marker.ann@relay.example",
+            "SRS0=HHH=TT=[address]@relay.example",
+        ),
+        ("7.bWFya2VyLmFubkBtay1zZWNyZXQuZXhhbXBsZQ.7", "7.[address]Q.7"),
+    ] {
+        let event = with(text);
+        assert_eq!(event.provider_event_id.as_deref(), Some(expected));
+        assert_eq!(event.message_id.as_deref(), Some(expected));
+        assert_eq!(event.reason.as_deref(), Some(expected));
+        assert_eq!(
+            event.click_url.as_deref(),
+            Some(format!("https://esp.example/c?t={expected}").as_str())
+        );
+    }
+    // An id whose spelling cannot be cut out becomes a hash.
+    let id = with("b-%6darker.ann%253Dmk-secret.example").message_id.unwrap();
+    assert!(id.starts_with("sha256:"), "{id}");
+}
+
 proptest! {
     #[test]
     fn the_raw_address_is_nowhere(
