@@ -152,7 +152,7 @@ pub(crate) fn router(app: App) -> Router {
         .route("/metrics", get(health::metrics))
         .route_layer(middleware::from_fn_with_state(
             app.access.clone(),
-            listener::require_token,
+            listener::protect,
         ));
     router
         .merge(for_operators)

@@ -43,11 +43,6 @@ pub(crate) enum ApiError {
         "a body with the header `content-encoding` is not read: send it uncompressed, without that header"
     )]
     UnsupportedEncoding,
-    #[error(
-        "the header `origin` names a web page at another host or port than `host`: without `inference.token`, such pages are \
-         not served"
-    )]
-    ForeignOrigin,
     #[error("{message}")]
     Suppressed {
         reason: &'static str,
@@ -114,7 +109,6 @@ impl ApiError {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::MalformedJson { .. } => StatusCode::BAD_REQUEST,
-            Self::ForeignOrigin => StatusCode::FORBIDDEN,
             Self::IncompleteBody => StatusCode::REQUEST_TIMEOUT,
             Self::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::InvalidField { .. } => StatusCode::UNPROCESSABLE_ENTITY,
@@ -135,7 +129,6 @@ impl ApiError {
             Self::BodyTooLarge { .. } => "body_too_large",
             Self::IncompleteBody => "incomplete_body",
             Self::UnsupportedEncoding => "unsupported_encoding",
-            Self::ForeignOrigin => "foreign_origin",
             Self::Suppressed { .. } => "suppressed",
             Self::OverCapacity { .. } => "over_capacity",
             Self::LineTooLong { .. } => "line_too_long",

@@ -6,7 +6,6 @@ mod curves;
 mod decide;
 mod latency;
 mod lift;
-mod origin;
 mod people;
 pub(crate) mod question;
 mod status;
@@ -103,14 +102,7 @@ fn described(access: &Access) -> OpenApiRouter<App> {
         .routes(routes!(people::resolve_identity))
         .routes(routes!(people::link_identifiers))
         .routes(routes!(status::metrics))
-        .route_layer(middleware::from_fn_with_state(
-            access.clone(),
-            listener::require_token,
-        ))
-        .route_layer(middleware::from_fn_with_state(
-            access.clone(),
-            origin::refuse_foreign_pages,
-        ));
+        .route_layer(middleware::from_fn_with_state(access.clone(), listener::protect));
     describe_failures(for_callers.get_openapi_mut());
     describe_token(for_callers.get_openapi_mut());
     describe_bodies(for_callers.get_openapi_mut());

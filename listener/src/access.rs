@@ -16,6 +16,8 @@ use event::settings::Secret;
 use serde_json::json;
 use subtle::ConstantTimeEq;
 
+use crate::origin::is_foreign;
+
 /// Minimum length of a token: 16 random base64 characters are 96 bits, which is infeasible to guess over a network.
 const MIN_TOKEN_BYTES: usize = 16;
 
@@ -125,27 +127,35 @@ impl Access {
         scheme.eq_ignore_ascii_case(b"Bearer ") && bool::from(given.ct_eq(token.as_bytes()))
     }
 
-    fn refusal(&self) -> Response {
-        let message = format!(
-            "this route needs the header `Authorization: Bearer <token>` with the token of `{}`",
-            self.token_key
-        );
-        let body = json!({ "error": { "code": "unauthorized", "message": message } });
-        (
-            StatusCode::UNAUTHORIZED,
-            [(WWW_AUTHENTICATE, "Bearer")],
-            Json(body),
-        )
-            .into_response()
+    /// Returns the response to a request that may not use protected routes, or `None` if it may.
+    fn refusal(&self, headers: &HeaderMap) -> Option<Response> {
+        let key = &self.token_key;
+        let body = |code, message| Json(json!({ "error": { "code": code, "message": message } }));
+        if !self.admits(headers) {
+            let message = format!(
+                "this route needs the header `Authorization: Bearer <token>` with the token of `{key}`"
+            );
+            let challenge = [(WWW_AUTHENTICATE, "Bearer")];
+            let answer = (StatusCode::UNAUTHORIZED, challenge, body("unauthorized", message));
+            return Some(answer.into_response());
+        }
+        if self.is_open() && is_foreign(headers) {
+            let message = format!(
+                "the header `origin` names a web page at another host or port than `host`: without `{key}`, such pages are \
+                 not served"
+            );
+            return Some((StatusCode::FORBIDDEN, body("foreign_origin", message)).into_response());
+        }
+        None
     }
 }
 
-/// Middleware for protected routes: answers requests without the token with 401.
-pub async fn require_token(State(access): State<Access>, request: Request, next: Next) -> Response {
-    if access.admits(request.headers()) {
-        next.run(request).await
-    } else {
-        access.refusal()
+/// Middleware for protected routes: answers requests without the token with 401, and those of foreign web pages, if there is no
+/// token, with 403.
+pub async fn protect(State(access): State<Access>, request: Request, next: Next) -> Response {
+    match access.refusal(request.headers()) {
+        Some(refusal) => refusal,
+        None => next.run(request).await,
     }
 }
 

@@ -3,12 +3,13 @@
 mod access;
 mod descriptors;
 mod exposition;
+mod origin;
 mod ready;
 mod serve;
 mod tls;
 mod trace;
 
-pub use access::{Access, InvalidAccess, require_token};
+pub use access::{Access, InvalidAccess, protect};
 pub use descriptors::raise_file_limit;
 pub use exposition::exposition;
 pub use ready::{Dependency, NotReady, Probe, Readiness, SharedReadiness, probe};

@@ -219,6 +219,41 @@ async fn what_is_not_for_providers_asks_for_the_token() {
 }
 
 #[tokio::test]
+async fn without_a_token_pages_of_others_may_only_deliver() {
+    let host = Host::start(&[guest("acme")], "allow_unsigned_by_default = true", "").await;
+    let from = async |method: Method, path: &str, origin: &str| {
+        send(host.request(method, path).header("origin", origin)).await
+    };
+    let foreign = "https://evil.example";
+    let own = &host.address;
+    for (method, path) in [
+        (Method::GET, "/plugins"),
+        (Method::GET, "/metrics"),
+        (Method::POST, "/api/mock/events/generate?count=1"),
+    ] {
+        let refused = from(method.clone(), path, foreign).await;
+        assert_eq!(
+            (refused.status, refused.code().as_str()),
+            (403, "foreign_origin"),
+            "{path}"
+        );
+        assert!(host.bus.appends().is_empty(), "{path}");
+        assert_eq!(from(method, path, own).await.status, 200, "{path}");
+    }
+    let delivered = host.post("/webhooks/acme", "x").await;
+    let from_page = send(
+        host.request(Method::POST, "/webhooks/acme")
+            .header("origin", foreign)
+            .body("x"),
+    )
+    .await;
+    assert_eq!(
+        (from_page.status, from_page.text),
+        (delivered.status, delivered.text)
+    );
+}
+
+#[tokio::test]
 async fn readiness_tells_how_fast_the_bus_answers() {
     let host = Host::start(&[], "", "").await;
     let ready = host.get("/ready").await.json();

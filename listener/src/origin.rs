@@ -4,36 +4,15 @@
 //! `Origin`, which a page cannot change; callers that are not browsers send none and are not affected. A page whose own name is
 //! made to lead to this machine (DNS rebinding) is not recognized: only a token keeps that away.
 
-use axum::{
-    extract::{Request, State},
-    http::{
-        HeaderMap, HeaderValue, Uri,
-        header::{HOST, ORIGIN},
-        uri::Authority,
-    },
-    middleware::Next,
-    response::{IntoResponse, Response},
+use axum::http::{
+    HeaderMap, HeaderValue, Uri,
+    header::{HOST, ORIGIN},
+    uri::Authority,
 };
-use listener::Access;
-
-use crate::error::ApiError;
-
-/// Middleware: refuses requests of web pages that this service did not serve, unless a token protects it.
-pub(super) async fn refuse_foreign_pages(
-    State(access): State<Access>,
-    request: Request,
-    next: Next,
-) -> Response {
-    if access.is_open() && is_foreign(request.headers()) {
-        ApiError::ForeignOrigin.into_response()
-    } else {
-        next.run(request).await
-    }
-}
 
 /// Returns whether the request comes from a page at another host or port than it was sent to. An origin that cannot be read,
 /// such as `null`, is foreign.
-fn is_foreign(headers: &HeaderMap) -> bool {
+pub(crate) fn is_foreign(headers: &HeaderMap) -> bool {
     headers.get_all(ORIGIN).iter().any(|origin| {
         let page = text(Some(origin)).and_then(|origin| origin.parse::<Uri>().ok());
         let Some(page) = page else { return true };
