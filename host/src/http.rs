@@ -20,7 +20,7 @@ use axum::{
     routing::{MethodFilter, get, on, post},
 };
 use futures::FutureExt;
-use listener::{Access, RequestTrace, SharedReadiness};
+use listener::{Access, Callers, RequestTrace, SharedReadiness};
 use prometheus_client::registry::Registry;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -167,7 +167,7 @@ pub(crate) fn router(app: App) -> Router {
 
 /// Gives every request a place in a trace, in addition to what [`guarded`] does.
 async fn surround(State(app): State<App>, mut request: Request, next: Next) -> Response {
-    let trace = RequestTrace::begin(&request);
+    let trace = RequestTrace::begin(&request, Callers::Strangers);
     request.extensions_mut().insert(trace.clone());
     let response = guarded(&app, request, next)
         .instrument(trace.span().clone())

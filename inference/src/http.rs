@@ -28,7 +28,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use event::{Timestamp, redact::Redactor};
-use listener::{Access, RequestTrace, SharedReadiness};
+use listener::{Access, Callers, RequestTrace, SharedReadiness};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceBuilder;
@@ -234,7 +234,7 @@ async fn observe(State(app): State<App>, request: Request, next: Next) -> Respon
         None => "none".to_owned(),
     };
     let request_id = request_id(&request);
-    let trace = RequestTrace::begin(&request);
+    let trace = RequestTrace::begin(&request, Callers::Known);
     let answer = tokio::time::timeout(app.request_timeout, next.run(request));
     let answer = answer.instrument(trace.span().clone()).await;
     let response = answer.unwrap_or_else(|_| ApiError::TimedOut.into_response());

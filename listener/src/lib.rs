@@ -15,4 +15,4 @@ pub use exposition::exposition;
 pub use ready::{Dependency, NotReady, Probe, Readiness, SharedReadiness, probe};
 pub use serve::{Limits, serve};
 pub use tls::{InvalidTls, RawTlsConfig, TlsConfig};
-pub use trace::{RequestTrace, link};
+pub use trace::{Callers, RequestTrace, SentByStranger, link};

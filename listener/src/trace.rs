@@ -34,10 +34,23 @@ pub struct RequestTrace {
     context: TraceContext,
 }
 
+/// Who sends a service its requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Callers {
+    /// Those who may use it: they decide which of their traces are exported.
+    Known,
+    /// Anybody. They name their trace, but must not decide that it is exported.
+    Strangers,
+}
+
+/// Marks a context that a stranger sent, for the sampler.
+#[derive(Debug, Clone, Copy)]
+pub struct SentByStranger;
+
 impl RequestTrace {
     /// Opens the span of a request, within the caller's trace if the request names one. Log lines within it contain the
     /// trace's id.
-    pub fn begin(request: &Request) -> Self {
+    pub fn begin(request: &Request, callers: Callers) -> Self {
         let caller = caller(request);
         let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
         if route.is_some_and(|route| UNTRACED.contains(&route)) {
@@ -49,8 +62,13 @@ impl RequestTrace {
         }
         let span = tracing::info_span!(SPAN, otel.kind = "server", trace_id = tracing::field::Empty);
         if let Some(caller) = caller {
+            let parent = Context::new().with_remote_span_context(span_context(caller));
+            let parent = match callers {
+                Callers::Known => parent,
+                Callers::Strangers => parent.with_value(SentByStranger),
+            };
             // Fails if spans are not exported.
-            let _ = span.set_parent(Context::new().with_remote_span_context(span_context(caller)));
+            let _ = span.set_parent(parent);
         }
         let exported = Some(span.context()).filter(|context| context.span().span_context().is_valid());
         let context = match &exported {
@@ -220,7 +238,7 @@ mod tests {
     #[test]
     fn goes_on_with_the_callers_trace_or_begins_one() {
         let sent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        let begun = |headers: &[&str]| RequestTrace::begin(&request(headers)).context();
+        let begun = |headers: &[&str]| RequestTrace::begin(&request(headers), Callers::Strangers).context();
         assert_eq!(begun(&[sent]).to_string(), sent);
         let other = sent.replace('4', "5");
         for headers in [&[][..], &["ann@example.com"], &[sent, other.as_str()]] {

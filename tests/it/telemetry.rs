@@ -151,6 +151,37 @@ async fn the_trace_of_a_delivery_is_stored_with_its_events_though_nothing_is_exp
 }
 
 #[tokio::test]
+async fn strangers_name_their_trace_but_do_not_decide_that_it_is_exported() {
+    let (collector, address) = Collector::start().await;
+    let configuration = format!(
+        "{}\n[telemetry]\nendpoint = 'http://{address}'\nsample_ratio = 0\nheaders = {{ x-key = 'hidden-key' }}\n",
+        crate::POSTMARK
+    );
+    let mut system = System::start(&configuration, &["postmark"]).await;
+    let stranger: TraceContext = CALLER.parse().unwrap();
+    let body = crate::postmark_click(ADDRESS, "m1", AT);
+    let answer = system.webhook("postmark", &headers(CALLER), body).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    let traces = stored_traces(&system, ADDRESS, 1).await;
+    assert_eq!(traces, [Some(stranger.trace_id())]);
+    // Those who may ask for decisions decide it.
+    let asked = system
+        .http
+        .post(format!("http://{}/timing/decide", system.inference))
+        .header("traceparent", CALLER.replace("4bf9", "6bf9"))
+        .json(&json!({ "email": ADDRESS, "window_hours": 24 }));
+    assert_eq!(Answer::of(asked).await.status, 200);
+    collector
+        .until("the decision's spans arrive", |spans| {
+            spans.iter().any(|span| span.name == "POST /timing/decide")
+        })
+        .await;
+    assert!(system.stop().await, "{}", system.log());
+    let asked = collector.trace("6bf92f3577b34da6a3ce929d0e0e4736".parse().unwrap());
+    assert_eq!(collector.spans().len(), asked.len(), "{:?}", collector.spans());
+}
+
+#[tokio::test]
 async fn a_delivery_is_one_trace_at_the_collector() {
     let (collector, address) = Collector::start().await;
     let configuration = format!(

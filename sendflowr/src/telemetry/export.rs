@@ -6,16 +6,24 @@
 
 use std::{
     collections::HashMap,
+    hash::{BuildHasher, RandomState},
     time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
-use opentelemetry::trace::TracerProvider;
+use listener::SentByStranger;
+use opentelemetry::{
+    Context, KeyValue,
+    trace::{Link, SpanKind, TraceContextExt, TraceId, TracerProvider},
+};
 use opentelemetry_otlp::{SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::{
     Resource,
     error::OTelSdkResult,
-    trace::{Sampler, SdkTracer, SdkTracerProvider, Span, SpanData, SpanExporter as _, SpanProcessor},
+    trace::{
+        Sampler, SamplingDecision, SamplingResult, SdkTracer, SdkTracerProvider, ShouldSample, Span,
+        SpanData, SpanExporter as _, SpanProcessor,
+    },
 };
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -41,6 +49,53 @@ const EXPORT_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long exporting the last spans may take when the process stops. The roles have used part of the 30 s of a stop by then.
 const FLUSH_WITHIN: Duration = Duration::from_secs(3);
+
+/// Samples a share of the traces that begin here, and of those that strangers want exported. Of all others, those that their
+/// caller wants exported.
+#[derive(Debug, Clone)]
+struct Share {
+    begun_here: Sampler,
+    by_caller: Sampler,
+    /// Strangers choose their trace's id, so it alone must not decide.
+    chance: RandomState,
+}
+
+impl Share {
+    fn of(ratio: f64) -> Self {
+        let begun_here = Sampler::TraceIdRatioBased(ratio);
+        Self {
+            by_caller: Sampler::ParentBased(Box::new(begun_here.clone())),
+            begun_here,
+            chance: RandomState::new(),
+        }
+    }
+}
+
+impl ShouldSample for Share {
+    fn should_sample(
+        &self,
+        parent: Option<&Context>,
+        trace_id: TraceId,
+        name: &str,
+        kind: &SpanKind,
+        attributes: &[KeyValue],
+        links: &[Link],
+    ) -> SamplingResult {
+        let result = self
+            .by_caller
+            .should_sample(parent, trace_id, name, kind, attributes, links);
+        // The spans below it inherit the mark and follow its decision.
+        let is_strangers = parent.is_some_and(|parent| {
+            parent.get::<SentByStranger>().is_some() && parent.span().span_context().is_remote()
+        });
+        if !is_strangers || result.decision == SamplingDecision::Drop {
+            return result;
+        }
+        let drawn = TraceId::from(u128::from(self.chance.hash_one(trace_id.to_bytes())));
+        self.begun_here
+            .should_sample(None, drawn, name, kind, attributes, links)
+    }
+}
 
 /// Labels of the spans' counter.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -119,8 +174,7 @@ impl Exporter {
                 dropped: counts.dropped.clone(),
             });
         if let Some(ratio) = config.sample_ratio {
-            let begun_here = Sampler::TraceIdRatioBased(ratio);
-            provider = provider.with_sampler(Sampler::ParentBased(Box::new(begun_here)));
+            provider = provider.with_sampler(Share::of(ratio));
         }
         let stop = CancellationToken::new();
         let sender = Sender {
