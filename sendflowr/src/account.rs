@@ -1,6 +1,6 @@
 //! `sendflowr account`: accounts at providers, which running hosts pick up automatically.
 
-use std::{fs, io::Read, process::ExitCode, time::SystemTime};
+use std::{fs, io::Read, path::Path, process::ExitCode, time::SystemTime};
 
 use anyhow::{Context, bail};
 use clap::Subcommand;
@@ -80,6 +80,7 @@ pub(crate) async fn run(command: AccountCommand, global: &Global) -> anyhow::Res
         roles::require_hosts_seal_key(&raw)?;
     }
     let engines = Engines::of(&raw)?;
+    let is_new = engines.is_new("identities");
     let store = engines.stored_accounts().await?;
     let config = roles::host_config(&raw)?;
     if !matches!(command, AccountCommand::Remove { .. }) {
@@ -90,7 +91,13 @@ pub(crate) async fn run(command: AccountCommand, global: &Global) -> anyhow::Res
             account,
             values,
             replace,
-        } => set(&config, &*store, &account, &values, replace).await?,
+        } => {
+            let place = Place {
+                name: engines.accounts_place(),
+                is_new,
+            };
+            set(&config, &*store, &place, &account, &values, replace).await?;
+        }
         AccountCommand::List { format } => list(&config, &*store, format).await?,
         AccountCommand::Reseal => reseal(&config, &*store).await?,
         AccountCommand::Remove { account } => {
@@ -104,9 +111,17 @@ pub(crate) async fn run(command: AccountCommand, global: &Global) -> anyhow::Res
     Ok(ExitCode::SUCCESS)
 }
 
+/// Where accounts are stored.
+struct Place {
+    name: String,
+    /// Whether this command has created it.
+    is_new: bool,
+}
+
 async fn set(
     config: &HostConfig,
     store: &dyn StoredAccounts,
+    place: &Place,
     name: &AccountName,
     values: &[String],
     replace: bool,
@@ -140,14 +155,30 @@ async fn set(
     };
     store.put_account(&stored).await?;
     output::line(&format!(
-        "{done} {name}; running hosts serve `/webhooks/{provider}/{account}` within seconds"
+        "{done} {name}, stored in {}; running hosts that use it serve `/webhooks/{provider}/{account}` within seconds",
+        place.name
     ));
+    if place.is_new {
+        output::line(&format!(
+            "note: {} was not there and is created, so no running host uses it: if one runs, give this command that host's \
+             `--config` and `--data`, in the same folder",
+            place.name
+        ));
+    }
     if before.is_some() && replace {
         output::line("note: its earlier values are discarded, it has only the given ones");
     }
     let file = config.plugins.folder.join(format!("{provider}.wasm"));
     if !file.exists() {
-        output::line(&format!("note: there is no plugin `{}` yet", file.display()));
+        let names = plugin_names(&config.plugins.folder);
+        let others = match names.is_empty() {
+            true => String::new(),
+            false => format!("; there is {}", names.join(", ")),
+        };
+        output::line(&format!(
+            "note: there is no plugin `{}` yet{others}",
+            file.display()
+        ));
         return Ok(());
     }
     // The account is stored, whatever the file is.
@@ -168,6 +199,18 @@ async fn set(
         output::line("note: it accepts unproven deliveries");
     }
     Ok(())
+}
+
+/// Returns the names of the plugin files in the folder, sorted, without reading them.
+fn plugin_names(folder: &Path) -> Vec<String> {
+    let files = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut names: Vec<String> = files
+        .map(|file| file.path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "wasm"))
+        .filter_map(|path| Some(format!("`{}`", path.file_stem()?.display())))
+        .collect();
+    names.sort();
+    names
 }
 
 /// Returns the values given for each name, in the order of the names.

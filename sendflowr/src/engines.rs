@@ -237,6 +237,14 @@ impl Engines {
         self.postgres.is_none()
     }
 
+    /// Returns where the accounts are stored: a file of the data folder or a server.
+    pub(crate) fn accounts_place(&self) -> String {
+        match &self.postgres {
+            Some(postgres) => format!("PostgreSQL at `{}`", postgres.address()),
+            None => format!("`{}`", self.folder.join(SqliteIdentities::FILE).display()),
+        }
+    }
+
     /// Returns whether the bus is in the data folder.
     pub(crate) fn embeds_bus(&self) -> bool {
         self.kafka.is_none()

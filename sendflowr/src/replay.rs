@@ -127,6 +127,11 @@ pub(crate) async fn run(config: RawConfig, args: &ReplayArgs) -> anyhow::Result<
         args,
     };
     let tally = replay.all().await?;
+    let plugins = replay.intake.plugins();
+    let unknown = args
+        .provider
+        .as_deref()
+        .filter(|name| plugins.get(name).is_none());
     drop(replay);
     engines.close().await;
     let Tally {
@@ -138,12 +143,23 @@ pub(crate) async fn run(config: RawConfig, args: &ReplayArgs) -> anyhow::Result<
     } = tally;
     let would = args.would();
     let mut told = format!(
-        "{replayed} letters {would}replayed, {events} events, {failed} letters failed, {others} left alone"
+        "{} {would}replayed, {}, {} failed, {others} left alone",
+        output::counted(replayed, "dead letter"),
+        output::counted(events, "event"),
+        output::counted(failed, "dead letter"),
     );
     if args.discard_unproven || args.discard_unreadable {
         told += &format!(", {discarded} {would}discarded");
     }
     output::line(&told);
+    if let Some(name) = unknown
+        && replayed + failed + discarded == 0
+    {
+        output::line(&format!(
+            "note: no dead letter of `{name}` waits, and no plugin has that name: `sendflowr plugin list` shows those that are \
+             there"
+        ));
+    }
     Ok(ExitCode::from(u8::from(failed > 0)))
 }
 

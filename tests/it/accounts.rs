@@ -38,6 +38,14 @@ async fn an_account_added_while_the_host_runs_is_served_and_ends_when_it_is_remo
         "{}",
         told(&added)
     );
+    assert!(
+        told(&added).contains(
+            "stored in `data/identity.db`; running hosts that use it serve `/webhooks/postmark/eu`"
+        ),
+        "{}",
+        told(&added)
+    );
+    assert!(!told(&added).contains("was not there"), "{}", told(&added));
     eventually("the host serves it", || async { status(&system).await == 200 }).await;
 
     // The account survives the process, and no file contains the secret.
@@ -210,5 +218,27 @@ fn an_account_is_stored_whatever_its_plugin_s_file_is() {
             .contains("`accounts.acme.us.timestamp_tolerance_seconds` must be a whole number of seconds"),
         "{}",
         told(&refused)
+    );
+}
+
+#[test]
+fn an_account_that_no_running_host_sees_says_so() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    fs::create_dir(folder.path().join("plugins")).expect("a folder can be made");
+    for name in ["mailgun.wasm", "brevo.wasm", "README"] {
+        fs::write(folder.path().join("plugins").join(name), "").expect("a file can be written");
+    }
+    let shown = told(&account_in(folder.path(), &["set", "mialgun/eu", "key=x"]));
+    for expected in [
+        "added `mialgun` account `eu`, stored in `data/identity.db`; running hosts that use it",
+        "note: `data/identity.db` was not there and is created, so no running host uses it",
+        "note: there is no plugin `plugins/mialgun.wasm` yet; there is `brevo`, `mailgun`\n",
+    ] {
+        assert!(shown.contains(expected), "{shown}");
+    }
+    let again = told(&account_in(folder.path(), &["set", "mialgun/eu", "key=y"]));
+    assert!(
+        again.contains("changed") && !again.contains("was not there"),
+        "{again}"
     );
 }

@@ -189,6 +189,18 @@ fn plugins_are_judged_by_the_limits_that_are_configured() {
     }
 }
 
+#[test]
+fn a_plugin_folder_that_is_not_there_is_named_with_its_setting() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let output = run(folder.path(), &["--plugins", "plugons", "plugin", "list"]);
+    let told = told(&output);
+    assert!(!output.status.success(), "{told}");
+    assert!(
+        told.contains("the plugin folder `plugons` (`host.plugins.folder` or `--plugins`) cannot be read"),
+        "{told}"
+    );
+}
+
 /// A case that asserts nothing would cover nothing.
 #[test]
 fn a_case_that_expects_what_nothing_is_compared_with_fails() {

@@ -57,7 +57,7 @@ async fn a_replay_stores_nothing_twice() {
         let letter = "sendgrid/default at offset 0 of partition 0: rejected_elements: 1 of its elements are still rejected\n  \
             element 1: `email` is missing";
         // The first element's event is stored: whatever a newer plugin made of it, it would not be stored again.
-        let counts = "0 letters replayed, 0 events, 1 letters failed, 0 left alone";
+        let counts = "0 dead letters replayed, 0 events, 1 dead letter failed, 0 left alone";
         assert_eq!(
             text,
             format!("{letter}\n{counts}\n"),
@@ -99,21 +99,21 @@ async fn a_letter_that_fails_stays_and_those_behind_it_are_done() {
     assert_eq!(
         counts(&["--dry-run"]),
         (
-            "249 letters would be replayed, 249 events, 1 letters failed, 0 left alone".into(),
+            "249 dead letters would be replayed, 249 events, 1 dead letter failed, 0 left alone".into(),
             Some(1)
         )
     );
     assert_eq!(
         counts(&["--provider", "mailgun"]),
         (
-            "125 letters replayed, 125 events, 0 letters failed, 125 left alone".into(),
+            "125 dead letters replayed, 125 events, 0 dead letters failed, 125 left alone".into(),
             Some(0)
         )
     );
     assert_eq!(
         counts(&[]),
         (
-            "124 letters replayed, 124 events, 1 letters failed, 0 left alone".into(),
+            "124 dead letters replayed, 124 events, 1 dead letter failed, 0 left alone".into(),
             Some(1)
         )
     );
@@ -121,20 +121,29 @@ async fn a_letter_that_fails_stays_and_those_behind_it_are_done() {
     bus.append(vec![late]).await.expect("a letter is taken");
     for (arguments, replayed) in [(&["--dry-run"][..], 1), (&[], 1), (&["--dry-run"], 0), (&[], 0)] {
         let (told, code) = counts(arguments);
-        assert!(told.starts_with(&format!("{replayed} letters ")), "{told}");
+        let s = if replayed == 1 { "" } else { "s" };
+        assert!(told.starts_with(&format!("{replayed} dead letter{s} ")), "{told}");
         assert!(
             told.ends_with(&format!(
-                "replayed, {replayed} events, 1 letters failed, 0 left alone"
+                "replayed, {replayed} event{s}, 1 dead letter failed, 0 left alone"
             )),
             "{told}"
         );
         assert_eq!(code, Some(1));
     }
+    // `sendgrid` has a plugin, `nosuch` nothing at all.
+    let told = counts(&["--provider", "nosuch"]).0;
+    assert!(
+        told.starts_with("note: no dead letter of `nosuch` waits, and no plugin has that name"),
+        "{told}"
+    );
+    let told = counts(&["--provider", "sendgrid"]).0;
+    assert!(told.starts_with("0 dead letters replayed"), "{told}");
     // An event of a newer version is for a newer version.
     assert!(
         counts(&["--discard-unreadable"])
             .0
-            .ends_with("1 letters failed, 0 left alone, 0 discarded")
+            .ends_with("1 dead letter failed, 0 left alone, 0 discarded")
     );
     eventually("every event is stored", || async {
         system.stored_events().await >= 250
@@ -165,14 +174,14 @@ async fn what_strangers_have_left_holds_nothing_back_once_it_is_discarded() {
     assert_eq!(
         outcome(&output),
         (
-            "0 letters replayed, 0 events, 2 letters failed, 0 left alone".into(),
+            "0 dead letters replayed, 0 events, 2 dead letters failed, 0 left alone".into(),
             Some(1)
         )
     );
     assert_eq!(
         outcome(&replay(&system, &["--discard-unproven"])),
         (
-            "0 letters replayed, 0 events, 1 letters failed, 0 left alone, 1 discarded".into(),
+            "0 dead letters replayed, 0 events, 1 dead letter failed, 0 left alone, 1 discarded".into(),
             Some(1)
         )
     );
@@ -181,7 +190,7 @@ async fn what_strangers_have_left_holds_nothing_back_once_it_is_discarded() {
     assert!(!text.contains("mailgun"), "it is read once more: {text}");
     assert_eq!(
         outcome(&output).0,
-        "0 letters replayed, 0 events, 1 letters failed, 0 left alone"
+        "0 dead letters replayed, 0 events, 1 dead letter failed, 0 left alone"
     );
 }
 
@@ -195,14 +204,14 @@ async fn what_no_plugin_will_ever_read_can_be_discarded() {
     let (told, code) = outcome(&replay(&system, &["--dry-run"]));
     assert_eq!(
         told,
-        "0 letters would be replayed, 0 events, 2 letters failed, 0 left alone"
+        "0 dead letters would be replayed, 0 events, 2 dead letters failed, 0 left alone"
     );
     assert_eq!(code, Some(1), "a dry run says what the real one does");
     let dry = replay(&system, &["--dry-run", "--discard-unreadable"]);
     assert_eq!(
         outcome(&dry),
         (
-            "0 letters would be replayed, 0 events, 0 letters failed, 0 left alone, 2 would be discarded"
+            "0 dead letters would be replayed, 0 events, 0 dead letters failed, 0 left alone, 2 would be discarded"
                 .into(),
             Some(0)
         )
@@ -214,12 +223,12 @@ async fn what_no_plugin_will_ever_read_can_be_discarded() {
         "sendgrid/default at offset 0 of partition 0: malformed: discarded: the body is not a JSON array\n\
          sendgrid/default at offset 1 of partition 0: rejected_elements: discarded: 1 of its elements are still rejected\n  \
          element 0: `email` is missing\n\
-         0 letters replayed, 0 events, 0 letters failed, 0 left alone, 2 discarded\n"
+         0 dead letters replayed, 0 events, 0 dead letters failed, 0 left alone, 2 discarded\n"
     );
     assert_eq!(
         outcome(&replay(&system, &[])),
         (
-            "0 letters replayed, 0 events, 0 letters failed, 0 left alone".into(),
+            "0 dead letters replayed, 0 events, 0 dead letters failed, 0 left alone".into(),
             Some(0)
         )
     );

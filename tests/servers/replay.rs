@@ -21,12 +21,12 @@ async fn the_consumers_letters_become_rows() {
 
     let told = system.run(&["replay", "--provider", &esp]);
     assert!(
-        told.contains("1 letters replayed, 1 events, 0 letters failed"),
+        told.contains("1 dead letter replayed, 1 event, 0 dead letters failed"),
         "{told}"
     );
     let told = system.run(&["replay", "--provider", &esp]);
     assert!(
-        told.contains("0 letters replayed, 0 events, 0 letters failed"),
+        told.contains("0 dead letters replayed, 0 events, 0 dead letters failed"),
         "{told}"
     );
     let events = system.servers.events().await;

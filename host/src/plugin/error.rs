@@ -1,6 +1,6 @@
 //! Errors of plugins, whose fault they are, and the names of the limits that operators know them by.
 
-use std::{fmt, io, time::Duration};
+use std::{fmt, io, path::PathBuf, time::Duration};
 
 use semver::Version;
 
@@ -128,6 +128,17 @@ pub enum PluginError {
     /// The lock file is invalid, or missing although it is required.
     #[error(transparent)]
     Lock(#[from] LockError),
+    /// The plugin folder cannot be used.
+    #[error("the plugin folder `{}` (`host.plugins.folder` or `--plugins`) cannot be {cannot_be}", folder.display())]
+    Folder {
+        /// The folder.
+        folder: PathBuf,
+        /// `read` or `created`.
+        cannot_be: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The host failed.
     #[error("plugin runtime: {what}")]
     Host {
@@ -148,7 +159,7 @@ impl PluginError {
             Self::Busy { .. } => Limit::Concurrency,
             Self::Quarantined { .. } => Limit::Quarantined,
             Self::Load(LoadError::Describe { source, .. }) => return source.limit(),
-            Self::Load(_) | Self::Lock(_) | Self::Host { .. } => return None,
+            Self::Load(_) | Self::Lock(_) | Self::Folder { .. } | Self::Host { .. } => return None,
         };
         Some(limit.code())
     }
@@ -161,6 +172,7 @@ impl PluginError {
             | Self::Busy { .. }
             | Self::Quarantined { .. }
             | Self::Lock(_)
+            | Self::Folder { .. }
             | Self::Host { .. } => Fault::Host,
         }
     }
@@ -171,7 +183,9 @@ impl PluginError {
             Self::Quarantined { retry_after, .. } => Some(*retry_after),
             // Both conditions end as soon as the deliveries in flight have finished.
             Self::Busy { .. } | Self::WallClock { .. } => Some(Duration::from_secs(1)),
-            Self::Guest { .. } | Self::Load(_) | Self::Lock(_) | Self::Host { .. } => None,
+            Self::Guest { .. } | Self::Load(_) | Self::Lock(_) | Self::Folder { .. } | Self::Host { .. } => {
+                None
+            }
         }
     }
 

@@ -37,7 +37,11 @@ pub(crate) fn make_folder(folder: &Path) -> Result<(), PluginError> {
          plugins are copied into it",
         folder.display()
     );
-    fs::create_dir_all(folder).map_err(|error| PluginError::host("cannot create the plugin folder", error))
+    fs::create_dir_all(folder).map_err(|source| PluginError::Folder {
+        folder: folder.to_owned(),
+        cannot_be: "created",
+        source,
+    })
 }
 
 /// Lists everything in the folder that is named like a plugin. What is not a regular file has no fingerprint: it is

@@ -76,7 +76,10 @@ impl PluginLog {
                 limit, call, detail, ..
             } => format!("its limit `{limit}` in `{call}`: {detail}"),
             PluginError::WallClock { waited, .. } => format!("it took longer than {} ms", waited.as_millis()),
-            PluginError::Load(_) | PluginError::Lock(_) | PluginError::Host { .. } => event::chain(error),
+            PluginError::Load(_)
+            | PluginError::Lock(_)
+            | PluginError::Folder { .. }
+            | PluginError::Host { .. } => event::chain(error),
         };
         let Some(left_out) = self.failures.admit() else {
             return;

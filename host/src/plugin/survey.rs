@@ -46,8 +46,11 @@ impl Plugins {
     /// it is required.
     pub fn survey(config: &PluginsConfig) -> Result<Vec<Surveyed>, PluginError> {
         let loader = Loader::judging(config)?;
-        let files = list(&config.folder, false)
-            .map_err(|error| PluginError::host("the plugin folder cannot be read", error))?;
+        let files = list(&config.folder, false).map_err(|source| PluginError::Folder {
+            folder: config.folder.clone(),
+            cannot_be: "read",
+            source,
+        })?;
         let mut surveyed: Vec<Surveyed> = Vec::new();
         let mut owners: HashMap<String, usize> = HashMap::new();
         for file in files.into_keys() {
