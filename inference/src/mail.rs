@@ -1,6 +1,6 @@
 //! Which mail a decision led to: used by the comparison with the control group and by the audit of arrivals.
 
-use std::{collections::HashMap, ops::Range};
+use std::{cmp::Reverse, collections::HashMap, ops::Range};
 
 use event::{Timestamp, UniversalId};
 use store::{
@@ -30,6 +30,8 @@ pub(crate) trait Decided {
     fn person(&self) -> &UniversalId;
     /// Returns when the decision was made.
     fn decided_at(&self) -> Timestamp;
+    /// Returns the campaign that the decision was for, if known.
+    fn campaign_id(&self) -> Option<&str>;
 }
 
 impl Decided for StoredTrial {
@@ -40,6 +42,10 @@ impl Decided for StoredTrial {
     fn decided_at(&self) -> Timestamp {
         self.decided_at
     }
+
+    fn campaign_id(&self) -> Option<&str> {
+        self.trial.campaign_id.as_deref()
+    }
 }
 
 impl Decided for StoredForecast {
@@ -49,6 +55,10 @@ impl Decided for StoredForecast {
 
     fn decided_at(&self) -> Timestamp {
         self.decided_at
+    }
+
+    fn campaign_id(&self) -> Option<&str> {
+        self.forecast.campaign_id.as_deref()
     }
 }
 
@@ -146,24 +156,32 @@ async fn people_of<T: Decided>(
 
 /// Returns the mail of each decision about one person: each mail counts for at most one decision, and each decision has
 /// at most one mail, the first of `touches` (in chronological order) that may belong to it. If a mail could belong to
-/// several decisions, it belongs to the latest one.
+/// several decisions, it belongs to the latest one of its campaign, or else to the latest one.
+///
+/// Mails that name a campaign come first: the others, and the decisions without a campaign, take what is left. Otherwise a
+/// decision could lose its mail to one for which any mail will do, and a sound experiment would seem to lose mails.
 pub(crate) fn assign<'a, T: Decided>(
     decisions: &[&T],
     touches: &[&'a Touch],
     may_belong: impl Fn(&Touch, &T) -> bool,
 ) -> Vec<Option<&'a Touch>> {
     let mut mails: Vec<Option<&'a Touch>> = vec![None; decisions.len()];
-    for mail in touches.iter().filter(|touch| touch.kind == TouchKind::Delivered) {
-        let mut latest: Option<usize> = None;
-        for (index, decision) in decisions.iter().enumerate() {
-            let may_belong = mails[index].is_none() && may_belong(mail, decision);
-            if may_belong
-                && latest.is_none_or(|latest| decisions[latest].decided_at() < decision.decided_at())
-            {
-                latest = Some(index);
-            }
-        }
-        if let Some(index) = latest {
+    let of_kind = |is_named: bool| {
+        touches.iter().copied().filter(move |touch| {
+            touch.kind == TouchKind::Delivered && touch.campaign_id.is_some() == is_named
+        })
+    };
+    for mail in of_kind(true).chain(of_kind(false)) {
+        let rank = |index: &usize| {
+            let decision = decisions[*index];
+            let is_equal = decision.campaign_id() == mail.campaign_id.as_deref();
+            // Of decisions made at the same moment, the first.
+            (is_equal, decision.decided_at(), Reverse(*index))
+        };
+        let belongs_to = (0..decisions.len())
+            .filter(|index| mails[*index].is_none() && may_belong(mail, decisions[*index]))
+            .max_by_key(rank);
+        if let Some(index) = belongs_to {
             mails[index] = Some(mail);
         }
     }

@@ -118,6 +118,40 @@ fn a_mail_of_another_campaign_is_not_the_decisions() {
 }
 
 #[test]
+fn no_decision_loses_its_mail_to_one_without_a_campaign() {
+    // Three decisions with the same minute, in every order of asking; one request did not name its campaign.
+    let asked = [Some("c1"), None, Some("c3")];
+    for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+        let decisions: Vec<StoredTrial> = order
+            .iter()
+            .enumerate()
+            .map(|(hour, which)| decision(&format!("2026-01-07T1{hour}:00:00Z"), TARGET, asked[*which]))
+            .collect();
+        for first in [Some("c1"), Some("c2"), None] {
+            // The mails of the named campaigns, and one that may only belong to the unnamed decision.
+            let names = match first {
+                Some("c1") => [Some("c1"), Some("c2"), Some("c3")],
+                Some(_) => [Some("c2"), Some("c3"), Some("c1")],
+                None => [None, Some("c2"), Some("c3")],
+            };
+            let mails: Vec<Touch> = names
+                .iter()
+                .enumerate()
+                .map(|(minute, name)| {
+                    let moment = format!("2026-01-07T18:3{minute}:00Z");
+                    touch(TouchKind::Delivered, &moment, None, *name)
+                })
+                .collect();
+            assert_eq!(
+                joined(&decisions, &mails),
+                [Some(false); 3],
+                "{order:?} {names:?}"
+            );
+        }
+    }
+}
+
+#[test]
 fn each_mail_counts_once_and_a_question_that_is_repeated_is_one_decision() {
     let again = [
         decision(DECIDED, TARGET, None),
