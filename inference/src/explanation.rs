@@ -40,7 +40,8 @@ pub(crate) struct Evidence {
     pub n: usize,
     /// The same, each weighted by its age.
     pub effective_n: f64,
-    /// Share of the curve that comes from other people, 0 to 1.
+    /// Share of the evidence that comes from other people, 0 to 1, averaged over all hours of the week: hours of which nothing is
+    /// known of this person count as much as those in which they act.
     pub prior_weight: f64,
     /// `population`, `sparse`, `blended` or `personal`.
     #[schema(example = "blended")]

@@ -38,6 +38,7 @@ pub use config::{
     RawBreakersConfig, RawExperimentConfig, RawHotPath, RawHotPathsConfig, RawInferenceConfig,
     RawLatencyConfig,
 };
+pub use decision::one_of_the_best;
 pub use error::{ErrorBody, ErrorDetails, InferenceError};
 pub use latency::{ExpectedLatency, LatencyContext, LatencyModel, LatencyRow, LatencySource, WeekOfLatency};
 pub use lift::{Arm, Estimate, Lift, ModelEstimate, Power, Verdict, lift, since_by_default};

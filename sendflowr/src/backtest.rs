@@ -9,17 +9,22 @@ pub(crate) mod source;
 mod statistics;
 mod verdict;
 
-use std::{path::PathBuf, process::ExitCode, time::SystemTime};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::SystemTime,
+};
 
 use anyhow::{Context, bail};
 use event::Timestamp;
 
 use crate::{cli::Global, decide::events::EventLog, engines::Engines, output};
+use score::Unscorable;
 
 /// What `backtest` reads and writes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct BacktestArgs {
-    /// File of events, as for `decide` [default: the event store]
+    /// File of events, as for `decide`, up to now [default: the event store]
     #[arg(long, value_name = "FILE")]
     events: Option<PathBuf>,
     /// File to write the comparison to, as one HTML page with plots.
@@ -39,14 +44,18 @@ const STORE_EVENTS_EACH: usize = 2_000;
 /// Scores the policies, prints the comparison and writes the report.
 ///
 /// # Errors
-/// Fails if the events cannot be read or span too little time, or the report cannot be written.
+/// Fails if the events cannot be read, span too little time or contain nothing that is scored, or the report cannot be written.
 pub(crate) async fn run(args: &BacktestArgs, global: &Global) -> anyhow::Result<ExitCode> {
+    let now = Timestamp::from(SystemTime::now());
     let log = match &args.events {
-        Some(path) => tokio::task::block_in_place(|| source::read(path))?,
+        Some(path) => tokio::task::block_in_place(|| -> anyhow::Result<EventLog> {
+            let mut log = source::read(path)?;
+            drop_future(&mut log, path, now);
+            Ok(log)
+        })?,
         None => {
             let engines = Engines::of(&global.load()?)?;
             let (events, identities) = tokio::try_join!(engines.events(), engines.identities())?;
-            let now = Timestamp::from(SystemTime::now());
             source::from_store(&*events, &*identities, STORE_PEOPLE, STORE_EVENTS_EACH, now).await?
         }
     };
@@ -58,11 +67,26 @@ pub(crate) async fn run(args: &BacktestArgs, global: &Global) -> anyhow::Result<
     Ok(ExitCode::SUCCESS)
 }
 
+/// Leaves out the events of a file that have not happened yet, as for the event store, and says so: the tested weeks would end
+/// with them.
+fn drop_future(log: &mut EventLog, path: &Path, now: Timestamp) {
+    let dropped = log.end_at(now);
+    if dropped > 0 {
+        output::note(&format!(
+            "`{}`: left out are events later than now, {dropped} in number",
+            path.display()
+        ));
+    }
+}
+
 fn backtest(log: &EventLog, seed: u64) -> anyhow::Result<report::Page> {
     let scores = match score::score(log, seed) {
         Ok(scores) => scores,
-        Err(score::TooShort { days, needed_days }) => {
+        Err(Unscorable::TooShort { days, needed_days }) => {
             bail!("the events span {days} days; a backtest needs at least {needed_days}")
+        }
+        Err(Unscorable::NoActs) => {
+            bail!("no clicks, replies or conversions by people in these events: opens are not scored")
         }
     };
     let rows = verdict::rows(&scores, seed);

@@ -18,7 +18,7 @@ use std::{
 
 use anyhow::Context;
 use event::grid;
-use inference::model::Curve;
+use inference::{model::Curve, one_of_the_best};
 use serde::Serialize;
 use serde_json::Number;
 
@@ -128,8 +128,17 @@ fn decision(request: &Request, curve: &Curve) -> Decision {
     } else {
         whole_minutes
     };
-    let best = curve.best(&[candidates]);
-    let target = best.map_or(request.decision_time, |best| best.at);
+    let candidates = [candidates];
+    let best = curve.best(&candidates);
+    // As the service does it: strangers share a curve, and must not share a minute.
+    let target = best.and_then(|best| {
+        if curve.evidence().events > 0 {
+            return Some(best.at);
+        }
+        let person = sweep::universal_id(&request.user_id);
+        one_of_the_best(curve, &candidates, |_| 1.0, best.score, &person)
+    });
+    let target = target.unwrap_or(request.decision_time);
     let confidence = curve.confidence(target, &[window]);
     Decision {
         user_id: request.user_id.clone(),

@@ -2,11 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
-use std::{fs, io::Write, path::Path, sync::Arc};
+use std::{collections::HashSet, fs, io::Write, path::Path, sync::Arc, time::SystemTime};
 
 use event::{Event, EventType, Hasher, Timestamp, UniversalId};
 use flate2::{Compression, write::GzEncoder};
-use integration_tests::{run, told};
+use integration_tests::{System, run, told};
 use parquet::{
     basic::{Compression as ParquetCompression, ZstdLevel},
     data_type::{BoolType, ByteArray, ByteArrayType, DataType, Int64Type},
@@ -27,6 +27,7 @@ const DAYS: u64 = 63;
 const START: u64 = 1_756_684_800;
 
 /// An event of the test's log.
+#[derive(Clone, Copy)]
 struct Logged {
     person: u64,
     second: u64,
@@ -56,6 +57,11 @@ fn log() -> Vec<Logged> {
         }
     }
     events
+}
+
+/// Returns the log with its lines in the opposite order.
+fn reversed(log: &[Logged]) -> Vec<Logged> {
+    log.iter().rev().copied().collect()
 }
 
 fn csv(log: &[Logged]) -> String {
@@ -185,6 +191,7 @@ fn a_backtest_says_the_same_of_every_form_of_a_log() {
     let at = |name: &str| folder.path().join(name);
     fs::write(at("a.csv"), csv(&log)).unwrap();
     fs::write(at("a.csv.gz"), gzip(&csv(&log))).unwrap();
+    fs::write(at("reversed.csv"), csv(&reversed(&log))).unwrap();
     fs::write(at("a.jsonl"), json_lines(&log)).unwrap();
     fs::write(at("a.ndjson.gz"), gzip(&json_lines(&log))).unwrap();
     let zstd = ParquetCompression::ZSTD(ZstdLevel::default());
@@ -215,6 +222,7 @@ fn a_backtest_says_the_same_of_every_form_of_a_log() {
     assert!(fs::read_to_string(at("a.html")).unwrap().contains("<svg"));
     for name in [
         "a.csv.gz",
+        "reversed.csv",
         "a.jsonl",
         "a.ndjson.gz",
         "seconds.parquet",
@@ -227,6 +235,28 @@ fn a_backtest_says_the_same_of_every_form_of_a_log() {
         assert!(output.status.success(), "{name}: {}", told(&output));
         assert_eq!(String::from_utf8_lossy(&output.stdout), expected, "{name}");
     }
+}
+
+/// The end of the tested weeks is not beyond the present, and the file's owner is told of the mistake.
+#[test]
+fn events_of_the_future_are_left_out_of_a_backtest() {
+    let folder = TempDir::new().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    fs::write(at("a.csv"), csv(&log())).unwrap();
+    let ahead = "2100-01-01T00:00:00Z,\"person, 1\",clicked,,\n";
+    fs::write(at("ahead.csv"), csv(&log()) + ahead).unwrap();
+    let [expected, output] =
+        ["a.csv", "ahead.csv"].map(|name| run(folder.path(), &["backtest", "--events", name]));
+    assert!(output.status.success(), "{}", told(&output));
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&expected.stdout)
+    );
+    let notes = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        notes.contains("note: `ahead.csv`: left out are events later than now, 1 in number\n"),
+        "{notes}"
+    );
 }
 
 /// Stores a log in the folder, and returns what a backtest of the store prints.
@@ -318,6 +348,7 @@ fn decisions_come_from_plain_and_gzipped_files_alike() {
     fs::write(at("requests.csv"), &requests).unwrap();
     fs::write(at("requests.gz"), gzip(&requests)).unwrap();
     fs::write(at("events.jsonl"), json_lines(&log)).unwrap();
+    fs::write(at("reversed.csv"), csv(&reversed(&log))).unwrap();
     let decide = |events: &str, requests: &str, out: &str| {
         let curves = format!("{out}.curves");
         let output = run(
@@ -349,6 +380,10 @@ fn decisions_come_from_plain_and_gzipped_files_alike() {
         (decisions.clone(), curves.clone()),
         decide("events.jsonl", "requests.csv", "of lines")
     );
+    assert_eq!(
+        (decisions.clone(), curves.clone()),
+        decide("reversed.csv", "requests.csv", "reversed")
+    );
 
     let lines: Vec<Value> = decisions
         .lines()
@@ -371,6 +406,61 @@ fn decisions_come_from_plain_and_gzipped_files_alike() {
     let shares = rows[2].rsplit(',').take(10_080);
     let sum: f64 = shares.map(|share| share.parse::<f64>().unwrap()).sum();
     assert!((sum - 1.0).abs() < 1e-6, "{sum}");
+}
+
+/// Of strangers nothing is known but their ids, which spread them in the same way.
+#[tokio::test]
+async fn strangers_get_the_same_minutes_from_a_file_as_from_the_service() {
+    let system = System::start("", &[]).await;
+    let midnight = Timestamp::from(SystemTime::now()).as_seconds() / 86_400 * 86_400 + 86_400;
+    let mut requests = "user_id,decision_time,window_hours\n".to_owned();
+    let mut answers = Vec::new();
+    for number in 0..12 {
+        let question = json!({
+            "email": format!("person{number}@example.com"), "experiment": false,
+            "window": {"start": moment(midnight as u64), "end": moment(midnight as u64 + 86_400)},
+        });
+        let answer = system.ask("/timing/decide", &question).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        requests += &format!(
+            "{},{midnight},24\n",
+            answer.body["universal_id"].as_str().unwrap()
+        );
+        let arrive_at: Timestamp = answer.body["arrive_at"].as_str().unwrap().parse().unwrap();
+        answers.push(arrive_at.as_seconds());
+    }
+    let folder = system.folder().to_owned();
+    fs::write(folder.join("requests.csv"), requests).unwrap();
+    fs::write(folder.join("events.csv"), "user_id,timestamp_utc\n").unwrap();
+    let out = folder.join("out");
+    let output = tokio::task::spawn_blocking(move || {
+        run(
+            &folder,
+            &[
+                "decide",
+                "--events",
+                "events.csv",
+                "--requests",
+                "requests.csv",
+                "--out",
+                "out",
+            ],
+        )
+    });
+    let output = output.await.unwrap();
+    assert!(output.status.success(), "{}", told(&output));
+    let decided: Vec<i64> = fs::read_to_string(out)
+        .unwrap()
+        .lines()
+        .map(|line| {
+            serde_json::from_str::<Value>(line).unwrap()["target_timestamp"]
+                .as_i64()
+                .unwrap()
+        })
+        .collect();
+    assert_eq!(decided, answers);
+    let different: HashSet<i64> = decided.into_iter().collect();
+    assert!(different.len() > 6, "{different:?}");
 }
 
 #[test]

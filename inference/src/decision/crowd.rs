@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{Choice, DAY_MINUTES, Draw, Facts, experiment::mix};
-use crate::{explanation::Base64, latency::WeekOfLatency};
+use crate::{explanation::Base64, latency::WeekOfLatency, model::Curve};
 
 /// Share of the best value that a person of whom nothing is known still gets after being spread. A loss of a hundredth is far
 /// below the uncertainty of the population's curve, and on the built-in curve it allows more than half an hour of minutes.
@@ -252,18 +252,8 @@ impl Choice {
     /// Moves the decision of a person of whom nothing is known to one of the minutes that are worth nearly as much as the best:
     /// each is equally likely, and the same person always gets the same one.
     pub(crate) fn apart(mut self, person: &UniversalId, facts: Facts<'_>) -> Self {
-        let at = {
-            let weight = |at| self.factor_at(at);
-            let nearly_equal = || {
-                facts
-                    .curve
-                    .at_least(&self.candidates, weight, NEARLY_EQUAL * self.value)
-            };
-            let count = nearly_equal().count() as u128;
-            // A fraction of the count instead of a remainder, because it uses every bit of the hash.
-            let drawn = (u128::from(hash(person)) * count) >> u64::BITS;
-            nearly_equal().nth(drawn as usize)
-        };
+        let weight = |at| self.factor_at(at);
+        let at = one_of_the_best(facts.curve, &self.candidates, weight, self.value, person);
         if let Some(at) = at {
             self.arrive(at, facts);
         }
@@ -322,6 +312,22 @@ impl Choice {
         choice.full_minutes = FullMinutes::between(&self.candidates, free);
         Some(choice)
     }
+}
+
+/// Returns the minute for a person of whom nothing is known: one of the minutes of `candidates` whose weighted score is nearly
+/// `best`, by a hash of the person's id. The weight is as for [`Curve::best_weighted`].
+pub fn one_of_the_best(
+    curve: &Curve,
+    candidates: &[Range<Timestamp>],
+    weight: impl Fn(Timestamp) -> f64 + Copy,
+    best: f64,
+    person: &UniversalId,
+) -> Option<Timestamp> {
+    let nearly_equal = || curve.at_least(candidates, weight, NEARLY_EQUAL * best);
+    let count = nearly_equal().count() as u128;
+    // A fraction of the count instead of a remainder, because it uses every bit of the hash.
+    let drawn = (u128::from(hash(person)) * count) >> u64::BITS;
+    nearly_equal().nth(drawn as usize)
 }
 
 fn trigger(arrival: Timestamp, latency: &WeekOfLatency) -> Timestamp {

@@ -57,7 +57,8 @@ pub struct Evidence {
     pub events: usize,
     /// The same, each event weighted by its age, and opens less than clicks.
     pub effective_events: f64,
-    /// How much of the curve comes from other people, 0 to 1.
+    /// How much of the evidence comes from other people, 0 to 1, averaged over the hours of the week, however much each of them
+    /// contributes to the curve.
     pub prior_weight: f64,
     /// How far the person's last weeks outweigh the long memory, 0 to 1: high for people whose habits changed.
     pub recent_weight: f64,
@@ -272,8 +273,8 @@ impl Curve {
     }
 
     /// Returns the time after arrival that [`Curve::confidence`] is about: while half of the initial attention to a mail is
-    /// left. It is the part of the look-ahead that contributes most to the score, so that the confidence is about what
-    /// the choice aims at. Two hours where no delivery is known, more where people were seen to return to mail later.
+    /// left. Two hours where no delivery is known or most attention is lost in the first minutes, more where people were seen to
+    /// return to mail later.
     pub fn span_ms(&self) -> i64 {
         self.span_minutes as i64 * grid::MINUTE_MS
     }

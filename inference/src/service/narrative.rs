@@ -160,7 +160,8 @@ fn evidence(explanation: &Explanation) -> String {
         );
     }
     format!(
-        "The curve rests on {} of this person (worth {:.1} after their age); {:.0} % of it comes from other people.",
+        "The curve rests on {} of this person (worth {:.1} after their age); averaged over all hours of the week, busy or not, \
+         {:.0} % of the evidence comes from other people.",
         counted(evidence.n as i64, "human event"),
         evidence.effective_n,
         100.0 * evidence.prior_weight

@@ -57,13 +57,16 @@ fn header(measure: Measure) -> Vec<String> {
 
 fn cells(row: &Row) -> Vec<String> {
     let mut cells = vec![POLICIES[row.policy].to_owned()];
-    for (rate, behind) in row.rates.iter().zip(&row.behind) {
-        cells.push(percent(rate));
-        cells.push(if row.policy == OURS {
-            String::new()
-        } else {
-            percent(behind)
-        });
+    for (window, effective) in row.effective.iter().enumerate() {
+        // Without a single trial there is no rate, not even 0.
+        let [mut rate, mut behind] = [const { String::new() }; 2];
+        if *effective > 0.0 {
+            rate = percent(&row.rates[window]);
+            if row.policy != OURS {
+                behind = percent(&row.behind[window]);
+            }
+        }
+        cells.extend([rate, behind]);
     }
     cells.push(
         row.bits
@@ -97,7 +100,7 @@ fn text(scores: &Scores, rows: &[Row], verdict: &Verdict) -> String {
         .iter()
         .map(|row| row.rates[0].value)
         .fold(f64::MIN_POSITIVE, f64::max);
-    for row in rows {
+    for row in rows.iter().filter(|row| row.effective[0] > 0.0) {
         let length = (row.rates[0].value / most * BAR as f64).round() as usize;
         let _ = writeln!(text, "{:<28} {}", POLICIES[row.policy], "█".repeat(length));
     }
@@ -154,8 +157,14 @@ fn html(scores: &Scores, rows: &[Row], verdict: &Verdict) -> String {
         escape(what(scores.measure)),
     );
     for (window, hours) in scores.measure.windows().iter().enumerate() {
-        let bars: Vec<Bar> = rows.iter().map(|row| Bar::of(row, &row.rates[window])).collect();
-        let _ = write!(html, "<h2>Windows of {hours} h</h2>\n{}", bars_svg(&bars));
+        let bars: Vec<Bar> = rows
+            .iter()
+            .filter(|row| row.effective[window] > 0.0)
+            .map(|row| Bar::of(row, &row.rates[window]))
+            .collect();
+        if !bars.is_empty() {
+            let _ = write!(html, "<h2>Windows of {hours} h</h2>\n{}", bars_svg(&bars));
+        }
     }
     html += "<h2>By size of history</h2>\n";
     for (size, (_, _, name)) in SIZES.iter().enumerate() {

@@ -118,11 +118,13 @@ pub(crate) struct Scores {
     pub(crate) confidences: Vec<(f64, bool)>,
 }
 
-/// The log is too short to be split.
+/// The log shows nothing about any policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct TooShort {
-    pub(crate) days: i64,
-    pub(crate) needed_days: i64,
+pub(crate) enum Unscorable {
+    /// It cannot be split.
+    TooShort { days: i64, needed_days: i64 },
+    /// Nobody did anything that is scored.
+    NoActs,
 }
 
 /// A window in which policies choose.
@@ -145,10 +147,13 @@ struct Everybody {
 }
 
 /// Scores all policies on the last weeks of the log.
-pub(crate) fn score(log: &EventLog, seed: u64) -> Result<Scores, TooShort> {
+///
+/// # Errors
+/// Fails if the log shows nothing about any of them.
+pub(crate) fn score(log: &EventLog, seed: u64) -> Result<Scores, Unscorable> {
     let needed_days = (LEAST_HISTORY_MS + 2 * WEEK_MS) / DAY_MS;
     let (Some(first), Some(last)) = (log.events().first(), log.events().last()) else {
-        return Err(TooShort { days: 0, needed_days });
+        return Err(Unscorable::TooShort { days: 0, needed_days });
     };
     // Times in profiles are rounded up, by some seconds.
     let end = last.at.plus_millis(grid::MINUTE_MS);
@@ -156,7 +161,7 @@ pub(crate) fn score(log: &EventLog, seed: u64) -> Result<Scores, TooShort> {
     // One week more than is tested: each person's windows begin at a different moment of it.
     let weeks = ((span_ms - LEAST_HISTORY_MS) / WEEK_MS - 1).min(MOST_WEEKS);
     if weeks < 1 {
-        return Err(TooShort {
+        return Err(Unscorable::TooShort {
             days: span_ms / DAY_MS,
             needed_days,
         });
@@ -177,6 +182,9 @@ pub(crate) fn score(log: &EventLog, seed: u64) -> Result<Scores, TooShort> {
     });
     let mails: usize = histories.iter().map(|history| history.mails.len()).sum();
     let acts: usize = histories.iter().map(|history| strong_times(history).len()).sum();
+    if acts == 0 {
+        return Err(Unscorable::NoActs);
+    }
     let measure = if mails > acts {
         Measure::Mail
     } else {

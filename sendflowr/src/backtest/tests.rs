@@ -156,6 +156,44 @@ fn says_when_a_log_is_too_short() {
 }
 
 #[test]
+fn says_when_there_are_only_opens() {
+    for with_mail in [false, true] {
+        let mut log = EventLog::default();
+        for (person, day) in (0..30).flat_map(|person| (0..DAYS).map(move |day| (person, day))) {
+            let at = START + day * DAY + (person as i64 % 24) * HOUR;
+            let message = with_mail.then(|| format!("{person}-{day}"));
+            if with_mail {
+                push(&mut log, person, at, EventType::Delivered, message.as_deref());
+            }
+            push(&mut log, person, at + 600, EventType::Opened, message.as_deref());
+        }
+        log.sort();
+        let message = backtest(&log, 1).unwrap_err().to_string();
+        assert_eq!(
+            message,
+            "no clicks, replies or conversions by people in these events: opens are not scored"
+        );
+    }
+}
+
+#[test]
+fn no_rate_is_printed_where_nobody_acted() {
+    let mut log = acts(60, |person, _| (person % 24) as i64);
+    // Nobody acts in the tested weeks, which end with an open.
+    log.end_at(Timestamp::from_millis_clamped((START + 25 * DAY) * 1_000));
+    push(&mut log, 0, START + DAYS * DAY, EventType::Opened, None);
+    log.sort();
+    let page = backtest(&log, 1).unwrap();
+    for text in [&page.text, &page.html] {
+        let is_said = text.contains("0 of at least 400 windows in which somebody acted");
+        assert!(
+            is_said && !text.contains("[0.") && !text.contains("<svg"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
 fn mail_at_fixed_hours_ends_in_not_enough_data() {
     // A simulated brand, including scanners and prefetching mailboxes: only 2 % of its mail shows what other hours are
     // worth.

@@ -20,8 +20,8 @@ pub(crate) struct Row {
     pub(crate) bits: Option<Estimate>,
     /// In the first window, by size of history: rate, and the number of trials that it is based on.
     pub(crate) by_size: Vec<(Estimate, f64)>,
-    /// The number of trials of equal weight that the first window's rate is based on.
-    pub(crate) effective: f64,
+    /// The number of trials of equal weight that each window's rate is based on.
+    pub(crate) effective: Vec<f64>,
 }
 
 /// What to do.
@@ -80,7 +80,9 @@ pub(crate) fn rows(scores: &Scores, seed: u64) -> Vec<Row> {
             behind: behind.collect(),
             bits: bits(people, policy, seed),
             by_size: by_size.collect(),
-            effective: sum(people, &mut (0..people.len()), 0, policy).effective(),
+            effective: (0..windows)
+                .map(|window| sum(people, &mut (0..people.len()), window, policy).effective())
+                .collect(),
         }
     };
     (0..POLICIES.len())
@@ -118,15 +120,15 @@ pub(crate) fn verdict(measure: Measure, rows: &[Row]) -> Verdict {
     // A policy that too little mail matches cannot be compared with.
     let untimed = || {
         rows.iter()
-            .filter(|row| UNTIMED.contains(&row.policy) && row.effective >= need)
+            .filter(|row| UNTIMED.contains(&row.policy) && row.effective[0] >= need)
     };
-    if ours.effective < need || untimed().next().is_none() {
-        let most = |most: f64, row: &Row| most.max(row.effective);
+    if ours.effective[0] < need || untimed().next().is_none() {
+        let most = |most: f64, row: &Row| most.max(row.effective[0]);
         let without = rows
             .iter()
             .filter(|row| UNTIMED.contains(&row.policy))
             .fold(0.0, most);
-        let have = ours.effective.min(without);
+        let have = ours.effective[0].min(without);
         return Verdict::NotEnoughData { have, need };
     }
     let smallest_gain = |a: &&Row, b: &&Row| a.behind[0].value.total_cmp(&b.behind[0].value);
@@ -134,7 +136,9 @@ pub(crate) fn verdict(measure: Measure, rows: &[Row]) -> Verdict {
         rows.iter()
             .filter(|row| !UNTIMED.contains(&row.policy) && row.policy != OURS)
     };
-    let strongest = timed().filter(|row| row.effective >= need).min_by(smallest_gain);
+    let strongest = timed()
+        .filter(|row| row.effective[0] >= need)
+        .min_by(smallest_gain);
     if let Some(better) = strongest.filter(|row| row.behind[0].high < 0.0) {
         return Verdict::DoNotBother {
             against: better.policy,
