@@ -25,7 +25,7 @@ use crate::{
         Plugin,
         types::{Header, Outcome},
     },
-    seal::{OpenError, RawDelivery, SealContext, Sealer},
+    seal::{OpenError, RawDelivery, SealContext, SealKeyError, Sealer},
 };
 
 /// Maximum number of deliveries kept per account: some hours of a busy sender, and a replay of a few seconds.
@@ -249,11 +249,15 @@ pub enum Made {
 }
 
 impl Recordings {
-    /// Opens the recordings in the data folder.
+    /// Opens the recordings in the data folder. Unlike a host it creates no key: that would open nothing, and hide that the
+    /// former key is lost.
     ///
     /// # Errors
-    /// [`HostError`] when the sealing key is not usable.
+    /// [`HostError`] when the sealing key is missing or not usable.
     pub fn open(config: &crate::HostConfig, hasher: Hasher) -> Result<Self, HostError> {
+        if config.seal_key.is_none() && !config.seal_key_path.exists() {
+            return Err(SealKeyError::Missing(config.seal_key_path.clone()).into());
+        }
         Ok(Self {
             folder: config.recordings_folder.clone(),
             sealer: config.sealer()?,

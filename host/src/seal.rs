@@ -113,6 +113,13 @@ pub enum SealKeyError {
     /// There is no key, or it is neither 64 hexadecimal digits nor base64 of 32 bytes.
     #[error("{0} must be 32 bytes, as 64 hexadecimal digits or base64: `openssl rand -hex 32` makes one")]
     Malformed(String),
+    /// There is no file, and a new key would open nothing.
+    #[error(
+        "the seal key `{}` is missing, and only it opens what is recorded: check the data folder (`--data`), or restore the \
+         file from its backup",
+        .0.display()
+    )]
+    Missing(PathBuf),
     /// The file cannot be read or created.
     #[error("the seal key `{}` cannot be read or created", .path.display())]
     File {

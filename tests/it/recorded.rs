@@ -6,7 +6,7 @@ use std::{
     process::{Command, Output},
 };
 
-use integration_tests::{System, binary, eventually, plugins, repository};
+use integration_tests::{System, binary, eventually, plugins, repository, run, told};
 use serde_json::Value;
 
 const CASE: &str = "plugins/ses/cases/delivery-signature-v2-without-subject.json";
@@ -119,6 +119,18 @@ async fn recorded_deliveries_show_what_a_new_version_changes() {
         assert_eq!(line["differences"], Value::Array(Vec::new()));
     }
 
+    let unknown = compare(&system, &new, &["--account", "ses/nope"]);
+    assert_eq!(unknown.status.code(), Some(2));
+    let message = String::from_utf8_lossy(&unknown.stderr).into_owned();
+    let expected = "no delivery of `ses/nope` is recorded: set `record_deliveries` in its account, `[accounts.ses.nope]`";
+    assert!(message.contains(expected), "{message}");
+    let postmark = plugins().join("postmark.wasm");
+    let other = compare(&system, &new, &["--against", postmark.to_str().expect("a path")]);
+    assert_eq!(other.status.code(), Some(2));
+    let message = String::from_utf8_lossy(&other.stderr).into_owned();
+    let expected = "the plugin to compare with serves `postmark`, the new one `ses`";
+    assert!(message.contains(expected), "{message}");
+
     // If all of them are gone by then, the error says what to do.
     for path in recordings(&system).iter().filter(|path| path.is_file()) {
         fs::remove_file(path).expect("a recording can be removed");
@@ -127,6 +139,41 @@ async fn recorded_deliveries_show_what_a_new_version_changes() {
     assert_eq!(too_late.status.code(), Some(2));
     let message = String::from_utf8_lossy(&too_late.stderr).into_owned();
     assert!(message.contains("raise `record_deliveries`"), "{message}");
+
+    // A new key would open nothing, and the host could not tell any more that the former one is lost.
+    let key = system.data().join("seal.key");
+    let kept = system.data().join("kept.key");
+    fs::rename(&key, &kept).expect("the key is there");
+    let keyless = compare(&system, &new, &against);
+    assert_eq!(keyless.status.code(), Some(2));
+    let message = String::from_utf8_lossy(&keyless.stderr).into_owned();
+    assert!(
+        message.contains("the seal key `data/seal.key` is missing"),
+        "{message}"
+    );
+    assert!(!key.exists());
+    fs::rename(&kept, &key).expect("the key can be moved back");
+    let new = new.to_str().expect("a path");
+    let mistyped = run(
+        system.folder(),
+        &[
+            "--data",
+            "dta",
+            "--plugins",
+            "plugins",
+            "plugin",
+            "test",
+            "--recorded",
+            new,
+        ],
+    );
+    assert_eq!(mistyped.status.code(), Some(2));
+    assert!(
+        told(&mistyped).contains("the seal key `dta/seal.key` is missing"),
+        "{}",
+        told(&mistyped)
+    );
+    assert!(!system.folder().join("dta").exists());
 
     // Consent withdrawn: nothing is left after the next start.
     system.stop().await;

@@ -69,12 +69,20 @@ pub(super) async fn run(
         let installed = load(question.against.unwrap_or(&of_slug), limits)
             .await
             .context("cannot load the plugin to compare with (`--against` names another)")?;
+        let other = &installed.descriptor().slug;
+        if *other != slug {
+            bail!(
+                "the plugin to compare with serves `{other}`, the new one `{slug}`: compare plugins of one provider"
+            );
+        }
         let found = recordings
             .of(&slug, account)
             .context("cannot list the recordings")?;
         if found.is_empty() {
+            let name = account.unwrap_or("<name>");
+            let of = account.map_or_else(|| slug.clone(), |account| format!("{slug}/{account}"));
             bail!(
-                "no delivery of `{slug}` is recorded: set `record_deliveries` in its account, `[accounts.{slug}.<name>]`"
+                "no delivery of `{of}` is recorded: set `record_deliveries` in its account, `[accounts.{slug}.{name}]`"
             );
         }
         let earlier = comparisons.len();
