@@ -14,7 +14,7 @@ mod credentials;
 mod reference;
 
 pub(crate) use self::{
-    artifact::{Component, Digest, pull, push, push_signature, signature_of},
+    artifact::{Component, Digest, pull, push, signature_of},
     client::{Client, Operation},
     credentials::{Credentials, RawRegistryConfig},
     reference::Reference,

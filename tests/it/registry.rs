@@ -41,6 +41,8 @@ pub(crate) enum Manner {
     Circles,
     /// Accepts every token only twice.
     ShortTokens,
+    /// Stores no signature.
+    NoSignatures,
 }
 
 /// How the registry authenticates requests.
@@ -224,11 +226,13 @@ async fn answer(
                 shared.address
             ),
         };
-        return with(
+        // Registries behind a company's proxy offer several kinds.
+        let response = with(
             status(StatusCode::UNAUTHORIZED),
             header::WWW_AUTHENTICATE,
-            &challenge,
+            "Negotiate",
         );
+        return with(response, header::WWW_AUTHENTICATE, &challenge);
     }
     let Some(path) = uri.path().strip_prefix("/v2/acme/plugins/") else {
         return status(StatusCode::NOT_FOUND);
@@ -236,8 +240,8 @@ async fn answer(
     let mut stored = shared.stored();
     match (method, path.split_once('/')) {
         (Method::POST, Some(("blobs", "uploads/"))) => {
-            let place = "/v2/acme/plugins/blobs/uploads/1?state=x";
-            with(status(StatusCode::ACCEPTED), header::LOCATION, place)
+            // Relative to the request.
+            with(status(StatusCode::ACCEPTED), header::LOCATION, "1?state=x")
         }
         (Method::PUT, Some(("blobs", "uploads/1"))) => {
             let claimed = uri.query().unwrap_or_default().replace("%3A", ":");
@@ -246,6 +250,11 @@ async fn answer(
             }
             stored.blobs.insert(digest(&body), body.to_vec());
             status(StatusCode::CREATED)
+        }
+        (Method::PUT, Some(("manifests", tag)))
+            if manner == Manner::NoSignatures && tag.ends_with(".minisig") =>
+        {
+            status(StatusCode::INSUFFICIENT_STORAGE)
         }
         (Method::PUT, Some(("manifests", tag))) => {
             stored.put_manifest(tag, &body);
@@ -301,6 +310,6 @@ fn of(status: StatusCode, body: Vec<u8>) -> Response {
 
 fn with(mut response: Response, name: header::HeaderName, value: &str) -> Response {
     let value = value.parse().expect("a header value");
-    response.headers_mut().insert(name, value);
+    response.headers_mut().append(name, value);
     response
 }

@@ -303,6 +303,57 @@ async fn what_an_author_signs_and_pushes_an_operator_pulls_pins_and_serves_locke
     );
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_never_names_a_plugin_without_the_signature_that_it_is_pushed_with() {
+    let registry = Registry::start(Door::Open).await;
+    let author = folder(&["postmark"]);
+    let author = author.path();
+    let [file, signature_file] =
+        ["postmark.wasm", "postmark.wasm.minisig"].map(|name| author.join("plugins").join(name));
+    let released = fs::read(&file).unwrap();
+    let tagged = packaged(&registry, "1", &released, |_| {});
+    let target = registry.reference("1");
+    let push = ["push", "plugins/postmark.wasm", &target];
+    fs::write(&file, altered(&released)).unwrap();
+    let sign = |keys: &KeyPair| {
+        let signature = minisign::sign(None, &keys.sk, altered(&released).as_slice(), None, None).unwrap();
+        fs::write(&signature_file, signature.into_string()).unwrap();
+    };
+    let still_released = || {
+        let operator = folder(&[]);
+        let text = works(operator.path(), &["pull", &target]);
+        assert!(text.contains(&tagged), "{text}");
+    };
+
+    let [own, stranger] = [(); 2].map(|()| KeyPair::generate_unencrypted_keypair().unwrap());
+    let configuration = format!("[host.plugins]\ntrusted_keys = ['{}']\n", own.pk.to_base64());
+    fs::write(author.join("sendflowr.toml"), configuration).unwrap();
+    let told = fails(author, &push);
+    assert!(
+        told.contains("`plugins/postmark.wasm` is not signed, and `host.plugins.trusted_keys`"),
+        "{told}"
+    );
+    sign(&stranger);
+    let told = fails(author, &push);
+    assert!(
+        told.contains("`plugins/postmark.wasm` is signed by none of the keys"),
+        "{told}"
+    );
+    still_released();
+
+    sign(&own);
+    registry.behave(Manner::NoSignatures);
+    let told = fails(author, &push);
+    assert!(
+        told.contains("its signature: the registry answered 507"),
+        "{told}"
+    );
+    still_released();
+    registry.behave(Manner::Honest);
+    works(author, &push);
+    works(author, &["pull", &target, "--replace"]);
+}
+
 #[test]
 fn pins_that_are_written_at_once_are_all_in_the_lock() {
     // More than this machine has cores, so that they come between each other's steps.

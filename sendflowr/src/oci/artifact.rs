@@ -167,8 +167,8 @@ pub(crate) async fn signature_of(client: &mut Client, manifest: &Digest) -> anyh
     Ok(Some(String::from_utf8(signature).context("it is not text")?))
 }
 
-/// Pushes a component, and returns the digest of its manifest. The same file, contract, imports and version give the same
-/// digest.
+/// Pushes a component and its signature, if there is one, and returns the digest of its manifest. The same file, contract,
+/// imports and version give the same digest.
 ///
 /// # Errors
 /// Fails if the registry fails or refuses.
@@ -179,6 +179,7 @@ pub(crate) async fn push(
     contract: &str,
     imports: &[String],
     version: &str,
+    signature: Option<&str>,
 ) -> anyhow::Result<Digest> {
     let config = json!({
         // A constant, so that pushing twice gives one artifact.
@@ -200,35 +201,36 @@ pub(crate) async fn push(
     };
     client.put_blob(&config).await?;
     client.put_blob(component).await?;
-    client.put_manifest(tag, &serde_json::to_vec(&manifest)?).await
+    let manifest = serde_json::to_vec(&manifest)?;
+    let digest = Digest::of(&manifest);
+    client.put_manifest(&digest.to_string(), &manifest).await?;
+    if let Some(signature) = signature {
+        push_signature(client, &manifest, signature)
+            .await
+            .context("its signature")?;
+    }
+    // Last: whoever pulls the tag in between, or after a failure, gets what it named before.
+    client.put_manifest(tag, &manifest).await?;
+    Ok(digest)
 }
 
 /// Pushes the signature of the component with this manifest.
-///
-/// # Errors
-/// Fails if the registry fails or refuses.
-pub(crate) async fn push_signature(
-    client: &mut Client,
-    component: &Digest,
-    signature: &str,
-) -> anyhow::Result<()> {
-    let Some(bytes) = client.manifest(&component.to_string()).await? else {
-        bail!("the registry does not have the artifact that was just pushed");
-    };
+async fn push_signature(client: &mut Client, component: &[u8], signature: &str) -> anyhow::Result<()> {
     let manifest = Manifest {
         schema_version: 2,
         media_type: Some(MANIFEST_TYPE.to_owned()),
         artifact_type: Some(SIGNATURE_TYPE.to_owned()),
         config: Descriptor::of(EMPTY_TYPE, b"{}"),
         layers: vec![Descriptor::of(SIGNATURE_TYPE, signature.as_bytes())],
-        subject: Some(Descriptor::of(MANIFEST_TYPE, &bytes)),
+        subject: Some(Descriptor::of(MANIFEST_TYPE, component)),
         annotations: BTreeMap::new(),
     };
     client.put_blob(b"{}").await?;
     client.put_blob(signature.as_bytes()).await?;
     let manifest = serde_json::to_vec(&manifest)?;
-    client.put_manifest(&signature_tag(component), &manifest).await?;
-    Ok(())
+    client
+        .put_manifest(&signature_tag(&Digest::of(component)), &manifest)
+        .await
 }
 
 fn signature_tag(manifest: &Digest) -> String {

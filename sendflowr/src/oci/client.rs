@@ -182,7 +182,8 @@ impl Client {
             .headers()
             .get(LOCATION)
             .and_then(|place| place.to_str().ok());
-        let mut place = self.upload_place(place.context("the registry names no URL for the upload")?)?;
+        let place = place.context("the registry names no URL for the upload")?;
+        let mut place = self.upload_place(begun.url(), place)?;
         place.query_pairs_mut().append_pair("digest", &digest.to_string());
         let sent = self
             .send(|http| {
@@ -195,12 +196,12 @@ impl Client {
         Ok(digest)
     }
 
-    /// Uploads a manifest under this tag.
+    /// Uploads a manifest under this tag or digest.
     ///
     /// # Errors
     /// Fails if the registry does not answer or refuses.
-    pub(super) async fn put_manifest(&mut self, tag: &str, manifest: &[u8]) -> anyhow::Result<Digest> {
-        let url = self.url(&format!("manifests/{tag}"))?;
+    pub(super) async fn put_manifest(&mut self, reference: &str, manifest: &[u8]) -> anyhow::Result<()> {
+        let url = self.url(&format!("manifests/{reference}"))?;
         let sent = self
             .send(|http| {
                 http.request(Method::PUT, url.clone())
@@ -209,13 +210,12 @@ impl Client {
             })
             .await?;
         succeeded(sent).await?;
-        Ok(Digest::of(manifest))
+        Ok(())
     }
 
-    /// Returns the URL of an upload. Registries name it in full or relative to their root.
-    fn upload_place(&self, named: &str) -> anyhow::Result<Url> {
-        let place = self
-            .base
+    /// Returns the URL of an upload. Registries name it in full, or relative to that of the request.
+    fn upload_place(&self, asked: &Url, named: &str) -> anyhow::Result<Url> {
+        let place = asked
             .join(named)
             .context("what the registry names for the upload is not a URL")?;
         if place.scheme() != "https" && self.base.scheme() == "https" {
@@ -246,8 +246,9 @@ impl Client {
         }
         let challenge = response
             .headers()
-            .get(WWW_AUTHENTICATE)
-            .and_then(|header| Challenge::parse(header.to_str().ok()?))
+            .get_all(WWW_AUTHENTICATE)
+            .iter()
+            .find_map(|header| Challenge::parse(header.to_str().ok()?))
             .context("the registry asks for a kind of authentication that is not supported")?;
         self.authorization = Some(self.authorize(&challenge).await?);
         self.attempt(request(&self.http)).await

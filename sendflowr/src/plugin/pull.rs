@@ -103,13 +103,7 @@ async fn place(
     signature: Option<String>,
     source: String,
 ) -> anyhow::Result<ExitCode> {
-    if !config.trusted_keys.is_empty() {
-        let Some(signature) = &signature else {
-            bail!("`{source}` is not signed, and `host.plugins.trusted_keys` requires a signature");
-        };
-        let checked = config.trusted_keys.check(&component.bytes, signature);
-        checked.map_err(|error| anyhow::anyhow!("`{source}` {error}"))?;
-    }
+    require_trust(config, &component.bytes, signature.as_deref(), &source)?;
     let lock = match (&args.lock, &args.out) {
         (Some(lock), _) => lock.clone(),
         (None, Some(folder)) => folder.join("plugins.lock"),
@@ -198,6 +192,23 @@ async fn place(
     Ok(ExitCode::SUCCESS)
 }
 
+/// Fails if the configured keys require a signature, and this is none of theirs.
+fn require_trust(
+    config: &PluginsConfig,
+    bytes: &[u8],
+    signature: Option<&str>,
+    source: &str,
+) -> anyhow::Result<()> {
+    if config.trusted_keys.is_empty() {
+        return Ok(());
+    }
+    let Some(signature) = signature else {
+        bail!("`{source}` is not signed, and `host.plugins.trusted_keys` requires a signature");
+    };
+    let checked = config.trusted_keys.check(bytes, signature);
+    checked.map_err(|error| anyhow::anyhow!("`{source}` {error}"))
+}
+
 /// Returns whether there is a plugin for the slug, in the file or pinned, other than these bytes with this digest.
 fn is_other(file: &Path, bytes: &[u8], pin: Option<&Pin>, digest: &str) -> anyhow::Result<bool> {
     let installed = match fs::read(file) {
@@ -256,7 +267,8 @@ fn is_of(pin: &Pin, reference: &Reference) -> bool {
 /// Pushes a plugin that the host would serve, and its signature if there is one.
 ///
 /// # Errors
-/// Fails if the host would not serve the plugin, or the registry fails or refuses.
+/// Fails if the host would not serve the plugin, the configured keys do not trust its signature, or the registry fails or refuses.
+/// The tag then names what it did before.
 pub(crate) async fn push(global: Global, args: PushArgs) -> anyhow::Result<ExitCode> {
     let config = global.plugins_config()?;
     let (Some(tag), None) = (args.target.tag.clone(), &args.target.digest) else {
@@ -277,23 +289,19 @@ pub(crate) async fn push(global: Global, args: PushArgs) -> anyhow::Result<ExitC
         Ok(_) => Some(fs::read_to_string(signature_path(&args.file)).context("cannot read the signature")?),
         Err(_) => None,
     };
+    let source = args.file.display().to_string();
+    require_trust(&config, &bytes, signature.as_deref(), &source)?;
     let mut client = connect(&global, &args.target, Operation::Push, &args.registry)?;
     let version = &plugin.descriptor().version;
-    let pushing = async {
-        let manifest = oci::push(
-            &mut client,
-            &tag,
-            &bytes,
-            &examination.contract,
-            &examination.imports,
-            version,
-        )
-        .await?;
-        if let Some(signature) = &signature {
-            oci::push_signature(&mut client, &manifest, signature).await?;
-        }
-        anyhow::Ok(manifest)
-    };
+    let pushing = oci::push(
+        &mut client,
+        &tag,
+        &bytes,
+        &examination.contract,
+        &examination.imports,
+        version,
+        signature.as_deref(),
+    );
     let manifest = within(&args.registry, pushing)
         .await
         .with_context(|| format!("cannot push to `{}`", args.target))?;
