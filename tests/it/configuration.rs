@@ -48,8 +48,8 @@ fn a_configuration_that_no_host_starts_with_has_problems() {
         ),
         (
             "[host.plugins]\nlock = 'bad.lock'",
-            "\nhost: plugin lock `bad.lock` has the layout 2, this program reads 1: upgrade it, or rewrite the file \
-             with `sendflowr plugin pin`\n",
+            "\nhost: plugin lock `bad.lock` has the layout 2, this program reads 1: upgrade it, or delete the file \
+             and write it anew with `sendflowr plugin pin`\n",
         ),
         (
             "[host.plugins.quarantine]\nfirst_seconds = 60\nlongest_seconds = 30",

@@ -92,7 +92,8 @@ enum LockProblem {
     #[error("line {line}: {message}")]
     Toml { line: usize, message: String },
     #[error(
-        "has the layout {0}, this program reads {FORMAT}: upgrade it, or rewrite the file with `sendflowr plugin pin`"
+        "has the layout {0}, this program reads {FORMAT}: upgrade it, or delete the file and write it anew with `sendflowr plugin \
+         pin`"
     )]
     Format(u32),
     #[error("pins `{0}`, which is not a slug")]
