@@ -111,7 +111,7 @@ impl Descriptor {
         )
     }
 
-    /// Allows the host to fetch from `host`: an exact name, or a pattern in which whole labels are `*`.
+    /// Allows the host to fetch from `host`: an exact name, or a pattern in which one whole label is `*`.
     pub fn host(mut self, host: &str) -> Descriptor {
         self.hosts.push(host.to_owned());
         self

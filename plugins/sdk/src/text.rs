@@ -24,13 +24,31 @@ pub fn present(text: &str) -> Option<&str> {
     }
 }
 
-/// Returns the bare address in `Name <user@example.com>` or `user@example.com`; `None` if it is blank.
+/// Returns the bare address in `Name <user@example.com>` or `user@example.com`; `None` if it is blank, or a list of
+/// several.
 pub fn bare_address(mailbox: &str) -> Option<&str> {
+    // Few names contain a comma.
+    if mailbox.contains(',') && is_list(mailbox) {
+        return None;
+    }
     let inside = match mailbox.rsplit_once('<') {
         Some((_, tail)) => tail.split('>').next().unwrap_or(tail),
         None => mailbox,
     };
     present(inside.trim())
+}
+
+/// Returns whether more than one of the parts that commas outside quotation marks separate contains an address.
+fn is_list(mailboxes: &str) -> bool {
+    let (mut is_quoted, mut is_escaped) = (false, false);
+    let parts = mailboxes.split(|letter| {
+        if letter == '"' && !is_escaped {
+            is_quoted = !is_quoted;
+        }
+        is_escaped = letter == '\\' && !is_escaped;
+        letter == ',' && !is_quoted
+    });
+    parts.filter(|part| part.contains('@')).count() > 1
 }
 
 /// Reads from the SMTP code at the beginning of a response whether a bounce is hard or soft: `550 …` and `5.1.1 …` are hard, `4…`
@@ -81,6 +99,20 @@ mod tests {
         );
         assert_eq!(bare_address(" ann@example.com "), Some("ann@example.com"));
         assert_eq!(bare_address("Ann <>"), None);
+        for one in [
+            "Doe, Ann <ann@example.com>",
+            "\"ann@work.example, at work\" <ann@example.com>",
+            "\"\\\", bob@example.com\" <ann@example.com>",
+            "ann@example.com <ann@example.com>",
+        ] {
+            assert_eq!(bare_address(one), Some("ann@example.com"), "{one}");
+        }
+        for several in [
+            "Ann <ann@example.com>, Bob <bob@example.com>",
+            "ann@example.com,bob@example.com",
+        ] {
+            assert_eq!(bare_address(several), None, "{several}");
+        }
     }
 
     #[test]
