@@ -406,7 +406,7 @@ mod tests {
         let reference: Reference = "oci://registry.test/acme:1".parse().unwrap();
         let place = |named: &str, plain_http: bool| {
             let client = Client::new(&reference, Operation::Push, None, plain_http).unwrap();
-            client.upload_place(named).map(String::from)
+            client.upload_place(&client.base, named).map(String::from)
         };
         let (secure, plain) = ("https://store.test/1?a=b", "http://registry.test/v2/1");
         assert_eq!(place(secure, false).unwrap(), secure);
