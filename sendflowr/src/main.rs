@@ -42,7 +42,7 @@ fn main() -> ExitCode {
     choose_tls();
     let cli = cli::Cli::parse();
     let format = cli.log_format();
-    match cli.run() {
+    match cli.run().and_then(|code| output::complete().map(|()| code)) {
         Ok(code) => code,
         Err(error) => {
             // Before logging is set up, and for commands that print rather than serve, this is the only way to report it.

@@ -1,12 +1,35 @@
 //! What commands print for people and programs: results go to standard output, logs to standard error.
 
-use std::io::Write;
+use std::{
+    io::{self, ErrorKind, Write},
+    sync::{Mutex, PoisonError},
+};
 
-/// Prints one line. A closed pipe (`sendflowr … | head`) is not an error.
+use anyhow::Context;
+
+/// Why a line could not be printed. Kept for the end of the process: a host serves on even if nobody can read its lines.
+static FAILURE: Mutex<Option<io::Error>> = Mutex::new(None);
+
+/// Prints one line. A closed pipe (`sendflowr … | head`) is not an error; [`complete`] reports others.
 pub(crate) fn line(text: &str) {
-    let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{text}");
-    let _ = out.flush();
+    let mut out = io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            *FAILURE.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        }
+        _ => {}
+    }
+}
+
+/// Checks that everything was printed.
+///
+/// # Errors
+/// Says why a line could not be printed.
+pub(crate) fn complete() -> anyhow::Result<()> {
+    let failure = FAILURE.lock().unwrap_or_else(PoisonError::into_inner).take();
+    failure
+        .map_or(Ok(()), Err)
+        .context("cannot write the result to standard output")
 }
 
 /// Prints one line to standard error, for what is not part of the result.
