@@ -16,6 +16,7 @@ mod watch;
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::Subcommand;
+use host::plugin::Limits;
 
 pub(crate) use self::files::load;
 use crate::cli::{Format, Global};
@@ -154,13 +155,13 @@ pub(crate) async fn run(command: PluginCommand, global: Global) -> anyhow::Resul
             watch: true,
             format,
             ..
-        } => Ok(watch::run(&plugins, &cases, &limits()?, format).await),
+        } => Ok(watch::run(&plugins, &cases, &with_all_lines(limits()?), format).await),
         PluginCommand::Test {
             plugins,
             cases: Some(cases),
             format,
             ..
-        } => test::run(&plugins, &cases, &limits()?, format).await,
+        } => test::run(&plugins, &cases, &with_all_lines(limits()?), format).await,
         PluginCommand::Test {
             plugins,
             cases: None,
@@ -192,5 +193,14 @@ pub(crate) async fn run(command: PluginCommand, global: Global) -> anyhow::Resul
             delivery,
             account,
         } => normalize::run(&plugin, &delivery, &account, &limits()?).await,
+    }
+}
+
+/// Lets plugins write all their log lines: cases run much faster than deliveries come in, and the lines of the one that fails
+/// would be lost. What a plugin computes bounds them still.
+fn with_all_lines(limits: Limits) -> Limits {
+    Limits {
+        log_lines_per_second: u32::MAX,
+        ..limits
     }
 }

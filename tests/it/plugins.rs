@@ -1,11 +1,15 @@
 //! Plugins that are added, replaced, broken and removed while the host serves.
 
-use std::{fs, process::Command, time::Duration};
+use std::{
+    fs,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use integration_tests::{System, binary, eventually, plugins, repository, run, told};
 use serde_json::{Value, json};
 
-use crate::{POSTMARK, drop_postmark, postmark_answer, postmark_click, postmark_headers};
+use crate::{POSTMARK, drop_postmark, guest::guest, postmark_answer, postmark_click, postmark_headers};
 
 fn click() -> String {
     postmark_click("ann@example.com", "m", "2026-01-05T18:30:00Z")
@@ -199,6 +203,84 @@ fn a_plugin_folder_that_is_not_there_is_named_with_its_setting() {
         told.contains("the plugin folder `plugons` (`host.plugins.folder` or `--plugins`) cannot be read"),
         "{told}"
     );
+}
+
+#[test]
+fn a_case_that_fails_shows_all_that_the_plugin_logged() {
+    const LINES: usize = 1000;
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let talkative = guest("talkative").normalize(&format!(
+        "(local $left i32)
+         (local.set $left (i32.const {LINES}))
+         (loop $next
+           (call $log (i32.const 1) (i32.const 1024) (i32.const 5))
+           (local.set $left (i32.sub (local.get $left) (i32.const 1)))
+           (br_if $next (local.get $left)))
+         i32.const 768"
+    ));
+    fs::write(folder.path().join("talkative.wasm"), talkative.build()).expect("a file can be written");
+    let case = r#"{"provider": "talkative", "name": "a", "request": {"body": "[]"}, "expect": {"outcome": "skipped"}}"#;
+    fs::write(folder.path().join("case.json"), case).expect("a file can be written");
+    let output = run(
+        folder.path(),
+        &[
+            "--log",
+            "debug",
+            "plugin",
+            "test",
+            "talkative.wasm",
+            "--cases",
+            "case.json",
+        ],
+    );
+    assert_eq!(output.status.code(), Some(1), "{}", told(&output));
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(log.matches("plugin=talkative").count(), LINES, "{log}");
+}
+
+#[test]
+fn a_result_that_cannot_be_written_is_an_error() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    fs::copy(
+        plugins().join("postmark.wasm"),
+        folder.path().join("postmark.wasm"),
+    )
+    .expect("the plugin can be copied");
+    let cases = repository().join("plugins/postmark/cases");
+    let cases = cases.to_str().expect("the path is UTF-8");
+    let printing = |arguments: &[&str], out: Stdio| {
+        Command::new(binary())
+            .current_dir(folder.path())
+            .args(["--plugins", "."])
+            .args(arguments)
+            .stdout(out)
+            .output()
+            .expect("the binary runs")
+    };
+    for arguments in [
+        &["plugin", "check", "postmark.wasm"][..],
+        &["plugin", "list"],
+        &["plugin", "test", "postmark.wasm", "--cases", cases],
+        &["config", "check", "--offline"],
+    ] {
+        let full = fs::File::options()
+            .write(true)
+            .open("/dev/full")
+            .expect("Linux has it");
+        let output = printing(arguments, full.into());
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", told(&output));
+        let problem = "cannot write the result to standard output: No space left on device";
+        assert!(
+            told(&output).contains(problem),
+            "{arguments:?}: {}",
+            told(&output)
+        );
+    }
+    // Nobody who closes a pipe wants the rest.
+    let (reader, writer) = std::io::pipe().expect("a pipe can be made");
+    drop(reader);
+    let output = printing(&["plugin", "list"], writer.into());
+    assert!(output.status.success(), "{}", told(&output));
 }
 
 /// A case that asserts nothing would cover nothing.
