@@ -38,11 +38,19 @@ type Template = (&'static str, &'static str);
 type Filling = Vec<(&'static str, String)>;
 
 /// Sample deliveries, the same for every language.
-const CASES: [Template; 3] = [
+const CASES: [Template; 5] = [
     ("cases/batch.json", include_str!("new/cases/batch.json.template")),
     (
         "cases/bounced.json",
         include_str!("new/cases/bounced.json.template"),
+    ),
+    (
+        "cases/byte-order-mark.json",
+        include_str!("new/cases/byte-order-mark.json.template"),
+    ),
+    (
+        "cases/invalid-utf8.json",
+        include_str!("new/cases/invalid-utf8.json.template"),
     ),
     (
         "cases/wrong-signature.json",
