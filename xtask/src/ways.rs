@@ -223,7 +223,6 @@ pub(crate) fn guests() -> anyhow::Result<PathBuf> {
             &sources.join("plugin.js"),
             &contract,
         ])
-        .args(["clocks", "random"])
         .current_dir(examples.join("javascript")))?;
     let programs = python_programs(&examples.join("python"))?;
     run(componentize_py(&programs, &sources, &contract)

@@ -165,12 +165,17 @@ def elements(request: Request) -> List[Any]:
     if encoded is None:
         malformed("the form has no field `mandrill_events`")
     try:
-        decoded = whole(json.loads(encoded, parse_int=Number, parse_float=Number))
+        decoded = whole(json.loads(encoded, parse_int=Number, parse_float=Number, parse_constant=refuse))
     except (ValueError, RecursionError):
         malformed("`mandrill_events` is not JSON")
     if not isinstance(decoded, list):
         malformed("`mandrill_events` is not a JSON array")
     return decoded
+
+
+def refuse(constant: str) -> NoReturn:
+    """Refuses what `json` reads although it is not JSON: NaN, Infinity and -Infinity."""
+    raise ValueError(f"{constant} is not JSON")
 
 
 def whole(value: Any) -> Any:
