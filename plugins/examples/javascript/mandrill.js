@@ -82,7 +82,13 @@ export const plugin = {
         throw { tag: "invalid-proof", val: "setting `webhook_url`, which Mandrill signs, is not set" };
       }
       // The signed message: the URL, then name and value of every field, ordered by name.
-      const fields = [...form(request)].sort(([one], [other]) => (one < other ? -1 : one > other ? 1 : 0));
+      let fields = [];
+      try {
+        fields = [...form(request)];
+      } catch {
+        // Of a body that is no form, only the URL can have been signed; `normalize` refuses it once that is verified.
+      }
+      fields.sort(([one], [other]) => (one < other ? -1 : one > other ? 1 : 0));
       const message = encoder.encode(url + fields.map(([name, value]) => name + value).join(""));
       proofs.push({
         tag: "keyed-hash",
