@@ -150,18 +150,25 @@ async fn the_trace_of_a_delivery_is_stored_with_its_events_though_nothing_is_exp
     assert_eq!(records[0].headers["traceparent"], CALLER);
 }
 
-#[tokio::test]
-async fn strangers_name_their_trace_but_do_not_decide_that_it_is_exported() {
+/// Starts a collector and a system that exports to it, with these further lines in `[telemetry]`, and sends the system a delivery
+/// that belongs to the trace [`CALLER`].
+async fn export_a_delivery(telemetry: &str) -> (Collector, System) {
     let (collector, address) = Collector::start().await;
     let configuration = format!(
-        "{}\n[telemetry]\nendpoint = 'http://{address}'\nsample_ratio = 0\nheaders = {{ x-key = 'hidden-key' }}\n",
+        "{}\n[telemetry]\nendpoint = 'http://{address}'\n{telemetry}headers = {{ x-key = 'hidden-key' }}\n",
         crate::POSTMARK
     );
-    let mut system = System::start(&configuration, &["postmark"]).await;
-    let stranger: TraceContext = CALLER.parse().unwrap();
+    let system = System::start(&configuration, &["postmark"]).await;
     let body = crate::postmark_click(ADDRESS, "m1", AT);
     let answer = system.webhook("postmark", &headers(CALLER), body).await;
     assert_eq!(answer.status, 200, "{}", answer.text);
+    (collector, system)
+}
+
+#[tokio::test]
+async fn strangers_name_their_trace_but_do_not_decide_that_it_is_exported() {
+    let (collector, mut system) = export_a_delivery("sample_ratio = 0\n").await;
+    let stranger: TraceContext = CALLER.parse().unwrap();
     let traces = stored_traces(&system, ADDRESS, 1).await;
     assert_eq!(traces, [Some(stranger.trace_id())]);
     // Those who may ask for decisions decide it.
@@ -183,16 +190,8 @@ async fn strangers_name_their_trace_but_do_not_decide_that_it_is_exported() {
 
 #[tokio::test]
 async fn a_delivery_is_one_trace_at_the_collector() {
-    let (collector, address) = Collector::start().await;
-    let configuration = format!(
-        "{}\n[telemetry]\nendpoint = 'http://{address}'\nheaders = {{ x-key = 'hidden-key' }}\n",
-        crate::POSTMARK
-    );
-    let mut system = System::start(&configuration, &["postmark"]).await;
+    let (collector, mut system) = export_a_delivery("").await;
     let caller: TraceContext = CALLER.parse().unwrap();
-    let body = crate::postmark_click(ADDRESS, "m1", AT);
-    let answer = system.webhook("postmark", &headers(CALLER), body).await;
-    assert_eq!(answer.status, 200, "{}", answer.text);
     // One that the caller does not sample, one that is refused, and a decision.
     let quiet = CALLER.replace("4bf9", "5bf9").replace("-01", "-00");
     let body = crate::postmark_click(ADDRESS, "m2", "2026-01-10T12:00:02Z");
