@@ -21,8 +21,8 @@ const UNPROVEN_PER_MINUTE: u32 = 10;
 const MAX_UNPROVEN_BYTES: usize = 64 * 1024;
 
 /// Bytes of proven deliveries, headers included, that an account may have kept per minute before further ones have to be sent again:
-/// a gigabyte an hour, that is, a million events. Whoever has captured one delivery of a provider that
-/// does not sign the body could otherwise fill a disk within minutes.
+/// a gigabyte an hour, that is, a million events. Whoever has captured one delivery of a provider that does not sign the body could
+/// otherwise fill a disk within minutes.
 const PROVEN_BYTES_PER_MINUTE: usize = 16 * 1024 * 1024;
 
 /// Why a delivery is kept.

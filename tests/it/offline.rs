@@ -20,6 +20,17 @@ use serde_json::{Value, json};
 use store::events::{Enrichment, Events, SqliteEvents, SqliteEventsConfig, StoredEvent};
 use tempfile::TempDir;
 
+/// Decides from `events.csv` and `requests.csv`.
+const DECIDE: [&str; 7] = [
+    "decide",
+    "--events",
+    "events.csv",
+    "--requests",
+    "requests.csv",
+    "--out",
+    "out",
+];
+
 const PEOPLE: u64 = 30;
 const DAYS: u64 = 63;
 
@@ -433,20 +444,7 @@ async fn strangers_get_the_same_minutes_from_a_file_as_from_the_service() {
     fs::write(folder.join("requests.csv"), requests).unwrap();
     fs::write(folder.join("events.csv"), "user_id,timestamp_utc\n").unwrap();
     let out = folder.join("out");
-    let output = tokio::task::spawn_blocking(move || {
-        run(
-            &folder,
-            &[
-                "decide",
-                "--events",
-                "events.csv",
-                "--requests",
-                "requests.csv",
-                "--out",
-                "out",
-            ],
-        )
-    });
+    let output = tokio::task::spawn_blocking(move || run(&folder, &DECIDE));
     let output = output.await.unwrap();
     assert!(output.status.success(), "{}", told(&output));
     let decided: Vec<i64> = fs::read_to_string(out)
@@ -486,16 +484,7 @@ fn a_person_may_have_no_event_one_or_a_hundred_thousand() {
         format!("user_id,decision_time,window_hours\n{requests}"),
     )
     .unwrap();
-    let files = [
-        "decide",
-        "--events",
-        "events.csv",
-        "--requests",
-        "requests.csv",
-        "--out",
-        "out",
-    ];
-    let output = run(folder.path(), &files);
+    let output = run(folder.path(), &DECIDE);
     assert!(output.status.success(), "{}", told(&output));
     let out = fs::read_to_string(at("out")).unwrap();
     let decisions: Vec<Value> = out
