@@ -5,7 +5,6 @@
 
 mod report;
 mod score;
-pub(crate) mod source;
 mod statistics;
 mod verdict;
 
@@ -18,7 +17,7 @@ use std::{
 use anyhow::{Context, bail};
 use event::Timestamp;
 
-use crate::{cli::Global, decide::events::EventLog, engines::Engines, output};
+use crate::{cli::Global, engines::Engines, event_log::EventLog, output};
 use score::Unscorable;
 
 /// What `backtest` reads and writes.
@@ -49,14 +48,14 @@ pub(crate) async fn run(args: &BacktestArgs, global: &Global) -> anyhow::Result<
     let now = Timestamp::from(SystemTime::now());
     let log = match &args.events {
         Some(path) => tokio::task::block_in_place(|| -> anyhow::Result<EventLog> {
-            let mut log = source::read(path)?;
+            let mut log = EventLog::open(path)?;
             drop_future(&mut log, path, now);
             Ok(log)
         })?,
         None => {
             let engines = Engines::of(&global.load()?)?;
             let (events, identities) = tokio::try_join!(engines.events(), engines.identities())?;
-            source::from_store(&*events, &*identities, STORE_PEOPLE, STORE_EVENTS_EACH, now).await?
+            EventLog::from_store(&*events, &*identities, STORE_PEOPLE, STORE_EVENTS_EACH, now).await?
         }
     };
     let page = tokio::task::block_in_place(|| backtest(&log, args.seed))?;

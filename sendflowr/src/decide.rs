@@ -3,10 +3,8 @@
 //! A decision uses only events before its time, both for the person and for the population's tables; see [`sweep`] for how
 //! that is guaranteed. The same files give the same bytes.
 
-pub(crate) mod events;
 mod requests;
 pub(crate) mod sweep;
-pub(crate) mod table;
 
 use std::{
     collections::HashSet,
@@ -22,8 +20,7 @@ use inference::{model::Curve, one_of_the_best};
 use serde::Serialize;
 use serde_json::Number;
 
-use crate::{backtest::source, output};
-use events::EventLog;
+use crate::{event_log::EventLog, output};
 use requests::Request;
 use sweep::Moment;
 
@@ -65,7 +62,7 @@ struct Decision {
 /// Fails if a file cannot be read or written, or contains a mistake; names its line and column.
 pub(crate) fn run(args: &DecideArgs) -> anyhow::Result<ExitCode> {
     let requests = requests::open(&args.requests)?;
-    let log = source::read(&args.events)?;
+    let log = EventLog::open(&args.events)?;
     let (decisions, curves) = decide(&log, &requests, args.curves.is_some());
     write_file(&args.out, |out| {
         for decision in &decisions {

@@ -18,9 +18,9 @@ use inference::{
     rivals::{self, Policy, hour_of_day},
 };
 
-use crate::decide::{
-    events::EventLog,
-    sweep::{self, Moment},
+use crate::{
+    decide::sweep::{self, Moment},
+    event_log::EventLog,
 };
 
 use super::statistics::{Random, Ratio};

@@ -6,7 +6,7 @@ use super::{
     verdict::{Verdict, rows, verdict},
     *,
 };
-use crate::decide::events::Logged;
+use crate::event_log::Logged;
 use event::{EventType, Timestamp};
 
 const HOUR: i64 = 3_600;

@@ -4,9 +4,15 @@ use std::path::Path;
 
 use event::Timestamp;
 
-use super::table::{Row, Table};
+use crate::rows::{
+    Columns,
+    table::{Row, Table},
+};
 
-const COLUMNS: [&str; 3] = ["user_id", "decision_time", "window_hours"];
+const COLUMNS: Columns = Columns {
+    names: &["user_id", "decision_time", "window_hours"],
+    needed: 3,
+};
 
 const USER_ID: usize = 0;
 const DECISION_TIME: usize = 1;
@@ -39,7 +45,7 @@ impl Request {
 /// # Errors
 /// Returns the first mistake in the file, naming line and column.
 pub(crate) fn open(path: &Path) -> anyhow::Result<Vec<Request>> {
-    read(Table::open(path, &COLUMNS, &[])?)
+    read(Table::open(path, COLUMNS)?)
 }
 
 fn read(mut table: Table) -> anyhow::Result<Vec<Request>> {
@@ -76,7 +82,7 @@ fn request(row: &Row<'_>) -> anyhow::Result<Request> {
 #[cfg(test)]
 pub(crate) fn parse(text: &str) -> anyhow::Result<Vec<Request>> {
     let source = std::io::Cursor::new(text.as_bytes().to_vec());
-    read(Table::read("requests.csv".to_owned(), source, &COLUMNS, &[])?)
+    read(Table::read("requests.csv".to_owned(), source, COLUMNS)?)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use consumer::{ConsumerConfig, MachineFilter};
 use event::{Event, Identifier, IdentifierKind, Timestamp, UniversalId, grid::WEEK_MS, profile::Profile};
 use inference::model::{Curve, Population, TrainingPerson};
 
-use super::events::{EventLog, LoggedEvent};
+use crate::event_log::{EventLog, LoggedEvent};
 
 /// Population tables are fitted at most this many times. They change slowly, so tables as old as a twelfth of the time
 /// between the first and the last moment lose nothing visible, and a fit to thousands of people takes seconds.
@@ -140,8 +140,8 @@ pub(super) fn universal_id(user_id: &str) -> UniversalId {
 
 #[cfg(test)]
 mod tests {
-    use super::super::events::parse;
     use super::*;
+    use crate::event_log::parse;
 
     #[test]
     fn at_a_moment_only_earlier_events_are_known() {

@@ -1,6 +1,7 @@
 //! Tests of decisions from files.
 
-use super::{events::parse as log, requests::parse as requests, *};
+use super::{requests::parse as requests, *};
+use crate::event_log::parse as log;
 
 const HEADER: &str = "user_id,timestamp_utc,event_type,message_id,is_machine\n";
 

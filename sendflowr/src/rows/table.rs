@@ -14,7 +14,7 @@ use csv::{ByteRecord, Reader, ReaderBuilder, StringRecord, Terminator};
 use event::Timestamp;
 use flate2::bufread::MultiGzDecoder;
 
-use crate::output;
+use super::{Columns, Wrong, moment, tell_unused};
 
 /// A record is longer than this only if a quote was never closed, or in a file that is not CSV. Far more than any user agent
 /// with its neighbours, and small enough that the mistake is found at once.
@@ -37,28 +37,20 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// Opens a file and reads its header. The columns get the numbers 0, 1, … in the order `required`, `optional`.
+    /// Opens a file and reads its header.
     ///
     /// # Errors
-    /// Fails if the file cannot be read or its header lacks a required column.
-    pub(crate) fn open(
-        path: &Path,
-        required: &[&'static str],
-        optional: &[&'static str],
-    ) -> anyhow::Result<Self> {
+    /// Fails if the file cannot be read or its header lacks a needed column.
+    pub(crate) fn open(path: &Path, columns: Columns) -> anyhow::Result<Self> {
         let file = File::open(path).with_context(|| format!("cannot open `{}`", path.display()))?;
-        let table = Self::read(path.display().to_string(), file, required, optional)?;
+        let table = Self::read(path.display().to_string(), file, columns)?;
         tell_unused(&table.name, &table.unused);
         Ok(table)
     }
 
     /// Like [`Table::open`], but from any reader; `name` is for messages.
-    pub(crate) fn read(
-        name: String,
-        source: impl Read + 'static,
-        required: &[&'static str],
-        optional: &[&'static str],
-    ) -> anyhow::Result<Self> {
+    pub(crate) fn read(name: String, source: impl Read + 'static, columns: Columns) -> anyhow::Result<Self> {
+        let needed = &columns.names[..columns.needed];
         let mut source = BufReader::with_capacity(1 << 16, source);
         let start = source
             .fill_buf()
@@ -87,7 +79,7 @@ impl Table {
             bail!(
                 "`{}` is empty: a header `{}` is needed",
                 table.name,
-                required.join(",")
+                needed.join(",")
             );
         };
         let header: Vec<String> = table
@@ -96,7 +88,7 @@ impl Table {
             .map(|field| field.trim().to_ascii_lowercase())
             .collect();
         table.width = header.len();
-        for name in required.iter().chain(optional) {
+        for name in columns.names {
             let mut places = (0..header.len()).filter(|place| header[*place] == *name);
             let place = places.next();
             if places.next().is_some() {
@@ -105,11 +97,11 @@ impl Table {
                     table.name
                 );
             }
-            if place.is_none() && required.contains(name) {
+            if place.is_none() && needed.contains(name) {
                 bail!(
                     "`{}`, line {line}: the header has no column `{name}`; needed are `{}`",
                     table.name,
-                    required.join(",")
+                    needed.join(",")
                 );
             }
             table.columns.push((name, place));
@@ -122,9 +114,18 @@ impl Table {
         Ok(table)
     }
 
-    /// Checks whether the file has a column.
-    pub(crate) fn has(&self, column: usize) -> bool {
-        self.columns[column].1.is_some()
+    /// Reads all rows, see [`super::read`].
+    ///
+    /// # Errors
+    /// Returns the first mistake in the file, naming its line, and its column.
+    pub(crate) fn read_all(
+        mut self,
+        mut take: impl FnMut(super::Row<'_>) -> Result<(), Wrong>,
+    ) -> anyhow::Result<Vec<bool>> {
+        while let Some(row) = self.next_row()? {
+            take(&|column| Ok(row.text(column).into())).map_err(|(column, what)| row.wrong(column, &what))?;
+        }
+        Ok(self.columns.iter().map(|(_, place)| place.is_some()).collect())
     }
 
     /// Returns the next row, or `None` at the end.
@@ -264,13 +265,6 @@ impl Read for Source {
     }
 }
 
-/// Says which columns of a file are not used: a misspelt name must not go unnoticed.
-pub(crate) fn tell_unused(name: &str, columns: &[String]) {
-    if !columns.is_empty() {
-        output::note(&format!("`{name}`: ignored columns: `{}`", columns.join("`, `")));
-    }
-}
-
 /// One row of a [`Table`].
 pub(crate) struct Row<'a> {
     table: &'a Table,
@@ -301,21 +295,6 @@ impl<'a> Row<'a> {
     }
 }
 
-/// Parses epoch seconds, possibly with a fraction, or RFC 3339.
-pub(crate) fn moment(text: &str) -> Result<Timestamp, String> {
-    let Ok(seconds) = text.parse::<f64>() else {
-        return text.parse().map_err(|_| {
-            format!("`{text}` is neither epoch seconds nor an RFC 3339 time between 1970 and 9999")
-        });
-    };
-    let out_of_range = || format!("`{text}` seconds since 1970 is not between the years 1970 and 9999");
-    if !seconds.is_finite() {
-        return Err(out_of_range());
-    }
-    // The conversion of a value that is out of range saturates, and the result is still out of range.
-    Timestamp::try_from_millis((seconds * 1000.0).round() as i64).ok_or_else(out_of_range)
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::{Cursor, Write as _};
@@ -328,8 +307,10 @@ mod tests {
         Table::read(
             "f.csv".to_owned(),
             Cursor::new(bytes.to_vec()),
-            &["a", "b"],
-            &["c"],
+            Columns {
+                names: &["a", "b", "c"],
+                needed: 2,
+            },
         )
     }
 

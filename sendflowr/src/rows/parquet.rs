@@ -13,10 +13,7 @@ use parquet::{
     schema::types::{Type, TypePtr},
 };
 
-use crate::decide::{
-    events::{self, COLUMNS, EVENT_TYPE, EventLog, NEEDED},
-    table,
-};
+use super::{Columns, Row, Wrong, on_the_bus, tell_unused};
 
 /// The first bytes of a Parquet file.
 const MAGIC: &[u8; 4] = b"PAR1";
@@ -32,18 +29,22 @@ pub(super) fn is_parquet(path: &Path) -> bool {
 ///
 /// # Errors
 /// Fails if the file is damaged or lacks a column. Otherwise returns the first mistake in it, naming its row, from 1, and column.
-pub(super) fn read(path: &Path) -> anyhow::Result<EventLog> {
+pub(super) fn read(
+    path: &Path,
+    columns: Columns,
+    mut take: impl FnMut(Row<'_>) -> Result<(), Wrong>,
+) -> anyhow::Result<Vec<bool>> {
     let name = path.display().to_string();
     let file = File::open(path).with_context(|| format!("cannot open `{name}`"))?;
     let unreadable = || format!("cannot read `{name}`");
     let options = ReadOptionsBuilder::new().build();
     let reader = SerializedFileReader::new_with_options(file, options).with_context(unreadable)?;
     let schema = reader.metadata().file_metadata().schema();
-    let mut wanted = Vec::with_capacity(COLUMNS.len());
+    let mut wanted = Vec::with_capacity(columns.names.len());
     // The index of each column among those that are wanted.
-    let mut places: [Option<(usize, Stands)>; COLUMNS.len()] = [None; COLUMNS.len()];
-    for (column, name_of_csv) in COLUMNS.into_iter().enumerate() {
-        let found = [name_of_csv, on_the_bus(name_of_csv)]
+    let mut places: Vec<Option<(usize, Stands)>> = vec![None; columns.names.len()];
+    for (column, name_of_csv) in columns.names.iter().enumerate() {
+        let found = [*name_of_csv, on_the_bus(name_of_csv)]
             .iter()
             .find_map(|name| schema.get_fields().iter().find(|field| field.name() == *name));
         match found {
@@ -52,21 +53,17 @@ pub(super) fn read(path: &Path) -> anyhow::Result<EventLog> {
                 wanted.push(Arc::clone(field));
             }
             Some(field) => bail!("`{name}`, column `{}`: not one value a row", field.name()),
-            None if column < NEEDED => bail!("`{name}` has no column `{name_of_csv}`"),
+            None if column < columns.needed => bail!("`{name}` has no column `{name_of_csv}`"),
             None => {}
         }
     }
     let is_wanted = |field: &TypePtr| wanted.iter().any(|other| other.name() == field.name());
     let unused = schema.get_fields().iter().filter(|field| !is_wanted(field));
     let unused: Vec<String> = unused.map(|field| field.name().to_owned()).collect();
-    table::tell_unused(&name, &unused);
-    if places[EVENT_TYPE].is_none() {
-        events::tell_all_are_clicks(&name);
-    }
+    tell_unused(&name, &unused);
     let names: Vec<String> = wanted.iter().map(|field| field.name().to_owned()).collect();
     let projection = projection(schema, wanted).with_context(unreadable)?;
     let rows = reader.get_row_iter(Some(projection)).with_context(unreadable)?;
-    let mut log = EventLog::default();
     for (row, read) in (1_u64..).zip(rows) {
         let read = read.with_context(|| format!("cannot read `{name}`, row {row}"))?;
         let fields: Vec<&Field> = read.get_column_iter().map(|(_, field)| field).collect();
@@ -74,22 +71,12 @@ pub(super) fn read(path: &Path) -> anyhow::Result<EventLog> {
             Some((place, stands)) => text(fields[place], stands),
             None => Ok(Cow::Borrowed("")),
         };
-        log.take(of_column).map_err(|(column, what)| {
+        take(&of_column).map_err(|(column, what)| {
             let column = places[column].map_or("", |(place, _)| names[place].as_str());
             anyhow!("`{name}`, row {row}, column `{column}`: {what}")
         })?;
     }
-    log.sort();
-    Ok(log)
-}
-
-/// Returns what an event on the bus calls a column.
-fn on_the_bus(column: &str) -> &str {
-    match column {
-        "user_id" => "universal_id",
-        "timestamp_utc" => "timestamp",
-        same => same,
-    }
+    Ok(places.iter().map(Option::is_some).collect())
 }
 
 /// Returns the schema with only the wanted columns: others may be of any type, and cost nothing.

@@ -1,32 +1,36 @@
-//! The event log that offline commands learn from: a file, read as a whole and sorted by time. CSV is read here; files in other
-//! formats have the same columns (see [`crate::backtest::source`]).
+//! The event log that offline commands learn from: read as a whole from a file or the event store, and sorted by time.
 
 use std::{
-    borrow::Cow,
     collections::{HashMap, HashSet},
     net::IpAddr,
     path::Path,
     sync::Arc,
 };
 
+use anyhow::Context;
 use event::{EventType, Timestamp};
 
-use super::table::{Table, moment};
-use crate::output;
+use crate::{
+    output,
+    rows::{self, Columns, Row, Wrong},
+};
 
-/// The columns of a log by their numbers, the required ones first.
-pub(crate) const COLUMNS: [&str; 7] = [
-    "user_id",
-    "timestamp_utc",
-    "event_type",
-    "message_id",
-    "is_machine",
-    "user_agent",
-    "ip_address",
-];
+/// The columns of a log.
+pub(crate) const COLUMNS: Columns = Columns {
+    names: &[
+        "user_id",
+        "timestamp_utc",
+        "event_type",
+        "message_id",
+        "is_machine",
+        "user_agent",
+        "ip_address",
+    ],
+    needed: 2,
+};
 
-/// How many of [`COLUMNS`] are required.
-pub(crate) const NEEDED: usize = 2;
+/// People read from the store at once.
+const PAGE: usize = 500;
 
 pub(crate) const USER_ID: usize = 0;
 pub(crate) const TIMESTAMP: usize = 1;
@@ -34,7 +38,7 @@ pub(crate) const EVENT_TYPE: usize = 2;
 pub(crate) const MESSAGE_ID: usize = 3;
 pub(crate) const IS_MACHINE: usize = 4;
 pub(crate) const USER_AGENT: usize = 5;
-const IP_ADDRESS: usize = 6;
+pub(crate) const IP_ADDRESS: usize = 6;
 
 /// One event of the log.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -77,55 +81,85 @@ pub(crate) struct EventLog {
 }
 
 impl EventLog {
-    /// Reads a log from CSV.
+    /// Reads a log from a file, see [`rows::read`].
     ///
     /// # Errors
     /// Returns the first mistake in the file, naming line and column.
     pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
-        let (needed, optional) = COLUMNS.split_at(NEEDED);
-        let table = Table::open(path, needed, optional)?;
-        if !table.has(EVENT_TYPE) {
-            tell_all_are_clicks(&path.display().to_string());
-        }
-        Self::from_table(table)
-    }
-
-    fn from_table(mut table: Table) -> anyhow::Result<Self> {
         let mut log = Self::default();
-        while let Some(row) = table.next_row()? {
-            log.take(|column| Ok(row.text(column).into()))
-                .map_err(|(column, what)| row.wrong(column, &what))?;
+        let present = rows::read(path, COLUMNS, |row| log.take(row))?;
+        if !present[EVENT_TYPE] && !log.events.is_empty() {
+            output::note(&format!(
+                "`{}` has no `event_type`: all events count as clicks",
+                path.display()
+            ));
         }
         log.sort();
         Ok(log)
     }
 
-    /// Adds a row. `text` returns the column with a given number, without surrounding blanks, empty if it has no value.
-    /// [`EventLog::sort`] must be called after the last row.
+    /// Reads the histories up to `now` of at most `people` people from the event store. Ids are hashes, so the first ones in their
+    /// order are a random sample, and the same one each time. Events from a clock that is ahead are left out: the tested weeks would
+    /// end with them.
     ///
     /// # Errors
-    /// Returns the first column that is wrong, and what is wrong with it.
-    pub(crate) fn take<'a>(
-        &mut self,
-        text: impl Fn(usize) -> Result<Cow<'a, str>, String>,
-    ) -> Result<(), (usize, String)> {
-        let text = |column| text(column).map_err(|what| (column, what));
+    /// Fails if a store cannot be read.
+    pub(crate) async fn from_store(
+        events: &dyn store::events::Events,
+        identities: &dyn store::identity::Identities,
+        people: usize,
+        events_each: usize,
+        now: Timestamp,
+    ) -> anyhow::Result<Self> {
+        let mut log = Self::default();
+        let mut seen = HashSet::new();
+        let mut after = None;
+        while seen.len() < people {
+            let page = events
+                .people(Timestamp::default(), after.as_ref(), PAGE)
+                .await
+                .context("cannot read the event store")?;
+            let Some(last) = page.last() else { break };
+            for person in identities.people(&page).await? {
+                // A person with several ids is listed under each of them, but counts once.
+                if !seen.insert(person.canonical.clone()) {
+                    continue;
+                }
+                let history = events
+                    .history(&person.with_events, Timestamp::default(), events_each)
+                    .await?;
+                for stored in history.into_iter().filter(|stored| stored.event.timestamp <= now) {
+                    let event = Logged {
+                        at: stored.event.timestamp,
+                        event_type: stored.event.event_type,
+                        machine: stored.enrichment.machine,
+                        message: stored.event.message_id.as_deref(),
+                        user_agent: stored.event.user_agent.as_deref(),
+                        ip_address: stored.event.ip_address.and_then(|address| address.parse().ok()),
+                    };
+                    log.push(person.canonical.as_str(), event);
+                }
+            }
+            after = Some(last.clone());
+        }
+        log.sort();
+        Ok(log)
+    }
+    /// Adds a row. [`EventLog::sort`] must be called after the last one.
+    ///
+    /// # Errors
+    /// Returns the first column that is wrong.
+    fn take(&mut self, row: Row<'_>) -> Result<(), Wrong> {
+        let text = |column| row(column).map_err(|what| (column, what));
         let user_id = text(USER_ID)?;
         if user_id.is_empty() {
             return Err((USER_ID, "empty".to_owned()));
         }
-        let at = moment(&text(TIMESTAMP)?).map_err(|what| (TIMESTAMP, what))?;
-        let event_type = event_type(&text(EVENT_TYPE)?).map_err(|what| (EVENT_TYPE, what))?;
-        let machine = match &*text(IS_MACHINE)?.to_ascii_lowercase() {
-            "" | "false" | "0" | "no" => false,
-            "true" | "1" | "yes" => true,
-            other => return Err((IS_MACHINE, format!("`{other}` is neither `true` nor `false`"))),
-        };
         let (message, user_agent) = (text(MESSAGE_ID)?, text(USER_AGENT)?);
         let event = Logged {
-            at,
-            event_type,
-            machine,
+            at: moment(row)?,
+            event_type: event_type(row)?,
+            machine: is_machine(row)?.unwrap_or(false),
             message: Some(&*message).filter(|id| !id.is_empty()),
             user_agent: Some(&*user_agent).filter(|agent| !agent.is_empty()),
             // Logs contain all kinds of placeholders here, and text that is not an address says nothing.
@@ -210,18 +244,21 @@ impl EventLog {
     }
 }
 
-/// Says that a file does not tell what its events are.
-pub(crate) fn tell_all_are_clicks(name: &str) {
-    output::note(&format!(
-        "`{name}` has no `event_type`: all events count as clicks"
-    ));
+/// Returns the time of a row.
+///
+/// # Errors
+/// Fails if it is neither epoch seconds nor RFC 3339.
+pub(crate) fn moment(row: Row<'_>) -> Result<Timestamp, Wrong> {
+    let text = row(TIMESTAMP).map_err(|what| (TIMESTAMP, what))?;
+    rows::moment(&text).map_err(|what| (TIMESTAMP, what))
 }
 
-/// Returns the event type that a log calls `name`, in any case; an event without a type is a click.
+/// Returns the event type of a row, in any case; without one it is a click.
 ///
 /// # Errors
 /// Fails if it is not an event type, naming all of them.
-pub(crate) fn event_type(name: &str) -> Result<EventType, String> {
+pub(crate) fn event_type(row: Row<'_>) -> Result<EventType, Wrong> {
+    let name = row(EVENT_TYPE).map_err(|what| (EVENT_TYPE, what))?;
     if name.is_empty() {
         return Ok(EventType::Clicked);
     }
@@ -230,16 +267,34 @@ pub(crate) fn event_type(name: &str) -> Result<EventType, String> {
             .iter()
             .map(|event_type| event_type.as_str())
             .collect();
-        format!("`{name}` is not one of `{}`", known.join("`, `"))
+        let what = format!("`{name}` is not one of `{}`", known.join("`, `"));
+        (EVENT_TYPE, what)
     })
+}
+
+/// Returns whether a row says that a machine did it; `None` if it says nothing.
+///
+/// # Errors
+/// Fails if it is neither true nor false.
+pub(crate) fn is_machine(row: Row<'_>) -> Result<Option<bool>, Wrong> {
+    let text = row(IS_MACHINE).map_err(|what| (IS_MACHINE, what))?;
+    match &*text.to_ascii_lowercase() {
+        "" => Ok(None),
+        "false" | "0" | "no" => Ok(Some(false)),
+        "true" | "1" | "yes" => Ok(Some(true)),
+        other => Err((IS_MACHINE, format!("`{other}` is neither `true` nor `false`"))),
+    }
 }
 
 /// Parses a log, for tests of the code that uses logs.
 #[cfg(test)]
 pub(crate) fn parse(text: &str) -> anyhow::Result<EventLog> {
     let source = std::io::Cursor::new(text.as_bytes().to_vec());
-    let (needed, optional) = COLUMNS.split_at(NEEDED);
-    EventLog::from_table(Table::read("events.csv".to_owned(), source, needed, optional)?)
+    let mut log = EventLog::default();
+    let table = rows::table::Table::read("events.csv".to_owned(), source, COLUMNS)?;
+    table.read_all(|row| log.take(row))?;
+    log.sort();
+    Ok(log)
 }
 
 #[cfg(test)]
@@ -273,6 +328,32 @@ mod tests {
         ];
         assert_eq!(short, expected);
         assert_eq!((log.place("a"), log.place("c")), (Some(0), None));
+    }
+
+    #[test]
+    fn json_lines_say_the_same_as_csv() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("events.jsonl");
+        let open = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            EventLog::open(&path)
+        };
+        // What CSV says by leaving a field empty, or in words.
+        let csv =
+            parse("user_id,timestamp_utc,event_type,message_id,user_agent,is_machine\n7,1,opened,,,1\n")
+                .unwrap();
+        let json = r#"{"user_id":7,"timestamp_utc":"1","event_type":"opened","message_id":" ","user_agent":"","is_machine":"true"}"#;
+        let json = open(json).unwrap();
+        assert_eq!(json.events(), csv.events());
+        assert_eq!(json.people(), csv.people());
+        for wrong in [
+            "{}",
+            "{\"user_id\":\"a\",\"timestamp_utc\":\"soon\"}",
+            "{\"user_id\":\" \",\"timestamp_utc\":1}",
+        ] {
+            let error = open(&format!("\n{wrong}\n")).unwrap_err().to_string();
+            assert!(error.ends_with("events.jsonl`, line 2"), "{wrong}: {error}");
+        }
     }
 
     #[test]

@@ -1,0 +1,77 @@
+//! Rows of a file of events: CSV, JSON lines or Parquet, with the same columns.
+
+mod json_lines;
+mod parquet;
+pub(crate) mod table;
+
+use std::{borrow::Cow, path::Path};
+
+use event::Timestamp;
+
+use self::table::Table;
+use crate::output;
+
+/// The columns that a command reads, by their numbers. Others are not read, which is said.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Columns {
+    pub(crate) names: &'static [&'static str],
+    /// How many of them, the first ones, a file must have.
+    pub(crate) needed: usize,
+}
+
+/// A row: returns the column with a given number, without surrounding blanks, empty if it has no value; or says why it cannot be
+/// read.
+pub(crate) type Row<'a> = &'a dyn Fn(usize) -> Result<Cow<'a, str>, String>;
+
+/// The number of a column that is wrong, and what is wrong with it.
+pub(crate) type Wrong = (usize, String);
+
+/// Reads a file, calls `take` for each row, and returns for each column whether the file has it. Parquet is recognized by its
+/// first bytes, JSON lines by the end of the name, anything else is CSV. The latter two may be gzipped.
+///
+/// # Errors
+/// Returns the first mistake in the file, found here or by `take`, naming its line or row, and its column.
+pub(crate) fn read(
+    path: &Path,
+    columns: Columns,
+    take: impl FnMut(Row<'_>) -> Result<(), Wrong>,
+) -> anyhow::Result<Vec<bool>> {
+    if parquet::is_parquet(path) {
+        return parquet::read(path, columns, take);
+    }
+    if json_lines::is_json_lines(path) {
+        return json_lines::read(path, columns, take);
+    }
+    Table::open(path, columns)?.read_all(take)
+}
+
+/// Returns what an event on the bus calls a column.
+fn on_the_bus(column: &str) -> &str {
+    match column {
+        "user_id" => "universal_id",
+        "timestamp_utc" => "timestamp",
+        same => same,
+    }
+}
+
+/// Says which columns of a file are not used: a misspelt name must not go unnoticed.
+fn tell_unused(name: &str, columns: &[String]) {
+    if !columns.is_empty() {
+        output::note(&format!("`{name}`: ignored columns: `{}`", columns.join("`, `")));
+    }
+}
+
+/// Parses epoch seconds, possibly with a fraction, or RFC 3339.
+pub(crate) fn moment(text: &str) -> Result<Timestamp, String> {
+    let Ok(seconds) = text.parse::<f64>() else {
+        return text.parse().map_err(|_| {
+            format!("`{text}` is neither epoch seconds nor an RFC 3339 time between 1970 and 9999")
+        });
+    };
+    let out_of_range = || format!("`{text}` seconds since 1970 is not between the years 1970 and 9999");
+    if !seconds.is_finite() {
+        return Err(out_of_range());
+    }
+    // The conversion of a value that is out of range saturates, and the result is still out of range.
+    Timestamp::try_from_millis((seconds * 1000.0).round() as i64).ok_or_else(out_of_range)
+}
