@@ -171,7 +171,7 @@ impl Account {
     }
 
     /// Returns the scope of the sender's own ids; `None` if all accounts belong to one sender.
-    pub(crate) fn external_id_scope(&self) -> Option<&str> {
+    pub fn external_id_scope(&self) -> Option<&str> {
         self.external_id_scope.as_deref()
     }
 

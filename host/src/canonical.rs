@@ -155,7 +155,7 @@ pub(crate) fn check(raw: &types::Event, hasher: &Hasher, origin: &Origin<'_>) ->
     convert_event(raw.clone(), hasher, origin, &mut 0).map(drop)
 }
 
-fn convert_event(
+pub(crate) fn convert_event(
     raw: types::Event,
     hasher: &Hasher,
     origin: &Origin<'_>,
@@ -301,7 +301,7 @@ fn convert_identifier(raw: types::Identifier, hasher: &Hasher, origin: &Origin<'
     Some(Identifier { kind, value })
 }
 
-fn timestamp(ms: i64, origin: &Origin<'_>) -> Result<Timestamp, &'static str> {
+pub(crate) fn timestamp(ms: i64, origin: &Origin<'_>) -> Result<Timestamp, &'static str> {
     let timestamp = Timestamp::try_from_millis(ms).ok_or("its time is outside the years 1970 to 9999")?;
     if ms < EARLIEST_MS {
         return Err("its time is before the year 2000");

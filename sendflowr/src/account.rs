@@ -1,16 +1,20 @@
 //! `sendflowr account`: accounts at providers, which running hosts pick up automatically.
 
-use std::{fs, io::Read, path::Path, process::ExitCode, time::SystemTime};
+use std::{collections::HashMap, fs, io::Read, path::Path, process::ExitCode, time::SystemTime};
 
 use anyhow::{Context, bail};
 use clap::Subcommand;
-use event::Timestamp;
-use host::{AccountValues, DEFAULT_ACCOUNT, HostConfig, Sealer};
+use event::{
+    Timestamp,
+    identity::{is_account_name, is_slug},
+};
+use host::{Account, AccountValues, DEFAULT_ACCOUNT, HostConfig, Sealer};
 use serde_json::json;
 use store::identity::{StoredAccount, StoredAccounts};
 
 use crate::{
     cli::{Format, Global},
+    config::RawConfig,
     engines::Engines,
     keys, output, plugin, roles,
 };
@@ -46,21 +50,36 @@ pub(crate) enum AccountCommand {
 }
 
 /// The name of an account, as on the command line and in the webhook's path.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct AccountName {
-    provider: String,
-    account: String,
+    pub(crate) provider: String,
+    pub(crate) account: String,
 }
 
-impl std::str::FromStr for AccountName {
-    type Err = std::convert::Infallible;
+impl AccountName {
+    /// Checks that there can be such an account.
+    ///
+    /// # Errors
+    /// Says what its names consist of.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        if is_slug(&self.provider) && is_account_name(&self.account) {
+            return Ok(());
+        }
+        Err(format!(
+            "`{}/{}` is no account: it is a provider's name as in `/webhooks/{{provider}}`, and if it is not the default one \
+             `/` and the account's name",
+            self.provider, self.account
+        ))
+    }
+}
 
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
+impl From<&str> for AccountName {
+    fn from(text: &str) -> Self {
         let (provider, account) = text.split_once('/').unwrap_or((text, DEFAULT_ACCOUNT));
-        Ok(Self {
+        Self {
             provider: provider.to_owned(),
             account: account.to_owned(),
-        })
+        }
     }
 }
 
@@ -249,6 +268,49 @@ fn by_name(values: &[String]) -> anyhow::Result<Vec<(String, Vec<String>)>> {
         }
     }
     Ok(by_name)
+}
+
+/// Returns the `external_id_scope` of each account that has one, configured or stored.
+///
+/// # Errors
+/// Fails if a stored account cannot be opened.
+pub(crate) async fn external_id_scopes(
+    raw: &RawConfig,
+    engines: &Engines,
+) -> anyhow::Result<HashMap<AccountName, String>> {
+    let config = roles::host_config(raw)?;
+    let mut scopes = HashMap::new();
+    let mut add = |account: &Account| {
+        if let Some(scope) = account.external_id_scope() {
+            let name = AccountName {
+                provider: account.provider().to_owned(),
+                account: account.name().to_owned(),
+            };
+            scopes.insert(name, scope.to_owned());
+        }
+    };
+    for account in config.accounts.configured() {
+        add(account);
+    }
+    // A store that is not there has none, and must not be created for them.
+    if engines.embeds_identities() && engines.is_new("identities") {
+        return Ok(scopes);
+    }
+    let stored = engines.stored_accounts().await?.accounts().await?;
+    if stored.is_empty() {
+        return Ok(scopes);
+    }
+    roles::require_hosts_seal_key(raw)?;
+    keys::refuse_new_seal_key(&config, engines).await?;
+    let sealer = config.sealer()?;
+    for stored in stored {
+        let (provider, account) = (&stored.provider, &stored.account);
+        if !config.accounts.has(provider, account) {
+            let values = opened(&sealer, &stored)?;
+            add(&values.account(provider, account, false)?);
+        }
+    }
+    Ok(scopes)
 }
 
 fn opened(sealer: &Sealer, stored: &StoredAccount) -> anyhow::Result<AccountValues> {

@@ -13,7 +13,7 @@ use toml::Table;
 use crate::{
     account, backtest, check,
     config::{self, RawConfig},
-    decide, demo, explain, latency, lift, person, plugin, replay,
+    decide, demo, explain, import, latency, lift, person, plugin, replay,
     roles::{self, Role},
     synth,
     telemetry::{self, Exporter, LogFormat, TelemetryConfig},
@@ -115,6 +115,8 @@ enum Command {
     Decide(decide::DecideArgs),
     /// Compare timing with the alternatives on your own past data, and say whether it is worth switching on.
     Backtest(backtest::BacktestArgs),
+    /// Put past events from a file on the bus, so that people are known before their first webhook.
+    Import(import::ImportArgs),
     /// Show what the chosen times gain over the control group's random ones.
     Lift(lift::LiftArgs),
     /// Compare when decisions expected mail to arrive with when it did, and say whether providers are slowing down.
@@ -225,6 +227,7 @@ async fn dispatch(global: Global, command: Command) -> anyhow::Result<ExitCode> 
         Command::Synth { count, seed } => synth::run(global.load()?, count, seed).await?,
         Command::Decide(args) => return tokio::task::block_in_place(|| decide::run(&args)),
         Command::Backtest(args) => return backtest::run(&args, &global).await,
+        Command::Import(args) => import::run(global.load()?, &args).await?,
         Command::Lift(args) => lift::run(&args, global.load()?).await?,
         Command::Latency(args) => latency::run(&args, global.load()?).await?,
         Command::Explain(args) => return explain::run(&args, global.load()?).await,

@@ -89,10 +89,7 @@ impl EventLog {
         let mut log = Self::default();
         let present = rows::read(path, COLUMNS, |row| log.take(row))?;
         if !present[EVENT_TYPE] && !log.events.is_empty() {
-            output::note(&format!(
-                "`{}` has no `event_type`: all events count as clicks",
-                path.display()
-            ));
+            tell_all_are_clicks(path);
         }
         log.sort();
         Ok(log)
@@ -242,6 +239,14 @@ impl EventLog {
     pub(crate) fn events(&self) -> &[LoggedEvent] {
         &self.events
     }
+}
+
+/// Says that a file does not tell what its events are.
+pub(crate) fn tell_all_are_clicks(path: &Path) {
+    output::note(&format!(
+        "`{}` has no `event_type`: all events count as clicks",
+        path.display()
+    ));
 }
 
 /// Returns the time of a row.

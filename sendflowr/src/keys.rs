@@ -1,8 +1,12 @@
 //! Notices a pepper or a seal key other than the one that the data folder's data were made with.
 
-use std::{fs, io, path::PathBuf};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, bail};
+use event::Hasher;
 use host::HostConfig;
 use store::{bus::DEAD_LETTERS_TOPIC, embedded};
 
@@ -24,17 +28,25 @@ const CHECKED: &str = "pepper@check.invalid";
 /// # Errors
 /// Says which setting differs.
 pub(crate) fn check_pepper(config: &RawConfig) -> anyhow::Result<()> {
-    let (path, hash) = pepper_file(config)?;
     if config.postgres.host.is_some() {
         return Ok(());
     }
+    check_pepper_of(&data_folder(config), &roles::hasher(&config.identity))
+}
+
+/// Refuses a pepper other than the one that the identities in a data folder were hashed with, as [`check_pepper`] does.
+///
+/// # Errors
+/// Says which setting differs.
+pub(crate) fn check_pepper_of(folder: &Path, hasher: &Hasher) -> anyhow::Result<()> {
+    let (path, hash) = pepper_file(folder, hasher)?;
     match fs::read_to_string(&path) {
         Ok(kept) if kept.trim() == hash => Ok(()),
         Ok(_) => bail!(
             "`identity.pepper` is not the one that the data in `{}` were hashed with: set that one again, or leave the key out \
              if there was none; with another one everybody becomes a stranger, with no history and no unsubscription (if that \
              is wanted, remove `{}`)",
-            data_folder(config).display(),
+            folder.display(),
             path.display()
         ),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -48,7 +60,7 @@ pub(crate) fn check_pepper(config: &RawConfig) -> anyhow::Result<()> {
 /// Says which setting differs, or that the file cannot be written.
 pub(crate) fn keep_pepper(config: &RawConfig) -> anyhow::Result<()> {
     check_pepper(config)?;
-    let (path, hash) = pepper_file(config)?;
+    let (path, hash) = pepper_file(&data_folder(config), &roles::hasher(&config.identity))?;
     if config.postgres.host.is_some() || path.exists() {
         return Ok(());
     }
@@ -58,10 +70,10 @@ pub(crate) fn keep_pepper(config: &RawConfig) -> anyhow::Result<()> {
     check_pepper(config)
 }
 
-/// Returns the file of the pepper's hash, and the hash that it holds if the pepper is the configured one.
-fn pepper_file(config: &RawConfig) -> anyhow::Result<(PathBuf, String)> {
-    let hash = roles::hasher(&config.identity).email(CHECKED)?;
-    Ok((data_folder(config).join(PEPPER_FILE), hash.as_str().to_owned()))
+/// Returns the file of the pepper's hash in a data folder, and the hash that it holds if the pepper is that of `hasher`.
+fn pepper_file(folder: &Path, hasher: &Hasher) -> anyhow::Result<(PathBuf, String)> {
+    let hash = hasher.email(CHECKED)?;
+    Ok((folder.join(PEPPER_FILE), hash.as_str().to_owned()))
 }
 
 /// Refuses to create a seal key while the data folder holds what only a former one opens. Hosts that share servers are told to

@@ -10,6 +10,7 @@ mod demo;
 mod engines;
 mod event_log;
 mod explain;
+mod import;
 mod keys;
 mod latency;
 mod lift;

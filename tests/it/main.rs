@@ -17,6 +17,7 @@ mod golden;
     reason = "the builder of the plugin runtime's tests, which need more of it"
 )]
 mod guest;
+mod import;
 mod lift;
 mod metrics;
 mod offline;

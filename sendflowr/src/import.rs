@@ -1,0 +1,154 @@
+//! `sendflowr import`: events from before a provider's webhooks arrived here, so that decisions know people from the first day.
+
+mod embedded;
+mod file;
+
+use std::{collections::HashSet, path::PathBuf, sync::Arc};
+
+use anyhow::Context;
+use clap::Args;
+use event::{Event, Timestamp, UniversalId};
+use store::bus::{Bus, EVENTS_TOPIC, NewRecord};
+
+use self::file::Selection;
+use crate::{
+    account::{self, AccountName},
+    config::RawConfig,
+    engines::Engines,
+    keys, output, roles, rows,
+};
+
+/// How many events are appended at once: a batch large enough that the cost of flushing does not matter.
+const BATCH_EVENTS: usize = 1_000;
+
+/// What to import.
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// File of events, as for `backtest`, with the optional columns `email`, `campaign_id` and `esp` (`provider` or
+    /// `provider/account`). `user_id` is the person's address or your own id of the person; with both, give the address as
+    /// `email`.
+    #[arg(long, value_name = "FILE", required_unless_present = "embedded")]
+    events: Option<PathBuf>,
+    /// `provider` or `provider/account` that reported the events of the file, for those without an `esp`.
+    #[arg(long, conflicts_with = "embedded")]
+    account: Option<AccountName>,
+    /// Leave out what happened at this time or later: when the first webhook arrived. Epoch seconds or RFC 3339.
+    #[arg(long, value_name = "TIME", value_parser = rows::moment, conflicts_with = "embedded")]
+    before: Option<Timestamp>,
+    /// Data folder that was used before servers were configured: what its embedded engines have stored is imported.
+    #[arg(long, value_name = "FOLDER", conflicts_with = "events")]
+    embedded: Option<PathBuf>,
+    /// Read everything, say what would be imported, and import nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Puts past events on the bus. What is imported twice is stored once.
+///
+/// # Errors
+/// Fails if the source cannot be read or contains a mistake; nothing of a file with a mistake is imported. Fails if the bus does not
+/// take the events.
+pub(crate) async fn run(config: RawConfig, args: &ImportArgs) -> anyhow::Result<()> {
+    if let Some(account) = &args.account {
+        account
+            .check()
+            .map_err(anyhow::Error::msg)
+            .context("`--account`")?;
+    }
+    keys::check_pepper(&config)?;
+    let engines = Engines::of(&config)?;
+    let hasher = roles::hasher(&config.identity);
+    let mut importer = Importer {
+        bus: None,
+        imported: Imported::default(),
+    };
+    if !args.dry_run {
+        keys::keep_pepper(&config)?;
+        importer.bus = Some(engines.bus().await?);
+    }
+    if let Some(folder) = &args.embedded {
+        keys::check_pepper_of(folder, &hasher)?;
+        embedded::import(folder, &config, &mut importer).await?;
+    }
+    if let Some(path) = &args.events {
+        let selection = Selection {
+            path,
+            account: args.account.as_ref(),
+            before: args.before,
+        };
+        let scopes = account::external_id_scopes(&config, &engines).await?;
+        file::import(&selection, scopes, hasher, &mut importer).await?;
+    }
+    engines.close().await;
+    importer.imported.print(args.dry_run);
+    Ok(())
+}
+
+/// Appends events to the bus, unless it is a dry run, and counts them.
+struct Importer {
+    bus: Option<Arc<dyn Bus>>,
+    imported: Imported,
+}
+
+impl Importer {
+    async fn put(&mut self, batch: &[Event]) -> anyhow::Result<()> {
+        if let Some(bus) = &self.bus {
+            let records = batch.iter().map(|event| NewRecord::of_event(event, None));
+            bus.append(records.collect()).await.with_context(|| {
+                format!(
+                    "only {} events are on the bus; import again: what is stored already is not stored twice",
+                    self.imported.rows
+                )
+            })?;
+        }
+        self.imported.add(batch);
+        Ok(())
+    }
+}
+
+/// Counts what was imported.
+#[derive(Default)]
+struct Imported {
+    rows: usize,
+    events: HashSet<String>,
+    people: HashSet<UniversalId>,
+    without_address: HashSet<UniversalId>,
+}
+
+impl Imported {
+    fn add(&mut self, batch: &[Event]) {
+        self.rows += batch.len();
+        for event in batch {
+            self.events.insert(event.event_id.clone());
+            self.people.insert(event.universal_id.clone());
+            if event.recipient_email_hash.is_none() {
+                self.without_address.insert(event.universal_id.clone());
+            }
+        }
+    }
+
+    fn print(&self, is_dry_run: bool) {
+        let repeated = self.rows - self.events.len();
+        if repeated > 0 {
+            output::note(&format!(
+                "{} the same as others, and counted once",
+                output::counted(repeated, "row")
+            ));
+        }
+        if !self.without_address.is_empty() {
+            output::note(&format!(
+                "people of whom only your own id is known: {}; their address leads to them once an event or `/link-identifiers` \
+                 names both",
+                self.without_address.len()
+            ));
+        }
+        let events = output::counted(self.events.len(), "event");
+        let people = self.people.len();
+        let done = if is_dry_run {
+            "would be put on the bus".to_owned()
+        } else {
+            format!("put on the bus, topic `{EVENTS_TOPIC}`; the consumer stores them")
+        };
+        output::line(&format!("{events} by {people} people {done}"));
+    }
+}
