@@ -5,6 +5,7 @@
 
 mod crashes;
 mod flow;
+mod import;
 mod load;
 mod registry;
 mod replay;
