@@ -84,8 +84,8 @@ impl Batch {
         }
     }
 
-    /// Adds the result of the element at `index`; call it once for every event of an element that yields
-    /// several.
+    /// Adds the result of the element at `index`, which yields one event. For an element that may yield several,
+    /// use [`Batch::add_all`].
     ///
     /// An event that names no recipient, neither by address nor by another identifier, is rejected: a message
     /// id alone says nothing about a person. Where a provider names only the message on purpose, put the event
@@ -113,6 +113,17 @@ impl Batch {
                 });
             }
             Err(Unused::Rejected { reason }) => self.rejected.push(Rejected { index, reason }),
+        }
+    }
+
+    /// Adds the events of the element at `index`, which yields one for each of its recipients, or why it yields
+    /// none. An empty list is rejected, because the list of recipients may be under a name that the plugin does
+    /// not know: a delivery of which nothing is left would be answered with a 200, and the events in it lost.
+    pub fn add_all(&mut self, index: usize, element: Result<Vec<Event>, Unused>) {
+        match element {
+            Ok(events) if events.is_empty() => self.add(index, Err(reject(NO_RECIPIENT))),
+            Ok(events) => events.into_iter().for_each(|event| self.add(index, Ok(event))),
+            Err(unused) => self.add(index, Err(unused)),
         }
     }
 
@@ -203,6 +214,30 @@ mod tests {
             [0, 3]
         );
         assert_eq!(batch.rejected[1].reason, NO_RECIPIENT);
+    }
+
+    #[test]
+    fn an_element_without_any_event_is_rejected() {
+        let event = |email: &str| Event {
+            recipient_email: Some(email.to_owned()),
+            ..Event::new(EventType::Unsubscribed, 1)
+        };
+        let mut batch = Batch::new();
+        batch.add_all(3, Ok(vec![event("a@b.c"), event("d@e.f")]));
+        batch.add_all(4, Ok(Vec::new()));
+        batch.add_all(5, Err(skip("x", "not used")));
+        batch.add_all(
+            6,
+            Ok(vec![Event::new(EventType::Unsubscribed, 1), event("a@b.c")]),
+        );
+        let indices: Vec<u32> = batch.events.iter().map(|event| event.index).collect();
+        assert_eq!(indices, [3, 3, 6]);
+        let rejected = |index| Rejected {
+            index,
+            reason: NO_RECIPIENT.to_owned(),
+        };
+        assert_eq!(batch.rejected, [rejected(4), rejected(6)]);
+        assert_eq!(batch.skipped.len(), 1);
     }
 
     #[test]

@@ -6,19 +6,16 @@ use sendflowr_plugin_sdk::{
     time,
 };
 
-/// A recipient, and what was said about them.
+/// A recipient, and what was said about them. One without an address stays in the list, so that it is rejected.
 struct About {
-    address: String,
+    address: Option<String>,
     reason: Option<String>,
 }
 
 /// Returns the events of one SES message. `message_id` is SNS's, shared by all of them; `received` stands in for a missing time.
 pub(crate) fn batch(message: Value<'_>, message_id: Option<String>, received: Option<i64>) -> Batch {
     let mut batch = Batch::new();
-    match events(message, message_id, received) {
-        Ok(events) => events.into_iter().for_each(|event| batch.add(0, Ok(event))),
-        Err(unused) => batch.add(0, Err(unused)),
-    }
+    batch.add_all(0, events(message, message_id, received));
     batch
 }
 
@@ -42,7 +39,7 @@ fn events(
                 .list("recipients")
                 .into_iter()
                 .map(|address| About {
-                    address,
+                    address: Some(address),
                     reason: None,
                 })
                 .collect();
@@ -86,14 +83,15 @@ fn events(
     let Some(timestamp) = part.time("timestamp", time::rfc3339).or(received) else {
         return Err(reject("`timestamp` is not a valid time"));
     };
-    if people.is_empty() {
-        return Err(reject("the message names no recipient"));
-    }
     let shows_device = matches!(kind, EventType::Opened | EventType::Clicked);
     let of_device = |name| if shows_device { part.text(name) } else { None };
     let event = |person: About| Event {
         provider_event_id: message_id.clone(),
-        recipient_email: bare_address(&person.address).map(str::to_owned),
+        recipient_email: person
+            .address
+            .as_deref()
+            .and_then(bare_address)
+            .map(str::to_owned),
         message_id: mail.text("messageId"),
         subject: mail.get("commonHeaders").text("subject"),
         click_url: if kind == EventType::Clicked {
@@ -113,19 +111,17 @@ fn events(
 }
 
 fn of_recipients(list: Value<'_>, address: &str) -> Vec<About> {
-    let about = |entry: Value<'_>| {
-        Some(About {
-            address: entry.text(address)?,
-            reason: entry.text("diagnosticCode"),
-        })
+    let about = |entry: Value<'_>| About {
+        address: entry.text(address),
+        reason: entry.text("diagnosticCode"),
     };
-    list.elements().filter_map(about).collect()
+    list.elements().map(about).collect()
 }
 
 /// Returns everybody to whom the message went: it cannot say who of them opened or clicked.
 fn destinations(mail: Value<'_>, reason: Option<String>) -> Vec<About> {
     let about = |address| About {
-        address,
+        address: Some(address),
         reason: reason.clone(),
     };
     mail.list("destination").into_iter().map(about).collect()

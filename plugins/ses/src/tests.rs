@@ -62,6 +62,25 @@ fn one_message_fans_out_to_its_recipients() {
 }
 
 #[test]
+fn no_recipient_goes_missing_when_a_field_is_renamed() {
+    let complaint = |recipients: &str| {
+        let body = format!(
+            r#"{{"eventType":"Complaint",{MAIL},"complaint":{{"timestamp":"2026-01-01T00:00:01Z",{recipients}}}}}"#
+        );
+        let batch = normalize::<Ses>(&notification(&body));
+        (batch.events.len(), batch.rejected.len())
+    };
+    assert_eq!(
+        complaint(r#""complainedRecipients":[{"emailAddress":"a@example.com"},{"address":"b@example.com"}]"#),
+        (1, 1)
+    );
+    assert_eq!(
+        complaint(r#""recipients":[{"emailAddress":"a@example.com"}]"#),
+        (0, 1)
+    );
+}
+
+#[test]
 fn complaints_withdrawn_are_no_complaints() {
     let complaint = |fields: &str| {
         format!(
