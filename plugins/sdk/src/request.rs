@@ -5,20 +5,20 @@ use crate::text::present;
 use crate::{Document, Rejection, Request};
 
 impl Request {
-    /// Returns the first header with this (lower-case) name; a blank value counts as missing.
+    /// Returns the first header with this name, in any case; a blank value counts as missing.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers(name).next()
     }
 
-    /// Returns all headers with this (lower-case) name that are not blank, in order of arrival.
+    /// Returns all headers with this name, in any case, that are not blank, in order of arrival.
     pub fn headers(&self, name: &str) -> impl Iterator<Item = &str> {
         self.headers
             .iter()
-            .filter(move |header| header.name == name)
+            .filter(move |header| header.name.eq_ignore_ascii_case(name))
             .filter_map(|header| present(&header.value))
     }
 
-    /// Returns the first header with this (lower-case) name, which carries a proof; the delivery is refused
+    /// Returns the first header with this name, in any case, which carries a proof; the delivery is refused
     /// without it.
     pub fn proof_header(&self, name: &str) -> Result<&str, Rejection> {
         self.header(name)
@@ -105,6 +105,8 @@ mod tests {
         let request = request();
         assert_eq!(request.header("x-a"), Some("1"));
         assert_eq!(request.headers("x-a").collect::<Vec<_>>(), ["1", "2"]);
+        assert_eq!(request.header("X-A"), Some("1"));
+        assert_eq!(request.proof_header("X-a"), Ok("1"));
         assert_eq!(request.header("x-empty"), None);
         assert_eq!(request.setting("blank"), None);
         assert_eq!(

@@ -106,7 +106,7 @@ pub fn post(body: impl AsRef<[u8]>) -> Request {
 
 /// Methods that change a request, for tests.
 pub trait RequestExt {
-    /// Sets this header, in place of those with the same name.
+    /// Sets this header, in place of those with the same name. The plugin sees the name in lower case, as a host passes it.
     fn with_header(self, name: &str, value: &str) -> Self;
     /// Adds this setting.
     fn with_setting(self, name: &str, value: &str) -> Self;
@@ -120,9 +120,10 @@ pub trait RequestExt {
 
 impl RequestExt for Request {
     fn with_header(mut self, name: &str, value: &str) -> Request {
+        let name = name.to_ascii_lowercase();
         self.headers.retain(|header| header.name != name);
         self.headers.push(Header {
-            name: name.to_owned(),
+            name,
             value: value.to_owned(),
         });
         self

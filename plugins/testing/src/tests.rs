@@ -5,7 +5,7 @@ use sendflowr_plugin_sdk::{
 };
 
 use crate::case::Case;
-use crate::{compare, damage::Damage, mutate, post, run_case};
+use crate::{RequestExt, compare, damage::Damage, mutate, post, run_case};
 
 /// A plugin that reads one object; the parameter selects what it does wrong.
 struct Sample<const FAULT: u8>;
@@ -51,6 +51,24 @@ impl<const FAULT: u8> Plugin for Sample<FAULT> {
         }
         Ok(Outcome::of_one(Ok(event)))
     }
+}
+
+#[test]
+fn headers_of_tests_reach_the_plugin_as_a_host_passes_them() {
+    let request = post("{}")
+        .with_header("Content-Type", "text/plain")
+        .with_header("Authorization", "Bearer t")
+        .with_secret("bearer_token");
+    let names: Vec<_> = request
+        .headers
+        .iter()
+        .map(|header| header.name.as_str())
+        .collect();
+    assert_eq!(names, ["content-type", "authorization"]);
+    assert_eq!(
+        Sample::<NONE>::authenticate(&request).map(|proofs| proofs.len()),
+        Ok(1)
+    );
 }
 
 fn case(expect: &str) -> Case {
