@@ -85,7 +85,7 @@ fn date_or_seconds(text: &str) -> Option<i64> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) {
         time::seconds(text)
     } else {
-        time::http_date(text)
+        time::rfc2822(text)
     }
 }
 

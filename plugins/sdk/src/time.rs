@@ -46,21 +46,38 @@ pub fn utc(text: &str) -> Option<i64> {
     in_range(local_ms - offset_ms)
 }
 
-/// Reads an HTTP date: `Thu, 04 Jan 2024 18:05:25 GMT`.
-pub fn http_date(text: &str) -> Option<i64> {
+/// Reads the date of a mail, RFC 2822 and 5322: `Sat, 10 Jan 2026 11:59:59 +0200`; an HTTP date, which ends in `GMT`, is
+/// one too. The weekday, which is not compared with the date, and the seconds may be absent. The zone may also be one of
+/// the names that RFC 2822 lists, such as `EST`, and a comment may follow it: `+0000 (UTC)`.
+pub fn rfc2822(text: &str) -> Option<i64> {
     const MONTHS: [&str; 12] = [
         "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
     ];
-    let (_weekday, rest) = text.trim().split_once(", ")?;
-    let mut words = rest.split_ascii_whitespace();
+    let date = text.split_once(',').map_or(text, |(_weekday, date)| date);
+    let mut words = date.split_ascii_whitespace();
     let (day, month, year) = (words.next()?, words.next()?, words.next()?);
     let month = MONTHS.iter().position(|name| name.eq_ignore_ascii_case(month))?;
-    let day_ms = days_ms(digits(year, 4)?, i64::try_from(month).ok()? + 1, digits(day, 2)?)?;
-    let (time_ms, rest) = time_of_day(words.next()?)?;
-    if !rest.is_empty() || words.next()? != "GMT" || words.next().is_some() {
+    let day = digits(day, if day.len() == 1 { 1 } else { 2 })?;
+    let day_ms = days_ms(digits(year, 4)?, i64::try_from(month).ok()? + 1, day)?;
+    let mut clock = words.next()?.split(':');
+    let (hour, minute) = (clock.next()?, clock.next()?);
+    let second = clock.next().unwrap_or("00");
+    let time_ms = clock_ms(digits(hour, 2)?, digits(minute, 2)?, digits(second, 2)?)?;
+    let zone_ms = mail_offset_ms(words.next()?)?;
+    let is_comment = |word: &str| word.starts_with('(');
+    if clock.next().is_some() || words.next().is_some_and(|word| !is_comment(word)) {
         return None;
     }
-    in_range(day_ms + time_ms)
+    in_range(day_ms + time_ms - zone_ms)
+}
+
+/// Returns the time at which a clock in UTC shows this; the first month and day are 1. For forms that only one provider
+/// has. If its clock is elsewhere, subtract the offset from the result: 3,600,000 for `+01:00`.
+pub fn from_parts(year: i64, month: i64, day: i64, hour: i64, minute: i64, second: i64) -> Option<i64> {
+    if !(1970..=9999).contains(&year) {
+        return None;
+    }
+    in_range(days_ms(year, month, day)? + clock_ms(hour, minute, second)?)
 }
 
 fn in_range(ms: i64) -> Option<i64> {
@@ -124,13 +141,10 @@ fn date_time(text: &str) -> Option<(i64, &str)> {
 fn time_of_day(text: &str) -> Option<(i64, &str)> {
     let (time, mut rest) = text.split_at_checked(8)?;
     let (hour, minute) = (digits(time.get(0..2)?, 2)?, digits(time.get(3..5)?, 2)?);
-    // Unix time has no leap seconds: one is read as the last second of its minute.
-    let second = digits(time.get(6..8)?, 2)?.min(59);
-    let colons = time.as_bytes()[2] == b':' && time.as_bytes()[5] == b':';
-    if !colons || hour > 23 || minute > 59 || digits(time.get(6..8)?, 2)? > 60 {
+    if time.as_bytes()[2] != b':' || time.as_bytes()[5] != b':' {
         return None;
     }
-    let mut ms = ((hour * 60 + minute) * 60 + second) * 1000;
+    let mut ms = clock_ms(hour, minute, digits(time.get(6..8)?, 2)?)?;
     if let Some(after) = rest.strip_prefix(['.', ',']) {
         let length = after.bytes().take_while(u8::is_ascii_digit).count();
         if length == 0 {
@@ -143,6 +157,28 @@ fn time_of_day(text: &str) -> Option<(i64, &str)> {
         rest = zone;
     }
     Some((ms, rest))
+}
+
+/// Returns the milliseconds since midnight. Unix time has no leap seconds: one is read as the last second of its minute.
+fn clock_ms(hour: i64, minute: i64, second: i64) -> Option<i64> {
+    if !(0..24).contains(&hour) || !(0..60).contains(&minute) || !(0..=60).contains(&second) {
+        return None;
+    }
+    Some(((hour * 60 + minute) * 60 + second.min(59)) * 1000)
+}
+
+/// Reads the zone of a mail's date: a name of RFC 2822, or what [`offset_ms`] reads.
+fn mail_offset_ms(zone: &str) -> Option<i64> {
+    let hours = match zone.to_ascii_uppercase().as_str() {
+        "GMT" | "UT" => 0,
+        "EDT" => -4,
+        "EST" | "CDT" => -5,
+        "CST" | "MDT" => -6,
+        "MST" | "PDT" => -7,
+        "PST" => -8,
+        _ => return offset_ms(zone),
+    };
+    Some(hours * 60 * 60_000)
 }
 
 /// Reads `Z`, `UTC`, `±HH:MM`, `±HHMM` or `±HH`.
@@ -276,7 +312,52 @@ mod tests {
         assert_eq!(rfc3339("2016-12-31T23:59:60Z"), rfc3339("2016-12-31T23:59:59Z"));
         assert_eq!(utc("2016-12-02 18:51:45"), Some(MOMENT));
         assert_eq!(utc("2016-12-02T19:51:45+01:00"), Some(MOMENT));
-        assert_eq!(http_date("Fri, 02 Dec 2016 18:51:45 GMT"), Some(MOMENT));
+    }
+
+    #[test]
+    fn reads_every_form_of_a_mails_date() {
+        for text in [
+            "Fri, 02 Dec 2016 18:51:45 GMT",
+            "Fri, 2 Dec 2016 18:51:45 +0000",
+            "Fri, 02 Dec 2016 18:51:45 -0000 (UTC)",
+            "Fri,  2 dec 2016 19:51:45  +0100 (Central European Time)",
+            "02 Dec 2016 18:51:45 UTC",
+            " Fri, 02 Dec 2016 13:21:45 -0530 ",
+            "Fri, 02 Dec 2016 13:51:45 EST",
+            "Fri, 02 Dec 2016 11:51:45 PDT",
+            "Sat, 03 Dec 2016 01:51:45 +0700",
+        ] {
+            assert_eq!(rfc2822(text), Some(MOMENT), "{text}");
+        }
+        assert_eq!(rfc2822("Fri, 02 Dec 2016 18:51 +0000"), Some(MOMENT - 45_000));
+        assert_eq!(
+            rfc2822("Sat, 31 Dec 2016 23:59:60 GMT"),
+            rfc2822("Sat, 31 Dec 2016 23:59:59 GMT")
+        );
+    }
+
+    #[test]
+    fn parts_are_of_the_calendar_and_the_clock() {
+        assert_eq!(from_parts(2016, 12, 2, 18, 51, 45), Some(MOMENT));
+        assert_eq!(from_parts(1970, 1, 1, 0, 0, 0), Some(0));
+        assert_eq!(from_parts(9999, 12, 31, 23, 59, 60), Some(END_MS - 1000));
+        for [year, month, day, hour, minute, second] in [
+            [1969, 12, 31, 23, 59, 59],
+            [10_000, 1, 1, 0, 0, 0],
+            [i64::MIN, 1, 1, 0, 0, 0],
+            [2015, 2, 29, 0, 0, 0],
+            [2016, 0, 1, 0, 0, 0],
+            [2016, 13, 1, 0, 0, 0],
+            [2016, 1, 0, 0, 0, 0],
+            [2016, 1, i64::MAX, 0, 0, 0],
+            [2016, 1, 1, 24, 0, 0],
+            [2016, 1, 1, -1, 0, 0],
+            [2016, 1, 1, 0, 60, 0],
+            [2016, 1, 1, 0, 0, 61],
+            [2016, 1, 1, i64::MAX, i64::MAX, i64::MIN],
+        ] {
+            assert_eq!(from_parts(year, month, day, hour, minute, second), None);
+        }
     }
 
     #[test]
@@ -309,8 +390,19 @@ mod tests {
             "Fri, 31 Apr 2016 18:51:45 GMT",
             "Fri, 02 Dec 2016 18:51:45 CET",
             "Fri, 02 Dec 2016 18:51:45 GMT x",
+            "Fri, 02 Dec 16 18:51:45 GMT",
+            "Fri, 002 Dec 2016 18:51:45 GMT",
+            "Fri, 02 Dec 2016 18:51:45:00 GMT",
+            "Fri, 02 Dec 2016 18 GMT",
+            "Fri, 02 Dec 2016 24:51:45 GMT",
+            "Fri, 02 Dec 2016 18:51:61 GMT",
+            "Fri, 02 Dec 2016 18:51:45.5 GMT",
+            "Fri, 02 Dec 2016 18:51:45 +2400",
+            "Wed, 31 Dec 1969 23:59:59 GMT",
+            "Fri, 31 Dec 9999 23:59:59 -0001",
+            "Fri, é Dec 2016 18:51:45 GMT",
         ] {
-            assert_eq!(http_date(bad), None, "{bad}");
+            assert_eq!(rfc2822(bad), None, "{bad}");
         }
     }
 
@@ -324,7 +416,30 @@ mod tests {
             let http = jiff::fmt::rfc2822::DateTimePrinter::new()
                 .timestamp_to_rfc9110_string(&moment)
                 .unwrap();
-            assert_eq!(http_date(&http), Some(second * 1000), "{http}");
+            assert_eq!(rfc2822(&http), Some(second * 1000), "{http}");
+            // Every half hour from -13:00 to +13:00, and never a day before the epoch.
+            let shift_seconds = if second == 0 {
+                0
+            } else {
+                (second / 1_800 % 53 - 26) * 1_800
+            };
+            let offset = jiff::tz::Offset::from_seconds(i32::try_from(shift_seconds).unwrap()).unwrap();
+            let zoned = moment.to_zoned_datetime(jiff::tz::TimeZone::fixed(offset));
+            let mail = jiff::fmt::rfc2822::DateTimePrinter::new()
+                .zoned_datetime_to_string(&zoned)
+                .unwrap();
+            assert_eq!(rfc2822(&mail), Some(second * 1000), "{mail}");
+            let local = offset.to_datetime(moment);
+            let [month, day, hour, minute, local_second] = [
+                local.month(),
+                local.day(),
+                local.hour(),
+                local.minute(),
+                local.second(),
+            ]
+            .map(i64::from);
+            let shown = from_parts(local.year().into(), month, day, hour, minute, local_second);
+            assert_eq!(shown, Some((second + shift_seconds) * 1000), "{local}");
             second += 3_196_817;
         }
     }
