@@ -102,7 +102,13 @@ async fn send(system: &System, case: &Case) -> Answer {
     };
     let mut sent = system.http.request(method, url.trim_end_matches('?')).body(body);
     for (name, value) in request["headers"].as_object().into_iter().flatten() {
-        sent = sent.header(name, value.as_str().unwrap_or_default());
+        let values = match value {
+            Value::Array(values) => values.as_slice(),
+            value => std::slice::from_ref(value),
+        };
+        for value in values {
+            sent = sent.header(name, value.as_str().unwrap_or_default());
+        }
     }
     Answer::of(sent).await
 }

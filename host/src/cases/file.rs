@@ -1,7 +1,7 @@
 //! The format of case files. Unknown keys are the notes of whoever keeps the files, unless they look like known ones: a mistyped
 //! `config` would turn the checking of proofs off.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, slice};
 
 use base64::Engine;
 use event::Timestamp;
@@ -52,7 +52,7 @@ pub struct CaseRequest {
     pub path: Option<String>,
     /// Query without the question mark.
     pub query: String,
-    /// Headers, names in any case.
+    /// Headers, names in any case; a list of values is a header that is repeated.
     pub headers: Map<String, Value>,
     /// The body as text.
     pub body: String,
@@ -196,10 +196,22 @@ impl Case {
         };
         let mut headers = Vec::with_capacity(request.headers.len());
         for (name, value) in &request.headers {
-            headers.push(Header {
-                name: name.to_ascii_lowercase(),
-                value: text(value),
-            });
+            let values = match value {
+                Value::Array(values) => values.as_slice(),
+                value => slice::from_ref(value),
+            };
+            for value in values {
+                if !(value.is_string() || value.is_number() || value.is_boolean()) {
+                    return Err(invalid(
+                        format!("request.headers.{name}"),
+                        "must be a text or a list of texts",
+                    ));
+                }
+                headers.push(Header {
+                    name: name.to_ascii_lowercase(),
+                    value: text(value),
+                });
+            }
         }
         Ok(Incoming {
             method: request.method.as_deref().unwrap_or("POST").to_ascii_uppercase(),
@@ -243,6 +255,42 @@ fn text(value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_is_a_header_that_is_repeated() {
+        let headers = |given: Value| {
+            let case = serde_json::json!({ "provider": "acme", "request": { "headers": given } });
+            let case = Case::from_json(case.to_string().as_bytes()).unwrap();
+            let incoming = case.incoming(Timestamp::default())?;
+            let headers = incoming.headers.into_iter();
+            Ok::<_, InvalidCase>(
+                headers
+                    .map(|header| (header.name, header.value))
+                    .collect::<Vec<_>>(),
+            )
+        };
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(
+            headers(serde_json::json!({ "X-Token": ["wrong", "tok"], "X-Count": 5, "X-None": [] })).unwrap(),
+            [
+                pair("x-count", "5"),
+                pair("x-token", "wrong"),
+                pair("x-token", "tok")
+            ]
+        );
+        for value in [
+            serde_json::json!({ "a": "b" }),
+            Value::Null,
+            serde_json::json!([["tok"]]),
+            serde_json::json!(["tok", null]),
+        ] {
+            let told = headers(serde_json::json!({ "X-Token": value })).unwrap_err();
+            assert_eq!(
+                told.to_string(),
+                "`request.headers.X-Token` must be a text or a list of texts"
+            );
+        }
+    }
 
     #[test]
     fn mistyped_keys_are_no_notes() {

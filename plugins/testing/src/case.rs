@@ -129,17 +129,11 @@ impl Case {
             None => DEFAULT_NOW_MS,
         };
         let request = &self.json["request"];
-        let headers = request["headers"].as_object().into_iter().flatten();
         Ok(Request {
             method: request["method"].as_str().unwrap_or("POST").to_owned(),
             path: format!("/webhooks/{}", self.provider),
             query: request["query"].as_str().unwrap_or_default().to_owned(),
-            headers: headers
-                .map(|(name, value)| Header {
-                    name: name.to_ascii_lowercase(),
-                    value: text(value),
-                })
-                .collect(),
+            headers: headers(&request["headers"])?,
             body: body(request)?,
             received_at_ms,
             settings,
@@ -162,6 +156,29 @@ fn check_keys(object: &Value, prefix: &str, known: &[&str]) -> Result<(), String
         }
     }
     Ok(())
+}
+
+/// Returns the headers of a case. A list is a header that is repeated; the host has the same rule.
+fn headers(given: &Value) -> Result<Vec<Header>, String> {
+    let mut headers = Vec::new();
+    for (name, value) in given.as_object().into_iter().flatten() {
+        let values = match value {
+            Value::Array(values) => values.as_slice(),
+            value => std::slice::from_ref(value),
+        };
+        for value in values {
+            if !(value.is_string() || value.is_number() || value.is_boolean()) {
+                return Err(format!(
+                    "`request.headers.{name}` must be a text or a list of texts"
+                ));
+            }
+            headers.push(Header {
+                name: name.to_ascii_lowercase(),
+                value: text(value),
+            });
+        }
+    }
+    Ok(headers)
 }
 
 fn body(request: &Value) -> Result<Vec<u8>, String> {
@@ -221,6 +238,36 @@ mod tests {
             let means = row["means"].as_str();
             let expected = means.map(|known| format!("unknown key `{prefix}{key}`: did you mean `{known}`?"));
             assert_eq!(told, expected, "{row}");
+        }
+    }
+
+    #[test]
+    fn a_list_is_a_header_that_is_repeated() {
+        let headers = |given| {
+            let headers = super::headers(&given)?;
+            let pairs = headers.into_iter().map(|header| (header.name, header.value));
+            Ok::<_, String>(pairs.collect::<Vec<_>>())
+        };
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(
+            headers(json!({ "X-Token": ["wrong", "tok"], "X-Count": 5, "X-None": [] })),
+            Ok(vec![
+                pair("x-count", "5"),
+                pair("x-token", "wrong"),
+                pair("x-token", "tok")
+            ])
+        );
+        for value in [
+            json!({ "a": "b" }),
+            json!(null),
+            json!([["tok"]]),
+            json!(["tok", null]),
+        ] {
+            let told = headers(json!({ "X-Token": value })).unwrap_err();
+            assert_eq!(
+                told,
+                "`request.headers.X-Token` must be a text or a list of texts"
+            );
         }
     }
 

@@ -106,16 +106,12 @@ fn http_request(bytes: &[u8]) -> anyhow::Result<CaseRequest> {
                 "has a line without a colon before the body: headers are `name: value`, and an empty line ends them"
             );
         };
-        let value = Value::from(value.trim());
-        if request
+        let values = request
             .headers
-            .insert(name.trim().to_ascii_lowercase(), value)
-            .is_some()
-        {
-            bail!(
-                "has the header `{}` twice, which only a host accepts",
-                name.trim()
-            );
+            .entry(name.trim().to_ascii_lowercase())
+            .or_insert_with(|| Value::Array(Vec::new()));
+        if let Value::Array(values) = values {
+            values.push(value.trim().into());
         }
     }
     request.body = rest.to_owned();
@@ -124,11 +120,13 @@ fn http_request(bytes: &[u8]) -> anyhow::Result<CaseRequest> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
     fn requests_are_read_as_they_go_over_the_wire() {
-        let wire = b"POST /webhooks/acme/eu?a=b HTTP/1.1\r\nHost: example.com\r\nX-Signature: a:b\r\n\r\n[1]\r\n\r\n";
+        let wire = b"POST /webhooks/acme/eu?a=b HTTP/1.1\r\nHost: example.com\r\nX-Signature: a:b\r\nx-signature: c\r\n\r\n[1]\r\n\r\n";
         let account = [configured("signing_key=k=1").unwrap()];
         let case = read(wire, "acme", &account).unwrap();
         assert_eq!(case.provider, "acme");
@@ -137,7 +135,8 @@ mod tests {
         assert_eq!(request.method.as_deref(), Some("POST"));
         assert_eq!(request.path.as_deref(), Some("/webhooks/acme/eu"));
         assert_eq!(request.query, "a=b");
-        assert_eq!(request.headers["x-signature"], "a:b");
+        assert_eq!(request.headers["host"], json!(["example.com"]));
+        assert_eq!(request.headers["x-signature"], json!(["a:b", "c"]));
         assert_eq!(request.body, "[1]\r\n\r\n");
         let bare = read(b"HEAD /webhooks/acme\n", "acme", &[]).unwrap();
         assert_eq!((bare.request.body.as_str(), bare.config), ("", None));
@@ -148,7 +147,6 @@ mod tests {
         for (bytes, told) in [
             (&b""[..], "neither a case nor an HTTP request"),
             (b"POST / HTTP/1.1\nhost example.com\n\n", "without a colon"),
-            (b"POST / HTTP/1.1\na: 1\nA: 2\n\n", "twice"),
             (b"POST / HTTP/1.1\n\n\xff", "body_base64"),
             (b" {\"provider\":1}", "is not a case"),
         ] {
