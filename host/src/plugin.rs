@@ -51,6 +51,7 @@ pub use self::{
     error::{Fault, Limit, LoadError, PluginError},
     examine::{Examination, LimitUse},
     guest::{Guest, Plugin},
+    inspect::is_of_wasip1,
     limits::{Limits, RawLimits},
     lock::{LockError, LockWriter, Pin, PluginLock},
     measure::Measured,

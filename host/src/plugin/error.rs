@@ -267,6 +267,12 @@ pub enum LoadError {
     /// A core module.
     #[error("is a core WebAssembly module, not a component: convert it with `sendflowr plugin pack`")]
     CoreModule,
+    /// A core module that imports the first version of WASI, which no component can do without an adapter.
+    #[error(
+        "is a core WebAssembly module built for `wasm32-wasip1`: build for `wasm32-unknown-unknown`, or use `cargo component \
+         build` or the target `wasm32-wasip2`"
+    )]
+    Wasip1Module,
     /// A component of another world.
     #[error(
         "does not export `sendflowr:connector/plugin`, so it is not a SendFlowr plugin; it exports {exports}"
@@ -429,6 +435,7 @@ impl LoadError {
             Self::Signature(_) => Refusal::Signature,
             Self::NotWebAssembly(_)
             | Self::CoreModule
+            | Self::Wasip1Module
             | Self::NotAPlugin { .. }
             | Self::Import { .. }
             | Self::TooManyPieces { .. } => Refusal::NotAPlugin,

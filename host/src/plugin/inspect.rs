@@ -49,6 +49,9 @@ pub(crate) fn inspect(bytes: &[u8], name: &str, limits: &Limits) -> Result<Inspe
     if !bytes.starts_with(b"\0asm") {
         return Err(LoadError::NotWebAssembly("its magic number is wrong".to_owned()));
     }
+    if is_of_wasip1(bytes) {
+        return Err(LoadError::Wasip1Module);
+    }
     if Parser::is_core_wasm(bytes) {
         return Err(LoadError::CoreModule);
     }
@@ -110,6 +113,27 @@ pub(crate) fn inspect(bytes: &[u8], name: &str, limits: &Limits) -> Result<Inspe
         imports: seen.imports,
         core_instances: seen.core_instances,
     })
+}
+
+/// Returns whether this is a core module that imports from the first version of WASI, as those built for `wasm32-wasip1` do.
+pub fn is_of_wasip1(module: &[u8]) -> bool {
+    // In a component, the modules may: their imports are provided there.
+    if !Parser::is_core_wasm(module) {
+        return false;
+    }
+    for payload in Parser::new(0).parse_all(module) {
+        match payload {
+            Ok(Payload::ImportSection(section)) => {
+                return section
+                    .into_imports()
+                    .any(|import| import.is_ok_and(|import| import.module == "wasi_snapshot_preview1"));
+            }
+            Ok(_) => {}
+            // Reported by whoever reads the module.
+            Err(_) => return false,
+        }
+    }
+    false
 }
 
 fn at_most(pieces: &'static str, count: u64, limit: u64) -> Result<(), LoadError> {

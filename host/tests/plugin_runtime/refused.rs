@@ -67,6 +67,16 @@ async fn a_core_module() {
 }
 
 #[tokio::test]
+async fn a_core_module_that_imports_wasi() {
+    let module = r#"(module (import "wasi_snapshot_preview1" "fd_write" (func (param i32 i32 i32 i32) (result i32))))"#;
+    assert_eq!(
+        refusal(component(module)).await,
+        "`bad.wasm` is a core WebAssembly module built for `wasm32-wasip1`: build for `wasm32-unknown-unknown`, or use \
+         `cargo component build` or the target `wasm32-wasip2`"
+    );
+}
+
+#[tokio::test]
 async fn a_component_of_another_world() {
     assert_eq!(
         refusal(component("(component)")).await,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use host::plugin::Limits;
+use host::plugin::{Limits, LoadError, is_of_wasip1};
 use wit_component::ComponentEncoder;
 
 use super::{files::examine, pin};
@@ -44,6 +44,9 @@ fn pack(module: &Path, out: Option<PathBuf>) -> anyhow::Result<(PathBuf, Digest)
             "`{}` is not a WebAssembly module: name the one that `cargo build --target wasm32-unknown-unknown` writes",
             module.display()
         );
+    }
+    if is_of_wasip1(&bytes) {
+        bail!("`{}` {}", module.display(), LoadError::Wasip1Module);
     }
     let out = match out {
         Some(out) => out,
@@ -92,6 +95,28 @@ mod tests {
         let error = |bytes: &[u8]| format!("{:#}", component(bytes).unwrap_err());
         assert_eq!(error(b"\0asm\x0d\0\x01\0"), "it is already a component");
         assert!(component(b"no WebAssembly").is_err());
+    }
+
+    #[test]
+    fn a_module_that_imports_wasi_is_not_sent_back_and_forth() {
+        let folder = tempfile::tempdir().unwrap();
+        let module = folder.path().join("acme.wasm");
+        let imports = b"\0asm\x01\0\0\0\x01\x04\x01\x60\0\0\x02\x1c\x01\x16wasi_snapshot_preview1\x01f\0\0";
+        fs::write(&module, imports).unwrap();
+        let error = pack(&module, Some(folder.path().join("out.wasm"))).unwrap_err();
+        let told = error.to_string();
+        assert!(
+            told.contains(
+                "is a core WebAssembly module built for `wasm32-wasip1`: build for `wasm32-unknown-unknown`"
+            ),
+            "{told}"
+        );
+
+        let around = [b"\0asm\x0d\0\x01\0\x01\x2c", &imports[..]].concat();
+        fs::write(&module, around).unwrap();
+        let error = pack(&module, Some(folder.path().join("out.wasm"))).unwrap_err();
+        let told = format!("{error:#}");
+        assert!(told.ends_with("it is already a component"), "{told}");
     }
 
     #[test]
