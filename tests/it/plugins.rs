@@ -39,8 +39,9 @@ async fn a_file_is_served_when_it_comes_and_gone_when_it_goes() {
 #[tokio::test]
 async fn a_bad_file_is_reported_and_the_old_plugin_serves_on() {
     let system = System::start(POSTMARK, &["postmark"]).await;
-    fs::write(system.folder().join("plugins/postmark.wasm"), "not a component")
-        .expect("the plugin can be overwritten");
+    let file = system.folder().join("plugins/postmark.wasm");
+    let good = fs::read(&file).expect("the plugin is there");
+    fs::write(&file, "not a component").expect("the plugin can be overwritten");
     eventually("the bad file is reported", || async {
         let list = system.host_get("/plugins").await;
         list.body["plugins"]
@@ -51,6 +52,13 @@ async fn a_bad_file_is_reported_and_the_old_plugin_serves_on() {
     })
     .await;
     assert_eq!(postmark_answer(&system).await, 200);
+    fs::write(&file, good).expect("the plugin can be restored");
+    eventually("the log says that it is well again", || async {
+        system
+            .log()
+            .contains("plugin file `postmark.wasm` is no longer refused")
+    })
+    .await;
 }
 
 #[tokio::test]

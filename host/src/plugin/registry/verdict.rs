@@ -105,13 +105,20 @@ impl Registry {
             return;
         };
         file.seen = Seen::Settled { sight: seen };
-        file.problem = None;
-        if file
+        let problem = file.problem.take();
+        if let Some(plugin) = file
             .plugin
             .as_ref()
-            .is_some_and(|plugin| plugin.digest == candidate.digest)
+            .filter(|plugin| plugin.digest == candidate.digest)
         {
             // Only touched, or restored to what is being served: the plugin keeps its state.
+            if problem.is_some() {
+                let name = file_name(path);
+                tracing::info!(
+                    plugin.file = %name, plugin = %plugin.tag(),
+                    "plugin file `{name}` is no longer refused: it is again the `{}` that is served", plugin.tag()
+                );
+            }
             return;
         }
         if candidate.pinned == Some(false) {
