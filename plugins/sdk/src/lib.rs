@@ -3,6 +3,7 @@
 #[cfg(target_family = "wasm")]
 mod allocator;
 pub mod batch;
+#[doc(hidden)]
 pub mod bindings;
 mod bytes;
 mod descriptor;
@@ -14,15 +15,26 @@ mod request;
 pub mod text;
 pub mod time;
 
+#[doc(inline)]
 pub use batch::{Element, Unused, reject, skip};
+/// What happened to one recipient. [Choosing types, ids and
+/// fields](https://github.com/sendflowr/sendflowr/blob/HEAD/docs/write-a-plugin.md#choosing-types-ids-and-fields) tells what
+/// follows from each of them.
+///
+#[doc(inline)]
+pub use bindings::sendflowr::connector::types::Event;
+#[doc(inline)]
 pub use bindings::sendflowr::connector::types::{
-    BasicAuth, Batch, BounceType, Descriptor, Encoding, Event, EventType, Freshness, Hash, HashConstruction,
+    BasicAuth, Batch, BounceType, Descriptor, Encoding, EventType, Freshness, Hash, HashConstruction,
     HashKey, Header, Identifier, IdentifierKind, KeyedHash, Message, Outcome, Pair, Part, Proof, PublicKey,
     PublicKeySignature, Rejected, Rejection, Reply, Request, SecretKey, SecretSpec, Setting, SettingSpec,
     SharedSecret, Signature, SignatureScheme, Skipped, Statuses,
 };
+#[doc(inline)]
 pub use form::Form;
+#[doc(inline)]
 pub use json::{Document, Value};
+#[doc(inline)]
 pub use proof::Proofs;
 
 /// A provider plugin: three pure functions of one delivery.
@@ -67,15 +79,23 @@ fn log_panics() {
     std::panic::set_hook(Box::new(|panic| log::log(log::Level::Error, &panic.to_string())));
 }
 
-/// Exports a [`Plugin`] as the component's plugin. Expands to nothing on targets other than WebAssembly, so
+/// Exports a [`Plugin`], given by its name or path, as the component's plugin. Expands to nothing on targets other than WebAssembly, so
 /// that a plugin is an ordinary library in tests.
 #[macro_export]
 macro_rules! export {
-    ($plugin:ident) => {
+    ($plugin:path) => {
         #[cfg(target_family = "wasm")]
         #[allow(unsafe_code, missing_docs)]
         const _: () = {
-    $crate::bindings::export_connector!($plugin with_types_in $crate::bindings);
+            // The bindings' own macro takes a name, not a path.
+            type __SendflowrPlugin = $plugin;
+    $crate::bindings::export_connector!(__SendflowrPlugin with_types_in $crate::bindings);
         };
     };
+}
+
+#[cfg(test)]
+mod tests {
+    // The place of a plugin does not matter to the macro.
+    crate::export!(crate::tests::InAModule);
 }
