@@ -39,6 +39,25 @@ async fn what_is_not_proven_is_refused_with_the_check_that_failed() {
 }
 
 #[tokio::test]
+async fn more_elements_than_a_host_takes_are_refused_for_good() {
+    let accounts: String = ["sparkpost", "sendgrid", "hubspot", "brevo"]
+        .iter()
+        .map(|provider| format!("[accounts.{provider}.default]\nallow_unsigned = true\n"))
+        .collect();
+    let system = System::start(&accounts, &["sparkpost", "sendgrid", "hubspot", "brevo"]).await;
+    let zeros = format!("[{}0]", "0,".repeat(60_000));
+    for provider in ["sparkpost", "sendgrid", "hubspot", "brevo"] {
+        let refused = system.webhook(provider, &[], zeros.clone()).await;
+        assert_eq!(
+            (refused.status, refused.error_code()),
+            (400, "malformed"),
+            "{provider}: {}",
+            refused.text
+        );
+    }
+}
+
+#[tokio::test]
 async fn user_and_password_are_asked_for_where_they_prove() {
     let accounts = "[accounts.ses.default]\nbasic_auth_user = 'me'\nbasic_auth_password = 'secret'\n\
         [accounts.ses.topic]\ntopic_arn = 'arn:aws:sns:eu-west-1:123456789012:mail'\n";

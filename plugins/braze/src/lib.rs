@@ -34,7 +34,7 @@ impl Plugin for Braze {
         let document = request.json_object()?;
         let root = document.root();
         if root.get("events").is_array() {
-            return Ok(Outcome::of_elements(root.get("events").elements().map(currents)));
+            return Outcome::of_elements(root.get("events").elements().map(currents));
         }
         if root.text("dispatch_id").is_some() && root.text("status").is_some() {
             return Ok(match postback(root) {

@@ -31,7 +31,7 @@ impl Plugin for Brevo {
         let document = request.json()?;
         let root = document.root();
         if root.is_array() {
-            return Ok(Outcome::of_elements(root.elements().map(event)));
+            return Outcome::of_elements(root.elements().map(event));
         }
         if root.text("event").is_none() && !is_of_other_channel(root) {
             return Err(Rejection::Malformed(

@@ -42,7 +42,7 @@ impl Plugin for HubSpot {
                 "the body is neither a list nor an object with a list `events`".to_owned(),
             ));
         }
-        Ok(Outcome::of_elements(list.elements().map(event::read)))
+        Outcome::of_elements(list.elements().map(event::read))
     }
 }
 

@@ -65,7 +65,7 @@ impl Plugin for Klaviyo {
         let document = request.json_object()?;
         let data = document.root().get("data");
         if data.is_array() {
-            return Ok(Outcome::of_elements(data.elements().map(system_event)));
+            return Outcome::of_elements(data.elements().map(system_event));
         }
         if data.is_object() {
             return Ok(Outcome::of_one(single_event(data)));

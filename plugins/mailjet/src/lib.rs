@@ -28,7 +28,7 @@ impl Plugin for Mailjet {
         // An empty list is accepted; a list without any object is not a list of events.
         let is_list = root.elements().next().is_none() || root.elements().any(Value::is_object);
         if root.is_array() && is_list {
-            return Ok(Outcome::of_elements(root.elements().map(event)));
+            return Outcome::of_elements(root.elements().map(event));
         }
         if root.is_object() {
             return Ok(Outcome::of_one(event(root)));

@@ -73,7 +73,7 @@ fn the_signature_comes_before_the_form() {
 
 #[test]
 fn a_missing_url_or_signature_refuses() {
-    let unsigned = form("mandrill_events=[]").with_secret("webhook_key");
+    let unsigned = form("mandrill_events=[{}]").with_secret("webhook_key");
     assert!(matches!(
         Mandrill::authenticate(&unsigned),
         Err(Rejection::MissingProof(_))
@@ -90,6 +90,11 @@ fn the_address_check_needs_no_key() {
     let request = post("").with_method("HEAD").with_secret("webhook_key");
     assert_eq!(Mandrill::authenticate(&request), Ok(vec![Proof::Handshake]));
     assert_eq!(batch(Mandrill::normalize(&request)), Batch::new());
+    for body in ["mandrill_events=[]", "mandrill_events=%5B%5D"] {
+        let request = form(body).with_secret("webhook_key");
+        assert_eq!(Mandrill::authenticate(&request), Ok(vec![Proof::Handshake]));
+        assert_eq!(batch(Mandrill::normalize(&request)), Batch::new());
+    }
 }
 
 #[test]

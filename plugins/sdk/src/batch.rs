@@ -43,6 +43,10 @@ pub fn reject(reason: impl Into<String>) -> Unused {
 /// The reason for rejecting an event that names no recipient.
 const NO_RECIPIENT: &str = "the event names no recipient";
 
+/// The largest number of elements of a delivery: the host's limit on events, unless the operator changes it. Providers send a few
+/// thousand at most. More would end the call, and the provider would be told to send it again.
+const MOST_ELEMENTS: usize = 50_000;
+
 /// The size of a small element of a batch: in the providers' own samples an event has 250 to 1,000 bytes.
 const SMALL_ELEMENT_BYTES: usize = 256;
 
@@ -128,15 +132,29 @@ impl Batch {
     }
 
     /// Reads the elements of a body that is a JSON array with `read`. Elements are parsed one at a time into
-    /// the same memory. Returns [`Rejection::Malformed`] if the body is not a JSON array.
+    /// the same memory. Returns [`Rejection::Malformed`] if the body is not a JSON array, or one of more than
+    /// 50,000 elements.
     pub fn of_array(body: &[u8], mut read: impl FnMut(Value<'_>) -> Element) -> Result<Batch, Rejection> {
         let mut batch = Batch::new();
         // Growing a list of large records copies them again and again, whereas reserved memory that is never
         // touched costs nothing.
         batch.events.reserve(body.len() / SMALL_ELEMENT_BYTES);
-        json::for_each_element(body, |index, value| batch.add(index, read(value)))?;
+        let mut count = 0;
+        json::for_each_element(body, |index, value| {
+            count = index + 1;
+            if count <= MOST_ELEMENTS {
+                batch.add(index, read(value));
+            }
+        })?;
+        if count > MOST_ELEMENTS {
+            return Err(too_many_elements());
+        }
         Ok(batch)
     }
+}
+
+fn too_many_elements() -> Rejection {
+    Rejection::Malformed(format!("there are more than {MOST_ELEMENTS} elements"))
 }
 
 impl Default for Batch {
@@ -151,13 +169,17 @@ impl Outcome {
         Ok(Outcome::Events(Batch::of_array(body, read)?))
     }
 
-    /// Creates the outcome of several elements, in order.
-    pub fn of_elements(elements: impl Iterator<Item = Element>) -> Outcome {
+    /// Creates the outcome of several elements, in order. Returns [`Rejection::Malformed`] if there are more than
+    /// 50,000.
+    pub fn of_elements(elements: impl Iterator<Item = Element>) -> Result<Outcome, Rejection> {
         let mut batch = Batch::new();
         for (index, element) in elements.enumerate() {
+            if index == MOST_ELEMENTS {
+                return Err(too_many_elements());
+            }
             batch.add(index, element);
         }
-        Outcome::Events(batch)
+        Ok(Outcome::Events(batch))
     }
 
     /// Creates the outcome of a delivery that consists of one element.
@@ -238,6 +260,24 @@ mod tests {
         };
         assert_eq!(batch.rejected, [rejected(4), rejected(6)]);
         assert_eq!(batch.skipped.len(), 1);
+    }
+
+    #[test]
+    fn more_elements_than_a_host_takes_are_malformed() {
+        let zeros = |count: usize| format!("[{}0]", "0,".repeat(count - 1));
+        let refuse = |_: Value<'_>| -> Element { Err(reject("a number")) };
+        let most = Batch::of_array(zeros(MOST_ELEMENTS).as_bytes(), refuse).unwrap();
+        assert_eq!(most.rejected.len(), MOST_ELEMENTS);
+        assert_eq!(
+            Batch::of_array(zeros(MOST_ELEMENTS + 1).as_bytes(), refuse),
+            Err(too_many_elements())
+        );
+        let elements = |count| std::iter::repeat_n(Err(reject("a number")), count);
+        assert!(Outcome::of_elements(elements(MOST_ELEMENTS)).is_ok());
+        assert_eq!(
+            Outcome::of_elements(elements(MOST_ELEMENTS + 1)),
+            Err(too_many_elements())
+        );
     }
 
     #[test]
