@@ -44,12 +44,21 @@ pub struct Limits {
     pub log_line_bytes: usize,
 }
 
+/// Maximum of the limits on deliveries in flight: Tokio starts at most so many blocking threads.
+const MAX_CONCURRENCY: usize = 512;
+
 impl Default for Limits {
     fn default() -> Self {
-        let cores = thread::available_parallelism().map_or(1, NonZero::get);
+        Self::of_cores(thread::available_parallelism().map_or(1, NonZero::get))
+    }
+}
+
+impl Limits {
+    /// Returns the defaults on a machine with this many cores.
+    fn of_cores(cores: usize) -> Self {
         // Enough to keep every core busy, with as many deliveries again ready to run or waiting for a certificate. More would
         // only lengthen the queue inside the pool, where no one sees it, and let one bad plugin hold more threads.
-        let concurrency = 2 * cores;
+        let concurrency = (2 * cores).min(MAX_CONCURRENCY);
         Self {
             // 50,000 events take the in-tree plugins about 40 ms.
             cpu_time: Duration::from_millis(100),
@@ -71,7 +80,7 @@ impl Default for Limits {
             events: 50_000,
             concurrency,
             // Eight plugins at their limit together. Each delivery may take `memory_bytes`, so this bounds the host too.
-            total_concurrency: 8 * concurrency,
+            total_concurrency: (8 * concurrency).min(MAX_CONCURRENCY),
             // Longer than a burst takes to drain at a few thousand deliveries a second, too short for a provider to notice.
             queue_wait: Duration::from_millis(250),
             // JavaScript components have 12 MB, Python's 18 MB.
@@ -159,13 +168,17 @@ impl TryFrom<RawLimits> for Limits {
                 64 << 10..=1 << 30,
             )?,
             events: within("events", raw.events, default.events, 1..=1_000_000)?,
-            concurrency: within("concurrency", raw.concurrency, default.concurrency, 1..=512)?,
-            // Tokio starts at most 512 blocking threads.
+            concurrency: within(
+                "concurrency",
+                raw.concurrency,
+                default.concurrency,
+                1..=MAX_CONCURRENCY,
+            )?,
             total_concurrency: within(
                 "total_concurrency",
                 raw.total_concurrency,
-                default.total_concurrency.min(512),
-                1..=512,
+                default.total_concurrency,
+                1..=MAX_CONCURRENCY,
             )?,
             queue_wait: Duration::from_millis(within(
                 "queue_wait_ms",
@@ -219,6 +232,21 @@ mod tests {
     #[test]
     fn absent_keys_keep_the_defaults() {
         assert_eq!(Limits::try_from(RawLimits::default()).unwrap(), Limits::default());
+    }
+
+    #[test]
+    fn the_defaults_of_any_machine_are_allowed() {
+        for cores in [1, 33, 257, 1024] {
+            let Limits {
+                concurrency,
+                total_concurrency,
+                ..
+            } = Limits::of_cores(cores);
+            let raw = format!("concurrency = {concurrency}\ntotal_concurrency = {total_concurrency}");
+            let limits = Limits::try_from(toml::from_str::<RawLimits>(&raw).unwrap()).unwrap();
+            assert_eq!(limits.concurrency, concurrency, "{cores} cores");
+            assert!(concurrency <= total_concurrency);
+        }
     }
 
     #[test]
