@@ -109,7 +109,10 @@ pub(crate) async fn explanation(
     let found = app.service.explanations.get(&reference).await;
     match found.map_err(|error| ApiError::unavailable("the event store", error))? {
         Some(body) if replay == Some(Switch::True) => {
-            Ok(Json(app.service.replay(&reference, &body)).into_response())
+            // It may read tables from a file and computes a whole curve: too long for a thread that serves requests.
+            let replaying = tokio::task::spawn_blocking(move || app.service.replay(&reference, &body));
+            let replay = replaying.await.map_err(|_| ApiError::Internal)?;
+            Ok(Json(replay).into_response())
         }
         Some(body) => Ok(([(CONTENT_TYPE, "application/json")], body).into_response()),
         None => Err(not_found()),
