@@ -276,7 +276,7 @@ fn create_key(path: &Path) -> io::Result<()> {
         .fill(&mut key)
         .map_err(|_| io::Error::other("the system has no random numbers"))?;
     // The first key wins: what was sealed with it must open.
-    store::embedded::create_once(path, &format!("{}\n", hex::encode(key)))
+    store::embedded::create_once(path, format!("{}\n", hex::encode(key)).as_bytes())
 }
 
 #[cfg(test)]

@@ -64,7 +64,7 @@ pub(crate) fn keep_pepper(config: &RawConfig) -> anyhow::Result<()> {
     if config.postgres.host.is_some() || path.exists() {
         return Ok(());
     }
-    embedded::create_once(&path, &hash)
+    embedded::create_once(&path, hash.as_bytes())
         .with_context(|| format!("cannot write `{}` (`data_folder`)", path.display()))?;
     // Another role may have started at the same time, and with another pepper.
     check_pepper(config)

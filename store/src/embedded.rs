@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{self, Write},
     ops::RangeInclusive,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::Path,
     time::Duration,
 };
@@ -18,17 +19,15 @@ use crate::{bus::SqliteBusConfig, events::SqliteEventsConfig, profiles::MemoryPr
 ///
 /// # Errors
 /// If the folder or the file cannot be created.
-pub fn create_once(path: &Path, content: &str) -> io::Result<()> {
+pub fn create_once(path: &Path, content: &[u8]) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     create_folder(folder)?;
     // Written under another name and then linked.
     let draft = folder.join(format!(".draft-{}", uuid::Uuid::now_v7().simple()));
     let mut options = fs::OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.write(true).create_new(true).mode(0o600);
     let written = options.open(&draft).and_then(|mut file| {
-        file.write_all(content.as_bytes())?;
+        file.write_all(content)?;
         file.sync_all()?;
         match fs::hard_link(&draft, path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
@@ -146,37 +145,28 @@ impl TryFrom<RawEmbeddedConfig> for EmbeddedConfig {
 /// # Errors
 /// Returns an error if the folder cannot be created.
 pub fn create_folder(folder: &Path) -> io::Result<()> {
-    let mut builder = std::fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(folder)
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
 /// Makes a file or folder accessible to its owner only, if it is there. Failures are logged: somebody else's file is not ours to
 /// change.
 pub fn make_private(path: &Path) {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        let tightened = std::fs::metadata(path).and_then(|found| {
-            let mode = found.permissions().mode();
-            if mode & OF_OTHERS == 0 {
-                return Ok(());
-            }
-            std::fs::set_permissions(path, PermissionsExt::from_mode(mode & !OF_OTHERS))
-        });
-        if let Err(error) = tightened
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            let path = path.display();
-            tracing::warn!(%error, "`{path}` stays readable for other users of this machine: {error}");
+    let tightened = fs::metadata(path).and_then(|found| {
+        let mode = found.permissions().mode();
+        if mode & OF_OTHERS == 0 {
+            return Ok(());
         }
+        fs::set_permissions(path, PermissionsExt::from_mode(mode & !OF_OTHERS))
+    });
+    if let Err(error) = tightened
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        let path = path.display();
+        tracing::warn!(%error, "`{path}` stays readable for other users of this machine: {error}");
     }
 }
 
 /// The permissions of group and others.
-#[cfg(unix)]
 const OF_OTHERS: u32 = 0o077;
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     hash::{DefaultHasher, Hash, Hasher},
-    io::{self, ErrorKind, Read, Write},
+    io::{self, ErrorKind, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::SystemTime,
@@ -196,7 +196,7 @@ impl CodeCache {
 /// Reads the folder's key, or creates it, after checking that folder and key belong to this user alone.
 fn key(folder: &Path) -> io::Result<[u8; KEY_BYTES]> {
     // A newly created file belongs to the user that this process runs as.
-    let probe = folder.join(format!("owner-{}.tmp", std::process::id()));
+    let probe = folder.join(format!("owner-{}.tmp", uuid::Uuid::now_v7().simple()));
     let us = OpenOptions::new()
         .write(true)
         .create(true)
@@ -209,32 +209,18 @@ fn key(folder: &Path) -> io::Result<[u8; KEY_BYTES]> {
     check_private(folder, us)?;
 
     let path = folder.join(KEY_FILE);
-    let mut key = [0; KEY_BYTES];
-    match OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&path)
-    {
-        Ok(mut file) => {
-            ring::rand::SystemRandom::new()
-                .fill(&mut key)
-                .map_err(|_| io::Error::other("the system provides no random bytes"))?;
-            file.write_all(&key)?;
-        }
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            check_private(&path, us)?;
-            let mut file = File::open(&path)?;
-            if file.metadata()?.len() != KEY_BYTES as u64 {
-                return Err(io::Error::other(
-                    "the key has the wrong length; remove it, and a new one is created",
-                ));
-            }
-            file.read_exact(&mut key)?;
-        }
-        Err(error) => return Err(error),
+    if !path.exists() {
+        let mut key = [0; KEY_BYTES];
+        ring::rand::SystemRandom::new()
+            .fill(&mut key)
+            .map_err(|_| io::Error::other("the system provides no random bytes"))?;
+        // Another process may create it at the same time: the first key wins.
+        store::embedded::create_once(&path, &key)?;
     }
-    Ok(key)
+    check_private(&path, us)?;
+    let key = fs::read(&path)?;
+    key.try_into()
+        .map_err(|_| io::Error::other("the key has the wrong length; remove it, and a new one is created"))
 }
 
 fn check_private(path: &Path, us: u32) -> io::Result<()> {
@@ -249,4 +235,30 @@ fn check_private(path: &Path, us: u32) -> io::Result<()> {
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, sync::Barrier, thread};
+
+    use super::*;
+
+    #[test]
+    fn all_who_create_the_key_at_once_use_the_same_one() {
+        for _ in 0..20 {
+            let folder = tempfile::tempdir().unwrap();
+            let (folder, start) = (&folder.path().join("compiled"), Barrier::new(8));
+            store::embedded::create_folder(folder).unwrap();
+            let keys: BTreeSet<[u8; KEY_BYTES]> = thread::scope(|scope| {
+                let starts = [(); 8].map(|()| {
+                    scope.spawn(|| {
+                        start.wait();
+                        key(folder)
+                    })
+                });
+                starts.map(|start| start.join().unwrap().unwrap()).into()
+            });
+            assert_eq!(keys.len(), 1);
+        }
+    }
 }
