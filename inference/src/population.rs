@@ -15,6 +15,7 @@ use store::{
     identity::{Identities, Person},
     profiles::Profiles,
 };
+use tokio::task::JoinError;
 
 use crate::{
     Dependencies, InferenceConfig,
@@ -36,6 +37,9 @@ pub enum TrainError {
     /// A store cannot be read.
     #[error("people cannot be read for training")]
     Store(#[from] StoreError),
+    /// Fitting ended without a result: a bug, which the panic hook has reported, unless the process is stopping.
+    #[error("fitting failed unexpectedly: this is a bug, and a line on standard error says where")]
+    Panicked(#[source] JoinError),
     /// The tables' file cannot be written or read.
     #[error("the tables' file `{path}` cannot be read or written")]
     File {
@@ -60,7 +64,7 @@ pub enum TrainError {
 /// Ids are hashes, so the first people in id order are a random sample, and the same one each time.
 ///
 /// # Errors
-/// [`TrainError::Store`] when people cannot be read.
+/// [`TrainError::Store`] when people cannot be read, [`TrainError::Panicked`] when fitting fails.
 pub async fn train(
     config: &InferenceConfig,
     events: &dyn Events,
@@ -86,9 +90,16 @@ pub async fn train(
         people.extend(whole.into_iter().map(|profile| TrainingPerson { profile }));
         after = Some(last.clone());
     }
-    let fit = tokio::task::spawn_blocking(move || Population::fit(people, now));
-    // A cancelled fit means that the runtime is shutting down; a panic in it is a bug of ours and has been reported.
-    Ok(fit.await.unwrap_or(None))
+    fitted(move || Population::fit(people, now)).await
+}
+
+/// Fits a model on a thread of its own: it computes too long for one that serves requests.
+pub(crate) async fn fitted<T: Send + 'static>(
+    fit: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, TrainError> {
+    tokio::task::spawn_blocking(fit)
+        .await
+        .map_err(TrainError::Panicked)
 }
 
 /// Reads the newest tables saved in `folder`, if there are any.
@@ -280,4 +291,16 @@ pub(crate) async fn refit(
     );
     metrics.refit("population", "fitted");
     current.store(Arc::new(fitted));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_fit_that_panics_is_no_lack_of_data() {
+        assert_eq!(fitted(|| 1).await.unwrap(), 1);
+        let failed = fitted(|| -> Option<Population> { panic!("a bug") }).await;
+        assert!(matches!(failed, Err(TrainError::Panicked(_))));
+    }
 }

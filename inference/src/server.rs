@@ -218,23 +218,28 @@ async fn learn_latency(service: &Service, config: &InferenceConfig) {
         .events
         .latency_samples(now.plus_millis(-window_ms), LATENCY_SAMPLES_PER_PROVIDER)
         .await;
-    match samples {
-        Ok(samples) => {
-            let outcome = if samples.is_empty() {
-                "too_little_data"
-            } else {
-                "fitted"
-            };
-            let config = config.latency;
-            // Half a million samples take a good part of a second: too long for a thread that serves requests.
-            let fit = tokio::task::spawn_blocking(move || LatencyModel::fit(config, &samples, now));
-            // A cancelled fit means that the runtime is shutting down; a panic in it is a bug of ours and has been reported.
-            let Ok(model) = fit.await else { return };
+    let samples = match samples {
+        Ok(samples) => samples,
+        Err(error) => {
+            tracing::warn!(error = %error, "expected delays were not refreshed, deliveries cannot be read: {error}");
+            return service.metrics.refit("latency", "failed");
+        }
+    };
+    let outcome = if samples.is_empty() {
+        "too_little_data"
+    } else {
+        "fitted"
+    };
+    let config = config.latency;
+    // Half a million samples take a good part of a second.
+    match population::fitted(move || LatencyModel::fit(config, &samples, now)).await {
+        Ok(model) => {
             service.metrics.refit("latency", outcome);
             service.latency.store(Arc::new(model));
         }
         Err(error) => {
-            tracing::warn!(error = %error, "expected delays were not refreshed, deliveries cannot be read: {error}");
+            let error = event::chain(&error);
+            tracing::warn!(error, "expected delays were not refreshed: {error}");
             service.metrics.refit("latency", "failed");
         }
     }
