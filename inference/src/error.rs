@@ -71,6 +71,8 @@ pub(crate) enum ApiError {
     Stopping,
     #[error("an internal error occurred; the log has the details under the request id")]
     Internal,
+    #[error("an internal error broke the batch before this line: send the lines without a decision again")]
+    BrokenBatch,
 }
 
 impl From<MailError> for ApiError {
@@ -117,7 +119,7 @@ impl ApiError {
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Unavailable { .. } | Self::TimedOut | Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Internal | Self::BrokenBatch => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -137,7 +139,7 @@ impl ApiError {
             Self::Unavailable { .. } => "unavailable",
             Self::TimedOut => "timed_out",
             Self::Stopping => "stopping",
-            Self::Internal => "internal",
+            Self::Internal | Self::BrokenBatch => "internal",
         }
     }
 

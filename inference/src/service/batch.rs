@@ -23,7 +23,8 @@ pub(crate) const WINDOW_LINES: usize = 1_024;
 pub(crate) struct Batch {
     service: Arc<Service>,
     capacity: Capacity,
-    room: Room,
+    /// The minutes that are taken; `None` once they are lost.
+    room: Option<Room>,
 }
 
 /// The lines of a window, each with its choice or its error. Boxed: a choice carries 4 kB of profile.
@@ -45,7 +46,7 @@ impl Service {
             .await;
         // A thousand curves take a good part of a second: too long for a thread that serves other requests.
         let weighing = tokio::task::spawn_blocking(move || self.weigh_each(lines, known));
-        Window(weighing.await.unwrap_or_else(|_| broken(count)))
+        Window(weighing.await.unwrap_or_else(|_| all(&ApiError::Internal, count)))
     }
 
     fn weigh_each(
@@ -71,30 +72,17 @@ impl Batch {
         Self {
             service,
             capacity,
-            room: Room::default(),
+            room: Some(Room::default()),
         }
     }
 
     /// Fits the window's choices into the providers' capacity and returns the decisions, in their order.
     pub(crate) async fn tell(&mut self, window: Window) -> Vec<Result<Decision, ApiError>> {
         let count = window.0.len();
-        let capacity = self.capacity.clone();
-        let mut room = std::mem::take(&mut self.room);
-        let telling = tokio::task::spawn_blocking(move || {
-            let mut choices = window.0;
-            make_room(&mut choices, &capacity, &mut room);
-            let told: Vec<Told> = choices
-                .into_iter()
-                .map(|choice| choice.map(|weighed| (weighed.told(), weighed.basis.inquiry.explain)))
-                .collect();
-            (told, room)
-        });
-        let Ok((told, room)) = telling.await else {
-            // Without its table of taken minutes nothing can be guaranteed for the rest: every later line fails too.
-            self.capacity.of_each = Some(0);
-            return broken(count);
+        let told = match self.room.take() {
+            Some(room) => self.placed(window, room).await,
+            None => all(&ApiError::BrokenBatch, count),
         };
-        self.room = room;
         let mut decisions = Vec::with_capacity(count);
         for answer in told {
             let decision = match answer {
@@ -105,12 +93,33 @@ impl Batch {
         }
         decisions
     }
+
+    /// Fits the window's choices into the capacity that is left, and keeps what is left after them.
+    async fn placed(&mut self, window: Window, mut room: Room) -> Vec<Told> {
+        let count = window.0.len();
+        let capacity = self.capacity.clone();
+        let telling = tokio::task::spawn_blocking(move || {
+            let mut choices = window.0;
+            make_room(&mut choices, &capacity, &mut room);
+            let told: Vec<Told> = choices
+                .into_iter()
+                .map(|choice| choice.map(|weighed| (weighed.told(), weighed.basis.inquiry.explain)))
+                .collect();
+            (told, room)
+        });
+        // Without its table of taken minutes nothing can be guaranteed for the rest: every later line fails too.
+        let Ok((told, room)) = telling.await else {
+            return all(&ApiError::Internal, count);
+        };
+        self.room = Some(room);
+        told
+    }
 }
 
 type Told = Result<((Decision, Explanation), bool), ApiError>;
 
-fn broken<T>(count: usize) -> Vec<Result<T, ApiError>> {
-    (0..count).map(|_| Err(ApiError::Internal)).collect()
+fn all<T>(error: &ApiError, count: usize) -> Vec<Result<T, ApiError>> {
+    (0..count).map(|_| Err(error.clone())).collect()
 }
 
 /// The line that loses most by moving chooses first; of equals, the earlier line. The loss is that of the model's choice, before
@@ -143,6 +152,53 @@ fn make_room(choices: &mut [Result<Box<Weighed>, ApiError>], capacity: &Capacity
                 weighed.choice = choice;
             }
             None => choices[index] = Err(ApiError::OverCapacity { per_minute }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, sync::Mutex};
+
+    use arc_swap::ArcSwap;
+    use event::Hasher;
+    use prometheus_client::registry::Registry;
+
+    use super::*;
+    use crate::{
+        Dependencies, InferenceConfig, explanation::Explanations, metrics::Metrics, model::Population,
+    };
+
+    #[tokio::test]
+    async fn lines_after_a_lost_table_of_minutes_say_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let stores = store::testing::open_embedded(folder.path()).await.unwrap();
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        let config = InferenceConfig::default();
+        let (explanations, _writers) = Explanations::start(stores.events.clone(), 1, metrics.clone());
+        let dependencies = Dependencies {
+            events: stores.events,
+            identities: stores.identities,
+            profiles: stores.profiles,
+            hasher: Hasher::new(),
+            registry: Arc::new(Mutex::new(registry)),
+        };
+        let population = Arc::new(ArcSwap::from_pointee(Population::builtin()));
+        let service = Service::new(&config, dependencies, explanations, population, metrics);
+        let capacity = Capacity {
+            of_each: Some(1),
+            by_esp: BTreeMap::new(),
+        };
+        let mut batch = Batch::new(Arc::new(service), capacity);
+        let window = || Window(vec![Err(ApiError::LineTooLong { limit_bytes: 1 })]);
+        let told = batch.tell(window()).await;
+        assert!(matches!(told[..], [Err(ApiError::LineTooLong { .. })]));
+        // What a panic leaves behind.
+        batch.room = None;
+        for _ in 0..2 {
+            let told = batch.tell(window()).await;
+            assert!(matches!(told[..], [Err(ApiError::BrokenBatch)]));
         }
     }
 }
