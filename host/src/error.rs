@@ -8,6 +8,7 @@ use axum::{
     },
     response::{IntoResponse, Response},
 };
+use listener::ErrorNote;
 use serde_json::{Map, Value, json};
 
 use crate::{config::InvalidConfig, plugin::PluginError, seal::SealKeyError};
@@ -104,7 +105,7 @@ impl ApiError {
     }
 
     pub(crate) fn ambiguous_authorization(status: StatusCode) -> Self {
-        let message = "there are several headers `authorization`: send one, or have the proxy that adds another replace it";
+        let message = "the request has several `Authorization` headers: send one; a proxy that adds its own must replace the original";
         // Somebody has to change the proxy first.
         Self::new(status, "ambiguous_authorization", message).retry_after(60)
     }
@@ -123,13 +124,6 @@ impl ApiError {
         let message = "an internal error occurred; the log has the details under the request id";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
     }
-}
-
-/// The code, message and cause of an error, attached to its response for metrics and the log.
-#[derive(Debug, Clone)]
-pub(crate) struct ErrorNote {
-    pub(crate) code: &'static str,
-    pub(crate) message: String,
 }
 
 impl IntoResponse for ApiError {

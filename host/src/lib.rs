@@ -14,7 +14,6 @@ mod error;
 mod fetch;
 mod http;
 mod intake;
-mod log_rate;
 mod metrics;
 mod past;
 mod rejected;

@@ -8,6 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use event::{Timestamp, redact::Redactor};
+use listener::ErrorNote;
 use serde::{Deserialize, Serialize};
 use store::StoreError;
 use utoipa::ToSchema;
@@ -31,7 +32,7 @@ pub(crate) enum ApiError {
     #[error("`{field}` {message}")]
     InvalidField { field: String, message: String },
     #[error(
-        "the body has more than {limit_bytes} bytes, which no request needs; many people are asked for with `POST \
+        "the body has more than {limit_bytes} bytes, which no request needs; to decide for many people, use `POST \
          /timing/decide/batch`"
     )]
     BodyTooLarge { limit_bytes: usize },
@@ -101,13 +102,6 @@ impl ApiError {
         }
     }
 
-    /// Logs why a store failed; the caller only learns that it did.
-    pub(crate) fn log(&self) {
-        if let Self::Unavailable { what, source } = self {
-            tracing::warn!(store.what = what, error = %source, "{what} cannot be read: {source}");
-        }
-    }
-
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::MalformedJson { .. } => StatusCode::BAD_REQUEST,
@@ -171,8 +165,12 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        self.log();
         let mut response = (self.status(), Json(ErrorBody { error: self.body() })).into_response();
+        // Why a store failed is for the log; the caller only learns that it did.
+        response.extensions_mut().insert(ErrorNote {
+            code: self.code(),
+            message: event::chain(&self),
+        });
         if self.status() == StatusCode::SERVICE_UNAVAILABLE {
             response
                 .headers_mut()

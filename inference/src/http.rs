@@ -15,7 +15,6 @@ pub(crate) use batch::MAX_BATCHES;
 pub(crate) use body::Object;
 
 use std::{
-    any::Any,
     collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -27,15 +26,10 @@ use axum::{
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
-use event::{Timestamp, redact::Redactor};
-use listener::{Access, Callers, RequestTrace, SharedReadiness};
+use event::Timestamp;
+use listener::{Access, Callers, LogRates, RequestTrace, SharedReadiness, Unanswered, guard};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use tower::ServiceBuilder;
-use tower_http::{
-    catch_panic::CatchPanicLayer,
-    request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer},
-};
 use tracing::Instrument;
 use utoipa::{
     OpenApi as _,
@@ -60,6 +54,7 @@ pub(crate) struct App {
     pub(crate) stopping: CancellationToken,
     pub(crate) batches: Arc<Semaphore>,
     pub(crate) capacity_per_minute: Arc<BTreeMap<String, u32>>,
+    pub(crate) server_errors: Arc<LogRates>,
 }
 
 impl App {
@@ -113,7 +108,7 @@ fn described(access: &Access) -> OpenApiRouter<App> {
         .routes(routes!(status::ready))
 }
 
-/// Adds to every operation the errors that any request may get through no fault of its own (see [`observe`] and [`panicked`]).
+/// Adds to every operation the errors that any request may get through no fault of its own (see [`observe`]).
 fn describe_failures(openapi: &mut OpenApi) {
     for item in openapi.paths.paths.values_mut() {
         for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
@@ -216,67 +211,29 @@ pub(crate) fn router(app: App) -> Router {
         .fallback(|| async { ApiError::NotFound("there is nothing at this path: see `/docs`") })
         .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
         .layer(DefaultBodyLimit::max(max_body_bytes))
-        .layer(
-            ServiceBuilder::new()
-                .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
-                .layer(PropagateRequestIdLayer::x_request_id())
-                .layer(middleware::from_fn_with_state(app.clone(), observe))
-                .layer(CatchPanicLayer::custom(panicked)),
-        )
+        .layer(middleware::from_fn_with_state(app.clone(), observe))
         .with_state(app)
 }
 
-/// Limits the time of a request, counts it, and logs server errors.
+/// Counts a request and gives it a place in a trace, and what [`guard`] gives it.
 async fn observe(State(app): State<App>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let route = match request.extensions().get::<MatchedPath>() {
         Some(path) => path.as_str().to_owned(),
         None => "none".to_owned(),
     };
-    let request_id = request_id(&request);
     let trace = RequestTrace::begin(&request, Callers::Known);
-    let answer = tokio::time::timeout(app.request_timeout, next.run(request));
-    let answer = answer.instrument(trace.span().clone()).await;
-    let response = answer.unwrap_or_else(|_| ApiError::TimedOut.into_response());
+    let unanswered = |why| match why {
+        Unanswered::TimedOut => ApiError::TimedOut.into_response(),
+        Unanswered::Panicked => ApiError::Internal.into_response(),
+    };
+    let response = guard(request, next, app.request_timeout, &app.server_errors, unanswered)
+        .instrument(trace.span().clone())
+        .await;
     let status = response.status();
     trace.answered(status);
-    if status.is_server_error() {
-        let _entered = trace.span().enter();
-        tracing::warn!(
-            request.id = request_id,
-            http.route = route,
-            http.status = status.as_u16(),
-            "request `{request_id}` to `{route}` ended with {status}"
-        );
-    }
     app.service
         .metrics
         .request(&route, status.as_u16(), started.elapsed());
     response
-}
-
-/// Longest request id that appears in logs and the audit log; generated ids have 36 characters.
-const MAX_REQUEST_ID: usize = 64;
-
-/// Returns the id of a request, generated here or set by the caller, who may have put an address into it.
-fn request_id(request: &Request) -> String {
-    let id = request.extensions().get::<RequestId>();
-    let id = id
-        .and_then(|id| id.header_value().to_str().ok())
-        .unwrap_or("none");
-    Redactor::default()
-        .text(id)
-        .chars()
-        .take(MAX_REQUEST_ID)
-        .collect()
-}
-
-fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
-    let text = panic
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("no message");
-    tracing::error!(panic.message = text, "a handler panicked: {text}");
-    ApiError::Internal.into_response()
 }

@@ -8,7 +8,7 @@ use std::{
 use arc_swap::ArcSwap;
 use axum::Router;
 use event::Timestamp;
-use listener::SharedReadiness;
+use listener::{LogRates, SharedReadiness};
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -128,6 +128,7 @@ impl Server {
             stopping: stopping.clone(),
             batches: Arc::new(Semaphore::new(http::MAX_BATCHES)),
             capacity_per_minute: Arc::new(config.capacity_per_minute.clone()),
+            server_errors: Arc::new(LogRates::of_server_errors()),
         });
         Self {
             router,

@@ -3,6 +3,8 @@
 mod access;
 mod descriptors;
 mod exposition;
+mod guard;
+mod log_rate;
 mod origin;
 mod ready;
 mod serve;
@@ -12,6 +14,8 @@ mod trace;
 pub use access::{Access, InvalidAccess, protect};
 pub use descriptors::raise_file_limit;
 pub use exposition::exposition;
+pub use guard::{ErrorNote, RequestId, Unanswered, guard};
+pub use log_rate::{LeftOut, LogRate, LogRates};
 pub use ready::{Dependency, NotReady, Probe, Readiness, SharedReadiness, probe};
 pub use serve::{Limits, serve};
 pub use tls::{InvalidTls, RawTlsConfig, TlsConfig};

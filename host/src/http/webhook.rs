@@ -9,9 +9,9 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use event::{Timestamp, identity::is_account_name};
-use listener::RequestTrace;
+use listener::{RequestId, RequestTrace};
 
-use super::{App, Began, RequestId, body};
+use super::{App, Began, body};
 use crate::{
     accounts::{Account, DEFAULT_ACCOUNT, Missing},
     error::ApiError,

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use event::redact::Redactor;
+use listener::LogRate;
 use wasmtime::component::{ComponentType, Lift};
 
 use super::{error::PluginError, limits::Limits, metrics::PluginStats};
-use crate::log_rate::LogRate;
 
 /// The severity that a plugin gives a line: `level` in every version of the contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ComponentType, Lift)]

@@ -178,8 +178,16 @@ async fn answer(app: App, lines: Lines, capacity: Capacity, answers: Answers, _p
                 let mut errors = decisions.iter().filter_map(|decision| decision.as_ref().err());
                 let failure = errors.find(|error| matches!(error, ApiError::Unavailable { .. }));
                 if let (Some(failure), false) = (failure, is_failure_logged) {
-                    failure.log();
                     is_failure_logged = true;
+                    if let Some(left_out) = app.server_errors.admit(failure.code()) {
+                        let error = event::chain(failure);
+                        tracing::warn!(
+                            code = failure.code(),
+                            error,
+                            left_out = left_out.0,
+                            "lines of a batch are not decided: {error}{left_out}"
+                        );
+                    }
                 }
                 Ok(told(decisions, &mut index))
             }

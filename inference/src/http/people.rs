@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::{FromRequest, Path, Request, State},
 };
 use event::{Timestamp, UniversalId, profile::Signal};
+use listener::RequestId;
 use serde::{Deserialize, Serialize};
 use store::identity::{Person, Sighting};
 use utoipa::ToSchema;
@@ -284,13 +285,13 @@ pub(crate) struct LinkRequest {
 )]
 pub(crate) async fn link_identifiers(
     State(app): State<App>,
+    Extension(id): Extension<RequestId>,
     request: Request,
 ) -> Result<Json<PersonAnswer>, ApiError> {
-    let request_id = super::request_id(&request);
     let Body(request) = Body::<LinkRequest>::from_request(request, &app).await?;
     let source = match request.source {
         Some(source) => who::source("source", &source)?,
-        None => request_id,
+        None => id.as_str().to_owned(),
     };
     let who = Who {
         universal_id: None,

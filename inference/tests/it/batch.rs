@@ -611,7 +611,7 @@ async fn many_batches_wait_for_each_other() {
     assert!(statuses.contains(&StatusCode::OK), "{statuses:?}");
 }
 
-/// Counts warnings about stores.
+/// Counts warnings about stores, and about what could not be answered.
 #[derive(Clone, Default)]
 pub(crate) struct Warnings(pub(crate) Arc<AtomicUsize>);
 
@@ -629,7 +629,10 @@ impl tracing::Subscriber for Warnings {
     fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
 
     fn event(&self, event: &tracing::Event<'_>) {
-        if event.fields().any(|field| field.name() == "store.what") {
+        if event
+            .fields()
+            .any(|field| matches!(field.name(), "store.what" | "code"))
+        {
             self.0.fetch_add(1, Ordering::SeqCst);
         }
     }

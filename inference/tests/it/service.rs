@@ -13,9 +13,12 @@ use sendflowr_inference::{
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
 
 use crate::{
-    NOW, TestApp, call,
+    NOW, TestApp,
+    batch::Warnings,
+    call,
     fakes::{Stores, evening_clicks},
     now,
 };
@@ -461,6 +464,40 @@ async fn without_a_token_pages_of_others_are_refused_on_every_route_that_would_a
         .body(Body::from("{\"email\": \"ann@example.com\"}"))
         .unwrap();
     assert_eq!(call(app.server.router(), request).await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_store_that_is_down_is_logged_once_per_request_and_not_for_all_of_them() {
+    let warnings = Warnings::default();
+    // This test runs on one thread.
+    let _logging = tracing::subscriber::set_default(warnings.clone());
+    let app = TestApp::start(Stores::default());
+    app.events.down.store(true, Ordering::SeqCst);
+    app.profiles.down.store(true, Ordering::SeqCst);
+    let failing = async || {
+        let question = json!({"email": "ann@example.com", "now": NOW});
+        let (status, _) = app.post("/timing/decide", &question).await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    };
+    failing().await;
+    assert_eq!(warnings.0.load(Ordering::SeqCst), 1);
+    for _ in 0..500 {
+        failing().await;
+    }
+    // A burst of ten, and one more for every second that this takes on a busy machine.
+    assert!(warnings.0.load(Ordering::SeqCst) < 100);
+}
+
+#[tokio::test]
+async fn a_request_id_that_may_be_an_address_is_replaced() {
+    let app = TestApp::start(Stores::default());
+    for (given, is_kept) in [("00-4bf92f35-01", true), ("ann@example.com", false)] {
+        let request = Request::get("/health").header("x-request-id", given);
+        let response = app.server.router().oneshot(request.body(Body::empty()).unwrap());
+        let id = response.await.unwrap().headers()["x-request-id"].clone();
+        assert_eq!(id == given, is_kept, "{id:?}");
+        assert!(is_kept || id.len() == 36, "{id:?}");
+    }
 }
 
 #[tokio::test]

@@ -15,14 +15,17 @@ const BURST_SECONDS: u32 = 10;
 
 /// The rate of one kind of line.
 #[derive(Debug)]
-pub(crate) struct LogRate {
+pub struct LogRate {
     bucket: Mutex<Bucket>,
     left_out: AtomicU64,
 }
 
 /// How many lines of the kind were left out before a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct LeftOut(pub(crate) u64);
+pub struct LeftOut(
+    /// Their number.
+    pub u64,
+);
 
 impl std::fmt::Display for LeftOut {
     /// A remark to end the line with.
@@ -36,7 +39,7 @@ impl std::fmt::Display for LeftOut {
 
 impl LogRate {
     /// Allows this many lines a second, and bursts of ten seconds' worth.
-    pub(crate) fn per_second(lines: u32) -> Self {
+    pub fn per_second(lines: u32) -> Self {
         Self {
             bucket: Mutex::new(Bucket::full(lines, Instant::now())),
             left_out: AtomicU64::new(0),
@@ -44,7 +47,7 @@ impl LogRate {
     }
 
     /// Returns how many lines were left out since the last one, or `None` if this one has to be left out too.
-    pub(crate) fn admit(&self) -> Option<LeftOut> {
+    pub fn admit(&self) -> Option<LeftOut> {
         let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
         if bucket.take(Instant::now()) {
             return Some(LeftOut(self.left_out.swap(0, Ordering::Relaxed)));
@@ -56,22 +59,28 @@ impl LogRate {
 
 /// The rates of lines about errors, one for each code: an error that strangers provoke leaves the others their lines.
 #[derive(Debug)]
-pub(crate) struct LogRates {
+pub struct LogRates {
     per_second: u32,
     by_code: Mutex<HashMap<&'static str, LogRate>>,
 }
 
 impl LogRates {
     /// Allows this many lines of each code a second, and bursts of ten seconds' worth.
-    pub(crate) fn per_second(lines: u32) -> Self {
+    pub fn per_second(lines: u32) -> Self {
         Self {
             per_second: lines,
             by_code: Mutex::default(),
         }
     }
 
+    /// Returns the rates of lines about requests that were answered with a server error. One line says as much as the thousands
+    /// of an outage.
+    pub fn of_server_errors() -> Self {
+        Self::per_second(1)
+    }
+
     /// [`LogRate::admit`] for a line about an error with this code.
-    pub(crate) fn admit(&self, code: &'static str) -> Option<LeftOut> {
+    pub fn admit(&self, code: &'static str) -> Option<LeftOut> {
         let mut by_code = self.by_code.lock().unwrap_or_else(PoisonError::into_inner);
         let rate = by_code
             .entry(code)
