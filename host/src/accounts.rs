@@ -324,7 +324,8 @@ impl Accounts {
     }
 
     /// Returns these accounts together with the added ones. An account that exists already stays as it is.
-    fn with(&self, added: Vec<Account>) -> Self {
+    #[must_use]
+    pub fn with(&self, added: Vec<Account>) -> Self {
         let mut all = self.clone();
         for account in added {
             let accounts = all.providers.entry(account.provider.clone()).or_default();
@@ -360,7 +361,7 @@ impl Accounts {
         self.allow_unsigned_by_default
     }
 
-    /// Returns the accounts that have a section.
+    /// Returns the accounts that are configured or added, in order; not the implicit ones.
     pub fn configured(&self) -> impl Iterator<Item = &Arc<Account>> {
         self.providers.values().flat_map(BTreeMap::values)
     }

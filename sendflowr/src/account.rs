@@ -8,7 +8,7 @@ use event::{
     Timestamp,
     identity::{is_account_name, is_slug},
 };
-use host::{Account, AccountValues, DEFAULT_ACCOUNT, HostConfig, Sealer};
+use host::{AccountValues, Accounts, DEFAULT_ACCOUNT, HostConfig, Sealer};
 use serde_json::json;
 use store::identity::{StoredAccount, StoredAccounts};
 
@@ -270,6 +270,53 @@ fn by_name(values: &[String]) -> anyhow::Result<Vec<(String, Vec<String>)>> {
     Ok(by_name)
 }
 
+/// The accounts that a host serves.
+pub(crate) struct Known {
+    /// The configured ones and the stored ones.
+    pub(crate) accounts: Accounts,
+    /// The stored ones that cannot be used, and why.
+    pub(crate) unusable: Vec<(AccountName, anyhow::Error)>,
+}
+
+/// Returns the accounts that a host with this configuration serves.
+///
+/// # Errors
+/// Fails if the store or the seal key cannot be used.
+pub(crate) async fn known(raw: &RawConfig, config: &HostConfig, engines: &Engines) -> anyhow::Result<Known> {
+    let configured = &config.accounts;
+    let mut known = Known {
+        accounts: configured.clone(),
+        unusable: Vec::new(),
+    };
+    // A store that is not there has none, and must not be created for them.
+    if engines.is_new("identities") {
+        return Ok(known);
+    }
+    let mut stored = engines.stored_accounts().await?.accounts().await?;
+    stored.retain(|stored| !configured.has(&stored.provider, &stored.account));
+    if stored.is_empty() {
+        return Ok(known);
+    }
+    roles::require_hosts_seal_key(raw)?;
+    keys::refuse_new_seal_key(config, engines).await?;
+    let sealer = config.sealer()?;
+    let by_default = configured.allows_unsigned_by_default();
+    let mut added = Vec::new();
+    for stored in stored {
+        let name = AccountName {
+            provider: stored.provider.clone(),
+            account: stored.account.clone(),
+        };
+        let values = opened(&sealer, &stored);
+        match values.and_then(|values| Ok(values.account(&name.provider, &name.account, by_default)?)) {
+            Ok(account) => added.push(account),
+            Err(error) => known.unusable.push((name, error)),
+        }
+    }
+    known.accounts = configured.with(added);
+    Ok(known)
+}
+
 /// Returns the `external_id_scope` of each account that has one, configured or stored.
 ///
 /// # Errors
@@ -279,35 +326,18 @@ pub(crate) async fn external_id_scopes(
     engines: &Engines,
 ) -> anyhow::Result<HashMap<AccountName, String>> {
     let config = roles::host_config(raw)?;
+    let known = known(raw, &config, engines).await?;
+    if let Some((_, error)) = known.unusable.into_iter().next() {
+        return Err(error);
+    }
     let mut scopes = HashMap::new();
-    let mut add = |account: &Account| {
+    for account in known.accounts.configured() {
         if let Some(scope) = account.external_id_scope() {
             let name = AccountName {
                 provider: account.provider().to_owned(),
                 account: account.name().to_owned(),
             };
             scopes.insert(name, scope.to_owned());
-        }
-    };
-    for account in config.accounts.configured() {
-        add(account);
-    }
-    // A store that is not there has none, and must not be created for them.
-    if engines.embeds_identities() && engines.is_new("identities") {
-        return Ok(scopes);
-    }
-    let stored = engines.stored_accounts().await?.accounts().await?;
-    if stored.is_empty() {
-        return Ok(scopes);
-    }
-    roles::require_hosts_seal_key(raw)?;
-    keys::refuse_new_seal_key(&config, engines).await?;
-    let sealer = config.sealer()?;
-    for stored in stored {
-        let (provider, account) = (&stored.provider, &stored.account);
-        if !config.accounts.has(provider, account) {
-            let values = opened(&sealer, &stored)?;
-            add(&values.account(provider, account, false)?);
         }
     }
     Ok(scopes)

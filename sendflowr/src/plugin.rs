@@ -116,8 +116,8 @@ pub(crate) enum PluginCommand {
         #[arg(long, value_enum, default_value = "text")]
         format: Format,
     },
-    /// List the plugins in the folder as the host judges them, their secrets, and what the configured accounts lack. Exit
-    /// code 1 if the host refuses a file, or a configured account has no plugin.
+    /// List the plugins in the folder as the host judges them, their secrets, and what the accounts lack, configured or
+    /// stored. Exit code 1 if the host refuses a file, or an account has no plugin or cannot be used.
     List {
         /// Output format.
         #[arg(long, value_enum, default_value = "text")]

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, process::Output};
 
-use integration_tests::{System, eventually, run, told};
+use integration_tests::{System, binary, eventually, plugins, run, told};
 
 use crate::{postmark_click, postmark_headers};
 
@@ -76,7 +76,7 @@ async fn an_account_added_while_the_host_runs_is_served_and_ends_when_it_is_remo
     );
 
     let wrong_key = [("SENDFLOWR_HOST__SEAL_KEY", "ab".repeat(32))];
-    let refused = std::process::Command::new(integration_tests::binary())
+    let refused = std::process::Command::new(binary())
         .current_dir(system.folder())
         .args(["--data", "data", "account", "set", "postmark/eu", "extra="])
         .envs(wrong_key)
@@ -240,5 +240,72 @@ fn an_account_that_no_running_host_sees_says_so() {
     assert!(
         again.contains("changed") && !again.contains("was not there"),
         "{again}"
+    );
+}
+
+#[test]
+fn the_list_of_plugins_shows_stored_accounts_too() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let folder = folder.path();
+    fs::create_dir(folder.join("plugins")).expect("a folder can be made");
+    fs::copy(
+        plugins().join("mailgun.wasm"),
+        folder.join("plugins/mailgun.wasm"),
+    )
+    .expect("the plugin can be copied");
+    let list = |seal_key: Option<String>| {
+        let output = std::process::Command::new(binary())
+            .current_dir(folder)
+            .args(["--data", "data", "--plugins", "plugins", "plugin", "list"])
+            .envs(seal_key.map(|key| ("SENDFLOWR_HOST__SEAL_KEY", key)))
+            .output()
+            .expect("the binary runs");
+        (output.status.code(), told(&output))
+    };
+    let set = |values: &[&str]| {
+        let added = account_in(folder, &[&["set"], values].concat());
+        assert!(added.status.success(), "{}", told(&added));
+    };
+    let (code, text) = list(None);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(
+        text.contains("default: refuses all deliveries without `signing_key`"),
+        "{text}"
+    );
+    assert!(!folder.join("data").exists(), "a list makes no store");
+
+    set(&["mailgun", "signing_key=k"]);
+    set(&["mailgun/eu", "singing_key=k"]);
+    let (code, text) = list(None);
+    assert_eq!(code, Some(0), "{text}");
+    for shown in [
+        "default: ok; eu: refuses all deliveries without `signing_key`",
+        "has `singing_key`, which the plugin does not know\n",
+    ] {
+        assert!(text.contains(shown), "{text}");
+    }
+
+    set(&["acme/eu", "key=x"]);
+    let (code, text) = list(None);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("eu: no plugin serves `acme`"), "{text}");
+
+    // What no host with this key could serve.
+    let (code, text) = list(Some("ab".repeat(32)));
+    assert_eq!(code, Some(1), "{text}");
+    assert!(
+        text.contains("default: the stored `mailgun` account `default` was sealed with another key")
+            && !text.contains("default: refuses"),
+        "{text}"
+    );
+
+    fs::remove_file(folder.join("data/seal.key")).expect("the key can be removed");
+    let (code, text) = list(None);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(
+        text.contains(
+            "note: only the configured accounts are listed, because the stored ones cannot be read: "
+        ) && !text.contains("default"),
+        "{text}"
     );
 }

@@ -1,4 +1,4 @@
-//! `sendflowr plugin list`: lists the plugins in the folder as the host judges them, and what the configured accounts lack.
+//! `sendflowr plugin list`: lists the plugins in the folder as the host judges them, and what the accounts lack.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,37 +7,41 @@ use std::{
 };
 
 use host::{
-    HostConfig,
+    Findings, HostConfig,
     plugin::{LoadError, Plugins, Served, Surveyed, types::Descriptor},
 };
 use serde_json::{Value, json};
 
 use crate::{
+    account::{self, Known},
     cli::{Format, Global},
+    config::RawConfig,
+    engines::Engines,
     output, roles,
 };
 
-/// Lists the plugins in the configured folder; the exit code says whether all are served.
+/// Lists the plugins in the configured folder; the exit code says whether all are served, and all accounts.
 ///
 /// # Errors
 /// Fails if the configuration cannot work, the folder cannot be read, or no host would start with the lock file. A bad plugin is
 /// part of the list, not an error.
 pub(crate) async fn run(global: Global, format: Format) -> anyhow::Result<ExitCode> {
-    let config = roles::host_config(&global.load()?)?;
+    let raw = global.load()?;
+    let config = roles::host_config(&raw)?;
     let plugins = config.plugins.clone();
     // Compiling occupies a thread for a while.
     let surveyed = tokio::task::spawn_blocking(move || Plugins::survey(&plugins)).await??;
+    let accounts = Listed::read(&raw, &config).await;
     let all_serve = surveyed.iter().all(|file| file.verdict.is_ok());
-    let orphans = orphans(&surveyed, &config);
+    let unserved = unserved(&surveyed, &accounts.known);
     let mut rows = Vec::new();
     for Surveyed { file, verdict } in &surveyed {
         match format {
-            Format::Json => output::line(&as_json(file, verdict, &config).to_string()),
-            Format::Text => rows.push(as_row(file, verdict, &config)),
+            Format::Json => output::line(&as_json(file, verdict, &config, &accounts).to_string()),
+            Format::Text => rows.push(as_row(file, verdict, &config, &accounts)),
         }
     }
-    for (provider, accounts) in &orphans {
-        let problem = format!("no plugin serves `{provider}`");
+    for (provider, accounts, problem) in &unserved {
         match format {
             Format::Json => {
                 let row =
@@ -69,22 +73,72 @@ pub(crate) async fn run(global: Global, format: Format) -> anyhow::Result<ExitCo
         ];
         output::line(&output::table(&header, &rows));
     }
-    Ok(if all_serve && orphans.is_empty() {
+    Ok(if all_serve && unserved.is_empty() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
 }
 
-/// Returns the configured accounts whose provider no plugin serves, by provider.
-fn orphans<'a>(surveyed: &[Surveyed], config: &'a HostConfig) -> BTreeMap<&'a str, Vec<&'a str>> {
+/// The accounts, as far as they can be read here.
+struct Listed {
+    known: Known,
+    /// Whether those that are stored could be read.
+    are_stored_read: bool,
+}
+
+impl Listed {
+    /// Reads the accounts. If the stored ones cannot be read, a note says so.
+    async fn read(raw: &RawConfig, config: &HostConfig) -> Self {
+        let reading = async || -> anyhow::Result<Known> {
+            let engines = Engines::of(raw)?;
+            let known = account::known(raw, config, &engines).await;
+            engines.close().await;
+            known
+        };
+        match reading().await {
+            Ok(known) => Self {
+                known,
+                are_stored_read: true,
+            },
+            Err(error) => {
+                output::note(&format!(
+                    "only the configured accounts are listed, because the stored ones cannot be read: {error:#}"
+                ));
+                let known = Known {
+                    accounts: config.accounts.clone(),
+                    unusable: Vec::new(),
+                };
+                Self {
+                    known,
+                    are_stored_read: false,
+                }
+            }
+        }
+    }
+
+    /// Returns how each account of the descriptor's provider fits it.
+    fn findings(&self, descriptor: &Descriptor) -> Vec<Findings> {
+        let Known { accounts, unusable } = &self.known;
+        let mut findings = accounts.findings(descriptor);
+        let mut unusable = unusable.iter();
+        // A provider that has accounts, if only in the store, has no implicit one.
+        if !self.are_stored_read || unusable.any(|(name, _)| name.provider == descriptor.slug) {
+            findings.retain(|finding| accounts.has(&finding.provider, &finding.account));
+        }
+        findings
+    }
+}
+
+/// Returns the accounts whose deliveries no host takes, by provider, and why: no plugin serves them, or they cannot be used.
+fn unserved<'a>(surveyed: &[Surveyed], known: &'a Known) -> Vec<(&'a str, Vec<&'a str>, String)> {
     let served: BTreeSet<&str> = surveyed
         .iter()
         .filter_map(|file| file.verdict.as_ref().ok())
         .map(|served| served.plugin.descriptor().slug.as_str())
         .collect();
     let mut orphans: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for account in config.accounts.configured() {
+    for account in known.accounts.configured() {
         if !served.contains(account.provider()) {
             orphans
                 .entry(account.provider())
@@ -92,7 +146,14 @@ fn orphans<'a>(surveyed: &[Surveyed], config: &'a HostConfig) -> BTreeMap<&'a st
                 .push(account.name());
         }
     }
-    orphans
+    let orphans = orphans
+        .into_iter()
+        .map(|(provider, accounts)| (provider, accounts, format!("no plugin serves `{provider}`")));
+    let unusable = known
+        .unusable
+        .iter()
+        .map(|(name, error)| (&*name.provider, vec![&*name.account], format!("{error:#}")));
+    orphans.chain(unusable).collect()
 }
 
 fn name_of(file: &Path) -> String {
@@ -107,7 +168,12 @@ fn problem(file: &Path, error: &LoadError) -> String {
     format!("`{}` {}", name_of(file), event::chain(error))
 }
 
-fn as_json(file: &Path, verdict: &Result<Served, LoadError>, config: &HostConfig) -> Value {
+fn as_json(
+    file: &Path,
+    verdict: &Result<Served, LoadError>,
+    config: &HostConfig,
+    accounts: &Listed,
+) -> Value {
     let served = match verdict {
         Ok(served) => served,
         Err(error) => {
@@ -126,7 +192,7 @@ fn as_json(file: &Path, verdict: &Result<Served, LoadError>, config: &HostConfig
         "version": descriptor.version,
         "secrets": secrets,
         "settings": settings,
-        "accounts": config.accounts.findings(descriptor),
+        "accounts": accounts.findings(descriptor),
     })
 }
 
@@ -161,7 +227,12 @@ fn trust(served: &Served, config: &HostConfig) -> String {
     words.join(", ")
 }
 
-fn as_row(file: &Path, verdict: &Result<Served, LoadError>, config: &HostConfig) -> Vec<String> {
+fn as_row(
+    file: &Path,
+    verdict: &Result<Served, LoadError>,
+    config: &HostConfig,
+    accounts: &Listed,
+) -> Vec<String> {
     let served = match verdict {
         Ok(served) => served,
         Err(error) => {
@@ -191,7 +262,7 @@ fn as_row(file: &Path, verdict: &Result<Served, LoadError>, config: &HostConfig)
         .map(|secret| mark(&secret.name, secret.required))
         .chain(settings.map(|setting| mark(&setting.name, setting.required)))
         .collect();
-    let findings = config.accounts.findings(descriptor);
+    let findings = accounts.findings(descriptor);
     let accounts: Vec<String> = findings
         .iter()
         .map(|finding| {
