@@ -60,6 +60,7 @@ struct Families {
     profile_failures: Counter,
     profiles_rebuilt: Counter,
     profiles_stale: Gauge,
+    profiles_all_stale: Gauge,
     sightings: Family<OutcomeLabels, Counter>,
 }
 
@@ -85,6 +86,7 @@ impl Metrics {
             profile_failures: Counter::default(),
             profiles_rebuilt: Counter::default(),
             profiles_stale: Gauge::default(),
+            profiles_all_stale: Gauge::default(),
             sightings: Family::default(),
         };
         let Families {
@@ -99,6 +101,7 @@ impl Metrics {
             profile_failures,
             profiles_rebuilt,
             profiles_stale,
+            profiles_all_stale,
             sightings,
         } = &families;
         let consumer = registry.sub_registry_with_prefix("sendflowr_consumer");
@@ -149,8 +152,13 @@ impl Metrics {
         );
         consumer.register(
             "profiles_stale",
-            "Profiles known to lack events; 100,000 means all profiles",
+            "Profiles known to lack events; 0 while all are to be cleared",
             profiles_stale.clone(),
+        );
+        consumer.register(
+            "profiles_all_stale",
+            "Whether too many profiles lack events, or for too long, so that all are to be cleared: 1 or 0",
+            profiles_all_stale.clone(),
         );
         consumer.register(
             "sightings",
@@ -213,6 +221,10 @@ impl Metrics {
 
     pub(crate) fn profiles_rebuilt(&self, profiles: usize) {
         self.0.profiles_rebuilt.inc_by(profiles as u64);
+    }
+
+    pub(crate) fn profiles_all_stale(&self, are_stale: bool) {
+        self.0.profiles_all_stale.set(are_stale.into());
     }
 
     pub(crate) fn profiles_stale(&self, profiles: usize) {

@@ -267,7 +267,7 @@ impl ProfileKeeper {
                     tracing::info!("all profiles were cleared; each is rebuilt from events");
                     self.lost_track = false;
                     self.store.succeeded();
-                    self.metrics.profiles_stale(0);
+                    self.metrics.profiles_all_stale(false);
                 }
                 Err(error) => self.store.failed(&error.into()),
             },
@@ -363,7 +363,7 @@ impl ProfileKeeper {
         );
         self.stale.clear();
         (self.lost_track, self.stale_since) = (true, None);
-        // This value means all profiles.
-        self.metrics.profiles_stale(MAX_STALE);
+        self.metrics.profiles_stale(0);
+        self.metrics.profiles_all_stale(true);
     }
 }

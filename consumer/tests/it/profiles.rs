@@ -121,13 +121,14 @@ async fn after_a_long_outage_all_profiles_are_forgotten() {
     tokio::time::sleep(Duration::from_secs(590)).await;
     assert_eq!(world.bus.committed(EVENTS_GROUP), 600);
     world.caught_up().await;
-    let stale = || running.metric("sendflowr_consumer_profiles_stale");
-    assert_eq!(stale(), 100_000.0);
+    assert_eq!(running.metric("sendflowr_consumer_profiles_stale"), 0.0);
+    let all_stale = || running.metric("sendflowr_consumer_profiles_all_stale");
+    assert_eq!(all_stale(), 1.0);
     world.bus.put_events(&[event("p6", Opened, "m6", 9_000)]);
     world.caught_up().await;
 
     world.profiles.down.off();
-    until("all are cleared", || stale() == 0.0).await;
+    until("all are cleared", || all_stale() == 0.0).await;
     assert_eq!(world.profiles.clears.load(Ordering::SeqCst), 1);
     for name in ["p5", "p6", "p7"] {
         assert!(
