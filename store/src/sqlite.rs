@@ -5,6 +5,7 @@
 //! next.
 
 use std::{
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -253,12 +254,8 @@ async fn check_writable(connection: &mut SqliteConnection, path: &Path) -> Resul
 
 /// Returns what to do about a file that is there and cannot be opened or written.
 fn owner(path: &Path) -> String {
-    #[cfg(unix)]
     if let Ok(found) = std::fs::metadata(path) {
-        let (owner, mode) = {
-            use std::os::unix::fs::MetadataExt;
-            (found.uid(), found.mode() & 0o777)
-        };
+        let (owner, mode) = (found.uid(), found.mode() & 0o777);
         return format!(
             ", which belongs to the user {owner} and has the mode {mode:o}: give it, and what begins with its name, to the user \
              of this process (`chown`), or start this process as that user"
@@ -381,6 +378,8 @@ pub(crate) fn classify(error: sqlx::Error) -> StoreError {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     const FIRST: Step = Step {
@@ -435,10 +434,8 @@ mod tests {
         );
     }
 
-    #[cfg(unix)]
     #[tokio::test]
     async fn nobody_else_may_read_the_files() {
-        use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();
         std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
         let path = folder.path().join("things.db");
@@ -468,10 +465,8 @@ mod tests {
         database.close().await;
     }
 
-    #[cfg(unix)]
     #[tokio::test]
     async fn a_file_that_cannot_be_written_is_told_with_its_owner() {
-        use std::os::unix::fs::MetadataExt;
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("things.db");
         Database::open(&path, &[FIRST], Durability::PowerLoss)

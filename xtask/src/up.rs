@@ -61,13 +61,7 @@ fn build() -> anyhow::Result<PathBuf> {
 }
 
 /// Replaces this process, so that signals reach the program itself, not a parent that would have to forward them.
-#[cfg(unix)]
 fn become_program(command: &mut Command) -> anyhow::Result<()> {
     use std::os::unix::process::CommandExt;
     Err(anyhow::Error::new(command.exec()).context("cannot start the binary that was just built"))
-}
-
-#[cfg(not(unix))]
-fn become_program(command: &mut Command) -> anyhow::Result<()> {
-    run_command(command)
 }

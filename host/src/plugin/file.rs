@@ -9,6 +9,7 @@ use std::{
 };
 
 use ring::digest;
+use rustix::fs::OFlags;
 
 use super::error::LoadError;
 
@@ -69,9 +70,6 @@ impl Fingerprint {
     }
 }
 
-/// Opening a pipe in the folder must not wait for its other end. Regular files are not affected.
-const O_NONBLOCK: i32 = 0o4000;
-
 /// Reads a file of at most `limit` bytes once, so that what is hashed is what is compiled. Fails when it changes
 /// meanwhile. `named` is the limit's name in messages.
 pub(crate) fn read(
@@ -81,9 +79,10 @@ pub(crate) fn read(
 ) -> Result<(Vec<u8>, Fingerprint), LoadError> {
     // Not opened unless it looks like a regular file, because opening a device may have side effects.
     Fingerprint::at(path)?;
+    // Opening a pipe must not wait for its other end. Regular files are not affected.
     let mut file: File = OpenOptions::new()
         .read(true)
-        .custom_flags(O_NONBLOCK)
+        .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
         .open(path)
         .map_err(LoadError::Read)?;
     let metadata = file.metadata().map_err(LoadError::Read)?;

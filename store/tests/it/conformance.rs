@@ -42,7 +42,6 @@ async fn profiles() {
     conformance::profiles(Arc::new(MemoryProfiles::new(&MemoryProfilesConfig::default()))).await;
 }
 
-#[cfg(unix)]
 #[tokio::test]
 async fn the_data_folder_is_its_owners_alone() {
     use std::os::unix::fs::PermissionsExt;

@@ -144,14 +144,10 @@ pub(super) fn answers(service: Service, port: u16) -> bool {
 }
 
 /// Shields the command from signals that the terminal sends to this program, such as Ctrl-C.
-#[cfg(unix)]
 pub(super) fn detach(command: &mut Command) {
     use std::os::unix::process::CommandExt;
     command.process_group(0);
 }
-
-#[cfg(not(unix))]
-pub(super) fn detach(_: &mut Command) {}
 
 fn place(state: &State, running: &Running) -> Place {
     Place {

@@ -143,21 +143,11 @@ fn account() -> anyhow::Result<Option<(u32, u32)>> {
     Ok(Some((ask("-u")?, ask("-g")?)))
 }
 
-#[cfg(unix)]
 fn become_account(command: &mut Command, user: u32, group: u32) {
     use std::os::unix::process::CommandExt;
     command.uid(user).gid(group);
 }
 
-#[cfg(unix)]
 fn own(folder: &std::path::Path, user: u32, group: u32) -> anyhow::Result<()> {
     Ok(std::os::unix::fs::chown(folder, Some(user), Some(group))?)
-}
-
-#[cfg(not(unix))]
-fn become_account(_: &mut Command, _: u32, _: u32) {}
-
-#[cfg(not(unix))]
-fn own(_: &std::path::Path, _: u32, _: u32) -> anyhow::Result<()> {
-    Ok(())
 }
