@@ -231,7 +231,7 @@ pub fn normalize_email(raw: &str) -> Result<String, InvalidEmail> {
 ///
 /// # Errors
 /// [`InvalidPhone`] if the remaining text is not E.164.
-pub fn normalize_phone(raw: &str) -> Result<String, InvalidPhone> {
+fn normalize_phone(raw: &str) -> Result<String, InvalidPhone> {
     let compact: String = raw
         .chars()
         .filter(|c| !c.is_whitespace() && !matches!(c, '-' | '.' | '(' | ')'))

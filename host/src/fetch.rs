@@ -1,6 +1,6 @@
 //! The few outgoing requests of the host itself: certificates and confirmations, from hosts that a plugin declared.
 
-use std::{fmt, sync::OnceLock, time::Duration};
+use std::{sync::OnceLock, time::Duration};
 
 use reqwest::{Client, StatusCode, Url, redirect::Policy};
 
@@ -116,20 +116,14 @@ pub enum FetchError {
 
 /// Fetches URLs: no redirects, five seconds, 64 KiB. Uses the proxy from the process's environment, if any.
 #[derive(Default)]
-pub struct Fetcher {
+pub(crate) struct Fetcher {
     // Created on first use: most hosts never fetch anything, and loading root certificates takes time and memory.
     client: OnceLock<Client>,
 }
 
-impl fmt::Debug for Fetcher {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Fetcher").finish_non_exhaustive()
-    }
-}
-
 impl Fetcher {
     /// Creates a fetcher, without opening a connection.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::default()
     }
 
@@ -137,7 +131,7 @@ impl Fetcher {
     ///
     /// # Errors
     /// [`FetchError`] when there is no successful response of acceptable length in time.
-    pub async fn get(&self, address: &FetchAddress) -> Result<Vec<u8>, FetchError> {
+    pub(crate) async fn get(&self, address: &FetchAddress) -> Result<Vec<u8>, FetchError> {
         let request = self.client()?.get(address.0.clone());
         let mut response = request.send().await.map_err(FetchError::Unreachable)?;
         if !response.status().is_success() {

@@ -28,7 +28,7 @@ pub use canonical::RejectedElement;
 pub use config::{HostConfig, InvalidConfig, RawHostConfig};
 pub use delivery::{Delivery, DeliveryError, Unverified, Verified};
 pub use error::HostError;
-pub use fetch::{AddressRefused, FetchAddress, FetchError, Fetcher};
+pub use fetch::{AddressRefused, FetchAddress, FetchError};
 pub use intake::{Counts, Intake, IntakeError, ReplayError, Replayed};
 pub use past::{InvalidPastEvent, PastEvent, PastOrigin};
 pub use seal::{OpenError, RawDelivery, SealContext, SealKeyError, Sealer};

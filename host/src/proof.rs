@@ -17,7 +17,8 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use certificate::{Certificate, CertificateSource, FetchedCertificates, GivenCertificates};
+pub(crate) use certificate::FetchedCertificates;
+pub use certificate::{Certificate, CertificateSource, GivenCertificates};
 pub use refusal::Refusal;
 
 use crate::{

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    fmt,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -112,7 +111,7 @@ impl CertificateSource for GivenCertificates {
 }
 
 /// Certificates fetched over https and cached. Concurrent deliveries that name the same one wait for a single fetch.
-pub struct FetchedCertificates {
+pub(crate) struct FetchedCertificates {
     fetcher: Arc<Fetcher>,
     known: Cache<String, Known>,
     failed: Cache<String, (Refusal, Instant)>,
@@ -125,15 +124,9 @@ struct Known {
     since: Instant,
 }
 
-impl fmt::Debug for FetchedCertificates {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FetchedCertificates").finish_non_exhaustive()
-    }
-}
-
 impl FetchedCertificates {
     /// Creates a source that fetches with `fetcher`.
-    pub fn new(fetcher: Arc<Fetcher>) -> Self {
+    pub(crate) fn new(fetcher: Arc<Fetcher>) -> Self {
         // Failures have a cache of their own: made-up URLs must not evict real certificates.
         let (known, failed) = (Cache::new(REMEMBERED), Cache::new(REMEMBERED));
         Self {

@@ -125,17 +125,6 @@ impl KafkaBus {
         }
     }
 
-    /// Creates those of the named topics that are missing.
-    ///
-    /// # Errors
-    /// [`StoreError`] when the brokers cannot be reached or refuse to create them.
-    pub async fn create_topics(&self, names: &[&str]) -> Result<(), StoreError> {
-        for name in names {
-            self.ensure(name).await?;
-        }
-        Ok(())
-    }
-
     /// Describes those of the named topics that exist.
     ///
     /// # Errors
