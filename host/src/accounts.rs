@@ -14,7 +14,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use axum::http::HeaderName;
 use event::{
-    identity::{MAX_ACCOUNT_NAME, is_account_name},
+    identity::{MAX_ACCOUNT_NAME, MAX_SLUG, is_account_name, is_slug},
     settings::Secret,
 };
 use serde::{Deserialize, Serialize};
@@ -96,7 +96,9 @@ impl fmt::Debug for RawAccounts {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidAccount {
     /// No provider can have this name.
-    #[error("`accounts.{0}`: the name of a provider consists of lower-case letters, digits and hyphens")]
+    #[error(
+        "`accounts.{0}`: the name of a provider consists of lower-case letters, digits and inner hyphens, at most {MAX_SLUG}"
+    )]
     Provider(String),
     /// No account can have this name.
     #[error(
@@ -119,7 +121,7 @@ pub enum InvalidAccount {
         /// The secret or setting.
         name: String,
         /// What is wrong, to be read after the key.
-        problem: &'static str,
+        problem: String,
     },
 }
 
@@ -372,8 +374,7 @@ impl Accounts {
 }
 
 fn check_provider(provider: &str) -> Result<(), InvalidAccount> {
-    let is_slug = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    if provider.is_empty() || !provider.bytes().all(is_slug) {
+    if !is_slug(provider) {
         return Err(InvalidAccount::Provider(provider.to_owned()));
     }
     Ok(())
@@ -391,11 +392,11 @@ fn parse_account(
             account: account.to_owned(),
         });
     }
-    let invalid = |name: &str, problem| InvalidAccount::Value {
+    let invalid = |name: &str, problem: &str| InvalidAccount::Value {
         provider: provider.to_owned(),
         account: account.to_owned(),
         name: name.to_owned(),
-        problem,
+        problem: problem.to_owned(),
     };
     let mut values = BTreeMap::new();
     let mut record_deliveries = 0;
@@ -408,7 +409,7 @@ fn parse_account(
             };
             record_deliveries = number
                 .filter(|number| *number <= MAX_DELIVERIES)
-                .ok_or_else(|| invalid(&name, "must be a number from 0 to 1000"))?;
+                .ok_or_else(|| invalid(&name, &format!("must be a number from 0 to {MAX_DELIVERIES}")))?;
             continue;
         }
         if name == ALLOW_UNSIGNED {
@@ -426,7 +427,7 @@ fn parse_account(
             if !is_account_name(&scope) {
                 return Err(invalid(
                     &name,
-                    "must be 1 to 64 letters, digits, `-`, `_` and `.`",
+                    &format!("must be 1 to {MAX_ACCOUNT_NAME} letters, digits, `-`, `_` and `.`"),
                 ));
             }
             external_id_scope = Some(scope);
@@ -445,7 +446,7 @@ fn parse_account(
         if texts.len() > MAX_VALUES {
             return Err(invalid(
                 &name,
-                "has more than 4 values: drop those that are no longer in use",
+                &format!("has more than {MAX_VALUES} values: drop those that are no longer in use"),
             ));
         }
         if let Some(problem) = texts.iter().find_map(|text| setting_problem(&name, text.trim())) {
@@ -573,7 +574,14 @@ mod tests {
                 "`accounts.a.b.record_deliveries` must be a number from 0 to 1000"
             );
         }
-        assert!(error("[A.b]").starts_with("`accounts.A`"));
+        let long = "a".repeat(33);
+        for provider in ["A", "-a", "a-", &long] {
+            let told = error(&format!("['{provider}'.b]"));
+            assert!(
+                told.starts_with(&format!("`accounts.{provider}`: the name of a provider")),
+                "{told}"
+            );
+        }
         assert!(error("[a.'b:c']").starts_with("`accounts.a.b:c`"));
     }
 }

@@ -67,7 +67,8 @@ impl AccountValues {
                 provider: provider.to_owned(),
                 account: account.to_owned(),
                 name: RECORD_DELIVERIES.to_owned(),
-                problem: "can only be set in the configuration: each host keeps recordings of its own",
+                problem: "can only be set in the configuration: each host keeps recordings of its own"
+                    .to_owned(),
             });
         }
         let parsed = parse_account(provider, account, self.0.clone(), allow_unsigned_by_default)?;
