@@ -223,7 +223,7 @@ impl Engines {
             let path = self.folder.join(file);
             (is_replaced && path.exists()).then(|| {
                 format!(
-                    "`{}` ({content}) is of the embedded engines and is not read, because `[{section}]` is configured: \
+                    "`{}` ({content}) belongs to the embedded engines and is no longer read, because `[{section}]` is configured: \
                      see \"From embedded engines to servers\" in docs/deployment.md, and move the file away",
                     path.display()
                 )

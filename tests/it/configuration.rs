@@ -111,7 +111,8 @@ fn a_check_says_what_only_a_start_can_find() {
     assert!(!check("").contains("events.db"));
     let told = check("[clickhouse]\nhost = 'db'");
     assert!(
-        told.contains("\nnote: `data/events.db` (") && told.contains("not read, because `[clickhouse]`"),
+        told.contains("\nnote: `data/events.db` (")
+            && told.contains("no longer read, because `[clickhouse]`"),
         "{told}"
     );
     let told = check(&format!("{}[accounts.acme.eu]\nkey = 'x'", listening(0)));
