@@ -12,6 +12,7 @@ pub mod rivals;
 mod arrivals;
 mod config;
 mod decision;
+mod draw;
 mod error;
 mod explanation;
 mod http;

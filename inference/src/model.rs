@@ -104,7 +104,9 @@ impl Population {
     /// Fits tables to people's past up to `now`, starting from these, which keep a weight that data does not outgrow.
     /// Returns `None` if there is not a single event to learn from.
     ///
-    /// Of more than 20,000 people only every second, fourth, … is used. The same people in the same order give the same tables.
+    /// People of whom nothing is known by `now` count for nothing. Of more than 20,000 people a half, a quarter, … is used. What is
+    /// drawn of a person comes from their id, so that others change nothing in it. The same people in the same order give the same
+    /// tables.
     pub fn refit(&self, people: impl IntoIterator<Item = TrainingPerson>, now: Timestamp) -> Option<Self> {
         fit::fit(self, people, now)
     }

@@ -87,7 +87,10 @@ pub async fn train(
             .filter(|person| seen.insert(person.canonical.clone()));
         let new: Vec<&Person> = new.map(AsRef::as_ref).collect();
         let whole = whole_profiles(events, profiles, &new, since, config.history_events).await?;
-        people.extend(whole.into_iter().map(|profile| TrainingPerson { profile }));
+        people.extend(new.iter().zip(whole).map(|(person, profile)| TrainingPerson {
+            id: person.canonical.clone(),
+            profile,
+        }));
         after = Some(last.clone());
     }
     fitted(move || Population::fit(people, now)).await

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs::File, io::Read as _, path::Path};
 
-use event::{Event, EventType, Hasher, Timestamp, grid::HOUR_MS, profile::Profile};
+use event::{Event, EventType, Hasher, Timestamp, UniversalId, grid::HOUR_MS, profile::Profile};
 use flate2::read::MultiGzDecoder;
 use sendflowr_inference::model::{Curve, Population, TrainingPerson};
 use sendflowr_inference::rivals::{self, Policy, choose, hour_of_day};
@@ -11,6 +11,7 @@ use crate::{SIZE_NAMES, SIZES};
 
 /// A person's times before and after the cut.
 struct Person {
+    id: UniversalId,
     cut: Timestamp,
     history: Vec<Timestamp>,
     future: Vec<Timestamp>,
@@ -30,6 +31,13 @@ impl Person {
             );
         }
         profile
+    }
+
+    fn training(&self, template: &Event, with_future: bool) -> TrainingPerson {
+        TrainingPerson {
+            id: self.id.clone(),
+            profile: self.profile(template, with_future),
+        }
     }
 
     fn size(&self) -> usize {
@@ -63,6 +71,7 @@ fn read(folder: &Path) -> Vec<Person> {
         people.insert(
             row[0].clone(),
             Person {
+                id: crate::person_id(&row[0]),
                 cut: seconds(&row[1]),
                 history: Vec::new(),
                 future: Vec::new(),
@@ -98,9 +107,7 @@ pub(crate) fn write_builtin(folder: &Path, file: &Path) {
         .flat_map(|person| person.future.last())
         .max()
         .expect("there is a future");
-    let train = people.iter().map(|person| TrainingPerson {
-        profile: person.profile(&template, true),
-    });
+    let train = people.iter().map(|person| person.training(&template, true));
     let population = Population::plain().refit(train, *end).expect("there are events");
     let mut tables = serde_json::to_value(&population).expect("tables are numbers");
     for weights in tables["weights"].as_array_mut().expect("a list of shapes") {
@@ -171,9 +178,9 @@ pub(crate) fn compare(folder: &Path) {
             .max()
             .expect("there is a future");
         // Decisions for the held-back people are made before the other people's last weeks, so these weeks are not learned from.
-        let train = training.iter().map(|(_, person)| TrainingPerson {
-            profile: person.profile(&template, false),
-        });
+        let train = training
+            .iter()
+            .map(|(_, person)| person.training(&template, false));
         let population = Population::plain().refit(train, *end).expect("there are events");
         let mut hours = [0.0; 24];
         for (_, person) in &training {

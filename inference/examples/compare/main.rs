@@ -19,6 +19,8 @@ mod simulated;
 
 use std::path::PathBuf;
 
+use event::{Identifier, IdentifierKind, UniversalId};
+
 /// Sizes of a person's history by which results are grouped.
 pub(crate) const SIZES: [(usize, usize); 5] = [(0, 1), (1, 3), (3, 10), (10, 50), (50, usize::MAX)];
 
@@ -54,6 +56,14 @@ fn main() {
             activity::write_builtin(&folder, &file);
         }
     }
+}
+
+/// Returns the id of a person, as a file of events would give it.
+pub(crate) fn person_id(name: &str) -> UniversalId {
+    UniversalId::from_identifier(&Identifier {
+        kind: IdentifierKind::ExternalId,
+        value: name.to_owned(),
+    })
 }
 
 /// Prints the stated confidence and how often it came true, or the true probability.

@@ -92,9 +92,13 @@ fn compare_world(people: usize, seed: u64, table: &mut Vec<Gains>, confidences: 
     };
     let subjects: Vec<Subject> = profiles(&world).into_iter().enumerate().map(subject).collect();
     let train = || {
-        subjects.iter().map(|subject| TrainingPerson {
-            profile: subject.profile.clone(),
-        })
+        subjects
+            .iter()
+            .enumerate()
+            .map(|(index, subject)| TrainingPerson {
+                id: crate::person_id(&index.to_string()),
+                profile: subject.profile.clone(),
+            })
     };
 
     let started = std::time::Instant::now();

@@ -20,8 +20,8 @@ use event::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Choice, DAY_MINUTES, Draw, Facts, experiment::mix};
-use crate::{explanation::Base64, latency::WeekOfLatency, model::Curve};
+use super::{Choice, DAY_MINUTES, Draw, Facts};
+use crate::{draw, explanation::Base64, latency::WeekOfLatency, model::Curve};
 
 /// Share of the best value that a person of whom nothing is known still gets after being spread. A loss of a hundredth is far
 /// below the uncertainty of the population's curve, and on the built-in curve it allows more than half an hour of minutes.
@@ -324,20 +324,12 @@ pub fn one_of_the_best(
     person: &UniversalId,
 ) -> Option<Timestamp> {
     let nearly_equal = || curve.at_least(candidates, weight, NEARLY_EQUAL * best);
-    let count = nearly_equal().count() as u128;
-    // A fraction of the count instead of a remainder, because it uses every bit of the hash.
-    let drawn = (u128::from(hash(person)) * count) >> u64::BITS;
+    let drawn = draw::fraction(draw::of_person(person), nearly_equal().count() as u64);
     nearly_equal().nth(drawn as usize)
 }
 
 fn trigger(arrival: Timestamp, latency: &WeekOfLatency) -> Timestamp {
     arrival.plus_millis(-latency.arriving_at(arrival).as_millis())
-}
-
-/// Derives a number from a person's id, with all bits equally random.
-fn hash(person: &UniversalId) -> u64 {
-    let digits = &person.as_str()["sf_".len()..][..16];
-    mix(u64::from_str_radix(digits, 16).expect("an id is `sf_` and 32 hexadecimal digits"))
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use store::events::TrialGroup;
 use utoipa::ToSchema;
 
 use super::{Choice, DAY_MINUTES, Facts};
-use crate::{config::ExperimentConfig, explanation::Exact};
+use crate::{config::ExperimentConfig, draw, explanation::Exact};
 
 /// Exploration chooses among quarter hours that are worth at least this share of the best: within it the model is often
 /// unsure which is better, and with 2 decisions in 100 the most that can be lost is 2 % of a fifth.
@@ -148,7 +148,7 @@ impl Draw {
     /// Returns the first of `moments` in an order of all moments that is specific to this draw: each element of a set is equally
     /// likely to be the first, and it stays the first when others leave the set.
     fn first(&self, moments: impl Iterator<Item = Timestamp>) -> Option<Timestamp> {
-        moments.min_by_key(|moment| mix(self.seed ^ moment.as_millis().cast_unsigned()))
+        moments.min_by_key(|moment| draw::mix(self.seed ^ moment.as_millis().cast_unsigned()))
     }
 }
 
@@ -254,14 +254,6 @@ pub(super) fn quarter_of(at: Timestamp) -> Timestamp {
 fn unit(hash: u64) -> f64 {
     // A double holds 53 bits exactly.
     (hash >> 11) as f64 / (1_u64 << 53) as f64
-}
-
-/// Applies the output function of SplitMix64: every bit of the input flips half of the output bits.
-pub(super) fn mix(value: u64) -> u64 {
-    let mut mixed = value.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    mixed ^ (mixed >> 31)
 }
 
 #[cfg(test)]

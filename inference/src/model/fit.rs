@@ -9,7 +9,7 @@ mod held_back;
 mod presence;
 
 use event::{
-    Timestamp, grid,
+    Timestamp, UniversalId, grid,
     profile::{History, Profile},
 };
 
@@ -19,12 +19,23 @@ use super::exposure::{Engagement, Sums, act_times};
 use super::posterior::responsibilities;
 use super::tables::{Derived, SHIFTS, Tables};
 use super::week::{BINS, Kernel, Week, dot, normalize};
+use crate::draw;
 
 /// A person's past, as input for the fit.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct TrainingPerson {
+    /// Whose past it is: what is drawn of a person comes from this, so that it stays the same whoever else is there.
+    pub id: UniversalId,
     /// Everything that is remembered of the person.
     pub profile: Profile,
+}
+
+/// A person in the fit.
+#[derive(Debug, PartialEq)]
+struct Person {
+    /// A number drawn for the person.
+    draw: u64,
+    history: History,
 }
 
 /// More people than this do not visibly sharpen any table, and the sums of this many take 60 MB.
@@ -71,46 +82,46 @@ pub(super) fn fit(
     people: impl IntoIterator<Item = TrainingPerson>,
     now: Timestamp,
 ) -> Option<Population> {
-    let mut histories = take_histories(people, now);
-    keep_whole_weeks(&mut histories, now);
-    let events: usize = histories.iter().map(|history| act_times(history).len()).sum();
+    let mut people = sample(people, now, MOST_PEOPLE);
+    keep_whole_weeks(&mut people, now);
+    let events: usize = people.iter().map(|person| act_times(&person.history).len()).sum();
     if events == 0 {
         return None;
     }
     let mut tables = prior.tables.clone();
-    tables.people = histories.len();
+    tables.people = people.len();
     tables.events = events;
-    let has_mail = attention::enough(&histories);
+    let has_mail = attention::enough(&people);
     if has_mail {
         tables.attention_learned = true;
         for _ in 0..2 {
             let derived = Derived::new(&tables);
-            let sums = sums_of(&histories, now, &derived);
+            let sums = sums_of(&people, now, &derived);
             refit_pooled(&mut tables, prior, &sums);
-            attention::refit(&mut tables, prior, &histories, &sums, now, false);
+            attention::refit(&mut tables, prior, &people, &sums, now, false);
         }
     }
     for round in 0..2 {
         let mut derived = Derived::new(&tables);
-        let sums = sums_of(&histories, now, &derived);
+        let sums = sums_of(&people, now, &derived);
         refit_pooled(&mut tables, prior, &sums);
         for _ in 0..[FIRST_ROUNDS, LAST_ROUNDS][round] {
             refit_shapes(&mut tables, prior, &derived, &sums);
             derived = Derived::new(&tables);
         }
         if round == 0 && has_mail {
-            attention::refit(&mut tables, prior, &histories, &sums, now, true);
+            attention::refit(&mut tables, prior, &people, &sums, now, true);
         }
     }
     let mut population =
         Population::try_from(tables).expect("fitted tables are positive and of the right lengths");
     // The confidence is fitted to decisions as they will be made, so it comes after the weight that enters them.
-    let mut moments = held_back::moments(&population, &histories);
+    let mut moments = held_back::moments(&population, &people);
     if let Some(presence) = presence::refit(population.tables.presence, &moments) {
         let mut tables = population.tables;
         tables.presence = presence;
         population = Population::try_from(tables).expect("the weight and half-life tried are in range");
-        moments = held_back::moments(&population, &histories);
+        moments = held_back::moments(&population, &people);
     }
     if let Some(terms) = confidence::refit(&population, &moments) {
         let mut tables = population.tables;
@@ -120,31 +131,48 @@ pub(super) fn fit(
     Some(population)
 }
 
-/// Returns the histories of at most [`MOST_PEOPLE`] people, sampled evenly.
-fn take_histories(people: impl IntoIterator<Item = TrainingPerson>, now: Timestamp) -> Vec<History> {
-    let mut histories = Vec::new();
-    let mut stride = 1;
-    for (index, person) in people.into_iter().enumerate() {
-        if index % stride != 0 {
+/// Returns at most `most` of the people of whom anything is known by `now`.
+fn sample(people: impl IntoIterator<Item = TrainingPerson>, now: Timestamp, most: usize) -> Vec<Person> {
+    let mut sample = Vec::new();
+    let mut halvings = 0;
+    for person in people {
+        let draw = draw::of_person(&person.id);
+        let history = person.profile.history(now);
+        if !is_left(draw, halvings) || history == History::default() {
             continue;
         }
-        histories.push(person.profile.history(now));
-        if histories.len() > MOST_PEOPLE {
-            let mut place = 0;
-            histories.retain(|_| {
-                place += 1;
-                place % 2 == 1
-            });
-            stride *= 2;
+        sample.push(Person { draw, history });
+        while sample.len() > most {
+            halvings += 1;
+            sample.retain(|person| is_left(person.draw, halvings));
         }
     }
-    histories
+    sample
+}
+
+/// Returns whether a person is left after everybody was halved so many times. That depends on the number of people, but not on
+/// who the others are or where they stand.
+fn is_left(draw: u64, halvings: u32) -> bool {
+    draw.trailing_zeros() >= halvings
+}
+
+/// Returns the number of halvings after which at most `most` of these people are left.
+fn halvings(people: &[Person], most: usize) -> u32 {
+    let left = |halvings| {
+        people
+            .iter()
+            .filter(|person| is_left(person.draw, halvings))
+            .count()
+    };
+    (0..u64::BITS)
+        .find(|halvings| left(*halvings) <= most)
+        .unwrap_or(u64::BITS)
 }
 
 /// Removes the activity of the partial week at the beginning of the past, if whole weeks follow it. Where no deliveries
 /// are known, exposure is assumed flat, and days that occur once more than the others would count as popular.
-fn keep_whole_weeks(histories: &mut [History], now: Timestamp) {
-    let activities = histories.iter().flat_map(|history| &history.activities);
+fn keep_whole_weeks(people: &mut [Person], now: Timestamp) {
+    let activities = people.iter().flat_map(|person| &person.history.activities);
     let Some(first) = activities.map(|activity| activity.at).min() else {
         return;
     };
@@ -153,15 +181,15 @@ fn keep_whole_weeks(histories: &mut [History], now: Timestamp) {
         return;
     }
     let since = now.plus_millis(-whole_ms);
-    for history in histories {
-        history.activities.retain(|activity| activity.at >= since);
+    for person in people {
+        person.history.activities.retain(|activity| activity.at >= since);
     }
 }
 
-fn sums_of(histories: &[History], now: Timestamp, derived: &Derived) -> Vec<Sums> {
-    histories
+fn sums_of(people: &[Person], now: Timestamp, derived: &Derived) -> Vec<Sums> {
+    people
         .iter()
-        .map(|history| Sums::of(history, now, &derived.attention, LONG_DAYS))
+        .map(|person| Sums::of(&person.history, now, &derived.attention, LONG_DAYS))
         .collect()
 }
 
@@ -304,4 +332,52 @@ fn levels(people: &[Sums], of: impl Fn(&Sums) -> &Engagement, prior: f32) -> (f3
         shape.clamp(LEVEL_SHAPE.0, LEVEL_SHAPE.1)
     });
     (level, shape)
+}
+
+#[cfg(test)]
+mod tests {
+    use event::grid::{DAY_MS, HOUR_MS};
+
+    use super::*;
+    use crate::model::tests::{clicks, monday, training};
+
+    /// Somebody who acts at this hour of each of the last 60 days before `end`.
+    fn habit(number: usize, end: Timestamp) -> TrainingPerson {
+        let acts = (1..=60).rev().map(|day| {
+            let hour = (number % 24) as i64;
+            end.plus_millis(-day * DAY_MS + hour * HOUR_MS)
+        });
+        training(number, clicks(acts))
+    }
+
+    #[test]
+    fn other_people_change_nothing_about_who_is_drawn_and_how() {
+        let now = monday();
+        let later = now.plus_millis(90 * DAY_MS);
+        let people = || (0..300).map(|number| habit(number, now));
+        let sample_of = |people: Vec<TrainingPerson>| sample(people, now, 100);
+        let alone = sample_of(people().collect());
+        assert!(alone.len() > 20 && alone.len() <= 100, "{}", alone.len());
+        // People whose first act is still to come, before, between and after the others.
+        let strangers = || (1000..1500).map(|number| habit(number, later));
+        let mixed = strangers().chain(people()).chain(strangers());
+        assert_eq!(sample_of(mixed.collect()), alone);
+        let mut backwards = sample_of(people().collect::<Vec<_>>().into_iter().rev().collect());
+        backwards.reverse();
+        assert_eq!(backwards, alone);
+
+        let population = Population::plain();
+        let everybody = sample(people(), now, 1_000);
+        let moments = held_back::moments(&population, &everybody);
+        let mut hours: Vec<i64> = moments
+            .iter()
+            .map(|moment| now.millis_since(moment.cut) / HOUR_MS)
+            .collect();
+        for (person, moment) in everybody.chunks(1).zip(&moments) {
+            assert_eq!(held_back::moments(&population, person)[0].cut, moment.cut);
+        }
+        hours.sort_unstable();
+        hours.dedup();
+        assert!(hours.len() > 150, "the moments lie in {} hours", hours.len());
+    }
 }

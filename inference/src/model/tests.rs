@@ -25,7 +25,7 @@ pub(super) fn event(event_type: EventType, at: Timestamp, message_id: Option<Str
     }
 }
 
-fn clicks(times: impl IntoIterator<Item = Timestamp>) -> Profile {
+pub(super) fn clicks(times: impl IntoIterator<Item = Timestamp>) -> Profile {
     let mut profile = Profile::default();
     let template = event(EventType::Clicked, monday(), None);
     for timestamp in times {
@@ -38,6 +38,15 @@ fn clicks(times: impl IntoIterator<Item = Timestamp>) -> Profile {
         );
     }
     profile
+}
+
+/// Somebody in the fit.
+pub(super) fn training(number: usize, profile: Profile) -> TrainingPerson {
+    let identifier = Hasher::new().email_identifier(&format!("{number}@example.com"));
+    TrainingPerson {
+        id: event::UniversalId::from_identifier(&identifier.unwrap()),
+        profile,
+    }
 }
 
 /// Clicks on working days around `hour` (UTC), on the last `days` before [`monday`].
@@ -233,9 +242,7 @@ fn a_part_of_a_week_makes_no_day_popular() {
         (0..200_i64).map(move |person| {
             let acts = (0..days * 24).filter(move |hour| (hour * 7 + person) % 12 == 0);
             let acts = acts.map(move |hour| monday().plus_millis(-hour * HOUR_MS - person % 60 * 60_000));
-            TrainingPerson {
-                profile: clicks(acts),
-            }
+            training(person as usize, clicks(acts))
         })
     };
     let weekend_share = |days: i64| -> f32 {

@@ -110,9 +110,14 @@ impl<'a> Past<'a> {
     }
 
     fn fit(&self, now: Timestamp) -> Population {
-        let people = self.profiles.iter().map(|profile| TrainingPerson {
-            profile: profile.clone(),
-        });
+        let people = self
+            .ids
+            .iter()
+            .zip(&self.profiles)
+            .map(|(id, profile)| TrainingPerson {
+                id: id.clone(),
+                profile: profile.clone(),
+            });
         Population::fit(people, now).unwrap_or_else(Population::builtin)
     }
 }

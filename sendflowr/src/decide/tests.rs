@@ -87,6 +87,36 @@ fn what_happens_at_or_after_a_decision_changes_nothing_in_it() {
     }
 }
 
+/// So many people that the confidence is fitted to what they did.
+#[test]
+fn a_log_that_ends_at_the_decision_gives_the_same_bytes() {
+    let past: String = (0..450)
+        .map(|person| habit(&format!("p{person}"), person % 24))
+        .collect();
+    // Everybody goes on in another way, and before them in the list of people are others who have yet to begin.
+    let later: String = (0..450)
+        .flat_map(|n| {
+            let at = MONDAY + n * 1_111;
+            [format!("0new{n},{at},,,\n"), format!("p{n},{at},,,\n")]
+        })
+        .collect();
+    let asked: String = ["p0", "p17", "0new3", "nobody"]
+        .iter()
+        .flat_map(|who| [24, 168].map(|hours| format!("{who},{MONDAY},{hours}\n")))
+        .collect();
+    let asked = requests(&format!("user_id,decision_time,window_hours\n{asked}")).unwrap();
+    let bytes = |events: &str| {
+        let (decisions, curves) = decide(&log(&format!("{HEADER}{events}")).unwrap(), &asked, true);
+        let mut bytes = serde_json::to_vec(&decisions).unwrap();
+        write_curves(&mut bytes, &asked, &curves).unwrap();
+        String::from_utf8(bytes).unwrap()
+    };
+    let truncated = bytes(&past);
+    assert!(bytes(&(past.clone() + &later)) == truncated);
+    // The test would prove nothing if the confidence were still the built-in one.
+    assert!(bytes(&habit("p0", 0)) != truncated);
+}
+
 #[test]
 fn the_order_of_lines_does_not_matter() {
     let events = habit("ann", 9) + &habit("bob", 20);

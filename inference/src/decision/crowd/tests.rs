@@ -25,9 +25,9 @@ fn crowd(people: usize) -> Vec<One> {
     let population = Population::builtin();
     (0..people)
         .map(|person| {
-            let mut random = mix(person as u64);
+            let mut random = draw::mix(person as u64);
             let mut next = |below: i64| {
-                random = mix(random);
+                random = draw::mix(random);
                 (random % below.cast_unsigned()).cast_signed()
             };
             let (days, spread_minutes) = (1 + next(60), 1 + next(600));

@@ -1,6 +1,8 @@
 //! How attention to a mail fades: clicks at each age, relative to the clicks expected there from when people act.
 
-use event::{Timestamp, profile::History};
+use event::Timestamp;
+
+use super::{Person, halvings, is_left};
 
 use crate::model::Population;
 use crate::model::drift::LONG_DAYS;
@@ -22,10 +24,10 @@ const MOST_PEOPLE: usize = 4_000;
 const NORMAL_MINUTES: usize = 1_440;
 
 /// Returns whether there are enough clicks on known mails to learn from.
-pub(super) fn enough(histories: &[History]) -> bool {
-    let clicked = histories
+pub(super) fn enough(people: &[Person]) -> bool {
+    let clicked = people
         .iter()
-        .flat_map(|history| &history.mails)
+        .flat_map(|person| &person.history.mails)
         .filter(|mail| mail.clicked_at.is_some());
     clicked.take(ENOUGH_CLICKS).count() == ENOUGH_CLICKS
 }
@@ -34,8 +36,8 @@ pub(super) fn enough(histories: &[History]) -> bool {
 pub(super) fn refit(
     tables: &mut Tables,
     prior: &Population,
-    histories: &[History],
-    people: &[Sums],
+    people: &[Person],
+    sums: &[Sums],
     now: Timestamp,
     personal: bool,
 ) {
@@ -43,9 +45,9 @@ pub(super) fn refit(
     let mut clicks = [PRIOR_CLICKS; AGES];
     let mut expected = [PRIOR_CLICKS; AGES];
     let bands = tables.attention_bands();
-    let stride = histories.len().div_ceil(MOST_PEOPLE);
-    for (history, sums) in histories.iter().zip(people).step_by(stride) {
-        if !sums.clicks.exposed {
+    let halvings = halvings(people, MOST_PEOPLE);
+    for (Person { draw, history }, sums) in people.iter().zip(sums) {
+        if !sums.clicks.exposed || !is_left(*draw, halvings) {
             continue;
         }
         let mut week = [0.0; BINS];
@@ -106,7 +108,7 @@ fn activity(week: &[f32; BINS], start: usize, from: usize, to: usize) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use event::profile::Mail;
+    use event::profile::{History, Mail};
 
     use super::*;
 
@@ -123,13 +125,16 @@ mod tests {
                     clicked_at: Some(delivered_at.plus_millis(edges[1] as i64 * 60_000)),
                 }
             };
-            let histories = [History {
-                mails: (4..304).rev().map(mail).collect(),
-                ..History::default()
+            let people = [Person {
+                draw: 0,
+                history: History {
+                    mails: (4..304).rev().map(mail).collect(),
+                    ..History::default()
+                },
             }];
             let mut tables = prior.tables.clone();
-            let sums = super::super::sums_of(&histories, now, &Derived::new(&tables));
-            refit(&mut tables, &prior, &histories, &sums, now, false);
+            let sums = super::super::sums_of(&people, now, &Derived::new(&tables));
+            refit(&mut tables, &prior, &people, &sums, now, false);
             assert!(
                 tables.attention[band] > prior.tables.attention[band],
                 "{} minutes: {:?}",

@@ -9,10 +9,18 @@ use event::{
     profile::{Activity, History},
 };
 
-use crate::model::{Curve, Population};
+use super::{Person, halvings, is_left};
+
+use crate::{
+    draw,
+    model::{Curve, Population},
+};
 
 /// How long before a person's last act the held-back part begins.
 const HELD_BACK_MS: i64 = 28 * DAY_MS;
+
+/// Within how much of the held-back part the moment lies: a week of it is left to look at.
+const SPREAD_MS: i64 = 21 * DAY_MS;
 
 /// More people than this change the fitted values in the third digit only.
 const MOST_PEOPLE: usize = 4_000;
@@ -30,16 +38,17 @@ pub(super) struct HeldBack<'a> {
 }
 
 /// Returns a moment of every person who is used.
-pub(super) fn moments<'a>(population: &Population, histories: &'a [History]) -> Vec<HeldBack<'a>> {
-    let stride = histories.len().div_ceil(MOST_PEOPLE).max(1);
-    let people = histories.iter().enumerate().step_by(stride);
-    let moments = people.filter_map(|(index, history)| {
+pub(super) fn moments<'a>(population: &Population, people: &'a [Person]) -> Vec<HeldBack<'a>> {
+    let halvings = halvings(people, MOST_PEOPLE);
+    let people = people.iter().filter(|person| is_left(person.draw, halvings));
+    let moments = people.filter_map(|Person { draw, history }| {
         if !history.mails.is_empty() {
             return None;
         }
         let end = history.activities.last()?.at;
-        // Anywhere in the first three of the four weeks, by the person's index: reproducible, and spread over all hours.
-        let spread_ms = (index as i64).wrapping_mul(6_364_136_223) % (21 * DAY_MS);
+        // Anywhere in the first three of the four weeks, as drawn for the person: reproducible, and spread over all hours. Mixed
+        // again, because whether a person is used depends on the number as well.
+        let spread_ms = draw::fraction(draw::mix(*draw), SPREAD_MS as u64) as i64;
         let cut = end.plus_millis(-HELD_BACK_MS + spread_ms);
         let split = history.activities.partition_point(|activity| activity.at <= cut);
         let (past, future) = history.activities.split_at(split);

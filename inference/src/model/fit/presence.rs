@@ -100,10 +100,16 @@ mod tests {
     use event::grid::HOUR_MS;
 
     use super::*;
-    use crate::model::{Population, fit::held_back::moments};
+    use crate::{
+        draw,
+        model::{
+            Population,
+            fit::{Person, held_back::moments},
+        },
+    };
 
     /// 900 people over 150 days: spells of six acts, two hours apart, or single acts, at arbitrary hours.
-    fn histories(acts_in_a_spell: i64) -> Vec<History> {
+    fn people(acts_in_a_spell: i64) -> Vec<Person> {
         let mut state = 1_u64;
         let mut below = |bound: i64| {
             state ^= state << 13;
@@ -111,11 +117,14 @@ mod tests {
             state ^= state << 17;
             (state % bound as u64) as i64
         };
-        let mut histories = Vec::new();
-        for _ in 0..900 {
+        let mut people = Vec::new();
+        for number in 0..900 {
             let mut times: Vec<i64> = Vec::new();
-            for _ in 0..120 / acts_in_a_spell {
-                let begin = below(150 * 24 * HOUR_MS);
+            // Half of the time between two spells is free of acts: what is alone is not near another by chance.
+            let spells = 120 / acts_in_a_spell;
+            let apart = 150 * 24 * HOUR_MS / spells;
+            for spell in 0..spells {
+                let begin = spell * apart + below(apart / 2);
                 times.extend((0..acts_in_a_spell).map(|act| begin + act * 2 * HOUR_MS));
             }
             times.sort_unstable();
@@ -123,26 +132,29 @@ mod tests {
                 at: Timestamp::from_millis_clamped(1_700_000_000_000 + time),
                 strong: true,
             };
-            histories.push(History {
-                activities: times.into_iter().map(activity).collect(),
-                ..History::default()
+            people.push(Person {
+                draw: draw::mix(number),
+                history: History {
+                    activities: times.into_iter().map(activity).collect(),
+                    ..History::default()
+                },
             });
         }
-        histories
+        people
     }
 
     #[test]
     fn spells_give_the_last_act_weight_and_lone_acts_take_it() {
-        let refit = |start, histories: &[History]| refit(start, &moments(&Population::plain(), histories));
-        let [weight, half_life_hours] = refit([0.0, 16.0], &histories(6)).unwrap();
+        let refit = |start, people: &[Person]| refit(start, &moments(&Population::plain(), people));
+        let [weight, half_life_hours] = refit([0.0, 16.0], &people(6)).unwrap();
         assert!(
             weight >= 2.0 && half_life_hours <= 8.0,
             "{weight} {half_life_hours}"
         );
-        let [weight, _] = refit([8.0, 16.0], &histories(1)).unwrap();
+        let [weight, _] = refit([8.0, 16.0], &people(1)).unwrap();
         assert_eq!(weight, 0.0);
         // Nothing to gain, and too few people.
-        assert_eq!(refit([0.0, 16.0], &histories(1)), None);
-        assert_eq!(refit([0.0, 16.0], &histories(6)[..300]), None);
+        assert_eq!(refit([0.0, 16.0], &people(1)), None);
+        assert_eq!(refit([0.0, 16.0], &people(6)[..300]), None);
     }
 }

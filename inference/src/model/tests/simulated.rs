@@ -26,6 +26,11 @@ fn subjects(world: &World) -> Vec<Subject> {
     (0..world.people()).map(subject).collect()
 }
 
+fn people(subjects: &[Subject]) -> impl Iterator<Item = TrainingPerson> {
+    let people = subjects.iter().enumerate();
+    people.map(|(number, subject)| training(number, subject.profile.clone()))
+}
+
 /// The share of the best possible gain over a random minute, for choices in a window of `hours`.
 fn share(subjects: &[Subject], hours: i64, choose: impl Fn(&Subject, Timestamp) -> Timestamp) -> f64 {
     let (mut gained, mut possible) = (0.0, 0.0);
@@ -48,10 +53,7 @@ fn most_of_what_can_be_gained_is_gained_from_confounded_mail() {
     const ENOUGH: f64 = 0.33;
     let world = World::new(5, 400, monday());
     let subjects = subjects(&world);
-    let train = subjects.iter().map(|subject| TrainingPerson {
-        profile: subject.profile.clone(),
-    });
-    let population = Population::fit(train, monday()).unwrap();
+    let population = Population::fit(people(&subjects), monday()).unwrap();
     assert!(population.tables.attention_learned);
     for hours in [24, 168] {
         let ours = share(&subjects, hours, |subject, start| {
@@ -72,20 +74,15 @@ fn most_of_what_can_be_gained_is_gained_from_confounded_mail() {
 #[test]
 fn fitting_is_reproducible_and_changes_the_version() {
     let subjects = subjects(&World::new(3, 60, monday()));
-    let train = || {
-        subjects.iter().map(|subject| TrainingPerson {
-            profile: subject.profile.clone(),
-        })
-    };
-    let fitted = Population::fit(train(), monday()).unwrap();
-    assert_eq!(fitted, Population::fit(train(), monday()).unwrap());
+    let fitted = Population::fit(people(&subjects), monday()).unwrap();
+    assert_eq!(fitted, Population::fit(people(&subjects), monday()).unwrap());
     assert_ne!(fitted.version(), Population::builtin().version());
     assert_eq!(fitted.people(), 60);
     let stored = serde_json::to_string(&fitted).unwrap();
     let read: Population = serde_json::from_str(&stored).unwrap();
     assert_eq!((&read, read.version()), (&fitted, fitted.version()));
     assert_eq!(Population::fit([], monday()), None);
-    assert_eq!(Population::fit([TrainingPerson::default()], monday()), None);
+    assert_eq!(Population::fit([training(0, Profile::default())], monday()), None);
 }
 
 /// The stated confidence matches how often it comes true: opens and clicks of people who get mail at all hours.
