@@ -226,7 +226,7 @@ impl Service {
             curve: self.curve(&known, inquiry.question.now),
             latency: learned.week(
                 inquiry.esp.as_deref(),
-                known.profile.mailbox_provider(),
+                inquiry.mailbox_provider_of(&known.profile),
                 inquiry.caller_latency_seconds,
                 LatencyContext {
                     campaign_id: inquiry.campaign_id.as_deref(),

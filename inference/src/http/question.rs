@@ -3,9 +3,9 @@
 use std::fmt;
 
 use event::{
-    Hasher, Timestamp,
+    Hasher, MailboxProvider, Timestamp,
     grid::{self, MINUTE_MS},
-    profile::Signal,
+    profile::{Profile, Signal},
     redact::Redactor,
 };
 use jiff::tz::TimeZone;
@@ -246,6 +246,8 @@ impl<'de> Deserialize<'de> for Moment {
 #[derive(Debug, Clone)]
 pub(crate) struct Inquiry {
     pub(crate) identity: Identity,
+    /// The class of the mailbox, if the request gives the address itself.
+    pub(crate) mailbox_provider: Option<MailboxProvider>,
     pub(crate) question: Question,
     pub(crate) time_zone: String,
     pub(crate) esp: Option<String>,
@@ -268,6 +270,12 @@ impl Inquiry {
             now_was_told: self.question.now_was_told,
         }
     }
+
+    /// Returns the class of the mailbox that delays are expected for: what the person's events say, or the request's address if
+    /// they say nothing, as before the first mail.
+    pub(crate) fn mailbox_provider_of(&self, profile: &Profile) -> Option<MailboxProvider> {
+        profile.mailbox_provider().or(self.mailbox_provider)
+    }
 }
 
 impl DecideRequest {
@@ -275,14 +283,15 @@ impl DecideRequest {
     pub(crate) fn check(self, hasher: &Hasher, clock: Timestamp) -> Result<Inquiry, ApiError> {
         let now = self.now.map_or(clock, |moment| moment.0);
         let horizon = horizon(now, self.now.is_some());
-        let identity = Who {
+        let who = Who {
             universal_id: self.universal_id,
             email: self.email,
             email_hash: self.email_hash,
             phone_number: self.phone_number,
             identifiers: self.identifiers,
-        }
-        .identity(hasher)?;
+        };
+        let mailbox_provider = who.mailbox_provider();
+        let identity = who.identity(hasher)?;
         let window = window(now, self.window_hours, self.window)?;
         let not_before = self.not_before.map(|moment| moment.0);
         let deadline = self.deadline.map(|moment| moment.0);
@@ -333,6 +342,7 @@ impl DecideRequest {
         let campaign_type = campaign("campaign_type", self.campaign_type)?;
         Ok(Inquiry {
             identity,
+            mailbox_provider,
             question: Question {
                 now,
                 now_was_told: self.now.is_some(),

@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 
-use event::{EmailHash, Hasher, Identifier, IdentifierKind, UniversalId, identity, redact::Redactor};
+use event::{
+    EmailHash, Hasher, Identifier, IdentifierKind, MailboxProvider, UniversalId, identity, redact::Redactor,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -100,6 +102,17 @@ impl Identity {
 }
 
 impl Who {
+    /// Returns the class of the mailbox of the first address that is given raw; of a hash nobody can tell.
+    pub(crate) fn mailbox_provider(&self) -> Option<MailboxProvider> {
+        let identifiers = self.identifiers.iter().flatten();
+        let addresses = identifiers
+            .filter(|Object(input)| input.kind == "email")
+            .map(|Object(input)| &input.value);
+        let address = self.email.iter().chain(addresses).next()?;
+        let normalized = identity::normalize_email(address).ok()?;
+        Some(MailboxProvider::of_address(&normalized))
+    }
+
     /// Checks the fields.
     pub(crate) fn identity(self, hasher: &Hasher) -> Result<Identity, ApiError> {
         let mut names = Vec::new();

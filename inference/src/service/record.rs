@@ -39,7 +39,7 @@ pub(super) fn explanation(weighed: &Weighed, service_version: &str) -> Explanati
         breakers: choice.breakers.clone(),
         hot_paths: choice.hot_paths.clone(),
         latency: choice.latency,
-        mailbox_provider: known.profile.mailbox_provider(),
+        mailbox_provider: inquiry.mailbox_provider_of(&known.profile),
         latency_version: basis.latency_version.as_deref().map(str::to_owned),
         chosen: point(curve, choice, choice.arrive_at),
         moved: displacement(choice),

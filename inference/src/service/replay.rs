@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use event::{Timestamp, UniversalId};
+use event::{MailboxProvider, Timestamp, UniversalId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use store::identity::Person;
@@ -82,6 +82,7 @@ struct Stored {
     request: NormalizedRequest,
     evidence: StoredEvidence,
     latency: ExpectedLatency,
+    mailbox_provider: Option<MailboxProvider>,
     latency_version: Option<String>,
     moved: Option<StoredMove>,
     inputs: Option<Inputs>,
@@ -168,6 +169,8 @@ fn reckon(
         other => Failure::unreadable(other),
     })?;
     inquiry.question.now_was_told = inputs.now_was_told;
+    // The address that it may come from is not stored.
+    inquiry.mailbox_provider = stored.mailbox_provider;
     let as_of = curve_as_of(&profile, stored.decided_at);
     let basis = Basis {
         inquiry,

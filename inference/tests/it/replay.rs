@@ -1,9 +1,10 @@
 //! Stored decisions that are computed again.
 
 use axum::http::StatusCode;
-use event::EventType;
+use event::{EventType, MailboxProvider};
 use sendflowr_inference::InferenceConfig;
 use serde_json::{Value, json};
+use store::events::LatencySample;
 
 use crate::{
     NOW, TestApp,
@@ -134,6 +135,58 @@ async fn what_is_learned_later_changes_no_replay() {
     app.server.stop().await;
     let elsewhere = TestApp::start_with(stores, &config);
     assert_eq!(replayed(&elsewhere, &reference).await["verdict"], "same");
+}
+
+/// Before the first mail, the address of the request tells whose servers will receive it.
+#[tokio::test]
+async fn delays_of_a_first_mail_are_those_of_the_mailbox_and_come_out_again() {
+    let stores = Stores::default();
+    let sample = |mailbox_provider, seconds: i64| LatencySample {
+        universal_id: id_of("ann@example.com"),
+        esp: "sendgrid".into(),
+        campaign_id: None,
+        campaign_type: None,
+        payload_bytes: None,
+        mailbox_provider: Some(mailbox_provider),
+        delivered_at: event::Timestamp::from(std::time::SystemTime::now()),
+        latency_ms: 1_000 * seconds,
+        stands_for: 1,
+    };
+    let mut samples = vec![sample(MailboxProvider::Gmail, 10); 500];
+    samples.extend(vec![sample(MailboxProvider::Outlook, 200); 500]);
+    stores.events.latencies.lock().unwrap().extend(samples);
+    let app = TestApp::start(stores);
+    for _ in 0..200 {
+        if !app.get("/latency").await.1["learned_at"].is_null() {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    let hash = event::Hasher::new().email("new@hotmail.com").unwrap();
+    let raw = json!([{"kind": "email", "value": " New@Hotmail.com"}]);
+    for (who, class, seconds) in [
+        (
+            json!({"email": "new@hotmail.com"}),
+            json!("outlook"),
+            150.0..=200.0,
+        ),
+        (json!({"identifiers": raw}), json!("outlook"), 150.0..=200.0),
+        (json!({"email": "new@gmail.com"}), json!("gmail"), 10.0..=15.0),
+        // Of a hash nobody can tell.
+        (json!({"email_hash": hash.as_str()}), Value::Null, 10.0..=200.0),
+    ] {
+        let mut request = who.clone();
+        request["esp"] = json!("sendgrid");
+        request["explain"] = json!(true);
+        let (status, decision) = app.post("/timing/decide", &request).await;
+        assert_eq!(status, StatusCode::OK, "{decision}");
+        let explanation = &decision["explanation"];
+        assert_eq!(explanation["mailbox_provider"], class, "{who}");
+        let expected = decision["expected_latency_seconds"].as_f64().unwrap();
+        assert!(seconds.contains(&expected), "{who}: {expected}");
+        assert!(!explanation.to_string().contains("hotmail"), "{explanation}");
+        assert_eq!(replayed(&app, &reference(&decision)).await["verdict"], "same");
+    }
 }
 
 #[tokio::test]
