@@ -19,6 +19,10 @@ async fn unknown_providers_and_accounts_are_told_the_known_ones() {
     let answer = system.webhook("postmark/other", &[], "{}").await;
     assert_eq!((answer.status, answer.error_code()), (404, "unknown_account"));
     assert_eq!(answer.body["error"]["known_accounts"], json!(["default"]));
+    assert_eq!(
+        answer.body["error"]["known_providers"],
+        json!(["mailgun", "postmark"])
+    );
 }
 
 #[tokio::test]

@@ -172,7 +172,7 @@ async fn deliver(
     let provider = plugin.descriptor().slug.as_str();
     let account: Arc<Account> = app.intake.accounts.get(provider, account).map_err(|missing| {
         let may_see_accounts = app.access.admits(request.headers());
-        missing_account(plugin, account, missing, may_see_accounts)
+        missing_account(app, plugin, account, missing, may_see_accounts)
     })?;
     trace.attribute("sendflowr.account", account.name().to_owned());
     let received_at = Timestamp::from(SystemTime::now());
@@ -255,7 +255,13 @@ fn without_plugin(app: &App, provider: &str, account: &str) -> ApiError {
 
 /// A host may serve several customers, and account names may be theirs: only callers who may see `/plugins` are told
 /// the known ones.
-fn missing_account(plugin: &Plugin, account: &str, missing: Missing, may_see_accounts: bool) -> ApiError {
+fn missing_account(
+    app: &App,
+    plugin: &Plugin,
+    account: &str,
+    missing: Missing,
+    may_see_accounts: bool,
+) -> ApiError {
     let Descriptor {
         slug: provider,
         statuses,
@@ -277,11 +283,16 @@ fn missing_account(plugin: &Plugin, account: &str, missing: Missing, may_see_acc
         "the known accounts of `{provider}`: `{}`",
         known.join("`, `")
     );
+    let error = |message| {
+        let known = app.intake.plugins.slugs();
+        ApiError::new(StatusCode::NOT_FOUND, "unknown_account", message).with("known_providers", known)
+    };
     if !may_see_accounts {
-        let message = format!("{message}; `GET /plugins` lists the known ones and needs `host.admin_token`");
-        return ApiError::new(StatusCode::NOT_FOUND, "unknown_account", message);
+        return error(format!(
+            "{message}; `GET /plugins` lists the known ones and needs `host.admin_token`"
+        ));
     }
-    ApiError::new(StatusCode::NOT_FOUND, "unknown_account", message).with("known_accounts", known)
+    error(message).with("known_accounts", known)
 }
 
 fn accounts_unread(unavailable: StatusCode) -> ApiError {

@@ -29,6 +29,10 @@ async fn says_what_there_is_under_other_paths() {
             "{path}"
         );
         assert_eq!(unknown.json()["error"]["known_accounts"], json!(["eu"]));
+        assert_eq!(
+            unknown.json()["error"]["known_providers"],
+            json!(["acme", "beta"])
+        );
     }
     assert!(
         !host
@@ -53,6 +57,7 @@ async fn accounts_are_named_to_nobody_who_may_not_see_the_plugins() {
         (stranger.status, stranger.code().as_str()),
         (404, "unknown_account")
     );
+    assert_eq!(stranger.json()["error"]["known_providers"], json!(["acme"]));
     assert!(
         !stranger.text.contains("bakery") && stranger.text.contains("`GET /plugins`"),
         "{}",
