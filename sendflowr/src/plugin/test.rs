@@ -27,9 +27,9 @@ const MOST_IN_TABLE: usize = 80;
 /// A case file and its result.
 #[derive(Serialize)]
 struct Tried {
-    file: PathBuf,
     #[serde(flatten)]
     result: CaseResult,
+    file: PathBuf,
 }
 
 /// Runs the cases of the given plugins; the exit code says whether all pass.
@@ -163,5 +163,26 @@ fn shortened(difference: &str) -> String {
     match difference.char_indices().nth(MOST_IN_TABLE) {
         None => difference.to_owned(),
         Some((end, _)) => format!("{}…", &difference[..end]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_json_begins_with_case_pass_and_diff() {
+        let tried = Tried {
+            result: CaseResult {
+                case: "acme/click".to_owned(),
+                pass: true,
+                diff: Vec::new(),
+            },
+            file: "cases/click.json".into(),
+        };
+        assert_eq!(
+            serde_json::to_string(&tried).unwrap(),
+            r#"{"case":"acme/click","pass":true,"diff":[],"file":"cases/click.json"}"#
+        );
     }
 }
