@@ -2,6 +2,7 @@
 
 mod access;
 mod descriptors;
+mod discard;
 mod exposition;
 mod guard;
 mod log_rate;
@@ -13,6 +14,7 @@ mod trace;
 
 pub use access::{Access, InvalidAccess, protect};
 pub use descriptors::raise_file_limit;
+pub use discard::discard;
 pub use exposition::exposition;
 pub use guard::{ErrorNote, RequestId, Unanswered, guard};
 pub use log_rate::{LeftOut, LogRate, LogRates};

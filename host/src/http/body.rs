@@ -125,12 +125,19 @@ pub(super) async fn receive(
     body: Body,
 ) -> Result<Received, ApiError> {
     let encoding = encoding(headers)?;
+    let announced = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    if announced.is_some_and(|announced| announced > app.max_body_bytes) {
+        listener::discard(headers, body, app.body_timeout).await;
+        return Err(ApiError::body_too_large(app.max_body_bytes));
+    }
     let mut place = Place {
         room: Arc::clone(&app.room),
         provider: provider.to_owned(),
         bytes: 0,
     };
-    let collect = collect(headers, body, app.max_body_bytes, &mut place, unavailable);
+    let collect = collect(announced, body, app.max_body_bytes, &mut place, unavailable);
     let bytes = tokio::time::timeout(app.body_timeout, collect).await;
     let bytes = bytes.map_err(|_elapsed| {
         let message = "the body did not arrive in time: send the delivery again";
@@ -179,18 +186,12 @@ impl Received {
 }
 
 async fn collect(
-    headers: &HeaderMap,
+    announced: Option<usize>,
     body: Body,
     limit: usize,
     place: &mut Place,
     unavailable: StatusCode,
 ) -> Result<Vec<u8>, ApiError> {
-    let announced = headers
-        .get(header::CONTENT_LENGTH)
-        .and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-    if announced.is_some_and(|announced| announced > limit) {
-        return Err(ApiError::body_too_large(limit));
-    }
     // A sender that announces a large body has not sent it yet.
     let mut collected = Vec::with_capacity(announced.unwrap_or(0).min(FREE_BYTES));
     let mut chunks = body.into_data_stream();

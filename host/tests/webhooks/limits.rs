@@ -93,6 +93,15 @@ async fn a_body_without_an_announced_length_is_bounded_too() {
     assert_eq!(raw(&host, &request).await, "HTTP/1.1 413");
 }
 
+/// More than the system's buffers take: a connection that is closed early breaks while the client still writes.
+#[tokio::test]
+async fn who_writes_a_body_that_is_too_large_before_reading_sees_the_refusal() {
+    let host = Host::start(&[guest("acme")], OPEN, "").await;
+    let mut request = b"POST /webhooks/acme HTTP/1.1\r\nhost: x\r\ncontent-length: 16000000\r\n\r\n".to_vec();
+    request.resize(request.len() + 16_000_000, b'x');
+    assert_eq!(raw(&host, &request).await, "HTTP/1.1 413");
+}
+
 #[tokio::test]
 async fn a_body_that_does_not_come_is_given_up() {
     let mut acme = guest("acme");

@@ -57,12 +57,14 @@ impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
             ));
         }
         refuse_encoded(request.headers())?;
+        let time_allowed = app.request_timeout.mul_f64(SHARE_FOR_BODY);
         let announced = request.headers().get(CONTENT_LENGTH);
         let announced: Option<u64> = announced.and_then(|length| length.to_str().ok()?.parse().ok());
         if announced.is_some_and(|bytes| bytes > limit_bytes as u64) {
+            let (head, body) = request.into_parts();
+            listener::discard(&head.headers, body, time_allowed).await;
             return Err(ApiError::BodyTooLarge { limit_bytes });
         }
-        let time_allowed = app.request_timeout.mul_f64(SHARE_FOR_BODY);
         let read = tokio::time::timeout(time_allowed, Bytes::from_request(request, app));
         let bytes =
             read.await

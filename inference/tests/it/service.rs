@@ -535,6 +535,38 @@ async fn shutdown_stores_what_waits() {
     assert_eq!(stores.events.explanations.lock().unwrap().len(), 1);
 }
 
+/// More than the system's buffers take: a connection that is closed early breaks while the client still writes.
+#[tokio::test]
+async fn who_writes_a_body_that_is_too_large_before_reading_sees_the_refusal() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let shutdown = CancellationToken::new();
+    let running = tokio::spawn(sendflowr_inference::run(
+        InferenceConfig::default(),
+        Stores::default().dependencies(),
+        listener,
+        shutdown.clone(),
+    ));
+    let mut request =
+        b"POST /timing/decide HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 16000000\r\n\r\n"
+            .to_vec();
+    request.resize(request.len() + 16_000_000, b' ');
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut stream, &request)
+        .await
+        .unwrap();
+    let mut answer = String::new();
+    tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut answer)
+        .await
+        .unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 413") && answer.contains("body_too_large"),
+        "{answer}"
+    );
+    shutdown.cancel();
+    assert!(running.await.unwrap().is_ok());
+}
+
 #[tokio::test]
 async fn people_do_not_share_curves() {
     let stores = Stores::default();
