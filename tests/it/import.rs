@@ -1,13 +1,15 @@
 //! Past events: from a file or the embedded engines to decisions, through the binary.
 
-use std::{fs, path::Path, process::Output, time::SystemTime};
+use std::{fs, path::Path, process::Output};
 
-use event::Timestamp;
 use integration_tests::{Answer, System, eventually, run, told};
 use serde_json::{Value, json};
 
 const HOUR_MS: i64 = 3_600_000;
 const DAY_MS: i64 = 24 * HOUR_MS;
+
+/// The end of the history in the file, and the time of the decisions: 2026-01-05T00:00:00Z, a Monday.
+const END_MS: i64 = 1_767_571_200_000;
 
 /// Days of history in the file.
 const DAYS: i64 = 56;
@@ -19,15 +21,14 @@ fn import(folder: &Path, arguments: &[&str]) -> Output {
 /// Writes `events.csv`: Ann is mailed and clicks every day at 09:00 UTC, known by her address; Bob clicks at 20:00, known by his
 /// address and an own id; Eve has unsubscribed, known by an own id.
 fn write_past(folder: &Path) {
-    let midnight = Timestamp::from(SystemTime::now()).as_millis() / DAY_MS * DAY_MS;
     let mut csv = "user_id,email,timestamp_utc,event_type,message_id,campaign_id,esp\n".to_owned();
     for day in 1..=DAYS {
-        let at = |hour: i64| (midnight - day * DAY_MS + hour * HOUR_MS) / 1_000;
+        let at = |hour: i64| (END_MS - day * DAY_MS + hour * HOUR_MS) / 1_000;
         csv += &format!("Ann@Example.com,,{},delivered,m-{day},spring,\n", at(8));
         csv += &format!("ann@example.com,,{},clicked,m-{day},spring,\n", at(9));
         csv += &format!("c-7,bob@example.com,{},clicked,n-{day},,mailgun/eu\n", at(20));
     }
-    csv += &format!("c-9,,{},unsubscribed,,,\n", (midnight - DAY_MS) / 1_000);
+    csv += &format!("c-9,,{},unsubscribed,,,\n", (END_MS - DAY_MS) / 1_000);
     fs::write(folder.join("events.csv"), csv).expect("it can be written");
 }
 
@@ -36,7 +37,7 @@ const ALL: u64 = 3 * DAYS as u64 + 1;
 
 /// Asks for a decision without experiments about the person whom `who` names.
 async fn ask(system: &System, who: Value) -> Answer {
-    let mut question = json!({"window_hours": 48, "experiment": false});
+    let mut question = json!({"window_hours": 48, "experiment": false, "now": "2026-01-05T00:00:00Z"});
     let fields = question.as_object_mut().expect("it is an object");
     fields.extend(who.as_object().expect("it is an object").clone());
     system.ask("/timing/decide", &question).await
