@@ -28,10 +28,40 @@ const PROVEN_BYTES_PER_MINUTE: usize = 16 * 1024 * 1024;
 /// Why a delivery is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cause<'a> {
-    /// The plugin cannot read it, for this reason.
-    Malformed(&'a str),
+    /// The plugin cannot read it.
+    Malformed {
+        /// The plugin's reason.
+        reason: &'a str,
+        /// Whether its proofs held.
+        is_proven: bool,
+    },
     /// The plugin cannot read some of its elements.
     Rejected(&'a [RejectedElement]),
+}
+
+impl Cause<'_> {
+    pub(crate) fn code(self) -> &'static str {
+        match self {
+            Self::Malformed { .. } => "malformed",
+            Self::Rejected(_) => "rejected_elements",
+        }
+    }
+
+    /// Returns whether the delivery's proofs held. Without, elements are not looked at.
+    pub(crate) fn is_proven(self) -> bool {
+        match self {
+            Self::Malformed { is_proven, .. } => is_proven,
+            Self::Rejected(_) => true,
+        }
+    }
+
+    /// Returns the positions of the elements that yielded no event when others did.
+    pub(crate) fn indexes(self) -> Vec<u32> {
+        match self {
+            Self::Malformed { .. } => Vec::new(),
+            Self::Rejected(elements) => elements.iter().map(|element| element.index).collect(),
+        }
+    }
 }
 
 /// Builds the record that keeps a delivery, given in `sealed` form. Its key is `provider/account`.
@@ -52,9 +82,9 @@ pub(crate) fn record(
     put(header::PLUGIN, plugin.to_owned());
     put(header::REQUEST_ID, receipt.request_id.to_owned());
     put(TRACE_HEADER, receipt.trace.to_string());
+    put(header::CAUSE, cause.code().to_owned());
     match cause {
-        Cause::Malformed(reason) => {
-            put(header::CAUSE, "malformed".to_owned());
+        Cause::Malformed { reason, .. } => {
             put(header::MESSAGE, reason.to_owned());
         }
         Cause::Rejected(elements) => {
@@ -63,7 +93,6 @@ pub(crate) fn record(
                 .take(MAX_INDEXES)
                 .map(|element| element.index.to_string());
             let first = elements.first().map_or("", |element| element.reason.as_str());
-            put(header::CAUSE, "rejected_elements".to_owned());
             put(
                 header::MESSAGE,
                 format!("{} elements were rejected, the first: {first}", elements.len()),
@@ -94,39 +123,90 @@ struct Spent {
     proven_bytes: usize,
 }
 
+/// What a delivery has taken of a minute's budget.
+#[derive(Debug)]
+pub(crate) struct Share(Spent);
+
+/// Why a delivery cannot be kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NoRoom {
+    /// The minute's budget is used up.
+    BudgetSpent,
+    /// Nothing proves it, and it is too large for that.
+    TooLarge,
+}
+
+impl NoRoom {
+    pub(crate) fn code(self) -> &'static str {
+        match self {
+            Self::BudgetSpent => "budget_spent",
+            Self::TooLarge => "too_large",
+        }
+    }
+}
+
 impl Budget {
-    /// Takes a delivery's part of this minute's budget. Returns whether the delivery may be kept.
+    /// Takes a delivery's part of this minute's budget.
+    ///
+    /// # Errors
+    /// [`NoRoom`] if the delivery may not be kept.
     pub(crate) fn take(
         &self,
-        (provider, account): (&str, &str),
+        account: &Account,
         delivery: &Request,
         is_proven: bool,
         now: Timestamp,
-    ) -> bool {
+    ) -> Result<Share, NoRoom> {
         let bytes = bytes_of(delivery);
         let minute = now.as_seconds() / 60;
-        let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
-        let spent = spent
-            .entry((provider.to_owned(), account.to_owned()))
-            .or_default();
+        let mut accounts = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
+        let spent = accounts.entry(names(account)).or_default();
         if spent.minute != minute {
             *spent = Spent {
                 minute,
                 ..Spent::default()
             };
         }
-        if !is_proven {
-            let is_kept = bytes <= MAX_UNPROVEN_BYTES && spent.unproven < UNPROVEN_PER_MINUTE;
-            spent.unproven += u32::from(is_kept);
-            return is_kept;
+        let mut share = Spent {
+            minute,
+            ..Spent::default()
+        };
+        if is_proven {
+            // The last one may exceed the budget: otherwise one larger than the whole budget would never be kept.
+            if spent.proven_bytes >= PROVEN_BYTES_PER_MINUTE {
+                return Err(NoRoom::BudgetSpent);
+            }
+            share.proven_bytes = bytes;
+        } else {
+            if bytes > MAX_UNPROVEN_BYTES {
+                return Err(NoRoom::TooLarge);
+            }
+            if spent.unproven >= UNPROVEN_PER_MINUTE {
+                return Err(NoRoom::BudgetSpent);
+            }
+            share.unproven = 1;
         }
-        // The last one may exceed the budget: otherwise one larger than the whole budget would never be kept.
-        let is_kept = spent.proven_bytes < PROVEN_BYTES_PER_MINUTE;
-        if is_kept {
-            spent.proven_bytes += bytes;
-        }
-        is_kept
+        spent.unproven += share.unproven;
+        spent.proven_bytes += share.proven_bytes;
+        Ok(Share(share))
     }
+
+    /// Returns to the budget what was taken for a delivery that was not kept after all.
+    pub(crate) fn give_back(&self, account: &Account, Share(share): Share) {
+        let mut accounts = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
+        // A later minute has begun with a whole budget.
+        if let Some(spent) = accounts.get_mut(&names(account))
+            && spent.minute == share.minute
+        {
+            // Deliveries of two minutes may alternate, and each change of the minute clears what was spent.
+            spent.unproven = spent.unproven.saturating_sub(share.unproven);
+            spent.proven_bytes = spent.proven_bytes.saturating_sub(share.proven_bytes);
+        }
+    }
+}
+
+fn names(account: &Account) -> (String, String) {
+    (account.provider().to_owned(), account.name().to_owned())
 }
 
 /// Returns the number of bytes that a sender had to send for what is kept of a delivery.
@@ -157,35 +237,60 @@ mod tests {
         }
     }
 
+    fn account(name: &str) -> Account {
+        Account::new("acme", name, [], false)
+    }
+
     #[test]
     fn strangers_cannot_fill_the_disk() {
         let budget = Budget::default();
-        let take = |account, delivery, now| budget.take(("acme", account), &delivery, false, now);
+        let take = |name, delivery, now| budget.take(&account(name), &delivery, false, now).map(drop);
         let now: Timestamp = "2026-01-10T12:00:00.000Z".parse().unwrap();
-        let taken = (0..100).filter(|_| take("default", delivery(0, 1), now)).count();
-        assert_eq!(taken, UNPROVEN_PER_MINUTE as usize);
-        assert!(take("eu", delivery(0, 1), now), "accounts do not share it");
-        assert!(take("default", delivery(0, 1), now.plus_millis(60_000)));
-        assert!(take("eu", delivery(1, MAX_UNPROVEN_BYTES - 1), now));
-        assert!(!take("eu", delivery(1, MAX_UNPROVEN_BYTES), now), "headers count");
+        let taken = (0..100).filter(|_| take("default", delivery(0, 1), now).is_ok());
+        assert_eq!(taken.count(), UNPROVEN_PER_MINUTE as usize);
+        assert_eq!(take("default", delivery(0, 1), now), Err(NoRoom::BudgetSpent));
+        assert_eq!(
+            take("eu", delivery(0, 1), now),
+            Ok(()),
+            "accounts do not share it"
+        );
+        let later = now.plus_millis(60_000);
+        assert_eq!(take("default", delivery(0, 1), later), Ok(()));
+        assert_eq!(take("eu", delivery(1, MAX_UNPROVEN_BYTES - 1), now), Ok(()));
+        let too_large = take("eu", delivery(1, MAX_UNPROVEN_BYTES), now);
+        assert_eq!(too_large, Err(NoRoom::TooLarge), "headers count");
     }
 
     #[test]
     fn nor_can_whoever_has_captured_a_proof() {
         let budget = Budget::default();
-        let take = |account, now| budget.take(("acme", account), &delivery(10, 1 << 20), true, now);
+        let take = |name, delivery: &Request, now| budget.take(&account(name), delivery, true, now).is_ok();
         let now: Timestamp = "2026-01-10T12:00:00.000Z".parse().unwrap();
-        let taken = (0..100).filter(|_| take("default", now)).count();
+        let large = delivery(10, 1 << 20);
+        let taken = (0..100).filter(|_| take("default", &large, now)).count();
         assert_eq!(taken, 16);
-        assert!(take("eu", now), "accounts do not share it");
-        let strangers = budget.take(("acme", "default"), &delivery(0, 1), false, now);
-        assert!(strangers, "unproven ones do not share it");
-        assert!(take("default", now.plus_millis(60_000)));
+        assert!(take("eu", &large, now), "accounts do not share it");
+        let strangers = budget.take(&account("default"), &delivery(0, 1), false, now);
+        assert!(strangers.is_ok(), "unproven ones do not share it");
+        assert!(take("default", &large, now.plus_millis(60_000)));
         let huge = delivery(0, PROVEN_BYTES_PER_MINUTE + 1);
         let later = now.plus_millis(120_000);
-        assert!(
-            budget.take(("acme", "default"), &huge, true, later),
-            "it is kept alone"
-        );
+        assert!(take("default", &huge, later), "it is kept alone");
+    }
+
+    #[test]
+    fn what_is_given_back_counts_for_its_own_minute_only() {
+        let budget = Budget::default();
+        let account = account("default");
+        let take = |now| budget.take(&account, &delivery(0, PROVEN_BYTES_PER_MINUTE), true, now);
+        let now: Timestamp = "2026-01-10T12:00:00.000Z".parse().unwrap();
+        let first = take(now).unwrap();
+        assert!(take(now).is_err());
+        budget.give_back(&account, first);
+        let second = take(now).unwrap();
+        let later = now.plus_millis(60_000);
+        assert!(take(later).is_ok());
+        budget.give_back(&account, second);
+        assert!(take(later).is_err());
     }
 }

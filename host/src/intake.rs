@@ -4,6 +4,7 @@
 //! its unreadable elements, in one append. If that fails, the embedded bus has kept nothing of it. Kafka may have kept a part; the
 //! delivery is answered with 503 and sent again, and what was kept has the same event ids, so that it is stored once.
 
+mod received;
 mod replay;
 
 use std::sync::Arc;
@@ -15,39 +16,30 @@ use store::{
 };
 use tracing::{Instrument, field::Empty};
 
+use self::received::Received;
+pub(crate) use self::received::{Incoming, request_for};
 pub use self::replay::{ReplayError, Replayed};
 use crate::{
     accounts::{Account, AccountBook, Accounts, Missing},
     canonical::{self, Converted, Origin, RejectedElement, scrub},
     dead_letter::{self, Budget, Cause},
-    delivery::{Delivery, DeliveryError},
+    delivery::DeliveryError,
     fetch::{AddressRefused, FetchAddress, FetchError, Fetcher},
     metrics::Metrics,
     plugin::{
         Plugin, PluginError, Plugins,
-        types::{Batch, Header, Outcome, Reply, Request},
+        types::{Batch, Outcome, Reply},
     },
     proof::{CertificateSource, Refusal},
     recordings::{self, Recorder},
     rejected::Rejections,
-    seal::{RawDelivery, Sealer},
+    seal::Sealer,
     skipped::{SkippedType, SkippedTypes, skipped_types},
 };
 
 /// Size up to which a delivery is converted or sealed on the threads that serve all requests: a few hundred events,
 /// about a millisecond either way.
 const INLINE_BYTES: usize = 64 * 1024;
-
-/// A delivery as it was received over HTTP.
-#[derive(Debug)]
-pub(crate) struct Incoming {
-    pub(crate) method: String,
-    pub(crate) path: String,
-    pub(crate) query: String,
-    pub(crate) headers: Vec<Header>,
-    pub(crate) body: Vec<u8>,
-    pub(crate) received_at: Timestamp,
-}
 
 /// Identifies a delivery in logs, on the bus and in dead letters.
 #[derive(Debug, Clone, Copy)]
@@ -160,177 +152,154 @@ impl Intake {
         incoming: Incoming,
         receipt: Receipt<'_>,
     ) -> Result<Taken, IntakeError> {
-        let received_at = incoming.received_at;
-        let request = Arc::new(request_for(plugin, account, incoming));
-        let delivery = Delivery::new(plugin, account, Arc::clone(&request)).await?;
+        let received = Received::new(plugin, account, incoming);
+        let delivery = received.delivery().await?;
         match delivery.read(plugin, &self.certificates).await {
-            Ok(Outcome::Events(batch)) => {
-                let converted = self
-                    .convert(
-                        batch,
-                        plugin,
-                        account,
-                        received_at,
-                        received_at,
-                        Some(receipt.trace),
-                    )
-                    .await;
-                let mut records = Vec::with_capacity(converted.records.len() + 1);
-                records.extend(converted.records);
-                if let Some(first) = converted.rejected.first() {
-                    if !self.may_keep(account, &request, received_at, true) {
-                        return Err(IntakeError::NotKept(first.reason.clone()));
-                    }
-                    let rejected = converted.rejected.iter().map(|element| element.index).collect();
-                    let sealed = self
-                        .sealed(plugin, account, &request, received_at, true, rejected)
-                        .await;
-                    let cause = Cause::Rejected(&converted.rejected);
-                    records.push(dead_letter::record(sealed, account, plugin.tag(), receipt, cause));
-                }
-                if !records.is_empty() {
-                    self.append(records).await?;
-                }
-                self.metrics.elements(account.provider(), converted.counts);
-                self.skipped.add(account.provider(), &converted.skipped);
-                self.metrics
-                    .identifiers_dropped(account.provider(), converted.identifiers_dropped);
-                if !converted.rejected.is_empty() {
-                    self.metrics.dead_letter(account.provider(), "rejected_elements");
-                    self.rejections
-                        .elements(account, plugin.tag(), receipt.request_id, &converted.rejected);
-                }
-                if request.body.len() <= recordings::MAX_BODY_BYTES {
-                    self.recorder.keep(account, plugin, || {
-                        raw_delivery(&request, account, received_at, true)
-                    });
-                }
-                Ok(Taken::Stored(converted.counts))
-            }
+            Ok(Outcome::Events(batch)) => self
+                .take_events(&received, receipt, batch)
+                .await
+                .map(Taken::Stored),
             Ok(Outcome::Reply(reply)) => Ok(Taken::Reply(reply)),
-            Ok(Outcome::Confirm(url)) => {
-                let address = FetchAddress::parse(&url, &plugin.descriptor().hosts)?;
-                self.fetcher.get(&address).await?;
-                tracing::info!(
-                    provider = account.provider(),
-                    account = account.name(),
-                    "confirmed the webhook of `{}` account `{}` at `{}`",
-                    account.provider(),
-                    account.name(),
-                    address.host()
-                );
-                Ok(Taken::Confirmed)
-            }
+            Ok(Outcome::Confirm(url)) => self.confirm(&received, &url).await,
             Err(DeliveryError::Malformed { reason, is_proven }) => {
-                let reason = scrub::sentence(&reason);
-                let is_kept = self
-                    .keep_malformed(
-                        plugin,
-                        account,
-                        &request,
-                        received_at,
-                        receipt,
-                        &reason,
-                        is_proven,
-                    )
-                    .await?;
-                if is_kept && is_proven {
-                    // Strangers choose what others look like, and so could use up the reasons that are logged.
-                    self.rejections
-                        .delivery(account, plugin.tag(), receipt.request_id, &reason);
-                }
-                match is_kept {
-                    true => Err(IntakeError::Malformed(reason)),
-                    false => Err(IntakeError::NotKept(reason)),
-                }
+                Err(self.take_malformed(&received, receipt, &reason, is_proven).await)
             }
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Takes a delivery's part of its account's budget of dead letters. If there is none left, the provider must send the delivery
-    /// again.
-    fn may_keep(
+    /// Puts the events of a delivery on the bus, and its unreadable elements into a dead letter.
+    async fn take_events(
         &self,
-        account: &Account,
-        request: &Request,
-        received_at: Timestamp,
-        is_proven: bool,
-    ) -> bool {
-        let names = (account.provider(), account.name());
-        let may_keep = self.letters.take(names, request, is_proven, received_at);
-        if !may_keep {
-            self.metrics.dead_letter(account.provider(), "malformed_not_kept");
+        received: &Received,
+        receipt: Receipt<'_>,
+        batch: Batch,
+    ) -> Result<Counts, IntakeError> {
+        let converted = self
+            .convert(batch, received, received.at, Some(receipt.trace))
+            .await;
+        let (account, plugin) = (&received.account, &received.plugin);
+        match converted.rejected.first() {
+            Some(first) => {
+                let cause = Cause::Rejected(&converted.rejected);
+                if !self.keep(received, receipt, cause, converted.records).await? {
+                    return Err(IntakeError::NotKept(first.reason.clone()));
+                }
+                self.rejections
+                    .elements(account, plugin.tag(), receipt.request_id, &converted.rejected);
+            }
+            None if converted.records.is_empty() => {}
+            None => self.append(converted.records).await?,
         }
-        may_keep
+        self.metrics.elements(account.provider(), converted.counts);
+        self.skipped.add(account.provider(), &converted.skipped);
+        self.metrics
+            .identifiers_dropped(account.provider(), converted.identifiers_dropped);
+        if received.request.body.len() <= recordings::MAX_BODY_BYTES {
+            self.recorder.keep(account, plugin, || received.raw(true));
+        }
+        Ok(converted.counts)
     }
 
-    /// Keeps a delivery that the plugin could not read, and returns whether it was kept.
-    #[expect(clippy::too_many_arguments, reason = "each is a part of the dead letter")]
-    async fn keep_malformed(
+    /// Requests the address at which the provider wants its webhook confirmed.
+    async fn confirm(&self, received: &Received, url: &str) -> Result<Taken, IntakeError> {
+        let address = FetchAddress::parse(url, &received.plugin.descriptor().hosts)?;
+        self.fetcher.get(&address).await?;
+        let account = &received.account;
+        tracing::info!(
+            provider = account.provider(),
+            account = account.name(),
+            "confirmed the webhook of `{}` account `{}` at `{}`",
+            account.provider(),
+            account.name(),
+            address.host()
+        );
+        Ok(Taken::Confirmed)
+    }
+
+    /// Keeps a delivery that the plugin could not read, and returns how it is answered.
+    async fn take_malformed(
         &self,
-        plugin: &Arc<Plugin>,
-        account: &Arc<Account>,
-        request: &Arc<Request>,
-        received_at: Timestamp,
+        received: &Received,
         receipt: Receipt<'_>,
         reason: &str,
         is_proven: bool,
-    ) -> Result<bool, StoreError> {
-        if !self.may_keep(account, request, received_at, is_proven) {
-            return Ok(false);
+    ) -> IntakeError {
+        let reason = scrub::sentence(reason);
+        let cause = Cause::Malformed {
+            reason: &reason,
+            is_proven,
+        };
+        match self.keep(received, receipt, cause, Vec::new()).await {
+            Ok(true) => {}
+            Ok(false) => return IntakeError::NotKept(reason),
+            Err(error) => return error.into(),
         }
-        let sealed = self
-            .sealed(plugin, account, request, received_at, is_proven, Vec::new())
-            .await;
-        let letter = dead_letter::record(sealed, account, plugin.tag(), receipt, Cause::Malformed(reason));
-        self.append(vec![letter]).await?;
-        self.metrics.dead_letter(account.provider(), "malformed");
-        Ok(true)
+        if is_proven {
+            // Strangers choose what others look like, and so could use up the reasons that are logged.
+            self.rejections.delivery(
+                &received.account,
+                received.plugin.tag(),
+                receipt.request_id,
+                &reason,
+            );
+        }
+        IntakeError::Malformed(reason)
     }
 
-    /// Seals the delivery for a dead letter. `rejected` holds the positions of the elements that yielded no event when
-    /// others did.
-    async fn sealed(
+    /// Appends a dead letter of the delivery, together with the `records` of its events. Returns false, and appends nothing, if
+    /// the account's budget of dead letters has no room for it: the provider must then send the delivery again.
+    async fn keep(
         &self,
-        plugin: &Arc<Plugin>,
-        account: &Arc<Account>,
-        request: &Arc<Request>,
-        received_at: Timestamp,
-        is_proven: bool,
-        rejected: Vec<u32>,
-    ) -> Vec<u8> {
-        let (sealer, plugin) = (Arc::clone(&self.sealer), Arc::clone(plugin));
-        let (account, request) = (Arc::clone(account), Arc::clone(request));
-        compute(request.body.len(), move || {
-            let raw = RawDelivery {
-                rejected,
-                ..raw_delivery(&request, &account, received_at, is_proven)
-            };
-            sealer.seal(&raw, plugin.tag())
-        })
-        .await
+        received: &Received,
+        receipt: Receipt<'_>,
+        cause: Cause<'_>,
+        mut records: Vec<NewRecord>,
+    ) -> Result<bool, StoreError> {
+        let provider = received.account.provider();
+        let share = match self.letters.take(
+            &received.account,
+            &received.request,
+            cause.is_proven(),
+            received.at,
+        ) {
+            Ok(share) => share,
+            Err(no_room) => {
+                self.metrics.dead_letter_refused(provider, no_room.code());
+                return Ok(false);
+            }
+        };
+        let sealed = received
+            .sealed(&self.sealer, cause.is_proven(), cause.indexes())
+            .await;
+        let letter = dead_letter::record(sealed, &received.account, received.plugin.tag(), receipt, cause);
+        records.push(letter);
+        if let Err(error) = self.append(records).await {
+            // Otherwise the retries during an outage would use up the budget, and leave no room once the bus is back.
+            self.letters.give_back(&received.account, share);
+            return Err(error);
+        }
+        self.metrics.dead_letter(provider, cause.code());
+        Ok(true)
     }
 
     /// Converts a batch. `now` is later than the time of receipt if the delivery is replayed.
     async fn convert(
         &self,
         batch: Batch,
-        plugin: &Arc<Plugin>,
-        account: &Arc<Account>,
-        received_at: Timestamp,
+        received: &Received,
         now: Timestamp,
         trace: Option<TraceContext>,
     ) -> ReadyBatch {
-        let hasher = self.hasher.clone();
-        let (plugin, account) = (Arc::clone(plugin), Arc::clone(account));
+        let (hasher, received) = (self.hasher.clone(), received.clone());
         compute(canonical::bytes_of(&batch), move || {
+            let account = &received.account;
             let origin = Origin {
                 provider: account.provider(),
                 account: account.name(),
-                plugin: plugin.tag(),
+                plugin: received.plugin.tag(),
                 external_id_scope: account.external_id_scope(),
-                received_at,
+                received_at: received.at,
                 now,
             };
             ReadyBatch::new(canonical::convert(batch, &hasher, &origin), trace)
@@ -402,45 +371,6 @@ impl ReadyBatch {
             identifiers_dropped,
             counts,
         }
-    }
-}
-
-/// Builds the request as the plugin gets it: settings with their values, secrets by name only.
-pub(crate) fn request_for(plugin: &Plugin, account: &Account, incoming: Incoming) -> Request {
-    let descriptor = plugin.descriptor();
-    Request {
-        method: incoming.method,
-        path: incoming.path,
-        query: incoming.query,
-        headers: incoming.headers,
-        body: incoming.body,
-        received_at_ms: incoming.received_at.as_millis(),
-        settings: account.settings(descriptor),
-        secrets: account.secret_names(descriptor),
-    }
-}
-
-fn raw_delivery(
-    request: &Request,
-    account: &Account,
-    received_at: Timestamp,
-    is_proven: bool,
-) -> RawDelivery {
-    let headers = request
-        .headers
-        .iter()
-        .map(|header| (header.name.clone(), header.value.clone()));
-    RawDelivery {
-        provider: account.provider().to_owned(),
-        account: account.name().to_owned(),
-        method: request.method.clone(),
-        path: request.path.clone(),
-        query: request.query.clone(),
-        headers: headers.collect(),
-        body: request.body.clone(),
-        received_at,
-        is_proven,
-        rejected: Vec::new(),
     }
 }
 

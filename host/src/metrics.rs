@@ -25,11 +25,18 @@ struct ElementLabels {
     result: &'static str,
 }
 
-/// `cause` is `malformed`, `malformed_not_kept` or `rejected_elements`.
+/// `cause` is `malformed` or `rejected_elements`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct LetterLabels {
     provider: Arc<str>,
     cause: &'static str,
+}
+
+/// `reason` is `budget_spent` or `too_large`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefusedLetterLabels {
+    provider: Arc<str>,
+    reason: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -50,6 +57,7 @@ pub(crate) struct Metrics {
     delivery_seconds: Family<ProviderLabels, Histogram, fn() -> Histogram>,
     elements: Family<ElementLabels, Counter>,
     dead_letters: Family<LetterLabels, Counter>,
+    dead_letters_refused: Family<RefusedLetterLabels, Counter>,
     identifiers_dropped: Family<ProviderLabels, Counter>,
     /// Deliveries in progress.
     pub(crate) in_flight: Gauge,
@@ -65,6 +73,7 @@ impl Metrics {
             delivery_seconds: Family::new_with_constructor(buckets),
             elements: Family::default(),
             dead_letters: Family::default(),
+            dead_letters_refused: Family::default(),
             identifiers_dropped: Family::default(),
             in_flight: Gauge::default(),
             panics: Counter::default(),
@@ -88,6 +97,11 @@ impl Metrics {
             "sendflowr_host_dead_letters",
             "Deliveries dead-lettered, by provider and cause",
             metrics.dead_letters.clone(),
+        );
+        registry.register(
+            "sendflowr_host_dead_letters_refused",
+            "Deliveries that could not be read and had no room among the dead letters, by provider and reason",
+            metrics.dead_letters_refused.clone(),
         );
         registry.register(
             "sendflowr_host_identifiers_dropped",
@@ -143,6 +157,15 @@ impl Metrics {
             .get_or_create(&LetterLabels {
                 provider: provider.into(),
                 cause,
+            })
+            .inc();
+    }
+
+    pub(crate) fn dead_letter_refused(&self, provider: &str, reason: &'static str) {
+        self.dead_letters_refused
+            .get_or_create(&RefusedLetterLabels {
+                provider: provider.into(),
+                reason,
             })
             .inc();
     }

@@ -1,15 +1,15 @@
 //! Reads dead letters again.
 
-use std::{collections::HashSet, sync::Arc, time::SystemTime};
+use std::{collections::HashSet, time::SystemTime};
 
 use event::{TRACE_HEADER, Timestamp};
 use store::bus::{NewRecord, Record, header};
 
-use super::{Incoming, Intake, IntakeError, request_for};
+use super::{Incoming, Intake, IntakeError, received::Received};
 use crate::{
     accounts::Missing,
     canonical::RejectedElement,
-    delivery::{Delivery, DeliveryError},
+    delivery::DeliveryError,
     plugin::types::Outcome,
     seal::{OpenError, SealContext},
 };
@@ -104,12 +104,10 @@ impl Intake {
                 },
                 Missing::Unread => ReplayError::AccountsUnread,
             })?;
-        let (received_at, is_proven) = (raw.received_at, raw.is_proven);
+        let is_proven = raw.is_proven;
         let missing: HashSet<u32> = raw.rejected.iter().copied().collect();
-        let request = Arc::new(request_for(&plugin, &account, Incoming::from(raw)));
-        let delivery = Delivery::new(&plugin, &account, request)
-            .await
-            .map_err(IntakeError::from)?;
+        let received = Received::new(&plugin, &account, Incoming::from(raw));
+        let delivery = received.delivery().await.map_err(IntakeError::from)?;
         // A delivery that was proven at receipt stays proven: the secret may have been rotated since.
         let outcome = match is_proven {
             true => delivery.proven_at_receipt().normalize().await,
@@ -143,9 +141,7 @@ impl Intake {
         let trace = letter.headers.get(TRACE_HEADER);
         let trace = trace.and_then(|context| context.parse().ok());
         let now = Timestamp::from(SystemTime::now());
-        let converted = self
-            .convert(batch, &plugin, &account, received_at, now, trace)
-            .await;
+        let converted = self.convert(batch, &received, now, trace).await;
         self.skipped.add(account.provider(), &converted.skipped);
         Ok(Replayed {
             records: converted.records,

@@ -193,6 +193,16 @@ async fn strangers_leave_a_few_letters_only() {
     assert_eq!(letters, kept, "what is answered as final is kept");
     // Ten a minute; the thirty deliveries may fall into two minutes.
     assert!((10..=20).contains(&letters), "{letters}");
+    let metrics = host.get("/metrics").await.text;
+    for series in [
+        format!("sendflowr_host_dead_letters_total{{provider=\"acme\",cause=\"malformed\"}} {letters}\n"),
+        format!(
+            "sendflowr_host_dead_letters_refused_total{{provider=\"acme\",reason=\"budget_spent\"}} {}\n",
+            30 - letters
+        ),
+    ] {
+        assert!(metrics.contains(&series), "{series}{metrics}");
+    }
     assert!(!opened(&host, &host.bus.appends()[0][0]).is_proven);
 }
 
@@ -209,6 +219,26 @@ async fn a_stranger_s_long_headers_count() {
     };
     assert_eq!(with_header_of(20_000).await.code(), "malformed");
     assert_eq!(with_header_of(30_000).await.code(), "malformed_not_kept");
+    let refused = r#"sendflowr_host_dead_letters_refused_total{provider="acme",reason="too_large"} 1"#;
+    assert!(host.get("/metrics").await.text.contains(refused));
+}
+
+#[tokio::test]
+async fn what_an_outage_keeps_from_being_kept_uses_up_no_room() {
+    // One cannot read anything, the other reads everything but one element.
+    let plugins = [guest("unread").normalize(MALFORMED), guest("part")];
+    let host = Host::start(&plugins, "allow_unsigned_by_default = true", "").await;
+    for (slug, status) in [("unread", 400), ("part", 200)] {
+        let path = format!("/webhooks/{slug}");
+        let post = || host.post(&path, vec![0; 5_000_000]);
+        host.bus.set(Mood::IsDown);
+        // Four would fit into a minute; the deliveries may fall into two minutes.
+        for _ in 0..9 {
+            assert_eq!(post().await.code(), "bus_unavailable");
+        }
+        host.bus.set(Mood::Takes);
+        assert_eq!(post().await.status, status, "{slug}");
+    }
 }
 
 #[tokio::test]
