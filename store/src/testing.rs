@@ -1,6 +1,12 @@
-//! Opens all embedded engines together, for tests and benchmarks.
+//! For tests and benchmarks: opens all embedded engines together, and waits for what is expected to happen.
 
-use std::{fmt, path::Path, sync::Arc};
+use std::{
+    fmt,
+    panic::Location,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use crate::{
     StoreError,
@@ -10,6 +16,35 @@ use crate::{
     identity::{Identities, SqliteIdentities},
     profiles::{MemoryProfiles, MemoryProfilesConfig, Profiles},
 };
+
+/// How long to wait for anything that is expected to happen: far longer than it takes even on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until `condition` holds, checking every few milliseconds. Returns how long it took. Where tokio's clock is paused, neither
+/// follows it.
+///
+/// # Panics
+/// Panics if it does not hold within [`PATIENCE`].
+#[track_caller]
+pub fn eventually<F, Fut>(what: &str, mut condition: F) -> impl Future<Output = Duration>
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = bool>,
+{
+    let caller = Location::caller();
+    async move {
+        let start = Instant::now();
+        while !condition().await {
+            let seconds = PATIENCE.as_secs();
+            assert!(
+                start.elapsed() < PATIENCE,
+                "{what}: not within {seconds} s, {caller}"
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        start.elapsed()
+    }
+}
 
 /// All four ports on the embedded engines.
 #[derive(Clone)]

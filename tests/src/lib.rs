@@ -8,7 +8,6 @@ pub mod scaled;
 
 use std::{
     fs,
-    future::Future,
     io::{BufRead, BufReader},
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -21,10 +20,9 @@ use serde_json::Value;
 use synth::delivery::{Account, Delivery};
 use tempfile::TempDir;
 
-pub use self::role::Role;
+pub use store::testing::{PATIENCE, eventually};
 
-/// How long to wait for anything that is expected to happen: far longer than it takes even on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub use self::role::Role;
 
 /// The log filter of tested processes: everything of the product's own.
 const LOG: &str = "debug,sqlx=info,hyper=info,h2=info";
@@ -495,24 +493,4 @@ pub fn client() -> reqwest::Client {
         .timeout(Duration::from_secs(30))
         .build()
         .expect("a client can be made")
-}
-
-/// Waits until `condition` holds, checking every few milliseconds.
-///
-/// # Panics
-/// Panics if it does not hold within [`PATIENCE`].
-pub async fn eventually<F, Fut>(what: &str, mut condition: F)
-where
-    F: FnMut() -> Fut,
-    Fut: Future<Output = bool>,
-{
-    let start = Instant::now();
-    while !condition().await {
-        assert!(
-            start.elapsed() < PATIENCE,
-            "{what}: not within {} s",
-            PATIENCE.as_secs()
-        );
-        tokio::time::sleep(Duration::from_millis(25)).await;
-    }
 }

@@ -11,7 +11,7 @@ use event::{
 use prometheus_client::registry::Registry;
 use store::{
     bus::{EVENTS_TOPIC, NewRecord},
-    testing::{Embedded, open_embedded},
+    testing::{Embedded, eventually, open_embedded},
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -62,14 +62,10 @@ impl Engines {
     }
 
     async fn caught_up(&self) {
-        let wait = async {
-            while self.lag(EVENTS_GROUP).await + self.lag(IDENTITY_GROUP).await > 0 {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(60), wait)
-            .await
-            .expect("both groups catch up");
+        eventually("both groups have caught up", async || {
+            self.lag(EVENTS_GROUP).await + self.lag(IDENTITY_GROUP).await == 0
+        })
+        .await;
     }
 
     async fn check_profile(&self, id: &UniversalId) {

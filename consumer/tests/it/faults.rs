@@ -3,10 +3,10 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use consumer::{ConsumerConfig, EVENTS_GROUP};
-use store::bus::header;
+use store::{bus::header, testing::eventually};
 
 use crate::fakes::FakeBus;
-use crate::world::{World, deliveries, ids, person, profile_of, until};
+use crate::world::{World, deliveries, ids, person, profile_of};
 
 #[tokio::test(start_paused = true)]
 async fn an_outage_of_the_event_store_is_waited_out() {
@@ -123,7 +123,7 @@ async fn a_shutdown_finishes_what_is_in_flight() {
     let events = deliveries(2_000, 40);
     world.bus.put_events(&events);
     let running = world.start();
-    until("some are written", || !world.events.ids().is_empty()).await;
+    eventually("some are written", async || !world.events.ids().is_empty()).await;
     running.stop().await.unwrap();
     let read = world.bus.handed_out.load(Ordering::SeqCst);
     assert_eq!(world.events.ids(), ids(&events[..read]));
@@ -170,11 +170,14 @@ async fn a_crash_between_write_and_commit_counts_nothing_twice() {
         world.bus.put_events(&events);
         world.bus.commits_hang.on();
         let running = world.start();
-        until("what was read ahead is written", || {
+        eventually("what was read ahead is written", async || {
             world.events.ids().len() == 250
         })
         .await;
-        until("and applied", || !world.profiles.of(&person("p0")).is_empty()).await;
+        eventually("and applied", async || {
+            !world.profiles.of(&person("p0")).is_empty()
+        })
+        .await;
         running.kill().await;
         assert_eq!(world.bus.committed(EVENTS_GROUP), 0);
 
@@ -197,7 +200,7 @@ async fn failing_commits_and_polls_lose_nothing() {
     let events = deliveries(30, 2);
     world.bus.put_events(&events[..10]);
     let running = world.start();
-    until("the events are stored", || world.events.ids().len() == 10).await;
+    eventually("the events are stored", async || world.events.ids().len() == 10).await;
     world.bus.polls_fail.on();
     world.bus.put_events(&events[10..]);
     tokio::time::sleep(Duration::from_secs(60)).await;

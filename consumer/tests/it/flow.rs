@@ -4,9 +4,9 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use consumer::{ConsumerConfig, EVENTS_GROUP};
 use event::EventType::{Clicked, Delivered, Opened, Sent};
-use store::bus::header;
+use store::{bus::header, testing::eventually};
 
-use crate::world::{World, deliveries, event, ids, person, profile_of, until};
+use crate::world::{World, deliveries, event, ids, person, profile_of};
 
 #[tokio::test(start_paused = true)]
 async fn events_are_enriched_stored_and_felt_in_profiles() {
@@ -108,7 +108,7 @@ async fn a_lone_event_does_not_wait_for_others() {
     tokio::time::sleep(Duration::from_secs(5)).await;
     let start = tokio::time::Instant::now();
     world.bus.put_events(&[event("ann", Opened, "m1", 0)]);
-    until("the profile knows it", || {
+    eventually("the profile knows it", async || {
         world.profiles.of(&person("ann")).counts().opens == 1
     })
     .await;
@@ -245,7 +245,7 @@ async fn shutdown_finishes_the_batch_in_hand() {
     let running = world.start();
     let events = deliveries(10, 2);
     world.bus.put_events(&events);
-    until("the batch is in flight", || {
+    eventually("the batch is in flight", async || {
         world.bus.handed_out.load(Ordering::SeqCst) == 10
     })
     .await;
@@ -263,7 +263,7 @@ async fn lag_is_told() {
     let running = world.start();
     world.caught_up().await;
     let lag = |group| running.metric(&format!("sendflowr_consumer_lag_records{{group=\"{group}\"}}"));
-    until("the gauges are current", || {
+    eventually("the gauges are current", async || {
         lag(EVENTS_GROUP) == 0.0 && lag(consumer::IDENTITY_GROUP) == 3.0
     })
     .await;

@@ -7,8 +7,9 @@ use event::{
     EventType::{Clicked, Delivered, Opened},
     event_id,
 };
+use store::testing::eventually;
 
-use crate::world::{World, deliveries, event, ids, person, profile_of, until};
+use crate::world::{World, deliveries, event, ids, person, profile_of};
 
 #[tokio::test(start_paused = true)]
 async fn an_outage_of_the_profile_store_holds_up_no_event_and_is_made_good() {
@@ -29,7 +30,10 @@ async fn an_outage_of_the_profile_store_holds_up_no_event_and_is_made_good() {
         let calls_before = world.profiles.calls.load(Ordering::SeqCst);
         let start = tokio::time::Instant::now();
         world.bus.put_events(&events[500..]);
-        until("all events are stored", || world.events.ids() == ids(&events)).await;
+        eventually("all events are stored", async || {
+            world.events.ids() == ids(&events)
+        })
+        .await;
         assert!(
             start.elapsed() < Duration::from_secs(10),
             "{:?} with hangs {hangs}",
@@ -46,7 +50,7 @@ async fn an_outage_of_the_profile_store_holds_up_no_event_and_is_made_good() {
         );
 
         switch.off();
-        until("profiles are repaired", || {
+        eventually("profiles are repaired", async || {
             running.metric("sendflowr_consumer_profiles_stale") == 0.0
         })
         .await;
@@ -69,10 +73,13 @@ async fn a_profile_that_lacks_events_is_not_taken_for_whole_when_more_come() {
     world.caught_up().await;
     world.profiles.down.on();
     world.bus.put_events(&events[1_000..2_000]);
-    until("more events are stored", || world.events.ids().len() == 2_000).await;
+    eventually("more events are stored", async || {
+        world.events.ids().len() == 2_000
+    })
+    .await;
     world.profiles.down.off();
     let stale = || running.metric("sendflowr_consumer_profiles_stale");
-    until("the repair has begun", || stale() < 1_000.0).await;
+    eventually("the repair has begun", async || stale() < 1_000.0).await;
     assert!(stale() > 0.0, "and is not done");
     world.bus.put_events(&events[2_000..]);
     world.caught_up().await;
@@ -95,7 +102,10 @@ async fn a_consumer_that_dies_in_an_outage_leaves_the_profiles_to_its_successor(
     world.caught_up().await;
     world.profiles.down.on();
     world.bus.put_events(&events[500..]);
-    until("all events are stored", || world.events.ids().len() == 1_000).await;
+    eventually("all events are stored", async || {
+        world.events.ids().len() == 1_000
+    })
+    .await;
     running.kill().await;
 
     world.profiles.down.off();
@@ -128,7 +138,7 @@ async fn after_a_long_outage_all_profiles_are_forgotten() {
     world.caught_up().await;
 
     world.profiles.down.off();
-    until("all are cleared", || all_stale() == 0.0).await;
+    eventually("all are cleared", async || all_stale() == 0.0).await;
     assert_eq!(world.profiles.clears.load(Ordering::SeqCst), 1);
     for name in ["p5", "p6", "p7"] {
         assert!(

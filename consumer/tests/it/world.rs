@@ -9,7 +9,7 @@ use event::{
     Event, EventType, Hasher, Identifier, IdentifierKind, Timestamp, UniversalId, event_id, profile::Profile,
 };
 use prometheus_client::registry::Registry;
-use store::events::StoredEvent;
+use store::{events::StoredEvent, testing::eventually};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -59,14 +59,14 @@ impl World {
 
     /// Waits until the events group has committed everything on the bus.
     pub(crate) async fn caught_up(&self) {
-        until("the events group has caught up", || {
+        eventually("the events group has caught up", async || {
             self.bus.committed(consumer::EVENTS_GROUP) == self.bus.length()
         })
         .await;
     }
 
     pub(crate) async fn identities_caught_up(&self) {
-        until("the identity group has caught up", || {
+        eventually("the identity group has caught up", async || {
             self.bus.committed(consumer::IDENTITY_GROUP) == self.bus.length()
         })
         .await;
@@ -103,18 +103,6 @@ impl Running {
             .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.map_or(0.0, |value| value.parse().unwrap())
     }
-}
-
-/// Waits for `condition`; fails the test if it is not met within ten minutes of the paused clock.
-pub(crate) async fn until(what: &str, condition: impl Fn() -> bool) {
-    let wait = async {
-        while !condition() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(600), wait)
-        .await
-        .unwrap_or_else(|_| panic!("never happened: {what}"));
 }
 
 pub(crate) fn person(name: &str) -> UniversalId {

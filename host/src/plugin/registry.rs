@@ -92,23 +92,24 @@ impl Registry {
             })
         });
         let files = self.files();
-        let plugins = files
-            .iter()
-            .map(|(path, file)| PluginStatus {
+        let plugins = files.iter().filter_map(|(path, file)| {
+            let plugin = file.plugin.as_deref();
+            let problem = file.problem.as_ref().map(|problem| problem.text.clone());
+            let state = match plugin {
+                Some(plugin) => PluginState::of(plugin),
+                None if problem.is_some() => PluginState::Refused,
+                None if file.is_being_read() => PluginState::Loading,
+                // Files that are not yet read or not yet forgotten are not shown.
+                None => return None,
+            };
+            Some(PluginStatus {
                 file: file_name(path),
-                state: file
-                    .plugin
-                    .as_deref()
-                    .map_or(PluginState::Refused, PluginState::of),
-                problem: file.problem.as_ref().map(|problem| problem.text.clone()),
-                pinned: file
-                    .plugin
-                    .as_deref()
-                    .and_then(|plugin| trust?.pins(&plugin.descriptor().slug, &plugin.digest)),
-                plugin: file.plugin.as_deref().map(PluginDetails::of),
+                state,
+                problem,
+                pinned: plugin.and_then(|plugin| trust?.pins(&plugin.descriptor().slug, &plugin.digest)),
+                plugin: plugin.map(PluginDetails::of),
             })
-            // Files that are not yet read or not yet forgotten are neither served nor refused.
-            .filter(|status| status.plugin.is_some() || status.problem.is_some());
+        });
         lock.into_iter().chain(plugins).collect()
     }
 

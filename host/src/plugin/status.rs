@@ -49,6 +49,8 @@ pub enum PluginState {
         /// The accounts in quarantine for it.
         quarantined_accounts: Vec<QuarantinedAccount>,
     },
+    /// The file is being read or compiled for the first time.
+    Loading,
     /// The file cannot be served.
     Refused,
 }

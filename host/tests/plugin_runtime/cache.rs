@@ -183,7 +183,7 @@ async fn left_after_a_swap(sizes: &[u64]) -> Vec<usize> {
     let old = old_entries(&config, &first, sizes);
     let newer = guest("acme").version("2.0.0").build();
     fs::write(config.folder.join("acme.wasm"), newer).unwrap();
-    eventually("the new one serves", || {
+    eventually("the new one serves", async || {
         world.plugin("acme").tag() == "acme@2.0.0"
     })
     .await;

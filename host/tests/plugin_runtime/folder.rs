@@ -16,9 +16,11 @@ use sendflowr_host::{
     DEFAULT_ACCOUNT,
     plugin::{Limits, LoadError, PluginError, PluginState, Plugins},
 };
+use serde_json::json;
 
 use super::{
-    World, deliver, eventually, gallery::branches_and_variables, guest::guest, rename_into, request,
+    World, deliver, eventually, gallery::branches_and_variables, guest::guest, is_loading, rename_into,
+    request,
 };
 
 /// From the end of the copy to being served, including compiling a small plugin.
@@ -40,13 +42,13 @@ async fn a_file_that_is_dropped_in_is_served_and_one_that_is_removed_is_gone() {
     let world = World::alone(&[]).await;
     assert!(world.plugins.get("acme").is_none());
     fs::write(world.path("acme.wasm"), version("1.0.0")).unwrap();
-    let took = eventually("it serves", || serves(&world, "acme@1.0.0")).await;
+    let took = eventually("it serves", async || serves(&world, "acme@1.0.0")).await;
     assert!(took < SOON, "{took:?}");
     assert_eq!(world.deliver("acme").await.unwrap(), 1);
     assert!(world.metrics().contains("plugin=\"acme\""));
 
     fs::remove_file(world.path("acme.wasm")).unwrap();
-    let took = eventually("it is gone", || world.plugins.get("acme").is_none()).await;
+    let took = eventually("it is gone", async || world.plugins.get("acme").is_none()).await;
     assert!(took < 2 * SOON, "{took:?}");
     assert!(world.plugins.status().is_empty());
     assert!(!world.metrics().contains("plugin=\"acme\""));
@@ -69,7 +71,7 @@ async fn a_slow_copy_is_served_when_it_is_whole() {
             "half a file is not judged"
         );
     }
-    eventually("it serves", || serves(&world, "acme@1.0.0")).await;
+    eventually("it serves", async || serves(&world, "acme@1.0.0")).await;
 }
 
 #[tokio::test]
@@ -78,14 +80,18 @@ async fn a_copy_that_stalls_is_refused_and_then_served() {
     let bytes = version("1.0.0");
     let mut file = File::create(world.path("acme.wasm")).unwrap();
     file.write_all(&bytes[..100]).unwrap();
-    eventually("half a file is refused", || !world.plugins.status().is_empty()).await;
+    eventually("half a file is refused", async || {
+        let status = world.plugins.status();
+        status.iter().any(|status| status.state == PluginState::Refused)
+    })
+    .await;
     assert!(
         world
             .problem("acme.wasm")
             .contains("is not a WebAssembly component")
     );
     file.write_all(&bytes[100..]).unwrap();
-    eventually("it serves", || serves(&world, "acme@1.0.0")).await;
+    eventually("it serves", async || serves(&world, "acme@1.0.0")).await;
     assert_eq!(world.status("acme.wasm").problem, None);
 }
 
@@ -103,7 +109,7 @@ async fn a_delivery_ends_on_the_plugin_that_it_began_with() {
     let mut newer = guest_with_events(3);
     newer = newer.version("2.0.0");
     fs::write(world.path("acme.wasm"), newer.build()).unwrap();
-    eventually("the new one serves", || serves(&world, "acme@2.0.0")).await;
+    eventually("the new one serves", async || serves(&world, "acme@2.0.0")).await;
     let outcome = guest.normalize(request(b"")).await.unwrap().unwrap();
     let sendflowr_host::plugin::types::Outcome::Events(batch) = outcome else {
         panic!("{outcome:?}");
@@ -148,8 +154,11 @@ async fn no_delivery_fails_while_plugins_are_swapped() {
             rename_into(&world.path("acme.wasm"), &bytes);
         }
         let before = delivered.load(Ordering::Relaxed);
-        eventually("the next one serves", || serves(&world, &tag)).await;
-        eventually("deliveries go on", || delivered.load(Ordering::Relaxed) > before).await;
+        eventually("the next one serves", async || serves(&world, &tag)).await;
+        eventually("deliveries go on", async || {
+            delivered.load(Ordering::Relaxed) > before
+        })
+        .await;
     }
     stop.store(true, Ordering::Relaxed);
     for sender in senders {
@@ -161,7 +170,7 @@ async fn no_delivery_fails_while_plugins_are_swapped() {
 async fn a_bad_file_is_reported_and_the_old_one_serves_on() {
     let world = World::with(&[("acme.wasm", version("1.0.0"))]).await;
     fs::write(world.path("acme.wasm"), "broken").unwrap();
-    eventually("the bad file is reported", || {
+    eventually("the bad file is reported", async || {
         world.status("acme.wasm").problem.is_some()
     })
     .await;
@@ -171,7 +180,7 @@ async fn a_bad_file_is_reported_and_the_old_one_serves_on() {
     assert_eq!(world.deliver("acme").await.unwrap(), 1);
 
     fs::write(world.path("acme.wasm"), version("1.0.1")).unwrap();
-    eventually("the good file serves", || serves(&world, "acme@1.0.1")).await;
+    eventually("the good file serves", async || serves(&world, "acme@1.0.1")).await;
     assert_eq!(world.status("acme.wasm").problem, None);
 }
 
@@ -197,7 +206,7 @@ async fn a_slug_belongs_to_the_file_that_serves_it() {
     assert_second(&world, "second.wasm", "first.wasm");
     assert_eq!(world.status("second.wasm").state, PluginState::Refused);
     fs::remove_file(world.path("first.wasm")).unwrap();
-    eventually("the second takes over", || serves(&world, "acme@2.0.0")).await;
+    eventually("the second takes over", async || serves(&world, "acme@2.0.0")).await;
     assert_eq!(world.status("second.wasm").problem, None);
 }
 
@@ -222,12 +231,12 @@ async fn the_file_named_after_the_slug_has_it_again_when_it_comes_back() {
     ])
     .await;
     fs::remove_file(world.path("acme.wasm")).unwrap();
-    eventually("the other takes over", || serves(&world, "acme@6.6.6")).await;
+    eventually("the other takes over", async || serves(&world, "acme@6.6.6")).await;
     // The same bytes: a copy that serves may be changed later, so the file that was meant is the one that counts.
     fs::write(world.path("a-stranger.wasm"), version("1.0.0")).unwrap();
-    eventually("the other serves the same", || serves(&world, "acme@1.0.0")).await;
+    eventually("the other serves the same", async || serves(&world, "acme@1.0.0")).await;
     fs::write(world.path("acme.wasm"), version("1.0.0")).unwrap();
-    eventually("it is back", || {
+    eventually("it is back", async || {
         world
             .plugins
             .status()
@@ -237,7 +246,7 @@ async fn the_file_named_after_the_slug_has_it_again_when_it_comes_back() {
     .await;
     assert_eq!(world.status("a-stranger.wasm").state, PluginState::Refused);
     fs::write(world.path("a-stranger.wasm"), version("6.6.7")).unwrap();
-    eventually("what the other became is refused", || {
+    eventually("what the other became is refused", async || {
         world.status("a-stranger.wasm").problem.is_some()
     })
     .await;
@@ -252,7 +261,7 @@ async fn a_file_that_takes_to_claiming_anothers_slug_keeps_its_own() {
     ])
     .await;
     fs::write(world.path("other.wasm"), version("6.6.6")).unwrap();
-    eventually("the claim is refused", || {
+    eventually("the claim is refused", async || {
         world.status("other.wasm").problem.is_some()
     })
     .await;
@@ -289,7 +298,7 @@ async fn a_file_that_changes_all_the_time_is_served_once_it_rests() {
     }
     stop.store(true, Ordering::Relaxed);
     writer.join().unwrap();
-    eventually("it serves", || serves(&world, "acme@1.0.1")).await;
+    eventually("it serves", async || serves(&world, "acme@1.0.1")).await;
 }
 
 #[tokio::test]
@@ -305,7 +314,7 @@ async fn ten_thousand_files_are_reported_and_keep_nobody_waiting() {
     assert_eq!(world.metric(refused), 10_000);
     assert_eq!(world.deliver("zebra").await.unwrap(), 1);
     fs::write(world.path("acme.wasm"), version("1.0.0")).unwrap();
-    eventually("what comes later serves", || serves(&world, "acme@1.0.0")).await;
+    eventually("what comes later serves", async || serves(&world, "acme@1.0.0")).await;
 }
 
 /// Returns a plugin that takes many times as long to compile as the other plugins of these tests together.
@@ -325,27 +334,33 @@ async fn a_file_that_is_slow_to_compile_keeps_nobody_waiting_and_is_reported() {
     })
     .await;
     fs::write(world.path("a-slow.wasm"), slow()).unwrap();
-    // Long enough for it to be read before what comes next.
-    tokio::time::sleep(Duration::from_millis(600)).await;
+    eventually("it is read before what comes next", async || {
+        is_loading(&world, "a-slow.wasm")
+    })
+    .await;
+    let shown = serde_json::to_value(world.status("a-slow.wasm")).unwrap();
+    assert_eq!(shown, json!({"file": "a-slow.wasm", "state": "loading"}));
     fs::write(world.path("other.wasm"), guest("other").build()).unwrap();
-    eventually("what comes later serves", || world.plugins.get("other").is_some()).await;
-    let status = world.plugins.status();
-    assert_eq!(
-        status.len(),
-        2,
-        "the slow one is still being compiled: {status:?}"
+    eventually("what comes later serves", async || {
+        world.plugins.get("other").is_some()
+    })
+    .await;
+    assert!(
+        is_loading(&world, "a-slow.wasm"),
+        "the slow one is still being compiled: {:?}",
+        world.plugins.status()
     );
     assert_eq!(world.deliver("acme").await.unwrap(), 1);
     // Others are replaced and removed meanwhile.
     fs::write(world.path("acme.wasm"), version("1.0.1")).unwrap();
-    eventually("the new one serves", || serves(&world, "acme@1.0.1")).await;
-    eventually("it is reported", || world.plugins.status().len() == 3).await;
+    eventually("the new one serves", async || serves(&world, "acme@1.0.1")).await;
+    eventually("it is reported", async || !is_loading(&world, "a-slow.wasm")).await;
     assert_eq!(
         world.problem("a-slow.wasm"),
         "`a-slow.wasm` takes longer than 4 s to compile"
     );
     // The compiler continues; its result is kept, and not compiled again.
-    eventually("it serves", || world.plugins.get("slow").is_some()).await;
+    eventually("it serves", async || world.plugins.get("slow").is_some()).await;
     assert_eq!(world.status("a-slow.wasm").problem, None);
     assert_eq!(world.metric("sendflowr_plugin_compilations_total"), 4);
 }
@@ -365,7 +380,7 @@ async fn a_file_is_taken_while_deliveries_have_all_places_and_takes_none_of_them
         .await
         .unwrap();
     fs::write(world.path("other.wasm"), guest("other").build()).unwrap();
-    eventually("it serves", || world.plugins.get("other").is_some()).await;
+    eventually("it serves", async || world.plugins.get("other").is_some()).await;
     held.normalize(request(b"")).await.unwrap().unwrap();
     assert_eq!(world.deliver("other").await.unwrap(), 1);
 }
@@ -381,12 +396,12 @@ async fn renaming_a_file_leaves_no_gap() {
             .iter()
             .any(|status| status.file == "new.wasm" && status.plugin.is_some())
     };
-    eventually("the new name serves", || {
+    eventually("the new name serves", async || {
         assert!(world.plugins.get("acme").is_some(), "no gap");
         moved()
     })
     .await;
-    eventually("the old name is gone", || world.plugins.status().len() == 1).await;
+    eventually("the old name is gone", async || world.plugins.status().len() == 1).await;
     assert!(serves(&world, "acme@1.0.0"));
 }
 
@@ -394,7 +409,7 @@ async fn renaming_a_file_leaves_no_gap() {
 async fn a_file_may_change_its_slug() {
     let world = World::with(&[("acme.wasm", version("1.0.0"))]).await;
     fs::write(world.path("acme.wasm"), guest("other").build()).unwrap();
-    eventually("the new slug serves", || world.plugins.slugs() == ["other"]).await;
+    eventually("the new slug serves", async || world.plugins.slugs() == ["other"]).await;
     assert!(!world.metrics().contains("plugin=\"acme\""));
 }
 
@@ -404,7 +419,10 @@ async fn touching_a_file_changes_nothing() {
     let before = world.plugin("acme");
     fs::write(world.path("acme.wasm"), version("1.0.0")).unwrap();
     fs::write(world.path("later.wasm"), guest("later").build()).unwrap();
-    eventually("what came later serves", || world.plugins.get("later").is_some()).await;
+    eventually("what came later serves", async || {
+        world.plugins.get("later").is_some()
+    })
+    .await;
     assert!(Arc::ptr_eq(&before, &world.plugin("acme")));
 }
 
@@ -424,7 +442,10 @@ async fn odd_names_and_links_are_served_and_other_files_left_alone() {
     let odd = world.config.folder.join(OsStr::from_bytes(b"\xff\n.wasm"));
     fs::write(odd, guest("odd").build()).unwrap();
     symlink(&outside, world.path("acme.wasm")).unwrap();
-    eventually("all serve", || world.plugins.slugs() == ["acme", "late", "odd"]).await;
+    eventually("all serve", async || {
+        world.plugins.slugs() == ["acme", "late", "odd"]
+    })
+    .await;
     let files: Vec<String> = world
         .plugins
         .status()
@@ -438,7 +459,7 @@ async fn odd_names_and_links_are_served_and_other_files_left_alone() {
 
     // The link's target is replaced elsewhere, where nothing is watched.
     rename_into(&outside, &version("1.0.1"));
-    eventually("the new target serves", || serves(&world, "acme@1.0.1")).await;
+    eventually("the new target serves", async || serves(&world, "acme@1.0.1")).await;
 }
 
 #[tokio::test]
@@ -452,7 +473,7 @@ async fn a_folder_that_is_replaced_is_still_watched() {
     );
     fs::create_dir(&world.config.folder).unwrap();
     fs::write(world.path("acme.wasm"), version("1.0.1")).unwrap();
-    eventually("the new file serves", || serves(&world, "acme@1.0.1")).await;
+    eventually("the new file serves", async || serves(&world, "acme@1.0.1")).await;
 }
 
 #[tokio::test]

@@ -323,7 +323,7 @@ async fn the_whole_gallery() {
             let error = attempt.await.unwrap().unwrap_err();
             assert_eq!(error.limit(), Some(attack.limit), "{}: {error}", attack.name);
         }
-        super::eventually("another provider's deliveries continue", || {
+        super::eventually("another provider's deliveries continue", async || {
             healthy.is_finished() || delivered.load(Ordering::Relaxed) > so_far
         })
         .await;

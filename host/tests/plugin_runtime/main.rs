@@ -20,18 +20,18 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, Instant},
 };
 
 use prometheus_client::registry::Registry;
 use sendflowr_host::{
     DEFAULT_ACCOUNT,
     plugin::{
-        Limits, Plugin, PluginError, PluginMetrics, PluginStatus, Plugins, PluginsConfig, QuarantineConfig,
-        TrustedKeys,
+        Limits, Plugin, PluginError, PluginMetrics, PluginState, PluginStatus, Plugins, PluginsConfig,
+        QuarantineConfig, TrustedKeys,
         types::{Outcome, Request},
     },
 };
+use store::testing::eventually;
 use tempfile::TempDir;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -197,21 +197,11 @@ fn request(body: &[u8]) -> Arc<Request> {
     })
 }
 
-/// Waits until `condition` holds.
-#[track_caller]
-fn eventually(what: &str, condition: impl Fn() -> bool) -> impl Future<Output = Duration> {
-    let caller = std::panic::Location::caller();
-    async move {
-        let began = Instant::now();
-        while !condition() {
-            assert!(
-                began.elapsed() < Duration::from_secs(20),
-                "{what} did not come true, {caller}"
-            );
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        began.elapsed()
-    }
+fn is_loading(world: &World, file: &str) -> bool {
+    let status = world.plugins.status();
+    status
+        .iter()
+        .any(|status| status.file == file && status.state == PluginState::Loading)
 }
 
 /// Puts a file in place in one step.

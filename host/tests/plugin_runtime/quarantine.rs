@@ -74,7 +74,7 @@ async fn a_tool_is_told_of_each_delivery_by_itself() {
 async fn comes_back_when_a_delivery_succeeds() {
     let world = world(Duration::from_millis(300)).await;
     fail(&world, 5).await;
-    eventually("the time of the quarantine is over", || {
+    eventually("the time of the quarantine is over", async || {
         matches!(
             world.status("moody.wasm").state,
             PluginState::Quarantined {
@@ -207,7 +207,7 @@ async fn a_new_file_serves_at_once() {
     let world = world(Duration::from_secs(60)).await;
     fail(&world, 5).await;
     fs::write(world.path("moody.wasm"), guest("moody").version("1.0.1").build()).unwrap();
-    eventually("the fixed one serves", || {
+    eventually("the fixed one serves", async || {
         world.plugin("moody").tag() == "moody@1.0.1"
     })
     .await;
@@ -224,7 +224,7 @@ async fn what_still_ends_on_an_old_version_says_nothing_of_the_new_one() {
         open.push(old.instantiate(DEFAULT_ACCOUNT).await.unwrap());
     }
     fs::write(world.path("moody.wasm"), guest("moody").version("1.0.1").build()).unwrap();
-    eventually("the fixed one serves", || {
+    eventually("the fixed one serves", async || {
         world.plugin("moody").tag() == "moody@1.0.1"
     })
     .await;

@@ -339,7 +339,7 @@ async fn a_secret_that_became_a_setting() {
         plugin.setting = Some("signing_key");
     });
     fs::write(world.path("bad.wasm"), &greedy).unwrap();
-    eventually("it is refused", || refused_files(&world) == 1).await;
+    eventually("it is refused", async || refused_files(&world) == 1).await;
     assert_eq!(
         world.problem("bad.wasm"),
         "`bad.wasm` has an invalid descriptor: setting `signing_key` has the name of a secret: declare it as a secret, or rename \
@@ -375,7 +375,7 @@ async fn what_is_no_regular_file() {
         .status()
         .unwrap();
     assert!(made.success());
-    super::eventually("all are reported", || {
+    super::eventually("all are reported", async || {
         world
             .plugins
             .status()

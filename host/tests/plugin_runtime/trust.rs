@@ -9,7 +9,9 @@ use sendflowr_host::plugin::{
 };
 use tempfile::TempDir;
 
-use super::{World, config, eventually, gallery::branches_and_variables, guest::guest, rename_into};
+use super::{
+    World, config, eventually, gallery::branches_and_variables, guest::guest, is_loading, rename_into,
+};
 
 fn version(version: &str) -> Vec<u8> {
     guest("acme").version(version).build()
@@ -86,7 +88,7 @@ async fn a_pinned_file_serves_and_one_that_is_not_serves_with_a_word_about_it() 
     assert_eq!(world.status("other.wasm").pinned, Some(false));
 
     fs::remove_file(world.path("plugins.lock")).unwrap();
-    eventually("nothing is pinned any more", || {
+    eventually("nothing is pinned any more", async || {
         world.status("acme.wasm").pinned.is_none()
     })
     .await;
@@ -104,10 +106,12 @@ async fn a_pinned_file_that_is_gone_before_it_is_compiled_ends_nothing() {
     let pins = lock(&[("acme", "b-pinned.wasm", &slow)]);
     fs::write(world.path("plugins.lock"), pins).unwrap();
     fs::write(world.path("b-pinned.wasm"), slow).unwrap();
-    // Long enough for it to be read.
-    tokio::time::sleep(Duration::from_millis(600)).await;
+    eventually("it is being compiled", async || {
+        is_loading(&world, "b-pinned.wasm")
+    })
+    .await;
     fs::remove_file(world.path("b-pinned.wasm")).unwrap();
-    eventually("it is compiled", || {
+    eventually("it is compiled", async || {
         world.metric("sendflowr_plugin_compilations_total") == 2
     })
     .await;
@@ -175,7 +179,7 @@ async fn a_file_that_is_swapped_is_refused_and_the_pinned_plugin_serves_on() {
     let world = world(&[("acme.wasm", good.clone())], &pinned(&good), true).await;
     let compiled = touched(&world);
     rename_into(&world.path("acme.wasm"), &version("6.6.6"));
-    eventually("the swap is reported", || has_problem(&world, "acme.wasm")).await;
+    eventually("the swap is reported", async || has_problem(&world, "acme.wasm")).await;
     let status = world.status("acme.wasm");
     assert_eq!((status.state, status.pinned), (PluginState::Serving, Some(true)));
     assert!(serves(&world, "acme@1.0.0"));
@@ -183,7 +187,10 @@ async fn a_file_that_is_swapped_is_refused_and_the_pinned_plugin_serves_on() {
     assert_eq!(touched(&world), compiled, "nothing of it was compiled");
 
     rename_into(&world.path("acme.wasm"), &good);
-    eventually("the pinned file is fine", || !has_problem(&world, "acme.wasm")).await;
+    eventually("the pinned file is fine", async || {
+        !has_problem(&world, "acme.wasm")
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -216,21 +223,24 @@ async fn pin_then_copy_and_copy_then_pin_both_end_served() {
     for locked in [false, true] {
         let world = world(&[("acme.wasm", one.clone())], &pinned(&one), locked).await;
         rename_into(&world.path("plugins.lock"), pinned(&two).as_bytes());
-        eventually("the new pin is noticed", || has_problem(&world, "acme.wasm")).await;
+        eventually("the new pin is noticed", async || {
+            has_problem(&world, "acme.wasm")
+        })
+        .await;
         assert!(
             serves(&world, "acme@1.0.0"),
             "the old one is served until the pinned file is there"
         );
         fs::write(world.path("acme.wasm"), &two).unwrap();
-        eventually("pinned, then copied", || serves(&world, "acme@2.0.0")).await;
+        eventually("pinned, then copied", async || serves(&world, "acme@2.0.0")).await;
         assert!(!has_problem(&world, "acme.wasm"));
 
         fs::write(world.path("acme.wasm"), &three).unwrap();
-        eventually("the copy is refused", || has_problem(&world, "acme.wasm")).await;
+        eventually("the copy is refused", async || has_problem(&world, "acme.wasm")).await;
         assert!(serves(&world, "acme@2.0.0"));
         // As an editor would: in place.
         fs::write(world.path("plugins.lock"), pinned(&three)).unwrap();
-        eventually("copied, then pinned", || serves(&world, "acme@3.0.0")).await;
+        eventually("copied, then pinned", async || serves(&world, "acme@3.0.0")).await;
         assert!(!has_problem(&world, "acme.wasm"));
     }
 }
@@ -245,7 +255,7 @@ async fn of_two_files_for_a_slug_the_pinned_one_serves_and_rollback_is_a_change_
     assert!(serves(&world, "acme@2.0.0"), "{:?}", world.plugins.status());
     for (pins, tag) in [(&pin_old, "acme@1.0.0"), (&pin_new, "acme@2.0.0")] {
         rename_into(&world.path("plugins.lock"), pins.as_bytes());
-        eventually("the pinned one serves", || {
+        eventually("the pinned one serves", async || {
             assert!(world.plugins.get("acme").is_some(), "no gap");
             serves(&world, tag)
         })
@@ -259,10 +269,10 @@ async fn an_entry_that_is_removed_ends_the_plugin_where_only_pinned_ones_serve()
     let world = world(&[("acme.wasm", bytes.clone())], &pinned(&bytes), true).await;
     assert!(serves(&world, "acme@1.0.0"));
     fs::write(world.path("plugins.lock"), lock(&[])).unwrap();
-    eventually("it is gone", || world.plugins.get("acme").is_none()).await;
+    eventually("it is gone", async || world.plugins.get("acme").is_none()).await;
     assert_eq!(world.status("acme.wasm").state, PluginState::Refused);
     fs::write(world.path("plugins.lock"), pinned(&bytes)).unwrap();
-    eventually("it is back", || serves(&world, "acme@1.0.0")).await;
+    eventually("it is back", async || serves(&world, "acme@1.0.0")).await;
 }
 
 #[tokio::test]
@@ -280,31 +290,34 @@ async fn a_lock_that_breaks_or_goes_leaves_the_last_good_one_in_force() {
             Some(text) => fs::write(world.path("plugins.lock"), text).unwrap(),
             None => fs::remove_file(world.path("plugins.lock")).unwrap(),
         }
-        let is_told = || {
+        let is_reported = async || {
             let status = world.plugins.status();
             let lock = status.iter().find(|status| status.file == "plugins.lock");
             lock.is_some_and(|lock| {
                 lock.problem
                     .as_ref()
-                    .is_some_and(|told| told.starts_with(problem))
+                    .is_some_and(|text| text.starts_with(problem))
             })
         };
-        eventually("the lock's problem is reported", is_told).await;
-        eventually("it is counted", || {
+        eventually("the lock's problem is reported", is_reported).await;
+        eventually("it is counted", async || {
             world.metric("sendflowr_plugin_refused_files{reason=\"lock\"}") == 1
         })
         .await;
         assert!(serves(&world, "acme@1.0.0"));
         fs::write(world.path("other.wasm"), guest("other").build()).unwrap();
-        eventually("what is not pinned is refused", || {
+        eventually("what is not pinned is refused", async || {
             has_problem(&world, "other.wasm")
         })
         .await;
         fs::remove_file(world.path("other.wasm")).unwrap();
-        eventually("it is forgotten", || !has_problem(&world, "other.wasm")).await;
+        eventually("it is forgotten", async || !has_problem(&world, "other.wasm")).await;
     }
     fs::write(world.path("plugins.lock"), pinned(&bytes)).unwrap();
-    eventually("the lock is fine again", || world.plugins.status().len() == 1).await;
+    eventually("the lock is fine again", async || {
+        world.plugins.status().len() == 1
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -337,7 +350,7 @@ async fn the_lock_may_lie_elsewhere() {
     let world = World::open(config).await;
     assert!(world.plugins.slugs().is_empty());
     fs::write(&world.config.lock, pinned(&version("1.0.0"))).unwrap();
-    eventually("the change is noticed", || serves(&world, "acme@1.0.0")).await;
+    eventually("the change is noticed", async || serves(&world, "acme@1.0.0")).await;
 }
 
 /// Generates keys as minisign does, with its own crate.
@@ -396,15 +409,15 @@ async fn a_signature_that_arrives_later_makes_the_file_served_without_another_co
         1
     );
     sign(&world.path("acme.wasm"), &secret, &bytes);
-    eventually("it serves", || serves(&world, "acme@1.0.0")).await;
+    eventually("it serves", async || serves(&world, "acme@1.0.0")).await;
 
     // An upgrade, file first: the old one serves until the new one's signature is there.
     let next = version("2.0.0");
     rename_into(&world.path("acme.wasm"), &next);
-    eventually("it is refused", || has_problem(&world, "acme.wasm")).await;
+    eventually("it is refused", async || has_problem(&world, "acme.wasm")).await;
     assert!(serves(&world, "acme@1.0.0"));
     sign(&world.path("acme.wasm"), &secret, &next);
-    eventually("the next one serves", || serves(&world, "acme@2.0.0")).await;
+    eventually("the next one serves", async || serves(&world, "acme@2.0.0")).await;
 }
 
 #[tokio::test]
@@ -469,12 +482,12 @@ async fn both_are_asked_for_where_both_are_configured() {
         "signed, not pinned"
     );
     fs::write(world.path("acme.wasm"), &next).unwrap();
-    eventually("pinned, not signed", || {
+    eventually("pinned, not signed", async || {
         world.problem("acme.wasm").contains("not what was signed")
     })
     .await;
     sign(&world.path("acme.wasm"), &secret, &next);
-    eventually("it serves", || serves(&world, "acme@2.0.0")).await;
+    eventually("it serves", async || serves(&world, "acme@2.0.0")).await;
 }
 
 #[tokio::test]
@@ -504,6 +517,9 @@ async fn a_compiled_plugin_in_the_cache_is_used_for_verified_bytes_alone() {
     assert_eq!(world.metric("sendflowr_plugin_cache_hits_total"), 1);
     // After one more check of the folder, what did not change is not loaded again.
     fs::write(world.path("later.wasm"), guest("later").build()).unwrap();
-    eventually("what came later serves", || world.plugins.get("later").is_some()).await;
+    eventually("what came later serves", async || {
+        world.plugins.get("later").is_some()
+    })
+    .await;
     assert_eq!(world.metric("sendflowr_plugin_cache_hits_total"), 1);
 }

@@ -10,6 +10,7 @@ use serde_json::json;
 use store::{
     StoreError,
     identity::{SqliteIdentities, StoredAccount, StoredAccounts},
+    testing::eventually,
 };
 use tempfile::TempDir;
 
@@ -81,14 +82,7 @@ async fn a_quarantine_ends_with_its_account() {
     let state = async || host.get("/plugins").await.json()["plugins"][0]["state"].clone();
     assert_eq!(state().await, "quarantined");
     assert!(store.remove_account("acme", "eu").await.unwrap());
-    let forgotten = async {
-        while state().await != "serving" {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), forgotten)
-        .await
-        .unwrap();
+    eventually("its quarantine is forgotten", async || state().await == "serving").await;
 }
 
 /// The periodic read finds it too.
@@ -99,14 +93,10 @@ async fn a_running_host_finds_a_new_account_by_itself() {
     let config = format!("seal_key = '{SEAL_KEY}'");
     let host = Host::start_with(&[guest("acme")], &config, "", Some(store.clone())).await;
     store.put_account(&unsigned("eu")).await.unwrap();
-    let found = async {
-        while host.post("/webhooks/acme/eu", "x").await.status != 200 {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), found)
-        .await
-        .unwrap();
+    eventually("it is found", async || {
+        host.post("/webhooks/acme/eu", "x").await.status == 200
+    })
+    .await;
 }
 
 /// A store that is down.

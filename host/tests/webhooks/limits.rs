@@ -1,12 +1,10 @@
 //! Limits of sizes, times and numbers, and stopping.
 
-use std::{
-    io::Write,
-    time::{Duration, Instant},
-};
+use std::{io::Write, time::Duration};
 
 use flate2::{Compression, write::GzEncoder};
 use reqwest::Method;
+use store::testing::eventually;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -139,11 +137,7 @@ impl Host {
     /// Waits until this many deliveries are in progress.
     async fn under_way(&self, count: usize) {
         let line = format!("sendflowr_host_deliveries_in_flight {count}\n");
-        let began = Instant::now();
-        while !self.get("/metrics").await.text.contains(&line) {
-            assert!(began.elapsed() < Duration::from_secs(20), "no `{line}`");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        eventually(&line, async || self.get("/metrics").await.text.contains(&line)).await;
     }
 }
 
@@ -314,12 +308,11 @@ async fn a_stop_lets_open_requests_end() {
     host.bus.waiting.acquire().await.unwrap().forget();
     host.shutdown.cancel();
     // The listener is closed at once, the open request is not.
-    while TcpStream::connect(host.address.trim_start_matches("http://"))
-        .await
-        .is_ok()
-    {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    eventually("nobody listens", async || {
+        let address = host.address.trim_start_matches("http://");
+        TcpStream::connect(address).await.is_err()
+    })
+    .await;
     assert!(!host.served.is_finished());
     host.bus.gate.add_permits(1);
     assert_eq!(delivery.await.unwrap().status, 200);

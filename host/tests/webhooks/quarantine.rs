@@ -10,6 +10,7 @@ use std::{
 
 use futures::future::join_all;
 use serde_json::{Value, json};
+use store::testing::eventually;
 use tokio::task::JoinSet;
 
 use crate::{
@@ -192,11 +193,10 @@ async fn deliveries_to_an_account_that_is_tried_again_keep_no_other_waiting() {
     for _ in 0..3 {
         host.post(ROGUE, "x").await;
     }
-    let began = Instant::now();
-    while host.shown("moody").await["retry_after_seconds"] != 0 {
-        assert!(began.elapsed() < Duration::from_secs(20));
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    eventually("it is let through", async || {
+        host.shown("moody").await["retry_after_seconds"] == 0
+    })
+    .await;
     let plugin = host.intake.plugins().get("moody").unwrap();
     let tried = plugin.instantiate("rogue").await.unwrap();
     // More than may wait for slots of the plugin.
@@ -275,11 +275,10 @@ async fn strangers_do_not_get_genuine_deliveries_refused() {
         });
     }
     // The first genuine delivery is sent once the strangers' deliveries have put the plugin in doubt.
-    let began = Instant::now();
-    while host.shown("acme").await["state"] != "in_doubt" {
-        assert!(began.elapsed() < Duration::from_secs(20));
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    eventually("it is in doubt", async || {
+        host.shown("acme").await["state"] == "in_doubt"
+    })
+    .await;
     let metrics = host.get("/metrics").await.text;
     assert!(metrics.contains("sendflowr_plugin_quarantined{plugin=\"acme\"} 1\n"));
     for _ in 0..50 {

@@ -6,11 +6,11 @@ use std::{
         Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use sendflowr_host::plugin::Plugin;
-use store::bus::header;
+use store::{bus::header, testing::eventually};
 use tokio::{task::JoinSet, time};
 
 use crate::{Host, guest::guest, lines};
@@ -22,17 +22,6 @@ const SENDERS: usize = 8;
 
 fn tag(swap: usize) -> String {
     format!("acme@1.0.{swap}")
-}
-
-async fn eventually(what: &str, condition: impl Fn() -> bool) {
-    let began = Instant::now();
-    while !condition() {
-        assert!(
-            began.elapsed() < Duration::from_secs(20),
-            "{what} did not come true"
-        );
-        time::sleep(Duration::from_millis(5)).await;
-    }
 }
 
 /// Counts the deliveries on the bus by the plugin that read them. The guest's event identifies nobody, so each delivery
@@ -73,14 +62,14 @@ async fn swaps_and_a_rollback_under_load_lose_nothing_and_leave_nothing_behind()
         let beside = file.with_extension("part");
         std::fs::write(&beside, version(swap)).unwrap();
         std::fs::rename(&beside, &file).unwrap();
-        eventually("the new version reads deliveries", || {
+        eventually("the new version reads deliveries", async || {
             by_plugin(&host)
                 .get(&tag(swap))
                 .is_some_and(|count| *count > before)
         })
         .await;
         // The compiled code goes with the plugin: nothing else holds it.
-        eventually("the old version is dropped with its last delivery", || {
+        eventually("the old version is dropped with its last delivery", async || {
             old.strong_count() == 0
         })
         .await;
@@ -105,7 +94,7 @@ async fn accounts_that_lose_their_plugin_are_named_in_the_log() {
         let warning = format!("`{provider}` has accounts, but no plugin serves it: ");
         lines.iter().filter(|line| line.starts_with(&warning)).count()
     };
-    eventually("the one without a plugin from the start is named", || {
+    eventually("the one without a plugin from the start is named", async || {
         warned("never") == 1
     })
     .await;
@@ -113,10 +102,10 @@ async fn accounts_that_lose_their_plugin_are_named_in_the_log() {
     // Another plugin is copied over its file.
     let file = host._data.path().join("plugins/orphan.wasm");
     std::fs::write(&file, guest("heir").build()).unwrap();
-    eventually("the other one is named too", || warned("orphan") == 1).await;
+    eventually("the other one is named too", async || warned("orphan") == 1).await;
     assert_eq!(host.post("/webhooks/orphan/eu", "x").await.code(), "no_plugin");
     std::fs::write(&file, guest("orphan").build()).unwrap();
-    eventually("its plugin is back", || {
+    eventually("its plugin is back", async || {
         host.intake.plugins().get("orphan").is_some()
     })
     .await;

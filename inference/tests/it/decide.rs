@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use event::{EventType, Identifier, IdentifierKind, MailboxProvider, Timestamp, UniversalId};
 use sendflowr_inference::{InferenceConfig, RawInferenceConfig};
 use serde_json::{Value, json};
-use store::events::LatencySample;
+use store::{events::LatencySample, testing::eventually};
 
 use crate::{
     NOW, TestApp,
@@ -427,9 +427,10 @@ async fn stores_that_do_not_answer_cost_evidence_before_they_cost_answers() {
         (StatusCode::SERVICE_UNAVAILABLE, &json!("unavailable"))
     );
     // The previous answer is repeated for a second.
-    while app.get("/ready").await.0 != StatusCode::SERVICE_UNAVAILABLE {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    eventually("it is not ready", async || {
+        app.get("/ready").await.0 == StatusCode::SERVICE_UNAVAILABLE
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -460,14 +461,12 @@ async fn delays_are_learned_by_provider() {
     }
     stores.events.latencies.lock().unwrap().extend(samples);
     let app = TestApp::start(stores);
-    let mut summary = json!(null);
-    for _ in 0..200 {
-        summary = app.get("/latency").await.1;
-        if !summary["learned_at"].is_null() {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let summary = async || app.get("/latency").await.1;
+    eventually("delays are learned", async || {
+        !summary().await["learned_at"].is_null()
+    })
+    .await;
+    let summary = summary().await;
     assert_eq!(summary["rows"].as_array().unwrap().len(), 5);
     assert_eq!(summary["rows"][3]["esp"], "sendgrid");
     assert_eq!(summary["rows"][3]["p50_seconds"], 12.0);

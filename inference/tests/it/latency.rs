@@ -1,11 +1,14 @@
 //! The audit of arrivals: from decisions and deliveries to rows, drift and metric.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use axum::http::StatusCode;
 use event::{EventType, MailboxProvider, Timestamp, grid::HOUR_MS};
 use serde_json::{Value, json};
-use store::events::{Enrichment, Forecast, StoredEvent, StoredExplanation};
+use store::{
+    events::{Enrichment, Forecast, StoredEvent, StoredExplanation},
+    testing::eventually,
+};
 
 use crate::{
     NOW, TestApp,
@@ -149,12 +152,10 @@ async fn decisions_are_audited_from_now_on() {
     let decision = ask(json!({"email": "ann@example.com", "esp": "sendgrid", "experiment": false})).await;
     ask(json!({"email": "ann@example.com", "now": NOW})).await;
     let reference = decision["decision_id"].as_str().unwrap();
-    for _ in 0..200 {
-        if app.events.explanations.lock().unwrap().len() == 2 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    eventually("both are stored", async || {
+        app.events.explanations.lock().unwrap().len() == 2
+    })
+    .await;
     let arrivals = audited(&app, "").await;
     assert_eq!(
         (&arrivals["pending"], &arrivals["decisions"]),

@@ -1,11 +1,12 @@
 //! The control group: from decisions and what people did to the comparison.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use axum::http::StatusCode;
 use event::{EventType, Timestamp, grid::DAY_MS};
 use sendflowr_inference::{InferenceConfig, RawInferenceConfig};
 use serde_json::{Value, json};
+use store::testing::eventually;
 
 use crate::{
     NOW, TestApp,
@@ -28,12 +29,10 @@ async fn decide(app: &TestApp, question: &Value) -> Value {
 /// Returns the comparison once all decisions are three days old. `asked` decisions were made; `decisions` of them
 /// count.
 async fn lift(app: &TestApp, asked: usize, decisions: u64) -> Value {
-    for _ in 0..200 {
-        if app.events.explanations.lock().unwrap().len() == asked {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    eventually("all are stored", async || {
+        app.events.explanations.lock().unwrap().len() == asked
+    })
+    .await;
     let earlier = |moment: &mut Timestamp| *moment = moment.plus_millis(-3 * DAY_MS);
     for explanation in app.events.explanations.lock().unwrap().values_mut() {
         earlier(&mut explanation.decided_at);
@@ -139,17 +138,14 @@ async fn no_decision_is_over_before_its_time() {
     let app = TestApp::start(Stores::default());
     decide(&app, &json!({"email": email(1)})).await;
     let next_week = Timestamp::from(SystemTime::now()).plus_millis(7 * DAY_MS);
-    for _ in 0..200 {
+    eventually("the decision is stored", async || {
         let (_, lift) = app.get(&format!("/lift?until={next_week}")).await;
         assert_eq!(lift["treated"]["decisions"], 0, "{lift}");
         assert_eq!(lift["control"]["decisions"], 0, "{lift}");
-        if lift["pending"] == 1 {
-            assert!(lift["until"].as_str().unwrap() < next_week.to_string().as_str());
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    panic!("the decision is not stored");
+        assert!(lift["until"].as_str().unwrap() < next_week.to_string().as_str());
+        lift["pending"] == 1
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use sendflowr_inference::{
     save_population, train,
 };
 use serde_json::{Value, json};
+use store::testing::eventually;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
@@ -373,14 +374,11 @@ async fn a_refit_is_swapped_in_without_a_restart() {
     };
     let app = TestApp::start_with(stores, &config);
     let builtin = Population::builtin();
-    for _ in 0..500 {
-        if app.get("/").await.1["population_version"] != builtin.version() {
-            assert!(load_population(folder.path()).unwrap().is_some());
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("the tables were never swapped");
+    eventually("the tables are swapped", async || {
+        app.get("/").await.1["population_version"] != builtin.version()
+    })
+    .await;
+    assert!(load_population(folder.path()).unwrap().is_some());
 }
 
 #[tokio::test]
@@ -400,13 +398,10 @@ async fn tables_that_another_process_saves_are_swapped_in_without_a_restart() {
     let in_use = async || app.get("/").await.1["population_version"].clone();
     assert_ne!(in_use().await, tables.version());
     save_population(folder.path(), &tables).unwrap();
-    for _ in 0..500 {
-        if in_use().await == tables.version() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("the tables were never swapped");
+    eventually("the tables are swapped", async || {
+        in_use().await == tables.version()
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -1,7 +1,10 @@
 use std::time::Duration;
 
 use event::{Identifier, IdentifierKind, UniversalId, profile::Profile};
-use sendflowr_store::profiles::{MemoryProfiles, MemoryProfilesConfig, Profiles};
+use sendflowr_store::{
+    profiles::{MemoryProfiles, MemoryProfilesConfig, Profiles},
+    testing::eventually,
+};
 
 fn person(n: usize) -> UniversalId {
     UniversalId::from_identifier(&Identifier {
@@ -39,9 +42,7 @@ async fn old_profiles_count_as_missing() {
     let is_there = async || profiles.get(&[person(1)]).await.unwrap()[0].is_some();
     profiles.put(&[(person(1), Profile::default())]).await.unwrap();
     assert!(is_there().await);
-    while is_there().await {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    eventually("it is forgotten", async || !is_there().await).await;
     profiles.put(&[(person(1), Profile::default())]).await.unwrap();
     assert!(is_there().await, "written again, it is new again");
 }

@@ -31,6 +31,13 @@ pub(super) struct KnownFile {
     pub(super) problem: Option<Problem>,
 }
 
+impl KnownFile {
+    /// Returns whether it is there and being read.
+    pub(super) fn is_being_read(&self) -> bool {
+        self.is_loading && !matches!(self.seen, Seen::Gone { .. })
+    }
+}
+
 pub(super) enum Seen {
     /// It has changed, and is to be read once it has settled.
     Changed { sight: Sight, since: Instant },
