@@ -19,13 +19,16 @@ use std::{
         Arc, Weak,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use event::{Event, Hasher};
 use reqwest::Client;
 use sendflowr_host::{Dependencies, HostConfig, RawAccounts, RawHostConfig, Server, plugin::Plugin};
-use store::bus::{Bus, EVENTS_TOPIC};
+use store::{
+    bus::{Bus, EVENTS_TOPIC},
+    testing::eventually,
+};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, task::JoinSet, time};
 use tokio_util::sync::CancellationToken;
@@ -36,9 +39,6 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Connections that send without pause: more than a plugin's slots on the machines that this is run on, so that some
 /// deliveries wait while the plugin changes.
 const CONNECTIONS: usize = 16;
-
-/// How long a swap or the end of an old version may take before the bench gives up.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Returns the plugin under another version of the same length; the version occurs in the file once.
 fn versioned(original: &[u8], number: usize) -> (String, Vec<u8>) {
@@ -58,15 +58,6 @@ fn put(file: &Path, bytes: &[u8]) {
     let beside = file.with_extension("part");
     fs::write(&beside, bytes).unwrap();
     fs::rename(beside, file).unwrap();
-}
-
-async fn until(what: &str, condition: impl Fn() -> bool) -> Duration {
-    let began = Instant::now();
-    while !condition() {
-        assert!(began.elapsed() < PATIENCE, "{what} takes too long");
-        time::sleep(Duration::from_millis(2)).await;
-    }
-    began.elapsed()
 }
 
 fn main() {
@@ -107,10 +98,12 @@ async fn run() {
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/webhooks/sendgrid", listener.local_addr().unwrap());
-    let server = Server::start(config, dependencies).await.unwrap();
-    let intake = Arc::clone(server.intake());
     let shutdown = CancellationToken::new();
-    let served = tokio::spawn(server.serve(listener, shutdown.clone()));
+    let server = Server::start(config, dependencies, shutdown.clone())
+        .await
+        .unwrap();
+    let intake = Arc::clone(server.intake());
+    let served = tokio::spawn(server.serve(listener));
     let serving = || intake.plugins().get("sendgrid").unwrap();
 
     let client = Client::builder().no_proxy().build().unwrap();
@@ -157,8 +150,8 @@ async fn run() {
             swap => versioned(&original, swap % 100),
         };
         put(&file, &bytes);
-        swaps.push(until("a swap", || serving().tag() == tag).await);
-        ends.push(until("the end of an old version", || old.strong_count() == 0).await);
+        swaps.push(eventually("a swap", async || serving().tag() == tag).await);
+        ends.push(eventually("the end of an old version", async || old.strong_count() == 0).await);
         tags.push(tag);
     }
     stop.store(true, Ordering::Relaxed);

@@ -59,8 +59,7 @@ pub struct Server {
     router: Router,
     limits: Limits,
     tls: Option<TlsConfig>,
-    /// Cancelled when the host begins to stop, so that `/ready` reports it.
-    stopping: CancellationToken,
+    shutdown: CancellationToken,
 }
 
 impl fmt::Debug for Server {
@@ -70,12 +69,16 @@ impl fmt::Debug for Server {
 }
 
 impl Server {
-    /// Opens the plugins and everything else except the listener.
+    /// Opens the plugins and everything else except the listener. From `shutdown` on, `/ready` reports that the host is stopping.
     ///
     /// # Errors
     /// [`HostError`] when plugins cannot be run at all or the key of the dead letters is not usable. A single bad
     /// plugin is not an error: it is logged and shown under `/plugins`.
-    pub async fn start(config: HostConfig, dependencies: Dependencies) -> Result<Self, HostError> {
+    pub async fn start(
+        config: HostConfig,
+        dependencies: Dependencies,
+        shutdown: CancellationToken,
+    ) -> Result<Self, HostError> {
         let registry = Arc::clone(&dependencies.registry);
         let mut intake = open_intake(&config, dependencies).await?;
         intake.recorder = {
@@ -87,14 +90,13 @@ impl Server {
         };
         let intake = Arc::new(intake);
         report_accounts(&intake);
-        let stopping = CancellationToken::new();
-        let app = App::new(&config, Arc::clone(&intake), registry, stopping.clone());
+        let app = App::new(&config, Arc::clone(&intake), registry, shutdown.clone());
         Ok(Self {
             intake,
             router: http::router(app),
             limits: config.limits,
             tls: config.tls,
-            stopping,
+            shutdown,
         })
     }
 
@@ -108,26 +110,21 @@ impl Server {
         &self.intake
     }
 
-    /// Accepts connections until `shutdown`, then lets open requests finish within the configured drain timeout.
+    /// Accepts connections until the shutdown, then lets open requests finish within the configured drain timeout.
     ///
     /// # Errors
     /// [`HostError::Listener`] when the certificate is no longer usable.
-    pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), HostError> {
+    pub async fn serve(self, listener: TcpListener) -> Result<(), HostError> {
         let Self {
             intake,
             router,
             limits,
             tls,
-            stopping,
+            shutdown,
         } = self;
-        let told = async {
-            shutdown.cancelled().await;
-            stopping.cancel();
-        };
         // A listener that fails cancels `shutdown` too.
-        let (served, (), (), ()) = tokio::join!(
+        let (served, (), ()) = tokio::join!(
             listener::serve(listener, router, tls, limits, shutdown.clone()),
-            told,
             intake
                 .accounts
                 .follow(&shutdown, || intake.forget_removed_accounts()),
@@ -188,9 +185,9 @@ pub async fn run(
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<(), HostError> {
-    Server::start(config, dependencies)
+    Server::start(config, dependencies, shutdown)
         .await?
-        .serve(listener, shutdown)
+        .serve(listener)
         .await
 }
 

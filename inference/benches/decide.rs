@@ -27,6 +27,7 @@ use futures::StreamExt;
 use sendflowr_inference::{InferenceConfig, Server};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use fakes::{Stores, evening_clicks, event};
@@ -99,7 +100,11 @@ fn benchmark(criterion: &mut Criterion) {
     }
     let server = {
         let _inside = runtime.enter();
-        Server::start(&InferenceConfig::default(), stores.dependencies())
+        Server::start(
+            &InferenceConfig::default(),
+            stores.dependencies(),
+            CancellationToken::new(),
+        )
     };
     // A separate server with a cache of one curve: each decision computes its own.
     let uncached = {
@@ -108,7 +113,7 @@ fn benchmark(criterion: &mut Criterion) {
             curve_cache_entries: 1,
             ..InferenceConfig::default()
         };
-        Server::start(&config, stores.dependencies())
+        Server::start(&config, stores.dependencies(), CancellationToken::new())
     };
 
     let mut group = criterion.benchmark_group("decide");

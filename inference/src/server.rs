@@ -42,8 +42,6 @@ pub struct Server {
     writers: ExplanationWriters,
     schedules: Vec<JoinHandle<()>>,
     background: CancellationToken,
-    /// Cancelled when the service begins to stop, so that `/ready` reports it.
-    stopping: CancellationToken,
 }
 
 impl std::fmt::Debug for Server {
@@ -53,8 +51,9 @@ impl std::fmt::Debug for Server {
 }
 
 impl Server {
-    /// Starts everything except the listener. Must be called within a tokio runtime.
-    pub fn start(config: &InferenceConfig, dependencies: Dependencies) -> Self {
+    /// Starts everything except the listener. Must be called within a tokio runtime. From `shutdown` on, `/ready` reports that the
+    /// service is stopping.
+    pub fn start(config: &InferenceConfig, dependencies: Dependencies, shutdown: CancellationToken) -> Self {
         let metrics = {
             let mut registry = dependencies
                 .registry
@@ -75,7 +74,6 @@ impl Server {
         );
         let service = Arc::new(service);
         let background = CancellationToken::new();
-        let stopping = CancellationToken::new();
         let latency = {
             let (service, config) = (Arc::clone(&service), config.clone());
             on_schedule(
@@ -125,7 +123,7 @@ impl Server {
             request_timeout: config.request_timeout,
             access: config.access.clone(),
             readiness: SharedReadiness::default(),
-            stopping: stopping.clone(),
+            stopping: shutdown,
             batches: Arc::new(Semaphore::new(http::MAX_BATCHES)),
             capacity_per_minute: Arc::new(config.capacity_per_minute.clone()),
             server_errors: Arc::new(LogRates::of_server_errors()),
@@ -135,7 +133,6 @@ impl Server {
             writers,
             schedules: vec![latency, watched, tables, audit],
             background,
-            stopping,
         }
     }
 
@@ -171,16 +168,8 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), InferenceError> {
     let InferenceConfig { tls, limits, .. } = config.clone();
-    let server = Server::start(&config, dependencies);
-    let told = async {
-        shutdown.cancelled().await;
-        server.stopping.cancel();
-    };
-    // A listener that fails cancels `shutdown` too.
-    let (served, ()) = tokio::join!(
-        listener::serve(listener, server.router(), tls, limits, shutdown.clone()),
-        told
-    );
+    let server = Server::start(&config, dependencies, shutdown.clone());
+    let served = listener::serve(listener, server.router(), tls, limits, shutdown).await;
     server.stop().await;
     Ok(served?)
 }

@@ -246,10 +246,9 @@ impl Process {
             hasher: self.hasher.clone(),
             registry: self.registry.clone(),
         };
-        let server = host::Server::start(config, dependencies).await?;
-        let stop = self.stop.clone();
+        let server = host::Server::start(config, dependencies, self.stop.clone()).await?;
         self.tasks
-            .spawn(async move { server.serve(listener, stop).await.context("the host failed") });
+            .spawn(async move { server.serve(listener).await.context("the host failed") });
         Ok(served)
     }
 

@@ -100,8 +100,10 @@ static SERVICE: LazyLock<Service> = LazyLock::new(|| {
         hasher: event::Hasher::new(),
         registry: Arc::default(),
     };
+    // Nothing asks it to stop.
+    let shutdown = Default::default();
     let server = runtime
-        .block_on(Server::start(config, dependencies))
+        .block_on(Server::start(config, dependencies, shutdown))
         .expect("the host starts");
     Service {
         router: server.router(),

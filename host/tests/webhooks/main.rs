@@ -185,10 +185,12 @@ impl Host {
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
-        let server = Server::start(config, dependencies).await.unwrap();
-        let intake = Arc::clone(server.intake());
         let shutdown = CancellationToken::new();
-        let served = tokio::spawn(server.serve(listener, shutdown.clone()));
+        let server = Server::start(config, dependencies, shutdown.clone())
+            .await
+            .unwrap();
+        let intake = Arc::clone(server.intake());
+        let served = tokio::spawn(server.serve(listener));
         let client = Client::builder()
             .no_proxy()
             .timeout(Duration::from_secs(30))

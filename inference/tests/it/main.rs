@@ -23,6 +23,7 @@ use event::Timestamp;
 use futures::StreamExt;
 use sendflowr_inference::{InferenceConfig, Server};
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use fakes::Stores;
@@ -54,7 +55,7 @@ impl TestApp {
     }
 
     fn start_with(stores: Stores, config: &InferenceConfig) -> Self {
-        let server = Server::start(config, stores.dependencies());
+        let server = Server::start(config, stores.dependencies(), CancellationToken::new());
         Self { stores, server }
     }
 
