@@ -7,12 +7,11 @@ mod decide;
 mod latency;
 mod lift;
 mod people;
-pub(crate) mod question;
+mod question;
 mod status;
 mod who;
 
 pub(crate) use batch::MAX_BATCHES;
-pub(crate) use body::Object;
 
 use std::{
     collections::BTreeMap,

@@ -16,6 +16,7 @@ mod draw;
 mod error;
 mod explanation;
 mod http;
+mod inquiry;
 mod latency;
 mod lift;
 mod mail;

@@ -23,7 +23,7 @@ use crate::{
     decision::{self, Choice, Draw, Facts, Suppressed},
     error::ApiError,
     explanation::{Displacement, Evidence, Explanation, Explanations, Window},
-    http::question::Inquiry,
+    inquiry::Inquiry,
     latency::{ExpectedLatency, LatencyContext, LatencyModel, WeekOfLatency},
     metrics::Metrics,
     model::{Curve, Population},

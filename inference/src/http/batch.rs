@@ -25,7 +25,7 @@ use crate::{
     config::MAX_CAPACITY,
     decision::Capacity,
     error::{ApiError, ErrorBody, ErrorDetails},
-    http::question::Inquiry,
+    inquiry::Inquiry,
     service::{Batch, Decision},
 };
 use lines::{Line, Lines, MAX_LINE_BYTES};

@@ -8,12 +8,13 @@ use utoipa::ToSchema;
 use super::{
     App,
     body::{Body, Object},
-    question::{Moment, WEEKDAYS},
+    question::Moment,
     who::{IdentifierInput, Who},
 };
 use crate::{
     error::{ApiError, ErrorBody},
     explanation::Evidence,
+    inquiry::WEEKDAYS,
     model::Curve,
     person::Wanted,
     service::Service,

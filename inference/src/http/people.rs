@@ -16,12 +16,13 @@ use super::{
     App,
     body::{Body, Object, RawPath},
     curves::{HourShare, best_hours, by_hour},
-    who::{self, IdentifierInput, IdentifierOutput, Name, Who},
+    who::{self, IdentifierInput, IdentifierOutput, Who},
 };
 use crate::{
     decision::{Breaker, open_breakers},
     error::{ApiError, ErrorBody},
     explanation::Evidence,
+    inquiry::Name,
     person::{Known, Wanted},
     service::Service,
 };

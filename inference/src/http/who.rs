@@ -9,7 +9,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::body::Object;
-use crate::error::ApiError;
+use crate::{
+    error::ApiError,
+    inquiry::{Identity, Name},
+};
 
 /// Longest value of a weak identifier; the longest that providers are known to use has 255 bytes.
 const MAX_VALUE_BYTES: usize = 512;
@@ -73,34 +76,6 @@ pub(crate) struct Who {
     pub identifiers: Option<Vec<Object<IdentifierInput>>>,
 }
 
-/// How a request names a person: by at least one name. The first is the universal id, if it was given, otherwise the strongest
-/// identifier; under it the person is addressed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Identity(Vec<Name>);
-
-/// One name of a person.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Name {
-    /// The field of the request.
-    pub(crate) field: Cow<'static, str>,
-    /// The id that it stands for.
-    pub(crate) id: UniversalId,
-    /// The identifier, if it is one.
-    pub(crate) identifier: Option<Identifier>,
-}
-
-impl Identity {
-    /// Returns all names.
-    pub(crate) fn names(&self) -> &[Name] {
-        &self.0
-    }
-
-    /// Returns the ids that follow from the request alone.
-    pub(crate) fn ids(&self) -> Vec<UniversalId> {
-        self.0.iter().map(|name| name.id.clone()).collect()
-    }
-}
-
 impl Who {
     /// Returns the class of the mailbox of the first address that is given raw; of a hash nobody can tell.
     pub(crate) fn mailbox_provider(&self) -> Option<MailboxProvider> {
@@ -136,7 +111,7 @@ impl Who {
                 "is missing: name the person by `universal_id`, `email`, `email_hash`, `phone_number` or `identifiers`",
             ));
         }
-        Ok(Identity(names))
+        Ok(Identity::new(names))
     }
 
     /// Returns all identifiers that were given with their fields, strongest first, without duplicates.

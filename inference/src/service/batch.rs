@@ -11,7 +11,7 @@ use crate::{
     decision::{Capacity, Room},
     error::ApiError,
     explanation::Explanation,
-    http::question::Inquiry,
+    inquiry::Inquiry,
     person::{Known, Wanted},
 };
 

@@ -5,7 +5,7 @@ use store::events::TrialGroup;
 use crate::{
     decision::{Choice, NEARLY_EQUAL},
     explanation::Explanation,
-    http::question::Inquiry,
+    inquiry::Inquiry,
     latency::LatencySource,
     person::{IdentitySource, ProfileSource},
 };

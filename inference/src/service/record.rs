@@ -10,7 +10,7 @@ use crate::{
         Displacement, Exact, Experiment, Explanation, Inputs, NormalizedRequest, Point, Policy, ToldSignal,
         Window,
     },
-    http::question::{Inquiry, WEEKDAYS},
+    inquiry::{Inquiry, WEEKDAYS},
     service::PersonCurve,
 };
 

@@ -10,12 +10,10 @@ use utoipa::ToSchema;
 
 use super::{Basis, PersonCurve, curve_as_of, record};
 use crate::{
+    decision::{DaySpan, LocalRules, Question, SeenSignal},
     error::ApiError,
     explanation::{Explanation, Inputs, NormalizedRequest},
-    http::{
-        Object,
-        question::{DaySpanInput, DecideRequest, Inquiry, Moment, SignalInput, WindowInput},
-    },
+    inquiry::{self, Identity, Inquiry, Name},
     latency::{ExpectedLatency, WeekOfLatency},
     model::Population,
     person::{IdentitySource, Known, ProfileDigest, ProfileSource},
@@ -162,15 +160,12 @@ fn reckon(
     let profile = inputs.profile().ok_or_else(|| wrong("inputs.profile"))?;
     let latency = WeekOfLatency::of_milliseconds(&inputs.latency_ms, stored.latency);
     let id = UniversalId::parse(&stored.universal_id).ok_or_else(|| wrong("universal_id"))?;
-    let mut inquiry = question(&stored, inputs).map_err(|error| match error {
+    let inquiry = inquiry(&stored, inputs, id.clone()).map_err(|error| match error {
         ApiError::InvalidField { field, message } => {
             Failure::unreadable(format_args!("`request`: `{field}` {message}"))
         }
         other => Failure::unreadable(other),
     })?;
-    inquiry.question.now_was_told = inputs.now_was_told;
-    // The address that it may come from is not stored.
-    inquiry.mailbox_provider = stored.mailbox_provider;
     let as_of = curve_as_of(&profile, stored.decided_at);
     let basis = Basis {
         inquiry,
@@ -243,70 +238,73 @@ fn tables(
     }
 }
 
-/// Rebuilds the request, validated as it was the first time.
-fn question(stored: &Stored, inputs: &Inputs) -> Result<Inquiry, ApiError> {
+/// Rebuilds the inquiry from what was recorded of it.
+fn inquiry(stored: &Stored, inputs: &Inputs, id: UniversalId) -> Result<Inquiry, ApiError> {
     let request = &stored.request;
-    let spans = request.allowed_hours.iter().map(|text| day_span(text));
-    let spans: Vec<DaySpanInput> = spans.collect();
-    let (allowed_window, allowed_hours) = match <[DaySpanInput; 1]>::try_from(spans) {
-        Ok([span]) => (Some(Object(span)), None),
-        Err(spans) if spans.is_empty() => (None, None),
-        // Several spans are single hours.
-        Err(spans) => {
-            let hours = spans.iter().map(|span| span.start.get(..2)?.parse().ok());
-            let hours: Option<Vec<u8>> = hours.collect();
-            let bad = || ApiError::field("allowed_hours", "must be hours of the day");
-            (None, Some(hours.ok_or_else(bad)?))
-        }
-    };
-    let signals = request.signals.iter().map(|signal| {
-        Object(SignalInput {
-            kind: signal.kind.clone(),
-            at: Some(Moment(signal.at)),
-            age_seconds: None,
+    let now = stored.decided_at;
+    let window = request.window.start..request.window.end;
+    inquiry::check_window(now, &window)?;
+    let (zone, time_zone) = inquiry::time_zone(&request.time_zone)?;
+    let (blackout_dates, blackout_weekdays) = inquiry::blackout_days(&request.blackout_days)?;
+    let allowed = request
+        .allowed_hours
+        .iter()
+        .map(|text| day_span("allowed_hours", text));
+    let quiet = request
+        .quiet_hours
+        .as_deref()
+        .map(|text| day_span("quiet_hours", text));
+    let signals = request.signals.iter().map(|reported| {
+        let signal = inquiry::signal_named(&reported.kind)
+            .ok_or_else(|| ApiError::field("signals.type", "must be a signal that callers report"))?;
+        Ok(SeenSignal {
+            signal,
+            at: reported.at,
         })
     });
-    let request = DecideRequest {
-        universal_id: Some(stored.universal_id.clone()),
-        email: None,
-        email_hash: None,
-        phone_number: None,
-        identifiers: None,
-        window_hours: None,
-        window: Some(Object(WindowInput {
-            start: Moment(request.window.start),
-            end: Moment(request.window.end),
-        })),
-        not_before: request.not_before.map(Moment),
-        deadline: request.deadline.map(Moment),
-        time_zone: Some(request.time_zone.clone()),
-        quiet_hours: request.quiet_hours.as_deref().map(day_span).map(Object),
-        allowed_window,
-        allowed_hours,
-        blackout_days: Some(request.blackout_days.clone()),
-        minimum_gap_hours: request.minimum_gap_seconds.map(|seconds| seconds / 3_600.0),
+    let question = Question {
+        now,
+        now_was_told: inputs.now_was_told,
+        window,
+        not_before: request.not_before,
+        deadline: request.deadline,
+        local: LocalRules {
+            zone,
+            allowed: allowed.collect::<Result<_, ApiError>>()?,
+            quiet: quiet.transpose()?,
+            blackout_dates,
+            blackout_weekdays,
+        },
+        minimum_gap_ms: request
+            .minimum_gap_seconds
+            .map(|seconds| (seconds * 1_000.0).round() as i64),
+        signals: signals.collect::<Result<_, ApiError>>()?,
+    };
+    Ok(Inquiry {
+        identity: Identity::new(vec![Name {
+            field: "universal_id".into(),
+            id,
+            identifier: None,
+        }]),
+        // The address that it may come from is not stored.
+        mailbox_provider: stored.mailbox_provider,
+        question,
+        time_zone,
         esp: request.esp.clone(),
         campaign_id: request.campaign_id.clone(),
         campaign_type: request.campaign_type.clone(),
         payload_bytes: request.payload_bytes,
-        latency_seconds: inputs.caller_latency_seconds.map(|seconds| seconds.0),
-        latency_estimate_seconds: None,
+        caller_latency_seconds: inputs.caller_latency_seconds.map(|seconds| seconds.0),
         queue_depth: request.queue_depth,
-        signals: Some(signals.collect()),
-        now: Some(Moment(stored.decided_at)),
-        experiment: Some(inputs.draw.is_some()),
+        experiment: inputs.draw.is_some(),
         explain: false,
-    };
-    request.check(&event::Hasher::new(), stored.decided_at)
+    })
 }
 
-/// Parses a part of the day as written in explanations, `HH:MM-HH:MM`.
-fn day_span(text: &str) -> DaySpanInput {
+/// Reads a part of the day as written in explanations, `HH:MM-HH:MM`.
+fn day_span(field: &str, text: &str) -> Result<DaySpan, ApiError> {
     let (start, end) = text.split_once('-').unwrap_or((text, ""));
-    DaySpanInput {
-        start: start.to_owned(),
-        end: end.to_owned(),
-    }
+    inquiry::day_span(field, start, end)
 }
 
 fn compare(reference: &str, body: &str, explanation: &Explanation, replay: &mut Replay) {
