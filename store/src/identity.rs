@@ -6,8 +6,8 @@
 
 mod accounts;
 mod columns;
-mod familiar;
 mod graph;
+mod news;
 mod postgres;
 mod sqlite;
 

@@ -35,8 +35,8 @@ pub use self::config::{InvalidPostgresConfig, PostgresConfig, PostgresTls, RawPo
 use self::connection::{Lease, Outage, classify, rejected, unavailable};
 use super::{
     AuditEntry, ErasedIdentities, Identities, Person, Sighting,
-    familiar::{Familiar, news, touched, traces},
     graph::{Erasure, Graph, Member, Owners},
+    news::{news, touched, traces},
 };
 use crate::StoreError;
 
@@ -61,7 +61,6 @@ const ROUNDS: usize = 8;
 #[derive(Debug)]
 pub struct PostgresIdentities {
     pool: PgPool,
-    familiar: Familiar,
     outage: Outage,
     read_timeout: Duration,
     write_timeout: Duration,
@@ -77,7 +76,6 @@ impl PostgresIdentities {
     pub async fn connect(config: PostgresConfig) -> Result<Self, StoreError> {
         Ok(Self {
             pool: connection::open(&config).await?,
-            familiar: Familiar::new(),
             outage: Outage::default(),
             read_timeout: config.read_timeout,
             write_timeout: config.write_timeout,
@@ -112,7 +110,7 @@ impl PostgresIdentities {
     }
 
     /// Returns those of `sightings` that are not recorded.
-    async fn news<'a>(&self, sightings: &[(u64, &'a Sighting)]) -> Result<Vec<&'a Sighting>, StoreError> {
+    async fn news<'a>(&self, sightings: &'a [Sighting]) -> Result<Vec<&'a Sighting>, StoreError> {
         let (ids, pairs) = traces(sightings);
         let mut lease = Lease::take(&self.pool).await?;
         let with_events = rows::with_events(lease.connection(), &ids).await?;
@@ -216,12 +214,8 @@ async fn within<T>(
 #[async_trait]
 impl Identities for PostgresIdentities {
     async fn record(&self, sightings: &[Sighting]) -> Result<(), StoreError> {
-        let unfamiliar = self.familiar.unfamiliar(sightings);
-        if unfamiliar.is_empty() {
-            return Ok(());
-        }
         within(self.write_timeout, async {
-            let news = self.news(&unfamiliar).await?;
+            let news = self.news(sightings).await?;
             if news.is_empty() {
                 return Ok(());
             }
@@ -232,9 +226,7 @@ impl Identities for PostgresIdentities {
             };
             self.change(&news, record_all).await
         })
-        .await?;
-        self.familiar.remember(&unfamiliar);
-        Ok(())
+        .await
     }
 
     async fn link(&self, sighting: &Sighting) -> Result<Person, StoreError> {
@@ -265,9 +257,7 @@ impl Identities for PostgresIdentities {
     }
 
     async fn erase(&self, ids: &[UniversalId]) -> Result<ErasedIdentities, StoreError> {
-        let erased = within(self.write_timeout, self.erase_locked(ids)).await?;
-        self.familiar.forget();
-        Ok(erased)
+        within(self.write_timeout, self.erase_locked(ids)).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -15,8 +15,8 @@ use sqlx::{Row, Sqlite, SqliteExecutor, Transaction};
 use super::{
     AuditEntry, ErasedIdentities, Identities, Person, Sighting,
     columns::{self, AuditColumns, at_positions},
-    familiar::{Familiar, news, touched, traces},
     graph::{Changes, Erasure, Graph, Member, Owners, Pair},
+    news::{news, touched, traces},
 };
 use crate::{
     StoreError,
@@ -45,7 +45,6 @@ const STEPS: &[Step] = &[
 #[derive(Debug)]
 pub struct SqliteIdentities {
     database: Database,
-    familiar: Familiar,
 }
 
 impl SqliteIdentities {
@@ -58,10 +57,7 @@ impl SqliteIdentities {
     /// [`StoreError::Misconfigured`] when the file cannot be opened or was written by a newer build.
     pub async fn open(folder: &Path) -> Result<Self, StoreError> {
         let database = Database::open(&folder.join(Self::FILE), STEPS, Durability::PowerLoss).await?;
-        Ok(Self {
-            database,
-            familiar: Familiar::new(),
-        })
+        Ok(Self { database })
     }
 
     /// Waits for running operations and closes the file. Later calls fail.
@@ -90,14 +86,10 @@ impl SqliteIdentities {
 #[async_trait]
 impl Identities for SqliteIdentities {
     async fn record(&self, sightings: &[Sighting]) -> Result<(), StoreError> {
-        let unfamiliar = self.familiar.unfamiliar(sightings);
-        if unfamiliar.is_empty() {
-            return Ok(());
-        }
-        let (ids, pairs) = traces(&unfamiliar);
+        let (ids, pairs) = traces(sightings);
         let with_events = with_events(self.database.readers(), &ids).await?;
         let known_pairs = known_pairs(self.database.readers(), &pairs).await?;
-        let news = news(&unfamiliar, &with_events, &known_pairs);
+        let news = news(sightings, &with_events, &known_pairs);
         if !news.is_empty() {
             let mut transaction = self.database.begin().await?;
             let mut graph = self.load(&mut transaction, &news).await?;
@@ -107,7 +99,6 @@ impl Identities for SqliteIdentities {
             store(&mut transaction, graph.into_changes()).await?;
             transaction.commit().await.map_err(classify)?;
         }
-        self.familiar.remember(&unfamiliar);
         Ok(())
     }
 
@@ -151,7 +142,6 @@ impl Identities for SqliteIdentities {
         let erasure = Erasure::new(members(&mut *transaction, ids).await?, ids);
         let erased = erase(&mut transaction, ids, &erasure).await?;
         transaction.commit().await.map_err(classify)?;
-        self.familiar.forget();
         self.database.fold_log().await?;
         Ok(erased)
     }

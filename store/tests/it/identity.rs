@@ -27,7 +27,7 @@ async fn two_processes_share_one_graph() {
     let seen = other.people(&[by_weak]).await.unwrap();
     assert_eq!(seen[0].identifiers, together.identifiers);
 
-    // The first graph sees what the other one merges, although it remembers the sighting.
+    // The first graph sees what the other one merges.
     let phone = sighting(&[
         (IdentifierKind::EmailHash, "a"),
         (IdentifierKind::PhoneNumber, "p"),
