@@ -7,7 +7,12 @@
 
 use std::collections::BTreeMap;
 
-use store::bus::{DEAD_LETTERS_TOPIC, NewRecord, Position, Record, header};
+use store::{
+    StoreError,
+    bus::{Bus, DEAD_LETTERS_TOPIC, NewRecord, Position, Record, header},
+};
+
+use crate::{Metrics, error::Interrupted, retry::Attempts};
 
 /// Why a record was dead-lettered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,4 +74,48 @@ impl DeadLetter {
             headers,
         }
     }
+}
+
+/// Appends dead letters to the bus; waits for outages of the bus to end. If the bus itself rejects a dead letter (its
+/// headers can make it too large), the record stays where it is on the events topic, and the log names its position.
+pub(crate) async fn set_aside(
+    bus: &dyn Bus,
+    letters: Vec<DeadLetter>,
+    metrics: &Metrics,
+    mut attempts: Attempts<'_>,
+) -> Result<(), Interrupted> {
+    for letter in letters {
+        let refusal: Option<StoreError> = loop {
+            match bus.append(vec![letter.to_record()]).await {
+                Ok(()) => break None,
+                Err(error) => {
+                    if let Some(refusal) = attempts.failed(error).await? {
+                        break Some(refusal);
+                    }
+                }
+            }
+        };
+        attempts.succeeded();
+        let (source, cause, message) = (&letter.source, letter.cause.as_str(), &letter.message);
+        match refusal {
+            None => {
+                metrics.dead_lettered(letter.cause);
+                tracing::warn!(
+                    dead_letter.source = source,
+                    dead_letter.cause = cause,
+                    "record `{source}` was dead-lettered: {message}"
+                );
+            }
+            Some(error) => {
+                metrics.left_behind();
+                tracing::error!(
+                    dead_letter.source = source,
+                    dead_letter.cause = cause,
+                    %error,
+                    "record `{source}` can be neither stored ({message}) nor dead-lettered; it stays on its topic only"
+                );
+            }
+        }
+    }
+    Ok(())
 }

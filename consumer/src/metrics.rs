@@ -5,7 +5,12 @@ use std::{sync::Arc, time::Duration};
 use event::EventType;
 use prometheus_client::{
     encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
     registry::{Registry, Unit},
 };
 use store::bus::{Bus, EVENTS_TOPIC};
@@ -67,103 +72,87 @@ struct Families {
 impl Metrics {
     /// Adds the consumer's metrics to `registry`.
     pub fn register(registry: &mut Registry) -> Self {
-        // Batches: 1 to 65,536 events. Times: 1 ms to 65 s, by factors of two.
+        // 1 ms to 65 s.
+        let seconds = || Histogram::new(exponential_buckets(0.001, 2.0, 17));
         let families = Families {
             events: Family::default(),
             dead_letters: Family::default(),
             verdicts: Family::default(),
             retries: Family::default(),
             lag: Family::default(),
-            batch_events: Histogram::new(prometheus_client::metrics::histogram::exponential_buckets(
-                1.0, 4.0, 9,
-            )),
-            batch_seconds: Histogram::new(prometheus_client::metrics::histogram::exponential_buckets(
-                0.001, 2.0, 17,
-            )),
-            visible_seconds: Histogram::new(prometheus_client::metrics::histogram::exponential_buckets(
-                0.001, 2.0, 17,
-            )),
+            // 1 to 65,536 events.
+            batch_events: Histogram::new(exponential_buckets(1.0, 4.0, 9)),
+            batch_seconds: seconds(),
+            visible_seconds: seconds(),
             profile_failures: Counter::default(),
             profiles_rebuilt: Counter::default(),
             profiles_stale: Gauge::default(),
             profiles_all_stale: Gauge::default(),
             sightings: Family::default(),
         };
-        let Families {
-            events,
-            dead_letters,
-            verdicts,
-            retries,
-            lag,
-            batch_events,
-            batch_seconds,
-            visible_seconds,
-            profile_failures,
-            profiles_rebuilt,
-            profiles_stale,
-            profiles_all_stale,
-            sightings,
-        } = &families;
         let consumer = registry.sub_registry_with_prefix("sendflowr_consumer");
-        consumer.register("events", "Events read, by outcome", events.clone());
+        consumer.register("events", "Events read, by outcome", families.events.clone());
         consumer.register(
             "dead_letters",
             "Records dead-lettered, by cause",
-            dead_letters.clone(),
+            families.dead_letters.clone(),
         );
         consumer.register(
             "verdicts",
             "Opens and clicks, by whether a person or a machine is judged to have made them",
-            verdicts.clone(),
+            families.verdicts.clone(),
         );
         consumer.register(
             "retries",
             "Attempts that failed and were retried",
-            retries.clone(),
+            families.retries.clone(),
         );
         consumer.register(
             "lag_records",
             "Records on the bus that the group has not committed; grows also while profiles cannot be written",
-            lag.clone(),
+            families.lag.clone(),
         );
-        consumer.register("batch_events", "Events in one write", batch_events.clone());
-        let seconds = Unit::Seconds;
+        consumer.register(
+            "batch_events",
+            "Events in one write",
+            families.batch_events.clone(),
+        );
         consumer.register_with_unit(
             "batch",
             "Time from reading a batch to its effect on profiles, outages included",
-            seconds.clone(),
-            batch_seconds.clone(),
+            Unit::Seconds,
+            families.batch_seconds.clone(),
         );
         consumer.register_with_unit(
             "visible",
             "Time from the append of a batch's oldest event to its effect on profiles",
-            seconds,
-            visible_seconds.clone(),
+            Unit::Seconds,
+            families.visible_seconds.clone(),
         );
         consumer.register(
             "profile_failures",
             "Failed calls to the profile store",
-            profile_failures.clone(),
+            families.profile_failures.clone(),
         );
         consumer.register(
             "profiles_rebuilt",
             "Profiles rebuilt from history and written",
-            profiles_rebuilt.clone(),
+            families.profiles_rebuilt.clone(),
         );
         consumer.register(
             "profiles_stale",
             "Profiles known to lack events; 0 while all are to be cleared",
-            profiles_stale.clone(),
+            families.profiles_stale.clone(),
         );
         consumer.register(
             "profiles_all_stale",
             "Whether too many profiles lack events, or for too long, so that all are to be cleared: 1 or 0",
-            profiles_all_stale.clone(),
+            families.profiles_all_stale.clone(),
         );
         consumer.register(
             "sightings",
             "Events read by the identity group, by outcome",
-            sightings.clone(),
+            families.sightings.clone(),
         );
         Self(Arc::new(families))
     }

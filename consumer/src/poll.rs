@@ -3,10 +3,7 @@
 use std::time::Duration;
 
 use event::{TRACE_HEADER, TraceContext};
-use store::{
-    StoreError,
-    bus::{Bus, EVENTS_TOPIC, Progress, Record, Subscription},
-};
+use store::bus::{Bus, EVENTS_TOPIC, Progress, Record, Subscription};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span};
@@ -204,48 +201,4 @@ impl<'a> Reader<'a> {
             }
         }
     }
-}
-
-/// Appends dead letters to the bus; waits for outages of the bus to end. If the bus itself rejects a dead letter (its
-/// headers can make it too large), the record stays where it is on the events topic, and the log names its position.
-pub(crate) async fn set_aside(
-    bus: &dyn Bus,
-    letters: Vec<crate::dead_letter::DeadLetter>,
-    metrics: &Metrics,
-    mut attempts: Attempts<'_>,
-) -> Result<(), Interrupted> {
-    for letter in letters {
-        let refusal: Option<StoreError> = loop {
-            match bus.append(vec![letter.to_record()]).await {
-                Ok(()) => break None,
-                Err(error) => {
-                    if let Some(refusal) = attempts.failed(error).await? {
-                        break Some(refusal);
-                    }
-                }
-            }
-        };
-        attempts.succeeded();
-        let (source, cause, message) = (&letter.source, letter.cause.as_str(), &letter.message);
-        match refusal {
-            None => {
-                metrics.dead_lettered(letter.cause);
-                tracing::warn!(
-                    dead_letter.source = source,
-                    dead_letter.cause = cause,
-                    "record `{source}` was dead-lettered: {message}"
-                );
-            }
-            Some(error) => {
-                metrics.left_behind();
-                tracing::error!(
-                    dead_letter.source = source,
-                    dead_letter.cause = cause,
-                    %error,
-                    "record `{source}` can be neither stored ({message}) nor dead-lettered; it stays on its topic only"
-                );
-            }
-        }
-    }
-    Ok(())
 }

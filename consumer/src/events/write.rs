@@ -7,9 +7,8 @@ use tracing::Instrument;
 use super::{Context, Prepared, Written, numeric_id};
 use crate::{
     ConsumerError,
-    dead_letter::{Cause, DeadLetter},
+    dead_letter::{Cause, DeadLetter, set_aside},
     error::Interrupted,
-    poll::set_aside,
     retry::Attempts,
 };
 
