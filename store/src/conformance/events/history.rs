@@ -1,0 +1,292 @@
+//! Events: written once, and read back by person, message and type.
+
+use event::{BounceType, EventType, MailboxProvider, Timestamp, UniversalId, profile::Profile};
+
+use super::{bare, full, person};
+use crate::{
+    conformance::{moment, unique},
+    events::{Events, StoredEvent},
+};
+
+pub(super) async fn events_come_back_whole(store: &dyn Events) {
+    let person = person("whole");
+    let full = full(&person);
+    let bare = bare(&person, EventType::Opened, moment("2026-01-10T12:00:01.000Z"));
+    store.write(&[full.clone(), bare.clone()]).await.unwrap();
+    let history = store.history(&[person], Timestamp::default(), 10).await.unwrap();
+    assert_eq!(history, [full, bare]);
+}
+
+pub(super) async fn writing_twice_changes_nothing(store: &dyn Events) {
+    let person = person("twice");
+    let one = bare(&person, EventType::Opened, moment("2026-01-10T12:00:00Z"));
+    let two = bare(&person, EventType::Opened, moment("2026-01-10T12:00:01Z"));
+    let report = store.write(&[one.clone(), one.clone()]).await.unwrap();
+    assert!(report.inserted >= 1, "{report:?}");
+    assert_eq!(report.inserted + report.duplicates, 2);
+    let report = store.write(&[one.clone(), two.clone()]).await.unwrap();
+    assert!(report.inserted >= 1, "{report:?}");
+    assert_eq!(report.inserted + report.duplicates, 2);
+    assert_eq!(store.write(&[]).await.unwrap(), Default::default());
+    let history = store.history(&[person], Timestamp::default(), 10).await.unwrap();
+    assert_eq!(history, [one, two]);
+}
+
+pub(super) async fn history_is_the_newest_in_order(store: &dyn Events) {
+    let (own, alias, stranger) = (person("own"), person("alias"), person("stranger"));
+    let start = moment("2026-01-10T12:00:00Z");
+    let at = |seconds: i64| start.plus_millis(seconds * 1_000);
+    let mut expected = Vec::new();
+    for second in 0..10 {
+        let id = if second % 2 == 0 { &own } else { &alias };
+        expected.push(bare(id, EventType::Clicked, at(second)));
+    }
+    let mut batch = expected.clone();
+    batch.reverse();
+    batch.push(bare(&stranger, EventType::Clicked, at(5)));
+    store.write(&batch).await.unwrap();
+
+    let ids = [own.clone(), alias, own.clone()];
+    assert_eq!(
+        store.history(&ids, Timestamp::default(), 100).await.unwrap(),
+        expected
+    );
+    assert_eq!(
+        store.history(&ids, at(4), 100).await.unwrap(),
+        expected[4..],
+        "since is included"
+    );
+    assert_eq!(
+        store.history(&ids, Timestamp::default(), 3).await.unwrap(),
+        expected[7..],
+        "the newest are kept"
+    );
+    assert_eq!(
+        store.history(&ids, at(4).plus_millis(1), 100).await.unwrap(),
+        expected[5..]
+    );
+    assert_eq!(store.history(&[], Timestamp::default(), 100).await.unwrap(), []);
+    assert_eq!(
+        store
+            .history(&[person("nobody")], Timestamp::default(), 100)
+            .await
+            .unwrap(),
+        []
+    );
+}
+
+pub(super) async fn profiles_are_what_events_make(store: &dyn Events) {
+    let (busy, quiet, nobody) = (person("busy"), person("quiet"), person("without events"));
+    let start = moment("2026-01-10T12:00:00Z");
+    let event = |person: &UniversalId, event_type, minutes: i64, message: Option<&str>| {
+        let mut stored = bare(person, event_type, start.plus_millis(minutes * 60_000));
+        stored.event.message_id = message.map(str::to_owned);
+        stored
+    };
+    let mut batch = Vec::new();
+    for number in 0..6 {
+        let message = format!("<m{number}@mail>");
+        for (step, event_type) in [
+            EventType::Sent,
+            EventType::Delivered,
+            EventType::Opened,
+            EventType::Clicked,
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let minutes = number * 100 + step as i64;
+            let mut stored = event(&busy, event_type, minutes, Some(&message));
+            stored.event.mailbox_provider = (number == 3).then_some(MailboxProvider::Icloud);
+            // Of machine events a profile counts only the opens, and keeps them separate from those of the person.
+            stored.enrichment.machine = number == 4 && step > 1;
+            batch.push(stored);
+        }
+    }
+    batch.push(event(&quiet, EventType::Unsubscribed, 10, None));
+    for (minutes, bounce_type) in [(20, BounceType::Hard), (30, BounceType::Soft)] {
+        let mut bounce = event(&quiet, EventType::Bounced, minutes, Some("<m9@mail>"));
+        bounce.event.bounce_type = Some(bounce_type);
+        batch.push(bounce);
+    }
+    store.write(&batch).await.unwrap();
+    // An event that is written again keeps its first version.
+    let mut again = batch.clone();
+    for stored in &mut again {
+        stored.enrichment.machine = !stored.enrichment.machine;
+    }
+    store.write(&again).await.unwrap();
+
+    // For each id, the newest `limit` events from `since` on.
+    let expected = |person: &UniversalId, since: Timestamp, limit: usize| {
+        let mut profile = Profile::default();
+        let mut events: Vec<&StoredEvent> = batch.iter().collect();
+        events.retain(|stored| stored.event.universal_id == *person && stored.event.timestamp >= since);
+        for stored in events.iter().rev().take(limit) {
+            profile.apply(&stored.event, stored.enrichment.machine);
+        }
+        profile
+    };
+    let beginning = Timestamp::default();
+    let ids = [quiet.clone(), nobody.clone(), busy.clone(), quiet.clone()];
+    for (since, limit) in [
+        (beginning, 1_000),
+        (start.plus_millis(301 * 60_000), 1_000),
+        (beginning, 5),
+    ] {
+        let profiles = store.profiles(&ids, since, limit).await.unwrap();
+        let wanted: Vec<Profile> = ids.iter().map(|id| expected(id, since, limit)).collect();
+        assert_eq!(profiles, wanted, "since {since}, at most {limit}");
+    }
+    assert_ne!(expected(&busy, beginning, 5), expected(&busy, beginning, 1_000));
+    // More ids than an engine looks up at once.
+    let many = vec![ids; 150].concat();
+    let profiles = store.profiles(&many, beginning, 1_000).await.unwrap();
+    let wanted: Vec<Profile> = many.iter().map(|id| expected(id, beginning, 1_000)).collect();
+    assert!(profiles == wanted, "many at once");
+    assert_eq!(store.profiles(&[], beginning, 10).await.unwrap(), []);
+    assert_eq!(
+        store.profiles(&[nobody], beginning, 10).await.unwrap(),
+        [Profile::default()]
+    );
+}
+
+pub(super) async fn sent_times_answer_in_order(store: &dyn Events) {
+    let (ann, bob) = (person("ann"), person("bob"));
+    let start = moment("2026-01-10T12:00:00Z");
+    let message = |person: &UniversalId, event_type, id: &str, seconds: i64| {
+        let mut stored = bare(person, event_type, start.plus_millis(seconds * 1_000));
+        stored.event.message_id = Some(id.to_owned());
+        stored
+    };
+    store
+        .write(&[
+            message(&ann, EventType::Sent, "m1", 1),
+            message(&ann, EventType::Sent, "m \"2\"", 2),
+            message(&ann, EventType::Sent, "m \"2\"", 9),
+            message(&ann, EventType::Delivered, "m3", 3),
+            message(&bob, EventType::Sent, "m1", 4),
+        ])
+        .await
+        .unwrap();
+    let asked = [
+        (bob.clone(), "m1".to_owned()),
+        (ann.clone(), "m3".to_owned()),
+        (ann.clone(), "m1".to_owned()),
+        (ann.clone(), "m \"2\"".to_owned()),
+        (bob, "m \"2\"".to_owned()),
+        (ann, "m1".to_owned()),
+    ];
+    let after = |seconds: i64| Some(start.plus_millis(seconds * 1_000));
+    let times = store.sent_times(&asked).await.unwrap();
+    assert_eq!(
+        times,
+        [after(4), None, after(1), after(2), None, after(1)],
+        "the first time of a message counts"
+    );
+    assert_eq!(store.sent_times(&[]).await.unwrap(), []);
+}
+
+pub(super) async fn people_are_known_by_their_events(store: &dyn Events) {
+    let (ann, bob, nobody) = (person("ann"), person("bob"), person("nobody"));
+    assert!(store.known(&[]).await.unwrap().is_empty());
+    let at = moment("2026-01-10T12:00:00Z");
+    let batch = [&ann, &bob, &bob].map(|person| bare(person, EventType::Sent, at));
+    store.write(&batch).await.unwrap();
+    assert_eq!(
+        store.known(&[nobody, bob.clone(), ann, bob]).await.unwrap(),
+        [false, true, true, true],
+        "in the order asked"
+    );
+}
+
+pub(super) async fn people_are_listed_page_by_page(store: &dyn Events) {
+    let start = moment("2031-01-01T00:00:00Z");
+    let mut ours: Vec<UniversalId> = (0..7).map(|n| person(&n.to_string())).collect();
+    let early = person("early");
+    let mut batch = vec![bare(&early, EventType::Opened, start.plus_millis(-1))];
+    for person in &ours {
+        batch.push(bare(person, EventType::Opened, start));
+        batch.push(bare(person, EventType::Clicked, start.plus_millis(5)));
+    }
+    store.write(&batch).await.unwrap();
+    ours.sort();
+
+    let mut listed: Vec<UniversalId> = Vec::new();
+    loop {
+        let page = store.people(start, listed.last(), 3).await.unwrap();
+        assert!(page.len() <= 3);
+        if page.is_empty() {
+            break;
+        }
+        listed.extend(page);
+    }
+    assert!(
+        listed.windows(2).all(|pair| pair[0] < pair[1]),
+        "in the order of their ids, each once"
+    );
+    assert!(ours.iter().all(|person| listed.contains(person)));
+    assert!(!listed.contains(&early));
+}
+
+pub(super) async fn counts_are_by_provider_and_type(store: &dyn Events) {
+    let (person, esp) = (person("counts"), unique("esp"));
+    let start = moment("2026-01-10T12:00:00Z");
+    let mut batch = Vec::new();
+    for event_type in [EventType::Opened, EventType::Opened, EventType::MarkedSpam] {
+        let mut stored = bare(&person, event_type, start);
+        stored.event.esp = esp.clone();
+        batch.push(stored);
+    }
+    store.write(&batch).await.unwrap();
+    store.write(&batch).await.unwrap();
+    let counts = store.counts().await.unwrap();
+    let mut ours: Vec<(&str, u64)> = counts
+        .iter()
+        .filter(|count| count.esp == esp)
+        .map(|count| (count.event_type.as_str(), count.events))
+        .collect();
+    ours.sort_unstable();
+    assert_eq!(ours, [("marked_spam", 1), ("opened", 2)]);
+}
+
+pub(super) async fn the_first_verdict_on_an_event_counts(store: &dyn Events) {
+    let (person, esp) = (person("judged twice"), unique("esp"));
+    let start = moment("2026-01-10T12:00:00Z");
+    let at = |seconds: i64| start.plus_millis(seconds * 1_000);
+    let click = |seconds: i64, machine: bool| {
+        let mut stored = bare(&person, EventType::Clicked, at(seconds));
+        stored.event.esp = esp.clone();
+        stored.event.message_id = Some(format!("m{seconds}"));
+        stored.enrichment.machine = machine;
+        stored
+    };
+    let first = [click(0, true), click(1, false)];
+    store.write(&first).await.unwrap();
+    let mut second = first.clone();
+    for stored in &mut second {
+        stored.enrichment.machine = !stored.enrichment.machine;
+    }
+    // Each by itself, then together: a repeated write need not have the same batch.
+    store.write(&second[..1]).await.unwrap();
+    store.write(&second).await.unwrap();
+
+    let ids = std::slice::from_ref(&person);
+    let touches = store.touches(ids, start, at(60)).await.unwrap();
+    let answered: Vec<Timestamp> = touches.iter().map(|touch| touch.at).collect();
+    assert_eq!(answered, [at(1)], "a machine's click stays one");
+    let mut profile = Profile::default();
+    for stored in first.iter().rev() {
+        profile.apply(&stored.event, stored.enrichment.machine);
+    }
+    let beginning = Timestamp::default();
+    assert_eq!(store.profiles(ids, beginning, 10).await.unwrap(), [profile]);
+    assert_eq!(store.history(ids, beginning, 10).await.unwrap(), first);
+    let counts = store.counts().await.unwrap();
+    let ours: Vec<u64> = counts
+        .iter()
+        .filter(|count| count.esp == esp)
+        .map(|count| count.events)
+        .collect();
+    assert_eq!(ours, [2]);
+}
