@@ -1,6 +1,8 @@
 //! The service's settings: parsed as [`RawInferenceConfig`], checked when converted to [`InferenceConfig`].
 
 mod experiment;
+mod latency;
+mod policy;
 
 use std::{collections::BTreeMap, net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
@@ -8,7 +10,12 @@ use event::settings::{OutOfRange, Secret, number};
 use listener::{Access, InvalidAccess, InvalidTls, Limits, RawTlsConfig, TlsConfig};
 use serde::Deserialize;
 
-pub use experiment::{ExperimentConfig, RawExperimentConfig};
+use self::policy::MAX_BREAKER_SECONDS;
+pub use self::{
+    experiment::{ExperimentConfig, RawExperimentConfig},
+    latency::{LatencyConfig, RawLatencyConfig},
+    policy::{HotPath, PolicyConfig, RawBreakersConfig, RawHotPath, RawHotPathsConfig},
+};
 
 /// The section `[inference]` as written in the configuration. Unknown keys are errors.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -59,60 +66,6 @@ pub struct RawInferenceConfig {
     pub experiment: RawExperimentConfig,
 }
 
-/// `[inference.latency]`: the delay between trigger and delivery.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RawLatencyConfig {
-    /// Quantile of the observed delays that is used as the expected delay, 0.01 to 0.99. Default 0.5, the median.
-    pub quantile: Option<f64>,
-    /// Expected delay in seconds when nothing is known. 0 to 86,400, default 60.
-    pub default_seconds: Option<u64>,
-    /// Seconds between two readings of the observed delays. 1 to 86,400, default 60.
-    pub refresh_seconds: Option<u64>,
-    /// How many seconds back delays are considered. 3,600 to 31,536,000, default 2,592,000 (30 days).
-    pub window_seconds: Option<u64>,
-}
-
-/// `[inference.hot_paths]`: how much a recent sign of presence raises the value of the next minutes.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RawHotPathsConfig {
-    /// A visit to the site. Default weight 0.5, half-life 1,800 s.
-    pub site_visit: Option<RawHotPath>,
-    /// A product view. Default weight 1.0, half-life 3,600 s.
-    pub product_view: Option<RawHotPath>,
-    /// A click in a text message. Default weight 1.0, half-life 1,800 s.
-    pub sms_click: Option<RawHotPath>,
-    /// A click on a push notification. Default weight 0.8, half-life 1,800 s.
-    pub push_click: Option<RawHotPath>,
-}
-
-/// One hot path: the factor `1 + weight · 2^(-age / half-life)`, applied to every minute after the signal.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RawHotPath {
-    /// Weight at the moment of the signal, 0 (off) to 10.
-    pub weight: f64,
-    /// Seconds in which the weight halves, 1 to 315,360,000.
-    pub half_life_seconds: u64,
-}
-
-/// `[inference.breakers]`: for how many seconds a person gets no mail, 0 (off) to 315,360,000. None may be longer than
-/// `inference.history_seconds`.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RawBreakersConfig {
-    /// After a complaint. Default 172,800 (48 h).
-    pub marked_spam_seconds: Option<u64>,
-    /// After a support ticket. Default 172,800 (48 h).
-    pub support_ticket_seconds: Option<u64>,
-    /// After an unsubscription, unless the person subscribes again. Default 604,800 (168 h).
-    pub unsubscribed_seconds: Option<u64>,
-    /// After a hard bounce. Default 0: providers keep their own suppression lists of dead addresses, and a bounce at one
-    /// provider says little about another.
-    pub hard_bounce_seconds: Option<u64>,
-}
-
 /// A checked configuration.
 #[derive(Debug, Clone)]
 pub struct InferenceConfig {
@@ -156,63 +109,6 @@ pub struct InferenceConfig {
     pub experiment: Option<ExperimentConfig>,
 }
 
-/// How delays are learned.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct LatencyConfig {
-    /// Quantile of the observed delays that is used as the expected delay.
-    pub quantile: f64,
-    /// Expected delay when nothing is known.
-    pub default: Duration,
-    /// Time between two readings of the observed delays.
-    pub refresh: Duration,
-    /// How far back delays are considered.
-    pub window: Duration,
-}
-
-/// How decisions use signals.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct PolicyConfig {
-    /// A visit to the site.
-    pub site_visit: HotPath,
-    /// A product view.
-    pub product_view: HotPath,
-    /// A click in a text message.
-    pub sms_click: HotPath,
-    /// A click on a push notification.
-    pub push_click: HotPath,
-    /// Silence after a complaint.
-    pub marked_spam: Duration,
-    /// Silence after a support ticket.
-    pub support_ticket: Duration,
-    /// Silence after an unsubscription.
-    pub unsubscribed: Duration,
-    /// Silence after a hard bounce.
-    pub hard_bounce: Duration,
-}
-
-impl PolicyConfig {
-    /// Returns the key and the duration of the longest breaker.
-    fn longest_breaker(&self) -> (&'static str, Duration) {
-        let breakers = [
-            ("marked_spam_seconds", self.marked_spam),
-            ("support_ticket_seconds", self.support_ticket),
-            ("unsubscribed_seconds", self.unsubscribed),
-            ("hard_bounce_seconds", self.hard_bounce),
-        ];
-        let longest = breakers.into_iter().max_by_key(|(_, length)| *length);
-        longest.expect("there are four")
-    }
-}
-
-/// The factor `1 + weight · 2^(-age / half_life)`, applied to every minute after a signal.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct HotPath {
-    /// Weight at the moment of the signal.
-    pub weight: f64,
-    /// Time in which the weight halves.
-    pub half_life: Duration,
-}
-
 /// A setting of `[inference]` is invalid.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -239,44 +135,11 @@ pub enum InvalidConfig {
     },
 }
 
-/// A signal of weight 1 doubles the value of the minute in which it occurs. A person's good hours are worth two to three
-/// times an average one, and nights a tenth of it, so a signal can decide between waking hours but never moves mail into the
-/// night. A visit says less than a product view or a click in a message. People stay on a site for minutes and come back
-/// within the hour: with half-lives of that order the factor has faded before the next part of the day.
-const SITE_VISIT: HotPath = HotPath {
-    weight: 0.5,
-    half_life: Duration::from_secs(1_800),
-};
-const PRODUCT_VIEW: HotPath = HotPath {
-    weight: 1.0,
-    half_life: Duration::from_secs(3_600),
-};
-const SMS_CLICK: HotPath = HotPath {
-    weight: 1.0,
-    half_life: Duration::from_secs(1_800),
-};
-const PUSH_CLICK: HotPath = HotPath {
-    weight: 0.8,
-    half_life: Duration::from_secs(1_800),
-};
-
-/// Two days: by then a complaint or a ticket is usually settled.
-const COMPLAINT_SECONDS: u64 = 48 * 3_600;
-
-/// A week: by then an unsubscription has surely reached every list of the sender.
-const UNSUBSCRIBED_SECONDS: u64 = 168 * 3_600;
-
-/// Longest breaker: beyond ten years, a wrong unit is more likely than intent.
-const MAX_BREAKER_SECONDS: u64 = 10 * 365 * 86_400;
-
 /// Longest history: that of the longest breaker.
 const MAX_HISTORY_SECONDS: u64 = MAX_BREAKER_SECONDS;
 
 /// Highest capacity in mails per minute: no provider takes as many, so a higher number is probably a typing error.
 pub(crate) const MAX_CAPACITY: u32 = 10_000_000;
-
-/// Largest hot-path weight: eleven times an average minute already beats every curve's best.
-const MAX_WEIGHT: f64 = 10.0;
 
 /// Ranges of the remaining settings. The minimums are the smallest values that work; the maximums prevent a typing error from
 /// using up the machine's memory and are far beyond any useful value.
@@ -295,13 +158,6 @@ const BODY_BYTES: RangeInclusive<usize> = 1_024..=64 * 1024 * 1024;
 /// From the time of a few round trips to longer than any caller waits.
 const REQUEST_TIMEOUT_MS: RangeInclusive<u64> = 100..=600_000;
 const EXPLANATION_QUEUE: RangeInclusive<usize> = 1..=1_000_000;
-const QUANTILE: RangeInclusive<f64> = 0.01..=0.99;
-/// More than a day is not the delay of a provider.
-const DELAY_SECONDS: RangeInclusive<u64> = 0..=86_400;
-const LATENCY_REFRESH_SECONDS: RangeInclusive<u64> = 1..=86_400;
-/// An hour has few samples, and what a provider did a year ago says nothing about today.
-const LATENCY_WINDOW_SECONDS: RangeInclusive<u64> = 3_600..=365 * 86_400;
-
 /// Checks a count of `[inference]`.
 fn count(
     key: &str,
@@ -343,7 +199,7 @@ impl TryFrom<RawInferenceConfig> for InferenceConfig {
             31_536_000,
             86_400..=MAX_HISTORY_SECONDS,
         )?;
-        let policy = policy(raw.hot_paths, &raw.breakers)?;
+        let policy = PolicyConfig::try_new(raw.hot_paths, &raw.breakers)?;
         let (breaker, longest) = policy.longest_breaker();
         if longest > history {
             return Err(InvalidConfig::HistoryTooShort {
@@ -405,61 +261,6 @@ impl TryFrom<RawInferenceConfig> for InferenceConfig {
     }
 }
 
-impl RawLatencyConfig {
-    fn check(self) -> Result<LatencyConfig, OutOfRange> {
-        let quantile = self.quantile.unwrap_or(0.5);
-        Ok(LatencyConfig {
-            quantile: number("inference", "latency.quantile", quantile, QUANTILE)?,
-            default: seconds("latency.default_seconds", self.default_seconds, 60, DELAY_SECONDS)?,
-            refresh: seconds(
-                "latency.refresh_seconds",
-                self.refresh_seconds,
-                60,
-                LATENCY_REFRESH_SECONDS,
-            )?,
-            window: seconds(
-                "latency.window_seconds",
-                self.window_seconds,
-                2_592_000,
-                LATENCY_WINDOW_SECONDS,
-            )?,
-        })
-    }
-}
-
-fn policy(paths: RawHotPathsConfig, breakers: &RawBreakersConfig) -> Result<PolicyConfig, OutOfRange> {
-    let breaker = |name: &str, value, default| {
-        seconds(
-            &format!("breakers.{name}"),
-            value,
-            default,
-            0..=MAX_BREAKER_SECONDS,
-        )
-    };
-    Ok(PolicyConfig {
-        site_visit: hot_path("site_visit", paths.site_visit, SITE_VISIT)?,
-        product_view: hot_path("product_view", paths.product_view, PRODUCT_VIEW)?,
-        sms_click: hot_path("sms_click", paths.sms_click, SMS_CLICK)?,
-        push_click: hot_path("push_click", paths.push_click, PUSH_CLICK)?,
-        marked_spam: breaker(
-            "marked_spam_seconds",
-            breakers.marked_spam_seconds,
-            COMPLAINT_SECONDS,
-        )?,
-        support_ticket: breaker(
-            "support_ticket_seconds",
-            breakers.support_ticket_seconds,
-            COMPLAINT_SECONDS,
-        )?,
-        unsubscribed: breaker(
-            "unsubscribed_seconds",
-            breakers.unsubscribed_seconds,
-            UNSUBSCRIBED_SECONDS,
-        )?,
-        hard_bounce: breaker("hard_bounce_seconds", breakers.hard_bounce_seconds, 0)?,
-    })
-}
-
 fn capacities(raw: BTreeMap<String, u32>) -> Result<BTreeMap<String, u32>, OutOfRange> {
     let mut capacities = BTreeMap::new();
     for (esp, per_minute) in raw {
@@ -469,21 +270,6 @@ fn capacities(raw: BTreeMap<String, u32>) -> Result<BTreeMap<String, u32>, OutOf
         capacities.insert(esp.to_ascii_lowercase(), per_minute);
     }
     Ok(capacities)
-}
-
-fn hot_path(name: &str, raw: Option<RawHotPath>, default: HotPath) -> Result<HotPath, OutOfRange> {
-    let Some(raw) = raw else { return Ok(default) };
-    let weight = format!("hot_paths.{name}.weight");
-    let half_life = format!("hot_paths.{name}.half_life_seconds");
-    Ok(HotPath {
-        weight: number("inference", &weight, raw.weight, 0.0..=MAX_WEIGHT)?,
-        half_life: seconds(
-            &half_life,
-            Some(raw.half_life_seconds),
-            0,
-            1..=MAX_BREAKER_SECONDS,
-        )?,
-    })
 }
 
 impl Default for InferenceConfig {
