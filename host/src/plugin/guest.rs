@@ -34,7 +34,7 @@ use super::{
 
 /// Deliveries that may wait per slot. A delivery occupies its slot for well under a millisecond, so a longer queue could not
 /// drain within `queue_wait`; each waiting delivery holds its body.
-pub(super) const WAITING_PER_TURN: usize = 64;
+pub(super) const WAITING_PER_SLOT: usize = 64;
 
 /// A loaded plugin: compiled, linked and checked.
 pub struct Plugin {
@@ -48,9 +48,9 @@ pub struct Plugin {
     pub(crate) counts_instructions: bool,
     pub(crate) limits: Arc<Limits>,
     /// Slots for deliveries of this plugin.
-    pub(crate) turns: Arc<Semaphore>,
+    pub(crate) slots: Arc<Semaphore>,
     /// Slots for deliveries of all plugins: those of the engine's pool.
-    pub(crate) places: Arc<Semaphore>,
+    pub(crate) all_slots: Arc<Semaphore>,
     /// Where deliveries of any plugin continue if they compute for long.
     pub(crate) lane: Arc<Lane>,
     pub(crate) waiting: AtomicUsize,
@@ -89,7 +89,7 @@ impl Plugin {
     /// The wait is bounded in time and in the number of waiting deliveries. The instance itself is created by the first
     /// call, off the caller's thread, because creating it may run the guest's code.
     pub async fn instantiate(self: &Arc<Self>, account: &str) -> Result<Guest, PluginError> {
-        let turn = self.turn(self.enter(account)?).await?;
+        let slots = self.slots(self.enter(account)?).await?;
         // A delivery that was ahead may have put the account in quarantine.
         self.enter(account)?;
         self.stats.deliveries.inc();
@@ -99,7 +99,7 @@ impl Plugin {
             is_proven: false,
             running: None,
             took: Duration::ZERO,
-            _turn: turn,
+            _slots: slots,
         })
     }
 
@@ -111,7 +111,7 @@ impl Plugin {
         })
     }
 
-    async fn turn(&self, entry: Entry) -> Result<Turn, PluginError> {
+    async fn slots(&self, entry: Entry) -> Result<Slots, PluginError> {
         let busy = || {
             self.stats.busy.inc();
             PluginError::Busy {
@@ -120,8 +120,8 @@ impl Plugin {
         };
         let began = Instant::now();
         let closed = |error: AcquireError| PluginError::host("the semaphore is closed", error);
-        let turn = async {
-            let (probe, turns) = match entry {
+        let slots = async {
+            let (probe, count) = match entry {
                 Entry::Beside => (None, 1),
                 // First, so that deliveries that wait for it take neither slots nor room from those of other accounts.
                 Entry::AloneOfAccount(probe) => {
@@ -135,21 +135,23 @@ impl Plugin {
                 }
             };
             let waiting = Waiting::enter(&self.waiting);
-            if waiting.ahead >= self.limits.concurrency * WAITING_PER_TURN {
+            if waiting.ahead >= self.limits.concurrency * WAITING_PER_SLOT {
                 return Err(busy());
             }
-            let turn = Arc::clone(&self.turns).acquire_many_owned(turns).await;
-            Ok(Turn {
+            let of_plugin = Arc::clone(&self.slots).acquire_many_owned(count).await;
+            let of_plugin = of_plugin.map_err(closed)?;
+            let of_all = Arc::clone(&self.all_slots).acquire_owned().await;
+            Ok(Slots {
                 _probe: probe,
-                _turn: turn.map_err(closed)?,
-                _place: Arc::clone(&self.places).acquire_owned().await.map_err(closed)?,
+                _of_plugin: of_plugin,
+                _of_all: of_all.map_err(closed)?,
             })
         };
-        match time::timeout(self.limits.queue_wait, turn).await {
-            Ok(turn) => {
-                let turn = turn?;
+        match time::timeout(self.limits.queue_wait, slots).await {
+            Ok(slots) => {
+                let slots = slots?;
                 self.stats.waited(began.elapsed());
-                Ok(turn)
+                Ok(slots)
             }
             Err(_) => Err(busy()),
         }
@@ -209,10 +211,10 @@ impl Plugin {
 
 /// The slots that a delivery occupies: one of the plugin or all of them, one of all plugins, and the permit of its account if it
 /// is a probe.
-struct Turn {
+struct Slots {
     _probe: Option<OwnedSemaphorePermit>,
-    _turn: OwnedSemaphorePermit,
-    _place: OwnedSemaphorePermit,
+    _of_plugin: OwnedSemaphorePermit,
+    _of_all: OwnedSemaphorePermit,
 }
 
 /// Counts waiting deliveries, correctly even if the caller gives up.
@@ -245,7 +247,7 @@ pub struct Guest {
     is_proven: bool,
     running: Option<Running>,
     took: Duration,
-    _turn: Turn,
+    _slots: Slots,
 }
 
 /// An instance and its store.

@@ -34,7 +34,7 @@ const STANDS_BACK: i32 = 5;
 
 /// The slots of the lane, and their threads.
 pub(crate) struct Lane {
-    places: Arc<Semaphore>,
+    slots: Arc<Semaphore>,
     /// Only its blocking threads are used; they are started by the first long call.
     threads: Option<Runtime>,
 }
@@ -70,14 +70,14 @@ impl Lane {
         Self::new((cores / 2).max(1))
     }
 
-    fn new(places: usize) -> io::Result<Self> {
+    fn new(slots: usize) -> io::Result<Self> {
         let threads = runtime::Builder::new_current_thread()
             .thread_name("plugin-long")
-            .max_blocking_threads(places)
+            .max_blocking_threads(slots)
             .on_thread_start(stand_back)
             .build()?;
         Ok(Self {
-            places: Arc::new(Semaphore::new(places)),
+            slots: Arc::new(Semaphore::new(slots)),
             threads: Some(threads),
         })
     }
@@ -97,9 +97,9 @@ impl Lane {
             Step::Done(answer) => return Ok(answer),
             Step::Left(call) => call,
         };
-        let place = time::timeout_at(half.into(), Arc::clone(&self.places).acquire_owned()).await;
-        if let (Ok(Ok(place)), Some(threads)) = (place, &self.threads) {
-            call = match step(threads.handle(), call, Some(place)).await? {
+        let slot = time::timeout_at(half.into(), Arc::clone(&self.slots).acquire_owned()).await;
+        if let (Ok(Ok(slot)), Some(threads)) = (slot, &self.threads) {
+            call = match step(threads.handle(), call, Some(slot)).await? {
                 Step::Done(answer) => return Ok(answer),
                 Step::Left(call) => call,
             };
@@ -122,18 +122,18 @@ impl Drop for Lane {
     }
 }
 
-/// Continues the call on a blocking thread until it finishes or leaves. Its place stays taken that long, whether or not
+/// Continues the call on a blocking thread until it finishes or leaves. Its slot stays taken that long, whether or not
 /// the caller still waits.
 async fn step<F>(
     threads: &Handle,
     mut call: Pin<Box<F>>,
-    place: Option<OwnedSemaphorePermit>,
+    slot: Option<OwnedSemaphorePermit>,
 ) -> Result<Step<F>, JoinError>
 where
     F: Future<Output: Send> + Send + 'static,
 {
     let step = move || {
-        let _place = place;
+        let _slot = slot;
         match call.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(answer) => Step::Done(answer),
             Poll::Pending => Step::Left(call),
@@ -182,7 +182,7 @@ mod tests {
     #[tokio::test]
     async fn without_a_free_place_a_call_waits_for_half_of_its_time() {
         let lane = Lane::new(1).expect("threads can be made");
-        let place = lane.places.acquire().await.expect("a free place");
+        let slot = lane.slots.acquire().await.expect("a free slot");
         let began = Instant::now();
         let deadline = began + Duration::from_millis(200);
         assert_eq!(
@@ -190,7 +190,7 @@ mod tests {
             [false, false]
         );
         assert!(began.elapsed() >= Duration::from_millis(100));
-        drop(place);
+        drop(slot);
         assert_eq!(
             lane.run(leaves(1), deadline + Duration::from_secs(60))
                 .await
@@ -213,10 +213,10 @@ mod tests {
         let deadline = Instant::now() + Duration::from_secs(60);
         let gone = time::timeout(Duration::from_millis(50), lane.run(call, deadline)).await;
         assert!(gone.is_err());
-        assert_eq!(lane.places.available_permits(), 0);
+        assert_eq!(lane.slots.available_permits(), 0);
         release.send(()).expect("the call still runs");
-        let place = time::timeout(Duration::from_secs(10), lane.places.acquire()).await;
-        assert!(place.is_ok());
+        let slot = time::timeout(Duration::from_secs(10), lane.slots.acquire()).await;
+        assert!(slot.is_ok());
     }
 
     #[tokio::test]

@@ -46,8 +46,8 @@ pub(crate) struct Loader {
     /// Absent in tools that look at any file.
     trust: Option<Trust>,
     pub(crate) metrics: PluginMetrics,
-    /// Places of deliveries; the engine has [`ASKED_AT_ONCE`] more, so that neither use takes the other's.
-    places: Arc<Semaphore>,
+    /// Slots for deliveries; the engine has [`ASKED_AT_ONCE`] more, so that neither use takes the other's.
+    slots: Arc<Semaphore>,
     /// Held while a plugin is asked to describe itself.
     asking: Mutex<()>,
     lane: Arc<Lane>,
@@ -67,10 +67,10 @@ pub(crate) struct Candidate {
 impl Loader {
     /// Creates a loader for a folder's plugins. Blocks on the disk.
     pub(crate) fn for_folder(config: &PluginsConfig, metrics: PluginMetrics) -> Result<Self, PluginError> {
-        let places = config.limits.total_concurrency;
+        let slots = config.limits.total_concurrency;
         let mut loader = Self::new(
             config.limits.clone(),
-            places,
+            slots,
             config.quarantine.clone(),
             metrics,
             false,
@@ -117,20 +117,20 @@ impl Loader {
 
     fn new(
         limits: Limits,
-        places: usize,
+        slots: usize,
         quarantine: QuarantineConfig,
         metrics: PluginMetrics,
         counts_instructions: bool,
     ) -> Result<Self, PluginError> {
         Ok(Self {
-            engine: engine(&limits, places + ASKED_AT_ONCE, counts_instructions)?,
+            engine: engine(&limits, slots + ASKED_AT_ONCE, counts_instructions)?,
             counts_instructions,
             limits: Arc::new(limits),
             quarantine,
             cache: None,
             trust: None,
             metrics,
-            places: Arc::new(Semaphore::new(places)),
+            slots: Arc::new(Semaphore::new(slots)),
             asking: Mutex::default(),
             lane: Arc::new(
                 Lane::of_this_machine()
@@ -213,7 +213,7 @@ impl Loader {
 
     /// Asks the plugin twice to describe itself, each time within the limits of a delivery.
     fn describe(&self, bindings: &Bindings, name: &str, imports_wasi: bool) -> Result<Descriptor, LoadError> {
-        // Declared before the store, so that the store's place is free when the next plugin is asked. It guards nothing
+        // Declared before the store, so that the store's slot is free when the next plugin is asked. It guards nothing
         // that a panic could corrupt.
         let _asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
         // The metrics get no series before the plugin is served.
@@ -263,8 +263,8 @@ impl Loader {
             engine: self.engine.clone(),
             counts_instructions: self.counts_instructions,
             limits: Arc::clone(&self.limits),
-            turns: Arc::new(Semaphore::new(self.limits.concurrency)),
-            places: Arc::clone(&self.places),
+            slots: Arc::new(Semaphore::new(self.limits.concurrency)),
+            all_slots: Arc::clone(&self.slots),
             lane: Arc::clone(&self.lane),
             waiting: AtomicUsize::new(0),
             quarantine,

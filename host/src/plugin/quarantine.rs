@@ -30,7 +30,7 @@ use event::settings::{OutOfRange, number};
 use serde::Deserialize;
 use tokio::sync::Semaphore;
 
-use super::{error::Limit, guest::WAITING_PER_TURN};
+use super::{error::Limit, guest::WAITING_PER_SLOT};
 
 /// When an account is put in quarantine, and for how long.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -233,7 +233,7 @@ impl AccountState {
             recovered_at: None,
             probe: Probe {
                 permit: Arc::new(Semaphore::new(1)),
-                waiting: Arc::new(Semaphore::new(WAITING_PER_TURN)),
+                waiting: Arc::new(Semaphore::new(WAITING_PER_SLOT)),
             },
         }
     }

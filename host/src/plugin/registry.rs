@@ -220,9 +220,9 @@ impl Registry {
         let began = Arc::new(OnceLock::new());
         let begins = Arc::clone(&began);
         let compiler = move || {
-            let place = runtime.block_on(compilers.acquire_owned());
+            let slot = runtime.block_on(compilers.acquire_owned());
             begins.get_or_init(Instant::now);
-            place
+            slot
         };
         let mut load = task::spawn_blocking(move || loader.candidate(&owned, compiler));
         loop {

@@ -366,7 +366,7 @@ async fn a_file_that_is_slow_to_compile_keeps_nobody_waiting_and_is_reported() {
 }
 
 #[tokio::test]
-async fn a_file_is_taken_while_deliveries_have_all_places_and_takes_none_of_them() {
+async fn a_file_is_taken_while_deliveries_have_all_slots_and_takes_none_of_them() {
     let world = World::configured(&[("acme.wasm", version("1.0.0"))], |config| {
         config.limits.total_concurrency = 1;
     })
