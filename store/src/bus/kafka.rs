@@ -27,6 +27,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use self::{
     client::{REQUEST_TIMEOUT, blocking},
     error::Failure,
+    lag::Lags,
     producer::Producer,
     subscription::KafkaSubscription,
     topics::Topics,
@@ -55,6 +56,7 @@ pub struct KafkaBus {
     config: Arc<KafkaConfig>,
     producer: Producer,
     topics: Topics,
+    lags: Arc<Lags>,
     counters: KafkaCounters,
     /// Members that are leaving their groups.
     tasks: TaskTracker,
@@ -83,6 +85,7 @@ impl KafkaBus {
         let bus = Self {
             producer: started?,
             topics: Topics::new(Arc::clone(&config)),
+            lags: Arc::new(Lags::new(Arc::clone(&config))),
             counters,
             tasks: TaskTracker::new(),
             closed: CancellationToken::new(),
@@ -156,6 +159,13 @@ impl KafkaBus {
         if let Err(error) = blocking(move || Ok(native.flush(within)?)).await {
             tracing::warn!(%error, "the bus is closed while records wait for acknowledgement");
         }
+        let lags = Arc::clone(&self.lags);
+        let closing = blocking(move || {
+            lags.close();
+            Ok(())
+        });
+        // Hung brokers hold a client up for as long as it takes a request to time out.
+        let _ = timeout(REQUEST_TIMEOUT, closing).await;
         self.tasks.close();
         if timeout(REQUEST_TIMEOUT, self.tasks.wait()).await.is_err() {
             tracing::warn!("the bus is closed before all readers have left their groups");
@@ -229,9 +239,9 @@ impl Bus for KafkaBus {
     }
 
     async fn lag(&self, group: &str, topics: &[&str]) -> Result<Vec<Lag>, StoreError> {
-        let config = Arc::clone(&self.config);
+        let lags = Arc::clone(&self.lags);
         let (group, topics) = (group.to_owned(), owned(topics));
-        Ok(blocking(move || lag::read(&config, &group, &topics)).await?)
+        Ok(blocking(move || lags.read(&group, &topics)).await?)
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
