@@ -45,7 +45,7 @@ impl ProfileCounters {
         );
         registry.register(
             "sendflowr_profiles_outdated",
-            "Stored profiles from before the profile store's last start; they are rebuilt from events",
+            "Stored profiles from before the profile store's last start or failover; they are rebuilt from events",
             self.outdated.clone(),
         );
         registry.register(

@@ -117,6 +117,10 @@ fn servers(report: &mut Report) -> anyhow::Result<()> {
     if unless_missing(registry, "a registry")?.is_none() {
         skipped.extend(["--skip", "registry::"]);
     }
+    let redis = report.stage("find or install Redis", |_| services::redis_server());
+    if unless_missing(redis, "Redis servers of their own")?.is_none() {
+        skipped.extend(["--skip", "profiles::failover::"]);
+    }
     let libraries = report.stage("find or download Kafka's libraries", |_| {
         services::kafka_libraries()
     });

@@ -4,16 +4,16 @@
 //! guarantee that: it may lose its memory and start from an old snapshot, and two consumers may for a moment hold the same
 //! person, while partitions move between them. Both are made harmless here by turning a doubtful profile into a missing one,
 //! which its reader rebuilds from the events:
-//! - **A server that has restarted counts as empty.** Every value carries the run id of the server process to which it was
-//!   written, and counts as missing on any other. A connection learns the run id before it is used for anything else, so that
+//! - **A server that has restarted, or was made the primary, counts as empty.** Every value carries a stamp of the run of the
+//!   server process to which it was written, since that was last made the primary, and counts as missing under any other. A
+//!   connection learns the stamp before it is used for anything else, and is given up when its server becomes a replica, so that
 //!   not even the first read after a restart or a failover sees an old value. Nothing is deleted for that: the next put
 //!   replaces the value.
 //! - **A server that takes no writes is not read either.** A full server, a replica and one that cannot save its snapshot still
 //!   answer reads, with profiles that lack what could not be written since. So every read begins with a write.
 //! - **Nobody overwrites what it does not know.** An update says what it was derived from. A put, whose profile was built from
 //!   events, first reads the stored value: profiles are sets that only grow, so it can tell whether the new one contains all of
-//!   the old one. Redis then replaces the value only if it is still the one that was read, in the same run of the server
-//!   process. Otherwise two writers have collided, or something was lost, and possibly neither version is complete: the profile
+//!   the old one. Redis then replaces the value only if it is still the one that was read, under the same stamp. Otherwise two writers have collided, or something was lost, and possibly neither version is complete: the profile
 //!   is disputed. For a minute it then counts as missing and nobody may put it, until all writes in flight have completed.
 //!
 //! Losing the connection does not make callers wait. The first caller to notice fails after the response timeout at the latest;
@@ -100,7 +100,7 @@ struct Change<'a> {
     reason = "it lives as long as one look at a value"
 )]
 enum Found {
-    /// There is no value, or none written by this build in this run of the server process.
+    /// There is no value, or none written by this build under this stamp.
     Nothing,
     Disputed,
     Known(Profile),
@@ -127,12 +127,40 @@ impl RedisProfiles {
     }
 
     async fn open(config: RedisConfig, may_be_away: bool) -> Result<Self, StoreError> {
-        Ok(Self {
+        let profiles = Self {
             link: Link::open(&config, may_be_away).await?,
             key_prefix: config.key_prefix,
             ttl: config.ttl,
             counters: ProfileCounters::default(),
-        })
+        };
+        // Without a session the link has told why.
+        if let Ok(session) = profiles.link.session() {
+            match profiles.try_all_commands(&session).await {
+                // A server that is full is used as soon as it takes writes.
+                Err(StoreError::Unavailable { cause, .. }) if may_be_away => {
+                    tracing::error!("profiles are built from events until Redis takes writes: {cause}");
+                }
+                tried => tried?,
+            }
+        }
+        Ok(profiles)
+    }
+
+    /// Fails if the user may not call one of the commands that are ever needed.
+    async fn try_all_commands(&self, session: &Session) -> Result<(), StoreError> {
+        let writable = self.writable();
+        let mut all = redis::pipe();
+        all.add_command(self.try_write())
+            .add_command(replacement(session, &[self.rewrite()]))
+            .cmd("MGET")
+            .arg(&writable)
+            .cmd("SCAN")
+            .arg(&["0", "MATCH", &writable, "COUNT", "1"])
+            .cmd("UNLINK")
+            .arg(&writable);
+        let mut connection = session.connection.clone();
+        let tried: Result<redis::Value, _> = all.query_async(&mut connection).await;
+        tried.map(drop).map_err(|error| self.link.failed(session, error))
     }
 
     /// Registers the metrics of the profiles in `registry`.
@@ -147,9 +175,24 @@ impl RedisProfiles {
     /// Returns the command that fails if the server takes no writes.
     fn try_write(&self) -> redis::Cmd {
         let mut command = redis::cmd("SET");
-        command.arg([&self.key_prefix, WRITABLE].concat()).arg("");
+        command.arg(self.writable()).arg("");
         command.arg("EX").arg(WRITABLE_SECONDS);
         command
+    }
+
+    /// Returns the key that [`Self::try_write`] writes.
+    fn writable(&self) -> String {
+        [&self.key_prefix, WRITABLE].concat()
+    }
+
+    /// Returns the change that writes the same as [`Self::try_write`], in the way that profiles are written.
+    fn rewrite(&self) -> Change<'static> {
+        Change {
+            key: self.writable(),
+            before: b"",
+            after: Vec::new(),
+            seconds: WRITABLE_SECONDS,
+        }
     }
 
     /// Returns the raw values under the keys of `ids`. Fails if the server takes no writes.
@@ -213,7 +256,8 @@ impl RedisProfiles {
     async fn update_some(&self, updates: &[Update]) -> Result<(), StoreError> {
         let session = self.link.session()?;
         let changes = updates.iter().map(|Update { id, profile, seen }| {
-            // If the server has restarted since the lookup, writes of others may be lost and the value be the same as before.
+            // If the server has restarted or failed over since the lookup, writes of others may be lost and the value be the
+            // same as before.
             let is_whole = seen.0.starts_with(&session.stamp);
             self.change(&session, id, &seen.0, is_whole.then_some(profile))
         });
@@ -265,23 +309,28 @@ impl RedisProfiles {
         if changes.is_empty() {
             return Ok(());
         }
-        let mut command = redis::cmd("EVAL");
-        command.arg(REPLACE).arg(changes.len());
-        for change in &changes {
-            command.arg(&change.key);
-        }
-        command
-            .arg([&session.stamp, DISPUTED].concat())
-            .arg(DISPUTE_SECONDS);
-        for change in &changes {
-            command.arg(change.before).arg(&change.after).arg(change.seconds);
-        }
         let mut connection = session.connection.clone();
-        let answer = command.query_async(&mut connection).await;
+        let answer = replacement(session, &changes).query_async(&mut connection).await;
         let disputed: u64 = answer.map_err(|error| self.link.failed(session, error))?;
         self.counters.disputes.inc_by(disputed);
         Ok(())
     }
+}
+
+/// Returns the command that applies each change if the value is still the one that was looked up.
+fn replacement(session: &Session, changes: &[Change<'_>]) -> redis::Cmd {
+    let mut command = redis::cmd("EVAL");
+    command.arg(REPLACE).arg(changes.len());
+    for change in changes {
+        command.arg(&change.key);
+    }
+    command
+        .arg([&session.stamp, DISPUTED].concat())
+        .arg(DISPUTE_SECONDS);
+    for change in changes {
+        command.arg(change.before).arg(&change.after).arg(change.seconds);
+    }
+    command
 }
 
 /// Returns whether `new` contains all that `old` contains, as far as the size limit of a profile allows.
@@ -367,9 +416,7 @@ impl Profiles for RedisProfiles {
 
     async fn ping(&self) -> Result<(), StoreError> {
         let session = self.link.session()?;
-        let mut connection = session.connection.clone();
-        let answer = self.try_write().query_async(&mut connection).await;
-        answer.map_err(|error| self.link.failed(&session, error))
+        self.replace(&session, vec![self.rewrite()]).await
     }
 }
 

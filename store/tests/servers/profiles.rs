@@ -1,5 +1,7 @@
 //! Tests of the profile store on Redis.
 
+mod failover;
+mod rights;
 mod world;
 
 use std::{

@@ -27,17 +27,20 @@ const OPEN_WITHIN: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Number of hexadecimal digits of the run id that values begin with: 32 bits, enough to distinguish the few starts of a server
-/// within the lifetime of a value.
+/// How often a connection is compared with the server that it leads to, which costs the server some 20 µs: a failover takes longer.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// Number of bytes that values begin with: 64 bits, enough to distinguish the few starts and failovers of the servers within the
+/// lifetime of a value.
 pub(super) const STAMP_BYTES: usize = 8;
 
-/// A connection to one process of the server.
+/// A connection to one process of the server, while it is the primary.
 #[derive(Clone)]
 pub(super) struct Session {
     /// Distinguishes this connection from those before and after it.
     number: u64,
     pub(super) connection: MultiplexedConnection,
-    /// Prefix of the values that were written to this process of the server.
+    /// Prefix of the values that were written to this process of the server since it has been the primary.
     pub(super) stamp: [u8; STAMP_BYTES],
 }
 
@@ -84,7 +87,7 @@ impl Link {
                 }
                 Err(StoreError::Unavailable { cause, .. }) => {
                     let message = format!(
-                        "`{address}` cannot be reached: {cause}; look at `redis.host`, `redis.port`, \
+                        "`{address}` cannot be used: {cause}; look at `redis.host`, `redis.port`, \
                          `redis.secure` and `redis.ca`"
                     );
                     if !may_be_away || is_failed_handshake(&cause) {
@@ -110,6 +113,7 @@ impl Link {
         if is_away {
             tokio::spawn(connect_again(Arc::downgrade(&link), 0));
         }
+        tokio::spawn(watch(Arc::downgrade(&link)));
         Ok(link)
     }
 
@@ -127,22 +131,22 @@ impl Link {
         }
     }
 
-    /// Maps an error of `session` to what it means to the caller, and starts reconnecting if the connection is lost.
+    /// Maps an error of `session` to what it means to the caller, and starts reconnecting if the connection is lost or leads to
+    /// a server that is no longer the primary.
     pub(super) fn failed(self: &Arc<Self>, session: &Session, error: RedisError) -> StoreError {
-        if error.is_io_error() || error.is_unrecoverable_error() {
-            self.lost(session, &error);
+        let is_replica = error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly);
+        if is_replica || error.is_io_error() || error.is_unrecoverable_error() {
+            self.lost(session, error.to_string());
         }
         classify(error)
     }
 
-    fn lost(self: &Arc<Self>, session: &Session, error: &RedisError) {
+    fn lost(self: &Arc<Self>, session: &Session, trouble: String) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if !matches!(&*state, State::Connected(present) if present.number == session.number) {
             return;
         }
-        *state = State::Lost {
-            trouble: error.to_string(),
-        };
+        *state = State::Lost { trouble };
         tokio::spawn(connect_again(Arc::downgrade(self), session.number + 1));
     }
 
@@ -174,6 +178,21 @@ async fn connect_again(link: Weak<Link>, number: u64) {
         drop(link);
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Gives a connection up when its server has become a replica, or the primary again: then what was written by it may be gone. An
+/// idle connection would not notice otherwise.
+async fn watch(link: Weak<Link>) {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let Some(link) = link.upgrade() else { return };
+        let Ok(session) = link.session() else { continue };
+        match stamp_of(&session.connection).await {
+            Ok(stamp) if stamp == session.stamp => {}
+            Ok(_) => link.lost(&session, "the server was made the primary anew".to_owned()),
+            Err(error) => link.lost(&session, error.to_string()),
+        }
     }
 }
 
@@ -211,22 +230,15 @@ fn client(config: &RedisConfig) -> Result<Client, RedisError> {
     }
 }
 
-/// Connects and asks for the run id of the server process, which has 40 hexadecimal digits and changes at every start.
+/// Connects, and asks the server who it is.
 async fn connect(
     client: &Client,
     options: &AsyncConnectionConfig,
     number: u64,
 ) -> Result<Session, StoreError> {
     let connecting = client.get_multiplexed_async_connection_with_config(options);
-    let mut connection = connecting.await.map_err(classify)?;
-    let mut command = redis::cmd("INFO");
-    command.arg("server");
-    let text: String = command.query_async(&mut connection).await.map_err(classify)?;
-    let stamp = stamp(&text).ok_or_else(|| {
-        misconfigured(
-            "the server's `INFO server` has no `run_id`, without which lost profiles would not be noticed",
-        )
-    })?;
+    let connection = connecting.await.map_err(classify)?;
+    let stamp = stamp_of(&connection).await?;
     Ok(Session {
         number,
         connection,
@@ -234,11 +246,42 @@ async fn connect(
     })
 }
 
-fn stamp(information: &str) -> Option<[u8; STAMP_BYTES]> {
-    let run_id = information
-        .lines()
-        .find_map(|line| line.strip_prefix("run_id:"))?;
-    run_id.trim().as_bytes().first_chunk().copied()
+/// Asks the server for its stamp. Fails if it is a replica.
+async fn stamp_of(connection: &MultiplexedConnection) -> Result<[u8; STAMP_BYTES], StoreError> {
+    // At once, but not as one pipeline: Redis 6 takes only one section per command, and a pipeline hides the code of an error.
+    let (server, replication) = tokio::try_join!(
+        information(connection.clone(), "server"),
+        information(connection.clone(), "replication")
+    )?;
+    if field(&replication, "role") == Some("slave") {
+        return Err(unavailable("the server is a replica and takes no writes"));
+    }
+    stamp(&server, &replication).ok_or_else(|| {
+        misconfigured(
+            "the server's `INFO` has no `run_id` or no `master_replid`, without which lost profiles would not be noticed",
+        )
+    })
+}
+
+async fn information(mut connection: MultiplexedConnection, section: &str) -> Result<String, StoreError> {
+    let mut command = redis::cmd("INFO");
+    command.arg(section);
+    command.query_async(&mut connection).await.map_err(classify)
+}
+
+/// Returns what is unique to this run of the server's process, since it was last made the primary: of its run id, which changes
+/// at every start, and the id of its replication, which changes whenever a replica is made the primary. Both are random and have
+/// 40 hexadecimal digits.
+fn stamp(server: &str, replication: &str) -> Option<[u8; STAMP_BYTES]> {
+    let number = |id: &str| u64::from_str_radix(id.get(..2 * STAMP_BYTES)?, 16).ok();
+    let run = number(field(server, "run_id")?)?;
+    let primacy = number(field(replication, "master_replid")?)?;
+    Some((run ^ primacy).to_be_bytes())
+}
+
+fn field<'a>(information: &'a str, name: &str) -> Option<&'a str> {
+    let mut fields = information.lines().filter_map(|line| line.split_once(':'));
+    fields.find_map(|(found, value)| (found == name).then(|| value.trim()))
 }
 
 /// Maps an error to what the caller should do about it. The server's messages name commands and users, never values.
@@ -294,11 +337,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_stamp_is_the_beginning_of_the_run_id() {
-        let information =
-            "# Server\r\nredis_version:7.0.15\r\nrun_id:0123456789abcdef0123456789abcdef01234567\r\n";
-        assert_eq!(stamp(information), Some(*b"01234567"));
-        assert_eq!(stamp("# Server\r\nredis_version:7.0.15\r\n"), None);
-        assert_eq!(stamp("run_id:0123\r\n"), None);
+    fn the_stamp_changes_with_the_run_and_with_the_primacy() {
+        let (one, other) = ("0123456789abcdef".repeat(3), "fedcba9876543210".repeat(3));
+        let stamped = |run: &str, primacy: &str| {
+            let server = format!("# Server\r\nredis_version:7.0.15\r\nrun_id:{run}\r\n");
+            let replication = format!("# Replication\r\nrole:master\r\nmaster_replid:{primacy}\r\n");
+            stamp(&server, &replication)
+        };
+        assert_eq!(stamped(&one, &other), Some([0xff; 8]));
+        assert_ne!(stamped(&one, &"0".repeat(40)), stamped(&one, &other));
+        assert_ne!(stamped(&"0".repeat(40), &other), stamped(&one, &other));
+        assert_eq!(stamped("0123", &other), None);
+        assert_eq!(
+            stamp("redis_version:7.0.15\r\n", &format!("master_replid:{one}")),
+            None
+        );
+        assert_eq!(stamp(&format!("run_id:{one}"), "role:master\r\n"), None);
     }
 }
