@@ -106,7 +106,8 @@ impl KafkaBus {
         for topic in [EVENTS_TOPIC, DEAD_LETTERS_TOPIC] {
             self.topics.ensure(self.producer.native(), topic).await?;
         }
-        Ok(())
+        // By now the brokers have told the producer whether it may write.
+        self.producer.check()
     }
 
     /// Waits for a first response. A refused login or certificate is not retried for long; brokers that are starting are.
@@ -246,6 +247,7 @@ impl Bus for KafkaBus {
 
     async fn ping(&self) -> Result<(), StoreError> {
         self.check_open()?;
+        self.producer.check()?;
         let native = self.producer.native();
         let found = blocking(move || client::topic(native.client(), EVENTS_TOPIC, PING_WITHIN)).await?;
         match found {

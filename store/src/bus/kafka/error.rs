@@ -105,6 +105,32 @@ impl Failure {
         }
     }
 
+    /// Creates the failure of a request about a group.
+    pub(super) fn of_group(group: &str, error: KafkaError) -> Self {
+        match error.rdkafka_error_code() {
+            Some(code @ Code::GroupAuthorizationFailed) => Self::Misconfigured(format!(
+                "the user may not use the group `{group}`: grant it Read; {code}"
+            )),
+            // The library asks again, for as long as it may, when the user lacks the right.
+            Some(code @ Code::OperationTimedOut) => Self::Library(format!(
+                "no answer about the group `{group}`: the brokers are down or busy, or the user lacks Read on it; {code}"
+            )),
+            _ => error.into(),
+        }
+    }
+
+    /// Creates the failure for a broker's error about records appended to a topic.
+    pub(super) fn of_append(topic: &str, code: Code) -> Self {
+        match code {
+            // Records are sent in batches, whose size the topic limits: each of them may be small.
+            Code::MessageSizeTooLarge | Code::MessageBatchTooLarge => Self::Rejected(format!(
+                "the topic `{topic}` does not take batches of this size: set its `max.message.bytes` to \
+                 `kafka.max_record_bytes`; {code}"
+            )),
+            _ => Self::of_topic(topic, code),
+        }
+    }
+
     /// Creates the failure for a broker's error about creating a topic.
     pub(super) fn of_new_topic(topic: &str, code: Code) -> Self {
         match code {
@@ -136,6 +162,11 @@ impl Failure {
         }
     }
 
+    /// Returns whether an operator must act.
+    pub(super) fn is_misconfiguration(&self) -> bool {
+        self.label() == "misconfigured"
+    }
+
     /// Returns whether a topic does not exist (any more).
     pub(super) fn is_unknown_topic(&self) -> bool {
         matches!(
@@ -165,8 +196,9 @@ impl Failure {
                  `kafka.sasl_password`; {reason}"
             ),
             Some(trouble) if trouble.is_refusal() => format!(
-                "no encrypted connection to the brokers at `{servers}`: look at `kafka.security_protocol`, `kafka.ca` and \
-                 `kafka.client_certificate`; {reason}"
+                "no encrypted connection to the brokers at `{servers}`: their certificate is signed by another authority than \
+                 `kafka.ca` has, or expired, or for another host name than `kafka.bootstrap_servers` has; otherwise look at \
+                 `kafka.security_protocol` and `kafka.client_certificate`; {reason}"
             ),
             _ => format!(
                 "no broker answers at `{servers}`: look at `kafka.bootstrap_servers`, `kafka.security_protocol` and, if the \
@@ -265,6 +297,26 @@ mod tests {
     }
 
     #[test]
+    fn a_request_about_a_group_names_it_and_the_right() {
+        for code in [Code::OperationTimedOut, Code::GroupAuthorizationFailed] {
+            let told =
+                StoreError::from(Failure::of_group("readers", KafkaError::OffsetFetch(code))).to_string();
+            assert!(told.contains("`readers`") && told.contains("Read"), "{told}");
+        }
+    }
+
+    #[test]
+    fn a_batch_that_is_too_large_names_the_topic_and_its_setting() {
+        let told = StoreError::from(Failure::of_append("email-events", Code::MessageSizeTooLarge));
+        assert!(matches!(told, StoreError::Rejected { .. }), "{told}");
+        let told = told.to_string();
+        assert!(
+            told.contains("`email-events`") && told.contains("`max.message.bytes`"),
+            "{told}"
+        );
+    }
+
+    #[test]
     fn what_keeps_it_from_starting_names_the_setting() {
         let told = |code, reason: &str| {
             let trouble = Trouble {
@@ -280,7 +332,15 @@ mod tests {
              `kafka.security_protocol` and, if the brokers ask for it, `kafka.client_certificate`; Connection refused"
         );
         assert!(told(Code::Authentication, "x").contains("`kafka.sasl_password`"));
-        assert!(told(Code::SSL, "x").contains("`kafka.ca`"));
+        let encrypted = told(Code::SSL, "x");
+        for cause in [
+            "`kafka.ca`",
+            "expired",
+            "`kafka.bootstrap_servers`",
+            "`kafka.client_certificate`",
+        ] {
+            assert!(encrypted.contains(cause), "{encrypted}");
+        }
         let error = Failure::Code(Code::TopicAuthorizationFailed).at_start(None, &config());
         assert!(error.to_string().contains("grant"), "{error}");
     }

@@ -57,7 +57,8 @@ impl Lags {
         if wanted.count() == 0 {
             return Ok(Vec::new());
         }
-        let committed = once_settled(|| client.committed_offsets(wanted.clone(), REQUEST_TIMEOUT))?;
+        let committed = once_settled(|| client.committed_offsets(wanted.clone(), REQUEST_TIMEOUT))
+            .map_err(|error| Failure::of_group(group, error))?;
         // One request to each broker for all of its partitions.
         let ends_of = |end: Offset| {
             let mut ends = wanted.clone();

@@ -4,16 +4,19 @@
 //! appends share requests. Bytes that wait for acknowledgement are counted before they are queued, and an append for which
 //! there is no room is refused at once, so that memory is bounded and the caller can report the overload to its own caller.
 
-use std::sync::{
-    Arc, OnceLock, PoisonError, RwLock,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError, RwLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use rdkafka::{
     ClientConfig, ClientContext,
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
-    message::{DeliveryResult, Header, OwnedHeaders},
+    message::{DeliveryResult, Header, Message, OwnedHeaders},
     producer::{BaseRecord, NoCustomPartitioner, Producer as _, ProducerContext, ThreadedProducer},
 };
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -43,6 +46,10 @@ const LIBRARY_QUEUE_KBYTES: &str = "2097152";
 /// Number of records passed to the library before other tasks may run: about a millisecond of work.
 const RECORDS_AT_ONCE: usize = 1_000;
 
+/// How long a new producer is not believed to work when its predecessor was refused: some ten times what brokers take to refuse it
+/// too.
+const ON_PROBATION: Duration = Duration::from_secs(2);
+
 /// The library's producer, with its thread.
 pub(super) type Native = ThreadedProducer<Deliveries>;
 
@@ -50,6 +57,8 @@ pub(super) type Native = ThreadedProducer<Deliveries>;
 pub(super) struct Producer {
     config: Arc<KafkaConfig>,
     native: RwLock<Arc<Native>>,
+    /// When the brokers refused the latest producer that they refused, and why.
+    refused: Mutex<Option<(Instant, RDKafkaErrorCode)>>,
     room: Arc<Semaphore>,
     counters: KafkaCounters,
 }
@@ -57,7 +66,8 @@ pub(super) struct Producer {
 /// Records of one append that wait for acknowledgement.
 pub(super) struct Pending {
     left: AtomicUsize,
-    failure: OnceLock<RDKafkaErrorCode>,
+    /// What failed first, and the topic.
+    failure: OnceLock<(RDKafkaErrorCode, String)>,
     done: Notify,
     room: OwnedSemaphorePermit,
     counters: KafkaCounters,
@@ -65,10 +75,10 @@ pub(super) struct Pending {
 
 impl Pending {
     /// Records the outcome of `count` records.
-    fn settle(&self, count: usize, failure: Option<RDKafkaErrorCode>) {
-        if let Some(code) = failure {
+    fn settle(&self, count: usize, failure: Option<(RDKafkaErrorCode, &str)>) {
+        if let Some((code, topic)) = failure {
             // The first failure is the cause; the others follow from it.
-            let _ = self.failure.set(code);
+            self.failure.get_or_init(|| (code, topic.to_owned()));
         }
         if self.left.fetch_sub(count, Ordering::AcqRel) == count {
             self.done.notify_one();
@@ -104,7 +114,10 @@ impl ProducerContext<NoCustomPartitioner> for Deliveries {
     fn delivery(&self, result: &DeliveryResult<'_>, pending: Arc<Pending>) {
         let failure = match result {
             Ok(_) => None,
-            Err((error, _)) => Some(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail)),
+            Err((error, message)) => {
+                let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
+                Some((code, message.topic()))
+            }
         };
         pending.settle(1, failure);
     }
@@ -117,6 +130,7 @@ impl Producer {
         Ok(Self {
             room: Arc::new(Semaphore::new(config.queue_bytes)),
             native: RwLock::new(Arc::new(native)),
+            refused: Mutex::default(),
             config,
             counters,
         })
@@ -146,7 +160,7 @@ impl Producer {
         });
         for (number, record) in records.iter().enumerate() {
             if let Err(code) = send(&native, record, &pending) {
-                pending.settle(records.len() - number, Some(code));
+                pending.settle(records.len() - number, Some((code, &record.topic)));
                 break;
             }
             if number % RECORDS_AT_ONCE == RECORDS_AT_ONCE - 1 {
@@ -154,14 +168,37 @@ impl Producer {
             }
         }
         pending.done.notified().await;
-        let Some(code) = pending.failure.get() else {
+        let Some((code, topic)) = pending.failure.get() else {
             return Ok(());
         };
-        if let Some((fatal, reason)) = native.client().fatal_error() {
-            tracing::error!(kafka.code = %fatal, "kafka's producer has failed and is being restarted: {reason}");
-            self.replace(&native);
+        self.check_native(&native)?;
+        Err(Failure::of_append(topic, *code))
+    }
+
+    /// Fails if the library's producer will never work, and starts another. That one counts as failing for a moment too if the
+    /// brokers refused the first.
+    pub(super) fn check(&self) -> Result<(), Failure> {
+        self.check_native(&self.native())?;
+        let refused = *self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        match refused {
+            Some((at, code)) if at.elapsed() < ON_PROBATION => Err(Failure::Code(code)),
+            _ => Ok(()),
         }
-        Err(Failure::Code(*code))
+    }
+
+    fn check_native(&self, native: &Arc<Native>) -> Result<(), Failure> {
+        // Every call on a producer that has failed only reports that it has; this is why.
+        let Some((code, reason)) = native.client().fatal_error() else {
+            return Ok(());
+        };
+        tracing::error!(kafka.code = %code, "kafka's producer has failed and is being restarted: {reason}");
+        let failure = Failure::Code(code);
+        if failure.is_misconfiguration() {
+            let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+            *refused = Some((Instant::now(), code));
+        }
+        self.replace(native);
+        Err(failure)
     }
 
     /// Checks the sizes of the records and takes the room they need. An append larger than the whole queue may go alone: it is
@@ -304,6 +341,28 @@ mod tests {
         assert!(first.client().fatal_error().is_some());
         assert!(!Arc::ptr_eq(&first, &producer.native()), "it is replaced");
         producer.append(&[record(1)]).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_right_that_is_missing_is_told_as_one() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("topic", 1, 1).unwrap();
+        let denied = RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED;
+        cluster.request_errors(RDKafkaApiKey::InitProducerId, &[denied]);
+        let producer = producer(cluster.bootstrap_servers(), Duration::from_secs(60));
+        let refused = producer.append(&[record(1)]).await.unwrap_err();
+        assert!(
+            matches!(
+                refused,
+                Failure::Code(RDKafkaErrorCode::ClusterAuthorizationFailed)
+            ),
+            "{refused:?}"
+        );
+        // Its successor is not believed to work at once.
+        producer.check().unwrap_err();
+        producer.append(&[record(1)]).await.unwrap();
+        tokio::time::sleep(ON_PROBATION).await;
+        producer.check().unwrap();
     }
 
     #[tokio::test]
