@@ -97,14 +97,24 @@ async fn first_connection(
     let address = config.address();
     let deadline = Instant::now() + OPEN_WITHIN;
     loop {
+        let mut is_full = false;
         let error = match tokio::time::timeout(ACQUIRE_TIMEOUT, options.connect()).await {
             Ok(Ok(connection)) => return Ok(connection),
-            Ok(Err(error)) => opening(&address, error),
+            Ok(Err(error)) => {
+                is_full = is_out_of_connections(&error);
+                opening(&address, error)
+            }
             Err(_) => unavailable(format!("no answer within {ACQUIRE_TIMEOUT:?}")),
         };
         match error {
             StoreError::Unavailable { .. } if Instant::now() < deadline => {
                 tokio::time::sleep(OPEN_PAUSE).await
+            }
+            StoreError::Unavailable { cause, .. } if is_full => {
+                return Err(misconfigured(format!(
+                    "`{address}` is out of connections: {cause}; raise the server's `max_connections`, or lower \
+                     `postgres.max_connections`"
+                )));
             }
             StoreError::Unavailable { cause, .. } => {
                 return Err(misconfigured(format!(
@@ -114,6 +124,13 @@ async fn first_connection(
             other => return Err(other),
         }
     }
+}
+
+/// Returns whether the server answers that it has no room for another connection.
+fn is_out_of_connections(error: &sqlx::Error) -> bool {
+    error
+        .as_database_error()
+        .is_some_and(|error| error.code().as_deref() == Some("53300"))
 }
 
 /// Maps an error of the first connection attempt.
@@ -232,6 +249,11 @@ pub(super) fn classify(error: sqlx::Error) -> StoreError {
             }
             sqlx::Error::Encode(_) | sqlx::Error::InvalidArgument(_) => rejected(error.to_string()),
             sqlx::Error::Configuration(_) => misconfigured(error.to_string()),
+            // The pool does not pass on what the server answered.
+            sqlx::Error::PoolTimedOut => unavailable(format!(
+                "no connection within {ACQUIRE_TIMEOUT:?}: the server does not answer or is out of connections \
+                 (`max_connections`), or all `postgres.max_connections` of this process are busy"
+            )),
             other => unavailable(other),
         };
     };
