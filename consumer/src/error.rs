@@ -25,14 +25,14 @@ pub(crate) enum Disposition {
     Retry,
     /// The data will never be accepted: dead-letter it and continue.
     DeadLetter,
-    /// An operator must act.
+    /// An operator must act: fatal, unless the same has worked before.
     Fatal,
 }
 
 impl Disposition {
     pub(crate) fn of(error: &StoreError) -> Self {
         match error {
-            StoreError::Unavailable { .. } => Self::Retry,
+            StoreError::Unavailable { .. } | StoreError::TooMuch { .. } => Self::Retry,
             StoreError::Rejected { .. } => Self::DeadLetter,
             StoreError::Misconfigured { .. } => Self::Fatal,
             // The enum may get new variants. A retry loses nothing and shows in the retry counter.

@@ -6,6 +6,7 @@ mod decode;
 mod enrich;
 mod error;
 mod events;
+mod health;
 mod identity;
 mod metrics;
 mod poll;
@@ -53,7 +54,8 @@ pub struct Dependencies {
 /// the next start. For the same reason it is safe to drop the future at any point.
 ///
 /// # Errors
-/// [`ConsumerError`] if an operator must act because the bus or the event store is misconfigured.
+/// [`ConsumerError`] if an operator must act because the bus or the event store is misconfigured. What has worked once and is
+/// refused later is waited for, like an outage.
 pub async fn run(
     config: ConsumerConfig,
     dependencies: Dependencies,

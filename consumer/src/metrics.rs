@@ -1,6 +1,6 @@
 //! The consumer's metrics. All label values come from short fixed lists.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use event::EventType;
 use prometheus_client::{
@@ -13,10 +13,10 @@ use prometheus_client::{
     },
     registry::{Registry, Unit},
 };
-use store::bus::{Bus, EVENTS_TOPIC};
+use store::bus::{Bus, EVENTS_TOPIC, Lag};
 use tokio_util::sync::CancellationToken;
 
-use crate::{ConsumerError, EVENTS_GROUP, IDENTITY_GROUP, dead_letter::Cause};
+use crate::{ConsumerError, EVENTS_GROUP, IDENTITY_GROUP, dead_letter::Cause, health::Health};
 
 /// How often the lag behind the end of the bus is queried: often enough for alerts by the minute, and cheap.
 const LAG_INTERVAL: Duration = Duration::from_secs(10);
@@ -48,7 +48,7 @@ struct GroupLabels {
     group: &'static str,
 }
 
-/// The consumer's metrics. Clones share their counts.
+/// The consumer's metrics, and what works and what fails at present. Clones share both.
 #[derive(Debug, Clone)]
 pub struct Metrics(Arc<Families>);
 
@@ -59,6 +59,7 @@ struct Families {
     verdicts: Family<VerdictLabels, Counter>,
     retries: Family<RetryLabels, Counter>,
     lag: Family<GroupLabels, Gauge>,
+    lost: Family<GroupLabels, Counter>,
     batch_events: Histogram,
     batch_seconds: Histogram,
     visible_seconds: Histogram,
@@ -67,6 +68,7 @@ struct Families {
     profiles_stale: Gauge,
     profiles_all_stale: Gauge,
     sightings: Family<OutcomeLabels, Counter>,
+    health: Health,
 }
 
 impl Metrics {
@@ -80,6 +82,7 @@ impl Metrics {
             verdicts: Family::default(),
             retries: Family::default(),
             lag: Family::default(),
+            lost: Family::default(),
             // 1 to 65,536 events.
             batch_events: Histogram::new(exponential_buckets(1.0, 4.0, 9)),
             batch_seconds: seconds(),
@@ -89,6 +92,7 @@ impl Metrics {
             profiles_stale: Gauge::default(),
             profiles_all_stale: Gauge::default(),
             sightings: Family::default(),
+            health: Health::default(),
         };
         let consumer = registry.sub_registry_with_prefix("sendflowr_consumer");
         consumer.register("events", "Events read, by outcome", families.events.clone());
@@ -111,6 +115,11 @@ impl Metrics {
             "lag_records",
             "Records on the bus that the group has not committed; grows also while profiles cannot be written",
             families.lag.clone(),
+        );
+        consumer.register(
+            "lost_records",
+            "Records that the bus deleted before the group had read them; each consumer counts those of all",
+            families.lost.clone(),
         );
         consumer.register(
             "batch_events",
@@ -155,6 +164,10 @@ impl Metrics {
             families.sightings.clone(),
         );
         Self(Arc::new(families))
+    }
+
+    pub(crate) fn health(&self) -> &Health {
+        &self.0.health
     }
 
     pub(crate) fn stored(&self, inserted: usize, duplicates: usize) {
@@ -236,6 +249,7 @@ pub(crate) async fn watch_lag(
     metrics: Metrics,
     stop: CancellationToken,
 ) -> Result<(), ConsumerError> {
+    let mut lost = Lost::default();
     while !stop.is_cancelled() {
         for group in [EVENTS_GROUP, IDENTITY_GROUP] {
             let Some(lags) = stop.run_until_cancelled(bus.lag(group, &[EVENTS_TOPIC])).await else {
@@ -246,6 +260,7 @@ pub(crate) async fn watch_lag(
                     let records: u64 = lags.iter().map(|lag| lag.records).sum();
                     let gauge = metrics.0.lag.get_or_create(&GroupLabels { group });
                     gauge.set(i64::try_from(records).unwrap_or(i64::MAX));
+                    lost.tell(group, &lags, &metrics);
                 }
                 // The groups themselves report an outage of the bus; here only a number becomes outdated.
                 Err(error) => {
@@ -256,4 +271,34 @@ pub(crate) async fn watch_lag(
         stop.run_until_cancelled(tokio::time::sleep(LAG_INTERVAL)).await;
     }
     Ok(())
+}
+
+/// The losses that are known, by group and partition of the events topic.
+#[derive(Default)]
+struct Lost(HashMap<(&'static str, u32), u64>);
+
+impl Lost {
+    /// Counts and logs what has been lost since the last look.
+    fn tell(&mut self, group: &'static str, lags: &[Lag], metrics: &Metrics) {
+        for lag in lags {
+            let before = self.0.insert((group, lag.partition), lag.lost).unwrap_or(0);
+            let records = lag.lost.saturating_sub(before);
+            if records == 0 {
+                continue;
+            }
+            metrics
+                .0
+                .lost
+                .get_or_create(&GroupLabels { group })
+                .inc_by(records);
+            let partition = lag.partition;
+            tracing::error!(
+                consumer.group = group,
+                kafka.partition = partition,
+                consumer.lost_records = records,
+                "{records} records of partition {partition} of `{EVENTS_TOPIC}` were deleted before {group} had read them: raise \
+                 the topic's `retention.ms` and `retention.bytes`"
+            );
+        }
+    }
 }

@@ -177,14 +177,20 @@ impl<'a> Reader<'a> {
             .commit_through(&self.due)
             .instrument(committing)
             .await;
+        let health = self.metrics.health();
         let Err(error) = committed else {
             self.due = Progress::default();
             self.commit_failed = false;
+            health.succeeded((self.group, "commit"));
             return Ok(());
         };
         self.metrics.retried(self.group, "commit");
         match Disposition::of(&error) {
-            Disposition::Retry | Disposition::DeadLetter => {
+            Disposition::Fatal if !health.has_worked((self.group, "commit")) => {
+                let attempts = Attempts::new(self.config, self.metrics, self.shutdown, self.group, "commit");
+                Err(attempts.fatal(error))
+            }
+            Disposition::Retry | Disposition::DeadLetter | Disposition::Fatal => {
                 if !self.commit_failed {
                     tracing::warn!(
                         consumer.group = self.group,
@@ -194,10 +200,6 @@ impl<'a> Reader<'a> {
                 }
                 self.commit_failed = true;
                 Ok(())
-            }
-            Disposition::Fatal => {
-                let attempts = Attempts::new(self.config, self.metrics, self.shutdown, self.group, "commit");
-                Err(attempts.fatal(error))
             }
         }
     }

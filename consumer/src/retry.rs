@@ -24,7 +24,8 @@ pub(crate) fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(rand::random_range(0.5..=1.0))
 }
 
-/// The attempts at one operation. It logs the beginning and the end of an outage, not every attempt.
+/// The attempts at one operation. It logs the beginning and the end of an outage and every other error in between, not every
+/// attempt.
 pub(crate) struct Attempts<'a> {
     config: &'a ConsumerConfig,
     metrics: &'a Metrics,
@@ -57,15 +58,22 @@ impl<'a> Attempts<'a> {
         match Disposition::of(&error) {
             Disposition::Retry => self.wait(&error).await.map(|()| None),
             Disposition::DeadLetter => Ok(Some(error)),
+            // Somebody has changed something on the server. Ending would take down the other roles of this process too.
+            Disposition::Fatal if self.has_worked() => self.wait(&error).await.map(|()| None),
             Disposition::Fatal => Err(self.fatal(error)),
         }
+    }
+
+    fn has_worked(&self) -> bool {
+        self.metrics.health().has_worked((self.group, self.operation))
     }
 
     /// Pauses before the next attempt, whatever the error was.
     pub(crate) async fn wait(&mut self, error: &StoreError) -> Result<(), Interrupted> {
         self.failures = self.failures.saturating_add(1);
         self.metrics.retried(self.group, self.operation);
-        if self.failures == 1 {
+        let told = error.to_string();
+        if self.metrics.health().failed((self.group, self.operation), &told) {
             tracing::warn!(
                 consumer.group = self.group,
                 consumer.operation = self.operation,
@@ -91,6 +99,7 @@ impl<'a> Attempts<'a> {
 
     /// Notes a success.
     pub(crate) fn succeeded(&mut self) {
+        self.metrics.health().succeeded((self.group, self.operation));
         if self.failures > 0 {
             tracing::info!(
                 consumer.group = self.group,

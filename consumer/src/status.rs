@@ -13,13 +13,13 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use listener::{Limits, Readiness, SharedReadiness, probe};
+use listener::{Limits, Probe, Readiness, SharedReadiness, probe};
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Dependencies, StatusConfig};
+use crate::{Dependencies, EVENTS_GROUP, StatusConfig};
 
 #[derive(Clone)]
 struct Status {
@@ -86,6 +86,9 @@ async fn ready(State(status): State<Status>) -> Readiness {
         return Readiness::stopping();
     }
     let dependencies = status.dependencies;
+    let health = dependencies.metrics.health();
+    let [bus_trouble, events_trouble] =
+        ["bus", "events"].map(|store| health.lasting_trouble(EVENTS_GROUP, store));
     let probes = async move {
         // Profiles and the identity graph catch up when they are back.
         let (bus, events, identities, profiles) = tokio::join!(
@@ -94,6 +97,12 @@ async fn ready(State(status): State<Status>) -> Readiness {
             probe("identities", false, dependencies.identities.ping()),
             probe("profiles", false, dependencies.profiles.ping())
         );
+        // They may answer, and refuse what is needed: for lack of a right, or of room.
+        let checked = |probe: Probe, trouble: Option<String>| match trouble {
+            Some(error) => probe.or_unusable(error),
+            None => probe,
+        };
+        let (bus, events) = (checked(bus, bus_trouble), checked(events, events_trouble));
         [bus, events, identities, profiles]
     };
     status.readiness.ask(probes).await

@@ -4,7 +4,8 @@ use store::bus::{DEAD_LETTERS_TOPIC, EVENTS_TOPIC};
 
 use crate::{config::RawConfig, engines::Engines, output, replay};
 
-/// Creates the topics that are missing, then shows their partitions and how much each consumer group has still to read.
+/// Creates the topics that are missing, then shows their partitions, how much each consumer group has still to read, and how much
+/// was deleted before the group has read it.
 ///
 /// # Errors
 /// Fails if the bus cannot be opened or queried.
@@ -50,10 +51,14 @@ pub(crate) async fn run(config: RawConfig) -> anyhow::Result<()> {
                 lag.topic,
                 lag.partition.to_string(),
                 lag.records.to_string(),
+                lag.lost.to_string(),
             ]);
         }
     }
-    output::line(&output::table(&["group", "topic", "partition", "behind"], &rows));
+    output::line(&output::table(
+        &["group", "topic", "partition", "behind", "lost"],
+        &rows,
+    ));
     engines.close().await;
     Ok(())
 }

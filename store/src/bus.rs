@@ -129,6 +129,8 @@ pub struct Lag {
     pub partition: u32,
     /// Number of records that are appended and not yet committed by the group.
     pub records: u64,
+    /// Number of records that were deleted before the group committed them. It returns to 0 with the group's next commit.
+    pub lost: u64,
 }
 
 /// An append-only log with topics and consumer groups.

@@ -13,6 +13,14 @@ pub enum StoreError {
         /// the message of their source, and a log of the message alone must not lose the cause.
         cause: Unavailable,
     },
+    /// The engine has no memory for so much at once: try again later, with less at once if there is more than one.
+    #[error("{engine} cannot take so much at once: {message}")]
+    TooMuch {
+        /// The engine.
+        engine: &'static str,
+        /// What it ran out of, and which settings to check.
+        message: String,
+    },
     /// The engine rejected this input and always will.
     #[error("{engine} refused the data: {message}")]
     Rejected {

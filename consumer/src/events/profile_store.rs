@@ -24,6 +24,10 @@ pub(super) struct ProfileStore {
     metrics: Metrics,
     config: ConsumerConfig,
     failures: u32,
+    /// Whether the latest failure was one of writing, so that only a write can tell that the store works again.
+    cannot_write: bool,
+    /// The latest failure, in words.
+    trouble: String,
     /// During an outage: when to try again. Until then the store is not called, so that its time-outs do not slow
     /// events down.
     closed_until: Option<Instant>,
@@ -45,6 +49,8 @@ impl ProfileStore {
             metrics: dependencies.metrics.clone(),
             config: config.clone(),
             failures: 0,
+            cannot_write: false,
+            trouble: String::new(),
             closed_until: None,
         }
     }
@@ -55,7 +61,7 @@ impl ProfileStore {
             return Some(HashMap::new());
         }
         let store = self.store.clone();
-        let found = self.call(store.get(people)).await?;
+        let found = self.read(store.get(people)).await?;
         let found = people.iter().zip(found);
         Some(
             found
@@ -70,25 +76,25 @@ impl ProfileStore {
             return Some(Vec::new());
         }
         let store = self.store.clone();
-        self.call(store.look(people)).await
+        self.read(store.look(people)).await
     }
 
     /// Writes updated profiles; `None` if some may not have been written.
     pub(super) async fn update(&mut self, updates: &[Update]) -> Option<()> {
         let store = self.store.clone();
-        self.call(store.update(updates)).await
+        self.write(store.update(updates)).await
     }
 
     /// Writes profiles that were built from events; `None` if some may not have been written.
     pub(super) async fn put(&mut self, profiles: &[(UniversalId, Profile)]) -> Option<()> {
         let store = self.store.clone();
-        self.call(store.put(profiles)).await
+        self.write(store.put(profiles)).await
     }
 
-    /// Returns whether the store takes writes.
+    /// Returns whether the store answers.
     pub(super) async fn answers(&mut self) -> bool {
         let store = self.store.clone();
-        self.call(store.ping()).await.is_some()
+        self.read(store.ping()).await.is_some()
     }
 
     /// Returns the store itself, for work in the background.
@@ -101,40 +107,77 @@ impl ProfileStore {
         self.closed_until.is_some_and(|until| Instant::now() < until)
     }
 
-    /// Returns the store's answer, or `None` if it fails, times out or is not called.
-    async fn call<T>(&mut self, answer: impl Future<Output = Result<T, StoreError>>) -> Option<T> {
+    /// Returns the answer to a read, or `None` if it fails, times out or is not called. That reads work tells nothing about
+    /// writes.
+    async fn read<T>(&mut self, answer: impl Future<Output = Result<T, StoreError>>) -> Option<T> {
+        match self.call(answer).await? {
+            Ok(answer) => {
+                if !self.cannot_write {
+                    self.succeeded();
+                }
+                Some(answer)
+            }
+            Err(failure) => {
+                self.note(&failure);
+                None
+            }
+        }
+    }
+
+    /// Returns the answer to a write, or `None` if it fails, times out or is not called.
+    async fn write(&mut self, answer: impl Future<Output = Result<(), StoreError>>) -> Option<()> {
+        match self.call(answer).await? {
+            Ok(()) => {
+                self.succeeded();
+                Some(())
+            }
+            Err(failure) => {
+                self.failed(&failure);
+                None
+            }
+        }
+    }
+
+    /// Returns the store's answer or what is wrong, or `None` if it is not called.
+    async fn call<T>(
+        &self,
+        answer: impl Future<Output = Result<T, StoreError>>,
+    ) -> Option<Result<T, ProfileFailure>> {
         if self.is_closed() {
             return None;
         }
         let limit = self.config.profile_timeout;
-        let failure = match tokio::time::timeout(limit, answer).await {
-            Ok(Ok(answer)) => {
-                self.succeeded();
-                return Some(answer);
-            }
-            Ok(Err(error)) => ProfileFailure::Store(error),
-            Err(_) => ProfileFailure::TimedOut(limit),
-        };
-        self.failed(&failure);
-        None
+        Some(match tokio::time::timeout(limit, answer).await {
+            Ok(answer) => answer.map_err(ProfileFailure::Store),
+            Err(_) => Err(ProfileFailure::TimedOut(limit)),
+        })
     }
 
-    /// Notes a successful call.
+    /// Notes that profiles are written.
     pub(super) fn succeeded(&mut self) {
         if self.failures > 0 {
             tracing::info!("the profile store works again");
         }
-        (self.failures, self.closed_until) = (0, None);
+        (self.failures, self.cannot_write, self.closed_until) = (0, false, None);
+        self.trouble.clear();
     }
 
-    /// Notes a failure, also one of the event store that profiles are rebuilt from: the store is not called for a while.
+    /// Notes that profiles could not be written, also because the event store that they are rebuilt from failed: the store is not
+    /// called for a while.
     pub(super) fn failed(&mut self, error: &ProfileFailure) {
+        self.cannot_write = true;
+        self.note(error);
+    }
+
+    fn note(&mut self, error: &ProfileFailure) {
         self.failures = self.failures.saturating_add(1);
         self.metrics.profile_failed();
         let pause = pause(&self.config, self.failures).min(LONGEST_PAUSE);
         self.closed_until = Some(Instant::now() + jittered(pause));
-        if self.failures == 1 {
+        let told = error.to_string();
+        if self.trouble != told {
             tracing::warn!(%error, "profiles cannot be read or updated; events are still stored");
+            self.trouble = told;
         }
     }
 }

@@ -1,6 +1,9 @@
 //! The third stage: writes a batch, whatever it contains.
 
-use store::events::{Events, StoredEvent, WriteReport};
+use store::{
+    StoreError,
+    events::{Events, StoredEvent, WriteReport},
+};
 use tokio::sync::mpsc;
 use tracing::Instrument;
 
@@ -11,6 +14,10 @@ use crate::{
     error::Interrupted,
     retry::Attempts,
 };
+
+/// Number of times in a row that the store may find a batch too much before it gets half of it. Memory that others use may be free
+/// again a moment later, and more and smaller writes cost the store more in the end.
+const TOO_MUCH_TIMES: u32 = 3;
 
 pub(super) async fn run(
     context: Context,
@@ -81,7 +88,8 @@ struct Outcome {
 }
 
 /// Writes `batch` in order. Waits for outages to end. A part that the store rejects is split in halves until the rejected
-/// events are alone: `n` bad ones among `b` cost about `n · log2(b)` additional writes.
+/// events are alone: `n` bad ones among `b` cost about `n · log2(b)` additional writes. A part that stays too much for the store
+/// at once is split too, but no event is given up for that.
 async fn write(
     events: &dyn Events,
     batch: &[StoredEvent],
@@ -94,29 +102,36 @@ async fn write(
     } else {
         vec![(0, batch.len())]
     };
+    // How often in a row a part was too much at once.
+    let mut too_much = 0;
     while let Some((start, end)) = pending.pop() {
-        let refusal = loop {
-            match events.write(&batch[start..end]).await {
+        loop {
+            let error = match events.write(&batch[start..end]).await {
                 Ok(report) => {
                     attempts.succeeded();
+                    too_much = 0;
                     written.report.inserted += report.inserted;
                     written.report.duplicates += report.duplicates;
-                    break None;
+                    break;
                 }
-                Err(error) => {
-                    if let Some(refusal) = attempts.failed(error).await? {
-                        break Some(refusal);
-                    }
+                Err(error) => error,
+            };
+            let is_too_much = matches!(error, StoreError::TooMuch { .. });
+            too_much = if is_too_much { too_much + 1 } else { 0 };
+            let refusal = attempts.failed(error).await?;
+            let is_alone = end - start == 1;
+            match refusal {
+                Some(refusal) if is_alone => {
+                    written.refused.push((start, refusal.to_string()));
+                    break;
                 }
-            }
-        };
-        match refusal {
-            None => {}
-            Some(refusal) if end - start == 1 => written.refused.push((start, refusal.to_string())),
-            Some(_) => {
-                let middle = start + (end - start) / 2;
-                pending.push((middle, end));
-                pending.push((start, middle));
+                None if is_alone || too_much < TOO_MUCH_TIMES => {}
+                _ => {
+                    let middle = start + (end - start) / 2;
+                    pending.push((middle, end));
+                    pending.push((start, middle));
+                    break;
+                }
             }
         }
     }

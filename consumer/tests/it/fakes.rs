@@ -74,6 +74,8 @@ pub(crate) struct FakeBus {
     pub(crate) commits_hang: Switch,
     pub(crate) subscribes_hang: Switch,
     pub(crate) lags_hang: Switch,
+    /// Number of records deleted before they were read.
+    pub(crate) lost: AtomicUsize,
     /// Records handed out to the events group.
     pub(crate) handed_out: AtomicUsize,
 }
@@ -172,6 +174,7 @@ impl Bus for SharedBus {
             topic: EVENTS_TOPIC.into(),
             partition: 0,
             records,
+            lost: self.0.lost.load(Ordering::SeqCst) as u64,
         }])
     }
 
@@ -244,6 +247,8 @@ pub(crate) struct FakeEvents {
     pub(crate) broken: Switch,
     /// Ids that are rejected.
     pub(crate) poison: Mutex<Vec<String>>,
+    /// Number of events that are too much at once; 0 for no limit.
+    pub(crate) too_much: AtomicUsize,
     pub(crate) writes: AtomicUsize,
     /// Number of people whose history was read.
     pub(crate) histories: AtomicUsize,
@@ -277,6 +282,13 @@ impl Events for FakeEvents {
     async fn write(&self, batch: &[StoredEvent]) -> Result<WriteReport, StoreError> {
         self.writes.fetch_add(1, Ordering::SeqCst);
         self.check()?;
+        let too_much = self.too_much.load(Ordering::SeqCst);
+        if too_much > 0 && batch.len() >= too_much {
+            return Err(StoreError::TooMuch {
+                engine: "fake",
+                message: "out of memory".into(),
+            });
+        }
         let poison = self.poison.lock().unwrap();
         if batch.iter().any(|row| poison.contains(&row.event.event_id)) {
             return Err(rejected());
@@ -432,6 +444,8 @@ pub(crate) struct FakeProfiles {
     profiles: Mutex<HashMap<UniversalId, Profile>>,
     pub(crate) down: Switch,
     pub(crate) hangs: Switch,
+    /// Writes fail, and everything else works.
+    pub(crate) writes_fail: Switch,
     pub(crate) calls: AtomicUsize,
     pub(crate) clears: AtomicUsize,
 }
@@ -443,6 +457,14 @@ impl FakeProfiles {
 
     pub(crate) fn forget_all(&self) {
         self.profiles.lock().unwrap().clear();
+    }
+
+    async fn check_write(&self) -> Result<(), StoreError> {
+        self.check().await?;
+        if self.writes_fail.is_on() {
+            return Err(misconfigured());
+        }
+        Ok(())
     }
 
     async fn check(&self) -> Result<(), StoreError> {
@@ -476,7 +498,7 @@ impl Profiles for FakeProfiles {
     }
 
     async fn update(&self, updates: &[Update]) -> Result<(), StoreError> {
-        self.check().await?;
+        self.check_write().await?;
         let mut profiles = self.profiles.lock().unwrap();
         for Update { id, profile, seen } in updates {
             let now = profiles.get(id).map(Profile::to_bytes);
@@ -487,7 +509,7 @@ impl Profiles for FakeProfiles {
     }
 
     async fn put(&self, profiles: &[(UniversalId, Profile)]) -> Result<(), StoreError> {
-        self.check().await?;
+        self.check_write().await?;
         self.profiles.lock().unwrap().extend(profiles.iter().cloned());
         Ok(())
     }

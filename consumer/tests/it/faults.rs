@@ -228,3 +228,51 @@ async fn a_misconfigured_event_store_ends_the_consumer_with_its_words() {
     );
     assert_eq!(world.bus.committed(EVENTS_GROUP), 0);
 }
+
+/// Ending the consumer would end the roles beside it.
+#[tokio::test(start_paused = true)]
+async fn what_has_worked_and_is_refused_later_is_waited_for() {
+    let world = World::default();
+    let events = deliveries(200, 20);
+    world.bus.put_events(&events[..100]);
+    let running = world.start();
+    world.caught_up().await;
+    world.events.broken.on();
+    world.bus.put_events(&events[100..]);
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    assert_eq!(world.bus.committed(EVENTS_GROUP), 100);
+    let tries = ["sent_times", "write"].map(|operation| {
+        let labels = format!("group=\"{EVENTS_GROUP}\",operation=\"{operation}\"");
+        running.metric(&format!("sendflowr_consumer_retries_total{{{labels}}}"))
+    });
+    assert!(tries.iter().sum::<f64>() > 5.0, "{tries:?}");
+    world.events.broken.off();
+    world.caught_up().await;
+    assert_eq!(world.events.ids(), ids(&events));
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_stays_too_much_at_once_is_halved_and_nothing_of_it_given_up() {
+    let world = World::default();
+    let events = deliveries(100, 20);
+    world.events.too_much.store(30, Ordering::SeqCst);
+    world.bus.put_events(&events);
+    let running = world.start();
+    world.caught_up().await;
+    assert_eq!(world.events.ids(), ids(&events));
+    // Three times whole, once each half but the second, which is then tried three times, and the four quarters.
+    assert_eq!(world.events.writes.load(Ordering::SeqCst), 3 + 1 + 3 + 4);
+    assert!(world.bus.dead_letters().is_empty());
+
+    // A single event waits until there is room.
+    world.events.too_much.store(1, Ordering::SeqCst);
+    let one = deliveries(101, 20);
+    world.bus.put_events(&one[100..]);
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    assert_eq!(world.bus.committed(EVENTS_GROUP), 100);
+    assert!(world.bus.dead_letters().is_empty());
+    world.events.too_much.store(0, Ordering::SeqCst);
+    world.caught_up().await;
+    running.stop().await.unwrap();
+}

@@ -269,3 +269,21 @@ async fn lag_is_told() {
     .await;
     running.stop().await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn records_deleted_unread_are_counted_once() {
+    let world = World::default();
+    world.bus.lost.store(30, Ordering::SeqCst);
+    let running = world.start();
+    let lost = || running.metric("sendflowr_consumer_lost_records_total{group=\"sendflowr-events\"}");
+    eventually("they are counted", async || lost() > 0.0).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(lost(), 30.0);
+    // The group reads on, and is overtaken again later.
+    world.bus.lost.store(0, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    world.bus.lost.store(5, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(lost(), 35.0);
+    running.stop().await.unwrap();
+}

@@ -119,6 +119,33 @@ async fn a_consumer_that_dies_in_an_outage_leaves_the_profiles_to_its_successor(
     running.stop().await.unwrap();
 }
 
+/// A user of the server who may read and not write, or a server without memory for more.
+#[tokio::test(start_paused = true)]
+async fn writes_that_fail_are_tried_ever_less_often_although_reads_work() {
+    let world = World::default();
+    let events = deliveries(600, 60);
+    world.bus.put_events(&events[..300]);
+    let running = world.start();
+    world.caught_up().await;
+    world.profiles.writes_fail.on();
+    world.bus.put_events(&events[300..]);
+    eventually("all events are stored", async || {
+        world.events.ids() == ids(&events)
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    // After the first seconds every 2.5 to 5 s, for the 60 people together.
+    let tries = running.metric("sendflowr_consumer_profile_failures_total");
+    assert!((10.0..40.0).contains(&tries), "{tries}");
+    let histories = world.events.histories.load(Ordering::SeqCst);
+    assert!(histories < 40 * 60, "{histories}");
+
+    world.profiles.writes_fail.off();
+    world.caught_up().await;
+    assert_eq!(running.metric("sendflowr_consumer_profiles_stale"), 0.0);
+    running.stop().await.unwrap();
+}
+
 /// Reading hours of events again would hold up new ones.
 #[tokio::test(start_paused = true)]
 async fn after_a_long_outage_all_profiles_are_forgotten() {

@@ -2,27 +2,32 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::Ordering},
     time::Duration,
 };
 
 use consumer::{ConsumerConfig, Dependencies, Metrics, RawConsumerConfig, serve_status};
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
+use store::testing::eventually;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::{fakes::SharedBus, world::World};
+use crate::{
+    fakes::SharedBus,
+    world::{World, deliveries},
+};
 
 const TOKEN: &str = "0123456789abcdef";
 
-/// Serves the status of a consumer with these ports until the guard is dropped.
+/// Runs a consumer with these ports and serves its status until the guard is dropped.
 async fn served(world: &World, settings: Value) -> (SocketAddr, DropGuard) {
     let raw: RawConsumerConfig = serde_json::from_value(settings).unwrap();
-    let config = ConsumerConfig::try_from(raw).unwrap().status;
+    let consumer = ConsumerConfig::try_from(raw).unwrap();
+    let config = consumer.status.clone();
     let mut registry = Registry::default();
     let dependencies = Dependencies {
         bus: Arc::new(SharedBus(world.bus.clone())),
@@ -35,6 +40,7 @@ async fn served(world: &World, settings: Value) -> (SocketAddr, DropGuard) {
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
     let registry = Arc::new(Mutex::new(registry));
+    tokio::spawn(consumer::run(consumer, dependencies.clone(), stop.clone()));
     tokio::spawn(serve_status(
         config,
         dependencies,
@@ -90,6 +96,34 @@ async fn readiness_follows_the_ports() {
     let body = becomes((503, "not_ready")).await;
     assert_eq!(body["error"]["code"], json!("events_unavailable"));
     assert_eq!(get(address, "/health", "").await.0, 200);
+}
+
+/// An event store with too many parts, or one on which a right was revoked.
+#[tokio::test]
+async fn a_store_that_answers_and_takes_no_events_is_told_after_a_while() {
+    let world = World::default();
+    let (address, _stop) = served(&world, json!({})).await;
+    let events = async || {
+        let (status, body) = get(address, "/ready", "").await;
+        let body: Value = serde_json::from_str(&body).unwrap();
+        (status, body["dependencies"]["events"]["status"].clone())
+    };
+    world.events.too_much.store(1, Ordering::SeqCst);
+    world.bus.put_events(&deliveries(1, 1));
+    eventually("it is tried", async || {
+        world.events.writes.load(Ordering::SeqCst) > 0
+    })
+    .await;
+    assert_eq!(events().await, (200, json!("ok")));
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(31)).await;
+    tokio::time::resume();
+    assert_eq!(events().await, (503, json!("unusable")));
+    world.events.too_much.store(0, Ordering::SeqCst);
+    eventually("it is stored", async || !world.events.ids().is_empty()).await;
+    while events().await != (200, json!("ok")) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 #[tokio::test]

@@ -186,6 +186,8 @@ impl Bus for SqliteBus {
                 topic: (*topic).to_owned(),
                 partition: 0,
                 records: u64::try_from(behind).unwrap_or(0),
+                // What a group has not committed is kept as long as the group.
+                lost: 0,
             });
         }
         Ok(lags)

@@ -201,14 +201,16 @@ impl Events for ClickHouseEvents {
         if batch.is_empty() {
             return Ok(WriteReport::default());
         }
-        self.answer(async {
+        let insert = async {
             let mut insert = self.client.insert::<EventRow<'_>>("email_events").await?;
             for stored in batch {
                 insert.write(&EventRow::from(stored)).await?;
             }
             insert.end().await
-        })
-        .await?;
+        };
+        within(self.request_timeout, insert)
+            .await
+            .map_err(Failure::of_write)?;
         // Which of them were already stored only shows when the server merges.
         Ok(WriteReport {
             inserted: batch.len(),

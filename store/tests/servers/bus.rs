@@ -1,6 +1,7 @@
 //! Tests of the bus on Kafka.
 
 mod outage;
+mod retention;
 mod secure;
 mod world;
 

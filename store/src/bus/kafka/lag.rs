@@ -74,15 +74,16 @@ impl Lags {
                 offset_in(&firsts, topic, number)?,
                 offset_in(&nexts, topic, number)?,
             );
-            let reached = match partition.offset() {
-                Offset::Offset(offset) => offset.max(first),
+            let committed = match partition.offset() {
+                Offset::Offset(offset) => offset,
                 // Nothing was committed yet.
                 _ => first,
             };
             lags.push(Lag {
                 topic: topic.to_owned(),
                 partition: number.unsigned_abs(),
-                records: u64::try_from(next - reached).unwrap_or(0),
+                records: u64::try_from(next - committed.max(first)).unwrap_or(0),
+                lost: u64::try_from(first - committed).unwrap_or(0),
             });
         }
         Ok(lags)

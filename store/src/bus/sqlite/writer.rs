@@ -156,6 +156,10 @@ fn same_for_each(error: &StoreError) -> StoreError {
             engine,
             cause: cause.to_string().into(),
         },
+        StoreError::TooMuch { engine, message } => StoreError::TooMuch {
+            engine,
+            message: message.clone(),
+        },
         StoreError::Rejected { engine, message } => StoreError::Rejected {
             engine,
             message: message.clone(),

@@ -143,6 +143,19 @@ impl Failure {
         matches!(self, Self::Server { code: 60 | 81, .. })
     }
 
+    /// Returns the error of a write of several rows. Without the memory for them the server may take fewer.
+    pub(super) fn of_write(self) -> StoreError {
+        match self {
+            Self::Server { code: 241, .. } => StoreError::TooMuch {
+                engine: ENGINE,
+                message: format!(
+                    "{self}: raise the server's or the user's `max_memory_usage`, or lower `consumer.batch_events`"
+                ),
+            },
+            other => other.into(),
+        }
+    }
+
     /// Returns the error to report while the store opens: a server that cannot be reached is treated as misconfigured.
     pub(super) fn at_start(self, config: &ClickHouseConfig) -> StoreError {
         let address = config.address();
@@ -233,6 +246,19 @@ mod tests {
         assert!(matches!(error, StoreError::Misconfigured { .. }));
         // Without a message, only the code.
         assert!(matches!(told("Code: 159"), StoreError::Unavailable { .. }));
+    }
+
+    #[test]
+    fn a_write_that_needs_too_much_memory_may_be_smaller() {
+        let failure = Failure::from(Error::BadResponse(
+            "Code: 241. DB::Exception: (for user x) memory limit exceeded. (MEMORY_LIMIT_EXCEEDED)"
+                .to_owned(),
+        ));
+        let error = failure.of_write();
+        assert!(matches!(error, StoreError::TooMuch { .. }), "{error}");
+        assert!(error.to_string().contains("`consumer.batch_events`"), "{error}");
+        let read = told("Code: 241. DB::Exception: memory limit exceeded. (MEMORY_LIMIT_EXCEEDED)");
+        assert!(matches!(read, StoreError::Unavailable { .. }), "{read}");
     }
 
     #[test]

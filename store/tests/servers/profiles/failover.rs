@@ -138,8 +138,8 @@ async fn an_idle_connection_notices_a_failover() {
     let ann = id(1);
     put(&store, &ann, &clicks(0..2)).await;
     one.say("WAIT 1 5000").await;
-    one.follow(&two).await;
     two.lead().await;
+    one.follow(&two).await;
     one.lead().await;
     let deadline = Instant::now() + PATIENCE;
     // It fails while it reconnects.
