@@ -1,9 +1,9 @@
 //! Sends a signed delivery of each provider over HTTP into the event store.
 
-use std::{collections::BTreeMap, time::SystemTime};
+use std::{collections::BTreeMap, fs, time::SystemTime};
 
 use event::{Event, EventType, IdentifierKind, Timestamp, UniversalId};
-use integration_tests::{System, eventually, named};
+use integration_tests::{System, eventually, named, plugins, repository};
 use serde_json::{Map, Value, json};
 use synth::delivery::{ADDRESS, AGENT, Account, Action, Kind, LINK, PROVIDERS};
 
@@ -273,4 +273,26 @@ async fn signed_deliveries_of_every_provider_become_rows() {
         }
     }
     stores.close().await;
+}
+
+/// The sizes in the overview's table are measured by hand. Instructions and times go with them.
+#[test]
+fn the_overview_tells_the_size_of_every_plugin() {
+    let page = fs::read_to_string(repository().join("docs/providers.md")).expect("it is there");
+    let rows: Vec<(&str, u64)> = page
+        .lines()
+        .filter_map(|line| {
+            let (slug, rest) = line.strip_prefix("| `")?.split_once("` | ")?;
+            Some((slug, rest.split(" | ").next()?.parse().ok()?))
+        })
+        .collect();
+    assert_eq!(rows.len(), PROVIDERS.len());
+    for (slug, documented) in rows {
+        let file = plugins().join(format!("{slug}.wasm"));
+        let kilobytes = fs::metadata(&file).expect("it is built").len() / 1_000;
+        assert!(
+            kilobytes.abs_diff(documented) * 10 <= documented,
+            "docs/providers.md says that `{slug}` has {documented} kB, it has {kilobytes}: run `sendflowr plugin bench` and copy its table"
+        );
+    }
 }
