@@ -15,18 +15,30 @@ use crate::{
     rows::{self, Columns, Row, Wrong},
 };
 
+/// The columns of a file of events. The last three are used by an import alone.
+const NAMES: &[&str] = &[
+    "user_id",
+    "timestamp_utc",
+    "event_type",
+    "message_id",
+    "is_machine",
+    "user_agent",
+    "ip_address",
+    "email",
+    "campaign_id",
+    "esp",
+];
+
 /// The columns of a log.
 pub(crate) const COLUMNS: Columns = Columns {
-    names: &[
-        "user_id",
-        "timestamp_utc",
-        "event_type",
-        "message_id",
-        "is_machine",
-        "user_agent",
-        "ip_address",
-    ],
+    names: NAMES.split_at(EMAIL).0,
     needed: 2,
+};
+
+/// The columns of a file that is imported.
+pub(crate) const IMPORT_COLUMNS: Columns = Columns {
+    names: NAMES,
+    needed: COLUMNS.needed,
 };
 
 /// People read from the store at once.
@@ -39,6 +51,9 @@ pub(crate) const MESSAGE_ID: usize = 3;
 pub(crate) const IS_MACHINE: usize = 4;
 pub(crate) const USER_AGENT: usize = 5;
 pub(crate) const IP_ADDRESS: usize = 6;
+pub(crate) const EMAIL: usize = 7;
+pub(crate) const CAMPAIGN_ID: usize = 8;
+pub(crate) const ESP: usize = 9;
 
 /// One event of the log.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,6 +1,6 @@
 //! The service around the decisions: OpenAPI description, metrics, training, shutdown.
 
-use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, sync::atomic::Ordering, time::Duration};
 
 use axum::{
     body::Body,
@@ -12,7 +12,10 @@ use sendflowr_inference::{
 };
 use serde_json::{Value, json};
 use store::testing::eventually;
-use tokio::net::TcpListener;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
@@ -512,14 +515,7 @@ async fn shutdown_stores_what_waits() {
         "POST /timing/decide HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     );
-    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
-    tokio::io::AsyncWriteExt::write_all(&mut stream, request.as_bytes())
-        .await
-        .unwrap();
-    let mut answer = String::new();
-    tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut answer)
-        .await
-        .unwrap();
+    let answer = written(address, request.as_bytes()).await;
     assert!(
         answer.starts_with("HTTP/1.1 200") && answer.contains("x-request-id"),
         "{answer}"
@@ -528,6 +524,15 @@ async fn shutdown_stores_what_waits() {
     let ended: Result<(), InferenceError> = running.await.unwrap();
     assert!(ended.is_ok());
     assert_eq!(stores.events.explanations.lock().unwrap().len(), 1);
+}
+
+/// Writes all of a request before anything is read, and returns the answer until the connection is closed.
+async fn written(address: SocketAddr, request: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(request).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
 }
 
 /// More than the system's buffers take: a connection that is closed early breaks while the client still writes.
@@ -546,14 +551,7 @@ async fn who_writes_a_body_that_is_too_large_before_reading_sees_the_refusal() {
         b"POST /timing/decide HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 16000000\r\n\r\n"
             .to_vec();
     request.resize(request.len() + 16_000_000, b' ');
-    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
-    tokio::io::AsyncWriteExt::write_all(&mut stream, &request)
-        .await
-        .unwrap();
-    let mut answer = String::new();
-    tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut answer)
-        .await
-        .unwrap();
+    let answer = written(address, &request).await;
     assert!(
         answer.starts_with("HTTP/1.1 413") && answer.contains("body_too_large"),
         "{answer}"

@@ -8,31 +8,12 @@ use host::{InvalidPastEvent, PastEvent, PastOrigin};
 use super::{BATCH_EVENTS, Importer};
 use crate::{
     account::AccountName,
-    event_log::{self, EVENT_TYPE, IP_ADDRESS, MESSAGE_ID, TIMESTAMP, USER_AGENT, USER_ID},
+    event_log::{
+        self, CAMPAIGN_ID, EMAIL, ESP, EVENT_TYPE, IP_ADDRESS, MESSAGE_ID, TIMESTAMP, USER_AGENT, USER_ID,
+    },
     output,
-    rows::{self, Columns, Wrong},
+    rows::{self, Wrong},
 };
-
-/// The columns of a file: those of an event log, in the same order, and those that only an import uses.
-const COLUMNS: Columns = Columns {
-    names: &[
-        "user_id",
-        "timestamp_utc",
-        "event_type",
-        "message_id",
-        "is_machine",
-        "user_agent",
-        "ip_address",
-        "email",
-        "campaign_id",
-        "esp",
-    ],
-    needed: event_log::COLUMNS.needed,
-};
-
-const EMAIL: usize = 7;
-const CAMPAIGN_ID: usize = 8;
-const ESP: usize = 9;
 
 /// What to read of a file.
 pub(super) struct Selection<'a> {
@@ -43,7 +24,8 @@ pub(super) struct Selection<'a> {
     pub(super) before: Option<Timestamp>,
 }
 
-/// An event to be imported, and the place of its account in [`Origins`].
+/// An event to be imported, and the place of its account in [`Origins`]. It is converted when it is checked and again when it is
+/// put on the bus: what was converted would take several times the memory.
 struct Row {
     event: PastEvent,
     origin: usize,
@@ -95,7 +77,7 @@ pub(super) async fn import(
 fn read(selection: &Selection<'_>, origins: &mut Origins) -> anyhow::Result<Vec<Row>> {
     let mut rows = Vec::new();
     let mut left_out = 0;
-    let present = rows::read(selection.path, COLUMNS, |columns| {
+    let present = rows::read(selection.path, event_log::IMPORT_COLUMNS, |columns| {
         let row = Row {
             event: past_event(columns)?,
             origin: origins.place(columns, selection.account)?,
