@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use event::UniversalId;
 use redis::{Client, FromRedisValue, RedisResult};
 use sendflowr_store::profiles::{Profiles, RawRedisConfig, RedisProfiles};
 use tempfile::TempDir;
@@ -99,11 +100,9 @@ impl Server {
     }
 }
 
-/// What a primary knew and its replica did not is missing when both have changed places twice, although the primary's process
-/// has run all the time.
-#[tokio::test]
-#[ignore = "needs servers; cargo xtask test starts them"]
-async fn what_was_lost_in_a_failover_is_missing_after_the_way_back() {
+/// Returns a primary and what was its replica until this became one too, the store of the former, and a person whose two clicks
+/// both have.
+async fn parted() -> (Server, Server, RedisProfiles, UniversalId) {
     let (one, two) = (Server::start().await, Server::start().await);
     two.follow(&one).await;
     let store = one.open().await;
@@ -111,6 +110,15 @@ async fn what_was_lost_in_a_failover_is_missing_after_the_way_back() {
     put(&store, &ann, &clicks(0..2)).await;
     one.say("WAIT 1 5000").await;
     two.lead().await;
+    (one, two, store, ann)
+}
+
+/// What a primary knew and its replica did not is missing when both have changed places twice, although the primary's process
+/// has run all the time.
+#[tokio::test]
+#[ignore = "needs servers; cargo xtask test starts them"]
+async fn what_was_lost_in_a_failover_is_missing_after_the_way_back() {
+    let (one, two, store, ann) = parted().await;
     put(&store, &ann, &clicks(0..3)).await;
 
     one.follow(&two).await;
@@ -132,13 +140,7 @@ async fn what_was_lost_in_a_failover_is_missing_after_the_way_back() {
 #[tokio::test]
 #[ignore = "needs servers; cargo xtask test starts them"]
 async fn an_idle_connection_notices_a_failover() {
-    let (one, two) = (Server::start().await, Server::start().await);
-    two.follow(&one).await;
-    let store = one.open().await;
-    let ann = id(1);
-    put(&store, &ann, &clicks(0..2)).await;
-    one.say("WAIT 1 5000").await;
-    two.lead().await;
+    let (one, two, store, ann) = parted().await;
     one.follow(&two).await;
     one.lead().await;
     let deadline = Instant::now() + PATIENCE;
