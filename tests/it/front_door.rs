@@ -87,11 +87,13 @@ fn curl_lines_work(system: &System) {
 #[tokio::test]
 async fn events_change_the_next_decision_and_can_be_explained() {
     let system = System::start(crate::POSTMARK, &["postmark"]).await;
-    let question =
-        json!({ "email": "bob@example.com", "window_hours": 24, "explain": true, "experiment": false });
+    // A moment of its own: by the clock, the minute for strangers could happen to be the one that is learned.
+    let now: event::Timestamp = "2026-01-05T10:00:00Z".parse().expect("a moment");
+    let question = json!({
+        "email": "bob@example.com", "window_hours": 24, "explain": true, "experiment": false, "now": now,
+    });
     let before = system.ask("/timing/decide", &question).await;
     assert_eq!(before.status, 200, "{}", before.text);
-    let now = event::Timestamp::from(std::time::SystemTime::now());
     for week in 1..=6 {
         let at = now
             .plus_millis(-week * event::grid::WEEK_MS + 5 * 3_600_000)
