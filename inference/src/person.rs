@@ -152,10 +152,19 @@ pub(crate) struct People {
     person_ttl: Duration,
     rebuilt_ttl: Duration,
     persons: Cache<UniversalId, (Instant, Arc<Person>)>,
-    rebuilt: Cache<UniversalId, (Instant, Arc<Profile>)>,
+    rebuilt: Cache<UniversalId, Rebuilt>,
     identities_reach: Reach,
     profiles_reach: Reach,
     metrics: Metrics,
+}
+
+/// A profile that was built from events.
+#[derive(Clone)]
+struct Rebuilt {
+    profile: Arc<Profile>,
+    /// Older events are not in it.
+    since: Timestamp,
+    read_at: Instant,
 }
 
 impl People {
@@ -178,19 +187,21 @@ impl People {
     }
 
     /// Returns what is known of these people, in their order, with one query to each store for every [`NAMES_AT_ONCE`] names.
-    /// `clock` bounds how far back histories are read.
-    pub(crate) async fn read(&self, wanted: &[Wanted], clock: Timestamp) -> Vec<Result<Known, ApiError>> {
+    pub(crate) async fn read(&self, wanted: &[Wanted]) -> Vec<Result<Known, ApiError>> {
         let mut known = Vec::with_capacity(wanted.len());
         let mut rest = wanted;
         while !rest.is_empty() {
             let (part, others) = rest.split_at(first_part(rest));
-            known.extend(self.read_part(part, clock).await);
+            known.extend(self.read_part(part).await);
             rest = others;
         }
         known
     }
 
-    async fn read_part(&self, wanted: &[Wanted], clock: Timestamp) -> Vec<Result<Known, ApiError>> {
+    async fn read_part(&self, wanted: &[Wanted]) -> Vec<Result<Known, ApiError>> {
+        // Histories are read for all of them at once, so back to the earliest event that counts for any.
+        let since = wanted.iter().map(|wanted| self.since(wanted.now));
+        let since = since.min().unwrap_or_default();
         let ids: Vec<UniversalId> = wanted
             .iter()
             .flat_map(|wanted| wanted.ids.iter().cloned())
@@ -201,7 +212,7 @@ impl People {
         all_ids.dedup();
         let all_ids: Vec<UniversalId> = all_ids.into_iter().cloned().collect();
         let with_events = with_events(persons.iter().map(|(person, _)| &**person));
-        let profiles = self.profiles(&all_ids, &with_events, clock).await;
+        let profiles = self.profiles(&all_ids, &with_events, since).await;
         let mut persons = persons.into_iter();
         let known = wanted.iter().map(|wanted| {
             let named = persons.by_ref().take(wanted.ids.len()).collect();
@@ -292,8 +303,9 @@ impl People {
         }
     }
 
-    fn since(&self, clock: Timestamp) -> Timestamp {
-        clock.plus_millis(-i64::try_from(self.history.as_millis()).unwrap_or(i64::MAX))
+    /// Returns the time of the oldest events that count at a moment.
+    fn since(&self, now: Timestamp) -> Timestamp {
+        now.plus_millis(-i64::try_from(self.history.as_millis()).unwrap_or(i64::MAX))
     }
 
     async fn persons(&self, ids: &[UniversalId]) -> Vec<(Arc<Person>, IdentitySource)> {
@@ -351,12 +363,12 @@ impl People {
     }
 
     /// Returns the stored profile of each id that has one; for ids with events but no stored profile, the one rebuilt
-    /// from the event store.
+    /// from the event store with at least the events since then.
     async fn profiles(
         &self,
         ids: &[UniversalId],
         with_events: &HashSet<&UniversalId>,
-        clock: Timestamp,
+        since: Timestamp,
     ) -> HashMap<UniversalId, ProfileOrError> {
         let (stored, on_miss) = match self.dependencies.profiles.get(ids).await {
             Ok(stored) => {
@@ -383,24 +395,24 @@ impl People {
                 None => {}
             }
         }
-        for (id, profile) in self.rebuilt(missing, clock).await {
+        for (id, profile) in self.rebuilt(missing, since).await {
             profiles.insert(id, profile.map(|profile| (profile, on_miss)));
         }
         profiles
     }
 
-    /// Profiles rebuilt from events, including cached ones.
+    /// Profiles rebuilt from events, including cached ones that go back far enough.
     async fn rebuilt(
         &self,
         ids: Vec<UniversalId>,
-        clock: Timestamp,
+        since: Timestamp,
     ) -> Vec<(UniversalId, Result<Arc<Profile>, ApiError>)> {
         let mut profiles = Vec::with_capacity(ids.len());
         let mut missing = Vec::new();
         for id in ids {
             match self.rebuilt.get(&id) {
-                Some((read_at, profile)) if read_at.elapsed() < self.rebuilt_ttl => {
-                    profiles.push((id, Ok(profile)));
+                Some(rebuilt) if rebuilt.read_at.elapsed() < self.rebuilt_ttl && rebuilt.since <= since => {
+                    profiles.push((id, Ok(rebuilt.profile)));
                 }
                 _ => missing.push(id),
             }
@@ -410,14 +422,16 @@ impl People {
         }
         let read_at = Instant::now();
         let events = &self.dependencies.events;
-        match events
-            .profiles(&missing, self.since(clock), self.history_events)
-            .await
-        {
+        match events.profiles(&missing, since, self.history_events).await {
             Ok(made) => {
                 for (id, profile) in missing.into_iter().zip(made) {
                     let profile = Arc::new(profile);
-                    self.rebuilt.insert(id.clone(), (read_at, Arc::clone(&profile)));
+                    let rebuilt = Rebuilt {
+                        profile: Arc::clone(&profile),
+                        since,
+                        read_at,
+                    };
+                    self.rebuilt.insert(id.clone(), rebuilt);
                     profiles.push((id, Ok(profile)));
                 }
             }

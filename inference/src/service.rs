@@ -148,11 +148,11 @@ impl Service {
     }
 
     /// Decides one inquiry.
-    pub(crate) async fn decide(&self, inquiry: Inquiry, clock: Timestamp) -> Result<Decision, ApiError> {
+    pub(crate) async fn decide(&self, inquiry: Inquiry) -> Result<Decision, ApiError> {
         let span = tracing::debug_span!("decide", sendflowr.outcome = Empty, sendflowr.rung = Empty);
         let deciding = async {
             let wanted = [inquiry.wanted()];
-            let reading = self.people.read(&wanted, clock);
+            let reading = self.people.read(&wanted);
             let known = reading
                 .instrument(tracing::debug_span!("read person"))
                 .await

@@ -145,9 +145,8 @@ async fn a_stop_finishes_what_was_begun_and_a_start_goes_on() {
         system.stored_events().await == 20
     })
     .await;
-    let known = system
-        .ask("/timing/decide", &json!({ "email": "person3@example.com" }))
-        .await;
+    let question = json!({ "email": "person3@example.com", "now": "2026-01-06T00:00:00Z" });
+    let known = system.ask("/timing/decide", &question).await;
     assert_eq!(known.status, 200);
     assert!(
         known.body["evidence"]["n"].as_f64().unwrap_or_default() > 0.0,

@@ -158,7 +158,7 @@ async fn answer(app: App, lines: Lines, capacity: Capacity, answers: Answers, _p
             // Read again for each window: a large batch takes minutes, and no trigger may lie in the past.
             let clock = app.clock();
             let inquiries = lines.iter().map(|line| inquiry(&app, line, clock)).collect();
-            io::Result::Ok(app.service.weigh_all(inquiries, clock).await)
+            io::Result::Ok(app.service.weigh_all(inquiries).await)
         })
     });
     let mut weighed = std::pin::pin!(weighed.buffered(AHEAD));

@@ -112,7 +112,7 @@ pub(crate) async fn predict(
         now,
         now_was_told: request.now.is_some(),
     };
-    let known = app.service.people.read(&[wanted], clock).await.remove(0)?;
+    let known = app.service.people.read(&[wanted]).await.remove(0)?;
     let curve = app.service.curve(&known, now);
     let probabilities = by_hour(&curve.curve);
     Ok(Json(Prediction {

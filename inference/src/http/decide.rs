@@ -38,7 +38,7 @@ pub(crate) async fn decide(
 ) -> Result<Json<Decision>, ApiError> {
     let clock = app.clock();
     let inquiry = request.check(&app.service.dependencies.hasher, clock)?;
-    app.service.decide(inquiry, clock).await.map(Json)
+    app.service.decide(inquiry).await.map(Json)
 }
 
 /// The same as `POST /timing/decide`.

@@ -131,7 +131,7 @@ pub(crate) async fn features(State(app): State<App>, path: RawPath) -> Result<Js
     let id = universal_id_in(path)?;
     let clock = app.clock();
     let wanted = Wanted::now(vec![id], clock);
-    let known = app.service.people.read(&[wanted], clock).await.remove(0)?;
+    let known = app.service.people.read(&[wanted]).await.remove(0)?;
     Ok(Json(features_of(&app.service, &known, clock)))
 }
 

@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use event::Timestamp;
 use tracing::Instrument;
 
 use super::{Basis, Decision, Service, Weighed};
@@ -32,15 +31,11 @@ pub(crate) struct Window(Vec<Result<Box<Weighed>, ApiError>>);
 
 impl Service {
     /// Chooses for each line the minute that it would get alone.
-    pub(crate) async fn weigh_all(
-        self: Arc<Self>,
-        lines: Vec<Result<Inquiry, ApiError>>,
-        clock: Timestamp,
-    ) -> Window {
+    pub(crate) async fn weigh_all(self: Arc<Self>, lines: Vec<Result<Inquiry, ApiError>>) -> Window {
         let count = lines.len();
         let inquiries = lines.iter().filter_map(|line| line.as_ref().ok());
         let wanted: Vec<Wanted> = inquiries.map(Inquiry::wanted).collect();
-        let reading = self.people.read(&wanted, clock);
+        let reading = self.people.read(&wanted);
         let known = reading
             .instrument(tracing::debug_span!("read people", people = wanted.len()))
             .await;

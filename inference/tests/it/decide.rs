@@ -212,6 +212,30 @@ async fn lost_profiles_are_rebuilt_and_never_put() {
 }
 
 #[tokio::test]
+async fn a_rebuilt_profile_goes_as_far_back_as_its_moment_asks_for() {
+    const YEAR_MS: i64 = 365 * 86_400_000;
+    let stores = Stores::default();
+    let clock = Timestamp::from(std::time::SystemTime::now());
+    let then = clock.plus_millis(-3 * YEAR_MS);
+    evening_clicks(&stores, "ann@example.com", 20, then);
+    stores.profiles.stored.lock().unwrap().clear();
+    let app = TestApp::start(stores);
+    let known = async |now: Option<Timestamp>| {
+        let (status, decision) = app
+            .post("/timing/decide", &json!({"email": "ann@example.com", "now": now}))
+            .await;
+        assert_eq!(status, StatusCode::OK, "{decision}");
+        assert_eq!(decision["evidence"]["profile_source"], "history");
+        decision["evidence"]["n"].as_u64()
+    };
+    // The first profile goes back for a year and is remembered; it says nothing of the years before.
+    assert_eq!(known(None).await, Some(0));
+    assert_eq!(known(Some(then)).await, Some(20));
+    assert_eq!(known(None).await, Some(0));
+    assert_eq!(app.events.profile_queries.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
 async fn a_rebuilt_profile_is_remembered_for_a_moment() {
     let app = TestApp::start(Stores::default());
     let request = json!({"email": "ann@example.com", "now": NOW});
