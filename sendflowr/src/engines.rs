@@ -60,7 +60,7 @@ pub(crate) struct Engines {
     bus: OnceCell<BusEngine>,
     events: OnceCell<EventsEngine>,
     identities: OnceCell<IdentitiesEngine>,
-    profiles: OnceCell<Arc<dyn Profiles>>,
+    profiles: OnceCell<ProfilesEngine>,
 }
 
 /// A port and the engine behind it; displayed as `events: clickhouse at db:8123`.
@@ -94,6 +94,11 @@ enum BusEngine {
 enum EventsEngine {
     Sqlite(Arc<SqliteEvents>),
     ClickHouse(Arc<ClickHouseEvents>),
+}
+
+enum ProfilesEngine {
+    Memory(Arc<MemoryProfiles>),
+    Redis(Arc<RedisProfiles>),
 }
 
 enum IdentitiesEngine {
@@ -375,21 +380,43 @@ impl Engines {
     /// # Errors
     /// Returns what keeps them from opening, with the setting to look at.
     pub(crate) async fn profiles(&self) -> anyhow::Result<Arc<dyn Profiles>> {
-        let open = async || -> anyhow::Result<Arc<dyn Profiles>> {
-            let Some(config) = &self.redis else {
-                let memory: Arc<dyn Profiles> = Arc::new(MemoryProfiles::new(&self.embedded.profiles));
-                return Ok(memory);
-            };
-            let profiles = if self.may_lack_profiles {
-                Box::pin(RedisProfiles::connect_or_go_on(config.clone())).await?
-            } else {
-                Box::pin(RedisProfiles::connect(config.clone())).await?
-            };
-            self.count(|registry| profiles.register_metrics(registry));
-            let redis: Arc<dyn Profiles> = Arc::new(profiles);
-            Ok(redis)
+        Ok(match self.profiles_engine().await? {
+            ProfilesEngine::Memory(profiles) => profiles.clone(),
+            ProfilesEngine::Redis(profiles) => profiles.clone(),
+        })
+    }
+
+    /// Returns the profiles for the consumer: it has thousands to read and write at once, and time to wait for each response of a
+    /// server, while a decision has not.
+    ///
+    /// # Errors
+    /// Returns what keeps them from opening, with the setting to look at.
+    pub(crate) async fn profiles_for_batches(
+        &self,
+        response_timeout: Duration,
+    ) -> anyhow::Result<Arc<dyn Profiles>> {
+        Ok(match self.profiles_engine().await? {
+            ProfilesEngine::Memory(profiles) => profiles.clone(),
+            ProfilesEngine::Redis(profiles) => Arc::new(profiles.another(response_timeout).await),
+        })
+    }
+
+    async fn profiles_engine(&self) -> anyhow::Result<&ProfilesEngine> {
+        self.profiles.get_or_try_init(|| self.open_profiles()).await
+    }
+
+    async fn open_profiles(&self) -> anyhow::Result<ProfilesEngine> {
+        let Some(config) = &self.redis else {
+            let memory = MemoryProfiles::new(&self.embedded.profiles);
+            return Ok(ProfilesEngine::Memory(Arc::new(memory)));
         };
-        Ok(self.profiles.get_or_try_init(open).await?.clone())
+        let profiles = if self.may_lack_profiles {
+            Box::pin(RedisProfiles::connect_or_go_on(config.clone())).await?
+        } else {
+            Box::pin(RedisProfiles::connect(config.clone())).await?
+        };
+        self.count(|registry| profiles.register_metrics(registry));
+        Ok(ProfilesEngine::Redis(Arc::new(profiles)))
     }
 
     /// Returns whether processes share one store of profiles.
@@ -409,7 +436,7 @@ impl Engines {
             Some(BusEngine::Kafka(bus)) => bus.close().await,
             None => {}
         }
-        // ClickHouse is reached by single requests, and the connection to Redis ends with its last user.
+        // ClickHouse is reached by single requests, and each connection to Redis ends with its last user.
         if let Some(EventsEngine::Sqlite(events)) = self.events.get() {
             events.close().await;
         }

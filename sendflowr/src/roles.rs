@@ -273,7 +273,7 @@ impl Process {
         let (bus, events, profiles, identities) = tokio::try_join!(
             self.engines.bus(),
             self.engines.events(),
-            self.engines.profiles(),
+            self.engines.profiles_for_batches(config.profile_timeout),
             self.engines.identities(),
         )?;
         self.engines.retain_events().await?;

@@ -1,6 +1,7 @@
 //! Servers that are down for a while.
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -14,6 +15,12 @@ use crate::load::{Clicks, Load, account};
 
 /// How long a server is down: several times as long as any timeout of the engines.
 const AWAY: Duration = Duration::from_secs(20);
+
+/// How long Redis is slow at a time: three times as long as a decision waits for it, and a sixth of what the consumer does.
+const PAUSE: Duration = Duration::from_millis(300);
+
+/// How often Redis is slow: so often that some batch of clicks meets it.
+const PAUSES: usize = 10;
 
 /// Clicks before and after an outage.
 const CLICKS: usize = 100;
@@ -200,6 +207,40 @@ async fn ingestion_and_decisions_go_on_while_redis_and_postgres_are_away() {
     .await;
     clicks.until_stored(&system.servers, &outcome.acknowledged).await;
     system.until_committed(&consumer).await;
+    drop(consumer);
+    Arc::into_inner(system).unwrap().clean().await;
+}
+
+/// What a busy machine does to Redis's answers. A decision had better not wait for them; but if the consumer gave up, it would
+/// read the histories of everybody in a batch, and make the machine busier.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs servers; cargo xtask test starts them"]
+async fn the_consumer_waits_for_a_redis_that_is_slow() {
+    let (system, clicks) = system().await;
+    let consumer = system.consumer().await;
+    let load = Load::start(&system, &clicks, 0);
+    load.until_more(CLICKS).await;
+    let question = json!({ "email": clicks.email(0) });
+    let mut sources = BTreeSet::new();
+    for _ in 0..PAUSES {
+        system.servers.pause_redis(PAUSE).await;
+        let decision = system.ask("/timing/decide", &question).await;
+        let source = decision.body["evidence"]["profile_source"].as_str();
+        sources.insert(source.unwrap_or_default().to_owned());
+        tokio::time::sleep(2 * PAUSE).await;
+    }
+    load.until_more(CLICKS).await;
+    let outcome = load.end().await;
+    clicks.until_stored(&system.servers, &outcome.acknowledged).await;
+    system.until_committed(&consumer).await;
+    assert!(
+        sources.contains("history_profiles_unreachable"),
+        "nobody noticed that Redis was slow: {sources:?}"
+    );
+    let failures = system
+        .metric(&consumer, "sendflowr_consumer_profile_failures_total ")
+        .await;
+    assert_eq!(failures, Some(0.0));
     drop(consumer);
     Arc::into_inner(system).unwrap().clean().await;
 }

@@ -126,6 +126,18 @@ impl RedisProfiles {
         Self::open(config, true).await
     }
 
+    /// Opens another connection to the server, which has the same metrics and waits up to `response_timeout` for each response.
+    /// It is for a caller with hundreds of profiles to read and write at once, behind which a single one would wait. A server that
+    /// cannot be reached is used as soon as it responds.
+    pub async fn another(&self, response_timeout: Duration) -> Self {
+        Self {
+            link: self.link.another(response_timeout).await,
+            key_prefix: self.key_prefix.clone(),
+            ttl: self.ttl,
+            counters: self.counters.clone(),
+        }
+    }
+
     async fn open(config: RedisConfig, may_be_away: bool) -> Result<Self, StoreError> {
         let profiles = Self {
             link: Link::open(&config, may_be_away).await?,

@@ -1,6 +1,9 @@
 //! The addresses of the servers, and the means to stop and start them.
 
-use std::{process::Command, time::SystemTime};
+use std::{
+    process::Command,
+    time::{Duration, SystemTime},
+};
 
 use event::settings::Secret;
 use reqwest::Url;
@@ -8,7 +11,11 @@ use store::{
     bus::{KafkaBus, KafkaConfig, RawKafkaConfig},
     events::{ClickHouseConfig, ClickHouseEvents, RawClickHouseConfig},
 };
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::{Mutex, MutexGuard},
+};
 
 /// Held by one system at a time: all of them share the topics and consumer groups of one Kafka, so they run
 /// one after the other.
@@ -152,6 +159,18 @@ impl Servers {
         servers
             .map(|(name, process)| (name, crate::shared_memory_kb(process)))
             .collect()
+    }
+
+    /// Has Redis answer nobody for a while. Commands that come meanwhile are answered afterwards.
+    pub async fn pause_redis(&self, length: Duration) {
+        let address = (self.redis.host_str().unwrap(), self.redis.port().unwrap());
+        let mut redis = TcpStream::connect(address).await.unwrap();
+        let password = self.redis.password().unwrap();
+        let commands = format!("AUTH {password}\r\nCLIENT PAUSE {} ALL\r\n", length.as_millis());
+        redis.write_all(commands.as_bytes()).await.unwrap();
+        let mut answers = [0; "+OK\r\n+OK\r\n".len()];
+        redis.read_exact(&mut answers).await.unwrap();
+        assert_eq!(answers, *b"+OK\r\n+OK\r\n");
     }
 
     /// Stops a server; it may finish what it does.

@@ -60,6 +60,21 @@ enum State {
     },
 }
 
+impl State {
+    /// Returns the state after an attempt to connect.
+    fn after(outcome: Result<Session, StoreError>) -> Self {
+        match outcome {
+            Ok(session) => Self::Connected(session),
+            Err(StoreError::Unavailable { cause, .. }) => Self::Lost {
+                trouble: cause.to_string(),
+            },
+            Err(error) => Self::Lost {
+                trouble: error.to_string(),
+            },
+        }
+    }
+}
+
 impl std::fmt::Debug for Link {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Link")
@@ -75,9 +90,7 @@ impl Link {
         let address = config.address();
         let client = client(config)
             .map_err(|error| misconfigured(format!("`redis.ca` holds no certificates: {error}")))?;
-        let options = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(config.response_timeout));
+        let options = options(config.response_timeout);
         let deadline = Instant::now() + OPEN_WITHIN;
         let state = loop {
             match connect(&client, &options, 0).await {
@@ -103,6 +116,27 @@ impl Link {
                 Err(other) => return Err(other),
             }
         };
+        Ok(Self::start(client, options, address, state))
+    }
+
+    /// Opens another connection to the same server, which waits for each response as long as told. If the server cannot be
+    /// reached now, this is retried in the background.
+    pub(super) async fn another(&self, response_timeout: Duration) -> Arc<Self> {
+        let options = options(response_timeout);
+        let outcome = match self.session() {
+            Ok(_) => connect(&self.client, &options, 0).await,
+            Err(away) => Err(away),
+        };
+        Self::start(
+            self.client.clone(),
+            options,
+            self.address.clone(),
+            State::after(outcome),
+        )
+    }
+
+    /// Begins to keep the connection up.
+    fn start(client: Client, options: AsyncConnectionConfig, address: String, state: State) -> Arc<Self> {
         let is_away = matches!(state, State::Lost { .. });
         let link = Arc::new(Self {
             client,
@@ -114,7 +148,7 @@ impl Link {
             tokio::spawn(connect_again(Arc::downgrade(&link), 0));
         }
         tokio::spawn(watch(Arc::downgrade(&link)));
-        Ok(link)
+        link
     }
 
     /// Returns the current connection.
@@ -152,15 +186,7 @@ impl Link {
 
     /// Stores the outcome of an attempt to connect. Returns whether there is a connection now.
     fn settle(&self, outcome: Result<Session, StoreError>) -> bool {
-        let state = match outcome {
-            Ok(session) => State::Connected(session),
-            Err(StoreError::Unavailable { cause, .. }) => State::Lost {
-                trouble: cause.to_string(),
-            },
-            Err(error) => State::Lost {
-                trouble: error.to_string(),
-            },
-        };
+        let state = State::after(outcome);
         let is_connected = matches!(state, State::Connected(_));
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
         is_connected
@@ -194,6 +220,12 @@ async fn watch(link: Weak<Link>) {
             Err(error) => link.lost(&session, error.to_string()),
         }
     }
+}
+
+fn options(response_timeout: Duration) -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(CONNECT_TIMEOUT))
+        .set_response_timeout(Some(response_timeout))
 }
 
 fn client(config: &RedisConfig) -> Result<Client, RedisError> {
