@@ -143,12 +143,15 @@ impl Imported {
             ));
         }
         let events = output::counted(self.events.len(), "event");
-        let people = self.people.len();
+        let people = match self.people.len() {
+            1 => "1 person".to_owned(),
+            count => format!("{count} people"),
+        };
         let done = if is_dry_run {
             "would be put on the bus".to_owned()
         } else {
             format!("put on the bus, topic `{EVENTS_TOPIC}`; the consumer stores them")
         };
-        output::line(&format!("{events} by {people} people {done}"));
+        output::line(&format!("{events} by {people} {done}"));
     }
 }

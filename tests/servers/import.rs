@@ -37,7 +37,7 @@ async fn servers_take_over_what_embedded_engines_have_stored() {
     let data = embedded.data();
     let printed = system.run(&["import", "--embedded", data.to_str().unwrap()]);
     assert!(
-        printed.starts_with(&format!("{CLICKS} events by 1 people put")),
+        printed.starts_with(&format!("{CLICKS} events by 1 person put")),
         "{printed}"
     );
     let question = json!({"email": address, "now": "2026-01-05T00:00:00Z", "experiment": false});
