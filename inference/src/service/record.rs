@@ -58,12 +58,18 @@ pub(super) fn explanation(weighed: &Weighed, service_version: &str) -> Explanati
             .push(point(curve, choice, next_occurrence(*slot, start)));
     }
     explanation.why = narrative::sentences(inquiry, choice, &explanation);
+    refer(&mut explanation);
+    explanation
+}
+
+/// Sets the reference, a digest of everything else.
+pub(super) fn refer(explanation: &mut Explanation) {
+    explanation.explanation_ref.clear();
     let content =
         serde_json::to_vec(&explanation).expect("an explanation has only string keys and finite numbers");
     let digest = Sha256::digest(&content);
     let prefix = u128::from_be_bytes(digest[..16].try_into().expect("a SHA-256 has 32 bytes"));
     explanation.explanation_ref = format!("dec_{prefix:032x}");
-    explanation
 }
 
 fn inputs(basis: &Basis, choice: &Choice) -> Inputs {

@@ -28,7 +28,7 @@ const MAX_DIFFERENCES: usize = 50;
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ReplayVerdict {
-    /// The same explanation, byte for byte.
+    /// The same explanation, byte for byte, once it has the sentences of the version that decided.
     Same,
     /// A different explanation: `differences` says where.
     Different,
@@ -127,7 +127,7 @@ pub fn replay(
         differences: Vec::new(),
     };
     match reckon(body, in_use, model_folder, &mut replay.decided_by) {
-        Ok(explanation) => compare(reference, body, &explanation, &mut replay),
+        Ok(explanation) => compare(reference, body, explanation, &mut replay),
         Err(Failure(verdict, text)) => (replay.verdict, replay.text) = (verdict, text),
     }
     replay
@@ -307,11 +307,19 @@ fn day_span(field: &str, text: &str) -> Result<DaySpan, ApiError> {
     inquiry::day_span(field, start, end)
 }
 
-fn compare(reference: &str, body: &str, explanation: &Explanation, replay: &mut Replay) {
-    let again =
-        serde_json::to_string(explanation).expect("an explanation has only string keys and finite numbers");
+fn compare(reference: &str, body: &str, mut explanation: Explanation, replay: &mut Replay) {
     let value = |text| serde_json::from_str::<Value>(text).unwrap_or_default();
-    let (stored, replayed) = (value(body), value(&again));
+    let stored = value(body);
+    // Another version may say the same in other words. Sentences that were changed since do not agree with the reference.
+    let told = Vec::deserialize(&stored["why"]).unwrap_or_default();
+    let is_reworded = explanation.why != told;
+    if is_reworded {
+        explanation.why = told;
+        record::refer(&mut explanation);
+    }
+    let again =
+        serde_json::to_string(&explanation).expect("an explanation has only string keys and finite numbers");
+    let replayed = value(&again);
     if stored["explanation_ref"] != reference {
         replay.differences.push(Difference {
             field: "the reference asked for".to_owned(),
@@ -324,6 +332,9 @@ fn compare(reference: &str, body: &str, explanation: &Explanation, replay: &mut 
     replay.differences.truncate(MAX_DIFFERENCES);
     if replay.differences.is_empty() && again == body {
         replay.text = format!("the same, byte for byte ({} bytes)", body.len());
+        if is_reworded {
+            replay.text += "; this version words `why` differently";
+        }
         return;
     }
     replay.verdict = ReplayVerdict::Different;

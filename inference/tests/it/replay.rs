@@ -4,7 +4,8 @@ use axum::http::StatusCode;
 use event::{EventType, MailboxProvider};
 use sendflowr_inference::InferenceConfig;
 use serde_json::{Value, json};
-use store::events::LatencySample;
+use sha2::{Digest, Sha256};
+use store::{events::LatencySample, testing::eventually};
 
 use crate::{
     NOW, TestApp,
@@ -245,6 +246,7 @@ async fn what_cannot_be_replayed_says_why() {
         (json!({"trigger_at": NOW}), "trigger_at"),
         (json!({"minutes_left": 3}), "minutes_left"),
         (json!({"added": 1}), "added"),
+        (json!({"why": ["Because."]}), "explanation_ref"),
     ] {
         keep(&reference, &|body| {
             let body = body.as_object_mut().unwrap();
@@ -273,4 +275,35 @@ async fn what_cannot_be_replayed_says_why() {
         (status, &refused["error"]["field"]),
         (StatusCode::UNPROCESSABLE_ENTITY, &json!("replay"))
     );
+}
+
+#[tokio::test]
+async fn a_version_that_says_the_same_in_other_words_comes_to_the_same() {
+    let app = TestApp::start(Stores::default());
+    let (_, decision) = app
+        .post("/timing/decide", &json!({"email": "ann@example.com", "now": NOW}))
+        .await;
+    let reference = reference(&decision);
+    let explanations = &app.events.explanations;
+    eventually("the explanation is stored", async || {
+        explanations.lock().unwrap().contains_key(&reference)
+    })
+    .await;
+    let mut stored = explanations.lock().unwrap()[&reference].clone();
+    let sentence = decision["why"][0].as_str().unwrap();
+    let content = stored
+        .body
+        .replace(sentence, "Nobody knows.")
+        .replace(&reference, "");
+    assert!(content.contains("Nobody knows."), "{content}");
+    let digest = Sha256::digest(&content)[..16].try_into().unwrap();
+    stored.reference = format!("dec_{:032x}", u128::from_be_bytes(digest));
+    stored.body = content.replacen("\"\"", &format!("\"{}\"", stored.reference), 1);
+    let older = stored.reference.clone();
+    explanations.lock().unwrap().insert(older.clone(), stored);
+
+    let replay = replayed(&app, &older).await;
+    assert_eq!(replay["verdict"], "same", "{replay:#}");
+    let text = replay["text"].as_str().unwrap();
+    assert!(text.contains("words `why` differently"), "{text}");
 }
