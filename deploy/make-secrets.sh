@@ -21,7 +21,8 @@ for server in clickhouse postgres redis; do
   [ -d "$folder" ] || continue
   # In place of the old copy: the container may hold the folder mounted.
   rm -f "$folder/password.new"
-  cp "${server}_password" "$folder/password.new"
+  # The roles ignore the end of the line, whichever it is; the servers would not.
+  tr -d '\r' < "${server}_password" > "$folder/password.new"
   chmod 0444 "$folder/password.new"
   mv "$folder/password.new" "$folder/password"
 done
