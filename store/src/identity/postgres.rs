@@ -19,6 +19,9 @@
 //! # Outages
 //! Decisions wait for reads: while the server is down, only one read tries it twice a second, and the others fail at once. A
 //! connection whose work did not complete is closed instead of reused.
+//!
+//! Writes may fail or hang while reads work: the server is read-only, its disk is full, or its standby does not confirm. So reads
+//! learn nothing from writes, and writes use at most half of the connections.
 
 mod accounts;
 mod config;
@@ -30,6 +33,7 @@ use std::{collections::BTreeSet, future::Future, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use event::UniversalId;
 use sqlx::{Connection, PgConnection, PgPool};
+use tokio::sync::Semaphore;
 
 pub use self::config::{InvalidPostgresConfig, PostgresConfig, PostgresTls, RawPostgresConfig};
 use self::connection::{Lease, Outage, classify, rejected, unavailable};
@@ -61,7 +65,10 @@ const ROUNDS: usize = 8;
 #[derive(Debug)]
 pub struct PostgresIdentities {
     pool: PgPool,
+    /// What reads know of the server.
     outage: Outage,
+    /// The connections that writes may use at once.
+    writers: Semaphore,
     read_timeout: Duration,
     write_timeout: Duration,
 }
@@ -77,6 +84,8 @@ impl PostgresIdentities {
         Ok(Self {
             pool: connection::open(&config).await?,
             outage: Outage::default(),
+            // Half: the other half is for reads, which decisions wait for.
+            writers: Semaphore::new(config.max_connections as usize / 2),
             read_timeout: config.read_timeout,
             write_timeout: config.write_timeout,
         })
@@ -95,6 +104,15 @@ impl PostgresIdentities {
         result
     }
 
+    /// Returns the result of a write if it completes in time.
+    async fn write<T>(&self, work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        within(self.write_timeout, async {
+            let _turn = self.writers.acquire().await.map_err(unavailable)?;
+            work.await
+        })
+        .await
+    }
+
     /// Returns the people that own these ids.
     async fn owners(&self, ids: &[UniversalId]) -> Result<Owners, StoreError> {
         if ids.is_empty() {
@@ -109,40 +127,24 @@ impl PostgresIdentities {
         .await
     }
 
-    /// Returns those of `sightings` that are not recorded.
-    async fn news<'a>(&self, sightings: &'a [Sighting]) -> Result<Vec<&'a Sighting>, StoreError> {
+    /// Records those of `sightings` that are not recorded. Uses one connection: the pool takes some time to take one back, and
+    /// meanwhile it would open another, which a server without free slots refuses.
+    async fn record_news(&self, sightings: &[Sighting]) -> Result<(), StoreError> {
         let (ids, pairs) = traces(sightings);
         let mut lease = Lease::take(&self.pool).await?;
         let with_events = rows::with_events(lease.connection(), &ids).await?;
         let known_pairs = rows::known_pairs(lease.connection(), &pairs).await?;
-        lease.give_back();
-        Ok(news(sightings, &with_events, &known_pairs))
-    }
-
-    /// Changes the part of the graph that `sightings` touch, under the locks of the people in it.
-    async fn change<T>(
-        &self,
-        sightings: &[&Sighting],
-        apply: impl Fn(&mut Graph) -> T + Send + Sync,
-    ) -> Result<T, StoreError> {
-        let (ids, pairs) = touched(sightings);
-        let mut lease = Lease::take(&self.pool).await?;
-        let mut locks = locks_of(lease.connection(), &ids).await?;
-        for _ in 0..ROUNDS {
-            let mut transaction = lease.connection().begin_with(BEGIN).await.map_err(classify)?;
-            let Some(members) = locked(&mut transaction, &ids, &mut locks).await? else {
-                transaction.rollback().await.map_err(classify)?;
-                continue;
-            };
-            let known = rows::known_pairs(&mut transaction, &pairs).await?;
-            let mut graph = Graph::new(members, known);
-            let answer = apply(&mut graph);
-            rows::store(&mut transaction, &graph.into_changes()).await?;
-            transaction.commit().await.map_err(classify)?;
+        let news = news(sightings, &with_events, &known_pairs);
+        if news.is_empty() {
             lease.give_back();
-            return Ok(answer);
+            return Ok(());
         }
-        Err(restless())
+        let record_all = |graph: &mut Graph| {
+            for sighting in &news {
+                graph.record(sighting);
+            }
+        };
+        change(lease, &news, record_all).await
     }
 
     /// Erases ids, under the locks of their people.
@@ -163,6 +165,31 @@ impl PostgresIdentities {
         }
         Err(restless())
     }
+}
+
+/// Changes the part of the graph that `sightings` touch, under the locks of the people in it.
+async fn change<T>(
+    mut lease: Lease,
+    sightings: &[&Sighting],
+    apply: impl Fn(&mut Graph) -> T + Send + Sync,
+) -> Result<T, StoreError> {
+    let (ids, pairs) = touched(sightings);
+    let mut locks = locks_of(lease.connection(), &ids).await?;
+    for _ in 0..ROUNDS {
+        let mut transaction = lease.connection().begin_with(BEGIN).await.map_err(classify)?;
+        let Some(members) = locked(&mut transaction, &ids, &mut locks).await? else {
+            transaction.rollback().await.map_err(classify)?;
+            continue;
+        };
+        let known = rows::known_pairs(&mut transaction, &pairs).await?;
+        let mut graph = Graph::new(members, known);
+        let answer = apply(&mut graph);
+        rows::store(&mut transaction, &graph.into_changes()).await?;
+        transaction.commit().await.map_err(classify)?;
+        lease.give_back();
+        return Ok(answer);
+    }
+    Err(restless())
 }
 
 /// Returns the locks of ids and of the people that own them now.
@@ -214,19 +241,7 @@ async fn within<T>(
 #[async_trait]
 impl Identities for PostgresIdentities {
     async fn record(&self, sightings: &[Sighting]) -> Result<(), StoreError> {
-        within(self.write_timeout, async {
-            let news = self.news(sightings).await?;
-            if news.is_empty() {
-                return Ok(());
-            }
-            let record_all = |graph: &mut Graph| {
-                for sighting in &news {
-                    graph.record(sighting);
-                }
-            };
-            self.change(&news, record_all).await
-        })
-        .await
+        self.write(self.record_news(sightings)).await
     }
 
     async fn link(&self, sighting: &Sighting) -> Result<Person, StoreError> {
@@ -239,7 +254,11 @@ impl Identities for PostgresIdentities {
                 .person_of(strongest)
                 .expect("a link makes all of its identifiers known")
         };
-        within(self.write_timeout, self.change(&[sighting], link)).await
+        self.write(async {
+            let lease = Lease::take(&self.pool).await?;
+            change(lease, &[sighting], link).await
+        })
+        .await
     }
 
     async fn people(&self, ids: &[UniversalId]) -> Result<Vec<Arc<Person>>, StoreError> {
@@ -257,11 +276,12 @@ impl Identities for PostgresIdentities {
     }
 
     async fn erase(&self, ids: &[UniversalId]) -> Result<ErasedIdentities, StoreError> {
-        within(self.write_timeout, self.erase_locked(ids)).await
+        self.write(self.erase_locked(ids)).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        self.read(async {
+        // Not a `read`: what it says of writes must not keep reads from trying. Not a `write`: it does not wait for batches.
+        within(self.read_timeout, async {
             let mut lease = Lease::take(&self.pool).await?;
             rows::ping(lease.connection()).await?;
             lease.give_back();

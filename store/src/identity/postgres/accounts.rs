@@ -1,6 +1,6 @@
 use async_trait::async_trait;
 
-use super::{Lease, PostgresIdentities, rows, within};
+use super::{Lease, PostgresIdentities, rows};
 use crate::{
     StoreError,
     identity::{StoredAccount, StoredAccounts},
@@ -19,7 +19,7 @@ impl StoredAccounts for PostgresIdentities {
     }
 
     async fn put_account(&self, account: &StoredAccount) -> Result<(), StoreError> {
-        within(self.write_timeout, async {
+        self.write(async {
             let mut lease = Lease::take(&self.pool).await?;
             rows::put_account(lease.connection(), account).await?;
             lease.give_back();
@@ -29,7 +29,7 @@ impl StoredAccounts for PostgresIdentities {
     }
 
     async fn remove_account(&self, provider: &str, account: &str) -> Result<bool, StoreError> {
-        within(self.write_timeout, async {
+        self.write(async {
             let mut lease = Lease::take(&self.pool).await?;
             let removed = rows::remove_account(lease.connection(), provider, account).await?;
             lease.give_back();
