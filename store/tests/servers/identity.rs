@@ -1,5 +1,6 @@
 //! Tests of the identity graph on PostgreSQL.
 
+mod limits;
 mod world;
 
 use std::{

@@ -7,7 +7,7 @@ use std::{
 
 use sqlx::{
     ConnectOptions, Connection, PgConnection, PgPool, Postgres,
-    migrate::{MigrateError, Migration, MigrationType, Migrator},
+    migrate::{Migrate, MigrateError, Migration, MigrationType, Migrator},
     pool::PoolConnection,
     postgres::{PgConnectOptions, PgPoolOptions, PgSslMode},
 };
@@ -28,6 +28,12 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long reads fail at once after one has noticed an outage. Half a second: reads are unavailable for at most that much
 /// longer than the server, and a hundred processes that try it twice a second are hardly any load.
 const OUTAGE_PAUSE: Duration = Duration::from_millis(500);
+
+/// SQLSTATE of a server that has no room for another connection.
+const OUT_OF_CONNECTIONS: &str = "53300";
+
+/// SQLSTATE with which poolers refuse what they do not support or cannot pass on.
+const PROTOCOL_VIOLATION: &str = "08P01";
 
 /// Table that records the applied schema steps; the name is specific to us, since the database may be shared.
 const STEPS_TABLE: &str = "sendflowr_schema_steps";
@@ -81,6 +87,8 @@ fn options(config: &PostgresConfig) -> PgConnectOptions {
         .password(config.password.expose())
         .database(&config.database)
         .application_name("sendflowr")
+        // A pooler such as pgbouncer refuses this parameter of sqlx, and no column is a floating-point number.
+        .extra_float_digits(None)
         .ssl_mode(mode)
         .disable_statement_logging();
     if let Some(ca) = &config.ca {
@@ -97,11 +105,11 @@ async fn first_connection(
     let address = config.address();
     let deadline = Instant::now() + OPEN_WITHIN;
     loop {
-        let mut is_full = false;
+        let mut code = String::new();
         let error = match tokio::time::timeout(ACQUIRE_TIMEOUT, options.connect()).await {
             Ok(Ok(connection)) => return Ok(connection),
             Ok(Err(error)) => {
-                is_full = is_out_of_connections(&error);
+                code = code_of(&error);
                 opening(&address, error)
             }
             Err(_) => unavailable(format!("no answer within {ACQUIRE_TIMEOUT:?}")),
@@ -110,10 +118,17 @@ async fn first_connection(
             StoreError::Unavailable { .. } if Instant::now() < deadline => {
                 tokio::time::sleep(OPEN_PAUSE).await
             }
-            StoreError::Unavailable { cause, .. } if is_full => {
+            StoreError::Unavailable { cause, .. } if code == OUT_OF_CONNECTIONS => {
                 return Err(misconfigured(format!(
-                    "`{address}` is out of connections: {cause}; raise the server's `max_connections`, or lower \
-                     `postgres.max_connections`"
+                    "`{address}` is out of connections: {cause}; raise the server's `max_connections` and the \
+                     `CONNECTION LIMIT` of `postgres.user` and `postgres.database`, whichever is reached, or lower \
+                     `postgres.max_connections` of the roles"
+                )));
+            }
+            StoreError::Unavailable { cause, .. } if code == PROTOCOL_VIOLATION => {
+                return Err(misconfigured(format!(
+                    "`{address}` refuses the connection: {cause}; if it is a pooler such as pgbouncer, look at its \
+                     settings and its log, or set `postgres.host` and `postgres.port` to the server behind it"
                 )));
             }
             StoreError::Unavailable { cause, .. } => {
@@ -126,11 +141,10 @@ async fn first_connection(
     }
 }
 
-/// Returns whether the server answers that it has no room for another connection.
-fn is_out_of_connections(error: &sqlx::Error) -> bool {
-    error
-        .as_database_error()
-        .is_some_and(|error| error.code().as_deref() == Some("53300"))
+/// Returns the SQLSTATE of an answer of the server; nothing for an error without an answer.
+fn code_of(error: &sqlx::Error) -> String {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.unwrap_or_default().into_owned()
 }
 
 /// Maps an error of the first connection attempt.
@@ -159,27 +173,61 @@ async fn migrate(connection: &mut PgConnection) -> Result<(), StoreError> {
     });
     let mut migrator = Migrator::with_migrations(steps.collect());
     migrator.dangerous_set_table_name(STEPS_TABLE);
+    // The migrator writes even if there is nothing to do, which a server that is read-only refuses.
+    if is_migrated(connection, &migrator).await? {
+        return Ok(());
+    }
     // The migrator makes processes take turns. Waiting for the steps of others takes moments. The notices of the server that
     // the table of steps already exists are suppressed.
     sqlx::raw_sql("SET lock_timeout = '4s'; SET client_min_messages = warning")
         .execute(&mut *connection)
         .await
         .map_err(classify)?;
-    let newest = STEPS.last().map_or(0, |(version, ..)| *version);
-    let mut migrated = migrator.run(&mut *connection).await;
-    // The lowest step that this build lacks is the one that is reported, so if it is newer, all of them belong to a newer
-    // build. Its database is used as it is: steps only add, and older builds must keep working next to newer ones. The lock of
-    // the first run ends with the connection.
-    if matches!(migrated, Err(MigrateError::VersionMissing(version)) if version > newest) {
-        migrated = migrator.set_ignore_missing(true).run(connection).await;
+    let migrated = migrator.run(&mut *connection).await;
+    // A newer build may have been quicker.
+    if matches!(migrated, Err(MigrateError::VersionMissing(_))) && is_migrated(connection, &migrator).await? {
+        return Ok(());
     }
-    migrated.map_err(|error| match error {
-        MigrateError::VersionMissing(version) | MigrateError::VersionMismatch(version) => misconfigured(format!(
-            "the database has a schema {version} that differs from this build's; set another `postgres.database`"
-        )),
+    migrated.map_err(not_migrated)
+}
+
+/// Returns whether the database has all steps of this build and, if there are others, they belong to a newer build. Such a
+/// database is used as it is: steps only add, and older builds must keep working next to newer ones.
+async fn is_migrated(connection: &mut PgConnection, migrator: &Migrator) -> Result<bool, StoreError> {
+    let has_table: bool = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL")
+        .bind(STEPS_TABLE)
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(classify)?;
+    if !has_table {
+        return Ok(false);
+    }
+    // In the order of the versions, as ours.
+    let applied = connection
+        .list_applied_migrations(STEPS_TABLE)
+        .await
+        .map_err(not_migrated)?;
+    let has_ours = applied
+        .iter()
+        .map(|step| (step.version, &step.checksum))
+        .take(STEPS.len())
+        .eq(migrator.iter().map(|step| (step.version, &step.checksum)));
+    Ok(has_ours)
+}
+
+/// Maps an error of the migrator.
+fn not_migrated(error: MigrateError) -> StoreError {
+    match error {
+        MigrateError::VersionMissing(version) | MigrateError::VersionMismatch(version) => {
+            misconfigured(format!(
+                "the database has a schema {version} that differs from this build's; set another `postgres.database`"
+            ))
+        }
         MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => classify(error),
-        other => misconfigured(format!("the tables in `postgres.database` cannot be brought up to date: {other}")),
-    })
+        other => misconfigured(format!(
+            "the tables in `postgres.database` cannot be brought up to date: {other}"
+        )),
+    }
 }
 
 /// A connection borrowed from the pool. It is returned only when its work has completed; otherwise it is closed, because its
@@ -251,13 +299,14 @@ pub(super) fn classify(error: sqlx::Error) -> StoreError {
             sqlx::Error::Configuration(_) => misconfigured(error.to_string()),
             // The pool does not pass on what the server answered.
             sqlx::Error::PoolTimedOut => unavailable(format!(
-                "no connection within {ACQUIRE_TIMEOUT:?}: the server does not answer or is out of connections \
-                 (`max_connections`), or all `postgres.max_connections` of this process are busy"
+                "no connection within {ACQUIRE_TIMEOUT:?}: the server does not answer or is out of connections (its \
+                 `max_connections`, or the `CONNECTION LIMIT` of `postgres.user`), or all `postgres.max_connections` of \
+                 this process are busy"
             )),
             other => unavailable(other),
         };
     };
-    let code = database.code().unwrap_or_default().into_owned();
+    let code = code_of(&error);
     let refused = |setting: &str| misconfigured(format!("{}; look at {setting}", database.message()));
     match (code.get(..2).unwrap_or_default(), code.as_str()) {
         ("28", _) => refused("`postgres.user` and `postgres.password`"),
@@ -265,6 +314,18 @@ pub(super) fn classify(error: sqlx::Error) -> StoreError {
         (_, "42501") => refused("the rights of `postgres.user`"),
         // Data that no column accepts: characters, lengths, constraints.
         ("22" | "23", _) => rejected(format!("SQLSTATE {code}")),
+        // A prepared statement that exists already, or does not: the session is not the one that prepared it.
+        (_, "42P05" | "26000") => misconfigured(format!(
+            "{}: a pooler gives each transaction another connection; let it pool sessions (pgbouncer: `pool_mode = \
+             session`), or set `postgres.host` and `postgres.port` to the server behind it",
+            database.message()
+        )),
+        // It may become writable again.
+        (_, "25006") => unavailable(format!(
+            "{}: it is a replica, or read-only; look at `postgres.host`, and at `default_transaction_read_only` of the \
+             server, `postgres.database` and `postgres.user`",
+            database.message()
+        )),
         // Tables that somebody has modified.
         ("42", _) => refused("the tables in `postgres.database`"),
         // Connections, resources, deadlocks, timeouts, shutdowns, a server that became a replica, and everything else that may

@@ -10,7 +10,7 @@ use crate::{
     tls::{Asks, Front},
 };
 
-/// A database that only this test uses, dropped at its end.
+/// A database that only this test uses, dropped at its end with the user of the same name.
 pub(crate) struct Database {
     name: String,
     server: Server,
@@ -51,6 +51,32 @@ impl Database {
         }
     }
 
+    /// Makes the database that of a user who may have so many connections, as the one that the tests have may not be limited.
+    /// Returns the settings.
+    pub(crate) async fn limited(&self, connections: u32) -> RawPostgresConfig {
+        let name = &self.name;
+        for statement in [
+            format!("CREATE ROLE {name} LOGIN PASSWORD 'limited' CONNECTION LIMIT {connections}"),
+            format!("ALTER DATABASE {name} OWNER TO {name}"),
+        ] {
+            self.run(statement).await;
+        }
+        RawPostgresConfig {
+            user: name.clone(),
+            password: Secret::new("limited"),
+            ..self.settings()
+        }
+    }
+
+    /// Lets the server refuse the writes of all later connections.
+    pub(crate) async fn refuse_writes(&self) {
+        let name = &self.name;
+        self.run(format!(
+            "ALTER DATABASE {name} SET default_transaction_read_only = on"
+        ))
+        .await;
+    }
+
     pub(crate) async fn open(&self) -> PostgresIdentities {
         let config = PostgresConfig::try_from(self.settings()).unwrap();
         PostgresIdentities::connect(config).await.unwrap()
@@ -65,7 +91,7 @@ impl Database {
     }
 
     /// Opens a connection that is independent of the engine under test.
-    async fn connection(&self) -> PgConnection {
+    pub(crate) async fn connection(&self) -> PgConnection {
         self.entrance
             .clone()
             .database(&self.name)
@@ -74,9 +100,12 @@ impl Database {
             .unwrap()
     }
 
-    pub(crate) async fn run(&self, statement: &'static str) {
+    pub(crate) async fn run(&self, statement: impl Into<String>) {
         let mut connection = self.connection().await;
-        sqlx::raw_sql(statement).execute(&mut connection).await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(statement.into()))
+            .execute(&mut connection)
+            .await
+            .unwrap();
     }
 
     pub(crate) async fn number(&self, query: &'static str) -> i64 {
@@ -103,7 +132,10 @@ impl Drop for Database {
     #[expect(clippy::print_stderr, reason = "a panic here would hide what the test says")]
     fn drop(&mut self) {
         let entrance = self.entrance.clone();
-        let statement = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name);
+        let statements = [
+            format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name),
+            format!("DROP ROLE IF EXISTS {}", self.name),
+        ];
         let dropped = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -111,12 +143,15 @@ impl Drop for Database {
                 .unwrap();
             runtime.block_on(async {
                 let mut connection = entrance.connect().await?;
-                sqlx::raw_sql(AssertSqlSafe(statement))
-                    .execute(&mut connection)
-                    .await
+                for statement in statements {
+                    sqlx::raw_sql(AssertSqlSafe(statement))
+                        .execute(&mut connection)
+                        .await?;
+                }
+                Ok::<(), sqlx::Error>(())
             })
         });
-        if !matches!(dropped.join(), Ok(Ok(_))) {
+        if !matches!(dropped.join(), Ok(Ok(()))) {
             eprintln!("the database `{}` could not be dropped", self.name);
         }
     }
