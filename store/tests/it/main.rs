@@ -7,6 +7,7 @@ mod conformance;
 mod crash;
 mod events;
 mod identity;
+mod postgres;
 mod profiles;
 mod redis;
 mod support;
