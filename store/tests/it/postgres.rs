@@ -39,14 +39,15 @@ async fn refused(code: &'static str, message: &'static str) -> String {
 
 #[tokio::test]
 async fn a_pooler_that_cannot_be_used_is_told_from_a_wrong_server() {
+    let behind = "`postgres.host` and `postgres.port` to the server behind it";
     let answers = [
-        ("42P05", "prepared statement \"sqlx_s_1\" already exists"),
-        ("26000", "prepared statement \"sqlx_s_1\" does not exist"),
-        ("08P01", "no such user"),
+        ("42P05", "prepared statement \"sqlx_s_1\" already exists", behind),
+        ("26000", "prepared statement \"sqlx_s_1\" does not exist", behind),
+        ("08P01", "password authentication failed", "`postgres.password`"),
     ];
-    for (code, message) in answers {
+    for (code, message, advice) in answers {
         let error = refused(code, message).await;
-        for told in [message, "pooler", "`postgres.host` and `postgres.port`"] {
+        for told in [message, "pooler", advice] {
             assert!(error.contains(told), "{error}");
         }
     }

@@ -40,7 +40,7 @@ pub struct RawPostgresConfig {
     pub ca: Option<String>,
     /// Maximum number of connections that this process opens. 2 to 100, default 10: reads take a millisecond, so that a few
     /// connections serve thousands of them per second, and several processes stay below the hundred that a server has by
-    /// default.
+    /// default. Writes use at most half of them.
     pub max_connections: u64,
     /// Longest wait for the result of a read. 10 to 10,000, default 500: a read takes a few milliseconds, and a decision that
     /// waits for it can do without.

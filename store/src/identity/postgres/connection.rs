@@ -127,8 +127,8 @@ async fn first_connection(
             }
             StoreError::Unavailable { cause, .. } if code == PROTOCOL_VIOLATION => {
                 return Err(misconfigured(format!(
-                    "`{address}` refuses the connection: {cause}; if it is a pooler such as pgbouncer, look at its \
-                     settings and its log, or set `postgres.host` and `postgres.port` to the server behind it"
+                    "`{address}` refuses the connection: {cause}; poolers such as pgbouncer answer like this: look at \
+                     `postgres.user`, `postgres.password` and `postgres.database`, and at the pooler's settings and log"
                 )));
             }
             StoreError::Unavailable { cause, .. } => {
