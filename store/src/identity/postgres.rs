@@ -104,13 +104,10 @@ impl PostgresIdentities {
         result
     }
 
-    /// Returns the result of a write if it completes in time.
-    async fn write<T>(&self, work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-        within(self.write_timeout, async {
-            let _turn = self.writers.acquire().await.map_err(unavailable)?;
-            work.await
-        })
-        .await
+    /// Returns a connection for a write, when it is its turn.
+    async fn writer(&self) -> Result<Lease<'_>, StoreError> {
+        let turn = self.writers.acquire().await.map_err(unavailable)?;
+        Ok(Lease::take(&self.pool).await?.with_turn(turn))
     }
 
     /// Returns the people that own these ids.
@@ -131,7 +128,7 @@ impl PostgresIdentities {
     /// meanwhile it would open another, which a server without free slots refuses.
     async fn record_news(&self, sightings: &[Sighting]) -> Result<(), StoreError> {
         let (ids, pairs) = traces(sightings);
-        let mut lease = Lease::take(&self.pool).await?;
+        let mut lease = self.writer().await?;
         let with_events = rows::with_events(lease.connection(), &ids).await?;
         let known_pairs = rows::known_pairs(lease.connection(), &pairs).await?;
         let news = news(sightings, &with_events, &known_pairs);
@@ -149,7 +146,7 @@ impl PostgresIdentities {
 
     /// Erases ids, under the locks of their people.
     async fn erase_locked(&self, ids: &[UniversalId]) -> Result<ErasedIdentities, StoreError> {
-        let mut lease = Lease::take(&self.pool).await?;
+        let mut lease = self.writer().await?;
         let mut locks = locks_of(lease.connection(), ids).await?;
         for _ in 0..ROUNDS {
             let mut transaction = lease.connection().begin_with(BEGIN).await.map_err(classify)?;
@@ -169,7 +166,7 @@ impl PostgresIdentities {
 
 /// Changes the part of the graph that `sightings` touch, under the locks of the people in it.
 async fn change<T>(
-    mut lease: Lease,
+    mut lease: Lease<'_>,
     sightings: &[&Sighting],
     apply: impl Fn(&mut Graph) -> T + Send + Sync,
 ) -> Result<T, StoreError> {
@@ -241,7 +238,7 @@ async fn within<T>(
 #[async_trait]
 impl Identities for PostgresIdentities {
     async fn record(&self, sightings: &[Sighting]) -> Result<(), StoreError> {
-        self.write(self.record_news(sightings)).await
+        within(self.write_timeout, self.record_news(sightings)).await
     }
 
     async fn link(&self, sighting: &Sighting) -> Result<Person, StoreError> {
@@ -254,8 +251,8 @@ impl Identities for PostgresIdentities {
                 .person_of(strongest)
                 .expect("a link makes all of its identifiers known")
         };
-        self.write(async {
-            let lease = Lease::take(&self.pool).await?;
+        within(self.write_timeout, async {
+            let lease = self.writer().await?;
             change(lease, &[sighting], link).await
         })
         .await
@@ -276,11 +273,11 @@ impl Identities for PostgresIdentities {
     }
 
     async fn erase(&self, ids: &[UniversalId]) -> Result<ErasedIdentities, StoreError> {
-        self.write(self.erase_locked(ids)).await
+        within(self.write_timeout, self.erase_locked(ids)).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        // Not a `read`: what it says of writes must not keep reads from trying. Not a `write`: it does not wait for batches.
+        // Not a `read`: what it says of writes must not keep reads from trying. Nor does it wait for a turn behind batches.
         within(self.read_timeout, async {
             let mut lease = Lease::take(&self.pool).await?;
             rows::ping(lease.connection()).await?;

@@ -1,6 +1,6 @@
 use async_trait::async_trait;
 
-use super::{Lease, PostgresIdentities, rows};
+use super::{Lease, PostgresIdentities, rows, within};
 use crate::{
     StoreError,
     identity::{StoredAccount, StoredAccounts},
@@ -19,8 +19,8 @@ impl StoredAccounts for PostgresIdentities {
     }
 
     async fn put_account(&self, account: &StoredAccount) -> Result<(), StoreError> {
-        self.write(async {
-            let mut lease = Lease::take(&self.pool).await?;
+        within(self.write_timeout, async {
+            let mut lease = self.writer().await?;
             rows::put_account(lease.connection(), account).await?;
             lease.give_back();
             Ok(())
@@ -29,8 +29,8 @@ impl StoredAccounts for PostgresIdentities {
     }
 
     async fn remove_account(&self, provider: &str, account: &str) -> Result<bool, StoreError> {
-        self.write(async {
-            let mut lease = Lease::take(&self.pool).await?;
+        within(self.write_timeout, async {
+            let mut lease = self.writer().await?;
             let removed = rows::remove_account(lease.connection(), provider, account).await?;
             lease.give_back();
             Ok(removed)

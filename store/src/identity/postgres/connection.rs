@@ -11,7 +11,7 @@ use sqlx::{
     pool::PoolConnection,
     postgres::{PgConnectOptions, PgPoolOptions, PgSslMode},
 };
-use tokio::time::Instant;
+use tokio::{sync::SemaphorePermit, time::Instant};
 
 use super::{ENGINE, PostgresConfig, PostgresTls};
 use crate::StoreError;
@@ -232,25 +232,39 @@ fn not_migrated(error: MigrateError) -> StoreError {
 
 /// A connection borrowed from the pool. It is returned only when its work has completed; otherwise it is closed, because its
 /// state is unknown, as is whether the server is still at its other end.
-pub(super) struct Lease(Option<PoolConnection<Postgres>>);
+pub(super) struct Lease<'a> {
+    connection: Option<PoolConnection<Postgres>>,
+    /// For a write: its turn, which ends with the lease.
+    turn: Option<SemaphorePermit<'a>>,
+}
 
-impl Lease {
+impl<'a> Lease<'a> {
     pub(super) async fn take(pool: &PgPool) -> Result<Self, StoreError> {
-        Ok(Self(Some(pool.acquire().await.map_err(classify)?)))
+        Ok(Self {
+            connection: Some(pool.acquire().await.map_err(classify)?),
+            turn: None,
+        })
+    }
+
+    pub(super) fn with_turn(mut self, turn: SemaphorePermit<'a>) -> Self {
+        self.turn = Some(turn);
+        self
     }
 
     pub(super) fn connection(&mut self) -> &mut PgConnection {
-        self.0.as_mut().expect("it is there until the lease ends")
+        self.connection
+            .as_mut()
+            .expect("it is there until the lease ends")
     }
 
     pub(super) fn give_back(mut self) {
-        self.0 = None;
+        self.connection = None;
     }
 }
 
-impl Drop for Lease {
+impl Drop for Lease<'_> {
     fn drop(&mut self) {
-        if let Some(connection) = self.0.take() {
+        if let Some(connection) = self.connection.take() {
             drop(connection.detach());
         }
     }
