@@ -5,6 +5,9 @@
 //! poll, so that what was returned since then can be committed, unless the group has declared this member dead in the meantime.
 //! Records of partitions that a poll finds to have moved to another member are forgotten: they are not committed even if they
 //! are processed.
+//!
+//! The library reports once what the brokers refuse, and tries again on its own. Each poll reports it until the member can read
+//! again: a record arrives, a partition is at its end, or the group has assigned partitions.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -95,10 +98,24 @@ struct Member {
     /// Whether `revoked` is not empty: checked for each record, without the lock.
     has_revoked: AtomicBool,
     revoked: Mutex<Vec<Place>>,
+    /// Why nothing can be read until there is a sign that it is over.
+    refused: Mutex<Option<KafkaError>>,
     counters: KafkaCounters,
 }
 
 impl Member {
+    /// Notes why nothing can be read; `None` when something can be.
+    fn set_refused(&self, error: Option<KafkaError>) {
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = error;
+    }
+
+    fn refused(&self) -> Option<KafkaError> {
+        self.refused
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
     /// Notes that these partitions have moved to another member.
     fn revoke(&self, places: Vec<Place>) {
         let mut revoked = self.revoked.lock().unwrap_or_else(PoisonError::into_inner);
@@ -136,6 +153,8 @@ impl ConsumerContext for Member {
                     "the group has assigned partitions"
                 );
                 self.counters.assigned(partitions.count());
+                // The group has accepted this member, and whether it may read these partitions is reported anew.
+                self.set_refused(None);
             }
             Rebalance::Revoke(partitions) => {
                 tracing::debug!(
@@ -162,6 +181,8 @@ fn settings(config: &KafkaConfig, group: &str) -> ClientConfig {
         .set("group.id", group)
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
+        // For a member that has nothing to read this is the sign that it could.
+        .set("enable.partition.eof", "true")
         // A new group starts with the oldest record, and so does one whose committed offset was removed meanwhile.
         .set("auto.offset.reset", "earliest")
         .set("partition.assignment.strategy", "cooperative-sticky")
@@ -204,6 +225,7 @@ impl KafkaSubscription {
             listener: Listener::default(),
             has_revoked: AtomicBool::new(false),
             revoked: Mutex::default(),
+            refused: Mutex::default(),
             counters,
         };
         let consumer: StreamConsumer<Member> = settings(config, group).create_with_context(member)?;
@@ -231,14 +253,27 @@ impl KafkaSubscription {
         let mut outage = None;
         while self.ready.is_empty() {
             match timeout_at(deadline, messages.next()).await {
-                Err(_) => return outage.map_or(Ok(()), Err),
+                Err(_) => {
+                    let Some(refusal) = consumer.context().refused() else {
+                        return outage.map_or(Ok(()), Err);
+                    };
+                    ask_again(&consumer)?;
+                    return Err(refusal.into());
+                }
                 Ok(None) => return Err(Failure::Closed),
-                Ok(Some(Ok(message))) => self.arrived(&message),
-                Ok(Some(Err(error))) => match Trouble::of(&error) {
-                    Trouble::Ends => return Err(error.into()),
+                Ok(Some(Ok(message))) => {
+                    consumer.context().set_refused(None);
+                    self.arrived(&message);
+                }
+                Ok(Some(Err(error))) => match Report::of(&error) {
+                    Report::Refusal => consumer.context().set_refused(Some(error)),
                     // The library reports an outage several times a second, and also after its end if nobody polled.
-                    Trouble::Outage => outage = Some(error.into()),
-                    Trouble::Passes => tracing::debug!(%error, "kafka's consumer continues after an error"),
+                    Report::Outage => outage = Some(error.into()),
+                    Report::AtEnd => {
+                        consumer.context().set_refused(None);
+                        outage = None;
+                    }
+                    Report::Passes => tracing::debug!(%error, "kafka's consumer continues after an error"),
                 },
             }
         }
@@ -249,8 +284,15 @@ impl KafkaSubscription {
                     bytes += message.payload_len();
                     self.arrived(&message);
                 }
-                // Records already taken are returned first. The library repeats an error that matters.
-                Some(Some(Err(_)) | None) | None => break,
+                // Records already taken are returned first; the next poll reports the refusal, unless it is over by then.
+                Some(Some(Err(error))) => match Report::of(&error) {
+                    Report::Refusal => {
+                        consumer.context().set_refused(Some(error));
+                        break;
+                    }
+                    Report::AtEnd | Report::Outage | Report::Passes => {}
+                },
+                Some(None) | None => break,
             }
         }
         Ok(())
@@ -370,28 +412,40 @@ impl Drop for KafkaSubscription {
     }
 }
 
-/// What an error in place of a record means.
-enum Trouble {
-    /// Polling again will not help.
-    Ends,
+/// Makes the library fetch again from where this member is. It tries again on its own after a refusal, but reports the end of a
+/// partition only once: a member that had reached it before the refusal would not hear of the end of that.
+fn ask_again(consumer: &StreamConsumer<Member>) -> Result<(), Failure> {
+    let assigned = consumer.assignment()?;
+    consumer.pause(&assigned)?;
+    consumer.resume(&assigned)?;
+    Ok(())
+}
+
+/// What the library reports in place of a record.
+enum Report {
+    /// Nothing can be read until somebody changes something on the brokers. The library does not repeat it.
+    Refusal,
     /// Nothing can be read now.
     Outage,
+    /// Everything in a partition has been read.
+    AtEnd,
     /// The library continues on its own.
     Passes,
 }
 
-impl Trouble {
+impl Report {
     fn of(error: &KafkaError) -> Self {
-        let (KafkaError::MessageConsumption(code) | KafkaError::Global(code)) = error else {
-            return Self::Ends;
+        let code = match error {
+            KafkaError::PartitionEOF(_) => return Self::AtEnd,
+            KafkaError::MessageConsumption(code) | KafkaError::Global(code) => code,
+            _ => return Self::Refusal,
         };
         match code {
-            RDKafkaErrorCode::AllBrokersDown
-            | RDKafkaErrorCode::Authentication
-            | RDKafkaErrorCode::UnknownTopicOrPartition => Self::Outage,
-            RDKafkaErrorCode::TopicAuthorizationFailed
+            RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::Authentication => Self::Outage,
+            RDKafkaErrorCode::UnknownTopicOrPartition
+            | RDKafkaErrorCode::TopicAuthorizationFailed
             | RDKafkaErrorCode::GroupAuthorizationFailed
-            | RDKafkaErrorCode::InvalidSessionTimeout => Self::Ends,
+            | RDKafkaErrorCode::InvalidSessionTimeout => Self::Refusal,
             _ => Self::Passes,
         }
     }
@@ -443,62 +497,4 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::bus::RawKafkaConfig;
-
-    fn read(partition: u32, offset: u64) -> Record {
-        Record {
-            position: Position {
-                topic: "events".into(),
-                partition,
-                offset,
-            },
-            key: String::new(),
-            value: Vec::new(),
-            headers: BTreeMap::new(),
-            appended_at: Timestamp::default(),
-        }
-    }
-
-    #[tokio::test]
-    async fn what_comes_after_a_partition_has_gone_and_come_back_is_kept() {
-        let raw = RawKafkaConfig {
-            bootstrap_servers: Some("127.0.0.1:1".into()),
-            ..RawKafkaConfig::default()
-        };
-        let config = KafkaConfig::try_from(raw).unwrap();
-        let topics = ["events".to_owned()];
-        let mut subscription = KafkaSubscription::join(
-            &config,
-            "group",
-            &topics,
-            TaskTracker::new(),
-            KafkaCounters::default(),
-        )
-        .unwrap();
-        subscription.keep(read(0, 7));
-        subscription.keep(read(1, 3));
-        subscription.note(&read(0, 6));
-        let revoked = |subscription: &KafkaSubscription| {
-            let consumer = subscription.consumer();
-            consumer.context().revoke(vec![("events".into(), 0)]);
-        };
-
-        // The group revokes the partition and assigns it again, and its records come again, from the committed one on.
-        revoked(&subscription);
-        subscription.keep(read(0, 6));
-        subscription.forget_revoked();
-
-        let left: Vec<_> = subscription
-            .ready
-            .iter()
-            .map(|record| (place(record).1, offset(record)))
-            .collect();
-        assert_eq!(left, [(1, 3), (0, 6)]);
-        assert!(
-            subscription.has_lost,
-            "what was returned before is no longer this member's to commit"
-        );
-    }
-}
+mod tests;
