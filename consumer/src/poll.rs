@@ -32,8 +32,6 @@ pub(crate) struct Reader<'a> {
     group: &'static str,
     /// Processed and not committed yet.
     due: Progress,
-    /// Whether the last commit failed.
-    commit_failed: bool,
 }
 
 /// Records that were read together.
@@ -72,7 +70,6 @@ impl<'a> Reader<'a> {
                         shutdown,
                         group,
                         due: Progress::default(),
-                        commit_failed: false,
                     });
                 }
                 Err(error) => {
@@ -180,7 +177,6 @@ impl<'a> Reader<'a> {
         let health = self.metrics.health();
         let Err(error) = committed else {
             self.due = Progress::default();
-            self.commit_failed = false;
             health.succeeded((self.group, "commit"));
             return Ok(());
         };
@@ -191,14 +187,13 @@ impl<'a> Reader<'a> {
                 Err(attempts.fatal(error))
             }
             Disposition::Retry | Disposition::DeadLetter | Disposition::Fatal => {
-                if !self.commit_failed {
+                if health.failed((self.group, "commit"), &error.to_string()) {
                     tracing::warn!(
                         consumer.group = self.group,
                         %error,
                         "{} could not commit; records may be read again", self.group
                     );
                 }
-                self.commit_failed = true;
                 Ok(())
             }
         }

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Dependencies, EVENTS_GROUP, StatusConfig};
+use crate::{Dependencies, EVENTS_GROUP, IDENTITY_GROUP, StatusConfig};
 
 #[derive(Clone)]
 struct Status {
@@ -89,6 +89,7 @@ async fn ready(State(status): State<Status>) -> Readiness {
     let health = dependencies.metrics.health();
     let [bus_trouble, events_trouble] =
         ["bus", "events"].map(|store| health.lasting_trouble(EVENTS_GROUP, store));
+    let identities_trouble = health.lasting_trouble(IDENTITY_GROUP, "bus");
     let probes = async move {
         // Profiles and the identity graph catch up when they are back.
         let (bus, events, identities, profiles) = tokio::join!(
@@ -97,12 +98,13 @@ async fn ready(State(status): State<Status>) -> Readiness {
             probe("identities", false, dependencies.identities.ping()),
             probe("profiles", false, dependencies.profiles.ping())
         );
-        // They may answer, and refuse what is needed: for lack of a right, or of room.
+        // They may answer, and refuse what is needed: for lack of a right, or of room. So may the bus what becomes identities.
         let checked = |probe: Probe, trouble: Option<String>| match trouble {
             Some(error) => probe.or_unusable(error),
             None => probe,
         };
         let (bus, events) = (checked(bus, bus_trouble), checked(events, events_trouble));
+        let identities = checked(identities, identities_trouble);
         [bus, events, identities, profiles]
     };
     status.readiness.ask(probes).await

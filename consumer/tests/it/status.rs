@@ -126,6 +126,44 @@ async fn a_store_that_answers_and_takes_no_events_is_told_after_a_while() {
     }
 }
 
+/// A topic or a group on which a right was revoked.
+#[tokio::test]
+async fn a_bus_that_answers_and_is_not_read_or_refuses_commits_is_told_after_a_while() {
+    for operation in ["poll", "commit"] {
+        let world = World::default();
+        let (address, _stop) = served(&world, json!({})).await;
+        let ready = async || {
+            let (status, body) = get(address, "/ready", "").await;
+            let body: Value = serde_json::from_str(&body).unwrap();
+            let of = |name: &str| body["dependencies"][name]["status"].as_str().unwrap().to_owned();
+            (status, of("bus"), of("identities"))
+        };
+        let told =
+            |status: u16, dependencies: &str| (status, dependencies.to_owned(), dependencies.to_owned());
+        let fails = match operation {
+            "poll" => &world.bus.polls_fail,
+            _ => &world.bus.commits_fail,
+        };
+        fails.on();
+        world.bus.put_events(&deliveries(1, 1));
+        eventually("it is tried by both groups", async || {
+            let metrics = get(address, "/metrics", "").await.1;
+            ["sendflowr-events", "sendflowr-identity"].iter().all(|group| {
+                let tried = format!("group=\"{group}\",operation=\"{operation}\"");
+                metrics.contains(&tried)
+            })
+        })
+        .await;
+        assert_eq!(ready().await, told(200, "ok"), "{operation}");
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(31)).await;
+        tokio::time::resume();
+        assert_eq!(ready().await, told(503, "unusable"), "{operation}");
+        fails.off();
+        eventually("it works again", async || ready().await == told(200, "ok")).await;
+    }
+}
+
 #[tokio::test]
 async fn metrics_ask_for_the_token() {
     let world = World::default();
