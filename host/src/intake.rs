@@ -24,6 +24,7 @@ use crate::{
     canonical::{self, Converted, Origin, RejectedElement, scrub},
     dead_letter::{self, Budget, Cause},
     delivery::DeliveryError,
+    denied::Denials,
     fetch::{AddressRefused, FetchAddress, FetchError, Fetcher},
     metrics::Metrics,
     plugin::{
@@ -118,6 +119,7 @@ pub struct Intake {
     pub(crate) letters: Budget,
     pub(crate) skipped: SkippedTypes,
     pub(crate) rejections: Rejections,
+    pub(crate) denials: Denials,
 }
 
 impl std::fmt::Debug for Intake {
@@ -317,7 +319,9 @@ impl Intake {
             messaging.batch.message_count = records.len(),
             otel.status_code = Empty,
         );
+        let denial = self.denials.of(&records);
         let appended = self.bus.append(records).instrument(span.clone()).await;
+        denial.note(&appended);
         if appended.is_err() {
             span.record("otel.status_code", "error");
         }

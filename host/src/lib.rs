@@ -10,6 +10,7 @@ mod canonical;
 mod config;
 mod dead_letter;
 mod delivery;
+mod denied;
 mod error;
 mod fetch;
 mod http;

@@ -19,6 +19,7 @@ use crate::{
     HostConfig, HostError,
     accounts::AccountBook,
     dead_letter::Budget,
+    denied::Denials,
     fetch::Fetcher,
     http::{self, App},
     intake::Intake,
@@ -172,6 +173,7 @@ pub async fn open_intake(config: &HostConfig, dependencies: Dependencies) -> Res
         letters: Budget::default(),
         skipped: SkippedTypes::default(),
         rejections: Rejections::default(),
+        denials: Denials::default(),
     })
 }
 

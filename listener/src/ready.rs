@@ -45,7 +45,7 @@ pub struct NotReady {
 /// A dependency of a role.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Dependency {
-    /// `ok`, `unreachable`, `timed_out`, or `unusable` if it answers but what it holds cannot be used.
+    /// `ok`, `unreachable`, `timed_out`, or `unusable` if it answers but what it holds cannot be used, or it refuses what is needed.
     #[schema(example = "ok")]
     pub status: &'static str,
     /// Milliseconds until it answered or failed.
@@ -127,7 +127,7 @@ impl SharedReadiness {
 }
 
 impl Probe {
-    /// Says, of a dependency that answers, why what it holds cannot be used.
+    /// Says, of a dependency that answers, why what it holds cannot be used, or what it refuses.
     #[must_use]
     pub fn or_unusable(mut self, failure: String) -> Self {
         if self.failure.is_none() {
@@ -169,7 +169,7 @@ impl Readiness {
                     readiness.status = "not_ready";
                     readiness.error.get_or_insert_with(|| NotReady {
                         code: format!("{name}_unavailable"),
-                        message: format!("dependency `{name}` does not answer: check its server and the log"),
+                        message: format!("dependency `{name}` does not answer, or refuses what is needed: check its server and the log"),
                     });
                 } else if readiness.error.is_none() {
                     readiness.status = "degraded";

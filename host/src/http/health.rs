@@ -7,8 +7,9 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
-use listener::{Readiness, probe};
+use listener::{Probe, Readiness, probe};
 use serde_json::json;
+use store::StoreError;
 
 use super::App;
 use crate::error::ApiError;
@@ -25,17 +26,25 @@ pub(super) async fn ready(State(app): State<App>) -> Response {
     }
     let intake = Arc::clone(&app.intake);
     let probes = async move {
-        let (bus, accounts) = tokio::join!(
+        // Without dead letters, deliveries that can be read are still taken.
+        let (bus, letters, accounts) = tokio::join!(
             probe("bus", true, intake.bus.ping()),
+            probe("dead_letters", false, async { Ok::<_, StoreError>(()) }),
             probe("accounts", false, intake.accounts.refresh())
         );
+        let checked = |probe: Probe, denial: Option<String>| match denial {
+            Some(reason) => probe.or_unusable(reason),
+            None => probe,
+        };
+        let bus = checked(bus, intake.denials.events.reason());
+        let letters = checked(letters, intake.denials.letters.reason());
         let accounts = match intake.accounts.unusable() {
             0 => accounts,
             unusable => accounts.or_unusable(format!(
                 "{unusable} stored accounts cannot be used, usually because another `host.seal_key` sealed them"
             )),
         };
-        [bus, accounts]
+        [bus, letters, accounts]
     };
     app.readiness.ask(probes).await.into_response()
 }

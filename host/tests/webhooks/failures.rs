@@ -11,7 +11,7 @@ use sendflowr_host::{
 use serde_json::json;
 use store::bus::{DEAD_LETTERS_TOPIC, NewRecord, Position, Record, header};
 
-use crate::{HANDSHAKE, Host, MALFORMED, Mood, REPLY, guest::guest, lines, send};
+use crate::{Answer, HANDSHAKE, Host, MALFORMED, Mood, REPLY, guest::guest, lines, send};
 
 /// Returns a dead letter as the bus would return it.
 fn read_back(letter: &NewRecord) -> Record {
@@ -443,4 +443,29 @@ async fn a_panic_is_one_answer_and_no_more() {
         metrics.contains("sendflowr_host_deliveries_in_flight 0\n"),
         "{metrics}"
     );
+}
+
+#[tokio::test]
+async fn readiness_tells_what_the_bus_answers_and_refuses() {
+    let statuses = |answer: &Answer| {
+        let ready = answer.json();
+        let of = |name: &str| ready["dependencies"][name]["status"].as_str().unwrap().to_owned();
+        (of("bus"), of("dead_letters"))
+    };
+    let told = |bus: &str, letters: &str| (bus.to_owned(), letters.to_owned());
+    let host = Host::open(guest("acme").normalize(&after_its_receipt(0))).await;
+    host.bus.set(Mood::Refuses);
+    assert_eq!(host.post("/webhooks/acme", "x").await.status, 503);
+    assert_eq!(statuses(&host.ready(503).await), told("unusable", "ok"));
+    host.bus.set(Mood::Takes);
+    assert_eq!(host.post("/webhooks/acme", "x").await.status, 200);
+    assert_eq!(statuses(&host.ready(200).await), told("ok", "ok"));
+
+    // What can be read is still taken.
+    let host = Host::open(guest("acme")).await;
+    host.bus.set(Mood::Refuses);
+    assert_eq!(host.post("/webhooks/acme", "x").await.status, 503);
+    let answer = host.ready(200).await;
+    assert_eq!(answer.json()["status"], "degraded");
+    assert_eq!(statuses(&answer), told("ok", "unusable"));
 }

@@ -46,6 +46,8 @@ use tokio_util::sync::CancellationToken;
 enum Mood {
     Takes,
     IsDown,
+    /// Answers, and refuses what it is given.
+    Refuses,
     Panics,
     /// Waits for a permit of [`FakeBus::gate`].
     Waits,
@@ -85,6 +87,12 @@ impl Bus for FakeBus {
         match mood {
             Mood::Takes => {}
             Mood::IsDown => return Err(Self::down()),
+            Mood::Refuses => {
+                return Err(StoreError::Misconfigured {
+                    engine: "fake",
+                    message: "it was told to refuse: grant Write".to_owned(),
+                });
+            }
             Mood::Panics => panic!("the bus was told to panic"),
             Mood::Waits => {
                 self.waiting.add_permits(1);
@@ -109,7 +117,7 @@ impl Bus for FakeBus {
         match mood {
             Mood::IsDown => Err(Self::down()),
             Mood::Waits => std::future::pending().await,
-            Mood::Takes | Mood::Panics => Ok(()),
+            Mood::Takes | Mood::Refuses | Mood::Panics => Ok(()),
         }
     }
 }
