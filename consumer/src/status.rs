@@ -98,7 +98,7 @@ async fn ready(State(status): State<Status>) -> Readiness {
             probe("identities", false, dependencies.identities.ping()),
             probe("profiles", false, dependencies.profiles.ping())
         );
-        // They may answer, and refuse what is needed: for lack of a right, or of room. So may the bus what becomes identities.
+        // They may answer, and refuse what is needed: for lack of a right, or of room. The identity graph needs the bus, too.
         let checked = |probe: Probe, trouble: Option<String>| match trouble {
             Some(error) => probe.or_unusable(error),
             None => probe,
