@@ -5,6 +5,7 @@ mod bad_input;
 mod cases;
 mod configuration;
 mod damage;
+mod deploy;
 mod durability;
 mod explain;
 mod folder;

@@ -1,0 +1,83 @@
+//! The scripts that compose.yml's containers run.
+
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
+
+use integration_tests::{repository, told};
+
+fn run(script: &Path, arguments: &[&Path], path: &str) -> String {
+    let output = Command::new("sh")
+        .arg(script)
+        .args(arguments)
+        .env("PATH", path)
+        .output()
+        .expect("there is a shell");
+    assert!(output.status.success(), "{}", told(&output));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn path() -> String {
+    std::env::var("PATH").expect("there is a PATH")
+}
+
+#[test]
+fn a_password_reaches_its_server_without_the_end_of_its_line_and_no_secret_is_changed() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let (secrets, servers) = (folder.path().join("secrets"), folder.path().join("servers"));
+    for part in [&secrets, &servers.join("redis"), &servers.join("clickhouse")] {
+        fs::create_dir_all(part).expect("it can be made");
+    }
+    fs::write(secrets.join("redis_password"), " pass word\r\n").expect("it can be written");
+    let script = repository().join("deploy/make-secrets.sh");
+    let read = |file: &Path| fs::read_to_string(file).unwrap_or_else(|error| panic!("{file:?}: {error}"));
+    let mut keys = Vec::new();
+    for _ in 0..2 {
+        run(&script, &[&secrets, &servers], &path());
+        assert_eq!(read(&secrets.join("redis_password")), " pass word\r\n");
+        assert_eq!(read(&servers.join("redis/password")), " pass word\n");
+        let made = read(&secrets.join("clickhouse_password"));
+        assert_eq!(
+            (made.len(), &made),
+            (64, &read(&servers.join("clickhouse/password")))
+        );
+        keys.push(read(&secrets.join("seal_key")));
+    }
+    assert_eq!(keys[0], keys[1]);
+}
+
+#[test]
+fn redis_gets_any_password_and_three_quarters_of_its_memory() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let place = |name: &str| folder.path().join(name);
+    let script = fs::read_to_string(repository().join("deploy/redis.sh")).expect("the script is readable");
+    let script = [
+        ("/etc/redis.conf", repository().join("deploy/redis.conf")),
+        ("/run/secrets/password", place("password")),
+        ("/sys/fs/cgroup/memory.max", place("limit")),
+        ("/tmp/redis.conf", place("redis.conf")),
+    ]
+    .iter()
+    .fold(script, |script, (theirs, ours)| {
+        assert!(script.contains(theirs), "{theirs}");
+        script.replace(theirs, &ours.display().to_string())
+    });
+    fs::write(place("redis.sh"), script).expect("it can be written");
+    fs::write(place("password"), " pa\"ss\\ w#ord\n").expect("it can be written");
+    // In place of the server: shows the configuration that it is given.
+    let server = place("redis-server");
+    fs::write(&server, "#!/bin/sh\ncat \"$1\"\n").expect("it can be written");
+    fs::set_permissions(&server, PermissionsExt::from_mode(0o755)).expect("the mode can be set");
+    let path = format!("{}:{}", folder.path().display(), path());
+
+    for (limit, memory) in [("67108864\n", Some("maxmemory 50331648")), ("max\n", None)] {
+        fs::write(place("limit"), limit).expect("it can be written");
+        let configuration = run(&place("redis.sh"), &[], &path);
+        let last = configuration.lines().rfind(|line| line.starts_with("maxmemory "));
+        assert_eq!(last, memory.or(Some("maxmemory 768mb")));
+        assert!(
+            configuration
+                .lines()
+                .any(|line| line == r#"requirepass " pa\"ss\\ w#ord""#),
+            "{configuration}"
+        );
+    }
+}
