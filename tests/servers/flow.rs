@@ -119,7 +119,7 @@ async fn deliveries_of_every_provider_become_exact_rows_and_an_explained_decisio
         decision.text
     );
 
-    for (role, dependencies) in [(&system.host, 2), (&consumer, 4), (&system.inference, 3)] {
+    for (role, dependencies) in [(&system.host, 3), (&consumer, 4), (&system.inference, 3)] {
         let ready = system.get(role, "/ready").await;
         assert_eq!(
             (ready.status, &ready.body["status"]),
