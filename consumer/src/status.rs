@@ -13,7 +13,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use listener::{Limits, Probe, Readiness, SharedReadiness, probe};
+use listener::{Limits, Readiness, SharedReadiness, probe};
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -99,13 +99,12 @@ async fn ready(State(status): State<Status>) -> Readiness {
             probe("profiles", false, dependencies.profiles.ping())
         );
         // They may answer, and refuse what is needed: for lack of a right, or of room. The identity graph needs the bus, too.
-        let checked = |probe: Probe, trouble: Option<String>| match trouble {
-            Some(error) => probe.or_unusable(error),
-            None => probe,
-        };
-        let (bus, events) = (checked(bus, bus_trouble), checked(events, events_trouble));
-        let identities = checked(identities, identities_trouble);
-        [bus, events, identities, profiles]
+        [
+            bus.or_unusable(bus_trouble),
+            events.or_unusable(events_trouble),
+            identities.or_unusable(identities_trouble),
+            profiles,
+        ]
     };
     status.readiness.ask(probes).await
 }

@@ -127,12 +127,12 @@ impl SharedReadiness {
 }
 
 impl Probe {
-    /// Says, of a dependency that answers, why what it holds cannot be used, or what it refuses.
+    /// Says, of a dependency that answers, why what it holds cannot be used, or what it refuses, if there is such a reason.
     #[must_use]
-    pub fn or_unusable(mut self, failure: String) -> Self {
-        if self.failure.is_none() {
+    pub fn or_unusable(mut self, failure: Option<String>) -> Self {
+        if self.failure.is_none() && failure.is_some() {
             self.dependency.status = "unusable";
-            self.failure = Some(failure);
+            self.failure = failure;
         }
         self
     }
@@ -246,7 +246,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_answers_may_still_be_unusable() {
-        let unusable = |probe: Probe| Readiness::of([probe.or_unusable("why".to_owned())]);
+        let unusable = |probe: Probe| Readiness::of([probe.or_unusable(Some("why".to_owned()))]);
         let answers = unusable(asked("accounts", false, true).await);
         assert_eq!(answers.status, "degraded");
         assert_eq!(answers.dependencies["accounts"].status, "unusable");

@@ -7,7 +7,7 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
-use listener::{Probe, Readiness, probe};
+use listener::{Readiness, probe};
 use serde_json::json;
 use store::StoreError;
 
@@ -32,19 +32,15 @@ pub(super) async fn ready(State(app): State<App>) -> Response {
             probe("dead_letters", false, async { Ok::<_, StoreError>(()) }),
             probe("accounts", false, intake.accounts.refresh())
         );
-        let checked = |probe: Probe, denial: Option<String>| match denial {
-            Some(reason) => probe.or_unusable(reason),
-            None => probe,
-        };
-        let bus = checked(bus, intake.denials.events.reason());
-        let letters = checked(letters, intake.denials.letters.reason());
-        let accounts = match intake.accounts.unusable() {
-            0 => accounts,
-            unusable => accounts.or_unusable(format!(
-                "{unusable} stored accounts cannot be used, usually because another `host.seal_key` sealed them"
-            )),
-        };
-        [bus, letters, accounts]
+        let unusable = intake.accounts.unusable();
+        let sealed_otherwise = (unusable > 0).then(|| {
+            format!("{unusable} stored accounts cannot be used, usually because another `host.seal_key` sealed them")
+        });
+        [
+            bus.or_unusable(intake.denials.events.reason()),
+            letters.or_unusable(intake.denials.letters.reason()),
+            accounts.or_unusable(sealed_otherwise),
+        ]
     };
     app.readiness.ask(probes).await.into_response()
 }
