@@ -18,6 +18,7 @@
 //! - **End.** At shutdown the first stage stops reading, the others finish their batches and end one after the other, and
 //!   the finished batches are committed. A stage that cannot finish ends the others; their batches are read again.
 
+mod doubts;
 mod prepare;
 mod profile_store;
 mod profiles;

@@ -59,6 +59,7 @@ pub(crate) struct Metrics {
     requests: Family<RequestLabels, Counter>,
     request_seconds: Family<RouteLabels, Histogram, fn() -> Histogram>,
     latency_drift: Family<ProviderLabels, Gauge>,
+    profiles_doubted: Gauge,
     /// Explanations waiting to be stored.
     pub(crate) explanations_pending: Gauge,
     /// Failed attempts to store an explanation, which are retried.
@@ -80,6 +81,7 @@ impl Metrics {
             requests: Family::default(),
             request_seconds: Family::new_with_constructor(|| Histogram::new(REQUEST_BUCKETS)),
             latency_drift: Family::default(),
+            profiles_doubted: Gauge::default(),
             explanations_pending: Gauge::default(),
             explanation_retries: Counter::default(),
         };
@@ -112,6 +114,11 @@ impl Metrics {
             "sendflowr_inference_latency_drift",
             "Whether a provider's delays deviate from the expected ones more than before: 1 or 0; absent without enough mail",
             metrics.latency_drift.clone(),
+        );
+        registry.register(
+            "sendflowr_inference_profiles_doubted",
+            "Whether a consumer cannot update profiles, so that decisions read people's events instead: 1 or 0",
+            metrics.profiles_doubted.clone(),
         );
         registry.register(
             "sendflowr_inference_explanations_pending",
@@ -152,6 +159,11 @@ impl Metrics {
             let drifts = i64::from(drift.state == DriftState::Drifting);
             self.latency_drift.get_or_create(&labels).set(drifts);
         }
+    }
+
+    /// Reports whether profiles are doubted.
+    pub(crate) fn profiles_doubted(&self, are_doubted: bool) {
+        self.profiles_doubted.set(are_doubted.into());
     }
 
     /// Counts a fit.

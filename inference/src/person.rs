@@ -20,6 +20,7 @@ use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use store::{StoreError, events::Events, identity::Person, profiles::Profiles};
+use tokio::sync::OnceCell;
 use utoipa::ToSchema;
 
 use crate::{Dependencies, InferenceConfig, decision::unsubscribed, error::ApiError, metrics::Metrics};
@@ -41,6 +42,8 @@ pub(crate) enum ProfileSource {
     History,
     /// The person's events, because the profile store does not answer.
     HistoryProfilesUnreachable,
+    /// The person's events, because a consumer could not update the profile store.
+    HistoryProfilesDoubted,
 }
 
 /// Where the ids of a person came from.
@@ -155,6 +158,9 @@ pub(crate) struct People {
     rebuilt: Cache<UniversalId, Rebuilt>,
     identities_reach: Reach,
     profiles_reach: Reach,
+    /// Whether a consumer said that stored profiles lack events.
+    are_profiles_doubted: AtomicBool,
+    first_look: OnceCell<()>,
     metrics: Metrics,
 }
 
@@ -182,7 +188,34 @@ impl People {
                 "using cached people, or the ids in the request",
             ),
             profiles_reach: Reach::new("the profile store", "profiles are rebuilt from events"),
+            are_profiles_doubted: AtomicBool::new(false),
+            first_look: OnceCell::new(),
             metrics,
+        }
+    }
+
+    /// Looks whether a consumer doubts profiles. If the event store does not answer, they stay as believable as they were: what
+    /// cannot be read cannot be read instead of them either.
+    pub(crate) async fn look_for_doubts(&self) {
+        let doubts = match self.dependencies.events.profile_doubts().await {
+            Ok(doubts) => doubts,
+            Err(error) => {
+                tracing::debug!(%error, "cannot read whether profiles lack events");
+                return;
+            }
+        };
+        let are_doubted = !doubts.is_empty();
+        self.metrics.profiles_doubted(are_doubted);
+        match (
+            self.are_profiles_doubted.swap(are_doubted, Ordering::Relaxed),
+            are_doubted,
+        ) {
+            (false, true) => tracing::warn!(
+                profiles.doubts = doubts.len(),
+                "a consumer could not update profiles: they are rebuilt from events"
+            ),
+            (true, false) => tracing::info!("profiles have all events again"),
+            _ => {}
         }
     }
 
@@ -370,14 +403,19 @@ impl People {
         with_events: &HashSet<&UniversalId>,
         since: Timestamp,
     ) -> HashMap<UniversalId, ProfileOrError> {
-        let (stored, on_miss) = match self.dependencies.profiles.get(ids).await {
-            Ok(stored) => {
-                self.profiles_reach.answered();
-                (stored, ProfileSource::History)
-            }
-            Err(error) => {
-                self.profiles_reach.failed(&error);
-                (vec![None; ids.len()], ProfileSource::HistoryProfilesUnreachable)
+        self.first_look.get_or_init(|| self.look_for_doubts()).await;
+        let (stored, on_miss) = if self.are_profiles_doubted.load(Ordering::Relaxed) {
+            (vec![None; ids.len()], ProfileSource::HistoryProfilesDoubted)
+        } else {
+            match self.dependencies.profiles.get(ids).await {
+                Ok(stored) => {
+                    self.profiles_reach.answered();
+                    (stored, ProfileSource::History)
+                }
+                Err(error) => {
+                    self.profiles_reach.failed(&error);
+                    (vec![None; ids.len()], ProfileSource::HistoryProfilesUnreachable)
+                }
             }
         };
         let mut profiles: HashMap<UniversalId, ProfileOrError> = HashMap::with_capacity(ids.len());

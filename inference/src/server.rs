@@ -33,6 +33,10 @@ const FIRST_REFIT: Duration = Duration::from_secs(60);
 /// Time between two looks for tables that `sendflowr train` saved. A look costs next to nothing if there are none.
 const WATCH_EVERY: Duration = Duration::from_secs(2);
 
+/// Time between two looks whether a consumer doubts profiles. For so long a decision may use one that lacks events; a look reads a
+/// table of a few rows.
+const LOOK_FOR_DOUBTS_EVERY: Duration = Duration::from_secs(1);
+
 /// Time between two audits of arrivals: they compare hours, and each reads the decisions of two weeks.
 const AUDIT_EVERY: Duration = Duration::from_secs(3_600);
 
@@ -95,6 +99,18 @@ impl Server {
                 std::future::ready(())
             })
         };
+        let doubts = {
+            let service = Arc::clone(&service);
+            on_schedule(
+                background.clone(),
+                LOOK_FOR_DOUBTS_EVERY,
+                LOOK_FOR_DOUBTS_EVERY,
+                move || {
+                    let service = Arc::clone(&service);
+                    async move { service.people.look_for_doubts().await }
+                },
+            )
+        };
         let tables = {
             let config = config.clone();
             let first = FIRST_REFIT.min(config.refit_interval);
@@ -131,7 +147,7 @@ impl Server {
         Self {
             router,
             writers,
-            schedules: vec![latency, watched, tables, audit],
+            schedules: vec![latency, watched, doubts, tables, audit],
             background,
         }
     }

@@ -6,6 +6,8 @@ mod shares;
 mod sqlite;
 mod trial;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use event::{Event, MailboxProvider, Timestamp, TraceId, UniversalId, profile::Profile};
 use serde::{Deserialize, Serialize};
@@ -134,7 +136,26 @@ pub struct Holdings {
     pub explanations: u64,
 }
 
-/// Stores events and explanations.
+/// A consumer that could not update profiles.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProfileDoubt {
+    /// The name that the consumer gave itself.
+    pub consumer: String,
+    /// How long ago it last said so.
+    pub told_before: Duration,
+}
+
+impl ProfileDoubt {
+    /// Returns the doubt of a consumer that spoke so many milliseconds ago; a clock that was set back may make them negative.
+    fn told_before(consumer: String, millis: i64) -> Self {
+        Self {
+            consumer,
+            told_before: Duration::from_millis(millis.max(0).unsigned_abs()),
+        }
+    }
+}
+
+/// Stores events and explanations, and whether profiles, which are made from events, can be believed.
 #[async_trait]
 pub trait Events: Send + Sync {
     /// Writes a batch. An event whose id is already stored changes nothing.
@@ -292,6 +313,25 @@ pub trait Events: Send + Sync {
     /// # Errors
     /// [`StoreError`] when some of it may be left: erasing again removes the rest.
     async fn erase(&self, ids: &[UniversalId]) -> Result<Holdings, StoreError>;
+
+    /// Notes that this consumer stored events that it could not add to profiles: until [`trust_profiles`](Self::trust_profiles), no
+    /// stored profile may be believed. To be called again while it lasts, so that others see that the consumer is alive.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it cannot be noted.
+    async fn doubt_profiles(&self, consumer: &str) -> Result<(), StoreError>;
+
+    /// Notes that profiles have all events that this consumer stored, or are gone.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it cannot be noted.
+    async fn trust_profiles(&self, consumer: &str) -> Result<(), StoreError>;
+
+    /// Returns the consumers that doubt profiles, in no particular order.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store cannot be read.
+    async fn profile_doubts(&self) -> Result<Vec<ProfileDoubt>, StoreError>;
 
     /// Checks that the store can be read and written.
     ///

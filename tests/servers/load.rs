@@ -19,7 +19,7 @@ use synth::delivery::{Account, Action, Kind};
 use tokio::task::JoinSet;
 
 /// The number of people who click.
-const PEOPLE: usize = 20;
+pub(crate) const PEOPLE: usize = 20;
 
 /// Deliveries in flight at once.
 const SENDERS: usize = 16;

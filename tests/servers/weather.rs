@@ -11,7 +11,7 @@ use integration_tests::{eventually, scaled::System};
 use serde_json::json;
 use synth::delivery::{Account, Action, Kind};
 
-use crate::load::{Clicks, Load, account};
+use crate::load::{Clicks, Load, PEOPLE, account};
 
 /// How long a server is down: several times as long as any timeout of the engines.
 const AWAY: Duration = Duration::from_secs(20);
@@ -241,6 +241,49 @@ async fn the_consumer_waits_for_a_redis_that_is_slow() {
         .metric(&consumer, "sendflowr_consumer_profile_failures_total ")
         .await;
     assert_eq!(failures, Some(0.0));
+    drop(consumer);
+    Arc::into_inner(system).unwrap().clean().await;
+}
+
+/// Redis answers the decision service as ever, but the profiles in it lack what happens meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs servers; cargo xtask test starts them"]
+async fn decisions_do_not_use_profiles_that_the_consumer_cannot_write() {
+    let (system, clicks) = system().await;
+    let user = format!("consumer-{}", system.servers.mark);
+    system
+        .servers
+        .redis(&format!("ACL SETUSER {user} on >secret ~* &* +@all"))
+        .await;
+    let consumer = system.consumer_as(&user, "secret").await;
+    let question = json!({ "email": clicks.email(0) });
+    let evidence = async || system.ask("/timing/decide", &question).await.body["evidence"].clone();
+    clicks.send(&system, 0).await;
+    eventually("the profile is stored", async || {
+        let evidence = evidence().await;
+        evidence["profile_source"] == "stored" && evidence["n"] == 1
+    })
+    .await;
+    system
+        .servers
+        .redis(&format!("ACL SETUSER {user} -@write -@scripting"))
+        .await;
+    clicks.send(&system, PEOPLE).await;
+    eventually("the second click counts", async || {
+        let evidence = evidence().await;
+        evidence["profile_source"] == "history_profiles_doubted" && evidence["n"] == 2
+    })
+    .await;
+    let ready = system.get(&system.inference, "/ready").await;
+    assert_eq!(ready.body["status"], "ready", "{}", ready.text);
+
+    system.servers.redis(&format!("ACL SETUSER {user} +@all")).await;
+    eventually("profiles are believed again", async || {
+        let evidence = evidence().await;
+        evidence["profile_source"] == "stored" && evidence["n"] == 2
+    })
+    .await;
+    system.until_committed(&consumer).await;
     drop(consumer);
     Arc::into_inner(system).unwrap().clean().await;
 }

@@ -22,6 +22,11 @@ impl Role {
     /// Starts a role in this folder, with the folder's configuration and data, and waits until it reports
     /// that it is ready.
     pub async fn launch(folder: &Path, name: &'static str) -> Self {
+        Self::launch_with(folder, name, &[]).await
+    }
+
+    /// Like [`Role::launch`], with these environment variables.
+    pub(crate) async fn launch_with(folder: &Path, name: &'static str, variables: &[(&str, &str)]) -> Self {
         let log = fs::OpenOptions::new()
             .create(true)
             .append(true)
@@ -31,6 +36,7 @@ impl Role {
             .current_dir(folder)
             .args([name, "--listen", "127.0.0.1:0", "--data", "data", "--plugins"])
             .arg(plugins())
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)

@@ -61,6 +61,15 @@ impl System {
         Role::launch(self.folder.path(), "consumer").await
     }
 
+    /// Starts one more consumer, which is another user of Redis than the other roles.
+    pub async fn consumer_as(&self, user: &str, password: &str) -> Role {
+        let variables = [
+            ("SENDFLOWR_REDIS__USER", user),
+            ("SENDFLOWR_REDIS__PASSWORD", password),
+        ];
+        Role::launch_with(self.folder.path(), "consumer", &variables).await
+    }
+
     /// Ends the host and the inference service. Consumers can still be started.
     pub fn end_services(&mut self) {
         self.host.end();

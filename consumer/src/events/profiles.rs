@@ -12,9 +12,9 @@
 //! 5. **Events of stale profiles are not committed.** If this process dies before it has rebuilt the profiles, the process
 //!    that takes over reads the events again and updates the profiles then.
 //! 6. **If too many profiles are stale, or have been stale for too long, all profiles are cleared** as soon as the store
-//!    answers again, and commits continue meanwhile: reading hours of events again would hold up new ones. Profiles that lack
-//!    events only remain if the process dies before that and the store was only unreachable, so that it has kept its data;
-//!    a store that lost its process or its memory has no profiles to begin with.
+//!    answers again, and commits continue meanwhile: reading hours of events again would hold up new ones.
+//! 7. **While profiles are stale, readers believe none.** They may reach the store when this process does not, so they are told
+//!    through the event store. If this process dies before it takes that back, another one clears all profiles.
 //!
 //! An event that is processed a second time may get another verdict on whether a machine caused it; the stored verdict is
 //! the first one. So if a batch contained events that were already stored, its profiles are rebuilt from history too. Not
@@ -44,7 +44,7 @@ use tokio::{
 };
 use tracing::Instrument;
 
-use super::{Context, IDLE_WAIT, IN_FLIGHT, Settled, Written, profile_store::ProfileStore};
+use super::{Context, IDLE_WAIT, IN_FLIGHT, Settled, Written, doubts::Doubts, profile_store::ProfileStore};
 use crate::{ConsumerError, Dependencies, Metrics};
 
 /// People whose profiles are rebuilt and written before checking again whether the profile store can still be called: as many as
@@ -84,6 +84,7 @@ pub(super) async fn run(
             Err(_) => {}
         }
         keeper.repair().await;
+        keeper.tell_readers().await;
         // What is committed is stored and applied to profiles; a successor need not process it again.
         if keeper.are_settled() && !due.progress.is_empty() {
             let through = std::mem::take(&mut due);
@@ -125,6 +126,9 @@ struct ProfileKeeper {
     /// Whether profiles lack events and it is not known which. The store is then neither read nor written until it is
     /// cleared.
     lost_track: bool,
+    doubts: Doubts,
+    /// Consumers whose doubts end when the store is cleared.
+    gone: Vec<String>,
     /// The task that clears the store. It goes through the whole store, so events do not wait for it.
     forgetting: Option<JoinHandle<Result<(), StoreError>>>,
 }
@@ -141,6 +145,8 @@ impl ProfileKeeper {
             stale: BTreeSet::new(),
             stale_since: None,
             lost_track: false,
+            doubts: Doubts::new(events.clone()),
+            gone: Vec::new(),
             forgetting: None,
         }
     }
@@ -231,9 +237,14 @@ impl ProfileKeeper {
         self.rebuild(lost).await;
     }
 
-    /// Checks whether everything processed so far is in the profiles, or is never going to be.
+    /// Checks whether everything processed so far is in the profiles, or is never going to be, as readers know.
     fn are_settled(&self) -> bool {
-        self.stale.is_empty()
+        self.stale.is_empty() && (!self.lost_track || self.doubts.are_told())
+    }
+
+    /// Lets readers know whether profiles can be believed.
+    async fn tell_readers(&mut self) {
+        self.doubts.tell(self.lost_track || !self.stale.is_empty()).await;
     }
 
     /// Rebuilds some of the profiles known to be stale, if there are any and the store can be called; or has the store
@@ -252,6 +263,12 @@ impl ProfileKeeper {
             }
             let some: Vec<UniversalId> = self.stale.iter().take(REPAIRS_AT_ONCE).cloned().collect();
             self.rebuild(some).await;
+        } else if self.stale.is_empty() && !self.store.is_closed() {
+            self.gone = self.doubts.gone().await;
+            if !self.gone.is_empty() {
+                tracing::warn!("a consumer that is gone left profiles that lack events; all will be cleared");
+                self.forget_which();
+            }
         }
     }
 
@@ -266,6 +283,7 @@ impl ProfileKeeper {
                 Ok(()) => {
                     tracing::info!("all profiles were cleared; each is rebuilt from events");
                     self.lost_track = false;
+                    self.doubts.withdraw(std::mem::take(&mut self.gone)).await;
                     self.store.succeeded();
                     self.metrics.profiles_all_stale(false);
                 }
@@ -361,6 +379,11 @@ impl ProfileKeeper {
             "too many profiles lack events, or have lacked them for too long; all will be cleared when the profile store \
              works again"
         );
+        self.forget_which();
+    }
+
+    /// Has all profiles cleared.
+    fn forget_which(&mut self) {
         self.stale.clear();
         (self.lost_track, self.stale_since) = (true, None);
         self.metrics.profiles_stale(0);

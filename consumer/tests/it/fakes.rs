@@ -15,8 +15,8 @@ use store::{
     StoreError,
     bus::{Bus, DEAD_LETTERS_TOPIC, EVENTS_TOPIC, Lag, NewRecord, Position, Progress, Record, Subscription},
     events::{
-        EventCount, Events, Holdings, LatencySample, Sample, StoredEvent, StoredExplanation, StoredForecast,
-        StoredTrial, Touch, WriteReport,
+        EventCount, Events, Holdings, LatencySample, ProfileDoubt, Sample, StoredEvent, StoredExplanation,
+        StoredForecast, StoredTrial, Touch, WriteReport,
     },
     identity::{AuditEntry, ErasedIdentities, Identities, Person, Sighting},
     profiles::{Profiles, Seen, Update},
@@ -254,6 +254,12 @@ pub(crate) struct FakeEvents {
     pub(crate) histories: AtomicUsize,
     /// Reports like an engine that deduplicates later: all events were inserted.
     pub(crate) cannot_tell_duplicates: Switch,
+    /// Doubts cannot be noted, and everything else works.
+    pub(crate) doubts_fail: Switch,
+    /// Number of times that profiles were doubted.
+    pub(crate) doubts_raised: AtomicUsize,
+    /// Consumers that doubt profiles, and when they last said so.
+    doubts: Mutex<HashMap<String, tokio::time::Instant>>,
 }
 
 impl FakeEvents {
@@ -263,6 +269,11 @@ impl FakeEvents {
 
     pub(crate) fn ids(&self) -> Vec<String> {
         self.rows().into_iter().map(|row| row.event.event_id).collect()
+    }
+
+    /// Returns how many consumers doubt profiles.
+    pub(crate) fn doubts(&self) -> usize {
+        self.doubts.lock().unwrap().len()
     }
 
     fn check(&self) -> Result<(), StoreError> {
@@ -432,6 +443,33 @@ impl Events for FakeEvents {
 
     async fn erase(&self, _: &[UniversalId]) -> Result<Holdings, StoreError> {
         Err(misconfigured())
+    }
+
+    async fn doubt_profiles(&self, consumer: &str) -> Result<(), StoreError> {
+        self.check()?;
+        if self.doubts_fail.is_on() {
+            return Err(unavailable());
+        }
+        self.doubts_raised.fetch_add(1, Ordering::SeqCst);
+        let now = tokio::time::Instant::now();
+        self.doubts.lock().unwrap().insert(consumer.into(), now);
+        Ok(())
+    }
+
+    async fn trust_profiles(&self, consumer: &str) -> Result<(), StoreError> {
+        self.check()?;
+        self.doubts.lock().unwrap().remove(consumer);
+        Ok(())
+    }
+
+    async fn profile_doubts(&self) -> Result<Vec<ProfileDoubt>, StoreError> {
+        self.check()?;
+        let doubts = self.doubts.lock().unwrap();
+        let doubts = doubts.iter().map(|(consumer, at)| ProfileDoubt {
+            consumer: consumer.clone(),
+            told_before: at.elapsed(),
+        });
+        Ok(doubts.collect())
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -146,6 +146,100 @@ async fn writes_that_fail_are_tried_ever_less_often_although_reads_work() {
     running.stop().await.unwrap();
 }
 
+/// Readers may reach the profile store when the consumer does not, or may read it when the consumer cannot write.
+#[tokio::test(start_paused = true)]
+async fn readers_are_told_while_profiles_lack_events() {
+    let world = World::default();
+    let events = deliveries(600, 60);
+    world.bus.put_events(&events[..300]);
+    let running = world.start();
+    world.caught_up().await;
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    assert_eq!(world.events.doubts(), 0);
+
+    world.profiles.writes_fail.on();
+    world.bus.put_events(&events[300..]);
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(world.events.doubts(), 1);
+    // The doubt is younger than a minute however long it lasts, so that no other consumer takes this one for gone.
+    for _ in 0..100 {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let doubts = store::events::Events::profile_doubts(&*world.events).await;
+        assert!(doubts.unwrap()[0].told_before < Duration::from_secs(20));
+    }
+
+    world.profiles.writes_fail.off();
+    world.caught_up().await;
+    eventually("readers are told that it is over", async || {
+        world.events.doubts() == 0
+    })
+    .await;
+    running.stop().await.unwrap();
+}
+
+/// All decisions reading events is too much for one call that timed out.
+#[tokio::test(start_paused = true)]
+async fn a_moment_without_the_profile_store_raises_no_doubt() {
+    let world = World::default();
+    let events = deliveries(600, 60);
+    world.bus.put_events(&events[..300]);
+    let running = world.start();
+    world.caught_up().await;
+    world.profiles.down.on();
+    world.bus.put_events(&events[300..]);
+    eventually("profiles are stale", async || {
+        running.metric("sendflowr_consumer_profiles_stale") > 0.0
+    })
+    .await;
+    world.profiles.down.off();
+    world.caught_up().await;
+    assert_eq!(world.events.doubts_raised.load(Ordering::SeqCst), 0);
+    running.stop().await.unwrap();
+}
+
+/// Nobody else knows which profiles a consumer knew to be stale when it died.
+#[tokio::test(start_paused = true)]
+async fn the_doubt_of_a_consumer_that_died_ends_when_another_has_cleared_all_profiles() {
+    let world = World::default();
+    world.bus.put_events(&deliveries(600, 60));
+    let running = world.start();
+    world.caught_up().await;
+    world.profiles.down.on();
+    world.bus.put_events(&[event("p5", Opened, "m5", 9_000)]);
+    // More than ten minutes: the event is committed, and no successor reads it again.
+    tokio::time::sleep(Duration::from_secs(700)).await;
+    world.caught_up().await;
+    running.kill().await;
+
+    world.profiles.down.off();
+    let running = world.start();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(world.events.doubts(), 1, "the other may still be there");
+    assert_eq!(world.profiles.clears.load(Ordering::SeqCst), 0);
+    eventually("the doubt has ended", async || world.events.doubts() == 0).await;
+    assert_eq!(world.profiles.clears.load(Ordering::SeqCst), 1);
+    assert!(world.profiles.of(&person("p5")).is_empty());
+    running.stop().await.unwrap();
+}
+
+/// While the event store fails there is nobody to tell; but once commits go on without the profiles, readers must know.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_committed_without_its_profile_before_readers_know() {
+    let world = World::default();
+    world.bus.put_events(&deliveries(600, 60));
+    let running = world.start();
+    world.caught_up().await;
+    world.profiles.down.on();
+    world.events.doubts_fail.on();
+    world.bus.put_events(&[event("p5", Opened, "m5", 9_000)]);
+    tokio::time::sleep(Duration::from_secs(700)).await;
+    assert_eq!(world.bus.committed(EVENTS_GROUP), 600);
+    world.events.doubts_fail.off();
+    world.caught_up().await;
+    assert_eq!(world.events.doubts(), 1);
+    running.stop().await.unwrap();
+}
+
 /// Reading hours of events again would hold up new ones.
 #[tokio::test(start_paused = true)]
 async fn after_a_long_outage_all_profiles_are_forgotten() {

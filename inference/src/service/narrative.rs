@@ -26,10 +26,15 @@ pub(super) fn sentences(inquiry: &Inquiry, choice: &Choice, explanation: &Explan
                 .to_owned(),
         );
     }
-    if explanation.evidence.profile_source == ProfileSource::HistoryProfilesUnreachable {
-        why.push(
-            "The profile store did not answer: the profile was rebuilt from the person's events.".to_owned(),
-        );
+    let not_stored = match explanation.evidence.profile_source {
+        ProfileSource::Stored | ProfileSource::History => None,
+        ProfileSource::HistoryProfilesUnreachable => Some("The profile store did not answer"),
+        ProfileSource::HistoryProfilesDoubted => Some("Stored profiles lack events that came in lately"),
+    };
+    if let Some(cause) = not_stored {
+        why.push(format!(
+            "{cause}: the profile was rebuilt from the person's events."
+        ));
     }
     let is_models = choice
         .experiment

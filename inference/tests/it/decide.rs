@@ -419,6 +419,46 @@ async fn exploration_is_not_said_to_draw_from_all_minutes() {
     panic!("no decision explored");
 }
 
+/// The profile store answers here, but a consumer could not write to it.
+#[tokio::test]
+async fn doubted_profiles_are_not_used() {
+    let stores = Stores::default();
+    for email in ["ann@example.com", "bob@example.com"] {
+        evening_clicks(&stores, email, 10, now());
+    }
+    let unsubscribed = event(
+        "ann@example.com",
+        EventType::Unsubscribed,
+        now().plus_millis(-1_000),
+    );
+    stores.store_event(unsubscribed);
+    stores.events.profiles_doubted.store(true, Ordering::SeqCst);
+    let app = TestApp::start(stores);
+    let about = |email: &str| json!({"email": email, "now": NOW});
+    let (_, refused) = app.post("/timing/decide", &about("ann@example.com")).await;
+    assert_eq!(refused["error"]["reason"], "unsubscribed", "{refused}");
+
+    let (_, decision) = app.post("/timing/decide", &about("bob@example.com")).await;
+    let source = &decision["evidence"]["profile_source"];
+    assert_eq!(source, "history_profiles_doubted", "{decision}");
+    let why = decision["why"].to_string();
+    assert!(why.contains("Stored profiles lack events"), "{why}");
+    let gauge = async || {
+        let (_, metrics) = app.get("/metrics").await;
+        let metrics = metrics.as_str().unwrap();
+        metrics.contains("\nsendflowr_inference_profiles_doubted 1\n")
+    };
+    assert!(gauge().await);
+
+    app.events.profiles_doubted.store(false, Ordering::SeqCst);
+    eventually("profiles are believed again", async || {
+        let (_, decision) = app.post("/timing/decide", &about("bob@example.com")).await;
+        decision["evidence"]["profile_source"] == "stored"
+    })
+    .await;
+    assert!(!gauge().await);
+}
+
 #[tokio::test]
 async fn stores_that_do_not_answer_cost_evidence_before_they_cost_answers() {
     let stores = Stores::default();

@@ -18,8 +18,8 @@ use sendflowr_inference::Dependencies;
 use store::{
     StoreError,
     events::{
-        EventCount, Events, Holdings, LatencySample, Sample, StoredEvent, StoredExplanation, StoredForecast,
-        StoredTrial, Touch, TouchKind, WriteReport,
+        EventCount, Events, Holdings, LatencySample, ProfileDoubt, Sample, StoredEvent, StoredExplanation,
+        StoredForecast, StoredTrial, Touch, TouchKind, WriteReport,
     },
     identity::{AuditEntry, ErasedIdentities, Identities, Person, Sighting},
     profiles::{Profiles, Seen, Update},
@@ -87,6 +87,8 @@ pub(crate) struct FakeEvents {
     pub(crate) stored: Mutex<Vec<StoredEvent>>,
     pub(crate) latencies: Mutex<Vec<LatencySample>>,
     pub(crate) explanations: Mutex<HashMap<String, StoredExplanation>>,
+    /// Whether a consumer doubts profiles.
+    pub(crate) profiles_doubted: AtomicBool,
 }
 
 #[async_trait]
@@ -301,6 +303,24 @@ impl Events for FakeEvents {
 
     async fn erase(&self, _: &[UniversalId]) -> Result<Holdings, StoreError> {
         Err(not_asked())
+    }
+
+    async fn doubt_profiles(&self, _: &str) -> Result<(), StoreError> {
+        Err(not_asked())
+    }
+
+    async fn trust_profiles(&self, _: &str) -> Result<(), StoreError> {
+        Err(not_asked())
+    }
+
+    async fn profile_doubts(&self) -> Result<Vec<ProfileDoubt>, StoreError> {
+        unavailable(&self.down)?;
+        let is_doubted = self.profiles_doubted.load(Ordering::SeqCst);
+        let doubt = is_doubted.then(|| ProfileDoubt {
+            consumer: "another".into(),
+            told_before: std::time::Duration::ZERO,
+        });
+        Ok(doubt.into_iter().collect())
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

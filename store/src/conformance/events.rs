@@ -1,4 +1,5 @@
 mod decisions;
+mod doubts;
 mod erasure;
 mod history;
 mod latency;
@@ -37,6 +38,7 @@ pub async fn events(store: Arc<dyn Events>) {
     history::the_first_verdict_on_an_event_counts(store).await;
     erasure::all_events_of_an_id_are_read_page_by_page(store).await;
     erasure::people_are_erased_and_others_stay(store).await;
+    doubts::profiles_are_doubted_until_each_consumer_trusts_them(store).await;
 }
 
 fn person(name: &str) -> UniversalId {

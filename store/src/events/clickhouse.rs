@@ -28,8 +28,8 @@ use self::{
     rows::{EventRow, ExplanationRow, ForecastRow, LatencyRow, OccurrenceRow, TouchRow, TrialRow},
 };
 use super::{
-    EventCount, Events, Holdings, LatencySample, Sample, StoredEvent, StoredExplanation, StoredForecast,
-    StoredTrial, Touch, TouchKind, WriteReport,
+    EventCount, Events, Holdings, LatencySample, ProfileDoubt, Sample, StoredEvent, StoredExplanation,
+    StoredForecast, StoredTrial, Touch, TouchKind, WriteReport,
     shares::{PeopleShare, Shares},
 };
 use crate::StoreError;
@@ -176,6 +176,13 @@ impl ClickHouseEvents {
         })
         .await?;
         events.into_iter().collect()
+    }
+
+    async fn note_doubt(&self, consumer: &str, doubts: bool) -> Result<(), StoreError> {
+        let query = self
+            .client
+            .query("INSERT INTO profile_doubts (consumer, doubts) VALUES (?, ?)");
+        self.answer(query.bind(consumer).bind(doubts).execute()).await
     }
 
     /// Waits for a response, but not longer than the request timeout.
@@ -539,6 +546,27 @@ impl Events for ClickHouseEvents {
 
     async fn erase(&self, ids: &[UniversalId]) -> Result<Holdings, StoreError> {
         erasure::erase(&self.client, ids).await
+    }
+
+    async fn doubt_profiles(&self, consumer: &str) -> Result<(), StoreError> {
+        self.note_doubt(consumer, true).await
+    }
+
+    async fn trust_profiles(&self, consumer: &str) -> Result<(), StoreError> {
+        self.note_doubt(consumer, false).await
+    }
+
+    async fn profile_doubts(&self) -> Result<Vec<ProfileDoubt>, StoreError> {
+        // All times are the server's.
+        let query = self.client.query(
+            "SELECT consumer, dateDiff('millisecond', max(at), now64(6)) FROM profile_doubts \
+             GROUP BY consumer HAVING argMax(doubts, at)",
+        );
+        let doubts: Vec<(String, i64)> = self.answer(query.fetch_all()).await?;
+        let doubts = doubts
+            .into_iter()
+            .map(|(consumer, ms)| ProfileDoubt::told_before(consumer, ms));
+        Ok(doubts.collect())
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -9,10 +9,7 @@ mod forecasts;
 mod rows;
 mod trials;
 
-use std::{
-    path::Path,
-    time::{Duration, SystemTime},
-};
+use std::{path::Path, time::Duration};
 
 use async_trait::async_trait;
 use event::{Event, Timestamp, UniversalId, profile::Profile};
@@ -20,13 +17,13 @@ use futures::{Stream, StreamExt, TryStreamExt};
 use sqlx::{QueryBuilder, Row, sqlite::SqliteRow};
 
 use super::{
-    EXPLANATION_DAYS, EventCount, Events, Holdings, LatencySample, Sample, StoredEvent, StoredExplanation,
-    StoredForecast, StoredTrial, Touch, WriteReport, campaign_type, payload_bytes,
+    EXPLANATION_DAYS, EventCount, Events, Holdings, LatencySample, ProfileDoubt, Sample, StoredEvent,
+    StoredExplanation, StoredForecast, StoredTrial, Touch, WriteReport, campaign_type, payload_bytes,
     shares::{PeopleShare, Shares},
 };
 use crate::{
     StoreError,
-    sqlite::{Database, Durability, ROWS, Step, classify},
+    sqlite::{Database, Durability, ROWS, Step, classify, now},
 };
 
 const EVENT_STEPS: &[Step] = &[
@@ -44,6 +41,11 @@ const EVENT_STEPS: &[Step] = &[
         version: 3,
         name: "latency by provider",
         sql: include_str!("../../migrations/events/0003_latency_by_provider.sql"),
+    },
+    Step {
+        version: 4,
+        name: "profile doubts",
+        sql: include_str!("../../migrations/events/0004_profile_doubts.sql"),
     },
 ];
 
@@ -365,7 +367,7 @@ impl Events for SqliteEvents {
     }
 
     async fn save_explanations(&self, explanations: &[&StoredExplanation]) -> Result<(), StoreError> {
-        let now = Timestamp::from(SystemTime::now());
+        let now = now();
         let retention = i64::try_from(self.config.explanation_retention.as_millis()).unwrap_or(i64::MAX);
         let mut transaction = self.explanations.begin().await?;
         // Trials and forecasts first: they are found through their explanation.
@@ -517,6 +519,39 @@ impl Events for SqliteEvents {
         self.explanations.fold_log().await?;
         self.events.fold_log().await?;
         Ok(Holdings { events, explanations })
+    }
+
+    async fn doubt_profiles(&self, consumer: &str) -> Result<(), StoreError> {
+        let mut transaction = self.events.begin().await?;
+        sqlx::query("INSERT OR REPLACE INTO profile_doubts (consumer, at_ms) VALUES (?1, ?2)")
+            .bind(consumer)
+            .bind(now().as_millis())
+            .execute(&mut *transaction)
+            .await
+            .map_err(classify)?;
+        transaction.commit().await.map_err(classify)
+    }
+
+    async fn trust_profiles(&self, consumer: &str) -> Result<(), StoreError> {
+        let mut transaction = self.events.begin().await?;
+        sqlx::query("DELETE FROM profile_doubts WHERE consumer = ?1")
+            .bind(consumer)
+            .execute(&mut *transaction)
+            .await
+            .map_err(classify)?;
+        transaction.commit().await.map_err(classify)
+    }
+
+    async fn profile_doubts(&self) -> Result<Vec<ProfileDoubt>, StoreError> {
+        let doubts: Vec<(String, i64)> = sqlx::query_as("SELECT consumer, at_ms FROM profile_doubts")
+            .fetch_all(self.events.readers())
+            .await
+            .map_err(classify)?;
+        let now = now().as_millis();
+        let doubts = doubts
+            .into_iter()
+            .map(|(consumer, at)| ProfileDoubt::told_before(consumer, now.saturating_sub(at)));
+        Ok(doubts.collect())
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -163,14 +163,20 @@ impl Servers {
 
     /// Has Redis answer nobody for a while. Commands that come meanwhile are answered afterwards.
     pub async fn pause_redis(&self, length: Duration) {
+        self.redis(&format!("CLIENT PAUSE {} ALL", length.as_millis()))
+            .await;
+    }
+
+    /// Has Redis run a command that is answered with `OK`.
+    pub async fn redis(&self, command: &str) {
         let address = (self.redis.host_str().unwrap(), self.redis.port().unwrap());
         let mut redis = TcpStream::connect(address).await.unwrap();
         let password = self.redis.password().unwrap();
-        let commands = format!("AUTH {password}\r\nCLIENT PAUSE {} ALL\r\n", length.as_millis());
+        let commands = format!("AUTH {password}\r\n{command}\r\n");
         redis.write_all(commands.as_bytes()).await.unwrap();
         let mut answers = [0; "+OK\r\n+OK\r\n".len()];
         redis.read_exact(&mut answers).await.unwrap();
-        assert_eq!(answers, *b"+OK\r\n+OK\r\n");
+        assert_eq!(answers, *b"+OK\r\n+OK\r\n", "{command}");
     }
 
     /// Stops a server; it may finish what it does.

@@ -60,6 +60,11 @@ const STEPS: &[Step] = &[
         name: "closed months",
         sql: include_str!("../../../migrations/clickhouse/0008_closed_months.sql"),
     },
+    Step {
+        version: 9,
+        name: "profile doubts",
+        sql: include_str!("../../../migrations/clickhouse/0009_profile_doubts.sql"),
+    },
 ];
 
 const MIGRATIONS_TABLE: &str = "\
