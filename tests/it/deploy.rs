@@ -45,7 +45,7 @@ fn a_password_reaches_its_server_without_the_end_of_its_line_and_no_secret_is_ch
 }
 
 #[test]
-fn redis_gets_any_password_and_three_quarters_of_its_memory() {
+fn redis_gets_any_password_and_half_of_its_memory() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let place = |name: &str| folder.path().join(name);
     let script = fs::read_to_string(repository().join("deploy/redis.sh")).expect("the script is readable");
@@ -68,11 +68,11 @@ fn redis_gets_any_password_and_three_quarters_of_its_memory() {
     fs::set_permissions(&server, PermissionsExt::from_mode(0o755)).expect("the mode can be set");
     let path = format!("{}:{}", folder.path().display(), path());
 
-    for (limit, memory) in [("67108864\n", Some("maxmemory 50331648")), ("max\n", None)] {
+    for (limit, memory) in [("67108864\n", Some("maxmemory 33554432")), ("max\n", None)] {
         fs::write(place("limit"), limit).expect("it can be written");
         let configuration = run(&place("redis.sh"), &[], &path);
         let last = configuration.lines().rfind(|line| line.starts_with("maxmemory "));
-        assert_eq!(last, memory.or(Some("maxmemory 768mb")));
+        assert_eq!(last, memory.or(Some("maxmemory 512mb")));
         assert!(
             configuration
                 .lines()
@@ -80,4 +80,36 @@ fn redis_gets_any_password_and_three_quarters_of_its_memory() {
             "{configuration}"
         );
     }
+}
+
+#[test]
+fn clickhouse_gets_the_hash_of_any_password() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let place = |name: &str| folder.path().join(name);
+    let compose = fs::read_to_string(repository().join("compose.yml")).expect("it is readable");
+    let (_, command) = compose
+        .split_once("export CLICKHOUSE_PASSWORD_SHA256")
+        .expect("it exports the hash");
+    let (command, _) = command
+        .split_once("\n    environment:")
+        .expect("the command ends");
+    let password = place("password").display().to_string();
+    let command = format!("export CLICKHOUSE_PASSWORD_SHA256{command}")
+        .replace("$$", "$")
+        .replace("/run/secrets/password", &password)
+        .replace('\n', " ");
+    fs::write(place("start.sh"), command).expect("it can be written");
+    fs::write(&password, "a&b <c> \"d\" $e\\\n").expect("it can be written");
+    // In place of the server: shows the variable that deploy/clickhouse/users.xml names.
+    let server = place("clickhouse-server");
+    fs::write(&server, "#!/bin/sh\nprintf %s \"$CLICKHOUSE_PASSWORD_SHA256\"\n").expect("it can be written");
+    fs::set_permissions(&server, PermissionsExt::from_mode(0o755)).expect("the mode can be set");
+    let path = format!("{}:{}", folder.path().display(), path());
+    let hash = run(&place("start.sh"), &[], &path);
+    assert_eq!(
+        hash,
+        "8d7b5aa6f522e6ff3d4968ff68550cd6ada6f9bf531efe98c5849c7ef33cd959"
+    );
+    let users = fs::read_to_string(repository().join("deploy/clickhouse/users.xml")).expect("it is readable");
+    assert!(users.contains(r#"<password_sha256_hex from_env="CLICKHOUSE_PASSWORD_SHA256"/>"#));
 }
