@@ -27,7 +27,7 @@ mod write;
 
 use std::{
     collections::HashSet,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
     time::{Duration, Instant},
 };
 
@@ -65,6 +65,7 @@ pub(crate) async fn run(
         config,
         dependencies,
         stop: stop.clone(),
+        losses: Arc::default(),
     };
     // No channel is ever full: there are never more batches than this.
     let (to_prepare, decoded) = mpsc::channel(IN_FLIGHT);
@@ -86,6 +87,8 @@ struct Context {
     config: Arc<ConsumerConfig>,
     dependencies: Dependencies,
     stop: CancellationToken,
+    /// How often this process has lost partitions to others.
+    losses: Arc<AtomicU64>,
 }
 
 impl Context {
@@ -106,6 +109,8 @@ struct Ticket {
     span: Span,
     read_at: Instant,
     records: usize,
+    /// How often this process had lost partitions when it read the batch.
+    losses: u64,
     /// When the oldest of its records was appended.
     oldest: Option<Timestamp>,
     /// Released when the ticket is dropped.

@@ -157,6 +157,11 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Returns how often partitions have been lost to other members.
+    pub(crate) fn losses(&self) -> u64 {
+        self.subscription.losses()
+    }
+
     /// Notes that these records are processed; the next commit covers them.
     pub(crate) fn dealt_with(&mut self, progress: &Progress) {
         self.due.merge(progress);

@@ -6,15 +6,32 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// servers some ten each, and a plugin or a certificate one while it is read.
 const RESERVED: u64 = 256;
 
+/// Fewest descriptors with which a process can work: with all roles and embedded engines it has some 55 open before the first
+/// connection comes, and each delivery and decision needs some for a moment.
+const LEAST: u64 = 128;
+
 /// Listeners in one process: host, inference and consumer.
 const LISTENERS: u64 = 3;
 
+/// The process may open too few files to work.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the process may open only {0} files and needs {LEAST}: raise that limit (`LimitNOFILE`, `ulimit -n`)"
+)]
+pub struct TooFewFiles(u64);
+
 /// Raises this process's limit of open files to the hard limit. Supervisors and shells set 1,024, which is less than the
 /// number of a host's connections.
-pub fn raise_file_limit() {
+///
+/// # Errors
+/// [`TooFewFiles`] if even that is too low.
+pub fn raise_file_limit() -> Result<(), TooFewFiles> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if let Some(limit @ ..LEAST) = maximum {
+        return Err(TooFewFiles(limit));
+    }
     if current == maximum {
-        return;
+        return Ok(());
     }
     let raised = Rlimit {
         current: maximum,
@@ -23,6 +40,7 @@ pub fn raise_file_limit() {
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         tracing::warn!(error = %error, "cannot raise the limit of open files: {error}");
     }
+    Ok(())
 }
 
 /// Returns how many of the `wanted` connections a listener can hold without using descriptors that the rest of the process
@@ -63,7 +81,7 @@ mod tests {
 
     #[test]
     fn the_limit_is_raised_to_what_it_may_be() {
-        raise_file_limit();
+        raise_file_limit().unwrap();
         let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
         assert_eq!(current, maximum);
         assert_eq!(affordable(1), 1);

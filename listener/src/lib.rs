@@ -13,7 +13,7 @@ mod tls;
 mod trace;
 
 pub use access::{Access, InvalidAccess, protect};
-pub use descriptors::raise_file_limit;
+pub use descriptors::{TooFewFiles, raise_file_limit};
 pub use discard::discard;
 pub use exposition::exposition;
 pub use guard::{ErrorNote, RequestId, Unanswered, guard};

@@ -258,7 +258,7 @@ impl Global {
             None => None,
         };
         self.log(exporter.as_ref())?;
-        listener::raise_file_limit();
+        listener::raise_file_limit()?;
         Ok((config, exporter))
     }
 

@@ -191,4 +191,7 @@ pub trait Subscription: Send {
     /// # Errors
     /// As [`Subscription::commit`].
     async fn commit_through(&mut self, progress: &Progress) -> Result<(), StoreError>;
+
+    /// Returns how often this member had noticed by its last poll that it no longer held partitions, which others may read since.
+    fn losses(&self) -> u64;
 }

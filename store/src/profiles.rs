@@ -67,6 +67,10 @@ pub trait Profiles: Send + Sync {
     /// [`StoreError`] when some may be left.
     async fn clear(&self) -> Result<(), StoreError>;
 
+    /// Forgets all profiles that only this process sees: another process has begun to update those of some of these people. An
+    /// engine that the processes share keeps them, and must detect that two wrote the same profile.
+    fn forget_unshared(&self);
+
     /// Erases the profiles under these ids and returns how many there were.
     ///
     /// # Errors

@@ -5,6 +5,8 @@
 //! next.
 
 use std::{
+    fs::OpenOptions,
+    io::ErrorKind,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
@@ -67,9 +69,14 @@ pub(crate) enum Durability {
 /// An open database file.
 #[derive(Debug, Clone)]
 pub(crate) struct Database {
+    path: PathBuf,
+    file: FileId,
     writer: SqlitePool,
     readers: SqlitePool,
 }
+
+/// Device and number of a file.
+type FileId = (u64, u64);
 
 impl Database {
     /// Opens the file, creates it if it is missing, and brings its schema up to date, however long the disk takes for that.
@@ -104,7 +111,11 @@ impl Database {
         make_private(path);
         check_writable(&mut first, path).await?;
         migrate(&mut first, path, steps).await?;
+        let file =
+            file_id(path).ok_or_else(|| unavailable(format!("cannot look at `{}`", path.display())))?;
         let database = Self {
+            path: path.to_owned(),
+            file,
             writer: pool(1).connect_lazy_with(writing),
             readers: pool(READERS).connect_lazy_with(reading),
         };
@@ -116,8 +127,16 @@ impl Database {
     /// for those of others. Dropping the transaction rolls it back.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] when the others do not release the lock.
+    /// [`StoreError::Unavailable`] when the others do not release the lock, or the file is not where it was.
     pub(crate) async fn begin(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
+        // A file that was deleted or replaced can still be written by those who have it open, and nobody would find what they
+        // wrote.
+        if file_id(&self.path) != Some(self.file) {
+            return Err(unavailable(format!(
+                "`{}` was moved, deleted or replaced while it was open: put it back, or stop this process and start it again",
+                self.path.display()
+            )));
+        }
         let deadline = Instant::now() + WRITE_WAIT;
         loop {
             match self.writer.begin_with(WRITING).await {
@@ -205,8 +224,9 @@ fn pool(connections: u32) -> SqlitePoolOptions {
         .test_before_acquire(false)
 }
 
-/// SQLite's codes for a file that can only be read, and for one that cannot even be read.
+/// SQLite's codes for a file that can only be read, for a disk that fails or is full, and for a file that cannot even be read.
 const READ_ONLY: i32 = 8;
+const FAILED_IO: i32 = 10;
 const CANNOT_OPEN: i32 = 14;
 
 /// Connects, waiting for other processes: the file is locked while one of them switches a new file to write-ahead mode.
@@ -220,6 +240,7 @@ async fn connect(path: &Path, options: &SqliteConnectOptions) -> Result<SqliteCo
             Err(error) => {
                 let why = match primary_code(&error) {
                     Some(CANNOT_OPEN) => owner(path),
+                    Some(FAILED_IO) => ", perhaps because the disk is full".to_owned(),
                     _ => String::new(),
                 };
                 return Err(StoreError::Misconfigured {
@@ -229,6 +250,12 @@ async fn connect(path: &Path, options: &SqliteConnectOptions) -> Result<SqliteCo
             }
         }
     }
+}
+
+/// Returns which file this is, if it is there.
+fn file_id(path: &Path) -> Option<FileId> {
+    let found = std::fs::metadata(path).ok()?;
+    Some((found.dev(), found.ino()))
 }
 
 /// Keeps other users of the machine from reading the file and its logs, which SQLite creates with the mode of the file.
@@ -254,6 +281,11 @@ async fn check_writable(connection: &mut SqliteConnection, path: &Path) -> Resul
 
 /// Returns what to do about a file that is there and cannot be opened or written.
 fn owner(path: &Path) -> String {
+    if let Err(error) = OpenOptions::new().append(true).open(path)
+        && error.kind() == ErrorKind::ReadOnlyFilesystem
+    {
+        return ", whose file system is read-only: mount it writable, or use another data folder".to_owned();
+    }
     if let Ok(found) = std::fs::metadata(path) {
         let (owner, mode) = (found.uid(), found.mode() & 0o777);
         return format!(

@@ -9,10 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use integration_tests::{Answer, Role, asked_to_stop, binary, client, eventually, run, told};
+use integration_tests::{Answer, Role, System, asked_to_stop, binary, client, eventually, run, told};
 use serde_json::json;
 
-use crate::{POSTMARK, report_click};
+use crate::{POSTMARK, postmark_answer, postmark_click, postmark_headers, report_click};
 
 /// Reports that Ann has clicked in this many messages, starting with message `first`.
 async fn clicks(http: &reqwest::Client, host: &Role, first: usize, count: usize) {
@@ -197,11 +197,82 @@ async fn what_still_starts_stops_when_it_is_asked_to() {
 }
 
 #[tokio::test]
+async fn a_process_that_may_open_too_few_files_does_not_start() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let folder = folder.path();
+    let mut host = spawn(folder, "ulimit -n 100 &&", &["host", "--listen", "127.0.0.1:0"]);
+    let ended = tokio::task::spawn_blocking(move || host.0.wait()).await;
+    let status = ended.expect("it does not panic").expect("it ends");
+    assert_eq!(status.code(), Some(2));
+    let log = fs::read_to_string(folder.join("log.txt")).expect("it has logged");
+    assert!(log.contains("may open only 100 files and needs 128"), "{log}");
+}
+
+/// What a laptop does that sleeps. Another process consumed the person's events meanwhile, which this one's memory lacks.
+#[tokio::test]
+async fn profiles_in_memory_are_not_used_once_another_process_has_consumed() {
+    let configuration = format!("{POSTMARK}[store]\nlease_ms = 1000\n");
+    let system = System::start(&configuration, &["postmark"]).await;
+    let click = async |number: usize| {
+        let at = format!("2026-01-05T18:{number:02}:00Z");
+        let click = postmark_click("ann@example.com", &format!("message-{number}"), &at);
+        let answer = system.webhook("postmark", &postmark_headers(), click).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+    };
+    let question = json!({"email": "ann@example.com", "now": "2026-01-06T00:00:00Z"});
+    let evidence = async || {
+        let answer = system.ask("/timing/decide", &question).await;
+        let evidence = &answer.body["evidence"];
+        (
+            evidence["n"].as_f64().unwrap_or_default(),
+            evidence["profile_source"] == "stored",
+        )
+    };
+    click(0).await;
+    eventually("the click is in the profile", async || evidence().await.1).await;
+    let (first, _) = evidence().await;
+
+    let _other = Role::launch(system.folder(), "consumer").await;
+    system.signal("STOP");
+    // Longer than the lease.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    system.signal("CONT");
+    click(1).await;
+    eventually("the click that the other consumed counts", async || {
+        evidence().await == (first + 1.0, false)
+    })
+    .await;
+}
+
+/// What is written to a file that was deleted is found by nobody.
+#[tokio::test]
+async fn nothing_is_acknowledged_once_the_data_folder_is_gone() {
+    let system = System::start(POSTMARK, &["postmark"]).await;
+    assert_eq!(postmark_answer(&system).await, 200);
+    let aside = system.folder().join("aside");
+    fs::rename(system.data(), &aside).expect("it can be moved");
+    assert_eq!(postmark_answer(&system).await, 503);
+    let ready = system.host_get("/ready").await;
+    assert_eq!(ready.status, 503, "{}", ready.text);
+    assert!(
+        system.log().contains("was moved, deleted or replaced"),
+        "{}",
+        system.log()
+    );
+
+    fs::rename(&aside, system.data()).expect("it can be moved back");
+    eventually("deliveries are taken again", async || {
+        postmark_answer(&system).await == 200
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn idle_connections_do_not_take_the_files_that_the_process_needs() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let folder = folder.path();
     let address = free_address();
-    let limits = "ulimit -n 100 &&";
+    let limits = "ulimit -n 128 &&";
     let mut host = spawn(folder, limits, &["host", "--listen", &address.to_string()]);
     let http = client();
     let get = async |path: &str| {
@@ -228,7 +299,7 @@ async fn idle_connections_do_not_take_the_files_that_the_process_needs() {
     let mut answer = [0; 12];
     idle[0].read_exact(&mut answer).expect("it is answered");
     assert_eq!(&answer, b"HTTP/1.1 200");
-    assert!(open_files() < 80, "{} of 100", open_files());
+    assert!(open_files() < 100, "{} of 128", open_files());
     drop(idle);
     eventually("the host answers again", async || {
         get("/health").await == Some(200)

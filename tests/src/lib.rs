@@ -227,6 +227,15 @@ impl System {
         }
     }
 
+    /// Sends the process this signal: `STOP` suspends it, `CONT` lets it go on.
+    pub fn signal(&self, name: &str) {
+        let process = self.child.as_ref().expect("it runs").id().to_string();
+        let sent = Command::new("kill")
+            .args([&format!("-{name}"), &process])
+            .status();
+        assert!(sent.expect("there is a `kill`").success());
+    }
+
     /// Asks the process to stop and waits for it; returns whether it exited successfully.
     pub async fn stop(&mut self) -> bool {
         let Some(mut child) = self.child.take() else {

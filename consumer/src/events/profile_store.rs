@@ -97,7 +97,7 @@ impl ProfileStore {
         self.read(store.ping()).await.is_some()
     }
 
-    /// Returns the store itself, for work in the background.
+    /// Returns the store itself, for work that is done in the background or cannot fail.
     pub(super) fn inner(&self) -> Arc<dyn Profiles> {
         self.store.clone()
     }

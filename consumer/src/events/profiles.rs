@@ -13,7 +13,9 @@
 //!    that takes over reads the events again and updates the profiles then.
 //! 6. **If too many profiles are stale, or have been stale for too long, all profiles are cleared** as soon as the store
 //!    answers again, and commits continue meanwhile: reading hours of events again would hold up new ones.
-//! 7. **While profiles are stale, readers believe none.** They may reach the store when this process does not, so they are told
+//! 7. **What only this process sees is forgotten when others take over partitions**, and again after each batch that was read
+//!    before: they update the same people's profiles where this process does not see it.
+//! 8. **While profiles are stale, readers believe none.** They may reach the store when this process does not, so they are told
 //!    through the event store. If this process dies before it takes that back, another one clears all profiles.
 //!
 //! An event that is processed a second time may get another verdict on whether a machine caused it; the stored verdict is
@@ -27,7 +29,10 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -83,6 +88,7 @@ pub(super) async fn run(
             Ok(None) => return Ok(()),
             Err(_) => {}
         }
+        keeper.forget_unshared();
         keeper.repair().await;
         keeper.tell_readers().await;
         // What is committed is stored and applied to profiles; a successor need not process it again.
@@ -126,6 +132,9 @@ struct ProfileKeeper {
     /// Whether profiles lack events and it is not known which. The store is then neither read nor written until it is
     /// cleared.
     lost_track: bool,
+    /// How often this process has lost partitions to others, and how often it had when it read what its profiles are made of.
+    losses: Arc<AtomicU64>,
+    losses_when_read: u64,
     doubts: Doubts,
     /// Consumers whose doubts end when the store is cleared.
     gone: Vec<String>,
@@ -145,6 +154,8 @@ impl ProfileKeeper {
             stale: BTreeSet::new(),
             stale_since: None,
             lost_track: false,
+            losses: context.losses.clone(),
+            losses_when_read: 0,
             doubts: Doubts::new(events.clone()),
             gone: Vec::new(),
             forgetting: None,
@@ -172,6 +183,7 @@ impl ProfileKeeper {
         };
         self.maybe_stored = self.maybe_stored.saturating_sub(ticket.records);
         self.apply(&rows, &strangers, &doubtful).instrument(span).await;
+        self.losses_when_read = self.losses_when_read.min(ticket.losses);
         self.metrics.batch(ticket.records, ticket.read_at.elapsed());
         if let Some(oldest) = ticket.oldest {
             let now = Timestamp::from(SystemTime::now());
@@ -245,6 +257,15 @@ impl ProfileKeeper {
     /// Lets readers know whether profiles can be believed.
     async fn tell_readers(&mut self) {
         self.doubts.tell(self.lost_track || !self.stale.is_empty()).await;
+    }
+
+    /// Has the store forget profiles that others may have updated since, if it is only this process's.
+    fn forget_unshared(&mut self) {
+        let losses = self.losses.load(Ordering::Acquire);
+        if losses > self.losses_when_read {
+            self.store.inner().forget_unshared();
+            self.losses_when_read = losses;
+        }
     }
 
     /// Rebuilds some of the profiles known to be stale, if there are any and the store can be called; or has the store

@@ -1,7 +1,7 @@
 //! The first stage: reads batches, and commits those that have passed all stages.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -70,6 +70,7 @@ impl ReadStage<'_> {
                 Err(Interrupted::Shutdown) => break,
                 Err(fatal) => return Err(fatal),
             };
+            self.context.losses.store(self.reader.losses(), Ordering::Release);
             let Some(batch) = batch else { continue };
             let decoded = self.decode(batch, place);
             if next.send(decoded).await.is_err() {
@@ -126,6 +127,7 @@ impl ReadStage<'_> {
             span,
             read_at: Instant::now(),
             records: records.len(),
+            losses: self.reader.losses(),
             oldest: records.iter().map(|record| record.appended_at).min(),
             _place: place,
         };

@@ -74,6 +74,8 @@ pub(crate) struct FakeBus {
     pub(crate) commits_hang: Switch,
     pub(crate) subscribes_hang: Switch,
     pub(crate) lags_hang: Switch,
+    /// How often members have lost partitions.
+    pub(crate) losses: AtomicUsize,
     /// Number of records deleted before they were read.
     pub(crate) lost: AtomicUsize,
     /// Records handed out to the events group.
@@ -236,6 +238,10 @@ impl Subscription for FakeSubscription {
         let committed = self.commit().await;
         self.next = returned;
         committed
+    }
+
+    fn losses(&self) -> u64 {
+        self.bus.losses.load(Ordering::SeqCst) as u64
     }
 }
 
@@ -557,6 +563,10 @@ impl Profiles for FakeProfiles {
         self.clears.fetch_add(1, Ordering::SeqCst);
         self.forget_all();
         Ok(())
+    }
+
+    fn forget_unshared(&self) {
+        self.forget_all();
     }
 
     async fn erase(&self, _: &[UniversalId]) -> Result<u64, StoreError> {

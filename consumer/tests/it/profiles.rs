@@ -298,6 +298,31 @@ async fn a_lost_profile_is_rebuilt_from_history_before_it_is_put() {
     running.stop().await.unwrap();
 }
 
+/// Another process of the group updates the profiles of the same people from then on, in a memory of its own.
+#[tokio::test(start_paused = true)]
+async fn profiles_that_only_this_process_sees_are_forgotten_when_partitions_are_lost() {
+    let world = World::default();
+    world.bus.put_events(&deliveries(600, 60));
+    let running = world.start();
+    world.caught_up().await;
+    assert!(!world.profiles.of(&person("p5")).is_empty());
+    world.bus.losses.store(1, Ordering::SeqCst);
+    eventually("all are forgotten", async || {
+        (0..60).all(|name| world.profiles.of(&person(&format!("p{name}"))).is_empty())
+    })
+    .await;
+
+    world.bus.put_events(&[event("p5", Opened, "m5", 9_000)]);
+    world.caught_up().await;
+    let rebuilt = profile_of(&world.events.rows(), &person("p5"));
+    assert_eq!(
+        world.profiles.of(&person("p5")),
+        rebuilt,
+        "it stays, being read after the loss"
+    );
+    running.stop().await.unwrap();
+}
+
 /// New people have no history to read, however their events are split into batches; others have.
 #[tokio::test(start_paused = true)]
 async fn only_strangers_are_taken_for_strangers() {

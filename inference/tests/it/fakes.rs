@@ -421,6 +421,8 @@ impl Profiles for FakeProfiles {
         Ok(())
     }
 
+    fn forget_unshared(&self) {}
+
     async fn erase(&self, _: &[UniversalId]) -> Result<u64, StoreError> {
         Err(not_asked())
     }

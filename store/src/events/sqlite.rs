@@ -6,6 +6,7 @@
 //! after a few seconds.
 
 mod forecasts;
+mod retention;
 mod rows;
 mod trials;
 
@@ -15,6 +16,10 @@ use async_trait::async_trait;
 use event::{Event, Timestamp, UniversalId, profile::Profile};
 use futures::{Stream, StreamExt, TryStreamExt};
 use sqlx::{QueryBuilder, Row, sqlite::SqliteRow};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
 
 use super::{
     EXPLANATION_DAYS, EventCount, Events, Holdings, LatencySample, ProfileDoubt, Sample, StoredEvent,
@@ -72,9 +77,6 @@ const EXPLANATION_STEPS: &[Step] = &[
     },
 ];
 
-/// Expired explanations removed for each one that is stored: fewer than two would not catch up, many would hold up a decision.
-const REMOVED_FOR_EACH: i64 = 2;
-
 /// Rows per statement. From a hundred on, the cost of a statement hardly matters compared with that of its rows.
 const ROWS_AT_ONCE: usize = 128;
 
@@ -99,13 +101,16 @@ pub struct SqliteEvents {
     events: Database,
     explanations: Database,
     config: SqliteEventsConfig,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    _stop_when_dropped: DropGuard,
 }
 
 impl SqliteEvents {
     /// Name of the file that is there once a store has been opened in its folder.
     pub const FILE: &str = "events.db";
 
-    /// Opens the event store in `folder`, which must exist.
+    /// Opens the event store in `folder`, which must exist, and starts removing explanations that have exceeded their retention.
     ///
     /// # Errors
     /// [`StoreError::Misconfigured`] when the files cannot be opened or were written by a newer build.
@@ -117,15 +122,34 @@ impl SqliteEvents {
             Durability::ProcessCrash,
         )
         .await?;
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let retention = config.explanation_retention;
+        tasks.spawn(retention::run(explanations.clone(), retention, stop.clone()));
+        let _stop_when_dropped = stop.clone().drop_guard();
         Ok(Self {
             events,
             explanations,
             config,
+            tasks,
+            stop,
+            _stop_when_dropped,
         })
+    }
+
+    /// Removes the explanations that are too old at `now`, as the background task does every minute. Returns their number.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the file cannot be written.
+    pub async fn expire(&self, now: Timestamp) -> Result<u64, StoreError> {
+        let before = retention::oldest_kept(self.config.explanation_retention, now);
+        retention::expire(&self.explanations, before).await
     }
 
     /// Waits for running operations and closes the files. Later calls fail.
     pub async fn close(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
         self.events.close().await;
         self.explanations.close().await;
     }
@@ -368,24 +392,7 @@ impl Events for SqliteEvents {
 
     async fn save_explanations(&self, explanations: &[&StoredExplanation]) -> Result<(), StoreError> {
         let now = now();
-        let retention = i64::try_from(self.config.explanation_retention.as_millis()).unwrap_or(i64::MAX);
         let mut transaction = self.explanations.begin().await?;
-        // Trials and forecasts first: they are found through their explanation.
-        for delete in [
-            "DELETE FROM timing_forecasts WHERE (decided_at, reference) IN (SELECT decided_at, reference \
-             FROM timing_explanations WHERE saved_at_ms < ?1 ORDER BY saved_at_ms LIMIT ?2)",
-            "DELETE FROM timing_trials WHERE (decided_at, reference) IN (SELECT decided_at, reference \
-             FROM timing_explanations WHERE saved_at_ms < ?1 ORDER BY saved_at_ms LIMIT ?2)",
-            "DELETE FROM timing_explanations WHERE reference IN (SELECT reference \
-             FROM timing_explanations WHERE saved_at_ms < ?1 ORDER BY saved_at_ms LIMIT ?2)",
-        ] {
-            sqlx::query(delete)
-                .bind(now.as_millis().saturating_sub(retention))
-                .bind(REMOVED_FOR_EACH * i64::try_from(explanations.len()).unwrap_or(i64::MAX))
-                .execute(&mut *transaction)
-                .await
-                .map_err(classify)?;
-        }
         for some in explanations.chunks(ROWS_AT_ONCE) {
             let new = trials::insert_explanations(&mut transaction, some, now).await?;
             trials::insert(&mut transaction, &new).await?;
@@ -397,6 +404,7 @@ impl Events for SqliteEvents {
     async fn explanation(&self, reference: &str) -> Result<Option<StoredExplanation>, StoreError> {
         let row = sqlx::query(trials::EXPLANATION)
             .bind(reference)
+            .bind(retention::oldest_kept(self.config.explanation_retention, now()))
             .fetch_optional(self.explanations.readers())
             .await
             .map_err(classify)?;

@@ -121,6 +121,10 @@ impl Profiles for MemoryProfiles {
         Ok(())
     }
 
+    fn forget_unshared(&self) {
+        self.profiles.clear();
+    }
+
     async fn erase(&self, ids: &[UniversalId]) -> Result<u64, StoreError> {
         let there = ids.iter().filter(|id| self.profiles.remove(*id).is_some());
         Ok(there.count() as u64)

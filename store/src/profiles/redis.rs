@@ -408,6 +408,8 @@ impl Profiles for RedisProfiles {
         }
     }
 
+    fn forget_unshared(&self) {}
+
     async fn erase(&self, ids: &[UniversalId]) -> Result<u64, StoreError> {
         let session = self.link.session()?;
         let mut erased = 0;

@@ -138,6 +138,14 @@ async fn a_lost_lease_refuses_the_commit() {
     let error = sleeper.commit().await.unwrap_err();
     assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
     assert_eq!(bus.lag("g", &["t"]).await.unwrap()[0].records, 1);
+    // It sees so when it next renews its lease.
+    for _ in 0..100 {
+        sleeper.poll(1, SILENCE).await.unwrap();
+        if sleeper.losses() > 0 {
+            break;
+        }
+    }
+    assert_eq!((sleeper.losses(), heir.losses()), (1, 0));
     heir.commit().await.unwrap();
     assert_eq!(bus.lag("g", &["t"]).await.unwrap()[0].records, 0);
 }

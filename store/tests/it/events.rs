@@ -1,6 +1,6 @@
 //! Behavior that is specific to the embedded event store.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use event::{Event, EventType, Identifier, IdentifierKind, Timestamp, UniversalId};
 use sendflowr_store::events::{
@@ -52,11 +52,24 @@ async fn explanations_are_removed_when_they_are_too_old() {
     };
     assert!(kept(0).await && kept(1).await && kept(2).await);
     tokio::time::sleep(Duration::from_millis(600)).await;
-    // Each write removes at most two, so that no decision waits for a large removal.
-    events.save_explanations(&[&explanation(3)]).await.unwrap();
-    assert!(!kept(0).await && !kept(1).await && kept(2).await && kept(3).await);
-    events.save_explanations(&[&explanation(4)]).await.unwrap();
-    assert!(!kept(2).await && kept(3).await && kept(4).await);
+    for number in 3..5 {
+        events.save_explanations(&[&explanation(number)]).await.unwrap();
+    }
+    assert!(!kept(0).await && !kept(2).await && kept(3).await && kept(4).await);
+    let id = explanation(0).universal_id;
+    let stored = async || {
+        events
+            .holdings(std::slice::from_ref(&id))
+            .await
+            .unwrap()
+            .explanations
+    };
+    assert_eq!(stored().await, 5, "they are not found, and still there");
+    assert_eq!(
+        events.expire(Timestamp::from(SystemTime::now())).await.unwrap(),
+        3
+    );
+    assert_eq!(stored().await, 2);
     let since = Timestamp::default();
     let trials = events.trials(since, since.plus_millis(1), 10).await.unwrap();
     assert_eq!(trials.rows.len(), 2, "what is compared goes with the explanation");

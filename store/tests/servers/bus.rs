@@ -225,6 +225,12 @@ async fn a_commit_tells_that_partitions_have_moved() {
             by_two.insert(record.key);
         }
     }
+    assert!(
+        one.losses() > 0 && two.losses() == 0,
+        "{}, {}",
+        one.losses(),
+        two.losses()
+    );
     let error = one.commit().await.unwrap_err();
     assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
     assert!(error.to_string().contains("moved"), "{error}");

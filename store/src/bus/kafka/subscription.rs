@@ -89,6 +89,7 @@ pub(super) struct KafkaSubscription {
     returned: BTreeMap<Place, Span>,
     /// Whether partitions have moved after their records were read and before those were committed.
     has_lost: bool,
+    losses: u64,
     tasks: TaskTracker,
 }
 
@@ -237,6 +238,7 @@ impl KafkaSubscription {
             ready: VecDeque::new(),
             returned: BTreeMap::new(),
             has_lost: false,
+            losses: 0,
             tasks,
         })
     }
@@ -317,6 +319,7 @@ impl KafkaSubscription {
     fn forget_revoked(&mut self) {
         let consumer = self.consumer.as_ref().expect("it is only taken when dropped");
         for place in consumer.context().take_revoked() {
+            self.losses += 1;
             self.ready.retain(|record| self::place(record) != place);
             self.has_lost |= self.returned.remove(&place).is_some();
         }
@@ -396,6 +399,10 @@ impl Subscription for KafkaSubscription {
 
     async fn commit_through(&mut self, progress: &Progress) -> Result<(), StoreError> {
         self.commit_and_tell(Some(progress)).await
+    }
+
+    fn losses(&self) -> u64 {
+        self.losses
     }
 }
 

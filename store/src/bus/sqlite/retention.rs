@@ -112,7 +112,7 @@ async fn settle(
     ahead: &[i64],
     now: Timestamp,
 ) -> Result<u64, StoreError> {
-    let mut transaction = shared.log.begin().await?;
+    let mut transaction = shared.log.begin_erasing().await?;
     // By offset, because offsets are never reused. Another process may have removed the same records meanwhile, and row ids of
     // removed records are given to new ones.
     let deleted = sqlx::query(

@@ -44,6 +44,7 @@ pub(super) struct SqliteSubscription {
     appended: watch::Receiver<u64>,
     /// Index of the partition that is read first next time, so that a busy topic does not starve the others.
     first: usize,
+    losses: u64,
     /// Stops the renewing task, which then releases the leases.
     _leave: DropGuard,
 }
@@ -90,6 +91,7 @@ impl SqliteSubscription {
             leases,
             appended,
             first: 0,
+            losses: 0,
             _leave: stop.drop_guard(),
         }
     }
@@ -102,7 +104,9 @@ impl SqliteSubscription {
             if partition.next.is_some() && held_until.is_some_and(|until| began < until) {
                 continue;
             }
-            partition.next = None;
+            if partition.next.take().is_some() {
+                self.losses += 1;
+            }
             partition.lost |= partition.pending.take().is_some();
             let lease = self.shared.config.lease;
             if let Some(committed) = self
@@ -228,6 +232,10 @@ impl Subscription for SqliteSubscription {
 
     async fn commit_through(&mut self, progress: &Progress) -> Result<(), StoreError> {
         self.commit_returned(Some(progress)).await
+    }
+
+    fn losses(&self) -> u64 {
+        self.losses
     }
 }
 

@@ -17,13 +17,13 @@ use crate::{
 
 const TABLE: &str = "timing_trials";
 
-/// Selects an explanation with its trial and its forecast, if it has them.
+/// Selects an explanation with its trial and its forecast, if it has them, unless it was stored before a time.
 pub(super) const EXPLANATION: &str = "\
 SELECT e.universal_id, e.decided_at, e.body, t.trial_group, t.target_at, t.model_at, t.propensity, t.campaign_id, \
 f.trigger_at, f.target_at AS arrive_at, f.esp, f.mailbox_provider, f.campaign_id AS campaign \
 FROM timing_explanations AS e LEFT JOIN timing_trials AS t ON t.decided_at = e.decided_at AND t.reference = e.reference \
 LEFT JOIN timing_forecasts AS f ON f.decided_at = e.decided_at AND f.reference = e.reference \
-WHERE e.reference = ?1";
+WHERE e.reference = ?1 AND e.saved_at_ms >= ?2";
 
 /// Counts the trials of a time span.
 pub(super) const COUNT: &str =
