@@ -149,6 +149,11 @@ impl Load {
                 while !stop.load(Ordering::SeqCst) {
                     let number = next.fetch_add(1, Ordering::SeqCst);
                     let answer = clicks.send(&system, number).await;
+                    // Says nothing about servers, but that this machine is busy.
+                    if answer.body["error"]["limit"] == "concurrency" {
+                        tokio::time::sleep(PAUSE).await;
+                        continue;
+                    }
                     if answer.status == 200 {
                         outcome.acknowledged.insert(number);
                         acknowledged.fetch_add(1, Ordering::SeqCst);
