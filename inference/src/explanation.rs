@@ -20,7 +20,7 @@ use store::{
 use tokio::{sync::mpsc, task::JoinHandle};
 use utoipa::ToSchema;
 
-pub(crate) use inputs::{Base64, Exact, Inputs, Policy};
+pub(crate) use inputs::{Base64, Exact, Inputs, Policy, Seed};
 
 use crate::{
     decision::{Breaker, GuardEffect, WarmPath},
@@ -95,11 +95,13 @@ pub(crate) struct NormalizedRequest {
     pub campaign_type: Option<String>,
     /// Size of the mail in bytes; absent if the request does not give it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u64>, maximum = 4_294_967_295_u32)]
     pub payload_bytes: Option<u32>,
     /// The caller's estimate of the delay in seconds.
     pub caller_latency_seconds: Option<f64>,
     /// Mails handed to the provider in the ten minutes before; absent if the request does not give it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u64>, maximum = 4_294_967_295_u32)]
     pub queue_depth: Option<u32>,
     /// Signals that the caller reported.
     pub signals: Vec<ToldSignal>,
@@ -169,6 +171,7 @@ pub(crate) struct Displacement {
     /// draws a better minute than the full one.
     pub value_lost: f64,
     /// How many mails the provider takes per minute.
+    #[schema(maximum = 10_000_000)]
     pub capacity_per_minute: u32,
 }
 

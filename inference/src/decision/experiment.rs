@@ -16,7 +16,11 @@ use store::events::TrialGroup;
 use utoipa::ToSchema;
 
 use super::{Choice, DAY_MINUTES, Facts};
-use crate::{config::ExperimentConfig, draw, explanation::Exact};
+use crate::{
+    config::ExperimentConfig,
+    draw,
+    explanation::{Exact, Seed},
+};
 
 /// Exploration chooses among quarter hours that are worth at least this share of the best: within it the model is often
 /// unsure which is better, and with 2 decisions in 100 the most that can be lost is 2 % of a fifth.
@@ -36,8 +40,9 @@ pub(crate) struct Draw {
     control_share: Exact,
     /// Share of the other people's decisions that explore.
     exploration_share: Exact,
-    /// Orders the minutes; derived from salt, person and campaign.
-    seed: u64,
+    /// Orders the minutes; derived from salt, person and campaign. In explanations of earlier versions it is a number.
+    #[schema(value_type = String, example = "13835058055282163712")]
+    seed: Seed,
 }
 
 /// What was drawn.
@@ -89,7 +94,7 @@ impl Draw {
             group,
             control_share: Exact(config.control_share),
             exploration_share: Exact(config.exploration_share),
-            seed: hash("minute", &[campaign]),
+            seed: Seed::new(hash("minute", &[campaign])),
         }
     }
 
@@ -148,7 +153,7 @@ impl Draw {
     /// Returns the first of `moments` in an order of all moments that is specific to this draw: each element of a set is equally
     /// likely to be the first, and it stays the first when others leave the set.
     fn first(&self, moments: impl Iterator<Item = Timestamp>) -> Option<Timestamp> {
-        moments.min_by_key(|moment| draw::mix(self.seed ^ moment.as_millis().cast_unsigned()))
+        moments.min_by_key(|moment| draw::mix(self.seed.number() ^ moment.as_millis().cast_unsigned()))
     }
 }
 

@@ -19,6 +19,7 @@ pub(crate) struct WarmPath {
     /// Weight at that moment.
     pub weight: f64,
     /// Seconds in which the weight halves.
+    #[schema(maximum = 315_360_000)]
     pub half_life_seconds: u64,
     /// Weight left at the time of the decision.
     pub weight_now: f64,

@@ -86,6 +86,53 @@ impl<'de> Deserialize<'de> for Exact {
     }
 }
 
+/// A seed stored as text: clients read a number as a signed one of 64 bits, or as a double, and neither holds every seed. In
+/// explanations of earlier versions it is a number, and stays one, so that a replay of them is the same, byte for byte.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Seed {
+    number: u64,
+    is_text: bool,
+}
+
+impl Seed {
+    pub(crate) fn new(number: u64) -> Self {
+        Self {
+            number,
+            is_text: true,
+        }
+    }
+
+    pub(crate) fn number(self) -> u64 {
+        self.number
+    }
+}
+
+impl Serialize for Seed {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.is_text {
+            true => serializer.collect_str(&self.number),
+            false => serializer.serialize_u64(self.number),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Seed {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = serde_json::Value::deserialize(deserializer)?;
+        let number = match &value {
+            serde_json::Value::String(text) => text.parse().ok(),
+            value => value.as_u64(),
+        };
+        match number {
+            Some(number) => Ok(Self {
+                number,
+                is_text: value.is_string(),
+            }),
+            None => Err(de::Error::custom("must be a whole number in quotes")),
+        }
+    }
+}
+
 /// Bytes stored as base64 text.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Base64(pub Vec<u8>);
@@ -112,6 +159,7 @@ pub(crate) struct Policy {
     #[schema(value_type = Vec<Vec<Value>>, example = json!([["0.5", 1800]]))]
     hot_paths: [(Exact, u64); 4],
     /// Seconds of silence: complaint, support ticket, unsubscription, hard bounce.
+    #[schema(value_type = Vec<i64>)]
     breaker_seconds: [u64; 4],
 }
 

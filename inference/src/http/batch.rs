@@ -58,9 +58,10 @@ pub(crate) struct BatchQuery {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct BatchResult {
     /// Index of the line, from 0.
+    #[schema(maximum = 9_007_199_254_740_991_u64)]
     pub index: u64,
     /// The HTTP status that the request would have had on its own.
-    #[schema(example = 200)]
+    #[schema(example = 200, minimum = 200, maximum = 599)]
     pub status: u16,
     /// The decision.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -173,7 +174,7 @@ async fn answer(app: App, lines: Lines, capacity: Capacity, answers: Answers, _p
         let Some(window) = next else { return };
         let text = match window.map_err(io::Error::other).flatten() {
             Ok(window) => {
-                let decisions = batch.tell(window).await;
+                let decisions = Box::pin(batch.tell(window)).await;
                 // If a store is down, thousands of lines fail: only the first failure is logged.
                 let mut errors = decisions.iter().filter_map(|decision| decision.as_ref().err());
                 let failure = errors.find(|error| matches!(error, ApiError::Unavailable { .. }));

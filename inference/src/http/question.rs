@@ -75,7 +75,7 @@ pub(crate) struct DecideRequest {
     #[schema(value_type = Option<DaySpanInput>)]
     pub allowed_window: Option<Object<DaySpanInput>>,
     /// Arrival only in these hours of the day, 0 to 23, at least one; instead of `allowed_window`.
-    #[schema(min_items = 1)]
+    #[schema(value_type = Option<Vec<i32>>, min_items = 1)]
     pub allowed_hours: Option<Vec<u8>>,
     /// No arrival on these days: dates (`2026-12-24`) or days of the week (`sunday`).
     #[schema(example = json!(["sunday", "2026-12-24"]), max_items = 400)]

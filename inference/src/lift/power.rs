@@ -24,8 +24,10 @@ const UNKNOWN_RATIO: f64 = 8.8;
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
 pub struct Power {
     /// Number of `treated` and `control` mails together with which a lift of `relative_lift` is detected four times in five.
+    #[schema(maximum = 9_007_199_254_740_991_u64)]
     pub mails_needed: u64,
     /// Number of those still missing.
+    #[schema(maximum = 9_007_199_254_740_991_u64)]
     pub mails_missing: u64,
     /// The lift to detect, as a share of the control group's rate.
     #[schema(example = 0.1)]

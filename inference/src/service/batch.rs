@@ -187,12 +187,12 @@ mod tests {
         };
         let mut batch = Batch::new(Arc::new(service), capacity);
         let window = || Window(vec![Err(ApiError::LineTooLong { limit_bytes: 1 })]);
-        let told = batch.tell(window()).await;
+        let told = Box::pin(batch.tell(window())).await;
         assert!(matches!(told[..], [Err(ApiError::LineTooLong { .. })]));
         // What a panic leaves behind.
         batch.room = None;
         for _ in 0..2 {
-            let told = batch.tell(window()).await;
+            let told = Box::pin(batch.tell(window())).await;
             assert!(matches!(told[..], [Err(ApiError::BrokenBatch)]));
         }
     }

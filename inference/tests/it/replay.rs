@@ -277,6 +277,54 @@ async fn what_cannot_be_replayed_says_why() {
     );
 }
 
+/// Stores an explanation with another content, under the reference that follows from it.
+fn store_changed(app: &TestApp, reference: &str, change: impl Fn(&str) -> String) -> String {
+    let mut explanations = app.events.explanations.lock().unwrap();
+    let mut stored = explanations[reference].clone();
+    let content = change(&stored.body).replace(reference, "");
+    let digest = Sha256::digest(&content)[..16].try_into().unwrap();
+    stored.reference = format!("dec_{:032x}", u128::from_be_bytes(digest));
+    stored.body = content.replacen("\"\"", &format!("\"{}\"", stored.reference), 1);
+    let changed = stored.reference.clone();
+    explanations.insert(changed.clone(), stored);
+    changed
+}
+
+#[tokio::test]
+async fn a_seed_is_text_and_was_a_number() {
+    let app = TestApp::start(Stores::default());
+    let mut groups = std::collections::BTreeSet::new();
+    for person in 0..60 {
+        let question = json!({"email": format!("person{person}@example.com"), "now": NOW, "explain": true});
+        let (_, decision) = app.post("/timing/decide", &question).await;
+        let seed = &decision["explanation"]["inputs"]["draw"]["seed"];
+        let seed = seed.as_str().unwrap();
+        assert!(seed.parse::<u64>().is_ok(), "{seed}");
+        let reference = reference(&decision);
+        eventually("the explanation is stored", async || {
+            app.events.explanations.lock().unwrap().contains_key(&reference)
+        })
+        .await;
+        let as_text = format!("\"seed\":\"{seed}\"");
+        let older = store_changed(&app, &reference, |body| {
+            assert!(body.contains(&as_text), "{body}");
+            body.replace(&as_text, &format!("\"seed\":{seed}"))
+        });
+        assert_ne!(older, reference);
+        let replay = replayed(&app, &older).await;
+        assert_eq!(replay["verdict"], "same", "{replay:#}");
+        assert!(
+            replay["text"].as_str().unwrap().contains("byte for byte"),
+            "{replay:#}"
+        );
+        groups.insert(decision["group"].to_string());
+        if groups.contains("\"control\"") && seed.len() == 20 {
+            return;
+        }
+    }
+    panic!("nobody is in the control group: {groups:?}");
+}
+
 #[tokio::test]
 async fn a_version_that_says_the_same_in_other_words_comes_to_the_same() {
     let app = TestApp::start(Stores::default());
@@ -284,23 +332,15 @@ async fn a_version_that_says_the_same_in_other_words_comes_to_the_same() {
         .post("/timing/decide", &json!({"email": "ann@example.com", "now": NOW}))
         .await;
     let reference = reference(&decision);
-    let explanations = &app.events.explanations;
     eventually("the explanation is stored", async || {
-        explanations.lock().unwrap().contains_key(&reference)
+        app.events.explanations.lock().unwrap().contains_key(&reference)
     })
     .await;
-    let mut stored = explanations.lock().unwrap()[&reference].clone();
     let sentence = decision["why"][0].as_str().unwrap();
-    let content = stored
-        .body
-        .replace(sentence, "Nobody knows.")
-        .replace(&reference, "");
-    assert!(content.contains("Nobody knows."), "{content}");
-    let digest = Sha256::digest(&content)[..16].try_into().unwrap();
-    stored.reference = format!("dec_{:032x}", u128::from_be_bytes(digest));
-    stored.body = content.replacen("\"\"", &format!("\"{}\"", stored.reference), 1);
-    let older = stored.reference.clone();
-    explanations.lock().unwrap().insert(older.clone(), stored);
+    let older = store_changed(&app, &reference, |body| {
+        assert!(body.contains(sentence), "{body}");
+        body.replace(sentence, "Nobody knows.")
+    });
 
     let replay = replayed(&app, &older).await;
     assert_eq!(replay["verdict"], "same", "{replay:#}");
