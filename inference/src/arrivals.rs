@@ -18,7 +18,7 @@ use utoipa::ToSchema;
 
 use crate::{
     latency::quantile,
-    mail::{self, MailError, may_equal},
+    mail::{self, MailError},
 };
 pub use drift::{Drift, DriftState};
 
@@ -81,6 +81,9 @@ pub struct Arrivals {
     pub mails: usize,
     /// Mails that arrived near a target but have no sent event to say when they went out.
     pub unmeasured: usize,
+    /// Decisions without a mail, near which only mail of other campaigns was sent. If these are many, `campaign_id` is not the
+    /// provider's own id.
+    pub under_another_campaign: usize,
     /// Decisions whose mail may still be on its way.
     pub pending: usize,
     /// The share of the people whose decisions are audited, which the counts cover: less than 1 if there are more than
@@ -150,6 +153,7 @@ async fn arrivals_of(
         decisions: audited.decisions,
         mails: audited.arrivals.len(),
         unmeasured: audited.unmeasured,
+        under_another_campaign: audited.under_another_campaign,
         pending,
         people_share: share,
         rows: rows(&audited.arrivals),
@@ -161,6 +165,7 @@ async fn arrivals_of(
 struct Audited {
     decisions: usize,
     unmeasured: usize,
+    under_another_campaign: usize,
     arrivals: Vec<Arrival>,
 }
 
@@ -181,7 +186,7 @@ impl Audited {
             decisions.push(forecast);
         }
         self.decisions += decisions.len();
-        let mails = mail::assign(&decisions, &touches, was_sent_for);
+        let mails = mail::assign(&decisions, &touches, was_sent_near);
         for (decision, mail) in decisions.iter().zip(&mails) {
             let Some(mail) = mail else { continue };
             let Some(sent_at) = sent_at(mail) else { continue };
@@ -198,9 +203,20 @@ impl Audited {
         let is_unmeasured = |touch: &&&Touch| {
             touch.kind == TouchKind::Delivered
                 && touch.delivery_latency_ms.is_none()
-                && decisions.iter().any(|decision| is_near_target(touch, decision))
+                && decisions
+                    .iter()
+                    .any(|decision| arrived_near(touch, decision) && mail::is_of_campaign(touch, *decision))
         };
         self.unmeasured += touches.iter().filter(is_unmeasured).count();
+        let is_near = |touch: &Touch, decision: &StoredForecast| match touch.delivery_latency_ms {
+            Some(_) => was_sent_near(touch, decision),
+            None => arrived_near(touch, decision),
+        };
+        let under_another = mail::under_another_campaign(&decisions, &mails, &touches, is_near);
+        self.under_another_campaign += under_another
+            .iter()
+            .filter(|is_under_another| **is_under_another)
+            .count();
     }
 }
 
@@ -217,7 +233,7 @@ fn sent_at(mail: &Touch) -> Option<Timestamp> {
     Some(mail.at.plus_millis(-mail.delivery_latency_ms?))
 }
 
-fn was_sent_for(mail: &Touch, decision: &StoredForecast) -> bool {
+fn was_sent_near(mail: &Touch, decision: &StoredForecast) -> bool {
     let Some(sent_at) = sent_at(mail) else {
         return false;
     };
@@ -225,18 +241,16 @@ fn was_sent_for(mail: &Touch, decision: &StoredForecast) -> bool {
     // The event's clock is the provider's, the decision's is ours: a mail may seem to have been sent shortly before its decision.
     (-NEAR_MS..=NEAR_MS).contains(&off_ms)
         && decision.decided_at <= sent_at.plus_millis(MINUTE_MS)
-        && is_of(mail, decision)
+        && is_of_provider(mail, decision)
 }
 
-fn is_near_target(mail: &Touch, decision: &StoredForecast) -> bool {
+fn arrived_near(mail: &Touch, decision: &StoredForecast) -> bool {
     let off_ms = mail.at.millis_since(decision.forecast.target_at);
-    (-NEAR_MS..=LATE_MS).contains(&off_ms) && decision.decided_at <= mail.at && is_of(mail, decision)
+    (-NEAR_MS..=LATE_MS).contains(&off_ms) && decision.decided_at <= mail.at && is_of_provider(mail, decision)
 }
 
-fn is_of(mail: &Touch, decision: &StoredForecast) -> bool {
-    let forecast = &decision.forecast;
-    forecast.esp.as_ref().is_none_or(|esp| *esp == mail.esp)
-        && may_equal(&mail.campaign_id, &forecast.campaign_id)
+fn is_of_provider(mail: &Touch, decision: &StoredForecast) -> bool {
+    decision.forecast.esp.as_ref().is_none_or(|esp| *esp == mail.esp)
 }
 
 fn rows(arrivals: &[Arrival]) -> Vec<ArrivalRow> {

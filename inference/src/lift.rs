@@ -72,7 +72,7 @@ pub struct Arm {
     pub design_effect: f64,
 }
 
-/// The response if the model's choices were used everywhere, estimated from all groups, each decision weighted by how
+/// The rate of answers if the model's choices were used everywhere, estimated from all groups, each decision weighted by how
 /// rarely its quarter hour is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
 pub struct ModelEstimate {
@@ -109,6 +109,9 @@ pub struct Lift {
     pub exploration: Arm,
     /// Decisions whose day after the mail is not over yet.
     pub pending: usize,
+    /// Decisions without a mail, near whose targets only mail of other campaigns arrived. If these are many, `campaign_id` is not
+    /// the provider's own id.
+    pub under_another_campaign: usize,
     /// The share of the people whose decisions are compared, which the counts cover: less than 1 if there are more than
     /// 500,000 decisions.
     #[schema(example = 1.0)]
@@ -117,7 +120,7 @@ pub struct Lift {
     pub difference: Option<Estimate>,
     /// Rate of `treated` divided by rate of `control`, minus 1; `null` if one of them has no answers.
     pub relative_lift: Option<Estimate>,
-    /// What the model's choices would gain everywhere; `null` if no mail arrived at one.
+    /// The rate if the model's choices were used everywhere; `null` if no mail arrived at one.
     pub model: Option<ModelEstimate>,
     /// How many mails are needed to detect a lift of a tenth.
     pub power: Power,
@@ -213,6 +216,11 @@ fn compare(people: &[Vec<Outcome>], people_share: f64, since: Timestamp, until: 
     let (control, control_arrivals, control_answers) = arm(TrialGroup::Control);
     let (exploration, ..) = arm(TrialGroup::Exploration);
     let difference = statistics::difference(&treated_answers, &control_answers, statistics::Z_95);
+    let under_another_campaign = people
+        .iter()
+        .flatten()
+        .filter(|outcome| outcome.is_under_another_campaign)
+        .count();
     let power = Power::of(&treated, &control);
     let verdict = Verdict::of(
         &verdict::Findings {
@@ -236,6 +244,7 @@ fn compare(people: &[Vec<Outcome>], people_share: f64, since: Timestamp, until: 
         control,
         exploration,
         pending: 0,
+        under_another_campaign,
         people_share,
         difference,
         relative_lift: statistics::relative(&treated_answers, &control_answers),
@@ -245,7 +254,7 @@ fn compare(people: &[Vec<Outcome>], people_share: f64, since: Timestamp, until: 
     }
 }
 
-/// Estimates what the model's choices would gain everywhere.
+/// Estimates the rate of answers if the model's choices were used everywhere.
 fn model_estimate(people: &[Vec<Outcome>]) -> Option<ModelEstimate> {
     let mut weighted = Weighted::default();
     for outcomes in people {

@@ -159,12 +159,14 @@ async fn people_of<T: Decided>(
 /// several decisions, it belongs to the latest one of its campaign, or else to the latest one.
 ///
 /// Mails that name a campaign come first: the others, and the decisions without a campaign, take what is left. Otherwise a
-/// decision could lose its mail to one for which any mail will do, and a sound experiment would seem to lose mails.
+/// decision could lose its mail to one for which any mail will do, and a sound experiment would seem to lose mails. Mail of
+/// another campaign belongs to no decision, however near it is.
 pub(crate) fn assign<'a, T: Decided>(
     decisions: &[&T],
     touches: &[&'a Touch],
-    may_belong: impl Fn(&Touch, &T) -> bool,
+    is_near: impl Fn(&Touch, &T) -> bool,
 ) -> Vec<Option<&'a Touch>> {
+    let may_belong = |mail: &Touch, decision: &T| is_near(mail, decision) && is_of_campaign(mail, decision);
     let mut mails: Vec<Option<&'a Touch>> = vec![None; decisions.len()];
     let of_kind = |is_named: bool| {
         touches.iter().copied().filter(move |touch| {
@@ -188,8 +190,35 @@ pub(crate) fn assign<'a, T: Decided>(
     mails
 }
 
+/// Returns for each decision about one person whether it has no mail, but near it the person got mail of another campaign, and
+/// no other: a caller who gives an id of their own as `campaign_id` has hardly any other decisions. `mails` is what [`assign`]
+/// returned.
+pub(crate) fn under_another_campaign<T: Decided>(
+    decisions: &[&T],
+    mails: &[Option<&Touch>],
+    touches: &[&Touch],
+    is_near: impl Fn(&Touch, &T) -> bool,
+) -> Vec<bool> {
+    let is_taken = |touch: &Touch| mails.iter().flatten().any(|mail| std::ptr::eq(*mail, touch));
+    let is_under_another = |(decision, mail): (&&T, &Option<&Touch>)| {
+        let mut near = touches
+            .iter()
+            .filter(|touch| touch.kind == TouchKind::Delivered && is_near(touch, decision))
+            .peekable();
+        mail.is_none()
+            && near.peek().is_some()
+            && near.all(|touch| !is_of_campaign(touch, *decision) && !is_taken(touch))
+    };
+    decisions.iter().zip(mails).map(is_under_another).collect()
+}
+
+/// Returns whether a mail may be of a decision's campaign.
+pub(crate) fn is_of_campaign<T: Decided>(mail: &Touch, decision: &T) -> bool {
+    may_equal(mail.campaign_id.as_deref(), decision.campaign_id())
+}
+
 /// Returns whether two names are equal or at least one is not known.
-pub(crate) fn may_equal(a: &Option<String>, b: &Option<String>) -> bool {
+pub(crate) fn may_equal(a: Option<&str>, b: Option<&str>) -> bool {
     a.is_none() || b.is_none() || a == b
 }
 

@@ -51,6 +51,9 @@ pub(crate) async fn run(args: &LatencyArgs, config: RawConfig) -> anyhow::Result
         &["provider", "drift", "last day", "before"],
         &drift,
     ));
+    if arrivals.under_another_campaign > 0 {
+        output::line(&output::about_campaigns(arrivals.under_another_campaign));
+    }
     if arrivals.people_share < 1.0 {
         output::line(&format!(
             "There are too many decisions to read: these are the decisions of {:.1} % of the people.",

@@ -69,18 +69,24 @@ pub(crate) async fn run(args: &LiftArgs, config: RawConfig) -> anyhow::Result<()
     output::line(&output::table(&header, &rows));
     output::line("");
     if let Some(difference) = lift.difference {
-        output::line(&format!("difference            {}", points(difference)));
+        output::line(&format!(
+            "difference               {}",
+            gain(difference, "points")
+        ));
     }
     if let Some(relative) = lift.relative_lift {
-        output::line(&format!("relative lift         {}", points(relative)));
+        output::line(&format!("relative lift            {}", gain(relative, "%")));
     }
     if let Some(model) = lift.model {
-        output::line(&format!("everywhere (SNIPS)    {}", points(model.snips)));
-        output::line(&format!("everywhere (IPS)      {}", points(model.ips)));
+        output::line(&format!("rate everywhere (SNIPS)  {}", rate(model.snips)));
+        output::line(&format!("rate everywhere (IPS)    {}", rate(model.ips)));
         output::line(&format!(
-            "effective sample size {:.0}",
+            "effective sample size    {:.0}",
             model.effective_sample_size
         ));
+    }
+    if lift.under_another_campaign > 0 {
+        output::line(&output::about_campaigns(lift.under_another_campaign));
     }
     if lift.people_share < 1.0 {
         output::line(&format!(
@@ -116,9 +122,20 @@ fn row(name: &str, arm: &Arm) -> Vec<String> {
     ]
 }
 
-fn points(estimate: Estimate) -> String {
+/// Formats a difference between rates, in percentage points or in percent of one of them.
+fn gain(estimate: Estimate, unit: &str) -> String {
     format!(
-        "{:+.2} % ({:+.2} to {:+.2})",
+        "{:+.2} {unit} ({:+.2} to {:+.2})",
+        100.0 * estimate.value,
+        100.0 * estimate.low,
+        100.0 * estimate.high
+    )
+}
+
+/// Formats a share of the mails.
+fn rate(estimate: Estimate) -> String {
+    format!(
+        "{:.2} % ({:.2} to {:.2})",
         100.0 * estimate.value,
         100.0 * estimate.low,
         100.0 * estimate.high

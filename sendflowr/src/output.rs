@@ -43,6 +43,15 @@ pub(crate) fn counted(count: usize, noun: &str) -> String {
     format!("{count} {noun}{plural}")
 }
 
+/// Says what to do about decisions near whose time only mail of other campaigns was sent.
+pub(crate) fn about_campaigns(under_another: usize) -> String {
+    format!(
+        "Followed by mail of another campaign only: {}. Give the provider's own id as `campaign_id` (docs/providers.md says \
+         which field of its events that is), or leave it out.",
+        counted(under_another, "decision")
+    )
+}
+
 /// Formats a table: the header, a rule, and one line per row, with aligned columns. Columns in which every cell is a number
 /// are aligned to the right.
 pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {

@@ -296,3 +296,36 @@ fn the_overview_tells_the_size_of_every_plugin() {
         );
     }
 }
+
+/// What callers give as `campaign_id` must be what the plugins read.
+#[test]
+fn the_overview_names_the_campaign_id_of_every_plugin() {
+    let page = fs::read_to_string(repository().join("docs/providers.md")).expect("it is there");
+    let rows = |heading: &str| {
+        let (_, rest) = page.split_once(heading).expect("it has this part");
+        let part = rest.split("\n## ").next().unwrap_or(rest).to_owned();
+        let cells = |line: &str| {
+            let (name, cell) = line.strip_prefix("| ")?.split_once(" | ")?;
+            Some((name.to_owned(), cell.split(" |").next()?.to_owned()))
+        };
+        // Without the header.
+        part.lines().filter_map(cells).skip(1).collect::<Vec<_>>()
+    };
+    let slugs: BTreeMap<String, String> = rows("# Providers").into_iter().collect();
+    let campaign_ids = rows("## Campaign ids");
+    assert_eq!(campaign_ids.len(), PROVIDERS.len());
+    for (provider, told) in campaign_ids {
+        let slug = slugs[&provider].trim_matches('`');
+        let folder = repository().join("plugins").join(slug);
+        let mut read = String::new();
+        for part in ["src", "cases"] {
+            for file in fs::read_dir(folder.join(part)).expect("it is there") {
+                read += &fs::read_to_string(file.expect("it is listed").path()).expect("it is text");
+            }
+        }
+        assert_eq!(told == "none", !read.contains("campaign_id:"), "{slug}: {told}");
+        for field in told.split('`').skip(1).step_by(2) {
+            assert!(read.contains(field), "{slug} reads no `{field}`");
+        }
+    }
+}

@@ -88,9 +88,10 @@ pub(crate) struct DecideRequest {
     /// The provider that will send the mail: its slug, as in `/webhooks/{slug}`. The expected delay is that provider's.
     #[schema(example = "sendgrid")]
     pub esp: Option<String>,
-    /// The provider's own id of the campaign, as the provider reports it in its events, at most 256 bytes; otherwise leave it out.
-    /// Mail with another id does not count as this decision's in `GET /lift` and `GET /latency`. If the campaign has been sent
-    /// before, the expected delay also depends on it.
+    /// The provider's own id of the campaign, as the provider reports it in its events (`docs/providers.md` names the field), at
+    /// most 256 bytes; otherwise leave it out. Mail with another id does not count as this decision's in `GET /lift` and in
+    /// `GET /latency`, where `under_another_campaign` counts such decisions. If the campaign has been sent before, the expected
+    /// delay also depends on it.
     #[schema(min_length = 1, max_length = 256)]
     pub campaign_id: Option<String>,
     /// Type of campaign, as senders attach it to their messages as `campaign_type`, at most 256 bytes. The expected delay depends

@@ -4,7 +4,7 @@ use event::{Timestamp, grid::QUARTER_MS};
 use store::events::{StoredTrial, Touch, TouchKind, TrialGroup};
 
 use super::{EARLY_MS, LATE_MS, SPAN_MS};
-use crate::mail::{assign, may_equal};
+use crate::mail::{assign, may_equal, under_another_campaign};
 
 /// The outcome of a decision.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -14,6 +14,8 @@ pub(super) struct Outcome {
     pub(super) weight: f64,
     /// Whether the mail was answered; `None` if none arrived near the target.
     pub(super) answered: Option<bool>,
+    /// Whether none did, but mail of another campaign.
+    pub(super) is_under_another_campaign: bool,
 }
 
 /// Matches the decisions about one person with the mails that arrived near their targets and may be of their campaign,
@@ -32,7 +34,8 @@ pub(super) fn join(mut trials: Vec<&StoredTrial>, mut touches: Vec<&Touch>) -> V
         }
         decisions.push(trial);
     }
-    let mails = assign(&decisions, &touches, may_belong);
+    let mails = assign(&decisions, &touches, is_near);
+    let under_another = under_another_campaign(&decisions, &mails, &touches, is_near);
     // A caller that asks again before the target may get another minute, and then sends at that one. The first decision then
     // leads to no mail. That is not a lost mail but would look like one, mostly where minutes are random. A decision whose
     // mail arrived is compared in any case: what people answered has no influence on what is left out.
@@ -48,15 +51,18 @@ pub(super) fn join(mut trials: Vec<&StoredTrial>, mut touches: Vec<&Touch>) -> V
             *campaign == campaign_id && *decided_at < decision.trial.target_at
         })
     };
-    let outcome = |(decision, mail): (&&StoredTrial, Option<&Touch>)| Outcome {
-        group: decision.trial.group,
-        weight: weight(decision),
-        answered: mail.map(|mail| touches.iter().any(|touch| answers(touch, mail))),
-    };
+    let outcome =
+        |((decision, mail), is_under_another_campaign): ((&&StoredTrial, Option<&Touch>), bool)| Outcome {
+            group: decision.trial.group,
+            weight: weight(decision),
+            answered: mail.map(|mail| touches.iter().any(|touch| answers(touch, mail))),
+            is_under_another_campaign,
+        };
     decisions
         .iter()
         .zip(mails)
-        .filter(|(decision, mail)| mail.is_some() || !was_asked_again(decision))
+        .zip(under_another)
+        .filter(|((decision, mail), _)| mail.is_some() || !was_asked_again(decision))
         .map(outcome)
         .collect()
 }
@@ -65,17 +71,17 @@ fn key(trial: &StoredTrial) -> (Timestamp, &Option<String>, Timestamp) {
     (trial.trial.target_at, &trial.trial.campaign_id, trial.decided_at)
 }
 
-fn may_belong(mail: &Touch, decision: &StoredTrial) -> bool {
+fn is_near(mail: &Touch, decision: &StoredTrial) -> bool {
     let target = decision.trial.target_at;
     let is_near = target.plus_millis(-EARLY_MS) <= mail.at && mail.at <= target.plus_millis(LATE_MS);
-    is_near && decision.decided_at <= mail.at && may_equal(&mail.campaign_id, &decision.trial.campaign_id)
+    is_near && decision.decided_at <= mail.at
 }
 
 fn answers(touch: &Touch, mail: &Touch) -> bool {
     let waited_ms = touch.at.millis_since(mail.at);
     touch.kind == TouchKind::Answered
         && (0..=SPAN_MS).contains(&waited_ms)
-        && may_equal(&touch.message_id, &mail.message_id)
+        && may_equal(touch.message_id.as_deref(), mail.message_id.as_deref())
 }
 
 fn weight(decision: &StoredTrial) -> f64 {

@@ -40,6 +40,7 @@ fn people(seed: u64, count: usize, lift: f64) -> Vec<Vec<Outcome>> {
                 0.0
             },
             answered: Some(numbers.next() < rate),
+            is_under_another_campaign: false,
         };
         people.push((0..mails).map(|_| outcome(&mut numbers)).collect());
     }
@@ -120,6 +121,7 @@ fn a_handful_of_decisions_does_not_show_that_the_groups_differ() {
             group,
             weight: 1.0,
             answered: (number < arrived).then_some(false),
+            is_under_another_campaign: false,
         };
         (0..count).map(move |number| vec![one(number)])
     };
@@ -144,6 +146,7 @@ fn many_mails_to_a_few_people_decide_nothing() {
                 group,
                 weight: 1.0,
                 answered: Some(answered || number.is_multiple_of(2)),
+                is_under_another_campaign: false,
             };
             people.push((0..40).map(outcome).collect());
         }

@@ -122,6 +122,36 @@ async fn arrivals_are_compared_with_what_was_expected() {
 }
 
 #[tokio::test]
+async fn decisions_whose_mail_was_sent_under_another_campaign_are_counted() {
+    let stores = Stores::default();
+    for hours_ago in 2..6 {
+        decided_and_sent(&stores, hours_ago, 10);
+    }
+    let decided_for = |number: i64, campaign: &str| {
+        let mut explanations = stores.events.explanations.lock().unwrap();
+        let explanation = explanations.get_mut(&format!("dec_{number}")).unwrap();
+        explanation.forecast.as_mut().unwrap().campaign_id = Some(campaign.to_owned());
+    };
+    for (number, campaign) in [(2, "spring"), (3, "spring"), (4, "77")] {
+        decided_for(number, campaign);
+    }
+    for stored in stores.events.stored.lock().unwrap().iter_mut() {
+        stored.event.campaign_id = Some("77".to_owned());
+        // Of a provider that reports no sent events.
+        if stored.event.universal_id == id_of("person3@example.com") {
+            stored.enrichment.delivery_latency_ms = None;
+        }
+    }
+    let app = TestApp::start(stores);
+    let arrivals = audited(&app, "").await;
+    assert_eq!(
+        (&arrivals["decisions"], &arrivals["mails"]),
+        (&json!(4), &json!(2))
+    );
+    assert_eq!(arrivals["under_another_campaign"], 2, "{arrivals}");
+}
+
+#[tokio::test]
 async fn a_provider_that_slows_down_raises_the_alarm() {
     let stores = Stores::default();
     for hours_ago in 2..200 {

@@ -97,6 +97,36 @@ async fn chosen_times_are_compared_with_random_ones() {
 }
 
 #[tokio::test]
+async fn decisions_whose_mail_came_under_another_campaign_are_counted() {
+    let app = TestApp::start(Stores::default());
+    let of_nobody: &[Option<&str>] = &[];
+    let mails = [
+        (1, &[Some("77")] as &[_]),
+        (2, &[Some("77"), Some("78")]),
+        (3, &[Some("77"), Some("spring")]),
+        (4, &[Some("77"), None]),
+        (5, of_nobody),
+    ];
+    for (number, campaigns) in mails {
+        let decision = decide(&app, &json!({"email": email(number), "campaign_id": "spring"})).await;
+        let arrive_at: Timestamp = decision["arrive_at"].as_str().unwrap().parse().unwrap();
+        for campaign in campaigns {
+            let mut mail = event(&email(number), EventType::Delivered, arrive_at);
+            mail.campaign_id = campaign.map(str::to_owned);
+            app.store_event(mail);
+        }
+    }
+    let lift = lift(&app, 5, 5).await;
+    let mails = |group: &str| lift[group]["mails"].as_u64().unwrap();
+    assert_eq!(
+        mails("treated") + mails("control") + mails("exploration"),
+        2,
+        "{lift}"
+    );
+    assert_eq!(lift["under_another_campaign"], 2, "{lift}");
+}
+
+#[tokio::test]
 async fn who_wants_the_models_choice_gets_it_and_is_not_counted() {
     let app = TestApp::start(Stores::default());
     for number in 0..100 {
