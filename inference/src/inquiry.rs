@@ -11,7 +11,7 @@ use event::{
     profile::{Profile, Signal},
 };
 
-pub(crate) use self::local::{WEEKDAYS, blackout_days, day_span, time_zone};
+pub(crate) use self::local::{WEEKDAYS, blackout_days, day_span, same_ends, time_zone};
 use crate::{decision::Question, error::ApiError, person::Wanted};
 
 /// Longest window: two weeks. A weekly curve cannot say which of three equal Tuesdays is best.

@@ -68,10 +68,10 @@ pub(crate) struct DecideRequest {
     /// IANA name of the time zone of hours and days. Default `UTC`.
     #[schema(example = "Europe/Berlin")]
     pub time_zone: Option<String>,
-    /// No arrival in this part of the day.
+    /// No arrival in this part of the day; leave it out if there is none.
     #[schema(value_type = Option<DaySpanInput>)]
     pub quiet_hours: Option<Object<DaySpanInput>>,
-    /// Arrival only in this part of the day.
+    /// Arrival only in this part of the day; from `00:00` to `00:00` is the whole day.
     #[schema(value_type = Option<DaySpanInput>)]
     pub allowed_window: Option<Object<DaySpanInput>>,
     /// Arrival only in these hours of the day, 0 to 23, at least one; instead of `allowed_window`.
@@ -161,10 +161,7 @@ impl DecideRequest {
         let local = LocalRules {
             zone,
             allowed: local::allowed(self.allowed_window, self.allowed_hours)?,
-            quiet: self
-                .quiet_hours
-                .map(|span| span.0.read("quiet_hours"))
-                .transpose()?,
+            quiet: local::quiet(self.quiet_hours)?,
             blackout_dates,
             blackout_weekdays,
         };

@@ -42,12 +42,17 @@ pub(crate) fn day_span(field: &str, start: &str, end: &str) -> Result<DaySpan, A
         end => end,
     };
     if start == end {
-        return Err(ApiError::field(
-            format!("{field}.end"),
-            format!("must not be the same as `{field}.start`"),
-        ));
+        return Err(same_ends(field));
     }
     Ok(DaySpan { start, end })
+}
+
+/// Returns the error for a part of the day that ends where it starts.
+pub(crate) fn same_ends(field: &str) -> ApiError {
+    ApiError::field(
+        format!("{field}.end"),
+        format!("must not be the same as `{field}.start`"),
+    )
 }
 
 fn minute_of_day(text: &str) -> Option<u16> {

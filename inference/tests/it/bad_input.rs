@@ -128,6 +128,7 @@ async fn guards_and_signals() {
             with(json!({"time_zone": "Mars/Olympus"})),
             with(json!({"quiet_hours": {"start": "25:00", "end": "07:00"}})),
             with(json!({"quiet_hours": {"start": "07:00", "end": "07:00"}})),
+            with(json!({"quiet_hours": {"start": "00:00", "end": "00:00"}})),
             with(json!({"quiet_hours": {"start": "07:00", "end": "24:01"}})),
             with(json!({"allowed_window": {"start": "7", "end": "08:00"}})),
             with(json!({"allowed_hours": []})),
@@ -163,6 +164,7 @@ async fn guards_and_signals() {
     insta::assert_snapshot!(messages, @r"
     `time_zone` must be an IANA time zone such as `Europe/Berlin`
     `quiet_hours.start` must be a time of day, `HH:MM`
+    `quiet_hours.end` must not be the same as `quiet_hours.start`
     `quiet_hours.end` must not be the same as `quiet_hours.start`
     `quiet_hours.end` must be a time of day, `HH:MM`
     `allowed_window.start` must be a time of day, `HH:MM`

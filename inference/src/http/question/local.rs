@@ -23,6 +23,19 @@ impl DaySpanInput {
     }
 }
 
+/// Reads the part of the day in which no mail may arrive.
+pub(super) fn quiet(span: Option<Object<DaySpanInput>>) -> Result<Option<DaySpan>, ApiError> {
+    let Some(Object(input)) = span else {
+        return Ok(None);
+    };
+    let span = input.read("quiet_hours")?;
+    // Forms that are not filled in send 00:00 to 00:00, which would forbid every minute.
+    if input.start == input.end {
+        return Err(inquiry::same_ends("quiet_hours"));
+    }
+    Ok(Some(span))
+}
+
 /// Reads the parts of the day in which mail may arrive; none means all.
 pub(super) fn allowed(
     window: Option<Object<DaySpanInput>>,
