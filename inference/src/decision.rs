@@ -146,7 +146,7 @@ pub(crate) struct Choice {
 pub(crate) struct Suppressed {
     /// The guard or breaker that removed the last minutes.
     pub(crate) reason: &'static str,
-    /// The first moment that all rules except window and deadline allow, within [`SEARCH_MS`].
+    /// The first moment that all rules except the window allow, within [`SEARCH_MS`].
     pub(crate) first_allowed_at: Option<Timestamp>,
 }
 
@@ -195,7 +195,7 @@ pub(crate) fn decide(question: &Question, facts: Facts<'_>) -> Result<Choice, Su
         question.now_was_told,
     );
     let window = Minutes::starting_in(question.window.start, question.window.end);
-    let narrowed = narrow(window, question.deadline, question, facts, &breakers);
+    let narrowed = narrow(window, question, facts, &breakers);
     if narrowed.left.is_empty() {
         let reason = narrowed.effects.last().map_or("window", |effect| effect.guard);
         return Err(Suppressed {
@@ -235,13 +235,7 @@ pub(crate) fn decide(question: &Question, facts: Facts<'_>) -> Result<Choice, Su
 
 /// Applies all guards to `window`, breakers first: if several rules would each leave nothing, the reason given is the most
 /// important one.
-fn narrow(
-    window: Minutes,
-    deadline: Option<Timestamp>,
-    question: &Question,
-    facts: Facts<'_>,
-    breakers: &[Breaker],
-) -> Narrowed {
+fn narrow(window: Minutes, question: &Question, facts: Facts<'_>, breakers: &[Breaker]) -> Narrowed {
     let mut narrowed = Narrowed {
         minutes_asked: window.count(),
         left: window,
@@ -253,7 +247,7 @@ fn narrow(
     if let Some(not_before) = question.not_before {
         narrowed.remove_before("not_before", not_before);
     }
-    if let Some(deadline) = deadline {
+    if let Some(deadline) = question.deadline {
         // A mail that arrives exactly at the deadline is in time.
         let end = narrowed.left.hull().end;
         narrowed.remove(
@@ -321,7 +315,7 @@ fn unreachable_minutes(candidates: &Minutes, now: Timestamp, latency: &WeekOfLat
 fn first_allowed(question: &Question, facts: Facts<'_>, breakers: &[Breaker]) -> Option<Timestamp> {
     let from = question.window.start.max(question.now);
     let search = Minutes::starting_in(from, from.plus_millis(SEARCH_MS));
-    let narrowed = narrow(search, None, question, facts, breakers);
+    let narrowed = narrow(search, question, facts, breakers);
     (!narrowed.left.is_empty()).then(|| moment(narrowed.left.hull().start))
 }
 

@@ -206,7 +206,8 @@ pub struct ErrorDetails {
     /// `quiet_hours`, `blackout_days`. `latency`: no mail handed over now would arrive in time. `window`: it contains no minute.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// The first moment at which mail may arrive again, for `suppressed`; absent if there is none within 400 days.
+    /// The first moment at which mail may arrive again, for `suppressed`; absent if there is none up to the request's `deadline`
+    /// and within 400 days.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub first_allowed_at: Option<Timestamp>,

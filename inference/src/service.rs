@@ -241,7 +241,10 @@ impl Service {
             inquiry,
             known,
         };
-        basis.choose().map_err(|suppressed| refusal(&suppressed))
+        let deadline = basis.inquiry.question.deadline;
+        basis
+            .choose()
+            .map_err(|suppressed| refusal(&suppressed, deadline))
     }
 
     /// Returns how the experiment treats a decision, if there is an experiment and the request takes part. While the
@@ -398,14 +401,17 @@ impl Weighed {
     }
 }
 
-fn refusal(suppressed: &Suppressed) -> ApiError {
+fn refusal(suppressed: &Suppressed, deadline: Option<Timestamp>) -> ApiError {
     let Suppressed {
         reason,
         first_allowed_at,
     } = *suppressed;
-    let until = match first_allowed_at {
-        Some(moment) => format!("the first minute allowed is {moment}"),
-        None => "no minute of the next 400 days is allowed".to_owned(),
+    let until = match (first_allowed_at, deadline) {
+        (Some(moment), _) => format!("the first minute allowed is {moment}"),
+        (None, Some(deadline)) => {
+            format!("no minute of the next 400 days up to the deadline, {deadline}, is allowed")
+        }
+        (None, None) => "no minute of the next 400 days is allowed".to_owned(),
     };
     let message = format!("no minute of the window is allowed, the last were removed by `{reason}`: {until}");
     ApiError::Suppressed {

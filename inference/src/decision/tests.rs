@@ -462,7 +462,7 @@ proptest! {
             }
             (Err(refusal), None) => {
                 if let Some(first) = refusal.first_allowed_at {
-                    let rest = Question { deadline: None, window: first..first.plus_millis(MINUTE_MS), ..question.clone() };
+                    let rest = Question { window: first..first.plus_millis(MINUTE_MS), ..question.clone() };
                     prop_assert!(decide_for(&profile, &rest, &latency).is_ok());
                 }
             }

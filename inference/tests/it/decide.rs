@@ -191,6 +191,32 @@ async fn an_event_changes_the_next_decision() {
 }
 
 #[tokio::test]
+async fn mail_that_is_allowed_only_after_its_deadline_is_not_put_off() {
+    let app = TestApp::start(Stores::default());
+    let refusal = async |window_end: &str, deadline: &str| {
+        let request = json!({
+            "email": "ann@example.com", "now": NOW, "window": {"start": "2026-01-07T15:00:00Z", "end": window_end},
+            "quiet_hours": {"start": "15:00", "end": "20:00"}, "deadline": deadline,
+        });
+        let (status, refusal) = app.post("/timing/decide", &request).await;
+        assert_eq!(status, StatusCode::CONFLICT, "{refusal}");
+        refusal["error"].clone()
+    };
+    let too_late = refusal("2026-01-08T10:00:00Z", "2026-01-07T17:33:00Z").await;
+    assert_eq!(too_late["first_allowed_at"], Value::Null, "{too_late}");
+    let message = too_late["message"].as_str().unwrap();
+    assert!(
+        message.contains("up to the deadline, 2026-01-07T17:33:00"),
+        "{message}"
+    );
+    let in_time = refusal("2026-01-07T19:00:00Z", "2026-01-07T20:00:00Z").await;
+    assert_eq!(
+        in_time["first_allowed_at"], "2026-01-07T20:00:00.000Z",
+        "{in_time}"
+    );
+}
+
+#[tokio::test]
 async fn lost_profiles_are_rebuilt_and_never_put() {
     let stores = Stores::default();
     evening_clicks(&stores, "ann@example.com", 20, now());
