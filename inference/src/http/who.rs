@@ -261,9 +261,35 @@ pub(crate) fn source(path: &str, text: &str) -> Result<String, ApiError> {
 }
 
 fn email_identifier(hasher: &Hasher, path: &str, raw: &str) -> Result<Identifier, ApiError> {
-    hasher
-        .email_identifier(raw)
-        .map_err(|error| ApiError::field(path, format!("is {error}")))
+    let identifier = hasher.email_identifier(raw);
+    let identifier = identifier.map_err(|error| ApiError::field(path, format!("is {error}")))?;
+    if !is_one_address(raw) {
+        return Err(ApiError::field(
+            path,
+            "must be one bare e-mail address, without `mailto:`, name, brackets or another address",
+        ));
+    }
+    Ok(identifier)
+}
+
+/// Characters that stand in no address outside of quotes, but around it or between several.
+const AROUND_ADDRESSES: [char; 8] = ['@', ',', ';', '<', '>', '(', ')', '"'];
+
+/// Checks that a text that can be hashed as an address is a single one. The host hashes whatever a provider reports, so that no
+/// event is lost; in a request, such a text is a mistake that would otherwise name a stranger.
+fn is_one_address(raw: &str) -> bool {
+    let Ok(address) = identity::normalize_email(raw) else {
+        return false;
+    };
+    let Some((local, domain)) = address.rsplit_once('@') else {
+        return false;
+    };
+    let quoted = local.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    let is_local_well = match quoted {
+        Some(quoted) => !quoted.replace("\\\"", "").contains('"'),
+        None => !local.contains(AROUND_ADDRESSES) && !local.contains(':'),
+    };
+    is_local_well && !domain.contains(AROUND_ADDRESSES)
 }
 
 fn hash_identifier(path: &str, text: &str) -> Result<Identifier, ApiError> {
@@ -318,6 +344,34 @@ mod tests {
         );
         let phone = identified(input("phone_number", "+1 (415) 555-0100")).unwrap();
         assert_eq!(identified(input("phone_number", &phone.value)).unwrap(), phone);
+    }
+
+    #[test]
+    fn what_is_not_a_single_address_is_refused() {
+        for text in [
+            "a@x.com,b@x.com",
+            "a@x.com;b@x.com",
+            "a@x.com,",
+            "mailto:a@x.com",
+            "a@@x.com",
+            "<a@x.com>",
+            "\"ann\"<a@x.com>",
+            "\"a\"@x.com,\"b\"@x.com",
+            "a@x.com\u{ff0c}b@x.com",
+        ] {
+            assert!(identified(input("email", text)).is_err(), "{text}");
+        }
+        for text in [
+            " Ann.O'Hara+news@example.com ",
+            "a=b/c{d}|e@example.com",
+            "\"a@b,c\"@example.com",
+            r#""a\"b"@example.com"#,
+            "a@[ipv6:2001:db8::1]",
+            "jörg@bücher.example",
+        ] {
+            let hashed = Hasher::new().email_identifier(text).unwrap();
+            assert_eq!(identified(input("email", text)).unwrap(), hashed, "{text}");
+        }
     }
 
     #[test]

@@ -58,6 +58,8 @@ async fn identities() {
             json!({"identifiers": [{"kind": "esp_user_id", "value": "1"}]}),
             json!({"identifiers": [["klaviyo_id", "x"]]}),
             json!({"email": "ann@example.com", "email_hash": "0".repeat(64)}),
+            json!({"email": "ann@example.com,bob@example.com"}),
+            json!({"identifiers": [{"kind": "email", "value": "mailto:ann@example.com"}]}),
         ],
     )
     .await;
@@ -75,6 +77,8 @@ async fn identities() {
     `identifiers[0].esp` is missing: an `esp_user_id` belongs to one provider
     `identifiers[0]` must be an object
     `email_hash` is not the hash of the address in `email`: give one of them, and hash as the documentation says, with the pepper if one is set
+    `email` must be one bare e-mail address, without `mailto:`, name, brackets or another address
+    `identifiers[0].value` must be one bare e-mail address, without `mailto:`, name, brackets or another address
     ");
 }
 
