@@ -151,7 +151,7 @@ impl<'de> Deserialize<'de> for Base64 {
     }
 }
 
-/// How signals were weighted: the section `[inference.policy]` as weights and seconds.
+/// How signals were weighted: the sections `[inference.hot_paths]` and `[inference.breakers]` as weights and seconds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Policy {

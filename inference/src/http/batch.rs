@@ -76,7 +76,7 @@ pub(crate) struct BatchResult {
 /// Takes one request per line, each as for `POST /timing/decide` and at most 64 KiB, and answers with one line each, in the
 /// same order, while the request is still being sent. Send and read at the same time: if you stop reading, the service stops
 /// reading your request. A connection on which you neither send nor read for a minute is cut off. A response that ends without
-/// its last chunk is incomplete.
+/// its last chunk is incomplete. Generators of clients cannot express this: `docs/timing.md` has a client of a few lines.
 ///
 /// **Capacity.** If a provider takes a limited number of mails per minute, no minute of `trigger_at` gets more than that
 /// within the batch. Mails of other requests or batches are not counted: send a campaign as one batch. Lines are placed in

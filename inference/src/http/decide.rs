@@ -46,7 +46,8 @@ pub(crate) async fn decide(
     post, path = "/timing-decision", tag = "decisions", request_body = DecideRequest,
     responses(
         (status = 200, description = "The decision", body = Decision),
-        (status = "4XX", description = "As for `/timing/decide`", body = ErrorBody),
+        (status = 409, description = "As for `/timing/decide`", body = ErrorBody),
+        (status = 422, description = "As for `/timing/decide`", body = ErrorBody),
         (status = 503, description = "As for `/timing/decide`", body = ErrorBody),
     )
 )]

@@ -264,6 +264,7 @@ pub(crate) struct LinkRequest {
     #[schema(example = "ann@example.com")]
     pub email: Option<String>,
     /// Hash of an e-mail address, made as for `POST /timing/decide`.
+    #[schema(pattern = "^[0-9A-Fa-f]{64}$")]
     pub email_hash: Option<String>,
     /// A phone number in E.164 form. Hashed immediately.
     pub phone_number: Option<String>,

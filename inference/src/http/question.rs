@@ -41,24 +41,28 @@ const HOUR_MS: f64 = grid::HOUR_MS as f64;
 #[serde(deny_unknown_fields)]
 pub(crate) struct DecideRequest {
     /// The person's id.
-    #[schema(example = "sf_0123456789abcdef0123456789abcdef")]
+    #[schema(
+        example = "sf_0123456789abcdef0123456789abcdef",
+        pattern = "^sf_[0-9a-f]{32}$"
+    )]
     pub universal_id: Option<String>,
     /// The person's e-mail address. Hashed immediately; never stored, logged or repeated.
     #[schema(example = "ann@example.com")]
     pub email: Option<String>,
     /// Hash of the person's e-mail address: SHA-256 of the address, normalized to Unicode NFKC, trimmed and in lower case, as 64
     /// hexadecimal digits; if `identity.pepper` is set, HMAC-SHA-256 with the pepper as the key.
+    #[schema(pattern = "^[0-9A-Fa-f]{64}$")]
     pub email_hash: Option<String>,
     /// The person's phone number in E.164 form. Hashed immediately.
     pub phone_number: Option<String>,
     /// Identifiers of the person.
     #[schema(value_type = Option<Vec<IdentifierInput>>, max_items = 32)]
     pub identifiers: Option<Vec<Object<IdentifierInput>>>,
-    /// Length of the window in hours from now on, 1 to 336. Default 24.
+    /// Length of the window in hours from now on, 1 to 336. Default 24. Not together with `window`.
     #[schema(example = 24, minimum = 1, maximum = 336)]
     pub window_hours: Option<f64>,
-    /// Start and end of the window, instead of `window_hours`: 1 minute to 336 hours apart, the end later than now and within 366
-    /// days.
+    /// Start and end of the window, not together with `window_hours`: 1 minute to 336 hours apart, the end later than now and
+    /// within 366 days.
     #[schema(value_type = Option<WindowInput>)]
     pub window: Option<Object<WindowInput>>,
     /// Earliest moment of arrival.

@@ -83,7 +83,7 @@ pub(crate) async fn ready(State(app): State<App>) -> Response {
 /// Returns the metrics for Prometheus.
 #[utoipa::path(
     get, path = "/metrics", tag = "service",
-    responses((status = 200, description = "Metrics in the OpenMetrics text format", body = String))
+    responses((status = 200, description = "Metrics in the OpenMetrics text format", body = String, content_type = "application/openmetrics-text"))
 )]
 pub(crate) async fn metrics(State(app): State<App>) -> Result<Response, ApiError> {
     listener::exposition(&app.service.dependencies.registry).map_err(|std::fmt::Error| ApiError::Internal)

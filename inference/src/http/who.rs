@@ -27,7 +27,9 @@ pub(crate) struct IdentifierInput {
     /// `email`, `email_hash`, `phone_number`, `klaviyo_id`, `shopify_customer_id`, `external_id` or `esp_user_id`.
     #[schema(example = "klaviyo_id")]
     pub kind: String,
-    /// Its value. Addresses and phone numbers may be given raw or hashed; raw ones are hashed immediately and never stored.
+    /// Its value. For `email` a raw address, and for `email_hash` its hash, as 64 hexadecimal digits; for `phone_number` a number in
+    /// E.164 form or its hash; for the other kinds the id, which may not look like an address, at most 512 bytes. Raw addresses and
+    /// numbers are hashed immediately and never stored.
     #[schema(example = "01HXYZ")]
     pub value: String,
     /// The provider to which the id belongs, for `esp_user_id`.
@@ -62,12 +64,14 @@ impl From<&Identifier> for IdentifierOutput {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Who {
     /// The person's id.
+    #[schema(pattern = "^sf_[0-9a-f]{32}$")]
     pub universal_id: Option<String>,
     /// The person's e-mail address. Hashed immediately; never stored, logged or repeated.
     #[schema(example = "ann@example.com")]
     pub email: Option<String>,
     /// Hash of the person's e-mail address: SHA-256 of the address, normalized to Unicode NFKC, trimmed and in lower case, as 64
     /// hexadecimal digits; if `identity.pepper` is set, HMAC-SHA-256 with the pepper as the key.
+    #[schema(pattern = "^[0-9A-Fa-f]{64}$")]
     pub email_hash: Option<String>,
     /// The person's phone number in E.164 form. Hashed immediately.
     pub phone_number: Option<String>,

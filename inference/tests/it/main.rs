@@ -8,6 +8,7 @@ mod decide;
 mod fakes;
 mod latency;
 mod lift;
+mod openapi;
 mod people;
 mod replay;
 mod service;

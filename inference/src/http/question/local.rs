@@ -10,10 +10,10 @@ use crate::{decision::DaySpan, error::ApiError, http::body::Object, inquiry};
 #[serde(deny_unknown_fields)]
 pub(crate) struct DaySpanInput {
     /// First minute, `HH:MM`.
-    #[schema(example = "22:00")]
+    #[schema(example = "22:00", pattern = "^([01][0-9]|2[0-3]):[0-5][0-9]$")]
     pub start: String,
     /// Minute after the last, `HH:MM`; `24:00` is the end of the day.
-    #[schema(example = "07:00")]
+    #[schema(example = "07:00", pattern = "^(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)$")]
     pub end: String,
 }
 
