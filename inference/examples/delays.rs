@@ -155,7 +155,7 @@ fn table_told(train: &[Delay], quantile: f64, told: fn(&Delay) -> LatencyContext
     let model = fitted(train, quantile);
     Box::new(move |mail| {
         let week = model.week(Some(mail.esp), Some(mail.mailbox), None, told(mail));
-        week.arriving_at(mail.sent_at).as_millis() as f64
+        week.handed_over_at(mail.sent_at).as_millis() as f64
     })
 }
 

@@ -1,7 +1,7 @@
 //! The decision: computes the minute of arrival from a question and what is known about the person. Free of side effects.
 //!
 //! Guards and breakers narrow the window's minutes first, and the best of the remaining minutes is chosen, so a guard never
-//! pushes mail to its own boundary. Minutes at which mail can no longer arrive, because of the provider's delay, are not
+//! pushes mail to its own boundary. Minutes at which no mail is expected to arrive, because of the provider's delay, are not
 //! candidates either.
 
 mod breakers;
@@ -169,7 +169,7 @@ impl Choice {
     /// Switches to another candidate.
     fn arrive(&mut self, at: Timestamp, facts: Facts<'_>) {
         self.arrive_at = at;
-        self.latency = facts.latency.arriving_at(at);
+        self.latency = latency_at(at, facts);
         self.trigger_at = at.plus_millis(-self.latency.as_millis());
         self.factor = self.factor_at(at);
         self.value = self.value_at(at, facts);
@@ -212,7 +212,7 @@ pub(crate) fn decide(question: &Question, facts: Facts<'_>) -> Result<Choice, Su
         facts.curve.best_weighted(&candidates, heat)
     };
     let best = best.expect("there is a best among at least one candidate");
-    let latency = facts.latency.arriving_at(best.at);
+    let latency = latency_at(best.at, facts);
     Ok(Choice {
         arrive_at: best.at,
         trigger_at: best.at.plus_millis(-latency.as_millis()),
@@ -296,20 +296,22 @@ impl Narrowed {
     }
 }
 
-/// Returns the minutes at which a mail can no longer arrive, even if it is triggered now.
+/// Returns the minutes at which no mail is expected to arrive that is triggered from `now` on.
 fn unreachable_minutes(candidates: &Minutes, now: Timestamp, latency: &WeekOfLatency) -> Minutes {
-    let start = candidates.hull().start;
-    let end = first_minute_at(now.plus_millis(latency.longest_ms()));
-    let mut ranges = Vec::new();
-    let first_future = first_minute_at(now);
-    ranges.push(start..first_future);
-    for minute in first_future.max(start)..end {
-        let arrival = moment(minute);
-        if arrival.plus_millis(-latency.arriving_at(arrival).as_millis()) < now {
-            ranges.push(minute..minute + 1);
-        }
+    let hull = candidates.hull();
+    let mut reachable = Vec::new();
+    for (arrivals, expected) in latency.pieces(moment(hull.start)..moment(hull.end)) {
+        let Some(expected) = expected else { continue };
+        let from = arrivals.start.max(now.plus_millis(expected.as_millis()));
+        reachable.push(first_minute_at(from)..first_minute_at(arrivals.end));
     }
-    Minutes::of_ranges(ranges)
+    candidates.subtract(&Minutes::of_ranges(reachable))
+}
+
+/// Returns the delay of a mail that arrives at a candidate.
+fn latency_at(candidate: Timestamp, facts: Facts<'_>) -> ExpectedLatency {
+    let expected = facts.latency.arriving_at(candidate);
+    expected.expect("minutes at which no mail is expected to arrive are no candidates")
 }
 
 fn first_allowed(question: &Question, facts: Facts<'_>, breakers: &[Breaker]) -> Option<Timestamp> {

@@ -42,7 +42,9 @@ pub use config::{
 };
 pub use decision::one_of_the_best;
 pub use error::{ErrorBody, ErrorDetails, InferenceError};
-pub use latency::{ExpectedLatency, LatencyContext, LatencyModel, LatencyRow, LatencySource, WeekOfLatency};
+pub use latency::{
+    ExpectedLatency, LatencyContext, LatencyModel, LatencyPart, LatencyRow, LatencySource, WeekOfLatency,
+};
 pub use lift::{Arm, Estimate, Lift, ModelEstimate, Power, Verdict, lift, since_by_default};
 pub use mail::MailError;
 pub use population::{TrainError, load as load_population, save as save_population, train};

@@ -185,7 +185,8 @@ impl Service {
         explain: bool,
     ) -> Result<Decision, ApiError> {
         let kept = match answer {
-            Ok((decision, explanation)) => self.keep(decision, explanation, explain).await,
+            // Boxed, because it contains both twice and would make the futures of batches too large for a stack.
+            Ok((decision, explanation)) => Box::pin(self.keep(decision, explanation, explain)).await,
             Err(error) => Err(error),
         };
         match &kept {

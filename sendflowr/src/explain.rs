@@ -119,7 +119,15 @@ fn print(explanation: &Value) {
         ),
         (
             "delay",
-            format!("{} s ({})", at("/latency/seconds"), at("/latency/source")),
+            match explanation.pointer("/latency/part_samples") {
+                Some(part) => format!(
+                    "{} s ({} from {} deliveries, {part} in this part of the week)",
+                    at("/latency/seconds"),
+                    at("/latency/source"),
+                    at("/latency/samples")
+                ),
+                None => format!("{} s ({})", at("/latency/seconds"), at("/latency/source")),
+            },
         ),
         (
             "evidence",

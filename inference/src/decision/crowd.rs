@@ -13,14 +13,11 @@ use std::{
     ops::Range,
 };
 
-use event::{
-    Timestamp, UniversalId,
-    grid::{HOUR_MS, MINUTE_MS},
-};
+use event::{Timestamp, UniversalId, grid::MINUTE_MS};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Choice, DAY_MINUTES, Draw, Facts};
+use super::{Choice, DAY_MINUTES, Draw, Facts, first_minute_at, moment};
 use crate::{draw, explanation::Base64, latency::WeekOfLatency, model::Curve};
 
 /// Share of the best value that a person of whom nothing is known still gets after being spread. A loss of a hundredth is far
@@ -113,17 +110,13 @@ impl RoomOf<'_> {
         let mut free: Vec<Range<Timestamp>> = Vec::with_capacity(candidates.len());
         for range in candidates {
             let mut is_open = false;
-            let mut from = range.start;
-            while from < range.end {
-                // Delays change at most at full hours, so one look-up serves all minutes of an hour.
-                let hour_ends = from.plus_millis(HOUR_MS - from.as_millis().rem_euclid(HOUR_MS));
-                let to = hour_ends.min(range.end);
-                if to <= from {
-                    break;
-                }
-                let (mut day, mut minute) = place(trigger(from, latency));
+            for (arrivals, expected) in latency.pieces(range.clone()) {
+                let Some(expected) = expected else { continue };
+                // Candidates are whole minutes, pieces are not.
+                let mut at = moment(first_minute_at(arrivals.start));
+                let to = moment(first_minute_at(arrivals.end)).min(range.end);
+                let (mut day, mut minute) = place(at.plus_millis(-expected.as_millis()));
                 let mut taken = self.days.and_then(|days| days.get(&day));
-                let mut at = from;
                 while at < to {
                     let is_free = taken.map_or(self.has_new_days, |taken| taken[minute] < self.per_minute);
                     let next = at.plus_millis(MINUTE_MS);
@@ -133,6 +126,10 @@ impl RoomOf<'_> {
                         _ => {}
                     }
                     is_open = is_free;
+                    // There is no next minute at the end of representable time.
+                    if next <= at {
+                        break;
+                    }
                     at = next;
                     minute += 1;
                     if minute == DAY {
@@ -140,7 +137,6 @@ impl RoomOf<'_> {
                         taken = self.days.and_then(|days| days.get(&day));
                     }
                 }
-                from = to;
             }
         }
         free
@@ -326,10 +322,6 @@ pub fn one_of_the_best(
     let nearly_equal = || curve.at_least(candidates, weight, NEARLY_EQUAL * best);
     let drawn = draw::fraction(draw::of_person(person), nearly_equal().count() as u64);
     nearly_equal().nth(drawn as usize)
-}
-
-fn trigger(arrival: Timestamp, latency: &WeekOfLatency) -> Timestamp {
-    arrival.plus_millis(-latency.arriving_at(arrival).as_millis())
 }
 
 #[cfg(test)]

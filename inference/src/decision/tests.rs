@@ -71,6 +71,7 @@ pub(super) fn latency(seconds: f64) -> WeekOfLatency {
         seconds,
         source: LatencySource::Caller,
         samples: 0,
+        part_samples: None,
     })
 }
 

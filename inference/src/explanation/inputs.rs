@@ -26,8 +26,8 @@ pub(crate) struct Inputs {
     /// The profile in its stored form, base64: times of mails, opens and clicks, and nothing that identifies anybody.
     #[schema(value_type = String)]
     pub profile: Base64,
-    /// Expected delay in milliseconds in each of the twelve parts of the week (weekdays, then weekend, by four hours); a single
-    /// value if all are the same.
+    /// Expected delay in milliseconds of mail handed over in each of the twelve parts of the week (weekdays, then weekend, by four
+    /// hours of UTC); a single value if all are the same.
     pub latency_ms: Vec<i64>,
     /// How signals were weighted.
     pub policy: Policy,

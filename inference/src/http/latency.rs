@@ -85,7 +85,7 @@ pub(crate) async fn latency(
         default_seconds: config.default.as_secs_f64(),
         without_provider: model
             .week(None, None, None, LatencyContext::default())
-            .arriving_at(Timestamp::default())
+            .handed_over_at(Timestamp::default())
             .source,
         rows: model.rows().to_vec(),
         factors: model.factors(),

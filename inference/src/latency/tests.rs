@@ -34,7 +34,7 @@ fn falls_back_from_provider_to_caller_to_everybody_to_default() {
     let source = |model: &LatencyModel, esp, caller| {
         model
             .week(esp, None, caller, LatencyContext::default())
-            .arriving_at(monday(1))
+            .handed_over_at(monday(1))
             .source
     };
     assert_eq!(source(&model, Some("sendgrid"), Some(99.0)), Learned);
@@ -49,13 +49,14 @@ fn falls_back_from_provider_to_caller_to_everybody_to_default() {
             None,
             LatencyContext::default(),
         )
-        .arriving_at(monday(1));
+        .handed_over_at(monday(1));
     assert_eq!(
         expected,
         ExpectedLatency {
             seconds: 4.0,
             source: Learned,
-            samples: 30
+            samples: 30,
+            part_samples: Some(30)
         }
     );
 }
@@ -67,12 +68,12 @@ fn one_mail_that_hung_changes_nothing() {
         .collect();
     let before = fit(&samples)
         .week(Some("ses"), None, None, LatencyContext::default())
-        .arriving_at(monday(1))
+        .handed_over_at(monday(1))
         .seconds;
     samples.push(sample("ses", MailboxProvider::Other, 1, 80_000_000));
     let after = fit(&samples)
         .week(Some("ses"), None, None, LatencyContext::default())
-        .arriving_at(monday(1))
+        .handed_over_at(monday(1))
         .seconds;
     assert!((after - before).abs() < 0.05, "{before} {after}");
 }
@@ -83,7 +84,7 @@ fn a_part_of_the_week_speaks_when_it_has_data() {
     samples.extend(vec![sample("ses", MailboxProvider::Other, 17, 60_000); 200]);
     samples.push(sample("ses", MailboxProvider::Other, 30, 60_000));
     let week = fit(&samples).week(Some("ses"), None, None, LatencyContext::default());
-    let at = |hour| week.arriving_at(monday(hour)).seconds;
+    let at = |hour| week.handed_over_at(monday(hour)).seconds;
     assert!(at(10) < 2.3, "{}", at(10));
     assert!(at(17) > 40.0, "{}", at(17));
     assert!(
@@ -144,7 +145,7 @@ fn queue_and_campaign_are_learned_where_samples_tell_them() {
         };
         model
             .week(Some("ses"), Some(MailboxProvider::Other), None, context)
-            .arriving_at(monday(490))
+            .handed_over_at(monday(490))
             .seconds
     };
     let plain = expected(None, None);
@@ -178,7 +179,7 @@ fn a_share_of_the_mail_tells_the_queue_of_all_of_it() {
             ..LatencyContext::default()
         };
         let week = fit(samples).week(Some("ses"), Some(MailboxProvider::Other), None, context);
-        week.arriving_at(monday(1)).seconds
+        week.handed_over_at(monday(1)).seconds
     };
     let as_if_all = expected(&samples, 300);
     for sample in &mut samples {
@@ -211,7 +212,7 @@ fn type_and_size_are_learned_where_senders_attach_them() {
             queue_depth,
         };
         let week = model.week(Some("ses"), Some(MailboxProvider::Other), None, context);
-        week.arriving_at(monday(1)).seconds
+        week.handed_over_at(monday(1)).seconds
     };
     for queue_depth in [None, Some(0)] {
         let of = |campaign_type, bytes| expected(None, campaign_type, bytes, queue_depth);

@@ -6,7 +6,7 @@ use crate::{
     decision::{Choice, NEARLY_EQUAL},
     explanation::Explanation,
     inquiry::Inquiry,
-    latency::LatencySource,
+    latency::{LatencySource, part_in_words},
     person::{IdentitySource, ProfileSource},
 };
 
@@ -180,7 +180,15 @@ fn latency(inquiry: &Inquiry, explanation: &Explanation) -> String {
         .as_deref()
         .map_or("The provider".to_owned(), |esp| format!("`{esp}`"));
     let source = match expected.source {
-        LatencySource::Learned => format!("learned from {} deliveries", expected.samples),
+        LatencySource::Learned => format!(
+            "learned from {} deliveries, {} of them{} handed over {}",
+            expected.samples,
+            expected.part_samples.unwrap_or_default(),
+            explanation
+                .mailbox_provider
+                .map_or(String::new(), |class| format!(" to {}", class.as_str())),
+            part_in_words(explanation.trigger_at)
+        ),
         LatencySource::LearnedAcrossProviders => {
             format!("learned from {} deliveries of all providers", expected.samples)
         }

@@ -32,7 +32,7 @@ pub enum ReplayVerdict {
     Same,
     /// A different explanation: `differences` says where.
     Different,
-    /// It was stored before explanations included what they were computed from.
+    /// It was stored before explanations included what this version computes a decision from.
     NoInputs,
     /// The population's tables that it names are no longer in use and not in the model folder.
     TablesGone,
@@ -158,7 +158,19 @@ fn reckon(
     let population = tables(&stored.evidence.population_version, in_use, model_folder)?;
     let wrong = |field: &str| Failure::unreadable(format_args!("`{field}` is invalid"));
     let profile = inputs.profile().ok_or_else(|| wrong("inputs.profile"))?;
-    let latency = WeekOfLatency::of_milliseconds(&inputs.latency_ms, stored.latency);
+    let latency = WeekOfLatency::of_milliseconds(&inputs.latency_ms, stored.latency)
+        .ok_or_else(|| wrong("inputs.latency_ms"))?;
+    // Delays that differ over the week were once looked up by the time of arrival, and came without `part_samples`.
+    if inputs.latency_ms.len() > 1 && stored.latency.part_samples.is_none() {
+        return Err(Failure(
+            ReplayVerdict::NoInputs,
+            format!(
+                "the explanation was stored by version {}, which took delays to depend on when a mail arrives; here they depend on \
+                 when it is handed over: it can be read but not replayed",
+                stored.service_version
+            ),
+        ));
+    }
     let id = UniversalId::parse(&stored.universal_id).ok_or_else(|| wrong("universal_id"))?;
     let inquiry = inquiry(&stored, inputs, id.clone()).map_err(|error| match error {
         ApiError::InvalidField { field, message } => {
@@ -177,7 +189,7 @@ fn reckon(
             profile,
             profile_source: stored.evidence.profile_source,
         },
-        latency: latency.ok_or_else(|| wrong("inputs.latency_ms"))?,
+        latency,
         latency_version: stored.latency_version.as_deref().map(Arc::from),
         policy: (&inputs.policy).into(),
         draw: inputs.draw.clone(),

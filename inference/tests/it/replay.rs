@@ -223,6 +223,10 @@ async fn what_cannot_be_replayed_says_why() {
     });
     keep("profile", &|body| body["inputs"]["profile"] = json!("AAAA"));
     keep("week", &|body| body["inputs"]["latency_ms"] = json!([1, 2]));
+    keep("by-arrival", &|body| {
+        body["inputs"]["latency_ms"] = json!([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
+        body["latency"] = json!({"seconds": 0.001, "source": "learned", "samples": 50});
+    });
     keep("window", &|body| body["request"]["window"]["end"] = json!(NOW));
     keep("zone", &|body| {
         body["request"]["time_zone"] = json!("Europe/Nowhere")
@@ -233,6 +237,7 @@ async fn what_cannot_be_replayed_says_why() {
         ("outside", "tables_gone", "not in use"),
         ("profile", "unreadable", "inputs.profile"),
         ("week", "unreadable", "inputs.latency_ms"),
+        ("by-arrival", "no_inputs", "on when it is handed over"),
         ("window", "unreadable", "window.end"),
         ("zone", "unreadable", "time_zone"),
     ] {

@@ -122,3 +122,39 @@ fn a_batch_beyond_all_bounds_counts_as_full() {
             .is_free(Timestamp::from_millis_clamped(MINUTE_MS))
     );
 }
+
+#[test]
+fn a_minute_is_free_if_its_trigger_is_also_where_delays_step() {
+    // Twenty minutes on weekdays from 16:00 to 20:00, 20 seconds otherwise.
+    let mut ms = [20_000; 12];
+    ms[4] = 1_200_000;
+    let week = WeekOfLatency::of_milliseconds(&ms, latency(0.0).handed_over_at(now())).unwrap();
+    let (profile, policy) = (Profile::default(), InferenceConfig::default().policy);
+    let curve = Population::builtin().curve(None, now());
+    let mut question = question();
+    question.window = at("2026-01-07T15:00:00Z")..at("2026-01-07T21:00:00Z");
+    let choice = decide(&question, facts(&profile, &curve, &week, &policy)).unwrap();
+    let mut room = Room::default();
+    for taken in [
+        "15:50", "15:59", "16:00", "17:10", "19:40", "19:50", "20:00", "20:01",
+    ] {
+        room.take("esp", at(&format!("2026-01-07T{taken}:30Z")));
+    }
+    let room = room.of("esp", 1);
+    let free = room.free(&choice.candidates, &week);
+    let (mut all, mut full) = (0, 0);
+    for range in &choice.candidates {
+        let mut minute = range.start;
+        while minute < range.end {
+            let delay = week.arriving_at(minute).expect("it is a candidate");
+            let is_free = room.is_free(minute.plus_millis(-delay.as_millis()));
+            let found = free.iter().any(|range| range.contains(&minute));
+            assert_eq!(found, is_free, "{minute}");
+            all += 1;
+            full += i64::from(!is_free);
+            minute = minute.plus_millis(MINUTE_MS);
+        }
+    }
+    // From 16:01 to 16:19 no mail arrives. Mail handed over from 19:41 on would arrive when later mail does.
+    assert_eq!((all, full), (6 * 60 - 19, 7));
+}

@@ -118,6 +118,7 @@ fn compared(crowd: &Crowd, salt: usize, chance: Chance<'_>) -> Shown {
         seconds: 0.0,
         source: LatencySource::Default,
         samples: 0,
+        part_samples: None,
     });
     let facts = |number: usize| Facts {
         profile: &crowd.profiles[Crowd::kind(number)],
