@@ -2,7 +2,7 @@
 //!
 //! The model is a table: delays by provider, then by provider and mailbox class, then by these and the part of the week in which
 //! the mail was handed over. Each cell's quantile is shrunk towards that of the cell above it, the more so the fewer samples it
-//! has; on a log scale, because delays span four orders of magnitude. Quantiles, not means: one mail
+//! has and the more they differ; on a log scale, because delays span four orders of magnitude. Quantiles, not means: one mail
 //! that hung for a day says nothing about the next. Queue, campaign, type of campaign and size are factors on the table's delay.
 
 mod cells;

@@ -95,6 +95,63 @@ fn a_part_of_the_week_speaks_when_it_has_data() {
     assert_eq!(at(24 + 10), at(10), "weekdays share their parts");
 }
 
+/// Five thousand mails of a month that take 20 s, and `late` ones, handed over on weekdays from 16:00 to 20:00 UTC, that take 20
+/// minutes; of each, the logarithm's standard deviation is `spread`.
+fn late_in_the_afternoon(late: i64, spread: f64) -> Vec<LatencySample> {
+    let mut random = 7;
+    let mut uniform = move || {
+        random = crate::draw::mix(random);
+        random as f64 / u64::MAX as f64
+    };
+    let mut samples = Vec::new();
+    while samples.len() < 5_000 + usize::try_from(late).unwrap() {
+        let sent_at = monday(0).plus_millis((uniform() * 28.0 * 24.0 * 3_600_000.0) as i64);
+        let is_late = week::part(sent_at) == 4;
+        if is_late == (samples.len() < 5_000) {
+            continue;
+        }
+        // The sum of twelve uniform numbers is as good as normal.
+        let normal: f64 = (0..12).map(|_| uniform()).sum::<f64>() - 6.0;
+        let seconds = if is_late { 1_200.0 } else { 20.0 };
+        let latency_ms = (1_000.0 * seconds * (spread * normal).exp()) as i64;
+        samples.push(LatencySample {
+            delivered_at: sent_at.plus_millis(latency_ms),
+            latency_ms,
+            ..sample("ses", MailboxProvider::Gmail, 0, 0)
+        });
+    }
+    samples
+}
+
+#[test]
+fn samples_that_agree_are_soon_believed_and_few_or_scattered_ones_are_not() {
+    let expected = |late, spread, hour| {
+        let model = fit(&late_in_the_afternoon(late, spread));
+        let week = model.week(
+            Some("ses"),
+            Some(MailboxProvider::Gmail),
+            None,
+            LatencyContext::default(),
+        );
+        week.handed_over_at(monday(hour))
+    };
+    for spread in [0.05, 0.3, 0.6] {
+        let late = expected(250, spread, 17);
+        assert!((late.seconds / 1_200.0 - 1.0).abs() < 0.1, "{spread}: {late:?}");
+        assert_eq!((late.samples, late.part_samples), (5_250, Some(250)));
+        let usual = expected(250, spread, 13).seconds;
+        assert!((usual / 20.0 - 1.0).abs() < 0.1, "{spread}: {usual}");
+    }
+    assert!(expected(50, 0.05, 17).seconds > 700.0);
+    assert!(
+        expected(3, 0.05, 17).seconds < 60.0,
+        "three late mails are no rule"
+    );
+    // Scattered as they are, fifty say less about the part than about themselves.
+    let scattered = expected(50, 2.0, 17).seconds;
+    assert!(scattered < 700.0, "{scattered}");
+}
+
 #[test]
 fn the_order_of_samples_does_not_matter() {
     let mut samples: Vec<_> = (0..50)

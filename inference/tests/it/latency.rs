@@ -1,12 +1,15 @@
-//! The audit of arrivals: from decisions and deliveries to rows, drift and metric.
+//! Delays: what decisions make of them, and the audit of arrivals, from decisions and deliveries to rows, drift and metric.
 
 use std::time::SystemTime;
 
 use axum::http::StatusCode;
-use event::{EventType, MailboxProvider, Timestamp, grid::HOUR_MS};
+use event::{
+    EventType, MailboxProvider, Timestamp,
+    grid::{DAY_MS, HOUR_MS, MINUTE_MS},
+};
 use serde_json::{Value, json};
 use store::{
-    events::{Enrichment, Forecast, StoredEvent, StoredExplanation},
+    events::{Enrichment, Forecast, LatencySample, StoredEvent, StoredExplanation},
     testing::eventually,
 };
 
@@ -203,4 +206,144 @@ async fn decisions_are_audited_from_now_on() {
     }
     app.events.down.store(true, std::sync::atomic::Ordering::SeqCst);
     assert_eq!(app.get("/latency").await.0, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+/// What mail of the provider takes: 20 minutes if it is handed over on a weekday from 16:00 to 20:00 UTC, 20 seconds otherwise.
+fn late_in_the_afternoon(sent_at: Timestamp) -> i64 {
+    // The Unix epoch was a Thursday.
+    let weekday = (sent_at.as_millis() / DAY_MS + 3) % 7;
+    let hour = sent_at.as_millis() % DAY_MS / HOUR_MS;
+    if weekday < 5 && (16..20).contains(&hour) {
+        1_200_000
+    } else {
+        20_000
+    }
+}
+
+async fn app_of_a_late_provider() -> TestApp {
+    let stores = Stores::default();
+    let clock = Timestamp::from(SystemTime::now());
+    let sample = |minutes_ago: i64| {
+        let sent_at = clock.plus_millis(-minutes_ago * MINUTE_MS);
+        let latency_ms = late_in_the_afternoon(sent_at);
+        LatencySample {
+            universal_id: id_of("ann@gmail.com"),
+            esp: "sendgrid".into(),
+            campaign_id: None,
+            campaign_type: None,
+            payload_bytes: None,
+            mailbox_provider: Some(MailboxProvider::Gmail),
+            delivered_at: sent_at.plus_millis(latency_ms),
+            latency_ms,
+            stands_for: 1,
+        }
+    };
+    let samples = (30..28 * 24 * 60).step_by(19).map(sample);
+    stores.events.latencies.lock().unwrap().extend(samples);
+    let app = TestApp::start(stores);
+    eventually("delays are learned", async || {
+        !app.get("/latency").await.1["learned_at"].is_null()
+    })
+    .await;
+    app
+}
+
+#[tokio::test]
+async fn the_parts_of_the_week_are_shown_as_decisions_use_them() {
+    let app = app_of_a_late_provider().await;
+    let (_, summary) = app.get("/latency").await;
+    assert_eq!(
+        summary["rows"][0]["parts"],
+        json!([]),
+        "all providers have one delay"
+    );
+    let row = &summary["rows"][2];
+    assert_eq!(
+        (&row["mailbox_provider"], &row["p50_seconds"]),
+        (&json!("gmail"), &json!(20.0))
+    );
+    let parts = row["parts"].as_array().unwrap();
+    assert_eq!(parts.len(), 12);
+    let late = &parts[4];
+    assert_eq!(
+        (&late["days"], &late["hours"], &late["p50_seconds"]),
+        (&json!("weekdays"), &json!("16:00-20:00"), &json!(1200.0))
+    );
+    let seconds = late["expected_seconds"].as_f64().unwrap();
+    assert!((1_080.0..=1_320.0).contains(&seconds), "{late}");
+    let of_parts: u64 = parts.iter().map(|part| part["samples"].as_u64().unwrap()).sum();
+    assert_eq!(row["samples"], of_parts);
+
+    let question = json!({
+        "email": "ann@gmail.com", "esp": "sendgrid", "experiment": false, "now": NOW,
+        "window": {"start": "2026-01-07T18:00:00Z", "end": "2026-01-07T18:01:00Z"},
+    });
+    let (status, decision) = app.post("/timing/decide", &question).await;
+    assert_eq!(status, StatusCode::OK, "{decision}");
+    assert_eq!(decision["latency"]["part_samples"], late["samples"]);
+    assert_eq!(decision["expected_latency_seconds"], late["expected_seconds"]);
+    let sentence = format!(
+        "`sendgrid` is expected to take {seconds:.1} s (learned from {} deliveries, {} of them to gmail handed over on weekdays \
+         from 16:00 to 20:00 UTC): the trigger comes that much earlier.",
+        row["samples"], late["samples"]
+    );
+    let why = decision["why"].as_array().unwrap();
+    assert!(why.contains(&json!(sentence)), "{decision:#}");
+}
+
+#[tokio::test]
+async fn where_the_delay_steps_mail_arrives_in_an_allowed_minute() {
+    let app = app_of_a_late_provider().await;
+    let at = |time: &str| -> Timestamp { format!("2026-01-07T{time}:00Z").parse().unwrap() };
+    let ask = async |start: &str, end: &str| {
+        let question = json!({
+            "email": "ann@gmail.com", "esp": "sendgrid", "experiment": false, "now": NOW,
+            "quiet_hours": {"start": "00:00", "end": "16:00"},
+            "window": {"start": at(start).to_string(), "end": at(end).to_string()},
+        });
+        app.post("/timing/decide", &question).await
+    };
+    let (_, summary) = app.get("/latency").await;
+    let late = summary["rows"][2]["parts"][4]["expected_seconds"]
+        .as_f64()
+        .unwrap();
+    for (start, end, target) in [
+        // Handed over before the step, 20 s before the first allowed minute.
+        ("15:40", "16:10", "16:00"),
+        ("16:30", "16:31", "16:30"),
+        ("19:59", "20:00", "19:59"),
+        // The later of the two triggers: after the step.
+        ("20:01", "20:02", "20:01"),
+    ] {
+        let (status, decision) = ask(start, end).await;
+        assert_eq!(status, StatusCode::OK, "{decision}");
+        assert_eq!(decision["arrive_at"], at(target).to_string(), "{decision}");
+        let trigger: Timestamp = decision["trigger_at"].as_str().unwrap().parse().unwrap();
+        let took_ms = late_in_the_afternoon(trigger);
+        let off_ms = trigger.plus_millis(took_ms).millis_since(at(target));
+        // What remains is the error of the expected delay.
+        assert!(off_ms.abs() <= took_ms / 10, "{off_ms}: {decision}");
+        let replay = app
+            .get(&format!(
+                "/explanations/{}?replay=true",
+                decision["decision_id"].as_str().unwrap()
+            ))
+            .await
+            .1;
+        assert_eq!(replay["verdict"], "same", "{replay:#}");
+    }
+    // What is handed over before 16:00 has arrived by then, and nothing else has.
+    let (status, refused) = ask("16:01", "16:15").await;
+    assert_eq!(status, StatusCode::CONFLICT, "{refused}");
+    assert_eq!(refused["error"]["reason"], "latency");
+    let first: Timestamp = refused["error"]["first_allowed_at"]
+        .as_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    let earliest = at("16:00").plus_millis((1_000.0 * late) as i64);
+    assert!(
+        (0..MINUTE_MS).contains(&first.millis_since(earliest)),
+        "{refused}"
+    );
 }
