@@ -1,5 +1,5 @@
-//! Checks the deployment files: compose.yml, its example of an environment, the alerts, the dashboard and the runbook must use
-//! the same names. A misspelt name in one of them would fail nowhere else; it would be ignored. That the roles read what
+//! Checks the deployment files: compose.yml, its example of an environment, the alerts and their tests, the dashboard and the
+//! runbook must use the same names. A misspelt name in one of them would fail nowhere else; it would be ignored. That the roles read what
 //! compose.yml sets is checked by a test of their configuration.
 
 use std::{collections::BTreeSet, fs, process::Command};
@@ -43,6 +43,10 @@ pub(crate) fn check() -> anyhow::Result<()> {
     for (file, text) in [
         ("deploy/prometheus/alerts.yml", &alerts),
         (
+            "deploy/prometheus/alerts.test.yml",
+            &read("deploy/prometheus/alerts.test.yml")?,
+        ),
+        (
             "deploy/grafana/dashboard.json",
             &read("deploy/grafana/dashboard.json")?,
         ),
@@ -81,6 +85,11 @@ pub(crate) fn check() -> anyhow::Result<()> {
         "promtool",
         "prometheus",
         &["check", "rules", "deploy/prometheus/alerts.yml"],
+    )?;
+    tool(
+        "promtool",
+        "prometheus",
+        &["test", "rules", "deploy/prometheus/alerts.test.yml"],
     )
 }
 
