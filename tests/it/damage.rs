@@ -15,7 +15,7 @@ use host::{
     cases::{self, Case},
     plugin::{
         Limits, Plugin, Plugins,
-        types::{Batch, Outcome, Request},
+        types::{Batch, EventType, Outcome, Request},
     },
 };
 use integration_tests::{plugins, repository};
@@ -120,16 +120,27 @@ fn instructions(plugin: &Plugin, request: &Arc<Request>) -> Result<u64, String> 
         .ok_or_else(|| "instructions were not counted".to_owned())
 }
 
-/// The contract guarantees that an event has a type and a time, but the time can be out of range and an identity empty.
+/// The contract guarantees that an event has a type and a time, but the time can be out of range and an identity empty. Only
+/// reports on the way of a message may name nothing but the message: what a person did, an opt-out above all, must not be
+/// nobody's.
 fn sound(batch: &Batch) -> Result<(), String> {
     for event in &batch.events {
-        let address = event.recipient_email.iter().chain(&event.message_id);
-        let mut names = address.chain(event.identifiers.iter().map(|identifier| &identifier.value));
+        let is_report = matches!(
+            event.event_type,
+            EventType::Sent
+                | EventType::Delivered
+                | EventType::Deferred
+                | EventType::Bounced
+                | EventType::Rejected
+        );
+        let message = event.message_id.iter().filter(|_| is_report);
+        let people = event.identifiers.iter().map(|identifier| &identifier.value);
+        let mut names = event.recipient_email.iter().chain(people).chain(message);
         // Whether the value is a valid address is for the host to judge.
         if names.all(|name| name.trim().is_empty()) {
             return Err(format!(
-                "event {} names neither a person nor a message",
-                event.index
+                "event {} ({:?}) is about nobody",
+                event.index, event.event_type
             ));
         }
         if event.timestamp_ms < 0 || Timestamp::try_from_millis(event.timestamp_ms).is_none() {
