@@ -54,9 +54,6 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
         run_command(&mut nightly(&["install", "--locked", "--debug", CARGO_FUZZ]))?;
     }
     let folder = root().join("fuzz");
-    // Fuzz the dependencies that are shipped.
-    fs::copy(root().join("Cargo.lock"), folder.join("Cargo.lock"))
-        .context("cannot copy `Cargo.lock` to `fuzz`")?;
     for target in targets {
         say(&format!("── {target}, {seconds} s"));
         let corpus = folder.join("corpus").join(&target);
@@ -64,6 +61,13 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
         // The search is for Rust's own checks; with the address sanitizer wasmtime would take twice as long to build, and much
         // longer to run.
         let mut command = nightly(&["fuzz", "run", "--fuzz-dir", "fuzz", "--sanitizer", "none"]);
+        // What the release profile spends on optimising across crates, a search does not gain.
+        command
+            .envs([
+                ("CARGO_PROFILE_RELEASE_LTO", "off"),
+                ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16"),
+            ])
+            .args(["--features", "libfuzzer"]);
         if OF_THE_SDK.contains(&target.as_str()) {
             command.arg("--no-default-features");
         }
