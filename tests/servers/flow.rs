@@ -1,79 +1,26 @@
 //! Without failures: from signed deliveries of every provider to exact rows and an explained decision.
 
-use std::{collections::BTreeMap, time::SystemTime};
-
-use event::{IdentifierKind, Timestamp, UniversalId};
-use integration_tests::{eventually, named, scaled::System};
+use integration_tests::{
+    eventually,
+    flow::Flow,
+    scaled::{Servers, System},
+};
 use serde_json::{Value, json};
-use store::events::Events;
-use synth::delivery::{Account, Action, Kind, PROVIDERS};
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs servers; cargo xtask test starts them"]
 async fn deliveries_of_every_provider_become_exact_rows_and_an_explained_decision() {
-    let url = |provider: &str| format!("https://hooks.example.com/webhooks/{provider}");
-    let accounts: Vec<Account> = PROVIDERS
-        .iter()
-        .filter_map(|provider| Account::generate(provider, &url(provider)))
-        .collect();
-    let system = System::start(&accounts).await;
+    let servers = Servers::take().await;
+    let mut flow = Flow::new(&servers.mark);
+    let system = System::start_on(servers, &flow.accounts, "").await;
     let consumer = system.consumer().await;
-    let now = Timestamp::from(SystemTime::now());
-    let email = |provider: &str| format!("{provider}-{}@example.com", system.servers.mark);
-    let (mut accepted, mut people) = (BTreeMap::new(), BTreeMap::new());
-    for account in &accounts {
-        let provider = account.provider();
-        let actions =
-            [(Kind::Delivered, 120), (Kind::Opened, 60), (Kind::Clicked, 30)].map(|(kind, minutes)| Action {
-                kind,
-                at: now.plus_millis(-minutes * 60_000),
-                email: email(provider),
-                message: format!("{provider}-{}", system.servers.mark),
-            });
-        for delivery in account.deliver(&actions, now) {
-            let answer = system.deliver(provider, &delivery).await;
-            assert_eq!(answer.status, 200, "{provider}: {}", answer.text);
-            *accepted.entry(provider).or_insert(0) += answer.body["accepted"].as_u64().unwrap();
-            people
-                .entry(provider)
-                .or_insert_with(|| named(account, &email(provider), &delivery));
-            // Send it again, as providers do that have missed the answer.
-            let again = system.deliver(provider, &delivery).await;
-            assert_eq!(again.status, 200, "{provider}: {}", again.text);
-        }
-    }
-    assert_eq!(accepted.len(), PROVIDERS.len());
-    let events = system.servers.events().await;
-    for (provider, accepted) in accepted {
-        let identifier = &people[provider];
-        let id = UniversalId::from_identifier(identifier);
-        let history = async || {
-            let ids = std::slice::from_ref(&id);
-            events.history(ids, Timestamp::default(), 100).await.unwrap()
-        };
-        eventually("the events are stored", async || {
-            history().await.len() as u64 >= accepted
-        })
+    flow.deliver(async |provider, delivery| system.deliver(provider, delivery).await)
         .await;
-        let history = history().await;
-        assert_eq!(history.len() as u64, accepted, "{provider}");
-        for stored in history {
-            assert_eq!(
-                (stored.event.esp.as_str(), &stored.event.universal_id),
-                (provider, &id)
-            );
-            assert_eq!(
-                stored
-                    .event
-                    .recipient_email_hash
-                    .as_ref()
-                    .map(|hash| hash.as_str()),
-                (identifier.kind == IdentifierKind::EmailHash).then_some(identifier.value.as_str())
-            );
-        }
-    }
+    flow.compare(&system.servers.events().await).await;
+    let email = |provider: &str| flow.email(provider);
 
-    let question = json!({ "email": email("sendgrid"), "window_hours": 24, "esp": "sendgrid" });
+    // Its person has not unsubscribed.
+    let question = json!({ "email": email("resend"), "window_hours": 24, "esp": "resend" });
     let decision = || system.ask("/timing/decide", &question);
     eventually("the click shows in decisions", async || {
         decision().await.body["evidence"]["n"]
@@ -112,6 +59,8 @@ async fn deliveries_of_every_provider_become_exact_rows_and_an_explained_decisio
             .is_some_and(|aliases| !aliases.is_empty())
     })
     .await;
+    // Longer than the week for which an unsubscription counts.
+    let question = json!({ "email": email("klaviyo"), "window_hours": 240 });
     let decision = system.ask("/timing/decide", &question).await;
     assert_eq!(
         decision.body["evidence"]["profile_source"], "stored",

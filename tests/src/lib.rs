@@ -2,6 +2,7 @@
 //!
 //! `cargo xtask test` builds the binary and the plugins and passes their paths in `SENDFLOWR_BIN` and `SENDFLOWR_PLUGINS`.
 
+pub mod flow;
 pub mod letter;
 mod role;
 pub mod scaled;

@@ -33,7 +33,11 @@ impl System {
 
     /// Like [`System::start`], with more settings of Kafka.
     pub async fn start_with(accounts: &[Account], kafka: &str) -> Self {
-        let servers = Servers::take().await;
+        Self::start_on(Servers::take().await, accounts, kafka).await
+    }
+
+    /// Like [`System::start_with`], on servers that have been taken already.
+    pub async fn start_on(servers: Servers, accounts: &[Account], kafka: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut configuration = servers.configuration(kafka);
         for account in accounts {
