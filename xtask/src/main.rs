@@ -3,6 +3,7 @@
 
 mod check;
 mod contract;
+mod debian;
 mod deploy;
 mod fuzz;
 mod plugins;
@@ -29,7 +30,7 @@ Usage: cargo xtask <command>
                     case files through the compiled plugins, the workspace, end to end.
                     The last line is `N passed, N failed`. --fast leaves out the workspace's
                     integration and documentation tests.
-  check             Checks formatting, the contract, deployment files, the dependency policy
+  check             Checks formatting, the contract, deployment files and alerts, the dependency policy
                     (deny.toml), lints and documentation.
   contract          Generates docs/contract.md from wit/, and adds the digests of a new version of the
                     contract and its golden plugins to wit/frozen.sha256; files in that list must not change.

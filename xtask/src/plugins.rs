@@ -1,17 +1,15 @@
 //! Builds the provider plugins: from Rust to a core module, and from that to a component.
 
 use std::{
-    ffi::OsStr,
     fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use anyhow::{Context, bail};
 use wit_component::ComponentEncoder;
 
 use crate::{
-    process::{Workspace, cargo, cargo_at, compiling, run as run_command, say},
+    process::{Workspace, cargo, in_ci, run as run_command, say},
     setup::{self, TARGET, WasmToolchain},
     ways::{self, Way},
 };
@@ -146,25 +144,20 @@ fn provider_crates() -> anyhow::Result<Vec<String>> {
 /// Compiles crates of the workspace in `folder` for WebAssembly and returns the folder of the core modules. With rustup's
 /// toolchain, the plugins' own lock file must not change in CI; that of another workspace may always change.
 pub(crate) fn compile_in(folder: &Path, slugs: &[String]) -> anyhow::Result<PathBuf> {
-    let toolchain = setup::wasm_toolchain()?;
+    let toolchain = setup::wasm_toolchain(TARGET)?;
     let mut arguments = vec!["build", "--release", "--target", TARGET];
+    if in_ci() && toolchain == WasmToolchain::Rustup && folder == Workspace::Plugins.folder() {
+        arguments.push("--locked");
+    }
     for slug in slugs {
         arguments.extend(["--package", slug.as_str()]);
     }
-    let (mut command, build_folder) = match toolchain {
-        WasmToolchain::Rustup if folder == Workspace::Plugins.folder() => (
-            compiling(Workspace::Plugins, &arguments),
-            Workspace::Plugins.target_folder(),
-        ),
-        WasmToolchain::Rustup => (
-            cargo(Workspace::Plugins, &arguments),
-            Workspace::Plugins.target_folder(),
-        ),
-        WasmToolchain::Debian => {
-            let build_folder = Workspace::Plugins.target_folder().join("debian");
-            (debian(&arguments, &build_folder), build_folder)
-        }
+    // Two compilers in one folder would build everything anew whenever they take turns.
+    let build_folder = match toolchain {
+        WasmToolchain::Rustup => Workspace::Plugins.target_folder(),
+        WasmToolchain::Debian(_) => Workspace::Plugins.target_folder().join("debian/build"),
     };
+    let mut command = toolchain.cargo(&arguments, &build_folder);
     // The same sources must give the same digest everywhere. Incremental compilation would split the code differently, and panic
     // messages contain the paths of source files; those of dependencies are in somebody's home folder.
     command.current_dir(folder).env("CARGO_INCREMENTAL", "0");
@@ -182,24 +175,6 @@ fn cargo_home() -> Option<PathBuf> {
     std::env::var_os("CARGO_HOME")
         .map(PathBuf::from)
         .or_else(|| std::env::home_dir().map(|home| home.join(".cargo")))
-}
-
-/// Returns a command of Debian's cargo, which brings only the sources of std for WebAssembly: std is compiled once into the build
-/// folder.
-fn debian(arguments: &[&str], build_folder: &Path) -> Command {
-    let mut arguments = arguments.to_vec();
-    arguments.insert(1, "-Zbuild-std=std,panic_abort");
-    let mut command = cargo_at(OsStr::new("/usr/bin/cargo"), Workspace::Plugins, &arguments);
-    // Debian's rustc must be found before rustup's. `-Z` needs a nightly, or this variable.
-    let path = std::env::var("PATH").unwrap_or_default();
-    command
-        .env("PATH", format!("/usr/bin:{path}"))
-        .env("RUSTC_BOOTSTRAP", "1")
-        .env("CARGO_TARGET_DIR", build_folder);
-    for rustups in ["CARGO", "RUSTC", "RUSTUP_TOOLCHAIN", "LD_LIBRARY_PATH"] {
-        command.env_remove(rustups);
-    }
-    command
 }
 
 /// Wraps a core module that carries the contract's types into a component that has no other imports.

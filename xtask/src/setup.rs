@@ -2,26 +2,25 @@
 //! and the formatter.
 //!
 //! The target comes from rustup if rustup can fetch it. Otherwise (on a machine that reaches package registries only), Debian's
-//! own Rust for WebAssembly is installed beside it, and its std is compiled along with the plugins.
+//! own Rust for WebAssembly is installed beside it.
 
-use std::{path::Path, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, bail};
 
-use crate::process::{output, root, run as run_command, say, succeeds};
+use crate::{
+    debian,
+    process::{Workspace, cargo, cargo_at, output, root, run as run_command, say, succeeds},
+};
 
 /// The plugins' target: its components import nothing but the plugin contract.
 pub(crate) const TARGET: &str = "wasm32-unknown-unknown";
 
-/// Debian's packages of a Rust that supports WebAssembly, its sources, and the linker: `rust-web-llvm` links only with `lld-22`,
-/// the one of the LLVM that it was built with.
-const DEBIAN_RUST: [&str; 5] = [
-    "rustc-web",
-    "cargo-web",
-    "rust-web-src",
-    "rust-web-llvm",
-    "lld-22",
-];
+/// cargo-component's own target: it links WASI in.
+pub(crate) const WASIP1: &str = "wasm32-wasip1";
 
 /// The programs that build Kafka's client library, and the Debian packages that contain them. Its TLS is the system's OpenSSL.
 const FOR_KAFKA: [(&str, &str); 4] = [
@@ -36,19 +35,33 @@ const FOR_KAFKA: [(&str, &str); 4] = [
 const CHOICE: &str = "SENDFLOWR_WASM_TOOLCHAIN";
 
 /// Where the WebAssembly compiler comes from.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum WasmToolchain {
     /// The pinned toolchain has the target.
     Rustup,
-    /// Debian's Rust, with which std must be built too.
-    Debian,
+    /// Debian's Rust, whose programs are in this folder.
+    Debian(PathBuf),
+}
+
+impl WasmToolchain {
+    /// Creates a command of this toolchain's cargo, with build folders of its own.
+    pub(crate) fn cargo(&self, arguments: &[&str], build_folder: &Path) -> Command {
+        let mut command = match self {
+            Self::Rustup => cargo(Workspace::Plugins, arguments),
+            Self::Debian(programs) => {
+                cargo_at(programs.join("cargo").as_os_str(), Workspace::Plugins, arguments)
+            }
+        };
+        command.env("CARGO_TARGET_DIR", build_folder);
+        command
+    }
 }
 
 /// `cargo xtask setup`.
 pub(crate) fn run() -> anyhow::Result<()> {
-    match wasm_toolchain()? {
+    match wasm_toolchain(TARGET)? {
         WasmToolchain::Rustup => say(&format!("WebAssembly: the toolchain has the target {TARGET}")),
-        WasmToolchain::Debian => say("WebAssembly: Debian's Rust compiles the plugins"),
+        WasmToolchain::Debian(_) => say("WebAssembly: Debian's Rust compiles the plugins"),
     }
     native_libraries()?;
     components()?;
@@ -56,32 +69,39 @@ pub(crate) fn run() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Finds or installs a compiler for WebAssembly.
+/// Finds or installs a compiler for a target of WebAssembly.
 ///
 /// # Errors
 /// Returns an error if nothing may be installed; the text has the commands to run.
-pub(crate) fn wasm_toolchain() -> anyhow::Result<WasmToolchain> {
+pub(crate) fn wasm_toolchain(target: &str) -> anyhow::Result<WasmToolchain> {
+    let from_debian = || match debian::found(target) {
+        Some(programs) => Ok(WasmToolchain::Debian(programs)),
+        None => debian::install(target).map(WasmToolchain::Debian),
+    };
     match std::env::var(CHOICE).ok().as_deref() {
-        Some("debian") => return debian(),
+        Some("debian") => return from_debian(),
         None | Some("" | "rustup") => {}
         Some(other) => bail!("`{CHOICE}` is `{other}`; it may be `rustup` or `debian`"),
     }
-    if has_target() {
+    if has_target(target) {
         return Ok(WasmToolchain::Rustup);
     }
-    say(&format!("adding the target {TARGET} with rustup"));
+    if let Some(programs) = debian::found(target) {
+        return Ok(WasmToolchain::Debian(programs));
+    }
+    say(&format!("adding the target {target} with rustup"));
     match run_command(
         Command::new("rustup")
-            .args(["target", "add", TARGET])
+            .args(["target", "add", target])
             .current_dir(root()),
     ) {
-        Ok(()) if has_target() => return Ok(WasmToolchain::Rustup),
+        Ok(()) if has_target(target) => return Ok(WasmToolchain::Rustup),
         Ok(()) => say(
             "rustup added it to a toolchain other than the one in use; trying Debian's Rust for WebAssembly",
         ),
         Err(error) => say(&format!("{error:#}; trying Debian's Rust for WebAssembly")),
     }
-    debian().with_context(|| format!("the target {TARGET} is missing: run `rustup target add {TARGET}`"))
+    from_debian().with_context(|| format!("the target {target} is missing: run `rustup target add {target}`"))
 }
 
 /// Finds or installs the tools for the libraries in C that cargo builds.
@@ -130,21 +150,10 @@ pub(crate) fn components() -> anyhow::Result<()> {
 }
 
 /// Checks whether the toolchain that cargo uses here has the target's std.
-fn has_target() -> bool {
-    let asked = ["--print", "target-libdir", "--target", TARGET];
+fn has_target(target: &str) -> bool {
+    let asked = ["--print", "target-libdir", "--target", target];
     output(Command::new("rustc").args(asked).current_dir(root()))
         .is_some_and(|folder| Path::new(&folder).exists())
-}
-
-/// Finds or installs Debian's Rust for WebAssembly.
-fn debian() -> anyhow::Result<WasmToolchain> {
-    let asked = ["--show", "--showformat", "${db:Status-Status}\n"];
-    let is_there = output(Command::new("dpkg-query").args(asked).args(DEBIAN_RUST))
-        .is_some_and(|states| states.lines().all(|state| state == "installed"));
-    if !is_there {
-        install(&DEBIAN_RUST)?;
-    }
-    Ok(WasmToolchain::Debian)
 }
 
 /// Checks whether a program is in `PATH`.

@@ -11,15 +11,12 @@ use anyhow::{Context, bail};
 
 use crate::{
     plugins,
-    process::{Workspace, cargo, compiling, in_ci, output, root, run, say, succeeds},
-    setup::{self, TARGET, has_program},
+    process::{Workspace, cargo, compiling, in_ci, root, run, say, succeeds},
+    setup::{self, TARGET, WASIP1, WasmToolchain, has_program, wasm_toolchain},
 };
 
 /// The release of cargo-component that is installed if there is none.
 const CARGO_COMPONENT: &str = "cargo-component@0.21.1";
-
-/// cargo-component's own target: it links WASI in.
-const WASIP1: &str = "wasm32-wasip1";
 
 const WASIP2: &str = "wasm32-wasip2";
 
@@ -69,19 +66,20 @@ impl Way {
         }
     }
 
-    /// Returns why this way is unavailable here, if that is not an error: a target that rustup cannot fetch, or a tool that takes
-    /// minutes to build and is installed without asking only in CI.
+    /// Returns why this way is unavailable here, if that is not an error: a target that cannot be had from anywhere, or outside of
+    /// CI a tool that takes minutes to build.
     pub(crate) fn obstacle(self) -> Option<String> {
         let target = match self {
-            Self::CargoComponent => WASIP1,
             Self::Wasip2 => WASIP2,
-            Self::JavaScript | Self::Python => return None,
+            Self::CargoComponent if !in_ci() => WASIP1,
+            // What is missing is installed; if it cannot be, that is an error.
+            Self::CargoComponent | Self::JavaScript | Self::Python => return None,
         };
-        if let Err(error) = need_target(target) {
-            return Some(format!("{error:#}"));
+        if self == Self::CargoComponent && !has_cargo_component() {
+            return Some("`cargo xtask plugins --with cargo-component` installs the tool".to_owned());
         }
-        let is_missing = self == Self::CargoComponent && !has_cargo_component() && !in_ci();
-        is_missing.then(|| "`cargo xtask plugins --with cargo-component` installs the tool".to_owned())
+        let error = wasm_toolchain(target).err()?;
+        Some(format!("{error:#}"))
     }
 
     /// Builds a provider's plugin this way and returns the components.
@@ -102,7 +100,6 @@ impl Way {
         match self {
             Self::CargoComponent => cargo_component(&plugins, slug, &out),
             Self::Wasip2 => {
-                need_target(WASIP2)?;
                 let built = compile(&plugins, &["build"], slug, WASIP2, &out)?;
                 Ok(vec![built])
             }
@@ -141,7 +138,7 @@ fn folder() -> PathBuf {
 /// Builds a crate of the workspace in `source` with cargo-component, for its own target and for the plugins', into `out`.
 pub(crate) fn cargo_component(source: &Path, slug: &str, out: &Path) -> anyhow::Result<Vec<PathBuf>> {
     // cargo-component requires the sysroot of its own target, whatever it builds for.
-    need_target(WASIP1)?;
+    wasm_toolchain(WASIP1)?;
     if !has_cargo_component() {
         say(&format!(
             "installing {CARGO_COMPONENT}, about three minutes on two cores"
@@ -167,42 +164,22 @@ fn has_cargo_component() -> bool {
 /// Runs cargo for one plugin and target, in a separate build folder: cargo-component puts components where the plugins' own build
 /// looks for core modules.
 fn compile(source: &Path, command: &[&str], slug: &str, target: &str, out: &Path) -> anyhow::Result<PathBuf> {
-    let build_folder = folder().join("build");
+    let toolchain = wasm_toolchain(target)?;
+    let build_folder = folder().join(match toolchain {
+        WasmToolchain::Rustup => "build",
+        WasmToolchain::Debian(_) => "build-debian",
+    });
     let mut arguments = command.to_vec();
     arguments.extend(["--release", "--target", target, "--package", slug]);
     if source == Workspace::Plugins.folder() {
         arguments.push("--locked");
     }
-    run(cargo(Workspace::Plugins, &arguments)
-        .current_dir(source)
-        .env("CARGO_TARGET_DIR", &build_folder))?;
+    run(toolchain.cargo(&arguments, &build_folder).current_dir(source))?;
     let module = format!("{}.wasm", slug.replace('-', "_"));
     let built = build_folder.join(target).join("release").join(module);
     let named = out.join(format!("{slug}.{}.{target}.wasm", command[0]));
     fs::copy(&built, &named).with_context(|| format!("cannot copy `{}`", built.display()))?;
     Ok(named)
-}
-
-/// Finds a target of the pinned toolchain, or has rustup add it.
-fn need_target(target: &str) -> anyhow::Result<()> {
-    let is_there = || {
-        output(
-            Command::new("rustc")
-                .args(["--print", "target-libdir", "--target", target])
-                .current_dir(root()),
-        )
-        .is_some_and(|folder| Path::new(&folder).exists())
-    };
-    if is_there() {
-        return Ok(());
-    }
-    run(Command::new("rustup")
-        .args(["target", "add", target])
-        .current_dir(root()))?;
-    if !is_there() {
-        bail!("rustup added the target {target} to a toolchain other than the one in use");
-    }
-    Ok(())
 }
 
 /// Builds the guests in other languages that ask for the time and for randomness, and returns their folder.
