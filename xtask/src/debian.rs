@@ -176,3 +176,18 @@ fn copy(from: &Path, to: &Path, extensions: &[&str]) -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_that_debian_lacks_is_refused_before_anything_is_installed() {
+        let error = install("wasm32-wasip2").map_err(|error| error.to_string());
+        assert_eq!(
+            error,
+            Err("Debian has no C library for the target wasm32-wasip2".to_owned())
+        );
+        assert_eq!(found("wasm32-wasip2"), None);
+    }
+}
