@@ -19,8 +19,8 @@ const PAGE: &str = "docs/write-a-plugin.md";
 /// The address of the page's host, which is replaced with that of the test's own.
 const HOST: &str = "127.0.0.1:5215";
 
-/// The folders of the plugins in JavaScript and Python, which have more CPU time than the default: a virtual machine that stalls for
-/// a tenth of a second counts that as theirs, and they run long enough to be hit.
+/// The folders of the plugins in JavaScript and Python, which have more CPU time than the default: a virtual machine that stalls
+/// for a tenth of a second counts that as theirs, and they run long enough to be hit.
 const INTERPRETED: [&str; 2] = ["acme-js", "acme-py"];
 
 /// A fenced block: its info string and its content.
@@ -99,6 +99,7 @@ impl Terminal {
             .stdin(Stdio::null());
         let is_interpreted = |text: &str| INTERPRETED.iter().any(|folder| text.contains(folder));
         if is_interpreted(&script) || is_interpreted(&self.folder.to_string_lossy()) {
+            // As much as for the case files in these languages.
             command.env("SENDFLOWR_HOST__PLUGINS__LIMITS__CPU_TIME_MS", "2000");
         }
         command

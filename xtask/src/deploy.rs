@@ -1,6 +1,6 @@
 //! Checks the deployment files: compose.yml, its example of an environment, the alerts and their tests, the dashboard and the
-//! runbook must use the same names. A misspelt name in one of them would fail nowhere else; it would be ignored. That the roles read what
-//! compose.yml sets is checked by a test of their configuration.
+//! runbook must use the same names. A misspelt name in one of them would fail nowhere else; it would be ignored. That the roles
+//! read what compose.yml sets is checked by a test of their configuration.
 
 use std::{collections::BTreeSet, fs, process::Command};
 

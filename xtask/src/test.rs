@@ -17,10 +17,10 @@ use crate::{
     ways::{self, Way},
 };
 
-/// CPU time limit of a delivery in the case files of plugins in JavaScript and Python, in ms: a hundred times what the slowest takes.
-/// The result must not depend on the machine, and a virtual one that stalls for a tenth of a second while a plugin runs counts that as
-/// the thread's time. These plugins run for twenty times as long as those in Rust, which take their cases at the default limits;
-/// one delivery each at the default limits is in the test `two_runs_of_one_delivery_give_the_same_bytes`.
+/// CPU time limit of a delivery in the case files of plugins in JavaScript and Python, in ms: a hundred times what the slowest
+/// takes. The result must not depend on the machine, and a virtual one that stalls for a tenth of a second while a plugin runs
+/// counts that as the thread's time. These plugins run for twenty times as long as those in Rust, which take their cases at the
+/// default limits. The test `two_runs_of_one_delivery_give_the_same_bytes` runs guests in both languages at the default limits.
 const AMPLE_CPU_TIME_MS: &str = "2000";
 
 /// Which tests to run.

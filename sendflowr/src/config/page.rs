@@ -92,8 +92,8 @@ fn documented() -> Vec<Row> {
     rows
 }
 
-/// Returns a key's default as a variable would set it, or `None` if the page describes it in words. A longer explanation may follow a
-/// number in brackets.
+/// Returns a key's default as a variable would set it, or `None` if the page describes it in words. A longer explanation may
+/// follow a number in brackets.
 fn value(key: &str, default: &str) -> Option<Value> {
     let plain = default
         .split_once(" (")
