@@ -1,6 +1,6 @@
 //! Sends a signed delivery of each provider over HTTP into the event store.
 
-use std::fs;
+use std::{collections::BTreeMap, fs};
 
 use integration_tests::{System, eventually, flow::Flow, plugins, repository};
 use serde_json::Value;
