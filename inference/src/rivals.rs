@@ -8,7 +8,7 @@ use event::{
     profile::History,
 };
 
-use crate::model::Curve;
+use crate::{draw, model::Curve};
 
 /// Scores a minute of arrival; the highest of a window is chosen, the earliest one in case of a tie.
 pub type Policy<'a> = Box<dyn Fn(Timestamp) -> f64 + 'a>;
@@ -29,6 +29,11 @@ pub fn choose(policy: &Policy<'_>, start: Timestamp, hours: i64) -> Timestamp {
 /// Always chooses the earliest minute.
 pub fn send_now<'a>() -> Policy<'a> {
     Box::new(|_| 0.0)
+}
+
+/// Chooses a random minute, by a number drawn for the person.
+pub fn random_minute<'a>(number: u64) -> Policy<'a> {
+    Box::new(move |at| draw::mix(number ^ draw::mix(at.as_millis().unsigned_abs())) as f64)
 }
 
 /// Chooses the brand's usual minute of the day.

@@ -7,21 +7,26 @@ use flate2::read::MultiGzDecoder;
 use sendflowr_inference::model::{Curve, Population, TrainingPerson};
 use sendflowr_inference::rivals::{self, Policy, choose, hour_of_day};
 
-use crate::{SIZE_NAMES, SIZES};
+use crate::{SIZE_NAMES, SIZES, few};
+
+/// Bits per act that the model must reach on real activity.
+const LEAST_BITS: f64 = 0.28;
 
 /// A person's times before and after the cut.
-struct Person {
+pub(crate) struct Person {
     id: UniversalId,
     cut: Timestamp,
-    history: Vec<Timestamp>,
+    pub(crate) history: Vec<Timestamp>,
     future: Vec<Timestamp>,
 }
 
 impl Person {
-    fn profile(&self, template: &Event, with_future: bool) -> Profile {
+    /// The profile made of the last acts before the cut, at most `last`, and of those after it if `with_future`.
+    fn profile(&self, template: &Event, last: usize, with_future: bool) -> Profile {
         let mut profile = Profile::default();
         let future: &[Timestamp] = if with_future { &self.future } else { &[] };
-        for timestamp in self.history.iter().chain(future) {
+        let first = self.history.len().saturating_sub(last);
+        for timestamp in self.history[first..].iter().chain(future) {
             profile.apply(
                 &Event {
                     timestamp: *timestamp,
@@ -33,11 +38,20 @@ impl Person {
         profile
     }
 
-    fn training(&self, template: &Event, with_future: bool) -> TrainingPerson {
+    pub(crate) fn training(&self, template: &Event, last: usize, with_future: bool) -> TrainingPerson {
         TrainingPerson {
             id: self.id.clone(),
-            profile: self.profile(template, with_future),
+            profile: self.profile(template, last, with_future),
         }
+    }
+
+    /// Bits per future act over a uniform week, each act at least -10.
+    pub(crate) fn bits(&self, density: &dyn Fn(Timestamp) -> f64) -> f64 {
+        let bits = self
+            .future
+            .iter()
+            .map(|time| density(*time).max(1e-9).log2().max(-10.0));
+        bits.sum::<f64>() / self.future.len() as f64
     }
 
     fn size(&self) -> usize {
@@ -95,21 +109,31 @@ fn read(folder: &Path) -> Vec<Person> {
     people.into_values().collect()
 }
 
+/// When the last act of all was.
+fn end_of(people: &[Person]) -> Timestamp {
+    let last = people.iter().flat_map(|person| person.future.last()).max();
+    *last.expect("there is a future")
+}
+
 /// Fits the tables that ship with the product and writes them.
-///
-/// The information on where people live is halved: half of the weight of each shape is spread over all shifts, and half
-/// of the pooled response is flat, because another audience lives elsewhere.
 pub(crate) fn write_builtin(folder: &Path, file: &Path) {
     let people = read(folder);
     let template = template(people[0].cut);
-    let end = people
+    let end = end_of(&people);
+    let train = people
         .iter()
-        .flat_map(|person| person.future.last())
-        .max()
-        .expect("there is a future");
-    let train = people.iter().map(|person| person.training(&template, true));
-    let population = Population::plain().refit(train, *end).expect("there are events");
-    let mut tables = serde_json::to_value(&population).expect("tables are numbers");
+        .map(|person| person.training(&template, usize::MAX, true));
+    let population = Population::plain().refit(train, end).expect("there are events");
+    let mut tables = spread(&population);
+    // Four digits are more than the data can support.
+    round(&mut tables);
+    std::fs::write(file, tables.to_string() + "\n").expect("the file can be written");
+}
+
+/// Halves what tables know of where people live: half of the weight of each shape is spread over all shifts, and half of the
+/// pooled response becomes flat, because another audience lives elsewhere.
+pub(crate) fn spread(population: &Population) -> serde_json::Value {
+    let mut tables = serde_json::to_value(population).expect("tables are numbers");
     for weights in tables["weights"].as_array_mut().expect("a list of shapes") {
         let weights = weights.as_array_mut().expect("a list of shifts");
         let mean = weights.iter().filter_map(serde_json::Value::as_f64).sum::<f64>() / weights.len() as f64;
@@ -120,9 +144,7 @@ pub(crate) fn write_builtin(folder: &Path, file: &Path) {
     for value in tables["pooled"].as_array_mut().expect("a list of hours") {
         *value = (0.5 * value.as_f64().expect("a number") + 0.5).into();
     }
-    // Four digits are more than the data can support.
-    round(&mut tables);
-    std::fs::write(file, tables.to_string() + "\n").expect("the file can be written");
+    tables
 }
 
 fn round(value: &mut serde_json::Value) {
@@ -162,9 +184,11 @@ struct Scores {
     sizes: Vec<usize>,
 }
 
-pub(crate) fn compare(folder: &Path) {
+/// Prints the comparison and returns the targets that were missed.
+pub(crate) fn compare(folder: &Path) -> Vec<String> {
     let people = read(folder);
     let template = template(people[0].cut);
+    let end = end_of(&people);
     let mut table: Vec<Scores> = Vec::new();
     let mut outcomes: Vec<(f64, f64)> = Vec::new();
     for fold in 0..2 {
@@ -172,16 +196,11 @@ pub(crate) fn compare(folder: &Path) {
             .iter()
             .enumerate()
             .partition(|(index, _)| index % 2 == fold);
-        let end = people
-            .iter()
-            .flat_map(|person| person.future.last())
-            .max()
-            .expect("there is a future");
         // Decisions for the held-back people are made before the other people's last weeks, so these weeks are not learned from.
         let train = training
             .iter()
-            .map(|(_, person)| person.training(&template, false));
-        let population = Population::plain().refit(train, *end).expect("there are events");
+            .map(|(_, person)| person.training(&template, usize::MAX, false));
+        let population = Population::plain().refit(train, end).expect("there are events");
         let mut hours = [0.0; 24];
         for (_, person) in &training {
             person
@@ -193,8 +212,10 @@ pub(crate) fn compare(folder: &Path) {
             score_person(person, &template, &population, &hours, &mut table, &mut outcomes);
         }
     }
-    print_table(&table);
+    let missed = print_table(&table);
     crate::print_calibration(&outcomes);
+    few::compare(&people, &template, end);
+    missed
 }
 
 fn score_person(
@@ -205,25 +226,32 @@ fn score_person(
     table: &mut Vec<Scores>,
     outcomes: &mut Vec<(f64, f64)>,
 ) {
-    let curve = population.curve(Some(&person.profile(template, false)), person.cut);
+    let profile = person.profile(template, usize::MAX, false);
+    let curve = population.curve(Some(&profile), person.cut);
     let nobody = population.curve(None, person.cut);
-    let bits_of = |density: &dyn Fn(Timestamp) -> f64| -> Option<f64> {
-        let bits: Vec<f64> = person
-            .future
-            .iter()
-            .map(|time| density(*time).max(1e-9).log2().max(-10.0))
-            .collect();
-        Some(bits.iter().sum::<f64>() / bits.len() as f64)
-    };
+    let bits_of = |density: &dyn Fn(Timestamp) -> f64| Some(person.bits(density));
     let curve_density = |curve: &Curve, at: Timestamp| curve.density(at) * event::grid::SLOTS as f64;
     let smoothed_hour = rivals::hour_density(&person.history);
     let kernel = rivals::fresh_kernel(&person.history, person.cut);
+    let all: f64 = hours.iter().sum();
+    let slots = std::array::from_fn(|slot| (hours[2 * slot] + hours[2 * slot + 1]) / all);
+    let past = profile.history(person.cut);
     let policies: Vec<(&'static str, Policy<'_>, Option<f64>)> = vec![
-        ("send now (uniform)", rivals::send_now(), Some(0.0)),
+        ("send now", rivals::send_now(), None),
+        (
+            "random minute",
+            rivals::random_minute(table.first().map_or(0, |scores| scores.bits.len()) as u64),
+            Some(0.0),
+        ),
         (
             "best hour",
             rivals::best_hour(&person.history, hours),
             bits_of(&smoothed_hour),
+        ),
+        (
+            "two-hour slots, clicks per mail",
+            rivals::two_hour_slots(&past, &slots),
+            None,
         ),
         (
             "fresh kernel (60 min, 72 h)",
@@ -284,10 +312,11 @@ fn score_person(
     }
 }
 
-fn print_table(table: &[Scores]) {
+/// Prints the table, and returns the targets that were missed.
+fn print_table(table: &[Scores]) -> Vec<String> {
     println!("\nreal activity times, {} people", table[0].bits.len());
     println!(
-        "{:<30} {:>6} {:>7} {:>7} {:>8} {:>8}   bits by history size: {}",
+        "{:<32} {:>6} {:>7} {:>7} {:>8} {:>8}   bits by history size: {}",
         "policy",
         "bits",
         "hit2h24",
@@ -298,12 +327,19 @@ fn print_table(table: &[Scores]) {
     );
     for scores in table {
         let ratio = |part: &[f64], whole: &[f64]| part.iter().sum::<f64>() / whole.iter().sum::<f64>();
-        let bits: Vec<f64> = scores.bits.iter().flatten().copied().collect();
-        print!(
-            "{:<30} {:>6.3} ",
-            scores.name,
-            bits.iter().sum::<f64>() / bits.len() as f64
-        );
+        // `-` where a policy states no density.
+        let bits = |counts: &dyn Fn(usize) -> bool| {
+            let people = scores.bits.iter().zip(&scores.sizes);
+            let bits: Vec<f64> = people
+                .filter(|(_, size)| counts(**size))
+                .filter_map(|(bits, _)| *bits)
+                .collect();
+            match bits.len() {
+                0 => format!("{:>6}", "-"),
+                count => format!("{:>6.3}", bits.iter().sum::<f64>() / count as f64),
+            }
+        };
+        print!("{:<32} {} ", scores.name, bits(&|_| true));
         for window in 0..2 {
             print!(
                 "{:>7.3} {:>7.3} ",
@@ -312,34 +348,42 @@ fn print_table(table: &[Scores]) {
             );
         }
         for size in 0..SIZES.len() {
-            let of_size: Vec<f64> = bits
-                .iter()
-                .zip(&scores.sizes)
-                .filter(|(_, other)| **other == size)
-                .map(|(bits, _)| *bits)
-                .collect();
-            print!("  {:.3}", of_size.iter().sum::<f64>() / of_size.len() as f64);
+            print!(" {}", bits(&|of| of == size));
         }
         println!();
     }
     let ours = table.last().expect("ours is last");
-    for rival in &table[..table.len() - 1] {
-        let bits = interval(ours.bits.len(), |picked| {
-            picked
-                .iter()
-                .map(|person| ours.bits[*person].unwrap_or(0.0) - rival.bits[*person].unwrap_or(0.0))
-                .sum::<f64>()
-                / picked.len() as f64
-        });
-        let hits = interval(ours.bits.len(), |picked| {
-            let sum = |values: &[f64]| picked.iter().map(|person| values[*person]).sum::<f64>();
-            (sum(&ours.hits[0]) - sum(&rival.hits[0])) / sum(&ours.windows[0])
-        });
-        println!(
-            "ours over {:<30} bits [{:.3}, {:.3}]  hit2h24 [{:.3}, {:.3}]",
-            rival.name, bits.0, bits.1, hits.0, hits.1
-        );
+    let own_bits: Vec<f64> = ours.bits.iter().flatten().copied().collect();
+    let mean = own_bits.iter().sum::<f64>() / own_bits.len() as f64;
+    let mut missed = Vec::new();
+    if mean < LEAST_BITS {
+        missed.push(format!("{mean:.3} of {LEAST_BITS} bits on real activity"));
     }
+    for rival in &table[..table.len() - 1] {
+        let hits = |window: usize| {
+            interval(ours.bits.len(), |picked| {
+                let sum = |values: &[f64]| picked.iter().map(|person| values[*person]).sum::<f64>();
+                (sum(&ours.hits[window]) - sum(&rival.hits[window])) / sum(&ours.windows[window])
+            })
+        };
+        let mut leads = vec![("hit2h24", hits(0)), ("hit2h168", hits(1))];
+        if rival.bits[0].is_some() {
+            let lead = |person: usize| ours.bits[person].unwrap_or(0.0) - rival.bits[person].unwrap_or(0.0);
+            let mean = |picked: &[usize]| {
+                picked.iter().map(|person| lead(*person)).sum::<f64>() / picked.len() as f64
+            };
+            leads.insert(0, ("bits", interval(ours.bits.len(), mean)));
+        }
+        print!("ours over {:<32}", rival.name);
+        for (what, (low, high)) in leads {
+            print!(" {what} [{low:.3}, {high:.3}]");
+            if high < 0.0 {
+                missed.push(format!("worse than `{}` by {what}", rival.name));
+            }
+        }
+        println!();
+    }
+    missed
 }
 
 /// A 95 % interval by bootstrap over people.

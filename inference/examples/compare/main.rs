@@ -4,22 +4,33 @@
 //! cargo run -p sendflowr-inference --release --example compare -- [--people 1500] [--seeds 1,2] [--activity DIR]
 //! ```
 //!
-//! There are two comparisons. On simulated people, whose true response is known and whose mail goes out at the brand's
-//! fixed hours: the share of the best possible gain over a random minute. With `--activity`, on real activity times (a
-//! folder of `dev_history.csv.gz`, `dev_future.csv.gz` and `dev_users.csv.gz`): bits per future event over a uniform
-//! week, and how often the person acts within two hours of the chosen minute. Tables are always fitted to other people
-//! than those scored, or, in the simulation, to what was seen before the decisions.
-//!
-//! `--write-builtin FILE` fits the tables that ship with the product to all of the activity times.
+//! `--help` says what is compared and what must come out of it.
 
 #![allow(clippy::print_stdout, reason = "a command's output")]
 
 mod activity;
+mod few;
 mod simulated;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, process::ExitCode};
 
 use event::{Identifier, IdentifierKind, UniversalId};
+
+const HELP: &str = "\
+Compares the timing model with the alternatives, and prints the tables that docs/timing.md quotes.
+
+  --people N             simulated people for each seed (1500); 0 leaves them out
+  --seeds A,B            seeds of the simulation (1,2)
+  --activity DIR         real activity times: a folder of dev_history.csv.gz, dev_future.csv.gz and dev_users.csv.gz
+  --write-builtin FILE   fits the tables that ship with the product to all of the activity times
+
+On simulated people, whose true response is known and whose mail goes out at the brand's fixed hours: the share of the best
+possible gain over a random minute. On real activity times: bits per future act over a uniform week, how often the person acts
+within two hours of the chosen minute, and what tables fitted to few people are worth to strangers. Tables are always fitted to
+other people than those scored, or, in the simulation, to what was seen before the decisions.
+
+Exits with 1 if a target is missed: 0.40 of the best possible gain in both windows and more than any rival, 0.28 bits on real
+activity, and no rival there whose 95 % interval lies above the model. Meant for 1500 people and more; fewer may miss by chance.";
 
 /// Sizes of a person's history by which results are grouped.
 pub(crate) const SIZES: [(usize, usize); 5] = [(0, 1), (1, 3), (3, 10), (10, 50), (50, usize::MAX)];
@@ -27,10 +38,14 @@ pub(crate) const SIZES: [(usize, usize); 5] = [(0, 1), (1, 3), (3, 10), (10, 50)
 /// The names of [`SIZES`].
 pub(crate) const SIZE_NAMES: [&str; 5] = ["0", "1-2", "3-9", "10-49", "50+"];
 
-fn main() {
+fn main() -> ExitCode {
     let (mut people, mut seeds, mut activity, mut builtin) = (1_500, vec![1, 2], None, None);
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
+        if name == "--help" {
+            println!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
         let value = arguments
             .next()
             .unwrap_or_else(|| panic!("`{name}` needs a value"));
@@ -47,15 +62,20 @@ fn main() {
             _ => panic!("unknown option `{name}`"),
         }
     }
+    let mut missed = Vec::new();
     if people > 0 {
-        simulated::compare(people, &seeds);
+        missed = simulated::compare(people, &seeds);
     }
     if let Some(folder) = activity {
-        activity::compare(&folder);
+        missed.extend(activity::compare(&folder));
         if let Some(file) = builtin {
             activity::write_builtin(&folder, &file);
         }
     }
+    for target in &missed {
+        println!("missed: {target}");
+    }
+    ExitCode::from(u8::from(!missed.is_empty()))
 }
 
 /// Returns the id of a person, as a file of events would give it.

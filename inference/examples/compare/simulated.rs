@@ -13,6 +13,9 @@ use crate::{SIZE_NAMES, SIZES};
 
 const WINDOWS_HOURS: [i64; 2] = [24, 168];
 
+/// Share of the best possible gain that the model must reach.
+const LEAST_SHARE: f64 = 0.40;
+
 /// Events within this time reach the consumer in one batch, as for offline decisions: providers post every few seconds.
 const BATCH_MS: i64 = 2_000;
 
@@ -33,7 +36,15 @@ struct Gains {
     choices: usize,
 }
 
-pub(crate) fn compare(people: usize, seeds: &[u64]) {
+impl Gains {
+    /// The share of the best possible gain in a window.
+    fn share(&self, window: usize) -> f64 {
+        self.gained[window].iter().sum::<f64>() / self.possible[window].iter().sum::<f64>()
+    }
+}
+
+/// Prints the comparison and returns the targets that were missed.
+pub(crate) fn compare(people: usize, seeds: &[u64]) -> Vec<String> {
     let mut table: Vec<Gains> = Vec::new();
     let mut confidences = Vec::new();
     for seed in seeds {
@@ -43,10 +54,12 @@ pub(crate) fn compare(people: usize, seeds: &[u64]) {
     print!("{:<44} {:>6} {:>6} {:>7} ", "policy", "24 h", "168 h", "worse");
     println!("{}", SIZE_NAMES.map(|name| format!("{name:>6}")).join(" "));
     for gains in &table {
-        let share = |window: usize| {
-            gains.gained[window].iter().sum::<f64>() / gains.possible[window].iter().sum::<f64>()
-        };
-        print!("{:<44} {:>6.2} {:>6.2} ", gains.name, share(0), share(1));
+        print!(
+            "{:<44} {:>6.2} {:>6.2} ",
+            gains.name,
+            gains.share(0),
+            gains.share(1)
+        );
         print!(
             "{:>6.0}% ",
             100.0 * gains.worse_than_random as f64 / gains.choices as f64
@@ -58,6 +71,26 @@ pub(crate) fn compare(people: usize, seeds: &[u64]) {
         println!();
     }
     crate::print_calibration(&confidences);
+    let (ours, others) = table.split_last().expect("ours is last");
+    // The model's own variants and what nobody can know are no rivals.
+    let rivals = || {
+        others
+            .iter()
+            .filter(|gains| !gains.name.contains("ours") && !gains.name.contains("were it known"))
+    };
+    let mut missed = Vec::new();
+    for (window, hours) in WINDOWS_HOURS.into_iter().enumerate() {
+        let share = ours.share(window);
+        if share < LEAST_SHARE {
+            missed.push(format!(
+                "{share:.2} of {LEAST_SHARE} of the best gain in {hours} h"
+            ));
+        }
+        for rival in rivals().filter(|rival| rival.share(window) > share) {
+            missed.push(format!("worse than `{}` in {hours} h", rival.name));
+        }
+    }
+    missed
 }
 
 /// Returns the true probability that a confidence estimates: the share of the person's activity in the window, or to

@@ -1,5 +1,6 @@
 //! Properties of any timing model, whatever its formulas.
 
+mod few;
 mod simulated;
 
 use event::{

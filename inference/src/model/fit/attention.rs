@@ -14,6 +14,10 @@ use crate::model::week::{BINS, bin_of, dot};
 /// With fewer clicked mails, attention cannot be distinguished from chance.
 const ENOUGH_CLICKS: usize = 200;
 
+/// A person's clicks count towards these up to this number: nobody's attention becomes that of less than twenty people. Chosen, not
+/// measured.
+const MOST_CLICKS: usize = 10;
+
 /// Weight, in clicks for each band, of the attention that the fit started from.
 const PRIOR_CLICKS: f32 = 20.0;
 
@@ -25,10 +29,10 @@ const NORMAL_MINUTES: usize = 1_440;
 
 /// Returns whether there are enough clicks on known mails to learn from.
 pub(super) fn enough(people: &[Person]) -> bool {
-    let clicked = people
-        .iter()
-        .flat_map(|person| &person.history.mails)
-        .filter(|mail| mail.clicked_at.is_some());
+    let clicked = people.iter().flat_map(|person| {
+        let mails = person.history.mails.iter();
+        mails.filter(|mail| mail.clicked_at.is_some()).take(MOST_CLICKS)
+    });
     clicked.take(ENOUGH_CLICKS).count() == ENOUGH_CLICKS
 }
 
@@ -111,6 +115,25 @@ mod tests {
     use event::profile::{History, Mail};
 
     use super::*;
+
+    #[test]
+    fn many_clicks_of_few_people_are_not_enough() {
+        let mail = Mail {
+            delivered_at: Timestamp::from_millis_clamped(0),
+            opened_at: None,
+            clicked_at: Some(Timestamp::from_millis_clamped(60_000)),
+        };
+        let person = |draw| Person {
+            draw,
+            history: History {
+                mails: vec![mail.clone(); 300],
+                ..History::default()
+            },
+        };
+        let people: Vec<Person> = (0..20).map(person).collect();
+        assert!(enough(&people));
+        assert!(!enough(&people[1..]));
+    }
 
     #[test]
     fn a_click_at_an_edge_counts() {

@@ -49,8 +49,8 @@ fn share(subjects: &[Subject], hours: i64, choose: impl Fn(&Subject, Timestamp) 
 /// Mail at the brand's fixed hours hides when people would rather get it; the model finds out nevertheless.
 #[test]
 fn most_of_what_can_be_gained_is_gained_from_confounded_mail() {
-    // On a thousand people and more, at least 0.40 is expected; with a few hundred, results vary by 0.05.
-    const ENOUGH: f64 = 0.33;
+    // The target. Four other worlds of 400 people gave 0.42 to 0.55.
+    const ENOUGH: f64 = 0.40;
     let world = World::new(5, 400, monday());
     let subjects = subjects(&world);
     let population = Population::fit(people(&subjects), monday()).unwrap();
