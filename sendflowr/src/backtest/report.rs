@@ -51,8 +51,13 @@ fn header(measure: Measure) -> Vec<String> {
         header.push("sendflowr ahead by".to_owned());
     }
     header.push("bits".to_owned());
-    header.extend(SIZES.map(|(_, _, name)| format!("n {name}")));
     header
+}
+
+fn size_header(measure: Measure) -> Vec<String> {
+    let policy = format!("{} h, % [95 %], by clicks before", measure.windows()[0]);
+    let names = SIZES.iter().map(|(_, _, name)| (*name).to_owned());
+    std::iter::once(policy).chain(names).collect()
 }
 
 fn cells(row: &Row) -> Vec<String> {
@@ -72,15 +77,28 @@ fn cells(row: &Row) -> Vec<String> {
         row.bits
             .map_or(String::new(), |bits| format!("{:.3}", bits.value)),
     );
-    let by_size = row.by_size.iter().map(|(rate, effective)| {
+    cells
+}
+
+fn size_cells(row: &Row) -> Vec<String> {
+    let rates = row.by_size.iter().map(|(rate, effective)| {
         if *effective > 0.0 {
-            format!("{:.1}", 100.0 * rate.value)
+            percent(rate)
         } else {
             String::new()
         }
     });
-    cells.extend(by_size);
-    cells
+    std::iter::once(POLICIES[row.policy].to_owned())
+        .chain(rates)
+        .collect()
+}
+
+/// The figures of the report: header and rows of each table.
+fn tables(measure: Measure, rows: &[Row]) -> [(Vec<String>, Vec<Vec<String>>); 2] {
+    [
+        (header(measure), rows.iter().map(cells).collect()),
+        (size_header(measure), rows.iter().map(size_cells).collect()),
+    ]
 }
 
 fn text(scores: &Scores, rows: &[Row], verdict: &Verdict) -> String {
@@ -91,11 +109,11 @@ fn text(scores: &Scores, rows: &[Row], verdict: &Verdict) -> String {
         scores.until,
         what(scores.measure)
     );
-    let header = header(scores.measure);
-    let names: Vec<&str> = header.iter().map(String::as_str).collect();
-    let table: Vec<Vec<String>> = rows.iter().map(cells).collect();
-    text += &output::table(&names, &table);
-    text += "\n\n";
+    for (header, table) in tables(scores.measure, rows) {
+        let names: Vec<&str> = header.iter().map(String::as_str).collect();
+        text += &output::table(&names, &table);
+        text += "\n\n";
+    }
     let most = rows
         .iter()
         .map(|row| row.rates[0].value)
@@ -142,7 +160,7 @@ fn calibration(confidences: &[(f64, bool)]) -> Option<Calibration> {
 const COLOURS: [&str; 2] = ["#0b5fa5", "#9aa5b1"];
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:980px;margin:2em auto;padding:0 1em;color:#1c2733}\
-    table{border-collapse:collapse;font-size:13px}th,td{padding:.25em .7em;border-bottom:1px solid #dde3e9;text-align:left}\
+    table{border-collapse:collapse;font-size:13px;margin-bottom:1.5em}th,td{padding:.25em .7em;border-bottom:1px solid #dde3e9;text-align:left}\
     .verdict{font-size:18px;padding:.8em 1em;background:#eef3f8;border-left:5px solid #0b5fa5}svg text{font:12px system-ui,sans-serif}";
 
 fn html(scores: &Scores, rows: &[Row], verdict: &Verdict) -> String {
@@ -186,19 +204,23 @@ fn html(scores: &Scores, rows: &[Row], verdict: &Verdict) -> String {
             calibration_svg(&calibration)
         );
     }
-    html += "<h2>Figures</h2>\n<table><tr>";
-    for name in header(scores.measure) {
-        let _ = write!(html, "<th>{}</th>", escape(&name));
-    }
-    html += "</tr>\n";
-    for row in rows {
-        html += "<tr>";
-        for cell in cells(row) {
-            let _ = write!(html, "<td>{}</td>", escape(&cell));
+    html += "<h2>Figures</h2>\n";
+    for (header, table) in tables(scores.measure, rows) {
+        html += "<table><tr>";
+        for name in header {
+            let _ = write!(html, "<th>{}</th>", escape(&name));
         }
         html += "</tr>\n";
+        for cells in table {
+            html += "<tr>";
+            for cell in cells {
+                let _ = write!(html, "<td>{}</td>", escape(&cell));
+            }
+            html += "</tr>\n";
+        }
+        html += "</table>\n";
     }
-    html += "</table>\n</body></html>\n";
+    html += "</body></html>\n";
     html
 }
 

@@ -138,6 +138,11 @@ fn reports_repeat_and_hold_every_policy() {
         assert_eq!(page.text.contains(name), known, "{name}\n{}", page.text);
     }
     assert!(page.text.contains("\nverdict: "));
+    // Rates by size of history have intervals too, on the terminal and in the page.
+    for text in [&page.text, &page.html] {
+        let (_, by_size) = text.split_once("by clicks before").unwrap();
+        assert!(by_size.contains(" ["), "{text}");
+    }
     assert!(page.html.starts_with("<!doctype html>") && page.html.contains("<svg"));
     assert!(
         !page.html.contains("http://") && !page.html.contains("https://"),
