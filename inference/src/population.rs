@@ -163,35 +163,61 @@ pub(crate) fn of_version(version: &str, folder: Option<&Path>) -> Result<Option<
 /// # Errors
 /// [`TrainError::File`] when they cannot be written; the newest tables are then still the previous ones.
 pub fn save(folder: &Path, population: &Population) -> Result<(), TrainError> {
-    let failed = |path: &Path| {
-        let path = path.display().to_string();
-        move |source| TrainError::File { path, source }
+    record(folder, population)?;
+    write(&folder.join(FILE), population)
+}
+
+/// Saves tables in `folder` under their version, so that decisions made with them can be reproduced.
+fn record(folder: &Path, population: &Population) -> Result<(), TrainError> {
+    let path = folder.join(format!("population-{}.json", population.version()));
+    if path.exists() {
+        return Ok(());
+    }
+    store::embedded::create_folder(folder).map_err(|source| TrainError::File {
+        path: folder.display().to_string(),
+        source,
+    })?;
+    write(&path, population)
+}
+
+/// Writes tables to a second file and renames it: a reader never sees half a file.
+fn write(path: &Path, population: &Population) -> Result<(), TrainError> {
+    let failed = |source| TrainError::File {
+        path: path.display().to_string(),
+        source,
     };
-    store::embedded::create_folder(folder).map_err(failed(folder))?;
-    let kept = folder.join(format!("population-{}.json", population.version()));
     let text = serde_json::to_vec(population).expect("tables are lists of finite numbers");
-    std::fs::write(&kept, text).map_err(failed(&kept))?;
-    // Written to a second file and renamed: a reader never sees half a file.
-    let newest = folder.join(FILE);
-    let beside = folder.join(format!("{FILE}.new"));
-    std::fs::copy(&kept, &beside).map_err(failed(&beside))?;
-    std::fs::rename(&beside, &newest).map_err(failed(&newest))
+    let beside = path.with_extension("json.new");
+    std::fs::write(&beside, text).map_err(failed)?;
+    std::fs::rename(&beside, path).map_err(failed)
 }
 
 /// The tables in use.
 pub(crate) type CurrentPopulation = Arc<ArcSwap<Population>>;
 
-/// Returns the tables to start with: the saved ones, otherwise the built-in ones.
+/// Returns the tables to start with: the saved ones, otherwise the built-in ones. These are recorded in the model folder: a later
+/// release may have others, and the decisions made with these can still be reproduced.
 pub(crate) fn initial(config: &InferenceConfig) -> Population {
     let kept = config.model_folder.as_deref().map_or(Ok(None), load);
-    match kept {
-        Ok(kept) => kept.unwrap_or_else(Population::builtin),
+    let builtin = match kept {
+        Ok(Some(kept)) => return kept,
+        Ok(None) => Population::builtin(),
         Err(error) => {
             let error = event::chain(&error);
             tracing::warn!(error, "starting with the built-in population tables: {error}");
             Population::builtin()
         }
+    };
+    if let Some(folder) = &config.model_folder
+        && let Err(error) = record(folder, &builtin)
+    {
+        let error = event::chain(&error);
+        tracing::warn!(
+            error,
+            "decisions made with the built-in population tables cannot be reproduced by later releases: {error}"
+        );
     }
+    builtin
 }
 
 /// Notices when another process saves tables in the model folder, such as `sendflowr train`.

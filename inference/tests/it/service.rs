@@ -196,6 +196,22 @@ async fn training_gives_tables_that_survive_the_disk() {
 }
 
 #[tokio::test]
+async fn built_in_tables_are_recorded_under_their_version_but_not_preferred() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = InferenceConfig {
+        model_folder: Some(folder.path().join("model")),
+        ..InferenceConfig::default()
+    };
+    let app = TestApp::start_with(Stores::default(), &config);
+    let version = app.get("/").await.1["population_version"].clone();
+    let version = version.as_str().unwrap();
+    let path = folder.path().join(format!("model/population-{version}.json"));
+    let recorded: Population = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    assert_eq!(recorded.version(), version);
+    assert_eq!(load_population(&folder.path().join("model")).unwrap(), None);
+}
+
+#[tokio::test]
 async fn a_refit_is_swapped_in_without_a_restart() {
     let stores = Stores::default();
     for person in 0..60 {
