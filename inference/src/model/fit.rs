@@ -66,8 +66,8 @@ const LEVEL_PRIOR: f32 = 20.0;
 /// Weight, in people, of the tables that the fit started from, but at most the number of people that these were fitted to: the
 /// plain tables have none, so that the built-in ones are not fitted to themselves. Measured by `compare --activity`, with starting
 /// tables from other people than those learned from and those scored. Without it, 5 to 100 people from anywhere took 0.004 to
-/// 0.065 bits from strangers. With 100, no number took more than 0.001 on average or 0.003 in any draw, and with 50 it was up to
-/// 0.01 in a draw more. With 200, strangers gain a sixth less from a hundred people of their own region.
+/// 0.065 bits from strangers. With 100, no number took more than 0.001 on average or 0.003 in any draw; with 200, strangers gain a
+/// sixth less from a hundred people of their own region.
 const PRIOR_PEOPLE: f32 = 100.0;
 
 /// Number of acts of a person that say half as much about other people as everything that the person ever does. Without this,

@@ -126,7 +126,7 @@ mod tests {
         let person = |draw| Person {
             draw,
             history: History {
-                mails: vec![mail.clone(); 300],
+                mails: vec![mail; 300],
                 ..History::default()
             },
         };
