@@ -75,6 +75,17 @@ async fn explanations_are_removed_when_they_are_too_old() {
     assert_eq!(trials.rows.len(), 2, "what is compared goes with the explanation");
     let forecasts = events.forecasts(since, since.plus_millis(1), 10).await.unwrap();
     assert_eq!(forecasts.rows.len(), 2, "what is audited goes with it too");
+
+    // More than are removed in one transaction.
+    let many: Vec<StoredExplanation> = (5..450).map(explanation).collect();
+    let many: Vec<&StoredExplanation> = many.iter().collect();
+    events.save_explanations(&many).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert_eq!(
+        events.expire(Timestamp::from(SystemTime::now())).await.unwrap(),
+        447
+    );
+    assert_eq!(stored().await, 0);
 }
 
 #[tokio::test]

@@ -61,7 +61,8 @@ pub(super) async fn expire(explanations: &Database, before_ms: i64) -> Result<u6
         }
         transaction.commit().await.map_err(classify)?;
         removed += deleted;
-        if deleted == 0 {
+        // Fewer than asked for: there are no more.
+        if deleted < CHUNK.unsigned_abs() {
             return Ok(removed);
         }
     }
