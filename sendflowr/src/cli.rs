@@ -272,9 +272,7 @@ impl Global {
 
     /// Returns the configuration as a table, before its keys are interpreted.
     pub(crate) fn table(&self) -> anyhow::Result<Table> {
-        let environment = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .collect();
+        let environment = config::environment::variables(std::env::vars_os())?;
         let mut table = config::merge(self.file().as_deref(), &environment)?;
         if let Some(folder) = &self.data {
             config::set_path(&mut table, &["data_folder"], folder)?;

@@ -127,6 +127,12 @@ pub(crate) fn parse(table: Table) -> anyhow::Result<RawConfig> {
     let server_without_address = server_without_address(&table);
     let config = serde_path_to_error::deserialize(Value::Table(table)).map_err(|error| {
         let path = error.path().to_string();
+        // The message would repeat the value, and what is in the wrong place may be a secret.
+        if let Some((_, expected)) = error.inner().message().rsplit_once(", expected ")
+            && (expected == "a map" || expected.starts_with("struct "))
+        {
+            return anyhow::anyhow!("{}", section_expected(&path));
+        }
         // Messages about types repeat the value, for example that of `password = 123`.
         if secrets::is_secret(&path) {
             return anyhow::anyhow!("configuration: `{path}` must be a quoted string");
@@ -144,6 +150,15 @@ pub(crate) fn parse(table: Table) -> anyhow::Result<RawConfig> {
 
 /// What is wrong with an address to listen on. A name may stand for several addresses, or for another one tomorrow.
 pub(crate) const NO_ADDRESS: &str = "must be an IP address and a port, such as `127.0.0.1:5215`, not a name";
+
+/// Describes the mistake if the key with this path has a value, although it is a section.
+fn section_expected(path: &str) -> String {
+    let variable = environment::variable_of(path);
+    format!(
+        "configuration: `{path}` is a section and cannot have a value: set the keys in it, each below `[{path}]` or by a \
+         variable `{variable}__<KEY>`"
+    )
+}
 
 /// Describes the mistake if a value is in a provider's section instead of that of an account.
 fn account_without_name(table: &Table) -> Option<String> {
@@ -252,6 +267,14 @@ mod tests {
             assert_eq!(configured("SENDFLOWR_POSTGRES__USER", text).postgres.user, text);
             assert_eq!(from_file("SENDFLOWR_POSTGRES__USER", text).postgres.user, text);
         }
+        let scope = "SENDFLOWR_ACCOUNTS__BRAZE__SHOP__EXTERNAL_ID_SCOPE";
+        for text in ["1001", "007", "1e5", "true", "shop"] {
+            for config in [configured(scope, text), from_file(scope, text)] {
+                let accounts = host::Accounts::try_new(config.accounts, false).unwrap();
+                let account = accounts.get("braze", "shop").unwrap();
+                assert_eq!(account.external_id_scope(), Some(text));
+            }
+        }
         assert_eq!(configured("SENDFLOWR_POSTGRES__PORT", "7").postgres.port, 7);
         assert_eq!(from_file("POSTGRES_PORT", "7\n").postgres.port, 7);
         assert_eq!(
@@ -265,6 +288,39 @@ mod tests {
                 .host
                 .allow_anonymous
         );
+    }
+
+    #[test]
+    fn a_value_in_place_of_a_section_is_not_repeated() {
+        let headers = ("SENDFLOWR_TELEMETRY__HEADERS", "authorization=Bearer s3cret");
+        let environment = BTreeMap::from([(headers.0.to_owned(), headers.1.to_owned())]);
+        let error = parse(merge(None, &environment).unwrap()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "configuration: `telemetry.headers` is a section and cannot have a value: set the keys in it, each below \
+             `[telemetry.headers]` or by a variable `SENDFLOWR_TELEMETRY__HEADERS__<KEY>`"
+        );
+        for (section, file) in [
+            (
+                "telemetry.headers",
+                "telemetry.headers = 'authorization=Bearer s3cret'",
+            ),
+            (
+                "telemetry.headers",
+                "telemetry.headers = ['s3cret, expected u16']",
+            ),
+            ("identity", "identity = 's3cret'"),
+            ("host.tls", "host.tls = 's3cret'"),
+            ("accounts", "accounts = 's3cret'"),
+            ("accounts.acme", "accounts.acme = 's3cret'"),
+        ] {
+            let error = parse(file.parse().unwrap()).unwrap_err().to_string();
+            let expected = format!("configuration: `{section}` is a section");
+            assert!(
+                error.starts_with(&expected) && !error.contains("s3cret"),
+                "{error}"
+            );
+        }
     }
 
     #[test]

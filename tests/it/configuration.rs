@@ -1,6 +1,6 @@
 //! The configuration, and what the check of it reports.
 
-use std::{fs, process::Command};
+use std::{ffi::OsStr, fs, os::unix::ffi::OsStrExt, process::Command};
 
 use integration_tests::{binary, run, told};
 
@@ -20,6 +20,27 @@ fn empty_variables_of_the_command_line_count_as_not_set() {
         told.contains("INFO") && told.contains("bus: embedded in here"),
         "{told}"
     );
+}
+
+/// As with `$(head -c 32 /dev/urandom)`: without its pepper, a host would start for good.
+#[test]
+fn a_variable_that_is_not_text_is_refused() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    for command in [&["config", "check", "--offline"][..], &["up"]] {
+        let output = Command::new(binary())
+            .current_dir(folder.path())
+            .env("SENDFLOWR_IDENTITY__PEPPER", OsStr::from_bytes(b"s3cret\xff"))
+            .args(command)
+            .output()
+            .expect("the binary runs");
+        let told = told(&output);
+        assert_eq!(output.status.code(), Some(2), "{told}");
+        assert!(
+            told.contains("environment variable `SENDFLOWR_IDENTITY__PEPPER` is not UTF-8 text")
+                && !told.contains("s3cret"),
+            "{told}"
+        );
+    }
 }
 
 /// Configurations that the host refuses at startup.
@@ -87,6 +108,32 @@ fn a_configuration_that_no_host_starts_with_has_problems() {
         );
     }
     assert!(!folder.join("data/seal.key").exists(), "a check makes no key");
+}
+
+#[test]
+fn a_value_in_place_of_a_section_is_shown_by_nothing() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    for (variable, configuration) in [
+        ("authorization=Bearer s3cret", ""),
+        ("", "identity = 's3cret'"),
+        ("", "telemetry.headers = 's3cret'"),
+    ] {
+        fs::write(folder.path().join("sendflowr.toml"), configuration).expect("a file can be written");
+        for command in [&["config", "check", "--offline"][..], &["consumer"]] {
+            let output = Command::new(binary())
+                .current_dir(folder.path())
+                .env("SENDFLOWR_TELEMETRY__HEADERS", variable)
+                .args(command)
+                .output()
+                .expect("the binary runs");
+            let told = told(&output);
+            assert_eq!(output.status.code(), Some(2), "{told}");
+            assert!(
+                told.contains("is a section and cannot have a value") && !told.contains("s3cret"),
+                "{told}"
+            );
+        }
+    }
 }
 
 #[test]

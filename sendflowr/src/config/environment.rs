@@ -7,7 +7,7 @@
 //! a file that contains the value. An empty variable counts as not set, because orchestrators pass on variables without a
 //! value as empty.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ffi::OsString};
 
 use anyhow::bail;
 use toml::{Table, Value};
@@ -100,6 +100,39 @@ pub(crate) const NAMES: [Name; 23] = [
 /// Variables that the command line parser reads; they set no keys.
 pub(crate) const FLAGS: [(&str, &str); 2] = [("SENDFLOWR_CONFIG", "--config"), ("SENDFLOWR_LOG", "--log")];
 
+/// Returns the variables of the process that are text. All others are left out, for they are none of ours.
+///
+/// # Errors
+/// Names a variable that is ours, or is documented, and is not text. Passed over in silence, a pepper would be none.
+pub(crate) fn variables(
+    all: impl Iterator<Item = (OsString, OsString)>,
+) -> anyhow::Result<BTreeMap<String, String>> {
+    let mut variables = BTreeMap::new();
+    for (name, value) in all {
+        match (name.to_str(), value.to_str()) {
+            (Some(name), Some(value)) => {
+                variables.insert(name.to_owned(), value.to_owned());
+            }
+            _ if is_for_us(&name.to_string_lossy()) => bail!(
+                "environment variable `{}` is not UTF-8 text: give it a value that is, such as random bytes in base64 \
+                 (`openssl rand -base64 32`)",
+                name.display()
+            ),
+            _ => {}
+        }
+    }
+    Ok(variables)
+}
+
+/// Returns whether the variable is meant for a key.
+fn is_for_us(name: &str) -> bool {
+    let documented = name.strip_suffix(FILE_SUFFIX).unwrap_or(name);
+    // A path may be anything, and the command line parser takes it so.
+    let is_flag = FLAGS.iter().any(|(flag, _)| *flag == name);
+    let is_ours = name.starts_with(PREFIX) && !is_flag && !OF_OTHERS.contains(&name);
+    is_ours || NAMES.iter().any(|known| known.variable == documented)
+}
+
 /// Adds the keys that the environment sets to `table`, replacing existing ones.
 pub(super) fn merge(table: &mut Table, environment: &BTreeMap<String, String>) -> anyhow::Result<()> {
     for (key, Documented { variable, value }) in documented(environment)? {
@@ -125,6 +158,11 @@ pub(super) fn merge(table: &mut Table, environment: &BTreeMap<String, String>) -
         insert(table, &path, kinds::of_variable(&path, value), name)?;
     }
     Ok(())
+}
+
+/// Returns the variable that sets the key with this path.
+pub(super) fn variable_of(path: &str) -> String {
+    format!("{PREFIX}{}", path.to_ascii_uppercase().replace('.', "__"))
 }
 
 /// Returns the path of the key that one of our variables sets.
@@ -186,9 +224,8 @@ fn meant(rest: &str) -> Vec<String> {
     let paths = known::paths();
     let is_section = |path: &str| paths.iter().any(|other| other.starts_with(&format!("{path}.")));
     let found = paths.iter().filter(|path| is_meant(path)).map(|path| {
-        let variable = path.to_ascii_uppercase().replace('.', "__");
         let end = if is_section(path) { "__<KEY>" } else { suffix };
-        format!("`{PREFIX}{variable}{end}`")
+        format!("`{}{end}`", variable_of(path))
     });
     found.collect()
 }
@@ -276,6 +313,8 @@ pub(super) fn insert(table: &mut Table, path: &str, value: Value, variable: &str
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
     use super::*;
 
     fn merged(file: &str, environment: &[(&str, &str)]) -> anyhow::Result<Table> {
@@ -359,6 +398,31 @@ mod tests {
             ),
             "{error}"
         );
+    }
+
+    #[test]
+    fn what_is_for_us_and_is_not_text_is_refused() {
+        let read = |name: &[u8]| {
+            let bytes = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
+            variables([(bytes(name), bytes(b"s3cret\xff"))].into_iter())
+        };
+        for name in [
+            "SENDFLOWR_IDENTITY__PEPPER",
+            "SENDFLOWR_IDENTITY__PEPPER_FILE",
+            "POSTGRES_PASSWORD",
+            "POSTGRES_PASSWORD_FILE",
+        ] {
+            let error = read(name.as_bytes()).unwrap_err().to_string();
+            let expected = format!("environment variable `{name}` is not UTF-8 text");
+            assert!(
+                error.starts_with(&expected) && !error.contains("s3cret"),
+                "{error}"
+            );
+        }
+        assert!(read(b"SENDFLOWR_HOST__\xff").is_err());
+        for other in ["SENDFLOWR_CONFIG", "SENDFLOWR_SECRETS", "LS_COLORS"] {
+            assert_eq!(read(other.as_bytes()).unwrap(), BTreeMap::new(), "{other}");
+        }
     }
 
     #[test]

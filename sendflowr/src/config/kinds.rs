@@ -25,7 +25,7 @@ pub(super) fn of_file(path: &str, text: &str) -> Value {
 /// Returns the first of these values that the key accepts. If it accepts none, returns the first, for the error message.
 fn taken(path: &str, text: &str, meanings: [Value; 3]) -> Value {
     // `0123` must not become a number, and what a plugin calls a secret accepts any type.
-    if secrets::is_secret(path) || path.ends_with("_file") {
+    if secrets::is_secret(path) || path.ends_with("_file") || is_scope(path) {
         return Value::from(text);
     }
     let first = meanings[0].clone();
@@ -33,6 +33,12 @@ fn taken(path: &str, text: &str, meanings: [Value; 3]) -> Value {
         .into_iter()
         .find(|meaning| is_taken(path, meaning))
         .unwrap_or(first)
+}
+
+/// Returns whether the key is the scope of an account's ids. Like all keys of accounts it can be parsed as any type, and it must be
+/// a text: `1001` is a name.
+fn is_scope(path: &str) -> bool {
+    path.starts_with("accounts.") && path.ends_with(".external_id_scope")
 }
 
 /// Returns whether a configuration with only this key can be parsed.

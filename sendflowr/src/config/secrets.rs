@@ -2,6 +2,8 @@
 
 use toml::{Table, Value};
 
+use super::known;
+
 /// The text shown in place of a secret.
 const HIDDEN: &str = "(hidden)";
 
@@ -35,7 +37,8 @@ pub(crate) fn is_secret(path: &str) -> bool {
     if path.starts_with("accounts.") {
         return !HOSTS_OWN.contains(&key);
     }
-    if path.starts_with("telemetry.headers.") {
+    // As a text in place of a section, they contain the secrets of all their keys.
+    if matches!(path, "accounts" | "telemetry.headers") || path.starts_with("telemetry.headers.") {
         return true;
     }
     if NOT_SECRET.contains(&path) || key.ends_with("_file") {
@@ -77,7 +80,8 @@ fn hidden_in(table: &Table, section: &str) -> Table {
         };
         let value = match value {
             Value::Table(inner) => Value::Table(hidden_in(inner, &path)),
-            _ if is_secret(&path) => Value::String(HIDDEN.to_owned()),
+            // A value in place of a section by mistake, `identity = "…"`: nobody can say what it is.
+            _ if is_secret(&path) || is_section(&path) => Value::String(HIDDEN.to_owned()),
             // A user and a password by mistake: it is shown before it is refused.
             Value::String(text) if key == "host" && text.contains('@') => Value::String(HIDDEN.to_owned()),
             Value::String(text) => Value::String(without_credentials(text)),
@@ -86,6 +90,11 @@ fn hidden_in(table: &Table, section: &str) -> Table {
         shown.insert(key.clone(), value);
     }
     shown
+}
+
+/// Returns whether this is the path of a section with fixed keys.
+fn is_section(path: &str) -> bool {
+    known::keys_of(&path.split('.').collect::<Vec<_>>()).is_some()
 }
 
 /// Returns an address without the user, password and query that it may contain.
@@ -124,6 +133,22 @@ mod tests {
         let shown = toml::to_string(&hidden(&table)).unwrap();
         assert!(!shown.contains("s3cret"), "{shown}");
         assert!(shown.contains("db.internal"), "{shown}");
+    }
+
+    #[test]
+    fn a_value_in_place_of_a_section_is_not_shown() {
+        for file in [
+            "identity = 's3cret'",
+            "accounts = 's3cret'",
+            "accounts.acme = 's3cret'",
+            "telemetry.headers = 'authorization=Bearer s3cret'",
+            "telemetry.headers = ['authorization=Bearer s3cret']",
+            "host.tls = 's3cret'",
+            "[[redis]]\npassword = 's3cret'",
+        ] {
+            let shown = toml::to_string(&hidden(&file.parse().unwrap())).unwrap();
+            assert!(shown.contains(HIDDEN) && !shown.contains("s3cret"), "{shown}");
+        }
     }
 
     #[test]
