@@ -152,11 +152,8 @@ async fn set(
         );
     }
     let sealer = config.sealer()?;
-    let stored = store.accounts().await?;
-    let before = stored
-        .iter()
-        .find(|stored| stored.provider == *provider && stored.account == *account);
-    let (done, mut all) = match before {
+    let before = find(store, provider, account).await?;
+    let (done, mut all) = match &before {
         None => ("added", AccountValues::default()),
         Some(_) if replace => ("replaced", AccountValues::default()),
         Some(stored) => ("changed", opened(&sealer, stored)?),
@@ -172,7 +169,13 @@ async fn set(
         sealed,
         updated_at: Timestamp::from(SystemTime::now()),
     };
-    store.put_account(&stored).await?;
+    let read = before.as_ref().map(|before| before.sealed.as_slice());
+    if !store.put_account(&stored, read).await? {
+        bail!(
+            "another command has changed or removed {name} at the same time, and nothing is stored: see `sendflowr account list`, \
+             and run this one again"
+        );
+    }
     output::line(&format!(
         "{done} {name}, stored in {}; running hosts that use it serve `/webhooks/{provider}/{account}` within seconds",
         place.name
@@ -218,6 +221,16 @@ async fn set(
         output::line("note: it accepts unproven deliveries");
     }
     Ok(())
+}
+
+/// Returns the stored account of this name.
+async fn find(
+    store: &dyn StoredAccounts,
+    provider: &str,
+    account: &str,
+) -> anyhow::Result<Option<StoredAccount>> {
+    let mut stored = store.accounts().await?.into_iter();
+    Ok(stored.find(|stored| stored.provider == provider && stored.account == account))
 }
 
 /// Returns the names of the plugin files in the folder, sorted, without reading them.
@@ -359,18 +372,28 @@ fn opened(sealer: &Sealer, stored: &StoredAccount) -> anyhow::Result<AccountValu
 async fn reseal(config: &HostConfig, store: &dyn StoredAccounts) -> anyhow::Result<()> {
     let sealer = config.sealer()?;
     let (mut resealed, mut failed) = (0, 0);
-    for stored in store.accounts().await? {
-        let values = match opened(&sealer, &stored) {
-            Ok(values) => values,
-            Err(error) => {
-                failed += 1;
-                output::line(&format!("{error:#}"));
-                continue;
+    for account in store.accounts().await? {
+        let mut current = Some(account);
+        while let Some(stored) = current {
+            let values = match opened(&sealer, &stored) {
+                Ok(values) => values,
+                Err(error) => {
+                    failed += 1;
+                    output::line(&format!("{error:#}"));
+                    break;
+                }
+            };
+            let account = StoredAccount {
+                sealed: values.seal(&sealer, &stored.provider, &stored.account),
+                ..stored.clone()
+            };
+            if store.put_account(&account, Some(&stored.sealed)).await? {
+                resealed += 1;
+                break;
             }
-        };
-        let sealed = values.seal(&sealer, &stored.provider, &stored.account);
-        store.put_account(&StoredAccount { sealed, ..stored }).await?;
-        resealed += 1;
+            // Another command has changed it in between, or removed it.
+            current = find(store, &stored.provider, &stored.account).await?;
+        }
     }
     output::line(&format!(
         "{resealed} accounts are sealed with the first key of `host.seal_key`"
@@ -422,7 +445,125 @@ async fn list(config: &HostConfig, store: &dyn StoredAccounts, format: Format) -
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Mutex, PoisonError};
+
+    use async_trait::async_trait;
+    use store::{StoreError, identity::SqliteIdentities};
+
     use super::*;
+    use crate::config;
+
+    /// A store in which another command puts or removes an account just before the first account is put.
+    struct Busy {
+        store: SqliteIdentities,
+        other: Mutex<Option<Other>>,
+    }
+
+    enum Other {
+        Puts(StoredAccount),
+        Removes,
+    }
+
+    #[async_trait]
+    impl StoredAccounts for Busy {
+        async fn accounts(&self) -> Result<Vec<StoredAccount>, StoreError> {
+            self.store.accounts().await
+        }
+
+        async fn put_account(
+            &self,
+            account: &StoredAccount,
+            before: Option<&[u8]>,
+        ) -> Result<bool, StoreError> {
+            let other = self.other.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if other.is_some() {
+                self.store.remove_account("acme", "eu").await?;
+            }
+            if let Some(Other::Puts(account)) = other {
+                self.store.put_account(&account, None).await?;
+            }
+            self.store.put_account(account, before).await
+        }
+
+        async fn remove_account(&self, provider: &str, account: &str) -> Result<bool, StoreError> {
+            self.store.remove_account(provider, account).await
+        }
+    }
+
+    const OLD_KEY: &str = "0707070707070707070707070707070707070707070707070707070707070707";
+    const NEW_KEY: &str = "0808080808080808080808080808080808080808080808080808080808080808";
+
+    /// Returns the account `acme/eu` with this token.
+    fn sealed(key: &str, token: &str) -> StoredAccount {
+        let mut values = AccountValues::default();
+        values.set("token", vec![token.to_owned()]);
+        StoredAccount {
+            provider: "acme".to_owned(),
+            account: "eu".to_owned(),
+            sealed: values.seal(&Sealer::from_text(key, "the key").unwrap(), "acme", "eu"),
+            updated_at: Timestamp::default(),
+        }
+    }
+
+    async fn busy(folder: &Path, before: Option<StoredAccount>, other: Other) -> Busy {
+        let store = SqliteIdentities::open(folder).await.unwrap();
+        if let Some(before) = before {
+            assert!(store.put_account(&before, None).await.unwrap());
+        }
+        Busy {
+            store,
+            other: Mutex::new(Some(other)),
+        }
+    }
+
+    fn host_config() -> HostConfig {
+        let file = format!("[host]\nseal_key = '{NEW_KEY} {OLD_KEY}'");
+        roles::host_config(&config::parse(file.parse().unwrap()).unwrap()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn sealing_again_undoes_nothing_that_happens_meanwhile() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = busy(folder.path(), Some(sealed(OLD_KEY, "a")), Other::Removes).await;
+        reseal(&host_config(), &store).await.unwrap();
+        assert_eq!(store.accounts().await.unwrap(), []);
+
+        let folder = tempfile::tempdir().unwrap();
+        let other = Other::Puts(sealed(OLD_KEY, "b"));
+        let store = busy(folder.path(), Some(sealed(OLD_KEY, "a")), other).await;
+        reseal(&host_config(), &store).await.unwrap();
+        let stored = store.accounts().await.unwrap();
+        let sealer = Sealer::from_text(NEW_KEY, "the key").unwrap();
+        let values = opened(&sealer, &stored[0]).unwrap();
+        assert_eq!(serde_json::to_value(values).unwrap(), json!({ "token": "b" }));
+    }
+
+    #[tokio::test]
+    async fn an_account_that_another_command_changes_meanwhile_stays_as_it_is() {
+        let place = Place {
+            name: "here".to_owned(),
+            is_new: false,
+        };
+        for (before, replace) in [
+            (None, false),
+            (Some(sealed(OLD_KEY, "a")), false),
+            (Some(sealed(OLD_KEY, "a")), true),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let other = sealed(OLD_KEY, "b");
+            let store = busy(folder.path(), before, Other::Puts(other.clone())).await;
+            let name = AccountName::from("acme/eu");
+            let values = ["url=x".to_owned()];
+            let set = async || set(&host_config(), &store, &place, &name, &values, replace).await;
+            let error = set().await.unwrap_err().to_string();
+            assert!(
+                error.contains("another command has changed or removed `acme` account `eu`"),
+                "{error}"
+            );
+            assert_eq!(store.accounts().await.unwrap(), [other]);
+            set().await.unwrap();
+        }
+    }
 
     #[test]
     fn values_are_gathered_by_name() {

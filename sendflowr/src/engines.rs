@@ -482,8 +482,8 @@ impl StoredAccounts for LateAccounts {
         self.store().await?.accounts().await
     }
 
-    async fn put_account(&self, account: &StoredAccount) -> Result<(), StoreError> {
-        self.store().await?.put_account(account).await
+    async fn put_account(&self, account: &StoredAccount, before: Option<&[u8]>) -> Result<bool, StoreError> {
+        self.store().await?.put_account(account, before).await
     }
 
     async fn remove_account(&self, provider: &str, account: &str) -> Result<bool, StoreError> {

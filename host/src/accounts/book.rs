@@ -233,7 +233,7 @@ mod tests {
             })
         }
 
-        async fn put_account(&self, _: &StoredAccount) -> Result<(), StoreError> {
+        async fn put_account(&self, _: &StoredAccount, _: Option<&[u8]>) -> Result<bool, StoreError> {
             unreachable!("hosts only read")
         }
 

@@ -41,7 +41,7 @@ async fn accounts_are_added_and_removed_without_a_restart() {
         "unknown_account"
     );
 
-    store.put_account(&unsigned("eu")).await.unwrap();
+    assert!(store.put_account(&unsigned("eu"), None).await.unwrap());
     // A readiness check reads the store, so that the test need not wait for the next periodic read.
     assert_eq!(
         host.get("/ready").await.json()["dependencies"]["accounts"]["status"],
@@ -74,7 +74,7 @@ async fn accounts_are_added_and_removed_without_a_restart() {
 async fn a_quarantine_ends_with_its_account() {
     let folder = TempDir::new().unwrap();
     let store = Arc::new(SqliteIdentities::open(folder.path()).await.unwrap());
-    store.put_account(&unsigned("eu")).await.unwrap();
+    assert!(store.put_account(&unsigned("eu"), None).await.unwrap());
     let config = format!("seal_key = '{SEAL_KEY}'\n[plugins.quarantine]\nfailures = 1");
     let failing = guest("acme").normalize("unreachable");
     let host = Host::start_with(&[failing], &config, "", Some(store.clone())).await;
@@ -92,7 +92,7 @@ async fn a_running_host_finds_a_new_account_by_itself() {
     let store = Arc::new(SqliteIdentities::open(folder.path()).await.unwrap());
     let config = format!("seal_key = '{SEAL_KEY}'");
     let host = Host::start_with(&[guest("acme")], &config, "", Some(store.clone())).await;
-    store.put_account(&unsigned("eu")).await.unwrap();
+    assert!(store.put_account(&unsigned("eu"), None).await.unwrap());
     eventually("it is found", async || {
         host.post("/webhooks/acme/eu", "x").await.status == 200
     })
@@ -117,7 +117,7 @@ impl StoredAccounts for Away {
         })
     }
 
-    async fn put_account(&self, _: &StoredAccount) -> Result<(), StoreError> {
+    async fn put_account(&self, _: &StoredAccount, _: Option<&[u8]>) -> Result<bool, StoreError> {
         unreachable!("hosts only read")
     }
 
@@ -157,7 +157,7 @@ async fn deliveries_to_an_account_whose_plugin_is_missing_are_put_off() {
         ..unsigned("asia")
     };
     for account in [unsigned("eu"), other_key] {
-        store.put_account(&account).await.unwrap();
+        assert!(store.put_account(&account, None).await.unwrap());
     }
     let config = format!("seal_key = '{SEAL_KEY}'");
     let host = Host::start_with(&[], &config, "[acme.us]\nallow_unsigned = true", Some(store)).await;

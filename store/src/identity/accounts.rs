@@ -30,11 +30,12 @@ pub trait StoredAccounts: Send + Sync {
     /// [`StoreError`] when they cannot be read.
     async fn accounts(&self) -> Result<Vec<StoredAccount>, StoreError>;
 
-    /// Stores an account, replacing the one with the same provider and name if there is one.
+    /// Stores an account if nobody has changed it since it was read: what is stored under its name must still have the sealed
+    /// content `before`, or with `None` there must be nothing. Returns whether it was stored.
     ///
     /// # Errors
-    /// [`StoreError`] when it was not stored.
-    async fn put_account(&self, account: &StoredAccount) -> Result<(), StoreError>;
+    /// [`StoreError`] when it may not have been stored.
+    async fn put_account(&self, account: &StoredAccount, before: Option<&[u8]>) -> Result<bool, StoreError>;
 
     /// Removes an account and returns whether there was one.
     ///

@@ -18,12 +18,12 @@ impl StoredAccounts for PostgresIdentities {
         .await
     }
 
-    async fn put_account(&self, account: &StoredAccount) -> Result<(), StoreError> {
+    async fn put_account(&self, account: &StoredAccount, before: Option<&[u8]>) -> Result<bool, StoreError> {
         within(self.write_timeout, async {
             let mut lease = self.writer().await?;
-            rows::put_account(lease.connection(), account).await?;
+            let is_put = rows::put_account(lease.connection(), account, before).await?;
             lease.give_back();
-            Ok(())
+            Ok(is_put)
         })
         .await
     }

@@ -338,24 +338,34 @@ pub(super) async fn accounts(connection: &mut PgConnection) -> Result<Vec<Stored
     rows.iter().map(account).collect()
 }
 
-/// Stores an account, replacing the one with the same provider and name.
+/// Stores an account if what is stored is still `before`, or with `None` if nothing is. Returns whether it was stored.
 pub(super) async fn put_account(
     connection: &mut PgConnection,
     account: &StoredAccount,
-) -> Result<(), StoreError> {
-    sqlx::query(
-        "INSERT INTO provider_accounts (provider, account, sealed, updated_at) \
-         VALUES ($1, $2, $3, 'epoch'::timestamptz + $4 * interval '1 millisecond') \
-         ON CONFLICT (provider, account) DO UPDATE SET sealed = excluded.sealed, updated_at = excluded.updated_at",
-    )
-    .bind(&account.provider)
-    .bind(&account.account)
-    .bind(&account.sealed)
-    .bind(account.updated_at.as_millis())
-    .execute(connection)
-    .await
-    .map_err(classify)?;
-    Ok(())
+    before: Option<&[u8]>,
+) -> Result<bool, StoreError> {
+    let statement = match before {
+        None => {
+            "INSERT INTO provider_accounts (provider, account, sealed, updated_at) \
+             VALUES ($1, $2, $3, 'epoch'::timestamptz + $4 * interval '1 millisecond') \
+             ON CONFLICT (provider, account) DO NOTHING"
+        }
+        Some(_) => {
+            "UPDATE provider_accounts \
+             SET sealed = $3, updated_at = 'epoch'::timestamptz + $4 * interval '1 millisecond' \
+             WHERE provider = $1 AND account = $2 AND sealed = $5"
+        }
+    };
+    let mut query = sqlx::query(statement)
+        .bind(&account.provider)
+        .bind(&account.account)
+        .bind(&account.sealed)
+        .bind(account.updated_at.as_millis());
+    if let Some(before) = before {
+        query = query.bind(before);
+    }
+    let put = query.execute(connection).await.map_err(classify)?;
+    Ok(put.rows_affected() > 0)
 }
 
 /// Removes an account and returns whether there was one.

@@ -29,20 +29,29 @@ impl StoredAccounts for SqliteIdentities {
         rows.iter().map(account).collect()
     }
 
-    async fn put_account(&self, account: &StoredAccount) -> Result<(), StoreError> {
+    async fn put_account(&self, account: &StoredAccount, before: Option<&[u8]>) -> Result<bool, StoreError> {
         let mut transaction = self.database.begin().await?;
-        sqlx::query(
-            "INSERT INTO provider_accounts (provider, account, sealed, updated_at) VALUES (?1, ?2, ?3, ?4) \
-             ON CONFLICT DO UPDATE SET sealed = excluded.sealed, updated_at = excluded.updated_at",
-        )
-        .bind(&account.provider)
-        .bind(&account.account)
-        .bind(&account.sealed)
-        .bind(account.updated_at.to_string())
-        .execute(&mut *transaction)
-        .await
-        .map_err(classify)?;
-        transaction.commit().await.map_err(classify)
+        let statement = match before {
+            None => {
+                "INSERT INTO provider_accounts (provider, account, sealed, updated_at) VALUES (?1, ?2, ?3, ?4) \
+                 ON CONFLICT DO NOTHING"
+            }
+            Some(_) => {
+                "UPDATE provider_accounts SET sealed = ?3, updated_at = ?4 \
+                 WHERE provider = ?1 AND account = ?2 AND sealed = ?5"
+            }
+        };
+        let mut query = sqlx::query(statement)
+            .bind(&account.provider)
+            .bind(&account.account)
+            .bind(&account.sealed)
+            .bind(account.updated_at.to_string());
+        if let Some(before) = before {
+            query = query.bind(before);
+        }
+        let put = query.execute(&mut *transaction).await.map_err(classify)?;
+        transaction.commit().await.map_err(classify)?;
+        Ok(put.rows_affected() > 0)
     }
 
     async fn remove_account(&self, provider: &str, account: &str) -> Result<bool, StoreError> {
