@@ -50,6 +50,7 @@ impl Demo {
     /// Names a setting with which the demonstration cannot reach the roles.
     pub(crate) fn prepare(config: &mut RawConfig) -> anyhow::Result<Self> {
         refuse_closed(config)?;
+        refuse_network(config)?;
         let mut accounts = Vec::with_capacity(PROVIDERS.len());
         for provider in PROVIDERS {
             let url = format!("https://demo.example.com/webhooks/{provider}/{ACCOUNT}");
@@ -122,6 +123,17 @@ fn refuse_closed(config: &RawConfig) -> anyhow::Result<()> {
              or demonstrate with a configuration without `{setting}`"
         ),
         None => Ok(()),
+    }
+}
+
+/// Everybody knows the credentials of [`TRY_ACCOUNT`], so nobody else may reach it.
+fn refuse_network(config: &RawConfig) -> anyhow::Result<()> {
+    match config.host.listen {
+        Some(listen) if !listen.ip().is_loopback() => bail!(
+            "`--demo` adds an account whose password everybody knows, and `host.listen` is `{listen}`, which others can reach: \
+             listen on 127.0.0.1, or start without `--demo`"
+        ),
+        _ => Ok(()),
     }
 }
 

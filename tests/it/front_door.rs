@@ -175,6 +175,27 @@ fn the_demonstration_names_a_setting_that_would_keep_it_out() {
     }
 }
 
+#[test]
+fn the_demonstration_is_for_this_machine_alone() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    for (file, listen) in [
+        (
+            "[host]\nallow_anonymous = true",
+            &["--host-listen", "0.0.0.0:0"][..],
+        ),
+        ("[host]\nlisten = '0.0.0.0:0'\nallow_anonymous = true", &[]),
+    ] {
+        fs::write(folder.path().join("sendflowr.toml"), file).expect("the configuration can be written");
+        let output = run(folder.path(), &[&["up", "--demo"], listen].concat());
+        let told = told(&output);
+        assert_eq!(output.status.code(), Some(2), "{told}");
+        assert!(
+            told.contains("`host.listen` is `0.0.0.0:0`, which others can reach"),
+            "{told}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn roles_serve_on_after_a_demonstration_that_failed() {
     // Some of its deliveries are longer.
