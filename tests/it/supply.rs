@@ -402,6 +402,36 @@ async fn a_plugin_that_cannot_be_pinned_is_not_put_into_the_folder() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_that_cannot_be_put_in_place_is_not_pinned() {
+    let registry = Registry::start(Door::Open).await;
+    let author = folder(&["postmark"]);
+    let file = author.path().join("plugins/postmark.wasm");
+    let bytes = altered(&fs::read(&file).unwrap());
+    fs::write(&file, &bytes).unwrap();
+    let key = KeyPair::generate_unencrypted_keypair().unwrap().sk;
+    let signature = minisign::sign(None, &key, bytes.as_slice(), None, None).unwrap();
+    fs::write(file.with_extension("wasm.minisig"), signature.into_string()).unwrap();
+    let target = registry.reference("1.0");
+    works(author.path(), &["push", "plugins/postmark.wasm", &target]);
+
+    let operator = folder(&["postmark"]);
+    let operator = operator.path();
+    // No file can take the place of a folder.
+    fs::create_dir(operator.join("plugins/postmark.wasm.minisig")).unwrap();
+    let pull = ["pull", &target, "--replace", "--pin"];
+    let text = fails(operator, &pull);
+    assert!(
+        text.contains("cannot write `plugins/postmark.wasm.minisig`") && !text.contains("pinned"),
+        "{text}"
+    );
+    works(operator, &["pin"]);
+    let lock = || fs::read_to_string(operator.join("plugins/plugins.lock")).unwrap();
+    let before = lock();
+    fails(operator, &pull);
+    assert_eq!(lock(), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_plugin_from_elsewhere_is_replaced_only_when_that_is_asked_for() {
     let (registry, stranger) = (
         Registry::start(Door::Open).await,

@@ -27,7 +27,8 @@ pub(crate) async fn run(
     let (out, digest) = pack(module, out)?;
     if let Some(lock) = lock {
         let (plugin, examination) = examine(&out, limits).await?;
-        pin::one(&pin::writer(lock).await?, &out, &plugin, &examination, None)?;
+        let changes = pin::one(&pin::writer(lock).await?, &out, &plugin, &examination, None)?;
+        changes.iter().for_each(|change| output::line(change));
     } else {
         output::line(&format!(
             "{digest}; `sendflowr plugin pin {}` pins it",
@@ -55,7 +56,8 @@ fn pack(module: &Path, out: Option<PathBuf>) -> anyhow::Result<(PathBuf, Digest)
             PathBuf::from(name.to_string_lossy().replace('_', "-"))
         }
     };
-    if out == module {
+    // They may be spelled differently. A file that is not there is no other.
+    if fs::canonicalize(&out).is_ok_and(|out| fs::canonicalize(module).is_ok_and(|module| out == module)) {
         bail!(
             "`{}` would be overwritten: name another file with `--out`",
             out.display()
@@ -125,6 +127,11 @@ mod tests {
         let module = folder.path().join("acme.wasm");
         fs::write(&module, b"\0asm\x01\0\0\0").unwrap();
         let error = pack(&module, Some(module.clone())).unwrap_err();
+        assert!(error.to_string().contains("would be overwritten"), "{error}");
+
+        let detour = folder.path().join("inner");
+        fs::create_dir(&detour).unwrap();
+        let error = pack(&module, Some(detour.join("../acme.wasm"))).unwrap_err();
         assert!(error.to_string().contains("would be overwritten"), "{error}");
 
         let manifest = folder.path().join("Cargo.toml");

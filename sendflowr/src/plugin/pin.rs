@@ -99,17 +99,17 @@ pub(super) async fn writer(path: &Path) -> anyhow::Result<LockWriter> {
     Ok(tokio::task::spawn_blocking(move || LockWriter::wait(&path)).await??)
 }
 
-/// Pins one plugin, which is or will be in `file`, and prints what changed.
+/// Pins one plugin, which is or will be in `file`, and returns what changed, in lines to be printed.
 ///
 /// # Errors
-/// Fails if the lock file cannot be read or written. Nothing is written or printed then.
+/// Fails if the lock file cannot be read or written. Nothing is written then.
 pub(super) fn one(
     writer: &LockWriter,
     file: &Path,
     plugin: &Plugin,
     examination: &Examination,
     source: Option<String>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Vec<String>> {
     let before = writer.read()?;
     let mut after = before.clone();
     let slug = plugin.descriptor().slug.as_str();
@@ -119,11 +119,9 @@ pub(super) fn one(
     }
     after.pin(slug, pin);
     writer.write(&after)?;
-    for change in differences(&before, &after) {
-        output::line(&change);
-    }
-    output::line(&format!("`{}` is written", writer.path().display()));
-    Ok(())
+    let mut changes = differences(&before, &after);
+    changes.push(format!("`{}` is written", writer.path().display()));
+    Ok(changes)
 }
 
 fn pin(file: &Path, plugin: &Plugin, examination: &Examination, before: Option<&Pin>) -> anyhow::Result<Pin> {

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, bail};
 use clap::Args;
 use host::plugin::{
-    Limits, MOST_SIGNATURE_BYTES, Pin, PluginLoader, PluginLock, PluginsConfig, signature_path,
+    Limits, LockWriter, MOST_SIGNATURE_BYTES, Pin, PluginLoader, PluginLock, PluginsConfig, signature_path,
 };
 use tempfile::NamedTempFile;
 
@@ -154,17 +154,25 @@ async fn place(
             slug = descriptor.slug
         );
     }
+    // On a full disk this fails, before anything is changed.
+    let signature_file = match &signature {
+        Some(signature) => Some(beside(&folder, signature.as_bytes())?),
+        None => None,
+    };
     // Before the plugin is in place: if the lock file cannot be written, everything is left as it was.
-    if let Some(writer) = &writer {
-        pin::one(writer, &file, &plugin, &examination, Some(source.clone()))?;
+    let changes = match &writer {
+        Some(writer) => pin::one(writer, &file, &plugin, &examination, Some(source.clone()))?,
+        None => Vec::new(),
+    };
+    if let Err(error) = install(unchecked, signature_file, &file) {
+        if let Some(writer) = &writer {
+            restore(writer, lock_now.as_ref()).with_context(|| {
+                format!("{error:#}; and `{}` still pins what is not there", lock.display())
+            })?;
+        }
+        return Err(error);
     }
-    // The signature first: a host that requires it loads the plugin when both are there.
-    match &signature {
-        Some(signature) => put(beside(&folder, signature.as_bytes())?, &signature_path(&file))?,
-        // A signature of another version would be worse than none.
-        None => drop(fs::remove_file(signature_path(&file))),
-    }
-    put(unchecked, &file)?;
+    changes.iter().for_each(|change| output::line(change));
     let signed = match (signature.is_some(), config.trusted_keys.is_empty()) {
         (false, _) => "not signed",
         (true, false) => "signed by a trusted key",
@@ -354,8 +362,69 @@ fn beside(folder: &Path, bytes: &[u8]) -> anyhow::Result<NamedTempFile> {
     Ok(file)
 }
 
+/// Puts a plugin and its signature in place.
+///
+/// # Errors
+/// Fails if a file cannot be replaced. Both are then left as they were.
+fn install(plugin: NamedTempFile, signature: Option<NamedTempFile>, file: &Path) -> anyhow::Result<()> {
+    let beside_it = signature_path(file);
+    let folder = file.parent().unwrap_or(Path::new("."));
+    let former = match fs::read(&beside_it) {
+        Ok(former) => Some(beside(folder, &former)?),
+        Err(_) => None,
+    };
+    // The signature first: a host that requires it loads the plugin when both are there.
+    match signature {
+        Some(signature) => put(signature, &beside_it)?,
+        // A signature of another version would be worse than none.
+        None => drop(fs::remove_file(&beside_it)),
+    }
+    let Err(error) = put(plugin, file) else {
+        return Ok(());
+    };
+    match former {
+        Some(former) => put(former, &beside_it)?,
+        None => drop(fs::remove_file(&beside_it)),
+    }
+    Err(error)
+}
+
+/// Makes the lock file what it was.
+fn restore(writer: &LockWriter, before: Option<&PluginLock>) -> anyhow::Result<()> {
+    match before {
+        Some(before) => writer.write(before)?,
+        None => fs::remove_file(writer.path())?,
+    }
+    Ok(())
+}
+
 fn put(file: NamedTempFile, path: &Path) -> anyhow::Result<()> {
     file.persist(path)
         .with_context(|| format!("cannot write `{}`", path.display()))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plugin_that_cannot_be_put_in_place_leaves_the_former_signature() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let file = folder.join("acme.wasm");
+        fs::create_dir_all(file.join("in the way")).unwrap();
+        let install = |signature: Option<&str>| {
+            let signature = signature.map(|text| beside(folder, text.as_bytes()).unwrap());
+            install(beside(folder, b"new").unwrap(), signature, &file).unwrap_err();
+        };
+        install(Some("new"));
+        assert!(!signature_path(&file).exists());
+        fs::write(signature_path(&file), "former").unwrap();
+        for signature in [Some("new"), None] {
+            install(signature);
+            assert_eq!(fs::read_to_string(signature_path(&file)).unwrap(), "former");
+        }
+        assert_eq!(fs::read_dir(folder).unwrap().count(), 2, "nothing else stays");
+    }
 }
