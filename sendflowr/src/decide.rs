@@ -32,7 +32,7 @@ pub(crate) struct DecideArgs {
     /// names (`.jsonl`, `.ndjson`), plain or gzipped, or Parquet with the same columns.
     #[arg(long, value_name = "FILE")]
     events: PathBuf,
-    /// File of requests, CSV or gzipped CSV: `user_id,decision_time,window_hours`.
+    /// File of requests, in the same formats: `user_id,decision_time,window_hours`.
     #[arg(long, value_name = "FILE")]
     requests: PathBuf,
     /// File to write the decisions to: one JSON object per line, in the order of the requests, with times in epoch seconds.

@@ -309,10 +309,8 @@ pub(crate) fn is_machine(row: Row<'_>) -> Result<Option<bool>, Wrong> {
 /// Parses a log, for tests of the code that uses logs.
 #[cfg(test)]
 pub(crate) fn parse(text: &str) -> anyhow::Result<EventLog> {
-    let source = std::io::Cursor::new(text.as_bytes().to_vec());
     let mut log = EventLog::default();
-    let table = rows::table::Table::read("events.csv".to_owned(), source, COLUMNS)?;
-    table.read_all(|row| log.take(row))?;
+    rows::read_text("events.csv", text, COLUMNS, |row| log.take(row))?;
     log.sort();
     Ok(log)
 }

@@ -1,8 +1,8 @@
-//! Rows of a file of events: CSV, JSON lines or Parquet, with the same columns.
+//! Rows of a file: CSV, JSON lines or Parquet, with the same columns.
 
 mod json_lines;
 mod parquet;
-pub(crate) mod table;
+mod table;
 
 use std::{borrow::Cow, path::Path};
 
@@ -45,6 +45,18 @@ pub(crate) fn read(
     Table::open(path, columns)?.read_all(take)
 }
 
+/// Reads the text of a CSV file, for tests of the code that reads files; `name` is for messages.
+#[cfg(test)]
+pub(crate) fn read_text(
+    name: &str,
+    text: &str,
+    columns: Columns,
+    take: impl FnMut(Row<'_>) -> Result<(), Wrong>,
+) -> anyhow::Result<Vec<bool>> {
+    let source = std::io::Cursor::new(text.as_bytes().to_vec());
+    Table::read(name.to_owned(), source, columns)?.read_all(take)
+}
+
 /// Returns what an event on the bus calls a column.
 fn on_the_bus(column: &str) -> &str {
     match column {
@@ -74,4 +86,29 @@ pub(crate) fn moment(text: &str) -> Result<Timestamp, String> {
     }
     // The conversion of a value that is out of range saturates, and the result is still out of range.
     Timestamp::try_from_millis((seconds * 1000.0).round() as i64).ok_or_else(out_of_range)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_are_epoch_seconds_or_rfc_3339() {
+        let millis = |text: &str| moment(text).map(Timestamp::as_millis);
+        assert_eq!(millis("1767225600"), Ok(1_767_225_600_000));
+        assert_eq!(millis("1767225600.25"), Ok(1_767_225_600_250));
+        assert_eq!(millis("2026-01-01T01:00:00+01:00"), Ok(1_767_225_600_000));
+        for text in [
+            "",
+            "-1",
+            "nan",
+            "inf",
+            "1e300",
+            "1767225600000",
+            "yesterday",
+            "2026-13-01T00:00:00Z",
+        ] {
+            assert!(millis(text).is_err(), "{text}");
+        }
+    }
 }

@@ -1,13 +1,10 @@
-//! The requested decisions: a CSV file.
+//! The file of the requested decisions.
 
 use std::path::Path;
 
 use event::Timestamp;
 
-use crate::rows::{
-    Columns,
-    table::{Row, Table},
-};
+use crate::rows::{self, Columns, Row, Wrong};
 
 const COLUMNS: Columns = Columns {
     names: &["user_id", "decision_time", "window_hours"],
@@ -43,37 +40,36 @@ impl Request {
 /// Reads requests, in the order of the file.
 ///
 /// # Errors
-/// Returns the first mistake in the file, naming line and column.
+/// Returns the first mistake in the file, naming its line or row, and its column.
 pub(crate) fn open(path: &Path) -> anyhow::Result<Vec<Request>> {
-    read(Table::open(path, COLUMNS)?)
-}
-
-fn read(mut table: Table) -> anyhow::Result<Vec<Request>> {
     let mut requests = Vec::new();
-    while let Some(row) = table.next_row()? {
-        requests.push(request(&row)?);
-    }
+    rows::read(path, COLUMNS, |row| {
+        requests.push(request(row)?);
+        Ok(())
+    })?;
     Ok(requests)
 }
 
-fn request(row: &Row<'_>) -> anyhow::Result<Request> {
-    let user_id = row.text(USER_ID);
+fn request(row: Row<'_>) -> Result<Request, Wrong> {
+    let text = |column: usize| row(column).map_err(|what| (column, what));
+    let user_id = text(USER_ID)?;
     if user_id.is_empty() {
-        return Err(row.wrong(USER_ID, "empty"));
+        return Err((USER_ID, "empty".to_owned()));
     }
-    let text = row.text(WINDOW_HOURS);
-    let window_hours = text
+    let hours = text(WINDOW_HOURS)?;
+    let window_hours = hours
         .parse()
         .ok()
         // A window contains at least one minute, the unit of decisions.
         .filter(|hours: &f64| (1.0 / 60.0..=MAX_WINDOW_HOURS).contains(hours))
         .ok_or_else(|| {
-            let what = format!("`{text}` is not a number of hours from one minute to {MAX_WINDOW_HOURS}");
-            row.wrong(WINDOW_HOURS, &what)
+            let what = format!("`{hours}` is not a number of hours from one minute to {MAX_WINDOW_HOURS}");
+            (WINDOW_HOURS, what)
         })?;
+    let decision_time = rows::moment(&text(DECISION_TIME)?).map_err(|what| (DECISION_TIME, what))?;
     Ok(Request {
-        user_id: user_id.to_owned(),
-        decision_time: row.moment(DECISION_TIME)?,
+        user_id: user_id.into_owned(),
+        decision_time,
         window_hours,
     })
 }
@@ -81,8 +77,12 @@ fn request(row: &Row<'_>) -> anyhow::Result<Request> {
 /// Parses requests, for tests of the code that uses them.
 #[cfg(test)]
 pub(crate) fn parse(text: &str) -> anyhow::Result<Vec<Request>> {
-    let source = std::io::Cursor::new(text.as_bytes().to_vec());
-    read(Table::read("requests.csv".to_owned(), source, COLUMNS)?)
+    let mut requests = Vec::new();
+    rows::read_text("requests.csv", text, COLUMNS, |row| {
+        requests.push(request(row)?);
+        Ok(())
+    })?;
+    Ok(requests)
 }
 
 #[cfg(test)]
@@ -102,5 +102,30 @@ mod tests {
             let expected = "`requests.csv`, line 2, column `window_hours`: ";
             assert!(message.starts_with(expected), "{message}");
         }
+        for (wrong, column) in [(",1,24", "user_id"), ("a,soon,24", "decision_time")] {
+            let message = parse(&format!("user_id,decision_time,window_hours\n{wrong}\n"))
+                .unwrap_err()
+                .to_string();
+            let expected = format!("`requests.csv`, line 2, column `{column}`: ");
+            assert!(message.starts_with(&expected), "{message}");
+        }
+    }
+
+    #[test]
+    fn requests_may_be_json_lines() {
+        let csv = parse("user_id,decision_time,window_hours\n7,60,1.5\nb,1970-01-01T00:02:00Z,24\n").unwrap();
+        let lines = "{\"user_id\":7,\"decision_time\":60,\"window_hours\":1.5}\n\
+                     {\"user_id\":\"b\",\"decision_time\":\"1970-01-01T00:02:00Z\",\"window_hours\":24}\n";
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("requests.jsonl");
+        std::fs::write(&path, lines).unwrap();
+        assert_eq!(open(&path).unwrap(), csv);
+        std::fs::write(&path, "{\"user_id\":\"a\",\"decision_time\":1}\n").unwrap();
+        let error = open(&path).unwrap_err();
+        let told = format!("{error:#}");
+        assert!(
+            told.contains("requests.jsonl`, line 1: `window_hours`: `` is not a number"),
+            "{told}"
+        );
     }
 }

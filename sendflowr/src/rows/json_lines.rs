@@ -1,4 +1,4 @@
-//! Reads a file with one JSON object per line: the columns of the CSV as fields, or events as on the bus.
+//! Reads a file with one JSON object per line: the columns of the CSV as fields, or as events on the bus name them.
 
 use std::{
     borrow::Cow,
@@ -64,11 +64,16 @@ fn read_lines(
         if read.with_context(|| format!("cannot read `{name}`, line {number}"))? == 0 {
             break;
         }
+        // A file from Windows may begin with a byte order mark.
+        let text = match number {
+            1 => text.strip_prefix('\u{feff}').unwrap_or(&text),
+            _ => &text,
+        };
         if text.trim().is_empty() {
             continue;
         }
         let place = || format!("`{name}`, line {number}");
-        let line = parse(&text).with_context(place)?;
+        let line = parse(text).with_context(place)?;
         let value = |column: usize| {
             let name = columns.names[column];
             line.get(name).or_else(|| line.get(on_the_bus(name)))
@@ -141,6 +146,15 @@ mod tests {
         let (found, present) = rows(text).unwrap();
         assert_eq!(found, [["7", "12.5", ""], ["b", "1970-01-01T00:00:05Z", ""]]);
         assert_eq!(present, [true, true, false]);
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_the_first_line() {
+        for begin in ["\u{feff}", "\u{feff}\n", "\u{feff}\r\n"] {
+            let (found, _) = rows(&format!("{begin}{{\"user_id\":\"a\"}}\n")).unwrap();
+            assert_eq!(found, [["a", "", ""]], "{begin:?}");
+        }
+        assert!(rows("{\"user_id\":\"a\"}\n\u{feff}{\"user_id\":\"b\"}\n").is_err());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Reads events from a Parquet file: the columns of the CSV, in whatever type tools write them.
+//! Reads a Parquet file: the columns of the CSV, in whatever type tools write them.
 
 use std::{borrow::Cow, fs::File, io::Read, path::Path, sync::Arc};
 

@@ -11,10 +11,9 @@ use std::{
 
 use anyhow::{Context, anyhow, bail};
 use csv::{ByteRecord, Reader, ReaderBuilder, StringRecord, Terminator};
-use event::Timestamp;
 use flate2::bufread::MultiGzDecoder;
 
-use super::{Columns, Wrong, moment, tell_unused};
+use super::{Columns, Wrong, tell_unused};
 
 /// A record is longer than this only if a quote was never closed, or in a file that is not CSV. Far more than any user agent
 /// with its neighbours, and small enough that the mistake is found at once.
@@ -24,7 +23,7 @@ const MAX_RECORD_BYTES: u64 = 128 * 1024;
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
 /// A CSV file that is being read.
-pub(crate) struct Table {
+pub(super) struct Table {
     name: String,
     reader: Reader<Source>,
     /// Number of fields in the header, and so in every row.
@@ -41,7 +40,7 @@ impl Table {
     ///
     /// # Errors
     /// Fails if the file cannot be read or its header lacks a needed column.
-    pub(crate) fn open(path: &Path, columns: Columns) -> anyhow::Result<Self> {
+    pub(super) fn open(path: &Path, columns: Columns) -> anyhow::Result<Self> {
         let file = File::open(path).with_context(|| format!("cannot open `{}`", path.display()))?;
         let table = Self::read(path.display().to_string(), file, columns)?;
         tell_unused(&table.name, &table.unused);
@@ -49,7 +48,7 @@ impl Table {
     }
 
     /// Like [`Table::open`], but from any reader; `name` is for messages.
-    pub(crate) fn read(name: String, source: impl Read + 'static, columns: Columns) -> anyhow::Result<Self> {
+    pub(super) fn read(name: String, source: impl Read + 'static, columns: Columns) -> anyhow::Result<Self> {
         let needed = &columns.names[..columns.needed];
         let mut source = BufReader::with_capacity(1 << 16, source);
         let start = source
@@ -118,21 +117,24 @@ impl Table {
     ///
     /// # Errors
     /// Returns the first mistake in the file, naming its line, and its column.
-    pub(crate) fn read_all(
+    pub(super) fn read_all(
         mut self,
         mut take: impl FnMut(super::Row<'_>) -> Result<(), Wrong>,
     ) -> anyhow::Result<Vec<bool>> {
-        while let Some(row) = self.next_row()? {
-            take(&|column| Ok(row.text(column).into())).map_err(|(column, what)| row.wrong(column, &what))?;
+        while let Some(line) = self.next_row()? {
+            take(&|column| Ok(self.text(column).into())).map_err(|(column, what)| {
+                let (file, name) = (&self.name, self.columns[column].0);
+                anyhow!("`{file}`, line {line}, column `{name}`: {what}")
+            })?;
         }
         Ok(self.columns.iter().map(|(_, place)| place.is_some()).collect())
     }
 
-    /// Returns the next row, or `None` at the end.
+    /// Reads the next row, and returns the line that it begins on, or `None` at the end.
     ///
     /// # Errors
     /// Fails if the file cannot be read, or a row has more or fewer fields than the header.
-    pub(crate) fn next_row(&mut self) -> anyhow::Result<Option<Row<'_>>> {
+    fn next_row(&mut self) -> anyhow::Result<Option<u64>> {
         let Some(line) = self.next_record()? else {
             return Ok(None);
         };
@@ -144,7 +146,15 @@ impl Table {
                 self.width
             );
         }
-        Ok(Some(Row { table: self, line }))
+        Ok(Some(line))
+    }
+
+    /// Returns the field of the row in a column, without surrounding blanks; empty if the file has no such column.
+    fn text(&self, column: usize) -> &str {
+        match self.columns[column].1 {
+            Some(place) => self.record[place].trim(),
+            None => "",
+        }
     }
 
     /// Reads the next record that is not blank, and returns the line that it begins on.
@@ -265,36 +275,6 @@ impl Read for Source {
     }
 }
 
-/// One row of a [`Table`].
-pub(crate) struct Row<'a> {
-    table: &'a Table,
-    line: u64,
-}
-
-impl<'a> Row<'a> {
-    /// Returns the field in a column, without surrounding blanks; empty if the file has no such column.
-    pub(crate) fn text(&self, column: usize) -> &'a str {
-        match self.table.columns[column].1 {
-            Some(place) => self.table.record[place].trim(),
-            None => "",
-        }
-    }
-
-    /// Parses the time in a column: epoch seconds, possibly with a fraction, or RFC 3339.
-    ///
-    /// # Errors
-    /// Fails if it is neither, naming file, line and column.
-    pub(crate) fn moment(&self, column: usize) -> anyhow::Result<Timestamp> {
-        moment(self.text(column)).map_err(|what| self.wrong(column, &what))
-    }
-
-    /// Returns an error that says what is wrong with a column of this row.
-    pub(crate) fn wrong(&self, column: usize, what: &str) -> anyhow::Error {
-        let (file, name) = (&self.table.name, self.table.columns[column].0);
-        anyhow!("`{file}`, line {}, column `{name}`: {what}", self.line)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::{Cursor, Write as _};
@@ -317,11 +297,8 @@ mod tests {
     fn all(bytes: &[u8]) -> anyhow::Result<Vec<(u64, Vec<String>)>> {
         let mut table = table(bytes)?;
         let mut rows = Vec::new();
-        while let Some(row) = table.next_row()? {
-            rows.push((
-                row.line,
-                (0..3).map(|column| row.text(column).to_owned()).collect(),
-            ));
+        while let Some(line) = table.next_row()? {
+            rows.push((line, (0..3).map(|column| table.text(column).to_owned()).collect()));
         }
         Ok(rows)
     }
@@ -433,25 +410,5 @@ mod tests {
             message(&[b"a,b\n".as_slice(), &[b'x'; 300_000]].concat()),
             "`f.csv`, line 2: longer than 131072 bytes"
         );
-    }
-
-    #[test]
-    fn moments_are_epoch_seconds_or_rfc_3339() {
-        let millis = |text: &str| moment(text).map(Timestamp::as_millis);
-        assert_eq!(millis("1767225600"), Ok(1_767_225_600_000));
-        assert_eq!(millis("1767225600.25"), Ok(1_767_225_600_250));
-        assert_eq!(millis("2026-01-01T01:00:00+01:00"), Ok(1_767_225_600_000));
-        for text in [
-            "",
-            "-1",
-            "nan",
-            "inf",
-            "1e300",
-            "1767225600000",
-            "yesterday",
-            "2026-13-01T00:00:00Z",
-        ] {
-            assert!(millis(text).is_err(), "{text}");
-        }
     }
 }
