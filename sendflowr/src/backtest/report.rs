@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::score::{Measure, OURS, POLICIES, SIZES, Scores};
-use super::statistics::Estimate;
+use inference::Estimate;
+
+use super::score::{Measure, Policy, SIZES, Scores};
 use super::verdict::{Row, Verdict};
 use crate::output;
 
@@ -61,13 +62,13 @@ fn size_header(measure: Measure) -> Vec<String> {
 }
 
 fn cells(row: &Row) -> Vec<String> {
-    let mut cells = vec![POLICIES[row.policy].to_owned()];
+    let mut cells = vec![row.policy.name().to_owned()];
     for (window, effective) in row.effective.iter().enumerate() {
         // Without a single trial there is no rate, not even 0.
         let [mut rate, mut behind] = [const { String::new() }; 2];
         if *effective > 0.0 {
             rate = percent(&row.rates[window]);
-            if row.policy != OURS {
+            if row.policy != Policy::Model {
                 behind = percent(&row.behind[window]);
             }
         }
@@ -88,7 +89,7 @@ fn size_cells(row: &Row) -> Vec<String> {
             String::new()
         }
     });
-    std::iter::once(POLICIES[row.policy].to_owned())
+    std::iter::once(row.policy.name().to_owned())
         .chain(rates)
         .collect()
 }
@@ -120,7 +121,7 @@ fn text(scores: &Scores, rows: &[Row], verdict: &Verdict) -> String {
         .fold(f64::MIN_POSITIVE, f64::max);
     for row in rows.iter().filter(|row| row.effective[0] > 0.0) {
         let length = (row.rates[0].value / most * BAR as f64).round() as usize;
-        let _ = writeln!(text, "{:<28} {}", POLICIES[row.policy], "█".repeat(length));
+        let _ = writeln!(text, "{:<28} {}", row.policy.name(), "█".repeat(length));
     }
     if let Some(calibration) = calibration(&scores.confidences) {
         let _ = write!(text, "\nconfidence, stated/observed, by tenth:");
@@ -233,8 +234,8 @@ struct Bar {
 impl Bar {
     fn of(row: &Row, rate: &Estimate) -> Self {
         Self {
-            name: POLICIES[row.policy],
-            ours: row.policy == OURS,
+            name: row.policy.name(),
+            ours: row.policy == Policy::Model,
             rate: *rate,
         }
     }

@@ -8,14 +8,16 @@
 //!   it, and the fewer mails arrive at that time of day, the more weight it has (SNIPS, with the hours of the tested weeks
 //!   as the propensity). The reward is a click within a day.
 
+use std::ops::{Index, IndexMut};
+
 use event::{
     Timestamp,
     grid::{self, DAY_MS, HOUR_MS, WEEK_MS},
-    profile::History,
+    profile::{History, Profile},
 };
 use inference::{
     model::Curve,
-    rivals::{self, Policy, hour_of_day},
+    rivals::{self, hour_of_day},
 };
 
 use crate::{
@@ -48,23 +50,68 @@ const MATCH_MINUTES: i64 = 60;
 /// not decide.
 const LEAST_SHARE: f64 = 0.01;
 
-/// The policies, the model last.
-pub(crate) const POLICIES: [&str; 8] = [
-    "send now",
-    "a random minute",
-    "the brand's usual hour",
-    "best hour of opens",
-    "best hour of clicks",
-    "two-hour bandit",
-    "fresh clicks (60 min, 72 h)",
-    "sendflowr",
-];
+/// What is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Policy {
+    SendNow,
+    RandomMinute,
+    UsualHour,
+    OpenHour,
+    ClickHour,
+    Bandit,
+    FreshClicks,
+    Model,
+}
 
-/// The policies without timing.
-pub(crate) const UNTIMED: [usize; 3] = [0, 1, 2];
+impl Policy {
+    /// All of them, in the order of the report: the model last.
+    pub(crate) const ALL: [Self; 8] = [
+        Self::SendNow,
+        Self::RandomMinute,
+        Self::UsualHour,
+        Self::OpenHour,
+        Self::ClickHour,
+        Self::Bandit,
+        Self::FreshClicks,
+        Self::Model,
+    ];
 
-/// The index of the model in [`POLICIES`].
-pub(crate) const OURS: usize = POLICIES.len() - 1;
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::SendNow => "send now",
+            Self::RandomMinute => "a random minute",
+            Self::UsualHour => "the brand's usual hour",
+            Self::OpenHour => "best hour of opens",
+            Self::ClickHour => "best hour of clicks",
+            Self::Bandit => "two-hour bandit",
+            Self::FreshClicks => "fresh clicks (60 min, 72 h)",
+            Self::Model => "sendflowr",
+        }
+    }
+
+    /// Returns whether it chooses a time for each person.
+    pub(crate) fn is_timed(self) -> bool {
+        !matches!(self, Self::SendNow | Self::RandomMinute | Self::UsualHour)
+    }
+}
+
+/// One value for each policy, in the order of [`Policy::ALL`].
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(crate) struct ByPolicy<T>([T; Policy::ALL.len()]);
+
+impl<T> Index<Policy> for ByPolicy<T> {
+    type Output = T;
+
+    fn index(&self, policy: Policy) -> &T {
+        &self.0[policy as usize]
+    }
+}
+
+impl<T> IndexMut<Policy> for ByPolicy<T> {
+    fn index_mut(&mut self, policy: Policy) -> &mut T {
+        &mut self.0[policy as usize]
+    }
+}
 
 /// The sizes of history by which results are shown, and their names.
 pub(crate) const SIZES: [(usize, usize, &str); 5] = [
@@ -100,17 +147,17 @@ pub(crate) struct Tested {
     /// Index in [`SIZES`].
     pub(crate) size: usize,
     /// By window and policy.
-    pub(crate) rates: [[Ratio; POLICIES.len()]; 2],
+    pub(crate) rates: [ByPolicy<Ratio>; 2],
     /// Bits per later act relative to a uniform week, for policies that are densities.
-    pub(crate) bits: Option<[Option<f64>; POLICIES.len()]>,
+    pub(crate) bits: Option<ByPolicy<Option<f64>>>,
 }
 
 /// Everything that was scored.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Scores {
     pub(crate) measure: Measure,
-    /// For which of [`POLICIES`] the log has the data.
-    pub(crate) known: [bool; POLICIES.len()],
+    /// The policies for which the log has the data, in the order of the report.
+    pub(crate) known: Vec<Policy>,
     pub(crate) people: Vec<Tested>,
     pub(crate) from: Timestamp,
     pub(crate) until: Timestamp,
@@ -151,35 +198,9 @@ struct Everybody {
 /// # Errors
 /// Fails if the log shows nothing about any of them.
 pub(crate) fn score(log: &EventLog, seed: u64) -> Result<Scores, Unscorable> {
-    let needed_days = (LEAST_HISTORY_MS + 2 * WEEK_MS) / DAY_MS;
-    let (Some(first), Some(last)) = (log.events().first(), log.events().last()) else {
-        return Err(Unscorable::TooShort { days: 0, needed_days });
-    };
-    // Times in profiles are rounded up, by some seconds.
-    let end = last.at.plus_millis(grid::MINUTE_MS);
-    let span_ms = end.millis_since(first.at);
-    // One week more than is tested: each person's windows begin at a different moment of it.
-    let weeks = ((span_ms - LEAST_HISTORY_MS) / WEEK_MS - 1).min(MOST_WEEKS);
-    if weeks < 1 {
-        return Err(Unscorable::TooShort {
-            days: span_ms / DAY_MS,
-            needed_days,
-        });
-    }
-    let from = end.plus_millis(-(weeks + 1) * WEEK_MS);
-
+    let Weeks { from, end, count } = Weeks::of(log)?;
     let people = sample(log.people().len(), seed);
-    let known_at = |at: Timestamp| -> Vec<Moment> {
-        let moment = |person: &usize| Moment {
-            person: Some(*person),
-            at,
-        };
-        people.iter().map(moment).collect()
-    };
-    let mut histories = vec![History::default(); people.len()];
-    sweep::sweep(log, &known_at(end), |index, _, profile| {
-        histories[index] = profile.map(|profile| profile.history(end)).unwrap_or_default();
-    });
+    let histories = histories(log, &people, end);
     let mails: usize = histories.iter().map(|history| history.mails.len()).sum();
     let acts: usize = histories.iter().map(|history| strong_times(history).len()).sum();
     if acts == 0 {
@@ -191,10 +212,7 @@ pub(crate) fn score(log: &EventLog, seed: u64) -> Result<Scores, Unscorable> {
         Measure::Acts
     };
     let everybody = Everybody::of(&histories, from);
-    let trials = trials(measure, &histories, from, end, weeks, seed);
-
-    let mut tested: Vec<Option<Tested>> = vec![None; people.len()];
-    let mut confidences = Vec::new();
+    let trials = trials(measure, &histories, from, end, count, seed);
     let moments: Vec<Moment> = trials
         .iter()
         .map(|trial| Moment {
@@ -202,65 +220,148 @@ pub(crate) fn score(log: &EventLog, seed: u64) -> Result<Scores, Unscorable> {
             at: trial.start,
         })
         .collect();
-    let mut random = Random::new(seed);
+    let mut scoring = Scoring {
+        measure,
+        everybody: &everybody,
+        histories: &histories,
+        end,
+        random: Random::new(seed),
+        tested: vec![None; people.len()],
+        confidences: Vec::new(),
+    };
     sweep::sweep(log, &moments, |index, curve, profile| {
-        let trial = &trials[index];
+        scoring.try_one(&trials[index], &curve, profile);
+    });
+    let has_opens = everybody.opens.iter().any(|count| *count > 0.0);
+    let is_known = |policy: &Policy| match policy {
+        Policy::UsualHour => everybody.usual_slot.is_some(),
+        Policy::OpenHour => has_opens,
+        _ => true,
+    };
+    Ok(Scores {
+        measure,
+        known: Policy::ALL.into_iter().filter(is_known).collect(),
+        people: scoring.tested.into_iter().flatten().collect(),
+        from,
+        until: end,
+        confidences: scoring.confidences,
+    })
+}
+
+/// The tested weeks.
+struct Weeks {
+    from: Timestamp,
+    end: Timestamp,
+    /// How many windows of a week everybody has. They take one week more: each person's begin at a different moment of it.
+    count: i64,
+}
+
+impl Weeks {
+    fn of(log: &EventLog) -> Result<Self, Unscorable> {
+        let needed_days = (LEAST_HISTORY_MS + 2 * WEEK_MS) / DAY_MS;
+        let (Some(first), Some(last)) = (log.events().first(), log.events().last()) else {
+            return Err(Unscorable::TooShort { days: 0, needed_days });
+        };
+        // Times in profiles are rounded up, by some seconds.
+        let end = last.at.plus_millis(grid::MINUTE_MS);
+        let span_ms = end.millis_since(first.at);
+        let count = ((span_ms - LEAST_HISTORY_MS) / WEEK_MS - 1).min(MOST_WEEKS);
+        if count < 1 {
+            return Err(Unscorable::TooShort {
+                days: span_ms / DAY_MS,
+                needed_days,
+            });
+        }
+        let from = end.plus_millis(-(count + 1) * WEEK_MS);
+        Ok(Self { from, end, count })
+    }
+}
+
+/// Returns what is known of each person at the end.
+fn histories(log: &EventLog, people: &[usize], end: Timestamp) -> Vec<History> {
+    let moments: Vec<Moment> = people
+        .iter()
+        .map(|person| Moment {
+            person: Some(*person),
+            at: end,
+        })
+        .collect();
+    let mut histories = vec![History::default(); people.len()];
+    sweep::sweep(log, &moments, |index, _, profile| {
+        histories[index] = profile.map(|profile| profile.history(end)).unwrap_or_default();
+    });
+    histories
+}
+
+/// The results so far, and what they are made with.
+struct Scoring<'a> {
+    measure: Measure,
+    everybody: &'a Everybody,
+    /// Of each person, all that happened until the end.
+    histories: &'a [History],
+    end: Timestamp,
+    random: Random,
+    tested: Vec<Option<Tested>>,
+    confidences: Vec<(f64, bool)>,
+}
+
+impl Scoring<'_> {
+    /// Scores the policies in the windows of a trial. `curve` and `profile` are what is known when it starts.
+    fn try_one(&mut self, trial: &Trial, curve: &Curve, profile: Option<&Profile>) {
         let past = profile
             .map(|profile| profile.history(trial.start))
             .unwrap_or_default();
-        let person = tested[trial.person].get_or_insert_with(|| Tested {
+        self.tested[trial.person].get_or_insert_with(|| Tested {
             size: size_of(&past),
             rates: Default::default(),
             bits: None,
         });
         let chooser = Chooser {
-            everybody: &everybody,
+            everybody: self.everybody,
             past: &past,
-            curve: &curve,
+            curve,
             start: trial.start,
         };
-        let future = &histories[trial.person];
-        for (window, hours) in measure.windows().iter().enumerate() {
+        let future = &self.histories[trial.person];
+        for (window, hours) in self.measure.windows().iter().enumerate() {
             let outcome = Outcome {
-                measure,
+                measure: self.measure,
                 trial,
                 future,
                 end: trial.start.plus_millis(hours * HOUR_MS),
             };
-            if !outcome.is_telling() {
+            if outcome.is_telling() {
+                self.score_window(window, *hours, &chooser, &outcome);
+            }
+        }
+        if self.measure == Measure::Acts
+            && let Some(person) = &mut self.tested[trial.person]
+            && person.bits.is_none()
+        {
+            person.bits = chooser.bits(future, self.end);
+        }
+    }
+
+    fn score_window(&mut self, window: usize, hours: i64, chooser: &Chooser<'_>, outcome: &Outcome<'_>) {
+        let minutes = self.random.below((hours * 60) as usize) as i64;
+        let random_minute = chooser.start.plus_millis(minutes * grid::MINUTE_MS);
+        for policy in Policy::ALL {
+            let Some(chosen) = chooser.choice(policy, hours, random_minute) else {
                 continue;
+            };
+            if let Some((weight, reward)) = outcome.of(chosen, self.everybody)
+                && let Some(person) = &mut self.tested[outcome.trial.person]
+            {
+                person.rates[window][policy].count(weight, reward);
             }
-            let random_minute = trial
-                .start
-                .plus_millis(random.below((hours * 60) as usize) as i64 * grid::MINUTE_MS);
-            for (policy, chosen) in chooser.choices(*hours, random_minute).into_iter().enumerate() {
-                let Some(chosen) = chosen else { continue };
-                if let Some((weight, reward)) = outcome.of(chosen, &everybody) {
-                    person.rates[window][policy].count(weight, reward);
-                }
-                if policy == OURS && measure == Measure::Acts {
-                    let confidence = curve.confidence(chosen, &[trial.start..outcome.end]);
-                    let hit = outcome.acts_in(chosen, chosen.plus_millis(curve.span_ms()));
-                    confidences.push((confidence, hit));
-                }
+            if policy == Policy::Model && self.measure == Measure::Acts {
+                let curve = chooser.curve;
+                let confidence = curve.confidence(chosen, &[chooser.start..outcome.end]);
+                let hit = outcome.acts_in(chosen, chosen.plus_millis(curve.span_ms()));
+                self.confidences.push((confidence, hit));
             }
         }
-        if measure == Measure::Acts && person.bits.is_none() {
-            person.bits = chooser.bits(future, end);
-        }
-    });
-    let has_opens = everybody.opens.iter().any(|count| *count > 0.0);
-    let mut known = [true; POLICIES.len()];
-    known[2] = everybody.usual_slot.is_some();
-    known[3] = has_opens;
-    Ok(Scores {
-        measure,
-        known,
-        people: tested.into_iter().flatten().collect(),
-        from,
-        until: end,
-        confidences,
-    })
+    }
 }
 
 /// Returns at most [`MOST_PEOPLE`] people, drawn with the seed.
@@ -301,7 +402,8 @@ fn trials(
                 }
             }
             Measure::Mail => {
-                let told = |at: Timestamp| from <= at && at.plus_millis(DAY_MS) <= end;
+                // The day around a mail that arrives sooner could begin before the tested weeks, when less was known.
+                let told = |at: Timestamp| from.plus_millis(DAY_MS) <= at && at.plus_millis(DAY_MS) <= end;
                 for mail in history
                     .mails
                     .iter()
@@ -384,7 +486,8 @@ impl Everybody {
                     minutes[minute] += 1.0;
                     let slot = hour_of_day(mail.delivered_at) / 2;
                     sent[slot] += 1.0;
-                    clicked[slot] += f64::from(u8::from(mail.clicked_at.is_some()));
+                    let is_clicked = mail.clicked_at.as_ref().is_some_and(before);
+                    clicked[slot] += f64::from(u8::from(is_clicked));
                 }
             }
         }
@@ -426,27 +529,28 @@ struct Chooser<'a> {
 }
 
 impl Chooser<'_> {
-    fn choices(&self, hours: i64, random_minute: Timestamp) -> [Option<Timestamp>; POLICIES.len()] {
+    /// Returns what a policy chooses in a window of so many hours; `None` if the log lacks what it goes by.
+    fn choice(&self, policy: Policy, hours: i64, random_minute: Timestamp) -> Option<Timestamp> {
         let start = grid::floor_minute(self.start.plus_millis(grid::MINUTE_MS - 1));
-        let choose = |policy: Policy<'_>| Some(rivals::choose(&policy, start, hours));
-        let clicks = strong_times(self.past);
-        let best = self.curve.best(&[start..start.plus_millis(hours * HOUR_MS)]);
-        [
-            Some(start),
-            Some(random_minute),
-            self.everybody
-                .usual_slot
-                .and_then(|slot| choose(rivals::usual_hour(slot))),
-            choose(rivals::best_hour(&open_times(self.past), &self.everybody.opens)),
-            choose(rivals::best_hour(&clicks, &self.everybody.clicks)),
-            choose(rivals::two_hour_slots(self.past, &self.everybody.slots)),
-            choose(rivals::fresh_kernel(&clicks, self.start)),
-            best.map(|best| best.at),
-        ]
+        let everybody = self.everybody;
+        let scores = match policy {
+            Policy::SendNow => return Some(start),
+            Policy::RandomMinute => return Some(random_minute),
+            Policy::Model => {
+                let best = self.curve.best(&[start..start.plus_millis(hours * HOUR_MS)]);
+                return best.map(|best| best.at);
+            }
+            Policy::UsualHour => rivals::usual_hour(everybody.usual_slot?),
+            Policy::OpenHour => rivals::best_hour(&open_times(self.past), &everybody.opens),
+            Policy::ClickHour => rivals::best_hour(&strong_times(self.past), &everybody.clicks),
+            Policy::Bandit => rivals::two_hour_slots(self.past, &everybody.slots),
+            Policy::FreshClicks => rivals::fresh_kernel(&strong_times(self.past), self.start),
+        };
+        Some(rivals::choose(&scores, start, hours))
     }
 
     /// Returns the bits per later act relative to a uniform week, each act at least -10.
-    fn bits(&self, future: &History, end: Timestamp) -> Option<[Option<f64>; POLICIES.len()]> {
+    fn bits(&self, future: &History, end: Timestamp) -> Option<ByPolicy<Option<f64>>> {
         let later: Vec<Timestamp> = strong_times(future)
             .into_iter()
             .filter(|time| self.start <= *time && *time < end)
@@ -460,11 +564,11 @@ impl Chooser<'_> {
         };
         let clicks = strong_times(self.past);
         let fresh = rivals::fresh_kernel(&clicks, self.start);
-        let mut bits = [None; POLICIES.len()];
-        bits[1] = Some(0.0);
-        bits[4] = mean(&rivals::hour_density(&clicks));
-        bits[6] = mean(&fresh);
-        bits[OURS] = mean(&|at| self.curve.density(at) * grid::SLOTS as f64);
+        let mut bits = ByPolicy::default();
+        bits[Policy::RandomMinute] = Some(0.0);
+        bits[Policy::ClickHour] = mean(&rivals::hour_density(&clicks));
+        bits[Policy::FreshClicks] = mean(&fresh);
+        bits[Policy::Model] = mean(&|at| self.curve.density(at) * grid::SLOTS as f64);
         Some(bits)
     }
 }
@@ -502,5 +606,52 @@ impl Outcome<'_> {
         }
         let share = everybody.mail_near[grid::slot(chosen) % 1_440].max(LEAST_SHARE);
         Some((1.0 / share, clicked))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use event::profile::Mail;
+
+    use super::*;
+
+    fn at(hours: i64) -> Timestamp {
+        Timestamp::from_millis_clamped(hours * HOUR_MS)
+    }
+
+    #[test]
+    fn nothing_that_is_chosen_by_knows_what_comes_after() {
+        let mail = |delivered: i64, clicked: Option<i64>| Mail {
+            delivered_at: at(delivered),
+            opened_at: clicked.map(at),
+            clicked_at: clicked.map(at),
+        };
+        // Hour 100 is 4 o'clock.
+        let known = History {
+            mails: vec![mail(100, Some(101)), mail(100, None)],
+            ..History::default()
+        };
+        let clicked_later = History {
+            mails: vec![mail(100, Some(101)), mail(100, Some(200))],
+            ..History::default()
+        };
+        let until = at(150);
+        assert_eq!(
+            Everybody::of(&[known], until).slots,
+            Everybody::of(&[clicked_later], until).slots
+        );
+
+        let (from, end) = (at(1_000), at(2_000));
+        let mails = (900..2_000).map(|hour| mail(hour, None)).collect();
+        let history = History {
+            mails,
+            ..History::default()
+        };
+        let histories = vec![history; 100];
+        for measure in [Measure::Mail, Measure::Acts] {
+            let trials = trials(measure, &histories, from, end, 1, 1);
+            assert!(trials.len() >= 100);
+            assert!(trials.iter().all(|trial| from <= trial.start), "{measure:?}");
+        }
     }
 }

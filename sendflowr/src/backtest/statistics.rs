@@ -1,5 +1,7 @@
 //! Rates and their intervals: bootstrap over people, because the windows of one person are correlated.
 
+use inference::Estimate;
+
 /// Number of bootstrap draws. With 400, the ends of a 95 % interval are stable to a twentieth of its width.
 const DRAWS: usize = 400;
 
@@ -43,14 +45,6 @@ impl Ratio {
             0.0
         }
     }
-}
-
-/// A value and its 95 % interval.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub(crate) struct Estimate {
-    pub(crate) value: f64,
-    pub(crate) low: f64,
-    pub(crate) high: f64,
 }
 
 /// Computes a statistic of people, and its interval by drawing as many people with replacement. The same seed gives the same

@@ -1,7 +1,7 @@
 //! Tests backtests on logs whose truth is known.
 
 use super::{
-    score::{Measure, POLICIES, Scores, score},
+    score::{Measure, Policy, Scores, score},
     statistics::Random,
     verdict::{Verdict, rows, verdict},
     *,
@@ -133,9 +133,14 @@ fn reports_repeat_and_hold_every_policy() {
     assert_eq!(page, backtest(&log, 3).unwrap());
     assert_ne!(page, backtest(&log, 4).unwrap());
     // The log contains neither deliveries nor opens.
-    for (policy, name) in POLICIES.iter().enumerate() {
-        let known = policy != 2 && policy != 3;
-        assert_eq!(page.text.contains(name), known, "{name}\n{}", page.text);
+    for policy in Policy::ALL {
+        let known = ![Policy::UsualHour, Policy::OpenHour].contains(&policy);
+        assert_eq!(
+            page.text.contains(policy.name()),
+            known,
+            "{policy:?}\n{}",
+            page.text
+        );
     }
     assert!(page.text.contains("\nverdict: "));
     // Rates by size of history have intervals too, on the terminal and in the page.
@@ -248,13 +253,13 @@ fn mails_are_weighed_by_the_hours_of_the_tested_weeks() {
     let (scores, _) = judged(&log);
     assert_eq!(scores.measure, Measure::Mail);
     let rows = rows(&scores, 1);
-    let value = |name: &str| {
-        let row = rows.iter().find(|row| POLICIES[row.policy] == name).unwrap();
+    let value = |policy: Policy| {
+        let row = rows.iter().find(|row| row.policy == policy).unwrap();
         row.rates[0].value
     };
     // A random minute is as likely near one hour as near the other, however rarely mail arrived there.
-    let random_minute = value("a random minute");
+    let random_minute = value(Policy::RandomMinute);
     assert!((random_minute - 0.5).abs() < 0.2, "{random_minute}");
     // A policy that had to choose before the tested weeks knew only the morning.
-    assert_eq!(value("the brand's usual hour"), 0.0);
+    assert_eq!(value(Policy::UsualHour), 0.0);
 }

@@ -1,7 +1,9 @@
 //! Turns scores into figures, and figures into a verdict.
 
-use super::score::{Measure, OURS, POLICIES, SIZES, Scores, Tested, UNTIMED};
-use super::statistics::{Estimate, Ratio, bootstrap};
+use inference::Estimate;
+
+use super::score::{Measure, Policy, SIZES, Scores, Tested};
+use super::statistics::{Ratio, bootstrap};
 
 /// Fewer informative windows than this leave intervals wider than any worthwhile gain.
 const LEAST_WINDOWS: f64 = 400.0;
@@ -12,7 +14,7 @@ const LEAST_MATCHES: f64 = 1_000.0;
 /// One policy's figures.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Row {
-    pub(crate) policy: usize,
+    pub(crate) policy: Policy,
     /// By window.
     pub(crate) rates: Vec<Estimate>,
     /// The model minus this policy, by window.
@@ -30,13 +32,13 @@ pub(crate) enum Verdict {
     /// The model beats the policies without timing.
     SwitchItOn {
         /// The best policy without timing; `gain` is the first window's gain over it.
-        over: usize,
+        over: Policy,
         gain: Estimate,
         /// A simpler policy that does as well on this data.
-        simpler: Option<usize>,
+        simpler: Option<Policy>,
     },
     /// The model does not beat them, or a simpler policy is better.
-    DoNotBother { against: usize, gain: Estimate },
+    DoNotBother { against: Policy, gain: Estimate },
     /// There is too little data for a verdict.
     NotEnoughData { have: f64, need: f64 },
 }
@@ -45,17 +47,17 @@ pub(crate) enum Verdict {
 pub(crate) fn rows(scores: &Scores, seed: u64) -> Vec<Row> {
     let people = &scores.people;
     let windows = scores.measure.windows().len();
-    let rate = |picked: &mut dyn Iterator<Item = usize>, window: usize, policy: usize| {
+    let rate = |picked: &mut dyn Iterator<Item = usize>, window: usize, policy: Policy| {
         sum(people, picked, window, policy).rate()
     };
-    let row = |policy: usize| {
+    let row = |policy: Policy| {
         let rates =
             (0..windows).map(|window| bootstrap(people.len(), seed, |picked| rate(picked, window, policy)));
         let behind = (0..windows).map(|window| {
             bootstrap(people.len(), seed, |picked| {
                 let (mut ours, mut theirs) = (Ratio::default(), Ratio::default());
                 for person in picked {
-                    ours.add(&people[person].rates[window][OURS]);
+                    ours.add(&people[person].rates[window][Policy::Model]);
                     theirs.add(&people[person].rates[window][policy]);
                 }
                 ours.rate() - theirs.rate()
@@ -85,19 +87,16 @@ pub(crate) fn rows(scores: &Scores, seed: u64) -> Vec<Row> {
                 .collect(),
         }
     };
-    (0..POLICIES.len())
-        .filter(|policy| scores.known[*policy])
-        .map(row)
-        .collect()
+    scores.known.iter().copied().map(row).collect()
 }
 
-fn sum(people: &[Tested], picked: &mut dyn Iterator<Item = usize>, window: usize, policy: usize) -> Ratio {
+fn sum(people: &[Tested], picked: &mut dyn Iterator<Item = usize>, window: usize, policy: Policy) -> Ratio {
     let mut total = Ratio::default();
     picked.for_each(|person| total.add(&people[person].rates[window][policy]));
     total
 }
 
-fn bits(people: &[Tested], policy: usize, seed: u64) -> Option<Estimate> {
+fn bits(people: &[Tested], policy: Policy, seed: u64) -> Option<Estimate> {
     let bits: Vec<f64> = people.iter().filter_map(|person| person.bits?[policy]).collect();
     let mean = |picked: &mut dyn Iterator<Item = usize>| {
         let (mut sum, mut count) = (0.0, 0.0);
@@ -120,21 +119,18 @@ pub(crate) fn verdict(measure: Measure, rows: &[Row]) -> Verdict {
     // A policy that too little mail matches cannot be compared with.
     let untimed = || {
         rows.iter()
-            .filter(|row| UNTIMED.contains(&row.policy) && row.effective[0] >= need)
+            .filter(|row| !row.policy.is_timed() && row.effective[0] >= need)
     };
     if ours.effective[0] < need || untimed().next().is_none() {
         let most = |most: f64, row: &Row| most.max(row.effective[0]);
-        let without = rows
-            .iter()
-            .filter(|row| UNTIMED.contains(&row.policy))
-            .fold(0.0, most);
+        let without = rows.iter().filter(|row| !row.policy.is_timed()).fold(0.0, most);
         let have = ours.effective[0].min(without);
         return Verdict::NotEnoughData { have, need };
     }
     let smallest_gain = |a: &&Row, b: &&Row| a.behind[0].value.total_cmp(&b.behind[0].value);
     let timed = || {
         rows.iter()
-            .filter(|row| !UNTIMED.contains(&row.policy) && row.policy != OURS)
+            .filter(|row| row.policy.is_timed() && row.policy != Policy::Model)
     };
     let strongest = timed()
         .filter(|row| row.effective[0] >= need)
@@ -184,14 +180,14 @@ impl Verdict {
         };
         match self {
             Self::SwitchItOn { over, gain, simpler } => {
-                let mut text = format!("switch it on: {} against `{}`", points(gain), POLICIES[*over]);
+                let mut text = format!("switch it on: {} against `{}`", points(gain), over.name());
                 if let Some(simpler) = simpler {
-                    text += &format!("; `{}` does as well on this data", POLICIES[*simpler]);
+                    text += &format!("; `{}` does as well on this data", simpler.name());
                 }
                 text
             }
             Self::DoNotBother { against, gain } => {
-                format!("do not bother: {} against `{}`", points(gain), POLICIES[*against])
+                format!("do not bother: {} against `{}`", points(gain), against.name())
             }
             Self::NotEnoughData { have, need } => {
                 let of = match measure {
