@@ -33,11 +33,6 @@ const EMBEDDED: &str = "embedded";
 /// The folder of the embedded engines if none is configured.
 const DEFAULT_DATA_FOLDER: &str = "data";
 
-/// Age at which a process that does not consume drops profiles from its own memory: another process writes the events, so a
-/// profile may lack the latest. Short enough that an event changes the next decision within seconds. Profiles in Redis are
-/// written by the consumer and need no such limit.
-const FOREIGN_PROFILE_AGE: Duration = Duration::from_secs(2);
-
 /// Returns the folder of the embedded engines, keys and caches.
 pub(crate) fn data_folder(config: &RawConfig) -> PathBuf {
     config
@@ -253,12 +248,6 @@ impl Engines {
     /// Returns whether the bus is in the data folder.
     pub(crate) fn embeds_bus(&self) -> bool {
         self.kafka.is_none()
-    }
-
-    /// Declares that another process writes the events that this one reads.
-    pub(crate) fn expect_foreign_events(&mut self) {
-        let profiles = &mut self.embedded.profiles;
-        profiles.max_age = profiles.max_age.or(Some(FOREIGN_PROFILE_AGE));
     }
 
     /// Allows the server of the profiles to be down at first: until it is up, roles build profiles from events.

@@ -191,10 +191,6 @@ impl Process {
         }
         let mut engines = Engines::new(&config, registry.clone())?;
         engines.do_without_profiles();
-        if role == Some(Role::Inference) {
-            // The consumer is another process.
-            engines.expect_foreign_events();
-        }
         for place in engines.places() {
             let is_used = match role {
                 // Accounts are stored with the identities.

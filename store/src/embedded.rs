@@ -54,8 +54,6 @@ pub struct RawEmbeddedConfig {
     pub explanation_retention_seconds: Option<u64>,
     /// See [`MemoryProfilesConfig::capacity_bytes`].
     pub profiles_bytes: Option<u64>,
-    /// See [`MemoryProfilesConfig::max_age`].
-    pub profiles_max_age_seconds: Option<u64>,
 }
 
 /// Validated settings of the embedded engines.
@@ -93,18 +91,6 @@ impl TryFrom<RawEmbeddedConfig> for EmbeddedConfig {
             Some(ms) => Duration::from_millis(number("store", "lease_ms", ms, LEASE_MS)?),
             None => default.bus.lease,
         };
-        let max_age = match raw.profiles_max_age_seconds {
-            Some(seconds) => {
-                let seconds = number(
-                    "store",
-                    "profiles_max_age_seconds",
-                    seconds,
-                    0..=*RETENTION_SECONDS.end(),
-                )?;
-                Some(Duration::from_secs(seconds))
-            }
-            None => default.profiles.max_age,
-        };
         let profiles_bytes = raw.profiles_bytes.unwrap_or(default.profiles.capacity_bytes);
         Ok(Self {
             bus: SqliteBusConfig {
@@ -134,7 +120,6 @@ impl TryFrom<RawEmbeddedConfig> for EmbeddedConfig {
             },
             profiles: MemoryProfilesConfig {
                 capacity_bytes: number("store", "profiles_bytes", profiles_bytes, PROFILES_BYTES)?,
-                max_age,
             },
         })
     }

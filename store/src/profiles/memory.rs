@@ -1,11 +1,10 @@
 //! The embedded profile store: bounded memory that keeps the most useful profiles.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use event::{UniversalId, profile::Profile};
 use quick_cache::{Weighter, sync::Cache};
-use tokio::time::Instant;
 
 use super::{Profiles, Seen, Update};
 use crate::StoreError;
@@ -22,17 +21,12 @@ pub struct MemoryProfilesConfig {
     /// Maximum size of the stored profiles in bytes; the least used make room for others. 64 MiB by default: 100,000 people
     /// with a typical history, 16,000 with the longest.
     pub capacity_bytes: u64,
-    /// Age at which a profile counts as missing, so that it is read again from the event store. `None`, the default, is right
-    /// if the consumer that receives the events shares this memory; if it is another process, this is how outdated the
-    /// knowledge of a decision may be.
-    pub max_age: Option<Duration>,
 }
 
 impl Default for MemoryProfilesConfig {
     fn default() -> Self {
         Self {
             capacity_bytes: 64 * 1024 * 1024,
-            max_age: None,
         }
     }
 }
@@ -40,23 +34,16 @@ impl Default for MemoryProfilesConfig {
 /// Profiles in the memory of this process.
 #[derive(Debug)]
 pub struct MemoryProfiles {
-    profiles: Cache<UniversalId, Entry, ByBytes>,
-    max_age: Option<Duration>,
-}
-
-#[derive(Debug, Clone)]
-struct Entry {
-    /// The stored form, which takes a fraction of the memory of the decoded profile.
-    bytes: Arc<[u8]>,
-    stored_at: Instant,
+    /// In the stored form, which takes a fraction of the memory of the decoded profile.
+    profiles: Cache<UniversalId, Arc<[u8]>, ByBytes>,
 }
 
 #[derive(Debug, Clone)]
 struct ByBytes;
 
-impl Weighter<UniversalId, Entry> for ByBytes {
-    fn weight(&self, _: &UniversalId, entry: &Entry) -> u64 {
-        (entry.bytes.len() + OVERHEAD_BYTES) as u64
+impl Weighter<UniversalId, Arc<[u8]>> for ByBytes {
+    fn weight(&self, _: &UniversalId, bytes: &Arc<[u8]>) -> u64 {
+        (bytes.len() + OVERHEAD_BYTES) as u64
     }
 }
 
@@ -66,27 +53,16 @@ impl MemoryProfiles {
         let usual_count = usize::try_from(config.capacity_bytes / USUAL_BYTES).unwrap_or(usize::MAX);
         Self {
             profiles: Cache::with_weighter(usual_count, config.capacity_bytes, ByBytes),
-            max_age: config.max_age,
         }
     }
 
     fn get_one(&self, id: &UniversalId) -> Option<Profile> {
-        let entry = self.profiles.get(id)?;
-        if self
-            .max_age
-            .is_some_and(|max_age| entry.stored_at.elapsed() > max_age)
-        {
-            return None;
-        }
-        Some(Profile::from_bytes(&entry.bytes).expect("this process wrote these bytes from a profile"))
+        let bytes = self.profiles.get(id)?;
+        Some(Profile::from_bytes(&bytes).expect("this process wrote these bytes from a profile"))
     }
 
     fn put_one(&self, id: &UniversalId, profile: &Profile) {
-        let entry = Entry {
-            bytes: profile.to_bytes().into(),
-            stored_at: Instant::now(),
-        };
-        self.profiles.insert(id.clone(), entry);
+        self.profiles.insert(id.clone(), profile.to_bytes().into());
     }
 }
 

@@ -1,10 +1,5 @@
-use std::time::Duration;
-
 use event::{Identifier, IdentifierKind, UniversalId, profile::Profile};
-use sendflowr_store::{
-    profiles::{MemoryProfiles, MemoryProfilesConfig, Profiles},
-    testing::eventually,
-};
+use sendflowr_store::profiles::{MemoryProfiles, MemoryProfilesConfig, Profiles};
 
 fn person(n: usize) -> UniversalId {
     UniversalId::from_identifier(&Identifier {
@@ -17,7 +12,6 @@ fn person(n: usize) -> UniversalId {
 async fn memory_is_bounded() {
     let config = MemoryProfilesConfig {
         capacity_bytes: 20_000,
-        max_age: None,
     };
     let profiles = MemoryProfiles::new(&config);
     let all: Vec<_> = (0..1_000).map(|n| (person(n), Profile::default())).collect();
@@ -30,19 +24,4 @@ async fn memory_is_bounded() {
         found * entry_bytes <= 20_000,
         "{found} profiles of {entry_bytes} bytes"
     );
-}
-
-#[tokio::test]
-async fn old_profiles_count_as_missing() {
-    let config = MemoryProfilesConfig {
-        max_age: Some(Duration::from_millis(100)),
-        ..Default::default()
-    };
-    let profiles = MemoryProfiles::new(&config);
-    let is_there = async || profiles.get(&[person(1)]).await.unwrap()[0].is_some();
-    profiles.put(&[(person(1), Profile::default())]).await.unwrap();
-    assert!(is_there().await);
-    eventually("it is forgotten", async || !is_there().await).await;
-    profiles.put(&[(person(1), Profile::default())]).await.unwrap();
-    assert!(is_there().await, "written again, it is new again");
 }
