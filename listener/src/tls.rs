@@ -84,7 +84,8 @@ pub enum InvalidTls {
 }
 
 impl TlsConfig {
-    /// Checks the settings of the listener of `section`; `None` if TLS is not configured.
+    /// Checks the settings of the listener of `section`; `None` if TLS is not configured. The files are not read: a command that
+    /// listens nowhere may run as a user who must not read the key.
     ///
     /// # Errors
     /// [`InvalidTls`] naming the key.
@@ -105,16 +106,21 @@ impl TlsConfig {
                 return Err(InvalidTls::Half { section, given });
             }
         };
-        let config = Self {
+        Ok(Some(Self {
             section,
             certificate,
             key,
             reload: Duration::from_secs(value),
             expiry: Gauge::default(),
-        };
-        // So that a mistake is reported before anything is started.
-        config.read()?.certified_key(&config)?;
-        Ok(Some(config))
+        }))
+    }
+
+    /// Checks that the files can be served.
+    ///
+    /// # Errors
+    /// [`InvalidTls`] naming the key and the file.
+    pub fn check_files(&self) -> Result<(), InvalidTls> {
+        self.read()?.certified_key(self).map(drop)
     }
 
     /// Has the listener keep `expiry` at the time, in seconds since 1970, when the certificate that it serves expires.

@@ -10,6 +10,7 @@ use anyhow::{Context, bail};
 use clap::Subcommand;
 use consumer::ConsumerConfig;
 use inference::InferenceConfig;
+use listener::TlsConfig;
 
 use crate::{
     cli::Global,
@@ -164,13 +165,11 @@ fn same_address(config: &RawConfig) -> Option<String> {
 
 /// Checks the sections that roles check when they start, and that of `plugin pull`.
 fn sections(config: &RawConfig) -> [(&'static str, anyhow::Result<()>); 5] {
-    let consumer = ConsumerConfig::try_from(config.consumer.clone());
-    let inference = InferenceConfig::try_from(config.inference.clone());
     let telemetry = TelemetryConfig::try_new(config.telemetry.clone());
     [
         ("host", host(config)),
-        ("consumer", consumer.map(drop).map_err(Into::into)),
-        ("inference", inference.map(drop).map_err(Into::into)),
+        ("consumer", consumer(config)),
+        ("inference", inference(config)),
         ("telemetry", telemetry.map(drop).map_err(Into::into)),
         ("registry", config.registry.clone().credentials().map(drop)),
     ]
@@ -183,7 +182,22 @@ fn host(config: &RawConfig) -> anyhow::Result<()> {
         host.sealer()?;
     }
     host.plugins.read_lock()?;
-    Ok(())
+    certificate(host.tls.as_ref())
+}
+
+fn consumer(config: &RawConfig) -> anyhow::Result<()> {
+    let consumer = ConsumerConfig::try_from(config.consumer.clone())?;
+    certificate(consumer.status.tls.as_ref())
+}
+
+fn inference(config: &RawConfig) -> anyhow::Result<()> {
+    let inference = InferenceConfig::try_from(config.inference.clone())?;
+    certificate(inference.tls.as_ref())
+}
+
+/// Checks the files of a listener, if it has any.
+fn certificate(tls: Option<&TlsConfig>) -> anyhow::Result<()> {
+    Ok(tls.map_or(Ok(()), TlsConfig::check_files)?)
 }
 
 /// What is found where an engine is configured.

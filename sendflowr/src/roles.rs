@@ -333,6 +333,8 @@ impl Process {
         let address = listener.local_addr()?;
         let is_tls = tls.is_some();
         if let Some(tls) = tls {
+            // So that a mistake is reported before anything is started.
+            tls.check_files()?;
             tls.tell_expiry(
                 self.certificates
                     .get_or_create(&vec![("listener", section)])

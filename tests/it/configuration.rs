@@ -242,3 +242,37 @@ fn a_role_tells_a_key_that_cannot_work_once() {
         assert!(told.ends_with(line), "{told}");
     }
 }
+
+/// The key of a listener belongs to the role's user, who is not always the one that runs a command.
+#[test]
+fn only_what_listens_needs_the_key_of_its_certificate() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let folder = folder.path();
+    fs::create_dir(folder.join("plugins")).expect("a folder can be made");
+    let tls = "certificate = 'nowhere.pem'\nkey = 'nowhere.pem'";
+    for section in ["host", "consumer", "inference"] {
+        fs::write(
+            folder.join("sendflowr.toml"),
+            format!("[{section}]\nlisten = '127.0.0.1:0'\n[{section}.tls]\n{tls}"),
+        )
+        .expect("a file can be written");
+        let expected = format!("`{section}.tls.certificate`: the file `nowhere.pem` cannot be read");
+        for (code, command) in [
+            (1, &["config", "check", "--offline"][..]),
+            (2, &["--plugins", "plugins", section]),
+        ] {
+            let output = run(folder, command);
+            let told = told(&output);
+            assert_eq!(output.status.code(), Some(code), "{told}");
+            assert!(told.contains(&expected), "{told}");
+        }
+        for command in [
+            &["account", "list"][..],
+            &["--plugins", "plugins", "plugin", "list"],
+            &["replay"],
+        ] {
+            let output = run(folder, command);
+            assert!(output.status.success(), "{}", told(&output));
+        }
+    }
+}

@@ -37,7 +37,8 @@ fn raw(folder: &TempDir) -> RawTlsConfig {
 }
 
 fn problem(raw: RawTlsConfig) -> String {
-    TlsConfig::try_new("host", raw).unwrap_err().to_string()
+    let checked = TlsConfig::try_new("host", raw).and_then(|tls| tls.unwrap().check_files());
+    checked.unwrap_err().to_string()
 }
 
 /// Returns a client that only trusts this certificate and opens a connection for every request.
