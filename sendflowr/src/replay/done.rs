@@ -3,6 +3,9 @@
 //! The position of the group says only that everything before it is done. What is done behind a dead letter that stays is
 //! recorded in the topic itself, behind all of them: it is kept exactly as long as the dead letters that it is about, and seen by
 //! every machine that replays.
+//!
+//! After partitions were added to the topic, such a record may land in another partition than the dead letters that it is about. It
+//! then says nothing, because it may be read before them, and they are replayed once more: no event is stored twice.
 
 use std::collections::BTreeMap;
 
