@@ -35,15 +35,20 @@ pub(crate) enum Cause<'a> {
         /// Whether its proofs held.
         is_proven: bool,
     },
-    /// The plugin cannot read some of its elements.
-    Rejected(&'a [RejectedElement]),
+    /// Some of its elements cannot be used.
+    Rejected {
+        /// These.
+        elements: &'a [RejectedElement],
+        /// Whether events of others are stored.
+        is_partial: bool,
+    },
 }
 
 impl Cause<'_> {
     pub(crate) fn code(self) -> &'static str {
         match self {
             Self::Malformed { .. } => "malformed",
-            Self::Rejected(_) => "rejected_elements",
+            Self::Rejected { .. } => "rejected_elements",
         }
     }
 
@@ -51,15 +56,19 @@ impl Cause<'_> {
     pub(crate) fn is_proven(self) -> bool {
         match self {
             Self::Malformed { is_proven, .. } => is_proven,
-            Self::Rejected(_) => true,
+            Self::Rejected { .. } => true,
         }
     }
 
-    /// Returns the positions of the elements that yielded no event when others did.
+    /// Returns the positions of the elements that yielded no event when others did. Empty if none did: the delivery is then
+    /// replayed as a whole, because another version of the plugin may find more elements in it.
     pub(crate) fn indexes(self) -> Vec<u32> {
         match self {
-            Self::Malformed { .. } => Vec::new(),
-            Self::Rejected(elements) => elements.iter().map(|element| element.index).collect(),
+            Self::Rejected {
+                elements,
+                is_partial: true,
+            } => elements.iter().map(|element| element.index).collect(),
+            Self::Rejected { .. } | Self::Malformed { .. } => Vec::new(),
         }
     }
 }
@@ -87,7 +96,7 @@ pub(crate) fn record(
         Cause::Malformed { reason, .. } => {
             put(header::MESSAGE, reason.to_owned());
         }
-        Cause::Rejected(elements) => {
+        Cause::Rejected { elements, .. } => {
             let named = elements
                 .iter()
                 .take(MAX_INDEXES)

@@ -183,7 +183,10 @@ impl Intake {
         let (account, plugin) = (&received.account, &received.plugin);
         match converted.rejected.first() {
             Some(first) => {
-                let cause = Cause::Rejected(&converted.rejected);
+                let cause = Cause::Rejected {
+                    elements: &converted.rejected,
+                    is_partial: !converted.records.is_empty(),
+                };
                 if !self.keep(received, receipt, cause, converted.records).await? {
                     return Err(IntakeError::NotKept(first.reason.clone()));
                 }

@@ -79,6 +79,27 @@ async fn a_replay_stores_nothing_twice() {
 }
 
 #[tokio::test]
+async fn of_a_report_about_several_recipients_only_the_rejected_are_replayed() {
+    let system = System::start("[accounts.ses.default]\nallow_unsigned = true\n", &["ses"]).await;
+    let report = r#"{"eventType":"Complaint","mail":{"messageId":"m"},"complaint":{"timestamp":"2026-01-05T18:00:00Z",
+        "complainedRecipients":[{"emailAddress":"ann@example.com"},{"address":"bob@example.com"}]}}"#;
+    let raw = [("x-amz-sns-rawdelivery".to_owned(), "true".to_owned())];
+    let answer = system.webhook("ses", &raw, report).await;
+    assert_eq!(
+        (answer.status, answer.text.as_str()),
+        (200, r#"{"accepted":1,"skipped":0,"rejected":1}"#)
+    );
+    let output = replay(&system, &[]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(
+        text,
+        "ses/default at offset 0 of partition 0: rejected_elements: 1 of its elements are still rejected\n  \
+         element 1: the event names no recipient\n\
+         0 dead letters replayed, 0 events, 1 dead letter failed, 0 left alone\n"
+    );
+}
+
+#[tokio::test]
 async fn a_letter_that_fails_stays_and_those_behind_it_are_done() {
     let system = System::start(UNSIGNED, &["sendgrid"]).await;
     let bus = SqliteBus::open(&system.folder().join("data"), SqliteBusConfig::default())

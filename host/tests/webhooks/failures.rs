@@ -67,6 +67,10 @@ async fn elements_that_cannot_be_used_are_sealed_and_can_be_replayed() {
     );
     assert_eq!(raw.body, b"for ann@example.com");
     assert!(raw.is_proven);
+    assert!(
+        raw.rejected.is_empty(),
+        "nothing of it is stored: it will be read as a whole"
+    );
 
     let replayed = host.intake.replay(&read_back(letter)).await.unwrap();
     assert_eq!((replayed.records.len(), replayed.rejected.len()), (0, 1));

@@ -88,8 +88,8 @@ impl Batch {
         }
     }
 
-    /// Adds the result of the element at `index`, which yields one event. For an element that may yield several,
-    /// use [`Batch::add_all`].
+    /// Adds the result of the element at `index`, which yields one event. For a delivery about several recipients,
+    /// use [`Batch::of_recipients`].
     ///
     /// An event that names no recipient, neither by address nor by another identifier, is rejected: a message
     /// id alone says nothing about a person. Where a provider names only the message on purpose, put the event
@@ -98,7 +98,7 @@ impl Batch {
         // Bodies have far fewer than 4 Gi elements; a guest could not even hold that many.
         let index = u32::try_from(index).unwrap_or(u32::MAX);
         match element {
-            Ok(event) if event.recipient_email.is_none() && event.identifiers.is_empty() => {
+            Ok(event) if names_nobody(&event) => {
                 let reason = NO_RECIPIENT.to_owned();
                 self.rejected.push(Rejected { index, reason });
             }
@@ -120,15 +120,25 @@ impl Batch {
         }
     }
 
-    /// Adds the events of the element at `index`, which yields one for each of its recipients, or why it yields
-    /// none. An empty list is rejected, because the list of recipients may be under a name that the plugin does
-    /// not know: a delivery of which nothing is left would be answered with a 200, and the events in it lost.
-    pub fn add_all(&mut self, index: usize, element: Result<Vec<Event>, Unused>) {
-        match element {
-            Ok(events) if events.is_empty() => self.add(index, Err(reject(NO_RECIPIENT))),
-            Ok(events) => events.into_iter().for_each(|event| self.add(index, Ok(event))),
-            Err(unused) => self.add(index, Err(unused)),
+    /// Creates the batch of a delivery that is one report about several recipients, from one event for each, or why
+    /// it yields none. The recipients count as its elements: each event's index is its place in the list, so that
+    /// when the delivery is replayed, only the recipients that were rejected yield their events.
+    ///
+    /// If no event names its recipient, the report is rejected as a whole, as one element, and so is an empty list:
+    /// the recipients may be under a name that the plugin does not know. Left out, the delivery would be answered
+    /// with a 200, and the events in it lost.
+    pub fn of_recipients(events: Result<Vec<Event>, Unused>) -> Batch {
+        let mut batch = Batch::new();
+        match events {
+            Ok(events) if events.iter().all(names_nobody) => batch.add(0, Err(reject(NO_RECIPIENT))),
+            Ok(events) => {
+                for (index, event) in events.into_iter().enumerate() {
+                    batch.add(index, Ok(event));
+                }
+            }
+            Err(unused) => batch.add(0, Err(unused)),
         }
+        batch
     }
 
     /// Reads the elements of a body that is a JSON array with `read`. Elements are parsed one at a time into
@@ -151,6 +161,10 @@ impl Batch {
         }
         Ok(batch)
     }
+}
+
+fn names_nobody(event: &Event) -> bool {
+    event.recipient_email.is_none() && event.identifiers.is_empty()
 }
 
 fn too_many_elements() -> Rejection {
@@ -239,27 +253,24 @@ mod tests {
     }
 
     #[test]
-    fn an_element_without_any_event_is_rejected() {
-        let event = |email: &str| Event {
-            recipient_email: Some(email.to_owned()),
-            ..Event::new(EventType::Unsubscribed, 1)
+    fn recipients_are_the_elements_of_their_report() {
+        let of = |emails: &[Option<&str>]| {
+            let event = |email: &Option<&str>| Event {
+                recipient_email: email.map(str::to_owned),
+                ..Event::new(EventType::Unsubscribed, 1)
+            };
+            let batch = Batch::of_recipients(Ok(emails.iter().map(event).collect()));
+            let indexes: Vec<u32> = batch.events.iter().map(|event| event.index).collect();
+            let rejected: Vec<u32> = batch.rejected.iter().map(|rejected| rejected.index).collect();
+            (indexes, rejected)
         };
-        let mut batch = Batch::new();
-        batch.add_all(3, Ok(vec![event("a@b.c"), event("d@e.f")]));
-        batch.add_all(4, Ok(Vec::new()));
-        batch.add_all(5, Err(skip("x", "not used")));
-        batch.add_all(
-            6,
-            Ok(vec![Event::new(EventType::Unsubscribed, 1), event("a@b.c")]),
-        );
-        let indices: Vec<u32> = batch.events.iter().map(|event| event.index).collect();
-        assert_eq!(indices, [3, 3, 6]);
-        let rejected = |index| Rejected {
-            index,
-            reason: NO_RECIPIENT.to_owned(),
-        };
-        assert_eq!(batch.rejected, [rejected(4), rejected(6)]);
-        assert_eq!(batch.skipped.len(), 1);
+        assert_eq!(of(&[Some("a@b.c"), Some("d@e.f")]), (vec![0, 1], vec![]));
+        assert_eq!(of(&[None, Some("d@e.f"), None]), (vec![1], vec![0, 2]));
+        // A report that yields nothing counts once.
+        assert_eq!(of(&[None, None]), (vec![], vec![0]));
+        assert_eq!(of(&[]), (vec![], vec![0]));
+        let skipped = Batch::of_recipients(Err(skip("x", "not used"))).skipped;
+        assert_eq!(skipped.len(), 1);
     }
 
     #[test]

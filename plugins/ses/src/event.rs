@@ -12,11 +12,9 @@ struct About {
     reason: Option<String>,
 }
 
-/// Returns the events of one SES message. `message_id` is SNS's, shared by all of them; `received` stands in for a missing time.
+/// Returns the events of one SES message. `message_id` is SNS's; `received` stands in for a missing time.
 pub(crate) fn batch(message: Value<'_>, message_id: Option<String>, received: Option<i64>) -> Batch {
-    let mut batch = Batch::new();
-    batch.add_all(0, events(message, message_id, received));
-    batch
+    Batch::of_recipients(events(message, message_id, received))
 }
 
 fn events(
@@ -83,10 +81,12 @@ fn events(
     let Some(timestamp) = part.time("timestamp", time::rfc3339).or(received) else {
         return Err(reject("`timestamp` is not a valid time"));
     };
+    // Of several events it is the id of none.
+    let event_id = message_id.filter(|_| people.len() == 1);
     let shows_device = matches!(kind, EventType::Opened | EventType::Clicked);
     let of_device = |name| if shows_device { part.text(name) } else { None };
     let event = |person: About| Event {
-        provider_event_id: message_id.clone(),
+        provider_event_id: event_id.clone(),
         recipient_email: person
             .address
             .as_deref()

@@ -59,11 +59,6 @@ impl Plugin for Ses {
         match envelope.kind {
             Kind::SubscriptionConfirmation => {
                 let url = envelope.text("SubscribeURL")?;
-                if !url.starts_with("https://") {
-                    return Err(Rejection::Malformed(
-                        "`SubscribeURL` is not an `https` address".to_owned(),
-                    ));
-                }
                 if sns::path_at_sns(&url).is_none() {
                     return Err(Rejection::InvalidProof("`SubscribeURL` is not at SNS".to_owned()));
                 }
