@@ -136,7 +136,8 @@ pub async fn normalize_one(
         plugin: plugin.tag(),
         external_id_scope: account.external_id_scope(),
         received_at: incoming.received_at,
-        now: incoming.received_at,
+        // A case's time is for the freshness of signatures only; its events may be later.
+        now: incoming.received_at.max(now),
     };
     let request = Arc::new(request_for(plugin, &account, incoming));
     let read = read(plugin, &account, &certificates, request).await;

@@ -136,6 +136,19 @@ async fn a_letter_from_while_the_clock_was_behind_is_replayed_by_the_clock_of_no
 }
 
 #[tokio::test]
+async fn events_may_be_later_than_the_time_of_their_case() {
+    let host = Host::open(guest("acme").normalize(&after_its_receipt(3))).await;
+    let plugin = host.intake.plugins().get("acme").unwrap();
+    let case = br#"{"provider": "acme", "now": "2026-01-10T12:00:00Z", "request": {"body": ""}}"#;
+    let case = Case::from_json(case).unwrap();
+    for (now, events) in [("2026-01-10T12:00:00Z", 0), ("2026-01-14T12:00:00Z", 1)] {
+        let reading = normalize_one(&plugin, &case, now.parse().unwrap()).await.unwrap();
+        let reading = serde_json::to_value(reading).unwrap();
+        assert_eq!(reading["events"].as_array().unwrap().len(), events, "{reading}");
+    }
+}
+
+#[tokio::test]
 async fn nothing_is_stored_when_the_bus_is_down() {
     let host = Host::start(
         &[guest("acme"), guest("odd").normalize(MALFORMED)],
