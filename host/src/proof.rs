@@ -19,6 +19,7 @@ mod tests;
 
 pub(crate) use certificate::FetchedCertificates;
 pub use certificate::{Certificate, CertificateSource, GivenCertificates};
+pub(crate) use encoding::latin1_bytes;
 pub use refusal::Refusal;
 
 use crate::{

@@ -89,6 +89,37 @@ async fn user_and_password_are_asked_for_where_they_prove() {
 }
 
 #[tokio::test]
+async fn a_secret_that_is_not_ascii_holds_as_it_is_sent() {
+    let accounts = "[accounts.postmark.default]\nheader_name = 'x-token'\nheader_value = 'schlüssel-à'\n\
+        [accounts.brevo.default]\nbearer_token = 'schlüssel-à'\n";
+    let system = System::start(accounts, &["postmark", "brevo"]).await;
+    let send = async |path: &str, name: &str, value: &[u8]| {
+        let value = reqwest::header::HeaderValue::from_bytes(value).expect("a valid header");
+        let request = system
+            .http
+            .post(format!("http://{}/webhooks/{path}", system.host));
+        let body = if path == "brevo" {
+            "[]"
+        } else {
+            r#"{"RecordType":"Other"}"#
+        };
+        let answer = request.header(name, value).body(body).send().await;
+        answer.expect("the service answers").status().as_u16()
+    };
+    // In UTF-8, as nearly everybody sends it, and in Latin-1.
+    let token: [&[u8]; 3] = [
+        "schlüssel-à".as_bytes(),
+        b"schl\xfcssel-\xe0",
+        "schlussel-à".as_bytes(),
+    ];
+    for (token, status) in token.into_iter().zip([200, 200, 401]) {
+        assert_eq!(send("postmark", "x-token", token).await, status, "{token:?}");
+        let bearer = [b"Bearer ", token].concat();
+        assert_eq!(send("brevo", "authorization", &bearer).await, status, "{token:?}");
+    }
+}
+
+#[tokio::test]
 async fn messages_of_any_topic_are_not_taken_for_ours() {
     let case = include_str!("../../plugins/ses/cases/bounce-signature-v1.json");
     let case: serde_json::Value = serde_json::from_str(case).expect("a case is JSON");

@@ -20,6 +20,7 @@ use crate::{
         Fault, Plugin, PluginError,
         types::{Descriptor, Header, Reply, Statuses},
     },
+    proof::latin1_bytes,
 };
 
 /// Seconds until a provider that honours `Retry-After` should retry after an outage. Outages of a bus last longer;
@@ -381,12 +382,8 @@ fn reply_response(reply: Reply) -> Response {
         if DROPPED_HEADERS.contains(&name.as_str()) {
             continue;
         }
-        // Converts Latin-1 back to bytes; invalid headers are left out.
-        let bytes: Option<Vec<u8>> = value
-            .chars()
-            .map(|letter| u8::try_from(u32::from(letter)).ok())
-            .collect();
-        let value = bytes.and_then(|bytes| HeaderValue::from_bytes(&bytes).ok());
+        // Invalid headers are left out.
+        let value = latin1_bytes(&value).and_then(|bytes| HeaderValue::from_bytes(&bytes).ok());
         if let (Ok(name), Some(value)) = (HeaderName::try_from(name), value) {
             response.headers_mut().append(name, value);
         }

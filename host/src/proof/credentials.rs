@@ -4,7 +4,10 @@ use event::settings::Secret;
 use ring::digest::{SHA256, digest};
 use subtle::{Choice, ConstantTimeEq};
 
-use super::{Evidence, Refusal, encoding::decode_base64};
+use super::{
+    Evidence, Refusal,
+    encoding::{decode_base64, latin1_bytes},
+};
 use crate::plugin::types::{BasicAuth, SharedSecret};
 
 /// Where basic authentication is found.
@@ -21,6 +24,12 @@ pub(super) fn check_token(proof: &SharedSecret, evidence: &Evidence<'_>) -> Resu
     let mut matches = Choice::from(0);
     for presented in &proof.presented {
         matches |= is_any(presented.as_bytes(), values);
+        // Plugins get the bytes of a header as letters of Latin-1, while most senders write other text than ASCII in UTF-8.
+        if !presented.is_ascii()
+            && let Some(sent) = latin1_bytes(presented)
+        {
+            matches |= is_any(&sent, values);
+        }
     }
     if bool::from(matches) {
         Ok(())

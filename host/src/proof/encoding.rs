@@ -31,6 +31,11 @@ pub(crate) fn decode_base64(text: &str) -> Option<Vec<u8>> {
     engine.decode(text).ok()
 }
 
+/// Returns the bytes whose letters in Latin-1 are this text, as headers are passed to plugins and taken from them.
+pub(crate) fn latin1_bytes(text: &str) -> Option<Vec<u8>> {
+    text.chars().map(|letter| u8::try_from(letter).ok()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -43,6 +48,12 @@ mod tests {
         for text in ["+_8=", "a b=", "§"] {
             assert_eq!(decode(text, Encoding::Base64), None, "{text}");
         }
+    }
+
+    #[test]
+    fn letters_of_latin_1_are_bytes() {
+        assert_eq!(latin1_bytes("aÿ"), Some(vec![b'a', 0xff]));
+        assert_eq!(latin1_bytes("Ā"), None);
     }
 
     #[test]

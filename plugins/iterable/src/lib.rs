@@ -32,7 +32,7 @@ impl Plugin for Iterable {
     fn authenticate(request: &Request) -> Result<Vec<Proof>, Rejection> {
         let mut proofs = Proofs::new(request);
         if request.has_secret("auth_token") {
-            let authorization = request.proof_header("authorization")?.trim();
+            let authorization = request.proof_header("authorization")?.trim_ascii();
             let token = token(
                 authorization,
                 request.setting("auth_type").unwrap_or(BASIC).trim(),
@@ -58,7 +58,7 @@ impl Plugin for Iterable {
 /// word the whole value is compared, and therefore refused.
 fn token<'a>(authorization: &'a str, auth_type: &str) -> Result<&'a str, Rejection> {
     match authorization.split_once(' ') {
-        Some((word, token)) if word.eq_ignore_ascii_case(auth_type) => Ok(token.trim()),
+        Some((word, token)) if word.eq_ignore_ascii_case(auth_type) => Ok(token.trim_ascii()),
         _ if auth_type.eq_ignore_ascii_case(BASIC) => Ok(authorization),
         _ => Err(Rejection::InvalidProof(
             "header `authorization` does not begin with the configured `auth_type`".to_owned(),

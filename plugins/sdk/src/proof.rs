@@ -51,8 +51,9 @@ impl<'a> Proofs<'a> {
         let secret = "bearer_token";
         if self.request.has_secret(secret) {
             let authorization = self.request.proof_header("authorization")?;
-            let token = match authorization.trim().split_once(' ') {
-                Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim(),
+            // Not `trim`: the host passes bytes as letters, and those of a token may look like blanks.
+            let token = match authorization.trim_ascii().split_once(' ') {
+                Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim_ascii(),
                 _ => {
                     return Err(Rejection::InvalidProof(
                         "header `authorization` is not a bearer token".to_owned(),
