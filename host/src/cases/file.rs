@@ -293,6 +293,19 @@ mod tests {
     }
 
     #[test]
+    fn requests_are_those_of_the_native_runner() {
+        for row in include_str!("../../../plugins/testing/src/requests.jsonl").lines() {
+            let row: Value = serde_json::from_str(row).unwrap();
+            let case = serde_json::json!({ "provider": "acme", "request": row["request"] });
+            let case = Case::from_json(case.to_string().as_bytes()).unwrap();
+            let incoming = case.incoming(Timestamp::default()).unwrap();
+            assert_eq!(row["method"], incoming.method, "{row}");
+            assert_eq!(row["path"], incoming.path, "{row}");
+            assert_eq!(row["query"], incoming.query, "{row}");
+        }
+    }
+
+    #[test]
     fn mistyped_keys_are_no_notes() {
         for row in include_str!("../../../plugins/testing/src/keys.jsonl").lines() {
             let row: Value = serde_json::from_str(row).unwrap();

@@ -129,10 +129,13 @@ impl Case {
             None => DEFAULT_NOW_MS,
         };
         let request = &self.json["request"];
+        let query = request["query"].as_str().unwrap_or_default();
         Ok(Request {
-            method: request["method"].as_str().unwrap_or("POST").to_owned(),
-            path: format!("/webhooks/{}", self.provider),
-            query: request["query"].as_str().unwrap_or_default().to_owned(),
+            method: request["method"].as_str().unwrap_or("POST").to_ascii_uppercase(),
+            path: request["path"]
+                .as_str()
+                .map_or_else(|| format!("/webhooks/{}", self.provider), str::to_owned),
+            query: query.strip_prefix('?').unwrap_or(query).to_owned(),
             headers: headers(&request["headers"])?,
             body: body(request)?,
             received_at_ms,
@@ -219,6 +222,7 @@ fn base64(encoded: &str) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use sendflowr_plugin_sdk::Descriptor;
     use serde_json::{Value, json};
 
     use super::Case;
@@ -238,6 +242,22 @@ mod tests {
             let means = row["means"].as_str();
             let expected = means.map(|known| format!("unknown key `{prefix}{key}`: did you mean `{known}`?"));
             assert_eq!(told, expected, "{row}");
+        }
+    }
+
+    #[test]
+    fn requests_are_those_of_a_host() {
+        let descriptor = Descriptor::new("acme", "Acme", "1.0.0", "https://example.com");
+        for row in include_str!("requests.jsonl").lines() {
+            let row: Value = serde_json::from_str(row).unwrap();
+            let case = json!({ "provider": "acme", "request": row["request"] });
+            let request = Case::parse(&case.to_string())
+                .unwrap()
+                .request(&descriptor)
+                .unwrap();
+            assert_eq!(row["method"], request.method, "{row}");
+            assert_eq!(row["path"], request.path, "{row}");
+            assert_eq!(row["query"], request.query, "{row}");
         }
     }
 

@@ -15,7 +15,7 @@ pub(super) const TEMPLATES: [Template; 4] = [
 ];
 
 /// The SDK.
-const SDK: [Template; 28] = of_plugins![
+const SDK: [Template; 29] = of_plugins![
     "sdk/Cargo.toml",
     "sdk/README.md",
     "sdk/src/allocator.rs",
@@ -43,6 +43,7 @@ const SDK: [Template; 28] = of_plugins![
     "testing/src/keys.jsonl",
     "testing/src/lib.rs",
     "testing/src/mutate.rs",
+    "testing/src/requests.jsonl",
     "testing/src/tests.rs",
 ];
 
