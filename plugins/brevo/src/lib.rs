@@ -75,6 +75,8 @@ fn event(root: Value<'_>) -> Element {
         kind,
         EventType::Bounced | EventType::Deferred | EventType::Rejected
     );
+    let shows_device = matches!(kind, EventType::Opened | EventType::Clicked);
+    let of_device = |name| if shows_device { root.text(name) } else { None };
     Ok(Event {
         recipient_email: root.text("email"),
         // 0 if there is no such contact.
@@ -90,8 +92,8 @@ fn event(root: Value<'_>) -> Element {
         } else {
             None
         },
-        user_agent: root.text("user_agent"),
-        ip_address: root.text("ip"),
+        user_agent: of_device("user_agent"),
+        ip_address: of_device("ip"),
         bounce_type,
         reason: if gives_reason { root.text("reason") } else { None },
         tags: tags(root),

@@ -45,6 +45,24 @@ fn a_contact_of_number_zero_is_none() {
 }
 
 #[test]
+fn only_opens_and_clicks_show_the_recipient_s_device() {
+    let device = |name: &str| {
+        let event = format!(
+            r#"{{"event":"{name}","email":"a@example.com","ts":1,"ip":"192.0.2.1","user_agent":"Mozilla"}}"#
+        );
+        let event = normalize::<Brevo>(&event).events.remove(0);
+        (event.ip_address, event.user_agent)
+    };
+    let shown = (Some("192.0.2.1".to_owned()), Some("Mozilla".to_owned()));
+    for name in ["click", "opened", "unique_opened", "proxy_open"] {
+        assert_eq!(device(name), shown, "{name}");
+    }
+    for name in ["delivered", "hard_bounce", "spam", "unsubscribed"] {
+        assert_eq!(device(name), (None, None), "{name}");
+    }
+}
+
+#[test]
 fn tags_come_in_three_forms() {
     let tags = |fields: &str| {
         normalize::<Brevo>(&event(&format!(r#""ts":1,{fields}"#)))

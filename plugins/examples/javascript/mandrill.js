@@ -9,8 +9,8 @@ const SIGNATURE = "x-mandrill-signature";
 // Mandrill sends one field. Putting the thousands of a stranger in order could take all the time that a delivery has.
 const MOST_FIELDS = 32;
 
-// The forms of an empty list, as text and percent-encoded.
-const EMPTY_LISTS = ["mandrill_events=[]", "mandrill_events=%5B%5D"];
+// The form of an empty list, as text or percent-encoded.
+const EMPTY_LIST = /^mandrill_events=(\[\]|%5B%5D)$/i;
 
 // 9999-12-31T23:59:59.999Z: no event is later.
 const LAST_MS = 253402300799999n;
@@ -120,7 +120,7 @@ export const plugin = {
 // Mandrill checks whether the address exists before the webhook has a key to sign with: with HEAD or, if that does not arrive, with
 // an empty list, which gives no event, whoever sends it.
 function isAddressCheck(request) {
-  return request.method === "HEAD" || (request.body.length < 32 && EMPTY_LISTS.includes(decoder.decode(request.body)));
+  return request.method === "HEAD" || (request.body.length < 32 && EMPTY_LIST.test(decoder.decode(request.body)));
 }
 
 function proofHeader(request, wanted) {
@@ -230,11 +230,15 @@ function reason(eventType, message) {
     case "bounced":
       return text(message.diag) ?? text(message.bounce_description);
     case "deferred":
-      // The event is about the last attempt.
-      return Array.isArray(message.smtp_events) ? text(message.smtp_events.at(-1)?.diag) : undefined;
+      // The event is about the last attempt; not every attempt has a text.
+      return attempts(message).findLast((diag) => diag !== undefined);
     default:
       return undefined;
   }
+}
+
+function attempts(message) {
+  return Array.isArray(message.smtp_events) ? message.smtp_events.map((attempt) => text(attempt?.diag)) : [];
 }
 
 // Converts seconds, with or without a fraction, to whole milliseconds.

@@ -50,8 +50,8 @@ SIGNATURE = "x-mandrill-signature"
 # Mandrill sends one field. Putting the thousands of a stranger in order could take all the time that a delivery has.
 MOST_FIELDS = 32
 
-# The forms of an empty list, as text and percent-encoded.
-EMPTY_LISTS = (b"mandrill_events=[]", b"mandrill_events=%5B%5D")
+# The form of an empty list, as text or percent-encoded.
+EMPTY_LISTS = (b"mandrill_events=[]", b"mandrill_events=%5b%5d")
 
 # 9999-12-31T23:59:59.999Z: no event is later.
 LAST_MS = 253402300799999
@@ -145,7 +145,7 @@ class Plugin(exports.Plugin):
 def is_address_check(request: Request) -> bool:
     """Mandrill asks whether the address exists before the webhook has a key to sign with: with HEAD or, if that does not arrive,
     with an empty list, which gives no event, whoever sends it."""
-    return request.method == "HEAD" or request.body in EMPTY_LISTS
+    return request.method == "HEAD" or request.body.lower() in EMPTY_LISTS
 
 
 def proof_header(request: Request, wanted: str) -> str:
@@ -255,10 +255,11 @@ def reason(event_type: EventType, message: dict) -> Optional[str]:
     if event_type is EventType.BOUNCED:
         return text(message.get("diag")) or text(message.get("bounce_description"))
     if event_type is EventType.DEFERRED:
-        # The event is about the last attempt.
+        # The event is about the last attempt; not every attempt has a text.
         attempts = message.get("smtp_events")
-        if isinstance(attempts, list) and attempts:
-            return text(mapping(attempts[-1]).get("diag"))
+        for attempt in reversed(attempts if isinstance(attempts, list) else []):
+            if diag := text(mapping(attempt).get("diag")):
+                return diag
     return None
 
 

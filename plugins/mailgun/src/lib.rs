@@ -4,8 +4,8 @@ mod legacy;
 
 use sendflowr_plugin_sdk::text::{bare_address, present};
 use sendflowr_plugin_sdk::{
-    BounceType, Descriptor, Element, Encoding, Event, EventType, Form, Hash, KeyedHash, Outcome, Plugin,
-    Proof, Proofs, Rejection, Request, Statuses, Value, export, proof, reject, skip, time,
+    Batch, BounceType, Descriptor, Element, Encoding, Event, EventType, Form, Hash, KeyedHash, Outcome,
+    Plugin, Proof, Proofs, Rejection, Request, Statuses, Value, export, proof, reject, skip, time,
 };
 
 /// The plugin.
@@ -72,8 +72,22 @@ impl Plugin for Mailgun {
                 "the body has no object `event-data`".to_owned(),
             ));
         }
-        Ok(Outcome::of_one(event(data)))
+        let mut batch = Batch::new();
+        match event(data) {
+            // Of a message to several recipients, a rejection names nobody. `Batch::add` would not take it.
+            Ok(event) if is_to_several(data) && event.message_id.is_some() => batch.events.push(event),
+            element => batch.add(0, element),
+        }
+        Ok(Outcome::Events(batch))
     }
+}
+
+/// Checks whether this is the rejection of a message to several recipients.
+fn is_to_several(data: Value<'_>) -> bool {
+    let to = data.get("message").get("headers").text("to");
+    data.str("event") == "rejected"
+        && data.text("recipient").is_none()
+        && to.is_some_and(|to| bare_address(&to).is_none())
 }
 
 /// Checks whether the request is a form: webhooks created before mid-2018 post forms.

@@ -83,6 +83,23 @@ fn message_ids_have_no_brackets() {
 }
 
 #[test]
+fn a_rejection_of_a_message_to_several_names_the_message() {
+    let rejected = |to: &str, id: &str| {
+        let body = format!(
+            r#"{{"event-data":{{"event":"rejected","timestamp":1.5,"message":{{"headers":{{"to":"{to}","message-id":"{id}"}}}}}}}}"#
+        );
+        normalize::<Mailgun>(&body)
+    };
+    let event = rejected("a@example.com, B <b@example.com>", "m").events.remove(0);
+    assert_eq!(event.recipient_email, None);
+    assert_eq!(event.message_id.as_deref(), Some("m"));
+    let event = rejected("B <b@example.com>", "m").events.remove(0);
+    assert_eq!(event.recipient_email.as_deref(), Some("b@example.com"));
+    assert_eq!(rejected("a@example.com, b@example.com", "").rejected.len(), 1);
+    assert_eq!(rejected("", "m").rejected.len(), 1);
+}
+
+#[test]
 fn variables_that_are_none_are_not_looked_for_elsewhere() {
     let metadata = |variables: &str| {
         let form = format!(

@@ -90,7 +90,11 @@ fn the_address_check_needs_no_key() {
     let request = post("").with_method("HEAD").with_secret("webhook_key");
     assert_eq!(Mandrill::authenticate(&request), Ok(vec![Proof::Handshake]));
     assert_eq!(batch(Mandrill::normalize(&request)), Batch::new());
-    for body in ["mandrill_events=[]", "mandrill_events=%5B%5D"] {
+    for body in [
+        "mandrill_events=[]",
+        "mandrill_events=%5B%5D",
+        "mandrill_events=%5b%5d",
+    ] {
         let request = form(body).with_secret("webhook_key");
         assert_eq!(Mandrill::authenticate(&request), Ok(vec![Proof::Handshake]));
         assert_eq!(batch(Mandrill::normalize(&request)), Batch::new());
