@@ -23,8 +23,9 @@ const DECODED: [(&str, char); 12] = [
     ("%3B", ';'),
 ];
 
-/// Demands the newest signature that the request has. With a header of version 3, even a blank one, older ones do not count: a
-/// fallback would allow a captured delivery to be sent again.
+/// Demands the newest signature that the request has. With a header of version 3, even a blank one, older ones do not count, as
+/// HubSpot prescribes. This does not keep a captured delivery from being sent again: without that header, its older signature,
+/// which has no time, still holds.
 pub(crate) fn demand(request: &Request, proofs: &mut Proofs<'_>) -> Result<(), Rejection> {
     let mut names = request.headers.iter().map(|header| header.name.as_str());
     if names.any(|name| name == "x-hubspot-signature-v3") {
