@@ -70,6 +70,17 @@ kept in `tests/golden/` and run in the tests of every change.
 |---|---|---|---|
 ";
 
+/// What the comments of the frozen versions leave open.
+const BEYOND_THE_COMMENTS: &str = "
+## Beyond the comments
+
+- A message to be signed has at most 256 parts: join what is longer in the plugin.
+- `header.value` shows text that was sent in UTF-8 as its bytes: `é` as `Ã©`. A `shared-secret` may present it unchanged: the host
+  compares the text itself, and the bytes whose Latin-1 letters it is, with the operator's secret.
+- If a delivery is one report about several recipients, these are its elements: the `index` is a recipient's place in the list.
+  When a delivery is replayed that yielded events, only the indexes that were rejected count.
+";
+
 /// Writes the reference, and the digests of new files. Fails if a frozen file has changed.
 pub(crate) fn run() -> anyhow::Result<()> {
     let (listed, there) = digests()?;
@@ -204,6 +215,7 @@ fn reference() -> anyhow::Result<String> {
         } = version;
         writeln!(text, "| {contract} | {host} | {sdk} | {changed} |")?;
     }
+    text.push_str(BEYOND_THE_COMMENTS);
     let mut since: BTreeMap<String, &str> = BTreeMap::new();
     for (version, resolve) in &versions {
         for name in names(resolve) {

@@ -248,7 +248,7 @@ pub(crate) fn gallery() -> Vec<Attack> {
          (i32.store (i32.const 3616) (i32.const 3700))
          (i32.store (i32.const 3620) (i32.const 1))
          (i32.store (i32.const 3700) (i32.const 65536))
-         (i32.store (i32.const 3704) (i32.const 10001))
+         (i32.store (i32.const 3704) (i32.const 257))
          i32.const 512",
     );
     hang(

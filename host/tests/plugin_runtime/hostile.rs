@@ -186,7 +186,7 @@ async fn more_proofs_than_anybody_needs_are_no_answer() {
 async fn a_message_of_more_parts_than_any_provider_signs_is_no_answer() {
     assert_eq!(
         details("a message in pieces").await,
-        "10001 parts of a message; the limit is 10000"
+        "257 parts of a message; the limit is 256"
     );
 }
 

@@ -200,7 +200,7 @@ impl KeyedHash {
         self
     }
 
-    /// Adds a message that may have been signed, given as parts that are joined without separators. At most 8
+    /// Adds a message that may have been signed, given as at most 256 parts that are joined without separators. At most 8
     /// messages are allowed.
     pub fn message(mut self, parts: impl Into<Vec<Part>>) -> KeyedHash {
         self.messages.push(parts.into());
@@ -226,7 +226,7 @@ impl PublicKeySignature {
         }
     }
 
-    /// Adds a message that may have been signed, given as parts that are joined without separators. At most 8
+    /// Adds a message that may have been signed, given as at most 256 parts that are joined without separators. At most 8
     /// messages are allowed.
     pub fn message(mut self, parts: impl Into<Vec<Part>>) -> PublicKeySignature {
         self.messages.push(parts.into());
