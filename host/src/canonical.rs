@@ -178,7 +178,7 @@ pub(crate) fn convert_event(
         });
     }
     for identifier in raw.identifiers.into_iter().take(MAX_IDENTIFIERS) {
-        match convert_identifier(identifier, hasher, origin) {
+        match convert_identifier(identifier, hasher, &scrubber, origin) {
             Some(identifier) => identifiers.push(identifier),
             None => *identifiers_dropped += 1,
         }
@@ -278,7 +278,12 @@ fn address(raw: &types::Event) -> Option<String> {
 }
 
 /// Converts an identifier to its stored form. Returns `None` when it is empty, not a phone number, or contains an address.
-fn convert_identifier(raw: types::Identifier, hasher: &Hasher, origin: &Origin<'_>) -> Option<Identifier> {
+fn convert_identifier(
+    raw: types::Identifier,
+    hasher: &Hasher,
+    scrubber: &Scrubber,
+    origin: &Origin<'_>,
+) -> Option<Identifier> {
     let kind = match raw.kind {
         types::IdentifierKind::PhoneNumber => return hasher.phone_identifier(&raw.value).ok(),
         types::IdentifierKind::KlaviyoId => IdentifierKind::KlaviyoId,
@@ -286,13 +291,14 @@ fn convert_identifier(raw: types::Identifier, hasher: &Hasher, origin: &Origin<'
         types::IdentifierKind::ShopifyCustomerId => IdentifierKind::ShopifyCustomerId,
         types::IdentifierKind::ExternalId => IdentifierKind::ExternalId,
     };
-    let value = raw.value.trim();
+    let value = scrub::without_nul(raw.value);
+    let value = value.trim();
     // Redacting would merge all people whose ids contain an address into one, so such an id is not used. The first one
     // that is an address has become the event's address if it had none.
-    if value.is_empty() || scrub::shows_address(value) {
+    if value.is_empty() || scrubber.shows_address(value) {
         return None;
     }
-    let value = scrub::shorten_id(scrub::without_nul(value.to_owned()));
+    let value = scrub::shorten_id(value.to_owned());
     let value = match (kind, origin.external_id_scope) {
         (IdentifierKind::EspUserId, _) => scoped_esp_user_id(origin.provider, origin.account, &value),
         (IdentifierKind::ExternalId, Some(scope)) => format!("{scope}:{value}"),

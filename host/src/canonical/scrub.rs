@@ -28,8 +28,12 @@ impl Scrubber {
     pub(super) fn new(raw: Option<&str>, address: Option<&str>) -> Self {
         // A recipient that is longer than any address is not one: searching for it would be wasted.
         let raw = raw.filter(|raw| raw.len() <= MAX_EMAIL_BYTES);
+        // `Ann <ann@example.com>` is no address, but contains one.
+        let bare = raw
+            .and_then(|raw| raw.rsplit_once('<')?.1.split_once('>'))
+            .map(|(bare, _)| bare);
         Self {
-            redactor: Redactor::for_recipient([raw, address].into_iter().flatten()),
+            redactor: Redactor::for_recipient([raw, bare, address].into_iter().flatten()),
         }
     }
 
@@ -64,6 +68,13 @@ impl Scrubber {
         is_said(shorten_id(id))
     }
 
+    /// Checks whether a text contains an address: the recipient's in any spelling, or another's.
+    pub(super) fn shows_address(&self, text: &str) -> bool {
+        matches!(self.redactor.text(text), Cow::Owned(_))
+            || self.still_shows_own(text)
+            || event::identity::normalize_email(text).is_ok()
+    }
+
     /// Checks whether the recipient's address is still there, because any of its characters are percent-encoded, perhaps
     /// several times over.
     fn still_shows_own(&self, text: &str) -> bool {
@@ -92,11 +103,6 @@ pub(crate) fn sentence(text: &str) -> String {
     }
     cut(&mut text, MAX_SENTENCE_BYTES);
     text
-}
-
-/// Checks whether a text contains an address.
-pub(super) fn shows_address(text: &str) -> bool {
-    matches!(Redactor::default().text(text), Cow::Owned(_)) || event::identity::normalize_email(text).is_ok()
 }
 
 /// Returns the id, or its hash when it is too long.

@@ -383,6 +383,53 @@ fn an_address_in_a_bounce_address_or_in_base64_is_nowhere() {
     assert!(id.starts_with("sha256:"), "{id}");
 }
 
+#[test]
+fn the_address_behind_a_name_is_taken_out_of_ids_too() {
+    let event = event(types::Event {
+        event_type: types::EventType::Bounced,
+        recipient_email: Some("Ann B. <Ann@example.com>".into()),
+        message_id: Some("7.ann=example.com@esp.example".into()),
+        ..raw()
+    });
+    assert_eq!(event.message_id.as_deref(), Some("7.[address]@esp.example"));
+}
+
+#[test]
+fn an_identifier_that_spells_the_address_is_not_used() {
+    let dropped = |recipient: &str, value: &str| {
+        let converted = convert_one(types::Event {
+            recipient_email: Some(recipient.into()),
+            identifiers: vec![
+                identifier(types::IdentifierKind::ExternalId, value),
+                identifier(types::IdentifierKind::EspUserId, value),
+                identifier(types::IdentifierKind::KlaviyoId, value),
+                identifier(types::IdentifierKind::ShopifyCustomerId, value),
+            ],
+            ..raw()
+        });
+        let kinds = converted.events[0]
+            .identifiers
+            .iter()
+            .map(|identifier| identifier.kind);
+        assert_eq!(kinds.collect::<Vec<_>>(), [IdentifierKind::EmailHash], "{value}");
+        converted.identifiers_dropped
+    };
+    for value in [
+        "ann=example.com",
+        "example.com=ann",
+        "u:ANN=Example.com:7",
+        "YW5uQGV4YW1wbGUuY29t",
+        "ann%252540example.com",
+        "%61nn%40example.com",
+        // The store's form has no NUL.
+        "ann@example.\0com",
+        "ann\0=example.com",
+    ] {
+        assert_eq!(dropped("ann@example.com", value), 4, "{value}");
+    }
+    assert_eq!(dropped("root@localhost", "root=localhost"), 4);
+}
+
 proptest! {
     #[test]
     fn the_raw_address_is_nowhere(
@@ -400,7 +447,10 @@ proptest! {
         let text = || Some(format!("{before}{hidden}{after}"));
         let converted = convert_one(types::Event {
             recipient_email: Some(address.clone()),
-            identifiers: vec![identifier(types::IdentifierKind::ExternalId, &address)],
+            identifiers: vec![
+                identifier(types::IdentifierKind::ExternalId, &address),
+                identifier(types::IdentifierKind::EspUserId, &text().unwrap()),
+            ],
             provider_event_id: text(),
             campaign_id: text(),
             campaign_name: text(),
