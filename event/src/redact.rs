@@ -152,8 +152,8 @@ fn percent_encoded(text: &str) -> String {
     encoded
 }
 
-/// A text as it is searched for spellings of an address: in lower case, full-width letters as ASCII, and every spelling of `@` and
-/// of `=` as `@`.
+/// A text as it is searched for spellings of an address: in lower case, full-width letters as ASCII, the final `ς` as `σ`, and every
+/// spelling of `@` and of `=` as `@`.
 struct Folded {
     text: String,
     /// For each byte of the folded text, and its end: where the letter that it comes from begins. Empty if all are in their place.
@@ -180,7 +180,7 @@ impl Folded {
                 folded.push('@');
                 rest = &rest[sign.len()..];
             } else {
-                folded.extend(half_width(letter).to_lowercase());
+                folded.extend(half_width(letter).to_lowercase().map(one_sigma));
                 rest = &rest[letter.len_utf8()..];
             }
             places.resize(folded.len(), place);
@@ -210,6 +210,12 @@ fn half_width(letter: char) -> char {
         '\u{ff01}'..='\u{ff5e}' => char::from_u32(u32::from(letter) - 0xfee0).unwrap_or(letter),
         _ => letter,
     }
+}
+
+/// Returns the lower-case sigma for its form at the end of a word: which of the two a capital becomes depends on the letters around
+/// it, and these differ between an address and the text that it is in.
+fn one_sigma(letter: char) -> char {
+    if letter == 'ς' { 'σ' } else { letter }
 }
 
 /// The spellings of `@`, including those in percent-encoded and HTML-encoded text.
@@ -443,6 +449,20 @@ mod tests {
     }
 
     #[test]
+    fn a_greek_address_is_found_whichever_sigma_it_is_spelled_with() {
+        for address in ["ΝΙΚΟΣ@example.gr", "νικος@example.gr", "νικοσ@example.gr"] {
+            let redactor = Redactor::for_recipient([address]);
+            for spelled in ["ΝΙΚΟΣ@example.gr", "νικος=example.gr", "example.gr=νικοσ"] {
+                assert_eq!(
+                    redactor.own_address(&format!("m-{spelled}")),
+                    "m-[address]",
+                    "{address}"
+                );
+            }
+        }
+    }
+
+    #[test]
     fn too_short_an_address_is_not_searched_in_base64() {
         let redactor = Redactor::for_recipient(["a@b"]);
         let text = format!("?id={}", STANDARD_NO_PAD.encode("a@b"));
@@ -457,9 +477,9 @@ mod tests {
     proptest! {
         #[test]
         fn takes_out_what_spells_the_address(
-            local in "[aAİi\u{307}%@=]{1,4}",
-            domain in "[aAİi\u{307}%@=]{0,3}[aAİi\u{307}%=]",
-            parts in prop::collection::vec((0_usize..8, "[aAİi\u{307}%@4=＠]{0,3}"), 0..6),
+            local in "[aAİiΣςσ\u{307}%@=]{1,4}",
+            domain in "[aAİiΣςσ\u{307}%@=]{0,3}[aAİiΣςσ\u{307}%=]",
+            parts in prop::collection::vec((0_usize..8, "[aAİiΣςσ\u{307}%@4=＠]{0,3}"), 0..6),
             upper: bool,
         ) {
             let address = format!("{local}@{domain}");
