@@ -3,15 +3,19 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
-use event::{TRACE_HEADER, Timestamp};
+use event::TRACE_HEADER;
 use store::bus::{DEAD_LETTERS_TOPIC, NewRecord, header};
 
 use crate::{accounts::Account, canonical::RejectedElement, intake::Receipt, plugin::types::Request};
 
 /// Maximum number of positions listed in a header; the message has the full count.
 const MAX_INDEXES: usize = 100;
+
+/// The time that a budget is for, from the first dead letter of an account on.
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// Unproven dead letters that an account may produce per minute: enough to see a provider's change of format, too few
 /// for a stranger to fill a disk (with [`MAX_UNPROVEN_BYTES`], less than a gigabyte a day).
@@ -120,16 +124,27 @@ pub(crate) fn record(
 /// Limits how much is dead-lettered, per account.
 #[derive(Debug, Default)]
 pub(crate) struct Budget {
-    // Bounded by the number of existing accounts: deliveries to unknown ones never get this far.
+    // Bounded by the number of accounts: deliveries to unknown ones never get this far, and removed ones are forgotten.
     spent: Mutex<HashMap<(String, String), Spent>>,
 }
 
-/// What an account has produced in a minute.
-#[derive(Debug, Default)]
+/// What an account has produced in a minute, or a delivery in that minute.
+#[derive(Debug)]
 struct Spent {
-    minute: i64,
+    /// When the minute began.
+    since: Instant,
     unproven: u32,
     proven_bytes: usize,
+}
+
+impl Spent {
+    fn nothing(since: Instant) -> Self {
+        Self {
+            since,
+            unproven: 0,
+            proven_bytes: 0,
+        }
+    }
 }
 
 /// What a delivery has taken of a minute's budget.
@@ -155,7 +170,8 @@ impl NoRoom {
 }
 
 impl Budget {
-    /// Takes a delivery's part of this minute's budget.
+    /// Takes a delivery's part of this minute's budget. `now` is the time at which it would be kept, not that of its receipt:
+    /// a sender can hold a request open for as long as it likes.
     ///
     /// # Errors
     /// [`NoRoom`] if the delivery may not be kept.
@@ -164,22 +180,18 @@ impl Budget {
         account: &Account,
         delivery: &Request,
         is_proven: bool,
-        now: Timestamp,
+        now: Instant,
     ) -> Result<Share, NoRoom> {
         let bytes = bytes_of(delivery);
-        let minute = now.as_seconds() / 60;
         let mut accounts = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
-        let spent = accounts.entry(names(account)).or_default();
-        if spent.minute != minute {
-            *spent = Spent {
-                minute,
-                ..Spent::default()
-            };
+        let spent = accounts
+            .entry(names(account))
+            .or_insert_with(|| Spent::nothing(now));
+        // Only ever forwards: a delivery whose `now` was read before another's began a new minute belongs to that minute.
+        if now.saturating_duration_since(spent.since) >= MINUTE {
+            *spent = Spent::nothing(now);
         }
-        let mut share = Spent {
-            minute,
-            ..Spent::default()
-        };
+        let mut share = Spent::nothing(spent.since);
         if is_proven {
             // The last one may exceed the budget: otherwise one larger than the whole budget would never be kept.
             if spent.proven_bytes >= PROVEN_BYTES_PER_MINUTE {
@@ -200,17 +212,23 @@ impl Budget {
         Ok(Share(share))
     }
 
-    /// Returns to the budget what was taken for a delivery that was not kept after all.
+    /// Returns to the budget what was taken for a delivery that was not kept after all. Never called for one whose sender has hung
+    /// up: the bus may have kept it.
     pub(crate) fn give_back(&self, account: &Account, Share(share): Share) {
         let mut accounts = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
         // A later minute has begun with a whole budget.
         if let Some(spent) = accounts.get_mut(&names(account))
-            && spent.minute == share.minute
+            && spent.since == share.since
         {
-            // Deliveries of two minutes may alternate, and each change of the minute clears what was spent.
             spent.unproven = spent.unproven.saturating_sub(share.unproven);
             spent.proven_bytes = spent.proven_bytes.saturating_sub(share.proven_bytes);
         }
+    }
+
+    /// Forgets what removed accounts have spent; `is_there` gets the provider's and the account's name.
+    pub(crate) fn keep_accounts(&self, is_there: impl Fn(&str, &str) -> bool) {
+        let mut accounts = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
+        accounts.retain(|(provider, account), _| is_there(provider, account));
     }
 }
 
@@ -254,7 +272,7 @@ mod tests {
     fn strangers_cannot_fill_the_disk() {
         let budget = Budget::default();
         let take = |name, delivery, now| budget.take(&account(name), &delivery, false, now).map(drop);
-        let now: Timestamp = "2026-01-10T12:00:00.000Z".parse().unwrap();
+        let now = Instant::now();
         let taken = (0..100).filter(|_| take("default", delivery(0, 1), now).is_ok());
         assert_eq!(taken.count(), UNPROVEN_PER_MINUTE as usize);
         assert_eq!(take("default", delivery(0, 1), now), Err(NoRoom::BudgetSpent));
@@ -263,8 +281,7 @@ mod tests {
             Ok(()),
             "accounts do not share it"
         );
-        let later = now.plus_millis(60_000);
-        assert_eq!(take("default", delivery(0, 1), later), Ok(()));
+        assert_eq!(take("default", delivery(0, 1), now + MINUTE), Ok(()));
         assert_eq!(take("eu", delivery(1, MAX_UNPROVEN_BYTES - 1), now), Ok(()));
         let too_large = take("eu", delivery(1, MAX_UNPROVEN_BYTES), now);
         assert_eq!(too_large, Err(NoRoom::TooLarge), "headers count");
@@ -274,17 +291,32 @@ mod tests {
     fn nor_can_whoever_has_captured_a_proof() {
         let budget = Budget::default();
         let take = |name, delivery: &Request, now| budget.take(&account(name), delivery, true, now).is_ok();
-        let now: Timestamp = "2026-01-10T12:00:00.000Z".parse().unwrap();
+        let now = Instant::now();
         let large = delivery(10, 1 << 20);
         let taken = (0..100).filter(|_| take("default", &large, now)).count();
         assert_eq!(taken, 16);
         assert!(take("eu", &large, now), "accounts do not share it");
         let strangers = budget.take(&account("default"), &delivery(0, 1), false, now);
         assert!(strangers.is_ok(), "unproven ones do not share it");
-        assert!(take("default", &large, now.plus_millis(60_000)));
+        assert!(take("default", &large, now + MINUTE));
         let huge = delivery(0, PROVEN_BYTES_PER_MINUTE + 1);
-        let later = now.plus_millis(120_000);
-        assert!(take("default", &huge, later), "it is kept alone");
+        assert!(take("default", &huge, now + 2 * MINUTE), "it is kept alone");
+    }
+
+    #[test]
+    fn deliveries_of_two_minutes_that_alternate_have_two_budgets() {
+        for (is_proven, bytes, most) in [
+            (false, 1, UNPROVEN_PER_MINUTE as usize),
+            (true, PROVEN_BYTES_PER_MINUTE / 4, 4),
+        ] {
+            let budget = Budget::default();
+            let before = Instant::now();
+            let take = |now| budget.take(&account("default"), &delivery(0, bytes), is_proven, now);
+            let taken = (0..100).filter(|_| take(before).is_ok()).count();
+            assert_eq!(taken, most);
+            let turns = [before + MINUTE, before].into_iter().cycle().take(100);
+            assert_eq!(turns.filter(|now| take(*now).is_ok()).count(), most);
+        }
     }
 
     #[test]
@@ -292,14 +324,25 @@ mod tests {
         let budget = Budget::default();
         let account = account("default");
         let take = |now| budget.take(&account, &delivery(0, PROVEN_BYTES_PER_MINUTE), true, now);
-        let now: Timestamp = "2026-01-10T12:00:00.000Z".parse().unwrap();
+        let now = Instant::now();
         let first = take(now).unwrap();
         assert!(take(now).is_err());
         budget.give_back(&account, first);
         let second = take(now).unwrap();
-        let later = now.plus_millis(60_000);
-        assert!(take(later).is_ok());
+        assert!(take(now + MINUTE).is_ok());
         budget.give_back(&account, second);
-        assert!(take(later).is_err());
+        assert!(take(now + MINUTE).is_err());
+    }
+
+    #[test]
+    fn removed_accounts_are_forgotten() {
+        let budget = Budget::default();
+        for name in ["default", "eu"] {
+            let taken = budget.take(&account(name), &delivery(0, 1), false, Instant::now());
+            assert!(taken.is_ok());
+        }
+        budget.keep_accounts(|provider, account| (provider, account) == ("acme", "eu"));
+        let left: Vec<_> = budget.spent.lock().unwrap().keys().cloned().collect();
+        assert_eq!(left, [("acme".to_owned(), "eu".to_owned())]);
     }
 }

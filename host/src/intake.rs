@@ -7,7 +7,7 @@
 mod received;
 mod replay;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use event::{Hasher, Timestamp, TraceContext};
 use store::{
@@ -139,11 +139,14 @@ impl Intake {
         self.accounts.current()
     }
 
-    /// Has the plugins forget the quarantines of removed accounts.
+    /// Forgets what is remembered of removed accounts: quarantines, budgets of dead letters, logged reasons.
     pub(crate) fn forget_removed_accounts(&self) {
-        self.plugins.keep_accounts(|provider, account| {
+        let is_there = |provider: &str, account: &str| {
             !matches!(self.accounts.get(provider, account), Err(Missing::Unknown(_)))
-        });
+        };
+        self.plugins.keep_accounts(is_there);
+        self.letters.keep_accounts(is_there);
+        self.rejections.keep_accounts(is_there);
     }
 
     /// Processes one delivery. On success, everything of it is on the bus.
@@ -266,7 +269,7 @@ impl Intake {
             &received.account,
             &received.request,
             cause.is_proven(),
-            received.at,
+            Instant::now(),
         ) {
             Ok(share) => share,
             Err(no_room) => {

@@ -58,6 +58,12 @@ impl Rejections {
         }
     }
 
+    /// Forgets the reasons of removed accounts; `is_there` gets the provider's and the account's name.
+    pub(crate) fn keep_accounts(&self, is_there: impl Fn(&str, &str) -> bool) {
+        let mut accounts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        accounts.retain(|(provider, account), _| is_there(provider, account));
+    }
+
     /// Returns a remark to end the line with if the reason is new and is remembered.
     fn first(&self, provider: &str, account: &str, plugin: &str, reason: &str) -> Option<&'static str> {
         let mut accounts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -93,5 +99,14 @@ mod tests {
         let remarks: Vec<&str> = logged.collect();
         assert_eq!(remarks.len(), MAX_REASONS - 1);
         assert!(remarks[MAX_REASONS - 2].contains("further reasons are not logged"));
+    }
+
+    #[test]
+    fn removed_accounts_are_forgotten() {
+        let rejections = Rejections::default();
+        let first = |account| rejections.first("acme", account, "acme@1", "no time").is_some();
+        assert!(first("eu") && first("us"));
+        rejections.keep_accounts(|provider, account| (provider, account) == ("acme", "eu"));
+        assert_eq!((first("eu"), first("us")), (false, true));
     }
 }

@@ -14,18 +14,18 @@ use store::{
 };
 use tempfile::TempDir;
 
-use crate::{Host, Mood, guest::guest};
+use crate::{Host, MALFORMED, Mood, guest::guest};
 
 const SEAL_KEY: &str = "0707070707070707070707070707070707070707070707070707070707070707";
 
-fn unsigned(account: &str) -> StoredAccount {
+fn unsigned(provider: &str, account: &str) -> StoredAccount {
     let sealer = Sealer::from_text(SEAL_KEY, "the key").unwrap();
     let mut values = AccountValues::default();
     values.set("allow_unsigned", vec!["true".to_owned()]);
     StoredAccount {
-        provider: "acme".to_owned(),
+        provider: provider.to_owned(),
         account: account.to_owned(),
-        sealed: values.seal(&sealer, "acme", account),
+        sealed: values.seal(&sealer, provider, account),
         updated_at: "2026-01-10T12:00:00Z".parse().unwrap(),
     }
 }
@@ -41,7 +41,7 @@ async fn accounts_are_added_and_removed_without_a_restart() {
         "unknown_account"
     );
 
-    assert!(store.put_account(&unsigned("eu"), None).await.unwrap());
+    assert!(store.put_account(&unsigned("acme", "eu"), None).await.unwrap());
     // A readiness check reads the store, so that the test need not wait for the next periodic read.
     assert_eq!(
         host.get("/ready").await.json()["dependencies"]["accounts"]["status"],
@@ -74,7 +74,7 @@ async fn accounts_are_added_and_removed_without_a_restart() {
 async fn a_quarantine_ends_with_its_account() {
     let folder = TempDir::new().unwrap();
     let store = Arc::new(SqliteIdentities::open(folder.path()).await.unwrap());
-    assert!(store.put_account(&unsigned("eu"), None).await.unwrap());
+    assert!(store.put_account(&unsigned("acme", "eu"), None).await.unwrap());
     let config = format!("seal_key = '{SEAL_KEY}'\n[plugins.quarantine]\nfailures = 1");
     let failing = guest("acme").normalize("unreachable");
     let host = Host::start_with(&[failing], &config, "", Some(store.clone())).await;
@@ -85,6 +85,37 @@ async fn a_quarantine_ends_with_its_account() {
     eventually("its quarantine is forgotten", async || state().await == "serving").await;
 }
 
+#[tokio::test]
+async fn what_an_account_has_spent_ends_with_it() {
+    let folder = TempDir::new().unwrap();
+    let store = Arc::new(SqliteIdentities::open(folder.path()).await.unwrap());
+    let config = format!("seal_key = '{SEAL_KEY}'\n[plugins.quarantine]\nfailures = 1");
+    let failing = guest("acme").normalize("unreachable");
+    let plugins = [failing, guest("unread").authenticate(MALFORMED)];
+    let account = unsigned("unread", "eu");
+    for account in [&unsigned("acme", "eu"), &account] {
+        assert!(store.put_account(account, None).await.unwrap());
+    }
+    let host = Host::start_with(&plugins, &config, "", Some(store.clone())).await;
+    let code = async || host.post("/webhooks/unread/eu", "x").await.code();
+    for _ in 0..10 {
+        assert_eq!(code().await, "malformed");
+    }
+    assert_eq!(code().await, "malformed_not_kept");
+    assert_eq!(host.post("/webhooks/acme/eu", "x").await.code(), "plugin_trapped");
+    for provider in ["acme", "unread"] {
+        assert!(store.remove_account(provider, "eu").await.unwrap());
+    }
+    eventually("removed accounts are forgotten", async || {
+        host.get("/plugins").await.json()["plugins"][0]["state"] == "serving"
+    })
+    .await;
+    assert_eq!(code().await, "unknown_account");
+    assert!(store.put_account(&account, None).await.unwrap());
+    eventually("it is found again", async || code().await != "unknown_account").await;
+    assert_eq!(code().await, "malformed");
+}
+
 /// The periodic read finds it too.
 #[tokio::test]
 async fn a_running_host_finds_a_new_account_by_itself() {
@@ -92,7 +123,7 @@ async fn a_running_host_finds_a_new_account_by_itself() {
     let store = Arc::new(SqliteIdentities::open(folder.path()).await.unwrap());
     let config = format!("seal_key = '{SEAL_KEY}'");
     let host = Host::start_with(&[guest("acme")], &config, "", Some(store.clone())).await;
-    assert!(store.put_account(&unsigned("eu"), None).await.unwrap());
+    assert!(store.put_account(&unsigned("acme", "eu"), None).await.unwrap());
     eventually("it is found", async || {
         host.post("/webhooks/acme/eu", "x").await.status == 200
     })
@@ -154,9 +185,9 @@ async fn deliveries_to_an_account_whose_plugin_is_missing_are_put_off() {
     let store = Arc::new(SqliteIdentities::open(folder.path()).await.unwrap());
     let other_key = StoredAccount {
         provider: "beta".to_owned(),
-        ..unsigned("asia")
+        ..unsigned("acme", "asia")
     };
-    for account in [unsigned("eu"), other_key] {
+    for account in [unsigned("acme", "eu"), other_key] {
         assert!(store.put_account(&account, None).await.unwrap());
     }
     let config = format!("seal_key = '{SEAL_KEY}'");
