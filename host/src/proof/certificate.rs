@@ -3,10 +3,12 @@
 use std::{
     collections::BTreeMap,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use async_trait::async_trait;
+use event::Timestamp;
+use listener::LogRate;
 use quick_cache::sync::Cache;
 use tokio::sync::Semaphore;
 use x509_parser::{pem::parse_x509_pem, time::ASN1Time};
@@ -20,6 +22,11 @@ const REMEMBERED: usize = 256;
 /// How long a certificate is used before it is fetched again, so that a withdrawn one is not used for ever.
 const FRESH_FOR: Duration = Duration::from_secs(24 * 3600);
 
+/// How much longer it is used while it cannot be fetched again: a day, in which an operator notices that the host cannot reach the
+/// provider. Without it, an outage that begins before [`FRESH_FOR`] ends would cost deliveries at once, and SNS gives up after
+/// three attempts.
+const STALE_FOR: Duration = Duration::from_secs(24 * 3600);
+
 /// How long a failure is cached: long enough that a burst of deliveries causes one fetch, but no longer than providers
 /// pause before their next attempt.
 const FAILED_FOR: Duration = Duration::from_secs(20);
@@ -27,6 +34,9 @@ const FAILED_FOR: Duration = Duration::from_secs(20);
 /// Maximum number of concurrent fetches. Anybody can send a delivery that names another URL on an allowed host; this
 /// bounds the cost for both this host and that one.
 const FETCHES_AT_ONCE: usize = 4;
+
+/// Lines about failed fetches: anybody can cause one with each made-up URL, and one says as much as the thousands of an outage.
+const FAILURES_PER_SECOND: u32 = 1;
 
 /// How a certificate in PEM form begins. The PEM parser itself would accept one anywhere in a text.
 const PEM_BEGINS: &[u8] = b"-----BEGIN CERTIFICATE-----";
@@ -116,12 +126,25 @@ pub(crate) struct FetchedCertificates {
     known: Cache<String, Known>,
     failed: Cache<String, (Refusal, Instant)>,
     permits: Semaphore,
+    failures: LogRate,
 }
 
 #[derive(Clone)]
 struct Known {
     certificate: Arc<Certificate>,
     since: Instant,
+    /// When it was last fetched, or was to be fetched, again.
+    tried: Instant,
+}
+
+impl Known {
+    fn new(certificate: Certificate, now: Instant) -> Self {
+        Self {
+            certificate: Arc::new(certificate),
+            since: now,
+            tried: now,
+        }
+    }
 }
 
 impl FetchedCertificates {
@@ -134,10 +157,50 @@ impl FetchedCertificates {
             known,
             failed,
             permits: Semaphore::new(FETCHES_AT_ONCE),
+            failures: LogRate::per_second(FAILURES_PER_SECOND),
         }
     }
 
-    async fn fetch(&self, address: &FetchAddress) -> Result<Known, Refusal> {
+    /// Returns the certificate at this URL as of `now`: the known one while it is fresh, else what `fetch` gives. When that fails, the
+    /// known one is used for [`STALE_FOR`] more, if it is still valid.
+    async fn current(
+        &self,
+        url: &str,
+        now: Instant,
+        fetch: impl Future<Output = Result<Certificate, Refusal>>,
+    ) -> Result<Arc<Certificate>, Refusal> {
+        let Some(known) = self.known.get(url) else {
+            let fetched = async { fetch.await.map(|certificate| Known::new(certificate, now)) };
+            return Ok(self.known.get_or_insert_async(url, fetched).await?.certificate);
+        };
+        let age = now.saturating_duration_since(known.since);
+        let is_valid = known
+            .certificate
+            .key_at(Timestamp::from(SystemTime::now()).as_millis())
+            .is_ok();
+        let may_be_used = is_valid && age < FRESH_FOR + STALE_FOR;
+        let was_tried = now.saturating_duration_since(known.tried) < FAILED_FOR;
+        if age < FRESH_FOR || (may_be_used && was_tried) {
+            return Ok(known.certificate);
+        }
+        // The other deliveries use the old one meanwhile.
+        let tried = Known {
+            tried: now,
+            ..known.clone()
+        };
+        self.known.insert(url.to_owned(), tried);
+        match fetch.await {
+            Ok(certificate) => {
+                let known = Known::new(certificate, now);
+                self.known.insert(url.to_owned(), known.clone());
+                Ok(known.certificate)
+            }
+            Err(_) if may_be_used => Ok(known.certificate),
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    async fn fetch(&self, address: &FetchAddress) -> Result<Certificate, Refusal> {
         if let Some((refusal, since)) = self.failed.get(address.as_str())
             && since.elapsed() < FAILED_FOR
         {
@@ -153,22 +216,23 @@ impl FetchedCertificates {
             Ok(body) => Certificate::from_pem(&body),
             Err(error) => Err(Refusal::CertificateUnavailable(error.to_string())),
         };
-        match fetched {
-            Ok(certificate) => Ok(Known {
-                certificate: Arc::new(certificate),
-                since: Instant::now(),
-            }),
-            Err(refusal) => {
-                tracing::warn!(
-                    certificate.host = address.host(),
-                    code = refusal.code(),
-                    "cannot get a certificate from `{}`: {refusal}",
-                    address.host()
-                );
-                self.failed
-                    .insert(address.as_str().to_owned(), (refusal.clone(), Instant::now()));
-                Err(refusal)
-            }
+        if let Err(refusal) = &fetched {
+            self.failed(address, refusal);
+        }
+        fetched
+    }
+
+    /// Remembers a failure, and logs it unless there are too many.
+    fn failed(&self, address: &FetchAddress, refusal: &Refusal) {
+        self.failed
+            .insert(address.as_str().to_owned(), (refusal.clone(), Instant::now()));
+        if let Some(left_out) = self.failures.admit() {
+            tracing::warn!(
+                certificate.host = address.host(),
+                code = refusal.code(),
+                "cannot get a certificate from `{}`: {refusal}{left_out}",
+                address.host()
+            );
         }
     }
 }
@@ -176,17 +240,91 @@ impl FetchedCertificates {
 #[async_trait]
 impl CertificateSource for FetchedCertificates {
     async fn certificate(&self, address: &FetchAddress) -> Result<Arc<Certificate>, Refusal> {
-        if let Some(known) = self.known.get(address.as_str()) {
-            if known.since.elapsed() < FRESH_FOR {
-                return Ok(known.certificate);
-            }
-            self.known
-                .remove_if(address.as_str(), |known| known.since.elapsed() >= FRESH_FOR);
+        self.current(address.as_str(), Instant::now(), self.fetch(address))
+            .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use futures::FutureExt;
+
+    use super::*;
+
+    const URL: &str = "https://keys.acme.test/signing.pem";
+
+    fn source() -> FetchedCertificates {
+        FetchedCertificates::new(Arc::new(Fetcher::new()))
+    }
+
+    /// A certificate that is valid until then, in seconds since 1970.
+    fn valid_until(seconds: i64) -> Certificate {
+        Certificate {
+            not_after: ASN1Time::from_timestamp(seconds).unwrap(),
+            ..Certificate::from_pem(include_bytes!("../../tests/data/certificate.pem")).unwrap()
         }
-        let known = self
-            .known
-            .get_or_insert_async(address.as_str(), self.fetch(address))
-            .await?;
-        Ok(known.certificate)
+    }
+
+    fn unavailable() -> Refusal {
+        Refusal::CertificateUnavailable("no answer".to_owned())
+    }
+
+    /// 9999-12-31T23:59:59Z, the last time that a certificate can name.
+    const FOREVER: i64 = 253_402_300_799;
+
+    #[tokio::test]
+    async fn a_certificate_is_used_until_another_is_there_for_a_day_more_at_most() {
+        let (source, now) = (source(), Instant::now());
+        let failing = || ready(Err(unavailable()));
+        let first = source
+            .current(URL, now, ready(Ok(valid_until(FOREVER))))
+            .await
+            .unwrap();
+        let is_first = |found: Result<Arc<Certificate>, Refusal>| Arc::ptr_eq(&found.unwrap(), &first);
+        let fresh = now + FRESH_FOR - Duration::from_secs(1);
+        assert!(is_first(source.current(URL, fresh, pending()).await));
+
+        let stale = now + FRESH_FOR;
+        assert!(is_first(source.current(URL, stale, failing()).await));
+        // Not everybody waits for the provider again.
+        assert!(is_first(source.current(URL, stale, pending()).await));
+        let again = stale + FAILED_FOR;
+        let waits = source.current(URL, again, pending());
+        assert!(waits.now_or_never().is_none(), "it is fetched again");
+
+        let too_old = now + FRESH_FOR + STALE_FOR;
+        let refused = source.current(URL, too_old, failing()).await;
+        assert_eq!(refused.unwrap_err().code(), "certificate_unavailable");
+        let other = source
+            .current(URL, too_old, ready(Ok(valid_until(FOREVER))))
+            .await
+            .unwrap();
+        assert!(!Arc::ptr_eq(&other, &first));
+        let found = source.current(URL, too_old, pending()).await.unwrap();
+        assert!(Arc::ptr_eq(&found, &other));
+    }
+
+    #[tokio::test]
+    async fn one_that_has_expired_is_not_used_instead() {
+        let (source, now) = (source(), Instant::now());
+        let given = source.current(URL, now, ready(Ok(valid_until(0)))).await;
+        assert!(given.is_ok());
+        let stale = now + FRESH_FOR;
+        let refused = source.current(URL, stale, ready(Err(unavailable()))).await;
+        assert!(refused.unwrap_err().is_temporary());
+    }
+
+    #[test]
+    fn made_up_addresses_do_not_fill_the_log() {
+        let source = source();
+        let hosts = ["keys.acme.test".to_owned()];
+        for made_up in 0..100 {
+            let url = format!("https://keys.acme.test/{made_up}.pem");
+            source.failed(&FetchAddress::parse_file(&url, &hosts).unwrap(), &unavailable());
+        }
+        // Those of the burst have been written, the others are counted.
+        assert!(source.failures.admit().is_none_or(|left_out| left_out.0 > 0));
     }
 }
