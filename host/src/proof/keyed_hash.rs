@@ -14,6 +14,8 @@ pub(super) fn check(proof: &KeyedHash, evidence: &Evidence<'_>, work: &mut Work)
     let presented = signatures::decode_all(&proof.source, &proof.signatures)?;
     for key in keys(&proof.key, evidence)? {
         for message in &proof.messages {
+            // A plugin can publish a key of any length.
+            work.take_bytes(key.len())?;
             work.hash(message, &evidence.request.body)?;
             let expected = tag(
                 proof.construction,

@@ -574,6 +574,18 @@ fn published_keys_and_handshakes_are_worth_less() {
 }
 
 #[test]
+fn the_largest_body_that_can_be_configured_is_checked_under_every_value_of_a_rotated_key() {
+    let ed25519 = |seed| Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap();
+    let published = |key: Ed25519KeyPair| published(ED25519_PREFIX, key.public_key().as_ref());
+    let keys = [1, 2, 3, 4].map(|seed| published(ed25519(seed)));
+    let mut scene = Scene::new(&[("key", &keys.each_ref().map(String::as_str))]);
+    scene.request.body = vec![b'x'; 16 * 1024 * 1024];
+    let message = [b"1.", scene.request.body.as_slice()].concat();
+    let proof = public_key(SignatureScheme::Ed25519, signature(ed25519(4).sign(&message)));
+    assert_eq!(scene.check(&[Proof::PublicKey(proof)]), Ok(Trust::Genuine));
+}
+
+#[test]
 fn the_work_is_bounded() {
     let mut scene = Scene::new(&[("key", &["k"])]);
     let mut empty = keyed_hash(vec![signature("x")]);
@@ -584,6 +596,13 @@ fn the_work_is_bounded() {
     let mut long = keyed_hash(vec![signature("x")]);
     long.messages = vec![vec![Part::Body; 33]];
     assert_eq!(scene.code(&[Proof::KeyedHash(long)]), "plugin_fault");
+
+    let published = KeyedHash {
+        key: HashKey::Published(vec![0; 5 * 1024 * 1024]),
+        messages: vec![vec![]; 8],
+        ..keyed_hash(vec![signature("x")])
+    };
+    assert_eq!(scene.code(&[Proof::KeyedHash(published)]), "plugin_fault");
 
     let mut costly = by_certificate(SignatureScheme::RsaPkcs1Sha256, CERTIFICATE_URL);
     // As many as the contract allows.
