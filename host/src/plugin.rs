@@ -2,9 +2,10 @@
 //!
 //! A plugin is a WebAssembly component of the contract in `wit/`. Every delivery gets an instance of its own, limited in
 //! CPU time, memory, stack and output; nothing of it remains afterwards. Files that are put into the folder, replaced or removed
-//! take effect within a second, and deliveries in flight end on the plugin they began with. When a plugin keeps failing on an
-//! account's deliveries, the account is put in quarantine for it, which ends automatically. Whatever a plugin does, it affects
-//! only its own provider.
+//! take effect within a second, and deliveries in flight end on the plugin they began with. Only what has to be compiled takes as
+//! long as that does: a removal waits up to two seconds for new files that are being compiled, and a new file for one of eight
+//! places. When a plugin keeps failing on an account's deliveries, the account is put in quarantine for it, which ends
+//! automatically. Whatever a plugin does, it affects only its own provider.
 //!
 //! ```text
 //! folder ─▶ registry ─▶ load: read ▸ pin and signature ▸ inspect ▸ compile (cache) ▸ link ▸ describe ─▶ Plugin

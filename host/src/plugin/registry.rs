@@ -38,8 +38,9 @@ use super::{
     trust::{LockLook, Trust},
 };
 
-/// How long the next file waits for this one. Rust plugins compile in a fraction of it, so files are usually loaded in the order
-/// of their names. A Python plugin may take half a minute, which the others need not wait for.
+/// How long the next file waits for this one when a host starts, and a plugin whose file is gone for a new one that may take its
+/// place. Rust plugins compile in a fraction of it, so files are usually loaded in the order of their names, and replaced without a
+/// gap. A Python plugin may take half a minute, which the others need not wait for.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Maximum number of files that are read, compiled or asked to describe themselves at once. Each occupies a thread, and most
@@ -164,8 +165,9 @@ impl Registry {
                 .any(|file| !file.is_loading && !matches!(file.seen, Seen::Settled { .. }))
     }
 
-    /// Loads these files, one after the other as long as each is quick. Returns the tasks of those that are not: they continue in
-    /// the background. When too many do, the remaining files are left for the next look, unless this is the first.
+    /// Loads these files. The first look loads one after the other as long as each is quick, and returns the tasks of those that are
+    /// not. Later ones wait for nothing, so that a slow file delays neither another nor the end of one that is gone; when too many
+    /// are being loaded, the remaining files are left for the next look.
     async fn load_all(self: &Arc<Self>, due: Vec<(PathBuf, Sight)>, first: bool) -> Vec<JoinHandle<()>> {
         let mut slow: Vec<JoinHandle<()>> = Vec::new();
         for (path, sight) in due {
@@ -181,7 +183,7 @@ impl Registry {
             }
             let registry = Arc::clone(self);
             let mut load = task::spawn(async move { registry.load(&path, sight).await });
-            if time::timeout(PATIENCE, &mut load).await.is_err() {
+            if first && time::timeout(PATIENCE, &mut load).await.is_err() {
                 slow.push(load);
             }
         }

@@ -365,6 +365,25 @@ async fn a_file_that_is_slow_to_compile_keeps_nobody_waiting_and_is_reported() {
     assert_eq!(world.metric("sendflowr_plugin_compilations_total"), 4);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_does_not_wait_for_one_that_is_being_compiled() {
+    // Half of what a starting host waits for a file: if one waited for the other, no two would be read at once.
+    let world = World::configured(&[], |config| {
+        config.limits.compile_time = Duration::from_secs(1);
+    })
+    .await;
+    let functions = branches_and_variables(80, 1_000).repeat(2);
+    for slug in ["one", "two"] {
+        let bytes = guest(slug).items(&functions).build();
+        fs::write(world.path(&format!("{slug}.wasm")), bytes).unwrap();
+    }
+    eventually("both are being compiled", async || {
+        is_loading(&world, "one.wasm") && is_loading(&world, "two.wasm")
+    })
+    .await;
+    eventually("both serve", async || world.plugins.slugs() == ["one", "two"]).await;
+}
+
 #[tokio::test]
 async fn a_file_is_taken_while_deliveries_have_all_slots_and_takes_none_of_them() {
     let world = World::configured(&[("acme.wasm", version("1.0.0"))], |config| {

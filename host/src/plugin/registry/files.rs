@@ -162,24 +162,49 @@ mod tests {
     use prometheus_client::registry::Registry as Metrics;
     use tempfile::TempDir;
 
-    use super::*;
+    use super::{super::PATIENCE, *};
     use crate::plugin::{
         config::{PluginsConfig, RawPluginsConfig},
         error::PluginError,
+        folder::GONE,
         load::Loader,
         metrics::PluginMetrics,
     };
 
-    #[test]
-    fn what_the_machine_has_failed_is_read_again_and_what_is_bad_is_not() {
-        let data = TempDir::new().unwrap();
+    fn registry(data: &TempDir) -> Registry {
         let raw = RawPluginsConfig {
             folder: Some(data.path().join("plugins")),
             ..RawPluginsConfig::default()
         };
         let config = PluginsConfig::try_new(raw, data.path()).unwrap();
         let loader = Loader::for_folder(&config, PluginMetrics::register(&mut Metrics::default())).unwrap();
-        let registry = Registry::new(config.folder.clone(), loader);
+        Registry::new(config.folder.clone(), loader)
+    }
+
+    #[test]
+    fn a_file_that_is_gone_waits_a_while_for_a_new_one_that_is_being_read() {
+        let data = TempDir::new().unwrap();
+        let registry = registry(&data);
+        let path = |name| registry.folder.join(name);
+        let listing = |name| BTreeMap::from([(path(name), Sight::default())]);
+        for (is_loading, rest) in [(false, GONE), (true, GONE + PATIENCE)] {
+            let now = Instant::now();
+            registry.note(listing("old.wasm"), false, now);
+            registry.note(listing("new.wasm"), false, now);
+            if let Some(file) = registry.files().get_mut(&path("new.wasm")) {
+                file.is_loading = is_loading;
+            }
+            registry.drop_gone(now + rest - Duration::from_millis(1));
+            assert!(registry.files().contains_key(&path("old.wasm")), "{is_loading}");
+            registry.drop_gone(now + rest);
+            assert!(!registry.files().contains_key(&path("old.wasm")), "{is_loading}");
+        }
+    }
+
+    #[test]
+    fn what_the_machine_has_failed_is_read_again_and_what_is_bad_is_not() {
+        let data = TempDir::new().unwrap();
+        let registry = registry(&data);
         let describe = |source| LoadError::Describe {
             source: Box::new(source),
         };
@@ -203,7 +228,7 @@ mod tests {
                 detail: String::new(),
             }),
         ];
-        let path = config.folder.join("acme.wasm");
+        let path = registry.folder.join("acme.wasm");
         for (errors, is_read_again) in [(passing.as_slice(), true), (lasting.as_slice(), false)] {
             for error in errors {
                 let seen = Sight::default();

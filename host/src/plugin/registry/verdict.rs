@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    Registry,
+    PATIENCE, Registry,
     files::{KnownFile, Problem, Seen},
 };
 use crate::plugin::{
@@ -20,13 +20,18 @@ use crate::plugin::{
 };
 
 impl Registry {
-    /// Removes the plugins of files that have been gone for long enough.
+    /// Removes the plugins of files that have been gone for long enough: [`GONE`], and [`PATIENCE`] more while a new file is being
+    /// read, which may be the same plugin or its successor under another name.
     pub(super) fn drop_gone(&self, now: Instant) {
         let mut files = self.files();
+        let has_news = files
+            .values()
+            .any(|file| file.is_being_read() && file.plugin.is_none());
+        let rest = if has_news { GONE + PATIENCE } else { GONE };
         let gone: Vec<PathBuf> = files
             .iter()
             .filter(|(_, file)| match file.seen {
-                Seen::Gone { since } => now.saturating_duration_since(since) >= GONE,
+                Seen::Gone { since } => now.saturating_duration_since(since) >= rest,
                 Seen::Changed { .. } | Seen::Settled { .. } => false,
             })
             .map(|(path, _)| path.clone())
