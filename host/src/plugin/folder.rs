@@ -16,6 +16,11 @@ pub(crate) const SETTLE: Duration = Duration::from_millis(200);
 /// it, then leaves no gap.
 pub(crate) const GONE: Duration = Duration::from_millis(600);
 
+/// How long to wait before a file that could not be read or was refused because of the machine is read again. Overload and failing
+/// disks last at least that long, and no operator would restart a host sooner. Loading a file again costs milliseconds where
+/// compiled code is cached.
+pub(crate) const AGAIN: Duration = Duration::from_secs(30);
+
 /// A plugin file as seen when listing the folder. A change of either part is a reason to read the file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Sight {

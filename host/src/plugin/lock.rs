@@ -71,9 +71,14 @@ pub struct LockError {
 }
 
 impl LockError {
-    /// Returns whether the file is just being written, so that the error will pass.
-    pub(crate) fn passes(&self) -> bool {
+    /// Returns whether the file is just being written.
+    pub(crate) fn is_changing(&self) -> bool {
         matches!(self.problem, LockProblem::Read(LoadError::Changing))
+    }
+
+    /// Returns whether the machine is to blame, so that the same file may be read later.
+    pub(crate) fn passes(&self) -> bool {
+        matches!(&self.problem, LockProblem::Read(error) if error.passes())
     }
 }
 

@@ -14,7 +14,7 @@ use super::{
     config::PluginsConfig,
     error::LoadError,
     file::{Digest, Fingerprint},
-    folder::{GONE, SETTLE, file_name},
+    folder::{AGAIN, GONE, SETTLE, file_name},
     lock::{LockError, PluginLock},
     signature::TrustedKeys,
 };
@@ -35,6 +35,8 @@ struct State {
     /// A different one, which is to be read once it is unchanged for a while.
     changed: Option<(Option<Fingerprint>, Instant)>,
     problem: Option<String>,
+    /// When the file is read again although it has not changed: the machine had failed to read it.
+    again: Option<Instant>,
 }
 
 /// The result of checking the lock file.
@@ -69,6 +71,7 @@ impl Trust {
                 settled,
                 changed: None,
                 problem: None,
+                again: None,
             }),
         })
     }
@@ -108,22 +111,26 @@ impl Trust {
         let mut state = self.state();
         if found == state.settled {
             state.changed = None;
-            return LockLook::Same;
-        }
-        // As long as for plugin files: replacing it by removing and writing it leaves no gap.
-        let rest = if found.is_some() { SETTLE } else { GONE };
-        match state.changed {
-            Some((seen, since)) if seen == found => {
-                if now.saturating_duration_since(since) < rest {
+            if state.again.is_none_or(|again| now < again) {
+                return LockLook::Same;
+            }
+        } else {
+            // As long as for plugin files: replacing it by removing and writing it leaves no gap.
+            let rest = if found.is_some() { SETTLE } else { GONE };
+            match state.changed {
+                Some((seen, since)) if seen == found => {
+                    if now.saturating_duration_since(since) < rest {
+                        return LockLook::Pending;
+                    }
+                }
+                _ => {
+                    state.changed = Some((found, now));
                     return LockLook::Pending;
                 }
             }
-            _ => {
-                state.changed = Some((found, now));
-                return LockLook::Pending;
-            }
         }
         state.changed = None;
+        state.again = None;
         match PluginLock::read_as_seen(&self.lock_file, self.locked) {
             Ok(read) => {
                 let (lock, settled) = read.unzip();
@@ -140,15 +147,20 @@ impl Trust {
                 }
                 LockLook::Changed
             }
-            Err(error) if error.passes() => {
+            Err(error) if error.is_changing() => {
                 state.changed = Some((found, now));
+                state.again = Some(now + SETTLE);
                 LockLook::Pending
             }
             Err(error) => {
                 let text = error.to_string();
-                tracing::warn!("{text}; the last good one stays in force");
+                // Logged once, not at every attempt.
+                if state.problem.as_ref() != Some(&text) {
+                    tracing::warn!("{text}; the last good one stays in force");
+                }
                 state.settled = found;
                 state.problem = Some(text);
+                state.again = error.passes().then(|| now + AGAIN);
                 LockLook::Same
             }
         }
@@ -239,5 +251,45 @@ fn wrong_digest(slug: &str, pinned: &str, found: &Digest, lock: String) -> LoadE
         found: found.to_string(),
         pinned: pinned.to_owned(),
         lock,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink, time::Duration};
+
+    use super::*;
+    use crate::plugin::{config::RawPluginsConfig, lock::PluginLock};
+
+    #[test]
+    fn a_lock_file_that_the_machine_could_not_read_is_read_again() {
+        let data = tempfile::tempdir().unwrap();
+        let raw = RawPluginsConfig {
+            folder: Some(data.path().to_owned()),
+            ..RawPluginsConfig::default()
+        };
+        let config = PluginsConfig::try_new(raw, data.path()).unwrap();
+        fs::write(&config.lock, PluginLock::default().to_text()).unwrap();
+        let trust = Trust::open(&config).unwrap();
+        let is_locked = || trust.state().lock.is_some();
+        assert!(is_locked());
+
+        // A link to itself cannot be followed.
+        fs::remove_file(&config.lock).unwrap();
+        symlink(&config.lock, &config.lock).unwrap();
+        let now = Instant::now();
+        assert_eq!(trust.refresh(now), LockLook::Pending);
+        let failed = now + GONE;
+        assert_eq!(trust.refresh(failed), LockLook::Same);
+        assert!(is_locked() && trust.problem().is_some(), "the last good one");
+
+        // Looks the same from outside.
+        fs::remove_file(&config.lock).unwrap();
+        let soon = failed + AGAIN - Duration::from_millis(1);
+        assert_eq!(trust.refresh(soon), LockLook::Same);
+        assert!(is_locked());
+        assert_eq!(trust.refresh(failed + AGAIN), LockLook::Changed);
+        assert!(!is_locked() && trust.problem().is_none());
+        assert_eq!(trust.refresh(failed + 3 * AGAIN), LockLook::Same);
     }
 }

@@ -10,13 +10,9 @@ use std::{
 use super::Registry;
 use crate::plugin::{
     error::{LoadError, Refusal},
-    folder::{Sight, file_name},
+    folder::{AGAIN, Sight, file_name},
     guest::Plugin,
 };
-
-/// How long to wait before a file that was refused because of the machine is read again. Overload and failing disks last at least
-/// that long, and no operator would restart a host sooner. Loading a file again costs milliseconds where compiled code is cached.
-const AGAIN: Duration = Duration::from_secs(30);
 
 /// A file of the folder as it was last seen.
 pub(super) struct KnownFile {
