@@ -5,12 +5,12 @@
 //! of the plugin it was compiled from and the engine it was compiled for. Whatever does not match is compiled again.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, DirBuilder, DirEntry, File, OpenOptions},
     hash::{DefaultHasher, Hash, Hasher},
     io::{self, ErrorKind, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use ring::{hmac, rand::SecureRandom};
@@ -36,6 +36,10 @@ const MOST_ENTRIES: usize = 150;
 /// Maximum size of all entries together: ten such interpreters in two versions, while fifty Rust plugins in three
 /// versions take 75 MB.
 const MOST_BYTES: u64 = 1 << 30;
+
+/// Age from which a file that was never finished is removed. A younger one may be in the hands of another process, such as a host that
+/// runs while `sendflowr replay` opens the folder: writing the code of an interpreter takes seconds, even on a slow disk.
+const ABANDONED: Duration = Duration::from_secs(600);
 
 /// A folder of compiled plugins.
 pub(crate) struct CodeCache {
@@ -114,7 +118,8 @@ impl CodeCache {
             .serialize()
             .map_err(|error| io::Error::other(error.to_string()))?;
         let path = self.path(digest);
-        let unfinished = path.with_extension("tmp");
+        // Another process may compile the same plugin.
+        let unfinished = path.with_extension(format!("{}.tmp", uuid::Uuid::now_v7().simple()));
         let mut file = OpenOptions::new()
             .write(true)
             .create(true)
@@ -149,8 +154,8 @@ impl CodeCache {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
             let is_unusable = name.ends_with(".bin") && !self.is_entry(&name);
-            if is_unusable || name.ends_with(".tmp") {
-                fs::remove_file(entry.path())?;
+            if is_unusable || (name.ends_with(".tmp") && is_abandoned(&entry)?) {
+                remove(&entry.path())?;
             }
         }
         self.drop_surplus()
@@ -177,11 +182,7 @@ impl CodeCache {
             if kept < MOST_ENTRIES && bytes <= MOST_BYTES {
                 continue;
             }
-            match fs::remove_file(path) {
-                // Another plugin was compiled at the same time and removed the same surplus entry.
-                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            remove(&path)?;
         }
         Ok(())
     }
@@ -191,6 +192,25 @@ impl CodeCache {
         name.strip_suffix(".bin")
             .is_some_and(|name| name.ends_with(&self.engine))
     }
+}
+
+/// Removes a file of the folder, which another process or plugin may have removed at the same time.
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Checks whether a file is so old that nobody writes it any more. One that has gone meanwhile was not.
+fn is_abandoned(entry: &DirEntry) -> io::Result<bool> {
+    let modified = match entry.metadata() {
+        Ok(metadata) => metadata.modified()?,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    // A time in the future is that of a clock that has been set back: the file's age is unknown.
+    Ok(modified.elapsed().is_ok_and(|age| age >= ABANDONED))
 }
 
 /// Reads the folder's key, or creates it, after checking that folder and key belong to this user alone.
@@ -205,7 +225,7 @@ fn key(folder: &Path) -> io::Result<[u8; KEY_BYTES]> {
         .open(&probe)?
         .metadata()?
         .uid();
-    fs::remove_file(&probe)?;
+    remove(&probe)?;
     check_private(folder, us)?;
 
     let path = folder.join(KEY_FILE);
@@ -260,5 +280,46 @@ mod tests {
             });
             assert_eq!(keys.len(), 1);
         }
+    }
+
+    #[test]
+    fn all_who_open_the_folder_at_once_can_use_it() {
+        let engine = Engine::default();
+        for _ in 0..20 {
+            let folder = tempfile::tempdir().unwrap();
+            let (folder, start) = (&folder.path().join("compiled"), Barrier::new(8));
+            store::embedded::create_folder(folder).unwrap();
+            for other in 0..50 {
+                fs::write(folder.join(format!("{other}-of-another-engine.bin")), "").unwrap();
+            }
+            thread::scope(|scope| {
+                let starts = [(); 8].map(|()| {
+                    scope.spawn(|| {
+                        start.wait();
+                        CodeCache::open(folder, &engine).map(drop)
+                    })
+                });
+                for start in starts {
+                    start.join().unwrap().unwrap();
+                }
+            });
+            let left: Vec<_> = fs::read_dir(folder).unwrap().collect();
+            assert_eq!(left.len(), 1, "the key: {left:?}");
+        }
+    }
+
+    #[test]
+    fn what_another_process_is_writing_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = &folder.path().join("compiled");
+        store::embedded::create_folder(folder).unwrap();
+        let (young, old) = (folder.join("young.tmp"), folder.join("old.tmp"));
+        for file in [&young, &old] {
+            fs::write(file, "code").unwrap();
+        }
+        let file = File::options().append(true).open(&old).unwrap();
+        file.set_modified(SystemTime::now() - ABANDONED).unwrap();
+        CodeCache::open(folder, &Engine::default()).unwrap();
+        assert!(young.exists() && !old.exists());
     }
 }

@@ -152,6 +152,10 @@ async fn entries_of_other_engines_and_unfinished_ones_are_dropped() {
     ];
     for path in &stale {
         fs::write(path, "x").unwrap();
+        // An hour old: nobody writes it any more.
+        let file = File::options().append(true).open(path).unwrap();
+        let age = Duration::from_secs(3_600);
+        file.set_modified(SystemTime::now() - age).unwrap();
     }
     assert_eq!(start(&config).await, (0, 1));
     for path in &stale {
