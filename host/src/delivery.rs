@@ -124,19 +124,12 @@ impl Delivery<Unverified> {
             Visit::Over(outcome) => return Ok(outcome),
             Visit::Waits(check) => check.await?,
         };
-        let again = plugin.instantiate(account.name()).await?;
-        again
-            .visit(|mut guest, deadline| async move {
-                // The same request on another instance yields the same proofs; the contract requires the calls in this order.
-                let _ = guest.authenticate_here(deadline, &request).await?;
-                let verified = Delivery {
-                    request,
-                    guest,
-                    state: Verified(trust),
-                };
-                verified.normalize_here(deadline).await
-            })
-            .await
+        let verified = Delivery {
+            request,
+            guest: plugin.instantiate(account.name()).await?,
+            state: Verified(trust),
+        };
+        verified.normalize().await
     }
 
     /// Accepts that the proofs held when the delivery was received: this host recorded that when it sealed the delivery.
@@ -150,7 +143,7 @@ impl Delivery<Unverified> {
 }
 
 impl Delivery<Verified> {
-    /// Lets the plugin read the delivery. Refuses events from a delivery whose trust does not cover them.
+    /// Lets a fresh instance read the delivery. Refuses events from a delivery whose trust does not cover them.
     pub(crate) async fn normalize(self) -> Result<Outcome, DeliveryError> {
         let Self {
             request,
@@ -158,18 +151,21 @@ impl Delivery<Verified> {
             state,
         } = self;
         guest
-            .visit(|guest, deadline| {
-                Delivery {
+            .visit(|mut guest, deadline| async move {
+                // The contract requires the calls in this order, and a plugin may keep what it has read. Its answer no longer counts:
+                // the proofs have held already.
+                let _ = guest.authenticate_here(deadline, &request).await?;
+                let verified = Delivery {
                     request,
                     guest,
                     state,
-                }
-                .normalize_here(deadline)
+                };
+                verified.normalize_here(deadline).await
             })
             .await
     }
 
-    /// [`Delivery::normalize`] on the thread of a visit.
+    /// Lets an instance that has been asked for the proofs read the delivery, on the thread of a visit.
     async fn normalize_here(self, deadline: Instant) -> Result<Outcome, DeliveryError> {
         let Self {
             request,

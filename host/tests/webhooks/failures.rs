@@ -85,6 +85,20 @@ async fn elements_that_cannot_be_used_are_sealed_and_can_be_replayed() {
     );
 }
 
+#[tokio::test]
+async fn a_replay_asks_for_the_proofs_first_as_the_host_does() {
+    // Reads the delivery for its proofs, and uses that afterwards.
+    let keeps = guest("acme")
+        .authenticate("(i32.store (i32.const 4000) (i32.const 1)) i32.const 512")
+        .normalize("(if (i32.eqz (i32.load (i32.const 4000))) (then unreachable)) i32.const 768");
+    let host = Host::open(keeps).await;
+    assert_eq!(host.post("/webhooks/acme", "x").await.status, 200);
+    let letter = &host.bus.appends()[0][0];
+    assert!(opened(&host, letter).is_proven);
+    let replayed = host.intake.replay(&read_back(letter)).await.unwrap();
+    assert_eq!(replayed.rejected.len(), 1);
+}
+
 fn raw(received_at: Timestamp) -> RawDelivery {
     RawDelivery {
         provider: "acme".to_owned(),
