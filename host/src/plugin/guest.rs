@@ -89,9 +89,7 @@ impl Plugin {
     /// The wait is bounded in time and in the number of waiting deliveries. The instance itself is created by the first
     /// call, off the caller's thread, because creating it may run the guest's code.
     pub async fn instantiate(self: &Arc<Self>, account: &str) -> Result<Guest, PluginError> {
-        let slots = self.slots(self.enter(account)?).await?;
-        // A delivery that was ahead may have put the account in quarantine.
-        self.enter(account)?;
+        let slots = self.slots(account).await?;
         self.stats.deliveries.inc();
         Ok(Guest {
             plugin: Arc::clone(self),
@@ -111,41 +109,20 @@ impl Plugin {
         })
     }
 
-    async fn slots(&self, entry: Entry) -> Result<Slots, PluginError> {
-        let busy = || {
-            self.stats.busy.inc();
-            PluginError::Busy {
-                plugin: self.tag.clone(),
-            }
-        };
+    async fn slots(&self, account: &str) -> Result<Slots, PluginError> {
         let began = Instant::now();
-        let closed = |error: AcquireError| PluginError::host("the semaphore is closed", error);
         let slots = async {
-            let (probe, count) = match entry {
-                Entry::Beside => (None, 1),
-                // First, so that deliveries that wait for it take neither slots nor room from those of other accounts.
-                Entry::AloneOfAccount(probe) => {
-                    let _waiting = probe.waiting.try_acquire().map_err(|_| busy())?;
-                    (Some(probe.permit.acquire_owned().await.map_err(closed)?), 1)
+            let mut entry = self.enter(account)?;
+            loop {
+                let slots = self.slots_for(&entry).await?;
+                // A delivery that was ahead may have put the account in quarantine or the plugin in doubt. Then this one has to wait
+                // for its turn as those that come later do.
+                let now = self.enter(account)?;
+                if entry.is_enough_for(&now) {
+                    return Ok::<_, PluginError>(slots);
                 }
-                // A delivery that has all slots is alone.
-                Entry::Alone => {
-                    let all = u32::try_from(self.limits.concurrency).expect("at most 512, by its range");
-                    (None, all)
-                }
-            };
-            let waiting = Waiting::enter(&self.waiting);
-            if waiting.ahead >= self.limits.concurrency * WAITING_PER_SLOT {
-                return Err(busy());
+                entry = now;
             }
-            let of_plugin = Arc::clone(&self.slots).acquire_many_owned(count).await;
-            let of_plugin = of_plugin.map_err(closed)?;
-            let of_all = Arc::clone(&self.all_slots).acquire_owned().await;
-            Ok(Slots {
-                _probe: probe,
-                _of_plugin: of_plugin,
-                _of_all: of_all.map_err(closed)?,
-            })
         };
         match time::timeout(self.limits.queue_wait, slots).await {
             Ok(slots) => {
@@ -153,7 +130,45 @@ impl Plugin {
                 self.stats.waited(began.elapsed());
                 Ok(slots)
             }
-            Err(_) => Err(busy()),
+            Err(_) => Err(self.busy()),
+        }
+    }
+
+    /// Waits for the slots that a delivery needs that is let through like this, in the queue of bounded length.
+    async fn slots_for(&self, entry: &Entry) -> Result<Slots, PluginError> {
+        let closed = |error: AcquireError| PluginError::host("the semaphore is closed", error);
+        let (probe, count) = match entry {
+            Entry::Beside => (None, 1),
+            // First, so that deliveries that wait for it take neither slots nor room from those of other accounts.
+            Entry::AloneOfAccount(probe) => {
+                let _waiting = probe.waiting.try_acquire().map_err(|_| self.busy())?;
+                let permit = Arc::clone(&probe.permit).acquire_owned().await;
+                (Some(permit.map_err(closed)?), 1)
+            }
+            // A delivery that has all slots is alone.
+            Entry::Alone => {
+                let all = u32::try_from(self.limits.concurrency).expect("at most 512, by its range");
+                (None, all)
+            }
+        };
+        let waiting = Waiting::enter(&self.waiting);
+        if waiting.ahead >= self.limits.concurrency * WAITING_PER_SLOT {
+            return Err(self.busy());
+        }
+        let of_plugin = Arc::clone(&self.slots).acquire_many_owned(count).await;
+        let of_plugin = of_plugin.map_err(closed)?;
+        let of_all = Arc::clone(&self.all_slots).acquire_owned().await;
+        Ok(Slots {
+            _probe: probe,
+            _of_plugin: of_plugin,
+            _of_all: of_all.map_err(closed)?,
+        })
+    }
+
+    fn busy(&self) -> PluginError {
+        self.stats.busy.inc();
+        PluginError::Busy {
+            plugin: self.tag.clone(),
         }
     }
 

@@ -123,6 +123,16 @@ pub(crate) enum Entry {
     Alone,
 }
 
+impl Entry {
+    /// Returns whether a delivery that waited to be let through like this may be let through as `wanted`.
+    pub(crate) fn is_enough_for(&self, wanted: &Self) -> bool {
+        match (self, wanted) {
+            (Self::Alone, _) | (_, Self::Beside) | (Self::AloneOfAccount(_), Self::AloneOfAccount(_)) => true,
+            (Self::Beside, _) | (Self::AloneOfAccount(_), Self::Alone) => false,
+        }
+    }
+}
+
 /// The consequence of a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Consequence {

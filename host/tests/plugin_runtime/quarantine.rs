@@ -2,6 +2,7 @@
 
 use std::{fs, time::Duration};
 
+use futures::FutureExt;
 use sendflowr_host::{
     DEFAULT_ACCOUNT,
     plugin::{Fault, Limits, PluginError, PluginState, Plugins},
@@ -277,4 +278,30 @@ async fn one_plugin_does_not_take_the_turns_of_another() {
         Some("concurrency")
     );
     assert_eq!(world.deliver("other").await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn what_waited_beside_others_is_alone_once_the_plugin_is_in_doubt() {
+    // Fails before anything is proven.
+    let strange =
+        guest("strange").authenticate("(if (local.get $body_length) (then unreachable)) i32.const 512");
+    let world = World::configured(&[("strange.wasm", strange.build())], |config| {
+        config.limits.concurrency = 2;
+        config.limits.queue_wait = Duration::from_secs(60);
+        config.quarantine.failures = 1;
+    })
+    .await;
+    let plugin = world.plugin("strange");
+    let failing = plugin.instantiate(DEFAULT_ACCOUNT).await.unwrap();
+    let beside = plugin.instantiate(DEFAULT_ACCOUNT).await.unwrap();
+    let mut waiting = std::pin::pin!(plugin.instantiate(DEFAULT_ACCOUNT));
+    assert!(waiting.as_mut().now_or_never().is_none());
+    let error = failing.authenticate(request(b"x")).await.unwrap_err();
+    assert_eq!(error.limit(), Some("trap"));
+    assert!(
+        waiting.as_mut().now_or_never().is_none(),
+        "another is still in flight"
+    );
+    drop(beside);
+    waiting.await.unwrap();
 }
