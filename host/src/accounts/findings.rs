@@ -70,11 +70,13 @@ impl Account {
             .filter(|(one, other)| is_declared(one) && is_declared(other) && has(one))
             .map(|(_, other)| other);
         let wanted = required.map(|(name, _)| name).chain(halves);
-        let mut missing: Vec<String> = wanted
-            .filter(|name| !has(name))
-            .map(|name| (*name).to_owned())
-            .collect();
-        missing.dedup();
+        let mut missing: Vec<String> = Vec::new();
+        for name in wanted.filter(|name| !has(name)) {
+            // One that is required may be the half of a pair too.
+            if !missing.iter().any(|known| known == name) {
+                missing.push((*name).to_owned());
+            }
+        }
         let takes_unsigned = self.takes_unsigned(descriptor);
         let can_be_proven = takes_unsigned
             || declared.iter().any(|(_, required)| *required)
@@ -163,6 +165,17 @@ mod tests {
             names.clear();
         }
         assert_eq!(findings.problems(), [""; 0]);
+    }
+
+    #[test]
+    fn what_is_required_and_half_of_a_pair_is_named_once() {
+        let secrets = [
+            ("basic_auth_user", false),
+            ("basic_auth_password", true),
+            ("token", true),
+        ];
+        let (missing, _) = findings("basic_auth_user = 'u'", &descriptor(&secrets, &[]));
+        assert_eq!(missing, names(&["basic_auth_password", "token"]));
     }
 
     #[test]
