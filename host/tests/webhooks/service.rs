@@ -127,11 +127,10 @@ async fn every_answer_has_the_request_id() {
     assert_eq!(with("trace-1").await.headers["x-request-id"], "trace-1");
     let made = host.get("/health").await.headers["x-request-id"].clone();
     assert_eq!(made.len(), 36);
-    for unusable in ["", "a b", "a@b\u{7f}"] {
-        let Ok(value) = reqwest::header::HeaderValue::from_bytes(unusable.as_bytes()) else {
-            continue;
-        };
-        let request = host.request(Method::GET, "/health").header("x-request-id", value);
+    for unusable in ["", "a b", "a@b.co", "a%40b.co"] {
+        let request = host
+            .request(Method::GET, "/health")
+            .header("x-request-id", unusable);
         assert_eq!(
             send(request).await.headers["x-request-id"].len(),
             36,
