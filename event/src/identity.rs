@@ -1,8 +1,9 @@
 //! Hashing addresses, and deriving universal ids from hashes and provider ids.
 //!
-//! Raw addresses and phone numbers never leave the host: only the hashes that [`Hasher`] computes do. Every function
-//! here is deterministic, so that ingestion never waits for a database: the universal id of an event follows from the
-//! event alone, and if two ids later turn out to belong to one person, that is recorded as aliases.
+//! Raw addresses, and the phone numbers that a plugin reports as such ([`IdentifierKind::PhoneNumber`]), never leave the host: only
+//! the hashes that [`Hasher`] computes do. A phone number within a text or another id is not recognized. Every function here is
+//! deterministic, so that ingestion never waits for a database: the universal id of an event follows from the event alone, and if
+//! two ids later turn out to belong to one person, that is recorded as aliases.
 
 use std::fmt;
 
