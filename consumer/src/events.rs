@@ -109,7 +109,7 @@ struct Ticket {
     span: Span,
     read_at: Instant,
     records: usize,
-    /// How often this process had lost partitions when it read the batch.
+    /// How often this process had lost partitions when it began to read the batch.
     losses: u64,
     /// When the oldest of its records was appended.
     oldest: Option<Timestamp>,

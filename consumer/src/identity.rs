@@ -54,7 +54,7 @@ async fn consume(
     };
     loop {
         let Some(batch) = reader.next_batch(IDLE_WAIT).await? else {
-            reader.commit(&Span::none()).await?;
+            reader.commit(&Span::none()).await;
             continue;
         };
         let news = known.news(batch.records.iter().map(|record| &*record.value));
@@ -68,7 +68,7 @@ async fn consume(
         known.remember(&news.fingerprints);
         metrics.sightings(news.sightings.len(), news.skipped);
         reader.dealt_with(&batch.progress);
-        reader.commit(&batch.span).await?;
+        reader.commit(&batch.span).await;
     }
 }
 

@@ -8,11 +8,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span};
 
-use crate::{
-    ConsumerConfig, Metrics,
-    error::{Disposition, Interrupted},
-    retry::Attempts,
-};
+use crate::{ConsumerConfig, Metrics, error::Interrupted, retry::Attempts};
 
 /// A batch ends after the bus has been silent for this long: events that come together have arrived by then, and a lone event
 /// need not wait for more. Twice as long as brokers let records gather.
@@ -39,6 +35,9 @@ pub(crate) struct ReadBatch {
     pub(crate) records: Vec<Record>,
     /// The progress to commit once they are processed.
     pub(crate) progress: Progress,
+    /// How often partitions had been lost when the first of them were read. Partitions that are lost while more records come
+    /// count as lost after the batch, which may contain their records.
+    pub(crate) losses: u64,
     /// The span of processing them.
     pub(crate) span: Span,
 }
@@ -118,6 +117,7 @@ impl<'a> Reader<'a> {
             messaging.batch.message_count = tracing::field::Empty,
         );
         let read = tracing::debug_span!(parent: &span, "read");
+        let losses = self.losses();
         self.fill(&mut records).instrument(read).await;
         span.record("messaging.batch.message_count", records.len());
         listener::link(&span, records.iter().filter_map(trace_of));
@@ -128,6 +128,7 @@ impl<'a> Reader<'a> {
         Ok(Some(ReadBatch {
             records,
             progress,
+            losses,
             span,
         }))
     }
@@ -168,10 +169,11 @@ impl<'a> Reader<'a> {
     }
 
     /// Commits what was processed since the last commit, if anything. The next call makes up for a commit that failed;
-    /// until then the worst that can happen is that records are read twice.
-    pub(crate) async fn commit(&mut self, span: &Span) -> Result<(), Interrupted> {
+    /// until then the worst that can happen is that records are read twice. Whatever the error is, it does not end the group:
+    /// records were read, so the configuration has worked.
+    pub(crate) async fn commit(&mut self, span: &Span) {
         if self.due.is_empty() {
-            return Ok(());
+            return;
         }
         let committing = tracing::debug_span!(parent: span, "commit");
         let committed = self
@@ -183,24 +185,15 @@ impl<'a> Reader<'a> {
         let Err(error) = committed else {
             self.due = Progress::default();
             health.succeeded((self.group, "commit"));
-            return Ok(());
+            return;
         };
         self.metrics.retried(self.group, "commit");
-        match Disposition::of(&error) {
-            Disposition::Fatal if !health.has_worked((self.group, "commit")) => {
-                let attempts = Attempts::new(self.config, self.metrics, self.shutdown, self.group, "commit");
-                Err(attempts.fatal(error))
-            }
-            Disposition::Retry | Disposition::DeadLetter | Disposition::Fatal => {
-                if health.failed((self.group, "commit"), &error.to_string()) {
-                    tracing::warn!(
-                        consumer.group = self.group,
-                        %error,
-                        "{} could not commit; records may be read again", self.group
-                    );
-                }
-                Ok(())
-            }
+        if health.failed((self.group, "commit"), &error.to_string()) {
+            tracing::warn!(
+                consumer.group = self.group,
+                %error,
+                "{} could not commit; records may be read again", self.group
+            );
         }
     }
 }

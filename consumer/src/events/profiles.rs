@@ -1,6 +1,6 @@
 //! The last stage: keeps profiles current without ever holding up events.
 //!
-//! The profile store is a cache. Six rules keep its content correct:
+//! The profile store is a cache. Eight rules keep its content correct:
 //! 1. **Only consumers write.** A reader that misses a profile rebuilds it from history for its own use and does not write
 //!    it: between reading the history and writing the profile, the consumer may have written a newer one, which would be
 //!    lost. Two consumers may handle one person for a moment while partitions are reassigned; an engine that several
@@ -68,8 +68,10 @@ const MAX_STALE: usize = 100_000;
 /// highest planned rate are read in less than three minutes.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// Number of (full) batches after the start that may contain events that were stored before: as many as a predecessor had in
-/// flight, and as many again that had passed all stages and whose commit was still pending.
+/// Number of full batches' worth of records after the start that may have been stored before: as many as a predecessor had in
+/// flight, and as many again that had passed all stages and whose commit was still pending. What a predecessor had not
+/// committed because profiles were stale may be more, for up to [`PATIENCE`]: the doubt that it leaves behind has all profiles
+/// cleared.
 const MAYBE_STORED_BATCHES: usize = 2 * IN_FLIGHT;
 
 /// Number of stale profiles rebuilt between two batches, so that repair does not hold up events.

@@ -61,8 +61,8 @@ struct ReadStage<'a> {
 impl ReadStage<'_> {
     async fn run(mut self, next: mpsc::Sender<Decoded>) -> Result<(), Interrupted> {
         loop {
-            let place = self.place().await?;
-            self.commit_settled().await?;
+            let place = self.place().await;
+            self.commit_settled().await;
             let is_idle = self.places.available_permits() == IN_FLIGHT - 1;
             let wait = if is_idle { IDLE_WAIT } else { BUSY_WAIT };
             let batch = match self.reader.next_batch(wait).await {
@@ -80,39 +80,39 @@ impl ReadStage<'_> {
         // The other stages see that nothing more comes, and end when they are done.
         drop(next);
         while let Some(settled) = self.settled.recv().await {
-            self.commit(settled).await?;
+            self.commit(settled).await;
         }
         Ok(())
     }
 
     /// Waits until another batch may be in flight; commits meanwhile.
-    async fn place(&mut self) -> Result<OwnedSemaphorePermit, Interrupted> {
+    async fn place(&mut self) -> OwnedSemaphorePermit {
         loop {
             let places = Arc::clone(&self.places);
             tokio::select! {
                 place = places.acquire_owned() => {
-                    return Ok(place.expect("it is never closed"));
+                    return place.expect("it is never closed");
                 }
-                Some(settled) = self.settled.recv() => self.commit(settled).await?,
+                Some(settled) = self.settled.recv() => self.commit(settled).await,
             }
         }
     }
 
     /// Commits the batches that have passed all stages, and what could not be committed before.
-    async fn commit_settled(&mut self) -> Result<(), Interrupted> {
+    async fn commit_settled(&mut self) {
         while let Ok(settled) = self.settled.try_recv() {
-            self.commit(settled).await?;
+            self.commit(settled).await;
         }
-        self.reader.commit(&Span::none()).await
+        self.reader.commit(&Span::none()).await;
     }
 
-    async fn commit(&mut self, settled: Settled) -> Result<(), Interrupted> {
+    async fn commit(&mut self, settled: Settled) {
         for id in &settled.refused {
             // Forgotten, so that it is tried again when an operator puts its dead letter back.
             self.ids.remove(id);
         }
         self.reader.dealt_with(&settled.progress);
-        self.reader.commit(&settled.span).await
+        self.reader.commit(&settled.span).await;
     }
 
     /// Decodes the records; drops events that occur twice in them, are in flight or were stored recently.
@@ -120,6 +120,7 @@ impl ReadStage<'_> {
         let ReadBatch {
             records,
             progress,
+            losses,
             span,
         } = batch;
         let ticket = Ticket {
@@ -127,7 +128,7 @@ impl ReadStage<'_> {
             span,
             read_at: Instant::now(),
             records: records.len(),
-            losses: self.reader.losses(),
+            losses,
             oldest: records.iter().map(|record| record.appended_at).min(),
             _place: place,
         };

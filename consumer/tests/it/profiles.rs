@@ -323,6 +323,32 @@ async fn profiles_that_only_this_process_sees_are_forgotten_when_partitions_are_
     running.stop().await.unwrap();
 }
 
+/// A batch waits for more records after its first; those may have come from a partition that is lost meanwhile.
+#[tokio::test(start_paused = true)]
+async fn profiles_of_a_batch_are_forgotten_if_partitions_were_lost_while_it_was_read() {
+    let world = World::default();
+    let running = world.start();
+    world.bus.put_events(&deliveries(60, 60));
+    eventually("the batch has begun", async || {
+        world.bus.handed_out.load(Ordering::SeqCst) == 60
+    })
+    .await;
+    world.bus.losses.store(1, Ordering::SeqCst);
+    // The last stage hears of the loss long before the batch reaches it.
+    world.events.down.on();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    world.events.down.off();
+    world.caught_up().await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(world.profiles.of(&person("p5")).is_empty());
+
+    world.bus.put_events(&[event("p5", Opened, "m5", 9_000)]);
+    world.caught_up().await;
+    let rebuilt = profile_of(&world.events.rows(), &person("p5"));
+    assert_eq!(world.profiles.of(&person("p5")), rebuilt);
+    running.stop().await.unwrap();
+}
+
 /// New people have no history to read, however their events are split into batches; others have.
 #[tokio::test(start_paused = true)]
 async fn only_strangers_are_taken_for_strangers() {
