@@ -146,8 +146,9 @@ struct Written {
     refused: Vec<u128>,
 }
 
-/// What was stored and applied to profiles since the previous message of this type.
+/// What was found out since the previous message of this type.
 struct Settled {
+    /// What was stored and applied to profiles.
     progress: Progress,
     span: Span,
     /// Ids of events that were dead-lettered.

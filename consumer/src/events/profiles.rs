@@ -93,12 +93,19 @@ pub(super) async fn run(
         keeper.forget_unshared();
         keeper.repair().await;
         keeper.tell_readers().await;
-        // What is committed is stored and applied to profiles; a successor need not process it again.
-        if keeper.are_settled() && !due.progress.is_empty() {
-            let through = std::mem::take(&mut due);
-            if settled.send(through).await.is_err() {
-                return Ok(());
+        // What is committed is stored and applied to profiles; a successor need not process it again. That refused events may
+        // come again is told at once: an operator does not wait for profiles to put their dead letters back.
+        let report = if keeper.are_settled() {
+            std::mem::take(&mut due)
+        } else {
+            Settled {
+                refused: std::mem::take(&mut due.refused),
+                ..Settled::default()
             }
+        };
+        let has_news = !report.progress.is_empty() || !report.refused.is_empty();
+        if has_news && settled.send(report).await.is_err() {
+            return Ok(());
         }
     }
 }

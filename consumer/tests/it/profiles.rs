@@ -349,6 +349,39 @@ async fn profiles_of_a_batch_are_forgotten_if_partitions_were_lost_while_it_was_
     running.stop().await.unwrap();
 }
 
+/// An operator mends what the event store refused, and puts the dead letters back, while profiles wait for their store.
+#[tokio::test(start_paused = true)]
+async fn a_refused_event_may_come_again_before_profiles_are_repaired() {
+    let world = World::default();
+    let events = deliveries(10, 5);
+    world.bus.put_events(&events[..5]);
+    let running = world.start();
+    world.caught_up().await;
+    world.profiles.down.on();
+    world
+        .events
+        .poison
+        .lock()
+        .unwrap()
+        .push(events[7].event_id.clone());
+    world.bus.put_events(&events[5..]);
+    eventually("it is set aside", async || world.bus.dead_letters().len() == 1).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(world.bus.committed(EVENTS_GROUP), 5, "profiles lack events");
+
+    world.events.poison.lock().unwrap().clear();
+    world.bus.put_events(&events[7..8]);
+    eventually("it is stored", async || {
+        world.events.ids().contains(&events[7].event_id)
+    })
+    .await;
+    world.profiles.down.off();
+    world.caught_up().await;
+    let rows = world.events.rows();
+    assert_eq!(world.profiles.of(&person("p2")), profile_of(&rows, &person("p2")));
+    running.stop().await.unwrap();
+}
+
 /// New people have no history to read, however their events are split into batches; others have.
 #[tokio::test(start_paused = true)]
 async fn only_strangers_are_taken_for_strangers() {
