@@ -89,7 +89,9 @@ async fn ready(State(status): State<Status>) -> Readiness {
     let health = dependencies.metrics.health();
     let [bus_trouble, events_trouble] =
         ["bus", "events"].map(|store| health.lasting_trouble(EVENTS_GROUP, store));
-    let identities_trouble = health.lasting_trouble(IDENTITY_GROUP, "bus");
+    let identities_trouble = ["bus", "record"]
+        .into_iter()
+        .find_map(|store| health.lasting_trouble(IDENTITY_GROUP, store));
     let probes = async move {
         // Profiles and the identity graph catch up when they are back.
         let (bus, events, identities, profiles) = tokio::join!(

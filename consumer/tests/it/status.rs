@@ -164,6 +164,35 @@ async fn a_bus_that_answers_and_is_not_read_or_refuses_commits_is_told_after_a_w
     }
 }
 
+/// A right that was revoked on its tables.
+#[tokio::test]
+async fn an_identity_graph_that_answers_and_takes_nothing_is_told_after_a_while() {
+    let world = World::default();
+    let (address, _stop) = served(&world, json!({})).await;
+    let identities = async || {
+        let (status, body) = get(address, "/ready", "").await;
+        let body: Value = serde_json::from_str(&body).unwrap();
+        (status, body["dependencies"]["identities"]["status"].clone())
+    };
+    world.identities.broken.on();
+    world.bus.put_events(&deliveries(1, 1));
+    eventually("it is tried", async || {
+        let metrics = get(address, "/metrics", "").await.1;
+        metrics.contains("group=\"sendflowr-identity\",operation=\"record\"")
+    })
+    .await;
+    assert_eq!(identities().await, (200, json!("ok")));
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(31)).await;
+    tokio::time::resume();
+    assert_eq!(identities().await, (200, json!("unusable")));
+    world.identities.broken.off();
+    eventually("it works again", async || {
+        identities().await == (200, json!("ok"))
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn metrics_ask_for_the_token() {
     let world = World::default();
