@@ -38,7 +38,8 @@ pub struct RawConsumerConfig {
     /// Longest wait for the profile store. 1 to 60,000, default 2,000: it is a cache and must not hold up events.
     pub profile_timeout_ms: u64,
     /// Number of entries kept in each of the memories of recent deliveries, visits, addresses and events. 1,000 to
-    /// 10,000,000, default 100,000, which takes 60 to 120 MB when all are full.
+    /// 10,000,000, default 100,000, which takes 60 to 120 MB when all are full. At least twice `batch_events` are kept in any
+    /// case, and eight times as many people: a batch is judged by what is in it.
     pub memory_entries: usize,
     /// Networks from which mailboxes prefetch images, in CIDR form. Default: Apple's own network. Apple publishes
     /// its relay's other ranges at `https://mask-api.icloud.com/egress-ip-ranges.csv`.
@@ -96,6 +97,14 @@ pub struct StatusConfig {
     pub access: Access,
     /// HTTPS, if it is configured.
     pub tls: Option<TlsConfig>,
+}
+
+impl ConsumerConfig {
+    /// Returns the capacity of a memory that must not forget anything of the last `batches`, however small the configured
+    /// memory is. A memory is only sure to keep half of its capacity.
+    pub(crate) fn entries(&self, batches: usize) -> usize {
+        self.memory_entries.max(2 * batches * self.batch_events)
+    }
 }
 
 impl Default for ConsumerConfig {

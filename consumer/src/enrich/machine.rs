@@ -119,7 +119,7 @@ pub(super) struct Judge {
 
 impl Judge {
     pub(super) fn new(config: &ConsumerConfig) -> Self {
-        let entries = config.memory_entries;
+        let entries = config.entries(1);
         Self {
             fingerprints: Fingerprints::default(),
             relay_ranges: config.relay_ranges.clone(),

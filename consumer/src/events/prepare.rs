@@ -27,7 +27,8 @@ pub(super) async fn run(
     let mut stage = PrepareStage {
         enricher: Enricher::new(&context.config),
         profiles: ProfileStore::new(&context.config, &context.dependencies),
-        people: Recent::new(people_remembered(&context)),
+        // Everybody who may have events in flight.
+        people: Recent::new(context.config.entries(IN_FLIGHT)),
         fingerprints: RandomState::new(),
         context: &context,
     };
@@ -42,13 +43,6 @@ pub(super) async fn run(
         Ok(())
     };
     Interrupted::outcome(preparing.await)
-}
-
-/// Returns how many people to remember. Everybody who may have events in flight must be remembered, however small the
-/// configured memory: a memory is only sure to keep half of its capacity.
-fn people_remembered(context: &Context) -> usize {
-    let in_flight = IN_FLIGHT * context.config.batch_events;
-    context.config.memory_entries.max(2 * in_flight)
 }
 
 struct PrepareStage<'a> {

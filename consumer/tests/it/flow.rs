@@ -102,6 +102,32 @@ async fn latency_comes_from_memory_then_the_metadata_then_the_store() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_small_memory_knows_what_is_in_the_batch() {
+    let world = World::default();
+    let mut events = Vec::new();
+    for event_type in [Sent, Delivered, Clicked] {
+        for n in 0..1_500 {
+            let seconds = if event_type == Sent { 0 } else { 2 };
+            events.push(event(&format!("p{n}"), event_type, "m1", seconds));
+        }
+    }
+    world.bus.put_events(&events);
+    let running = world.start_with(ConsumerConfig {
+        memory_entries: 1_000,
+        ..ConsumerConfig::default()
+    });
+    world.caught_up().await;
+    assert_eq!(world.events.writes.load(Ordering::SeqCst), 1);
+    let rows = world.events.rows();
+    let delays = rows[1_500..3_000]
+        .iter()
+        .filter(|row| row.enrichment.delivery_latency_ms == Some(2_000));
+    let machines = rows[3_000..].iter().filter(|row| row.enrichment.machine);
+    assert_eq!((delays.count(), machines.count()), (1_500, 1_500));
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lone_event_does_not_wait_for_others() {
     let world = World::default();
     let running = world.start();
