@@ -26,6 +26,10 @@ use crate::{
 /// Longest wait for the first record of a batch: limits how long an idle consumer takes to notice a shutdown.
 const IDLE_WAIT: Duration = Duration::from_millis(500);
 
+/// Number of times in a row that the graph may fail before it gets half of what it failed at. A server that restarts fails that
+/// often within a second, and takes the whole then.
+const TIMES_WHOLE: u32 = 3;
+
 /// Runs the group until `shutdown`.
 pub(crate) async fn run(
     config: Arc<ConsumerConfig>,
@@ -73,37 +77,44 @@ async fn consume(
 }
 
 /// Records the sightings in order. Waits for outages to end. If the graph rejects some, they are split in halves until the
-/// rejected sighting is alone, and that one is skipped.
+/// rejected sighting is alone, and that one is skipped. What fails otherwise is split too after a few attempts, because it may
+/// take longer than the graph's time limit; in an outage this costs some ten more writes once it is over.
 async fn record(
     identities: &dyn Identities,
     sightings: &[Sighting],
     mut attempts: Attempts<'_>,
 ) -> Result<(), Interrupted> {
     let mut pending = vec![sightings];
+    let mut failures = 0;
     while let Some(part) = pending.pop() {
-        loop {
-            let Err(error) = identities.record(part).await else {
-                attempts.succeeded();
-                break;
-            };
-            match Disposition::of(&error) {
-                Disposition::Retry | Disposition::Fatal => attempts.wait(&error).await?,
-                Disposition::DeadLetter => {
-                    if let [refused] = part {
-                        // The event itself is stored by the other group: only an edge is lost with the sighting.
-                        tracing::error!(
-                            identity.source = refused.source,
-                            %error,
-                            "the identity graph rejected the sighting of `{}`", refused.source
-                        );
-                    } else {
-                        let (first, second) = part.split_at(part.len() / 2);
-                        // The part pushed last is recorded next: the order is kept.
-                        pending.extend([second, first]);
-                    }
-                    break;
-                }
+        let Err(error) = identities.record(part).await else {
+            attempts.succeeded();
+            failures = 0;
+            continue;
+        };
+        let is_refused = match Disposition::of(&error) {
+            Disposition::Retry | Disposition::Fatal => {
+                attempts.wait(&error).await?;
+                failures += 1;
+                false
             }
+            Disposition::DeadLetter => true,
+        };
+        match part {
+            [refused] if is_refused => {
+                // The event itself is stored by the other group: only an edge is lost with the sighting.
+                tracing::error!(
+                    identity.source = refused.source,
+                    %error,
+                    "the identity graph rejected the sighting of `{}`", refused.source
+                );
+            }
+            [_, _, ..] if is_refused || failures >= TIMES_WHOLE => {
+                let (first, second) = part.split_at(part.len() / 2);
+                // The part pushed last is recorded next: the order is kept.
+                pending.extend([second, first]);
+            }
+            _ => pending.push(part),
         }
     }
     Ok(())

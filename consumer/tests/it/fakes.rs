@@ -583,6 +583,8 @@ pub(crate) struct FakeIdentities {
     sightings: Mutex<Vec<Sighting>>,
     pub(crate) down: Switch,
     pub(crate) broken: Switch,
+    /// Number of sightings that take it longer than anybody waits; 0 for no limit.
+    pub(crate) too_long: AtomicUsize,
     /// Values of identifiers that are rejected.
     pub(crate) poison: Mutex<Vec<String>>,
 }
@@ -601,6 +603,10 @@ impl Identities for FakeIdentities {
         }
         if self.broken.is_on() {
             return Err(misconfigured());
+        }
+        let too_long = self.too_long.load(Ordering::SeqCst);
+        if too_long > 0 && sightings.len() >= too_long {
+            return Err(unavailable());
         }
         let poison = self.poison.lock().unwrap();
         if sightings

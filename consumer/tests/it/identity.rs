@@ -1,6 +1,6 @@
 //! The identity group.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use consumer::EVENTS_GROUP;
 use event::EventType::{Clicked, Opened};
@@ -92,5 +92,21 @@ async fn a_sighting_that_the_graph_refuses_holds_up_nothing() {
     assert_eq!(sources, expected, "the others, in order");
     world.caught_up().await;
     assert_eq!(world.bus.committed(EVENTS_GROUP), 21);
+    running.stop().await.unwrap();
+}
+
+/// A server that is busy with something else, or merges of people with very many identifiers.
+#[tokio::test(start_paused = true)]
+async fn sightings_that_take_too_long_together_are_recorded_in_parts() {
+    let world = World::default();
+    world.identities.too_long.store(5, Ordering::SeqCst);
+    let events = deliveries(40, 40);
+    world.bus.put_events(&events);
+    let running = world.start();
+    world.identities_caught_up().await;
+    let sightings = world.identities.sightings();
+    let sources: Vec<&str> = sightings.iter().map(|sighting| &*sighting.source).collect();
+    let expected: Vec<String> = ids(&events).iter().map(|id| format!("event:{id}")).collect();
+    assert_eq!(sources, expected, "each once, in order");
     running.stop().await.unwrap();
 }
