@@ -164,11 +164,12 @@ pub enum InvalidKafkaConfig {
     /// No brokers are set.
     #[error("`kafka.bootstrap_servers` is not set")]
     NoServers,
-    /// The value is not a list of brokers.
+    /// The entry at this position, from 1, is not a broker. It is not repeated: somebody may have put a password there.
     #[error(
-        "`kafka.bootstrap_servers` is `{0}`, it must be `host:port`, several separated by commas, without a scheme"
+        "entry {0} of `kafka.bootstrap_servers` is not `host:port`: write several separated by commas, without a scheme, user \
+         or password"
     )]
-    Servers(String),
+    Server(usize),
     /// A value is not one of the allowed words.
     #[error("`kafka.{key}` is `{value}`, it must be one of {allowed}")]
     Word {
@@ -207,11 +208,13 @@ impl TryFrom<RawKafkaConfig> for KafkaConfig {
     type Error = InvalidKafkaConfig;
 
     fn try_from(raw: RawKafkaConfig) -> Result<Self, InvalidKafkaConfig> {
-        let bootstrap_servers = match &raw.bootstrap_servers {
-            None => return Err(InvalidKafkaConfig::NoServers),
-            Some(servers) if servers.split(',').all(is_broker) => servers.clone(),
-            Some(servers) => return Err(InvalidKafkaConfig::Servers(servers.clone())),
-        };
+        let bootstrap_servers = raw
+            .bootstrap_servers
+            .clone()
+            .ok_or(InvalidKafkaConfig::NoServers)?;
+        if let Some(index) = bootstrap_servers.split(',').position(|server| !is_broker(server)) {
+            return Err(InvalidKafkaConfig::Server(index + 1));
+        }
         let (has_tls, has_sasl) = match raw.security_protocol.as_str() {
             "plaintext" => (false, false),
             "ssl" => (true, false),
@@ -414,19 +417,24 @@ mod tests {
             error(RawKafkaConfig::default()),
             "`kafka.bootstrap_servers` is not set"
         );
-        for servers in [
-            "",
-            "kafka",
-            "kafka:",
-            ":9092",
-            "kafka:0",
-            "kafka:99999",
-            "a:1,",
-            "PLAINTEXT://a:1",
+        for (servers, entry) in [
+            ("", 1),
+            ("kafka", 1),
+            ("kafka:", 1),
+            (":9092", 1),
+            ("kafka:0", 1),
+            ("kafka:99999", 1),
+            ("a:1,", 2),
+            ("PLAINTEXT://a:1", 1),
+            ("a:1,sasl_ssl://alice:s3cret@b:9093,c:1", 2),
         ] {
-            assert!(
-                error(with_servers(servers))
-                    .starts_with(&format!("`kafka.bootstrap_servers` is `{servers}`"))
+            assert_eq!(
+                error(with_servers(servers)),
+                format!(
+                    "entry {entry} of `kafka.bootstrap_servers` is not `host:port`: write several separated by commas, \
+                     without a scheme, user or password"
+                ),
+                "{servers}"
             );
         }
     }
