@@ -9,12 +9,14 @@ use std::{io::IsTerminal, time::SystemTime};
 use event::Timestamp;
 use listener::RequestTrace;
 use serde_json::json;
-use tracing::level_filters::LevelFilter;
+use tracing::{Level, Subscriber, level_filters::LevelFilter};
 use tracing_subscriber::{
     EnvFilter, Registry,
     filter::{FilterExt, filter_fn},
     fmt,
+    layer::Filter,
     prelude::*,
+    registry::LookupSpan,
 };
 
 pub(crate) use self::{
@@ -53,7 +55,7 @@ pub(crate) fn fatal(message: &str, format: LogFormat) -> String {
 /// # Errors
 /// Fails if the filter cannot be parsed.
 pub(crate) fn init(filter: &str, format: LogFormat, exporter: Option<&Exporter>) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(filter)?;
+    let filter = lines_filter(filter)?;
     let spans = exporter.map(|exporter| {
         // Only our own spans, and no log lines: only what was meant for export is exported.
         let ours = filter_fn(|metadata| metadata.is_span() && metadata.target().starts_with("sendflowr"));
@@ -79,11 +81,81 @@ pub(crate) fn init(filter: &str, format: LogFormat, exporter: Option<&Exporter>)
             .with_span_list(true)
             .boxed(),
     };
-    // The span of a request, which has the trace id, belongs on every line logged within it, whatever the filter says.
-    let requests = filter_fn(RequestTrace::is_span).with_max_level_hint(LevelFilter::INFO);
     Registry::default()
         .with(spans)
-        .with(lines.with_filter(filter.or(requests)))
+        .with(lines.with_filter(filter))
         .init();
     Ok(())
+}
+
+/// Returns what decides which lines and spans are logged.
+fn lines_filter<S>(filter: &str) -> anyhow::Result<impl Filter<S> + use<S>>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    // The span of a request, which has the trace id, belongs on every line logged within it, whatever the filter says.
+    let requests = filter_fn(RequestTrace::is_span).with_max_level_hint(LevelFilter::INFO);
+    // At `debug`, ClickHouse's client logs the server's messages and its queries whole, which may quote ids and values. What is
+    // wrong is logged by us.
+    let names_nobody = filter_fn(|metadata| {
+        let target = metadata.target();
+        *metadata.level() <= Level::WARN || !(target == "clickhouse" || target.starts_with("clickhouse::"))
+    });
+    Ok(EnvFilter::try_new(filter)?.or(requests).and(names_nobody))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{self, Write},
+        sync::{Arc, Mutex},
+    };
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_clickhouse_quotes_is_not_logged_at_any_level() {
+        for filter in [
+            "debug",
+            "trace",
+            "info,clickhouse=trace",
+            "clickhouse::error=debug",
+        ] {
+            let written = Lines::default();
+            let writer = written.clone();
+            let lines = fmt::layer().with_ansi(false).with_writer(move || writer.clone());
+            let registry = Registry::default().with(lines.with_filter(lines_filter(filter).unwrap()));
+            tracing::subscriber::with_default(registry, || {
+                let query = tracing::debug_span!(target: "clickhouse", "query", db.query.text = "sf_1234");
+                let _entered = query.entered();
+                tracing::debug!(target: "clickhouse::error", error = "cannot parse `ann@example.com`", "failed");
+                tracing::warn!(target: "clickhouse::cursors", "a column is missing");
+                tracing::info!(target: "clickhouse_other", "not the client");
+            });
+            let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+            assert!(
+                !text.contains("ann@example.com") && !text.contains("sf_1234"),
+                "{filter}: {text}"
+            );
+            let is_ours_logged = filter != "clickhouse::error=debug";
+            assert_eq!(
+                text.contains("not the client"),
+                is_ours_logged,
+                "{filter}: {text}"
+            );
+        }
+    }
 }
