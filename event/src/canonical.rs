@@ -119,12 +119,22 @@ pub enum BounceType {
 }
 
 impl BounceType {
+    /// Both types.
+    pub const ALL: [Self; 2] = [Self::Hard, Self::Soft];
+
     /// Returns the name in stored data and APIs.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Hard => "hard",
             Self::Soft => "soft",
         }
+    }
+
+    /// Returns the type with this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|bounce_type| bounce_type.as_str() == name)
     }
 }
 

@@ -46,6 +46,11 @@ impl MailboxProvider {
             Self::Other => "other",
         }
     }
+
+    /// Returns the class with this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|class| class.as_str() == name)
+    }
 }
 
 #[cfg(test)]

@@ -448,20 +448,11 @@ fn event_type(name: &str) -> Result<EventType, StoreError> {
 }
 
 fn bounce_type(name: Option<&str>) -> Result<Option<BounceType>, StoreError> {
-    match name {
-        None => Ok(None),
-        Some("hard") => Ok(Some(BounceType::Hard)),
-        Some("soft") => Ok(Some(BounceType::Soft)),
-        Some(_) => Err(malformed(EVENTS, "bounce_type")),
-    }
+    name.map(|name| BounceType::parse(name).ok_or_else(|| malformed(EVENTS, "bounce_type")))
+        .transpose()
 }
 
 fn mailbox_provider(name: Option<&str>) -> Result<Option<MailboxProvider>, StoreError> {
-    let Some(name) = name else { return Ok(None) };
-    let class = MailboxProvider::ALL
-        .into_iter()
-        .find(|class| class.as_str() == name);
-    class
-        .map(Some)
-        .ok_or_else(|| malformed(EVENTS, "mailbox_provider"))
+    name.map(|name| MailboxProvider::parse(name).ok_or_else(|| malformed(EVENTS, "mailbox_provider")))
+        .transpose()
 }

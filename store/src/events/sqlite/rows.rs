@@ -147,12 +147,8 @@ fn event_type(name: &str) -> Result<EventType, StoreError> {
 }
 
 fn bounce_type(name: Option<&str>) -> Result<Option<BounceType>, StoreError> {
-    match name {
-        None => Ok(None),
-        Some("hard") => Ok(Some(BounceType::Hard)),
-        Some("soft") => Ok(Some(BounceType::Soft)),
-        Some(_) => Err(unreadable("bounce_type")),
-    }
+    name.map(|name| BounceType::parse(name).ok_or_else(|| unreadable("bounce_type")))
+        .transpose()
 }
 
 pub(super) fn timestamp(text: &str, column: &str) -> Result<Timestamp, StoreError> {
@@ -164,11 +160,8 @@ pub(super) fn universal_id(text: &str) -> Result<UniversalId, StoreError> {
 }
 
 pub(super) fn mailbox_provider(name: Option<&str>) -> Result<Option<MailboxProvider>, StoreError> {
-    let Some(name) = name else { return Ok(None) };
-    let class = MailboxProvider::ALL
-        .into_iter()
-        .find(|class| class.as_str() == name);
-    class.map(Some).ok_or_else(|| unreadable("mailbox_provider"))
+    name.map(|name| MailboxProvider::parse(name).ok_or_else(|| unreadable("mailbox_provider")))
+        .transpose()
 }
 
 fn unreadable(column: &str) -> StoreError {
