@@ -17,10 +17,12 @@ use std::{
 };
 
 use event::{Event, Identifier, IdentifierKind, UniversalId};
+use prometheus_client::{encoding::text::encode, registry::Registry};
 use sendflowr_store::{
     bus::{Bus, KafkaBus, KafkaConfig, NewRecord, RawKafkaConfig, SqliteBus, SqliteBusConfig},
     events::{Enrichment, Events, SqliteEvents, SqliteEventsConfig, StoredEvent},
     identity::{Identities, Sighting, SqliteIdentities},
+    testing::commit_returned,
 };
 
 /// Number of callers that append concurrently.
@@ -62,10 +64,19 @@ async fn embedded(parent: &Path) {
             .unwrap(),
     );
     append(bus.clone()).await;
-    let counts = bus.append_counts();
+    let mut registry = Registry::default();
+    bus.register_metrics(&mut registry);
+    let mut text = String::new();
+    encode(&mut text, &registry).unwrap();
+    let count = |name: &str| -> f64 {
+        let value = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap().parse().unwrap()
+    };
     println!(
         "bus: {:.1} records a commit",
-        counts.records as f64 / counts.commits as f64
+        count("sendflowr_bus_appended_records_total") / count("sendflowr_bus_commits_total")
     );
     read(bus.as_ref()).await;
     bus.close().await;
@@ -148,7 +159,7 @@ async fn read(bus: &dyn Bus) {
     while ((first.len() + count) as u64) < all {
         let records = subscription.poll(1_000, Duration::from_secs(1)).await.unwrap();
         count += records.len();
-        subscription.commit().await.unwrap();
+        commit_returned(subscription.as_mut(), &[&topic()]).await.unwrap();
     }
     println!(
         "bus: {:.0} records/s read and committed by 1,000",

@@ -13,7 +13,7 @@ pub use self::{
     kafka::{
         InvalidKafkaConfig, KafkaBus, KafkaConfig, PartitionDescription, RawKafkaConfig, TopicDescription,
     },
-    sqlite::{AppendCounts, SqliteBus, SqliteBusConfig},
+    sqlite::{SqliteBus, SqliteBusConfig},
 };
 use crate::StoreError;
 
@@ -177,21 +177,16 @@ pub trait Subscription: Send {
     /// [`StoreError`] when the log cannot be read.
     async fn poll(&mut self, max: usize, wait: Duration) -> Result<Vec<Record>, StoreError>;
 
-    /// Commits everything that [`Subscription::poll`] has returned so far.
-    ///
-    /// # Errors
-    /// [`StoreError`] when the commit failed, or when partitions have moved to another member since; the records are then read
-    /// again.
-    async fn commit(&mut self) -> Result<(), StoreError>;
-
     /// Commits those records returned by [`Subscription::poll`] that `progress` covers, and nothing beyond them: records that
     /// were read ahead stay uncommitted. If a partition has moved since, even if it came back, its records count as not
     /// returned until they are returned again.
     ///
     /// # Errors
-    /// As [`Subscription::commit`].
+    /// [`StoreError`] when the commit failed, or when partitions have moved to another member since; the records are then read
+    /// again.
     async fn commit_through(&mut self, progress: &Progress) -> Result<(), StoreError>;
 
-    /// Returns how often this member had noticed by its last poll that it no longer held partitions, which others may read since.
+    /// Returns how often this member has noticed, in a poll or a commit, that it no longer held partitions, which others may read
+    /// since. What a poll noticed happened before the records that it returned were read.
     fn losses(&self) -> u64;
 }

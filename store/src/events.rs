@@ -99,17 +99,6 @@ fn payload_bytes(told: Option<&str>) -> Option<u32> {
     told?.trim().parse().ok()
 }
 
-/// Number of events of one provider and type.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct EventCount {
-    /// Provider.
-    pub esp: String,
-    /// Type.
-    pub event_type: String,
-    /// Number of distinct events.
-    pub events: u64,
-}
-
 /// A stored explanation of a decision.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoredExplanation {
@@ -227,12 +216,6 @@ pub trait Events: Send + Sync {
         since: Timestamp,
         per_provider: usize,
     ) -> Result<Vec<LatencySample>, StoreError>;
-
-    /// Returns the number of distinct events by provider and type.
-    ///
-    /// # Errors
-    /// [`StoreError`] when the store cannot be read.
-    async fn counts(&self) -> Result<Vec<EventCount>, StoreError>;
 
     /// Stores explanations, all of them or none; one whose reference is already stored stays as it is.
     ///

@@ -8,7 +8,7 @@
 //! | [`profiles`] | a person's compact timing features | memory | Redis |
 //!
 //! All engines of a port pass the same tests, which are in `conformance`. That module and `testing`, which opens all embedded
-//! engines together and waits for what is expected to happen, require the feature `testing`.
+//! engines together and waits for what is expected to happen, among others, require the feature `testing`.
 
 pub mod bus;
 #[cfg(any(test, feature = "testing"))]

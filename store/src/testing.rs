@@ -1,4 +1,5 @@
-//! For tests and benchmarks: opens all embedded engines together, and waits for what is expected to happen.
+//! For tests and benchmarks: opens all embedded engines together, commits and counts everything, and waits for what is expected
+//! to happen.
 
 use std::{
     fmt,
@@ -8,9 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use event::Timestamp;
+
 use crate::{
     StoreError,
-    bus::{Bus, SqliteBus, SqliteBusConfig},
+    bus::{Bus, Position, Progress, SqliteBus, SqliteBusConfig, Subscription},
     embedded,
     events::{Events, SqliteEvents, SqliteEventsConfig},
     identity::{Identities, SqliteIdentities},
@@ -44,6 +47,36 @@ where
         }
         start.elapsed()
     }
+}
+
+/// Number of partitions that no topic of a test reaches.
+const PARTITIONS: u32 = 100;
+
+/// Commits all records of these topics that `subscription` has returned.
+///
+/// # Errors
+/// As [`Subscription::commit_through`].
+pub async fn commit_returned(subscription: &mut dyn Subscription, topics: &[&str]) -> Result<(), StoreError> {
+    let mut everything = Progress::default();
+    for topic in topics {
+        for partition in 0..PARTITIONS {
+            everything.note(&Position {
+                topic: (*topic).into(),
+                partition,
+                offset: u64::from(u32::MAX),
+            });
+        }
+    }
+    subscription.commit_through(&everything).await
+}
+
+/// Counts the distinct stored events.
+///
+/// # Errors
+/// [`StoreError`] when the store cannot be read.
+pub async fn stored_events(store: &dyn Events) -> Result<u64, StoreError> {
+    let everybody = store.people(Timestamp::default(), None, usize::MAX).await?;
+    Ok(store.holdings(&everybody).await?.events)
 }
 
 /// All four ports on the embedded engines.

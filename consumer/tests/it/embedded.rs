@@ -11,7 +11,7 @@ use event::{
 use prometheus_client::registry::Registry;
 use store::{
     bus::{EVENTS_TOPIC, NewRecord},
-    testing::{Embedded, eventually, open_embedded},
+    testing::{Embedded, eventually, open_embedded, stored_events},
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -52,8 +52,7 @@ impl Engines {
     }
 
     async fn stored(&self) -> u64 {
-        let counts = self.ports.events.counts().await.unwrap();
-        counts.iter().map(|count| count.events).sum()
+        stored_events(self.ports.events.as_ref()).await.unwrap()
     }
 
     async fn lag(&self, group: &str) -> u64 {

@@ -15,7 +15,7 @@ use store::{
     StoreError,
     bus::{Bus, DEAD_LETTERS_TOPIC, EVENTS_TOPIC, Lag, NewRecord, Position, Progress, Record, Subscription},
     events::{
-        EventCount, Events, Holdings, LatencySample, ProfileDoubt, Sample, StoredEvent, StoredExplanation,
+        Events, Holdings, LatencySample, ProfileDoubt, Sample, StoredEvent, StoredExplanation,
         StoredForecast, StoredTrial, Touch, WriteReport,
     },
     identity::{AuditEntry, ErasedIdentities, Identities, Person, Sighting},
@@ -214,7 +214,10 @@ impl Subscription for FakeSubscription {
         }
     }
 
-    async fn commit(&mut self) -> Result<(), StoreError> {
+    async fn commit_through(&mut self, progress: &Progress) -> Result<(), StoreError> {
+        let Some(covered) = progress.next(EVENTS_TOPIC, 0) else {
+            return Ok(());
+        };
         if self.bus.commits_hang.is_on() && self.group == consumer::EVENTS_GROUP {
             std::future::pending::<()>().await;
         }
@@ -225,19 +228,8 @@ impl Subscription for FakeSubscription {
             .committed
             .lock()
             .unwrap()
-            .insert(self.group.clone(), self.next);
+            .insert(self.group.clone(), self.next.min(covered as usize));
         Ok(())
-    }
-
-    async fn commit_through(&mut self, progress: &Progress) -> Result<(), StoreError> {
-        let Some(covered) = progress.next(EVENTS_TOPIC, 0) else {
-            return Ok(());
-        };
-        let returned = self.next;
-        self.next = returned.min(covered as usize);
-        let committed = self.commit().await;
-        self.next = returned;
-        committed
     }
 
     fn losses(&self) -> u64 {
@@ -398,10 +390,6 @@ impl Events for FakeEvents {
     }
 
     async fn latency_samples(&self, _: Timestamp, _: usize) -> Result<Vec<LatencySample>, StoreError> {
-        Err(misconfigured())
-    }
-
-    async fn counts(&self) -> Result<Vec<EventCount>, StoreError> {
         Err(misconfigured())
     }
 

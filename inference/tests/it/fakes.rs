@@ -18,7 +18,7 @@ use sendflowr_inference::Dependencies;
 use store::{
     StoreError,
     events::{
-        EventCount, Events, Holdings, LatencySample, ProfileDoubt, Sample, StoredEvent, StoredExplanation,
+        Events, Holdings, LatencySample, ProfileDoubt, Sample, StoredEvent, StoredExplanation,
         StoredForecast, StoredTrial, Touch, TouchKind, WriteReport,
     },
     identity::{AuditEntry, ErasedIdentities, Identities, Person, Sighting},
@@ -180,10 +180,6 @@ impl Events for FakeEvents {
             .filter(|sample| sample.delivered_at >= since)
             .cloned()
             .collect())
-    }
-
-    async fn counts(&self) -> Result<Vec<EventCount>, StoreError> {
-        Ok(Vec::new())
     }
 
     async fn save_explanations(&self, explanations: &[&StoredExplanation]) -> Result<(), StoreError> {

@@ -65,15 +65,6 @@ struct Shared {
     config: SqliteBusConfig,
 }
 
-/// How much was appended since the bus was opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AppendCounts {
-    /// Records appended.
-    pub records: u64,
-    /// Number of commits they took, each with one flush.
-    pub commits: u64,
-}
-
 impl SqliteBus {
     /// Name of the file that is there once a bus has been opened in its folder.
     pub const FILE: &str = "bus.db";
@@ -112,15 +103,6 @@ impl SqliteBus {
             stop,
             _stop_when_dropped,
         })
-    }
-
-    /// Returns how much was appended through this handle.
-    pub fn append_counts(&self) -> AppendCounts {
-        let counters = self.writer.counters();
-        AppendCounts {
-            records: counters.records.get(),
-            commits: counters.commits.get(),
-        }
     }
 
     /// Registers the metrics of the bus in `registry`.

@@ -7,7 +7,10 @@ use std::{
 use tokio::time::Instant;
 
 use super::unique;
-use crate::bus::{Bus, NewRecord, POLL_BYTES, Position, Progress, Record, Subscription};
+use crate::{
+    bus::{Bus, NewRecord, POLL_BYTES, Position, Progress, Record, Subscription},
+    testing::commit_returned,
+};
 
 /// How long to wait for records that must arrive. Members of a group behind a network need seconds to agree.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -119,7 +122,7 @@ async fn large_records_come_a_few_at_a_time(bus: &dyn Bus) {
     }
     let first_letters: String = records.iter().map(|record| char::from(record.value[0])).collect();
     assert_eq!(first_letters, "abcdefghijklmno");
-    subscription.commit().await.unwrap();
+    commit_returned(subscription.as_mut(), &[&topic]).await.unwrap();
 }
 
 async fn what_is_not_committed_comes_again(bus: &dyn Bus) {
@@ -129,8 +132,8 @@ async fn what_is_not_committed_comes_again(bus: &dyn Bus) {
 
     let mut subscription = bus.subscribe(&group, &[&topic]).await.unwrap();
     assert_eq!(values(&read(subscription.as_mut(), 2).await), ["0", "1"]);
-    subscription.commit().await.unwrap();
-    subscription.commit().await.unwrap();
+    commit_returned(subscription.as_mut(), &[&topic]).await.unwrap();
+    commit_returned(subscription.as_mut(), &[&topic]).await.unwrap();
     assert_eq!(values(&read(subscription.as_mut(), 3).await), ["2", "3", "4"]);
     drop(subscription);
 
@@ -140,7 +143,7 @@ async fn what_is_not_committed_comes_again(bus: &dyn Bus) {
         ["2", "3", "4"],
         "nothing was committed"
     );
-    subscription.commit().await.unwrap();
+    commit_returned(subscription.as_mut(), &[&topic]).await.unwrap();
     drop(subscription);
 
     bus.append(vec![record(&topic, "key", "5")]).await.unwrap();
@@ -208,7 +211,7 @@ async fn groups_read_independently(bus: &dyn Bus) {
     let mut one = bus.subscribe(&unique("one"), &[&topic]).await.unwrap();
     let mut two = bus.subscribe(&unique("two"), &[&topic]).await.unwrap();
     assert_eq!(values(&read(one.as_mut(), 2).await), ["1", "2"]);
-    one.commit().await.unwrap();
+    commit_returned(one.as_mut(), &[&topic]).await.unwrap();
     assert_eq!(values(&read(two.as_mut(), 2).await), ["1", "2"]);
 }
 
@@ -230,7 +233,7 @@ async fn a_member_takes_over_from_one_that_left(bus: &dyn Bus) {
         keys.map(String::from).into(),
         "what the first did not commit comes to the second"
     );
-    stayer.commit().await.unwrap();
+    commit_returned(stayer.as_mut(), &[&topic]).await.unwrap();
 }
 
 async fn topics_stay_apart(bus: &dyn Bus) {
@@ -260,7 +263,7 @@ async fn lag_counts_what_is_not_committed(bus: &dyn Bus) {
     let mut subscription = bus.subscribe(&group, &[&topic]).await.unwrap();
     read(subscription.as_mut(), 3).await;
     assert_eq!(behind().await, 4, "reading is not committing");
-    subscription.commit().await.unwrap();
+    commit_returned(subscription.as_mut(), &[&topic]).await.unwrap();
     assert_eq!(behind().await, 1);
 }
 

@@ -28,7 +28,6 @@ pub async fn events(store: Arc<dyn Events>) {
     latency::the_first_delay_of_an_event_counts(store).await;
     latency::providers_with_many_samples_are_thinned_by_person(store).await;
     latency::one_person_does_not_bring_all_samples(store).await;
-    history::counts_are_by_provider_and_type(store).await;
     decisions::explanations_stay_as_they_are(store).await;
     decisions::trials_come_newest_first(store).await;
     decisions::forecasts_come_newest_first(store).await;

@@ -28,8 +28,8 @@ use self::{
     rows::{EventRow, ExplanationRow, ForecastRow, LatencyRow, OccurrenceRow, TouchRow, TrialRow},
 };
 use super::{
-    EventCount, Events, Holdings, LatencySample, ProfileDoubt, Sample, StoredEvent, StoredExplanation,
-    StoredForecast, StoredTrial, Touch, TouchKind, WriteReport,
+    Events, Holdings, LatencySample, ProfileDoubt, Sample, StoredEvent, StoredExplanation, StoredForecast,
+    StoredTrial, Touch, TouchKind, WriteReport,
     shares::{PeopleShare, Shares},
 };
 use crate::StoreError;
@@ -412,19 +412,6 @@ impl Events for ClickHouseEvents {
             row.read(stands_for)
         });
         samples.collect()
-    }
-
-    async fn counts(&self) -> Result<Vec<EventCount>, StoreError> {
-        let query = self.client.query(
-            "SELECT esp, event_type, count() FROM email_events FINAL GROUP BY esp, event_type ORDER BY esp, event_type",
-        );
-        let counts: Vec<(String, String, u64)> = self.answer(query.fetch_all()).await?;
-        let counts = counts.into_iter().map(|(esp, event_type, events)| EventCount {
-            esp,
-            event_type,
-            events,
-        });
-        Ok(counts.collect())
     }
 
     async fn save_explanations(&self, explanations: &[&StoredExplanation]) -> Result<(), StoreError> {

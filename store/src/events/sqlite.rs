@@ -22,8 +22,8 @@ use tokio_util::{
 };
 
 use super::{
-    EXPLANATION_DAYS, EventCount, Events, Holdings, LatencySample, ProfileDoubt, Sample, StoredEvent,
-    StoredExplanation, StoredForecast, StoredTrial, Touch, WriteReport, campaign_type, payload_bytes,
+    EXPLANATION_DAYS, Events, Holdings, LatencySample, ProfileDoubt, Sample, StoredEvent, StoredExplanation,
+    StoredForecast, StoredTrial, Touch, WriteReport, campaign_type, payload_bytes,
     shares::{PeopleShare, Shares},
 };
 use crate::{
@@ -373,21 +373,6 @@ impl Events for SqliteEvents {
             })
         })
         .await
-    }
-
-    async fn counts(&self) -> Result<Vec<EventCount>, StoreError> {
-        let rows: Vec<(String, String, i64)> = sqlx::query_as(
-            "SELECT esp, event_type, COUNT(*) FROM email_events GROUP BY esp, event_type ORDER BY esp, event_type",
-        )
-        .fetch_all(self.events.readers())
-        .await
-        .map_err(classify)?;
-        let counts = rows.into_iter().map(|(esp, event_type, events)| EventCount {
-            esp,
-            event_type,
-            events: events.unsigned_abs(),
-        });
-        Ok(counts.collect())
     }
 
     async fn save_explanations(&self, explanations: &[&StoredExplanation]) -> Result<(), StoreError> {

@@ -1,9 +1,11 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use event::Timestamp;
+use prometheus_client::{encoding::text::encode, registry::Registry};
 use sendflowr_store::{
     StoreError,
     bus::{Bus, DEAD_LETTERS_TOPIC, SqliteBus, SqliteBusConfig},
+    testing::commit_returned,
 };
 
 use crate::support::{next, open_bus, record, values};
@@ -27,9 +29,19 @@ async fn concurrent_appends_share_commits() {
     for appended in futures::future::join_all(appends).await {
         appended.unwrap().unwrap();
     }
-    let counts = bus.append_counts();
-    assert_eq!(counts.records, 1_000);
-    assert!(counts.commits <= 100, "{counts:?}");
+    let mut registry = Registry::default();
+    bus.register_metrics(&mut registry);
+    let mut text = String::new();
+    encode(&mut text, &registry).unwrap();
+    let count = |name: &str| -> u64 {
+        let value = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap().parse().unwrap()
+    };
+    assert_eq!(count("sendflowr_bus_appended_records_total"), 1_000);
+    let commits = count("sendflowr_bus_commits_total");
+    assert!(commits <= 100, "{commits}");
 }
 
 #[tokio::test]
@@ -93,7 +105,7 @@ async fn a_partition_has_one_reader_at_a_time() {
     assert_eq!(values(&next(first.as_mut()).await), ["1"]);
     let mut second = other_process.subscribe("g", &["t"]).await.unwrap();
     assert_eq!(second.poll(10, SILENCE).await.unwrap(), []);
-    first.commit().await.unwrap();
+    commit_returned(first.as_mut(), &["t"]).await.unwrap();
     drop(first);
     bus.append(vec![record("t", "2")]).await.unwrap();
     assert_eq!(
@@ -116,7 +128,7 @@ async fn work_longer_than_the_lease_keeps_it() {
     next(worker.as_mut()).await;
     let mut idle = bus.subscribe("g", &["t"]).await.unwrap();
     assert_eq!(idle.poll(10, Duration::from_millis(1_800)).await.unwrap(), []);
-    worker.commit().await.unwrap();
+    commit_returned(worker.as_mut(), &["t"]).await.unwrap();
 }
 
 #[tokio::test]
@@ -135,7 +147,7 @@ async fn a_lost_lease_refuses_the_commit() {
     let mut heir = bus.subscribe("g", &["t"]).await.unwrap();
     assert_eq!(values(&next(heir.as_mut()).await), ["1"]);
 
-    let error = sleeper.commit().await.unwrap_err();
+    let error = commit_returned(sleeper.as_mut(), &["t"]).await.unwrap_err();
     assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
     assert_eq!(bus.lag("g", &["t"]).await.unwrap()[0].records, 1);
     // It sees so when it next renews its lease.
@@ -146,7 +158,7 @@ async fn a_lost_lease_refuses_the_commit() {
         }
     }
     assert_eq!((sleeper.losses(), heir.losses()), (1, 0));
-    heir.commit().await.unwrap();
+    commit_returned(heir.as_mut(), &["t"]).await.unwrap();
     assert_eq!(bus.lag("g", &["t"]).await.unwrap()[0].records, 0);
 }
 
@@ -235,7 +247,7 @@ async fn closing_frees_partitions_and_reopening_reads_on() {
         .unwrap();
     let mut subscription = bus.subscribe("g", &["t"]).await.unwrap();
     subscription.poll(1, SILENCE).await.unwrap();
-    subscription.commit().await.unwrap();
+    commit_returned(subscription.as_mut(), &["t"]).await.unwrap();
     bus.close().await;
     assert!(matches!(
         bus.append(vec![record("t", "3")]).await,
@@ -260,7 +272,7 @@ async fn a_new_log_is_read_from_its_beginning() {
         .unwrap();
     let mut subscription = bus.subscribe("g", &["t"]).await.unwrap();
     next(subscription.as_mut()).await;
-    subscription.commit().await.unwrap();
+    commit_returned(subscription.as_mut(), &["t"]).await.unwrap();
     drop(subscription);
     bus.close().await;
     std::fs::remove_file(folder.path().join("bus.db")).unwrap();
@@ -287,9 +299,9 @@ async fn old_records_go_when_every_group_has_read_them() {
     let mut slow = bus.subscribe("slow", &["read", "unread"]).await.unwrap();
     let mut fast = bus.subscribe("fast", &["read"]).await.unwrap();
     assert_eq!(slow.poll(1_100, SILENCE).await.unwrap().len(), 1_100);
-    slow.commit().await.unwrap();
+    commit_returned(slow.as_mut(), &["read", "unread"]).await.unwrap();
     assert_eq!(fast.poll(2_000, SILENCE).await.unwrap().len(), 1_200);
-    fast.commit().await.unwrap();
+    commit_returned(fast.as_mut(), &["read"]).await.unwrap();
 
     let now = Timestamp::from(std::time::SystemTime::now());
     let days = |days: i64| now.plus_millis(days * 24 * 60 * 60 * 1_000);

@@ -2,7 +2,7 @@
 
 use std::{io::Result, sync::Arc, time::Duration};
 
-use event::settings::Secret;
+use event::{Timestamp, settings::Secret};
 use rustls::{
     ServerConfig,
     pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
@@ -238,7 +238,11 @@ async fn https_is_spoken_with_a_server_that_the_configured_certificate_vouches_f
 async fn a_server_that_stops_answering_is_an_outage() {
     let server = serve(HANGING, false).await;
     let store = connect(server.settings()).await.unwrap();
-    let asked = tokio::time::timeout(Duration::from_secs(10), store.counts()).await;
+    let asked = tokio::time::timeout(
+        Duration::from_secs(10),
+        store.latency_samples(Timestamp::default(), 1),
+    )
+    .await;
     let error = asked.unwrap().unwrap_err();
     assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
     assert!(error.to_string().contains("no answer within 1s"), "{error}");

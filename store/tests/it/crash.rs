@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use sendflowr_store::bus::Bus;
+use sendflowr_store::{bus::Bus, testing::commit_returned};
 
 use crate::support::{next, open_bus, record};
 
@@ -36,7 +36,7 @@ async fn child() {
     let mut subscription = bus.subscribe("g", &["t"]).await.unwrap();
     loop {
         let records = subscription.poll(50, Duration::from_millis(100)).await.unwrap();
-        subscription.commit().await.unwrap();
+        commit_returned(subscription.as_mut(), &["t"]).await.unwrap();
         if let Some(last) = records.last() {
             println!("\ncommitted {}", last.position.offset);
         }
@@ -79,7 +79,7 @@ async fn killed_in_the_middle_nothing_acknowledged_is_lost() {
                 .entry(String::from_utf8(record.value).unwrap())
                 .or_default() += 1;
         }
-        fresh.commit().await.unwrap();
+        commit_returned(fresh.as_mut(), &["t"]).await.unwrap();
     }
     for value in &acknowledged {
         assert_eq!(times_found.get(value), Some(&1), "{value}");

@@ -22,6 +22,7 @@ use sendflowr_store::{
     StoreError,
     bus::{Bus, DEAD_LETTERS_TOPIC, EVENTS_TOPIC, NewRecord, RawKafkaConfig, Subscription},
     conformance,
+    testing::commit_returned,
 };
 use tokio::{
     net::TcpListener,
@@ -164,7 +165,7 @@ async fn members_share_the_work_and_nothing_is_lost_when_one_leaves() {
     world.append(numbered(&topic, 1_000)).await.unwrap();
     let mut one = world.subscribe(&group, &[&topic]).await.unwrap();
     read(one.as_mut(), 1_000).await;
-    one.commit().await.unwrap();
+    commit_returned(one.as_mut(), &[&topic]).await.unwrap();
 
     let mut two = world.subscribe(&group, &[&topic]).await.unwrap();
     let deadline = Instant::now() + PATIENCE;
@@ -191,7 +192,7 @@ async fn members_share_the_work_and_nothing_is_lost_when_one_leaves() {
         by_one.is_disjoint(&by_two),
         "a partition is read by one at a time"
     );
-    two.commit().await.unwrap();
+    commit_returned(two.as_mut(), &[&topic]).await.unwrap();
 
     // What the first member read and did not commit is read by the second.
     drop(one);
@@ -201,7 +202,7 @@ async fn members_share_the_work_and_nothing_is_lost_when_one_leaves() {
         for record in two.poll(500, Duration::from_millis(200)).await.unwrap() {
             by_two.insert(record.key);
         }
-        two.commit().await.unwrap();
+        commit_returned(two.as_mut(), &[&topic]).await.unwrap();
     }
 }
 
@@ -231,10 +232,10 @@ async fn a_commit_tells_that_partitions_have_moved() {
         one.losses(),
         two.losses()
     );
-    let error = one.commit().await.unwrap_err();
+    let error = commit_returned(one.as_mut(), &[&topic]).await.unwrap_err();
     assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
     assert!(error.to_string().contains("moved"), "{error}");
-    one.commit().await.unwrap();
+    commit_returned(one.as_mut(), &[&topic]).await.unwrap();
     assert!(by_two.is_subset(&all));
 
     // The records of partitions that stayed were committed: only those of the moved ones are left to read.
@@ -247,7 +248,7 @@ async fn a_commit_tells_that_partitions_have_moved() {
         read_by_two += more.len();
     }
     assert!(read_by_two < 300, "what the first member kept is not read again");
-    two.commit().await.unwrap();
+    commit_returned(two.as_mut(), &[&topic]).await.unwrap();
     assert_eq!(behind(&world, &group, &topic).await, 0);
 }
 

@@ -335,14 +335,11 @@ impl KafkaSubscription {
         span.next = offset + 1;
     }
 
-    /// Commits those returned records that `progress` covers; all of them if it is `None`.
-    async fn commit_returned(&mut self, progress: Option<&Progress>) -> Result<(), Failure> {
+    /// Commits those returned records that `progress` covers.
+    async fn commit_returned(&mut self, progress: &Progress) -> Result<(), Failure> {
         let mut done = Vec::with_capacity(self.returned.len());
         for (place, span) in &self.returned {
-            let next = match progress {
-                None => span.next,
-                Some(progress) => covered(progress, place).min(span.next),
-            };
+            let next = covered(progress, place).min(span.next);
             if next > span.first {
                 done.push((place.clone(), next));
             }
@@ -368,15 +365,6 @@ impl KafkaSubscription {
         self.returned.retain(|_, span| span.first < span.next);
         Ok(())
     }
-
-    async fn commit_and_tell(&mut self, progress: Option<&Progress>) -> Result<(), StoreError> {
-        self.forget_revoked();
-        self.commit_returned(progress).await?;
-        if mem::take(&mut self.has_lost) {
-            return Err(Failure::Moved.into());
-        }
-        Ok(())
-    }
 }
 
 #[async_trait]
@@ -393,12 +381,13 @@ impl Subscription for KafkaSubscription {
         Ok(records)
     }
 
-    async fn commit(&mut self) -> Result<(), StoreError> {
-        self.commit_and_tell(None).await
-    }
-
     async fn commit_through(&mut self, progress: &Progress) -> Result<(), StoreError> {
-        self.commit_and_tell(Some(progress)).await
+        self.forget_revoked();
+        self.commit_returned(progress).await?;
+        if mem::take(&mut self.has_lost) {
+            return Err(Failure::Moved.into());
+        }
+        Ok(())
     }
 
     fn losses(&self) -> u64 {

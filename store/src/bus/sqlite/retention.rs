@@ -148,7 +148,10 @@ mod tests {
     use event::grid::DAY_MS;
 
     use super::*;
-    use crate::bus::{Bus, NewRecord, SqliteBus, SqliteBusConfig};
+    use crate::{
+        bus::{Bus, NewRecord, SqliteBus, SqliteBusConfig},
+        testing::commit_returned,
+    };
 
     async fn open(folder: &tempfile::TempDir) -> SqliteBus {
         SqliteBus::open(folder.path(), SqliteBusConfig::default())
@@ -173,7 +176,7 @@ mod tests {
             .poll(10_000, Duration::from_millis(250))
             .await
             .unwrap();
-        subscription.commit().await.unwrap();
+        commit_returned(subscription.as_mut(), &[topic]).await.unwrap();
         records.iter().map(|record| record.position.offset).collect()
     }
 

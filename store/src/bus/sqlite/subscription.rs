@@ -165,47 +165,6 @@ impl SqliteSubscription {
         }
         Ok(records)
     }
-
-    /// Commits those returned records that `progress` covers; all of them if it is `None`.
-    async fn commit_returned(&mut self, progress: Option<&Progress>) -> Result<(), StoreError> {
-        if self.partitions.iter().any(|partition| partition.lost) {
-            for partition in &mut self.partitions {
-                partition.lost = false;
-            }
-            return Err(unavailable(
-                "another member of the group took over before the commit",
-            ));
-        }
-        let mut done = Vec::with_capacity(self.partitions.len());
-        for (index, partition) in self.partitions.iter().enumerate() {
-            let (Some(next), Some(first)) = (partition.next, partition.pending) else {
-                continue;
-            };
-            let through = match progress {
-                None => next,
-                Some(progress) => {
-                    let covered = progress.next(&partition.topic, 0).unwrap_or(0);
-                    i64::try_from(covered).unwrap_or(i64::MAX).min(next)
-                }
-            };
-            if through > first {
-                done.push((index, through));
-            }
-        }
-        if done.is_empty() {
-            return Ok(());
-        }
-        let offsets: Vec<(&str, i64)> = done
-            .iter()
-            .map(|(index, through)| (self.partitions[*index].topic.as_str(), *through))
-            .collect();
-        self.shared.groups.commit(&self.member, &offsets).await?;
-        for (index, through) in done {
-            let partition = &mut self.partitions[index];
-            partition.pending = partition.next.filter(|next| through < *next).map(|_| through);
-        }
-        Ok(())
-    }
 }
 
 #[async_trait]
@@ -226,12 +185,39 @@ impl Subscription for SqliteSubscription {
         }
     }
 
-    async fn commit(&mut self) -> Result<(), StoreError> {
-        self.commit_returned(None).await
-    }
-
     async fn commit_through(&mut self, progress: &Progress) -> Result<(), StoreError> {
-        self.commit_returned(Some(progress)).await
+        if self.partitions.iter().any(|partition| partition.lost) {
+            for partition in &mut self.partitions {
+                partition.lost = false;
+            }
+            return Err(unavailable(
+                "another member of the group took over before the commit",
+            ));
+        }
+        let mut done = Vec::with_capacity(self.partitions.len());
+        for (index, partition) in self.partitions.iter().enumerate() {
+            let (Some(next), Some(first)) = (partition.next, partition.pending) else {
+                continue;
+            };
+            let covered = progress.next(&partition.topic, 0).unwrap_or(0);
+            let through = i64::try_from(covered).unwrap_or(i64::MAX).min(next);
+            if through > first {
+                done.push((index, through));
+            }
+        }
+        if done.is_empty() {
+            return Ok(());
+        }
+        let offsets: Vec<(&str, i64)> = done
+            .iter()
+            .map(|(index, through)| (self.partitions[*index].topic.as_str(), *through))
+            .collect();
+        self.shared.groups.commit(&self.member, &offsets).await?;
+        for (index, through) in done {
+            let partition = &mut self.partitions[index];
+            partition.pending = partition.next.filter(|next| through < *next).map(|_| through);
+        }
+        Ok(())
     }
 
     fn losses(&self) -> u64 {

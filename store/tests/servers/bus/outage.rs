@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use sendflowr_store::{
     StoreError,
     bus::{Bus, NewRecord, RawKafkaConfig},
+    testing::commit_returned,
 };
 use tokio::time::Instant;
 
@@ -56,7 +57,7 @@ async fn an_outage_is_told_quickly_and_ends_by_itself() {
     }
 
     assert!(world.ping().await.is_err());
-    let commit = subscription.commit().await;
+    let commit = commit_returned(subscription.as_mut(), &[&topic]).await;
     assert!(
         matches!(commit, Err(StoreError::Unavailable { .. })),
         "{commit:?}"
@@ -83,7 +84,7 @@ async fn an_outage_is_told_quickly_and_ends_by_itself() {
             Err(error) => assert!(matches!(error, StoreError::Unavailable { .. }), "{error}"),
         }
     }
-    while let Err(error) = subscription.commit().await {
+    while let Err(error) = commit_returned(subscription.as_mut(), &[&topic]).await {
         assert!(Instant::now() < deadline, "{error}");
         subscription.poll(500, Duration::from_millis(200)).await.unwrap();
     }

@@ -8,6 +8,7 @@ use rdkafka::{
 use sendflowr_store::{
     StoreError,
     bus::{Bus, NewRecord},
+    testing::commit_returned,
 };
 
 use super::{
@@ -30,7 +31,7 @@ async fn records_deleted_before_a_group_has_read_them_are_told_as_lost() {
     world.append(numbered(&topic, 30)).await.unwrap();
     let mut subscription = world.subscribe(&group, &[&topic]).await.unwrap();
     read(subscription.as_mut(), 30).await;
-    subscription.commit().await.unwrap();
+    commit_returned(subscription.as_mut(), &[&topic]).await.unwrap();
     drop(subscription);
     world.append(numbered(&topic, 60)).await.unwrap();
     let lost = async || -> u64 {
