@@ -449,6 +449,27 @@ async fn old_events_end_when_an_age_is_set() {
         .unwrap();
     assert_eq!(history, batch[1..]);
 
+    // A decision may be asked for any moment: its explanation ages from when it is stored.
+    let explanations =
+        [days_ago(100), now, "2150-01-01T00:00:00Z".parse().unwrap()].map(|decided_at| StoredExplanation {
+            reference: format!("decided at {decided_at}"),
+            universal_id: person(1),
+            decided_at,
+            body: "{}".into(),
+            trial: None,
+            forecast: None,
+        });
+    let saved: Vec<&StoredExplanation> = explanations.iter().collect();
+    store.save_explanations(&saved).await.unwrap();
+    database.run("OPTIMIZE TABLE timing_explanations FINAL").await;
+    for explanation in &explanations {
+        let found = store.explanation(&explanation.reference).await.unwrap();
+        assert_eq!(found.as_ref(), Some(explanation));
+    }
+    let stored_now = "SELECT count() FROM timing_explanations \
+                      WHERE abs(dateDiff('minute', toDateTime(intDiv(bitNot(version), 1000)), now())) <= 5";
+    assert_eq!(database.number(stored_now).await, 3);
+
     let ages =
         "SELECT count() FROM system.tables WHERE database = currentDatabase() AND engine_full LIKE '%TTL%'";
     assert_eq!(database.number(ages).await, 3);

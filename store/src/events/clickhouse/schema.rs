@@ -74,11 +74,16 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
     applied_at DateTime64(3, 'UTC') DEFAULT now64(3)
 ) ENGINE = ReplacingMergeTree ORDER BY version";
 
-/// Tables whose rows expire, the column that determines their age, and the maximum number of days that they are kept.
+/// Tables whose rows expire, the time that determines their age, and the maximum number of days that they are kept. Explanations
+/// age from when they were stored, which their version tells: a decision may be asked for any moment.
 const AGEING: [(&str, &str, u64); 3] = [
     ("email_events", "timestamp", u64::MAX),
     ("message_sent_times", "sent_at", u64::MAX),
-    ("timing_explanations", "decided_at", EXPLANATION_DAYS),
+    (
+        "timing_explanations",
+        "intDiv(bitNot(version), 1000)",
+        EXPLANATION_DAYS,
+    ),
 ];
 
 #[derive(Row, Serialize, Deserialize)]
@@ -166,7 +171,7 @@ fn statements(sql: &str) -> Vec<String> {
 /// Sets or removes the age after which rows are dropped. Changes nothing if it is already right, since a change rewrites what
 /// is stored.
 pub(super) async fn set_ttl(client: &Client, ttl_days: Option<u64>) -> Result<(), Error> {
-    for (table, column, most) in AGEING {
+    for (table, since, most) in AGEING {
         let days = ttl_days.unwrap_or(u64::MAX).min(most);
         let days = (days < u64::MAX).then_some(days);
         let engine: String = client
@@ -175,7 +180,7 @@ pub(super) async fn set_ttl(client: &Client, ttl_days: Option<u64>) -> Result<()
             .fetch_one()
             .await?;
         let present = present_ttl(&engine);
-        let wanted = days.map(|days| format!("toDateTime({column}) + toIntervalDay({days})"));
+        let wanted = days.map(|days| format!("toDateTime({since}) + toIntervalDay({days})"));
         if present == wanted.as_deref() {
             continue;
         }
