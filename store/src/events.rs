@@ -147,11 +147,12 @@ impl ProfileDoubt {
 /// Stores events and explanations, and whether profiles, which are made from events, can be believed.
 #[async_trait]
 pub trait Events: Send + Sync {
-    /// Writes a batch. An event whose id is already stored changes nothing.
+    /// Writes a batch. An event whose id is already stored changes nothing, even if it has another time now.
     ///
     /// # Errors
-    /// [`StoreError::Rejected`] when the batch contains something that can never be stored, [`StoreError::Unavailable`] when
-    /// the write may be retried. In both cases nothing of the batch is stored.
+    /// [`StoreError::Rejected`] when the batch contains something that can never be stored; nothing of it is stored then.
+    /// [`StoreError::TooMuch`] and [`StoreError::Unavailable`] when the write may be retried; some of the batch may be stored,
+    /// and it is right to write all of it again.
     async fn write(&self, batch: &[StoredEvent]) -> Result<WriteReport, StoreError>;
 
     /// Returns the events of one person under all of `ids` (a person's id and its aliases) from `since` on: the newest `limit`

@@ -35,6 +35,7 @@ pub async fn events(store: Arc<dyn Events>) {
     decisions::one_person_does_not_bring_all_decisions(store).await;
     decisions::touches_are_deliveries_and_human_answers(store).await;
     history::the_first_verdict_on_an_event_counts(store).await;
+    history::of_one_id_with_two_times_the_first_counts(store).await;
     erasure::all_events_of_an_id_are_read_page_by_page(store).await;
     erasure::people_are_erased_and_others_stay(store).await;
     doubts::profiles_are_doubted_until_each_consumer_trusts_them(store).await;

@@ -1,7 +1,10 @@
 //! The event store that scales out: ClickHouse, through its HTTP interface.
 //!
-//! Writing an event again changes nothing that can be read: the table keeps one row per id, and until its parts are merged the
-//! queries do the deduplication. A batch is written in one insert. If that fails, some of it may be stored; it is reported as a
+//! Writing an event again changes nothing that can be read: of the rows with one id, every query takes the first that was stored.
+//! Merges leave one row per id and time. A report on a message without a time of its own has the time of its receipt and one id
+//! all day, so that its id may stay in several rows; all of them are of one UTC day, which is why queries look for the first row
+//! from the beginning of the day on. Only two things do not go by it: the sending time of a message is the earliest of the rows,
+//! and the list of people may name somebody whose only event of the time is such a repetition. A batch is written in one insert. If that fails, some of it may be stored; it is reported as a
 //! failure, and writing the whole batch again is always right.
 
 mod config;
@@ -18,7 +21,7 @@ use std::{
 
 use async_trait::async_trait;
 use clickhouse::{Client, RowOwned, RowRead, error::Error, query::Query};
-use event::{Event, Timestamp, UniversalId, profile::Profile};
+use event::{Event, Timestamp, UniversalId, grid::DAY_MS, profile::Profile};
 use tokio::time::timeout;
 use twox_hash::XxHash64;
 
@@ -236,14 +239,20 @@ impl Events for ClickHouseEvents {
         }
         let ids: Vec<&str> = ids.iter().map(UniversalId::as_str).collect();
         let mut query = self.client.query(
-            "SELECT ?fields FROM email_events \
+            "SELECT ?fields FROM (SELECT ?fields FROM email_events \
              PREWHERE universal_id IN ? WHERE timestamp >= fromUnixTimestamp64Milli(toInt64(?), 'UTC') \
-             ORDER BY timestamp DESC, event_id DESC, version DESC LIMIT 1 BY event_id LIMIT ?",
+             ORDER BY event_id, version DESC, timestamp LIMIT 1 BY event_id) \
+             WHERE timestamp >= fromUnixTimestamp64Milli(toInt64(?), 'UTC') \
+             ORDER BY timestamp DESC, event_id DESC LIMIT ?",
         );
         if ids.len() <= PEOPLE_PER_THREAD {
             query = query.with_setting("max_threads", "1");
         }
-        let query = query.bind(ids).bind(since.as_millis()).bind(limit as u64);
+        let query = query
+            .bind(ids)
+            .bind(day_of(since))
+            .bind(since.as_millis())
+            .bind(limit as u64);
         let mut history = self.events(query).await?;
         // The query returns the newest first; the caller gets the oldest first.
         history.reverse();
@@ -262,7 +271,8 @@ impl Events for ClickHouseEvents {
             let mut query = self.client.query(
                 "SELECT ?fields FROM (SELECT ?fields, event_id FROM email_events \
                  PREWHERE universal_id IN ? WHERE timestamp >= fromUnixTimestamp64Milli(toInt64(?), 'UTC') \
-                 ORDER BY event_id, version DESC LIMIT 1 BY event_id) \
+                 ORDER BY event_id, version DESC, timestamp LIMIT 1 BY event_id) \
+                 WHERE timestamp >= fromUnixTimestamp64Milli(toInt64(?), 'UTC') \
                  ORDER BY universal_id, timestamp DESC, event_id DESC LIMIT ? BY universal_id",
             );
             if some.len() <= PEOPLE_PER_THREAD {
@@ -270,6 +280,7 @@ impl Events for ClickHouseEvents {
             }
             let mut cursor = query
                 .bind(some)
+                .bind(day_of(since))
                 .bind(since.as_millis())
                 .bind(limit as u64)
                 .fetch::<OccurrenceRow<'_>>()
@@ -386,26 +397,29 @@ impl Events for ClickHouseEvents {
             .client
             .query(&format!(
                 // The first-written version of an event decides its delay, or that it has none, so this is checked after the
-                // version is chosen. Versions are chosen in the order of the table, which takes less time than sorting by id
-                // alone. Only delivered events have a delay.
+                // version is chosen. Versions are chosen day by day, nearly in the order of the table, which takes less time
+                // than sorting by id alone. Only delivered events have a delay.
                 "SELECT ?fields FROM (SELECT event_id, universal_id, esp, campaign_id, \
                  metadata['campaign_type'] AS campaign_type, metadata['payload_bytes'] AS payload_bytes, mailbox_provider, \
                  timestamp AS delivered_at, delivery_latency_ms, assumeNotNull(delivery_latency_ms) AS latency_ms \
                  FROM email_events WHERE event_type = 'delivered' \
                  AND timestamp >= fromUnixTimestamp64Milli(toInt64(?), 'UTC') AND ({}) \
-                 ORDER BY universal_id, timestamp, event_id, version DESC \
-                 LIMIT 1 BY universal_id, timestamp, event_id) \
-                 WHERE delivery_latency_ms IS NOT NULL ORDER BY delivered_at DESC, event_id DESC LIMIT ?",
+                 ORDER BY universal_id, toDate32(timestamp), event_id, version DESC, timestamp \
+                 LIMIT 1 BY universal_id, toDate32(timestamp), event_id) \
+                 WHERE delivery_latency_ms IS NOT NULL \
+                 AND delivered_at >= fromUnixTimestamp64Milli(toInt64(?), 'UTC') ORDER BY delivered_at DESC, event_id DESC LIMIT ?",
                 of_each.join(" OR ")
             ))
-            .bind(since.as_millis());
+            .bind(day_of(since));
         for (esp, bound) in shares.each() {
             query = query.bind(esp);
             if let Some(bound) = bound {
                 query = query.bind(bound);
             }
         }
-        let query = query.bind(shares.limit(per_provider) as u64);
+        let query = query
+            .bind(since.as_millis())
+            .bind(shares.limit(per_provider) as u64);
         let rows: Vec<LatencyRow> = self.answer(query.fetch_all()).await?;
         let samples = rows.into_iter().map(|row| {
             let stands_for = shares.stands_for(&row.esp);
@@ -482,12 +496,16 @@ impl Events for ClickHouseEvents {
                     "SELECT ?fields FROM (SELECT ?fields, machine FROM email_events WHERE universal_id IN ? \
                      AND timestamp >= fromUnixTimestamp64Milli(toInt64(?), 'UTC') \
                      AND timestamp < fromUnixTimestamp64Milli(toInt64(?), 'UTC') \
-                     AND event_type IN ? ORDER BY event_id, version DESC LIMIT 1 BY event_id) WHERE NOT machine",
+                     AND event_type IN ? ORDER BY event_id, version DESC, timestamp LIMIT 1 BY event_id) \
+                     WHERE NOT machine AND timestamp >= fromUnixTimestamp64Milli(toInt64(?), 'UTC') \
+                     AND timestamp < fromUnixTimestamp64Milli(toInt64(?), 'UTC')",
                 )
                 .bind(some)
+                .bind(day_of(since))
+                .bind(day_of(until.plus_millis(DAY_MS)))
+                .bind(&types[..])
                 .bind(since.as_millis())
-                .bind(until.as_millis())
-                .bind(&types[..]);
+                .bind(until.as_millis());
             let rows: Vec<TouchRow> = self.answer(query.fetch_all()).await?;
             for row in rows {
                 touches.push(row.read()?);
@@ -513,12 +531,17 @@ impl Events for ClickHouseEvents {
                 "SELECT ?fields FROM email_events \
                  PREWHERE universal_id = ? WHERE timestamp >= fromUnixTimestamp64Milli(toInt64(?), 'UTC') \
                  AND (timestamp, event_id) > (fromUnixTimestamp64Milli(toInt64(?), 'UTC'), ?) \
+                 AND (event_id, timestamp) IN (SELECT event_id, argMin(timestamp, (bitNot(version), timestamp)) \
+                 FROM email_events PREWHERE universal_id = ? \
+                 WHERE timestamp >= fromUnixTimestamp64Milli(toInt64(?), 'UTC') GROUP BY event_id) \
                  ORDER BY timestamp, event_id, version DESC LIMIT 1 BY timestamp, event_id LIMIT ?",
             )
             .bind(id.as_str())
             .bind(since.as_millis())
             .bind(since.as_millis())
             .bind(event_id)
+            .bind(id.as_str())
+            .bind(day_of(since))
             .bind(limit as u64);
         self.events(query).await
     }
@@ -563,6 +586,11 @@ impl Events for ClickHouseEvents {
             .query("INSERT INTO ping SELECT max(timestamp) FROM email_events WHERE universal_id = ''");
         self.answer(query.execute()).await
     }
+}
+
+/// Returns when the UTC day of `at` begins, in milliseconds since 1970: all rows with one event id are of one day.
+fn day_of(at: Timestamp) -> i64 {
+    at.as_millis().div_euclid(DAY_MS) * DAY_MS
 }
 
 /// Returns the key of a message in `message_sent_times`, as the table's view computes it. All ids have the same length, so the

@@ -262,3 +262,91 @@ pub(super) async fn the_first_verdict_on_an_event_counts(store: &dyn Events) {
     assert_eq!(store.history(ids, beginning, 10).await.unwrap(), first);
     assert_eq!(store.holdings(ids).await.unwrap().events, 2);
 }
+
+/// A report on a message without a time of its own has that of its receipt, and one id all day.
+pub(super) async fn of_one_id_with_two_times_the_first_counts(store: &dyn Events) {
+    let (person, esp) = (person("told twice"), unique("esp"));
+    // Earlier than the times that the other checks of delays read.
+    let noon = moment("2030-06-01T12:00:00Z");
+    let at = |hours: i64| noon.plus_millis(hours * 3_600_000);
+    let report = |hours: i64| {
+        let mut stored = bare(&person, EventType::Delivered, at(hours));
+        stored.event.esp = esp.clone();
+        stored.event.message_id = Some(format!("m{hours}"));
+        stored.enrichment.delivery_latency_ms = Some(hours * 1_000);
+        stored
+    };
+    let first = [report(0), report(2), report(4)];
+    // Received again later, and earlier: dead letters are put back with their first time.
+    let mut again = first.clone();
+    for (stored, hours) in again.iter_mut().zip([1, 6, -3]) {
+        stored.event.timestamp = at(hours);
+        stored.event.message_id = Some("again".into());
+        stored.enrichment.delivery_latency_ms = Some(hours * 1_000);
+    }
+    store.write(&first).await.unwrap();
+    store.write(&again[..1]).await.unwrap();
+    store.write(&again).await.unwrap();
+
+    let ids = std::slice::from_ref(&person);
+    assert_eq!(store.holdings(ids).await.unwrap().events, 3);
+    // What begins or ends between the two times has the event if its first time is in it.
+    for since in [-4, -2, 1, 3, 5] {
+        let kept = first.iter().filter(|stored| stored.event.timestamp >= at(since));
+        let kept: Vec<StoredEvent> = kept.cloned().collect();
+        assert_eq!(
+            store.history(ids, at(since), 10).await.unwrap(),
+            kept,
+            "since {since}"
+        );
+        let newest = kept.len().saturating_sub(1);
+        assert_eq!(
+            store.history(ids, at(since), 1).await.unwrap(),
+            kept[newest..],
+            "since {since}"
+        );
+        let mut profile = Profile::default();
+        for stored in kept.iter().rev() {
+            profile.apply(&stored.event, stored.enrichment.machine);
+        }
+        assert_eq!(store.profiles(ids, at(since), 10).await.unwrap(), [profile]);
+        let mut reached: Vec<Timestamp> = store
+            .touches(ids, at(since), at(20))
+            .await
+            .unwrap()
+            .iter()
+            .map(|touch| touch.at)
+            .collect();
+        reached.sort_unstable();
+        let times: Vec<Timestamp> = kept.iter().map(|stored| stored.event.timestamp).collect();
+        assert_eq!(reached, times, "since {since}");
+        let mut delays: Vec<i64> = store
+            .latency_samples(at(since), 1_000_000)
+            .await
+            .unwrap()
+            .iter()
+            .filter(|sample| sample.esp == esp)
+            .map(|sample| sample.latency_ms)
+            .collect();
+        delays.sort_unstable();
+        let measured: Vec<i64> = kept
+            .iter()
+            .filter_map(|stored| stored.enrichment.delivery_latency_ms)
+            .collect();
+        assert_eq!(delays, measured, "since {since}");
+    }
+    let before = store.touches(ids, at(-4), at(1)).await.unwrap();
+    assert_eq!(before.len(), 1, "the third was first stored with a later time");
+    for limit in [1, 2, 10] {
+        let mut read: Vec<StoredEvent> = Vec::new();
+        loop {
+            let last = read.last().map(|stored| &stored.event);
+            let mut page = store.events_of(&person, last, limit).await.unwrap();
+            if page.is_empty() {
+                break;
+            }
+            read.append(&mut page);
+        }
+        assert_eq!(read, first, "by {limit}");
+    }
+}
