@@ -1,7 +1,7 @@
 //! The embedded identity graph: SQLite, `identity.db`.
 //!
-//! Steady traffic repeats the same sightings again and again. Those seen recently are recognized by a fingerprint in memory and
-//! cost nothing; those recorded longer ago cost two reads; only new ones are written.
+//! Steady traffic repeats the same sightings again and again. Those that are recorded cost two reads; only new ones are written.
+//! The consumer does not even pass on those that it has seen recently.
 
 mod accounts;
 
