@@ -26,7 +26,20 @@ pub const MACHINE_OPENS: usize = 32;
 
 /// Number of times remembered for each signal, and for sent mail: only the newest counts, the others are used when a decision is
 /// replayed for an earlier moment.
-const SIGNAL_TIMES: usize = 4;
+pub const SIGNAL_TIMES: usize = 4;
+
+/// Types of events that hold for up to a year: what pauses mail, what lifts such a pause, and what the gap between mails counts
+/// from. Whoever rebuilds a profile from a limited number of events needs the newest [`SIGNAL_TIMES`] of each of these types
+/// however many others came later. Of bounces only the permanent ones.
+pub const LASTING: [EventType; 7] = [
+    EventType::Unsubscribed,
+    EventType::Resubscribed,
+    EventType::MarkedSpam,
+    EventType::SupportTicket,
+    EventType::Bounced,
+    EventType::Sent,
+    EventType::Delivered,
+];
 
 /// Something other than mail engagement that affects the next decisions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -167,8 +167,12 @@ pub trait Events: Send + Sync {
         limit: usize,
     ) -> Result<Vec<StoredEvent>, StoreError>;
 
-    /// Returns for each of these ids the profile built from its events from `since` on, in the order of the ids; at most the
-    /// newest `limit` events of each id. Reads no more of an event than a profile needs.
+    /// Returns for each of these ids the profile built from its events from `since` on, in the order of the ids: the newest
+    /// `limit` events of each id, and the newest [`SIGNAL_TIMES`] of each type in [`LASTING`], so that no number of later events
+    /// hides an unsubscription. Reads no more of an event than a profile needs.
+    ///
+    /// [`LASTING`]: event::profile::LASTING
+    /// [`SIGNAL_TIMES`]: event::profile::SIGNAL_TIMES
     ///
     /// # Errors
     /// [`StoreError`] when the store cannot be read.

@@ -2,15 +2,23 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use axum::http::StatusCode;
+use axum::{
+    body::Body,
+    http::{Request, StatusCode},
+};
 use event::{EventType, Identifier, IdentifierKind, MailboxProvider, Timestamp, UniversalId};
-use sendflowr_inference::{InferenceConfig, RawInferenceConfig};
+use sendflowr_inference::{Dependencies, InferenceConfig, RawInferenceConfig, Server};
 use serde_json::{Value, json};
-use store::{events::LatencySample, testing::eventually};
+use store::{
+    events::{Enrichment, LatencySample, StoredEvent},
+    testing::eventually,
+};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     NOW, TestApp,
     batch::Warnings,
+    call,
     fakes::{Stores, evening_clicks, event, id_of},
     now,
 };
@@ -184,10 +192,7 @@ async fn an_event_changes_the_next_decision() {
     assert_eq!(status, StatusCode::CONFLICT);
     assert_eq!(refusal["error"]["code"], "suppressed");
     assert_eq!(refusal["error"]["reason"], "marked_spam");
-    assert_eq!(
-        refusal["error"]["first_allowed_at"],
-        "2026-01-09T09:59:59.000Z".replace("09:59:59", "10:00:00")
-    );
+    assert_eq!(refusal["error"]["first_allowed_at"], "2026-01-09T10:00:00.000Z");
 }
 
 #[tokio::test]
@@ -235,6 +240,67 @@ async fn lost_profiles_are_rebuilt_and_never_put() {
     app.store_event(event("ann@example.com", EventType::Unsubscribed, now()));
     assert_eq!(app.post("/timing/decide", &request).await.0, StatusCode::CONFLICT);
     assert_eq!(app.profiles.puts.load(Ordering::SeqCst), 0);
+}
+
+/// On the real event store: it chooses which events a profile is rebuilt from.
+#[tokio::test]
+async fn no_number_of_later_events_hides_an_opt_out_or_the_last_mail_from_a_rebuilt_profile() {
+    let folder = tempfile::tempdir().unwrap();
+    let embedded = store::testing::open_embedded(folder.path()).await.unwrap();
+    let mut past = vec![
+        event(
+            "ann@example.com",
+            EventType::Unsubscribed,
+            now().plus_millis(-100 * 86_400_000),
+        ),
+        event("bob@example.com", EventType::Sent, now().plus_millis(-7_200_000)),
+    ];
+    for person in ["ann@example.com", "bob@example.com"] {
+        for minute in 1..=50 {
+            past.push(event(
+                person,
+                EventType::ProductView,
+                now().plus_millis(-minute * 60_000),
+            ));
+        }
+    }
+    let past: Vec<StoredEvent> = past
+        .into_iter()
+        .map(|event| StoredEvent {
+            event,
+            enrichment: Enrichment::default(),
+        })
+        .collect();
+    embedded.events.write(&past).await.unwrap();
+    let raw = json!({"breakers": {"unsubscribed_seconds": 31_536_000}});
+    let raw: RawInferenceConfig = serde_json::from_value(raw).unwrap();
+    let config = InferenceConfig {
+        history_events: 20,
+        ..InferenceConfig::try_from(raw).unwrap()
+    };
+    let dependencies = Dependencies {
+        events: embedded.events.clone(),
+        identities: embedded.identities.clone(),
+        profiles: embedded.profiles.clone(),
+        ..Stores::default().dependencies()
+    };
+    let server = Server::start(&config, dependencies, CancellationToken::new());
+    for (person, reason, first_allowed_at) in [
+        ("ann@example.com", "unsubscribed", "2026-09-29T10:00:00.000Z"),
+        ("bob@example.com", "minimum_gap", "2026-01-08T20:00:00.000Z"),
+    ] {
+        let question = json!({"email": person, "now": NOW, "minimum_gap_hours": 36});
+        let request = Request::post("/timing/decide")
+            .body(Body::from(question.to_string()))
+            .unwrap();
+        let (status, refusal) = call(server.router(), request).await;
+        assert_eq!(status, StatusCode::CONFLICT, "{refusal}");
+        assert_eq!(refusal["error"]["reason"], reason, "{refusal}");
+        assert_eq!(
+            refusal["error"]["first_allowed_at"], first_allowed_at,
+            "{refusal}"
+        );
+    }
 }
 
 #[tokio::test]

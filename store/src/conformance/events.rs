@@ -21,6 +21,7 @@ pub async fn events(store: Arc<dyn Events>) {
     history::writing_twice_changes_nothing(store).await;
     history::history_is_the_newest_in_order(store).await;
     history::profiles_are_what_events_make(store).await;
+    history::what_holds_for_long_is_not_hidden_by_later_events(store).await;
     history::sent_times_answer_in_order(store).await;
     history::people_are_known_by_their_events(store).await;
     history::people_are_listed_page_by_page(store).await;

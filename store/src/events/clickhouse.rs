@@ -4,8 +4,10 @@
 //! Merges leave one row per id and time. A report on a message without a time of its own has the time of its receipt and one id
 //! all day, so that its id may stay in several rows; all of them are of one UTC day, which is why queries look for the first row
 //! from the beginning of the day on. Only two things do not go by it: the sending time of a message is the earliest of the rows,
-//! and the list of people may name somebody whose only event of the time is such a repetition. A batch is written in one insert. If that fails, some of it may be stored; it is reported as a
-//! failure, and writing the whole batch again is always right.
+//! and the list of people may name somebody whose only event of the time is such a repetition.
+//!
+//! A batch is written in one insert. If that fails, some of it may be stored; it is reported as a failure, and writing the whole
+//! batch again is always right.
 
 mod config;
 mod connection;
@@ -21,7 +23,11 @@ use std::{
 
 use async_trait::async_trait;
 use clickhouse::{Client, RowOwned, RowRead, error::Error, query::Query};
-use event::{Event, Timestamp, UniversalId, grid::DAY_MS, profile::Profile};
+use event::{
+    Event, EventType, Timestamp, UniversalId,
+    grid::DAY_MS,
+    profile::{LASTING, Profile, SIGNAL_TIMES},
+};
 use tokio::time::timeout;
 use twox_hash::XxHash64;
 
@@ -181,6 +187,33 @@ impl ClickHouseEvents {
         events.into_iter().collect()
     }
 
+    /// Adds the events that a query about so many people returns to their profiles.
+    async fn build(
+        &self,
+        mut query: Query,
+        people: usize,
+        built: &mut HashMap<&str, Built>,
+    ) -> Result<(), StoreError> {
+        if people <= PEOPLE_PER_THREAD {
+            query = query.with_setting("max_threads", "1");
+        }
+        let mut cursor = query.fetch::<OccurrenceRow<'_>>().map_err(Failure::from)?;
+        self.answer(async {
+            while let Some(row) = cursor.next().await? {
+                let occurrence = match row.read() {
+                    Ok(occurrence) => occurrence,
+                    Err(error) => return Ok(Err(error)),
+                };
+                if let Some(built) = built.get_mut(row.universal_id) {
+                    built.profile.take(occurrence);
+                    built.events += 1;
+                }
+            }
+            Ok(Ok(()))
+        })
+        .await?
+    }
+
     async fn note_doubt(&self, consumer: &str, doubts: bool) -> Result<(), StoreError> {
         let query = self
             .client
@@ -192,6 +225,13 @@ impl ClickHouseEvents {
     async fn answer<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, StoreError> {
         Ok(within(self.request_timeout, work).await?)
     }
+}
+
+/// A profile, and the number of events that it was built from.
+#[derive(Default)]
+struct Built {
+    profile: Profile,
+    events: usize,
 }
 
 /// Returns the result of `work` if it comes in time.
@@ -266,42 +306,48 @@ impl Events for ClickHouseEvents {
         limit: usize,
     ) -> Result<Vec<Profile>, StoreError> {
         let keys: Vec<&str> = ids.iter().map(UniversalId::as_str).collect();
-        let mut profiles: HashMap<&str, Profile> = keys.iter().map(|id| (*id, Profile::default())).collect();
+        let mut built: HashMap<&str, Built> = keys.iter().map(|id| (*id, Built::default())).collect();
         for some in keys.chunks(PROFILES_PER_QUERY) {
-            let mut query = self.client.query(
+            let query = self.client.query(
                 "SELECT ?fields FROM (SELECT ?fields, event_id FROM email_events \
                  PREWHERE universal_id IN ? WHERE timestamp >= fromUnixTimestamp64Milli(toInt64(?), 'UTC') \
                  ORDER BY event_id, version DESC, timestamp LIMIT 1 BY event_id) \
                  WHERE timestamp >= fromUnixTimestamp64Milli(toInt64(?), 'UTC') \
                  ORDER BY universal_id, timestamp DESC, event_id DESC LIMIT ? BY universal_id",
             );
-            if some.len() <= PEOPLE_PER_THREAD {
-                query = query.with_setting("max_threads", "1");
-            }
-            let mut cursor = query
+            let query = query
                 .bind(some)
                 .bind(day_of(since))
                 .bind(since.as_millis())
-                .bind(limit as u64)
-                .fetch::<OccurrenceRow<'_>>()
-                .map_err(Failure::from)?;
-            let taken: Result<(), StoreError> = self
-                .answer(async {
-                    while let Some(row) = cursor.next().await? {
-                        let occurrence = match row.read() {
-                            Ok(occurrence) => occurrence,
-                            Err(error) => return Ok(Err(error)),
-                        };
-                        if let Some(profile) = profiles.get_mut(row.universal_id) {
-                            profile.take(occurrence);
-                        }
-                    }
-                    Ok(Ok(()))
-                })
-                .await?;
-            taken?;
+                .bind(limit as u64);
+            self.build(query, some.len(), &mut built).await?;
         }
-        Ok(keys.iter().map(|id| profiles[id].clone()).collect())
+        // Hardly anybody has more events than that.
+        let mut cut: Vec<&str> = Vec::new();
+        cut.extend(
+            built
+                .iter()
+                .filter(|(_, built)| built.events >= limit)
+                .map(|(id, _)| *id),
+        );
+        for some in cut.chunks(PROFILES_PER_QUERY) {
+            let query = self.client.query(
+                "SELECT ?fields FROM (SELECT ?fields, event_id FROM email_events \
+                 PREWHERE universal_id IN ? WHERE timestamp >= fromUnixTimestamp64Milli(toInt64(?), 'UTC') \
+                 AND event_type IN ? AND (event_type <> 'bounced' OR bounce_type = 'hard') \
+                 ORDER BY event_id, version DESC, timestamp LIMIT 1 BY event_id) \
+                 WHERE timestamp >= fromUnixTimestamp64Milli(toInt64(?), 'UTC') \
+                 ORDER BY universal_id, event_type, timestamp DESC, event_id DESC LIMIT ? BY universal_id, event_type",
+            );
+            let query = query
+                .bind(some)
+                .bind(day_of(since))
+                .bind(LASTING.map(EventType::as_str).as_slice())
+                .bind(since.as_millis())
+                .bind(SIGNAL_TIMES as u64);
+            self.build(query, some.len(), &mut built).await?;
+        }
+        Ok(keys.iter().map(|id| built[id].profile.clone()).collect())
     }
 
     async fn known(&self, ids: &[UniversalId]) -> Result<Vec<bool>, StoreError> {

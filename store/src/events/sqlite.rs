@@ -13,7 +13,10 @@ mod trials;
 use std::{path::Path, time::Duration};
 
 use async_trait::async_trait;
-use event::{Event, Timestamp, UniversalId, profile::Profile};
+use event::{
+    Event, EventType, Timestamp, UniversalId,
+    profile::{LASTING, Profile, SIGNAL_TIMES},
+};
 use futures::{Stream, StreamExt, TryStreamExt};
 use sqlx::{QueryBuilder, Row, sqlite::SqliteRow};
 use tokio_util::{
@@ -249,16 +252,29 @@ impl Events for SqliteEvents {
         since: Timestamp,
         limit: usize,
     ) -> Result<Vec<Profile>, StoreError> {
+        let lasting = rows::json(&LASTING.map(EventType::as_str));
         let mut profiles = Vec::with_capacity(ids.len());
         for id in ids {
-            let mut profile = Profile::default();
-            let mut rows = sqlx::query(rows::OCCURRENCES)
+            let (mut profile, mut count) = (Profile::default(), 0);
+            let newest = sqlx::query(rows::OCCURRENCES)
                 .bind(id.as_str())
                 .bind(since.to_string())
-                .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-                .fetch(self.events.readers());
+                .bind(i64::try_from(limit).unwrap_or(i64::MAX));
+            let mut rows = newest.fetch(self.events.readers());
             while let Some(row) = rows.try_next().await.map_err(classify)? {
                 profile.take(rows::occurrence(&row)?);
+                count += 1;
+            }
+            if count >= limit {
+                let lasting = sqlx::query(rows::LASTING)
+                    .bind(id.as_str())
+                    .bind(since.to_string())
+                    .bind(&lasting)
+                    .bind(SIGNAL_TIMES as i64);
+                let mut rows = lasting.fetch(self.events.readers());
+                while let Some(row) = rows.try_next().await.map_err(classify)? {
+                    profile.take(rows::occurrence(&row)?);
+                }
             }
             profiles.push(profile);
         }

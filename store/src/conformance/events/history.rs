@@ -1,6 +1,9 @@
 //! Events: written once, and read back by person, message and type.
 
-use event::{BounceType, EventType, MailboxProvider, Timestamp, UniversalId, profile::Profile};
+use event::{
+    BounceType, EventType, MailboxProvider, Timestamp, UniversalId,
+    profile::{LASTING, Profile, SIGNAL_TIMES, Signal},
+};
 
 use super::{bare, full, person};
 use crate::{
@@ -117,12 +120,19 @@ pub(super) async fn profiles_are_what_events_make(store: &dyn Events) {
     }
     store.write(&again).await.unwrap();
 
-    // For each id, the newest `limit` events from `since` on.
+    // For each id, the newest `limit` events from `since` on, and the newest of the types that hold for long.
     let expected = |person: &UniversalId, since: Timestamp, limit: usize| {
         let mut profile = Profile::default();
-        let mut events: Vec<&StoredEvent> = batch.iter().collect();
+        let mut events: Vec<&StoredEvent> = batch.iter().rev().collect();
         events.retain(|stored| stored.event.universal_id == *person && stored.event.timestamp >= since);
-        for stored in events.iter().rev().take(limit) {
+        let of_type = |event_type| {
+            let of_type = events
+                .iter()
+                .filter(move |stored| stored.event.event_type == event_type);
+            of_type.take(SIGNAL_TIMES)
+        };
+        let lasting = LASTING.into_iter().flat_map(of_type);
+        for stored in events.iter().take(limit).chain(lasting) {
             profile.apply(&stored.event, stored.enrichment.machine);
         }
         profile
@@ -349,4 +359,58 @@ pub(super) async fn of_one_id_with_two_times_the_first_counts(store: &dyn Events
         }
         assert_eq!(read, first, "by {limit}");
     }
+}
+
+pub(super) async fn what_holds_for_long_is_not_hidden_by_later_events(store: &dyn Events) {
+    const LATER: i64 = 40;
+    let (person, stranger) = (person("opted out"), person("visitor"));
+    let start = moment("2026-01-10T12:00:00Z");
+    let at = |minute: i64| start.plus_millis(minute * 60_000);
+    let mut batch = Vec::new();
+    for (minute, event_type) in (0..).zip(LASTING) {
+        for repeat in 0..2 * SIGNAL_TIMES as i64 {
+            let mut stored = bare(&person, event_type, at(minute + 10 * repeat));
+            stored.event.bounce_type = (event_type == EventType::Bounced).then_some(BounceType::Hard);
+            batch.push(stored);
+        }
+    }
+    for minute in 0..LATER {
+        for id in [&person, &stranger] {
+            batch.push(bare(id, EventType::ProductView, at(1_000 + minute)));
+            let mut bounce = bare(id, EventType::Bounced, at(2_000 + minute));
+            bounce.event.bounce_type = Some(BounceType::Soft);
+            batch.push(bounce);
+        }
+    }
+    store.write(&batch).await.unwrap();
+
+    let ids = [stranger, person];
+    let profiles = store.profiles(&ids, start, 10).await.unwrap();
+    let until = at(10_000);
+    for signal in [
+        Signal::Unsubscribed,
+        Signal::Resubscribed,
+        Signal::MarkedSpam,
+        Signal::SupportTicket,
+        Signal::HardBounce,
+    ] {
+        assert!(profiles[1].latest(signal, until).is_some(), "{signal:?}");
+        assert!(profiles[0].latest(signal, until).is_none(), "{signal:?}");
+    }
+    // All that is kept of these types is that of the whole history, and nothing from before `since` is.
+    let whole = store.profiles(&ids, start, 1_000).await.unwrap();
+    for since_earlier in [at(20), at(35), until] {
+        for signal in [Signal::Unsubscribed, Signal::Resubscribed] {
+            assert_eq!(
+                profiles[1].latest(signal, since_earlier),
+                whole[1].latest(signal, since_earlier)
+            );
+        }
+    }
+    assert_eq!(
+        profiles[1].last_mail_at_latest(until),
+        whole[1].last_mail_at_latest(until)
+    );
+    let late = store.profiles(&ids, at(500), 10).await.unwrap();
+    assert_eq!(late[1].latest(Signal::Unsubscribed, until), None);
 }

@@ -40,6 +40,14 @@ pub(super) const OCCURRENCES: &str = "\
 SELECT event_type, timestamp, bounce_type, mailbox_provider, message_id, machine \
 FROM email_events WHERE universal_id = ?1 AND timestamp >= ?2 ORDER BY timestamp DESC, event_id DESC LIMIT ?3";
 
+/// Selects what a profile needs of the newest ?4 events of one id of each type of ?3, of bounces only the permanent ones. Reads all
+/// events of the id from ?2 on, so it is for the few people with more events than are otherwise read.
+pub(super) const LASTING: &str = "\
+SELECT event_type, timestamp, bounce_type, mailbox_provider, message_id, machine \
+FROM (SELECT *, row_number() OVER (PARTITION BY event_type ORDER BY timestamp DESC, event_id DESC) AS place \
+FROM email_events WHERE universal_id = ?1 AND timestamp >= ?2 AND event_type IN (SELECT value FROM json_each(?3)) \
+AND (event_type <> 'bounced' OR bounce_type = 'hard')) WHERE place <= ?4";
+
 /// Builds the statement that inserts events that are not stored yet.
 pub(super) fn insert(batch: &[StoredEvent]) -> QueryBuilder<Sqlite> {
     let mut insert = QueryBuilder::new(INSERT);
@@ -128,7 +136,7 @@ pub(super) fn read(row: &SqliteRow) -> Result<StoredEvent, StoreError> {
     Ok(StoredEvent { event, enrichment })
 }
 
-/// Reads what a profile needs from a row of [`OCCURRENCES`].
+/// Reads what a profile needs from a row of [`OCCURRENCES`] or [`LASTING`].
 pub(super) fn occurrence(row: &SqliteRow) -> Result<Occurrence<'_>, StoreError> {
     let text = |index: usize| row.try_get::<&str, _>(index).map_err(classify);
     let optional = |index: usize| row.try_get::<Option<&str>, _>(index).map_err(classify);
