@@ -54,7 +54,7 @@ pub(crate) struct Decision {
     /// The same as `target_timestamp`.
     #[schema(value_type = String, format = DateTime)]
     pub arrive_at: Timestamp,
-    /// When to hand the mail to the provider: arrival minus the expected delay. Never in the past.
+    /// When to hand the mail to the provider: arrival minus the expected delay. Never before `decided_at`.
     #[schema(value_type = String, format = DateTime)]
     pub trigger_at: Timestamp,
     /// Probability that the person acts within `confidence_span_seconds` of arrival, given that they act at all between

@@ -40,6 +40,10 @@ const AHEAD: usize = 2;
 /// A caller who neither sends nor reads for this long is considered gone: it would only block the place of another batch.
 const STALL: Duration = Duration::from_secs(60);
 
+/// A window is answered in pieces of about this size, a few lines each: a slow caller is one who reads, and shows it with each of
+/// them. The server writes at most sixteen pieces at once, so that 64 kB a minute are enough beyond what the network holds.
+const PIECE_BYTES: usize = 4_096;
+
 /// Content type of JSON lines.
 const NDJSON: &str = "application/x-ndjson";
 
@@ -121,9 +125,14 @@ pub(crate) async fn decide_batch(
     let (answers, told) = mpsc::channel(1);
     let lines = Lines::of(request.into_body(), STALL, capacity.is_limited());
     tokio::spawn(answer(app, lines, capacity, answers, permit).in_current_span());
-    let body = stream::unfold(told, |mut told| async {
-        let next = told.recv().await?;
-        Some((next, told))
+    let body = stream::unfold(Some(told), |told| async {
+        let mut told = told?;
+        match told.recv().await {
+            Some(Told::Lines(lines)) => Some((Ok(lines), Some(told))),
+            Some(Told::End) => None,
+            // Otherwise the answers so far would look like all of them.
+            None => Some((Err(io::Error::other("the batch was cut off")), None)),
+        }
     });
     Ok(([(CONTENT_TYPE, NDJSON)], Body::from_stream(body)).into_response())
 }
@@ -142,7 +151,15 @@ fn capacity_per_minute(query: RawQuery) -> Result<Option<u32>, ApiError> {
     }
 }
 
-type Answers = mpsc::Sender<io::Result<Bytes>>;
+/// A part of the response.
+enum Told {
+    /// Some answers, whole lines.
+    Lines(Bytes),
+    /// All lines are answered. If the sender goes away without saying so, whatever the cause, the response is incomplete.
+    End,
+}
+
+type Answers = mpsc::Sender<Told>;
 
 /// Answers all lines until they end or the caller is gone.
 async fn answer(app: App, lines: Lines, capacity: Capacity, answers: Answers, _permit: OwnedSemaphorePermit) {
@@ -158,7 +175,11 @@ async fn answer(app: App, lines: Lines, capacity: Capacity, answers: Answers, _p
             let lines = window?;
             // Read again for each window: a large batch takes minutes, and no trigger may lie in the past.
             let clock = app.clock();
-            let inquiries = lines.iter().map(|line| inquiry(&app, line, clock)).collect();
+            // Each text is dropped with its line: only what it says is kept while people are read.
+            let inquiries = lines
+                .into_iter()
+                .map(|line| inquiry(&app, &line, clock))
+                .collect();
             io::Result::Ok(app.service.weigh_all(inquiries).await)
         })
     });
@@ -169,36 +190,41 @@ async fn answer(app: App, lines: Lines, capacity: Capacity, answers: Answers, _p
         let next = tokio::select! {
             next = weighed.next() => next,
             // The caller left while there was nothing to send.
-            () = answers.closed() => None,
+            () = answers.closed() => return,
         };
-        let Some(window) = next else { return };
-        let text = match window.map_err(io::Error::other).flatten() {
-            Ok(window) => {
-                let decisions = Box::pin(batch.tell(window)).await;
-                // If a store is down, thousands of lines fail: only the first failure is logged.
-                let mut errors = decisions.iter().filter_map(|decision| decision.as_ref().err());
-                let failure = errors.find(|error| matches!(error, ApiError::Unavailable { .. }));
-                if let (Some(failure), false) = (failure, is_failure_logged) {
-                    is_failure_logged = true;
-                    if let Some(left_out) = app.server_errors.admit(failure.code()) {
-                        let error = event::chain(failure);
-                        tracing::warn!(
-                            code = failure.code(),
-                            error,
-                            left_out = left_out.0,
-                            "lines of a batch are not decided: {error}{left_out}"
-                        );
-                    }
-                }
-                Ok(told(decisions, &mut index))
-            }
-            Err(error) => Err(error),
-        };
-        let is_last = text.is_err();
-        let sent = tokio::time::timeout(STALL, answers.send(text)).await;
-        if is_last || !matches!(sent, Ok(Ok(()))) {
-            tracing::debug!("a batch was cut off after {index} lines");
+        let Some(window) = next else {
+            let _is_read = tokio::time::timeout(STALL, answers.send(Told::End)).await;
             return;
+        };
+        let window = match window.map_err(io::Error::other).flatten() {
+            Ok(window) => window,
+            Err(error) => return tracing::debug!("a batch was cut off after {index} lines: {error}"),
+        };
+        let decisions = tokio::select! {
+            decisions = Box::pin(batch.tell(window)) => decisions,
+            // The caller left while explanations wait for the event store.
+            () = answers.closed() => return,
+        };
+        // If a store is down, thousands of lines fail: only the first failure is logged.
+        let mut errors = decisions.iter().filter_map(|decision| decision.as_ref().err());
+        let failure = errors.find(|error| matches!(error, ApiError::Unavailable { .. }));
+        if let (Some(failure), false) = (failure, is_failure_logged) {
+            is_failure_logged = true;
+            if let Some(left_out) = app.server_errors.admit(failure.code()) {
+                let error = event::chain(failure);
+                tracing::warn!(
+                    code = failure.code(),
+                    error,
+                    left_out = left_out.0,
+                    "lines of a batch are not decided: {error}{left_out}"
+                );
+            }
+        }
+        for piece in pieces(decisions, &mut index) {
+            let sent = tokio::time::timeout(STALL, answers.send(Told::Lines(piece))).await;
+            if !matches!(sent, Ok(Ok(()))) {
+                return tracing::debug!("a batch was cut off before line {index}: its caller is gone");
+            }
         }
     }
 }
@@ -219,9 +245,9 @@ fn inquiry(app: &App, line: &Line, clock: event::Timestamp) -> Result<Inquiry, A
     request.check(&app.service.dependencies.hasher, clock)
 }
 
-/// Serializes the answers as JSON lines.
-fn told(decisions: Vec<Result<Decision, ApiError>>, index: &mut u64) -> Bytes {
-    let mut text = Vec::new();
+/// Serializes the answers as JSON lines, in pieces of about [`PIECE_BYTES`] that end with a line.
+fn pieces(decisions: Vec<Result<Decision, ApiError>>, index: &mut u64) -> Vec<Bytes> {
+    let (mut pieces, mut text) = (Vec::new(), Vec::new());
     for decision in decisions {
         let result = match decision {
             Ok(decision) => BatchResult {
@@ -240,6 +266,12 @@ fn told(decisions: Vec<Result<Decision, ApiError>>, index: &mut u64) -> Bytes {
         serde_json::to_writer(&mut text, &result).expect("a result has only string keys and finite numbers");
         text.push(b'\n');
         *index += 1;
+        if text.len() >= PIECE_BYTES {
+            pieces.push(std::mem::take(&mut text).into());
+        }
     }
-    text.into()
+    if !text.is_empty() {
+        pieces.push(text.into());
+    }
+    pieces
 }

@@ -554,6 +554,32 @@ async fn a_slow_reader_holds_the_sender_back() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_reads_slowly_gets_every_answer_and_who_stops_sees_that_some_are_missing() {
+    const LINES: usize = 3_000;
+    let app = TestApp::start_with(Stores::default(), &config());
+    let request = || Body::from(strangers(LINES).join("\n"));
+    let mut answer = begin(&app, "/timing/decide/batch", request()).await;
+    let (mut read, mut largest) = (0, 0);
+    while let Some(piece) = answer.next().await {
+        let piece = piece.unwrap();
+        assert!(piece.ends_with(b"\n"));
+        largest = largest.max(piece.len());
+        read += piece.iter().filter(|byte| **byte == b'\n').count();
+        tokio::time::sleep(Duration::from_secs(55)).await;
+    }
+    assert_eq!(read, LINES);
+    // The less is handed over at once, the slower a caller may read.
+    assert!(largest < 16_000, "{largest} bytes at once");
+
+    let mut answer = begin(&app, "/timing/decide/batch", request()).await;
+    let first = answer.next().await.unwrap().unwrap();
+    tokio::time::sleep(Duration::from_secs(150)).await;
+    let (rest, is_whole) = finish(answer).await;
+    let read = first.iter().filter(|byte| **byte == b'\n').count() + rest.len();
+    assert!(!is_whole && read < LINES, "{read}");
+}
+
 #[tokio::test]
 async fn lines_are_answered_as_they_come() {
     let app = TestApp::start_with(Stores::default(), &config());
@@ -609,6 +635,26 @@ async fn many_batches_wait_for_each_other() {
         }
     }
     assert!(statuses.contains(&StatusCode::OK), "{statuses:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_leaves_while_explanations_wait_for_the_event_store_makes_room() {
+    let config = InferenceConfig {
+        explanation_queue: 1,
+        ..config()
+    };
+    let app = TestApp::start_with(Stores::default(), &config);
+    app.events.down.store(true, Ordering::SeqCst);
+    let mut open = Vec::new();
+    for _ in 0..4 {
+        let lines = Body::from(strangers(100).join("\n"));
+        open.push(begin(&app, "/timing/decide/batch", lines).await);
+    }
+    // Time passes once there is nothing left to do: all of them wait.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    drop(open);
+    let (status, _) = app.post_text("/timing/decide/batch", String::new()).await;
+    assert_eq!(status, StatusCode::OK);
 }
 
 /// Counts warnings about stores, and about what could not be answered.
