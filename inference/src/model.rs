@@ -155,7 +155,6 @@ impl Population {
             events: times.len(),
             effective_events: f64::from(long_sums.count()),
             prior_weight: f64::from(long.prior_weight),
-            recent_weight: f64::from(recent_weight),
             rung: Rung::of(times.len()),
             population_version: Arc::clone(&self.version),
         };

@@ -60,8 +60,6 @@ pub struct Evidence {
     /// How much of the evidence comes from other people, 0 to 1, averaged over the hours of the week, however much each of them
     /// contributes to the curve.
     pub prior_weight: f64,
-    /// How far the person's last weeks outweigh the long memory, 0 to 1: high for people whose habits changed.
-    pub recent_weight: f64,
     /// Where the curve stands between the population and the person.
     pub rung: Rung,
     /// Version of the tables used.

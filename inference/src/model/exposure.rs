@@ -5,7 +5,8 @@
 
 use event::{
     Timestamp,
-    profile::{History, MACHINE_OPENS},
+    grid::MINUTE_MS,
+    profile::{Activity, History, MACHINE_OPENS},
 };
 
 use super::week::{BINS, Week, add_shared, bin_of};
@@ -114,6 +115,10 @@ impl Default for Engagement {
 /// whose mail is known, because nothing says how soon after delivery it came.
 const OPEN_WEIGHT_ALONE: f32 = 0.4;
 
+/// Without a known mail, acts of one person within one half hour of the clock are one: an open and its click, or several mails
+/// looked through in one visit. A profile already keeps no more of a kind without a message id.
+const VISIT_MS: i64 = 30 * MINUTE_MS;
+
 /// If the share of machine opens among the last mails is above this, a person's opens say nothing about the person.
 const MACHINE_OPEN_LIMIT: f32 = 0.3;
 
@@ -133,8 +138,19 @@ fn opens_count(history: &History) -> bool {
     history.machine_opens as f32 <= MACHINE_OPEN_LIMIT * recent_mails as f32
 }
 
-/// Returns the acts that enter [`Sums`], oldest first: one per mail, its click or otherwise its open, and those without a known
-/// mail.
+/// Returns the acts without a known mail that count, one for each visit (see [`VISIT_MS`]): its first click, or otherwise its first
+/// open if opens count.
+fn visits(history: &History, opens_count: bool) -> impl Iterator<Item = &Activity> {
+    let visit = |activity: &Activity| activity.at.as_millis().div_euclid(VISIT_MS);
+    let visits = history.activities.chunk_by(move |a, b| visit(a) == visit(b));
+    visits.filter_map(move |acts| {
+        let click = acts.iter().find(|act| act.strong);
+        click.or(acts.first().filter(|_| opens_count))
+    })
+}
+
+/// Returns the acts that enter [`Sums`], oldest first: one per mail, its click or otherwise its open, and one per visit without a
+/// known mail.
 pub(super) fn act_times(history: &History) -> Vec<Timestamp> {
     let opens_count = opens_count(history);
     let of_mails = history.mails.iter().filter_map(|mail| {
@@ -142,7 +158,7 @@ pub(super) fn act_times(history: &History) -> Vec<Timestamp> {
         let opened_at = mail.opened_at.filter(|_| opens_count);
         mail.clicked_at.filter(in_time).or(opened_at.filter(in_time))
     });
-    let alone = history.activities.iter().map(|activity| activity.at);
+    let alone = visits(history, opens_count).map(|activity| activity.at);
     let mut times: Vec<Timestamp> = of_mails.chain(alone).collect();
     times.sort_unstable();
     times
@@ -178,7 +194,7 @@ impl Sums {
             // Images are blocked: no open was ever seen, so a missing open means nothing.
             sums.opens = Engagement::default();
         }
-        for activity in &history.activities {
+        for activity in visits(history, opens_count) {
             let weight = weigh(activity.at) * if activity.strong { 1.0 } else { OPEN_WEIGHT_ALONE };
             add_shared(
                 sums.alone.get_or_insert_with(|| Box::new([0.0; BINS])),
@@ -281,6 +297,57 @@ mod tests {
         }
         let late_alone = history(&[(None, Some(LATE))], 0);
         assert_eq!(act_times(&late_alone), [at(77)]);
+    }
+
+    #[test]
+    fn a_visit_without_a_known_mail_counts_once() {
+        let alone = |acts: &[(i64, bool)]| {
+            let acts = acts.iter().map(|(minute, strong)| Activity {
+                at: at(*minute),
+                strong: *strong,
+            });
+            History {
+                activities: acts.collect(),
+                ..History::default()
+            }
+        };
+        // Five mails opened and clicked within half an hour, one more click in the next, and an open alone.
+        let mut acts: Vec<(i64, bool)> = (0..10).map(|step| (2 * step, step % 2 == 1)).collect();
+        acts.extend([(31, true), (95, false), (99, false)]);
+        let history = alone(&acts);
+        assert_eq!(act_times(&history), [at(2), at(31), at(95)]);
+        let sums = Sums::of(&history, at(200), &Attention::new(&[1.0; AGES]), 1e9);
+        assert!(
+            (sums.alone_count - (2.0 + OPEN_WEIGHT_ALONE)).abs() < 1e-3,
+            "{}",
+            sums.alone_count
+        );
+    }
+
+    #[test]
+    fn opens_of_a_mailbox_that_prefetches_teach_nothing_without_a_known_mail_either() {
+        for (machine_opens, expected) in [(2, 2), (3, 1)] {
+            let mut history = history(&[(None, None); 8], machine_opens);
+            history.activities.insert(
+                0,
+                Activity {
+                    at: at(17),
+                    strong: false,
+                },
+            );
+            assert_eq!(
+                act_times(&history).len(),
+                expected,
+                "{machine_opens} machine opens"
+            );
+            let sums = Sums::of(&history, at(20_000), &Attention::new(&[1.0; AGES]), 1e9);
+            let opens = OPEN_WEIGHT_ALONE * (expected - 1) as f32;
+            assert!(
+                (sums.alone_count - 1.0 - opens).abs() < 1e-3,
+                "{}",
+                sums.alone_count
+            );
+        }
     }
 
     #[test]

@@ -112,8 +112,12 @@ fn a_mover_is_followed_within_three_weeks() {
         "{}",
         choice(&moved).at
     );
-    assert!(population.curve(Some(&moved), monday()).evidence().recent_weight > 0.5);
-    assert!(population.curve(Some(&steady), monday()).evidence().recent_weight < 0.2);
+    let recent_weight = |profile: &Profile| {
+        let times = exposure::act_times(&profile.history(monday()));
+        drift::short_weight(&times, &population.derived.personal)
+    };
+    assert!(recent_weight(&moved) > 0.5);
+    assert!(recent_weight(&steady) < 0.2);
 }
 
 #[test]
