@@ -298,7 +298,8 @@ impl Choice {
             choice.arrive(best.at, facts);
         }
         choice.draw(draw, Some(free), facts);
-        if choice.arrive_at != alone.arrive_at {
+        // Among fewer minutes exploration may draw another one although the first is free: it did not have to move.
+        if !free.iter().any(|range| range.contains(&alone.arrive_at)) {
             choice.moved = Some(Moved {
                 from: alone.arrive_at,
                 value: alone.value,

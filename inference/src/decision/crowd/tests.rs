@@ -1,8 +1,8 @@
-use event::{EventType, grid::HOUR_MS};
+use event::{EventType, Hasher, grid::HOUR_MS};
 
 use super::*;
 use crate::{
-    config::InferenceConfig,
+    config::{ExperimentConfig, InferenceConfig},
     decision::{
         decide,
         tests::{at, event, latency, now, question},
@@ -11,6 +11,11 @@ use crate::{
     model::{Curve, Population},
 };
 use event::profile::Profile;
+
+fn person(number: usize) -> UniversalId {
+    let email = format!("person{number}@example.com");
+    UniversalId::from_identifier(&Hasher::new().email_identifier(&email).unwrap())
+}
 
 struct One {
     profile: Profile,
@@ -157,4 +162,43 @@ fn a_minute_is_free_if_its_trigger_is_also_where_delays_step() {
     }
     // From 16:01 to 16:19 no mail arrives. Mail handed over from 19:41 on would arrive when later mail does.
     assert_eq!((all, full), (6 * 60 - 19, 7));
+}
+
+#[test]
+fn only_who_finds_a_minute_full_has_moved() {
+    let (policy, latency) = (InferenceConfig::default().policy, latency(0.0));
+    let one = &crowd(1)[0];
+    let facts = facts(&one.profile, &one.curve, &latency, &policy);
+    let config = ExperimentConfig {
+        control_share: 0.2,
+        exploration_share: 0.8,
+        salt: String::new(),
+    };
+    // The best tenth is full: less is then nearly as good as the best that is free, and more quarter hours can be drawn.
+    let mut room = Room::default();
+    for range in &one.choice.candidates {
+        let mut minute = range.start;
+        while minute < range.end {
+            if one.choice.value_at(minute, facts) > 0.9 * one.choice.value {
+                room.take("esp", minute);
+            }
+            minute = minute.plus_millis(MINUTE_MS);
+        }
+    }
+    let (mut moved, mut drawn_anew) = (0, 0);
+    for number in 0..400 {
+        let draw = Draw::of(&config, &person(number), None, now());
+        let mut alone = one.choice.clone();
+        alone.draw(Some(&draw), None, facts);
+        let placed = one.choice.placed(Some(&draw), facts, room.of("esp", 1)).unwrap();
+        let was_free = room.of("esp", 1).is_free(alone.trigger_at);
+        assert_eq!(placed.moved.is_none(), was_free, "{number}");
+        assert!(
+            placed.moved.is_none_or(|moved| moved.from == alone.arrive_at),
+            "{number}"
+        );
+        moved += usize::from(!was_free);
+        drawn_anew += usize::from(was_free && placed.arrive_at != alone.arrive_at);
+    }
+    assert!(moved > 0 && drawn_anew > 0, "{moved} {drawn_anew}");
 }
