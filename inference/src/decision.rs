@@ -24,7 +24,7 @@ pub(crate) use breakers::{Breaker, open as open_breakers, unsubscribed};
 pub use crowd::one_of_the_best;
 pub(crate) use crowd::{Capacity, FullMinutes, Moved, NEARLY_EQUAL, Room};
 pub(crate) use experiment::{Draw, Drawn};
-pub(crate) use guards::{DAY_MINUTES, DaySpan, LocalRules, day_number};
+pub(crate) use guards::{DAY_MINUTES, DaySpan, LocalRules, date, day_number};
 pub(crate) use hot_path::WarmPath;
 
 use crate::{

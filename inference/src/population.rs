@@ -148,7 +148,11 @@ pub(crate) fn of_version(version: &str, folder: Option<&Path>) -> Result<Option<
     let Some(folder) = folder.filter(|_| is_plain) else {
         return Ok(None);
     };
-    let path = folder.join(format!("population-{version}.json"));
+    of_version_in(folder, version)
+}
+
+fn of_version_in(folder: &Path, version: &str) -> Result<Option<Population>, TrainError> {
+    let path = versioned(folder, version);
     match read(&path)? {
         Some(other) if other.version() != version => Err(TrainError::Malformed {
             path: path.display().to_string(),
@@ -156,6 +160,11 @@ pub(crate) fn of_version(version: &str, folder: Option<&Path>) -> Result<Option<
         }),
         found => Ok(found),
     }
+}
+
+/// Returns the file of a version's tables.
+fn versioned(folder: &Path, version: &str) -> PathBuf {
+    folder.join(format!("population-{version}.json"))
 }
 
 /// Saves tables in `folder`: as the newest, and under their version for the record.
@@ -169,27 +178,22 @@ pub fn save(folder: &Path, population: &Population) -> Result<(), TrainError> {
 
 /// Saves tables in `folder` under their version, so that decisions made with them can be reproduced.
 fn record(folder: &Path, population: &Population) -> Result<(), TrainError> {
-    let path = folder.join(format!("population-{}.json", population.version()));
-    if path.exists() {
-        return Ok(());
+    match of_version_in(folder, population.version()) {
+        Ok(Some(_)) => Ok(()),
+        // A file that does not hold them, such as an empty one that a full disk left, is replaced.
+        Ok(None) | Err(TrainError::Malformed { .. }) => {
+            write(&versioned(folder, population.version()), population)
+        }
+        Err(error) => Err(error),
     }
-    store::embedded::create_folder(folder).map_err(|source| TrainError::File {
-        path: folder.display().to_string(),
-        source,
-    })?;
-    write(&path, population)
 }
 
-/// Writes tables to a second file and renames it: a reader never sees half a file.
 fn write(path: &Path, population: &Population) -> Result<(), TrainError> {
-    let failed = |source| TrainError::File {
+    let text = serde_json::to_vec(population).expect("tables are lists of finite numbers");
+    store::embedded::replace(path, &text).map_err(|source| TrainError::File {
         path: path.display().to_string(),
         source,
-    };
-    let text = serde_json::to_vec(population).expect("tables are lists of finite numbers");
-    let beside = path.with_extension("json.new");
-    std::fs::write(&beside, text).map_err(failed)?;
-    std::fs::rename(&beside, path).map_err(failed)
+    })
 }
 
 /// The tables in use.
@@ -325,6 +329,49 @@ pub(crate) async fn refit(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_damaged_record_is_written_again_and_nothing_else_is_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let population = Population::builtin();
+        let path = versioned(folder.path(), population.version());
+        for damaged in ["", "{\"shapes\":", "{}"] {
+            std::fs::write(&path, damaged).unwrap();
+            record(folder.path(), &population).unwrap();
+            assert_eq!(
+                of_version_in(folder.path(), population.version()).unwrap(),
+                Some(population.clone())
+            );
+        }
+        let modified = || std::fs::metadata(&path).unwrap().modified().unwrap();
+        let before = modified();
+        record(folder.path(), &population).unwrap();
+        assert_eq!(modified(), before, "a sound record stays");
+        save(folder.path(), &population).unwrap();
+        let mut names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
+        names.sort_by_key(|entry| entry.as_ref().unwrap().file_name());
+        let names: Vec<_> = names
+            .into_iter()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert_eq!(names.len(), 2, "{names:?}");
+    }
+
+    #[test]
+    fn tables_saved_by_several_at_once_are_always_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        std::thread::scope(|threads| {
+            for population in [Population::builtin(), Population::plain()] {
+                let folder = folder.path();
+                threads.spawn(move || {
+                    for _ in 0..50 {
+                        save(folder, &population).unwrap();
+                        load(folder).unwrap().unwrap();
+                    }
+                });
+            }
+        });
+    }
 
     #[tokio::test]
     async fn a_fit_that_panics_is_no_lack_of_data() {

@@ -38,6 +38,28 @@ pub fn create_once(path: &Path, content: &[u8]) -> io::Result<()> {
     written.and(removed)
 }
 
+/// Writes a file with this content in place of the one that is there, if there is one, and creates its folder if that is missing.
+/// Nobody ever reads a part of it, whoever else writes it at the same time, and a crash of the machine leaves one or the other
+/// whole.
+///
+/// # Errors
+/// If the folder or the file cannot be written.
+pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    create_folder(folder)?;
+    let draft = folder.join(format!(".draft-{}", uuid::Uuid::now_v7().simple()));
+    let written = fs::File::create_new(&draft).and_then(|mut file| {
+        file.write_all(content)?;
+        // Otherwise the name may reach the disk before the content.
+        file.sync_all()?;
+        fs::rename(&draft, path)
+    });
+    if written.is_err() {
+        let _may_not_exist = fs::remove_file(&draft);
+    }
+    written
+}
+
 /// Settings of the embedded engines as written in the configuration, before validation.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]

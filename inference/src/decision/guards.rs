@@ -251,5 +251,12 @@ pub(crate) fn day_number(date: Date) -> i64 {
     epoch.duration_until(date).as_secs().div_euclid(86_400)
 }
 
+/// Returns the date that is so many days after 1970-01-01.
+pub(crate) fn date(day_number: i64) -> Date {
+    let epoch = jiff::civil::date(1970, 1, 1);
+    let days = jiff::Span::new().days(day_number);
+    epoch.checked_add(days).expect("day numbers come from dates")
+}
+
 #[cfg(test)]
 pub(super) mod tests;

@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Basis, Service, Weighed, narrative};
 use crate::{
-    decision::{Choice, DAY_MINUTES, DaySpan},
+    decision::{Choice, DaySpan, date},
     explanation::{
         Displacement, Exact, Experiment, Explanation, Inputs, NormalizedRequest, Point, Policy, ToldSignal,
         Window,
@@ -132,8 +132,7 @@ fn normalized(inquiry: &Inquiry) -> NormalizedRequest {
     let local = &question.local;
     let mut blackout_days: Vec<String> = Vec::new();
     for day in &local.blackout_dates {
-        let midnight = Timestamp::from_millis_clamped(day * DAY_MINUTES * grid::MINUTE_MS);
-        blackout_days.push(midnight.to_jiff().strftime("%Y-%m-%d").to_string());
+        blackout_days.push(date(*day).to_string());
     }
     for (name, out) in WEEKDAYS.iter().zip(local.blackout_weekdays) {
         if out {

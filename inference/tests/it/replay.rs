@@ -2,7 +2,7 @@
 
 use axum::http::StatusCode;
 use event::{EventType, MailboxProvider};
-use sendflowr_inference::InferenceConfig;
+use sendflowr_inference::{InferenceConfig, save_population, train};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use store::{events::LatencySample, testing::eventually};
@@ -36,7 +36,7 @@ async fn decisions_of_every_group_come_out_again() {
             "email": format!("person{person}@example.com"), "now": NOW, "window_hours": 24 + person,
             "minimum_gap_hours": 2.5, "experiment": person % 5 != 0, "latency_seconds": 0.1 + 0.2,
             "campaign_type": "newsletter", "payload_bytes": 1_000 * person, "queue_depth": person,
-            "quiet_hours": {"start": "22:00", "end": "06:30"}, "blackout_days": ["2026-01-08", "sat"],
+            "quiet_hours": {"start": "22:00", "end": "06:30"}, "blackout_days": ["2026-01-08", "sat", "1969-12-31", "-009999-01-01"],
             "signals": [{"type": "product_view", "age_seconds": 77}, {"type": "resubscribed", "age_seconds": 9}],
         });
         let (status, decision) = app.post("/timing/decide", &question).await;
@@ -139,6 +139,53 @@ async fn what_is_learned_later_changes_no_replay() {
 }
 
 /// Before the first mail, the address of the request tells whose servers will receive it.
+#[tokio::test]
+async fn services_that_share_a_model_folder_decide_alike_and_replay_each_others_decisions() {
+    let stores = Stores::default();
+    for person in 0..60 {
+        evening_clicks(&stores, &format!("p{person}@example.com"), 12, now());
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let shared = InferenceConfig {
+        model_folder: Some(folder.path().to_owned()),
+        ..InferenceConfig::default()
+    };
+    let (one, other) = (
+        TestApp::start_with(stores.clone(), &shared),
+        TestApp::start_with(stores.clone(), &shared),
+    );
+    let alone = TestApp::start_with(stores.clone(), &InferenceConfig::default());
+    let question = json!({"email": "nobody@example.com", "now": NOW});
+    let (_, before) = one.post("/timing/decide", &question).await;
+    let fit = train(
+        &shared,
+        &*stores.events,
+        &*stores.identities,
+        &*stores.profiles,
+        now(),
+    );
+    let tables = fit.await.unwrap().unwrap();
+    save_population(folder.path(), &tables).unwrap();
+    eventually("both services use the tables", async || {
+        let version = async |app: &TestApp| app.get("/").await.1["population_version"].clone();
+        version(&one).await == tables.version() && version(&other).await == tables.version()
+    })
+    .await;
+    let (_, after) = one.post("/timing/decide", &question).await;
+    assert_eq!(after["evidence"]["population_version"], tables.version());
+    assert_eq!(other.post("/timing/decide", &question).await.1, after);
+    eventually("both decisions are stored", async || {
+        stores.events.explanations.lock().unwrap().len() == 2
+    })
+    .await;
+    for decision in [before, after.clone()] {
+        let replay = replayed(&other, &reference(&decision)).await;
+        assert_eq!(replay["verdict"], "same", "{replay:#}");
+    }
+    let replay = replayed(&alone, &reference(&after)).await;
+    assert_eq!(replay["verdict"], "tables_gone", "{replay:#}");
+}
+
 #[tokio::test]
 async fn delays_of_a_first_mail_are_those_of_the_mailbox_and_come_out_again() {
     let stores = Stores::default();
