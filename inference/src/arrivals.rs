@@ -138,15 +138,14 @@ async fn arrivals_of(
     let all = forecasts.len();
     forecasts.retain(|forecast| forecast.forecast.target_at.plus_millis(LATE_MS) <= until);
     let pending = all - forecasts.len();
-    let mut audited = Audited::default();
     let span = |forecast: &StoredForecast| -> Range<Timestamp> {
         let forecast = &forecast.forecast;
         forecast.trigger_at.plus_millis(-NEAR_MS)..forecast.target_at.plus_millis(LOOK_MS).min(until)
     };
-    mail::with_touches(events, identities, forecasts, span, |forecasts, touches| {
+    let take = |audited: &mut Audited, forecasts: &[StoredForecast], touches: Vec<&Touch>| {
         audited.take(forecasts.iter().collect(), touches);
-    })
-    .await?;
+    };
+    let audited = mail::with_touches(events, identities, forecasts, span, take).await?;
     Ok(Arrivals {
         since,
         until,

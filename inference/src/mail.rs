@@ -70,53 +70,70 @@ struct Person<T> {
 }
 
 /// Passes the decisions about each person to `take`, along with the person's mails and answers in the time that `span`
-/// returns for the decisions, and possibly more.
+/// returns for the decisions, and possibly more. Returns what `take` made of all people together, in their order.
 ///
 /// # Errors
 /// [`MailError`] when a store cannot be read.
-pub(crate) async fn with_touches<T: Decided>(
+pub(crate) async fn with_touches<T: Decided + Send + 'static, S: Default + Send + 'static>(
     events: &dyn Events,
     identities: &dyn Identities,
     decisions: Vec<T>,
     span: impl Fn(&T) -> Range<Timestamp>,
-    mut take: impl FnMut(&[T], Vec<&Touch>),
-) -> Result<(), MailError> {
+    take: fn(&mut S, &[T], Vec<&Touch>),
+) -> Result<S, MailError> {
     let people = people_of(identities, decisions)
         .await
         .map_err(MailError::Identities)?;
-    for some in people.chunks(PEOPLE_AT_ONCE) {
+    let mut people = people.into_iter();
+    let mut taken = S::default();
+    loop {
+        let some: Vec<Person<T>> = people.by_ref().take(PEOPLE_AT_ONCE).collect();
+        let decisions = some.iter().flat_map(|person| &person.decisions);
+        let hull = decisions
+            .map(&span)
+            .reduce(|hull, of_one| hull.start.min(of_one.start)..hull.end.max(of_one.end));
+        let Some(hull) = hull else { return Ok(taken) };
         // Mails may be stored under any of these ids.
-        let mut owner: HashMap<&UniversalId, usize> = HashMap::new();
-        let mut ids: Vec<UniversalId> = Vec::new();
-        let mut hull: Option<Range<Timestamp>> = None;
-        for (index, person) in some.iter().enumerate() {
-            for id in &person.with_events {
-                owner.insert(id, index);
-                ids.push(id.clone());
-            }
-            for decision in &person.decisions {
-                let of_one = span(decision);
-                hull = Some(hull.map_or(of_one.clone(), |hull| {
-                    hull.start.min(of_one.start)..hull.end.max(of_one.end)
-                }));
-            }
-        }
-        let hull = hull.unwrap_or_default();
+        let ids: Vec<UniversalId> = some
+            .iter()
+            .flat_map(|person| person.with_events.clone())
+            .collect();
         let touches = events
             .touches(&ids, hull.start, hull.end)
             .await
             .map_err(MailError::Events)?;
-        let mut of_person: Vec<Vec<&Touch>> = vec![Vec::new(); some.len()];
-        for touch in &touches {
-            if let Some(index) = owner.get(&touch.universal_id) {
-                of_person[*index].push(touch);
-            }
-        }
-        for (person, touches) in some.iter().zip(of_person) {
-            take(&person.decisions, touches);
+        // Every decision about a person is compared with every mail to them: for one of whom thousands were asked, that takes too
+        // long for a thread that serves requests.
+        let taking = tokio::task::spawn_blocking(move || {
+            take_each(&some, &touches, &mut taken, take);
+            taken
+        });
+        taken = taking
+            .await
+            .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+    }
+}
+
+/// Passes the decisions about each of these people to `take`, along with those of the touches that are the person's.
+fn take_each<T, S>(
+    people: &[Person<T>],
+    touches: &[Touch],
+    taken: &mut S,
+    take: fn(&mut S, &[T], Vec<&Touch>),
+) {
+    let mut owner: HashMap<&UniversalId, usize> = HashMap::new();
+    for (index, person) in people.iter().enumerate() {
+        owner.extend(person.with_events.iter().map(|id| (id, index)));
+    }
+    let mut of_person: Vec<Vec<&Touch>> = vec![Vec::new(); people.len()];
+    for touch in touches {
+        if let Some(index) = owner.get(&touch.universal_id) {
+            of_person[*index].push(touch);
         }
     }
-    Ok(())
+    for (person, touches) in people.iter().zip(of_person) {
+        take(taken, &person.decisions, touches);
+    }
 }
 
 /// Groups the decisions by person, as the identity graph knows people now: two people at the time of a decision may be

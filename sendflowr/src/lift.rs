@@ -4,8 +4,9 @@ use std::time::SystemTime;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use event::Timestamp;
+use event::{Timestamp, grid::DAY_MS};
 use inference::{Arm, Estimate};
+use store::events::EXPLANATION_DAYS;
 
 use crate::{cli::Format, config::RawConfig, engines::Engines, output};
 
@@ -39,6 +40,9 @@ pub(crate) async fn run(args: &LiftArgs, config: RawConfig) -> anyhow::Result<()
     };
     if since >= until {
         bail!("`--since` must be earlier than `--until`");
+    }
+    if clock.millis_since(since) > EXPLANATION_DAYS as i64 * DAY_MS {
+        bail!("`--since` must be at most {EXPLANATION_DAYS} days ago: older decisions are gone");
     }
     let engines = Engines::of(&config)?;
     let (events, identities) = tokio::try_join!(engines.events(), engines.identities())?;

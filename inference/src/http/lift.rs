@@ -3,6 +3,7 @@
 use axum::{Json, extract::State};
 use event::grid::DAY_MS;
 use serde::Deserialize;
+use store::events::EXPLANATION_DAYS;
 use utoipa::IntoParams;
 
 use super::{
@@ -15,15 +16,15 @@ use crate::{
     lift::{self, Lift},
 };
 
-/// Longest period that can be compared: beyond a year and a month, a mistyped year is more likely.
-const MAX_DAYS: i64 = 400;
+/// How far back decisions can be compared: they are not kept longer.
+const MAX_DAYS: i64 = EXPLANATION_DAYS as i64;
 
 /// Which decisions are compared.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct LiftQuery {
-    /// Decisions from this moment on, as RFC 3339 or seconds since 1970. Default: 28 days before `until`.
+    /// Decisions from this moment on, at most 90 days ago, as RFC 3339 or seconds since 1970. Default: 28 days before `until`.
     #[param(value_type = Option<String>)]
     since: Option<Moment>,
     /// Decisions before this moment, as things stood then. Default and latest value: now.
@@ -47,10 +48,10 @@ pub(crate) async fn lift(State(app): State<App>, query: RawQuery) -> Result<Json
     let since = query
         .since
         .map_or_else(|| lift::since_by_default(until), |moment| moment.0);
-    if !(1..=MAX_DAYS * DAY_MS).contains(&until.millis_since(since)) {
+    if since >= until || clock.millis_since(since) > MAX_DAYS * DAY_MS {
         return Err(ApiError::field(
             "since",
-            format!("must be earlier than `until`, by {MAX_DAYS} days at most"),
+            format!("must be earlier than `until` and at most {MAX_DAYS} days ago: older decisions are gone"),
         ));
     }
     let stores = &app.service.dependencies;
