@@ -39,42 +39,7 @@ pub(super) fn sentences(inquiry: &Inquiry, choice: &Choice, explanation: &Explan
     let is_models = choice
         .experiment
         .is_none_or(|drawn| drawn.group == TrialGroup::Treated);
-    if !choice.guards.is_empty() {
-        let taken: Vec<String> = choice
-            .guards
-            .iter()
-            .map(|effect| {
-                format!(
-                    "{} took {}",
-                    effect.guard.replace('_', " "),
-                    effect.minutes_removed
-                )
-            })
-            .collect();
-        let left = choice.minutes_left;
-        let explores = choice
-            .experiment
-            .is_some_and(|drawn| drawn.group == TrialGroup::Exploration);
-        let of_left = if choice.moved.is_some() || explores {
-            // Which of them was free is described below, and what exploration drew from above.
-            format!("{left} {} left", if left == 1 { "was" } else { "were" })
-        } else if !is_models {
-            format!("one of the {left} left was drawn")
-        } else if explanation.evidence.n == 0 {
-            format!(
-                "of the {left} left one worth at least {} % of the best was taken, by a hash of the person's id, so that \
-                 strangers do not share a minute",
-                percent(NEARLY_EQUAL)
-            )
-        } else {
-            format!("the best of the {left} left was chosen")
-        };
-        why.push(format!(
-            "Of {} asked for, {}; {of_left}.",
-            counted(choice.minutes_asked, "minute"),
-            taken.join(", "),
-        ));
-    }
+    why.extend(guards(choice, explanation.evidence.n, is_models));
     for path in &choice.hot_paths {
         let minutes = inquiry.question.now.millis_since(path.at) / 60_000;
         why.push(format!(
@@ -108,6 +73,47 @@ pub(super) fn sentences(inquiry: &Inquiry, choice: &Choice, explanation: &Explan
     ));
     why.push(latency(inquiry, explanation));
     why
+}
+
+/// Says what the guards took and how the minute was chosen from what they left; `events` is how many of the person's are known.
+fn guards(choice: &Choice, events: usize, is_models: bool) -> Option<String> {
+    if choice.guards.is_empty() {
+        return None;
+    }
+    let taken: Vec<String> = choice
+        .guards
+        .iter()
+        .map(|effect| {
+            format!(
+                "{} took {}",
+                effect.guard.replace('_', " "),
+                effect.minutes_removed
+            )
+        })
+        .collect();
+    let left = choice.minutes_left;
+    let explores = choice
+        .experiment
+        .is_some_and(|drawn| drawn.group == TrialGroup::Exploration);
+    let of_left = if choice.moved.is_some() || explores {
+        // Which of them was free is described below, and what exploration drew from above.
+        format!("{left} {} left", if left == 1 { "was" } else { "were" })
+    } else if !is_models {
+        format!("one of the {left} left was drawn")
+    } else if events == 0 {
+        format!(
+            "of the {left} left one worth at least {} % of the best was taken, by a hash of the person's id, so that \
+             strangers do not share a minute",
+            percent(NEARLY_EQUAL)
+        )
+    } else {
+        format!("the best of the {left} left was chosen")
+    };
+    Some(format!(
+        "Of {} asked for, {}; {of_left}.",
+        counted(choice.minutes_asked, "minute"),
+        taken.join(", "),
+    ))
 }
 
 /// Says that the minute is not the model's choice, and how it was chosen.
