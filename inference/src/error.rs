@@ -203,7 +203,7 @@ pub struct ErrorDetails {
     pub field: Option<String>,
     /// What removed the last minutes, for `suppressed`. Something the person did: `unsubscribed`, `marked_spam`,
     /// `support_ticket`, `hard_bounce`. A rule of the request: `not_before`, `deadline`, `minimum_gap`, `allowed_hours`,
-    /// `quiet_hours`, `blackout_days`. `latency`: no mail handed over from now on is expected then. `window`: it contains no minute.
+    /// `quiet_hours`, `blackout_days`. `latency`: no mail handed over from now on is expected then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// The first moment at which mail may arrive again, for `suppressed`; absent if there is none up to the request's `deadline`

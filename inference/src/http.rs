@@ -68,7 +68,8 @@ impl App {
     info(
         title = "SendFlowr decisions",
         description = "When should this person get the next mail? Ask `POST /timing/decide`. Every response that is not a \
-                       success has the body `{\"error\": {\"code\", \"message\", …}}` with a stable code. Any other path than \
+                       success has the body `{\"error\": {\"code\", \"message\", …}}` with a stable code, but for `/ready`, which \
+                       says with 503 what is not ready. Any other path than \
                        these gets 404 `not_found`, any other method 405 `method_not_allowed`."
     ),
     tags(
