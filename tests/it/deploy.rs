@@ -1,16 +1,25 @@
 //! The scripts that compose.yml's containers run.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::{Command, Output},
+};
 
 use integration_tests::{repository, told};
 
-fn run(script: &Path, arguments: &[&Path], path: &str) -> String {
-    let output = Command::new("sh")
+fn ended(script: &Path, arguments: &[&Path], path: &str) -> Output {
+    Command::new("sh")
         .arg(script)
         .args(arguments)
         .env("PATH", path)
         .output()
-        .expect("there is a shell");
+        .expect("there is a shell")
+}
+
+fn run(script: &Path, arguments: &[&Path], path: &str) -> String {
+    let output = ended(script, arguments, path);
     assert!(output.status.success(), "{}", told(&output));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
@@ -33,7 +42,7 @@ fn a_password_reaches_its_server_without_the_end_of_its_line_and_no_secret_is_ch
     for _ in 0..2 {
         run(&script, &[&secrets, &servers], &path());
         assert_eq!(read(&secrets.join("redis_password")), " pass word\r\n");
-        assert_eq!(read(&servers.join("redis/password")), " pass word\n");
+        assert_eq!(read(&servers.join("redis/password")), " pass word");
         let made = read(&secrets.join("clickhouse_password"));
         assert_eq!(
             (made.len(), &made),
@@ -42,6 +51,33 @@ fn a_password_reaches_its_server_without_the_end_of_its_line_and_no_secret_is_ch
         keys.push(read(&secrets.join("seal_key")));
     }
     assert_eq!(keys[0], keys[1]);
+}
+
+#[test]
+fn a_blank_secret_counts_as_missing_and_a_password_is_one_line() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let (secrets, servers) = (folder.path().join("secrets"), folder.path().join("servers"));
+    for part in [&secrets, &servers.join("redis")] {
+        fs::create_dir_all(part).expect("it can be made");
+    }
+    let script = repository().join("deploy/make-secrets.sh");
+    let password = secrets.join("redis_password");
+    for blank in ["", "\n", " \t\r\n\n"] {
+        fs::write(&password, blank).expect("it can be written");
+        run(&script, &[&secrets, &servers], &path());
+        let made = fs::read_to_string(&password).expect("it is readable");
+        assert_eq!(made.trim().len(), 64, "{blank:?}");
+        fs::remove_file(&password).expect("it can be removed");
+    }
+    fs::write(&password, "first\nsecond\n").expect("it can be written");
+    let output = ended(&script, &[&secrets, &servers], &path());
+    assert_eq!(
+        (output.status.code(), String::from_utf8_lossy(&output.stderr)),
+        (
+            Some(1),
+            "redis_password has several lines: a password is one line\n".into()
+        )
+    );
 }
 
 #[test]
