@@ -134,13 +134,13 @@ fn what_the_host_refuses_is_no_event_of_a_case() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let cases = folder.path().join("case.json");
     // One event with a recipient, a report and an act with only a message id, one event with neither, which the plugin itself
-    // rejects, and one of the day after tomorrow.
+    // rejects, and one of the year 2100.
     let events = json!([
         { "event": "open", "ts": 1_768_046_400, "msg": { "_id": "m-1", "email": "ann@example.com" } },
         { "event": "send", "ts": 1_768_046_400, "msg": { "_id": "m-2" } },
         { "event": "open", "ts": 1_768_046_400, "msg": { "_id": "m-2" } },
         { "event": "open", "ts": 1_768_046_400, "msg": {} },
-        { "event": "open", "ts": 1_768_219_200, "msg": { "_id": "m-3", "email": "ann@example.com" } },
+        { "event": "open", "ts": 4_102_444_800_i64, "msg": { "_id": "m-3", "email": "ann@example.com" } },
     ]);
     let case = json!({
         "provider": "mandrill",

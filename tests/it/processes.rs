@@ -14,10 +14,10 @@ use serde_json::json;
 
 use crate::{POSTMARK, postmark_answer, postmark_click, postmark_headers, report_click};
 
-/// Reports that Ann has clicked in this many messages, starting with message `first`.
+/// Reports that Ann has clicked in this many messages, one an hour, starting with message `first`.
 async fn clicks(http: &reqwest::Client, host: &Role, first: usize, count: usize) {
     for number in first..first + count {
-        let at = format!("2026-01-05T18:{number:02}:00Z");
+        let at = format!("2026-01-05T{number:02}:00:00Z");
         report_click(http, host, &format!("message-{number}"), &at).await;
     }
 }
@@ -214,7 +214,7 @@ async fn profiles_in_memory_are_not_used_once_another_process_has_consumed() {
     let configuration = format!("{POSTMARK}[store]\nlease_ms = 1000\n");
     let system = System::start(&configuration, &["postmark"]).await;
     let click = async |number: usize| {
-        let at = format!("2026-01-05T18:{number:02}:00Z");
+        let at = format!("2026-01-05T{number:02}:00:00Z");
         let click = postmark_click("ann@example.com", &format!("message-{number}"), &at);
         let answer = system.webhook("postmark", &postmark_headers(), click).await;
         assert_eq!(answer.status, 200, "{}", answer.text);
