@@ -20,22 +20,10 @@ use crate::{bus::SqliteBusConfig, events::SqliteEventsConfig, profiles::MemoryPr
 /// # Errors
 /// If the folder or the file cannot be created.
 pub fn create_once(path: &Path, content: &[u8]) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    create_folder(folder)?;
-    // Written under another name and then linked.
-    let draft = folder.join(format!(".draft-{}", uuid::Uuid::now_v7().simple()));
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create_new(true).mode(0o600);
-    let written = options.open(&draft).and_then(|mut file| {
-        file.write_all(content)?;
-        file.sync_all()?;
-        match fs::hard_link(&draft, path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            linked => linked,
-        }
-    });
-    let removed = fs::remove_file(&draft);
-    written.and(removed)
+    with_draft(path, 0o600, content, |draft| match fs::hard_link(draft, path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        linked => linked,
+    })
 }
 
 /// Writes a file with this content in place of the one that is there, if there is one, and creates its folder if that is missing.
@@ -45,18 +33,32 @@ pub fn create_once(path: &Path, content: &[u8]) -> io::Result<()> {
 /// # Errors
 /// If the folder or the file cannot be written.
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
+    with_draft(path, 0o666, content, |draft| fs::rename(draft, path))
+}
+
+/// Writes the content under another name into the folder of `path`, hands that file over, and leaves nothing under its name.
+fn with_draft(
+    path: &Path,
+    mode: u32,
+    content: &[u8],
+    hand_over: impl FnOnce(&Path) -> io::Result<()>,
+) -> io::Result<()> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
     create_folder(folder)?;
     let draft = folder.join(format!(".draft-{}", uuid::Uuid::now_v7().simple()));
-    let written = fs::File::create_new(&draft).and_then(|mut file| {
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true).mode(mode);
+    let written = options.open(&draft).and_then(|mut file| {
         file.write_all(content)?;
         // Otherwise the name may reach the disk before the content.
         file.sync_all()?;
-        fs::rename(&draft, path)
+        hand_over(&draft)
     });
-    if written.is_err() {
-        let _may_not_exist = fs::remove_file(&draft);
-    }
+    // There is none any more if it was renamed.
+    let _may_not_exist = fs::remove_file(&draft);
     written
 }
 

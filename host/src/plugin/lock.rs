@@ -5,8 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File, TryLockError},
-    io::Write,
+    fs::{File, TryLockError},
     path::{Path, PathBuf},
 };
 
@@ -265,18 +264,8 @@ impl LockWriter {
     /// # Errors
     /// Returns a [`LockError`] if it cannot be written.
     pub fn write(&self, lock: &PluginLock) -> Result<(), LockError> {
-        let mut name = std::ffi::OsString::from(".");
-        name.push(self.path.file_name().unwrap_or_default());
-        name.push(".new");
-        let unfinished: PathBuf = self.path.with_file_name(name);
-        let replace = || {
-            let mut file = File::create(&unfinished)?;
-            file.write_all(lock.to_text().as_bytes())?;
-            // Otherwise a crash of the machine may leave an empty file under the new name.
-            file.sync_all()?;
-            fs::rename(&unfinished, &self.path)
-        };
-        replace().map_err(|error| LockProblem::Write(error).of(&self.path))
+        store::embedded::replace(&self.path, lock.to_text().as_bytes())
+            .map_err(|error| LockProblem::Write(error).of(&self.path))
     }
 
     /// Returns the path of the file.
@@ -287,6 +276,8 @@ impl LockWriter {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn pin(digit: &str) -> Pin {
