@@ -3,12 +3,20 @@
 use std::{sync::OnceLock, time::Duration};
 
 use reqwest::{Client, StatusCode, Url, redirect::Policy};
+use tokio::sync::Semaphore;
 
 /// Timeout of a request. Providers wait 5 s or more for the host's own answer, and send the delivery again after that.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Limit of a response's size. A certificate with its chain has less than 10 KiB.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
+
+/// Limit of the length of a file's URL. Those of SNS's certificates have some 100 bytes. They come from senders that have proven
+/// nothing yet, and are remembered.
+const MAX_FILE_URL_BYTES: usize = 512;
+
+/// Requests at once. Confirmations are rare, and [`certificates`](crate::proof) have a smaller limit of their own.
+const REQUESTS_AT_ONCE: usize = 16;
 
 /// A URL that may be fetched: https on the default port, without user, on a host that the plugin declared.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +39,9 @@ pub enum AddressRefused {
         "it is not the plain URL of a file: no query, fragment or port, written exactly as it is requested"
     )]
     NotPlainFile,
+    /// The URL of a file that is far longer than any that providers use.
+    #[error("it has more than {MAX_FILE_URL_BYTES} bytes")]
+    TooLong,
 }
 
 impl FetchAddress {
@@ -63,6 +74,9 @@ impl FetchAddress {
     /// # Errors
     /// [`AddressRefused`] when it may not be fetched.
     pub fn parse_file(text: &str, hosts: &[String]) -> Result<Self, AddressRefused> {
+        if text.len() > MAX_FILE_URL_BYTES {
+            return Err(AddressRefused::TooLong);
+        }
         let address = Self::parse(text, hosts)?;
         let Self(url) = &address;
         if url.query().is_some() || url.fragment().is_some() || url.as_str() != text {
@@ -114,17 +128,20 @@ pub enum FetchError {
     TooLong,
 }
 
-/// Fetches URLs: no redirects, five seconds, 64 KiB. Uses the proxy from the process's environment, if any.
-#[derive(Default)]
+/// Fetches URLs: no redirects, five seconds, 64 KiB, 16 at once. Uses the proxy from the process's environment, if any.
 pub(crate) struct Fetcher {
     // Created on first use: most hosts never fetch anything, and loading root certificates takes time and memory.
     client: OnceLock<Client>,
+    permits: Semaphore,
 }
 
 impl Fetcher {
     /// Creates a fetcher, without opening a connection.
     pub(crate) fn new() -> Self {
-        Self::default()
+        Self {
+            client: OnceLock::new(),
+            permits: Semaphore::new(REQUESTS_AT_ONCE),
+        }
     }
 
     /// Returns the body of the resource at the URL.
@@ -132,6 +149,11 @@ impl Fetcher {
     /// # Errors
     /// [`FetchError`] when there is no successful response of acceptable length in time.
     pub(crate) async fn get(&self, address: &FetchAddress) -> Result<Vec<u8>, FetchError> {
+        let _permit = self
+            .permits
+            .acquire()
+            .await
+            .expect("the semaphore is never closed");
         let request = self.client()?.get(address.0.clone());
         let mut response = request.send().await.map_err(FetchError::Unreachable)?;
         if !response.status().is_success() {
@@ -166,6 +188,8 @@ impl Fetcher {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
 
     #[test]
@@ -227,6 +251,29 @@ mod tests {
             FetchAddress::parse_file("https://evil.test/a.pem", &hosts),
             Err(AddressRefused::Host)
         );
+        let long = |length: usize| {
+            format!(
+                "{}{}",
+                &plain[..plain.len() - 5],
+                "a".repeat(length - plain.len() + 1) + ".pem"
+            )
+        };
+        assert!(FetchAddress::parse_file(&long(MAX_FILE_URL_BYTES), &hosts).is_ok());
+        assert_eq!(
+            FetchAddress::parse_file(&long(MAX_FILE_URL_BYTES + 1), &hosts),
+            Err(AddressRefused::TooLong)
+        );
+    }
+
+    #[tokio::test]
+    async fn only_so_many_requests_are_under_way() {
+        let fetcher = Fetcher::new();
+        let taken = u32::try_from(REQUESTS_AT_ONCE).unwrap();
+        let _others = fetcher.permits.acquire_many(taken).await.unwrap();
+        let address = FetchAddress::parse("https://localhost/", &["localhost".to_owned()]).unwrap();
+        assert!(fetcher.get(&address).now_or_never().is_none());
+        // It waits for its turn, and not for an answer.
+        assert!(fetcher.client.get().is_none());
     }
 
     #[tokio::test]

@@ -35,6 +35,10 @@ const FAILED_FOR: Duration = Duration::from_secs(20);
 /// bounds the cost for both this host and that one.
 const FETCHES_AT_ONCE: usize = 4;
 
+/// How long a delivery waits to be among these: a fetch takes a small part of it, and together with one it stays within the time
+/// that providers wait for an answer.
+const WAIT: Duration = Duration::from_secs(2);
+
 /// Lines about failed fetches: anybody can cause one with each made-up URL, and one says as much as the thousands of an outage.
 const FAILURES_PER_SECOND: u32 = 1;
 
@@ -206,7 +210,8 @@ impl FetchedCertificates {
         {
             return Err(refusal);
         }
-        let Ok(_permit) = self.permits.try_acquire() else {
+        // Somebody who makes up URLs keeps the others waiting, but does not keep them out.
+        let Ok(Ok(_permit)) = tokio::time::timeout(WAIT, self.permits.acquire()).await else {
             // Not cached: it says nothing about this URL.
             return Err(Refusal::CertificateUnavailable(
                 "too many are being fetched".to_owned(),
