@@ -110,12 +110,15 @@ impl Bindings {
 }
 
 /// Links a plugin's log. Does not use the generated function, which copies each message before the rate limit can
-/// apply: a plugin that floods its log would make the host allocate megabytes again and again.
+/// apply: a plugin that floods its log would make the host allocate megabytes again and again. A line that is not written is not
+/// even looked at.
 fn link_log(linker: &mut Linker<Sandbox>, version: &str) -> wasmtime::Result<()> {
-    let log = |store: StoreContextMut<'_, Sandbox>, (severity, message): (Severity, WasmStr)| {
-        let message = message.to_str(&store)?;
-        store.data().log(severity, &message);
-        Ok(())
+    let log = |mut store: StoreContextMut<'_, Sandbox>, (severity, message): (Severity, WasmStr)| {
+        if store.data().log().admits() {
+            let message = message.to_str(&store)?;
+            store.data().log().write(severity, &message);
+        }
+        store.data_mut().end_host_call()
     };
     linker
         .instance(&format!("{PACKAGE}logging@{version}"))?

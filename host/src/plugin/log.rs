@@ -52,12 +52,17 @@ impl PluginLog {
         }
     }
 
-    /// Writes one line, or drops it.
-    pub(crate) fn write(&self, severity: Severity, message: &str) {
-        if self.lines.admit().is_none() {
+    /// Returns whether one more line may be written now. Counts it if it may not.
+    pub(crate) fn admits(&self) -> bool {
+        let is_admitted = self.lines.admit().is_some();
+        if !is_admitted {
             self.stats.log_lines_dropped.inc();
-            return;
         }
+        is_admitted
+    }
+
+    /// Writes one line that was admitted.
+    pub(crate) fn write(&self, severity: Severity, message: &str) {
         let line = printable(message, self.line_bytes);
         match severity {
             Severity::Debug => tracing::debug!(plugin = %self.tag, "{line}"),

@@ -13,7 +13,7 @@ use super::{
     error::Limit,
     lane::{self, BRIEF},
     limits::Limits,
-    log::{PluginLog, Severity},
+    log::PluginLog,
     wasi::ClosedWorld,
 };
 
@@ -69,9 +69,15 @@ impl Sandbox {
         store
     }
 
-    /// Writes one line of the plugin's own log.
-    pub(crate) fn log(&self, severity: Severity, message: &str) {
-        self.log.write(severity, message);
+    /// Returns the plugin's own log.
+    pub(crate) fn log(&self) -> &PluginLog {
+        &self.log
+    }
+
+    /// Ends a call of a function of the host. Fails if the delivery has no time left: code that calls such functions one after
+    /// the other, without a loop, passes no other check.
+    pub(crate) fn end_host_call(&mut self) -> wasmtime::Result<()> {
+        self.meter.used_and_left().map(|_| ())
     }
 
     /// Returns the closed WASI. Every component that imports it has one.
@@ -185,7 +191,8 @@ impl Meter {
         }
     }
 
-    fn check(&mut self) -> wasmtime::Result<UpdateDeadline> {
+    /// Returns the CPU time used on this thread, and the wall-clock time left. Fails if the delivery may use no more of either.
+    fn used_and_left(&mut self) -> wasmtime::Result<(Duration, Duration)> {
         let used = self.used();
         if used >= self.left {
             let detail = "the delivery has used up its CPU time".to_owned();
@@ -195,8 +202,7 @@ impl Meter {
             }
             .into());
         }
-        let now = Instant::now();
-        let wall = self.deadline.saturating_duration_since(now);
+        let wall = self.deadline.saturating_duration_since(Instant::now());
         if wall.is_zero() {
             let detail = "the call has used up its time".to_owned();
             return Err(Exceeded {
@@ -205,9 +211,14 @@ impl Meter {
             }
             .into());
         }
+        Ok((used, wall))
+    }
+
+    fn check(&mut self) -> wasmtime::Result<UpdateDeadline> {
+        let (used, wall) = self.used_and_left()?;
         let pace = match self.pace {
             Pace::Brief if used >= BRIEF => Pace::Long,
-            Pace::Long if now >= self.halfway => Pace::Late,
+            Pace::Long if Instant::now() >= self.halfway => Pace::Late,
             same => same,
         };
         if pace != self.pace {

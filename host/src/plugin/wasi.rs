@@ -15,7 +15,7 @@ use wasmtime::{
     StoreContextMut,
     component::{
         Component, ComponentNamedList, ComponentType, Lift, Linker, LinkerInstance, Lower, Resource,
-        ResourceType, Val, types::ComponentItem,
+        ResourceType, Type, Val, types::ComponentItem,
     },
 };
 
@@ -94,9 +94,18 @@ struct Datetime {
     nanoseconds: u32,
 }
 
+/// Types that the parameters of all functions which a component imports from WASI may consist of: many times what all of WASI has.
+const MOST_PARAMETER_TYPES: usize = 10_000;
+
 /// Defines what the component imports from the closed WASI, under the names and versions that it uses.
+///
+/// # Errors
+/// If a function takes what no function of WASI takes and what would fill the host's memory: the component declares the types
+/// of functions that are not defined here, and the runtime converts arguments before it calls any function. It charges the
+/// text for each flag with the length of the flag's name, which is a fraction of its size. WASI has flags only as a parameter.
 pub(crate) fn link(linker: &mut Linker<Sandbox>, component: &Component) -> wasmtime::Result<()> {
     let engine = linker.engine().clone();
+    let mut types_left = MOST_PARAMETER_TYPES;
     for (import, wanted) in component.component_type().imports(&engine) {
         let (Some(interface), ComponentItem::ComponentInstance(wanted)) = (interface(import), wanted.ty)
         else {
@@ -109,12 +118,61 @@ pub(crate) fn link(linker: &mut Linker<Sandbox>, component: &Component) -> wasmt
                     context.data_mut().wasi()?.dropped();
                     Ok(())
                 })?,
-                ComponentItem::ComponentFunc(_) => function(&mut instance, interface, name)?,
+                ComponentItem::ComponentFunc(wanted) => {
+                    for (_, parameter) in wanted.params() {
+                        if !matches!(parameter, Type::Flags(_)) && may_hold_flags(&parameter, &mut types_left)
+                        {
+                            return Err(wasmtime::Error::msg(format!(
+                                "it imports `{interface}` with a function whose parameters are not those of WASI 0.2"
+                            )));
+                        }
+                    }
+                    function(&mut instance, interface, name)?;
+                }
                 _ => {}
             }
         }
     }
     Ok(())
+}
+
+/// Returns whether a value of this type may hold flags, as far as `types_left` allows to tell.
+fn may_hold_flags(parameter: &Type, types_left: &mut usize) -> bool {
+    let Some(left) = types_left.checked_sub(1) else {
+        return true;
+    };
+    *types_left = left;
+    let mut holds = |part: &Type| may_hold_flags(part, types_left);
+    match parameter {
+        Type::Bool
+        | Type::S8
+        | Type::U8
+        | Type::S16
+        | Type::U16
+        | Type::S32
+        | Type::U32
+        | Type::S64
+        | Type::U64
+        | Type::Float32
+        | Type::Float64
+        | Type::Char
+        | Type::String
+        | Type::Enum(_)
+        | Type::Own(_)
+        | Type::Borrow(_) => false,
+        Type::List(list) => holds(&list.ty()),
+        Type::Record(record) => record.fields().any(|field| holds(&field.ty)),
+        Type::Tuple(tuple) => tuple.types().any(|part| holds(&part)),
+        Type::Variant(variant) => variant
+            .cases()
+            .any(|case| case.ty.is_some_and(|part| holds(&part))),
+        Type::Option(option) => holds(&option.ty()),
+        Type::Result(result) => {
+            result.ok().is_some_and(|part| holds(&part)) || result.err().is_some_and(|part| holds(&part))
+        }
+        // Flags, and what WASI 0.2 does not know.
+        _ => true,
+    }
 }
 
 fn resource(name: &str) -> ResourceType {
@@ -162,7 +220,9 @@ where
     instance.func_wrap(
         name,
         move |mut context: StoreContextMut<'_, Sandbox>, parameters: P| {
-            work(context.data_mut().wasi()?, parameters)
+            let results = work(context.data_mut().wasi()?, parameters)?;
+            context.data_mut().end_host_call()?;
+            Ok(results)
         },
     )
 }
@@ -305,11 +365,11 @@ fn stream(instance: &mut LinkerInstance<'_, Sandbox>, name: &str) -> wasmtime::R
             define(instance, name, |world, (_,): (Out,)| pollable(world, true))
         }
         "[method]output-stream.check-write" => define(instance, name, |_, (_,): (Out,)| {
-            Ok((Ok::<_, StreamError>(state::MOST_WRITTEN_AT_ONCE),))
+            Ok((Ok::<_, StreamError>(u64::try_from(state::MOST_WRITTEN_AT_ONCE)?),))
         }),
         "[method]output-stream.write" | "[method]output-stream.blocking-write-and-flush" => {
             define(instance, name, |world, (this, bytes): (Out, Vec<u8>)| {
-                world.print(Stream::of(this.rep()), &bytes);
+                world.print(Stream::of(this.rep()), &bytes)?;
                 Ok((Ok::<(), StreamError>(()),))
             })
         }

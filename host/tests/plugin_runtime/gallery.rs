@@ -76,6 +76,21 @@ pub(crate) fn gallery() -> Vec<Attack> {
         "normalize",
     );
 
+    // Passes none of the checks that the compiler puts into functions and loops.
+    let without_loop = format!(
+        "(local $stream i32)
+         (local.set $stream (call $stdout))
+         (memory.fill (i32.const 8192) (i32.const 0x0a) (i32.const 4096))
+         {} unreachable",
+        "(call $write (local.get $stream) (i32.const 8192) (i32.const 4096) (i32.const 1000))".repeat(30_000)
+    );
+    hang(
+        "host calls without a loop",
+        wasi::printer("hostile", &without_loop),
+        "cpu_time",
+        "normalize",
+    );
+
     // 1,024 pages are 64 MiB; the guest has two already.
     let at_once = in_normalize("(drop (memory.grow (i32.const 1024))) i32.const 768");
     hang("memory in one go", at_once, "memory", "normalize");

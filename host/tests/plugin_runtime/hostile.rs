@@ -230,6 +230,11 @@ async fn an_endless_flood_of_large_log_lines_runs_out_of_cpu_time() {
 }
 
 #[tokio::test]
+async fn calls_of_the_host_without_a_loop_run_out_of_cpu_time() {
+    breaks(&["host calls without a loop"]).await;
+}
+
+#[tokio::test]
 async fn nothing_is_left_for_the_next_delivery() {
     // Traps when the memory is not as the module initializes it.
     let forgetful = guest("forgetful").normalize(

@@ -175,7 +175,8 @@ async fn random_bytes_are_limited() {
 
 #[tokio::test]
 async fn what_is_printed_is_logged_at_the_rate_of_the_log() {
-    let mut chatty = guest("wasi").normalize(
+    let chatty = printer(
+        "wasi",
         "(local $stream i32) (local $left i32)
          (local.set $stream (call $stdout))
          (local.set $left (i32.const 200))
@@ -186,29 +187,6 @@ async fn what_is_printed_is_logged_at_the_rate_of_the_log() {
            (br_if $again (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))
          i32.const 768",
     );
-    chatty.foreign = vec![
-        Foreign {
-            name: "wasi:io/streams@0.2.6",
-            package: "package wasi:io@0.2.6;
-                interface error { resource error { to-debug-string: func() -> string; } }
-                interface streams {
-                    use error.{error};
-                    variant stream-error { last-operation-failed(error), closed }
-                    resource output-stream {
-                        blocking-write-and-flush: func(contents: list<u8>) -> result<_, stream-error>;
-                    }
-                }",
-            imports: r#"
-                (import "wasi:io/streams@0.2.6" "[method]output-stream.blocking-write-and-flush"
-                  (func $write (param i32 i32 i32 i32)))"#,
-        },
-        Foreign {
-            name: "wasi:cli/stdout@0.2.6",
-            package: "package wasi:cli@0.2.6;
-                interface stdout { use wasi:io/streams@0.2.6.{output-stream}; get-stdout: func() -> output-stream; }",
-            imports: r#"(import "wasi:cli/stdout@0.2.6" "get-stdout" (func $stdout (result i32)))"#,
-        },
-    ];
     let world = World::with(&[("wasi.wasm", chatty.build())]).await;
     assert_eq!(world.deliver("wasi").await.unwrap(), 1);
     // 100 at once, and ten per second.
@@ -231,6 +209,94 @@ async fn what_lies_beyond_is_refused_by_name() {
         world.problem("wasi.wasm"),
         "`wasi.wasm` imports `wasi:http/outgoing-handler@0.2.0`, which is not available to plugins"
     );
+}
+
+#[tokio::test]
+async fn a_stream_takes_a_page_at_once() {
+    let write = |bytes| {
+        let write = format!(
+            "(call $write (call $stdout) (i32.const 0) (i32.const {bytes}) (i32.const 1000)) i32.const 768"
+        );
+        printer("wasi", &write)
+    };
+    let world = World::with(&[("wasi.wasm", write(4096).build())]).await;
+    assert_eq!(world.deliver("wasi").await.unwrap(), 1);
+    let error = fault(&write(4097)).await;
+    assert!(
+        error.ends_with("it wrote 4097 bytes at once; a stream takes 4096"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn parameters_that_the_host_would_have_to_enlarge_are_refused() {
+    let problem = async |parameter: &str| {
+        let package = format!(
+            "package wasi:io@0.2.0; interface error {{
+                flags many {{ a, b, c, d, e, f, g, h }}
+                record holder {{ inner: option<many> }}
+                log: func(value: {parameter});
+            }}"
+        );
+        let caller = using(
+            Foreign {
+                name: "wasi:io/error@0.2.0",
+                package: package.leak(),
+                imports: match parameter {
+                    "many" => r#"(import "wasi:io/error@0.2.0" "log" (func $lift (param i32)))"#,
+                    _ => r#"(import "wasi:io/error@0.2.0" "log" (func $lift (param i32 i32)))"#,
+                },
+            },
+            "i32.const 768",
+        );
+        let world = World::with(&[("wasi.wasm", caller.build())]).await;
+        world.status("wasi.wasm").problem.unwrap_or_default()
+    };
+    for parameter in [
+        "list<many>",
+        "list<list<holder>>",
+        "list<result<tuple<u8, many>>>",
+    ] {
+        let found = problem(parameter).await;
+        assert!(
+            found.ends_with(
+                "it imports `wasi:io/error` with a function whose parameters are not those of WASI 0.2"
+            ),
+            "{parameter}: {found}"
+        );
+    }
+    // As WASI has them.
+    assert_eq!(problem("many").await, "");
+    assert_eq!(problem("list<u8>").await, "");
+}
+
+/// Returns a guest that may print.
+pub(crate) fn printer(slug: &str, normalize: &str) -> Guest {
+    let mut printer = guest(slug).normalize(normalize);
+    printer.foreign = vec![
+        Foreign {
+            name: "wasi:io/streams@0.2.6",
+            package: "package wasi:io@0.2.6;
+                interface error { resource error { to-debug-string: func() -> string; } }
+                interface streams {
+                    use error.{error};
+                    variant stream-error { last-operation-failed(error), closed }
+                    resource output-stream {
+                        blocking-write-and-flush: func(contents: list<u8>) -> result<_, stream-error>;
+                    }
+                }",
+            imports: r#"
+                (import "wasi:io/streams@0.2.6" "[method]output-stream.blocking-write-and-flush"
+                  (func $write (param i32 i32 i32 i32)))"#,
+        },
+        Foreign {
+            name: "wasi:cli/stdout@0.2.6",
+            package: "package wasi:cli@0.2.6;
+                interface stdout { use wasi:io/streams@0.2.6.{output-stream}; get-stdout: func() -> output-stream; }",
+            imports: r#"(import "wasi:cli/stdout@0.2.6" "get-stdout" (func $stdout (result i32)))"#,
+        },
+    ];
+    printer
 }
 
 /// Returns a guest with timers, which belong to another interface than the function that waits for them.

@@ -10,8 +10,8 @@ use crate::plugin::{
     sandbox::Exceeded,
 };
 
-/// How much a stream accepts at once: the minimum that WASI promises for a blocking write.
-pub(crate) const MOST_WRITTEN_AT_ONCE: u64 = 4096;
+/// How much a stream accepts at once: the minimum that WASI promises for a blocking write, which demands that more is a fault.
+pub(crate) const MOST_WRITTEN_AT_ONCE: usize = 4096;
 
 /// Bytes of an unfinished line that are kept; by default the log truncates far earlier.
 const MOST_OF_A_LINE: usize = 8 << 10;
@@ -134,7 +134,13 @@ impl ClosedWorld {
     }
 
     /// Takes printed bytes, and logs the lines that they complete.
-    pub(super) fn print(&mut self, stream: Stream, bytes: &[u8]) {
+    pub(super) fn print(&mut self, stream: Stream, bytes: &[u8]) -> wasmtime::Result<()> {
+        if bytes.len() > MOST_WRITTEN_AT_ONCE {
+            return Err(fault(format!(
+                "it wrote {} bytes at once; a stream takes {MOST_WRITTEN_AT_ONCE}",
+                bytes.len()
+            )));
+        }
         let mut rest = bytes;
         while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
             self.keep(stream, &rest[..end]);
@@ -142,6 +148,7 @@ impl ClosedWorld {
             rest = &rest[end + 1..];
         }
         self.keep(stream, rest);
+        Ok(())
     }
 
     fn line(&mut self, stream: Stream) -> &mut Vec<u8> {
@@ -161,7 +168,7 @@ impl ClosedWorld {
         let line = std::mem::take(self.line(stream));
         let text = String::from_utf8_lossy(&line);
         let text = text.trim_end();
-        if !text.is_empty() {
+        if !text.is_empty() && self.log.admits() {
             self.log.write(stream.severity(), text);
         }
     }
