@@ -11,7 +11,7 @@ use rayon::ThreadPoolBuilder;
 use wasmparser::{BlockType, FunctionBody, Operator, Parser, Payload, TypeRef};
 use wasmtime::{Engine, component::Component};
 
-use super::{error::LoadError, lane::stand_back};
+use super::{error::LoadError, inspect::said, lane::stand_back};
 
 /// Compiler steps allowed for one function. The maximum known of a real plugin is 1.9 million, in the JavaScript
 /// engine's interpreter loop; Rust plugins stay below 150,000. A function at the limit takes about a second and 130 MB.
@@ -41,7 +41,7 @@ pub(crate) fn component(engine: &Engine, bytes: &[u8]) -> Result<Component, Load
         .map_err(|error| LoadError::Compile(error.to_string()))?;
     threads
         .install(|| Component::from_binary(engine, bytes))
-        .map_err(|error| LoadError::Compile(format!("{error:#}")))
+        .map_err(|error| LoadError::Compile(said(format_args!("{error:#}"))))
 }
 
 /// Refuses what would take the compiler too long.
@@ -102,7 +102,7 @@ fn at_most(what: &'static str, steps: u64, limit: u64) -> Result<(), LoadError> 
 }
 
 fn broken(error: wasmparser::BinaryReaderError) -> LoadError {
-    LoadError::NotWebAssembly(error.to_string())
+    LoadError::NotWebAssembly(said(error))
 }
 
 /// Returns the innermost module. The parser announces a module before anything in it.

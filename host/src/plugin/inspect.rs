@@ -2,6 +2,8 @@
 //!
 //! Everything that can be refused cheaply is refused here, before the compiler spends time on it.
 
+use std::fmt::Display;
+
 use semver::Version;
 use wasmparser::{ComponentTypeRef, Encoding, Instance, Parser, Payload};
 
@@ -38,11 +40,17 @@ impl Inspection {
 /// bounds the exponential growth (at most 3^4, with three per level) that a small file could cause in the compiler.
 const MOST_COMPONENT_INSTANCES: u64 = 12;
 
-/// Imports and exports of the outer component: the contract has four. Also bounds the length of messages.
+/// Imports and exports of the outer component: the contract has four.
 const MOST_EXTERNS: u64 = 100;
 
 /// Names shown in a message.
 const MOST_NAMES_SHOWN: usize = 5;
+
+/// How much of a name from a file a message shows. The longest in WASI has 60 bytes.
+const MOST_OF_A_NAME: usize = 200;
+
+/// How much of what the parser, the compiler or the linker says about a file a message shows: a chain of a few sentences.
+const MOST_OF_AN_ERROR: usize = 1000;
 
 /// Inspects a file; `name` is its name in messages.
 pub(crate) fn inspect(bytes: &[u8], name: &str, limits: &Limits) -> Result<Inspection, LoadError> {
@@ -57,7 +65,7 @@ pub(crate) fn inspect(bytes: &[u8], name: &str, limits: &Limits) -> Result<Inspe
     }
     let mut seen = Seen::default();
     seen.read(bytes)
-        .map_err(|error| LoadError::NotWebAssembly(error.to_string()))?;
+        .map_err(|error| LoadError::NotWebAssembly(said(error)))?;
     at_most(
         "component instances",
         seen.component_instances,
@@ -104,7 +112,7 @@ pub(crate) fn inspect(bytes: &[u8], name: &str, limits: &Limits) -> Result<Inspe
         .iter()
         .find(|import| !ours.contains(import) && wasi::interface(import).is_none())
     {
-        let import = import.clone();
+        let import = shown(import, MOST_OF_A_NAME);
         return Err(LoadError::Import { import });
     }
     Ok(Inspection {
@@ -143,6 +151,22 @@ fn at_most(pieces: &'static str, count: u64, limit: u64) -> Result<(), LoadError
     Ok(())
 }
 
+/// Returns an error about a file in a form fit for a terminal or a log: it may repeat names that nobody has checked.
+pub(crate) fn said(error: impl Display) -> String {
+    shown(&error.to_string(), MOST_OF_AN_ERROR)
+}
+
+/// Returns a text of at most `most` bytes without control characters.
+fn shown(text: &str, most: usize) -> String {
+    let cut = &text[..text.floor_char_boundary(most)];
+    let ellipsis = if cut.len() < text.len() { "…" } else { "" };
+    let cut: String = cut
+        .chars()
+        .map(|letter| if letter.is_control() { ' ' } else { letter })
+        .collect();
+    cut + ellipsis
+}
+
 fn listed(names: &[String]) -> String {
     if names.is_empty() {
         return "nothing".to_owned();
@@ -153,7 +177,7 @@ fn listed(names: &[String]) -> String {
             text.push_str(", ");
         }
         text.push('`');
-        text.push_str(name);
+        text.push_str(&shown(name, MOST_OF_A_NAME));
         text.push('`');
     }
     if names.len() > MOST_NAMES_SHOWN {

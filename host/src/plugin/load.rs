@@ -21,7 +21,7 @@ use super::{
     error::{LoadError, PluginError},
     file::{self, Digest, Fingerprint},
     guest::{self, Plugin},
-    inspect::{Inspection, inspect},
+    inspect::{Inspection, inspect, said},
     lane::{Lane, to_end},
     limits::Limits,
     log::PluginLog,
@@ -170,7 +170,7 @@ impl Loader {
         let inspection = inspect(&bytes, &name, &self.limits)?;
         let component = self.compiled(&bytes, &digest, compiler)?;
         let bindings = Bindings::link(&self.engine, inspection.contract, &component)
-            .map_err(|error| LoadError::Compile(format!("{error:#}")))?;
+            .map_err(|error| LoadError::Compile(said(format_args!("{error:#}"))))?;
         let descriptor = self.describe(&bindings, &name, inspection.imports_wasi())?;
         descriptor::check(&descriptor).map_err(LoadError::Descriptor)?;
         let pinned = verdict.confirm(&descriptor.slug, &digest)?;

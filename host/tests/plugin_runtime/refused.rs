@@ -90,6 +90,23 @@ async fn a_component_of_another_world() {
 }
 
 #[tokio::test]
+async fn names_are_shown_without_what_a_terminal_would_obey() {
+    let exported = r#"(component (instance $i) (export "evil\1b[2J\0aall is well" (instance $i)))"#;
+    let reason = refusal(component(exported)).await;
+    assert!(reason.ends_with("it exports `evil [2J all is well`"), "{reason}");
+    let long = format!(
+        r#"(component
+             (import "evil\1b[2J{}" (instance $log))
+             (instance $plugin)
+             (export "sendflowr:connector/plugin@1.0.0" (instance $plugin)))"#,
+        "y".repeat(60_000)
+    );
+    let reason = refusal(component(&long)).await;
+    assert!(reason.starts_with("`bad.wasm` imports `evil [2Jyyy"), "{reason}");
+    assert!(reason.len() < 400, "{}", reason.len());
+}
+
+#[tokio::test]
 async fn a_contract_that_is_too_new_or_too_old() {
     let too_new = refusal(described(|plugin| plugin.contract = "1.2.0")).await;
     assert_eq!(
