@@ -302,6 +302,11 @@ impl Hasher {
         UniversalId::of_hash(&self.hash(parts.join("\0").as_bytes()))
     }
 
+    /// Returns the hash of a text that contains an address, in hexadecimal digits.
+    pub fn text(&self, text: &str) -> String {
+        self.digest(text.as_bytes())
+    }
+
     fn digest(&self, bytes: &[u8]) -> String {
         hex::encode(self.hash(bytes))
     }

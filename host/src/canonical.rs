@@ -185,7 +185,7 @@ pub(crate) fn convert_event(
     }
     identifiers.sort();
     identifiers.dedup();
-    let message_id = raw.message_id.and_then(|id| scrubber.id(id));
+    let message_id = raw.message_id.and_then(|id| scrubber.id(id, hasher));
     // Some reports name only a message, and what bounces is not always an address. They are stored too, under nobody's id. What
     // somebody did is not: an opt-out that holds for nobody must not pass for stored.
     let is_report = event_type(raw.event_type).is_of_transport();
@@ -243,7 +243,7 @@ pub(crate) fn convert_event(
         tags,
         metadata,
         is_machine: raw.is_machine,
-        provider_event_id: raw.provider_event_id.and_then(|id| scrubber.id(id)),
+        provider_event_id: raw.provider_event_id.and_then(|id| scrubber.id(id, hasher)),
         plugin: origin.plugin.to_owned(),
         ingested_at: origin.received_at,
     };

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use event::{
-    identity::MAX_EMAIL_BYTES,
+    identity::{Hasher, MAX_EMAIL_BYTES},
     redact::{PLACEHOLDER, Redactor},
 };
 use percent_encoding::percent_decode_str;
@@ -11,6 +11,9 @@ use ring::digest::{SHA256, digest};
 
 /// Longest id. The longest ones of known providers have 200 bytes.
 const MAX_ID_BYTES: usize = 512;
+
+/// How a hash in place of an id begins.
+const HASHED: &str = "sha256:";
 
 /// Longest message of a plugin in a response, a log line or a dead letter's header.
 const MAX_SENTENCE_BYTES: usize = 300;
@@ -54,7 +57,7 @@ impl Scrubber {
     }
 
     /// Returns an id, which may look like an address but must not be the recipient's.
-    pub(super) fn id(&self, id: String) -> Option<String> {
+    pub(super) fn id(&self, id: String, hasher: &Hasher) -> Option<String> {
         let id = without_nul(id);
         let redacted = match self.redactor.own_address(&id) {
             Cow::Borrowed(_) => None,
@@ -62,8 +65,9 @@ impl Scrubber {
         };
         let id = redacted.unwrap_or(id);
         if self.still_shows_own(&id) {
-            // Ids must stay distinct, so this one is not replaced by a placeholder.
-            return Some(hashed(&id));
+            // Ids must stay distinct, so this one is not replaced by a placeholder. Without the pepper, whoever knows an address
+            // could try the few spellings that it may have in an id.
+            return Some(format!("{HASHED}{}", hasher.text(&id)));
         }
         is_said(shorten_id(id))
     }
@@ -119,7 +123,7 @@ pub(super) fn without_nul(mut text: String) -> String {
 }
 
 fn hashed(id: &str) -> String {
-    format!("sha256:{}", hex::encode(digest(&SHA256, id.as_bytes())))
+    format!("{HASHED}{}", hex::encode(digest(&SHA256, id.as_bytes())))
 }
 
 fn is_said(text: String) -> Option<String> {
