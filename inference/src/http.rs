@@ -222,7 +222,12 @@ async fn observe(State(app): State<App>, request: Request, next: Next) -> Respon
         Some(path) => path.as_str().to_owned(),
         None => "none".to_owned(),
     };
-    let trace = RequestTrace::begin(&request, Callers::Known);
+    let callers = if app.access.admits(request.headers()) {
+        Callers::Known
+    } else {
+        Callers::Strangers
+    };
+    let trace = RequestTrace::begin(&request, callers);
     let unanswered = |why| match why {
         Unanswered::TimedOut => ApiError::TimedOut.into_response(),
         Unanswered::Panicked => ApiError::Internal.into_response(),

@@ -26,8 +26,8 @@ impl RequestId {
     fn of(request: &Request) -> Self {
         let given = request.headers().get(&REQUEST_ID);
         let usable = given.filter(|id| {
-            let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:/+=".contains(byte);
-            // It goes into logs and into what is stored: without `@` and `%` it cannot contain an address.
+            let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:/+".contains(byte);
+            // It goes into logs and into what is stored: without `@`, `%` and `=` it contains no address as providers write them.
             !id.is_empty() && id.len() <= MAX_REQUEST_ID && id.as_bytes().iter().all(is_plain)
         });
         Self(usable.cloned().unwrap_or_else(|| {
