@@ -149,8 +149,9 @@ impl Registry {
             plugin.file = %file_name(path),
             plugin.digest = %plugin.digest(),
             plugin.before = before.as_ref().map(|before| before.tag()),
-            "plugin `{}` is now in use",
-            plugin.tag()
+            "plugin `{}` is now in use{}",
+            plugin.tag(),
+            may_fetch(&plugin.descriptor().hosts)
         );
         if let Some(before) = before.filter(|before| before.descriptor().slug != slug) {
             tracing::info!(
@@ -235,4 +236,13 @@ pub(crate) fn takes_over(path: &Path, candidate: &Candidate, owner: &Plugin) -> 
         .file_stem()
         .is_some_and(|stem| stem == candidate.descriptor.slug.as_str());
     is_named || candidate.pinned == Some(true) && owner.digest != candidate.digest
+}
+
+/// Returns what to say of the hosts that a plugin names.
+fn may_fetch(hosts: &[String]) -> String {
+    if hosts.is_empty() {
+        String::new()
+    } else {
+        format!("; it may have the host fetch from {}", hosts.join(", "))
+    }
 }
