@@ -11,7 +11,8 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use integration_tests::{binary, eventually, repository};
+use integration_tests::{Signal, binary, eventually, repository};
+use rustix::process::{Pid, kill_process_group};
 use tempfile::TempDir;
 
 const PAGE: &str = "docs/write-a-plugin.md";
@@ -64,11 +65,8 @@ struct Terminal {
 impl Drop for Terminal {
     fn drop(&mut self) {
         for (child, _) in &mut self.others {
-            // Each is a session of its own: what the shell has started ends with it.
-            let _ = Command::new("kill")
-                .arg("--")
-                .arg(format!("-{}", child.id()))
-                .status();
+            // Each is a group of its own: what the shell has started ends with it.
+            let _may_have_ended = kill_process_group(Pid::from_child(child), Signal::TERM);
             let _ = child.wait();
         }
     }

@@ -5,11 +5,9 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    thread,
-    time::{Duration, Instant},
 };
 
-use integration_tests::{Role, binary, client, run, told};
+use integration_tests::{Role, binary, client, eventually, run, told};
 
 /// An address that nobody has, where a role's start ends if nothing else ends it.
 const NOWHERE: &str = "192.0.2.1:1";
@@ -152,8 +150,8 @@ fn a_check_creates_no_database() {
     assert_eq!(told.matches("not there yet").count(), 2, "{told}");
 }
 
-#[test]
-fn a_plugin_folder_that_is_not_there_is_told_of() {
+#[tokio::test]
+async fn a_plugin_folder_that_is_not_there_is_told_of() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let folder = folder.path();
     let told = |arguments: &[&str]| told(&run(folder, &[&["--plugins", "mistyped"], arguments].concat()));
@@ -171,11 +169,7 @@ fn a_plugin_folder_that_is_not_there_is_told_of() {
         .stderr(fs::File::create(&log).expect("a file can be made"))
         .spawn()
         .expect("the binary runs");
-    let began = Instant::now();
-    while !folder.join("mistyped").exists() {
-        assert!(began.elapsed() < Duration::from_secs(60));
-        thread::sleep(Duration::from_millis(20));
-    }
+    eventually("the folder is there", async || folder.join("mistyped").exists()).await;
     host.kill().expect("it still runs");
     host.wait().expect("it ends");
     let told = fs::read_to_string(log).expect("the log can be read");

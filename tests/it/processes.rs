@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use integration_tests::{Answer, Role, System, asked_to_stop, binary, client, eventually, run, told};
+use integration_tests::{Answer, Role, Signal, System, asked_to_stop, binary, client, eventually, run, told};
 use serde_json::json;
 
 use crate::{POSTMARK, postmark_answer, postmark_click, postmark_headers, report_click};
@@ -233,10 +233,10 @@ async fn profiles_in_memory_are_not_used_once_another_process_has_consumed() {
     let (first, _) = evidence().await;
 
     let _other = Role::launch(system.folder(), "consumer").await;
-    system.signal("STOP");
+    system.signal(Signal::STOP);
     // Longer than the lease.
     tokio::time::sleep(Duration::from_secs(3)).await;
-    system.signal("CONT");
+    system.signal(Signal::CONT);
     click(1).await;
     eventually("the click that the other consumed counts", async || {
         evidence().await == (first + 1.0, false)

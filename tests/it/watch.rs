@@ -6,7 +6,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use integration_tests::{binary, eventually, plugins, repository};
+use integration_tests::{Signal, binary, eventually, plugins, repository, send};
 
 const CASE: &str = "plugins/postmark/cases/click.json";
 
@@ -68,10 +68,7 @@ async fn cases_run_again_when_a_case_or_the_plugin_changes() {
     fs::copy(&wasm, at("postmark.wasm")).expect("the plugin can be copied");
     printed(&out, text.len(), "\n2 passed, 0 failed\n").await;
 
-    let asked = Command::new("kill")
-        .args(["-INT", &watching.0.id().to_string()])
-        .status();
-    assert!(asked.is_ok_and(|status| status.success()));
+    send(&watching.0, Signal::INT);
     eventually("the process ends", || {
         let ended = watching.0.try_wait().expect("the process can be waited for");
         async move { ended.is_some_and(|status| status.success()) }

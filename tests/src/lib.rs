@@ -17,10 +17,12 @@ use std::{
 };
 
 use event::{Hasher, Identifier, IdentifierKind, identity::scoped_esp_user_id};
+use rustix::process::Pid;
 use serde_json::Value;
 use synth::delivery::{Account, Delivery};
 use tempfile::TempDir;
 
+pub use rustix::process::Signal;
 pub use store::testing::{PATIENCE, eventually};
 
 pub use self::role::Role;
@@ -228,13 +230,9 @@ impl System {
         }
     }
 
-    /// Sends the process this signal: `STOP` suspends it, `CONT` lets it go on.
-    pub fn signal(&self, name: &str) {
-        let process = self.child.as_ref().expect("it runs").id().to_string();
-        let sent = Command::new("kill")
-            .args([&format!("-{name}"), &process])
-            .status();
-        assert!(sent.expect("there is a `kill`").success());
+    /// Sends the process this signal.
+    pub fn signal(&self, signal: Signal) {
+        send(self.child.as_ref().expect("it runs"), signal);
     }
 
     /// Asks the process to stop and waits for it; returns whether it exited successfully.
@@ -472,15 +470,14 @@ fn addresses(line: &str) -> Option<(SocketAddr, SocketAddr)> {
     Some((host.parse().ok()?, inference.parse().ok()?))
 }
 
+/// Sends a process a signal.
+pub fn send(child: &Child, signal: Signal) {
+    rustix::process::kill_process(Pid::from_child(child), signal).expect("the process takes the signal");
+}
+
 /// Asks a process to stop and waits for its end; returns its exit status, or `None` if it did not end within [`PATIENCE`].
 pub async fn asked_to_stop(child: &mut Child) -> Option<ExitStatus> {
-    let asked = Command::new("kill")
-        .args(["-TERM", &child.id().to_string()])
-        .status();
-    assert!(
-        asked.is_ok_and(|status| status.success()),
-        "the process cannot be asked to stop"
-    );
+    send(child, Signal::TERM);
     let start = Instant::now();
     while start.elapsed() < PATIENCE {
         if let Some(status) = child.try_wait().expect("the process can be waited for") {

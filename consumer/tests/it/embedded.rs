@@ -11,7 +11,7 @@ use event::{
 use prometheus_client::registry::Registry;
 use store::{
     bus::{EVENTS_TOPIC, NewRecord},
-    testing::{Embedded, eventually, open_embedded, stored_events},
+    testing::{Embedded, PATIENCE, eventually, open_embedded, stored_events},
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -142,7 +142,12 @@ async fn crashes_in_the_middle_of_a_load_lose_and_repeat_nothing() {
     engines.append(&events).await;
     for goal in [300, 900, 1_800] {
         let running = engines.consume(100);
+        let start = std::time::Instant::now();
         while engines.stored().await < goal {
+            assert!(
+                start.elapsed() < PATIENCE && !running.is_finished(),
+                "too few are stored"
+            );
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         running.abort();

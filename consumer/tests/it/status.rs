@@ -83,12 +83,13 @@ async fn readiness_follows_the_ports() {
         assert!(body["dependencies"][name]["latency_ms"].is_f64(), "{name}");
     }
     // An answer is reused for a second.
-    let becomes = async |expected: (u16, &str)| loop {
-        let (status, body) = ready().await;
-        if (status, body["status"].as_str().unwrap()) == expected {
-            return body;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+    let becomes = async |expected: (u16, &str)| {
+        eventually("the status changes", async || {
+            let (status, body) = ready().await;
+            (status, body["status"].as_str().unwrap()) == expected
+        })
+        .await;
+        ready().await.1
     };
     world.profiles.down.on();
     becomes((200, "degraded")).await;
@@ -121,9 +122,7 @@ async fn a_store_that_answers_and_takes_no_events_is_told_after_a_while() {
     assert_eq!(events().await, (503, json!("unusable")));
     world.events.too_much.store(0, Ordering::SeqCst);
     eventually("it is stored", async || !world.events.ids().is_empty()).await;
-    while events().await != (200, json!("ok")) {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    eventually("it is well again", async || events().await == (200, json!("ok"))).await;
 }
 
 /// A topic or a group on which a right was revoked.

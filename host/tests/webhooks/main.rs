@@ -236,7 +236,7 @@ impl Host {
             if answer.status == status {
                 return answer;
             }
-            assert!(began.elapsed() < Duration::from_secs(20), "{answer:?}");
+            assert!(began.elapsed() < store::testing::PATIENCE, "{answer:?}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }

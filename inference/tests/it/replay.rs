@@ -204,12 +204,10 @@ async fn delays_of_a_first_mail_are_those_of_the_mailbox_and_come_out_again() {
     samples.extend(vec![sample(MailboxProvider::Outlook, 200); 500]);
     stores.events.latencies.lock().unwrap().extend(samples);
     let app = TestApp::start(stores);
-    for _ in 0..200 {
-        if !app.get("/latency").await.1["learned_at"].is_null() {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
+    eventually("delays are learned", async || {
+        !app.get("/latency").await.1["learned_at"].is_null()
+    })
+    .await;
     let hash = event::Hasher::new().email("new@hotmail.com").unwrap();
     let raw = json!([{"kind": "email", "value": " New@Hotmail.com"}]);
     for (who, class, seconds) in [
@@ -305,15 +303,11 @@ async fn what_cannot_be_replayed_says_why() {
             body.extend(change.as_object().unwrap().clone());
         });
         // The stored explanation is read only after the writers have stored the pending one.
-        let mut replay = replayed(&app, &reference).await;
-        for _ in 0..100 {
-            if replay["verdict"] == "different" {
-                break;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-            replay = replayed(&app, &reference).await;
-        }
-        assert_eq!(replay["verdict"], "different", "{replay:#}");
+        eventually("the changed one is read", async || {
+            replayed(&app, &reference).await["verdict"] == "different"
+        })
+        .await;
+        let replay = replayed(&app, &reference).await;
         let fields: Vec<&str> = replay["differences"]
             .as_array()
             .unwrap()

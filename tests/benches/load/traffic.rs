@@ -61,12 +61,38 @@ pub(crate) async fn send_one(http: &reqwest::Client, host: &str, delivery: &Deli
     response.bytes().await.expect("the answer is readable");
 }
 
-/// Sends these deliveries over all connections; returns how long each took.
+/// Sends these deliveries over all connections, each connection the next one as soon as its last is answered.
 pub(crate) async fn send(
     http: &reqwest::Client,
     host: &str,
     deliveries: &Arc<Vec<Delivery>>,
     range: Range<usize>,
+) {
+    over_all_connections(http, host, deliveries, range, |_| None).await;
+}
+
+/// Sends so many of these deliveries a second. Returns how long after the moment at which it was due each was answered: if the
+/// host stands still, all count that were due meanwhile, and not only those that were under way.
+pub(crate) async fn send_at(
+    a_second: u32,
+    http: &reqwest::Client,
+    host: &str,
+    deliveries: &Arc<Vec<Delivery>>,
+    range: Range<usize>,
+) -> Vec<Duration> {
+    let (first, start) = (range.start, Instant::now());
+    let due =
+        move |number| Some(start + Duration::from_secs_f64((number - first) as f64 / f64::from(a_second)));
+    over_all_connections(http, host, deliveries, range, due).await
+}
+
+/// Sends these deliveries, none before it is due; returns how long after that each was answered.
+async fn over_all_connections(
+    http: &reqwest::Client,
+    host: &str,
+    deliveries: &Arc<Vec<Delivery>>,
+    range: Range<usize>,
+    due: impl Fn(usize) -> Option<Instant> + Copy + Send + 'static,
 ) -> Vec<Duration> {
     let next = Arc::new(AtomicUsize::new(range.start));
     let mut senders = JoinSet::new();
@@ -80,7 +106,8 @@ pub(crate) async fn send(
                 if number >= end {
                     return times;
                 }
-                let start = Instant::now();
+                let start = due(number).unwrap_or_else(Instant::now);
+                tokio::time::sleep_until(start.into()).await;
                 send_one(&http, &host, &deliveries[number]).await;
                 times.push(start.elapsed());
             }
