@@ -20,10 +20,7 @@ impl Plugin for Braze {
     }
 
     fn authenticate(request: &Request) -> Result<Vec<Proof>, Rejection> {
-        let mut proofs = Proofs::new(request);
-        proofs.bearer_token()?;
-        proofs.shared_header()?;
-        Ok(proofs.finish())
+        Proofs::credentials(request)
     }
 
     fn normalize(request: &Request) -> Result<Outcome, Rejection> {
@@ -61,11 +58,6 @@ fn currents(event: Value<'_>) -> Element {
         return Err(reject("`time` is not a valid time"));
     };
     let user = event.get("user");
-    let known = [
-        (IdentifierKind::EspUserId, user.text("user_id")),
-        (IdentifierKind::ExternalId, user.text("external_user_id")),
-        (IdentifierKind::PhoneNumber, properties.text("user_phone_number")),
-    ];
     // A message belongs to a campaign or to a canvas: take both id and name from the same one.
     let campaign = if properties.text("campaign_id").is_some() {
         "campaign"
@@ -80,10 +72,11 @@ fn currents(event: Value<'_>) -> Element {
     Ok(Event {
         provider_event_id: event.text("id"),
         recipient_email: properties.text("email_address"),
-        identifiers: known
-            .into_iter()
-            .filter_map(|(kind, value)| Identifier::of(kind, value))
-            .collect(),
+        identifiers: Identifier::list([
+            (IdentifierKind::EspUserId, user.text("user_id")),
+            (IdentifierKind::ExternalId, user.text("external_user_id")),
+            (IdentifierKind::PhoneNumber, properties.text("user_phone_number")),
+        ]),
         campaign_id: properties.text(&format!("{campaign}_id")),
         campaign_name: properties.text(&format!("{campaign}_name")),
         message_id: properties.text("dispatch_id"),

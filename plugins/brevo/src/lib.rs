@@ -1,8 +1,8 @@
 #![doc = include_str!("../README.md")]
 
 use sendflowr_plugin_sdk::{
-    BounceType, Descriptor, Document, Element, Event, EventType, Identifier, IdentifierKind, Outcome, Pair,
-    Plugin, Proof, Proofs, Rejection, Request, Value, export, reject, skip, text::present, time,
+    BounceType, Descriptor, Document, Element, Event, EventType, Identifier, IdentifierKind, Outcome, Plugin,
+    Proof, Proofs, Rejection, Request, Value, export, json, reject, skip, text::present, time,
 };
 
 /// The plugin.
@@ -20,11 +20,7 @@ impl Plugin for Brevo {
     }
 
     fn authenticate(request: &Request) -> Result<Vec<Proof>, Rejection> {
-        let mut proofs = Proofs::new(request);
-        proofs.basic_auth()?;
-        proofs.bearer_token()?;
-        proofs.shared_header()?;
-        Ok(proofs.finish())
+        Proofs::credentials(request)
     }
 
     fn normalize(request: &Request) -> Result<Outcome, Rejection> {
@@ -80,9 +76,7 @@ fn event(root: Value<'_>) -> Element {
     Ok(Event {
         recipient_email: root.text("email"),
         // 0 if there is no such contact.
-        identifiers: Identifier::of(IdentifierKind::EspUserId, root.id("contact_id"))
-            .into_iter()
-            .collect(),
+        identifiers: Identifier::list([(IdentifierKind::EspUserId, root.id("contact_id"))]),
         campaign_id: root.text("camp_id"),
         campaign_name: root.text("campaign name"),
         message_id: root.text("message-id"),
@@ -97,7 +91,11 @@ fn event(root: Value<'_>) -> Element {
         bounce_type,
         reason: if gives_reason { root.text("reason") } else { None },
         tags: tags(root),
-        metadata: metadata(root),
+        metadata: root
+            .get("X-Mailin-custom")
+            .string()
+            .and_then(|text| json::pairs_in(&text))
+            .unwrap_or_default(),
         is_machine: proxy.then_some(true),
         ..Event::new(kind, timestamp)
     })
@@ -131,14 +129,6 @@ fn tags(root: Value<'_>) -> Vec<String> {
         Some(text) => present(&text).map(str::to_owned).into_iter().collect(),
         None => root.list("tag"),
     }
-}
-
-/// Returns the sender's header as metadata, if it is the text of a JSON object.
-fn metadata(root: Value<'_>) -> Vec<Pair> {
-    let text = root.get("X-Mailin-custom").string().unwrap_or_default();
-    Document::parse(text.as_bytes())
-        .map(|custom| custom.root().to_pairs())
-        .unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -76,14 +76,7 @@ fn event(event: Value<'_>) -> Element {
     } else {
         None
     };
-    let known = [
-        (IdentifierKind::EspUserId, identifiers.text("cio_id")),
-        (
-            IdentifierKind::ExternalId,
-            identifiers.text("id").or_else(|| data.text("customer_id")),
-        ),
-        (IdentifierKind::PhoneNumber, phone),
-    ];
+    let external_id = identifiers.text("id").or_else(|| data.text("customer_id"));
     let machine = match kind {
         EventType::Opened => data.is_true("prefetched"),
         EventType::Clicked | EventType::SmsClick | EventType::PushClick => data.is_true("machine"),
@@ -95,10 +88,11 @@ fn event(event: Value<'_>) -> Element {
         recipient_email: address
             .or_else(|| data.text("email_address"))
             .or_else(|| identifiers.text("email")),
-        identifiers: known
-            .into_iter()
-            .filter_map(|(kind, value)| Identifier::of(kind, value))
-            .collect(),
+        identifiers: Identifier::list([
+            (IdentifierKind::EspUserId, identifiers.text("cio_id")),
+            (IdentifierKind::ExternalId, external_id),
+            (IdentifierKind::PhoneNumber, phone),
+        ]),
         campaign_id: data.first_text([
             "campaign_id",
             "broadcast_id",

@@ -45,9 +45,7 @@ fn notification(element: Value<'_>) -> Element {
     let bounced = kind == EventType::Bounced;
     Ok(Event {
         provider_event_id: element.text("eventId"),
-        identifiers: Identifier::of(IdentifierKind::EspUserId, element.text("objectId"))
-            .into_iter()
-            .collect(),
+        identifiers: Identifier::list([(IdentifierKind::EspUserId, element.text("objectId"))]),
         bounce_type: bounced.then_some(BounceType::Hard),
         reason: if bounced {
             element.text("propertyValue")

@@ -114,9 +114,7 @@ fn event(root: Value<'_>, received_at_ms: i64) -> Result<Event, Unused> {
     let machine = matches!(kind, EventType::Opened | EventType::Clicked) && fields.is_true("isBot");
     Ok(Event {
         recipient_email: either("email"),
-        identifiers: Identifier::of(IdentifierKind::ExternalId, either("userId"))
-            .into_iter()
-            .collect(),
+        identifiers: Identifier::list([(IdentifierKind::ExternalId, either("userId"))]),
         campaign_id: fields.text("campaignId"),
         campaign_name: fields.text("campaignName"),
         message_id: fields.text("messageId"),

@@ -154,20 +154,16 @@ fn system_event(element: Value<'_>) -> Element {
         .find(|included| included.str("type") == "profile")
         .map(|included| included.get("attributes"));
     let of_profile = |name| profile.and_then(|profile| profile.text(name));
-    let identifiers = [
-        (IdentifierKind::KlaviyoId, profile_id),
-        (IdentifierKind::PhoneNumber, of_profile("phone_number")),
-        (IdentifierKind::ExternalId, of_profile("external_id")),
-    ];
     Ok(Event {
         provider_event_id: element.text("external_id"),
         // Events about mail and events about consent name it differently.
         recipient_email: of_profile("email")
             .or_else(|| properties.first_text(["Recipient Email Address", "email_address"])),
-        identifiers: identifiers
-            .into_iter()
-            .filter_map(|(kind, value)| Identifier::of(kind, value))
-            .collect(),
+        identifiers: Identifier::list([
+            (IdentifierKind::KlaviyoId, profile_id),
+            (IdentifierKind::PhoneNumber, of_profile("phone_number")),
+            (IdentifierKind::ExternalId, of_profile("external_id")),
+        ]),
         campaign_id: properties.first_text(["$flow", "$message"]),
         campaign_name: properties.text("Campaign Name"),
         message_id: properties.text("$message"),
@@ -194,9 +190,7 @@ fn single_event(data: Value<'_>) -> Element {
     Ok(Event {
         provider_event_id: data.text("id"),
         recipient_email: profile.get("attributes").text("email"),
-        identifiers: Identifier::of(IdentifierKind::KlaviyoId, profile.text("id"))
-            .into_iter()
-            .collect(),
+        identifiers: Identifier::list([(IdentifierKind::KlaviyoId, profile.text("id"))]),
         campaign_id: campaign.text("id"),
         campaign_name: campaign.get("attributes").text("name"),
         message_id: attributes.text("message_id"),

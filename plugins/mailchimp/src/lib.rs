@@ -129,9 +129,7 @@ fn event(name: &str, form: &Form) -> Element {
     };
     Ok(Event {
         recipient_email: text("data[email]"),
-        identifiers: Identifier::of(IdentifierKind::EspUserId, text("data[id]"))
-            .into_iter()
-            .collect(),
+        identifiers: Identifier::list([(IdentifierKind::EspUserId, text("data[id]"))]),
         campaign_id: match name {
             "unsubscribe" | "cleaned" => text("data[campaign_id]"),
             _ => None,

@@ -111,9 +111,7 @@ fn event(root: Value<'_>) -> Element {
         recipient_email: recipient
             .text("email")
             .or_else(|| data.first_text(["recipient", "email"])),
-        identifiers: Identifier::of(IdentifierKind::EspUserId, recipient.text("id"))
-            .into_iter()
-            .collect(),
+        identifiers: Identifier::list([(IdentifierKind::EspUserId, recipient.text("id"))]),
         message_id: email
             .get("message")
             .text("id")

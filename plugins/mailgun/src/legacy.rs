@@ -1,7 +1,7 @@
 //! Reads the forms that webhooks created before mid-2018 post.
 
 use sendflowr_plugin_sdk::{
-    BounceType, Document, Element, Event, EventType, Form, Pair, reject, skip, text, time,
+    BounceType, Document, Element, Event, EventType, Form, Pair, json, reject, skip, text, time,
 };
 
 use crate::without_brackets;
@@ -115,7 +115,7 @@ fn tags(form: &Form) -> Vec<String> {
 /// is not Mailgun's own.
 fn metadata(form: &Form, headers: &str) -> Vec<Pair> {
     let variables = header_values(headers, "X-Mailgun-Variables");
-    let objects: Vec<Vec<Pair>> = variables.iter().filter_map(|text| object(text)).collect();
+    let objects: Vec<Vec<Pair>> = variables.iter().filter_map(|text| json::pairs_in(text)).collect();
     if !objects.is_empty() {
         return objects.concat();
     }
@@ -125,12 +125,6 @@ fn metadata(form: &Form, headers: &str) -> Vec<Pair> {
         .filter(|(name, _)| own(name))
         .map(|(name, value)| Pair::new(name, value))
         .collect()
-}
-
-/// Returns the fields of the JSON object in a text, as metadata; `None` if it is not an object.
-fn object(text: &str) -> Option<Vec<Pair>> {
-    let document = Document::parse(text.as_bytes()).ok()?;
-    document.root().is_object().then(|| document.root().to_pairs())
 }
 
 /// Returns the values of one header in `message-headers`, a JSON list of [name, value].

@@ -1,8 +1,8 @@
 #![doc = include_str!("../README.md")]
 
 use sendflowr_plugin_sdk::{
-    BounceType, Descriptor, Document, Element, Event, EventType, Identifier, IdentifierKind, Outcome, Pair,
-    Plugin, Proof, Proofs, Rejection, Request, Value, export, reject, skip, text::present, time,
+    BounceType, Descriptor, Element, Event, EventType, Identifier, IdentifierKind, Outcome, Pair, Plugin,
+    Proof, Proofs, Rejection, Request, Value, export, json, reject, skip, text::present, time,
 };
 
 /// The plugin.
@@ -17,9 +17,7 @@ impl Plugin for Mailjet {
     }
 
     fn authenticate(request: &Request) -> Result<Vec<Proof>, Rejection> {
-        let mut proofs = Proofs::new(request);
-        proofs.basic_auth()?;
-        Ok(proofs.finish())
+        Proofs::credentials(request)
     }
 
     fn normalize(request: &Request) -> Result<Outcome, Rejection> {
@@ -73,9 +71,7 @@ fn event(root: Value<'_>) -> Element {
     let of_person = |name| root.text(name).filter(|_| is_by_person);
     Ok(Event {
         recipient_email: root.text("email"),
-        identifiers: Identifier::of(IdentifierKind::EspUserId, root.id("mj_contact_id"))
-            .into_iter()
-            .collect(),
+        identifiers: Identifier::list([(IdentifierKind::EspUserId, root.id("mj_contact_id"))]),
         campaign_id: root.id("mj_campaign_id"),
         campaign_name: root.text("customcampaign"),
         message_id: root.first_text(["MessageID", "mj_message_id"]),
@@ -97,13 +93,10 @@ fn event(root: Value<'_>) -> Element {
 /// custom id.
 fn metadata(root: Value<'_>) -> Vec<Pair> {
     let payload = root.get("Payload").string().unwrap_or_default();
-    let mut pairs = match Document::parse(payload.as_bytes()) {
-        Ok(document) if document.root().is_object() => document.root().to_pairs(),
-        _ => present(&payload)
-            .map(|text| Pair::new("payload", text))
-            .into_iter()
-            .collect(),
-    };
+    let mut pairs = json::pairs_in(&payload).unwrap_or_else(|| {
+        let whole = present(&payload).map(|text| Pair::new("payload", text));
+        whole.into_iter().collect()
+    });
     pairs.extend(root.text("CustomID").map(|id| Pair::new("custom_id", id)));
     pairs
 }

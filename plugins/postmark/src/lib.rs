@@ -25,10 +25,7 @@ impl Plugin for Postmark {
     }
 
     fn authenticate(request: &Request) -> Result<Vec<Proof>, Rejection> {
-        let mut proofs = Proofs::new(request);
-        proofs.basic_auth()?;
-        proofs.shared_header()?;
-        Ok(proofs.finish())
+        Proofs::credentials(request)
     }
 
     fn normalize(request: &Request) -> Result<Outcome, Rejection> {

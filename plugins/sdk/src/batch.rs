@@ -140,27 +140,6 @@ impl Batch {
         }
         batch
     }
-
-    /// Reads the elements of a body that is a JSON array with `read`. Elements are parsed one at a time into
-    /// the same memory. Returns [`Rejection::Malformed`] if the body is not a JSON array, or one of more than
-    /// 50,000 elements.
-    pub fn of_array(body: &[u8], mut read: impl FnMut(Value<'_>) -> Element) -> Result<Batch, Rejection> {
-        let mut batch = Batch::new();
-        // Growing a list of large records copies them again and again, whereas reserved memory that is never
-        // touched costs nothing.
-        batch.events.reserve(body.len() / SMALL_ELEMENT_BYTES);
-        let mut count = 0;
-        json::for_each_element(body, |index, value| {
-            count = index + 1;
-            if count <= MOST_ELEMENTS {
-                batch.add(index, read(value));
-            }
-        })?;
-        if count > MOST_ELEMENTS {
-            return Err(too_many_elements());
-        }
-        Ok(batch)
-    }
 }
 
 fn names_nobody(event: &Event) -> bool {
@@ -178,9 +157,25 @@ impl Default for Batch {
 }
 
 impl Outcome {
-    /// Reads the elements of a body that is a JSON array with `read`. See [`Batch::of_array`].
-    pub fn of_array(body: &[u8], read: impl FnMut(Value<'_>) -> Element) -> Result<Outcome, Rejection> {
-        Ok(Outcome::Events(Batch::of_array(body, read)?))
+    /// Reads the elements of a body that is a JSON array with `read`. Elements are parsed one at a time into
+    /// the same memory. Returns [`Rejection::Malformed`] if the body is not a JSON array, or one of more than
+    /// 50,000 elements.
+    pub fn of_array(body: &[u8], mut read: impl FnMut(Value<'_>) -> Element) -> Result<Outcome, Rejection> {
+        let mut batch = Batch::new();
+        // Growing a list of large records copies them again and again, whereas reserved memory that is never
+        // touched costs nothing.
+        batch.events.reserve(body.len() / SMALL_ELEMENT_BYTES);
+        let mut count = 0;
+        json::for_each_element(body, |index, value| {
+            count = index + 1;
+            if count <= MOST_ELEMENTS {
+                batch.add(index, read(value));
+            }
+        })?;
+        if count > MOST_ELEMENTS {
+            return Err(too_many_elements());
+        }
+        Ok(Outcome::Events(batch))
     }
 
     /// Creates the outcome of several elements, in order. Returns [`Rejection::Malformed`] if there are more than
@@ -225,10 +220,17 @@ mod tests {
         }
     }
 
+    fn batch(body: &[u8]) -> Result<Batch, Rejection> {
+        match Outcome::of_array(body, read)? {
+            Outcome::Events(batch) => Ok(batch),
+            other => panic!("expected events, got {other:?}"),
+        }
+    }
+
     #[test]
     fn every_element_keeps_its_index() {
         let body = br#"[{"event":"bad"},{"event":"open","email":"a@b.c"},{"event":"x"},{"event":"open","message":"m"},7]"#;
-        let batch = Batch::of_array(body, read).unwrap();
+        let batch = batch(body).unwrap();
         assert_eq!(
             batch.events.iter().map(|event| event.index).collect::<Vec<_>>(),
             [1]
@@ -277,10 +279,9 @@ mod tests {
     fn more_elements_than_a_host_takes_are_malformed() {
         let zeros = |count: usize| format!("[{}0]", "0,".repeat(count - 1));
         let refuse = |_: Value<'_>| -> Element { Err(reject("a number")) };
-        let most = Batch::of_array(zeros(MOST_ELEMENTS).as_bytes(), refuse).unwrap();
-        assert_eq!(most.rejected.len(), MOST_ELEMENTS);
+        assert!(Outcome::of_array(zeros(MOST_ELEMENTS).as_bytes(), refuse).is_ok());
         assert_eq!(
-            Batch::of_array(zeros(MOST_ELEMENTS + 1).as_bytes(), refuse),
+            Outcome::of_array(zeros(MOST_ELEMENTS + 1).as_bytes(), refuse),
             Err(too_many_elements())
         );
         let elements = |count| std::iter::repeat_n(Err(reject("a number")), count);
@@ -295,10 +296,10 @@ mod tests {
     fn a_body_that_is_no_array_is_malformed() {
         for body in [&b"{}"[..], b"", b"[1", b"[1] x", b"nope"] {
             assert!(
-                matches!(Batch::of_array(body, read), Err(Rejection::Malformed(_))),
+                matches!(Outcome::of_array(body, read), Err(Rejection::Malformed(_))),
                 "{body:?}"
             );
         }
-        assert_eq!(Batch::of_array(b" [ ] ", read), Ok(Batch::new()));
+        assert_eq!(Outcome::of_array(b" [ ] ", read), Ok(Outcome::nothing()));
     }
 }

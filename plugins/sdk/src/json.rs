@@ -80,6 +80,13 @@ pub fn for_each_element(body: &[u8], mut visit: impl FnMut(usize, Value<'_>)) ->
     parser.end().map_err(|fault| malformed(fault, &parser))
 }
 
+/// Returns the entries of the JSON object in a text, as metadata (see [`Value::to_pairs`]); `None` if it is not an object. Some
+/// providers pass on what the sender attached as such a text.
+pub fn pairs_in(text: &str) -> Option<Vec<Pair>> {
+    let document = Document::parse(text.as_bytes()).ok()?;
+    document.root().is_object().then(|| document.root().to_pairs())
+}
+
 fn utf8(body: &[u8]) -> Result<&str, Rejection> {
     match bytes::utf8(body) {
         // Positions are stored in 32 bits; a guest's whole memory is no larger.

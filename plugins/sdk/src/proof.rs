@@ -27,6 +27,16 @@ impl<'a> Proofs<'a> {
         }
     }
 
+    /// Returns the proofs of a provider that signs nothing: demands the credentials that are configured, each as the method of
+    /// its name does. A plugin whose `describe` does not declare some of them is never given these.
+    pub fn credentials(request: &'a Request) -> Result<Vec<Proof>, Rejection> {
+        let mut proofs = Proofs::new(request);
+        proofs.basic_auth()?;
+        proofs.bearer_token()?;
+        proofs.shared_header()?;
+        Ok(proofs.finish())
+    }
+
     /// Adds a proof.
     pub fn push(&mut self, proof: impl Into<Proof>) {
         self.proofs.push(proof.into());
@@ -291,18 +301,10 @@ mod tests {
         }
     }
 
-    fn all(request: &Request) -> Result<Vec<Proof>, Rejection> {
-        let mut proofs = Proofs::new(request);
-        proofs.basic_auth()?;
-        proofs.bearer_token()?;
-        proofs.shared_header()?;
-        Ok(proofs.finish())
-    }
-
     #[test]
     fn nothing_configured_demands_nothing() {
         assert_eq!(
-            all(&request(&[("authorization", "Bearer x")], &[], &[])),
+            Proofs::credentials(&request(&[("authorization", "Bearer x")], &[], &[])),
             Ok(Vec::new())
         );
     }
@@ -310,11 +312,11 @@ mod tests {
     #[test]
     fn what_is_configured_is_demanded() {
         for secret in ["basic_auth_user", "basic_auth_password", "bearer_token"] {
-            let refused = all(&request(&[("authorization", " ")], &[], &[secret]));
+            let refused = Proofs::credentials(&request(&[("authorization", " ")], &[], &[secret]));
             let expected = "header `authorization` is missing or empty".to_owned();
             assert_eq!(refused, Err(Rejection::MissingProof(expected)), "{secret}");
         }
-        let refused = all(&request(&[], &[("header_name", "X-Key")], &["header_value"]));
+        let refused = Proofs::credentials(&request(&[], &[("header_name", "X-Key")], &["header_value"]));
         assert_eq!(
             refused,
             Err(Rejection::MissingProof(
@@ -329,7 +331,7 @@ mod tests {
             (&[("header_name", "x-key")][..], &[][..]),
             (&[][..], &["header_value"][..]),
         ] {
-            let refused = all(&request(&[("x-key", "v")], settings, secrets));
+            let refused = Proofs::credentials(&request(&[("x-key", "v")], settings, secrets));
             assert!(matches!(refused, Err(Rejection::InvalidProof(_))), "{refused:?}");
         }
     }
@@ -341,7 +343,7 @@ mod tests {
             &[("header_name", "X-Key")],
             &["bearer_token", "header_value"],
         );
-        let presented: Vec<_> = all(&request)
+        let presented: Vec<_> = Proofs::credentials(&request)
             .unwrap()
             .into_iter()
             .map(|proof| match proof {
@@ -356,7 +358,7 @@ mod tests {
 
     #[test]
     fn another_scheme_is_no_bearer_token() {
-        let refused = all(&request(
+        let refused = Proofs::credentials(&request(
             &[("authorization", "Basic eDp5")],
             &[],
             &["bearer_token"],

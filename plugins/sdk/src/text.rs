@@ -68,11 +68,13 @@ pub fn smtp_bounce(answer: &str) -> Option<BounceType> {
 }
 
 impl Identifier {
-    /// Creates an identifier, unless the value is missing or blank.
-    pub fn of(kind: IdentifierKind, value: Option<String>) -> Option<Identifier> {
-        let value = value?;
-        present(&value)?;
-        Some(Identifier { kind, value })
+    /// Creates the identifiers of an event, without those whose value is missing or blank.
+    pub fn list<const N: usize>(values: [(IdentifierKind, Option<String>); N]) -> Vec<Identifier> {
+        let identifier = |(kind, value): (IdentifierKind, Option<String>)| {
+            let value = value.filter(|value| present(value).is_some())?;
+            Some(Identifier { kind, value })
+        };
+        values.into_iter().filter_map(identifier).collect()
     }
 }
 
@@ -113,6 +115,19 @@ mod tests {
         ] {
             assert_eq!(bare_address(several), None, "{several}");
         }
+    }
+
+    #[test]
+    fn identifiers_without_a_value_are_left_out() {
+        let value = |text: &str| Some(text.to_owned());
+        let list = Identifier::list([
+            (IdentifierKind::EspUserId, value("7")),
+            (IdentifierKind::ExternalId, None),
+            (IdentifierKind::KlaviyoId, value(" ")),
+            (IdentifierKind::PhoneNumber, value("+33600000000")),
+        ]);
+        let values: Vec<_> = list.iter().map(|identifier| identifier.value.as_str()).collect();
+        assert_eq!(values, ["7", "+33600000000"]);
     }
 
     #[test]

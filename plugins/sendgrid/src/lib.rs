@@ -101,11 +101,7 @@ fn event(element: Value<'_>) -> Element {
         },
         tags: fields.category.to_list(),
         metadata: fields.metadata,
-        is_machine: if fields.sg_machine_open.as_bool() == Some(true) {
-            Some(true)
-        } else {
-            None
-        },
+        is_machine: (fields.sg_machine_open.as_bool() == Some(true)).then_some(true),
         ..Event::new(event_type, at)
     })
 }

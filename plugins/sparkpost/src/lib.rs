@@ -20,11 +20,7 @@ impl Plugin for SparkPost {
     }
 
     fn authenticate(request: &Request) -> Result<Vec<Proof>, Rejection> {
-        let mut proofs = Proofs::new(request);
-        proofs.basic_auth()?;
-        proofs.bearer_token()?;
-        proofs.shared_header()?;
-        Ok(proofs.finish())
+        Proofs::credentials(request)
     }
 
     fn normalize(request: &Request) -> Result<Outcome, Rejection> {

@@ -249,3 +249,13 @@ fn elements_are_visited_in_order() {
     let expected = [(0, "1"), (1, "{\"a\":[2]}"), (2, "x")];
     assert_eq!(seen, expected.map(|(index, text)| (index, Some(text.to_owned()))));
 }
+
+#[test]
+fn an_object_in_a_text_is_metadata() {
+    let pairs = |text: &str| pairs_in(text).map(|pairs| pairs.len());
+    assert_eq!(pairs(r#"{"a":1,"b":null,"c":"x"}"#), Some(2));
+    assert_eq!(pairs("{}"), Some(0));
+    for other in ["", "plain", "[1]", r#""{}""#, "{"] {
+        assert_eq!(pairs(other), None, "{other}");
+    }
+}
