@@ -47,6 +47,7 @@ fn is_of_other_channel(root: Value<'_>) -> bool {
 fn event(root: Value<'_>) -> Element {
     let name = root.str("event");
     if is_of_other_channel(root) {
+        let name = present(&name).unwrap_or("sms-or-whatsapp");
         return Err(skip(name, "about SMS or WhatsApp"));
     }
     let (kind, bounce_type) = match name.as_ref() {

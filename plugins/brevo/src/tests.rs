@@ -99,9 +99,11 @@ fn custom_headers_that_are_no_object_give_nothing() {
 #[test]
 fn other_channels_are_skipped() {
     let batch = normalize::<Brevo>(
-        r#"[{"event":"delivered","to":"33600000000","ts":1},{"event":"list_addition","email":["a@example.com"]}]"#,
+        r#"[{"event":"delivered","to":"33600000000","ts":1},{"event":"list_addition","email":["a@example.com"]},
+            {"to":"33600000000","ts":1},{"email":"a@example.com","ts":1}]"#,
     );
-    assert_eq!((batch.events.len(), batch.skipped.len()), (0, 2));
+    assert_eq!((batch.events.len(), batch.skipped.len()), (0, 3));
+    assert_eq!(batch.rejected[0].index, 3, "mail without `event`");
     // Alone and without `event`, as documented for SMS.
     for body in [r#"{"to":"33600000000","ts_event":1}"#, r#"{"msg_status":"sent"}"#] {
         let batch = normalize::<Brevo>(body);

@@ -57,8 +57,10 @@ impl Plugin for CustomerIo {
 }
 
 fn event(event: Value<'_>) -> Element {
-    let object = event.str("object_type");
-    let metric = event.str("metric");
+    let (object, metric) = (event.str("object_type"), event.str("metric"));
+    if object.is_empty() || metric.is_empty() {
+        return Err(reject("`object_type` or `metric` is missing"));
+    }
     let kind = kind(&object, &metric)?;
     let Some(timestamp) = event.time("timestamp", time::seconds) else {
         return Err(reject("`timestamp` is not a valid time"));

@@ -90,6 +90,19 @@ fn deleted_people_and_unused_metrics_do_no_harm() {
 }
 
 #[test]
+fn an_event_without_its_two_names_is_rejected() {
+    for body in [
+        r#"{"event_id":"1","timestamp":1}"#,
+        r#"{"object_type":"email","timestamp":1}"#,
+        r#"{"metric":"opened","timestamp":1}"#,
+        r#"{"metric":"cio_subscription_preferences_changed","object_type":null}"#,
+    ] {
+        let batch = normalize::<CustomerIo>(body);
+        assert_eq!((batch.skipped.len(), batch.rejected.len()), (0, 1), "{body}");
+    }
+}
+
+#[test]
 fn the_version_before_the_digest_is_optional() {
     let digest = |header: &str| {
         let request = post("{}")

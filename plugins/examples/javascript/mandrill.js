@@ -176,6 +176,10 @@ function wellFormed(_, value) {
 function add(batch, index, element) {
   const name = text(element?.event) ?? "";
   const [eventType, bounceType] = EVENT_TYPES.get(name) ?? [];
+  if (eventType === undefined && name === "" && text(element?.type) === undefined) {
+    batch.rejected.push({ index, reason: "the element has no type" });
+    return;
+  }
   if (eventType === undefined) {
     batch.skipped.push(skipped(index, name, element));
     return;
@@ -217,7 +221,7 @@ function skipped(index, name, element) {
     case "":
       return {
         index,
-        providerType: text(element?.type) ?? "",
+        providerType: text(element.type),
         reason: "synchronisation of a list, not about a message",
       };
     default:

@@ -204,6 +204,9 @@ def whole(value: Any) -> Any:
 
 def add(batch: Batch, index: int, element: dict) -> None:
     name = text(element.get("event")) or ""
+    if name == "" and text(element.get("type")) is None:
+        batch.rejected.append(Rejected(index, "the element has no type"))
+        return
     if name not in EVENT_TYPES:
         batch.skipped.append(skipped(index, name, element))
         return
@@ -246,8 +249,7 @@ def skipped(index: int, name: str, element: dict) -> Skipped:
     if name == "inbound":
         return Skipped(index, name, "an incoming message")
     if name == "":
-        kind = text(element.get("type")) or ""
-        return Skipped(index, kind, "synchronisation of a list, not about a message")
+        return Skipped(index, text(element.get("type")), "synchronisation of a list, not about a message")
     return Skipped(index, name, "not used")
 
 

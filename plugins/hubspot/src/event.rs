@@ -13,7 +13,7 @@ pub(crate) fn read(element: Value<'_>) -> Element {
     if element.text("type").is_some() {
         return email_event(element);
     }
-    Err(skip("unknown", "neither a notification nor an e-mail event"))
+    Err(reject("there is neither a `subscriptionType` nor a `type`"))
 }
 
 /// Reads a changed property of a contact. It names no address and no message.

@@ -160,8 +160,13 @@ fn bounces_go_by_status_then_category() {
 
 #[test]
 fn other_objects_are_skipped_and_other_bodies_malformed() {
-    let other = r#"[{"subscriptionType":"deal.creation"},{"subscriptionType":"object.propertyChange","objectTypeId":"0-2"},{}]"#;
-    assert_eq!(normalize::<HubSpot>(other).skipped.len(), 3);
+    let other = r#"[{"subscriptionType":"deal.creation"},{"subscriptionType":"object.propertyChange","objectTypeId":"0-2"},
+        {},{"kind":"SENT"}]"#;
+    let batch = normalize::<HubSpot>(other);
+    assert_eq!(batch.skipped.len(), 2);
+    // Without a type, what it is about is not known.
+    let rejected = batch.rejected.iter().map(|rejected| rejected.index);
+    assert!(rejected.eq([2, 3]));
     assert!(matches!(
         HubSpot::normalize(&post("{}")),
         Err(Rejection::Malformed(_))

@@ -164,12 +164,14 @@ fn the_body_dates_a_delivery_only_if_the_header_is_four_or_five_hours_ahead() {
 fn one_bad_element_does_not_harm_the_rest() {
     let bad = r#"{"topic":"event:klaviyo.opened_email","payload":{}}"#;
     let batch = normalize::<Klaviyo>(&format!(
-        r#"{{"data":[{bad},7,{}]}}"#,
-        element("klaviyo.opened_email", "{}")
+        r#"{{"data":[{bad},7,{},{}]}}"#,
+        element("klaviyo.opened_email", "{}"),
+        element("klaviyo.novelty", "{}")
     ));
     assert_eq!(batch.events[0].index, 2);
-    assert_eq!(batch.rejected[0].index, 0);
-    assert_eq!(batch.skipped[0].index, 1);
+    let rejected = batch.rejected.iter().map(|rejected| rejected.index);
+    assert!(rejected.eq([0, 1]));
+    assert_eq!(batch.skipped[0].index, 3);
 }
 
 #[test]

@@ -78,8 +78,8 @@ fn classify(record: Value<'_>) -> Class {
         "SpamComplaint" => Ok((EventType::MarkedSpam, None)),
         "SubscriptionChange" => subscription_change(record),
         "Bounce" => bounce(record.str("Type")),
-        "Inbound" => Err(skip("Inbound", "an incoming message")),
-        "" => Err(skip("", "no `RecordType`: an incoming message")),
+        // Not every record of an incoming message has a type.
+        "Inbound" | "" => Err(skip("Inbound", "an incoming message")),
         other => Err(skip(other, "unknown `RecordType`")),
     }
 }

@@ -1,6 +1,7 @@
 //! Collects events so that one bad element never affects the others.
 
 use crate::json::{self, Value};
+use crate::text::present;
 use crate::{Batch, Event, EventType, Outcome, Rejected, Rejection, Skipped};
 
 /// Why an element yields no event.
@@ -24,7 +25,7 @@ pub enum Unused {
 pub type Element = Result<Event, Unused>;
 
 /// Skips an element that was understood but yields no event; `provider_type` is the provider's name for its
-/// type.
+/// type. Without a name nothing was understood: [`Batch::add`] rejects the element.
 pub fn skip(provider_type: impl Into<String>, reason: impl Into<String>) -> Unused {
     Unused::Skipped {
         provider_type: provider_type.into(),
@@ -42,6 +43,9 @@ pub fn reject(reason: impl Into<String>) -> Unused {
 
 /// The reason for rejecting an event that names no recipient.
 const NO_RECIPIENT: &str = "the event names no recipient";
+
+/// The reason for rejecting an element that is to be skipped, but has no type.
+const NO_TYPE: &str = "the element has no type";
 
 /// The largest number of elements of a delivery: the host's limit on events, unless the operator changes it. Providers send a few
 /// thousand at most. More would end the call, and the provider would be told to send it again.
@@ -94,6 +98,9 @@ impl Batch {
     /// An event that names no recipient, neither by address nor by another identifier, is rejected: a message
     /// id alone says nothing about a person. Where a provider names only the message on purpose, put the event
     /// into `events` yourself.
+    ///
+    /// An element that is skipped without a type is rejected: if the provider renames the field, its events are kept and can be
+    /// replayed. An element that rightly has none needs a name of your own, such as "test".
     pub fn add(&mut self, index: usize, element: Element) {
         // Bodies have far fewer than 4 Gi elements; a guest could not even hold that many.
         let index = u32::try_from(index).unwrap_or(u32::MAX);
@@ -105,6 +112,10 @@ impl Batch {
             Ok(mut event) => {
                 event.index = index;
                 self.events.push(event);
+            }
+            Err(Unused::Skipped { provider_type, .. }) if present(&provider_type).is_none() => {
+                let reason = NO_TYPE.to_owned();
+                self.rejected.push(Rejected { index, reason });
             }
             Err(Unused::Skipped {
                 provider_type,
@@ -229,7 +240,7 @@ mod tests {
 
     #[test]
     fn every_element_keeps_its_index() {
-        let body = br#"[{"event":"bad"},{"event":"open","email":"a@b.c"},{"event":"x"},{"event":"open","message":"m"},7]"#;
+        let body = br#"[{"event":"bad"},{"event":"open","email":"a@b.c"},{"event":"x"},{"event":"open","message":"m"},{"event":"y"}]"#;
         let batch = batch(body).unwrap();
         assert_eq!(
             batch.events.iter().map(|event| event.index).collect::<Vec<_>>(),
@@ -252,6 +263,19 @@ mod tests {
             [0, 3]
         );
         assert_eq!(batch.rejected[1].reason, NO_RECIPIENT);
+    }
+
+    #[test]
+    fn an_element_without_a_type_is_rejected() {
+        let batch = batch(br#"[{},{"event":null},{"event":" "},7,{"kind":"open"},{"event":"x"}]"#).unwrap();
+        let rejected = batch
+            .rejected
+            .iter()
+            .map(|rejected| (rejected.index, &*rejected.reason));
+        assert!(rejected.eq((0..5).map(|index| (index, NO_TYPE))));
+        assert_eq!((batch.skipped.len(), batch.skipped[0].index), (1, 5));
+        let report = Batch::of_recipients(Err(skip(" ", "not used")));
+        assert_eq!((report.skipped.len(), report.rejected.len()), (0, 1));
     }
 
     #[test]

@@ -93,6 +93,16 @@ fn an_event_tells_when_its_message_was_taken_in() {
 }
 
 #[test]
+fn only_an_empty_msys_is_a_test() {
+    let batch = normalize::<SparkPost>(
+        r#"[{"msys":{}},{},{"msys":null},{"event":{"type":"delivery"}},{"msys":{"message_event":{}}}]"#,
+    );
+    assert_eq!((batch.skipped.len(), batch.skipped[0].index), (1, 0));
+    let rejected = batch.rejected.iter().map(|rejected| rejected.index);
+    assert!(rejected.eq([1, 2, 3, 4]));
+}
+
+#[test]
 fn the_server_of_a_delivery_is_not_the_recipients_device() {
     let batch = normalize::<SparkPost>(&format!(
         "[{}]",

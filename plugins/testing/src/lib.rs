@@ -77,7 +77,7 @@ fn run_case<P: Plugin>(case: &Case) -> Vec<String> {
 
 /// Damages the deliveries of all case files in the folder (fields dropped, types changed, nested deeper, cut off, other bytes).
 /// Panics if `P` panics, if it takes more than ten times as long as for the undamaged delivery, or if it creates an event without
-/// a time, or about neither a person nor a message.
+/// a time, or about neither a person nor a message, or skips an element without a type.
 pub fn survives_damage<P: Plugin>(folder: impl AsRef<Path>) {
     let descriptor = P::describe();
     for (number, case) in (0..).zip(&Case::read_all(folder.as_ref())) {

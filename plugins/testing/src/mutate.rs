@@ -70,6 +70,13 @@ fn sound(batch: &Batch) -> Result<(), String> {
             return Err(format!("event {} has an empty field", event.index));
         }
     }
+    if let Some(skipped) = batch
+        .skipped
+        .iter()
+        .find(|skipped| skipped.provider_type.trim().is_empty())
+    {
+        return Err(format!("element {} is skipped without a type", skipped.index));
+    }
     let events = batch.events.iter().map(|event| event.index);
     let skipped = batch.skipped.iter().map(|skipped| skipped.index);
     let rejected = batch.rejected.iter().map(|rejected| rejected.index);

@@ -1,7 +1,7 @@
 use std::{panic::catch_unwind, thread, time::Duration};
 
 use sendflowr_plugin_sdk::{
-    Batch, Descriptor, Event, EventType, Outcome, Plugin, Proof, Proofs, Rejection, Request,
+    Batch, Descriptor, Event, EventType, Outcome, Plugin, Proof, Proofs, Rejection, Request, Skipped,
 };
 
 use crate::case::Case;
@@ -15,6 +15,7 @@ const PANICS: u8 = 1;
 const NAMES_NOBODY: u8 = 2;
 const DEMANDS_NOTHING: u8 = 3;
 const IS_SLOW: u8 = 4;
+const SKIPS_UNTYPED: u8 = 5;
 
 impl<const FAULT: u8> Plugin for Sample<FAULT> {
     fn describe() -> Descriptor {
@@ -47,6 +48,16 @@ impl<const FAULT: u8> Plugin for Sample<FAULT> {
                 events: vec![event],
                 skipped: Vec::new(),
                 rejected: Vec::new(),
+            }));
+        }
+        if FAULT == SKIPS_UNTYPED {
+            return Ok(Outcome::Events(Batch {
+                skipped: vec![Skipped {
+                    index: 0,
+                    provider_type: document.root().text("type").unwrap_or_default(),
+                    reason: "not used".to_owned(),
+                }],
+                ..Batch::new()
             }));
         }
         Ok(Outcome::of_one(Ok(event)))
@@ -155,4 +166,5 @@ fn damage_finds_the_plugin_that_cannot_take_it() {
     assert!(found(mutate::check::<Sample<PANICS>>));
     assert!(found(mutate::check::<Sample<NAMES_NOBODY>>));
     assert!(found(mutate::check::<Sample<IS_SLOW>>));
+    assert!(found(mutate::check::<Sample<SKIPS_UNTYPED>>));
 }
