@@ -1,5 +1,7 @@
 //! Reads SES's reports: one message, with one event for each recipient that it is about.
 
+use std::borrow::Cow;
+
 use sendflowr_plugin_sdk::{
     Batch, BounceType, Event, EventType, Pair, Unused, Value, reject, skip,
     text::{bare_address, present},
@@ -160,28 +162,39 @@ fn subscription(part: Value<'_>) -> Result<EventType, Unused> {
         (true, false) => return Ok(EventType::Resubscribed),
         _ => {}
     }
-    let topics = "topicSubscriptionStatus";
     let mut rejoined = false;
-    for topic in new.get(topics).elements() {
-        let name = topic.str("topicName");
-        let before = old
-            .get(topics)
-            .elements()
-            .find(|entry| entry.str("topicName") == name);
-        let before = before
-            .map(|entry| entry.str("subscriptionStatus"))
-            .unwrap_or_default();
+    for topic in new.get(CHOSEN).elements() {
+        let before = status(old, &topic.str("topicName"));
         match (before.as_ref(), topic.str("subscriptionStatus").as_ref()) {
-            ("OptIn", "OptOut") => return Ok(EventType::Unsubscribed),
+            // An opt-out must not be lost where the status before is not known.
+            ("OptIn" | "", "OptOut") => return Ok(EventType::Unsubscribed),
             ("OptOut", "OptIn") => rejoined = true,
             _ => {}
         }
     }
-    if rejoined {
-        Ok(EventType::Resubscribed)
-    } else {
-        Err(skip("Subscription", "no preference changed"))
+    if !rejoined {
+        return Err(skip("Subscription", "no preference changed"));
     }
+    if new.is_true("unsubscribeAll") {
+        return Err(skip("Subscription", "still unsubscribed from everything"));
+    }
+    Ok(EventType::Resubscribed)
+}
+
+/// The list of the topics whose status the contact has chosen.
+const CHOSEN: &str = "topicSubscriptionStatus";
+
+/// The list of the topics' statuses for contacts who have not chosen.
+const DEFAULT: &str = "topicDefaultSubscriptionStatus";
+
+/// Returns the status of a topic in these preferences; blank if they do not contain the topic.
+fn status<'a>(preferences: Value<'a>, topic: &str) -> Cow<'a, str> {
+    [CHOSEN, DEFAULT]
+        .into_iter()
+        .flat_map(|list| preferences.get(list).elements())
+        .find(|entry| entry.str("topicName") == topic)
+        .map(|entry| entry.str("subscriptionStatus"))
+        .unwrap_or_default()
 }
 
 /// Returns the sender's message tags: names and values, joined with a comma. SES's own begin with `ses:`.

@@ -120,26 +120,70 @@ fn complaints_withdrawn_are_no_complaints() {
     assert_eq!(kinds(r#","complaintFeedbackType":"not-spam""#), []);
 }
 
+/// Returns what a change from one of these preferences to the other amounts to.
+fn subscription(old: &str, new: &str) -> Option<EventType> {
+    let message = format!(
+        r#"{{"eventType":"Subscription","mail":{{"destination":["a@example.com"]}},"subscription":{{
+            "timestamp":"2026-01-01T00:00:01Z","oldTopicPreferences":{old},"newTopicPreferences":{new}}}}}"#
+    );
+    let batch = normalize::<Ses>(&notification(&message));
+    assert_eq!(batch.events.len() + batch.skipped.len(), 1);
+    batch.events.first().map(|event| event.event_type)
+}
+
+/// Creates preferences with one topic in each of the two lists, unless its status is blank.
+fn preferences(unsubscribe_all: bool, chosen: &str, default: &str) -> String {
+    let list = |status: &str| match status {
+        "" => String::new(),
+        status => format!(r#"{{"topicName":"t","subscriptionStatus":"{status}"}}"#),
+    };
+    format!(
+        r#"{{"unsubscribeAll":{unsubscribe_all},"topicSubscriptionStatus":[{}],"topicDefaultSubscriptionStatus":[{}]}}"#,
+        list(chosen),
+        list(default)
+    )
+}
+
 #[test]
 fn a_topic_left_counts_as_leaving() {
-    let subscription = |old: &str, new: &str| {
-        let list = |status: &str| {
-            format!(
-                r#"{{"unsubscribeAll":false,"topicSubscriptionStatus":[{{"topicName":"t","subscriptionStatus":"{status}"}}]}}"#
-            )
-        };
-        let message = format!(
-            r#"{{"eventType":"Subscription","mail":{{"destination":["a@example.com"]}},"subscription":{{
-                "timestamp":"2026-01-01T00:00:01Z","oldTopicPreferences":{},"newTopicPreferences":{}}}}}"#,
-            list(old),
-            list(new)
-        );
-        let batch = normalize::<Ses>(&notification(&message));
-        batch.events.first().map(|event| event.event_type)
+    let topic =
+        |old: &str, new: &str| subscription(&preferences(false, old, ""), &preferences(false, new, ""));
+    assert_eq!(topic("OptIn", "OptOut"), Some(EventType::Unsubscribed));
+    assert_eq!(topic("OptOut", "OptIn"), Some(EventType::Resubscribed));
+    assert_eq!(topic("OptIn", "OptIn"), None);
+    assert_eq!(topic("OptOut", "OptOut"), None);
+}
+
+#[test]
+fn who_never_chose_had_the_default() {
+    let topic = |default: &str, new: &str| {
+        subscription(
+            &preferences(false, "", default),
+            &preferences(false, new, default),
+        )
     };
-    assert_eq!(subscription("OptIn", "OptOut"), Some(EventType::Unsubscribed));
-    assert_eq!(subscription("OptOut", "OptIn"), Some(EventType::Resubscribed));
-    assert_eq!(subscription("OptIn", "OptIn"), None);
+    assert_eq!(topic("OptIn", "OptOut"), Some(EventType::Unsubscribed));
+    assert_eq!(topic("OptOut", "OptIn"), Some(EventType::Resubscribed));
+    assert_eq!(topic("OptIn", "OptIn"), None);
+    assert_eq!(topic("OptOut", "OptOut"), None);
+    // Nothing is known of before: only an opt-out must not be lost.
+    assert_eq!(topic("", "OptOut"), Some(EventType::Unsubscribed));
+    assert_eq!(topic("", "OptIn"), None);
+    // The choice counts, not the default.
+    let chosen = preferences(false, "OptOut", "OptIn");
+    assert_eq!(subscription(&chosen, &chosen), None);
+}
+
+#[test]
+fn everything_counts_before_a_topic() {
+    let all = |old, new| subscription(&preferences(old, "OptOut", ""), &preferences(new, "OptIn", ""));
+    assert_eq!(all(false, true), Some(EventType::Unsubscribed));
+    assert_eq!(all(true, false), Some(EventType::Resubscribed));
+    assert_eq!(
+        all(true, true),
+        None,
+        "SES sends nothing, whatever the topic says"
+    );
 }
 
 const CERTIFICATE: &str = "https://sns.eu-west-1.amazonaws.com/SimpleNotificationService-0f.pem";
