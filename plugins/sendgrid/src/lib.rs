@@ -78,14 +78,8 @@ fn event(element: Value<'_>) -> Element {
             .sg_message_id
             .to_text()
             .or_else(|| fields.smtp_id.to_text()),
-        campaign_id: fields
-            .marketing_campaign_id
-            .to_text()
-            .or_else(|| fields.singlesend_id.to_text()),
-        campaign_name: fields
-            .marketing_campaign_name
-            .to_text()
-            .or_else(|| fields.singlesend_name.to_text()),
+        campaign_id: fields.campaign_id.into_iter().find_map(Value::to_text),
+        campaign_name: fields.campaign_name.into_iter().find_map(Value::to_text),
         click_url: if event_type == Clicked {
             fields.url.to_text()
         } else {
@@ -144,20 +138,19 @@ fn bounce_type(fields: &Fields<'_>) -> BounceType {
 /// The fields of one element, sorted in one pass: those with names that SendGrid reserves, and the sender's
 /// custom arguments.
 struct Fields<'a> {
+    /// Of a marketing campaign, a single send, or an automation: a mail is of one of them.
+    campaign_id: [Value<'a>; 3],
+    campaign_name: [Value<'a>; 3],
     category: Value<'a>,
     email: Value<'a>,
     event: Value<'a>,
     ip: Value<'a>,
     kind: Value<'a>,
-    marketing_campaign_id: Value<'a>,
-    marketing_campaign_name: Value<'a>,
     reason: Value<'a>,
     response: Value<'a>,
     sg_event_id: Value<'a>,
     sg_machine_open: Value<'a>,
     sg_message_id: Value<'a>,
-    singlesend_id: Value<'a>,
-    singlesend_name: Value<'a>,
     smtp_id: Value<'a>,
     status: Value<'a>,
     timestamp: Value<'a>,
@@ -170,20 +163,18 @@ impl<'a> Fields<'a> {
     fn read(element: Value<'a>) -> Fields<'a> {
         let none = Value::MISSING;
         let mut fields = Fields {
+            campaign_id: [none; 3],
+            campaign_name: [none; 3],
             category: none,
             email: none,
             event: none,
             ip: none,
             kind: none,
-            marketing_campaign_id: none,
-            marketing_campaign_name: none,
             reason: none,
             response: none,
             sg_event_id: none,
             sg_machine_open: none,
             sg_message_id: none,
-            singlesend_id: none,
-            singlesend_name: none,
             smtp_id: none,
             status: none,
             timestamp: none,
@@ -197,15 +188,17 @@ impl<'a> Fields<'a> {
                 b"email" => fields.email = value,
                 b"event" => fields.event = value,
                 b"ip" => fields.ip = value,
-                b"marketing_campaign_id" => fields.marketing_campaign_id = value,
-                b"marketing_campaign_name" => fields.marketing_campaign_name = value,
+                b"marketing_campaign_id" => fields.campaign_id[0] = value,
+                b"marketing_campaign_name" => fields.campaign_name[0] = value,
+                b"mc_auto_id" => fields.campaign_id[2] = value,
+                b"mc_auto_name" => fields.campaign_name[2] = value,
                 b"reason" => fields.reason = value,
                 b"response" => fields.response = value,
                 b"sg_event_id" => fields.sg_event_id = value,
                 b"sg_machine_open" => fields.sg_machine_open = value,
                 b"sg_message_id" => fields.sg_message_id = value,
-                b"singlesend_id" => fields.singlesend_id = value,
-                b"singlesend_name" => fields.singlesend_name = value,
+                b"singlesend_id" => fields.campaign_id[1] = value,
+                b"singlesend_name" => fields.campaign_name[1] = value,
                 b"smtp-id" => fields.smtp_id = value,
                 b"status" => fields.status = value,
                 b"timestamp" => fields.timestamp = value,
@@ -220,6 +213,9 @@ impl<'a> Fields<'a> {
                 | b"from"
                 | b"marketing_campaign_split_id"
                 | b"marketing_campaign_version"
+                | b"mc_auto_msg_id"
+                | b"mc_auto_step_id"
+                | b"mc_auto_unique_id"
                 | b"mc_pod_id"
                 | b"mc_stats"
                 | b"newsletter"

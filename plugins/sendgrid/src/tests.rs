@@ -91,6 +91,21 @@ fn ids_fall_back_and_become_text() {
 }
 
 #[test]
+fn mail_of_an_automation_has_its_campaign() {
+    let automation = r#","mc_auto_id":"a","mc_auto_name":"Welcome","mc_auto_step_id":"s","mc_auto_msg_id":"m",
+        "mc_auto_unique_id":"u","mc_stats":"automation","plan":"pro""#;
+    let event = one("delivered", automation);
+    assert_eq!(
+        (event.campaign_id.as_deref(), event.campaign_name.as_deref()),
+        (Some("a"), Some("Welcome"))
+    );
+    let metadata: Vec<_> = event.metadata.iter().map(|pair| pair.name.as_str()).collect();
+    assert_eq!(metadata, ["plan"]);
+    let event = one("delivered", &format!(r#"{automation},"singlesend_id":"1""#));
+    assert_eq!(event.campaign_id.as_deref(), Some("1"));
+}
+
+#[test]
 fn metadata_is_what_is_not_reserved() {
     let fields = r#","tls":1,"pool":{"id":2},"order":1.50,"vip":true,"none":null,"cart":{ "ids": [1, "a\u00e9"] },"plan":"pro""#;
     let metadata: Vec<_> = one("open", fields)
