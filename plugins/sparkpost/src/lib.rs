@@ -67,6 +67,8 @@ fn read(event: Value<'_>) -> Element {
         }
         _ => None,
     };
+    // By a mail program that loads pictures before the person looks. `is_proxy` is not that: Gmail's loads them when the person does.
+    let is_prefetched = event.get("user_agent_parsed").is_true("is_prefetched");
     // In message events this is the receiving mail server's address.
     let shows_device = matches!(kind, EventType::Opened | EventType::Clicked);
     Ok(Event {
@@ -90,6 +92,7 @@ fn read(event: Value<'_>) -> Element {
         reason,
         tags: event.list("rcpt_tags"),
         metadata: event.pairs("rcpt_meta"),
+        is_machine: (shows_device && is_prefetched).then_some(true),
         sent_at_ms: event.time("injection_time", time::rfc3339),
         ..Event::new(kind, timestamp)
     })

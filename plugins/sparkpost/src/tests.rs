@@ -93,6 +93,25 @@ fn an_event_tells_when_its_message_was_taken_in() {
 }
 
 #[test]
+fn a_prefetched_open_is_a_machines() {
+    let machine = |kind: &str, agent: &str| {
+        let element = element(&format!(r#""type":"{kind}","user_agent_parsed":{agent}"#));
+        normalize::<SparkPost>(&format!("[{element}]")).events[0].is_machine
+    };
+    let prefetched = r#"{"is_mobile":false,"is_proxy":true,"is_prefetched":true}"#;
+    for kind in ["open", "amp_open", "click"] {
+        assert_eq!(machine(kind, prefetched), Some(true), "{kind}");
+    }
+    assert_eq!(machine("delivery", prefetched), None);
+    // A proxy that fetches when the person opens.
+    assert_eq!(
+        machine("open", r#"{"is_proxy":true,"is_prefetched":false}"#),
+        None
+    );
+    assert_eq!(machine("open", "null"), None);
+}
+
+#[test]
 fn only_an_empty_msys_is_a_test() {
     let batch = normalize::<SparkPost>(
         r#"[{"msys":{}},{},{"msys":null},{"event":{"type":"delivery"}},{"msys":{"message_event":{}}}]"#,
