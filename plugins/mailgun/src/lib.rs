@@ -134,6 +134,9 @@ fn signed_form(form: &Form) -> Option<Signed> {
 
 fn event(data: Value<'_>) -> Element {
     let name = data.str("event");
+    if data.get("flags").is_true("is-test-mode") {
+        return Err(skip(name, "sent in test mode, to nobody"));
+    }
     let headers = data.get("message").get("headers");
     let (kind, bounce_type) = match name.as_ref() {
         "accepted" => (EventType::Sent, None),

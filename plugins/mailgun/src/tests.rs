@@ -13,6 +13,23 @@ fn damaged_deliveries_are_survived() {
     sendflowr_plugin_testing::survives_damage::<Mailgun>(concat!(env!("CARGO_MANIFEST_DIR"), "/cases"));
 }
 
+#[test]
+fn mail_in_test_mode_is_not_mail() {
+    for name in ["accepted", "delivered"] {
+        let count = |flag: &str| {
+            let body = format!(
+                r#"{{"event-data":{{"event":"{name}","timestamp":1.5,"recipient":"a@example.com",
+                    "flags":{{"is-test-mode":{flag}}}}}}}"#
+            );
+            let batch = normalize::<Mailgun>(&body);
+            (batch.events.len(), batch.skipped.len())
+        };
+        assert_eq!(count("true"), (0, 1), "{name}");
+        assert_eq!(count("false"), (1, 0), "{name}");
+        assert_eq!(count("null"), (1, 0), "{name}");
+    }
+}
+
 fn failure(fields: &str) -> (EventType, Option<BounceType>, Option<String>) {
     let body = format!(
         r#"{{"event-data":{{"event":"failed","timestamp":1.5,"recipient":"a@example.com",{fields}}}}}"#
