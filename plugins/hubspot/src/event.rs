@@ -110,7 +110,8 @@ fn email_event(element: Value<'_>) -> Element {
     let Some(timestamp) = element.time("created", time::milliseconds) else {
         return Err(reject("`created` is not a valid time"));
     };
-    let message_id = element.get("sentBy").text("id");
+    // The event of the sending, which all later events of the message name.
+    let sending = element.get("sentBy");
     Ok(Event {
         provider_event_id: element.text("id"),
         recipient_email: element.text("recipient"),
@@ -118,7 +119,7 @@ fn email_event(element: Value<'_>) -> Element {
         message_id: if kind == EventType::Sent {
             element.text("id")
         } else {
-            message_id
+            sending.text("id")
         },
         subject: element.text("subject"),
         click_url: if kind == EventType::Clicked {
@@ -138,6 +139,7 @@ fn email_event(element: Value<'_>) -> Element {
             EventType::Rejected => element.first_text(["dropMessage", "dropReason"]),
             _ => None,
         },
+        sent_at_ms: sending.time("created", time::milliseconds),
         ..Event::new(kind, timestamp)
     })
 }

@@ -159,6 +159,21 @@ fn bounces_go_by_status_then_category() {
 }
 
 #[test]
+fn events_tell_when_their_mail_was_sent() {
+    let sent_at = |sent_by: &str| {
+        let body = format!(
+            r#"[{{"type":"DELIVERED","created":9000,"recipient":"a@example.com","sentBy":{sent_by}}}]"#
+        );
+        let event = normalize::<HubSpot>(&body).events.remove(0);
+        (event.message_id, event.sent_at_ms)
+    };
+    let id = Some("m1".to_owned());
+    assert_eq!(sent_at(r#"{"id":"m1","created":5000}"#), (id.clone(), Some(5000)));
+    assert_eq!(sent_at(r#"{"id":"m1"}"#), (id, None));
+    assert_eq!(sent_at("null"), (None, None));
+}
+
+#[test]
 fn other_objects_are_skipped_and_other_bodies_malformed() {
     let other = r#"[{"subscriptionType":"deal.creation"},{"subscriptionType":"object.propertyChange","objectTypeId":"0-2"},
         {},{"kind":"SENT"}]"#;
