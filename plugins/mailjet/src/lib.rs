@@ -74,7 +74,7 @@ fn event(root: Value<'_>) -> Element {
         identifiers: Identifier::list([(IdentifierKind::EspUserId, root.id("mj_contact_id"))]),
         campaign_id: root.id("mj_campaign_id"),
         campaign_name: root.text("customcampaign"),
-        message_id: root.first_text(["MessageID", "mj_message_id"]),
+        message_id: root.id("MessageID").or_else(|| root.id("mj_message_id")),
         click_url: if kind == EventType::Clicked {
             root.text("url")
         } else {

@@ -51,6 +51,8 @@ fn the_text_of_an_id_stands_in_for_a_missing_number() {
     let id = |fields: &str| normalize::<Mailjet>(&event(fields)).events.remove(0).message_id;
     assert_eq!(id(r#""mj_message_id":"19421777""#).as_deref(), Some("19421777"));
     assert_eq!(id(r#""MessageID":1,"mj_message_id":"2""#).as_deref(), Some("1"));
+    assert_eq!(id(r#""MessageID":0,"mj_message_id":"2""#).as_deref(), Some("2"));
+    assert_eq!(id(r#""MessageID":0,"mj_message_id":"0""#), None);
 }
 
 #[test]
