@@ -44,7 +44,7 @@ const CONNECTIONS: usize = 16;
 fn versioned(original: &[u8], number: usize) -> (String, Vec<u8>) {
     let version = format!("1.{}.{}", number / 10, number % 10);
     let places: Vec<usize> = (0..original.len() - 5)
-        .filter(|at| original[*at..].starts_with(b"1.0.0"))
+        .filter(|at| original[*at..].starts_with(b"1.0.1"))
         .collect();
     let [place] = places[..] else {
         panic!("the plugin's version must occur exactly once, but occurs at {places:?}");
