@@ -329,14 +329,19 @@ impl Profile {
         *self == Self::default()
     }
 
-    /// Returns when the message was first delivered, rounded up to 0.1 s, if its delivery is remembered.
-    pub fn delivered_at(&self, message_id: &str) -> Option<Timestamp> {
+    /// Returns when the message was last delivered up to `until`, rounded up to 0.1 s, if that delivery is remembered. Of
+    /// several on one UTC day only the first is.
+    pub fn last_delivered(&self, message_id: &str, until: Timestamp) -> Option<Timestamp> {
         let message = record::message_key(message_id);
-        let delivery = self
+        let of_message = self
             .records
             .iter()
-            .find(|r| r.kind() == Kind::Delivered && r.message() == message)?;
-        Some(delivery.tick().timestamp())
+            .rev()
+            .filter(|r| r.kind() == Kind::Delivered && r.message() == message);
+        // Rounded up like the record, so that a delivery at `until` counts.
+        let until = Tick::of(until);
+        let delivery = of_message.map(|r| r.tick()).find(|tick| *tick <= until)?;
+        Some(delivery.timestamp())
     }
 
     /// Returns the deliveries after `since` and up to `until`, oldest first.

@@ -9,7 +9,8 @@
 //! following, which this one does not:
 //! - the first clicks of a burst, if the rest arrives in a later batch;
 //! - the first visits of a scanner that only its reputation gives away;
-//! - a click that arrives before its delivered event, because its delay is not known then;
+//! - a click that arrives before its delivered event, because its delay is not known then, or counts from an earlier delivery
+//!   of the same message;
 //! - what was learned before a restart, or has been dropped from the bounded memory.
 //!
 //! Nearly all of this errs on the mild side: a machine passes for a person. In the other direction, a person who clicks
@@ -19,6 +20,8 @@ mod reputation;
 mod rules;
 mod visit;
 
+#[cfg(test)]
+mod tests;
 #[cfg(test)]
 mod traffic;
 
@@ -73,6 +76,44 @@ struct MachineClick {
     agent: u64,
 }
 
+/// The last two deliveries of one message to one person: in some flows a message is delivered again and again, with the same id.
+/// Two, so that clicks on the one before are still judged right when they arrive after the last one.
+#[derive(Debug, Clone, Copy)]
+struct Deliveries {
+    last: Timestamp,
+    /// The same as `last` if only one is known.
+    before: Timestamp,
+}
+
+impl Deliveries {
+    fn new(at: Timestamp) -> Self {
+        Self { last: at, before: at }
+    }
+
+    /// Adds a delivery; one that was added before changes nothing, and neither does their order.
+    fn add(&mut self, at: Timestamp) {
+        if at > self.last {
+            *self = Self {
+                last: at,
+                before: self.last,
+            };
+        } else if at < self.last && (at > self.before || self.before == self.last) {
+            self.before = at;
+        }
+    }
+
+    /// Returns the delivery that an open or click belongs to: the last one that is not after it.
+    fn of(&self, event: &Event) -> Option<Timestamp> {
+        let until = last_moment(event);
+        [self.last, self.before].into_iter().find(|at| *at <= until)
+    }
+}
+
+/// Returns the last moment at which an open's or click's mail may have been delivered: [`rules::EARLIEST_MS`] after it.
+fn last_moment(event: &Event) -> Timestamp {
+    event.timestamp.plus_millis(-rules::EARLIEST_MS)
+}
+
 /// A click or open, and the keys and properties that its rules and reputations need, computed once.
 struct Clues<'a> {
     event: &'a Event,
@@ -88,6 +129,7 @@ struct Clues<'a> {
     habit: Option<u64>,
     tool_agent: bool,
     blank_agent: bool,
+    /// The last delivery of the message that is not after the event.
     delivered_at: Option<Timestamp>,
 }
 
@@ -104,8 +146,8 @@ impl Clues<'_> {
 pub(super) struct Judge {
     fingerprints: Fingerprints,
     relay_ranges: Vec<IpNet>,
-    /// First delivery, by person and message.
-    delivered: Recent<u64, Timestamp>,
+    /// By person and message.
+    delivered: Recent<u64, Deliveries>,
     visits: Recent<u64, Visit>,
     /// By person and message, oldest first.
     machine_clicks: Recent<u64, Vec<MachineClick>>,
@@ -135,11 +177,15 @@ impl Judge {
 
     /// Returns the people in `batch` who opened or clicked a mail whose delivery is not remembered.
     pub(super) fn unknown_deliveries(&self, batch: &[Event]) -> HashSet<UniversalId> {
-        let delivered = batch
-            .iter()
-            .filter(|event| event.event_type == EventType::Delivered)
-            .filter_map(|event| self.message_key(event));
-        let delivered: HashSet<u64> = delivered.collect();
+        let mut delivered: HashMap<u64, Deliveries> = HashMap::new();
+        for event in batch {
+            if event.event_type == EventType::Delivered
+                && let Some(key) = self.message_key(event)
+            {
+                let deliveries = delivered.entry(key).or_insert(Deliveries::new(event.timestamp));
+                deliveries.add(event.timestamp);
+            }
+        }
         let mut people = HashSet::new();
         for event in batch {
             if !matches!(event.event_type, EventType::Opened | EventType::Clicked) {
@@ -148,7 +194,8 @@ impl Judge {
             let Some(key) = self.message_key(event) else {
                 continue;
             };
-            if self.delivered.get(&key).is_none() && !delivered.contains(&key) {
+            let known = [self.delivered.get(&key), delivered.get(&key)];
+            if !known.into_iter().flatten().any(|known| known.of(event).is_some()) {
                 people.insert(event.universal_id.clone());
             }
         }
@@ -213,9 +260,11 @@ impl Judge {
         let agent = event.user_agent.as_deref();
         let address = address(event);
         let message = self.message_key(event);
-        let remembered = message.and_then(|key| self.delivered.get(&key).copied());
-        let delivered_at =
-            remembered.or_else(|| profiles.get(&event.universal_id)?.delivered_at(message_id?));
+        let remembered = message.and_then(|key| self.delivered.get(&key)?.of(event));
+        let delivered_at = remembered.or_else(|| {
+            let profile = profiles.get(&event.universal_id)?;
+            profile.last_delivered(message_id?, last_moment(event))
+        });
         let agent_fingerprint = self.fingerprints.of(agent.unwrap_or_default());
         Clues {
             event,
@@ -235,8 +284,8 @@ impl Judge {
 
     fn remember_delivery(&mut self, event: &Event) {
         if let Some(key) = self.message_key(event) {
-            let first = self.delivered.entry(key, || event.timestamp);
-            *first = event.timestamp.min(*first);
+            let deliveries = self.delivered.entry(key, || Deliveries::new(event.timestamp));
+            deliveries.add(event.timestamp);
         }
     }
 
@@ -287,9 +336,11 @@ impl Judge {
             ..ClickEvidence::default()
         };
         if let Some(visit) = self.visits.get(&click.visit) {
-            evidence.first_after_ms = click
-                .delivered_at
-                .map(|delivered_at| visit.first().millis_since(delivered_at));
+            // Of a message that was delivered again and again, the visit's clicks on earlier deliveries do not count.
+            evidence.first_after_ms = click.delivered_at.and_then(|delivered_at| {
+                let first = visit.first_since(delivered_at.plus_millis(rules::EARLIEST_MS))?;
+                Some(first.millis_since(delivered_at))
+            });
             evidence.burst = visit.has_burst();
             evidence.provider_says_so |= visit.flagged();
         }

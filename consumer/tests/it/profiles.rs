@@ -538,3 +538,28 @@ async fn a_profile_knows_deliveries_that_memory_does_not() {
     );
     running.stop().await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_profile_knows_which_delivery_of_a_repeated_message_was_clicked() {
+    const DAY: i64 = 86_400;
+    let delivered = |day: i64| event("ann", Delivered, "step", day * DAY);
+    let clicked = |day: i64| event("ann", Clicked, "step", day * DAY + 1);
+    let world = World::default();
+    world.bus.put_events(&[delivered(-42), delivered(-28)]);
+    let running = world.start();
+    world.caught_up().await;
+    running.stop().await.unwrap();
+    // Memory knows nothing, then only a delivery after the click.
+    world.bus.put_events(&[clicked(-28)]);
+    let running = world.start();
+    world.caught_up().await;
+    world.bus.put_events(&[delivered(-14)]);
+    world.caught_up().await;
+    world.bus.put_events(&[clicked(-42)]);
+    world.caught_up().await;
+    for click in [2, 4] {
+        let reasons = &world.events.rows()[click].enrichment.machine_reasons;
+        assert_eq!(reasons, &["click_within_2s:3"], "{click}");
+    }
+    running.stop().await.unwrap();
+}

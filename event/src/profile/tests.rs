@@ -67,11 +67,36 @@ fn a_click_before_its_delivery_event_finds_its_mail() {
         }]
     );
     assert_eq!(history.machine_opens, 1);
-    assert_eq!(profile.delivered_at("m1"), Some(at(1)));
-    assert_eq!(profile.delivered_at("m2"), None);
+    assert_eq!(profile.last_delivered("m1", at(9)), Some(at(1)));
+    assert_eq!(profile.last_delivered("m2", at(9)), None);
     assert_eq!(profile.last_human_activity(at(10)), Some(at(3)));
     assert_eq!(profile.deliveries(at(0), at(1)), [at(1)]);
     assert_eq!(profile.deliveries(at(1), at(9)), []);
+}
+
+#[test]
+fn a_message_delivered_again_has_several_deliveries() {
+    let mut profile = Profile::default();
+    for hour in [49, 0, 1, 25] {
+        let delivery = event(EventType::Delivered, START_MS + hour * HOUR_MS + 1, Some("step"));
+        profile.apply(&delivery, false);
+    }
+    profile.apply(
+        &event(EventType::Delivered, START_MS + 30 * HOUR_MS, Some("other")),
+        false,
+    );
+    let last = |until: Timestamp| profile.last_delivered("step", until);
+    let tick = |hour| Some(at(hour).plus_millis(100));
+    assert_eq!(last(at(100)), tick(49));
+    assert_eq!(
+        last(at(49).plus_millis(1)),
+        tick(49),
+        "rounded up, and not after itself"
+    );
+    assert_eq!(last(at(49)), tick(25));
+    // Of one day only the first is kept.
+    assert_eq!(last(at(20)), tick(0));
+    assert_eq!(last(at(0)), None);
 }
 
 #[test]
@@ -211,8 +236,8 @@ fn a_long_life_fits_and_the_newest_stays() {
         "the room is used: {} bytes",
         bytes.len()
     );
-    assert_eq!(profile.delivered_at("m6666"), Some(at(19_998)));
-    assert_eq!(profile.delivered_at("m6000"), None);
+    assert_eq!(profile.last_delivered("m6666", at(20_000)), Some(at(19_998)));
+    assert_eq!(profile.last_delivered("m6000", at(20_000)), None);
 }
 
 /// Profiles that these versions have written stay readable.

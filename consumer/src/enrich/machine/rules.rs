@@ -17,7 +17,7 @@ pub(super) const REPUTATION: i32 = 3;
 
 /// How far before its own delivery a click or open is still believed. Scanners click while the mail is still being handed
 /// over, and providers round to seconds; a time further back means a wrong clock or another delivery.
-const EARLIEST_MS: i64 = -60_000;
+pub(super) const EARLIEST_MS: i64 = -60_000;
 
 /// Each longer limit finds more of the machines and loses more people. Applied alone to synthetic traffic, 2 s catches a
 /// quarter of the machines' clicks and none of people's, 10 s half of them and 0.2 % of people's, a minute little more and 1.6 %.
@@ -61,7 +61,7 @@ impl Points {
 /// The evidence of a visit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct ClickEvidence {
-    /// Time from delivery to the visit's first click.
+    /// Time from delivery to the visit's first click on this delivery.
     pub(super) first_after_ms: Option<i64>,
     /// The clicks came faster than people click.
     pub(super) burst: bool,

@@ -60,8 +60,11 @@ impl Visit {
         (before.is_none(), suspect && before != Some(true))
     }
 
-    pub(super) fn first(&self) -> Timestamp {
-        self.first
+    /// Returns the time of the first click at or after `since` that is remembered.
+    pub(super) fn first_since(&self, since: Timestamp) -> Option<Timestamp> {
+        let clicks = self.clicks.iter().map(|(at, _)| *at);
+        // The very first click may be older than those that are remembered.
+        std::iter::once(self.first).chain(clicks).find(|at| *at >= since)
     }
 
     pub(super) fn has_burst(&self) -> bool {
@@ -96,6 +99,19 @@ mod tests {
         assert!(!burst(&[(0, 1), (5_000, 2), (5_000, 2)]), "a repeated event");
         let many: Vec<(i64, u64)> = (0..100).map(|n| (n * 6_000, n as u64)).collect();
         assert!(!burst(&many));
+    }
+
+    #[test]
+    fn the_first_click_since_a_time_is_found() {
+        let at = Timestamp::from_millis_clamped;
+        let mut visit = Visit::new(at(50_000));
+        for n in (0..40).rev() {
+            visit.add(at(50_000 + n * 10_000), 1, false);
+        }
+        assert_eq!(visit.first_since(at(50_000)), Some(at(50_000)));
+        assert_eq!(visit.first_since(at(400_001)), Some(at(410_000)));
+        assert_eq!(visit.first_since(at(50_001)), Some(at(130_000)), "the newest 32");
+        assert_eq!(visit.first_since(at(440_001)), None);
     }
 
     #[test]
