@@ -98,13 +98,29 @@ pub(crate) async fn run(command: AccountCommand, global: &Global) -> anyhow::Res
     if !matches!(command, AccountCommand::Remove { .. }) {
         roles::require_hosts_seal_key(&raw)?;
     }
-    let engines = Engines::of(&raw)?;
-    let is_new = engines.is_new("identities");
-    let store = engines.stored_accounts().await?;
     let config = roles::host_config(&raw)?;
+    let engines = match command {
+        AccountCommand::Set { .. } => Engines::existing_or_new(&raw)?,
+        _ => Engines::existing(&raw)?,
+    };
+    let done = engines.closed_after(async |engines| on_stored(command, &config, engines).await);
+    done.await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn on_stored(command: AccountCommand, config: &HostConfig, engines: &Engines) -> anyhow::Result<()> {
     if !matches!(command, AccountCommand::Remove { .. }) {
-        keys::refuse_new_seal_key(&config, &engines).await?;
+        keys::refuse_new_seal_key(config, engines).await?;
     }
+    let is_new = engines.is_new("identities");
+    if is_new && let AccountCommand::List { format } = command {
+        output::note(&format!(
+            "there is no {}, so no account is stored",
+            engines.accounts_place()
+        ));
+        return list(config, Vec::new(), format);
+    }
+    let store = engines.stored_accounts().await?;
     match command {
         AccountCommand::Set {
             account,
@@ -115,10 +131,10 @@ pub(crate) async fn run(command: AccountCommand, global: &Global) -> anyhow::Res
                 name: engines.accounts_place(),
                 is_new,
             };
-            set(&config, &*store, &place, &account, &values, replace).await?;
+            set(config, &*store, &place, &account, &values, replace).await?;
         }
-        AccountCommand::List { format } => list(&config, &*store, format).await?,
-        AccountCommand::Reseal => reseal(&config, &*store).await?,
+        AccountCommand::List { format } => list(config, store.accounts().await?, format)?,
+        AccountCommand::Reseal => reseal(config, &*store).await?,
         AccountCommand::Remove { account } => {
             if !store.remove_account(&account.provider, &account.account).await? {
                 bail!("no {account} is stored: `sendflowr account list` shows those that are");
@@ -126,8 +142,7 @@ pub(crate) async fn run(command: AccountCommand, global: &Global) -> anyhow::Res
             output::line(&format!("removed {account}"));
         }
     }
-    engines.close().await;
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// Where accounts are stored.
@@ -404,8 +419,7 @@ async fn reseal(config: &HostConfig, store: &dyn StoredAccounts) -> anyhow::Resu
     Ok(())
 }
 
-async fn list(config: &HostConfig, store: &dyn StoredAccounts, format: Format) -> anyhow::Result<()> {
-    let sealer = config.sealer()?;
+fn list(config: &HostConfig, stored: Vec<StoredAccount>, format: Format) -> anyhow::Result<()> {
     let mut rows = Vec::new();
     for account in config.accounts.configured() {
         rows.push([
@@ -415,16 +429,10 @@ async fn list(config: &HostConfig, store: &dyn StoredAccounts, format: Format) -
             account.value_names().collect::<Vec<_>>().join(", "),
         ]);
     }
-    for stored in store.accounts().await? {
-        let holds = match opened(&sealer, &stored) {
-            Ok(values) => values.names().collect::<Vec<_>>().join(", "),
-            Err(_) => "sealed with another key".to_owned(),
-        };
-        let place = match config.accounts.has(&stored.provider, &stored.account) {
-            true => "stored, the configuration's counts".to_owned(),
-            false => format!("stored {}", stored.updated_at),
-        };
-        rows.push([stored.provider, stored.account, place, holds]);
+    if !stored.is_empty() {
+        // Not before there is something to open: it makes a key that is missing.
+        let sealer = config.sealer()?;
+        rows.extend(stored.into_iter().map(|stored| row(config, &sealer, stored)));
     }
     rows.sort();
     match format {
@@ -441,6 +449,18 @@ async fn list(config: &HostConfig, store: &dyn StoredAccounts, format: Format) -
         }
     }
     Ok(())
+}
+
+fn row(config: &HostConfig, sealer: &Sealer, stored: StoredAccount) -> [String; 4] {
+    let holds = match opened(sealer, &stored) {
+        Ok(values) => values.names().collect::<Vec<_>>().join(", "),
+        Err(_) => "sealed with another key".to_owned(),
+    };
+    let place = match config.accounts.has(&stored.provider, &stored.account) {
+        true => "stored, the configuration's counts".to_owned(),
+        false => format!("stored {}", stored.updated_at),
+    };
+    [stored.provider, stored.account, place, holds]
 }
 
 #[cfg(test)]

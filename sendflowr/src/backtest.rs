@@ -53,9 +53,12 @@ pub(crate) async fn run(args: &BacktestArgs, global: &Global) -> anyhow::Result<
             Ok(log)
         })?,
         None => {
-            let engines = Engines::of(&global.load()?)?;
-            let (events, identities) = tokio::try_join!(engines.events(), engines.identities())?;
-            EventLog::from_store(&*events, &*identities, STORE_PEOPLE, STORE_EVENTS_EACH, now).await?
+            let engines = Engines::existing(&global.load()?)?;
+            let log = engines.closed_after(async |engines| {
+                let (events, identities) = tokio::try_join!(engines.events(), engines.identities())?;
+                EventLog::from_store(&*events, &*identities, STORE_PEOPLE, STORE_EVENTS_EACH, now).await
+            });
+            log.await?
         }
     };
     let page = tokio::task::block_in_place(|| backtest(&log, args.seed))?;

@@ -114,7 +114,7 @@ async fn check(global: &Global, offline: bool) -> anyhow::Result<ExitCode> {
             "note: the names in `[accounts]` are compared with the plugins by `sendflowr plugin list`, and by a host that starts",
         );
     }
-    let engines = match Engines::of(&config) {
+    let engines = match Engines::existing(&config) {
         Ok(engines) => engines,
         Err(error) => {
             output::line(&format!("{error:#}"));

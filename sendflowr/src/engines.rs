@@ -49,6 +49,8 @@ pub(crate) struct Engines {
     clickhouse: Option<ClickHouseConfig>,
     postgres: Option<PostgresConfig>,
     redis: Option<RedisConfig>,
+    /// Whether the file of an embedded engine may be created, and not only used.
+    may_create: bool,
     /// Whether opening succeeds although the server of the profiles is down.
     may_lack_profiles: bool,
     registry: Arc<Mutex<Registry>>,
@@ -137,6 +139,7 @@ impl Engines {
                 Some(_) => Some(RedisConfig::try_from(redis.clone())?),
                 None => None,
             },
+            may_create: true,
             may_lack_profiles: false,
             registry,
             bus: OnceCell::new(),
@@ -146,12 +149,38 @@ impl Engines {
         })
     }
 
-    /// Like [`Engines::new`], for commands: nobody reads the engines' metrics.
+    /// Like [`Engines::new`], for commands that look at what the roles have stored: nobody reads the engines' metrics, and an
+    /// embedded engine that is not there is an error. Created for the command it would be empty, and "nothing is stored" would
+    /// be true of the wrong folder.
     ///
     /// # Errors
     /// Names the setting that cannot work.
-    pub(crate) fn of(config: &RawConfig) -> anyhow::Result<Self> {
+    pub(crate) fn existing(config: &RawConfig) -> anyhow::Result<Self> {
+        let engines = Self::new(config, Arc::default())?;
+        Ok(Self {
+            may_create: false,
+            ..engines
+        })
+    }
+
+    /// Like [`Engines::new`], for commands that store something: nobody reads the engines' metrics.
+    ///
+    /// # Errors
+    /// Names the setting that cannot work.
+    pub(crate) fn existing_or_new(config: &RawConfig) -> anyhow::Result<Self> {
         Self::new(config, Arc::default())
+    }
+
+    /// Does the work of a command, and closes what it has opened, also after an error: SQLite would leave files beside its own
+    /// that belong to the user of the command.
+    pub(crate) async fn closed_after<T>(
+        self,
+        work: impl AsyncFnOnce(&Arc<Self>) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        let engines = Arc::new(self);
+        let result = work(&engines).await;
+        engines.close().await;
+        result
     }
 
     /// Returns the engines behind the bus, events, identities and profiles, in this order.
@@ -267,7 +296,7 @@ impl Engines {
                 self.count(|registry| bus.register_metrics(registry));
                 return Ok(BusEngine::Kafka(Arc::new(bus)));
             }
-            let folder = self.data_folder()?;
+            let folder = self.folder_of(SqliteBus::FILE)?;
             let bus = SqliteBus::open(folder, self.embedded.bus.clone())
                 .await
                 .with_context(|| unusable(folder))?;
@@ -302,7 +331,7 @@ impl Engines {
                 let events = Box::pin(ClickHouseEvents::connect(config.clone())).await?;
                 return Ok(EventsEngine::ClickHouse(Arc::new(events)));
             }
-            let folder = self.data_folder()?;
+            let folder = self.folder_of(SqliteEvents::FILE)?;
             let events = SqliteEvents::open(folder, self.embedded.events.clone())
                 .await
                 .with_context(|| unusable(folder))?;
@@ -357,7 +386,7 @@ impl Engines {
             let identities = Box::pin(PostgresIdentities::connect(config.clone())).await?;
             return Ok(IdentitiesEngine::Postgres(Arc::new(identities)));
         }
-        let folder = self.data_folder()?;
+        let folder = self.folder_of(SqliteIdentities::FILE)?;
         let identities = SqliteIdentities::open(folder)
             .await
             .with_context(|| unusable(folder))?;
@@ -440,8 +469,19 @@ impl Engines {
         register(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Returns the folder of the embedded engines, and creates it if it is missing.
-    fn data_folder(&self) -> anyhow::Result<&Path> {
+    /// Returns the folder of the embedded engine with this file, and creates the folder if it is missing.
+    ///
+    /// # Errors
+    /// Fails if the folder cannot be created, or the file is missing and must not be.
+    fn folder_of(&self, file: &str) -> anyhow::Result<&Path> {
+        let path = self.folder.join(file);
+        if !self.may_create && !path.exists() {
+            bail!(
+                "there is no `{}`, which the roles make: give this command their `--config` or `--data` (`data_folder`), in the \
+                 same current folder",
+                path.display()
+            );
+        }
         embedded::create_folder(&self.folder).with_context(|| unusable(&self.folder))?;
         Ok(&self.folder)
     }
@@ -496,7 +536,7 @@ mod tests {
 
     fn engines(file: &str) -> anyhow::Result<Engines> {
         let table: Table = file.parse()?;
-        Engines::of(&config::parse(table)?)
+        Engines::existing_or_new(&config::parse(table)?)
     }
 
     #[test]

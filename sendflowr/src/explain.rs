@@ -27,10 +27,12 @@ pub(crate) struct ExplainArgs {
 /// # Errors
 /// Fails if the store cannot be read, or the decision does not exist or cannot be replayed.
 pub(crate) async fn run(args: &ExplainArgs, config: RawConfig) -> anyhow::Result<ExitCode> {
-    let engines = Engines::of(&config)?;
-    let events = engines.events().await?;
-    let found = events.explanation(&args.decision_id).await?;
-    engines.close().await;
+    let engines = Engines::existing(&config)?;
+    let found = engines.closed_after(async |engines| {
+        let events = engines.events().await?;
+        Ok(events.explanation(&args.decision_id).await?)
+    });
+    let found = found.await?;
     let Some(stored) = found else {
         bail!(
             "no decision is stored under `{}`: explanations are kept only for a time, and are stored some moments after the \

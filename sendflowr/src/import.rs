@@ -56,19 +56,29 @@ pub(crate) async fn run(config: RawConfig, args: &ImportArgs) -> anyhow::Result<
             .context("`--account`")?;
     }
     keys::check_pepper(&config)?;
-    let engines = Engines::of(&config)?;
+    let engines = match args.embedded {
+        // It belongs to roles that are to take over, and that have run.
+        Some(_) => Engines::existing(&config)?,
+        None => Engines::existing_or_new(&config)?,
+    };
+    let imported = engines.closed_after(async |engines| import(&config, args, engines).await);
+    imported.await?.print(args.dry_run);
+    Ok(())
+}
+
+async fn import(config: &RawConfig, args: &ImportArgs, engines: &Engines) -> anyhow::Result<Imported> {
     let hasher = roles::hasher(&config.identity);
     let mut importer = Importer {
         bus: None,
         imported: Imported::default(),
     };
     if !args.dry_run {
-        keys::keep_pepper(&config)?;
         importer.bus = Some(engines.bus().await?);
+        keys::keep_pepper(config)?;
     }
     if let Some(folder) = &args.embedded {
         keys::check_pepper_of(folder, &hasher)?;
-        embedded::import(folder, &config, &mut importer).await?;
+        embedded::import(folder, config, &mut importer).await?;
     }
     if let Some(path) = &args.events {
         let selection = Selection {
@@ -76,12 +86,10 @@ pub(crate) async fn run(config: RawConfig, args: &ImportArgs) -> anyhow::Result<
             account: args.account.as_ref(),
             before: args.before,
         };
-        let scopes = account::external_id_scopes(&config, &engines).await?;
+        let scopes = account::external_id_scopes(config, engines).await?;
         file::import(&selection, scopes, hasher, &mut importer).await?;
     }
-    engines.close().await;
-    importer.imported.print(args.dry_run);
-    Ok(())
+    Ok(importer.imported)
 }
 
 /// Appends events to the bus, unless it is a dry run, and counts them.

@@ -86,10 +86,13 @@ pub(crate) async fn refuse_new_seal_key(host: &HostConfig, engines: &Engines) ->
         return Ok(());
     }
     let mut sealed = Vec::new();
-    if engines.embeds_identities() && !engines.stored_accounts().await?.accounts().await?.is_empty() {
+    // What is not there holds nothing, and must not be created for the user of a command.
+    if engines.embeds_identities()
+        && !engines.is_new("identities")
+        && !engines.stored_accounts().await?.accounts().await?.is_empty()
+    {
         sealed.push("stored accounts");
     }
-    // A bus that is not there has none, and must not be created for the user of a command.
     if engines.embeds_bus() && !engines.is_new("bus") {
         let waiting = engines
             .bus()

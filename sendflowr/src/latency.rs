@@ -27,10 +27,12 @@ pub(crate) struct LatencyArgs {
 pub(crate) async fn run(args: &LatencyArgs, config: RawConfig) -> anyhow::Result<()> {
     let until = Timestamp::from(SystemTime::now());
     let since = until.plus_millis(-args.days * DAY_MS);
-    let engines = Engines::of(&config)?;
-    let (events, identities) = tokio::try_join!(engines.events(), engines.identities())?;
-    let arrivals = inference::arrivals(&*events, &*identities, since, until).await?;
-    engines.close().await;
+    let engines = Engines::existing(&config)?;
+    let arrivals = engines.closed_after(async |engines| {
+        let (events, identities) = tokio::try_join!(engines.events(), engines.identities())?;
+        Ok(inference::arrivals(&*events, &*identities, since, until).await?)
+    });
+    let arrivals = arrivals.await?;
     if args.format == Format::Json {
         output::line(&serde_json::to_string(&arrivals)?);
         return Ok(());

@@ -44,10 +44,12 @@ pub(crate) async fn run(args: &LiftArgs, config: RawConfig) -> anyhow::Result<()
     if clock.millis_since(since) > EXPLANATION_DAYS as i64 * DAY_MS {
         bail!("`--since` must be at most {EXPLANATION_DAYS} days ago: older decisions are gone");
     }
-    let engines = Engines::of(&config)?;
-    let (events, identities) = tokio::try_join!(engines.events(), engines.identities())?;
-    let lift = inference::lift(&*events, &*identities, since, until).await?;
-    engines.close().await;
+    let engines = Engines::existing(&config)?;
+    let lift = engines.closed_after(async |engines| {
+        let (events, identities) = tokio::try_join!(engines.events(), engines.identities())?;
+        Ok(inference::lift(&*events, &*identities, since, until).await?)
+    });
+    let lift = lift.await?;
     if args.format == Format::Json {
         output::line(&serde_json::to_string(&lift)?);
         return Ok(());

@@ -142,7 +142,14 @@ pub(crate) async fn run(command: PersonCommand, config: RawConfig) -> anyhow::Re
     let (PersonCommand::Export { who } | PersonCommand::Erase { who, .. }) = &command;
     keys::check_pepper(&config)?;
     let id = who.name.id(&roles::hasher(&config.identity))?;
-    let engines = Engines::of(&config)?;
+    let engines = Engines::existing(&config)?;
+    let done = engines.closed_after(async |engines| export_or_erase(command, &id, engines).await);
+    done.await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn export_or_erase(command: PersonCommand, id: &UniversalId, engines: &Engines) -> anyhow::Result<()> {
+    let (PersonCommand::Export { who } | PersonCommand::Erase { who, .. }) = &command;
     // All stores are opened before anything is done.
     let (events, identities) = tokio::try_join!(engines.events(), engines.identities())?;
     let profiles = if engines.shares_profiles() {
@@ -155,7 +162,7 @@ pub(crate) async fn run(command: PersonCommand, config: RawConfig) -> anyhow::Re
         identities,
         profiles,
     };
-    let subject = stores.find(&id, who).await?;
+    let subject = stores.find(id, who).await?;
     match command {
         PersonCommand::Export { .. } => export::write(&stores, &subject).await?,
         PersonCommand::Erase { dry_run, format, .. } => {
@@ -172,12 +179,11 @@ pub(crate) async fn run(command: PersonCommand, config: RawConfig) -> anyhow::Re
             };
             match format {
                 Format::Json => output::line(&serde_json::to_string(&report)?),
-                Format::Text => report.print(&subject, &engines),
+                Format::Text => report.print(&subject, engines),
             }
         }
     }
-    engines.close().await;
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 impl Stores {

@@ -108,16 +108,25 @@ struct Held {
 pub(crate) async fn run(config: RawConfig, args: &ReplayArgs) -> anyhow::Result<ExitCode> {
     roles::require_hosts_seal_key(&config)?;
     keys::check_pepper(&config)?;
-    let engines = Arc::new(Engines::of(&config)?);
-    let bus = engines.bus().await?;
+    Engines::existing(&config)?
+        .closed_after(async |engines| replay(config, args, engines).await)
+        .await
+}
+
+async fn replay(config: RawConfig, args: &ReplayArgs, engines: &Arc<Engines>) -> anyhow::Result<ExitCode> {
     let hasher = roles::hasher(&config.identity);
     let mut host_config = roles::host_config(&config)?;
     // A kind of dead letter on which a plugin fails would put it in quarantine in every run, before those behind are reached.
     host_config.plugins.quarantine = QuarantineConfig::never();
-    keys::refuse_new_seal_key(&host_config, &engines).await?;
+    keys::refuse_new_seal_key(&host_config, engines).await?;
+    let bus = engines.bus().await?;
     let dependencies = host::Dependencies {
         bus: bus.clone(),
-        accounts: Some(Arc::new(LateAccounts(Arc::clone(&engines)))),
+        // A store that is not there has none.
+        accounts: match engines.is_new("identities") {
+            true => None,
+            false => Some(Arc::new(LateAccounts(Arc::clone(engines)))),
+        },
         hasher,
         registry: Arc::new(Mutex::new(Registry::default())),
     };
@@ -133,7 +142,6 @@ pub(crate) async fn run(config: RawConfig, args: &ReplayArgs) -> anyhow::Result<
         .as_deref()
         .filter(|name| plugins.get(name).is_none());
     drop(replay);
-    engines.close().await;
     let Tally {
         replayed,
         events,

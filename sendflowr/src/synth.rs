@@ -16,21 +16,20 @@ const BATCH_EVENTS: usize = 1_000;
 pub(crate) async fn run(config: RawConfig, count: usize, seed: u64) -> anyhow::Result<()> {
     keys::check_pepper(&config)?;
     let hasher = roles::hasher(&config.identity);
-    let engines = Engines::of(&config)?;
-    let bus = engines.bus().await?;
+    let engines = Engines::existing_or_new(&config)?;
     let now = Timestamp::from(SystemTime::now());
     let events = synth::mock_events(count, seed, now, &hasher);
-    for batch in events.chunks(BATCH_EVENTS) {
-        bus.append(
-            batch
-                .iter()
-                .map(|event| NewRecord::of_event(event, None))
-                .collect(),
-        )
-        .await
-        .context("cannot put events on the bus")?;
-    }
-    engines.close().await;
+    let appended = engines.closed_after(async |engines| {
+        let bus = engines.bus().await?;
+        for batch in events.chunks(BATCH_EVENTS) {
+            let records = batch.iter().map(|event| NewRecord::of_event(event, None));
+            bus.append(records.collect())
+                .await
+                .context("cannot put events on the bus")?;
+        }
+        Ok(())
+    });
+    appended.await?;
     output::line(&format!(
         "{} events on the bus, topic `{EVENTS_TOPIC}`",
         events.len()

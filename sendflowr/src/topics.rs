@@ -10,7 +10,12 @@ use crate::{config::RawConfig, engines::Engines, output, replay};
 /// # Errors
 /// Fails if the bus cannot be opened or queried.
 pub(crate) async fn run(config: RawConfig) -> anyhow::Result<()> {
-    let engines = Engines::of(&config)?;
+    Engines::existing(&config)?
+        .closed_after(async |engines| print(engines).await)
+        .await
+}
+
+async fn print(engines: &Engines) -> anyhow::Result<()> {
     let bus = engines.bus().await?;
     if let Some(kafka) = engines.kafka().await? {
         let mut rows = Vec::new();
@@ -59,6 +64,5 @@ pub(crate) async fn run(config: RawConfig) -> anyhow::Result<()> {
         &["group", "topic", "partition", "behind", "lost"],
         &rows,
     ));
-    engines.close().await;
     Ok(())
 }

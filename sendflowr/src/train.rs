@@ -12,13 +12,16 @@ use crate::{config::RawConfig, engines::Engines, output, roles};
 /// # Errors
 /// Fails if the stores cannot be read or the tables cannot be saved.
 pub(crate) async fn run(config: RawConfig) -> anyhow::Result<()> {
-    let engines = Engines::of(&config)?;
-    let (events, identities, profiles) =
-        tokio::try_join!(engines.events(), engines.identities(), engines.profiles())?;
+    let engines = Engines::existing(&config)?;
     let folder = roles::model_folder(&config);
     let config = InferenceConfig::try_from(config.inference)?;
     let now = Timestamp::from(SystemTime::now());
-    let fitted = inference::train(&config, &*events, &*identities, &*profiles, now).await?;
+    let fitted = engines.closed_after(async |engines| {
+        let (events, identities, profiles) =
+            tokio::try_join!(engines.events(), engines.identities(), engines.profiles())?;
+        Ok(inference::train(&config, &*events, &*identities, &*profiles, now).await?)
+    });
+    let fitted = fitted.await?;
     let Some(population) = fitted else {
         output::line("no person has clicked or opened yet: the tables stay as they are");
         return Ok(());

@@ -268,6 +268,7 @@ fn only_what_listens_needs_the_key_of_its_certificate() {
         }
         for command in [
             &["account", "list"][..],
+            &["synth", "--count", "1"],
             &["--plugins", "plugins", "plugin", "list"],
             &["replay"],
         ] {

@@ -140,6 +140,7 @@ fn a_check_creates_no_database() {
         "{told}"
     );
     assert!(!folder.join("data").exists());
+    start(folder, &["synth", "--count", "1"]);
     let topics = start(folder, &["topics"]);
     assert!(
         topics.contains("sendflowr-replay") && topics.contains("email-events-dlq"),
@@ -148,6 +149,55 @@ fn a_check_creates_no_database() {
     let told = start(folder, &["config", "check"]);
     assert!(told.contains("bus         embedded    data  ok in"), "{told}");
     assert_eq!(told.matches("not there yet").count(), 2, "{told}");
+}
+
+#[test]
+fn a_command_that_only_reads_refuses_a_store_that_is_not_there() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let folder = folder.path();
+    for arguments in [
+        &["person", "export", "--email", "ann@example.com"][..],
+        &["person", "erase", "--email", "ann@example.com"],
+        &["topics"],
+        &["replay"],
+        &["train"],
+        &["backtest"],
+        &["explain", "none"],
+        &["lift"],
+        &["latency"],
+        &["account", "remove", "acme/eu"],
+        &["account", "reseal"],
+        &["import", "--embedded", "former"],
+    ] {
+        let output = run(folder, &[&["--plugins", "plugins"], arguments].concat());
+        let told = told(&output);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {told}");
+        assert!(
+            told.contains("there is no `data/") && told.contains("`--config` or `--data` (`data_folder`)"),
+            "{arguments:?}: {told}"
+        );
+        assert_eq!(files(folder), [PathBuf::new(); 0], "{arguments:?}");
+    }
+    let listed = run(folder, &["account", "list"]);
+    assert_eq!(listed.status.code(), Some(0), "{}", told(&listed));
+    assert!(
+        told(&listed).contains("note: there is no `data/identity.db`, so no account is stored"),
+        "{}",
+        told(&listed)
+    );
+    assert_eq!(files(folder), [PathBuf::new(); 0]);
+}
+
+#[test]
+fn a_command_that_fails_closes_what_it_has_opened() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let folder = folder.path();
+    start(folder, &["account", "set", "acme/eu", "key=x"]);
+    let before = files(&folder.join("data")).len();
+    let told = start(folder, &["account", "remove", "acme/us"]);
+    assert!(told.contains("no `acme` account `us` is stored"), "{told}");
+    // SQLite's own files are there as long as the database is open.
+    assert_eq!(files(&folder.join("data")).len(), before);
 }
 
 #[tokio::test]

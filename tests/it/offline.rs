@@ -17,7 +17,10 @@ use parquet::{
     schema::parser::parse_message_type,
 };
 use serde_json::{Value, json};
-use store::events::{Enrichment, Events, SqliteEvents, SqliteEventsConfig, StoredEvent};
+use store::{
+    events::{Enrichment, Events, SqliteEvents, SqliteEventsConfig, StoredEvent},
+    identity::SqliteIdentities,
+};
 use tempfile::TempDir;
 
 /// Decides from `events.csv` and `requests.csv`.
@@ -282,6 +285,8 @@ async fn backtest_of_store(folder: &Path, log: &[Logged]) -> String {
         events.write(part).await.unwrap();
     }
     events.close().await;
+    // The roles make both.
+    SqliteIdentities::open(&data).await.unwrap().close().await;
     let path = folder.to_owned();
     let output = tokio::task::spawn_blocking(move || run(&path, &["--data", "data", "backtest"]));
     let output = output.await.unwrap();

@@ -27,7 +27,7 @@ pub(super) async fn import(folder: &Path, config: &RawConfig, importer: &mut Imp
             folder.display()
         );
     }
-    let former = Engines::of(&RawConfig {
+    let former = Engines::existing(&RawConfig {
         data_folder: Some(folder.to_owned()),
         store: config.store.clone(),
         ..RawConfig::default()
@@ -35,9 +35,8 @@ pub(super) async fn import(folder: &Path, config: &RawConfig, importer: &mut Imp
     if former.is_new("events") {
         bail!("there are no stored events in `{}`", folder.display());
     }
-    copy(&*former.events().await?, importer).await?;
-    former.close().await;
-    Ok(())
+    let copied = former.closed_after(async |former| copy(&*former.events().await?, importer).await);
+    copied.await
 }
 
 async fn copy(events: &dyn Events, importer: &mut Importer) -> anyhow::Result<()> {

@@ -91,10 +91,9 @@ impl Listed {
     /// Reads the accounts. If the stored ones cannot be read, a note says so.
     async fn read(raw: &RawConfig, config: &HostConfig) -> Self {
         let reading = async || -> anyhow::Result<Known> {
-            let engines = Engines::of(raw)?;
-            let known = account::known(raw, config, &engines).await;
-            engines.close().await;
-            known
+            let engines = Engines::existing(raw)?;
+            let known = engines.closed_after(async |engines| account::known(raw, config, engines).await);
+            known.await
         };
         match reading().await {
             Ok(known) => Self {
