@@ -273,6 +273,9 @@ impl Global {
     /// Returns the configuration as a table, before its keys are interpreted.
     pub(crate) fn table(&self) -> anyhow::Result<Table> {
         let environment = config::environment::variables(std::env::vars_os())?;
+        if self.named_file().is_none() {
+            config::environment::refuse_file_of_compose(&environment)?;
+        }
         let mut table = config::merge(self.file().as_deref(), &environment)?;
         if let Some(folder) = &self.data {
             config::set_path(&mut table, &["data_folder"], folder)?;
@@ -286,8 +289,12 @@ impl Global {
     /// Returns the configuration file that is read.
     pub(crate) fn file(&self) -> Option<PathBuf> {
         let default = PathBuf::from("sendflowr.toml");
-        let given = self.config.clone().filter(|file| !file.as_os_str().is_empty());
-        given.or_else(|| default.exists().then_some(default))
+        self.named_file().or_else(|| default.exists().then_some(default))
+    }
+
+    /// Returns the configuration file that the flag or its variable names.
+    fn named_file(&self) -> Option<PathBuf> {
+        self.config.clone().filter(|file| !file.as_os_str().is_empty())
     }
 }
 

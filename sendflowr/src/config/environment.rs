@@ -7,7 +7,7 @@
 //! a file that contains the value. An empty variable counts as not set, because orchestrators pass on variables without a
 //! value as empty.
 
-use std::{collections::BTreeMap, ffi::OsString};
+use std::{collections::BTreeMap, ffi::OsString, net::SocketAddr};
 
 use anyhow::bail;
 use toml::{Table, Value};
@@ -24,7 +24,7 @@ pub(crate) const TOP_LEVEL: [&str; 2] = ["data_folder", "inference_url"];
 /// build.
 const OF_OTHERS: [&str; 13] = [
     "SENDFLOWR_BIN",
-    "SENDFLOWR_CONFIG_FILE",
+    FILE_OF_COMPOSE,
     "SENDFLOWR_CONNECTOR_ADDRESS",
     "SENDFLOWR_CONSUMER_ADDRESS",
     "SENDFLOWR_FUZZ_CHANGES",
@@ -37,6 +37,9 @@ const OF_OTHERS: [&str; 13] = [
     "SENDFLOWR_VERSION",
     "SENDFLOWR_WASM_TOOLCHAIN",
 ];
+
+/// The one of them that names a configuration file, which containers find elsewhere.
+const FILE_OF_COMPOSE: &str = "SENDFLOWR_CONFIG_FILE";
 
 /// The prefix of variables that only the tests read.
 const OF_TESTS: &str = "SENDFLOWR_TEST_";
@@ -181,6 +184,21 @@ fn refuse_unread(name: &str, value: &str, environment: &BTreeMap<String, String>
     let Some(rest) = name.strip_prefix(PREFIX) else {
         return Ok(());
     };
+    // compose.yml adds the port itself.
+    let section = match name {
+        "SENDFLOWR_CONNECTOR_ADDRESS" => Some("HOST"),
+        "SENDFLOWR_CONSUMER_ADDRESS" => Some("CONSUMER"),
+        "SENDFLOWR_INFERENCE_ADDRESS" => Some("INFERENCE"),
+        _ => None,
+    };
+    if let Some(section) = section
+        && value.parse::<SocketAddr>().is_ok()
+    {
+        bail!(
+            "environment variable `{name}` is read by compose.yml alone, and without a port: did you mean \
+             `{PREFIX}{section}__LISTEN`?"
+        );
+    }
     let is_read = FLAGS.iter().any(|(flag, _)| *flag == name)
         || OF_OTHERS.contains(&name)
         || name.starts_with(OF_TESTS)
@@ -228,6 +246,24 @@ fn meant(rest: &str) -> Vec<String> {
         format!("`{}{end}`", variable_of(path))
     });
     found.collect()
+}
+
+/// Refuses compose.yml's variable for the configuration file where no other way names one: without the file a host would run with
+/// neither its accounts nor its pepper.
+///
+/// # Errors
+/// Says what names the file.
+pub(crate) fn refuse_file_of_compose(environment: &BTreeMap<String, String>) -> anyhow::Result<()> {
+    if environment
+        .get(FILE_OF_COMPOSE)
+        .is_none_or(|file| file.is_empty())
+    {
+        return Ok(());
+    }
+    bail!(
+        "environment variable `{FILE_OF_COMPOSE}` is read by compose.yml alone: name the configuration file with `--config` or \
+         `SENDFLOWR_CONFIG`"
+    )
 }
 
 /// Returns whether the variable is one that Kubernetes sets in every pod if there is a service named `sendflowr-consumer` or
@@ -452,6 +488,23 @@ mod tests {
         assert!(names.len() > 5, "{names:?}");
         for name in names {
             assert_eq!(merged("", &[(name, "x")]).unwrap(), Table::new(), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_compose_takes_in_another_form_is_told() {
+        for (variable, meant) in [
+            ("SENDFLOWR_INFERENCE_ADDRESS", "SENDFLOWR_INFERENCE__LISTEN"),
+            ("SENDFLOWR_CONSUMER_ADDRESS", "SENDFLOWR_CONSUMER__LISTEN"),
+            ("SENDFLOWR_CONNECTOR_ADDRESS", "SENDFLOWR_HOST__LISTEN"),
+        ] {
+            for value in ["0.0.0.0:8001", "[::]:8001"] {
+                let error = error(&[(variable, value)]);
+                assert!(error.ends_with(&format!("did you mean `{meant}`?")), "{error}");
+            }
+            for value in ["0.0.0.0", "::", "[::]"] {
+                assert_eq!(merged("", &[(variable, value)]).unwrap(), Table::new(), "{value}");
+            }
         }
     }
 

@@ -27,6 +27,9 @@ const NOT_SECRET: [&str; 5] = [
     "redis.key_prefix",
 ];
 
+/// Keys of servers' addresses, which contain no user and password.
+const ADDRESSES: [&str; 2] = ["host", "bootstrap_servers"];
+
 /// Keys of an account that belong to the host and are not secrets.
 const HOSTS_OWN: [&str; 3] = ["allow_unsigned", "external_id_scope", "record_deliveries"];
 
@@ -83,7 +86,9 @@ fn hidden_in(table: &Table, section: &str) -> Table {
             // A value in place of a section by mistake, `identity = "…"`: nobody can say what it is.
             _ if is_secret(&path) || is_section(&path) => Value::String(HIDDEN.to_owned()),
             // A user and a password by mistake: it is shown before it is refused.
-            Value::String(text) if key == "host" && text.contains('@') => Value::String(HIDDEN.to_owned()),
+            Value::String(text) if ADDRESSES.contains(&key.as_str()) && text.contains('@') => {
+                Value::String(HIDDEN.to_owned())
+            }
             Value::String(text) => Value::String(without_credentials(text)),
             other => other.clone(),
         };
@@ -127,7 +132,8 @@ mod tests {
         ] {
             assert_eq!(without_credentials(text), shown);
         }
-        let table: Table = "[redis]\nhost = 'me:s3cret@db'\n[postgres]\nhost = 'db.internal'"
+        let table: Table = "[redis]\nhost = 'me:s3cret@db'\n[postgres]\nhost = 'db.internal'\n\
+             [kafka]\nbootstrap_servers = 'a:1,me:s3cret@kafka:9092'"
             .parse()
             .unwrap();
         let shown = toml::to_string(&hidden(&table)).unwrap();
