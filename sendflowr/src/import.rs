@@ -3,11 +3,11 @@
 mod embedded;
 mod file;
 
-use std::{collections::HashSet, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 use anyhow::Context;
 use clap::Args;
-use event::{Event, Timestamp, UniversalId};
+use event::{Event, Timestamp};
 use store::bus::{Bus, EVENTS_TOPIC, NewRecord};
 
 use self::file::Selection;
@@ -70,7 +70,7 @@ async fn import(config: &RawConfig, args: &ImportArgs, engines: &Engines) -> any
     let hasher = roles::hasher(&config.identity);
     let mut importer = Importer {
         bus: None,
-        imported: Imported::default(),
+        appended: 0,
     };
     if !args.dry_run {
         importer.bus = Some(engines.bus().await?);
@@ -78,24 +78,25 @@ async fn import(config: &RawConfig, args: &ImportArgs, engines: &Engines) -> any
     }
     if let Some(folder) = &args.embedded {
         keys::check_pepper_of(folder, &hasher)?;
-        embedded::import(folder, config, &mut importer).await?;
+        return embedded::import(folder, config, &mut importer).await;
     }
-    if let Some(path) = &args.events {
-        let selection = Selection {
-            path,
-            account: args.account.as_ref(),
-            before: args.before,
-        };
-        let scopes = account::external_id_scopes(config, engines).await?;
-        file::import(&selection, scopes, hasher, &mut importer).await?;
-    }
-    Ok(importer.imported)
+    let selection = Selection {
+        path: args
+            .events
+            .as_deref()
+            .context("`--events` or `--embedded` is needed")?,
+        account: args.account.as_ref(),
+        before: args.before,
+    };
+    let scopes = account::external_id_scopes(config, engines).await?;
+    file::import(&selection, scopes, hasher, &mut importer).await
 }
 
-/// Appends events to the bus, unless it is a dry run, and counts them.
+/// Appends events to the bus, unless it is a dry run.
 struct Importer {
     bus: Option<Arc<dyn Bus>>,
-    imported: Imported,
+    /// Number of events that were appended.
+    appended: usize,
 }
 
 impl Importer {
@@ -105,53 +106,25 @@ impl Importer {
             bus.append(records.collect()).await.with_context(|| {
                 format!(
                     "only {} events are on the bus; import again: what is stored already is not stored twice",
-                    self.imported.rows
+                    self.appended
                 )
             })?;
         }
-        self.imported.add(batch);
+        self.appended += batch.len();
         Ok(())
     }
 }
 
-/// Counts what was imported.
-#[derive(Default)]
+/// How much was imported.
 struct Imported {
-    rows: usize,
-    events: HashSet<String>,
-    people: HashSet<UniversalId>,
-    without_address: HashSet<UniversalId>,
+    events: usize,
+    people: usize,
 }
 
 impl Imported {
-    fn add(&mut self, batch: &[Event]) {
-        self.rows += batch.len();
-        for event in batch {
-            self.events.insert(event.event_id.clone());
-            self.people.insert(event.universal_id.clone());
-            if event.recipient_email_hash.is_none() {
-                self.without_address.insert(event.universal_id.clone());
-            }
-        }
-    }
-
     fn print(&self, is_dry_run: bool) {
-        let repeated = self.rows - self.events.len();
-        if repeated > 0 {
-            output::note(&format!(
-                "{} the same as others, and counted once",
-                output::counted(repeated, "row")
-            ));
-        }
-        if !self.without_address.is_empty() {
-            output::note(&format!(
-                "people of whom only your own id is known: {}; their address leads to them once an event or `/link-identifiers` \
-                 names both",
-                self.without_address.len()
-            ));
-        }
-        let events = output::counted(self.events.len(), "event");
-        let people = match self.people.len() {
+        let events = output::counted(self.events, "event");
+        let people = match self.people {
             1 => "1 person".to_owned(),
             count => format!("{count} people"),
         };

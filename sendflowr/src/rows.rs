@@ -4,8 +4,14 @@ mod json_lines;
 mod parquet;
 mod table;
 
-use std::{borrow::Cow, path::Path};
+use std::{
+    borrow::Cow,
+    fs::File,
+    io::{Cursor, Read},
+    path::Path,
+};
 
+use anyhow::Context;
 use event::Timestamp;
 
 use self::table::Table;
@@ -27,7 +33,7 @@ pub(crate) type Row<'a> = &'a dyn Fn(usize) -> Result<Cow<'a, str>, String>;
 pub(crate) type Wrong = (usize, String);
 
 /// Reads a file, calls `take` for each row, and returns for each column whether the file has it. Parquet is recognized by its
-/// first bytes, JSON lines by the end of the name, anything else is CSV. The latter two may be gzipped.
+/// first bytes, JSON lines by the end of the name, anything else is CSV. The latter two may be gzipped, and come from a pipe.
 ///
 /// # Errors
 /// Returns the first mistake in the file, found here or by `take`, naming its line or row, and its column.
@@ -36,13 +42,22 @@ pub(crate) fn read(
     columns: Columns,
     take: impl FnMut(Row<'_>) -> Result<(), Wrong>,
 ) -> anyhow::Result<Vec<bool>> {
-    if parquet::is_parquet(path) {
-        return parquet::read(path, columns, take);
+    let name = path.display().to_string();
+    let mut file = File::open(path).with_context(|| format!("cannot open `{name}`"))?;
+    // Opened once: a pipe does not give its first bytes again.
+    let mut start = Vec::new();
+    file.by_ref()
+        .take(parquet::MAGIC.len() as u64)
+        .read_to_end(&mut start)
+        .with_context(|| format!("cannot read `{name}`"))?;
+    if start == parquet::MAGIC {
+        return parquet::read(&name, file, columns, take);
     }
-    if json_lines::is_json_lines(path) {
-        return json_lines::read(path, columns, take);
+    let source = Cursor::new(start).chain(file);
+    if json_lines::is_json_lines(&name) {
+        return json_lines::read(&name, source, columns, take);
     }
-    Table::open(path, columns)?.read_all(take)
+    Table::open(name, source, columns)?.read_all(take)
 }
 
 /// Reads the text of a CSV file, for tests of the code that reads files; `name` is for messages.
@@ -53,7 +68,7 @@ pub(crate) fn read_text(
     columns: Columns,
     take: impl FnMut(Row<'_>) -> Result<(), Wrong>,
 ) -> anyhow::Result<Vec<bool>> {
-    let source = std::io::Cursor::new(text.as_bytes().to_vec());
+    let source = Cursor::new(text.as_bytes().to_vec());
     Table::read(name.to_owned(), source, columns)?.read_all(take)
 }
 

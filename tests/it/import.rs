@@ -1,8 +1,14 @@
 //! Past events: from a file or the embedded engines to decisions, through the binary.
 
-use std::{fs, path::Path, process::Output};
+use std::{
+    fs,
+    io::Write,
+    path::Path,
+    process::{Command, Output, Stdio},
+};
 
-use integration_tests::{Answer, System, eventually, run, told};
+use flate2::{Compression, write::GzEncoder};
+use integration_tests::{Answer, System, binary, eventually, run, told};
 use serde_json::{Value, json};
 
 const HOUR_MS: i64 = 3_600_000;
@@ -188,6 +194,41 @@ fn a_file_with_a_mistake_is_not_imported_at_all() {
     let printed = String::from_utf8_lossy(&topics.stdout).into_owned();
     let events = printed.lines().find(|line| line.starts_with("sendflowr-events"));
     assert!(events.is_some_and(|line| line.ends_with(" 0")), "{printed}");
+}
+
+#[test]
+fn a_pipe_is_read_as_a_file_is() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let piped = |bytes: &[u8]| {
+        let mut child = Command::new(binary())
+            .current_dir(folder.path())
+            .args([
+                "import",
+                "--events",
+                "/dev/stdin",
+                "--account",
+                "sendgrid",
+                "--dry-run",
+            ])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+        let mut input = child.stdin.take().expect("it was asked for");
+        input.write_all(bytes).expect("it is read");
+        drop(input);
+        told(&child.wait_with_output().expect("it ends"))
+    };
+    let csv = "user_id,timestamp_utc,event_type\nann@example.com,2026-01-05T09:00:00Z,clicked\n";
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+    gzip.write_all(csv.as_bytes()).expect("it is written");
+    for bytes in [csv.as_bytes(), &gzip.finish().expect("it ends")] {
+        let told = piped(bytes);
+        assert_eq!(told, "1 event by 1 person would be put on the bus\n");
+    }
+    let told = piped(b"PAR1 and more");
+    assert!(told.contains("`/dev/stdin` is Parquet from a pipe"), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

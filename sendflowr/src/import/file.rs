@@ -1,11 +1,15 @@
 //! Past events from a file: raw addresses, which are hashed here.
 
-use std::{collections::HashMap, path::Path, time::SystemTime};
+use std::{
+    collections::{HashMap, HashSet},
+    path::Path,
+    time::SystemTime,
+};
 
 use event::{Event, Hasher, Timestamp, UniversalId};
 use host::{InvalidPastEvent, PastEvent, PastOrigin};
 
-use super::{BATCH_EVENTS, Importer};
+use super::{BATCH_EVENTS, Imported, Importer};
 use crate::{
     account::AccountName,
     event_log::{
@@ -51,7 +55,7 @@ pub(super) async fn import(
     scopes: HashMap<AccountName, String>,
     hasher: Hasher,
     importer: &mut Importer,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Imported> {
     let mut origins = Origins {
         accounts: Vec::new(),
         places: HashMap::new(),
@@ -63,13 +67,59 @@ pub(super) async fn import(
     // The consumer judges machines by what it has seen before; rows of one moment keep their order.
     rows.sort_by_key(|row| row.event.at);
     let mut rows = rows.into_iter();
+    let mut seen = Seen::default();
     loop {
         let batch = rows.by_ref().take(BATCH_EVENTS);
         let batch: Vec<Event> = batch.map(|row| origins.convert(row)).collect::<Result<_, _>>()?;
         if batch.is_empty() {
-            return Ok(());
+            return Ok(seen.told());
         }
         importer.put(&batch).await?;
+        seen.add(&batch);
+    }
+}
+
+/// What was imported. A row may be in the file twice, and is then stored once.
+#[derive(Default)]
+struct Seen {
+    rows: usize,
+    events: HashSet<String>,
+    people: HashSet<UniversalId>,
+    without_address: HashSet<UniversalId>,
+}
+
+impl Seen {
+    fn add(&mut self, batch: &[Event]) {
+        self.rows += batch.len();
+        for event in batch {
+            self.events.insert(event.event_id.clone());
+            self.people.insert(event.universal_id.clone());
+            if event.recipient_email_hash.is_none() {
+                self.without_address.insert(event.universal_id.clone());
+            }
+        }
+    }
+
+    /// Returns how much it is, and says what is remarkable.
+    fn told(&self) -> Imported {
+        let repeated = self.rows - self.events.len();
+        if repeated > 0 {
+            output::note(&format!(
+                "{} the same as others, and counted once",
+                output::counted(repeated, "row")
+            ));
+        }
+        if !self.without_address.is_empty() {
+            output::note(&format!(
+                "people of whom only your own id is known: {}; their address leads to them once an event or `/link-identifiers` \
+                 names both",
+                self.without_address.len()
+            ));
+        }
+        Imported {
+            events: self.events.len(),
+            people: self.people.len(),
+        }
     }
 }
 

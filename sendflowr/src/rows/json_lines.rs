@@ -3,9 +3,7 @@
 use std::{
     borrow::Cow,
     collections::BTreeSet,
-    fs::File,
     io::{BufRead, BufReader, Read},
-    path::Path,
 };
 
 use anyhow::{Context, anyhow};
@@ -24,29 +22,27 @@ const MAX_LINE_BYTES: u64 = 1 << 20;
 const MAX_UNUSED: usize = 100;
 
 /// Returns whether a file is named as one of JSON lines.
-pub(super) fn is_json_lines(path: &Path) -> bool {
-    let name = path.display().to_string();
+pub(super) fn is_json_lines(name: &str) -> bool {
     ENDINGS.iter().any(|ending| name.ends_with(ending))
 }
 
-/// Reads a file, see [`super::read`]. A field that is null in all lines is none.
+/// Reads a file of this name, see [`super::read`]. A field that is null in all lines is none.
 ///
 /// # Errors
 /// Returns the first mistake in the file, naming its line.
 pub(super) fn read(
-    path: &Path,
+    name: &str,
+    source: impl Read + 'static,
     columns: Columns,
     take: impl FnMut(Row<'_>) -> Result<(), Wrong>,
 ) -> anyhow::Result<Vec<bool>> {
-    let name = path.display().to_string();
-    let file = File::open(path).with_context(|| format!("cannot open `{name}`"))?;
-    let file = BufReader::with_capacity(1 << 16, file);
+    let file = BufReader::with_capacity(1 << 16, source);
     let lines: Box<dyn BufRead> = if name.ends_with(".gz") {
         Box::new(BufReader::with_capacity(1 << 16, MultiGzDecoder::new(file)))
     } else {
         Box::new(file)
     };
-    read_lines(&name, lines, columns, take)
+    read_lines(name, lines, columns, take)
 }
 
 fn read_lines(

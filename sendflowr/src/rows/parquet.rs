@@ -1,6 +1,6 @@
 //! Reads a Parquet file: the columns of the CSV, in whatever type tools write them.
 
-use std::{borrow::Cow, fs::File, io::Read, path::Path, sync::Arc};
+use std::{borrow::Cow, fs::File, sync::Arc};
 
 use anyhow::{Context, anyhow, bail};
 use parquet::{
@@ -16,27 +16,24 @@ use parquet::{
 use super::{Columns, Row, Wrong, on_the_bus, tell_unused};
 
 /// The first bytes of a Parquet file.
-const MAGIC: &[u8; 4] = b"PAR1";
+pub(super) const MAGIC: &[u8; 4] = b"PAR1";
 
-/// Returns whether a file begins like Parquet. A file that cannot be read does not; reading it as another format reports why.
-pub(super) fn is_parquet(path: &Path) -> bool {
-    let mut start = [0; MAGIC.len()];
-    let read = File::open(path).and_then(|mut file| file.read_exact(&mut start));
-    read.is_ok() && start == *MAGIC
-}
-
-/// Reads a file.
+/// Reads a file, wherever it has been read up to; `name` is for messages.
 ///
 /// # Errors
 /// Fails if the file is damaged or lacks a column. Otherwise returns the first mistake in it, naming its row, from 1, and column.
 pub(super) fn read(
-    path: &Path,
+    name: &str,
+    file: File,
     columns: Columns,
     mut take: impl FnMut(Row<'_>) -> Result<(), Wrong>,
 ) -> anyhow::Result<Vec<bool>> {
-    let name = path.display().to_string();
-    let file = File::open(path).with_context(|| format!("cannot open `{name}`"))?;
     let unreadable = || format!("cannot read `{name}`");
+    if !file.metadata().with_context(unreadable)?.is_file() {
+        bail!(
+            "`{name}` is Parquet from a pipe, and its table of contents is at the end: save it as a file first"
+        );
+    }
     let options = ReadOptionsBuilder::new().build();
     let reader = SerializedFileReader::new_with_options(file, options).with_context(unreadable)?;
     let schema = reader.metadata().file_metadata().schema();
@@ -60,7 +57,7 @@ pub(super) fn read(
     let is_wanted = |field: &TypePtr| wanted.iter().any(|other| other.name() == field.name());
     let unused = schema.get_fields().iter().filter(|field| !is_wanted(field));
     let unused: Vec<String> = unused.map(|field| field.name().to_owned()).collect();
-    tell_unused(&name, &unused);
+    tell_unused(name, &unused);
     let names: Vec<String> = wanted.iter().map(|field| field.name().to_owned()).collect();
     let projection = projection(schema, wanted).with_context(unreadable)?;
     let rows = reader.get_row_iter(Some(projection)).with_context(unreadable)?;

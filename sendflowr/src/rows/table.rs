@@ -3,11 +3,7 @@
 //! Columns are found by their name in the header, in any order; others are not read, which is said. Lines end in LF or CRLF, blank
 //! ones are skipped. Fields may be quoted as in RFC 4180, with line breaks inside the quotes.
 
-use std::{
-    fs::File,
-    io::{self, BufRead, BufReader, Read},
-    path::Path,
-};
+use std::io::{self, BufRead, BufReader, Read};
 
 use anyhow::{Context, anyhow, bail};
 use csv::{ByteRecord, Reader, ReaderBuilder, StringRecord, Terminator};
@@ -36,18 +32,17 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// Opens a file and reads its header.
+    /// Reads the header of a file, and says which columns are not used; `name` is for messages.
     ///
     /// # Errors
     /// Fails if the file cannot be read or its header lacks a needed column.
-    pub(super) fn open(path: &Path, columns: Columns) -> anyhow::Result<Self> {
-        let file = File::open(path).with_context(|| format!("cannot open `{}`", path.display()))?;
-        let table = Self::read(path.display().to_string(), file, columns)?;
+    pub(super) fn open(name: String, source: impl Read + 'static, columns: Columns) -> anyhow::Result<Self> {
+        let table = Self::read(name, source, columns)?;
         tell_unused(&table.name, &table.unused);
         Ok(table)
     }
 
-    /// Like [`Table::open`], but from any reader; `name` is for messages.
+    /// Like [`Table::open`], but says nothing.
     pub(super) fn read(name: String, source: impl Read + 'static, columns: Columns) -> anyhow::Result<Self> {
         let needed = &columns.names[..columns.needed];
         let mut source = BufReader::with_capacity(1 << 16, source);
