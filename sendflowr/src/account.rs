@@ -1,6 +1,8 @@
 //! `sendflowr account`: accounts at providers, which running hosts pick up automatically.
 
-use std::{collections::HashMap, fs, io::Read, path::Path, process::ExitCode, time::SystemTime};
+use std::{
+    collections::HashMap, fs, io::Read, path::Path, process::ExitCode, str::FromStr, time::SystemTime,
+};
 
 use anyhow::{Context, bail};
 use clap::Subcommand;
@@ -56,30 +58,21 @@ pub(crate) struct AccountName {
     pub(crate) account: String,
 }
 
-impl AccountName {
-    /// Checks that there can be such an account.
-    ///
-    /// # Errors
-    /// Says what its names consist of.
-    pub(crate) fn check(&self) -> Result<(), String> {
-        if is_slug(&self.provider) && is_account_name(&self.account) {
-            return Ok(());
+impl FromStr for AccountName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (provider, account) = text.split_once('/').unwrap_or((text, DEFAULT_ACCOUNT));
+        if is_slug(provider) && is_account_name(account) {
+            return Ok(Self {
+                provider: provider.to_owned(),
+                account: account.to_owned(),
+            });
         }
         Err(format!(
-            "`{}/{}` is no account: it is a provider's name as in `/webhooks/{{provider}}`, and if it is not the default one \
-             `/` and the account's name",
-            self.provider, self.account
+            "`{provider}/{account}` is no account: it is a provider's name as in `/webhooks/{{provider}}`, and if it is not the \
+             default one `/` and the account's name"
         ))
-    }
-}
-
-impl From<&str> for AccountName {
-    fn from(text: &str) -> Self {
-        let (provider, account) = text.split_once('/').unwrap_or((text, DEFAULT_ACCOUNT));
-        Self {
-            provider: provider.to_owned(),
-            account: account.to_owned(),
-        }
     }
 }
 
@@ -572,7 +565,7 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let other = sealed(OLD_KEY, "b");
             let store = busy(folder.path(), before, Other::Puts(other.clone())).await;
-            let name = AccountName::from("acme/eu");
+            let name: AccountName = "acme/eu".parse().unwrap();
             let values = ["url=x".to_owned()];
             let set = async || set(&host_config(), &store, &place, &name, &values, replace).await;
             let error = set().await.unwrap_err().to_string();

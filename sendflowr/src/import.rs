@@ -49,12 +49,6 @@ pub(crate) struct ImportArgs {
 /// Fails if the source cannot be read or contains a mistake; nothing of a file with a mistake is imported. Fails if the bus does not
 /// take the events.
 pub(crate) async fn run(config: RawConfig, args: &ImportArgs) -> anyhow::Result<()> {
-    if let Some(account) = &args.account {
-        account
-            .check()
-            .map_err(anyhow::Error::msg)
-            .context("`--account`")?;
-    }
     keys::check_pepper(&config)?;
     let engines = match args.embedded {
         // It belongs to roles that are to take over, and that have run.

@@ -2,23 +2,23 @@
 
 use std::time::SystemTime;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::Args;
 use event::{Timestamp, grid::DAY_MS};
 use inference::{Arm, Estimate};
 use store::events::EXPLANATION_DAYS;
 
-use crate::{cli::Format, config::RawConfig, engines::Engines, output};
+use crate::{cli::Format, config::RawConfig, engines::Engines, output, rows};
 
 /// Which decisions to compare.
 #[derive(Debug, Args)]
 pub(crate) struct LiftArgs {
-    /// Compare decisions from this time on, RFC 3339 [default: 28 days before `--until`]
-    #[arg(long)]
-    since: Option<String>,
+    /// Compare decisions from this time on, epoch seconds or RFC 3339 [default: 28 days before `--until`]
+    #[arg(long, value_name = "TIME", value_parser = rows::moment)]
+    since: Option<Timestamp>,
     /// Compare decisions before this time, with the data known then; a later time counts as now [default: now]
-    #[arg(long)]
-    until: Option<String>,
+    #[arg(long, value_name = "TIME", value_parser = rows::moment)]
+    until: Option<Timestamp>,
     /// Output format.
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
@@ -27,17 +27,11 @@ pub(crate) struct LiftArgs {
 /// Compares the decisions and prints the result.
 ///
 /// # Errors
-/// Fails if a time cannot be parsed or a store cannot be read.
+/// Fails if the times are in the wrong order or too long ago, or a store cannot be read.
 pub(crate) async fn run(args: &LiftArgs, config: RawConfig) -> anyhow::Result<()> {
     let clock = Timestamp::from(SystemTime::now());
-    let until = match &args.until {
-        Some(text) => moment("--until", text)?.min(clock),
-        None => clock,
-    };
-    let since = match &args.since {
-        Some(text) => moment("--since", text)?,
-        None => inference::since_by_default(until),
-    };
+    let until = args.until.unwrap_or(clock).min(clock);
+    let since = args.since.unwrap_or_else(|| inference::since_by_default(until));
     if since >= until {
         bail!("`--since` must be earlier than `--until`");
     }
@@ -102,11 +96,6 @@ pub(crate) async fn run(args: &LiftArgs, config: RawConfig) -> anyhow::Result<()
     }
     output::line(&lift.verdict.text);
     Ok(())
-}
-
-fn moment(flag: &str, text: &str) -> anyhow::Result<Timestamp> {
-    text.parse()
-        .with_context(|| format!("`{flag}` must be a time such as `2026-01-31T00:00:00Z`"))
 }
 
 fn row(name: &str, arm: &Arm) -> Vec<String> {

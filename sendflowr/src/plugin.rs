@@ -19,7 +19,10 @@ use clap::Subcommand;
 use host::plugin::Limits;
 
 pub(crate) use self::files::load;
-use crate::cli::{Format, Global};
+use crate::{
+    account::AccountName,
+    cli::{Format, Global},
+};
 
 /// The commands on plugins.
 #[derive(Debug, Subcommand)]
@@ -75,9 +78,9 @@ pub(crate) enum PluginCommand {
         /// Run recorded deliveries instead of cases.
         #[arg(long)]
         recorded: bool,
-        /// Account whose recordings are run, `provider/name` [default: all accounts of the plugin's provider]
+        /// Account whose recordings are run, `provider` or `provider/account` [default: all accounts of the plugin's provider]
         #[arg(long, requires = "recorded")]
-        account: Option<String>,
+        account: Option<AccountName>,
         /// Plugin to compare with [default: the provider's plugin in the plugin folder]
         #[arg(long, requires = "recorded")]
         against: Option<PathBuf>,
@@ -172,7 +175,7 @@ pub(crate) async fn run(command: PluginCommand, global: Global) -> anyhow::Resul
             ..
         } => {
             let question = recorded::Question {
-                account: account.as_deref(),
+                account: account.as_ref(),
                 against: against.as_deref(),
                 no_changes,
                 format,

@@ -110,7 +110,7 @@ async fn an_account_added_while_the_host_runs_is_served_and_ends_when_it_is_remo
         ),
         (
             ["set", "postmark/e+u", "basic_auth_user=x"],
-            "the name of an account consists of",
+            "`postmark/e+u` is no account",
         ),
     ] {
         let refused = account(&system, &arguments);

@@ -137,11 +137,11 @@ async fn decisions_know_people_from_a_file() {
 #[test]
 fn a_file_with_a_mistake_is_not_imported_at_all() {
     let folder = tempfile::tempdir().expect("a folder");
-    let refused = |line: &str, arguments: &[&str]| {
+    let refused = |line: &str| {
         let header = "user_id,timestamp_utc,event_type,email,esp";
         let text = format!("{header}\nann@example.com,2026-01-05T09:00:00Z,clicked,,sendgrid\n{line}\n");
         fs::write(folder.path().join("events.csv"), text).expect("it can be written");
-        let output = import(folder.path(), &[&["--events", "events.csv"], arguments].concat());
+        let output = import(folder.path(), &["--events", "events.csv"]);
         assert_eq!(output.status.code(), Some(2), "{line}: {}", told(&output));
         let printed = String::from_utf8_lossy(&output.stderr).into_owned();
         printed.lines().last().unwrap_or_default().to_owned()
@@ -181,14 +181,19 @@ fn a_file_with_a_mistake_is_not_imported_at_all() {
         ),
     ];
     for (line, what) in known {
-        let told = refused(line, &[]);
+        let told = refused(line);
         assert!(told.contains(&format!("line 3, {what}")), "{line}: {told}");
     }
-    let told = refused(
-        "bob@example.com,2026-01-05T09:00:00Z,,,",
-        &["--account", "Send Grid"],
+    let mistyped = import(
+        folder.path(),
+        &["--events", "events.csv", "--account", "Send Grid"],
     );
-    assert!(told.contains("`--account`"), "{told}");
+    assert_eq!(mistyped.status.code(), Some(2), "{}", told(&mistyped));
+    assert!(
+        told(&mistyped).contains("'--account <ACCOUNT>': `Send Grid/default` is no account"),
+        "{}",
+        told(&mistyped)
+    );
     // What was refused left nothing on the bus.
     let topics = run(folder.path(), &["--data", "data", "topics"]);
     let printed = String::from_utf8_lossy(&topics.stdout).into_owned();

@@ -42,7 +42,12 @@ async fn decisions_of_both_groups_show_in_the_comparison() {
         "{told}"
     );
     let (is_well, told) = lift(&["--since", "tomorrow"]);
-    assert!(!is_well && told.contains("`--since` must be a time"), "{told}");
+    assert!(
+        !is_well && told.contains("'--since <TIME>': `tomorrow` is neither epoch seconds nor"),
+        "{told}"
+    );
+    let (is_well, told) = lift(&["--since", "1"]);
+    assert!(!is_well && told.contains("`--since` must be at most"), "{told}");
 }
 
 #[tokio::test]

@@ -105,7 +105,7 @@ async fn recorded_deliveries_show_what_a_new_version_changes() {
     let alike = compare(
         &system,
         &new,
-        &["--no-changes", "--format", "json", "--account", "ses/default"],
+        &["--no-changes", "--format", "json", "--account", "ses"],
     );
     assert!(
         alike.status.success(),

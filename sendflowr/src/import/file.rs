@@ -188,9 +188,8 @@ impl Origins {
         let account = match (&*esp, default) {
             ("", Some(default)) => default.clone(),
             ("", None) => return Err((ESP, "empty, and there is no `--account`".to_owned())),
-            (esp, _) => AccountName::from(esp),
+            (esp, _) => esp.parse().map_err(|what| (ESP, what))?,
         };
-        account.check().map_err(|what| (ESP, what))?;
         let place = self.accounts.len();
         let scope = self.scopes.get(&account).cloned();
         self.accounts.push((account, scope));

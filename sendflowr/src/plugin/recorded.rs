@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use super::files::load;
 use crate::{
+    account::AccountName,
     cli::{Format, Global},
     output, roles,
 };
@@ -25,7 +26,7 @@ const MOST_SHOWN: usize = 20;
 
 /// The options besides the plugins.
 pub(super) struct Question<'a> {
-    pub(super) account: Option<&'a str>,
+    pub(super) account: Option<&'a AccountName>,
     pub(super) against: Option<&'a Path>,
     pub(super) no_changes: bool,
     pub(super) format: Format,
@@ -60,10 +61,12 @@ pub(super) async fn run(
     for file in files {
         let new = load(file, limits).await?;
         let slug = new.descriptor().slug.clone();
-        let account = match question.account.map(|account| account.split_once('/')) {
+        let account = match question.account {
             None => None,
-            Some(Some((provider, account))) if provider == slug => Some(account),
-            Some(_) => bail!("`--account` must be `{slug}/name`, because the plugin serves `{slug}`"),
+            Some(name) if name.provider == slug => Some(name.account.as_str()),
+            Some(_) => {
+                bail!("`--account` must be `{slug}` or `{slug}/account`, because the plugin serves `{slug}`")
+            }
         };
         let of_slug = config.plugins.folder.join(format!("{slug}.wasm"));
         let installed = load(question.against.unwrap_or(&of_slug), limits)
