@@ -75,40 +75,67 @@ struct Name {
     /// Hash of the address: 64 hexadecimal digits.
     #[arg(long)]
     email_hash: Option<String>,
+    /// Phone number in E.164 form, such as `+4930123456`; `-` reads it from standard input.
+    #[arg(long)]
+    phone_number: Option<String>,
+    /// Your own id of the person, with the account's `external_id_scope` and `:` in front if it has one; `-` reads it from
+    /// standard input.
+    #[arg(long)]
+    external_id: Option<String>,
     /// Any id of the person: `sf_` and 32 hexadecimal digits.
     #[arg(long)]
     universal_id: Option<String>,
 }
 
 impl Name {
-    /// Returns the id of the named person. Errors never repeat an address.
+    /// Returns the id of the named person. Errors never repeat what names it.
     fn id(&self, hasher: &Hasher) -> anyhow::Result<UniversalId> {
         if let Some(text) = &self.universal_id {
             let id = UniversalId::parse(text);
             return id.context("`--universal-id` must be `sf_` and 32 lower-case hexadecimal digits");
         }
-        let value = match (&self.email_hash, &self.email) {
-            (Some(text), _) => {
-                EmailHash::parse(text).context("`--email-hash` must be 64 hexadecimal digits")?
+        let identifier = if let Some(text) = &self.email_hash {
+            let hash = EmailHash::parse(text).context("`--email-hash` must be 64 hexadecimal digits")?;
+            Identifier {
+                kind: IdentifierKind::EmailHash,
+                value: hash.as_str().to_owned(),
             }
-            (None, Some(address)) if address == "-" => {
-                let mut address = String::new();
-                std::io::stdin()
-                    .take(MAX_INPUT_BYTES)
-                    .read_to_string(&mut address)
-                    .context("cannot read the address from standard input")?;
-                hasher
-                    .email(&address)
-                    .context("standard input does not contain an address")?
+        } else if let Some(text) = &self.email {
+            let (text, source) = given(text, "--email")?;
+            let address = hasher.email_identifier(&text);
+            address.with_context(|| format!("{source} is not an address"))?
+        } else if let Some(text) = &self.phone_number {
+            let (text, source) = given(text, "--phone-number")?;
+            let number = hasher.phone_identifier(text.trim());
+            number.with_context(|| format!("{source} is not a phone number in E.164 form"))?
+        } else if let Some(text) = &self.external_id {
+            let (text, source) = given(text, "--external-id")?;
+            let value = text.trim().to_owned();
+            if value.is_empty() {
+                bail!("{source} is empty");
             }
-            (None, Some(address)) => hasher.email(address).context("`--email` is not an address")?,
-            (None, None) => bail!("one of `--email`, `--email-hash` and `--universal-id` is needed"),
+            Identifier {
+                kind: IdentifierKind::ExternalId,
+                value,
+            }
+        } else {
+            bail!("the person must be named, for example by `--email`");
         };
-        Ok(UniversalId::from_identifier(&Identifier {
-            kind: IdentifierKind::EmailHash,
-            value: value.as_str().to_owned(),
-        }))
+        Ok(UniversalId::from_identifier(&identifier))
     }
+}
+
+/// Returns the value of a flag, from standard input if it is `-`, and what to call it in an error.
+fn given(value: &str, flag: &str) -> anyhow::Result<(String, String)> {
+    if value != "-" {
+        return Ok((value.to_owned(), format!("`{flag}`")));
+    }
+    let mut text = String::new();
+    std::io::stdin()
+        .take(MAX_INPUT_BYTES)
+        .read_to_string(&mut text)
+        .with_context(|| format!("cannot read `{flag}` from standard input"))?;
+    Ok((text, format!("standard input, for `{flag}`,")))
 }
 
 /// A person about whom something is stored.
@@ -218,7 +245,8 @@ impl Stores {
         let is_known = !identifiers.is_empty() || !identity_log.is_empty();
         if !is_known && holdings == Holdings::default() && profiles.unwrap_or(0) == 0 {
             bail!(
-                "nothing is stored about this person (`{id}`); an address is only found with the hosts' `identity.pepper`"
+                "nothing is stored about this person (`{id}`); an address or phone number is only found with the hosts' \
+                 `identity.pepper`"
             );
         }
         Ok(Subject {

@@ -7,7 +7,7 @@ use std::{
     time::SystemTime,
 };
 
-use event::{Hasher, Identifier, IdentifierKind, Timestamp, UniversalId};
+use event::{Hasher, Timestamp, UniversalId};
 use integration_tests::{System, binary, eventually, run, told};
 use serde_json::{Value, json};
 use store::identity::Sighting;
@@ -144,6 +144,15 @@ async fn a_person_is_exported_and_erased_and_others_stay() {
     }
     let by_input = person_told(folder, &["export", "--email", "-"], "ann@example.com\n");
     assert_eq!(json_of(&by_input)["identity_log"], exported["identity_log"]);
+    let by_own_id = person(folder, &["export", "--external-id", " customer-7"]);
+    assert_eq!(json_of(&by_own_id)["events"], exported["events"]);
+    for flag in ["--email", "--phone-number", "--external-id"] {
+        let nobody = told(&person_told(folder, &["export", flag, "-"], " \n"));
+        assert!(
+            nobody.contains(&format!("standard input, for `{flag}`, is ")),
+            "{nobody}"
+        );
+    }
     let mistaken = person(folder, &["export", "--email", "ann example.com"]);
     let text = told(&mistaken);
     assert!(
@@ -218,10 +227,9 @@ async fn many_customers_under_one_phone_number_are_not_taken_for_one() {
     let stores = store::testing::open_embedded(&folder.path().join("data"))
         .await
         .expect("it opens");
-    let phone = Identifier {
-        kind: IdentifierKind::PhoneNumber,
-        value: "shop".into(),
-    };
+    let phone = Hasher::new()
+        .phone_identifier("+4930123456")
+        .expect("a phone number");
     let address = |number: usize| format!("customer{number}@example.com");
     for number in 0..11 {
         let identifier = Hasher::new()
@@ -240,8 +248,12 @@ async fn many_customers_under_one_phone_number_are_not_taken_for_one() {
     }
     stores.close().await;
     let who = ["--email", &address(3)];
-    for command in ["export", "erase"] {
-        let refused = person(folder.path(), &[&[command][..], &who].concat());
+    let by_phone = ["export", "--phone-number", "-"];
+    for refused in [
+        person(folder.path(), &[&["export"][..], &who].concat()),
+        person(folder.path(), &[&["erase"][..], &who].concat()),
+        person_told(folder.path(), &by_phone, "+4930123456\n"),
+    ] {
         let text = told(&refused);
         assert!(
             refused.status.code() == Some(2) && text.contains("has 11 addresses"),
