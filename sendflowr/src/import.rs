@@ -35,7 +35,8 @@ pub(crate) struct ImportArgs {
     /// Leave out what happened at this time or later: when the first webhook arrived. Epoch seconds or RFC 3339.
     #[arg(long, value_name = "TIME", value_parser = rows::moment, conflicts_with = "embedded")]
     before: Option<Timestamp>,
-    /// Data folder that was used before servers were configured: what its embedded engines have stored is imported.
+    /// Data folder that was used before servers were configured: the events and accounts that its embedded engines have stored are
+    /// imported.
     #[arg(long, value_name = "FOLDER", conflicts_with = "events")]
     embedded: Option<PathBuf>,
     /// Read everything, say what would be imported, and import nothing.
@@ -72,7 +73,7 @@ async fn import(config: &RawConfig, args: &ImportArgs, engines: &Engines) -> any
     }
     if let Some(folder) = &args.embedded {
         keys::check_pepper_of(folder, &hasher)?;
-        return embedded::import(folder, config, &mut importer).await;
+        return embedded::import(folder, config, engines, &mut importer).await;
     }
     let selection = Selection {
         path: args

@@ -11,6 +11,8 @@ use flate2::{Compression, write::GzEncoder};
 use integration_tests::{Answer, System, binary, eventually, run, told};
 use serde_json::{Value, json};
 
+use crate::{postmark_click, postmark_headers};
+
 const HOUR_MS: i64 = 3_600_000;
 const DAY_MS: i64 = 24 * HOUR_MS;
 
@@ -238,7 +240,8 @@ fn a_pipe_is_read_as_a_file_is() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_installation_takes_over_what_embedded_engines_have_stored() {
-    let former = System::start("", &["postmark"]).await;
+    let key = format!("[host]\nseal_key = '{}'\n", "ab".repeat(32));
+    let former = System::start(&key, &["postmark"]).await;
     write_past(former.folder());
     let imported = import(
         former.folder(),
@@ -246,13 +249,55 @@ async fn another_installation_takes_over_what_embedded_engines_have_stored() {
     );
     assert_eq!(imported.status.code(), Some(0), "{}", told(&imported));
     until_stored(&former, ALL).await;
+    for account in ["postmark/eu", "postmark/us"] {
+        let set = [
+            "account",
+            "set",
+            account,
+            "basic_auth_user=me",
+            "basic_auth_password=secret",
+        ];
+        let set = run(
+            former.folder(),
+            &[&["--data", "data", "--plugins", "plugins"][..], &set].concat(),
+        );
+        assert_eq!(set.status.code(), Some(0), "{}", told(&set));
+    }
     let data = former.data();
     let data = data.to_str().expect("it is UTF-8");
 
-    let system = System::start("", &["postmark"]).await;
+    let system = System::start(&key, &["postmark"]).await;
+    let dry = import(system.folder(), &["--embedded", data, "--dry-run"]);
+    assert!(
+        told(&dry).contains("2 accounts would be copied"),
+        "{}",
+        told(&dry)
+    );
     let taken = import(system.folder(), &["--embedded", data]);
     assert_eq!(taken.status.code(), Some(0), "{}", told(&taken));
-    until_stored(&system, ALL).await;
+    assert!(told(&taken).contains("2 accounts copied"), "{}", told(&taken));
+    assert!(
+        told(&taken).contains(&format!("{ALL} events by 3 people put on the bus")),
+        "{}",
+        told(&taken)
+    );
+    let click = postmark_click("dan@example.com", "m-1", "2026-01-05T18:30:00Z");
+    eventually("the new host serves the account", || async {
+        let click = click.clone();
+        system
+            .webhook("postmark/eu", &postmark_headers(), click)
+            .await
+            .status
+            == 200
+    })
+    .await;
+    let again = import(system.folder(), &["--embedded", data]);
+    assert!(
+        told(&again).contains("accounts that are stored already, and stay as they are: 2"),
+        "{}",
+        told(&again)
+    );
+    until_stored(&system, ALL + 1).await;
     let bob = decide(&system, json!({"email": "bob@example.com"})).await;
     assert_eq!(bob["evidence"]["n"], DAYS, "{bob}");
     assert_eve_is_suppressed(&system).await;
@@ -270,7 +315,7 @@ async fn another_installation_takes_over_what_embedded_engines_have_stored() {
     refused(
         system.folder(),
         &["--embedded", "elsewhere"],
-        "there are no stored events in `elsewhere`",
+        "there are no stored events and no accounts in `elsewhere`",
     );
     let other = tempfile::tempdir().expect("a folder");
     fs::write(
