@@ -220,7 +220,8 @@ async fn reach(config: &RawConfig, engines: &Engines) -> bool {
             Ok(engines.events().await?.ping().await?)
         })),
         timed(unless_new(engines, "identities", async {
-            Ok(engines.identities().await?.ping().await?)
+            engines.identities().await?.ping().await?;
+            keys::check_pepper_of_server(config, engines).await
         })),
         timed(unless_new(engines, "profiles", async {
             Ok(engines.profiles().await?.ping().await?)

@@ -377,6 +377,20 @@ impl Engines {
         })
     }
 
+    /// Returns the identity graph if it is PostgreSQL, for what only PostgreSQL has.
+    ///
+    /// # Errors
+    /// Returns what keeps it from opening, with the setting to look at.
+    pub(crate) async fn postgres(&self) -> anyhow::Result<Option<Arc<PostgresIdentities>>> {
+        if self.embeds_identities() {
+            return Ok(None);
+        }
+        Ok(match self.identities_engine().await? {
+            IdentitiesEngine::Sqlite(_) => None,
+            IdentitiesEngine::Postgres(identities) => Some(identities.clone()),
+        })
+    }
+
     async fn identities_engine(&self) -> anyhow::Result<&IdentitiesEngine> {
         self.identities.get_or_try_init(|| self.open_identities()).await
     }

@@ -67,9 +67,11 @@ async fn import(config: &RawConfig, args: &ImportArgs, engines: &Engines) -> any
         bus: None,
         appended: 0,
     };
-    if !args.dry_run {
+    if args.dry_run {
+        keys::check_pepper_of_server(config, engines).await?;
+    } else {
         importer.bus = Some(engines.bus().await?);
-        keys::keep_pepper(config)?;
+        keys::keep_pepper(config, engines).await?;
     }
     if let Some(folder) = &args.embedded {
         keys::check_pepper_of(folder, &hasher)?;

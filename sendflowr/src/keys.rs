@@ -1,9 +1,6 @@
-//! Notices a pepper or a seal key other than the one that the data folder's data were made with.
+//! Notices a pepper or a seal key other than the one that stored data were made with.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::{fs, io, path::Path};
 
 use anyhow::{Context, bail};
 use event::Hasher;
@@ -16,17 +13,28 @@ use crate::{
     replay, roles,
 };
 
-/// The file in the data folder that holds the hash of [`CHECKED`].
+/// The file in the data folder that holds the hash of [`CHECKED`]. PostgreSQL has a row instead.
 const PEPPER_FILE: &str = "pepper.check";
 
 /// An address that nobody has: domains below `.invalid` never exist.
 const CHECKED: &str = "pepper@check.invalid";
 
+/// The pepper is not the one that identities were hashed with.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "`identity.pepper` is not the one that the data in {place} were hashed with: set that one again, or leave the key out if there \
+     was none; with another one everybody becomes a stranger, with no history and no unsubscription (if that is wanted, remove {kept})"
+)]
+pub(crate) struct OtherPepper {
+    place: String,
+    kept: String,
+}
+
 /// Refuses a pepper other than the one that the identities in the data folder were hashed with. Nothing is known about a folder
-/// without the file, nor about identities in PostgreSQL.
+/// without the file. Of identities in PostgreSQL, [`check_pepper_of_server`] knows.
 ///
 /// # Errors
-/// Says which setting differs.
+/// [`OtherPepper`], or says that the file cannot be read.
 pub(crate) fn check_pepper(config: &RawConfig) -> anyhow::Result<()> {
     if config.postgres.host.is_some() {
         return Ok(());
@@ -37,43 +45,72 @@ pub(crate) fn check_pepper(config: &RawConfig) -> anyhow::Result<()> {
 /// Refuses a pepper other than the one that the identities in a data folder were hashed with, as [`check_pepper`] does.
 ///
 /// # Errors
-/// Says which setting differs.
+/// [`OtherPepper`], or says that the file cannot be read.
 pub(crate) fn check_pepper_of(folder: &Path, hasher: &Hasher) -> anyhow::Result<()> {
-    let (path, hash) = pepper_file(folder, hasher)?;
+    let (path, hash) = (folder.join(PEPPER_FILE), pepper_hash(hasher)?);
     match fs::read_to_string(&path) {
         Ok(kept) if kept.trim() == hash => Ok(()),
-        Ok(_) => bail!(
-            "`identity.pepper` is not the one that the data in `{}` were hashed with: set that one again, or leave the key out \
-             if there was none; with another one everybody becomes a stranger, with no history and no unsubscription (if that \
-             is wanted, remove `{}`)",
-            folder.display(),
-            path.display()
-        ),
+        Ok(_) => Err(OtherPepper {
+            place: format!("`{}`", folder.display()),
+            kept: format!("`{}`", path.display()),
+        }
+        .into()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error).with_context(|| format!("cannot read `{}`", path.display())),
     }
 }
 
-/// Checks the pepper as [`check_pepper`] does, and keeps what tells it apart from others if nothing is known yet.
+/// Refuses a pepper other than the one that the identities in PostgreSQL were hashed with, if that is where they are. Nothing is
+/// known before a host or an inference service has run.
 ///
 /// # Errors
-/// Says which setting differs, or that the file cannot be written.
-pub(crate) fn keep_pepper(config: &RawConfig) -> anyhow::Result<()> {
-    check_pepper(config)?;
-    let (path, hash) = pepper_file(&data_folder(config), &roles::hasher(&config.identity))?;
-    if config.postgres.host.is_some() || path.exists() {
+/// [`OtherPepper`], or says why the server cannot be asked.
+pub(crate) async fn check_pepper_of_server(config: &RawConfig, engines: &Engines) -> anyhow::Result<()> {
+    let Some(postgres) = engines.postgres().await? else {
         return Ok(());
+    };
+    let hash = pepper_hash(&roles::hasher(&config.identity))?;
+    match postgres.pepper_check().await? {
+        Some(kept) if kept != hash => Err(OtherPepper {
+            place: engines.accounts_place(),
+            kept: "the row of the table `identity_pepper_check`".to_owned(),
+        }
+        .into()),
+        _ => Ok(()),
     }
-    embedded::create_once(&path, hash.as_bytes())
-        .with_context(|| format!("cannot write `{}` (`data_folder`)", path.display()))?;
-    // Another role may have started at the same time, and with another pepper.
-    check_pepper(config)
 }
 
-/// Returns the file of the pepper's hash in a data folder, and the hash that it holds if the pepper is that of `hasher`.
-fn pepper_file(folder: &Path, hasher: &Hasher) -> anyhow::Result<(PathBuf, String)> {
-    let hash = hasher.email(CHECKED)?;
-    Ok((folder.join(PEPPER_FILE), hash.as_str().to_owned()))
+/// Checks the pepper as [`check_pepper`] and [`check_pepper_of_server`] do, and keeps what tells it apart from others if nothing is
+/// known yet.
+///
+/// # Errors
+/// [`OtherPepper`], or says why nothing can be read or kept.
+pub(crate) async fn keep_pepper(config: &RawConfig, engines: &Engines) -> anyhow::Result<()> {
+    check_pepper(config)?;
+    check_pepper_of_server(config, engines).await?;
+    let hash = pepper_hash(&roles::hasher(&config.identity))?;
+    match engines.postgres().await? {
+        Some(postgres) if postgres.pepper_check().await?.is_none() => {
+            postgres.keep_pepper_check(&hash).await?;
+        }
+        Some(_) => return Ok(()),
+        None => {
+            let path = data_folder(config).join(PEPPER_FILE);
+            if path.exists() {
+                return Ok(());
+            }
+            embedded::create_once(&path, hash.as_bytes())
+                .with_context(|| format!("cannot write `{}` (`data_folder`)", path.display()))?;
+        }
+    }
+    // Another role may have started at the same time, and with another pepper.
+    check_pepper(config)?;
+    check_pepper_of_server(config, engines).await
+}
+
+/// Returns what tells the pepper of `hasher` apart from others.
+fn pepper_hash(hasher: &Hasher) -> anyhow::Result<String> {
+    Ok(hasher.email(CHECKED)?.as_str().to_owned())
 }
 
 /// Refuses to create a seal key while the data folder holds what only a former one opens. Hosts that share servers are told to

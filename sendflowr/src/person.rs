@@ -170,13 +170,19 @@ pub(crate) async fn run(command: PersonCommand, config: RawConfig) -> anyhow::Re
     keys::check_pepper(&config)?;
     let id = who.name.id(&roles::hasher(&config.identity))?;
     let engines = Engines::existing(&config)?;
-    let done = engines.closed_after(async |engines| export_or_erase(command, &id, engines).await);
+    let done = engines.closed_after(async |engines| export_or_erase(command, &id, &config, engines).await);
     done.await?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn export_or_erase(command: PersonCommand, id: &UniversalId, engines: &Engines) -> anyhow::Result<()> {
+async fn export_or_erase(
+    command: PersonCommand,
+    id: &UniversalId,
+    config: &RawConfig,
+    engines: &Engines,
+) -> anyhow::Result<()> {
     let (PersonCommand::Export { who } | PersonCommand::Erase { who, .. }) = &command;
+    keys::check_pepper_of_server(config, engines).await?;
     // All stores are opened before anything is done.
     let (events, identities) = tokio::try_join!(engines.events(), engines.identities())?;
     let profiles = if engines.shares_profiles() {

@@ -114,6 +114,7 @@ pub(crate) async fn run(config: RawConfig, args: &ReplayArgs) -> anyhow::Result<
 }
 
 async fn replay(config: RawConfig, args: &ReplayArgs, engines: &Arc<Engines>) -> anyhow::Result<ExitCode> {
+    keys::check_pepper_of_server(&config, engines).await?;
     let hasher = roles::hasher(&config.identity);
     let mut host_config = roles::host_config(&config)?;
     // A kind of dead letter on which a plugin fails would put it in quarantine in every run, before those behind are reached.

@@ -21,6 +21,7 @@ use prometheus_client::registry::Registry;
 use store::embedded;
 use tokio::{
     net::TcpListener,
+    runtime::Handle,
     signal::unix::{Signal, SignalKind, signal},
     task::JoinSet,
     time::Instant,
@@ -31,7 +32,8 @@ use crate::{
     config::{RawConfig, RawIdentityConfig},
     demo::Demo,
     engines::{Engines, LateAccounts, data_folder},
-    keys, output,
+    keys::{self, OtherPepper},
+    output,
     telemetry::{self, CertificateExpiry, Exporter},
 };
 
@@ -167,7 +169,7 @@ pub(crate) fn model_folder(config: &RawConfig) -> PathBuf {
 
 /// What the roles of one process share.
 struct Process {
-    config: RawConfig,
+    config: Arc<RawConfig>,
     hasher: Hasher,
     engines: Arc<Engines>,
     registry: Arc<Mutex<Registry>>,
@@ -213,7 +215,7 @@ impl Process {
         Ok(Self {
             hasher: hasher(&config.identity),
             engines: Arc::new(engines),
-            config,
+            config: Arc::new(config),
             registry,
             certificates,
             tasks: JoinSet::new(),
@@ -230,10 +232,12 @@ impl Process {
         }
         let listener = listen(config.listen, "host.listen").await?;
         let served = self.served(&listener, "host", config.tls.as_mut())?;
-        keys::keep_pepper(&self.config)?;
         if self.engines.embeds_identities() {
+            keys::keep_pepper(&self.config, &self.engines).await?;
             // A server may be down at first; a file that cannot be used stays so.
             self.engines.stored_accounts().await?;
+        } else {
+            self.keep_pepper_of_server().await?;
         }
         keys::refuse_new_seal_key(&config, &self.engines).await?;
         let dependencies = host::Dependencies {
@@ -246,6 +250,34 @@ impl Process {
         self.tasks
             .spawn(async move { server.serve(listener).await.context("the host failed") });
         Ok(served)
+    }
+
+    /// Checks the host's pepper by the identities in PostgreSQL. The server may be down at first: deliveries are taken all the same,
+    /// and another pepper ends the process once the server answers.
+    async fn keep_pepper_of_server(&mut self) -> anyhow::Result<()> {
+        let (config, engines) = (Arc::clone(&self.config), Arc::clone(&self.engines));
+        let first = tokio::time::timeout(FIRST_CHECK_WITHIN, is_pepper_kept(&config, &engines));
+        if let Ok(kept) = first.await
+            && kept?
+        {
+            return Ok(());
+        }
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            let kept = stop.run_until_cancelled(async {
+                while !is_pepper_kept(&config, &engines).await? {
+                    tokio::time::sleep(CHECK_AGAIN_AFTER).await;
+                }
+                anyhow::Ok(())
+            });
+            if let Some(kept) = kept.await {
+                kept?;
+            }
+            // The first task that ends stops the process.
+            stop.cancelled().await;
+            Ok(())
+        });
+        Ok(())
     }
 
     /// Starts the consumer and its listener, and returns the listener's address.
@@ -299,7 +331,7 @@ impl Process {
         let mut raw = self.config.inference.clone();
         raw.model_folder = Some(model_folder(&self.config));
         let mut config = InferenceConfig::try_from(raw)?;
-        keys::keep_pepper(&self.config)?;
+        keys::keep_pepper(&self.config, &self.engines).await?;
         let listener = listen(config.listen, "inference.listen").await?;
         let served = self.served(&listener, "inference", config.tls.as_mut())?;
         let (events, identities, profiles) = tokio::try_join!(
@@ -396,6 +428,26 @@ impl Process {
             }
         };
         stop(self.tasks, result, close).await
+    }
+}
+
+/// How long a host that starts waits for the check of its pepper by PostgreSQL: as long as for the accounts that are stored there.
+const FIRST_CHECK_WITHIN: Duration = Duration::from_secs(2);
+
+/// Pause before the check is tried again. The accounts are read as often.
+const CHECK_AGAIN_AFTER: Duration = Duration::from_secs(3);
+
+/// Returns whether the pepper is the one that is kept with the identities; `false` if they cannot be reached.
+///
+/// # Errors
+/// [`OtherPepper`].
+async fn is_pepper_kept(config: &Arc<RawConfig>, engines: &Arc<Engines>) -> anyhow::Result<bool> {
+    let (config, engines, runtime) = (Arc::clone(config), Arc::clone(engines), Handle::current());
+    // On a thread of its own: the compiler cannot prove that the migrations' future is `Send`.
+    let kept = move || runtime.block_on(keys::keep_pepper(&config, &engines));
+    match tokio::task::spawn_blocking(kept).await? {
+        Err(error) if !error.is::<OtherPepper>() => Ok(false),
+        kept => kept.map(|()| true),
     }
 }
 

@@ -7,6 +7,7 @@ mod crashes;
 mod flow;
 mod import;
 mod load;
+mod pepper;
 mod registry;
 mod replay;
 mod weather;

@@ -96,6 +96,35 @@ impl PostgresIdentities {
         self.pool.close().await;
     }
 
+    /// Returns what [`Self::keep_pepper_check`] has kept: the hash of an address that nobody has, made with the pepper that the
+    /// identities are hashed with. `None` before anything was kept.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it cannot be read.
+    pub async fn pepper_check(&self) -> Result<Option<String>, StoreError> {
+        self.read(async {
+            let mut lease = Lease::take(&self.pool).await?;
+            let kept = rows::pepper_check(lease.connection()).await?;
+            lease.give_back();
+            Ok(kept)
+        })
+        .await
+    }
+
+    /// Keeps `hash`, unless one is kept already. Of several processes that do so at once, one wins.
+    ///
+    /// # Errors
+    /// [`StoreError`] when nothing may have been kept.
+    pub async fn keep_pepper_check(&self, hash: &str) -> Result<(), StoreError> {
+        within(self.write_timeout, async {
+            let mut lease = self.writer().await?;
+            rows::keep_pepper_check(lease.connection(), hash).await?;
+            lease.give_back();
+            Ok(())
+        })
+        .await
+    }
+
     /// Returns the result of a read if it completes in time.
     async fn read<T>(&self, work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
         self.outage.ask()?;

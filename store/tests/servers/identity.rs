@@ -67,6 +67,28 @@ async fn conformance() {
     conformance::accounts(&*graph).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs servers; cargo xtask test starts them"]
+async fn the_first_pepper_is_the_one_that_is_kept() {
+    let database = Database::new().await;
+    let graph = database.open().await;
+    assert_eq!(graph.pepper_check().await.unwrap(), None);
+    let processes = join_all((0..4).map(|_| database.open())).await;
+    let hashes = ["a", "b", "c", "d"];
+    let kept = join_all(
+        processes
+            .iter()
+            .zip(hashes)
+            .map(|(process, hash)| process.keep_pepper_check(hash)),
+    )
+    .await;
+    kept.into_iter().collect::<Result<Vec<()>, _>>().unwrap();
+    let first = graph.pepper_check().await.unwrap().unwrap();
+    assert!(hashes.contains(&first.as_str()), "{first}");
+    graph.keep_pepper_check("e").await.unwrap();
+    assert_eq!(graph.pepper_check().await.unwrap(), Some(first));
+}
+
 /// Four processes record concurrently, pair by pair and in different orders, that a hundred people are one.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs servers; cargo xtask test starts them"]

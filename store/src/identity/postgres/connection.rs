@@ -56,6 +56,11 @@ const STEPS: &[(i64, &str, &str)] = &[
         "ids with events",
         include_str!("../../../migrations/postgres/0003_ids_with_events.sql"),
     ),
+    (
+        4,
+        "pepper check",
+        include_str!("../../../migrations/postgres/0004_pepper_check.sql"),
+    ),
 ];
 
 /// Opens the pool and brings the schema up to date.

@@ -383,6 +383,24 @@ pub(super) async fn remove_account(
     Ok(removed.rows_affected() > 0)
 }
 
+/// Returns what tells the pepper apart from others, if it was kept.
+pub(super) async fn pepper_check(connection: &mut PgConnection) -> Result<Option<String>, StoreError> {
+    sqlx::query_scalar("SELECT hash FROM identity_pepper_check")
+        .fetch_optional(connection)
+        .await
+        .map_err(classify)
+}
+
+/// Keeps what tells the pepper apart from others, unless something is kept already.
+pub(super) async fn keep_pepper_check(connection: &mut PgConnection, hash: &str) -> Result<(), StoreError> {
+    sqlx::query("INSERT INTO identity_pepper_check (id, hash) VALUES (1, $1) ON CONFLICT (id) DO NOTHING")
+        .bind(hash)
+        .execute(connection)
+        .await
+        .map_err(classify)?;
+    Ok(())
+}
+
 /// Commits a row and reads it back.
 pub(super) async fn ping(connection: &mut PgConnection) -> Result<(), StoreError> {
     sqlx::query(
