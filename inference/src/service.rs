@@ -68,7 +68,7 @@ pub(crate) struct Decision {
     pub expected_latency_seconds: f64,
     /// Where that delay comes from.
     pub latency: ExpectedLatency,
-    /// Where the whole explanation can be read: `GET /explanations/{explanation_ref}`.
+    /// Where the whole explanation can be read: `GET /explanations/{explanation_ref}`. Always the same as `decision_id`.
     pub explanation_ref: String,
     /// How the minute was chosen: `treated`, by the model; `control`, at random, because the person is in the control
     /// group; `exploration`, at random among nearly as good minutes. Absent if there is no experiment.

@@ -64,7 +64,8 @@ pub(crate) struct LoggedEvent {
     pub(crate) person: usize,
     /// What happened.
     pub(crate) event_type: EventType,
-    /// Whether the provider says that a machine did it.
+    /// Whether a machine did it: in a file as the provider says, in the event store as the consumer has judged. Whoever judges the
+    /// log again lets that stand, as what was known of everybody at that time; a part of the log tells less.
     pub(crate) machine: bool,
     /// The message, if known.
     pub(crate) message: Option<Box<str>>,
