@@ -262,6 +262,10 @@ impl Process {
         {
             return Ok(());
         }
+        tracing::warn!(
+            "`identity.pepper` cannot be compared yet with the one that the identities in PostgreSQL were hashed with; deliveries \
+             are taken meanwhile, and another pepper ends this process then"
+        );
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
             let kept = stop.run_until_cancelled(async {

@@ -43,6 +43,32 @@ fn a_variable_that_is_not_text_is_refused() {
     }
 }
 
+/// Without its file, a host would run with neither its accounts nor its pepper.
+#[test]
+fn a_file_that_is_named_in_the_way_of_compose_is_not_passed_over() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    fs::write(folder.path().join("mine.toml"), "data_folder = 'here'").expect("a file can be written");
+    let check = |flags: &[&str]| {
+        let output = Command::new(binary())
+            .current_dir(folder.path())
+            .env("SENDFLOWR_CONFIG_FILE", "mine.toml")
+            .args(flags)
+            .args(["config", "check", "--offline"])
+            .output()
+            .expect("the binary runs");
+        (output.status.code(), told(&output))
+    };
+    let (code, text) = check(&[]);
+    assert_eq!(code, Some(2), "{text}");
+    assert!(
+        text.contains("`SENDFLOWR_CONFIG_FILE` is read by compose.yml alone"),
+        "{text}"
+    );
+    let (code, text) = check(&["--config", "mine.toml"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("data_folder = \"here\""), "{text}");
+}
+
 /// Configurations that the host refuses at startup.
 #[test]
 fn a_configuration_that_no_host_starts_with_has_problems() {
